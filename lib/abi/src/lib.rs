@@ -1,0 +1,2 @@
+//! abi.
+#![cfg_attr(not(test), no_std)]

@@ -1,0 +1,144 @@
+//! One type per address space, made by one macro.
+
+use core::fmt;
+use core::ops::Add;
+
+/// What all address types have in common, for code that is generic over the address space
+/// ([`AddrRange`](crate::AddrRange), range allocators).
+pub trait Address: Copy + Ord + fmt::Debug + fmt::LowerHex {
+    /// The address with this bit pattern.
+    fn new(raw: u64) -> Self;
+    /// The bit pattern.
+    fn raw(self) -> u64;
+    /// The address `bytes` above, or `None` past the end of the 64-bit space.
+    fn checked_add(self, bytes: u64) -> Option<Self> {
+        self.raw().checked_add(bytes).map(Self::new)
+    }
+    /// The largest multiple of `align` (a power of two) that is not above.
+    fn align_down(self, align: u64) -> Self {
+        debug_assert!(align.is_power_of_two());
+        Self::new(self.raw() & !(align - 1))
+    }
+    /// The smallest multiple of `align` (a power of two) that is not below, or `None` past the end.
+    fn align_up(self, align: u64) -> Option<Self> {
+        Some(self.checked_add(align - 1)?.align_down(align))
+    }
+    /// Whether this is a multiple of `align` (a power of two).
+    fn is_aligned(self, align: u64) -> bool {
+        debug_assert!(align.is_power_of_two());
+        self.raw() & (align - 1) == 0
+    }
+}
+
+macro_rules! address {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+        #[repr(transparent)]
+        pub struct $name(u64);
+
+        impl $name {
+            /// The address with this bit pattern.
+            pub const fn new(raw: u64) -> Self {
+                Self(raw)
+            }
+            /// The bit pattern.
+            pub const fn raw(self) -> u64 {
+                self.0
+            }
+        }
+
+        impl Address for $name {
+            fn new(raw: u64) -> Self {
+                Self(raw)
+            }
+            fn raw(self) -> u64 {
+                self.0
+            }
+        }
+
+        impl Add<u64> for $name {
+            type Output = Self;
+            /// Panics past the end of the address space: an overflow here is a broken invariant of ours. Use
+            /// [`Address::checked_add`] on values that come from outside.
+            fn add(self, bytes: u64) -> Self {
+                match self.0.checked_add(bytes) {
+                    Some(raw) => Self(raw),
+                    None => panic!("{}: {:#x} + {bytes:#x} overflows", stringify!($name), self.0),
+                }
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{}({:#x})", stringify!($name), self.0)
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{:#x}", self.0)
+            }
+        }
+
+        impl fmt::LowerHex for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::LowerHex::fmt(&self.0, f)
+            }
+        }
+    };
+}
+
+address! {
+    /// A physical address as the CPU sees it.
+    PhysAddr
+}
+address! {
+    /// A virtual address in the kernel's half (TTBR1).
+    KernelVa
+}
+address! {
+    /// A virtual address in a program's half (TTBR0). Holding one proves nothing about what is mapped there:
+    /// only the kernel's user-access routines turn it into bytes.
+    UserVa
+}
+address! {
+    /// An address that a device puts on the bus: what the IOMMU translates, or what `dma-ranges` maps to RAM.
+    Iova
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn alignment_goes_both_ways() {
+        let cases = [(0, 0, 0), (1, 0, 0x1000), (0xfff, 0, 0x1000), (0x1000, 0x1000, 0x1000)];
+        for (raw, down, up) in cases {
+            assert_eq!(PhysAddr::new(raw).align_down(0x1000), PhysAddr::new(down));
+            assert_eq!(PhysAddr::new(raw).align_up(0x1000), Some(PhysAddr::new(up)));
+            assert_eq!(PhysAddr::new(raw).is_aligned(0x1000), raw == down);
+        }
+    }
+
+    #[test]
+    fn sums_past_the_end_are_none() {
+        assert_eq!(Iova::new(u64::MAX).checked_add(1), None);
+        assert_eq!(Iova::new(u64::MAX).align_up(0x1000), None);
+        assert_eq!(Iova::new(u64::MAX - 1).checked_add(1), Some(Iova::new(u64::MAX)));
+    }
+
+    #[test]
+    #[should_panic(expected = "overflows")]
+    fn plus_past_the_end_panics_with_the_value() {
+        let _ = PhysAddr::new(u64::MAX) + 1;
+    }
+
+    #[test]
+    fn addresses_print_as_hex() {
+        assert_eq!(
+            format!("{} {:?} {:#x}", Iova::new(16), UserVa::new(16), KernelVa::new(16)),
+            "0x10 UserVa(0x10) 0x10"
+        );
+    }
+}

@@ -1,0 +1,96 @@
+//! Sizes as people write and read them: `256M`.
+
+use core::fmt;
+
+/// A size that cannot be understood.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SizeError {
+    /// No digits, or something else than a number and a suffix.
+    Malformed,
+    /// More bytes than 64 bits count.
+    TooLarge,
+}
+
+/// The bytes of `text`: a decimal or `0x` number with an optional suffix `K`, `M`, `G` or `T` (powers of 1024, any
+/// case).
+pub fn parse_size(text: &str) -> Result<u64, SizeError> {
+    let suffix = text.chars().last().map(|c| c.to_ascii_uppercase());
+    let shift = match suffix {
+        Some('K') => 10,
+        Some('M') => 20,
+        Some('G') => 30,
+        Some('T') => 40,
+        _ => 0,
+    };
+    let digits = if shift == 0 { text } else { &text[..text.len() - 1] };
+    let (digits, radix) = match digits.strip_prefix("0x") {
+        Some(hex) => (hex, 16),
+        None => (digits, 10),
+    };
+    if digits.is_empty() || !digits.chars().all(|c| c.is_digit(radix)) {
+        return Err(SizeError::Malformed);
+    }
+    let number = u64::from_str_radix(digits, radix).map_err(|_| SizeError::TooLarge)?;
+    number.checked_mul(1 << shift).ok_or(SizeError::TooLarge)
+}
+
+/// Prints a number of bytes with the largest suffix that leaves a whole number: `512 MiB`, `4 KiB`, `17 B`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Size(
+    /// Bytes.
+    pub u64,
+);
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let units = ["B", "KiB", "MiB", "GiB", "TiB"];
+        let steps = if self.0 == 0 { 0 } else { (self.0.trailing_zeros() / 10).min(4) };
+        write!(f, "{} {}", self.0 >> (steps * 10), units[steps as usize])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_parse_with_and_without_suffix() {
+        let cases = [
+            ("4096", 4096),
+            ("4k", 4096),
+            ("256M", 256 << 20),
+            ("1G", 1 << 30),
+            ("0x10", 16),
+            ("0x1K", 1024),
+            ("2T", 2 << 40),
+        ];
+        for (text, bytes) in cases {
+            assert_eq!(parse_size(text), Ok(bytes), "{text}");
+        }
+    }
+
+    #[test]
+    fn bad_sizes_are_refused() {
+        for text in ["", "M", "12X", "-1", "+1", "1.5G", "0x", "1 M", "é", "1KK"] {
+            assert_eq!(parse_size(text), Err(SizeError::Malformed), "{text}");
+        }
+        for text in ["18446744073709551616", "16777216T"] {
+            assert_eq!(parse_size(text), Err(SizeError::TooLarge), "{text}");
+        }
+    }
+
+    #[test]
+    fn sizes_print_short() {
+        let cases = [
+            (0, "0 B"),
+            (17, "17 B"),
+            (4096, "4 KiB"),
+            (512 << 20, "512 MiB"),
+            (3 << 30, "3 GiB"),
+            (4097, "4097 B"),
+        ];
+        for (bytes, text) in cases {
+            assert_eq!(Size(bytes).to_string(), text);
+        }
+    }
+}

@@ -1,0 +1,2 @@
+//! dma-api.
+#![cfg_attr(not(test), no_std)]

@@ -1,0 +1,2 @@
+//! memory.
+#![cfg_attr(not(test), no_std)]

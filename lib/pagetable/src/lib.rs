@@ -1,0 +1,2 @@
+//! pagetable.
+#![cfg_attr(not(test), no_std)]

@@ -1,0 +1,2 @@
+//! smmu-spec.
+#![cfg_attr(not(test), no_std)]
