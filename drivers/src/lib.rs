@@ -1,2 +1,12 @@
-//! drivers.
-#![no_std]
+//! The only MMIO: drivers that say what they need (registers, memory, an address space) and never who provides it.
+//!
+//! A driver takes `&mut self`, never locks and never prints. What it waits for is split into start, poll and
+//! acknowledge wherever the caller may prefer to sleep until an interrupt.
+
+#![cfg_attr(not(test), no_std)]
+
+extern crate alloc;
+
+#[cfg(not(target_os = "none"))]
+pub mod fake;
+pub mod mmio;

@@ -1,0 +1,70 @@
+//! Host builds only: plain memory that stands for registers. It has no behaviour: the test plays the device between
+//! two steps of the driver.
+
+use alloc::boxed::Box;
+
+use crate::mmio::{Mmio, Window};
+use addr::KernelVa;
+
+use core::sync::atomic::{AtomicU32, Ordering};
+
+/// Zeroed memory behind a driver's registers. Its values are read and set by offset in bytes.
+pub struct FakeRegisters {
+    words: &'static [AtomicU32],
+}
+
+#[repr(C, align(65536))]
+#[derive(Clone)]
+struct Aligned([u32; 64 * 1024 / 4]);
+
+impl FakeRegisters {
+    /// `len` bytes (a multiple of 4), zeroed and aligned to 64 KiB. They are never freed, as a device's registers
+    /// are not.
+    pub fn new(len: usize) -> Self {
+        assert!(len.is_multiple_of(4), "not whole registers: {len}");
+        let blocks = alloc::vec![Aligned([0; _]); len.div_ceil(size_of::<Aligned>()).max(1)];
+        let start = Box::leak(blocks.into_boxed_slice()).as_mut_ptr().cast::<AtomicU32>();
+        // SAFETY: `AtomicU32` has the layout of the `u32`s that were leaked here, which nothing else refers to; `len`
+        // was rounded up when they were allocated.
+        Self { words: unsafe { core::slice::from_raw_parts(start, len / 4) } }
+    }
+
+    /// The memory as registers of the layout `T`.
+    pub fn mmio<T>(&self) -> Mmio<T> {
+        assert!(size_of::<T>() <= self.words.len() * 4, "the fake is smaller than its registers");
+        // SAFETY: leaked memory of at least this size; the test and the driver take turns on one thread.
+        unsafe { Mmio::new(self.address()) }
+    }
+
+    /// The memory as a window.
+    pub fn window(&self) -> Window {
+        // SAFETY: as in `mmio`.
+        unsafe { Window::new(self.address(), self.words.len() as u64 * 4) }
+    }
+
+    /// Where the memory is.
+    pub fn address(&self) -> KernelVa {
+        KernelVa::new(self.words.as_ptr().expose_provenance() as u64)
+    }
+
+    /// The 32 bits at `offset`.
+    pub fn get32(&self, offset: usize) -> u32 {
+        self.words[offset / 4].load(Ordering::Relaxed)
+    }
+
+    /// Sets the 32 bits at `offset`.
+    pub fn set32(&self, offset: usize, value: u32) {
+        self.words[offset / 4].store(value, Ordering::Relaxed);
+    }
+
+    /// The 64 bits at `offset`.
+    pub fn get64(&self, offset: usize) -> u64 {
+        u64::from(self.get32(offset)) | u64::from(self.get32(offset + 4)) << 32
+    }
+
+    /// Sets the 64 bits at `offset`.
+    pub fn set64(&self, offset: usize, value: u64) {
+        self.set32(offset, value as u32);
+        self.set32(offset + 4, (value >> 32) as u32);
+    }
+}

@@ -1,0 +1,179 @@
+//! The one pointer to a register block: [`Mmio`] where a struct describes the registers, [`Window`] where only
+//! offsets do (PCI configuration space, a BAR nobody described).
+//!
+//! Both are made once, where the mapping is known (the kernel's board code), by an `unsafe fn`; drivers then need
+//! no `unsafe` for their registers. Register structs are `#[repr(C)]` blocks of `tock-registers` fields
+//! (`ReadOnly`, `WriteOnly`, `ReadWrite`), whose accesses are volatile and exactly as wide as the field.
+//! Ordering against memory (DSB, DMB) is the driver's task: an access here is the access and nothing else.
+
+use addr::{Address, KernelVa};
+use core::marker::PhantomData;
+use core::ops::Deref;
+use core::ptr::NonNull;
+
+/// A device's registers, laid out as `T`. It derefs to `T`, so that `registers.cr0.set(1)` reads as in the manual.
+pub struct Mmio<T> {
+    registers: NonNull<T>,
+}
+
+// SAFETY: the registers are reached by volatile accesses alone, from whichever CPU owns this value; `new` has promised
+// that the mapping outlives it on every CPU.
+unsafe impl<T> Send for Mmio<T> {}
+
+impl<T> Mmio<T> {
+    /// The block of registers at `at`. Panics when `at` is null or not aligned for `T`.
+    ///
+    /// # Safety
+    ///
+    /// - `T` is a `#[repr(C)]` struct of `tock-registers` fields and padding only, so that every access is volatile
+    ///   and any bit pattern is a value.
+    /// - `at` maps `size_of::<T>()` bytes of such registers as Device memory (or a fake's memory) for as long as the
+    ///   value lives.
+    /// - No other code drives the same registers meanwhile.
+    pub unsafe fn new(at: KernelVa) -> Self {
+        assert!(at.is_aligned(align_of::<T>() as u64), "unaligned registers at {at}");
+        let pointer = core::ptr::with_exposed_provenance_mut(at.raw() as usize);
+        Self { registers: NonNull::new(pointer).expect("registers at address 0") }
+    }
+
+    /// Where the registers are mapped.
+    pub fn address(&self) -> KernelVa {
+        KernelVa::new(self.registers.as_ptr().expose_provenance() as u64)
+    }
+}
+
+impl<T> Deref for Mmio<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        // SAFETY: not null and aligned (`new` asserts it); mapped while `self` lives and made of volatile cells alone
+        // (`new`'s caller), so a shared reference claims nothing about the values behind it.
+        unsafe { self.registers.as_ref() }
+    }
+}
+
+/// A stretch of registers known by offsets. Every access is checked against the length, then volatile and exactly as
+/// wide as its name says.
+pub struct Window {
+    start: NonNull<u8>,
+    len: u64,
+    _registers: PhantomData<*mut u8>,
+}
+
+// SAFETY: as for `Mmio`.
+unsafe impl Send for Window {}
+
+macro_rules! access {
+    ($read:ident, $write:ident, $width:ty) => {
+        /// Reads the register at `offset` bytes. Panics past the end or when `offset` is not aligned to the width:
+        /// callers check what comes from outside.
+        pub fn $read(&self, offset: u64) -> $width {
+            let register = self.register::<$width>(offset);
+            // SAFETY: inside the mapping and aligned (`register`); registers may be read at any moment.
+            unsafe { register.read_volatile() }
+        }
+        /// Writes the register at `offset` bytes. Panics as the read does.
+        pub fn $write(&mut self, offset: u64, value: $width) {
+            let register = self.register::<$width>(offset);
+            // SAFETY: inside the mapping and aligned (`register`); `&mut self` and the promise of `new` make us the
+            // only writer.
+            unsafe { register.write_volatile(value) }
+        }
+    };
+}
+
+impl Window {
+    /// The `len` bytes of registers at `at`. Panics when `at` is null or not aligned to 8 bytes.
+    ///
+    /// # Safety
+    ///
+    /// `at` maps `len` bytes of device registers as Device memory (or a fake's memory) for as long as the value
+    /// lives, and no other code drives them meanwhile.
+    pub unsafe fn new(at: KernelVa, len: u64) -> Self {
+        assert!(at.is_aligned(8), "unaligned registers at {at}");
+        let pointer = core::ptr::with_exposed_provenance_mut(at.raw() as usize);
+        Self { start: NonNull::new(pointer).expect("registers at address 0"), len, _registers: PhantomData }
+    }
+
+    /// The length in bytes.
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Whether there is nothing in it.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    access!(read8, write8, u8);
+    access!(read16, write16, u16);
+    access!(read32, write32, u32);
+    access!(read64, write64, u64);
+
+    fn register<W>(&self, offset: u64) -> *mut W {
+        let width = size_of::<W>() as u64;
+        let inside = offset.checked_add(width).is_some_and(|end| end <= self.len);
+        assert!(inside && offset.is_multiple_of(width), "register {offset:#x} of {:#x}", self.len);
+        // SAFETY: `offset` is inside the mapping by the assert, and the mapping is one allocation (`new`).
+        unsafe { self.start.as_ptr().add(offset as usize) }.cast()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fake::FakeRegisters;
+    use core::mem::offset_of;
+    use tock_registers::interfaces::{Readable, Writeable};
+    use tock_registers::registers::{ReadOnly, ReadWrite};
+
+    #[repr(C)]
+    struct Registers {
+        id: ReadOnly<u32>,
+        control: ReadWrite<u32>,
+        address: ReadWrite<u64>,
+    }
+    const _: () = assert!(offset_of!(Registers, address) == 8 && size_of::<Registers>() == 16);
+
+    #[test]
+    fn fields_are_the_memory_at_their_offsets() {
+        let fake = FakeRegisters::new(16);
+        let registers = fake.mmio::<Registers>();
+        fake.set32(0, 0xed);
+        registers.control.set(7);
+        registers.address.set(0x1_0000_0002);
+        assert_eq!(registers.id.get(), 0xed);
+        assert_eq!((fake.get32(4), fake.get32(8), fake.get32(12)), (7, 2, 1));
+    }
+
+    #[test]
+    fn a_window_reads_and_writes_each_width() {
+        let fake = FakeRegisters::new(16);
+        let mut window = fake.window();
+        window.write64(8, 0x0807_0605_0403_0201);
+        assert_eq!((window.read8(9), window.read16(10), window.read32(12)), (2, 0x0403, 0x0807_0605));
+        window.write8(0, 1);
+        window.write16(2, 2);
+        window.write32(4, 3);
+        assert_eq!((window.read64(0), window.len(), window.is_empty()), (0x3_0002_0001, 16, false));
+    }
+
+    #[test]
+    #[should_panic(expected = "register 0xd of 0x10")]
+    fn a_window_ends_where_it_says() {
+        FakeRegisters::new(16).window().read32(13);
+    }
+
+    #[test]
+    #[should_panic(expected = "register 0xfffffffffffffffc of 0x10")]
+    fn an_offset_that_wraps_is_outside() {
+        FakeRegisters::new(16).window().read64(u64::MAX - 3);
+    }
+
+    #[test]
+    #[should_panic(expected = "unaligned registers")]
+    fn unaligned_registers_are_refused() {
+        // SAFETY: panics before anything is reached.
+        let _ = unsafe { Mmio::<Registers>::new(KernelVa::new(0x1004)) };
+    }
+}
