@@ -1,0 +1,69 @@
+//! The auxiliary vector that a program finds above its environment (`getauxval(3)`).
+
+/// End of the vector.
+pub const AT_NULL: u64 = 0;
+/// Address of the program headers.
+pub const AT_PHDR: u64 = 3;
+/// Size of one program header.
+pub const AT_PHENT: u64 = 4;
+/// Number of program headers.
+pub const AT_PHNUM: u64 = 5;
+/// Bytes in a page.
+pub const AT_PAGESZ: u64 = 6;
+/// Where the dynamic linker is; 0 for a static program.
+pub const AT_BASE: u64 = 7;
+/// Flags, 0.
+pub const AT_FLAGS: u64 = 8;
+/// The program's entry point.
+pub const AT_ENTRY: u64 = 9;
+/// Real user.
+pub const AT_UID: u64 = 11;
+/// Effective user.
+pub const AT_EUID: u64 = 12;
+/// Real group.
+pub const AT_GID: u64 = 13;
+/// Effective group.
+pub const AT_EGID: u64 = 14;
+/// Address of the platform's name.
+pub const AT_PLATFORM: u64 = 15;
+/// What the processor can do, as bits (`HWCAP_*`).
+pub const AT_HWCAP: u64 = 16;
+/// Ticks a second of `times(2)`.
+pub const AT_CLKTCK: u64 = 17;
+/// Whether the program must distrust its environment.
+pub const AT_SECURE: u64 = 23;
+/// Address of sixteen random bytes.
+pub const AT_RANDOM: u64 = 25;
+/// More of what the processor can do (`HWCAP2_*`).
+pub const AT_HWCAP2: u64 = 26;
+/// Address of the path the program was started by.
+pub const AT_EXECFN: u64 = 31;
+
+bitflags::bitflags! {
+    /// What the processor can do (`AT_HWCAP`, Linux `arch/arm64/include/uapi/asm/hwcap.h`).
+    #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+    pub struct HwCap: u64 {
+        /// Floating point.
+        const FP = 1 << 0;
+        /// Advanced SIMD.
+        const ASIMD = 1 << 1;
+        /// AES instructions.
+        const AES = 1 << 3;
+        /// PMULL instructions.
+        const PMULL = 1 << 4;
+        /// SHA-1 instructions.
+        const SHA1 = 1 << 5;
+        /// SHA-256 instructions.
+        const SHA2 = 1 << 6;
+        /// CRC32 instructions.
+        const CRC32 = 1 << 7;
+        /// LSE atomics.
+        const ATOMICS = 1 << 8;
+        /// Half precision floating point.
+        const FPHP = 1 << 9;
+        /// Half precision SIMD.
+        const ASIMDHP = 1 << 10;
+        /// ID registers can be read (trapped and emulated); never set here.
+        const CPUID = 1 << 11;
+    }
+}

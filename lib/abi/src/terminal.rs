@@ -1,0 +1,71 @@
+//! Terminals, as far as `isatty` and a question for the window's size go.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// Gets the [`Termios`]; what `isatty` asks in glibc.
+pub const TCGETS: u32 = 0x5401;
+/// Sets it.
+pub const TCSETS: u32 = 0x5402;
+/// Gets the [`WinSize`]; what `isatty` asks in musl.
+pub const TIOCGWINSZ: u32 = 0x5413;
+/// Bytes that can be read without waiting.
+pub const FIONREAD: u32 = 0x541b;
+
+/// `struct termios` of the kernel interface.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Termios {
+    /// Input modes.
+    pub input: u32,
+    /// Output modes.
+    pub output: u32,
+    /// Control modes.
+    pub control: u32,
+    /// Local modes.
+    pub local: u32,
+    /// Line discipline.
+    pub line: u8,
+    /// Control characters.
+    pub characters: [u8; 19],
+}
+
+impl Termios {
+    /// A serial line at 115200 baud, 8 bits, that gives characters as they come and adds carriage returns.
+    pub const SERIAL: Self = Self {
+        input: 0,
+        output: 0o5,            // OPOST | ONLCR
+        control: 0o2 | 0o14260, // B115200 | CS8 | CREAD | CLOCAL
+        local: 0,
+        line: 0,
+        characters: [0; 19],
+    };
+}
+
+/// `struct winsize`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct WinSize {
+    /// Lines of text.
+    pub rows: u16,
+    /// Characters on a line.
+    pub columns: u16,
+    /// Width in pixels, or 0.
+    pub width: u16,
+    /// Height in pixels, or 0.
+    pub height: u16,
+}
+
+impl WinSize {
+    /// What a serial line is assumed to end at.
+    pub const SERIAL: Self = Self { rows: 24, columns: 80, width: 0, height: 0 };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layouts_are_those_of_linux() {
+        assert_eq!((size_of::<Termios>(), size_of::<WinSize>()), (36, 8));
+    }
+}
