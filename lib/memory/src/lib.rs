@@ -1,2 +1,26 @@
-//! memory.
+//! Allocators over indices and ranges. Nothing here touches the memory it hands out, and all state belongs to the
+//! caller, who also brings the lock.
+//!
+//! - [`Zones`]: the free frames of the machine, low and high.
+//! - [`chunks`]: a length to the [`Frames`] that make it up, over any [`FrameSource`].
+//! - [`RangeAllocator`]: address ranges, for devices, for vmalloc and for programs.
+//!
+//! Their own books live in the global heap. Taking *and giving back* may allocate there; `heap_per_operation` of
+//! each says how much one call can need, so that a kernel can see to its heap first.
+
 #![cfg_attr(not(test), no_std)]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+mod bank;
+pub mod chunks;
+mod frames;
+mod heap;
+mod range;
+mod zone;
+
+pub use chunks::{ChunkError, Request};
+pub use frames::{Frames, OutOfHeap, OwnedChunk};
+pub use range::{RangeAllocator, RangeError};
+pub use zone::{FrameSource, Reach, Zone, ZoneStats, Zones};

@@ -1,0 +1,169 @@
+//! From a length to chunks: the largest first, high memory first, single frames when memory is fragmented.
+
+use crate::frames::{Frames, OutOfHeap, OwnedChunk};
+use crate::zone::{FrameSource, Reach};
+use addr::{AddrRange, Address, Chunk, Order};
+
+/// What frames somebody wants.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Request {
+    /// How many.
+    pub frames: u64,
+    /// No chunk is larger than this.
+    pub largest: Order,
+    /// Whether all frames must lie in one run. `largest` does not matter then.
+    pub contiguous: bool,
+    /// Where they may lie.
+    pub reach: Reach,
+}
+
+impl Request {
+    /// `frames` of any form, from anywhere.
+    pub const fn new(frames: u64) -> Self {
+        Self { frames, largest: Order::MAX, contiguous: false, reach: Reach::ANYWHERE }
+    }
+}
+
+/// Why there are no frames. Everything is as it was before.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ChunkError {
+    /// A request for nothing.
+    Nothing,
+    /// A contiguous run longer than the largest chunk.
+    TooLong {
+        /// Frames asked for.
+        wanted: u64,
+    },
+    /// Memory is full, within the request's reach, or has no such run.
+    OutOfFrames {
+        /// Frames asked for.
+        wanted: u64,
+        /// Frames that were found before the search ended.
+        had: u64,
+    },
+    /// The heap has no room for the list of chunks.
+    OutOfHeap,
+}
+
+impl From<OutOfHeap> for ChunkError {
+    fn from(_: OutOfHeap) -> Self {
+        Self::OutOfHeap
+    }
+}
+
+/// Takes what `request` asks for.
+///
+/// The chunks come in falling order, so that each is naturally aligned within the buffer too: a mapping that starts
+/// at a multiple of the largest chunk can use a block for every chunk that is big enough.
+///
+/// 1. Zone by zone, high first: a small chunk of high memory is better than a large one of low memory.
+/// 2. In a zone from the largest order down, never up again: each order fails at most once.
+/// 3. Chunks of the zones are merged by order.
+///
+/// # Errors
+/// See [`ChunkError`]; all frames are back in `source`.
+pub fn take(source: &mut impl FrameSource, request: &Request) -> Result<Frames, ChunkError> {
+    if request.frames == 0 {
+        return Err(ChunkError::Nothing);
+    }
+    if request.contiguous {
+        return take_run(source, request);
+    }
+    let mut all = Frames::new();
+    for reach in request.reach.passes() {
+        let missing = request.frames - all.frames();
+        if missing == 0 {
+            break;
+        }
+        let found = match take_from(source, reach, missing, request.largest) {
+            Ok(found) => found,
+            Err(error) => return Err(undo(source, all, error.into())),
+        };
+        all = merge(source, all, found)?;
+    }
+    if all.frames() < request.frames {
+        let error = ChunkError::OutOfFrames { wanted: request.frames, had: all.frames() };
+        return Err(undo(source, all, error));
+    }
+    Ok(all)
+}
+
+/// As many of the `wanted` frames as there are within `reach`.
+fn take_from(
+    source: &mut impl FrameSource,
+    reach: Reach,
+    wanted: u64,
+    largest: Order,
+) -> Result<Frames, OutOfHeap> {
+    let mut found = Frames::new();
+    let mut limit = Some(largest);
+    while let Some(order) = limit.and_then(|limit| Some(limit.min(Order::fitting(wanted - found.frames())?)))
+    {
+        match source.take(order, reach) {
+            Some(chunk) => push(source, &mut found, chunk)?,
+            None => limit = order.smaller(),
+        }
+    }
+    Ok(found)
+}
+
+/// Appends the chunk, or gives everything back.
+fn push(source: &mut impl FrameSource, list: &mut Frames, chunk: OwnedChunk) -> Result<(), OutOfHeap> {
+    list.push(chunk).map_err(|(chunk, error)| {
+        source.give(chunk);
+        core::mem::take(list).give_back(source);
+        error
+    })
+}
+
+/// Two falling lists as one.
+fn merge(source: &mut impl FrameSource, mut a: Frames, mut b: Frames) -> Result<Frames, OutOfHeap> {
+    if a.is_empty() {
+        return Ok(b);
+    }
+    if b.is_empty() {
+        return Ok(a);
+    }
+    let (mut a, mut b) = (a.drain().peekable(), b.drain().peekable());
+    let mut merged = Frames::new();
+    let mut result = Ok(());
+    loop {
+        let from_a = match (a.peek(), b.peek()) {
+            (Some(a), Some(b)) => a.chunk().order() >= b.chunk().order(),
+            (a, _) => a.is_some(),
+        };
+        let Some(chunk) = (if from_a { a.next() } else { b.next() }) else { break };
+        match result {
+            Ok(()) => result = push(source, &mut merged, chunk),
+            Err(_) => source.give(chunk),
+        }
+    }
+    result.map(|()| merged)
+}
+
+/// One run: the chunk that covers it, without the frames behind its end.
+fn take_run(source: &mut impl FrameSource, request: &Request) -> Result<Frames, ChunkError> {
+    let wanted = request.frames;
+    let order = Order::covering(wanted).ok_or(ChunkError::TooLong { wanted })?;
+    let cover =
+        source.take(order, request.reach).ok_or(ChunkError::OutOfFrames { wanted, had: 0 })?.release();
+    let end = cover.first().offset(wanted).start();
+    for tail in Chunk::of_range(AddrRange::new(end, cover.range().end())) {
+        source.give(OwnedChunk::adopt(tail));
+    }
+    let mut run = Frames::new();
+    let mut result = Ok(());
+    for part in Chunk::of_range(AddrRange::new(cover.start(), end)).map(OwnedChunk::adopt) {
+        match result {
+            Ok(()) => result = push(source, &mut run, part),
+            Err(_) => source.give(part),
+        }
+    }
+    debug_assert!(result.is_err() || cover.start().is_aligned(order.bytes()));
+    result.map(|()| run).map_err(ChunkError::from)
+}
+
+fn undo(source: &mut impl FrameSource, taken: Frames, error: ChunkError) -> ChunkError {
+    taken.give_back(source);
+    error
+}

@@ -1,0 +1,246 @@
+//! Ranges of an address space: of `Iova` for devices, of `KernelVa` for vmalloc, of `UserVa` for programs.
+
+use crate::heap;
+use addr::{AddrRange, Address, PAGE_SIZE};
+use alloc::collections::{BTreeMap, BTreeSet};
+
+/// Why a range was not given, or not taken back. Nothing has changed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RangeError<A: Address> {
+    /// The length, or a border of the range, is not a whole number of pages, or it is zero.
+    NotPages {
+        /// Bytes asked for.
+        len: u64,
+    },
+    /// No hole is big enough below the limit.
+    OutOfRange {
+        /// Bytes asked for.
+        len: u64,
+        /// The highest address that would have been usable.
+        highest: A,
+    },
+    /// Some of the range that was asked for by address is taken, or outside the space.
+    Taken(AddrRange<A>),
+    /// Some of the range that came back was not out, or is none of ours: a double or a foreign free.
+    NotTaken(AddrRange<A>),
+}
+
+/// Gives out ranges of whole pages, lowest addresses first within the smallest class of holes that fits.
+///
+/// Bottom-up, because addresses that lie close together share page tables, and because the lowest hole of a class is
+/// then also the one that a limit allows, if it allows any: a limit costs no search. Holes are filed under the power
+/// of two below their size. The first class whose every hole fits ends the search, so that it takes O(log holes)
+/// however many ranges are out; only a request that would fail otherwise looks at every hole of the smaller classes.
+///
+/// Every range is followed by a gap of `guard` bytes that nobody gets. A part of a range may come back alone when
+/// there is no guard.
+pub struct RangeAllocator<A> {
+    space: AddrRange<A>,
+    guard: u64,
+    /// Start and end of each hole. Holes never touch.
+    holes: BTreeMap<A, A>,
+    /// The same holes by class and start.
+    classes: BTreeSet<(u8, A)>,
+    taken: u64,
+}
+
+/// Holes of one class looked at, lowest first, before the next larger class is tried.
+const TRIES: usize = 4;
+
+impl<A: Address> RangeAllocator<A> {
+    /// Manages the whole pages of `space`, all of them free.
+    pub fn new(space: AddrRange<A>) -> Self {
+        Self::with_guard(space, 0)
+    }
+
+    /// The same, with `guard` bytes (whole pages) unused behind each range.
+    pub fn with_guard(space: AddrRange<A>, guard: u64) -> Self {
+        assert!(guard.is_multiple_of(PAGE_SIZE), "guard of {guard:#x} bytes");
+        let space = space.align_inward(PAGE_SIZE);
+        let mut this = Self { space, guard, holes: BTreeMap::new(), classes: BTreeSet::new(), taken: 0 };
+        if !space.is_empty() {
+            this.insert_hole(space.start(), space.end());
+        }
+        this
+    }
+
+    /// All addresses it manages.
+    pub fn space(&self) -> AddrRange<A> {
+        self.space
+    }
+
+    /// Bytes that are out, guards included.
+    pub fn taken(&self) -> u64 {
+        self.taken
+    }
+
+    /// The holes, lowest first.
+    pub fn holes(&self) -> impl Iterator<Item = AddrRange<A>> {
+        self.holes.iter().map(|(&start, &end)| AddrRange::new(start, end))
+    }
+
+    /// Heap bytes that one call of [`alloc`](Self::alloc), [`alloc_at`](Self::alloc_at) or [`free`](Self::free) can
+    /// need at most.
+    pub fn heap_per_operation(&self) -> usize {
+        let entries = self.holes.len() as u64 + 2;
+        2 * (heap::insertion(entries, size_of::<(A, A)>()) + heap::insertion(entries, size_of::<(u8, A)>()))
+    }
+
+    /// Takes `len` bytes (whole pages) that start at a multiple of `align` (a power of two, at least a page) and end
+    /// at or below `highest`, an address that is still usable.
+    ///
+    /// # Errors
+    /// [`RangeError::NotPages`], [`RangeError::OutOfRange`].
+    pub fn alloc(&mut self, len: u64, align: u64, highest: A) -> Result<AddrRange<A>, RangeError<A>> {
+        assert!(align.is_power_of_two() && align >= PAGE_SIZE, "alignment {align:#x}");
+        let full = RangeError::OutOfRange { len, highest };
+        let need = self.with_gap(len, full)?;
+        let wish = Wish { len, need, align, highest };
+        let Fit { hole, range, end } = self.find(&wish).or_else(|| self.find_slowly(&wish)).ok_or(full)?;
+        self.carve(hole, range.start(), end);
+        Ok(range)
+    }
+
+    /// Takes exactly `range`.
+    ///
+    /// # Errors
+    /// [`RangeError::NotPages`]; [`RangeError::Taken`] when it, or its guard, is not all free.
+    pub fn alloc_at(&mut self, range: AddrRange<A>) -> Result<(), RangeError<A>> {
+        let taken = RangeError::Taken(range);
+        let (start, end) = self.extent(range, taken)?;
+        let (&hole, &hole_end) = self.holes.range(..=start).next_back().ok_or(taken)?;
+        if end > hole_end {
+            return Err(taken);
+        }
+        self.carve((hole, hole_end), start, end);
+        Ok(())
+    }
+
+    /// Takes `range` back.
+    ///
+    /// # Errors
+    /// [`RangeError::NotPages`]; [`RangeError::NotTaken`] when it, or its guard, was not all out.
+    pub fn free(&mut self, range: AddrRange<A>) -> Result<(), RangeError<A>> {
+        let foreign = RangeError::NotTaken(range);
+        let (mut start, mut end) = self.extent(range, foreign)?;
+        let len = end.raw() - start.raw();
+        let below = self.holes.range(..=start).next_back().map(|(&start, &end)| (start, end));
+        let above = self.holes.range(start..).next().map(|(&start, &end)| (start, end));
+        if below.is_some_and(|(_, below_end)| below_end > start)
+            || above.is_some_and(|(above, _)| above < end)
+        {
+            return Err(foreign);
+        }
+        if let Some(below) = below.filter(|&(_, below_end)| below_end == start) {
+            self.remove_hole(below);
+            start = below.0;
+        }
+        if let Some(above) = above.filter(|&(above, _)| above == end) {
+            self.remove_hole(above);
+            end = above.1;
+        }
+        self.insert_hole(start, end);
+        self.taken -= len;
+        Ok(())
+    }
+
+    /// `len` and the guard behind it, both checked.
+    fn with_gap(&self, len: u64, too_long: RangeError<A>) -> Result<u64, RangeError<A>> {
+        if len == 0 || !len.is_multiple_of(PAGE_SIZE) {
+            return Err(RangeError::NotPages { len });
+        }
+        len.checked_add(self.guard).ok_or(too_long)
+    }
+
+    /// Start and end of `range` with its guard, which lie in the space.
+    fn extent(&self, range: AddrRange<A>, outside: RangeError<A>) -> Result<(A, A), RangeError<A>> {
+        if !range.start().is_aligned(PAGE_SIZE) {
+            return Err(RangeError::NotPages { len: range.len() });
+        }
+        let need = self.with_gap(range.len(), outside)?;
+        let end = range.start().checked_add(need).ok_or(outside)?;
+        if range.start() < self.space.start() || end > self.space.end() {
+            return Err(outside);
+        }
+        Ok((range.start(), end))
+    }
+
+    /// A hole that fits, from a bounded number of looks.
+    fn find(&self, wish: &Wish<A>) -> Option<Fit<A>> {
+        let mut class = class_of(wish.need);
+        loop {
+            class = self.classes.range((class, A::new(0))..).next()?.0;
+            if let Some(found) = self.holes_of(class..class + 1).take(TRIES).find_map(|hole| wish.fit(hole)) {
+                return Some(found);
+            }
+            class += 1;
+        }
+    }
+
+    /// A hole that fits, from the classes where not every hole does.
+    fn find_slowly(&self, wish: &Wish<A>) -> Option<Fit<A>> {
+        let enough = wish.need.saturating_add(wish.align).checked_next_power_of_two();
+        let always = enough.map_or(u64::BITS as u8, class_of);
+        self.holes_of(class_of(wish.need)..always).find_map(|hole| wish.fit(hole))
+    }
+
+    fn holes_of(&self, classes: core::ops::Range<u8>) -> impl Iterator<Item = (A, A)> {
+        let keys = self.classes.range((classes.start, A::new(0))..(classes.end, A::new(0)));
+        keys.filter_map(|(_, start)| Some((*start, *self.holes.get(start)?)))
+    }
+
+    /// Takes `start..end` out of a hole around it.
+    fn carve(&mut self, hole: (A, A), start: A, end: A) {
+        self.remove_hole(hole);
+        if hole.0 < start {
+            self.insert_hole(hole.0, start);
+        }
+        if end < hole.1 {
+            self.insert_hole(end, hole.1);
+        }
+        self.taken += end.raw() - start.raw();
+    }
+
+    fn insert_hole(&mut self, start: A, end: A) {
+        self.holes.insert(start, end);
+        self.classes.insert((class_of(end.raw() - start.raw()), start));
+    }
+
+    fn remove_hole(&mut self, (start, end): (A, A)) {
+        self.holes.remove(&start);
+        self.classes.remove(&(class_of(end.raw() - start.raw()), start));
+    }
+}
+
+/// The power of two at or below a size that is not zero.
+fn class_of(len: u64) -> u8 {
+    len.ilog2() as u8
+}
+
+/// A request, checked.
+struct Wish<A> {
+    len: u64,
+    /// Length and guard.
+    need: u64,
+    align: u64,
+    highest: A,
+}
+
+/// An answer to a wish.
+struct Fit<A> {
+    hole: (A, A),
+    range: AddrRange<A>,
+    /// Where the guard behind `range` ends.
+    end: A,
+}
+
+impl<A: Address> Wish<A> {
+    /// The lowest range in the hole that will do.
+    fn fit(&self, hole: (A, A)) -> Option<Fit<A>> {
+        let start = hole.0.align_up(self.align)?;
+        let end = start.checked_add(self.need)?;
+        let last = start.checked_add(self.len - 1)?;
+        let range = AddrRange::from_len(start, self.len)?;
+        (end <= hole.1 && last <= self.highest).then_some(Fit { hole, range, end })
+    }
+}

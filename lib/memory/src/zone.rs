@@ -1,0 +1,221 @@
+//! Low and high memory: who may have which frames, and who falls back to whom.
+
+use crate::bank::Bank;
+use crate::frames::OwnedChunk;
+use crate::heap;
+use addr::{AddrRange, Address, Chunk, Order, PAGE_SIZE, Pfn, PhysAddr};
+use alloc::boxed::Box;
+
+/// Frame numbers have 40 bits: physical addresses have 52 at most.
+const BANKS: usize = 40;
+
+/// A kind of RAM.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Zone {
+    /// In the kernel's linear map.
+    Low,
+    /// Without any kernel mapping.
+    High,
+}
+
+/// Which frames a request can use.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Reach {
+    highest: PhysAddr,
+    zones: Preference,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Preference {
+    HighFirst,
+    Only(Zone),
+}
+
+impl Reach {
+    /// All RAM, high memory first; low memory only down to the reserve ([`Zones::set_reserve`]). For buffers and
+    /// program pages.
+    pub const ANYWHERE: Self = Self { highest: PhysAddr::new(u64::MAX), zones: Preference::HighFirst };
+    /// Low memory to its last frame. For what the kernel itself reads and writes.
+    pub const LOW: Self = Self { zones: Preference::Only(Zone::Low), ..Self::ANYWHERE };
+    /// High memory alone.
+    pub const HIGH: Self = Self { zones: Preference::Only(Zone::High), ..Self::ANYWHERE };
+
+    /// The same, without the frames that have a byte above `highest`.
+    ///
+    /// Banks are taken or left as a whole: a `highest` that is not the end of RAM or one less than a power of two
+    /// leaves out the frames of its bank that it would still reach.
+    pub fn up_to(self, highest: PhysAddr) -> Self {
+        Self { highest: self.highest.min(highest), ..self }
+    }
+    /// The highest usable physical address.
+    pub const fn highest(self) -> PhysAddr {
+        self.highest
+    }
+    /// Its zones one by one, the preferred one first.
+    pub fn passes(self) -> impl Iterator<Item = Self> {
+        let zones = match self.zones {
+            Preference::HighFirst => [Some(Preference::Only(Zone::High)), Some(self.zones)],
+            only => [Some(only), None],
+        };
+        zones.into_iter().flatten().map(move |zones| Self { zones, ..self })
+    }
+}
+
+/// Where chunks come from: all of RAM, or a cache in front of it.
+pub trait FrameSource {
+    /// A chunk of exactly `order` within `reach`; `None` when there is none.
+    fn take(&mut self, order: Order, reach: Reach) -> Option<OwnedChunk>;
+    /// Takes the chunk back. It may be a part of one that was taken.
+    fn give(&mut self, chunk: OwnedChunk);
+}
+
+/// Frames of one zone, by what happened to them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ZoneStats {
+    /// All frames there are.
+    pub total: u64,
+    /// Frames that have an owner.
+    pub allocated: u64,
+    /// The highest number that ever had an owner at one time.
+    pub peak: u64,
+}
+
+impl ZoneStats {
+    /// Frames without owner.
+    pub const fn free(&self) -> u64 {
+        self.total - self.allocated
+    }
+}
+
+/// The banks of one zone.
+struct Banks {
+    slots: [Option<Box<Bank>>; BANKS],
+    occupied: u64,
+    stats: ZoneStats,
+}
+
+impl Banks {
+    const fn new() -> Self {
+        let stats = ZoneStats { total: 0, allocated: 0, peak: 0 };
+        Self { slots: [const { None }; BANKS], occupied: 0, stats }
+    }
+
+    fn add(&mut self, first: Pfn, end: Pfn) {
+        let mut next = first;
+        while next < end {
+            let index = Bank::index(next);
+            let stop = end.min(Pfn::new(2 << index));
+            self.slots[index].get_or_insert_with(|| Box::new(Bank::new())).add(next, stop);
+            self.occupied |= 1 << index;
+            next = stop;
+        }
+        self.stats.total += end.raw() - first.raw();
+    }
+
+    fn take(&mut self, order: Order, highest: PhysAddr) -> Option<Chunk> {
+        let beyond = highest.raw().saturating_add(1) / PAGE_SIZE;
+        let mut candidates = self.occupied;
+        while let Some(index) = candidates.checked_ilog2() {
+            candidates &= !(1 << index);
+            let bank = self.slots[index as usize].as_mut()?;
+            if bank.last().raw() >= beyond {
+                continue;
+            }
+            if let Some(chunk) = bank.take(order) {
+                self.stats.allocated += chunk.frames();
+                self.stats.peak = self.stats.peak.max(self.stats.allocated);
+                return Some(chunk);
+            }
+        }
+        None
+    }
+
+    fn give(&mut self, chunk: Chunk) {
+        let Some(bank) = self.slots[Bank::index(chunk.first())].as_mut() else {
+            panic!("{chunk:?} was never added to its zone")
+        };
+        bank.give(chunk);
+        self.stats.allocated -= chunk.frames();
+    }
+}
+
+/// All RAM that can be given out.
+pub struct Zones {
+    low: Banks,
+    high: Banks,
+    low_end: PhysAddr,
+    reserve: u64,
+}
+
+impl Zones {
+    /// No RAM yet. What lies below `low_end` will be low, the rest high.
+    pub const fn new(low_end: PhysAddr) -> Self {
+        Self { low: Banks::new(), high: Banks::new(), low_end, reserve: 0 }
+    }
+
+    /// Gives the whole frames of `ram` to the zones they belong to. They must be real RAM, in no other use, and not
+    /// added before.
+    pub fn add(&mut self, ram: AddrRange<PhysAddr>) {
+        let ram = ram.align_inward(PAGE_SIZE);
+        let border = self.low_end.align_down(PAGE_SIZE).max(ram.start()).min(ram.end());
+        self.low.add(Pfn::containing(ram.start()), Pfn::containing(border));
+        self.high.add(Pfn::containing(border), Pfn::containing(ram.end()));
+    }
+
+    /// Keeps the last `frames` of low memory from requests that could have had high memory ([`Reach::ANYWHERE`]),
+    /// so that buffers cannot starve the kernel.
+    pub fn set_reserve(&mut self, frames: u64) {
+        self.reserve = frames;
+    }
+
+    /// The zone of a physical address of RAM.
+    pub fn zone_of(&self, address: PhysAddr) -> Zone {
+        if address < self.low_end { Zone::Low } else { Zone::High }
+    }
+
+    /// What happened to the frames of `zone`.
+    pub fn stats(&self, zone: Zone) -> ZoneStats {
+        match zone {
+            Zone::Low => self.low.stats,
+            Zone::High => self.high.stats,
+        }
+    }
+
+    /// Heap bytes that one [`take`](FrameSource::take) or [`give`](FrameSource::give) can need at most.
+    pub fn heap_per_operation(&self) -> usize {
+        let frames = self.low.stats.total.max(self.high.stats.total);
+        // Splitting the largest chunk down to a page inserts into the tree of every order on the way.
+        (0..=Order::MAX.log2()).map(|order| heap::insertion(frames >> order, size_of::<usize>())).sum()
+    }
+
+    fn take_spare_low(&mut self, order: Order, highest: PhysAddr) -> Option<Chunk> {
+        let spare = self.low.stats.free().saturating_sub(self.reserve);
+        if order.frames() > spare {
+            return None;
+        }
+        self.low.take(order, highest)
+    }
+}
+
+impl FrameSource for Zones {
+    fn take(&mut self, order: Order, reach: Reach) -> Option<OwnedChunk> {
+        let highest = reach.highest;
+        let chunk = match reach.zones {
+            Preference::Only(Zone::High) => self.high.take(order, highest),
+            Preference::Only(Zone::Low) => self.low.take(order, highest),
+            Preference::HighFirst => {
+                self.high.take(order, highest).or_else(|| self.take_spare_low(order, highest))
+            }
+        };
+        chunk.map(OwnedChunk::adopt)
+    }
+
+    /// Panics when the chunk is not of this machine's RAM.
+    fn give(&mut self, chunk: OwnedChunk) {
+        let chunk = chunk.release();
+        match self.zone_of(chunk.start()) {
+            Zone::Low => self.low.give(chunk),
+            Zone::High => self.high.give(chunk),
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! The range allocator against a set of pages.
+
+use addr::{AddrRange, Iova, PAGE_SIZE};
+use memory::{RangeAllocator, RangeError};
+use proptest::prelude::*;
+use std::collections::BTreeSet;
+
+const ANY: Iova = Iova::new(u64::MAX);
+
+fn pages(start: u64, end: u64) -> AddrRange<Iova> {
+    AddrRange::new(Iova::new(start * PAGE_SIZE), Iova::new(end * PAGE_SIZE))
+}
+
+#[test]
+fn the_lowest_address_goes_first() {
+    let mut space = RangeAllocator::new(pages(1, 100));
+    assert_eq!(space.alloc(PAGE_SIZE, PAGE_SIZE, ANY), Ok(pages(1, 2)));
+    assert_eq!(space.alloc(3 * PAGE_SIZE, 4 * PAGE_SIZE, ANY), Ok(pages(4, 7)));
+    assert_eq!(space.taken(), 4 * PAGE_SIZE);
+    assert_eq!(space.alloc(2 * PAGE_SIZE, PAGE_SIZE, ANY), Ok(pages(2, 4)));
+}
+
+#[test]
+fn the_limit_is_the_last_usable_byte() {
+    let mut space = RangeAllocator::new(pages(0, 100));
+    let limit = Iova::new(10 * PAGE_SIZE - 1);
+    let full = |pages: u64, highest| Err(RangeError::OutOfRange { len: pages * PAGE_SIZE, highest });
+    assert_eq!(space.alloc(11 * PAGE_SIZE, PAGE_SIZE, limit), full(11, limit));
+    let short = Iova::new(10 * PAGE_SIZE - 2);
+    assert_eq!(space.alloc(10 * PAGE_SIZE, PAGE_SIZE, short), full(10, short));
+    assert_eq!(space.alloc(10 * PAGE_SIZE, PAGE_SIZE, limit), Ok(pages(0, 10)));
+    assert_eq!(space.alloc(PAGE_SIZE, PAGE_SIZE, limit), full(1, limit));
+    assert_eq!(space.alloc(PAGE_SIZE, PAGE_SIZE, ANY), Ok(pages(10, 11)));
+}
+
+#[test]
+fn bad_lengths_and_foreign_ranges_are_refused_with_their_values() {
+    let mut space = RangeAllocator::new(pages(1, 100));
+    assert_eq!(space.alloc(0, PAGE_SIZE, ANY), Err(RangeError::NotPages { len: 0 }));
+    assert_eq!(space.alloc(5, PAGE_SIZE, ANY), Err(RangeError::NotPages { len: 5 }));
+    let odd = AddrRange::new(Iova::new(0x1800), Iova::new(0x2800));
+    assert_eq!(space.alloc_at(odd), Err(RangeError::NotPages { len: 0x1000 }));
+    let huge = u64::MAX - PAGE_SIZE + 1;
+    assert_eq!(space.alloc(huge, PAGE_SIZE, ANY), Err(RangeError::OutOfRange { len: huge, highest: ANY }));
+    for range in [pages(0, 2), pages(99, 101), pages(200, 201)] {
+        assert_eq!(space.alloc_at(range), Err(RangeError::Taken(range)));
+        assert_eq!(space.free(range), Err(RangeError::NotTaken(range)));
+    }
+    assert_eq!(space.taken(), 0);
+}
+
+#[test]
+fn a_double_free_is_an_error() {
+    let mut space = RangeAllocator::new(pages(0, 100));
+    space.alloc_at(pages(10, 20)).unwrap();
+    assert_eq!(space.alloc_at(pages(19, 21)), Err(RangeError::Taken(pages(19, 21))));
+    for foreign in [pages(9, 11), pages(19, 21), pages(5, 30), pages(30, 31)] {
+        assert_eq!(space.free(foreign), Err(RangeError::NotTaken(foreign)));
+    }
+    space.free(pages(10, 20)).unwrap();
+    assert_eq!(space.free(pages(10, 20)), Err(RangeError::NotTaken(pages(10, 20))));
+    assert!(space.holes().eq([pages(0, 100)]));
+}
+
+#[test]
+fn parts_come_back_alone_and_meet_again() {
+    let mut space = RangeAllocator::new(pages(0, 100));
+    space.alloc_at(pages(10, 20)).unwrap();
+    space.free(pages(12, 14)).unwrap();
+    assert!(space.holes().eq([pages(0, 10), pages(12, 14), pages(20, 100)]));
+    space.free(pages(10, 12)).unwrap();
+    space.free(pages(14, 20)).unwrap();
+    assert!(space.holes().eq([pages(0, 100)]));
+}
+
+#[test]
+fn a_guard_follows_every_range() {
+    let mut space = RangeAllocator::with_guard(pages(0, 10), PAGE_SIZE);
+    assert_eq!(space.alloc(3 * PAGE_SIZE, PAGE_SIZE, ANY), Ok(pages(0, 3)));
+    assert_eq!(space.alloc(3 * PAGE_SIZE, PAGE_SIZE, ANY), Ok(pages(4, 7)));
+    let full = RangeError::OutOfRange { len: 2 * PAGE_SIZE, highest: ANY };
+    assert_eq!(space.alloc(2 * PAGE_SIZE, PAGE_SIZE, ANY), Err(full));
+    assert_eq!(space.alloc(PAGE_SIZE, PAGE_SIZE, ANY), Ok(pages(8, 9)));
+    assert_eq!(space.taken(), 10 * PAGE_SIZE);
+    space.free(pages(4, 7)).unwrap();
+    assert!(space.holes().eq([pages(4, 8)]));
+}
+
+/// Many small holes in the class of the request come before the one that fits.
+#[test]
+fn the_last_hole_that_fits_is_found() {
+    let mut space = RangeAllocator::new(pages(0, 1000));
+    space.alloc_at(pages(0, 1000)).unwrap();
+    (0..100).for_each(|n| space.free(pages(n * 8, n * 8 + 4)).unwrap());
+    space.free(pages(900, 907)).unwrap();
+    assert_eq!(space.alloc(7 * PAGE_SIZE, PAGE_SIZE, ANY), Ok(pages(900, 907)));
+}
+
+#[test]
+fn an_empty_space_has_nothing() {
+    let mut space = RangeAllocator::new(AddrRange::new(Iova::new(0x1001), Iova::new(0x1fff)));
+    let full = RangeError::OutOfRange { len: PAGE_SIZE, highest: ANY };
+    assert_eq!(space.alloc(PAGE_SIZE, PAGE_SIZE, ANY), Err(full));
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Alloc { len: u64, align: u32, highest: u64 },
+    AllocAt(u64, u64),
+    Free(usize),
+    FreePart(u64, u64),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        3 => (1u64..20, 0u32..5, 0u64..140).prop_map(|(len, align, highest)| Step::Alloc { len, align, highest }),
+        1 => (0u64..130, 1u64..10).prop_map(|(at, len)| Step::AllocAt(at, len)),
+        2 => any::<usize>().prop_map(Step::Free),
+        1 => (0u64..130, 1u64..10).prop_map(|(at, len)| Step::FreePart(at, len)),
+    ]
+}
+
+fn all_in(out: &BTreeSet<u64>, range: std::ops::Range<u64>) -> bool {
+    range.clone().count() == out.range(range).count()
+}
+
+/// Whether any aligned run of free pages would have done.
+fn would_fit(out: &BTreeSet<u64>, len: u64, align: u64, highest: u64) -> bool {
+    (FIRST..END)
+        .filter(|start| start % align == 0 && start + len <= END.min(highest + 1))
+        .any(|start| out.range(start..start + len).next().is_none())
+}
+
+const FIRST: u64 = 3;
+const END: u64 = 128;
+
+proptest! {
+    #[test]
+    fn ranges_are_pages_of_a_set(steps in prop::collection::vec(step(), 1..80)) {
+        let mut space = RangeAllocator::new(pages(FIRST, END));
+        let mut out: BTreeSet<u64> = BTreeSet::new();
+        let mut held: Vec<AddrRange<Iova>> = Vec::new();
+        for step in steps {
+            match step {
+                Step::Alloc { len, align, highest } => {
+                    let last = Iova::new((highest + 1) * PAGE_SIZE - 1);
+                    match space.alloc(len * PAGE_SIZE, PAGE_SIZE << align, last) {
+                        Ok(range) => {
+                            let first = range.start().raw() / PAGE_SIZE;
+                            prop_assert_eq!(range.len(), len * PAGE_SIZE);
+                            prop_assert_eq!(first % (1 << align), 0);
+                            prop_assert!(FIRST <= first && first + len <= END.min(highest + 1));
+                            for page in first..first + len { prop_assert!(out.insert(page)); }
+                            held.push(range);
+                        }
+                        Err(error) => {
+                            prop_assert_eq!(error, RangeError::OutOfRange { len: len * PAGE_SIZE, highest: last });
+                            prop_assert!(!would_fit(&out, len, 1 << align, highest), "{} pages would fit", len);
+                        }
+                    }
+                }
+                Step::AllocAt(at, len) => {
+                    let range = pages(at, at + len);
+                    let free = at >= FIRST && at + len <= END && out.range(at..at + len).next().is_none();
+                    prop_assert_eq!(space.alloc_at(range).is_ok(), free);
+                    if free { out.extend(at..at + len); held.push(range) }
+                }
+                Step::Free(index) => {
+                    if held.is_empty() { continue }
+                    let range = held.swap_remove(index % held.len());
+                    let (at, end) = (range.start().raw() / PAGE_SIZE, range.end().raw() / PAGE_SIZE);
+                    let whole = all_in(&out, at..end);
+                    prop_assert_eq!(space.free(range).is_ok(), whole);
+                    if whole { (at..end).for_each(|page| { out.remove(&page); }) }
+                }
+                Step::FreePart(at, len) => {
+                    let whole = all_in(&out, at..at + len);
+                    prop_assert_eq!(space.free(pages(at, at + len)).is_ok(), whole);
+                    if whole { (at..at + len).for_each(|page| { out.remove(&page); }) }
+                }
+            }
+            prop_assert_eq!(space.taken(), out.len() as u64 * PAGE_SIZE);
+            let holes: Vec<_> = space.holes().collect();
+            prop_assert!(holes.windows(2).all(|pair| pair[0].end() < pair[1].start()), "holes touch: {:?}", holes);
+        }
+    }
+}

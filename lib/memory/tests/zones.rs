@@ -1,0 +1,261 @@
+//! The zones and the chunk search against a set of frames.
+
+use addr::{AddrRange, Order, PAGE_SIZE, Pfn, PhysAddr};
+use memory::chunks::{self, ChunkError, Request};
+use memory::{FrameSource, Frames, OwnedChunk, Reach, Zone, Zones};
+use proptest::prelude::*;
+use std::collections::BTreeSet;
+
+fn ram(start: u64, end: u64) -> AddrRange<PhysAddr> {
+    AddrRange::new(PhysAddr::new(start), PhysAddr::new(end))
+}
+
+fn order(log2: u8) -> Order {
+    Order::new(log2).unwrap()
+}
+
+/// Frames `first..end` of RAM, low below `low_end` (all in frame numbers).
+fn zones(first: u64, low_end: u64, end: u64) -> Zones {
+    let mut zones = Zones::new(Pfn::new(low_end).start());
+    zones.add(ram(first * PAGE_SIZE, end * PAGE_SIZE));
+    zones
+}
+
+fn starts(frames: &Frames) -> Vec<(u64, u8)> {
+    frames.chunks().map(|c| (c.first().raw(), c.order().log2())).collect()
+}
+
+fn free(zones: &Zones) -> (u64, u64) {
+    (zones.stats(Zone::Low).free(), zones.stats(Zone::High).free())
+}
+
+#[test]
+fn high_memory_goes_first_and_low_memory_helps_out() {
+    let mut zones = zones(16, 24, 32);
+    let all = chunks::take(&mut zones, &Request::new(16)).unwrap();
+    assert_eq!(starts(&all), [(24, 3), (16, 3)]);
+    assert_eq!(free(&zones), (0, 0));
+    all.give_back(&mut zones);
+    let reach = Reach::LOW;
+    let low = chunks::take(&mut zones, &Request { reach, ..Request::new(8) }).unwrap();
+    assert_eq!(starts(&low), [(16, 3)]);
+    let none = chunks::take(&mut zones, &Request { reach, ..Request::new(1) });
+    assert_eq!(none.unwrap_err(), ChunkError::OutOfFrames { wanted: 1, had: 0 });
+    low.give_back(&mut zones);
+    assert_eq!(free(&zones), (8, 8));
+}
+
+#[test]
+fn the_reserve_is_kept_from_those_who_could_have_had_high_memory() {
+    let mut zones = zones(16, 24, 32);
+    zones.set_reserve(3);
+    let most = chunks::take(&mut zones, &Request::new(13)).unwrap();
+    assert_eq!(free(&zones), (3, 0));
+    let error = chunks::take(&mut zones, &Request::new(1)).unwrap_err();
+    assert_eq!(error, ChunkError::OutOfFrames { wanted: 1, had: 0 });
+    let kernel = chunks::take(&mut zones, &Request { reach: Reach::LOW, ..Request::new(3) }).unwrap();
+    assert_eq!(free(&zones), (0, 0));
+    most.give_back(&mut zones);
+    kernel.give_back(&mut zones);
+}
+
+#[test]
+fn a_small_high_chunk_comes_before_a_large_low_one_and_the_list_still_falls() {
+    let mut zones = zones(16, 32, 36);
+    let hole = zones.take(order(1), Reach::HIGH).unwrap();
+    assert_eq!(hole.chunk().first(), Pfn::new(32));
+    let mixed = chunks::take(&mut zones, &Request::new(10)).unwrap();
+    assert_eq!(starts(&mixed), [(16, 3), (34, 1)]);
+    mixed.give_back(&mut zones);
+    zones.give(hole);
+}
+
+#[test]
+fn a_limit_selects_banks_at_powers_of_two() {
+    for border in [2u64, 16, 1 << 8, 1 << 20] {
+        let last_byte = border * PAGE_SIZE - 1;
+        let mut zones = zones(border / 2, 0, border * 2);
+        for (highest, frames) in [(last_byte, border - border / 2), (last_byte - 1, 0)] {
+            let reach = Reach::ANYWHERE.up_to(PhysAddr::new(highest));
+            let mut taken = Frames::new();
+            for log2 in (0..=18).rev() {
+                while let Some(chunk) = zones.take(order(log2), reach) {
+                    assert!(chunk.chunk().range().end().raw() - 1 <= highest);
+                    taken.push(chunk).unwrap();
+                }
+            }
+            assert_eq!(taken.frames(), frames, "border {border}, highest {highest:#x}");
+            taken.give_back(&mut zones);
+        }
+    }
+}
+
+#[test]
+fn a_limit_at_the_end_of_ram_reaches_a_bank_that_is_not_full() {
+    let mut zones = zones(8, 0, 11);
+    let reach = Reach::ANYWHERE.up_to(PhysAddr::new(11 * PAGE_SIZE - 1));
+    let all = chunks::take(&mut zones, &Request { reach, ..Request::new(3) }).unwrap();
+    all.give_back(&mut zones);
+    assert_eq!(zones.take(Order::PAGE, reach.up_to(PhysAddr::new(10 * PAGE_SIZE))), None);
+}
+
+#[test]
+fn contiguous_runs_give_back_their_tail() {
+    let mut zones = zones(16, 0, 32);
+    let request = Request { contiguous: true, ..Request::new(11) };
+    let run = chunks::take(&mut zones, &request).unwrap();
+    assert_eq!(starts(&run), [(16, 3), (24, 1), (26, 0)]);
+    assert_eq!(zones.stats(Zone::High).allocated, 11);
+    let error = chunks::take(&mut zones, &request).unwrap_err();
+    assert_eq!(error, ChunkError::OutOfFrames { wanted: 11, had: 0 });
+    run.give_back(&mut zones);
+    let whole = zones.take(order(4), Reach::HIGH).unwrap();
+    zones.give(whole);
+    let huge = Request { contiguous: true, ..Request::new(Order::MAX.frames() + 1) };
+    assert_eq!(
+        chunks::take(&mut zones, &huge).unwrap_err(),
+        ChunkError::TooLong { wanted: Order::MAX.frames() + 1 }
+    );
+}
+
+#[test]
+fn requests_for_nothing_and_for_too_much_change_nothing() {
+    let mut zones = zones(16, 20, 32);
+    assert_eq!(chunks::take(&mut zones, &Request::new(0)).unwrap_err(), ChunkError::Nothing);
+    let error = chunks::take(&mut zones, &Request::new(17)).unwrap_err();
+    assert_eq!(error, ChunkError::OutOfFrames { wanted: 17, had: 16 });
+    assert_eq!(free(&zones), (4, 12));
+    let again = chunks::take(&mut zones, &Request::new(16)).unwrap();
+    assert_eq!(starts(&again), [(24, 3), (20, 2), (16, 2)]);
+    again.give_back(&mut zones);
+}
+
+#[test]
+fn single_pages_are_single() {
+    let mut zones = zones(16, 0, 32);
+    let pages = chunks::take(&mut zones, &Request { largest: Order::PAGE, ..Request::new(16) }).unwrap();
+    assert_eq!(pages.len(), 16);
+    assert_eq!(zones.stats(Zone::High).peak, 16);
+    pages.give_back(&mut zones);
+    assert_eq!(zones.stats(Zone::High).allocated, 0);
+    assert_eq!(zones.stats(Zone::High).peak, 16);
+}
+
+#[test]
+#[should_panic(expected = "was never added")]
+fn a_foreign_chunk_is_refused() {
+    zones(16, 0, 32).give(OwnedChunk::adopt(addr::Chunk::page(Pfn::new(3))));
+}
+
+#[test]
+fn partial_frames_of_ram_are_left_out() {
+    let mut zones = Zones::new(PhysAddr::new(0));
+    zones.add(ram(0x1001, 0x3fff));
+    zones.add(ram(0x10_0001, 0x10_0fff));
+    assert_eq!(zones.stats(Zone::High).total, 1);
+    assert_eq!(zones.take(Order::PAGE, Reach::HIGH).unwrap().release().first(), Pfn::new(2));
+}
+
+/// Counts, so that "quick" is not a matter of the machine's mood.
+#[test]
+fn three_hundred_gibibytes_are_a_few_hundred_chunks() {
+    let (start, end) = (1u64 << 30, 301u64 << 30);
+    let mut zones = Zones::new(PhysAddr::new(2 << 30));
+    zones.add(ram(start, end));
+    let all = chunks::take(&mut zones, &Request::new(300 << 18)).unwrap();
+    assert_eq!(all.len(), 300);
+    assert_eq!(all.chunks().map(|c| c.start()).min(), Some(PhysAddr::new(start)));
+    assert_eq!(all.chunks().map(|c| c.range().end()).max(), Some(PhysAddr::new(end)));
+    all.give_back(&mut zones);
+}
+
+/// A source that fails at its n-th chunk, to see that nothing stays behind.
+struct Failing<'a> {
+    zones: &'a mut Zones,
+    left: u32,
+}
+
+impl FrameSource for Failing<'_> {
+    fn take(&mut self, order: Order, reach: Reach) -> Option<OwnedChunk> {
+        self.left = self.left.checked_sub(1)?;
+        self.zones.take(order, reach)
+    }
+    fn give(&mut self, chunk: OwnedChunk) {
+        self.zones.give(chunk);
+    }
+}
+
+#[test]
+fn a_failure_at_any_chunk_gives_everything_back() {
+    let mut zones = zones(16, 24, 64);
+    let before = free(&zones);
+    for left in 0..48 {
+        let request = Request { largest: order(1), ..Request::new(48) };
+        match chunks::take(&mut Failing { zones: &mut zones, left }, &request) {
+            Ok(frames) => frames.give_back(&mut zones),
+            Err(error) => assert!(matches!(error, ChunkError::OutOfFrames { wanted: 48, .. }), "{error:?}"),
+        }
+        assert_eq!(free(&zones), before, "after {left} chunks");
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Take { frames: u64, largest: u8, contiguous: bool, high: u64 },
+    Give(usize),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        (1u64..80, 0u8..8, any::<bool>(), prop_oneof![Just(u64::MAX), 0u64..0x10_0000])
+            .prop_map(|(frames, largest, contiguous, high)| Step::Take { frames, largest, contiguous, high }),
+        any::<usize>().prop_map(Step::Give),
+    ]
+}
+
+proptest! {
+    /// Frames that are out never overlap, keep to the limit, and all come back.
+    #[test]
+    fn frames_have_one_owner(first in 0u64..40, low in 0u64..200, steps in prop::collection::vec(step(), 1..60)) {
+        let mut zones = zones(first, low, 200);
+        let mut out: BTreeSet<u64> = BTreeSet::new();
+        let mut held: Vec<Frames> = Vec::new();
+        for step in steps {
+            match step {
+                Step::Take { frames, largest, contiguous, high } => {
+                    let reach = Reach::ANYWHERE.up_to(PhysAddr::new(high));
+                    let request = Request { frames, largest: order(largest), contiguous, reach };
+                    let Ok(list) = chunks::take(&mut zones, &request) else { continue };
+                    prop_assert_eq!(list.frames(), frames);
+                    let mut offset = 0;
+                    for chunk in list.chunks() {
+                        prop_assert!(contiguous || chunk.order().log2() <= largest);
+                        prop_assert_eq!(offset % chunk.frames(), 0, "{:?} at {}", chunk, offset);
+                        prop_assert!(chunk.range().end().raw() - 1 <= high);
+                        for frame in chunk.first().raw()..chunk.first().raw() + chunk.frames() {
+                            prop_assert!((first..200).contains(&frame));
+                            prop_assert!(out.insert(frame), "{} given twice", frame);
+                        }
+                        offset += chunk.frames();
+                    }
+                    held.push(list);
+                }
+                Step::Give(index) => {
+                    if held.is_empty() { continue }
+                    let list = held.swap_remove(index % held.len());
+                    for chunk in list.chunks() {
+                        for frame in chunk.first().raw()..chunk.first().raw() + chunk.frames() {
+                            out.remove(&frame);
+                        }
+                    }
+                    list.give_back(&mut zones);
+                }
+            }
+            let allocated = zones.stats(Zone::Low).allocated + zones.stats(Zone::High).allocated;
+            prop_assert_eq!(allocated, out.len() as u64);
+        }
+        held.into_iter().for_each(|list| list.give_back(&mut zones));
+        let all = chunks::take(&mut zones, &Request::new(200 - first)).unwrap();
+        all.give_back(&mut zones);
+    }
+}
