@@ -1,0 +1,222 @@
+//! The initramfs: a cpio archive of the `newc` kind (Linux `Documentation/driver-api/early-userspace/buffer-format.rst`).
+
+use core::fmt;
+
+const HEADER: usize = 110;
+const TRAILER: &[u8] = b"TRAILER!!!";
+
+/// A `newc` archive, or several one after the other with zeroes between. Iterating gives the entries, and the first
+/// error ends it.
+#[derive(Clone)]
+pub struct Archive<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+/// One member of an archive.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Entry<'a> {
+    /// Where its header is in the archive.
+    pub offset: usize,
+    /// Kind and permissions (`st_mode`).
+    pub mode: u32,
+    /// Seconds since 1970 of its last change.
+    pub mtime: u32,
+    /// Its path, without the final zero.
+    pub name: &'a [u8],
+    /// Content of a file, target of a symbolic link.
+    pub data: &'a [u8],
+}
+
+/// What is wrong with an archive; offsets are bytes from its start.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ArchiveError {
+    /// No header at this offset: it starts with these bytes.
+    Magic(usize, [u8; 6]),
+    /// A character that is no hexadecimal digit in the header at this offset.
+    Digit(usize),
+    /// The entry at this offset goes on behind the end of the archive.
+    Truncated(usize),
+    /// The name of the entry at this offset is empty or does not end with its only zero.
+    Name(usize),
+    /// The archive ends at this offset without the trailer.
+    NoTrailer(usize),
+}
+
+impl fmt::Display for ArchiveError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Magic(at, [0x1f, 0x8b, ..]) => {
+                write!(f, "gzip data at offset {at:#x}: it must not be compressed")
+            }
+            Self::Magic(at, found) => write!(f, "no cpio newc header at offset {at:#x}, but {found:02x?}"),
+            Self::Digit(at) => {
+                write!(f, "the header at offset {at:#x} has a field that is no hexadecimal number")
+            }
+            Self::Truncated(at) => write!(f, "the entry at offset {at:#x} goes on behind the end"),
+            Self::Name(at) => write!(f, "the entry at offset {at:#x} has a bad name"),
+            Self::NoTrailer(at) => write!(f, "it ends at offset {at:#x} without a trailer"),
+        }
+    }
+}
+
+impl<'a> Archive<'a> {
+    /// The archive in `bytes`.
+    pub fn new(bytes: &'a [u8]) -> Self {
+        Self { bytes, at: 0 }
+    }
+
+    fn next_entry(&mut self) -> Result<Option<Entry<'a>>, ArchiveError> {
+        loop {
+            let (entry, end) = self.entry_at(self.at)?;
+            self.at = end;
+            if entry.name != TRAILER {
+                return Ok(Some(entry));
+            }
+            // Behind a trailer there may be zeroes and then the next archive.
+            let rest = self.bytes.get(end..).unwrap_or(&[]);
+            match rest.iter().position(|&byte| byte != 0) {
+                None => return Ok(None),
+                Some(zeroes) => self.at = end + zeroes,
+            }
+        }
+    }
+
+    /// The entry at `at` and where the next one starts.
+    fn entry_at(&self, at: usize) -> Result<(Entry<'a>, usize), ArchiveError> {
+        if at >= self.bytes.len() {
+            return Err(ArchiveError::NoTrailer(at));
+        }
+        let truncated = ArchiveError::Truncated(at);
+        let header = self.bytes[at..].first_chunk::<HEADER>().ok_or(truncated)?;
+        let magic: [u8; 6] = core::array::from_fn(|i| header[i]);
+        if &magic != b"070701" && &magic != b"070702" {
+            return Err(ArchiveError::Magic(at, magic));
+        }
+        let field = |n: usize| hexadecimal(&header[6 + 8 * n..][..8]).ok_or(ArchiveError::Digit(at));
+        let (mode, mtime, size, name_size) = (field(1)?, field(5)?, field(6)?, field(11)?);
+        let name_end = at + HEADER + name_size as usize;
+        let name = self.bytes.get(at + HEADER..name_end).ok_or(truncated)?;
+        let name = checked_name(name).ok_or(ArchiveError::Name(at))?;
+        let start = name_end.next_multiple_of(4);
+        let end = start + size as usize;
+        let data = if size == 0 { &[] } else { self.bytes.get(start..end).ok_or(truncated)? };
+        Ok((Entry { offset: at, mode, mtime, name, data }, end.next_multiple_of(4)))
+    }
+}
+
+impl<'a> Iterator for Archive<'a> {
+    type Item = Result<Entry<'a>, ArchiveError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.at == usize::MAX {
+            return None;
+        }
+        let next = self.next_entry().transpose();
+        if !matches!(next, Some(Ok(_))) {
+            self.at = usize::MAX;
+        }
+        next
+    }
+}
+
+fn hexadecimal(digits: &[u8]) -> Option<u32> {
+    digits.iter().try_fold(0, |sum, &digit| Some(sum << 4 | (digit as char).to_digit(16)?))
+}
+
+fn checked_name(with_zero: &[u8]) -> Option<&[u8]> {
+    let (zero, name) = with_zero.split_last()?;
+    (*zero == 0 && !name.is_empty() && !name.contains(&0)).then_some(name)
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// An archive member as a tool would write it.
+    pub(crate) fn member(name: &str, mode: u32, data: &[u8]) -> Vec<u8> {
+        let mut out = b"070701".to_vec();
+        let fields = [1, mode, 0, 0, 1, 7, data.len() as u32, 0, 0, 0, 0, name.len() as u32 + 1, 0];
+        out.extend(fields.iter().flat_map(|f| format!("{f:08X}").into_bytes()));
+        out.extend(name.bytes().chain([0]));
+        out.resize(out.len().next_multiple_of(4), 0);
+        out.extend(data);
+        out.resize(out.len().next_multiple_of(4), 0);
+        out
+    }
+
+    pub(crate) fn archive(members: &[(&str, u32, &[u8])]) -> Vec<u8> {
+        let mut out: Vec<u8> =
+            members.iter().flat_map(|(name, mode, data)| member(name, *mode, data)).collect();
+        out.extend(member("TRAILER!!!", 0, b""));
+        out.resize(out.len().next_multiple_of(512), 0);
+        out
+    }
+
+    fn names(bytes: &[u8]) -> Result<Vec<&[u8]>, ArchiveError> {
+        Archive::new(bytes).map(|entry| entry.map(|e| e.name)).collect()
+    }
+
+    #[test]
+    fn members_come_with_their_content() {
+        let bytes =
+            archive(&[("bin", 0o40755, b""), ("bin/a", 0o100755, b"hello"), ("l", 0o120777, b"bin/a")]);
+        let entries: Vec<_> = Archive::new(&bytes).map(Result::unwrap).collect();
+        assert_eq!(entries.len(), 3);
+        assert_eq!((entries[1].name, entries[1].data, entries[1].mtime), (&b"bin/a"[..], &b"hello"[..], 7));
+        assert_eq!((entries[2].mode, entries[2].data), (0o120777, &b"bin/a"[..]));
+    }
+
+    #[test]
+    fn archives_can_follow_each_other() {
+        let two = [archive(&[("a", 0o100644, b"1")]), archive(&[("b", 0o100644, b"2")])].concat();
+        assert_eq!(names(&two).unwrap(), [b"a", b"b"]);
+    }
+
+    #[test]
+    fn an_empty_archive_has_a_trailer_at_least() {
+        assert_eq!(names(&archive(&[])), Ok(vec![]));
+        assert_eq!(names(&[]), Err(ArchiveError::NoTrailer(0)));
+        assert_eq!(names(&member("a", 0o100644, b"1")), Err(ArchiveError::NoTrailer(116)));
+    }
+
+    #[test]
+    fn errors_name_the_offset() {
+        let good = archive(&[("a", 0o100644, b"1"), ("b", 0o100644, b"2")]);
+        let cases: [(usize, u8, ArchiveError); 4] = [
+            (0, 0x1f, ArchiveError::Magic(0, *b"\x1f70701")),
+            (116, b'x', ArchiveError::Magic(116, *b"x70701")),
+            (116 + 14, b'g', ArchiveError::Digit(116)),
+            (116 + 111, b'c', ArchiveError::Name(116)),
+        ];
+        for (at, byte, error) in cases {
+            let mut bad = good.clone();
+            bad[at] = byte;
+            assert_eq!(names(&bad), Err(error), "byte {at}");
+        }
+        assert_eq!(names(&good[..200]), Err(ArchiveError::Truncated(116)));
+        let mut huge = good.clone();
+        huge[54..62].copy_from_slice(b"FFFFFFFF");
+        assert_eq!(names(&huge), Err(ArchiveError::Truncated(0)));
+    }
+
+    #[test]
+    fn compressed_archives_are_called_so() {
+        let error = names(&[0x1f; 200]).unwrap_err();
+        assert!(matches!(error, ArchiveError::Magic(0, _)));
+        let mut gzip = vec![0x1f, 0x8b];
+        gzip.resize(200, 0);
+        assert!(names(&gzip).unwrap_err().to_string().contains("compressed"));
+    }
+
+    proptest! {
+        #[test]
+        fn damage_is_an_error_or_other_entries_never_a_panic(at in 0usize..512, byte: u8, len in 0usize..600) {
+            let mut bytes = archive(&[("bin/a", 0o100755, b"hello"), ("b", 0o120777, b"bin/a")]);
+            bytes[at] = byte;
+            bytes.truncate(len);
+            let _ = names(&bytes);
+        }
+    }
+}

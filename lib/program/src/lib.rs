@@ -1,0 +1,33 @@
+//! What a program is made of, as plain data: where its ELF file wants to be ([`Executable`]), what its first stack
+//! holds ([`StackImage`]), which ranges of its address space are what ([`Areas`]), the read-only files it sees
+//! ([`Archive`], [`Tree`]) and its descriptors ([`Descriptors`]), and which of its frames
+//! devices use ([`Pins`]).
+//!
+//! Everything that comes from outside (archive, ELF file, paths, addresses) is hostile: it is checked here, on
+//! construction, and refused with an error that names what is wrong.
+
+#![cfg_attr(not(test), no_std)]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+mod archive;
+mod areas;
+mod descriptors;
+mod executable;
+mod pins;
+mod stack;
+mod tree;
+
+pub use archive::{Archive, ArchiveError, Entry};
+pub use areas::{Alignment, Area, Areas, AreasError, Backing};
+pub use descriptors::{Descriptor, Descriptors};
+pub use executable::{Executable, ExecutableError, Placement, Segment};
+pub use pins::Pins;
+pub use stack::{StackImage, StackRequest, TooLong};
+pub use tree::{Kind, Node, NodeId, Tree, TreeError};
+
+/// The first address that is not a program's: 48 bits in TTBR0.
+pub const USER_END: u64 = 1 << 48;
+/// The lowest address where anything can be mapped, so that a null pointer with an offset still faults.
+pub const USER_START: u64 = 0x1_0000;

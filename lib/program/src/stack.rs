@@ -1,0 +1,172 @@
+//! What a program finds on its stack when it starts (System V ABI for AArch64, "Process initialization"; the
+//! entries of the auxiliary vector: `getauxval(3)`).
+
+use abi::auxv::*;
+use addr::UserVa;
+use alloc::vec::Vec;
+
+/// Most bytes of arguments, environment and tables together.
+const LIMIT: usize = 128 << 10;
+
+/// What the first stack has to say.
+#[derive(Clone, Copy, Debug)]
+pub struct StackRequest<'a> {
+    /// The first address above the stack.
+    pub top: UserVa,
+    /// The path that the program was started by.
+    pub path: &'a [u8],
+    /// `argv`.
+    pub arguments: &'a [&'a [u8]],
+    /// `envp`.
+    pub environment: &'a [&'a [u8]],
+    /// Sixteen bytes nobody can guess.
+    pub random: [u8; 16],
+    /// Further entries of the auxiliary vector: what only the loader and the machine know.
+    pub auxiliary: &'a [(u64, u64)],
+}
+
+/// The bytes of the first stack and where they go.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct StackImage {
+    /// The first stack pointer: a multiple of 16, and the address of the first of `bytes`.
+    pub pointer: UserVa,
+    /// From the pointer up to the top.
+    pub bytes: Vec<u8>,
+}
+
+/// Arguments and environment take this many bytes: too many (`E2BIG`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TooLong(pub usize);
+
+/// Texts from the top downwards, with the addresses that they get.
+struct Texts {
+    /// What was placed so far, last byte first.
+    reversed: Vec<u8>,
+    top: u64,
+}
+
+impl Texts {
+    fn place(&mut self, bytes: &[u8]) -> u64 {
+        self.reversed.extend(bytes.iter().rev());
+        self.top - self.reversed.len() as u64
+    }
+    fn place_text(&mut self, text: &[u8]) -> u64 {
+        self.reversed.push(0);
+        self.place(text)
+    }
+}
+
+impl StackImage {
+    /// Lays the stack out: texts at the top, below them the auxiliary vector, `envp`, `argv` and, at the stack
+    /// pointer, `argc`.
+    pub fn build(request: &StackRequest<'_>) -> Result<Self, TooLong> {
+        let size = request.size();
+        if size > LIMIT {
+            return Err(TooLong(size));
+        }
+        let mut texts = Texts { reversed: Vec::with_capacity(size), top: request.top.raw() };
+        texts.place(&[0; 8]);
+        let path = texts.place_text(request.path);
+        let environment = place_all(&mut texts, request.environment);
+        let arguments = place_all(&mut texts, request.arguments);
+        let platform = texts.place_text(abi::MACHINE.as_bytes());
+        let random = texts.place(&request.random);
+
+        let mut words = Vec::from([request.arguments.len() as u64]);
+        words.extend(arguments.into_iter().chain([0]).chain(environment).chain([0]));
+        words.extend(request.auxiliary.iter().flat_map(|&(key, value)| [key, value]));
+        words.extend([AT_EXECFN, path, AT_PLATFORM, platform, AT_RANDOM, random, AT_NULL, 0]);
+
+        let bytes_below = words.len() as u64 * 8;
+        let pointer = (texts.top - texts.reversed.len() as u64 - bytes_below) & !15;
+        let mut bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        bytes.resize((texts.top - pointer) as usize - texts.reversed.len(), 0);
+        bytes.extend(texts.reversed.iter().rev());
+        Ok(Self { pointer: UserVa::new(pointer), bytes })
+    }
+}
+
+impl StackRequest<'_> {
+    /// A bit more than all of it takes.
+    fn size(&self) -> usize {
+        let texts = self.arguments.iter().chain(self.environment).chain([&self.path]);
+        let tables = 8 * (self.arguments.len() + self.environment.len() + 2 * self.auxiliary.len());
+        texts.map(|text| text.len() + 1).sum::<usize>() + tables + 256
+    }
+}
+
+fn place_all(texts: &mut Texts, list: &[&[u8]]) -> Vec<u64> {
+    let mut addresses: Vec<u64> = list.iter().rev().map(|text| texts.place_text(text)).collect();
+    addresses.reverse();
+    addresses
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TOP: u64 = 0x7fff_0000;
+
+    fn request<'a>(arguments: &'a [&'a [u8]], environment: &'a [&'a [u8]]) -> StackRequest<'a> {
+        StackRequest {
+            top: UserVa::new(TOP),
+            path: b"/bin/x",
+            arguments,
+            environment,
+            random: *b"0123456789abcdef",
+            auxiliary: &[(AT_PAGESZ, 4096), (AT_SECURE, 0)],
+        }
+    }
+
+    /// Reads the image as the program's start code does.
+    struct Reader<'a>(&'a StackImage);
+
+    impl Reader<'_> {
+        fn word(&self, index: usize) -> u64 {
+            u64::from_le_bytes(self.0.bytes[8 * index..][..8].try_into().unwrap())
+        }
+        fn text(&self, at: u64) -> &str {
+            let bytes = &self.0.bytes[(at - self.0.pointer.raw()) as usize..];
+            core::str::from_utf8(bytes.split(|&b| b == 0).next().unwrap()).unwrap()
+        }
+        fn auxiliary(&self, from: usize) -> Vec<(u64, u64)> {
+            (from..)
+                .step_by(2)
+                .map(|i| (self.word(i), self.word(i + 1)))
+                .take_while(|e| e.0 != AT_NULL)
+                .collect()
+        }
+    }
+
+    #[test]
+    fn start_code_finds_everything() {
+        let image = StackImage::build(&request(&[b"x", b"-v", b""], &[b"A=1"])).unwrap();
+        let reader = Reader(&image);
+        assert_eq!(image.pointer.raw() % 16, 0);
+        assert_eq!(image.pointer.raw() + image.bytes.len() as u64, TOP);
+        assert_eq!(reader.word(0), 3);
+        assert_eq!([1, 2, 3].map(|i| reader.text(reader.word(i))), ["x", "-v", ""]);
+        assert_eq!((reader.word(4), reader.text(reader.word(5)), reader.word(6)), (0, "A=1", 0));
+        let auxiliary = reader.auxiliary(7);
+        let value = |key| auxiliary.iter().find(|e| e.0 == key).unwrap().1;
+        assert_eq!((value(AT_PAGESZ), value(AT_SECURE)), (4096, 0));
+        assert_eq!((reader.text(value(AT_EXECFN)), reader.text(value(AT_PLATFORM))), ("/bin/x", "aarch64"));
+        assert!(reader.text(value(AT_RANDOM)).starts_with("0123456789abcdef"));
+    }
+
+    #[test]
+    fn the_pointer_is_aligned_whatever_the_texts_are() {
+        for length in 0..40 {
+            let text = vec![b'x'; length];
+            let image = StackImage::build(&request(&[&text], &[])).unwrap();
+            assert_eq!((image.pointer.raw() % 16, Reader(&image).word(0)), (0, 1));
+            assert_eq!(image.pointer.raw() + image.bytes.len() as u64, TOP);
+        }
+    }
+
+    #[test]
+    fn too_much_is_refused() {
+        let text = vec![b'x'; LIMIT];
+        assert!(StackImage::build(&request(&[&text], &[])).is_err_and(|TooLong(size)| size > LIMIT));
+    }
+}
