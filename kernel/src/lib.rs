@@ -1,2 +1,3 @@
-//! kernel.
+//! Policy: who gets which memory, and the order of things.
+
 #![no_std]

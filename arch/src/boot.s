@@ -1,0 +1,402 @@
+// Entry, the way down to EL1, the first tables and the jump to the high half.
+//
+// All of it runs at whatever 2 MiB-aligned physical address the image was loaded, so every symbol is reached by ADRP,
+// and every boundary named here is on a page (linker.ld). The only absolute addresses are those of the high half, in
+// literals. Section numbers without a document are those of DDI 0487 (Arm ARM); registers are in its D24.
+//
+// Held across the whole primary path: x20 the device tree's address as it arrived in x0, x21 the exception level of
+// entry.
+
+.equ PAGE, 4096
+.equ PAGE_TABLE, 0b11                         // D8.3.1: a valid table or page descriptor
+.equ PAGE_RX, 0x0040000000000783              // UXN, AF, inner shareable, read-only, MAIR index 0
+.equ PAGE_R,  0x0060000000000783              // PXN too
+.equ PAGE_RW, 0x0060000000000703              // writable
+
+.equ SCTLR_OFF, 0x30d00800                    // RES1 in some version: LSMAOE nTLSMD SPAN EIS TSCXT EOS. MMU off, LE
+.equ SCTLR_ON,  0x345dd99d                    // M C SA SA0 ITD SED EOS I DZE UCT nTWI nTWE WXN TSCXT EIS UCI nTLSMD LSMAOE
+.equ SCTLR_SPAN, 1 << 23
+.equ SCTLR_EL2_OFF, 0x30c50830                // RES1, MMU off
+.equ TCR, 0xb5103510                          // 48-bit halves, 4 KiB, WB RA WA walks, inner shareable, ASID in TTBR0
+.equ TCR_IPS_SHIFT, 32
+.equ TCR_AS, 1 << 36
+.equ TCR_E0PD1, 1 << 56
+.equ MAIR, 0x0444ff                           // 0 write-back, 1 non-cacheable, 2 Device-nGnRE
+
+.equ SPSR_EL1H, 0x3c5                         // DAIF masked
+.equ SPSR_EL2H, 0x3c9
+
+// "dst = field `lsb`..`lsb`+4 of ID register `reg`", flags set for zero.
+.macro id_field dst, reg, lsb
+    mrs     \dst, \reg
+    ubfx    \dst, \dst, #\lsb, #4
+    cmp     \dst, #0
+.endm
+
+// ---- the arm64 Image header (Linux, Documentation/arch/arm64/booting.rst) ------------------------------------------
+
+.section .boot, "ax"
+.global _start
+_start:
+    b       primary_start
+    .long   0
+    .quad   0                                 // text_offset
+    .quad   __image_size                      // what the image takes in memory, .bss and stacks included
+    .quad   0b1010                            // little endian, 4 KiB pages, anywhere in memory
+    .quad   0, 0, 0
+    .ascii  "ARM\x64"
+    .long   0
+
+// ---- the boot CPU ------------------------------------------------------------------------------------------------
+
+primary_start:
+    mrs     x21, CurrentEL
+    lsr     x21, x21, #2
+    cmp     x21, #3
+    b.ne    1f
+    // With no firmware at all every CPU comes here at once; the one with affinity 0 goes on.
+    mrs     x9, mpidr_el1
+    ldr     x10, =0xff00ffffff
+    and     x9, x9, x10
+    cbnz    x9, park
+1:  mov     x20, x0
+    bl      drop_to_el1
+    bl      init_el1
+
+    // The loader cleaned what it loaded to the point of coherency, but not .bss. With the MMU off we write past the
+    // caches, so lines that still hold something older must neither be evicted over our zeroes (invalidate first) nor
+    // be hit once the caches are on (invalidate again).
+    adrp    x0, __bss_start
+    adrp    x1, __bss_end
+    bl      invalidate_to_poc
+    adrp    x0, __bss_start
+    adrp    x1, __bss_end
+0:  stp     xzr, xzr, [x0], #16
+    cmp     x0, x1
+    b.lo    0b
+    bl      build_tables
+    adrp    x0, __bss_start
+    adrp    x1, __bss_end
+    bl      invalidate_to_poc
+
+    adrp    x0, IDENTITY_TABLES
+    adrp    x1, EARLY_ROOT
+    ldr     x2, =primary_high
+    adrp    x22, __image_start
+    b       enable_mmu
+
+primary_high:
+    ldr     x9, =__boot_stack_top
+    mov     sp, x9
+    mov     x29, xzr
+    mov     x30, xzr
+    mov     x0, x20
+    mov     x1, x22
+    mov     x2, x21
+    bl      boot_cpu_main
+    b       .
+
+// ---- the other CPUs ----------------------------------------------------------------------------------------------
+
+// Held at EL3 until boot::release_parked writes this CPU's affinity and then the address of its SecondaryArgs.
+park:
+    adrp    x10, PARKED
+    add     x10, x10, :lo12:PARKED
+1:  wfe
+    ldr     x0, [x10, #8]
+    cbz     x0, 1b
+    dsb     sy
+    ldr     x11, [x10]
+    cmp     x11, x9
+    b.ne    1b
+
+// x0 = physical address of a SecondaryArgs (boot.rs): by CPU_ON at EL2 or EL1, from the loop above at EL3.
+.global secondary_start
+secondary_start:
+    mov     x20, x0
+    bl      drop_to_el1
+    bl      init_el1
+    ldp     x1, x22, [x20]
+    ldr     x21, [x20, #16]
+    adrp    x0, IDENTITY_TABLES
+    ldr     x2, =secondary_high
+    b       enable_mmu
+
+secondary_high:
+    mov     sp, x22
+    mov     x29, xzr
+    mov     x30, xzr
+    mov     x0, x21
+    bl      secondary_cpu_main
+    b       .
+
+// ---- down to EL1 -------------------------------------------------------------------------------------------------
+
+// Returns at EL1h with DAIF masked and the MMU off, whatever level it was called at. Clobbers x9-x12.
+drop_to_el1:
+    msr     daifset, #0xf
+    mrs     x9, CurrentEL
+    cmp     x9, #(3 << 2)
+    b.eq    from_el3
+    cmp     x9, #(2 << 2)
+    b.eq    from_el2
+    ldr     x9, =SCTLR_OFF
+    msr     sctlr_el1, x9
+    isb
+    msr     spsel, #1
+    ret
+
+// EL3: no firmware below us. Open everything to the Non-secure side. What cannot be done here, since it takes
+// addresses from the device tree: putting interrupts into Group 1 (GICD_IGROUPRn, GICR_IGROUPR0) - they are Secure
+// registers, and a loader that enters us at EL3 must have done it (doc of arch::boot). CNTFRQ_EL0 likewise is left
+// as reset or the loader set it.
+from_el3:
+    mov     x10, #0x531                       // SCR_EL3: NS, RES1 5:4, HCE, RW
+    mrs     x9, id_aa64isar1_el1              // pointer authentication: APA 7:4, API 11:8
+    tst     x9, #0xff0
+    b.eq    1f
+    orr     x10, x10, #(3 << 16)              // APK, API: do not trap it
+1:  id_field x9, id_aa64mmfr0_el1, 56         // FEAT_FGT
+    b.eq    1f
+    orr     x10, x10, #(1 << 27)              // FGTEn
+    cmp     x9, #2
+    b.lo    1f
+    orr     x10, x10, #(1 << 59)              // FGTEn2
+1:  id_field x9, id_aa64mmfr1_el1, 40         // FEAT_HCX
+    b.eq    1f
+    orr     x10, x10, #(1 << 38)              // HXEn
+1:  msr     scr_el3, x10
+    msr     cptr_el3, xzr                     // FP/SIMD not trapped; SVE and SME, which nobody here uses, are
+    msr     mdcr_el3, xzr
+    isb
+    id_field x9, id_aa64pfr0_el1, 24          // GIC CPU interface as system registers (IHI 0069, 12.2)
+    b.eq    1f
+    mov     x9, #0xf                          // SRE, DFB, DIB, Enable
+    msr     S3_6_C12_C12_5, x9                // ICC_SRE_EL3
+    isb
+1:  id_field x9, id_aa64pfr0_el1, 8           // EL2 there?
+    b.eq    1f
+    ldr     x9, =SCTLR_EL2_OFF
+    msr     sctlr_el2, x9
+    mov     x9, #(1 << 31)                    // HCR_EL2.RW alone: E2H and TGE are unknown after reset
+    msr     hcr_el2, x9
+    mov     x9, #SPSR_EL2H
+    adr     x10, from_el2
+    b       2f
+1:  ldr     x9, =SCTLR_OFF
+    msr     sctlr_el1, x9
+    mov     x9, #SPSR_EL1H
+    mov     x10, x30
+2:  msr     spsr_el3, x9
+    msr     elr_el3, x10
+    eret
+
+// EL2: give EL1 the machine. Each register is written whole; after reset most are unknown.
+from_el2:
+    mov     x10, #(1 << 31)                   // HCR_EL2.RW
+    mrs     x9, id_aa64isar1_el1
+    tst     x9, #0xff0
+    b.eq    1f
+    orr     x10, x10, #(3 << 40)              // APK, API
+1:  msr     hcr_el2, x10
+    isb
+    // Where E2H is RES1 (FEAT_E2H0 absent) the write of 0 had no effect: CPTR_EL2 and CNTHCTL_EL2 have their VHE
+    // layout, and "sctlr_el1" would name SCTLR_EL2 (D24.1.2, register redirection).
+    mrs     x10, hcr_el2
+    ldr     x9, =SCTLR_OFF
+    tbnz    x10, #34, 2f
+    msr     sctlr_el1, x9
+    mov     x9, #0x33ff                       // CPTR_EL2: RES1, TFP and TCPAC clear; SVE and SME trapped
+    msr     cptr_el2, x9
+    mov     x9, #3                            // CNTHCTL_EL2: EL1PCTEN, EL1PCEN
+    b       3f
+2:  msr     S3_5_C1_C0_0, x9                  // SCTLR_EL12
+    mov     x9, #(3 << 20)                    // CPTR_EL2.FPEN
+    msr     cptr_el2, x9
+    mov     x9, #(3 << 10)                    // CNTHCTL_EL2: EL1PCTEN, EL1PTEN
+3:  msr     cnthctl_el2, x9
+    msr     cntvoff_el2, xzr
+    msr     hstr_el2, xzr
+    msr     vttbr_el2, xzr                    // VMID 0; stage 2 itself is off in HCR_EL2
+    mrs     x9, midr_el1
+    msr     vpidr_el2, x9
+    mrs     x9, mpidr_el1
+    msr     vmpidr_el2, x9
+    id_field x9, id_aa64dfr0_el1, 8           // PMUVer: MDCR_EL2.HPMN must not be above the number of counters
+    b.eq    1f
+    cmp     x9, #0xf                          // not the architecture's
+    mov     x9, xzr
+    b.eq    1f
+    mrs     x9, pmcr_el0
+    ubfx    x9, x9, #11, #5
+1:  msr     mdcr_el2, x9
+    id_field x9, id_aa64pfr0_el1, 24          // GIC system registers
+    b.eq    1f
+    mov     x9, #0xf
+    msr     S3_4_C12_C9_5, x9                 // ICC_SRE_EL2: SRE, DFB, DIB, Enable
+    isb
+    mrs     x9, S3_4_C12_C9_5
+    tbz     x9, #0, 1f                        // kept in memory-mapped mode by EL3
+    msr     S3_4_C12_C11_0, xzr               // ICH_HCR_EL2: no virtual interrupts, no traps
+1:  id_field x9, id_aa64mmfr0_el1, 56         // FEAT_FGT
+    b.eq    1f
+    msr     S3_4_C1_C1_4, xzr                 // HFGRTR_EL2
+    msr     S3_4_C1_C1_5, xzr                 // HFGWTR_EL2
+    msr     S3_4_C1_C1_6, xzr                 // HFGITR_EL2
+    msr     S3_4_C3_C1_4, xzr                 // HDFGRTR_EL2
+    msr     S3_4_C3_C1_5, xzr                 // HDFGWTR_EL2
+    cmp     x9, #2                            // FEAT_FGT2
+    b.lo    2f
+    msr     S3_4_C3_C1_2, xzr                 // HFGRTR2_EL2
+    msr     S3_4_C3_C1_3, xzr                 // HFGWTR2_EL2
+    msr     S3_4_C3_C1_7, xzr                 // HFGITR2_EL2
+    msr     S3_4_C3_C1_0, xzr                 // HDFGRTR2_EL2
+    msr     S3_4_C3_C1_1, xzr                 // HDFGWTR2_EL2
+2:  id_field x9, id_aa64pfr0_el1, 44          // AMU
+    b.eq    1f
+    msr     S3_4_C3_C1_6, xzr                 // HAFGRTR_EL2
+1:  id_field x9, id_aa64mmfr1_el1, 40         // FEAT_HCX
+    b.eq    1f
+    msr     S3_4_C1_C2_2, xzr                 // HCRX_EL2
+1:  mov     x9, #SPSR_EL1H
+    msr     spsr_el2, x9
+    msr     elr_el2, x30
+    eret
+
+// EL1's own registers, the same on every CPU. Clobbers x9.
+init_el1:
+    mov     x9, #(3 << 20)
+    msr     cpacr_el1, x9                     // FP/SIMD for programs; the kernel touches it only to save and restore
+    mov     x9, #2
+    msr     cntkctl_el1, x9                   // EL0VCTEN: programs read CNTVCT_EL0, and nothing else of the timer
+    msr     mdscr_el1, xzr
+    msr     contextidr_el1, xzr
+    msr     cntv_ctl_el0, xzr
+    msr     tpidr_el0, xzr
+    msr     tpidrro_el0, xzr
+    msr     tpidr_el1, xzr
+    id_field x9, id_aa64dfr0_el1, 8
+    b.eq    1f
+    cmp     x9, #0xf
+    b.eq    1f
+    msr     pmuserenr_el0, xzr
+1:  id_field x9, id_aa64pfr0_el1, 44          // AMU
+    b.eq    1f
+    msr     S3_3_C13_C2_3, xzr                // AMUSERENR_EL0
+1:  isb
+    ret
+
+// ---- the first tables --------------------------------------------------------------------------------------------
+
+// Drops the lines of x0..x1 (line aligned) without writing them back. Clobbers x9, x10.
+invalidate_to_poc:
+    mrs     x9, ctr_el0
+    ubfx    x9, x9, #16, #4                   // DminLine, log2 of words
+    mov     x10, #4
+    lsl     x10, x10, x9
+1:  dc      ivac, x0
+    add     x0, x0, x10
+    cmp     x0, x1
+    b.lo    1b
+    dsb     sy
+    ret
+
+// Maps the pages from \start to \end into EARLY_PAGES, which is indexed by the page's place in the image.
+.macro map_image start, end, attributes
+    adrp    x9, \start
+    adrp    x10, \end
+    ldr     x11, =\attributes
+1:  sub     x12, x9, x13
+    lsr     x12, x12, #9                      // eight bytes a page
+    orr     x15, x9, x11
+    str     x15, [x14, x12]
+    add     x9, x9, #PAGE
+    cmp     x9, x10
+    b.lo    1b
+.endm
+
+// The image at its link address in 4 KiB pages, W^X from the start and guard pages left out; and one page of it, the
+// code that turns the MMU on, at its physical address. Clobbers x9-x17.
+build_tables:
+    adrp    x13, __image_start
+    adrp    x14, EARLY_PAGES
+    map_image __text_start, __text_end, PAGE_RX
+    map_image __rodata_start, __rodata_end, PAGE_R
+    map_image __data_start, __data_end, PAGE_RW
+    map_image __boot_stack_bottom, __boot_stack_top, PAGE_RW
+
+    adrp    x9, EARLY_L2
+    mov     x10, #0
+1:  add     x11, x14, x10, lsl #12
+    orr     x11, x11, #PAGE_TABLE
+    str     x11, [x9, x10, lsl #3]
+    add     x10, x10, #1
+    cmp     x10, #8                           // EARLY_PAGES covers 16 MiB
+    b.lo    1b
+    orr     x9, x9, #PAGE_TABLE
+    adrp    x10, EARLY_L1
+    str     x9, [x10]
+    orr     x10, x10, #PAGE_TABLE
+    adrp    x9, EARLY_ROOT
+    str     x10, [x9, #(256 * 8)]             // bits 47:39 of the link address
+
+    adrp    x9, __idmap_start
+    adrp    x10, IDENTITY_TABLES
+    mov     x11, #39
+1:  lsr     x12, x9, x11
+    and     x12, x12, #0x1ff
+    add     x15, x10, #PAGE
+    orr     x16, x15, #PAGE_TABLE
+    str     x16, [x10, x12, lsl #3]
+    mov     x10, x15
+    sub     x11, x11, #9
+    cmp     x11, #12
+    b.ne    1b
+    ubfx    x12, x9, #12, #9
+    ldr     x11, =PAGE_RX | 1 << 11           // nG: it goes away with its ASID
+    orr     x11, x11, x9
+    str     x11, [x10, x12, lsl #3]
+    dsb     sy
+    ret
+
+.ltorg
+
+// ---- the page that is mapped at its physical address too ---------------------------------------------------------
+
+.section .idmap, "ax"
+
+// x0 = TTBR0 (identity), x1 = TTBR1, x2 = where to go on, in the high half. Clobbers x9-x12.
+enable_mmu:
+    ldr     x9, =MAIR
+    msr     mair_el1, x9
+    ldr     x9, =TCR
+    id_field x10, id_aa64mmfr0_el1, 0         // PARange; 6 and up need 52-bit descriptors, so 48 bits (5) are the most
+    mov     x11, #5
+    cmp     x10, x11
+    csel    x10, x10, x11, lo
+    orr     x9, x9, x10, lsl #TCR_IPS_SHIFT
+    id_field x10, id_aa64mmfr0_el1, 4         // ASIDBits
+    b.eq    1f
+    mov     x11, #TCR_AS
+    orr     x9, x9, x11
+1:  id_field x10, id_aa64mmfr2_el1, 60        // FEAT_E0PD: programs' accesses to our half fault without a walk
+    b.eq    1f
+    mov     x11, #TCR_E0PD1
+    orr     x9, x9, x11
+1:  msr     tcr_el1, x9
+    msr     ttbr0_el1, x0
+    msr     ttbr1_el1, x1
+    isb
+    tlbi    vmalle1
+    ic      iallu
+    dsb     nsh
+    isb
+    ldr     x9, =SCTLR_ON
+    id_field x10, id_aa64mmfr1_el1, 20        // FEAT_PAN: SPAN clear sets PSTATE.PAN on every entry to EL1
+    b.ne    1f
+    orr     x9, x9, #SCTLR_SPAN
+1:  msr     sctlr_el1, x9
+    isb
+    br      x2
+
+.ltorg

@@ -1,0 +1,220 @@
+// The vector table (DDI 0487, D1.3.1) and the way in and out.
+//
+// A TrapFrame (exception.rs) is built on the kernel stack: x0-x30, SP_EL0, ELR, SPSR, ESR, FAR, and a frame record
+// {x29, ELR} which x29 points to, so that a backtrace walks through the exception into what was interrupted.
+
+.equ FRAME, 304
+.equ FRAME_SP_EL0, 248
+.equ FRAME_ELR, 256
+.equ FRAME_ESR, 272
+.equ FRAME_RECORD, 288
+.equ CPU_EMERGENCY_STACK, 8                   // CpuLocal (cpu.rs)
+.equ CPU_OVERFLOWED, 16
+
+.equ FROM_KERNEL, 0                           // Origin (exception.rs)
+.equ FROM_USER, 1
+.equ STACK_OVERFLOW, 16                       // Vector::StackOverflow
+
+// x0-x30 and the exception's registers into the frame at sp. Afterwards x9 = ELR.
+.macro save
+    stp     x0, x1, [sp]
+    stp     x2, x3, [sp, #16]
+    stp     x4, x5, [sp, #32]
+    stp     x6, x7, [sp, #48]
+    stp     x8, x9, [sp, #64]
+    stp     x10, x11, [sp, #80]
+    stp     x12, x13, [sp, #96]
+    stp     x14, x15, [sp, #112]
+    stp     x16, x17, [sp, #128]
+    stp     x18, x19, [sp, #144]
+    stp     x20, x21, [sp, #160]
+    stp     x22, x23, [sp, #176]
+    stp     x24, x25, [sp, #192]
+    stp     x26, x27, [sp, #208]
+    stp     x28, x29, [sp, #224]
+    mrs     x10, sp_el0
+    stp     x30, x10, [sp, #240]
+    mrs     x9, elr_el1
+    mrs     x10, spsr_el1
+    stp     x9, x10, [sp, #FRAME_ELR]
+    mrs     x11, esr_el1
+    mrs     x12, far_el1
+    stp     x11, x12, [sp, #FRAME_ESR]
+.endm
+
+// The frame record: chained to the interrupted code's when that was the kernel, the end of the chain when not.
+.macro record from
+    .if \from == FROM_KERNEL
+    stp     x29, x9, [sp, #FRAME_RECORD]
+    .else
+    stp     xzr, xzr, [sp, #FRAME_RECORD]
+    .endif
+    add     x29, sp, #FRAME_RECORD
+.endm
+
+.macro vector target
+    .balign 128
+    b       \target
+.endm
+
+.section .vectors, "ax"
+.balign 2048
+.global vectors
+vectors:
+    vector  bad_0                             // from EL1 on SP_EL0, which we never use
+    vector  bad_1
+    vector  bad_2
+    vector  bad_3
+    vector  sync_from_kernel                  // from EL1 on SP_EL1
+    vector  irq_from_kernel
+    vector  bad_6
+    vector  bad_7
+    vector  sync_from_user                    // from EL0, AArch64
+    vector  irq_from_user
+    vector  bad_10
+    vector  bad_11
+    vector  bad_12                            // from EL0, AArch32
+    vector  bad_13
+    vector  bad_14
+    vector  bad_15
+
+.text
+
+.macro handler name, from, function
+\name:
+    sub     sp, sp, #FRAME
+    save
+    record  \from
+    mov     x0, sp
+    mov     x1, #\from
+    bl      \function
+    b       exception_return
+.endm
+
+handler irq_from_kernel, FROM_KERNEL, handle_irq
+handler irq_from_user, FROM_USER, handle_irq
+handler sync_from_user, FROM_USER, handle_sync
+
+// A push below the stack lands in its guard page, faults, and comes here with SP still in it: another push would
+// fault for ever. So ask the MMU first whether the frame can be written. TPIDRRO_EL0, unused otherwise, lends the
+// register that takes; PAR_EL1 needs no saving, since whoever uses it does so with exceptions masked and cannot fault.
+sync_from_kernel:
+    msr     tpidrro_el0, x0
+    mov     x0, sp
+    tst     x0, #15                           // a misaligned SP faults on use just as often
+    b.ne    stack_overflow
+    sub     x0, x0, #FRAME
+    at      s1e1w, x0
+    isb
+    mrs     x0, par_el1
+    tbnz    x0, #0, stack_overflow
+    mrs     x0, tpidrro_el0
+    msr     tpidrro_el0, xzr
+    sub     sp, sp, #FRAME
+    save
+    record  FROM_KERNEL
+    mov     x0, sp
+    mov     x1, #FROM_KERNEL
+    bl      handle_sync
+    b       exception_return
+
+// Never returns, so the program's SP_EL0 may go: the frame shows the overflowed stack pointer in its place.
+stack_overflow:
+    mov     x0, sp
+    msr     sp_el0, x0
+    mrs     x0, tpidr_el1
+    ldr     x0, [x0, #CPU_EMERGENCY_STACK]
+    sub     x0, x0, #FRAME
+    mov     sp, x0
+    mrs     x0, tpidrro_el0
+    msr     tpidrro_el0, xzr
+    save
+    record  FROM_KERNEL
+    mrs     x2, tpidr_el1
+    ldr     x1, [x2, #CPU_OVERFLOWED]
+    cbnz    x1, .                             // this stack overflowed as well: nothing is left to say it with
+    mov     x1, #1
+    str     x1, [x2, #CPU_OVERFLOWED]
+    mov     x0, sp
+    mov     x1, #STACK_OVERFLOW
+    bl      handle_bad
+    b       .
+
+.macro bad number
+bad_\number:
+    sub     sp, sp, #FRAME
+    save
+    .if \number < 8
+    record  FROM_KERNEL
+    .else
+    record  FROM_USER
+    .endif
+    mov     x0, sp
+    mov     x1, #\number
+    bl      handle_bad
+    b       .
+.endm
+
+.irp number, 0, 1, 2, 3, 6, 7, 10, 11, 12, 13, 14, 15
+bad     \number
+.endr
+
+// Restores the frame at sp and returns to what it describes.
+exception_return:
+    ldp     x9, x10, [sp, #FRAME_ELR]
+    msr     elr_el1, x9
+    msr     spsr_el1, x10
+    ldr     x9, [sp, #FRAME_SP_EL0]
+    msr     sp_el0, x9
+    ldp     x0, x1, [sp]
+    ldp     x2, x3, [sp, #16]
+    ldp     x4, x5, [sp, #32]
+    ldp     x6, x7, [sp, #48]
+    ldp     x8, x9, [sp, #64]
+    ldp     x10, x11, [sp, #80]
+    ldp     x12, x13, [sp, #96]
+    ldp     x14, x15, [sp, #112]
+    ldp     x16, x17, [sp, #128]
+    ldp     x18, x19, [sp, #144]
+    ldp     x20, x21, [sp, #160]
+    ldp     x22, x23, [sp, #176]
+    ldp     x24, x25, [sp, #192]
+    ldp     x26, x27, [sp, #208]
+    ldp     x28, x29, [sp, #224]
+    ldr     x30, [sp, #240]
+    add     sp, sp, #FRAME
+    eret
+    dsb     nsh                               // no speculation past ERET
+    isb
+
+// enter_user(frame: *const TrapFrame, stack_top): x0, x1. Leaves the kernel for good with an empty stack.
+.global enter_user_asm
+enter_user_asm:
+    msr     daifset, #0xf
+    // The frame may lie on the very stack that is emptied, so it is taken from where it is.
+    mov     x30, x0
+    mov     sp, x1
+    ldp     x9, x10, [x30, #FRAME_ELR]
+    msr     elr_el1, x9
+    msr     spsr_el1, x10
+    ldr     x9, [x30, #FRAME_SP_EL0]
+    msr     sp_el0, x9
+    ldp     x0, x1, [x30]
+    ldp     x2, x3, [x30, #16]
+    ldp     x4, x5, [x30, #32]
+    ldp     x6, x7, [x30, #48]
+    ldp     x8, x9, [x30, #64]
+    ldp     x10, x11, [x30, #80]
+    ldp     x12, x13, [x30, #96]
+    ldp     x14, x15, [x30, #112]
+    ldp     x16, x17, [x30, #128]
+    ldp     x18, x19, [x30, #144]
+    ldp     x20, x21, [x30, #160]
+    ldp     x22, x23, [x30, #176]
+    ldp     x24, x25, [x30, #192]
+    ldp     x26, x27, [x30, #208]
+    ldp     x28, x29, [x30, #224]
+    ldr     x30, [x30, #240]
+    eret
+    dsb     nsh
+    isb
