@@ -1,2 +1,64 @@
-//! The host tool behind the Makefile.
-fn main() {}
+//! The host tool behind the Makefile: builds the image and the initramfs, starts QEMU per board, judges
+//! what the serial line says.
+//!
+//! `cargo xtask <verb>`, with the knobs of [`knobs::Knobs`] in the environment. Nothing depends on this crate.
+
+use std::process::ExitCode;
+
+use crate::error::{Error, Result};
+use crate::knobs::Knobs;
+use crate::tally::Tally;
+
+mod apt;
+mod artifacts;
+mod check;
+mod command;
+mod dtb;
+mod error;
+mod host;
+mod image;
+mod initramfs;
+mod judge;
+mod knobs;
+mod machine;
+mod matrix;
+mod qemu;
+mod run;
+mod suite;
+mod tally;
+mod tools;
+mod workspace;
+
+const USAGE: &str = "usage: cargo xtask build | run | test [CASE..] | check | debug
+knobs (environment): BOARD MEM SMP APPEND QEMU_ARGS INITRD";
+
+fn main() -> ExitCode {
+    let mut words = std::env::args().skip(1);
+    let verb = words.next().unwrap_or_default();
+    let rest: Vec<String> = words.collect();
+    match dispatch(&verb, &rest) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(verb: &str, rest: &[String]) -> Result<ExitCode> {
+    let knobs = Knobs::from_environment();
+    match verb {
+        "build" => artifacts::build().map(|_| ExitCode::SUCCESS),
+        "run" => run::interactive(&knobs),
+        "debug" => run::debug(&knobs),
+        "test" => suite::test(rest).map(conclude),
+        "check" => check::check().map(conclude),
+        _ => Err(Error::Usage(USAGE)),
+    }
+}
+
+/// The line that everything ends with, and the exit status that agrees with it.
+fn conclude(tally: Tally) -> ExitCode {
+    println!("{tally}");
+    if tally.is_success() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

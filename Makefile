@@ -1,0 +1,27 @@
+# A newcomer's verbs; `cargo xtask` does the work (xtask/src/main.rs).
+#
+#   make          build target/image/{kernel8.img,kernel.elf,initramfs.cpio}
+#   make run      boot them under QEMU; ctrl-a x ends it
+#   make test     host tests, then the self-tests and contract cases on every machine of the matrix
+#   make check    what CI runs: format, lints, then all of `make test`
+#   make debug    boot stopped, waiting for gdb on port 1234
+#
+# Knobs, on the command line or in the environment:
+#   BOARD=virt-9.1  MEM=4G  SMP=4  APPEND="selftest"  INITRD=my.cpio  QEMU_ARGS="-device edu"
+
+export BOARD MEM SMP APPEND QEMU_ARGS INITRD
+
+SUDO := $(if $(filter-out 0,$(shell id -u)),sudo)
+
+.PHONY: build run test check debug
+build run test check debug: | linker
+	@cargo xtask $@
+
+.DEFAULT_GOAL := build
+
+# cargo links programs for this host (xtask, the tests) with cc; everything else xtask installs.
+.PHONY: linker
+linker:
+	@command -v cc >/dev/null || { \
+	  echo "installing gcc and libc6-dev: cargo links host programs with cc"; \
+	  $(SUDO) apt-get update -q && $(SUDO) apt-get install -y -q --no-install-recommends gcc libc6-dev; }

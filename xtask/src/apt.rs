@@ -1,0 +1,241 @@
+//! Debian packages, and the backports suite of the mirror this machine already uses.
+//!
+//! Where packages come from is read from the machine's own sources; nothing here names a mirror.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::command::{question, run};
+use crate::error::{Error, Result};
+
+const LISTS: &str = "/etc/apt/sources.list.d";
+const LIST: &str = "/etc/apt/sources.list";
+
+/// One place packages come from.
+#[derive(Clone, Debug, Eq, PartialEq)]
+struct Source {
+    uri: String,
+    suites: Vec<String>,
+    components: Vec<String>,
+    /// The text of `Signed-By`, over several lines if it holds a key itself.
+    signed_by: Option<String>,
+}
+
+/// Whether this machine installs packages with apt.
+pub fn is_here() -> bool {
+    question("apt-get", &["--version"]).is_some()
+}
+
+/// Refreshes the package lists.
+pub fn update() -> Result<()> {
+    run(as_root("apt-get").args(["update", "-q"]))
+}
+
+/// Installs packages, from this suite if one is named.
+pub fn install(packages: &[&str], suite: Option<&str>) -> Result<()> {
+    let mut command = as_root("apt-get");
+    command.args(["install", "-y", "-q", "--no-install-recommends"]);
+    if let Some(suite) = suite {
+        command.args(["-t", suite]);
+    }
+    run(command.args(packages))
+}
+
+/// The version that a plain install would give, such as `1:7.2+dfsg-7`.
+pub fn candidate(package: &str) -> Option<String> {
+    let policy = question("apt-cache", &["policy", package])?;
+    let line = policy.lines().find_map(|line| line.trim().strip_prefix("Candidate:").map(str::trim))?;
+    (line != "(none)").then(|| line.to_owned())
+}
+
+/// Makes the backports suite of this Debian release known to apt, and returns its name.
+///
+/// # Errors
+/// `Missing` if this is no Debian release, or its sources do not say where the release comes from.
+pub fn enable_backports() -> Result<String> {
+    let codename = codename(&fs::read_to_string("/etc/os-release").unwrap_or_default())
+        .ok_or_else(|| Error::Missing("this is no Debian release, so it has no backports suite".into()))?;
+    let suite = format!("{codename}-backports");
+    let sources = sources()?;
+    if !sources.iter().any(|source| source.suites.contains(&suite)) {
+        let stanza = backports(&sources, &codename, &suite).ok_or_else(|| {
+            Error::Missing(format!("no apt source offers {codename} main, so {suite} cannot be found either"))
+        })?;
+        let path = Path::new(LISTS).join(format!("{suite}.sources"));
+        println!("adding {}: the {suite} suite of the mirror in use", path.display());
+        write_as_root(&path, &stanza)?;
+    }
+    update()?;
+    Ok(suite)
+}
+
+/// The stanza for the suite: same mirror and keys as the release itself.
+fn backports(sources: &[Source], codename: &str, suite: &str) -> Option<String> {
+    let has = |list: &[String], word: &str| list.iter().any(|item| item == word);
+    let release =
+        sources.iter().find(|source| has(&source.suites, codename) && has(&source.components, "main"))?;
+    let mut stanza = format!("Types: deb\nURIs: {}\nSuites: {suite}\nComponents: main\n", release.uri);
+    if let Some(keys) = &release.signed_by {
+        stanza += &format!("Signed-By: {keys}\n");
+    }
+    Some(stanza)
+}
+
+fn codename(os_release: &str) -> Option<String> {
+    let value = |key: &str| {
+        let line = os_release.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+        line.map(|text| text.trim_matches('"').to_owned())
+    };
+    (value("ID")? == "debian").then(|| value("VERSION_CODENAME"))?
+}
+
+fn sources() -> Result<Vec<Source>> {
+    let mut found = Vec::new();
+    let mut files = vec![PathBuf::from(LIST)];
+    let directory = fs::read_dir(LISTS).map_err(Error::file("read", Path::new(LISTS)))?;
+    files.extend(directory.filter_map(|entry| Some(entry.ok()?.path())));
+    for file in files {
+        let text = fs::read_to_string(&file).unwrap_or_default();
+        match file.extension().and_then(|extension| extension.to_str()) {
+            Some("sources") => found.extend(text.replace("\r\n", "\n").split("\n\n").filter_map(stanza)),
+            Some("list") => found.extend(text.lines().filter_map(one_line)),
+            _ => {}
+        }
+    }
+    Ok(found)
+}
+
+/// One stanza of a `.sources` file (deb822), if it is in use and offers binary packages.
+fn stanza(text: &str) -> Option<Source> {
+    let field = |name: &str| field(text, name);
+    let list = |name: &str| -> Option<Vec<String>> {
+        Some(field(name)?.split_whitespace().map(str::to_owned).collect())
+    };
+    let switched_off = field("Enabled").is_some_and(|value| value.trim().eq_ignore_ascii_case("no"));
+    if switched_off || !list("Types")?.iter().any(|kind| kind == "deb") {
+        return None;
+    }
+    Some(Source {
+        uri: list("URIs")?.into_iter().next()?,
+        suites: list("Suites")?,
+        components: list("Components").unwrap_or_default(),
+        signed_by: field("Signed-By"),
+    })
+}
+
+/// A field's value with its continuation lines; comments are left out.
+fn field(stanza: &str, name: &str) -> Option<String> {
+    let mut lines = stanza.lines().filter(|line| !line.starts_with('#'));
+    let first = lines.find_map(|line| {
+        let (key, value) = line.split_once(':')?;
+        key.eq_ignore_ascii_case(name).then(|| value.trim().to_owned())
+    })?;
+    let more = lines.take_while(|line| line.starts_with([' ', '\t']));
+    Some(more.fold(first, |value, line| value + "\n" + line))
+}
+
+/// One line of a `.list` file: `deb [option=value ...] URI SUITE COMPONENT...`.
+fn one_line(line: &str) -> Option<Source> {
+    let rest = line.split('#').next()?.trim().strip_prefix("deb")?;
+    let rest = rest.strip_prefix([' ', '\t'])?.trim_start();
+    let (options, rest) = match rest.strip_prefix('[') {
+        Some(bracketed) => bracketed.split_once(']')?,
+        None => ("", rest),
+    };
+    let mut words = rest.split_whitespace().map(str::to_owned);
+    Some(Source {
+        uri: words.next()?,
+        suites: vec![words.next()?],
+        components: words.collect(),
+        signed_by: options
+            .split_whitespace()
+            .find_map(|option| option.strip_prefix("signed-by=").map(str::to_owned)),
+    })
+}
+
+fn as_root(program: &str) -> Command {
+    let is_root = question("id", &["-u"]).is_some_and(|id| id.trim() == "0");
+    let mut command = if is_root { Command::new(program) } else { Command::new("sudo") };
+    if !is_root {
+        command.arg(program);
+    }
+    command.env("DEBIAN_FRONTEND", "noninteractive");
+    command
+}
+
+fn write_as_root(path: &Path, text: &str) -> Result<()> {
+    let draft = crate::workspace::target().join("apt.sources");
+    fs::write(&draft, text).map_err(Error::file("write", &draft))?;
+    run(as_root("install").args(["-m", "644"]).arg(&draft).arg(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DEB822: &str = "# a comment\nTypes: deb deb-src\nURIs: http://mirror.test/debian\n\
+                          Suites: bookworm bookworm-updates\nComponents: main\nSigned-By: /usr/share/keyrings/d.gpg";
+
+    fn expected(signed_by: Option<&str>) -> Option<String> {
+        let keys = signed_by.map(|keys| format!("Signed-By: {keys}\n")).unwrap_or_default();
+        Some(format!(
+            "Types: deb\nURIs: http://mirror.test/debian\nSuites: bookworm-backports\nComponents: main\n{keys}"
+        ))
+    }
+
+    fn derived(sources: &[Source]) -> Option<String> {
+        backports(sources, "bookworm", "bookworm-backports")
+    }
+
+    #[test]
+    fn backports_come_from_the_mirror_of_the_release() {
+        let security =
+            "Types: deb\nURIs: http://mirror.test/security\nSuites: bookworm-security\nComponents: main";
+        let sources: Vec<_> = [security, DEB822].into_iter().filter_map(stanza).collect();
+        assert_eq!(derived(&sources), expected(Some("/usr/share/keyrings/d.gpg")));
+    }
+
+    #[test]
+    fn the_old_form_is_read_too() {
+        let table = [
+            ("deb http://mirror.test/debian bookworm main contrib # home", None),
+            ("deb [arch=amd64 signed-by=/k.gpg] http://mirror.test/debian bookworm main", Some("/k.gpg")),
+        ];
+        for (line, keys) in table {
+            assert_eq!(derived(&[one_line(line).unwrap()]), expected(keys), "{line}");
+        }
+        for line in
+            ["", "# deb http://mirror.test/debian bookworm main", "deb-src http://m.test/d bookworm main"]
+        {
+            assert_eq!(one_line(line), None, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_stanza_that_is_off_or_has_no_binaries_is_left_out() {
+        assert_eq!(stanza(&format!("{DEB822}\nEnabled: no")), None);
+        assert_eq!(stanza(&DEB822.replace("deb deb-src", "deb-src")), None);
+        assert_eq!(stanza("# nothing"), None);
+    }
+
+    #[test]
+    fn a_key_inside_the_stanza_is_carried_over_whole() {
+        let keyed = DEB822.replace("/usr/share/keyrings/d.gpg", "\n -----BEGIN\n .\n abc\n -----END");
+        let stanza = stanza(&keyed).unwrap();
+        assert_eq!(stanza.signed_by.as_deref(), Some("\n -----BEGIN\n .\n abc\n -----END"));
+    }
+
+    #[test]
+    fn without_a_source_for_the_release_there_is_no_guess() {
+        assert_eq!(derived(&[]), None);
+        assert_eq!(derived(&[one_line("deb http://mirror.test/debian trixie main").unwrap()]), None);
+    }
+
+    #[test]
+    fn only_debian_has_a_codename_here() {
+        assert_eq!(codename("ID=debian\nVERSION_CODENAME=bookworm\n").as_deref(), Some("bookworm"));
+        assert_eq!(codename("ID=ubuntu\nVERSION_CODENAME=noble\n"), None);
+        assert_eq!(codename(""), None);
+    }
+}

@@ -1,0 +1,36 @@
+//! `make check`: what CI runs. Format and lints first, each counted as one test, then everything of `make test`.
+
+use std::process::Command;
+
+use crate::command::{self, cargo, shown};
+use crate::error::Result;
+use crate::tally::Tally;
+use crate::workspace::{KERNEL_TARGET, USER_TARGET};
+use crate::{artifacts, suite, tools};
+
+/// Runs every check, also after one failed.
+pub fn check() -> Result<Tally> {
+    tools::rust_components()?;
+    tools::rust_targets()?;
+    tools::qemu()?;
+    let mut tally = Tally::default();
+    for mut step in steps() {
+        println!("$ {}", shown(&step));
+        tally += Tally::one(command::run(&mut step).is_ok());
+    }
+    tally += suite::test(&[])?;
+    Ok(tally)
+}
+
+fn steps() -> [Command; 4] {
+    let host = cargo(&["clippy", "--workspace", "--all-targets"]);
+    let mut kernel = cargo(&["clippy", "--target", KERNEL_TARGET]);
+    kernel.args(["arch", "drivers", "kernel"].map(|name| format!("--package={name}")));
+    let mut user = cargo(&["clippy", "--target", USER_TARGET]);
+    user.args(artifacts::PROGRAMS.map(|name| format!("--package={name}")));
+    let [host, kernel, user] = [host, kernel, user].map(|mut lint| {
+        lint.args(["--", "-D", "warnings"]);
+        lint
+    });
+    [cargo(&["fmt", "--all", "--check"]), host, kernel, user]
+}

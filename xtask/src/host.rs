@@ -1,0 +1,66 @@
+//! The tests that need no machine: `cargo test` over everything, counted.
+
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+
+use crate::command::{cargo, shown};
+use crate::error::{Error, Result};
+use crate::tally::Tally;
+
+/// Runs them all, passes their output on, and counts.
+pub fn test() -> Result<Tally> {
+    let mut command = cargo(&["test", "--workspace", "--no-fail-fast"]);
+    println!("$ {}", shown(&command));
+    let failed = |cause| Error::Start { program: "cargo".into(), cause };
+    let mut child = command.stdout(Stdio::piped()).spawn().map_err(failed)?;
+    let output = child.stdout.take().expect("the output is piped");
+    let mut tally = Tally::default();
+    for line in BufReader::new(output).lines().map_while(std::result::Result::ok) {
+        match result(&line) {
+            Some(one) => tally += one,
+            None if is_news(&line) => println!("{line}"),
+            None => {}
+        }
+    }
+    let status = child.wait().map_err(failed)?;
+    if !status.success() && tally.failed == 0 {
+        // It did not build, or a test program died.
+        tally.failed = 1;
+    }
+    println!("host tests: {tally}");
+    Ok(tally)
+}
+
+/// Hundreds of `test x ... ok` lines hide the one that matters.
+fn is_news(line: &str) -> bool {
+    !line.is_empty() && !line.ends_with("... ok") && !line.starts_with("running ")
+}
+
+/// The count in `test result: ok. 3 passed; 0 failed; 1 ignored; ...`.
+fn result(line: &str) -> Option<Tally> {
+    let (_, counts) = line.strip_prefix("test result: ")?.split_once(". ")?;
+    let mut tally = Tally::default();
+    for part in counts.split(';') {
+        let mut words = part.split_whitespace();
+        let (Some(count), Some(what)) = (words.next(), words.next()) else { continue };
+        match (count.parse(), what) {
+            (Ok(count), "passed") => tally.passed = count,
+            (Ok(count), "failed") => tally.failed = count,
+            (Ok(count), "ignored") => tally.skipped = count,
+            _ => {}
+        }
+    }
+    Some(tally)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_counts_are_read_from_cargos_line() {
+        let line = "test result: FAILED. 12 passed; 2 failed; 1 ignored; 0 measured; 3 filtered out; finished in 0.01s";
+        assert_eq!(result(line), Some(Tally { passed: 12, failed: 2, skipped: 1 }));
+        assert_eq!(result("test judge::tests::x ... ok"), None);
+    }
+}

@@ -1,0 +1,83 @@
+//! Packs the programs into an initramfs (cpio `newc`): the same input gives the same bytes.
+
+use std::io::Cursor;
+use std::path::Path;
+
+use cpio::NewcBuilder;
+
+use crate::error::{Error, Result};
+
+const DIRECTORY: u32 = 0o040_755;
+const PROGRAM: u32 = 0o100_755;
+
+/// One program: its name in `/bin` and its bytes.
+pub struct Program {
+    /// The name in `/bin`.
+    pub name: &'static str,
+    /// An ELF file.
+    pub bytes: Vec<u8>,
+}
+
+/// The archive: `/bin` and the programs in it, no time stamps, owned by root, padded to whole 4 KiB pages.
+pub fn pack(programs: &[Program]) -> Vec<u8> {
+    let directory = (entry("bin", DIRECTORY, 2), Cursor::new(&[][..]));
+    let files = programs.iter().map(|program| {
+        (entry(&format!("bin/{}", program.name), PROGRAM, 1), Cursor::new(&program.bytes[..]))
+    });
+    let entries = std::iter::once(directory).chain(files);
+    let mut archive = cpio::write_cpio(entries, Vec::new()).expect("writing to memory does not fail");
+    archive.resize(archive.len().next_multiple_of(4096), 0);
+    archive
+}
+
+fn entry(name: &str, mode: u32, links: u32) -> NewcBuilder {
+    NewcBuilder::new(name).mode(mode).nlink(links).mtime(0).uid(0).gid(0)
+}
+
+/// Packs the programs into a file.
+pub fn write(programs: &[Program], archive: &Path) -> Result<u64> {
+    let bytes = pack(programs);
+    std::fs::write(archive, &bytes).map_err(Error::file("write", archive))?;
+    Ok(bytes.len() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> Vec<Program> {
+        vec![
+            Program { name: "mosaic", bytes: b"\x7fELF one".to_vec() },
+            Program { name: "probe", bytes: vec![7; 5001] },
+        ]
+    }
+
+    #[test]
+    fn the_same_programs_give_the_same_bytes() {
+        assert_eq!(pack(&sample()), pack(&sample()));
+        assert_eq!(pack(&sample()).len() % 4096, 0);
+    }
+
+    #[test]
+    fn a_reader_finds_the_directory_and_every_program() {
+        let archive = pack(&sample());
+        let mut rest = &archive[..];
+        let mut seen = Vec::new();
+        loop {
+            let reader = cpio::NewcReader::new(rest).unwrap();
+            if reader.entry().is_trailer() {
+                break;
+            }
+            let (name, mode) = (reader.entry().name().to_owned(), reader.entry().mode());
+            let mut content = Vec::new();
+            rest = reader.to_writer(&mut content).unwrap();
+            seen.push((name, mode, content));
+        }
+        let expected = [
+            ("bin".to_owned(), DIRECTORY, Vec::new()),
+            ("bin/mosaic".to_owned(), PROGRAM, b"\x7fELF one".to_vec()),
+            ("bin/probe".to_owned(), PROGRAM, vec![7; 5001]),
+        ];
+        assert_eq!(seen, expected);
+    }
+}

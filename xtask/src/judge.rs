@@ -1,0 +1,307 @@
+//! Reads a console and says what it proves.
+//!
+//! Nothing is taken on trust: a KTAP run must announce its plan, keep it, add it up, and end by powering off.
+
+use std::collections::BTreeSet;
+
+use crate::qemu::{End, Run};
+use crate::tally::Tally;
+
+/// What a run has to show.
+#[derive(Clone, Copy, Debug)]
+pub enum Expect {
+    /// A KTAP report in which nothing fails, on a guest that powers off.
+    Ktap,
+    /// The same from a guest that has no means to power off: it is stopped after its totals.
+    KtapThenHalt,
+    /// These pieces of text in this order, none of those, and then power off.
+    PowerOff { shown: &'static [&'static str], never: &'static [&'static str] },
+    /// These pieces of text in this order; the guest halts and is stopped after the last one.
+    Halt { shown: &'static [&'static str] },
+}
+
+/// What came of one run.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Verdict {
+    /// The count: one for each KTAP result, or one for the whole run.
+    pub tally: Tally,
+    /// Why it failed, in words; empty when nothing did.
+    pub complaints: Vec<String>,
+}
+
+const PANIC: &str = "kernel panic:";
+const TOTALS: &str = "# totals:";
+
+impl Expect {
+    /// Whether this line is the last thing a halting guest says.
+    pub fn is_last(self, line: &str) -> bool {
+        match self {
+            Self::KtapThenHalt => line.starts_with(TOTALS),
+            Self::Halt { shown } => shown.last().is_some_and(|last| line.contains(last)),
+            Self::Ktap | Self::PowerOff { .. } => false,
+        }
+    }
+
+    /// Judges a finished run.
+    pub fn judge(self, run: &Run) -> Verdict {
+        let wanted = match self {
+            Self::Ktap | Self::PowerOff { .. } => End::PoweredOff,
+            Self::KtapThenHalt | Self::Halt { .. } => End::Stopped,
+        };
+        let mut verdict = match self {
+            Self::Ktap | Self::KtapThenHalt => Ktap::read(&run.console).verdict(),
+            Self::PowerOff { shown, never } => text(&run.console, shown, never),
+            Self::Halt { shown } => text(&run.console, shown, &[PANIC]),
+        };
+        if run.end != wanted {
+            verdict.complaints.push(how_it_ended(run.end));
+        }
+        verdict.settle(matches!(self, Self::PowerOff { .. } | Self::Halt { .. }))
+    }
+}
+
+impl Verdict {
+    /// A complaint that no single result stands for is a failure of its own; a run judged as a whole counts once.
+    fn settle(mut self, whole: bool) -> Self {
+        if !self.complaints.is_empty() && self.tally.failed == 0 {
+            self.tally.failed = 1;
+            self.tally.passed -= usize::from(whole);
+        }
+        self
+    }
+}
+
+fn how_it_ended(end: End) -> String {
+    match end {
+        End::PoweredOff => "powered off before its last line".into(),
+        End::Died(Some(code)) => format!("QEMU ended with status {code}"),
+        End::Died(None) => "QEMU was ended by a signal".into(),
+        End::TimedOut(limit) => format!("still running after {} s", limit.as_secs()),
+        End::Stopped => "was stopped although it should power off".into(),
+        End::RanAway => "printed without end".into(),
+    }
+}
+
+fn text(console: &str, shown: &[&str], never: &[&str]) -> Verdict {
+    let mut complaints = Vec::new();
+    let mut rest = console;
+    for piece in shown {
+        match rest.find(piece) {
+            Some(at) => rest = &rest[at + piece.len()..],
+            None => complaints.push(format!("not shown, or not in this order: {piece}")),
+        }
+    }
+    let seen = never.iter().filter(|piece| console.contains(**piece));
+    complaints.extend(seen.map(|piece| format!("shown against expectation: {piece}")));
+    Verdict { tally: Tally::one(complaints.is_empty()), complaints }
+}
+
+/// A KTAP report as far as it got.
+#[derive(Default)]
+struct Ktap {
+    plan: Option<usize>,
+    seen: BTreeSet<usize>,
+    tally: Tally,
+    totals: Option<Tally>,
+    complaints: Vec<String>,
+}
+
+impl Ktap {
+    fn read(console: &str) -> Self {
+        let mut report = Self::default();
+        console.lines().for_each(|line| report.line(line));
+        report
+    }
+
+    fn line(&mut self, line: &str) {
+        if let Some(rest) = line.strip_prefix("not ok ") {
+            self.result(rest, false);
+        } else if let Some(rest) = line.strip_prefix("ok ") {
+            self.result(rest, true);
+        } else if let Some(count) = line.strip_prefix("1..").and_then(|rest| rest.trim().parse().ok()) {
+            self.planned(count);
+        } else if let Some(rest) = line.strip_prefix(TOTALS) {
+            self.summed(rest);
+        } else if line.contains(PANIC) {
+            self.complaints.push(line.trim().to_owned());
+        }
+    }
+
+    fn planned(&mut self, count: usize) {
+        if self.plan.replace(count).is_some() {
+            self.complaints.push("the plan is announced twice".into());
+        }
+    }
+
+    fn result(&mut self, rest: &str, ok: bool) {
+        let (number, name) = rest.split_once(' ').unwrap_or((rest, ""));
+        let Ok(number) = number.parse() else {
+            return self.complaints.push(format!("a result without a number: {rest}"));
+        };
+        if !self.seen.insert(number) {
+            self.complaints.push(format!("result {number} is given twice"));
+        }
+        match (ok, skip_reason(name)) {
+            (false, _) => self.failed(name),
+            (true, None) => self.tally.passed += 1,
+            (true, Some("")) => self.failed(&format!("{name} (a skip without a reason)")),
+            (true, Some(_)) => self.tally.skipped += 1,
+        }
+    }
+
+    fn failed(&mut self, name: &str) {
+        self.tally.failed += 1;
+        self.complaints.push(format!("not ok: {}", name.trim_start_matches("- ")));
+    }
+
+    fn summed(&mut self, rest: &str) {
+        let mut totals = Tally::default();
+        for word in rest.split_whitespace() {
+            match word.split_once(':').map(|(key, count)| (key, count.parse())) {
+                Some(("pass", Ok(count))) => totals.passed = count,
+                Some(("fail", Ok(count))) => totals.failed = count,
+                Some(("skip", Ok(count))) => totals.skipped = count,
+                _ => self.complaints.push(format!("unreadable totals: {rest}")),
+            }
+        }
+        self.totals = Some(totals);
+    }
+
+    fn verdict(mut self) -> Verdict {
+        match self.plan {
+            None => self.complaints.push("no plan (1..N) was announced".into()),
+            Some(0) => self.complaints.push("the plan is empty".into()),
+            Some(plan) => self.check_plan(plan),
+        }
+        match self.totals {
+            None => self.complaints.push(format!("no `{TOTALS}` line")),
+            Some(totals) if !self.agrees(totals) => {
+                self.complaints.push(format!("the totals say {totals}, the results {}", self.tally));
+            }
+            Some(_) => {}
+        }
+        Verdict { tally: self.tally, complaints: self.complaints }
+    }
+
+    fn check_plan(&mut self, plan: usize) {
+        let missing = (1..=plan).filter(|number| !self.seen.contains(number)).count();
+        if missing > 0 {
+            self.complaints.push(format!("{missing} of {plan} planned results are missing"));
+        }
+        if let Some(beyond) = self.seen.range(plan + 1..).next() {
+            self.complaints.push(format!("result {beyond} is beyond the plan of {plan}"));
+        }
+        if self.seen.contains(&0) {
+            self.complaints.push("result 0 is not in any plan".into());
+        }
+    }
+
+    /// A skip without a reason is a failure here and a skip there; that is complained about already.
+    fn agrees(&self, totals: Tally) -> bool {
+        totals == self.tally || (self.tally.failed > 0 && totals.passed == self.tally.passed)
+    }
+}
+
+/// The text after `# SKIP`, if the result is a skip.
+fn skip_reason(name: &str) -> Option<&str> {
+    let (_, directive) = name.split_once(" # ").or_else(|| name.split_once("# "))?;
+    let (word, reason) = directive.split_at_checked(4)?;
+    word.eq_ignore_ascii_case("skip").then(|| reason.trim())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn ended(console: &str, end: End) -> Run {
+        Run { console: console.into(), end, took: Duration::ZERO }
+    }
+
+    fn ktap(console: &str) -> Verdict {
+        Expect::Ktap.judge(&ended(console, End::PoweredOff))
+    }
+
+    const GOOD: &str = "boot: 4 CPUs\nKTAP version 1\n1..3\nok 1 zones_do_not_overlap\n# edu: 2 chunks\n\
+                        ok 2 - edu_crosses # SKIP no edu device\nok 3 hash#name\n# totals: pass:2 fail:0 skip:1\n";
+
+    #[test]
+    fn a_clean_report_passes() {
+        let verdict = ktap(GOOD);
+        assert_eq!(verdict.tally, Tally { passed: 2, failed: 0, skipped: 1 });
+        assert_eq!(verdict.complaints, [""; 0]);
+    }
+
+    #[test]
+    fn every_defect_of_a_report_is_a_failure() {
+        let table = [
+            ("a failed result", GOOD.replace("ok 3 hash", "not ok 3 hash"), "not ok: hash#name"),
+            ("a missing result", GOOD.replace("ok 3 hash#name\n", ""), "1 of 3 planned results are missing"),
+            ("no plan", GOOD.replace("1..3\n", ""), "no plan"),
+            ("an empty plan", "1..0\n# totals: pass:0 fail:0 skip:0\n".into(), "the plan is empty"),
+            ("a second plan", GOOD.replace("1..3", "1..3\n1..3"), "announced twice"),
+            ("no totals", GOOD.replace("# totals: pass:2 fail:0 skip:1\n", ""), "no `# totals:` line"),
+            ("wrong totals", GOOD.replace("pass:2", "pass:3"), "the totals say 3 passed"),
+            ("unreadable totals", GOOD.replace("pass:2", "pass:x"), "unreadable totals"),
+            ("a skip without a reason", GOOD.replace("SKIP no edu device", "SKIP"), "without a reason"),
+            ("a result twice", GOOD.replace("ok 3", "ok 2"), "result 2 is given twice"),
+            ("a result too many", GOOD.replace("1..3", "1..2"), "result 3 is beyond"),
+            (
+                "a panic",
+                GOOD.replace("# edu: 2", "kernel panic: out of frames\n# 2"),
+                "kernel panic: out of frames",
+            ),
+            ("nothing at all", String::new(), "no plan"),
+        ];
+        for (defect, console, complaint) in table {
+            let verdict = ktap(&console);
+            assert!(verdict.tally.failed > 0, "{defect}");
+            assert!(verdict.complaints.iter().any(|line| line.contains(complaint)), "{defect}: {verdict:?}");
+        }
+    }
+
+    #[test]
+    fn a_clean_report_is_not_enough_when_the_guest_does_not_end() {
+        let limit = Duration::from_secs(60);
+        for end in [End::TimedOut(limit), End::Died(Some(1)), End::Died(None), End::RanAway, End::Stopped] {
+            let verdict = Expect::Ktap.judge(&ended(GOOD, end));
+            assert_eq!((verdict.tally.failed, verdict.complaints.len()), (1, 1), "{end:?}");
+        }
+    }
+
+    #[test]
+    fn a_guest_without_power_off_is_stopped_at_its_totals() {
+        assert!(Expect::KtapThenHalt.is_last("# totals: pass:2 fail:0 skip:1"));
+        assert!(!Expect::Ktap.is_last("# totals: pass:2 fail:0 skip:1"));
+        assert_eq!(Expect::KtapThenHalt.judge(&ended(GOOD, End::Stopped)).tally.failed, 0);
+        assert_eq!(Expect::KtapThenHalt.judge(&ended(GOOD, End::Died(Some(1)))).tally.failed, 1);
+    }
+
+    #[test]
+    fn expected_text_must_come_in_order_and_forbidden_text_not_at_all() {
+        let expect =
+            Expect::PowerOff { shown: &["vmalloc bytes: 0", "init: exit status 0"], never: &[PANIC] };
+        let table = [
+            ("vmalloc bytes: 0\ninit: exit status 0\n", End::PoweredOff, true),
+            ("init: exit status 0\nvmalloc bytes: 0\n", End::PoweredOff, false),
+            ("vmalloc bytes: 0\n", End::PoweredOff, false),
+            ("vmalloc bytes: 0\ninit: exit status 0\nkernel panic: late\n", End::PoweredOff, false),
+            ("vmalloc bytes: 0\ninit: exit status 0\n", End::TimedOut(Duration::ZERO), false),
+        ];
+        for (console, end, good) in table {
+            let verdict = expect.judge(&ended(console, end));
+            assert_eq!(verdict.tally, Tally::one(good), "{console}{end:?}");
+        }
+    }
+
+    #[test]
+    fn a_halting_guest_is_stopped_after_its_last_words() {
+        let expect = Expect::Halt { shown: &["device tree", "bad magic"] };
+        assert!(expect.is_last("device tree at 0x0: bad magic"));
+        assert!(!expect.is_last("device tree"));
+        let run = ended("device tree at 0x0: bad magic\n", End::Stopped);
+        assert_eq!(expect.judge(&run).tally, Tally::one(true));
+        assert_eq!(expect.judge(&ended("", End::PoweredOff)).tally, Tally::one(false));
+    }
+}

@@ -1,0 +1,127 @@
+//! A machine to boot on, as QEMU arguments.
+
+use std::path::PathBuf;
+
+/// A machine of QEMU's `virt` family. The default has everything that Tessera drives.
+#[derive(Clone, Debug)]
+pub struct Machine {
+    /// QEMU's machine name: `virt` (SMMU with two stages), `virt-9.1` (stage 1 only) ...
+    pub board: String,
+    /// The version of the interrupt controller: 2 or 3.
+    pub gic: u8,
+    /// Whether an SMMUv3 sits before PCIe.
+    pub smmu: bool,
+    /// Other machine options, such as `virtualization=on`.
+    pub options: String,
+    /// QEMU's `-cpu`.
+    pub cpu: String,
+    /// QEMU's `-smp`.
+    pub cpus: String,
+    /// QEMU's `-m`.
+    pub memory: String,
+    /// Arguments that add devices or change anything above; put last.
+    pub extra: Vec<String>,
+}
+
+impl Default for Machine {
+    fn default() -> Self {
+        Self {
+            board: "virt".into(),
+            gic: 3,
+            smmu: true,
+            options: String::new(),
+            cpu: "max".into(),
+            cpus: "4".into(),
+            memory: "2G".into(),
+            extra: Vec::new(),
+        }
+    }
+}
+
+/// What is booted.
+#[derive(Clone, Debug)]
+pub struct Boot {
+    /// How the image gets into memory.
+    pub entry: Entry,
+    /// The initramfs, if one is handed over.
+    pub initramfs: Option<PathBuf>,
+    /// The boot arguments.
+    pub append: String,
+}
+
+/// How the image gets into memory.
+#[derive(Clone, Debug)]
+pub enum Entry {
+    /// A flat image, by the boot protocol: EL2 if the machine has it, else EL1, x0 = the device tree. Or an ELF file,
+    /// which QEMU enters at the highest exception level with x0 = 0 ([`crate::dtb::wrap`]).
+    Kernel(PathBuf),
+    /// As above, with this device tree in place of QEMU's.
+    KernelWithTree(PathBuf, PathBuf),
+}
+
+impl Machine {
+    /// QEMU's arguments, without the console.
+    pub fn arguments(&self, boot: &Boot) -> Vec<String> {
+        let mut words = self.hardware();
+        boot.entry.arguments(&mut words);
+        if let Some(initramfs) = &boot.initramfs {
+            words.extend(["-initrd".into(), initramfs.display().to_string()]);
+        }
+        if !boot.append.is_empty() {
+            words.extend(["-append".into(), boot.append.clone()]);
+        }
+        words.extend(self.extra.iter().cloned());
+        words
+    }
+
+    fn hardware(&self) -> Vec<String> {
+        let smmu = if self.smmu { ",iommu=smmuv3" } else { "" };
+        let comma = if self.options.is_empty() { "" } else { "," };
+        let machine = format!("{},gic-version={}{smmu}{comma}{}", self.board, self.gic, self.options);
+        let fixed = ["-nic", "none", "-no-reboot", "-device", "edu"];
+        let sized = ["-M", &machine, "-cpu", &self.cpu, "-smp", &self.cpus, "-m", &self.memory];
+        sized.iter().chain(&fixed).map(|word| (*word).to_owned()).collect()
+    }
+}
+
+impl Entry {
+    fn arguments(&self, words: &mut Vec<String>) {
+        let (Self::Kernel(kernel) | Self::KernelWithTree(kernel, _)) = self;
+        words.extend(["-kernel".into(), kernel.display().to_string()]);
+        if let Self::KernelWithTree(_, tree) = self {
+            words.extend(["-dtb".into(), tree.display().to_string()]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn boot(append: &str) -> Boot {
+        Boot { entry: Entry::Kernel("k.img".into()), initramfs: Some("i.cpio".into()), append: append.into() }
+    }
+
+    #[test]
+    fn the_default_machine_is_spelled_out() {
+        let line = Machine::default().arguments(&boot("selftest lowmem=256M")).join(" ");
+        assert_eq!(
+            line,
+            "-M virt,gic-version=3,iommu=smmuv3 -cpu max -smp 4 -m 2G -nic none -no-reboot -device edu \
+             -kernel k.img -initrd i.cpio -append selftest lowmem=256M"
+        );
+    }
+
+    #[test]
+    fn extra_arguments_come_last_so_that_they_win() {
+        let machine = Machine { extra: vec!["-m".into(), "8G".into()], ..Machine::default() };
+        let words = machine.arguments(&boot("x"));
+        assert_eq!(words[words.len() - 2..], ["-m", "8G"]);
+    }
+
+    #[test]
+    fn a_machine_without_smmu_names_none() {
+        let machine = Machine { smmu: false, options: "virtualization=on".into(), ..Machine::default() };
+        assert_eq!(machine.arguments(&boot(""))[1], "virt,gic-version=3,virtualization=on");
+    }
+}

@@ -1,0 +1,208 @@
+//! Every machine and every boot of `make test`, in one table. To add a case, add a row.
+
+use crate::dtb::Tree;
+use crate::judge::Expect;
+use crate::machine::Machine;
+
+/// One boot and what it has to show.
+#[derive(Clone, Copy, Debug)]
+pub struct Case {
+    /// Names the case on the console and its log file.
+    pub name: &'static str,
+    /// QEMU's machine name.
+    pub board: &'static str,
+    /// The interrupt controller's version.
+    pub gic: u8,
+    /// Whether there is an SMMU.
+    pub smmu: bool,
+    /// More machine options.
+    pub options: &'static str,
+    /// QEMU's `-cpu`.
+    pub cpu: &'static str,
+    /// QEMU's `-smp`.
+    pub cpus: &'static str,
+    /// QEMU's `-m`.
+    pub memory: &'static str,
+    /// More QEMU arguments.
+    pub extra: &'static [&'static str],
+    /// How it is started.
+    pub start: Start,
+    /// The boot arguments.
+    pub append: &'static str,
+    /// What it has to show.
+    pub expect: Expect,
+    /// The time limit in seconds. QEMU shares two cores with another one; a case takes a fifth of this.
+    pub limit: u64,
+}
+
+/// How a case is started.
+#[derive(Clone, Copy, Debug)]
+pub enum Start {
+    /// The image and the initramfs, by the boot protocol.
+    Whole,
+    /// The image alone.
+    WithoutInitramfs,
+    /// The image and an initramfs cut off in the middle of a file.
+    CutInitramfs,
+    /// The image and an initramfs that is none.
+    WrongInitramfs,
+    /// As [`Start::Whole`], with pieces of QEMU's device tree replaced.
+    PatchedTree(&'static [(&'static str, &'static str)]),
+    /// At the highest exception level, with this device tree, without initramfs.
+    Bare(Tree),
+}
+
+const SELFTEST: Case = Case {
+    name: "",
+    board: "virt",
+    gic: 3,
+    smmu: true,
+    options: "dtb-randomness=off",
+    cpu: "max",
+    cpus: "4",
+    memory: "2G",
+    extra: &[],
+    start: Start::Whole,
+    append: "selftest lowmem=256M",
+    expect: Expect::Ktap,
+    limit: 300,
+};
+
+const PANIC: &str = "kernel panic:";
+
+/// Boots that end with an error of their own and power off; on the smallest machine.
+const fn refusal(name: &'static str, append: &'static str, shown: &'static [&'static str]) -> Case {
+    let expect = Expect::PowerOff { shown, never: &[PANIC] };
+    Case { name, cpus: "1", memory: "512M", append, expect, limit: 60, ..SELFTEST }
+}
+
+/// All cases; the long ones first, so that two at a time end together.
+pub const CASES: &[Case] = &[
+    // The self-tests, on every shape of machine that changes the code's path.
+    Case { name: "virt-gicv3-4cpu-2G", ..SELFTEST },
+    Case { name: "virt-gicv3-4cpu-4G", memory: "4G", append: "selftest", ..SELFTEST },
+    Case { name: "virt-gicv2-4cpu-2G", gic: 2, ..SELFTEST },
+    Case { name: "virt-gicv3-1cpu-512M", cpus: "1", memory: "512M", append: "selftest", ..SELFTEST },
+    Case { name: "virt-gicv2-1cpu-4G", gic: 2, cpus: "1", memory: "4G", append: "selftest", ..SELFTEST },
+    Case { name: "virt-9.1-stage1-only", board: "virt-9.1", ..SELFTEST },
+    Case { name: "virt-el2-entry", options: "dtb-randomness=off,virtualization=on", ..SELFTEST },
+    Case { name: "virt-no-smmu", smmu: false, ..SELFTEST },
+    Case { name: "virt-iommu-off", append: "selftest lowmem=256M iommu=off", ..SELFTEST },
+    Case {
+        name: "virt-3cpu-768M-lowmem-64M",
+        cpus: "3",
+        memory: "768M",
+        append: "selftest lowmem=64M",
+        ..SELFTEST
+    },
+    Case {
+        name: "virt-cortex-a53",
+        cpu: "cortex-a53",
+        cpus: "2",
+        memory: "1G",
+        append: "selftest",
+        ..SELFTEST
+    },
+    Case { name: "virt-highmem-off", options: "dtb-randomness=off,highmem=off", ..SELFTEST },
+    Case {
+        name: "el3-entry",
+        options: "dtb-randomness=off,secure=on",
+        cpus: "1",
+        start: Start::Bare(Tree::Qemus),
+        append: "selftest=entry*",
+        expect: Expect::KtapThenHalt,
+        ..SELFTEST
+    },
+    // The demonstration, as `make run` shows it.
+    Case {
+        name: "mosaic",
+        append: "lowmem=256M dma.trace",
+        expect: Expect::PowerOff {
+            shown: &["dma: attach", "vmalloc bytes: 0", "init: exit status 0"],
+            never: &[PANIC, "smmu: event"],
+        },
+        ..SELFTEST
+    },
+    // What bad input gets.
+    refusal("bad-lowmem", "lowmem=banana", &["lowmem=banana"]),
+    refusal("bad-vmalloc", "vmalloc=-1", &["vmalloc=-1"]),
+    refusal("bad-iommu", "iommu=perhaps", &["iommu=perhaps"]),
+    refusal("bad-loglevel", "loglevel=loud", &["loglevel=loud"]),
+    refusal(
+        "unknown-argument",
+        "frobnicate=1 init=/bin/probe -- hello",
+        &["frobnicate", "init: exit status 0"],
+    ),
+    refusal("missing-init", "init=/bin/nothing", &["/bin/nothing"]),
+    Case { start: Start::WithoutInitramfs, ..refusal("no-initramfs", "", &["initramfs"]) },
+    Case { start: Start::CutInitramfs, ..refusal("cut-initramfs", "", &["initramfs"]) },
+    Case { start: Start::WrongInitramfs, ..refusal("wrong-initramfs", "", &["initramfs"]) },
+    refusal("init-segfault", "init=/bin/probe -- segfault", &["init: killed by SIGSEGV"]),
+    refusal("init-exit-status", "init=/bin/probe -- exit 7", &["init: exit status 7"]),
+    Case {
+        start: Start::PatchedTree(&[("arm,smmu-v3", "arm,smmu-vX")]),
+        ..refusal("unknown-smmu", "init=/bin/probe -- hello", &["init: exit status 0"])
+    },
+    Case {
+        start: Start::Bare(Tree::Damaged),
+        expect: Expect::Halt { shown: &["device tree"] },
+        ..refusal("damaged-tree", "", &[])
+    },
+    Case {
+        start: Start::Bare(Tree::None),
+        expect: Expect::Halt { shown: &["device tree"] },
+        ..refusal("no-tree", "", &[])
+    },
+];
+
+impl Case {
+    /// The machine of this row.
+    pub fn machine(&self) -> Machine {
+        Machine {
+            board: self.board.into(),
+            gic: self.gic,
+            smmu: self.smmu,
+            options: self.options.into(),
+            cpu: self.cpu.into(),
+            cpus: self.cpus.into(),
+            memory: self.memory.into(),
+            extra: self.extra.iter().map(|word| (*word).into()).collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    type Holds = fn(&Case) -> bool;
+
+    #[test]
+    fn every_case_has_a_name_of_its_own_that_can_be_a_file() {
+        let names: BTreeSet<_> = CASES.iter().map(|case| case.name).collect();
+        assert_eq!(names.len(), CASES.len());
+        let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
+        assert!(names.iter().all(|name| !name.is_empty() && name.chars().all(allowed)));
+    }
+
+    #[test]
+    fn the_promised_shapes_are_all_there() {
+        let selftests = || CASES.iter().filter(|case| case.append.starts_with("selftest"));
+        let shapes: &[(&str, Holds)] = &[
+            ("GICv2", |case| case.gic == 2),
+            ("GICv3", |case| case.gic == 3),
+            ("1 CPU", |case| case.cpus == "1"),
+            ("4 CPUs", |case| case.cpus == "4"),
+            ("512 MiB", |case| case.memory == "512M"),
+            ("4 GiB", |case| case.memory == "4G"),
+            ("stage 1 only", |case| case.board == "virt-9.1"),
+            ("EL2 entry", |case| case.options.contains("virtualization=on")),
+            ("no SMMU", |case| !case.smmu),
+        ];
+        for (shape, is) in shapes {
+            assert!(selftests().any(*is), "{shape}");
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! `make run` and `make debug`: one machine, shaped by the knobs, on this terminal.
+
+use std::io::IsTerminal;
+use std::process::{Command, ExitCode};
+
+use crate::artifacts::{self, Artifacts};
+use crate::error::{Error, Result};
+use crate::knobs::Knobs;
+use crate::machine::{Boot, Entry, Machine};
+use crate::{command, qemu, tools, workspace};
+
+/// Boot arguments of a run that names none: the demonstration's buffer shall be larger than lowmem.
+pub const DEFAULT_APPEND: &str = "lowmem=256M";
+
+/// Boots and hands this terminal to the guest; the exit status is QEMU's.
+pub fn interactive(knobs: &Knobs) -> Result<ExitCode> {
+    tools::qemu()?;
+    let built = artifacts::build()?;
+    start(knobs, &built, &[])
+}
+
+/// Boots stopped at the first instruction, with QEMU's gdb server on port 1234.
+pub fn debug(knobs: &Knobs) -> Result<ExitCode> {
+    tools::qemu()?;
+    tools::gdb()?;
+    let built = artifacts::build()?;
+    let symbols = workspace::images().join("kernel.elf");
+    println!("waiting; in another terminal:");
+    println!("  gdb-multiarch {} -ex 'target remote localhost:1234'", symbols.display());
+    start(knobs, &built, &["-S", "-gdb", "tcp:127.0.0.1:1234"])
+}
+
+fn start(knobs: &Knobs, built: &Artifacts, more: &[&str]) -> Result<ExitCode> {
+    let terminal = std::io::stdout().is_terminal();
+    let boot = Boot {
+        entry: Entry::Kernel(built.image.clone()),
+        initramfs: Some(knobs.initrd.clone().unwrap_or_else(|| built.initramfs.clone())),
+        append: boot_arguments(knobs.append.as_deref(), terminal),
+    };
+    let mut line = Command::new(qemu::PROGRAM);
+    line.arg("-nographic").args(more).args(machine(knobs)?.arguments(&boot));
+    println!("{}", command::shown(&line));
+    if terminal {
+        println!("(ctrl-a x ends it)");
+    }
+    let status = line.status().map_err(|cause| Error::Start { program: qemu::PROGRAM.into(), cause })?;
+    Ok(status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))
+}
+
+fn machine(knobs: &Knobs) -> Result<Machine> {
+    let mut machine = Machine { extra: knobs.qemu.clone(), ..Machine::default() };
+    if let Some(board) = &knobs.board {
+        if board != "virt" && !board.starts_with("virt-") {
+            let wanted =
+                "not a board this tool can start; it knows QEMU's virt and its versions (virt-9.1 ...)";
+            return Err(Error::Knob { name: "BOARD", value: board.clone(), wanted });
+        }
+        machine.board.clone_from(board);
+    }
+    machine.memory = knobs.memory.clone().unwrap_or(machine.memory);
+    machine.cpus = knobs.cpus.clone().unwrap_or(machine.cpus);
+    Ok(machine)
+}
+
+/// The demonstration cannot see whether a person watches the serial line, so it is told.
+fn boot_arguments(given: Option<&str>, terminal: bool) -> String {
+    let append = given.unwrap_or(DEFAULT_APPEND);
+    let names_its_program = append.split_whitespace().any(|word| {
+        let name = word.split('=').next().unwrap_or(word);
+        matches!(name, "selftest" | "bench" | "init" | "--")
+    });
+    if terminal && !names_its_program { format!("{append} -- --color") } else { append.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn colour_is_asked_for_only_on_a_terminal_and_only_for_the_demonstration() {
+        let table = [
+            (None, false, "lowmem=256M"),
+            (None, true, "lowmem=256M -- --color"),
+            (Some("dma.trace"), true, "dma.trace -- --color"),
+            (Some("selftest=zones*"), true, "selftest=zones*"),
+            (Some("init=/bin/probe -- hello"), true, "init=/bin/probe -- hello"),
+            (Some("lowmem=1G -- --plain"), true, "lowmem=1G -- --plain"),
+        ];
+        for (given, terminal, expected) in table {
+            assert_eq!(boot_arguments(given, terminal), expected);
+        }
+    }
+
+    #[test]
+    fn an_unknown_board_is_named() {
+        let knobs = Knobs { board: Some("raspi9".into()), ..Knobs::default() };
+        assert!(machine(&knobs).unwrap_err().to_string().starts_with("BOARD=raspi9: "));
+    }
+
+    #[test]
+    fn knobs_shape_the_machine() {
+        let knobs = Knobs {
+            board: Some("virt-9.1".into()),
+            memory: Some("512M".into()),
+            cpus: Some("1".into()),
+            qemu: vec!["-s".into()],
+            ..Knobs::default()
+        };
+        let machine = machine(&knobs).unwrap();
+        assert_eq!(
+            (machine.board.as_str(), machine.memory.as_str(), machine.cpus.as_str()),
+            ("virt-9.1", "512M", "1")
+        );
+        assert_eq!(machine.extra, ["-s"]);
+    }
+}

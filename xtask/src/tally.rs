@@ -1,0 +1,61 @@
+//! The count that a run ends with.
+
+use std::fmt;
+use std::ops::AddAssign;
+
+/// How many tests passed, failed and were skipped.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Tally {
+    /// Ran and said yes.
+    pub passed: usize,
+    /// Said no, or never said anything.
+    pub failed: usize,
+    /// Did not run, and said why.
+    pub skipped: usize,
+}
+
+impl Tally {
+    /// One more that passed (`true`) or failed.
+    pub fn one(passed: bool) -> Self {
+        Self { passed: passed.into(), failed: (!passed).into(), skipped: 0 }
+    }
+
+    /// Nothing failed, and something ran: a run without a test proves nothing.
+    pub fn is_success(&self) -> bool {
+        self.failed == 0 && self.passed > 0
+    }
+}
+
+impl AddAssign for Tally {
+    fn add_assign(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.skipped += other.skipped;
+    }
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} passed, {} failed, {} skipped", self.passed, self.failed, self.skipped)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_without_a_test_is_no_success() {
+        assert!(!Tally::default().is_success());
+        assert!(!Tally { skipped: 3, ..Tally::default() }.is_success());
+        assert!(Tally::one(true).is_success());
+    }
+
+    #[test]
+    fn one_failure_spoils_the_sum() {
+        let mut sum = Tally::one(true);
+        sum += Tally { passed: 40, failed: 1, skipped: 2 };
+        assert_eq!(sum.to_string(), "41 passed, 1 failed, 2 skipped");
+        assert!(!sum.is_success());
+    }
+}
