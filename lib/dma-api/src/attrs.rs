@@ -1,0 +1,59 @@
+//! What a caller of [`alloc`](crate::DmaSpace::alloc) wishes.
+
+use core::fmt;
+
+bitflags::bitflags! {
+    /// Wishes for a buffer, with Linux's names and bits (`DMA_ATTR_*`).
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+    pub struct Attrs: u32 {
+        /// The CPU's writes may be gathered and reordered: a non-cacheable buffer even for a coherent device.
+        const WRITE_COMBINE = 1 << 2;
+        /// The kernel will not look at the data and wants no mapping of it.
+        const NO_KERNEL_MAPPING = 1 << 4;
+        /// One run of physical memory. Not a hint: there is an error when there is none.
+        const FORCE_CONTIGUOUS = 1 << 6;
+        /// Single frames will do; do not look for larger chunks.
+        const ALLOC_SINGLE_PAGES = 1 << 7;
+        /// Failure is expected; do not log it.
+        const NO_WARN = 1 << 8;
+        /// Only privileged transactions of the device reach it, where the bus tells them apart.
+        const PRIVILEGED = 1 << 9;
+    }
+}
+
+/// Names joined by `|` in the order of their bits, or `0`.
+impl fmt::Display for Attrs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_empty() {
+            return f.write_str("0");
+        }
+        for (index, (name, _)) in self.iter_names().enumerate() {
+            let joint = if index == 0 { "" } else { "|" };
+            write!(f, "{joint}{name}")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attributes_print_as_names_or_zero() {
+        let cases = [
+            (Attrs::empty(), "0"),
+            (Attrs::NO_KERNEL_MAPPING, "NO_KERNEL_MAPPING"),
+            (Attrs::PRIVILEGED | Attrs::WRITE_COMBINE, "WRITE_COMBINE|PRIVILEGED"),
+        ];
+        for (attrs, text) in cases {
+            assert_eq!(attrs.to_string(), text);
+        }
+        assert_eq!(Attrs::all().to_string().matches('|').count(), 5);
+    }
+
+    #[test]
+    fn the_bits_are_linux_s() {
+        assert_eq!(Attrs::all().bits(), 0b11_1101_0100);
+    }
+}

@@ -1,0 +1,162 @@
+//! Memory that already exists, lent to a device.
+
+use crate::DmaError;
+use addr::{AddrRange, Iova, PhysAddr};
+use alloc::boxed::Box;
+use core::fmt;
+use core::marker::PhantomData;
+
+/// Who writes and who reads.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Direction {
+    /// The device writes and reads.
+    Bidirectional,
+    /// The device reads only.
+    ToDevice,
+    /// The device writes only.
+    FromDevice,
+}
+
+impl Direction {
+    /// Whether the device may read: what the CPU wrote has to get there.
+    pub const fn device_reads(self) -> bool {
+        !matches!(self, Self::FromDevice)
+    }
+    /// Whether the device may write: what it wrote has to get here.
+    pub const fn device_writes(self) -> bool {
+        !matches!(self, Self::ToDevice)
+    }
+}
+
+/// A piece of physical memory, not necessarily whole pages.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Segment {
+    /// The first byte.
+    pub start: PhysAddr,
+    /// Bytes.
+    pub len: u64,
+}
+
+/// Memory that can be lent: owned, present and fixed in place until it is dropped.
+///
+/// # Safety
+/// The segments are RAM that belongs to this value (or is pinned by it) and stays so until it is dropped, whatever is
+/// written there; they are the same at each call. `bytes` shows the same memory.
+pub unsafe trait StreamMemory: Send {
+    /// Calls `visit` with each piece, in order.
+    fn segments(&self, visit: &mut dyn FnMut(Segment));
+    /// The memory as the kernel sees it, if it does.
+    fn bytes(&mut self) -> Option<&mut [u8]>;
+}
+
+/// Memory that was not lent, and why.
+pub struct Refused {
+    /// It belongs to the caller again.
+    pub memory: Box<dyn StreamMemory>,
+    /// What was wrong.
+    pub error: DmaError,
+}
+
+impl fmt::Debug for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Refused").field("error", &self.error).finish_non_exhaustive()
+    }
+}
+
+/// A mapping seen from its provider. Dropping it unmaps, and drops the memory.
+pub trait Mapped: Send {
+    /// The device's addresses of the bytes.
+    fn range(&self) -> AddrRange<Iova>;
+    /// Makes what the device wrote visible to the CPU.
+    fn sync_for_cpu(&mut self);
+    /// Makes what the CPU wrote visible to the device.
+    fn sync_for_device(&mut self);
+    /// The memory as the kernel sees it, if it does.
+    fn bytes(&mut self) -> Option<&mut [u8]>;
+    /// Ends the mapping: [`Mapped::sync_for_cpu`], and the device reaches it no more.
+    ///
+    /// # Errors
+    /// When the IOMMU does not say that it has forgotten the mapping, nobody gets the memory back.
+    fn unmap(self: Box<Self>) -> Result<Box<dyn StreamMemory>, DmaError>;
+}
+
+/// The owner is the CPU: it reads and writes, and the device must not be running on it.
+#[derive(Debug)]
+pub struct Cpu;
+/// The owner is the device.
+#[derive(Debug)]
+pub struct Device;
+
+/// A streaming mapping that belongs to `Owner`, [`Cpu`] or [`Device`]. Only the CPU's has bytes, only the device's has
+/// an address to tell the device.
+pub struct Stream<Owner> {
+    mapping: Box<dyn Mapped>,
+    direction: Direction,
+    owner: PhantomData<Owner>,
+}
+
+impl<Owner> Stream<Owner> {
+    /// Bytes.
+    pub fn len(&self) -> usize {
+        self.mapping.range().len() as usize
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.mapping.range().is_empty()
+    }
+
+    /// Who writes and who reads.
+    pub fn direction(&self) -> Direction {
+        self.direction
+    }
+
+    /// Ends the mapping, whoever owned it. The CPU sees what the device wrote.
+    ///
+    /// # Errors
+    /// [`DmaError::IommuTimeout`]: the memory is lost, since the device might still reach it.
+    pub fn unmap(self) -> Result<Box<dyn StreamMemory>, DmaError> {
+        self.mapping.unmap()
+    }
+
+    fn pass_on<Next>(self) -> Stream<Next> {
+        Stream { mapping: self.mapping, direction: self.direction, owner: PhantomData }
+    }
+}
+
+impl Stream<Device> {
+    /// For providers: `mapping` is live, and synced for the device.
+    pub fn new(mapping: Box<dyn Mapped>, direction: Direction) -> Self {
+        Self { mapping, direction, owner: PhantomData }
+    }
+
+    /// The device's address of the first byte.
+    pub fn iova(&self) -> Iova {
+        self.mapping.range().start()
+    }
+
+    /// Takes the memory from the device, which has finished with it (its interrupt came, say).
+    pub fn sync_for_cpu(mut self) -> Stream<Cpu> {
+        self.mapping.sync_for_cpu();
+        self.pass_on()
+    }
+}
+
+impl Stream<Cpu> {
+    /// The memory, if the kernel sees it: pages of a program it does not.
+    pub fn bytes(&mut self) -> Option<&mut [u8]> {
+        self.mapping.bytes()
+    }
+
+    /// Gives the memory to the device.
+    pub fn sync_for_device(mut self) -> Stream<Device> {
+        self.mapping.sync_for_device();
+        self.pass_on()
+    }
+}
+
+impl<Owner> fmt::Debug for Stream<Owner> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Stream({:?}, {:?})", self.mapping.range(), self.direction)
+    }
+}
