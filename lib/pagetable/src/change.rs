@@ -1,0 +1,86 @@
+//! Which change of an entry is safe while walkers use it (D8.16.1).
+
+use crate::{Descriptor, Format};
+
+/// How one entry becomes another.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Change {
+    /// They are the same.
+    Nothing,
+    /// One store. Until the TLBs are invalidated, either of the two may be in effect.
+    Live,
+    /// Invalid first, then an invalidation that completes, then the new entry: break-before-make. With both in TLBs
+    /// at once, a lookup may return a mix of the two, or fault for want of a single answer.
+    BreakFirst,
+}
+
+impl Change {
+    /// The way from `old` to `new`, two entries of one slot.
+    ///
+    /// From and to invalid is one store. Between valid entries only the rights may change live: not the output, the
+    /// size, the memory type, the shareability, nG or the contiguous hint. In a contiguous group nothing may, as
+    /// its sixteen entries have to agree at any time (D8.7.1): the group is broken as a whole.
+    pub fn between<F: Format>(old: Descriptor, new: Descriptor) -> Self {
+        let rights_alone = (old.bits() ^ new.bits()) & !F::RIGHTS == 0;
+        if old == new {
+            Self::Nothing
+        } else if !old.is_valid() || !new.is_valid() || (rights_alone && !old.is_contiguous()) {
+            Self::Live
+        } else {
+            Self::BreakFirst
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Access, InputAddress, Mapping, Stage1, Stage2};
+    use addr::{Iova, KernelVa, MemoryType, PhysAddr, UserVa};
+
+    fn leaf<F: Format, A: InputAddress>(output: u64, level: u8, mapping: Mapping) -> Descriptor {
+        Descriptor::leaf(PhysAddr::new(output), level, F::attributes::<A>(mapping))
+    }
+
+    #[test]
+    fn between_valid_entries_only_rights_change_live() {
+        let (ro, rw) =
+            (Mapping::read_only(MemoryType::WriteBack), Mapping::read_write(MemoryType::WriteBack));
+        let page = |m| leaf::<Stage1, UserVa>(0x20_0000, 3, m);
+        let cases = [
+            (page(rw), page(rw), Change::Nothing),
+            (page(rw), page(ro), Change::Live),
+            (page(ro), page(Mapping::code()), Change::Live),
+            (page(ro), page(ro.privileged()), Change::Live),
+            (page(ro), Descriptor::INVALID, Change::Live),
+            (Descriptor::INVALID, page(ro), Change::Live),
+            (page(rw).broken(), page(ro), Change::Live),
+            (page(ro), page(Mapping::read_only(MemoryType::NonCacheable)), Change::BreakFirst),
+            (page(ro), leaf::<Stage1, UserVa>(0x20_1000, 3, ro), Change::BreakFirst),
+            (page(ro), leaf::<Stage1, KernelVa>(0x20_0000, 3, ro.privileged()), Change::BreakFirst),
+            (
+                leaf::<Stage1, UserVa>(0x20_0000, 2, ro),
+                Descriptor::table(PhysAddr::new(0x5000)),
+                Change::BreakFirst,
+            ),
+            (page(ro), page(ro).contiguous(), Change::BreakFirst),
+            (page(ro).contiguous(), page(rw).contiguous(), Change::BreakFirst),
+        ];
+        for (old, new, expected) in cases {
+            assert_eq!(Change::between::<Stage1>(old, new), expected, "{old:?} -> {new:?}");
+        }
+    }
+
+    #[test]
+    fn stage_2_has_its_own_rights() {
+        let page =
+            |access| leaf::<Stage2, Iova>(0x1000, 3, Mapping::new(MemoryType::WriteBack, access).unwrap());
+        let changes = [Access::READ, Access::WRITE, Access::READ | Access::EXECUTE];
+        for access in changes {
+            assert_eq!(
+                Change::between::<Stage2>(page(Access::READ | Access::WRITE), page(access)),
+                Change::Live
+            );
+        }
+    }
+}

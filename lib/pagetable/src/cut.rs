@@ -1,0 +1,119 @@
+//! Splitting a block or a contiguous group, so that no leaf reaches across an address.
+
+use crate::descriptor::{Descriptor, Format};
+use crate::geometry::{GROUP_LEN, TABLE_LEN, index, size, slot_start};
+use crate::table::{add_live, load, store};
+use crate::{InputAddress, OutOfTables, PageTable, TableMemory};
+use addr::PhysAddr;
+use core::ops::Range;
+
+/// A leaf where it was found.
+struct Place {
+    table: PhysAddr,
+    level: u8,
+    slot: usize,
+    leaf: Descriptor,
+}
+
+impl<F: Format, A: InputAddress> PageTable<F, A> {
+    /// Makes sure that no leaf and no contiguous group is on both sides of `at`; translations stay what they are.
+    pub(crate) fn cut<M: TableMemory>(&mut self, m: &mut M, at: u64) -> Result<(), OutOfTables> {
+        if at >= self.input.len() {
+            return Ok(());
+        }
+        let mut table = self.root;
+        let mut level = self.start_level;
+        loop {
+            let slot = index(at, level);
+            let entry = load(&m.entries(table)[slot]);
+            if !entry.is_valid() {
+                return Ok(());
+            }
+            if !entry.is_table(level) {
+                return self.cut_leaf(m, at, Place { table, level, slot, leaf: entry });
+            }
+            (table, level) = (entry.output(), level + 1);
+        }
+    }
+
+    /// Replaces a block around `at` by a table, a contiguous group around it by separate leaves: both at once, with
+    /// the translation broken once.
+    fn cut_leaf<M: TableMemory>(&mut self, m: &mut M, at: u64, place: Place) -> Result<(), OutOfTables> {
+        let Place { table, level, slot, leaf } = place;
+        let mask = size(level) - 1;
+        let group = leaf.is_contiguous() && at & (size(level) * GROUP_LEN as u64 - 1) != 0;
+        let inside = at & mask != 0;
+        if !group && !inside {
+            return Ok(());
+        }
+        let below = if inside { Some(self.table_for(m, leaf, level + 1, at)?) } else { None };
+        let slots =
+            if group { slot & !(GROUP_LEN - 1)..(slot | (GROUP_LEN - 1)) + 1 } else { slot..slot + 1 };
+        self.break_slots(m, table, level, slots.clone(), at);
+        m.publish();
+        let entries = &m.entries(table)[slots.clone()];
+        for (entry, n) in entries.iter().zip(slots) {
+            let whole = load(entry).mended().separate();
+            store(entry, below.filter(|_| n == slot).map_or(whole, Descriptor::table));
+        }
+        m.written(entries);
+        Ok(())
+    }
+
+    /// Makes valid leaves invalid everywhere; they can be mended.
+    fn break_slots<M: TableMemory>(
+        &self,
+        m: &mut M,
+        table: PhysAddr,
+        level: u8,
+        slots: Range<usize>,
+        at: u64,
+    ) {
+        let entries = &m.entries(table)[slots.clone()];
+        for entry in entries {
+            store(entry, load(entry).broken());
+        }
+        m.written(entries);
+        let start = self.input.address(slot_start(at, level, slots.start));
+        m.invalidate(start.raw(), slots.len() as u64 * size(level));
+    }
+
+    /// A table of `level` that translates as the larger `leaf` did, with no leaf and no group across `at`.
+    fn table_for<M: TableMemory>(
+        &mut self,
+        m: &mut M,
+        leaf: Descriptor,
+        level: u8,
+        at: u64,
+    ) -> Result<PhysAddr, OutOfTables> {
+        let table = m.allocate().ok_or(OutOfTables)?;
+        let first = Descriptor::leaf(leaf.output(), level, leaf.separate().attributes());
+        let cut = index(at, level);
+        let below = if at & (size(level) - 1) == 0 {
+            None
+        } else {
+            let whole = first.further(cut as u64 * size(level));
+            match self.table_for(m, whole, level + 1, at) {
+                Ok(below) => Some(below),
+                Err(error) => {
+                    m.release(table);
+                    return Err(error);
+                }
+            }
+        };
+        self.tables += 1;
+        let group_at_cut = at & (size(level) * GROUP_LEN as u64 - 1) != 0;
+        let entries = m.entries(table);
+        for (slot, entry) in entries.iter().enumerate() {
+            let leaf = first.further(slot as u64 * size(level));
+            let separate = group_at_cut && slot / GROUP_LEN == cut / GROUP_LEN;
+            store(entry, if separate { leaf } else { leaf.contiguous() });
+        }
+        if let Some(below) = below {
+            store(&entries[cut], Descriptor::table(below));
+        }
+        m.written(entries);
+        add_live(m, table, TABLE_LEN);
+        Ok(table)
+    }
+}

@@ -1,0 +1,121 @@
+//! Levels, sizes and indices of the 4 KiB granule (D8.2).
+
+use crate::InputAddress;
+use core::marker::PhantomData;
+
+/// The level whose entries are pages.
+pub(crate) const LAST_LEVEL: u8 = 3;
+/// The largest output address that entries of this format hold.
+pub(crate) const OUTPUT_BITS: u32 = 48;
+/// Entries in a table.
+pub(crate) const TABLE_LEN: usize = 512;
+/// Entries in a contiguous group (D8.7.1), at levels 2 and 3 alike.
+pub(crate) const GROUP_LEN: usize = 16;
+
+/// log2 of the bytes that one entry of `level` covers.
+pub(crate) const fn shift(level: u8) -> u32 {
+    39 - 9 * level as u32
+}
+
+/// The bytes that one entry of `level` covers.
+pub(crate) const fn size(level: u8) -> u64 {
+    1 << shift(level)
+}
+
+/// The slot that translates `at` in a table of `level`.
+pub(crate) const fn index(at: u64, level: u8) -> usize {
+    (at >> shift(level)) as usize & (TABLE_LEN - 1)
+}
+
+/// The offset from which on `slot` translates, in the table of `level` that translates `at`.
+pub(crate) const fn slot_start(at: u64, level: u8, slot: usize) -> u64 {
+    (at >> shift(level) >> 9 << 9 | slot as u64) << shift(level)
+}
+
+/// The size and place of an input address space.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Input<A> {
+    bits: u8,
+    address: PhantomData<A>,
+}
+
+impl<A: InputAddress> Input<A> {
+    /// Panics unless `bits` is in 25..=48, the sizes that TCR.TxSZ can say without further extensions.
+    pub fn new(bits: u8) -> Self {
+        assert!((25..=48).contains(&bits), "{bits} input bits");
+        Self { bits, address: PhantomData }
+    }
+    pub fn bits(self) -> u8 {
+        self.bits
+    }
+    /// The lowest level whose one table covers the space, so that stage 2 needs no concatenated tables.
+    pub fn start_level(self) -> u8 {
+        4 - (self.bits - 12).div_ceil(9)
+    }
+    /// The number of addresses in the space.
+    pub fn len(self) -> u64 {
+        1 << self.bits
+    }
+    /// How far `at` is from the first address of the space; `None` outside of it. Everything inside this crate
+    /// counts from there, so that a half that ends at the top of the 64 bits needs no special care.
+    pub fn offset(self, at: A) -> Option<u64> {
+        let offset = at.raw().wrapping_sub(self.first());
+        (offset < self.len()).then_some(offset)
+    }
+    /// The address at `offset` from the first one.
+    pub fn address(self, offset: u64) -> A {
+        A::new(self.first() + offset)
+    }
+    /// The entries that a table of `level` has: fewer than 512 only at the root.
+    pub fn entries(self, level: u8) -> usize {
+        if level == self.start_level() { 1 << (u32::from(self.bits) - shift(level)) } else { TABLE_LEN }
+    }
+    fn first(self) -> u64 {
+        if A::UPPER { u64::MAX << self.bits } else { 0 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use addr::{Iova, KernelVa};
+
+    #[test]
+    fn the_start_level_follows_from_the_size() {
+        let cases = [(48, 0), (40, 0), (39, 1), (31, 1), (30, 2), (25, 2)];
+        for (bits, level) in cases {
+            assert_eq!(Input::<Iova>::new(bits).start_level(), level, "{bits}");
+        }
+    }
+
+    #[test]
+    fn offsets_count_from_the_first_address() {
+        let half = Input::<KernelVa>::new(40);
+        let (first, last) = (KernelVa::new(0xffff_ff00_0000_0000), KernelVa::new(u64::MAX));
+        assert_eq!((half.offset(first), half.offset(last)), (Some(0), Some((1 << 40) - 1)));
+        assert_eq!(half.offset(KernelVa::new(first.raw() - 1)), None);
+        assert_eq!(half.address((1 << 40) - 1), last);
+        let space = Input::<Iova>::new(39);
+        assert_eq!(space.offset(Iova::new(0x7f_ffff_ffff)), Some(0x7f_ffff_ffff));
+        assert_eq!(space.offset(Iova::new(0x80_0000_0000)), None);
+    }
+
+    #[test]
+    fn the_root_may_be_short() {
+        assert_eq!([48, 40, 39, 25].map(|bits| Input::<Iova>::new(bits).entries(0)), [512, 2, 512, 512]);
+        assert_eq!([39, 31, 25].map(Input::<Iova>::new).map(|i| i.entries(i.start_level())), [512, 2, 16]);
+    }
+
+    #[test]
+    fn sizes_are_the_granules() {
+        assert_eq!([size(0), size(1), size(2), size(3)], [512 << 30, 1 << 30, 2 << 20, 4096]);
+        let at = 0x1 << 39 | 0x2 << 30 | 0x3 << 21 | 0x1ff << 12;
+        assert_eq!([index(at, 0), index(at, 1), index(at, 2), index(at, 3)], [1, 2, 3, 0x1ff]);
+    }
+
+    #[test]
+    #[should_panic(expected = "49 input bits")]
+    fn a_fifth_level_is_refused() {
+        Input::<Iova>::new(49);
+    }
+}

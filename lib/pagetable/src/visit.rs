@@ -1,0 +1,106 @@
+//! Looking at what is mapped.
+
+use crate::descriptor::{Descriptor, Format};
+use crate::geometry::{GROUP_LEN, index, size, slot_start};
+use crate::table::load;
+use crate::unmap::BadRange;
+use crate::{Access, InputAddress, PageTable, TableMemory};
+use addr::{AddrRange, MemoryType, PhysAddr};
+
+/// One page or block.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Leaf<A> {
+    /// The first input address.
+    pub at: A,
+    /// What it translates to.
+    pub to: PhysAddr,
+    /// The size: 4 KiB, 2 MiB or 1 GiB.
+    pub bytes: u64,
+    /// The memory type.
+    pub memory: MemoryType,
+    /// The rights, as asked for in [`Mapping`](crate::Mapping).
+    pub access: Access,
+    /// Whether it is one of an aligned group of sixteen that may share a TLB entry.
+    pub contiguous: bool,
+}
+
+impl<A: InputAddress> Leaf<A> {
+    /// What `at`, an address in this leaf, translates to.
+    pub fn translate(&self, at: A) -> PhysAddr {
+        self.to + (at.raw() - self.at.raw())
+    }
+    /// Its output addresses.
+    pub fn output(&self) -> AddrRange<PhysAddr> {
+        AddrRange::new(self.to, self.to + self.bytes)
+    }
+    /// The bytes that may share one TLB entry with it: the group's, or its own.
+    pub fn reach(&self) -> u64 {
+        if self.contiguous { self.bytes * GROUP_LEN as u64 } else { self.bytes }
+    }
+}
+
+impl<F: Format, A: InputAddress> PageTable<F, A> {
+    /// The leaf that translates `at`, if one does: what a walker finds once it sees all stores.
+    pub fn translate<M: TableMemory>(&self, m: &M, at: A) -> Option<Leaf<A>> {
+        let offset = self.input.offset(at)?;
+        let (mut table, mut level) = (self.root, self.start_level);
+        loop {
+            let slot = index(offset, level);
+            let entry = load(&m.entries(table)[slot]);
+            if !entry.is_valid() {
+                return None;
+            }
+            if !entry.is_table(level) {
+                return Some(self.leaf(entry, level, slot_start(offset, level, slot)));
+            }
+            (table, level) = (entry.output(), level + 1);
+        }
+    }
+
+    /// Shows every leaf that has an address in `range`, whole, from the lowest up. A range that leaves the input
+    /// address space or is of broken pages has none.
+    pub fn leaves<M: TableMemory>(&self, m: &M, range: AddrRange<A>, mut visit: impl FnMut(Leaf<A>)) {
+        match self.offsets(range) {
+            Ok((first, end)) if first < end => {
+                self.visit(m, self.root, self.start_level, (first, end - 1), &mut visit);
+            }
+            Ok(_) | Err(BadRange) => {}
+        }
+    }
+
+    /// Shows every leaf there is, from the lowest up.
+    pub fn all_leaves<M: TableMemory>(&self, m: &M, mut visit: impl FnMut(Leaf<A>)) {
+        self.visit(m, self.root, self.start_level, (0, self.input.len() - 1), &mut visit);
+    }
+
+    fn visit<M: TableMemory>(
+        &self,
+        m: &M,
+        table: PhysAddr,
+        level: u8,
+        (first, last): (u64, u64),
+        visit: &mut impl FnMut(Leaf<A>),
+    ) {
+        for slot in index(first, level)..=index(last, level) {
+            let entry = load(&m.entries(table)[slot]);
+            let start = slot_start(first, level, slot);
+            if entry.is_table(level) {
+                let part = (first.max(start), last.min(start + size(level) - 1));
+                self.visit(m, entry.output(), level + 1, part, visit);
+            } else if entry.is_valid() {
+                visit(self.leaf(entry, level, start));
+            }
+        }
+    }
+
+    fn leaf(&self, entry: Descriptor, level: u8, start: u64) -> Leaf<A> {
+        Leaf {
+            at: self.input.address(start),
+            to: entry.output(),
+            bytes: size(level),
+            memory: F::memory(entry),
+            access: F::access::<A>(entry),
+            contiguous: entry.is_contiguous(),
+        }
+    }
+}
