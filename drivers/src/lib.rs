@@ -9,4 +9,6 @@ extern crate alloc;
 
 #[cfg(not(target_os = "none"))]
 pub mod fake;
+pub mod gic;
 pub mod mmio;
+pub mod pcie;

@@ -1,3 +1,7 @@
 //! Policy: who gets which memory, and the order of things.
 
-#![no_std]
+#![cfg_attr(not(test), no_std)]
+
+extern crate alloc;
+
+pub mod board;

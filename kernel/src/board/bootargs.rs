@@ -1,0 +1,236 @@
+//! The boot arguments.
+//!
+//! | argument | meaning |
+//! |---|---|
+//! | `selftest[=GLOB]` | run the self-tests whose names match, then power off |
+//! | `bench[=GLOB]` | run the benchmarks whose names match, then power off |
+//! | `init=PATH` | the first program; what follows ` -- ` are its arguments |
+//! | `lowmem=SIZE` | memory to keep in the linear map |
+//! | `vmalloc=SIZE` | address space for kernel mappings |
+//! | `iommu=off` | give devices physical addresses |
+//! | `dma.trace` | a line for each DMA event |
+//! | `loglevel=N` | Linux's numbers: print what is more urgent than N, 4 for errors to 8 for debugging (9: everything) |
+//!
+//! Of an argument given twice, the last counts, as in Linux.
+
+use super::Glob;
+use addr::{SizeError, parse_size};
+use core::fmt;
+use log::LevelFilter;
+
+/// What is wrong with a value.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Why {
+    /// There is none, and the argument needs one.
+    Missing,
+    /// There is one, and the argument takes none.
+    Unwanted,
+    /// It is no size.
+    Size(SizeError),
+    /// It is something else than these.
+    NotOneOf(&'static str),
+    /// It is no absolute path.
+    NotAbsolute,
+}
+
+/// A known argument with a bad value.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct BadArgument<'a> {
+    /// The argument, as given.
+    pub argument: &'a str,
+    /// What is wrong with it.
+    pub why: Why,
+}
+
+impl fmt::Display for BadArgument<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "bad boot argument \"{}\": ", self.argument)?;
+        match self.why {
+            Why::Missing => write!(f, "it needs a value"),
+            Why::Unwanted => write!(f, "it takes no value"),
+            Why::Size(SizeError::Malformed) => write!(f, "not a size such as 256M"),
+            Why::Size(SizeError::TooLarge) => write!(f, "a size of more than 64 bits"),
+            Why::NotOneOf(values) => write!(f, "it takes {values}"),
+            Why::NotAbsolute => write!(f, "the path must start with /"),
+        }
+    }
+}
+
+impl core::error::Error for BadArgument<'_> {}
+
+/// The boot arguments, understood.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct BootArgs<'a> {
+    /// Which self-tests to run.
+    pub selftest: Option<Glob<'a>>,
+    /// Which benchmarks to run.
+    pub bench: Option<Glob<'a>>,
+    /// The first program.
+    pub init: Option<&'a str>,
+    /// Bytes to keep in the linear map.
+    pub lowmem: Option<u64>,
+    /// Bytes of address space for kernel mappings.
+    pub vmalloc: Option<u64>,
+    /// Whether to leave IOMMUs alone.
+    pub iommu_off: bool,
+    /// Whether to print DMA events.
+    pub dma_trace: bool,
+    /// What to print.
+    pub log_level: Option<LevelFilter>,
+    /// The text before and behind ` -- `.
+    own: &'a str,
+    init_args: &'a str,
+}
+
+impl<'a> BootArgs<'a> {
+    /// Reads the boot arguments; fails at the first known one with a bad value.
+    pub fn parse(text: &'a str) -> Result<Self, BadArgument<'a>> {
+        let (own, init_args) = split_at_dashes(text);
+        let mut args = Self { own, init_args, ..Self::default() };
+        for argument in own.split_whitespace() {
+            args.take(argument).map_err(|why| BadArgument { argument, why })?;
+        }
+        Ok(args)
+    }
+
+    /// The arguments that nobody knows, each worth a warning.
+    pub fn unknown(&self) -> impl Iterator<Item = &'a str> + use<'a> {
+        self.own.split_whitespace().filter(|argument| Self::default().take(argument) == Ok(false))
+    }
+
+    /// The first program's own arguments.
+    pub fn init_args(&self) -> impl Iterator<Item = &'a str> + use<'a> {
+        self.init_args.split_whitespace()
+    }
+
+    /// Takes one argument; whether it is known.
+    fn take(&mut self, argument: &'a str) -> Result<bool, Why> {
+        let (name, value) = match argument.split_once('=') {
+            Some((name, value)) => (name, Some(value)),
+            None => (argument, None),
+        };
+        match name {
+            "selftest" => self.selftest = Some(glob(value)?),
+            "bench" => self.bench = Some(glob(value)?),
+            "init" => self.init = Some(path(value)?),
+            "lowmem" => self.lowmem = Some(size(value)?),
+            "vmalloc" => self.vmalloc = Some(size(value)?),
+            "iommu" => self.iommu_off = off(value)?,
+            "dma.trace" => self.dma_trace = flag(value)?,
+            "loglevel" => self.log_level = Some(level(value)?),
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+}
+
+/// The text before the first `--` that stands alone, and behind it.
+fn split_at_dashes(text: &str) -> (&str, &str) {
+    let start = text.as_ptr() as usize;
+    match text.split_whitespace().find(|&word| word == "--") {
+        Some(dashes) => {
+            let at = dashes.as_ptr() as usize - start;
+            (&text[..at], &text[at + dashes.len()..])
+        }
+        None => (text, ""),
+    }
+}
+
+fn filled(value: Option<&str>) -> Result<&str, Why> {
+    value.filter(|value| !value.is_empty()).ok_or(Why::Missing)
+}
+
+fn glob(value: Option<&str>) -> Result<Glob<'_>, Why> {
+    value.map_or(Ok(Glob::ALL), |value| filled(Some(value)).map(Glob::new))
+}
+
+fn path(value: Option<&str>) -> Result<&str, Why> {
+    let path = filled(value)?;
+    if path.starts_with('/') { Ok(path) } else { Err(Why::NotAbsolute) }
+}
+
+fn size(value: Option<&str>) -> Result<u64, Why> {
+    parse_size(filled(value)?).map_err(Why::Size)
+}
+
+fn off(value: Option<&str>) -> Result<bool, Why> {
+    if filled(value)? == "off" { Ok(true) } else { Err(Why::NotOneOf("off")) }
+}
+
+fn flag(value: Option<&str>) -> Result<bool, Why> {
+    if value.is_none() { Ok(true) } else { Err(Why::Unwanted) }
+}
+
+fn level(value: Option<&str>) -> Result<LevelFilter, Why> {
+    match filled(value)? {
+        "0" | "1" | "2" | "3" => Ok(LevelFilter::Off),
+        "4" => Ok(LevelFilter::Error),
+        "5" | "6" => Ok(LevelFilter::Warn),
+        "7" => Ok(LevelFilter::Info),
+        "8" => Ok(LevelFilter::Debug),
+        "9" => Ok(LevelFilter::Trace),
+        _ => Err(Why::NotOneOf("0 to 9")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_argument_is_understood() {
+        let text =
+            "selftest=smmu* bench init=/bin/x lowmem=256M  vmalloc=0x10k iommu=off dma.trace loglevel=8";
+        let expected = BootArgs {
+            selftest: Some(Glob::new("smmu*")),
+            bench: Some(Glob::ALL),
+            init: Some("/bin/x"),
+            lowmem: Some(256 << 20),
+            vmalloc: Some(16 << 10),
+            iommu_off: true,
+            dma_trace: true,
+            log_level: Some(LevelFilter::Debug),
+            own: text,
+            init_args: "",
+        };
+        assert_eq!(BootArgs::parse(text), Ok(expected));
+        assert_eq!(expected.unknown().count(), 0);
+        assert_eq!(BootArgs::parse("selftest=a selftest=b").unwrap().selftest, Some(Glob::new("b")));
+    }
+
+    #[test]
+    fn what_follows_the_dashes_belongs_to_init() {
+        let args = BootArgs::parse("init=/bin/x -- selftest=y  --fast -- z").unwrap();
+        assert_eq!((args.selftest, args.init), (None, Some("/bin/x")));
+        assert_eq!(args.init_args().collect::<Vec<_>>(), ["selftest=y", "--fast", "--", "z"]);
+        assert_eq!(BootArgs::parse("--").unwrap().init_args().count(), 0);
+    }
+
+    #[test]
+    fn unknown_arguments_are_listed() {
+        let args = BootArgs::parse("quiet --x selftests root=/dev/vda lowmem=1G init=/x").unwrap();
+        assert_eq!(args.unknown().collect::<Vec<_>>(), ["quiet", "--x", "selftests", "root=/dev/vda"]);
+        assert_eq!(BootArgs::parse(""), Ok(BootArgs::default()));
+    }
+
+    #[test]
+    fn a_bad_value_is_named() {
+        let cases = [
+            ("selftest=", Why::Missing),
+            ("init", Why::Missing),
+            ("init=bin/x", Why::NotAbsolute),
+            ("lowmem=12X", Why::Size(SizeError::Malformed)),
+            ("vmalloc=99999999T", Why::Size(SizeError::TooLarge)),
+            ("vmalloc", Why::Missing),
+            ("iommu=on", Why::NotOneOf("off")),
+            ("dma.trace=1", Why::Unwanted),
+            ("loglevel=10", Why::NotOneOf("0 to 9")),
+        ];
+        for (argument, why) in cases {
+            let text = format!("bench {argument} dma.trace");
+            assert_eq!(BootArgs::parse(&text), Err(BadArgument { argument, why }));
+        }
+        let error = BootArgs::parse("lowmem=lots").unwrap_err();
+        assert_eq!(error.to_string(), "bad boot argument \"lowmem=lots\": not a size such as 256M");
+    }
+}

@@ -1,0 +1,159 @@
+//! The tree of QEMU's `virt` board with GICv3 and SMMUv3, as far as the kernel reads it; tests change it as they need.
+
+use dtoolkit::Node;
+use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeNodeBuilder, DeviceTreeProperty};
+
+pub const CLOCK: u32 = 0x8000;
+pub const GIC: u32 = 0x8003;
+pub const ITS: u32 = 0x8004;
+pub const SMMU: u32 = 0x8005;
+
+pub fn bytes(name: &str, value: &[u8]) -> DeviceTreeProperty {
+    DeviceTreeProperty::new(name, value).unwrap()
+}
+
+pub fn cells(name: &str, value: &[u32]) -> DeviceTreeProperty {
+    DeviceTreeProperty::new(name, value).unwrap()
+}
+
+/// A property of one or more strings, separated by zeroes.
+pub fn text(name: &str, value: &str) -> DeviceTreeProperty {
+    DeviceTreeProperty::new(name, value).unwrap()
+}
+
+pub fn node(name: &str) -> DeviceTreeNodeBuilder {
+    DeviceTreeNode::builder(name).unwrap()
+}
+
+pub fn virt() -> DeviceTree {
+    let mut tree = DeviceTree::new();
+    let root = &mut tree.root;
+    for property in [
+        cells("interrupt-parent", &[GIC]),
+        cells("dma-coherent", &[]),
+        text("model", "linux,dummy-virt"),
+        cells("#size-cells", &[2]),
+        cells("#address-cells", &[2]),
+        text("compatible", "linux,dummy-virt"),
+    ] {
+        root.add_property(property);
+    }
+    let psci = node("psci").property(text("method", "smc"));
+    root.add_child(psci.property(text("compatible", "arm,psci-1.0\0arm,psci-0.2\0arm,psci")).build());
+    let memory = node("memory@40000000").property(cells("reg", &[0, 0x4000_0000, 0, 0x4000_0000]));
+    root.add_child(memory.property(text("device_type", "memory")).build());
+    root.add_child(cpus());
+    root.add_child(gic());
+    root.add_child(smmu());
+    root.add_child(pcie());
+    root.add_child(uart());
+    let timer = node("timer").property(text("compatible", "arm,armv8-timer\0arm,armv7-timer"));
+    root.add_child(timer.property(cells("interrupts", &[1, 13, 4, 1, 14, 4, 1, 11, 4, 1, 10, 4])).build());
+    let clock = node("apb-pclk").property(cells("phandle", &[CLOCK])).property(cells("#clock-cells", &[0]));
+    root.add_child(clock.property(text("compatible", "fixed-clock")).build());
+    root.add_child(node("aliases").property(text("serial0", "/pl011@9000000")).build());
+    root.add_child(node("chosen").property(text("stdout-path", "/pl011@9000000")).build());
+    tree
+}
+
+fn cpus() -> DeviceTreeNode {
+    let cpu = |number: u32| {
+        node(&format!("cpu@{number}"))
+            .property(cells("reg", &[number]))
+            .property(text("device_type", "cpu"))
+            .property(text("enable-method", "psci"))
+            .build()
+    };
+    let map = node("cpu-map").child(node("socket0").build()).build();
+    let cpus = node("cpus").property(cells("#address-cells", &[1])).property(cells("#size-cells", &[0]));
+    cpus.child(map).child(cpu(0)).child(cpu(1)).build()
+}
+
+fn gic() -> DeviceTreeNode {
+    let its = node("its@8080000")
+        .property(cells("phandle", &[ITS]))
+        .property(cells("reg", &[0, 0x808_0000, 0, 0x2_0000]))
+        .property(cells("msi-controller", &[]))
+        .property(text("compatible", "arm,gic-v3-its"));
+    node("intc@8000000")
+        .property(cells("phandle", &[GIC]))
+        .property(cells("interrupts", &[1, 9, 4]))
+        .property(cells("reg", &[0, 0x800_0000, 0, 0x1_0000, 0, 0x80a_0000, 0, 0xf6_0000]))
+        .property(cells("#redistributor-regions", &[1]))
+        .property(text("compatible", "arm,gic-v3"))
+        .property(cells("ranges", &[]))
+        .property(cells("#size-cells", &[2]))
+        .property(cells("#address-cells", &[2]))
+        .property(cells("interrupt-controller", &[]))
+        .property(cells("#interrupt-cells", &[3]))
+        .child(its.build())
+        .build()
+}
+
+/// Turns the interrupt controller into the board's GICv2.
+pub fn make_gic_v2(tree: &mut DeviceTree) {
+    let node = find(tree, "/intc");
+    node.add_property(text("compatible", "arm,cortex-a15-gic"));
+    node.add_property(cells("reg", &[0, 0x800_0000, 0, 0x1_0000, 0, 0x801_0000, 0, 0x1_0000]));
+}
+
+fn smmu() -> DeviceTreeNode {
+    node("smmuv3@9050000")
+        .property(cells("phandle", &[SMMU]))
+        .property(cells("#iommu-cells", &[1]))
+        .property(cells("dma-coherent", &[]))
+        .property(text("interrupt-names", "eventq\0priq\0cmdq-sync\0gerror"))
+        .property(cells("interrupts", &[0, 74, 1, 0, 75, 1, 0, 76, 1, 0, 77, 1]))
+        .property(cells("reg", &[0, 0x905_0000, 0, 0x2_0000]))
+        .property(text("compatible", "arm,smmu-v3"))
+        .build()
+}
+
+fn pcie() -> DeviceTreeNode {
+    let mut map = Vec::new();
+    for device in 0..4 {
+        for pin in 0..4 {
+            map.extend([device << 11, 0, 0, pin + 1, GIC, 0, 0, 0, 3 + (device + pin) % 4, 4]);
+        }
+    }
+    let ranges = [
+        [0x100_0000, 0, 0, 0, 0x3eff_0000, 0, 0x1_0000],
+        [0x200_0000, 0, 0x1000_0000, 0, 0x1000_0000, 0, 0x2eff_0000],
+        [0x300_0000, 0x80, 0, 0x80, 0, 0x80, 0],
+    ];
+    node("pcie@10000000")
+        .property(cells("iommu-map", &[0, SMMU, 0, 0x1_0000]))
+        .property(cells("interrupt-map-mask", &[0x1800, 0, 0, 7]))
+        .property(cells("interrupt-map", &map))
+        .property(cells("#interrupt-cells", &[1]))
+        .property(cells("ranges", ranges.as_flattened()))
+        .property(cells("reg", &[0x40, 0x1000_0000, 0, 0x1000_0000]))
+        .property(cells("msi-map", &[0, ITS, 0, 0x1_0000]))
+        .property(cells("dma-coherent", &[]))
+        .property(cells("bus-range", &[0, 0xff]))
+        .property(cells("linux,pci-domain", &[0]))
+        .property(cells("#size-cells", &[2]))
+        .property(cells("#address-cells", &[3]))
+        .property(text("device_type", "pci"))
+        .property(text("compatible", "pci-host-ecam-generic"))
+        .build()
+}
+
+fn uart() -> DeviceTreeNode {
+    node("pl011@9000000")
+        .property(cells("interrupts", &[0, 1, 4]))
+        .property(text("compatible", "arm,pl011\0arm,primecell"))
+        .property(cells("reg", &[0, 0x900_0000, 0, 0x1000]))
+        .build()
+}
+
+/// The node at `path`, whose names may lack their unit addresses.
+pub fn find<'m>(model: &'m mut DeviceTree, path: &str) -> &'m mut DeviceTreeNode {
+    path.split('/').filter(|name| !name.is_empty()).fold(&mut model.root, |node, name| {
+        let matches = |child: &&mut DeviceTreeNode| {
+            let full: &str = (**child).name();
+            full == name || full.split('@').next() == Some(name)
+        };
+        node.children_mut().find(matches).unwrap_or_else(|| panic!("no {name} in {path}"))
+    })
+}

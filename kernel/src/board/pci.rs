@@ -1,0 +1,239 @@
+//! PCI host bridges with ECAM (`pci-host-ecam-generic`).
+
+use super::interrupts::decode;
+use super::place::Cells;
+use super::{Place, Reason, Tree};
+use addr::{AddrRange, PhysAddr};
+use alloc::vec::Vec;
+use core::ops::RangeInclusive;
+use drivers::pcie::{
+    HostDescription, HostWindow, InterruptMap, InterruptRoute, Phandle, RequesterMap, RequesterRange, Space,
+};
+
+/// Configuration space of one bus.
+const BUS_BYTES: u64 = 1 << 20;
+
+impl<'a> Tree<'a> {
+    /// The PCI host bridges.
+    pub fn pci_hosts(&self) -> impl Iterator<Item = (Place<'a>, Result<HostDescription, Reason>)> + use<'a> {
+        let tree = *self;
+        self.compatible(&["pci-host-ecam-generic"]).map(move |place| (place, tree.pci_host(&place)))
+    }
+
+    fn pci_host(&self, place: &Place<'a>) -> Result<HostDescription, Reason> {
+        let (ecam, buses) = config_space(place)?;
+        Ok(HostDescription {
+            ecam,
+            buses,
+            domain: place.cell("linux,pci-domain").unwrap_or(0),
+            windows: windows(place)?,
+            interrupts: self.interrupt_map(place)?,
+            iommu: requester_map(place, ["iommu-map", "iommu-map-mask"])?,
+            msi: requester_map(place, ["msi-map", "msi-map-mask"])?,
+            coherent: place.is_coherent(),
+        })
+    }
+
+    /// The `interrupt-map` (Devicetree specification, 2.4.3): child unit address and interrupt, parent, parent unit
+    /// address and interrupt. Lines that lead to something else than a GIC are passed over.
+    fn interrupt_map(&self, place: &Place<'a>) -> Result<InterruptMap, Reason> {
+        const NAME: &str = "interrupt-map";
+        if place.property(NAME).is_none() {
+            return Ok(InterruptMap::default());
+        }
+        let mut cells = place.cells(NAME).ok_or(Reason::Malformed(NAME))?;
+        let (requester_mask, pin_mask) = interrupt_mask(place)?;
+        let mut routes = Vec::new();
+        while !cells.is_empty() {
+            let route = self.interrupt_route(&mut cells, requester_mask, pin_mask)?;
+            routes.extend(route);
+        }
+        Ok(InterruptMap { requester_mask, pin_mask, routes })
+    }
+
+    fn interrupt_route(
+        &self,
+        cells: &mut Cells<'_>,
+        requester_mask: u16,
+        pin_mask: u8,
+    ) -> Result<Option<InterruptRoute>, Reason> {
+        let short = Reason::Malformed("interrupt-map");
+        let unit = cells.split(3).and_then(|mut unit| unit.next()).ok_or(short)?;
+        let pin = cells.next().ok_or(short)?;
+        let parent = Phandle(cells.next().ok_or(short)?);
+        let place = self.by_phandle(parent).ok_or(Reason::NoSuchNode(parent))?;
+        // Unlike for `reg`, a missing #address-cells counts as 0 here.
+        cells.split(place.cell("#address-cells").unwrap_or(0) as usize).ok_or(short)?;
+        let mut interrupt = cells.split(place.interrupt_cells()).ok_or(short)?;
+        if self.gic(parent).is_err() {
+            return Ok(None);
+        }
+        let interrupt = decode(&mut interrupt)?;
+        let requester = (unit >> 8) as u16 & requester_mask;
+        Ok(Some(InterruptRoute { requester, pin: pin as u8 & pin_mask, interrupt }))
+    }
+}
+
+/// The configuration space and the bus numbers it holds.
+fn config_space(place: &Place<'_>) -> Result<(AddrRange<PhysAddr>, RangeInclusive<u8>), Reason> {
+    let ecam = place.reg(0)?;
+    let buses = match place.cells("bus-range") {
+        None => 0..=255,
+        Some(mut cells) => {
+            let mut number = || cells.next().and_then(|bus| u8::try_from(bus).ok());
+            let (first, last) = (number(), number());
+            first
+                .zip(last)
+                .filter(|(first, last)| first <= last)
+                .map(|(first, last)| first..=last)
+                .ok_or(Reason::Malformed("bus-range"))?
+        }
+    };
+    let count = buses.len() as u64;
+    if ecam.len() < count * BUS_BYTES {
+        return Err(Reason::EcamTooSmall { len: ecam.len(), buses: count as u32 });
+    }
+    Ok((ecam, buses))
+}
+
+/// The `ranges`: a cell of flags, two of bus address, the parent's of CPU address, and the length.
+fn windows(place: &Place<'_>) -> Result<Vec<HostWindow>, Reason> {
+    const NAME: &str = "ranges";
+    place.property(NAME).ok_or(Reason::Missing(NAME))?;
+    let mut cells = place.cells(NAME).ok_or(Reason::Malformed(NAME))?;
+    let bus = place.parent().ok_or(Reason::Malformed(NAME))?;
+    let mut windows = Vec::new();
+    while !cells.is_empty() {
+        windows.extend(window(&mut cells, &bus, place.size_cells())?);
+    }
+    Ok(windows)
+}
+
+fn window(cells: &mut Cells<'_>, parent: &Place<'_>, size: usize) -> Result<Option<HostWindow>, Reason> {
+    let short = Reason::Malformed("ranges");
+    let flags = cells.next().ok_or(short)?;
+    let bus = cells.take(2).ok_or(short)?;
+    let cpu = cells.take(parent.address_cells()).ok_or(short)?;
+    let len = cells.take(size).ok_or(short)?;
+    let space = match flags >> 24 & 3 {
+        1 => Space::Io,
+        2 => Space::Memory32,
+        3 => Space::Memory64,
+        // Configuration space: `reg` says it better.
+        _ => return Ok(None),
+    };
+    let cpu = super::address::to_cpu(parent, cpu, len)?.start();
+    bus.checked_add(len).ok_or(Reason::PastTheEnd { start: bus, len })?;
+    Ok(Some(HostWindow { space, prefetchable: flags & 1 << 30 != 0, bus, cpu, len }))
+}
+
+/// The masks for an interrupt map's requester id and pin.
+fn interrupt_mask(place: &Place<'_>) -> Result<(u16, u8), Reason> {
+    const NAME: &str = "interrupt-map-mask";
+    let Some(mut mask) = place.cells(NAME) else { return Ok((u16::MAX, u8::MAX)) };
+    let unit = mask.split(3).and_then(|mut unit| unit.next());
+    match (unit, mask.next()) {
+        (Some(unit), Some(pin)) => Ok(((unit >> 8) as u16, pin as u8)),
+        _ => Err(Reason::Malformed(NAME)),
+    }
+}
+
+/// An `iommu-map` or `msi-map`: requester id, controller, id there, length.
+fn requester_map(place: &Place<'_>, [name, mask]: [&'static str; 2]) -> Result<RequesterMap, Reason> {
+    let mask = place.cell(mask).map_or(u16::MAX, |mask| mask as u16);
+    if place.property(name).is_none() {
+        return Ok(RequesterMap { mask, ranges: Vec::new() });
+    }
+    let mut cells =
+        place.cells(name).filter(|cells| cells.len().is_multiple_of(4)).ok_or(Reason::Malformed(name))?;
+    let mut ranges = Vec::new();
+    while let (Some(first), Some(controller), Some(base), Some(len)) =
+        (cells.next(), cells.next(), cells.next(), cells.next())
+    {
+        let first = u16::try_from(first).map_err(|_| Reason::Malformed(name))?;
+        ranges.push(RequesterRange { first, len, controller: Phandle(controller), base });
+    }
+    Ok(RequesterMap { mask, ranges })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture;
+    use super::*;
+    use drivers::gic::{IntId, Interrupt, Trigger};
+    use drivers::pcie::Bdf;
+
+    fn host(change: &[(&str, &[u32])]) -> Result<HostDescription, Reason> {
+        let mut model = fixture::virt();
+        let node = fixture::find(&mut model, "/pcie");
+        for (name, cells) in change {
+            node.add_property(fixture::cells(name, cells));
+        }
+        let blob = model.to_dtb();
+        Tree::new(&blob).unwrap().pci_hosts().next().unwrap().1
+    }
+
+    #[test]
+    fn the_host_of_the_virt_board_is_read() {
+        let host = host(&[]).unwrap();
+        assert_eq!((host.ecam.start().raw(), host.ecam.len()), (0x40_1000_0000, 256 << 20));
+        assert_eq!((host.buses.clone(), host.domain, host.coherent), (0..=255, 0, true));
+        let window = |space, bus, cpu, len| HostWindow {
+            space,
+            prefetchable: false,
+            bus,
+            cpu: PhysAddr::new(cpu),
+            len,
+        };
+        let windows = [
+            window(Space::Io, 0, 0x3eff_0000, 0x1_0000),
+            window(Space::Memory32, 0x1000_0000, 0x1000_0000, 0x2eff_0000),
+            window(Space::Memory64, 0x80_0000_0000, 0x80_0000_0000, 0x80_0000_0000),
+        ];
+        assert_eq!(host.windows, windows);
+        assert_eq!(host.iommu.lookup(0x0108), Some((Phandle(fixture::SMMU), 0x0108)));
+        assert_eq!(host.msi.lookup(0xffff), Some((Phandle(fixture::ITS), 0xffff)));
+    }
+
+    #[test]
+    fn pins_are_swizzled_by_the_map() {
+        let interrupts = host(&[]).unwrap().interrupts;
+        let spi = |number| Some(Interrupt { id: IntId::spi(number), trigger: Trigger::Level });
+        for (device, pin, number) in [(0, 1, 3), (0, 4, 6), (1, 1, 4), (2, 3, 3), (3, 4, 5), (5, 1, 4)] {
+            assert_eq!(
+                interrupts.lookup(Bdf::new(0, device, 0), pin),
+                spi(number),
+                "device {device} pin {pin}"
+            );
+        }
+        assert_eq!(interrupts.lookup(Bdf::new(0, 0, 0), 5), None);
+        assert_eq!(
+            host(&[("interrupt-map", &[0, 0, 0, 1, fixture::CLOCK, 7])]).unwrap().interrupts.routes,
+            []
+        );
+    }
+
+    #[test]
+    fn a_host_that_makes_no_sense_is_refused() {
+        let cases: [(&str, &[u32], Reason); 11] = [
+            ("bus-range", &[1, 0], Reason::Malformed("bus-range")),
+            ("bus-range", &[0, 256], Reason::Malformed("bus-range")),
+            ("bus-range", &[0], Reason::Malformed("bus-range")),
+            ("reg", &[0x40, 0x1000_0000, 0, 0x100_0000], Reason::EcamTooSmall { len: 16 << 20, buses: 256 }),
+            ("ranges", &[0x0200_0000, 0, 1], Reason::Malformed("ranges")),
+            (
+                "ranges",
+                &[0x0300_0000, u32::MAX, 0, 0, 0, 2, 0],
+                Reason::PastTheEnd { start: 0xffff_ffff_0000_0000, len: 2 << 32 },
+            ),
+            ("interrupt-map", &[0, 0, 0, 1, 0x77, 0], Reason::NoSuchNode(Phandle(0x77))),
+            ("interrupt-map", &[0, 0, 0, 1, fixture::GIC, 0, 0, 0], Reason::Malformed("interrupt-map")),
+            ("interrupt-map-mask", &[0], Reason::Malformed("interrupt-map-mask")),
+            ("iommu-map", &[0, fixture::SMMU, 0], Reason::Malformed("iommu-map")),
+            ("iommu-map", &[0x1_0000, fixture::SMMU, 0, 1], Reason::Malformed("iommu-map")),
+        ];
+        for (name, cells, reason) in cases {
+            assert_eq!(host(&[(name, cells)]), Err(reason), "{name} {cells:?}");
+        }
+    }
+}
