@@ -79,7 +79,7 @@ pub struct SecondaryArgs {
 #[cfg(target_os = "none")]
 mod target {
     use super::*;
-    use crate::{barrier, cpu, exception};
+    use crate::{barrier, cache, cpu, exception};
     use aarch64_cpu::registers::{TTBR0_EL1, Writeable};
     use addr::{Address, PAGE_SIZE};
     use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -154,6 +154,7 @@ mod target {
         static __emergency_stacks: u8;
 
         fn secondary_start();
+        fn idmap_replace_ttbr1();
     }
 
     #[expect(improper_ctypes, reason = "both sides are Rust, and only a pointer crosses")]
@@ -206,6 +207,39 @@ mod target {
     /// Where CPU_ON has to send a CPU, with the physical address of its [`SecondaryArgs`] as context.
     pub fn secondary_entry() -> PhysAddr {
         image_phys(KernelVa::new(secondary_start as *const () as u64))
+    }
+
+    /// The tables that map one page of code at its physical address, for TTBR0.
+    pub(crate) fn identity_root() -> PhysAddr {
+        table_phys(&IDENTITY_TABLES)
+    }
+
+    /// The code in that page which changes TTBR1 (boot.s).
+    pub(crate) fn replace_ttbr1_code() -> PhysAddr {
+        image_phys(KernelVa::new(idmap_replace_ttbr1 as *const () as u64))
+    }
+
+    /// A table with nothing in it.
+    pub(crate) fn no_tables() -> PhysAddr {
+        table_phys(&NO_USER)
+    }
+
+    /// Sends the CPU with this affinity, which boot.s holds at EL3, to [`secondary_entry`] with the physical address of its
+    /// [`SecondaryArgs`]. One at a time: the next only when this one is seen to run. Has no effect on a CPU
+    /// that PSCI has to start.
+    pub fn release_parked(affinity: u64, args: PhysAddr) {
+        let line = AddrRange::new(
+            KernelVa::new(core::ptr::from_ref(&PARKED) as u64),
+            KernelVa::new(core::ptr::from_ref(&PARKED) as u64 + size_of::<Parked>() as u64),
+        );
+        // The waiting CPU has its caches off, and must never see the new affinity with the old arguments.
+        PARKED.args.store(0, Relaxed);
+        cache::clean(line);
+        PARKED.affinity.store(affinity, Relaxed);
+        cache::clean(line);
+        PARKED.args.store(args.raw(), Relaxed);
+        cache::clean(line);
+        cpu::sev();
     }
 
     fn table_phys<const N: usize>(table: &'static Tables<N>) -> PhysAddr {
@@ -279,7 +313,7 @@ mod target {
     }
 
     /// Takes the identity map out of TTBR0.
-    fn leave_identity_map() {
+    pub(crate) fn leave_identity_map() {
         TTBR0_EL1.set(table_phys(&NO_USER).raw());
         barrier::isb();
         // SAFETY: drops translations of this CPU, which are walked again on use; the identity map has no user left.
@@ -320,6 +354,7 @@ mod target {
 mod host {
     use super::*;
     use crate::cpu;
+    use crate::fake::{Event, record};
 
     const LOADED_AT: u64 = 0x4020_0000;
 
@@ -357,6 +392,21 @@ mod host {
     /// Where CPU_ON has to send a CPU, with the physical address of its [`SecondaryArgs`] as context.
     pub fn secondary_entry() -> PhysAddr {
         PhysAddr::new(LOADED_AT + 0x40)
+    }
+
+    /// Sends a CPU that boot.s holds at EL3 to [`secondary_entry`].
+    pub fn release_parked(affinity: u64, args: PhysAddr) {
+        record(Event::Release(affinity, args));
+    }
+
+    /// Maps the 2 MiB around `pa` as Device-nGnRE and returns where `pa` is.
+    pub fn map_early_device(pa: PhysAddr) -> KernelVa {
+        EARLY_DEVICES + pa.raw() % (2 << 20)
+    }
+
+    /// Maps the device tree at `pa` read-only; a host has none.
+    pub fn map_early_dtb(pa: PhysAddr) -> Result<AddrRange<KernelVa>, EarlyDtbError> {
+        Err(EarlyDtbError::NoAddress(pa))
     }
 }
 

@@ -399,4 +399,17 @@ enable_mmu:
     isb
     br      x2
 
+// x0 = the new TTBR1, x1 = an empty table; called at its physical address (mmu::replace_ttbr1). Uses no memory, since the
+// stack is in the half that goes away.
+.global idmap_replace_ttbr1
+idmap_replace_ttbr1:
+    msr     ttbr1_el1, x1
+    isb
+    tlbi    vmalle1
+    dsb     nsh
+    isb
+    msr     ttbr1_el1, x0
+    isb
+    ret
+
 .ltorg

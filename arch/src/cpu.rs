@@ -1,15 +1,105 @@
-//! Who am I: this CPU's place in the machine, its own memory, its interrupt mask, waiting and halting.
+//! Who am I: this CPU's place in the machine, what it can do, its interrupt mask, waiting and halting.
+
+use bitflags::bitflags;
 
 /// The most CPUs the kernel starts; linker.ld reserves an emergency stack for each.
 pub const MAX_CPUS: usize = 32;
 /// Bytes of the stack a CPU falls back to when its own overflowed; linker.ld says so too.
 pub const EMERGENCY_STACK_SIZE: u64 = 8 << 10;
 
+bitflags! {
+    /// What the boot CPU has. All CPUs are taken to be alike.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    pub struct Features: u64 {
+        /// FEAT_PAN: the kernel cannot touch a program's pages by an ordinary load or store.
+        const PAN = 1 << 0;
+        /// ASIDs of 16 bits.
+        const ASID16 = 1 << 1;
+        /// FEAT_TLBIRANGE.
+        const TLB_RANGE = 1 << 2;
+        /// FEAT_RNG: random numbers.
+        const RANDOM = 1 << 3;
+        /// FEAT_LSE: atomic read-modify-write instructions.
+        const ATOMICS = 1 << 4;
+        /// FP and SIMD registers.
+        const FP = 1 << 5;
+        /// CRC32 instructions.
+        const CRC32 = 1 << 6;
+        /// The GIC's CPU interface as system registers.
+        const GIC_REGISTERS = 1 << 7;
+    }
+}
+
+impl Features {
+    /// Decodes the ID registers (D24.2).
+    fn decode(ids: &IdRegisters) -> Self {
+        let field = |register: u64, lsb: u32| register >> lsb & 0xf;
+        let mut features = Self::empty();
+        features.set(Self::PAN, field(ids.mmfr1, 20) != 0);
+        features.set(Self::ASID16, field(ids.mmfr0, 4) == 2);
+        features.set(Self::TLB_RANGE, field(ids.isar0, 56) >= 2);
+        features.set(Self::RANDOM, field(ids.isar0, 60) != 0);
+        features.set(Self::ATOMICS, field(ids.isar0, 20) >= 2);
+        features.set(Self::CRC32, field(ids.isar0, 16) != 0);
+        features.set(Self::FP, field(ids.pfr0, 16) != 0xf);
+        features.set(Self::GIC_REGISTERS, field(ids.pfr0, 24) != 0);
+        features
+    }
+}
+
+/// The ID registers that [`Features`] come from.
+#[derive(Clone, Copy, Default)]
+struct IdRegisters {
+    pfr0: u64,
+    isar0: u64,
+    mmfr0: u64,
+    mmfr1: u64,
+}
+
+/// Masks interrupts (PSTATE.I) until the guard is dropped, which puts the mask back as it was. Guards nest.
+pub fn mask_irqs() -> IrqGuard {
+    let guard = IrqGuard { was_masked: irqs_masked() };
+    set_irqs_masked(true);
+    guard
+}
+
+/// Interrupts stay masked on this CPU as long as it lives.
+#[must_use = "interrupts are unmasked again when it is dropped"]
+#[derive(Debug)]
+pub struct IrqGuard {
+    was_masked: bool,
+}
+
+impl Drop for IrqGuard {
+    fn drop(&mut self) {
+        if !self.was_masked {
+            set_irqs_masked(false);
+        }
+    }
+}
+
+/// Takes interrupts from here on.
+pub fn unmask_irqs() {
+    set_irqs_masked(false);
+}
+
+/// Stops this CPU for ever.
+pub fn halt() -> ! {
+    set_irqs_masked(true);
+    loop {
+        wfi();
+    }
+}
+
 #[cfg(target_os = "none")]
 mod target {
     use super::*;
     use crate::boot;
-    use aarch64_cpu::registers::{MPIDR_EL1, Readable, TPIDR_EL1, Writeable};
+    use aarch64_cpu::registers::{
+        DAIF, ID_AA64ISAR0_EL1, ID_AA64MMFR0_EL1, ID_AA64MMFR1_EL1, ID_AA64PFR0_EL1, MPIDR_EL1, Readable,
+        TPIDR_EL1, Writeable,
+    };
+    use core::arch::asm;
     use core::mem::offset_of;
     use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -37,6 +127,8 @@ mod target {
     }
 
     static LOCALS: [CpuLocal; MAX_CPUS] = [const { CpuLocal::new() }; MAX_CPUS];
+    /// [`Features`], read once.
+    static FEATURES: AtomicU64 = AtomicU64::new(0);
 
     /// Makes this CPU number `index`. Panics past [`MAX_CPUS`].
     pub(crate) fn install(index: usize) {
@@ -44,6 +136,30 @@ mod target {
         local.index.store(index as u64, Relaxed);
         local.emergency_stack.store(boot::emergency_stack(index).end().raw(), Relaxed);
         TPIDR_EL1.set(core::ptr::from_ref(local) as u64);
+        if index == 0 {
+            FEATURES.store(Features::decode(&IdRegisters::read()).bits(), Relaxed);
+        }
+    }
+
+    impl IdRegisters {
+        fn read() -> Self {
+            Self {
+                pfr0: ID_AA64PFR0_EL1.get(),
+                isar0: ID_AA64ISAR0_EL1.get(),
+                mmfr0: ID_AA64MMFR0_EL1.get(),
+                mmfr1: ID_AA64MMFR1_EL1.get(),
+            }
+        }
+    }
+
+    /// What the CPUs have.
+    pub fn features() -> Features {
+        Features::from_bits_truncate(FEATURES.load(Relaxed))
+    }
+
+    /// The bits of a physical address that the CPUs put out, at most 48 (PARange).
+    pub fn physical_bits() -> u32 {
+        [32, 36, 40, 42, 44, 48][ID_AA64MMFR0_EL1.read(ID_AA64MMFR0_EL1::PARange).min(5) as usize]
     }
 
     /// This CPU's number, 0 for the boot CPU, below [`MAX_CPUS`].
@@ -58,12 +174,79 @@ mod target {
     pub fn affinity() -> u64 {
         MPIDR_EL1.get() & 0xff_00ff_ffff
     }
+
+    /// Whether interrupts are masked on this CPU.
+    #[inline]
+    pub fn irqs_masked() -> bool {
+        DAIF.is_set(DAIF::I)
+    }
+
+    #[inline]
+    pub(super) fn set_irqs_masked(masked: bool) {
+        // SAFETY: changes PSTATE.I alone. Not `nomem`: accesses stay on their side.
+        unsafe {
+            match masked {
+                true => asm!("msr daifset, #2", options(nostack, preserves_flags)),
+                false => asm!("msr daifclr, #2", options(nostack, preserves_flags)),
+            }
+        }
+    }
+
+    /// Defines a function of one instruction that only waits or wakes.
+    macro_rules! hint {
+        ($(#[$doc:meta])* $name:ident) => {
+            $(#[$doc])*
+            #[inline]
+            pub fn $name() {
+                // SAFETY: a hint.
+                unsafe { asm!(stringify!($name), options(nostack, preserves_flags)) };
+            }
+        };
+    }
+    hint! {
+        /// Sleeps until an interrupt is pending, masked or not.
+        wfi
+    }
+    hint! {
+        /// Sleeps until an event or an interrupt.
+        wfe
+    }
+    hint! {
+        /// Sends all CPUs an event. Issue a [`dsb_ish`](crate::barrier::dsb_ish) first if it announces a store.
+        sev
+    }
+
+    /// 64 random bits from the CPU; `None` where there are none, or none at the moment.
+    pub fn random() -> Option<u64> {
+        if !features().contains(Features::RANDOM) {
+            return None;
+        }
+        let (value, failed): (u64, u64);
+        // SAFETY: reads RNDR (S3_3_C2_C4_0), which sets Z when it has nothing.
+        unsafe {
+            asm!("mrs {}, S3_3_C2_C4_0", "cset {}, eq", out(reg) value, out(reg) failed, options(nostack))
+        };
+        (failed == 0).then_some(value)
+    }
 }
 
-/// On a host every thread is CPU 0.
+/// On a host every thread is CPU 0 of a plain machine.
 #[cfg(not(target_os = "none"))]
-mod host {
-    /// This CPU's number, 0 for the boot CPU, below [`MAX_CPUS`](super::MAX_CPUS).
+mod target {
+    use super::*;
+    use crate::fake::{self, Event};
+
+    /// What the CPUs have.
+    pub fn features() -> Features {
+        Features::decode(&IdRegisters::default())
+    }
+
+    /// The bits of a physical address that the CPUs put out, at most 48 (PARange).
+    pub fn physical_bits() -> u32 {
+        48
+    }
+
+    /// This CPU's number, 0 for the boot CPU, below [`MAX_CPUS`].
     pub fn index() -> usize {
         0
     }
@@ -72,9 +255,70 @@ mod host {
     pub fn affinity() -> u64 {
         0
     }
+
+    /// Whether interrupts are masked on this CPU.
+    pub fn irqs_masked() -> bool {
+        fake::irqs_masked()
+    }
+
+    pub(super) fn set_irqs_masked(masked: bool) {
+        fake::set_irqs_masked(masked);
+    }
+
+    /// Sleeps until an interrupt is pending, masked or not.
+    pub fn wfi() {
+        fake::record(Event::Wait("wfi"));
+    }
+
+    /// Sleeps until an event or an interrupt.
+    pub fn wfe() {
+        fake::record(Event::Wait("wfe"));
+    }
+
+    /// Sends all CPUs an event.
+    pub fn sev() {
+        fake::record(Event::Wait("sev"));
+    }
+
+    /// 64 random bits from the CPU; `None` where there are none, or none at the moment.
+    pub fn random() -> Option<u64> {
+        None
+    }
 }
 
-#[cfg(not(target_os = "none"))]
-pub use host::*;
-#[cfg(target_os = "none")]
+use target::set_irqs_masked;
 pub use target::*;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn interrupt_guards_nest() {
+        unmask_irqs();
+        let outer = mask_irqs();
+        drop(mask_irqs());
+        assert!(irqs_masked(), "the inner guard found them masked and leaves them so");
+        drop(outer);
+        assert!(!irqs_masked());
+    }
+
+    #[test]
+    fn features_of_a_cortex_a53_and_a_neoverse_n1() {
+        let a53 = IdRegisters { pfr0: 0x0000_2222, isar0: 0x0001_1120, mmfr0: 0x0000_1122, mmfr1: 0 };
+        assert_eq!(Features::decode(&a53), Features::ASID16 | Features::FP | Features::CRC32);
+        let n1 = IdRegisters {
+            pfr0: 0x1100_0000_1111_1112,
+            isar0: 0x0000_1000_1021_1120,
+            mmfr0: 0x0000_0000_0010_1125,
+            mmfr1: 0x0000_0000_1021_2122,
+        };
+        let expected = Features::ASID16
+            | Features::FP
+            | Features::CRC32
+            | Features::PAN
+            | Features::ATOMICS
+            | Features::GIC_REGISTERS;
+        assert_eq!(Features::decode(&n1), expected);
+    }
+}

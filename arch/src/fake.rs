@@ -1,25 +1,96 @@
 //! The host's log: what the functions of this crate were asked, in order, one log per thread.
+//!
+//! A test takes the log before and after what it checks and compares:
+//!
+//! ```
+//! use arch::{barrier, fake::{self, Event}, tlb};
+//! use addr::Asid;
+//! tlb::asid(Asid::new(7));
+//! assert_eq!(
+//!     fake::take(),
+//!     [Event::Barrier("dsb_ishst"), Event::TlbAsid(Asid::new(7)), Event::Barrier("dsb_ish"), Event::Barrier("isb")]
+//! );
+//! ```
 
-use std::cell::RefCell;
+use crate::tlb::Level;
+use addr::{AddrRange, Asid, KernelVa, PhysAddr, UserVa};
+use std::cell::{Cell, RefCell};
 use std::vec::Vec;
 
-/// One thing that was asked for.
+/// One thing that was asked for. Barriers inside a function are events of their own, after or around its event.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Event {
-    /// A barrier, by the name of its function.
+    /// A barrier, by the name of its function in [`barrier`](crate::barrier).
     Barrier(&'static str),
+    /// Lines written back to the point of coherency.
+    Clean(AddrRange<KernelVa>),
+    /// Lines dropped.
+    Invalidate(AddrRange<KernelVa>),
+    /// Lines written back and dropped.
+    CleanInvalidate(AddrRange<KernelVa>),
+    /// Memory zeroed.
+    Zero(AddrRange<KernelVa>),
+    /// Instruction fetches made to see earlier stores.
+    SyncInstructions(AddrRange<KernelVa>),
+    /// Kernel translations dropped on all CPUs.
+    TlbKernel(AddrRange<KernelVa>, Level),
+    /// A program's translations dropped on all CPUs.
+    TlbUser(Asid, AddrRange<UserVa>, Level),
+    /// All of a program's translations dropped on all CPUs.
+    TlbAsid(Asid),
+    /// All translations dropped on all CPUs.
+    TlbAll,
+    /// The kernel's tables replaced.
+    ReplaceTtbr1(PhysAddr),
+    /// A program's tables installed.
+    InstallUser(PhysAddr, Asid),
+    /// No program's tables installed.
+    UninstallUser,
+    /// A CPU released to a SecondaryArgs.
+    Release(u64, PhysAddr),
+    /// The next timer interrupt, in ticks.
+    TimerAt(u64),
+    /// The timer turned off.
+    TimerOff,
+    /// A call to the firmware.
+    Psci(&'static str),
+    /// A wait for interrupts or events, by the name of its function in [`cpu`](crate::cpu).
+    Wait(&'static str),
 }
 
 std::thread_local! {
     static LOG: RefCell<Vec<Event>> = const { RefCell::new(Vec::new()) };
+    static TICKS: Cell<u64> = const { Cell::new(0) };
+    static MASKED: Cell<bool> = const { Cell::new(true) };
 }
 
 /// Appends to this thread's log.
-pub fn record(event: Event) {
+pub(crate) fn record(event: Event) {
     LOG.with_borrow_mut(|log| log.push(event));
 }
 
 /// Takes this thread's log, leaving it empty.
 pub fn take() -> Vec<Event> {
     LOG.take()
+}
+
+/// This thread's counter. Each look moves it on by one, so that a loop with a deadline ends.
+pub(crate) fn ticks() -> u64 {
+    TICKS.set(TICKS.get() + 1);
+    TICKS.get()
+}
+
+/// Moves this thread's counter on by `ticks`.
+pub fn pass(ticks: u64) {
+    TICKS.set(TICKS.get() + ticks);
+}
+
+/// Whether interrupts are masked on this thread; true at first, as after boot.
+pub(crate) fn irqs_masked() -> bool {
+    MASKED.get()
+}
+
+/// Masks or unmasks this thread's interrupts.
+pub(crate) fn set_irqs_masked(masked: bool) {
+    MASKED.set(masked);
 }

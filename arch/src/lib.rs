@@ -11,7 +11,12 @@ extern crate std;
 
 pub mod barrier;
 pub mod boot;
+pub mod cache;
 pub mod cpu;
 pub mod exception;
 #[cfg(not(target_os = "none"))]
 pub mod fake;
+pub mod mmu;
+pub mod psci;
+pub mod timer;
+pub mod tlb;

@@ -1,0 +1,271 @@
+//! Data and instruction caches by kernel virtual address (D7.5).
+//!
+//! Each function comes twice: `clean` ends with the barrier that completes it, `clean_lines` leaves that to the caller,
+//! who issues one [`barrier::dsb_sy`] for a whole list. A range is widened to whole cache lines, so the caller of
+//! an invalidation must own the lines at both ends entirely.
+//!
+//! The range must be mapped, and not as Device: a fault here is a kernel fault.
+
+use crate::barrier;
+use addr::{AddrRange, KernelVa};
+
+/// What the CPU wrote in `range` is in memory, where devices that do not snoop see it, before anything later executes.
+pub fn clean(range: AddrRange<KernelVa>) {
+    clean_lines(range);
+    barrier::dsb_sy();
+}
+
+/// No cache holds a copy of `range` any more, so the next load sees what a device wrote. Speculation may fetch lines again
+/// as long as a cacheable mapping exists.
+///
+/// # Safety
+/// What was written to the range's lines and not cleaned is lost: nobody may need it.
+pub unsafe fn invalidate(range: AddrRange<KernelVa>) {
+    // SAFETY: the same promise.
+    unsafe { invalidate_lines(range) };
+    barrier::dsb_sy();
+}
+
+/// [`clean`], and no cache holds a copy any more: what precedes a change of memory type.
+pub fn clean_invalidate(range: AddrRange<KernelVa>) {
+    clean_invalidate_lines(range);
+    barrier::dsb_sy();
+}
+
+/// Instruction fetches on all CPUs see what was written to `range`, through whatever address they fetch it, once they
+/// have passed an ISB or an exception return; this CPU has.
+pub fn sync_instructions(range: AddrRange<KernelVa>) {
+    line::sync_instructions(range);
+}
+
+/// [`clean`] without its barrier: complete only after the caller's [`barrier::dsb_sy`].
+pub fn clean_lines(range: AddrRange<KernelVa>) {
+    line::clean(range);
+}
+
+/// [`invalidate`] without its barrier: complete only after the caller's [`barrier::dsb_sy`].
+///
+/// # Safety
+/// As for [`invalidate`].
+pub unsafe fn invalidate_lines(range: AddrRange<KernelVa>) {
+    line::invalidate(range);
+}
+
+/// [`clean_invalidate`] without its barrier: complete only after the caller's [`barrier::dsb_sy`].
+pub fn clean_invalidate_lines(range: AddrRange<KernelVa>) {
+    line::clean_invalidate(range);
+}
+
+/// Fills `range` with zeroes, by `DC ZVA` where whole blocks of it fit. No barrier and no cleaning: ordinary stores.
+///
+/// # Safety
+/// The range is mapped writable as Normal memory, and nobody else refers to it.
+pub unsafe fn zero(range: AddrRange<KernelVa>) {
+    // SAFETY: the same promise.
+    unsafe { line::zero(range) };
+}
+
+#[cfg(target_os = "none")]
+mod line {
+    use super::*;
+    use addr::Address;
+    use core::arch::asm;
+
+    /// Defines a function that reads an ID register.
+    macro_rules! register {
+        ($name:ident) => {
+            #[inline(always)]
+            fn $name() -> u64 {
+                let value: u64;
+                // SAFETY: reads a constant.
+                unsafe { asm!(concat!("mrs {}, ", stringify!($name)), out(reg) value, options(nomem, nostack, preserves_flags)) };
+                value
+            }
+        };
+    }
+    register!(ctr_el0);
+    register!(dczid_el0);
+
+    /// Bytes of the smallest data cache line (CTR_EL0.DminLine, log2 of words).
+    fn data_line() -> u64 {
+        4 << (ctr_el0() >> 16 & 0xf)
+    }
+
+    /// Bytes of the smallest instruction cache line (CTR_EL0.IminLine).
+    fn instruction_line() -> u64 {
+        4 << (ctr_el0() & 0xf)
+    }
+
+    /// Calls `each` with the first address of every `size`-byte line that touches `range`.
+    #[inline(always)]
+    fn each_line(range: AddrRange<KernelVa>, size: u64, each: impl Fn(u64)) {
+        let mut line = range.start().align_down(size).raw();
+        while line < range.end().raw() {
+            each(line);
+            line += size;
+        }
+    }
+
+    /// Defines a loop of one data cache instruction.
+    macro_rules! data_lines {
+        ($name:ident, $instruction:literal) => {
+            pub fn $name(range: AddrRange<KernelVa>) {
+                each_line(range, data_line(), |line| {
+                    // SAFETY: writes back or drops a line, as the calling function's doc and contract say.
+                    unsafe { asm!(concat!("dc ", $instruction, ", {}"), in(reg) line, options(nostack, preserves_flags)) }
+                });
+            }
+        };
+    }
+    data_lines!(clean, "cvac");
+    data_lines!(invalidate, "ivac");
+    data_lines!(clean_invalidate, "civac");
+    data_lines!(clean_to_unification, "cvau");
+
+    /// CTR_EL0 says what of this the hardware does by itself (D7.5.9: IDC, DIC), and whether fetches through another
+    /// address could hit lines that IC IVAU by this one leaves (L1Ip VIPT).
+    pub fn sync_instructions(range: AddrRange<KernelVa>) {
+        const L1IP: u64 = 0b11 << 14;
+        const VIPT: u64 = 0b10 << 14;
+        const IDC: u64 = 1 << 28;
+        const DIC: u64 = 1 << 29;
+        if ctr_el0() & IDC == 0 {
+            clean_to_unification(range);
+        }
+        barrier::dsb_ish();
+        if ctr_el0() & DIC == 0 {
+            if ctr_el0() & L1IP == VIPT {
+                // SAFETY: drops copies of memory.
+                unsafe { asm!("ic ialluis", options(nostack, preserves_flags)) };
+            } else {
+                each_line(range, instruction_line(), |line| {
+                    // SAFETY: drops a copy of memory.
+                    unsafe { asm!("ic ivau, {}", in(reg) line, options(nostack, preserves_flags)) }
+                });
+            }
+            barrier::dsb_ish();
+        }
+        barrier::isb();
+    }
+
+    pub unsafe fn zero(range: AddrRange<KernelVa>) {
+        const DZP: u64 = 1 << 4;
+        let whole = match dczid_el0() & DZP != 0 {
+            true => AddrRange::new(range.end(), range.end()),
+            false => range.align_inward(block_size()),
+        };
+        let (before, after) = if whole.is_empty() {
+            (range, AddrRange::new(range.end(), range.end()))
+        } else {
+            range.without(&whole)
+        };
+        // SAFETY: the three are parts of the caller's range; `whole` is aligned to and a multiple of the block.
+        unsafe {
+            store_zeroes(before);
+            zero_blocks(whole, block_size());
+            store_zeroes(after);
+        }
+    }
+
+    /// Bytes that one DC ZVA zeroes (DCZID_EL0.BS, log2 of words).
+    fn block_size() -> u64 {
+        4 << (dczid_el0() & 0xf)
+    }
+
+    unsafe fn store_zeroes(range: AddrRange<KernelVa>) {
+        // SAFETY: the caller's range is writable and its alone.
+        unsafe { core::ptr::write_bytes(range.start().raw() as *mut u8, 0, range.len() as usize) }
+    }
+
+    /// Four blocks a turn, then the rest.
+    unsafe fn zero_blocks(range: AddrRange<KernelVa>, block: u64) {
+        let (mut at, end) = (range.start().raw(), range.end().raw());
+        while end - at >= 4 * block {
+            // SAFETY: inside the caller's range by the condition.
+            unsafe {
+                asm!("dc zva, {0}", "dc zva, {1}", "dc zva, {2}", "dc zva, {3}",
+                    in(reg) at, in(reg) at + block, in(reg) at + 2 * block, in(reg) at + 3 * block,
+                    options(nostack, preserves_flags));
+            }
+            at += 4 * block;
+        }
+        while at < end {
+            // SAFETY: inside the caller's range, which is whole blocks.
+            unsafe { asm!("dc zva, {}", in(reg) at, options(nostack, preserves_flags)) };
+            at += block;
+        }
+    }
+}
+
+#[cfg(not(target_os = "none"))]
+mod line {
+    use super::*;
+    use crate::fake::{Event, record};
+
+    pub fn clean(range: AddrRange<KernelVa>) {
+        record(Event::Clean(range));
+    }
+
+    pub fn invalidate(range: AddrRange<KernelVa>) {
+        record(Event::Invalidate(range));
+    }
+
+    pub fn clean_invalidate(range: AddrRange<KernelVa>) {
+        record(Event::CleanInvalidate(range));
+    }
+
+    pub fn sync_instructions(range: AddrRange<KernelVa>) {
+        record(Event::SyncInstructions(range));
+    }
+
+    pub unsafe fn zero(range: AddrRange<KernelVa>) {
+        record(Event::Zero(range));
+        // SAFETY: the caller's range is writable and its alone, on a host too.
+        unsafe { core::ptr::write_bytes(range.start().raw() as *mut u8, 0, range.len() as usize) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fake::{self, Event};
+
+    fn range(memory: &mut [u8]) -> AddrRange<KernelVa> {
+        let start = KernelVa::new(memory.as_mut_ptr() as u64);
+        AddrRange::new(start, start + memory.len() as u64)
+    }
+
+    #[test]
+    fn maintenance_is_complete_only_with_its_barrier() {
+        let some = AddrRange::new(KernelVa::new(0x1000), KernelVa::new(0x3000));
+        clean(some);
+        clean_invalidate(some);
+        // SAFETY: nothing is written there.
+        unsafe { invalidate(some) };
+        let end = Event::Barrier("dsb_sy");
+        let expected =
+            [Event::Clean(some), end, Event::CleanInvalidate(some), end, Event::Invalidate(some), end];
+        assert_eq!(fake::take(), expected);
+    }
+
+    #[test]
+    fn a_list_has_one_barrier() {
+        let [a, b] = [0x1000, 0x8000].map(|at| AddrRange::new(KernelVa::new(at), KernelVa::new(at + 0x1000)));
+        clean_lines(a);
+        clean_lines(b);
+        barrier::dsb_sy();
+        assert_eq!(fake::take(), [Event::Clean(a), Event::Clean(b), Event::Barrier("dsb_sy")]);
+    }
+
+    #[test]
+    fn zero_zeroes_the_range_and_nothing_else() {
+        let mut memory = [0xff; 300];
+        let all = range(&mut memory);
+        let some = AddrRange::new(all.start() + 3, all.start() + 290);
+        // SAFETY: a part of `memory`.
+        unsafe { zero(some) };
+        assert!(memory[3..290].iter().all(|byte| *byte == 0));
+        assert_eq!((memory[2], memory[290]), (0xff, 0xff));
+        assert_eq!(fake::take(), [Event::Zero(some)]);
+    }
+}
