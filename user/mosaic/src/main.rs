@@ -1,2 +1,162 @@
-//! x
-fn main() {}
+//! The demonstration, and the default init: one buffer, larger than lowmem, made of tiles that lie anywhere in RAM.
+//!
+//! It scatters free memory on purpose, allocates the buffer, fills it through `mmap`, lets a device copy across the
+//! border of two tiles that are not neighbours, checks every byte, and draws the mosaic. The kernel never has a mapping
+//! of the buffer: that is what the line `vmalloc bytes: 0` says.
+//!
+//! `mosaic [--color] [--size=512M]`; on another kernel or without the device it does what can be done, and says so.
+
+use std::io::{self, IsTerminal};
+use std::process::ExitCode;
+
+use abi::Errno;
+use abi::dma::{BufferChunk, SyncFlags};
+use dmabuf::{Buffer, Edu, Heap, Protection, SYSTEM, View};
+
+mod border;
+mod pattern;
+mod picture;
+mod progress;
+mod scatter;
+mod size;
+mod summary;
+
+use border::Border;
+use progress::Progress;
+
+/// Larger than lowmem on the machine that `make run` starts (2 GiB, `lowmem=256M`).
+const DEFAULT_SIZE: u64 = 512 << 20;
+/// What edu holds; half of it on either side of a border.
+const PIECE: u64 = abi::device::EDU_BUFFER_BYTES;
+
+/// What the arguments ask for.
+struct Wanted {
+    size: u64,
+    colour: bool,
+}
+
+fn main() -> ExitCode {
+    let result = wanted(std::env::args().skip(1)).and_then(|wanted| show(&wanted));
+    match result {
+        Ok(()) => {
+            println!("mosaic: every byte is where it belongs");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            println!("mosaic: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn wanted(arguments: impl Iterator<Item = String>) -> io::Result<Wanted> {
+    let mut wanted = Wanted { size: DEFAULT_SIZE, colour: terminal_has_colour() };
+    for argument in arguments {
+        match argument.split_once('=') {
+            None if argument == "--color" => wanted.colour = true,
+            None if argument == "--plain" => wanted.colour = false,
+            Some(("--size", text)) => {
+                wanted.size = size::parse(text)
+                    .ok_or_else(|| io::Error::other(format!("--size={text}: not a size")))?;
+            }
+            _ => {
+                return Err(io::Error::other(format!(
+                    "{argument}: unknown; [--color|--plain] [--size=512M]"
+                )));
+            }
+        }
+    }
+    Ok(wanted)
+}
+
+/// A serial line looks like a terminal whoever listens, so a kernel that has one sets no `TERM`.
+fn terminal_has_colour() -> bool {
+    let term = std::env::var("TERM").unwrap_or_default();
+    io::stdout().is_terminal() && !term.is_empty() && term != "dumb" && std::env::var_os("NO_COLOR").is_none()
+}
+
+fn show(wanted: &Wanted) -> io::Result<()> {
+    let progress = Progress::new(wanted.colour);
+    let heap = Heap::open(SYSTEM)?;
+    let held = scatter::scatter(&heap, wanted.size, &progress)?;
+    let buffer = progress.step(&format!("allocate {} from {SYSTEM}", size::shown(wanted.size)), || {
+        heap.allocate(wanted.size)
+    })?;
+    let view = buffer.map(Protection::ReadWrite)?;
+    fill(&buffer, &view, &progress)?;
+    let chunks = described(&buffer)?;
+    let copied = copy(&buffer, &view, &chunks, &progress);
+    verify(&buffer, &view, copied.as_ref().ok().copied(), &progress)?;
+    if !chunks.is_empty() {
+        println!("\n{}", picture::draw(&chunks, wanted.colour));
+        summary::print(&heap, &buffer, &chunks)?;
+    }
+    drop(held);
+    copied.map(drop)
+}
+
+/// The chunks, or nothing on a kernel that keeps them to itself.
+fn described(buffer: &Buffer) -> io::Result<Vec<BufferChunk>> {
+    match buffer.chunks() {
+        Err(error) if error.raw_os_error() == Some(Errno::ENOTTY.number()) => {
+            println!("this kernel does not tell where a buffer lies: no picture");
+            Ok(Vec::new())
+        }
+        result => result,
+    }
+}
+
+fn fill(buffer: &Buffer, view: &View, progress: &Progress) -> io::Result<()> {
+    buffer.sync(SyncFlags::WRITE)?;
+    progress.over("fill it through mmap", view.words(), |words| {
+        words.for_each(|index| view.set_word(index, pattern::word(index)));
+        Ok(())
+    })?;
+    buffer.sync(SyncFlags::WRITE | SyncFlags::END)
+}
+
+/// Lets edu carry a piece from across one border to across another; returns the borders.
+fn copy(
+    buffer: &Buffer,
+    view: &View,
+    chunks: &[BufferChunk],
+    progress: &Progress,
+) -> io::Result<(Border, Border)> {
+    let edu = Edu::open()?;
+    let imported = edu.import(buffer)?;
+    let (from, to) = border::two(chunks, view.bytes() as u64, PIECE)?;
+    progress.step(&format!("edu reads {PIECE} bytes across {from}"), || {
+        edu.load(imported.address + from.at - PIECE / 2, PIECE, 0)
+    })?;
+    progress.step(&format!("edu writes them across {to}"), || {
+        edu.store(imported.address + to.at - PIECE / 2, PIECE, 0)
+    })?;
+    Ok((from, to))
+}
+
+/// Every word of the buffer: the pattern, except for the piece that the device wrote.
+fn verify(
+    buffer: &Buffer,
+    view: &View,
+    copied: Option<(Border, Border)>,
+    progress: &Progress,
+) -> io::Result<()> {
+    let moved = copied.map(|(from, to)| {
+        let start = |border: Border| ((border.at - PIECE / 2) / 8) as usize;
+        pattern::Moved { from: start(from), to: start(to), words: (PIECE / 8) as usize }
+    });
+    buffer.sync(SyncFlags::READ)?;
+    progress.over("verify every byte", view.words(), |words| {
+        for index in words {
+            let expected = pattern::expected(index, moved);
+            if view.word(index) != expected {
+                let (at, found) = (index * 8, view.word(index));
+                return Err(io::Error::other(format!(
+                    "at {at:#x}: {found:#018x} instead of {expected:#018x}"
+                )));
+            }
+        }
+        Ok(())
+    })?;
+    buffer.sync(SyncFlags::READ | SyncFlags::END)
+}

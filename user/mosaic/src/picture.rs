@@ -1,0 +1,172 @@
+//! The mosaic, drawn twice: as the device sees it, and as it lies in RAM.
+//!
+//! A cell stands for a stretch of addresses. Its letter (or colour) is the part of the buffer that fills most of it;
+//! lower case (or a lighter block) where more than half of the stretch is something else.
+
+use abi::dma::BufferChunk;
+
+use crate::size;
+
+const WIDTH: usize = 64;
+/// Parts of the buffer that look different: the letters of the alphabet.
+const PARTS: u64 = 26;
+/// RAM is drawn in at most this many lines.
+const LINES: u64 = 8;
+
+/// One cell: how many bytes of each part lie in it.
+#[derive(Clone)]
+struct Cell {
+    bytes: [u64; PARTS as usize],
+}
+
+/// Both drawings and what they mean.
+pub fn draw(chunks: &[BufferChunk], colour: bool) -> String {
+    let bytes: u64 = chunks.iter().map(|chunk| chunk.len).sum();
+    let low = chunks.iter().map(|chunk| chunk.pa).min().unwrap_or(0);
+    let high = chunks.iter().map(|chunk| chunk.pa + chunk.len).max().unwrap_or(0);
+    let device_cell = bytes.div_ceil(WIDTH as u64).max(1);
+    let ram_cell = (high - low)
+        .div_ceil(WIDTH as u64 * LINES)
+        .next_power_of_two()
+        .max(device_cell.next_power_of_two() / 4);
+    let first = low - low % ram_cell;
+    let offsets = starts(chunks).zip(chunks);
+    let by_device =
+        cells(offsets.clone().map(|(at, chunk)| (at, at, chunk.len)), 0, device_cell, bytes, bytes);
+    let by_ram = cells(offsets.map(|(at, chunk)| (chunk.pa, at, chunk.len)), first, ram_cell, high, bytes);
+    let origin = chunks.first().map_or(0, |chunk| chunk.iova);
+    let mut text = format!("as the device sees it, a cell is {}:\n", size::shown(device_cell));
+    text += &lines(&by_device, origin, device_cell, colour);
+    text += &format!("as it lies in RAM, a cell is {}:\n", size::shown(ram_cell));
+    text += &lines(&by_ram, first, ram_cell, colour);
+    text
+}
+
+/// The offset of each chunk in the buffer.
+fn starts(chunks: &[BufferChunk]) -> impl Iterator<Item = u64> + Clone {
+    chunks.iter().scan(0, |next, chunk| {
+        let start = *next;
+        *next += chunk.len;
+        Some(start)
+    })
+}
+
+/// Spreads runs (where drawn, offset in the buffer, length) over cells of `size` bytes from `first` to `end`.
+fn cells(
+    runs: impl Iterator<Item = (u64, u64, u64)>,
+    first: u64,
+    size: u64,
+    end: u64,
+    bytes: u64,
+) -> Vec<Cell> {
+    let part = bytes.div_ceil(PARTS).max(1);
+    let mut cells = vec![Cell { bytes: [0; PARTS as usize] }; (end - first).div_ceil(size) as usize];
+    for (mut at, mut offset, mut left) in runs {
+        while left > 0 {
+            let to_cell_end = size - (at - first) % size;
+            let to_part_end = part - offset % part;
+            let step = left.min(to_cell_end).min(to_part_end);
+            cells[((at - first) / size) as usize].bytes[(offset / part) as usize] += step;
+            (at, offset, left) = (at + step, offset + step, left - step);
+        }
+    }
+    cells
+}
+
+fn lines(cells: &[Cell], first: u64, size: u64, colour: bool) -> String {
+    let mut text = String::new();
+    for (n, row) in cells.chunks(WIDTH).enumerate() {
+        let at = first + (n * WIDTH) as u64 * size;
+        let drawn: String = row.iter().map(|cell| cell.drawn(size, colour)).collect();
+        let reset = if colour { "\x1b[0m" } else { "" };
+        text += &format!("  {at:#012x} {drawn}{reset}\n");
+    }
+    text
+}
+
+impl Cell {
+    fn drawn(&self, size: u64, colour: bool) -> String {
+        let most =
+            (0..PARTS as usize).max_by_key(|&part| (self.bytes[part], PARTS as usize - part)).unwrap_or(0);
+        let filled: u64 = self.bytes.iter().sum();
+        match (filled, colour) {
+            (0, false) => ".".into(),
+            (0, true) => "\x1b[38;5;238m·".into(),
+            (_, false) => letter(most, filled * 2 > size).into(),
+            (_, true) => format!("\x1b[38;5;{}m{}", hue(most), if filled * 2 > size { '█' } else { '▒' }),
+        }
+    }
+}
+
+fn letter(part: usize, upper: bool) -> char {
+    char::from(part as u8 + if upper { b'A' } else { b'a' })
+}
+
+/// Around the rim of the 6x6x6 colour cube of a 256-colour terminal: red, yellow, green, cyan, blue, magenta.
+fn hue(part: usize) -> u32 {
+    let (sector, step) = (part * 30 / PARTS as usize / 5, (part * 30 / PARTS as usize % 5) as u32);
+    let (red, green, blue) = match sector {
+        0 => (5, step, 0),
+        1 => (5 - step, 5, 0),
+        2 => (0, 5, step),
+        3 => (0, 5 - step, 5),
+        4 => (step, 0, 5),
+        _ => (5, 0, 5 - step),
+    };
+    16 + 36 * red + 6 * green + blue
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Four chunks of 64 KiB, in RAM in reverse order with a gap after each.
+    fn reversed() -> Vec<BufferChunk> {
+        let at = |n: u64| BufferChunk {
+            iova: 0x100_0000 + n * 0x1_0000,
+            pa: 0x9000_0000 - n * 0x2_0000,
+            len: 0x1_0000,
+        };
+        (0..4).map(at).collect()
+    }
+
+    #[test]
+    fn the_device_sees_the_alphabet_and_ram_has_it_mixed() {
+        let text = draw(&reversed(), false);
+        let rows: Vec<&str> = text.lines().collect();
+        assert_eq!(rows[0], "as the device sees it, a cell is 4 KiB:");
+        let device = rows[1].split_whitespace().last().unwrap();
+        assert!(device.starts_with("AABBB") && device.ends_with("YYZZ"), "{device}");
+        assert_eq!(device.len(), WIDTH);
+        let ram: String = rows[3..].iter().map(|row| row.split_whitespace().last().unwrap()).collect();
+        let (last, first) = (ram.find('Z').unwrap(), ram.find('A').unwrap());
+        assert!(last < first && ram.contains('.'), "{ram}");
+    }
+
+    #[test]
+    fn every_byte_is_drawn_once() {
+        let chunks = reversed();
+        let runs = starts(&chunks).zip(&chunks).map(|(at, chunk)| (chunk.pa, at, chunk.len));
+        let cells = cells(runs, 0x8ffa_0000, 0x3000, 0x9001_0000, 0x4_0000);
+        let drawn: u64 = cells.iter().flat_map(|cell| cell.bytes).sum();
+        assert_eq!(drawn, 0x4_0000);
+    }
+
+    #[test]
+    fn half_empty_cells_are_lower_case() {
+        let one = |filled| {
+            let mut cell = Cell { bytes: [0; PARTS as usize] };
+            cell.bytes[2] = filled;
+            cell.drawn(100, false)
+        };
+        assert_eq!([0, 1, 50, 51, 100].map(one), [".", "c", "c", "C", "C"]);
+    }
+
+    #[test]
+    fn colours_are_those_of_the_cube_and_differ() {
+        let hues: std::collections::BTreeSet<u32> = (0..PARTS as usize).map(hue).collect();
+        assert_eq!(hues.len(), PARTS as usize);
+        assert!(hues.iter().all(|hue| (16..232).contains(hue)));
+        assert!(draw(&reversed(), true).contains("\x1b[38;5;196m█"));
+    }
+}

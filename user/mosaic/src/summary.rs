@@ -1,0 +1,64 @@
+//! What the mosaic cost, and what a kernel mapping of it would have cost.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use abi::dma::BufferChunk;
+use dmabuf::{Buffer, Heap};
+
+use crate::size;
+
+/// Bytes that one last-level table maps.
+const TABLE_SPAN: u64 = 2 << 20;
+
+/// Prints the counters, one a line.
+///
+/// # Errors
+/// If the kernel stops telling them.
+pub fn print(heap: &Heap, buffer: &Buffer, chunks: &[BufferChunk]) -> io::Result<()> {
+    let statistics = heap.statistics()?;
+    let leaves = buffer.leaves()?;
+    let of = |pick: fn(u64, u64) -> u64| chunks.iter().map(|chunk| chunk.len).reduce(pick).unwrap_or(0);
+    println!("buffer: {} in {} chunks ({})", size::shown(buffer.bytes()), chunks.len(), sizes(chunks));
+    println!("largest chunk: {}, smallest chunk: {}", size::shown(of(u64::max)), size::shown(of(u64::min)));
+    println!(
+        "mapped into the program by {} blocks of 2 MiB, {} contiguous pages, {} single pages",
+        leaves.blocks_2m + leaves.blocks_1g * 512,
+        leaves.contiguous_pages,
+        leaves.pages
+    );
+    println!(
+        "in highmem: {}, in lowmem: {}",
+        size::shown(statistics.high_bytes.now),
+        size::shown(statistics.low_bytes.now)
+    );
+    println!("device table pages: {} (highest {})", statistics.table_pages.now, statistics.table_pages.peak);
+    println!("IOMMU commands: {}, of these syncs: {}", statistics.commands.now, statistics.syncs.now);
+    println!("vmalloc bytes: {}", statistics.vmalloc_bytes.now);
+    let tables = buffer.bytes().div_ceil(TABLE_SPAN);
+    println!(
+        "saved: {} of vmalloc space and {tables} table pages of a kernel mapping",
+        size::shown(buffer.bytes())
+    );
+    Ok(())
+}
+
+/// `3 x 2 MiB, 1 x 64 KiB`, largest first.
+fn sizes(chunks: &[BufferChunk]) -> String {
+    let mut counts = BTreeMap::<u64, usize>::new();
+    chunks.iter().for_each(|chunk| *counts.entry(chunk.len).or_default() += 1);
+    let shown = counts.iter().rev().map(|(len, count)| format!("{count} x {}", size::shown(*len)));
+    shown.collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunk_sizes_are_counted_largest_first() {
+        let chunk = |len| BufferChunk { iova: 0, pa: 0, len };
+        let chunks = [0x1_0000, 0x20_0000, 0x1_0000, 0x1000].map(chunk);
+        assert_eq!(sizes(&chunks), "1 x 2 MiB, 2 x 64 KiB, 1 x 4 KiB");
+    }
+}
