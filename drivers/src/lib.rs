@@ -12,3 +12,4 @@ pub mod fake;
 pub mod gic;
 pub mod mmio;
 pub mod pcie;
+pub mod uart;

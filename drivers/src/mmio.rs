@@ -95,6 +95,11 @@ impl Window {
         Self { start: NonNull::new(pointer).expect("registers at address 0"), len, _registers: PhantomData }
     }
 
+    /// Where the registers are mapped.
+    pub fn address(&self) -> KernelVa {
+        KernelVa::new(self.start.as_ptr().expose_provenance() as u64)
+    }
+
     /// The length in bytes.
     pub fn len(&self) -> u64 {
         self.len

@@ -1,0 +1,268 @@
+//! GICv2 (IHI 0048B).
+//!
+//! Not `arm_gic::gicv2`: that one sets a priority by writing its neighbours' to 0, returns an SGI's source CPU as
+//! part of its number, has no interrupt targets and no start for a second CPU, and enables group 1 by a bit that the
+//! non-secure view does not have. The registers are few.
+
+use super::{GicError, IntId, Interrupt, Pending, SgiTo, Trigger, long_enough, real};
+use crate::mmio::{Mmio, Window};
+use core::mem::offset_of;
+use tock_registers::interfaces::{Readable, Writeable};
+use tock_registers::registers::{ReadOnly, ReadWrite, WriteOnly};
+
+/// GICD (IHI 0048B, 4.3). Registers up to number 7 of `isenabler` and the like are a copy for each CPU in their part
+/// for interrupts 0 to 31.
+#[repr(C)]
+struct Registers {
+    ctlr: ReadWrite<u32>,
+    typer: ReadOnly<u32>,
+    after_typer: [u32; 30],
+    igroupr: [ReadWrite<u32>; 32],
+    isenabler: [ReadWrite<u32>; 32],
+    icenabler: [ReadWrite<u32>; 32],
+    ispendr: [ReadWrite<u32>; 32],
+    icpendr: [ReadWrite<u32>; 32],
+    isactiver: [ReadWrite<u32>; 32],
+    icactiver: [ReadWrite<u32>; 32],
+    ipriorityr: [ReadWrite<u8>; 1024],
+    itargetsr: [ReadWrite<u8>; 1024],
+    icfgr: [ReadWrite<u32>; 64],
+    after_icfgr: [u32; 128],
+    sgir: WriteOnly<u32>,
+}
+const _: () = assert!(offset_of!(Registers, igroupr) == 0x80 && offset_of!(Registers, icactiver) == 0x380);
+const _: () = assert!(offset_of!(Registers, itargetsr) == 0x800 && offset_of!(Registers, sgir) == 0xf00);
+
+/// GICC (IHI 0048B, 4.4), a copy for each CPU.
+#[repr(C)]
+struct InterfaceRegisters {
+    ctlr: ReadWrite<u32>,
+    pmr: ReadWrite<u32>,
+    bpr: ReadWrite<u32>,
+    iar: ReadOnly<u32>,
+    eoir: WriteOnly<u32>,
+}
+const _: () = assert!(offset_of!(InterfaceRegisters, eoir) == 0x10);
+
+/// GICD_CTLR and GICC_CTLR: forward the one group that a kernel has. To a non-secure kernel that is group 1; without
+/// security extensions it is group 0; the bit is the same.
+const ENABLE: u32 = 1;
+/// GICD_SGIR: to all but the sender.
+const SGI_OTHERS: u32 = 0b01 << 24;
+
+pub(super) struct Distributor {
+    registers: Mmio<Registers>,
+    interface: Mmio<InterfaceRegisters>,
+    /// Interrupts that exist.
+    count: u32,
+}
+
+/// What every CPU may use at once.
+pub(super) struct Interface {
+    registers: Mmio<InterfaceRegisters>,
+    distributor: Mmio<Registers>,
+}
+
+// SAFETY: the CPU interface's registers are a copy for each CPU, and of the distributor's only GICD_SGIR is used,
+// whose every write is a complete request of its own.
+unsafe impl Sync for Interface {}
+
+pub(super) fn new(distributor: Window, interface: Window) -> Result<(Distributor, Interface), GicError> {
+    long_enough(&distributor, size_of::<Registers>())?;
+    long_enough(&interface, size_of::<InterfaceRegisters>())?;
+    let (gicd, gicc) = (distributor.address(), interface.address());
+    // SAFETY: both structs hold register fields alone; the windows, checked for length, promise the mapping and were
+    // given to us. The second pair shares it as `Sync for Interface` explains.
+    let (registers, interface) = unsafe { (Mmio::<Registers>::new(gicd), Mmio::new(gicc)) };
+    // SAFETY: as above.
+    let shared = unsafe { Interface { registers: Mmio::new(gicc), distributor: Mmio::new(gicd) } };
+    let count = ((registers.typer.get() & 0x1f) + 1) * 32;
+    let mut gic = Distributor { registers, interface, count: count.min(1020) };
+    gic.init();
+    Ok((gic, shared))
+}
+
+impl Distributor {
+    /// Disables all shared interrupts and forgets what waits, then forwards.
+    fn init(&mut self) {
+        self.registers.ctlr.set(0);
+        for word in 1..self.count.div_ceil(32) as usize {
+            self.quiet(word);
+        }
+        for id in 32..self.count as usize {
+            self.registers.ipriorityr[id].set(super::DEFAULT_PRIORITY);
+        }
+        self.registers.ctlr.set(ENABLE);
+    }
+
+    /// Disables 32 interrupts and forgets their state.
+    fn quiet(&mut self, word: usize) {
+        self.registers.icenabler[word].set(u32::MAX);
+        self.registers.icpendr[word].set(u32::MAX);
+        self.registers.icactiver[word].set(u32::MAX);
+    }
+
+    /// Readies this CPU; its bit in target masks.
+    pub(super) fn init_cpu(&mut self) -> u8 {
+        self.quiet(0);
+        for id in 0..32 {
+            self.registers.ipriorityr[id].set(super::DEFAULT_PRIORITY);
+        }
+        // Where software-generated interrupts can be disabled at all, they are enabled for good.
+        self.registers.isenabler[0].set(0xffff);
+        self.interface.pmr.set(0xff);
+        self.interface.ctlr.set(ENABLE);
+        // The targets of one's own interrupts are oneself; a uniprocessor may say 0 (4.3.12).
+        let mask = (0..32).fold(0, |mask, id| mask | self.registers.itargetsr[id].get());
+        if mask == 0 { 1 } else { mask }
+    }
+
+    pub(super) fn configure(&mut self, interrupt: Interrupt, priority: u8, mask: u8) -> Result<(), GicError> {
+        let id = self.checked(interrupt.id)?;
+        let (word, bit) = (id / 16, 2 << (id % 16 * 2));
+        let others = self.registers.icfgr[word].get() & !bit;
+        // Those of SGIs, and often those of PPIs, ignore the write: they are what they are.
+        self.registers.icfgr[word].set(if interrupt.trigger == Trigger::Edge {
+            others | bit
+        } else {
+            others
+        });
+        self.registers.ipriorityr[id].set(priority);
+        if id >= 32 {
+            self.registers.itargetsr[id].set(mask);
+        }
+        Ok(())
+    }
+
+    pub(super) fn enable(&mut self, id: IntId, enable: bool) -> Result<(), GicError> {
+        let at = self.checked(id)?;
+        let (word, bit) = (at / 32, 1 << (at % 32));
+        if enable {
+            self.registers.isenabler[word].set(bit);
+        } else {
+            self.registers.icenabler[word].set(bit);
+        }
+        Ok(())
+    }
+
+    fn checked(&self, id: IntId) -> Result<usize, GicError> {
+        let number = id.raw_value();
+        if number < self.count { Ok(number as usize) } else { Err(GicError::NotImplemented(id)) }
+    }
+}
+
+impl Interface {
+    pub(super) fn acknowledge(&self) -> Option<Pending> {
+        let raw = self.registers.iar.get();
+        // Bits 12 to 10 name the CPU that sent an SGI; the number alone is the interrupt.
+        real(raw & 0x3ff).map(|pending| Pending { raw, ..pending })
+    }
+
+    pub(super) fn end(&self, raw: u32) {
+        self.registers.eoir.set(raw);
+    }
+
+    pub(super) fn send_sgi(&self, number: u32, to: SgiTo) {
+        let target = match to {
+            SgiTo::One(cpu) => u32::from(cpu.mask) << 16,
+            SgiTo::Others => SGI_OTHERS,
+        };
+        self.distributor.sgir.set(target | number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{CpuInterface, CpuTarget, DEFAULT_PRIORITY, Gic};
+    use super::*;
+    use crate::fake::FakeRegisters;
+
+    struct Fixture {
+        gicd: FakeRegisters,
+        gicc: FakeRegisters,
+        gic: Gic,
+        interface: CpuInterface,
+    }
+
+    fn fixture() -> Fixture {
+        let (gicd, gicc) = (FakeRegisters::new(0x1000), FakeRegisters::new(0x1000));
+        gicd.set32(0x4, 8);
+        gicd.set32(0x800, 0x0202_0202);
+        let (gic, interface) = Gic::v2(gicd.window(), gicc.window()).unwrap();
+        Fixture { gicd, gicc, gic, interface }
+    }
+
+    fn edge(id: IntId) -> Interrupt {
+        Interrupt { id, trigger: Trigger::Edge }
+    }
+
+    #[test]
+    fn all_starts_disabled_with_one_priority() {
+        let Fixture { gicd, gicc, mut gic, .. } = fixture();
+        assert_eq!((gicd.get32(0x184), gicd.get32(0x284), gicd.get32(0x384), gicd.get32(0)), (!0, !0, !0, 1));
+        assert_eq!((gicd.get32(0x420), gicd.get32(0x51c), gicd.get32(0x520)), (0xa0a0_a0a0, 0xa0a0_a0a0, 0));
+        assert_eq!((gicd.get32(0x180), gicc.get32(0)), (0, 0), "private interrupts are each CPU's own");
+        assert_eq!(gic.init_cpu(1), Ok(CpuTarget { affinity: 1, mask: 2 }));
+        assert_eq!((gicd.get32(0x180), gicd.get32(0x100), gicd.get32(0x41c)), (!0, 0xffff, 0xa0a0_a0a0));
+        assert_eq!((gicc.get32(0), gicc.get32(4)), (1, 0xff));
+    }
+
+    #[test]
+    fn an_interrupt_is_configured_without_touching_its_neighbours() {
+        let Fixture { gicd, mut gic, .. } = fixture();
+        let cpu = gic.init_cpu(1).unwrap();
+        gicd.set32(0xc00 + 4 * 6, 0x0202_0202);
+        gic.configure(edge(IntId::spi(77)), 0x80, cpu).unwrap();
+        gic.enable(IntId::spi(77), cpu).unwrap();
+        let id = 77 + 32;
+        assert_eq!(gicd.get32(0xc00 + 4 * 6), 0x0a02_0202);
+        assert_eq!(gicd.get32(0x400 + id / 4 * 4), 0xa0a0_80a0);
+        assert_eq!(gicd.get32(0x800 + id / 4 * 4), 0x0000_0200);
+        assert_eq!((gicd.get32(0x10c), gicd.get32(0x18c)), (1 << (id % 32), 1 << (id % 32)));
+        gic.configure(Interrupt { id: IntId::spi(77), trigger: Trigger::Level }, DEFAULT_PRIORITY, cpu)
+            .unwrap();
+        assert_eq!(gicd.get32(0xc00 + 4 * 6), 0x0202_0202);
+    }
+
+    #[test]
+    fn interrupts_that_this_gic_lacks_are_refused() {
+        let Fixture { mut gic, .. } = fixture();
+        let cpu = gic.init_cpu(0).unwrap();
+        assert!(gic.enable(IntId::spi(255), cpu).is_ok());
+        for id in [IntId::spi(256), IntId::espi(0), IntId::SPECIAL_NONE] {
+            assert_eq!(gic.enable(id, cpu), Err(GicError::NotImplemented(id)));
+            assert_eq!(gic.configure(edge(id), 0, cpu), Err(GicError::NotImplemented(id)));
+        }
+    }
+
+    #[test]
+    fn an_sgi_is_ended_with_its_source_and_known_without() {
+        let Fixture { gicc, interface, .. } = fixture();
+        gicc.set32(0xc, 2 << 10 | 5);
+        let pending = interface.acknowledge().unwrap();
+        assert_eq!(pending.id(), IntId::sgi(5));
+        interface.end(pending);
+        assert_eq!(gicc.get32(0x10), 2 << 10 | 5);
+        for spurious in [1020, 1022, 1023] {
+            gicc.set32(0xc, spurious);
+            assert_eq!(interface.acknowledge(), None);
+        }
+    }
+
+    #[test]
+    fn an_sgi_goes_to_one_or_to_the_others() {
+        let Fixture { gicd, mut gic, interface, .. } = fixture();
+        let cpu = gic.init_cpu(0).unwrap();
+        interface.send_sgi(3, SgiTo::One(cpu)).unwrap();
+        assert_eq!(gicd.get32(0xf00), 2 << 16 | 3);
+        interface.send_sgi(15, SgiTo::Others).unwrap();
+        assert_eq!(gicd.get32(0xf00), 1 << 24 | 15);
+    }
+
+    #[test]
+    fn short_registers_are_refused() {
+        let (gicd, gicc) = (FakeRegisters::new(0xf00), FakeRegisters::new(0x14));
+        let error = Gic::v2(gicd.window(), gicc.window()).err();
+        assert_eq!(error, Some(GicError::TooShort { len: 0xf00, wanted: 0xf04 }));
+    }
+}
