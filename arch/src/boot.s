@@ -283,6 +283,9 @@ init_el1:
 1:  id_field x9, id_aa64pfr0_el1, 44          // AMU
     b.eq    1f
     msr     S3_3_C13_C2_3, xzr                // AMUSERENR_EL0
+1:  id_field x9, id_aa64mmfr1_el1, 20         // FEAT_PAN
+    b.eq    1f
+    .inst   0xd500419f                        // msr pan, #1; later entries to EL1 set it by SCTLR_EL1.SPAN = 0
 1:  isb
     ret
 
