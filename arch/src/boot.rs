@@ -23,6 +23,8 @@ pub struct BootInfo {
 
 /// Where the image is linked.
 pub const IMAGE_BASE: KernelVa = KernelVa::new(0xffff_8000_0000_0000);
+/// Where the linear map would have physical address 0.
+pub const LINEAR_BASE: KernelVa = KernelVa::new(0xffff_0000_0000_0000);
 /// Where [`map_early_device`] starts. The final layout has device registers there too.
 pub const EARLY_DEVICES: KernelVa = KernelVa::new(0xffff_a000_0000_0000);
 /// Where [`map_early_dtb`] maps the device tree.
@@ -81,7 +83,7 @@ mod target {
     use super::*;
     use crate::{barrier, cache, cpu, exception};
     use aarch64_cpu::registers::{TTBR0_EL1, Writeable};
-    use addr::{Address, PAGE_SIZE};
+    use addr::{Address, Chunk, PAGE_SIZE};
     use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
     core::arch::global_asm!(include_str!("boot.s"), options(raw));
@@ -92,7 +94,9 @@ mod target {
     const DEVICE_BLOCK: u64 = 1 << 54 | 1 << 53 | 1 << 10 | 2 << 2 | 0b01;
     /// Level 2 block: UXN, PXN, AF, inner shareable; read-only, write-back (MAIR index 0).
     const READ_ONLY_BLOCK: u64 = 1 << 54 | 1 << 53 | 1 << 10 | 3 << 8 | 2 << 6 | 0b01;
-    /// Level 3 page: the same, writable.
+    /// Level 2 block: the same, writable.
+    const NORMAL_BLOCK: u64 = 1 << 54 | 1 << 53 | 1 << 10 | 3 << 8 | 0b01;
+    /// Level 3 page: the same.
     const STACK_PAGE: u64 = 1 << 54 | 1 << 53 | 1 << 10 | 3 << 8 | 0b11;
 
     #[repr(C, align(4096))]
@@ -121,6 +125,8 @@ mod target {
     static DEVICE_L1: Tables<512> = Tables::empty();
     static DEVICE_L2: Tables<512> = Tables::empty();
     static DEVICES: AtomicUsize = AtomicUsize::new(0);
+    static LINEAR_L1: Tables<512> = Tables::empty();
+    static LINEAR_L2: Tables<512> = Tables::empty();
     static DTB_L1: Tables<512> = Tables::empty();
     static DTB_L2: Tables<512> = Tables::empty();
     /// An empty table for TTBR0 while no program runs.
@@ -129,7 +135,7 @@ mod target {
     /// Physical minus virtual address of the image, modulo 2^64.
     static IMAGE_OFFSET: AtomicU64 = AtomicU64::new(0);
 
-    /// Affinity and SecondaryArgs address for a CPU that waits in boot.s. In .data: .bss is zeroed under its eyes.
+    /// Affinity and SecondaryArgs address for a CPU that boot.s holds at EL3. In .data: .bss is zeroed under its eyes.
     #[repr(C, align(128))]
     struct Parked {
         affinity: AtomicU64,
@@ -154,7 +160,6 @@ mod target {
         static __emergency_stacks: u8;
 
         fn secondary_start();
-        fn parking_lot();
         fn idmap_replace_ttbr1();
     }
 
@@ -225,14 +230,9 @@ mod target {
         table_phys(&NO_USER)
     }
 
-    /// Where to send a CPU without a context, to wait for [`release_parked`]: what a spin table takes (`cpu-release-addr`).
-    pub fn parking_entry() -> PhysAddr {
-        image_phys(KernelVa::new(parking_lot as *const () as u64))
-    }
-
-    /// Sends the CPU with this affinity to [`secondary_entry`] with the physical address of its [`SecondaryArgs`], if it waits
-    /// in boot.s: since the loader started it together with the boot CPU, or sent it to [`parking_entry`]. One at a time: the
-    /// next only when this one is seen to run.
+    /// Sends the CPU with this affinity, which boot.s holds at EL3, to [`secondary_entry`] with the physical address of its
+    /// [`SecondaryArgs`]. One at a time: the next only when this one is seen to run. Has no effect on a CPU
+    /// that PSCI has to start.
     pub fn release_parked(affinity: u64, args: PhysAddr) {
         let line = AddrRange::new(
             KernelVa::new(core::ptr::from_ref(&PARKED) as u64),
@@ -304,6 +304,19 @@ mod target {
             publish();
         }
         Ok(AddrRange::new(start, start + u64::from(size)))
+    }
+
+    /// Maps `chunk` (2 MiB or more of RAM) writable where the linear map will have it: as far above
+    /// [`LINEAR_BASE`] as it is above physical address 0. Valid until the kernel installs its own tables. Called once.
+    pub fn map_early_linear(chunk: Chunk) {
+        assert!(chunk.bytes() >= BLOCK, "{chunk:?} is smaller than a block");
+        let (root, l1) = (chunk.start().raw() >> 39 & 0x1ff, chunk.start().raw() >> 30 & 0x1ff);
+        for block in (0..chunk.bytes()).step_by(BLOCK as usize).map(|offset| chunk.start() + offset) {
+            LINEAR_L2.0[(block.raw() >> 21 & 0x1ff) as usize].store(block.raw() | NORMAL_BLOCK, Relaxed);
+        }
+        LINEAR_L1.0[l1 as usize].store(table_phys(&LINEAR_L2).raw() | TABLE, Relaxed);
+        EARLY_ROOT.0[root as usize].store(table_phys(&LINEAR_L1).raw() | TABLE, Relaxed);
+        publish();
     }
 
     /// boot.s leaves the emergency stacks to us: 4 KiB pages with a guard between any two.
@@ -395,17 +408,15 @@ mod host {
         })
     }
 
+    /// Maps `chunk` where the linear map will have it: nothing, on a host.
+    pub fn map_early_linear(_: addr::Chunk) {}
+
     /// Where CPU_ON has to send a CPU, with the physical address of its [`SecondaryArgs`] as context.
     pub fn secondary_entry() -> PhysAddr {
         PhysAddr::new(LOADED_AT + 0x40)
     }
 
-    /// Where to send a CPU without a context, to wait for [`release_parked`].
-    pub fn parking_entry() -> PhysAddr {
-        PhysAddr::new(LOADED_AT + 0x80)
-    }
-
-    /// Sends a CPU that waits in boot.s to [`secondary_entry`].
+    /// Sends a CPU that boot.s holds at EL3 to [`secondary_entry`].
     pub fn release_parked(affinity: u64, args: PhysAddr) {
         record(Event::Release(affinity, args));
     }

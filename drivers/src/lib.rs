@@ -7,13 +7,9 @@
 
 extern crate alloc;
 
-pub mod direct;
 #[cfg(not(target_os = "none"))]
 pub mod fake;
 pub mod gic;
-pub mod iommu;
 pub mod mmio;
 pub mod pcie;
-pub mod region;
-pub mod smmu;
 pub mod uart;

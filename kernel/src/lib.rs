@@ -1,7 +1,19 @@
-//! Policy: who gets which memory, and the order of things.
+//! Policy: who gets which memory, and the order of things. `start` is the story of a boot.
 
 #![cfg_attr(not(test), no_std)]
 
 extern crate alloc;
 
 pub mod board;
+pub mod console;
+pub mod irq;
+pub mod memory;
+pub mod panic;
+pub mod percpu;
+pub mod power;
+pub mod run;
+pub mod selftest;
+pub mod smp;
+pub mod start;
+pub mod sync;
+pub mod trap;

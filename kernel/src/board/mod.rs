@@ -33,7 +33,7 @@ pub use interrupts::Gic;
 pub use memory::Reservation;
 pub use place::Place;
 pub use platform::Platform;
-pub use processors::{Conduit, Cpu, Start, Timer};
+pub use processors::{Cpu, Start, Timer};
 pub use smmu::Smmu;
 pub use tree::{MAX_TREE_BYTES, Tree, TreeError, total_size};
 pub use warning::{Reason, Warning};

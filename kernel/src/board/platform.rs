@@ -1,9 +1,10 @@
 //! The whole description of a machine.
 
-use super::{Conduit, Cpu, Gic, Place, Reason, Reservation, Smmu, Timer, Tree, TreeError, Uart, Warning};
+use super::{Cpu, Gic, Place, Reason, Reservation, Smmu, Timer, Tree, TreeError, Uart, Warning};
 use addr::{AddrRange, PhysAddr};
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use arch::psci::Conduit;
 use drivers::pcie::HostDescription;
 
 /// A machine, as its device tree describes it.

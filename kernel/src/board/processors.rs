@@ -2,19 +2,11 @@
 
 use super::{Place, Reason, Tree};
 use addr::PhysAddr;
+use arch::psci::Conduit;
 use drivers::gic::Interrupt;
 
 /// The bits of MPIDR_EL1 that say which CPU it is (Aff3 to Aff0).
 const AFFINITY: u64 = 0xff_00ff_ffff;
-
-/// The instruction that calls the firmware (SMC Calling Convention, Arm DEN 0028).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Conduit {
-    /// `hvc`.
-    Hvc,
-    /// `smc`.
-    Smc,
-}
 
 /// How a CPU that does not run yet is started.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -6,6 +6,8 @@ use core::ops::Add;
 /// What all address types have in common, for code that is generic over the address space
 /// ([`AddrRange`](crate::AddrRange), range allocators).
 pub trait Address: Copy + Ord + fmt::Debug + fmt::LowerHex {
+    /// The lowest address.
+    const ZERO: Self;
     /// The address with this bit pattern.
     fn new(raw: u64) -> Self;
     /// The bit pattern.
@@ -49,6 +51,7 @@ macro_rules! address {
         }
 
         impl Address for $name {
+            const ZERO: Self = Self(0);
             fn new(raw: u64) -> Self {
                 Self(raw)
             }

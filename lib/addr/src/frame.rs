@@ -148,7 +148,7 @@ impl Chunk {
         Self::new(first, fits.min(Order(aligned)))
     }
     /// The chunks that make up the whole frames of `range`, largest first at each step.
-    pub fn of_range(range: AddrRange<PhysAddr>) -> impl Iterator<Item = Self> {
+    pub fn of_range(range: AddrRange<PhysAddr>) -> impl Iterator<Item = Self> + Clone {
         let first =
             range.start().align_up(PAGE_SIZE).map_or(u64::MAX >> PAGE_SHIFT, |a| a.raw() >> PAGE_SHIFT);
         let end = range.end().raw() >> PAGE_SHIFT;

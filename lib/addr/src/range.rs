@@ -11,6 +11,9 @@ pub struct AddrRange<A> {
 }
 
 impl<A: Address> AddrRange<A> {
+    /// No addresses, at zero.
+    pub const EMPTY: Self = Self { start: A::ZERO, end: A::ZERO };
+
     /// The range between the two addresses. Panics when `end` is below `start`: callers with outside values use
     /// [`AddrRange::from_len`].
     pub fn new(start: A, end: A) -> Self {

@@ -1,0 +1,120 @@
+//! The kernel heap: `buddy_system_allocator` over a static start and, from then on, chunks of lowmem.
+//!
+//! The frame allocators keep their books on this heap, so a zone operation may allocate here while its lock is
+//! held, when the heap cannot grow. Hence the reserve: whoever is about to lock the zones calls
+//! [`ensure_reserve`] first, and ordinary allocations never dip into it - they grow the heap instead.
+
+use crate::memory::zones;
+use crate::sync::SpinLock;
+use addr::Order;
+use buddy_system_allocator::Heap;
+use core::alloc::{GlobalAlloc, Layout};
+use core::cell::UnsafeCell;
+use core::ptr::{self, NonNull};
+use core::sync::atomic::{AtomicUsize, Ordering};
+
+/// Largest block: 2^32 bytes.
+const ORDERS: usize = 33;
+/// What the heap starts with, before there are zones: enough to read a device tree and to set the zones up.
+const INITIAL: usize = 1 << 20;
+/// Free bytes that only zone operations may use; see [`ensure_reserve`].
+const RESERVE: usize = 256 << 10;
+/// The heap grows by chunks of this order (1 MiB), or larger ones for larger requests.
+const GROWTH: Order = match Order::new(8) {
+    Ok(order) => order,
+    Err(_) => unreachable!(),
+};
+
+#[repr(align(4096))]
+struct InitialHeap(UnsafeCell<[u8; INITIAL]>);
+// SAFETY: touched only through the heap, once it has been added to it.
+unsafe impl Sync for InitialHeap {}
+static INITIAL_HEAP: InitialHeap = InitialHeap(UnsafeCell::new([0; INITIAL]));
+
+static HEAP: SpinLock<Heap<ORDERS>> = SpinLock::new(Heap::new());
+/// A copy of the heap's free bytes that can be read without its lock.
+static FREE: AtomicUsize = AtomicUsize::new(0);
+/// Bytes taken from lowmem so far.
+static GROWN: AtomicUsize = AtomicUsize::new(0);
+
+struct KernelHeap;
+
+#[cfg_attr(target_os = "none", global_allocator)]
+#[cfg_attr(not(target_os = "none"), expect(dead_code, reason = "host tests use the host's allocator"))]
+static KERNEL_HEAP: KernelHeap = KernelHeap;
+
+// SAFETY: blocks come from `Heap`, which hands out each at most once, aligned and sized as the layout asks; a null
+// result says that there is none.
+unsafe impl GlobalAlloc for KernelHeap {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        if zones::locked_here() {
+            return allocate(layout);
+        }
+        // A block is a power of two, so it may take up to twice its size.
+        if FREE.load(Ordering::Relaxed) < RESERVE + 2 * layout.size() {
+            grow(layout);
+        }
+        let block = allocate(layout);
+        if block.is_null() && grow(layout) { allocate(layout) } else { block }
+    }
+
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        let mut heap = HEAP.lock();
+        if let Some(block) = NonNull::new(block) {
+            // SAFETY: the caller got this block from `alloc` with this layout, which took it from this heap.
+            unsafe { heap.dealloc(block, layout) };
+        }
+        note_free(&heap);
+    }
+}
+
+fn allocate(layout: Layout) -> *mut u8 {
+    let mut heap = HEAP.lock();
+    let block = heap.alloc(layout).map_or(ptr::null_mut(), NonNull::as_ptr);
+    note_free(&heap);
+    block
+}
+
+fn note_free(heap: &Heap<ORDERS>) {
+    FREE.store(heap.stats_total_bytes() - heap.stats_alloc_actual(), Ordering::Relaxed);
+}
+
+/// Gives the static start to the heap. Called once, before the first allocation.
+pub fn init() {
+    let start = INITIAL_HEAP.0.get() as usize;
+    let mut heap = HEAP.lock();
+    // SAFETY: the array is static and nothing else refers to it.
+    unsafe { heap.add_to_heap(start, start + INITIAL) };
+    note_free(&heap);
+}
+
+/// Makes sure that a zone operation finds [`RESERVE`] bytes; says whether it does. Must not be called with the
+/// zones locked.
+pub fn ensure_reserve() -> bool {
+    FREE.load(Ordering::Relaxed) >= RESERVE || zones::locked_here() || grow(Layout::new::<u64>())
+}
+
+/// Adds a chunk of lowmem that can hold `layout`. `false` when there is none.
+fn grow(layout: Layout) -> bool {
+    let frames = (layout.size().max(layout.align()) as u64).div_ceil(addr::PAGE_SIZE);
+    let order = Order::covering(frames).unwrap_or(Order::MAX).max(GROWTH);
+    let Some(chunk) = zones::take_for_heap(order) else { return false };
+    let start = super::linear::address_of(chunk.start()).raw() as usize;
+    let mut heap = HEAP.lock();
+    // SAFETY: the chunk is ours for good, in the linear map, and nothing else refers to it.
+    unsafe { heap.add_to_heap(start, start + chunk.bytes() as usize) };
+    GROWN.fetch_add(chunk.bytes() as usize, Ordering::Relaxed);
+    note_free(&heap);
+    true
+}
+
+/// Bytes of the heap: in use (as blocks), and in all.
+pub fn usage() -> (usize, usize) {
+    let heap = HEAP.lock();
+    (heap.stats_alloc_actual(), heap.stats_total_bytes())
+}
+
+/// Bytes of lowmem that the heap has taken.
+pub fn grown_bytes() -> u64 {
+    GROWN.load(Ordering::Relaxed) as u64
+}

@@ -1,0 +1,65 @@
+//! The kernel's own translation tree (TTBR1): what is mapped where, and nothing writable that is executable.
+
+use crate::memory::tables;
+use crate::sync::SpinLock;
+use addr::{AddrRange, Chunk, KernelVa, PhysAddr};
+use arch::tlb::Level;
+use pagetable::{Leaf, MapError, Mapping, OutOfTables, PageTable, Stage1};
+
+/// Bits of a kernel address that are translated.
+const INPUT_BITS: u8 = 48;
+
+type Tree = PageTable<Stage1, KernelVa>;
+
+static TREE: SpinLock<Option<Tree>> = SpinLock::new(None);
+
+/// Makes an empty tree. Nothing walks it until [`root`] is in TTBR1.
+pub fn init() -> Result<(), OutOfTables> {
+    *TREE.lock() = Some(Tree::new(&mut tables::kernel(), INPUT_BITS)?);
+    Ok(())
+}
+
+/// What goes into TTBR1.
+pub fn root() -> PhysAddr {
+    with(|tree| tree.root())
+}
+
+/// Maps `chunks` one after the other from `at` on, for all CPUs from the moment this returns.
+pub fn map(
+    at: KernelVa,
+    chunks: impl Iterator<Item = Chunk> + Clone,
+    mapping: Mapping,
+) -> Result<(), MapError<KernelVa>> {
+    with(|tree| tree.map(&mut tables::kernel(), at, chunks, mapping))?;
+    arch::barrier::dsb_ishst();
+    arch::barrier::isb();
+    Ok(())
+}
+
+/// Takes all mappings in `range` away, and returns when no CPU can use one any more.
+pub fn unmap(range: AddrRange<KernelVa>) {
+    match with(|tree| tree.unmap(&mut tables::kernel(), range)) {
+        Ok(stale) => {
+            arch::tlb::kernel(range, if stale.is_empty() { Level::Last } else { Level::Any });
+            stale.release(&mut tables::kernel());
+        }
+        Err(error) => panic!("kernel unmap of {range:?}: {error:?}"),
+    }
+}
+
+/// What the tree says of an address. The CPU's own view is `arch::mmu::translate_kernel`.
+pub fn translate(at: KernelVa) -> Option<Leaf<KernelVa>> {
+    with(|tree| tree.translate(&tables::kernel(), at))
+}
+
+/// Shows every mapping in `range`, lowest first.
+pub fn leaves(range: AddrRange<KernelVa>, show: impl FnMut(Leaf<KernelVa>)) {
+    with(|tree| tree.leaves(&tables::kernel(), range, show));
+}
+
+fn with<R>(f: impl FnOnce(&mut Tree) -> R) -> R {
+    match TREE.lock().as_mut() {
+        Some(tree) => f(tree),
+        None => panic!("no kernel tables yet"),
+    }
+}

@@ -1,0 +1,202 @@
+//! Which RAM becomes lowmem, which highmem, and what neither zone may have.
+
+use crate::board::Reservation;
+use addr::{AddrRange, Address, PAGE_SIZE, PhysAddr};
+use alloc::vec::Vec;
+use core::fmt;
+
+/// Lowmem is cut at multiples of this.
+const CUT: u64 = 2 << 20;
+/// With less the kernel cannot hold its own tables and heap.
+pub const LOWMEM_MIN: u64 = 16 << 20;
+/// The default takes a quarter of RAM, and no more than this.
+const LOWMEM_DEFAULT_MAX: u64 = 1 << 30;
+
+/// RAM, divided.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// What the linear map has: all lowmem, reservations included unless they say "no-map". Sorted.
+    pub lowmem: Vec<AddrRange<PhysAddr>>,
+    /// What the low zone may hand out: `lowmem` less the reservations.
+    pub low_free: Vec<AddrRange<PhysAddr>>,
+    /// What the high zone may hand out.
+    pub high_free: Vec<AddrRange<PhysAddr>>,
+    /// The first address above lowmem.
+    pub low_end: PhysAddr,
+    /// Bytes of RAM, all together.
+    pub total: u64,
+}
+
+/// Why RAM cannot be divided.
+#[derive(Debug, PartialEq, Eq)]
+pub enum LayoutError {
+    /// The device tree names no RAM.
+    NoRam,
+    /// `lowmem=` (or RAM itself) is below [`LOWMEM_MIN`].
+    LowmemTooSmall(u64),
+}
+
+impl fmt::Display for LayoutError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoRam => write!(f, "the device tree names no memory"),
+            Self::LowmemTooSmall(bytes) => {
+                write!(f, "lowmem={bytes:#x}: at least {} is needed", addr::Size(LOWMEM_MIN))
+            }
+        }
+    }
+}
+
+impl Layout {
+    /// Divides `ram` (any order, overlaps allowed). `lowmem` is what the boot argument asks for: the lowest that
+    /// many bytes of RAM. `reserved` is taken out of both zones.
+    pub fn new(
+        ram: &[AddrRange<PhysAddr>],
+        reserved: &[Reservation],
+        lowmem: Option<u64>,
+    ) -> Result<Self, LayoutError> {
+        let ram = merged(ram);
+        let total: u64 = ram.iter().map(AddrRange::len).sum();
+        if total == 0 {
+            return Err(LayoutError::NoRam);
+        }
+        let wanted = lowmem.unwrap_or((total / 4).clamp(LOWMEM_MIN, LOWMEM_DEFAULT_MAX));
+        if wanted < LOWMEM_MIN {
+            return Err(LayoutError::LowmemTooSmall(wanted));
+        }
+        let (lowmem, high) = cut(&ram, wanted);
+        let pages = |r: &Reservation| r.range.align_outward(PAGE_SIZE);
+        let unmapped: Vec<_> = reserved.iter().filter(|r| r.no_map).filter_map(pages).collect();
+        let reserved: Vec<_> = reserved.iter().filter_map(pages).collect();
+        Ok(Self {
+            low_free: without(&lowmem, &reserved),
+            high_free: without(&high, &reserved),
+            low_end: lowmem.last().map_or(PhysAddr::new(0), AddrRange::end),
+            lowmem: without(&lowmem, &unmapped),
+            total,
+        })
+    }
+
+    /// Bytes in the linear map.
+    pub fn lowmem_bytes(&self) -> u64 {
+        self.lowmem.iter().map(AddrRange::len).sum()
+    }
+}
+
+/// Whole pages, sorted, without overlaps.
+fn merged(ranges: &[AddrRange<PhysAddr>]) -> Vec<AddrRange<PhysAddr>> {
+    let mut sorted: Vec<_> =
+        ranges.iter().map(|r| r.align_inward(PAGE_SIZE)).filter(|r| !r.is_empty()).collect();
+    sorted.sort_by_key(AddrRange::start);
+    let mut result: Vec<AddrRange<PhysAddr>> = Vec::new();
+    for range in sorted {
+        match result.last_mut() {
+            Some(last) if range.start() <= last.end() => {
+                *last = AddrRange::new(last.start(), last.end().max(range.end()));
+            }
+            _ => result.push(range),
+        }
+    }
+    result
+}
+
+/// The lowest `bytes` of `ram`, up to a multiple of [`CUT`], and the rest.
+fn cut(ram: &[AddrRange<PhysAddr>], bytes: u64) -> (Vec<AddrRange<PhysAddr>>, Vec<AddrRange<PhysAddr>>) {
+    let (mut low, mut high, mut left) = (Vec::new(), Vec::new(), bytes);
+    for range in ram {
+        let end = range.start().checked_add(left).and_then(|end| end.align_up(CUT)).unwrap_or(range.end());
+        let at = if left == 0 { range.start() } else { end.min(range.end()) };
+        left = left.saturating_sub(at.raw() - range.start().raw());
+        push_nonempty(&mut low, AddrRange::new(range.start(), at));
+        push_nonempty(&mut high, AddrRange::new(at, range.end()));
+    }
+    (low, high)
+}
+
+/// `ranges` less `holes`.
+pub fn without(ranges: &[AddrRange<PhysAddr>], holes: &[AddrRange<PhysAddr>]) -> Vec<AddrRange<PhysAddr>> {
+    let mut left = ranges.to_vec();
+    for hole in holes {
+        let mut next = Vec::new();
+        for range in left {
+            let (below, above) = range.without(hole);
+            push_nonempty(&mut next, below);
+            push_nonempty(&mut next, above);
+        }
+        left = next;
+    }
+    left
+}
+
+fn push_nonempty(list: &mut Vec<AddrRange<PhysAddr>>, range: AddrRange<PhysAddr>) {
+    if !range.is_empty() {
+        list.push(range);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const G: u64 = 1 << 30;
+    const M: u64 = 1 << 20;
+
+    fn reserved(start: u64, end: u64) -> Reservation {
+        Reservation { range: r(start, end), no_map: false }
+    }
+
+    fn r(start: u64, end: u64) -> AddrRange<PhysAddr> {
+        AddrRange::new(PhysAddr::new(start), PhysAddr::new(end))
+    }
+
+    #[test]
+    fn a_quarter_is_low_by_default_and_at_most_a_gibibyte() {
+        let layout = Layout::new(&[r(G, 3 * G)], &[], None).unwrap();
+        assert_eq!(layout.lowmem, [r(G, G + 512 * M)]);
+        assert_eq!(layout.high_free, [r(G + 512 * M, 3 * G)]);
+        assert_eq!(Layout::new(&[r(G, 301 * G)], &[], None).unwrap().lowmem, [r(G, 2 * G)]);
+    }
+
+    #[test]
+    fn lowmem_spans_banks_and_more_than_ram_is_all_of_it() {
+        let ram = [r(4 * G, 5 * G), r(0, 16 * M)];
+        let layout = Layout::new(&ram, &[], Some(32 * M)).unwrap();
+        assert_eq!(layout.lowmem, [r(0, 16 * M), r(4 * G, 4 * G + 16 * M)]);
+        let all = Layout::new(&ram, &[], Some(100 * G)).unwrap();
+        assert_eq!((all.high_free.is_empty(), all.lowmem_bytes()), (true, G + 16 * M));
+    }
+
+    #[test]
+    fn reservations_leave_both_zones_by_whole_pages() {
+        let layout = Layout::new(
+            &[r(G, 2 * G)],
+            &[reserved(G + 1, G + 2), reserved(2 * G - 4097, 2 * G)],
+            Some(512 * M),
+        )
+        .unwrap();
+        assert_eq!(layout.low_free, [r(G + 4096, G + 512 * M)]);
+        assert_eq!(layout.high_free, [r(G + 512 * M, 2 * G - 8192)]);
+        assert_eq!(layout.lowmem, [r(G, G + 512 * M)]);
+    }
+
+    #[test]
+    fn what_says_no_map_is_not_in_the_linear_map() {
+        let secret = Reservation { range: r(G + M, G + 2 * M), no_map: true };
+        let layout = Layout::new(&[r(G, 2 * G)], &[secret], Some(512 * M)).unwrap();
+        assert_eq!(layout.lowmem, [r(G, G + M), r(G + 2 * M, G + 512 * M)]);
+        assert_eq!(layout.low_free, layout.lowmem);
+        assert_eq!(layout.low_end, PhysAddr::new(G + 512 * M));
+    }
+
+    #[test]
+    fn overlapping_ram_counts_once() {
+        let layout = Layout::new(&[r(G, 2 * G), r(G + M, 2 * G + M)], &[], None).unwrap();
+        assert_eq!(layout.total, G + M);
+    }
+
+    #[test]
+    fn too_little_is_refused_by_name() {
+        assert_eq!(Layout::new(&[], &[], None), Err(LayoutError::NoRam));
+        assert_eq!(Layout::new(&[r(G, 2 * G)], &[], Some(4096)), Err(LayoutError::LowmemTooSmall(4096)));
+    }
+}

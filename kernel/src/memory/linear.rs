@@ -1,0 +1,49 @@
+//! The linear map: lowmem at a fixed distance, in 4 KiB pages, so that a page can be taken out alone.
+//!
+//! A low frame that becomes non-cacheable must lose its cacheable alias first, since the CPU may read through any
+//! valid mapping by speculation (DDI 0487, B2.8, mismatched memory attributes): [`remove`] makes the entries
+//! invalid, waits for the TLBs of all CPUs, and only then is the data cleaned and invalidated from the caches
+//! through another mapping. [`restore`] puts the same entries back.
+
+use crate::memory::kernel_map;
+use addr::{AddrRange, Chunk, KernelVa, MemoryType, PhysAddr};
+use pagetable::{MapError, Mapping};
+
+/// One past the highest physical address that fits.
+pub const LIMIT: u64 = 1 << 46;
+
+/// Where the linear map has `address`, which is lowmem.
+pub fn address_of(address: PhysAddr) -> KernelVa {
+    debug_assert!(address.raw() < LIMIT);
+    arch::boot::LINEAR_BASE + address.raw()
+}
+
+/// Where the linear map has all of `range`.
+pub fn range_of(range: AddrRange<PhysAddr>) -> AddrRange<KernelVa> {
+    AddrRange::new(address_of(range.start()), address_of(range.end()))
+}
+
+/// Maps all of `lowmem`, less what `holes` name, readable and writable.
+pub fn init(lowmem: impl Iterator<Item = AddrRange<PhysAddr>>) -> Result<(), MapError<KernelVa>> {
+    for range in lowmem {
+        kernel_map::map(address_of(range.start()), Chunk::of_range(range), mapping())?;
+    }
+    Ok(())
+}
+
+/// Takes the alias of `chunk` away and returns when no CPU has it any more. Its lines may still be in the caches.
+pub fn remove(chunk: Chunk) {
+    kernel_map::unmap(range_of(chunk.range()));
+}
+
+/// Puts the alias of `chunk` back. Every other mapping of it that is not write-back is gone already, everywhere.
+///
+/// Needs no memory unless the whole table of its 2 MiB had become empty; then it may fail, and the chunk has to stay
+/// out of use.
+pub fn restore(chunk: Chunk) -> Result<(), MapError<KernelVa>> {
+    kernel_map::map(address_of(chunk.start()), core::iter::once(chunk), mapping())
+}
+
+fn mapping() -> Mapping {
+    Mapping::read_write(MemoryType::WriteBack).pages_only()
+}

@@ -1,0 +1,148 @@
+//! Memory: which RAM there is, who gets which frame, and how the kernel reaches it.
+//!
+//! `doc/memory-map.md` draws it.
+
+pub mod heap;
+pub mod kernel_map;
+pub mod kmap;
+pub mod layout;
+pub mod linear;
+pub mod stack;
+pub mod tables;
+pub mod vmalloc;
+pub mod zones;
+
+use crate::board::Reservation;
+use addr::{AddrRange, Chunk, KernelVa, MemoryType, Order, PAGE_SIZE, Pfn, PhysAddr, Size};
+use arch::boot::{BootInfo, SectionKind};
+use core::fmt;
+use layout::{Layout, LayoutError};
+use memory::{FrameSource, Reach};
+use pagetable::{MapError, Mapping, OutOfTables};
+use spin::Once;
+
+static LAYOUT: Once<Layout> = Once::new();
+
+/// What the boot arguments say about memory, in bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sizes {
+    /// `lowmem=`
+    pub lowmem: Option<u64>,
+    /// `vmalloc=`
+    pub vmalloc: Option<u64>,
+}
+
+/// Why memory cannot be set up.
+#[derive(Debug)]
+pub enum InitError {
+    /// RAM cannot be divided.
+    Layout(LayoutError),
+    /// Lowmem has no run of that many free bytes for the first tables.
+    NoPool(u64),
+    /// The first tables do not fit into what was set aside for them: a miscount of ours.
+    OutOfTables(OutOfTables),
+    /// The same, later on.
+    Map(MapError<KernelVa>),
+}
+
+impl fmt::Display for InitError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Layout(error) => error.fmt(f),
+            Self::NoPool(bytes) => {
+                write!(f, "lowmem has no {} in a row for the first page tables", Size(*bytes))
+            }
+            Self::OutOfTables(error) => write!(f, "first page tables: {error:?}"),
+            Self::Map(error) => write!(f, "first page tables: {error:?}"),
+        }
+    }
+}
+
+impl From<LayoutError> for InitError {
+    fn from(error: LayoutError) -> Self {
+        Self::Layout(error)
+    }
+}
+
+impl From<OutOfTables> for InitError {
+    fn from(error: OutOfTables) -> Self {
+        Self::OutOfTables(error)
+    }
+}
+
+impl From<MapError<KernelVa>> for InitError {
+    fn from(error: MapError<KernelVa>) -> Self {
+        Self::Map(error)
+    }
+}
+
+/// Divides RAM, sets the zones up and builds the kernel's tables. [`enter`] starts using them.
+///
+/// `reserved` is everything in RAM that somebody has already, the image included.
+pub fn init(
+    boot: &BootInfo,
+    ram: &[AddrRange<PhysAddr>],
+    reserved: &[Reservation],
+    sizes: Sizes,
+) -> Result<(), InitError> {
+    let layout = Layout::new(ram, reserved, sizes.lowmem)?;
+    let layout = LAYOUT.call_once(|| layout);
+    zones::init(layout.low_end, layout.low_free.iter().chain(&layout.high_free).copied());
+    take_pool(layout)?;
+    kernel_map::init()?;
+    map_image()?;
+    // The image is not in the linear map: its text would be writable there.
+    linear::init(layout::without(&layout.lowmem, &[boot.image]).into_iter())?;
+    vmalloc::init(sizes.vmalloc.unwrap_or(vmalloc::VMALLOC_DEFAULT));
+    Ok(())
+}
+
+/// How RAM was divided.
+pub fn layout() -> &'static Layout {
+    match LAYOUT.get() {
+        Some(layout) => layout,
+        None => panic!("memory is not set up"),
+    }
+}
+
+/// Sets frames aside for the first tables, and maps them where the linear map will have them.
+fn take_pool(layout: &Layout) -> Result<(), InitError> {
+    let bytes = tables::pool_bytes(&layout.lowmem);
+    let order = Order::covering(bytes.div_ceil(PAGE_SIZE)).unwrap_or(Order::MAX).max(Order::BLOCK_2M);
+    let pool = zones::with(|zones| zones.take(order, Reach::LOW)).ok_or(InitError::NoPool(order.bytes()))?;
+    let pool = pool.release();
+    arch::boot::map_early_linear(pool);
+    // SAFETY: the chunk was just taken from the zones and mapped, and is zeroed; the linear map will keep it mapped.
+    unsafe {
+        arch::cache::zero(linear::range_of(pool.range()));
+        tables::init(pool, &layout.lowmem);
+    }
+    Ok(())
+}
+
+/// Maps the image's parts, each with its own rights, as they are mapped already in the first tables.
+fn map_image() -> Result<(), InitError> {
+    for section in arch::boot::sections() {
+        let mapping = match section.kind {
+            SectionKind::Text => Mapping::code(),
+            SectionKind::Rodata => Mapping::read_only(MemoryType::WriteBack),
+            SectionKind::Data | SectionKind::Stack => Mapping::read_write(MemoryType::WriteBack),
+        };
+        let phys = AddrRange::new(section.phys, section.phys + section.virt.len());
+        // Pages only: the tables in use map the same pages, so that no size changes under the running code.
+        kernel_map::map(section.virt.start(), Chunk::of_range(phys), mapping.pages_only())?;
+    }
+    Ok(())
+}
+
+/// Puts the tables that [`init`] built into use. What boot mapped early (UART, device tree) is gone then.
+pub fn enter() {
+    // SAFETY: the tree is never torn down, and `init` mapped all of the image, this stack included.
+    unsafe { arch::mmu::replace_ttbr1(kernel_map::root()) };
+}
+
+/// Gives CPU `cpu` its windows. Called once per CPU before it runs.
+pub fn init_cpu(cpu: usize) -> Result<(), InitError> {
+    let anchor = arch::boot::image_phys(arch::boot::IMAGE_BASE);
+    Ok(kmap::init_cpu(cpu, Chunk::page(Pfn::containing(anchor)))?)
+}

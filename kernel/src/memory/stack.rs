@@ -1,0 +1,58 @@
+//! Kernel stacks: 16 KiB of lowmem, mapped in an area of their own with an unmapped page on either side.
+
+use crate::memory::vmalloc::{Mapped, STACKS, VmallocError};
+use crate::memory::zones;
+use addr::{AddrRange, Chunk, KernelVa, MemoryType, Order, PAGE_SIZE};
+use core::iter;
+use memory::{FrameSource, OwnedChunk, Reach};
+use pagetable::Mapping;
+
+/// Frames of a stack.
+const ORDER: u8 = 2;
+
+/// Why there is no stack.
+#[derive(Debug)]
+pub enum StackError {
+    /// Lowmem is used up.
+    OutOfFrames,
+    /// It cannot be mapped.
+    Map(VmallocError),
+}
+
+/// A stack of its own; dropped, its frames are free again.
+#[derive(Debug)]
+pub struct KernelStack {
+    mapped: Option<Mapped>,
+    frames: Chunk,
+}
+
+impl KernelStack {
+    /// A new stack.
+    pub fn new() -> Result<Self, StackError> {
+        let order = Order::new(ORDER).unwrap_or(Order::PAGE);
+        let frames = zones::with(|zones| zones.take(order, Reach::LOW)).ok_or(StackError::OutOfFrames)?;
+        // From here on a failure gives the frames back.
+        let mut stack = Self { mapped: None, frames: frames.release() };
+        let mapping = Mapping::read_write(MemoryType::WriteBack);
+        stack.mapped =
+            Some(STACKS.map(iter::once(stack.frames), PAGE_SIZE, mapping).map_err(StackError::Map)?);
+        Ok(stack)
+    }
+
+    /// Where it is.
+    pub fn range(&self) -> AddrRange<KernelVa> {
+        self.mapped.as_ref().map_or(AddrRange::EMPTY, Mapped::range)
+    }
+
+    /// What SP starts with.
+    pub fn top(&self) -> KernelVa {
+        self.range().end()
+    }
+}
+
+impl Drop for KernelStack {
+    fn drop(&mut self) {
+        self.mapped = None;
+        zones::give(OwnedChunk::adopt(self.frames));
+    }
+}

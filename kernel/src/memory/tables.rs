@@ -1,0 +1,156 @@
+//! Frames for page tables: the kernel's, the programs' and the SMMU's, all from lowmem and written through the
+//! linear map.
+//!
+//! The first tables build the linear map itself, so they cannot come from it. They come from a pool: one chunk that
+//! boot maps early, at the address the linear map will have it. What the first tables leave of the pool serves the
+//! next ones.
+
+use crate::memory::{linear, zones};
+use crate::sync::SpinLock;
+use addr::{AddrRange, Asid, Chunk, KernelVa, PAGE_SIZE, Pfn, PhysAddr, UserVa};
+use arch::tlb::Level;
+use core::slice;
+use core::sync::atomic::{AtomicU16, AtomicU64, Ordering};
+use memory::OwnedChunk;
+use pagetable::{Entries, TableMemory};
+use spin::Once;
+
+/// One counter for each frame of lowmem between the lowest and the highest: how many valid entries a table has.
+struct Live {
+    first: Pfn,
+    counters: &'static [AtomicU16],
+}
+
+static LIVE: Once<Live> = Once::new();
+static POOL: SpinLock<AddrRange<PhysAddr>> = SpinLock::new(AddrRange::EMPTY);
+/// Tables in use, and the most there were at one time.
+static IN_USE: AtomicU64 = AtomicU64::new(0);
+static PEAK: AtomicU64 = AtomicU64::new(0);
+
+/// Bytes of pool needed to map `lowmem`, the counters included.
+pub fn pool_bytes(lowmem: &[AddrRange<PhysAddr>]) -> u64 {
+    /// For the image, the tables above the last level, and the first windows, stacks and registers.
+    const OTHERS: u64 = 64 * PAGE_SIZE;
+    let last_level: u64 = lowmem.iter().map(|range| (range.len() >> 21) + 2).sum();
+    last_level * PAGE_SIZE + counter_bytes(lowmem) + OTHERS
+}
+
+fn counter_bytes(lowmem: &[AddrRange<PhysAddr>]) -> u64 {
+    let span = span(lowmem);
+    (span.len() / PAGE_SIZE * size_of::<AtomicU16>() as u64).next_multiple_of(PAGE_SIZE)
+}
+
+fn span(lowmem: &[AddrRange<PhysAddr>]) -> AddrRange<PhysAddr> {
+    match (lowmem.first(), lowmem.last()) {
+        (Some(first), Some(last)) => AddrRange::new(first.start(), last.end()),
+        _ => AddrRange::EMPTY,
+    }
+}
+
+/// Starts with `pool`, which is mapped at its linear address and zero-filled.
+///
+/// # Safety
+///
+/// `pool` has at least [`pool_bytes`] bytes that nothing else uses, and stays mapped.
+pub unsafe fn init(pool: Chunk, lowmem: &[AddrRange<PhysAddr>]) {
+    let span = span(lowmem);
+    let counters = linear::address_of(pool.start()).raw() as *const AtomicU16;
+    // SAFETY: the caller lends the memory for good; zeroes are valid counters; the length is what `pool_bytes` counts.
+    let counters = unsafe { slice::from_raw_parts(counters, (span.len() / PAGE_SIZE) as usize) };
+    LIVE.call_once(|| Live { first: Pfn::containing(span.start()), counters });
+    *POOL.lock() = AddrRange::new(pool.start() + counter_bytes(lowmem), pool.range().end());
+}
+
+/// A zero-filled frame for a table.
+pub fn take() -> Option<PhysAddr> {
+    let table = match take_from_pool() {
+        Some(table) => table,
+        None => zones::take_zeroed_page()?.release().start(),
+    };
+    let now = IN_USE.fetch_add(1, Ordering::Relaxed) + 1;
+    PEAK.fetch_max(now, Ordering::Relaxed);
+    Some(table)
+}
+
+fn take_from_pool() -> Option<PhysAddr> {
+    let mut pool = POOL.lock();
+    let table = pool.start();
+    *pool = (!pool.is_empty()).then(|| AddrRange::new(table + PAGE_SIZE, pool.end()))?;
+    Some(table)
+}
+
+/// Gives a frame from [`take`] back.
+pub fn give(table: PhysAddr) {
+    IN_USE.fetch_sub(1, Ordering::Relaxed);
+    zones::give(OwnedChunk::adopt(Chunk::page(Pfn::containing(table))));
+}
+
+/// Tables in use now, and the most there were.
+pub fn count() -> (u64, u64) {
+    (IN_USE.load(Ordering::Relaxed), PEAK.load(Ordering::Relaxed))
+}
+
+/// The entries of a table from [`take`].
+pub fn entries(table: PhysAddr) -> &'static Entries {
+    let address = linear::address_of(table).raw() as *const Entries;
+    // SAFETY: tables are frames of lowmem, which the linear map has whole, aligned and for good; entries are atomics,
+    // so that sharing them with a walker and with other CPUs is no race.
+    unsafe { &*address }
+}
+
+/// The counter that belongs to a table.
+pub fn live(table: PhysAddr) -> &'static AtomicU16 {
+    let Some(live) = LIVE.get() else { panic!("no table counters yet") };
+    &live.counters[(Pfn::containing(table).raw() - live.first.raw()) as usize]
+}
+
+/// Table memory for the CPUs' own walkers, which snoop. `F` forgets a range in the TLBs.
+pub struct CpuTables<F: Fn(u64, u64)> {
+    forget: F,
+}
+
+/// Table memory for the kernel's own tree.
+pub fn kernel() -> CpuTables<impl Fn(u64, u64)> {
+    CpuTables {
+        forget: |at, len| {
+            arch::tlb::kernel(AddrRange::new(KernelVa::new(at), KernelVa::new(at + len)), Level::Any);
+        },
+    }
+}
+
+/// Table memory for the tree of the address space `asid`.
+pub fn user(asid: Asid) -> CpuTables<impl Fn(u64, u64)> {
+    CpuTables {
+        forget: move |at, len| {
+            arch::tlb::user(asid, AddrRange::new(UserVa::new(at), UserVa::new(at + len)), Level::Any);
+        },
+    }
+}
+
+impl<F: Fn(u64, u64)> TableMemory for CpuTables<F> {
+    fn allocate(&mut self) -> Option<PhysAddr> {
+        take()
+    }
+
+    fn release(&mut self, table: PhysAddr) {
+        give(table);
+    }
+
+    fn entries(&self, table: PhysAddr) -> &Entries {
+        entries(table)
+    }
+
+    fn live(&self, table: PhysAddr) -> &AtomicU16 {
+        live(table)
+    }
+
+    fn written(&self, _: &[AtomicU64]) {}
+
+    fn publish(&self) {
+        arch::barrier::dsb_ishst();
+    }
+
+    fn invalidate(&mut self, at: u64, len: u64) {
+        (self.forget)(at, len);
+    }
+}

@@ -1,0 +1,148 @@
+//! Kernel addresses for what the linear map does not have: kernel views of scattered buffers (vmalloc proper, with
+//! a limit), stacks, and device registers. Each is an area of its own, and after each mapping in it there is a page
+//! that is never mapped.
+
+use crate::memory::kernel_map;
+use crate::sync::SpinLock;
+use addr::{AddrRange, Chunk, KernelVa, MemoryType, PAGE_SIZE, PhysAddr};
+use core::sync::atomic::{AtomicU64, Ordering};
+use memory::{RangeAllocator, RangeError};
+use pagetable::{MapError, Mapping};
+
+/// Why there is no such mapping.
+#[derive(Debug)]
+pub enum VmallocError {
+    /// No range of that many bytes is left.
+    OutOfRange(RangeError<KernelVa>),
+    /// No frame is left for a page table.
+    Map(MapError<KernelVa>),
+}
+
+/// A part of the kernel's half and who has what in it.
+pub struct Area {
+    start: KernelVa,
+    ranges: SpinLock<Option<RangeAllocator<KernelVa>>>,
+    used: AtomicU64,
+    peak: AtomicU64,
+}
+
+/// Kernel views of buffers.
+pub static VMALLOC: Area = Area::new(KernelVa::new(0xffff_9000_0000_0000));
+/// Kernel stacks.
+pub static STACKS: Area = Area::new(KernelVa::new(0xffff_9800_0000_0000));
+/// Device registers, and other things that stay for good.
+pub static REGISTERS: Area = Area::new(KernelVa::new(0xffff_a000_0000_0000));
+
+/// What `vmalloc=` is when nobody says.
+pub const VMALLOC_DEFAULT: u64 = 512 << 20;
+/// Stacks: 64 Ki threads of 16 KiB.
+const STACKS_BYTES: u64 = 2 << 30;
+/// ECAM windows alone take 256 MiB each.
+const REGISTERS_BYTES: u64 = 64 << 30;
+
+/// Sets the areas up; `vmalloc` is the size of the first one in bytes.
+pub fn init(vmalloc: u64) {
+    VMALLOC.init(vmalloc);
+    STACKS.init(STACKS_BYTES);
+    REGISTERS.init(REGISTERS_BYTES);
+}
+
+impl Area {
+    const fn new(start: KernelVa) -> Self {
+        let (used, peak) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { start, ranges: SpinLock::new(None), used, peak }
+    }
+
+    fn init(&self, bytes: u64) {
+        let space = AddrRange::new(self.start, self.start + bytes);
+        *self.ranges.lock() = Some(RangeAllocator::with_guard(space, PAGE_SIZE));
+    }
+
+    /// Maps `chunks` one after the other at an address of this area that is a multiple of `align`.
+    pub fn map(
+        &'static self,
+        chunks: impl Iterator<Item = Chunk> + Clone,
+        align: u64,
+        mapping: Mapping,
+    ) -> Result<Mapped, VmallocError> {
+        let len = chunks.clone().map(Chunk::bytes).sum();
+        // The guard gives the range back when mapping fails.
+        let mut mapped = Mapped { area: self, range: self.reserve(len, align)?, present: false };
+        kernel_map::map(mapped.range.start(), chunks, mapping).map_err(VmallocError::Map)?;
+        mapped.present = true;
+        Ok(mapped)
+    }
+
+    fn reserve(&self, len: u64, align: u64) -> Result<AddrRange<KernelVa>, VmallocError> {
+        let range = self.with(|ranges| ranges.alloc(len, align, KernelVa::new(u64::MAX)));
+        let range = range.map_err(VmallocError::OutOfRange)?;
+        let now = self.used.fetch_add(len, Ordering::Relaxed) + len;
+        self.peak.fetch_max(now, Ordering::Relaxed);
+        Ok(range)
+    }
+
+    fn free(&self, range: AddrRange<KernelVa>) {
+        self.used.fetch_sub(range.len(), Ordering::Relaxed);
+        if let Err(error) = self.with(|ranges| ranges.free(range)) {
+            panic!("kernel range {range:?} freed: {error:?}");
+        }
+    }
+
+    fn with<R>(&self, f: impl FnOnce(&mut RangeAllocator<KernelVa>) -> R) -> R {
+        match self.ranges.lock().as_mut() {
+            Some(ranges) => f(ranges),
+            None => panic!("area {} is not set up", self.start),
+        }
+    }
+
+    /// Bytes in use now, and the most there were.
+    pub fn usage(&self) -> (u64, u64) {
+        (self.used.load(Ordering::Relaxed), self.peak.load(Ordering::Relaxed))
+    }
+}
+
+/// A mapping in an [`Area`]; dropped, it is gone from all CPUs and its addresses are free.
+#[derive(Debug)]
+pub struct Mapped {
+    area: &'static Area,
+    range: AddrRange<KernelVa>,
+    present: bool,
+}
+
+impl Mapped {
+    /// The addresses.
+    pub fn range(&self) -> AddrRange<KernelVa> {
+        self.range
+    }
+
+    /// Keeps it for good.
+    pub fn leak(self) -> AddrRange<KernelVa> {
+        let range = self.range;
+        core::mem::forget(self);
+        range
+    }
+}
+
+impl Drop for Mapped {
+    fn drop(&mut self) {
+        if self.present {
+            kernel_map::unmap(self.range);
+        }
+        self.area.free(self.range);
+    }
+}
+
+impl core::fmt::Debug for Area {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "Area({})", self.start)
+    }
+}
+
+/// Maps a device's registers for good, as Device memory, and returns where exactly they are.
+pub fn map_registers(registers: AddrRange<PhysAddr>) -> Result<AddrRange<KernelVa>, VmallocError> {
+    let pages = registers.align_outward(PAGE_SIZE).unwrap_or(AddrRange::EMPTY);
+    let mapping = Mapping::read_write(MemoryType::Device);
+    let at = REGISTERS.map(Chunk::of_range(pages), PAGE_SIZE, mapping)?.leak().start();
+    let start = at + (registers.start().raw() - pages.start().raw());
+    Ok(AddrRange::new(start, start + registers.len()))
+}

@@ -1,0 +1,74 @@
+//! The frame allocators, behind one lock.
+
+use crate::memory::{heap, linear};
+use crate::percpu::{MAX_CPUS, PerCpu};
+use crate::sync::SpinLock;
+use addr::{AddrRange, Chunk, Order, PhysAddr};
+use core::sync::atomic::{AtomicBool, Ordering};
+use memory::{FrameSource, Frames, OwnedChunk, Reach, Zone, ZoneStats, Zones};
+use spin::Once;
+
+static ZONES: Once<SpinLock<Zones>> = Once::new();
+/// Whether this CPU holds the lock: the heap must not ask for frames then.
+static LOCKED: PerCpu<AtomicBool> = PerCpu::new([const { AtomicBool::new(false) }; MAX_CPUS]);
+
+/// Sets the zones up: `low_end` is the first address above lowmem.
+pub fn init(low_end: PhysAddr, free: impl Iterator<Item = AddrRange<PhysAddr>>) {
+    let mut zones = Zones::new(low_end);
+    free.for_each(|range| zones.add(range));
+    ZONES.call_once(|| SpinLock::new(zones));
+}
+
+/// Whether this CPU is inside [`with`].
+pub fn locked_here() -> bool {
+    LOCKED.this().load(Ordering::Relaxed)
+}
+
+/// Runs `f` with the zones locked, after making sure that the heap can hold what they write down.
+pub fn with<R>(f: impl FnOnce(&mut Zones) -> R) -> R {
+    // Without a reserve there may still be enough: the zones panic on a failed allocation, nobody else.
+    heap::ensure_reserve();
+    let Some(zones) = ZONES.get() else { panic!("no zones yet") };
+    let mut zones = zones.lock();
+    LOCKED.this().store(true, Ordering::Relaxed);
+    let result = f(&mut zones);
+    LOCKED.this().store(false, Ordering::Relaxed);
+    result
+}
+
+/// A chunk of lowmem that the heap keeps for good; `None` before there are zones, or when lowmem is used up.
+pub fn take_for_heap(order: Order) -> Option<Chunk> {
+    let mut zones = ZONES.get()?.lock();
+    LOCKED.this().store(true, Ordering::Relaxed);
+    let chunk = zones.take(order, Reach::LOW);
+    LOCKED.this().store(false, Ordering::Relaxed);
+    chunk.map(OwnedChunk::release)
+}
+
+/// A frame of lowmem, zero-filled.
+pub fn take_zeroed_page() -> Option<OwnedChunk> {
+    let page = with(|zones| zones.take(Order::PAGE, Reach::LOW))?;
+    // SAFETY: the frame is ours, and lowmem is in the linear map, writable.
+    unsafe { arch::cache::zero(linear::range_of(page.chunk().range())) };
+    Some(page)
+}
+
+/// Gives a chunk back.
+pub fn give(chunk: OwnedChunk) {
+    with(|zones| zones.give(chunk));
+}
+
+/// Gives a list of chunks back.
+pub fn give_all(frames: Frames) {
+    with(|zones| frames.give_back(zones));
+}
+
+/// Whether the linear map has `address`.
+pub fn is_low(address: PhysAddr) -> bool {
+    with(|zones| zones.zone_of(address)) == Zone::Low
+}
+
+/// What a zone has and has given out, in frames.
+pub fn stats(zone: Zone) -> ZoneStats {
+    with(|zones| zones.stats(zone))
+}

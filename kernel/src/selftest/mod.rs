@@ -1,0 +1,64 @@
+//! Self-tests: what only the machine can show. KTAP on the console, one verdict a line, each naming what it saw.
+//!
+//! A test is a function in a file of its subject; [`TESTS`] lists them in the order in which they run.
+
+mod report;
+
+use crate::board::Glob;
+use alloc::string::String;
+
+/// What a test found, if it did not fail.
+pub enum Verdict {
+    /// It holds; with what was seen, in a few words.
+    Pass(String),
+    /// It cannot be seen on this machine, and why.
+    Skip(String),
+}
+
+/// A verdict, or what was seen instead of what should be.
+pub type Outcome = Result<Verdict, String>;
+
+/// One self-test.
+pub struct Test {
+    /// A sentence in snake case, `subject.what_holds`.
+    pub name: &'static str,
+    /// Runs it.
+    pub run: fn() -> Outcome,
+}
+
+/// A pass that says what was seen.
+#[macro_export]
+macro_rules! pass {
+    ($($arg:tt)*) => { Ok($crate::selftest::Verdict::Pass(alloc::format!($($arg)*))) };
+}
+
+/// A skip that says why.
+#[macro_export]
+macro_rules! skip {
+    ($($arg:tt)*) => { return Ok($crate::selftest::Verdict::Skip(alloc::format!($($arg)*))) };
+}
+
+/// Fails the test with what was seen unless the condition holds.
+#[macro_export]
+macro_rules! check {
+    ($condition:expr, $($arg:tt)*) => {
+        if !$condition {
+            return Err(alloc::format!($($arg)*));
+        }
+    };
+}
+
+/// All tests, by subject.
+fn all() -> impl Iterator<Item = &'static Test> {
+    [].into_iter()
+}
+
+/// Runs the chosen tests and prints the KTAP report. Returns whether none failed.
+pub fn run(chosen: Glob<'_>) -> bool {
+    let tests = || all().filter(|test| chosen.matches(test.name));
+    let mut report = report::Report::start(tests().count());
+    for test in tests() {
+        report.add(test.name, (test.run)());
+    }
+    report.finish()
+}

@@ -1,0 +1,119 @@
+//! Bringing the other CPUs up.
+
+use crate::board::{Cpu, Start};
+use crate::memory::stack::{KernelStack, StackError};
+use crate::memory::{self, InitError, kernel_map, linear, zones};
+use crate::percpu::MAX_CPUS;
+use crate::power;
+use addr::{AddrRange, KernelVa};
+use arch::boot::SecondaryArgs;
+use arch::timer::Deadline;
+use core::fmt;
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use spin::Once;
+
+/// How long a CPU may take from being started to its first line of Rust.
+const START_TIMEOUT_NS: u64 = 1_000_000_000;
+
+/// CPUs that run, the boot CPU included.
+static ONLINE: AtomicUsize = AtomicUsize::new(1);
+/// A bit for each CPU that runs.
+static RUNNING: AtomicU64 = AtomicU64::new(1);
+/// The stack of each CPU's first thread, kept for good.
+static STACKS: [Once<KernelStack>; MAX_CPUS] = [const { Once::new() }; MAX_CPUS];
+
+/// Why a CPU does not run.
+enum CpuError {
+    /// The device tree does not say how to start it, or in a way that is not there.
+    NoMethod,
+    /// The firmware refuses.
+    Firmware(arch::psci::Error),
+    /// It was started and was not seen again.
+    Silent,
+    /// No memory for its stack.
+    Stack(StackError),
+    /// No memory for its windows.
+    Memory(InitError),
+}
+
+impl fmt::Display for CpuError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoMethod => write!(f, "no way to start it"),
+            Self::Firmware(error) => write!(f, "CPU_ON: {error}"),
+            Self::Silent => write!(f, "not heard of within {} ms", START_TIMEOUT_NS / 1_000_000),
+            Self::Stack(error) => write!(f, "no stack: {error:?}"),
+            Self::Memory(error) => error.fmt(f),
+        }
+    }
+}
+
+/// Starts every CPU of `cpus` but this one, numbered in the device tree's order after this one. One that does not
+/// start is left out with a warning.
+pub fn start_all(cpus: &[Cpu]) {
+    let others = cpus.iter().filter(|cpu| cpu.mpidr != arch::cpu::affinity());
+    let mut index = 1;
+    for cpu in others {
+        if index == MAX_CPUS {
+            log::warn!("cpu {:#x}: left out, {MAX_CPUS} are the most", cpu.mpidr);
+            continue;
+        }
+        match start(cpu, index) {
+            Ok(()) => index += 1,
+            Err(error) => {
+                log::warn!("cpu {:#x}: left out: {error}", cpu.mpidr);
+                // A number once handed to a CPU that may still come up late is not used again.
+                index += 1;
+            }
+        }
+    }
+}
+
+/// CPUs that run.
+pub fn online() -> usize {
+    ONLINE.load(Ordering::Acquire)
+}
+
+/// Whether CPU `index` runs.
+pub fn is_running(index: usize) -> bool {
+    RUNNING.load(Ordering::Acquire) & 1 << index != 0
+}
+
+/// Says that this CPU has arrived.
+pub fn arrive() {
+    RUNNING.fetch_or(1 << arch::cpu::index(), Ordering::AcqRel);
+    ONLINE.fetch_add(1, Ordering::AcqRel);
+}
+
+fn start(cpu: &Cpu, index: usize) -> Result<(), CpuError> {
+    let (Some(Start::Psci), Some(firmware)) = (cpu.start, power::firmware()) else {
+        return Err(CpuError::NoMethod);
+    };
+    memory::init_cpu(index).map_err(CpuError::Memory)?;
+    let stack = KernelStack::new().map_err(CpuError::Stack)?;
+    let args = SecondaryArgs { ttbr1: kernel_map::root(), stack_top: stack.top(), index: index as u64 };
+    STACKS[index].call_once(|| stack);
+    let page = zones::take_zeroed_page().ok_or(CpuError::Stack(StackError::OutOfFrames))?;
+    let args_at = page.chunk().start();
+    hand_over(linear::address_of(args_at), args);
+    arch::psci::cpu_on(firmware, cpu.mpidr, arch::boot::secondary_entry(), args_at)
+        .map_err(CpuError::Firmware)?;
+    let deadline = Deadline::in_ns(START_TIMEOUT_NS);
+    while !is_running(index) {
+        if deadline.passed() {
+            // The page stays: the CPU may still read it.
+            return Err(CpuError::Silent);
+        }
+        core::hint::spin_loop();
+    }
+    zones::give(page);
+    Ok(())
+}
+
+/// Writes `args` to memory, where a CPU with its MMU off reads them.
+fn hand_over(at: KernelVa, args: SecondaryArgs) {
+    let place = at.raw() as *mut SecondaryArgs;
+    // SAFETY: the page is ours, mapped by the linear map and aligned; nobody reads it before CPU_ON.
+    unsafe { place.write(args) };
+    arch::cache::clean(AddrRange::new(at, at + size_of::<SecondaryArgs>() as u64));
+}

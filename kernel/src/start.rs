@@ -1,0 +1,100 @@
+//! The story of a boot, one line a step.
+
+use crate::board::{BootArgs, Platform, Reservation, Tree, TreeError};
+use crate::memory::{self, Sizes, heap, zones};
+use crate::{console, irq, power, run, smp};
+use ::memory::Zone;
+use addr::{AddrRange, PAGE_SIZE, PhysAddr, Size};
+use alloc::vec::Vec;
+use arch::boot::{BootInfo, EarlyDtbError};
+use core::fmt;
+use core::slice;
+
+/// Why there is no description of the machine.
+#[derive(Debug)]
+pub enum NoPlatform {
+    /// x0 does not lead to a device tree.
+    NotFound(EarlyDtbError),
+    /// It does, but the tree cannot be used.
+    Tree(TreeError),
+}
+
+impl fmt::Display for NoPlatform {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotFound(EarlyDtbError::NoAddress(x0)) => write!(f, "no device tree: x0 = {x0}"),
+            Self::NotFound(EarlyDtbError::BadMagic(word)) => {
+                write!(f, "no device tree: what x0 points to starts with {word:#010x}, not 0xd00dfeed")
+            }
+            Self::NotFound(EarlyDtbError::TooLarge(size)) => {
+                write!(f, "device tree of {}, more than 2 MiB", Size(u64::from(*size)))
+            }
+            Self::Tree(error) => error.fmt(f),
+        }
+    }
+}
+
+/// Boots the machine and never returns: a run ends by power off.
+pub fn boot(boot: &BootInfo) -> ! {
+    heap::init();
+    let platform = read_platform(boot).unwrap_or_else(|error| {
+        console::start_without_tree(boot);
+        log::error!("{error}; halted");
+        arch::cpu::halt()
+    });
+    console::start_early(platform.console.as_ref());
+    log::info!("Tessera {} on {}, entered at EL{}", env!("CARGO_PKG_VERSION"), platform.model, boot.entry_el);
+    platform.psci.into_iter().for_each(power::set_firmware);
+    platform.warnings.iter().for_each(|warning| log::warn!("{warning}"));
+    let args = BootArgs::parse(&platform.bootargs).unwrap_or_else(|error| power::fail(&error));
+    apply(&args);
+    start_memory(boot, &platform, &args);
+    irq::init(&platform);
+    smp::start_all(&platform.cpus);
+    log::info!("cpu: {} of {} running", smp::online(), platform.cpus.len());
+    run::main(platform)
+}
+
+/// What a secondary CPU does once it has its own stack: it says so and waits for threads.
+pub fn secondary() -> ! {
+    irq::init_cpu();
+    smp::arrive();
+    arch::cpu::unmask_irqs();
+    loop {
+        arch::cpu::wfi();
+    }
+}
+
+fn read_platform(boot: &BootInfo) -> Result<Platform, NoPlatform> {
+    let blob = arch::boot::map_early_dtb(boot.dtb).map_err(NoPlatform::NotFound)?;
+    // SAFETY: the range was just mapped readable and nobody writes it; it is not used after the early tables go.
+    let blob = unsafe { slice::from_raw_parts(blob.start().raw() as *const u8, blob.len() as usize) };
+    Tree::new(blob).and_then(|tree| Platform::read(&tree)).map_err(NoPlatform::Tree)
+}
+
+fn apply(args: &BootArgs<'_>) {
+    args.log_level.into_iter().for_each(log::set_max_level);
+    args.unknown().for_each(|argument| log::warn!("unknown boot argument \"{argument}\""));
+}
+
+fn start_memory(boot: &BootInfo, platform: &Platform, args: &BootArgs<'_>) {
+    let reserved = reserved(boot, platform);
+    let sizes = Sizes { lowmem: args.lowmem, vmalloc: args.vmalloc };
+    memory::init(boot, &platform.memory, &reserved, sizes).unwrap_or_else(|error| power::fail(&error));
+    console::move_to_final(platform.console.as_ref());
+    memory::enter();
+    memory::init_cpu(arch::cpu::index()).unwrap_or_else(|error| power::fail(&error));
+    let free = |zone| Size(zones::stats(zone).free() * PAGE_SIZE);
+    let total = memory::layout().total;
+    log::info!("memory: {}, free lowmem {}, free highmem {}", Size(total), free(Zone::Low), free(Zone::High));
+}
+
+/// What of RAM is taken: what the tree says, the image, and the initial file system. The tree itself is not: it has
+/// been read.
+fn reserved(boot: &BootInfo, platform: &Platform) -> Vec<Reservation> {
+    let mapped = |range: AddrRange<PhysAddr>| Reservation { range, no_map: false };
+    let mut reserved = platform.reserved.clone();
+    reserved.push(mapped(boot.image));
+    reserved.extend(platform.initrd.map(mapped));
+    reserved
+}

@@ -1,0 +1,86 @@
+//! Locks.
+//!
+//! A [`SpinLock`] masks interrupts while it is held, so that a handler on the same CPU never finds it taken. The
+//! kernel is not preemptible, so nothing else can.
+//!
+//! # Lock order
+//!
+//! A CPU that holds one of these takes only locks further down:
+//!
+//! 1. process and address space (`user`)
+//! 2. DMA domain: `Iova` ranges and the page table of a device (`dma::domain`)
+//! 3. SMMU stream table
+//! 4. SMMU command queue
+//! 5. kernel page tables, vmalloc ranges (`memory`)
+//! 6. zones: the frame allocators (`memory::zones`)
+//! 7. run queue (`sched`)
+//! 8. heap (`memory::heap`)
+//! 9. console
+//!
+//! The SMMU's event queue is taken by its interrupt handler, and by nobody who holds another lock.
+
+use core::ops::{Deref, DerefMut};
+use spin::mutex::{TicketMutex, TicketMutexGuard};
+
+/// A fair spin lock that masks interrupts on this CPU while it is held.
+#[derive(Default)]
+pub struct SpinLock<T: ?Sized> {
+    inner: TicketMutex<T>,
+}
+
+impl<T> SpinLock<T> {
+    /// An unlocked lock around `value`.
+    pub const fn new(value: T) -> Self {
+        Self { inner: TicketMutex::new(value) }
+    }
+}
+
+impl<T: ?Sized> SpinLock<T> {
+    /// Waits for the lock; interrupts stay masked until the guard is dropped.
+    pub fn lock(&self) -> SpinLockGuard<'_, T> {
+        let irqs = arch::cpu::mask_irqs();
+        SpinLockGuard { value: self.inner.lock(), _irqs: irqs }
+    }
+
+    /// The lock if nobody holds it at this moment.
+    pub fn try_lock(&self) -> Option<SpinLockGuard<'_, T>> {
+        let irqs = arch::cpu::mask_irqs();
+        Some(SpinLockGuard { value: self.inner.try_lock()?, _irqs: irqs })
+    }
+
+    /// Unlocks whoever holds it.
+    ///
+    /// # Safety
+    ///
+    /// The holder's guard is never used or dropped again.
+    pub unsafe fn force_unlock(&self) {
+        if self.inner.is_locked() {
+            // SAFETY: passed on to the caller.
+            unsafe { self.inner.force_unlock() }
+        }
+    }
+
+    /// The value, without locking: `&mut self` proves that nobody else can reach it.
+    pub fn get_mut(&mut self) -> &mut T {
+        self.inner.get_mut()
+    }
+}
+
+/// Access to what a [`SpinLock`] protects. Unlocks first, then restores the interrupt mask (fields drop in order).
+pub struct SpinLockGuard<'a, T: ?Sized> {
+    value: TicketMutexGuard<'a, T>,
+    _irqs: arch::cpu::IrqGuard,
+}
+
+impl<T: ?Sized> Deref for SpinLockGuard<'_, T> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        &self.value
+    }
+}
+
+impl<T: ?Sized> DerefMut for SpinLockGuard<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.value
+    }
+}
