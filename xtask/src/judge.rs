@@ -12,6 +12,8 @@ use crate::tally::Tally;
 pub enum Expect {
     /// A KTAP report in which nothing fails, on a guest that powers off.
     Ktap,
+    /// The same, and nothing is skipped: the machine has all that any test needs.
+    KtapWithoutSkips,
     /// The same from a guest that has no means to power off: it is stopped after its totals.
     KtapThenHalt,
     /// These pieces of text in this order, none of those, and then power off.
@@ -38,18 +40,19 @@ impl Expect {
         match self {
             Self::KtapThenHalt => line.starts_with(TOTALS),
             Self::Halt { shown } => shown.last().is_some_and(|last| line.contains(last)),
-            Self::Ktap | Self::PowerOff { .. } => false,
+            Self::Ktap | Self::KtapWithoutSkips | Self::PowerOff { .. } => false,
         }
     }
 
     /// Judges a finished run.
     pub fn judge(self, run: &Run) -> Verdict {
         let wanted = match self {
-            Self::Ktap | Self::PowerOff { .. } => End::PoweredOff,
+            Self::Ktap | Self::KtapWithoutSkips | Self::PowerOff { .. } => End::PoweredOff,
             Self::KtapThenHalt | Self::Halt { .. } => End::Stopped,
         };
         let mut verdict = match self {
             Self::Ktap | Self::KtapThenHalt => Ktap::read(&run.console).verdict(),
+            Self::KtapWithoutSkips => Ktap::read(&run.console).refuse_skips().verdict(),
             Self::PowerOff { shown, never } => text(&run.console, shown, never),
             Self::Halt { shown } => text(&run.console, shown, &[PANIC]),
         };
@@ -102,6 +105,7 @@ struct Ktap {
     plan: Option<usize>,
     seen: BTreeSet<usize>,
     tally: Tally,
+    skips: Vec<String>,
     totals: Option<Tally>,
     complaints: Vec<String>,
 }
@@ -145,8 +149,18 @@ impl Ktap {
             (false, _) => self.failed(name),
             (true, None) => self.tally.passed += 1,
             (true, Some("")) => self.failed(&format!("{name} (a skip without a reason)")),
-            (true, Some(_)) => self.tally.skipped += 1,
+            (true, Some(_)) => {
+                self.tally.skipped += 1;
+                self.skips.push(name.trim_start_matches("- ").to_owned());
+            }
         }
+    }
+
+    fn refuse_skips(mut self) -> Self {
+        self.complaints.extend(
+            self.skips.drain(..).map(|name| format!("skipped on a machine that has everything: {name}")),
+        );
+        self
     }
 
     fn failed(&mut self, name: &str) {
@@ -268,6 +282,13 @@ mod tests {
             let verdict = Expect::Ktap.judge(&ended(GOOD, end));
             assert_eq!((verdict.tally.failed, verdict.complaints.len()), (1, 1), "{end:?}");
         }
+    }
+
+    #[test]
+    fn a_machine_that_has_everything_skips_nothing() {
+        let verdict = Expect::KtapWithoutSkips.judge(&ended(GOOD, End::PoweredOff));
+        assert_eq!(verdict.tally, Tally { passed: 2, failed: 1, skipped: 1 });
+        assert!(verdict.complaints[0].ends_with("edu_crosses # SKIP no edu device"), "{verdict:?}");
     }
 
     #[test]
