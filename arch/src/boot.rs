@@ -135,7 +135,7 @@ mod target {
     /// Physical minus virtual address of the image, modulo 2^64.
     static IMAGE_OFFSET: AtomicU64 = AtomicU64::new(0);
 
-    /// Affinity and SecondaryArgs address for a CPU that boot.s holds at EL3. In .data: .bss is zeroed under its eyes.
+    /// Affinity and SecondaryArgs address for a CPU that waits in boot.s. In .data: .bss is zeroed under its eyes.
     #[repr(C, align(128))]
     struct Parked {
         affinity: AtomicU64,
@@ -160,6 +160,7 @@ mod target {
         static __emergency_stacks: u8;
 
         fn secondary_start();
+        fn parking_lot();
         fn idmap_replace_ttbr1();
     }
 
@@ -230,9 +231,14 @@ mod target {
         table_phys(&NO_USER)
     }
 
-    /// Sends the CPU with this affinity, which boot.s holds at EL3, to [`secondary_entry`] with the physical address of its
-    /// [`SecondaryArgs`]. One at a time: the next only when this one is seen to run. Has no effect on a CPU
-    /// that PSCI has to start.
+    /// Where to send a CPU without a context, to wait for [`release_parked`]: what a spin table takes (`cpu-release-addr`).
+    pub fn parking_entry() -> PhysAddr {
+        image_phys(KernelVa::new(parking_lot as *const () as u64))
+    }
+
+    /// Sends the CPU with this affinity to [`secondary_entry`] with the physical address of its [`SecondaryArgs`], if it waits
+    /// in boot.s: since the loader started it together with the boot CPU, or sent it to [`parking_entry`]. One at a time: the
+    /// next only when this one is seen to run.
     pub fn release_parked(affinity: u64, args: PhysAddr) {
         let line = AddrRange::new(
             KernelVa::new(core::ptr::from_ref(&PARKED) as u64),
@@ -416,7 +422,12 @@ mod host {
         PhysAddr::new(LOADED_AT + 0x40)
     }
 
-    /// Sends a CPU that boot.s holds at EL3 to [`secondary_entry`].
+    /// Where to send a CPU without a context, to wait for [`release_parked`].
+    pub fn parking_entry() -> PhysAddr {
+        PhysAddr::new(LOADED_AT + 0x80)
+    }
+
+    /// Sends a CPU that waits in boot.s to [`secondary_entry`].
     pub fn release_parked(affinity: u64, args: PhysAddr) {
         record(Event::Release(affinity, args));
     }

@@ -57,8 +57,8 @@ primary_start:
     // With no firmware at all every CPU comes here at once; the one with affinity 0 goes on.
     mrs     x9, mpidr_el1
     ldr     x10, =0xff00ffffff
-    and     x9, x9, x10
-    cbnz    x9, park
+    tst     x9, x10
+    b.ne    parking_lot
 1:  mov     x20, x0
     bl      drop_to_el1
     bl      init_el1
@@ -98,19 +98,25 @@ primary_high:
 
 // ---- the other CPUs ----------------------------------------------------------------------------------------------
 
-// Held at EL3 until boot::release_parked writes this CPU's affinity and then the address of its SecondaryArgs.
-park:
+// Waits here, at any exception level, until boot::release_parked writes this CPU's affinity and then the address of its
+// SecondaryArgs.
+.global parking_lot
+parking_lot:
+    mrs     x9, mpidr_el1
+    ldr     x10, =0xff00ffffff
+    and     x9, x9, x10
     adrp    x10, PARKED
     add     x10, x10, :lo12:PARKED
 1:  wfe
-    ldr     x0, [x10, #8]
-    cbz     x0, 1b
-    dsb     sy
     ldr     x11, [x10]
     cmp     x11, x9
     b.ne    1b
+    // In this order: the affinity changes only while the arguments are 0, so these can no longer be another CPU's.
+    dsb     sy
+    ldr     x0, [x10, #8]
+    cbz     x0, 1b
 
-// x0 = physical address of a SecondaryArgs (boot.rs): by CPU_ON at EL2 or EL1, from the loop above at EL3.
+// x0 = physical address of a SecondaryArgs (boot.rs): by CPU_ON at EL2 or EL1, or from the loop above.
 .global secondary_start
 secondary_start:
     mov     x20, x0
@@ -283,6 +289,9 @@ init_el1:
 1:  id_field x9, id_aa64pfr0_el1, 44          // AMU
     b.eq    1f
     msr     S3_3_C13_C2_3, xzr                // AMUSERENR_EL0
+1:  id_field x9, id_aa64mmfr1_el1, 20         // FEAT_PAN
+    b.eq    1f
+    .inst   0xd500419f                        // msr pan, #1; later entries to EL1 set it by SCTLR_EL1.SPAN = 0
 1:  isb
     ret
 

@@ -1,6 +1,7 @@
 //! Who am I: this CPU's place in the machine, what it can do, its interrupt mask, waiting and halting.
 
 use bitflags::bitflags;
+use core::marker::PhantomData;
 
 /// The most CPUs the kernel starts; linker.ld reserves an emergency stack for each.
 pub const MAX_CPUS: usize = 32;
@@ -58,7 +59,7 @@ struct IdRegisters {
 
 /// Masks interrupts (PSTATE.I) until the guard is dropped, which puts the mask back as it was. Guards nest.
 pub fn mask_irqs() -> IrqGuard {
-    let guard = IrqGuard { was_masked: irqs_masked() };
+    let guard = IrqGuard { was_masked: irqs_masked(), here: PhantomData };
     set_irqs_masked(true);
     guard
 }
@@ -68,6 +69,8 @@ pub fn mask_irqs() -> IrqGuard {
 #[derive(Debug)]
 pub struct IrqGuard {
     was_masked: bool,
+    /// It is this CPU's: not to be sent to another.
+    here: PhantomData<*const ()>,
 }
 
 impl Drop for IrqGuard {

@@ -9,11 +9,17 @@
 //!
 //! When the first two return, what `frame` then describes goes on.
 
+mod esr;
+
+pub use esr::{Fault, Syndrome, SystemAccess};
+
+use addr::{KernelVa, UserVa};
+use core::fmt;
 use core::mem::offset_of;
 
 /// The registers of what was interrupted (layout shared with exception.s).
 #[repr(C, align(16))]
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct TrapFrame {
     /// x0 to x30.
     pub x: [u64; 31],
@@ -23,12 +29,50 @@ pub struct TrapFrame {
     pub elr: u64,
     /// PSTATE.
     pub spsr: u64,
-    /// What happened; decode it with [`Esr`].
+    /// What happened; [`TrapFrame::syndrome`] decodes it.
     pub esr: u64,
     /// The address it happened at, where `esr` says that this is valid.
     pub far: u64,
     /// The frame record that x29 points to, for backtraces.
     record: [u64; 2],
+}
+
+impl TrapFrame {
+    /// What a program starts with: at `pc`, its stack pointer `sp`, all else 0, interrupts unmasked.
+    pub fn program(pc: UserVa, sp: UserVa) -> Self {
+        const EL0: u64 = 0;
+        Self { x: [0; 31], sp_el0: sp.raw(), elr: pc.raw(), spsr: EL0, esr: 0, far: 0, record: [0; 2] }
+    }
+
+    /// What happened, for a synchronous exception or an SError.
+    pub fn syndrome(&self) -> Syndrome {
+        Syndrome::decode(self.esr)
+    }
+
+    /// The address it happened at; `None` where there is none.
+    pub fn fault_address(&self) -> Option<u64> {
+        self.syndrome().has_address().then_some(self.far)
+    }
+
+    /// The stack pointer of the kernel code that was interrupted: the frame lies right below.
+    pub fn kernel_sp(&self) -> KernelVa {
+        KernelVa::new(core::ptr::from_ref(self) as u64 + size_of::<Self>() as u64)
+    }
+}
+
+impl fmt::Debug for TrapFrame {
+    /// All registers, two to a line.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "pc  {:016x}  pstate {:08x}  esr {:08x}", self.elr, self.spsr, self.esr)?;
+        writeln!(f, "far {:016x}  sp_el0 {:016x}", self.far, self.sp_el0)?;
+        for (number, pair) in self.x.chunks(2).enumerate() {
+            match pair {
+                [a, b] => writeln!(f, "x{:<2} {a:016x}  x{:<2} {b:016x}", 2 * number, 2 * number + 1)?,
+                _ => write!(f, "x{:<2} {:016x}", 2 * number, pair[0])?,
+            }
+        }
+        Ok(())
+    }
 }
 
 const _: () = assert!(

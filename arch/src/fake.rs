@@ -62,6 +62,7 @@ std::thread_local! {
     static LOG: RefCell<Vec<Event>> = const { RefCell::new(Vec::new()) };
     static TICKS: Cell<u64> = const { Cell::new(0) };
     static MASKED: Cell<bool> = const { Cell::new(true) };
+    static USER: RefCell<(u64, Vec<u8>)> = const { RefCell::new((0, Vec::new())) };
 }
 
 /// Appends to this thread's log.
@@ -93,4 +94,17 @@ pub(crate) fn irqs_masked() -> bool {
 /// Masks or unmasks this thread's interrupts.
 pub(crate) fn set_irqs_masked(masked: bool) {
     MASKED.set(masked);
+}
+
+/// Gives this thread's program a copy of `bytes` at `at`, and nothing else, for [`user_copy`](crate::user_copy).
+pub fn set_user_memory(at: UserVa, bytes: &[u8]) {
+    USER.set((at.raw(), bytes.to_vec()));
+}
+
+/// Calls `access` with the program's memory from `at` on, empty where there is none.
+pub(crate) fn with_user_memory<R>(at: u64, access: impl FnOnce(&mut [u8]) -> R) -> R {
+    USER.with_borrow_mut(|(base, bytes)| {
+        let offset = at.checked_sub(*base).and_then(|offset| usize::try_from(offset).ok());
+        access(offset.and_then(|offset| bytes.get_mut(offset..)).unwrap_or_default())
+    })
 }

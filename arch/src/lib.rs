@@ -9,9 +9,11 @@
 #[cfg(not(target_os = "none"))]
 extern crate std;
 
+pub mod backtrace;
 pub mod barrier;
 pub mod boot;
 pub mod cache;
+pub mod context;
 pub mod cpu;
 pub mod exception;
 #[cfg(not(target_os = "none"))]
@@ -20,3 +22,4 @@ pub mod mmu;
 pub mod psci;
 pub mod timer;
 pub mod tlb;
+pub mod user_copy;

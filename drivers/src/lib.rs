@@ -7,9 +7,13 @@
 
 extern crate alloc;
 
+pub mod direct;
 #[cfg(not(target_os = "none"))]
 pub mod fake;
 pub mod gic;
+pub mod iommu;
 pub mod mmio;
 pub mod pcie;
+pub mod region;
+pub mod smmu;
 pub mod uart;

@@ -10,11 +10,11 @@ static PANICKING: AtomicBool = AtomicBool::new(false);
 /// How often the console's lock is tried before it is taken by force.
 const CONSOLE_TRIES: usize = 1_000_000;
 
-/// Prints `message`, the backtrace of the caller and the counters, and powers off.
+/// Prints `message` and the backtrace of the caller, and powers off.
 pub fn report(message: &dyn Display) -> ! {
     begin();
     kprintln!("kernel panic: {message}");
-    finish()
+    finish(arch::backtrace::here())
 }
 
 /// Prints `message`, the registers and the backtrace of what was interrupted, and powers off.
@@ -22,7 +22,7 @@ pub fn report_trap(message: &dyn Display, frame: &TrapFrame) -> ! {
     begin();
     kprintln!("kernel panic: {message}");
     registers(frame);
-    finish()
+    finish(core::iter::once(frame.elr).chain(arch::backtrace::from(frame.x[29])))
 }
 
 fn begin() {
@@ -37,8 +37,11 @@ fn begin() {
     }
 }
 
-fn finish() -> ! {
+fn finish(backtrace: impl Iterator<Item = u64>) -> ! {
     kprintln!("cpu {}; backtrace:", arch::cpu::index());
+    for address in backtrace {
+        kprintln!("  {address:#018x}");
+    }
     power::off()
 }
 

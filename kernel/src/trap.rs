@@ -7,18 +7,18 @@ use arch::exception::{Origin, TrapFrame, Vector};
 /// A synchronous exception.
 pub fn sync(frame: &mut TrapFrame, from: Origin) {
     match from {
-        Origin::User => panic::report_trap(&"user", frame),
-        Origin::Kernel => panic::report_trap(&format_args!("{} in the kernel", frame.esr), frame),
+        Origin::User => panic::report_trap(&"a program trapped before there are programs", frame),
+        Origin::Kernel if arch::user_copy::fixup(frame) => {}
+        Origin::Kernel => panic::report_trap(&format_args!("{} in the kernel", frame.syndrome()), frame),
     }
 }
 
 /// An interrupt.
-pub fn interrupt(_frame: &mut TrapFrame, from: Origin) {
+pub fn interrupt(_frame: &mut TrapFrame, _from: Origin) {
     irq::dispatch();
-    if from == Origin::User {}
 }
 
 /// Something that nothing should ever cause.
 pub fn bad(frame: &TrapFrame, vector: Vector) -> ! {
-    panic::report_trap(&format_args!("{vector:?}: {}", frame.esr), frame)
+    panic::report_trap(&format_args!("{vector:?}: {}", frame.syndrome()), frame)
 }

@@ -39,6 +39,8 @@ pub fn build() -> Result<Artifacts> {
 fn programs() -> std::process::Command {
     let mut command = cargo(&["build", "--release", "--target", USER_TARGET]);
     command.args(PROGRAMS.map(|name| format!("--package={name}")));
+    // Debug information is three quarters of a program, and the kernel would have to keep it in lowmem.
+    command.env("CARGO_PROFILE_RELEASE_STRIP", "debuginfo");
     command
 }
 

@@ -1,2 +1,27 @@
-//! smmu-spec.
+//! SMMUv3 formats and arithmetic (IHI 0070): what the bits of its structures, commands and events mean, and in which
+//! order they may change. Nothing here waits or touches a register.
+//!
+//! The only bit arithmetic of the SMMU side is in this crate; the driver builds values ([`Ste`], [`Command`], ...)
+//! and stores their words.
+
 #![cfg_attr(not(test), no_std)]
+#![forbid(unsafe_code)]
+
+pub mod cd;
+pub mod command;
+pub mod cursor;
+pub mod event;
+pub mod field;
+pub mod range;
+pub mod ste;
+pub mod update;
+pub mod walks;
+
+pub use cd::{AddressSpace, ContextDescriptor};
+pub use command::{Command, Extent, Scope};
+pub use cursor::Cursor;
+pub use event::{Class, Direction, Event, EventKind, Input, Place};
+pub use range::{Ability, Invalidation};
+pub use ste::{L1Descriptor, STAGE1_VMID, Stage2, Ste, StreamConfig, Tag};
+pub use update::{Step, Steps, update};
+pub use walks::Walks;

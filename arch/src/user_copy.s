@@ -1,0 +1,133 @@
+// Copies between the kernel and a program by LDTR and STTR, which access memory as EL0 would: with the program's own
+// permissions, and whatever PSTATE.PAN says.
+//
+// Each of those instructions is covered by an entry of .fixups (first, end, where to go on), all three absolute, since
+// the image always runs where it is linked. A fault in a wide step goes on bytewise from the same place, so that
+// the count of bytes not copied is exact.
+
+.macro fixup first, end, target
+    .pushsection .fixups, "a"
+    .balign 8
+    .quad   \first, \end, \target
+    .popsection
+.endm
+
+.text
+
+// x0 = to (kernel), x1 = from (program), x2 = bytes. Returns the bytes not copied.
+.global user_copy_from
+user_copy_from:
+    cmp     x2, #64
+    b.lo    2f
+1:  ldtr    x3, [x1]
+    ldtr    x4, [x1, #8]
+    ldtr    x5, [x1, #16]
+    ldtr    x6, [x1, #24]
+    ldtr    x7, [x1, #32]
+    ldtr    x8, [x1, #40]
+    ldtr    x9, [x1, #48]
+    ldtr    x10, [x1, #56]
+11: stp     x3, x4, [x0], #16
+    stp     x5, x6, [x0], #16
+    stp     x7, x8, [x0], #16
+    stp     x9, x10, [x0], #16
+    add     x1, x1, #64
+    sub     x2, x2, #64
+    cmp     x2, #64
+    b.hs    1b
+2:  cmp     x2, #8
+    b.lo    4f
+3:  ldtr    x3, [x1]
+33: str     x3, [x0], #8
+    add     x1, x1, #8
+    sub     x2, x2, #8
+    b       2b
+4:  cbz     x2, 6f
+5:  ldtrb   w3, [x1]
+55: strb    w3, [x0], #1
+    add     x1, x1, #1
+    sub     x2, x2, #1
+    b       4b
+6:  mov     x0, x2
+    ret
+    fixup   1b, 11b, 4b
+    fixup   3b, 33b, 4b
+    fixup   5b, 55b, 6b
+
+// x0 = to (program), x1 = from (kernel), x2 = bytes. Returns the bytes not copied.
+.global user_copy_to
+user_copy_to:
+    cmp     x2, #64
+    b.lo    2f
+0:  ldp     x3, x4, [x1]
+    ldp     x5, x6, [x1, #16]
+    ldp     x7, x8, [x1, #32]
+    ldp     x9, x10, [x1, #48]
+1:  sttr    x3, [x0]
+    sttr    x4, [x0, #8]
+    sttr    x5, [x0, #16]
+    sttr    x6, [x0, #24]
+    sttr    x7, [x0, #32]
+    sttr    x8, [x0, #40]
+    sttr    x9, [x0, #48]
+    sttr    x10, [x0, #56]
+11: add     x0, x0, #64
+    add     x1, x1, #64
+    sub     x2, x2, #64
+    cmp     x2, #64
+    b.hs    0b
+2:  cmp     x2, #8
+    b.lo    4f
+    ldr     x3, [x1]
+3:  sttr    x3, [x0]
+33: add     x0, x0, #8
+    add     x1, x1, #8
+    sub     x2, x2, #8
+    b       2b
+4:  cbz     x2, 6f
+    ldrb    w3, [x1]
+5:  sttrb   w3, [x0]
+55: add     x0, x0, #1
+    add     x1, x1, #1
+    sub     x2, x2, #1
+    b       4b
+6:  mov     x0, x2
+    ret
+    fixup   1b, 11b, 4b
+    fixup   3b, 33b, 4b
+    fixup   5b, 55b, 6b
+
+// x0 = from (program), x1 = at most so many bytes. Returns the bytes before the first zero, x1 without one, -1 on a fault.
+.global user_string_length
+user_string_length:
+    mov     x2, xzr
+1:  cmp     x2, x1
+    b.eq    4f
+2:  ldtrb   w3, [x0]
+22: cbz     w3, 4f
+    add     x0, x0, #1
+    add     x2, x2, #1
+    b       1b
+3:  mov     x2, #-1
+4:  mov     x0, x2
+    ret
+    fixup   2b, 22b, 3b
+
+// x0 = from (program). Returns the word, -1 on a fault.
+.global user_load_32
+user_load_32:
+1:  ldtr    w0, [x0]
+2:  ret
+3:  mov     x0, #-1
+    ret
+    fixup   1b, 2b, 3b
+
+// x0 = to (program), w1 = the word. Returns 0, -1 on a fault.
+.global user_store_32
+user_store_32:
+1:  sttr    w1, [x0]
+2:  mov     x0, xzr
+    ret
+3:  mov     x0, #-1
+    ret
+    fixup   1b, 2b, 3b

@@ -1,0 +1,69 @@
+//! Bounded waiting.
+
+/// What time it is, and what to do until it is later. The kernel knows both.
+#[derive(Clone, Copy)]
+pub struct Clock {
+    /// Microseconds since some moment.
+    pub now: fn() -> u64,
+    /// Called between two looks at a register: a hint to the CPU.
+    pub relax: fn(),
+}
+
+/// How long any step of the SMMU may take, in microseconds. The manual has no number; a healthy SMMU needs microseconds,
+/// and one that lets a second pass is broken.
+pub const PATIENCE: u64 = 1_000_000;
+
+/// The condition did not come true in time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TimedOut;
+
+impl Clock {
+    /// The CPU's own counter.
+    pub const fn system() -> Self {
+        Self { now: || arch::timer::now_ns() / 1000, relax: core::hint::spin_loop }
+    }
+
+    /// Calls `poll` until it gives something, for [`PATIENCE`]. It is called once more after the time is up, since a CPU
+    /// may have been held up between two calls.
+    pub fn wait<T>(&self, mut poll: impl FnMut() -> Option<T>) -> Result<T, TimedOut> {
+        let start = (self.now)();
+        loop {
+            let late = (self.now)().wrapping_sub(start) > PATIENCE;
+            match poll() {
+                Some(value) => return Ok(value),
+                None if late => return Err(TimedOut),
+                None => (self.relax)(),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+    #[test]
+    fn a_condition_that_comes_true_late_is_still_seen() {
+        static NOW: AtomicU64 = AtomicU64::new(0);
+        let clock = Clock {
+            now: || NOW.load(Relaxed),
+            relax: || {
+                NOW.fetch_add(PATIENCE + 1, Relaxed);
+            },
+        };
+        let mut polls = 0;
+        let seen = clock.wait(|| {
+            polls += 1;
+            (polls == 2).then_some(polls)
+        });
+        assert_eq!(seen, Ok(2));
+    }
+
+    #[test]
+    fn waiting_ends() {
+        static NOW: AtomicU64 = AtomicU64::new(u64::MAX - 5);
+        let clock = Clock { now: || NOW.fetch_add(PATIENCE / 4, Relaxed), relax: || {} };
+        assert_eq!(clock.wait(|| None::<()>), Err(TimedOut));
+    }
+}

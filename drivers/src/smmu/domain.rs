@@ -1,0 +1,266 @@
+//! A domain: one set of tables, one tag, and at stage 1 one context descriptor (IHI 0070, 3.3.2 and 5.4).
+
+use super::command_queue::{CommandError, CommandQueue};
+use super::probe::Features;
+use super::tags::Tags;
+use super::upkeep::Upkeep;
+use super::walked::{Run, Translation, Walked};
+use crate::iommu::{self, Freed, MapError, NotUnmapped, Placement, Shared, Stale, Unfinished};
+use crate::region::{Region, RegionSource};
+use addr::{AddrRange, Chunk, Iova, PAGE_SIZE};
+use pagetable::{Leaf, Mapping, PageTable, Stage1, TableMemory};
+use smmu_spec::{AddressSpace, ContextDescriptor, Invalidation, Stage2, Step, StreamConfig, Tag, update};
+
+/// Why there is no domain.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DomainError {
+    /// As many input bits as the SMMU does not translate (or fewer than 25).
+    InputBits(u8),
+    /// All tags are in use.
+    OutOfTags,
+    /// No memory for the context descriptor or the first table.
+    OutOfMemory,
+}
+
+/// Why a domain was not taken apart. It is as before.
+#[derive(Debug)]
+pub enum DestroyError {
+    /// So many streams are attached.
+    InUse(Domain),
+    /// The SMMU did not say that it has forgotten.
+    Command(CommandError, Domain),
+}
+
+/// The tables, by stage. The stage is the SMMU's, so all its domains have the same.
+#[derive(Debug)]
+enum Tables {
+    Stage1 { tables: PageTable<Stage1, Iova>, context: Region },
+    Stage2(PageTable<pagetable::Stage2, Iova>),
+}
+
+/// An address space for the devices of the streams attached to it.
+#[derive(Debug)]
+pub struct Domain {
+    tables: Tables,
+    how: Translation,
+    output_size: u64,
+    /// How many streams are attached.
+    pub(super) streams: u32,
+}
+
+impl Domain {
+    /// An empty domain that translates `input_bits` bits of address, 25 to [`Features::input_bits`]: nothing is mapped,
+    /// no stream attached.
+    pub fn new<M: TableMemory>(
+        features: &Features,
+        tags: &mut Tags,
+        regions: &mut impl RegionSource,
+        memory: &mut M,
+        input_bits: u8,
+    ) -> Result<Self, DomainError> {
+        if !(25..=features.input_bits()).contains(&input_bits) {
+            return Err(DomainError::InputBits(input_bits));
+        }
+        let tag = tags.allocate().ok_or(DomainError::OutOfTags)?;
+        let how = Translation { tag, ability: features.invalidation, upkeep: Upkeep(features.walks) };
+        let output_size = features.output_size();
+        let Some(tables) = new_tables(how, output_size, regions, memory, input_bits) else {
+            tags.release(tag);
+            return Err(DomainError::OutOfMemory);
+        };
+        Ok(Self { tables, how, output_size, streams: 0 })
+    }
+
+    /// Takes the domain apart, whatever is still mapped in it. All its streams are detached.
+    pub fn destroy<M: TableMemory>(
+        self,
+        commands: &impl Shared<CommandQueue>,
+        tags: &mut Tags,
+        regions: &mut impl RegionSource,
+        memory: &mut M,
+    ) -> Result<(), DestroyError> {
+        if self.streams != 0 {
+            return Err(DestroyError::InUse(self));
+        }
+        if let Err(error) = commands.with(|queue| queue.run(Invalidation::of_tag(self.how.tag))) {
+            return Err(DestroyError::Command(error, self));
+        }
+        match self.tables {
+            Tables::Stage1 { tables, context } => {
+                tables.destroy(memory);
+                regions.release(context);
+            }
+            Tables::Stage2(tables) => tables.destroy(memory),
+        }
+        tags.release(self.how.tag);
+        Ok(())
+    }
+
+    /// What its translations are tagged with.
+    pub fn tag(&self) -> Tag {
+        self.how.tag
+    }
+
+    /// Streams attached to it.
+    pub fn streams(&self) -> u32 {
+        self.streams
+    }
+
+    /// Frames in its page table.
+    pub fn table_frames(&self) -> u32 {
+        match &self.tables {
+            Tables::Stage1 { tables, .. } => tables.tables(),
+            Tables::Stage2(tables) => tables.tables(),
+        }
+    }
+
+    /// What `at` is translated to.
+    pub fn translate<M: TableMemory>(&self, memory: &M, at: Iova) -> Option<Leaf<Iova>> {
+        match &self.tables {
+            Tables::Stage1 { tables, .. } => tables.translate(memory, at),
+            Tables::Stage2(tables) => tables.translate(memory, at),
+        }
+    }
+
+    /// Calls `visit` for each page or block in `range`, from the lowest up.
+    pub fn leaves<M: TableMemory>(&self, memory: &M, range: AddrRange<Iova>, visit: impl FnMut(Leaf<Iova>)) {
+        match &self.tables {
+            Tables::Stage1 { tables, .. } => tables.leaves(memory, range, visit),
+            Tables::Stage2(tables) => tables.leaves(memory, range, visit),
+        }
+    }
+
+    /// What the stream table entry of an attached stream says.
+    pub(super) fn stream_config(&self) -> StreamConfig {
+        match &self.tables {
+            Tables::Stage1 { context, .. } => {
+                StreamConfig::Stage1 { context: context.start(), walks: self.how.upkeep.0 }
+            }
+            Tables::Stage2(tables) => StreamConfig::Stage2(Stage2 {
+                vmid: match self.how.tag {
+                    Tag::Stage2(vmid) => vmid,
+                    Tag::Stage1(asid) => unreachable!("{asid:?} with stage 2 tables"),
+                },
+                tables: tables.root(),
+                input_bits: tables.input_bits(),
+                output_size: self.output_size,
+                walks: self.how.upkeep.0,
+            }),
+        }
+    }
+}
+
+/// `memory` while tables change that the SMMU walks.
+fn walked<'a, M>(
+    memory: &'a mut M,
+    commands: &'a impl Shared<CommandQueue>,
+    how: Translation,
+) -> Walked<'a, M, impl Run> {
+    let run = |invalidation| commands.with(|queue| queue.run(invalidation));
+    Walked { memory, run, how, failure: None }
+}
+
+impl iommu::Domain for Domain {
+    type Commands = CommandQueue;
+    type Error = CommandError;
+
+    fn input_bits(&self) -> u8 {
+        match &self.tables {
+            Tables::Stage1 { tables, .. } => tables.input_bits(),
+            Tables::Stage2(tables) => tables.input_bits(),
+        }
+    }
+
+    fn placement(&self, _: impl IntoIterator<Item = Chunk>) -> Result<Placement, MapError<CommandError>> {
+        Ok(Placement::Anywhere)
+    }
+
+    fn map<M: TableMemory>(
+        &mut self,
+        memory: &mut M,
+        commands: &impl Shared<CommandQueue>,
+        at: Iova,
+        chunks: impl IntoIterator<Item = Chunk>,
+        mapping: Mapping,
+    ) -> Result<(), MapError<CommandError>> {
+        let mut walked = walked(memory, commands, self.how);
+        let mapped = match &mut self.tables {
+            Tables::Stage1 { tables, .. } => tables.map(&mut walked, at, chunks, mapping),
+            Tables::Stage2(tables) => tables.map(&mut walked, at, chunks, mapping),
+        };
+        // Entries that were invalid are not cached, so being seen is all it takes.
+        self.how.upkeep.publish();
+        mapped.map_err(|cause| match walked.failure {
+            None => MapError::Table(cause),
+            Some(error) => MapError::NotForgotten { cause, error },
+        })
+    }
+
+    fn unmap<T, M: TableMemory>(
+        &mut self,
+        memory: &mut M,
+        commands: &impl Shared<CommandQueue>,
+        range: AddrRange<Iova>,
+        held: T,
+    ) -> Result<Stale<T>, NotUnmapped<T>> {
+        let mut walked = walked(memory, commands, self.how);
+        // A block that is cut is broken before it is made anew. If the SMMU does not confirm that, the device may see
+        // either until it does, and `invalidate` says so.
+        let unmapped = match &mut self.tables {
+            Tables::Stage1 { tables, .. } => tables.unmap(&mut walked, range),
+            Tables::Stage2(tables) => tables.unmap(&mut walked, range),
+        };
+        match unmapped {
+            Ok(stale) => {
+                let forget = self.how.forget(range, stale.is_empty());
+                Ok(Stale::new(held, range, stale, Some(forget)))
+            }
+            Err(error) => Err(NotUnmapped { error, held }),
+        }
+    }
+
+    fn invalidate<T>(
+        commands: &impl Shared<CommandQueue>,
+        stale: Stale<T>,
+    ) -> Result<Freed<T>, Unfinished<T, CommandError>> {
+        match commands.with(|queue| queue.run(stale.forget().into_iter().flatten())) {
+            Ok(()) => Ok(stale.freed()),
+            Err(error) => Err(Unfinished { error, stale }),
+        }
+    }
+}
+
+fn new_tables<M: TableMemory>(
+    how: Translation,
+    output_size: u64,
+    regions: &mut impl RegionSource,
+    memory: &mut M,
+    input_bits: u8,
+) -> Option<Tables> {
+    // Nobody walks these tables yet, so there is nothing to invalidate while they are made.
+    let mut walked = Walked { memory, run: |_| Ok(()), how, failure: None };
+    let Tag::Stage1(asid) = how.tag else {
+        let tables = PageTable::new(&mut walked, input_bits).ok()?;
+        return Some(Tables::Stage2(tables.keeping_one_empty()));
+    };
+    let context = regions.allocate(PAGE_SIZE)?;
+    let Ok(tables) = PageTable::new(&mut walked, input_bits) else {
+        regions.release(context);
+        return None;
+    };
+    let walks = how.upkeep.0;
+    let space = AddressSpace { tables: tables.root(), input_bits, output_size, asid, walks };
+    write_context(&context, space, how.upkeep);
+    Some(Tables::Stage1 { tables: tables.keeping_one_empty(), context })
+}
+
+/// Writes a descriptor that no entry leads to yet, so that no step has to be synchronised.
+fn write_context(context: &Region, space: AddressSpace, upkeep: Upkeep) {
+    for step in update(ContextDescriptor::INVALID, ContextDescriptor::new(space)).iter() {
+        if let Step::Write { word, value } = step {
+            context.store(word, &[value]);
+        }
+    }
+    upkeep.written(context.words());
+    upkeep.publish();
+}

@@ -1,0 +1,150 @@
+//! The event queue (IHI 0070, 3.5, 7.2 to 7.4): drained in bulk by the interrupt handler. Nothing here allocates, waits
+//! or prints.
+
+use super::clock::Clock;
+use super::rate::{Dropped, RateLimit};
+use super::registers::{EventRegisters, bits};
+use super::upkeep::Upkeep;
+use crate::mmio::Mmio;
+use crate::region::Region;
+use smmu_spec::{Cursor, Event};
+use tock_registers::interfaces::{Readable, Writeable};
+
+/// The most entries the queue is given, log2: one failing page leaves up to 1024 records under QEMU.
+pub(super) const MAX_LOG2: u8 = 10;
+
+/// What [`EventQueue::drain`] tells its caller.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Report {
+    /// An event that is worth a line: print it.
+    Event(Event),
+    /// An event of a stream that had its lines: it is counted, and shown here for those who count themselves.
+    Quiet(Event),
+    /// A stream's events that were left out.
+    Dropped(Dropped),
+    /// The queue was full and the SMMU lost events; how often is not known.
+    Overflow,
+}
+
+/// What came through the queue.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct EventCounters {
+    /// Records read.
+    pub events: u64,
+    /// Records that were not worth a line.
+    pub quiet: u64,
+    /// Times the SMMU said that the queue had been full.
+    pub overflows: u64,
+    /// Times EVENTQ_PROD was not inside the queue.
+    pub nonsense: u64,
+}
+
+/// The queue, its registers, and how far it was read.
+pub struct EventQueue {
+    registers: Mmio<EventRegisters>,
+    records: Region,
+    upkeep: Upkeep,
+    clock: Clock,
+    consumed: Cursor,
+    /// EVENTQ_CONS.OVACKFLG.
+    acknowledged: u32,
+    limit: RateLimit,
+    counters: EventCounters,
+}
+
+impl EventQueue {
+    /// The queue in `records`, empty. EVENTQ_PROD and EVENTQ_CONS read zero.
+    pub(super) fn new(
+        registers: Mmio<EventRegisters>,
+        records: Region,
+        log2: u8,
+        upkeep: Upkeep,
+        clock: Clock,
+    ) -> Self {
+        Self {
+            registers,
+            records,
+            upkeep,
+            clock,
+            consumed: Cursor::new(log2),
+            acknowledged: 0,
+            limit: RateLimit::new(),
+            counters: EventCounters::default(),
+        }
+    }
+
+    /// Reads what is in the queue, at most once around, and gives the room back. `true` if there was more: then call
+    /// again, since the interrupt for it may have been this one.
+    pub fn drain(&mut self, mut report: impl FnMut(Report)) -> bool {
+        let now = (self.clock.now)();
+        let prod = self.registers.eventq_prod.get();
+        self.note_overflow(prod, &mut report);
+        let produced = self.readable(prod);
+        self.clean_readable(produced);
+        while self.consumed != produced {
+            let record = self.records.load(self.consumed.index() * Event::WORDS);
+            self.consumed = self.consumed.advanced(1);
+            self.take(Event::decode(record), now, &mut report);
+        }
+        self.limit.announce(|dropped| report(Report::Dropped(dropped)));
+        self.registers.eventq_cons.set(self.consumed.raw() | self.acknowledged);
+        let more = self.registers.eventq_prod.get();
+        self.consumed.read(more) != self.consumed
+    }
+
+    /// What came through the queue so far.
+    pub fn counters(&self) -> EventCounters {
+        self.counters
+    }
+
+    /// The queue's memory. The queue is disabled.
+    pub(super) fn into_memory(self) -> Region {
+        self.records
+    }
+
+    fn take(&mut self, event: Event, now: u64, report: &mut impl FnMut(Report)) {
+        self.counters.events += 1;
+        let (worth, dropped) = self.limit.admit(event.stream, now);
+        if let Some(dropped) = dropped {
+            report(Report::Dropped(dropped));
+        }
+        if worth {
+            report(Report::Event(event));
+        } else {
+            self.counters.quiet += 1;
+            report(Report::Quiet(event));
+        }
+    }
+
+    fn note_overflow(&mut self, prod: u32, report: &mut impl FnMut(Report)) {
+        let flag = prod & bits::OVERFLOW;
+        if flag != self.acknowledged {
+            self.acknowledged = flag;
+            self.counters.overflows += 1;
+            report(Report::Overflow);
+        }
+    }
+
+    /// The end of what can be read. A PROD that contradicts CONS is not followed: nothing is read, and the queue starts
+    /// again from there.
+    fn readable(&mut self, prod: u32) -> Cursor {
+        let produced = self.consumed.read(prod);
+        if produced.distance_from(self.consumed) > produced.entries() {
+            self.counters.nonsense += 1;
+            self.consumed = produced;
+        }
+        produced
+    }
+
+    fn clean_readable(&self, produced: Cursor) {
+        let words = self.records.words();
+        let (first, end) = (self.consumed.index() * Event::WORDS, produced.index() * Event::WORDS);
+        if self.consumed == produced {
+        } else if first < end {
+            self.upkeep.about_to_read(&words[first..end]);
+        } else {
+            self.upkeep.about_to_read(&words[first..self.consumed.entries() as usize * Event::WORDS]);
+            self.upkeep.about_to_read(&words[..end]);
+        }
+    }
+}

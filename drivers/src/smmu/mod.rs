@@ -1,0 +1,37 @@
+//! The SMMUv3 (IHI 0070): translation for devices.
+//!
+//! ```text
+//! Features::probe     what is there; refused if it cannot work
+//! start               abort everything, disable, program, enable -> Smmu, in parts that have their own locks:
+//!   commands            CommandQueue: push, publish, wait
+//!   events              EventQueue: drained by the interrupt handler
+//!   streams             StreamTable: attach, detach (trait Iommu)
+//!   tags                ASIDs for Domain::new
+//! Domain              tables of a device's addresses: map, unmap, invalidate (trait iommu::Domain)
+//! ```
+//!
+//! Lock order, for whoever locks: domain, stream table, commands. The event queue is taken alone.
+
+mod clock;
+mod command_queue;
+mod domain;
+mod event_queue;
+mod probe;
+mod rate;
+mod registers;
+mod reset;
+mod stream_table;
+mod tags;
+mod upkeep;
+mod walked;
+
+pub use clock::{Clock, PATIENCE};
+pub use command_queue::{CommandCounters, CommandError, CommandQueue, GlobalErrors, QueueFull};
+pub use domain::{DestroyError, Domain, DomainError};
+pub use event_queue::{EventCounters, EventQueue, Report};
+pub use probe::{Features, Missing, Stages, Unsupported};
+pub use rate::Dropped;
+pub use registers::Registers;
+pub use reset::{Smmu, StartError, start};
+pub use stream_table::{StreamError, StreamTable};
+pub use tags::Tags;

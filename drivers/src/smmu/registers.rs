@@ -1,0 +1,154 @@
+//! The register blocks (IHI 0070, 6.1 and 6.3): page 0, and of page 1 the event queue's indices.
+//!
+//! All accesses are 32 bits wide except those to the base addresses, which the manual allows as 64 bits.
+
+use crate::mmio::Mmio;
+use addr::KernelVa;
+use core::mem::{offset_of, size_of};
+use tock_registers::registers::{ReadOnly, ReadWrite};
+
+/// All non-secure registers that the driver uses.
+#[repr(C)]
+pub struct Registers {
+    /// Identification and enables.
+    pub control: ControlRegisters,
+    /// Global errors and the command queue.
+    pub commands: CommandRegisters,
+    /// Where the event queue is.
+    pub eventq_base: ReadWrite<u64>,
+    _eventq_base_irq_cfg0: u64,
+    /// Where an MSI for events goes; 0 for none.
+    pub eventq_irq_cfg0: ReadWrite<u64>,
+    _irq_cfg0_page1: [u64; (PAGE_1 + 0xa8 - 0xb8) / 8],
+    /// The event queue's indices, in page 1.
+    pub events: EventRegisters,
+    _events_end: [u64; (PAGE_1 - 0xb0) / 8],
+}
+
+/// What the SMMU is, and what is enabled.
+#[repr(C)]
+pub struct ControlRegisters {
+    /// What the implementation has: IDR0 to IDR5.
+    pub id: [ReadOnly<u32>; 6],
+    /// Who made it.
+    pub iidr: ReadOnly<u32>,
+    /// Which revision of the architecture it follows.
+    pub aidr: ReadOnly<u32>,
+    /// Enables.
+    pub cr0: ReadWrite<u32>,
+    /// The enables that took effect.
+    pub cr0ack: ReadOnly<u32>,
+    /// How tables and queues are accessed.
+    pub cr1: ReadWrite<u32>,
+    /// What is recorded and broadcast.
+    pub cr2: ReadWrite<u32>,
+    _cr2_gbpa: [u32; 5],
+    /// What happens to transactions while SMMUEN is 0.
+    pub gbpa: ReadWrite<u32>,
+    _gbpa_irq_ctrl: [u32; 2],
+    /// Which interrupts are raised.
+    pub irq_ctrl: ReadWrite<u32>,
+    /// The interrupt enables that took effect.
+    pub irq_ctrl_ack: ReadOnly<u32>,
+    _irq_ctrl_ack_gerror: [u32; 2],
+}
+
+/// What the command queue's owner uses after reset.
+#[repr(C)]
+pub struct CommandRegisters {
+    /// Global errors: active where they differ from `gerrorn`.
+    pub gerror: ReadOnly<u32>,
+    /// Global errors that were acknowledged.
+    pub gerrorn: ReadWrite<u32>,
+    /// Where an MSI for global errors goes; 0 for none.
+    pub gerror_irq_cfg0: ReadWrite<u64>,
+    _irq_cfg0_strtab: [u64; 2],
+    /// Where the stream table is.
+    pub strtab_base: ReadWrite<u64>,
+    /// What it looks like.
+    pub strtab_base_cfg: ReadWrite<u32>,
+    _strtab_cmdq: u32,
+    /// Where the command queue is.
+    pub cmdq_base: ReadWrite<u64>,
+    /// Up to where there are commands.
+    pub cmdq_prod: ReadWrite<u32>,
+    /// Up to where they were consumed, and why no further.
+    pub cmdq_cons: ReadWrite<u32>,
+}
+
+/// What the event queue's owner uses after reset.
+#[repr(C)]
+pub struct EventRegisters {
+    /// Up to where there are events, and whether some were lost.
+    pub eventq_prod: ReadWrite<u32>,
+    /// Up to where they were read, and which loss is known.
+    pub eventq_cons: ReadWrite<u32>,
+}
+
+const PAGE_1: usize = 0x1_0000;
+
+const _: () = {
+    assert!(offset_of!(ControlRegisters, aidr) == 0x1c && offset_of!(ControlRegisters, cr0) == 0x20);
+    assert!(offset_of!(ControlRegisters, cr0ack) == 0x24 && offset_of!(ControlRegisters, cr2) == 0x2c);
+    assert!(offset_of!(ControlRegisters, gbpa) == 0x44 && offset_of!(ControlRegisters, irq_ctrl) == 0x50);
+    assert!(offset_of!(ControlRegisters, irq_ctrl_ack) == 0x54);
+    assert!(offset_of!(Registers, control) == 0 && offset_of!(Registers, commands) == 0x60);
+    assert!(offset_of!(CommandRegisters, gerrorn) == 0x64 - 0x60);
+    assert!(offset_of!(CommandRegisters, gerror_irq_cfg0) == 0x68 - 0x60);
+    assert!(offset_of!(CommandRegisters, strtab_base) == 0x80 - 0x60);
+    assert!(offset_of!(CommandRegisters, strtab_base_cfg) == 0x88 - 0x60);
+    assert!(offset_of!(CommandRegisters, cmdq_base) == 0x90 - 0x60);
+    assert!(offset_of!(CommandRegisters, cmdq_prod) == 0x98 - 0x60);
+    assert!(offset_of!(CommandRegisters, cmdq_cons) == 0x9c - 0x60);
+    assert!(offset_of!(Registers, eventq_base) == 0xa0 && offset_of!(Registers, eventq_irq_cfg0) == 0xb0);
+    assert!(offset_of!(Registers, events) == PAGE_1 + 0xa8);
+    assert!(offset_of!(EventRegisters, eventq_cons) == 4);
+    assert!(size_of::<Registers>() == 2 * PAGE_1);
+};
+
+impl Registers {
+    /// Bytes that have to be mapped: both pages.
+    pub const BYTES: u64 = size_of::<Self>() as u64;
+}
+
+/// The registers by who owns them once the queues are set up.
+pub(super) fn split(
+    registers: Mmio<Registers>,
+) -> (Mmio<ControlRegisters>, Mmio<CommandRegisters>, Mmio<EventRegisters>) {
+    let at = |offset: usize| KernelVa::new(registers.address().raw() + offset as u64);
+    let control = at(offset_of!(Registers, control));
+    let commands = at(offset_of!(Registers, commands));
+    let events = at(offset_of!(Registers, events));
+    // SAFETY: the parts are blocks of `tock-registers` fields inside of `registers`, which is consumed here: so they are
+    // mapped as long as it would have been, no other code drives them, and they do not overlap.
+    unsafe { (Mmio::new(control), Mmio::new(commands), Mmio::new(events)) }
+}
+
+/// Bits of the registers, as the manual numbers them.
+pub(super) mod bits {
+    use smmu_spec::field::flag;
+
+    pub const CR0_SMMUEN: u32 = flag(0, true) as u32;
+    pub const CR0_EVENTQEN: u32 = flag(2, true) as u32;
+    pub const CR0_CMDQEN: u32 = flag(3, true) as u32;
+
+    /// RECINVSID: C_BAD_STREAMID is recorded.
+    pub const CR2_RECINVSID: u32 = flag(1, true) as u32;
+    /// PTM: the SMMU takes no part in the CPUs' broadcast TLB maintenance.
+    pub const CR2_PTM: u32 = flag(2, true) as u32;
+
+    pub const GBPA_ABORT: u32 = flag(20, true) as u32;
+    pub const GBPA_UPDATE: u32 = flag(31, true) as u32;
+
+    pub const IRQ_GERROR: u32 = flag(0, true) as u32;
+    pub const IRQ_EVENTQ: u32 = flag(2, true) as u32;
+
+    /// GERROR.CMDQ_ERR: the command queue stopped.
+    pub const GERROR_CMDQ: u32 = flag(0, true) as u32;
+
+    /// OVFLG and OVACKFLG.
+    pub const OVERFLOW: u32 = flag(31, true) as u32;
+
+    /// The read-allocate (tables, command queue) or write-allocate (event queue) hint of the base registers.
+    pub const BASE_ALLOCATE: u64 = flag(62, true);
+}

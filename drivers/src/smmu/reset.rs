@@ -1,0 +1,220 @@
+//! From whatever firmware left to an SMMU that translates (IHI 0070, 6.3.9 and 3.11): every enable is written, then
+//! waited for in its ACK register. Transactions abort from the first step on, and an enabled SMMU keeps
+//! translating as before until it is disabled.
+
+use super::clock::{Clock, TimedOut};
+use super::command_queue::{self, CommandError, CommandQueue};
+use super::event_queue::{self, EventQueue};
+use super::probe::Features;
+use super::registers::{ControlRegisters, Registers, bits, split};
+use super::stream_table::StreamTable;
+use super::tags::Tags;
+use super::upkeep::Upkeep;
+use crate::mmio::Mmio;
+use crate::region::{Region, RegionSource};
+use addr::PAGE_SIZE;
+use core::fmt;
+use smmu_spec::field::{address, field};
+use smmu_spec::{Command, Event};
+use tock_registers::interfaces::{Readable, Writeable};
+
+/// Why the SMMU does not translate. Transactions abort, as far as the SMMU listened.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum StartError {
+    /// A register did not become what it has to be.
+    TimedOut {
+        /// Its name.
+        register: &'static str,
+        /// What it read last.
+        value: u32,
+        /// What was waited for.
+        wanted: u32,
+    },
+    /// No memory for queues or the stream table.
+    OutOfMemory,
+    /// The first commands did not get through.
+    Command(CommandError),
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TimedOut { register, value, wanted } => {
+                write!(f, "{register} stays {value:#x}, not {wanted:#x}")
+            }
+            Self::OutOfMemory => f.write_str("no memory for queues and the stream table"),
+            Self::Command(error) => write!(f, "commands: {error}"),
+        }
+    }
+}
+
+/// A running SMMU in the parts that have their own locks.
+pub struct Smmu {
+    /// What it can do.
+    pub features: Features,
+    /// What all domains share.
+    pub commands: CommandQueue,
+    /// The interrupt handler's.
+    pub events: EventQueue,
+    /// Which stream may do what.
+    pub streams: StreamTable,
+    /// Tags for new domains.
+    pub tags: Tags,
+}
+
+/// Memory for the SMMU, before it runs.
+struct Memory {
+    commands: Region,
+    command_log2: u8,
+    events: Region,
+    event_log2: u8,
+    streams: StreamTable,
+}
+
+/// Stops the SMMU, gives it empty queues and a stream table that aborts everything, and starts it.
+///
+/// After an error no memory of the source is in use, except if the SMMU did not even confirm that it is disabled.
+pub fn start(
+    registers: Mmio<Registers>,
+    features: Features,
+    source: &mut impl RegionSource,
+    clock: Clock,
+) -> Result<Smmu, StartError> {
+    let control = Control { registers: &registers.control, clock };
+    control.abort_while_disabled()?;
+    control.disable()?;
+    let memory = Memory::allocate(&features, source).ok_or(StartError::OutOfMemory)?;
+    memory.program(&registers, &features);
+
+    let (control, commands, events) = split(registers);
+    let control = Control { registers: &control, clock };
+    let Memory { commands: slots, command_log2, events: records, event_log2, streams } = memory;
+    let upkeep = Upkeep(features.walks);
+    let mut commands = CommandQueue::new(commands, slots, command_log2, upkeep, clock);
+    let events = EventQueue::new(events, records, event_log2, upkeep, clock);
+    if let Err(error) = control.enable(&mut commands) {
+        if control.disable().is_ok() {
+            source.release(commands.into_memory());
+            source.release(events.into_memory());
+            streams.release(source);
+        }
+        return Err(error);
+    }
+    Ok(Smmu { features, commands, events, streams, tags: Tags::new(&features) })
+}
+
+impl Memory {
+    fn allocate(features: &Features, source: &mut impl RegionSource) -> Option<Self> {
+        let upkeep = Upkeep(features.walks);
+        let command_log2 = features.command_log2.min(command_queue::MAX_LOG2);
+        let event_log2 = features.event_log2.min(event_queue::MAX_LOG2);
+        let commands = queue(source, upkeep, command_log2 + Command::LOG2_BYTES)?;
+        let Some(events) = queue(source, upkeep, event_log2 + Event::LOG2_BYTES) else {
+            source.release(commands);
+            return None;
+        };
+        let Some(streams) = StreamTable::new(features, upkeep, source) else {
+            source.release(commands);
+            source.release(events);
+            return None;
+        };
+        Some(Self { commands, command_log2, events, event_log2, streams })
+    }
+
+    /// Writes where everything is, both queues empty. Nothing is enabled.
+    fn program(&self, registers: &Registers, features: &Features) {
+        registers.control.cr1.set(access_attributes(features));
+        registers.control.cr2.set(bits::CR2_RECINVSID | bits::CR2_PTM);
+        let commands = &registers.commands;
+        commands.cmdq_base.set(base(&self.commands, self.command_log2));
+        commands.cmdq_prod.set(0);
+        commands.cmdq_cons.set(0);
+        registers.eventq_base.set(base(&self.events, self.event_log2));
+        registers.events.eventq_prod.set(0);
+        registers.events.eventq_cons.set(0);
+        self.streams.install(commands);
+        if features.msi {
+            commands.gerror_irq_cfg0.set(0);
+            registers.eventq_irq_cfg0.set(0);
+        }
+        // Whatever went wrong before is not ours.
+        commands.gerrorn.set(commands.gerror.get());
+    }
+}
+
+/// CR1: queues and tables are read as the CPU writes them.
+fn access_attributes(features: &Features) -> u32 {
+    let (cacheability, shareability) = (features.walks.cacheability(), features.walks.shareability());
+    let queues = field(1, 0, cacheability) | field(3, 2, cacheability) | field(5, 4, shareability);
+    let tables = field(7, 6, cacheability) | field(9, 8, cacheability) | field(11, 10, shareability);
+    (queues | tables) as u32
+}
+
+/// CMDQ_BASE, EVENTQ_BASE.
+fn base(queue: &Region, log2: u8) -> u64 {
+    address(55, 5, queue.start().raw()) | field(4, 0, log2.into()) | bits::BASE_ALLOCATE
+}
+
+/// Zeroed memory for a queue of `2^log2` bytes, seen by the SMMU.
+fn queue(source: &mut impl RegionSource, upkeep: Upkeep, log2: u8) -> Option<Region> {
+    let region = source.allocate(field(log2.into(), log2.into(), 1).max(PAGE_SIZE))?;
+    upkeep.written(region.words());
+    Some(region)
+}
+
+/// The enables, and what they do to transactions.
+struct Control<'a> {
+    registers: &'a ControlRegisters,
+    clock: Clock,
+}
+
+impl Control<'_> {
+    /// GBPA.ABORT: transactions abort while SMMUEN is 0. The register takes a value with UPDATE set, and clears UPDATE when
+    /// it has it (IHI 0070, 6.3.15).
+    fn abort_while_disabled(&self) -> Result<(), StartError> {
+        self.wait("GBPA", &self.registers.gbpa, bits::GBPA_UPDATE, 0)?;
+        let gbpa = self.registers.gbpa.get();
+        self.registers.gbpa.set(gbpa | bits::GBPA_ABORT | bits::GBPA_UPDATE);
+        self.wait("GBPA", &self.registers.gbpa, bits::GBPA_UPDATE | bits::GBPA_ABORT, bits::GBPA_ABORT)
+    }
+
+    fn disable(&self) -> Result<(), StartError> {
+        self.set_interrupts(0)?;
+        self.set_enables(0)
+    }
+
+    /// Command queue first, since it makes the SMMU forget what it knows; translation last, since transactions follow.
+    fn enable(&self, commands: &mut CommandQueue) -> Result<(), StartError> {
+        self.set_enables(bits::CR0_CMDQEN)?;
+        commands.run([Command::CfgiAll, Command::TlbiNsnhAll]).map_err(StartError::Command)?;
+        self.set_enables(bits::CR0_CMDQEN | bits::CR0_EVENTQEN)?;
+        self.set_interrupts(bits::IRQ_EVENTQ | bits::IRQ_GERROR)?;
+        self.set_enables(bits::CR0_CMDQEN | bits::CR0_EVENTQEN | bits::CR0_SMMUEN)
+    }
+
+    fn set_enables(&self, enables: u32) -> Result<(), StartError> {
+        // Tables and queues are in memory before the SMMU looks.
+        arch::barrier::dsb_sy();
+        self.registers.cr0.set(enables);
+        self.wait("CR0ACK", &self.registers.cr0ack, ALL, enables)
+    }
+
+    fn set_interrupts(&self, enables: u32) -> Result<(), StartError> {
+        self.registers.irq_ctrl.set(enables);
+        self.wait("IRQ_CTRLACK", &self.registers.irq_ctrl_ack, ALL, enables)
+    }
+
+    fn wait(
+        &self,
+        register: &'static str,
+        at: &impl Readable<T = u32>,
+        mask: u32,
+        wanted: u32,
+    ) -> Result<(), StartError> {
+        let there = || (at.get() & mask == wanted).then_some(());
+        self.clock.wait(there).map_err(|TimedOut| StartError::TimedOut { register, value: at.get(), wanted })
+    }
+}
+
+/// Every bit of an ACK register.
+const ALL: u32 = u32::MAX;

@@ -1,0 +1,65 @@
+//! ASIDs (or VMIDs, where only stage 2 exists) for domains: each set of tables has its own, since the SMMU's TLB does not
+//! know streams.
+
+use super::probe::Features;
+use addr::{Asid, Vmid};
+use alloc::vec::Vec;
+use smmu_spec::Tag;
+
+/// The tags that no domain has.
+#[derive(Debug)]
+pub struct Tags {
+    stage1: bool,
+    /// The lowest number never given out; 0 stays unused, as what a forgotten field would name.
+    next: u32,
+    end: u32,
+    freed: Vec<u16>,
+}
+
+impl Tags {
+    /// All tags that the SMMU can tell apart.
+    pub(super) fn new(features: &Features) -> Self {
+        let stage1 = features.uses_stage1();
+        let bits = if stage1 { features.asid_bits } else { features.vmid_bits };
+        Self { stage1, next: 1, end: if bits == 16 { 1 << 16 } else { 1 << 8 }, freed: Vec::new() }
+    }
+
+    /// A tag of which the SMMU knows nothing; `None` when all are in use.
+    pub(super) fn allocate(&mut self) -> Option<Tag> {
+        let number = match self.freed.pop() {
+            Some(number) => number,
+            None if self.next < self.end => {
+                self.next += 1;
+                (self.next - 1) as u16
+            }
+            None => return None,
+        };
+        Some(if self.stage1 { Tag::Stage1(Asid::new(number)) } else { Tag::Stage2(Vmid::new(number)) })
+    }
+
+    /// Takes a tag back after everything under it was invalidated. Without memory to remember it, it is never used
+    /// again.
+    pub(super) fn release(&mut self, tag: Tag) {
+        let number = match tag {
+            Tag::Stage1(asid) => asid.raw(),
+            Tag::Stage2(vmid) => vmid.raw(),
+        };
+        if self.freed.try_reserve(1).is_ok() {
+            self.freed.push(number);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tags_are_unique_until_released() {
+        let mut tags = Tags { stage1: false, next: 1, end: 4, freed: Vec::new() };
+        let all: Vec<_> = core::iter::from_fn(|| tags.allocate()).collect();
+        assert_eq!(all, [1, 2, 3].map(|number| Tag::Stage2(Vmid::new(number))));
+        tags.release(all[1]);
+        assert_eq!((tags.allocate(), tags.allocate()), (Some(all[1]), None));
+    }
+}

@@ -1,0 +1,79 @@
+//! The kernel's table memory as the page table sees it for tables that an SMMU walks.
+
+use super::command_queue::CommandError;
+use super::upkeep::Upkeep;
+use addr::{AddrRange, Iova, PhysAddr};
+use core::sync::atomic::{AtomicU16, AtomicU64};
+use pagetable::{Entries, TableMemory};
+use smmu_spec::{Ability, Invalidation, Tag};
+
+/// How the SMMU keeps and reads a domain's translations.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Translation {
+    pub tag: Tag,
+    pub ability: Ability,
+    pub upkeep: Upkeep,
+}
+
+impl Translation {
+    /// What makes the SMMU forget `range`. With `leaf`, table pointers may stay.
+    pub fn forget(self, range: AddrRange<Iova>, leaf: bool) -> Invalidation {
+        Invalidation::of_range(self.tag, range, leaf, self.ability)
+    }
+}
+
+/// Something that runs commands and waits for them.
+pub(super) trait Run: FnMut(Invalidation) -> Result<(), CommandError> {}
+
+impl<F: FnMut(Invalidation) -> Result<(), CommandError>> Run for F {}
+
+/// Frames from `memory`, maintenance for the SMMU.
+///
+/// Of `memory` only the frames are used ([`TableMemory::allocate`], `release`, `entries`, `live`): what has to be cleaned
+/// and invalidated for an SMMU is this driver's knowledge.
+pub(super) struct Walked<'a, M, F> {
+    pub memory: &'a mut M,
+    /// Runs commands and waits for them.
+    pub run: F,
+    pub how: Translation,
+    /// The first invalidation that was not confirmed.
+    pub failure: Option<CommandError>,
+}
+
+impl<M: TableMemory, F: Run> TableMemory for Walked<'_, M, F> {
+    fn allocate(&mut self) -> Option<PhysAddr> {
+        let table = self.memory.allocate()?;
+        self.how.upkeep.written(self.memory.entries(table));
+        Some(table)
+    }
+
+    /// After an invalidation that was not confirmed the SMMU may still walk the table, so its frame is lost.
+    fn release(&mut self, table: PhysAddr) {
+        if self.failure.is_none() {
+            self.memory.release(table);
+        }
+    }
+
+    fn entries(&self, table: PhysAddr) -> &Entries {
+        self.memory.entries(table)
+    }
+
+    fn live(&self, table: PhysAddr) -> &AtomicU16 {
+        self.memory.live(table)
+    }
+
+    fn written(&self, entries: &[AtomicU64]) {
+        self.how.upkeep.written(entries);
+    }
+
+    fn publish(&self) {
+        self.how.upkeep.publish();
+    }
+
+    fn invalidate(&mut self, at: u64, len: u64) {
+        let range = AddrRange::new(Iova::new(at), Iova::new(at + len));
+        if let Err(error) = (self.run)(self.how.forget(range, false)) {
+            self.failure.get_or_insert(error);
+        }
+    }
+}

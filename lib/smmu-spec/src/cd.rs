@@ -1,0 +1,159 @@
+//! Context descriptors: what stage 1 translation needs to know (IHI 0070, 5.4).
+
+use crate::field::{address, extract, field, flag, is_set, mask};
+use crate::walks::Walks;
+use addr::{Asid, PhysAddr};
+
+/// A domain's stage 1 tables and how to walk them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct AddressSpace {
+    /// The first table, 4 KiB granule.
+    pub tables: PhysAddr,
+    /// Bits of input address that the tables translate, 25 to 48.
+    pub input_bits: u8,
+    /// The encoded size of output addresses: [`output_size`].
+    pub output_size: u64,
+    /// The tag of its translations.
+    pub asid: Asid,
+    /// How the tables are read.
+    pub walks: Walks,
+}
+
+/// A context descriptor.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ContextDescriptor(
+    /// Its eight 64-bit words.
+    pub [u64; 8],
+);
+
+/// Memory attributes by index, the same as in the CPU's MAIR_EL1: 0 Normal write-back with read and write allocation,
+/// 1 Normal non-cacheable, 2 Device-nGnRE.
+pub const MAIR: u64 = field(7, 0, 0xff) | field(15, 8, 0x44) | field(23, 16, 0x04);
+
+/// The encoding of `bits` of output address in CD.IPS and STE.S2PS, for the 4 KiB granule: the largest that is not
+/// above it and not above 48 (5). Larger ones (6, 7) need other granules or LPA2, which these tables do not use.
+pub const fn output_size(bits: u8) -> u64 {
+    match bits {
+        48.. => 5,
+        44.. => 4,
+        42.. => 3,
+        40.. => 2,
+        36.. => 1,
+        _ => 0,
+    }
+}
+
+impl ContextDescriptor {
+    /// A descriptor that is not valid: transactions abort with C_BAD_CD.
+    pub const INVALID: Self = Self([0; 8]);
+    /// Bytes of a descriptor.
+    pub const BYTES: u64 = 64;
+
+    /// The valid descriptor for `space`: AArch64 tables below TTB0 alone, faults abort the transaction and are recorded.
+    pub const fn new(space: AddressSpace) -> Self {
+        let word0 = field(5, 0, 64 - space.input_bits as u64)  // T0SZ
+            | field(7, 6, 0b00)                      // TG0: 4 KiB
+            | field(9, 8, space.walks.cacheability())    // IR0
+            | field(11, 10, space.walks.cacheability())  // OR0
+            | field(13, 12, space.walks.shareability())  // SH0
+            | flag(14, false)                        // EPD0: walks happen
+            | flag(15, false)                        // ENDI: little-endian tables
+            | flag(30, true)                         // EPD1: nothing above TTB0's half
+            | flag(31, true)                         // V
+            | field(34, 32, space.output_size)       // IPS
+            | flag(35, false)                        // AFFD: Access flag faults happen
+            | field(37, 36, 0b00)                    // WXN, UWXN
+            | field(39, 38, 0b00)                    // TBI0, TBI1: all address bits count
+            | flag(40, false)                        // PAN
+            | flag(41, true)                         // AA64
+            | field(43, 42, 0b00)                    // HD, HA: software sets the Access flag
+            | flag(44, false)                        // S: faults terminate, none stalls
+            | flag(45, true)                         // R: faults are recorded
+            | flag(46, true)                         // A: faults abort rather than read as zero
+            | flag(47, true)                         // ASET: no part in the CPU's broadcast by ASID
+            | field(63, 48, space.asid.raw() as u64); // ASID
+        let word1 = address(55, 4, space.tables.raw()); // TTB0; HAD0 = 0
+        Self([word0, word1, 0, MAIR, 0, 0, 0, 0])
+    }
+
+    /// Whether the SMMU takes the descriptor as one.
+    pub const fn is_valid(&self) -> bool {
+        is_set(31, self.0[0])
+    }
+
+    /// Which bits of each word the SMMU reads, given what the others say.
+    pub const fn used_bits(&self) -> [u64; 8] {
+        if self.is_valid() { [u64::MAX; 8] } else { [mask(31, 31), 0, 0, 0, 0, 0, 0, 0] }
+    }
+
+    /// The address space it describes, if it is one that [`ContextDescriptor::new`] could have made: the model's way
+    /// back.
+    pub const fn address_space(&self) -> Option<AddressSpace> {
+        let [word0, word1, ..] = self.0;
+        let t0sz = extract(5, 0, word0);
+        let granule_4k = extract(7, 6, word0) == 0;
+        let terminates = is_set(46, word0) && !is_set(44, word0);
+        let hardware_flags = extract(43, 42, word0) != 0;
+        let big_endian = is_set(15, word0);
+        let output_size = extract(34, 32, word0);
+        let sound = self.is_valid() && granule_4k && terminates && !hardware_flags && !big_endian;
+        if !sound || !is_set(41, word0) || t0sz < 16 || t0sz > 39 || output_size > 5 {
+            return None;
+        }
+        Some(AddressSpace {
+            tables: PhysAddr::new(word1 & mask(55, 4)),
+            input_bits: 64 - t0sz as u8,
+            output_size,
+            asid: Asid::new(extract(63, 48, word0) as u16),
+            walks: if extract(9, 8, word0) == 0 { Walks::NonCoherent } else { Walks::Coherent },
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SPACE: AddressSpace = AddressSpace {
+        tables: PhysAddr::new(0x9_8765_4000),
+        input_bits: 48,
+        output_size: 4,
+        asid: Asid::new(0x1234),
+        walks: Walks::Coherent,
+    };
+
+    #[test]
+    fn a_descriptor_has_the_manuals_bits() {
+        let cd = ContextDescriptor::new(SPACE);
+        // T0SZ 16, IR0 = OR0 = 1, SH0 = 3, EPD1, V; IPS 4, AA64, R, A, ASET, ASID.
+        assert_eq!(cd.0[0] as u32, 16 | 1 << 8 | 1 << 10 | 3 << 12 | 1 << 30 | 1 << 31);
+        assert_eq!((cd.0[0] >> 32) as u32, 4 | 1 << 9 | 1 << 13 | 1 << 14 | 1 << 15 | 0x1234 << 16);
+        assert_eq!(cd.0[1..], [0x9_8765_4000, 0, 0x0004_44ff, 0, 0, 0, 0]);
+    }
+
+    #[test]
+    fn descriptors_that_are_not_snooped_are_read_from_memory() {
+        let cd = ContextDescriptor::new(AddressSpace { walks: Walks::NonCoherent, ..SPACE });
+        assert_eq!(extract(13, 8, cd.0[0]), 0b10_00_00);
+    }
+
+    #[test]
+    fn output_sizes_are_never_reserved_ones() {
+        let cases = [(32, 0), (36, 1), (39, 1), (40, 2), (42, 3), (44, 4), (48, 5), (52, 5), (56, 5)];
+        for (bits, encoded) in cases {
+            assert_eq!(output_size(bits), encoded, "{bits}");
+        }
+    }
+
+    #[test]
+    fn a_descriptor_describes_its_space() {
+        assert_eq!(ContextDescriptor::new(SPACE).address_space(), Some(SPACE));
+        assert_eq!(ContextDescriptor::INVALID.address_space(), None);
+        // A = 0, S = 1, HA = 1, AA64 = 0, IPS = 6: each is C_BAD_CD for these tables.
+        for (word0_bits, set) in [(1 << 46, false), (1 << 44, true), (1 << 43, true), (1 << 41, false)] {
+            let mut cd = ContextDescriptor::new(SPACE);
+            cd.0[0] = if set { cd.0[0] | word0_bits } else { cd.0[0] & !word0_bits };
+            assert_eq!(cd.address_space(), None, "{word0_bits:#x}");
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! Which commands make the SMMU forget a range of addresses, at the least cost.
+//!
+//! With range invalidation (IDR3.RIL) a command covers up to 32 times a power of two of pages, so few do. Without it
+//! there is one command a page, and from some size on forgetting the whole tag is cheaper.
+
+use crate::command::{Command, Extent, Scope};
+use crate::ste::{STAGE1_VMID, Tag};
+use addr::{AddrRange, Address, Iova, PAGE_SHIFT, PAGE_SIZE};
+
+/// What the SMMU can be told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ability {
+    /// Ranges of pages (IDR3.RIL).
+    Ranges,
+    /// Single entries.
+    Entries,
+}
+
+/// The most commands without range invalidation; a range of more pages costs its whole tag. A command is 16 bytes of
+/// queue and one look-up in the SMMU, while an entry that was forgotten needlessly costs a walk of up to four fetches,
+/// so the border is where a page count is likely to exceed what the TLB holds of other ranges.
+pub const MOST_ENTRIES: u64 = 64;
+
+/// The commands that make the SMMU forget a range: an iterator, without the CMD_SYNC.
+#[derive(Clone, Debug)]
+pub struct Invalidation {
+    tag: Tag,
+    leaf: bool,
+    work: Work,
+}
+
+#[derive(Clone, Debug)]
+enum Work {
+    Whole,
+    Ranges { start: Iova, pages: u64 },
+    Entries { start: Iova, pages: u64 },
+    Done,
+}
+
+impl Invalidation {
+    /// Forgets the translations of `range` (whole pages) under `tag`. With `leaf`, table pointers may stay: only if no
+    /// table was taken out.
+    pub fn of_range(tag: Tag, range: AddrRange<Iova>, leaf: bool, ability: Ability) -> Self {
+        assert!(range.start().is_aligned(PAGE_SIZE) && range.end().is_aligned(PAGE_SIZE), "{range:?}");
+        let (start, pages) = (range.start(), range.len() >> PAGE_SHIFT);
+        let work = match ability {
+            _ if pages == 0 => Work::Done,
+            Ability::Ranges => Work::Ranges { start, pages },
+            Ability::Entries if pages > MOST_ENTRIES => Work::Whole,
+            Ability::Entries => Work::Entries { start, pages },
+        };
+        Self { tag, leaf, work }
+    }
+
+    /// Forgets everything under `tag`.
+    pub fn of_tag(tag: Tag) -> Self {
+        Self { tag, leaf: false, work: Work::Whole }
+    }
+
+    fn by_address(&self, start: Iova, extent: Extent) -> Command {
+        let scope = Scope { start, extent, leaf: self.leaf };
+        match self.tag {
+            Tag::Stage1(asid) => Command::TlbiNhVa { vmid: STAGE1_VMID, asid, scope },
+            Tag::Stage2(vmid) => Command::TlbiS2Ipa { vmid, scope },
+        }
+    }
+
+    fn whole(&self) -> Command {
+        match self.tag {
+            Tag::Stage1(asid) => Command::TlbiNhAsid { vmid: STAGE1_VMID, asid },
+            Tag::Stage2(vmid) => Command::TlbiS12Vmall { vmid },
+        }
+    }
+}
+
+impl Iterator for Invalidation {
+    type Item = Command;
+
+    fn next(&mut self) -> Option<Command> {
+        let (command, rest) = match self.work {
+            Work::Done => return None,
+            Work::Whole => (self.whole(), Work::Done),
+            Work::Entries { start, pages } => (
+                self.by_address(start, Extent::Entry),
+                rest(start, pages, 1, |start, pages| Work::Entries { start, pages }),
+            ),
+            Work::Ranges { start, pages } => {
+                let (extent, covered) = largest_step(pages);
+                let next = rest(start, pages, covered, |start, pages| Work::Ranges { start, pages });
+                (self.by_address(start, extent), next)
+            }
+        };
+        self.work = rest;
+        Some(command)
+    }
+}
+
+fn rest(start: Iova, pages: u64, covered: u64, work: impl Fn(Iova, u64) -> Work) -> Work {
+    match pages - covered {
+        0 => Work::Done,
+        pages => work(start + (covered << PAGE_SHIFT), pages),
+    }
+}
+
+/// The extent that takes the lowest five significant bits off `pages`, and how many pages that is. So a count of `n`
+/// significant bits needs at most `n / 5` commands, rounded up, and never covers a page too many.
+fn largest_step(pages: u64) -> (Extent, u64) {
+    let scale = (pages.trailing_zeros() as u8).min(31);
+    let count = (pages >> scale) & 0b1_1111;
+    match (count, scale) {
+        // One granule without a level hint is reserved (CERROR_ILL).
+        (1, 0) => (Extent::Entry, 1),
+        // More than 2^36 pages: take 32 of the largest unit at a time.
+        (0, _) => (Extent::Pages { num: 31, scale, ttl: 0 }, 32 << scale),
+        _ => (Extent::Pages { num: count as u8 - 1, scale, ttl: 0 }, count << scale),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use addr::{Asid, Vmid};
+
+    const TAG: Tag = Tag::Stage1(Asid::new(7));
+
+    fn range(start: u64, pages: u64) -> AddrRange<Iova> {
+        AddrRange::from_len(Iova::new(start), pages * PAGE_SIZE).unwrap()
+    }
+
+    fn commands(pages: u64, ability: Ability) -> Vec<Command> {
+        Invalidation::of_range(TAG, range(0x10_0000, pages), true, ability).collect()
+    }
+
+    fn scope(command: Command) -> Scope {
+        match command {
+            Command::TlbiNhVa { scope, .. } | Command::TlbiS2Ipa { scope, .. } => scope,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn ranges_are_covered_exactly_once_and_in_order() {
+        for pages in (1..2000).chain([0xffff, 0x1_0000, 0xaaaa_aaaa, 0x5_5555_5555, (1 << 36) - 1, 1 << 36]) {
+            let mut next = 0x10_0000;
+            let commands = commands(pages, Ability::Ranges);
+            for &command in &commands {
+                let scope = scope(command);
+                assert_eq!(scope.start.raw(), next, "{pages:#x}");
+                let reserved = Extent::Pages { num: 0, scale: 0, ttl: 0 };
+                assert_ne!(scope.extent, reserved, "{pages:#x}");
+                next += scope.extent.bytes().unwrap_or(PAGE_SIZE);
+            }
+            assert_eq!(next, 0x10_0000 + pages * PAGE_SIZE);
+            let bits = 64 - pages.leading_zeros() as usize;
+            assert!(commands.len() <= bits.div_ceil(5), "{pages:#x}: {}", commands.len());
+        }
+    }
+
+    #[test]
+    fn common_sizes_are_one_command() {
+        for pages in [1, 2, 16, 31, 512, 31 * 512, 1 << 17, 1 << 18] {
+            assert_eq!(commands(pages, Ability::Ranges).len(), 1, "{pages}");
+        }
+        let half_a_gigabyte = Extent::Pages { num: 0, scale: 17, ttl: 0 };
+        assert_eq!(scope(commands(1 << 17, Ability::Ranges)[0]).extent, half_a_gigabyte);
+    }
+
+    #[test]
+    fn without_ranges_each_page_is_named_until_the_whole_tag_is_cheaper() {
+        let few = commands(3, Ability::Entries);
+        let starts: Vec<_> = few.iter().map(|&command| scope(command).start.raw()).collect();
+        assert_eq!(starts, [0x10_0000, 0x10_1000, 0x10_2000]);
+        assert_eq!(commands(MOST_ENTRIES, Ability::Entries).len(), MOST_ENTRIES as usize);
+        let many = commands(MOST_ENTRIES + 1, Ability::Entries);
+        assert_eq!(many, [Command::TlbiNhAsid { vmid: Vmid::new(0), asid: Asid::new(7) }]);
+    }
+
+    #[test]
+    fn stage2_domains_are_named_by_vmid() {
+        let tag = Tag::Stage2(Vmid::new(9));
+        let by_address: Vec<_> = Invalidation::of_range(tag, range(0, 1), false, Ability::Ranges).collect();
+        let scope = Scope { start: Iova::new(0), extent: Extent::Entry, leaf: false };
+        assert_eq!(by_address, [Command::TlbiS2Ipa { vmid: Vmid::new(9), scope }]);
+        let whole: Vec<_> = Invalidation::of_tag(tag).collect();
+        assert_eq!(whole, [Command::TlbiS12Vmall { vmid: Vmid::new(9) }]);
+    }
+
+    #[test]
+    fn an_empty_range_needs_nothing() {
+        assert!(commands(0, Ability::Ranges).is_empty());
+    }
+}

@@ -1,0 +1,323 @@
+//! Changing a structure that the SMMU may read at any moment (IHI 0070, 3.21.3).
+//!
+//! The SMMU reads an entry's 64-bit words in any order and keeps what it read until it is told to forget. So between
+//! two synchronisations it may see any mixture of old and new words. [`update`] orders the writes such that every
+//! mixture acts like the old entry, like the new one, or - where more than one word decides - like no entry at all:
+//!
+//! 1. write the words, or the parts of words, that the SMMU does not read as long as the entry is what it is; sync
+//! 2. write the one word that decides; sync
+//! 3. write the rest, which the SMMU does not read any more; sync
+//!
+//! When more than one word would decide, the entry passes through "not valid": 1. clear the valid bit; sync,
+//! 2. write all other words; sync, 3. write the first word; sync.
+
+use crate::cd::ContextDescriptor;
+use crate::ste::Ste;
+
+/// A 64-byte structure whose first word holds the valid bit.
+pub trait Structure: Copy {
+    /// The structure with these words.
+    fn new(words: [u64; 8]) -> Self;
+    /// The words.
+    fn words(&self) -> [u64; 8];
+    /// Which bits of each word the SMMU reads, given what the others say.
+    fn used_bits(&self) -> [u64; 8];
+    /// An entry that is not valid.
+    const INVALID: Self;
+}
+
+impl Structure for Ste {
+    fn new(words: [u64; 8]) -> Self {
+        Self(words)
+    }
+    fn words(&self) -> [u64; 8] {
+        self.0
+    }
+    fn used_bits(&self) -> [u64; 8] {
+        Ste::used_bits(self)
+    }
+    const INVALID: Self = Ste::INVALID;
+}
+
+impl Structure for ContextDescriptor {
+    fn new(words: [u64; 8]) -> Self {
+        Self(words)
+    }
+    fn words(&self) -> [u64; 8] {
+        self.0
+    }
+    fn used_bits(&self) -> [u64; 8] {
+        ContextDescriptor::used_bits(self)
+    }
+    const INVALID: Self = ContextDescriptor::INVALID;
+}
+
+/// One thing to do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Step {
+    /// Store a word, as one 64-bit access.
+    Write {
+        /// Which of the eight.
+        word: usize,
+        /// Its value.
+        value: u64,
+    },
+    /// Make the SMMU see all words and forget what it has read of the entry (CMD_CFGI_*, CMD_SYNC), and wait for that.
+    Sync,
+}
+
+/// What to do, in order; always ends with a [`Step::Sync`].
+#[derive(Clone, Copy, Debug)]
+pub struct Steps {
+    // Three phases of at most eight words and a sync.
+    steps: [Step; 3 * 9],
+    len: usize,
+}
+
+impl Steps {
+    const EMPTY: Self = Self { steps: [Step::Sync; 27], len: 0 };
+
+    /// The steps.
+    pub fn iter(&self) -> impl Iterator<Item = Step> {
+        self.steps[..self.len].iter().copied()
+    }
+
+    fn push(&mut self, step: Step) {
+        self.steps[self.len] = step;
+        self.len += 1;
+    }
+
+    /// Writes the words in which `to` differs from `from`, then a sync if there were any.
+    fn phase(&mut self, from: &mut [u64; 8], to: [u64; 8]) {
+        if *from == to {
+            return;
+        }
+        for word in 0..8 {
+            if from[word] != to[word] {
+                self.push(Step::Write { word, value: to[word] });
+            }
+        }
+        self.push(Step::Sync);
+        *from = to;
+    }
+}
+
+/// The steps that turn `live` into `target`. For equal entries that is a sync alone: an earlier attempt may have
+/// written the words and failed to make the SMMU forget.
+pub fn update<S: Structure>(live: S, target: S) -> Steps {
+    let mut steps = Steps::EMPTY;
+    let mut now = live.words();
+    for words in phases(live, target) {
+        steps.phase(&mut now, words);
+    }
+    if steps.len == 0 {
+        steps.push(Step::Sync);
+    }
+    steps
+}
+
+/// The entry after each phase.
+fn phases<S: Structure>(live: S, target: S) -> [[u64; 8]; 3] {
+    let prepared = prepare(live, target);
+    match deciding_word(prepared, target) {
+        Decision::None => [prepared, prepared, target.words()],
+        Decision::One(word) => {
+            let mut decided = prepared;
+            decided[word] = target.words()[word];
+            [prepared, decided, target.words()]
+        }
+        Decision::Many => through_invalid(live, target),
+    }
+}
+
+fn through_invalid<S: Structure>(live: S, target: S) -> [[u64; 8]; 3] {
+    let mut invalid = live.words();
+    invalid[0] = S::INVALID.words()[0];
+    let mut filled = target.words();
+    filled[0] = invalid[0];
+    [invalid, filled, target.words()]
+}
+
+/// The target's bits where the live entry's are not read, and the live ones where they are.
+fn prepare<S: Structure>(live: S, target: S) -> [u64; 8] {
+    let (now, then, used) = (live.words(), target.words(), live.used_bits());
+    core::array::from_fn(|word| (now[word] & used[word]) | (then[word] & !used[word]))
+}
+
+/// How many words still differ in bits that matter to the target.
+enum Decision {
+    None,
+    One(usize),
+    Many,
+}
+
+fn deciding_word<S: Structure>(prepared: [u64; 8], target: S) -> Decision {
+    let (then, used) = (target.words(), target.used_bits());
+    let mut differing = (0..8).filter(|&word| (prepared[word] ^ then[word]) & used[word] != 0);
+    match (differing.next(), differing.next()) {
+        (None, _) => Decision::None,
+        (Some(word), None) => Decision::One(word),
+        _ => Decision::Many,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cd::AddressSpace;
+    use crate::ste::{Stage2, StreamConfig};
+    use crate::walks::Walks;
+    use addr::{Asid, PhysAddr, Vmid};
+
+    /// What the SMMU makes of an entry: its words as far as it reads them.
+    fn behaviour<S: Structure>(words: [u64; 8]) -> [u64; 8] {
+        let used = S::new(words).used_bits();
+        core::array::from_fn(|word| words[word] & used[word])
+    }
+
+    /// Every mixture of the values that each word had since the last sync.
+    fn mixtures(seen: &[Vec<u64>; 8]) -> Vec<[u64; 8]> {
+        let mut mixtures = vec![[0; 8]];
+        for word in 0..8 {
+            let each = |mixture: [u64; 8], value: u64| {
+                let mut mixture = mixture;
+                mixture[word] = value;
+                mixture
+            };
+            mixtures = mixtures
+                .into_iter()
+                .flat_map(|mixture| seen[word].iter().map(move |&value| each(mixture, value)))
+                .collect();
+        }
+        mixtures
+    }
+
+    /// Replays the steps; panics when the SMMU could see anything but old, new or not valid. Says whether "not valid"
+    /// could be seen.
+    fn replay<S: Structure>(live: S, target: S) -> bool {
+        let invalid = behaviour::<S>(S::INVALID.words());
+        let (old, new) = (behaviour::<S>(live.words()), behaviour::<S>(target.words()));
+        let mut now = live.words();
+        let mut seen = now.map(|value| vec![value]);
+        let mut interrupted = false;
+        let mut last = None;
+        for step in update(live, target).iter() {
+            match step {
+                Step::Write { word, value } => {
+                    now[word] = value;
+                    seen[word].push(value);
+                }
+                Step::Sync => seen = now.map(|value| vec![value]),
+            }
+            for mixture in mixtures(&seen) {
+                let acts = behaviour::<S>(mixture);
+                interrupted |= acts == invalid && acts != old && acts != new;
+                assert!(acts == old || acts == new || acts == invalid, "{mixture:x?} after {step:?}");
+            }
+            last = Some(step);
+        }
+        assert_eq!((now, last), (target.words(), Some(Step::Sync)));
+        interrupted
+    }
+
+    fn stage1(context: u64) -> Ste {
+        Ste::new(StreamConfig::Stage1 { context: PhysAddr::new(context), walks: Walks::Coherent })
+    }
+
+    fn stage2(vmid: u16, tables: u64) -> Ste {
+        Ste::new(StreamConfig::Stage2(Stage2 {
+            vmid: Vmid::new(vmid),
+            tables: PhysAddr::new(tables),
+            input_bits: 44,
+            output_size: 4,
+            walks: Walks::NonCoherent,
+        }))
+    }
+
+    fn entries() -> Vec<Ste> {
+        vec![
+            Ste::INVALID,
+            Ste::new(StreamConfig::Abort),
+            Ste::new(StreamConfig::Bypass),
+            stage1(0x1000),
+            stage1(0x2040),
+            stage2(1, 0x5000),
+            stage2(2, 0x5000),
+            stage2(3, 0x6000),
+            // What firmware may have left: reserved Config, nested, stray bits.
+            Ste([0b0111, 5, 0, 0, 9, 0, 0, 0]),
+            Ste([0b1111 | 0x7000, 0xd4, 0x1234, 0x8000, 0, 1, 0, 0]),
+            Ste([0, u64::MAX, 3, 4, 5, 6, 7, 8]),
+        ]
+    }
+
+    #[test]
+    fn the_smmu_sees_old_new_or_nothing_at_every_step() {
+        for live in entries() {
+            for target in entries() {
+                replay(live, target);
+            }
+        }
+    }
+
+    #[test]
+    fn one_deciding_word_never_passes_through_invalid() {
+        let abort = Ste::new(StreamConfig::Abort);
+        let pairs = [
+            (abort, stage1(0x1000)),
+            (stage1(0x1000), abort),
+            (abort, stage2(1, 0x5000)),
+            (stage2(1, 0x5000), abort),
+        ];
+        for (live, target) in pairs {
+            assert!(!replay(live, target), "{live:x?} -> {target:x?}");
+        }
+        assert!(!replay(stage1(0x1000), stage1(0x2040)));
+        assert!(!replay(stage2(1, 0x5000), stage2(1, 0x6000)));
+    }
+
+    #[test]
+    fn several_deciding_words_pass_through_invalid() {
+        assert!(replay(stage2(1, 0x5000), stage2(2, 0x6000)));
+        assert!(replay(stage1(0x1000), stage2(1, 0x5000)));
+    }
+
+    #[test]
+    fn a_descriptor_changes_its_asid_live_and_its_tables_through_invalid() {
+        let space = AddressSpace {
+            tables: PhysAddr::new(0x1000),
+            input_bits: 39,
+            output_size: 2,
+            asid: Asid::new(1),
+            walks: Walks::Coherent,
+        };
+        let with = |space| ContextDescriptor::new(space);
+        assert!(!replay(with(space), with(AddressSpace { asid: Asid::new(2), ..space })));
+        assert!(!replay(ContextDescriptor::INVALID, with(space)));
+        assert!(replay(
+            with(space),
+            with(AddressSpace { asid: Asid::new(2), tables: PhysAddr::new(0x2000), ..space })
+        ));
+        replay(with(space), ContextDescriptor::INVALID);
+    }
+
+    #[test]
+    fn equal_entries_are_still_synchronised() {
+        let abort = Ste::new(StreamConfig::Abort);
+        assert_eq!(update(abort, abort).iter().collect::<Vec<_>>(), [Step::Sync]);
+    }
+
+    #[test]
+    fn attaching_is_three_writes_and_two_syncs() {
+        let steps: Vec<_> = update(Ste::new(StreamConfig::Abort), stage1(0x1000)).iter().collect();
+        let target = stage1(0x1000).0;
+        let expected = [
+            Step::Write { word: 0, value: target[0] & !0b1111 | 1 },
+            Step::Write { word: 1, value: target[1] },
+            Step::Sync,
+            Step::Write { word: 0, value: target[0] },
+            Step::Sync,
+        ];
+        assert_eq!(steps, expected);
+    }
+}

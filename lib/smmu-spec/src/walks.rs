@@ -1,0 +1,36 @@
+//! How the SMMU reads memory that the CPU writes: tables, descriptors, queues.
+
+/// Whether the SMMU's own accesses snoop the CPU's caches (IDR0.COHACC, or the device tree's `dma-coherent`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Walks {
+    /// They do: cacheable, inner shareable, nothing to maintain.
+    Coherent,
+    /// They do not: non-cacheable, outer shareable; the CPU cleans what it wrote to the point of coherency.
+    NonCoherent,
+}
+
+/// Normal memory, non-cacheable: in every cacheability field of the architecture.
+const NON_CACHEABLE: u64 = 0b00;
+/// Normal memory, write-back, read-allocate: likewise.
+const WRITE_BACK: u64 = 0b01;
+const OUTER_SHAREABLE: u64 = 0b10;
+const INNER_SHAREABLE: u64 = 0b11;
+
+impl Walks {
+    /// The two-bit inner and outer cacheability (S1CIR, S1COR, IR0, OR0, S2IR0, S2OR0, CR1's *_IC and *_OC): write-back
+    /// with read allocation, or non-cacheable.
+    pub const fn cacheability(self) -> u64 {
+        match self {
+            Self::Coherent => WRITE_BACK,
+            Self::NonCoherent => NON_CACHEABLE,
+        }
+    }
+
+    /// The two-bit shareability (S1CSH, SH0, S2SH0, CR1's *_SH): inner, or outer as non-cacheable memory is.
+    pub const fn shareability(self) -> u64 {
+        match self {
+            Self::Coherent => INNER_SHAREABLE,
+            Self::NonCoherent => OUTER_SHAREABLE,
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! The initramfs as a file tree.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::fd::AsFd;
+
+use crate::outcome::{Outcome, ensure, refused};
+
+fn this_program() -> std::io::Result<String> {
+    Ok(std::env::current_exe().map_or_else(|_| "/bin/probe".into(), |path| path.display().to_string()))
+}
+
+/// This very program is found, listed, and can be read at any place.
+pub fn tree(_: &[String]) -> Outcome {
+    let path = this_program()?;
+    let mut file = File::open(&path)?;
+    let mut head = [0; 4];
+    file.read_exact(&mut head)?;
+    ensure(&head == b"\x7fELF", || format!("{path} starts with {head:x?}"))?;
+    let size = file.metadata()?.len();
+    let end = file.seek(SeekFrom::End(0))?;
+    ensure(size == end && size > 4096, || format!("size {size}, end {end}"))?;
+    ensure(file.read(&mut head)? == 0, || "something is behind the end".into())?;
+    file.seek(SeekFrom::Start(1))?;
+    file.read_exact(&mut head[..3])?;
+    ensure(&head[..3] == b"ELF", || format!("at 1: {head:x?}"))?;
+    let (directory, name) = path.rsplit_once('/').ok_or("the path has no directory")?;
+    let names: Vec<_> = fs::read_dir(directory)?.filter_map(|entry| Some(entry.ok()?.file_name())).collect();
+    ensure(names.iter().any(|entry| entry == name), || format!("{directory} lists {names:?}"))?;
+    refused("a file that is not there", File::open("/no/such/file"), libc::ENOENT)?;
+    refused("a file as a directory", File::open(format!("{path}/x")), libc::ENOTDIR)
+}
+
+/// The initramfs cannot be changed.
+pub fn read_only(_: &[String]) -> Outcome {
+    refused("writing to a program", OpenOptions::new().write(true).open(this_program()?), libc::EROFS)?;
+    refused("a new file", File::create("/bin/new"), libc::EROFS)
+}
+
+/// Duplicates share a position, closed numbers are used again.
+pub fn descriptors(_: &[String]) -> Outcome {
+    let mut first = File::open(this_program()?)?;
+    let mut second = first.try_clone()?;
+    second.seek(SeekFrom::Start(100))?;
+    let at = first.stream_position()?;
+    ensure(at == 100, || format!("the duplicate moved to 100, this one to {at}"))?;
+    let number = |file: &File| std::os::fd::AsRawFd::as_raw_fd(&file.as_fd());
+    let freed = number(&second);
+    drop(second);
+    let third = File::open(this_program()?)?;
+    ensure(number(&third) <= freed, || format!("{freed} is free, but {} was given", number(&third)))?;
+    refused("writing to a file open for reading", first.write(b"x"), libc::EBADF)
+}

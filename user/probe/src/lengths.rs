@@ -1,0 +1,50 @@
+//! Lengths that nothing can satisfy.
+
+use std::io;
+
+use dmabuf::{CONTIGUOUS, Heap, SYSTEM, UNCACHED, View};
+
+use crate::outcome::{Outcome, ensure, refused};
+use crate::raw;
+
+const HUGE: [u64; 5] = [1 << 44, 1 << 63, u64::MAX - 4095, u64::MAX - 1, u64::MAX];
+
+/// Buffers, mappings, reads and writes of impossible sizes are refused; possible ones work afterwards.
+pub fn huge(_: &[String]) -> Outcome {
+    for path in [SYSTEM, UNCACHED, CONTIGUOUS] {
+        let heap = Heap::open(path)?;
+        refused("an empty buffer", heap.allocate(0), libc::EINVAL)?;
+        for len in HUGE {
+            let answer = heap.allocate(len);
+            let errno = answer.as_ref().err().and_then(io::Error::raw_os_error);
+            let good = matches!(errno, Some(libc::ENOMEM | libc::EINVAL));
+            ensure(good, || format!("{len:#x} bytes from {path}: {answer:?}"))?;
+        }
+        drop(heap.allocate(4096)?);
+    }
+    refused("an empty mapping", View::anonymous(0), libc::EINVAL)?;
+    for len in HUGE {
+        refused("a huge mapping", View::anonymous(len as usize), libc::ENOMEM)?;
+    }
+    counts()
+}
+
+/// A count is checked before a single byte moves, or ends at what is mapped.
+fn counts() -> Outcome {
+    let view = View::anonymous(4096)?;
+    let at = view.pointer().expose_provenance() as u64;
+    for len in HUGE {
+        let calls = [
+            ("read", libc::SYS_read, [u64::MAX, at, len, 0, 0, 0]),
+            ("write", libc::SYS_write, [u64::MAX, at, len, 0, 0, 0]),
+            ("munmap", libc::SYS_munmap, [1, len, 0, 0, 0, 0]),
+            ("mprotect", libc::SYS_mprotect, [1, len, 0, 0, 0, 0]),
+        ];
+        for (name, number, arguments) in calls {
+            // SAFETY: the descriptor or the address is wrong, so nothing can be changed.
+            let answer = unsafe { raw::call(number, arguments) };
+            ensure((-4095..0).contains(&answer), || format!("{name} of {len:#x} bytes: {answer}"))?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,85 @@
+//! Fresh memory: always zero, and given back.
+
+use std::io::{Seek, SeekFrom};
+use std::os::fd::AsFd;
+
+use dmabuf::{CONTIGUOUS, Heap, Protection, SYSTEM, UNCACHED, View};
+
+use crate::outcome::{Outcome, ensure};
+
+const MIB: usize = 1 << 20;
+/// What the second round must not find in the memory of the first.
+const SECRET: u64 = 0x5ec5_e75e_c5e7_5ec5;
+
+fn first_that_is_not(view: &View, expected: u64) -> Outcome {
+    match (0..view.words()).find(|&index| view.word(index) != expected) {
+        None => Ok(()),
+        Some(index) => {
+            ensure(false, || format!("word {index} is {:#x}, not {expected:#x}", view.word(index)))
+        }
+    }
+}
+
+fn write_everywhere(view: &View, value: u64) {
+    (0..view.words()).for_each(|index| view.set_word(index, value));
+}
+
+/// Anonymous memory starts as zeroes, also where another mapping was a moment ago.
+pub fn anonymous(_: &[String]) -> Outcome {
+    for _ in 0..20 {
+        let view = View::anonymous(8 * MIB + 4096)?;
+        first_that_is_not(&view, 0)?;
+        write_everywhere(&view, SECRET);
+        first_that_is_not(&view, SECRET)?;
+    }
+    Ok(())
+}
+
+/// The allocator of std grows and shrinks (brk and mmap).
+pub fn heap_growth(_: &[String]) -> Outcome {
+    for round in 0..50usize {
+        let blocks: Vec<Vec<u8>> = (0..64).map(|n| vec![n as u8; 1 + n * 997 + round * 64]).collect();
+        let wrong = blocks.iter().enumerate().find(|(n, block)| block.iter().any(|byte| *byte != *n as u8));
+        ensure(wrong.is_none(), || format!("round {round}: block {:?}", wrong.map(|(n, _)| n)))?;
+    }
+    Ok(())
+}
+
+/// Buffers of every heap start as zeroes, also where another buffer's secret was a moment ago.
+pub fn zeroes(_: &[String]) -> Outcome {
+    for path in [SYSTEM, UNCACHED, CONTIGUOUS] {
+        let heap = Heap::open(path)?;
+        for len in [4096, 3 * MIB + 4096, 16 * MIB, 3 * MIB + 4096] {
+            let buffer = heap.allocate(len as u64)?;
+            let view = buffer.map(Protection::ReadWrite)?;
+            first_that_is_not(&view, 0)?;
+            write_everywhere(&view, SECRET);
+            first_that_is_not(&view, SECRET)?;
+        }
+    }
+    Ok(())
+}
+
+/// `lseek` tells a buffer's size, in whole pages.
+pub fn buffer_size(_: &[String]) -> Outcome {
+    let heap = Heap::open(SYSTEM)?;
+    for (wanted, given) in [(1, 4096), (4096, 4096), (4097, 8192), (5 << 20, 5 << 20)] {
+        let buffer = heap.allocate(wanted)?;
+        let mut file = std::fs::File::from(buffer.as_fd().try_clone_to_owned()?);
+        let (end, start) = (file.seek(SeekFrom::End(0))?, file.seek(SeekFrom::Start(0))?);
+        ensure((end, start) == (given, 0), || format!("{wanted} bytes give {end}, start {start}"))?;
+    }
+    Ok(())
+}
+
+/// A mapping keeps its buffer alive; two mappings show the same bytes.
+pub fn view_outlives_descriptor(_: &[String]) -> Outcome {
+    let buffer = Heap::open(SYSTEM)?.allocate(2 * MIB as u64)?;
+    let first = buffer.map(Protection::ReadWrite)?;
+    let second = buffer.map(Protection::Read)?;
+    drop(buffer);
+    write_everywhere(&first, SECRET);
+    first_that_is_not(&second, SECRET)?;
+    drop(first);
+    first_that_is_not(&second, SECRET)
+}

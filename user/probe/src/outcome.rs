@@ -1,0 +1,40 @@
+//! What a probe reports.
+
+use std::fmt;
+use std::io;
+
+/// A probe went well, or not.
+pub type Outcome = Result<(), Failure>;
+
+/// What was seen instead of what had to be.
+#[derive(Debug)]
+pub struct Failure(String);
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self(error.to_string())
+    }
+}
+
+impl From<&str> for Failure {
+    fn from(text: &str) -> Self {
+        Self(text.into())
+    }
+}
+
+/// Fails with what was seen unless `holds`.
+pub fn ensure(holds: bool, seen: impl FnOnce() -> String) -> Outcome {
+    if holds { Ok(()) } else { Err(Failure(seen())) }
+}
+
+/// Fails unless `result` is the refusal `errno`.
+pub fn refused<T: fmt::Debug>(what: &str, result: io::Result<T>, errno: i32) -> Outcome {
+    let seen = result.as_ref().err().and_then(io::Error::raw_os_error);
+    ensure(seen == Some(errno), || format!("{what}: errno {errno} expected, but: {result:?}"))
+}

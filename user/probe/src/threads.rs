@@ -1,0 +1,90 @@
+//! Several threads: locks, endless loops that must be preempted, and registers that must survive it.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Barrier, Condvar, Mutex, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::outcome::{Failure, Outcome, ensure};
+
+/// More than CPUs on most machines.
+const THREADS: usize = 6;
+
+/// Mutex, condition variable, barrier and channel (all futexes) between threads.
+pub fn locks_and_channels(_: &[String]) -> Outcome {
+    const ROUNDS: u64 = 2_000;
+    let shared = Arc::new((Mutex::new(0u64), Condvar::new()));
+    let barrier = Arc::new(Barrier::new(THREADS));
+    let (send, receive) = mpsc::channel();
+    for n in 0..THREADS as u64 {
+        let (shared, barrier, send) = (Arc::clone(&shared), Arc::clone(&barrier), send.clone());
+        thread::spawn(move || {
+            barrier.wait();
+            (0..ROUNDS).for_each(|_| *shared.0.lock().expect("no holder panics") += 1);
+            shared.1.notify_all();
+            // The receiver may have given up; then the test has failed already.
+            let _ = send.send(n);
+        });
+    }
+    drop(send);
+    let wanted = ROUNDS * THREADS as u64;
+    let count = shared.0.lock().expect("no holder panics");
+    let limit = Duration::from_secs(30);
+    let waited = shared.1.wait_timeout_while(count, limit, |count| *count < wanted);
+    let count = *waited.expect("no holder panics").0;
+    ensure(count == wanted, || format!("{count} of {wanted} increments"))?;
+    let sum: u64 = receive.iter().sum();
+    ensure(sum == (0..THREADS as u64).sum(), || format!("the threads' numbers add up to {sum}"))
+}
+
+/// Threads that never call the kernel do not keep others from running; the program ends with them still looping.
+pub fn endless_loops(_: &[String]) -> Outcome {
+    let counters: Arc<Vec<AtomicU64>> = Arc::new((0..THREADS).map(|_| AtomicU64::new(0)).collect());
+    for n in 0..THREADS {
+        let counters = Arc::clone(&counters);
+        thread::spawn(move || {
+            loop {
+                counters[n].fetch_add(1, Ordering::Relaxed);
+            }
+        });
+    }
+    let read = || counters.iter().map(|counter| counter.load(Ordering::Relaxed)).collect::<Vec<_>>();
+    let started = Instant::now();
+    let mut last = vec![0; THREADS];
+    for round in 0..3 {
+        loop {
+            thread::sleep(Duration::from_millis(30));
+            let now = read();
+            if now.iter().zip(&last).all(|(now, last)| now > last) {
+                last = now;
+                break;
+            }
+            ensure(started.elapsed() < Duration::from_secs(60), || {
+                format!("round {round}: {last:?}, then {now:?}")
+            })?;
+        }
+    }
+    Ok(())
+}
+
+/// Every thread computes with its own numbers; the result is the same bits as without any other thread.
+pub fn floating_point(_: &[String]) -> Outcome {
+    const STEPS: u32 = 300_000;
+    let seeds: Vec<f64> = (1..=THREADS).map(|n| n as f64 / (THREADS + 1) as f64).collect();
+    let alone: Vec<u64> = seeds.iter().map(|seed| chaos(*seed, STEPS)).collect();
+    let threads: Vec<_> = seeds.into_iter().map(|seed| thread::spawn(move || chaos(seed, STEPS))).collect();
+    for (n, (thread, alone)) in threads.into_iter().zip(alone).enumerate() {
+        let together = thread.join().map_err(|_| Failure::from("a thread panicked"))?;
+        ensure(together == alone, || format!("thread {n}: {together:#x}, alone {alone:#x}"))?;
+    }
+    Ok(())
+}
+
+/// Eight logistic maps side by side: the smallest slip in any register changes everything after it.
+fn chaos(seed: f64, steps: u32) -> u64 {
+    let mut lanes: [f64; 8] = std::array::from_fn(|n| seed / (n + 1) as f64);
+    for _ in 0..steps {
+        lanes.iter_mut().for_each(|x| *x = 3.99 * *x * (1.0 - *x));
+    }
+    lanes.iter().fold(0, |sum, x| sum.rotate_left(7) ^ x.to_bits())
+}

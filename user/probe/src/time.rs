@@ -1,0 +1,37 @@
+//! Clocks, sleep and random bytes.
+
+use std::time::{Duration, Instant};
+
+use crate::outcome::{Outcome, ensure};
+
+/// Time goes on, never back, and sleep lasts at least as long as was asked.
+pub fn clocks(_: &[String]) -> Outcome {
+    let mut last = Instant::now();
+    for _ in 0..10_000 {
+        let now = Instant::now();
+        ensure(now >= last, || format!("{now:?} after {last:?}"))?;
+        last = now;
+    }
+    for wanted in [1, 20, 120].map(Duration::from_millis) {
+        let started = Instant::now();
+        std::thread::sleep(wanted);
+        let slept = started.elapsed();
+        ensure(slept >= wanted && slept < wanted + Duration::from_secs(5), || {
+            format!("{slept:?} for {wanted:?}")
+        })?;
+    }
+    Ok(())
+}
+
+/// Two draws differ, and no draw is all zero.
+pub fn random(_: &[String]) -> Outcome {
+    let draw = || {
+        let mut bytes = [0u8; 32];
+        // SAFETY: our own 32 bytes, and the length says so.
+        let got = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+        (got, bytes)
+    };
+    let (first, second) = (draw(), draw());
+    ensure(first.0 == 32 && second.0 == 32, || format!("{} and {} bytes", first.0, second.0))?;
+    ensure(first.1 != second.1 && first.1 != [0; 32], || format!("twice {:x?}", first.1))
+}
