@@ -5,8 +5,8 @@
 //! its own tables, [`map_early_device`] and [`map_early_dtb`] reach a UART and the device tree.
 //!
 //! What a loader that enters at EL3 owes: all interrupts in Group 1 (the group registers are Secure, and their
-//! addresses are in a device tree we have not read yet) and CNTFRQ_EL0. CPUs that come along with the boot CPU wait for
-//! [`release_parked`].
+//! addresses are in a device tree we have not read yet) and CNTFRQ_EL0. CPUs that come along with the boot CPU
+//! wait for [`release_parked`].
 
 #[cfg(target_os = "none")]
 mod entry;
@@ -79,8 +79,8 @@ pub enum EarlyDtbError {
     TooLarge(u32),
 }
 
-/// What a secondary CPU needs to get going; it reads this with its MMU off, so the three words must be cleaned to the
-/// point of coherency.
+/// What a secondary CPU needs to get going; it reads this with its MMU off, so the three words must be cleaned
+/// to the point of coherency.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct SecondaryArgs {

@@ -30,19 +30,21 @@ struct Parked {
 #[unsafe(link_section = ".data.parked")]
 static PARKED: Parked = Parked { affinity: AtomicU64::new(0), args: AtomicU64::new(0) };
 
-/// Where CPU_ON has to send a CPU, with the physical address of its [`SecondaryArgs`](super::SecondaryArgs) as context.
+/// Where CPU_ON has to send a CPU, with the physical address of its [`SecondaryArgs`](super::SecondaryArgs) as
+/// context.
 pub fn secondary_entry() -> PhysAddr {
     image::image_phys(KernelVa::new(secondary_start as *const () as u64))
 }
 
-/// Where to send a CPU without a context, to wait for [`release_parked`]: what a spin table takes (`cpu-release-addr`).
+/// Where to send a CPU without a context, to wait for [`release_parked`]: what a spin table takes
+/// (`cpu-release-addr`).
 pub fn parking_entry() -> PhysAddr {
     image::image_phys(KernelVa::new(parking_lot as *const () as u64))
 }
 
 /// Sends the CPU with this affinity to [`secondary_entry`] with the physical address of its
-/// [`SecondaryArgs`](super::SecondaryArgs), if it waits in boot.s: since the loader started it together with the boot
-/// CPU, or sent it to [`parking_entry`]. One at a time: the next only when this one is seen to run.
+/// [`SecondaryArgs`](super::SecondaryArgs), if it waits in boot.s: since the loader started it together with
+/// the boot CPU, or sent it to [`parking_entry`]. One at a time: the next only when this one is seen to run.
 pub fn release_parked(affinity: u64, args: PhysAddr) {
     let line = AddrRange::new(
         KernelVa::new(core::ptr::from_ref(&PARKED) as u64),

@@ -1,5 +1,5 @@
-//! The tables that are there before the kernel's own: boot.s maps the image, the functions here what else is needed until
-//! then.
+//! The tables that are there before the kernel's own: boot.s maps the image, the functions here what else is
+//! needed until then.
 
 use super::{EARLY_DEVICES, EARLY_DTB, EarlyDtbError, IMAGE_BASE, emergency_stack, image_phys};
 use crate::{barrier, cpu};
@@ -110,7 +110,8 @@ pub fn map_early_dtb(pa: PhysAddr) -> Result<AddrRange<KernelVa>, EarlyDtbError>
 }
 
 /// Maps `chunk` (2 MiB or more of RAM) writable where the linear map will have it: as far above
-/// [`LINEAR_BASE`](super::LINEAR_BASE) as it is above physical address 0. Valid until the kernel installs its own tables. Called once.
+/// [`LINEAR_BASE`](super::LINEAR_BASE) as it is above physical address 0. Valid until the kernel installs its
+/// own tables. Called once.
 pub fn map_early_linear(chunk: Chunk) {
     assert!(chunk.bytes() >= BLOCK, "{chunk:?} is smaller than a block");
     let (root, l1) = (chunk.start().raw() >> 39 & 0x1ff, chunk.start().raw() >> 30 & 0x1ff);
