@@ -4,7 +4,8 @@ use crate::descriptor::{Descriptor, Format};
 use crate::geometry::{LAST_LEVEL, index, shift, size, slot_start};
 use crate::steps::{Cursor, Step};
 use crate::table::{add_live, clear_slot, live, load, store, write_link};
-use crate::{Access, InputAddress, Mapping, OutOfTables, PageTable, StaleTables, TableMemory};
+use crate::unmap::Cleared;
+use crate::{Access, InputAddress, Mapping, OutOfTables, PageTable, TableMemory};
 use addr::{Chunk, PAGE_SIZE, PhysAddr};
 use core::sync::atomic::AtomicU64;
 
@@ -206,10 +207,10 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
     /// Undoes the first `len` bytes of a map that failed. All entries there are its own, as no valid one was
     /// overwritten; they may have been walked, so the tables go back only after an invalidation.
     fn take_back<M: TableMemory>(&mut self, m: &mut M, first: u64, len: u64) {
-        let mut stale = StaleTables::new();
-        self.clear(m, self.root, self.start_level, first, first + len - 1, &mut stale);
+        let mut gone = Cleared::leaving_none_empty();
+        self.clear(m, self.root, self.start_level, first, first + len - 1, &mut gone);
         m.invalidate(self.input.address(first).raw(), len);
-        stale.release(m);
+        gone.stale.release(m);
     }
 }
 

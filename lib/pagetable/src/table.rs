@@ -2,6 +2,7 @@
 
 use crate::descriptor::{Descriptor, Format};
 use crate::geometry::{Input, LAST_LEVEL, shift};
+use crate::unmap::Cleared;
 use crate::{InputAddress, StaleTables, TableMemory};
 use addr::{AddrRange, PAGE_SIZE, PhysAddr};
 use core::marker::PhantomData;
@@ -92,11 +93,10 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
         if live(m, table) != 0 {
             return None;
         }
-        self.spare = Spare::Never;
-        let mut stale = StaleTables::new();
-        self.clear(m, self.root, self.start_level, at, at, &mut stale);
         self.spare = Spare::Free;
-        Some((AddrRange::from_len(self.input.address(at), PAGE_SIZE)?, stale))
+        let mut gone = Cleared::leaving_none_empty();
+        self.clear(m, self.root, self.start_level, at, at, &mut gone);
+        Some((AddrRange::from_len(self.input.address(at), PAGE_SIZE)?, gone.stale))
     }
 
     /// Adds `table`, which nothing leads to any more, and every table under it.
@@ -138,15 +138,21 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
     }
 
     /// Whether `table`, which just became empty, stays as the spare one. It translates from `at` on.
-    pub(crate) fn may_stay<M: TableMemory>(&mut self, m: &M, table: PhysAddr, at: u64) -> bool {
+    pub(crate) fn may_stay<M: TableMemory>(
+        &mut self,
+        m: &M,
+        table: PhysAddr,
+        at: u64,
+        may_keep_another: bool,
+    ) -> bool {
         match self.spare {
-            Spare::Never => false,
             Spare::Kept { table: kept, .. } if kept == table => true,
             Spare::Kept { table: kept, .. } if live(m, kept) == 0 => false,
-            Spare::Free | Spare::Kept { .. } => {
+            Spare::Free | Spare::Kept { .. } if may_keep_another => {
                 self.spare = Spare::Kept { table, at };
                 true
             }
+            Spare::Never | Spare::Free | Spare::Kept { .. } => false,
         }
     }
 }

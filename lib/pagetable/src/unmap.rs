@@ -22,6 +22,23 @@ impl<A: Address> From<OutOfTables> for UnmapError<A> {
     }
 }
 
+/// What clearing leaves behind.
+pub(crate) struct Cleared {
+    /// The tables that were unlinked.
+    pub stale: StaleTables,
+    /// Whether a table that was not the spare one may become it, if the tree keeps one at all.
+    may_keep_another: bool,
+}
+
+impl Cleared {
+    pub const fn leaving_a_spare() -> Self {
+        Self { stale: StaleTables::new(), may_keep_another: true }
+    }
+    pub const fn leaving_none_empty() -> Self {
+        Self { stale: StaleTables::new(), may_keep_another: false }
+    }
+}
+
 /// A range outside of the address space, or of broken pages.
 pub(crate) struct BadRange;
 
@@ -36,13 +53,13 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
         range: AddrRange<A>,
     ) -> Result<StaleTables, UnmapError<A>> {
         let (first, end) = self.offsets(range).map_err(|BadRange| UnmapError::BadRange(range))?;
-        let mut stale = StaleTables::new();
+        let mut gone = Cleared::leaving_a_spare();
         if first < end {
             self.cut(m, first)?;
             self.cut(m, end)?;
-            self.clear(m, self.root, self.start_level, first, end - 1, &mut stale);
+            self.clear(m, self.root, self.start_level, first, end - 1, &mut gone);
         }
-        Ok(stale)
+        Ok(gone.stale)
     }
 
     /// The offsets of the first address and of the one behind the last.
@@ -65,7 +82,7 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
         level: u8,
         first: u64,
         last: u64,
-        stale: &mut StaleTables,
+        gone: &mut Cleared,
     ) {
         let slots = index(first, level)..=index(last, level);
         if level == LAST_LEVEL {
@@ -86,7 +103,7 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
                     level,
                     slot,
                     (first.max(start), last.min(start + size(level) - 1)),
-                    stale,
+                    gone,
                 );
             } else if entry.is_valid() {
                 clear_slot(m, table, slot);
@@ -102,19 +119,19 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
         level: u8,
         slot: usize,
         (first, last): (u64, u64),
-        stale: &mut StaleTables,
+        gone: &mut Cleared,
     ) {
         let below = load(&m.entries(table)[slot]).output();
         let start = slot_start(first, level, slot);
         let whole = last - first == size(level) - 1;
         if !whole {
-            self.clear(m, below, level + 1, first, last, stale);
+            self.clear(m, below, level + 1, first, last, gone);
         }
         // A table that goes as a whole keeps its entries: one store instead of 512, and they mean no more than
         // what is in TLBs until the same invalidation.
-        if whole || (live(m, below) == 0 && !self.may_stay(m, below, start)) {
+        if whole || (live(m, below) == 0 && !self.may_stay(m, below, start, gone.may_keep_another)) {
             clear_slot(m, table, slot);
-            self.unlink(m, below, level + 1, start, stale);
+            self.unlink(m, below, level + 1, start, &mut gone.stale);
         }
     }
 }

@@ -158,6 +158,9 @@ impl State {
     fn judge(&mut self, level: u8, start: u64, (old, new): (u64, u64), rights: u64) {
         let (was, is) = (Descriptor::from_bits(old), Descriptor::from_bits(new));
         let range = (start, start + span(level));
+        if old == new {
+            return;
+        }
         if was.is_valid() && is.is_valid() {
             assert_eq!((old ^ new) & !rights, 0, "{was:?} -> {is:?} at {start:#x} without break-before-make");
             assert!(!was.is_contiguous(), "one entry of a live group: {was:?} -> {is:?} at {start:#x}");
