@@ -92,11 +92,6 @@ impl Fake {
     pub fn take_log(&mut self) -> Vec<Event> {
         core::mem::take(&mut self.state.get_mut().log)
     }
-    /// Entries written since the last [`Fake::take_log`].
-    pub fn stores(&mut self) -> usize {
-        let log = self.take_log();
-        log.iter().map(|event| if let Event::Written(count) = event { *count } else { 0 }).sum()
-    }
     pub fn allocated(&self) -> usize {
         self.state.borrow().known.iter().filter(|known| known.allocated).count()
     }
@@ -118,7 +113,7 @@ impl State {
     /// The table in a valid entry, if it is one of ours.
     fn child(&self, bits: u64) -> Option<usize> {
         let entry = Descriptor::from_bits(bits);
-        (entry.is_valid() && entry.output().raw() >= BASE).then(|| number(entry.output()))
+        (entry.is_valid() && entry.output().raw() >> 32 == BASE >> 32).then(|| number(entry.output()))
     }
 
     fn reach(&mut self, n: usize, level: u8, start: u64) {
