@@ -9,6 +9,7 @@ use alloc::vec::Vec;
 use arch::boot::{BootInfo, EarlyDtbError};
 use core::fmt;
 use core::slice;
+use core::sync::atomic::{AtomicU8, Ordering};
 
 /// Why there is no description of the machine.
 #[derive(Debug)]
@@ -34,9 +35,17 @@ impl fmt::Display for NoPlatform {
     }
 }
 
+static ENTRY_LEVEL: AtomicU8 = AtomicU8::new(0);
+
+/// The exception level at which the loader entered the kernel.
+pub fn entry_level() -> u8 {
+    ENTRY_LEVEL.load(Ordering::Relaxed)
+}
+
 /// Boots the machine and never returns: a run ends by power off.
 pub fn boot(boot: &BootInfo) -> ! {
     heap::init();
+    ENTRY_LEVEL.store(boot.entry_el, Ordering::Relaxed);
     let platform = read_platform(boot).unwrap_or_else(|error| {
         console::start_without_tree(boot);
         log::error!("{error}; halted");
