@@ -60,7 +60,9 @@ fn text_and_rodata_refuse_stores() -> Outcome {
 fn stacks_have_guard_pages() -> Outcome {
     let boot = arch::boot::boot_stack();
     let mut bottoms = alloc::vec![("boot stack", boot.start())];
-    bottoms.extend((0..arch::cpu::MAX_CPUS).map(|cpu| ("emergency stack", arch::boot::emergency_stack(cpu).start())));
+    bottoms.extend(
+        (0..arch::cpu::MAX_CPUS).map(|cpu| ("emergency stack", arch::boot::emergency_stack(cpu).start())),
+    );
     for (name, bottom) in bottoms {
         let guard = KernelVa::new(bottom.raw() - PAGE_SIZE);
         check!(arch::mmu::translate_kernel(guard).is_none(), "{name}: {guard} below it is mapped");

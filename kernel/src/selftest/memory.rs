@@ -4,7 +4,7 @@ use super::boot::whole_half;
 use super::{Outcome, Test};
 use crate::memory::{kernel_map, kmap, layout, linear, zones};
 use crate::{check, pass, skip};
-use addr::{AddrRange, Address, Chunk, MemoryType, Order, PAGE_SIZE, PhysAddr};
+use addr::{AddrRange, Chunk, MemoryType, Order, PAGE_SIZE, PhysAddr};
 use alloc::vec::Vec;
 use arch::mmu::{Translation, translate_kernel};
 use memory::{FrameSource, Frames, OwnedChunk, Reach, Request, Zone, chunks};
@@ -28,8 +28,18 @@ fn zones_do_not_overlap() -> Outcome {
     }
     let (low, high) = (zones::stats(Zone::Low), zones::stats(Zone::High));
     let frames = |ranges: &[AddrRange<PhysAddr>]| ranges.iter().map(AddrRange::len).sum::<u64>() / PAGE_SIZE;
-    check!(low.total == frames(&layout.low_free), "low zone has {} frames of {}", low.total, frames(&layout.low_free));
-    check!(high.total == frames(&layout.high_free), "high zone has {} of {}", high.total, frames(&layout.high_free));
+    check!(
+        low.total == frames(&layout.low_free),
+        "low zone has {} frames of {}",
+        low.total,
+        frames(&layout.low_free)
+    );
+    check!(
+        high.total == frames(&layout.high_free),
+        "high zone has {} of {}",
+        high.total,
+        frames(&layout.high_free)
+    );
     pass!("border at {}, {} low and {} high frames", layout.low_end, low.total, high.total)
 }
 
@@ -143,11 +153,17 @@ fn windows_close() -> Outcome {
     let chunk = owned.chunk();
     let mut seen = Vec::new();
     kmap::with_window(chunk, MemoryType::NonCacheable, |range| {
-        seen.push((range, translate_kernel(range.start()), translate_kernel(addr::KernelVa::new(range.end().raw() - PAGE_SIZE))));
+        seen.push((
+            range,
+            translate_kernel(range.start()),
+            translate_kernel(addr::KernelVa::new(range.end().raw() - PAGE_SIZE)),
+        ));
     });
     let after: Vec<_> = seen.iter().map(|(range, ..)| translate_kernel(range.start())).collect();
     zones::give(owned);
-    let [(range, Some(first), Some(last))] = seen[..] else { return Err(alloc::format!("windows: {seen:x?}")) };
+    let [(range, Some(first), Some(last))] = seen[..] else {
+        return Err(alloc::format!("windows: {seen:x?}"));
+    };
     check!(first.phys == chunk.start(), "the window shows {:x?}, not {chunk:?}", first);
     check!(last.phys == PhysAddr::new(chunk.range().end().raw() - PAGE_SIZE), "its end shows {last:x?}");
     check!(first.attributes == Translation::NON_CACHEABLE, "its type is {:#x}", first.attributes);
@@ -163,12 +179,16 @@ fn alias_goes_and_comes_back() -> Outcome {
     let before = translate_kernel(at);
     linear::remove(chunk);
     let between = translate_kernel(at);
-    let neighbours = [at.raw() - PAGE_SIZE, at.raw() + PAGE_SIZE].map(|at| translate_kernel(addr::KernelVa::new(at)));
+    let neighbours =
+        [at.raw() - PAGE_SIZE, at.raw() + PAGE_SIZE].map(|at| translate_kernel(addr::KernelVa::new(at)));
     let restored = linear::restore(chunk);
     let after = translate_kernel(at);
     zones::give(owned);
     check!(between.is_none(), "{at} still leads to {between:x?}");
     check!(neighbours.iter().any(Option::is_some), "its neighbours are gone too");
-    check!(restored.is_ok() && after == before && before.is_some(), "before {before:x?}, after {after:x?} ({restored:?})");
+    check!(
+        restored.is_ok() && after == before && before.is_some(),
+        "before {before:x?}, after {after:x?} ({restored:?})"
+    );
     pass!("{chunk:?} left the linear map at {at} and came back; its neighbours stayed")
 }
