@@ -2,7 +2,7 @@
 
 use crate::board::{BootArgs, Platform, Reservation, Tree, TreeError};
 use crate::memory::{self, Sizes, heap, zones};
-use crate::{console, irq, power, run, smp};
+use crate::{console, dma, irq, power, run, smp};
 use ::memory::Zone;
 use addr::{AddrRange, PAGE_SIZE, PhysAddr, Size};
 use alloc::vec::Vec;
@@ -61,6 +61,9 @@ pub fn boot(boot: &BootInfo) -> ! {
     irq::init(&platform);
     smp::start_all(&platform.cpus);
     log::info!("cpu: {} of {} running", smp::online(), platform.cpus.len());
+    if !args.iommu_off {
+        dma::iommu::init(&platform.smmus);
+    }
     run::main(platform)
 }
 
@@ -83,6 +86,9 @@ fn read_platform(boot: &BootInfo) -> Result<Platform, NoPlatform> {
 
 fn apply(args: &BootArgs<'_>) {
     args.log_level.into_iter().for_each(log::set_max_level);
+    if args.dma_trace {
+        dma::trace::enable();
+    }
     args.unknown().for_each(|argument| log::warn!("unknown boot argument \"{argument}\""));
 }
 

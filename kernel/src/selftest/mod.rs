@@ -3,6 +3,7 @@
 //! A test is a function in a file of its subject; [`TESTS`] lists them in the order in which they run.
 
 mod boot;
+mod dma;
 mod memory;
 mod report;
 
@@ -51,7 +52,7 @@ macro_rules! check {
 }
 
 /// All tests, by subject.
-const TESTS: &[&[Test]] = &[boot::TESTS, memory::TESTS];
+const TESTS: &[&[Test]] = &[boot::TESTS, memory::TESTS, dma::TESTS];
 
 fn all() -> impl Iterator<Item = &'static Test> {
     TESTS.iter().copied().flatten()
