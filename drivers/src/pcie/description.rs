@@ -1,6 +1,7 @@
 //! What a host bridge's node in the device tree says, as plain values. The kernel's board code fills it in.
 
 use super::Bdf;
+use crate::direct::BusWindow;
 use crate::gic::Interrupt;
 use addr::{AddrRange, PhysAddr};
 use alloc::vec::Vec;
@@ -125,6 +126,8 @@ pub struct HostDescription {
     pub iommu: RequesterMap,
     /// Requester id to the id that interrupt messages carry.
     pub msi: RequesterMap,
+    /// The memory that its devices reach without an IOMMU; none: all of it, by physical addresses.
+    pub dma: Vec<BusWindow>,
     /// Whether its devices' accesses snoop the CPUs' caches.
     pub coherent: bool,
 }

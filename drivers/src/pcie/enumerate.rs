@@ -188,6 +188,7 @@ mod tests {
             found.functions.iter().filter_map(|f| f.bridge.map(|b| (b.secondary, b.subordinate))).collect();
         assert_eq!(bridges, [(1, 4), (2, 4), (3, 3), (4, 4), (5, 5)]);
         assert_eq!(config.read32(Bdf::new(0, 1, 0), BUS_NUMBERS), 0x0004_0100);
+        assert_eq!(found.functions[6].to_string(), "04:00.0 000000 1234:0003");
     }
 
     #[test]

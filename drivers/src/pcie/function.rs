@@ -137,3 +137,10 @@ impl Function {
         memory.all(|bar| bar.registers.is_some())
     }
 }
+
+impl fmt::Display for Function {
+    /// As `lspci -n` has it: address, class, vendor and device.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {:?} {:04x}:{:04x}", self.bdf, self.class, self.vendor, self.device)
+    }
+}

@@ -240,6 +240,7 @@ mod tests {
                 ranges: vec![RequesterRange { first: 0, len: 0x200, controller: Phandle(5), base: 0x1000 }],
             },
             msi: RequesterMap::default(),
+            dma: vec![],
             coherent: true,
         }
     }
