@@ -8,7 +8,6 @@
 extern crate alloc;
 
 pub mod direct;
-pub mod edu;
 #[cfg(not(target_os = "none"))]
 pub mod fake;
 pub mod gic;

@@ -1,4 +1,4 @@
-//! Consoles: UARTs that are written to by polling, early in boot and ever after.
+//! Consoles: UARTs that are written to and read from by polling, early in boot and ever after.
 //!
 //! The firmware has set clock and speed; a driver here only makes sure that the transmitter is on.
 
@@ -6,7 +6,7 @@ use crate::mmio::Mmio;
 use core::mem::offset_of;
 use tock_registers::interfaces::{Readable, Writeable};
 use tock_registers::register_bitfields;
-use tock_registers::registers::{ReadOnly, ReadWrite, WriteOnly};
+use tock_registers::registers::{ReadOnly, ReadWrite};
 
 /// Reads of a full UART before a byte is given up: more than a tenth of a second on any machine, and a byte takes
 /// 0.1 ms at 115200 baud.
@@ -18,6 +18,8 @@ pub trait Console: Send {
     fn write(&mut self, bytes: &[u8]);
     /// Waits, within bounds, until everything is on the line: before the power goes.
     fn flush(&mut self);
+    /// The oldest byte that has arrived and was not read yet, if any.
+    fn read(&mut self) -> Option<u8>;
 }
 
 /// Whether `done` came true within the bounds.
@@ -34,6 +36,8 @@ register_bitfields![u32,
     Flags [
         /// The transmitter is sending.
         BUSY 3,
+        /// The receive FIFO is empty.
+        RXFE 4,
         /// The transmit FIFO is full.
         TXFF 5
     ],
@@ -55,7 +59,8 @@ register_bitfields![u32,
 /// PL011 (DDI 0183, 3.2).
 #[repr(C)]
 pub struct Pl011Registers {
-    dr: WriteOnly<u32>,
+    /// Reading takes a byte out of the receive FIFO; its errors are above bit 7.
+    dr: ReadWrite<u32>,
     after_dr: [u32; 5],
     fr: ReadOnly<u32, Flags::Register>,
     after_fr: [u32; 4],
@@ -94,10 +99,16 @@ impl Console for Pl011 {
     fn flush(&mut self) {
         patiently(|| !self.0.fr.is_set(Flags::BUSY));
     }
+
+    fn read(&mut self) -> Option<u8> {
+        (!self.0.fr.is_set(Flags::RXFE)).then(|| self.0.dr.get() as u8)
+    }
 }
 
 register_bitfields![u32,
     LineStatus [
+        /// A byte has arrived.
+        RX_READY 0,
         /// The transmit FIFO takes a byte.
         TX_READY 5,
         /// The transmitter is idle.
@@ -108,7 +119,7 @@ register_bitfields![u32,
 /// The mini UART (BCM2835 ARM Peripherals, 2.2), from AUX_MU_IO_REG on.
 #[repr(C)]
 pub struct MiniUartRegisters {
-    io: WriteOnly<u32>,
+    io: ReadWrite<u32>,
     after_io: [u32; 4],
     lsr: ReadOnly<u32, LineStatus::Register>,
 }
@@ -135,6 +146,10 @@ impl Console for MiniUart {
 
     fn flush(&mut self) {
         patiently(|| self.0.lsr.is_set(LineStatus::TX_IDLE));
+    }
+
+    fn read(&mut self) -> Option<u8> {
+        self.0.lsr.is_set(LineStatus::RX_READY).then(|| self.0.io.get() as u8)
     }
 }
 

@@ -71,6 +71,11 @@ pub fn write_bytes(bytes: &[u8]) {
     }
 }
 
+/// A byte that was typed, if any.
+pub fn read_byte() -> Option<u8> {
+    PORT.lock().as_deref_mut()?.read()
+}
+
 /// Waits until all that was printed is on the line.
 pub fn flush() {
     if let Some(port) = PORT.lock().as_deref_mut() {
