@@ -144,8 +144,16 @@ impl<B: Backing> Areas<B> {
 
     /// Takes everything inside `range` out and returns it, ascending. Holes are fine.
     pub fn remove(&mut self, range: AddrRange<UserVa>) -> Result<Vec<Area<B>>, AreasError> {
-        self.check(range, 1)?;
+        // Only a hole in the middle of an area makes one more.
+        let around = |area: &Area<B>| area.range.start() < range.start() && range.end() < area.range.end();
+        let more = usize::from(self.find(range.start()).is_some_and(around));
+        self.check(range, more)?;
         Ok(self.cut(range))
+    }
+
+    /// Puts back what [`Areas::remove`] has just taken out; nothing has been added there since.
+    pub fn put_back(&mut self, parts: impl IntoIterator<Item = Area<B>>) {
+        parts.into_iter().for_each(|part| self.put(part));
     }
 
     /// Changes the access to all of `range`, and returns its parts as they are now, ascending.
@@ -264,6 +272,9 @@ mod tests {
         assert_eq!(left, [area(10, 2, Prot::READ, 1, 100), area(15, 5, Prot::READ, 1, 105)]);
         areas.insert(area(12, 3, Prot::READ, 1, 102)).unwrap();
         assert_eq!(areas.iter().count(), 1, "what fits between is joined");
+        let parts = areas.remove(pages(12, 3)).unwrap();
+        areas.put_back(parts);
+        assert_eq!(areas.iter().copied().collect::<Vec<_>>(), [area(10, 10, Prot::READ, 1, 100)]);
     }
 
     #[test]
@@ -313,6 +324,15 @@ mod tests {
             areas.insert(area(10 + 2 * n, 1, Prot::READ, 1, 0)).unwrap();
         }
         assert_eq!(areas.insert(area(20, 1, Prot::READ, 1, 0)), Err(AreasError::TooMany));
+        assert_eq!(
+            areas.remove(pages(1, PAGES - 1)).map(|parts| parts.len()),
+            Ok(3),
+            "everything can always go"
+        );
+        areas.insert(area(10, 3, Prot::READ, 1, 0)).unwrap();
+        areas.insert(area(20, 1, Prot::READ, 1, 0)).unwrap();
+        areas.insert(area(22, 1, Prot::READ, 1, 0)).unwrap();
+        assert_eq!(areas.remove(pages(11, 1)), Err(AreasError::TooMany), "a hole makes one more");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! An ELF file that can be started: static or static-PIE, for arm64. A static-PIE program relocates itself (its start
-//! code does), so all there is to do is to put its segments somewhere.
+//! code does), so all there is to do is to put its segments somewhere. Stacks are never executable here, whatever
+//! `PT_GNU_STACK` says.
 
 use crate::{USER_END, USER_START};
 use abi::memory::Prot;
@@ -7,7 +8,7 @@ use addr::{AddrRange, Address, PAGE_SIZE, UserVa};
 use alloc::vec::Vec;
 use core::fmt;
 use core::ops::Range;
-use elf::abi::{EM_AARCH64, ET_DYN, ET_EXEC, PF_R, PF_W, PF_X, PT_GNU_STACK, PT_INTERP, PT_LOAD, PT_PHDR};
+use elf::abi::{EM_AARCH64, ET_DYN, ET_EXEC, PF_R, PF_W, PF_X, PT_INTERP, PT_LOAD, PT_PHDR};
 use elf::endian::LittleEndian;
 use elf::file::Class;
 use elf::segment::ProgramHeader;
@@ -51,8 +52,6 @@ pub struct Executable {
     pub header_count: u64,
     /// Where it may be.
     pub placement: Placement,
-    /// What may be done with its stack.
-    pub stack: Prot,
 }
 
 /// Why a file cannot be started.
@@ -79,6 +78,8 @@ pub enum ExecutableError {
     /// The segment with this number has an alignment that is no power of two, or that its address or place in the
     /// file does not have.
     SegmentAlignment(usize),
+    /// The segment with this number is to be writable and executable, which no mapping here is.
+    SegmentAccess(usize),
     /// The segment with this number is not wholly behind the one before, in pages of its own.
     SegmentOverlap(usize),
     /// The first instruction would be at this address, which is not in an executable segment.
@@ -100,6 +101,7 @@ impl fmt::Display for ExecutableError {
             Self::SegmentSize(n) => write!(f, "segment {n} is larger than the file or its memory"),
             Self::SegmentAddress(n) => write!(f, "segment {n} is outside of a program's addresses"),
             Self::SegmentAlignment(n) => write!(f, "segment {n} is not aligned as it says"),
+            Self::SegmentAccess(n) => write!(f, "segment {n} is writable and executable"),
             Self::SegmentOverlap(n) => {
                 write!(f, "segment {n} shares pages with the one before or is below it")
             }
@@ -129,7 +131,6 @@ impl Executable {
             headers: headers_address(&headers, &segments, parsed.ehdr.e_phoff),
             header_count: headers.len() as u64,
             placement: with_alignment(placement, &headers),
-            stack: stack_access(&headers),
             segments,
         };
         plan.check_entry()?;
@@ -212,6 +213,10 @@ fn check_segment(
         return Err(ExecutableError::SegmentSize(number));
     }
     check_alignment(number, header)?;
+    let prot = access(header.p_flags);
+    if prot.contains(Prot::WRITE | Prot::EXEC) {
+        return Err(ExecutableError::SegmentAccess(number));
+    }
     let range = AddrRange::from_len(UserVa::new(header.p_vaddr), header.p_memsz)
         .and_then(|range| range.align_outward(PAGE_SIZE))
         .filter(|range| range.end().raw() <= USER_END)
@@ -221,7 +226,7 @@ fn check_segment(
         range,
         content: UserVa::new(header.p_vaddr),
         file: header.p_offset as usize..(header.p_offset + header.p_filesz) as usize,
-        prot: access(header.p_flags),
+        prot,
     })
 }
 
@@ -245,12 +250,6 @@ fn with_alignment(placement: Placement, headers: &[ProgramHeader]) -> Placement 
 fn access(flags: u32) -> Prot {
     let pairs = [(PF_R, Prot::READ), (PF_W, Prot::WRITE), (PF_X, Prot::EXEC)];
     pairs.into_iter().filter(|(flag, _)| flags & flag != 0).map(|(_, prot)| prot).collect()
-}
-
-fn stack_access(headers: &[ProgramHeader]) -> Prot {
-    let stack = headers.iter().find(|header| header.p_type == PT_GNU_STACK);
-    let executable = stack.is_some_and(|header| header.p_flags & PF_X != 0);
-    Prot::READ | Prot::WRITE | if executable { Prot::EXEC } else { Prot::empty() }
 }
 
 /// `PT_PHDR` says it, or it follows from the segment that has that part of the file.
@@ -376,6 +375,7 @@ mod tests {
         assert_eq!(with(|h| h.align = 0x3000), "SegmentAlignment(1)");
         assert_eq!(with(|h| h.vaddr = 0x41_0801), "SegmentAlignment(1)");
         assert_eq!(with(|h| h.vaddr = 0x40_0800), "SegmentOverlap(1)");
+        assert_eq!(with(|h| h.flags = PF_R | PF_W | PF_X), "SegmentAccess(1)");
         assert_eq!(with(|h| h.kind = PT_INTERP), "Interpreter");
         assert_eq!(error(ET_EXEC, 0x41_0800, &[TEXT, DATA]), "Entry(UserVa(0x410800))");
         assert_eq!(error(ET_EXEC, 0x40_0102, &[TEXT, DATA]), "Entry(UserVa(0x400102))");
@@ -392,15 +392,6 @@ mod tests {
         for bytes in [&b"#!/bin/sh\nexit 0\n"[..], b"", b"\x7fELF"] {
             assert!(matches!(Executable::parse(bytes), Err(ExecutableError::Parse(_))));
         }
-    }
-
-    #[test]
-    fn an_executable_stack_has_to_be_asked_for() {
-        let stack =
-            |flags| Header { kind: PT_GNU_STACK, flags, offset: 0, vaddr: 0, filesz: 0, memsz: 0, align: 0 };
-        let plan = |flags| Executable::parse(&file(ET_EXEC, 0x40_0100, &[TEXT, stack(flags)])).unwrap();
-        assert_eq!(plan(PF_R | PF_W).stack, Prot::READ | Prot::WRITE);
-        assert_eq!(plan(PF_R | PF_W | PF_X).stack, Prot::all());
     }
 
     proptest! {

@@ -13,6 +13,7 @@ extern crate alloc;
 
 mod archive;
 mod areas;
+mod clip;
 mod descriptors;
 mod executable;
 mod pins;
@@ -21,6 +22,7 @@ mod tree;
 
 pub use archive::{Archive, ArchiveError, Entry};
 pub use areas::{Alignment, Area, Areas, AreasError, Backing};
+pub use clip::{Clip, clip};
 pub use descriptors::{Descriptor, Descriptors};
 pub use executable::{Executable, ExecutableError, Placement, Segment};
 pub use pins::Pins;

@@ -1,0 +1,77 @@
+//! A part of a chunk list, as chunks again.
+
+use addr::{Chunk, PAGE_SHIFT, PAGE_SIZE, Pfn};
+
+/// The bytes from `offset` on, `len` of them (whole pages both), of the memory that `chunks` make up one after the
+/// other. What is cut at the ends comes as smaller chunks; if there is less, the rest is missing.
+pub fn clip<I: Iterator<Item = Chunk> + Clone>(chunks: I, offset: u64, len: u64) -> Clip<I> {
+    debug_assert!(offset.is_multiple_of(PAGE_SIZE) && len.is_multiple_of(PAGE_SIZE));
+    Clip { chunks, skip: offset >> PAGE_SHIFT, left: len >> PAGE_SHIFT, at: Pfn::new(0), here: 0 }
+}
+
+/// See [`clip`].
+#[derive(Clone, Debug)]
+pub struct Clip<I> {
+    chunks: I,
+    /// Frames still to be skipped.
+    skip: u64,
+    /// Frames still to come.
+    left: u64,
+    /// The rest of the chunk that is being cut: its first frame, its frames.
+    at: Pfn,
+    here: u64,
+}
+
+impl<I: Iterator<Item = Chunk>> Iterator for Clip<I> {
+    type Item = Chunk;
+
+    fn next(&mut self) -> Option<Chunk> {
+        while self.here == 0 {
+            let chunk = self.chunks.next()?;
+            let skipped = self.skip.min(chunk.frames());
+            self.skip -= skipped;
+            (self.at, self.here) = (chunk.first().offset(skipped), chunk.frames() - skipped);
+        }
+        let piece = Chunk::largest_at(self.at, self.here.min(self.left))?;
+        self.at = self.at.offset(piece.frames());
+        self.here -= piece.frames();
+        self.left -= piece.frames();
+        Some(piece)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use addr::Order;
+
+    fn chunk(first: u64, log2: u8) -> Chunk {
+        Chunk::new(Pfn::new(first), Order::new(log2).unwrap()).unwrap()
+    }
+
+    fn frames(chunks: impl Iterator<Item = Chunk>) -> Vec<u64> {
+        chunks.flat_map(|c| (0..c.frames()).map(move |n| c.first().offset(n).raw())).collect()
+    }
+
+    #[test]
+    fn every_part_has_the_right_frames() {
+        let list = [chunk(0x40, 3), chunk(0x100, 2), chunk(0x21, 0), chunk(0x80, 1)];
+        let all = frames(list.into_iter());
+        for offset in 0..=all.len() {
+            for len in 0..=all.len() - offset {
+                let part = clip(list.into_iter(), offset as u64 * PAGE_SIZE, len as u64 * PAGE_SIZE);
+                assert_eq!(frames(part), all[offset..offset + len], "{offset} {len}");
+            }
+        }
+    }
+
+    #[test]
+    fn whole_chunks_stay_whole() {
+        let list = [chunk(0x40, 3), chunk(0x100, 2)];
+        assert!(clip(list.into_iter(), 0, 12 * PAGE_SIZE).eq(list));
+        assert!(
+            clip(list.into_iter(), 8 * PAGE_SIZE, 100 * PAGE_SIZE).eq([list[1]]),
+            "no more than there is"
+        );
+    }
+}
