@@ -6,15 +6,16 @@ extern crate alloc;
 
 pub mod board;
 pub mod console;
-pub mod dma;
 pub mod irq;
 pub mod memory;
 pub mod panic;
 pub mod percpu;
 pub mod power;
 pub mod run;
+pub mod sched;
 pub mod selftest;
 pub mod smp;
 pub mod start;
 pub mod sync;
 pub mod trap;
+pub mod user;

@@ -1,7 +1,11 @@
 //! What the machine is for, once it is up: the self-tests, or the first program.
 
 use crate::board::{BootArgs, Platform};
-use crate::{power, selftest};
+use crate::{console, power, selftest, user};
+use alloc::vec::Vec;
+
+/// The first program, if the boot arguments name none: the demonstration.
+const DEFAULT_INIT: &str = "/bin/mosaic";
 
 /// Does what the boot arguments ask for and switches the machine off.
 pub fn main(platform: Platform) -> ! {
@@ -9,6 +13,14 @@ pub fn main(platform: Platform) -> ! {
     let args = BootArgs::parse(&platform.bootargs).unwrap_or_else(|error| power::fail(&error));
     if let Some(chosen) = args.selftest {
         selftest::run(chosen);
+    } else {
+        run_init(&platform, &args);
     }
+    console::flush();
     power::off()
+}
+
+fn run_init(platform: &Platform, args: &BootArgs<'_>) {
+    let arguments: Vec<&str> = args.init_args().collect();
+    user::run_init(platform.initrd, args.init.unwrap_or(DEFAULT_INIT), &arguments);
 }

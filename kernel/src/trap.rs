@@ -1,21 +1,24 @@
 //! Where exceptions go: programs' to `user`, interrupts to `irq`, and the kernel's own are the end - unless a copy
 //! from or to a program has met a bad address, which is the program's fault.
 
-use crate::{irq, panic};
+use crate::{irq, panic, user};
 use arch::exception::{Origin, TrapFrame, Vector};
 
 /// A synchronous exception.
 pub fn sync(frame: &mut TrapFrame, from: Origin) {
     match from {
-        Origin::User => panic::report_trap(&"a program trapped before there are programs", frame),
+        Origin::User => user::trap(frame),
         Origin::Kernel if arch::user_copy::fixup(frame) => {}
         Origin::Kernel => panic::report_trap(&format_args!("{} in the kernel", frame.syndrome()), frame),
     }
 }
 
 /// An interrupt.
-pub fn interrupt(_frame: &mut TrapFrame, _from: Origin) {
+pub fn interrupt(_frame: &mut TrapFrame, from: Origin) {
     irq::dispatch();
+    if from == Origin::User {
+        user::before_return();
+    }
 }
 
 /// Something that nothing should ever cause.

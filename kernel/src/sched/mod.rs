@@ -1,0 +1,359 @@
+//! Threads in turn on all CPUs: one line of ready threads, a time slice each.
+//!
+//! # Rules
+//!
+//! - The kernel is not preempted: a thread leaves the CPU when it waits, ends or yields, or on its way back to its
+//!   program when its slice is over ([`preempt`]). So it may hold no lock then.
+//! - [`SCHEDULER`] is a [`SpinLock`], so interrupts are masked while it is held. Interrupt handlers take it too, to
+//!   wake threads ([`unpark`], [`on_timer`]); they never switch, and waking never allocates.
+//! - The lock stays held across a switch: the thread that goes on releases it ([`finish_switch`]). So nobody ever
+//!   takes a thread out of the line whose registers are not saved yet.
+//! - A CPU's timer is never set later than the first sleeper's deadline that was known when it was set, and whoever
+//!   starts to sleep sets it: so some CPU's timer always wakes a sleeper in time.
+//! - Without anything to run a CPU waits in WFI, marked in `idle`; who makes a thread ready sends one of these CPUs
+//!   an interrupt.
+
+mod queue;
+mod thread;
+pub mod time;
+mod wait;
+
+pub use queue::Nanoseconds;
+pub use thread::{OutOfMemory, Thread};
+pub use wait::{WaitError, Waiters};
+
+use crate::board::Timer;
+use crate::irq;
+use crate::percpu::{MAX_CPUS, PerCpu};
+use crate::sync::{SpinLock, SpinLockGuard};
+use crate::user::{self, Task};
+use addr::KernelVa;
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use arch::context::Context;
+use arch::cpu::mask_irqs;
+use arch::exception::TrapFrame;
+use core::sync::atomic::{AtomicU64, Ordering};
+use drivers::gic::Interrupt;
+use queue::RunQueue;
+use spin::Once;
+use thread::Entry;
+
+static SCHEDULER: SpinLock<Scheduler> = SpinLock::new(Scheduler { queue: RunQueue::new(), idle: 0 });
+
+struct Scheduler {
+    queue: RunQueue<Arc<Thread>>,
+    /// A bit for each CPU that waits in WFI and has not been sent an interrupt.
+    idle: u64,
+}
+
+type Guard = SpinLockGuard<'static, Scheduler>;
+
+/// What a CPU is doing. Its lock is only ever taken by its own CPU.
+struct Local {
+    current: Option<Arc<Thread>>,
+    /// Who ran before, until its registers are known to be saved.
+    previous: Option<Arc<Thread>>,
+    idle: Option<Arc<Thread>>,
+}
+
+static LOCAL: PerCpu<SpinLock<Local>> =
+    PerCpu::new([const { SpinLock::new(Local { current: None, previous: None, idle: None }) }; MAX_CPUS]);
+/// A bit for each CPU in [`run`].
+static RUNNING: AtomicU64 = AtomicU64::new(0);
+/// When each CPU's slice is over.
+static SLICE_END: PerCpu<AtomicU64> = PerCpu::new([const { AtomicU64::new(u64::MAX) }; MAX_CPUS]);
+
+/// Makes a thread that runs `entry` and ends.
+pub fn spawn(name: &'static str, entry: impl FnOnce() + Send + 'static) -> Result<Arc<Thread>, OutOfMemory> {
+    spawn_thread(name, None, Entry::Kernel(Box::new(entry))).inspect(make_ready)
+}
+
+/// Makes a thread of a program, which starts with `frame`. It does not run before [`make_ready`].
+pub fn new_user_thread(task: Arc<Task>, frame: TrapFrame) -> Result<Arc<Thread>, OutOfMemory> {
+    spawn_thread("program", Some(task), Entry::Program(Box::new(frame)))
+}
+
+fn spawn_thread(
+    name: &'static str,
+    task: Option<Arc<Task>>,
+    entry: Entry,
+) -> Result<Arc<Thread>, OutOfMemory> {
+    let thread = Arc::new(Thread::new(name, task, entry, start)?);
+    SCHEDULER.lock().queue.reserve().map_err(|_| OutOfMemory)?;
+    Ok(thread)
+}
+
+/// Lets a new thread run.
+pub fn make_ready(thread: &Arc<Thread>) {
+    let mut scheduler = SCHEDULER.lock();
+    scheduler.queue.push(thread.clone());
+    kick(&mut scheduler);
+}
+
+/// Gives up a thread that was never made ready.
+pub fn discard(_: Arc<Thread>) {
+    SCHEDULER.lock().queue.release();
+}
+
+/// A bit for each CPU that runs threads.
+pub fn running_cpus() -> u64 {
+    RUNNING.load(Ordering::Relaxed)
+}
+
+/// The thread that this CPU runs.
+pub fn current() -> Arc<Thread> {
+    match &LOCAL.this().lock().current {
+        Some(thread) => thread.clone(),
+        None => panic!("CPU {} runs no thread yet", arch::cpu::index()),
+    }
+}
+
+/// Whether threads run on this CPU yet.
+pub fn is_running() -> bool {
+    LOCAL.this().lock().current.is_some()
+}
+
+/// Lets the others in the line run first.
+pub fn yield_now() {
+    let _irqs = mask_irqs();
+    reschedule(SCHEDULER.lock());
+}
+
+/// Waits until somebody calls [`unpark`], or the deadline passes; returns at once if that was before. Callers have a
+/// condition of their own, and look at it again: a call may have been for an earlier wait.
+pub fn park(deadline: Option<Nanoseconds>) {
+    let _irqs = mask_irqs();
+    let thread = current();
+    let mut scheduler = SCHEDULER.lock();
+    if !thread.parking.park() {
+        return;
+    }
+    if let Some(deadline) = deadline {
+        scheduler.queue.sleep(thread, deadline);
+    }
+    reschedule(scheduler);
+}
+
+/// Ends a wait in [`park`], or the next one before it starts.
+pub fn unpark(thread: &Arc<Thread>) {
+    let mut scheduler = SCHEDULER.lock();
+    if thread.parking.call() {
+        let sleeper = scheduler.queue.wake(|other| Arc::ptr_eq(other, thread));
+        scheduler.queue.push(sleeper.unwrap_or_else(|| thread.clone()));
+        kick(&mut scheduler);
+    }
+}
+
+/// Sleeps until `deadline`, or until the program is ended.
+pub fn sleep_until(deadline: Nanoseconds) -> Result<(), WaitError> {
+    let thread = current();
+    while time::now() < deadline {
+        if is_interrupted(&thread) {
+            return Err(WaitError::Interrupted);
+        }
+        park(Some(deadline));
+    }
+    Ok(())
+}
+
+/// Whether the thread should give up what it waits for, since its program is being ended.
+pub fn is_interrupted(thread: &Thread) -> bool {
+    thread.task().is_some_and(|task| task.is_ending())
+}
+
+/// Ends the thread that calls it. It must own nothing any more.
+pub fn exit() -> ! {
+    // Not restored: nothing comes after.
+    core::mem::forget(mask_irqs());
+    let mut scheduler = SCHEDULER.lock();
+    current().parking.end();
+    scheduler.queue.release();
+    reschedule(scheduler);
+    panic!("a thread ran after its end");
+}
+
+/// Makes what this CPU has been doing its idle thread, and runs the others. Called once on each CPU, when interrupts
+/// and the timer work.
+pub fn run() -> ! {
+    let idle = Arc::new(Thread::on_boot_stack("idle", None));
+    {
+        let mut local = LOCAL.this().lock();
+        (local.current, local.idle) = (Some(idle.clone()), Some(idle));
+    }
+    RUNNING.fetch_or(this_cpu(), Ordering::Relaxed);
+    arch::cpu::unmask_irqs();
+    loop {
+        let _irqs = mask_irqs();
+        reschedule(SCHEDULER.lock());
+        // An interrupt that comes from here on ends the WFI at once, and is taken when the mask ends.
+        if mark_idle() {
+            arch::cpu::wfi();
+            SCHEDULER.lock().idle &= !this_cpu();
+        }
+    }
+}
+
+/// The timer interrupt's handler.
+struct OnTimer;
+
+impl irq::Handler for OnTimer {
+    fn handle(&self) {
+        on_timer();
+    }
+}
+
+static TIMER: Once<Interrupt> = Once::new();
+
+/// Takes the timer's interrupts on the boot CPU. Without a timer nobody sleeps, and a program that never calls the
+/// kernel keeps its CPU; which is said.
+pub fn init(timer: Option<&Timer>) {
+    let Some(interrupt) = timer.and_then(|timer| timer.virtual_) else {
+        log::warn!("timer: the device tree names no interrupt");
+        return;
+    };
+    TIMER.call_once(|| interrupt);
+    if let Err(error) = irq::register(interrupt, &OnTimer) {
+        log::warn!("timer: {error}");
+    }
+}
+
+/// Takes the timer's interrupts on another CPU.
+pub fn init_cpu() {
+    if let Some(Err(error)) = TIMER.get().map(|&interrupt| irq::enable(interrupt)) {
+        log::warn!("timer: cpu {}: {error}", arch::cpu::index());
+    }
+}
+
+/// Wakes whose time has come.
+fn on_timer() {
+    let mut scheduler = SCHEDULER.lock();
+    let now = time::now();
+    while let Some(thread) = scheduler.queue.due(now) {
+        if thread.parking.call() {
+            scheduler.queue.push(thread);
+            kick(&mut scheduler);
+        }
+    }
+    set_timer(&scheduler, now);
+}
+
+/// On the way back to a program: lets others run when the slice is over.
+pub fn preempt() {
+    let _irqs = mask_irqs();
+    if time::now() >= SLICE_END.this().load(Ordering::Relaxed) {
+        reschedule(SCHEDULER.lock());
+    }
+}
+
+/// Sets `idle` unless somebody is ready.
+fn mark_idle() -> bool {
+    let mut scheduler = SCHEDULER.lock();
+    if scheduler.queue.is_empty() {
+        scheduler.idle |= this_cpu();
+        return true;
+    }
+    false
+}
+
+fn this_cpu() -> u64 {
+    1 << arch::cpu::index()
+}
+
+/// Sends one waiting CPU to the line.
+fn kick(scheduler: &mut Scheduler) {
+    let others = scheduler.idle & !this_cpu();
+    if others != 0 {
+        let cpu = others.trailing_zeros() as usize;
+        scheduler.idle &= !(1 << cpu);
+        irq::wake(cpu);
+    }
+}
+
+/// Runs the next in line; returns when it is the caller's turn again. Interrupts are masked, no other lock is held.
+fn reschedule(mut scheduler: Guard) {
+    let mut local = LOCAL.this().lock();
+    let Some((from, to)) = choose(&mut scheduler, &mut local) else { return };
+    drop(local);
+    // Released by `finish_switch`, on the other stack.
+    core::mem::forget(scheduler);
+    // SAFETY: both contexts are in threads that `Local` holds (`previous` and `current`), so they stay. The scheduler's
+    // lock is ours, so nobody else touches them. Interrupts are masked.
+    unsafe { arch::context::switch(from, to) };
+    finish_switch();
+}
+
+/// Decides who runs now: the contexts of the caller and of the next one, unless that is the caller itself.
+fn choose(scheduler: &mut Scheduler, local: &mut Local) -> Option<(*mut Context, *const Context)> {
+    let (current, idle) = (local.current.clone()?, local.idle.clone()?);
+    let runnable = current.parking.is_runnable();
+    let next = match scheduler.queue.pop() {
+        Some(next) => next,
+        None if runnable => current.clone(),
+        None => idle.clone(),
+    };
+    let now = time::now();
+    let slice_end = if Arc::ptr_eq(&next, &idle) { u64::MAX } else { now + time::SLICE };
+    SLICE_END.this().store(slice_end, Ordering::Relaxed);
+    set_timer(scheduler, now);
+    if Arc::ptr_eq(&next, &current) {
+        return None;
+    }
+    if runnable && !Arc::ptr_eq(&current, &idle) {
+        scheduler.queue.push(current.clone());
+    }
+    user::switch(current.task(), next.task());
+    let contexts = (current.context(), next.context().cast_const());
+    (local.previous, local.current) = (Some(current), Some(next));
+    Some(contexts)
+}
+
+/// Sets this CPU's timer for the end of its slice or the first sleeper, whichever is first. A slice that is over needs
+/// no interrupt any more: its thread is in the kernel, and is asked on its way out ([`preempt`]).
+fn set_timer(scheduler: &Scheduler, now: Nanoseconds) {
+    let slice_end = SLICE_END.this().load(Ordering::Relaxed);
+    let slice_end = if slice_end > now { slice_end } else { u64::MAX };
+    time::interrupt_at(scheduler.queue.next_deadline().unwrap_or(u64::MAX).min(slice_end));
+}
+
+/// The first thing on the other stack: the thread before has its registers saved now.
+fn finish_switch() {
+    // SAFETY: this CPU holds the lock since `reschedule`, which forgot the guard.
+    unsafe { SCHEDULER.force_unlock() };
+    let previous = LOCAL.this().lock().previous.take();
+    if let Some(ended) = previous.filter(|thread| thread.parking.has_ended()) {
+        ended.free_stack();
+    }
+}
+
+/// Where a new thread starts, with interrupts masked.
+extern "C" fn start(_: usize) -> ! {
+    finish_switch();
+    match take_entry() {
+        Some((Entry::Kernel(entry), _)) => {
+            arch::cpu::unmask_irqs();
+            entry();
+        }
+        // Out of its box here, since nothing after this call ever returns to free it.
+        Some((Entry::Program(frame), Some(stack_top))) => enter_program(unboxed(frame), stack_top),
+        _ => {}
+    }
+    exit()
+}
+
+fn take_entry() -> Option<(Entry, Option<KernelVa>)> {
+    let thread = current();
+    Some((thread.take_entry()?, thread.stack_top()))
+}
+
+fn unboxed(frame: Box<TrapFrame>) -> TrapFrame {
+    *frame
+}
+
+fn enter_program(frame: TrapFrame, stack_top: KernelVa) -> ! {
+    user::before_return();
+    // SAFETY: the frame is one of `TrapFrame::program` or a copy of a trap from EL0; `user::switch` has installed the
+    // program's tables and restored its FP state when this thread was switched to; the top is that of this thread's
+    // stack, where only `frame` is still needed, which is read first.
+    unsafe { arch::context::enter_user(&frame, stack_top) }
+}

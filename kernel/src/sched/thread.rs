@@ -1,0 +1,177 @@
+//! A thread: a kernel stack, the registers it goes on with, and what it is doing.
+
+use crate::memory::stack::KernelStack;
+use crate::sync::SpinLock;
+use crate::user::Task;
+use addr::KernelVa;
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use arch::context::Context;
+use arch::exception::TrapFrame;
+use core::cell::UnsafeCell;
+use core::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+
+/// There is no memory for another thread.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct OutOfMemory;
+
+/// A thread of the kernel, and of a program if it has a task.
+pub struct Thread {
+    id: u32,
+    name: &'static str,
+    task: Option<Arc<Task>>,
+    stack: SpinLock<Option<KernelStack>>,
+    entry: SpinLock<Option<Entry>>,
+    /// Written by the CPU that switches away from the thread, read by the one that switches to it, both under the
+    /// scheduler's lock.
+    context: UnsafeCell<Context>,
+    /// Changed under the scheduler's lock alone.
+    pub(super) parking: Parking,
+}
+
+/// What a thread does first.
+pub(super) enum Entry {
+    /// It runs this in the kernel, and ends.
+    Kernel(Box<dyn FnOnce() + Send>),
+    /// It goes to its program.
+    Program(Box<TrapFrame>),
+}
+
+// SAFETY: `context` is the only field that is not `Sync`; it is touched under the scheduler's lock alone (see
+// `Thread::context`).
+unsafe impl Sync for Thread {}
+
+impl Thread {
+    /// A thread with a stack of its own, that starts with `entry`.
+    pub(super) fn new(
+        name: &'static str,
+        task: Option<Arc<Task>>,
+        entry: Entry,
+        start: extern "C" fn(usize) -> !,
+    ) -> Result<Self, OutOfMemory> {
+        let stack = KernelStack::new().map_err(|_| OutOfMemory)?;
+        let context = Context::new(stack.top(), start, 0);
+        let (stack, entry) = (SpinLock::new(Some(stack)), SpinLock::new(Some(entry)));
+        Ok(Self { stack, entry, context: UnsafeCell::new(context), ..Self::on_boot_stack(name, task) })
+    }
+
+    /// The thread that this CPU is already running, on the stack it booted with.
+    pub(super) fn on_boot_stack(name: &'static str, task: Option<Arc<Task>>) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(1);
+        Self {
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
+            name,
+            task,
+            stack: SpinLock::new(None),
+            entry: SpinLock::new(None),
+            context: UnsafeCell::new(Context::empty()),
+            parking: Parking::new(),
+        }
+    }
+
+    /// Its number, unique since the boot: a program's `gettid`.
+    pub fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// What it is for.
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// The program's side of it.
+    pub fn task(&self) -> Option<&Arc<Task>> {
+        self.task.as_ref()
+    }
+
+    /// The first address above its kernel stack; `None` for a CPU's boot stack.
+    pub fn stack_top(&self) -> Option<KernelVa> {
+        self.stack.lock().as_ref().map(KernelStack::top)
+    }
+
+    pub(super) fn take_entry(&self) -> Option<Entry> {
+        self.entry.lock().take()
+    }
+
+    /// Where its registers are saved. Only for who holds the scheduler's lock.
+    pub(super) fn context(&self) -> *mut Context {
+        self.context.get()
+    }
+
+    /// Frees the stack of a thread that has ended; nothing runs on it.
+    pub(super) fn free_stack(&self) {
+        let stack = self.stack.lock().take();
+        drop(stack);
+    }
+}
+
+/// Whether a thread waits, and whether somebody has called it before it did.
+pub(super) struct Parking(AtomicU8);
+
+const RUNNABLE: u8 = 0;
+const CALLED: u8 = 1;
+const PARKED: u8 = 2;
+const ENDED: u8 = 3;
+
+impl Parking {
+    const fn new() -> Self {
+        Self(AtomicU8::new(RUNNABLE))
+    }
+
+    /// The thread is about to wait. `false`: somebody has called it, it must not.
+    pub(super) fn park(&self) -> bool {
+        let called = self.0.swap(PARKED, Ordering::Relaxed) == CALLED;
+        if called {
+            self.0.store(RUNNABLE, Ordering::Relaxed);
+        }
+        !called
+    }
+
+    /// Somebody calls the thread. `true`: it waited and has to be made ready.
+    pub(super) fn call(&self) -> bool {
+        match self.0.load(Ordering::Relaxed) {
+            PARKED => self.0.store(RUNNABLE, Ordering::Relaxed),
+            ENDED => return false,
+            _ => {
+                self.0.store(CALLED, Ordering::Relaxed);
+                return false;
+            }
+        }
+        true
+    }
+
+    pub(super) fn end(&self) {
+        self.0.store(ENDED, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_runnable(&self) -> bool {
+        self.0.load(Ordering::Relaxed) < PARKED
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == ENDED
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_before_the_wait_is_not_lost() {
+        let parking = Parking::new();
+        assert!(!parking.call(), "not waiting, so nothing to make ready");
+        assert!(!parking.park(), "called before: must not wait");
+        assert!(parking.park(), "the call is used up");
+        assert!(!parking.is_runnable());
+        assert!(parking.call(), "waiting: make it ready");
+        assert!(parking.is_runnable() && parking.park());
+    }
+
+    #[test]
+    fn nobody_wakes_the_dead() {
+        let parking = Parking::new();
+        parking.end();
+        assert!(!parking.call() && !parking.is_runnable() && parking.has_ended());
+    }
+}

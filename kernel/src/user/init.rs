@@ -1,0 +1,71 @@
+//! The first program: with it the system's work begins and ends.
+
+use super::{loader, root};
+use crate::kprintln;
+use crate::memory::vmalloc::{self, VmallocError};
+use addr::{AddrRange, Chunk, MemoryType, PAGE_SIZE, PhysAddr};
+use alloc::vec::Vec;
+use core::fmt;
+use pagetable::Mapping;
+use program::TreeError;
+
+/// The environment of the first program.
+const ENVIRONMENT: [&[u8]; 3] = [b"PATH=/bin", b"HOME=/", b"TERM=linux"];
+
+/// Mounts the initramfs, starts `path` with `arguments` after its name, and waits until it has ended. Whatever goes
+/// wrong is printed. In a thread; the caller powers off afterwards.
+pub fn run_init(initramfs: Option<AddrRange<PhysAddr>>, path: &str, arguments: &[&str]) {
+    let Some(initramfs) = initramfs else {
+        log::error!("init: {path}: there is no initramfs");
+        return;
+    };
+    if let Err(error) = mount(initramfs) {
+        log::error!("initramfs: {error}");
+        return;
+    }
+    let all: Vec<&[u8]> = [path].iter().chain(arguments).map(|argument| argument.as_bytes()).collect();
+    match loader::start(path.as_bytes(), &all, &ENVIRONMENT) {
+        Ok(process) => {
+            let ending = process.wait();
+            kprintln!("init: {ending}");
+        }
+        Err(error) => log::error!("init: {path}: {error}"),
+    }
+}
+
+/// Why there are no files.
+#[derive(Debug)]
+pub enum MountError {
+    /// The archive cannot be mapped.
+    Map(VmallocError),
+    /// The archive is damaged.
+    Tree(TreeError),
+}
+
+impl fmt::Display for MountError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Map(error) => write!(f, "cannot be mapped: {error:?}"),
+            Self::Tree(error) => error.fmt(f),
+        }
+    }
+}
+
+/// Mounts the archive in this part of RAM, which neither zone has.
+pub fn mount(archive: AddrRange<PhysAddr>) -> Result<(), MountError> {
+    // Mapped on its own: it may be in highmem.
+    let pages = archive.align_outward(PAGE_SIZE).unwrap_or(archive);
+    let mapped = vmalloc::REGISTERS
+        .map(chunks(pages).iter().copied(), PAGE_SIZE, Mapping::read_only(MemoryType::WriteBack))
+        .map_err(MountError::Map)?
+        .leak();
+    let start = mapped.start().raw() + (archive.start().raw() - pages.start().raw());
+    // SAFETY: mapped for good just now, with everything from `archive.start()` to its end; boot took it out of both
+    // zones, so nothing ever writes it.
+    let bytes = unsafe { core::slice::from_raw_parts(start as *const u8, archive.len() as usize) };
+    root::mount(bytes).map_err(MountError::Tree)
+}
+
+fn chunks(pages: AddrRange<PhysAddr>) -> Vec<Chunk> {
+    Chunk::of_range(pages).collect()
+}

@@ -1,0 +1,85 @@
+//! A program's anonymous frames: zero when they come, pinned while a device has them, free when nobody has.
+
+use crate::memory::{kmap, zones};
+use crate::sync::SpinLock;
+use addr::{Chunk, PAGE_SIZE, Pfn, PhysAddr};
+use alloc::vec::Vec;
+use memory::{ChunkError, FrameSource, Frames, OwnedChunk, Request, chunks};
+use program::Pins;
+
+static PINS: SpinLock<Pins> = SpinLock::new(Pins::new());
+
+/// So many zero-filled frames, highmem first.
+pub fn take_zeroed(frames: u64) -> Result<Frames, ChunkError> {
+    let frames = zones::with(|zones| chunks::take(zones, &Request::new(frames)))?;
+    frames.chunks().for_each(kmap::zero);
+    Ok(frames)
+}
+
+/// Ends a program's ownership of frames that no TLB has any more. Pinned ones go with their last pin.
+pub fn give_up(frames: impl Iterator<Item = PhysAddr>) {
+    let frames = frames.map(Pfn::containing).filter(|&frame| PINS.lock().orphan(frame));
+    zones::with(|zones| frames.for_each(|frame| zones.give(OwnedChunk::adopt(Chunk::page(frame)))));
+}
+
+/// How many frames are pinned.
+pub fn pinned() -> usize {
+    PINS.lock().frames()
+}
+
+/// A run of bytes in RAM.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Piece {
+    /// The first one.
+    pub start: PhysAddr,
+    /// How many.
+    pub len: u64,
+}
+
+/// Pages of a program that stay where they are, whatever the program does or however it ends, until this is dropped.
+#[derive(Debug, Default)]
+pub struct PinnedPages {
+    pieces: Vec<Piece>,
+}
+
+impl PinnedPages {
+    /// The bytes, in the order of the program's addresses; neighbours in RAM are one piece.
+    pub fn pieces(&self) -> &[Piece] {
+        &self.pieces
+    }
+
+    /// Adds `len` bytes at `start`, which are in one frame that a program owns. `false`: the heap has no room.
+    pub(super) fn add(&mut self, start: PhysAddr, len: u64) -> bool {
+        debug_assert!(len > 0 && start.raw() % PAGE_SIZE + len <= PAGE_SIZE);
+        match self.pieces.last_mut() {
+            Some(last) if last.start + last.len == start => last.len += len,
+            _ => {
+                if self.pieces.try_reserve(1).is_err() {
+                    return false;
+                }
+                self.pieces.push(Piece { start, len });
+            }
+        }
+        PINS.lock().pin(Pfn::containing(start));
+        true
+    }
+
+    fn frames(&self) -> impl Iterator<Item = Pfn> + use<'_> {
+        self.pieces.iter().flat_map(|piece| {
+            let (first, last) =
+                (Pfn::containing(piece.start), Pfn::containing(piece.start + (piece.len - 1)));
+            (first.raw()..=last.raw()).map(Pfn::new)
+        })
+    }
+}
+
+impl Drop for PinnedPages {
+    fn drop(&mut self) {
+        for frame in self.frames() {
+            let free = PINS.lock().unpin(frame);
+            if free {
+                zones::give(OwnedChunk::adopt(Chunk::page(frame)));
+            }
+        }
+    }
+}

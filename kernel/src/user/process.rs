@@ -1,0 +1,150 @@
+//! A running program: its memory, its files, its threads, and how it ended.
+
+use super::address_space::AddressSpace;
+use super::files::OpenFile;
+use super::futex::Futexes;
+use super::task;
+use crate::sched::{self, Thread, Waiters};
+use crate::sync::SpinLock;
+use abi::signal::{SIGNALS, SigAction, Signal};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::fmt;
+use core::sync::atomic::{AtomicBool, Ordering};
+use program::Descriptors;
+
+/// `RLIMIT_NOFILE`.
+const FILES_MAX: usize = 1024;
+/// The most threads of one program.
+pub const THREADS_MAX: usize = 512;
+
+/// How a program ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ending {
+    /// By itself, with this status (0 to 255).
+    Exited(u8),
+    /// By a fault, an abort or from outside.
+    Killed(Signal),
+}
+
+impl fmt::Display for Ending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exited(status) => write!(f, "exit status {status}"),
+            Self::Killed(signal) => write!(f, "killed by {signal}"),
+        }
+    }
+}
+
+/// A program.
+pub struct Process {
+    id: u32,
+    /// Its memory.
+    pub space: AddressSpace,
+    /// Its open files.
+    pub files: SpinLock<Descriptors<Arc<OpenFile>>>,
+    /// Its threads that sleep on words of its memory.
+    pub futexes: Futexes,
+    /// What it wants to be done with signals; recorded only.
+    pub signals: SpinLock<[SigAction; SIGNALS]>,
+    threads: SpinLock<Vec<Arc<Thread>>>,
+    /// The first reason to end; set once.
+    ending: SpinLock<Option<Ending>>,
+    is_ending: AtomicBool,
+    /// Everything is released.
+    is_over: AtomicBool,
+    over: Waiters,
+}
+
+impl Process {
+    /// A program without threads yet.
+    pub fn new(space: AddressSpace) -> Self {
+        let action = SigAction { handler: 0, flags: 0, restorer: 0, mask: 0 };
+        Self {
+            id: task::next_id(),
+            space,
+            files: SpinLock::new(Descriptors::new(FILES_MAX)),
+            futexes: Futexes::new(),
+            signals: SpinLock::new([action; SIGNALS]),
+            threads: SpinLock::new(Vec::new()),
+            ending: SpinLock::new(None),
+            is_ending: AtomicBool::new(false),
+            is_over: AtomicBool::new(false),
+            over: Waiters::new(),
+        }
+    }
+
+    /// `getpid`.
+    pub fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// Adds a thread that does not run yet. `false`: there are too many, or the program is being ended.
+    pub fn add_thread(&self, thread: &Arc<Thread>) -> bool {
+        let mut threads = self.threads.lock();
+        let may = threads.len() < THREADS_MAX && !self.is_ending();
+        if may {
+            threads.push(thread.clone());
+        }
+        may
+    }
+
+    /// Whether its threads should unwind and leave.
+    pub fn is_ending(&self) -> bool {
+        self.is_ending.load(Ordering::Acquire)
+    }
+
+    /// Ends it: every thread leaves when it comes by. Only the first reason counts. `true`: this was it.
+    pub fn end(&self, ending: Ending) -> bool {
+        let first = {
+            let mut reason = self.ending.lock();
+            let first = reason.is_none();
+            reason.get_or_insert(ending);
+            first
+        };
+        self.is_ending.store(true, Ordering::Release);
+        for thread in self.threads.lock().iter() {
+            sched::unpark(thread);
+        }
+        first
+    }
+
+    /// Whether a thread of it has this number.
+    pub fn has_thread(&self, id: u32) -> bool {
+        self.threads.lock().iter().any(|thread| thread.task().is_some_and(|task| task.id() == id))
+    }
+
+    /// A thread leaves for good, with this status; it sees the program's memory no more. The last one releases
+    /// everything.
+    pub fn remove_thread(&self, thread: &Arc<Thread>, status: u8) {
+        let left = {
+            let mut threads = self.threads.lock();
+            threads.retain(|other| !Arc::ptr_eq(other, thread));
+            threads.len()
+        };
+        if left == 0 {
+            // The program ends as its last thread did, unless there was a reason before.
+            self.end(Ending::Exited(status));
+            self.release();
+        }
+    }
+
+    /// Waits until it has ended and everything it held is released.
+    pub fn wait(&self) -> Ending {
+        loop {
+            let over = || self.is_over.load(Ordering::Acquire).then(|| *self.ending.lock()).flatten();
+            if let Ok(ending) = self.over.wait_until(None, over) {
+                return ending;
+            }
+        }
+    }
+
+    fn release(&self) {
+        // Devices let go of their buffers first, then the program's own mappings of them.
+        let files: Vec<_> = self.files.lock().take_all().collect();
+        drop(files);
+        self.space.clear();
+        self.is_over.store(true, Ordering::Release);
+        self.over.wake_all();
+    }
+}

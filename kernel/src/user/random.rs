@@ -1,0 +1,124 @@
+//! Random bytes for programs: ChaCha20 (RFC 8439) under a key made of whatever the machine has - the CPU's generator, the
+//! boot loader's seed, the counter. Where only the counter is left, they are different at each boot, not secret.
+
+use crate::sync::SpinLock;
+
+/// The key and how many blocks it has made.
+static STATE: SpinLock<State> = SpinLock::new(State { key: [0; 8], blocks: 0 });
+
+struct State {
+    key: [u32; 8],
+    blocks: u64,
+}
+
+/// Mixes in what nobody outside knows (`/chosen/rng-seed`).
+pub fn seed(bytes: &[u8]) {
+    let mut state = STATE.lock();
+    for chunk in bytes.chunks(32) {
+        for (word, part) in state.key.iter_mut().zip(chunk.chunks(4)) {
+            *word ^= part.iter().fold(0, |sum, &byte| sum << 8 | u32::from(byte));
+        }
+        state.step();
+    }
+}
+
+/// Fills `out`.
+pub fn fill(out: &mut [u8]) {
+    let mut state = STATE.lock();
+    state.mix_machine();
+    for part in out.chunks_mut(64) {
+        let block = state.next_block();
+        part.copy_from_slice(&block[..part.len()]);
+    }
+    // What was given out cannot be computed from a later state.
+    state.step();
+}
+
+/// So many random bytes.
+pub fn bytes<const N: usize>() -> [u8; N] {
+    let mut out = [0; N];
+    fill(&mut out);
+    out
+}
+
+impl State {
+    fn mix_machine(&mut self) {
+        let sources = [arch::timer::now(), arch::cpu::random().unwrap_or(0)];
+        for (pair, source) in self.key.chunks_mut(2).zip(sources) {
+            pair[0] ^= source as u32;
+            pair[1] ^= (source >> 32) as u32;
+        }
+    }
+
+    fn next_block(&mut self) -> [u8; 64] {
+        self.blocks += 1;
+        block(&self.key, self.blocks)
+    }
+
+    /// A new key, made by the old one.
+    fn step(&mut self) {
+        let block = self.next_block();
+        for (word, part) in self.key.iter_mut().zip(block.chunks(4)) {
+            *word = part.iter().rev().fold(0, |sum, &byte| sum << 8 | u32::from(byte));
+        }
+    }
+}
+
+/// Block number `counter` under `key`, with a nonce of zeroes.
+fn block(key: &[u32; 8], counter: u64) -> [u8; 64] {
+    let mut start = [0x6170_7865, 0x3320_646e, 0x7962_2d32, 0x6b20_6574, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    start[4..12].copy_from_slice(key);
+    (start[12], start[13]) = (counter as u32, (counter >> 32) as u32);
+    permute(start)
+}
+
+fn permute(start: [u32; 16]) -> [u8; 64] {
+    let mut state = start;
+    for _ in 0..10 {
+        for column in 0..4 {
+            quarter(&mut state, [column, column + 4, column + 8, column + 12]);
+        }
+        for row in 0..4 {
+            quarter(&mut state, [row, 4 + (row + 1) % 4, 8 + (row + 2) % 4, 12 + (row + 3) % 4]);
+        }
+    }
+    let mut out = [0; 64];
+    for (bytes, (word, first)) in out.chunks_mut(4).zip(state.iter().zip(start)) {
+        bytes.copy_from_slice(&word.wrapping_add(first).to_le_bytes());
+    }
+    out
+}
+
+fn quarter(state: &mut [u32; 16], [a, b, c, d]: [usize; 4]) {
+    for (add, to, turn) in [(b, a, 16), (d, c, 12), (b, a, 8), (d, c, 7)] {
+        state[to] = state[to].wrapping_add(state[add]);
+        // What is turned alternates: d after a, b after c.
+        let (turned, by) = if to == a { (d, a) } else { (b, c) };
+        state[turned] = (state[turned] ^ state[by]).rotate_left(turn);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_block_function_is_chacha20() {
+        // RFC 8439, 2.3.2: key 00 01 .. 1f, counter 1, nonce 00 00 00 09 00 00 00 4a 00 00 00 00.
+        let mut start = [0; 16];
+        start[..4].copy_from_slice(&[0x6170_7865, 0x3320_646e, 0x7962_2d32, 0x6b20_6574]);
+        for (n, word) in start[4..12].iter_mut().enumerate() {
+            *word = 0x0302_0100 + 0x0404_0404 * n as u32;
+        }
+        start[12..].copy_from_slice(&[1, 0x0900_0000, 0x4a00_0000, 0]);
+        let out = permute(start);
+        assert_eq!(out[..8], [0x10, 0xf1, 0xe7, 0xe4, 0xd1, 0x3b, 0x59, 0x15]);
+        assert_eq!(out[60..], [0xa2, 0x50, 0x3c, 0x4e]);
+    }
+
+    #[test]
+    fn no_two_draws_are_alike() {
+        assert_ne!(bytes::<16>(), bytes::<16>());
+        assert_ne!(bytes::<100>()[64..], [0; 36]);
+    }
+}

@@ -1,0 +1,93 @@
+//! What happens when a program leaves EL0: system calls, first touches, and the end of programs that do wrong.
+
+use super::address_space::AccessError;
+use super::process::Ending;
+use super::syscall;
+use super::task::Task;
+use crate::sched::{self, Thread};
+use crate::{kprintln, panic};
+use abi::memory::Prot;
+use abi::signal::Signal;
+use addr::UserVa;
+use alloc::sync::Arc;
+use arch::exception::{Fault, Syndrome, TrapFrame};
+
+/// A synchronous exception from a program. Interrupts are masked when it is called and when it returns.
+pub fn trap(frame: &mut TrapFrame) {
+    // Read before anything can change them: the registers hold what happened last.
+    let (syndrome, address) = (frame.syndrome(), frame.fault_address());
+    arch::cpu::unmask_irqs();
+    handle(frame, syndrome, address);
+    core::mem::forget(arch::cpu::mask_irqs());
+    before_return();
+}
+
+/// The last thing before a program goes on, after a trap and after an interrupt: others may run first, and a program
+/// that is being ended does not go on. Interrupts are masked, nothing is held.
+pub fn before_return() {
+    sched::preempt();
+    if sched::is_interrupted(&sched::current()) {
+        leave();
+    }
+}
+
+/// Ends the running thread of a program.
+fn leave() -> ! {
+    arch::cpu::unmask_irqs();
+    leave_program(&sched::current());
+    sched::exit()
+}
+
+fn leave_program(thread: &Arc<Thread>) {
+    let Some(task) = thread.task() else { return };
+    task.announce_end();
+    // Before it is off the list: whoever is last frees the tables, and no CPU may walk them then.
+    arch::mmu::uninstall_user();
+    task.process().remove_thread(thread, task.status());
+}
+
+fn handle(frame: &mut TrapFrame, syndrome: Syndrome, address: Option<u64>) {
+    let thread = sched::current();
+    let Some(task) = thread.task() else { panic!("a thread without a program came from EL0: {frame:?}") };
+    match syndrome {
+        Syndrome::Svc(_) => syscall::dispatch(task, frame),
+        Syndrome::DataAbort { fault, write, .. } => {
+            let access = if write { Prot::READ | Prot::WRITE } else { Prot::READ };
+            memory_fault(task, frame, fault, address, access);
+        }
+        Syndrome::InstructionAbort(fault) => memory_fault(task, frame, fault, address, Prot::EXEC),
+        Syndrome::PcAlignment | Syndrome::SpAlignment => kill(task, frame, Signal::SIGBUS),
+        Syndrome::Brk(_) | Syndrome::Breakpoint | Syndrome::Step | Syndrome::Watchpoint => {
+            kill(task, frame, Signal::SIGTRAP);
+        }
+        Syndrome::FpException => kill(task, frame, Signal::SIGFPE),
+        // Others wait with WFE for a lock, say; going on is always right.
+        Syndrome::Wait => frame.elr += 4,
+        _ => kill(task, frame, Signal::SIGILL),
+    }
+}
+
+fn memory_fault(task: &Arc<Task>, frame: &TrapFrame, fault: Fault, address: Option<u64>, access: Prot) {
+    let resolvable = matches!(fault, Fault::Translation(_) | Fault::Permission(_) | Fault::AccessFlag(_));
+    let signal = match address {
+        Some(at) if resolvable => match task.process().space.resolve(UserVa::new(at), access) {
+            Ok(()) => return,
+            Err(AccessError::Unmapped | AccessError::Denied) => Signal::SIGSEGV,
+            Err(AccessError::OutOfMemory) => Signal::SIGKILL,
+        },
+        _ => Signal::SIGBUS,
+    };
+    kill(task, frame, signal);
+}
+
+/// Ends the program of the running thread with a report.
+fn kill(task: &Arc<Task>, frame: &TrapFrame, signal: Signal) {
+    if !task.process().end(Ending::Killed(signal)) {
+        return;
+    }
+    kprintln!("program {} (thread {}): {signal}: {}", task.process().id(), task.id(), frame.syndrome());
+    if let Some(address) = frame.fault_address() {
+        kprintln!("  at address {address:#x}, instruction {:#x}", frame.elr);
+    }
+    panic::registers(frame);
+}
