@@ -4,8 +4,8 @@
 /// Longer chains are taken for a loop.
 const MOST_FRAMES: usize = 64;
 
-/// The return addresses from the caller's own outward. Never faults: each record is looked up in the tables before it is
-/// read. Inlined, since the walk is lazy and must start at a frame that is still there.
+/// The return addresses from the caller's own outward. Never faults: each record is looked up in the tables
+/// before it is read. Inlined, since the walk is lazy and must start at a frame that is still there.
 #[inline(always)]
 pub fn here() -> impl Iterator<Item = u64> {
     walk(target::frame_pointer(), target::read)
@@ -48,8 +48,8 @@ mod target {
     /// The word at `at`, if that is ordinary memory that the kernel can read.
     pub fn read(at: u64) -> Option<u64> {
         let found = translate_kernel(KernelVa::new(at))?;
-        // SAFETY: mapped and readable by the line above, aligned by `walk`, and not Device, so reading changes nothing;
-        // volatile, since it may be anything by now.
+        // SAFETY: mapped and readable by the line above, aligned by `walk`, and not Device, so reading changes
+        // nothing; volatile, since it may be anything by now.
         (found.attributes == Translation::WRITE_BACK).then(|| unsafe { (at as *const u64).read_volatile() })
     }
 }

@@ -1,4 +1,5 @@
-//! Barriers (B2.3.12), named after the instruction. Each also keeps the compiler from moving memory accesses across.
+//! Barriers (B2.3.12), named after the instruction. Each also keeps the compiler from moving memory accesses
+//! across.
 
 /// Defines one barrier function: the instruction on the target, an entry in the log on the host.
 macro_rules! barrier {
@@ -7,7 +8,8 @@ macro_rules! barrier {
         #[inline]
         pub fn $name() {
             #[cfg(target_os = "none")]
-            // SAFETY: a barrier changes no register and no memory; without `nomem` the compiler orders accesses too.
+            // SAFETY: a barrier changes no register and no memory; without `nomem` the compiler orders accesses
+            // too.
             unsafe {
                 core::arch::asm!($instruction, options(nostack, preserves_flags));
             }
@@ -31,8 +33,8 @@ barrier! {
     dsb_nsh, "dsb nsh"
 }
 barrier! {
-    /// All earlier accesses and maintenance are complete for the whole system, devices included, before anything later
-    /// executes.
+    /// All earlier accesses and maintenance are complete for the whole system, devices included, before
+    /// anything later executes.
     dsb_sy, "dsb sy"
 }
 barrier! {
@@ -40,7 +42,8 @@ barrier! {
     dmb_oshst, "dmb oshst"
 }
 barrier! {
-    /// Earlier loads are done before later accesses, devices included: a device's "done" before the data it announces.
+    /// Earlier loads are done before later accesses, devices included: a device's "done" before the data it
+    /// announces.
     dmb_oshld, "dmb oshld"
 }
 barrier! {

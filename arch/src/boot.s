@@ -1,8 +1,9 @@
 // Entry, the way down to EL1, the first tables and the jump to the high half.
 //
-// All of it runs at whatever 2 MiB-aligned physical address the image was loaded, so every symbol is reached by ADRP,
-// and every boundary named here is on a page (linker.ld). The only absolute addresses are those of the high half, in
-// literals. Section numbers without a document are those of DDI 0487 (Arm ARM); registers are in its D24.
+// All of it runs at whatever 2 MiB-aligned physical address the image was loaded, so every symbol is reached by
+// ADRP, and every boundary named here is on a page (linker.ld). The only absolute addresses are those of the
+// high half, in literals. Section numbers without a document are those of DDI 0487 (Arm ARM); registers are in
+// its D24.
 //
 // Held across the whole primary path: x20 the device tree's address as it arrived in x0, x21 the exception level of
 // entry.
@@ -14,7 +15,8 @@
 .equ PAGE_RW, 0x0060000000000703              // writable
 
 .equ SCTLR_OFF, 0x30d00800                    // RES1 in some version: LSMAOE nTLSMD SPAN EIS TSCXT EOS. MMU off, LE
-.equ SCTLR_ON,  0x345dd99d                    // M C SA SA0 ITD SED EOS I DZE UCT nTWI nTWE WXN TSCXT EIS UCI nTLSMD LSMAOE
+// M C SA SA0 ITD SED EOS I DZE UCT nTWI nTWE WXN TSCXT EIS UCI nTLSMD LSMAOE
+.equ SCTLR_ON,  0x345dd99d
 .equ SCTLR_SPAN, 1 << 23
 .equ SCTLR_EL2_OFF, 0x30c50830                // RES1, MMU off
 .equ TCR, 0xb5103510                          // 48-bit halves, 4 KiB, WB RA WA walks, inner shareable, ASID in TTBR0
@@ -63,9 +65,9 @@ primary_start:
     bl      drop_to_el1
     bl      init_el1
 
-    // The loader cleaned what it loaded to the point of coherency, but not .bss. With the MMU off we write past the
-    // caches, so lines that still hold something older must neither be evicted over our zeroes (invalidate first) nor
-    // be hit once the caches are on (invalidate again).
+    // The loader cleaned what it loaded to the point of coherency, but not .bss. With the MMU off we write past
+    // the caches, so lines that still hold something older must neither be evicted over our zeroes (invalidate
+    // first) nor be hit once the caches are on (invalidate again).
     adrp    x0, __bss_start
     adrp    x1, __bss_end
     bl      invalidate_to_poc
@@ -98,8 +100,8 @@ primary_high:
 
 // ---- the other CPUs ----------------------------------------------------------------------------------------------
 
-// Waits here, at any exception level, until boot::release_parked writes this CPU's affinity and then the address of its
-// SecondaryArgs.
+// Waits here, at any exception level, until boot::release_parked writes this CPU's affinity and then the
+// address of its SecondaryArgs.
 .global parking_lot
 parking_lot:
     mrs     x9, mpidr_el1
@@ -174,6 +176,8 @@ from_el3:
 1:  msr     scr_el3, x10
     msr     cptr_el3, xzr                     // FP/SIMD not trapped; SVE and SME, which nobody here uses, are
     msr     mdcr_el3, xzr
+    adr     x9, refuse_calls
+    msr     vbar_el3, x9
     isb
     id_field x9, id_aa64pfr0_el1, 24          // GIC CPU interface as system registers (IHI 0069, 12.2)
     b.eq    1f
@@ -223,6 +227,8 @@ from_el2:
 3:  msr     cnthctl_el2, x9
     msr     cntvoff_el2, xzr
     msr     hstr_el2, xzr
+    adr     x9, refuse_calls
+    msr     vbar_el2, x9
     msr     vttbr_el2, xzr                    // VMID 0; stage 2 itself is off in HCR_EL2
     mrs     x9, midr_el1
     msr     vpidr_el2, x9
@@ -268,6 +274,22 @@ from_el2:
     msr     spsr_el2, x9
     msr     elr_el2, x30
     eret
+
+// The vectors of the levels we came down from: no firmware is there any more, so an HVC or SMC is told NOT_SUPPORTED
+// (DEN 0028, 5.2). Nothing else is routed or trapped to them.
+.balign 2048
+refuse_calls:
+.rept 8
+    b       .
+    .balign 128
+.endr
+    mov     x0, #-1                           // synchronous, from a lower level in AArch64
+    eret
+    .balign 128
+.rept 7
+    b       .
+    .balign 128
+.endr
 
 // EL1's own registers, the same on every CPU. Clobbers x9.
 init_el1:
@@ -324,8 +346,8 @@ invalidate_to_poc:
     b.lo    1b
 .endm
 
-// The image at its link address in 4 KiB pages, W^X from the start and guard pages left out; and one page of it, the
-// code that turns the MMU on, at its physical address. Clobbers x9-x17.
+// The image at its link address in 4 KiB pages, W^X from the start and guard pages left out; and one page of
+// it, the code that turns the MMU on, at its physical address. Clobbers x9-x17.
 build_tables:
     adrp    x13, __image_start
     adrp    x14, EARLY_PAGES
@@ -408,8 +430,8 @@ enable_mmu:
     isb
     br      x2
 
-// x0 = the new TTBR1, x1 = an empty table; called at its physical address (mmu::replace_ttbr1). Uses no memory, since the
-// stack is in the half that goes away.
+// x0 = the new TTBR1, x1 = an empty table; called at its physical address (mmu::replace_ttbr1). Uses no memory,
+// since the stack is in the half that goes away.
 .global idmap_replace_ttbr1
 idmap_replace_ttbr1:
     msr     ttbr1_el1, x1

@@ -1,22 +1,23 @@
 //! Data and instruction caches by kernel virtual address (D7.5).
 //!
-//! Each function comes twice: `clean` ends with the barrier that completes it, `clean_lines` leaves that to the caller,
-//! who issues one [`barrier::dsb_sy`] for a whole list. A range is widened to whole cache lines, so the caller of
-//! an invalidation must own the lines at both ends entirely.
+//! Each function comes twice: `clean` ends with the barrier that completes it, `clean_lines` leaves that to the
+//! caller, who issues one [`barrier::dsb_sy`] for a whole list. A range is widened to whole cache lines, so the
+//! caller of an invalidation must own the lines at both ends entirely.
 //!
 //! The range must be mapped, and not as Device: a fault here is a kernel fault.
 
 use crate::barrier;
 use addr::{AddrRange, KernelVa};
 
-/// What the CPU wrote in `range` is in memory, where devices that do not snoop see it, before anything later executes.
+/// What the CPU wrote in `range` is in memory, where devices that do not snoop see it, before anything later
+/// executes.
 pub fn clean(range: AddrRange<KernelVa>) {
     clean_lines(range);
     barrier::dsb_sy();
 }
 
-/// No cache holds a copy of `range` any more, so the next load sees what a device wrote. Speculation may fetch lines again
-/// as long as a cacheable mapping exists.
+/// No cache holds a copy of `range` any more, so the next load sees what a device wrote. Speculation may fetch
+/// lines again as long as a cacheable mapping exists.
 ///
 /// # Safety
 /// What was written to the range's lines and not cleaned is lost: nobody may need it.
@@ -32,8 +33,8 @@ pub fn clean_invalidate(range: AddrRange<KernelVa>) {
     barrier::dsb_sy();
 }
 
-/// Instruction fetches on all CPUs see what was written to `range`, through whatever address they fetch it, once they
-/// have passed an ISB or an exception return; this CPU has.
+/// Instruction fetches on all CPUs see what was written to `range`, through whatever address they fetch it,
+/// once they have passed an ISB or an exception return; this CPU has.
 pub fn sync_instructions(range: AddrRange<KernelVa>) {
     line::sync_instructions(range);
 }
@@ -56,7 +57,8 @@ pub fn clean_invalidate_lines(range: AddrRange<KernelVa>) {
     line::clean_invalidate(range);
 }
 
-/// Fills `range` with zeroes, by `DC ZVA` where whole blocks of it fit. No barrier and no cleaning: ordinary stores.
+/// Fills `range` with zeroes, by `DC ZVA` where whole blocks of it fit. No barrier and no cleaning: ordinary
+/// stores.
 ///
 /// # Safety
 /// The range is mapped writable as Normal memory, and nobody else refers to it.
@@ -122,8 +124,8 @@ mod line {
     data_lines!(clean_invalidate, "civac");
     data_lines!(clean_to_unification, "cvau");
 
-    /// CTR_EL0 says what of this the hardware does by itself (D7.5.9: IDC, DIC), and whether fetches through another
-    /// address could hit lines that IC IVAU by this one leaves (L1Ip VIPT).
+    /// CTR_EL0 says what of this the hardware does by itself (D7.5.9: IDC, DIC), and whether fetches through
+    /// another address could hit lines that IC IVAU by this one leaves (L1Ip VIPT).
     pub fn sync_instructions(range: AddrRange<KernelVa>) {
         const L1IP: u64 = 0b11 << 14;
         const VIPT: u64 = 0b10 << 14;

@@ -21,8 +21,8 @@ impl Context {
         Self { kept: [0; 10], frame: 0, link: 0, stack: 0 }
     }
 
-    /// A thread that calls `entry` with `argument` on an empty stack. Interrupts are as the thread that switches to it
-    /// left them.
+    /// A thread that calls `entry` with `argument` on an empty stack. Interrupts are as the thread that
+    /// switches to it left them.
     pub fn new(stack_top: KernelVa, entry: extern "C" fn(usize) -> !, argument: usize) -> Self {
         let mut context = Self::empty();
         context.kept[0] = argument as u64;
@@ -39,7 +39,8 @@ impl Default for Context {
     }
 }
 
-/// A program's FP and SIMD registers. The kernel is built without them, so they stay the program's until another runs.
+/// A program's FP and SIMD registers. The kernel is built without them, so they stay the program's until
+/// another runs.
 #[repr(C, align(16))]
 #[derive(Clone, Debug)]
 pub struct FpState {
@@ -97,22 +98,23 @@ mod target {
         fn fp_restore(state: *const FpState);
     }
 
-    /// Saves the running thread into `from` and goes on with `to`. Returns when something switches to `from`, perhaps on
-    /// another CPU.
+    /// Saves the running thread into `from` and goes on with `to`. Returns when something switches to `from`,
+    /// perhaps on another CPU.
     ///
     /// # Safety
-    /// Interrupts are masked. `to` was saved by `switch` or made by [`Context::new`], its stack is intact and nobody runs
-    /// on it, and it is used once. Both stay valid until then, across CPUs by the caller's lock.
+    /// Interrupts are masked. `to` was saved by `switch` or made by [`Context::new`], its stack is intact and
+    /// nobody runs on it, and it is used once. Both stay valid until then, across CPUs by the caller's lock.
     pub unsafe fn switch(from: *mut Context, to: *const Context) {
         // SAFETY: the caller's promise.
         unsafe { context_switch(from, to) }
     }
 
-    /// Leaves the kernel for the program in `frame`. The thread's next exception finds an empty stack below `stack_top`.
+    /// Leaves the kernel for the program in `frame`. The thread's next exception finds an empty stack below
+    /// `stack_top`.
     ///
     /// # Safety
-    /// `frame` describes EL0, a program's tables are installed, its FP state is restored. `stack_top` is the 16-byte aligned
-    /// top of the running thread's stack; nothing on it is needed again.
+    /// `frame` describes EL0, a program's tables are installed, its FP state is restored. `stack_top` is the
+    /// 16-byte aligned top of the running thread's stack; nothing on it is needed again.
     pub unsafe fn enter_user(frame: &TrapFrame, stack_top: KernelVa) -> ! {
         // SAFETY: the caller's promise; a frame on this very stack is read before anything is pushed.
         unsafe { context_enter_user(frame, stack_top.raw()) }

@@ -1,4 +1,5 @@
-// Switching threads, entering programs, FP state. Layouts: Context and FpState (context.rs), TrapFrame (exception.rs).
+// Switching threads, entering programs, FP state. Layouts: Context and FpState (context.rs), TrapFrame
+// (exception.rs).
 
 .arch_extension fp
 .arch_extension simd

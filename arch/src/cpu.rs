@@ -99,8 +99,8 @@ mod target {
     use super::*;
     use crate::boot;
     use aarch64_cpu::registers::{
-        DAIF, ID_AA64ISAR0_EL1, ID_AA64MMFR0_EL1, ID_AA64MMFR1_EL1, ID_AA64PFR0_EL1, MPIDR_EL1, Readable,
-        TPIDR_EL1, Writeable,
+        CurrentEL, DAIF, ID_AA64ISAR0_EL1, ID_AA64MMFR0_EL1, ID_AA64MMFR1_EL1, ID_AA64PFR0_EL1, MPIDR_EL1,
+        Readable, TPIDR_EL1, Writeable,
     };
     use core::arch::asm;
     use core::mem::offset_of;
@@ -171,6 +171,11 @@ mod target {
         let local = TPIDR_EL1.get() as *const CpuLocal;
         // SAFETY: `install` pointed TPIDR_EL1 at an element of LOCALS before any Rust code beyond boot ran here.
         unsafe { (*local).index.load(Relaxed) as usize }
+    }
+
+    /// The exception level this runs at.
+    pub fn exception_level() -> u8 {
+        (CurrentEL.get() >> 2) as u8
     }
 
     /// This CPU's affinity, as PSCI and the device tree's `reg` have it (MPIDR_EL1 without its flag bits).
@@ -251,6 +256,11 @@ mod target {
 
     /// This CPU's number, 0 for the boot CPU, below [`MAX_CPUS`].
     pub fn index() -> usize {
+        0
+    }
+
+    /// The exception level this runs at.
+    pub fn exception_level() -> u8 {
         0
     }
 

@@ -95,9 +95,10 @@ handler irq_from_kernel, FROM_KERNEL, handle_irq
 handler irq_from_user, FROM_USER, handle_irq
 handler sync_from_user, FROM_USER, handle_sync
 
-// A push below the stack lands in its guard page, faults, and comes here with SP still in it: another push would
-// fault for ever. So ask the MMU first whether the frame can be written. TPIDRRO_EL0, unused otherwise, lends the
-// register that takes; PAR_EL1 needs no saving, since whoever uses it does so with exceptions masked and cannot fault.
+// A push below the stack lands in its guard page, faults, and comes here with SP still in it: another push
+// would fault for ever. So ask the MMU first whether the frame can be written. TPIDRRO_EL0, unused otherwise,
+// lends the register that takes; PAR_EL1 needs no saving, since whoever uses it does so with exceptions masked
+// and cannot fault.
 sync_from_kernel:
     msr     tpidrro_el0, x0
     mov     x0, sp

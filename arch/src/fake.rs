@@ -61,6 +61,7 @@ pub enum Event {
 std::thread_local! {
     static LOG: RefCell<Vec<Event>> = const { RefCell::new(Vec::new()) };
     static TICKS: Cell<u64> = const { Cell::new(0) };
+    static WATCHER: Cell<Option<fn(Event)>> = const { Cell::new(None) };
     static MASKED: Cell<bool> = const { Cell::new(true) };
     static USER: RefCell<(u64, Vec<u8>)> = const { RefCell::new((0, Vec::new())) };
 }
@@ -68,6 +69,15 @@ std::thread_local! {
 /// Appends to this thread's log.
 pub(crate) fn record(event: Event) {
     LOG.with_borrow_mut(|log| log.push(event));
+    if let Some(watcher) = WATCHER.get() {
+        watcher(event);
+    }
+}
+
+/// Calls `watcher` with every event on this thread from now on, when it happens: for a test that plays the cache, and has
+/// to know what memory holds at the moment it is cleaned.
+pub fn watch(watcher: fn(Event)) {
+    WATCHER.set(Some(watcher));
 }
 
 /// Takes this thread's log, leaving it empty.

@@ -1,7 +1,7 @@
 //! The only instructions in Tessera: boot, MMU, TLB, caches, exceptions, timer, PSCI.
 //!
 //! Everything here exists twice. On the bare target it does what its name says; on a host, where `cargo test` runs,
-//! the same functions write what they were asked into the [`fake`] log, so that a test can compare the order of
+//! the same functions write what they were asked into a log (`fake`), so that a test can compare the order of
 //! maintenance with what the manual asks for. Section numbers without a document are those of DDI 0487, the Arm
 //! Architecture Reference Manual.
 

@@ -1,9 +1,9 @@
 //! Which tables this CPU walks, and what it finds there.
 //!
-//! boot.s sets the registers that never change: two 48-bit halves in 4 KiB granules, walks write-back cacheable and inner
-//! shareable, the ASID in TTBR0 (16 bits where there are), no hardware access flag or dirty state (TCR_EL1); MAIR index 0
-//! write-back, 1 non-cacheable, 2 Device-nGnRE; WXN, so that nothing writable is ever executable, PAN on every entry to EL1,
-//! and for programs cache maintenance, DC ZVA and CTR_EL0 (SCTLR_EL1).
+//! boot.s sets the registers that never change: two 48-bit halves in 4 KiB granules, walks write-back cacheable
+//! and inner shareable, the ASID in TTBR0 (16 bits where there are), no hardware access flag or dirty state
+//! (TCR_EL1); MAIR index 0 write-back, 1 non-cacheable, 2 Device-nGnRE; WXN, so that nothing writable is ever
+//! executable, PAN on every entry to EL1, and for programs cache maintenance, DC ZVA and CTR_EL0 (SCTLR_EL1).
 
 use addr::{Asid, KernelVa, PhysAddr, UserVa};
 
@@ -120,20 +120,20 @@ mod target {
 
     /// Makes this CPU walk `root` for the kernel's half.
     ///
-    /// The early and the final tables map the same addresses with different sizes, which no TLB may hold at once (D8.16.1,
-    /// break-before-make). So the switch runs at its physical address through TTBR0, with an empty TTBR1 and
-    /// a TLB invalidation in between. Only for the boot CPU, before others walk tables; afterwards no program is
-    /// installed.
+    /// The early and the final tables map the same addresses with different sizes, which no TLB may hold at
+    /// once (D8.16.1, break-before-make). So the switch runs at its physical address through TTBR0, with an
+    /// empty TTBR1 and a TLB invalidation in between. Only for the boot CPU, before others walk tables;
+    /// afterwards no program is installed.
     ///
     /// # Safety
-    /// `root` is a level 0 table that lives for ever, maps the image as [`boot::sections`] says, and whatever else is in
-    /// use: this stack, the UART.
+    /// `root` is a level 0 table that lives for ever, maps the image as [`boot::sections`] says, and whatever
+    /// else is in use: this stack, the UART.
     pub unsafe fn replace_ttbr1(root: PhysAddr) {
         let _masked = cpu::mask_irqs();
         TTBR0_EL1.set(boot::identity_root().raw());
         barrier::isb();
-        // SAFETY: the code at this physical address is mapped there by the tables just installed, uses no memory, and
-        // returns through the new tables, which map this function by the caller's promise.
+        // SAFETY: the code at this physical address is mapped there by the tables just installed, uses no
+        // memory, and returns through the new tables, which map this function by the caller's promise.
         unsafe {
             asm!("blr {code}", code = in(reg) boot::replace_ttbr1_code().raw(),
                 in("x0") root.raw(), in("x1") boot::no_tables().raw(), out("x30") _, options(nostack));
@@ -153,13 +153,13 @@ mod target {
         (root != boot::no_tables()).then(|| (root, Asid::new((ttbr >> ASID_SHIFT) as u16)))
     }
 
-    /// Makes this CPU walk `root` for the programs' half, and tag what it finds with `asid`. One write changes both, so that
-    /// no translation of one program gets the tag of another.
+    /// Makes this CPU walk `root` for the programs' half, and tag what it finds with `asid`. One write changes
+    /// both, so that no translation of one program gets the tag of another.
     ///
     /// # Safety
-    /// `root` is a level 0 table; it lives until it is uninstalled on every CPU and [`tlb::asid`](crate::tlb::asid) was
-    /// called. `asid` is not 0, which is the tag of "no program", fits [`asid_bits`], and has no translations of
-    /// another program left.
+    /// `root` is a level 0 table; it lives until it is uninstalled on every CPU and
+    /// [`tlb::asid`](crate::tlb::asid) was called. `asid` is not 0, which is the tag of "no program", fits
+    /// [`asid_bits`], and has no translations of another program left.
     pub unsafe fn install_user(root: PhysAddr, asid: Asid) {
         TTBR0_EL1.set(root.raw() | u64::from(asid.raw()) << ASID_SHIFT);
         barrier::isb();

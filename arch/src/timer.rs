@@ -51,8 +51,8 @@ impl Deadline {
     }
 }
 
-/// Asks for this CPU's timer interrupt once the counter reaches `ticks`; at once if it has. The interrupt stays asserted
-/// until the time is moved or the timer turned off.
+/// Asks for this CPU's timer interrupt once the counter reaches `ticks`; at once if it has. The interrupt stays
+/// asserted until the time is moved or the timer turned off.
 pub fn interrupt_at(ticks: u64) {
     counter::interrupt_at(ticks);
 }

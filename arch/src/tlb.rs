@@ -1,9 +1,9 @@
 //! TLB invalidation on all CPUs (D8.16), by what is to be forgotten.
 //!
-//! Each function is whole: a DSB ISHST first, so that the table writes that precede it are what any later walk finds; then
-//! the TLBIs, broadcast to the inner shareable domain; then a DSB ISH, after which no CPU uses an old translation and
-//! all accesses made through one are done; and an ISB for this CPU. When one returns, the frames that were mapped, and
-//! with [`Level::Any`] the tables, may be given away.
+//! Each function is whole: a DSB ISHST first, so that the table writes that precede it are what any later walk
+//! finds; then the TLBIs, broadcast to the inner shareable domain; then a DSB ISH, after which no CPU uses an
+//! old translation and all accesses made through one are done; and an ISB for this CPU. When one returns, the
+//! frames that were mapped, and with [`Level::Any`] the tables, may be given away.
 
 #[cfg(any(target_os = "none", test))]
 mod plan;

@@ -9,7 +9,8 @@ use addr::UserVa;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct UserFault;
 
-/// Copies from the program's `from` into `to`. Returns how many bytes at the end of `to` were not copied, and are as before.
+/// Copies from the program's `from` into `to`. Returns how many bytes at the end of `to` were not copied, and
+/// are as before.
 pub fn copy_from_user(to: &mut [u8], from: UserVa) -> usize {
     target::copy_from(to, from.raw())
 }
@@ -66,8 +67,8 @@ mod target {
         unsafe { core::slice::from_raw_parts(start, end.offset_from(start) as usize) }
     }
 
-    /// If `frame` is a data abort of one of this module's own accesses to a program's memory, lets that function return
-    /// its error and says true. For synchronous exceptions from the kernel.
+    /// If `frame` is a data abort of one of this module's own accesses to a program's memory, lets that
+    /// function return its error and says true. For synchronous exceptions from the kernel.
     pub fn fixup(frame: &mut TrapFrame) -> bool {
         if !matches!(frame.syndrome(), Syndrome::DataAbort { .. }) {
             return false;

@@ -1,9 +1,9 @@
-// Copies between the kernel and a program by LDTR and STTR, which access memory as EL0 would: with the program's own
-// permissions, and whatever PSTATE.PAN says.
+// Copies between the kernel and a program by LDTR and STTR, which access memory as EL0 would: with the
+// program's own permissions, and whatever PSTATE.PAN says.
 //
-// Each of those instructions is covered by an entry of .fixups (first, end, where to go on), all three absolute, since
-// the image always runs where it is linked. A fault in a wide step goes on bytewise from the same place, so that
-// the count of bytes not copied is exact.
+// Each of those instructions is covered by an entry of .fixups (first, end, where to go on), all three
+// absolute, since the image always runs where it is linked. A fault in a wide step goes on bytewise from the
+// same place, so that the count of bytes not copied is exact.
 
 .macro fixup first, end, target
     .pushsection .fixups, "a"
@@ -97,7 +97,8 @@ user_copy_to:
     fixup   3b, 33b, 4b
     fixup   5b, 55b, 6b
 
-// x0 = from (program), x1 = at most so many bytes. Returns the bytes before the first zero, x1 without one, -1 on a fault.
+// x0 = from (program), x1 = at most so many bytes. Returns the bytes before the first zero, x1 without one, -1
+// on a fault.
 .global user_string_length
 user_string_length:
     mov     x2, xzr

@@ -8,6 +8,7 @@
 extern crate alloc;
 
 pub mod direct;
+pub mod edu;
 #[cfg(not(target_os = "none"))]
 pub mod fake;
 pub mod gic;

@@ -2,13 +2,14 @@
 
 use crate::board::{BootArgs, Platform, Reservation, Tree, TreeError};
 use crate::memory::{self, Sizes, heap, zones};
-use crate::{console, irq, power, run, sched, smp};
+use crate::{console, dma, irq, power, run, sched, smp};
 use ::memory::Zone;
 use addr::{AddrRange, PAGE_SIZE, PhysAddr, Size};
 use alloc::vec::Vec;
 use arch::boot::{BootInfo, EarlyDtbError};
 use core::fmt;
 use core::slice;
+use core::sync::atomic::{AtomicU8, Ordering};
 
 /// Why there is no description of the machine.
 #[derive(Debug)]
@@ -34,9 +35,17 @@ impl fmt::Display for NoPlatform {
     }
 }
 
+static ENTRY_LEVEL: AtomicU8 = AtomicU8::new(0);
+
+/// The exception level at which the loader entered the kernel.
+pub fn entry_level() -> u8 {
+    ENTRY_LEVEL.load(Ordering::Relaxed)
+}
+
 /// Boots the machine and never returns: a run ends by power off.
 pub fn boot(boot: &BootInfo) -> ! {
     heap::init();
+    ENTRY_LEVEL.store(boot.entry_el, Ordering::Relaxed);
     let platform = read_platform(boot).unwrap_or_else(|error| {
         console::start_without_tree(boot);
         log::error!("{error}; halted");
@@ -53,6 +62,9 @@ pub fn boot(boot: &BootInfo) -> ! {
     sched::init(platform.timer.as_ref());
     smp::start_all(&platform.cpus);
     log::info!("cpu: {} of {} running", smp::online(), platform.cpus.len());
+    if !args.iommu_off {
+        dma::iommu::init(&platform.smmus);
+    }
     if sched::spawn("main", move || run::main(platform)).is_err() {
         power::fail(&"no memory for the first thread");
     }
@@ -76,6 +88,9 @@ fn read_platform(boot: &BootInfo) -> Result<Platform, NoPlatform> {
 
 fn apply(args: &BootArgs<'_>) {
     args.log_level.into_iter().for_each(log::set_max_level);
+    if args.dma_trace {
+        dma::trace::enable();
+    }
     args.unknown().for_each(|argument| log::warn!("unknown boot argument \"{argument}\""));
 }
 

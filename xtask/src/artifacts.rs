@@ -1,6 +1,7 @@
 //! Builds what `make` promises: the flat image, the kernel with its symbols, and the initramfs.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use crate::command::{cargo, run};
 use crate::error::{Error, Result};
@@ -24,7 +25,8 @@ pub struct Artifacts {
 pub fn build() -> Result<Artifacts> {
     tools::rust_targets()?;
     run(&mut cargo(&["build", "--package=kernel", "--release", "--target", KERNEL_TARGET]))?;
-    run(&mut programs())?;
+    run(&mut fixed_program("mosaic"))?;
+    run(&mut movable_program("probe"))?;
     let directory = workspace::images();
     std::fs::create_dir_all(&directory).map_err(Error::file("create", &directory))?;
     let done =
@@ -36,11 +38,25 @@ pub fn build() -> Result<Artifacts> {
     Ok(done)
 }
 
-fn programs() -> std::process::Command {
-    let mut command = cargo(&["build", "--release", "--target", USER_TARGET]);
-    command.args(PROGRAMS.map(|name| format!("--package={name}")));
+/// An ordinary static program, linked for fixed addresses: what rustc makes for this target.
+fn fixed_program(name: &str) -> Command {
+    let mut command = cargo(&["rustc", "--release", "--target", USER_TARGET, "--package", name]);
     // Debug information is three quarters of a program, and the kernel would have to keep it in lowmem.
     command.env("CARGO_PROFILE_RELEASE_STRIP", "debuginfo");
+    command
+}
+
+/// A static-PIE program, so that both kinds are loaded in every test. rustc does not make them for this target by
+/// itself, but brings all that is needed: the start code that relocates (`rcrt1.o`) and the linker.
+fn movable_program(name: &str) -> Command {
+    let objects = tools::sysroot().join("lib/rustlib").join(USER_TARGET).join("lib/self-contained");
+    let object = |file: &str| format!("-Clink-arg={}", objects.join(file).display());
+    let mut command = fixed_program(name);
+    command.args(["--", "-Crelocation-model=pie", "-Clink-self-contained=no"]);
+    command.arg(format!("-Lnative={}", objects.display()));
+    command.args(["rcrt1.o", "crti.o", "crtbeginS.o"].map(object));
+    command.args(["-pie", "--no-dynamic-linker", "-ztext"].map(|flag| format!("-Clink-arg={flag}")));
+    command.args(["crtendS.o", "crtn.o"].map(object));
     command
 }
 

@@ -106,6 +106,8 @@ struct Ktap {
     seen: BTreeSet<usize>,
     tally: Tally,
     skips: Vec<String>,
+    /// What the test at hand said before its result.
+    notes: Vec<String>,
     totals: Option<Tally>,
     complaints: Vec<String>,
 }
@@ -126,6 +128,8 @@ impl Ktap {
             self.planned(count);
         } else if let Some(rest) = line.strip_prefix(TOTALS) {
             self.summed(rest);
+        } else if let Some(note) = line.strip_prefix("# ") {
+            self.notes.push(note.to_owned());
         } else if line.contains(PANIC) {
             self.complaints.push(line.trim().to_owned());
         }
@@ -154,6 +158,7 @@ impl Ktap {
                 self.skips.push(name.trim_start_matches("- ").to_owned());
             }
         }
+        self.notes.clear();
     }
 
     fn refuse_skips(mut self) -> Self {
@@ -166,6 +171,7 @@ impl Ktap {
     fn failed(&mut self, name: &str) {
         self.tally.failed += 1;
         self.complaints.push(format!("not ok: {}", name.trim_start_matches("- ")));
+        self.complaints.extend(self.notes.drain(..).map(|note| format!("  {note}")));
     }
 
     fn summed(&mut self, rest: &str) {
@@ -273,6 +279,12 @@ mod tests {
             assert!(verdict.tally.failed > 0, "{defect}");
             assert!(verdict.complaints.iter().any(|line| line.contains(complaint)), "{defect}: {verdict:?}");
         }
+    }
+
+    #[test]
+    fn a_failure_brings_along_what_was_seen_and_nothing_older() {
+        let console = "1..2\n# old\nok 1 a\n# saw 7, not 8\nnot ok 2 b\n# totals: pass:1 fail:1 skip:0\n";
+        assert_eq!(ktap(console).complaints, ["not ok: b", "  saw 7, not 8"]);
     }
 
     #[test]

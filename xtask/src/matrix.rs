@@ -124,14 +124,14 @@ pub const CASES: &[Case] = &[
         ..SELFTEST
     },
     // What bad input gets.
-    refusal("bad-lowmem", "lowmem=banana", &["lowmem=banana"]),
-    refusal("bad-vmalloc", "vmalloc=-1", &["vmalloc=-1"]),
-    refusal("bad-iommu", "iommu=perhaps", &["iommu=perhaps"]),
-    refusal("bad-loglevel", "loglevel=loud", &["loglevel=loud"]),
+    refusal("bad-lowmem", "lowmem=banana", &["error: bad boot argument \"lowmem=banana\": "]),
+    refusal("bad-vmalloc", "vmalloc=-1", &["error: bad boot argument \"vmalloc=-1\": "]),
+    refusal("bad-iommu", "iommu=perhaps", &["error: bad boot argument \"iommu=perhaps\": "]),
+    refusal("bad-loglevel", "loglevel=loud", &["error: bad boot argument \"loglevel=loud\": "]),
     refusal(
         "unknown-argument",
         "frobnicate=1 init=/bin/probe -- hello",
-        &["frobnicate", "init: exit status 0"],
+        &["warning: unknown boot argument \"frobnicate=1\"", "init: exit status 0"],
     ),
     refusal("missing-init", "init=/bin/nothing", &["/bin/nothing"]),
     Case { start: Start::WithoutInitramfs, ..refusal("no-initramfs", "", &["initramfs"]) },
@@ -145,12 +145,12 @@ pub const CASES: &[Case] = &[
     },
     Case {
         start: Start::Bare(Tree::Damaged),
-        expect: Expect::Halt { shown: &["device tree"] },
+        expect: Expect::Halt { shown: &["error: ", "device tree", "; halted"] },
         ..refusal("damaged-tree", "", &[])
     },
     Case {
         start: Start::Bare(Tree::None),
-        expect: Expect::Halt { shown: &["device tree"] },
+        expect: Expect::Halt { shown: &["error: no device tree: x0 = ", "; halted"] },
         ..refusal("no-tree", "", &[])
     },
 ];

@@ -1,5 +1,6 @@
 //! What the verbs need from the machine: installed if it is missing, and said.
 
+use std::path::PathBuf;
 use std::process::Command;
 
 use crate::command::{question, run};
@@ -12,15 +13,19 @@ const OLDEST_QEMU: u32 = 10;
 
 /// The kernel's and the programs' Rust targets.
 pub fn rust_targets() -> Result<()> {
-    let sysroot = question("rustc", &["--print", "sysroot"]).unwrap_or_default();
     for target in [KERNEL_TARGET, USER_TARGET] {
-        let library = std::path::Path::new(sysroot.trim()).join("lib/rustlib").join(target).join("lib");
+        let library = sysroot().join("lib/rustlib").join(target).join("lib");
         if !library.is_dir() {
             println!("installing the Rust target {target}");
             rustup(&["target", "add", target])?;
         }
     }
     Ok(())
+}
+
+/// Where the Rust toolchain in use keeps its targets.
+pub fn sysroot() -> PathBuf {
+    PathBuf::from(question("rustc", &["--print", "sysroot"]).unwrap_or_default().trim())
 }
 
 /// `cargo fmt` and `cargo clippy`.

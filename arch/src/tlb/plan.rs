@@ -33,8 +33,8 @@ impl Operation {
     }
 }
 
-/// The instructions that cover exactly the `pages` pages from `va` on, each with its first address; `None` when there
-/// would be too many. Ranges are taken from the smallest scale up, an odd page first.
+/// The instructions that cover exactly the `pages` pages from `va` on, each with its first address; `None` when
+/// there would be too many. Ranges are taken from the smallest scale up, an odd page first.
 pub fn plan(va: u64, pages: u64, ranges: bool) -> Option<impl Iterator<Item = (u64, Operation)>> {
     let operations = if ranges { 1 + 4 } else { pages };
     if operations > MOST_OPERATIONS || (ranges && pages >> 21 != 0) {

@@ -8,7 +8,7 @@ use super::walked::{Run, Translation, Walked};
 use crate::iommu::{self, Freed, MapError, NotUnmapped, Placement, Shared, Stale, Unfinished};
 use crate::region::{Region, RegionSource};
 use addr::{AddrRange, Chunk, Iova, PAGE_SIZE};
-use pagetable::{Leaf, Mapping, PageTable, Stage1, TableMemory};
+use pagetable::{Leaf, Mapping, PageTable, Stage1, StaleTables, TableMemory};
 use smmu_spec::{AddressSpace, ContextDescriptor, Invalidation, Stage2, Step, StreamConfig, Tag, update};
 
 /// Why there is no domain.
@@ -94,6 +94,26 @@ impl Domain {
         }
         tags.release(self.how.tag);
         Ok(())
+    }
+
+    /// Gives back the one empty table that the domain keeps for its next mapping.
+    pub fn trim<M: TableMemory>(
+        &mut self,
+        memory: &mut M,
+        commands: &impl Shared<CommandQueue>,
+    ) -> Result<(), Unfinished<(), CommandError>> {
+        let Some((range, tables)) = self.unlink_spare(&walked(memory, commands, self.how)) else {
+            return Ok(());
+        };
+        let stale = Stale::new((), range, tables, Some(self.how.forget(range, false)));
+        <Self as iommu::Domain>::invalidate(commands, stale).map(|freed| freed.take(memory))
+    }
+
+    fn unlink_spare<M: TableMemory>(&mut self, walked: &M) -> Option<(AddrRange<Iova>, StaleTables)> {
+        match &mut self.tables {
+            Tables::Stage1 { tables, .. } => tables.trim(walked),
+            Tables::Stage2(tables) => tables.trim(walked),
+        }
     }
 
     /// What its translations are tagged with.

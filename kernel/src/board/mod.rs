@@ -27,7 +27,6 @@ mod fixture;
 
 pub use bootargs::{BadArgument, BootArgs, Why};
 pub use console::{Uart, UartKind};
-pub use dma_ranges::{DmaRanges, DmaWindow};
 pub use glob::Glob;
 pub use interrupts::Gic;
 pub use memory::Reservation;

@@ -30,6 +30,7 @@ impl<'a> Tree<'a> {
             interrupts: self.interrupt_map(place)?,
             iommu: requester_map(place, ["iommu-map", "iommu-map-mask"])?,
             msi: requester_map(place, ["msi-map", "msi-map-mask"])?,
+            dma: place.pci_dma_windows()?,
             coherent: place.is_coherent(),
         })
     }

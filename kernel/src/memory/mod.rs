@@ -21,6 +21,10 @@ use memory::{FrameSource, Reach};
 use pagetable::{MapError, Mapping, OutOfTables};
 use spin::Once;
 
+/// Of lowmem, one part in this many is never given to buffers and programs that could as well be in highmem: the kernel
+/// has nowhere else to go.
+const KERNEL_SHARE: u64 = 8;
+
 static LAYOUT: Once<Layout> = Once::new();
 
 /// What the boot arguments say about memory, in bytes.
@@ -88,6 +92,7 @@ pub fn init(
     let layout = Layout::new(ram, reserved, sizes.lowmem)?;
     let layout = LAYOUT.call_once(|| layout);
     zones::init(layout.low_end, layout.low_free.iter().chain(&layout.high_free).copied());
+    zones::with(|zones| zones.set_reserve(layout.lowmem_bytes() / PAGE_SIZE / KERNEL_SHARE));
     take_pool(layout)?;
     kernel_map::init()?;
     map_image()?;

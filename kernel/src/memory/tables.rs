@@ -79,6 +79,11 @@ fn take_from_pool() -> Option<PhysAddr> {
     Some(table)
 }
 
+/// Frames of the pool that are still unused. The zones count them as given out.
+pub fn pool_left() -> u64 {
+    POOL.lock().len() / PAGE_SIZE
+}
+
 /// Gives a frame from [`take`] back.
 pub fn give(table: PhysAddr) {
     IN_USE.fetch_sub(1, Ordering::Relaxed);

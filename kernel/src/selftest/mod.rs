@@ -2,6 +2,9 @@
 //!
 //! A test is a function in a file of its subject; [`TESTS`] lists them in the order in which they run.
 
+mod boot;
+mod dma;
+mod memory;
 mod report;
 
 use crate::board::Glob;
@@ -49,8 +52,10 @@ macro_rules! check {
 }
 
 /// All tests, by subject.
+const TESTS: &[&[Test]] = &[boot::TESTS, memory::TESTS, dma::TESTS];
+
 fn all() -> impl Iterator<Item = &'static Test> {
-    [].into_iter()
+    TESTS.iter().copied().flatten()
 }
 
 /// Runs the chosen tests and prints the KTAP report. Returns whether none failed.

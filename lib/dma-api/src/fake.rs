@@ -195,8 +195,7 @@ impl DmaSpace for FakeSpace {
     }
 
     fn map(&self, memory: Box<dyn StreamMemory>, direction: Direction) -> Result<Stream<Device>, Refused> {
-        let mut len = 0;
-        memory.segments(&mut |segment| len += segment.len as usize);
+        let len: usize = memory.segments().iter().map(|segment| segment.len as usize).sum();
         if len == 0 {
             return Err(Refused { memory, error: DmaError::ZeroLength });
         }
@@ -273,26 +272,32 @@ impl Mapped for FakeStream {
 }
 
 /// Host memory that can be lent to the fake device.
-pub struct FakeMemory(Vec<u8>);
+pub struct FakeMemory {
+    bytes: Vec<u8>,
+    segment: Segment,
+}
 
 impl FakeMemory {
     /// With this content.
     pub fn new(bytes: &[u8]) -> Box<Self> {
-        Box::new(Self(Vec::from(bytes)))
+        let bytes = Vec::from(bytes);
+        let start = PhysAddr::new(bytes.as_ptr().addr() as u64);
+        let segment = Segment { start, len: bytes.len() as u64 };
+        Box::new(Self { bytes, segment })
     }
     /// `len` zeroes.
     pub fn zeroed(len: usize) -> Box<Self> {
-        Box::new(Self(vec![0; len]))
+        Self::new(&vec![0; len])
     }
 }
 
-// SAFETY: the vector's memory is its own and does not move while it does not grow, which it never does; the fake
-// never goes to the physical address, which is only a number here.
+// SAFETY: the vector's memory is its own and does not move, since it never grows; the fake never goes to the physical
+// address, which is only a number here, so the rest of its pages does not matter.
 unsafe impl StreamMemory for FakeMemory {
-    fn segments(&self, visit: &mut dyn FnMut(Segment)) {
-        visit(Segment { start: PhysAddr::new(self.0.as_ptr().addr() as u64), len: self.0.len() as u64 });
+    fn segments(&self) -> &[Segment] {
+        core::slice::from_ref(&self.segment)
     }
     fn bytes(&mut self) -> Option<&mut [u8]> {
-        Some(&mut self.0)
+        Some(&mut self.bytes)
     }
 }

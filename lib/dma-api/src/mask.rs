@@ -18,6 +18,10 @@ impl DmaMask {
         assert!(bits >= 1 && bits <= 64);
         Self(u64::MAX >> (64 - bits))
     }
+    /// Every address up to `highest`, which is usable itself.
+    pub const fn up_to(highest: u64) -> Self {
+        Self(highest)
+    }
     /// The highest usable address.
     pub const fn highest(self) -> Iova {
         Iova::new(self.0)

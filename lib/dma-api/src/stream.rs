@@ -40,11 +40,12 @@ pub struct Segment {
 /// Memory that can be lent: owned, present and fixed in place until it is dropped.
 ///
 /// # Safety
-/// The segments are RAM that belongs to this value (or is pinned by it) and stays so until it is dropped, whatever is
-/// written there; they are the same at each call. `bytes` shows the same memory.
+/// The segments, and the rest of the pages that they touch, are RAM that belongs to this value (or is pinned by it) and
+/// stays so until it is dropped, whatever is written there: an IOMMU gives a device whole pages. They are the same at
+/// each call. `bytes` shows the same memory.
 pub unsafe trait StreamMemory: Send {
-    /// Calls `visit` with each piece, in order.
-    fn segments(&self, visit: &mut dyn FnMut(Segment));
+    /// The pieces, in order.
+    fn segments(&self) -> &[Segment];
     /// The memory as the kernel sees it, if it does.
     fn bytes(&mut self) -> Option<&mut [u8]>;
 }

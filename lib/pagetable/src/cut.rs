@@ -1,19 +1,11 @@
 //! Splitting a block or a contiguous group, so that no leaf reaches across an address.
 
 use crate::descriptor::{Descriptor, Format};
-use crate::geometry::{GROUP_LEN, TABLE_LEN, index, size, slot_start};
-use crate::table::{add_live, load, store};
+use crate::geometry::{GROUP_LEN, LAST_LEVEL, TABLE_LEN, index, size, slot_start};
+use crate::table::{Found, add_live, load, store};
 use crate::{InputAddress, OutOfTables, PageTable, TableMemory};
 use addr::PhysAddr;
 use core::ops::Range;
-
-/// A leaf where it was found.
-struct Place {
-    table: PhysAddr,
-    level: u8,
-    slot: usize,
-    leaf: Descriptor,
-}
 
 impl<F: Format, A: InputAddress> PageTable<F, A> {
     /// Makes sure that no leaf and no contiguous group is on both sides of `at`; translations stay what they are.
@@ -21,25 +13,14 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
         if at >= self.input.len() {
             return Ok(());
         }
-        let mut table = self.root;
-        let mut level = self.start_level;
-        loop {
-            let slot = index(at, level);
-            let entry = load(&m.entries(table)[slot]);
-            if !entry.is_valid() {
-                return Ok(());
-            }
-            if !entry.is_table(level) {
-                return self.cut_leaf(m, at, Place { table, level, slot, leaf: entry });
-            }
-            (table, level) = (entry.output(), level + 1);
-        }
+        let found = self.walk(m, at, LAST_LEVEL);
+        if found.entry.is_valid() { self.cut_leaf(m, at, found) } else { Ok(()) }
     }
 
     /// Replaces a block around `at` by a table, a contiguous group around it by separate leaves: both at once, with
     /// the translation broken once.
-    fn cut_leaf<M: TableMemory>(&mut self, m: &mut M, at: u64, place: Place) -> Result<(), OutOfTables> {
-        let Place { table, level, slot, leaf } = place;
+    fn cut_leaf<M: TableMemory>(&mut self, m: &mut M, at: u64, found: Found) -> Result<(), OutOfTables> {
+        let Found { table, level, slot, entry: leaf } = found;
         let mask = size(level) - 1;
         let group = leaf.is_contiguous() && at & (size(level) * GROUP_LEN as u64 - 1) != 0;
         let inside = at & mask != 0;

@@ -66,9 +66,9 @@ impl<A: InputAddress> Input<A> {
     pub fn address(self, offset: u64) -> A {
         A::new(self.first() + offset)
     }
-    /// The entries that a table of `level` has: fewer than 512 only at the root.
-    pub fn entries(self, level: u8) -> usize {
-        if level == self.start_level() { 1 << (u32::from(self.bits) - shift(level)) } else { TABLE_LEN }
+    /// The entries that the root table has, at most 512.
+    pub fn root_len(self) -> usize {
+        1 << (u32::from(self.bits) - shift(self.start_level()))
     }
     fn first(self) -> u64 {
         if A::UPPER { u64::MAX << self.bits } else { 0 }
@@ -102,8 +102,8 @@ mod tests {
 
     #[test]
     fn the_root_may_be_short() {
-        assert_eq!([48, 40, 39, 25].map(|bits| Input::<Iova>::new(bits).entries(0)), [512, 2, 512, 512]);
-        assert_eq!([39, 31, 25].map(Input::<Iova>::new).map(|i| i.entries(i.start_level())), [512, 2, 16]);
+        let cases = [48, 40, 39, 31, 30, 25].map(|bits| Input::<Iova>::new(bits).root_len());
+        assert_eq!(cases, [512, 2, 512, 2, 512, 16]);
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! Mapping: invalid entries become valid, and nothing else changes.
 
 use crate::descriptor::{Descriptor, Format};
-use crate::geometry::{LAST_LEVEL, index, shift, size, slot_start};
-use crate::steps::{Cursor, Step};
-use crate::table::{add_live, clear_slot, live, load, store, write_link};
-use crate::{Access, InputAddress, Mapping, OutOfTables, PageTable, StaleTables, TableMemory};
+use crate::geometry::{LAST_LEVEL, TABLE_LEN, index, size, slot_start};
+use crate::steps::{Cursor, PAGES_ONLY, Step};
+use crate::table::{Found, add_live, clear_slot, live, load, store, write_link};
+use crate::unmap::Cleared;
+use crate::{Access, InputAddress, Mapping, OutOfTables, PageTable, TableMemory};
 use addr::{Chunk, PAGE_SIZE, PhysAddr};
 use core::sync::atomic::AtomicU64;
 
@@ -19,7 +20,7 @@ pub enum MapError<A> {
     Misaligned(A),
     /// What goes to this address passes the end of the input address space.
     OutOfRange(A),
-    /// A run of chunks from this address on passes the 48 bits of an entry.
+    /// The chunk at this address passes the 48 bits of an entry.
     OutputTooLarge(PhysAddr),
     /// This translation stage cannot give just these rights.
     Inexpressible(Access),
@@ -29,21 +30,6 @@ impl<A> From<OutOfTables> for MapError<A> {
     fn from(_: OutOfTables) -> Self {
         Self::OutOfTables
     }
-}
-
-/// A table to be filled, and the entry that will make it reachable if it is new.
-struct Place {
-    table: PhysAddr,
-    link: Option<Link>,
-}
-
-/// New tables, one in the other, that nothing leads to yet.
-struct Link {
-    /// The live table that will lead to them, its slot, and what goes there.
-    table: PhysAddr,
-    slot: usize,
-    top: PhysAddr,
-    tables: u32,
 }
 
 /// What went into one table.
@@ -76,8 +62,9 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
             return Err(MapError::Inexpressible(mapping.access()));
         }
         let first = self.input.offset(at).ok_or(MapError::OutOfRange(at))?;
-        let mut cursor = Cursor::new(first, chunks.into_iter());
-        let mapped = self.map_all(m, &mut cursor, mapping);
+        let top_level = if mapping.is_pages_only() { PAGES_ONLY } else { self.start_level };
+        let mut cursor = Cursor::new(first, chunks.into_iter(), top_level);
+        let mapped = self.map_all(m, &mut cursor, F::attributes::<A>(mapping));
         if mapped.is_err() && cursor.at > first {
             self.take_back(m, first, cursor.at - first);
         }
@@ -88,44 +75,62 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
         &mut self,
         m: &mut M,
         cursor: &mut Cursor<I>,
-        mapping: Mapping,
+        attributes: u64,
     ) -> Result<(), MapError<A>> {
-        let attributes = F::attributes::<A>(mapping);
-        let top_level = if mapping.is_pages_only() { LAST_LEVEL } else { self.start_level };
         while cursor.left > 0 {
             if cursor.left > self.input.len().saturating_sub(cursor.at) {
                 return Err(MapError::OutOfRange(self.input.address(cursor.at)));
             }
             // One turn for each table, not for each leaf.
-            let level = Step::first(cursor.at, cursor.to, cursor.left, top_level).level;
-            let place = self.place(m, cursor.at, level)?;
-            let entries = &m.entries(place.table)[..self.input.entries(level)];
-            let filled = fill(entries, level, cursor, attributes, top_level);
-            self.publish(m, &place, &filled);
-            if let Some(slot) = filled.occupied {
-                self.make_room(m, place.table, level, slot, cursor.at)?;
+            let step = cursor.step();
+            let found = self.walk(m, cursor.at, step.level);
+            if found.level == step.level {
+                self.fill_table(m, found.table, step, cursor, attributes)?;
+            } else if found.entry.is_valid() {
+                return Err(MapError::AlreadyMapped(self.input.address(cursor.at)));
+            } else {
+                self.fill_new_table(m, &found, step, cursor, attributes)?;
             }
         }
         cursor.ended().map_err(MapError::OutputTooLarge)
     }
 
-    /// The table of `level` for `at`; if need be a new one, not linked yet.
-    fn place<M: TableMemory>(&mut self, m: &mut M, at: u64, level: u8) -> Result<Place, MapError<A>> {
-        let mut table = self.root;
-        for above in self.start_level..level {
-            let slot = index(at, above);
-            let entry = load(&m.entries(table)[slot]);
-            if entry.is_table(above) {
-                table = entry.output();
-            } else if entry.is_valid() {
-                return Err(MapError::AlreadyMapped(self.input.address(at)));
-            } else {
-                let (top, bottom) = Self::new_tables(m, at, above + 1, level)?;
-                let tables = u32::from(level - above);
-                return Ok(Place { table: bottom, link: Some(Link { table, slot, top, tables }) });
-            }
+    /// Fills a table that walkers use.
+    #[inline]
+    fn fill_table<M: TableMemory, I: Iterator<Item = Chunk>>(
+        &mut self,
+        m: &mut M,
+        table: PhysAddr,
+        step: Step,
+        cursor: &mut Cursor<I>,
+        attributes: u64,
+    ) -> Result<(), MapError<A>> {
+        let len = if step.level == self.start_level { self.input.root_len() } else { TABLE_LEN };
+        let filled = fill(&m.entries(table)[..len], step, cursor, attributes);
+        account(m, table, &filled);
+        match filled.occupied {
+            None => Ok(()),
+            Some(slot) => self.make_room(m, table, step.level, slot, cursor.at),
         }
-        Ok(Place { table, link: None })
+    }
+
+    /// Fills a new table, then links it, with the tables on the way to it, where a walk ended.
+    #[inline(never)]
+    fn fill_new_table<M: TableMemory, I: Iterator<Item = Chunk>>(
+        &mut self,
+        m: &mut M,
+        found: &Found,
+        step: Step,
+        cursor: &mut Cursor<I>,
+        attributes: u64,
+    ) -> Result<(), OutOfTables> {
+        let (top, table) = Self::new_tables(m, cursor.at, found.level + 1, step.level)?;
+        let filled = fill(m.entries(table), step, cursor, attributes);
+        account(m, table, &filled);
+        m.publish();
+        write_link(m, found.table, found.slot, top);
+        self.tables += u32::from(step.level - found.level);
+        Ok(())
     }
 
     /// New tables for `at` from level `top` to level `bottom`, each leading to the next.
@@ -148,19 +153,6 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
                 m.release(table);
                 Err(error)
             }
-        }
-    }
-
-    /// Accounts for what was filled in, then makes it reachable.
-    fn publish<M: TableMemory>(&mut self, m: &M, place: &Place, filled: &Filled) {
-        if filled.end > filled.first {
-            m.written(&m.entries(place.table)[filled.first..filled.end]);
-            add_live(m, place.table, filled.end - filled.first);
-        }
-        if let Some(link) = &place.link {
-            m.publish();
-            write_link(m, link.table, link.slot, link.top);
-            self.tables += link.tables;
         }
     }
 
@@ -206,43 +198,104 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
     /// Undoes the first `len` bytes of a map that failed. All entries there are its own, as no valid one was
     /// overwritten; they may have been walked, so the tables go back only after an invalidation.
     fn take_back<M: TableMemory>(&mut self, m: &mut M, first: u64, len: u64) {
-        let mut stale = StaleTables::new();
-        self.clear(m, self.root, self.start_level, first, first + len - 1, &mut stale);
+        let mut gone = Cleared::leaving_none_empty();
+        self.clear(m, self.root, self.start_level, first, first + len - 1, &mut gone);
         m.invalidate(self.input.address(first).raw(), len);
-        stale.release(m);
+        gone.stale.release(m);
+    }
+}
+
+/// Hands over and counts what went into a table.
+fn account<M: TableMemory>(m: &M, table: PhysAddr, filled: &Filled) {
+    if filled.end > filled.first {
+        m.written(&m.entries(table)[filled.first..filled.end]);
+        add_live(m, table, filled.end - filled.first);
     }
 }
 
 /// Writes leaves into one table until it or the list is at its end, another level's turn comes, or a slot is taken.
-#[inline]
+#[inline(always)] // A call would cost as much as the page that is most often mapped.
 fn fill<I: Iterator<Item = Chunk>>(
     entries: &[AtomicU64],
-    level: u8,
+    mut step: Step,
     cursor: &mut Cursor<I>,
     attributes: u64,
-    top_level: u8,
 ) -> Filled {
+    let level = step.level;
     let first = index(cursor.at, level);
     let mut end = first;
-    while cursor.left > 0 && end < entries.len() {
-        let step = Step::first(cursor.at, cursor.to, cursor.left, top_level);
+    loop {
+        let filled = if cursor.is_pages() {
+            fill_pages(&entries[end..], cursor, attributes)
+        } else {
+            fill_step(&entries[end..], cursor, step, attributes)
+        };
+        match filled {
+            Ok(count) => end += count,
+            Err(Occupied { written, slot }) => {
+                return Filled { first, end: end + written, occupied: Some(end + slot) };
+            }
+        }
+        if cursor.left == 0 || end == entries.len() {
+            break;
+        }
+        step = cursor.step();
         if step.level != level {
             break;
         }
-        let count = (step.leaves as usize).min(entries.len() - end);
-        let slots = &entries[end..end + count];
-        if let Some(taken) = slots.iter().position(|slot| load(slot).is_valid()) {
-            return Filled { first, end, occupied: Some(end + taken) };
-        }
-        let mut leaf = Descriptor::leaf(PhysAddr::new(cursor.to), level, attributes);
-        if step.contiguous {
-            leaf = leaf.contiguous();
-        }
-        for (slot, n) in slots.iter().zip(0..) {
-            store(slot, leaf.further(n << shift(level)));
-        }
-        end += count;
-        cursor.advance((count as u64) << shift(level));
     }
     Filled { first, end, occupied: None }
+}
+
+/// A slot that is not free, and how many before it were written.
+struct Occupied {
+    written: usize,
+    slot: usize,
+}
+
+/// Writes the leaves of one step, as far as there are slots for them, or none of them.
+#[inline]
+fn fill_step<I: Iterator<Item = Chunk>>(
+    slots: &[AtomicU64],
+    cursor: &mut Cursor<I>,
+    step: Step,
+    attributes: u64,
+) -> Result<usize, Occupied> {
+    let count = (step.leaves as usize).min(slots.len());
+    if let Some(slot) = slots[..count].iter().position(|slot| load(slot).is_valid()) {
+        return Err(Occupied { written: 0, slot });
+    }
+    let mut leaf = Descriptor::leaf(PhysAddr::new(cursor.to), step.level, attributes);
+    if step.contiguous {
+        leaf = leaf.contiguous();
+    }
+    let size = size(step.level);
+    for slot in &slots[..count] {
+        store(slot, leaf);
+        leaf = leaf.further(size);
+    }
+    cursor.advance(count as u64 * size);
+    Ok(count)
+}
+
+/// Writes page after page while runs are short: all that a fragmented buffer takes.
+#[inline]
+fn fill_pages<I: Iterator<Item = Chunk>>(
+    slots: &[AtomicU64],
+    cursor: &mut Cursor<I>,
+    attributes: u64,
+) -> Result<usize, Occupied> {
+    let page = Descriptor::leaf(PhysAddr::new(0), LAST_LEVEL, attributes);
+    let mut count = 0;
+    let mut occupied = false;
+    cursor.pages(|to| {
+        let Some(slot) = slots.get(count) else { return false };
+        occupied = load(slot).is_valid();
+        if !occupied {
+            store(slot, page.further(to));
+            count += 1;
+        }
+        !occupied
+    });
+    if occupied { Err(Occupied { written: count, slot: count }) } else { Ok(count) }
 }

@@ -1,7 +1,8 @@
 //! The tree: its root, its size, its beginning and end.
 
 use crate::descriptor::{Descriptor, Format};
-use crate::geometry::{Input, LAST_LEVEL, shift};
+use crate::geometry::{Input, LAST_LEVEL, TABLE_LEN, shift};
+use crate::unmap::Cleared;
 use crate::{InputAddress, StaleTables, TableMemory};
 use addr::{AddrRange, PAGE_SIZE, PhysAddr};
 use core::marker::PhantomData;
@@ -35,6 +36,14 @@ pub(crate) enum Spare {
     Free,
     /// `table`, which translates `at`, stayed when it became empty. It may have been filled since.
     Kept { table: PhysAddr, at: u64 },
+}
+
+/// Where a walk ended.
+pub(crate) struct Found {
+    pub table: PhysAddr,
+    pub level: u8,
+    pub slot: usize,
+    pub entry: Descriptor,
 }
 
 impl<F: Format, A: InputAddress> PageTable<F, A> {
@@ -92,21 +101,33 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
         if live(m, table) != 0 {
             return None;
         }
-        self.spare = Spare::Never;
-        let mut stale = StaleTables::new();
-        self.clear(m, self.root, self.start_level, at, at, &mut stale);
         self.spare = Spare::Free;
-        Some((AddrRange::from_len(self.input.address(at), PAGE_SIZE)?, stale))
+        let mut gone = Cleared::leaving_none_empty();
+        self.clear(m, self.root, self.start_level, at, at, &mut gone);
+        Some((AddrRange::from_len(self.input.address(at), PAGE_SIZE)?, gone.stale))
+    }
+
+    /// Walks as far as there are tables, at most to `stop`.
+    #[inline]
+    pub(crate) fn walk<M: TableMemory>(&self, m: &M, at: u64, stop: u8) -> Found {
+        let (mut table, mut level) = (self.root, self.start_level);
+        let mut shift = shift(level);
+        loop {
+            let slot = (at >> shift) as usize & (TABLE_LEN - 1);
+            let entry = load(&m.entries(table)[slot]);
+            if level == stop || !entry.is_table(level) {
+                return Found { table, level, slot, entry };
+            }
+            (table, level, shift) = (entry.output(), level + 1, shift - 9);
+        }
     }
 
     /// Adds `table`, which nothing leads to any more, and every table under it.
     pub(crate) fn collect<M: TableMemory>(m: &M, table: PhysAddr, level: u8, stale: &mut StaleTables) {
         if level < LAST_LEVEL {
-            for entry in m.entries(table) {
-                let entry = load(entry);
-                if entry.is_table(level) {
-                    Self::collect(m, entry.output(), level + 1, stale);
-                }
+            let valid = m.entries(table).iter().map(load).filter(|entry| entry.is_valid());
+            for entry in valid.take(live(m, table).into()).filter(|entry| entry.is_table(level)) {
+                Self::collect(m, entry.output(), level + 1, stale);
             }
         }
         stale.push(m, table);
@@ -138,15 +159,21 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
     }
 
     /// Whether `table`, which just became empty, stays as the spare one. It translates from `at` on.
-    pub(crate) fn may_stay<M: TableMemory>(&mut self, m: &M, table: PhysAddr, at: u64) -> bool {
+    pub(crate) fn may_stay<M: TableMemory>(
+        &mut self,
+        m: &M,
+        table: PhysAddr,
+        at: u64,
+        may_keep_another: bool,
+    ) -> bool {
         match self.spare {
-            Spare::Never => false,
             Spare::Kept { table: kept, .. } if kept == table => true,
             Spare::Kept { table: kept, .. } if live(m, kept) == 0 => false,
-            Spare::Free | Spare::Kept { .. } => {
+            Spare::Free | Spare::Kept { .. } if may_keep_another => {
                 self.spare = Spare::Kept { table, at };
                 true
             }
+            Spare::Never | Spare::Free | Spare::Kept { .. } => false,
         }
     }
 }

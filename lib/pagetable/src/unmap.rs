@@ -1,8 +1,8 @@
 //! Unmapping: valid entries become invalid; tables that become empty are unlinked.
 
 use crate::descriptor::{Descriptor, Format};
-use crate::geometry::{LAST_LEVEL, index, size, slot_start};
-use crate::table::{clear_slot, drop_live, live, load, store};
+use crate::geometry::{GROUP_LEN, LAST_LEVEL, index, size, slot_start};
+use crate::table::{drop_live, live, load, store};
 use crate::{InputAddress, OutOfTables, PageTable, StaleTables, TableMemory};
 use addr::{AddrRange, Address, PAGE_SIZE, PhysAddr};
 use core::sync::atomic::AtomicU64;
@@ -22,6 +22,23 @@ impl<A: Address> From<OutOfTables> for UnmapError<A> {
     }
 }
 
+/// What clearing leaves behind.
+pub(crate) struct Cleared {
+    /// The tables that were unlinked.
+    pub stale: StaleTables,
+    /// Whether a table that was not the spare one may become it, if the tree keeps one at all.
+    may_keep_another: bool,
+}
+
+impl Cleared {
+    pub const fn leaving_a_spare() -> Self {
+        Self { stale: StaleTables::new(), may_keep_another: true }
+    }
+    pub const fn leaving_none_empty() -> Self {
+        Self { stale: StaleTables::new(), may_keep_another: false }
+    }
+}
+
 /// A range outside of the address space, or of broken pages.
 pub(crate) struct BadRange;
 
@@ -36,13 +53,38 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
         range: AddrRange<A>,
     ) -> Result<StaleTables, UnmapError<A>> {
         let (first, end) = self.offsets(range).map_err(|BadRange| UnmapError::BadRange(range))?;
-        let mut stale = StaleTables::new();
-        if first < end {
+        let mut gone = Cleared::leaving_a_spare();
+        if first < end && !self.clear_pages(m, first, end) {
             self.cut(m, first)?;
             self.cut(m, end)?;
-            self.clear(m, self.root, self.start_level, first, end - 1, &mut stale);
+            self.clear(m, self.root, self.start_level, first, end - 1, &mut gone);
         }
-        Ok(stale)
+        Ok(gone.stale)
+    }
+
+    /// Clears a range of pages that are not all in their table, so that one walk and no look at other tables is
+    /// enough. `false` if it takes more: then it has cleared nothing, or left a table empty.
+    #[inline]
+    fn clear_pages<M: TableMemory>(&mut self, m: &M, first: u64, end: u64) -> bool {
+        let table_size = size(LAST_LEVEL - 1);
+        let table_start = first & !(table_size - 1);
+        if end - table_start > table_size || end - first == table_size {
+            return false;
+        }
+        let found = self.walk(m, first, LAST_LEVEL);
+        if found.level != LAST_LEVEL {
+            return !found.entry.is_valid();
+        }
+        let slots = &m.entries(found.table)[found.slot..=index(end - 1, LAST_LEVEL)];
+        if cuts_group(&slots[0], first) || cuts_group(&slots[slots.len() - 1], end) {
+            return false;
+        }
+        let removed = clear_leaves(slots);
+        if removed > 0 {
+            m.written(slots);
+            drop_live(m, found.table, removed);
+        }
+        live(m, found.table) > 0 || self.may_stay(m, found.table, table_start, true)
     }
 
     /// The offsets of the first address and of the one behind the last.
@@ -65,58 +107,56 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
         level: u8,
         first: u64,
         last: u64,
-        stale: &mut StaleTables,
+        gone: &mut Cleared,
     ) {
-        let slots = index(first, level)..=index(last, level);
-        if level == LAST_LEVEL {
-            let removed = clear_leaves(&m.entries(table)[slots.clone()]);
-            if removed > 0 {
-                m.written(&m.entries(table)[slots]);
-                drop_live(m, table, removed);
+        let first_slot = index(first, level);
+        let slots = &m.entries(table)[first_slot..=index(last, level)];
+        let mut removed = 0;
+        for (slot, n) in slots.iter().zip(first_slot..) {
+            let entry = load(slot);
+            let stays = entry.is_table(level) && {
+                let start = slot_start(first, level, n);
+                let part = (first.max(start), last.min(start + size(level) - 1));
+                !self.clear_table(m, entry.output(), level + 1, part, gone)
+            };
+            if entry.is_valid() && !stays {
+                store(slot, Descriptor::INVALID);
+                removed += 1;
             }
-            return;
         }
-        for slot in slots {
-            let entry = load(&m.entries(table)[slot]);
-            if entry.is_table(level) {
-                let start = slot_start(first, level, slot);
-                self.clear_below(
-                    m,
-                    table,
-                    level,
-                    slot,
-                    (first.max(start), last.min(start + size(level) - 1)),
-                    stale,
-                );
-            } else if entry.is_valid() {
-                clear_slot(m, table, slot);
-            }
+        if removed > 0 {
+            m.written(slots);
+            drop_live(m, table, removed);
         }
     }
 
-    /// Clears a part or all of what the table in `slot` translates.
-    fn clear_below<M: TableMemory>(
+    /// Clears the part from `first` to `last` of what `table` translates. Whether the table is to be unlinked.
+    fn clear_table<M: TableMemory>(
         &mut self,
         m: &M,
         table: PhysAddr,
         level: u8,
-        slot: usize,
         (first, last): (u64, u64),
-        stale: &mut StaleTables,
-    ) {
-        let below = load(&m.entries(table)[slot]).output();
-        let start = slot_start(first, level, slot);
-        let whole = last - first == size(level) - 1;
-        if !whole {
-            self.clear(m, below, level + 1, first, last, stale);
-        }
+        gone: &mut Cleared,
+    ) -> bool {
+        let whole = size(level - 1);
+        let start = first & !(whole - 1);
         // A table that goes as a whole keeps its entries: one store instead of 512, and they mean no more than
         // what is in TLBs until the same invalidation.
-        if whole || (live(m, below) == 0 && !self.may_stay(m, below, start)) {
-            clear_slot(m, table, slot);
-            self.unlink(m, below, level + 1, start, stale);
+        if last - first != whole - 1 {
+            self.clear(m, table, level, first, last, gone);
+            if live(m, table) > 0 || self.may_stay(m, table, start, gone.may_keep_another) {
+                return false;
+            }
         }
+        self.unlink(m, table, level, start, &mut gone.stale);
+        true
     }
+}
+
+/// Whether `at`, a border of the page in `slot`, is inside a contiguous group that the page is in.
+fn cuts_group(slot: &AtomicU64, at: u64) -> bool {
+    at & (size(LAST_LEVEL) * GROUP_LEN as u64 - 1) != 0 && load(slot).is_contiguous()
 }
 
 /// Clears all valid entries, and counts them.

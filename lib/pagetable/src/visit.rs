@@ -1,7 +1,7 @@
 //! Looking at what is mapped.
 
 use crate::descriptor::{Descriptor, Format};
-use crate::geometry::{GROUP_LEN, index, size, slot_start};
+use crate::geometry::{GROUP_LEN, LAST_LEVEL, index, size, slot_start};
 use crate::table::load;
 use crate::unmap::BadRange;
 use crate::{Access, InputAddress, PageTable, TableMemory};
@@ -43,18 +43,9 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
     /// The leaf that translates `at`, if one does: what a walker finds once it sees all stores.
     pub fn translate<M: TableMemory>(&self, m: &M, at: A) -> Option<Leaf<A>> {
         let offset = self.input.offset(at)?;
-        let (mut table, mut level) = (self.root, self.start_level);
-        loop {
-            let slot = index(offset, level);
-            let entry = load(&m.entries(table)[slot]);
-            if !entry.is_valid() {
-                return None;
-            }
-            if !entry.is_table(level) {
-                return Some(self.leaf(entry, level, slot_start(offset, level, slot)));
-            }
-            (table, level) = (entry.output(), level + 1);
-        }
+        let found = self.walk(m, offset, LAST_LEVEL);
+        let start = slot_start(offset, found.level, found.slot);
+        found.entry.is_valid().then(|| self.leaf(found.entry, found.level, start))
     }
 
     /// Shows every leaf that has an address in `range`, whole, from the lowest up. A range that leaves the input

@@ -1,6 +1,6 @@
 //! Context descriptors: what stage 1 translation needs to know (IHI 0070, 5.4).
 
-use crate::field::{address, extract, field, flag, is_set, mask};
+use crate::field::{address, field, flag, is_set, mask};
 use crate::walks::Walks;
 use addr::{Asid, PhysAddr};
 
@@ -85,34 +85,12 @@ impl ContextDescriptor {
     pub const fn used_bits(&self) -> [u64; 8] {
         if self.is_valid() { [u64::MAX; 8] } else { [mask(31, 31), 0, 0, 0, 0, 0, 0, 0] }
     }
-
-    /// The address space it describes, if it is one that [`ContextDescriptor::new`] could have made: the model's way
-    /// back.
-    pub const fn address_space(&self) -> Option<AddressSpace> {
-        let [word0, word1, ..] = self.0;
-        let t0sz = extract(5, 0, word0);
-        let granule_4k = extract(7, 6, word0) == 0;
-        let terminates = is_set(46, word0) && !is_set(44, word0);
-        let hardware_flags = extract(43, 42, word0) != 0;
-        let big_endian = is_set(15, word0);
-        let output_size = extract(34, 32, word0);
-        let sound = self.is_valid() && granule_4k && terminates && !hardware_flags && !big_endian;
-        if !sound || !is_set(41, word0) || t0sz < 16 || t0sz > 39 || output_size > 5 {
-            return None;
-        }
-        Some(AddressSpace {
-            tables: PhysAddr::new(word1 & mask(55, 4)),
-            input_bits: 64 - t0sz as u8,
-            output_size,
-            asid: Asid::new(extract(63, 48, word0) as u16),
-            walks: if extract(9, 8, word0) == 0 { Walks::NonCoherent } else { Walks::Coherent },
-        })
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::field::extract;
 
     const SPACE: AddressSpace = AddressSpace {
         tables: PhysAddr::new(0x9_8765_4000),
@@ -142,18 +120,6 @@ mod tests {
         let cases = [(32, 0), (36, 1), (39, 1), (40, 2), (42, 3), (44, 4), (48, 5), (52, 5), (56, 5)];
         for (bits, encoded) in cases {
             assert_eq!(output_size(bits), encoded, "{bits}");
-        }
-    }
-
-    #[test]
-    fn a_descriptor_describes_its_space() {
-        assert_eq!(ContextDescriptor::new(SPACE).address_space(), Some(SPACE));
-        assert_eq!(ContextDescriptor::INVALID.address_space(), None);
-        // A = 0, S = 1, HA = 1, AA64 = 0, IPS = 6: each is C_BAD_CD for these tables.
-        for (word0_bits, set) in [(1 << 46, false), (1 << 44, true), (1 << 43, true), (1 << 41, false)] {
-            let mut cd = ContextDescriptor::new(SPACE);
-            cd.0[0] = if set { cd.0[0] | word0_bits } else { cd.0[0] & !word0_bits };
-            assert_eq!(cd.address_space(), None, "{word0_bits:#x}");
         }
     }
 }

@@ -7,11 +7,16 @@
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "model")]
+extern crate alloc;
+
 pub mod cd;
 pub mod command;
 pub mod cursor;
 pub mod event;
 pub mod field;
+#[cfg(feature = "model")]
+pub mod model;
 pub mod range;
 pub mod ste;
 pub mod update;

@@ -1,0 +1,164 @@
+//! Base address registers: what a function wants, and where it got it.
+
+use super::{Bdf, ConfigSpace};
+use addr::{AddrRange, PhysAddr};
+
+const BARS: u16 = 0x10;
+
+/// What a BAR decodes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum BarKind {
+    /// I/O ports, which the kernel does not use.
+    Io,
+    /// Memory.
+    Memory {
+        /// Whether its address has 64 bits.
+        wide: bool,
+        /// Whether reads have no side effects.
+        prefetchable: bool,
+    },
+}
+
+/// A base address register.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Bar {
+    /// What it decodes.
+    pub kind: BarKind,
+    /// The bytes it decodes, a power of two.
+    pub size: u64,
+    /// Where the CPU finds them; `None` where no room was found and for I/O ports.
+    pub registers: Option<AddrRange<PhysAddr>>,
+}
+
+/// A BAR whose writable bits make no size.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct BadBar {
+    pub index: u8,
+    pub writable: u64,
+}
+
+fn register(index: usize) -> u16 {
+    BARS + 4 * index as u16
+}
+
+/// The BARs among the first `count` (6, or 2 for a bridge) and the ones that make no sense. The function must not
+/// decode meanwhile: its addresses are all ones for a moment.
+pub(super) fn size_all(
+    config: &mut impl ConfigSpace,
+    at: Bdf,
+    count: usize,
+    mut bad: impl FnMut(BadBar),
+) -> [Option<Bar>; 6] {
+    let mut bars = [None; 6];
+    let mut index = 0;
+    while index < count {
+        let (kind, writable, width) = probe(config, at, index);
+        if writable != 0 {
+            let size = writable & writable.wrapping_neg();
+            // The writable bits reach from the size up to the top.
+            let top = if width == 2 { u64::MAX } else { u32::MAX.into() };
+            let io_top = kind == BarKind::Io && writable == 0xffff & !(size - 1);
+            match index + width <= count && (writable == top & !(size - 1) || io_top) {
+                true => bars[index] = Some(Bar { kind, size, registers: None }),
+                false => bad(BadBar { index: index as u8, writable }),
+            }
+        }
+        index += width;
+    }
+    bars
+}
+
+/// What BAR `index` decodes, which of its address bits can be written, and how many registers it takes.
+fn probe(config: &mut impl ConfigSpace, at: Bdf, index: usize) -> (BarKind, u64, usize) {
+    let low = register(index);
+    let flags = config.read32(at, low);
+    if flags & 1 != 0 {
+        return (BarKind::Io, u64::from(writable(config, at, low) & !3), 1);
+    }
+    let wide = flags >> 1 & 3 == 2;
+    let kind = BarKind::Memory { wide, prefetchable: flags & 8 != 0 };
+    let mut mask = u64::from(writable(config, at, low) & !0xf);
+    if wide && index < 5 {
+        mask |= u64::from(writable(config, at, low + 4)) << 32;
+    }
+    (kind, mask, if wide { 2 } else { 1 })
+}
+
+/// The bits that stay set when all are written.
+fn writable(config: &mut impl ConfigSpace, at: Bdf, register: u16) -> u32 {
+    let old = config.read32(at, register);
+    config.write32(at, register, u32::MAX);
+    let set = config.read32(at, register);
+    config.write32(at, register, old);
+    set
+}
+
+/// Writes the address on the bus into BAR `index`.
+pub(super) fn program(config: &mut impl ConfigSpace, at: Bdf, index: usize, kind: BarKind, address: u64) {
+    config.write32(at, register(index), address as u32);
+    if kind == (BarKind::Memory { wide: true, prefetchable: true })
+        || kind == (BarKind::Memory { wide: true, prefetchable: false })
+    {
+        config.write32(at, register(index + 1), (address >> 32) as u32);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fake::{FakeBus, FakeFunction};
+    use super::*;
+
+    fn sized(function: FakeFunction, count: usize) -> ([Option<Bar>; 6], Vec<BadBar>) {
+        let mut bus = FakeBus::new([function]);
+        let mut bad = Vec::new();
+        let bars = size_all(&mut bus, Bdf::new(0, 0, 0), count, |bar| bad.push(bar));
+        (bars, bad)
+    }
+
+    fn bar(kind: BarKind, size: u64) -> Option<Bar> {
+        Some(Bar { kind, size, registers: None })
+    }
+
+    const NARROW: BarKind = BarKind::Memory { wide: false, prefetchable: false };
+
+    #[test]
+    fn sizes_are_what_cannot_be_written() {
+        let function = FakeFunction::endpoint(1, 2)
+            .bar(0, 0, 1 << 20)
+            .bar(1, 1, 32)
+            .bar(2, 0xc, 16 << 30)
+            .bar(4, 8, 4096)
+            .bar(5, 0, 16);
+        let (bars, bad) = sized(function, 6);
+        let wide = BarKind::Memory { wide: true, prefetchable: true };
+        let prefetchable = BarKind::Memory { wide: false, prefetchable: true };
+        let expected = [
+            bar(NARROW, 1 << 20),
+            bar(BarKind::Io, 32),
+            bar(wide, 16 << 30),
+            None,
+            bar(prefetchable, 4096),
+            bar(NARROW, 16),
+        ];
+        assert_eq!((bars, bad), (expected, vec![]));
+    }
+
+    #[test]
+    fn sizing_leaves_the_address() {
+        let mut function = FakeFunction::endpoint(1, 2).bar(0, 0, 4096);
+        function.set32(0x10, 0x1234_5000);
+        let mut bus = FakeBus::new([function]);
+        size_all(&mut bus, Bdf::new(0, 0, 0), 6, |_| ());
+        assert_eq!(bus.read32(Bdf::new(0, 0, 0), 0x10), 0x1234_5000);
+    }
+
+    #[test]
+    fn bars_that_make_no_sense_are_named() {
+        let holes = FakeFunction::endpoint(1, 2).writable32(0x10, 0xfff0_f000);
+        assert_eq!(sized(holes, 6), ([None; 6], vec![BadBar { index: 0, writable: 0xfff0_f000 }]));
+        let last = FakeFunction::endpoint(1, 2).bar(5, 4, 4096);
+        assert_eq!(sized(last, 6), ([None; 6], vec![BadBar { index: 5, writable: 0xffff_f000 }]));
+        let bridge = FakeFunction::endpoint(1, 2).bar(1, 0, 256).bar(2, 0, 256);
+        assert_eq!(sized(bridge, 2).0, [None, bar(NARROW, 256), None, None, None, None]);
+    }
+}

@@ -1,0 +1,89 @@
+//! The list of capabilities (PCI 3.0, 6.7), walked without trusting it.
+
+use super::{Bdf, ConfigSpace};
+
+const STATUS: u16 = 0x06;
+const STATUS_LIST: u16 = 1 << 4;
+const POINTER: u16 = 0x34;
+/// Capabilities start behind the header and are 4 bytes long at least.
+const FIRST: u8 = 0x40;
+const MOST: usize = (256 - FIRST as usize) / 4;
+
+/// A capability.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Capability {
+    /// What it is.
+    pub id: u8,
+    /// Where its first register is.
+    pub offset: u16,
+}
+
+impl Capability {
+    /// The id of PCI Express.
+    pub const EXPRESS: u8 = 0x10;
+}
+
+/// The capabilities of a function. A list that loops or points into the header ends.
+pub struct Capabilities<'c, C> {
+    config: &'c C,
+    at: Bdf,
+    next: u8,
+    left: usize,
+}
+
+impl<'c, C: ConfigSpace> Capabilities<'c, C> {
+    /// Of the function at `at`.
+    pub fn of(config: &'c C, at: Bdf) -> Self {
+        let listed = config.read16(at, STATUS) & STATUS_LIST != 0;
+        let next = if listed { config.read8(at, POINTER) } else { 0 };
+        Self { config, at, next, left: MOST }
+    }
+}
+
+impl<C: ConfigSpace> Iterator for Capabilities<'_, C> {
+    type Item = Capability;
+
+    fn next(&mut self) -> Option<Capability> {
+        self.left = self.left.checked_sub(1)?;
+        // The lower two bits are reserved.
+        let offset = self.next & !3;
+        if offset < FIRST {
+            self.left = 0;
+            return None;
+        }
+        let header = self.config.read16(self.at, offset.into());
+        self.next = (header >> 8) as u8;
+        Some(Capability { id: header as u8, offset: offset.into() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fake::{FakeBus, FakeFunction};
+    use super::*;
+
+    fn list(entries: &[(u8, u8, u8)], pointer: u8) -> Vec<(u8, u16)> {
+        let mut function = FakeFunction::endpoint(1, 2);
+        function.set8(0x06, 1 << 4);
+        function.set8(0x34, pointer);
+        for &(offset, id, next) in entries {
+            function.set8(offset.into(), id);
+            function.set8(u16::from(offset) + 1, next);
+        }
+        let bus = FakeBus::new([function]);
+        Capabilities::of(&bus, Bdf::new(0, 0, 0)).map(|found| (found.id, found.offset)).collect()
+    }
+
+    #[test]
+    fn a_list_is_followed_to_its_end() {
+        assert_eq!(list(&[(0x40, 5, 0x52), (0x50, 0x10, 0)], 0x41), [(5, 0x40), (0x10, 0x50)]);
+        assert_eq!(list(&[], 0), []);
+    }
+
+    #[test]
+    fn a_list_that_loops_or_leaves_ends() {
+        assert_eq!(list(&[(0x40, 5, 0x44), (0x44, 6, 0x40)], 0x40).len(), MOST);
+        assert_eq!(list(&[(0x40, 5, 0x40)], 0x40).len(), MOST);
+        assert_eq!(list(&[(0xfc, 9, 0x3c)], 0xff), [(9, 0xfc)]);
+    }
+}

@@ -1,0 +1,145 @@
+//! Configuration space: 4 KiB of registers for each function, reached through ECAM (PCIe 5.0, 7.2.2).
+
+use super::Bdf;
+use crate::mmio::Window;
+use core::fmt;
+use core::ops::RangeInclusive;
+
+/// The width of an access.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Width {
+    /// 8 bits.
+    Byte = 1,
+    /// 16 bits.
+    Half = 2,
+    /// 32 bits.
+    Word = 4,
+}
+
+/// Access to the configuration space of all functions. Offsets are in bytes, multiples of the width and below 4096.
+pub trait ConfigSpace {
+    /// Reads a register; all ones where there is no function.
+    fn read(&self, at: Bdf, offset: u16, width: Width) -> u32;
+    /// Writes a register; without effect where there is no function.
+    fn write(&mut self, at: Bdf, offset: u16, width: Width, value: u32);
+
+    /// Reads 8 bits.
+    fn read8(&self, at: Bdf, offset: u16) -> u8 {
+        self.read(at, offset, Width::Byte) as u8
+    }
+    /// Reads 16 bits.
+    fn read16(&self, at: Bdf, offset: u16) -> u16 {
+        self.read(at, offset, Width::Half) as u16
+    }
+    /// Reads 32 bits.
+    fn read32(&self, at: Bdf, offset: u16) -> u32 {
+        self.read(at, offset, Width::Word)
+    }
+    /// Writes 16 bits.
+    fn write16(&mut self, at: Bdf, offset: u16, value: u16) {
+        self.write(at, offset, Width::Half, value.into());
+    }
+    /// Writes 32 bits.
+    fn write32(&mut self, at: Bdf, offset: u16, value: u32) {
+        self.write(at, offset, Width::Word, value);
+    }
+}
+
+/// The window is too short for the buses.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct EcamError {
+    /// The window's length in bytes.
+    pub len: u64,
+    /// The bytes that the buses take.
+    pub wanted: u64,
+}
+
+impl fmt::Display for EcamError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ECAM of {:#x} bytes, {:#x} wanted", self.len, self.wanted)
+    }
+}
+
+impl core::error::Error for EcamError {}
+
+/// Memory-mapped configuration space, 1 MiB a bus.
+pub struct Ecam {
+    window: Window,
+    buses: RangeInclusive<u8>,
+}
+
+impl Ecam {
+    /// The configuration space of `buses` in `window`, which starts with the first of them.
+    pub fn new(window: Window, buses: RangeInclusive<u8>) -> Result<Self, EcamError> {
+        let (len, wanted) = (window.len(), (buses.len() as u64) << 20);
+        if len < wanted { Err(EcamError { len, wanted }) } else { Ok(Self { window, buses }) }
+    }
+
+    /// Where a register is, if its bus is here. Panics on a register past the function's 4 KiB.
+    fn offset(&self, at: Bdf, offset: u16) -> Option<u64> {
+        assert!(offset < 0x1000, "configuration register {offset:#x}");
+        if !self.buses.contains(&at.bus()) {
+            return None;
+        }
+        let function = u64::from(at.requester()) - (u64::from(*self.buses.start()) << 8);
+        Some(function << 12 | u64::from(offset))
+    }
+}
+
+impl ConfigSpace for Ecam {
+    fn read(&self, at: Bdf, offset: u16, width: Width) -> u32 {
+        let Some(offset) = self.offset(at, offset) else { return u32::MAX };
+        match width {
+            Width::Byte => self.window.read8(offset).into(),
+            Width::Half => self.window.read16(offset).into(),
+            Width::Word => self.window.read32(offset),
+        }
+    }
+
+    fn write(&mut self, at: Bdf, offset: u16, width: Width, value: u32) {
+        let Some(offset) = self.offset(at, offset) else { return };
+        match width {
+            Width::Byte => self.window.write8(offset, value as u8),
+            Width::Half => self.window.write16(offset, value as u16),
+            Width::Word => self.window.write32(offset, value),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fake::FakeRegisters;
+
+    #[test]
+    fn a_function_is_at_its_number_above_the_first_bus() {
+        let fake = FakeRegisters::new(2 << 20);
+        let mut ecam = Ecam::new(fake.window(), 4..=5).unwrap();
+        let at = Bdf::new(5, 3, 2);
+        ecam.write32(at, 0x10, 0x1234_5678);
+        ecam.write16(at, 0x14, 0x9abc);
+        let base = 1 << 20 | 3 << 15 | 2 << 12;
+        assert_eq!((fake.get32(base + 0x10), fake.get32(base + 0x14)), (0x1234_5678, 0x9abc));
+        assert_eq!(
+            (ecam.read8(at, 0x11), ecam.read16(at, 0x12), ecam.read32(at, 0x10)),
+            (0x56, 0x1234, 0x1234_5678)
+        );
+    }
+
+    #[test]
+    fn other_buses_are_empty() {
+        let fake = FakeRegisters::new(1 << 20);
+        let mut ecam = Ecam::new(fake.window(), 4..=4).unwrap();
+        for bus in [0, 3, 5, 255] {
+            ecam.write32(Bdf::new(bus, 0, 0), 0, 0);
+            assert_eq!(ecam.read32(Bdf::new(bus, 0, 0), 0), u32::MAX);
+        }
+        assert_eq!((0..1 << 18).map(|word| fake.get32(word * 4)).max(), Some(0));
+    }
+
+    #[test]
+    fn a_window_too_short_for_its_buses_is_refused() {
+        let error = Ecam::new(FakeRegisters::new(1 << 20).window(), 0..=1).err();
+        assert_eq!(error, Some(EcamError { len: 1 << 20, wanted: 2 << 20 }));
+    }
+}

@@ -1,0 +1,296 @@
+//! Finding functions: silence them, number the buses depth first, then read what is there.
+//!
+//! 1. Every function that answers stops mastering, decoding and interrupting, and every bridge forgets its buses.
+//! 2. Buses that still answer are root buses: the first one, and those of expander bridges (`pxb-pcie`), which no
+//!    device tree names.
+//! 3. Each root's bridges get the numbers up to the next root, depth first; a bridge forwards all numbers that are
+//!    left while what is behind it is searched, and then only those in use.
+
+use super::function::{COMMAND, HEADER_TYPE, INTX_OFF};
+use super::{Bdf, Bridge, ConfigSpace, Function, Problem, bar};
+use alloc::vec::Vec;
+use core::ops::RangeInclusive;
+
+/// Primary, secondary and subordinate bus, and the secondary latency timer, which PCI Express ignores.
+const BUS_NUMBERS: u16 = 0x18;
+const PREFETCHABLE: u16 = 0x24;
+const MULTIFUNCTION: u8 = 0x80;
+/// Bridges on bridges. Each level is a level of recursion.
+const MAX_DEPTH: usize = 16;
+
+/// What was found, parents before children, and what was left out.
+#[derive(Default)]
+pub(super) struct Found {
+    pub functions: Vec<Function>,
+    pub problems: Vec<Problem>,
+}
+
+/// Finds all functions on `buses`. Their BARs are sized but not assigned.
+pub(super) fn enumerate(config: &mut impl ConfigSpace, buses: RangeInclusive<u8>) -> Found {
+    let mut found = Found::default();
+    silence(config, buses.clone());
+    let roots: Vec<u8> =
+        buses.clone().filter(|&bus| bus == *buses.start() || !functions_on(config, bus).is_empty()).collect();
+    for (index, &root) in roots.iter().enumerate() {
+        let last = roots.get(index + 1).map_or(*buses.end(), |next| next - 1);
+        Search { config, found: &mut found, last }.bus(root, &[]);
+    }
+    found
+}
+
+/// Step 1.
+fn silence(config: &mut impl ConfigSpace, buses: RangeInclusive<u8>) {
+    // What firmware has numbered is behind bridges with lower numbers, which must not forget it first.
+    let all: Vec<_> = buses.flat_map(|bus| functions_on(config, bus)).collect();
+    for at in all.into_iter().rev() {
+        config.write16(at, COMMAND, INTX_OFF);
+        if config.read8(at, HEADER_TYPE) & !MULTIFUNCTION == 1 {
+            config.write32(at, BUS_NUMBERS, 0);
+        }
+    }
+}
+
+/// The functions on a bus. One that is not 0 exists only beside a function 0 that says so.
+fn functions_on(config: &impl ConfigSpace, bus: u8) -> Vec<Bdf> {
+    let mut functions = Vec::new();
+    for first in (0..Bdf::DEVICES).map(|device| Bdf::new(bus, device, 0)).filter(|&at| is_present(config, at))
+    {
+        functions.push(first);
+        if config.read8(first, HEADER_TYPE) & MULTIFUNCTION != 0 {
+            let others = (1..Bdf::FUNCTIONS).map(|function| Bdf::new(bus, first.device(), function));
+            functions.extend(others.filter(|&at| is_present(config, at)));
+        }
+    }
+    functions
+}
+
+fn is_present(config: &impl ConfigSpace, at: Bdf) -> bool {
+    !matches!(config.read16(at, 0), 0xffff | 0)
+}
+
+/// The search below one root.
+struct Search<'s, C> {
+    config: &'s mut C,
+    found: &'s mut Found,
+    /// The last bus number this root may use.
+    last: u8,
+}
+
+impl<C: ConfigSpace> Search<'_, C> {
+    /// Searches `bus`, which is behind `bridges` (indices, the outermost first). The last bus number in use.
+    fn bus(&mut self, bus: u8, bridges: &[usize]) -> u8 {
+        let mut used = bus;
+        for at in functions_on(self.config, bus) {
+            used = self.function(at, bridges, used);
+        }
+        used
+    }
+
+    /// Reads a function, and searches behind it if it is a bridge. The last bus number in use.
+    fn function(&mut self, at: Bdf, bridges: &[usize], used: u8) -> u8 {
+        self.config.write16(at, COMMAND, INTX_OFF);
+        let header = self.config.read8(at, HEADER_TYPE) & !MULTIFUNCTION;
+        let bars = match header {
+            0 => 6,
+            1 => 2,
+            other => {
+                self.found.problems.push(Problem::UnknownHeader { at, header: other });
+                return used;
+            }
+        };
+        let mut function = Function::read(self.config, at);
+        let problems = &mut self.found.problems;
+        function.bars = bar::size_all(self.config, at, bars, |bad| {
+            problems.push(Problem::BadBar { at, bar: bad.index, writable: bad.writable });
+        });
+        function.parent = bridges.last().copied();
+        for &bridge in bridges.iter().rev() {
+            function.pass(&self.found.functions[bridge]);
+        }
+        self.found.functions.push(function);
+        if header == 1 { self.bridge(at, bridges, used) } else { used }
+    }
+
+    /// Gives the bridge that was found last a bus of its own and searches there. The last bus number in use.
+    fn bridge(&mut self, at: Bdf, bridges: &[usize], used: u8) -> u8 {
+        if bridges.len() == MAX_DEPTH {
+            self.found.problems.push(Problem::TooDeep(at));
+            return used;
+        }
+        if used >= self.last {
+            self.found.problems.push(Problem::NoBusNumber(at));
+            return used;
+        }
+        let index = self.found.functions.len() - 1;
+        let secondary = used + 1;
+        let wide = self.forwards_wide(at) && bridges.last().is_none_or(|&above| self.bridge_at(above).wide);
+        self.found.functions[index].bridge = Some(Bridge { secondary, subordinate: self.last, wide });
+        self.forward(at, secondary, self.last);
+        let subordinate = self.bus(secondary, &[bridges, &[index]].concat());
+        self.forward(at, secondary, subordinate);
+        self.found.functions[index].bridge = Some(Bridge { secondary, subordinate, wide });
+        subordinate
+    }
+
+    fn bridge_at(&self, index: usize) -> Bridge {
+        self.found.functions[index].bridge.expect("only bridges are above others")
+    }
+
+    fn forward(&mut self, at: Bdf, secondary: u8, subordinate: u8) {
+        self.config.write32(at, BUS_NUMBERS, u32::from_le_bytes([at.bus(), secondary, subordinate, 0]));
+    }
+
+    /// Whether the bridge has a prefetchable window with 64-bit addresses (PCI-to-PCI Bridge 1.2, 3.2.5.9).
+    fn forwards_wide(&mut self, at: Bdf) -> bool {
+        self.config.read16(at, PREFETCHABLE) & 0xf == 1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fake::{FakeBus, FakeFunction};
+    use super::*;
+
+    fn endpoint(device: u16) -> FakeFunction {
+        FakeFunction::endpoint(0x1234, device).pin(1)
+    }
+
+    fn places(found: &Found) -> Vec<(u16, String)> {
+        found.functions.iter().map(|function| (function.device, function.bdf.to_string())).collect()
+    }
+
+    #[test]
+    fn buses_are_numbered_depth_first() {
+        let inner = FakeFunction::express(6, [endpoint(1)]);
+        let mut config = FakeBus::new([
+            endpoint(2),
+            FakeFunction::express(
+                4,
+                [FakeFunction::express(5, [inner, FakeFunction::express(6, [endpoint(3)])])],
+            ),
+            FakeFunction::express(4, [endpoint(4)]),
+        ]);
+        let found = enumerate(&mut config, 0..=255);
+        assert_eq!(found.problems, []);
+        let expected = [
+            (2, "00:00.0"),
+            (1, "00:01.0"),
+            (1, "01:00.0"),
+            (1, "02:00.0"),
+            (1, "03:00.0"),
+            (1, "02:01.0"),
+            (3, "04:00.0"),
+            (1, "00:02.0"),
+            (4, "05:00.0"),
+        ];
+        assert_eq!(places(&found), expected.map(|(device, at)| (device, at.to_string())));
+        let bridges: Vec<_> =
+            found.functions.iter().filter_map(|f| f.bridge.map(|b| (b.secondary, b.subordinate))).collect();
+        assert_eq!(bridges, [(1, 4), (2, 4), (3, 3), (4, 4), (5, 5)]);
+        assert_eq!(config.read32(Bdf::new(0, 1, 0), BUS_NUMBERS), 0x0004_0100);
+        assert_eq!(found.functions[6].to_string(), "04:00.0 000000 1234:0003");
+    }
+
+    #[test]
+    fn expander_roots_keep_their_numbers() {
+        let mut config = FakeBus::new([FakeFunction::express(4, [endpoint(2)])])
+            .root(2, [FakeFunction::express(4, [endpoint(3)])])
+            .root(0x80, [FakeFunction::express(4, [endpoint(4)])]);
+        let found = enumerate(&mut config, 0..=255);
+        let devices: Vec<_> = places(&found).into_iter().filter(|(device, _)| *device != 1).collect();
+        assert_eq!(
+            devices,
+            [(2, "01:00.0"), (3, "03:00.0"), (4, "81:00.0")].map(|(d, at)| (d, at.to_string()))
+        );
+    }
+
+    #[test]
+    fn numbers_that_firmware_left_are_forgotten() {
+        let mut bridge = FakeFunction::express(4, [endpoint(2)]);
+        bridge.set32(BUS_NUMBERS, 0x0050_5000);
+        bridge.set8(COMMAND, 7);
+        let mut config = FakeBus::new([bridge]);
+        let found = enumerate(&mut config, 0..=255);
+        assert_eq!(places(&found), [(1, "00:00.0".to_string()), (2, "01:00.0".to_string())]);
+        assert_eq!(config.read16(Bdf::new(0, 0, 0), COMMAND), INTX_OFF);
+    }
+
+    #[test]
+    fn what_firmware_left_running_behind_a_bridge_is_stopped_too() {
+        let mut running = endpoint(2);
+        running.set8(COMMAND, 6);
+        let mut bridge = FakeFunction::express(4, [running]);
+        bridge.set32(BUS_NUMBERS, 0x0003_0300);
+        let mut config = FakeBus::new([bridge]);
+        silence(&mut config, 0..=255);
+        config.write32(Bdf::new(0, 0, 0), BUS_NUMBERS, 0x0003_0300);
+        assert_eq!(config.read16(Bdf::new(3, 0, 0), COMMAND), INTX_OFF);
+    }
+
+    #[test]
+    fn functions_beside_the_first_count_when_it_says_so() {
+        let mut config = FakeBus::new([
+            endpoint(2).beside([endpoint(3), FakeFunction::endpoint(0xffff, 0), endpoint(4)]),
+            endpoint(5).beside([endpoint(6)]),
+        ]);
+        let mut single = endpoint(7).beside([endpoint(8)]);
+        single.set8(HEADER_TYPE, 0);
+        config = config.root(9, [single]);
+        let found = enumerate(&mut config, 0..=255);
+        let expected =
+            [(2, "00:00.0"), (3, "00:00.1"), (4, "00:00.3"), (5, "00:01.0"), (6, "00:01.1"), (7, "09:00.0")];
+        assert_eq!(places(&found), expected.map(|(device, at)| (device, at.to_string())));
+    }
+
+    #[test]
+    fn a_bridge_without_a_number_is_left_out() {
+        let mut config =
+            FakeBus::new([FakeFunction::express(4, [endpoint(2)]), FakeFunction::express(4, [endpoint(3)])]);
+        let found = enumerate(&mut config, 0..=1);
+        assert_eq!(found.problems, [Problem::NoBusNumber(Bdf::new(0, 1, 0))]);
+        assert_eq!(found.functions.len(), 3);
+    }
+
+    #[test]
+    fn bridges_too_deep_are_left_out() {
+        let chain = (0..20).fold(endpoint(2), |below, _| FakeFunction::express(4, [below]));
+        let found = enumerate(&mut FakeBus::new([chain]), 0..=255);
+        assert_eq!(found.problems, [Problem::TooDeep(Bdf::new(16, 0, 0))]);
+        assert_eq!(found.functions.len(), MAX_DEPTH + 1);
+    }
+
+    #[test]
+    fn requester_ids_are_what_the_bridges_make_of_them() {
+        let legacy = FakeFunction::bridge([endpoint(2), endpoint(3)]);
+        let nested = FakeFunction::express(7, [endpoint(4), FakeFunction::bridge([endpoint(5)])]);
+        let port = FakeFunction::express(4, [endpoint(6).with_express(0)]);
+        let found = enumerate(&mut FakeBus::new([legacy, nested, port, endpoint(7)]), 0..=255);
+        let requester =
+            |device| found.functions.iter().find(|function| function.device == device).unwrap().requester;
+        // Bus 1 is behind the legacy bridge 00:00.0, 2 behind the express one, 3 behind a legacy one there, 4 the port's.
+        assert_eq!([2, 3].map(requester), [0x0000, 0x0000], "the legacy bridge's own");
+        assert_eq!([4, 5].map(requester), [0x0200, 0x0200], "the secondary bus of the express bridge");
+        assert_eq!([6, 7].map(requester), [0x0400, 0x0018], "their own");
+    }
+
+    #[test]
+    fn pins_turn_on_every_bridge() {
+        let at = |device: u8| (0..device).map(|_| FakeFunction::endpoint(0xffff, 0));
+        let deep = FakeFunction::express(7, at(2).chain([endpoint(2)]));
+        let bus = FakeBus::new(at(5).chain([FakeFunction::express(4, [deep])]));
+        let found = enumerate(&mut { bus }, 0..=255);
+        let function = found.functions.iter().find(|function| function.device == 2).unwrap();
+        assert_eq!(function.bdf, Bdf::new(2, 2, 0));
+        // INTA of device 2 is INTC behind the inner bridge (device 0), and stays so above it.
+        assert_eq!(function.intx, Some((Bdf::new(0, 5, 0), 3)));
+    }
+
+    #[test]
+    fn a_header_nobody_knows_is_left_out() {
+        let mut odd = endpoint(2);
+        odd.set8(HEADER_TYPE, 2);
+        let found = enumerate(&mut FakeBus::new([odd]), 0..=255);
+        assert_eq!(found.problems, [Problem::UnknownHeader { at: Bdf::new(0, 0, 0), header: 2 }]);
+        assert!(found.functions.is_empty());
+    }
+}

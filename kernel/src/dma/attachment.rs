@@ -1,0 +1,90 @@
+//! A buffer in a device's domain.
+
+use super::buffer::{Buffer, Side};
+use super::domain::{Fit, Wish};
+use super::trace::{self, Event};
+use super::{Device, counters};
+use addr::{AddrRange, Iova, MemoryType};
+use alloc::sync::Arc;
+use dma_api::{Direction, DmaError};
+use pagetable::Mapping;
+
+/// What a device sees of a buffer, for as long as this value lives.
+#[derive(Debug)]
+pub struct Attachment {
+    device: Arc<Device>,
+    /// `None` only while it is dropped.
+    buffer: Option<Arc<Buffer>>,
+    range: AddrRange<Iova>,
+}
+
+impl Attachment {
+    /// Lets `device` reach all of `buffer` from one address on.
+    ///
+    /// # Errors
+    /// [`DmaError::PastMask`] (with [`Fit::Whole`]), [`DmaError::OutOfIova`], [`DmaError::OutOfTables`],
+    /// [`DmaError::Scattered`] without IOMMU; everything is as before.
+    pub fn new(device: &Arc<Device>, buffer: Arc<Buffer>, fit: Fit) -> Result<Self, DmaError> {
+        let wish = Wish {
+            len: buffer.len(),
+            align: buffer.alignment(),
+            mask: device.mask(),
+            fit,
+            mapping: Mapping::read_write(buffer.memory()),
+        };
+        if buffer.memory() == MemoryType::WriteBack && !device.is_coherent() {
+            buffer.sync(Side::Device, Direction::Bidirectional);
+        }
+        let range = match device.domain().map(buffer.chunks(), &wish) {
+            Ok(range) => range,
+            Err(error) => {
+                if error == DmaError::IommuTimeout {
+                    counters::LOST_BYTES.add(buffer.len());
+                    core::mem::forget(buffer);
+                }
+                return Err(error);
+            }
+        };
+        let this = Self { device: device.clone(), buffer: Some(buffer), range };
+        this.event().print("attach");
+        trace::chunks(this.buffer().chunks());
+        Ok(this)
+    }
+
+    /// The device's addresses of the buffer.
+    pub fn range(&self) -> AddrRange<Iova> {
+        self.range
+    }
+
+    /// The part of them that the device can put on the bus.
+    pub fn reachable(&self) -> AddrRange<Iova> {
+        let end = self.device.mask().highest().raw().saturating_add(1);
+        AddrRange::new(self.range.start(), self.range.end().min(Iova::new(end)).max(self.range.start()))
+    }
+
+    /// The buffer.
+    pub fn buffer(&self) -> &Arc<Buffer> {
+        match &self.buffer {
+            Some(buffer) => buffer,
+            None => unreachable!("only `drop` takes it"),
+        }
+    }
+
+    /// The device.
+    pub fn device(&self) -> &Arc<Device> {
+        &self.device
+    }
+
+    fn event(&self) -> Event<'_> {
+        Event { device: Some(&self.device), iova: Some(self.range.start()), ..self.buffer().event() }
+    }
+}
+
+impl Drop for Attachment {
+    fn drop(&mut self) {
+        self.event().print("detach");
+        let buffer = self.buffer.take();
+        // A time-out is logged there, and keeps the buffer alive for good.
+        drop(self.device.domain().unmap(self.range, buffer));
+    }
+}

@@ -1,0 +1,214 @@
+//! A buffer: chunks and a memory type, until its last view is gone.
+//!
+//! Whoever sees the buffer holds an `Arc` of it: attachments, programs' mappings, file descriptors, drivers. So they
+//! may go in any order, and the frames go back when the last has gone.
+
+use super::counters;
+use super::frames;
+use super::inject::{self, Step};
+use super::trace::Event;
+use crate::memory::vmalloc::{self, VMALLOC};
+use crate::memory::{kmap, layout, linear, zones};
+use addr::{AddrRange, Chunk, KernelVa, MemoryType, PAGE_SIZE};
+use dma_api::{Attrs, Direction, DmaError};
+use memory::chunks::Request;
+use memory::{Frames, OwnedChunk};
+use pagetable::Mapping;
+use spin::Once;
+
+/// Frames that belong together, zero-filled at first.
+///
+/// All mappings of it have its memory type; while it is non-cacheable, its low frames are not in the linear map.
+#[derive(Debug)]
+pub struct Buffer {
+    frames: Frames,
+    attrs: Attrs,
+    memory: MemoryType,
+    view: Once<View>,
+}
+
+/// The kernel's mapping.
+#[derive(Debug)]
+enum View {
+    /// One low chunk has it anyway.
+    Linear(AddrRange<KernelVa>),
+    Vmalloc(vmalloc::Mapped),
+}
+
+impl Buffer {
+    /// Takes the frames, removes their cacheable alias if they become non-cacheable, and fills them with zeroes.
+    ///
+    /// # Errors
+    /// As [`frames::take`]; everything is as before.
+    pub(super) fn new(request: &Request, attrs: Attrs, memory: MemoryType) -> Result<Self, DmaError> {
+        let frames = frames::take(request)?;
+        // From here on, dropping the buffer is the undo.
+        let buffer = Self { frames, attrs, memory, view: Once::new() };
+        buffer.count(counters::Gauge::add);
+        match memory {
+            MemoryType::WriteBack => buffer.chunks().for_each(kmap::zero),
+            _ => buffer.chunks().for_each(|chunk| {
+                if is_low(chunk) {
+                    linear::remove(chunk);
+                }
+                kmap::zero_non_cacheable(chunk);
+            }),
+        }
+        Ok(buffer)
+    }
+
+    /// Bytes, whole pages.
+    pub fn len(&self) -> u64 {
+        self.frames.bytes()
+    }
+
+    /// Always false: no buffer is empty.
+    pub fn is_empty(&self) -> bool {
+        self.frames.is_empty()
+    }
+
+    /// How every mapping of it has to be.
+    pub fn memory(&self) -> MemoryType {
+        self.memory
+    }
+
+    /// What was asked for.
+    pub fn attrs(&self) -> Attrs {
+        self.attrs
+    }
+
+    /// The chunks in order, the largest first.
+    pub fn chunks(&self) -> impl Iterator<Item = Chunk> + Clone {
+        self.frames.chunks()
+    }
+
+    /// The number of chunks.
+    pub fn chunk_count(&self) -> usize {
+        self.frames.len()
+    }
+
+    /// The length of its largest chunk in bytes: the alignment at which blocks fit everywhere.
+    pub fn alignment(&self) -> u64 {
+        self.chunks().next().map_or(PAGE_SIZE, Chunk::bytes)
+    }
+
+    /// The kernel's mapping, if there is one.
+    pub fn kernel_view(&self) -> Option<AddrRange<KernelVa>> {
+        self.view.get().map(|view| match view {
+            View::Linear(range) => *range,
+            View::Vmalloc(mapped) => mapped.range(),
+        })
+    }
+
+    /// Makes the kernel's mapping, if there is none yet.
+    ///
+    /// # Errors
+    /// [`DmaError::OutOfVmalloc`], [`DmaError::OutOfTables`].
+    pub fn make_kernel_view(&self) -> Result<AddrRange<KernelVa>, DmaError> {
+        let view = self.view.try_call_once(|| self.new_view())?;
+        Ok(match view {
+            View::Linear(range) => *range,
+            View::Vmalloc(mapped) => mapped.range(),
+        })
+    }
+
+    fn new_view(&self) -> Result<View, DmaError> {
+        if inject::fails(Step::View) {
+            return Err(DmaError::OutOfVmalloc { len: self.len() });
+        }
+        if let Some(chunk) = self.only_linear_chunk() {
+            return Ok(View::Linear(linear::range_of(chunk.range())));
+        }
+        let mapping = Mapping::read_write(self.memory);
+        let align = self.alignment().min(addr::Order::BLOCK_2M.bytes());
+        VMALLOC.map(self.chunks(), align, mapping).map(View::Vmalloc).map_err(|error| match error {
+            vmalloc::VmallocError::OutOfRange(_) => DmaError::OutOfVmalloc { len: self.len() },
+            vmalloc::VmallocError::Map(_) => DmaError::OutOfTables,
+        })
+    }
+
+    /// The chunk, if it is the only one and the linear map shows it with the buffer's memory type.
+    fn only_linear_chunk(&self) -> Option<Chunk> {
+        let first = self.chunks().next()?;
+        (self.frames.len() == 1 && self.memory == MemoryType::WriteBack && is_low(first)).then_some(first)
+    }
+
+    /// Makes what a device that does not snoop wrote visible to CPUs, or what CPUs wrote visible to such a device. A
+    /// non-cacheable buffer needs neither.
+    pub fn sync(&self, to: Side, direction: Direction) {
+        if self.memory == MemoryType::WriteBack {
+            self.chunks().for_each(|chunk| to.maintain_lines(chunk, direction));
+            arch::barrier::dsb_sy();
+        }
+    }
+
+    fn count(&self, change: impl Fn(&counters::Gauge, u64)) {
+        let low: u64 = self.chunks().filter(|&chunk| is_low(chunk)).map(Chunk::bytes).sum();
+        change(&counters::LOW_BYTES, low);
+        change(&counters::HIGH_BYTES, self.len() - low);
+    }
+
+    pub(super) fn event(&self) -> Event<'static> {
+        let (len, attrs, chunks) = (self.len(), self.attrs, self.chunk_count());
+        Event { device: None, iova: None, len, attrs, chunks }
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        self.event().print("free");
+        self.count(counters::Gauge::sub);
+        // The kernel's mapping first: no frame gets its cacheable alias back, or another owner, while it is there.
+        self.view = Once::new();
+        let mut frames = core::mem::take(&mut self.frames);
+        if self.memory == MemoryType::WriteBack {
+            frames::give_back(frames);
+        } else {
+            frames.drain().for_each(give_back_cacheable);
+        }
+    }
+}
+
+/// Gives back a chunk that was non-cacheable. A low one gets its alias back first; the next owner counts on it.
+fn give_back_cacheable(chunk: OwnedChunk) {
+    if is_low(chunk.chunk())
+        && let Err(error) = linear::restore(chunk.chunk())
+    {
+        log::error!("{chunk:?} is lost: no alias in the linear map: {error:?}");
+        counters::LOST_BYTES.add(chunk.release().bytes());
+        return;
+    }
+    zones::give(chunk);
+}
+
+fn is_low(chunk: Chunk) -> bool {
+    chunk.start() < layout().low_end
+}
+
+/// Who owns memory that changes hands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Side {
+    /// The CPUs.
+    Cpu,
+    /// A device that does not see the CPUs' caches.
+    Device,
+}
+
+impl Side {
+    /// The maintenance of `chunk`, which is write-back memory, when it goes to this side; complete after the caller's
+    /// barrier.
+    ///
+    /// Towards the CPUs the lines are dropped, since speculation may have fetched them while the device was writing.
+    /// They are cleaned too, which does nothing to the lines of a well-behaved owner: dropping dirty ones could bring
+    /// back what the frame held before it was zeroed.
+    pub(super) fn maintain_lines(self, chunk: Chunk, direction: Direction) {
+        match self {
+            // For every direction: a dirty line would be written over what the device writes, at any time.
+            Self::Device => kmap::with_write_back(chunk, arch::cache::clean_lines),
+            Self::Cpu if direction.device_writes() => {
+                kmap::with_write_back(chunk, arch::cache::clean_invalidate_lines);
+            }
+            Self::Cpu => {}
+        }
+    }
+}

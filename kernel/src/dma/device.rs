@@ -1,0 +1,130 @@
+//! A device as the DMA core knows it.
+
+use super::domain::Domain;
+use super::iommu::Smmu;
+use addr::{MemoryType, StreamId};
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::fmt;
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use dma_api::{Attrs, DmaError, DmaMask};
+use drivers::direct::BusWindow;
+
+/// A device that can be a bus master. Dropping it makes an SMMU abort whatever the device does from then on.
+pub struct Device {
+    name: String,
+    stream: Option<(&'static Smmu, StreamId)>,
+    /// Whether its accesses snoop the CPUs' caches.
+    coherent: bool,
+    mask: AtomicU64,
+    domain: Arc<Domain>,
+}
+
+impl Device {
+    /// A device behind `smmu`, in a domain of its own. Once this returns, it may become a bus master.
+    ///
+    /// # Errors
+    /// [`DmaError::IommuRefused`], [`DmaError::IommuTimeout`], [`DmaError::OutOfTables`].
+    pub fn translated(
+        name: String,
+        smmu: &'static Smmu,
+        stream: StreamId,
+        coherent: bool,
+    ) -> Result<Arc<Self>, DmaError> {
+        let domain = Arc::new(smmu.new_domain()?);
+        Self::in_group(name, smmu, stream, coherent, domain)
+    }
+
+    /// The same in the domain of other devices.
+    ///
+    /// # Errors
+    /// [`DmaError::IommuRefused`], [`DmaError::IommuTimeout`], [`DmaError::OutOfTables`].
+    pub fn in_group(
+        name: String,
+        smmu: &'static Smmu,
+        stream: StreamId,
+        coherent: bool,
+        domain: Arc<Domain>,
+    ) -> Result<Arc<Self>, DmaError> {
+        smmu.attach(stream, &domain)?;
+        Ok(Arc::new(Self { name, stream: Some((smmu, stream)), coherent, mask: default_mask(), domain }))
+    }
+
+    /// A device without IOMMU, whose bus shows memory through `windows` (none: at its physical addresses).
+    pub fn direct(name: String, coherent: bool, windows: Vec<BusWindow>) -> Arc<Self> {
+        let domain = Arc::new(Domain::direct(windows));
+        Arc::new(Self { name, stream: None, coherent, mask: default_mask(), domain })
+    }
+
+    /// What traces call it: bus, device and function of a PCI device.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What the SMMU knows it by, if there is one.
+    pub fn stream(&self) -> Option<StreamId> {
+        self.stream.map(|(_, stream)| stream)
+    }
+
+    /// The SMMU it is behind, if there is one.
+    pub fn smmu(&self) -> Option<&'static Smmu> {
+        self.stream.map(|(smmu, _)| smmu)
+    }
+
+    /// Whether its accesses snoop the CPUs' caches.
+    pub fn is_coherent(&self) -> bool {
+        self.coherent
+    }
+
+    /// Its addresses.
+    pub fn domain(&self) -> &Arc<Domain> {
+        &self.domain
+    }
+
+    /// What it can address.
+    pub fn mask(&self) -> DmaMask {
+        DmaMask::up_to(self.mask.load(Relaxed))
+    }
+
+    /// Says what it can address.
+    ///
+    /// # Errors
+    /// [`DmaError::PastMask`] when that is no memory at all.
+    pub fn set_mask(&self, mask: DmaMask) -> Result<(), DmaError> {
+        if !mask.holds(addr::PAGE_SIZE) || self.domain.highest(mask).raw() == 0 {
+            return Err(DmaError::PastMask { len: addr::PAGE_SIZE, mask });
+        }
+        self.mask.store(mask.highest().raw(), Relaxed);
+        Ok(())
+    }
+
+    /// The memory type of a coherent buffer for it.
+    pub fn memory_type(&self, attrs: Attrs) -> MemoryType {
+        if self.coherent && !attrs.contains(Attrs::WRITE_COMBINE) {
+            MemoryType::WriteBack
+        } else {
+            MemoryType::NonCacheable
+        }
+    }
+}
+
+fn default_mask() -> AtomicU64 {
+    AtomicU64::new(DmaMask::BITS_32.highest().raw())
+}
+
+impl fmt::Debug for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Device({})", self.name)
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        if let Some((smmu, stream)) = self.stream
+            && let Err(error) = smmu.detach(stream, &self.domain)
+        {
+            log::error!("{}: {error}", self.name);
+        }
+    }
+}

@@ -1,0 +1,315 @@
+//! The SMMU behind its locks, and the memory it gets from the kernel.
+//!
+//! Lock order: domain, stream table, commands. Events are taken alone, by the interrupt handler too.
+
+use super::counters;
+use super::domain::Domain;
+use super::inject::{self, Step};
+use crate::irq::{self, Handler};
+use crate::memory::vmalloc::{self, VmallocError};
+use crate::memory::{kmap, linear, tables, zones};
+use crate::sync::SpinLock;
+use crate::{board, kprintln};
+use addr::{Chunk, Order, PAGE_SIZE, Pfn, PhysAddr, StreamId};
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+use core::fmt;
+use core::slice;
+use core::sync::atomic::{AtomicU16, AtomicU64};
+use dma_api::DmaError;
+use drivers::iommu::{Iommu as _, Shared};
+use drivers::mmio::Mmio;
+use drivers::pcie::Phandle;
+use drivers::region::{Region, RegionSource};
+use drivers::smmu::{
+    self, Clock, CommandQueue, DestroyError, DomainError, EventQueue, Features, Registers, Report,
+    StartError, StreamError, StreamTable, Tags, Unsupported,
+};
+use memory::{FrameSource, OwnedChunk, Reach};
+use pagetable::{Entries, TableMemory};
+use smmu_spec::Event;
+use spin::Once;
+
+/// Events kept for those who ask ([`Smmu::take_events`]).
+const KEPT: usize = 16;
+
+/// A running SMMU.
+pub struct Smmu {
+    /// What the device tree calls it.
+    phandle: Option<Phandle>,
+    features: Features,
+    pub(super) commands: SpinLock<CommandQueue>,
+    streams: SpinLock<StreamTable>,
+    tags: SpinLock<Tags>,
+    events: SpinLock<Events>,
+}
+
+struct Events {
+    queue: EventQueue,
+    recent: [Option<Event>; KEPT],
+    /// All events ever.
+    count: usize,
+}
+
+static SMMUS: Once<Vec<&'static Smmu>> = Once::new();
+
+/// Why an SMMU is not used.
+#[derive(Debug)]
+enum OpenError {
+    /// Its registers cannot be mapped.
+    Map(VmallocError),
+    /// It cannot do what is needed.
+    Unsupported(Unsupported),
+    /// It did not start.
+    Start(StartError),
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Map(error) => write!(f, "registers: {error:?}"),
+            Self::Unsupported(error) => error.fmt(f),
+            Self::Start(error) => error.fmt(f),
+        }
+    }
+}
+
+/// Starts the machine's SMMUs: nothing passes them until a device is attached. One that cannot be used is left out with
+/// a warning, and so are the devices behind it.
+pub fn init(descriptions: &[board::Smmu]) {
+    SMMUS.call_once(|| descriptions.iter().filter_map(start).collect());
+}
+
+fn start(description: &board::Smmu) -> Option<&'static Smmu> {
+    let at = description.registers.start();
+    let smmu: &Smmu = match open(description) {
+        Ok(smmu) => Box::leak(Box::new(smmu)),
+        Err(error) => {
+            log::warn!("smmu at {at}: {error}");
+            return None;
+        }
+    };
+    let interrupts = [description.event_queue, description.global_error, description.combined];
+    for interrupt in interrupts.into_iter().flatten() {
+        if let Err(error) = irq::register(interrupt, smmu) {
+            log::warn!("smmu at {at}: {error}; its events are seen late");
+        }
+    }
+    log::info!("smmu at {at}: {} bits of device addresses", smmu.features.input_bits());
+    Some(smmu)
+}
+
+fn open(description: &board::Smmu) -> Result<Smmu, OpenError> {
+    let registers = vmalloc::map_registers(description.registers).map_err(OpenError::Map)?;
+    // SAFETY: mapped for good as Device memory, by the device tree's word an SMMU's registers (both pages, which the
+    // binding requires), and used here alone.
+    let registers = unsafe { Mmio::<Registers>::new(registers.start()) };
+    let features = Features::probe(&registers).map_err(OpenError::Unsupported)?;
+    let smmu::Smmu { features, commands, events, streams, tags } =
+        smmu::start(registers, features, &mut Regions, Clock::system()).map_err(OpenError::Start)?;
+    Ok(Smmu {
+        phandle: description.phandle,
+        features,
+        commands: SpinLock::new(commands),
+        streams: SpinLock::new(streams),
+        tags: SpinLock::new(tags),
+        events: SpinLock::new(Events { queue: events, recent: [None; KEPT], count: 0 }),
+    })
+}
+
+/// The SMMUs in use.
+pub fn all() -> &'static [&'static Smmu] {
+    SMMUS.get().map_or(&[], Vec::as_slice)
+}
+
+/// The SMMU that the device tree calls `phandle`, if it is in use.
+pub fn find(phandle: Phandle) -> Option<&'static Smmu> {
+    all().iter().copied().find(|smmu| smmu.phandle == Some(phandle))
+}
+
+/// Commands given to all SMMUs so far, and waits for completion among them.
+pub(super) fn commands() -> (u64, u64) {
+    let counters = all().iter().map(|smmu| smmu.commands.lock().counters());
+    counters.fold((0, 0), |sum, one| (sum.0 + one.commands, sum.1 + one.syncs))
+}
+
+impl Smmu {
+    /// What it can do.
+    pub fn features(&self) -> &Features {
+        &self.features
+    }
+
+    /// An empty domain.
+    pub(super) fn new_domain(&'static self) -> Result<Domain, DmaError> {
+        let bits = self.features.input_bits();
+        let domain =
+            smmu::Domain::new(&self.features, &mut self.tags.lock(), &mut Regions, &mut Tables, bits);
+        match domain {
+            Ok(domain) => Ok(Domain::translated(self, domain, bits)),
+            Err(DomainError::OutOfMemory) => Err(DmaError::OutOfTables),
+            Err(DomainError::OutOfTags | DomainError::InputBits(_)) => Err(DmaError::IommuRefused),
+        }
+    }
+
+    /// Takes a domain apart that no device uses any more.
+    pub(super) fn destroy(&self, domain: smmu::Domain) {
+        let destroyed = domain.destroy(&self.commands, &mut self.tags.lock(), &mut Regions, &mut Tables);
+        match destroyed {
+            Ok(()) => {}
+            // The value has no `drop`: its tables and its tag stay out of use, since the SMMU may still walk them.
+            Err(DestroyError::InUse(domain)) => {
+                log::error!("IOMMU: a domain is lost: {} streams are attached", domain.streams());
+            }
+            Err(DestroyError::Command(error, _)) => log::error!("IOMMU: a domain is lost: {error}"),
+        }
+    }
+
+    pub(super) fn attach(&self, stream: StreamId, domain: &Domain) -> Result<(), DmaError> {
+        let attach =
+            |domain: &mut _| self.streams.lock().attach(&self.commands, &mut Regions, stream, domain);
+        match domain.with_smmu(attach) {
+            Some(Ok(())) | None => Ok(()),
+            Some(Err(error)) => {
+                log::error!("IOMMU: stream {stream}: {error:?}");
+                if let StreamError::Command(_) = error {
+                    // It counts as attached. If this fails too, destroying the domain does, and it is never used again.
+                    _ = self.detach(stream, domain);
+                }
+                Err(refusal(error))
+            }
+        }
+    }
+
+    /// Makes the SMMU abort whatever `stream`, attached to `domain`, does.
+    pub(super) fn detach(&self, stream: StreamId, domain: &Domain) -> Result<(), DmaError> {
+        let detach = |domain: &mut _| self.streams.lock().detach(&self.commands, stream, domain);
+        domain.with_smmu(detach).unwrap_or(Ok(())).map_err(refusal)
+    }
+
+    /// Prints and keeps what the event queue has, and acknowledges errors. For the SMMU's interrupts, and for those who
+    /// cannot wait for them.
+    pub fn service(&self) {
+        let mut events = self.events.lock();
+        let Events { queue, recent, count } = &mut *events;
+        // A device that faults faster than this reads gets its next turn with its next interrupt.
+        for _ in 0..2 {
+            let more = queue.drain(|report| match report {
+                Report::Event(event) => {
+                    kprintln!("{event}");
+                    keep(recent, count, event);
+                }
+                Report::Quiet(event) => keep(recent, count, event),
+                Report::Dropped(dropped) => {
+                    kprintln!("smmu: sid={} {} more events", dropped.stream, dropped.count);
+                }
+                Report::Overflow => kprintln!("smmu: the event queue was full, events are lost"),
+            });
+            if !more {
+                break;
+            }
+        }
+        drop(events);
+        // Whoever waits for a command has the lock, and then looks at the errors too.
+        if let Some(mut commands) = self.commands.try_lock() {
+            let errors = commands.service_errors();
+            if !errors.is_empty() {
+                kprintln!("smmu: {errors}");
+            }
+        }
+    }
+
+    /// The last events (at most 16), oldest first, and how many there were in all. Forgets them.
+    pub fn take_events(&self) -> (impl Iterator<Item = Event>, usize) {
+        self.service();
+        let mut events = self.events.lock();
+        let (recent, count) = (core::mem::replace(&mut events.recent, [None; KEPT]), events.count);
+        ((0..KEPT).filter_map(move |n| recent[(count + n) % KEPT]), count)
+    }
+}
+
+impl Handler for Smmu {
+    fn handle(&self) {
+        self.service();
+    }
+}
+
+fn keep(recent: &mut [Option<Event>; KEPT], count: &mut usize, event: Event) {
+    recent[*count % KEPT] = Some(event);
+    *count += 1;
+}
+
+fn refusal(error: StreamError) -> DmaError {
+    match error {
+        StreamError::Command(_) => DmaError::IommuTimeout,
+        StreamError::OutOfMemory(_) => DmaError::OutOfTables,
+        StreamError::OutOfRange(_) | StreamError::AlreadyAttached(_) | StreamError::NotAttached(_) => {
+            DmaError::IommuRefused
+        }
+    }
+}
+
+impl<T> Shared<T> for SpinLock<T> {
+    fn with<R>(&self, action: impl FnOnce(&mut T) -> R) -> R {
+        action(&mut self.lock())
+    }
+}
+
+/// Frames for devices' page tables. What an SMMU has to be told of them is its driver's business.
+pub(super) struct Tables;
+
+impl TableMemory for Tables {
+    fn allocate(&mut self) -> Option<PhysAddr> {
+        if inject::fails(Step::Table) {
+            return None;
+        }
+        let table = tables::take()?;
+        counters::TABLE_PAGES.add(1);
+        Some(table)
+    }
+
+    fn release(&mut self, table: PhysAddr) {
+        counters::TABLE_PAGES.sub(1);
+        tables::give(table);
+    }
+
+    fn entries(&self, table: PhysAddr) -> &Entries {
+        tables::entries(table)
+    }
+
+    fn live(&self, table: PhysAddr) -> &AtomicU16 {
+        tables::live(table)
+    }
+
+    fn written(&self, _: &[AtomicU64]) {}
+
+    fn publish(&self) {
+        arch::barrier::dsb_ishst();
+    }
+
+    fn invalidate(&mut self, at: u64, len: u64) {
+        unreachable!("the driver invalidates {at:#x}+{len:#x} itself")
+    }
+}
+
+/// Low memory for queues, stream tables and context descriptors.
+struct Regions;
+
+impl RegionSource for Regions {
+    fn allocate(&mut self, bytes: u64) -> Option<Region> {
+        let order = Order::covering(bytes.div_ceil(PAGE_SIZE))?;
+        let chunk = zones::with(|zones| zones.take(order, Reach::LOW))?.release();
+        kmap::zero(chunk);
+        let words = linear::address_of(chunk.start()).raw() as *const AtomicU64;
+        // SAFETY: the chunk is ours until `release`, which gets the region back, in the linear map, aligned and zeroed.
+        Some(Region::new(chunk.start(), unsafe { slice::from_raw_parts(words, (bytes / 8) as usize) }))
+    }
+
+    fn release(&mut self, region: Region) {
+        let order = Order::covering(region.bytes().div_ceil(PAGE_SIZE));
+        let chunk = order.and_then(|order| Chunk::new(Pfn::containing(region.start()), order));
+        match chunk {
+            Some(chunk) => zones::give(OwnedChunk::adopt(chunk)),
+            None => panic!("{region:?} is none of ours"),
+        }
+    }
+}

@@ -1,0 +1,269 @@
+//! Streaming: memory that already exists, lent to a device and taken back.
+//!
+//! A list of pieces becomes one range of device addresses. Since an IOMMU maps whole pages, the pieces have to meet at
+//! page borders; the first may start, and the last may end, anywhere in a page.
+//!
+//! For a device that does not see the CPUs' caches, lines are cleaned before it starts and dropped after it has
+//! finished, with one barrier for the whole list. A line that it writes may not hold anything else: memory whose
+//! start or end shares a line is refused for writing ([`DmaError::SharedLine`]) instead of bounced through a copy,
+//! since what owns whole pages can as well own whole lines.
+
+use super::buffer::Side;
+use super::device::Device;
+use super::domain::{Fit, Wish};
+use crate::memory::linear;
+use addr::{AddrRange, Address, Chunk, Iova, MemoryType, Order, PAGE_SIZE, PhysAddr};
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use dma_api::{Direction, DmaError, Mapped, Refused, Segment, Stream, StreamMemory};
+use memory::chunks::Request;
+use memory::{Frames, Reach};
+use pagetable::Mapping;
+
+/// The largest cache line of any Arm processor so far (Linux's `ARCH_DMA_MINALIGN`).
+const LINE: u64 = 128;
+
+/// Lends `memory` to `device`, which may use it when this returns.
+///
+/// # Errors
+/// [`DmaError::ZeroLength`], [`DmaError::Ragged`], [`DmaError::SharedLine`], [`DmaError::PastMask`],
+/// [`DmaError::OutOfIova`], [`DmaError::OutOfTables`], without IOMMU [`DmaError::Scattered`]; the memory comes back.
+pub fn map(
+    device: &Arc<Device>,
+    memory: Box<dyn StreamMemory>,
+    direction: Direction,
+) -> Result<Stream<dma_api::Device>, Refused> {
+    match Lent::new(device, &*memory, direction) {
+        Ok(lent) => {
+            let mapping = Box::new(StreamMapping { lent, memory: Some(memory) });
+            Ok(Stream::new(mapping, direction))
+        }
+        Err(error) => {
+            if error == DmaError::IommuTimeout {
+                let len = memory.segments().iter().map(|segment| segment.len).sum();
+                super::counters::LOST_BYTES.add(len);
+                core::mem::forget(memory);
+                return Err(Refused { memory: Box::new(Lost), error });
+            }
+            Err(Refused { memory, error })
+        }
+    }
+}
+
+/// Where memory is for the device. It does not own the memory: whoever holds it does.
+struct Lent {
+    device: Arc<Device>,
+    /// Whole pages.
+    pages: AddrRange<Iova>,
+    /// The bytes in them.
+    range: AddrRange<Iova>,
+    direction: Direction,
+}
+
+impl Lent {
+    fn new(device: &Arc<Device>, memory: &dyn StreamMemory, direction: Direction) -> Result<Self, DmaError> {
+        let segments = memory.segments();
+        let bytes = check(segments, direction, device.is_coherent())?;
+        let chunks = || segments.iter().flat_map(chunks_of);
+        let len = chunks().map(Chunk::bytes).sum();
+        let largest = chunks().map(Chunk::bytes).max().unwrap_or(PAGE_SIZE);
+        if !device.is_coherent() {
+            hand_over(chunks(), Side::Device, direction);
+        }
+        let wish = Wish {
+            len,
+            align: largest.min(Order::BLOCK_2M.bytes()),
+            mask: device.mask(),
+            fit: Fit::Whole,
+            mapping: mapping(direction),
+        };
+        let pages = device.domain().map(chunks(), &wish)?;
+        let start = pages.start() + offset(segments);
+        Ok(Self { device: device.clone(), pages, range: AddrRange::new(start, start + bytes), direction })
+    }
+
+    fn sync(&self, memory: &dyn StreamMemory, to: Side) {
+        if !self.device.is_coherent() {
+            hand_over(memory.segments().iter().flat_map(chunks_of), to, self.direction);
+        }
+    }
+}
+
+/// The rights that `direction` needs. A device that only writes gets read access too: stage 1 cannot say less.
+fn mapping(direction: Direction) -> Mapping {
+    match direction {
+        Direction::ToDevice => Mapping::read_only(MemoryType::WriteBack),
+        Direction::FromDevice | Direction::Bidirectional => Mapping::read_write(MemoryType::WriteBack),
+    }
+}
+
+/// The offset of the first byte in its page.
+fn offset(segments: &[Segment]) -> u64 {
+    segments.first().map_or(0, |first| first.start.raw() % PAGE_SIZE)
+}
+
+/// The bytes of a list that can be lent.
+fn check(segments: &[Segment], direction: Direction, coherent: bool) -> Result<u64, DmaError> {
+    let mut len: u64 = 0;
+    for (index, segment) in segments.iter().enumerate() {
+        let end = segment.start.checked_add(segment.len).ok_or(DmaError::TooLong { len: segment.len })?;
+        let inner = (index > 0, index + 1 < segments.len());
+        if segment.len == 0
+            || inner.0 && !segment.start.is_aligned(PAGE_SIZE)
+            || inner.1 && !end.is_aligned(PAGE_SIZE)
+        {
+            return Err(if segments.len() == 1 { DmaError::ZeroLength } else { DmaError::Ragged { index } });
+        }
+        len = len.checked_add(segment.len).ok_or(DmaError::TooLong { len: segment.len })?;
+    }
+    let offset = offset(segments);
+    match len {
+        0 => Err(DmaError::ZeroLength),
+        _ if !coherent && direction.device_writes() && !(offset | (offset + len)).is_multiple_of(LINE) => {
+            Err(DmaError::SharedLine { offset, len })
+        }
+        _ => Ok(len),
+    }
+}
+
+/// The chunks of the whole pages around a piece.
+fn chunks_of(segment: &Segment) -> impl Iterator<Item = Chunk> + Clone + use<> {
+    let start = segment.start.align_down(PAGE_SIZE);
+    // `check` has seen that the end is an address; the last page of all is no RAM.
+    let end = (segment.start + segment.len).align_up(PAGE_SIZE).unwrap_or(start);
+    Chunk::of_range(AddrRange::new(start, end))
+}
+
+/// Cache maintenance for a list, complete when this returns.
+fn hand_over(chunks: impl Iterator<Item = Chunk>, to: Side, direction: Direction) {
+    chunks.for_each(|chunk| to.maintain_lines(chunk, direction));
+    arch::barrier::dsb_sy();
+}
+
+/// A mapping and its memory.
+struct StreamMapping {
+    lent: Lent,
+    /// `None` once it is unmapped.
+    memory: Option<Box<dyn StreamMemory>>,
+}
+
+impl StreamMapping {
+    fn sync(&self, to: Side) {
+        if let Some(memory) = &self.memory {
+            self.lent.sync(&**memory, to);
+        }
+    }
+
+    fn end(&mut self) -> Result<Option<Box<dyn StreamMemory>>, DmaError> {
+        let Some(memory) = self.memory.take() else { return Ok(None) };
+        // The device first: until it can write no more, lines could be fetched again with what is old then.
+        let memory = self.lent.device.domain().unmap(self.lent.pages, memory)?;
+        self.lent.sync(&*memory, Side::Cpu);
+        Ok(Some(memory))
+    }
+}
+
+impl Mapped for StreamMapping {
+    fn range(&self) -> AddrRange<Iova> {
+        self.lent.range
+    }
+    fn sync_for_cpu(&mut self) {
+        self.sync(Side::Cpu);
+    }
+    fn sync_for_device(&mut self) {
+        self.sync(Side::Device);
+    }
+    fn bytes(&mut self) -> Option<&mut [u8]> {
+        self.memory.as_mut()?.bytes()
+    }
+    fn unmap(mut self: Box<Self>) -> Result<Box<dyn StreamMemory>, DmaError> {
+        self.end()?.ok_or(DmaError::IommuTimeout)
+    }
+}
+
+impl Drop for StreamMapping {
+    fn drop(&mut self) {
+        // A time-out is logged there, and keeps the memory for good.
+        drop(self.end());
+    }
+}
+
+/// What is left of memory that an IOMMU which does not answer may still know.
+struct Lost;
+
+// SAFETY: there is none.
+unsafe impl StreamMemory for Lost {
+    fn segments(&self) -> &[Segment] {
+        &[]
+    }
+    fn bytes(&mut self) -> Option<&mut [u8]> {
+        None
+    }
+}
+
+/// Kernel memory made to be lent: whole low frames, one piece or many.
+pub struct Pages {
+    frames: Frames,
+    segments: Vec<Segment>,
+}
+
+impl Pages {
+    /// `len` zero bytes in one piece.
+    ///
+    /// # Errors
+    /// [`DmaError::ZeroLength`], [`DmaError::OutOfFrames`], [`DmaError::TooLong`].
+    pub fn new(len: u64) -> Result<Box<Self>, DmaError> {
+        Self::take(&Request { contiguous: true, ..Request::new(len.div_ceil(PAGE_SIZE)) }, len)
+    }
+
+    /// `len` zero bytes, a piece for each page.
+    ///
+    /// # Errors
+    /// [`DmaError::ZeroLength`], [`DmaError::OutOfFrames`], [`DmaError::OutOfHeap`].
+    pub fn scattered(len: u64) -> Result<Box<Self>, DmaError> {
+        Self::take(&Request { largest: Order::PAGE, ..Request::new(len.div_ceil(PAGE_SIZE)) }, len)
+    }
+
+    fn take(request: &Request, len: u64) -> Result<Box<Self>, DmaError> {
+        let frames = super::frames::take(&Request { reach: Reach::LOW, ..*request })?;
+        let mut pages = Self { segments: Vec::new(), frames };
+        if request.contiguous {
+            let start = pages.frames.chunks().next().map_or(PhysAddr::new(0), Chunk::start);
+            pages.segments.push(Segment { start, len });
+        } else {
+            let whole = |chunk: Chunk| Segment { start: chunk.start(), len: chunk.bytes() };
+            pages.segments.extend(pages.frames.chunks().map(whole));
+            if let Some(last) = pages.segments.last_mut() {
+                last.len -= pages.frames.bytes() - len;
+            }
+        }
+        pages.frames.chunks().for_each(crate::memory::kmap::zero);
+        Ok(Box::new(pages))
+    }
+
+    /// The bytes of piece `index` as the kernel sees them.
+    pub fn piece(&mut self, index: usize) -> Option<&mut [u8]> {
+        let segment = self.segments.get(index)?;
+        let start = linear::address_of(segment.start).raw() as *mut u8;
+        // SAFETY: low frames of this value's own, in the linear map until they are given back, which the borrow
+        // prevents; initialised with zeroes.
+        Some(unsafe { core::slice::from_raw_parts_mut(start, segment.len as usize) })
+    }
+}
+
+// SAFETY: whole frames that belong to this value until it is dropped, given back nowhere else.
+unsafe impl StreamMemory for Pages {
+    fn segments(&self) -> &[Segment] {
+        &self.segments
+    }
+    fn bytes(&mut self) -> Option<&mut [u8]> {
+        if self.segments.len() == 1 { self.piece(0) } else { None }
+    }
+}
+
+impl Drop for Pages {
+    fn drop(&mut self) {
+        super::frames::give_back(core::mem::take(&mut self.frames));
+    }
+}

@@ -1,0 +1,63 @@
+//! The lines of the boot argument `dma.trace`: one for each event, after an attachment one for each chunk.
+
+use super::Device;
+use crate::kprintln;
+use addr::{Chunk, Iova};
+use core::fmt;
+use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use dma_api::Attrs;
+
+static ON: AtomicBool = AtomicBool::new(false);
+
+/// Starts the trace.
+pub fn enable() {
+    ON.store(true, Relaxed);
+}
+
+/// What happened to a buffer. What is not known yet, or no more, is printed as `-`.
+pub(super) struct Event<'a> {
+    pub device: Option<&'a Device>,
+    pub iova: Option<Iova>,
+    pub len: u64,
+    pub attrs: Attrs,
+    pub chunks: usize,
+}
+
+impl<'a> Event<'a> {
+    /// The same, with the device it is about.
+    pub fn for_device(self, device: &'a Device) -> Self {
+        Self { device: Some(device), ..self }
+    }
+
+    /// Prints the event as `name`, if somebody wants to know.
+    pub fn print(&self, name: &str) {
+        if ON.load(Relaxed) {
+            kprintln!("dma: {name} {self}");
+        }
+    }
+}
+
+/// Prints the chunks of an attachment, in the order of the device's addresses.
+pub(super) fn chunks(chunks: impl Iterator<Item = Chunk>) {
+    if ON.load(Relaxed) {
+        chunks.for_each(|chunk| {
+            kprintln!("dma:   chunk pa={:#x} len={:#x}", chunk.start(), chunk.bytes());
+        });
+    }
+}
+
+impl fmt::Display for Event<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (len, attrs, chunks) = (self.len, self.attrs, self.chunks);
+        write!(f, "dev={} sid=", self.device.map_or("-", |device| device.name()))?;
+        match self.device.and_then(Device::stream) {
+            Some(stream) => write!(f, "{stream}")?,
+            None => f.write_str("-")?,
+        }
+        match self.iova {
+            Some(iova) => write!(f, " iova={iova}")?,
+            None => f.write_str(" iova=-")?,
+        }
+        write!(f, " len={len:#x} attrs={attrs} chunks={chunks}")
+    }
+}

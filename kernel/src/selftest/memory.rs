@@ -1,0 +1,194 @@
+//! Zones, chunks on fragmented memory, windows, and what the linear map has and has not.
+
+use super::boot::whole_half;
+use super::{Outcome, Test};
+use crate::memory::{kernel_map, kmap, layout, linear, zones};
+use crate::{check, pass, skip};
+use addr::{AddrRange, Chunk, MemoryType, Order, PAGE_SIZE, PhysAddr};
+use alloc::vec::Vec;
+use arch::mmu::{Translation, translate_kernel};
+use memory::{FrameSource, Frames, OwnedChunk, Reach, Request, Zone, chunks};
+
+pub const TESTS: &[Test] = &[
+    Test { name: "memory.zones_do_not_overlap", run: zones_do_not_overlap },
+    Test { name: "memory.highmem_has_no_kernel_translation", run: highmem_has_no_kernel_translation },
+    Test { name: "memory.linear_map_has_all_lowmem", run: linear_map_has_all_lowmem },
+    Test { name: "memory.fragmented_memory_gives_single_frames", run: fragmented_memory_gives_single_frames },
+    Test { name: "memory.windows_close", run: windows_close },
+    Test { name: "memory.alias_goes_and_comes_back", run: alias_goes_and_comes_back },
+];
+
+fn zones_do_not_overlap() -> Outcome {
+    let layout = layout();
+    for low in &layout.low_free {
+        check!(low.end() <= layout.low_end, "{low:?} is low, but reaches past {}", layout.low_end);
+    }
+    for high in &layout.high_free {
+        check!(high.start() >= layout.low_end, "{high:?} is high, but starts below {}", layout.low_end);
+    }
+    let (low, high) = (zones::stats(Zone::Low), zones::stats(Zone::High));
+    let frames = |ranges: &[AddrRange<PhysAddr>]| ranges.iter().map(AddrRange::len).sum::<u64>() / PAGE_SIZE;
+    check!(
+        low.total == frames(&layout.low_free),
+        "low zone has {} frames of {}",
+        low.total,
+        frames(&layout.low_free)
+    );
+    check!(
+        high.total == frames(&layout.high_free),
+        "high zone has {} of {}",
+        high.total,
+        frames(&layout.high_free)
+    );
+    pass!("border at {}, {} low and {} high frames", layout.low_end, low.total, high.total)
+}
+
+/// By the MMU for samples of all of it, and by the tree for every mapping there is.
+fn highmem_has_no_kernel_translation() -> Outcome {
+    /// Addresses asked for, at most.
+    const SAMPLES: u64 = 4096;
+    let high = &layout().high_free;
+    if high.is_empty() {
+        skip!("all memory is lowmem");
+    }
+    let mut asked = 0;
+    for range in high {
+        let step = (range.len() / SAMPLES).max(PAGE_SIZE).next_multiple_of(PAGE_SIZE);
+        for at in (range.start().raw()..range.end().raw()).step_by(step as usize) {
+            let alias = linear::address_of(PhysAddr::new(at));
+            check!(translate_kernel(alias).is_none(), "highmem {at:#x} is mapped at {alias}");
+            asked += 1;
+        }
+    }
+    let mut found = None;
+    kernel_map::leaves(whole_half(), |leaf| {
+        if high.iter().any(|range| range.overlaps(&leaf.output())) {
+            found = Some((leaf.at, leaf.to));
+        }
+    });
+    check!(found.is_none(), "a mapping of highmem: {found:?}");
+    pass!("{asked} addresses of highmem, and none of the kernel's mappings")
+}
+
+fn linear_map_has_all_lowmem() -> Outcome {
+    let mut pages = 0u64;
+    for range in &layout().low_free {
+        for at in (range.start().raw()..range.end().raw()).step_by(PAGE_SIZE as usize) {
+            let at = PhysAddr::new(at);
+            let found = translate_kernel(linear::address_of(at));
+            let good = found.is_some_and(|t| t.phys == at && t.attributes == Translation::WRITE_BACK);
+            check!(good, "lowmem {at}: {found:x?}");
+            pages += 1;
+        }
+    }
+    pass!("{pages} pages of lowmem, write-back")
+}
+
+/// Takes all free highmem, gives every second frame of 4 MiB of it back, and asks for a megabyte.
+fn fragmented_memory_gives_single_frames() -> Outcome {
+    const WANTED: u64 = 256;
+    let before = zones::stats(Zone::High);
+    if before.free() < 2048 {
+        skip!("{} free frames of highmem", before.free());
+    }
+    let mut rest = take_all(Reach::HIGH);
+    let kept = scatter(&mut rest, 1024);
+    let request = Request { reach: Reach::HIGH, ..Request::new(WANTED) };
+    let got = zones::with(|zones| chunks::take(zones, &request));
+    let seen = got.as_ref().map(|frames| (frames.len(), frames.chunks().all(|c| c.order() == Order::PAGE)));
+    let seen = seen.map_err(|error| *error);
+    let too_much = zones::with(|zones| chunks::take(zones, &Request { frames: 1 << 20, ..request }));
+    let refused = too_much.is_err();
+    for frames in [got.unwrap_or_default(), too_much.unwrap_or_default(), rest, kept] {
+        zones::give_all(frames);
+    }
+    let after = zones::stats(Zone::High);
+    check!(seen == Ok((WANTED as usize, true)), "{WANTED} frames of fragmented memory: {seen:?}");
+    check!(refused, "a request for 4 GiB of 2 MiB free was granted");
+    check!(after.free() == before.free(), "{} frames free before, {} after", before.free(), after.free());
+    pass!("1 MiB in {WANTED} chunks of 4 KiB; {} frames free before and after", after.free())
+}
+
+/// All free memory within `reach`, largest chunks first.
+fn take_all(reach: Reach) -> Frames {
+    let mut all = Frames::new();
+    let mut order = Some(Order::MAX);
+    while let Some(now) = order {
+        match zones::with(|zones| zones.take(now, reach)) {
+            Some(chunk) => all.push(chunk).unwrap_or_else(|(chunk, _)| zones::give(chunk)),
+            None => order = now.smaller(),
+        }
+    }
+    all
+}
+
+/// Gives back every second frame of `frames` frames of `all`; the frames between them are returned.
+fn scatter(all: &mut Frames, frames: u64) -> Frames {
+    let (mut kept, mut rest, mut left) = (Frames::new(), Frames::new(), frames);
+    for chunk in all.drain().collect::<Vec<_>>() {
+        if left == 0 {
+            rest.push(chunk).unwrap_or_else(|(chunk, _)| zones::give(chunk));
+            continue;
+        }
+        let chunk = chunk.release();
+        for offset in 0..chunk.frames() {
+            let page = OwnedChunk::adopt(Chunk::page(chunk.first().offset(offset)));
+            let free = left > 0 && offset % 2 == 1;
+            left = left.saturating_sub(1);
+            if free {
+                zones::give(page);
+            } else {
+                kept.push(page).unwrap_or_else(|(page, _)| zones::give(page));
+            }
+        }
+    }
+    *all = rest;
+    kept
+}
+
+fn windows_close() -> Outcome {
+    let Some(owned) = zones::with(|zones| zones.take(Order::BLOCK_2M, Reach::ANYWHERE)) else {
+        skip!("no 2 MiB chunk is free");
+    };
+    let chunk = owned.chunk();
+    let mut seen = Vec::new();
+    kmap::with_window(chunk, MemoryType::NonCacheable, |range| {
+        seen.push((
+            range,
+            translate_kernel(range.start()),
+            translate_kernel(addr::KernelVa::new(range.end().raw() - PAGE_SIZE)),
+        ));
+    });
+    let after: Vec<_> = seen.iter().map(|(range, ..)| translate_kernel(range.start())).collect();
+    zones::give(owned);
+    let [(range, Some(first), Some(last))] = seen[..] else {
+        return Err(alloc::format!("windows: {seen:x?}"));
+    };
+    check!(first.phys == chunk.start(), "the window shows {:x?}, not {chunk:?}", first);
+    check!(last.phys == PhysAddr::new(chunk.range().end().raw() - PAGE_SIZE), "its end shows {last:x?}");
+    check!(first.attributes == Translation::NON_CACHEABLE, "its type is {:#x}", first.attributes);
+    check!(after == [None], "the closed window still shows {after:x?}");
+    pass!("{chunk:?} at {range:?}, and gone")
+}
+
+fn alias_goes_and_comes_back() -> Outcome {
+    let Some(owned) = zones::with(|zones| zones.take(Order::PAGE, Reach::LOW)) else {
+        skip!("no free page of lowmem");
+    };
+    let (chunk, at) = (owned.chunk(), linear::address_of(owned.chunk().start()));
+    let before = translate_kernel(at);
+    linear::remove(chunk);
+    let between = translate_kernel(at);
+    let neighbours =
+        [at.raw() - PAGE_SIZE, at.raw() + PAGE_SIZE].map(|at| translate_kernel(addr::KernelVa::new(at)));
+    let restored = linear::restore(chunk);
+    let after = translate_kernel(at);
+    zones::give(owned);
+    check!(between.is_none(), "{at} still leads to {between:x?}");
+    check!(neighbours.iter().any(Option::is_some), "its neighbours are gone too");
+    check!(
+        restored.is_ok() && after == before && before.is_some(),
+        "before {before:x?}, after {after:x?} ({restored:?})"
+    );
+    pass!("{chunk:?} left the linear map at {at} and came back; its neighbours stayed")
+}

@@ -1,0 +1,106 @@
+//! Break-before-make: what is broken, how much of it, and in which order.
+
+use super::fake::Event::*;
+use super::*;
+
+#[test]
+fn a_group_is_broken_as_a_whole_before_one_of_it_goes() {
+    let mut d = Device::new(48);
+    d.map(G, [chunk(4 * G, 128 * K)], RW);
+    d.m.take_log();
+    d.unmap(G + 0x5000, 4 * K);
+    let log = d.m.take_log();
+    let breaking = [Written(16), Invalidate(G, 64 * K), Publish, Written(16)];
+    assert_eq!(log, [&breaking[..], &[Written(1), Invalidate(G + 0x5000, 4 * K)]].concat());
+    let leaves = d.leaves();
+    assert_eq!(leaves.len(), 31);
+    assert!(leaves.iter().all(|&(at, _, _, contiguous)| contiguous == (at >= G + 64 * K)));
+}
+
+#[test]
+fn whole_groups_and_blocks_go_without_breaking() {
+    let mut d = Device::new(48);
+    d.map(G, [chunk(4 * G, 128 * K)], RW);
+    d.map(G + 32 * M, [chunk(6 * G, 64 * M)], RW);
+    d.m.take_log();
+    d.unmap(G + 64 * K, 64 * K);
+    assert_eq!(d.m.take_log(), [Written(16), Invalidate(G + 64 * K, 64 * K)]);
+    d.unmap(G + 32 * M, 32 * M);
+    assert_eq!(d.m.take_log(), [Written(16), Invalidate(G + 32 * M, 32 * M)]);
+}
+
+#[test]
+fn a_block_in_a_group_is_split_with_the_group_broken_once() {
+    let mut d = Device::new(48);
+    d.map(0, [chunk(G, 32 * M)], RW);
+    d.m.take_log();
+    let hole = 2 * M + 64 * K;
+    d.unmap(hole, 64 * K);
+    let splitting = [Allocate, Written(512), Written(16), Invalidate(0, 32 * M), Publish, Written(16)];
+    assert_eq!(d.m.take_log(), [&splitting[..], &[Written(16), Invalidate(hole, 64 * K)]].concat());
+    for at in [0, 2 * M, hole - 1, hole + 64 * K, 4 * M, 32 * M - 1] {
+        assert_eq!(d.translate(at), Some(PhysAddr::new(G + at)), "{at:#x}");
+    }
+    // The hole is a whole group: every other page of the block keeps the hint, the other blocks lose theirs.
+    let leaves = d.leaves();
+    assert_eq!(leaves.len(), 15 + 496);
+    assert!(leaves.iter().all(|&(_, _, bytes, contiguous)| contiguous == (bytes == 4 * K)));
+}
+
+#[test]
+fn both_ends_of_a_hole_are_cut_where_they_are() {
+    let mut d = Device::new(48);
+    d.map(0, [chunk(G, 4 * M)], RW);
+    d.unmap(2 * M - 12 * K, 20 * K);
+    let (below, above) = (2 * M - 12 * K, 2 * M + 8 * K);
+    for (at, mapped) in [(below - 1, true), (below, false), (above - 1, false), (above, true)] {
+        assert_eq!(d.translate(at), mapped.then_some(PhysAddr::new(G + at)), "{at:#x}");
+    }
+    let separate = d.leaves().into_iter().filter(|leaf| !leaf.3).count();
+    assert_eq!(separate, 13 + 14, "only the two groups that were cut");
+}
+
+#[test]
+fn rights_change_live_unless_in_a_group() {
+    let mut d = Device::new(48);
+    d.map(0, scattered(G, 20), RW);
+    d.map(2 * M, [chunk(G, 2 * M)], RW);
+    d.map(4 * M, [chunk(G, 64 * K)], RW);
+    d.m.take_log();
+    d.protect(0, 2 * M, RO);
+    assert_eq!(d.m.take_log(), [Written(512), Invalidate(0, 2 * M)]);
+    d.protect(2 * M, 2 * M, RO);
+    assert_eq!(d.m.take_log(), [Written(1), Invalidate(2 * M, 2 * M)]);
+    d.protect(4 * M, 64 * K, RO);
+    let broken = [Written(16), Invalidate(4 * M, 64 * K), Written(16)];
+    assert_eq!(d.m.take_log(), [&broken[..], &[Invalidate(4 * M, 64 * K)]].concat());
+    d.protect(0, 6 * M, RO);
+    assert_eq!(d.m.take_log(), [Invalidate(0, 6 * M)], "nothing to change");
+    d.table.all_leaves(&d.m, |leaf| assert_eq!(leaf.access, RO.access()));
+    assert_eq!(d.leaves().into_iter().filter(|leaf| leaf.3).count(), 16, "the group is one still");
+}
+
+#[test]
+fn a_memory_type_never_changes_live() {
+    let mut d = Device::new(48);
+    d.map(0x3000, scattered(G, 4), RW);
+    d.m.take_log();
+    d.protect(0, 0x5000, Mapping::read_write(MemoryType::NonCacheable));
+    // Broken from the first page that is mapped to the last in the range.
+    let log = d.m.take_log();
+    assert_eq!(log, [Written(5), Invalidate(0x3000, 8 * K), Written(2), Invalidate(0, 0x5000)]);
+    let mut types = Vec::new();
+    d.table.all_leaves(&d.m, |leaf| types.push(leaf.memory));
+    let (nc, wb) = (MemoryType::NonCacheable, MemoryType::WriteBack);
+    assert_eq!(types, [nc, nc, wb, wb]);
+}
+
+#[test]
+fn protecting_a_part_of_a_block_splits_it() {
+    let mut d = Device::new(48);
+    d.map(0, [chunk(G, 2 * M)], RW);
+    d.protect(64 * K, 64 * K, RO);
+    let access = |at| d.table.translate(&d.m, Iova::new(at)).unwrap().access;
+    assert_eq!([0, 64 * K, 128 * K].map(access), [RW.access(), RO.access(), RW.access()]);
+    assert_eq!(d.leaves().into_iter().filter(|leaf| leaf.3).count(), 512, "all groups are whole");
+}

@@ -1,0 +1,107 @@
+//! Tables that become empty: at once gone, or one of them kept.
+
+use super::fake::Event::*;
+use super::*;
+
+impl Device {
+    fn keeping(bits: u8) -> Self {
+        let Self { m, table } = Self::new(bits);
+        Self { m, table: table.keeping_one_empty() }
+    }
+    fn trim(&mut self) -> u32 {
+        let Some((range, stale)) = self.table.trim(&self.m) else { return 0 };
+        let count = stale.count();
+        self.m.invalidate(range.start().raw(), range.len());
+        stale.release(&mut self.m);
+        self.m.check_quiet();
+        count
+    }
+}
+
+#[test]
+fn an_empty_table_goes_at_once_by_default() {
+    let mut d = Device::new(48);
+    d.map(0, [chunk(G, 4 * K)], RW);
+    d.unmap(0, 4 * K);
+    assert_eq!((d.table.tables(), d.m.allocated()), (1, 1));
+    assert_eq!(d.trim(), 0);
+}
+
+#[test]
+fn a_kept_table_makes_the_next_buffer_cheap() {
+    let mut d = Device::keeping(48);
+    d.map(0x5000, [chunk(G, 4 * K)], RW);
+    d.unmap(0x5000, 4 * K);
+    assert_eq!(d.table.tables(), 4);
+    d.m.take_log();
+    for _ in 0..3 {
+        d.map(0x5000, [chunk(G, 4 * K)], RW);
+        d.unmap(0x5000, 4 * K);
+    }
+    assert_eq!(d.m.take_log(), [Written(1), Written(1), Invalidate(0x5000, 4 * K)].repeat(3));
+    assert_eq!((d.trim(), d.table.tables(), d.m.allocated()), (3, 1, 1));
+}
+
+#[test]
+fn one_empty_table_is_kept_and_no_more() {
+    let mut d = Device::keeping(48);
+    for at in [0, 2 * M, G, 1 << 40] {
+        d.map(at, [chunk(G, 4 * K)], RW);
+    }
+    assert_eq!(d.table.tables(), 1 + 2 + 3 + 4);
+    for at in [2 * M, 0, G, 1 << 40] {
+        d.unmap(at, 4 * K);
+    }
+    // The first that became empty, with what leads to it.
+    assert_eq!((d.table.tables(), d.trim(), d.table.tables()), (4, 3, 1));
+}
+
+#[test]
+fn a_kept_table_that_is_used_again_makes_room_for_another() {
+    let mut d = Device::keeping(48);
+    d.map(0, [chunk(G, 4 * K)], RW);
+    d.map(2 * M, [chunk(G, 4 * K)], RW);
+    d.unmap(0, 4 * K);
+    d.map(0, [chunk(G, 4 * K)], RW);
+    d.unmap(2 * M, 4 * K);
+    assert_eq!(d.table.tables(), 5, "the second table is the kept one now");
+    d.unmap(0, 4 * K);
+    assert_eq!(d.table.tables(), 4);
+    assert_eq!(d.trim(), 3);
+}
+
+#[test]
+fn a_block_takes_the_place_of_a_kept_table() {
+    let mut d = Device::keeping(39);
+    d.map(2 * M, [chunk(G, 4 * K)], RW);
+    d.map(4 * M, [chunk(G, 2 * M)], RW);
+    d.unmap(2 * M, 4 * K);
+    assert_eq!(d.table.tables(), 3);
+    d.m.take_log();
+    d.map(2 * M, [chunk(4 * G, 2 * M)], RW);
+    // The table is unlinked and forgotten by all walkers before the block is there.
+    assert_eq!(d.m.take_log(), [Written(1), Invalidate(2 * M, 2 * M), Release, Written(1)]);
+    assert_eq!(d.trim(), 0);
+    d.unmap(2 * M, 4 * M);
+    assert_eq!((d.table.tables(), d.trim(), d.table.tables()), (2, 1, 1), "a level 2 table is kept as well");
+}
+
+#[test]
+fn a_kept_table_goes_with_the_range_it_is_in() {
+    let mut d = Device::keeping(39);
+    d.map(0, [chunk(G, 4 * K)], RW);
+    d.unmap(0, 4 * K);
+    d.unmap(0, 2 * M);
+    assert_eq!(d.table.tables(), 2, "its parent is the empty one now");
+    d.unmap(0, 4 * G);
+    assert_eq!((d.table.tables(), d.trim()), (1, 0));
+}
+
+#[test]
+fn a_failed_map_leaves_no_table_to_keep() {
+    let mut d = Device::keeping(48);
+    d.m.budget = 3;
+    d.table.map(&mut d.m, Iova::new(0), scattered(G, 513), RW).unwrap_err();
+    d.m.check_quiet();
+    assert_eq!((d.table.tables(), d.m.allocated(), d.trim()), (1, 1, 0));
+}

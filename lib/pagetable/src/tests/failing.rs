@@ -1,0 +1,151 @@
+//! What cannot be done leaves no trace.
+
+use super::fake::Event;
+use super::*;
+use crate::{Access, MapError, ProtectError, Stage2, UnmapError};
+
+/// Four scattered pieces under four level 2 tables, with pages, a group and a block among them.
+fn pieces() -> Vec<Chunk> {
+    let mut all = vec![chunk(G, G), chunk(4 * G, 2 * M), chunk(5 * G, 64 * K)];
+    all.extend(scattered(6 * G, 1000));
+    all
+}
+
+#[test]
+fn a_map_without_tables_undoes_its_part_at_every_step() {
+    let mut d = Device::new(48);
+    let at = G - 2 * M;
+    let list = || scattered(7 * G, 512).chain(pieces());
+    d.map(at, list(), RW);
+    let tables = d.m.allocated() - 1;
+    d.unmap(at, (512 + 1000) * 4 * K + G + 2 * M + 64 * K);
+    assert_eq!(d.m.allocated(), 1);
+    for budget in 0..tables {
+        d.m.take_log();
+        d.m.budget = budget;
+        let error = d.table.map(&mut d.m, Iova::new(at), list(), RW);
+        assert_eq!(error, Err(MapError::OutOfTables), "{budget}");
+        assert_eq!((d.leaves(), d.table.tables(), d.m.allocated()), (vec![], 1, 1), "{budget}");
+        d.m.check_quiet();
+        // Something was walkable as soon as the first table was linked, the third that was taken.
+        let invalidated = d.m.take_log().iter().any(|event| matches!(event, Event::Invalidate(..)));
+        assert_eq!(invalidated, budget >= 3, "{budget}");
+    }
+    d.m.budget = tables;
+    d.map(at, list(), RW);
+}
+
+#[test]
+fn a_map_over_something_undoes_its_part() {
+    let all = 2 * M + 64 * K + 1000 * 4 * K;
+    let list = || pieces().into_iter().skip(1);
+    // What is in the way: at, a chunk of it, and where the map meets it.
+    let obstacles = [
+        ("a page under the block", 0x7000, chunk(0, 4 * K), 0x7000),
+        ("a page in the group", 2 * M + 0xf000, chunk(0, 4 * K), 2 * M + 0xf000),
+        ("a group where a page goes", 2 * M + 128 * K, chunk(0, 64 * K), 2 * M + 128 * K),
+        ("the last page", all - 4 * K, chunk(0, 4 * K), all - 4 * K),
+        ("a block where pages go", 4 * M, chunk(0, 2 * M), 4 * M),
+        ("a block where the block goes", 0, chunk(0, 2 * M), 0),
+        ("a larger block", 0, chunk(0, G), 0),
+    ];
+    for (name, at, obstacle, meets) in obstacles {
+        let mut d = Device::new(39);
+        d.map(at, [obstacle], RO);
+        let before = (d.leaves(), d.table.tables(), d.m.allocated());
+        let error = d.table.map(&mut d.m, Iova::new(0), list(), RW);
+        assert_eq!(error, Err(MapError::AlreadyMapped(Iova::new(meets))), "{name}");
+        d.m.check_quiet();
+        assert_eq!((d.leaves(), d.table.tables(), d.m.allocated()), before, "{name}");
+    }
+}
+
+#[test]
+fn what_cannot_be_mapped_is_refused() {
+    let mut d = Device::new(39);
+    let end = 1 << 39;
+    let cases = [
+        ("unaligned", 0x800, vec![chunk(G, 4 * K)], RW, MapError::Misaligned(Iova::new(0x800))),
+        ("behind the end", end, vec![chunk(G, 4 * K)], RW, MapError::OutOfRange(Iova::new(end))),
+        (
+            "across the end",
+            end - 4 * K,
+            vec![chunk(G, 8 * K)],
+            RW,
+            MapError::OutOfRange(Iova::new(end - 4 * K)),
+        ),
+        (
+            "two pages at the last one",
+            end - 4 * K,
+            scattered(G, 2).collect(),
+            RW,
+            MapError::OutOfRange(Iova::new(end)),
+        ),
+        (
+            "blocks across the end of the root",
+            end - G,
+            vec![chunk(G, G), chunk(8 * G, G)],
+            RW,
+            MapError::OutOfRange(Iova::new(end)),
+        ),
+        (
+            "past 48 bits of output",
+            0,
+            vec![chunk(G, 4 * K), chunk(1 << 48, 4 * K)],
+            RW,
+            MapError::OutputTooLarge(PhysAddr::new(1 << 48)),
+        ),
+        (
+            "write without read",
+            0,
+            vec![chunk(G, 4 * K)],
+            Mapping::new(MemoryType::WriteBack, Access::WRITE).unwrap(),
+            MapError::Inexpressible(Access::WRITE),
+        ),
+    ];
+    for (name, at, chunks, how, error) in cases {
+        assert_eq!(d.table.map(&mut d.m, Iova::new(at), chunks, how), Err(error), "{name}");
+        d.m.check_quiet();
+        assert_eq!((d.leaves(), d.table.tables(), d.m.allocated()), (vec![], 1, 1), "{name}");
+    }
+    d.map(end - 4 * K, [chunk((1 << 48) - 4 * K, 4 * K)], RW);
+    d.map(0, [], RW);
+    assert_eq!(d.leaves(), [(end - 4 * K, (1 << 48) - 4 * K, 4 * K, false)]);
+}
+
+#[test]
+fn stage_2_cannot_tell_who_is_privileged() {
+    let mut m = Fake::new::<Stage2>(0);
+    let mut table = PageTable::<Stage2, Iova>::new(&mut m, 39).unwrap();
+    let access = RW.privileged().access();
+    let error = table.map(&mut m, Iova::new(0), [chunk(G, 4 * K)], RW.privileged());
+    assert_eq!(error, Err(MapError::Inexpressible(access)));
+    let error = table.protect(&mut m, range(0, 4 * K), RW.privileged());
+    assert_eq!(error, Err(ProtectError::Inexpressible(access)));
+}
+
+#[test]
+fn bad_ranges_are_refused() {
+    let mut d = Device::new(39);
+    for (at, len) in [(0x10, 4 * K), (0, 0x10), (1 << 39, 4 * K), ((1 << 39) - 4 * K, 8 * K)] {
+        let bad = range(at, len);
+        assert_eq!(d.table.unmap(&mut d.m, bad).err(), Some(UnmapError::BadRange(bad)));
+        assert_eq!(d.table.protect(&mut d.m, bad, RO), Err(ProtectError::BadRange(bad)));
+    }
+}
+
+#[test]
+fn without_tables_no_block_is_split_and_nothing_is_lost() {
+    // A cut at 4 KiB needs two tables under a 1 GiB block.
+    for (budget, at) in [(0, 4 * K), (1, 4 * K), (0, 2 * M)] {
+        let mut d = Device::new(39);
+        d.map(0, [chunk(G, G)], RW);
+        d.m.take_log();
+        d.m.budget = budget;
+        assert_eq!(d.table.unmap(&mut d.m, range(at, G - at)).err(), Some(UnmapError::OutOfTables));
+        assert_eq!(d.table.protect(&mut d.m, range(0, at), RO), Err(ProtectError::OutOfTables));
+        d.m.check_quiet();
+        assert_eq!((d.leaves(), d.table.tables(), d.m.allocated()), (vec![(0, G, G, false)], 1, 1));
+        assert!(!d.m.take_log().iter().any(|event| matches!(event, Event::Invalidate(..))));
+    }
+}

@@ -1,0 +1,313 @@
+//! Random maps, unmaps and protects, against a flat array of pages. The fake judges every store on the way.
+
+use super::fake::Fake;
+use crate::{Access, Format, InputAddress, Leaf, MapError, Mapping, PageTable, ProtectError, Stage1, Stage2};
+use crate::{StaleTables, TableMemory, UnmapError};
+use addr::{AddrRange, Chunk, Iova, KernelVa, MemoryType, Order, PAGE_SIZE, Pfn, PhysAddr, UserVa};
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+/// The pages of the window: 72 MiB, so that it holds a whole 32 MiB group wherever it begins.
+const PAGES: u64 = 72 << 8;
+
+type Page = (u64, MemoryType, Access);
+
+#[derive(Clone, Debug)]
+enum Action {
+    /// From this page on: runs of (first frame, frames).
+    Map(u64, Vec<(u64, u64)>, Mapping),
+    Unmap(u64, u64),
+    Protect(u64, u64, Mapping),
+    Trim,
+}
+
+/// Page numbers and lengths that like the edges of groups, blocks and tables.
+fn page() -> impl Strategy<Value = u64> {
+    let aligned = |shift: u32| (0..PAGES >> shift).prop_map(move |n| n << shift);
+    let near = (aligned(9), 0..3u64).prop_map(|(page, by)| (page + 1).saturating_sub(by));
+    prop_oneof![0..PAGES, aligned(4), aligned(9), Just(PAGES / 2), near]
+}
+
+fn length() -> impl Strategy<Value = u64> {
+    prop_oneof![4 => 1..40u64, 2 => 1..2000u64, 2 => Just(512), 1 => Just(16), 1 => Just(512 * 16), 1 => Just(512 * 16 + 17)]
+}
+
+/// A run of frames, aligned more or less.
+fn run() -> impl Strategy<Value = (u64, u64)> {
+    (1..1u64 << 20, prop_oneof![Just(0), Just(4), Just(9), Just(13)], length())
+        .prop_map(|(frame, shift, frames)| (frame >> shift << shift, frames))
+}
+
+fn mapping() -> impl Strategy<Value = Mapping> {
+    let all = [
+        Mapping::read_write(MemoryType::WriteBack),
+        Mapping::read_only(MemoryType::WriteBack),
+        Mapping::code(),
+        Mapping::read_write(MemoryType::NonCacheable),
+        Mapping::read_write(MemoryType::WriteBack).pages_only(),
+    ];
+    (0..all.len()).prop_map(move |n| all[n])
+}
+
+fn action() -> impl Strategy<Value = Action> {
+    prop_oneof![
+        5 => (page(), vec(run(), 1..4), mapping()).prop_map(|(at, runs, how)| Action::Map(at, runs, how)),
+        4 => (page(), length()).prop_map(|(at, len)| Action::Unmap(at, len)),
+        2 => (page(), length(), mapping()).prop_map(|(at, len, how)| Action::Protect(at, len, how)),
+        1 => Just(Action::Trim),
+    ]
+}
+
+fn chunks(runs: &[(u64, u64)]) -> Vec<Chunk> {
+    let range = |first, frames| AddrRange::new(Pfn::new(first).start(), Pfn::new(first + frames).start());
+    runs.iter().flat_map(|&(first, frames)| Chunk::of_range(range(first, frames))).collect()
+}
+
+/// A page table, its memory, and what has to be mapped.
+struct Pair<F, A> {
+    m: Fake,
+    table: PageTable<F, A>,
+    /// The window's first address.
+    start: A,
+    pages: Vec<Option<Page>>,
+    /// Whether an empty table may stay, or go when a block needs its place.
+    keeps: bool,
+}
+
+impl<F: Format, A: InputAddress> Pair<F, A> {
+    fn new(bits: u8, first_address: u64, start: u64, keeps: bool) -> Self {
+        let mut m = Fake::new::<F>(first_address);
+        let mut table = PageTable::new(&mut m, bits).unwrap();
+        if keeps {
+            table = table.keeping_one_empty();
+        }
+        m.install(table.root(), table.start_level());
+        Self { m, table, start: A::new(start), pages: vec![None; PAGES as usize], keeps }
+    }
+
+    fn at(&self, page: u64) -> A {
+        A::new(self.start.raw() + page * PAGE_SIZE)
+    }
+
+    /// A range of the window and its addresses.
+    fn part(&self, page: u64, len: u64) -> (std::ops::Range<usize>, AddrRange<A>) {
+        let end = (page + len).min(PAGES);
+        (page as usize..end as usize, AddrRange::new(self.at(page), self.at(end)))
+    }
+
+    fn release(&mut self, range: AddrRange<A>, stale: StaleTables) {
+        self.m.invalidate(range.start().raw(), range.len());
+        stale.release(&mut self.m);
+    }
+
+    fn act(&mut self, action: &Action, budget: usize) {
+        self.m.budget = budget;
+        match action {
+            Action::Map(page, runs, how) => self.map(*page, runs, *how),
+            Action::Unmap(page, len) => self.unmap(*page, *len),
+            Action::Protect(page, len, how) => self.protect(*page, *len, *how),
+            Action::Trim => {
+                if let Some((range, stale)) = self.table.trim(&self.m) {
+                    assert!(!stale.is_empty());
+                    self.release(range, stale);
+                }
+            }
+        }
+        self.m.check_quiet();
+        assert_eq!(self.table.tables() as usize, self.m.allocated());
+    }
+
+    fn map(&mut self, page: u64, runs: &[(u64, u64)], how: Mapping) {
+        let frames = runs.iter().flat_map(|&(first, frames)| first..first + frames);
+        let wanted: Vec<_> = frames.map(|frame| (frame, how.memory(), how.access())).collect();
+        let wanted = &wanted[..wanted.len().min((PAGES - page) as usize)];
+        let taken = self.pages[page as usize..][..wanted.len()].iter().position(Option::is_some);
+        let before = self.table.tables();
+        let list = chunks(runs);
+        let frames: u64 = list.iter().map(|chunk| chunk.frames()).sum();
+        if frames > PAGES - page {
+            return;
+        }
+        let at = self.at(page);
+        match self.table.map(&mut self.m, at, list, how) {
+            Ok(()) => {
+                assert_eq!(taken, None);
+                if how.is_pages_only() {
+                    let end = A::new(at.raw() + frames * PAGE_SIZE);
+                    self.table.leaves(&self.m, AddrRange::new(at, end), |leaf| {
+                        assert_eq!((leaf.bytes, leaf.contiguous), (PAGE_SIZE, false));
+                    });
+                }
+                for (slot, page) in self.pages[page as usize..].iter_mut().zip(wanted) {
+                    *slot = Some(*page);
+                }
+                return;
+            }
+            Err(MapError::AlreadyMapped(at)) => {
+                assert_eq!(Some(at), taken.map(|n| self.at(page + n as u64)));
+            }
+            Err(MapError::OutOfTables) => assert_eq!(self.m.budget, 0),
+            Err(error) => panic!("{error:?}"),
+        }
+        assert!(self.table.tables() <= before, "tables are left of a map that failed");
+        assert!(self.keeps || self.table.tables() == before, "a map that failed took tables away");
+    }
+
+    fn unmap(&mut self, page: u64, len: u64) {
+        let (pages, range) = self.part(page, len);
+        match self.table.unmap(&mut self.m, range) {
+            Ok(stale) => {
+                self.release(range, stale);
+                self.pages[pages].fill(None);
+            }
+            Err(UnmapError::OutOfTables) => assert_eq!(self.m.budget, 0),
+            Err(error) => panic!("{error:?}"),
+        }
+    }
+
+    fn protect(&mut self, page: u64, len: u64, how: Mapping) {
+        let (pages, range) = self.part(page, len);
+        match self.table.protect(&mut self.m, range, how) {
+            Ok(()) => {
+                self.m.invalidate(range.start().raw(), range.len());
+                for page in self.pages[pages].iter_mut().flatten() {
+                    (page.1, page.2) = (how.memory(), how.access());
+                }
+            }
+            Err(ProtectError::OutOfTables) => assert_eq!(self.m.budget, 0),
+            Err(error) => panic!("{error:?}"),
+        }
+    }
+
+    /// Visits all leaves and compares page by page; contiguous groups have to be uniform and complete.
+    fn compare(&self) {
+        let mut found = vec![None; PAGES as usize];
+        let mut leaves = Vec::new();
+        self.table.all_leaves(&self.m, |leaf| leaves.push(leaf));
+        for leaf in &leaves {
+            let first = (leaf.at.raw() - self.start.raw()) / PAGE_SIZE;
+            for n in 0..leaf.bytes / PAGE_SIZE {
+                let page = (Pfn::containing(leaf.to).raw() + n, leaf.memory, leaf.access);
+                assert_eq!(found[(first + n) as usize].replace(page), None);
+            }
+        }
+        let differs = (0..PAGES as usize).find(|&n| found[n] != self.pages[n]);
+        assert_eq!(differs.map(|n| (n, found[n], self.pages[n])), None, "page, found, wanted");
+        check_groups(&leaves);
+    }
+
+    fn compare_translations(&self) {
+        for (n, page) in (0..).zip(&self.pages) {
+            let at = A::new(self.at(n).raw() + 0x123);
+            let found =
+                self.table.translate(&self.m, at).map(|leaf| (leaf.translate(at), leaf.memory, leaf.access));
+            let wanted =
+                page.map(|(frame, memory, access)| (Pfn::new(frame).start() + 0x123, memory, access));
+            assert_eq!(found, wanted, "page {n:#x}");
+        }
+    }
+
+    /// Unmaps everything; nothing but the root may be left.
+    fn end(mut self) {
+        self.act(&Action::Unmap(0, PAGES), usize::MAX);
+        self.act(&Action::Trim, usize::MAX);
+        assert_eq!((self.table.tables(), self.m.allocated()), (1, 1));
+        self.compare();
+        self.m.uninstall();
+        self.table.destroy(&mut self.m);
+        assert_eq!(self.m.allocated(), 0);
+    }
+}
+
+fn check_groups<A: InputAddress>(leaves: &[Leaf<A>]) {
+    let mut groups = leaves.iter().filter(|leaf| leaf.contiguous);
+    while let Some(first) = groups.next() {
+        assert!((first.at.raw() | first.to.raw()).is_multiple_of(first.reach()), "{first:?} begins no group");
+        let mut next = *first;
+        for _ in 1..16 {
+            next = Leaf { at: A::new(next.at.raw() + next.bytes), to: next.to + next.bytes, ..next };
+            assert_eq!(groups.next(), Some(&next), "the group of {first:?}");
+        }
+    }
+}
+
+fn play<F: Format, A: InputAddress>(mut pair: Pair<F, A>, actions: &[(Action, Option<usize>)]) {
+    for (action, budget) in actions {
+        pair.act(action, budget.unwrap_or(usize::MAX));
+        pair.compare();
+    }
+    pair.compare_translations();
+    pair.end();
+}
+
+/// Actions, some with few tables to be had.
+fn script() -> impl Strategy<Value = Vec<(Action, Option<usize>)>> {
+    vec((action(), proptest::option::weighted(0.25, 0..4usize)), 1..24)
+}
+
+/// `PROPTEST_CASES` deepens the search; there is no file of old failures, as each becomes a test of its own.
+fn config() -> ProptestConfig {
+    let default = ProptestConfig::default();
+    ProptestConfig { cases: default.cases / 6, failure_persistence: None, ..default }
+}
+
+proptest! {
+    #![proptest_config(config())]
+
+    #[test]
+    fn device_addresses_agree_with_the_model(script in script(), keep: bool) {
+        // The window crosses a 1 GiB and a 32 MiB border.
+        play(Pair::<Stage1, Iova>::new(39, 0, (1 << 30) - (36 << 20), keep), &script);
+    }
+
+    #[test]
+    fn kernel_addresses_agree_with_the_model(script in script(), keep: bool) {
+        let first = 0xffff_0000_0000_0000;
+        play(Pair::<Stage1, KernelVa>::new(48, first, first + (512 << 30) - (40 << 20), keep), &script);
+    }
+
+    #[test]
+    fn the_top_of_the_kernels_half_agrees_with_the_model(script in script()) {
+        let first = 0xffff_ff80_0000_0000;
+        let start = 0u64.wrapping_sub((PAGES + 1) * PAGE_SIZE);
+        play(Pair::<Stage1, KernelVa>::new(39, first, start, false), &script);
+    }
+
+    #[test]
+    fn user_addresses_agree_with_the_model(script in script(), keep: bool) {
+        play(Pair::<Stage1, UserVa>::new(48, 0, 0, keep), &script);
+    }
+
+    #[test]
+    fn stage_2_agrees_with_the_model(script in script(), keep: bool) {
+        // The last 72 MiB of a space whose root is a level 2 table.
+        play(Pair::<Stage2, Iova>::new(30, 0, (1 << 30) - (72 << 20), keep), &script);
+    }
+}
+
+#[test]
+fn blocks_of_1_gib_split_down_to_pages() {
+    let mut m = Fake::new::<Stage1>(0);
+    let mut table = PageTable::<Stage1, Iova>::new(&mut m, 48).unwrap();
+    m.install(table.root(), table.start_level());
+    let giga = Chunk::new(Pfn::new(1 << 18), Order::MAX).unwrap();
+    table.map(&mut m, Iova::new(0), [giga], Mapping::read_write(MemoryType::WriteBack)).unwrap();
+    assert_eq!(table.tables(), 2);
+    let page = AddrRange::from_len(Iova::new(0x1234_5000), PAGE_SIZE).unwrap();
+    let stale = table.unmap(&mut m, page).unwrap();
+    m.invalidate(page.start().raw(), page.len());
+    stale.release(&mut m);
+    m.check_quiet();
+    assert_eq!(table.tables(), 4);
+    let mut leaves = Vec::new();
+    table.all_leaves(&m, |leaf| leaves.push(leaf));
+    check_groups(&leaves);
+    assert_eq!(leaves.iter().map(|leaf| leaf.bytes).sum::<u64>(), (1 << 30) - PAGE_SIZE);
+    for leaf in &leaves {
+        assert_eq!(leaf.to, PhysAddr::new(leaf.at.raw() + (1 << 30)));
+    }
+    // All of the block but the cut group at each level keeps the hint.
+    let separate = leaves.iter().filter(|leaf| !leaf.contiguous).map(|leaf| leaf.bytes);
+    assert_eq!(separate.clone().filter(|bytes| *bytes == PAGE_SIZE).count(), 15);
+    assert_eq!(separate.filter(|bytes| *bytes == 2 << 20).count(), 15);
+}

@@ -1,0 +1,263 @@
+//! From a StreamID to what shall happen: stream table and context descriptor (IHI 0070, 3.3, 5.2.2 and 5.4.2), cached
+//! until a CMD_CFGI names them.
+
+use super::events::Fault;
+use super::registers::offset;
+use super::tlb::CacheTag;
+use super::{Memory, Model, RegisterFile};
+use crate::command::Command;
+use crate::event::{Class, EventKind};
+use crate::field::{extract, is_set, mask};
+use addr::{Asid, StreamId, Vmid};
+use alloc::collections::BTreeMap;
+
+type Words = [u64; 8];
+
+/// What is cached: first-level descriptors by index, entries and context descriptors by stream. What a command has named
+/// goes at the next CMD_SYNC, and is used until then.
+#[derive(Default)]
+pub(super) struct ConfigCache {
+    first_level: BTreeMap<u32, Cached<u64>>,
+    entries: BTreeMap<u32, Cached<Words>>,
+    contexts: BTreeMap<u32, Cached<Words>>,
+}
+
+struct Cached<T> {
+    value: T,
+    doomed: bool,
+}
+
+fn doom<T>(cache: &mut BTreeMap<u32, Cached<T>>, named: impl Fn(u32) -> bool) {
+    cache.iter_mut().filter(|(index, _)| named(**index)).for_each(|(_, cached)| cached.doomed = true);
+}
+
+fn keep<T>(cache: &mut BTreeMap<u32, Cached<T>>, index: u32, value: T) {
+    cache.insert(index, Cached { value, doomed: false });
+}
+
+impl ConfigCache {
+    /// Dooms what `command` names. `split` is where a StreamID is cut in a two-level table.
+    pub fn invalidate(&mut self, command: Command, split: u32) {
+        match command {
+            Command::CfgiAll => {
+                self.doom_streams(0, u32::MAX);
+                doom(&mut self.first_level, |_| true);
+            }
+            Command::CfgiSte { stream, leaf } => {
+                self.doom_streams(stream.raw(), stream.raw());
+                doom(&mut self.first_level, |index| !leaf && index == stream.raw() >> split);
+            }
+            Command::CfgiSteRange { stream, range } => {
+                let low = mask(range.into(), 0) as u32;
+                let (first, last) = (stream.raw() & !low, stream.raw() | low);
+                self.doom_streams(first, last);
+                doom(&mut self.first_level, |index| (first >> split..=last >> split).contains(&index));
+            }
+            Command::CfgiCd { stream, .. } | Command::CfgiCdAll { stream } => {
+                doom(&mut self.contexts, |of| of == stream.raw());
+            }
+            _ => {}
+        }
+    }
+
+    /// A CMD_SYNC: what was named before is gone.
+    pub fn complete(&mut self) {
+        self.first_level.retain(|_, cached| !cached.doomed);
+        self.entries.retain(|_, cached| !cached.doomed);
+        self.contexts.retain(|_, cached| !cached.doomed);
+    }
+
+    /// Entries, and the context descriptors found through them.
+    fn doom_streams(&mut self, first: u32, last: u32) {
+        doom(&mut self.entries, |stream| (first..=last).contains(&stream));
+        doom(&mut self.contexts, |stream| (first..=last).contains(&stream));
+    }
+}
+
+/// What an entry says.
+pub(super) enum Config {
+    Abort,
+    Bypass,
+    Translate(Translation),
+}
+
+/// One stage of translation.
+pub(super) struct Translation {
+    pub stage: u8,
+    pub tag: CacheTag,
+    pub table: u64,
+    pub start_level: u8,
+    pub input_bits: u32,
+    pub output_bits: u32,
+    pub mair: u64,
+}
+
+impl<R: RegisterFile, M: Memory> Model<R, M> {
+    pub(super) fn configuration(&mut self, stream: StreamId) -> Result<Config, Fault> {
+        let entry = self.stream_entry(stream)?;
+        if !is_set(0, entry[0]) {
+            return Err(Fault::of_config(EventKind::BadSte));
+        }
+        match extract(3, 1, entry[0]) {
+            0b100 => Ok(Config::Bypass),
+            0b101 if self.ids.stage1() => self.stage1(stream, &entry).map(Config::Translate),
+            0b110 if self.ids.stage2() => self.stage2(&entry).map(Config::Translate),
+            0b101.. => Err(Fault::of_config(EventKind::BadSte)),
+            _ => Ok(Config::Abort),
+        }
+    }
+
+    fn stream_entry(&mut self, stream: StreamId) -> Result<Words, Fault> {
+        if let Some(entry) = self.config.entries.get(&stream.raw()) {
+            return Ok(entry.value);
+        }
+        let cfg = u64::from(self.registers.get(offset::STRTAB_BASE_CFG));
+        let base = self.get64(offset::STRTAB_BASE) & mask(55, 6);
+        let log2 = extract(5, 0, cfg) as u32;
+        if u64::from(stream.raw()) >> log2 != 0 {
+            return Err(self.bad_stream());
+        }
+        let at = match extract(17, 16, cfg) {
+            0b00 => (base & !((64 << log2) - 1)) + 64 * u64::from(stream.raw()),
+            0b01 => self.second_level(stream, base)?,
+            format => panic!("STRTAB_BASE_CFG.FMT is {format}"),
+        };
+        let entry = self.fetch(at, EventKind::SteFetch)?;
+        keep(&mut self.config.entries, stream.raw(), entry);
+        Ok(entry)
+    }
+
+    /// Where the stream's entry is, by its first-level descriptor.
+    fn second_level(&mut self, stream: StreamId, base: u64) -> Result<u64, Fault> {
+        let split = self.split();
+        assert!([6, 8, 10].contains(&split), "STRTAB_BASE_CFG.SPLIT is {split}");
+        let (index, below) = (stream.raw() >> split, u64::from(stream.raw()) & ((1 << split) - 1));
+        let descriptor = match self.config.first_level.get(&index) {
+            Some(cached) => cached.value,
+            None => {
+                let at = base + 8 * u64::from(index);
+                let read = self.memory.read(at);
+                let descriptor = read.ok_or(Fault::of_fetch(EventKind::SteFetch, Class::Cd, at))?;
+                keep(&mut self.config.first_level, index, descriptor);
+                descriptor
+            }
+        };
+        let span = extract(4, 0, descriptor);
+        // Reserved and oversized spans lead nowhere, and neither does a stream past the end of its table.
+        if span == 0 || span > u64::from(split) + 1 || below >= 1 << (span - 1) {
+            return Err(self.bad_stream());
+        }
+        Ok((descriptor & mask(55, 6) & !((64 << (span - 1)) - 1)) + 64 * below)
+    }
+
+    /// C_BAD_STREAMID is recorded only with CR2.RECINVSID.
+    fn bad_stream(&self) -> Fault {
+        let recorded = is_set(1, self.registers.get(offset::CR2).into());
+        Fault { recorded, ..Fault::of_config(EventKind::BadStreamId) }
+    }
+
+    pub(super) fn split(&self) -> u32 {
+        extract(10, 6, self.registers.get(offset::STRTAB_BASE_CFG).into()) as u32
+    }
+
+    fn stage1(&mut self, stream: StreamId, entry: &Words) -> Result<Translation, Fault> {
+        let illegal = extract(31, 30, entry[1]) != 0          // STRW: NS-EL1 alone
+            || is_set(27, entry[1])                           // S1STALLD without the stall model
+            || extract(63, 59, entry[0]) != 0; // S1CDMax without substreams
+        if illegal {
+            return Err(Fault::of_config(EventKind::BadSte));
+        }
+        let context = self.context(stream, entry[0] & mask(55, 6))?;
+        let vmid = if self.ids.stage2() { extract(15, 0, entry[2]) as u16 } else { 0 };
+        self.stage1_of(&context, Vmid::new(vmid)).ok_or(Fault::of_config(EventKind::BadCd))
+    }
+
+    fn context(&mut self, stream: StreamId, at: u64) -> Result<Words, Fault> {
+        if let Some(context) = self.config.contexts.get(&stream.raw()) {
+            return Ok(context.value);
+        }
+        let context = self.fetch(at, EventKind::CdFetch)?;
+        keep(&mut self.config.contexts, stream.raw(), context);
+        Ok(context)
+    }
+
+    /// What a context descriptor says; `None` when it is ILLEGAL or asks for what this model does not have.
+    fn stage1_of(&self, context: &Words, vmid: Vmid) -> Option<Translation> {
+        let [word0, word1, _, mair, ..] = *context;
+        let t0sz = extract(5, 0, word0) as u32;
+        let asid = extract(63, 48, word0) as u16;
+        let legal = is_set(31, word0)                 // V
+            && is_set(41, word0)                      // AA64
+            && is_set(46, word0)                      // A: TERM_MODEL has no other
+            && !is_set(44, word0)                     // S: no stalls
+            && extract(43, 42, word0) == 0            // HA, HD: no hardware update
+            && !is_set(15, word0)                     // ENDI
+            && !is_set(14, word0)                     // EPD0
+            && is_set(30, word0)                      // EPD1: TTB1 is not set up
+            && extract(7, 6, word0) == 0              // TG0
+            && (16..=39).contains(&t0sz)
+            && (self.ids.has(0, 12) || asid <= 0xff); // ASID16
+        legal.then(|| Translation {
+            stage: 1,
+            tag: CacheTag { vmid, asid: Some(Asid::new(asid)) },
+            table: word1 & mask(55, 4),
+            start_level: start_level(64 - t0sz),
+            input_bits: 64 - t0sz,
+            output_bits: self.size(extract(34, 32, word0)),
+            mair,
+        })
+    }
+
+    fn stage2(&self, entry: &Words) -> Result<Translation, Fault> {
+        let word2 = entry[2];
+        let t0sz = extract(37, 32, word2) as u32;
+        let vmid = extract(15, 0, word2) as u16;
+        let start = 2 - extract(39, 38, word2).min(2) as u8;
+        let legal = is_set(51, word2)                 // S2AA64
+            && !is_set(52, word2)                     // S2ENDI
+            && extract(56, 55, word2) == 0            // S2HA, S2HD
+            && !is_set(57, word2)                     // S2S
+            && extract(47, 46, word2) == 0            // S2TG
+            && (16..=39).contains(&t0sz)
+            && 64 - t0sz <= self.ids.output_bits()
+            // No more than a start level's one table: this model does not concatenate.
+            && start == start_level(64 - t0sz)
+            && (self.ids.has(0, 18) || vmid <= 0xff); // VMID16
+        if !legal {
+            return Err(Fault::of_config(EventKind::BadSte));
+        }
+        Ok(Translation {
+            stage: 2,
+            tag: CacheTag { vmid: Vmid::new(vmid), asid: None },
+            table: entry[3] & mask(55, 4),
+            start_level: start,
+            input_bits: 64 - t0sz,
+            output_bits: self.size(extract(50, 48, word2)),
+            mair: 0,
+        })
+    }
+
+    /// IPS or S2PS, no more than the SMMU has. Panics for what needs other granules.
+    fn size(&self, encoded: u64) -> u32 {
+        assert!(encoded <= 5, "output size {encoded}");
+        [32, 36, 40, 42, 44, 48][encoded as usize].min(self.ids.output_bits())
+    }
+
+    fn fetch(&self, at: u64, kind: EventKind) -> Result<Words, Fault> {
+        let mut words = [0; 8];
+        for (index, word) in words.iter_mut().enumerate() {
+            let read = self.memory.read(at + 8 * index as u64);
+            *word = read.ok_or(Fault::of_fetch(kind, Class::Cd, at))?;
+        }
+        Ok(words)
+    }
+}
+
+/// The level at which one table covers `bits` bits.
+fn start_level(bits: u32) -> u8 {
+    match bits {
+        40.. => 0,
+        31.. => 1,
+        _ => 2,
+    }
+}

@@ -1,0 +1,46 @@
+//! Identification registers to choose from.
+
+/// IDR0 to IDR5 and AIDR.
+#[derive(Clone, Copy, Debug)]
+pub struct Ids {
+    /// IDR0 to IDR5.
+    pub idr: [u32; 6],
+    /// AIDR.
+    pub aidr: u32,
+}
+
+impl Ids {
+    /// Both stages: what QEMU 10.0's `virt` has, with 16 bits of StreamID.
+    pub const NESTED: Self = Self { idr: [0x0d44_101b, 0x0273_0010, 0, 0x1414, 0, 0x74], aidr: 1 };
+    /// Stage 1 alone: `virt-9.1`.
+    pub const STAGE1: Self = Self { idr: [0x0d44_101a, 0x0273_0010, 0, 0x1404, 0, 0x74], aidr: 1 };
+    /// Stage 2 alone.
+    pub const STAGE2: Self = Self { idr: [0x0d44_1019, 0x0273_0010, 0, 0x1414, 0, 0x74], aidr: 1 };
+    /// An early, small one: stage 1, linear stream table of 16 streams, 8-bit ASIDs, no range invalidation, walks that do
+    /// not snoop, 40 bits of address, queues of 16 entries.
+    pub const SMALL: Self = Self { idr: [0x0440_000a, 0x0084_0004, 0, 0, 0, 0x12], aidr: 0 };
+
+    pub(super) const fn has(&self, register: usize, bit: u32) -> bool {
+        crate::field::is_set(bit, self.idr[register] as u64)
+    }
+
+    pub(super) const fn stage1(&self) -> bool {
+        self.has(0, 1)
+    }
+
+    pub(super) const fn stage2(&self) -> bool {
+        self.has(0, 0)
+    }
+
+    pub(super) const fn ranges(&self) -> bool {
+        self.has(3, 10)
+    }
+
+    pub(super) const fn stream_bits(&self) -> u32 {
+        crate::field::extract(5, 0, self.idr[1] as u64) as u32
+    }
+
+    pub(super) const fn output_bits(&self) -> u32 {
+        [32, 36, 40, 42, 44, 48, 52, 56][crate::field::extract(2, 0, self.idr[5] as u64) as usize]
+    }
+}

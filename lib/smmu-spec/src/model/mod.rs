@@ -1,0 +1,191 @@
+//! A software SMMU, to judge drivers by.
+//!
+//! It does what IHI 0070 says, and where the manual leaves a choice, what is worst for software:
+//!
+//! - nothing happens by itself: registers take effect and commands are consumed a few at each [`Model::step`], so a
+//!   driver that does not wait for an acknowledgement or for CONS is too early;
+//! - what an invalidation names stays in use until the CMD_SYNC, and what is cached again after it stays for good;
+//! - stream table entries, context descriptors (valid or not), table pointers and translations stay cached for ever
+//!   unless a command names them; a contiguous group or a block is cached as one entry;
+//! - what breaks the rules for software without an architected answer (registers written while they are in use, a
+//!   contiguous group that is not uniform, two cached translations of one address) panics with a message.
+//!
+//! It knows nothing of the page-table crate or of this crate's encoders: it decodes words on its own.
+
+mod commands;
+mod config;
+mod events;
+mod ids;
+mod registers;
+mod tlb;
+mod walk;
+
+pub use ids::Ids;
+pub use walk::Attributes;
+
+use crate::event::{Direction, EventKind};
+use crate::field::is_set;
+use addr::StreamId;
+use alloc::vec::Vec;
+use config::{Config, ConfigCache, Translation};
+use events::Fault;
+use registers::{cr0, offset};
+use tlb::Tlb;
+
+/// Memory as the SMMU sees it.
+pub trait Memory {
+    /// The 64-bit word at `at`, a multiple of 8; `None` if the access aborts.
+    fn read(&self, at: u64) -> Option<u64>;
+    /// Stores a word; `false` if the access aborts.
+    fn write(&mut self, at: u64, value: u64) -> bool;
+}
+
+/// The registers, which the driver writes at the same time.
+pub trait RegisterFile {
+    /// The 32 bits at `offset`.
+    fn get(&self, offset: usize) -> u32;
+    /// Sets the 32 bits at `offset`.
+    fn set(&self, offset: usize, value: u32);
+}
+
+/// What became of a transaction.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// It goes to memory at `to`.
+    Translated {
+        /// The physical address.
+        to: u64,
+        /// What the last-level descriptor said.
+        attributes: Attributes,
+    },
+    /// It goes to memory untranslated.
+    Bypassed,
+    /// It was aborted; with the event that was recorded, if one was to be.
+    Aborted(Option<EventKind>),
+}
+
+/// The SMMU.
+pub struct Model<R, M> {
+    /// Its registers.
+    pub registers: R,
+    /// The memory it sees.
+    pub memory: M,
+    /// Does nothing at [`Model::step`]: a broken SMMU.
+    pub hung: bool,
+    /// Commands consumed at each step.
+    pub commands_per_step: u32,
+    /// CMD_SYNCs consumed.
+    pub syncs: u64,
+    /// All commands consumed, by opcode.
+    pub opcodes: Vec<u8>,
+    /// Interrupts for events (the queue became non-empty).
+    pub event_interrupts: u32,
+    /// Interrupts for global errors.
+    pub error_interrupts: u32,
+    /// How to say that the event queue was full: QEMU's way (GERROR.EVENTQ_ABT_ERR) or the manual's (OVFLG).
+    pub overflow_is_global_error: bool,
+    ids: Ids,
+    gbpa: u32,
+    config: ConfigCache,
+    tlb: Tlb,
+    /// Registers that must not change as long as they are in use.
+    in_use: [u64; registers::GUARDED],
+}
+
+impl<R: RegisterFile, M: Memory> Model<R, M> {
+    /// An SMMU with these ID registers, as after reset: open (GBPA.ABORT = 0), with rubbish where reset values are unknown.
+    pub fn new(registers: R, memory: M, ids: Ids) -> Self {
+        let model = Self {
+            registers,
+            memory,
+            hung: false,
+            commands_per_step: 3,
+            syncs: 0,
+            opcodes: Vec::new(),
+            event_interrupts: 0,
+            error_interrupts: 0,
+            overflow_is_global_error: false,
+            ids,
+            gbpa: 0x1000,
+            config: ConfigCache::default(),
+            tlb: Tlb::default(),
+            in_use: [0; registers::GUARDED],
+        };
+        model.reset_registers();
+        model
+    }
+
+    fn reset_registers(&self) {
+        for (index, value) in self.ids.idr.into_iter().enumerate() {
+            self.registers.set(offset::IDR0 + 4 * index, value);
+        }
+        self.registers.set(offset::AIDR, self.ids.aidr);
+        self.registers.set(offset::GBPA, self.gbpa);
+        let unknown = [offset::CMDQ_PROD, offset::CMDQ_CONS, offset::EVENTQ_PROD, offset::EVENTQ_CONS];
+        unknown.into_iter().for_each(|at| self.registers.set(at, 0x0005_5555));
+    }
+
+    /// Lets the SMMU look at its registers once, and do a little of what they ask for.
+    pub fn step(&mut self) {
+        if self.hung {
+            return;
+        }
+        self.take_gbpa();
+        self.take_enables();
+        if self.enabled(cr0::CMDQEN) {
+            for _ in 0..self.commands_per_step {
+                self.consume();
+            }
+        }
+    }
+
+    /// A transaction of `stream` to or from `address`, unprivileged. Uses and fills all caches, and records an event if it
+    /// is aborted and the manual says so.
+    pub fn access(&mut self, stream: StreamId, address: u64, direction: Direction) -> Outcome {
+        if !self.enabled(cr0::SMMUEN) {
+            let abort = is_set(20, self.gbpa.into());
+            return if abort { Outcome::Aborted(None) } else { Outcome::Bypassed };
+        }
+        match self.translate(stream, address, direction) {
+            Ok(outcome) => outcome,
+            Err(fault) => {
+                self.record(stream, address, direction, fault);
+                Outcome::Aborted(Some(fault.kind))
+            }
+        }
+    }
+
+    /// Translations, table pointers and configuration that are cached for anything: what a domain leaves behind.
+    pub fn cached_translations(&self) -> usize {
+        self.tlb.len()
+    }
+
+    fn translate(&mut self, stream: StreamId, address: u64, direction: Direction) -> Result<Outcome, Fault> {
+        match self.configuration(stream)? {
+            Config::Abort => Ok(Outcome::Aborted(None)),
+            Config::Bypass => Ok(Outcome::Bypassed),
+            Config::Translate(translation) => self.look_up(&translation, address, direction),
+        }
+    }
+
+    fn look_up(
+        &mut self,
+        translation: &Translation,
+        address: u64,
+        direction: Direction,
+    ) -> Result<Outcome, Fault> {
+        if address >> translation.input_bits != 0 {
+            return Err(Fault::at_input(EventKind::Translation, translation.stage));
+        }
+        let leaf = match self.tlb.find(translation.tag, address) {
+            Some(leaf) => leaf,
+            None => self.walk(translation, address)?,
+        };
+        leaf.check(translation.stage, direction)?;
+        Ok(Outcome::Translated { to: leaf.translate(address), attributes: leaf.attributes })
+    }
+
+    fn enabled(&self, enable: u32) -> bool {
+        self.registers.get(offset::CR0ACK) & enable != 0
+    }
+}
