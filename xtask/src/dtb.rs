@@ -103,8 +103,20 @@ pub fn patch(machine: &Machine, boot: &Boot, changes: &[(&str, &str)], at: &Path
         replace(&mut tree, from.as_bytes(), to.as_bytes())
             .map_err(|reason| Error::Image { path: at.to_owned(), reason: format!("{from}: {reason}") })?;
     }
+    trim(&mut tree);
     std::fs::write(at, &tree).map_err(Error::file("write", at))?;
     Ok(at.to_owned())
+}
+
+/// Cuts off the room that QEMU leaves for growth: it doubles whatever tree it is given.
+fn trim(tree: &mut Vec<u8>) {
+    let word = |at: usize| {
+        tree.get(at..at + 4).map_or(0, |bytes| u32::from_be_bytes(bytes.try_into().unwrap_or_default()))
+    };
+    let (structure, strings) = (word(8) + word(36), word(12) + word(32));
+    let used = structure.max(strings).next_multiple_of(8);
+    tree.truncate(used as usize);
+    tree.splice(4..8, used.to_be_bytes());
 }
 
 fn replace(tree: &mut [u8], from: &[u8], to: &[u8]) -> std::result::Result<(), &'static str> {
@@ -144,6 +156,15 @@ mod tests {
             .map(|s| (s.p_paddr, elf.segment_data(&s).unwrap().to_vec()))
             .collect();
         assert_eq!(pieces, [(0x1000, b"code".to_vec()), (0x9000, b"more data".to_vec())]);
+    }
+
+    #[test]
+    fn a_trimmed_tree_ends_behind_its_last_block() {
+        let header = [0xd00d_feed_u32, 4096, 40, 60, 0, 17, 16, 0, 9, 16];
+        let mut tree: Vec<u8> = header.iter().flat_map(|word| word.to_be_bytes()).collect();
+        tree.resize(4096, 7);
+        trim(&mut tree);
+        assert_eq!((tree.len(), &tree[4..8]), (72, &72u32.to_be_bytes()[..]));
     }
 
     #[test]

@@ -128,6 +128,7 @@ pub const CASES: &[Case] = &[
     refusal("bad-vmalloc", "vmalloc=-1", &["error: bad boot argument \"vmalloc=-1\": "]),
     refusal("bad-iommu", "iommu=perhaps", &["error: bad boot argument \"iommu=perhaps\": "]),
     refusal("bad-loglevel", "loglevel=loud", &["error: bad boot argument \"loglevel=loud\": "]),
+    refusal("lowmem-too-small", "lowmem=1M", &["error: lowmem=0x100000: at least"]),
     refusal(
         "unknown-argument",
         "frobnicate=1 init=/bin/probe -- hello",
