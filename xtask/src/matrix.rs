@@ -109,7 +109,7 @@ pub const CASES: &[Case] = &[
         options: "dtb-randomness=off,secure=on",
         cpus: "1",
         start: Start::Bare(Tree::Qemus),
-        append: "selftest=entry*",
+        append: "selftest=boot.*",
         expect: Expect::KtapThenHalt,
         ..SELFTEST
     },
