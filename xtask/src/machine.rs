@@ -19,7 +19,9 @@ pub struct Machine {
     pub cpus: String,
     /// QEMU's `-m`.
     pub memory: String,
-    /// Arguments that add devices or change anything above; put last.
+    /// Arguments that add devices.
+    pub devices: Vec<String>,
+    /// Arguments that change anything of the above; put last.
     pub extra: Vec<String>,
 }
 
@@ -33,10 +35,14 @@ impl Default for Machine {
             cpu: "max".into(),
             cpus: "4".into(),
             memory: "2G".into(),
+            devices: EDU.map(String::from).into(),
             extra: Vec::new(),
         }
     }
 }
+
+/// The device that the demonstration and most self-tests use.
+pub const EDU: [&str; 2] = ["-device", "edu"];
 
 /// What is booted.
 #[derive(Clone, Debug)]
@@ -78,9 +84,10 @@ impl Machine {
         let smmu = if self.smmu { ",iommu=smmuv3" } else { "" };
         let comma = if self.options.is_empty() { "" } else { "," };
         let machine = format!("{},gic-version={}{smmu}{comma}{}", self.board, self.gic, self.options);
-        let fixed = ["-nic", "none", "-no-reboot", "-device", "edu"];
+        let fixed = ["-nic", "none", "-no-reboot"];
         let sized = ["-M", &machine, "-cpu", &self.cpu, "-smp", &self.cpus, "-m", &self.memory];
-        sized.iter().chain(&fixed).map(|word| (*word).to_owned()).collect()
+        let words = sized.iter().chain(&fixed).map(|word| (*word).to_owned());
+        words.chain(self.devices.iter().cloned()).collect()
     }
 }
 

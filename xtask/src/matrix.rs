@@ -2,7 +2,7 @@
 
 use crate::dtb::Tree;
 use crate::judge::Expect;
-use crate::machine::Machine;
+use crate::machine::{EDU, Machine};
 
 /// One boot and what it has to show.
 #[derive(Clone, Copy, Debug)]
@@ -23,8 +23,8 @@ pub struct Case {
     pub cpus: &'static str,
     /// QEMU's `-m`.
     pub memory: &'static str,
-    /// More QEMU arguments.
-    pub extra: &'static [&'static str],
+    /// QEMU arguments that add devices.
+    pub devices: &'static [&'static str],
     /// How it is started.
     pub start: Start,
     /// The boot arguments.
@@ -61,12 +61,24 @@ const SELFTEST: Case = Case {
     cpu: "max",
     cpus: "4",
     memory: "2G",
-    extra: &[],
+    devices: &EDU,
     start: Start::Whole,
     append: "selftest lowmem=256M",
     expect: Expect::Ktap,
     limit: 300,
 };
+
+/// Root port, bridge to conventional PCI, another bridge: three more buses before edu.
+const BEHIND_BRIDGES: &[&str] = &[
+    "-device",
+    "pcie-root-port,id=rp0,chassis=1",
+    "-device",
+    "pcie-pci-bridge,id=br0,bus=rp0",
+    "-device",
+    "pci-bridge,id=br1,bus=br0,chassis_nr=2,addr=2",
+    "-device",
+    "edu,bus=br1,addr=3",
+];
 
 const PANIC: &str = "kernel panic:";
 
@@ -103,6 +115,14 @@ pub const CASES: &[Case] = &[
         append: "selftest",
         ..SELFTEST
     },
+    Case {
+        name: "virt-neoverse-n1-el2",
+        cpu: "neoverse-n1",
+        options: "dtb-randomness=off,virtualization=on",
+        ..SELFTEST
+    },
+    Case { name: "virt-edu-behind-bridges", devices: BEHIND_BRIDGES, ..SELFTEST },
+    Case { name: "virt-no-edu", devices: &[], ..SELFTEST },
     Case { name: "virt-highmem-off", options: "dtb-randomness=off,highmem=off", ..SELFTEST },
     Case {
         name: "el3-entry",
@@ -167,7 +187,8 @@ impl Case {
             cpu: self.cpu.into(),
             cpus: self.cpus.into(),
             memory: self.memory.into(),
-            extra: self.extra.iter().map(|word| (*word).into()).collect(),
+            devices: self.devices.iter().map(|word| (*word).into()).collect(),
+            extra: Vec::new(),
         }
     }
 }

@@ -57,19 +57,18 @@ fn matrix(cases: &[&Case], built: &Artifacts) -> Result<Tally> {
 
 /// Runs one case; an error of the tool itself is a failure of the case.
 fn one(case: &Case, built: &Artifacts, logs: &Path) -> (Verdict, String) {
-    match boot(case, built, logs) {
-        Ok(run) => {
-            let verdict = case.expect.judge(&run);
-            let report = report(case, &verdict, &run);
-            (verdict, report)
-        }
+    let (verdict, took) = match boot(case, built, logs) {
+        Ok(run) => (case.expect.judge(&run), run.took),
         Err(error) => {
-            let verdict = Verdict { tally: Tally::one(false), complaints: vec![error.to_string()] };
-            let run = Run { console: String::new(), end: qemu::End::Stopped, took: Duration::ZERO };
-            let report = report(case, &verdict, &run);
-            (verdict, report)
+            (Verdict { tally: Tally::one(false), complaints: vec![error.to_string()] }, Duration::ZERO)
         }
-    }
+    };
+    let report = report(case, &verdict, took, &log(case, logs));
+    (verdict, report)
+}
+
+fn log(case: &Case, logs: &Path) -> PathBuf {
+    logs.join(format!("{}.log", case.name))
 }
 
 fn boot(case: &Case, built: &Artifacts, logs: &Path) -> Result<Run> {
@@ -95,7 +94,7 @@ fn boot(case: &Case, built: &Artifacts, logs: &Path) -> Result<Run> {
         }
     }
     let limit = Duration::from_secs(case.limit);
-    qemu::capture(&machine.arguments(&boot), limit, &beside("log"), |line| case.expect.is_last(line))
+    qemu::capture(&machine.arguments(&boot), limit, &log(case, logs), |line| case.expect.is_last(line))
 }
 
 /// The first half of an archive.
@@ -110,18 +109,20 @@ fn nonsense(path: &Path) -> Result<PathBuf> {
     Ok(path.to_owned())
 }
 
-fn report(case: &Case, verdict: &Verdict, run: &Run) -> String {
+/// One line; for a failure also why, and the end of the log: the console, and what QEMU said itself.
+fn report(case: &Case, verdict: &Verdict, took: Duration, log: &Path) -> String {
     let good = verdict.complaints.is_empty();
     let word = if good { "ok  " } else { "FAIL" };
-    let mut report = format!("{word} {:28} {:6.1} s  {}\n", case.name, run.took.as_secs_f64(), verdict.tally);
+    let mut report = format!("{word} {:28} {:6.1} s  {}\n", case.name, took.as_secs_f64(), verdict.tally);
     if !good {
         verdict.complaints.iter().for_each(|line| report += &format!("     {line}\n"));
-        tail(&run.console).for_each(|line| report += &format!("     | {line}\n"));
+        let text = String::from_utf8_lossy(&std::fs::read(log).unwrap_or_default()).into_owned();
+        tail(&text).for_each(|line| report += &format!("     | {line}\n"));
     }
     report
 }
 
-fn tail(console: &str) -> impl Iterator<Item = &str> {
-    let lines = console.lines().count();
-    console.lines().skip(lines.saturating_sub(TAIL))
+fn tail(text: &str) -> impl Iterator<Item = &str> {
+    let lines = text.lines().count();
+    text.lines().skip(lines.saturating_sub(TAIL))
 }
