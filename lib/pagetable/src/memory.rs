@@ -39,5 +39,8 @@ pub trait TableMemory {
     /// Forgets the `len` bytes from input address `at` on, in every TLB and walk cache, and returns when that is
     /// complete. First makes earlier stores seen (DSB ISHST; TLBI; DSB ISH; or the SMMU's commands and CMD_SYNC).
     /// Must use forms that drop cached table entries too. Called for break-before-make, and by a `map` that fails.
+    ///
+    /// What cannot confirm completion (an SMMU that does not answer) notes it, keeps every table that
+    /// [`TableMemory::release`] brings from then on, and has its caller keep the frames.
     fn invalidate(&mut self, at: u64, len: u64);
 }

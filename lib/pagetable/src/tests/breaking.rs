@@ -18,6 +18,19 @@ fn a_group_is_broken_as_a_whole_before_one_of_it_goes() {
 }
 
 #[test]
+fn a_group_is_broken_at_either_of_its_ends() {
+    for (at, len) in [(0, 4 * K), (60 * K, 4 * K), (4 * K, 60 * K), (0, 60 * K), (60 * K, 8 * K)] {
+        let mut d = Device::new(48);
+        d.map(G, [chunk(4 * G, 256 * K)], RW);
+        d.m.take_log();
+        d.unmap(G + at, len);
+        assert_eq!(d.m.take_log()[..2], [Written(16), Invalidate(G, 64 * K)], "{at:#x}+{len:#x}");
+        let groups = d.leaves().into_iter().filter(|leaf| leaf.3).count() / 16;
+        assert_eq!(groups, if at + len > 64 * K { 2 } else { 3 });
+    }
+}
+
+#[test]
 fn whole_groups_and_blocks_go_without_breaking() {
     let mut d = Device::new(48);
     d.map(G, [chunk(4 * G, 128 * K)], RW);

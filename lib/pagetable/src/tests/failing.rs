@@ -114,6 +114,22 @@ fn what_cannot_be_mapped_is_refused() {
 }
 
 #[test]
+fn a_short_root_has_an_end() {
+    // Roots of 2 entries at level 1, of 16 at level 2.
+    for (bits, bytes) in [(31, G), (25, 2 * M)] {
+        let mut d = Device::new(bits);
+        let end = 1 << bits;
+        let list = [chunk(4 * G, bytes), chunk(8 * G, bytes)];
+        let error = d.table.map(&mut d.m, Iova::new(end - bytes), list, RW);
+        assert_eq!(error, Err(MapError::OutOfRange(Iova::new(end))));
+        d.m.check_quiet();
+        assert_eq!((d.leaves(), d.table.tables()), (vec![], 1));
+        d.map(end - 2 * bytes, list, RW);
+        assert_eq!(d.leaves(), [(end - 2 * bytes, 4 * G, bytes, false), (end - bytes, 8 * G, bytes, false)]);
+    }
+}
+
+#[test]
 fn stage_2_cannot_tell_who_is_privileged() {
     let mut m = Fake::new::<Stage2>(0);
     let mut table = PageTable::<Stage2, Iova>::new(&mut m, 39).unwrap();

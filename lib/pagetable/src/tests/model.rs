@@ -32,6 +32,13 @@ fn length() -> impl Strategy<Value = u64> {
     prop_oneof![4 => 1..40u64, 2 => 1..2000u64, 2 => Just(512), 1 => Just(16), 1 => Just(512 * 16), 1 => Just(512 * 16 + 17)]
 }
 
+/// First page and length: a length of its own, or as far as another page that likes edges.
+fn part() -> impl Strategy<Value = (u64, u64)> {
+    let far = (page(), page()).prop_map(|(a, b)| (a.min(b), a.abs_diff(b) + 1));
+    let near = (page(), 1..4u64).prop_map(|(page, groups)| (page, (page & !15) + 16 * groups - page));
+    prop_oneof![4 => (page(), length()), 1 => far, 2 => near]
+}
+
 /// A run of frames, aligned more or less.
 fn run() -> impl Strategy<Value = (u64, u64)> {
     (1..1u64 << 20, prop_oneof![Just(0), Just(4), Just(9), Just(13)], length())
@@ -52,8 +59,8 @@ fn mapping() -> impl Strategy<Value = Mapping> {
 fn action() -> impl Strategy<Value = Action> {
     prop_oneof![
         5 => (page(), vec(run(), 1..4), mapping()).prop_map(|(at, runs, how)| Action::Map(at, runs, how)),
-        4 => (page(), length()).prop_map(|(at, len)| Action::Unmap(at, len)),
-        2 => (page(), length(), mapping()).prop_map(|(at, len, how)| Action::Protect(at, len, how)),
+        4 => part().prop_map(|(at, len)| Action::Unmap(at, len)),
+        2 => (part(), mapping()).prop_map(|((at, len), how)| Action::Protect(at, len, how)),
         1 => Just(Action::Trim),
     ]
 }
