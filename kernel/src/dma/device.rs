@@ -32,7 +32,7 @@ impl Device {
         stream: StreamId,
         coherent: bool,
     ) -> Result<Arc<Self>, DmaError> {
-        let domain = Arc::new(smmu.new_domain()?);
+        let domain = smmu.new_domain()?;
         Self::in_group(name, smmu, stream, coherent, domain)
     }
 

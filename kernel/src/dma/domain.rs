@@ -6,6 +6,7 @@ use super::inject::{self, Step};
 use super::iommu::{Smmu, Tables};
 use crate::sync::SpinLock;
 use addr::{AddrRange, Chunk, Iova, MemoryType, Order, PAGE_SIZE, PhysAddr};
+use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use dma_api::{DmaError, DmaMask};
 use drivers::direct::{BusWindow, Direct};
@@ -29,6 +30,13 @@ struct Translated {
     smmu: &'static Smmu,
     ranges: RangeAllocator<Iova>,
     domain: smmu::Domain,
+}
+
+static ALL: SpinLock<Vec<Weak<Domain>>> = SpinLock::new(Vec::new());
+
+/// The domains that an IOMMU translates for, in the order in which they were made.
+pub fn all() -> Vec<Arc<Domain>> {
+    ALL.lock().iter().filter_map(Weak::upgrade).collect()
 }
 
 /// What a mapping has to be like.
@@ -62,11 +70,15 @@ impl Domain {
     }
 
     /// An empty domain of `smmu`'s.
-    pub(super) fn translated(smmu: &'static Smmu, domain: smmu::Domain, input_bits: u8) -> Self {
+    pub(super) fn translated(smmu: &'static Smmu, domain: smmu::Domain, input_bits: u8) -> Arc<Self> {
         // Address 0 stays free: drivers and devices take it for "nothing".
         let space = AddrRange::new(Iova::new(PAGE_SIZE), Iova::new(1 << input_bits));
         let translated = Translated { smmu, ranges: RangeAllocator::new(space), domain };
-        Self { state: SpinLock::new(State::Translated(translated)) }
+        let domain = Arc::new(Self { state: SpinLock::new(State::Translated(translated)) });
+        let mut all = ALL.lock();
+        all.retain(|domain| domain.strong_count() > 0);
+        all.push(Arc::downgrade(&domain));
+        domain
     }
 
     /// Whether an IOMMU translates: then memory may be anywhere, and in pieces.
@@ -170,6 +182,15 @@ impl Domain {
         if let State::Translated(translated) = &*self.state.lock() {
             translated.domain.leaves(&Tables, range, visit);
         }
+    }
+
+    /// Shows every page or block there is, lowest first.
+    pub fn all_leaves(&self, visit: impl FnMut(pagetable::Leaf<Iova>)) {
+        let space = match &*self.state.lock() {
+            State::Translated(translated) => translated.ranges.space(),
+            State::Direct(_) => return,
+        };
+        self.leaves(AddrRange::new(Iova::new(0), space.end()), visit);
     }
 
     /// Calls `action` with the SMMU's domain, if there is one.

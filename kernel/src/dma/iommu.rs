@@ -12,6 +12,7 @@ use crate::sync::SpinLock;
 use crate::{board, kprintln};
 use addr::{Chunk, Order, PAGE_SIZE, Pfn, PhysAddr, StreamId};
 use alloc::boxed::Box;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 use core::slice;
@@ -140,7 +141,7 @@ impl Smmu {
     }
 
     /// An empty domain.
-    pub(super) fn new_domain(&'static self) -> Result<Domain, DmaError> {
+    pub(super) fn new_domain(&'static self) -> Result<Arc<Domain>, DmaError> {
         let bits = self.features.input_bits();
         let domain =
             smmu::Domain::new(&self.features, &mut self.tags.lock(), &mut Regions, &mut Tables, bits);

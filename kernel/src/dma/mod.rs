@@ -4,11 +4,12 @@
 //! - [`Buffer`], [`Attachment`]: a buffer lives until its last view is gone, an attachment is one of them.
 //! - [`stream`]: lend memory that exists already.
 //! - [`Device`], [`Domain`]: who can reach what, at which addresses; [`iommu`] has the SMMU's locks.
-//! - [`counters`], [`trace`], [`inject`]: what it costs, what happens, what if it fails.
+//! - [`counters`], [`trace`], [`inject`], [`audit`]: what it costs, what happens, what if it fails, what is mapped twice.
 //!
 //! `doc/life-of-a-dma-buffer.md` tells it in order.
 
 mod attachment;
+pub mod audit;
 mod buffer;
 pub mod coherent;
 pub mod counters;

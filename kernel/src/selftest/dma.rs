@@ -2,6 +2,7 @@
 //! Translations are read back from the tables; the devices that go through them are tested elsewhere.
 
 use super::{Outcome, Test};
+use crate::dma::audit::Audit;
 use crate::dma::inject::{self, Step};
 use crate::dma::stream::{self, Pages};
 use crate::dma::{self, Attachment, Device, Fit, counters, iommu};
@@ -27,6 +28,7 @@ pub const TESTS: &[Test] = &[
     Test { name: "dma.buffers_are_zero_whatever_was_there", run: zeroed },
     Test { name: "dma.every_step_fails_and_leaves_nothing", run: failures },
     Test { name: "dma.a_buffer_lives_until_its_last_view", run: views },
+    Test { name: "dma.no_frame_is_mapped_in_two_ways", run: audited },
     Test { name: "dma.vmalloc_runs_out_for_views_alone", run: vmalloc_exhausted },
     Test { name: "dma.streams_map_scattered_pages_as_one_range", run: streams },
 ];
@@ -381,6 +383,41 @@ fn views() -> Outcome {
     pass!("two attachments and a handle, in all six orders")
 }
 
+/// Buffers of every kind at once, attached to devices of every kind.
+fn audited() -> Outcome {
+    let mut devices = Vec::new();
+    for (number, coherent) in [true, false].into_iter().enumerate() {
+        if let Some(smmu) = iommu::all().first() {
+            let stream = StreamId::new(NOBODY.raw() + number as u32);
+            let device = Device::translated(format!("selftest{number}"), smmu, stream, coherent);
+            devices.push(device.map_err(|error| format!("{error}"))?);
+        }
+        devices.push(direct_device(coherent));
+    }
+    let mut held = Vec::new();
+    for attrs in [Attrs::empty(), Attrs::WRITE_COMBINE, Attrs::ALLOC_SINGLE_PAGES, Attrs::FORCE_CONTIGUOUS] {
+        for device in &devices {
+            let attachment = dma::alloc(device, 0x6_5000, attrs).map_err(|error| format!("{error}"))?;
+            for other in devices.iter().filter(|other| other.domain().is_translated()) {
+                let buffer = attachment.buffer().clone();
+                held.push(Attachment::new(other, buffer, Fit::Whole).map_err(|error| format!("{error}"))?);
+            }
+            held.push(attachment);
+        }
+    }
+    let audit = Audit::of_kernel_and_devices();
+    let leaves = audit.leaves();
+    let low_pages = zones::stats(Zone::Low).total;
+    check!(leaves as u64 > low_pages / 2, "{leaves} leaves, with {low_pages} pages of lowmem");
+    if let Some(conflict) = audit.conflict() {
+        return Err(format!("{conflict}"));
+    }
+    drop(held);
+    let conflict = Audit::of_kernel_and_devices().conflict();
+    check!(conflict.is_none(), "after the buffers are gone: {conflict:?}");
+    pass!("{leaves} pages and blocks")
+}
+
 fn vmalloc_exhausted() -> Outcome {
     let Some(device) = translated(true)? else { skip!("no IOMMU") };
     drop(dma::alloc(&device, 8 << 20, Attrs::NO_KERNEL_MAPPING));
@@ -412,22 +449,24 @@ fn vmalloc_exhausted() -> Outcome {
 }
 
 fn streams() -> Outcome {
-    let Some(device) = translated(true)? else { skip!("no IOMMU") };
     let mut seen = 0;
-    for direction in [Direction::ToDevice, Direction::FromDevice, Direction::Bidirectional] {
-        for len in [1, 0x1000, 0x1001, 0x40_0000 - 5] {
-            lend(&device, Pages::scattered(len), len, direction)?;
-            lend(&device, Pages::new(len), len, direction)?;
-            seen += 2;
+    for coherent in [true, false] {
+        let Some(device) = translated(coherent)? else { skip!("no IOMMU") };
+        for direction in [Direction::ToDevice, Direction::FromDevice, Direction::Bidirectional] {
+            for len in [1, 0x80, 0x1000, 0x1001, 0x1080, 0x40_0000 - 5, 0x40_0000 - 0x80] {
+                if coherent || !direction.device_writes() || len % 0x80 == 0 {
+                    lend(&device, Pages::scattered(len), len, direction)?;
+                    lend(&device, Pages::new(len), len, direction)?;
+                    seen += 2;
+                }
+            }
         }
     }
     let other = Device::direct(String::from("selftest"), false, Vec::new());
     let refused = stream::map(&other, memory(Pages::new(100))?, Direction::FromDevice).err();
     let refused = refused.map(|refused| refused.error);
-    check!(
-        refused == Some(DmaError::SharedLine { offset: 0, len: 100 }),
-        "100 bytes, not coherent: {refused:?}"
-    );
+    let shared = DmaError::SharedLine { offset: 0, len: 100 };
+    check!(refused == Some(shared), "100 bytes, not coherent: {refused:?}");
     pass!("{seen} lists")
 }
 
