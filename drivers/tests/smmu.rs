@@ -285,6 +285,23 @@ fn an_smmu_that_firmware_left_on_is_taken_over() {
 }
 
 #[test]
+fn starting_forgets_what_was_cached_before() {
+    for (ids, walks) in kinds() {
+        let world = World::new(ids, walks);
+        let mut before = Rig::start(world.clone()).unwrap();
+        let mut domain = before.attached(STREAM);
+        before.map(&mut domain, 0x1000, &[chunk(0x8000, 0)]).unwrap();
+        assert_eq!(before.reach(0x1000), Some(0x8000));
+        // A kernel that starts after another one: same tags, other tables.
+        let mut after = Rig::start(world).unwrap();
+        assert_eq!(after.reach(0x1000), None);
+        let mut domain = after.attached(STREAM);
+        after.map(&mut domain, 0x1000, &[chunk(0x9000, 0)]).unwrap();
+        assert_eq!(after.reach(0x1000), Some(0x9000), "{ids:x?} {walks:?}");
+    }
+}
+
+#[test]
 fn streams_nobody_attached_abort() {
     for (ids, walks) in kinds() {
         let mut rig = rig(ids, walks);
