@@ -660,29 +660,28 @@ fn story_of(rig: &mut Rig, domain: &mut Domain) -> Option<()> {
     Some(())
 }
 
+/// Starts an SMMU and tells the story with so many allocations; whether they were enough.
+fn story_with(ids: Ids, walks: Walks, allowance: u64) -> bool {
+    let world = World::new(ids, walks);
+    world.allowance.set(allowance);
+    let Ok(mut rig) = Rig::start(world.clone()) else {
+        assert_eq!(world.pages_in_use(), 0, "start failed");
+        return false;
+    };
+    let before = world.pages_in_use();
+    let told = story(&mut rig).is_some();
+    // A second-level table stays for the next stream; nothing else does.
+    assert_eq!(world.pages_in_use(), before + rig.streams.second_level_tables() as u64);
+    world.allowance.set(u64::MAX);
+    assert_eq!(story(&mut rig), Some(()), "the failure left something in the way");
+    told
+}
+
 #[test]
 fn every_allocation_may_fail_once_and_leaves_nothing_behind() {
     for (ids, walks) in kinds() {
-        let mut failures = 0;
-        for allowance in 0.. {
-            let world = World::new(ids, walks);
-            world.allowance.set(allowance);
-            let Ok(mut rig) = Rig::start(world.clone()) else {
-                assert_eq!(world.pages_in_use(), 0, "start failed");
-                failures += 1;
-                continue;
-            };
-            let before = world.pages_in_use();
-            if story(&mut rig).is_some() {
-                break;
-            }
-            failures += 1;
-            // A second-level table stays for the next stream; nothing else does.
-            assert_eq!(world.pages_in_use(), before + rig.streams.second_level_tables() as u64);
-            world.allowance.set(u64::MAX);
-            assert_eq!(story(&mut rig), Some(()), "the failure left something in the way");
-        }
-        assert!(failures >= 7, "{failures}");
+        let enough = (0..40).position(|allowance| story_with(ids, walks, allowance));
+        assert!(enough.is_some_and(|failures| failures >= 7), "{enough:?}");
     }
 }
 

@@ -23,16 +23,20 @@ impl Clock {
         Self { now: || arch::timer::now_ns() / 1000, relax: core::hint::spin_loop }
     }
 
-    /// Calls `poll` until it gives something, for [`PATIENCE`]. It is called once more after the time is up, since a CPU
-    /// may have been held up between two calls.
+    /// Calls `poll` until it gives something, for [`PATIENCE`]. The clock is not looked at if it does so at once; and there
+    /// is one call more after the time is up, since a CPU may have been held up between two.
     pub fn wait<T>(&self, mut poll: impl FnMut() -> Option<T>) -> Result<T, TimedOut> {
+        if let Some(value) = poll() {
+            return Ok(value);
+        }
         let start = (self.now)();
         loop {
+            (self.relax)();
             let late = (self.now)().wrapping_sub(start) > PATIENCE;
             match poll() {
                 Some(value) => return Ok(value),
                 None if late => return Err(TimedOut),
-                None => (self.relax)(),
+                None => {}
             }
         }
     }

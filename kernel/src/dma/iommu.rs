@@ -28,7 +28,7 @@ use drivers::smmu::{
 };
 use memory::{FrameSource, OwnedChunk, Reach};
 use pagetable::{Entries, TableMemory};
-use smmu_spec::Event;
+use smmu_spec::{Event, Walks};
 use spin::Once;
 
 /// Events kept for those who ask ([`Smmu::take_events`]).
@@ -105,7 +105,9 @@ fn open(description: &board::Smmu) -> Result<Smmu, OpenError> {
     // SAFETY: mapped for good as Device memory, by the device tree's word an SMMU's registers (both pages, which the
     // binding requires), and used here alone.
     let registers = unsafe { Mmio::<Registers>::new(registers.start()) };
-    let features = Features::probe(&registers).map_err(OpenError::Unsupported)?;
+    let mut features = Features::probe(&registers).map_err(OpenError::Unsupported)?;
+    // The tree knows the interconnect, which IDR0.COHACC may not.
+    features.walks = if description.coherent { Walks::Coherent } else { Walks::NonCoherent };
     let smmu::Smmu { features, commands, events, streams, tags } =
         smmu::start(registers, features, &mut Regions, Clock::system()).map_err(OpenError::Start)?;
     Ok(Smmu {
@@ -214,7 +216,7 @@ impl Smmu {
         if let Some(mut commands) = self.commands.try_lock() {
             let errors = commands.service_errors();
             if !errors.is_empty() {
-                kprintln!("smmu: {errors}");
+                kprintln!("{errors}");
             }
         }
     }

@@ -20,6 +20,9 @@ mod registers;
 mod tlb;
 mod walk;
 
+#[cfg(test)]
+mod tests;
+
 pub use ids::Ids;
 pub use walk::Attributes;
 

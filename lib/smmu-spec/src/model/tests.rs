@@ -1,0 +1,329 @@
+//! The model against the manual, without a driver: what it keeps, what it refuses, what it records.
+
+use super::registers::{cr0, offset};
+use super::{Ids, Memory, Model, Outcome, RegisterFile};
+use crate::cd::{AddressSpace, ContextDescriptor};
+use crate::command::{Command, Extent, Scope};
+use crate::event::{Direction, EventKind};
+use crate::ste::{L1Descriptor, Ste, StreamConfig};
+use crate::walks::Walks;
+use addr::{Asid, Iova, PhysAddr, StreamId, Vmid};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
+#[derive(Default)]
+struct File(RefCell<BTreeMap<usize, u32>>);
+
+impl RegisterFile for File {
+    fn get(&self, offset: usize) -> u32 {
+        self.0.borrow().get(&offset).copied().unwrap_or(0)
+    }
+    fn set(&self, offset: usize, value: u32) {
+        self.0.borrow_mut().insert(offset, value);
+    }
+}
+
+/// Zeroes, up to 16 MiB; aborts above.
+#[derive(Default)]
+struct Ram(BTreeMap<u64, u64>);
+
+impl Memory for Ram {
+    fn read(&self, at: u64) -> Option<u64> {
+        (at < 1 << 24).then(|| self.0.get(&at).copied().unwrap_or(0))
+    }
+    fn write(&mut self, at: u64, value: u64) -> bool {
+        self.0.insert(at, value);
+        at < 1 << 24
+    }
+}
+
+const STREAM: StreamId = StreamId::new(0x45);
+const STREAMS: u64 = 0x1_0000;
+const SECOND: u64 = 0x1_2000;
+const COMMANDS: u64 = 0x2_0000;
+const EVENTS: u64 = 0x3_0000;
+const CONTEXT: u64 = 0x4_0000;
+/// Four tables, one for each level.
+const TABLES: u64 = 0x5_0000;
+const ENTRY: u64 = SECOND + 64 * 5;
+/// Page: valid, AF, nG, inner shareable, AP[1].
+const LEAF: u64 = 0b11 | 1 << 6 | 0b11 << 8 | 1 << 10 | 1 << 11;
+
+type Smmu = Model<File, Ram>;
+
+/// Running, with a two-level stream table whose second table has an entry for [`STREAM`], and one page mapped at 0.
+fn smmu(ids: Ids) -> Smmu {
+    let mut smmu = Model::new(File::default(), Ram::default(), ids);
+    for (at, value) in [
+        (offset::STRTAB_BASE, STREAMS as u32),
+        (offset::STRTAB_BASE_CFG, 1 << 16 | 6 << 6 | 8),
+        (offset::CMDQ_BASE, COMMANDS as u32 | 6),
+        (offset::EVENTQ_BASE, EVENTS as u32 | 2),
+        (offset::CMDQ_PROD, 0),
+        (offset::CMDQ_CONS, 0),
+        (offset::EVENTQ_PROD, 0),
+        (offset::EVENTQ_CONS, 0),
+        (offset::CR2, 2),
+        (offset::CR0, cr0::SMMUEN | cr0::CMDQEN | cr0::EVENTQEN),
+    ] {
+        smmu.registers.set(at, value);
+    }
+    smmu.step();
+    smmu.memory.write(STREAMS + 8, L1Descriptor::new(PhysAddr::new(SECOND), 6).0);
+    attach(&mut smmu, Asid::new(7));
+    for level in 0..3 {
+        smmu.memory.write(TABLES + 0x1000 * level, (TABLES + 0x1000 * (level + 1)) | 0b11);
+    }
+    smmu.memory.write(TABLES + 0x3000, 0x8000 | LEAF);
+    smmu
+}
+
+fn attach(smmu: &mut Smmu, asid: Asid) {
+    let context = PhysAddr::new(CONTEXT);
+    store(smmu, ENTRY, Ste::new(StreamConfig::Stage1 { context, walks: Walks::Coherent }).0);
+    let space = AddressSpace {
+        tables: PhysAddr::new(TABLES),
+        input_bits: 48,
+        output_size: 4,
+        asid,
+        walks: Walks::Coherent,
+    };
+    store(smmu, CONTEXT, ContextDescriptor::new(space).0);
+}
+
+fn store(smmu: &mut Smmu, at: u64, words: [u64; 8]) {
+    for (index, word) in words.into_iter().enumerate() {
+        smmu.memory.write(at + 8 * index as u64, word);
+    }
+}
+
+fn issue(smmu: &mut Smmu, words: [u64; 2]) {
+    let prod = smmu.registers.get(offset::CMDQ_PROD);
+    smmu.memory.write(COMMANDS + 16 * u64::from(prod & 0x3f), words[0]);
+    smmu.memory.write(COMMANDS + 16 * u64::from(prod & 0x3f) + 8, words[1]);
+    smmu.registers.set(offset::CMDQ_PROD, (prod + 1) & 0x7f);
+    smmu.step();
+}
+
+fn run(smmu: &mut Smmu, commands: &[Command]) {
+    commands.iter().for_each(|command| issue(smmu, command.encode()));
+}
+
+fn reach(smmu: &mut Smmu, at: u64) -> Option<u64> {
+    match smmu.access(STREAM, at, Direction::Write) {
+        Outcome::Translated { to, .. } => Some(to),
+        _ => None,
+    }
+}
+
+fn kind(smmu: &mut Smmu) -> Option<EventKind> {
+    match smmu.access(STREAM, 0, Direction::Write) {
+        Outcome::Aborted(kind) => kind,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn page(extent: Extent, leaf: bool) -> Scope {
+    Scope { start: Iova::new(0), extent, leaf }
+}
+
+fn by_va(vmid: u16, asid: u16, scope: Scope) -> Command {
+    Command::TlbiNhVa { vmid: Vmid::new(vmid), asid: Asid::new(asid), scope }
+}
+
+#[test]
+fn reset_is_open_and_gbpa_takes_a_value_only_with_update() {
+    let mut smmu = Model::new(File::default(), Ram::default(), Ids::NESTED);
+    assert_eq!(smmu.access(STREAM, 0, Direction::Read), Outcome::Bypassed);
+    smmu.registers.set(offset::GBPA, 1 << 20);
+    smmu.step();
+    assert_eq!(smmu.access(STREAM, 0, Direction::Read), Outcome::Bypassed);
+    smmu.registers.set(offset::GBPA, 1 << 31 | 1 << 20);
+    smmu.step();
+    assert_eq!(smmu.access(STREAM, 0, Direction::Read), Outcome::Aborted(None));
+    assert_eq!(smmu.registers.get(offset::GBPA), 1 << 20);
+}
+
+#[test]
+fn translations_stay_until_named_and_synchronised() {
+    let mut smmu = smmu(Ids::NESTED);
+    assert_eq!(reach(&mut smmu, 0x123), Some(0x8123));
+    smmu.memory.write(TABLES + 0x3000, 0);
+    let named = by_va(0, 7, page(Extent::Entry, true));
+    // Nothing, another VMID, another ASID, another level, a CMD_SYNC alone.
+    let level2 = Extent::Pages { num: 0, scale: 0, ttl: 2 };
+    run(
+        &mut smmu,
+        &[
+            by_va(1, 7, page(Extent::Entry, true)),
+            by_va(0, 8, page(Extent::Entry, true)),
+            by_va(0, 7, page(level2, true)),
+            Command::Sync,
+        ],
+    );
+    assert_eq!(reach(&mut smmu, 0), Some(0x8000));
+    run(&mut smmu, &[named]);
+    assert_eq!(reach(&mut smmu, 0), Some(0x8000), "before the CMD_SYNC");
+    run(&mut smmu, &[Command::Sync]);
+    assert_eq!(reach(&mut smmu, 0), None);
+}
+
+#[test]
+fn table_pointers_stay_with_leaf() {
+    for (leaf, expected) in [(true, Some(0x8000)), (false, Some(0x9000))] {
+        let mut smmu = smmu(Ids::NESTED);
+        assert_eq!(reach(&mut smmu, 0), Some(0x8000));
+        // The level 2 entry now leads to another table.
+        smmu.memory.write(TABLES + 0x2000, 0x6_0000 | 0b11);
+        smmu.memory.write(0x6_0000, 0x9000 | LEAF);
+        run(&mut smmu, &[by_va(0, 7, page(Extent::Entry, leaf)), Command::Sync]);
+        assert_eq!(reach(&mut smmu, 0), expected);
+    }
+}
+
+#[test]
+fn configuration_stays_valid_or_not() {
+    let mut smmu = smmu(Ids::NESTED);
+    store(&mut smmu, ENTRY, [0; 8]);
+    assert_eq!(kind(&mut smmu), Some(EventKind::BadSte));
+    attach(&mut smmu, Asid::new(7));
+    assert_eq!(kind(&mut smmu), Some(EventKind::BadSte), "invalid entries are cached too");
+    let forget = Command::CfgiSte { stream: STREAM, leaf: true };
+    run(&mut smmu, &[forget, Command::Sync]);
+    assert_eq!(reach(&mut smmu, 0), Some(0x8000));
+    // The context descriptor was cached through the stream, and goes with its entry.
+    attach(&mut smmu, Asid::new(9));
+    smmu.memory.write(TABLES + 0x3000, 0x9000 | LEAF);
+    assert_eq!(reach(&mut smmu, 0), Some(0x8000), "still under ASID 7");
+    run(&mut smmu, &[forget, Command::Sync]);
+    assert_eq!(reach(&mut smmu, 0), Some(0x9000), "nothing is cached under ASID 9");
+}
+
+#[test]
+fn first_level_descriptors_go_only_with_leaf_0() {
+    let mut smmu = smmu(Ids::NESTED);
+    smmu.memory.write(STREAMS + 8, 0);
+    assert_eq!(kind(&mut smmu), Some(EventKind::BadStreamId));
+    smmu.memory.write(STREAMS + 8, L1Descriptor::new(PhysAddr::new(SECOND), 6).0);
+    run(&mut smmu, &[Command::CfgiSte { stream: STREAM, leaf: true }, Command::Sync]);
+    assert_eq!(kind(&mut smmu), Some(EventKind::BadStreamId));
+    run(&mut smmu, &[Command::CfgiSte { stream: STREAM, leaf: false }, Command::Sync]);
+    assert_eq!(reach(&mut smmu, 0), Some(0x8000));
+}
+
+#[test]
+fn malformed_configuration_is_recorded_by_name() {
+    let cases = [
+        // A table of 4 entries does not reach stream 5 of its span; a span of 2^7 is more than SPLIT.
+        (STREAMS + 8, SECOND | 3, EventKind::BadStreamId),
+        (STREAMS + 8, SECOND | 8, EventKind::BadStreamId),
+        (STREAMS + 8, 1 << 30 | 7, EventKind::SteFetch),
+        (ENTRY + 8, 1 << 27, EventKind::BadSte),
+        (ENTRY, 1 << 30 | 0b1011, EventKind::CdFetch),
+        (CONTEXT, 0, EventKind::BadCd),
+        (CONTEXT + 8, 1 << 30, EventKind::WalkExternalAbort),
+        (TABLES, 0, EventKind::Translation),
+        (TABLES + 0x3000, 1 << 44 | LEAF, EventKind::AddressSize),
+        (TABLES + 0x3000, LEAF & !(1 << 10), EventKind::AccessFlag),
+    ];
+    for (at, value, expected) in cases {
+        let mut smmu = smmu(Ids::NESTED);
+        smmu.memory.write(at, value);
+        assert_eq!(kind(&mut smmu), Some(expected), "{value:#x} at {at:#x}");
+        let record = smmu.memory.read(EVENTS).unwrap();
+        assert_eq!((record as u8, record >> 32), (expected.number(), 0x45));
+    }
+}
+
+#[test]
+fn rights_come_from_all_levels() {
+    for (bit, direction) in [(1 << 6, Direction::Read), (1 << 7, Direction::Write)] {
+        let mut smmu = smmu(Ids::NESTED);
+        smmu.memory.write(TABLES + 0x3000, (0x8000 | LEAF) ^ bit);
+        let denied = Outcome::Aborted(Some(EventKind::Permission));
+        assert_eq!(smmu.access(STREAM, 0, direction), denied);
+    }
+    // APTable[1] at level 1: no writes below, also through the cached pointer.
+    let mut smmu = smmu(Ids::NESTED);
+    smmu.memory.write(TABLES + 0x1000, (TABLES + 0x2000) | 0b11 | 1 << 62);
+    smmu.memory.write(TABLES + 0x3008, 0x9000 | LEAF);
+    assert!(matches!(smmu.access(STREAM, 0, Direction::Read), Outcome::Translated { .. }));
+    assert_eq!(reach(&mut smmu, 0x1000), None);
+}
+
+#[test]
+fn illegal_commands_stop_the_queue_until_replaced_and_acknowledged() {
+    let va = |extent| by_va(0, 7, page(extent, true)).encode();
+    let small = Extent::Pages { num: 3, scale: 0, ttl: 0 };
+    let cases = [
+        (Ids::NESTED, va(Extent::Pages { num: 0, scale: 0, ttl: 0 })),
+        (Ids::SMALL, va(small)),
+        (Ids::STAGE1, Command::TlbiS12Vmall { vmid: Vmid::new(0) }.encode()),
+        (Ids::STAGE2, Command::TlbiNhAsid { vmid: Vmid::new(0), asid: Asid::new(7) }.encode()),
+        (Ids::STAGE2, Command::CfgiCdAll { stream: STREAM }.encode()),
+        (Ids::NESTED, [Command::CfgiAll.encode()[0] | 1 << 10, 31]),
+        (Ids::NESTED, [0x46 | 0b11 << 12, 0]),
+        (Ids::NESTED, [0xff, 0]),
+    ];
+    for (ids, words) in cases {
+        let mut smmu = Model::new(File::default(), Ram::default(), ids);
+        let queue = [
+            (offset::CMDQ_BASE, COMMANDS as u32 | 4),
+            (offset::CMDQ_PROD, 0),
+            (offset::CMDQ_CONS, 0),
+            (offset::CR0, cr0::CMDQEN),
+        ];
+        queue.into_iter().for_each(|(at, value)| smmu.registers.set(at, value));
+        smmu.step();
+        issue(&mut smmu, words);
+        assert_eq!(smmu.registers.get(offset::CMDQ_CONS), 1 << 24, "{words:x?}");
+        assert_eq!(smmu.active_errors(), 1);
+        issue(&mut smmu, Command::Sync.encode());
+        assert_eq!(smmu.syncs, 0, "the queue has stopped");
+        smmu.memory.write(COMMANDS, Command::Sync.encode()[0]);
+        smmu.registers.set(offset::GERRORN, 1);
+        smmu.step();
+        assert_eq!((smmu.syncs, smmu.registers.get(offset::CMDQ_CONS) & 0xffff), (2, 2));
+    }
+}
+
+#[test]
+#[should_panic(expected = "contiguous group")]
+fn a_contiguous_group_has_to_be_uniform() {
+    let mut smmu = smmu(Ids::NESTED);
+    smmu.memory.write(TABLES + 0x3000, 0x1_0000 | LEAF | 1 << 52);
+    reach(&mut smmu, 0);
+}
+
+#[test]
+#[should_panic(expected = "without break-before-make")]
+fn a_block_beside_its_cached_pages_is_a_conflict() {
+    let mut smmu = smmu(Ids::NESTED);
+    assert_eq!(reach(&mut smmu, 0), Some(0x8000));
+    smmu.memory.write(TABLES + 0x2000, LEAF & !0b11 | 0b01);
+    // Drops the pointer to the table, but of its pages only one that is not cached.
+    let scope = Scope { start: Iova::new(0x5000), ..page(Extent::Entry, false) };
+    run(&mut smmu, &[by_va(0, 7, scope), Command::Sync]);
+    reach(&mut smmu, 0x5000);
+}
+
+#[test]
+#[should_panic(expected = "while in use")]
+fn the_stream_table_does_not_move_under_a_running_smmu() {
+    let mut smmu = smmu(Ids::NESTED);
+    smmu.registers.set(offset::STRTAB_BASE, 0x8_0000);
+    smmu.step();
+}
+
+#[test]
+fn the_event_queue_overflows_by_flag() {
+    let mut smmu = smmu(Ids::NESTED);
+    for _ in 0..6 {
+        assert_eq!(reach(&mut smmu, 0x10_0000), None);
+    }
+    assert_eq!(smmu.registers.get(offset::EVENTQ_PROD), 1 << 31 | 4);
+    // Room and an acknowledgement: the next overflow toggles it back.
+    smmu.registers.set(offset::EVENTQ_CONS, 1 << 31 | 4);
+    (0..5).for_each(|_| assert_eq!(reach(&mut smmu, 0x10_0000), None));
+    assert_eq!(smmu.registers.get(offset::EVENTQ_PROD), 0);
+}
