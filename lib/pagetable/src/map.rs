@@ -1,13 +1,13 @@
 //! Mapping: invalid entries become valid, and nothing else changes.
 
 use crate::descriptor::{Descriptor, Format};
-use crate::geometry::{LAST_LEVEL, TABLE_LEN, index, size, slot_start};
+use crate::fill::{Filled, fill};
+use crate::geometry::{TABLE_LEN, index, size, slot_start};
 use crate::steps::{Cursor, PAGES_ONLY, Step};
-use crate::table::{Found, add_live, clear_slot, live, load, store, write_link};
+use crate::table::{Found, add_live, clear_slot, live, load, write_link};
 use crate::unmap::Cleared;
 use crate::{Access, InputAddress, Mapping, OutOfTables, PageTable, TableMemory};
 use addr::{Chunk, PAGE_SIZE, PhysAddr};
-use core::sync::atomic::AtomicU64;
 
 /// Why a range was not mapped. Nothing of it is: what was done until then has been undone and invalidated.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -30,14 +30,6 @@ impl<A> From<OutOfTables> for MapError<A> {
     fn from(_: OutOfTables) -> Self {
         Self::OutOfTables
     }
-}
-
-/// What went into one table.
-struct Filled {
-    first: usize,
-    end: usize,
-    /// The slot that was not free where a leaf had to go.
-    occupied: Option<usize>,
 }
 
 impl<F: Format, A: InputAddress> PageTable<F, A> {
@@ -211,91 +203,4 @@ fn account<M: TableMemory>(m: &M, table: PhysAddr, filled: &Filled) {
         m.written(&m.entries(table)[filled.first..filled.end]);
         add_live(m, table, filled.end - filled.first);
     }
-}
-
-/// Writes leaves into one table until it or the list is at its end, another level's turn comes, or a slot is taken.
-#[inline(always)] // A call would cost as much as the page that is most often mapped.
-fn fill<I: Iterator<Item = Chunk>>(
-    entries: &[AtomicU64],
-    mut step: Step,
-    cursor: &mut Cursor<I>,
-    attributes: u64,
-) -> Filled {
-    let level = step.level;
-    let first = index(cursor.at, level);
-    let mut end = first;
-    loop {
-        let filled = if cursor.is_pages() {
-            fill_pages(&entries[end..], cursor, attributes)
-        } else {
-            fill_step(&entries[end..], cursor, step, attributes)
-        };
-        match filled {
-            Ok(count) => end += count,
-            Err(Occupied { written, slot }) => {
-                return Filled { first, end: end + written, occupied: Some(end + slot) };
-            }
-        }
-        if cursor.left == 0 || end == entries.len() {
-            break;
-        }
-        step = cursor.step();
-        if step.level != level {
-            break;
-        }
-    }
-    Filled { first, end, occupied: None }
-}
-
-/// A slot that is not free, and how many before it were written.
-struct Occupied {
-    written: usize,
-    slot: usize,
-}
-
-/// Writes the leaves of one step, as far as there are slots for them, or none of them.
-#[inline]
-fn fill_step<I: Iterator<Item = Chunk>>(
-    slots: &[AtomicU64],
-    cursor: &mut Cursor<I>,
-    step: Step,
-    attributes: u64,
-) -> Result<usize, Occupied> {
-    let count = (step.leaves as usize).min(slots.len());
-    if let Some(slot) = slots[..count].iter().position(|slot| load(slot).is_valid()) {
-        return Err(Occupied { written: 0, slot });
-    }
-    let mut leaf = Descriptor::leaf(PhysAddr::new(cursor.to), step.level, attributes);
-    if step.contiguous {
-        leaf = leaf.contiguous();
-    }
-    let size = size(step.level);
-    for slot in &slots[..count] {
-        store(slot, leaf);
-        leaf = leaf.further(size);
-    }
-    cursor.advance(count as u64 * size);
-    Ok(count)
-}
-
-/// Writes page after page while runs are short: all that a fragmented buffer takes.
-#[inline]
-fn fill_pages<I: Iterator<Item = Chunk>>(
-    slots: &[AtomicU64],
-    cursor: &mut Cursor<I>,
-    attributes: u64,
-) -> Result<usize, Occupied> {
-    let page = Descriptor::leaf(PhysAddr::new(0), LAST_LEVEL, attributes);
-    let mut count = 0;
-    let mut occupied = false;
-    cursor.pages(|to| {
-        let Some(slot) = slots.get(count) else { return false };
-        occupied = load(slot).is_valid();
-        if !occupied {
-            store(slot, page.further(to));
-            count += 1;
-        }
-        !occupied
-    });
-    if occupied { Err(Occupied { written: count, slot: count }) } else { Ok(count) }
 }
