@@ -154,7 +154,7 @@ pub const CASES: &[Case] = &[
         "frobnicate=1 init=/bin/probe -- hello",
         &["warning: unknown boot argument \"frobnicate=1\"", "init: exit status 0"],
     ),
-    refusal("missing-init", "init=/bin/nothing", &["/bin/nothing"]),
+    refusal("missing-init", "init=/bin/nothing", &["error: init: /bin/nothing: "]),
     Case { start: Start::WithoutInitramfs, ..refusal("no-initramfs", "", &["initramfs"]) },
     Case { start: Start::CutInitramfs, ..refusal("cut-initramfs", "", &["initramfs"]) },
     Case { start: Start::WrongInitramfs, ..refusal("wrong-initramfs", "", &["initramfs"]) },

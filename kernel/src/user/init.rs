@@ -10,7 +10,7 @@ use pagetable::Mapping;
 use program::TreeError;
 
 /// The environment of the first program.
-const ENVIRONMENT: [&[u8]; 3] = [b"PATH=/bin", b"HOME=/", b"TERM=linux"];
+const ENVIRONMENT: [&[u8]; 3] = [b"PATH=/bin", b"HOME=/", b"TERM=dumb"];
 
 /// Mounts the initramfs, starts `path` with `arguments` after its name, and waits until it has ended. Whatever goes
 /// wrong is printed. In a thread; the caller powers off afterwards.
