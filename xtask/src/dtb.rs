@@ -38,7 +38,7 @@ pub fn wrap(image: &Path, tree: Tree, elf: &Path) -> Result<Entry> {
     let trampoline = trampoline(at);
     let mut segments = vec![(IMAGE_AT, &image[..]), (TRAMPOLINE_AT, &trampoline[..])];
     segments.extend(damaged.as_deref().map(|bytes| (TREE_AT, bytes)));
-    std::fs::write(elf, elf_of(TRAMPOLINE_AT, &segments)).map_err(Error::file("write", elf))?;
+    std::fs::write(elf, elf_of(AARCH64, TRAMPOLINE_AT, &segments)).map_err(Error::file("write", elf))?;
     Ok(Entry::Kernel(elf.to_owned()))
 }
 
@@ -59,13 +59,16 @@ fn damaged() -> Vec<u8> {
     tree
 }
 
-/// A little-endian AArch64 executable with one loaded segment for each piece, entered at `entry`.
-pub fn elf_of(entry: u64, segments: &[(u64, &[u8])]) -> Vec<u8> {
+/// ELF's number for 64-bit Arm.
+pub const AARCH64: u16 = 183;
+
+/// A little-endian 64-bit executable with one loaded segment for each piece, entered at `entry`.
+pub fn elf_of(machine: u16, entry: u64, segments: &[(u64, &[u8])]) -> Vec<u8> {
     const HEADER: usize = 64;
     const SEGMENT: usize = 56;
     let mut file = vec![0x7f, b'E', b'L', b'F', 2, 1, 1];
     file.resize(16, 0);
-    halves(&mut file, &[2, 183, 1, 0]);
+    halves(&mut file, &[2, machine, 1, 0]);
     words(&mut file, &[entry, HEADER as u64, 0]);
     halves(&mut file, &[0, 0, HEADER as u16, SEGMENT as u16, segments.len() as u16, HEADER as u16, 0, 0]);
     let mut offset = (HEADER + SEGMENT * segments.len()) as u64;
@@ -146,7 +149,7 @@ mod tests {
 
     #[test]
     fn a_wrapped_image_is_an_elf_file_with_its_pieces_in_place() {
-        let file = elf_of(0x1000, &[(0x1000, b"code"), (0x9000, b"more data")]);
+        let file = elf_of(AARCH64, 0x1000, &[(0x1000, b"code"), (0x9000, b"more data")]);
         let elf = elf::ElfBytes::<elf::endian::LittleEndian>::minimal_parse(&file).unwrap();
         assert_eq!((elf.ehdr.e_entry, elf.ehdr.e_machine), (0x1000, 183));
         let pieces: Vec<_> = elf

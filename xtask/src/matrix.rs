@@ -46,6 +46,8 @@ pub enum Start {
     CutInitramfs,
     /// The image and an initramfs that is none.
     WrongInitramfs,
+    /// The image and an initramfs of programs that are none ([`crate::suite::broken_programs`]).
+    BrokenPrograms,
     /// As [`Start::Whole`], with pieces of QEMU's device tree replaced.
     PatchedTree(&'static [(&'static str, &'static str)]),
     /// At the highest exception level, with this device tree, without initramfs.
@@ -143,6 +145,19 @@ pub const CASES: &[Case] = &[
         },
         ..SELFTEST
     },
+    // What else a program can try.
+    Case {
+        name: "probe-all",
+        append: "init=/bin/probe -- all",
+        expect: Expect::PowerOff { shown: &["probe: all: 0 failed", "init: exit status 0"], never: &[PANIC] },
+        ..SELFTEST
+    },
+    Case {
+        name: "probe-fuzz",
+        append: "init=/bin/probe -- fuzz 50000",
+        expect: Expect::PowerOff { shown: &["probe: fuzz: PASS", "init: exit status 0"], never: &[PANIC] },
+        ..SELFTEST
+    },
     // What bad input gets.
     refusal("bad-lowmem", "lowmem=banana", &["error: bad boot argument \"lowmem=banana\": "]),
     refusal("bad-vmalloc", "vmalloc=-1", &["error: bad boot argument \"vmalloc=-1\": "]),
@@ -158,6 +173,19 @@ pub const CASES: &[Case] = &[
     Case { start: Start::WithoutInitramfs, ..refusal("no-initramfs", "", &["initramfs"]) },
     Case { start: Start::CutInitramfs, ..refusal("cut-initramfs", "", &["initramfs"]) },
     Case { start: Start::WrongInitramfs, ..refusal("wrong-initramfs", "", &["initramfs"]) },
+    Case {
+        start: Start::BrokenPrograms,
+        ..refusal("init-is-text", "init=/bin/text", &["error: init: /bin/text: "])
+    },
+    Case {
+        start: Start::BrokenPrograms,
+        ..refusal("init-is-cut", "init=/bin/cut", &["error: init: /bin/cut: "])
+    },
+    Case {
+        start: Start::BrokenPrograms,
+        ..refusal("init-for-another-machine", "init=/bin/foreign", &["error: init: /bin/foreign: "])
+    },
+    refusal("init-is-a-directory", "init=/bin", &["error: init: /bin: "]),
     refusal("init-segfault", "init=/bin/probe -- segfault", &["init: killed by SIGSEGV"]),
     refusal("init-exit-status", "init=/bin/probe -- exit 7", &["init: exit status 7"]),
     Case {

@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use crate::artifacts::{self, Artifacts};
 use crate::error::{Error, Result};
+use crate::initramfs::Program;
 use crate::judge::Verdict;
 use crate::machine::{Boot, Entry};
 use crate::matrix::{CASES, Case, Start};
 use crate::qemu::{self, Run};
 use crate::tally::Tally;
-use crate::{dtb, host, tools, workspace};
+use crate::{dtb, host, initramfs, tools, workspace};
 
 /// More emulators than this on two cores only make each other time out.
 const AT_ONCE: usize = 2;
@@ -84,6 +85,7 @@ fn boot(case: &Case, built: &Artifacts, logs: &Path) -> Result<Run> {
         Start::WithoutInitramfs => boot.initramfs = None,
         Start::CutInitramfs => boot.initramfs = Some(cut(&built.initramfs, &beside("cpio"))?),
         Start::WrongInitramfs => boot.initramfs = Some(nonsense(&beside("cpio"))?),
+        Start::BrokenPrograms => boot.initramfs = Some(broken_programs(&beside("cpio"))?),
         Start::PatchedTree(changes) => {
             let tree = dtb::patch(&machine, &boot, changes, &beside("dtb"))?;
             boot.entry = Entry::KernelWithTree(built.image.clone(), tree);
@@ -95,6 +97,20 @@ fn boot(case: &Case, built: &Artifacts, logs: &Path) -> Result<Run> {
     }
     let limit = Duration::from_secs(case.limit);
     qemu::capture(&machine.arguments(&boot), limit, &log(case, logs), |line| case.expect.is_last(line))
+}
+
+/// An archive of programs that cannot be started: a text, the start of a program, a program for another machine.
+fn broken_programs(archive: &Path) -> Result<PathBuf> {
+    let program = |machine| dtb::elf_of(machine, 0x40_0000, &[(0x40_0000, &[0; 4096])]);
+    let mut cut = program(dtb::AARCH64);
+    cut.truncate(100);
+    let programs = [
+        Program { name: "text", bytes: b"#!/bin/sh\necho no\n".to_vec() },
+        Program { name: "cut", bytes: cut },
+        Program { name: "foreign", bytes: program(62) },
+    ];
+    initramfs::write(&programs, archive)?;
+    Ok(archive.to_owned())
 }
 
 /// The first half of an archive.
