@@ -6,6 +6,7 @@ extern crate alloc;
 
 pub mod board;
 pub mod console;
+pub mod devices;
 pub mod dma;
 pub mod irq;
 pub mod memory;

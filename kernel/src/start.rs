@@ -2,7 +2,7 @@
 
 use crate::board::{BootArgs, Platform, Reservation, Tree, TreeError};
 use crate::memory::{self, Sizes, heap, zones};
-use crate::{console, dma, irq, power, run, sched, smp};
+use crate::{console, devices, dma, irq, power, run, sched, smp};
 use ::memory::Zone;
 use addr::{AddrRange, PAGE_SIZE, PhysAddr, Size};
 use alloc::vec::Vec;
@@ -62,9 +62,7 @@ pub fn boot(boot: &BootInfo) -> ! {
     sched::init(platform.timer.as_ref());
     smp::start_all(&platform.cpus);
     log::info!("cpu: {} of {} running", smp::online(), platform.cpus.len());
-    if !args.iommu_off {
-        dma::iommu::init(&platform.smmus);
-    }
+    devices::init(&platform, args.iommu_off);
     if sched::spawn("main", move || run::main(platform)).is_err() {
         power::fail(&"no memory for the first thread");
     }

@@ -2,7 +2,7 @@
 
 use crate::dma::Device;
 use crate::irq::Handler;
-use crate::sched::wait::{WaitError, Waiters};
+use crate::sched::{WaitError, Waiters};
 use crate::sync::SpinLock;
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -72,7 +72,8 @@ impl Edu {
     /// As for [`Edu::transfer`].
     pub fn transfer_notified(&self, transfer: Transfer, notify: Notify) -> Result<(), EduError> {
         self.take_turn();
-        let result = self.engine.lock().start(transfer, notify).and_then(|()| self.wait(notify));
+        let started = self.engine.lock().start(transfer, notify);
+        let result = started.and_then(|()| self.wait(notify));
         self.taken.store(false, Ordering::Release);
         self.waiters.wake_all();
         result

@@ -44,7 +44,9 @@ impl fmt::Display for PciError {
             Self::Map(error) => write!(f, "registers: {error:?}"),
             Self::Ecam(error) => error.fmt(f),
             Self::NoBar(bar) => write!(f, "BAR {bar} has no address"),
-            Self::NoIommu(phandle) => write!(f, "the IOMMU in front of it (phandle {:#x}) is not in use", phandle.0),
+            Self::NoIommu(phandle) => {
+                write!(f, "the IOMMU in front of it (phandle {:#x}) is not in use", phandle.0)
+            }
             Self::Dma(error) => error.fmt(f),
             Self::Master(error) => error.fmt(f),
             Self::Edu(error) => error.fmt(f),
@@ -127,7 +129,8 @@ fn start_edu(host: &mut Host, function: &Function, streams: &mut Streams) -> Res
     let driver: &Edu = Box::leak(Box::new(Edu::new(device, engine)));
     connect_interrupt(host, function, driver)?;
     // The stream has been attached above, or nothing translates.
-    host.enable_bus_master(function.bdf, StreamLive::promise(function.requester)).map_err(PciError::Master)?;
+    host.enable_bus_master(function.bdf, StreamLive::promise(function.requester))
+        .map_err(PciError::Master)?;
     log::info!("edu {}: {}", function.bdf, driver.summary());
     Ok(driver)
 }

@@ -99,6 +99,22 @@ impl Device {
         Ok(())
     }
 
+    /// Makes an SMMU abort whatever the device does, until [`unblock`](Self::unblock). Its buffers stay.
+    ///
+    /// # Errors
+    /// [`DmaError::IommuTimeout`], [`DmaError::IommuRefused`] when it is blocked already.
+    pub fn block(&self) -> Result<(), DmaError> {
+        self.stream.map_or(Ok(()), |(smmu, stream)| smmu.detach(stream, &self.domain))
+    }
+
+    /// Lets the device reach its buffers again.
+    ///
+    /// # Errors
+    /// [`DmaError::IommuTimeout`], [`DmaError::IommuRefused`] when it is not blocked, [`DmaError::OutOfTables`].
+    pub fn unblock(&self) -> Result<(), DmaError> {
+        self.stream.map_or(Ok(()), |(smmu, stream)| smmu.attach(stream, &self.domain))
+    }
+
     /// The memory type of a coherent buffer for it.
     pub fn memory_type(&self, attrs: Attrs) -> MemoryType {
         if self.coherent && !attrs.contains(Attrs::WRITE_COMBINE) {

@@ -1,13 +1,14 @@
 //! Zones, chunks on fragmented memory, windows, and what the linear map has and has not.
 
 use super::boot::whole_half;
+use super::fragment::Fragmented;
 use super::{Outcome, Test};
 use crate::memory::{kernel_map, kmap, layout, linear, zones};
 use crate::{check, pass, skip};
-use addr::{AddrRange, Chunk, MemoryType, Order, PAGE_SIZE, PhysAddr};
+use addr::{AddrRange, MemoryType, Order, PAGE_SIZE, PhysAddr};
 use alloc::vec::Vec;
 use arch::mmu::{Translation, translate_kernel};
-use memory::{FrameSource, Frames, OwnedChunk, Reach, Request, Zone, chunks};
+use memory::{FrameSource, Reach, Request, Zone, chunks};
 
 pub const TESTS: &[Test] = &[
     Test { name: "memory.zones_do_not_overlap", run: zones_do_not_overlap },
@@ -84,66 +85,28 @@ fn linear_map_has_all_lowmem() -> Outcome {
     pass!("{pages} pages of lowmem, write-back")
 }
 
-/// Takes all free highmem, gives every second frame of 4 MiB of it back, and asks for a megabyte.
+/// Asks for a megabyte where only single frames are free.
 fn fragmented_memory_gives_single_frames() -> Outcome {
     const WANTED: u64 = 256;
     let before = zones::stats(Zone::High);
-    if before.free() < 2048 {
+    if before.free() < 8 * WANTED {
         skip!("{} free frames of highmem", before.free());
     }
-    let mut rest = take_all(Reach::HIGH);
-    let kept = scatter(&mut rest, 1024);
+    let fragmented = Fragmented::new(Reach::HIGH, 2 * WANTED);
     let request = Request { reach: Reach::HIGH, ..Request::new(WANTED) };
     let got = zones::with(|zones| chunks::take(zones, &request));
     let seen = got.as_ref().map(|frames| (frames.len(), frames.chunks().all(|c| c.order() == Order::PAGE)));
     let seen = seen.map_err(|error| *error);
     let too_much = zones::with(|zones| chunks::take(zones, &Request { frames: 1 << 20, ..request }));
-    let refused = too_much.is_err();
-    for frames in [got.unwrap_or_default(), too_much.unwrap_or_default(), rest, kept] {
-        zones::give_all(frames);
-    }
+    let refused = too_much.as_ref().err().copied();
+    zones::give_all(got.unwrap_or_default());
+    zones::give_all(too_much.unwrap_or_default());
+    drop(fragmented);
     let after = zones::stats(Zone::High);
     check!(seen == Ok((WANTED as usize, true)), "{WANTED} frames of fragmented memory: {seen:?}");
-    check!(refused, "a request for 4 GiB of 2 MiB free was granted");
+    check!(refused.is_some(), "4 GiB of the 2 MiB that were free: granted");
     check!(after.free() == before.free(), "{} frames free before, {} after", before.free(), after.free());
     pass!("1 MiB in {WANTED} chunks of 4 KiB; {} frames free before and after", after.free())
-}
-
-/// All free memory within `reach`, largest chunks first.
-fn take_all(reach: Reach) -> Frames {
-    let mut all = Frames::new();
-    let mut order = Some(Order::MAX);
-    while let Some(now) = order {
-        match zones::with(|zones| zones.take(now, reach)) {
-            Some(chunk) => all.push(chunk).unwrap_or_else(|(chunk, _)| zones::give(chunk)),
-            None => order = now.smaller(),
-        }
-    }
-    all
-}
-
-/// Gives back every second frame of `frames` frames of `all`; the frames between them are returned.
-fn scatter(all: &mut Frames, frames: u64) -> Frames {
-    let (mut kept, mut rest, mut left) = (Frames::new(), Frames::new(), frames);
-    for chunk in all.drain().collect::<Vec<_>>() {
-        if left == 0 {
-            rest.push(chunk).unwrap_or_else(|(chunk, _)| zones::give(chunk));
-            continue;
-        }
-        let chunk = chunk.release();
-        for offset in 0..chunk.frames() {
-            let page = OwnedChunk::adopt(Chunk::page(chunk.first().offset(offset)));
-            let free = left > 0 && offset % 2 == 1;
-            left = left.saturating_sub(1);
-            if free {
-                zones::give(page);
-            } else {
-                kept.push(page).unwrap_or_else(|(page, _)| zones::give(page));
-            }
-        }
-    }
-    *all = rest;
-    kept
 }
 
 fn windows_close() -> Outcome {

@@ -3,9 +3,15 @@
 //! A test is a function in a file of its subject; [`TESTS`] lists them in the order in which they run.
 
 mod boot;
+mod device;
 mod dma;
+mod faults;
+mod fragment;
 mod memory;
 mod report;
+mod streaming;
+mod threads;
+mod transfers;
 
 use crate::board::Glob;
 use alloc::string::String;
@@ -52,7 +58,8 @@ macro_rules! check {
 }
 
 /// All tests, by subject.
-const TESTS: &[&[Test]] = &[boot::TESTS, memory::TESTS, dma::TESTS];
+const TESTS: &[&[Test]] =
+    &[boot::TESTS, memory::TESTS, dma::TESTS, transfers::TESTS, streaming::TESTS, faults::TESTS];
 
 fn all() -> impl Iterator<Item = &'static Test> {
     TESTS.iter().copied().flatten()

@@ -1,0 +1,142 @@
+//! What a device may not do: it is aborted, recorded with its stream and address, and changes nothing.
+
+use super::device::{edu, frame_at, peek, poke, read_in, with_page, write_out};
+use super::{Outcome, Test};
+use crate::devices::edu::Edu;
+use crate::dma::{self, Attachment};
+use crate::{check, pass, skip};
+use addr::{Iova, MemoryType, PAGE_SIZE, PhysAddr};
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use dma_api::{Attrs, Direction, Stream};
+use smmu_spec::{Event, EventKind};
+
+pub const TESTS: &[Test] = &[
+    Test { name: "smmu.unmapped_address_is_aborted", run: unmapped_address_is_aborted },
+    Test { name: "smmu.freed_buffer_is_out_of_reach", run: freed_buffer_is_out_of_reach },
+    Test { name: "smmu.one_byte_past_the_end_is_aborted", run: one_byte_past_the_end_is_aborted },
+    Test { name: "smmu.read_only_stream_is_not_written", run: read_only_stream_is_not_written },
+    Test { name: "smmu.detached_stream_is_aborted", run: detached_stream_is_aborted },
+];
+
+/// The device, if an SMMU translates for it.
+fn translated() -> Option<&'static Edu> {
+    edu().filter(|edu| edu.device().smmu().is_some())
+}
+
+/// The events since the last call.
+fn events(edu: &Edu) -> Vec<Event> {
+    edu.device().smmu().map_or(Vec::new(), |smmu| smmu.take_events().0.collect())
+}
+
+/// The first event is of this kind, of the device's stream, at `at`.
+fn check_event(edu: &Edu, events: &[Event], kind: EventKind, at: Iova) -> Result<String, String> {
+    let Some(first) = events.first() else { return Err(format!("no event; {kind:?} at {at} was expected")) };
+    let input = first.input.map(|input| input.address);
+    if first.kind != kind || Some(first.stream) != edu.device().stream() || input != Some(at.raw()) {
+        return Err(format!("event {first}; {kind:?} at {at} was expected"));
+    }
+    Ok(format!("{first}"))
+}
+
+fn new_buffer(edu: &Edu, len: u64) -> Result<Attachment, String> {
+    dma::alloc(edu.device(), len, Attrs::NO_KERNEL_MAPPING).map_err(|error| error.to_string())
+}
+
+/// Before the first byte is attached anywhere near there.
+fn unmapped_address_is_aborted() -> Outcome {
+    let Some(edu) = translated() else { skip!("no SMMU") };
+    events(edu);
+    let at = Iova::new(0x0abc_d000);
+    write_out(edu, at, 4)?;
+    let write = check_event(edu, &events(edu), EventKind::Translation, at)?;
+    read_in(edu, at + 0x234, 4)?;
+    check_event(edu, &events(edu), EventKind::Translation, at + 0x234)?;
+    pass!("{write}")
+}
+
+/// The device has used the address before, so a translation that was forgotten to be invalidated would show.
+fn freed_buffer_is_out_of_reach() -> Outcome {
+    let Some(edu) = translated() else { skip!("no SMMU") };
+    let buffer = new_buffer(edu, 16 * PAGE_SIZE)?;
+    let at = buffer.range().start() + 5 * PAGE_SIZE;
+    let Some(frame) = frame_at(buffer.buffer().chunks(), 5 * PAGE_SIZE) else {
+        return Err("no frame".to_string());
+    };
+    poke(&buffer, 5 * PAGE_SIZE, b"mine");
+    read_in(edu, at, 4)?;
+    write_out(edu, at + 64, 4)?;
+    check!(peek(&buffer, 5 * PAGE_SIZE + 64, 4) == b"mine", "the device did not reach it while it was there");
+    events(edu);
+    drop(buffer);
+    let before = page_of(frame);
+    write_out(edu, at + 128, 4)?;
+    let seen = check_event(edu, &events(edu), EventKind::Translation, at + 128)?;
+    check!(page_of(frame) == before, "the device still wrote to {frame}");
+    pass!("frame {frame} unchanged; {seen}")
+}
+
+fn page_of(frame: PhysAddr) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    with_page(frame, MemoryType::WriteBack, |page| bytes.extend_from_slice(page));
+    bytes
+}
+
+fn one_byte_past_the_end_is_aborted() -> Outcome {
+    let Some(edu) = translated() else { skip!("no SMMU") };
+    let buffer = new_buffer(edu, PAGE_SIZE)?;
+    let Some(frame) = frame_at(buffer.buffer().chunks(), 0) else { return Err("no frame".to_string()) };
+    let next = frame + PAGE_SIZE;
+    let in_ram = crate::memory::layout().high_free.iter().any(|range| range.contains(next));
+    let before = in_ram.then(|| page_of(next));
+    poke(&buffer, 0, &[1; 8]);
+    read_in(edu, buffer.range().start(), 8)?;
+    events(edu);
+    write_out(edu, buffer.range().start() + (PAGE_SIZE - 4), 5)?;
+    let seen = check_event(edu, &events(edu), EventKind::Translation, buffer.range().end())?;
+    check!(peek(&buffer, PAGE_SIZE - 4, 4) == [1; 4], "the bytes inside were not written");
+    check!(before == in_ram.then(|| page_of(next)), "the frame behind it has changed");
+    pass!("four bytes arrived, the fifth did not; {seen}")
+}
+
+fn read_only_stream_is_not_written() -> Outcome {
+    let Some(edu) = translated() else { skip!("no SMMU") };
+    let pages = dma::stream::Pages::new(PAGE_SIZE).map_err(|error| error.to_string())?;
+    let stream = dma::stream::map(edu.device(), pages, Direction::ToDevice);
+    let stream: Stream<_> = stream.map_err(|refused| refused.error.to_string())?;
+    read_in(edu, stream.iova(), 64)?;
+    events(edu);
+    write_out(edu, stream.iova(), 4)?;
+    let seen = check_event(edu, &events(edu), EventKind::Permission, stream.iova())?;
+    let mut stream = stream.sync_for_cpu();
+    let bytes = stream.bytes().map(|bytes| bytes.iter().all(|&byte| byte == 0));
+    check!(bytes == Some(true), "the device wrote into memory lent for reading");
+    pass!("{seen}")
+}
+
+/// What comes before the first attachment is the same: an entry that aborts. The SMMU records nothing for it (IHI 0070,
+/// 5.2, Config 0b000).
+fn detached_stream_is_aborted() -> Outcome {
+    let Some(edu) = translated() else { skip!("no SMMU") };
+    let buffer = new_buffer(edu, PAGE_SIZE)?;
+    let at = buffer.range().start();
+    poke(&buffer, 0, b"before");
+    read_in(edu, at, 6)?;
+    write_out(edu, at + 16, 6)?;
+    edu.device().block().map_err(|error| error.to_string())?;
+    let blocked = write_out(edu, at + 32, 6).and_then(|()| read_in(edu, at, 6));
+    edu.device().unblock().map_err(|error| error.to_string())?;
+    blocked?;
+    let (reached, not_reached) = (peek(&buffer, 16, 6), peek(&buffer, 32, 6));
+    check!(reached == b"before", "the device did not reach the buffer at first");
+    check!(not_reached == [0; 6], "a detached device wrote {not_reached:x?}");
+    write_out(edu, at + 48, 6)?;
+    let later = peek(&buffer, 48, 6);
+    check!(later == [0; 6], "the aborted read brought {later:x?}, not zeroes");
+    poke(&buffer, 0, b"again!");
+    read_in(edu, at, 6)?;
+    write_out(edu, at + 64, 6)?;
+    check!(peek(&buffer, 64, 6) == b"again!", "attached again, the device does not reach the buffer");
+    pass!("stream {:?}: nothing arrived while detached, everything after", edu.device().stream())
+}

@@ -1,0 +1,97 @@
+//! Memory that exists already, lent to the device and taken back.
+
+use super::device::{edu, held, read_in, write_out};
+use super::{Outcome, Test};
+use crate::dma::stream::{self, Pages};
+use crate::{check, pass, skip};
+use addr::PAGE_SIZE;
+use alloc::string::ToString;
+use dma_api::{Direction, DmaError};
+
+pub const TESTS: &[Test] = &[
+    Test { name: "stream.single_piece_goes_and_comes", run: single_piece_goes_and_comes },
+    Test { name: "stream.scattered_list_is_one_range", run: scattered_list_is_one_range },
+    Test { name: "stream.ownership_changes_hands", run: ownership_changes_hands },
+];
+
+fn single_piece_goes_and_comes() -> Outcome {
+    let Some(edu) = edu() else { skip!("no edu device") };
+    if !edu.device().domain().is_translated() {
+        skip!("no IOMMU: the device does not reach memory above its mask");
+    }
+    let before = held();
+    let mut pages = Pages::new(5000).map_err(|error| error.to_string())?;
+    pages.piece(0).unwrap_or_default()[4090..4100].copy_from_slice(b"0123456789");
+    let lent = stream::map(edu.device(), pages, Direction::Bidirectional).map_err(|r| r.error.to_string())?;
+    let ranges = held();
+    read_in(edu, lent.iova() + 4090, 10)?;
+    write_out(edu, lent.iova() + 1, 10)?;
+    let mut mine = lent.sync_for_cpu();
+    let seen = mine.bytes().map(|bytes| bytes[..12].to_vec());
+    check!(seen.as_deref() == Some(b"\x000123456789\x00"), "the device wrote {seen:x?}");
+    check!(ranges != before, "mapping took nothing");
+    drop(mine);
+    check!(held() == before, "before {before:?}, after {:?}", held());
+    pass!("5000 bytes lent, ten of them copied over a page border to offset 1")
+}
+
+fn scattered_list_is_one_range() -> Outcome {
+    const PIECES: usize = 16;
+    let Some(edu) = edu() else { skip!("no edu device") };
+    if !edu.device().domain().is_translated() {
+        let pages = Pages::scattered(PAGE_SIZE).map_err(|error| error.to_string())?;
+        let error = stream::map(edu.device(), pages, Direction::ToDevice).err().map(|refused| refused.error);
+        check!(
+            error.is_none_or(|error| matches!(error, DmaError::PastMask { .. } | DmaError::Scattered { .. })),
+            "{error:?}"
+        );
+        skip!("no IOMMU: {error:?}");
+    }
+    let fragmented = super::fragment::Fragmented::new(memory::Reach::LOW, 64);
+    let pages = Pages::scattered(PIECES as u64 * PAGE_SIZE);
+    drop(fragmented);
+    let mut pages = pages.map_err(|error| error.to_string())?;
+    for index in 0..PIECES {
+        pages.piece(index).unwrap_or_default().fill(index as u8 + 1);
+    }
+    let lent = stream::map(edu.device(), pages, Direction::Bidirectional).map_err(|r| r.error.to_string())?;
+    check!(lent.len() == PIECES * PAGE_SIZE as usize, "{} bytes", lent.len());
+    // Half of piece 4 and half of piece 5 go to the border of the last two.
+    read_in(edu, lent.iova() + (5 * PAGE_SIZE - 50), 100)?;
+    write_out(edu, lent.iova() + (15 * PAGE_SIZE - 30), 100)?;
+    let memory = lent.unmap().map_err(|error| error.to_string())?;
+    let segments = memory.segments().to_vec();
+    let byte = |index: usize, at: u64| {
+        let mut seen = 0;
+        super::device::with_page(segments[index].start, addr::MemoryType::WriteBack, |page| {
+            seen = page[at as usize]
+        });
+        seen
+    };
+    let found = [byte(14, PAGE_SIZE - 31), byte(14, PAGE_SIZE - 30), byte(14, PAGE_SIZE - 1), byte(15, 0)];
+    let rest = [byte(15, 19), byte(15, 20), byte(15, 69), byte(15, 70)];
+    drop(memory);
+    check!(found == [15, 5, 5, 5] && rest == [5, 6, 6, 16], "around the border: {found:?} {rest:?}");
+    pass!("{PIECES} scattered pages at one range of {} bytes", PIECES * PAGE_SIZE as usize)
+}
+
+fn ownership_changes_hands() -> Outcome {
+    let Some(edu) = edu() else { skip!("no edu device") };
+    if !edu.device().domain().is_translated() {
+        skip!("no IOMMU: the device does not reach memory above its mask");
+    }
+    let pages = Pages::new(PAGE_SIZE).map_err(|error| error.to_string())?;
+    let mut lent =
+        stream::map(edu.device(), pages, Direction::Bidirectional).map_err(|r| r.error.to_string())?;
+    for round in 0..4u8 {
+        let mut mine = lent.sync_for_cpu();
+        mine.bytes().unwrap_or_default()[..4].fill(round + 10);
+        lent = mine.sync_for_device();
+        read_in(edu, lent.iova(), 4)?;
+        write_out(edu, lent.iova() + 100 + 4 * u64::from(round), 4)?;
+    }
+    let mut mine = lent.sync_for_cpu();
+    let seen = mine.bytes().map(|bytes| bytes[100..116].to_vec()).unwrap_or_default();
+    check!(seen == [10, 10, 10, 10, 11, 11, 11, 11, 12, 12, 12, 12, 13, 13, 13, 13], "{seen:?}");
+    pass!("four rounds between CPU and device")
+}
