@@ -18,6 +18,7 @@ pub mod chunks;
 mod frames;
 mod heap;
 mod range;
+mod recent;
 mod zone;
 
 pub use chunks::{ChunkError, Request};

@@ -3,6 +3,7 @@
 use crate::heap;
 use addr::{AddrRange, Address, PAGE_SIZE};
 use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::vec::Vec;
 
 /// Why a range was not given, or not taken back. Nothing has changed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -32,6 +33,9 @@ pub enum RangeError<A: Address> {
 /// of two below their size. The first class whose every hole fits ends the search, so that it takes O(log holes)
 /// however many ranges are out; only a request that would fail otherwise looks at every hole of the smaller classes.
 ///
+/// The last few ranges that came back are kept as they are: a request for just that length gets one of them, without
+/// a search.
+///
 /// Every range is followed by a gap of `guard` bytes that nobody gets. A part of a range may come back alone when
 /// there is no guard.
 pub struct RangeAllocator<A> {
@@ -41,8 +45,13 @@ pub struct RangeAllocator<A> {
     holes: BTreeMap<A, A>,
     /// The same holes by class and start.
     classes: BTreeSet<(u8, A)>,
+    /// Ranges that came back lately, guards included, oldest first. Free, but no holes yet.
+    recent: Vec<(A, A)>,
     taken: u64,
 }
+
+/// Ranges kept at most.
+const RECENT: usize = 8;
 
 /// Holes of one class looked at, lowest first, before the next larger class is tried.
 const TRIES: usize = 4;
@@ -57,7 +66,8 @@ impl<A: Address> RangeAllocator<A> {
     pub fn with_guard(space: AddrRange<A>, guard: u64) -> Self {
         assert!(guard.is_multiple_of(PAGE_SIZE), "guard of {guard:#x} bytes");
         let space = space.align_inward(PAGE_SIZE);
-        let mut this = Self { space, guard, holes: BTreeMap::new(), classes: BTreeSet::new(), taken: 0 };
+        let (holes, classes, recent) = (BTreeMap::new(), BTreeSet::new(), Vec::with_capacity(RECENT));
+        let mut this = Self { space, guard, holes, classes, recent, taken: 0 };
         if !space.is_empty() {
             this.insert_hole(space.start(), space.end());
         }
@@ -75,15 +85,19 @@ impl<A: Address> RangeAllocator<A> {
     }
 
     /// The holes, lowest first.
-    pub fn holes(&self) -> impl Iterator<Item = AddrRange<A>> {
+    pub fn holes(&mut self) -> impl Iterator<Item = AddrRange<A>> {
+        self.merge_recent();
         self.holes.iter().map(|(&start, &end)| AddrRange::new(start, end))
     }
 
     /// Heap bytes that one call of [`alloc`](Self::alloc), [`alloc_at`](Self::alloc_at) or [`free`](Self::free) can
     /// need at most.
     pub fn heap_per_operation(&self) -> usize {
-        let entries = self.holes.len() as u64 + 2;
-        2 * (heap::insertion(entries, size_of::<(A, A)>()) + heap::insertion(entries, size_of::<(u8, A)>()))
+        let entries = (self.holes.len() + RECENT + 2) as u64;
+        // All recent ranges become holes, then one hole becomes two; of so many, one in five splits a node above too.
+        let nodes = (RECENT + 2) * 5 / 4;
+        let sizes = [size_of::<(A, A)>(), size_of::<(u8, A)>()];
+        sizes.into_iter().map(|bytes| heap::insertion(entries, bytes) + nodes * heap::node(bytes)).sum()
     }
 
     /// Takes `len` bytes (whole pages) that start at a multiple of `align` (a power of two, at least a page) and end
@@ -96,9 +110,18 @@ impl<A: Address> RangeAllocator<A> {
         let full = RangeError::OutOfRange { len, highest };
         let need = self.with_gap(len, full)?;
         let wish = Wish { len, need, align, highest };
-        let Fit { hole, range, end } = self.find(&wish).or_else(|| self.find_slowly(&wish)).ok_or(full)?;
-        self.carve(hole, range.start(), end);
-        Ok(range)
+        if let Some(range) = self.take_recent(&wish) {
+            return Ok(range);
+        }
+        let found = match self.find(&wish) {
+            Some(found) => found,
+            None => {
+                self.merge_recent();
+                self.find(&wish).or_else(|| self.find_slowly(&wish)).ok_or(full)?
+            }
+        };
+        self.carve(found.hole, found.range.start(), found.end);
+        Ok(found.range)
     }
 
     /// Takes exactly `range`.
@@ -108,6 +131,7 @@ impl<A: Address> RangeAllocator<A> {
     pub fn alloc_at(&mut self, range: AddrRange<A>) -> Result<(), RangeError<A>> {
         let taken = RangeError::Taken(range);
         let (start, end) = self.extent(range, taken)?;
+        self.merge_recent();
         let (&hole, &hole_end) = self.holes.range(..=start).next_back().ok_or(taken)?;
         if end > hole_end {
             return Err(taken);
@@ -122,15 +146,45 @@ impl<A: Address> RangeAllocator<A> {
     /// [`RangeError::NotPages`]; [`RangeError::NotTaken`] when it, or its guard, was not all out.
     pub fn free(&mut self, range: AddrRange<A>) -> Result<(), RangeError<A>> {
         let foreign = RangeError::NotTaken(range);
-        let (mut start, mut end) = self.extent(range, foreign)?;
-        let len = end.raw() - start.raw();
-        let below = self.holes.range(..=start).next_back().map(|(&start, &end)| (start, end));
-        let above = self.holes.range(start..).next().map(|(&start, &end)| (start, end));
-        if below.is_some_and(|(_, below_end)| below_end > start)
-            || above.is_some_and(|(above, _)| above < end)
-        {
+        let (start, end) = self.extent(range, foreign)?;
+        // The last hole that begins below the end is the only one that can overlap.
+        let hole = self.holes.range(..end).next_back().is_some_and(|(_, &hole_end)| hole_end > start);
+        if hole || self.recent.iter().any(|&(other, other_end)| other < end && start < other_end) {
             return Err(foreign);
         }
+        if self.recent.len() == RECENT {
+            let (start, end) = self.recent.remove(0);
+            self.merge(start, end);
+        }
+        self.recent.push((start, end));
+        self.taken -= end.raw() - start.raw();
+        Ok(())
+    }
+
+    /// The range that came back last of those that are just as long as wished, and will do.
+    fn take_recent(&mut self, wish: &Wish<A>) -> Option<AddrRange<A>> {
+        let fits = |&hole: &(A, A)| {
+            let fit = wish.fit(hole)?;
+            (fit.range.start() == hole.0 && fit.end == hole.1).then_some(fit.range)
+        };
+        let (index, range) =
+            self.recent.iter().enumerate().rev().find_map(|(n, hole)| Some((n, fits(hole)?)))?;
+        self.recent.remove(index);
+        self.taken += wish.need;
+        Some(range)
+    }
+
+    /// Makes holes of all ranges that came back lately.
+    fn merge_recent(&mut self) {
+        while let Some((start, end)) = self.recent.pop() {
+            self.merge(start, end);
+        }
+    }
+
+    /// Makes a hole of a free range, one with its neighbours.
+    fn merge(&mut self, mut start: A, mut end: A) {
+        let below = self.holes.range(..=start).next_back().map(|(&start, &end)| (start, end));
+        let above = self.holes.range(start..).next().map(|(&start, &end)| (start, end));
         if let Some(below) = below.filter(|&(_, below_end)| below_end == start) {
             self.remove_hole(below);
             start = below.0;
@@ -140,8 +194,6 @@ impl<A: Address> RangeAllocator<A> {
             end = above.1;
         }
         self.insert_hole(start, end);
-        self.taken -= len;
-        Ok(())
     }
 
     /// `len` and the guard behind it, both checked.

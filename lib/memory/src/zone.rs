@@ -3,6 +3,7 @@
 use crate::bank::Bank;
 use crate::frames::OwnedChunk;
 use crate::heap;
+use crate::recent::{self, Recent};
 use addr::{AddrRange, Address, Chunk, Order, PAGE_SIZE, Pfn, PhysAddr};
 use alloc::boxed::Box;
 
@@ -91,13 +92,14 @@ impl ZoneStats {
 struct Banks {
     slots: [Option<Box<Bank>>; BANKS],
     occupied: u64,
+    recent: Recent,
     stats: ZoneStats,
 }
 
 impl Banks {
     const fn new() -> Self {
         let stats = ZoneStats { total: 0, allocated: 0, peak: 0 };
-        Self { slots: [const { None }; BANKS], occupied: 0, stats }
+        Self { slots: [const { None }; BANKS], occupied: 0, recent: Recent::new(), stats }
     }
 
     fn add(&mut self, first: Pfn, end: Pfn) {
@@ -113,6 +115,28 @@ impl Banks {
     }
 
     fn take(&mut self, order: Order, highest: PhysAddr) -> Option<Chunk> {
+        let chunk = match self.recent.pop(order, highest) {
+            Some(chunk) => chunk,
+            None => self.find(order, highest)?,
+        };
+        self.stats.allocated += chunk.frames();
+        self.stats.peak = self.stats.peak.max(self.stats.allocated);
+        Some(chunk)
+    }
+
+    /// A chunk from the banks; if they have none, of what is left when all that came back lately is merged.
+    fn find(&mut self, order: Order, highest: PhysAddr) -> Option<Chunk> {
+        let found = self.search(order, highest);
+        if found.is_some() || self.recent.is_empty() {
+            return found;
+        }
+        while let Some(chunk) = self.recent.pop_any() {
+            self.bank(chunk).give(chunk);
+        }
+        self.search(order, highest)
+    }
+
+    fn search(&mut self, order: Order, highest: PhysAddr) -> Option<Chunk> {
         let beyond = highest.raw().saturating_add(1) / PAGE_SIZE;
         let mut candidates = self.occupied;
         while let Some(index) = candidates.checked_ilog2() {
@@ -122,8 +146,6 @@ impl Banks {
                 continue;
             }
             if let Some(chunk) = bank.take(order) {
-                self.stats.allocated += chunk.frames();
-                self.stats.peak = self.stats.peak.max(self.stats.allocated);
                 return Some(chunk);
             }
         }
@@ -131,11 +153,22 @@ impl Banks {
     }
 
     fn give(&mut self, chunk: Chunk) {
-        let Some(bank) = self.slots[Bank::index(chunk.first())].as_mut() else {
-            panic!("{chunk:?} was never added to its zone")
-        };
-        bank.give(chunk);
+        // Whether the zone has such a bank is asked even if the chunk is only kept.
+        assert!(
+            self.occupied >> Bank::index(chunk.first()) & 1 == 1,
+            "{chunk:?} was never added to its zone"
+        );
+        if let Err(chunk) = self.recent.push(chunk) {
+            self.bank(chunk).give(chunk);
+        }
         self.stats.allocated -= chunk.frames();
+    }
+
+    fn bank(&mut self, chunk: Chunk) -> &mut Bank {
+        match self.slots[Bank::index(chunk.first())].as_mut() {
+            Some(bank) => bank,
+            None => unreachable!("no bank for {chunk:?}, which `give` has looked for"),
+        }
     }
 }
 
@@ -185,7 +218,10 @@ impl Zones {
     pub fn heap_per_operation(&self) -> usize {
         let frames = self.low.stats.total.max(self.high.stats.total);
         // Splitting the largest chunk down to a page inserts into the tree of every order on the way.
-        (0..=Order::MAX.log2()).map(|order| heap::insertion(frames >> order, size_of::<usize>())).sum()
+        let split: usize =
+            (0..=Order::MAX.log2()).map(|order| heap::insertion(frames >> order, size_of::<usize>())).sum();
+        // Merging what came back lately inserts once for each chunk; of so many, one in five splits a node above too.
+        split + recent::CAPACITY * 5 / 4 * heap::node(size_of::<usize>())
     }
 
     fn take_spare_low(&mut self, order: Order, highest: PhysAddr) -> Option<Chunk> {

@@ -97,6 +97,31 @@ fn the_last_hole_that_fits_is_found() {
 }
 
 #[test]
+fn what_came_back_lately_is_cut_and_joined_when_nothing_else_is_left() {
+    let mut space = RangeAllocator::new(pages(0, 200));
+    space.alloc_at(pages(0, 200)).unwrap();
+    space.free(pages(0, 100)).unwrap();
+    assert_eq!(space.alloc(10 * PAGE_SIZE, PAGE_SIZE, ANY), Ok(pages(0, 10)));
+    space.free(pages(0, 10)).unwrap();
+    assert_eq!(space.alloc(100 * PAGE_SIZE, PAGE_SIZE, ANY), Ok(pages(0, 100)));
+}
+
+#[test]
+fn a_range_of_the_same_length_is_used_again_within_limit_and_alignment() {
+    let mut space = RangeAllocator::new(pages(0, 100));
+    space.alloc_at(pages(0, 100)).unwrap();
+    for range in [pages(9, 11), pages(20, 22), pages(30, 31), pages(41, 43)] {
+        space.free(range).unwrap();
+        assert_eq!(space.free(range), Err(RangeError::NotTaken(range)));
+    }
+    let highest = Iova::new(30 * PAGE_SIZE);
+    assert_eq!(space.alloc(2 * PAGE_SIZE, 2 * PAGE_SIZE, highest), Ok(pages(20, 22)));
+    assert_eq!(space.alloc(2 * PAGE_SIZE, PAGE_SIZE, highest), Ok(pages(9, 11)));
+    let full = RangeError::OutOfRange { len: 2 * PAGE_SIZE, highest };
+    assert_eq!(space.alloc(2 * PAGE_SIZE, PAGE_SIZE, highest), Err(full));
+}
+
+#[test]
 fn an_empty_space_has_nothing() {
     let mut space = RangeAllocator::new(AddrRange::new(Iova::new(0x1001), Iova::new(0x1fff)));
     let full = RangeError::OutOfRange { len: PAGE_SIZE, highest: ANY };
