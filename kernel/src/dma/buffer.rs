@@ -148,6 +148,11 @@ impl Buffer {
         change(&counters::HIGH_BYTES, self.len() - low);
     }
 
+    /// Says in the trace that a program has mapped it.
+    pub fn trace_mmap(&self) {
+        self.event().print("mmap");
+    }
+
     pub(super) fn event(&self) -> Event<'static> {
         let (len, attrs, chunks) = (self.len(), self.attrs, self.chunk_count());
         Event { device: None, iova: None, len, attrs, chunks }

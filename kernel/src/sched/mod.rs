@@ -16,7 +16,7 @@
 mod queue;
 mod thread;
 pub mod time;
-mod wait;
+pub mod wait;
 
 pub use queue::Nanoseconds;
 pub use thread::{OutOfMemory, Thread};

@@ -8,6 +8,7 @@
 
 use super::asid::OwnedAsid;
 use super::pages::{self, PinnedPages};
+use crate::dma::Buffer;
 use crate::memory::{kmap, tables};
 use crate::sync::SpinLock;
 use abi::Errno;
@@ -16,7 +17,6 @@ use addr::{AddrRange, Address, Asid, Chunk, KernelVa, MemoryType, PAGE_SIZE, Phy
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use arch::tlb::Level;
-use memory::Frames;
 use pagetable::{Access, Leaf, MapError, Mapping, PageTable, Stage1};
 use program::{Alignment, Area, Areas, AreasError, Backing, USER_END, USER_START, clip};
 
@@ -31,23 +31,13 @@ const AREAS_MAX: usize = 8192;
 /// The heap (`brk`) grows from below, up to here; `mmap` places things from the top down.
 const HEAP_END: u64 = USER_END - (1 << 30);
 
-/// Memory that can be mapped into programs as it is: a dma-buf.
-pub trait SharedMemory: Send + Sync {
-    /// What it is made of.
-    fn frames(&self) -> &Frames;
-    /// How everybody maps it.
-    fn memory(&self) -> MemoryType;
-    /// It was mapped into a program.
-    fn mapped(&self, at: AddrRange<UserVa>);
-}
-
 /// What is behind an area.
 #[derive(Clone)]
 pub enum Behind {
     /// Zeroes at first, the program's own frames after.
     Zeroes,
     /// A buffer, and what its descriptor allows at most.
-    Shared(Arc<dyn SharedMemory>, Prot),
+    Shared(Arc<Buffer>, Prot),
 }
 
 impl Backing for Behind {
@@ -130,7 +120,7 @@ impl AddressSpace {
     /// goes to an address that lies to their size as `offset` does.
     pub fn map_shared(
         &self,
-        shared: Arc<dyn SharedMemory>,
+        shared: Arc<Buffer>,
         (offset, len): (u64, u64),
         place: Place,
         (prot, most): (Prot, Prot),
@@ -139,22 +129,21 @@ impl AddressSpace {
         if !most.contains(prot) {
             return Err(Errno::EACCES);
         }
-        if offset.checked_add(len).is_none_or(|end| end > shared.frames().bytes()) {
+        if offset.checked_add(len).is_none_or(|end| end > shared.len()) {
             return Err(Errno::EINVAL);
         }
-        let largest = shared.frames().chunks().map(Chunk::bytes).max().unwrap_or(PAGE_SIZE);
         let range = {
             let mut inner = self.inner.lock();
-            let range = inner.make_room(len, place, Alignment::like_offset(largest, offset))?;
+            let range = inner.make_room(len, place, Alignment::like_offset(shared.alignment(), offset))?;
             let backing = Behind::Shared(shared.clone(), most);
             inner.areas.insert(Area { range, prot, backing, offset }).map_err(areas_errno)?;
-            inner.map_shared_part(&*shared, offset, range, prot).inspect_err(|_| {
+            inner.map_shared_part(&shared, offset, range, prot).inspect_err(|_| {
                 // What was just put in comes out again.
                 let _ = inner.areas.remove(range);
             })?;
             range
         };
-        shared.mapped(range);
+        shared.trace_mmap();
         Ok(range.start())
     }
 
@@ -431,7 +420,7 @@ impl Inner {
             }),
             // A part that a failed `unmap` has left without entries.
             Behind::Shared(shared, _) => self
-                .map_shared_part(&**shared, part.offset, part.range, part.prot)
+                .map_shared_part(shared, part.offset, part.range, part.prot)
                 .map_err(|_| AccessError::OutOfMemory),
         }
     }
@@ -474,13 +463,13 @@ impl Inner {
 
     fn map_shared_part(
         &mut self,
-        shared: &dyn SharedMemory,
+        shared: &Buffer,
         offset: u64,
         range: AddrRange<UserVa>,
         prot: Prot,
     ) -> Result<(), Errno> {
         let mapping = access_mapping(shared.memory(), prot);
-        self.map(range.start(), clip(shared.frames().chunks(), offset, range.len()), mapping)
+        self.map(range.start(), clip(shared.chunks(), offset, range.len()), mapping)
             .map_err(|_| Errno::ENOMEM)
     }
 

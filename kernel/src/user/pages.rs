@@ -4,6 +4,7 @@ use crate::memory::{kmap, zones};
 use crate::sync::SpinLock;
 use addr::{Chunk, PAGE_SIZE, Pfn, PhysAddr};
 use alloc::vec::Vec;
+use dma_api::{Segment, StreamMemory};
 use memory::{ChunkError, FrameSource, Frames, OwnedChunk, Request, chunks};
 use program::Pins;
 
@@ -27,24 +28,15 @@ pub fn pinned() -> usize {
     PINS.lock().frames()
 }
 
-/// A run of bytes in RAM.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Piece {
-    /// The first one.
-    pub start: PhysAddr,
-    /// How many.
-    pub len: u64,
-}
-
 /// Pages of a program that stay where they are, whatever the program does or however it ends, until this is dropped.
 #[derive(Debug, Default)]
 pub struct PinnedPages {
-    pieces: Vec<Piece>,
+    pieces: Vec<Segment>,
 }
 
 impl PinnedPages {
     /// The bytes, in the order of the program's addresses; neighbours in RAM are one piece.
-    pub fn pieces(&self) -> &[Piece] {
+    pub fn pieces(&self) -> &[Segment] {
         &self.pieces
     }
 
@@ -57,7 +49,7 @@ impl PinnedPages {
                 if self.pieces.try_reserve(1).is_err() {
                     return false;
                 }
-                self.pieces.push(Piece { start, len });
+                self.pieces.push(Segment { start, len });
             }
         }
         PINS.lock().pin(Pfn::containing(start));
@@ -70,6 +62,19 @@ impl PinnedPages {
                 (Pfn::containing(piece.start), Pfn::containing(piece.start + (piece.len - 1)));
             (first.raw()..=last.raw()).map(Pfn::new)
         })
+    }
+}
+
+// SAFETY: the frames are RAM that a program owned when they were pinned, and no one else gets them before they are
+// unpinned, which only `drop` does; the list never changes after `AddressSpace::pin` has made it. There are no bytes: the
+// kernel sees none of it.
+unsafe impl StreamMemory for PinnedPages {
+    fn segments(&self) -> &[Segment] {
+        &self.pieces
+    }
+
+    fn bytes(&mut self) -> Option<&mut [u8]> {
+        None
     }
 }
 

@@ -13,8 +13,8 @@ use core::fmt;
 use core::sync::atomic::{AtomicBool, Ordering};
 use program::Descriptors;
 
-/// `RLIMIT_NOFILE`.
-const FILES_MAX: usize = 1024;
+/// `RLIMIT_NOFILE`: enough to hold all of memory in small buffers.
+const FILES_MAX: usize = 1 << 16;
 /// The most threads of one program.
 pub const THREADS_MAX: usize = 512;
 

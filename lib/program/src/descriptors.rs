@@ -16,13 +16,15 @@ pub struct Descriptor<F> {
 #[derive(Clone, Debug)]
 pub struct Descriptors<F> {
     places: Vec<Option<Descriptor<F>>>,
+    /// Below it no number is free, so nobody has to look there.
+    full_below: usize,
     limit: usize,
 }
 
 impl<F: Clone> Descriptors<F> {
     /// An empty table for at most `limit` files.
     pub const fn new(limit: usize) -> Self {
-        Self { places: Vec::new(), limit }
+        Self { places: Vec::new(), full_below: 0, limit }
     }
 
     /// How many files it holds at most.
@@ -38,8 +40,11 @@ impl<F: Clone> Descriptors<F> {
         if lowest >= self.limit {
             return Err(if lowest == 0 { Errno::EMFILE } else { Errno::EINVAL });
         }
-        let free = (lowest..self.limit).find(|&n| !matches!(self.places.get(n), Some(Some(_))));
-        let number = free.ok_or(Errno::EMFILE)?;
+        let from = lowest.max(self.full_below);
+        let number = (from..self.limit).find(|&number| self.is_free(number)).ok_or(Errno::EMFILE)?;
+        if from == self.full_below {
+            self.full_below = number + 1;
+        }
         self.put(number, Descriptor { file, close_on_exec });
         Ok(number as u32)
     }
@@ -84,12 +89,18 @@ impl<F: Clone> Descriptors<F> {
     /// `EBADF`: nothing.
     pub fn remove(&mut self, number: i32) -> Result<F, Errno> {
         self.get(number)?;
+        self.full_below = self.full_below.min(number as usize);
         self.places[number as usize].take().map(|descriptor| descriptor.file).ok_or(Errno::EBADF)
     }
 
     /// Empties the table: every file in it, in the order of the numbers.
     pub fn take_all(&mut self) -> impl Iterator<Item = F> + use<F> {
+        self.full_below = 0;
         core::mem::take(&mut self.places).into_iter().flatten().map(|descriptor| descriptor.file)
+    }
+
+    fn is_free(&self, number: usize) -> bool {
+        !matches!(self.places.get(number), Some(Some(_)))
     }
 
     fn put(&mut self, number: usize, descriptor: Descriptor<F>) {
@@ -103,6 +114,8 @@ impl<F: Clone> Descriptors<F> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
 
     #[test]
     fn the_lowest_free_number_comes_first() {
@@ -114,6 +127,24 @@ mod tests {
         assert_eq!(table.insert('f', false, 0), Err(Errno::EMFILE));
         assert_eq!(table.insert('f', false, 4), Err(Errno::EINVAL));
         assert_eq!(table.take_all().collect::<String>(), "dbec");
+    }
+
+    proptest! {
+        #[test]
+        fn the_lowest_free_number_comes_first_whatever_happened(
+            steps in prop::collection::vec((any::<bool>(), 0usize..12), 1..60),
+        ) {
+            let (mut table, mut model) = (Descriptors::new(10), BTreeSet::new());
+            for (insert, number) in steps {
+                if insert {
+                    let free = (number..10).find(|n| !model.contains(n));
+                    prop_assert_eq!(table.insert((), false, number).ok(), free.map(|n| n as u32));
+                    model.extend(free);
+                } else {
+                    prop_assert_eq!(table.remove(number as i32).is_ok(), model.remove(&number));
+                }
+            }
+        }
     }
 
     #[test]

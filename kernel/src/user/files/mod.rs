@@ -2,19 +2,24 @@
 
 pub mod console;
 mod directory;
+mod dma_buf;
+mod edu;
+mod heap;
 mod null;
 mod regular;
 
 use super::access::UserMemory;
-use super::address_space::SharedMemory;
 use super::process::Process;
 use super::root;
+use crate::devices;
 use abi::Errno;
-use abi::file::{OpenFlags, PollEvents, S_IFCHR, Stat};
+use abi::file::{OpenFlags, PollEvents, S_IFCHR, Stat, device_number};
 use addr::UserVa;
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicU32, Ordering};
+use dma_buf::DmaBuf;
+use heap::{Heap, HeapFile};
 use program::{Kind, NodeId};
 
 /// An open file. What a kind of file cannot do, it answers with Linux's error code for that.
@@ -55,9 +60,9 @@ pub trait File: Send + Sync {
     fn poll(&self) -> PollEvents {
         PollEvents::IN | PollEvents::OUT
     }
-    /// What `mmap` maps.
-    fn shared(&self) -> Result<Arc<dyn SharedMemory>, Errno> {
-        Err(Errno::ENODEV)
+    /// The buffer, if it is one.
+    fn dma_buf(&self) -> Option<&Arc<DmaBuf>> {
+        None
     }
     /// Where it is in the tree, for `openat` relative to it.
     fn node(&self) -> Option<NodeId> {
@@ -115,12 +120,19 @@ pub enum Device {
     Console(&'static str),
     /// `/dev/null`.
     Null,
+    /// `/dev/dma_heap/*`.
+    Heap(Heap),
+    /// `/dev/edu0`: the first one.
+    Edu,
 }
 
 impl Device {
     /// The nodes that this machine has.
     pub fn present() -> impl Iterator<Item = Self> {
-        [Self::Console("/dev/console"), Self::Console("/dev/tty"), Self::Null].into_iter()
+        let always = [Self::Console("/dev/console"), Self::Console("/dev/tty"), Self::Null];
+        let heaps = Heap::ALL.into_iter().map(Self::Heap);
+        let edu = devices::edus().first().map(|_| Self::Edu);
+        always.into_iter().chain(heaps).chain(edu)
     }
 
     /// Where it goes.
@@ -128,14 +140,18 @@ impl Device {
         match self {
             Self::Console(path) => path,
             Self::Null => "/dev/null",
+            Self::Heap(heap) => heap.path(),
+            Self::Edu => "/dev/edu0",
         }
     }
 
-    /// Its number.
+    /// Its number. Those that Linux gives out as it likes are out of the range for experiments.
     pub fn number(&self) -> u64 {
         match self {
-            Self::Console(_) => abi::file::device_number(5, 1),
-            Self::Null => abi::file::device_number(1, 3),
+            Self::Console(_) => device_number(5, 1),
+            Self::Null => device_number(1, 3),
+            Self::Heap(heap) => device_number(240, *heap as u32),
+            Self::Edu => device_number(241, 0),
         }
     }
 
@@ -143,6 +159,10 @@ impl Device {
         Ok(match self {
             Self::Console(_) => OpenFile::new(console::Console, flags),
             Self::Null => OpenFile::new(null::Null, flags),
+            Self::Heap(heap) => OpenFile::new(HeapFile::new(heap), flags),
+            Self::Edu => {
+                OpenFile::new(edu::EduFile::new(devices::edus().first().ok_or(Errno::ENXIO)?), flags)
+            }
         })
     }
 }

@@ -93,7 +93,7 @@ fn populate(call: &Call<'_>, at: UserVa, len: u64) {
 /// Only buffers can be mapped, and only shared: a private copy of one would be another buffer.
 fn map_file(call: &Call<'_>, len: u64, prot: Prot, flags: MapFlags, place: Place) -> Result<UserVa, Errno> {
     let (file, offset) = (call.file(4)?, call.value(5));
-    let shared = file.readable().map_err(|_| Errno::EACCES)?.shared()?;
+    let shared = file.readable().map_err(|_| Errno::EACCES)?.dma_buf().ok_or(Errno::ENODEV)?.buffer().clone();
     if !flags.contains(MapFlags::SHARED) || !offset.is_multiple_of(PAGE_SIZE) || len == 0 {
         return Err(Errno::EINVAL);
     }

@@ -1,0 +1,210 @@
+//! A dma-buf as a file: a buffer lives while somebody has it open, mapped or attached.
+
+use super::{File, stat_device};
+use crate::dma::counters::{self, Reading};
+use crate::dma::{Attachment, Buffer};
+use crate::sync::SpinLock;
+use crate::user::access::UserMemory;
+use crate::user::address_space::Behind;
+use crate::user::process::Process;
+use abi::Errno;
+use abi::dma::*;
+use abi::file::{S_IFREG, SEEK_END, SEEK_SET, Stat};
+use addr::{Order, PAGE_SIZE, UserVa};
+use alloc::sync::{Arc, Weak};
+use alloc::vec::Vec;
+use dma_api::DmaError;
+use pagetable::Leaf;
+
+/// A buffer, and the devices that programs have given it to.
+pub struct DmaBuf {
+    buffer: Arc<Buffer>,
+    attachments: SpinLock<Vec<Weak<Attachment>>>,
+}
+
+impl DmaBuf {
+    /// The buffer.
+    pub fn buffer(&self) -> &Arc<Buffer> {
+        &self.buffer
+    }
+
+    /// A device has it.
+    pub fn attached(&self, attachment: &Arc<Attachment>) {
+        let mut all = self.attachments.lock();
+        all.retain(|old| old.strong_count() > 0);
+        all.push(Arc::downgrade(attachment));
+    }
+
+    /// The address that the first device which still has it knows it by.
+    fn device_address(&self) -> Option<u64> {
+        let first = self.attachments.lock().iter().find_map(Weak::upgrade)?;
+        Some(first.range().start().raw())
+    }
+
+    /// Its chunks with their device addresses, from number `first` on.
+    fn chunks(&self, first: usize) -> impl Iterator<Item = BufferChunk> {
+        let mut next = self.device_address();
+        let all = self.buffer.chunks().map(move |chunk| {
+            let iova = next.unwrap_or(NOT_ATTACHED);
+            next = next.map(|at| at + chunk.bytes());
+            BufferChunk { iova, pa: chunk.start().raw(), len: chunk.bytes() }
+        });
+        all.skip(first)
+    }
+}
+
+/// An open buffer.
+pub struct DmaBufFile(Arc<DmaBuf>);
+
+/// Chunks that are copied to the program in one go.
+const PIECE: usize = 64;
+
+impl DmaBufFile {
+    /// The first descriptor of a new buffer.
+    pub fn new(buffer: Arc<Buffer>) -> Self {
+        Self(Arc::new(DmaBuf { buffer, attachments: SpinLock::new(Vec::new()) }))
+    }
+
+    fn describe(&self, memory: UserMemory<'_>, at: UserVa) -> Result<(), Errno> {
+        let mut query: ChunkQuery = memory.read(at)?;
+        let (total, first) = (self.0.buffer.chunk_count() as u64, query.first);
+        let left = total.saturating_sub(first).min(query.capacity);
+        let mut chunks = self.0.chunks(first as usize).take(left as usize);
+        let mut to = UserVa::new(query.chunks);
+        query.written = 0;
+        while query.written < left {
+            let piece: Vec<BufferChunk> = chunks.by_ref().take(PIECE).collect();
+            let bytes = zerocopy::IntoBytes::as_bytes(piece.as_slice());
+            memory.write_bytes(to, bytes)?;
+            to = to + bytes.len() as u64;
+            query.written += piece.len() as u64;
+        }
+        memory.write(at, &ChunkQuery { total, ..query })
+    }
+
+    fn leaves(&self, process: &Process) -> Leaves {
+        let buffer = &self.0.buffer;
+        let mut leaves = Leaves::default();
+        let is_ours =
+            |behind: &Behind| matches!(behind, Behind::Shared(shared, _) if Arc::ptr_eq(shared, buffer));
+        process.space.leaves(|area| is_ours(&area.backing), |leaf| count(&mut leaves, &leaf));
+        leaves
+    }
+}
+
+fn count(leaves: &mut Leaves, leaf: &Leaf<UserVa>) {
+    let kind = match leaf.bytes {
+        PAGE_SIZE if leaf.contiguous => &mut leaves.contiguous_pages,
+        PAGE_SIZE => &mut leaves.pages,
+        bytes if bytes == Order::BLOCK_2M.bytes() => &mut leaves.blocks_2m,
+        _ => &mut leaves.blocks_1g,
+    };
+    *kind += 1;
+}
+
+impl File for DmaBufFile {
+    /// The size, as Linux has it: by going to the end.
+    fn seek(&self, offset: i64, whence: u64) -> Result<u64, Errno> {
+        match (whence, offset) {
+            (SEEK_END, 0) => Ok(self.0.buffer.len()),
+            (SEEK_SET, 0) => Ok(0),
+            _ => Err(Errno::EINVAL),
+        }
+    }
+
+    fn stat(&self) -> Stat {
+        Stat { mode: S_IFREG | 0o600, rdev: 0, size: self.0.buffer.len() as i64, ..stat_device(0) }
+    }
+
+    fn ioctl(&self, process: &Process, request: u32, argument: u64) -> Result<u64, Errno> {
+        let (memory, at) = (UserMemory::new(&process.space), UserVa::new(argument));
+        if request == DMA_BUF_IOCTL_SYNC.raw() {
+            let sync: BufferSync = memory.read(at)?;
+            // The program's mapping has the memory type that is coherent with every device it can be attached to.
+            check_sync(sync.flags)?;
+        } else if request == DMA_BUF_CHUNKS.raw() {
+            self.describe(memory, at)?;
+        } else if request == DMA_BUF_LEAVES.raw() {
+            memory.write(at, &self.leaves(process))?;
+        } else if request == DMA_STATISTICS.raw() {
+            memory.write(at, &statistics())?;
+        } else {
+            return Err(Errno::ENOTTY);
+        }
+        Ok(0)
+    }
+
+    fn dma_buf(&self) -> Option<&Arc<DmaBuf>> {
+        Some(&self.0)
+    }
+}
+
+fn check_sync(flags: u64) -> Result<(), Errno> {
+    let flags = SyncFlags::from_bits(flags).ok_or(Errno::EINVAL)?;
+    if flags.intersects(SyncFlags::READ | SyncFlags::WRITE) { Ok(()) } else { Err(Errno::EINVAL) }
+}
+
+/// What all buffers cost now.
+pub fn statistics() -> Statistics {
+    let all = counters::read();
+    let counter = |reading: Reading| Counter { now: reading.now, peak: reading.peak };
+    let total = |count: u64| Counter { now: count, peak: count };
+    Statistics {
+        low_bytes: counter(all.low_bytes),
+        high_bytes: counter(all.high_bytes),
+        vmalloc_bytes: counter(all.vmalloc_bytes),
+        table_pages: counter(all.table_pages),
+        iova_ranges: counter(all.iova_ranges),
+        commands: total(all.commands),
+        syncs: total(all.syncs),
+    }
+}
+
+/// What a program is told when the DMA core refuses.
+pub fn errno(error: DmaError) -> Errno {
+    match error {
+        DmaError::ZeroLength | DmaError::Ragged { .. } | DmaError::SharedLine { .. } => Errno::EINVAL,
+        DmaError::PastMask { .. } => Errno::ERANGE,
+        DmaError::Scattered { .. } => Errno::EINVAL,
+        DmaError::IommuTimeout | DmaError::IommuRefused => Errno::EIO,
+        _ => Errno::ENOMEM,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use addr::{MemoryType, PhysAddr};
+    use pagetable::Access;
+
+    #[test]
+    fn leaves_are_counted_by_size() {
+        let mut leaves = Leaves::default();
+        for (bytes, contiguous) in [(PAGE_SIZE, false), (PAGE_SIZE, true), (2 << 20, false), (1 << 30, true)]
+        {
+            let (at, to) = (UserVa::new(0), PhysAddr::new(0));
+            let leaf =
+                Leaf { at, to, bytes, memory: MemoryType::WriteBack, access: Access::READ, contiguous };
+            count(&mut leaves, &leaf);
+        }
+        assert_eq!(leaves, Leaves { blocks_1g: 1, blocks_2m: 1, contiguous_pages: 1, pages: 1 });
+    }
+
+    #[test]
+    fn a_sync_says_what_for() {
+        let cases = [
+            (1, true),
+            (2, true),
+            (3, true),
+            (5, true),
+            (7, true),
+            (0, false),
+            (4, false),
+            (8, false),
+            (9, false),
+        ];
+        for (flags, good) in cases {
+            assert_eq!(check_sync(flags).is_ok(), good, "{flags}");
+        }
+    }
+}
