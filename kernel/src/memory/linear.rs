@@ -33,15 +33,15 @@ pub fn init(lowmem: impl Iterator<Item = AddrRange<PhysAddr>>) -> Result<(), Map
 
 /// Takes the alias of `chunk` away and returns when no CPU has it any more. Its lines may still be in the caches.
 pub fn remove(chunk: Chunk) {
-    kernel_map::unmap(range_of(chunk.range()));
+    kernel_map::unmap_keeping_tables(range_of(chunk.range()));
 }
 
-/// Puts the alias of `chunk` back. Every other mapping of it that is not write-back is gone already, everywhere.
-///
-/// Needs no memory unless the whole table of its 2 MiB had become empty; then it may fail, and the chunk has to stay
-/// out of use.
-pub fn restore(chunk: Chunk) -> Result<(), MapError<KernelVa>> {
-    kernel_map::map(address_of(chunk.start()), core::iter::once(chunk), mapping())
+/// Puts the alias of `chunk` back, which [`remove`] took. Every other mapping of it that is not write-back is gone
+/// already, everywhere. Needs no memory, since the tables have stayed.
+pub fn restore(chunk: Chunk) {
+    if let Err(error) = kernel_map::map(address_of(chunk.start()), core::iter::once(chunk), mapping()) {
+        panic!("alias of {chunk:?}: {error:?}");
+    }
 }
 
 fn mapping() -> Mapping {

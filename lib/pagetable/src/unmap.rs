@@ -26,16 +26,27 @@ impl<A: Address> From<OutOfTables> for UnmapError<A> {
 pub(crate) struct Cleared {
     /// The tables that were unlinked.
     pub stale: StaleTables,
-    /// Whether a table that was not the spare one may become it, if the tree keeps one at all.
-    may_keep_another: bool,
+    /// Which empty tables stay linked.
+    keep: Keep,
+}
+
+/// Which empty tables stay linked.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Keep {
+    /// None but a spare one that is there already.
+    Spare,
+    /// One, as the spare one, if the tree keeps one at all.
+    OneAsSpare,
+    /// All of them.
+    All,
 }
 
 impl Cleared {
     pub const fn leaving_a_spare() -> Self {
-        Self { stale: StaleTables::new(), may_keep_another: true }
+        Self { stale: StaleTables::new(), keep: Keep::OneAsSpare }
     }
     pub const fn leaving_none_empty() -> Self {
-        Self { stale: StaleTables::new(), may_keep_another: false }
+        Self { stale: StaleTables::new(), keep: Keep::Spare }
     }
 }
 
@@ -60,6 +71,24 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
             self.clear(m, self.root, self.start_level, first, end - 1, &mut gone);
         }
         Ok(gone.stale)
+    }
+
+    /// Unmaps what is mapped in `range`, and keeps the tables, so that mapping pages there again needs no memory. The
+    /// caller invalidates the range (last-level entries are enough), then reuses the frames.
+    pub fn unmap_keeping_tables<M: TableMemory>(
+        &mut self,
+        m: &mut M,
+        range: AddrRange<A>,
+    ) -> Result<(), UnmapError<A>> {
+        let (first, end) = self.offsets(range).map_err(|BadRange| UnmapError::BadRange(range))?;
+        if first < end {
+            self.cut(m, first)?;
+            self.cut(m, end)?;
+            let mut none = Cleared { stale: StaleTables::new(), keep: Keep::All };
+            self.clear(m, self.root, self.start_level, first, end - 1, &mut none);
+            debug_assert!(none.stale.is_empty());
+        }
+        Ok(())
     }
 
     /// Clears a range of pages that are not all in their table, so that one walk and no look at other tables is
@@ -143,9 +172,10 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
         let start = first & !(whole - 1);
         // A table that goes as a whole keeps its entries: one store instead of 512, and they mean no more than
         // what is in TLBs until the same invalidation.
-        if last - first != whole - 1 {
+        if last - first != whole - 1 || gone.keep == Keep::All {
             self.clear(m, table, level, first, last, gone);
-            if live(m, table) > 0 || self.may_stay(m, table, start, gone.may_keep_another) {
+            let as_spare = gone.keep == Keep::OneAsSpare;
+            if gone.keep == Keep::All || live(m, table) > 0 || self.may_stay(m, table, start, as_spare) {
                 return false;
             }
         }

@@ -105,3 +105,18 @@ fn a_failed_map_leaves_no_table_to_keep() {
     d.m.check_quiet();
     assert_eq!((d.table.tables(), d.m.allocated(), d.trim()), (1, 1, 0));
 }
+
+#[test]
+fn tables_kept_on_request_serve_the_next_map_without_memory() {
+    let mut d = Device::new(48);
+    d.map(0, [chunk(G, 4 * M)], RW.pages_only());
+    let tables = d.table.tables();
+    d.table.unmap_keeping_tables(&mut d.m, range(0, 4 * M)).unwrap();
+    d.m.invalidate(0, 4 * M);
+    assert_eq!((d.table.tables(), d.leaves().len()), (tables, 0));
+    d.m.budget = 0;
+    d.map(0, [chunk(G, 4 * M)], RW.pages_only());
+    assert_eq!((d.table.tables(), d.leaves().len()), (tables, 1024));
+    d.unmap(0, 4 * M);
+    assert_eq!((d.table.tables(), d.m.allocated()), (1, 1));
+}
