@@ -19,6 +19,7 @@ use crate::region::RegionSource;
 use addr::{AddrRange, Chunk, Iova, PhysAddr, StreamId};
 use core::cell::RefCell;
 use core::fmt::Debug;
+use core::mem::ManuallyDrop;
 use pagetable::{Mapping, StaleTables, TableMemory};
 use smmu_spec::Invalidation;
 
@@ -34,11 +35,14 @@ impl<T> Shared<T> for RefCell<T> {
     }
 }
 
-/// `held`, which a device may still reach: its mapping is gone from the tables, but not from the IOMMU's caches.
+/// What a device may still reach: its mapping is gone from the tables, but not from the IOMMU's caches.
+///
+/// Dropping it does not drop what it holds: that stays out of use for good, which is all that can be done with it when the
+/// IOMMU never answers.
 #[derive(Debug)]
 #[must_use = "what it holds is lost unless invalidated"]
 pub struct Stale<T> {
-    held: T,
+    held: ManuallyDrop<T>,
     tables: StaleTables,
     range: AddrRange<Iova>,
     forget: Option<Invalidation>,
@@ -51,7 +55,7 @@ impl<T> Stale<T> {
         tables: StaleTables,
         forget: Option<Invalidation>,
     ) -> Self {
-        Self { held, tables, range, forget }
+        Self { held: ManuallyDrop::new(held), tables, range, forget }
     }
 
     /// The addresses under which the device may still reach it.
@@ -66,11 +70,11 @@ impl<T> Stale<T> {
 
     /// The caller has seen the completion of [`Stale::forget`].
     pub(crate) fn freed(self) -> Freed<T> {
-        Freed { held: self.held, tables: self.tables }
+        Freed { held: ManuallyDrop::into_inner(self.held), tables: self.tables }
     }
 }
 
-/// `held`, which no device can reach any more.
+/// What no device can reach any more.
 #[derive(Debug)]
 #[must_use = "what it holds is lost unless taken"]
 pub struct Freed<T> {

@@ -463,6 +463,23 @@ fn a_time_out_gives_nothing_back_and_can_be_tried_again() {
 }
 
 #[test]
+fn what_the_smmu_never_forgot_is_never_dropped() {
+    let mut rig = rig(Ids::NESTED, Walks::Coherent);
+    let mut domain = rig.attached(STREAM);
+    let frames = Rc::new("frames that go back when dropped");
+    for (hung, held_after) in [(true, 2), (false, 2)] {
+        rig.map(&mut domain, 0x1000, &[chunk(0x8000, 0)]).unwrap();
+        let stale = rig.unmap(&mut domain, 0x1000, 1, frames.clone());
+        rig.world.model.borrow_mut().hung = hung;
+        drop(
+            <Domain as iommu::Domain>::invalidate(&rig.commands, stale)
+                .map(|freed| freed.take(&mut rig.source)),
+        );
+        assert_eq!(Rc::strong_count(&frames), held_after, "hung: {hung}");
+    }
+}
+
+#[test]
 fn a_consumer_index_outside_of_the_queue_is_an_error() {
     let rig = rig(Ids::NESTED, Walks::Coherent);
     rig.world.model.borrow_mut().hung = true;

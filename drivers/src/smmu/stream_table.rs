@@ -139,13 +139,9 @@ impl StreamTable {
         }
     }
 
-    /// Makes sure that the stream has an entry.
-    fn grow(
-        &mut self,
-        commands: &impl Shared<CommandQueue>,
-        memory: &mut impl RegionSource,
-        stream: StreamId,
-    ) -> Result<(), StreamError> {
+    /// Makes sure that the stream has an entry. The descriptor that led nowhere may be cached: whoever changes the entry
+    /// makes the SMMU forget both (Leaf = 0), and until then the stream aborts either way.
+    fn grow(&mut self, memory: &mut impl RegionSource, stream: StreamId) -> Result<(), StreamError> {
         let upkeep = self.upkeep;
         let Format::TwoLevel { first, second } = &mut self.format else { return Ok(()) };
         let (above, _) = split(stream);
@@ -158,8 +154,7 @@ impl StreamTable {
         first.store(above, &[L1Descriptor::new(table.start(), SPLIT).0]);
         upkeep.written(&first.words()[above..=above]);
         second.insert(at, (above, table));
-        // The old descriptor may be cached, invalid as it was.
-        Ok(commands.with(|queue| queue.run([Command::CfgiSte { stream, leaf: false }]))?)
+        Ok(())
     }
 
     /// Turns the stream's entry into the one for `config`.
@@ -177,8 +172,7 @@ impl StreamTable {
                     table.store(first + word, &[value]);
                     self.upkeep.written(&table.words()[first + word..=first + word]);
                 }
-                // Even an entry that was not valid may be cached. A first-level descriptor that was cached before an
-                // attempt to attach failed goes too (leaf = false).
+                // Even an entry that was not valid may be cached.
                 Step::Sync => commands.with(|queue| queue.run([Command::CfgiSte { stream, leaf: false }]))?,
             }
         }
@@ -206,7 +200,7 @@ impl Iommu for StreamTable {
             return Err(StreamError::AlreadyAttached(stream));
         }
         self.attached.try_reserve(1).map_err(|_| StreamError::OutOfMemory(stream))?;
-        self.grow(commands, memory, stream)?;
+        self.grow(memory, stream)?;
         self.attached.push((stream, domain.tag()));
         domain.streams += 1;
         self.set(commands, stream, domain.stream_config())

@@ -356,6 +356,21 @@ mod tests {
     }
 
     #[test]
+    fn any_record_is_an_event_of_one_line() {
+        let mut word = 0x9e37_79b9_7f4a_7c15_u64;
+        for _ in 0..20_000 {
+            let record = core::array::from_fn(|_| {
+                word ^= word << 13;
+                word ^= word >> 7;
+                word ^= word << 17;
+                word
+            });
+            let line = Event::decode(record).to_string();
+            assert!(line.starts_with("smmu: event ") && !line.contains('\n'), "{line}");
+        }
+    }
+
+    #[test]
     fn every_number_has_one_kind_and_a_name() {
         for number in 0..=u8::MAX {
             let kind = EventKind::from_number(number);
