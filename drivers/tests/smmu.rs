@@ -522,6 +522,33 @@ fn a_failed_map_leaves_nothing_behind() {
 }
 
 #[test]
+fn a_map_that_fails_under_the_devices_eyes_is_forgotten_with_its_tables() {
+    for (ids, walks) in kinds() {
+        let mut rig = rig(ids, walks);
+        let mut domain = rig.attached(STREAM);
+        rig.map(&mut domain, 0x60_0000, &[chunk(0x8000, 0)]).unwrap();
+        let before = rig.world.pages_in_use();
+        // Three tables are filled and used by the device before the page that is there already.
+        let (world, seen) = (rig.world.clone(), RefCell::new(0));
+        let scattered = (0..3 * 512 + 1).map(|page| chunk(0x1_0000_0000 + page * 0x2000, 0)).inspect(|_| {
+            for at in [0x0, 0x20_0000, 0x40_0000] {
+                let outcome = world.model.borrow_mut().access(STREAM, at, READ);
+                *seen.borrow_mut() += usize::from(matches!(outcome, Outcome::Translated { .. }));
+            }
+        });
+        let at = Iova::new(0);
+        let failed = iommu::Domain::map(&mut domain, &mut rig.source, &rig.commands, at, scattered, RW);
+        assert!(matches!(failed, Err(MapError::Table(_))), "{failed:?}");
+        assert!(seen.into_inner() > 0, "the device never saw the first part");
+        for at in [0x0, 0x1000, 0x20_0000, 0x20_1000, 0x40_0000, 0x40_1000] {
+            assert_eq!(rig.reach(at), None, "{at:#x}");
+        }
+        domain.trim(&mut rig.source, &rig.commands).unwrap();
+        assert_eq!((rig.reach(0x40_2000), rig.world.pages_in_use()), (None, before));
+    }
+}
+
+#[test]
 fn a_full_event_queue_is_counted_and_drained() {
     for global in [false, true] {
         let mut rig = rig(Ids::NESTED, Walks::NonCoherent);

@@ -185,10 +185,10 @@ impl World {
 
     fn give(&self, first: usize) {
         let pages = self.used.borrow_mut().remove(&first).expect("released twice");
-        // Whoever still reads it sees rubbish, and a walker a valid descriptor.
+        // Whoever still reads it sees rubbish, and a walker a valid descriptor that leads out of RAM.
         let words = first * PAGE_WORDS..(first + pages as usize) * PAGE_WORDS;
         for word in self.cpu[words.clone()].iter().chain(&self.device[words]) {
-            word.store(0xdead_dead_dead_d743, Relaxed);
+            word.store(0x0bad_b743, Relaxed);
         }
     }
 
@@ -322,7 +322,8 @@ impl Memory for Bus {
             self.bad_reads.set(left);
             return None;
         }
-        Some(self.ram[word(at)?].load(Relaxed))
+        let index = word(at).unwrap_or_else(|| panic!("the SMMU reads {at:#x}, which is not RAM"));
+        Some(self.ram[index].load(Relaxed))
     }
 
     fn write(&mut self, at: u64, value: u64) -> bool {
