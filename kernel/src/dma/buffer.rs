@@ -46,13 +46,11 @@ impl Buffer {
         let buffer = Self { frames, attrs, memory, view: Once::new() };
         buffer.count(counters::Gauge::add);
         match memory {
-            MemoryType::WriteBack => buffer.chunks().for_each(kmap::zero),
-            _ => buffer.chunks().for_each(|chunk| {
-                if is_low(chunk) {
-                    linear::remove(chunk);
-                }
-                kmap::zero_non_cacheable(chunk);
-            }),
+            MemoryType::WriteBack => kmap::zero_all(buffer.chunks()),
+            _ => {
+                buffer.chunks().filter(|&chunk| is_low(chunk)).for_each(linear::remove);
+                kmap::zero_all_non_cacheable(buffer.chunks());
+            }
         }
         Ok(buffer)
     }
@@ -137,7 +135,7 @@ impl Buffer {
     /// non-cacheable buffer needs neither.
     pub fn sync(&self, to: Side, direction: Direction) {
         if self.memory == MemoryType::WriteBack {
-            self.chunks().for_each(|chunk| to.maintain_lines(chunk, direction));
+            to.maintain_lines(self.chunks(), direction);
             arch::barrier::dsb_sy();
         }
     }
@@ -196,18 +194,18 @@ pub enum Side {
 }
 
 impl Side {
-    /// The maintenance of `chunk`, which is write-back memory, when it goes to this side; complete after the caller's
+    /// The maintenance of `chunks`, which are write-back memory, when they go to this side; complete after the caller's
     /// barrier.
     ///
     /// Towards the CPUs the lines are dropped, since speculation may have fetched them while the device was writing.
     /// They are cleaned too, which does nothing to the lines of a well-behaved owner: dropping dirty ones could bring
     /// back what the frame held before it was zeroed.
-    pub(super) fn maintain_lines(self, chunk: Chunk, direction: Direction) {
+    pub(super) fn maintain_lines(self, chunks: impl Iterator<Item = Chunk> + Clone, direction: Direction) {
         match self {
             // For every direction: a dirty line would be written over what the device writes, at any time.
-            Self::Device => kmap::with_write_back(chunk, arch::cache::clean_lines),
+            Self::Device => kmap::with_all(chunks, MemoryType::WriteBack, arch::cache::clean_lines),
             Self::Cpu if direction.device_writes() => {
-                kmap::with_write_back(chunk, arch::cache::clean_invalidate_lines);
+                kmap::with_all(chunks, MemoryType::WriteBack, arch::cache::clean_invalidate_lines);
             }
             Self::Cpu => {}
         }

@@ -11,7 +11,7 @@
 use super::buffer::Side;
 use super::device::Device;
 use super::domain::{Fit, Wish};
-use crate::memory::linear;
+use crate::memory::{kmap, linear};
 use addr::{AddrRange, Address, Chunk, Iova, MemoryType, Order, PAGE_SIZE, PhysAddr};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -136,8 +136,8 @@ fn chunks_of(segment: &Segment) -> impl Iterator<Item = Chunk> + Clone + use<> {
 }
 
 /// Cache maintenance for a list, complete when this returns.
-fn hand_over(chunks: impl Iterator<Item = Chunk>, to: Side, direction: Direction) {
-    chunks.for_each(|chunk| to.maintain_lines(chunk, direction));
+fn hand_over(chunks: impl Iterator<Item = Chunk> + Clone, to: Side, direction: Direction) {
+    to.maintain_lines(chunks, direction);
     arch::barrier::dsb_sy();
 }
 
@@ -238,7 +238,7 @@ impl Pages {
                 last.len -= pages.frames.bytes() - len;
             }
         }
-        pages.frames.chunks().for_each(crate::memory::kmap::zero);
+        kmap::zero_all(pages.frames.chunks());
         Ok(Box::new(pages))
     }
 

@@ -27,7 +27,7 @@ pub fn root() -> PhysAddr {
 /// Maps `chunks` one after the other from `at` on, for all CPUs from the moment this returns.
 pub fn map(
     at: KernelVa,
-    chunks: impl Iterator<Item = Chunk> + Clone,
+    chunks: impl Iterator<Item = Chunk>,
     mapping: Mapping,
 ) -> Result<(), MapError<KernelVa>> {
     with(|tree| tree.map(&mut tables::kernel(), at, chunks, mapping))?;

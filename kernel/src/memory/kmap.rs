@@ -40,12 +40,7 @@ pub fn with_window(chunk: Chunk, memory: MemoryType, mut f: impl FnMut(AddrRange
     let cpu = arch::cpu::index();
     let slot = if chunk.bytes() > PAGES { block_slot(cpu) } else { page_slot(cpu) };
     for piece in pieces(chunk) {
-        let range = AddrRange::new(slot, slot + piece.bytes());
-        if let Err(error) = kernel_map::map(slot, iter::once(piece), Mapping::read_write(memory)) {
-            panic!("window of CPU {cpu}: {error:?}");
-        }
-        f(range);
-        kernel_map::unmap(range);
+        show(slot, iter::once(piece), piece.bytes(), memory, &mut f);
     }
 }
 
@@ -55,6 +50,51 @@ fn pieces(chunk: Chunk) -> impl Iterator<Item = Chunk> {
         // Always some: a part of a chunk is as aligned as it is long.
         Chunk::new(chunk.first().offset(piece * order.frames()), order)
     })
+}
+
+/// Shows all of `chunks`, in order, as [`with_window`] does one, but as many in a window as fit: opening and closing one
+/// costs more than filling a page. Low chunks that are write-back memory are shown by the linear map.
+pub fn with_all(
+    mut chunks: impl Iterator<Item = Chunk> + Clone,
+    memory: MemoryType,
+    mut f: impl FnMut(AddrRange<KernelVa>),
+) {
+    let linear = |chunk: &Chunk| memory == MemoryType::WriteBack && zones::is_low(chunk.start());
+    loop {
+        let (mut count, mut bytes) = (0, 0);
+        for chunk in chunks.clone().take_while(|chunk| !linear(chunk)) {
+            if bytes + chunk.bytes() > PAGES {
+                break;
+            }
+            (count, bytes) = (count + 1, bytes + chunk.bytes());
+        }
+        if count > 0 {
+            let _irqs = arch::cpu::mask_irqs();
+            show(page_slot(arch::cpu::index()), chunks.by_ref().take(count), bytes, memory, &mut f);
+            continue;
+        }
+        match chunks.next() {
+            Some(chunk) if linear(&chunk) => f(linear::range_of(chunk.range())),
+            Some(chunk) => with_window(chunk, memory, &mut f),
+            None => break,
+        }
+    }
+}
+
+/// Maps `chunks` at `slot`, this CPU's own, for as long as `f` takes. Interrupts are masked.
+fn show(
+    slot: KernelVa,
+    chunks: impl Iterator<Item = Chunk>,
+    bytes: u64,
+    memory: MemoryType,
+    f: &mut impl FnMut(AddrRange<KernelVa>),
+) {
+    let range = AddrRange::new(slot, slot + bytes);
+    if let Err(error) = kernel_map::map(slot, chunks, Mapping::read_write(memory)) {
+        panic!("window of CPU {}: {error:?}", arch::cpu::index());
+    }
+    f(range);
+    kernel_map::unmap(range);
 }
 
 /// Shows `chunk`, which is or will be write-back memory, as such: through the linear map where that has it, else
@@ -74,19 +114,24 @@ pub fn with_frame(address: PhysAddr, f: impl FnMut(AddrRange<KernelVa>)) {
 
 /// Fills `chunk`, which is or will be write-back memory, with zeroes.
 pub fn zero(chunk: Chunk) {
-    // SAFETY: the window maps the caller's chunk, writable, and nobody else refers to it yet.
-    with_write_back(chunk, |range| unsafe { arch::cache::zero(range) });
+    zero_all(iter::once(chunk));
 }
 
-/// Fills `chunk`, which will be non-cacheable and has no cacheable mapping any more, with zeroes.
+/// Fills `chunks`, which are or will be write-back memory, with zeroes.
+pub fn zero_all(chunks: impl Iterator<Item = Chunk> + Clone) {
+    // SAFETY: the window maps the caller's chunks, writable, and nobody else refers to them yet.
+    with_all(chunks, MemoryType::WriteBack, |range| unsafe { arch::cache::zero(range) });
+}
+
+/// Fills `chunks`, which will be non-cacheable and have no cacheable mapping any more, with zeroes.
 ///
 /// Lines that an earlier owner left in a cache go first, or they could be written back over the zeroes or hit
 /// instead of them; with no cacheable mapping none can come after. The maintenance reaches all caches although the
 /// window itself is non-cacheable (DDI 0487, D7.5.9, effects of cache maintenance on Non-cacheable locations).
-pub fn zero_non_cacheable(chunk: Chunk) {
-    with_window(chunk, MemoryType::NonCacheable, |range| {
+pub fn zero_all_non_cacheable(chunks: impl Iterator<Item = Chunk> + Clone) {
+    with_all(chunks, MemoryType::NonCacheable, |range| {
         arch::cache::clean_invalidate(range);
-        // SAFETY: the window maps the caller's chunk, writable, and nobody else refers to it yet.
+        // SAFETY: the window maps the caller's chunks, writable, and nobody else refers to them yet.
         unsafe { arch::cache::zero(range) };
         arch::barrier::dsb_sy();
     });

@@ -13,7 +13,7 @@ static PINS: SpinLock<Pins> = SpinLock::new(Pins::new());
 /// So many zero-filled frames, highmem first.
 pub fn take_zeroed(frames: u64) -> Result<Frames, ChunkError> {
     let frames = zones::with(|zones| chunks::take(zones, &Request::new(frames)))?;
-    frames.chunks().for_each(kmap::zero);
+    kmap::zero_all(frames.chunks());
     Ok(frames)
 }
 
