@@ -46,7 +46,7 @@ pub enum Start {
     CutInitramfs,
     /// The image and an initramfs that is none.
     WrongInitramfs,
-    /// The image and an initramfs of programs that are none ([`crate::suite::broken_programs`]).
+    /// The image and an initramfs of programs that are none (text, half of one, one for another machine).
     BrokenPrograms,
     /// As [`Start::Whole`], with pieces of QEMU's device tree replaced.
     PatchedTree(&'static [(&'static str, &'static str)]),

@@ -84,9 +84,12 @@ fn show(wanted: &Wanted) -> io::Result<()> {
     })?;
     let view = buffer.map(Protection::ReadWrite)?;
     fill(&buffer, &view, &progress)?;
-    let chunks = described(&buffer)?;
-    let copied = copy(&buffer, &view, &chunks, &progress);
-    verify(&buffer, &view, copied.as_ref().ok().copied(), &progress)?;
+    let copied = copy(&buffer, &view, &progress);
+    verify(&buffer, &view, copied.as_ref().ok(), &progress)?;
+    let chunks = match &copied {
+        Ok(copied) => copied.chunks.clone(),
+        Err(_) => described(&buffer)?,
+    };
     if !chunks.is_empty() {
         println!("\n{}", picture::draw(&chunks, wanted.colour));
         summary::print(&heap, &buffer, &chunks)?;
@@ -115,36 +118,36 @@ fn fill(buffer: &Buffer, view: &View, progress: &Progress) -> io::Result<()> {
     buffer.sync(SyncFlags::WRITE | SyncFlags::END)
 }
 
-/// Lets edu carry a piece from across one border to across another; returns the borders.
-fn copy(
-    buffer: &Buffer,
-    view: &View,
-    chunks: &[BufferChunk],
-    progress: &Progress,
-) -> io::Result<(Border, Border)> {
+/// What the device did.
+struct Copied {
+    /// It read across this border.
+    from: Border,
+    /// It wrote across this one.
+    to: Border,
+    /// The buffer as the device saw it.
+    chunks: Vec<BufferChunk>,
+}
+
+/// Lets edu carry a piece from across one border to across another.
+fn copy(buffer: &Buffer, view: &View, progress: &Progress) -> io::Result<Copied> {
     let edu = Edu::open()?;
     let imported = edu.import(buffer)?;
-    let (from, to) = border::two(chunks, view.bytes() as u64, PIECE)?;
+    let chunks = described(buffer)?;
+    let (from, to) = border::two(&chunks, view.bytes() as u64, PIECE)?;
     progress.step(&format!("edu reads {PIECE} bytes across {from}"), || {
         edu.load(imported.address + from.at - PIECE / 2, PIECE, 0)
     })?;
     progress.step(&format!("edu writes them across {to}"), || {
         edu.store(imported.address + to.at - PIECE / 2, PIECE, 0)
     })?;
-    Ok((from, to))
+    Ok(Copied { from, to, chunks })
 }
 
 /// Every word of the buffer: the pattern, except for the piece that the device wrote.
-fn verify(
-    buffer: &Buffer,
-    view: &View,
-    copied: Option<(Border, Border)>,
-    progress: &Progress,
-) -> io::Result<()> {
-    let moved = copied.map(|(from, to)| {
-        let start = |border: Border| ((border.at - PIECE / 2) / 8) as usize;
-        pattern::Moved { from: start(from), to: start(to), words: (PIECE / 8) as usize }
-    });
+fn verify(buffer: &Buffer, view: &View, copied: Option<&Copied>, progress: &Progress) -> io::Result<()> {
+    let start = |border: Border| ((border.at - PIECE / 2) / 8) as usize;
+    let words = (PIECE / 8) as usize;
+    let moved = copied.map(|copied| pattern::Moved { from: start(copied.from), to: start(copied.to), words });
     buffer.sync(SyncFlags::READ)?;
     progress.over("verify every byte", view.words(), |words| {
         for index in words {

@@ -3,7 +3,7 @@
 //! A cell stands for a stretch of addresses. Its letter (or colour) is the part of the buffer that fills most of it;
 //! lower case (or a lighter block) where more than half of the stretch is something else.
 
-use abi::dma::BufferChunk;
+use abi::dma::{BufferChunk, NOT_ATTACHED};
 
 use crate::size;
 
@@ -34,7 +34,7 @@ pub fn draw(chunks: &[BufferChunk], colour: bool) -> String {
     let by_device =
         cells(offsets.clone().map(|(at, chunk)| (at, at, chunk.len)), 0, device_cell, bytes, bytes);
     let by_ram = cells(offsets.map(|(at, chunk)| (chunk.pa, at, chunk.len)), first, ram_cell, high, bytes);
-    let origin = chunks.first().map_or(0, |chunk| chunk.iova);
+    let origin = chunks.first().map(|chunk| chunk.iova).filter(|iova| *iova != NOT_ATTACHED).unwrap_or(0);
     let mut text = format!("as the device sees it, a cell is {}:\n", size::shown(device_cell));
     text += &lines(&by_device, origin, device_cell, colour);
     text += &format!("as it lies in RAM, a cell is {}:\n", size::shown(ram_cell));
@@ -141,6 +141,15 @@ mod tests {
         let ram: String = rows[3..].iter().map(|row| row.split_whitespace().last().unwrap()).collect();
         let (last, first) = (ram.find('Z').unwrap(), ram.find('A').unwrap());
         assert!(last < first && ram.contains('.'), "{ram}");
+    }
+
+    #[test]
+    fn a_buffer_that_no_device_has_is_drawn_by_its_offsets() {
+        let chunks = reversed()
+            .into_iter()
+            .map(|chunk| BufferChunk { iova: NOT_ATTACHED, ..chunk })
+            .collect::<Vec<_>>();
+        assert!(draw(&chunks, false).contains("\n  0x0000000000 AABBB"));
     }
 
     #[test]
