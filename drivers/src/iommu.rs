@@ -159,8 +159,8 @@ pub trait Domain {
     /// Where `chunks` may be mapped.
     fn placement(&self, chunks: impl IntoIterator<Item = Chunk>) -> Result<Placement, MapError<Self::Error>>;
 
-    /// Maps `chunks`, one after the other, from `at` on; seen by the device when this returns. After an error nothing of
-    /// it is.
+    /// Maps `chunks`, one after the other, from `at` on. The device sees the mapping before anything that is written
+    /// after this returns, a doorbell or memory. After an error nothing is mapped.
     fn map<M: TableMemory>(
         &mut self,
         memory: &mut M,

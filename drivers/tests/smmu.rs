@@ -431,6 +431,22 @@ fn two_refused_commands_in_a_batch_are_both_replaced() {
 }
 
 #[test]
+fn a_refusal_that_the_interrupt_handler_met_is_still_the_waiters_error() {
+    let rig = rig(Ids::STAGE1, Walks::Coherent);
+    let illegal = Command::TlbiS12Vmall { vmid: addr::Vmid::new(0) };
+    let mut commands = rig.commands.borrow_mut();
+    commands.push(illegal).unwrap();
+    commands.push(Command::Sync).unwrap();
+    commands.publish();
+    rig.world.step();
+    assert_eq!(rig.world.model.borrow().error_interrupts, 1);
+    assert!(!commands.service_errors().is_empty());
+    rig.world.step();
+    assert_eq!(commands.wait(), Err(CommandError::Illegal { words: illegal.encode() }));
+    assert_eq!(commands.run([]), Ok(()));
+}
+
+#[test]
 fn a_queue_that_aborts_once_is_read_again() {
     let rig = rig(Ids::NESTED, Walks::Coherent);
     rig.world.bad_reads.set(1);
@@ -650,6 +666,21 @@ fn commands_are_seen_before_they_are_announced() {
     rig.commands.borrow_mut().run([Command::CfgiAll]).unwrap();
     assert_eq!(ANNOUNCED.take(), [before], "one barrier, and PROD after it");
     assert_eq!(rig.world.register(0x98), before + 2);
+}
+
+#[test]
+fn records_are_read_between_the_two_indices() {
+    let mut rig = rig(Ids::NESTED, Walks::Coherent);
+    assert!(matches!(rig.access(STREAM, 0, READ), Outcome::Aborted(Some(_))));
+    thread_local!(static CONSUMED: RefCell<Vec<u32>> = const { RefCell::new(Vec::new()) });
+    rig.world.watch.set(Some(|world, event| {
+        if event == arch::fake::Event::Barrier("dmb_oshld") {
+            CONSUMED.with_borrow_mut(|seen| seen.push(world.register(0x1_00ac)));
+        }
+    }));
+    rig.events.drain(|_| {});
+    assert_eq!(CONSUMED.take(), [0, 0], "a barrier after PROD was read, and one before CONS is written");
+    assert_eq!(rig.world.register(0x1_00ac), 1);
 }
 
 #[test]

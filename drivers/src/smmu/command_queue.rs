@@ -138,6 +138,8 @@ pub struct CommandQueue {
     consumed: Cursor,
     /// GERRORN: this driver alone writes it.
     acknowledged: u32,
+    /// The first command that was refused since the last wait.
+    refused: Option<CommandError>,
     counters: CommandCounters,
     errors: GlobalErrors,
 }
@@ -162,6 +164,7 @@ impl CommandQueue {
             published: start,
             consumed: start,
             acknowledged,
+            refused: None,
             counters: CommandCounters::default(),
             errors: GlobalErrors::default(),
         }
@@ -195,33 +198,28 @@ impl CommandQueue {
     }
 
     /// Waits until everything published is consumed; with a CMD_SYNC at the end, until it is done. What the SMMU wrote
-    /// or stopped using before is seen by whoever reads or reuses it after this.
+    /// or stopped using before is seen by whoever reads or reuses it after this. A command that was refused since the
+    /// last wait is an error, whoever's it was.
     pub fn wait(&mut self) -> Result<(), CommandError> {
         let target = self.published;
-        let result = self.wait_until(|queue| queue.passed(target));
+        let waited = self.wait_until(|queue| queue.passed(target));
         arch::barrier::dmb_oshld();
         self.read_errors();
-        result
+        let refused = self.refused.take();
+        waited.and(refused.map_or(Ok(()), Err))
     }
 
     /// Pushes `commands` and a CMD_SYNC, publishes them at once (or in as few parts as the queue has room for) and waits
     /// until the SMMU has done them all.
     pub fn run(&mut self, commands: impl IntoIterator<Item = Command>) -> Result<(), CommandError> {
-        let mut refused = None;
         for command in commands.into_iter().chain([Command::Sync]) {
             while self.push(command).is_err() {
                 self.publish();
-                let room = self.wait_until(|queue| queue.free() > 0);
-                // The rest still has to be told: keep the first refusal, go on.
-                match room {
-                    Err(error @ CommandError::Illegal { .. }) => refused = refused.or(Some(error)),
-                    other => other?,
-                }
+                self.wait_until(|queue| queue.free() > 0)?;
             }
         }
         self.publish();
-        self.wait()?;
-        refused.map_or(Ok(()), Err)
+        self.wait()
     }
 
     /// Acknowledges what GERROR says, restarting the queue if it stopped. Does not wait. For the interrupt handler, if it
@@ -250,49 +248,28 @@ impl CommandQueue {
         self.produced.distance_from(self.consumed) <= self.produced.distance_from(target)
     }
 
+    /// Waits for `done`, restarting the queue where it stopped. Commands that are refused on the way are remembered; the
+    /// others still have to be told.
     fn wait_until(&mut self, done: impl Fn(&Self) -> bool) -> Result<(), CommandError> {
         let clock = self.clock;
-        let mut stops = 0;
-        let outcome = clock.wait(|| {
-            if let Err(error) = self.read_consumed() {
-                return Some(Err(error));
-            }
-            if done(self) {
-                return Some(Ok(()));
-            }
-            let error = self.restart()?;
-            stops += 1;
-            // A queue that cannot be read may have met a passing fault: once.
-            let again = matches!(error, CommandError::Stopped { .. }) && stops == 1;
-            if again { None } else { Some(Err(error)) }
+        let mut aborts = 0;
+        let waited = clock.wait(|| match self.read_consumed() {
+            Err(error) => Some(Err(error)),
+            Ok(()) if done(self) => Some(Ok(())),
+            Ok(()) => match self.restart()? {
+                // A queue that cannot be read may have met a passing fault: once.
+                error @ CommandError::Stopped { .. } if aborts > 0 => Some(Err(error)),
+                CommandError::Stopped { .. } => {
+                    aborts += 1;
+                    None
+                }
+                _ => None,
+            },
         });
-        match outcome {
-            Ok(Err(error @ CommandError::Illegal { .. })) => self.finish_after(error, done),
-            Ok(result) => result,
-            Err(TimedOut) => {
-                self.counters.time_outs += 1;
-                Err(CommandError::TimedOut { produced: self.published, consumed: self.consumed })
-            }
-        }
-    }
-
-    /// A command was replaced; the others of the batch still have to be consumed before the caller may count on the
-    /// queue being as empty as it asked.
-    fn finish_after(
-        &mut self,
-        error: CommandError,
-        done: impl Fn(&Self) -> bool,
-    ) -> Result<(), CommandError> {
-        let clock = self.clock;
-        let rest = clock.wait(|| {
-            self.read_consumed().ok()?;
-            self.restart();
-            done(self).then_some(())
-        });
-        if rest.is_err() {
+        waited.unwrap_or_else(|TimedOut| {
             self.counters.time_outs += 1;
-        }
-        Err(error)
+            Err(CommandError::TimedOut { produced: self.published, consumed: self.consumed })
+        })
     }
 
     fn read_consumed(&mut self) -> Result<(), CommandError> {
@@ -311,10 +288,9 @@ impl CommandQueue {
         if self.active_errors() & bits::GERROR_CMDQ == 0 {
             return None;
         }
-        // The error was raised after CONS stopped moving, so this is the slot.
-        let cons = self.registers.cmdq_cons.get();
-        self.consumed = self.published.read(cons);
-        let error = match extract(30, 24, cons.into()) as u8 {
+        // The error was raised after CONS stopped moving, so it stands at the command.
+        self.read_consumed().ok()?;
+        let error = match extract(30, 24, self.registers.cmdq_cons.get().into()) as u8 {
             cerror::ILLEGAL => self.replace_refused(),
             code => CommandError::Stopped { code },
         };
@@ -330,7 +306,9 @@ impl CommandQueue {
         self.upkeep.written(&self.slots.words()[first..first + Command::WORDS]);
         self.upkeep.publish();
         self.counters.illegal += 1;
-        CommandError::Illegal { words }
+        let error = CommandError::Illegal { words };
+        self.refused = self.refused.or(Some(error));
+        error
     }
 
     fn active_errors(&self) -> u32 {

@@ -87,6 +87,7 @@ impl EventQueue {
             self.take(Event::decode(record), now, &mut report);
         }
         self.limit.announce(|dropped| report(Report::Dropped(dropped)));
+        self.upkeep.done_reading();
         self.registers.eventq_cons.set(self.consumed.raw() | self.acknowledged);
         let more = self.registers.eventq_prod.get();
         self.consumed.read(more) != self.consumed
@@ -140,6 +141,7 @@ impl EventQueue {
         let words = self.records.words();
         let (first, end) = (self.consumed.index() * Event::WORDS, produced.index() * Event::WORDS);
         if self.consumed == produced {
+            // Nothing to read; equal indices would mean the whole queue below.
         } else if first < end {
             self.upkeep.about_to_read(&words[first..end]);
         } else {

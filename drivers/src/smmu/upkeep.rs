@@ -37,6 +37,11 @@ impl Upkeep {
             barrier::dsb_sy();
         }
     }
+
+    /// What the CPU read before was read before the SMMU sees any register write that follows, and may write there again.
+    pub fn done_reading(self) {
+        barrier::dmb_oshld();
+    }
 }
 
 /// Where `words` are; the cache functions widen it to whole lines.
