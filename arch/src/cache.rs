@@ -179,17 +179,16 @@ mod line {
         unsafe { core::ptr::write_bytes(range.start().raw() as *mut u8, 0, range.len() as usize) }
     }
 
-    /// Four blocks a turn, then the rest.
+    /// Sixteen blocks a turn, then the rest.
     unsafe fn zero_blocks(range: AddrRange<KernelVa>, block: u64) {
         let (mut at, end) = (range.start().raw(), range.end().raw());
-        while end - at >= 4 * block {
-            // SAFETY: inside the caller's range by the condition.
+        let turns_end = end - (end - at) % (16 * block);
+        while at < turns_end {
+            // SAFETY: sixteen whole blocks that are inside the caller's range, by the condition.
             unsafe {
-                asm!("dc zva, {0}", "dc zva, {1}", "dc zva, {2}", "dc zva, {3}",
-                    in(reg) at, in(reg) at + block, in(reg) at + 2 * block, in(reg) at + 3 * block,
-                    options(nostack, preserves_flags));
+                asm!(".rept 16", "dc zva, {at}", "add {at}, {at}, {block}", ".endr",
+                    at = inout(reg) at, block = in(reg) block, options(nostack, preserves_flags));
             }
-            at += 4 * block;
         }
         while at < end {
             // SAFETY: inside the caller's range, which is whole blocks.

@@ -246,17 +246,15 @@ impl Translated {
         }
         let limit = match wish.fit {
             Fit::Whole => highest,
-            Fit::Start => Iova::new(u64::MAX),
+            // Its first page is reachable then.
+            Fit::Start => Iova::new(highest.raw().saturating_add(wish.len - PAGE_SIZE)),
         };
         let smaller = [Order::BLOCK_2M, Order::CONTIGUOUS, Order::PAGE].map(Order::bytes);
         let aligns =
             core::iter::once(wish.align).chain(smaller.into_iter().filter(|&align| align < wish.align));
         for align in aligns {
             if let Ok(range) = self.ranges.alloc(wish.len, align, limit) {
-                if range.start() <= highest {
-                    return Ok(range);
-                }
-                self.free(range);
+                return Ok(range);
             }
         }
         Err(full)
