@@ -9,8 +9,7 @@
 use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 
-use abi::Errno;
-use abi::dma::{BufferChunk, SyncFlags};
+use abi::dma::SyncFlags;
 use dmabuf::{Buffer, Edu, Heap, Protection, SYSTEM, View};
 
 mod border;
@@ -23,6 +22,7 @@ mod summary;
 
 use border::Border;
 use progress::Progress;
+use summary::Description;
 
 /// Larger than lowmem on the machine that `make run` starts (2 GiB, `lowmem=256M`).
 const DEFAULT_SIZE: u64 = 512 << 20;
@@ -84,29 +84,21 @@ fn show(wanted: &Wanted) -> io::Result<()> {
     })?;
     let view = buffer.map(Protection::ReadWrite)?;
     fill(&buffer, &view, &progress)?;
-    let copied = copy(&buffer, &view, &progress);
+    let copied = copy(&heap, &buffer, &view, &progress);
     verify(&buffer, &view, copied.as_ref().ok(), &progress)?;
-    let chunks = match &copied {
-        Ok(copied) => copied.chunks.clone(),
-        Err(_) => described(&buffer)?,
+    let description = match &copied {
+        Ok(copied) => &copied.description,
+        Err(_) => &Description::of(&heap, &buffer)?,
     };
-    if !chunks.is_empty() {
-        println!("\n{}", picture::draw(&chunks, wanted.colour));
-        summary::print(&heap, &buffer, &chunks)?;
+    match description {
+        Some(description) => {
+            println!("\n{}", picture::draw(&description.chunks, wanted.colour));
+            summary::print(&buffer, description);
+        }
+        None => println!("this kernel does not tell where a buffer lies: no picture"),
     }
     drop(held);
     copied.map(drop)
-}
-
-/// The chunks, or nothing on a kernel that keeps them to itself.
-fn described(buffer: &Buffer) -> io::Result<Vec<BufferChunk>> {
-    match buffer.chunks() {
-        Err(error) if error.raw_os_error() == Some(Errno::ENOTTY.number()) => {
-            println!("this kernel does not tell where a buffer lies: no picture");
-            Ok(Vec::new())
-        }
-        result => result,
-    }
 }
 
 fn fill(buffer: &Buffer, view: &View, progress: &Progress) -> io::Result<()> {
@@ -124,23 +116,24 @@ struct Copied {
     from: Border,
     /// It wrote across this one.
     to: Border,
-    /// The buffer as the device saw it.
-    chunks: Vec<BufferChunk>,
+    /// The buffer while the device had it.
+    description: Option<Description>,
 }
 
 /// Lets edu carry a piece from across one border to across another.
-fn copy(buffer: &Buffer, view: &View, progress: &Progress) -> io::Result<Copied> {
+fn copy(heap: &Heap, buffer: &Buffer, view: &View, progress: &Progress) -> io::Result<Copied> {
     let edu = Edu::open()?;
     let imported = edu.import(buffer)?;
-    let chunks = described(buffer)?;
-    let (from, to) = border::two(&chunks, view.bytes() as u64, PIECE)?;
+    let description = Description::of(heap, buffer)?;
+    let chunks = description.as_ref().map_or(&[][..], |description| &description.chunks);
+    let (from, to) = border::two(chunks, view.bytes() as u64, PIECE)?;
     progress.step(&format!("edu reads {PIECE} bytes across {from}"), || {
         edu.load(imported.address + from.at - PIECE / 2, PIECE, 0)
     })?;
     progress.step(&format!("edu writes them across {to}"), || {
         edu.store(imported.address + to.at - PIECE / 2, PIECE, 0)
     })?;
-    Ok(Copied { from, to, chunks })
+    Ok(Copied { from, to, description: Description::of(heap, buffer)? })
 }
 
 /// Every word of the buffer: the pattern, except for the piece that the device wrote.

@@ -12,8 +12,8 @@ const SMALLEST: u64 = 64 << 10;
 const SIZES: u64 = 6;
 /// How much is scattered where nobody says how much memory there is.
 const UNMEASURED: u64 = 128 << 20;
-/// Holes beyond what the buffer needs, so that it need not take the very last.
-const SPARE: u64 = 12;
+/// Percent of holes beyond what the buffer needs, so that it need not take the very last.
+const SPARE: u64 = 3;
 
 /// What keeps the holes apart; dropped, memory is whole again.
 pub struct Held {
@@ -27,9 +27,9 @@ pub fn scatter(heap: &Heap, wanted: u64, progress: &Progress) -> io::Result<Held
     let holes = punch(&mut all, wanted + wanted * SPARE / 100);
     println!(
         "  {count} buffers, {}; freed every second one: {} holes, {}",
-        size::shown(bytes),
+        size::about(bytes),
         holes.0,
-        size::shown(holes.1)
+        size::about(holes.1)
     );
     Ok(Held { _buffers: all })
 }

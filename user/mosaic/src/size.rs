@@ -16,6 +16,11 @@ pub fn shown(bytes: u64) -> String {
     unit.map_or(format!("{bytes} bytes"), |(letter, shift)| format!("{} {letter}iB", bytes >> shift))
 }
 
+/// Rounded to whole MiB: `about 1791 MiB`, for what nobody chose.
+pub fn about(bytes: u64) -> String {
+    format!("about {} MiB", (bytes + (1 << 19)) >> 20)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -31,6 +36,10 @@ mod tests {
             assert_eq!((parse(text), shown(bytes).as_str()), (Some(bytes), shown_as));
         }
         assert_eq!(shown(4097), "4097 bytes");
+        assert_eq!(
+            [0, (1 << 19) - 1, 1 << 19, 5 << 20].map(about),
+            [0, 0, 1, 5].map(|n| format!("about {n} MiB"))
+        );
     }
 
     #[test]

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::io;
 
-use abi::dma::BufferChunk;
+use abi::Errno;
+use abi::dma::{BufferChunk, Leaves, Statistics};
 use dmabuf::{Buffer, Heap};
 
 use crate::size;
@@ -11,13 +12,32 @@ use crate::size;
 /// Bytes that one last-level table maps.
 const TABLE_SPAN: u64 = 2 << 20;
 
+/// What the kernel tells about a buffer and its cost.
+pub struct Description {
+    /// Where the buffer lies.
+    pub chunks: Vec<BufferChunk>,
+    statistics: Statistics,
+    leaves: Leaves,
+}
+
+impl Description {
+    /// Asks the kernel, best while a device has the buffer; nothing from one that keeps it to itself.
+    ///
+    /// # Errors
+    /// Any other refusal than `ENOTTY`.
+    pub fn of(heap: &Heap, buffer: &Buffer) -> io::Result<Option<Self>> {
+        let ask = || {
+            Ok(Self { chunks: buffer.chunks()?, statistics: heap.statistics()?, leaves: buffer.leaves()? })
+        };
+        match ask() {
+            Err(error) if error.raw_os_error() == Some(Errno::ENOTTY.number()) => Ok(None),
+            result => result.map(Some),
+        }
+    }
+}
+
 /// Prints the counters, one a line.
-///
-/// # Errors
-/// If the kernel stops telling them.
-pub fn print(heap: &Heap, buffer: &Buffer, chunks: &[BufferChunk]) -> io::Result<()> {
-    let statistics = heap.statistics()?;
-    let leaves = buffer.leaves()?;
+pub fn print(buffer: &Buffer, Description { chunks, statistics, leaves }: &Description) {
     let of = |pick: fn(u64, u64) -> u64| chunks.iter().map(|chunk| chunk.len).reduce(pick).unwrap_or(0);
     println!("buffer: {} in {} chunks ({})", size::shown(buffer.bytes()), chunks.len(), sizes(chunks));
     println!("largest chunk: {}, smallest chunk: {}", size::shown(of(u64::max)), size::shown(of(u64::min)));
@@ -28,11 +48,11 @@ pub fn print(heap: &Heap, buffer: &Buffer, chunks: &[BufferChunk]) -> io::Result
         leaves.pages
     );
     println!(
-        "in highmem: {}, in lowmem: {}",
-        size::shown(statistics.high_bytes.now),
-        size::shown(statistics.low_bytes.now)
+        "all buffers at this moment: {} in highmem, {} in lowmem",
+        size::about(statistics.high_bytes.now),
+        size::about(statistics.low_bytes.now)
     );
-    println!("device table pages: {} (highest {})", statistics.table_pages.now, statistics.table_pages.peak);
+    println!("device table pages: {}", statistics.table_pages.now);
     println!("IOMMU commands: {}, of these syncs: {}", statistics.commands.now, statistics.syncs.now);
     println!("vmalloc bytes: {}", statistics.vmalloc_bytes.now);
     let tables = buffer.bytes().div_ceil(TABLE_SPAN);
@@ -40,7 +60,6 @@ pub fn print(heap: &Heap, buffer: &Buffer, chunks: &[BufferChunk]) -> io::Result
         "saved: {} of vmalloc space and {tables} table pages of a kernel mapping",
         size::shown(buffer.bytes())
     );
-    Ok(())
 }
 
 /// `3 x 2 MiB, 1 x 64 KiB`, largest first.
