@@ -26,7 +26,7 @@ impl Description {
     /// # Errors
     /// Any other refusal than `ENOTTY`.
     pub fn of(heap: &Heap, buffer: &Buffer) -> io::Result<Option<Self>> {
-        let ask = || {
+        let ask = || -> io::Result<Self> {
             Ok(Self { chunks: buffer.chunks()?, statistics: heap.statistics()?, leaves: buffer.leaves()? })
         };
         match ask() {
