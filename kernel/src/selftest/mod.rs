@@ -8,6 +8,7 @@ mod dma;
 mod faults;
 mod fragment;
 mod memory;
+mod programs;
 mod report;
 mod streaming;
 mod threads;
@@ -58,8 +59,15 @@ macro_rules! check {
 }
 
 /// All tests, by subject.
-const TESTS: &[&[Test]] =
-    &[boot::TESTS, memory::TESTS, dma::TESTS, transfers::TESTS, streaming::TESTS, faults::TESTS];
+const TESTS: &[&[Test]] = &[
+    boot::TESTS,
+    memory::TESTS,
+    dma::TESTS,
+    transfers::TESTS,
+    streaming::TESTS,
+    faults::TESTS,
+    programs::TESTS,
+];
 
 fn all() -> impl Iterator<Item = &'static Test> {
     TESTS.iter().copied().flatten()

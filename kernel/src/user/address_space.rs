@@ -17,6 +17,7 @@ use addr::{AddrRange, Address, Asid, Chunk, KernelVa, MemoryType, PAGE_SIZE, Phy
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use arch::tlb::Level;
+use core::ops::ControlFlow;
 use pagetable::{Access, Leaf, MapError, Mapping, PageTable, Stage1};
 use program::{Alignment, Area, Areas, AreasError, Backing, USER_END, USER_START, clip};
 
@@ -24,7 +25,7 @@ use program::{Alignment, Area, Areas, AreasError, Backing, USER_END, USER_START,
 const INPUT_BITS: u8 = 48;
 /// What a first touch brings in: this many bytes around it, as far as they are in the same area and not there yet.
 const AROUND: u64 = 64 << 10;
-/// How much is filled, unmapped or pinned in one go.
+/// How much `MAP_POPULATE` fills in one go.
 const STEP: u64 = 2 << 20;
 /// As many as Linux allows (`vm.max_map_count`), or what the heap can take, if that is less.
 const AREAS_MAX: usize = 8192;
@@ -348,22 +349,25 @@ impl Inner {
 
     /// Frees the frames of anonymous memory. Its pages are single entries, so nothing has to be cut and nothing fails.
     fn drop_zeroes(&mut self, range: AddrRange<UserVa>) {
-        for step in steps(range) {
-            let mut frames = [PhysAddr::new(0); (STEP / PAGE_SIZE) as usize];
-            let mut count = 0;
-            let Some(table) = &self.table else { return };
-            table.leaves(&tables::user(self.asid), step, |leaf| {
-                frames[count] = leaf.to;
-                count += 1;
-            });
-            if count == 0 {
-                continue;
+        let mut rest = range;
+        while let Some((part, frames)) = self.first_frames(rest) {
+            if self.clear_entries(part).is_err() {
+                panic!("anonymous pages at {part:?} are not single entries");
             }
-            if self.clear_entries(step).is_err() {
-                panic!("anonymous pages at {step:?} are not single entries");
-            }
-            pages::give_up(frames[..count].iter().copied());
+            pages::give_up(frames.as_slice().iter().copied());
+            rest = AddrRange::new(part.end(), range.end());
         }
+    }
+
+    /// The first frames in `range`, not more than a batch, and where they are mapped; `None` when there are none.
+    fn first_frames(&self, range: AddrRange<UserVa>) -> Option<(AddrRange<UserVa>, Batch)> {
+        let mut batch = Batch::default();
+        let mut found: Option<AddrRange<UserVa>> = None;
+        self.table.as_ref()?.leaves_until(&tables::user(self.asid), range, |leaf| {
+            found = Some(AddrRange::new(found.map_or(leaf.at, |found| found.start()), leaf.at + leaf.bytes));
+            batch.push(leaf.to)
+        });
+        Some((found?, batch))
     }
 
     fn protect(&mut self, range: AddrRange<UserVa>, prot: Prot) -> Result<(), Errno> {
@@ -518,6 +522,31 @@ impl Behind {
             Self::Zeroes => access_mapping(MemoryType::WriteBack, prot).pages_only(),
             Self::Shared(shared, _) => access_mapping(shared.memory(), prot),
         }
+    }
+}
+
+/// Frames that leave a program together; on the stack, since giving back must not need memory.
+struct Batch {
+    frames: [PhysAddr; 256],
+    count: usize,
+}
+
+impl Batch {
+    /// Adds a frame, and says whether there is room for another.
+    fn push(&mut self, frame: PhysAddr) -> ControlFlow<()> {
+        self.frames[self.count] = frame;
+        self.count += 1;
+        if self.count == self.frames.len() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+
+    fn as_slice(&self) -> &[PhysAddr] {
+        &self.frames[..self.count]
+    }
+}
+
+impl Default for Batch {
+    fn default() -> Self {
+        Self { frames: [PhysAddr::new(0); 256], count: 0 }
     }
 }
 

@@ -1,16 +1,20 @@
 //! The first program: with it the system's work begins and ends.
 
-use super::{loader, root};
+use super::files::{OpenFile, console};
+use super::loader::{self, Launch};
+use super::root;
 use crate::kprintln;
 use crate::memory::vmalloc::{self, VmallocError};
+use abi::file::OpenFlags;
 use addr::{AddrRange, Chunk, MemoryType, PAGE_SIZE, PhysAddr};
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 use pagetable::Mapping;
 use program::TreeError;
 
 /// The environment of the first program.
-const ENVIRONMENT: [&[u8]; 3] = [b"PATH=/bin", b"HOME=/", b"TERM=dumb"];
+pub const ENVIRONMENT: [&str; 3] = ["PATH=/bin", "HOME=/", "TERM=dumb"];
 
 /// Mounts the initramfs, starts `path` with `arguments` after its name, and waits until it has ended. Whatever goes
 /// wrong is printed. In a thread; the caller powers off afterwards.
@@ -23,8 +27,9 @@ pub fn run_init(initramfs: Option<AddrRange<PhysAddr>>, path: &str, arguments: &
         log::error!("initramfs: {error}");
         return;
     }
-    let all: Vec<&[u8]> = [path].iter().chain(arguments).map(|argument| argument.as_bytes()).collect();
-    match loader::start(path.as_bytes(), &all, &ENVIRONMENT) {
+    let console = Arc::new(OpenFile::new(console::Console, OpenFlags::READ_WRITE));
+    let files = [console.clone(), console.clone(), console];
+    match loader::start(&Launch { path, arguments, environment: &ENVIRONMENT, files: &files }) {
         Ok(process) => {
             let ending = process.wait();
             kprintln!("init: {ending}");

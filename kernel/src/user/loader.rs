@@ -1,17 +1,17 @@
 //! From a file of the initramfs to a program that is ready to run.
 
 use super::address_space::{AddressSpace, Place};
-use super::files::{OpenFile, console};
+use super::files::OpenFile;
 use super::process::Process;
 use super::task::Task;
 use super::{random, root};
 use crate::sched;
 use abi::Errno;
 use abi::auxv::*;
-use abi::file::OpenFlags;
 use abi::memory::Prot;
 use addr::{Address, PAGE_SIZE, UserVa};
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use arch::cpu::Features;
 use arch::exception::TrapFrame;
 use core::fmt;
@@ -54,28 +54,46 @@ impl fmt::Display for StartError {
     }
 }
 
-/// Starts the program at `path` with these arguments (the first is its name) and environment. Descriptors 0, 1 and 2 are
-/// the console.
+/// A program that is to be started.
+#[derive(Clone, Copy)]
+pub struct Launch<'a> {
+    /// Its path in the initramfs.
+    pub path: &'a str,
+    /// Its arguments, without its name.
+    pub arguments: &'a [&'a str],
+    /// Its environment.
+    pub environment: &'a [&'a str],
+    /// Its open files, from descriptor 0 on.
+    pub files: &'a [Arc<OpenFile>],
+}
+
+/// Starts a program.
 ///
 /// # Errors
 /// See [`StartError`]; nothing is left behind.
-pub fn start(path: &[u8], arguments: &[&[u8]], environment: &[&[u8]]) -> Result<Arc<Process>, StartError> {
-    let file = read_file(path)?;
+pub fn start(launch: &Launch<'_>) -> Result<Arc<Process>, StartError> {
+    let file = read_file(launch.path.as_bytes())?;
     let executable = place(Executable::parse(file).map_err(StartError::Executable)?)?;
     let space = AddressSpace::new().ok_or(StartError::Memory(Errno::ENOMEM))?;
     load(&space, &executable, file).map_err(StartError::Memory)?;
-    let request = StackRequest {
-        top: STACK_TOP,
-        path,
-        arguments,
-        environment,
-        random: random::bytes(),
-        auxiliary: &auxiliary(&executable),
-    };
-    let stack = StackImage::build(&request).map_err(StartError::Arguments)?;
+    let stack = first_stack(launch, &executable).map_err(StartError::Arguments)?;
     load_stack(&space, &stack).map_err(StartError::Memory)?;
     let frame = TrapFrame::program(executable.entry, stack.pointer);
-    run(Process::new(space), frame).map_err(StartError::Memory)
+    run(Process::new(space), launch.files, frame).map_err(StartError::Memory)
+}
+
+fn first_stack(launch: &Launch<'_>, executable: &Executable) -> Result<StackImage, TooLong> {
+    let arguments: Vec<&[u8]> =
+        [launch.path].iter().chain(launch.arguments).map(|text| text.as_bytes()).collect();
+    let environment: Vec<&[u8]> = launch.environment.iter().map(|text| text.as_bytes()).collect();
+    StackImage::build(&StackRequest {
+        top: STACK_TOP,
+        path: launch.path.as_bytes(),
+        arguments: &arguments,
+        environment: &environment,
+        random: random::bytes(),
+        auxiliary: &auxiliary(executable),
+    })
 }
 
 fn read_file(path: &[u8]) -> Result<&'static [u8], StartError> {
@@ -142,10 +160,9 @@ fn hwcap() -> HwCap {
     pairs.into_iter().filter(|(feature, _)| features.contains(*feature)).map(|(_, cap)| cap).collect()
 }
 
-fn run(process: Process, frame: TrapFrame) -> Result<Arc<Process>, Errno> {
-    let console = Arc::new(OpenFile::new(console::Console, OpenFlags::READ_WRITE));
-    for _ in 0..3 {
-        process.files.lock().insert(console.clone(), false, 0)?;
+fn run(process: Process, files: &[Arc<OpenFile>], frame: TrapFrame) -> Result<Arc<Process>, Errno> {
+    for file in files {
+        process.files.lock().insert(file.clone(), false, 0)?;
     }
     let process = Arc::new(process);
     let task = Arc::new(Task::new(process.id(), process.clone(), UserVa::new(0)));

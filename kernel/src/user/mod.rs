@@ -26,8 +26,8 @@ mod syscall;
 mod task;
 mod trap;
 
-pub use init::{MountError, mount, run_init};
-pub use loader::{StartError, start};
+pub use init::{ENVIRONMENT, MountError, mount, run_init};
+pub use loader::{Launch, StartError, start};
 pub use process::{Ending, Process};
 pub use task::{Task, switch};
 pub use trap::{before_return, trap};

@@ -6,6 +6,7 @@ use crate::table::load;
 use crate::unmap::BadRange;
 use crate::{Access, InputAddress, PageTable, TableMemory};
 use addr::{AddrRange, MemoryType, PhysAddr};
+use core::ops::ControlFlow;
 
 /// One page or block.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -51,9 +52,22 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
     /// Shows every leaf that has an address in `range`, whole, from the lowest up. A range that leaves the input
     /// address space or is of broken pages has none.
     pub fn leaves<M: TableMemory>(&self, m: &M, range: AddrRange<A>, mut visit: impl FnMut(Leaf<A>)) {
+        self.leaves_until(m, range, |leaf| {
+            visit(leaf);
+            ControlFlow::Continue(())
+        });
+    }
+
+    /// The same, until `visit` has seen enough.
+    pub fn leaves_until<M: TableMemory>(
+        &self,
+        m: &M,
+        range: AddrRange<A>,
+        mut visit: impl FnMut(Leaf<A>) -> ControlFlow<()>,
+    ) {
         match self.offsets(range) {
             Ok((first, end)) if first < end => {
-                self.visit(m, self.root, self.start_level, (first, end - 1), &mut visit);
+                let _ = self.visit(m, self.root, self.start_level, (first, end - 1), &mut visit);
             }
             Ok(_) | Err(BadRange) => {}
         }
@@ -61,7 +75,11 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
 
     /// Shows every leaf there is, from the lowest up.
     pub fn all_leaves<M: TableMemory>(&self, m: &M, mut visit: impl FnMut(Leaf<A>)) {
-        self.visit(m, self.root, self.start_level, (0, self.input.len() - 1), &mut visit);
+        let mut all = |leaf| {
+            visit(leaf);
+            ControlFlow::Continue(())
+        };
+        let _ = self.visit(m, self.root, self.start_level, (0, self.input.len() - 1), &mut all);
     }
 
     fn visit<M: TableMemory>(
@@ -70,18 +88,19 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
         table: PhysAddr,
         level: u8,
         (first, last): (u64, u64),
-        visit: &mut impl FnMut(Leaf<A>),
-    ) {
+        visit: &mut impl FnMut(Leaf<A>) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
         for slot in index(first, level)..=index(last, level) {
             let entry = load(&m.entries(table)[slot]);
             let start = slot_start(first, level, slot);
             if entry.is_table(level) {
                 let part = (first.max(start), last.min(start + size(level) - 1));
-                self.visit(m, entry.output(), level + 1, part, visit);
+                self.visit(m, entry.output(), level + 1, part, visit)?;
             } else if entry.is_valid() {
-                visit(self.leaf(entry, level, start));
+                visit(self.leaf(entry, level, start))?;
             }
         }
+        ControlFlow::Continue(())
     }
 
     fn leaf(&self, entry: Descriptor, level: u8, start: u64) -> Leaf<A> {

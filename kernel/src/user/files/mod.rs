@@ -2,7 +2,7 @@
 
 pub mod console;
 mod directory;
-mod dma_buf;
+pub mod dma_buf;
 mod edu;
 mod heap;
 mod null;

@@ -1,6 +1,7 @@
 //! Calls on memory.
 
 use super::{Answer, Call};
+use crate::memory;
 use crate::user::address_space::Place;
 use abi::Errno;
 use abi::file::OpenFlags;
@@ -63,6 +64,7 @@ pub fn map(call: &Call<'_>) -> Answer {
     }
     let place = place(call.address(0), flags);
     let at = if flags.contains(MapFlags::ANONYMOUS) {
+        check_commitment(len, prot, flags)?;
         let at = call.process().space.map_zeroes(len, place, prot)?;
         if flags.contains(MapFlags::POPULATE) {
             populate(call, at, len);
@@ -72,6 +74,13 @@ pub fn map(call: &Call<'_>) -> Answer {
         map_file(call, len, prot, flags, place)?
     };
     Ok(at.raw())
+}
+
+/// What could never be filled is refused at once, unless the program says that it will not fill it. (All programs
+/// together may still ask for more than there is: whoever touches the first page too many is ended.)
+fn check_commitment(len: u64, prot: Prot, flags: MapFlags) -> Result<(), Errno> {
+    let counts = prot.contains(Prot::WRITE) && !flags.contains(MapFlags::NORESERVE);
+    if counts && len > memory::layout().total { Err(Errno::ENOMEM) } else { Ok(()) }
 }
 
 fn place(at: UserVa, flags: MapFlags) -> Place {

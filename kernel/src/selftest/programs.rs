@@ -1,0 +1,254 @@
+//! Programs: `/bin/probe` does one thing each time, and is watched from outside: how it ends, what it says, and that
+//! nothing of it is left.
+
+use super::{Outcome, Test};
+use crate::memory::{heap, tables, zones};
+use crate::sync::SpinLock;
+use crate::user::access::UserMemory;
+use crate::user::files::dma_buf::DmaBufFile;
+use crate::user::files::{File, OpenFile, stat_device};
+use crate::user::{ENVIRONMENT, Ending, Launch, Process, pages, root, start};
+use crate::{check, devices, dma, pass, sched, skip};
+use ::memory::Zone;
+use abi::Errno;
+use abi::file::{OpenFlags, Stat, device_number};
+use abi::signal::Signal;
+use addr::UserVa;
+use alloc::format;
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use dma_api::Attrs;
+
+const PROBE: &str = "/bin/probe";
+
+/// Defines the tests from what holds and the name of the probe that shows it.
+macro_rules! probes {
+    ($($holds:literal by $run:ident $name:literal),* $(,)?) => {
+        &[$(Test { name: concat!("program.", $holds), run: || $run($name) }),*, SHARE, LEAK]
+    };
+}
+
+pub(super) const TESTS: &[Test] = probes! {
+    "std_starts_and_says_hello" by passes "hello",
+    "arguments_environment_and_auxiliary_vector_arrive" by passes "args",
+    "files_of_the_initramfs_are_there" by passes "files",
+    "files_cannot_be_written" by passes "read-only",
+    "descriptors_are_counted" by passes "descriptors",
+    "clocks_run_and_sleepers_wake" by passes "time",
+    "random_bytes_differ" by passes "random",
+    "anonymous_memory_is_its_own" by passes "anonymous",
+    "the_heap_grows" by passes "heap-growth",
+    "buffers_and_memory_read_as_zero" by passes "zeroes",
+    "a_buffer_has_the_size_asked_for" by passes "buffer-size",
+    "a_view_outlives_its_descriptor" by passes "view-outlives-fd",
+    "parts_can_be_unmapped" by passes "munmap-parts",
+    "access_can_be_changed" by passes "mprotect",
+    "threads_lock_wait_and_join" by passes "threads",
+    "floating_point_survives_switches" by passes "float",
+    "bad_pointers_get_an_error" by passes "hostile",
+    "unknown_calls_get_an_error" by passes "unknown-calls",
+    "huge_lengths_get_an_error" by passes "huge-lengths",
+    "endless_loops_do_not_stop_the_others" by passes "loops",
+    "edu_copies_between_buffers" by passes_with_edu "edu-copy",
+    "edu_copies_own_pages" by passes_with_edu "edu-pages",
+    "a_buffer_unmapped_under_a_device_stays" by passes_with_edu "edu-hold",
+    "edu_refuses_what_makes_no_sense" by passes_with_edu "edu-refuses",
+    "a_null_pointer_ends_it" by dies "segfault",
+    "the_kernels_addresses_end_it" by dies "kernel-address",
+    "code_cannot_be_written" by dies "write-code",
+    "data_cannot_be_executed" by dies "execute-data",
+    "a_buffer_cannot_be_executed" by dies "execute-buffer",
+    "nothing_is_behind_a_buffer" by dies "beyond-buffer",
+    "nothing_is_before_a_buffer" by dies "before-buffer",
+    "a_read_only_view_cannot_be_written" by dies "read-only-buffer",
+    "an_unmapped_part_is_gone" by dies "munmap-hole",
+    "a_fault_in_one_thread_ends_all" by dies "die-in-thread",
+    "an_undefined_instruction_ends_it" by dies_undefined "undefined",
+    "what_a_dying_program_held_is_released" by dies_with_edu "die-holding",
+};
+
+const SHARE: Test = Test { name: "program.two_share_one_buffer", run: two_share_one_buffer };
+const LEAK: Test = Test { name: "program.a_hundred_leave_nothing_behind", run: a_hundred_leave_nothing };
+
+fn passes(probe: &str) -> Outcome {
+    expect(probe, Ending::Exited(0))
+}
+
+fn dies(probe: &str) -> Outcome {
+    expect(probe, Ending::Killed(Signal::SIGSEGV))
+}
+
+fn dies_undefined(probe: &str) -> Outcome {
+    expect(probe, Ending::Killed(Signal::SIGILL))
+}
+
+fn passes_with_edu(probe: &str) -> Outcome {
+    expect_with_edu(probe, Ending::Exited(0))
+}
+
+fn dies_with_edu(probe: &str) -> Outcome {
+    expect_with_edu(probe, Ending::Killed(Signal::SIGSEGV))
+}
+
+fn expect_with_edu(probe: &str, expected: Ending) -> Outcome {
+    match devices::edus().first() {
+        None => skip!("no edu device"),
+        Some(edu) if !edu.device().domain().is_translated() => {
+            skip!("without IOMMU edu does not reach programs' memory")
+        }
+        Some(_) => expect(probe, expected),
+    }
+}
+
+fn expect(probe: &str, expected: Ending) -> Outcome {
+    if root::tree().is_none() {
+        skip!("no initramfs");
+    }
+    let before = Held::now();
+    let program = Running::start(&[probe], Vec::new())?;
+    let ending = program.process.wait();
+    check!(ending == expected, "{ending} instead of {expected}; it said: {}", program.output.last_line());
+    drop(program);
+    before.check()?;
+    pass!("{ending}, nothing left")
+}
+
+fn two_share_one_buffer() -> Outcome {
+    if root::tree().is_none() {
+        skip!("no initramfs");
+    }
+    const BYTES: u64 = 6 << 20;
+    let before = Held::now();
+    let buffer =
+        dma::alloc_unattached(BYTES, Attrs::NO_KERNEL_MAPPING).map_err(|error| format!("{error}"))?;
+    let file = Arc::new(OpenFile::new(DmaBufFile::new(buffer), OpenFlags::READ_WRITE));
+    let reader = Running::start(&["share-read", "3"], Vec::from([file.clone()]))?;
+    let writer = Running::start(&["share-write", "3"], Vec::from([file]))?;
+    for program in [&writer, &reader] {
+        let ending = program.process.wait();
+        check!(ending == Ending::Exited(0), "{ending}; it said: {}", program.output.last_line());
+    }
+    drop((reader, writer));
+    before.check()?;
+    pass!("{BYTES:#x} bytes went from one to the other")
+}
+
+fn a_hundred_leave_nothing() -> Outcome {
+    if root::tree().is_none() {
+        skip!("no initramfs");
+    }
+    let before = Held::now();
+    for round in 0..25 {
+        let started =
+            ["hello", "segfault", "threads", "anonymous"].map(|probe| Running::start(&[probe], Vec::new()));
+        for program in started {
+            let program = program.map_err(|error| format!("round {round}: {error}"))?;
+            program.process.wait();
+        }
+    }
+    before.check()?;
+    pass!("100 programs, four at a time")
+}
+
+/// A program and what it says.
+struct Running {
+    process: Arc<Process>,
+    output: Arc<Output>,
+}
+
+impl Running {
+    /// Starts the probe with these arguments, and these files from descriptor 3 on.
+    fn start(arguments: &[&str], more: Vec<Arc<OpenFile>>) -> Result<Self, String> {
+        let output = Arc::new(Output(SpinLock::new(Vec::new())));
+        let file = Arc::new(OpenFile::new(OutputFile(output.clone()), OpenFlags::READ_WRITE));
+        let mut files = Vec::from([file.clone(), file.clone(), file]);
+        files.extend(more);
+        let launch = Launch { path: PROBE, arguments, environment: &ENVIRONMENT, files: &files };
+        let process = start(&launch).map_err(|error| format!("{PROBE}: {error}"))?;
+        Ok(Self { process, output })
+    }
+}
+
+/// The end of what a program has written.
+struct Output(SpinLock<Vec<u8>>);
+
+impl Output {
+    const KEPT: usize = 1024;
+
+    fn add(&self, bytes: &[u8]) {
+        let mut kept = self.0.lock();
+        kept.extend(bytes);
+        let surplus = kept.len().saturating_sub(Self::KEPT);
+        kept.drain(..surplus);
+    }
+
+    fn last_line(&self) -> String {
+        let kept = self.0.lock();
+        let text = String::from_utf8_lossy(&kept);
+        text.lines().next_back().unwrap_or("nothing").into()
+    }
+}
+
+/// What a program has as its console.
+struct OutputFile(Arc<Output>);
+
+impl File for OutputFile {
+    fn write(&self, memory: UserMemory<'_>, from: UserVa, len: usize) -> Result<usize, Errno> {
+        let mut piece = [0; 256];
+        let piece = &mut piece[..len.min(256)];
+        memory.read_bytes(from, piece)?;
+        self.0.add(piece);
+        Ok(piece.len())
+    }
+
+    fn stat(&self) -> Stat {
+        stat_device(device_number(1, 3))
+    }
+}
+
+/// What programs hold, all together. Stacks of threads that are about to end come back a moment later.
+#[derive(PartialEq, Eq)]
+struct Held {
+    high: u64,
+    low: u64,
+    pinned: usize,
+    buffers: u64,
+}
+
+impl Held {
+    const PATIENCE: u64 = 2_000_000_000;
+
+    fn now() -> Self {
+        let allocated = |zone| zones::stats(zone).allocated;
+        // What the heap took it keeps, the pool's tables are nobody's, and a device's domain keeps some of its own.
+        let counters = dma::counters::read();
+        let grown = heap::grown_bytes() / addr::PAGE_SIZE;
+        let kept = grown + tables::spare() + counters.table_pages.now;
+        Self {
+            high: allocated(Zone::High),
+            low: allocated(Zone::Low).saturating_sub(kept),
+            pinned: pages::pinned(),
+            buffers: counters.high_bytes.now + counters.low_bytes.now,
+        }
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let deadline = sched::time::now() + Self::PATIENCE;
+        let mut now = Self::now();
+        while now != *self && sched::time::now() < deadline {
+            sched::yield_now();
+            now = Self::now();
+        }
+        if now == *self {
+            return Ok(());
+        }
+        Err(format!(
+            "left behind: frames high {} low {}, pins {}, bytes of buffers {}",
+            now.high.wrapping_sub(self.high) as i64,
+            now.low.wrapping_sub(self.low) as i64,
+            now.pinned.wrapping_sub(self.pinned) as isize,
+            now.buffers.wrapping_sub(self.buffers) as i64
+        ))
+    }
+}
