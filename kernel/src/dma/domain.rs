@@ -161,7 +161,7 @@ impl Domain {
             Err(unfinished) => {
                 log::error!("IOMMU: {:?} stays out of use: {:?}", range, unfinished.error);
                 counters::LOST_BYTES.add(range.len());
-                core::mem::forget(unfinished.stale);
+                // What is stale is never dropped: `held` stays as it is for good.
                 return Err(DmaError::IommuTimeout);
             }
         };

@@ -1,4 +1,4 @@
-//! The frames of buffers: taken chunk by chunk, so that no lock is held for the length of a list.
+//! The frames of buffers.
 
 use super::inject::{self, Step};
 use crate::memory::zones;
@@ -7,8 +7,7 @@ use dma_api::DmaError;
 use memory::chunks::{self, ChunkError, Request};
 use memory::{FrameSource, Frames, OwnedChunk, Reach};
 
-/// The zones, locked for one chunk at a time. Before each the heap reserve is seen to, which a long list of small
-/// chunks would use up otherwise: the zones keep their books on the heap.
+/// The zones, with failures on demand.
 struct Source;
 
 impl FrameSource for Source {
@@ -16,7 +15,7 @@ impl FrameSource for Source {
         if inject::fails(Step::Chunk) {
             return None;
         }
-        zones::with(|zones| zones.take(order, reach))
+        zones::Source.take(order, reach)
     }
 
     fn give(&mut self, chunk: OwnedChunk) {
@@ -39,5 +38,5 @@ pub(super) fn take(request: &Request) -> Result<Frames, DmaError> {
 
 /// Gives frames back, which nothing reaches any more.
 pub(super) fn give_back(frames: Frames) {
-    frames.give_back(&mut Source);
+    zones::give_all(frames);
 }

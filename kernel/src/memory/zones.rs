@@ -60,7 +60,21 @@ pub fn give(chunk: OwnedChunk) {
 
 /// Gives a list of chunks back.
 pub fn give_all(frames: Frames) {
-    with(|zones| frames.give_back(zones));
+    frames.give_back(&mut Source);
+}
+
+/// All frames, for lists of any length: the zones are locked for one chunk at a time, and the heap's reserve, which a
+/// long list of small chunks would use up, is seen to before each.
+pub struct Source;
+
+impl FrameSource for Source {
+    fn take(&mut self, order: Order, reach: Reach) -> Option<OwnedChunk> {
+        with(|zones| zones.take(order, reach))
+    }
+
+    fn give(&mut self, chunk: OwnedChunk) {
+        give(chunk);
+    }
 }
 
 /// Whether the linear map has `address`.

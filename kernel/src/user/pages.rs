@@ -5,14 +5,14 @@ use crate::sync::SpinLock;
 use addr::{Chunk, PAGE_SIZE, Pfn, PhysAddr};
 use alloc::vec::Vec;
 use dma_api::{Segment, StreamMemory};
-use memory::{ChunkError, FrameSource, Frames, OwnedChunk, Request, chunks};
+use memory::{ChunkError, Frames, OwnedChunk, Request, chunks};
 use program::Pins;
 
 static PINS: SpinLock<Pins> = SpinLock::new(Pins::new());
 
 /// So many zero-filled frames, highmem first.
 pub fn take_zeroed(frames: u64) -> Result<Frames, ChunkError> {
-    let frames = zones::with(|zones| chunks::take(zones, &Request::new(frames)))?;
+    let frames = chunks::take(&mut zones::Source, &Request::new(frames))?;
     kmap::zero_all(frames.chunks());
     Ok(frames)
 }
@@ -20,7 +20,8 @@ pub fn take_zeroed(frames: u64) -> Result<Frames, ChunkError> {
 /// Ends a program's ownership of frames that no TLB has any more. Pinned ones go with their last pin.
 pub fn give_up(frames: impl Iterator<Item = PhysAddr>) {
     let frames = frames.map(Pfn::containing).filter(|&frame| PINS.lock().orphan(frame));
-    zones::with(|zones| frames.for_each(|frame| zones.give(OwnedChunk::adopt(Chunk::page(frame)))));
+    // One by one: a long list needs the heap's reserve again and again, and the pins' lock comes before the zones'.
+    frames.for_each(|frame| zones::give(OwnedChunk::adopt(Chunk::page(frame))));
 }
 
 /// How many frames are pinned.
