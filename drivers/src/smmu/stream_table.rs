@@ -53,7 +53,7 @@ enum Format {
     },
 }
 
-/// The table. Entries change by the steps of [`update`], each made known to the SMMU before the next.
+/// The table. Entries change by the steps of [`update()`], each made known to the SMMU before the next.
 pub struct StreamTable {
     format: Format,
     log2: u8,

@@ -51,7 +51,7 @@ fn try_alloc(device: &Arc<Device>, len: u64, attrs: Attrs) -> Result<Attachment,
 /// [`Attrs::WRITE_COMBINE`].
 ///
 /// # Errors
-/// As [`alloc`], but for what a device brings in.
+/// As [`alloc()`], but for what a device brings in.
 pub fn alloc_unattached(len: u64, attrs: Attrs) -> Result<Arc<Buffer>, DmaError> {
     let frames = frames_of(len)?;
     let memory =

@@ -1,6 +1,6 @@
 //! The DMA core: buffers made of chunks, the devices they are attached to, and memory lent to devices.
 //!
-//! - [`coherent`]: [`alloc`] a buffer for a device, or for devices to come; a driver's [`Space`].
+//! - [`coherent`]: [`alloc`](coherent::alloc) a buffer for a device, or for devices to come; a driver's [`Space`].
 //! - [`Buffer`], [`Attachment`]: a buffer lives until its last view is gone, an attachment is one of them.
 //! - [`stream`]: lend memory that exists already.
 //! - [`Device`], [`Domain`]: who can reach what, at which addresses; [`iommu`] has the SMMU's locks.

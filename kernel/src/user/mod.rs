@@ -1,7 +1,7 @@
 //! Programs: the Linux UAPI subset (design, section 6).
 //!
 //! A program is a [`Process`] with threads; each is a [`Thread`](crate::sched::Thread) of the kernel whose [`Task`]
-//! says what the program sees of it. They come in by [`trap`] (and by interrupts), and go back through
+//! says what the program sees of it. They come in by [`trap()`] (and by interrupts), and go back through
 //! [`before_return`]; nothing is held across that border. Whatever a program hands over is copied in once
 //! ([`access`]) and checked, and the answer is an error code; only a fault of its own instructions ends it.
 //!

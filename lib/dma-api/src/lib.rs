@@ -1,5 +1,5 @@
 //! What a driver may ask for when its device needs memory, and what it gets. The kernel provides it
-//! ([`DmaSpace`]); [`FakeSpace`] does for host tests of drivers.
+//! ([`DmaSpace`]); `FakeSpace` (feature `fake`) does for host tests of drivers.
 //!
 //! The words are those of Linux's DMA API: *coherent* buffers ([`DmaSpace::alloc`]) that device and CPU may both use at
 //! any time, and *streaming* mappings ([`DmaSpace::map`]) of memory that already exists, which belongs to one side at
