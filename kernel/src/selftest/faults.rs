@@ -15,6 +15,7 @@ use smmu_spec::{Event, EventKind};
 pub const TESTS: &[Test] = &[
     Test { name: "smmu.unmapped_address_is_aborted", run: unmapped_address_is_aborted },
     Test { name: "smmu.freed_buffer_is_out_of_reach", run: freed_buffer_is_out_of_reach },
+    Test { name: "smmu.detached_buffer_is_out_of_reach", run: detached_buffer_is_out_of_reach },
     Test { name: "smmu.one_byte_past_the_end_is_aborted", run: one_byte_past_the_end_is_aborted },
     Test { name: "smmu.read_only_stream_is_not_written", run: read_only_stream_is_not_written },
     Test { name: "smmu.detached_stream_is_aborted", run: detached_stream_is_aborted },
@@ -73,6 +74,25 @@ fn freed_buffer_is_out_of_reach() -> Outcome {
     let before = page_of(frame);
     write_out(edu, at + 128, 4)?;
     let seen = check_event(edu, &events(edu), EventKind::Translation, at + 128)?;
+    check!(page_of(frame) == before, "the device still wrote to {frame}");
+    pass!("frame {frame} unchanged; {seen}")
+}
+
+/// The buffer lives on, but not for this device; the address was used before.
+fn detached_buffer_is_out_of_reach() -> Outcome {
+    let Some(edu) = translated() else { skip!("no SMMU") };
+    let buffer = new_buffer(edu, PAGE_SIZE)?;
+    let (at, kept) = (buffer.range().start(), buffer.buffer().clone());
+    poke(&buffer, 0, b"mine");
+    read_in(edu, at, 4)?;
+    write_out(edu, at + 8, 4)?;
+    let Some(frame) = frame_at(kept.chunks(), 0) else { return Err("no frame".to_string()) };
+    events(edu);
+    drop(buffer);
+    let before = page_of(frame);
+    check!(before[8..12] == *b"mine", "the device did not reach it while it was attached");
+    write_out(edu, at + 16, 4)?;
+    let seen = check_event(edu, &events(edu), EventKind::Translation, at + 16)?;
     check!(page_of(frame) == before, "the device still wrote to {frame}");
     pass!("frame {frame} unchanged; {seen}")
 }
