@@ -64,6 +64,15 @@ impl Expect {
 }
 
 impl Verdict {
+    /// The same with more complaints; any of them makes a good verdict a failure.
+    pub fn and(mut self, complaints: Vec<String>) -> Self {
+        if !complaints.is_empty() && self.tally.failed == 0 {
+            self.tally = Tally { failed: 1, passed: self.tally.passed.saturating_sub(1), ..self.tally };
+        }
+        self.complaints.extend(complaints);
+        self
+    }
+
     /// A complaint that no single result stands for is a failure of its own; a run judged as a whole counts once.
     fn settle(mut self, whole: bool) -> Self {
         if !self.complaints.is_empty() && self.tally.failed == 0 {
@@ -326,6 +335,13 @@ mod tests {
             let verdict = expect.judge(&ended(console, end));
             assert_eq!(verdict.tally, Tally::one(good), "{console}{end:?}");
         }
+    }
+
+    #[test]
+    fn a_later_complaint_turns_a_good_verdict_into_a_failure() {
+        let good = Verdict { tally: Tally::one(true), complaints: Vec::new() };
+        assert_eq!(good.clone().and(Vec::new()).tally, Tally::one(true));
+        assert_eq!(good.and(vec!["a leak".into()]).tally, Tally::one(false));
     }
 
     #[test]

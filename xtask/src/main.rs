@@ -27,6 +27,7 @@ mod run;
 mod suite;
 mod tally;
 mod tools;
+mod trace;
 mod workspace;
 
 const USAGE: &str = "usage: cargo xtask build | run | test [CASE..] | check | debug

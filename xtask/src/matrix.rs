@@ -3,6 +3,7 @@
 use crate::dtb::Tree;
 use crate::judge::Expect;
 use crate::machine::{EDU, Machine};
+use crate::trace;
 
 /// One boot and what it has to show.
 #[derive(Clone, Copy, Debug)]
@@ -31,6 +32,8 @@ pub struct Case {
     pub append: &'static str,
     /// What it has to show.
     pub expect: Expect,
+    /// Looks at the console once more, and complains.
+    pub inspect: fn(&str) -> Vec<String>,
     /// The time limit in seconds. QEMU shares two cores with another one; a case takes a fifth of this.
     pub limit: u64,
 }
@@ -67,6 +70,7 @@ const SELFTEST: Case = Case {
     start: Start::Whole,
     append: "selftest lowmem=256M",
     expect: Expect::Ktap,
+    inspect: |_| Vec::new(),
     limit: 300,
 };
 
@@ -143,6 +147,7 @@ pub const CASES: &[Case] = &[
             shown: &["dma: attach", "vmalloc bytes: 0", "init: exit status 0"],
             never: &[PANIC, "smmu: event"],
         },
+        inspect: trace::mosaic,
         ..SELFTEST
     },
     // What else a program can try.

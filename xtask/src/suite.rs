@@ -59,7 +59,7 @@ fn matrix(cases: &[&Case], built: &Artifacts) -> Result<Tally> {
 /// Runs one case; an error of the tool itself is a failure of the case.
 fn one(case: &Case, built: &Artifacts, logs: &Path) -> (Verdict, String) {
     let (verdict, took) = match boot(case, built, logs) {
-        Ok(run) => (case.expect.judge(&run), run.took),
+        Ok(run) => (case.expect.judge(&run).and((case.inspect)(&run.console)), run.took),
         Err(error) => {
             (Verdict { tally: Tally::one(false), complaints: vec![error.to_string()] }, Duration::ZERO)
         }

@@ -1,0 +1,161 @@
+//! What `dma.trace` printed, read back and held against what the demonstration claims.
+
+use std::collections::BTreeMap;
+
+/// One event, as `dma: KIND dev=.. sid=.. iova=.. len=0x.. attrs=.. chunks=N`.
+#[derive(Debug)]
+struct Event<'a> {
+    kind: &'a str,
+    len: u64,
+    chunks: usize,
+    /// Address and length of each chunk line that follows.
+    runs: Vec<(u64, u64)>,
+}
+
+/// The demonstration's buffer.
+const BUFFER: u64 = 512 << 20;
+/// Where highmem starts on `virt` with `lowmem=256M`.
+const HIGHMEM: u64 = 0x5000_0000;
+
+/// What is wrong with the demonstration's trace: its first attachment has to be the whole buffer, scattered over
+/// highmem, and everything has to be given back by the end.
+pub fn mosaic(console: &str) -> Vec<String> {
+    let events = match read(console) {
+        Ok(events) => events,
+        Err(complaint) => return vec![complaint],
+    };
+    let mut complaints = Vec::new();
+    match events.iter().find(|event| event.kind == "attach") {
+        Some(first) => buffer(first, &mut complaints),
+        None => complaints.push("nothing was attached".into()),
+    }
+    balanced(&events, "alloc", "free", &mut complaints);
+    balanced(&events, "attach", "detach", &mut complaints);
+    complaints
+}
+
+fn read(console: &str) -> Result<Vec<Event<'_>>, String> {
+    let mut events: Vec<Event<'_>> = Vec::new();
+    for line in console.lines() {
+        if let Some(chunk) = line.strip_prefix("dma:   chunk ") {
+            let run = number(chunk, "pa").zip(number(chunk, "len")).ok_or(format!("unreadable: {line}"))?;
+            let attachment = events.last_mut().filter(|event| event.kind == "attach");
+            attachment.ok_or(format!("a chunk line that follows no attachment: {line}"))?.runs.push(run);
+        } else if let Some(rest) = line.strip_prefix("dma: ") {
+            events.push(event(rest).ok_or(format!("unreadable: {line}"))?);
+        }
+    }
+    Ok(events)
+}
+
+fn event(rest: &str) -> Option<Event<'_>> {
+    let all = ["dev", "sid", "iova", "len", "attrs", "chunks"];
+    let keys = rest.split_whitespace().skip(1).map(|word| word.split('=').next().unwrap_or(word));
+    (keys.eq(all)).then_some(())?;
+    let chunks = value(rest, "chunks")?.parse().ok()?;
+    Some(Event { kind: rest.split_whitespace().next()?, len: number(rest, "len")?, chunks, runs: Vec::new() })
+}
+
+fn value<'a>(line: &'a str, key: &str) -> Option<&'a str> {
+    line.split_whitespace().find_map(|word| word.strip_prefix(key)?.strip_prefix('='))
+}
+
+fn number(line: &str, key: &str) -> Option<u64> {
+    u64::from_str_radix(value(line, key)?.strip_prefix("0x")?, 16).ok()
+}
+
+fn buffer(first: &Event<'_>, complaints: &mut Vec<String>) {
+    let mut expect = |holds: bool, complaint: String| {
+        if !holds {
+            complaints.push(complaint);
+        }
+    };
+    let total: u64 = first.runs.iter().map(|run| run.1).sum();
+    let jumps = first.runs.windows(2).filter(|pair| pair[0].0 + pair[0].1 != pair[1].0).count();
+    expect(first.len == BUFFER, format!("the first attachment has {:#x} bytes", first.len));
+    expect(first.runs.len() == first.chunks, format!("{} of {} chunk lines", first.runs.len(), first.chunks));
+    expect(total == first.len, format!("the chunks have {total:#x} bytes, the attachment {:#x}", first.len));
+    expect(jumps >= 100, format!("RAM jumps only {jumps} times"));
+    for (pa, len) in &first.runs {
+        expect(
+            len.is_power_of_two() && pa.is_multiple_of(*len),
+            format!("chunk {pa:#x}+{len:#x} is not aligned"),
+        );
+        expect(*pa >= HIGHMEM, format!("chunk {pa:#x}+{len:#x} is in lowmem"));
+    }
+}
+
+/// As many bytes of each size were taken as were given back.
+fn balanced(events: &[Event<'_>], take: &str, give: &str, complaints: &mut Vec<String>) {
+    let mut open = BTreeMap::<u64, i64>::new();
+    for event in events {
+        let change = i64::from(event.kind == take) - i64::from(event.kind == give);
+        *open.entry(event.len).or_default() += change;
+    }
+    let odd = open.iter().filter(|(_, count)| **count != 0);
+    complaints.extend(odd.map(|(len, count)| format!("{count} more {take} than {give} of {len:#x} bytes")));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A trace of the whole life of one buffer made of 256 chunks of 2 MiB, every second 2 MiB of highmem.
+    fn good() -> String {
+        let line = |kind: &str| {
+            format!("dma: {kind} dev=00:01.0 sid=0x8 iova=0x400000 len=0x20000000 attrs=0 chunks=256\n")
+        };
+        let chunks: String = (0..256u64)
+            .map(|n| format!("dma:   chunk pa={:#x} len=0x200000\n", HIGHMEM + n * 0x40_0000))
+            .collect();
+        [line("alloc"), "other\n".into(), line("attach"), chunks, line("detach"), line("free")].concat()
+    }
+
+    #[test]
+    fn a_scattered_buffer_that_is_given_back_is_what_was_promised() {
+        assert_eq!(mosaic(&good()), [""; 0]);
+    }
+
+    #[test]
+    fn every_broken_promise_is_named() {
+        let table = [
+            ("no attachment", good().replace("attach", "mmap"), "follows no attachment"),
+            ("nothing at all", String::new(), "nothing was attached"),
+            (
+                "a chunk missing",
+                good().replacen("dma:   chunk pa=0x50000000 len=0x200000\n", "", 1),
+                "255 of 256 chunk",
+            ),
+            (
+                "a small buffer",
+                good().replace("0x20000000", "0x10000000"),
+                "the first attachment has 0x10000000",
+            ),
+            ("a chunk in lowmem", good().replace("pa=0x50000000", "pa=0x4fe00000"), "is in lowmem"),
+            ("a chunk out of line", good().replace("pa=0x50000000", "pa=0x50001000"), "is not aligned"),
+            ("a leak", good().replace("dma: free", "dma: mmap"), "1 more alloc than free of 0x20000000"),
+            ("held by the device", good().replace("dma: detach", "dma: mmap"), "1 more attach than detach"),
+            ("another format", good().replace("attrs=0 ", ""), "unreadable"),
+        ];
+        for (defect, console, complaint) in table {
+            let seen = mosaic(&console);
+            assert!(seen.iter().any(|line| line.contains(complaint)), "{defect}: {seen:?}");
+        }
+    }
+
+    #[test]
+    fn memory_in_one_piece_is_no_mosaic() {
+        let mut console = good();
+        for n in 0..256u64 {
+            console = console.replace(
+                &format!("pa={:#x} ", HIGHMEM + n * 0x40_0000),
+                &format!("pa={:#x} ", HIGHMEM + (n + 512) * 0x20_0000),
+            );
+        }
+        assert!(
+            mosaic(&console).iter().any(|line| line == "RAM jumps only 0 times"),
+            "{:?}",
+            mosaic(&console)
+        );
+    }
+}
