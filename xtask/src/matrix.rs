@@ -86,6 +86,9 @@ const BEHIND_BRIDGES: &[&str] = &[
     "edu,bus=br1,addr=3",
 ];
 
+/// An SMMU without stage 1 (the machine sets the stage itself from `virt-9.2` on).
+const STAGE2_ONLY: &[&str] = &["-global", "arm-smmuv3.stage=2", "-device", "edu"];
+
 const PANIC: &str = "kernel panic:";
 
 /// Boots that end with an error of their own and power off; on the smallest machine.
@@ -103,6 +106,7 @@ pub const CASES: &[Case] = &[
     Case { name: "virt-gicv3-1cpu-512M", cpus: "1", memory: "512M", append: "selftest", ..SELFTEST },
     Case { name: "virt-gicv2-1cpu-4G", gic: 2, cpus: "1", memory: "4G", append: "selftest", ..SELFTEST },
     Case { name: "virt-9.1-stage1-only", board: "virt-9.1", ..SELFTEST },
+    Case { name: "virt-9.1-stage2-only", board: "virt-9.1", cpus: "2", devices: STAGE2_ONLY, ..SELFTEST },
     Case { name: "virt-el2-entry", options: "dtb-randomness=off,virtualization=on", ..SELFTEST },
     Case { name: "virt-no-smmu", smmu: false, ..SELFTEST },
     Case { name: "virt-iommu-off", append: "selftest lowmem=256M iommu=off", ..SELFTEST },
@@ -252,7 +256,8 @@ mod tests {
             ("4 CPUs", |case| case.cpus == "4"),
             ("512 MiB", |case| case.memory == "512M"),
             ("4 GiB", |case| case.memory == "4G"),
-            ("stage 1 only", |case| case.board == "virt-9.1"),
+            ("stage 1 only", |case| case.board == "virt-9.1" && case.devices == EDU),
+            ("stage 2 only", |case| case.devices == STAGE2_ONLY),
             ("EL2 entry", |case| case.options.contains("virtualization=on")),
             ("no SMMU", |case| !case.smmu),
         ];
