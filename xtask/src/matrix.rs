@@ -97,6 +97,15 @@ const fn refusal(name: &'static str, append: &'static str, shown: &'static [&'st
     Case { name, cpus: "1", memory: "512M", append, expect, limit: 60, ..SELFTEST }
 }
 
+/// A device tree with odd nodes: their devices are left out, with a reason, and a program runs all the same.
+const fn odd_tree(
+    name: &'static str,
+    changes: &'static [(&'static str, &'static str)],
+    shown: &'static [&'static str],
+) -> Case {
+    Case { start: Start::PatchedTree(changes), ..refusal(name, "init=/bin/probe -- hello", shown) }
+}
+
 /// All cases; the long ones first, so that two at a time end together.
 pub const CASES: &[Case] = &[
     // The self-tests, on every shape of machine that changes the code's path.
@@ -197,10 +206,27 @@ pub const CASES: &[Case] = &[
     refusal("init-is-a-directory", "init=/bin", &["error: init: /bin: "]),
     refusal("init-segfault", "init=/bin/probe -- segfault", &["init: killed by SIGSEGV"]),
     refusal("init-exit-status", "init=/bin/probe -- exit 7", &["init: exit status 7"]),
-    Case {
-        start: Start::PatchedTree(&[("arm,smmu-v3", "arm,smmu-vX")]),
-        ..refusal("unknown-smmu", "init=/bin/probe -- hello", &["init: exit status 0"])
-    },
+    odd_tree(
+        "unknown-smmu",
+        &[("arm,smmu-v3", "arm,smmu-vX")],
+        &["warning: edu 00:01.0: left out: the IOMMU in front of it", "init: exit status 0"],
+    ),
+    odd_tree(
+        "unknown-gic",
+        &[("arm,gic-v3", "arm,gic-vX")],
+        &["warning: interrupts: no interrupt controller", "init: exit status 0"],
+    ),
+    odd_tree(
+        "unknown-timer",
+        &[("arm,armv8-timer", "arm,armv8-timeX")],
+        &["warning: timer: the device tree names no interrupt", "init: exit status 0"],
+    ),
+    odd_tree("unknown-pcie", &[("pci-host-ecam-generic", "pci-host-ecam-genXric")], &["init: exit status 0"]),
+    odd_tree(
+        "no-iommu-map",
+        &[("iommu-map", "iommu-maX")],
+        &["edu 00:01.0: no IOMMU", "init: exit status 0"],
+    ),
     Case {
         start: Start::Bare(Tree::Damaged),
         expect: Expect::Halt { shown: &["error: ", "device tree", "; halted"] },
