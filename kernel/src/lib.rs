@@ -4,6 +4,7 @@
 
 extern crate alloc;
 
+pub mod bench;
 pub mod board;
 pub mod console;
 pub mod devices;

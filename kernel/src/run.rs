@@ -1,7 +1,7 @@
-//! What the machine is for, once it is up: the self-tests, or the first program.
+//! What the machine is for, once it is up: the self-tests, the benchmarks, or the first program.
 
 use crate::board::{BootArgs, Platform};
-use crate::{console, power, selftest, user};
+use crate::{bench, console, power, selftest, user};
 use alloc::vec::Vec;
 
 /// The first program, if the boot arguments name none: the demonstration.
@@ -15,6 +15,8 @@ pub fn main(platform: Platform) -> ! {
         // Without files the tests of programs are skipped; what is wrong with them is a matter for `init=`.
         platform.initrd.map(user::mount);
         selftest::run(chosen);
+    } else if let Some(chosen) = args.bench {
+        bench::run(chosen, platform.initrd);
     } else {
         run_init(&platform, &args);
     }

@@ -10,7 +10,7 @@ use crate::workspace::{self, KERNEL_TARGET, USER_TARGET};
 use crate::{image, tools};
 
 /// The programs that go into the initramfs, each a package under `user/`.
-pub const PROGRAMS: [&str; 2] = ["mosaic", "probe"];
+pub const PROGRAMS: [&str; 3] = ["mosaic", "probe", "bench"];
 
 /// Where the finished files lie.
 #[derive(Clone, Debug)]
@@ -27,6 +27,7 @@ pub fn build() -> Result<Artifacts> {
     run(&mut cargo(&["build", "--package=kernel", "--release", "--target", KERNEL_TARGET]))?;
     run(&mut fixed_program("mosaic"))?;
     run(&mut movable_program("probe"))?;
+    run(&mut fixed_program("bench"))?;
     let directory = workspace::images();
     std::fs::create_dir_all(&directory).map_err(Error::file("create", &directory))?;
     let done =

@@ -6,12 +6,12 @@ mod boot;
 mod device;
 mod dma;
 mod faults;
-mod fragment;
+pub(crate) mod fragment;
 mod memory;
 mod programs;
 mod report;
 mod streaming;
-mod threads;
+pub(crate) mod threads;
 mod transfers;
 
 use crate::board::Glob;

@@ -1,0 +1,82 @@
+//! Many CPUs at a time: for a stretch of time each allocates and frees, or lends and takes back, as fast as it can.
+
+use crate::dma::stream::{self, Pages};
+use crate::dma::{self, Device};
+use crate::selftest::threads;
+use crate::{kprintln, smp};
+use ::alloc::boxed::Box;
+use ::alloc::sync::Arc;
+use ::alloc::vec::Vec;
+use addr::PAGE_SIZE;
+use arch::timer;
+use dma_api::{Attrs, Direction, DmaError, StreamMemory};
+
+/// Threads, one a CPU.
+const THREADS: [usize; 3] = [1, 2, 4];
+const BUFFER: u64 = 64 << 10;
+
+/// What each thread does all the time.
+#[derive(Clone, Copy)]
+enum Work {
+    Alloc,
+    Map,
+}
+
+/// Counts operations of all threads together; one operation is both halves.
+pub fn run(device: &Arc<Device>) -> Result<(), DmaError> {
+    for work in [Work::Alloc, Work::Map] {
+        for threads in THREADS.into_iter().filter(|&threads| threads <= smp::online()) {
+            measure(device, work, threads);
+        }
+    }
+    Ok(())
+}
+
+fn measure(device: &Arc<Device>, work: Work, count: usize) {
+    // Long enough for thousands of operations, and for threads to get to their CPUs before it begins.
+    let window = timer::frequency() / 20;
+    let start = timer::now() + window / 10;
+    let device = device.clone();
+    let each = threads::run_each(count, move |_| work.repeat(&device, start, start + window));
+    let each: Result<Vec<u64>, _> = each
+        .map(|each| each.into_iter().collect::<Result<_, _>>())
+        .unwrap_or_else(|_| Err(DmaError::OutOfHeap));
+    match each {
+        Ok(each) => report(work, count, window, &each),
+        Err(error) => log::error!("bench contention of {count}: {error}"),
+    }
+}
+
+fn report(work: Work, count: usize, window: u64, each: &[u64]) {
+    let (size, name) = match work {
+        Work::Alloc => (BUFFER, "alloc_64K_nkm"),
+        Work::Map => (PAGE_SIZE, "map_single_4K"),
+    };
+    let ops: u64 = each.iter().sum();
+    let per_op = window.checked_div(ops).unwrap_or(0);
+    let (least, most) = (each.iter().min().unwrap_or(&0), each.iter().max().unwrap_or(&0));
+    kprintln!(
+        "BENCH contention size={size} attrs={name} alloc_ticks={per_op} free_ticks=0 iters={ops} chunks=1 \
+         threads={count} window_ticks={window} thread_ops_min={least} thread_ops_max={most}"
+    );
+}
+
+impl Work {
+    /// How many operations fit between `start` and `end`.
+    fn repeat(self, device: &Arc<Device>, start: u64, end: u64) -> Result<u64, DmaError> {
+        let mut page: Box<dyn StreamMemory> = Pages::new(PAGE_SIZE)?;
+        while timer::now() < start {}
+        let mut ops = 0;
+        while timer::now() < end {
+            match self {
+                Self::Alloc => drop(dma::alloc(device, BUFFER, Attrs::NO_KERNEL_MAPPING)?),
+                Self::Map => {
+                    let lent = stream::map(device, page, Direction::Bidirectional);
+                    page = lent.map_err(|refused| refused.error)?.unmap()?;
+                }
+            }
+            ops += 1;
+        }
+        Ok(ops)
+    }
+}

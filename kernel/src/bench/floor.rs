@@ -1,0 +1,25 @@
+//! What the parts cost alone: the clock, and filling a page with zeroes.
+
+use super::line::Subject;
+use super::measure::Measured;
+use crate::dma::Device;
+use crate::memory::{linear, zones};
+use ::alloc::sync::Arc;
+use addr::PAGE_SIZE;
+use dma_api::DmaError;
+
+const ROUNDS: usize = 256;
+
+pub fn run(_: &Arc<Device>) -> Result<(), DmaError> {
+    let mut timer = Measured::new(ROUNDS, || Ok::<_, DmaError>(()), |()| ())?;
+    Subject { name: "floor_timer", size: 0, attrs: 0, chunks: 0, tables: 0 }.print(&mut timer);
+    let Some(page) = zones::take_zeroed_page() else {
+        return Err(DmaError::OutOfFrames { wanted: 1, had: 0 });
+    };
+    let range = linear::range_of(page.chunk().range());
+    // SAFETY: the frame is this function's own, in the linear map, writable.
+    let mut zero = Measured::new(ROUNDS, || Ok(unsafe { arch::cache::zero(range) }), |()| ())?;
+    zones::give(page);
+    Subject { name: "floor_zero_page", size: PAGE_SIZE, attrs: 0, chunks: 1, tables: 0 }.print(&mut zero);
+    Ok(())
+}
