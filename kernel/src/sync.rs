@@ -33,6 +33,11 @@ impl<T> SpinLock<T> {
     pub const fn new(value: T) -> Self {
         Self { inner: TicketMutex::new(value) }
     }
+
+    /// The value: ownership proves that nobody else can reach it.
+    pub fn into_inner(self) -> T {
+        self.inner.into_inner()
+    }
 }
 
 impl<T: ?Sized> SpinLock<T> {

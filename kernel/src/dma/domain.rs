@@ -2,34 +2,27 @@
 //! they translate to.
 
 use super::counters;
-use super::inject::{self, Step};
 use super::iommu::{Smmu, Tables};
+use super::translated::Translated;
 use crate::sync::SpinLock;
-use addr::{AddrRange, Chunk, Iova, MemoryType, Order, PAGE_SIZE, PhysAddr};
+use addr::{AddrRange, Chunk, Iova, PhysAddr};
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use dma_api::{DmaError, DmaMask};
 use drivers::direct::{BusWindow, Direct};
 use drivers::iommu::{Domain as _, MapError, Placement};
 use drivers::smmu;
-use memory::RangeAllocator;
 use pagetable::Mapping;
 
 /// An address space for devices. Its lock is held while tables change, not while the IOMMU is waited for.
 pub struct Domain {
-    state: SpinLock<State>,
+    kind: Kind,
 }
 
-enum State {
-    Translated(Translated),
+enum Kind {
+    Translated(&'static Smmu, SpinLock<Translated>),
     /// No IOMMU: addresses are what the bus makes of physical ones.
     Direct(Vec<BusWindow>),
-}
-
-struct Translated {
-    smmu: &'static Smmu,
-    ranges: RangeAllocator<Iova>,
-    domain: smmu::Domain,
 }
 
 static ALL: SpinLock<Vec<Weak<Domain>>> = SpinLock::new(Vec::new());
@@ -66,15 +59,13 @@ pub enum Fit {
 impl Domain {
     /// A domain without translation. No windows: bus addresses are physical ones.
     pub fn direct(windows: Vec<BusWindow>) -> Self {
-        Self { state: SpinLock::new(State::Direct(windows)) }
+        Self { kind: Kind::Direct(windows) }
     }
 
     /// An empty domain of `smmu`'s.
     pub(super) fn translated(smmu: &'static Smmu, domain: smmu::Domain, input_bits: u8) -> Arc<Self> {
-        // Address 0 stays free: drivers and devices take it for "nothing".
-        let space = AddrRange::new(Iova::new(PAGE_SIZE), Iova::new(1 << input_bits));
-        let translated = Translated { smmu, ranges: RangeAllocator::new(space), domain };
-        let domain = Arc::new(Self { state: SpinLock::new(State::Translated(translated)) });
+        let translated = SpinLock::new(Translated::new(smmu, domain, input_bits));
+        let domain = Arc::new(Self { kind: Kind::Translated(smmu, translated) });
         let mut all = ALL.lock();
         all.retain(|domain| domain.strong_count() > 0);
         all.push(Arc::downgrade(&domain));
@@ -83,14 +74,14 @@ impl Domain {
 
     /// Whether an IOMMU translates: then memory may be anywhere, and in pieces.
     pub fn is_translated(&self) -> bool {
-        matches!(*self.state.lock(), State::Translated(_))
+        matches!(self.kind, Kind::Translated(..))
     }
 
     /// The highest physical address that a device with this mask can use.
     pub(super) fn highest(&self, mask: DmaMask) -> PhysAddr {
-        match &*self.state.lock() {
-            State::Translated(_) => PhysAddr::new(u64::MAX),
-            State::Direct(windows) => direct(windows, mask).reach(),
+        match &self.kind {
+            Kind::Translated(..) => PhysAddr::new(u64::MAX),
+            Kind::Direct(windows) => direct(windows, mask).reach(),
         }
     }
 
@@ -99,9 +90,9 @@ impl Domain {
     /// # Errors
     /// [`DmaError::OutOfIova`] when somebody has some of it already.
     pub fn reserve(&self, range: AddrRange<Iova>) -> Result<(), DmaError> {
-        match &mut *self.state.lock() {
-            State::Translated(translated) => translated.reserve(range),
-            State::Direct(_) => Ok(()),
+        match &self.kind {
+            Kind::Translated(_, translated) => translated.lock().reserve(range),
+            Kind::Direct(_) => Ok(()),
         }
     }
 
@@ -111,9 +102,9 @@ impl Domain {
     /// # Errors
     /// [`DmaError::OutOfIova`], [`DmaError::OutOfTables`], [`DmaError::IommuTimeout`].
     pub fn map_registers(&self, registers: AddrRange<PhysAddr>) -> Result<(), DmaError> {
-        match &mut *self.state.lock() {
-            State::Translated(translated) => translated.map_registers(registers),
-            State::Direct(_) => Ok(()),
+        match &self.kind {
+            Kind::Translated(_, translated) => translated.lock().map_registers(registers),
+            Kind::Direct(_) => Ok(()),
         }
     }
 
@@ -129,9 +120,9 @@ impl Domain {
         if wish.fit == Fit::Whole && !wish.mask.holds(wish.len) {
             return Err(DmaError::PastMask { len: wish.len, mask: wish.mask });
         }
-        let range = match &mut *self.state.lock() {
-            State::Translated(translated) => translated.map(chunks, wish),
-            State::Direct(windows) => place_direct(&direct(windows, wish.mask), chunks, wish),
+        let range = match &self.kind {
+            Kind::Translated(_, translated) => translated.lock().map(chunks, wish),
+            Kind::Direct(windows) => place_direct(&direct(windows, wish.mask), chunks, wish),
         }?;
         counters::IOVA_RANGES.add(1);
         Ok(range)
@@ -142,152 +133,53 @@ impl Domain {
     /// # Errors
     /// [`DmaError::IommuTimeout`]: `held` and the addresses are lost, since a device might still use them.
     pub(super) fn unmap<T>(&self, range: AddrRange<Iova>, held: T) -> Result<T, DmaError> {
-        let (smmu, stale) = match &mut *self.state.lock() {
-            State::Direct(_) => {
-                counters::IOVA_RANGES.sub(1);
-                return Ok(held);
+        counters::IOVA_RANGES.sub(1);
+        let Kind::Translated(smmu, translated) = &self.kind else { return Ok(held) };
+        let stale = translated.lock().unmap(range, held);
+        match smmu::Domain::invalidate(&smmu.commands, stale) {
+            Ok(freed) => {
+                let held = freed.take(&mut Tables);
+                translated.lock().free(range);
+                Ok(held)
             }
-            State::Translated(translated) => {
-                let commands = &translated.smmu.commands;
-                match translated.domain.unmap(&mut Tables, commands, range, held) {
-                    Ok(stale) => (translated.smmu, stale),
-                    // It was mapped by one call, so no block is cut and no table is needed.
-                    Err(refused) => panic!("unmap of {range:?}: {:?}", refused.error),
-                }
-            }
-        };
-        let freed = match smmu::Domain::invalidate(&smmu.commands, stale) {
-            Ok(freed) => freed,
             Err(unfinished) => {
                 log::error!("IOMMU: {:?} stays out of use: {:?}", range, unfinished.error);
                 counters::LOST_BYTES.add(range.len());
                 // What is stale is never dropped: `held` stays as it is for good.
-                return Err(DmaError::IommuTimeout);
+                Err(DmaError::IommuTimeout)
             }
-        };
-        let held = freed.take(&mut Tables);
-        self.free(range);
-        Ok(held)
-    }
-
-    fn free(&self, range: AddrRange<Iova>) {
-        if let State::Translated(translated) = &mut *self.state.lock() {
-            translated.free(range);
         }
-        counters::IOVA_RANGES.sub(1);
     }
 
     /// Shows every page or block of `range`, lowest first; nothing without translation.
     pub fn leaves(&self, range: AddrRange<Iova>, visit: impl FnMut(pagetable::Leaf<Iova>)) {
-        if let State::Translated(translated) = &*self.state.lock() {
-            translated.domain.leaves(&Tables, range, visit);
+        if let Kind::Translated(_, translated) = &self.kind {
+            translated.lock().leaves(range, visit);
         }
     }
 
     /// Shows every page or block there is, lowest first.
     pub fn all_leaves(&self, visit: impl FnMut(pagetable::Leaf<Iova>)) {
-        let space = match &*self.state.lock() {
-            State::Translated(translated) => translated.ranges.space(),
-            State::Direct(_) => return,
-        };
-        self.leaves(AddrRange::new(Iova::new(0), space.end()), visit);
+        if let Kind::Translated(_, translated) = &self.kind {
+            let translated = translated.lock();
+            translated.leaves(AddrRange::new(Iova::new(0), translated.end()), visit);
+        }
     }
 
     /// Calls `action` with the SMMU's domain, if there is one.
     pub(super) fn with_smmu<R>(&self, action: impl FnOnce(&mut smmu::Domain) -> R) -> Option<R> {
-        match &mut *self.state.lock() {
-            State::Translated(translated) => Some(action(&mut translated.domain)),
-            State::Direct(_) => None,
+        match &self.kind {
+            Kind::Translated(_, translated) => Some(action(translated.lock().smmu_domain())),
+            Kind::Direct(_) => None,
         }
     }
 }
 
 impl Drop for Domain {
     fn drop(&mut self) {
-        let state = core::mem::replace(self.state.get_mut(), State::Direct(Vec::new()));
-        if let State::Translated(Translated { smmu, domain, .. }) = state {
-            smmu.destroy(domain);
-        }
-    }
-}
-
-impl Translated {
-    fn reserve(&mut self, range: AddrRange<Iova>) -> Result<(), DmaError> {
-        let (len, highest) = (range.len(), range.end());
-        let full = DmaError::OutOfIova { len, highest };
-        let whole = range.align_outward(PAGE_SIZE).ok_or(full)?;
-        // What no device can put on the bus needs no reservation.
-        match whole.intersection(&self.ranges.space()) {
-            Some(inside) => self.ranges.alloc_at(inside).map_err(|_| full),
-            None => Ok(()),
-        }
-    }
-
-    fn map_registers(&mut self, registers: AddrRange<PhysAddr>) -> Result<(), DmaError> {
-        let pages = registers.align_outward(PAGE_SIZE).ok_or(DmaError::TooLong { len: registers.len() })?;
-        let range = AddrRange::new(Iova::new(pages.start().raw()), Iova::new(pages.end().raw()));
-        self.reserve(range)?;
-        let mapping = Mapping::read_write(MemoryType::Device);
-        self.fill(Chunk::of_range(pages), range, mapping)
-    }
-
-    fn map(&mut self, chunks: impl Iterator<Item = Chunk>, wish: &Wish) -> Result<AddrRange<Iova>, DmaError> {
-        let range = self.place(wish)?;
-        self.fill(chunks, range, wish.mapping)?;
-        Ok(range)
-    }
-
-    /// Addresses for a mapping: aligned as wished, or less where the space below the mask is too small for that.
-    fn place(&mut self, wish: &Wish) -> Result<AddrRange<Iova>, DmaError> {
-        let highest = wish.mask.highest();
-        let full = DmaError::OutOfIova { len: wish.len, highest };
-        if inject::fails(Step::Iova) {
-            return Err(full);
-        }
-        let limit = match wish.fit {
-            Fit::Whole => highest,
-            // Its first page is reachable then.
-            Fit::Start => Iova::new(highest.raw().saturating_add(wish.len - PAGE_SIZE)),
-        };
-        let smaller = [Order::BLOCK_2M, Order::CONTIGUOUS, Order::PAGE].map(Order::bytes);
-        let aligns =
-            core::iter::once(wish.align).chain(smaller.into_iter().filter(|&align| align < wish.align));
-        for align in aligns {
-            if let Ok(range) = self.ranges.alloc(wish.len, align, limit) {
-                return Ok(range);
-            }
-        }
-        Err(full)
-    }
-
-    /// Maps `chunks` to `range`; on failure the range is free again, unless the IOMMU might still know some of it.
-    fn fill(
-        &mut self,
-        chunks: impl Iterator<Item = Chunk>,
-        range: AddrRange<Iova>,
-        mapping: Mapping,
-    ) -> Result<(), DmaError> {
-        let commands = &self.smmu.commands;
-        let error = match self.domain.map(&mut Tables, commands, range.start(), chunks, mapping) {
-            Ok(()) => return Ok(()),
-            Err(MapError::NotForgotten { error, .. }) => {
-                log::error!("IOMMU: {range:?} stays out of use: {error:?}");
-                return Err(DmaError::IommuTimeout);
-            }
-            Err(MapError::Table(pagetable::MapError::OutOfTables)) => DmaError::OutOfTables,
-            Err(MapError::Table(pagetable::MapError::OutputTooLarge(_))) => {
-                DmaError::TooLong { len: range.len() }
-            }
-            // The range was free, aligned and inside; an error here is a broken invariant.
-            Err(error) => panic!("map of {range:?}: {error:?}"),
-        };
-        self.free(range);
-        Err(error)
-    }
-
-    fn free(&mut self, range: AddrRange<Iova>) {
-        if let Err(error) = self.ranges.free(range) {
-            panic!("device addresses {range:?} freed: {error:?}");
+        let kind = core::mem::replace(&mut self.kind, Kind::Direct(Vec::new()));
+        if let Kind::Translated(smmu, translated) = kind {
+            smmu.destroy(translated.into_inner().into_smmu_domain());
         }
     }
 }

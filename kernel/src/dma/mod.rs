@@ -20,6 +20,7 @@ pub mod inject;
 pub mod iommu;
 pub mod stream;
 pub mod trace;
+mod translated;
 
 pub use attachment::Attachment;
 pub use buffer::{Buffer, Side};

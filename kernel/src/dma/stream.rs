@@ -12,7 +12,7 @@ use super::buffer::Side;
 use super::device::Device;
 use super::domain::{Fit, Wish};
 use crate::memory::{kmap, linear};
-use addr::{AddrRange, Address, Chunk, Iova, MemoryType, Order, PAGE_SIZE, PhysAddr};
+use addr::{AddrRange, Address, Chunk, Iova, MemoryType, Order, PAGE_SIZE, Pfn, PhysAddr};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -65,27 +65,26 @@ impl Lent {
     fn new(device: &Arc<Device>, memory: &dyn StreamMemory, direction: Direction) -> Result<Self, DmaError> {
         let segments = memory.segments();
         let bytes = check(segments, direction, device.is_coherent())?;
-        let chunks = || segments.iter().flat_map(chunks_of);
-        let len = chunks().map(Chunk::bytes).sum();
-        let largest = chunks().map(Chunk::bytes).max().unwrap_or(PAGE_SIZE);
+        let offset = offset(segments);
         if !device.is_coherent() {
-            hand_over(chunks(), Side::Device, direction);
+            hand_over(PageChunks::new(segments), Side::Device, direction);
         }
         let wish = Wish {
-            len,
-            align: largest.min(Order::BLOCK_2M.bytes()),
+            // The pieces meet at page borders, so this is the sum of their pages.
+            len: (offset + bytes).next_multiple_of(PAGE_SIZE),
+            align: alignment(segments),
             mask: device.mask(),
             fit: Fit::Whole,
             mapping: mapping(direction),
         };
-        let pages = device.domain().map(chunks(), &wish)?;
-        let start = pages.start() + offset(segments);
+        let pages = device.domain().map(PageChunks::new(segments), &wish)?;
+        let start = pages.start() + offset;
         Ok(Self { device: device.clone(), pages, range: AddrRange::new(start, start + bytes), direction })
     }
 
     fn sync(&self, memory: &dyn StreamMemory, to: Side) {
         if !self.device.is_coherent() {
-            hand_over(memory.segments().iter().flat_map(chunks_of), to, self.direction);
+            hand_over(PageChunks::new(memory.segments()), to, self.direction);
         }
     }
 }
@@ -127,12 +126,41 @@ fn check(segments: &[Segment], direction: Direction, coherent: bool) -> Result<u
     }
 }
 
-/// The chunks of the whole pages around a piece.
-fn chunks_of(segment: &Segment) -> impl Iterator<Item = Chunk> + Clone + use<> {
-    let start = segment.start.align_down(PAGE_SIZE);
-    // `check` has seen that the end is an address; the last page of all is no RAM.
-    let end = (segment.start + segment.len).align_up(PAGE_SIZE).unwrap_or(start);
-    Chunk::of_range(AddrRange::new(start, end))
+/// The alignment that lets the longest piece be mapped by blocks or with the contiguous hint, if it is long enough for
+/// either.
+fn alignment(segments: &[Segment]) -> u64 {
+    let longest = segments.iter().map(|segment| segment.len).max().unwrap_or(0);
+    let useful = [Order::BLOCK_2M, Order::CONTIGUOUS].map(Order::bytes);
+    useful.into_iter().find(|&bytes| bytes <= longest).unwrap_or(PAGE_SIZE)
+}
+
+/// The chunks of the whole pages around the pieces of a list that [`check`] has seen.
+#[derive(Clone)]
+struct PageChunks<'a> {
+    segments: core::slice::Iter<'a, Segment>,
+    next: Pfn,
+    end: Pfn,
+}
+
+impl<'a> PageChunks<'a> {
+    fn new(segments: &'a [Segment]) -> Self {
+        Self { segments: segments.iter(), next: Pfn::new(0), end: Pfn::new(0) }
+    }
+}
+
+impl Iterator for PageChunks<'_> {
+    type Item = Chunk;
+
+    fn next(&mut self) -> Option<Chunk> {
+        if self.next == self.end {
+            let segment = self.segments.next()?;
+            self.next = Pfn::containing(segment.start);
+            self.end = Pfn::containing(segment.start + (segment.len - 1)).offset(1);
+        }
+        let chunk = Chunk::largest_at(self.next, self.end.raw() - self.next.raw())?;
+        self.next = self.next.offset(chunk.frames());
+        Some(chunk)
+    }
 }
 
 /// Cache maintenance for a list, complete when this returns.

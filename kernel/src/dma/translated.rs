@@ -1,0 +1,143 @@
+//! A domain behind an SMMU: which addresses are taken, and the tables behind them.
+
+use super::domain::{Fit, Wish};
+use super::inject::{self, Step};
+use super::iommu::{Smmu, Tables};
+use addr::{AddrRange, Chunk, Iova, MemoryType, Order, PAGE_SIZE, PhysAddr};
+use dma_api::DmaError;
+use drivers::iommu::{Domain as _, MapError, Stale};
+use drivers::smmu;
+use memory::RangeAllocator;
+use pagetable::{Leaf, Mapping};
+
+/// What the lock of a domain protects.
+pub(super) struct Translated {
+    smmu: &'static Smmu,
+    ranges: RangeAllocator<Iova>,
+    domain: smmu::Domain,
+}
+
+impl Translated {
+    /// `domain`, in which nothing is mapped.
+    pub fn new(smmu: &'static Smmu, domain: smmu::Domain, input_bits: u8) -> Self {
+        // Address 0 stays free: drivers and devices take it for "nothing".
+        let space = AddrRange::new(Iova::new(PAGE_SIZE), Iova::new(1 << input_bits));
+        Self { smmu, ranges: RangeAllocator::new(space), domain }
+    }
+
+    /// The SMMU's part.
+    pub fn smmu_domain(&mut self) -> &mut smmu::Domain {
+        &mut self.domain
+    }
+
+    /// The SMMU's part, to be taken apart.
+    pub fn into_smmu_domain(self) -> smmu::Domain {
+        self.domain
+    }
+
+    /// The first address that is not translated.
+    pub fn end(&self) -> Iova {
+        self.ranges.space().end()
+    }
+
+    /// Shows every page or block of `range`, lowest first.
+    pub fn leaves(&self, range: AddrRange<Iova>, visit: impl FnMut(Leaf<Iova>)) {
+        self.domain.leaves(&Tables, range, visit);
+    }
+
+    /// See [`Domain::reserve`](super::Domain::reserve).
+    pub fn reserve(&mut self, range: AddrRange<Iova>) -> Result<(), DmaError> {
+        let (len, highest) = (range.len(), range.end());
+        let full = DmaError::OutOfIova { len, highest };
+        let whole = range.align_outward(PAGE_SIZE).ok_or(full)?;
+        // What no device can put on the bus needs no reservation.
+        match whole.intersection(&self.ranges.space()) {
+            Some(inside) => self.ranges.alloc_at(inside).map_err(|_| full),
+            None => Ok(()),
+        }
+    }
+
+    /// See [`Domain::map_registers`](super::Domain::map_registers).
+    pub fn map_registers(&mut self, registers: AddrRange<PhysAddr>) -> Result<(), DmaError> {
+        let pages = registers.align_outward(PAGE_SIZE).ok_or(DmaError::TooLong { len: registers.len() })?;
+        let range = AddrRange::new(Iova::new(pages.start().raw()), Iova::new(pages.end().raw()));
+        self.reserve(range)?;
+        let mapping = Mapping::read_write(MemoryType::Device);
+        self.fill(Chunk::of_range(pages), range, mapping)
+    }
+
+    /// See [`Domain::map`](super::Domain::map).
+    pub fn map(
+        &mut self,
+        chunks: impl Iterator<Item = Chunk>,
+        wish: &Wish,
+    ) -> Result<AddrRange<Iova>, DmaError> {
+        let range = self.place(wish)?;
+        self.fill(chunks, range, wish.mapping)?;
+        Ok(range)
+    }
+
+    /// Addresses for a mapping: aligned as wished, or less where the space below the mask is too small for that.
+    fn place(&mut self, wish: &Wish) -> Result<AddrRange<Iova>, DmaError> {
+        let highest = wish.mask.highest();
+        let full = DmaError::OutOfIova { len: wish.len, highest };
+        if inject::fails(Step::Iova) {
+            return Err(full);
+        }
+        let limit = match wish.fit {
+            Fit::Whole => highest,
+            // Its first page is reachable then.
+            Fit::Start => Iova::new(highest.raw().saturating_add(wish.len - PAGE_SIZE)),
+        };
+        let smaller = [Order::BLOCK_2M, Order::CONTIGUOUS, Order::PAGE].map(Order::bytes);
+        let aligns =
+            core::iter::once(wish.align).chain(smaller.into_iter().filter(|&align| align < wish.align));
+        for align in aligns {
+            if let Ok(range) = self.ranges.alloc(wish.len, align, limit) {
+                return Ok(range);
+            }
+        }
+        Err(full)
+    }
+
+    /// Maps `chunks` to `range`; on failure the range is free again, unless the IOMMU might still know some of it.
+    fn fill(
+        &mut self,
+        chunks: impl Iterator<Item = Chunk>,
+        range: AddrRange<Iova>,
+        mapping: Mapping,
+    ) -> Result<(), DmaError> {
+        let commands = &self.smmu.commands;
+        let error = match self.domain.map(&mut Tables, commands, range.start(), chunks, mapping) {
+            Ok(()) => return Ok(()),
+            Err(MapError::NotForgotten { error, .. }) => {
+                log::error!("IOMMU: {range:?} stays out of use: {error:?}");
+                return Err(DmaError::IommuTimeout);
+            }
+            Err(MapError::Table(pagetable::MapError::OutOfTables)) => DmaError::OutOfTables,
+            Err(MapError::Table(pagetable::MapError::OutputTooLarge(_))) => {
+                DmaError::TooLong { len: range.len() }
+            }
+            // The range was free, aligned and inside; an error here is a broken invariant.
+            Err(error) => panic!("map of {range:?}: {error:?}"),
+        };
+        self.free(range);
+        Err(error)
+    }
+
+    /// Clears the tables of a range that one call has mapped.
+    pub fn unmap<T>(&mut self, range: AddrRange<Iova>, held: T) -> Stale<T> {
+        match self.domain.unmap(&mut Tables, &self.smmu.commands, range, held) {
+            Ok(stale) => stale,
+            // It was mapped by one call, so no block is cut and no table is needed.
+            Err(refused) => panic!("unmap of {range:?}: {:?}", refused.error),
+        }
+    }
+
+    /// Ends the use of addresses that the SMMU has forgotten.
+    pub fn free(&mut self, range: AddrRange<Iova>) {
+        if let Err(error) = self.ranges.free(range) {
+            panic!("device addresses {range:?} freed: {error:?}");
+        }
+    }
+}
