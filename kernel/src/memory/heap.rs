@@ -4,6 +4,7 @@
 //! held, when the heap cannot grow. Hence the reserve: whoever is about to lock the zones calls
 //! [`ensure_reserve`] first, and ordinary allocations never dip into it - they grow the heap instead.
 
+use crate::memory::recent_blocks::RecentBlocks;
 use crate::memory::zones;
 use crate::sync::SpinLock;
 use addr::Order;
@@ -31,11 +32,17 @@ struct InitialHeap(UnsafeCell<[u8; INITIAL]>);
 unsafe impl Sync for InitialHeap {}
 static INITIAL_HEAP: InitialHeap = InitialHeap(UnsafeCell::new([0; INITIAL]));
 
-static HEAP: SpinLock<Heap<ORDERS>> = SpinLock::new(Heap::new());
-/// A copy of the heap's free bytes that can be read without its lock.
+static HEAP: SpinLock<Blocks> = SpinLock::new(Blocks { heap: Heap::new(), recent: RecentBlocks::new() });
+/// A copy of the heap's free bytes (without recent blocks) that can be read without its lock.
 static FREE: AtomicUsize = AtomicUsize::new(0);
 /// Bytes taken from lowmem so far.
 static GROWN: AtomicUsize = AtomicUsize::new(0);
+
+/// The heap, and the blocks in front of it.
+struct Blocks {
+    heap: Heap<ORDERS>,
+    recent: RecentBlocks,
+}
 
 struct KernelHeap;
 
@@ -59,19 +66,36 @@ unsafe impl GlobalAlloc for KernelHeap {
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        let mut heap = HEAP.lock();
-        if let Some(block) = NonNull::new(block) {
-            // SAFETY: the caller got this block from `alloc` with this layout, which took it from this heap.
-            unsafe { heap.dealloc(block, layout) };
+        let Some(block) = NonNull::new(block) else { return };
+        let whole = block_of(layout);
+        let Blocks { heap, recent } = &mut *HEAP.lock();
+        // SAFETY: the caller got this block from `alloc` with this layout and gives it back; `alloc` took the whole
+        // block from this heap, at one time or another with the same layout.
+        unsafe {
+            if !recent.push(block, whole.size()) {
+                heap.dealloc(block, whole);
+                note_free(heap);
+            }
         }
-        note_free(&heap);
     }
 }
 
+/// The whole block that the heap gives for `layout`: a power of two, aligned to its size.
+fn block_of(layout: Layout) -> Layout {
+    let size = layout.size().max(layout.align()).max(size_of::<usize>());
+    let whole = size.checked_next_power_of_two().and_then(|size| Layout::from_size_align(size, size).ok());
+    // A layout has at most `isize::MAX` bytes; what is rounded up past that, the heap refuses as it is.
+    whole.unwrap_or(layout)
+}
+
 fn allocate(layout: Layout) -> *mut u8 {
-    let mut heap = HEAP.lock();
-    let block = heap.alloc(layout).map_or(ptr::null_mut(), NonNull::as_ptr);
-    note_free(&heap);
+    let whole = block_of(layout);
+    let Blocks { heap, recent } = &mut *HEAP.lock();
+    if let Some(block) = recent.pop(whole.size()) {
+        return block.as_ptr();
+    }
+    let block = heap.alloc(whole).map_or(ptr::null_mut(), NonNull::as_ptr);
+    note_free(heap);
     block
 }
 
@@ -82,10 +106,10 @@ fn note_free(heap: &Heap<ORDERS>) {
 /// Gives the static start to the heap. Called once, before the first allocation.
 pub fn init() {
     let start = INITIAL_HEAP.0.get() as usize;
-    let mut heap = HEAP.lock();
+    let heap = &mut HEAP.lock().heap;
     // SAFETY: the array is static and nothing else refers to it.
     unsafe { heap.add_to_heap(start, start + INITIAL) };
-    note_free(&heap);
+    note_free(heap);
 }
 
 /// Makes sure that a zone operation finds [`RESERVE`] bytes; says whether it does. Must not be called with the
@@ -100,18 +124,18 @@ fn grow(layout: Layout) -> bool {
     let order = Order::covering(frames).unwrap_or(Order::MAX).max(GROWTH);
     let Some(chunk) = zones::take_for_heap(order) else { return false };
     let start = super::linear::address_of(chunk.start()).raw() as usize;
-    let mut heap = HEAP.lock();
+    let heap = &mut HEAP.lock().heap;
     // SAFETY: the chunk is ours for good, in the linear map, and nothing else refers to it.
     unsafe { heap.add_to_heap(start, start + chunk.bytes() as usize) };
     GROWN.fetch_add(chunk.bytes() as usize, Ordering::Relaxed);
-    note_free(&heap);
+    note_free(heap);
     true
 }
 
 /// Bytes of the heap: in use (as blocks), and in all.
 pub fn usage() -> (usize, usize) {
-    let heap = HEAP.lock();
-    (heap.stats_alloc_actual(), heap.stats_total_bytes())
+    let Blocks { heap, recent } = &*HEAP.lock();
+    (heap.stats_alloc_actual() - recent.bytes(), heap.stats_total_bytes())
 }
 
 /// Bytes of lowmem that the heap has taken.

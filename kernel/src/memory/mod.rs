@@ -7,6 +7,7 @@ pub mod kernel_map;
 pub mod kmap;
 pub mod layout;
 pub mod linear;
+mod recent_blocks;
 pub mod stack;
 pub mod tables;
 pub mod vmalloc;
