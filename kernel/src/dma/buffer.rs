@@ -10,6 +10,7 @@ use super::trace::Event;
 use crate::memory::vmalloc::{self, VMALLOC};
 use crate::memory::{kmap, layout, linear, zones};
 use addr::{AddrRange, Chunk, KernelVa, MemoryType, PAGE_SIZE};
+use alloc::sync::Arc;
 use dma_api::{Attrs, Direction, DmaError};
 use memory::chunks::Request;
 use memory::{Frames, OwnedChunk};
@@ -40,10 +41,12 @@ impl Buffer {
     ///
     /// # Errors
     /// As [`frames::take`]; everything is as before.
-    pub(super) fn new(request: &Request, attrs: Attrs, memory: MemoryType) -> Result<Self, DmaError> {
-        let frames = frames::take(request)?;
+    pub(super) fn new(request: &Request, attrs: Attrs, memory: MemoryType) -> Result<Arc<Self>, DmaError> {
+        let mut buffer = Arc::new(Self { frames: Frames::new(), attrs, memory, view: Once::new() });
+        // In place: moving the list about would cost more than finding a chunk.
+        let Some(this) = Arc::get_mut(&mut buffer) else { unreachable!("nobody else has seen it") };
+        frames::take(request, &mut this.frames)?;
         // From here on, dropping the buffer is the undo.
-        let buffer = Self { frames, attrs, memory, view: Once::new() };
         buffer.count(counters::Gauge::add);
         match memory {
             MemoryType::WriteBack => kmap::zero_all(buffer.chunks()),
@@ -159,15 +162,17 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
+        if self.frames.is_empty() {
+            return;
+        }
         self.event().print("free");
         self.count(counters::Gauge::sub);
         // The kernel's mapping first: no frame gets its cacheable alias back, or another owner, while it is there.
         self.view = Once::new();
-        let mut frames = core::mem::take(&mut self.frames);
         if self.memory == MemoryType::WriteBack {
-            frames::give_back(frames);
+            self.frames.give_back(&mut zones::Source);
         } else {
-            frames.drain().for_each(give_back_cacheable);
+            self.frames.drain().for_each(give_back_cacheable);
         }
     }
 }

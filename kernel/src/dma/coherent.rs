@@ -38,7 +38,6 @@ fn try_alloc(device: &Arc<Device>, len: u64, attrs: Attrs) -> Result<Attachment,
         Some(low) => Buffer::new(&low, attrs, memory).or_else(|_| Buffer::new(&request, attrs, memory)),
         None => Buffer::new(&request, attrs, memory),
     }?;
-    let buffer = Arc::new(buffer);
     buffer.event().for_device(device).print("alloc");
     let attachment = Attachment::new(device, buffer, Fit::Whole)?;
     if wants_view(device, attrs) {
@@ -61,7 +60,7 @@ pub fn alloc_unattached(len: u64, attrs: Attrs) -> Result<Arc<Buffer>, DmaError>
         contiguous: attrs.contains(Attrs::FORCE_CONTIGUOUS),
         ..Request::new(frames)
     };
-    let buffer = Arc::new(Buffer::new(&request, attrs, memory)?);
+    let buffer = Buffer::new(&request, attrs, memory)?;
     buffer.event().print("alloc");
     Ok(buffer)
 }

@@ -23,20 +23,15 @@ impl FrameSource for Source {
     }
 }
 
-/// Takes what `request` asks for.
+/// Takes what `request` asks for into `list`, which is empty; after an error it is empty again.
 ///
 /// # Errors
 /// [`DmaError::OutOfFrames`], [`DmaError::OutOfHeap`], [`DmaError::TooLong`], [`DmaError::ZeroLength`].
-pub(super) fn take(request: &Request) -> Result<Frames, DmaError> {
-    chunks::take(&mut Source, request).map_err(|error| match error {
+pub(super) fn take(request: &Request, list: &mut Frames) -> Result<(), DmaError> {
+    chunks::take_into(&mut Source, request, list).map_err(|error| match error {
         ChunkError::Nothing => DmaError::ZeroLength,
         ChunkError::TooLong { wanted } => DmaError::TooLong { len: wanted * addr::PAGE_SIZE },
         ChunkError::OutOfFrames { wanted, had } => DmaError::OutOfFrames { wanted, had },
         ChunkError::OutOfHeap => DmaError::OutOfHeap,
     })
-}
-
-/// Gives frames back, which nothing reaches any more.
-pub(super) fn give_back(frames: Frames) {
-    zones::give_all(frames);
 }

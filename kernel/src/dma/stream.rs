@@ -11,7 +11,7 @@
 use super::buffer::Side;
 use super::device::Device;
 use super::domain::{Fit, Wish};
-use crate::memory::{kmap, linear};
+use crate::memory::{kmap, linear, zones};
 use addr::{AddrRange, Address, Chunk, Iova, MemoryType, Order, PAGE_SIZE, Pfn, PhysAddr};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -254,8 +254,8 @@ impl Pages {
     }
 
     fn take(request: &Request, len: u64) -> Result<Box<Self>, DmaError> {
-        let frames = super::frames::take(&Request { reach: Reach::LOW, ..*request })?;
-        let mut pages = Self { segments: Vec::new(), frames };
+        let mut pages = Self { segments: Vec::new(), frames: Frames::new() };
+        super::frames::take(&Request { reach: Reach::LOW, ..*request }, &mut pages.frames)?;
         if request.contiguous {
             let start = pages.frames.chunks().next().map_or(PhysAddr::new(0), Chunk::start);
             pages.segments.push(Segment { start, len });
@@ -292,6 +292,6 @@ unsafe impl StreamMemory for Pages {
 
 impl Drop for Pages {
     fn drop(&mut self) {
-        super::frames::give_back(core::mem::take(&mut self.frames));
+        self.frames.give_back(&mut zones::Source);
     }
 }

@@ -59,7 +59,7 @@ pub fn give(chunk: OwnedChunk) {
 }
 
 /// Gives a list of chunks back.
-pub fn give_all(frames: Frames) {
+pub fn give_all(mut frames: Frames) {
     frames.give_back(&mut Source);
 }
 

@@ -2,7 +2,7 @@
 
 use crate::frames::{Frames, OutOfHeap, OwnedChunk};
 use crate::zone::{FrameSource, Reach};
-use addr::{AddrRange, Address, Chunk, Order};
+use addr::{AddrRange, Chunk, Order};
 
 /// What frames somebody wants.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -63,55 +63,83 @@ impl From<OutOfHeap> for ChunkError {
 /// # Errors
 /// See [`ChunkError`]; all frames are back in `source`.
 pub fn take(source: &mut impl FrameSource, request: &Request) -> Result<Frames, ChunkError> {
+    let mut frames = Frames::new();
+    take_into(source, request, &mut frames)?;
+    Ok(frames)
+}
+
+/// [`take`] into a list where it stays: a list is large enough for moving it to cost more than a short search.
+///
+/// # Errors
+/// As [`take`]; the list is empty.
+pub fn take_into(
+    source: &mut impl FrameSource,
+    request: &Request,
+    list: &mut Frames,
+) -> Result<(), ChunkError> {
+    debug_assert!(list.is_empty());
     if request.frames == 0 {
         return Err(ChunkError::Nothing);
     }
     if request.contiguous {
-        return take_run(source, request);
+        return take_run(source, request, list);
     }
-    let mut all = Frames::new();
     for reach in request.reach.passes() {
-        let missing = request.frames - all.frames();
-        if missing == 0 {
-            break;
+        let missing = request.frames - list.frames();
+        if list.is_empty() {
+            take_from(source, reach, missing, request.largest, list)?;
+        } else {
+            take_more(source, reach, missing, request.largest, list)?;
         }
-        let found = match take_from(source, reach, missing, request.largest) {
-            Ok(found) => found,
-            Err(error) => return Err(undo(source, all, error.into())),
-        };
-        all = merge(source, all, found)?;
+        if list.frames() == request.frames {
+            return Ok(());
+        }
     }
-    if all.frames() < request.frames {
-        let error = ChunkError::OutOfFrames { wanted: request.frames, had: all.frames() };
-        return Err(undo(source, all, error));
-    }
-    Ok(all)
+    let had = list.frames();
+    list.give_back(source);
+    Err(ChunkError::OutOfFrames { wanted: request.frames, had })
 }
 
-/// As many of the `wanted` frames as there are within `reach`.
+/// As many of the `wanted` frames as there are within `reach`, into an empty list. After an error it is empty again.
 fn take_from(
     source: &mut impl FrameSource,
     reach: Reach,
     wanted: u64,
     largest: Order,
-) -> Result<Frames, OutOfHeap> {
-    let mut found = Frames::new();
+    list: &mut Frames,
+) -> Result<(), OutOfHeap> {
     let mut limit = Some(largest);
-    while let Some(order) = limit.and_then(|limit| Some(limit.min(Order::fitting(wanted - found.frames())?)))
-    {
+    while let Some(order) = limit.and_then(|limit| Some(limit.min(Order::fitting(wanted - list.frames())?))) {
         match source.take(order, reach) {
-            Some(chunk) => push(source, &mut found, chunk)?,
+            Some(chunk) => push(source, list, chunk)?,
             None => limit = order.smaller(),
         }
     }
-    Ok(found)
+    Ok(())
+}
+
+/// [`take_from`], joined with what the list has.
+fn take_more(
+    source: &mut impl FrameSource,
+    reach: Reach,
+    wanted: u64,
+    largest: Order,
+    list: &mut Frames,
+) -> Result<(), OutOfHeap> {
+    let mut found = Frames::new();
+    if let Err(error) = take_from(source, reach, wanted, largest, &mut found) {
+        list.give_back(source);
+        return Err(error);
+    }
+    *list = merge(source, core::mem::take(list), found)?;
+    Ok(())
 }
 
 /// Appends the chunk, or gives everything back.
 fn push(source: &mut impl FrameSource, list: &mut Frames, chunk: OwnedChunk) -> Result<(), OutOfHeap> {
     list.push(chunk).map_err(|(chunk, error)| {
         source.give(chunk);
-        core::mem::take(list).give_back(source);
+        list.give_back(source);
         error
     })
 }
@@ -142,28 +170,21 @@ fn merge(source: &mut impl FrameSource, mut a: Frames, mut b: Frames) -> Result<
 }
 
 /// One run: the chunk that covers it, without the frames behind its end.
-fn take_run(source: &mut impl FrameSource, request: &Request) -> Result<Frames, ChunkError> {
+fn take_run(source: &mut impl FrameSource, request: &Request, list: &mut Frames) -> Result<(), ChunkError> {
     let wanted = request.frames;
     let order = Order::covering(wanted).ok_or(ChunkError::TooLong { wanted })?;
-    let cover =
-        source.take(order, request.reach).ok_or(ChunkError::OutOfFrames { wanted, had: 0 })?.release();
+    let cover = source.take(order, request.reach).ok_or(ChunkError::OutOfFrames { wanted, had: 0 })?;
+    let cover = cover.release();
     let end = cover.first().offset(wanted).start();
     for tail in Chunk::of_range(AddrRange::new(end, cover.range().end())) {
         source.give(OwnedChunk::adopt(tail));
     }
-    let mut run = Frames::new();
     let mut result = Ok(());
     for part in Chunk::of_range(AddrRange::new(cover.start(), end)).map(OwnedChunk::adopt) {
         match result {
-            Ok(()) => result = push(source, &mut run, part),
+            Ok(()) => result = push(source, list, part),
             Err(_) => source.give(part),
         }
     }
-    debug_assert!(result.is_err() || cover.start().is_aligned(order.bytes()));
-    result.map(|()| run).map_err(ChunkError::from)
-}
-
-fn undo(source: &mut impl FrameSource, taken: Frames, error: ChunkError) -> ChunkError {
-    taken.give_back(source);
-    error
+    Ok(result?)
 }

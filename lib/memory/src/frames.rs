@@ -112,9 +112,11 @@ impl Frames {
         self.frames == 0
     }
 
-    /// Gives all frames back to where they came from.
-    pub fn give_back(mut self, source: &mut impl FrameSource) {
-        self.drain().for_each(|chunk| source.give(chunk));
+    /// Gives all frames back to where they came from; the list is empty then.
+    pub fn give_back(&mut self, source: &mut impl FrameSource) {
+        self.chunks().for_each(|chunk| source.give(OwnedChunk::adopt(chunk)));
+        (self.inline_len, self.frames) = (0, 0);
+        self.pieces.clear();
     }
 
     /// Takes all chunks out, in order. What the iterator has not returned when it is dropped is leaked.

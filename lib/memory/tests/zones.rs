@@ -32,12 +32,12 @@ fn free(zones: &Zones) -> (u64, u64) {
 #[test]
 fn high_memory_goes_first_and_low_memory_helps_out() {
     let mut zones = zones(16, 24, 32);
-    let all = chunks::take(&mut zones, &Request::new(16)).unwrap();
+    let mut all = chunks::take(&mut zones, &Request::new(16)).unwrap();
     assert_eq!(starts(&all), [(24, 3), (16, 3)]);
     assert_eq!(free(&zones), (0, 0));
     all.give_back(&mut zones);
     let reach = Reach::LOW;
-    let low = chunks::take(&mut zones, &Request { reach, ..Request::new(8) }).unwrap();
+    let mut low = chunks::take(&mut zones, &Request { reach, ..Request::new(8) }).unwrap();
     assert_eq!(starts(&low), [(16, 3)]);
     let none = chunks::take(&mut zones, &Request { reach, ..Request::new(1) });
     assert_eq!(none.unwrap_err(), ChunkError::OutOfFrames { wanted: 1, had: 0 });
@@ -49,11 +49,11 @@ fn high_memory_goes_first_and_low_memory_helps_out() {
 fn the_reserve_is_kept_from_those_who_could_have_had_high_memory() {
     let mut zones = zones(16, 24, 32);
     zones.set_reserve(3);
-    let most = chunks::take(&mut zones, &Request::new(13)).unwrap();
+    let mut most = chunks::take(&mut zones, &Request::new(13)).unwrap();
     assert_eq!(free(&zones), (3, 0));
     let error = chunks::take(&mut zones, &Request::new(1)).unwrap_err();
     assert_eq!(error, ChunkError::OutOfFrames { wanted: 1, had: 0 });
-    let kernel = chunks::take(&mut zones, &Request { reach: Reach::LOW, ..Request::new(3) }).unwrap();
+    let mut kernel = chunks::take(&mut zones, &Request { reach: Reach::LOW, ..Request::new(3) }).unwrap();
     assert_eq!(free(&zones), (0, 0));
     most.give_back(&mut zones);
     kernel.give_back(&mut zones);
@@ -64,7 +64,7 @@ fn a_small_high_chunk_comes_before_a_large_low_one_and_the_list_still_falls() {
     let mut zones = zones(16, 32, 36);
     let hole = zones.take(order(1), Reach::HIGH).unwrap();
     assert_eq!(hole.chunk().first(), Pfn::new(32));
-    let mixed = chunks::take(&mut zones, &Request::new(10)).unwrap();
+    let mut mixed = chunks::take(&mut zones, &Request::new(10)).unwrap();
     assert_eq!(starts(&mixed), [(16, 3), (34, 1)]);
     mixed.give_back(&mut zones);
     zones.give(hole);
@@ -94,7 +94,7 @@ fn a_limit_selects_banks_at_powers_of_two() {
 fn a_limit_at_the_end_of_ram_reaches_a_bank_that_is_not_full() {
     let mut zones = zones(8, 0, 11);
     let reach = Reach::ANYWHERE.up_to(PhysAddr::new(11 * PAGE_SIZE - 1));
-    let all = chunks::take(&mut zones, &Request { reach, ..Request::new(3) }).unwrap();
+    let mut all = chunks::take(&mut zones, &Request { reach, ..Request::new(3) }).unwrap();
     all.give_back(&mut zones);
     assert_eq!(zones.take(Order::PAGE, reach.up_to(PhysAddr::new(10 * PAGE_SIZE))), None);
 }
@@ -103,7 +103,7 @@ fn a_limit_at_the_end_of_ram_reaches_a_bank_that_is_not_full() {
 fn contiguous_runs_give_back_their_tail() {
     let mut zones = zones(16, 0, 32);
     let request = Request { contiguous: true, ..Request::new(11) };
-    let run = chunks::take(&mut zones, &request).unwrap();
+    let mut run = chunks::take(&mut zones, &request).unwrap();
     assert_eq!(starts(&run), [(16, 3), (24, 1), (26, 0)]);
     assert_eq!(zones.stats(Zone::High).allocated, 11);
     let error = chunks::take(&mut zones, &request).unwrap_err();
@@ -125,7 +125,7 @@ fn requests_for_nothing_and_for_too_much_change_nothing() {
     let error = chunks::take(&mut zones, &Request::new(17)).unwrap_err();
     assert_eq!(error, ChunkError::OutOfFrames { wanted: 17, had: 16 });
     assert_eq!(free(&zones), (4, 12));
-    let again = chunks::take(&mut zones, &Request::new(16)).unwrap();
+    let mut again = chunks::take(&mut zones, &Request::new(16)).unwrap();
     assert_eq!(starts(&again), [(24, 3), (20, 2), (16, 2)]);
     again.give_back(&mut zones);
 }
@@ -133,7 +133,7 @@ fn requests_for_nothing_and_for_too_much_change_nothing() {
 #[test]
 fn single_pages_are_single() {
     let mut zones = zones(16, 0, 32);
-    let pages = chunks::take(&mut zones, &Request { largest: Order::PAGE, ..Request::new(16) }).unwrap();
+    let mut pages = chunks::take(&mut zones, &Request { largest: Order::PAGE, ..Request::new(16) }).unwrap();
     assert_eq!(pages.len(), 16);
     assert_eq!(zones.stats(Zone::High).peak, 16);
     pages.give_back(&mut zones);
@@ -162,7 +162,7 @@ fn three_hundred_gibibytes_are_a_few_hundred_chunks() {
     let (start, end) = (1u64 << 30, 301u64 << 30);
     let mut zones = Zones::new(PhysAddr::new(2 << 30));
     zones.add(ram(start, end));
-    let all = chunks::take(&mut zones, &Request::new(300 << 18)).unwrap();
+    let mut all = chunks::take(&mut zones, &Request::new(300 << 18)).unwrap();
     assert_eq!(all.len(), 300);
     assert_eq!(all.chunks().map(|c| c.start()).min(), Some(PhysAddr::new(start)));
     assert_eq!(all.chunks().map(|c| c.range().end()).max(), Some(PhysAddr::new(end)));
@@ -192,7 +192,7 @@ fn a_failure_at_any_chunk_gives_everything_back() {
     for left in 0..48 {
         let request = Request { largest: order(1), ..Request::new(48) };
         match chunks::take(&mut Failing { zones: &mut zones, left }, &request) {
-            Ok(frames) => frames.give_back(&mut zones),
+            Ok(mut frames) => frames.give_back(&mut zones),
             Err(error) => assert!(matches!(error, ChunkError::OutOfFrames { wanted: 48, .. }), "{error:?}"),
         }
         assert_eq!(free(&zones), before, "after {left} chunks");
@@ -242,7 +242,7 @@ proptest! {
                 }
                 Step::Give(index) => {
                     if held.is_empty() { continue }
-                    let list = held.swap_remove(index % held.len());
+                    let mut list = held.swap_remove(index % held.len());
                     for chunk in list.chunks() {
                         for frame in chunk.first().raw()..chunk.first().raw() + chunk.frames() {
                             out.remove(&frame);
@@ -254,8 +254,8 @@ proptest! {
             let allocated = zones.stats(Zone::Low).allocated + zones.stats(Zone::High).allocated;
             prop_assert_eq!(allocated, out.len() as u64);
         }
-        held.into_iter().for_each(|list| list.give_back(&mut zones));
-        let all = chunks::take(&mut zones, &Request::new(200 - first)).unwrap();
+        held.into_iter().for_each(|mut list| list.give_back(&mut zones));
+        let mut all = chunks::take(&mut zones, &Request::new(200 - first)).unwrap();
         all.give_back(&mut zones);
     }
 }
