@@ -4,7 +4,8 @@ use super::attachment::Attachment;
 use super::buffer::Buffer;
 use super::device::Device;
 use super::domain::Fit;
-use addr::{Chunk, MemoryType, Order, PAGE_SIZE};
+use crate::memory::layout;
+use addr::{AddrRange, Chunk, MemoryType, Order, PAGE_SIZE, PhysAddr};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::ptr::NonNull;
@@ -29,7 +30,8 @@ pub fn alloc(device: &Arc<Device>, len: u64, attrs: Attrs) -> Result<Attachment,
 
 fn try_alloc(device: &Arc<Device>, len: u64, attrs: Attrs) -> Result<Attachment, DmaError> {
     let frames = frames_of(len)?;
-    if !device.mask().holds(frames * PAGE_SIZE) {
+    let reaches_memory = device.domain().highest(device.mask()) >= lowest_memory();
+    if !device.mask().holds(frames * PAGE_SIZE) || !reaches_memory {
         return Err(DmaError::PastMask { len, mask: device.mask() });
     }
     let memory = device.memory_type(attrs);
@@ -63,6 +65,11 @@ pub fn alloc_unattached(len: u64, attrs: Attrs) -> Result<Arc<Buffer>, DmaError>
     let buffer = Buffer::new(&request, attrs, memory)?;
     buffer.event().print("alloc");
     Ok(buffer)
+}
+
+/// The first byte of RAM.
+fn lowest_memory() -> PhysAddr {
+    layout().lowmem.first().map_or(PhysAddr::new(0), AddrRange::start)
 }
 
 /// Whole frames for `len` bytes.

@@ -104,11 +104,14 @@ fn one_buffer_for_two_devices() -> Outcome {
 
 fn many_cpus_alloc_and_free() -> Outcome {
     const ROUNDS: u64 = 200;
-    let Some(edu) = edu() else { skip!("no edu device") };
+    // Without translation edu's 28 bits may reach no memory at all; no device has to move bytes here.
+    let device = match edu() {
+        Some(edu) if edu.device().domain().is_translated() => edu.device().clone(),
+        _ => Device::direct(String::from("selftest"), true, Vec::new()),
+    };
     let cpus = crate::smp::online();
     let before = held();
     let lost = counters::read().lost_bytes.now;
-    let device = edu.device().clone();
     let results = super::threads::run_each(cpus, move |thread| {
         for round in 0..ROUNDS {
             let attrs = if round % 3 == 0 { NO_VIEW | Attrs::ALLOC_SINGLE_PAGES } else { NO_VIEW };
