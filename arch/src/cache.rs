@@ -57,8 +57,7 @@ pub fn clean_invalidate_lines(range: AddrRange<KernelVa>) {
     line::clean_invalidate(range);
 }
 
-/// Fills `range` with zeroes, by `DC ZVA` where whole blocks of it fit. No barrier and no cleaning: ordinary
-/// stores.
+/// Fills `range` with zeroes. No barrier and no cleaning: ordinary stores.
 ///
 /// # Safety
 /// The range is mapped writable as Normal memory, and nobody else refers to it.
@@ -70,6 +69,7 @@ pub unsafe fn zero(range: AddrRange<KernelVa>) {
 #[cfg(target_os = "none")]
 mod line {
     use super::*;
+    use crate::memory::zero_lines;
     use addr::Address;
     use core::arch::asm;
 
@@ -86,7 +86,6 @@ mod line {
         };
     }
     register!(ctr_el0);
-    register!(dczid_el0);
 
     /// Bytes of the smallest data cache line (CTR_EL0.DminLine, log2 of words).
     fn data_line() -> u64 {
@@ -151,49 +150,14 @@ mod line {
     }
 
     pub unsafe fn zero(range: AddrRange<KernelVa>) {
-        const DZP: u64 = 1 << 4;
-        let whole = match dczid_el0() & DZP != 0 {
-            true => AddrRange::new(range.end(), range.end()),
-            false => range.align_inward(block_size()),
-        };
-        let (before, after) = if whole.is_empty() {
-            (range, AddrRange::new(range.end(), range.end()))
-        } else {
-            range.without(&whole)
-        };
-        // SAFETY: the three are parts of the caller's range; `whole` is aligned to and a multiple of the block.
+        let lines = range.align_inward(64);
+        // SAFETY: parts of the caller's range, which is writable and its alone; `lines` is whole lines.
         unsafe {
-            store_zeroes(before);
-            zero_blocks(whole, block_size());
-            store_zeroes(after);
-        }
-    }
-
-    /// Bytes that one DC ZVA zeroes (DCZID_EL0.BS, log2 of words).
-    fn block_size() -> u64 {
-        4 << (dczid_el0() & 0xf)
-    }
-
-    unsafe fn store_zeroes(range: AddrRange<KernelVa>) {
-        // SAFETY: the caller's range is writable and its alone.
-        unsafe { core::ptr::write_bytes(range.start().raw() as *mut u8, 0, range.len() as usize) }
-    }
-
-    /// Sixteen blocks a turn, then the rest.
-    unsafe fn zero_blocks(range: AddrRange<KernelVa>, block: u64) {
-        let (mut at, end) = (range.start().raw(), range.end().raw());
-        let turns_end = end - (end - at) % (16 * block);
-        while at < turns_end {
-            // SAFETY: sixteen whole blocks that are inside the caller's range, by the condition.
-            unsafe {
-                asm!(".rept 16", "dc zva, {at}", "add {at}, {at}, {block}", ".endr",
-                    at = inout(reg) at, block = in(reg) block, options(nostack, preserves_flags));
+            if lines == range {
+                zero_lines(range.start().raw(), range.end().raw());
+            } else {
+                core::ptr::write_bytes(range.start().raw() as *mut u8, 0, range.len() as usize);
             }
-        }
-        while at < end {
-            // SAFETY: inside the caller's range, which is whole blocks.
-            unsafe { asm!("dc zva, {}", in(reg) at, options(nostack, preserves_flags)) };
-            at += block;
         }
     }
 }

@@ -18,6 +18,7 @@ pub mod cpu;
 pub mod exception;
 #[cfg(not(target_os = "none"))]
 pub mod fake;
+mod memory;
 pub mod mmu;
 pub mod psci;
 pub mod timer;
