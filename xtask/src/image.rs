@@ -69,29 +69,13 @@ pub fn write(elf: &Path, image: &Path) -> crate::error::Result<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::elf_file::{AARCH64, Segment, executable};
 
     /// An ELF file of loaded segments: (virtual address, content, size in memory).
     fn elf(segments: &[(u64, &[u8], u64)]) -> Vec<u8> {
-        let headers = 64 + 56 * segments.len();
-        let mut file = vec![0x7f, b'E', b'L', b'F', 2, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-        file.extend([2, 0, 183, 0, 1, 0, 0, 0]);
-        for word in [0u64, 64, 0] {
-            file.extend(word.to_le_bytes());
-        }
-        file.extend([0, 0, 0, 0]);
-        for half in [64u16, 56, segments.len() as u16, 64, 0, 0] {
-            file.extend(half.to_le_bytes());
-        }
-        let mut offset = headers as u64;
-        for (address, data, memory) in segments {
-            file.extend([1, 0, 0, 0, 5, 0, 0, 0]);
-            for word in [offset, *address, *address, data.len() as u64, *memory, 0x1000] {
-                file.extend(word.to_le_bytes());
-            }
-            offset += data.len() as u64;
-        }
-        segments.iter().for_each(|(_, data, _)| file.extend(*data));
-        file
+        let segments: Vec<_> =
+            segments.iter().map(|&(address, bytes, memory)| Segment { address, bytes, memory }).collect();
+        executable(AARCH64, 0, &segments)
     }
 
     fn head(image_size: u64) -> Vec<u8> {

@@ -59,7 +59,7 @@ pub struct Boot {
 #[derive(Clone, Debug)]
 pub enum Entry {
     /// A flat image, by the boot protocol: EL2 if the machine has it, else EL1, x0 = the device tree. Or an ELF file,
-    /// which QEMU enters at the highest exception level with x0 = 0 ([`crate::dtb::wrap`]).
+    /// which QEMU enters at the highest exception level with x0 = 0 ([`crate::wrap`]).
     Kernel(PathBuf),
     /// As above, with this device tree in place of QEMU's.
     KernelWithTree(PathBuf, PathBuf),

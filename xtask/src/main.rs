@@ -14,6 +14,7 @@ mod artifacts;
 mod check;
 mod command;
 mod dtb;
+mod elf_file;
 mod error;
 mod host;
 mod image;
@@ -22,6 +23,7 @@ mod judge;
 mod knobs;
 mod machine;
 mod matrix;
+mod prepare;
 mod qemu;
 mod run;
 mod suite;
@@ -29,6 +31,7 @@ mod tally;
 mod tools;
 mod trace;
 mod workspace;
+mod wrap;
 
 const USAGE: &str = "usage: cargo xtask build | run | test [CASE..] | check | debug
 knobs (environment): BOARD MEM SMP APPEND QEMU_ARGS INITRD";

@@ -1,9 +1,9 @@
 //! Every machine and every boot of `make test`, in one table. To add a case, add a row.
 
-use crate::dtb::Tree;
 use crate::judge::Expect;
 use crate::machine::{EDU, Machine};
 use crate::trace;
+use crate::wrap::Tree;
 
 /// One boot and what it has to show.
 #[derive(Clone, Copy, Debug)]

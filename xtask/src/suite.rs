@@ -8,13 +8,11 @@ use std::time::Duration;
 
 use crate::artifacts::{self, Artifacts};
 use crate::error::{Error, Result};
-use crate::initramfs::Program;
 use crate::judge::Verdict;
-use crate::machine::{Boot, Entry};
-use crate::matrix::{CASES, Case, Start};
+use crate::matrix::{CASES, Case};
 use crate::qemu::{self, Run};
 use crate::tally::Tally;
-use crate::{dtb, host, initramfs, tools, workspace};
+use crate::{host, prepare, tools, workspace};
 
 /// More emulators than this on two cores only make each other time out.
 const AT_ONCE: usize = 2;
@@ -74,55 +72,9 @@ fn log(case: &Case, logs: &Path) -> PathBuf {
 
 fn boot(case: &Case, built: &Artifacts, logs: &Path) -> Result<Run> {
     let machine = case.machine();
-    let beside = |extension: &str| logs.join(format!("{}.{extension}", case.name));
-    let mut boot = Boot {
-        entry: Entry::Kernel(built.image.clone()),
-        initramfs: Some(built.initramfs.clone()),
-        append: case.append.into(),
-    };
-    match case.start {
-        Start::Whole => {}
-        Start::WithoutInitramfs => boot.initramfs = None,
-        Start::CutInitramfs => boot.initramfs = Some(cut(&built.initramfs, &beside("cpio"))?),
-        Start::WrongInitramfs => boot.initramfs = Some(nonsense(&beside("cpio"))?),
-        Start::BrokenPrograms => boot.initramfs = Some(broken_programs(&beside("cpio"))?),
-        Start::PatchedTree(changes) => {
-            let tree = dtb::patch(&machine, &boot, changes, &beside("dtb"))?;
-            boot.entry = Entry::KernelWithTree(built.image.clone(), tree);
-        }
-        Start::Bare(tree) => {
-            boot.entry = dtb::wrap(&built.image, tree, &beside("elf"))?;
-            boot.initramfs = None;
-        }
-    }
+    let boot = prepare::boot(case, &machine, built, &logs.join(case.name))?;
     let limit = Duration::from_secs(case.limit);
     qemu::capture(&machine.arguments(&boot), limit, &log(case, logs), |line| case.expect.is_last(line))
-}
-
-/// An archive of programs that cannot be started: a text, the start of a program, a program for another machine.
-fn broken_programs(archive: &Path) -> Result<PathBuf> {
-    let program = |machine| dtb::elf_of(machine, 0x40_0000, &[(0x40_0000, &[0; 4096])]);
-    let mut cut = program(dtb::AARCH64);
-    cut.truncate(100);
-    let programs = [
-        Program { name: "text", bytes: b"#!/bin/sh\necho no\n".to_vec() },
-        Program { name: "cut", bytes: cut },
-        Program { name: "foreign", bytes: program(62) },
-    ];
-    initramfs::write(&programs, archive)?;
-    Ok(archive.to_owned())
-}
-
-/// The first half of an archive.
-fn cut(whole: &Path, part: &Path) -> Result<PathBuf> {
-    let bytes = std::fs::read(whole).map_err(Error::file("read", whole))?;
-    std::fs::write(part, &bytes[..bytes.len() / 2]).map_err(Error::file("write", part))?;
-    Ok(part.to_owned())
-}
-
-fn nonsense(path: &Path) -> Result<PathBuf> {
-    std::fs::write(path, b"this is not an archive\n".repeat(200)).map_err(Error::file("write", path))?;
-    Ok(path.to_owned())
 }
 
 /// One line; for a failure also why, and the end of the log: the console, and what QEMU said itself.
