@@ -89,6 +89,12 @@ const BEHIND_BRIDGES: &[&str] = &[
 /// An SMMU without stage 1 (the machine sets the stage itself from `virt-9.2` on).
 const STAGE2_ONLY: &[&str] = &["-global", "arm-smmuv3.stage=2", "-device", "edu"];
 
+/// Two devices that can share a buffer.
+const TWO_EDUS: &[&str] = &["-device", "edu", "-device", "edu"];
+
+/// Neither the devices nor the SMMU's walks snoop the caches.
+const NON_COHERENT: &[(&str, &str)] = &[("dma-coherent", "dma-coherenX")];
+
 const PANIC: &str = "kernel panic:";
 
 /// Boots that end with an error of their own and power off; on the smallest machine.
@@ -109,7 +115,7 @@ const fn odd_tree(
 /// All cases; the long ones first, so that two at a time end together.
 pub const CASES: &[Case] = &[
     // The self-tests, on every shape of machine that changes the code's path.
-    Case { name: "virt-gicv3-4cpu-2G", expect: Expect::KtapWithoutSkips, ..SELFTEST },
+    Case { name: "virt-gicv3-4cpu-2G", devices: TWO_EDUS, expect: Expect::KtapWithoutSkips, ..SELFTEST },
     Case { name: "virt-gicv3-4cpu-4G", memory: "4G", append: "selftest", ..SELFTEST },
     Case { name: "virt-gicv2-4cpu-2G", gic: 2, ..SELFTEST },
     Case { name: "virt-gicv3-1cpu-512M", cpus: "1", memory: "512M", append: "selftest", ..SELFTEST },
@@ -140,6 +146,7 @@ pub const CASES: &[Case] = &[
         options: "dtb-randomness=off,virtualization=on",
         ..SELFTEST
     },
+    Case { name: "virt-non-coherent", cpus: "2", start: Start::PatchedTree(NON_COHERENT), ..SELFTEST },
     Case { name: "virt-edu-behind-bridges", devices: BEHIND_BRIDGES, ..SELFTEST },
     Case { name: "virt-no-edu", devices: &[], ..SELFTEST },
     Case { name: "virt-highmem-off", options: "dtb-randomness=off,highmem=off", ..SELFTEST },

@@ -95,11 +95,6 @@ pub fn count() -> (u64, u64) {
     (IN_USE.load(Ordering::Relaxed), PEAK.load(Ordering::Relaxed))
 }
 
-/// Frames of the pool that no table has yet.
-pub fn spare() -> u64 {
-    POOL.lock().len() / PAGE_SIZE
-}
-
 /// The entries of a table from [`take`].
 pub fn entries(table: PhysAddr) -> &'static Entries {
     let address = linear::address_of(table).raw() as *const Entries;

@@ -2,15 +2,13 @@
 
 use crate::devices::edu::Edu;
 use crate::dma::Attachment;
-use crate::dma::counters::{self, Counters};
-use crate::memory::{heap, kmap, tables, zones};
+use crate::memory::kmap;
 use addr::{Address, Chunk, Iova, MemoryType, PAGE_SIZE, Pfn, PhysAddr};
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::slice;
 use drivers::edu::{Direction, Transfer};
-use memory::Zone;
 
 /// The first `edu`; without one there is nothing that moves bytes.
 pub fn edu() -> Option<&'static Edu> {
@@ -81,32 +79,5 @@ pub fn with_page(frame: PhysAddr, memory: MemoryType, mut f: impl FnMut(&mut [u8
     match memory {
         MemoryType::WriteBack => kmap::with_write_back(chunk, show),
         other => kmap::with_window(chunk, other, show),
-    }
-}
-
-/// What must be the same before and after whatever leaves nothing behind.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Held {
-    low_frames: u64,
-    high_frames: u64,
-    low_bytes: u64,
-    high_bytes: u64,
-    vmalloc_bytes: u64,
-    iova_ranges: u64,
-}
-
-/// What is held now. Page tables and the heap are left out: they keep a spare.
-pub fn held() -> Held {
-    let Counters { low_bytes, high_bytes, vmalloc_bytes, iova_ranges, .. } = counters::read();
-    let used = |zone| zones::stats(zone).allocated;
-    // What the kernel itself takes from lowmem: its heap and page tables.
-    let kernel = heap::grown_bytes() / PAGE_SIZE + tables::count().0 + tables::spare();
-    Held {
-        low_frames: used(Zone::Low) - kernel,
-        high_frames: used(Zone::High),
-        low_bytes: low_bytes.now,
-        high_bytes: high_bytes.now,
-        vmalloc_bytes: vmalloc_bytes.now,
-        iova_ranges: iova_ranges.now,
     }
 }

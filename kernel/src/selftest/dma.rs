@@ -1,13 +1,14 @@
 //! The DMA core without a device that moves bytes: what is mapped where and how, what fails, and what is left behind.
 //! Translations are read back from the tables; the devices that go through them are tested elsewhere.
 
+use super::held::Held;
 use super::{Outcome, Test};
 use crate::dma::audit::Audit;
 use crate::dma::inject::{self, Step};
 use crate::dma::stream::{self, Pages};
-use crate::dma::{self, Attachment, Device, Fit, counters, iommu};
+use crate::dma::{self, Attachment, Device, Fit, iommu};
 use crate::memory::vmalloc::VMALLOC;
-use crate::memory::{heap, kernel_map, kmap, layout, linear, tables, zones};
+use crate::memory::{kernel_map, kmap, layout, linear, zones};
 use crate::{check, pass, skip};
 use addr::{AddrRange, Chunk, Iova, MemoryType, Order, PAGE_SIZE, StreamId};
 use alloc::format;
@@ -51,48 +52,9 @@ fn direct_device(coherent: bool) -> Arc<Device> {
     device.set_mask(low).map_or_else(|error| panic!("mask {low}: {error}"), |()| device)
 }
 
-/// What must be as before: frames in use, tables, addresses.
-#[derive(PartialEq, Eq, Debug)]
-struct Books {
-    low_frames: u64,
-    high_frames: u64,
-    tables: u64,
-    vmalloc: u64,
-    low_bytes: u64,
-    high_bytes: u64,
-    device_tables: u64,
-    iova_ranges: u64,
-    lost: u64,
-}
-
-impl Books {
-    fn read() -> Self {
-        let counters = counters::read();
-        let (low, high) = (zones::stats(Zone::Low), zones::stats(Zone::High));
-        Self {
-            // What the heap takes it keeps, for all its users; the tables' pool only shrinks.
-            low_frames: low.allocated - heap::grown_bytes() / PAGE_SIZE - tables::pool_left(),
-            high_frames: high.allocated,
-            tables: tables::count().0,
-            vmalloc: counters.vmalloc_bytes.now,
-            low_bytes: counters.low_bytes.now,
-            high_bytes: counters.high_bytes.now,
-            device_tables: counters.table_pages.now,
-            iova_ranges: counters.iova_ranges.now,
-            lost: counters.lost_bytes.now,
-        }
-    }
-
-    fn check(self, when: &str) -> Result<(), String> {
-        let now = Self::read();
-        check!(now == self, "{when}: {self:?} became {now:?}");
-        Ok(())
-    }
-}
-
 fn bad_requests() -> Outcome {
     let device = direct_device(true);
-    let books = Books::read();
+    let before = Held::now();
     let quiet = Attrs::NO_WARN;
     let (total, mask) = (layout().total, device.mask());
     let cases = [
@@ -109,7 +71,7 @@ fn bad_requests() -> Outcome {
         Err(DmaError::OutOfFrames { wanted, had }) if wanted == frames && had > 0 && had < frames => {}
         other => return Err(format!("all of RAM: {:?}", other.err())),
     }
-    books.check("after refusals")?;
+    before.check("after refusals")?;
     pass!("0, 2^64 - 1, 2^50 and {total:#x} bytes are refused")
 }
 
@@ -189,7 +151,7 @@ fn attributes() -> Outcome {
         let devices = [translated(coherent)?, Some(direct_device(coherent))];
         for device in devices.into_iter().flatten() {
             drop(dma::alloc(&device, 1 << 18, Attrs::empty()));
-            let books = Books::read();
+            let before = Held::now();
             for bits in 0..1 << Attrs::all().iter().count() {
                 let attrs: Attrs = Attrs::all()
                     .iter()
@@ -203,7 +165,7 @@ fn attributes() -> Outcome {
                     .map_err(|wrong| format!("{attrs}, coherent {coherent}: {wrong}"))?;
                 seen += 1;
             }
-            books.check("all combinations")?;
+            before.check("all combinations")?;
         }
     }
     pass!("{seen} combinations of attributes, coherency and translation")
@@ -328,7 +290,7 @@ fn fail_each_step(device: &Arc<Device>, attrs: Attrs) -> Result<u32, String> {
     let mut count = 0;
     for step in Step::ALL {
         for nth in 1.. {
-            let books = Books::read();
+            let before = Held::now();
             inject::arm(step, nth);
             let result = dma::alloc(device, 0x2_3000, attrs);
             let fired = !inject::is_armed(step);
@@ -339,7 +301,7 @@ fn fail_each_step(device: &Arc<Device>, attrs: Attrs) -> Result<u32, String> {
                 check!(result.is_err() || step == Step::Chunk, "{step:?} {nth} under {attrs}: no error");
             }
             drop(result);
-            books.check(&format!("{step:?} {nth} under {attrs}"))?;
+            before.check(&format!("{step:?} {nth} under {attrs}"))?;
             if !fired {
                 break;
             }
@@ -359,7 +321,7 @@ fn views() -> Outcome {
     drop(dma::alloc(&first, 1 << 20, Attrs::NO_KERNEL_MAPPING));
     drop(dma::alloc(&second, 1 << 20, Attrs::NO_KERNEL_MAPPING));
     for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
-        let books = Books::read();
+        let before = Held::now();
         let buffer = dma::alloc_unattached(1 << 20, Attrs::empty()).map_err(|error| format!("{error}"))?;
         let attach = |device: &Arc<Device>| Attachment::new(device, buffer.clone(), Fit::Whole);
         let (a, b) = (attach(&first), attach(&second));
@@ -378,7 +340,7 @@ fn views() -> Outcome {
             check!(freed == (gone == 2), "{order:?}: {} frames came back at {gone}", before - after);
         }
         check!(a.is_none() && b.is_none() && buffer.is_none(), "a view is left");
-        books.check("views in any order")?;
+        before.check("views in any order")?;
     }
     pass!("two attachments and a handle, in all six orders")
 }
@@ -431,12 +393,12 @@ fn vmalloc_exhausted() -> Outcome {
             filler.push(mapped);
         }
     }
-    let books = Books::read();
+    let before = Held::now();
     let seen = dma::alloc(&device, 4 << 20, Attrs::NO_WARN);
     let unseen = dma::alloc(&device, 8 << 20, Attrs::NO_WARN | Attrs::NO_KERNEL_MAPPING);
     let results = (seen.as_ref().err().copied(), unseen.as_ref().err().copied());
     drop((seen, unseen));
-    let checked = books.check("with vmalloc full");
+    let checked = before.check("with vmalloc full");
     let (used, _) = VMALLOC.usage();
     drop(filler);
     zones::give(chunk);

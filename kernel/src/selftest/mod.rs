@@ -7,6 +7,7 @@ mod device;
 mod dma;
 mod faults;
 pub(crate) mod fragment;
+mod held;
 mod memory;
 mod programs;
 mod report;

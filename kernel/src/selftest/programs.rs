@@ -1,15 +1,14 @@
 //! Programs: `/bin/probe` does one thing each time, and is watched from outside: how it ends, what it says, and that
 //! nothing of it is left.
 
+use super::held::Held;
 use super::{Outcome, Test};
-use crate::memory::{heap, tables, zones};
 use crate::sync::SpinLock;
 use crate::user::access::UserMemory;
 use crate::user::files::dma_buf::DmaBufFile;
 use crate::user::files::{File, OpenFile, stat_device};
-use crate::user::{ENVIRONMENT, Ending, Launch, Process, pages, root, start};
-use crate::{check, devices, dma, pass, sched, skip};
-use ::memory::Zone;
+use crate::user::{ENVIRONMENT, Ending, Launch, Process, root, start};
+use crate::{check, devices, dma, pass, skip};
 use abi::Errno;
 use abi::file::{OpenFlags, Stat, device_number};
 use abi::signal::Signal;
@@ -110,7 +109,7 @@ fn expect(probe: &str, expected: Ending) -> Outcome {
     let ending = program.process.wait();
     check!(ending == expected, "{ending} instead of {expected}; it said: {}", program.output.last_line());
     drop(program);
-    before.check()?;
+    before.settle("afterwards")?;
     pass!("{ending}, nothing left")
 }
 
@@ -130,7 +129,7 @@ fn two_share_one_buffer() -> Outcome {
         check!(ending == Ending::Exited(0), "{ending}; it said: {}", program.output.last_line());
     }
     drop((reader, writer));
-    before.check()?;
+    before.settle("afterwards")?;
     pass!("{BYTES:#x} bytes went from one to the other")
 }
 
@@ -147,7 +146,7 @@ fn a_hundred_leave_nothing() -> Outcome {
             program.process.wait();
         }
     }
-    before.check()?;
+    before.settle("afterwards")?;
     pass!("100 programs, four at a time")
 }
 
@@ -204,51 +203,5 @@ impl File for OutputFile {
 
     fn stat(&self) -> Stat {
         stat_device(device_number(1, 3))
-    }
-}
-
-/// What programs hold, all together. Stacks of threads that are about to end come back a moment later.
-#[derive(PartialEq, Eq)]
-struct Held {
-    high: u64,
-    low: u64,
-    pinned: usize,
-    buffers: u64,
-}
-
-impl Held {
-    const PATIENCE: u64 = 2_000_000_000;
-
-    fn now() -> Self {
-        let allocated = |zone| zones::stats(zone).allocated;
-        // What the heap took it keeps, the pool's tables are nobody's, and a device's domain keeps some of its own.
-        let counters = dma::counters::read();
-        let grown = heap::grown_bytes() / addr::PAGE_SIZE;
-        let kept = grown + tables::spare() + counters.table_pages.now;
-        Self {
-            high: allocated(Zone::High),
-            low: allocated(Zone::Low).saturating_sub(kept),
-            pinned: pages::pinned(),
-            buffers: counters.high_bytes.now + counters.low_bytes.now,
-        }
-    }
-
-    fn check(&self) -> Result<(), String> {
-        let deadline = sched::time::now() + Self::PATIENCE;
-        let mut now = Self::now();
-        while now != *self && sched::time::now() < deadline {
-            sched::yield_now();
-            now = Self::now();
-        }
-        if now == *self {
-            return Ok(());
-        }
-        Err(format!(
-            "left behind: frames high {} low {}, pins {}, bytes of buffers {}",
-            now.high.wrapping_sub(self.high) as i64,
-            now.low.wrapping_sub(self.low) as i64,
-            now.pinned.wrapping_sub(self.pinned) as isize,
-            now.buffers.wrapping_sub(self.buffers) as i64
-        ))
     }
 }

@@ -1,7 +1,8 @@
 //! The device moves bytes: through scattered chunks that it sees as one range, for several CPUs and devices at once.
 
-use super::device::{edu, frame_at, held, peek, poke, read_in, write_out};
+use super::device::{edu, frame_at, peek, poke, read_in, write_out};
 use super::fragment::Fragmented;
+use super::held::Held;
 use super::{Outcome, Test};
 use crate::dma::{self, Attachment, Device, counters};
 use crate::{check, pass, skip};
@@ -110,7 +111,7 @@ fn many_cpus_alloc_and_free() -> Outcome {
         _ => Device::direct(String::from("selftest"), true, Vec::new()),
     };
     let cpus = crate::smp::online();
-    let before = held();
+    let before = Held::now();
     let lost = counters::read().lost_bytes.now;
     let results = super::threads::run_each(cpus, move |thread| {
         for round in 0..ROUNDS {
@@ -131,7 +132,7 @@ fn many_cpus_alloc_and_free() -> Outcome {
     for result in results {
         result?;
     }
-    check!(held() == before, "before {before:?}, after {:?}", held());
+    before.settle("afterwards")?;
     check!(counters::read().lost_bytes.now == lost, "bytes were lost to an IOMMU that did not answer");
     pass!("{} buffers by {cpus} threads on {cpus} CPUs", ROUNDS * cpus as u64)
 }

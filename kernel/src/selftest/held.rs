@@ -1,0 +1,72 @@
+//! The books: what is held now, to be compared with what is held after something that leaves nothing behind.
+
+use crate::dma::counters::{self, Counters};
+use crate::memory::{heap, tables, zones};
+use crate::sched;
+use crate::user::pages;
+use addr::PAGE_SIZE;
+use alloc::format;
+use alloc::string::String;
+use memory::Zone;
+
+/// How long the last of a thread may take to go: its stack is freed by whoever runs next.
+const PATIENCE_NS: u64 = 5_000_000_000;
+
+/// What is held.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Held {
+    /// Frames of lowmem, without page tables and what the heap has taken, which it keeps.
+    low_frames: u64,
+    high_frames: u64,
+    /// Page tables of the kernel and of programs.
+    tables: u64,
+    /// Page tables of devices. A domain keeps an empty one, so a first use may leave some.
+    device_tables: u64,
+    low_bytes: u64,
+    high_bytes: u64,
+    vmalloc_bytes: u64,
+    iova_ranges: u64,
+    lost_bytes: u64,
+    /// Pages of programs that devices use.
+    pinned: usize,
+}
+
+impl Held {
+    /// What is held now.
+    pub fn now() -> Self {
+        let counters: Counters = counters::read();
+        let used = |zone| zones::stats(zone).allocated;
+        let all_tables = tables::count().0;
+        let kept = heap::grown_bytes() / PAGE_SIZE + all_tables + tables::pool_left();
+        Self {
+            low_frames: used(Zone::Low) - kept,
+            high_frames: used(Zone::High),
+            tables: all_tables - counters.table_pages.now,
+            device_tables: counters.table_pages.now,
+            low_bytes: counters.low_bytes.now,
+            high_bytes: counters.high_bytes.now,
+            vmalloc_bytes: counters.vmalloc_bytes.now,
+            iova_ranges: counters.iova_ranges.now,
+            lost_bytes: counters.lost_bytes.now,
+            pinned: pages::pinned(),
+        }
+    }
+
+    /// Everything is as it was, at once.
+    pub fn check(self, when: &str) -> Result<(), String> {
+        let now = Self::now();
+        if now == self { Ok(()) } else { Err(format!("{when}: {self:?} became {now:?}")) }
+    }
+
+    /// Everything but devices' tables is as it was, as soon as threads that have ended are gone.
+    pub fn settle(self, when: &str) -> Result<(), String> {
+        let deadline = sched::time::now() + PATIENCE_NS;
+        loop {
+            let wanted = Self { device_tables: counters::read().table_pages.now, ..self };
+            match wanted.check(when) {
+                Err(_) if sched::time::now() < deadline => sched::yield_now(),
+                result => return result,
+            }
+        }
+    }
+}
