@@ -2,34 +2,40 @@
 
 /// A 64-bit word with `value` in bits `hi` down to `lo` and zeroes around it. Panics when the bits do not exist or the
 /// value does not fit: both are mistakes of the caller, never of the outside.
+#[inline(always)]
 pub const fn field(hi: u32, lo: u32, value: u64) -> u64 {
     assert!(value <= mask(hi, lo) >> lo, "value does not fit its field");
     value << lo
 }
 
 /// A 64-bit word with bit `at` set if `set`.
+#[inline(always)]
 pub const fn flag(at: u32, set: bool) -> u64 {
     field(at, at, set as u64)
 }
 
 /// Bits `hi` down to `lo` of `word`, moved down to bit 0.
+#[inline(always)]
 pub const fn extract(hi: u32, lo: u32, word: u64) -> u64 {
     (word & mask(hi, lo)) >> lo
 }
 
 /// Whether bit `at` of `word` is set.
+#[inline(always)]
 pub const fn is_set(at: u32, word: u64) -> bool {
     extract(at, at, word) != 0
 }
 
 /// The bits of `address` inside `hi` down to `lo`, where they are: how the manual stores addresses. Panics when the
 /// address has bits outside, which hardware would drop.
+#[inline(always)]
 pub const fn address(hi: u32, lo: u32, address: u64) -> u64 {
     assert!(address & !mask(hi, lo) == 0, "address does not fit its field");
     address
 }
 
 /// Ones in bits `hi` down to `lo`.
+#[inline(always)]
 pub const fn mask(hi: u32, lo: u32) -> u64 {
     assert!(lo <= hi && hi < 64, "no such bits");
     (u64::MAX >> (63 - hi)) & (u64::MAX << lo)
