@@ -21,6 +21,7 @@ use layout::{Layout, LayoutError};
 use memory::{FrameSource, Reach};
 use pagetable::{MapError, Mapping, OutOfTables};
 use spin::Once;
+use vmalloc::VMALLOC_LIMITS;
 
 /// Of lowmem, one part in this many is never given to buffers and programs that could as well be in highmem: the kernel
 /// has nowhere else to go.
@@ -42,6 +43,8 @@ pub struct Sizes {
 pub enum InitError {
     /// RAM cannot be divided.
     Layout(LayoutError),
+    /// `vmalloc=` is too small or too large.
+    Vmalloc(u64),
     /// Lowmem has no run of that many free bytes for the first tables.
     NoPool(u64),
     /// The first tables do not fit into what was set aside for them: a miscount of ours.
@@ -54,6 +57,10 @@ impl fmt::Display for InitError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Layout(error) => error.fmt(f),
+            Self::Vmalloc(bytes) => {
+                let (least, most) = VMALLOC_LIMITS.into_inner();
+                write!(f, "vmalloc={bytes:#x}: at least {} and at most {}", Size(least), Size(most))
+            }
             Self::NoPool(bytes) => {
                 write!(f, "lowmem has no {} in a row for the first page tables", Size(*bytes))
             }
@@ -90,6 +97,10 @@ pub fn init(
     reserved: &[Reservation],
     sizes: Sizes,
 ) -> Result<(), InitError> {
+    let vmalloc = sizes.vmalloc.unwrap_or(vmalloc::VMALLOC_DEFAULT);
+    if !VMALLOC_LIMITS.contains(&vmalloc) {
+        return Err(InitError::Vmalloc(vmalloc));
+    }
     let layout = Layout::new(ram, reserved, sizes.lowmem)?;
     let layout = LAYOUT.call_once(|| layout);
     zones::init(layout.low_end, layout.low_free.iter().chain(&layout.high_free).copied());
@@ -99,7 +110,7 @@ pub fn init(
     map_image()?;
     // The image is not in the linear map: its text would be writable there.
     linear::init(layout::without(&layout.lowmem, &[boot.image]).into_iter())?;
-    vmalloc::init(sizes.vmalloc.unwrap_or(vmalloc::VMALLOC_DEFAULT));
+    vmalloc::init(vmalloc);
     Ok(())
 }
 

@@ -26,13 +26,19 @@ pub struct Area {
     peak: AtomicU64,
 }
 
+const VMALLOC_START: KernelVa = KernelVa::new(0xffff_9000_0000_0000);
+const STACKS_START: KernelVa = KernelVa::new(0xffff_9800_0000_0000);
+
 /// Kernel views of buffers.
-pub static VMALLOC: Area = Area::new(KernelVa::new(0xffff_9000_0000_0000));
+pub static VMALLOC: Area = Area::new(VMALLOC_START);
 /// Kernel stacks.
-pub static STACKS: Area = Area::new(KernelVa::new(0xffff_9800_0000_0000));
+pub static STACKS: Area = Area::new(STACKS_START);
 /// Device registers, and other things that stay for good.
 pub static REGISTERS: Area = Area::new(KernelVa::new(0xffff_a000_0000_0000));
 
+/// The least and the most that `vmalloc=` can be: a page with its gap, and up to the stacks.
+pub const VMALLOC_LIMITS: core::ops::RangeInclusive<u64> =
+    2 * PAGE_SIZE..=STACKS_START.raw() - VMALLOC_START.raw();
 /// What `vmalloc=` is when nobody says.
 pub const VMALLOC_DEFAULT: u64 = 512 << 20;
 /// Stacks: 64 Ki threads of 16 KiB.
@@ -93,6 +99,11 @@ impl Area {
             Some(ranges) => f(ranges),
             None => panic!("area {} is not set up", self.start),
         }
+    }
+
+    /// Bytes in all.
+    pub fn bytes(&self) -> u64 {
+        self.ranges.lock().as_ref().map_or(0, |ranges| ranges.space().len())
     }
 
     /// Bytes in use now, and the most there were.
