@@ -2,11 +2,12 @@
 
 use crate::board::{self, Platform};
 use crate::memory::vmalloc::{self, VmallocError};
-use crate::percpu::MAX_CPUS;
+use crate::percpu::{MAX_CPUS, PerCpu};
 use crate::sync::SpinLock;
 use addr::{AddrRange, PhysAddr};
 use alloc::vec::Vec;
 use core::fmt;
+use core::sync::atomic::{AtomicBool, Ordering};
 use drivers::gic::{CpuInterface, CpuTarget, DEFAULT_PRIORITY, Gic, GicError, Interrupt, SgiTo};
 use drivers::mmio::Window;
 use spin::{Once, RwLock};
@@ -19,6 +20,8 @@ pub trait Handler: Sync {
 
 /// The software-generated interrupt that makes a CPU look at its run queue.
 const RESCHEDULE: u32 = 0;
+/// The one that stops a CPU for good.
+const STOP: u32 = 1;
 
 struct Registration {
     intid: u32,
@@ -30,6 +33,9 @@ static INTERFACE: Once<CpuInterface> = Once::new();
 static TARGETS: [Once<CpuTarget>; MAX_CPUS] = [const { Once::new() }; MAX_CPUS];
 /// Read by every interrupt; written with interrupts masked, and only to add.
 static HANDLERS: RwLock<Vec<Registration>> = RwLock::new(Vec::new());
+
+/// Whether the CPU is inside [`dispatch`].
+static IN_HANDLER: PerCpu<AtomicBool> = PerCpu::new([const { AtomicBool::new(false) }; MAX_CPUS]);
 
 /// Why an interrupt cannot be had.
 #[derive(Debug)]
@@ -125,12 +131,30 @@ pub fn wake(index: usize) {
     }
 }
 
+/// Stops all other CPUs for good, each as soon as it has interrupts unmasked. For a panic: takes no lock.
+pub fn stop_others() {
+    if let Some(interface) = INTERFACE.get() {
+        // Where that fails they run on; there is nobody left to tell.
+        let _ = interface.send_sgi(STOP, SgiTo::Others);
+    }
+}
+
+/// Whether this CPU is serving an interrupt: it must neither allocate nor wait.
+pub fn in_handler() -> bool {
+    IN_HANDLER.this().load(Ordering::Relaxed)
+}
+
 /// Serves all interrupts that wait for this CPU. Called with interrupts masked.
 pub fn dispatch() {
     let Some(interface) = INTERFACE.get() else { return };
+    IN_HANDLER.this().store(true, Ordering::Relaxed);
     while let Some(pending) = interface.acknowledge() {
         let intid = u32::from(pending.id());
+        if intid == STOP {
+            arch::cpu::halt();
+        }
         HANDLERS.read().iter().filter(|entry| entry.intid == intid).for_each(|entry| entry.handler.handle());
         interface.end(pending);
     }
+    IN_HANDLER.this().store(false, Ordering::Relaxed);
 }

@@ -4,6 +4,7 @@
 //! held, when the heap cannot grow. Hence the reserve: whoever is about to lock the zones calls
 //! [`ensure_reserve`] first, and ordinary allocations never dip into it - they grow the heap instead.
 
+use crate::irq;
 use crate::memory::recent_blocks::RecentBlocks;
 use crate::memory::zones;
 use crate::sync::SpinLock;
@@ -12,7 +13,7 @@ use buddy_system_allocator::Heap;
 use core::alloc::{GlobalAlloc, Layout};
 use core::cell::UnsafeCell;
 use core::ptr::{self, NonNull};
-use core::sync::atomic::{AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// Largest block: 2^32 bytes.
 const ORDERS: usize = 33;
@@ -35,6 +36,8 @@ static INITIAL_HEAP: InitialHeap = InitialHeap(UnsafeCell::new([0; INITIAL]));
 static HEAP: SpinLock<Blocks> = SpinLock::new(Blocks { heap: Heap::new(), recent: RecentBlocks::new() });
 /// A copy of the heap's free bytes (without recent blocks) that can be read without its lock.
 static FREE: AtomicUsize = AtomicUsize::new(0);
+/// Whether interrupt handlers are watched.
+static WATCHED: AtomicBool = AtomicBool::new(false);
 /// Bytes taken from lowmem so far.
 static GROWN: AtomicUsize = AtomicUsize::new(0);
 
@@ -54,6 +57,7 @@ static KERNEL_HEAP: KernelHeap = KernelHeap;
 // result says that there is none.
 unsafe impl GlobalAlloc for KernelHeap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        check_context(layout);
         if zones::locked_here() {
             return allocate(layout);
         }
@@ -66,6 +70,7 @@ unsafe impl GlobalAlloc for KernelHeap {
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        check_context(layout);
         let Some(block) = NonNull::new(block) else { return };
         let whole = block_of(layout);
         let Blocks { heap, recent } = &mut *HEAP.lock();
@@ -86,6 +91,18 @@ fn block_of(layout: Layout) -> Layout {
     let whole = size.checked_next_power_of_two().and_then(|size| Layout::from_size_align(size, size).ok());
     // A layout has at most `isize::MAX` bytes; what is rounded up past that, the heap refuses as it is.
     whole.unwrap_or(layout)
+}
+
+/// From now on an interrupt handler that allocates or frees is found out: the self-tests want to know.
+pub fn watch_handlers() {
+    WATCHED.store(true, Ordering::Relaxed);
+}
+
+#[inline]
+fn check_context(layout: Layout) {
+    if WATCHED.load(Ordering::Relaxed) {
+        assert!(!irq::in_handler(), "an interrupt handler allocates or frees {layout:?}");
+    }
 }
 
 fn allocate(layout: Layout) -> *mut u8 {
@@ -136,6 +153,11 @@ fn grow(layout: Layout) -> bool {
 pub fn usage() -> (usize, usize) {
     let Blocks { heap, recent } = &*HEAP.lock();
     (heap.stats_alloc_actual() - recent.bytes(), heap.stats_total_bytes())
+}
+
+/// Free bytes, and bytes taken from lowmem; read without a lock.
+pub fn gauges() -> (u64, u64) {
+    (FREE.load(Ordering::Relaxed) as u64, grown_bytes())
 }
 
 /// Bytes of lowmem that the heap has taken.

@@ -347,6 +347,10 @@ fn views() -> Outcome {
 
 /// Buffers of every kind at once, attached to devices of every kind.
 fn audited() -> Outcome {
+    const VIEWS: u64 = 16 << 20;
+    if VMALLOC.bytes() < VIEWS {
+        skip!("vmalloc= is too small for as many kernel mappings");
+    }
     let mut devices = Vec::new();
     for (number, coherent) in [true, false].into_iter().enumerate() {
         if let Some(smmu) = iommu::all().first() {
@@ -381,7 +385,11 @@ fn audited() -> Outcome {
 }
 
 fn vmalloc_exhausted() -> Outcome {
+    const MOST: u64 = 1 << 40;
     let Some(device) = translated(true)? else { skip!("no IOMMU") };
+    if VMALLOC.bytes() > MOST {
+        skip!("vmalloc= is more than can be filled");
+    }
     drop(dma::alloc(&device, 8 << 20, Attrs::NO_KERNEL_MAPPING));
     let chunk = zones::with(|zones| zones.take(Order::BLOCK_2M, Reach::ANYWHERE)).ok_or("no 2 MiB chunk")?;
     let mut filler = Vec::new();
@@ -394,7 +402,8 @@ fn vmalloc_exhausted() -> Outcome {
         }
     }
     let before = Held::now();
-    let seen = dma::alloc(&device, 4 << 20, Attrs::NO_WARN);
+    // One low chunk would be seen through the linear map.
+    let seen = dma::alloc(&device, 4 << 20, Attrs::NO_WARN | Attrs::ALLOC_SINGLE_PAGES);
     let unseen = dma::alloc(&device, 8 << 20, Attrs::NO_WARN | Attrs::NO_KERNEL_MAPPING);
     let results = (seen.as_ref().err().copied(), unseen.as_ref().err().copied());
     drop((seen, unseen));
@@ -412,10 +421,12 @@ fn vmalloc_exhausted() -> Outcome {
 
 fn streams() -> Outcome {
     let mut seen = 0;
+    // Lowmem in one piece is rare where there is little of it.
+    let large = (layout().lowmem_bytes() / 64).min(4 << 20);
     for coherent in [true, false] {
         let Some(device) = translated(coherent)? else { skip!("no IOMMU") };
         for direction in [Direction::ToDevice, Direction::FromDevice, Direction::Bidirectional] {
-            for len in [1, 0x80, 0x1000, 0x1001, 0x1080, 0x40_0000 - 5, 0x40_0000 - 0x80] {
+            for len in [1, 0x80, 0x1000, 0x1001, 0x1080, large - 5, large - 0x80] {
                 if coherent || !direction.device_writes() || len % 0x80 == 0 {
                     lend(&device, Pages::scattered(len), len, direction)?;
                     lend(&device, Pages::new(len), len, direction)?;

@@ -16,6 +16,7 @@ pub(crate) mod threads;
 mod transfers;
 
 use crate::board::Glob;
+use crate::memory::heap;
 use alloc::string::String;
 
 /// What a test found, if it did not fail.
@@ -76,6 +77,7 @@ fn all() -> impl Iterator<Item = &'static Test> {
 
 /// Runs the chosen tests and prints the KTAP report. Returns whether none failed.
 pub fn run(chosen: Glob<'_>) -> bool {
+    heap::watch_handlers();
     let tests = || all().filter(|test| chosen.matches(test.name));
     let mut report = report::Report::start(tests().count());
     for test in tests() {
