@@ -71,8 +71,12 @@ pub struct Section {
 /// Why there is no device tree.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum EarlyDtbError {
-    /// The address is 0 or not a multiple of 8.
+    /// The address is 0, not a multiple of 8, or wider than 48 bits.
     NoAddress(PhysAddr),
+    /// Nothing answers there.
+    Unreadable(PhysAddr),
+    /// There is a list of ATAGs, the boot protocol of 32-bit kernels.
+    Atags(PhysAddr),
     /// The first word is not the magic number.
     BadMagic(u32),
     /// `totalsize` is above the 2 MiB that the boot protocol allows.

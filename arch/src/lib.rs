@@ -20,6 +20,7 @@ pub mod exception;
 pub mod fake;
 mod memory;
 pub mod mmu;
+pub mod probe;
 pub mod psci;
 pub mod timer;
 pub mod tlb;

@@ -76,6 +76,14 @@ const _: () = assert!(offset_of!(Pl011Registers, imsc) == 0x38);
 pub struct Pl011(Mmio<Pl011Registers>);
 
 impl Pl011 {
+    /// Whether the identification registers, read by `word` at their offsets, are those of a PL011: part number and
+    /// designer (DDI 0183, 3.3.14), and what every PrimeCell has (3.3.15).
+    pub fn answers(word: impl Fn(u64) -> Option<u32>) -> bool {
+        const IDS: [(u64, u32); 6] =
+            [(0xfe0, 0x11), (0xfe4, 0x10), (0xff0, 0x0d), (0xff4, 0xf0), (0xff8, 0x05), (0xffc, 0xb1)];
+        IDS.iter().all(|&(offset, id)| word(offset).is_some_and(|word| word & 0xff == id))
+    }
+
     /// The UART with these registers, switched on if the firmware left it off. Its interrupts are masked.
     pub fn new(registers: Mmio<Pl011Registers>) -> Self {
         registers.imsc.set(0);
@@ -176,6 +184,24 @@ mod tests {
         fake.set32(0x30, 0xc101);
         Pl011::new(fake.mmio());
         assert_eq!((fake.get32(0x2c), fake.get32(0x30)), (0x60, 0xc101));
+    }
+
+    #[test]
+    fn a_pl011_is_known_by_its_identification() {
+        let ids = |offset| match offset {
+            0xfe0 => Some(0x11),
+            0xfe4 => Some(0x10),
+            0xfe8 => Some(0x34),
+            0xff0..0x1000 => Some([0x0d, 0xf0, 0x05, 0xb1][(offset as usize - 0xff0) / 4]),
+            _ => Some(0),
+        };
+        assert!(Pl011::answers(ids));
+        assert!(
+            !Pl011::answers(|offset| ids(offset).filter(|_| offset != 0xff8)),
+            "one that does not answer"
+        );
+        assert!(!Pl011::answers(|offset| Some(if offset == 0xfe0 { 0x31 } else { ids(offset)? })), "a PL031");
+        assert!(!Pl011::answers(|_| Some(0)) && !Pl011::answers(|_| None));
     }
 
     #[test]

@@ -2,58 +2,93 @@
 
 use crate::board::{Uart, UartKind};
 use crate::memory::vmalloc;
-use crate::sync::{SpinLock, SpinLockGuard};
-use addr::{KernelVa, PhysAddr};
-use alloc::boxed::Box;
-use arch::boot::{self, BootInfo};
+use crate::sync::SpinLock;
+use addr::{AddrRange, KernelVa, PAGE_SIZE, PhysAddr};
+use arch::boot::{self, IMAGE_BASE};
 use core::fmt::{self, Write};
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use drivers::mmio::Mmio;
 use drivers::uart::{Console, MiniUart, Pl011};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
-type Slot = Option<Box<dyn Console>>;
+/// A UART of any kind. Not in a box: the console works before the heap does, and after it stopped working.
+enum Port {
+    Pl011(Pl011),
+    MiniUart(MiniUart),
+}
 
-static PORT: SpinLock<Slot> = SpinLock::new(None);
+impl Port {
+    fn console(&mut self) -> &mut dyn Console {
+        match self {
+            Self::Pl011(uart) => uart,
+            Self::MiniUart(uart) => uart,
+        }
+    }
+}
 
-/// Starts on the UART that the device tree names, through boot's own mapping of it. Log messages up to "info" are
-/// printed from now on.
-pub fn start_early(uart: Option<&Uart>) {
+static PORT: SpinLock<Option<Port>> = SpinLock::new(None);
+/// Whether boot's own tables are in use, with room for a UART.
+static EARLY: AtomicBool = AtomicBool::new(true);
+/// One more than the number of the CPU that prints its last words; 0 while all is well.
+static SEIZED: AtomicUsize = AtomicUsize::new(0);
+/// How often a panic tries for the console before it takes it by force: long enough for a line at 115200 baud.
+const TRIES: usize = 1_000_000;
+
+/// Starts on the UART that the device tree names, through boot's own mapping of it; without one, on the PL011 of a
+/// machine we know. Log messages up to "info" are printed from now on. Returns which UART it is.
+pub fn start_early(named: Option<Uart>) -> Option<Uart> {
+    let uart = named.or_else(find);
     if let Some(uart) = uart {
         let at = boot::map_early_device(uart.registers.start());
         *PORT.lock() = Some(open(uart.kind, at));
     }
     start_log();
+    uart
 }
 
-/// Starts where a PL011 is on the machines we know, guessed from where RAM is, for one last line.
-pub fn start_without_tree(boot: &BootInfo) {
-    const GIB: u64 = 1 << 30;
-    let guess = match boot.image.start().raw() {
-        GIB..0x100_0000_0000 => 0x0900_0000,
-        0x100_0000_0000.. => 0x6000_0000,
-        _ => return,
-    };
-    let at = boot::map_early_device(PhysAddr::new(guess));
-    *PORT.lock() = Some(open(UartKind::Pl011, at));
-    start_log();
+/// A PL011 where the machines we know have one. Its identification registers say whether it is there, so that nothing
+/// else is written to.
+fn find() -> Option<Uart> {
+    let usual = usual_places(boot::image_phys(IMAGE_BASE)).iter().map(|&at| PhysAddr::new(at));
+    let found = usual.into_iter().find(|&at| {
+        let registers = boot::map_early_device(at);
+        Pl011::answers(|offset| arch::probe::read_u32(registers + offset))
+    });
+    let registers = AddrRange::from_len(found?, PAGE_SIZE)?;
+    Some(Uart { kind: UartKind::Pl011, registers, interrupt: None, baud: None })
 }
 
-/// Maps the UART where it stays, and prints through that mapping once the early one is gone.
-pub fn move_to_final(uart: Option<&Uart>) {
-    let Some(uart) = uart else { return };
-    match vmalloc::map_registers(uart.registers) {
-        Ok(registers) => *PORT.lock() = Some(open(uart.kind, registers.start())),
-        Err(error) => log::warn!("console: {error:?}"),
+/// Where to look for a PL011, told from where RAM is: from 0 on a Raspberry Pi (3 and 4), from 1 GiB on QEMU's virt,
+/// from 1 TiB on its sbsa-ref.
+fn usual_places(image: PhysAddr) -> &'static [u64] {
+    match image.raw() {
+        0..0x4000_0000 => &[0x3f20_1000, 0xfe20_1000],
+        0x4000_0000..0x100_0000_0000 => &[0x0900_0000],
+        _ => &[0x6000_0000],
     }
 }
 
-fn open(kind: UartKind, at: KernelVa) -> Box<dyn Console> {
+/// Maps the UART where it stays, and prints through that mapping once the early one is gone.
+pub fn move_to_final(uart: Option<Uart>) {
+    EARLY.store(false, Ordering::Relaxed);
+    let Some(uart) = uart else { return };
+    match vmalloc::map_registers(uart.registers) {
+        Ok(registers) => *PORT.lock() = Some(open(uart.kind, registers.start())),
+        Err(error) => {
+            log::warn!("console: {error:?}");
+            // The early mapping goes.
+            *PORT.lock() = None;
+        }
+    }
+}
+
+fn open(kind: UartKind, at: KernelVa) -> Port {
     // SAFETY: the callers have mapped the registers of a UART of this kind at `at`, as Device memory, for as long as the
     // value is in `PORT`; nothing else drives it.
     unsafe {
         match kind {
-            UartKind::Pl011 => Box::new(Pl011::new(Mmio::new(at))),
-            UartKind::MiniUart => Box::new(MiniUart::new(Mmio::new(at))),
+            UartKind::Pl011 => Port::Pl011(Pl011::new(Mmio::new(at))),
+            UartKind::MiniUart => Port::MiniUart(MiniUart::new(Mmio::new(at))),
         }
     }
 }
@@ -66,49 +101,57 @@ fn start_log() {
 
 /// Bytes to the console, as they are (but `\n` becomes `\r\n`). One call's bytes stay together.
 pub fn write_bytes(bytes: &[u8]) {
-    if let Some(port) = PORT.lock().as_deref_mut() {
-        send(port, bytes);
-    }
+    with_port(|port| send(port, bytes));
 }
 
 /// A byte that was typed, if any.
 pub fn read_byte() -> Option<u8> {
-    PORT.lock().as_deref_mut()?.read()
+    with_port(|port| port.read())?
 }
 
 /// Waits until all that was printed is on the line.
 pub fn flush() {
-    if let Some(port) = PORT.lock().as_deref_mut() {
-        port.flush();
-    }
+    with_port(|port| port.flush());
 }
 
 /// Prints the arguments and a newline as one piece. Use [`kprintln!`](crate::kprintln).
 pub fn print_line(args: fmt::Arguments<'_>) {
-    print_with(PORT.lock(), args);
-}
-
-/// Takes the console from whoever holds it, for the panic handler: its own CPU may have been printing.
-///
-/// # Safety
-///
-/// The caller never returns, and no other CPU prints any more.
-pub unsafe fn seize() {
-    // SAFETY: passed on; a holder on another CPU is stopped, one on this CPU never runs again.
-    unsafe { PORT.force_unlock() }
-}
-
-/// Whether the console can be had without waiting.
-pub fn is_free() -> bool {
-    PORT.try_lock().is_some()
-}
-
-fn print_with(mut slot: SpinLockGuard<'_, Slot>, args: fmt::Arguments<'_>) {
-    if let Some(port) = slot.as_deref_mut() {
+    with_port(|port| {
         let mut out = Out(port);
         // `Out` never fails; an error could only come from a `Display` of ours.
         let _ = out.write_fmt(args);
         let _ = out.write_str("\n");
+    });
+}
+
+/// Takes the console for the last words of this CPU: what others print from now on is lost. Whoever prints a line may
+/// end it, within bounds: it could be this very CPU. A console that never started is looked for.
+///
+/// # Safety
+///
+/// The caller holds no reference to the port that it will use again, and never returns.
+pub unsafe fn seize() {
+    let started = (0..TRIES).find_map(|_| PORT.try_lock()).map(|port| port.is_some());
+    if started == Some(false) && EARLY.load(Ordering::Relaxed) {
+        start_early(None);
+    }
+    SEIZED.store(arch::cpu::index() + 1, Ordering::Relaxed);
+    if started.is_none() {
+        write_bytes(b"\n");
+    }
+}
+
+fn with_port<R>(f: impl FnOnce(&mut dyn Console) -> R) -> Option<R> {
+    match SEIZED.load(Ordering::Relaxed) {
+        0 => Some(f(PORT.lock().as_mut()?.console())),
+        cpu if cpu == arch::cpu::index() + 1 => {
+            // SAFETY: after `seize` this CPU alone comes here. Another that was inside the lock for too long may mix its
+            // text with ours, which is all that can go wrong: a port is the address of its registers, which never
+            // changes.
+            let port = unsafe { (*PORT.as_ptr()).as_mut() };
+            port.map(|port| f(port.console()))
+        }
+        _ => None,
     }
 }
 
@@ -158,4 +201,22 @@ impl Log for ConsoleLog {
 #[macro_export]
 macro_rules! kprintln {
     ($($arg:tt)*) => { $crate::console::print_line(format_args!($($arg)*)) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_machine_we_know_has_its_usual_places() {
+        for (image, uart) in [
+            (0x8_0000, 0x3f20_1000),
+            (0x20_0000, 0xfe20_1000),
+            (0x4020_0000, 0x0900_0000),
+            (0x100_0020_0000, 0x6000_0000),
+        ] {
+            let places = usual_places(PhysAddr::new(image));
+            assert!(places.contains(&uart), "{image:#x}: {places:x?}");
+        }
+    }
 }

@@ -1,14 +1,15 @@
 //! The end: a broken invariant of ours. Says everything that helps, once, and switches the machine off.
 
-use crate::{console, kprintln, power};
+use crate::dma::counters;
+use crate::memory::{heap, tables};
+use crate::{console, irq, kprintln, power};
+use addr::Size;
 use arch::exception::TrapFrame;
 use core::fmt::Display;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicUsize, Ordering};
 
-/// Set by the first CPU that panics; a second panic has nothing to add.
-static PANICKING: AtomicBool = AtomicBool::new(false);
-/// How often the console's lock is tried before it is taken by force.
-const CONSOLE_TRIES: usize = 1_000_000;
+/// One more than the number of the CPU that panics.
+static PANICKING: AtomicUsize = AtomicUsize::new(0);
 
 /// Prints `message` and the backtrace of the caller, and powers off.
 pub fn report(message: &dyn Display) -> ! {
@@ -25,16 +26,19 @@ pub fn report_trap(message: &dyn Display, frame: &TrapFrame) -> ! {
     finish(core::iter::once(frame.elr).chain(arch::backtrace::from(frame.x[29])))
 }
 
+/// The first CPU to get here has the last words. Another one stops; the same one, which panics over its own panic, has
+/// nothing to add.
 fn begin() {
     core::mem::forget(arch::cpu::mask_irqs());
-    if PANICKING.swap(true, Ordering::Relaxed) {
-        arch::cpu::halt();
+    let me = arch::cpu::index() + 1;
+    match PANICKING.compare_exchange(0, me, Ordering::Relaxed, Ordering::Relaxed) {
+        Ok(_) => {}
+        Err(cpu) if cpu == me => power::off(),
+        Err(_) => arch::cpu::halt(),
     }
-    if !(0..CONSOLE_TRIES).any(|_| console::is_free()) {
-        // SAFETY: nothing below returns. Another CPU that still prints mixes its text with ours, which is all that
-        // can go wrong: the port has no state.
-        unsafe { console::seize() };
-    }
+    irq::stop_others();
+    // SAFETY: nothing below returns, and what was printing on this CPU never goes on.
+    unsafe { console::seize() };
 }
 
 fn finish(backtrace: impl Iterator<Item = u64>) -> ! {
@@ -42,7 +46,27 @@ fn finish(backtrace: impl Iterator<Item = u64>) -> ! {
     for address in backtrace {
         kprintln!("  {address:#018x}");
     }
+    statistics();
+    console::flush();
     power::off()
+}
+
+/// The counters that can be read without a lock: this CPU may hold any.
+fn statistics() {
+    let (free, grown) = heap::gauges();
+    let (in_use, peak) = tables::count();
+    kprintln!("heap: {} free, {} from lowmem; tables: {in_use}, at most {peak}", Size(free), Size(grown));
+    let dma = counters::gauges();
+    for (name, value) in [
+        ("low bytes", dma.low_bytes),
+        ("high bytes", dma.high_bytes),
+        ("vmalloc bytes", dma.vmalloc_bytes),
+        ("device tables", dma.table_pages),
+        ("device ranges", dma.iova_ranges),
+        ("lost bytes", dma.lost_bytes),
+    ] {
+        kprintln!("dma: {name}: {}, at most {}", value.now, value.peak);
+    }
 }
 
 /// Prints the registers of `frame`, four to a line.

@@ -1,6 +1,6 @@
 //! The story of a boot, one line a step.
 
-use crate::board::{BootArgs, Platform, Reservation, Tree, TreeError};
+use crate::board::{BootArgs, Platform, Reservation, Tree, TreeError, Uart};
 use crate::memory::{self, Sizes, heap, zones};
 use crate::{console, devices, dma, irq, power, run, sched, smp};
 use ::memory::Zone;
@@ -24,6 +24,15 @@ impl fmt::Display for NoPlatform {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotFound(EarlyDtbError::NoAddress(x0)) => write!(f, "no device tree: x0 = {x0}"),
+            Self::NotFound(EarlyDtbError::Unreadable(at)) => {
+                write!(f, "no device tree: nothing answers at {at}")
+            }
+            Self::NotFound(EarlyDtbError::Atags(at)) => {
+                write!(
+                    f,
+                    "no device tree: x0 = {at} leads to ATAGs, which describe a machine to 32-bit kernels"
+                )
+            }
             Self::NotFound(EarlyDtbError::BadMagic(word)) => {
                 write!(f, "no device tree: what x0 points to starts with {word:#010x}, not 0xd00dfeed")
             }
@@ -47,17 +56,17 @@ pub fn boot(boot: &BootInfo) -> ! {
     heap::init();
     ENTRY_LEVEL.store(boot.entry_el, Ordering::Relaxed);
     let platform = read_platform(boot).unwrap_or_else(|error| {
-        console::start_without_tree(boot);
+        console::start_early(None);
         log::error!("{error}; halted");
         arch::cpu::halt()
     });
-    console::start_early(platform.console.as_ref());
+    let uart = console::start_early(platform.console);
     log::info!("Tessera {} on {}, entered at EL{}", env!("CARGO_PKG_VERSION"), platform.model, boot.entry_el);
     platform.psci.into_iter().for_each(power::set_firmware);
     platform.warnings.iter().for_each(|warning| log::warn!("{warning}"));
     let args = BootArgs::parse(&platform.bootargs).unwrap_or_else(|error| power::fail(&error));
     apply(&args);
-    start_memory(boot, &platform, &args);
+    start_memory(boot, &platform, &args, uart);
     irq::init(&platform);
     sched::init(platform.timer.as_ref());
     smp::start_all(&platform.cpus);
@@ -92,11 +101,11 @@ fn apply(args: &BootArgs<'_>) {
     args.unknown().for_each(|argument| log::warn!("unknown boot argument \"{argument}\""));
 }
 
-fn start_memory(boot: &BootInfo, platform: &Platform, args: &BootArgs<'_>) {
+fn start_memory(boot: &BootInfo, platform: &Platform, args: &BootArgs<'_>, uart: Option<Uart>) {
     let reserved = reserved(boot, platform);
     let sizes = Sizes { lowmem: args.lowmem, vmalloc: args.vmalloc };
     memory::init(boot, &platform.memory, &reserved, sizes).unwrap_or_else(|error| power::fail(&error));
-    console::move_to_final(platform.console.as_ref());
+    console::move_to_final(uart);
     memory::enter();
     memory::init_cpu(arch::cpu::index()).unwrap_or_else(|error| power::fail(&error));
     let free = |zone| Size(zones::stats(zone).free() * PAGE_SIZE);

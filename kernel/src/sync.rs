@@ -38,6 +38,11 @@ impl<T> SpinLock<T> {
     pub fn into_inner(self) -> T {
         self.inner.into_inner()
     }
+
+    /// Where the value is, for who knows that nobody else uses it.
+    pub fn as_ptr(&self) -> *mut T {
+        self.inner.as_mut_ptr()
+    }
 }
 
 impl<T: ?Sized> SpinLock<T> {

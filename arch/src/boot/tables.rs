@@ -2,12 +2,14 @@
 //! needed until then.
 
 use super::{EARLY_DEVICES, EARLY_DTB, EarlyDtbError, IMAGE_BASE, emergency_stack, image_phys};
-use crate::{barrier, cpu};
+use crate::{barrier, cpu, probe};
 use aarch64_cpu::registers::{TTBR0_EL1, Writeable};
 use addr::{AddrRange, Address, Chunk, KernelVa, PAGE_SIZE, PhysAddr};
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 const BLOCK: u64 = 2 << 20;
+/// The second word of a list of ATAGs (little endian).
+const ATAG_CORE: u32 = 0x5441_0001;
 const TABLE: u64 = 0b11;
 /// Level 2 block: UXN, PXN, not global no, AF; read-write, Device-nGnRE (MAIR index 2).
 const DEVICE_BLOCK: u64 = 1 << 54 | 1 << 53 | 1 << 10 | 2 << 2 | 0b01;
@@ -84,7 +86,7 @@ pub fn map_early_device(pa: PhysAddr) -> KernelVa {
 /// One 2 MiB block first, since the boot protocol promises no more than that it is memory; a second one only if
 /// the header says that the tree goes on there.
 pub fn map_early_dtb(pa: PhysAddr) -> Result<AddrRange<KernelVa>, EarlyDtbError> {
-    if pa.raw() == 0 || !pa.is_aligned(8) {
+    if pa.raw() == 0 || !pa.is_aligned(8) || pa.raw() >> 48 != 0 {
         return Err(EarlyDtbError::NoAddress(pa));
     }
     let block = pa.align_down(BLOCK);
@@ -93,11 +95,10 @@ pub fn map_early_dtb(pa: PhysAddr) -> Result<AddrRange<KernelVa>, EarlyDtbError>
     DTB_L2.0[0].store(block.raw() | READ_ONLY_BLOCK, Relaxed);
     publish();
     let start = EARLY_DTB + offset;
-    // SAFETY: the eight bytes are mapped by the block above (8-byte alignment keeps them inside it), aligned, and
-    // nobody writes them.
-    let [magic, size] = unsafe { *(start.raw() as *const [u32; 2]) }.map(u32::from_be);
+    let (magic, size) = header(start).ok_or(EarlyDtbError::Unreadable(pa))?;
     if magic != 0xd00d_feed {
-        return Err(EarlyDtbError::BadMagic(magic));
+        let atags = size == ATAG_CORE.swap_bytes();
+        return Err(if atags { EarlyDtbError::Atags(pa) } else { EarlyDtbError::BadMagic(magic) });
     }
     if u64::from(size) > BLOCK {
         return Err(EarlyDtbError::TooLarge(size));
@@ -106,7 +107,18 @@ pub fn map_early_dtb(pa: PhysAddr) -> Result<AddrRange<KernelVa>, EarlyDtbError>
         DTB_L2.0[1].store((block.raw() + BLOCK) | READ_ONLY_BLOCK, Relaxed);
         publish();
     }
-    Ok(AddrRange::new(start, start + u64::from(size)))
+    // The header may be the last of it that is in memory.
+    let pages = (0..u64::from(size)).step_by(PAGE_SIZE as usize);
+    match pages.map(|at| start + at).find(|&page| probe::read_u32(page).is_none()) {
+        Some(page) => Err(EarlyDtbError::Unreadable(pa + (page.raw() - start.raw()))),
+        None => Ok(AddrRange::new(start, start + u64::from(size))),
+    }
+}
+
+/// The first two words of a device tree: magic number and size. Aligned to 8 bytes, so they are in one page.
+fn header(at: KernelVa) -> Option<(u32, u32)> {
+    let word = |at| probe::read_u32(at).map(u32::from_be);
+    Some((word(at)?, word(at + 4)?))
 }
 
 /// Maps `chunk` (2 MiB or more of RAM) writable where the linear map will have it: as far above

@@ -74,8 +74,13 @@ pub struct Counters {
 
 /// The numbers now.
 pub fn read() -> Counters {
-    let (now, peak) = VMALLOC.usage();
     let (commands, syncs) = super::iommu::commands();
+    Counters { commands, syncs, ..gauges() }
+}
+
+/// Those that are read without a lock: all but `commands` and `syncs`, which are 0.
+pub fn gauges() -> Counters {
+    let (now, peak) = VMALLOC.usage();
     Counters {
         low_bytes: LOW_BYTES.read(),
         high_bytes: HIGH_BYTES.read(),
@@ -83,7 +88,6 @@ pub fn read() -> Counters {
         table_pages: TABLE_PAGES.read(),
         iova_ranges: IOVA_RANGES.read(),
         lost_bytes: LOST_BYTES.read(),
-        commands,
-        syncs,
+        ..Counters::default()
     }
 }
