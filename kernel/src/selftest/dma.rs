@@ -172,6 +172,9 @@ fn attributes() -> Outcome {
 }
 
 fn aliases() -> Outcome {
+    if VMALLOC.bytes() < 2 << 20 {
+        skip!("vmalloc= is too small for the kernel's view");
+    }
     let device = direct_device(false);
     let attachment = dma::alloc(&device, 1 << 20, Attrs::empty()).map_err(|error| format!("{error}"))?;
     let chunks: Vec<_> = attachment.buffer().chunks().collect();
@@ -390,6 +393,8 @@ fn vmalloc_exhausted() -> Outcome {
     if VMALLOC.bytes() > MOST {
         skip!("vmalloc= is more than can be filled");
     }
+    // What follows leaves a table behind the first time.
+    drop(dma::alloc(&device, 4 << 20, Attrs::NO_KERNEL_MAPPING | Attrs::ALLOC_SINGLE_PAGES));
     drop(dma::alloc(&device, 8 << 20, Attrs::NO_KERNEL_MAPPING));
     let chunk = zones::with(|zones| zones.take(Order::BLOCK_2M, Reach::ANYWHERE)).ok_or("no 2 MiB chunk")?;
     let mut filler = Vec::new();
