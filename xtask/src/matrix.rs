@@ -71,7 +71,7 @@ const SELFTEST: Case = Case {
     append: "selftest lowmem=256M",
     expect: Expect::Ktap,
     inspect: |_| Vec::new(),
-    limit: 300,
+    limit: 600,
 };
 
 /// Root port, bridge to conventional PCI, another bridge: three more buses before edu.
