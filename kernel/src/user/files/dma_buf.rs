@@ -2,7 +2,7 @@
 
 use super::{File, stat_device};
 use crate::dma::counters::{self, Reading};
-use crate::dma::{Attachment, Buffer};
+use crate::dma::{Attachment, Buffer, Side};
 use crate::sync::SpinLock;
 use crate::user::access::UserMemory;
 use crate::user::address_space::Behind;
@@ -13,7 +13,7 @@ use abi::file::{S_IFREG, SEEK_END, SEEK_SET, Stat};
 use addr::{Order, PAGE_SIZE, UserVa};
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
-use dma_api::DmaError;
+use dma_api::{Direction, DmaError};
 use pagetable::Leaf;
 
 /// A buffer, and the devices that programs have given it to.
@@ -33,6 +33,15 @@ impl DmaBuf {
         let mut all = self.attachments.lock();
         all.retain(|old| old.strong_count() > 0);
         all.push(Arc::downgrade(attachment));
+    }
+
+    /// Hands the data over between the program and devices that do not see the CPUs' caches, if it is with any.
+    fn sync(&self, to: Side, direction: Direction) {
+        // Taken out of the lock: dropping the last of an attachment waits for the IOMMU.
+        let attachments: Vec<_> = self.attachments.lock().iter().filter_map(Weak::upgrade).collect();
+        if attachments.iter().any(|attachment| !attachment.device().is_coherent()) {
+            self.buffer.sync(to, direction);
+        }
     }
 
     /// The address that the first device which still has it knows it by.
@@ -120,8 +129,8 @@ impl File for DmaBufFile {
         let (memory, at) = (UserMemory::new(&process.space), UserVa::new(argument));
         if request == DMA_BUF_IOCTL_SYNC.raw() {
             let sync: BufferSync = memory.read(at)?;
-            // The program's mapping has the memory type that is coherent with every device it can be attached to.
-            check_sync(sync.flags)?;
+            let (side, direction) = decode_sync(sync.flags)?;
+            self.0.sync(side, direction);
         } else if request == DMA_BUF_CHUNKS.raw() {
             self.describe(memory, at)?;
         } else if request == DMA_BUF_LEAVES.raw() {
@@ -139,9 +148,16 @@ impl File for DmaBufFile {
     }
 }
 
-fn check_sync(flags: u64) -> Result<(), Errno> {
+/// Whose turn it is next, and who writes: a program that will read wants what the device wrote.
+fn decode_sync(flags: u64) -> Result<(Side, Direction), Errno> {
     let flags = SyncFlags::from_bits(flags).ok_or(Errno::EINVAL)?;
-    if flags.intersects(SyncFlags::READ | SyncFlags::WRITE) { Ok(()) } else { Err(Errno::EINVAL) }
+    let side = if flags.contains(SyncFlags::END) { Side::Device } else { Side::Cpu };
+    match (flags.contains(SyncFlags::READ), flags.contains(SyncFlags::WRITE)) {
+        (true, true) => Ok((side, Direction::Bidirectional)),
+        (true, false) => Ok((side, Direction::FromDevice)),
+        (false, true) => Ok((side, Direction::ToDevice)),
+        (false, false) => Err(Errno::EINVAL),
+    }
 }
 
 /// What all buffers cost now.
@@ -193,18 +209,18 @@ mod tests {
     #[test]
     fn a_sync_says_what_for() {
         let cases = [
-            (1, true),
-            (2, true),
-            (3, true),
-            (5, true),
-            (7, true),
-            (0, false),
-            (4, false),
-            (8, false),
-            (9, false),
+            (1, Some((Side::Cpu, Direction::FromDevice))),
+            (2, Some((Side::Cpu, Direction::ToDevice))),
+            (3, Some((Side::Cpu, Direction::Bidirectional))),
+            (5, Some((Side::Device, Direction::FromDevice))),
+            (7, Some((Side::Device, Direction::Bidirectional))),
+            (0, None),
+            (4, None),
+            (8, None),
+            (9, None),
         ];
-        for (flags, good) in cases {
-            assert_eq!(check_sync(flags).is_ok(), good, "{flags}");
+        for (flags, wanted) in cases {
+            assert_eq!(decode_sync(flags).ok(), wanted, "{flags}");
         }
     }
 }
