@@ -6,7 +6,7 @@ use super::trace::{self, Event};
 use super::{Device, counters};
 use addr::{AddrRange, Iova, MemoryType};
 use alloc::sync::Arc;
-use dma_api::{Direction, DmaError};
+use dma_api::{Attrs, Direction, DmaError};
 use pagetable::Mapping;
 
 /// What a device sees of a buffer, for as long as this value lives.
@@ -30,7 +30,7 @@ impl Attachment {
             align: buffer.alignment(),
             mask: device.mask(),
             fit,
-            mapping: Mapping::read_write(buffer.memory()),
+            mapping: mapping(device, &buffer),
         };
         if buffer.memory() == MemoryType::WriteBack && !device.is_coherent() {
             buffer.sync(Side::Device, Direction::Bidirectional);
@@ -78,6 +78,13 @@ impl Attachment {
     fn event(&self) -> Event<'_> {
         Event { device: Some(&self.device), iova: Some(self.range.start()), ..self.buffer().event() }
     }
+}
+
+/// Readable and writable; by privileged transactions alone if that was asked for and can be said.
+fn mapping(device: &Device, buffer: &Buffer) -> Mapping {
+    let all = Mapping::read_write(buffer.memory());
+    let privileged = buffer.attrs().contains(Attrs::PRIVILEGED) && device.domain().tells_privilege();
+    if privileged { all.privileged() } else { all }
 }
 
 impl Drop for Attachment {

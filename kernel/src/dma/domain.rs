@@ -11,7 +11,7 @@ use alloc::vec::Vec;
 use dma_api::{DmaError, DmaMask};
 use drivers::direct::{BusWindow, Direct};
 use drivers::iommu::{Domain as _, MapError, Placement};
-use drivers::smmu;
+use drivers::smmu::{self, Stages};
 use pagetable::Mapping;
 
 /// An address space for devices. Its lock is held while tables change, not while the IOMMU is waited for.
@@ -75,6 +75,12 @@ impl Domain {
     /// Whether an IOMMU translates: then memory may be anywhere, and in pieces.
     pub fn is_translated(&self) -> bool {
         matches!(self.kind, Kind::Translated(..))
+    }
+
+    /// Whether its tables can keep unprivileged transactions out: stage 1 can, stage 2 has no word for it (DDI 0487,
+    /// D8.4, "Stage 2 data access permissions").
+    pub fn tells_privilege(&self) -> bool {
+        matches!(self.kind, Kind::Translated(smmu, _) if smmu.features().stages != Stages::Two)
     }
 
     /// The highest physical address that a device with this mask can use.

@@ -96,6 +96,9 @@ fn examine(attachment: &Attachment, attrs: Attrs) -> Result<(), String> {
         let mut leaves = Vec::new();
         device.domain().leaves(attachment.range(), |leaf| leaves.push(leaf));
         same_memory(&leaves, buffer.chunks(), memory)?;
+        let wanted = attrs.contains(Attrs::PRIVILEGED) && device.domain().tells_privilege();
+        let wrong = leaves.iter().find(|leaf| leaf.access.contains(Access::PRIVILEGED) != wanted);
+        check!(wrong.is_none(), "{wrong:?}, privileged alone: {wanted}");
     }
     if let Some(view) = buffer.kernel_view() {
         let mut leaves = Vec::new();
