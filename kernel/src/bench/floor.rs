@@ -17,8 +17,12 @@ pub fn run(_: &Arc<Device>) -> Result<(), DmaError> {
         return Err(DmaError::OutOfFrames { wanted: 1, had: 0 });
     };
     let range = linear::range_of(page.chunk().range());
-    // SAFETY: the frame is this function's own, in the linear map, writable.
-    let mut zero = Measured::new(ROUNDS, || Ok(unsafe { arch::cache::zero(range) }), |()| ())?;
+    let fill = || {
+        // SAFETY: the frame is this function's own, in the linear map, writable.
+        unsafe { arch::cache::zero(range) };
+        Ok(())
+    };
+    let mut zero = Measured::new(ROUNDS, fill, |()| ())?;
     zones::give(page);
     Subject { name: "floor_zero_page", size: PAGE_SIZE, attrs: 0, chunks: 1, tables: 0 }.print(&mut zero);
     Ok(())
