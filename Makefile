@@ -4,6 +4,7 @@
 #   make run      boot them under QEMU; ctrl-a x ends it
 #   make test     host tests, then the self-tests and contract cases on every machine of the matrix
 #   make check    what CI runs: format, lints, then all of `make test`
+#   make bench    measure in guest instructions, next to Linux: a table, and target/report/index.html
 #   make debug    boot stopped, waiting for gdb on port 1234
 #
 # Knobs, on the command line or in the environment:
@@ -13,8 +14,8 @@ export BOARD MEM SMP APPEND QEMU_ARGS INITRD
 
 SUDO := $(if $(filter-out 0,$(shell id -u)),sudo)
 
-.PHONY: build run test check debug
-build run test check debug: | linker
+.PHONY: build run test check bench debug
+build run test check bench debug: | linker
 	@cargo xtask $@
 
 .DEFAULT_GOAL := build

@@ -1,0 +1,123 @@
+//! Figures, from a console's `BENCH` lines or from a table of the peer's.
+
+use std::collections::HashMap;
+
+/// A measurement.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Figure {
+    /// What, on how much, and how.
+    pub key: Key,
+    /// Ticks of the operation (allocate, map; for contention both halves).
+    pub alloc: u64,
+    /// Ticks of what takes it back.
+    pub free: u64,
+    /// Physically contiguous chunks.
+    pub chunks: u64,
+}
+
+/// What tells one measurement from another.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub struct Key {
+    /// `a`: one CPU; `c`: four.
+    pub mode: String,
+    /// The measurement's name.
+    pub name: String,
+    /// Bytes.
+    pub size: u64,
+    /// Attributes or variant, in a fixed order.
+    pub attrs: String,
+    /// Threads at a time; 0 where that is no matter.
+    pub threads: u64,
+}
+
+impl Key {
+    /// The same measurement with another name and other attributes.
+    pub fn named(&self, name: &str, attrs: &str) -> Self {
+        Self { name: name.into(), attrs: attrs.into(), ..self.clone() }
+    }
+}
+
+/// The figures in a console log.
+pub fn from_console(console: &str, mode: &str) -> Vec<Figure> {
+    console.lines().filter_map(|line| from_line(line, mode)).collect()
+}
+
+fn from_line(line: &str, mode: &str) -> Option<Figure> {
+    let (name, rest) = line.strip_prefix("BENCH ")?.split_once(' ')?;
+    let fields: HashMap<&str, &str> =
+        rest.split_whitespace().filter_map(|word| word.split_once('=')).collect();
+    let number = |field| fields.get(field).and_then(|value: &&str| value.parse().ok());
+    Some(Figure {
+        key: Key {
+            mode: mode.into(),
+            name: name.into(),
+            size: number("size")?,
+            attrs: in_order(fields.get("attrs")?),
+            threads: number("threads").unwrap_or(0),
+        },
+        alloc: number("alloc_ticks")?,
+        free: number("free_ticks")?,
+        chunks: number("chunks")?,
+    })
+}
+
+/// The figures in a tab-separated table; columns are found by their names in its first line that is no comment.
+pub fn from_table(table: &str) -> Vec<Figure> {
+    let mut lines = table.lines().filter(|line| !line.starts_with('#'));
+    let columns: Vec<&str> = lines.next().unwrap_or_default().split('\t').collect();
+    lines.filter_map(|line| from_row(&columns, line)).collect()
+}
+
+fn from_row(columns: &[&str], line: &str) -> Option<Figure> {
+    let cells: HashMap<&str, &str> = columns.iter().copied().zip(line.split('\t')).collect();
+    let number = |column| cells.get(column).and_then(|value: &&str| value.parse().ok());
+    let text = |column| cells.get(column).copied().filter(|text| *text != "-").unwrap_or("0");
+    let (alloc, free) = match text("test") {
+        "contention" => (number("per_op").or_else(|| number("alloc"))?, 0),
+        _ => (number("alloc")?, number("free")?),
+    };
+    Some(Figure {
+        key: Key {
+            mode: text("mode").into(),
+            name: text("test").into(),
+            size: number("size")?,
+            attrs: in_order(text("attrs")),
+            threads: number("threads").unwrap_or(0),
+        },
+        alloc,
+        free,
+        chunks: number("chunks").unwrap_or(0),
+    })
+}
+
+/// Names joined by `|`, sorted: the two kernels print them in different orders.
+fn in_order(attrs: &str) -> String {
+    let mut names: Vec<&str> = attrs.split('|').collect();
+    names.sort_unstable();
+    names.join("|")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_of_the_console_is_understood() {
+        let console = "cntfrq=1000000000\nBENCH alloc size=4096 attrs=WRITE_COMBINE|NO_KERNEL_MAPPING \
+                       alloc_ticks=10 free_ticks=5 iters=64 chunks=1 commands=2\nBENCH broken size=x\n";
+        let figures = from_console(console, "a");
+        assert_eq!(figures.len(), 1);
+        assert_eq!((figures[0].alloc, figures[0].free, figures[0].chunks), (10, 5, 1));
+        assert_eq!(figures[0].key.attrs, "NO_KERNEL_MAPPING|WRITE_COMBINE");
+    }
+
+    #[test]
+    fn a_table_is_read_by_its_columns() {
+        let table = "# comment\nmode\ttest\tsize\tattrs\tthreads\talloc\tfree\tper_op\n\
+                     a\tmap_single\t4096\t-\t-\t923\t2068\t-\nc\tcontention\t4096\tx\t4\t-\t-\t3044\n";
+        let figures = from_table(table);
+        assert_eq!((figures[0].alloc, figures[0].free), (923, 2068));
+        assert_eq!((figures[0].key.attrs.as_str(), figures[0].key.threads), ("0", 0));
+        assert_eq!((figures[1].alloc, figures[1].key.threads), (3044, 4));
+    }
+}

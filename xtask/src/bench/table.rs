@@ -1,0 +1,174 @@
+//! Tessera, Linux, their ratio and the floor, row by row.
+
+use std::fmt::Write;
+
+use super::figures::Figure;
+use super::floor;
+
+/// A measurement next to what it is compared with.
+pub struct Row<'a> {
+    /// Tessera's.
+    pub own: &'a Figure,
+    /// Linux at the same job.
+    pub linux: Option<&'a Figure>,
+    /// Linux's call that makes no kernel mapping, where the same job has one.
+    pub unmapped: Option<&'a Figure>,
+    /// The least that both halves can cost.
+    pub floor: Option<(u64, u64)>,
+}
+
+/// Pairs what belongs together. What four CPUs do is taken from the run with four.
+pub fn rows<'a>(own: &'a [Figure], linux: &'a [Figure]) -> Vec<Row<'a>> {
+    let shown = own.iter().filter(|figure| figure.key.mode == "c" || figure.key.name != "contention");
+    shown
+        .map(|own| {
+            let find = |key| linux.iter().find(|figure| figure.key == key);
+            let unmapped = unmapped(own).and_then(|(name, attrs)| find(own.key.named(name, attrs)));
+            Row { own, linux: find(own.key.clone()), unmapped, floor: floor::of(own) }
+        })
+        .collect()
+}
+
+/// The name and the attributes of the job without kernel mapping.
+fn unmapped(own: &Figure) -> Option<(&'static str, &'static str)> {
+    match (own.key.name.as_str(), own.key.attrs.as_str()) {
+        ("alloc", "NO_KERNEL_MAPPING") => Some(("noncontig", "0+zero")),
+        ("alloc", "ALLOC_SINGLE_PAGES|NO_KERNEL_MAPPING") => Some(("noncontig", "ALLOC_SINGLE_PAGES+zero")),
+        ("frag_alloc", "ALLOC_SINGLE_PAGES|NO_KERNEL_MAPPING") => {
+            Some(("frag_noncontig", "ALLOC_SINGLE_PAGES+zero"))
+        }
+        ("mmap", _) => Some(("mmap", "noncontig")),
+        ("contention", "alloc_64K_nkm") => Some(("contention", "noncontig_64K")),
+        _ => None,
+    }
+}
+
+/// Column heads, the same in the text and on the page.
+pub const HEADS: [&str; 8] = [
+    "measurement",
+    "size",
+    "attributes",
+    "Tessera",
+    "Linux",
+    "Linux / Tessera",
+    "noncontiguous / Tessera",
+    "Tessera / floor",
+];
+
+impl Row<'_> {
+    /// The cells of the columns in [`HEADS`]; two figures in one are alloc and free.
+    pub fn cells(&self) -> [String; 8] {
+        let key = &self.own.key;
+        let name = match key.threads {
+            0 => key.name.clone(),
+            threads => format!("{} x{threads}", key.name),
+        };
+        let pair = |figure: &Figure| both(figure, &grouped(figure.alloc), &grouped(figure.free));
+        let ratio = |linux: &Figure| {
+            both(linux, &times(linux.alloc, self.own.alloc), &times(linux.free, self.own.free))
+        };
+        [
+            name,
+            size(key.size),
+            key.attrs.clone(),
+            pair(self.own),
+            self.linux.map_or_else(String::new, pair),
+            self.linux.map_or_else(String::new, ratio),
+            self.unmapped.map_or_else(String::new, ratio),
+            self.floor.map_or_else(String::new, |(alloc, free)| {
+                format!("{} / {}", times(self.own.alloc, alloc), times(self.own.free, free))
+            }),
+        ]
+    }
+}
+
+fn both(figure: &Figure, alloc: &str, free: &str) -> String {
+    if figure.free == 0 { alloc.to_owned() } else { format!("{alloc} / {free}") }
+}
+
+fn times(a: u64, b: u64) -> String {
+    if b == 0 { "-".into() } else { format!("{:.2}", a as f64 / b as f64) }
+}
+
+/// Digits in threes.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index) % 3 == 0 {
+            text.push(' ');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// Bytes in the largest unit that divides them.
+pub fn size(bytes: u64) -> String {
+    match bytes {
+        0 => "-".into(),
+        _ if bytes % (1 << 20) == 0 => format!("{} MiB", bytes >> 20),
+        _ => format!("{} KiB", bytes >> 10),
+    }
+}
+
+/// The table for a terminal.
+pub fn text(own: &[Figure], linux: &[Figure]) -> String {
+    let mut lines = vec![HEADS.map(String::from)];
+    lines.extend(rows(own, linux).iter().map(Row::cells));
+    let mut widths = [0; HEADS.len()];
+    for line in &lines {
+        for (width, cell) in widths.iter_mut().zip(line) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let mut text = String::new();
+    for line in &lines {
+        for (column, (cell, width)) in line.iter().zip(widths).enumerate() {
+            // Words to the left, figures to the right. Writing to a string does not fail.
+            let _ = match column {
+                0 | 2 => write!(text, "{cell:<width$}  "),
+                _ => write!(text, "{cell:>width$}  "),
+            };
+        }
+        text.truncate(text.trim_end().len());
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::figures::{from_console, from_table};
+    use super::*;
+
+    #[test]
+    fn a_row_has_both_kernels_and_the_floor() {
+        let own = from_console(
+            "BENCH alloc size=4096 attrs=NO_KERNEL_MAPPING alloc_ticks=1000 free_ticks=500 chunks=1",
+            "a",
+        );
+        let linux = from_table(
+            "mode\ttest\tsize\tattrs\tthreads\talloc\tfree\na\talloc\t4096\tNO_KERNEL_MAPPING\t0\t4000\t3000\n\
+             a\tnoncontig\t4096\t0+zero\t0\t2500\t2000\n",
+        );
+        let rows = rows(&own, &linux);
+        let expected = [
+            "alloc",
+            "4 KiB",
+            "NO_KERNEL_MAPPING",
+            "1 000 / 500",
+            "4 000 / 3 000",
+            "4.00 / 6.00",
+            "2.50 / 4.00",
+            "15.38 / 71.43",
+        ];
+        assert_eq!(rows[0].cells(), expected.map(String::from));
+        assert!(text(&own, &linux).lines().nth(1).unwrap().ends_with("15.38 / 71.43"));
+    }
+
+    #[test]
+    fn numbers_are_grouped_in_threes() {
+        assert_eq!([1, 1000, 123456, 1234567].map(grouped), ["1", "1 000", "123 456", "1 234 567"]);
+    }
+}
