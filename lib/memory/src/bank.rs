@@ -1,15 +1,29 @@
 //! The free frames of one zone between two powers of two.
 
-use addr::{Chunk, Order, Pfn};
-use buddy_system_allocator::FrameAllocator;
+use crate::block::{self, Block};
+use crate::large::Large;
+use addr::{AddrRange, Chunk, Order, Pfn};
+use alloc::boxed::Box;
+use alloc::collections::BTreeSet;
+use alloc::vec::Vec;
 
 const ORDERS: usize = Order::MAX.log2() as usize + 1;
+/// Blocks in an entry of the directory.
+const GROUP: usize = 64;
 
 /// A bank holds frames of [2^k, 2^(k+1)) alone. No naturally aligned chunk crosses such a border, so banks lose no
 /// chunk that a single allocator would have had, and a device's limit is a choice of banks instead of a search.
 /// (The one exception: a chunk that starts at frame 0 would span all smaller banks, and is never formed.)
+///
+/// Whole 2 MiB blocks are in [`Large`]; a [`Block`] exists for each that is partly free, and only as long as it is. So
+/// taking or giving a frame is a matter of bits, and of trees only when a block's largest chunk changes.
 pub(crate) struct Bank {
-    free_chunks: FrameAllocator<ORDERS>,
+    large: Large,
+    /// Partly free blocks, by their number from the bank's first.
+    groups: Vec<Option<Box<Group>>>,
+    /// Their numbers, by the order of the largest free chunk.
+    by_largest: [BTreeSet<u32>; block::ORDERS],
+    first_block: u64,
     free: u64,
     /// The highest frame ever added: a limit at or above it reaches the whole bank.
     last: Pfn,
@@ -17,9 +31,27 @@ pub(crate) struct Bank {
     hopeless: u8,
 }
 
+type Group = [Option<Box<Block>>; GROUP];
+
+/// Heap bytes of the books for one more partly free block, at most.
+pub(crate) const BYTES_PER_BLOCK: usize =
+    size_of::<Block>().next_power_of_two() + size_of::<Group>().next_power_of_two();
+
 impl Bank {
-    pub(crate) fn new() -> Self {
-        Self { free_chunks: FrameAllocator::new(), free: 0, last: Pfn::new(0), hopeless: 0 }
+    /// The bank with this index, empty.
+    pub(crate) fn new(index: usize) -> Self {
+        let blocks = (1usize << index).div_ceil(Order::BLOCK_2M.frames() as usize);
+        let mut groups = Vec::new();
+        groups.resize_with(blocks.div_ceil(GROUP), || None);
+        Self {
+            large: Large::new(),
+            groups,
+            by_largest: [const { BTreeSet::new() }; block::ORDERS],
+            first_block: block_of(Pfn::new(1 << index)),
+            free: 0,
+            last: Pfn::new(0),
+            hopeless: 0,
+        }
     }
 
     /// The bank that `frame` belongs to: the position of its highest bit. Frame 0 shares the bank of frame 1.
@@ -29,10 +61,8 @@ impl Bank {
 
     /// Adds the frames from `first` up to, not including, `end`.
     pub(crate) fn add(&mut self, first: Pfn, end: Pfn) {
-        self.free_chunks.add_frame(first.raw() as usize, end.raw() as usize);
-        self.free += end.raw() - first.raw();
+        Chunk::of_range(AddrRange::new(first.start(), end.start())).for_each(|chunk| self.give(chunk));
         self.last = self.last.max(Pfn::new(end.raw() - 1));
-        self.hopeless = ORDERS as u8;
     }
 
     pub(crate) fn last(&self) -> Pfn {
@@ -43,10 +73,10 @@ impl Bank {
         if order.log2() >= self.hopeless || order.frames() > self.free {
             return None;
         }
-        match self.free_chunks.alloc(order.frames() as usize) {
+        match self.take_first(order) {
             Some(first) => {
                 self.free -= order.frames();
-                Chunk::new(Pfn::new(first as u64), order)
+                Chunk::new(first, order)
             }
             None => {
                 self.hopeless = order.log2();
@@ -55,11 +85,87 @@ impl Bank {
         }
     }
 
+    fn take_first(&mut self, order: Order) -> Option<Pfn> {
+        let log2 = usize::from(order.log2());
+        match log2.checked_sub(block::ORDERS) {
+            Some(order) => Some(Pfn::new(self.large.take(order)? << block::ORDERS)),
+            None => self.take_small(log2),
+        }
+    }
+
+    /// From a block whose largest chunk is just enough, or else from a new one.
+    fn take_small(&mut self, order: usize) -> Option<Pfn> {
+        let partly = self.by_largest[order..].iter().find_map(|blocks| blocks.first().copied());
+        let number = match partly {
+            Some(number) => number,
+            None => {
+                let whole = self.large.take(0)?;
+                return Some(self.split(whole, order));
+            }
+        };
+        let block = slot(&mut self.groups, number).as_mut()?;
+        let before = block.largest();
+        let first = block.take(order)?;
+        let after = block.largest();
+        self.refile(number, before, after);
+        Some(Pfn::new((self.first_block + u64::from(number)) << block::ORDERS).offset(first as u64))
+    }
+
+    /// Makes a partly free block of one that was free, and takes its first chunk.
+    fn split(&mut self, whole: u64, order: usize) -> Pfn {
+        let mut block = Block::full();
+        (order..block::ORDERS).for_each(|half| _ = block.give(1 << half, half));
+        let number = (whole - self.first_block) as u32;
+        self.refile(number, None, block.largest());
+        *slot(&mut self.groups, number) = Some(Box::new(block));
+        Pfn::new(whole << block::ORDERS)
+    }
+
     pub(crate) fn give(&mut self, chunk: Chunk) {
-        self.free_chunks.dealloc(chunk.first().raw() as usize, chunk.frames() as usize);
         self.free += chunk.frames();
         self.hopeless = ORDERS as u8;
+        let block = block_of(chunk.first());
+        match usize::from(chunk.order().log2()).checked_sub(block::ORDERS) {
+            Some(order) => self.large.give(block, order),
+            None => self.give_small(block, chunk),
+        }
     }
+
+    fn give_small(&mut self, number: u64, chunk: Chunk) {
+        let (at, whole) = ((number - self.first_block) as u32, number);
+        let block = slot(&mut self.groups, at).get_or_insert_with(|| Box::new(Block::full()));
+        let before = block.largest();
+        let first = chunk.first().raw() as usize % (1 << block::ORDERS);
+        let is_whole = block.give(first, usize::from(chunk.order().log2()));
+        let after = block.largest();
+        self.refile(at, before, after);
+        if is_whole {
+            self.large.give(whole, 0);
+        }
+    }
+
+    /// Notes that a block's largest chunk has changed. A block without free chunk is forgotten.
+    fn refile(&mut self, number: u32, before: Option<usize>, after: Option<usize>) {
+        if before == after {
+            return;
+        }
+        before.map(|order| self.by_largest[order].remove(&number));
+        match after {
+            Some(order) => _ = self.by_largest[order].insert(number),
+            None => *slot(&mut self.groups, number) = None,
+        }
+    }
+}
+
+/// The number of the 2 MiB block that a frame is in.
+fn block_of(frame: Pfn) -> u64 {
+    frame.raw() >> block::ORDERS
+}
+
+/// Where the books of a block are, if it has any.
+fn slot(groups: &mut [Option<Box<Group>>], number: u32) -> &mut Option<Box<Block>> {
+    let group = groups[number as usize / GROUP].get_or_insert_with(|| Box::new([const { None }; GROUP]));
+    &mut group[number as usize % GROUP]
 }
 
 #[cfg(test)]
@@ -76,7 +182,7 @@ mod tests {
 
     #[test]
     fn a_failed_order_is_tried_again_after_a_free() {
-        let mut bank = Bank::new();
+        let mut bank = Bank::new(2);
         bank.add(Pfn::new(4), Pfn::new(8));
         let order = Order::new(2).unwrap();
         let pages: Vec<_> = (0..4).map(|_| bank.take(Order::PAGE).unwrap()).collect();

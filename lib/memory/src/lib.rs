@@ -14,9 +14,11 @@
 extern crate alloc;
 
 mod bank;
+mod block;
 pub mod chunks;
 mod frames;
 mod heap;
+mod large;
 mod range;
 mod recent;
 mod zone;

@@ -1,8 +1,9 @@
 //! Low and high memory: who may have which frames, and who falls back to whom.
 
-use crate::bank::Bank;
+use crate::bank::{self, Bank};
 use crate::frames::OwnedChunk;
 use crate::heap;
+use crate::large;
 use crate::recent::{self, Recent};
 use addr::{AddrRange, Address, Chunk, Order, PAGE_SIZE, Pfn, PhysAddr};
 use alloc::boxed::Box;
@@ -107,7 +108,7 @@ impl Banks {
         while next < end {
             let index = Bank::index(next);
             let stop = end.min(Pfn::new(2 << index));
-            self.slots[index].get_or_insert_with(|| Box::new(Bank::new())).add(next, stop);
+            self.slots[index].get_or_insert_with(|| Box::new(Bank::new(index))).add(next, stop);
             self.occupied |= 1 << index;
             next = stop;
         }
@@ -216,12 +217,14 @@ impl Zones {
 
     /// Heap bytes that one [`take`](FrameSource::take) or [`give`](FrameSource::give) can need at most.
     pub fn heap_per_operation(&self) -> usize {
-        let frames = self.low.stats.total.max(self.high.stats.total);
+        let blocks = self.low.stats.total.max(self.high.stats.total) >> Order::BLOCK_2M.log2();
+        let file = heap::insertion(blocks, size_of::<u32>());
         // Splitting the largest chunk down to a page inserts into the tree of every order on the way.
         let split: usize =
-            (0..=Order::MAX.log2()).map(|order| heap::insertion(frames >> order, size_of::<usize>())).sum();
-        // Merging what came back lately inserts once for each chunk; of so many, one in five splits a node above too.
-        split + recent::CAPACITY * 5 / 4 * heap::node(size_of::<usize>())
+            (0..large::ORDERS).map(|order| heap::insertion(blocks >> order, size_of::<u64>())).sum();
+        // Merging what came back lately may start a block for each chunk and file it.
+        let merged = bank::BYTES_PER_BLOCK + heap::node(size_of::<u32>()) + heap::node(size_of::<u64>());
+        split + file + bank::BYTES_PER_BLOCK + recent::CAPACITY * merged
     }
 
     fn take_spare_low(&mut self, order: Order, highest: PhysAddr) -> Option<Chunk> {

@@ -39,7 +39,7 @@ fn no_zone_operation_needs_more_than_promised() {
     let mut zones = Zones::new(PhysAddr::new(0));
     zones.add(AddrRange::new(PhysAddr::new(1 << 30), PhysAddr::new(3 << 30)));
     let bound = zones.heap_per_operation();
-    assert!(bound < 64 << 10, "{bound}");
+    assert!(bound < 128 << 10, "{bound}");
     let mut highest = 0;
     let mut pages = Vec::with_capacity(1 << 19);
     for _ in 0..1 << 19 {

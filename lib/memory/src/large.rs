@@ -1,0 +1,67 @@
+//! Free chunks of 2 MiB and more, by order: a buddy allocator in units of blocks.
+
+use addr::Order;
+use alloc::collections::BTreeSet;
+
+/// From one block to the largest chunk.
+pub(crate) const ORDERS: usize = (Order::MAX.log2() - Order::BLOCK_2M.log2()) as usize + 1;
+
+/// Free runs of 2^n whole blocks.
+pub(crate) struct Large {
+    free: [BTreeSet<u64>; ORDERS],
+}
+
+impl Large {
+    pub(crate) const fn new() -> Self {
+        Self { free: [const { BTreeSet::new() }; ORDERS] }
+    }
+
+    /// Takes 2^`order` blocks, the lowest of the smallest run that will do, and returns the first.
+    pub(crate) fn take(&mut self, order: usize) -> Option<u64> {
+        let from = (order..ORDERS).find(|&from| !self.free[from].is_empty())?;
+        let first = self.free[from].pop_first()?;
+        for half in order..from {
+            self.free[half].insert(first + (1 << half));
+        }
+        Some(first)
+    }
+
+    /// Takes blocks back, and merges them with their neighbours.
+    pub(crate) fn give(&mut self, mut first: u64, mut order: usize) {
+        while order + 1 < ORDERS && self.free[order].remove(&(first ^ 1 << order)) {
+            first &= !(1 << order);
+            order += 1;
+        }
+        self.free[order].insert(first);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_split_and_merge() {
+        let mut large = Large::new();
+        (16..32).for_each(|block| large.give(block, 0));
+        assert_eq!(large.take(4), Some(16));
+        large.give(16, 4);
+        assert_eq!((large.take(0), large.take(1), large.take(3)), (Some(16), Some(18), Some(24)));
+        assert_eq!((large.take(2), large.take(1)), (Some(20), None));
+        large.give(18, 1);
+        large.give(16, 0);
+        assert_eq!(large.take(2), Some(16));
+        large.give(20, 2);
+        large.give(16, 2);
+        large.give(24, 3);
+        assert_eq!(large.take(4), Some(16));
+    }
+
+    #[test]
+    fn no_run_is_larger_than_the_largest_chunk() {
+        let mut large = Large::new();
+        large.give(0, ORDERS - 1);
+        large.give(1 << (ORDERS - 1), ORDERS - 1);
+        assert_eq!((large.take(ORDERS - 1), large.take(ORDERS - 1)), (Some(0), Some(512)));
+    }
+}
