@@ -170,7 +170,7 @@ impl Drop for Buffer {
         // The kernel's mapping first: no frame gets its cacheable alias back, or another owner, while it is there.
         self.view = Once::new();
         if self.memory == MemoryType::WriteBack {
-            self.frames.give_back(&mut zones::Source);
+            self.frames.give_back(&mut zones::Source::default());
         } else {
             self.frames.drain().for_each(give_back_cacheable);
         }

@@ -8,18 +8,19 @@ use memory::chunks::{self, ChunkError, Request};
 use memory::{FrameSource, Frames, OwnedChunk, Reach};
 
 /// The zones, with failures on demand.
-struct Source;
+#[derive(Default)]
+struct Source(zones::Source);
 
 impl FrameSource for Source {
     fn take(&mut self, order: Order, reach: Reach) -> Option<OwnedChunk> {
         if inject::fails(Step::Chunk) {
             return None;
         }
-        zones::Source.take(order, reach)
+        self.0.take(order, reach)
     }
 
     fn give(&mut self, chunk: OwnedChunk) {
-        zones::give(chunk);
+        self.0.give(chunk);
     }
 }
 
@@ -28,7 +29,7 @@ impl FrameSource for Source {
 /// # Errors
 /// [`DmaError::OutOfFrames`], [`DmaError::OutOfHeap`], [`DmaError::TooLong`], [`DmaError::ZeroLength`].
 pub(super) fn take(request: &Request, list: &mut Frames) -> Result<(), DmaError> {
-    chunks::take_into(&mut Source, request, list).map_err(|error| match error {
+    chunks::take_into(&mut Source::default(), request, list).map_err(|error| match error {
         ChunkError::Nothing => DmaError::ZeroLength,
         ChunkError::TooLong { wanted } => DmaError::TooLong { len: wanted * addr::PAGE_SIZE },
         ChunkError::OutOfFrames { wanted, had } => DmaError::OutOfFrames { wanted, had },

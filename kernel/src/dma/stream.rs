@@ -292,6 +292,6 @@ unsafe impl StreamMemory for Pages {
 
 impl Drop for Pages {
     fn drop(&mut self) {
-        self.frames.give_back(&mut zones::Source);
+        self.frames.give_back(&mut zones::Source::default());
     }
 }

@@ -4,7 +4,7 @@ use crate::memory::tables;
 use crate::sync::SpinLock;
 use addr::{AddrRange, Chunk, KernelVa, PhysAddr};
 use arch::tlb::Level;
-use pagetable::{Leaf, MapError, Mapping, OutOfTables, PageTable, Stage1};
+use pagetable::{Leaf, MapError, Mapping, OutOfTables, PageTable, Stage1, Window};
 
 /// Bits of a kernel address that are translated.
 const INPUT_BITS: u8 = 48;
@@ -53,6 +53,13 @@ pub fn unmap_keeping_tables(range: AddrRange<KernelVa>) {
         panic!("kernel unmap of {range:?}: {error:?}");
     }
     arch::tlb::kernel(range, Level::Last);
+}
+
+/// The table of the 2 MiB from `at` on, for somebody who fills it without the tree; `None` if its last page is not
+/// mapped.
+pub fn window(at: KernelVa) -> Option<Window<'static>> {
+    let table = with(|tree| tree.last_table(&tables::kernel(), at))?;
+    Window::new(tables::entries(table))
 }
 
 /// What the tree says of an address. The CPU's own view is `arch::mmu::translate_kernel`.

@@ -1,14 +1,17 @@
 //! Windows: how the kernel reaches frames for a moment that the linear map does not have, to zero or to copy them.
 //!
 //! Each CPU has two slots of 2 MiB in the kernel's half, used with interrupts masked: one for a block, one for pages.
-//! The page slot's last page is mapped for good (to one read-only frame), so that its tables always exist: opening a
-//! window never allocates and so never fails. When a window closes, its entries are gone from the TLBs of *all*
+//! The page slot's last page is mapped for good (to one read-only frame), so that its table always exists and its entries
+//! are written without a walk or a lock: opening a window never allocates and so never fails. When a window closes, its entries are gone from the TLBs of *all*
 //! CPUs: the tables are shared, so any CPU may have walked them by speculation.
 
 use crate::memory::{kernel_map, linear, zones};
-use addr::{AddrRange, Chunk, KernelVa, MemoryType, Order, Pfn, PhysAddr};
+use crate::percpu::{MAX_CPUS, PerCpu};
+use addr::{AddrRange, Chunk, KernelVa, MemoryType, Order, PAGE_SIZE, Pfn, PhysAddr};
+use arch::tlb::Level;
 use core::iter;
-use pagetable::{MapError, Mapping};
+use pagetable::{MapError, Mapping, Window};
+use spin::Once;
 
 /// The first CPU's slots.
 const BASE: u64 = 0xffff_b000_0000_0000;
@@ -16,6 +19,9 @@ const BASE: u64 = 0xffff_b000_0000_0000;
 const SLOT: u64 = Order::BLOCK_2M.bytes();
 /// The largest chunk that fits below the last page of the page slot.
 const PAGES: u64 = SLOT / 2;
+
+/// The page slots' entries.
+static WINDOWS: PerCpu<Once<Window<'static>>> = PerCpu::new([const { Once::new() }; MAX_CPUS]);
 
 fn block_slot(cpu: usize) -> KernelVa {
     KernelVa::new(BASE + 2 * SLOT * cpu as u64)
@@ -28,7 +34,12 @@ fn page_slot(cpu: usize) -> KernelVa {
 /// Makes CPU `cpu`'s slots usable. `anchor` is the frame that stays mapped.
 pub fn init_cpu(cpu: usize, anchor: Chunk) -> Result<(), MapError<KernelVa>> {
     let last = page_slot(cpu) + (SLOT - anchor.bytes());
-    kernel_map::map(last, iter::once(anchor), Mapping::read_only(MemoryType::WriteBack))
+    kernel_map::map(last, iter::once(anchor), Mapping::read_only(MemoryType::WriteBack))?;
+    WINDOWS.of(cpu).call_once(|| match kernel_map::window(page_slot(cpu)) {
+        Some(window) => window,
+        None => unreachable!("the anchor was mapped just now"),
+    });
+    Ok(())
 }
 
 /// Shows `chunk`, in pieces of at most 2 MiB, at kernel addresses of memory type `memory` that are good until `f`
@@ -37,10 +48,11 @@ pub fn init_cpu(cpu: usize, anchor: Chunk) -> Result<(), MapError<KernelVa>> {
 /// The caller owns the chunk, and there is no other mapping of it with another memory type.
 pub fn with_window(chunk: Chunk, memory: MemoryType, mut f: impl FnMut(AddrRange<KernelVa>)) {
     let _irqs = arch::cpu::mask_irqs();
-    let cpu = arch::cpu::index();
-    let slot = if chunk.bytes() > PAGES { block_slot(cpu) } else { page_slot(cpu) };
+    if chunk.bytes() <= PAGES {
+        return show_pages(iter::once(chunk), memory, &mut f);
+    }
     for piece in pieces(chunk) {
-        show(slot, iter::once(piece), piece.bytes(), memory, &mut f);
+        show_block(piece, memory, &mut f);
     }
 }
 
@@ -70,7 +82,7 @@ pub fn with_all(
         }
         if count > 0 {
             let _irqs = arch::cpu::mask_irqs();
-            show(page_slot(arch::cpu::index()), chunks.by_ref().take(count), bytes, memory, &mut f);
+            show_pages(chunks.by_ref().take(count), memory, &mut f);
             continue;
         }
         match chunks.next() {
@@ -81,16 +93,29 @@ pub fn with_all(
     }
 }
 
-/// Maps `chunks` at `slot`, this CPU's own, for as long as `f` takes. Interrupts are masked.
-fn show(
-    slot: KernelVa,
+/// Shows `chunks`, at most [`PAGES`] bytes, in this CPU's page slot for as long as `f` takes. Interrupts are masked.
+fn show_pages(
     chunks: impl Iterator<Item = Chunk>,
-    bytes: u64,
     memory: MemoryType,
     f: &mut impl FnMut(AddrRange<KernelVa>),
 ) {
-    let range = AddrRange::new(slot, slot + bytes);
-    if let Err(error) = kernel_map::map(slot, chunks, Mapping::read_write(memory)) {
+    let cpu = arch::cpu::index();
+    let Some(window) = WINDOWS.of(cpu).get() else { panic!("CPU {cpu} has no window yet") };
+    let pages = window.show::<KernelVa>(chunks, Mapping::read_write(memory));
+    arch::barrier::dsb_ishst();
+    arch::barrier::isb();
+    let slot = page_slot(cpu);
+    let range = AddrRange::new(slot, slot + pages as u64 * PAGE_SIZE);
+    f(range);
+    window.hide(pages);
+    arch::tlb::kernel(range, Level::Last);
+}
+
+/// Shows `piece`, more than [`PAGES`] bytes, in this CPU's block slot for as long as `f` takes. Interrupts are masked.
+fn show_block(piece: Chunk, memory: MemoryType, f: &mut impl FnMut(AddrRange<KernelVa>)) {
+    let slot = block_slot(arch::cpu::index());
+    let range = AddrRange::new(slot, slot + piece.bytes());
+    if let Err(error) = kernel_map::map(slot, iter::once(piece), Mapping::read_write(memory)) {
         panic!("window of CPU {}: {error:?}", arch::cpu::index());
     }
     f(range);

@@ -2,8 +2,9 @@
 
 use crate::memory::{heap, linear};
 use crate::percpu::{MAX_CPUS, PerCpu};
-use crate::sync::SpinLock;
+use crate::sync::{SpinLock, SpinLockGuard};
 use addr::{AddrRange, Chunk, Order, PhysAddr};
+use core::ops::{Deref, DerefMut};
 use core::sync::atomic::{AtomicBool, Ordering};
 use memory::{FrameSource, Frames, OwnedChunk, Reach, Zone, ZoneStats, Zones};
 use spin::Once;
@@ -24,16 +25,41 @@ pub fn locked_here() -> bool {
     LOCKED.this().load(Ordering::Relaxed)
 }
 
-/// Runs `f` with the zones locked, after making sure that the heap can hold what they write down.
-pub fn with<R>(f: impl FnOnce(&mut Zones) -> R) -> R {
+/// The zones, locked. Whatever allocates meanwhile uses the heap's reserve.
+pub struct Locked(SpinLockGuard<'static, Zones>);
+
+/// Waits for the zones, after making sure that the heap can hold what they write down.
+pub fn lock() -> Locked {
     // Without a reserve there may still be enough: the zones panic on a failed allocation, nobody else.
     heap::ensure_reserve();
     let Some(zones) = ZONES.get() else { panic!("no zones yet") };
-    let mut zones = zones.lock();
+    let zones = zones.lock();
     LOCKED.this().store(true, Ordering::Relaxed);
-    let result = f(&mut zones);
-    LOCKED.this().store(false, Ordering::Relaxed);
-    result
+    Locked(zones)
+}
+
+impl Deref for Locked {
+    type Target = Zones;
+    fn deref(&self) -> &Zones {
+        &self.0
+    }
+}
+
+impl DerefMut for Locked {
+    fn deref_mut(&mut self) -> &mut Zones {
+        &mut self.0
+    }
+}
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        LOCKED.this().store(false, Ordering::Relaxed);
+    }
+}
+
+/// Runs `f` with the zones locked.
+pub fn with<R>(f: impl FnOnce(&mut Zones) -> R) -> R {
+    f(&mut lock())
 }
 
 /// A chunk of lowmem that the heap keeps for good; `None` before there are zones, or when lowmem is used up.
@@ -60,20 +86,40 @@ pub fn give(chunk: OwnedChunk) {
 
 /// Gives a list of chunks back.
 pub fn give_all(mut frames: Frames) {
-    frames.give_back(&mut Source);
+    frames.give_back(&mut Source::default());
 }
 
-/// All frames, for lists of any length: the zones are locked for one chunk at a time, and the heap's reserve, which a
-/// long list of small chunks would use up, is seen to before each.
-pub struct Source;
+/// Chunks that change hands while [`Source`] keeps the zones locked: some 10 000 instructions.
+const TURN: u8 = 64;
+
+/// All frames, for lists of any length: the zones are locked for a few chunks at a time, and the heap's reserve, which a
+/// long list of small chunks would use up, is seen to before each turn. It is no longer alive than the list's making.
+#[derive(Default)]
+pub struct Source {
+    zones: Option<Locked>,
+    /// Chunks until somebody else has a turn.
+    left: u8,
+}
+
+impl Source {
+    fn zones(&mut self) -> &mut Locked {
+        if self.left == 0 {
+            // Unlocked before it is locked again.
+            self.zones = None;
+            self.left = TURN;
+        }
+        self.left -= 1;
+        self.zones.get_or_insert_with(lock)
+    }
+}
 
 impl FrameSource for Source {
     fn take(&mut self, order: Order, reach: Reach) -> Option<OwnedChunk> {
-        with(|zones| zones.take(order, reach))
+        self.zones().take(order, reach)
     }
 
     fn give(&mut self, chunk: OwnedChunk) {
-        give(chunk);
+        self.zones().give(chunk);
     }
 }
 

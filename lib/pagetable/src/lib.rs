@@ -40,6 +40,7 @@ mod steps;
 mod table;
 mod unmap;
 mod visit;
+mod window;
 
 #[cfg(test)]
 mod tests;
@@ -55,3 +56,4 @@ pub use stale::StaleTables;
 pub use table::{OutOfTables, PageTable};
 pub use unmap::UnmapError;
 pub use visit::Leaf;
+pub use window::Window;

@@ -107,6 +107,12 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
         Some((AddrRange::from_len(self.input.address(at), PAGE_SIZE)?, gone.stale))
     }
 
+    /// The last-level table that translates `at`, if there is one.
+    pub fn last_table<M: TableMemory>(&self, m: &M, at: A) -> Option<PhysAddr> {
+        let found = self.walk(m, self.input.offset(at)?, LAST_LEVEL);
+        (found.level == LAST_LEVEL).then_some(found.table)
+    }
+
     /// Walks as far as there are tables, at most to `stop`.
     #[inline]
     pub(crate) fn walk<M: TableMemory>(&self, m: &M, at: u64, stop: u8) -> Found {

@@ -1,0 +1,59 @@
+//! A window: a last-level table whose entries somebody fills and clears without a walk.
+
+use crate::descriptor::{Descriptor, Format, Stage1};
+use crate::geometry::LAST_LEVEL;
+use crate::table::{load, store};
+use crate::{Entries, InputAddress, Mapping};
+use addr::{Chunk, PAGE_SIZE, PhysAddr};
+use core::sync::atomic::AtomicU64;
+
+/// All pages of a table but the last, which is mapped for good and so keeps the table in its tree.
+///
+/// What is shown here is not counted as the table's, so everything must be hidden whenever the tree is asked about
+/// these addresses. There is one user at a time.
+#[derive(Clone, Copy, Debug)]
+pub struct Window<'a> {
+    slots: &'a [AtomicU64],
+}
+
+impl<'a> Window<'a> {
+    /// The window of a table ([`PageTable::last_table`](crate::PageTable::last_table)); `None` if nothing keeps it.
+    pub fn new(entries: &'a Entries) -> Option<Self> {
+        let (last, slots) = entries.split_last()?;
+        load(last).is_valid().then_some(Self { slots })
+    }
+
+    /// How many pages can be shown at a time.
+    pub fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Whether none can.
+    pub fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
+    /// Shows `chunks`, one after the other, and returns how many pages that are. The caller makes the entries seen.
+    ///
+    /// # Panics
+    /// When they do not fit.
+    pub fn show<A: InputAddress>(&self, chunks: impl Iterator<Item = Chunk>, mapping: Mapping) -> usize {
+        let page = Descriptor::leaf(PhysAddr::new(0), LAST_LEVEL, Stage1::attributes::<A>(mapping));
+        let mut shown = 0;
+        for chunk in chunks {
+            let pages = chunk.frames() as usize;
+            let mut leaf = page.further(chunk.start().raw());
+            for slot in &self.slots[shown..shown + pages] {
+                store(slot, leaf);
+                leaf = leaf.further(PAGE_SIZE);
+            }
+            shown += pages;
+        }
+        shown
+    }
+
+    /// Shows the first `pages` no more. The caller invalidates them (last-level entries are enough).
+    pub fn hide(&self, pages: usize) {
+        self.slots[..pages].iter().for_each(|slot| store(slot, Descriptor::INVALID));
+    }
+}
