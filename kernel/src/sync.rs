@@ -20,18 +20,21 @@
 //! The SMMU's event queue is taken by its interrupt handler, and by nobody who holds another lock.
 
 use core::ops::{Deref, DerefMut};
-use spin::mutex::{TicketMutex, TicketMutexGuard};
+use spin::mutex::{SpinMutex, SpinMutexGuard};
 
-/// A fair spin lock that masks interrupts on this CPU while it is held.
+/// A spin lock that masks interrupts on this CPU while it is held.
+///
+/// Whoever comes first gets it, not who has waited longest: a fair lock goes to a certain CPU next, and in a virtual
+/// machine with more CPUs than the host has, that one may not be running for a long time, while all others wait.
 #[derive(Default)]
 pub struct SpinLock<T: ?Sized> {
-    inner: TicketMutex<T>,
+    inner: SpinMutex<T>,
 }
 
 impl<T> SpinLock<T> {
     /// An unlocked lock around `value`.
     pub const fn new(value: T) -> Self {
-        Self { inner: TicketMutex::new(value) }
+        Self { inner: SpinMutex::new(value) }
     }
 
     /// The value: ownership proves that nobody else can reach it.
@@ -78,7 +81,7 @@ impl<T: ?Sized> SpinLock<T> {
 
 /// Access to what a [`SpinLock`] protects. Unlocks first, then restores the interrupt mask (fields drop in order).
 pub struct SpinLockGuard<'a, T: ?Sized> {
-    value: TicketMutexGuard<'a, T>,
+    value: SpinMutexGuard<'a, T>,
     _irqs: arch::cpu::IrqGuard,
 }
 
