@@ -8,8 +8,8 @@
 //!   wake threads ([`unpark`], [`on_timer`]); they never switch, and waking never allocates.
 //! - The lock stays held across a switch: the thread that goes on releases it ([`finish_switch`]). So nobody ever
 //!   takes a thread out of the line whose registers are not saved yet.
-//! - A CPU's timer is never set later than the first sleeper's deadline that was known when it was set, and whoever
-//!   starts to sleep sets it: so some CPU's timer always wakes a sleeper in time.
+//! - A sleeper is woken by the timer of the CPU that it fell asleep on, which is never set later than the first of these
+//!   deadlines.
 //! - Without anything to run a CPU waits in WFI, marked in `idle`; who makes a thread ready sends one of these CPUs
 //!   an interrupt.
 
@@ -130,7 +130,7 @@ pub fn park(deadline: Option<Nanoseconds>) {
         return;
     }
     if let Some(deadline) = deadline {
-        scheduler.queue.sleep(thread, deadline);
+        scheduler.queue.sleep(thread, deadline, arch::cpu::index());
     }
     reschedule(scheduler);
 }
@@ -189,7 +189,6 @@ pub fn run() -> ! {
         // An interrupt that comes from here on ends the WFI at once, and is taken when the mask ends.
         if mark_idle() {
             arch::cpu::wfi();
-            SCHEDULER.lock().idle &= !this_cpu();
         }
     }
 }
@@ -260,11 +259,12 @@ fn this_cpu() -> u64 {
     1 << arch::cpu::index()
 }
 
-/// Sends one waiting CPU to the line.
+/// Sends one waiting CPU to the line: this one if it is (then an interrupt has woken it), else another.
 fn kick(scheduler: &mut Scheduler) {
-    let others = scheduler.idle & !this_cpu();
-    if others != 0 {
-        let cpu = others.trailing_zeros() as usize;
+    if scheduler.idle & this_cpu() != 0 {
+        scheduler.idle &= !this_cpu();
+    } else if scheduler.idle != 0 {
+        let cpu = scheduler.idle.trailing_zeros() as usize;
         scheduler.idle &= !(1 << cpu);
         irq::wake(cpu);
     }
@@ -286,6 +286,7 @@ fn reschedule(mut scheduler: Guard) {
 /// Decides who runs now: the contexts of the caller and of the next one, unless that is the caller itself.
 fn choose(scheduler: &mut Scheduler, local: &mut Local) -> Option<(*mut Context, *const Context)> {
     let (current, idle) = (local.current.clone()?, local.idle.clone()?);
+    scheduler.idle &= !this_cpu();
     let runnable = current.parking.is_runnable();
     let next = match scheduler.queue.pop() {
         Some(next) => next,
@@ -313,7 +314,8 @@ fn choose(scheduler: &mut Scheduler, local: &mut Local) -> Option<(*mut Context,
 fn set_timer(scheduler: &Scheduler, now: Nanoseconds) {
     let slice_end = SLICE_END.this().load(Ordering::Relaxed);
     let slice_end = if slice_end > now { slice_end } else { u64::MAX };
-    time::interrupt_at(scheduler.queue.next_deadline().unwrap_or(u64::MAX).min(slice_end));
+    let sleeper = scheduler.queue.next_deadline(arch::cpu::index()).unwrap_or(u64::MAX);
+    time::interrupt_at(sleeper.min(slice_end));
 }
 
 /// The first thing on the other stack: the thread before has its registers saved now.

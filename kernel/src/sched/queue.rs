@@ -13,8 +13,17 @@ pub type Nanoseconds = u64;
 #[derive(Debug)]
 pub struct RunQueue<T> {
     ready: VecDeque<T>,
-    sleepers: Vec<(Nanoseconds, T)>,
+    /// The one that wakes first comes last.
+    sleepers: Vec<Sleeper<T>>,
     threads: usize,
+}
+
+/// A thread that sleeps, and the CPU whose timer wakes it: not all of them for each.
+#[derive(Debug)]
+struct Sleeper<T> {
+    deadline: Nanoseconds,
+    cpu: usize,
+    thread: T,
 }
 
 impl<T> RunQueue<T> {
@@ -52,27 +61,28 @@ impl<T> RunQueue<T> {
         self.ready.is_empty()
     }
 
-    /// The thread sleeps until `deadline`, if nobody wakes it before.
-    pub fn sleep(&mut self, thread: T, deadline: Nanoseconds) {
+    /// The thread sleeps until `deadline`, if nobody wakes it before. CPU `cpu` sees to that.
+    pub fn sleep(&mut self, thread: T, deadline: Nanoseconds, cpu: usize) {
         debug_assert!(self.sleepers.len() < self.sleepers.capacity());
-        self.sleepers.push((deadline, thread));
+        let at = self.sleepers.partition_point(|other| other.deadline > deadline);
+        self.sleepers.insert(at, Sleeper { deadline, cpu, thread });
     }
 
     /// Takes the sleeper that `is_it` knows out of the list, if it is there.
     pub fn wake(&mut self, is_it: impl Fn(&T) -> bool) -> Option<T> {
-        let at = self.sleepers.iter().position(|(_, thread)| is_it(thread))?;
-        Some(self.sleepers.swap_remove(at).1)
+        let at = self.sleepers.iter().position(|sleeper| is_it(&sleeper.thread))?;
+        Some(self.sleepers.remove(at).thread)
     }
 
-    /// Takes a sleeper whose time has come out of the list.
+    /// Takes a sleeper whose time has come out of the list, whoever should have woken it.
     pub fn due(&mut self, now: Nanoseconds) -> Option<T> {
-        let at = self.sleepers.iter().position(|(deadline, _)| *deadline <= now)?;
-        Some(self.sleepers.swap_remove(at).1)
+        self.sleepers.pop_if(|sleeper| sleeper.deadline <= now).map(|sleeper| sleeper.thread)
     }
 
-    /// When the next sleeper's time comes.
-    pub fn next_deadline(&self) -> Option<Nanoseconds> {
-        self.sleepers.iter().map(|(deadline, _)| *deadline).min()
+    /// When CPU `cpu` has to wake the next sleeper.
+    pub fn next_deadline(&self, cpu: usize) -> Option<Nanoseconds> {
+        let first = self.sleepers.iter().rev().find(|sleeper| sleeper.cpu == cpu);
+        first.map(|sleeper| sleeper.deadline)
     }
 }
 
@@ -100,22 +110,24 @@ mod tests {
 
     #[test]
     fn sleepers_wake_when_their_time_comes() {
-        let mut queue = queue(3);
-        queue.sleep('a', 30);
-        queue.sleep('b', 10);
-        queue.sleep('c', 20);
-        assert_eq!((queue.next_deadline(), queue.due(9)), (Some(10), None));
-        assert_eq!((queue.due(20).is_some(), queue.due(20).is_some(), queue.due(20)), (true, true, None));
-        assert_eq!(queue.next_deadline(), Some(30));
+        let mut queue = queue(4);
+        queue.sleep('a', 30, 0);
+        queue.sleep('b', 10, 0);
+        queue.sleep('c', 20, 1);
+        queue.sleep('d', 40, 1);
+        assert_eq!([0, 1, 2].map(|cpu| queue.next_deadline(cpu)), [Some(10), Some(20), None]);
+        assert_eq!(queue.due(9), None);
+        assert_eq!([queue.due(20), queue.due(20), queue.due(20)], [Some('b'), Some('c'), None]);
+        assert_eq!([0, 1].map(|cpu| queue.next_deadline(cpu)), [Some(30), Some(40)]);
     }
 
     #[test]
     fn a_sleeper_can_be_woken_before() {
         let mut queue = queue(2);
-        queue.sleep('a', 30);
+        queue.sleep('a', 30, 0);
         assert_eq!(queue.wake(|&thread| thread == 'b'), None);
         assert_eq!(queue.wake(|&thread| thread == 'a'), Some('a'));
-        assert_eq!(queue.next_deadline(), None);
+        assert_eq!(queue.next_deadline(0), None);
     }
 
     #[test]
@@ -125,7 +137,7 @@ mod tests {
         for round in 0..3 {
             for thread in 0..100 {
                 queue.push('x');
-                queue.sleep('y', thread);
+                queue.sleep('y', thread, 0);
             }
             assert_eq!((queue.ready.capacity(), queue.sleepers.capacity()), room, "round {round}");
             while queue.pop().is_some() {}
