@@ -135,6 +135,12 @@ pub fn ensure_reserve() -> bool {
     FREE.load(Ordering::Relaxed) >= RESERVE || zones::locked_here() || grow(Layout::new::<u64>())
 }
 
+/// Whether `bytes` can be allocated without touching the reserve, after taking more lowmem if need be. Asked before
+/// work that is done for a program: an allocation that fails inside it would be the end of the kernel.
+pub fn has_room(bytes: usize) -> bool {
+    FREE.load(Ordering::Relaxed) >= RESERVE + bytes || grow(Layout::new::<u64>())
+}
+
 /// Adds a chunk of lowmem that can hold `layout`. `false` when there is none.
 fn grow(layout: Layout) -> bool {
     let frames = (layout.size().max(layout.align()) as u64).div_ceil(addr::PAGE_SIZE);

@@ -15,7 +15,6 @@ use abi::Errno;
 use abi::memory::Prot;
 use addr::{AddrRange, Address, Asid, Chunk, KernelVa, MemoryType, PAGE_SIZE, PhysAddr, UserVa};
 use alloc::sync::Arc;
-use alloc::vec::Vec;
 use arch::tlb::Level;
 use core::ops::ControlFlow;
 use pagetable::{Access, Leaf, MapError, Mapping, PageTable, Stage1};
@@ -27,8 +26,8 @@ const INPUT_BITS: u8 = 48;
 const AROUND: u64 = 64 << 10;
 /// How much `MAP_POPULATE` fills in one go.
 const STEP: u64 = 2 << 20;
-/// As many as Linux allows (`vm.max_map_count`), or what the heap can take, if that is less.
-const AREAS_MAX: usize = 8192;
+/// Linux allows 65530; but here one program must not fill the kernel's heap.
+const AREAS_MAX: usize = 4096;
 /// The heap (`brk`) grows from below, up to here; `mmap` places things from the top down.
 const HEAP_END: u64 = USER_END - (1 << 30);
 
@@ -104,6 +103,9 @@ impl AddressSpace {
 
     /// Makes this CPU see it.
     pub fn install(&self) {
+        if arch::mmu::user_root() == Some((self.root, self.asid.get())) {
+            return;
+        }
         // SAFETY: the table lives until `clear`, which runs when no thread of the program can come back here and each
         // has uninstalled it on its CPU; the ASID is ours until drop, and no TLB knows it from before (`OwnedAsid`).
         unsafe { arch::mmu::install_user(self.root, self.asid.get()) };
@@ -150,10 +152,14 @@ impl AddressSpace {
 
     /// Unmaps whatever is in `range`.
     pub fn unmap(&self, range: AddrRange<UserVa>) -> Result<(), Errno> {
-        let parts = self.inner.lock().unmap(range)?;
-        // Outside of the lock: the last view of a buffer may free it.
-        drop(parts);
-        Ok(())
+        // Area by area, so that the lock is not held for all of them; upwards, since what is free may be taken again.
+        let mut rest = range;
+        loop {
+            let first = self.inner.lock().unmap_first(rest)?;
+            let Some(part) = first else { return Ok(()) };
+            rest = AddrRange::new(part.range.end(), range.end());
+            // `part` goes outside of the lock: the last view of a buffer may free it.
+        }
     }
 
     /// Changes what the program may do in `range`, all of which is mapped.
@@ -165,9 +171,9 @@ impl AddressSpace {
     /// Anonymous memory in `range` is zero again.
     pub fn discard(&self, range: AddrRange<UserVa>) -> Result<(), Errno> {
         let mut inner = self.inner.lock();
-        let parts: Vec<_> =
-            inner.areas.parts(range).filter(|part| matches!(part.backing, Behind::Zeroes)).collect();
-        parts.iter().for_each(|part| inner.drop_zeroes(part.range));
+        let parts = inner.areas.list(range).map_err(areas_errno)?;
+        let zeroes = parts.iter().filter(|part| matches!(part.backing, Behind::Zeroes));
+        zeroes.for_each(|part| inner.drop_zeroes(part.range));
         Ok(())
     }
 
@@ -188,7 +194,7 @@ impl AddressSpace {
         let done = if new_pages > old_pages {
             inner.add_zeroes(AddrRange::new(old_pages, new_pages), Prot::READ | Prot::WRITE).is_ok()
         } else {
-            new_pages == old_pages || inner.unmap(AddrRange::new(new_pages, old_pages)).is_ok()
+            new_pages == old_pages || inner.unmap_all(AddrRange::new(new_pages, old_pages)).is_ok()
         };
         if done {
             inner.heap = AddrRange::new(start, end);
@@ -205,7 +211,7 @@ impl AddressSpace {
     pub fn populate(&self, range: AddrRange<UserVa>) {
         for step in steps(range) {
             let mut inner = self.inner.lock();
-            let parts: Vec<_> = inner.areas.parts(step).collect();
+            let Ok(parts) = inner.areas.list(step) else { return };
             for part in
                 parts.iter().filter(|part| matches!(part.backing, Behind::Zeroes) && !part.prot.is_empty())
             {
@@ -261,13 +267,12 @@ impl AddressSpace {
 
     /// Gives everything up. No CPU has it installed any more.
     pub fn clear(&self) {
-        let (parts, table) = {
-            let mut inner = self.inner.lock();
-            let all = AddrRange::new(UserVa::new(USER_START), UserVa::new(USER_END));
-            let parts = inner.unmap(all);
-            (parts, inner.table.take())
-        };
-        drop(parts);
+        let all = AddrRange::new(UserVa::new(USER_START), UserVa::new(USER_END));
+        if let Err(error) = self.unmap(all) {
+            // Whole areas need neither tables nor lists.
+            panic!("address space {:?}: {error}", self.asid);
+        }
+        let table = self.inner.lock().table.take();
         if let Some(table) = table {
             arch::tlb::asid(self.asid.get());
             table.destroy(&mut tables::user(self.asid.get()));
@@ -308,7 +313,7 @@ impl Inner {
             },
             Place::Replace(at) => {
                 let range = exactly(at)?;
-                self.unmap(range)?;
+                self.unmap_all(range)?;
                 Ok(range)
             }
         }
@@ -320,20 +325,26 @@ impl Inner {
         self.areas.insert(area).map_err(areas_errno)
     }
 
-    /// Takes `range` out of plan, tables and TLBs, and gives the areas back that were there.
-    fn unmap(&mut self, range: AddrRange<UserVa>) -> Result<Vec<Area<Behind>>, Errno> {
-        let parts = self.areas.remove(range).map_err(areas_errno)?;
-        // Cutting a buffer's block needs a table and can fail; it comes first, while all can still be put back.
-        for part in parts.iter().filter(|part| matches!(part.backing, Behind::Shared(..))) {
-            if self.clear_entries(part.range).is_err() {
+    /// Takes whatever is in `range` out of plan, tables and TLBs.
+    fn unmap_all(&mut self, range: AddrRange<UserVa>) -> Result<(), Errno> {
+        while self.unmap_first(range)?.is_some() {}
+        Ok(())
+    }
+
+    /// The same for the first area that has a part in `range`; returns that part.
+    fn unmap_first(&mut self, range: AddrRange<UserVa>) -> Result<Option<Area<Behind>>, Errno> {
+        let Some(part) = self.areas.parts(range).next() else { return Ok(None) };
+        let parts = self.areas.remove(part.range).map_err(areas_errno)?;
+        match part.backing {
+            // Cutting a block needs a table, and can fail.
+            Behind::Shared(..) if self.clear_entries(part.range).is_err() => {
                 self.areas.put_back(parts);
                 return Err(Errno::ENOMEM);
             }
+            Behind::Shared(..) => {}
+            Behind::Zeroes => self.drop_zeroes(part.range),
         }
-        for part in parts.iter().filter(|part| matches!(part.backing, Behind::Zeroes)) {
-            self.drop_zeroes(part.range);
-        }
-        Ok(parts)
+        Ok(Some(part))
     }
 
     fn clear_entries(&mut self, range: AddrRange<UserVa>) -> Result<(), Errno> {
@@ -371,7 +382,7 @@ impl Inner {
     }
 
     fn protect(&mut self, range: AddrRange<UserVa>, prot: Prot) -> Result<(), Errno> {
-        let before: Vec<_> = self.areas.parts(range).collect();
+        let before = self.areas.list(range).map_err(areas_errno)?;
         let denied =
             |part: &Area<Behind>| matches!(part.backing, Behind::Shared(_, most) if !most.contains(prot));
         if before.iter().any(denied) {
@@ -576,7 +587,7 @@ fn areas_errno(error: AreasError) -> Errno {
     match error {
         AreasError::Range => Errno::EINVAL,
         AreasError::Overlap(_) => Errno::EEXIST,
-        AreasError::Hole(_) | AreasError::TooMany => Errno::ENOMEM,
+        AreasError::Hole(_) | AreasError::TooMany | AreasError::OutOfMemory => Errno::ENOMEM,
     }
 }
 

@@ -76,6 +76,7 @@ impl Futexes {
             match memory.try_load_u32(at) {
                 Some(word) if word != expected => return Err(Errno::EAGAIN),
                 Some(_) => {
+                    sleepers.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
                     sleepers.push(Sleeper { at, bits, thread: thread.clone() });
                     return Ok(());
                 }

@@ -141,8 +141,8 @@ impl Process {
 
     fn release(&self) {
         // Devices let go of their buffers first, then the program's own mappings of them.
-        let files: Vec<_> = self.files.lock().take_all().collect();
-        drop(files);
+        let files = self.files.lock().take_all();
+        files.for_each(drop);
         self.space.clear();
         self.is_over.store(true, Ordering::Release);
         self.over.wake_all();

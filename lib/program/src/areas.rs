@@ -53,6 +53,8 @@ pub enum AreasError {
     Hole(UserVa),
     /// There would be more areas than the limit.
     TooMany,
+    /// There is no memory for the list of what was there.
+    OutOfMemory,
 }
 
 /// Where a new area may start: at addresses that are `phase` above a multiple of `align`.
@@ -148,7 +150,7 @@ impl<B: Backing> Areas<B> {
         let around = |area: &Area<B>| area.range.start() < range.start() && range.end() < area.range.end();
         let more = usize::from(self.find(range.start()).is_some_and(around));
         self.check(range, more)?;
-        Ok(self.cut(range))
+        self.cut(range)
     }
 
     /// Puts back what [`Areas::remove`] has just taken out; nothing has been added there since.
@@ -162,7 +164,8 @@ impl<B: Backing> Areas<B> {
         if let Some(hole) = self.first_hole(range) {
             return Err(AreasError::Hole(hole));
         }
-        let parts: Vec<_> = self.cut(range).into_iter().map(|part| Area { prot, ..part }).collect();
+        let mut parts = self.cut(range)?;
+        parts.iter_mut().for_each(|part| part.prot = prot);
         parts.iter().cloned().for_each(|part| self.put(part));
         Ok(parts)
     }
@@ -198,9 +201,17 @@ impl<B: Backing> Areas<B> {
         if self.areas.len() + more > self.limit { Err(AreasError::TooMany) } else { Ok(()) }
     }
 
+    /// A list of the parts of areas inside `range`, ascending.
+    pub fn list(&self, range: AddrRange<UserVa>) -> Result<Vec<Area<B>>, AreasError> {
+        let mut parts = Vec::new();
+        parts.try_reserve_exact(self.parts(range).count()).map_err(|_| AreasError::OutOfMemory)?;
+        parts.extend(self.parts(range));
+        Ok(parts)
+    }
+
     /// Takes `range` out, and puts back what the areas at its borders have outside of it.
-    fn cut(&mut self, range: AddrRange<UserVa>) -> Vec<Area<B>> {
-        let parts: Vec<_> = self.parts(range).collect();
+    fn cut(&mut self, range: AddrRange<UserVa>) -> Result<Vec<Area<B>>, AreasError> {
+        let parts = self.list(range)?;
         for part in &parts {
             let Some(whole) = self.find(part.range.start()).cloned() else { continue };
             self.areas.remove(&whole.range.start());
@@ -209,7 +220,7 @@ impl<B: Backing> Areas<B> {
                 self.areas.insert(rest.range.start(), rest);
             }
         }
-        parts
+        Ok(parts)
     }
 
     /// Adds an area to a free range, joined with its neighbours where they continue each other.

@@ -35,30 +35,30 @@ impl<F: Clone> Descriptors<F> {
     /// Opens `file` on the lowest free number that is at least `lowest`.
     ///
     /// # Errors
-    /// `EMFILE`: all numbers up to the limit are in use; `EINVAL`: `lowest` is past the limit.
+    /// `EMFILE`: all numbers up to the limit are in use; `EINVAL`: `lowest` is past the limit; `ENOMEM`.
     pub fn insert(&mut self, file: F, close_on_exec: bool, lowest: usize) -> Result<u32, Errno> {
         if lowest >= self.limit {
             return Err(if lowest == 0 { Errno::EMFILE } else { Errno::EINVAL });
         }
         let from = lowest.max(self.full_below);
         let number = (from..self.limit).find(|&number| self.is_free(number)).ok_or(Errno::EMFILE)?;
+        self.put(number, Descriptor { file, close_on_exec })?;
         if from == self.full_below {
             self.full_below = number + 1;
         }
-        self.put(number, Descriptor { file, close_on_exec });
         Ok(number as u32)
     }
 
     /// Opens `file` on exactly this number, and gives back what was there.
     ///
     /// # Errors
-    /// `EBADF`: the number is past the limit.
+    /// `EBADF`: the number is past the limit; `ENOMEM`.
     pub fn replace(&mut self, number: u32, file: F, close_on_exec: bool) -> Result<Option<F>, Errno> {
         if number as usize >= self.limit {
             return Err(Errno::EBADF);
         }
         let old = self.places.get_mut(number as usize).and_then(Option::take);
-        self.put(number as usize, Descriptor { file, close_on_exec });
+        self.put(number as usize, Descriptor { file, close_on_exec })?;
         Ok(old.map(|descriptor| descriptor.file))
     }
 
@@ -103,11 +103,14 @@ impl<F: Clone> Descriptors<F> {
         !matches!(self.places.get(number), Some(Some(_)))
     }
 
-    fn put(&mut self, number: usize, descriptor: Descriptor<F>) {
+    fn put(&mut self, number: usize, descriptor: Descriptor<F>) -> Result<(), Errno> {
         if self.places.len() <= number {
+            let more = number + 1 - self.places.len();
+            self.places.try_reserve(more).map_err(|_| Errno::ENOMEM)?;
             self.places.resize(number + 1, None);
         }
         self.places[number] = Some(descriptor);
+        Ok(())
     }
 }
 

@@ -14,6 +14,7 @@ use super::access::UserMemory;
 use super::files::OpenFile;
 use super::process::Process;
 use super::task::Task;
+use crate::memory::heap;
 use crate::sync::SpinLock;
 use abi::{Errno, Syscall};
 use addr::UserVa;
@@ -69,11 +70,37 @@ pub fn dispatch(task: &Arc<Task>, frame: &mut TrapFrame) {
     let arguments = [frame.x[0], frame.x[1], frame.x[2], frame.x[3], frame.x[4], frame.x[5]];
     let call = Call { task, arguments };
     let answer = match Syscall::from_number(number) {
+        Some(known) if allocates(known) && !heap::has_room(HEAP_ROOM) => Err(Errno::ENOMEM),
         Some(Syscall::Clone) => threads::clone(&call, frame),
         Some(known) => run(known, &call),
         None => unknown(number),
     };
     frame.x[0] = answer.unwrap_or_else(Errno::to_result);
+}
+
+/// More than any one call takes from the heap.
+const HEAP_ROOM: usize = 256 << 10;
+
+/// Whether the call makes things that live on the heap. The others take little, for a moment: they have what
+/// [`HEAP_ROOM`] leaves.
+fn allocates(syscall: Syscall) -> bool {
+    use Syscall::*;
+    matches!(
+        syscall,
+        Dup | Dup3
+            | Fcntl
+            | Ioctl
+            | OpenAt
+            | GetDents64
+            | ReadV
+            | WriteV
+            | PPoll
+            | Futex
+            | Brk
+            | Clone
+            | MMap
+            | MProtect
+    )
 }
 
 fn run(syscall: Syscall, call: &Call<'_>) -> Answer {
