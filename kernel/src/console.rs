@@ -37,13 +37,21 @@ const TRIES: usize = 1_000_000;
 /// Starts on the UART that the device tree names, through boot's own mapping of it; without one, on the PL011 of a
 /// machine we know. Log messages up to "info" are printed from now on. Returns which UART it is.
 pub fn start_early(named: Option<Uart>) -> Option<Uart> {
-    let uart = named.or_else(find);
+    let uart = named.filter(answers).or_else(find);
     if let Some(uart) = uart {
         let at = boot::map_early_device(uart.registers.start());
         *PORT.lock() = Some(open(uart.kind, at));
     }
     start_log();
+    if let Some(missing) = named.filter(|_| uart != named) {
+        log::warn!("console: no UART answers at {}", missing.registers.start());
+    }
     uart
+}
+
+/// Whether something is there at all.
+fn answers(uart: &Uart) -> bool {
+    arch::probe::read_u32(boot::map_early_device(uart.registers.start())).is_some()
 }
 
 /// A PL011 where the machines we know have one. Its identification registers say whether it is there, so that nothing
@@ -72,7 +80,7 @@ fn usual_places(image: PhysAddr) -> &'static [u64] {
 pub fn move_to_final(uart: Option<Uart>) {
     EARLY.store(false, Ordering::Relaxed);
     let Some(uart) = uart else { return };
-    match vmalloc::map_registers(uart.registers) {
+    match vmalloc::map_known_registers(uart.registers) {
         Ok(registers) => *PORT.lock() = Some(open(uart.kind, registers.start())),
         Err(error) => {
             log::warn!("console: {error:?}");

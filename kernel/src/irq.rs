@@ -1,7 +1,7 @@
 //! Interrupts: who handles which, and the controller behind it.
 
 use crate::board::{self, Platform};
-use crate::memory::vmalloc::{self, VmallocError};
+use crate::memory::vmalloc::{self, RegistersError};
 use crate::percpu::{MAX_CPUS, PerCpu};
 use crate::sync::SpinLock;
 use addr::{AddrRange, PhysAddr};
@@ -45,7 +45,7 @@ pub enum IrqError {
     /// It refuses.
     Gic(GicError),
     /// Its registers cannot be mapped.
-    Map(VmallocError),
+    Map(RegistersError),
 }
 
 impl fmt::Display for IrqError {
@@ -53,7 +53,7 @@ impl fmt::Display for IrqError {
         match self {
             Self::NoGic => write!(f, "no interrupt controller"),
             Self::Gic(error) => error.fmt(f),
-            Self::Map(error) => write!(f, "interrupt controller's registers: {error:?}"),
+            Self::Map(error) => write!(f, "interrupt controller: {error}"),
         }
     }
 }

@@ -55,14 +55,15 @@ pub fn entry_level() -> u8 {
 pub fn boot(boot: &BootInfo) -> ! {
     heap::init();
     ENTRY_LEVEL.store(boot.entry_el, Ordering::Relaxed);
-    let platform = read_platform(boot).unwrap_or_else(|error| {
+    let mut platform = read_platform(boot).unwrap_or_else(|error| {
         console::start_early(None);
         log::error!("{error}; halted");
         arch::cpu::halt()
     });
+    platform.psci.into_iter().for_each(power::set_firmware);
     let uart = console::start_early(platform.console);
     log::info!("Tessera {} on {}, entered at EL{}", env!("CARGO_PKG_VERSION"), platform.model, boot.entry_el);
-    platform.psci.into_iter().for_each(power::set_firmware);
+    platform.check_initrd(boot.image);
     platform.warnings.iter().for_each(|warning| log::warn!("{warning}"));
     let args = BootArgs::parse(&platform.bootargs).unwrap_or_else(|error| power::fail(&error));
     apply(&args);

@@ -12,6 +12,9 @@ pub(super) struct BusRange {
     pub len: u64,
 }
 
+/// Physical addresses are no wider: descriptors for 4 KiB pages hold no more bits (DDI 0487, D8.3, without FEAT_LPA2).
+const PHYSICAL_BITS: u32 = 48;
+
 /// The range of addresses, or the reason that it cannot exist.
 pub(super) fn range<A: Address>(start: u64, len: u64) -> Result<AddrRange<A>, Reason> {
     AddrRange::from_len(A::new(start), len).ok_or(Reason::PastTheEnd { start, len })
@@ -91,7 +94,10 @@ pub(super) fn to_cpu(bus: &Place<'_>, start: u64, len: u64) -> Result<AddrRange<
             at = lines.find_map(|line| through(line, at, len)).ok_or(Reason::Unreachable(at))?;
         }
     }
-    range(at, len)
+    range(at, len).and_then(|range: AddrRange<PhysAddr>| {
+        let reachable = range.end().raw() <= 1 << PHYSICAL_BITS;
+        if reachable { Ok(range) } else { Err(Reason::PastTheEnd { start: at, len }) }
+    })
 }
 
 /// Where `line` moves the `len` bytes at `at`, if it has all of them.
@@ -156,6 +162,7 @@ mod tests {
             (&[1, 2, 3][..], Reason::Malformed("reg")),
             (&[0, 1, 0, 0][..], Reason::Malformed("reg")),
             (&[u32::MAX, u32::MAX, 0, 2][..], Reason::PastTheEnd { start: u64::MAX, len: 2 }),
+            (&[0xffff, u32::MAX, 0, 2][..], Reason::PastTheEnd { start: 0xffff_ffff_ffff, len: 2 }),
         ] {
             let mut model = fixture::virt();
             fixture::find(&mut model, "/smmuv3").add_property(fixture::cells("reg", cells));

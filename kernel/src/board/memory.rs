@@ -59,8 +59,13 @@ impl<'a> Tree<'a> {
     }
 
     /// The boot arguments, empty when there are none.
-    pub fn bootargs(&self) -> &'a str {
-        self.find("/chosen").and_then(|chosen| chosen.text("bootargs")).unwrap_or("")
+    pub fn bootargs(&self) -> Result<&'a str, Reason> {
+        const NAME: &str = "bootargs";
+        match self.find("/chosen").filter(|chosen| chosen.property(NAME).is_some_and(|text| !text.is_empty()))
+        {
+            Some(chosen) => chosen.text(NAME).ok_or(Reason::Malformed(NAME)),
+            None => Ok(""),
+        }
     }
 }
 
@@ -154,8 +159,13 @@ mod tests {
     #[test]
     fn boot_arguments_are_text_or_nothing() {
         let mut model = fixture::virt();
-        assert_eq!(with(&model, |tree| tree.bootargs().to_owned()), "");
+        let bootargs = |model: &DeviceTree| with(model, |tree| tree.bootargs().map(str::to_owned));
+        assert_eq!(bootargs(&model), Ok(String::new()));
         fixture::find(&mut model, "/chosen").add_property(fixture::text("bootargs", "selftest=a*"));
-        assert_eq!(with(&model, |tree| tree.bootargs().to_owned()), "selftest=a*");
+        assert_eq!(bootargs(&model), Ok("selftest=a*".to_owned()));
+        for odd in [&b"selftest=\xff\0"[..], b"selftest"] {
+            fixture::find(&mut model, "/chosen").add_property(fixture::bytes("bootargs", odd));
+            assert_eq!(bootargs(&model), Err(Reason::Malformed("bootargs")));
+        }
     }
 }

@@ -52,7 +52,7 @@ impl Platform {
             memory,
             reserved: reader.each(tree.reservations()),
             initrd: reader.one(tree.initrd()).flatten(),
-            bootargs: tree.bootargs().to_string(),
+            bootargs: reader.one(tree.bootargs()).unwrap_or("").to_string(),
             console: reader.one(tree.console()),
             psci: tree.psci().and_then(|psci| reader.one(psci)),
             cpus: reader.each(tree.cpus()),
@@ -62,6 +62,23 @@ impl Platform {
             smmus: reader.each(tree.smmus()),
             warnings: reader.warnings,
         })
+    }
+}
+
+impl Platform {
+    /// Leaves an initial file system out that is not where a loader can have put one: in memory, clear of the kernel's
+    /// `image` and of what must not be mapped.
+    pub fn check_initrd(&mut self, image: AddrRange<PhysAddr>) {
+        let Some(initrd) = self.initrd else { return };
+        let unmappable =
+            self.reserved.iter().filter(|reserved| reserved.no_map).map(|reserved| reserved.range);
+        let in_memory = self.memory.iter().any(|range| range.covers(&initrd));
+        let free = unmappable.chain([image]).all(|taken| !taken.overlaps(&initrd));
+        if initrd.is_empty() || !in_memory || !free {
+            let reason = Reason::Misplaced { start: initrd.start().raw(), len: initrd.len() };
+            self.warnings.push(Warning { path: "initramfs".to_string(), reason });
+            self.initrd = None;
+        }
     }
 }
 
@@ -169,6 +186,27 @@ mod tests {
         model.root.remove_child("memory@40000000");
         assert_eq!(read(&model), Err(TreeError::NoMemory));
         assert_eq!(read(&DeviceTree::new()), Err(TreeError::NoMemory));
+    }
+
+    #[test]
+    fn an_initrd_must_be_in_memory_and_clear_of_the_kernel() {
+        let platform = read(&fixture::virt()).unwrap();
+        let image = range(0x4020_0000, 0x4100_0000);
+        let secret = Reservation { range: range(0x5000_0000, 0x5010_0000), no_map: true };
+        for (initrd, good) in [
+            (range(0x4800_0000, 0x4800_0001), true),
+            (range(0x4100_0000, 0x5000_0000), true),
+            (range(0x4800_0000, 0x4800_0000), false),
+            (range(0x40ff_ffff, 0x4800_0000), false),
+            (range(0x500f_ffff, 0x5800_0000), false),
+            (range(0x7fff_0000, 0x8000_0001), false),
+            (range(0x70_0000_0000, 0x70_0010_0000), false),
+            (range(0x4800_0000, 0x7fff_ffff_0000_0000), false),
+        ] {
+            let mut platform = Platform { initrd: Some(initrd), reserved: vec![secret], ..platform.clone() };
+            platform.check_initrd(image);
+            assert_eq!((platform.initrd.is_some(), platform.warnings.is_empty()), (good, good), "{initrd:?}");
+        }
     }
 
     #[test]

@@ -26,6 +26,9 @@ pub struct Smmu {
     pub coherent: bool,
 }
 
+/// Page 0 and page 1 of an SMMU's registers, 64 KiB each (IHI 0070, 6.1).
+const PAGES: u64 = 2 << 16;
+
 impl<'a> Tree<'a> {
     /// The SMMUs.
     pub fn smmus(&self) -> impl Iterator<Item = (Place<'a>, Result<Smmu, Reason>)> + use<'a> {
@@ -34,10 +37,14 @@ impl<'a> Tree<'a> {
     }
 
     fn smmu(&self, place: &Place<'a>) -> Result<Smmu, Reason> {
+        let registers = place.reg(0)?;
+        if registers.len() < PAGES {
+            return Err(Reason::Malformed("reg"));
+        }
         let interrupt = |name| self.interrupt_named(place, name).transpose();
         Ok(Smmu {
             phandle: place.phandle(),
-            registers: place.reg(0)?,
+            registers,
             event_queue: interrupt("eventq")?,
             global_error: interrupt("gerror")?,
             command_sync: interrupt("cmdq-sync")?,

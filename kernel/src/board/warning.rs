@@ -69,6 +69,13 @@ pub enum Reason {
         /// Its value.
         value: Excerpt,
     },
+    /// It lies outside memory, or on something else.
+    Misplaced {
+        /// Where it starts.
+        start: u64,
+        /// Its length in bytes.
+        len: u64,
+    },
     /// There is one already, and the kernel uses one.
     Second,
     /// It asks for memory to be set aside anywhere, which the kernel does not do.
@@ -101,6 +108,9 @@ impl fmt::Display for Reason {
                 write!(f, "no such interrupt: <{kind} {number} {flags}>")
             }
             Self::Unknown { property, value } => write!(f, "unknown {property} \"{value}\""),
+            Self::Misplaced { start, len } => {
+                write!(f, "{len:#x} bytes at {start:#x} are not all in free memory")
+            }
             Self::Second => write!(f, "a second one"),
             Self::DynamicReservation => write!(f, "a reservation without an address"),
             Self::EcamTooSmall { len, buses } => write!(f, "{len:#x} bytes of ECAM for {buses} buses"),

@@ -3,7 +3,7 @@
 use super::edu::Edu;
 use crate::dma::{Device, iommu};
 use crate::irq;
-use crate::memory::vmalloc::{self, VmallocError};
+use crate::memory::vmalloc::{self, RegistersError};
 use crate::sync::SpinLock;
 use addr::StreamId;
 use alloc::boxed::Box;
@@ -23,7 +23,7 @@ pub type PciHost = SpinLock<Host>;
 /// Why a host or a function is left out.
 enum PciError {
     /// Registers cannot be mapped.
-    Map(VmallocError),
+    Map(RegistersError),
     /// Configuration space is too short.
     Ecam(EcamError),
     /// The BAR that the driver needs has no address.
@@ -41,7 +41,7 @@ enum PciError {
 impl fmt::Display for PciError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Map(error) => write!(f, "registers: {error:?}"),
+            Self::Map(error) => error.fmt(f),
             Self::Ecam(error) => error.fmt(f),
             Self::NoBar(bar) => write!(f, "BAR {bar} has no address"),
             Self::NoIommu(phandle) => {

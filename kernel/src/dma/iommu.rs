@@ -6,7 +6,7 @@ use super::counters;
 use super::domain::Domain;
 use super::inject::{self, Step};
 use crate::irq::{self, Handler};
-use crate::memory::vmalloc::{self, VmallocError};
+use crate::memory::vmalloc::{self, RegistersError};
 use crate::memory::{kmap, linear, tables, zones};
 use crate::sync::SpinLock;
 use crate::{board, kprintln};
@@ -58,7 +58,7 @@ static SMMUS: Once<Vec<&'static Smmu>> = Once::new();
 #[derive(Debug)]
 enum OpenError {
     /// Its registers cannot be mapped.
-    Map(VmallocError),
+    Map(RegistersError),
     /// It cannot do what is needed.
     Unsupported(Unsupported),
     /// It did not start.
@@ -68,7 +68,7 @@ enum OpenError {
 impl fmt::Display for OpenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Map(error) => write!(f, "registers: {error:?}"),
+            Self::Map(error) => error.fmt(f),
             Self::Unsupported(error) => error.fmt(f),
             Self::Start(error) => error.fmt(f),
         }

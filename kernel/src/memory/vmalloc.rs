@@ -4,7 +4,8 @@
 
 use crate::memory::kernel_map;
 use crate::sync::SpinLock;
-use addr::{AddrRange, Chunk, KernelVa, MemoryType, PAGE_SIZE, PhysAddr};
+use addr::{AddrRange, Address, Chunk, KernelVa, MemoryType, PAGE_SIZE, PhysAddr};
+use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
 use memory::{RangeAllocator, RangeError};
 use pagetable::{MapError, Mapping};
@@ -16,6 +17,24 @@ pub enum VmallocError {
     OutOfRange(RangeError<KernelVa>),
     /// No frame is left for a page table.
     Map(MapError<KernelVa>),
+}
+
+/// Why there is no way to a device's registers.
+#[derive(Debug)]
+pub enum RegistersError {
+    /// They cannot be mapped.
+    Map(VmallocError),
+    /// No device is there, whatever the device tree says.
+    NoAnswer(PhysAddr),
+}
+
+impl fmt::Display for RegistersError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Map(error) => write!(f, "registers: {error:?}"),
+            Self::NoAnswer(at) => write!(f, "no device answers at {at}"),
+        }
+    }
 }
 
 /// A part of the kernel's half and who has what in it.
@@ -149,8 +168,18 @@ impl core::fmt::Debug for Area {
     }
 }
 
-/// Maps a device's registers for good, as Device memory, and returns where exactly they are.
-pub fn map_registers(registers: AddrRange<PhysAddr>) -> Result<AddrRange<KernelVa>, VmallocError> {
+/// Maps a device's registers for good, as Device memory, and returns where exactly they are. Reads the first of them, to
+/// see that something is there; so the kernel's own tables must be in use.
+pub fn map_registers(registers: AddrRange<PhysAddr>) -> Result<AddrRange<KernelVa>, RegistersError> {
+    let at = map_known_registers(registers).map_err(RegistersError::Map)?;
+    match arch::probe::read_u32(at.start().align_down(4)) {
+        Some(_) => Ok(at),
+        None => Err(RegistersError::NoAnswer(registers.start())),
+    }
+}
+
+/// The same for a device that is known to be there.
+pub fn map_known_registers(registers: AddrRange<PhysAddr>) -> Result<AddrRange<KernelVa>, VmallocError> {
     let pages = registers.align_outward(PAGE_SIZE).unwrap_or(AddrRange::EMPTY);
     let mapping = Mapping::read_write(MemoryType::Device);
     let at = REGISTERS.map(Chunk::of_range(pages), PAGE_SIZE, mapping)?.leak().start();
