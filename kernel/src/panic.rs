@@ -6,10 +6,12 @@ use crate::{console, irq, kprintln, power};
 use addr::Size;
 use arch::exception::TrapFrame;
 use core::fmt::Display;
-use core::sync::atomic::{AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// One more than the number of the CPU that panics.
 static PANICKING: AtomicUsize = AtomicUsize::new(0);
+/// Whether it has panicked over its own panic.
+static AGAIN: AtomicBool = AtomicBool::new(false);
 
 /// Prints `message` and the backtrace of the caller, and powers off.
 pub fn report(message: &dyn Display) -> ! {
@@ -26,14 +28,14 @@ pub fn report_trap(message: &dyn Display, frame: &TrapFrame) -> ! {
     finish(core::iter::once(frame.elr).chain(arch::backtrace::from(frame.x[29])))
 }
 
-/// The first CPU to get here has the last words. Another one stops; the same one, which panics over its own panic, has
-/// nothing to add.
+/// The first CPU to get here has the last words. Another one stops; the same one, which panics over its own panic,
+/// switches the machine off, unless that was what it panicked over.
 fn begin() {
     core::mem::forget(arch::cpu::mask_irqs());
     let me = arch::cpu::index() + 1;
     match PANICKING.compare_exchange(0, me, Ordering::Relaxed, Ordering::Relaxed) {
         Ok(_) => {}
-        Err(cpu) if cpu == me => power::off(),
+        Err(cpu) if cpu == me && !AGAIN.swap(true, Ordering::Relaxed) => power::off(),
         Err(_) => arch::cpu::halt(),
     }
     irq::stop_others();

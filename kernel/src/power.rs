@@ -1,5 +1,6 @@
 //! Switching the machine off.
 
+use crate::{console, kprintln};
 use arch::psci::Conduit;
 use spin::Once;
 
@@ -25,8 +26,9 @@ pub fn off() -> ! {
     arch::cpu::halt()
 }
 
-/// Says why nothing more can be done, and switches the machine off.
+/// Says why nothing more can be done, whatever the log level, and switches the machine off.
 pub fn fail(error: &dyn core::fmt::Display) -> ! {
-    log::error!("{error}");
+    kprintln!("error: {error}");
+    console::flush();
     off()
 }

@@ -52,7 +52,8 @@ impl<'a> Place<'a> {
         self.property("reg").ok_or(Reason::Missing("reg"))?;
         let mut cells = self.cells("reg").ok_or(Reason::Malformed("reg"))?;
         let line = address.saturating_add(size);
-        if line == 0 || !cells.len().is_multiple_of(line) {
+        // On a bus without addresses `reg` says nothing of where.
+        if address == 0 || !cells.len().is_multiple_of(line) {
             return Err(Reason::Malformed("reg"));
         }
         Ok(core::iter::from_fn(move || {
@@ -153,6 +154,15 @@ mod tests {
         assert_eq!(on_a_bus(Some(&[1, 2, 3])), Err(Reason::Malformed("ranges")));
         let end = on_a_bus(Some(&[0x7e00_0000, 0xffff_ffff, 0xffdf_ef00, 0x100_0000]));
         assert_eq!(end, Err(Reason::PastTheEnd { start: 0xffff_ffff_ffff_ff00, len: 0x200 }));
+    }
+
+    #[test]
+    fn a_bus_without_addresses_has_no_registers() {
+        let mut model = fixture::virt();
+        model.root.add_property(fixture::cells("#address-cells", &[0]));
+        let blob = model.to_dtb();
+        let reg = Tree::new(&blob).unwrap().find("/smmuv3").unwrap().reg(0);
+        assert_eq!(reg, Err(Reason::Malformed("reg")));
     }
 
     #[test]

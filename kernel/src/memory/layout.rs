@@ -1,10 +1,13 @@
 //! Which RAM becomes lowmem, which highmem, and what neither zone may have.
 
+use super::linear::LIMIT;
 use crate::board::Reservation;
 use addr::{AddrRange, Address, PAGE_SIZE, PhysAddr};
 use alloc::vec::Vec;
 use core::fmt;
 
+/// Where the linear map ends.
+const LINEAR_END: PhysAddr = PhysAddr::new(LIMIT);
 /// Lowmem is cut at multiples of this.
 const CUT: u64 = 2 << 20;
 /// With less the kernel cannot hold its own tables and heap.
@@ -65,6 +68,10 @@ impl Layout {
             return Err(LayoutError::LowmemTooSmall(wanted));
         }
         let (lowmem, high) = cut(&ram, wanted);
+        let bytes = lowmem.iter().map(AddrRange::len).sum();
+        if bytes < LOWMEM_MIN {
+            return Err(LayoutError::LowmemTooSmall(bytes));
+        }
         let pages = |r: &Reservation| r.range.align_outward(PAGE_SIZE);
         let unmapped: Vec<_> = reserved.iter().filter(|r| r.no_map).filter_map(pages).collect();
         let reserved: Vec<_> = reserved.iter().filter_map(pages).collect();
@@ -100,12 +107,16 @@ fn merged(ranges: &[AddrRange<PhysAddr>]) -> Vec<AddrRange<PhysAddr>> {
     result
 }
 
-/// The lowest `bytes` of `ram`, up to a multiple of [`CUT`], and the rest.
+/// The lowest `bytes` of `ram`, up to a multiple of [`CUT`], and the rest. What is past the linear map's end is high.
 fn cut(ram: &[AddrRange<PhysAddr>], bytes: u64) -> (Vec<AddrRange<PhysAddr>>, Vec<AddrRange<PhysAddr>>) {
     let (mut low, mut high, mut left) = (Vec::new(), Vec::new(), bytes);
     for range in ram {
+        if range.start() >= LINEAR_END {
+            high.push(*range);
+            continue;
+        }
         let end = range.start().checked_add(left).and_then(|end| end.align_up(CUT)).unwrap_or(range.end());
-        let at = if left == 0 { range.start() } else { end.min(range.end()) };
+        let at = if left == 0 { range.start() } else { end.min(range.end()).min(LINEAR_END) };
         left = left.saturating_sub(at.raw() - range.start().raw());
         push_nonempty(&mut low, AddrRange::new(range.start(), at));
         push_nonempty(&mut high, AddrRange::new(at, range.end()));
@@ -198,5 +209,15 @@ mod tests {
     fn too_little_is_refused_by_name() {
         assert_eq!(Layout::new(&[], &[], None), Err(LayoutError::NoRam));
         assert_eq!(Layout::new(&[r(G, 2 * G)], &[], Some(4096)), Err(LayoutError::LowmemTooSmall(4096)));
+        assert_eq!(Layout::new(&[r(G, G + M)], &[], None), Err(LayoutError::LowmemTooSmall(M)));
+    }
+
+    #[test]
+    fn what_the_linear_map_does_not_reach_is_high() {
+        let ram = [r(LIMIT - 32 * M, LIMIT + G), r(LIMIT + 2 * G, LIMIT + 3 * G)];
+        let layout = Layout::new(&ram, &[], Some(G)).unwrap();
+        assert_eq!(layout.lowmem, [r(LIMIT - 32 * M, LIMIT)]);
+        assert_eq!(layout.high_free, [r(LIMIT, LIMIT + G), r(LIMIT + 2 * G, LIMIT + 3 * G)]);
+        assert_eq!(Layout::new(&ram[1..], &[], None), Err(LayoutError::LowmemTooSmall(0)));
     }
 }
