@@ -94,7 +94,9 @@ impl Streams {
     fn device(&mut self, host: &Host, function: &Function) -> Result<Arc<Device>, PciError> {
         let (name, coherent) = (function.bdf.to_string(), host.description().coherent);
         let stream = host.stream(function).filter(|_| !self.iommu_off);
-        let Some((phandle, stream)) = stream else { return Ok(Device::direct(name, coherent, Vec::new())) };
+        let Some((phandle, stream)) = stream else {
+            return Ok(Device::direct(name, coherent, host.description().dma.clone()));
+        };
         if let Some(device) = self.attached.get(&(phandle, stream)) {
             return Ok(device.clone());
         }

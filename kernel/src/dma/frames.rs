@@ -5,7 +5,7 @@ use crate::memory::zones;
 use addr::Order;
 use dma_api::DmaError;
 use memory::chunks::{self, ChunkError, Request};
-use memory::{FrameSource, Frames, OwnedChunk, Reach};
+use memory::{FrameSource, Frames, OwnedChunk, Reach, Zone};
 
 /// The zones, with failures on demand.
 #[derive(Default)]
@@ -29,10 +29,20 @@ impl FrameSource for Source {
 /// # Errors
 /// [`DmaError::OutOfFrames`], [`DmaError::OutOfHeap`], [`DmaError::TooLong`], [`DmaError::ZeroLength`].
 pub(super) fn take(request: &Request, list: &mut Frames) -> Result<(), DmaError> {
+    fail_early(request.frames)?;
     chunks::take_into(&mut Source::default(), request, list).map_err(|error| match error {
         ChunkError::Nothing => DmaError::ZeroLength,
         ChunkError::TooLong { wanted } => DmaError::TooLong { len: wanted * addr::PAGE_SIZE },
         ChunkError::OutOfFrames { wanted, had } => DmaError::OutOfFrames { wanted, had },
         ChunkError::OutOfHeap => DmaError::OutOfHeap,
     })
+}
+
+/// Refuses what cannot be had: what the search would take until it knows, others would miss. Small requests miss nobody.
+fn fail_early(wanted: u64) -> Result<(), DmaError> {
+    if wanted <= Order::BLOCK_2M.frames() {
+        return Ok(());
+    }
+    let had = zones::with(|zones| zones.stats(Zone::Low).free() + zones.stats(Zone::High).free());
+    if wanted > had { Err(DmaError::OutOfFrames { wanted, had }) } else { Ok(()) }
 }
