@@ -86,6 +86,18 @@ pub fn unmask_irqs() {
     set_irqs_masked(false);
 }
 
+/// Says that this CPU waits for another one (YIELD, C6.2): the time is somebody else's, if there is such a thing.
+#[inline]
+pub fn yield_now() {
+    #[cfg(target_os = "none")]
+    // SAFETY: a hint.
+    unsafe {
+        core::arch::asm!("yield", options(nomem, nostack, preserves_flags));
+    }
+    #[cfg(not(target_os = "none"))]
+    core::hint::spin_loop();
+}
+
 /// Stops this CPU for ever.
 pub fn halt() -> ! {
     set_irqs_masked(true);

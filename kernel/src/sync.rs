@@ -20,7 +20,18 @@
 //! The SMMU's event queue is taken by its interrupt handler, and by nobody who holds another lock.
 
 use core::ops::{Deref, DerefMut};
+use spin::RelaxStrategy;
 use spin::mutex::{SpinMutex, SpinMutexGuard};
+
+/// How a CPU waits for a lock: it says so, so that others can have its time (another thread of the core, or on an
+/// emulator that runs CPUs in turns, the holder of the lock).
+struct Hint;
+
+impl RelaxStrategy for Hint {
+    fn relax() {
+        arch::cpu::yield_now();
+    }
+}
 
 /// A spin lock that masks interrupts on this CPU while it is held.
 ///
@@ -28,7 +39,7 @@ use spin::mutex::{SpinMutex, SpinMutexGuard};
 /// machine with more CPUs than the host has, that one may not be running for a long time, while all others wait.
 #[derive(Default)]
 pub struct SpinLock<T: ?Sized> {
-    inner: SpinMutex<T>,
+    inner: SpinMutex<T, Hint>,
 }
 
 impl<T> SpinLock<T> {
@@ -81,7 +92,7 @@ impl<T: ?Sized> SpinLock<T> {
 
 /// Access to what a [`SpinLock`] protects. Unlocks first, then restores the interrupt mask (fields drop in order).
 pub struct SpinLockGuard<'a, T: ?Sized> {
-    value: SpinMutexGuard<'a, T>,
+    value: SpinMutexGuard<'a, T, Hint>,
     _irqs: arch::cpu::IrqGuard,
 }
 

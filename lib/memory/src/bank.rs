@@ -107,7 +107,9 @@ impl Bank {
         let before = block.largest();
         let first = block.take(order)?;
         let after = block.largest();
-        self.refile(number, before, after);
+        if before != after {
+            self.refile(number, before, after);
+        }
         Some(Pfn::new((self.first_block + u64::from(number)) << block::ORDERS).offset(first as u64))
     }
 
@@ -138,7 +140,9 @@ impl Bank {
         let first = chunk.first().raw() as usize % (1 << block::ORDERS);
         let is_whole = block.give(first, usize::from(chunk.order().log2()));
         let after = block.largest();
-        self.refile(at, before, after);
+        if before != after {
+            self.refile(at, before, after);
+        }
         if is_whole {
             self.large.give(whole, 0);
         }
@@ -146,9 +150,6 @@ impl Bank {
 
     /// Notes that a block's largest chunk has changed. A block without free chunk is forgotten.
     fn refile(&mut self, number: u32, before: Option<usize>, after: Option<usize>) {
-        if before == after {
-            return;
-        }
         before.map(|order| self.by_largest[order].remove(&number));
         match after {
             Some(order) => _ = self.by_largest[order].insert(number),
