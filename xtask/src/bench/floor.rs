@@ -21,7 +21,10 @@ pub fn of(figure: &Figure) -> Option<(u64, u64)> {
     // Tables that go as a whole need no store for each of their leaves.
     let cleared = if size < BLOCK { leaves } else { size / BLOCK };
     match figure.key.name.as_str() {
-        "alloc" | "frag_alloc" => Some((size / LINE + leaves, cleared + FORGET)),
+        // Each chunk changes hands twice.
+        "alloc" | "frag_alloc" => {
+            Some((size / LINE + leaves + figure.chunks, cleared + figure.chunks + FORGET))
+        }
         "map_single" | "map_sg" => Some((leaves, cleared + FORGET)),
         // A call into the kernel and back has no fixed least cost, so only the leaves are counted.
         "mmap" => Some((leaves, cleared)),
@@ -40,9 +43,9 @@ mod tests {
 
     #[test]
     fn lines_and_leaves_are_counted() {
-        assert_eq!(floor("alloc size=4096 chunks=1"), Some((65, 7)));
-        assert_eq!(floor("alloc size=2097152 chunks=1"), Some((32769, 7)));
-        assert_eq!(floor("frag_alloc size=2097152 chunks=512"), Some((32768 + 512, 7)));
+        assert_eq!(floor("alloc size=4096 chunks=1"), Some((66, 8)));
+        assert_eq!(floor("alloc size=2097152 chunks=1"), Some((32770, 8)));
+        assert_eq!(floor("frag_alloc size=2097152 chunks=512"), Some((32768 + 2 * 512, 1 + 512 + 6)));
         assert_eq!(floor("map_sg size=1048576 chunks=256"), Some((256, 262)));
         assert_eq!(floor("contention size=4096 chunks=1"), None);
     }

@@ -161,10 +161,10 @@ mod tests {
             "4 000 / 3 000",
             "4.00 / 6.00",
             "2.50 / 4.00",
-            "15.38 / 71.43",
+            "15.15 / 62.50",
         ];
         assert_eq!(rows[0].cells(), expected.map(String::from));
-        assert!(text(&own, &linux).lines().nth(1).unwrap().ends_with("15.38 / 71.43"));
+        assert!(text(&own, &linux).lines().nth(1).unwrap().ends_with("15.15 / 62.50"));
     }
 
     #[test]
