@@ -76,18 +76,13 @@ fn usual_places(image: PhysAddr) -> &'static [u64] {
     }
 }
 
-/// Maps the UART where it stays, and prints through that mapping once the early one is gone.
+/// Maps the UART where it stays. Called as soon as the kernel's own tables are in use, which do not have the early
+/// mapping; nothing may be printed in between.
 pub fn move_to_final(uart: Option<Uart>) {
     EARLY.store(false, Ordering::Relaxed);
     let Some(uart) = uart else { return };
-    match vmalloc::map_known_registers(uart.registers) {
-        Ok(registers) => *PORT.lock() = Some(open(uart.kind, registers.start())),
-        Err(error) => {
-            log::warn!("console: {error:?}");
-            // The early mapping goes.
-            *PORT.lock() = None;
-        }
-    }
+    let registers = vmalloc::map_known_registers(uart.registers);
+    *PORT.lock() = registers.ok().map(|registers| open(uart.kind, registers.start()));
 }
 
 fn open(kind: UartKind, at: KernelVa) -> Port {
