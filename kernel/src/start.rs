@@ -2,7 +2,7 @@
 
 use crate::board::{BootArgs, Platform, Reservation, Tree, TreeError, Uart};
 use crate::memory::{self, Sizes, heap, zones};
-use crate::{console, devices, dma, irq, power, run, sched, smp};
+use crate::{console, devices, dma, irq, power, run, sched, smp, user};
 use ::memory::Zone;
 use addr::{AddrRange, PAGE_SIZE, PhysAddr, Size};
 use alloc::vec::Vec;
@@ -72,6 +72,7 @@ pub fn boot(boot: &BootInfo) -> ! {
     sched::init(platform.timer.as_ref());
     smp::start_all(&platform.cpus);
     log::info!("cpu: {} of {} running", smp::online(), platform.cpus.len());
+    user::random::seed(&platform.rng_seed);
     devices::init(&platform, args.iommu_off);
     if sched::spawn("main", move || run::main(platform)).is_err() {
         power::fail(&"no memory for the first thread");

@@ -58,6 +58,11 @@ impl<'a> Tree<'a> {
         }
     }
 
+    /// Random bytes from the boot loader, empty when there are none.
+    pub fn rng_seed(&self) -> &'a [u8] {
+        self.find("/chosen").and_then(|chosen| chosen.property("rng-seed")).unwrap_or(&[])
+    }
+
     /// The boot arguments, empty when there are none.
     pub fn bootargs(&self) -> Result<&'a str, Reason> {
         const NAME: &str = "bootargs";

@@ -20,6 +20,8 @@ pub struct Platform {
     pub initrd: Option<AddrRange<PhysAddr>>,
     /// The boot arguments.
     pub bootargs: String,
+    /// Random bytes from the boot loader, if it gave any.
+    pub rng_seed: Vec<u8>,
     /// The console.
     pub console: Option<Uart>,
     /// How the firmware is called.
@@ -53,6 +55,7 @@ impl Platform {
             reserved: reader.each(tree.reservations()),
             initrd: reader.one(tree.initrd()).flatten(),
             bootargs: reader.one(tree.bootargs()).unwrap_or("").to_string(),
+            rng_seed: tree.rng_seed().to_vec(),
             console: reader.one(tree.console()),
             psci: tree.psci().and_then(|psci| reader.one(psci)),
             cpus: reader.each(tree.cpus()),

@@ -42,6 +42,8 @@ pub(super) const TESTS: &[Test] = probes! {
     "a_buffer_has_the_size_asked_for" by passes "buffer-size",
     "a_view_outlives_its_descriptor" by passes "view-outlives-fd",
     "parts_can_be_unmapped" by passes "munmap-parts",
+    "memory_grows_and_shrinks_in_place" by passes "mremap",
+    "threads_map_and_unmap_at_once" by passes "map-at-once",
     "access_can_be_changed" by passes "mprotect",
     "threads_lock_wait_and_join" by passes "threads",
     "floating_point_survives_switches" by passes "float",

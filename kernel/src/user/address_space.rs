@@ -168,6 +168,18 @@ impl AddressSpace {
         self.inner.lock().protect(range, prot)
     }
 
+    /// Adds the zeroes of `more`, which is free, to the anonymous memory of `range` right below it.
+    pub fn grow(&self, range: AddrRange<UserVa>, more: AddrRange<UserVa>) -> Result<(), Errno> {
+        let mut inner = self.inner.lock();
+        let area =
+            inner.areas.find(range.start()).filter(|area| area.range.covers(&range)).ok_or(Errno::EFAULT)?;
+        if !matches!(area.backing, Behind::Zeroes) {
+            return Err(Errno::EINVAL);
+        }
+        let prot = area.prot;
+        inner.add_zeroes(more, prot).map_err(|_| Errno::ENOMEM)
+    }
+
     /// Anonymous memory in `range` is zero again.
     pub fn discard(&self, range: AddrRange<UserVa>) -> Result<(), Errno> {
         let mut inner = self.inner.lock();
@@ -188,7 +200,7 @@ impl AddressSpace {
         let (start, old) = (inner.heap.start(), inner.heap.end());
         let pages = |at: UserVa| at.align_up(PAGE_SIZE).filter(|at| at.raw() <= HEAP_END);
         let (Some(old_pages), Some(new_pages)) = (pages(old), pages(end)) else { return old };
-        if end < start {
+        if end < start || end.raw() - start.raw() > crate::memory::layout().total {
             return old;
         }
         let done = if new_pages > old_pages {

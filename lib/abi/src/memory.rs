@@ -46,6 +46,9 @@ bitflags! {
     }
 }
 
+/// `mremap`: it may be somewhere else afterwards.
+pub const MREMAP_MAYMOVE: u64 = 1;
+
 /// `madvise`: the content is not needed any more; anonymous pages read as zero afterwards.
 pub const MADV_DONTNEED: u64 = 4;
 /// `madvise`: the content may go, when the kernel likes.

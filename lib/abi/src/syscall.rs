@@ -82,6 +82,7 @@ syscalls! {
     GetTid = 178 "gettid",
     Brk = 214 "brk",
     MUnmap = 215 "munmap",
+    MRemap = 216 "mremap",
     Clone = 220 "clone",
     MMap = 222 "mmap",
     MProtect = 226 "mprotect",

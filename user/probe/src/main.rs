@@ -51,6 +51,8 @@ const PROBES: &[Probe] = &[
     ("buffer-size", End::Passes, memory::buffer_size),
     ("view-outlives-fd", End::Passes, memory::view_outlives_descriptor),
     ("munmap-parts", End::Passes, pages::unmap_parts),
+    ("mremap", End::Passes, pages::remap),
+    ("map-at-once", End::Passes, pages::map_at_once),
     ("mprotect", End::Passes, pages::protect),
     ("threads", End::Passes, threads::locks_and_channels),
     ("float", End::Passes, threads::floating_point),

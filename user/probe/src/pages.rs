@@ -62,3 +62,43 @@ pub fn protect(_: &[String]) -> Outcome {
     view.set_word(7 * PAGE / 8, 1);
     Ok(())
 }
+
+/// Memory grows into what is free above it and shrinks, and what it holds stays.
+pub fn remap(_: &[String]) -> Outcome {
+    let view = View::anonymous(8 * PAGE)?;
+    view.set_word(0, 1);
+    // SAFETY: the upper half is not looked at before it is there again.
+    unsafe { view.unmap_part(4 * PAGE, 4 * PAGE)? };
+    let at = view.pointer().cast();
+    // SAFETY: the mapping grows to just what it was before.
+    let grown = unsafe { libc::mremap(at, 4 * PAGE, 8 * PAGE, 0) };
+    ensure(grown.cast_const() == at.cast_const(), || format!("it grew at {grown:p} instead of {at:p}"))?;
+    ensure((view.word(0), view.word(view.words() - 1)) == (1, 0), || {
+        "its words are not what they should be".into()
+    })?;
+    // SAFETY: only asks for what cannot be had.
+    let huge = unsafe { libc::mremap(at, 8 * PAGE, usize::MAX / 2, 0) };
+    ensure(huge == libc::MAP_FAILED, || format!("half the address space at {huge:p}"))?;
+    // SAFETY: only the first page is used from now on; the view's drop unmaps what is left.
+    let shrunk = unsafe { libc::mremap(at, 8 * PAGE, PAGE, 0) };
+    ensure(shrunk.cast_const() == at.cast_const() && view.word(0) == 1, || format!("it shrank at {shrunk:p}"))
+}
+
+/// Threads that map and unmap at the same time never lose what is theirs.
+pub fn map_at_once(_: &[String]) -> Outcome {
+    let threads: Vec<_> = (0..8u64).map(|number| std::thread::spawn(move || map_and_unmap(number))).collect();
+    threads.into_iter().try_for_each(|thread| thread.join().map_err(|_| "a thread panicked")?)
+}
+
+fn map_and_unmap(number: u64) -> Outcome {
+    for round in 0..200 {
+        let pages = 1 + (number + round) as usize % 5;
+        let view = View::anonymous(pages * PAGE)?;
+        let value = number << 32 | round;
+        (0..view.words()).step_by(PAGE / 8).for_each(|index| view.set_word(index, value));
+        std::thread::yield_now();
+        let wrong = (0..view.words()).step_by(PAGE / 8).find(|&index| view.word(index) != value);
+        ensure(wrong.is_none(), || format!("round {round}: word {wrong:?} is not what it was"))?;
+    }
+    Ok(())
+}

@@ -5,8 +5,9 @@ use crate::memory;
 use crate::user::address_space::Place;
 use abi::Errno;
 use abi::file::OpenFlags;
-use abi::memory::{MADV_DONTNEED, MADV_FREE, MapFlags, Prot};
+use abi::memory::{MADV_DONTNEED, MADV_FREE, MREMAP_MAYMOVE, MapFlags, Prot};
 use addr::{AddrRange, Address, PAGE_SIZE, UserVa};
+use core::cmp::Ordering;
 use program::USER_END;
 
 /// `brk`
@@ -17,6 +18,31 @@ pub fn brk(call: &Call<'_>) -> Answer {
 /// `munmap`
 pub fn unmap(call: &Call<'_>) -> Answer {
     call.process().space.unmap(pages(call)?.ok_or(Errno::EINVAL)?).map(|()| 0)
+}
+
+/// `mremap`, without moving: what cannot grow where it is, the program copies itself, as it would for any other error.
+pub fn remap(call: &Call<'_>) -> Answer {
+    let (at, flags) = (call.address(0), call.value(3));
+    let pages =
+        |len: u64| len.checked_next_multiple_of(PAGE_SIZE).filter(|&len| len > 0).ok_or(Errno::EINVAL);
+    let (old, new) = (pages(call.value(1))?, pages(call.value(2))?);
+    if !at.is_aligned(PAGE_SIZE) || flags & !MREMAP_MAYMOVE != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let range = |from: u64, to: u64| {
+        let start = at.checked_add(from).ok_or(Errno::EFAULT)?;
+        AddrRange::from_len(start, to - from)
+            .filter(|range| range.end().raw() <= USER_END)
+            .ok_or(Errno::EFAULT)
+    };
+    let space = &call.process().space;
+    match new.cmp(&old) {
+        Ordering::Less => space.unmap(range(new, old)?)?,
+        Ordering::Equal => {}
+        Ordering::Greater if new - old > memory::layout().total => return Err(Errno::ENOMEM),
+        Ordering::Greater => space.grow(range(0, old)?, range(old, new)?)?,
+    }
+    Ok(at.raw())
 }
 
 /// `mprotect`

@@ -99,6 +99,7 @@ fn allocates(syscall: Syscall) -> bool {
             | Brk
             | Clone
             | MMap
+            | MRemap
             | MProtect
     )
 }
@@ -146,6 +147,7 @@ fn run(syscall: Syscall, call: &Call<'_>) -> Answer {
         Syscall::GetTid => Ok(call.task.id().into()),
         Syscall::Brk => memory::brk(call),
         Syscall::MUnmap => memory::unmap(call),
+        Syscall::MRemap => memory::remap(call),
         // Needs the frame: `dispatch`.
         Syscall::Clone => Err(Errno::ENOSYS),
         Syscall::MMap => memory::map(call),
