@@ -5,7 +5,7 @@ use crate::memory::stack::{KernelStack, StackError};
 use crate::memory::{self, InitError, kernel_map, linear, zones};
 use crate::percpu::MAX_CPUS;
 use crate::power;
-use addr::{AddrRange, KernelVa};
+use addr::{AddrRange, Address, KernelVa, PhysAddr};
 use arch::boot::SecondaryArgs;
 use arch::timer::Deadline;
 use core::fmt;
@@ -26,6 +26,8 @@ static STACKS: [Once<KernelStack>; MAX_CPUS] = [const { Once::new() }; MAX_CPUS]
 enum CpuError {
     /// The device tree does not say how to start it, or in a way that is not there.
     NoMethod,
+    /// The word that it polls is not in reserved lowmem.
+    ReleaseAddress(PhysAddr),
     /// The firmware refuses.
     Firmware(arch::psci::Error),
     /// It was started and was not seen again.
@@ -40,6 +42,7 @@ impl fmt::Display for CpuError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoMethod => write!(f, "no way to start it"),
+            Self::ReleaseAddress(word) => write!(f, "cpu-release-addr {word} is not in reserved lowmem"),
             Self::Firmware(error) => write!(f, "CPU_ON: {error}"),
             Self::Silent => write!(f, "not heard of within {} ms", START_TIMEOUT_NS / 1_000_000),
             Self::Stack(error) => write!(f, "no stack: {error:?}"),
@@ -86,9 +89,6 @@ pub fn arrive() {
 }
 
 fn start(cpu: &Cpu, index: usize) -> Result<(), CpuError> {
-    let (Some(Start::Psci), Some(firmware)) = (cpu.start, power::firmware()) else {
-        return Err(CpuError::NoMethod);
-    };
     memory::init_cpu(index).map_err(CpuError::Memory)?;
     let stack = KernelStack::new().map_err(CpuError::Stack)?;
     let args = SecondaryArgs { ttbr1: kernel_map::root(), stack_top: stack.top(), index: index as u64 };
@@ -96,8 +96,7 @@ fn start(cpu: &Cpu, index: usize) -> Result<(), CpuError> {
     let page = zones::take_zeroed_page().ok_or(CpuError::Stack(StackError::OutOfFrames))?;
     let args_at = page.chunk().start();
     hand_over(linear::address_of(args_at), args);
-    arch::psci::cpu_on(firmware, cpu.mpidr, arch::boot::secondary_entry(), args_at)
-        .map_err(CpuError::Firmware)?;
+    send_off(cpu, args_at)?;
     let deadline = Deadline::in_ns(START_TIMEOUT_NS);
     while !is_running(index) {
         if deadline.passed() {
@@ -107,6 +106,37 @@ fn start(cpu: &Cpu, index: usize) -> Result<(), CpuError> {
         core::hint::spin_loop();
     }
     zones::give(page);
+    Ok(())
+}
+
+/// Sends a CPU to its first line, with its arguments.
+fn send_off(cpu: &Cpu, args: PhysAddr) -> Result<(), CpuError> {
+    match (cpu.start, power::firmware()) {
+        (Some(Start::Psci), Some(firmware)) => {
+            let entry = arch::boot::secondary_entry();
+            arch::psci::cpu_on(firmware, cpu.mpidr, entry, args).map_err(CpuError::Firmware)
+        }
+        (Some(Start::SpinTable(word)), _) => {
+            fetch_from_spin_table(word)?;
+            arch::boot::release_parked(cpu.mpidr, args);
+            Ok(())
+        }
+        _ => Err(CpuError::NoMethod),
+    }
+}
+
+/// Makes the CPU that polls `word`, its caches off, wait at our own place.
+fn fetch_from_spin_table(word: PhysAddr) -> Result<(), CpuError> {
+    let layout = memory::layout();
+    let within = |ranges: &[AddrRange<PhysAddr>]| ranges.iter().any(|range| range.contains(word));
+    if !word.is_aligned(8) || !within(&layout.lowmem) || within(&layout.low_free) {
+        return Err(CpuError::ReleaseAddress(word));
+    }
+    let at = linear::address_of(word);
+    // SAFETY: lowmem, so mapped; reserved, so nobody else's; aligned. By the device tree's word it is for this.
+    unsafe { (at.raw() as *mut u64).write_volatile(arch::boot::parking_entry().raw()) };
+    arch::cache::clean(AddrRange::new(at, at + size_of::<u64>() as u64));
+    arch::cpu::sev();
     Ok(())
 }
 
