@@ -1,9 +1,10 @@
 //! Windows: how the kernel reaches frames for a moment that the linear map does not have, to zero or to copy them.
 //!
 //! Each CPU has two slots of 2 MiB in the kernel's half, used with interrupts masked: one for a block, one for pages.
-//! The page slot's last page is mapped for good (to one read-only frame), so that its table always exists and its entries
-//! are written without a walk or a lock: opening a window never allocates and so never fails. When a window closes, its entries are gone from the TLBs of *all*
-//! CPUs: the tables are shared, so any CPU may have walked them by speculation.
+//! The page slot's last page is mapped for good (to one read-only frame), so that its table always exists and its
+//! entries are written without a walk or a lock: opening a window never allocates and so never fails. When a window
+//! closes, its entries are gone from the TLBs of *all* CPUs: the tables are shared, so any CPU may have walked them by
+//! speculation.
 
 use crate::memory::{kernel_map, linear, zones};
 use crate::percpu::{MAX_CPUS, PerCpu};
