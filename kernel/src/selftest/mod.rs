@@ -79,7 +79,11 @@ fn all() -> impl Iterator<Item = &'static Test> {
 pub fn run(chosen: Glob<'_>) -> bool {
     heap::watch_handlers();
     let tests = || all().filter(|test| chosen.matches(test.name));
-    let mut report = report::Report::start(tests().count());
+    let count = tests().count();
+    if count == 0 {
+        log::warn!("selftest: no test has such a name");
+    }
+    let mut report = report::Report::start(count);
     for test in tests() {
         report.add(test.name, (test.run)());
     }
