@@ -123,7 +123,7 @@ impl Syndrome {
         let class = (esr >> 26 & 0x3f) as u8;
         let iss = (esr & 0x1ff_ffff) as u32;
         let immediate = iss as u16;
-        let fault = Fault::decode((iss & 0x3f) as u8);
+        let fault = || Fault::decode((iss & 0x3f) as u8);
         match class {
             0x00 => Self::Undefined,
             0x01 => Self::Wait,
@@ -134,10 +134,10 @@ impl Syndrome {
             0x18 => Self::SystemRegister(SystemAccess::decode(iss)),
             0x19 | 0x1d => Self::SveAccess,
             0x1c => Self::PointerAuthentication,
-            0x20 | 0x21 => Self::InstructionAbort(fault),
+            0x20 | 0x21 => Self::InstructionAbort(fault()),
             0x22 => Self::PcAlignment,
             0x24 | 0x25 => {
-                Self::DataAbort { fault, write: iss >> 6 & 1 != 0, no_address: iss >> 10 & 1 != 0 }
+                Self::DataAbort { fault: fault(), write: iss >> 6 & 1 != 0, no_address: iss >> 10 & 1 != 0 }
             }
             0x26 => Self::SpAlignment,
             0x2c => Self::FpException,

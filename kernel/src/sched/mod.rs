@@ -61,7 +61,7 @@ static LOCAL: PerCpu<SpinLock<Local>> =
     PerCpu::new([const { SpinLock::new(Local { current: None, previous: None, idle: None }) }; MAX_CPUS]);
 /// A bit for each CPU in [`run`].
 static RUNNING: AtomicU64 = AtomicU64::new(0);
-/// When each CPU's slice is over.
+/// When each CPU's slice is over, in ticks of the counter, since every way back to a program looks at it.
 static SLICE_END: PerCpu<AtomicU64> = PerCpu::new([const { AtomicU64::new(u64::MAX) }; MAX_CPUS]);
 
 /// Makes a thread that runs `entry` and ends.
@@ -234,13 +234,13 @@ fn on_timer() {
             kick(&mut scheduler);
         }
     }
-    set_timer(&scheduler, now);
+    set_timer(&scheduler);
 }
 
 /// On the way back to a program: lets others run when the slice is over.
 pub fn preempt() {
     let _irqs = mask_irqs();
-    if time::now() >= SLICE_END.this().load(Ordering::Relaxed) {
+    if time::is_over(SLICE_END.this().load(Ordering::Relaxed)) {
         reschedule(SCHEDULER.lock());
     }
 }
@@ -293,10 +293,9 @@ fn choose(scheduler: &mut Scheduler, local: &mut Local) -> Option<(*mut Context,
         None if runnable => current.clone(),
         None => idle.clone(),
     };
-    let now = time::now();
-    let slice_end = if Arc::ptr_eq(&next, &idle) { u64::MAX } else { now + time::SLICE };
+    let slice_end = if Arc::ptr_eq(&next, &idle) { u64::MAX } else { time::slice_end() };
     SLICE_END.this().store(slice_end, Ordering::Relaxed);
-    set_timer(scheduler, now);
+    set_timer(scheduler);
     if Arc::ptr_eq(&next, &current) {
         return None;
     }
@@ -311,11 +310,10 @@ fn choose(scheduler: &mut Scheduler, local: &mut Local) -> Option<(*mut Context,
 
 /// Sets this CPU's timer for the end of its slice or the first sleeper, whichever is first. A slice that is over needs
 /// no interrupt any more: its thread is in the kernel, and is asked on its way out ([`preempt`]).
-fn set_timer(scheduler: &Scheduler, now: Nanoseconds) {
+fn set_timer(scheduler: &Scheduler) {
     let slice_end = SLICE_END.this().load(Ordering::Relaxed);
-    let slice_end = if slice_end > now { slice_end } else { u64::MAX };
-    let sleeper = scheduler.queue.next_deadline(arch::cpu::index()).unwrap_or(u64::MAX);
-    time::interrupt_at(sleeper.min(slice_end));
+    let slice_end = (slice_end != u64::MAX && !time::is_over(slice_end)).then_some(slice_end);
+    time::interrupt_at(slice_end, scheduler.queue.next_deadline(arch::cpu::index()));
 }
 
 /// The first thing on the other stack: the thread before has its registers saved now.

@@ -3,18 +3,30 @@
 use super::queue::Nanoseconds;
 
 /// How long a thread runs while others are ready.
-pub const SLICE: Nanoseconds = 10_000_000;
+const SLICE: Nanoseconds = 10_000_000;
 
 /// Nanoseconds since the counter started.
 pub fn now() -> Nanoseconds {
     arch::timer::now_ns()
 }
 
-/// Makes this CPU's timer interrupt at `at`, or soon when that is over; `u64::MAX` is never.
-pub(super) fn interrupt_at(at: Nanoseconds) {
-    if at == u64::MAX {
-        arch::timer::off();
-    } else {
-        arch::timer::interrupt_at(arch::timer::ns_to_ticks(at));
+/// What the counter counts.
+pub(super) type Ticks = u64;
+
+/// What the counter shows when a slice that starts now is over.
+pub(super) fn slice_end() -> Ticks {
+    arch::timer::Deadline::in_ns(SLICE).ticks()
+}
+
+/// Whether the counter is past `at`.
+pub(super) fn is_over(at: Ticks) -> bool {
+    arch::timer::now() >= at
+}
+
+/// Makes this CPU's timer interrupt when the first of these comes, or soon when it is over.
+pub(super) fn interrupt_at(slice_end: Option<Ticks>, deadline: Option<Nanoseconds>) {
+    match slice_end.into_iter().chain(deadline.map(arch::timer::ns_to_ticks)).min() {
+        Some(at) => arch::timer::interrupt_at(at),
+        None => arch::timer::off(),
     }
 }

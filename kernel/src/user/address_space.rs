@@ -141,8 +141,8 @@ impl AddressSpace {
             let backing = Behind::Shared(shared.clone(), most);
             inner.areas.insert(Area { range, prot, backing, offset }).map_err(areas_errno)?;
             inner.map_shared_part(&shared, offset, range, prot).inspect_err(|_| {
-                // What was just put in comes out again.
-                let _ = inner.areas.remove(range);
+                // What was just put in comes out again, joined or not.
+                let _ = inner.areas.take_first(range);
             })?;
             range
         };
@@ -154,12 +154,13 @@ impl AddressSpace {
     pub fn unmap(&self, range: AddrRange<UserVa>) -> Result<(), Errno> {
         // Area by area, so that the lock is not held for all of them; upwards, since what is free may be taken again.
         let mut rest = range;
-        loop {
+        while !rest.is_empty() {
             let first = self.inner.lock().unmap_first(rest)?;
-            let Some(part) = first else { return Ok(()) };
+            let Some(part) = first else { break };
             rest = AddrRange::new(part.range.end(), range.end());
             // `part` goes outside of the lock: the last view of a buffer may free it.
         }
+        Ok(())
     }
 
     /// Changes what the program may do in `range`, all of which is mapped.
@@ -345,12 +346,11 @@ impl Inner {
 
     /// The same for the first area that has a part in `range`; returns that part.
     fn unmap_first(&mut self, range: AddrRange<UserVa>) -> Result<Option<Area<Behind>>, Errno> {
-        let Some(part) = self.areas.parts(range).next() else { return Ok(None) };
-        let parts = self.areas.remove(part.range).map_err(areas_errno)?;
+        let Some(part) = self.areas.take_first(range).map_err(areas_errno)? else { return Ok(None) };
         match part.backing {
             // Cutting a block needs a table, and can fail.
             Behind::Shared(..) if self.clear_entries(part.range).is_err() => {
-                self.areas.put_back(parts);
+                self.areas.put_back(part);
                 return Err(Errno::ENOMEM);
             }
             Behind::Shared(..) => {}

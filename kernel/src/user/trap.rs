@@ -14,10 +14,8 @@ use arch::exception::{Fault, Syndrome, TrapFrame};
 
 /// A synchronous exception from a program. Interrupts are masked when it is called and when it returns.
 pub fn trap(frame: &mut TrapFrame) {
-    // Read before anything can change them: the registers hold what happened last.
-    let (syndrome, address) = (frame.syndrome(), frame.fault_address());
     arch::cpu::unmask_irqs();
-    handle(frame, syndrome, address);
+    handle(frame);
     core::mem::forget(arch::cpu::mask_irqs());
     before_return();
 }
@@ -46,16 +44,16 @@ fn leave_program(thread: &Arc<Thread>) {
     task.process().remove_thread(thread, task.status());
 }
 
-fn handle(frame: &mut TrapFrame, syndrome: Syndrome, address: Option<u64>) {
+fn handle(frame: &mut TrapFrame) {
     let thread = sched::current();
     let Some(task) = thread.task() else { panic!("a thread without a program came from EL0: {frame:?}") };
-    match syndrome {
+    match frame.syndrome() {
         Syndrome::Svc(_) => syscall::dispatch(task, frame),
         Syndrome::DataAbort { fault, write, .. } => {
             let access = if write { Prot::READ | Prot::WRITE } else { Prot::READ };
-            memory_fault(task, frame, fault, address, access);
+            memory_fault(task, frame, fault, access);
         }
-        Syndrome::InstructionAbort(fault) => memory_fault(task, frame, fault, address, Prot::EXEC),
+        Syndrome::InstructionAbort(fault) => memory_fault(task, frame, fault, Prot::EXEC),
         Syndrome::PcAlignment | Syndrome::SpAlignment => kill(task, frame, Signal::SIGBUS),
         Syndrome::Brk(_) | Syndrome::Breakpoint | Syndrome::Step | Syndrome::Watchpoint => {
             kill(task, frame, Signal::SIGTRAP);
@@ -67,9 +65,9 @@ fn handle(frame: &mut TrapFrame, syndrome: Syndrome, address: Option<u64>) {
     }
 }
 
-fn memory_fault(task: &Arc<Task>, frame: &TrapFrame, fault: Fault, address: Option<u64>, access: Prot) {
+fn memory_fault(task: &Arc<Task>, frame: &TrapFrame, fault: Fault, access: Prot) {
     let resolvable = matches!(fault, Fault::Translation(_) | Fault::Permission(_) | Fault::AccessFlag(_));
-    let signal = match address {
+    let signal = match frame.fault_address() {
         Some(at) if resolvable => match task.process().space.resolve(UserVa::new(at), access) {
             Ok(()) => return,
             Err(AccessError::Unmapped | AccessError::Denied) => Signal::SIGSEGV,

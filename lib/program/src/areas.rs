@@ -28,9 +28,15 @@ pub struct Area<B> {
 impl<B: Backing> Area<B> {
     /// The part of it inside `range`; `None` when there is none.
     pub fn part(&self, range: &AddrRange<UserVa>) -> Option<Self> {
+        if self.range.intersection(range).is_none() { None } else { self.clone().into_part(range) }
+    }
+
+    /// The same of an area that nobody needs whole any more.
+    fn into_part(mut self, range: &AddrRange<UserVa>) -> Option<Self> {
         let part = self.range.intersection(range)?;
-        let offset = self.offset + (part.start().raw() - self.range.start().raw());
-        Some(Self { range: part, offset, ..self.clone() })
+        self.offset += part.start().raw() - self.range.start().raw();
+        self.range = part;
+        Some(self)
     }
 
     /// Where `next` starts is where this one ends, in the address space and in the object.
@@ -105,6 +111,15 @@ impl<B: Backing> Areas<B> {
             .filter(|area| area.range.contains(address))
     }
 
+    /// Where the first area that has a part in `range` is, as a whole.
+    fn first_in(&self, range: AddrRange<UserVa>) -> Option<AddrRange<UserVa>> {
+        let whole = |(_, area): (_, &Area<B>)| area.range;
+        let below = self.areas.range(..=range.start()).next_back().map(whole);
+        below
+            .filter(|below| below.contains(range.start()))
+            .or_else(|| self.areas.range(range.start()..range.end()).next().map(whole))
+    }
+
     /// All areas, ascending.
     pub fn iter(&self) -> impl Iterator<Item = &Area<B>> {
         self.areas.values()
@@ -115,11 +130,6 @@ impl<B: Backing> Areas<B> {
         let first = self.find(range.start()).map_or(range.start(), |area| area.range.start());
         let last = range.end().max(first);
         self.areas.range(first..last).filter_map(move |(_, area)| area.part(&range))
-    }
-
-    /// Bytes mapped inside `range`.
-    pub fn mapped_bytes(&self, range: AddrRange<UserVa>) -> u64 {
-        self.parts(range).map(|part| part.range.len()).sum()
     }
 
     /// The first address of `range` where nothing is mapped.
@@ -134,28 +144,36 @@ impl<B: Backing> Areas<B> {
         (at < range.end()).then_some(at)
     }
 
-    /// Adds an area where nothing is mapped.
+    /// Adds an area where nothing is mapped, joined with its neighbours where they continue each other.
     pub fn insert(&mut self, area: Area<B>) -> Result<(), AreasError> {
         self.check(area.range, 1)?;
-        if let Some(part) = self.parts(area.range).next() {
-            return Err(AreasError::Overlap(part.range.start()));
+        let range = area.range;
+        if self.put(area) {
+            return Ok(());
         }
-        self.put(area);
-        Ok(())
+        let taken = self.first_in(range).map_or(range.start(), |taken| taken.start().max(range.start()));
+        Err(AreasError::Overlap(taken))
     }
 
-    /// Takes everything inside `range` out and returns it, ascending. Holes are fine.
-    pub fn remove(&mut self, range: AddrRange<UserVa>) -> Result<Vec<Area<B>>, AreasError> {
+    /// Takes the first part of an area inside `range` out and returns it; `None` when nothing is mapped there.
+    pub fn take_first(&mut self, range: AddrRange<UserVa>) -> Result<Option<Area<B>>, AreasError> {
+        self.check(range, 0)?;
+        let Some(whole) = self.first_in(range) else { return Ok(None) };
+        let (below, above) = whole.without(&range);
         // Only a hole in the middle of an area makes one more.
-        let around = |area: &Area<B>| area.range.start() < range.start() && range.end() < area.range.end();
-        let more = usize::from(self.find(range.start()).is_some_and(around));
-        self.check(range, more)?;
-        self.cut(range)
+        if !below.is_empty() && !above.is_empty() {
+            self.check(range, 1)?;
+        }
+        let Some(area) = self.areas.remove(&whole.start()) else { return Ok(None) };
+        for rest in [below, above].iter().filter_map(|rest| area.part(rest)) {
+            self.areas.insert(rest.range.start(), rest);
+        }
+        Ok(area.into_part(&range))
     }
 
-    /// Puts back what [`Areas::remove`] has just taken out; nothing has been added there since.
-    pub fn put_back(&mut self, parts: impl IntoIterator<Item = Area<B>>) {
-        parts.into_iter().for_each(|part| self.put(part));
+    /// Puts back what [`Areas::take_first`] has just taken out; nothing has been added there since.
+    pub fn put_back(&mut self, part: Area<B>) {
+        assert!(self.put(part), "there is something else now");
     }
 
     /// Changes the access to all of `range`, and returns its parts as they are now, ascending.
@@ -166,7 +184,7 @@ impl<B: Backing> Areas<B> {
         }
         let mut parts = self.cut(range)?;
         parts.iter_mut().for_each(|part| part.prot = prot);
-        parts.iter().cloned().for_each(|part| self.put(part));
+        parts.iter().cloned().for_each(|part| self.put_back(part));
         Ok(parts)
     }
 
@@ -190,7 +208,7 @@ impl<B: Backing> Areas<B> {
     }
 
     fn is_free(&self, range: &AddrRange<UserVa>) -> bool {
-        self.bounds.covers(range) && self.parts(*range).next().is_none()
+        self.bounds.covers(range) && self.first_in(*range).is_none()
     }
 
     fn check(&self, range: AddrRange<UserVa>, more: usize) -> Result<(), AreasError> {
@@ -223,19 +241,27 @@ impl<B: Backing> Areas<B> {
         Ok(parts)
     }
 
-    /// Adds an area to a free range, joined with its neighbours where they continue each other.
-    fn put(&mut self, mut area: Area<B>) {
-        let below = self.areas.range(..area.range.start()).next_back().map(|(_, below)| below.clone());
-        if let Some(below) = below.filter(|below| below.continues_with(&area)) {
-            self.areas.remove(&below.range.start());
-            area = Area { range: AddrRange::new(below.range.start(), area.range.end()), ..below };
+    /// Adds an area, joined with its neighbours where they continue each other; false if the range is not free.
+    fn put(&mut self, mut area: Area<B>) -> bool {
+        let mut near = self.areas.range_mut(..=area.range.end()).rev().map(|(_, near)| near).peekable();
+        let above = near.next_if(|near| near.range.start() == area.range.end());
+        let below = near.next();
+        if below.as_ref().is_some_and(|below| below.range.end() > area.range.start()) {
+            return false;
         }
-        let above = self.areas.get(&area.range.end()).cloned();
-        if let Some(above) = above.filter(|above| area.continues_with(above)) {
-            self.areas.remove(&above.range.start());
-            area.range = AddrRange::new(area.range.start(), above.range.end());
+        let above = above.filter(|above| area.continues_with(above)).map(|above| above.range);
+        if let Some(above) = above {
+            area.range = AddrRange::new(area.range.start(), above.end());
         }
-        self.areas.insert(area.range.start(), area);
+        let below = below.filter(|below| below.continues_with(&area));
+        let joined = below.map(|below| below.range = AddrRange::new(below.range.start(), area.range.end()));
+        if let Some(above) = above {
+            self.areas.remove(&above.start());
+        }
+        if joined.is_none() {
+            self.areas.insert(area.range.start(), area);
+        }
+        true
     }
 }
 
@@ -270,6 +296,19 @@ mod tests {
         Area { range: pages(start, len), prot, backing: Object(object), offset: offset * PAGE_SIZE }
     }
 
+    /// Takes everything inside `range` out, ascending.
+    fn take_all(
+        areas: &mut Areas<Object>,
+        range: AddrRange<UserVa>,
+    ) -> Result<Vec<Area<Object>>, AreasError> {
+        let mut parts = Vec::new();
+        while let Some(part) = areas.take_first(range)? {
+            assert!(parts.last().is_none_or(|last: &Area<_>| last.range.end() <= part.range.start()));
+            parts.push(part);
+        }
+        Ok(parts)
+    }
+
     fn empty() -> Areas<Object> {
         Areas::new(pages(1, PAGES - 1), 32)
     }
@@ -278,13 +317,14 @@ mod tests {
     fn a_hole_in_the_middle_leaves_both_ends() {
         let mut areas = empty();
         areas.insert(area(10, 10, Prot::READ, 1, 100)).unwrap();
-        assert_eq!(areas.remove(pages(12, 3)).unwrap(), [area(12, 3, Prot::READ, 1, 102)]);
+        assert_eq!(areas.take_first(pages(12, 3)), Ok(Some(area(12, 3, Prot::READ, 1, 102))));
+        assert_eq!(areas.take_first(pages(12, 3)), Ok(None));
         let left: Vec<_> = areas.iter().copied().collect();
         assert_eq!(left, [area(10, 2, Prot::READ, 1, 100), area(15, 5, Prot::READ, 1, 105)]);
         areas.insert(area(12, 3, Prot::READ, 1, 102)).unwrap();
         assert_eq!(areas.iter().count(), 1, "what fits between is joined");
-        let parts = areas.remove(pages(12, 3)).unwrap();
-        areas.put_back(parts);
+        let part = areas.take_first(pages(12, 3)).unwrap().unwrap();
+        areas.put_back(part);
         assert_eq!(areas.iter().copied().collect::<Vec<_>>(), [area(10, 10, Prot::READ, 1, 100)]);
     }
 
@@ -322,7 +362,7 @@ mod tests {
         areas.insert(area(10, 4, Prot::READ, 1, 0)).unwrap();
         let odd = AddrRange::new(UserVa::new(0x1001), UserVa::new(0x2000));
         for range in [pages(0, 2), pages(63, 2), pages(5, 0), odd] {
-            assert_eq!(areas.remove(range), Err(AreasError::Range), "{range:?}");
+            assert_eq!(areas.take_first(range), Err(AreasError::Range), "{range:?}");
         }
         let overlapping = areas.insert(area(13, 4, Prot::READ, 1, 0));
         assert_eq!(overlapping, Err(AreasError::Overlap(UserVa::new(13 * PAGE_SIZE))));
@@ -336,14 +376,14 @@ mod tests {
         }
         assert_eq!(areas.insert(area(20, 1, Prot::READ, 1, 0)), Err(AreasError::TooMany));
         assert_eq!(
-            areas.remove(pages(1, PAGES - 1)).map(|parts| parts.len()),
+            take_all(&mut areas, pages(1, PAGES - 1)).map(|parts| parts.len()),
             Ok(3),
-            "everything can always go"
+            "all can always go"
         );
         areas.insert(area(10, 3, Prot::READ, 1, 0)).unwrap();
         areas.insert(area(20, 1, Prot::READ, 1, 0)).unwrap();
         areas.insert(area(22, 1, Prot::READ, 1, 0)).unwrap();
-        assert_eq!(areas.remove(pages(11, 1)), Err(AreasError::TooMany), "a hole makes one more");
+        assert_eq!(areas.take_first(pages(11, 1)), Err(AreasError::TooMany), "a hole makes one more");
     }
 
     #[test]
@@ -405,7 +445,7 @@ mod tests {
                     model.extend((0..l).map(|n| (s + n, (prot, object, offset + n))));
                 }
             }
-            Step::Remove(s, l) => match areas.remove(pages(s, l)) {
+            Step::Remove(s, l) => match take_all(areas, pages(s, l)) {
                 Ok(parts) => {
                     let bytes: u64 = parts.iter().map(|part| part.range.len()).sum();
                     assert_eq!(

@@ -28,6 +28,10 @@ impl<I: Iterator<Item = Chunk>> Iterator for Clip<I> {
     fn next(&mut self) -> Option<Chunk> {
         while self.here == 0 {
             let chunk = self.chunks.next()?;
+            if self.skip == 0 && chunk.frames() <= self.left {
+                self.left -= chunk.frames();
+                return Some(chunk);
+            }
             let skipped = self.skip.min(chunk.frames());
             self.skip -= skipped;
             (self.at, self.here) = (chunk.first().offset(skipped), chunk.frames() - skipped);
