@@ -93,13 +93,24 @@ pub struct Areas<B> {
     areas: BTreeMap<UserVa, Area<B>>,
     bounds: AddrRange<UserVa>,
     limit: usize,
+    packed: Packed,
+}
+
+/// What the last search for a place has seen, so that the next one need not pass all areas again: from the area at
+/// `from` upwards no hole is longer than `longest`.
+#[derive(Clone, Copy, Debug)]
+struct Packed {
+    /// Where an area starts, or the end of the address space.
+    from: UserVa,
+    /// In bytes.
+    longest: u64,
 }
 
 impl<B: Backing> Areas<B> {
     /// Nothing mapped inside `bounds` (whole pages); at most `limit` areas, since a program that asks for every second
     /// page would fill the kernel's heap.
     pub fn new(bounds: AddrRange<UserVa>, limit: usize) -> Self {
-        Self { areas: BTreeMap::new(), bounds, limit }
+        Self { areas: BTreeMap::new(), bounds, limit, packed: Packed { from: bounds.end(), longest: 0 } }
     }
 
     /// The area that `address` is in.
@@ -168,7 +179,12 @@ impl<B: Backing> Areas<B> {
         for rest in [below, above].iter().filter_map(|rest| area.part(rest)) {
             self.areas.insert(rest.range.start(), rest);
         }
-        Ok(area.into_part(&range))
+        let part = area.into_part(&range);
+        if let Some(part) = part.as_ref().filter(|part| part.range.end() > self.packed.from) {
+            let next = self.areas.range(part.range.end()..).next();
+            self.packed.from = next.map_or(self.bounds.end(), |(&start, _)| start);
+        }
+        Ok(part)
     }
 
     /// Puts back what [`Areas::take_first`] has just taken out; nothing has been added there since.
@@ -189,7 +205,12 @@ impl<B: Backing> Areas<B> {
     }
 
     /// A free range of `len` bytes: at `hint` if it is free there, else the highest there is.
-    pub fn place(&self, len: u64, alignment: Alignment, hint: Option<UserVa>) -> Option<AddrRange<UserVa>> {
+    pub fn place(
+        &mut self,
+        len: u64,
+        alignment: Alignment,
+        hint: Option<UserVa>,
+    ) -> Option<AddrRange<UserVa>> {
         if len == 0 || !len.is_multiple_of(PAGE_SIZE) {
             return None;
         }
@@ -197,14 +218,26 @@ impl<B: Backing> Areas<B> {
         if let Some(range) = hinted.filter(|range| self.is_free(range)) {
             return Some(range);
         }
-        let mut gap_end = self.bounds.end();
-        for area in self.areas.values().rev() {
-            if let Some(range) = fit(area.range.end(), gap_end, len, alignment) {
-                return Some(range);
+        self.highest_gap(len, alignment)
+    }
+
+    /// The highest free range of `len` bytes.
+    fn highest_gap(&mut self, len: u64, alignment: Alignment) -> Option<AddrRange<UserVa>> {
+        let top = Packed { from: self.bounds.end(), longest: 0 };
+        let mut seen = if len > self.packed.longest { self.packed } else { top };
+        let mut found = None;
+        for area in self.areas.range(..seen.from).rev().map(|(_, area)| area.range) {
+            found = fit(area.end(), seen.from, len, alignment);
+            if found.is_some() {
+                break;
             }
-            gap_end = area.range.start();
+            let hole = seen.from.raw().saturating_sub(area.end().raw());
+            seen = Packed { from: area.start(), longest: seen.longest.max(hole) };
         }
-        fit(self.bounds.start(), gap_end, len, alignment)
+        if seen.from <= self.packed.from {
+            self.packed = seen;
+        }
+        found.or_else(|| fit(self.bounds.start(), seen.from, len, alignment))
     }
 
     fn is_free(&self, range: &AddrRange<UserVa>) -> bool {
