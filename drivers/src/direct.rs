@@ -7,6 +7,7 @@ use addr::{AddrRange, Address, Chunk, Iova, PhysAddr, StreamId};
 use alloc::vec::Vec;
 use core::convert::Infallible;
 use pagetable::{Mapping, StaleTables, TableMemory};
+use smmu_spec::Invalidation;
 
 /// A part of memory as a bus shows it: one entry of `dma-ranges`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -109,7 +110,7 @@ impl Domain for Direct {
         range: AddrRange<Iova>,
         held: T,
     ) -> Result<Stale<T>, NotUnmapped<T>> {
-        Ok(Stale::new(held, range, StaleTables::new(), None))
+        Ok(Stale::new(held, range, StaleTables::new(), Invalidation::NOTHING))
     }
 
     fn invalidate<T>(

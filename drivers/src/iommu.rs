@@ -45,16 +45,11 @@ pub struct Stale<T> {
     held: ManuallyDrop<T>,
     tables: StaleTables,
     range: AddrRange<Iova>,
-    forget: Option<Invalidation>,
+    forget: Invalidation,
 }
 
 impl<T> Stale<T> {
-    pub(crate) fn new(
-        held: T,
-        range: AddrRange<Iova>,
-        tables: StaleTables,
-        forget: Option<Invalidation>,
-    ) -> Self {
+    pub(crate) fn new(held: T, range: AddrRange<Iova>, tables: StaleTables, forget: Invalidation) -> Self {
         Self { held: ManuallyDrop::new(held), tables, range, forget }
     }
 
@@ -64,8 +59,8 @@ impl<T> Stale<T> {
     }
 
     /// What the IOMMU has to be told; nothing for one without caches.
-    pub(crate) fn forget(&self) -> Option<Invalidation> {
-        self.forget.clone()
+    pub(crate) fn forget(&self) -> Invalidation {
+        self.forget
     }
 
     /// The caller has seen the completion of [`Stale::forget`].

@@ -446,6 +446,47 @@ fn a_refusal_that_the_interrupt_handler_met_is_still_the_waiters_error() {
     assert_eq!(commands.run([]), Ok(()));
 }
 
+/// A queue in which another CPU puts a command before and behind each that somebody else writes.
+struct Busy<'a>(&'a RefCell<CommandQueue>, Command);
+
+impl Shared<CommandQueue> for Busy<'_> {
+    fn with<R>(&self, action: impl FnOnce(&mut CommandQueue) -> R) -> R {
+        let queue = &mut *self.0.borrow_mut();
+        let _ = queue.push(self.1);
+        let result = action(queue);
+        let _ = queue.push(self.1);
+        queue.publish();
+        result
+    }
+}
+
+#[test]
+fn nobody_is_told_of_anothers_refused_commands() {
+    let mut rig = rig(Ids::STAGE1, Walks::Coherent);
+    let mut domain = rig.attached(STREAM);
+    rig.map(&mut domain, 0x1000, &[chunk(0x8000, 0)]).unwrap();
+    assert!(rig.reach(0x1000).is_some());
+    let stale = rig.unmap(&mut domain, 0x1000, 1, ());
+    let others = Busy(&rig.commands, Command::TlbiS12Vmall { vmid: addr::Vmid::new(0) });
+    let freed = <Domain as iommu::Domain>::invalidate(&others, stale).unwrap();
+    freed.take(&mut rig.source);
+    assert_eq!(rig.reach(0x1000), None);
+    assert!(rig.commands.borrow().counters().illegal >= 1);
+}
+
+#[test]
+fn who_was_passed_by_a_full_turn_of_the_queue_sees_its_end() {
+    let mut rig = rig(Ids::SMALL, Walks::NonCoherent);
+    let mut domain = rig.attached(STREAM);
+    for page in 0..3000u64 {
+        rig.map(&mut domain, 0x1000 + page % 7 * 0x1000, &[chunk(0x8000, 0)]).unwrap();
+        let stale = rig.unmap(&mut domain, 0x1000 + page % 7 * 0x1000, 1, ());
+        let others = Busy(&rig.commands, Command::TlbiNsnhAll);
+        let freed = <Domain as iommu::Domain>::invalidate(&others, stale).unwrap();
+        freed.take(&mut rig.source);
+    }
+}
+
 #[test]
 fn a_queue_that_aborts_once_is_read_again() {
     let rig = rig(Ids::NESTED, Walks::Coherent);
@@ -467,10 +508,11 @@ fn a_time_out_gives_nothing_back_and_can_be_tried_again() {
     let stale = rig.unmap(&mut domain, 0x1000, 1, "frames");
     rig.world.model.borrow_mut().hung = true;
     let unfinished = <Domain as iommu::Domain>::invalidate(&rig.commands, stale).unwrap_err();
-    let CommandError::TimedOut { produced, consumed } = unfinished.error else {
+    let CommandError::TimedOut { produced, consumed, opcode } = unfinished.error else {
         panic!("{:?}", unfinished.error)
     };
     assert_eq!(produced.distance_from(consumed), 2);
+    assert_eq!(opcode, 0x12, "CMD_TLBI_NH_VA");
     assert_eq!(rig.commands.borrow().counters().time_outs, 1);
     assert_eq!(rig.reach(0x1000), Some(0x8000));
     rig.world.model.borrow_mut().hung = false;

@@ -1,15 +1,22 @@
 //! The command queue (IHI 0070, 3.5, 4.1 and 7.1): fill, publish, wait.
 //!
+//! Many CPUs have commands in it at a time. The lock around it is held to write them and to look at CMDQ_CONS, not to
+//! wait: [`run`] for whoever has a [`Shared`] queue, [`CommandQueue::run`] for whoever has it alone. A batch is known by
+//! the numbers of its first and its last command, which count all commands ever and so never come again, as the
+//! queue's indices do.
+//!
 //! Whoever holds the queue also owns GERRORN, the register that acknowledges global errors, since acknowledging a command
-//! error restarts the queue: [`CommandQueue::service_errors`] for the interrupt handler, [`CommandQueue::wait`] for
-//! everyone else.
+//! error restarts the queue: everybody whose commands are not done yet looks at it, and
+//! [`CommandQueue::service_errors`] is for the interrupt handler.
 
 use super::clock::{Clock, TimedOut};
 use super::registers::{CommandRegisters, bits};
 use super::upkeep::Upkeep;
+use crate::iommu::Shared;
 use crate::mmio::Mmio;
 use crate::region::Region;
 use core::fmt;
+use core::sync::atomic::AtomicU64;
 use smmu_spec::field::extract;
 use smmu_spec::{Command, Cursor};
 use tock_registers::interfaces::{Readable, Writeable};
@@ -30,6 +37,8 @@ pub enum CommandError {
         produced: Cursor,
         /// Up to where they were consumed.
         consumed: Cursor,
+        /// The opcode of the command that it stands at (IHI 0070, 4.1.1).
+        opcode: u8,
     },
     /// The SMMU refused a command (CERROR_ILL). It was replaced and the queue goes on.
     Illegal {
@@ -51,8 +60,9 @@ pub enum CommandError {
 impl fmt::Display for CommandError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::TimedOut { produced, consumed } => {
-                write!(f, "timed out: PROD={:#x} CONS={:#x}", produced.raw(), consumed.raw())
+            Self::TimedOut { produced, consumed, opcode } => {
+                let (prod, cons) = (produced.raw(), consumed.raw());
+                write!(f, "timed out at opcode {opcode:#x}: PROD={prod:#x} CONS={cons:#x}")
             }
             Self::Illegal { words: [word0, word1] } => write!(f, "illegal command {word0:#x} {word1:#x}"),
             Self::Stopped { code } => write!(f, "stopped with CERROR {code:#x}"),
@@ -124,24 +134,94 @@ mod cerror {
     pub const ILLEGAL: u8 = 1;
 }
 
+/// A command that the SMMU refused: its number, and its words.
+#[derive(Clone, Copy, Debug)]
+struct Refusal {
+    number: u64,
+    words: [u64; 2],
+}
+
+/// Refusals that are remembered, each until so many others came.
+const REFUSALS: usize = 8;
+
 /// The queue, its registers, and the driver's own idea of both indices.
+///
+/// Commands are numbered from 0 on; the lowest bits of a number are the index and the wrap bit.
 pub struct CommandQueue {
     registers: Mmio<CommandRegisters>,
     slots: Region,
+    log2: u8,
     upkeep: Upkeep,
     clock: Clock,
-    /// Where the next command goes.
-    produced: Cursor,
-    /// What CMDQ_PROD says.
-    published: Cursor,
-    /// What CMDQ_CONS last said.
-    consumed: Cursor,
+    /// The next command's number.
+    produced: u64,
+    /// CMDQ_PROD is at this number.
+    published: u64,
+    /// CMDQ_CONS was last seen at this number.
+    consumed: u64,
+    /// Up to here, [`CommandQueue::wait`] has told of refusals.
+    waited: u64,
     /// GERRORN: this driver alone writes it.
     acknowledged: u32,
-    /// The first command that was refused since the last wait.
-    refused: Option<CommandError>,
-    counters: CommandCounters,
+    /// The last refusals, oldest first.
+    refusals: [Option<Refusal>; REFUSALS],
+    syncs: u64,
+    register_writes: u64,
+    illegal: u64,
+    time_outs: u64,
     errors: GlobalErrors,
+}
+
+/// Commands and the CMD_SYNC behind them, on their way through the queue.
+struct Batch<I> {
+    commands: I,
+    /// Whether the CMD_SYNC is in the queue.
+    whole: bool,
+    /// The number of its first command, and the one behind its last so far.
+    first: u64,
+    end: u64,
+    /// How often the queue stopped meanwhile because it could not be read.
+    aborts: u32,
+}
+
+/// Puts `commands` and a CMD_SYNC into the queue, at once or in as few parts as it has room for, and waits until the
+/// SMMU has done them all. The queue is locked to write and to look, not to wait.
+///
+/// What the SMMU wrote or stopped using before is seen by whoever reads or reuses it after this.
+///
+/// # Errors
+/// See [`CommandError`]. A refused command of somebody else's is none of this batch's, unless it went through in parts.
+#[inline]
+pub(super) fn run(
+    queue: &impl Shared<CommandQueue>,
+    commands: impl IntoIterator<Item = Command>,
+) -> Result<(), CommandError> {
+    let mut batch = Batch::new(commands.into_iter());
+    // Mostly the SMMU is done before the first look.
+    let first = queue.with(|queue| match queue.advance(&mut batch) {
+        Some(result) => Ok(result),
+        None => Err(queue.clock),
+    });
+    match first {
+        Ok(result) => result,
+        Err(clock) => wait_for(queue, clock, &mut batch),
+    }
+}
+
+#[cold]
+fn wait_for(
+    queue: &impl Shared<CommandQueue>,
+    clock: Clock,
+    batch: &mut Batch<impl Iterator<Item = Command>>,
+) -> Result<(), CommandError> {
+    let waited = clock.wait(|| queue.with(|queue| queue.advance(batch)));
+    waited.unwrap_or_else(|TimedOut| queue.with(|queue| Err(queue.timed_out())))
+}
+
+impl<I: Iterator<Item = Command>> Batch<I> {
+    fn new(commands: I) -> Self {
+        Self { commands, whole: false, first: u64::MAX, end: 0, aborts: 0 }
+    }
 }
 
 impl CommandQueue {
@@ -153,47 +233,47 @@ impl CommandQueue {
         upkeep: Upkeep,
         clock: Clock,
     ) -> Self {
-        let start = Cursor::new(log2);
         let acknowledged = registers.gerrorn.get();
         Self {
             registers,
             slots,
+            log2,
             upkeep,
             clock,
-            produced: start,
-            published: start,
-            consumed: start,
+            produced: 0,
+            published: 0,
+            consumed: 0,
+            waited: 0,
             acknowledged,
-            refused: None,
-            counters: CommandCounters::default(),
+            refusals: [None; REFUSALS],
+            syncs: 0,
+            register_writes: 0,
+            illegal: 0,
+            time_outs: 0,
             errors: GlobalErrors::default(),
         }
     }
 
     /// Puts a command into the next slot. The SMMU does not see it before [`CommandQueue::publish`].
     pub fn push(&mut self, command: Command) -> Result<(), QueueFull> {
-        if self.free() == 0 {
-            self.read_consumed().map_err(|_| QueueFull)?;
-        }
-        if self.free() == 0 {
+        if !self.has_room() {
             return Err(QueueFull);
         }
-        self.slots.store(self.produced.index() * Command::WORDS, &command.encode());
-        self.produced = self.produced.advanced(1);
-        self.counters.commands += 1;
-        self.counters.syncs += u64::from(command == Command::Sync);
+        self.write(command.encode());
+        self.syncs += u64::from(command == Command::Sync);
         Ok(())
     }
 
     /// Lets the SMMU see all commands pushed so far, and everything that was written to memory before.
+    #[inline]
     pub fn publish(&mut self) {
         if self.published == self.produced {
             return;
         }
-        self.clean_pushed();
+        self.upkeep.written_if(|| self.pushed());
         self.upkeep.publish();
-        self.registers.cmdq_prod.set(self.produced.raw());
-        self.counters.register_writes += 1;
+        self.registers.cmdq_prod.set(self.in_register(self.produced));
+        self.register_writes += 1;
         self.published = self.produced;
     }
 
@@ -201,37 +281,43 @@ impl CommandQueue {
     /// or stopped using before is seen by whoever reads or reuses it after this. A command that was refused since the
     /// last wait is an error, whoever's it was.
     pub fn wait(&mut self) -> Result<(), CommandError> {
-        let target = self.published;
-        let waited = self.wait_until(|queue| queue.passed(target));
-        arch::barrier::dmb_oshld();
-        self.read_errors();
-        let refused = self.refused.take();
-        waited.and(refused.map_or(Ok(()), Err))
+        let (first, end) = (self.waited, self.published);
+        self.finish(Batch { commands: core::iter::empty(), whole: true, first, end, aborts: 0 })
     }
 
-    /// Pushes `commands` and a CMD_SYNC, publishes them at once (or in as few parts as the queue has room for) and waits
-    /// until the SMMU has done them all.
+    /// [`run`] for whoever has the queue alone.
     pub fn run(&mut self, commands: impl IntoIterator<Item = Command>) -> Result<(), CommandError> {
-        for command in commands.into_iter().chain([Command::Sync]) {
-            while self.push(command).is_err() {
-                self.publish();
-                self.wait_until(|queue| queue.free() > 0)?;
-            }
-        }
-        self.publish();
-        self.wait()
+        self.finish(Batch::new(commands.into_iter()))
     }
 
-    /// Acknowledges what GERROR says, restarting the queue if it stopped. Does not wait. For the interrupt handler, if it
-    /// gets the lock; if not, whoever holds it does the same at the end of its wait.
+    fn finish(&mut self, mut batch: Batch<impl Iterator<Item = Command>>) -> Result<(), CommandError> {
+        let clock = self.clock;
+        let result = clock.wait(|| self.advance(&mut batch)).unwrap_or_else(|TimedOut| Err(self.timed_out()));
+        self.waited = self.waited.max(batch.end);
+        result
+    }
+
+    /// Acknowledges what GERROR says, restarting the queue if it stopped. Does not wait. For the interrupt handler.
     pub fn service_errors(&mut self) -> GlobalErrors {
-        self.read_errors();
+        let active = self.active_errors();
+        if active & bits::GERROR_CMDQ != 0 {
+            self.restart();
+        }
+        if active & !bits::GERROR_CMDQ != 0 {
+            self.acknowledge(active & !bits::GERROR_CMDQ);
+        }
         core::mem::take(&mut self.errors)
     }
 
     /// What went through the queue so far.
     pub fn counters(&self) -> CommandCounters {
-        self.counters
+        CommandCounters {
+            commands: self.produced,
+            syncs: self.syncs,
+            register_writes: self.register_writes,
+            illegal: self.illegal,
+            time_outs: self.time_outs,
+        }
     }
 
     /// The queue's memory. The queue is disabled.
@@ -239,51 +325,112 @@ impl CommandQueue {
         self.slots
     }
 
-    fn free(&self) -> u32 {
-        self.produced.entries() - self.produced.distance_from(self.consumed)
+    /// Brings a batch as far as it gets without waiting: more of it into the queue, a queue that stopped running again.
+    /// What became of it, if it is over.
+    #[inline]
+    fn advance(
+        &mut self,
+        batch: &mut Batch<impl Iterator<Item = Command>>,
+    ) -> Option<Result<(), CommandError>> {
+        if !batch.whole {
+            self.fill(batch);
+        }
+        if let Err(error) = self.read_consumed() {
+            return Some(Err(error));
+        }
+        if batch.whole && self.consumed >= batch.end {
+            arch::barrier::dmb_oshld();
+            return Some(self.refused_in(batch.first, batch.end));
+        }
+        match self.restart()? {
+            // A queue that cannot be read may have met a passing fault: once.
+            error @ CommandError::Stopped { .. } if batch.aborts > 0 => return Some(Err(error)),
+            CommandError::Stopped { .. } => batch.aborts += 1,
+            _ => {}
+        }
+        None
     }
 
-    /// Whether the SMMU consumed everything before `target`.
-    fn passed(&self, target: Cursor) -> bool {
-        self.produced.distance_from(self.consumed) <= self.produced.distance_from(target)
-    }
-
-    /// Waits for `done`, restarting the queue where it stopped. Commands that are refused on the way are remembered; the
-    /// others still have to be told.
-    fn wait_until(&mut self, done: impl Fn(&Self) -> bool) -> Result<(), CommandError> {
-        let clock = self.clock;
-        let mut aborts = 0;
-        let waited = clock.wait(|| match self.read_consumed() {
-            Err(error) => Some(Err(error)),
-            Ok(()) if done(self) => Some(Ok(())),
-            Ok(()) => match self.restart()? {
-                // A queue that cannot be read may have met a passing fault: once.
-                error @ CommandError::Stopped { .. } if aborts > 0 => Some(Err(error)),
-                CommandError::Stopped { .. } => {
-                    aborts += 1;
-                    None
+    /// Writes and publishes as much of a batch as there is room for.
+    #[inline]
+    fn fill(&mut self, batch: &mut Batch<impl Iterator<Item = Command>>) {
+        batch.first = batch.first.min(self.produced);
+        while !batch.whole && self.has_room() {
+            match batch.commands.next() {
+                Some(command) => self.write(command.encode()),
+                None => {
+                    self.write(const { Command::Sync.encode() });
+                    self.syncs += 1;
+                    batch.whole = true;
                 }
-                _ => None,
-            },
-        });
-        waited.unwrap_or_else(|TimedOut| {
-            self.counters.time_outs += 1;
-            Err(CommandError::TimedOut { produced: self.published, consumed: self.consumed })
-        })
+            }
+        }
+        batch.end = self.produced;
+        self.publish();
     }
 
+    /// Whether there is a free slot.
+    #[inline]
+    fn has_room(&mut self) -> bool {
+        self.produced - self.consumed < self.entries() || self.gets_room()
+    }
+
+    #[cold]
+    fn gets_room(&mut self) -> bool {
+        self.read_consumed().is_ok() && self.produced - self.consumed < self.entries()
+    }
+
+    /// Writes a command into the next slot, which is free.
+    #[inline]
+    fn write(&mut self, words: [u64; Command::WORDS]) {
+        self.slots.store(self.slot(self.produced), &words);
+        self.produced += 1;
+    }
+
+    #[inline]
+    fn entries(&self) -> u64 {
+        1 << self.log2
+    }
+
+    /// The first word of the slot of command `number`.
+    #[inline]
+    fn slot(&self, number: u64) -> usize {
+        (number & (self.entries() - 1)) as usize * Command::WORDS
+    }
+
+    fn cursor(&self, number: u64) -> Cursor {
+        Cursor::new(self.log2).advanced(number as u32)
+    }
+
+    /// The bits of a number that are in the registers: the index, and the wrap bit above it.
+    #[inline]
+    fn in_register(&self, number: u64) -> u32 {
+        (number & (2 * self.entries() - 1)) as u32
+    }
+
+    #[inline]
     fn read_consumed(&mut self) -> Result<(), CommandError> {
         let consumed = self.registers.cmdq_cons.get();
-        let cursor = self.published.read(consumed);
-        let outstanding = self.published.distance_from(self.consumed);
-        if self.published.distance_from(cursor) > outstanding {
+        let passed = u64::from(self.in_register(u64::from(consumed).wrapping_sub(self.consumed)));
+        if passed > self.published - self.consumed {
             return Err(CommandError::Nonsense { consumed });
         }
-        self.consumed = cursor;
+        self.consumed += passed;
         Ok(())
     }
 
+    #[cold]
+    fn timed_out(&mut self) -> CommandError {
+        self.time_outs += 1;
+        CommandError::TimedOut {
+            produced: self.cursor(self.published),
+            consumed: self.cursor(self.consumed),
+            opcode: Command::opcode(self.slots.load(self.slot(self.consumed))),
+        }
+    }
+
     /// If a command error is active: replaces the command if it is to blame, acknowledges, and says what it was.
+    #[cold]
     fn restart(&mut self) -> Option<CommandError> {
         if self.active_errors() & bits::GERROR_CMDQ == 0 {
             return None;
@@ -300,49 +447,52 @@ impl CommandQueue {
 
     /// Puts a CMD_SYNC, which is always legal, over the command that CONS stands at.
     fn replace_refused(&mut self) -> CommandError {
-        let first = self.consumed.index() * Command::WORDS;
+        let first = self.slot(self.consumed);
         let words = self.slots.load(first);
         self.slots.store(first, &Command::Sync.encode());
         self.upkeep.written(&self.slots.words()[first..first + Command::WORDS]);
         self.upkeep.publish();
-        self.counters.illegal += 1;
-        let error = CommandError::Illegal { words };
-        self.refused = self.refused.or(Some(error));
-        error
+        self.illegal += 1;
+        self.refusals.rotate_left(1);
+        self.refusals[REFUSALS - 1] = Some(Refusal { number: self.consumed, words });
+        CommandError::Illegal { words }
+    }
+
+    /// The first refusal among the commands from `first` to before `end`.
+    #[inline]
+    fn refused_in(&self, first: u64, end: u64) -> Result<(), CommandError> {
+        match self.refusals[REFUSALS - 1] {
+            Some(last) if last.number >= first => self.find_refusal(first, end),
+            _ => Ok(()),
+        }
+    }
+
+    #[cold]
+    fn find_refusal(&self, first: u64, end: u64) -> Result<(), CommandError> {
+        let known = self.refusals.iter().flatten();
+        // One that is forgotten may have been among them too.
+        let all_known = self.refusals[0].is_none_or(|oldest| oldest.number < first);
+        let found =
+            known.into_iter().find(|refusal| refusal.number >= first && (refusal.number < end || !all_known));
+        found.map_or(Ok(()), |refusal| Err(CommandError::Illegal { words: refusal.words }))
     }
 
     fn active_errors(&self) -> u32 {
         self.registers.gerror.get() ^ self.acknowledged
     }
 
-    /// Remembers and acknowledges all errors.
-    fn read_errors(&mut self) {
-        let active = self.active_errors();
-        if active & bits::GERROR_CMDQ != 0 {
-            self.restart();
-        }
-        if active & !bits::GERROR_CMDQ != 0 {
-            self.acknowledge(active & !bits::GERROR_CMDQ);
-        }
-    }
-
     fn acknowledge(&mut self, errors: u32) {
         self.acknowledged ^= errors;
         self.registers.gerrorn.set(self.acknowledged);
-        self.counters.register_writes += 1;
+        self.register_writes += 1;
         self.errors.0 |= errors;
     }
 
-    /// Cleans the slots between what is published and what was pushed, which may go around the end.
-    fn clean_pushed(&self) {
+    /// The slots between what is published and what was pushed, which may go around the end.
+    fn pushed(&self) -> [&[AtomicU64]; 2] {
         let words = self.slots.words();
-        let (first, end) = (self.published.index(), self.produced.index());
-        let at = |slot: usize| slot * Command::WORDS;
-        if first < end {
-            self.upkeep.written(&words[at(first)..at(end)]);
-        } else {
-            self.upkeep.written(&words[at(first)..at(self.produced.entries() as usize)]);
-            self.upkeep.written(&words[..at(end)]);
-        }
+        let (first, end) = (self.slot(self.published), self.slot(self.produced));
+        let (until, around) = if first < end { (end, 0) } else { (Command::WORDS << self.log2, end) };
+        [&words[first..until], &words[..around]]
     }
 }

@@ -1,6 +1,6 @@
 //! A domain: one set of tables, one tag, and at stage 1 one context descriptor (IHI 0070, 3.3.2 and 5.4).
 
-use super::command_queue::{CommandError, CommandQueue};
+use super::command_queue::{self, CommandError, CommandQueue};
 use super::probe::Features;
 use super::tags::Tags;
 use super::upkeep::Upkeep;
@@ -82,7 +82,7 @@ impl Domain {
         if self.streams != 0 {
             return Err(DestroyError::InUse(self));
         }
-        if let Err(error) = commands.with(|queue| queue.run(Invalidation::of_tag(self.how.tag))) {
+        if let Err(error) = command_queue::run(commands, Invalidation::of_tag(self.how.tag)) {
             return Err(DestroyError::Command(error, self));
         }
         match self.tables {
@@ -105,7 +105,7 @@ impl Domain {
         let Some((range, tables)) = self.unlink_spare(&walked(memory, commands, self.how)) else {
             return Ok(());
         };
-        let stale = Stale::new((), range, tables, Some(self.how.forget(range, false)));
+        let stale = Stale::new((), range, tables, self.how.forget(range, false));
         <Self as iommu::Domain>::invalidate(commands, stale).map(|freed| freed.take(memory))
     }
 
@@ -176,7 +176,7 @@ fn walked<'a, M>(
     commands: &'a impl Shared<CommandQueue>,
     how: Translation,
 ) -> Walked<'a, M, impl Run> {
-    let run = |invalidation| commands.with(|queue| queue.run(invalidation));
+    let run = |invalidation| command_queue::run(commands, invalidation);
     Walked { memory, run, how, failure: None }
 }
 
@@ -233,17 +233,18 @@ impl iommu::Domain for Domain {
         match unmapped {
             Ok(stale) => {
                 let forget = self.how.forget(range, stale.is_empty());
-                Ok(Stale::new(held, range, stale, Some(forget)))
+                Ok(Stale::new(held, range, stale, forget))
             }
             Err(error) => Err(NotUnmapped { error, held }),
         }
     }
 
+    #[inline]
     fn invalidate<T>(
         commands: &impl Shared<CommandQueue>,
         stale: Stale<T>,
     ) -> Result<Freed<T>, Unfinished<T, CommandError>> {
-        match commands.with(|queue| queue.run(stale.forget().into_iter().flatten())) {
+        match command_queue::run(commands, stale.forget()) {
             Ok(()) => Ok(stale.freed()),
             Err(error) => Err(Unfinished { error, stale }),
         }

@@ -1,7 +1,7 @@
 //! The stream table (IHI 0070, 3.3.1 and 5.1): which stream may do what. A stream that was never attached aborts: in a
 //! linear table by an entry that says so, in a two-level table also for want of a second level.
 
-use super::command_queue::{CommandError, CommandQueue};
+use super::command_queue::{self, CommandError, CommandQueue};
 use super::domain::Domain;
 use super::probe::Features;
 use super::registers::{CommandRegisters, bits};
@@ -173,7 +173,7 @@ impl StreamTable {
                     self.upkeep.written(&table.words()[first + word..=first + word]);
                 }
                 // Even an entry that was not valid may be cached.
-                Step::Sync => commands.with(|queue| queue.run([Command::CfgiSte { stream, leaf: false }]))?,
+                Step::Sync => command_queue::run(commands, [Command::CfgiSte { stream, leaf: false }])?,
             }
         }
         Ok(())

@@ -11,14 +11,24 @@ pub(super) struct Upkeep(pub Walks);
 
 impl Upkeep {
     /// `words` were written by the CPU. Cleans them where the SMMU does not snoop; no barrier.
+    #[inline]
     pub fn written(self, words: &[AtomicU64]) {
         if self.0 == Walks::NonCoherent {
             cache::clean_lines(lines(words));
         }
     }
 
+    /// [`Upkeep::written`] for what takes an effort to find.
+    #[inline]
+    pub fn written_if<'a, const N: usize>(self, words: impl FnOnce() -> [&'a [AtomicU64]; N]) {
+        if self.0 == Walks::NonCoherent {
+            words().into_iter().for_each(|words| cache::clean_lines(lines(words)));
+        }
+    }
+
     /// Everything written (and handed to [`Upkeep::written`]) before is seen by the SMMU before any register write that
     /// follows.
+    #[inline]
     pub fn publish(self) {
         match self.0 {
             Walks::Coherent => barrier::dmb_oshst(),

@@ -16,7 +16,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 use core::slice;
-use core::sync::atomic::{AtomicU16, AtomicU64};
+use core::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering::Relaxed};
 use dma_api::DmaError;
 use drivers::iommu::{Iommu as _, Shared};
 use drivers::mmio::Mmio;
@@ -39,10 +39,17 @@ pub struct Smmu {
     /// What the device tree calls it.
     phandle: Option<Phandle>,
     features: Features,
-    pub(super) commands: SpinLock<CommandQueue>,
+    pub(super) commands: Commands,
     streams: SpinLock<StreamTable>,
     tags: SpinLock<Tags>,
     events: SpinLock<Events>,
+}
+
+/// The command queue. Its lock is held to write commands and to look at registers, never while the SMMU works.
+pub(super) struct Commands {
+    queue: SpinLock<CommandQueue>,
+    /// An interrupt wanted the queue while somebody had it.
+    wanted: AtomicBool,
 }
 
 struct Events {
@@ -113,7 +120,7 @@ fn open(description: &board::Smmu) -> Result<Smmu, OpenError> {
     Ok(Smmu {
         phandle: description.phandle,
         features,
-        commands: SpinLock::new(commands),
+        commands: Commands { queue: SpinLock::new(commands), wanted: AtomicBool::new(false) },
         streams: SpinLock::new(streams),
         tags: SpinLock::new(tags),
         events: SpinLock::new(Events { queue: events, recent: [None; KEPT], count: 0 }),
@@ -132,7 +139,7 @@ pub fn find(phandle: Phandle) -> Option<&'static Smmu> {
 
 /// Commands given to all SMMUs so far, and waits for completion among them.
 pub(super) fn commands() -> (u64, u64) {
-    let counters = all().iter().map(|smmu| smmu.commands.lock().counters());
+    let counters = all().iter().map(|smmu| smmu.commands.queue.lock().counters());
     counters.fold((0, 0), |sum, one| (sum.0 + one.commands, sum.1 + one.syncs))
 }
 
@@ -212,13 +219,7 @@ impl Smmu {
             }
         }
         drop(events);
-        // Whoever waits for a command has the lock, and then looks at the errors too.
-        if let Some(mut commands) = self.commands.try_lock() {
-            let errors = commands.service_errors();
-            if !errors.is_empty() {
-                kprintln!("{errors}");
-            }
-        }
+        self.commands.service();
     }
 
     /// The last events (at most 16), oldest first, and how many there were in all. Forgets them.
@@ -251,9 +252,28 @@ fn refusal(error: StreamError) -> DmaError {
     }
 }
 
-impl<T> Shared<T> for SpinLock<T> {
-    fn with<R>(&self, action: impl FnOnce(&mut T) -> R) -> R {
-        action(&mut self.lock())
+impl Commands {
+    /// Acknowledges global errors, and prints them. Whoever has the queue does it if this does not get it.
+    fn service(&self) {
+        self.wanted.store(true, Relaxed);
+        let Some(mut queue) = self.queue.try_lock() else { return };
+        self.wanted.store(false, Relaxed);
+        let errors = queue.service_errors();
+        drop(queue);
+        if !errors.is_empty() {
+            kprintln!("{errors}");
+        }
+    }
+}
+
+impl Shared<CommandQueue> for Commands {
+    #[inline]
+    fn with<R>(&self, action: impl FnOnce(&mut CommandQueue) -> R) -> R {
+        let result = action(&mut self.queue.lock());
+        if self.wanted.load(Relaxed) {
+            self.service();
+        }
+        result
     }
 }
 

@@ -32,6 +32,12 @@ pub trait Address: Copy + Ord + fmt::Debug + fmt::LowerHex {
     }
 }
 
+#[cold]
+#[inline(never)]
+fn overflows(name: &str, raw: u64, bytes: u64) -> ! {
+    panic!("{name}: {raw:#x} + {bytes:#x} overflows")
+}
+
 macro_rules! address {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
@@ -64,10 +70,11 @@ macro_rules! address {
             type Output = Self;
             /// Panics past the end of the address space: an overflow here is a broken invariant of ours. Use
             /// [`Address::checked_add`] on values that come from outside.
+            #[inline]
             fn add(self, bytes: u64) -> Self {
                 match self.0.checked_add(bytes) {
                     Some(raw) => Self(raw),
-                    None => panic!("{}: {:#x} + {bytes:#x} overflows", stringify!($name), self.0),
+                    None => overflows(stringify!($name), self.0, bytes),
                 }
             }
         }

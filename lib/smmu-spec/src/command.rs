@@ -146,6 +146,7 @@ impl Command {
     pub const LOG2_BYTES: u8 = 4;
 
     /// The two words in the queue.
+    #[inline(always)] // Mostly the command is known where it is encoded.
     pub const fn encode(self) -> [u64; 2] {
         match self {
             Self::CfgiSte { stream, leaf } => [of_stream(opcode::CFGI_STE, stream), flag(0, leaf)],
@@ -169,6 +170,11 @@ impl Command {
             // CS = SIG_NONE: the driver polls CONS.
             Self::Sync => [opcode::SYNC | field(13, 12, 0b00), 0],
         }
+    }
+
+    /// The opcode in two words of a queue.
+    pub const fn opcode(words: [u64; 2]) -> u8 {
+        extract(7, 0, words[0]) as u8
     }
 
     /// The command in two words of a queue, or `None` when it is not one of these.

@@ -5,7 +5,7 @@
 
 use crate::command::{Command, Extent, Scope};
 use crate::ste::{STAGE1_VMID, Tag};
-use addr::{AddrRange, Address, Iova, PAGE_SHIFT, PAGE_SIZE};
+use addr::{AddrRange, Address, Asid, Iova, PAGE_SHIFT, PAGE_SIZE};
 
 /// What the SMMU can be told.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -22,43 +22,51 @@ pub enum Ability {
 pub const MOST_ENTRIES: u64 = 64;
 
 /// The commands that make the SMMU forget a range: an iterator, without the CMD_SYNC.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Invalidation {
     tag: Tag,
     leaf: bool,
-    work: Work,
+    unit: Unit,
+    start: Iova,
+    /// How much is left to forget; for a whole tag, anything but 0.
+    pages: u64,
 }
 
-#[derive(Clone, Debug)]
-enum Work {
+/// What one command covers.
+#[derive(Clone, Copy, Debug)]
+enum Unit {
     Whole,
-    Ranges { start: Iova, pages: u64 },
-    Entries { start: Iova, pages: u64 },
-    Done,
+    Range,
+    Entry,
 }
 
 impl Invalidation {
+    /// For what no SMMU knows.
+    pub const NOTHING: Self =
+        Self { tag: Tag::Stage1(Asid::new(0)), leaf: true, unit: Unit::Entry, start: Iova::new(0), pages: 0 };
+
     /// Forgets the translations of `range` (whole pages) under `tag`. With `leaf`, table pointers may stay: only if no
     /// table was taken out.
+    #[inline]
     pub fn of_range(tag: Tag, range: AddrRange<Iova>, leaf: bool, ability: Ability) -> Self {
         assert!(range.start().is_aligned(PAGE_SIZE) && range.end().is_aligned(PAGE_SIZE), "{range:?}");
         let (start, pages) = (range.start(), range.len() >> PAGE_SHIFT);
-        let work = match ability {
-            _ if pages == 0 => Work::Done,
-            Ability::Ranges => Work::Ranges { start, pages },
-            Ability::Entries if pages > MOST_ENTRIES => Work::Whole,
-            Ability::Entries => Work::Entries { start, pages },
+        let unit = match ability {
+            Ability::Ranges => Unit::Range,
+            Ability::Entries if pages > MOST_ENTRIES => Unit::Whole,
+            Ability::Entries => Unit::Entry,
         };
-        Self { tag, leaf, work }
+        Self { tag, leaf, unit, start, pages }
     }
 
     /// Forgets everything under `tag`.
-    pub fn of_tag(tag: Tag) -> Self {
-        Self { tag, leaf: false, work: Work::Whole }
+    pub const fn of_tag(tag: Tag) -> Self {
+        Self { tag, leaf: false, unit: Unit::Whole, start: Iova::new(0), pages: 1 }
     }
 
-    fn by_address(&self, start: Iova, extent: Extent) -> Command {
-        let scope = Scope { start, extent, leaf: self.leaf };
+    #[inline]
+    fn by_address(&self, extent: Extent) -> Command {
+        let scope = Scope { start: self.start, extent, leaf: self.leaf };
         match self.tag {
             Tag::Stage1(asid) => Command::TlbiNhVa { vmid: STAGE1_VMID, asid, scope },
             Tag::Stage2(vmid) => Command::TlbiS2Ipa { vmid, scope },
@@ -76,34 +84,28 @@ impl Invalidation {
 impl Iterator for Invalidation {
     type Item = Command;
 
+    #[inline]
     fn next(&mut self) -> Option<Command> {
-        let (command, rest) = match self.work {
-            Work::Done => return None,
-            Work::Whole => (self.whole(), Work::Done),
-            Work::Entries { start, pages } => (
-                self.by_address(start, Extent::Entry),
-                rest(start, pages, 1, |start, pages| Work::Entries { start, pages }),
-            ),
-            Work::Ranges { start, pages } => {
-                let (extent, covered) = largest_step(pages);
-                let next = rest(start, pages, covered, |start, pages| Work::Ranges { start, pages });
-                (self.by_address(start, extent), next)
+        let (command, covered) = match self.unit {
+            _ if self.pages == 0 => return None,
+            Unit::Whole => (self.whole(), self.pages),
+            Unit::Entry => (self.by_address(Extent::Entry), 1),
+            Unit::Range => {
+                let (extent, covered) = largest_step(self.pages);
+                (self.by_address(extent), covered)
             }
         };
-        self.work = rest;
+        self.pages -= covered;
+        if self.pages > 0 {
+            self.start = self.start + (covered << PAGE_SHIFT);
+        }
         Some(command)
-    }
-}
-
-fn rest(start: Iova, pages: u64, covered: u64, work: impl Fn(Iova, u64) -> Work) -> Work {
-    match pages - covered {
-        0 => Work::Done,
-        pages => work(start + (covered << PAGE_SHIFT), pages),
     }
 }
 
 /// The extent that takes the lowest five significant bits off `pages`, and how many pages that is. So a count of `n`
 /// significant bits needs at most `n / 5` commands, rounded up, and never covers a page too many.
+#[inline]
 fn largest_step(pages: u64) -> (Extent, u64) {
     let scale = (pages.trailing_zeros() as u8).min(31);
     let count = (pages >> scale) & 0b1_1111;
@@ -119,7 +121,7 @@ fn largest_step(pages: u64) -> (Extent, u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use addr::{Asid, Vmid};
+    use addr::Vmid;
 
     const TAG: Tag = Tag::Stage1(Asid::new(7));
 
