@@ -5,7 +5,7 @@ use crate::memory::zones;
 use addr::Order;
 use dma_api::DmaError;
 use memory::chunks::{self, ChunkError, Request};
-use memory::{FrameSource, Frames, OwnedChunk, Reach, Zone};
+use memory::{FrameSource, Frames, OwnedChunk, OwnedPages, Reach, Zone};
 
 /// The zones, with failures on demand.
 #[derive(Default)]
@@ -21,6 +21,17 @@ impl FrameSource for Source {
 
     fn give(&mut self, chunk: OwnedChunk) {
         self.0.give(chunk);
+    }
+
+    fn take_pages(&mut self, wanted: u32, reach: Reach) -> Option<OwnedPages> {
+        if inject::fails(Step::Chunk) {
+            return None;
+        }
+        self.0.take_pages(wanted, reach)
+    }
+
+    fn give_pages(&mut self, pages: OwnedPages) {
+        self.0.give_pages(pages);
     }
 }
 

@@ -6,7 +6,7 @@ use crate::sync::{SpinLock, SpinLockGuard};
 use addr::{AddrRange, Chunk, Order, PhysAddr};
 use core::ops::{Deref, DerefMut};
 use core::sync::atomic::{AtomicBool, Ordering};
-use memory::{FrameSource, Frames, OwnedChunk, Reach, Zone, ZoneStats, Zones};
+use memory::{FrameSource, Frames, OwnedChunk, OwnedPages, Reach, Zone, ZoneStats, Zones};
 use spin::Once;
 
 static ZONES: Once<SpinLock<Zones>> = Once::new();
@@ -91,6 +91,8 @@ pub fn give_all(mut frames: Frames) {
 
 /// Chunks that change hands while [`Source`] keeps the zones locked: some 10 000 instructions.
 const TURN: u8 = 64;
+/// As many chunks does the taking or giving of some 64 single frames at once count for.
+const MANY: u8 = 8;
 
 /// All frames, for lists of any length: the zones are locked for a few chunks at a time, and the heap's reserve, which a
 /// long list of small chunks would use up, is seen to before each turn. It is no longer alive than the list's making.
@@ -102,24 +104,33 @@ pub struct Source {
 }
 
 impl Source {
-    fn zones(&mut self) -> &mut Locked {
-        if self.left == 0 {
+    /// The zones, for as much as `cost` chunks.
+    fn zones(&mut self, cost: u8) -> &mut Locked {
+        if self.left < cost {
             // Unlocked before it is locked again.
             self.zones = None;
             self.left = TURN;
         }
-        self.left -= 1;
+        self.left -= cost;
         self.zones.get_or_insert_with(lock)
     }
 }
 
 impl FrameSource for Source {
     fn take(&mut self, order: Order, reach: Reach) -> Option<OwnedChunk> {
-        self.zones().take(order, reach)
+        self.zones(1).take(order, reach)
     }
 
     fn give(&mut self, chunk: OwnedChunk) {
-        self.zones().give(chunk);
+        self.zones(1).give(chunk);
+    }
+
+    fn take_pages(&mut self, wanted: u32, reach: Reach) -> Option<OwnedPages> {
+        self.zones(MANY).take_pages(wanted, reach)
+    }
+
+    fn give_pages(&mut self, pages: OwnedPages) {
+        self.zones(MANY).give_pages(pages);
     }
 }
 

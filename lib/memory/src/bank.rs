@@ -95,22 +95,50 @@ impl Bank {
 
     /// From a block whose largest chunk is just enough, or else from a new one.
     fn take_small(&mut self, order: usize) -> Option<Pfn> {
-        let partly = self.by_largest[order..].iter().find_map(|blocks| blocks.first().copied());
-        let number = match partly {
-            Some(number) => number,
+        let Some(number) = self.partly_free(order) else {
+            let whole = self.large.take(0)?;
+            return Some(self.split(whole, order));
+        };
+        let first = self.change(number, |block| block.take(order))?;
+        Some(self.first_of(number).offset(first as u64))
+    }
+
+    /// Some single frames, `wanted` (not 0) at most, of one run: the run's first frame, and a bit for each.
+    pub(crate) fn take_pages(&mut self, wanted: u32) -> Option<(Pfn, u64)> {
+        let (run, pages) = match self.partly_free(0) {
+            Some(number) => {
+                let (run, pages) = self.change(number, |block| block.take_pages(wanted))?;
+                (self.first_of(number).offset((run * block::RUN) as u64), pages)
+            }
             None => {
                 let whole = self.large.take(0)?;
-                return Some(self.split(whole, order));
+                let order = wanted.ilog2().min(block::RUN.ilog2());
+                (self.split(whole, order as usize), u64::MAX >> (block::RUN - (1 << order)))
             }
         };
-        let block = slot(&mut self.groups, number).as_mut()?;
+        self.free -= u64::from(pages.count_ones());
+        Some((run, pages))
+    }
+
+    /// The block that a chunk of `order` is to come from, if one is partly free.
+    fn partly_free(&self, order: usize) -> Option<u32> {
+        self.by_largest[order..].iter().find_map(|blocks| blocks.first().copied())
+    }
+
+    fn first_of(&self, number: u32) -> Pfn {
+        Pfn::new((self.first_block + u64::from(number)) << block::ORDERS)
+    }
+
+    /// Takes something from, or gives something to, a partly free block.
+    fn change<R>(&mut self, number: u32, change: impl FnOnce(&mut Block) -> R) -> R {
+        let block = slot(&mut self.groups, number).get_or_insert_with(|| Box::new(Block::full()));
         let before = block.largest();
-        let first = block.take(order)?;
+        let result = change(block);
         let after = block.largest();
         if before != after {
             self.refile(number, before, after);
         }
-        Some(Pfn::new((self.first_block + u64::from(number)) << block::ORDERS).offset(first as u64))
+        result
     }
 
     /// Makes a partly free block of one that was free, and takes its first chunk.
@@ -127,23 +155,26 @@ impl Bank {
         self.free += chunk.frames();
         self.hopeless = ORDERS as u8;
         let block = block_of(chunk.first());
-        match usize::from(chunk.order().log2()).checked_sub(block::ORDERS) {
+        let log2 = usize::from(chunk.order().log2());
+        match log2.checked_sub(block::ORDERS) {
             Some(order) => self.large.give(block, order),
-            None => self.give_small(block, chunk),
+            None => {
+                let first = chunk.first().raw() as usize % (1 << block::ORDERS);
+                self.give_small(block, |block| block.give(first, log2));
+            }
         }
     }
 
-    fn give_small(&mut self, number: u64, chunk: Chunk) {
-        let (at, whole) = ((number - self.first_block) as u32, number);
-        let block = slot(&mut self.groups, at).get_or_insert_with(|| Box::new(Block::full()));
-        let before = block.largest();
-        let first = chunk.first().raw() as usize % (1 << block::ORDERS);
-        let is_whole = block.give(first, usize::from(chunk.order().log2()));
-        let after = block.largest();
-        if before != after {
-            self.refile(at, before, after);
-        }
-        if is_whole {
+    /// Takes single frames of the run that starts at `run` back.
+    pub(crate) fn give_pages(&mut self, run: Pfn, pages: u64) {
+        self.free += u64::from(pages.count_ones());
+        self.hopeless = ORDERS as u8;
+        let run_in_block = run.raw() as usize % (1 << block::ORDERS) / block::RUN;
+        self.give_small(block_of(run), |block| block.give_pages(run_in_block, pages));
+    }
+
+    fn give_small(&mut self, whole: u64, give: impl FnOnce(&mut Block) -> bool) {
+        if self.change((whole - self.first_block) as u32, give) {
             self.large.give(whole, 0);
         }
     }

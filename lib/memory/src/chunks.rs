@@ -1,6 +1,6 @@
 //! From a length to chunks: the largest first, high memory first, single frames when memory is fragmented.
 
-use crate::frames::{Frames, OutOfHeap, OwnedChunk};
+use crate::frames::{Frames, OutOfHeap, OwnedChunk, OwnedPages};
 use crate::zone::{FrameSource, Reach};
 use addr::{AddrRange, Chunk, Order};
 
@@ -110,10 +110,32 @@ fn take_from(
 ) -> Result<(), OutOfHeap> {
     let mut limit = Some(largest);
     while let Some(order) = limit.and_then(|limit| Some(limit.min(Order::fitting(wanted - list.frames())?))) {
+        if limit == Some(Order::PAGE) {
+            return take_pages(source, reach, wanted, list);
+        }
         match source.take(order, reach) {
             Some(chunk) => push(source, list, chunk)?,
             None => limit = order.smaller(),
         }
+    }
+    Ok(())
+}
+
+/// The rest of [`take_from`], when there is nothing larger than single frames, or nothing larger is wanted.
+fn take_pages(
+    source: &mut impl FrameSource,
+    reach: Reach,
+    wanted: u64,
+    list: &mut Frames,
+) -> Result<(), OutOfHeap> {
+    while wanted > list.frames() {
+        let count = (wanted - list.frames()).min(OwnedPages::RUN) as u32;
+        let Some(pages) = source.take_pages(count, reach) else { break };
+        list.push_pages(pages).map_err(|(rest, error)| {
+            source.give_pages(rest);
+            list.give_back(source);
+            error
+        })?;
     }
     Ok(())
 }

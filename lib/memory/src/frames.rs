@@ -1,7 +1,7 @@
 //! Frames with an owner.
 
 use crate::zone::FrameSource;
-use addr::Chunk;
+use addr::{Chunk, Order, Pfn};
 use alloc::vec::Vec;
 use core::fmt;
 
@@ -37,6 +37,62 @@ impl fmt::Debug for OwnedChunk {
     }
 }
 
+/// Up to 64 single frames that belong to whoever holds this value, as an [`OwnedChunk`] does: each a bit of a naturally
+/// aligned run.
+#[must_use = "dropping owned pages leaks them"]
+#[derive(PartialEq, Eq)]
+pub struct OwnedPages {
+    run: Pfn,
+    bits: u64,
+}
+
+impl OwnedPages {
+    /// Frames of a run.
+    pub const RUN: u64 = u64::BITS as u64;
+
+    /// Makes the caller the owner of frames of the run that starts at `run` (a multiple of 64): those whose bits are set.
+    /// Only for code that knows nobody else owns them.
+    pub const fn adopt(run: Pfn, bits: u64) -> Self {
+        debug_assert!(run.raw().is_multiple_of(Self::RUN));
+        Self { run, bits }
+    }
+
+    /// Ends the ownership in this form: the first frame of the run, and the bits.
+    pub const fn release(self) -> (Pfn, u64) {
+        (self.run, self.bits)
+    }
+
+    /// One by one.
+    pub fn split(self) -> impl Iterator<Item = OwnedChunk> {
+        let Self { run, mut bits } = self;
+        (0..bits.count_ones()).map(move |_| OwnedChunk(next_page(run, &mut bits)))
+    }
+}
+
+impl From<OwnedChunk> for OwnedPages {
+    /// Only of a chunk that lies within one run: 64 frames at most.
+    fn from(chunk: OwnedChunk) -> Self {
+        let chunk = chunk.release();
+        let (first, frames) = (chunk.first().raw(), chunk.frames());
+        assert!(frames <= Self::RUN, "{chunk:?} is more than a run");
+        let bits = u64::MAX >> (Self::RUN - frames) << (first % Self::RUN);
+        Self { run: Pfn::new(first - first % Self::RUN), bits }
+    }
+}
+
+impl fmt::Debug for OwnedPages {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "OwnedPages({:#x}, {:#x})", self.run.start(), self.bits)
+    }
+}
+
+/// The page of the lowest bit, which goes.
+fn next_page(run: Pfn, bits: &mut u64) -> Chunk {
+    let page = Chunk::page(run.offset(u64::from(bits.trailing_zeros())));
+    *bits &= bits.wrapping_sub(1);
+    page
+}
+
 /// Chunks held in place, without heap. Enough for 64 KiB of single frames.
 const INLINE: usize = 16;
 /// Chunks in a piece of the list on the heap: 4 KiB, so that a long list needs no long run of low memory.
@@ -56,7 +112,7 @@ pub struct Frames {
 impl Frames {
     /// No frames.
     pub const fn new() -> Self {
-        let nothing = Chunk::page(addr::Pfn::new(0));
+        let nothing = Chunk::page(Pfn::new(0));
         Self { inline: [nothing; INLINE], inline_len: 0, pieces: Vec::new(), frames: 0 }
     }
 
@@ -73,6 +129,28 @@ impl Frames {
             }
         }
         self.frames += frames;
+        Ok(())
+    }
+
+    /// Appends the pages, lowest first. When the heap has no room for the list to grow, the rest comes back.
+    pub fn push_pages(&mut self, pages: OwnedPages) -> Result<(), (OwnedPages, OutOfHeap)> {
+        let (run, mut bits) = pages.release();
+        while bits != 0 {
+            let before = bits;
+            if usize::from(self.inline_len) < INLINE {
+                self.inline[usize::from(self.inline_len)] = next_page(run, &mut bits);
+                self.inline_len += 1;
+            } else {
+                match self.piece_with_room() {
+                    Ok(piece) => {
+                        let count = (PIECE - piece.len()).min(bits.count_ones() as usize);
+                        piece.extend((0..count).map(|_| next_page(run, &mut bits)));
+                    }
+                    Err(full) => return Err((OwnedPages::adopt(run, bits), full)),
+                }
+            }
+            self.frames += u64::from((before ^ bits).count_ones());
+        }
         Ok(())
     }
 
@@ -114,9 +192,10 @@ impl Frames {
 
     /// Gives all frames back to where they came from; the list is empty then.
     pub fn give_back(&mut self, source: &mut impl FrameSource) {
-        self.chunks().for_each(|chunk| source.give(OwnedChunk::adopt(chunk)));
-        (self.inline_len, self.frames) = (0, 0);
-        self.pieces.clear();
+        self.frames = 0;
+        let inline = usize::from(core::mem::take(&mut self.inline_len));
+        give_slice(&self.inline[..inline], source);
+        self.pieces.drain(..).for_each(|piece| give_slice(&piece, source));
     }
 
     /// Takes all chunks out, in order. What the iterator has not returned when it is dropped is leaked.
@@ -132,6 +211,34 @@ impl Frames {
     fn inline(&self) -> &[Chunk] {
         &self.inline[..usize::from(self.inline_len)]
     }
+}
+
+/// Gives chunks back; single frames that are neighbours in the list and of one run go together.
+fn give_slice(mut chunks: &[Chunk], source: &mut impl FrameSource) {
+    while let [chunk, rest @ ..] = chunks {
+        let (count, pages) = pages_of_run(chunks);
+        if count > 1 {
+            source.give_pages(pages);
+            chunks = &chunks[count..];
+        } else {
+            source.give(OwnedChunk::adopt(*chunk));
+            chunks = rest;
+        }
+    }
+}
+
+/// The single frames at the start of `chunks` that are of one run: how many, and which.
+fn pages_of_run(chunks: &[Chunk]) -> (usize, OwnedPages) {
+    let run_of = |chunk: &Chunk| chunk.first().raw() / OwnedPages::RUN;
+    let run = chunks.first().map_or(0, run_of);
+    let mut bits = 0;
+    let same = |chunk: &&Chunk| chunk.order() == Order::PAGE && run_of(chunk) == run;
+    let count = chunks
+        .iter()
+        .take_while(same)
+        .map(|chunk| bits |= 1 << (chunk.first().raw() % OwnedPages::RUN))
+        .count();
+    (count, OwnedPages::adopt(Pfn::new(run * OwnedPages::RUN), bits))
 }
 
 impl Default for Frames {
@@ -155,7 +262,7 @@ impl fmt::Debug for Frames {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use addr::{Order, Pfn};
+    use crate::Reach;
 
     fn page(number: u64) -> OwnedChunk {
         OwnedChunk::adopt(Chunk::page(Pfn::new(number)))
@@ -174,6 +281,48 @@ mod tests {
         assert!(out.into_iter().eq(0..5000));
         assert!(frames.is_empty());
         assert_eq!(frames.chunks().count(), 0);
+    }
+
+    /// What came back, one entry for each call.
+    struct Returned(Vec<Vec<u64>>);
+
+    impl FrameSource for Returned {
+        fn take(&mut self, _: Order, _: Reach) -> Option<OwnedChunk> {
+            None
+        }
+        fn give(&mut self, chunk: OwnedChunk) {
+            self.0.push(vec![chunk.release().first().raw()]);
+        }
+        fn give_pages(&mut self, pages: OwnedPages) {
+            self.0.push(pages.split().map(|page| page.release().first().raw()).collect());
+        }
+    }
+
+    #[test]
+    fn pages_of_a_run_go_into_a_list_and_out_together() {
+        let mut frames = Frames::new();
+        for run in 0..40 {
+            frames.push_pages(OwnedPages::adopt(Pfn::new(run * 64), 0x8000_0000_0000_ff01)).unwrap();
+        }
+        assert_eq!((frames.len(), frames.frames()), (400, 400));
+        assert_eq!(frames.chunks().nth(9), Some(Chunk::page(Pfn::new(63))));
+        assert!(frames.chunks().map(|chunk| chunk.first().raw()).is_sorted());
+        let block = Chunk::new(Pfn::new(4096), Order::CONTIGUOUS).unwrap();
+        frames.push(OwnedChunk::adopt(block)).unwrap();
+        frames.push(page(4097)).unwrap();
+        let mut returned = Returned(Vec::new());
+        frames.give_back(&mut returned);
+        assert_eq!((frames.is_empty(), frames.chunks().count()), (true, 0));
+        // The second run is cut where the list goes on elsewhere.
+        let lens: Vec<_> = returned.0.iter().map(Vec::len).collect();
+        assert_eq!((&lens[..4], lens.len()), (&[10, 6, 4, 10][..], 43));
+        assert_eq!(returned.0[41..], [[4096], [4097]]);
+    }
+
+    #[test]
+    fn a_small_chunk_is_pages_of_a_run() {
+        let chunk = Chunk::new(Pfn::new(96), Order::CONTIGUOUS).unwrap();
+        assert_eq!(OwnedPages::from(OwnedChunk::adopt(chunk)).release(), (Pfn::new(64), 0xffff << 32));
     }
 
     #[test]

@@ -24,6 +24,6 @@ mod recent;
 mod zone;
 
 pub use chunks::{ChunkError, Request};
-pub use frames::{Frames, OutOfHeap, OwnedChunk};
+pub use frames::{Frames, OutOfHeap, OwnedChunk, OwnedPages};
 pub use range::{RangeAllocator, RangeError};
 pub use zone::{FrameSource, Reach, Zone, ZoneStats, Zones};

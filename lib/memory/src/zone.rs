@@ -1,7 +1,7 @@
 //! Low and high memory: who may have which frames, and who falls back to whom.
 
 use crate::bank::{self, Bank};
-use crate::frames::OwnedChunk;
+use crate::frames::{OwnedChunk, OwnedPages};
 use crate::heap;
 use crate::large;
 use crate::recent::{self, Recent};
@@ -69,6 +69,18 @@ pub trait FrameSource {
     fn take(&mut self, order: Order, reach: Reach) -> Option<OwnedChunk>;
     /// Takes the chunk back. It may be a part of one that was taken.
     fn give(&mut self, chunk: OwnedChunk);
+
+    /// Some single frames within `reach`, at least one and at most `wanted` (not 0): as many as are found at once. `None`
+    /// when there is none.
+    fn take_pages(&mut self, wanted: u32, reach: Reach) -> Option<OwnedPages> {
+        debug_assert!(wanted > 0);
+        self.take(Order::PAGE, reach).map(OwnedPages::from)
+    }
+
+    /// Takes single frames back.
+    fn give_pages(&mut self, pages: OwnedPages) {
+        pages.split().for_each(|page| self.give(page));
+    }
 }
 
 /// Frames of one zone, by what happened to them.
@@ -120,8 +132,7 @@ impl Banks {
             Some(chunk) => chunk,
             None => self.find(order, highest)?,
         };
-        self.stats.allocated += chunk.frames();
-        self.stats.peak = self.stats.peak.max(self.stats.allocated);
+        self.count_taken(chunk.frames());
         Some(chunk)
     }
 
@@ -138,6 +149,11 @@ impl Banks {
     }
 
     fn search(&mut self, order: Order, highest: PhysAddr) -> Option<Chunk> {
+        self.find_map(highest, |bank| bank.take(order))
+    }
+
+    /// The first thing that `take` finds in the banks that `highest` reaches whole, the highest bank first.
+    fn find_map<R>(&mut self, highest: PhysAddr, take: impl Fn(&mut Bank) -> Option<R>) -> Option<R> {
         let beyond = highest.raw().saturating_add(1) / PAGE_SIZE;
         let mut candidates = self.occupied;
         while let Some(index) = candidates.checked_ilog2() {
@@ -146,19 +162,37 @@ impl Banks {
             if bank.last().raw() >= beyond {
                 continue;
             }
-            if let Some(chunk) = bank.take(order) {
-                return Some(chunk);
+            if let Some(found) = take(bank) {
+                return Some(found);
             }
         }
         None
     }
 
+    /// Single frames as [`FrameSource::take_pages`] has them; what came back lately first.
+    fn take_pages(&mut self, wanted: u32, highest: PhysAddr) -> Option<OwnedPages> {
+        if !self.recent.is_empty() {
+            return self.take(Order::PAGE, highest).map(|page| OwnedPages::from(OwnedChunk::adopt(page)));
+        }
+        let (run, bits) = self.find_map(highest, |bank| bank.take_pages(wanted))?;
+        self.count_taken(u64::from(bits.count_ones()));
+        Some(OwnedPages::adopt(run, bits))
+    }
+
+    fn give_pages(&mut self, run: Pfn, bits: u64) {
+        self.assert_added(run);
+        self.bank(Chunk::page(run)).give_pages(run, bits);
+        self.stats.allocated -= u64::from(bits.count_ones());
+    }
+
+    fn count_taken(&mut self, frames: u64) {
+        self.stats.allocated += frames;
+        self.stats.peak = self.stats.peak.max(self.stats.allocated);
+    }
+
     fn give(&mut self, chunk: Chunk) {
-        // Whether the zone has such a bank is asked even if the chunk is only kept.
-        assert!(
-            self.occupied >> Bank::index(chunk.first()) & 1 == 1,
-            "{chunk:?} was never added to its zone"
-        );
+        // The zone has such a bank, even if the chunk is only kept.
+        self.assert_added(chunk.first());
         if let Err(chunk) = self.recent.push(chunk) {
             self.bank(chunk).give(chunk);
         }
@@ -170,6 +204,10 @@ impl Banks {
             Some(bank) => bank,
             None => unreachable!("no bank for {chunk:?}, which `give` has looked for"),
         }
+    }
+
+    fn assert_added(&self, first: Pfn) {
+        assert!(self.occupied >> Bank::index(first) & 1 == 1, "{first:?} was never added to its zone");
     }
 }
 
@@ -227,12 +265,30 @@ impl Zones {
         split + file + bank::BYTES_PER_BLOCK + recent::CAPACITY * merged
     }
 
+    /// Frames of low memory above the reserve.
+    fn spare_low(&self) -> u64 {
+        self.low.stats.free().saturating_sub(self.reserve)
+    }
+
     fn take_spare_low(&mut self, order: Order, highest: PhysAddr) -> Option<Chunk> {
-        let spare = self.low.stats.free().saturating_sub(self.reserve);
-        if order.frames() > spare {
+        if order.frames() > self.spare_low() {
             return None;
         }
         self.low.take(order, highest)
+    }
+
+    fn take_spare_low_pages(&mut self, wanted: u32, highest: PhysAddr) -> Option<OwnedPages> {
+        match wanted.min(u32::try_from(self.spare_low()).unwrap_or(u32::MAX)) {
+            0 => None,
+            spare => self.low.take_pages(spare, highest),
+        }
+    }
+
+    fn banks_of(&mut self, address: PhysAddr) -> &mut Banks {
+        match self.zone_of(address) {
+            Zone::Low => &mut self.low,
+            Zone::High => &mut self.high,
+        }
     }
 }
 
@@ -252,9 +308,30 @@ impl FrameSource for Zones {
     /// Panics when the chunk is not of this machine's RAM.
     fn give(&mut self, chunk: OwnedChunk) {
         let chunk = chunk.release();
-        match self.zone_of(chunk.start()) {
-            Zone::Low => self.low.give(chunk),
-            Zone::High => self.high.give(chunk),
+        self.banks_of(chunk.start()).give(chunk);
+    }
+
+    fn take_pages(&mut self, wanted: u32, reach: Reach) -> Option<OwnedPages> {
+        let highest = reach.highest;
+        match reach.zones {
+            Preference::Only(Zone::High) => self.high.take_pages(wanted, highest),
+            Preference::Only(Zone::Low) => self.low.take_pages(wanted, highest),
+            Preference::HighFirst => {
+                let high = self.high.take_pages(wanted, highest);
+                high.or_else(|| self.take_spare_low_pages(wanted, highest))
+            }
+        }
+    }
+
+    /// Panics when a page is not of this machine's RAM.
+    fn give_pages(&mut self, pages: OwnedPages) {
+        let (run, bits) = pages.release();
+        let last = run.offset(OwnedPages::RUN - 1);
+        let in_one_bank = Bank::index(run) == Bank::index(last);
+        if in_one_bank && self.zone_of(run.start()) == self.zone_of(last.start()) {
+            self.banks_of(run.start()).give_pages(run, bits);
+        } else {
+            OwnedPages::adopt(run, bits).split().for_each(|page| self.give(page));
         }
     }
 }

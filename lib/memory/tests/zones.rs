@@ -142,6 +142,35 @@ fn single_pages_are_single() {
 }
 
 #[test]
+fn single_pages_are_taken_and_given_many_at_a_time() {
+    let mut zones = zones(40, 100, 1500);
+    let mut all = Frames::new();
+    while let Some(pages) = zones.take_pages(50, Reach::ANYWHERE) {
+        all.push_pages(pages).unwrap();
+    }
+    assert_eq!((all.frames(), free(&zones)), (1460, (0, 0)));
+    assert!(all.chunks().all(|chunk| chunk.order() == Order::PAGE));
+    all.give_back(&mut zones);
+    assert_eq!(free(&zones), (60, 1400));
+    let mut all = chunks::take(&mut zones, &Request::new(1460)).unwrap();
+    // As many as fresh memory is made of.
+    assert_eq!(all.len(), 16);
+    all.give_back(&mut zones);
+}
+
+#[test]
+fn many_pages_leave_the_reserve() {
+    let mut zones = zones(64, 128, 130);
+    zones.set_reserve(60);
+    let mut taken = Frames::new();
+    while let Some(pages) = zones.take_pages(64, Reach::ANYWHERE) {
+        taken.push_pages(pages).unwrap();
+    }
+    assert_eq!((taken.frames(), free(&zones)), (6, (60, 0)));
+    taken.give_back(&mut zones);
+}
+
+#[test]
 #[should_panic(expected = "was never added")]
 fn a_foreign_chunk_is_refused() {
     zones(16, 0, 32).give(OwnedChunk::adopt(addr::Chunk::page(Pfn::new(3))));
