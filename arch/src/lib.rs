@@ -14,6 +14,8 @@ pub mod barrier;
 pub mod boot;
 pub mod cache;
 pub mod context;
+#[cfg(feature = "counters")]
+pub mod counters;
 pub mod cpu;
 pub mod exception;
 #[cfg(not(target_os = "none"))]

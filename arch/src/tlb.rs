@@ -49,22 +49,6 @@ fn complete(invalidate: impl FnOnce()) {
     barrier::isb();
 }
 
-/// How many TLBI instructions this system has executed since boot.
-#[cfg(feature = "counters")]
-pub fn issued() -> u64 {
-    ISSUED.load(core::sync::atomic::Ordering::Relaxed)
-}
-
-#[cfg(feature = "counters")]
-static ISSUED: core::sync::atomic::AtomicU64 = core::sync::atomic::AtomicU64::new(0);
-
-/// Notes one TLBI instruction.
-#[cfg(target_os = "none")]
-fn count() {
-    #[cfg(feature = "counters")]
-    ISSUED.fetch_add(1, core::sync::atomic::Ordering::Relaxed);
-}
-
 #[cfg(target_os = "none")]
 mod broadcast {
     use super::plan::{Operation, plan};
@@ -76,7 +60,8 @@ mod broadcast {
     /// One TLBI with an operand. By SYS encoding (op1 0, CRn c8), since not every assembler knows the range forms.
     macro_rules! tlbi {
         ($crm:literal, $op2:literal, $operand:expr) => {{
-            count();
+            #[cfg(feature = "counters")]
+            crate::counters::tlb_invalidation();
             // SAFETY: forgets cached translations, which are walked again on use.
             unsafe {
                 asm!(concat!("sys #0, c8, ", $crm, ", #", $op2, ", {}"), in(reg) $operand,
@@ -125,7 +110,8 @@ mod broadcast {
     }
 
     pub fn all() {
-        count();
+        #[cfg(feature = "counters")]
+        crate::counters::tlb_invalidation();
         // SAFETY: forgets cached translations, which are walked again on use.
         unsafe { asm!("tlbi vmalle1is", options(nostack, preserves_flags)) };
     }

@@ -9,6 +9,7 @@ pub mod board;
 pub mod console;
 pub mod devices;
 pub mod dma;
+pub mod events;
 pub mod irq;
 pub mod memory;
 pub mod panic;

@@ -77,6 +77,15 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
     std::fs::copy(from, to).map(drop).map_err(Error::file("copy", from))
 }
 
+/// Builds the kernel that counts events as well, to run with the same programs.
+pub fn counting(product: &Artifacts) -> Result<Artifacts> {
+    let words = ["build", "--package=kernel", "--profile=counting", "--features=counters"];
+    run(cargo(&words).args(["--target", KERNEL_TARGET]))?;
+    let image = workspace::images().join("counting.img");
+    image::write(&workspace::target().join(KERNEL_TARGET).join("counting/kernel"), &image)?;
+    Ok(Artifacts { image, ..product.clone() })
+}
+
 fn announce(path: &Path, bytes: u64) {
     let shown = path.strip_prefix(workspace::root()).unwrap_or(path);
     println!("{} ({} KiB)", shown.display(), bytes.div_ceil(1024));

@@ -22,6 +22,8 @@ pub enum Error {
     Program { command: String, status: String },
     /// The linked kernel cannot be turned into an image.
     Image { path: PathBuf, reason: String },
+    /// A boot that should measure did not.
+    Measurement { session: &'static str, why: String, log: PathBuf },
     /// Something is missing that only a person can provide.
     Missing(String),
 }
@@ -42,6 +44,9 @@ impl fmt::Display for Error {
             Self::Start { program, cause } => write!(f, "cannot start {program}: {cause}"),
             Self::Program { command, status } => write!(f, "`{command}` ended with {status}"),
             Self::Image { path, reason } => write!(f, "{}: {reason}", path.display()),
+            Self::Measurement { session, why, log } => {
+                write!(f, "measuring {session}: {why}; the console is in {}", log.display())
+            }
             Self::Missing(what) => f.write_str(what),
         }
     }

@@ -34,7 +34,7 @@ mod trace;
 mod workspace;
 mod wrap;
 
-const USAGE: &str = "usage: cargo xtask build | run | test [CASE..] | check | bench | debug
+const USAGE: &str = "usage: cargo xtask build | run | test [CASE..] | check | bench [--bless] | debug
 knobs (environment): BOARD MEM SMP APPEND QEMU_ARGS INITRD";
 
 fn main() -> ExitCode {
@@ -57,7 +57,7 @@ fn dispatch(verb: &str, rest: &[String]) -> Result<ExitCode> {
         "run" => run::interactive(&knobs),
         "debug" => run::debug(&knobs),
         "test" => suite::test(rest).map(conclude),
-        "bench" => bench::bench().map(conclude),
+        "bench" => bench::bench(rest).map(conclude),
         "check" => check::check().map(conclude),
         _ => Err(Error::Usage(USAGE)),
     }

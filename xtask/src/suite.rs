@@ -1,4 +1,4 @@
-//! `make test`: host tests, then the matrix, two machines at a time.
+//! `make test`: host tests, then the matrix, two machines at a time, then the budgets.
 
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -7,6 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::artifacts::{self, Artifacts};
+use crate::bench::budget;
 use crate::error::{Error, Result};
 use crate::judge::Verdict;
 use crate::matrix::{CASES, Case};
@@ -14,6 +15,8 @@ use crate::qemu::{self, Run};
 use crate::tally::Tally;
 use crate::{host, prepare, tools, workspace};
 
+/// The name that stands for the budgets among the cases.
+const BUDGETS: &str = "budgets";
 /// More emulators than this on two cores only make each other time out.
 const AT_ONCE: usize = 2;
 /// How much of a failed console is shown.
@@ -29,6 +32,9 @@ pub fn test(only: &[String]) -> Result<Tally> {
     let built = artifacts::build()?;
     let wanted = |case: &&Case| only.is_empty() || only.iter().any(|word| case.name.contains(word.as_str()));
     tally += matrix(&CASES.iter().filter(wanted).collect::<Vec<_>>(), &built)?;
+    if only.is_empty() || only.iter().any(|word| BUDGETS.contains(word.as_str())) {
+        tally += budget::check(&built)?;
+    }
     Ok(tally)
 }
 

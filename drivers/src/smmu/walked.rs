@@ -29,8 +29,8 @@ impl<F: FnMut(Invalidation) -> Result<(), CommandError>> Run for F {}
 
 /// Frames from `memory`, maintenance for the SMMU.
 ///
-/// Of `memory` only the frames are used ([`TableMemory::allocate`], `release`, `entries`, `live`): what has to be cleaned
-/// and invalidated for an SMMU is this driver's knowledge.
+/// Of `memory` the frames are used ([`TableMemory::allocate`], `release`, `entries`, `live`), and it is told what was
+/// written: what has to be cleaned and invalidated for an SMMU is this driver's knowledge.
 pub(super) struct Walked<'a, M, F> {
     pub memory: &'a mut M,
     /// Runs commands and waits for them.
@@ -64,6 +64,7 @@ impl<M: TableMemory, F: Run> TableMemory for Walked<'_, M, F> {
 
     fn written(&self, entries: &[AtomicU64]) {
         self.how.upkeep.written(entries);
+        self.memory.written(entries);
     }
 
     fn publish(&self) {

@@ -1,6 +1,8 @@
 //! Timing an operation and the one that takes it back.
 
 use crate::dma::counters::{self, Counters};
+#[cfg(feature = "counters")]
+use crate::events::{self, Events};
 use ::alloc::vec::Vec;
 use arch::timer;
 
@@ -9,10 +11,19 @@ const WARM: usize = 8;
 
 /// How long each half took, and what it cost besides.
 pub struct Measured {
-    up: Vec<u64>,
-    down: Vec<u64>,
+    /// The operation.
+    pub up: Half,
+    /// What takes it back.
+    pub down: Half,
     before: Counters,
     after: Counters,
+}
+
+/// One half, round by round.
+pub struct Half {
+    ticks: Vec<u64>,
+    #[cfg(feature = "counters")]
+    events: Vec<Events>,
 }
 
 /// Per round of both halves.
@@ -37,35 +48,76 @@ impl Measured {
             up().map(&mut down)?;
         }
         let before = counters::read();
-        let (mut ups, mut downs) = (Vec::with_capacity(rounds), Vec::with_capacity(rounds));
+        let (mut ups, mut downs) = (Half::with_capacity(rounds), Half::with_capacity(rounds));
         for _ in 0..rounds {
-            let start = timer::now();
-            let made = up()?;
-            ups.push(timer::now() - start);
-            let start = timer::now();
-            down(made);
-            downs.push(timer::now() - start);
+            let made = ups.time(&mut up)?;
+            downs.time(|| down(made));
         }
         Ok(Self { up: ups, down: downs, before, after: counters::read() })
     }
 
-    /// The median ticks of `up` and of `down`.
-    pub fn medians(&mut self) -> (u64, u64) {
-        (median(&mut self.up), median(&mut self.down))
-    }
-
     /// How many rounds were measured.
     pub fn rounds(&self) -> usize {
-        self.up.len()
+        self.up.ticks.len()
     }
 
     /// What a round cost the IOMMU, rounded up.
     pub fn costs(&self) -> Costs {
-        let per_round = |before: u64, after: u64| (after - before).div_ceil(self.up.len() as u64);
+        let per_round = |before: u64, after: u64| (after - before).div_ceil(self.rounds() as u64);
         Costs {
             commands: per_round(self.before.commands, self.after.commands),
             syncs: per_round(self.before.syncs, self.after.syncs),
         }
+    }
+}
+
+impl Half {
+    fn with_capacity(rounds: usize) -> Self {
+        Self {
+            ticks: Vec::with_capacity(rounds),
+            #[cfg(feature = "counters")]
+            events: Vec::with_capacity(rounds),
+        }
+    }
+
+    /// Runs `action` for one more sample.
+    #[cfg(not(feature = "counters"))]
+    #[inline(always)]
+    fn time<R>(&mut self, action: impl FnOnce() -> R) -> R {
+        let start = timer::now();
+        let result = action();
+        self.ticks.push(timer::now() - start);
+        result
+    }
+
+    /// Runs `action` for one more sample. The ticks are those of a build that counts.
+    #[cfg(feature = "counters")]
+    fn time<R>(&mut self, action: impl FnOnce() -> R) -> R {
+        let start = timer::now();
+        let before = events::read();
+        let result = action();
+        self.events.push(events::read().since(before));
+        self.ticks.push(timer::now() - start);
+        result
+    }
+
+    /// The median ticks.
+    pub fn median(&mut self) -> u64 {
+        median(&mut self.ticks)
+    }
+
+    /// The mean ticks: it holds the rare work that the median hides.
+    pub fn mean(&self) -> u64 {
+        self.ticks.iter().sum::<u64>() / self.ticks.len().max(1) as u64
+    }
+
+    /// The median of each event.
+    #[cfg(feature = "counters")]
+    pub fn events(&self) -> Events {
+        Events(core::array::from_fn(|n| {
+            let mut samples: Vec<u64> = self.events.iter().map(|events| events.0[n]).collect();
+            median(&mut samples)
+        }))
     }
 }
 

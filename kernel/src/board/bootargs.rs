@@ -11,7 +11,7 @@
 //! | `dma.trace` | a line for each DMA event |
 //! | `loglevel=N` | Linux's numbers: print what is more urgent than N, 4 for errors to 8 for debugging (9: everything) |
 //!
-//! Of an argument given twice, the last counts, as in Linux.
+//! A GLOB can be several with commas between them. Of an argument given twice, the last counts, as in Linux.
 
 use super::Glob;
 use addr::{SizeError, parse_size};

@@ -70,15 +70,17 @@ pub struct Counters {
     pub commands: u64,
     /// Of these, waits for completion.
     pub syncs: u64,
+    /// Writes to the IOMMU's registers on the way.
+    pub register_writes: u64,
 }
 
 /// The numbers now.
 pub fn read() -> Counters {
-    let (commands, syncs) = super::iommu::commands();
-    Counters { commands, syncs, ..gauges() }
+    let (commands, syncs, register_writes) = super::iommu::commands();
+    Counters { commands, syncs, register_writes, ..gauges() }
 }
 
-/// Those that are read without a lock: all but `commands` and `syncs`, which are 0.
+/// Those that are read without a lock: all but what went to the IOMMU, which is 0.
 pub fn gauges() -> Counters {
     let (now, peak) = VMALLOC.usage();
     Counters {

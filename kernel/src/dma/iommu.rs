@@ -9,7 +9,7 @@ use crate::irq::{self, Handler};
 use crate::memory::vmalloc::{self, RegistersError};
 use crate::memory::{kmap, linear, tables, zones};
 use crate::sync::SpinLock;
-use crate::{board, kprintln};
+use crate::{board, events, kprintln};
 use addr::{Chunk, Order, PAGE_SIZE, Pfn, PhysAddr, StreamId};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -137,10 +137,11 @@ pub fn find(phandle: Phandle) -> Option<&'static Smmu> {
     all().iter().copied().find(|smmu| smmu.phandle == Some(phandle))
 }
 
-/// Commands given to all SMMUs so far, and waits for completion among them.
-pub(super) fn commands() -> (u64, u64) {
+/// What went to all SMMUs so far: commands, waits for completion among them, and writes to registers.
+pub(super) fn commands() -> (u64, u64, u64) {
     let counters = all().iter().map(|smmu| smmu.commands.queue.lock().counters());
-    counters.fold((0, 0), |sum, one| (sum.0 + one.commands, sum.1 + one.syncs))
+    counters
+        .fold((0, 0, 0), |sum, one| (sum.0 + one.commands, sum.1 + one.syncs, sum.2 + one.register_writes))
 }
 
 impl Smmu {
@@ -303,7 +304,9 @@ impl TableMemory for Tables {
         tables::live(table)
     }
 
-    fn written(&self, _: &[AtomicU64]) {}
+    fn written(&self, entries: &[AtomicU64]) {
+        events::stores(entries.len());
+    }
 
     fn publish(&self) {
         arch::barrier::dsb_ishst();

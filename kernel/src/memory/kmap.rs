@@ -6,6 +6,7 @@
 //! closes, its entries are gone from the TLBs of *all* CPUs: the tables are shared, so any CPU may have walked them by
 //! speculation.
 
+use crate::events;
 use crate::memory::{kernel_map, linear, zones};
 use crate::percpu::{MAX_CPUS, PerCpu};
 use addr::{AddrRange, Chunk, KernelVa, MemoryType, Order, PAGE_SIZE, Pfn, PhysAddr};
@@ -103,12 +104,14 @@ fn show_pages(
     let cpu = arch::cpu::index();
     let Some(window) = WINDOWS.of(cpu).get() else { panic!("CPU {cpu} has no window yet") };
     let pages = window.show::<KernelVa>(chunks, Mapping::read_write(memory));
+    events::stores(pages);
     arch::barrier::dsb_ishst();
     arch::barrier::isb();
     let slot = page_slot(cpu);
     let range = AddrRange::new(slot, slot + pages as u64 * PAGE_SIZE);
     f(range);
     window.hide(pages);
+    events::stores(pages);
     arch::tlb::kernel(range, Level::Last);
 }
 

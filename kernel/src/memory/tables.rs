@@ -5,6 +5,7 @@
 //! boot maps early, at the address the linear map will have it. What the first tables leave of the pool serves the
 //! next ones.
 
+use crate::events;
 use crate::memory::{linear, zones};
 use crate::sync::SpinLock;
 use addr::{AddrRange, Asid, Chunk, KernelVa, PAGE_SIZE, Pfn, PhysAddr, UserVa};
@@ -67,6 +68,7 @@ pub fn take() -> Option<PhysAddr> {
         Some(table) => table,
         None => zones::take_zeroed_page()?.release().start(),
     };
+    events::table();
     let now = IN_USE.fetch_add(1, Ordering::Relaxed) + 1;
     PEAK.fetch_max(now, Ordering::Relaxed);
     Some(table)
@@ -149,7 +151,9 @@ impl<F: Fn(u64, u64)> TableMemory for CpuTables<F> {
         live(table)
     }
 
-    fn written(&self, _: &[AtomicU64]) {}
+    fn written(&self, entries: &[AtomicU64]) {
+        events::stores(entries.len());
+    }
 
     fn publish(&self) {
         arch::barrier::dsb_ishst();

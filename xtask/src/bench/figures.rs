@@ -1,6 +1,6 @@
 //! Figures, from a console's `BENCH` lines or from a table of the peer's.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 /// A measurement.
 #[derive(Clone, Debug, PartialEq)]
@@ -13,6 +13,8 @@ pub struct Figure {
     pub free: u64,
     /// Physically contiguous chunks.
     pub chunks: u64,
+    /// All numbers of the line, by name.
+    pub fields: BTreeMap<String, u64>,
 }
 
 /// What tells one measurement from another.
@@ -58,6 +60,7 @@ fn from_line(line: &str, mode: &str) -> Option<Figure> {
         alloc: number("alloc_ticks")?,
         free: number("free_ticks")?,
         chunks: number("chunks")?,
+        fields: numbers(&fields),
     })
 }
 
@@ -87,7 +90,12 @@ fn from_row(columns: &[&str], line: &str) -> Option<Figure> {
         alloc,
         free,
         chunks: number("chunks").unwrap_or(0),
+        fields: numbers(&cells),
     })
+}
+
+fn numbers(words: &HashMap<&str, &str>) -> BTreeMap<String, u64> {
+    words.iter().filter_map(|(name, value)| Some(((*name).to_owned(), value.parse().ok()?))).collect()
 }
 
 /// Names joined by `|`, sorted: the two kernels print them in different orders.
@@ -109,6 +117,7 @@ mod tests {
         assert_eq!(figures.len(), 1);
         assert_eq!((figures[0].alloc, figures[0].free, figures[0].chunks), (10, 5, 1));
         assert_eq!(figures[0].key.attrs, "NO_KERNEL_MAPPING|WRITE_COMBINE");
+        assert_eq!(figures[0].fields.get("commands"), Some(&2));
     }
 
     #[test]

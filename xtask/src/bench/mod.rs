@@ -4,52 +4,38 @@
 //! host. Linux's come from a run of the peer where it is present beside the work tree, or else from the last ones stored
 //! in `doc/`.
 
+pub mod budget;
 mod figures;
 mod floor;
 mod peer;
 mod plot;
 mod report;
+mod session;
 mod table;
 
-use std::path::{Path, PathBuf};
-use std::time::Duration;
-
-use crate::artifacts::{self, Artifacts};
+use crate::artifacts;
 use crate::error::{Error, Result};
-use crate::machine::{Boot, Entry, Machine};
-use crate::qemu::{self, End};
 use crate::tally::Tally;
-use crate::{tools, workspace};
-use figures::Figure;
+use crate::{qemu, tools, workspace};
+use session::{CONTENTION, OPERATIONS};
 
-/// One CPU, everything; and four, for what they do at the same time.
-const MODES: [Mode; 2] = [
-    Mode { name: "a", cpus: "1", append: "bench loglevel=5" },
-    Mode { name: "c", cpus: "4", append: "bench=contention loglevel=5" },
-];
-/// A run takes about a minute on a free host.
-const LIMIT: Duration = Duration::from_secs(600);
-
-/// A machine to measure on; the names are the peer's.
-struct Mode {
-    name: &'static str,
-    cpus: &'static str,
-    append: &'static str,
+/// `bench`: measures, prints the table and writes the report. `bench --bless`: writes the budgets anew.
+pub fn bench(words: &[String]) -> Result<Tally> {
+    tools::qemu()?;
+    match words {
+        [] => report(),
+        [word] if word == "--bless" => budget::bless(&artifacts::build()?),
+        _ => Err(Error::Usage("usage: cargo xtask bench [--bless]")),
+    }
 }
 
-/// Measures, prints the table and writes the report. A measurement that is missing is a failure.
-pub fn bench() -> Result<Tally> {
-    tools::qemu()?;
+fn report() -> Result<Tally> {
     let built = artifacts::build()?;
-    let directory = workspace::target().join("report");
-    std::fs::create_dir_all(&directory).map_err(Error::file("create", &directory))?;
-    let mut tally = Tally::default();
     let mut figures = Vec::new();
-    for mode in &MODES {
-        let found = mode.measure(&built, &directory)?;
-        tally += Tally::one(!found.is_empty());
-        figures.extend(found);
+    for session in [OPERATIONS, CONTENTION] {
+        figures.extend(session.measure(&built)?);
     }
+    let directory = workspace::target().join("report");
     let peer = peer::figures(&directory)?;
     println!("{}", peer.source);
     print!("{}", table::text(&figures, &peer.figures));
@@ -57,43 +43,7 @@ pub fn bench() -> Result<Tally> {
     let html = report::html(&figures, &peer, &versions());
     std::fs::write(&page, html).map_err(Error::file("write", &page))?;
     println!("{}", page.display());
-    Ok(tally)
-}
-
-impl Mode {
-    /// Boots and reads what the console says; nothing if the run did not end as it should.
-    fn measure(&self, built: &Artifacts, directory: &Path) -> Result<Vec<Figure>> {
-        let log = self.log(directory);
-        println!("measuring on {} CPU(s); the console goes to {}", self.cpus, log.display());
-        let boot = Boot {
-            entry: Entry::Kernel(built.image.clone()),
-            initramfs: Some(built.initramfs.clone()),
-            append: self.append.into(),
-        };
-        let run = qemu::capture(&self.machine().arguments(&boot), LIMIT, &log, |_| false)?;
-        if run.end != End::PoweredOff {
-            println!("mode {}: the run ended with {:?}", self.name, run.end);
-            return Ok(Vec::new());
-        }
-        Ok(figures::from_console(&run.console, self.name))
-    }
-
-    fn log(&self, directory: &Path) -> PathBuf {
-        directory.join(format!("mode-{}.log", self.name))
-    }
-
-    /// The peer's machine: instructions counted, and an edu device whose mask is wide.
-    fn machine(&self) -> Machine {
-        let words = |line: &str| line.split(' ').map(String::from).collect::<Vec<_>>();
-        Machine {
-            cpu: "max,cntfrq=1000000000".into(),
-            cpus: self.cpus.into(),
-            memory: "4G".into(),
-            devices: words("-device edu,dma_mask=0xffffffffffff"),
-            extra: words("-icount shift=0,sleep=off -seed 1 -rtc base=2024-01-01,clock=vm"),
-            ..Machine::default()
-        }
-    }
+    Ok(Tally::one(true))
 }
 
 /// What the figures were measured with.

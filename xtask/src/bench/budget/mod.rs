@@ -1,0 +1,170 @@
+//! Budgets: what each operation may cost, checked on every change.
+//!
+//! Events (descriptors written, commands, barriers ...) are exact, so one more is a failure. Instructions get 5 % of room:
+//! they repeat from run to run, but a compiler's whim moves them a little. What became cheaper is told, not refused: then
+//! the figure can be lowered (`cargo xtask bench --bless`).
+
+mod table;
+
+use std::path::PathBuf;
+
+use super::figures::{Figure, Key};
+use super::session::{CONTENTION, OPERATIONS, Session};
+use super::table::size;
+use crate::artifacts::{self, Artifacts};
+use crate::error::{Error, Result};
+use crate::tally::Tally;
+use crate::workspace;
+use table::{Budgets, Costs};
+
+/// The command that writes the table anew.
+const BLESS: &str = "cargo xtask bench --bless";
+/// The same measurements, with events counted.
+const EVENTS: Session = Session { name: "events", ..OPERATIONS };
+/// One part in so many is the room that instructions get.
+const ROOM: u64 = 20;
+
+/// Measures and compares with the table. Each row is a test.
+pub fn check(built: &Artifacts) -> Result<Tally> {
+    let (budgets, measured) = (read()?, measure(built)?);
+    let mut tally = Tally::default();
+    for verdict in compare(&budgets, &measured) {
+        tally += Tally::one(verdict.worse.is_empty());
+        verdict.worse.iter().for_each(|line| println!("FAIL budget: {line}"));
+        verdict.better.iter().for_each(|line| println!("     {line}; lower it: {BLESS}"));
+    }
+    println!("budgets: {tally}");
+    Ok(tally)
+}
+
+/// Measures, says what changed, and writes the table.
+pub fn bless(built: &Artifacts) -> Result<Tally> {
+    let measured = measure(built)?;
+    for verdict in compare(&read().unwrap_or_default(), &measured) {
+        verdict.worse.iter().chain(&verdict.better).for_each(|line| println!("{line}"));
+    }
+    let path = path();
+    std::fs::write(&path, table::write(&measured)).map_err(Error::file("write", &path))?;
+    println!("{} rows in {}", measured.len(), path.display());
+    Ok(Tally::one(true))
+}
+
+fn path() -> PathBuf {
+    workspace::root().join("doc/budgets.tsv")
+}
+
+fn read() -> Result<Budgets> {
+    let path = path();
+    let text = std::fs::read_to_string(&path).map_err(Error::file("read", &path))?;
+    table::read(&text).map_err(|reason| Error::Missing(format!("{}: {reason}", path.display())))
+}
+
+/// Instructions from the product, events from a kernel that counts them.
+fn measure(built: &Artifacts) -> Result<Budgets> {
+    let counting = artifacts::counting(built)?;
+    let events = EVENTS.measure(&counting)?;
+    let mut figures = OPERATIONS.measure(built)?;
+    figures.extend(CONTENTION.measure(built)?);
+    Ok(figures.iter().map(|figure| (figure.key.clone(), costs(figure, &events))).collect())
+}
+
+/// The instructions of `figure`, and the events of the same measurement.
+fn costs(figure: &Figure, events: &[Figure]) -> Costs {
+    let ticks = [("alloc_ticks", figure.alloc), ("free_ticks", figure.free)];
+    let counted = events.iter().find(|events| events.key == figure.key);
+    let of_events = |counter: &String| Some((counter.clone(), *counted?.fields.get(counter)?));
+    let mut costs: Costs =
+        table::counters().iter().filter(|name| !name.ends_with("_ticks")).filter_map(of_events).collect();
+    costs.extend(ticks.map(|(name, count)| (name.to_owned(), count)));
+    costs
+}
+
+/// What became of one row.
+#[derive(Default)]
+struct Verdict {
+    /// Why it fails.
+    worse: Vec<String>,
+    /// What could be lowered.
+    better: Vec<String>,
+}
+
+fn compare(budgets: &Budgets, measured: &Budgets) -> Vec<Verdict> {
+    let find = |rows: &Budgets, key: &Key| rows.iter().find(|row| row.0 == *key).map(|row| row.1.clone());
+    let mut verdicts: Vec<Verdict> = budgets
+        .iter()
+        .map(|(key, budget)| match find(measured, key) {
+            Some(costs) => judge(key, budget, &costs),
+            None => Verdict {
+                worse: vec![format!("{}: not measured any more; {BLESS}", name(key))],
+                ..Verdict::default()
+            },
+        })
+        .collect();
+    let new = measured.iter().filter(|(key, _)| find(budgets, key).is_none());
+    verdicts.extend(new.map(|(key, _)| Verdict {
+        worse: vec![format!("{}: has no budget yet; {BLESS}", name(key))],
+        ..Verdict::default()
+    }));
+    verdicts
+}
+
+fn judge(key: &Key, budget: &Costs, costs: &Costs) -> Verdict {
+    let mut verdict = Verdict::default();
+    for (counter, &old) in budget {
+        let Some(&new) = costs.get(counter) else {
+            verdict.worse.push(format!("{}: {counter} is not counted any more; {BLESS}", name(key)));
+            continue;
+        };
+        let room = if counter.ends_with("_ticks") { (old / ROOM).max(1) } else { 0 };
+        let line = || format!("{}: {counter} was {old}, is {new}", name(key));
+        if new > old + room {
+            verdict.worse.push(line());
+        } else if new + room < old {
+            verdict.better.push(line());
+        }
+    }
+    verdict
+}
+
+/// A row's name for people.
+fn name(key: &Key) -> String {
+    let threads = if key.threads > 0 { format!(" x{}", key.threads) } else { String::new() };
+    format!("{}{threads} {} {}", key.name, size(key.size), key.attrs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rows(name: &str, costs: &[(&str, u64)]) -> Budgets {
+        let key = Key { mode: "a".into(), name: name.into(), size: 4096, attrs: "0".into(), threads: 0 };
+        vec![(key, costs.iter().map(|(name, cost)| ((*name).into(), *cost)).collect())]
+    }
+
+    #[test]
+    fn one_event_more_fails_and_one_less_is_told() {
+        let budget = rows("alloc", &[("free_syncs", 2), ("alloc_stores", 16)]);
+        let verdict = &compare(&budget, &rows("alloc", &[("free_syncs", 3), ("alloc_stores", 15)]))[0];
+        assert_eq!(verdict.worse, ["alloc 4 KiB 0: free_syncs was 2, is 3"]);
+        assert_eq!(verdict.better, ["alloc 4 KiB 0: alloc_stores was 16, is 15"]);
+    }
+
+    #[test]
+    fn instructions_have_room_for_a_twentieth() {
+        for (new, worse, better) in [(1050, 0, 0), (1051, 1, 0), (950, 0, 0), (949, 0, 1)] {
+            let verdicts =
+                compare(&rows("alloc", &[("alloc_ticks", 1000)]), &rows("alloc", &[("alloc_ticks", new)]));
+            assert_eq!((verdicts[0].worse.len(), verdicts[0].better.len()), (worse, better), "{new}");
+        }
+    }
+
+    #[test]
+    fn rows_and_counters_that_are_only_on_one_side_fail() {
+        let (one, other) = (rows("alloc", &[("free_syncs", 1)]), rows("map_sg", &[]));
+        let lines: Vec<String> =
+            compare(&one, &other).into_iter().flat_map(|verdict| verdict.worse).collect();
+        assert!(lines[0].starts_with("alloc 4 KiB 0: not measured"), "{lines:?}");
+        assert!(lines[1].starts_with("map_sg 4 KiB 0: has no budget"), "{lines:?}");
+        assert!(compare(&one, &rows("alloc", &[]))[0].worse[0].contains("free_syncs is not counted"));
+    }
+}

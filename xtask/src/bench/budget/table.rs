@@ -1,0 +1,90 @@
+//! The table of budgets: a row for each measurement, a column for each thing that is counted.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use crate::bench::figures::Key;
+
+/// What is counted of each half, besides the instructions; the kernel's names.
+const EVENTS: [&str; 7] = ["stores", "tables", "commands", "syncs", "mmio", "tlbis", "barriers"];
+const KEYS: [&str; 5] = ["mode", "name", "size", "attrs", "threads"];
+const NOTE: &str = "# What each operation may cost at most; see doc/performance.md. Written by `cargo xtask bench --bless`.\n";
+
+/// Measurements and what each may cost, by counter. Rows are in the order in which they are measured.
+pub type Budgets = Vec<(Key, Costs)>;
+/// Costs by the name of the counter.
+pub type Costs = BTreeMap<String, u64>;
+
+/// The names of the columns of costs: instructions, then events, first of the operation and then of what takes it back.
+pub fn counters() -> Vec<String> {
+    let names = || std::iter::once("ticks").chain(EVENTS);
+    names().flat_map(|name| ["alloc", "free"].map(|half| format!("{half}_{name}"))).collect()
+}
+
+/// The table as text.
+pub fn write(budgets: &Budgets) -> String {
+    let mut text = format!("{NOTE}{}\t{}\n", KEYS.join("\t"), counters().join("\t"));
+    for (key, costs) in budgets {
+        // Writing to a string does not fail.
+        let _ = write!(text, "{}\t{}\t{}\t{}\t{}", key.mode, key.name, key.size, key.attrs, key.threads);
+        for counter in counters() {
+            let _ = match costs.get(&counter) {
+                Some(cost) => write!(text, "\t{cost}"),
+                None => write!(text, "\t-"),
+            };
+        }
+        text.push('\n');
+    }
+    text
+}
+
+/// Reads what [`write`] wrote; an error names the line.
+pub fn read(text: &str) -> Result<Budgets, String> {
+    let mut lines = text.lines().zip(1..).filter(|(line, _)| !line.starts_with('#'));
+    let heads: Vec<&str> = lines.next().unwrap_or_default().0.split('\t').collect();
+    let row = |(line, number): (&str, usize)| row(&heads, line).ok_or(format!("line {number}: {line}"));
+    lines.map(row).collect()
+}
+
+fn row(heads: &[&str], line: &str) -> Option<(Key, Costs)> {
+    let cells: BTreeMap<&str, &str> = heads.iter().copied().zip(line.split('\t')).collect();
+    let number = |head: &str| cells.get(head)?.parse().ok();
+    let key = Key {
+        mode: (*cells.get("mode")?).into(),
+        name: (*cells.get("name")?).into(),
+        size: number("size")?,
+        attrs: (*cells.get("attrs")?).into(),
+        threads: number("threads")?,
+    };
+    let mut costs = Costs::new();
+    for (head, cell) in cells.iter().filter(|(head, cell)| !KEYS.contains(head) && **cell != "-") {
+        costs.insert((*head).into(), cell.parse().ok()?);
+    }
+    Some((key, costs))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(name: &str) -> Key {
+        Key { mode: "a".into(), name: name.into(), size: 4096, attrs: "0".into(), threads: 0 }
+    }
+
+    #[test]
+    fn what_is_written_can_be_read() {
+        let costs =
+            |pairs: &[(&str, u64)]| pairs.iter().map(|(name, cost)| ((*name).into(), *cost)).collect();
+        let budgets: Budgets = vec![
+            (key("alloc"), costs(&[("alloc_ticks", 1000), ("free_ticks", 900), ("free_syncs", 1)])),
+            (key("mmap"), costs(&[("alloc_ticks", 1500)])),
+        ];
+        assert_eq!(read(&write(&budgets)), Ok(budgets));
+    }
+
+    #[test]
+    fn a_damaged_line_is_named() {
+        let text = write(&vec![(key("alloc"), Costs::new())]).replace("4096", "many");
+        assert!(read(&text).unwrap_err().starts_with("line 3: a\talloc\tmany"));
+    }
+}
