@@ -7,11 +7,14 @@
 
 extern crate alloc;
 
+pub mod bcm2835_pm;
+pub mod bcm2836;
 pub mod direct;
 pub mod edu;
 #[cfg(not(target_os = "none"))]
 pub mod fake;
 pub mod gic;
+pub mod interrupts;
 pub mod iommu;
 pub mod mmio;
 pub mod pcie;

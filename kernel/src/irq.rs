@@ -1,6 +1,6 @@
 //! Interrupts: who handles which, and the controller behind it.
 
-use crate::board::{self, Platform};
+use crate::board::{self, InterruptController, Platform};
 use crate::memory::vmalloc::{self, RegistersError};
 use crate::percpu::{MAX_CPUS, PerCpu};
 use crate::sync::SpinLock;
@@ -8,7 +8,9 @@ use addr::{AddrRange, PhysAddr};
 use alloc::vec::Vec;
 use core::fmt;
 use core::sync::atomic::{AtomicBool, Ordering};
-use drivers::gic::{CpuInterface, CpuTarget, DEFAULT_PRIORITY, Gic, GicError, Interrupt, SgiTo};
+use drivers::bcm2836;
+use drivers::gic::Gic;
+use drivers::interrupts::{Arrived, Controller, CpuInterface, Interrupt, InterruptError, Target, To};
 use drivers::mmio::Window;
 use spin::{Once, RwLock};
 
@@ -18,19 +20,19 @@ pub trait Handler: Sync {
     fn handle(&self);
 }
 
-/// The software-generated interrupt that makes a CPU look at its run queue.
+/// The software interrupt that makes a CPU look at its run queue.
 const RESCHEDULE: u32 = 0;
 /// The one that stops a CPU for good.
 const STOP: u32 = 1;
 
 struct Registration {
-    intid: u32,
+    interrupt: Interrupt,
     handler: &'static dyn Handler,
 }
 
-static GIC: Once<SpinLock<Gic>> = Once::new();
+static CONTROLLER: Once<SpinLock<Controller>> = Once::new();
 static INTERFACE: Once<CpuInterface> = Once::new();
-static TARGETS: [Once<CpuTarget>; MAX_CPUS] = [const { Once::new() }; MAX_CPUS];
+static TARGETS: [Once<Target>; MAX_CPUS] = [const { Once::new() }; MAX_CPUS];
 /// Read by every interrupt; written with interrupts masked, and only to add.
 static HANDLERS: RwLock<Vec<Registration>> = RwLock::new(Vec::new());
 
@@ -41,9 +43,9 @@ static IN_HANDLER: PerCpu<AtomicBool> = PerCpu::new([const { AtomicBool::new(fal
 #[derive(Debug)]
 pub enum IrqError {
     /// There is no interrupt controller.
-    NoGic,
+    NoController,
     /// It refuses.
-    Gic(GicError),
+    Controller(InterruptError),
     /// Its registers cannot be mapped.
     Map(RegistersError),
 }
@@ -51,8 +53,8 @@ pub enum IrqError {
 impl fmt::Display for IrqError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NoGic => write!(f, "no interrupt controller"),
-            Self::Gic(error) => error.fmt(f),
+            Self::NoController => write!(f, "no interrupt controller"),
+            Self::Controller(error) => error.fmt(f),
             Self::Map(error) => write!(f, "interrupt controller: {error}"),
         }
     }
@@ -61,9 +63,9 @@ impl fmt::Display for IrqError {
 /// Sets up the machine's interrupt controller, and this CPU's part of it. Without one there are no interrupts, which
 /// is said, and polling goes on working.
 pub fn init(platform: &Platform) {
-    match platform.gic.as_ref().ok_or(IrqError::NoGic).and_then(open) {
-        Ok((gic, interface)) => {
-            GIC.call_once(|| SpinLock::new(gic));
+    match platform.interrupts.as_ref().ok_or(IrqError::NoController).and_then(open) {
+        Ok((controller, interface)) => {
+            CONTROLLER.call_once(|| SpinLock::new(controller));
             INTERFACE.call_once(|| interface);
             init_cpu();
         }
@@ -71,8 +73,19 @@ pub fn init(platform: &Platform) {
     }
 }
 
-fn open(gic: &board::Gic) -> Result<(Gic, CpuInterface), IrqError> {
-    match gic {
+fn open(described: &InterruptController) -> Result<(Controller, CpuInterface), IrqError> {
+    match described {
+        InterruptController::Gic(gic) => open_gic(gic),
+        InterruptController::Bcm2836 { local, peripherals } => {
+            let opened = bcm2836::open(window(*local)?, window(*peripherals)?);
+            let (controller, interface) = opened.map_err(|error| IrqError::Controller(error.into()))?;
+            Ok((Controller::Bcm2836(controller), CpuInterface::Bcm2836(interface)))
+        }
+    }
+}
+
+fn open_gic(gic: &board::Gic) -> Result<(Controller, CpuInterface), IrqError> {
+    let opened = match gic {
         board::Gic::V2 { distributor, cpu_interface } => {
             Gic::v2(window(*distributor)?, window(*cpu_interface)?)
         }
@@ -81,20 +94,21 @@ fn open(gic: &board::Gic) -> Result<(Gic, CpuInterface), IrqError> {
                 redistributors.iter().map(|&range| window(range)).collect::<Result<_, _>>()?;
             Gic::v3(window(*distributor)?, redistributors)
         }
-    }
-    .map_err(IrqError::Gic)
+    };
+    let (gic, interface) = opened.map_err(|error| IrqError::Controller(error.into()))?;
+    Ok((Controller::Gic(gic), CpuInterface::Gic(interface)))
 }
 
 fn window(registers: AddrRange<PhysAddr>) -> Result<Window, IrqError> {
     let at = vmalloc::map_registers(registers).map_err(IrqError::Map)?;
-    // SAFETY: mapped for good as Device memory, by the device tree's word a GIC's registers, opened once.
+    // SAFETY: mapped for good as Device memory, by the device tree's word an interrupt controller's registers, opened once.
     Ok(unsafe { Window::new(at.start(), at.len()) })
 }
 
 /// Sets up the part that belongs to the CPU this runs on.
 pub fn init_cpu() {
-    let Some(gic) = GIC.get() else { return };
-    match gic.lock().init_cpu(arch::cpu::affinity()) {
+    let Some(controller) = CONTROLLER.get() else { return };
+    match controller.lock().init_cpu(arch::cpu::affinity()) {
         Ok(target) => {
             TARGETS[arch::cpu::index()].call_once(|| target);
         }
@@ -104,28 +118,27 @@ pub fn init_cpu() {
 
 /// Calls `handler` whenever `interrupt` arrives, on the CPU this runs on. A private interrupt is set up for this CPU
 /// alone.
-pub fn register(interrupt: Interrupt, handler: &'static dyn Handler) -> Result<(), IrqError> {
+pub fn register(interrupt: impl Into<Interrupt>, handler: &'static dyn Handler) -> Result<(), IrqError> {
+    let interrupt = interrupt.into();
     {
         let _irqs = arch::cpu::mask_irqs();
-        HANDLERS.write().push(Registration { intid: interrupt.id.into(), handler });
+        HANDLERS.write().push(Registration { interrupt, handler });
     }
     enable(interrupt)
 }
 
 /// Lets `interrupt` through to the CPU this runs on; its handler is registered already.
 pub fn enable(interrupt: Interrupt) -> Result<(), IrqError> {
-    let (Some(gic), Some(&target)) = (GIC.get(), TARGETS[arch::cpu::index()].get()) else {
-        return Err(IrqError::NoGic);
+    let (Some(controller), Some(&target)) = (CONTROLLER.get(), TARGETS[arch::cpu::index()].get()) else {
+        return Err(IrqError::NoController);
     };
-    let mut gic = gic.lock();
-    gic.configure(interrupt, DEFAULT_PRIORITY, target).map_err(IrqError::Gic)?;
-    gic.enable(interrupt.id, target).map_err(IrqError::Gic)
+    controller.lock().enable(interrupt, target).map_err(IrqError::Controller)
 }
 
 /// Makes CPU `index` take an interrupt, so that it looks at its run queue.
 pub fn wake(index: usize) {
     if let (Some(interface), Some(&target)) = (INTERFACE.get(), TARGETS[index].get())
-        && let Err(error) = interface.send_sgi(RESCHEDULE, SgiTo::One(target))
+        && let Err(error) = interface.send(RESCHEDULE, To::One(target))
     {
         log::warn!("interrupts: cpu {index}: {error}");
     }
@@ -135,7 +148,7 @@ pub fn wake(index: usize) {
 pub fn stop_others() {
     if let Some(interface) = INTERFACE.get() {
         // Where that fails they run on; there is nobody left to tell.
-        let _ = interface.send_sgi(STOP, SgiTo::Others);
+        let _ = interface.send(STOP, To::Others);
     }
 }
 
@@ -149,11 +162,13 @@ pub fn dispatch() {
     let Some(interface) = INTERFACE.get() else { return };
     IN_HANDLER.this().store(true, Ordering::Relaxed);
     while let Some(pending) = interface.acknowledge() {
-        let intid = u32::from(pending.id());
-        if intid == STOP {
+        let arrived = pending.arrived();
+        if arrived == Arrived::Software(STOP) {
             arch::cpu::halt();
         }
-        HANDLERS.read().iter().filter(|entry| entry.intid == intid).for_each(|entry| entry.handler.handle());
+        let handlers = HANDLERS.read();
+        let mine = handlers.iter().filter(|entry| arrived.is(entry.interrupt));
+        mine.for_each(|entry| entry.handler.handle());
         interface.end(pending);
     }
     IN_HANDLER.this().store(false, Ordering::Relaxed);

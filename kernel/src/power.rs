@@ -1,12 +1,36 @@
 //! Switching the machine off.
 
+use crate::board::Platform;
+use crate::memory::vmalloc;
+use crate::sync::SpinLock;
 use crate::{console, kprintln};
 use arch::psci::Conduit;
+use arch::timer::Deadline;
+use drivers::bcm2835_pm::Watchdog;
+use drivers::mmio::Mmio;
 use spin::Once;
 
-static FIRMWARE: Once<Conduit> = Once::new();
+/// How long a watchdog may take to run out.
+const WATCHDOG_NS: u64 = 100_000_000;
 
-/// Says how the firmware is called; without it [`off`] can only stop.
+static FIRMWARE: Once<Conduit> = Once::new();
+static WATCHDOG: Once<SpinLock<Watchdog>> = Once::new();
+
+/// Finds what else than firmware switches the machine off. Called once the kernel's own tables are in use.
+pub fn init(platform: &Platform) {
+    let Some(registers) = platform.watchdog else { return };
+    match vmalloc::map_registers(registers) {
+        Ok(at) => {
+            // SAFETY: mapped for good as Device memory, by the device tree's word a BCM2835's power manager, which nothing
+            // else drives.
+            let registers = unsafe { Mmio::new(at.start()) };
+            WATCHDOG.call_once(|| SpinLock::new(Watchdog::new(registers)));
+        }
+        Err(error) => log::warn!("watchdog: left out: {error}"),
+    }
+}
+
+/// Says how the firmware is called; without it [`off`] needs a watchdog.
 pub fn set_firmware(conduit: Conduit) {
     FIRMWARE.call_once(|| conduit);
 }
@@ -16,14 +40,25 @@ pub fn firmware() -> Option<Conduit> {
     FIRMWARE.get().copied()
 }
 
-/// Switches the machine off; where no firmware can, stops this CPU.
+/// Switches the machine off, by the firmware or a watchdog; without either, stops this CPU.
 pub fn off() -> ! {
-    match firmware().map(arch::psci::system_off) {
-        Some(Ok(())) => {}
-        Some(Err(error)) => log::error!("power off: the firmware refuses ({error}); halted"),
-        None => log::error!("power off: no firmware to ask; halted"),
+    match (firmware().map(arch::psci::system_off), WATCHDOG.get()) {
+        (Some(Ok(())), _) => {}
+        (_, Some(watchdog)) => wait_for(watchdog),
+        (Some(Err(error)), None) => log::error!("power off: the firmware refuses ({error}); halted"),
+        (None, None) => log::error!("power off: no firmware to ask, no watchdog; halted"),
     }
     arch::cpu::halt()
+}
+
+/// Ends in a reset that stays off; returns when it does not come.
+fn wait_for(watchdog: &SpinLock<Watchdog>) {
+    watchdog.lock().power_off();
+    let deadline = Deadline::in_ns(WATCHDOG_NS);
+    while !deadline.passed() {
+        arch::cpu::yield_now();
+    }
+    log::error!("power off: the watchdog does not bite; halted");
 }
 
 /// Says why nothing more can be done, whatever the log level, and switches the machine off.

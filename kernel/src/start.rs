@@ -68,6 +68,7 @@ pub fn boot(boot: &BootInfo) -> ! {
     let args = BootArgs::parse(&platform.bootargs).unwrap_or_else(|error| power::fail(&error));
     apply(&args);
     start_memory(boot, &platform, &args, uart);
+    power::init(&platform);
     irq::init(&platform);
     sched::init(platform.timer.as_ref());
     smp::start_all(&platform.cpus);

@@ -2,7 +2,7 @@
 
 use super::{Place, Reason, Tree};
 use addr::{AddrRange, PhysAddr};
-use drivers::gic::Interrupt;
+use drivers::interrupts::Interrupt;
 
 const PL011: [&str; 2] = ["arm,pl011", "arm,sbsa-uart"];
 const MINI_UART: [&str; 1] = ["brcm,bcm2835-aux-uart"];
@@ -73,7 +73,7 @@ impl<'a> Tree<'a> {
 mod tests {
     use super::super::fixture;
     use super::*;
-    use drivers::gic::{IntId, Trigger};
+    use drivers::gic::{self, IntId, Trigger};
 
     fn console(stdout: Option<&str>) -> Result<Uart, Reason> {
         let mut model = fixture::virt();
@@ -90,7 +90,7 @@ mod tests {
     fn the_path_may_be_an_alias_and_carry_a_speed() {
         let uart = |baud| {
             let registers = AddrRange::from_len(PhysAddr::new(0x900_0000), 0x1000).unwrap();
-            let interrupt = Some(Interrupt { id: IntId::spi(1), trigger: Trigger::Level });
+            let interrupt = Some(gic::Interrupt { id: IntId::spi(1), trigger: Trigger::Level }.into());
             Ok(Uart { kind: UartKind::Pl011, registers, interrupt, baud })
         };
         assert_eq!(console(None), uart(None));

@@ -7,6 +7,8 @@ pub const CLOCK: u32 = 0x8000;
 pub const GIC: u32 = 0x8003;
 pub const ITS: u32 = 0x8004;
 pub const SMMU: u32 = 0x8005;
+pub const BCM2836_LOCAL: u32 = 0x18;
+pub const BCM2836_PERIPHERALS: u32 = 1;
 
 pub fn bytes(name: &str, value: &[u8]) -> DeviceTreeProperty {
     DeviceTreeProperty::new(name, value).unwrap()
@@ -95,6 +97,30 @@ pub fn make_gic_v2(tree: &mut DeviceTree) {
     let node = find(tree, "/intc");
     node.add_property(text("compatible", "arm,cortex-a15-gic"));
     node.add_property(cells("reg", &[0, 0x800_0000, 0, 0x1_0000, 0, 0x801_0000, 0, 0x1_0000]));
+}
+
+/// Adds a Raspberry Pi 3's interrupt controllers, on buses like its own.
+pub fn add_bcm2836(tree: &mut DeviceTree) {
+    let controller = |name: &str, compatible: &str, phandle: u32, reg: &[u32]| {
+        node(name)
+            .property(text("compatible", compatible))
+            .property(cells("phandle", &[phandle]))
+            .property(cells("reg", reg))
+            .property(cells("interrupt-controller", &[]))
+            .property(cells("#interrupt-cells", &[2]))
+            .property(cells("interrupt-parent", &[BCM2836_LOCAL]))
+    };
+    let local = "brcm,bcm2836-l1-intc";
+    let local = controller("local_intc@40000000", local, BCM2836_LOCAL, &[0, 0x4000_0000, 0, 0x100]);
+    let old = "brcm,bcm2836-armctrl-ic";
+    let old = controller("interrupt-controller@7e00b200", old, BCM2836_PERIPHERALS, &[0x7e00_b200, 0x200]);
+    let soc = node("soc")
+        .property(cells("#address-cells", &[1]))
+        .property(cells("#size-cells", &[1]))
+        .property(cells("ranges", &[0x7e00_0000, 0, 0x3f00_0000, 0x100_0000]))
+        .child(old.property(cells("interrupts", &[8, 4])).build());
+    tree.root.add_child(local.build());
+    tree.root.add_child(soc.build());
 }
 
 fn smmu() -> DeviceTreeNode {

@@ -4,18 +4,52 @@ use super::place::Cells;
 use super::{Place, Reason, Tree};
 use addr::{AddrRange, PhysAddr};
 use alloc::vec::Vec;
-use drivers::gic::{IntId, Interrupt, Trigger};
+use drivers::bcm2836::Source;
+use drivers::gic::{self, IntId, Trigger};
+use drivers::interrupts::Interrupt;
 use drivers::pcie::Phandle;
 
 const GIC_V2: [&str; 5] =
     ["arm,gic-400", "arm,cortex-a15-gic", "arm,cortex-a7-gic", "arm,cortex-a9-gic", "arm,gic-v2"];
 const GIC_V3: [&str; 1] = ["arm,gic-v3"];
 const GIC_V3_ITS: [&str; 1] = ["arm,gic-v3-its"];
+const BCM2836_LOCAL: [&str; 1] = ["brcm,bcm2836-l1-intc"];
+const BCM2836_PERIPHERALS: [&str; 1] = ["brcm,bcm2836-armctrl-ic"];
 
 /// SPIs that a GIC can have.
 const SPIS: u32 = IntId::MAX_SPI_COUNT;
 
-/// The interrupt controller's registers.
+/// The machine's interrupt controller.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum InterruptController {
+    /// A GIC.
+    Gic(Gic),
+    /// A Raspberry Pi 3's two.
+    Bcm2836 {
+        /// The registers of the one beside the CPUs.
+        local: AddrRange<PhysAddr>,
+        /// Those of the peripherals' one, which is an input of the first.
+        peripherals: AddrRange<PhysAddr>,
+    },
+}
+
+impl InterruptController {
+    /// The controller at `place`, or `None` when this is something else (or only a part of one).
+    pub(super) fn read(tree: &Tree<'_>, place: &Place<'_>) -> Option<Result<Self, Reason>> {
+        if place.is_compatible(&BCM2836_LOCAL) {
+            // A Raspberry Pi 4 has the local one too, and has its devices at a GIC.
+            let peripherals = tree.compatible(&BCM2836_PERIPHERALS).next()?;
+            return Some(Self::read_bcm2836(place, &peripherals));
+        }
+        Gic::read(place).map(|gic| gic.map(Self::Gic))
+    }
+
+    fn read_bcm2836(local: &Place<'_>, peripherals: &Place<'_>) -> Result<Self, Reason> {
+        Ok(Self::Bcm2836 { local: local.reg(0)?, peripherals: peripherals.reg(0)? })
+    }
+}
+
+/// A GIC's registers.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Gic {
     /// GICv2.
@@ -73,8 +107,8 @@ impl<'a> Tree<'a> {
         place.property("interrupts").ok_or(Reason::Missing("interrupts"))?;
         let cells = place.cells("interrupts").ok_or(Reason::Malformed("interrupts"))?;
         let parent = place.upward().find_map(|place| place.cell("interrupt-parent"));
-        let gic = self.gic(Phandle(parent.ok_or(Reason::Missing("interrupt-parent"))?))?;
-        nth(cells, index, gic.interrupt_cells())
+        let parent = self.controller(Phandle(parent.ok_or(Reason::Missing("interrupt-parent"))?))?;
+        nth(cells, index, &parent)
     }
 
     /// The interrupt that `place` calls `name`; `None` when it has none of that name.
@@ -90,15 +124,24 @@ impl<'a> Tree<'a> {
             let parent = self.by_phandle(parent).ok_or(Reason::NoSuchNode(parent))?;
             cells.split(parent.interrupt_cells()).ok_or(Reason::Malformed(NAME))?;
         }
-        let gic = self.gic(Phandle(cells.next().ok_or(Reason::Missing(NAME))?))?;
-        nth(cells, 0, gic.interrupt_cells())
+        let parent = self.controller(Phandle(cells.next().ok_or(Reason::Missing(NAME))?))?;
+        nth(cells, 0, &parent)
+    }
+
+    /// The node `phandle`, if it is an interrupt controller that the kernel drives.
+    fn controller(&self, phandle: Phandle) -> Result<Place<'a>, Reason> {
+        let place = self.by_phandle(phandle).ok_or(Reason::NoSuchNode(phandle))?;
+        let is_known = [&GIC_V3[..], &GIC_V2, &BCM2836_LOCAL, &BCM2836_PERIPHERALS]
+            .into_iter()
+            .any(|names| place.is_compatible(names));
+        if is_known { Ok(place) } else { Err(Reason::NoKnownController) }
     }
 
     /// The node `phandle`, if it is a GIC.
     pub(super) fn gic(&self, phandle: Phandle) -> Result<Place<'a>, Reason> {
         let place = self.by_phandle(phandle).ok_or(Reason::NoSuchNode(phandle))?;
         let is_gic = place.is_compatible(&GIC_V3) || place.is_compatible(&GIC_V2);
-        if is_gic { Ok(place) } else { Err(Reason::NotAtTheGic) }
+        if is_gic { Ok(place) } else { Err(Reason::NoKnownController) }
     }
 }
 
@@ -109,17 +152,38 @@ impl Place<'_> {
     }
 }
 
-fn nth(mut cells: Cells<'_>, index: usize, width: usize) -> Result<Interrupt, Reason> {
-    if width < 3 {
+/// Interrupt `index` of `cells`, as `parent` numbers them.
+fn nth(mut cells: Cells<'_>, index: usize, parent: &Place<'_>) -> Result<Interrupt, Reason> {
+    let is_bcm2836_local = parent.is_compatible(&BCM2836_LOCAL);
+    let is_bcm2836 = is_bcm2836_local || parent.is_compatible(&BCM2836_PERIPHERALS);
+    let width = parent.interrupt_cells();
+    if (is_bcm2836 && width != 2) || (!is_bcm2836 && width < 3) {
         return Err(Reason::Malformed("#interrupt-cells"));
     }
     let skipped = index.checked_mul(width).and_then(|skip| cells.split(skip));
     skipped.ok_or(Reason::Missing("interrupts"))?;
-    decode(&mut cells.split(width).ok_or(Reason::Missing("interrupts"))?)
+    let mut own = cells.split(width).ok_or(Reason::Missing("interrupts"))?;
+    match is_bcm2836 {
+        true => decode_bcm2836(&mut own, is_bcm2836_local),
+        false => decode(&mut own).map(Interrupt::Gic),
+    }
+}
+
+/// The interrupt in two cells: number and flags at the local controller, bank and number at the peripherals'. All are
+/// levels.
+fn decode_bcm2836(cells: &mut Cells<'_>, local: bool) -> Result<Interrupt, Reason> {
+    let mut next = || cells.next().ok_or(Reason::Malformed("interrupts"));
+    let [first, second] = [next()?, next()?];
+    let source = match local {
+        true => Source::Local(first),
+        false => Source::Peripheral { bank: first, number: second },
+    };
+    let exists = if local { first < 32 } else { first < 3 && second < 32 };
+    if exists { Ok(Interrupt::Bcm2836(source)) } else { Err(Reason::BadInterrupt([first, second, 0])) }
 }
 
 /// The interrupt in a GIC's three or more cells: type, number, flags, and what partitioned PPIs add.
-pub(super) fn decode(cells: &mut Cells<'_>) -> Result<Interrupt, Reason> {
+pub(super) fn decode(cells: &mut Cells<'_>) -> Result<gic::Interrupt, Reason> {
     let mut next = || cells.next().ok_or(Reason::Malformed("interrupts"));
     let raw @ [kind, number, flags] = [next()?, next()?, next()?];
     let id = match kind {
@@ -135,7 +199,7 @@ pub(super) fn decode(cells: &mut Cells<'_>) -> Result<Interrupt, Reason> {
         4 | 8 => Trigger::Level,
         _ => return Err(Reason::BadInterrupt(raw)),
     };
-    Ok(Interrupt { id, trigger })
+    Ok(gic::Interrupt { id, trigger })
 }
 
 #[cfg(test)]
@@ -143,9 +207,26 @@ mod tests {
     use super::super::fixture;
     use super::*;
     use addr::PhysAddr;
+    use dtoolkit::model::DeviceTree;
 
     fn interrupts(place: &str, change: &[(&str, &[u32])], index: usize) -> Result<Interrupt, Reason> {
-        let mut model = fixture::virt();
+        interrupts_in(fixture::virt(), place, change, index)
+    }
+
+    fn interrupts_of(
+        model: &DeviceTree,
+        change: &[(&str, &[u32])],
+        index: usize,
+    ) -> Result<Interrupt, Reason> {
+        interrupts_in(model.clone(), "/pl011", change, index)
+    }
+
+    fn interrupts_in(
+        mut model: DeviceTree,
+        place: &str,
+        change: &[(&str, &[u32])],
+        index: usize,
+    ) -> Result<Interrupt, Reason> {
         let node = fixture::find(&mut model, place);
         for (name, cells) in change {
             node.add_property(fixture::cells(name, cells));
@@ -157,8 +238,8 @@ mod tests {
 
     #[test]
     fn interrupts_are_numbered_by_type() {
-        let edge = |id| Ok(Interrupt { id, trigger: Trigger::Edge });
-        let level = |id| Ok(Interrupt { id, trigger: Trigger::Level });
+        let edge = |id| Ok(gic::Interrupt { id, trigger: Trigger::Edge }.into());
+        let level = |id| Ok(gic::Interrupt { id, trigger: Trigger::Level }.into());
         assert_eq!(interrupts("/smmuv3", &[], 3), edge(IntId::spi(77)));
         assert_eq!(interrupts("/timer", &[], 2), level(IntId::ppi(11)));
         assert_eq!(interrupts("/pl011", &[], 0), level(IntId::spi(1)));
@@ -179,7 +260,7 @@ mod tests {
             ("interrupts", &[0, 1, 4], 1, Reason::Missing("interrupts")),
             ("interrupts", &[0, 1, 4], usize::MAX, Reason::Missing("interrupts")),
             ("interrupt-parent", &[0x1234], 0, Reason::NoSuchNode(Phandle(0x1234))),
-            ("interrupt-parent", &[fixture::SMMU], 0, Reason::NotAtTheGic),
+            ("interrupt-parent", &[fixture::SMMU], 0, Reason::NoKnownController),
         ];
         for (name, cells, index, reason) in cases {
             assert_eq!(interrupts("/pl011", &[(name, cells)], index), Err(reason), "{name}");
@@ -206,6 +287,34 @@ mod tests {
         let v2 =
             Gic::V2 { distributor: range(0x800_0000, 0x1_0000), cpu_interface: range(0x801_0000, 0x1_0000) };
         assert_eq!(gic, Some(Ok(v2)));
+    }
+
+    #[test]
+    fn a_raspberry_pi_3_has_two_controllers() {
+        let mut model = fixture::virt();
+        fixture::add_bcm2836(&mut model);
+        let blob = model.to_dtb();
+        let tree = Tree::new(&blob).unwrap();
+        let range = |start, len| AddrRange::from_len(PhysAddr::new(start), len).unwrap();
+        let found = InterruptController::read(&tree, &tree.find("/local_intc").unwrap());
+        let expected = InterruptController::Bcm2836 {
+            local: range(0x4000_0000, 0x100),
+            peripherals: range(0x3f00_b200, 0x200),
+        };
+        assert_eq!(found, Some(Ok(expected)));
+
+        let local = fixture::BCM2836_LOCAL;
+        let peripherals = fixture::BCM2836_PERIPHERALS;
+        let at = |parent, cells: &[u32], index| {
+            interrupts_of(&model, &[("interrupt-parent", &[parent]), ("interrupts", cells)], index)
+        };
+        let timer = Ok(Interrupt::Bcm2836(Source::Local(3)));
+        assert_eq!(at(local, &[0, 4, 1, 4, 3, 4, 2, 4], 2), timer);
+        let uart = Ok(Interrupt::Bcm2836(Source::Peripheral { bank: 2, number: 25 }));
+        assert_eq!(at(peripherals, &[2, 25], 0), uart);
+        assert_eq!(at(peripherals, &[3, 25], 0), Err(Reason::BadInterrupt([3, 25, 0])));
+        assert_eq!(at(local, &[32, 4], 0), Err(Reason::BadInterrupt([32, 4, 0])));
+        assert_eq!(at(local, &[1, 4], 1), Err(Reason::Missing("interrupts")));
     }
 
     #[test]

@@ -30,7 +30,7 @@ impl<'a> Tree<'a> {
             (root, range.map(|range| Reservation { range, no_map: false }))
         });
         let nodes = self.find("/reserved-memory").into_iter().flat_map(|place| place.children());
-        let nodes = nodes.filter(|place| place.is_enabled()).flat_map(|place| {
+        let nodes = nodes.filter(|place| place.is_enabled() && !is_pool(place)).flat_map(|place| {
             let no_map = place.property("no-map").is_some();
             each_reg(&place).map(move |reg| {
                 let reason = |reason| {
@@ -72,6 +72,12 @@ impl<'a> Tree<'a> {
             None => Ok(""),
         }
     }
+}
+
+/// Whether this asks for nothing but that the kernel keeps a pool for devices, which has no address yet and whose memory
+/// may be used for all else meanwhile (`reusable`).
+fn is_pool(place: &Place<'_>) -> bool {
+    place.property("reg").is_none() && place.property("reusable").is_some()
 }
 
 /// The register ranges that are not empty, or the one reason that there are none.
@@ -124,12 +130,16 @@ mod tests {
         let fixed = fixture::node("secure@4e000000")
             .property(fixture::cells("reg", &[0, 0x4e00_0000, 0, 0x100_0000]))
             .property(fixture::cells("no-map", &[]));
-        let anywhere = fixture::node("linux,cma").property(fixture::cells("size", &[0, 0x400_0000]));
+        let anywhere = fixture::node("firmware").property(fixture::cells("size", &[0, 0x400_0000]));
+        let pool = fixture::node("linux,cma")
+            .property(fixture::cells("size", &[0, 0x400_0000]))
+            .property(fixture::cells("reusable", &[]));
         let parent = fixture::node("reserved-memory")
             .property(fixture::cells("#address-cells", &[2]))
             .property(fixture::cells("#size-cells", &[2]))
             .property(fixture::cells("ranges", &[]));
-        model.root.add_child(parent.child(fixed.build()).child(anywhere.build()).build());
+        let parent = parent.child(fixed.build()).child(anywhere.build()).child(pool.build());
+        model.root.add_child(parent.build());
         let found: Vec<_> = with(&model, |tree| tree.reservations().map(|(_, found)| found).collect());
         let expected = [
             Ok(Reservation { range: at(0x4000_0000, 0x1000), no_map: false }),

@@ -28,7 +28,7 @@ mod fixture;
 pub use bootargs::{BadArgument, BootArgs, Why};
 pub use console::{Uart, UartKind};
 pub use glob::Glob;
-pub use interrupts::Gic;
+pub use interrupts::{Gic, InterruptController};
 pub use memory::Reservation;
 pub use place::Place;
 pub use platform::Platform;

@@ -1,6 +1,8 @@
 //! The whole description of a machine.
 
-use super::{Cpu, Gic, Place, Reason, Reservation, Smmu, Timer, Tree, TreeError, Uart, Warning};
+use super::{
+    Cpu, InterruptController, Place, Reason, Reservation, Smmu, Timer, Tree, TreeError, Uart, Warning,
+};
 use addr::{AddrRange, PhysAddr};
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -29,7 +31,9 @@ pub struct Platform {
     /// The CPUs, the one that boots among them.
     pub cpus: Vec<Cpu>,
     /// The interrupt controller.
-    pub gic: Option<Gic>,
+    pub interrupts: Option<InterruptController>,
+    /// The registers of a Raspberry Pi's watchdog, which can switch it off.
+    pub watchdog: Option<AddrRange<PhysAddr>>,
     /// The generic timer.
     pub timer: Option<Timer>,
     /// The PCI host bridges.
@@ -59,7 +63,10 @@ impl Platform {
             console: reader.one(tree.console()),
             psci: tree.psci().and_then(|psci| reader.one(psci)),
             cpus: reader.each(tree.cpus()),
-            gic: reader.only(tree.places().filter_map(|place| Some((place, Gic::read(&place)?)))),
+            interrupts: reader.only(
+                tree.places().filter_map(|place| Some((place, InterruptController::read(tree, &place)?))),
+            ),
+            watchdog: tree.watchdog().and_then(|(place, registers)| reader.keep(&place, registers)),
             timer: reader.one(tree.timer()),
             pci_hosts: reader.each(tree.pci_hosts()),
             smmus: reader.each(tree.smmus()),
@@ -152,7 +159,7 @@ mod tests {
         assert_eq!(platform.memory, [range(0x4000_0000, 0x8000_0000)]);
         assert_eq!((platform.cpus.len(), platform.smmus.len(), platform.pci_hosts.len()), (2, 1, 1));
         assert_eq!((platform.model.as_str(), platform.psci), ("linux,dummy-virt", Some(Conduit::Smc)));
-        assert!(platform.gic.is_some() && platform.console.is_some() && platform.timer.is_some());
+        assert!(platform.interrupts.is_some() && platform.console.is_some() && platform.timer.is_some());
     }
 
     #[test]

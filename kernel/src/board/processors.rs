@@ -1,9 +1,9 @@
 //! CPUs, how they are started, and their timers.
 
 use super::{Place, Reason, Tree};
-use addr::PhysAddr;
+use addr::{AddrRange, PhysAddr};
 use arch::psci::Conduit;
-use drivers::gic::Interrupt;
+use drivers::interrupts::Interrupt;
 
 /// The bits of MPIDR_EL1 that say which CPU it is (Aff3 to Aff0).
 const AFFINITY: u64 = 0xff_00ff_ffff;
@@ -54,9 +54,22 @@ impl<'a> Tree<'a> {
         })
     }
 
+    /// The registers of the watchdog that switches a Raspberry Pi off, if the tree gives it that task.
+    pub fn watchdog(&self) -> Option<(Place<'a>, Result<AddrRange<PhysAddr>, Reason>)> {
+        let mut places = self.compatible(&["brcm,bcm2835-pm-wdt"]);
+        let place = places.find(|place| place.property("system-power-controller").is_some())?;
+        let registers = place.reg(0).and_then(|reg| {
+            let enough = reg.len() >= size_of::<drivers::bcm2835_pm::Registers>() as u64;
+            if enough { Ok(reg) } else { Err(Reason::Malformed("reg")) }
+        });
+        Some((place, registers))
+    }
+
     /// The generic timer's interrupts.
     pub fn timer(&self) -> Result<Timer, Reason> {
-        let place = self.compatible(&["arm,armv8-timer"]).next().ok_or(Reason::Missing("arm,armv8-timer"))?;
+        // A Raspberry Pi 3's tree was written for 32-bit kernels, and names the older one.
+        let place = self.compatible(&["arm,armv8-timer", "arm,armv7-timer"]).next();
+        let place = place.ok_or(Reason::Missing("arm,armv8-timer"))?;
         // Secure physical, non-secure physical, virtual, hypervisor.
         let timer =
             Timer { physical: self.interrupt(&place, 1).ok(), virtual_: self.interrupt(&place, 2).ok() };
@@ -88,7 +101,7 @@ fn cpu(place: &Place<'_>) -> Result<Cpu, Reason> {
 mod tests {
     use super::super::fixture;
     use super::*;
-    use drivers::gic::{IntId, Trigger};
+    use drivers::gic::{self, IntId, Trigger};
     use dtoolkit::model::DeviceTree;
 
     fn with<R>(model: &DeviceTree, then: impl FnOnce(&Tree<'_>) -> R) -> R {
@@ -136,8 +149,26 @@ mod tests {
     }
 
     #[test]
+    fn a_watchdog_switches_off_if_it_is_told_to() {
+        let mut model = fixture::virt();
+        let node = fixture::node("watchdog@7e100000")
+            .property(fixture::text("compatible", "brcm,bcm2835-pm\0brcm,bcm2835-pm-wdt"))
+            .property(fixture::cells("reg", &[0, 0x3f10_0000, 0, 0x114, 0, 0x3f00_a000, 0, 0x24]));
+        model.root.add_child(node.build());
+        let found = |model: &DeviceTree| with(model, |tree| tree.watchdog().map(|(_, found)| found));
+        assert_eq!(found(&model), None);
+        let node = fixture::find(&mut model, "/watchdog");
+        node.add_property(fixture::cells("system-power-controller", &[]));
+        let registers = AddrRange::from_len(PhysAddr::new(0x3f10_0000), 0x114).unwrap();
+        assert_eq!(found(&model), Some(Ok(registers)));
+        let node = fixture::find(&mut model, "/watchdog");
+        node.add_property(fixture::cells("reg", &[0, 0x3f10_0000, 0, 0x24]));
+        assert_eq!(found(&model), Some(Err(Reason::Malformed("reg"))));
+    }
+
+    #[test]
     fn the_timer_has_two_interrupts_for_us() {
-        let ppi = |number| Some(Interrupt { id: IntId::ppi(number), trigger: Trigger::Level });
+        let ppi = |number| Some(gic::Interrupt { id: IntId::ppi(number), trigger: Trigger::Level }.into());
         let mut model = fixture::virt();
         assert_eq!(with(&model, |tree| tree.timer()), Ok(Timer { physical: ppi(14), virtual_: ppi(11) }));
         fixture::find(&mut model, "/timer").remove_property("interrupts");

@@ -2,7 +2,7 @@
 
 use super::{Place, Reason, Tree};
 use addr::{AddrRange, PhysAddr};
-use drivers::gic::Interrupt;
+use drivers::interrupts::Interrupt;
 use drivers::pcie::Phandle;
 
 /// An SMMUv3 (binding `arm,smmu-v3`).
@@ -73,7 +73,7 @@ impl Place<'_> {
 mod tests {
     use super::super::fixture;
     use super::*;
-    use drivers::gic::{IntId, Trigger};
+    use drivers::gic::{self, IntId, Trigger};
     use dtoolkit::model::DeviceTree;
 
     fn smmus(model: &DeviceTree) -> Vec<Result<Smmu, Reason>> {
@@ -82,7 +82,7 @@ mod tests {
 
     #[test]
     fn interrupts_go_by_their_names() {
-        let spi = |number| Some(Interrupt { id: IntId::spi(number), trigger: Trigger::Edge });
+        let spi = |number| Some(gic::Interrupt { id: IntId::spi(number), trigger: Trigger::Edge }.into());
         let expected = Smmu {
             phandle: Some(Phandle(fixture::SMMU)),
             registers: AddrRange::from_len(PhysAddr::new(0x905_0000), 0x2_0000).unwrap(),

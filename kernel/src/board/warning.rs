@@ -58,9 +58,9 @@ pub enum Reason {
     },
     /// It points at a node that is not there.
     NoSuchNode(Phandle),
-    /// Its interrupts arrive at no GIC.
-    NotAtTheGic,
-    /// This interrupt (type, number, flags) does not exist at a GIC.
+    /// Its interrupts arrive at no controller that the kernel drives.
+    NoKnownController,
+    /// This interrupt (the first three cells) does not exist at its controller.
     BadInterrupt([u32; 3]),
     /// This property has a value that the kernel does not know.
     Unknown {
@@ -103,7 +103,7 @@ impl fmt::Display for Reason {
             Self::Unreachable(address) => write!(f, "no bus leads to {address:#x}"),
             Self::PastTheEnd { start, len } => write!(f, "{len:#x} bytes at {start:#x} pass the end"),
             Self::NoSuchNode(Phandle(phandle)) => write!(f, "no node has the phandle {phandle:#x}"),
-            Self::NotAtTheGic => write!(f, "its interrupts arrive at no GIC"),
+            Self::NoKnownController => write!(f, "its interrupts arrive at no controller known here"),
             Self::BadInterrupt([kind, number, flags]) => {
                 write!(f, "no such interrupt: <{kind} {number} {flags}>")
             }

@@ -34,7 +34,7 @@ use arch::context::Context;
 use arch::cpu::mask_irqs;
 use arch::exception::TrapFrame;
 use core::sync::atomic::{AtomicU64, Ordering};
-use drivers::gic::Interrupt;
+use drivers::interrupts::Interrupt;
 use queue::RunQueue;
 use spin::Once;
 use thread::Entry;

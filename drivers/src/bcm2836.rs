@@ -1,0 +1,341 @@
+//! The interrupt controllers of a Raspberry Pi 3: the local one beside the CPUs (BCM2836, "QA7": timers, mailboxes
+//! between cores) and, as one of its inputs, the older one of the peripherals (BCM2835, section 7).
+//!
+//! There are no priorities and nothing to end: an interrupt is a level that falls when its device is served. Mailbox 0
+//! of each core carries the software interrupts, a bit each. All of the peripherals' interrupts go to one core, the
+//! first.
+
+use crate::mmio::{Mmio, Window};
+use core::fmt;
+use core::mem::offset_of;
+use tock_registers::interfaces::{Readable, Writeable};
+use tock_registers::registers::{ReadOnly, ReadWrite, WriteOnly};
+
+const CORES: usize = 4;
+
+/// QA7, section 4. Arrays have an element for each core.
+#[repr(C)]
+struct LocalRegisters {
+    control: ReadWrite<u32>,
+    after_control: [u32; 2],
+    /// Which core gets the peripherals' interrupts (bits 1:0).
+    gpu_routing: ReadWrite<u32>,
+    after_gpu_routing: [u32; 12],
+    /// Bit n: timer n interrupts (0 secure, 1 non-secure, 2 hypervisor, 3 virtual).
+    timer_control: [ReadWrite<u32>; CORES],
+    /// Bit n: mailbox n interrupts.
+    mailbox_control: [ReadWrite<u32>; CORES],
+    /// What waits: 0 to 3 timers, 4 to 7 mailboxes, 8 the peripherals.
+    irq_source: [ReadOnly<u32>; CORES],
+    fiq_source: [ReadOnly<u32>; CORES],
+    /// Four mailboxes for each core: writing ones sets them.
+    mailbox_set: [[WriteOnly<u32>; 4]; CORES],
+    /// The same: reading shows them, writing ones clears them.
+    mailbox_clear: [[ReadWrite<u32>; 4]; CORES],
+}
+const _: () = assert!(offset_of!(LocalRegisters, timer_control) == 0x40);
+const _: () =
+    assert!(offset_of!(LocalRegisters, mailbox_set) == 0x80 && size_of::<LocalRegisters>() == 0x100);
+
+/// BCM2835 ARM Peripherals, 7.5. Bank 0 is the "basic" one.
+#[repr(C)]
+struct PeripheralRegisters {
+    pending: [ReadOnly<u32>; 3],
+    fiq_control: ReadWrite<u32>,
+    /// Banks 1, 2 and 0, in this order.
+    enable: [ReadWrite<u32>; 3],
+    /// Banks 1, 2 and 0, in this order.
+    disable: [ReadWrite<u32>; 3],
+}
+const _: () = assert!(offset_of!(PeripheralRegisters, enable) == 0x10);
+const _: () = assert!(size_of::<PeripheralRegisters>() == 0x28);
+
+const TIMERS: u32 = 4;
+const MAILBOX_0: u32 = 1 << 4;
+const PERIPHERALS: u32 = 1 << 8;
+/// Bank 0 has eight interrupts; its other bits summarise the banks 1 and 2.
+const BANK_0: u32 = 0xff;
+
+/// An interrupt that a device raises.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Source {
+    /// An input of the local controller, one for each core: 0 to 3 are its timers.
+    Local(u32),
+    /// An input of the peripherals' controller.
+    Peripheral {
+        /// 0, 1 or 2.
+        bank: u32,
+        /// Its bit in the bank.
+        number: u32,
+    },
+}
+
+/// What these controllers cannot do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Bcm2836Error {
+    /// The registers are this short, and should have the other length at least.
+    TooShort {
+        /// The bytes there are.
+        len: u64,
+        /// The bytes it takes.
+        wanted: u64,
+    },
+    /// No core has this affinity.
+    NoSuchCore(u64),
+    /// There is no such interrupt, or it is none that a device raises.
+    NoSuchSource(Source),
+}
+
+impl fmt::Display for Bcm2836Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TooShort { len, wanted } => {
+                write!(f, "interrupt registers of {len:#x} bytes, {wanted:#x} wanted")
+            }
+            Self::NoSuchCore(affinity) => write!(f, "no core has the affinity {affinity:#x}"),
+            Self::NoSuchSource(source) => write!(f, "no device raises {source:?}"),
+        }
+    }
+}
+
+impl core::error::Error for Bcm2836Error {}
+
+/// One of the four cores.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Core(usize);
+
+impl Core {
+    fn of(affinity: u64) -> Result<Self, Bcm2836Error> {
+        let core = usize::try_from(affinity).ok().filter(|&core| core < CORES);
+        core.map(Self).ok_or(Bcm2836Error::NoSuchCore(affinity))
+    }
+}
+
+/// What all cores share.
+pub struct Controller {
+    local: Mmio<LocalRegisters>,
+    peripherals: Mmio<PeripheralRegisters>,
+}
+
+/// What every core may use at once.
+pub struct Interface {
+    local: Mmio<LocalRegisters>,
+    peripherals: Mmio<PeripheralRegisters>,
+}
+
+// SAFETY: a core reads what waits for it and clears its own mailbox; setting a mailbox's bit is a complete request of
+// its own. The peripherals' pending registers are only read.
+unsafe impl Sync for Interface {}
+
+/// An interrupt that has been taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Pending {
+    /// A software interrupt, cleared already.
+    Software(u32),
+    /// A device's, which falls when that is served.
+    Source(Source),
+}
+
+/// The two controllers with these registers. Everything is disabled, and the peripherals' interrupts go to core 0.
+///
+/// # Errors
+/// When there are too few registers.
+pub fn open(local: Window, peripherals: Window) -> Result<(Controller, Interface), Bcm2836Error> {
+    long_enough(&local, size_of::<LocalRegisters>())?;
+    long_enough(&peripherals, size_of::<PeripheralRegisters>())?;
+    let (local, peripherals) = (local.address(), peripherals.address());
+    // SAFETY: both structs hold register fields alone; the windows, checked for length, promise the mapping and were
+    // given to us.
+    let controller = unsafe { Controller { local: Mmio::new(local), peripherals: Mmio::new(peripherals) } };
+    // SAFETY: as above; the second pair shares the registers as `Sync for Interface` explains.
+    let interface = unsafe { Interface { local: Mmio::new(local), peripherals: Mmio::new(peripherals) } };
+    controller.init();
+    Ok((controller, interface))
+}
+
+fn long_enough(registers: &Window, wanted: usize) -> Result<(), Bcm2836Error> {
+    let (len, wanted) = (registers.len(), wanted as u64);
+    if len < wanted { Err(Bcm2836Error::TooShort { len, wanted }) } else { Ok(()) }
+}
+
+impl Controller {
+    fn init(&self) {
+        self.peripherals.fiq_control.set(0);
+        self.peripherals.disable.iter().for_each(|bank| bank.set(u32::MAX));
+        self.local.gpu_routing.set(0);
+    }
+
+    /// Readies the core that calls this: no timer interrupts, software interrupts do.
+    ///
+    /// # Errors
+    /// [`Bcm2836Error::NoSuchCore`].
+    pub fn init_cpu(&mut self, affinity: u64) -> Result<Core, Bcm2836Error> {
+        let core = Core::of(affinity)?;
+        self.local.timer_control[core.0].set(0);
+        self.local.mailbox_clear[core.0].iter().for_each(|mailbox| mailbox.set(u32::MAX));
+        self.local.mailbox_control[core.0].set(1);
+        Ok(core)
+    }
+
+    /// Lets `source` through: a timer's to `core`, which is the caller; all others go where they all go.
+    ///
+    /// # Errors
+    /// [`Bcm2836Error::NoSuchSource`].
+    pub fn enable(&mut self, source: Source, core: Core) -> Result<(), Bcm2836Error> {
+        match source {
+            Source::Local(timer @ 0..TIMERS) => {
+                let control = &self.local.timer_control[core.0];
+                control.set(control.get() | 1 << timer);
+            }
+            Source::Peripheral { bank: 0, number: number @ 0..8 } => {
+                self.peripherals.enable[2].set(1 << number);
+            }
+            Source::Peripheral { bank: bank @ 1..=2, number: number @ 0..32 } => {
+                self.peripherals.enable[bank as usize - 1].set(1 << number);
+            }
+            _ => return Err(Bcm2836Error::NoSuchSource(source)),
+        }
+        Ok(())
+    }
+}
+
+impl Interface {
+    /// Takes an interrupt that waits for this core. What the handler reads is read after this.
+    pub fn acknowledge(&self) -> Option<Pending> {
+        let core = Core::of(arch::cpu::affinity()).ok()?;
+        let waiting = self.local.irq_source[core.0].get();
+        let pending = if waiting & MAILBOX_0 != 0 {
+            self.take_software(core)
+        } else if waiting & ((1 << TIMERS) - 1) != 0 {
+            Some(Pending::Source(Source::Local(waiting.trailing_zeros())))
+        } else if waiting & PERIPHERALS != 0 {
+            self.peripheral().map(Pending::Source)
+        } else {
+            None
+        };
+        arch::barrier::dsb_sy();
+        pending
+    }
+
+    fn take_software(&self, core: Core) -> Option<Pending> {
+        let mailbox = &self.local.mailbox_clear[core.0][0];
+        let number = mailbox.get().trailing_zeros();
+        (number < 32).then(|| {
+            mailbox.set(1 << number);
+            Pending::Software(number)
+        })
+    }
+
+    /// The first enabled interrupt that waits; the registers show no others.
+    fn peripheral(&self) -> Option<Source> {
+        let masks = [BANK_0, u32::MAX, u32::MAX];
+        let banks = self.peripherals.pending.iter().zip(masks).enumerate();
+        banks
+            .map(|(bank, (pending, mask))| (bank as u32, pending.get() & mask))
+            .find(|&(_, waiting)| waiting != 0)
+            .map(|(bank, waiting)| Source::Peripheral { bank, number: waiting.trailing_zeros() })
+    }
+
+    /// Sends software interrupt `number`, below 32. Memory written before is seen by the handler.
+    pub fn send(&self, number: u32, core: Core) {
+        arch::barrier::dsb_ishst();
+        self.local.mailbox_set[core.0][0].set(1 << number);
+    }
+
+    /// The same to every core but this one.
+    pub fn send_to_others(&self, number: u32) {
+        let own = arch::cpu::affinity();
+        (0..CORES).filter(|&core| core as u64 != own).for_each(|core| self.send(number, Core(core)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fake::FakeRegisters;
+
+    struct Fixture {
+        local: FakeRegisters,
+        peripherals: FakeRegisters,
+        controller: Controller,
+        interface: Interface,
+    }
+
+    fn fixture() -> Fixture {
+        let (local, peripherals) = (FakeRegisters::new(0x100), FakeRegisters::new(0x200));
+        let (controller, interface) = open(local.window(), peripherals.window()).unwrap();
+        Fixture { local, peripherals, controller, interface }
+    }
+
+    #[test]
+    fn all_starts_disabled_but_for_the_mailbox() {
+        let Fixture { local, peripherals, mut controller, .. } = fixture();
+        assert_eq!([0x1c, 0x20, 0x24].map(|at| peripherals.get32(at)), [u32::MAX; 3]);
+        local.set32(0x48, 0xf);
+        assert_eq!(controller.init_cpu(2), Ok(Core(2)));
+        assert_eq!((local.get32(0x48), local.get32(0x58), local.get32(0xe0)), (0, 1, u32::MAX));
+        assert_eq!(controller.init_cpu(4), Err(Bcm2836Error::NoSuchCore(4)));
+        assert_eq!(controller.init_cpu(0x100), Err(Bcm2836Error::NoSuchCore(0x100)));
+    }
+
+    #[test]
+    fn each_source_has_its_enable_bit() {
+        let Fixture { local, peripherals, mut controller, .. } = fixture();
+        let core = controller.init_cpu(1).unwrap();
+        controller.enable(Source::Local(1), core).unwrap();
+        controller.enable(Source::Local(3), core).unwrap();
+        assert_eq!((local.get32(0x40), local.get32(0x44)), (0, 0b1010));
+        for (bank, number, at) in [(0, 7, 0x18), (1, 29, 0x10), (2, 31, 0x14)] {
+            controller.enable(Source::Peripheral { bank, number }, core).unwrap();
+            assert_eq!(peripherals.get32(at), 1 << number, "bank {bank}");
+        }
+        for source in [
+            Source::Local(4),
+            Source::Local(8),
+            Source::Peripheral { bank: 0, number: 8 },
+            Source::Peripheral { bank: 1, number: 32 },
+            Source::Peripheral { bank: 3, number: 0 },
+        ] {
+            assert_eq!(controller.enable(source, core), Err(Bcm2836Error::NoSuchSource(source)));
+        }
+    }
+
+    #[test]
+    fn what_waits_is_taken_in_turn() {
+        let Fixture { local, peripherals, interface, .. } = fixture();
+        assert_eq!(interface.acknowledge(), None);
+        local.set32(0x60, 1 << 8 | 1 << 4 | 1 << 3);
+        local.set32(0xc0, 0b110);
+        assert_eq!(interface.acknowledge(), Some(Pending::Software(1)));
+        assert_eq!(local.get32(0xc0), 0b10, "the bit is cleared by writing it");
+        local.set32(0x60, 1 << 8 | 1 << 3);
+        assert_eq!(interface.acknowledge(), Some(Pending::Source(Source::Local(3))));
+        local.set32(0x60, 1 << 8);
+        // Bit 9 of bank 0 says that something is in bank 2.
+        peripherals.set32(0, 1 << 9);
+        peripherals.set32(8, 1 << 25);
+        let uart = Source::Peripheral { bank: 2, number: 25 };
+        assert_eq!(interface.acknowledge(), Some(Pending::Source(uart)));
+        peripherals.set32(0, 1 << 9 | 1);
+        let first = Source::Peripheral { bank: 0, number: 0 };
+        assert_eq!(interface.acknowledge(), Some(Pending::Source(first)));
+    }
+
+    #[test]
+    fn software_interrupts_go_to_the_others_mailboxes() {
+        let Fixture { local, interface, .. } = fixture();
+        interface.send(3, Core(2));
+        assert_eq!([0x80, 0x90, 0xa0, 0xb0].map(|at| local.get32(at)), [0, 0, 8, 0]);
+        interface.send_to_others(1);
+        assert_eq!([0x80, 0x90, 0xa0, 0xb0].map(|at| local.get32(at)), [0, 2, 2, 2]);
+    }
+
+    #[test]
+    fn short_registers_are_refused() {
+        let open = |local, peripherals| {
+            open(FakeRegisters::new(local).window(), FakeRegisters::new(peripherals).window()).err()
+        };
+        assert_eq!(open(0xfc, 0x200), Some(Bcm2836Error::TooShort { len: 0xfc, wanted: 0x100 }));
+        assert_eq!(open(0x100, 0x24), Some(Bcm2836Error::TooShort { len: 0x24, wanted: 0x28 }));
+    }
+}
