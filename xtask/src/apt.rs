@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use crate::command::{question, run};
 use crate::error::{Error, Result};
@@ -47,6 +47,125 @@ pub fn candidate(package: &str) -> Option<String> {
     let policy = question("apt-cache", &["policy", package])?;
     let line = policy.lines().find_map(|line| line.trim().strip_prefix("Candidate:").map(str::trim))?;
     (line != "(none)").then(|| line.to_owned())
+}
+
+/// What a package is built for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Architecture {
+    /// 64-bit Arm, whatever this machine is.
+    Arm64,
+}
+
+impl Architecture {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Arm64 => "arm64",
+        }
+    }
+}
+
+/// Copies the files that match `patterns` (as `tar` understands them) out of a package into `directory`, without their
+/// paths. Nothing is installed: the lists and the package go to a directory of their own, for which nobody needs to be
+/// root.
+///
+/// A package that only depends on the newest of a series (`linux-image-arm64`) stands for that one.
+pub fn extract(package: &str, architecture: Architecture, patterns: &[&str], directory: &Path) -> Result<()> {
+    if !is_here() {
+        return Err(Error::Missing(format!("{package} is a Debian package, and there is no apt-get here")));
+    }
+    let private = Private::new(architecture)?;
+    private.run("apt-get", &["update", "-q"])?;
+    let real = private.real_name(package);
+    println!("downloading {real}");
+    private.run("apt-get", &["download", "-q", &real])?;
+    fs::create_dir_all(directory).map_err(Error::file("create", directory))?;
+    let archive = private.downloaded(&real)?;
+    unpack(&archive, patterns, directory)?;
+    fs::remove_file(&archive).map_err(Error::file("remove", &archive))
+}
+
+/// apt with its state under `target/`, for packages of another architecture.
+struct Private {
+    root: PathBuf,
+    architecture: Architecture,
+}
+
+impl Private {
+    fn new(architecture: Architecture) -> Result<Self> {
+        let root = crate::workspace::target().join("apt").join(architecture.name());
+        for part in ["state/lists/partial", "cache/archives/partial", "packages"] {
+            let path = root.join(part);
+            fs::create_dir_all(&path).map_err(Error::file("create", &path))?;
+        }
+        let status = root.join("status");
+        fs::write(&status, "").map_err(Error::file("write", &status))?;
+        Ok(Self { root, architecture })
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        let place = |option: &str, part: &str| format!("{option}={}", self.root.join(part).display());
+        let options = [
+            format!("APT::Architecture={}", self.architecture.name()),
+            format!("APT::Architectures={}", self.architecture.name()),
+            place("Dir::State", "state"),
+            place("Dir::State::status", "status"),
+            place("Dir::Cache", "cache"),
+            "Acquire::Languages=none".into(),
+            // As root, apt would download as a user that cannot write here.
+            "APT::Sandbox::User=root".into(),
+        ];
+        command.current_dir(self.root.join("packages"));
+        command.args(options.into_iter().flat_map(|option| ["-o".to_owned(), option]));
+        command
+    }
+
+    fn run(&self, program: &str, words: &[&str]) -> Result<()> {
+        run(self.command(program).args(words))
+    }
+
+    /// The one package that `package` stands for, if it depends on just one of nearly the same name.
+    fn real_name(&self, package: &str) -> String {
+        let output = self.command("apt-cache").args(["depends", "--important", package]).output();
+        let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+        newest(package, &text.unwrap_or_default()).unwrap_or_else(|| package.to_owned())
+    }
+
+    fn downloaded(&self, package: &str) -> Result<PathBuf> {
+        let packages = self.root.join("packages");
+        let files = fs::read_dir(&packages).map_err(Error::file("read", &packages))?;
+        let start = format!("{package}_");
+        let mut paths = files.filter_map(|file| Some(file.ok()?.path()));
+        let is_it =
+            |path: &PathBuf| path.file_name().is_some_and(|n| n.to_string_lossy().starts_with(&start));
+        paths.find(is_it).ok_or_else(|| Error::Missing(format!("apt-get downloaded no {package}")))
+    }
+}
+
+/// From what `apt-cache depends` prints: the dependency that carries a version in its name.
+fn newest(package: &str, depends: &str) -> Option<String> {
+    let (series, architecture) = package.rsplit_once('-')?;
+    let names = depends.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
+    let mut real = names.filter(|name| name.starts_with(series) && name.contains(architecture));
+    real.next().filter(|name| *name != package).map(str::to_owned)
+}
+
+/// `dpkg-deb --fsys-tarfile ARCHIVE | tar -x`, of the wanted files alone.
+fn unpack(archive: &Path, patterns: &[&str], directory: &Path) -> Result<()> {
+    let mut packed = Command::new("dpkg-deb");
+    packed.arg("--fsys-tarfile").arg(archive).stdout(Stdio::piped());
+    let start = |program: &str| {
+        let program = program.to_owned();
+        move |cause| Error::Start { program, cause }
+    };
+    let mut packed = packed.spawn().map_err(start("dpkg-deb"))?;
+    let output = packed.stdout.take().expect("the output is piped");
+    let mut tar = Command::new("tar");
+    tar.args(["--extract", "--wildcards", "--transform=s,.*/,,", "--directory"]).arg(directory);
+    let result = run(tar.args(patterns).stdin(output));
+    // It ends with its reader; tar has already said what is wrong.
+    let _ = packed.wait();
+    result
 }
 
 /// Makes the backports suite of this Debian release known to apt, and returns its name.
@@ -186,6 +305,13 @@ mod tests {
 
     fn derived(sources: &[Source]) -> Option<String> {
         backports(sources, "bookworm", "bookworm-backports")
+    }
+
+    #[test]
+    fn a_series_stands_for_its_newest_package() {
+        let depends = "linux-image-arm64\n  Depends: linux-image-6.1.0-9-arm64\n";
+        assert_eq!(newest("linux-image-arm64", depends).as_deref(), Some("linux-image-6.1.0-9-arm64"));
+        assert_eq!(newest("u-boot-qemu", "u-boot-qemu\n  Depends: libc6\n"), None);
     }
 
     #[test]

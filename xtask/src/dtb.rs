@@ -18,7 +18,7 @@ pub fn damaged() -> Vec<u8> {
 }
 
 /// QEMU's tree for this machine with pieces of text replaced by others of the same length.
-pub fn patch(machine: &Machine, boot: &Boot, changes: &[(&str, &str)], at: &Path) -> Result<PathBuf> {
+pub fn patch_qemus(machine: &Machine, boot: &Boot, changes: &[(&str, &str)], at: &Path) -> Result<PathBuf> {
     let mut dump = machine.clone();
     dump.extra.extend([
         "-machine".into(),
@@ -28,10 +28,15 @@ pub fn patch(machine: &Machine, boot: &Boot, changes: &[(&str, &str)], at: &Path
     ]);
     let mut command = Command::new(qemu::PROGRAM);
     command::capture(command.args(dump.arguments(boot)))?;
-    let mut tree = std::fs::read(at).map_err(Error::file("read", at))?;
-    for (from, to) in changes {
-        replace(&mut tree, from.as_bytes(), to.as_bytes())
-            .map_err(|reason| Error::Image { path: at.to_owned(), reason: format!("{from}: {reason}") })?;
+    patch(at, changes, at)
+}
+
+/// The tree in the file `from` with pieces of text replaced by others of the same length.
+pub fn patch(from: &Path, changes: &[(&str, &str)], at: &Path) -> Result<PathBuf> {
+    let mut tree = std::fs::read(from).map_err(Error::file("read", from))?;
+    for (old, new) in changes {
+        replace(&mut tree, old.as_bytes(), new.as_bytes())
+            .map_err(|reason| Error::Image { path: at.to_owned(), reason: format!("{old}: {reason}") })?;
     }
     trim(&mut tree);
     std::fs::write(at, &tree).map_err(Error::file("write", at))?;

@@ -2,14 +2,14 @@
 
 use std::path::PathBuf;
 
-/// A machine of QEMU's `virt` family. The default has everything that Tessera drives.
+/// A machine of QEMU's. The default has everything that Tessera drives.
 #[derive(Clone, Debug)]
 pub struct Machine {
-    /// QEMU's machine name: `virt` (SMMU with two stages), `virt-9.1` (stage 1 only) ...
+    /// QEMU's machine name: `virt` (SMMU with two stages), `virt-9.1` (stage 1 only), `raspi3b` ...
     pub board: String,
-    /// The version of the interrupt controller: 2 or 3.
+    /// The version of the interrupt controller, 2 or 3, where that can be chosen (`virt`).
     pub gic: u8,
-    /// Whether an SMMUv3 sits before PCIe.
+    /// Whether an SMMUv3 sits before PCIe, where that can be chosen (`virt`).
     pub smmu: bool,
     /// Other machine options, such as `virtualization=on`.
     pub options: String,
@@ -21,8 +21,19 @@ pub struct Machine {
     pub memory: String,
     /// Arguments that add devices.
     pub devices: Vec<String>,
+    /// Which of the serial lines is the console; the ones before it go nowhere.
+    pub console: usize,
     /// Arguments that change anything of the above; put last.
     pub extra: Vec<String>,
+}
+
+/// Machines that are described alike.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Family {
+    /// QEMU's own board: everything can be chosen.
+    Virt,
+    /// A Raspberry Pi: nothing can.
+    RaspberryPi,
 }
 
 impl Default for Machine {
@@ -36,6 +47,7 @@ impl Default for Machine {
             cpus: "4".into(),
             memory: "2G".into(),
             devices: EDU.map(String::from).into(),
+            console: 0,
             extra: Vec::new(),
         }
     }
@@ -80,7 +92,22 @@ impl Machine {
         words
     }
 
+    /// What kind of machine it is.
+    pub fn family(&self) -> Family {
+        if self.board.starts_with("raspi") { Family::RaspberryPi } else { Family::Virt }
+    }
+
     fn hardware(&self) -> Vec<String> {
+        let mut words = match self.family() {
+            Family::Virt => self.virt(),
+            Family::RaspberryPi => ["-M", &self.board, "-no-reboot"].map(String::from).into(),
+        };
+        // The console is the next one, which whoever starts QEMU adds.
+        words.extend(["-serial", "null"].map(String::from).repeat(self.console));
+        words
+    }
+
+    fn virt(&self) -> Vec<String> {
         let smmu = if self.smmu { ",iommu=smmuv3" } else { "" };
         let comma = if self.options.is_empty() { "" } else { "," };
         let machine = format!("{},gic-version={}{smmu}{comma}{}", self.board, self.gic, self.options);
@@ -117,6 +144,13 @@ mod tests {
             "-M virt,gic-version=3,iommu=smmuv3 -cpu max -smp 4 -m 2G -nic none -no-reboot -device edu \
              -kernel k.img -initrd i.cpio -append selftest lowmem=256M"
         );
+    }
+
+    #[test]
+    fn a_raspberry_pi_is_what_it_is() {
+        let machine = Machine { board: "raspi3b".into(), console: 1, ..Machine::default() };
+        let words = machine.arguments(&boot(""));
+        assert_eq!(words[..5], ["-M", "raspi3b", "-no-reboot", "-serial", "null"]);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use crate::tally::Tally;
 mod apt;
 mod artifacts;
 mod bench;
+mod boards;
 mod check;
 mod command;
 mod dtb;

@@ -26,6 +26,8 @@ pub struct Case {
     pub memory: &'static str,
     /// QEMU arguments that add devices.
     pub devices: &'static [&'static str],
+    /// Which of the serial lines is the console.
+    pub console: usize,
     /// How it is started.
     pub start: Start,
     /// The boot arguments.
@@ -51,6 +53,8 @@ pub enum Start {
     WrongInitramfs,
     /// The image and an initramfs of programs that are none (text, half of one, one for another machine).
     BrokenPrograms,
+    /// As [`Start::Whole`], with the board's own device tree, pieces of it replaced.
+    BoardTree(&'static [(&'static str, &'static str)]),
     /// As [`Start::Whole`], with pieces of QEMU's device tree replaced.
     PatchedTree(&'static [(&'static str, &'static str)]),
     /// At the highest exception level, with this device tree, without initramfs.
@@ -67,6 +71,7 @@ const SELFTEST: Case = Case {
     cpus: "4",
     memory: "2G",
     devices: &EDU,
+    console: 0,
     start: Start::Whole,
     append: "selftest lowmem=256M",
     expect: Expect::Ktap,
@@ -112,6 +117,15 @@ const fn odd_tree(
     Case { start: Start::PatchedTree(changes), ..refusal(name, "init=/bin/probe -- hello", shown) }
 }
 
+/// A Raspberry Pi with the device tree of Debian's kernel, whose console is the second UART.
+const fn raspberry_pi(name: &'static str, board: &'static str) -> Case {
+    let (start, append) = (Start::BoardTree(&[]), "selftest lowmem=256M");
+    Case { name, board, console: 1, start, append, ..SELFTEST }
+}
+
+/// The console on the first UART, as `dtoverlay=disable-bt` makes it.
+const FIRST_UART: &[(&str, &str)] = &[("serial1:115200n8", "serial0:115200n8")];
+
 /// All cases; the long ones first, so that two at a time end together.
 pub const CASES: &[Case] = &[
     // The self-tests, on every shape of machine that changes the code's path.
@@ -149,6 +163,8 @@ pub const CASES: &[Case] = &[
     Case { name: "virt-non-coherent", cpus: "2", start: Start::PatchedTree(NON_COHERENT), ..SELFTEST },
     Case { name: "virt-edu-behind-bridges", devices: BEHIND_BRIDGES, ..SELFTEST },
     Case { name: "virt-no-edu", devices: &[], ..SELFTEST },
+    raspberry_pi("raspi3b", "raspi3b"),
+    Case { console: 0, start: Start::BoardTree(FIRST_UART), ..raspberry_pi("raspi4b-first-uart", "raspi4b") },
     Case { name: "virt-highmem-off", options: "dtb-randomness=off,highmem=off", ..SELFTEST },
     Case {
         name: "el3-entry",
@@ -258,6 +274,7 @@ impl Case {
             cpus: self.cpus.into(),
             memory: self.memory.into(),
             devices: self.devices.iter().map(|word| (*word).into()).collect(),
+            console: self.console,
             extra: Vec::new(),
         }
     }

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::initramfs::{self, Program};
 use crate::machine::{Boot, Entry, Machine};
 use crate::matrix::{Case, Start};
-use crate::{dtb, wrap};
+use crate::{boards, dtb, wrap};
 
 /// ELF's number for the x86-64.
 const X86_64: u16 = 62;
@@ -21,7 +21,12 @@ pub fn boot(case: &Case, machine: &Machine, built: &Artifacts, stem: &Path) -> R
     Ok(match case.start {
         Start::Whole => whole,
         Start::PatchedTree(changes) => {
-            let tree = dtb::patch(machine, &whole, changes, &stem.with_added_extension("dtb"))?;
+            let tree = dtb::patch_qemus(machine, &whole, changes, &stem.with_added_extension("dtb"))?;
+            Boot { entry: Entry::KernelWithTree(built.image.clone(), tree), ..whole }
+        }
+        Start::BoardTree(changes) => {
+            let tree = boards::tree(&machine.board)?;
+            let tree = dtb::patch(&tree, changes, &stem.with_added_extension("dtb"))?;
             Boot { entry: Entry::KernelWithTree(built.image.clone(), tree), ..whole }
         }
         Start::Bare(tree) => {

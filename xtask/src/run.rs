@@ -6,11 +6,14 @@ use std::process::{Command, ExitCode};
 use crate::artifacts::{self, Artifacts};
 use crate::error::{Error, Result};
 use crate::knobs::Knobs;
-use crate::machine::{Boot, Entry, Machine};
-use crate::{command, qemu, tools, workspace};
+use crate::machine::{Boot, Entry, Family, Machine};
+use crate::{boards, command, qemu, tools, workspace};
 
 /// Boot arguments of a run that names none: the demonstration's buffer shall be larger than lowmem.
 pub const DEFAULT_APPEND: &str = "lowmem=256M";
+
+/// The boards that can be started by name.
+const BOARDS: [&str; 3] = ["virt", "raspi3b", "raspi4b"];
 
 /// Boots and hands this terminal to the guest; the exit status is QEMU's.
 pub fn interactive(knobs: &Knobs) -> Result<ExitCode> {
@@ -32,13 +35,14 @@ pub fn debug(knobs: &Knobs) -> Result<ExitCode> {
 
 fn start(knobs: &Knobs, built: &Artifacts, more: &[&str]) -> Result<ExitCode> {
     let terminal = std::io::stdout().is_terminal();
+    let machine = machine(knobs)?;
     let boot = Boot {
-        entry: Entry::Kernel(built.image.clone()),
+        entry: entry(&machine, built)?,
         initramfs: Some(knobs.initrd.clone().unwrap_or_else(|| built.initramfs.clone())),
         append: boot_arguments(knobs.append.as_deref(), terminal),
     };
     let mut line = Command::new(qemu::PROGRAM);
-    line.arg("-nographic").args(more).args(machine(knobs)?.arguments(&boot));
+    line.args(["-display", "none"]).args(more).args(machine.arguments(&boot)).args(["-serial", "mon:stdio"]);
     println!("{}", command::shown(&line));
     if terminal {
         println!("(ctrl-a x ends it)");
@@ -47,15 +51,26 @@ fn start(knobs: &Knobs, built: &Artifacts, more: &[&str]) -> Result<ExitCode> {
     Ok(status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))
 }
 
+/// The image, with the tree of a board that QEMU has none for.
+fn entry(machine: &Machine, built: &Artifacts) -> Result<Entry> {
+    let image = built.image.clone();
+    Ok(match machine.family() {
+        Family::Virt => Entry::Kernel(image),
+        Family::RaspberryPi => Entry::KernelWithTree(image, boards::tree(&machine.board)?),
+    })
+}
+
 fn machine(knobs: &Knobs) -> Result<Machine> {
     let mut machine = Machine { extra: knobs.qemu.clone(), ..Machine::default() };
     if let Some(board) = &knobs.board {
-        if board != "virt" && !board.starts_with("virt-") {
-            let wanted =
-                "not a board this tool can start; it knows QEMU's virt and its versions (virt-9.1 ...)";
+        if !BOARDS.contains(&board.as_str()) && !board.starts_with("virt-") {
+            let wanted = "not a board this tool can start; it knows virt (and its versions: virt-9.1 ...), \
+                          raspi3b and raspi4b";
             return Err(Error::Knob { name: "BOARD", value: board.clone(), wanted });
         }
         machine.board.clone_from(board);
+        // A Raspberry Pi's tree names the second UART, as its firmware leaves it.
+        machine.console = usize::from(machine.family() == Family::RaspberryPi);
     }
     machine.memory = knobs.memory.clone().unwrap_or(machine.memory);
     machine.cpus = knobs.cpus.clone().unwrap_or(machine.cpus);

@@ -13,7 +13,7 @@ use crate::judge::Verdict;
 use crate::matrix::{CASES, Case};
 use crate::qemu::{self, Run};
 use crate::tally::Tally;
-use crate::{host, prepare, tools, workspace};
+use crate::{boards, host, prepare, tools, workspace};
 
 /// The name that stands for the budgets among the cases.
 const BUDGETS: &str = "budgets";
@@ -39,6 +39,8 @@ pub fn test(only: &[String]) -> Result<Tally> {
 }
 
 fn matrix(cases: &[&Case], built: &Artifacts) -> Result<Tally> {
+    // One after the other, before two cases want the same.
+    cases.iter().try_for_each(|case| boards::prepare(case.board))?;
     let logs = workspace::logs();
     std::fs::create_dir_all(&logs).map_err(Error::file("create", &logs))?;
     println!("{} boots, {AT_ONCE} at a time; consoles in {}", cases.len(), logs.display());

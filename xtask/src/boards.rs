@@ -1,0 +1,41 @@
+//! What belongs to a board and is not ours: its device tree, fetched from Debian's kernel when it is first needed.
+
+use std::path::PathBuf;
+
+use crate::apt::{self, Architecture};
+use crate::error::{Error, Result};
+use crate::workspace;
+
+/// Debian's kernel, which brings the device trees of all boards that it knows.
+const KERNEL: &str = "linux-image-arm64";
+
+/// The file of that kernel which describes a board.
+fn tree_of(board: &str) -> Option<&'static str> {
+    Some(match board {
+        "raspi3b" => "bcm2837-rpi-3-b.dtb",
+        "raspi4b" => "bcm2711-rpi-4-b.dtb",
+        _ => return None,
+    })
+}
+
+/// The device tree of a QEMU board that stands for a real one.
+pub fn tree(board: &str) -> Result<PathBuf> {
+    let Some(name) = tree_of(board) else {
+        return Err(Error::Missing(format!("no device tree is known for the board {board}")));
+    };
+    let directory = workspace::target().join("boards");
+    let file = directory.join(name);
+    if !file.is_file() {
+        println!("fetching {name} from the Debian package {KERNEL}");
+        apt::extract(KERNEL, Architecture::Arm64, &[&format!("*/broadcom/{name}")], &directory)?;
+    }
+    if !file.is_file() {
+        return Err(Error::Missing(format!("the Debian package {KERNEL} has no {name}")));
+    }
+    Ok(file)
+}
+
+/// Fetches what a run on this board needs, if it needs anything.
+pub fn prepare(board: &str) -> Result<()> {
+    if tree_of(board).is_some() { tree(board).map(drop) } else { Ok(()) }
+}
