@@ -103,7 +103,7 @@ impl Machine {
             Family::RaspberryPi => ["-M", &self.board, "-no-reboot"].map(String::from).into(),
         };
         // The console is the next one, which whoever starts QEMU adds.
-        words.extend(["-serial", "null"].map(String::from).repeat(self.console));
+        words.extend(["-serial", "null"].repeat(self.console).into_iter().map(String::from));
         words
     }
 
