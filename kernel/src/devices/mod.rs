@@ -20,6 +20,9 @@ pub fn init(platform: &Platform, iommu_off: bool) {
     let hosts: Vec<_> = platform.pci_hosts.iter().filter_map(pci::open).collect();
     if !iommu_off {
         dma::iommu::init(&platform.smmus);
+        if dma::quarantine::start().is_err() {
+            log::warn!("no memory for a thread: devices that keep faulting are not blocked");
+        }
     }
     let mut streams = pci::Streams::new(iommu_off);
     EDUS.call_once(|| hosts.iter().flat_map(|host| pci::start_edus(host, &mut streams)).collect());

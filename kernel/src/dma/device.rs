@@ -2,6 +2,7 @@
 
 use super::domain::Domain;
 use super::iommu::Smmu;
+use super::quarantine::{self, Faults};
 use addr::{MemoryType, StreamId};
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -18,6 +19,7 @@ pub struct Device {
     /// Whether its accesses snoop the CPUs' caches.
     coherent: bool,
     mask: AtomicU64,
+    faults: Arc<Faults>,
     domain: Arc<Domain>,
 }
 
@@ -48,13 +50,18 @@ impl Device {
         domain: Arc<Domain>,
     ) -> Result<Arc<Self>, DmaError> {
         smmu.attach(stream, &domain)?;
-        Ok(Arc::new(Self { name, stream: Some((smmu, stream)), coherent, mask: default_mask(), domain }))
+        let faults = Arc::new(Faults::new());
+        let place = Some((smmu, stream));
+        let device = Arc::new(Self { name, stream: place, coherent, mask: default_mask(), faults, domain });
+        quarantine::watch(smmu, stream, device.faults.clone(), Arc::downgrade(&device));
+        Ok(device)
     }
 
     /// A device without IOMMU, whose bus shows memory through `windows` (none: at its physical addresses).
     pub fn direct(name: String, coherent: bool, windows: Vec<BusWindow>) -> Arc<Self> {
         let domain = Arc::new(Domain::direct(windows));
-        Arc::new(Self { name, stream: None, coherent, mask: default_mask(), domain })
+        let (mask, faults) = (default_mask(), Arc::new(Faults::new()));
+        Arc::new(Self { name, stream: None, coherent, mask, faults, domain })
     }
 
     /// What traces call it: bus, device and function of a PCI device.
@@ -115,6 +122,45 @@ impl Device {
         self.stream.map_or(Ok(()), |(smmu, stream)| smmu.attach(stream, &self.domain))
     }
 
+    /// Accesses of it that the SMMU aborted and recorded, since it was armed.
+    pub fn faults(&self) -> u64 {
+        if let Some(smmu) = self.smmu() {
+            smmu.service();
+        }
+        self.faults.count()
+    }
+
+    /// Says after how many faults it is blocked; at least 1. [`quarantine::DEFAULT_LIMIT`] if nobody does.
+    pub fn set_fault_limit(&self, limit: u64) {
+        self.faults.set_limit(limit);
+    }
+
+    /// Whether it is blocked because it had too many faults.
+    pub fn is_quarantined(&self) -> bool {
+        self.faults.is_quarantined()
+    }
+
+    /// Lets a device that is in quarantine reach its buffers again, after its driver has made it stop what it did. The
+    /// count of its faults starts from 0.
+    ///
+    /// # Errors
+    /// As for [`unblock`](Self::unblock); it stays in quarantine then.
+    pub fn rearm(&self) -> Result<(), DmaError> {
+        self.faults.rearm(|| self.unblock())
+    }
+
+    /// Blocks it, if it is to be.
+    pub(super) fn quarantine(&self) {
+        match self.faults.quarantine(|| self.block()) {
+            Some(Ok(())) => {
+                let faults = self.faults.count();
+                log::warn!("{}: {faults} faults; the IOMMU aborts whatever it does from now on", self.name);
+            }
+            Some(Err(error)) => log::error!("{}: it faults, and cannot be blocked: {error}", self.name),
+            None => {}
+        }
+    }
+
     /// The memory type of a coherent buffer for it.
     pub fn memory_type(&self, attrs: Attrs) -> MemoryType {
         if self.coherent && !attrs.contains(Attrs::WRITE_COMBINE) {
@@ -137,9 +183,13 @@ impl fmt::Debug for Device {
 
 impl Drop for Device {
     fn drop(&mut self) {
-        if let Some((smmu, stream)) = self.stream
-            && let Err(error) = smmu.detach(stream, &self.domain)
-        {
+        let Some((smmu, stream)) = self.stream else { return };
+        quarantine::forget(smmu, stream);
+        if self.is_quarantined() {
+            // Detached already.
+            return;
+        }
+        if let Err(error) = smmu.detach(stream, &self.domain) {
             log::error!("{}: {error}", self.name);
         }
     }

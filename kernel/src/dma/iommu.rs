@@ -5,6 +5,7 @@
 use super::counters;
 use super::domain::Domain;
 use super::inject::{self, Step};
+use super::quarantine;
 use crate::irq::{self, Handler};
 use crate::memory::vmalloc::{self, RegistersError};
 use crate::memory::{kmap, linear, tables, zones};
@@ -207,9 +208,9 @@ impl Smmu {
             let more = queue.drain(|report| match report {
                 Report::Event(event) => {
                     kprintln!("{event}");
-                    keep(recent, count, event);
+                    self.keep(recent, count, event);
                 }
-                Report::Quiet(event) => keep(recent, count, event),
+                Report::Quiet(event) => self.keep(recent, count, event),
                 Report::Dropped(dropped) => {
                     kprintln!("smmu: sid={} {} more events", dropped.stream, dropped.count);
                 }
@@ -221,6 +222,12 @@ impl Smmu {
         }
         drop(events);
         self.commands.service();
+    }
+
+    fn keep(&self, recent: &mut [Option<Event>; KEPT], count: &mut usize, event: Event) {
+        quarantine::note(self, event.stream);
+        recent[*count % KEPT] = Some(event);
+        *count += 1;
     }
 
     /// The last events (at most 16), oldest first, and how many there were in all. Forgets them.
@@ -236,11 +243,6 @@ impl Handler for Smmu {
     fn handle(&self) {
         self.service();
     }
-}
-
-fn keep(recent: &mut [Option<Event>; KEPT], count: &mut usize, event: Event) {
-    recent[*count % KEPT] = Some(event);
-    *count += 1;
 }
 
 fn refusal(error: StreamError) -> DmaError {

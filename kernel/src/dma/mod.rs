@@ -3,7 +3,8 @@
 //! - [`coherent`]: [`alloc`](coherent::alloc) a buffer for a device, or for devices to come; a driver's [`Space`].
 //! - [`Buffer`], [`Attachment`]: a buffer lives until its last view is gone, an attachment is one of them.
 //! - [`stream`]: lend memory that exists already.
-//! - [`Device`], [`Domain`]: who can reach what, at which addresses; [`iommu`] has the SMMU's locks.
+//! - [`Device`], [`Domain`]: who can reach what, at which addresses; [`iommu`] has the SMMU's locks, [`quarantine`] what
+//!   becomes of a device that tries more.
 //! - [`counters`], [`trace`], [`inject`], [`audit`]: what it costs, what happens, what if it fails, what is mapped twice.
 //!
 //! `doc/life-of-a-dma-buffer.md` tells it in order.
@@ -18,6 +19,7 @@ mod domain;
 mod frames;
 pub mod inject;
 pub mod iommu;
+pub mod quarantine;
 pub mod stream;
 pub mod trace;
 mod translated;

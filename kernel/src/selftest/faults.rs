@@ -2,13 +2,14 @@
 
 use super::device::{edu, frame_at, peek, poke, read_in, with_page, write_out};
 use super::{Outcome, Test};
-use crate::devices::edu::Edu;
-use crate::dma::{self, Attachment};
-use crate::{check, pass, skip};
+use crate::devices::{self, edu::Edu};
+use crate::dma::{self, Attachment, quarantine};
+use crate::{check, pass, sched, skip};
 use addr::{Iova, MemoryType, PAGE_SIZE, PhysAddr};
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use arch::timer::Deadline;
 use dma_api::{Attrs, Direction, Stream};
 use smmu_spec::{Event, EventKind};
 
@@ -19,7 +20,11 @@ pub const TESTS: &[Test] = &[
     Test { name: "smmu.one_byte_past_the_end_is_aborted", run: one_byte_past_the_end_is_aborted },
     Test { name: "smmu.read_only_stream_is_not_written", run: read_only_stream_is_not_written },
     Test { name: "smmu.detached_stream_is_aborted", run: detached_stream_is_aborted },
+    Test { name: "smmu.a_device_that_keeps_faulting_is_blocked", run: keeps_faulting },
 ];
+
+/// How long it may take until somebody runs.
+const PATIENCE_NS: u64 = 5_000_000_000;
 
 /// The device, if an SMMU translates for it.
 fn translated() -> Option<&'static Edu> {
@@ -163,4 +168,53 @@ fn detached_stream_is_aborted() -> Outcome {
     write_out(edu, at + 64, 6)?;
     check!(peek(&buffer, 64, 6) == b"again!", "attached again, the device does not reach the buffer");
     pass!("stream {:?}: nothing arrived while detached, everything after", edu.device().stream())
+}
+
+/// Faults that the test lets the device have; one transfer to nowhere makes more.
+const LIMIT: u64 = 512;
+/// Where nothing is mapped.
+const NOWHERE: Iova = Iova::new(0x0abc_d000);
+
+fn keeps_faulting() -> Outcome {
+    let Some(edu) = translated() else { skip!("no SMMU") };
+    let buffer = new_buffer(edu, PAGE_SIZE)?;
+    edu.device().set_fault_limit(LIMIT);
+    let seen = until_blocked(edu).and_then(|faults| while_blocked(edu, &buffer).map(|()| faults));
+    edu.device().set_fault_limit(quarantine::DEFAULT_LIMIT);
+    edu.device().rearm().map_err(|error| error.to_string())?;
+    let faults = seen?;
+    check!(edu.device().faults() == 0, "{} faults before it did anything", edu.device().faults());
+    poke(&buffer, 0, b"again!");
+    read_in(edu, buffer.range().start(), 6)?;
+    write_out(edu, buffer.range().start() + 64, 6)?;
+    check!(peek(&buffer, 64, 6) == b"again!", "armed again, the device does not reach the buffer");
+    pass!("blocked after {faults} faults, the limit was {LIMIT}; then silent, and armed again")
+}
+
+/// How many faults it took.
+fn until_blocked(edu: &Edu) -> Result<u64, String> {
+    write_out(edu, NOWHERE, PAGE_SIZE)?;
+    let deadline = Deadline::in_ns(PATIENCE_NS);
+    while !edu.device().is_quarantined() {
+        check!(!deadline.passed(), "not blocked after {} faults", edu.device().faults());
+        sched::yield_now();
+    }
+    Ok(edu.device().faults())
+}
+
+/// Nothing arrives any more, and nothing is recorded; other devices go on.
+fn while_blocked(edu: &Edu, buffer: &Attachment) -> Result<(), String> {
+    let before = edu.device().faults();
+    poke(buffer, 0, b"before");
+    write_out(edu, buffer.range().start(), 6)?;
+    write_out(edu, NOWHERE, PAGE_SIZE)?;
+    check!(peek(buffer, 0, 6) == b"before", "a blocked device wrote");
+    check!(edu.device().faults() == before, "{} more faults", edu.device().faults() - before);
+    let Some(&other) = devices::edus().get(1) else { return Ok(()) };
+    let theirs = new_buffer(other, PAGE_SIZE)?;
+    poke(&theirs, 0, b"theirs");
+    read_in(other, theirs.range().start(), 6)?;
+    write_out(other, theirs.range().start() + 64, 6)?;
+    check!(peek(&theirs, 64, 6) == b"theirs", "another device is blocked too");
+    Ok(())
 }

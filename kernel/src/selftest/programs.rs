@@ -55,6 +55,7 @@ pub(super) const TESTS: &[Test] = probes! {
     "edu_copies_own_pages" by passes_with_edu "edu-pages",
     "a_buffer_unmapped_under_a_device_stays" by passes_with_edu "edu-hold",
     "edu_refuses_what_makes_no_sense" by passes_with_edu "edu-refuses",
+    "who_uses_a_blocked_device_is_told" by passes_with_edu "edu-quarantine",
     "a_null_pointer_ends_it" by dies "segfault",
     "the_kernels_addresses_end_it" by dies "kernel-address",
     "code_cannot_be_written" by dies "write-code",

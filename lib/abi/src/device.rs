@@ -56,7 +56,8 @@ pub struct EduCopy {
     pub len: u64,
 }
 
-/// Starts a copy and sleeps until the device's interrupt says that it is over.
+/// Starts a copy and sleeps until the device's interrupt says that it is over. `EIO`: the IOMMU aborted some of it, or all
+/// since the device was blocked for its faults; whoever opens the device next gets it back.
 pub const EDU_COPY: Ioctl = Ioctl::new::<EduCopy>(Direction::Write, b'E', 2);
 
 /// The same for memory of the program that is no dma-buf: its pages are pinned and mapped for the device while it runs.

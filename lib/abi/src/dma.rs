@@ -42,7 +42,8 @@ pub struct BufferSync {
     pub flags: u64,
 }
 
-/// Brackets the program's access to a dma-buf.
+/// Brackets the program's access to a dma-buf. `EIO`: a device that has it was blocked for its faults, so that what it
+/// should have written may not be there; `poll` reports `POLLERR` meanwhile.
 pub const DMA_BUF_IOCTL_SYNC: Ioctl = Ioctl::new::<BufferSync>(Direction::Write, b'b', 0);
 
 /// Where one chunk of a buffer is; `len` bytes each, in the order of the buffer.

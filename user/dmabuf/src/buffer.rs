@@ -55,7 +55,7 @@ impl Buffer {
     /// Says that this program starts (or with `END` stops) to read or write what a device writes or reads.
     ///
     /// # Errors
-    /// `EINVAL` for flags that mean nothing.
+    /// `EINVAL` for flags that mean nothing, `EIO` if a device that has it was blocked for its faults.
     pub fn sync(&self, flags: SyncFlags) -> io::Result<()> {
         request(self, DMA_BUF_IOCTL_SYNC, &mut BufferSync { flags: flags.bits() })
     }

@@ -54,7 +54,8 @@ impl Edu {
     /// Copies from memory, at the device's address, into the device's own buffer.
     ///
     /// # Errors
-    /// `EINVAL` if it does not fit into the device's buffer, `ERANGE` past what the device can address.
+    /// `EINVAL` if it does not fit into the device's buffer, `ERANGE` past what the device can address, `EIO` if the IOMMU
+    /// aborted some of it.
     pub fn load(&self, address: u64, len: u64, buffer_offset: u64) -> io::Result<()> {
         self.copy(EDU_COPY, EDU_TO_DEVICE, address, len, buffer_offset)
     }

@@ -1,5 +1,8 @@
 //! `/dev/edu0`: copies through buffers and through this program's own pages, and what the device may hold.
 
+use std::os::fd::{AsFd, AsRawFd};
+
+use abi::dma::SyncFlags;
 use dmabuf::{Buffer, Edu, Heap, Imported, Protection, SYSTEM, View};
 
 use crate::outcome::{Outcome, ensure, refused};
@@ -98,6 +101,40 @@ pub fn refuses(_: &[String]) -> Outcome {
     refused("an offset that wraps", edu.load(at, 8, u64::MAX - 3), libc::EINVAL)?;
     refused("a length that wraps", edu.load(at, u64::MAX, 1), libc::EINVAL)?;
     refused("a file that is no buffer", edu.import(&std::io::stdout()).map(drop), libc::EINVAL)
+}
+
+/// A copy to where nothing is says so; a device that goes on with that is blocked, its buffer's owner is told, and who opens
+/// it next gets it back.
+pub fn quarantine(_: &[String]) -> Outcome {
+    const NOWHERE: u64 = 0x0abc_d000;
+    const READ: SyncFlags = SyncFlags::READ;
+    let edu = Edu::open()?;
+    let buffer = buffer(MIB)?;
+    let imported = edu.import(&buffer)?;
+    ensure(!is_failed(&buffer, 0)?, || "an error before there was one".into())?;
+    // Each of these is a thousand faults, and a few thousand are too many.
+    let mut copies = 0;
+    while !is_failed(&buffer, 100)? {
+        refused("a copy to nowhere", edu.store(NOWHERE, PIECE, 0), libc::EIO)?;
+        copies += 1;
+        ensure(copies < 100, || format!("not blocked after {copies} copies to nowhere"))?;
+    }
+    refused("a copy by a blocked device", edu.load(imported.address, PIECE, 0), libc::EIO)?;
+    refused("the data of a blocked device", buffer.sync(READ), libc::EIO)?;
+    let again = Edu::open()?;
+    ensure(!is_failed(&buffer, 0)?, || "still an error".into())?;
+    again.load(imported.address, PIECE, 0)?;
+    buffer.sync(READ)?;
+    println!("  blocked after {copies} copies to nowhere");
+    Ok(())
+}
+
+/// Waits for an error of `buffer`, but not longer than `milliseconds`.
+fn is_failed(buffer: &Buffer, milliseconds: i32) -> std::io::Result<bool> {
+    let mut wanted = libc::pollfd { fd: buffer.as_fd().as_raw_fd(), events: 0, revents: 0 };
+    // SAFETY: one valid entry, which nobody else uses.
+    let ready = unsafe { libc::poll(&raw mut wanted, 1, milliseconds) };
+    if ready < 0 { Err(std::io::Error::last_os_error()) } else { Ok(wanted.revents & libc::POLLERR != 0) }
 }
 
 /// Dies while the device holds a buffer: the kernel has to take everything back.

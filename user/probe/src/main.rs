@@ -64,6 +64,7 @@ const PROBES: &[Probe] = &[
     ("edu-pages", End::Passes, device::pages),
     ("edu-hold", End::Passes, device::hold),
     ("edu-refuses", End::Passes, device::refuses),
+    ("edu-quarantine", End::Passes, device::quarantine),
     // Its threads go on until the program ends, so it comes last of those that pass.
     ("loops", End::Passes, threads::endless_loops),
     ("share-write", End::Asked, share::write),

@@ -9,7 +9,7 @@ use crate::user::address_space::Behind;
 use crate::user::process::Process;
 use abi::Errno;
 use abi::dma::*;
-use abi::file::{S_IFREG, SEEK_END, SEEK_SET, Stat};
+use abi::file::{PollEvents, S_IFREG, SEEK_END, SEEK_SET, Stat};
 use addr::{Order, PAGE_SIZE, UserVa};
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
@@ -35,13 +35,22 @@ impl DmaBuf {
         all.push(Arc::downgrade(attachment));
     }
 
+    /// The devices that have it. Not to be dropped under a lock: the last of an attachment waits for the IOMMU.
+    fn attachments(&self) -> Vec<Arc<Attachment>> {
+        self.attachments.lock().iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Whether a device that has it was blocked for its faults, so that what it should have written may not be there.
+    fn is_in_quarantine(&self) -> bool {
+        self.attachments().iter().any(|attachment| attachment.device().is_quarantined())
+    }
+
     /// Hands the data over between the program and devices that do not see the CPUs' caches, if it is with any.
-    fn sync(&self, to: Side, direction: Direction) {
-        // Taken out of the lock: dropping the last of an attachment waits for the IOMMU.
-        let attachments: Vec<_> = self.attachments.lock().iter().filter_map(Weak::upgrade).collect();
-        if attachments.iter().any(|attachment| !attachment.device().is_coherent()) {
+    fn sync(&self, to: Side, direction: Direction) -> Result<(), Errno> {
+        if self.attachments().iter().any(|attachment| !attachment.device().is_coherent()) {
             self.buffer.sync(to, direction);
         }
+        if self.is_in_quarantine() { Err(Errno::EIO) } else { Ok(()) }
     }
 
     /// The address that the first device which still has it knows it by.
@@ -130,7 +139,7 @@ impl File for DmaBufFile {
         if request == DMA_BUF_IOCTL_SYNC.raw() {
             let sync: BufferSync = memory.read(at)?;
             let (side, direction) = decode_sync(sync.flags)?;
-            self.0.sync(side, direction);
+            self.0.sync(side, direction)?;
         } else if request == DMA_BUF_CHUNKS.raw() {
             self.describe(memory, at)?;
         } else if request == DMA_BUF_LEAVES.raw() {
@@ -141,6 +150,11 @@ impl File for DmaBufFile {
             return Err(Errno::ENOTTY);
         }
         Ok(0)
+    }
+
+    fn poll(&self) -> PollEvents {
+        let usable = PollEvents::IN | PollEvents::OUT;
+        if self.0.is_in_quarantine() { usable | PollEvents::ERR } else { usable }
     }
 
     fn dma_buf(&self) -> Option<&Arc<DmaBuf>> {

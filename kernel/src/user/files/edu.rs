@@ -13,7 +13,7 @@ use crate::user::access::UserMemory;
 use crate::user::process::Process;
 use abi::Errno;
 use abi::device::*;
-use abi::file::Stat;
+use abi::file::{PollEvents, Stat};
 use addr::{AddrRange, Iova, UserVa};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -27,9 +27,10 @@ pub struct EduFile {
 }
 
 impl EduFile {
-    /// An open `edu`.
-    pub fn new(edu: &'static Edu) -> Self {
-        Self { edu, imports: SpinLock::new(Vec::new()) }
+    /// An open `edu`. If it was blocked for its faults, it gets another chance.
+    pub fn new(edu: &'static Edu) -> Result<Self, Errno> {
+        edu.device().rearm().map_err(errno)?;
+        Ok(Self { edu, imports: SpinLock::new(Vec::new()) })
     }
 
     fn import(&self, process: &Process, at: UserVa) -> Result<(), Errno> {
@@ -70,14 +71,20 @@ impl EduFile {
     }
 
     fn copy(&self, memory: Iova, copy: &EduCopy) -> Result<(), Errno> {
-        let direction = direction(copy)?;
+        let (direction, device) = (direction(copy)?, self.edu.device());
+        if device.is_quarantined() {
+            return Err(Errno::EIO);
+        }
+        let faults = device.faults();
         let transfer = Transfer { direction, memory, offset: copy.buffer_offset, len: copy.len };
         self.edu.transfer(transfer).map_err(|error| match error {
             EduError::OutsideBuffer { .. } => Errno::EINVAL,
             EduError::PastMask { .. } => Errno::ERANGE,
             EduError::Busy => Errno::EBUSY,
             _ => Errno::EIO,
-        })
+        })?;
+        // The device itself does not know.
+        if device.faults() == faults { Ok(()) } else { Err(Errno::EIO) }
     }
 
     /// Lends the program's own pages to the device for one copy.
@@ -109,6 +116,10 @@ fn direction(copy: &EduCopy) -> Result<Direction, Errno> {
 }
 
 impl File for EduFile {
+    fn poll(&self) -> PollEvents {
+        if self.edu.device().is_quarantined() { PollEvents::ERR } else { PollEvents::IN | PollEvents::OUT }
+    }
+
     fn stat(&self) -> Stat {
         stat_device(Device::Edu.number())
     }

@@ -161,7 +161,7 @@ impl Device {
             Self::Null => OpenFile::new(null::Null, flags),
             Self::Heap(heap) => OpenFile::new(HeapFile::new(heap), flags),
             Self::Edu => {
-                OpenFile::new(edu::EduFile::new(devices::edus().first().ok_or(Errno::ENXIO)?), flags)
+                OpenFile::new(edu::EduFile::new(devices::edus().first().ok_or(Errno::ENXIO)?)?, flags)
             }
         })
     }

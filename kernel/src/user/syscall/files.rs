@@ -206,9 +206,10 @@ fn deadline(call: &Call<'_>) -> Result<Option<u64>, Errno> {
 /// Says in `fd` what is there, and whether that is anything.
 fn look(call: &Call<'_>, fd: &mut PollFd) -> bool {
     let always = PollEvents::ERR | PollEvents::HUP | PollEvents::NVAL;
-    let found = match call.process().files.lock().get(fd.fd) {
+    let file = call.process().files.lock().get(fd.fd).map(|open| open.file.clone());
+    let found = match file {
         _ if fd.fd < 0 => PollEvents::empty(),
-        Ok(open) => open.file.file().poll() & (PollEvents::from_bits_retain(fd.events) | always),
+        Ok(open) => open.file().poll() & (PollEvents::from_bits_retain(fd.events) | always),
         Err(_) => PollEvents::NVAL,
     };
     fd.revents = found.bits();

@@ -1,0 +1,200 @@
+//! What becomes of a device that does what it may not: its faults are counted, and at its limit the SMMU is told to
+//! abort whatever it does, without another record, until its driver arms it again ([`Device::rearm`]).
+//!
+//! An interrupt handler counts, and must not wait for the SMMU; so a thread does the blocking.
+
+use super::device::Device;
+use super::iommu::Smmu;
+use crate::sched::{self, Waiters};
+use crate::sync::SpinLock;
+use addr::StreamId;
+use alloc::sync::{Arc, Weak};
+use alloc::vec::Vec;
+use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use core::sync::atomic::{AtomicU8, AtomicU64};
+
+/// Faults that a device may have before it is blocked, unless its driver says otherwise. Every transaction that an SMMU
+/// aborts is one; QEMU makes one of every four bytes.
+pub const DEFAULT_LIMIT: u64 = 4096;
+
+/// A device may do DMA.
+const ARMED: u8 = 0;
+/// Its limit is reached; the thread has not come to it yet.
+const WANTED: u8 = 1;
+/// Somebody changes what the SMMU does with it.
+const CHANGING: u8 = 2;
+/// The SMMU aborts what it does.
+const QUARANTINED: u8 = 3;
+
+/// The faults of one device.
+#[derive(Debug)]
+pub(super) struct Faults {
+    /// Since it was armed.
+    count: AtomicU64,
+    limit: AtomicU64,
+    state: AtomicU8,
+}
+
+impl Faults {
+    pub(super) const fn new() -> Self {
+        Self { count: AtomicU64::new(0), limit: AtomicU64::new(DEFAULT_LIMIT), state: AtomicU8::new(ARMED) }
+    }
+
+    pub(super) fn count(&self) -> u64 {
+        self.count.load(Relaxed)
+    }
+
+    pub(super) fn set_limit(&self, limit: u64) {
+        self.limit.store(limit.max(1), Relaxed);
+    }
+
+    pub(super) fn is_quarantined(&self) -> bool {
+        self.state.load(Acquire) == QUARANTINED
+    }
+
+    /// Notes a fault; whether it is the one that goes too far.
+    fn add(&self) -> bool {
+        let count = self.count.fetch_add(1, Relaxed) + 1;
+        count >= self.limit.load(Relaxed) && self.change(ARMED, WANTED)
+    }
+
+    fn is_wanted(&self) -> bool {
+        self.state.load(Acquire) == WANTED
+    }
+
+    fn change(&self, from: u8, to: u8) -> bool {
+        self.state.compare_exchange(from, to, AcqRel, Relaxed).is_ok()
+    }
+
+    /// Runs `block` if the limit is reached. If that succeeds the device is in quarantine; if not, it is tried again after
+    /// as many faults.
+    pub(super) fn quarantine<E>(&self, block: impl FnOnce() -> Result<(), E>) -> Option<Result<(), E>> {
+        self.change(WANTED, CHANGING).then(|| {
+            let result = block();
+            self.settle(if result.is_ok() { QUARANTINED } else { ARMED });
+            result
+        })
+    }
+
+    fn settle(&self, state: u8) {
+        if state == ARMED {
+            self.count.store(0, Relaxed);
+        }
+        self.state.store(state, Release);
+    }
+
+    /// Runs `unblock` if the device is in quarantine; if that succeeds it counts from 0.
+    pub(super) fn rearm<E>(&self, unblock: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
+        if !self.change(QUARANTINED, CHANGING) {
+            return Ok(());
+        }
+        let result = unblock();
+        self.settle(if result.is_ok() { ARMED } else { QUARANTINED });
+        result
+    }
+}
+
+/// A device whose stream's events are its faults.
+struct Watched {
+    smmu: &'static Smmu,
+    stream: StreamId,
+    faults: Arc<Faults>,
+    device: Weak<Device>,
+}
+
+impl Watched {
+    fn is(&self, smmu: &Smmu, stream: StreamId) -> bool {
+        core::ptr::eq(self.smmu, smmu) && self.stream == stream
+    }
+}
+
+/// Taken by interrupt handlers too.
+static WATCHED: SpinLock<Vec<Watched>> = SpinLock::new(Vec::new());
+/// The thread.
+static WAITING: Waiters = Waiters::new();
+
+/// Counts the faults of `device` from now on.
+pub(super) fn watch(smmu: &'static Smmu, stream: StreamId, faults: Arc<Faults>, device: Weak<Device>) {
+    WATCHED.lock().push(Watched { smmu, stream, faults, device });
+}
+
+/// Stops counting for a stream.
+pub(super) fn forget(smmu: &Smmu, stream: StreamId) {
+    WATCHED.lock().retain(|watched| !watched.is(smmu, stream));
+}
+
+/// Notes a fault. For interrupt handlers.
+pub(super) fn note(smmu: &Smmu, stream: StreamId) {
+    let too_far = {
+        let watched = WATCHED.lock();
+        watched.iter().find(|watched| watched.is(smmu, stream)).is_some_and(|watched| watched.faults.add())
+    };
+    if too_far {
+        WAITING.wake_all();
+    }
+}
+
+/// Starts the thread that puts devices into quarantine.
+///
+/// # Errors
+/// There is no memory for a thread.
+pub fn start() -> Result<(), sched::OutOfMemory> {
+    sched::spawn("quarantine", || {
+        loop {
+            if let Ok(device) = WAITING.wait_until(None, next) {
+                device.quarantine();
+            }
+        }
+    })
+    .map(|_| ())
+}
+
+/// A device whose limit is reached.
+fn next() -> Option<Arc<Device>> {
+    let watched = WATCHED.lock();
+    watched.iter().filter(|watched| watched.faults.is_wanted()).find_map(|watched| watched.device.upgrade())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn done() -> Result<(), ()> {
+        Ok(())
+    }
+
+    #[test]
+    fn a_device_is_blocked_once_at_its_limit_and_armed_again_by_its_driver() {
+        let faults = Faults::new();
+        faults.set_limit(3);
+        assert_eq!([faults.add(), faults.add(), faults.add(), faults.add()], [false, false, true, false]);
+        assert_eq!(faults.quarantine(done), Some(Ok(())));
+        assert_eq!(faults.quarantine(done), None, "it is done already");
+        assert!(faults.is_quarantined() && !faults.add());
+        faults.rearm(done).unwrap();
+        assert_eq!((faults.is_quarantined(), faults.count()), (false, 0));
+        assert_eq!(faults.quarantine(done), None, "below its limit");
+    }
+
+    #[test]
+    fn a_device_that_cannot_be_blocked_is_tried_again() {
+        let faults = Faults::new();
+        faults.set_limit(2);
+        assert!(!faults.add() && faults.add());
+        assert_eq!(faults.quarantine(|| Err("no answer")), Some(Err("no answer")));
+        assert_eq!((faults.is_quarantined(), faults.count()), (false, 0));
+        assert!(!faults.add() && faults.add());
+    }
+
+    #[test]
+    fn a_device_that_cannot_be_armed_stays_in_quarantine() {
+        let faults = Faults::new();
+        faults.set_limit(1);
+        assert!(faults.add());
+        assert_eq!(faults.quarantine(done), Some(Ok(())));
+        assert_eq!(faults.rearm(|| Err("no answer")), Err("no answer"));
+        assert!(faults.is_quarantined());
+        assert_eq!(faults.rearm(|| Ok::<_, &str>(())), Ok(()));
+        faults.rearm(|| -> Result<(), &str> { panic!("it is armed already") }).unwrap();
+    }
+}
