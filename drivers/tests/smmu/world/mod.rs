@@ -7,6 +7,8 @@
 //! reaches the device only when its cache line is cleaned and a DSB completes that, and the CPU sees what the device
 //! wrote only after dropping the line.
 
+pub mod rig;
+
 use addr::{AddrRange, KernelVa, PAGE_SIZE, PhysAddr};
 use arch::fake::Event;
 use drivers::fake::FakeRegisters;

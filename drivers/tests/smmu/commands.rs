@@ -1,0 +1,127 @@
+//! The command queue: errors, restarts, order.
+
+use super::*;
+
+#[test]
+fn a_refused_command_is_replaced_and_the_rest_still_happens() {
+    let mut rig = rig(Ids::STAGE1, Walks::NonCoherent);
+    let mut domain = rig.attached(STREAM);
+    rig.map(&mut domain, 0x1000, &[chunk(0x8000, 0)]).unwrap();
+    assert!(rig.reach(0x1000).is_some());
+    let stale = rig.unmap(&mut domain, 0x1000, 1, ());
+    // Illegal without stage 2.
+    let illegal = Command::TlbiS12Vmall { vmid: addr::Vmid::new(0) };
+    let batch = [illegal, Command::TlbiNsnhAll];
+    let error = rig.commands.borrow_mut().run(batch);
+    assert_eq!(error, Err(CommandError::Illegal { words: illegal.encode() }));
+    assert_eq!(rig.reach(0x1000), None, "the second command was lost");
+    assert_eq!(rig.commands.borrow().counters().illegal, 1);
+    let errors = rig.commands.borrow_mut().service_errors();
+    assert_eq!(errors.to_string(), "smmu: global error CMDQ_ERR");
+    rig.free(stale);
+    assert!(rig.commands.borrow_mut().service_errors().is_empty());
+}
+
+#[test]
+fn two_refused_commands_in_a_batch_are_both_replaced() {
+    let rig = rig(Ids::STAGE1, Walks::Coherent);
+    let illegal = Command::TlbiS12Vmall { vmid: addr::Vmid::new(0) };
+    let batch = [illegal, Command::CfgiAll, illegal, illegal];
+    let error = rig.commands.borrow_mut().run(batch);
+    assert_eq!(error, Err(CommandError::Illegal { words: illegal.encode() }));
+    assert_eq!(rig.commands.borrow().counters().illegal, 3);
+    assert_eq!(rig.commands.borrow_mut().run([]), Ok(()));
+}
+
+#[test]
+fn a_refusal_that_the_interrupt_handler_met_is_still_the_waiters_error() {
+    let rig = rig(Ids::STAGE1, Walks::Coherent);
+    let illegal = Command::TlbiS12Vmall { vmid: addr::Vmid::new(0) };
+    let mut commands = rig.commands.borrow_mut();
+    commands.push(illegal).unwrap();
+    commands.push(Command::Sync).unwrap();
+    commands.publish();
+    rig.world.step();
+    assert_eq!(rig.world.model.borrow().error_interrupts, 1);
+    assert!(!commands.service_errors().is_empty());
+    rig.world.step();
+    assert_eq!(commands.wait(), Err(CommandError::Illegal { words: illegal.encode() }));
+    assert_eq!(commands.run([]), Ok(()));
+}
+
+/// A queue in which another CPU puts a command before and behind each that somebody else writes.
+struct Busy<'a>(&'a RefCell<CommandQueue>, Command);
+
+impl Shared<CommandQueue> for Busy<'_> {
+    fn with<R>(&self, action: impl FnOnce(&mut CommandQueue) -> R) -> R {
+        let queue = &mut *self.0.borrow_mut();
+        let _ = queue.push(self.1);
+        let result = action(queue);
+        let _ = queue.push(self.1);
+        queue.publish();
+        result
+    }
+}
+
+#[test]
+fn nobody_is_told_of_anothers_refused_commands() {
+    let mut rig = rig(Ids::STAGE1, Walks::Coherent);
+    let mut domain = rig.attached(STREAM);
+    rig.map(&mut domain, 0x1000, &[chunk(0x8000, 0)]).unwrap();
+    assert!(rig.reach(0x1000).is_some());
+    let stale = rig.unmap(&mut domain, 0x1000, 1, ());
+    let others = Busy(&rig.commands, Command::TlbiS12Vmall { vmid: addr::Vmid::new(0) });
+    let freed = <Domain as iommu::Domain>::invalidate(&others, stale).unwrap();
+    freed.take(&mut rig.source);
+    assert_eq!(rig.reach(0x1000), None);
+    assert!(rig.commands.borrow().counters().illegal >= 1);
+}
+
+#[test]
+fn who_was_passed_by_a_full_turn_of_the_queue_sees_its_end() {
+    let mut rig = rig(Ids::SMALL, Walks::NonCoherent);
+    let mut domain = rig.attached(STREAM);
+    for page in 0..3000u64 {
+        rig.map(&mut domain, 0x1000 + page % 7 * 0x1000, &[chunk(0x8000, 0)]).unwrap();
+        let stale = rig.unmap(&mut domain, 0x1000 + page % 7 * 0x1000, 1, ());
+        let others = Busy(&rig.commands, Command::TlbiNsnhAll);
+        let freed = <Domain as iommu::Domain>::invalidate(&others, stale).unwrap();
+        freed.take(&mut rig.source);
+    }
+}
+
+#[test]
+fn a_queue_that_aborts_once_is_read_again() {
+    let rig = rig(Ids::NESTED, Walks::Coherent);
+    rig.world.bad_reads.set(1);
+    assert_eq!(rig.commands.borrow_mut().run([Command::CfgiAll]), Ok(()));
+    rig.world.bad_reads.set(u32::MAX);
+    let error = rig.commands.borrow_mut().run([Command::CfgiAll]);
+    assert_eq!(error, Err(CommandError::Stopped { code: 2 }));
+    rig.world.bad_reads.set(0);
+    assert_eq!(rig.commands.borrow_mut().run([Command::CfgiAll]), Ok(()));
+}
+
+#[test]
+fn a_consumer_index_outside_of_the_queue_is_an_error() {
+    let rig = rig(Ids::NESTED, Walks::Coherent);
+    rig.world.model.borrow_mut().hung = true;
+    rig.world.after_step.set(Some(|world| world.set_register(0x9c, 0x77)));
+    let error = rig.commands.borrow_mut().run([]);
+    assert_eq!(error, Err(CommandError::Nonsense { consumed: 0x77 }));
+}
+
+#[test]
+fn commands_are_seen_before_they_are_announced() {
+    let rig = rig(Ids::NESTED, Walks::NonCoherent);
+    thread_local!(static ANNOUNCED: RefCell<Vec<u32>> = const { RefCell::new(Vec::new()) });
+    rig.world.watch.set(Some(|world, event| {
+        if event == arch::fake::Event::Barrier("dsb_sy") {
+            ANNOUNCED.with_borrow_mut(|seen| seen.push(world.register(0x98)));
+        }
+    }));
+    let before = rig.world.register(0x98);
+    rig.commands.borrow_mut().run([Command::CfgiAll]).unwrap();
+    assert_eq!(ANNOUNCED.take(), [before], "one barrier, and PROD after it");
+    assert_eq!(rig.world.register(0x98), before + 2);
+}

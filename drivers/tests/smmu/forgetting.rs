@@ -1,0 +1,138 @@
+//! What was unmapped: how long it is reachable, and what it costs to make the SMMU forget.
+
+use super::*;
+
+#[test]
+fn unmapped_memory_stays_reachable_until_invalidated() {
+    for (ids, walks) in kinds() {
+        let mut rig = rig(ids, walks);
+        let mut domain = rig.attached(STREAM);
+        rig.map(&mut domain, 0x1000, &[chunk(0x8000, 0), chunk(0x5000, 0)]).unwrap();
+        assert_eq!((rig.reach(0x1000), rig.reach(0x2000)), (Some(0x8000), Some(0x5000)));
+        let stale = rig.unmap(&mut domain, 0x1000, 2, "frames");
+        assert_eq!(rig.reach(0x1000), Some(0x8000), "the model kept nothing");
+        assert_eq!(rig.free(stale), "frames");
+        assert_eq!((rig.reach(0x1000), rig.reach(0x2000)), (None, None), "{ids:x?} {walks:?}");
+    }
+}
+
+#[test]
+fn a_table_page_is_not_walked_after_it_was_given_back() {
+    for (ids, walks) in kinds() {
+        let mut rig = rig(ids, walks);
+        let mut domain = rig.attached(STREAM);
+        // Two last-level tables: one may stay as a spare, the other goes.
+        rig.map(&mut domain, 0x0, &[chunk(0x8000, 0)]).unwrap();
+        rig.map(&mut domain, 0x20_0000, &[chunk(0x9000, 0)]).unwrap();
+        let tables = domain.table_frames();
+        assert_eq!((rig.reach(0), rig.reach(0x20_0000)), (Some(0x8000), Some(0x9000)));
+        for at in [0, 0x20_0000] {
+            let stale = rig.unmap(&mut domain, at, 1, ());
+            rig.free(stale);
+        }
+        assert!(domain.table_frames() < tables);
+        // A cached pointer would lead into the released frame, which is full of valid-looking descriptors.
+        assert_eq!((rig.reach(0x1000), rig.reach(0x20_1000)), (None, None));
+        rig.map(&mut domain, 0x20_0000, &[chunk(0x7000, 0)]).unwrap();
+        assert_eq!(rig.reach(0x20_0000), Some(0x7000));
+    }
+}
+
+#[test]
+fn one_buffer_costs_one_command_and_one_sync() {
+    let mut rig = rig(Ids::NESTED, Walks::Coherent);
+    let mut domain = rig.attached(STREAM);
+    let before = rig.commands.borrow().counters();
+    let chunks: Vec<_> = (0..512).map(|page| chunk(0x1_0000_0000 + page * 0x2000, 0)).collect();
+    rig.map(&mut domain, 0x20_0000, &chunks).unwrap();
+    let mapped = rig.commands.borrow().counters();
+    assert_eq!(mapped, before, "a new mapping needs no command");
+    let stale = rig.unmap(&mut domain, 0x20_0000, 512, ());
+    rig.free(stale);
+    let after = rig.commands.borrow().counters();
+    assert_eq!((after.commands - before.commands, after.syncs - before.syncs), (2, 1));
+    assert_eq!(after.register_writes - before.register_writes, 1);
+}
+
+#[test]
+fn cutting_a_block_breaks_it_before_it_is_made_anew() {
+    for (ids, walks) in kinds() {
+        let mut rig = rig(ids, walks);
+        let mut domain = rig.attached(STREAM);
+        rig.map(&mut domain, 0x20_0000, &[chunk(0x4000_0000, 9)]).unwrap();
+        assert_eq!(rig.reach(0x20_1000), Some(0x4000_1000));
+        // The model panics if the pages are cached beside the block.
+        let stale = rig.unmap(&mut domain, 0x20_3000, 1, ());
+        rig.free(stale);
+        assert_eq!((rig.reach(0x20_2fff), rig.reach(0x20_3000)), (Some(0x4000_2fff), None));
+        assert_eq!(rig.reach(0x20_4000), Some(0x4000_4000));
+    }
+}
+
+#[test]
+fn a_time_out_gives_nothing_back_and_can_be_tried_again() {
+    let mut rig = rig(Ids::NESTED, Walks::Coherent);
+    let mut domain = rig.attached(STREAM);
+    rig.map(&mut domain, 0x1000, &[chunk(0x8000, 0)]).unwrap();
+    assert!(rig.reach(0x1000).is_some());
+    let stale = rig.unmap(&mut domain, 0x1000, 1, "frames");
+    rig.world.model.borrow_mut().hung = true;
+    let unfinished = <Domain as iommu::Domain>::invalidate(&rig.commands, stale).unwrap_err();
+    let CommandError::TimedOut { produced, consumed, opcode } = unfinished.error else {
+        panic!("{:?}", unfinished.error)
+    };
+    assert_eq!(produced.distance_from(consumed), 2);
+    assert_eq!(opcode, 0x12, "CMD_TLBI_NH_VA");
+    assert_eq!(rig.commands.borrow().counters().time_outs, 1);
+    assert_eq!(rig.reach(0x1000), Some(0x8000));
+    rig.world.model.borrow_mut().hung = false;
+    assert_eq!(rig.free(unfinished.stale), "frames");
+    assert_eq!(rig.reach(0x1000), None);
+}
+
+#[test]
+fn what_the_smmu_never_forgot_is_never_dropped() {
+    let mut rig = rig(Ids::NESTED, Walks::Coherent);
+    let mut domain = rig.attached(STREAM);
+    let frames = Rc::new("frames that go back when dropped");
+    for (hung, held_after) in [(true, 2), (false, 2)] {
+        rig.map(&mut domain, 0x1000, &[chunk(0x8000, 0)]).unwrap();
+        let stale = rig.unmap(&mut domain, 0x1000, 1, frames.clone());
+        rig.world.model.borrow_mut().hung = hung;
+        drop(
+            <Domain as iommu::Domain>::invalidate(&rig.commands, stale)
+                .map(|freed| freed.take(&mut rig.source)),
+        );
+        assert_eq!(Rc::strong_count(&frames), held_after, "hung: {hung}");
+    }
+}
+
+#[test]
+fn batches_larger_than_the_queue_go_in_parts() {
+    let mut rig = rig(Ids::SMALL, Walks::NonCoherent);
+    let mut domain = rig.attached(STREAM);
+    let chunks: Vec<_> = (0..50).map(|page| chunk(0x1_0000_0000 + page * 0x2000, 0)).collect();
+    rig.map(&mut domain, 0x1000, &chunks).unwrap();
+    (0..50).for_each(|page| assert!(rig.reach(0x1000 * (page + 1)).is_some()));
+    let stale = rig.unmap(&mut domain, 0x1000, 50, ());
+    rig.free(stale);
+    (0..50).for_each(|page| assert_eq!(rig.reach(0x1000 * (page + 1)), None));
+    assert!(rig.commands.borrow().counters().commands >= 50);
+}
+
+#[test]
+fn a_lock_is_only_taken_where_it_is_needed() {
+    struct Locked;
+    impl Shared<CommandQueue> for Locked {
+        fn with<R>(&self, _: impl FnOnce(&mut CommandQueue) -> R) -> R {
+            panic!("the command queue was asked for")
+        }
+    }
+    let mut rig = rig(Ids::NESTED, Walks::Coherent);
+    let mut domain = rig.attached(STREAM);
+    let (at, range) = (Iova::new(0), pages_at(0, 513));
+    let chunks = [chunk(0x4000_0000, 9), chunk(0x9000, 0)];
+    iommu::Domain::map(&mut domain, &mut rig.source, &Locked, at, chunks, RW).unwrap();
+    let stale = iommu::Domain::unmap(&mut domain, &mut rig.source, &Locked, range, ()).unwrap();
+    rig.free(stale);
+}

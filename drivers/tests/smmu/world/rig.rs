@@ -1,0 +1,124 @@
+//! A started SMMU and what a kernel would have beside it, with the steps that tests take.
+
+use super::{Source, World};
+use addr::{AddrRange, Chunk, Iova, MemoryType, Order, PAGE_SIZE, Pfn, PhysAddr, StreamId};
+use drivers::iommu::{self, Iommu, MapError, Stale};
+use drivers::smmu::{
+    self, CommandError, CommandQueue, DestroyError, Domain, DomainError, EventQueue, Features, Report,
+    StartError, StreamError, StreamTable, Tags,
+};
+use pagetable::Mapping;
+use smmu_spec::model::{Ids, Outcome};
+use smmu_spec::{Direction, Walks};
+use std::cell::RefCell;
+use std::rc::Rc;
+
+pub const READ: Direction = Direction::Read;
+pub const WRITE: Direction = Direction::Write;
+pub const RW: Mapping = Mapping::read_write(MemoryType::WriteBack);
+pub const STREAM: StreamId = StreamId::new(8);
+
+/// Every kind of SMMU, snooping and not.
+pub fn kinds() -> Vec<(Ids, Walks)> {
+    let ids = [Ids::NESTED, Ids::STAGE1, Ids::STAGE2, Ids::SMALL];
+    ids.into_iter().flat_map(|ids| [(ids, Walks::Coherent), (ids, Walks::NonCoherent)]).collect()
+}
+
+/// A started SMMU and what a kernel would have beside it.
+pub struct Rig {
+    pub world: Rc<World>,
+    pub source: Source,
+    pub features: Features,
+    pub commands: RefCell<CommandQueue>,
+    pub events: EventQueue,
+    pub streams: StreamTable,
+    pub tags: Tags,
+}
+
+pub fn rig(ids: Ids, walks: Walks) -> Rig {
+    Rig::start(World::new(ids, walks)).unwrap()
+}
+
+impl Rig {
+    pub fn start(world: Rc<World>) -> Result<Self, StartError> {
+        let registers = world.registers();
+        let features = Features::probe(&registers).unwrap();
+        let mut source = Source(world.clone());
+        let smmu = smmu::start(registers, features, &mut source, World::clock())?;
+        let (events, streams, tags) = (smmu.events, smmu.streams, smmu.tags);
+        Ok(Self { world, source, features, commands: RefCell::new(smmu.commands), events, streams, tags })
+    }
+
+    pub fn domain(&mut self) -> Result<Domain, DomainError> {
+        let bits = self.features.input_bits();
+        Domain::new(&self.features, &mut self.tags, &mut Source(self.world.clone()), &mut self.source, bits)
+    }
+
+    pub fn attach(&mut self, stream: StreamId, domain: &mut Domain) -> Result<(), StreamError> {
+        self.streams.attach(&self.commands, &mut self.source, stream, domain)
+    }
+
+    pub fn detach(&mut self, stream: StreamId, domain: &mut Domain) -> Result<(), StreamError> {
+        self.streams.detach(&self.commands, stream, domain)
+    }
+
+    pub fn attached(&mut self, stream: StreamId) -> Domain {
+        let mut domain = self.domain().unwrap();
+        self.attach(stream, &mut domain).unwrap();
+        domain
+    }
+
+    pub fn map(
+        &mut self,
+        domain: &mut Domain,
+        at: u64,
+        chunks: &[Chunk],
+    ) -> Result<(), MapError<CommandError>> {
+        let chunks = chunks.iter().copied();
+        iommu::Domain::map(domain, &mut self.source, &self.commands, Iova::new(at), chunks, RW)
+    }
+
+    pub fn unmap<T>(&mut self, domain: &mut Domain, at: u64, pages: u64, held: T) -> Stale<T> {
+        let range = pages_at(at, pages);
+        let unmapped = iommu::Domain::unmap(domain, &mut self.source, &self.commands, range, held);
+        unmapped.unwrap_or_else(|refused| panic!("{:?}", refused.error))
+    }
+
+    pub fn free<T>(&mut self, stale: Stale<T>) -> T {
+        let freed = <Domain as iommu::Domain>::invalidate(&self.commands, stale);
+        freed.unwrap_or_else(|unfinished| panic!("{:?}", unfinished.error)).take(&mut self.source)
+    }
+
+    pub fn destroy(&mut self, domain: Domain) -> Result<(), DestroyError> {
+        let regions = &mut Source(self.world.clone());
+        domain.destroy(&self.commands, &mut self.tags, regions, &mut self.source)
+    }
+
+    pub fn access(&self, stream: StreamId, at: u64, direction: Direction) -> Outcome {
+        self.world.model.borrow_mut().access(stream, at, direction)
+    }
+
+    /// Where an access of [`STREAM`] ends up, if it is translated.
+    pub fn reach(&self, at: u64) -> Option<u64> {
+        match self.access(STREAM, at, WRITE) {
+            Outcome::Translated { to, .. } => Some(to),
+            Outcome::Bypassed => panic!("{at:#x} is not translated"),
+            Outcome::Aborted(_) => None,
+        }
+    }
+
+    pub fn reports(&mut self) -> Vec<Report> {
+        let mut reports = Vec::new();
+        while self.events.drain(|report| reports.push(report)) {}
+        reports
+    }
+}
+
+pub fn pages_at(at: u64, pages: u64) -> AddrRange<Iova> {
+    AddrRange::from_len(Iova::new(at), pages * PAGE_SIZE).unwrap()
+}
+
+/// A chunk of frames that no table of the world lives in.
+pub fn chunk(at: u64, log2: u8) -> Chunk {
+    Chunk::new(Pfn::containing(PhysAddr::new(at)), Order::new(log2).unwrap()).unwrap()
+}
