@@ -38,6 +38,8 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
             store(entry, below.filter(|_| n == slot).map_or(whole, Descriptor::table));
         }
         m.written(entries);
+        // What is left of it is seen again when this returns, as if it had always been there.
+        m.publish();
         Ok(())
     }
 
