@@ -13,7 +13,7 @@
 //!
 //! Locks are the kernel's: a domain has its own, and what several domains share (a command queue) is passed as a
 //! [`Shared`], which is locked only where it is needed. `map` touches it only to take back its part of a failed
-//! mapping, `unmap` only when the range cuts a block.
+//! mapping, `unmap` only when the range cuts a block or empties a table.
 
 use crate::region::RegionSource;
 use addr::{AddrRange, Chunk, Iova, PhysAddr, StreamId};

@@ -233,6 +233,11 @@ impl iommu::Domain for Domain {
         match unmapped {
             Ok(stale) => {
                 let forget = self.how.forget(range, stale.is_empty());
+                // The next mapping may put another table where one was unlinked, which is break-before-make: the old one
+                // is forgotten before anybody else gets at the domain (DDI 0487, D8.16.1). If that fails, `invalidate`
+                // tries again.
+                let forgotten = !stale.is_empty() && command_queue::run(commands, forget).is_ok();
+                let forget = if forgotten { Invalidation::NOTHING } else { forget };
                 Ok(Stale::new(held, range, stale, forget))
             }
             Err(error) => Err(NotUnmapped { error, held }),
@@ -244,6 +249,9 @@ impl iommu::Domain for Domain {
         commands: &impl Shared<CommandQueue>,
         stale: Stale<T>,
     ) -> Result<Freed<T>, Unfinished<T, CommandError>> {
+        if stale.forget().is_nothing() {
+            return Ok(stale.freed());
+        }
         match command_queue::run(commands, stale.forget()) {
             Ok(()) => Ok(stale.freed()),
             Err(error) => Err(Unfinished { error, stale }),

@@ -64,6 +64,11 @@ impl Invalidation {
         Self { tag, leaf: false, unit: Unit::Whole, start: Iova::new(0), pages: 1 }
     }
 
+    /// Whether there is nothing to forget.
+    pub const fn is_nothing(&self) -> bool {
+        self.pages == 0
+    }
+
     #[inline]
     fn by_address(&self, extent: Extent) -> Command {
         let scope = Scope { start: self.start, extent, leaf: self.leaf };
