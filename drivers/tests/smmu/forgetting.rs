@@ -136,3 +136,38 @@ fn a_lock_is_only_taken_where_it_is_needed() {
     let stale = iommu::Domain::unmap(&mut domain, &mut rig.source, &Locked, range, ()).unwrap();
     rig.free(stale);
 }
+
+#[test]
+fn a_table_is_replaced_only_after_the_old_one_is_forgotten() {
+    for (ids, walks) in kinds() {
+        let mut rig = rig(ids, walks);
+        let mut domain = rig.attached(STREAM);
+        // Two last-level tables: one may stay as a spare, the other goes.
+        rig.map(&mut domain, 0, &[chunk(0x8000, 0)]).unwrap();
+        rig.map(&mut domain, 0x20_0000, &[chunk(0x9000, 0)]).unwrap();
+        assert_eq!((rig.reach(0), rig.reach(0x20_0000)), (Some(0x8000), Some(0x9000)));
+        let stale = [0, 0x20_0000].map(|at| rig.unmap(&mut domain, at, 1, ()));
+        // Another CPU maps beside what was unmapped before the first one has had its invalidation.
+        for (at, to) in [(0x1000, 0x5000), (0x20_1000, 0x6000)] {
+            rig.map(&mut domain, at, &[chunk(to, 0)]).unwrap();
+            assert_eq!(rig.reach(at), Some(to), "the device walks a table that is unlinked");
+        }
+        stale.into_iter().for_each(|stale| rig.free(stale));
+    }
+}
+
+#[test]
+fn what_is_left_of_a_block_is_there_when_the_rest_is_gone() {
+    for (ids, walks) in kinds() {
+        let world = World::with_order(ids, walks, Order::Weak);
+        let mut rig = Rig::start(world).unwrap();
+        let mut domain = rig.attached(STREAM);
+        let chunks = [chunk(0x4000_0000, 9), chunk(0x3000_0000, 4)];
+        rig.map(&mut domain, 0x20_0000, &chunks).unwrap();
+        for (gone, left, to) in [(0x20_3000, 0x20_4000, 0x4000_4000), (0x40_3000, 0x40_4000, 0x3000_4000)] {
+            let stale = rig.unmap(&mut domain, gone, 1, ());
+            assert_eq!(rig.reach(left), Some(to), "{ids:x?} {walks:?}");
+            rig.free(stale);
+        }
+    }
+}

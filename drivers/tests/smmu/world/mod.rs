@@ -1,33 +1,32 @@
 //! A machine in a test: RAM, an SMMU model, the registers between it and the driver, and a clock.
 //!
 //! Nothing runs by itself. The model does a little whenever the driver waits ([`Clock::relax`]), and time passes whenever
-//! somebody looks at it.
-//!
-//! RAM exists twice: as the CPU sees it and as the device does. In a coherent world the two are one; otherwise a store
-//! reaches the device only when its cache line is cleaned and a DSB completes that, and the CPU sees what the device
-//! wrote only after dropping the line.
+//! somebody looks at it. Somebody else may be let in at every barrier, at all cache maintenance and at each step of the
+//! model ([`World::meddle`]).
 
+pub mod bus;
+pub mod numbers;
+pub mod ram;
 pub mod rig;
 
-use addr::{AddrRange, KernelVa, PAGE_SIZE, PhysAddr};
+use addr::{PAGE_SIZE, PhysAddr};
 use arch::fake::Event;
+use bus::{Bus, FakeFile, Tampering};
 use drivers::fake::FakeRegisters;
 use drivers::mmio::Mmio;
 use drivers::region::{Region, RegionSource};
-use drivers::smmu::{Clock, Registers};
+use drivers::smmu::{Clock, PATIENCE, Registers};
 use pagetable::{Entries, TableMemory};
+use ram::{PAGE_WORDS, PAGES, Ram};
 use smmu_spec::Walks;
-use smmu_spec::model::{Ids, Memory, Model, RegisterFile};
+use smmu_spec::model::{Ids, Model};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicU16, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU16, AtomicU64};
 
-/// Where RAM starts and how much there is.
+/// Where RAM starts.
 const RAM: u64 = 0x4000_0000;
-const PAGES: usize = 640;
-const PAGE_WORDS: usize = PAGE_SIZE as usize / 8;
-const LINE_WORDS: usize = 8;
 
 /// The SMMU model of a test.
 pub type Smmu = Model<FakeFile, Bus>;
@@ -35,12 +34,24 @@ pub type Smmu = Model<FakeFile, Bus>;
 /// Somebody who is told of barriers and cache maintenance.
 pub type Watcher = fn(&World, Event);
 
+/// Somebody who is let in whenever anything happens, before it takes effect.
+pub type Meddler = Rc<dyn Fn(&World)>;
+
+/// Which barriers and maintenance do not happen.
+pub type Ignored = Box<dyn Fn(&Event) -> bool>;
+
+/// In which order the SMMU sees what the CPU stores.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Order {
+    /// In the order of the program.
+    Strong,
+    /// In any, between two barriers.
+    Weak,
+}
+
 /// All of it. Tests hold it through [`World::new`]'s `Rc`; the clock and the cache find it by thread.
 pub struct World {
-    cpu: &'static [AtomicU64],
-    device: &'static [AtomicU64],
-    /// Lines that were cleaned, with what they held, until a DSB.
-    cleaning: RefCell<Vec<(usize, [u64; LINE_WORDS])>>,
+    pub ram: Rc<Ram>,
     /// Pages in use, and for tables their counters.
     used: RefCell<BTreeMap<usize, u64>>,
     live: Vec<AtomicU16>,
@@ -53,13 +64,31 @@ pub struct World {
     pub after_step: Cell<Option<fn(&World)>>,
     /// The events of the architecture layer, when they are wanted.
     pub watch: Cell<Option<Watcher>>,
+    pub meddle: RefCell<Option<Meddler>>,
+    /// Barriers and maintenance that do not happen.
+    pub ignored: RefCell<Option<Ignored>>,
+    pub tampering: Tampering,
     time: Cell<u64>,
     file: Rc<FakeRegisters>,
 }
 
 thread_local! {
-    static SPARE: RefCell<Vec<&'static [AtomicU64]>> = const { RefCell::new(Vec::new()) };
+    static SPARE: RefCell<Vec<Rc<FakeRegisters>>> = const { RefCell::new(Vec::new()) };
     static WORLD: RefCell<Option<Rc<World>>> = const { RefCell::new(None) };
+}
+
+/// Registers that read zero: a world's that is gone, since they are never freed.
+fn registers() -> Rc<FakeRegisters> {
+    let registers = SPARE.with_borrow_mut(Vec::pop);
+    let registers = registers.unwrap_or_else(|| Rc::new(FakeRegisters::new(Registers::BYTES as usize)));
+    (0..Registers::BYTES as usize).step_by(4).for_each(|at| registers.set32(at, 0));
+    registers
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        let _ = SPARE.try_with(|spare| spare.borrow_mut().push(self.file.clone()));
+    }
 }
 
 fn with(action: impl FnOnce(&World)) {
@@ -69,50 +98,36 @@ fn with(action: impl FnOnce(&World)) {
     }
 }
 
-/// RAM full of zeroes. It is never freed, as the driver holds it as `'static`, but used again by the thread's next world.
-fn ram() -> &'static [AtomicU64] {
-    if let Some(words) = SPARE.with_borrow_mut(Vec::pop) {
-        words.iter().for_each(|word| word.store(0, Relaxed));
-        return words;
-    }
-    let pages = (PAGES + 1) * PAGE_WORDS;
-    let words: &'static [AtomicU64] = Box::leak((0..pages).map(|_| AtomicU64::new(0)).collect());
-    // Cache lines of the host's addresses and of physical ones have to agree.
-    let skip = (words.as_ptr().addr() % PAGE_SIZE as usize).wrapping_neg() % PAGE_SIZE as usize / 8;
-    &words[skip..skip + PAGES * PAGE_WORDS]
-}
-
-impl Drop for World {
-    fn drop(&mut self) {
-        let same = std::ptr::eq(self.cpu, self.device);
-        let _ = SPARE.try_with(|spare| {
-            spare.borrow_mut().push(self.cpu);
-            spare.borrow_mut().extend((!same).then_some(self.device));
-        });
-    }
-}
-
 impl World {
     /// A machine with this SMMU, whose walks snoop or do not.
-    pub fn new(mut ids: Ids, walks: Walks) -> Rc<Self> {
+    pub fn new(ids: Ids, walks: Walks) -> Rc<Self> {
+        Self::with_order(ids, walks, Order::Strong)
+    }
+
+    /// The same, and what the SMMU sees of the CPU's stores.
+    pub fn with_order(mut ids: Ids, walks: Walks, order: Order) -> Rc<Self> {
         const COHACC: u32 = 1 << 4;
         ids.idr[0] = ids.idr[0] & !COHACC | if walks == Walks::Coherent { COHACC } else { 0 };
-        let cpu = ram();
-        let device = if walks == Walks::Coherent { cpu } else { ram() };
-        let file = Rc::new(FakeRegisters::new(Registers::BYTES as usize));
+        let ram = Rc::new(Ram::new(walks, order));
+        let file = registers();
         let bad_reads = Rc::new(Cell::new(0));
-        let bus = Bus { ram: device, bad_reads: bad_reads.clone() };
+        let tampering = Tampering::default();
+        let (registers, tampering_too) = (file.clone(), tampering.clone());
+        let bus = Bus { ram: ram.clone(), bad_reads: bad_reads.clone(), registers, tampering: tampering_too };
+        let registers =
+            FakeFile { registers: file.clone(), tampering: tampering.clone(), consumed: Cell::new(None) };
         let world = Rc::new(Self {
-            cpu,
-            device,
-            cleaning: RefCell::default(),
+            ram,
             used: RefCell::default(),
             live: (0..PAGES).map(|_| AtomicU16::new(0)).collect(),
             allowance: Cell::new(u64::MAX),
             bad_reads,
-            model: RefCell::new(Model::new(FakeFile(file.clone()), bus, ids)),
+            model: RefCell::new(Model::new(registers, bus, ids)),
             after_step: Cell::new(None),
             watch: Cell::new(None),
+            meddle: RefCell::default(),
+            ignored: RefCell::default(),
+            tampering,
             time: Cell::new(0),
             file,
         });
@@ -153,6 +168,11 @@ impl World {
     }
 
     pub fn step(&self) {
+        if self.model.borrow().hung {
+            // Nothing happens any more; so that patience ends soon.
+            self.pass_microseconds(PATIENCE / 4);
+        }
+        self.let_in();
         self.model.borrow_mut().step();
         if let Some(after_step) = self.after_step.get() {
             after_step(self);
@@ -179,18 +199,19 @@ impl World {
         };
         let first = (0..PAGES - pages as usize + 1).step_by(pages as usize).find(free)?;
         used.insert(first, pages);
-        let words = first * PAGE_WORDS..(first + pages as usize) * PAGE_WORDS;
-        // The CPU's zeroes are in its cache; the device still sees the last owner's.
-        self.cpu[words].iter().for_each(|word| word.store(0, Relaxed));
+        self.ram.zero(first * PAGE_WORDS..(first + pages as usize) * PAGE_WORDS);
         Some(first)
     }
 
     fn give(&self, first: usize) {
         let pages = self.used.borrow_mut().remove(&first).expect("released twice");
-        // Whoever still reads it sees rubbish, and a walker a valid descriptor that leads out of RAM.
-        let words = first * PAGE_WORDS..(first + pages as usize) * PAGE_WORDS;
-        for word in self.cpu[words.clone()].iter().chain(&self.device[words]) {
-            word.store(0x0bad_b743, Relaxed);
+        self.ram.poison(first * PAGE_WORDS..(first + pages as usize) * PAGE_WORDS);
+    }
+
+    fn let_in(&self) {
+        let meddler = self.meddle.borrow().clone();
+        if let Some(meddler) = meddler {
+            meddler(self);
         }
     }
 
@@ -198,42 +219,16 @@ impl World {
         if let Some(watch) = self.watch.get() {
             watch(self, event);
         }
-        match event {
-            Event::Clean(range) => self.lines(range).for_each(|line| self.clean(line)),
-            Event::CleanInvalidate(range) => self.lines(range).for_each(|line| self.drop_line(line)),
-            Event::Barrier("dsb_sy" | "dsb_ish") => {
-                for (line, values) in self.cleaning.take() {
-                    self.store(line, values);
-                }
-            }
-            _ => {}
+        self.let_in();
+        let ignored = self.ignored.borrow().as_ref().is_some_and(|ignored| ignored(&event));
+        if !ignored {
+            self.ram.maintain(event, self.pages().into_iter());
         }
     }
 
-    /// The first words of the cache lines that touch `range`.
-    fn lines(&self, range: AddrRange<KernelVa>) -> impl Iterator<Item = usize> + use<> {
-        let base = self.cpu.as_ptr().addr() as u64;
-        let first = (range.start().raw() - base) / 64;
-        let end = (range.end().raw() - base).div_ceil(64);
-        (first..end).map(|line| line as usize * LINE_WORDS)
-    }
-
-    fn clean(&self, line: usize) {
-        let values = std::array::from_fn(|word| self.cpu[line + word].load(Relaxed));
-        self.cleaning.borrow_mut().push((line, values));
-    }
-
-    /// The CPU's copy goes, as the driver promises that it is clean; the next load comes from memory.
-    fn drop_line(&self, line: usize) {
-        for word in line..line + LINE_WORDS {
-            self.cpu[word].store(self.device[word].load(Relaxed), Relaxed);
-        }
-    }
-
-    fn store(&self, line: usize, values: [u64; LINE_WORDS]) {
-        for (word, value) in self.device[line..].iter().zip(values) {
-            word.store(value, Relaxed);
-        }
+    /// The pages that somebody has.
+    pub fn pages(&self) -> Vec<usize> {
+        self.used.borrow().iter().flat_map(|(&first, &pages)| first..first + pages as usize).collect()
     }
 }
 
@@ -259,7 +254,7 @@ impl RegionSource for Source {
         assert!(bytes.is_power_of_two() && bytes >= PAGE_SIZE, "{bytes:#x}");
         let first = self.0.take(bytes / PAGE_SIZE)?;
         let words = first * PAGE_WORDS..first * PAGE_WORDS + bytes as usize / 8;
-        Some(Region::new(address_of(first), &self.0.cpu[words]))
+        Some(Region::new(address_of(first), &self.0.ram.cpu()[words]))
     }
 
     fn release(&mut self, region: Region) {
@@ -278,7 +273,7 @@ impl TableMemory for Source {
 
     fn entries(&self, table: PhysAddr) -> &Entries {
         let first = page_of(table) * PAGE_WORDS;
-        self.0.cpu[first..first + PAGE_WORDS].try_into().unwrap()
+        self.0.ram.cpu()[first..first + PAGE_WORDS].try_into().unwrap()
     }
 
     fn live(&self, table: PhysAddr) -> &AtomicU16 {
@@ -294,40 +289,5 @@ impl TableMemory for Source {
 
     fn invalidate(&mut self, _: u64, _: u64) {
         panic!("the SMMU driver invalidates by itself");
-    }
-}
-
-/// The registers as the model sees them.
-pub struct FakeFile(Rc<FakeRegisters>);
-
-impl RegisterFile for FakeFile {
-    fn get(&self, offset: usize) -> u32 {
-        self.0.get32(offset)
-    }
-
-    fn set(&self, offset: usize, value: u32) {
-        self.0.set32(offset, value);
-    }
-}
-
-/// RAM as the model sees it.
-pub struct Bus {
-    ram: &'static [AtomicU64],
-    bad_reads: Rc<Cell<u32>>,
-}
-
-impl Memory for Bus {
-    fn read(&self, at: u64) -> Option<u64> {
-        assert!(at.is_multiple_of(8));
-        if let Some(left) = self.bad_reads.get().checked_sub(1) {
-            self.bad_reads.set(left);
-            return None;
-        }
-        let index = word(at).unwrap_or_else(|| panic!("the SMMU reads {at:#x}, which is not RAM"));
-        Some(self.ram[index].load(Relaxed))
-    }
-
-    fn write(&mut self, at: u64, value: u64) -> bool {
-        word(at).map(|index| self.ram[index].store(value, Relaxed)).is_some()
     }
 }

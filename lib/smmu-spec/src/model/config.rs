@@ -67,6 +67,13 @@ impl ConfigCache {
         self.contexts.retain(|_, cached| !cached.doomed);
     }
 
+    /// Loses what is `chosen`.
+    pub fn lose(&mut self, chosen: &mut impl FnMut() -> bool) {
+        self.first_level.retain(|_, _| !chosen());
+        self.entries.retain(|_, _| !chosen());
+        self.contexts.retain(|_, _| !chosen());
+    }
+
     /// Entries, and the context descriptors found through them.
     fn doom_streams(&mut self, first: u32, last: u32) {
         doom(&mut self.entries, |stream| (first..=last).contains(&stream));

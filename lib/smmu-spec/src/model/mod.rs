@@ -7,6 +7,7 @@
 //! - what an invalidation names stays in use until the CMD_SYNC, and what is cached again after it stays for good;
 //! - stream table entries, context descriptors (valid or not), table pointers and translations stay cached for ever
 //!   unless a command names them; a contiguous group or a block is cached as one entry;
+//! - of all these any may be lost at any time ([`Model::lose`]), so that it is read again when nobody expects it;
 //! - what breaks the rules for software without an architected answer (registers written while they are in use, a
 //!   contiguous group that is not uniform, two cached translations of one address) panics with a message.
 //!
@@ -161,6 +162,12 @@ impl<R: RegisterFile, M: Memory> Model<R, M> {
     /// Translations, table pointers and configuration that are cached for anything: what a domain leaves behind.
     pub fn cached_translations(&self) -> usize {
         self.tlb.len()
+    }
+
+    /// Loses what is `chosen` of all that is cached: a cache may, whenever it likes.
+    pub fn lose(&mut self, mut chosen: impl FnMut() -> bool) {
+        self.config.lose(&mut chosen);
+        self.tlb.lose(&mut chosen);
     }
 
     fn translate(&mut self, stream: StreamId, address: u64, direction: Direction) -> Result<Outcome, Fault> {

@@ -56,25 +56,32 @@ impl Tlb {
         first.map(|cached| cached.value)
     }
 
-    /// The cached table furthest down the walk for `address`.
-    pub fn nearest(&self, tag: CacheTag, address: u64) -> Option<TablePath> {
+    /// The cached table furthest down the walk for `address`, and whether a command has named it: then what is found
+    /// through it goes together with it.
+    pub fn nearest(&self, tag: CacheTag, address: u64) -> Option<(TablePath, bool)> {
         let on_the_way =
             |cached: &&Cached<Pointer>| cached.tag == tag && cached.value.overlaps(address, address);
         let nearest = self.pointers.iter().filter(on_the_way).max_by_key(|cached| cached.value.to.level)?;
-        Some(nearest.value.to)
+        Some((nearest.value.to, nearest.doomed))
     }
 
     /// Keeps a translation. Panics when it overlaps another one: break-before-make was left out.
-    pub fn insert(&mut self, tag: CacheTag, leaf: Leaf) {
+    pub fn insert(&mut self, tag: CacheTag, leaf: Leaf, doomed: bool) {
         let overlaps = |old: &&Cached<Leaf>| old.hits(tag) && old.value.overlaps(leaf.at, leaf.last());
         if let Some(old) = self.leaves.iter().find(overlaps) {
             panic!("{leaf:x?} is cached beside {old:x?}: changed without break-before-make");
         }
-        self.leaves.push(Cached { tag, value: leaf, doomed: false });
+        self.leaves.push(Cached { tag, value: leaf, doomed });
     }
 
-    pub fn insert_pointer(&mut self, tag: CacheTag, pointer: Pointer) {
-        self.pointers.push(Cached { tag, value: pointer, doomed: false });
+    pub fn insert_pointer(&mut self, tag: CacheTag, pointer: Pointer, doomed: bool) {
+        self.pointers.push(Cached { tag, value: pointer, doomed });
+    }
+
+    /// Loses what is `chosen`.
+    pub fn lose(&mut self, chosen: &mut impl FnMut() -> bool) {
+        self.leaves.retain(|_| !chosen());
+        self.pointers.retain(|_| !chosen());
     }
 
     /// A CMD_SYNC: what was named before is gone.

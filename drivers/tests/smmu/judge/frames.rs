@@ -1,0 +1,60 @@
+//! The memory that programs map. No table lives in it, and nobody ever reads it.
+
+use super::super::world::numbers::Numbers;
+use addr::Chunk;
+use std::cell::RefCell;
+use std::fmt;
+use std::rc::Rc;
+
+/// Chunks of each order that exist. There are few, so that they are soon used again.
+const COUNTS: [u64; 10] = [48, 4, 4, 2, 5, 1, 1, 0, 0, 3];
+
+/// The chunks that nobody has, by order.
+pub struct Frames(RefCell<[Vec<Chunk>; 10]>);
+
+/// A chunk that somebody has; dropped, it may be used again.
+pub struct Loan {
+    pub chunk: Chunk,
+    pool: Rc<Frames>,
+}
+
+impl Frames {
+    pub fn new() -> Rc<Self> {
+        Rc::new(Self(RefCell::new(std::array::from_fn(|order| {
+            let base = (order as u64 + 1) << 32;
+            let bytes = 0x1000 << order;
+            (0..COUNTS[order]).map(|index| super::chunk(base + index * bytes, order as u8)).collect()
+        }))))
+    }
+
+    /// A chunk of this order that nobody has.
+    pub fn take(self: &Rc<Self>, order: u8, numbers: &mut Numbers) -> Option<Rc<Loan>> {
+        let free = &mut self.0.borrow_mut()[usize::from(order)];
+        let last = free.len().checked_sub(1)? as u64;
+        // Mostly the one that came back last; sometimes another, so that neighbours meet.
+        let index = if numbers.once_in(4) { numbers.below(last + 1) } else { last };
+        Some(Rc::new(Loan { chunk: free.remove(index as usize), pool: self.clone() }))
+    }
+
+    /// Chunks that nobody has.
+    pub fn free(&self) -> usize {
+        self.0.borrow().iter().map(Vec::len).sum()
+    }
+
+    /// All chunks there are.
+    pub fn all() -> usize {
+        COUNTS.iter().sum::<u64>() as usize
+    }
+}
+
+impl fmt::Debug for Loan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.chunk.fmt(f)
+    }
+}
+
+impl Drop for Loan {
+    fn drop(&mut self) {
+        self.pool.0.borrow_mut()[usize::from(self.chunk.order().log2())].push(self.chunk);
+    }
+}

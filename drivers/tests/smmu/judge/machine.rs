@@ -1,0 +1,451 @@
+//! Runs a program: the driver does the work, the oracle is told what was asked for, and at every barrier, at all cache
+//! maintenance and while the driver waits the devices, the SMMU and the caches do something of their own.
+
+use super::super::world::numbers::Numbers;
+use super::super::world::rig::{READ, Rig, WRITE, pages_at};
+use super::super::world::{Source, World};
+use super::frames::{Frames, Loan};
+use super::oracle::{Oracle, Target};
+use super::program::{CLIENTS, DOMAINS, Op, Program};
+use addr::{Chunk, Iova, MemoryType, PAGE_SHIFT, PAGE_SIZE, StreamId};
+use drivers::iommu::{self, MapError, Stale};
+use drivers::smmu::{CommandError, Domain};
+use pagetable::{Access, MapError as TableError, Mapping};
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+/// What the driver is asked to do at this moment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Phase {
+    Start,
+    Create,
+    Attach,
+    Detach,
+    Map,
+    Unmap,
+    Free,
+    Destroy,
+    Trim,
+    Idle,
+}
+
+/// What the machine shares with whoever is let in.
+pub struct Shared {
+    pub oracle: RefCell<Oracle>,
+    pub numbers: RefCell<Numbers>,
+    pub phase: Cell<Phase>,
+}
+
+/// Pages that were unmapped together.
+type Held = Vec<Rc<Loan>>;
+
+/// A buffer in a domain: its first page, and the chunk behind each page that is still mapped.
+struct Attachment {
+    domain: usize,
+    pages: BTreeMap<u64, Rc<Loan>>,
+}
+
+/// Something unmapped of which the SMMU does not know yet.
+struct Pending {
+    step: u64,
+    domain: usize,
+    pages: Vec<u64>,
+    stale: Stale<Held>,
+}
+
+pub struct Machine {
+    world: Rc<World>,
+    rig: Rig,
+    shared: Rc<Shared>,
+    frames: Rc<Frames>,
+    domains: Vec<Option<Domain>>,
+    attached: [Option<usize>; CLIENTS],
+    attachments: Vec<Attachment>,
+    pending: Vec<Pending>,
+    step: u64,
+}
+
+/// What a run was like.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Tally {
+    pub steps: u64,
+    pub accesses: u64,
+    pub reached: u64,
+    pub commands: u64,
+    pub syncs: u64,
+}
+
+impl std::ops::AddAssign for Tally {
+    fn add_assign(&mut self, other: Self) {
+        self.steps += other.steps;
+        self.accesses += other.accesses;
+        self.reached += other.reached;
+        self.commands += other.commands;
+        self.syncs += other.syncs;
+    }
+}
+
+/// Runs `program` after `prepare` has had the world. Panics when anything is not as it has to be.
+pub fn run(program: &Program, prepare: impl FnOnce(&World, &Rc<Shared>)) -> Tally {
+    let kind = program.kind;
+    let world = World::with_order(kind.ids(), kind.walks, kind.order);
+    let streams = kind.streams().map(StreamId::new);
+    let shared = Rc::new(Shared {
+        oracle: RefCell::new(Oracle::new(DOMAINS, &streams)),
+        numbers: RefCell::new(Numbers::new(program.seed)),
+        phase: Cell::new(Phase::Start),
+    });
+    prepare(&world, &shared);
+    leave_rubbish(&world, streams[0]);
+    let inside = shared.clone();
+    *world.meddle.borrow_mut() = Some(Rc::new(move |world| meddle(world, &inside)));
+    let rig = Rig::start(world.clone()).unwrap();
+    let mut machine = Machine::new(world, rig, shared);
+    machine.check_idle();
+    for op in &program.ops {
+        machine.step += 1;
+        machine.shared.phase.set(Phase::Idle);
+        machine.execute(*op);
+        arch::fake::take();
+    }
+    machine.end()
+}
+
+/// What an earlier kernel left in the SMMU's caches: an attached stream, a translation, everything under the tags that
+/// the next one will use first.
+fn leave_rubbish(world: &Rc<World>, stream: StreamId) {
+    let mut before = Rig::start(world.clone()).unwrap();
+    let mut domain = before.attached(stream);
+    before.map(&mut domain, 0, &[super::chunk(0x77_0000_0000, 0)]).unwrap();
+    before.access(stream, 0, WRITE);
+    before.access(StreamId::new(stream.raw() + 1), 0, READ);
+}
+
+/// What happens by itself at any moment: stores come through, the SMMU works on its queue, caches lose something,
+/// devices use what they have.
+fn meddle(world: &World, shared: &Shared) {
+    let mut numbers = shared.numbers.borrow_mut();
+    if numbers.once_in(2) {
+        let pages = world.pages();
+        for _ in 0..2 {
+            let page = pages[numbers.below(pages.len() as u64) as usize];
+            world.ram.drip(page, || numbers.once_in(2));
+        }
+    }
+    let mut model = world.model.borrow_mut();
+    model.commands_per_step = numbers.below(5) as u32;
+    if numbers.once_in(4) {
+        model.step();
+    }
+    if numbers.once_in(16) {
+        model.lose(|| numbers.once_in(8));
+    }
+    drop(model);
+    for _ in 0..numbers.below(3) {
+        access(world, shared, &mut numbers);
+    }
+}
+
+/// One access of a random stream, most likely where something happened lately.
+fn access(world: &World, shared: &Shared, numbers: &mut Numbers) {
+    let mut oracle = shared.oracle.borrow_mut();
+    let (client, page) = match oracle.recent(numbers) {
+        Some(recent) if !numbers.once_in(8) => recent,
+        _ => (None, numbers.below(1 << 11)),
+    };
+    let any = numbers.below(CLIENTS as u64) as usize;
+    let client = client.filter(|_| !numbers.once_in(4)).unwrap_or(any);
+    let at = (page << PAGE_SHIFT) + 8 * numbers.below(512);
+    let direction = if numbers.once_in(2) { WRITE } else { READ };
+    let outcome = world.model.borrow_mut().access(oracle.stream(client), at, direction);
+    oracle.judge(client, at, direction, outcome);
+}
+
+impl Machine {
+    fn new(world: Rc<World>, mut rig: Rig, shared: Rc<Shared>) -> Self {
+        shared.phase.set(Phase::Create);
+        let domains = (0..DOMAINS).map(|_| Some(rig.domain().unwrap())).collect();
+        Self {
+            world,
+            rig,
+            shared,
+            frames: Frames::new(),
+            domains,
+            attached: [None; CLIENTS],
+            attachments: Vec::new(),
+            pending: Vec::new(),
+            step: 0,
+        }
+    }
+
+    /// Nothing is attached: nothing may come of any access.
+    fn check_idle(&mut self) {
+        self.shared.phase.set(Phase::Idle);
+        self.dma(8);
+    }
+
+    fn execute(&mut self, op: Op) {
+        match op {
+            Op::Map { domain, page, order, count, writable } => {
+                self.map(domain, page, order, count, writable);
+            }
+            Op::MapWith { allowance, domain, page, count } => {
+                self.with_allowance(allowance.into(), |machine| machine.map(domain, page, 0, count, true));
+            }
+            Op::Unmap { attachment } => {
+                if let Some((index, pages)) = self.part(attachment, 0, usize::MAX) {
+                    self.unmap(index, &pages);
+                }
+            }
+            Op::UnmapPart { attachment, skip, pages } => self.unmap_part(attachment, skip, pages),
+            Op::UnmapPartWithoutMemory { attachment, skip, pages } => {
+                self.with_allowance(0, |machine| machine.unmap_part(attachment, skip, pages));
+            }
+            Op::Free { stale } => self.free(stale, false),
+            Op::FreeLate { stale } => self.free(stale, true),
+            Op::Attach { client, domain } => self.attach(client, domain),
+            Op::Detach { client } => self.detach(client),
+            Op::Renew { domain } => self.renew(domain),
+            Op::Trim { domain } => self.trim(domain),
+            Op::Dma { times } => self.dma(times),
+            Op::Events => drop(self.rig.reports()),
+        }
+    }
+
+    fn with_allowance(&mut self, allowance: u64, action: impl FnOnce(&mut Self)) {
+        self.world.allowance.set(allowance);
+        action(self);
+        self.world.allowance.set(u64::MAX);
+    }
+
+    /// Calls `action` with the domain taken out, since the oracle is looked at meanwhile.
+    fn in_phase<R>(
+        &mut self,
+        phase: Phase,
+        domain: usize,
+        action: impl FnOnce(&mut Rig, &mut Domain) -> R,
+    ) -> R {
+        let mut taken = self.domains[domain].take().expect("every domain is there between two steps");
+        self.shared.phase.set(phase);
+        let result = action(&mut self.rig, &mut taken);
+        self.shared.phase.set(Phase::Idle);
+        self.domains[domain] = Some(taken);
+        result
+    }
+
+    fn map(&mut self, domain: usize, page: u64, order: u8, count: u8, writable: bool) {
+        // Where blocks and groups can be used, mostly.
+        let page = page & !((1 << order) - 1);
+        let mut numbers = self.shared.numbers.borrow_mut();
+        let loans: Vec<_> = (0..count).map_while(|_| self.frames.take(order, &mut numbers)).collect();
+        drop(numbers);
+        let pages: BTreeMap<u64, _> = loans
+            .iter()
+            .flat_map(|loan| (0..loan.chunk.frames()).map(move |frame| (loan, frame)))
+            .zip(page..)
+            .map(|((loan, frame), page)| (page, (loan.clone(), loan.chunk.start().raw() + frame * PAGE_SIZE)))
+            .collect();
+        let mut oracle = self.shared.oracle.borrow_mut();
+        let unfit = |&page: &u64| !oracle.is_free(domain, page) && !oracle.is_live(domain, page);
+        if pages.is_empty() || pages.keys().any(unfit) {
+            // An allocator of addresses would not have given these out.
+            return;
+        }
+        let taken = pages.keys().copied().find(|&page| oracle.is_live(domain, page));
+        let step = self.step;
+        for (&page, &(_, frame)) in &pages {
+            oracle.may_lead(domain, page, step, Target { frame, writable });
+        }
+        drop(oracle);
+        let chunks: Vec<Chunk> = loans.iter().map(|loan| loan.chunk).collect();
+        let mapped = self.in_phase(Phase::Map, domain, |rig, taken| map(rig, taken, page, &chunks, writable));
+        self.check_mapped(mapped, taken);
+        let mut oracle = self.shared.oracle.borrow_mut();
+        for &page in pages.keys() {
+            match mapped {
+                Ok(()) => oracle.leads(domain, page, step),
+                Err(_) => oracle.is_gone(domain, page, step),
+            }
+        }
+        drop(oracle);
+        if mapped.is_ok() {
+            let pages = pages.into_iter().map(|(page, (loan, _))| (page, loan)).collect();
+            self.attachments.push(Attachment { domain, pages });
+        }
+    }
+
+    /// `taken` is the first page that was mapped before.
+    fn check_mapped(&self, mapped: Result<(), MapError<CommandError>>, taken: Option<u64>) {
+        match (mapped, taken) {
+            (Ok(()), None) => {}
+            (Err(MapError::Table(TableError::AlreadyMapped(at))), Some(page)) => {
+                assert_eq!(at, Iova::new(page << PAGE_SHIFT), "the first page that was there before");
+            }
+            (Err(MapError::Table(TableError::OutOfTables)), _) => {
+                assert_eq!(self.world.allowance.get(), 0, "out of tables");
+            }
+            other => panic!("{other:x?}"),
+        }
+    }
+
+    /// So many pages of an attachment, and its index.
+    fn part(&self, attachment: usize, skip: usize, most: usize) -> Option<(usize, Vec<u64>)> {
+        let index = attachment.checked_rem(self.attachments.len())?;
+        let pages = &self.attachments[index].pages;
+        let run: Vec<u64> = pages.keys().copied().skip(skip % pages.len()).take(most).collect();
+        // Earlier parts have left holes.
+        let together = run.windows(2).take_while(|pair| pair[1] == pair[0] + 1).count() + 1;
+        Some((index, run[..together].to_vec()))
+    }
+
+    fn unmap_part(&mut self, attachment: usize, skip: u8, pages: u8) {
+        if let Some((index, pages)) = self.part(attachment, skip.into(), pages.into()) {
+            self.unmap(index, &pages);
+        }
+    }
+
+    fn unmap(&mut self, index: usize, pages: &[u64]) {
+        let (step, domain) = (self.step, self.attachments[index].domain);
+        let held: Held = pages.iter().map(|page| self.attachments[index].pages[page].clone()).collect();
+        let mut oracle = self.shared.oracle.borrow_mut();
+        pages.iter().for_each(|&page| oracle.is_going(domain, page, step));
+        oracle.set_unsure(Some(domain));
+        drop(oracle);
+        let range = pages_at(pages[0] << PAGE_SHIFT, pages.len() as u64);
+        let unmapped = self.in_phase(Phase::Unmap, domain, |rig, taken| {
+            iommu::Domain::unmap(taken, &mut rig.source, &rig.commands, range, held)
+        });
+        let mut oracle = self.shared.oracle.borrow_mut();
+        oracle.set_unsure(None);
+        match unmapped {
+            Ok(stale) => {
+                drop(oracle);
+                self.attachments[index].pages.retain(|page, _| !pages.contains(page));
+                if self.attachments[index].pages.is_empty() {
+                    self.attachments.swap_remove(index);
+                }
+                self.pending.push(Pending { step, domain, pages: pages.to_vec(), stale });
+            }
+            Err(refused) => {
+                assert_eq!(self.world.allowance.get(), 0, "{:?}", refused.error);
+                pages.iter().for_each(|&page| oracle.leads(domain, page, step));
+            }
+        }
+    }
+
+    fn free(&mut self, stale: usize, late: bool) {
+        let Some(index) = stale.checked_rem(self.pending.len()) else { return };
+        let pending = self.pending.swap_remove(index);
+        let stale = pending.stale;
+        self.shared.phase.set(Phase::Free);
+        self.world.model.borrow_mut().hung = late;
+        let mut freed = <Domain as iommu::Domain>::invalidate(&self.rig.commands, stale);
+        self.world.model.borrow_mut().hung = false;
+        if let Err(unfinished) = freed {
+            assert!(
+                late && matches!(unfinished.error, CommandError::TimedOut { .. }),
+                "{:?}",
+                unfinished.error
+            );
+            freed = <Domain as iommu::Domain>::invalidate(&self.rig.commands, unfinished.stale);
+        }
+        let held = freed.unwrap().take(&mut self.rig.source);
+        self.forget(pending.domain, &pending.pages, pending.step);
+        drop(held);
+        self.shared.phase.set(Phase::Idle);
+        self.dma(2);
+    }
+
+    fn forget(&self, domain: usize, pages: &[u64], step: u64) {
+        let mut oracle = self.shared.oracle.borrow_mut();
+        pages.iter().for_each(|&page| oracle.is_gone(domain, page, step));
+    }
+
+    fn attach(&mut self, client: usize, domain: usize) {
+        if self.attached[client].is_some() {
+            return;
+        }
+        let stream = self.shared.oracle.borrow().stream(client);
+        self.shared.oracle.borrow_mut().may_use(client, domain);
+        self.in_phase(Phase::Attach, domain, |rig, taken| rig.attach(stream, taken)).unwrap();
+        self.shared.oracle.borrow_mut().uses(client, Some(domain));
+        self.attached[client] = Some(domain);
+        self.dma(2);
+    }
+
+    fn detach(&mut self, client: usize) {
+        let Some(domain) = self.attached[client].take() else { return };
+        let stream = self.shared.oracle.borrow().stream(client);
+        self.shared.oracle.borrow_mut().is_leaving(client);
+        self.in_phase(Phase::Detach, domain, |rig, taken| rig.detach(stream, taken)).unwrap();
+        self.shared.oracle.borrow_mut().uses(client, None);
+        self.dma(2);
+    }
+
+    fn renew(&mut self, domain: usize) {
+        self.destroy(domain);
+        self.shared.phase.set(Phase::Create);
+        self.domains[domain] = Some(self.rig.domain().unwrap());
+        self.shared.phase.set(Phase::Idle);
+    }
+
+    fn destroy(&mut self, domain: usize) {
+        let clients = (0..CLIENTS).filter(|&client| self.attached[client] == Some(domain));
+        clients.collect::<Vec<_>>().into_iter().for_each(|client| self.detach(client));
+        // The manual way of some; the others go with the domain.
+        while let Some(index) = self.pending.iter().position(|pending| pending.domain == domain) {
+            self.free(index, false);
+        }
+        let taken = self.domains[domain].take().expect("every domain is there between two steps");
+        self.shared.phase.set(Phase::Destroy);
+        self.rig.destroy(taken).unwrap_or_else(|error| panic!("{error:?}"));
+        self.shared.phase.set(Phase::Idle);
+        self.shared.oracle.borrow_mut().forget_domain(domain);
+        self.attachments.retain(|attachment| attachment.domain != domain);
+    }
+
+    fn trim(&mut self, domain: usize) {
+        self.in_phase(Phase::Trim, domain, |rig, taken| taken.trim(&mut rig.source, &rig.commands))
+            .unwrap_or_else(|unfinished| panic!("{:?}", unfinished.error));
+    }
+
+    fn dma(&mut self, times: u8) {
+        let mut numbers = self.shared.numbers.borrow_mut();
+        (0..times).for_each(|_| access(&self.world, &self.shared, &mut numbers));
+    }
+
+    /// Takes all of it apart; nothing may be left.
+    fn end(mut self) -> Tally {
+        self.step += 1;
+        (0..DOMAINS).for_each(|domain| self.destroy(domain));
+        self.dma(8);
+        assert_eq!(self.frames.free(), Frames::all(), "frames are missing");
+        *self.world.meddle.borrow_mut() = None;
+        let left = self.world.model.borrow().cached_translations();
+        assert_eq!(left, 0, "translations are left");
+        let oracle = self.shared.oracle.borrow();
+        let counters = self.rig.commands.borrow().counters();
+        Tally {
+            steps: self.step,
+            accesses: oracle.accesses,
+            reached: oracle.reached,
+            commands: counters.commands,
+            syncs: counters.syncs,
+        }
+    }
+}
+
+fn map(
+    rig: &mut Rig,
+    domain: &mut Domain,
+    page: u64,
+    chunks: &[Chunk],
+    writable: bool,
+) -> Result<(), MapError<CommandError>> {
+    let access = if writable { Access::READ | Access::WRITE } else { Access::READ };
+    let mapping = Mapping::new(MemoryType::WriteBack, access).unwrap();
+    let at = Iova::new(page << PAGE_SHIFT);
+    let source: &mut Source = &mut rig.source;
+    iommu::Domain::map(domain, source, &rig.commands, at, chunks.iter().copied(), mapping)
+}

@@ -1,0 +1,192 @@
+//! What each access may reach, must reach and must not reach: kept by the program from what it asked the driver for, and
+//! from nothing that the driver says.
+//!
+//! A page *may* reach a frame from the moment at which the driver is asked to map it until the moment at which the driver
+//! says that it is forgotten. It *must* reach it from the end of the one call to the beginning of the other.
+
+use super::super::world::numbers::Numbers;
+use addr::{PAGE_SHIFT, PAGE_SIZE, StreamId};
+use smmu_spec::model::Outcome;
+use smmu_spec::{Direction, EventKind};
+use std::collections::BTreeMap;
+
+/// So many recent pages are remembered.
+const RECENT: usize = 64;
+
+/// Where a page leads.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Target {
+    /// The physical address of the frame.
+    pub frame: u64,
+    pub writable: bool,
+}
+
+impl Target {
+    fn allows(self, direction: Direction) -> bool {
+        direction == Direction::Read || self.writable
+    }
+}
+
+#[derive(Default)]
+struct Page {
+    live: Option<Target>,
+    /// What it may lead to as well, and since which step.
+    also: Vec<(u64, Target)>,
+}
+
+/// Who sends transactions.
+struct Client {
+    stream: StreamId,
+    /// The domains that it may use.
+    may: Vec<usize>,
+    /// The domain that it uses for certain.
+    must: Option<usize>,
+}
+
+/// All that is known.
+#[derive(Default)]
+pub struct Oracle {
+    domains: Vec<BTreeMap<u64, Page>>,
+    clients: Vec<Client>,
+    /// Pages to which something happened lately.
+    recent: Vec<(usize, u64)>,
+    /// The one of them to be replaced next.
+    next: usize,
+    /// The domain of which a block is being cut: its pages may be away for a moment.
+    unsure: Option<usize>,
+    pub accesses: u64,
+    pub reached: u64,
+}
+
+impl Oracle {
+    pub fn new(domains: usize, streams: &[StreamId]) -> Self {
+        let clients = streams.iter().map(|&stream| Client { stream, may: Vec::new(), must: None }).collect();
+        Self { domains: (0..domains).map(|_| BTreeMap::new()).collect(), clients, ..Self::default() }
+    }
+
+    pub fn stream(&self, client: usize) -> StreamId {
+        self.clients[client].stream
+    }
+
+    /// A page worth a look, as something happened to it not long ago, and a stream that may use its domain, if any.
+    pub fn recent(&self, numbers: &mut Numbers) -> Option<(Option<usize>, u64)> {
+        let index = numbers.below(RECENT as u64) as usize;
+        let (domain, page) = *self.recent.get(index)?;
+        let first = numbers.below(self.clients.len() as u64) as usize;
+        let others = (first..self.clients.len()).chain(0..first);
+        let client = others.into_iter().find(|&client| self.clients[client].may.contains(&domain));
+        Some((client, page))
+    }
+
+    fn note(&mut self, domain: usize, page: u64) {
+        if self.recent.len() < RECENT {
+            self.recent.push((domain, page));
+        } else {
+            self.recent[self.next] = (domain, page);
+            self.next = (self.next + 1) % RECENT;
+        }
+    }
+
+    /// `page` may lead to `target` from now on, because of what `step` asks for.
+    pub fn may_lead(&mut self, domain: usize, page: u64, step: u64, target: Target) {
+        self.domains[domain].entry(page).or_default().also.push((step, target));
+        self.note(domain, page);
+    }
+
+    /// It does.
+    pub fn leads(&mut self, domain: usize, page: u64, step: u64) {
+        let page = self.domains[domain].get_mut(&page).expect("may_lead comes first");
+        let at = page.also.iter().position(|(since, _)| *since == step).expect("may_lead comes first");
+        page.live = Some(page.also.remove(at).1);
+    }
+
+    /// It may still, but need not.
+    pub fn is_going(&mut self, domain: usize, page: u64, step: u64) {
+        let entry = self.domains[domain].get_mut(&page).expect("it is mapped");
+        let target = entry.live.take().expect("it is mapped");
+        entry.also.push((step, target));
+        self.note(domain, page);
+    }
+
+    /// What began with `step` is over: it leads there no more.
+    pub fn is_gone(&mut self, domain: usize, page: u64, step: u64) {
+        let entry = self.domains[domain].get_mut(&page).expect("it was mapped");
+        entry.also.retain(|(since, _)| *since != step);
+        if entry.live.is_none() && entry.also.is_empty() {
+            self.domains[domain].remove(&page);
+        }
+        self.note(domain, page);
+    }
+
+    /// Nothing is mapped in the domain any more.
+    pub fn forget_domain(&mut self, domain: usize) {
+        self.domains[domain].clear();
+    }
+
+    /// Whether nobody ever had the page, or all is forgotten.
+    pub fn is_free(&self, domain: usize, page: u64) -> bool {
+        !self.domains[domain].contains_key(&page)
+    }
+
+    /// Whether something is mapped at the page.
+    pub fn is_live(&self, domain: usize, page: u64) -> bool {
+        self.domains[domain].get(&page).is_some_and(|page| page.live.is_some())
+    }
+
+    pub fn set_unsure(&mut self, domain: Option<usize>) {
+        self.unsure = domain;
+    }
+
+    pub fn may_use(&mut self, client: usize, domain: usize) {
+        self.clients[client].may.push(domain);
+    }
+
+    pub fn uses(&mut self, client: usize, domain: Option<usize>) {
+        self.clients[client].must = domain;
+        self.clients[client].may = domain.into_iter().collect();
+    }
+
+    /// It need not, but may.
+    pub fn is_leaving(&mut self, client: usize) {
+        self.clients[client].must = None;
+    }
+
+    /// Compares what became of an access with what is known. Panics when they disagree.
+    pub fn judge(&mut self, client: usize, at: u64, direction: Direction, outcome: Outcome) {
+        self.accesses += 1;
+        match outcome {
+            Outcome::Bypassed => panic!("stream {} is not translated", self.clients[client].stream),
+            Outcome::Translated { to, .. } => self.judge_reached(client, at, direction, to),
+            Outcome::Aborted(kind) => self.judge_aborted(client, at, direction, kind),
+        }
+    }
+
+    fn judge_reached(&mut self, client: usize, at: u64, direction: Direction, to: u64) {
+        let (stream, frame) = (self.clients[client].stream, to & !(PAGE_SIZE - 1));
+        assert_eq!(to % PAGE_SIZE, at % PAGE_SIZE, "the offset in the page");
+        let allowed = self.clients[client].may.iter().any(|&domain| {
+            let page = self.domains[domain].get(&(at >> PAGE_SHIFT));
+            page.is_some_and(|page| {
+                let also = page.also.iter().map(|(_, target)| *target);
+                page.live.into_iter().chain(also).any(|to| to.frame == frame && to.allows(direction))
+            })
+        });
+        assert!(allowed, "stream {stream} reaches {to:#x} at {at:#x} ({direction:?}), which is not its own");
+        self.reached += 1;
+    }
+
+    fn judge_aborted(&mut self, client: usize, at: u64, direction: Direction, kind: Option<EventKind>) {
+        let client = &self.clients[client];
+        let known = [EventKind::Translation, EventKind::Permission, EventKind::BadStreamId];
+        // Anything else is a structure that nobody meant, read while it was being written.
+        assert!(kind.is_none_or(|kind| known.contains(&kind)), "stream {} meets {kind:?}", client.stream);
+        let Some(domain) = client.must.filter(|domain| self.unsure != Some(*domain)) else { return };
+        let live = self.domains[domain].get(&(at >> PAGE_SHIFT)).and_then(|page| page.live);
+        let due = live.filter(|target| target.allows(direction));
+        assert!(
+            due.is_none(),
+            "stream {} does not reach {due:x?} at {at:#x} ({direction:?}): {kind:?}",
+            client.stream
+        );
+    }
+}

@@ -1,0 +1,152 @@
+//! Random programs, and how proptest makes and shrinks them.
+
+use super::super::world::Order;
+use proptest::prelude::*;
+use smmu_spec::Walks;
+use smmu_spec::model::Ids;
+
+/// Domains of a program.
+pub const DOMAINS: usize = 3;
+/// Streams of a program.
+pub const CLIENTS: usize = 4;
+
+/// One thing to do. Numbers choose among what there is, whatever it is, so that a shrunk program still means something.
+#[derive(Clone, Copy, Debug)]
+pub enum Op {
+    /// Maps chunks of `2^order` frames at a page, `count` of them; `order` 0 to 9.
+    Map {
+        domain: usize,
+        page: u64,
+        order: u8,
+        count: u8,
+        writable: bool,
+    },
+    /// The same, but only so many allocations succeed.
+    MapWith {
+        allowance: u8,
+        domain: usize,
+        page: u64,
+        count: u8,
+    },
+    /// Takes an attachment out of the tables.
+    Unmap {
+        attachment: usize,
+    },
+    /// Takes a part of it out.
+    UnmapPart {
+        attachment: usize,
+        skip: u8,
+        pages: u8,
+    },
+    /// The same with no memory for tables.
+    UnmapPartWithoutMemory {
+        attachment: usize,
+        skip: u8,
+        pages: u8,
+    },
+    /// Makes the SMMU forget something that was unmapped.
+    Free {
+        stale: usize,
+    },
+    /// The same, but at first the SMMU does not answer.
+    FreeLate {
+        stale: usize,
+    },
+    Attach {
+        client: usize,
+        domain: usize,
+    },
+    Detach {
+        client: usize,
+    },
+    /// Takes a domain apart, with whatever is mapped in it, and makes a new one.
+    Renew {
+        domain: usize,
+    },
+    /// Gives back the empty table that a domain keeps.
+    Trim {
+        domain: usize,
+    },
+    /// Accesses, most of them where something happened lately.
+    Dma {
+        times: u8,
+    },
+    /// Reads the event queue.
+    Events,
+}
+
+/// A machine and what is done on it.
+#[derive(Clone, Debug)]
+pub struct Program {
+    pub kind: Kind,
+    /// Of everything that the machine chooses.
+    pub seed: u64,
+    pub ops: Vec<Op>,
+}
+
+/// A kind of machine.
+#[derive(Clone, Copy, Debug)]
+pub struct Kind {
+    pub smmu: usize,
+    pub walks: Walks,
+    pub order: Order,
+}
+
+impl Kind {
+    pub const ALL: usize = 16;
+
+    /// The kind with this number.
+    pub fn new(number: usize) -> Self {
+        let walks = if number & 4 == 0 { Walks::Coherent } else { Walks::NonCoherent };
+        let order = if number & 8 == 0 { Order::Weak } else { Order::Strong };
+        Self { smmu: number & 3, walks, order }
+    }
+
+    pub fn ids(self) -> Ids {
+        [Ids::NESTED, Ids::STAGE1, Ids::STAGE2, Ids::SMALL][self.smmu]
+    }
+
+    /// The streams that a program attaches: in the same second-level table and in others, where there are such.
+    pub fn streams(self) -> [u32; CLIENTS] {
+        if self.smmu == 3 { [1, 8, 9, 14] } else { [1, 8, 0x47, 0x1234] }
+    }
+}
+
+/// Pages that tables of every level begin and end around: few, so that they meet.
+fn page() -> impl Strategy<Value = u64> {
+    let regions = prop_oneof![Just(0), Just(0x200), Just(0x4_0000), Just(0x800_0000)];
+    (regions, prop_oneof![0..40u64, Just(508), Just(511)]).prop_map(|(region, page)| region + page)
+}
+
+fn order() -> impl Strategy<Value = u8> {
+    prop_oneof![10 => Just(0), 2 => 1..4u8, 3 => Just(4), 1 => 5..7u8, 3 => Just(9)]
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let any = 0..1000usize;
+    let map = (0..DOMAINS, page(), order(), 1..6u8, prop::bool::weighted(0.8))
+        .prop_map(|(domain, page, order, count, writable)| Op::Map { domain, page, order, count, writable });
+    let part = (any.clone(), 0..24u8, 1..20u8);
+    prop_oneof![
+        24 => map,
+        3 => (0..5u8, 0..DOMAINS, page(), 1..6u8)
+            .prop_map(|(allowance, domain, page, count)| Op::MapWith { allowance, domain, page, count }),
+        14 => any.clone().prop_map(|attachment| Op::Unmap { attachment }),
+        5 => part.clone().prop_map(|(attachment, skip, pages)| Op::UnmapPart { attachment, skip, pages }),
+        1 => part.prop_map(|(attachment, skip, pages)| Op::UnmapPartWithoutMemory { attachment, skip, pages }),
+        18 => any.clone().prop_map(|stale| Op::Free { stale }),
+        1 => any.prop_map(|stale| Op::FreeLate { stale }),
+        8 => (0..CLIENTS, 0..DOMAINS).prop_map(|(client, domain)| Op::Attach { client, domain }),
+        3 => (0..CLIENTS).prop_map(|client| Op::Detach { client }),
+        1 => (0..DOMAINS).prop_map(|domain| Op::Renew { domain }),
+        2 => (0..DOMAINS).prop_map(|domain| Op::Trim { domain }),
+        12 => (1..12u8).prop_map(|times| Op::Dma { times }),
+        2 => Just(Op::Events),
+    ]
+}
+
+/// Programs of at most so many steps.
+pub fn programs(steps: usize) -> impl Strategy<Value = Program> {
+    let parts = (0..Kind::ALL, any::<u64>(), prop::collection::vec(op(), 1..=steps));
+    parts.prop_map(|(kind, seed, ops)| Program { kind: Kind::new(kind), seed, ops })
+}

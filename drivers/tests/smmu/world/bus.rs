@@ -1,0 +1,100 @@
+//! What lies between the driver and the SMMU model: registers and RAM, and whoever tampers with them on the way.
+
+use super::ram::Ram;
+use super::word;
+use drivers::fake::FakeRegisters;
+use smmu_spec::Command;
+use smmu_spec::model::{Memory, RegisterFile};
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+const CMDQ_BASE: usize = 0x90;
+const CMDQ_PROD: usize = 0x98;
+const CMDQ_CONS: usize = 0x9c;
+
+/// Makes other commands of the driver's.
+pub trait Tamper {
+    /// What the SMMU shall read in place of `command`, which has these neighbours in the queue. The one after it is
+    /// given only if the SMMU may read it already.
+    fn command(&mut self, before: Option<Command>, command: Command, after: Option<Command>) -> Command;
+    /// Whether the driver shall believe that everything is consumed.
+    fn says_all_consumed(&self) -> bool;
+}
+
+/// Who tampers, if anybody does.
+pub type Tampering = Rc<RefCell<Option<Box<dyn Tamper>>>>;
+
+/// The registers as the model sees them.
+pub struct FakeFile {
+    pub registers: Rc<FakeRegisters>,
+    pub tampering: Tampering,
+    /// What CMDQ_CONS is, whatever the driver reads.
+    pub consumed: Cell<Option<u32>>,
+}
+
+impl RegisterFile for FakeFile {
+    fn get(&self, offset: usize) -> u32 {
+        match self.consumed.get() {
+            Some(consumed) if offset == CMDQ_CONS => consumed,
+            _ => self.registers.get32(offset),
+        }
+    }
+
+    fn set(&self, offset: usize, value: u32) {
+        let lies = self.tampering.borrow().as_ref().is_some_and(|tamper| tamper.says_all_consumed());
+        if offset == CMDQ_CONS && lies {
+            self.consumed.set(Some(value));
+            self.registers.set32(offset, self.registers.get32(CMDQ_PROD));
+        } else {
+            self.registers.set32(offset, value);
+        }
+    }
+}
+
+/// RAM as the model sees it.
+pub struct Bus {
+    pub ram: Rc<Ram>,
+    pub bad_reads: Rc<Cell<u32>>,
+    pub registers: Rc<FakeRegisters>,
+    pub tampering: Tampering,
+}
+
+impl Memory for Bus {
+    fn read(&self, at: u64) -> Option<u64> {
+        assert!(at.is_multiple_of(8));
+        if let Some(left) = self.bad_reads.get().checked_sub(1) {
+            self.bad_reads.set(left);
+            return None;
+        }
+        let index = word(at).unwrap_or_else(|| panic!("the SMMU reads {at:#x}, which is not RAM"));
+        Some(self.tampered(at).unwrap_or_else(|| self.ram.device_read(index)))
+    }
+
+    fn write(&mut self, at: u64, value: u64) -> bool {
+        word(at).map(|index| self.ram.device_write(index, value)).is_some()
+    }
+}
+
+impl Bus {
+    /// What somebody has made of a word of the command queue.
+    fn tampered(&self, at: u64) -> Option<u64> {
+        let mut tampering = self.tampering.borrow_mut();
+        let tamper = tampering.as_mut()?;
+        let register = self.registers.get64(CMDQ_BASE);
+        let entries = 1 << (register & 0x1f);
+        let slot = at.checked_sub(register & 0xff_ffff_ffff_ffe0)? / 16;
+        if slot >= entries {
+            return None;
+        }
+        let base = at - at % 16 - 16 * slot;
+        let command = |slot: u64| {
+            let first = word(base + 16 * (slot % entries))?;
+            Command::decode([self.ram.device_read(first), self.ram.device_read(first + 1)])
+        };
+        let produced = u64::from(self.registers.get32(CMDQ_PROD)) % entries;
+        let after = Some((slot + 1) % entries).filter(|next| *next != produced).and_then(command);
+        // The first word decides once for both.
+        let words = tamper.command(command(slot + entries - 1), command(slot)?, after).encode();
+        Some(words[(at / 8 % 2) as usize])
+    }
+}
