@@ -9,7 +9,7 @@ use super::oracle::{Oracle, Target};
 use super::program::{CLIENTS, DOMAINS, Op, Program};
 use addr::{Chunk, Iova, MemoryType, PAGE_SHIFT, PAGE_SIZE, StreamId};
 use drivers::iommu::{self, MapError, Stale};
-use drivers::smmu::{CommandError, Domain};
+use drivers::smmu::{CommandError, Domain, Report};
 use pagetable::{Access, MapError as TableError, Mapping};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -209,7 +209,7 @@ impl Machine {
             Op::Renew { domain } => self.renew(domain),
             Op::Trim { domain } => self.trim(domain),
             Op::Dma { times } => self.dma(times),
-            Op::Events => drop(self.rig.reports()),
+            Op::Events => self.read_events(),
         }
     }
 
@@ -408,6 +408,14 @@ impl Machine {
     fn trim(&mut self, domain: usize) {
         self.in_phase(Phase::Trim, domain, |rig, taken| taken.trim(&mut rig.source, &rig.commands))
             .unwrap_or_else(|unfinished| panic!("{:?}", unfinished.error));
+    }
+
+    /// Every event is of one of the program's streams, and of a kind that its accesses can meet.
+    fn read_events(&mut self) {
+        for report in self.rig.reports() {
+            let (Report::Event(event) | Report::Quiet(event)) = report else { continue };
+            self.shared.oracle.borrow().judge_event(&event);
+        }
     }
 
     fn dma(&mut self, times: u8) {

@@ -3,13 +3,17 @@
 
 mod frames;
 mod machine;
+mod mutants;
 mod oracle;
 mod program;
 
 use super::world::rig::chunk;
 use machine::{Tally, run};
+use mutants::{MUTANTS, Mutant};
+use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::{Config, RngSeed, TestRunner};
 use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Where random programs start from, unless `JUDGE_SEED` says otherwise.
 const SEED: u64 = 0x7e55e7a;
@@ -51,4 +55,56 @@ fn a_million_steps() {
     let tally = run_programs(2600, 800);
     println!("{tally:?}");
     assert!(tally.steps >= 1_000_000, "{tally:?}");
+}
+
+/// How many programs it takes until `mutant` is caught, and how; `None` after so many.
+fn catch(mutant: &'static Mutant, most: u32) -> Option<(u32, String)> {
+    let config = Config { rng_seed: RngSeed::Fixed(seed()), ..Config::default() };
+    let mut runner = TestRunner::new(config);
+    (1..=most).find_map(|count| {
+        let program = program::programs(300).new_tree(&mut runner).unwrap().current();
+        let run = || run(&program, |world, shared| mutant.install(world, shared));
+        let caught = catch_unwind(AssertUnwindSafe(run)).err()?;
+        let message = caught.downcast_ref::<String>().cloned();
+        let message = message.or(caught.downcast_ref::<&str>().map(|text| text.to_string()));
+        Some((count, message.unwrap_or_default()))
+    })
+}
+
+/// Keeps what mutants say on their way out off the console.
+fn quietly<T>(action: impl FnOnce() -> T) -> T {
+    thread_local!(static QUIET: Cell<bool> = const { Cell::new(false) });
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        if !QUIET.get() {
+            hook(info);
+        }
+    }));
+    QUIET.set(true);
+    let result = action();
+    QUIET.set(false);
+    result
+}
+
+#[test]
+fn every_mutant_is_caught() {
+    let mut missed = Vec::new();
+    for mutant in MUTANTS {
+        match quietly(|| catch(mutant, 400)) {
+            Some((programs, how)) => println!("caught by program {programs:3}: {}: {how}", mutant.name),
+            None => missed.push(mutant.name),
+        }
+    }
+    assert!(missed.is_empty(), "not caught: {missed:#?}");
+}
+
+#[test]
+fn the_documentation_lists_the_mutants() {
+    let text = include_str!("../../../../doc/testing.md");
+    let (_, section) = text.split_once("### Mutants of the SMMU driver").unwrap();
+    let section = section.split("\n#").next().unwrap();
+    let listed: Vec<_> =
+        section.lines().filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" | caught |")).collect();
+    let there: Vec<_> = MUTANTS.iter().map(|mutant| mutant.name).collect();
+    assert_eq!(listed, there);
 }

@@ -7,8 +7,11 @@
 use super::super::world::numbers::Numbers;
 use addr::{PAGE_SHIFT, PAGE_SIZE, StreamId};
 use smmu_spec::model::Outcome;
-use smmu_spec::{Direction, EventKind};
+use smmu_spec::{Direction, Event, EventKind};
 use std::collections::BTreeMap;
+
+/// The events that accesses can meet.
+const KNOWN: [EventKind; 3] = [EventKind::Translation, EventKind::Permission, EventKind::BadStreamId];
 
 /// So many recent pages are remembered.
 const RECENT: usize = 64;
@@ -161,6 +164,12 @@ impl Oracle {
         }
     }
 
+    /// A record has to be of an access that was made.
+    pub fn judge_event(&self, event: &Event) {
+        let known = self.clients.iter().any(|client| client.stream == event.stream);
+        assert!(known && KNOWN.contains(&event.kind), "{event}");
+    }
+
     fn judge_reached(&mut self, client: usize, at: u64, direction: Direction, to: u64) {
         let (stream, frame) = (self.clients[client].stream, to & !(PAGE_SIZE - 1));
         assert_eq!(to % PAGE_SIZE, at % PAGE_SIZE, "the offset in the page");
@@ -177,9 +186,8 @@ impl Oracle {
 
     fn judge_aborted(&mut self, client: usize, at: u64, direction: Direction, kind: Option<EventKind>) {
         let client = &self.clients[client];
-        let known = [EventKind::Translation, EventKind::Permission, EventKind::BadStreamId];
         // Anything else is a structure that nobody meant, read while it was being written.
-        assert!(kind.is_none_or(|kind| known.contains(&kind)), "stream {} meets {kind:?}", client.stream);
+        assert!(kind.is_none_or(|kind| KNOWN.contains(&kind)), "stream {} meets {kind:?}", client.stream);
         let Some(domain) = client.must.filter(|domain| self.unsure != Some(*domain)) else { return };
         let live = self.domains[domain].get(&(at >> PAGE_SHIFT)).and_then(|page| page.live);
         let due = live.filter(|target| target.allows(direction));

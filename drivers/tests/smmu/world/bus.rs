@@ -1,7 +1,8 @@
 //! What lies between the driver and the SMMU model: registers and RAM, and whoever tampers with them on the way.
 
 use super::ram::Ram;
-use super::word;
+use super::{World, word};
+use addr::{AddrRange, KernelVa};
 use drivers::fake::FakeRegisters;
 use smmu_spec::Command;
 use smmu_spec::model::{Memory, RegisterFile};
@@ -9,6 +10,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 const CMDQ_BASE: usize = 0x90;
+const QUEUE_ADDRESS: u64 = 0xff_ffff_ffff_ffe0;
 const CMDQ_PROD: usize = 0x98;
 const CMDQ_CONS: usize = 0x9c;
 
@@ -34,20 +36,33 @@ pub struct FakeFile {
 
 impl RegisterFile for FakeFile {
     fn get(&self, offset: usize) -> u32 {
-        match self.consumed.get() {
-            Some(consumed) if offset == CMDQ_CONS => consumed,
-            _ => self.registers.get32(offset),
+        let value = self.registers.get32(offset);
+        if offset != CMDQ_CONS {
+            return value;
         }
+        let consumed = self.consumed.get().unwrap_or(value);
+        self.show_consumed(consumed);
+        consumed
     }
 
     fn set(&self, offset: usize, value: u32) {
-        let lies = self.tampering.borrow().as_ref().is_some_and(|tamper| tamper.says_all_consumed());
-        if offset == CMDQ_CONS && lies {
-            self.consumed.set(Some(value));
-            self.registers.set32(offset, self.registers.get32(CMDQ_PROD));
-        } else {
-            self.registers.set32(offset, value);
+        match offset {
+            CMDQ_CONS => self.show_consumed(value),
+            _ => self.registers.set32(offset, value),
         }
+    }
+}
+
+impl FakeFile {
+    /// Lets the driver read how much is consumed, or that everything is.
+    fn show_consumed(&self, consumed: u32) {
+        let lies = self.tampering.borrow().as_ref().is_some_and(|tamper| tamper.says_all_consumed());
+        // Once the driver was lied to, the truth is kept here.
+        if lies || self.consumed.get().is_some() {
+            self.consumed.set(Some(consumed));
+        }
+        let shown = if lies { self.registers.get32(CMDQ_PROD) } else { consumed };
+        self.registers.set32(CMDQ_CONS, shown);
     }
 }
 
@@ -75,6 +90,17 @@ impl Memory for Bus {
     }
 }
 
+impl World {
+    /// Whether `range` of the CPU's addresses is in the command queue.
+    pub fn is_command_queue(&self, range: AddrRange<KernelVa>) -> bool {
+        let base = self.ram.cpu().as_ptr().addr() as u64;
+        let at = range.start().raw() - base + super::RAM;
+        let register = u64::from(self.register(CMDQ_BASE)) | u64::from(self.register(CMDQ_BASE + 4)) << 32;
+        let start = register & QUEUE_ADDRESS;
+        (start..start + (16 << (register & 0x1f))).contains(&at)
+    }
+}
+
 impl Bus {
     /// What somebody has made of a word of the command queue.
     fn tampered(&self, at: u64) -> Option<u64> {
@@ -82,7 +108,7 @@ impl Bus {
         let tamper = tampering.as_mut()?;
         let register = self.registers.get64(CMDQ_BASE);
         let entries = 1 << (register & 0x1f);
-        let slot = at.checked_sub(register & 0xff_ffff_ffff_ffe0)? / 16;
+        let slot = at.checked_sub(register & QUEUE_ADDRESS)? / 16;
         if slot >= entries {
             return None;
         }

@@ -38,7 +38,7 @@ pub type Watcher = fn(&World, Event);
 pub type Meddler = Rc<dyn Fn(&World)>;
 
 /// Which barriers and maintenance do not happen.
-pub type Ignored = Box<dyn Fn(&Event) -> bool>;
+pub type Ignored = Box<dyn Fn(&World, &Event) -> bool>;
 
 /// In which order the SMMU sees what the CPU stores.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -220,7 +220,7 @@ impl World {
             watch(self, event);
         }
         self.let_in();
-        let ignored = self.ignored.borrow().as_ref().is_some_and(|ignored| ignored(&event));
+        let ignored = self.ignored.borrow().as_ref().is_some_and(|ignored| ignored(self, &event));
         if !ignored {
             self.ram.maintain(event, self.pages().into_iter());
         }

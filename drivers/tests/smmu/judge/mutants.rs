@@ -1,0 +1,259 @@
+//! Mutants of the driver: each breaks one rule, and the judge has to notice.
+//!
+//! The driver's code stays as it is. What it does is altered on its way to the SMMU: commands when the SMMU reads them
+//! from the queue, barriers and cache maintenance when they would take effect, CONS when the driver reads it.
+
+use super::super::world::World;
+use super::super::world::bus::Tamper;
+use super::machine::{Phase, Shared};
+use addr::{Asid, StreamId, Vmid};
+use arch::fake::Event;
+use smmu_spec::{Command, Extent, Scope};
+use std::rc::Rc;
+
+/// What is done wrong.
+#[derive(Clone, Copy)]
+pub enum Fault {
+    /// Other commands than these; `None` for none.
+    Command(fn(Command) -> Option<Command>),
+    /// A CMD_SYNC before what it is to complete.
+    SyncFirst,
+    /// Barriers or maintenance left out.
+    Maintenance(fn(&World, &Event) -> bool),
+    /// The driver waits for the first progress, not for the end.
+    WaitsForAnything,
+}
+
+/// One mutant.
+pub struct Mutant {
+    pub name: &'static str,
+    /// While it does this; always, if empty.
+    pub phases: &'static [Phase],
+    pub fault: Fault,
+}
+
+const fn mutant(name: &'static str, phases: &'static [Phase], fault: Fault) -> Mutant {
+    Mutant { name, phases, fault }
+}
+
+use Phase::*;
+
+/// All of them. `doc/testing.md` has the same list.
+pub const MUTANTS: &[Mutant] = &[
+    mutant("no CMD_SYNC after unmapping", &[Free, Unmap], Fault::Command(no_sync)),
+    mutant("no CMD_SYNC when a block is cut or a table emptied", &[Unmap], Fault::Command(no_sync)),
+    mutant("no CMD_SYNC at attach", &[Attach], Fault::Command(no_sync)),
+    mutant("no CMD_SYNC at detach", &[Detach], Fault::Command(no_sync)),
+    mutant("no CMD_SYNC when a domain goes", &[Destroy], Fault::Command(no_sync)),
+    mutant("no CMD_SYNC at start", &[Start], Fault::Command(no_sync)),
+    mutant("CMD_SYNC before the TLBI", &[Free], Fault::SyncFirst),
+    mutant("CMD_SYNC before CFGI_STE", &[Attach, Detach], Fault::SyncFirst),
+    mutant("waits for the first progress", &[Free, Unmap, Detach], Fault::WaitsForAnything),
+    mutant("no TLBI after unmapping", &[Free], Fault::Command(no_tlbi)),
+    mutant("no TLBI when a block is cut or a table emptied", &[Unmap], Fault::Command(no_tlbi)),
+    mutant("no TLBI when a map fails", &[Map], Fault::Command(no_tlbi)),
+    mutant("no TLBI when a spare table goes", &[Trim], Fault::Command(no_tlbi)),
+    mutant("no TLBI when a domain goes", &[Destroy], Fault::Command(no_tlbi)),
+    mutant("no TLBI at start", &[Start], Fault::Command(no_tlbi)),
+    mutant("TLBI with another ASID", &[], Fault::Command(other_asid)),
+    mutant("TLBI with another VMID", &[], Fault::Command(other_vmid)),
+    mutant("TLBI a page short", &[], Fault::Command(short)),
+    mutant("TLBI a page late", &[], Fault::Command(late)),
+    mutant("TLBI of one page for a range", &[], Fault::Command(one_page)),
+    mutant("TLBI that spares blocks (TTL = 3)", &[], Fault::Command(only_pages)),
+    mutant("TLBI of leaves where a table went", &[], Fault::Command(leaf)),
+    mutant("no CFGI_STE at attach", &[Attach], Fault::Command(no_cfgi)),
+    mutant("no CFGI_STE at detach", &[Detach], Fault::Command(no_cfgi)),
+    mutant("CFGI_STE of another stream", &[], Fault::Command(other_stream)),
+    mutant("CFGI_STE that keeps the first level", &[], Fault::Command(keep_first_level)),
+    mutant("CFGI_CD for CFGI_STE", &[], Fault::Command(only_context)),
+    mutant("no CFGI_ALL at start", &[Start], Fault::Command(no_cfgi)),
+    mutant("new entries of tables not cleaned", &[Map], Fault::Maintenance(clean)),
+    mutant("cleared entries of tables not cleaned", &[Unmap], Fault::Maintenance(clean)),
+    mutant("stream table entries not cleaned at attach", &[Attach], Fault::Maintenance(clean)),
+    mutant("stream table entries not cleaned at detach", &[Detach], Fault::Maintenance(clean)),
+    mutant("context descriptors and first tables not cleaned", &[Create], Fault::Maintenance(clean)),
+    mutant("commands not cleaned", &[], Fault::Maintenance(clean_commands)),
+    mutant("stream table not cleaned at start", &[Start], Fault::Maintenance(clean)),
+    mutant("event records not dropped from the cache", &[Idle], Fault::Maintenance(clean_invalidate)),
+    mutant("cleaning not waited for before the doorbell", &[Free, Attach, Detach], Fault::Maintenance(dsb)),
+    mutant("cleaning not waited for after map", &[Map], Fault::Maintenance(dsb)),
+    mutant("no barrier before the doorbell", &[Free, Attach, Detach], Fault::Maintenance(dmb)),
+    mutant("no barrier after map", &[Map], Fault::Maintenance(dmb)),
+    mutant("no barrier after a block is cut", &[Unmap], Fault::Maintenance(dmb)),
+];
+
+impl Mutant {
+    /// Makes it part of `world`.
+    pub fn install(&'static self, world: &World, shared: &Rc<Shared>) {
+        let inside = shared.clone();
+        let active = move || self.phases.is_empty() || self.phases.contains(&inside.phase.get());
+        match self.fault {
+            Fault::Maintenance(ignored) => {
+                *world.ignored.borrow_mut() =
+                    Some(Box::new(move |world, event| active() && ignored(world, event)));
+            }
+            fault => *world.tampering.borrow_mut() = Some(Box::new(Active { fault, active })),
+        }
+    }
+}
+
+struct Active<F> {
+    fault: Fault,
+    active: F,
+}
+
+impl<F: Fn() -> bool> Tamper for Active<F> {
+    fn command(&mut self, before: Option<Command>, command: Command, after: Option<Command>) -> Command {
+        match self.fault {
+            Fault::Command(altered) if (self.active)() => altered(command).unwrap_or(NOTHING),
+            Fault::SyncFirst if (self.active)() => match (before, command, after) {
+                (Some(before), Command::Sync, _) if before != Command::Sync => before,
+                (_, command, Some(Command::Sync)) if command != Command::Sync => Command::Sync,
+                _ => command,
+            },
+            _ => command,
+        }
+    }
+
+    fn says_all_consumed(&self) -> bool {
+        matches!(self.fault, Fault::WaitsForAnything) && (self.active)()
+    }
+}
+
+/// A command that is legal everywhere and names nothing.
+const NOTHING: Command = Command::CfgiSte { stream: StreamId::new(0xdead), leaf: true };
+
+fn no_sync(command: Command) -> Option<Command> {
+    (command != Command::Sync).then_some(command)
+}
+
+fn is_cfgi(command: Command) -> bool {
+    use Command::*;
+    matches!(command, CfgiSte { .. } | CfgiSteRange { .. } | CfgiAll | CfgiCd { .. } | CfgiCdAll { .. })
+}
+
+fn no_tlbi(command: Command) -> Option<Command> {
+    (is_cfgi(command) || command == Command::Sync).then_some(command)
+}
+
+fn no_cfgi(command: Command) -> Option<Command> {
+    (!is_cfgi(command)).then_some(command)
+}
+
+fn other_asid(command: Command) -> Option<Command> {
+    let other = |asid: Asid| Asid::new(asid.raw() ^ 1);
+    Some(match command {
+        Command::TlbiNhVa { vmid, asid, scope } => Command::TlbiNhVa { vmid, asid: other(asid), scope },
+        Command::TlbiNhAsid { vmid, asid } => Command::TlbiNhAsid { vmid, asid: other(asid) },
+        command => command,
+    })
+}
+
+fn other_vmid(command: Command) -> Option<Command> {
+    let other = |vmid: Vmid| Vmid::new(vmid.raw() ^ 1);
+    Some(match command {
+        Command::TlbiNhVa { vmid, asid, scope } => Command::TlbiNhVa { vmid: other(vmid), asid, scope },
+        Command::TlbiNhAsid { vmid, asid } => Command::TlbiNhAsid { vmid: other(vmid), asid },
+        Command::TlbiS2Ipa { vmid, scope } => Command::TlbiS2Ipa { vmid: other(vmid), scope },
+        Command::TlbiS12Vmall { vmid } => Command::TlbiS12Vmall { vmid: other(vmid) },
+        command => command,
+    })
+}
+
+/// The command with another scope, if it has one; `None` for a scope of nothing.
+fn scoped(command: Command, change: impl Fn(Scope) -> Option<Scope>) -> Option<Command> {
+    Some(match command {
+        Command::TlbiNhVa { vmid, asid, scope } => Command::TlbiNhVa { vmid, asid, scope: change(scope)? },
+        Command::TlbiS2Ipa { vmid, scope } => Command::TlbiS2Ipa { vmid, scope: change(scope)? },
+        command => command,
+    })
+}
+
+fn pages(scope: Scope) -> u64 {
+    scope.extent.bytes().unwrap_or(0x1000) >> 12
+}
+
+/// The extent of so many pages, or of fewer if there is none of so many.
+fn extent(pages: u64) -> Extent {
+    let scale = (0..).find(|scale| pages >> scale <= 32).unwrap_or(0);
+    match (pages >> scale, scale) {
+        (1, 0) => Extent::Entry,
+        (count, _) => Extent::Pages { num: count as u8 - 1, scale, ttl: 0 },
+    }
+}
+
+fn short(command: Command) -> Option<Command> {
+    scoped(command, |scope| match pages(scope) {
+        1 => None,
+        pages => Some(Scope { extent: extent(pages - 1), ..scope }),
+    })
+}
+
+fn late(command: Command) -> Option<Command> {
+    scoped(command, |scope| match pages(scope) {
+        1 => None,
+        pages => Some(Scope { start: scope.start + 0x1000, extent: extent(pages - 1), ..scope }),
+    })
+}
+
+fn one_page(command: Command) -> Option<Command> {
+    scoped(command, |scope| Some(Scope { extent: Extent::Entry, ..scope }))
+}
+
+fn only_pages(command: Command) -> Option<Command> {
+    scoped(command, |scope| match scope.extent {
+        Extent::Pages { num, scale, .. } => {
+            Some(Scope { extent: Extent::Pages { num, scale, ttl: 3 }, ..scope })
+        }
+        Extent::Entry => Some(scope),
+    })
+}
+
+fn leaf(command: Command) -> Option<Command> {
+    scoped(command, |scope| Some(Scope { leaf: true, ..scope }))
+}
+
+fn other_stream(command: Command) -> Option<Command> {
+    Some(match command {
+        Command::CfgiSte { stream, leaf } => {
+            Command::CfgiSte { stream: StreamId::new(stream.raw() ^ 1), leaf }
+        }
+        command => command,
+    })
+}
+
+fn keep_first_level(command: Command) -> Option<Command> {
+    Some(match command {
+        Command::CfgiSte { stream, .. } => Command::CfgiSte { stream, leaf: true },
+        command => command,
+    })
+}
+
+fn only_context(command: Command) -> Option<Command> {
+    Some(match command {
+        Command::CfgiSte { stream, leaf } => Command::CfgiCd { stream, substream: 0, leaf },
+        command => command,
+    })
+}
+
+/// Cleaning of anything but commands.
+fn clean(world: &World, event: &Event) -> bool {
+    matches!(event, Event::Clean(range) if !world.is_command_queue(*range))
+}
+
+fn clean_commands(world: &World, event: &Event) -> bool {
+    matches!(event, Event::Clean(range) if world.is_command_queue(*range))
+}
+
+fn clean_invalidate(_: &World, event: &Event) -> bool {
+    matches!(event, Event::CleanInvalidate(_))
+}
+
+fn dsb(_: &World, event: &Event) -> bool {
+    *event == Event::Barrier("dsb_sy")
+}
+
+fn dmb(_: &World, event: &Event) -> bool {
+    *event == Event::Barrier("dmb_oshst")
+}
