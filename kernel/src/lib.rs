@@ -15,6 +15,7 @@ pub mod memory;
 pub mod panic;
 pub mod percpu;
 pub mod power;
+pub mod rig;
 pub mod run;
 pub mod sched;
 pub mod selftest;

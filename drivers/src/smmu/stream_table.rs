@@ -58,7 +58,7 @@ pub struct StreamTable {
     format: Format,
     log2: u8,
     upkeep: Upkeep,
-    /// Who is attached, and the tag of what.
+    /// Who is attached, and the tag of what; in the order of streams.
     attached: Vec<(StreamId, Tag)>,
 }
 
@@ -179,8 +179,9 @@ impl StreamTable {
         Ok(())
     }
 
-    fn tag_of(&self, stream: StreamId) -> Option<Tag> {
-        self.attached.iter().find(|(attached, _)| *attached == stream).map(|(_, tag)| *tag)
+    /// Where the stream is among the attached ones, or would be.
+    fn find(&self, stream: StreamId) -> Result<usize, usize> {
+        self.attached.binary_search_by_key(&stream, |(attached, _)| *attached)
     }
 }
 
@@ -196,12 +197,10 @@ impl Iommu for StreamTable {
         domain: &mut Domain,
     ) -> Result<(), StreamError> {
         self.check_range(stream)?;
-        if self.tag_of(stream).is_some() {
-            return Err(StreamError::AlreadyAttached(stream));
-        }
+        let Err(at) = self.find(stream) else { return Err(StreamError::AlreadyAttached(stream)) };
         self.attached.try_reserve(1).map_err(|_| StreamError::OutOfMemory(stream))?;
         self.grow(memory, stream)?;
-        self.attached.push((stream, domain.tag()));
+        self.attached.insert(at, (stream, domain.tag()));
         domain.streams += 1;
         self.set(commands, stream, domain.stream_config())
     }
@@ -212,11 +211,10 @@ impl Iommu for StreamTable {
         stream: StreamId,
         domain: &mut Domain,
     ) -> Result<(), StreamError> {
-        if self.tag_of(stream) != Some(domain.tag()) {
-            return Err(StreamError::NotAttached(stream));
-        }
+        let found = self.find(stream).ok().filter(|&at| self.attached[at].1 == domain.tag());
+        let at = found.ok_or(StreamError::NotAttached(stream))?;
         self.set(commands, stream, StreamConfig::Abort)?;
-        self.attached.retain(|(attached, _)| *attached != stream);
+        self.attached.remove(at);
         domain.streams -= 1;
         Ok(())
     }

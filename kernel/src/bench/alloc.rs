@@ -2,14 +2,14 @@
 
 use super::line::Subject;
 use super::measure::Measured;
-use crate::dma::{self, Device, counters};
-use crate::selftest::fragment::Fragmented;
+use crate::dma::{self, Device};
+use crate::rig::Fragmented;
 use ::alloc::sync::Arc;
 use dma_api::{Attrs, DmaError};
 use memory::Reach;
 
-/// Bytes, and how often.
-const SIZES: [(u64, usize); 7] = [
+/// Bytes, and how often: the peer's.
+pub const SIZES: [(u64, usize); 7] = [
     (4 << 10, 64),
     (64 << 10, 64),
     (1 << 20, 32),
@@ -37,13 +37,19 @@ pub fn fragmented(device: &Arc<Device>) -> Result<(), DmaError> {
 }
 
 fn all_sizes(device: &Arc<Device>, name: &str, attrs: Attrs) -> Result<(), DmaError> {
-    for (size, rounds) in SIZES {
-        let mut measured = Measured::new(rounds, || dma::alloc(device, size, attrs), drop)?;
-        let tables = counters::read().table_pages.now;
-        let one = dma::alloc(device, size, attrs)?;
-        let (chunks, tables) =
-            (one.buffer().chunk_count(), counters::read().table_pages.now.saturating_sub(tables));
-        Subject { name, size, attrs, chunks, tables }.print(&mut measured);
-    }
+    SIZES.into_iter().try_for_each(|(size, rounds)| one_size(device, name, size, attrs, rounds))
+}
+
+/// Allocates and frees `size` bytes over and over.
+pub fn one_size(
+    device: &Arc<Device>,
+    name: &str,
+    size: u64,
+    attrs: Attrs,
+    rounds: usize,
+) -> Result<(), DmaError> {
+    let mut measured = Measured::new(rounds, || dma::alloc(device, size, attrs), drop)?;
+    let subject = Subject { name, size, attrs, ..Subject::of_buffer(device, size, attrs)? };
+    subject.print(&mut measured);
     Ok(())
 }

@@ -12,7 +12,8 @@ const ROUNDS: usize = 256;
 
 pub fn run(_: &Arc<Device>) -> Result<(), DmaError> {
     let mut timer = Measured::new(ROUNDS, || Ok::<_, DmaError>(()), |()| ())?;
-    Subject { name: "floor_timer", size: 0, attrs: 0, chunks: 0, tables: 0 }.print(&mut timer);
+    Subject { name: "floor_timer", size: 0, attrs: 0, chunks: 0, tables: 0, metadata: 0, at: None }
+        .print(&mut timer);
     let Some(page) = zones::take_zeroed_page() else {
         return Err(DmaError::OutOfFrames { wanted: 1, had: 0 });
     };
@@ -24,6 +25,15 @@ pub fn run(_: &Arc<Device>) -> Result<(), DmaError> {
     };
     let mut zero = Measured::new(ROUNDS, fill, |()| ())?;
     zones::give(page);
-    Subject { name: "floor_zero_page", size: PAGE_SIZE, attrs: 0, chunks: 1, tables: 0 }.print(&mut zero);
+    Subject {
+        name: "floor_zero_page",
+        size: PAGE_SIZE,
+        attrs: 0,
+        chunks: 1,
+        tables: 0,
+        metadata: 0,
+        at: None,
+    }
+    .print(&mut zero);
     Ok(())
 }

@@ -6,7 +6,9 @@
 mod alloc;
 mod contention;
 mod floor;
+mod growth;
 mod line;
+mod machine;
 mod measure;
 mod streaming;
 
@@ -14,12 +16,18 @@ use crate::board::Glob;
 use crate::devices;
 use crate::dma::Device;
 use crate::{kprintln, user};
+use ::alloc::format;
+use ::alloc::string::String;
 use ::alloc::sync::Arc;
+use ::alloc::vec::Vec;
 use addr::{AddrRange, PhysAddr};
 use dma_api::{DmaError, DmaMask};
 
 /// The program that measures what only a program can see.
 const PROGRAM: &str = "/bin/bench";
+
+/// What a program maps besides [`alloc::SIZES`]: bytes, and how often.
+const LARGEST: (u64, usize) = (1 << 30, 8);
 
 /// Bits of address of the device, as many as the peer gives its own. Nothing is transferred, so that what the device
 /// really decodes does not matter.
@@ -38,12 +46,19 @@ const BENCHES: &[Bench] = &[
     Bench { name: "map_single", run: streaming::single },
     Bench { name: "map_sg", run: streaming::scattered },
     Bench { name: "contention", run: contention::run },
+    Bench { name: "growth_size", run: growth::size },
+    Bench { name: "growth_live", run: growth::live },
+    Bench { name: "growth_streams", run: growth::streams },
     Bench { name: "frag_alloc", run: alloc::fragmented },
+    Bench { name: "growth_pieces", run: growth::pieces },
 ];
 
 /// Runs what is `chosen` and prints the results. The program comes from `initramfs`.
 pub fn run(chosen: Glob<'_>, initramfs: Option<AddrRange<PhysAddr>>) {
     kprintln!("cntfrq={}", arch::timer::frequency());
+    if chosen.matches("boot") {
+        machine::report();
+    }
     if let Some(device) = device() {
         for bench in BENCHES.iter().filter(|bench| chosen.matches(bench.name)) {
             if let Err(error) = (bench.run)(&device) {
@@ -52,7 +67,9 @@ pub fn run(chosen: Glob<'_>, initramfs: Option<AddrRange<PhysAddr>>) {
         }
     }
     if chosen.matches("mmap") {
-        user::run_init(initramfs, PROGRAM, &[]);
+        let sizes: Vec<String> =
+            alloc::SIZES.iter().chain(&[LARGEST]).map(|(size, rounds)| format!("{size}:{rounds}")).collect();
+        user::run_init(initramfs, PROGRAM, &sizes.iter().map(String::as_str).collect::<Vec<_>>());
     }
 }
 

@@ -4,7 +4,7 @@ use super::line::Subject;
 use super::measure::Measured;
 use crate::dma::Device;
 use crate::dma::stream::{self, Pages};
-use crate::selftest::fragment::Fragmented;
+use crate::rig::Fragmented;
 use ::alloc::boxed::Box;
 use ::alloc::sync::Arc;
 use addr::PAGE_SIZE;
@@ -49,6 +49,6 @@ fn measure(
         None => Err(DmaError::IommuTimeout),
     };
     let mut measured = Measured::new(rounds, lend, |lent| own.set(lent.unmap().ok()))?;
-    Subject { name, size, attrs, chunks, tables: 0 }.print(&mut measured);
+    Subject { name, size, attrs, chunks, tables: 0, metadata: 0, at: None }.print(&mut measured);
     Ok(())
 }

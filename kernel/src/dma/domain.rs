@@ -67,7 +67,12 @@ impl Domain {
         let translated = SpinLock::new(Translated::new(smmu, domain, input_bits));
         let domain = Arc::new(Self { kind: Kind::Translated(smmu, translated) });
         let mut all = ALL.lock();
-        all.retain(|domain| domain.strong_count() > 0);
+        // Those that are gone leave when there is no more room: rarely enough not to count, however many there are.
+        if all.len() == all.capacity() {
+            all.retain(|domain| domain.strong_count() > 0);
+            let live = all.len();
+            all.reserve(live + 1);
+        }
         all.push(Arc::downgrade(&domain));
         domain
     }

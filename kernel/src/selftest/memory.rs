@@ -1,9 +1,9 @@
 //! Zones, chunks on fragmented memory, windows, and what the linear map has and has not.
 
 use super::boot::whole_half;
-use super::fragment::Fragmented;
 use super::{Outcome, Test};
 use crate::memory::{kernel_map, kmap, layout, linear, zones};
+use crate::rig::Fragmented;
 use crate::{check, pass, skip};
 use addr::{AddrRange, MemoryType, Order, PAGE_SIZE, PhysAddr};
 use alloc::vec::Vec;

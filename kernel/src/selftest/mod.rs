@@ -6,13 +6,11 @@ mod boot;
 mod device;
 mod dma;
 mod faults;
-pub(crate) mod fragment;
 mod held;
 mod memory;
 mod programs;
 mod report;
 mod streaming;
-pub(crate) mod threads;
 mod transfers;
 
 use crate::board::Glob;

@@ -48,7 +48,7 @@ fn scattered_list_is_one_range() -> Outcome {
         );
         skip!("no IOMMU: {error:?}");
     }
-    let fragmented = super::fragment::Fragmented::new(memory::Reach::LOW, 64);
+    let fragmented = crate::rig::Fragmented::new(memory::Reach::LOW, 64);
     let pages = Pages::scattered(PIECES as u64 * PAGE_SIZE);
     drop(fragmented);
     let mut pages = pages.map_err(|error| error.to_string())?;

@@ -1,11 +1,11 @@
 //! The device moves bytes: through scattered chunks that it sees as one range, for several CPUs and devices at once.
 
 use super::device::{edu, frame_at, peek, poke, read_in, write_out};
-use super::fragment::Fragmented;
 use super::held::Held;
 use super::{Outcome, Test};
 use crate::dma::{self, Attachment, Device, counters};
 use crate::memory::zones;
+use crate::rig::Fragmented;
 use crate::{check, pass, skip};
 use addr::{Chunk, PAGE_SIZE, Size};
 use alloc::format;
@@ -131,7 +131,7 @@ fn many_cpus_alloc_and_free() -> Outcome {
     let before = Held::now();
     let lost = counters::read().lost_bytes.now;
     let deadline = Deadline::in_ns(PATIENCE_NS);
-    let results = super::threads::run_each(cpus, move |thread| {
+    let results = crate::rig::run_each(cpus, move |thread| {
         for round in 0..ROUNDS {
             alloc_and_free(&device, round, thread as u64)
                 .map_err(|what| format!("thread {thread} round {round}: {what}"))?;

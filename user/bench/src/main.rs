@@ -1,4 +1,6 @@
 //! What mapping a buffer costs a program: one line a measurement, in ticks of the counter, as the kernel prints them.
+//!
+//! `bench BYTES:ROUNDS ..` maps a buffer of each size so often.
 
 mod counter;
 mod measure;
@@ -8,17 +10,6 @@ use std::process::ExitCode;
 
 use dmabuf::{Buffer, Heap, Protection, SYSTEM, View};
 use measure::measure;
-
-/// Bytes, and how often.
-const SIZES: [(u64, usize); 7] = [
-    (4 << 10, 64),
-    (64 << 10, 64),
-    (1 << 20, 32),
-    (2 << 20, 32),
-    (16 << 20, 16),
-    (64 << 20, 8),
-    (256 << 20, 8),
-];
 
 fn main() -> ExitCode {
     match run() {
@@ -33,7 +24,16 @@ fn main() -> ExitCode {
 fn run() -> io::Result<()> {
     floors()?;
     let heap = Heap::open(SYSTEM)?;
-    SIZES.into_iter().try_for_each(|(size, rounds)| map(&heap.allocate(size)?, rounds))
+    std::env::args().skip(1).try_for_each(|word| {
+        let (size, rounds) = request(&word).ok_or(io::Error::other(format!("{word}: not BYTES:ROUNDS")))?;
+        map(&heap.allocate(size)?, rounds)
+    })
+}
+
+/// How much to map, and how often.
+fn request(word: &str) -> Option<(u64, usize)> {
+    let (size, rounds) = word.split_once(':')?;
+    Some((size.parse().ok()?, rounds.parse().ok()?))
 }
 
 /// A system call that does nothing, and a mapping of nothing.

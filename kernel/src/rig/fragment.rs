@@ -5,8 +5,8 @@ use addr::{Chunk, Order};
 use alloc::vec::Vec;
 use memory::{FrameSource, Frames, OwnedChunk, Reach};
 
-/// All free memory within a reach is taken, and of some of it every second frame given back: what is free then are
-/// single frames that are no neighbours. Dropped, everything is free again.
+/// All free memory within a reach is taken, and of some of it every second piece given back: what is free then are
+/// pieces of one size that are no neighbours. Dropped, everything is free again.
 pub struct Fragmented {
     rest: Frames,
     kept: Frames,
@@ -15,28 +15,33 @@ pub struct Fragmented {
 impl Fragmented {
     /// Leaves `free` single frames within `reach`.
     pub fn new(reach: Reach, free: u64) -> Self {
+        Self::in_pieces(reach, free, Order::PAGE)
+    }
+
+    /// Leaves `free` frames within `reach`, in pieces of `order`.
+    pub fn in_pieces(reach: Reach, free: u64, order: Order) -> Self {
         let rest = take_all(reach);
         let mut this = Self { rest, kept: Frames::new() };
-        this.scatter(2 * free);
+        this.scatter(2 * free, order);
         this
     }
 
-    /// Gives back every second frame of `frames` frames of what was taken.
-    fn scatter(&mut self, frames: u64) {
+    /// Gives back every second piece of `frames` frames of what was taken.
+    fn scatter(&mut self, frames: u64, order: Order) {
         let mut left = frames;
         for chunk in self.rest.drain().collect::<Vec<_>>() {
-            if left == 0 {
+            if left == 0 || chunk.chunk().order() <= order {
                 keep(&mut self.rest, chunk);
                 continue;
             }
             let chunk = chunk.release();
-            for (index, page) in pages(chunk).enumerate() {
+            for (index, piece) in pieces(chunk, order).enumerate() {
                 if index % 2 == 1 && left > 0 {
-                    zones::give(page);
+                    zones::give(piece);
                 } else {
-                    keep(&mut self.kept, page);
+                    keep(&mut self.kept, piece);
                 }
-                left = left.saturating_sub(1);
+                left = left.saturating_sub(order.frames());
             }
         }
     }
@@ -66,7 +71,8 @@ fn keep(list: &mut Frames, chunk: OwnedChunk) {
     list.push(chunk).unwrap_or_else(|(chunk, _)| zones::give(chunk));
 }
 
-/// The frames of a chunk, each on its own.
-fn pages(chunk: Chunk) -> impl Iterator<Item = OwnedChunk> {
-    (0..chunk.frames()).map(move |offset| OwnedChunk::adopt(Chunk::page(chunk.first().offset(offset))))
+/// The parts of `order` that a larger chunk has, each on its own.
+fn pieces(chunk: Chunk, order: Order) -> impl Iterator<Item = OwnedChunk> {
+    let part = move |first| Chunk::new(chunk.first().offset(first), order);
+    (0..chunk.frames()).step_by(order.frames() as usize).filter_map(part).map(OwnedChunk::adopt)
 }

@@ -1,0 +1,7 @@
+//! What self-tests and benchmarks set up before they look: memory in pieces, work on many CPUs.
+
+mod fragment;
+mod threads;
+
+pub use fragment::Fragmented;
+pub use threads::run_each;
