@@ -22,6 +22,7 @@ pub fn table() {
 mod counting {
     use crate::dma::counters;
     use core::array;
+    use core::fmt;
     use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
     pub static STORES: AtomicU64 = AtomicU64::new(0);
@@ -40,6 +41,14 @@ mod counting {
         /// What happened between `earlier` and this.
         pub fn since(self, earlier: Self) -> Self {
             Self(array::from_fn(|n| self.0[n] - earlier.0[n]))
+        }
+    }
+
+    impl fmt::Display for Events {
+        /// `stores=1 tables=0 ..`
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            let mut words = Self::NAMES.iter().zip(self.0);
+            words.try_for_each(|(name, count)| write!(f, "{name}={count} "))
         }
     }
 

@@ -3,6 +3,7 @@
 //! `bench BYTES:ROUNDS ..` maps a buffer of each size so often.
 
 mod counter;
+mod events;
 mod measure;
 
 use std::io;
@@ -40,28 +41,22 @@ fn request(word: &str) -> Option<(u64, usize)> {
 fn floors() -> io::Result<()> {
     const ROUNDS: usize = 256;
     let call = measure(ROUNDS, || Ok(std::os::unix::process::parent_id()), drop)?;
-    println!(
-        "BENCH floor_syscall size=0 attrs=getppid alloc_ticks={} free_ticks=0 iters={ROUNDS} chunks=0",
-        call.up
-    );
-    let (up, down) = measure(ROUNDS, || View::anonymous(4096), drop)?.both();
-    println!(
-        "BENCH floor_mmap size=4096 attrs=anonymous_untouched alloc_ticks={up} free_ticks={down} iters={ROUNDS} chunks=0"
-    );
+    println!("BENCH floor_syscall size=0 attrs=getppid {call} chunks=0");
+    let mapping = measure(ROUNDS, || View::anonymous(4096), drop)?;
+    println!("BENCH floor_mmap size=4096 attrs=anonymous_untouched {mapping} chunks=0");
     Ok(())
 }
 
 fn map(buffer: &Buffer, rounds: usize) -> io::Result<()> {
     let all = || buffer.map(Protection::ReadWrite);
-    let (up, down) = measure(rounds, all, drop)?.both();
+    let measured = measure(rounds, all, drop)?;
     let view = all()?;
     let start = counter::now();
     view.set_word(0, 1);
     view.set_word(view.words() - 1, 1);
     let touch = counter::now() - start;
     println!(
-        "BENCH mmap size={} attrs=NO_KERNEL_MAPPING alloc_ticks={up} free_ticks={down} iters={rounds} chunks={} \
-         touch_ticks={touch}",
+        "BENCH mmap size={} attrs=NO_KERNEL_MAPPING {measured} chunks={} touch_ticks={touch}",
         buffer.bytes(),
         buffer.chunks()?.len(),
     );

@@ -1,25 +1,25 @@
 //! Timing an operation and the one that takes it back.
 
+use std::collections::BTreeMap;
+use std::fmt;
 use std::io;
 
 use crate::counter;
+use crate::events::{Snapshot, Source};
 
 /// Rounds before the first that counts, at most.
 const WARM: usize = 4;
 
-/// Median ticks of each half.
-pub struct Medians {
-    /// Of the operation.
-    pub up: u64,
-    /// Of what takes it back.
-    pub down: u64,
+/// What both halves cost; shows as the words of a line.
+pub struct Measured {
+    up: Half,
+    down: Half,
 }
 
-impl Medians {
-    /// Of both halves.
-    pub fn both(self) -> (u64, u64) {
-        (self.up, self.down)
-    }
+/// One half, round by round.
+struct Half {
+    ticks: Vec<u64>,
+    events: Vec<(Snapshot, Snapshot)>,
 }
 
 /// Does `up` and `down` in turn, some rounds for warming up and then `rounds` that count.
@@ -27,23 +27,64 @@ pub fn measure<T>(
     rounds: usize,
     mut up: impl FnMut() -> io::Result<T>,
     mut down: impl FnMut(T),
-) -> io::Result<Medians> {
+) -> io::Result<Measured> {
+    let mut source = Source::open();
     for _ in 0..rounds.min(WARM) {
         up().map(&mut down)?;
     }
-    let (mut ups, mut downs) = (Vec::with_capacity(rounds), Vec::with_capacity(rounds));
+    let (mut ups, mut downs) = (Half::with_capacity(rounds), Half::with_capacity(rounds));
     for _ in 0..rounds {
-        let start = counter::now();
-        let made = up()?;
-        ups.push(counter::now() - start);
-        let start = counter::now();
-        down(made);
-        downs.push(counter::now() - start);
+        let made = ups.time(&mut source, &mut up)?;
+        downs.time(&mut source, || down(made));
     }
-    Ok(Medians { up: median(&mut ups), down: median(&mut downs) })
+    Ok(Measured { up: ups, down: downs })
 }
 
-fn median(samples: &mut [u64]) -> u64 {
+impl Half {
+    fn with_capacity(rounds: usize) -> Self {
+        Self { ticks: Vec::with_capacity(rounds), events: Vec::with_capacity(rounds) }
+    }
+
+    #[inline(always)]
+    fn time<R>(&mut self, source: &mut Source, action: impl FnOnce() -> R) -> R {
+        let before = source.read();
+        let start = counter::now();
+        let result = action();
+        self.ticks.push(counter::now() - start);
+        self.events.extend(before.zip(source.read()));
+        result
+    }
+
+    fn median(&self) -> u64 {
+        median(self.ticks.iter().copied())
+    }
+
+    fn mean(&self) -> u64 {
+        self.ticks.iter().sum::<u64>() / self.ticks.len().max(1) as u64
+    }
+
+    /// The median of each event, by name.
+    fn events(&self) -> BTreeMap<String, u64> {
+        let rounds: Vec<_> = self.events.iter().map(|(before, after)| after.since(before)).collect();
+        let names = rounds.first().into_iter().flat_map(BTreeMap::keys);
+        names.map(|name| (name.clone(), median(rounds.iter().map(|round| round[name])))).collect()
+    }
+}
+
+impl fmt::Display for Measured {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (up, down) = (&self.up, &self.down);
+        write!(f, "alloc_ticks={} free_ticks={} ", up.median(), down.median())?;
+        write!(f, "alloc_mean={} free_mean={} iters={}", up.mean(), down.mean(), up.ticks.len())?;
+        for (half, events) in [("alloc", up.events()), ("free", down.events())] {
+            events.iter().try_for_each(|(name, count)| write!(f, " {half}_{name}={count}"))?;
+        }
+        Ok(())
+    }
+}
+
+fn median(samples: impl Iterator<Item = u64>) -> u64 {
+    let mut samples: Vec<u64> = samples.collect();
     samples.sort_unstable();
     samples.get(samples.len() / 2).copied().unwrap_or(0)
 }

@@ -4,6 +4,8 @@ pub mod console;
 mod directory;
 pub mod dma_buf;
 mod edu;
+#[cfg(feature = "counters")]
+mod events;
 mod heap;
 mod null;
 mod regular;
@@ -124,6 +126,9 @@ pub enum Device {
     Heap(Heap),
     /// `/dev/edu0`: the first one.
     Edu,
+    /// `/dev/events`: what has been counted, in a build that counts.
+    #[cfg(feature = "counters")]
+    Events,
 }
 
 impl Device {
@@ -132,7 +137,10 @@ impl Device {
         let always = [Self::Console("/dev/console"), Self::Console("/dev/tty"), Self::Null];
         let heaps = Heap::ALL.into_iter().map(Self::Heap);
         let edu = devices::edus().first().map(|_| Self::Edu);
-        always.into_iter().chain(heaps).chain(edu)
+        let present = always.into_iter().chain(heaps).chain(edu);
+        #[cfg(feature = "counters")]
+        let present = present.chain([Self::Events]);
+        present
     }
 
     /// Where it goes.
@@ -142,6 +150,8 @@ impl Device {
             Self::Null => "/dev/null",
             Self::Heap(heap) => heap.path(),
             Self::Edu => "/dev/edu0",
+            #[cfg(feature = "counters")]
+            Self::Events => "/dev/events",
         }
     }
 
@@ -152,6 +162,8 @@ impl Device {
             Self::Null => device_number(1, 3),
             Self::Heap(heap) => device_number(240, *heap as u32),
             Self::Edu => device_number(241, 0),
+            #[cfg(feature = "counters")]
+            Self::Events => device_number(242, 0),
         }
     }
 
@@ -159,6 +171,8 @@ impl Device {
         Ok(match self {
             Self::Console(_) => OpenFile::new(console::Console, flags),
             Self::Null => OpenFile::new(null::Null, flags),
+            #[cfg(feature = "counters")]
+            Self::Events => OpenFile::new(events::EventsFile, flags),
             Self::Heap(heap) => OpenFile::new(HeapFile::new(heap), flags),
             Self::Edu => {
                 OpenFile::new(edu::EduFile::new(devices::edus().first().ok_or(Errno::ENXIO)?)?, flags)
