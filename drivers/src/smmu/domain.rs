@@ -1,6 +1,7 @@
 //! A domain: one set of tables, one tag, and at stage 1 one context descriptor (IHI 0070, 3.3.2 and 5.4).
 
 use super::command_queue::{self, CommandError, CommandQueue};
+use super::pinned::Pinned;
 use super::probe::Features;
 use super::tags::Tags;
 use super::upkeep::Upkeep;
@@ -114,6 +115,26 @@ impl Domain {
             Tables::Stage1 { tables, .. } => tables.trim(walked),
             Tables::Stage2(tables) => tables.trim(walked),
         }
+    }
+
+    /// Pins the table for the [`Pinned::BYTES`] from `at` on, a multiple of them, where nothing is mapped. From then on
+    /// what is there is mapped and unmapped through the result alone.
+    ///
+    /// # Errors
+    /// As the page table says; everything is as before.
+    pub fn pin<M: TableMemory>(
+        &mut self,
+        memory: &mut M,
+        commands: &impl Shared<CommandQueue>,
+        at: Iova,
+    ) -> Result<Pinned, pagetable::MapError<Iova>> {
+        let mut walked = walked(memory, commands, self.how);
+        let table = match &mut self.tables {
+            Tables::Stage1 { tables, .. } => tables.pin(&mut walked, at),
+            Tables::Stage2(tables) => tables.pin(&mut walked, at),
+        }?;
+        self.how.upkeep.publish();
+        Ok(Pinned::new(table, at, self.how))
     }
 
     /// What its translations are tagged with.

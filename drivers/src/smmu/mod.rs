@@ -8,6 +8,7 @@
 //!   streams             StreamTable: attach, detach (trait Iommu)
 //!   tags                ASIDs for Domain::new
 //! Domain              tables of a device's addresses: map, unmap, invalidate (trait iommu::Domain)
+//! Pinned              one of its tables, whose pages need no lock
 //! ```
 //!
 //! Lock order, for whoever locks: domain, stream table, commands. The event queue is taken alone.
@@ -16,6 +17,7 @@ mod clock;
 mod command_queue;
 mod domain;
 mod event_queue;
+mod pinned;
 mod probe;
 mod rate;
 mod registers;
@@ -29,6 +31,7 @@ pub use clock::{Clock, PATIENCE};
 pub use command_queue::{CommandCounters, CommandError, CommandQueue, GlobalErrors, QueueFull};
 pub use domain::{DestroyError, Domain, DomainError};
 pub use event_queue::{EventCounters, EventQueue, Report};
+pub use pinned::Pinned;
 pub use probe::{Features, Missing, Stages, Unsupported};
 pub use rate::Dropped;
 pub use registers::Registers;

@@ -171,3 +171,37 @@ fn what_is_left_of_a_block_is_there_when_the_rest_is_gone() {
         }
     }
 }
+
+#[test]
+fn pinned_pages_are_reached_until_invalidated_like_others() {
+    for (ids, walks) in kinds() {
+        let mut rig = rig(ids, walks);
+        let mut domain = rig.attached(STREAM);
+        // The SMMU remembers that there was nothing, and the tables on the way.
+        assert_eq!(rig.reach(0x20_3000), None);
+        rig.map(&mut domain, 0x40_0000, &[chunk(0x7000, 0)]).unwrap();
+        let pinned = domain.pin(&mut rig.source, &rig.commands, Iova::new(0x20_0000)).unwrap();
+        let chunks = [chunk(0x1_0000_8000, 1), chunk(0x5000, 0)];
+        for round in 0..3 {
+            let range = pinned.map(&rig.source, 3, chunks.into_iter(), RW).unwrap();
+            assert_eq!(range, pages_at(0x20_3000, 3));
+            assert_eq!(rig.reach(0x20_4010), Some(0x1_0000_9010), "{ids:?} {walks:?} {round}");
+            assert_eq!(rig.reach(0x20_5000), Some(0x5000));
+            assert_eq!(rig.reach(0x20_6000), None);
+            let stale = pinned.unmap(&rig.source, range, round);
+            assert_eq!(rig.reach(0x20_4010), Some(0x1_0000_9010), "it is cached");
+            assert_eq!(rig.free(stale), round);
+            assert_eq!(
+                (rig.reach(0x20_3000), rig.reach(0x20_4010), rig.reach(0x20_5000)),
+                (None, None, None)
+            );
+        }
+        let group = pinned.map(&rig.source, 16, [chunk(0x3000_0000, 4)].into_iter(), RW).unwrap();
+        assert_eq!(rig.reach(0x21_fabc), Some(0x3000_fabc));
+        let stale = pinned.unmap(&rig.source, group, ());
+        rig.free(stale);
+        assert_eq!(rig.reach(0x21_fabc), None);
+        rig.detach(STREAM, &mut domain).unwrap();
+        rig.destroy(domain).unwrap();
+    }
+}

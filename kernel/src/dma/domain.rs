@@ -2,10 +2,13 @@
 //! they translate to.
 
 use super::counters;
+use super::inject::{self, Step};
 use super::iommu::{Smmu, Tables};
+use super::small::{Place, Small};
 use super::translated::Translated;
 use crate::sync::SpinLock;
 use addr::{AddrRange, Chunk, Iova, PhysAddr};
+use alloc::boxed::Box;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use dma_api::{DmaError, DmaMask};
@@ -13,6 +16,7 @@ use drivers::direct::{BusWindow, Direct};
 use drivers::iommu::{Domain as _, MapError, Placement};
 use drivers::smmu::{self, Stages};
 use pagetable::Mapping;
+use spin::Once;
 
 /// An address space for devices. Its lock is held while tables change, not while the IOMMU is waited for.
 pub struct Domain {
@@ -20,9 +24,17 @@ pub struct Domain {
 }
 
 enum Kind {
-    Translated(&'static Smmu, SpinLock<Translated>),
+    Translated(Box<Behind>),
     /// No IOMMU: addresses are what the bus makes of physical ones.
     Direct(Vec<BusWindow>),
+}
+
+/// A domain behind an SMMU.
+struct Behind {
+    smmu: &'static Smmu,
+    /// Mappings that need no lock, from the first one on; `None` inside if their addresses were taken.
+    small: Once<Option<Box<Small>>>,
+    translated: SpinLock<Translated>,
 }
 
 static ALL: SpinLock<Vec<Weak<Domain>>> = SpinLock::new(Vec::new());
@@ -65,7 +77,8 @@ impl Domain {
     /// An empty domain of `smmu`'s.
     pub(super) fn translated(smmu: &'static Smmu, domain: smmu::Domain, input_bits: u8) -> Arc<Self> {
         let translated = SpinLock::new(Translated::new(smmu, domain, input_bits));
-        let domain = Arc::new(Self { kind: Kind::Translated(smmu, translated) });
+        let behind = Behind { smmu, small: Once::new(), translated };
+        let domain = Arc::new(Self { kind: Kind::Translated(Box::new(behind)) });
         let mut all = ALL.lock();
         // Those that are gone leave when there is no more room: rarely enough not to count, however many there are.
         if all.len() == all.capacity() {
@@ -85,7 +98,7 @@ impl Domain {
     /// Whether its tables can keep unprivileged transactions out: stage 1 can, stage 2 has no word for it (DDI 0487,
     /// D8.4, "Stage 2 data access permissions").
     pub fn tells_privilege(&self) -> bool {
-        matches!(self.kind, Kind::Translated(smmu, _) if smmu.features().stages != Stages::Two)
+        matches!(&self.kind, Kind::Translated(behind) if behind.smmu.features().stages != Stages::Two)
     }
 
     /// The highest physical address that a device with this mask can use.
@@ -93,29 +106,6 @@ impl Domain {
         match &self.kind {
             Kind::Translated(..) => PhysAddr::new(u64::MAX),
             Kind::Direct(windows) => direct(windows, mask).reach(),
-        }
-    }
-
-    /// Keeps `range` from everybody: addresses that do not reach the IOMMU (a bridge's windows).
-    ///
-    /// # Errors
-    /// [`DmaError::OutOfIova`] when somebody has some of it already.
-    pub fn reserve(&self, range: AddrRange<Iova>) -> Result<(), DmaError> {
-        match &self.kind {
-            Kind::Translated(_, translated) => translated.lock().reserve(range),
-            Kind::Direct(_) => Ok(()),
-        }
-    }
-
-    /// Lets devices reach `registers` at the very same address: an interrupt controller's doorbell, which devices
-    /// write through the IOMMU like memory.
-    ///
-    /// # Errors
-    /// [`DmaError::OutOfIova`], [`DmaError::OutOfTables`], [`DmaError::IommuTimeout`].
-    pub fn map_registers(&self, registers: AddrRange<PhysAddr>) -> Result<(), DmaError> {
-        match &self.kind {
-            Kind::Translated(_, translated) => translated.lock().map_registers(registers),
-            Kind::Direct(_) => Ok(()),
         }
     }
 
@@ -132,7 +122,7 @@ impl Domain {
             return Err(DmaError::PastMask { len: wish.len, mask: wish.mask });
         }
         let range = match &self.kind {
-            Kind::Translated(_, translated) => translated.lock().map(chunks, wish),
+            Kind::Translated(behind) => behind.map(chunks, wish),
             Kind::Direct(windows) => place_direct(&direct(windows, wish.mask), chunks, wish),
         }?;
         counters::IOVA_RANGES.add(1);
@@ -145,34 +135,23 @@ impl Domain {
     /// [`DmaError::IommuTimeout`]: `held` and the addresses are lost, since a device might still use them.
     pub(super) fn unmap<T>(&self, range: AddrRange<Iova>, held: T) -> Result<T, DmaError> {
         counters::IOVA_RANGES.sub(1);
-        let Kind::Translated(smmu, translated) = &self.kind else { return Ok(held) };
-        let stale = translated.lock().unmap(range, held);
-        match smmu::Domain::invalidate(&smmu.commands, stale) {
-            Ok(freed) => {
-                let held = freed.take(&mut Tables);
-                translated.lock().free(range);
-                Ok(held)
-            }
-            Err(unfinished) => {
-                log::error!("IOMMU: {:?} stays out of use: {:?}", range, unfinished.error);
-                counters::LOST_BYTES.add(range.len());
-                // What is stale is never dropped: `held` stays as it is for good.
-                Err(DmaError::IommuTimeout)
-            }
+        match &self.kind {
+            Kind::Translated(behind) => behind.unmap(range, held),
+            Kind::Direct(_) => Ok(held),
         }
     }
 
     /// Shows every page or block of `range`, lowest first; nothing without translation.
     pub fn leaves(&self, range: AddrRange<Iova>, visit: impl FnMut(pagetable::Leaf<Iova>)) {
-        if let Kind::Translated(_, translated) = &self.kind {
-            translated.lock().leaves(range, visit);
+        if let Kind::Translated(behind) = &self.kind {
+            behind.translated.lock().leaves(range, visit);
         }
     }
 
     /// Shows every page or block there is, lowest first.
     pub fn all_leaves(&self, visit: impl FnMut(pagetable::Leaf<Iova>)) {
-        if let Kind::Translated(_, translated) = &self.kind {
-            let translated = translated.lock();
+        if let Kind::Translated(behind) = &self.kind {
+            let translated = behind.translated.lock();
             translated.leaves(AddrRange::new(Iova::new(0), translated.end()), visit);
         }
     }
@@ -180,16 +159,95 @@ impl Domain {
     /// Calls `action` with the SMMU's domain, if there is one.
     pub(super) fn with_smmu<R>(&self, action: impl FnOnce(&mut smmu::Domain) -> R) -> Option<R> {
         match &self.kind {
-            Kind::Translated(_, translated) => Some(action(translated.lock().smmu_domain())),
+            Kind::Translated(behind) => Some(action(behind.translated.lock().smmu_domain())),
             Kind::Direct(_) => None,
         }
+    }
+}
+
+impl Behind {
+    #[inline]
+    fn map(
+        &self,
+        chunks: impl Iterator<Item = Chunk> + Clone,
+        wish: &Wish,
+    ) -> Result<AddrRange<Iova>, DmaError> {
+        if inject::fails(Step::Iova) {
+            return Err(DmaError::OutOfIova { len: wish.len, highest: wish.mask.highest() });
+        }
+        match self.small_place(wish)? {
+            Some((small, place)) => small.map(&place, chunks, wish.len, wish.mapping),
+            None => self.translated.lock().map(chunks, wish),
+        }
+    }
+
+    /// A place among the small mappings, if the wish is for one and there is room.
+    #[inline]
+    fn small_place(&self, wish: &Wish) -> Result<Option<(&Small, Place)>, DmaError> {
+        if wish.len > Small::LONGEST || wish.mask.highest() < Small::HIGHEST {
+            return Ok(None);
+        }
+        match self.small.get() {
+            Some(Some(small)) => match small.take(wish.len) {
+                Some(place) => Ok(Some((small, place))),
+                None => self.new_place(small, wish),
+            },
+            Some(None) => Ok(None),
+            None => self.first_place(wish),
+        }
+    }
+
+    #[cold]
+    fn first_place(&self, wish: &Wish) -> Result<Option<(&Small, Place)>, DmaError> {
+        let small = self.small.call_once(|| {
+            let reserved = self.translated.lock().reserve(Small::space());
+            reserved.is_ok().then(|| Box::new(Small::new()))
+        });
+        small.as_ref().map_or(Ok(None), |small| self.new_place(small, wish))
+    }
+
+    #[cold]
+    fn new_place<'a>(&self, small: &'a Small, wish: &Wish) -> Result<Option<(&'a Small, Place)>, DmaError> {
+        let mut translated = self.translated.lock();
+        // Another CPU may have made room meanwhile.
+        if let Some(place) = small.take(wish.len) {
+            return Ok(Some((small, place)));
+        }
+        small.grow(|at| translated.pin(at))?;
+        Ok(small.take(wish.len).map(|place| (small, place)))
+    }
+
+    #[inline]
+    fn unmap<T>(&self, range: AddrRange<Iova>, held: T) -> Result<T, DmaError> {
+        let small = self.small.get().and_then(Option::as_ref);
+        let small = small.and_then(|small| Some((small, small.table_of(range)?)));
+        let stale = match small {
+            Some((_, (_, table))) => table.pinned().unmap(&Tables, range, held),
+            None => self.translated.lock().unmap(range, held),
+        };
+        let freed = match smmu::Domain::invalidate(&self.smmu.commands, stale) {
+            Ok(freed) => freed,
+            Err(unfinished) => {
+                log::error!("IOMMU: {:?} stays out of use: {:?}", range, unfinished.error);
+                counters::LOST_BYTES.add(range.len());
+                // What is stale is never dropped: `held` stays as it is for good.
+                return Err(DmaError::IommuTimeout);
+            }
+        };
+        let held = freed.take(&mut Tables);
+        match small {
+            Some((small, table)) => small.give(table, range),
+            None => self.translated.lock().free(range),
+        }
+        Ok(held)
     }
 }
 
 impl Drop for Domain {
     fn drop(&mut self) {
         let kind = core::mem::replace(&mut self.kind, Kind::Direct(Vec::new()));
-        if let Kind::Translated(smmu, translated) = kind {
+        if let Kind::Translated(behind) = kind {
+            let Behind { smmu, translated, .. } = *behind;
             smmu.destroy(translated.into_inner().into_smmu_domain());
         }
     }

@@ -20,6 +20,7 @@ mod frames;
 pub mod inject;
 pub mod iommu;
 pub mod quarantine;
+mod small;
 pub mod stream;
 pub mod trace;
 mod translated;

@@ -16,7 +16,7 @@ use addr::{AddrRange, Address, Chunk, Iova, MemoryType, Order, PAGE_SIZE, Pfn, P
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use dma_api::{Direction, DmaError, Mapped, Refused, Segment, Stream, StreamMemory};
+use dma_api::{Direction, DmaError, Lender, Lent, Refused, Segment, Stream, StreamMemory};
 use memory::chunks::Request;
 use memory::{Frames, Reach};
 use pagetable::Mapping;
@@ -34,58 +34,68 @@ pub fn map(
     memory: Box<dyn StreamMemory>,
     direction: Direction,
 ) -> Result<Stream<dma_api::Device>, Refused> {
-    match Lent::new(device, &*memory, direction) {
-        Ok(lent) => {
-            let mapping = Box::new(StreamMapping { lent, memory: Some(memory) });
-            Ok(Stream::new(mapping, direction))
-        }
-        Err(error) => {
-            if error == DmaError::IommuTimeout {
-                let len = memory.segments().iter().map(|segment| segment.len).sum();
-                super::counters::LOST_BYTES.add(len);
-                core::mem::forget(memory);
-                return Err(Refused { memory: Box::new(Lost), error });
-            }
-            Err(Refused { memory, error })
+    match lend(device, &*memory, direction) {
+        Ok(lent) => Ok(Stream::new(device.clone(), lent, memory)),
+        Err(error) => Err(refuse(memory, error)),
+    }
+}
+
+#[cold]
+fn refuse(memory: Box<dyn StreamMemory>, error: DmaError) -> Refused {
+    if error != DmaError::IommuTimeout {
+        return Refused { memory, error };
+    }
+    let len = memory.segments().iter().map(|segment| segment.len).sum();
+    super::counters::LOST_BYTES.add(len);
+    core::mem::forget(memory);
+    Refused { memory: Box::new(Lost), error }
+}
+
+fn lend(device: &Device, memory: &dyn StreamMemory, direction: Direction) -> Result<Lent, DmaError> {
+    let segments = memory.segments();
+    let bytes = check(segments, direction, device.is_coherent())?;
+    let offset = offset(segments);
+    if !device.is_coherent() {
+        hand_over(PageChunks::new(segments), Side::Device, direction);
+    }
+    let wish = Wish {
+        // The pieces meet at page borders, so this is the sum of their pages.
+        len: (offset + bytes).next_multiple_of(PAGE_SIZE),
+        align: alignment(segments),
+        mask: device.mask(),
+        fit: Fit::Whole,
+        mapping: mapping(direction),
+    };
+    let pages = device.domain().map(PageChunks::new(segments), &wish)?;
+    let start = pages.start() + offset;
+    Ok(Lent { range: AddrRange::new(start, start + bytes), direction })
+}
+
+impl Device {
+    fn hand_over(&self, memory: &dyn StreamMemory, to: Side, direction: Direction) {
+        if !self.is_coherent() {
+            hand_over(PageChunks::new(memory.segments()), to, direction);
         }
     }
 }
 
-/// Where memory is for the device. It does not own the memory: whoever holds it does.
-struct Lent {
-    device: Arc<Device>,
-    /// Whole pages.
-    pages: AddrRange<Iova>,
-    /// The bytes in them.
-    range: AddrRange<Iova>,
-    direction: Direction,
-}
-
-impl Lent {
-    fn new(device: &Arc<Device>, memory: &dyn StreamMemory, direction: Direction) -> Result<Self, DmaError> {
-        let segments = memory.segments();
-        let bytes = check(segments, direction, device.is_coherent())?;
-        let offset = offset(segments);
-        if !device.is_coherent() {
-            hand_over(PageChunks::new(segments), Side::Device, direction);
-        }
-        let wish = Wish {
-            // The pieces meet at page borders, so this is the sum of their pages.
-            len: (offset + bytes).next_multiple_of(PAGE_SIZE),
-            align: alignment(segments),
-            mask: device.mask(),
-            fit: Fit::Whole,
-            mapping: mapping(direction),
-        };
-        let pages = device.domain().map(PageChunks::new(segments), &wish)?;
-        let start = pages.start() + offset;
-        Ok(Self { device: device.clone(), pages, range: AddrRange::new(start, start + bytes), direction })
+impl Lender for Device {
+    fn sync_for_cpu(&self, lent: Lent, memory: &mut dyn StreamMemory) {
+        self.hand_over(memory, Side::Cpu, lent.direction);
     }
 
-    fn sync(&self, memory: &dyn StreamMemory, to: Side) {
-        if !self.device.is_coherent() {
-            hand_over(PageChunks::new(memory.segments()), to, self.direction);
-        }
+    fn sync_for_device(&self, lent: Lent, memory: &mut dyn StreamMemory) {
+        self.hand_over(memory, Side::Device, lent.direction);
+    }
+
+    fn unmap(&self, lent: Lent, memory: Box<dyn StreamMemory>) -> Result<Box<dyn StreamMemory>, DmaError> {
+        // The whole pages around the bytes; it was mapped, so its end is no overflow.
+        let start = lent.range.start().align_down(PAGE_SIZE);
+        let pages = AddrRange::new(start, Iova::new(lent.range.end().raw().next_multiple_of(PAGE_SIZE)));
+        // The device first: until it can write no more, lines could be fetched again with what is old then.
+        let memory = self.domain().unmap(pages, memory)?;
+        self.hand_over(&*memory, Side::Cpu, lent.direction);
+        Ok(memory)
     }
 }
 
@@ -167,54 +177,6 @@ impl Iterator for PageChunks<'_> {
 fn hand_over(chunks: impl Iterator<Item = Chunk> + Clone, to: Side, direction: Direction) {
     to.maintain_lines(chunks, direction);
     arch::barrier::dsb_sy();
-}
-
-/// A mapping and its memory.
-struct StreamMapping {
-    lent: Lent,
-    /// `None` once it is unmapped.
-    memory: Option<Box<dyn StreamMemory>>,
-}
-
-impl StreamMapping {
-    fn sync(&self, to: Side) {
-        if let Some(memory) = &self.memory {
-            self.lent.sync(&**memory, to);
-        }
-    }
-
-    fn end(&mut self) -> Result<Option<Box<dyn StreamMemory>>, DmaError> {
-        let Some(memory) = self.memory.take() else { return Ok(None) };
-        // The device first: until it can write no more, lines could be fetched again with what is old then.
-        let memory = self.lent.device.domain().unmap(self.lent.pages, memory)?;
-        self.lent.sync(&*memory, Side::Cpu);
-        Ok(Some(memory))
-    }
-}
-
-impl Mapped for StreamMapping {
-    fn range(&self) -> AddrRange<Iova> {
-        self.lent.range
-    }
-    fn sync_for_cpu(&mut self) {
-        self.sync(Side::Cpu);
-    }
-    fn sync_for_device(&mut self) {
-        self.sync(Side::Device);
-    }
-    fn bytes(&mut self) -> Option<&mut [u8]> {
-        self.memory.as_mut()?.bytes()
-    }
-    fn unmap(mut self: Box<Self>) -> Result<Box<dyn StreamMemory>, DmaError> {
-        self.end()?.ok_or(DmaError::IommuTimeout)
-    }
-}
-
-impl Drop for StreamMapping {
-    fn drop(&mut self) {
-        // A time-out is logged there, and keeps the memory for good.
-        drop(self.end());
-    }
 }
 
 /// What is left of memory that an IOMMU which does not answer may still know.

@@ -1,13 +1,12 @@
 //! A domain behind an SMMU: which addresses are taken, and the tables behind them.
 
 use super::domain::{Fit, Wish};
-use super::inject::{self, Step};
 use super::iommu::{Smmu, Tables};
-use addr::{AddrRange, Chunk, Iova, MemoryType, Order, PAGE_SIZE, PhysAddr};
+use addr::{AddrRange, Chunk, Iova, Order, PAGE_SIZE};
 use dma_api::DmaError;
 use drivers::iommu::{Domain as _, MapError, Stale};
-use drivers::smmu;
-use memory::RangeAllocator;
+use drivers::smmu::{self, Pinned};
+use memory::{RangeAllocator, RangeError};
 use pagetable::{Leaf, Mapping};
 
 /// What the lock of a domain protects.
@@ -45,25 +44,24 @@ impl Translated {
         self.domain.leaves(&Tables, range, visit);
     }
 
-    /// See [`Domain::reserve`](super::Domain::reserve).
-    pub fn reserve(&mut self, range: AddrRange<Iova>) -> Result<(), DmaError> {
-        let (len, highest) = (range.len(), range.end());
-        let full = DmaError::OutOfIova { len, highest };
-        let whole = range.align_outward(PAGE_SIZE).ok_or(full)?;
-        // What no device can put on the bus needs no reservation.
-        match whole.intersection(&self.ranges.space()) {
-            Some(inside) => self.ranges.alloc_at(inside).map_err(|_| full),
-            None => Ok(()),
-        }
+    /// Keeps `range` from everybody else.
+    ///
+    /// # Errors
+    /// [`RangeError`] when it is not all free, or not all in the domain.
+    pub fn reserve(&mut self, range: AddrRange<Iova>) -> Result<(), RangeError<Iova>> {
+        self.ranges.alloc_at(range)
     }
 
-    /// See [`Domain::map_registers`](super::Domain::map_registers).
-    pub fn map_registers(&mut self, registers: AddrRange<PhysAddr>) -> Result<(), DmaError> {
-        let pages = registers.align_outward(PAGE_SIZE).ok_or(DmaError::TooLong { len: registers.len() })?;
-        let range = AddrRange::new(Iova::new(pages.start().raw()), Iova::new(pages.end().raw()));
-        self.reserve(range)?;
-        let mapping = Mapping::read_write(MemoryType::Device);
-        self.fill(Chunk::of_range(pages), range, mapping)
+    /// Pins the table from `at` on, where nothing is mapped.
+    ///
+    /// # Errors
+    /// [`DmaError::OutOfTables`].
+    pub fn pin(&mut self, at: Iova) -> Result<Pinned, DmaError> {
+        match self.domain.pin(&mut Tables, &self.smmu.commands, at) {
+            Ok(pinned) => Ok(pinned),
+            Err(pagetable::MapError::OutOfTables) => Err(DmaError::OutOfTables),
+            Err(error) => panic!("a table from {at} on: {error:?}"),
+        }
     }
 
     /// See [`Domain::map`](super::Domain::map).
@@ -81,9 +79,6 @@ impl Translated {
     fn place(&mut self, wish: &Wish) -> Result<AddrRange<Iova>, DmaError> {
         let highest = wish.mask.highest();
         let full = DmaError::OutOfIova { len: wish.len, highest };
-        if inject::fails(Step::Iova) {
-            return Err(full);
-        }
         let limit = match wish.fit {
             Fit::Whole => highest,
             // Its first page is reachable then.

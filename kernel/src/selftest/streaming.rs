@@ -7,12 +7,14 @@ use crate::dma::stream::{self, Pages};
 use crate::{check, pass, skip};
 use addr::PAGE_SIZE;
 use alloc::string::ToString;
+use alloc::vec::Vec;
 use dma_api::{Direction, DmaError};
 
 pub const TESTS: &[Test] = &[
     Test { name: "stream.single_piece_goes_and_comes", run: single_piece_goes_and_comes },
     Test { name: "stream.scattered_list_is_one_range", run: scattered_list_is_one_range },
     Test { name: "stream.ownership_changes_hands", run: ownership_changes_hands },
+    Test { name: "stream.many_small_pieces_at_a_time", run: many_small_pieces_at_a_time },
 ];
 
 fn single_piece_goes_and_comes() -> Outcome {
@@ -95,4 +97,39 @@ fn ownership_changes_hands() -> Outcome {
     let seen = mine.bytes().map(|bytes| bytes[100..116].to_vec()).unwrap_or_default();
     check!(seen == [10, 10, 10, 10, 11, 11, 11, 11, 12, 12, 12, 12, 13, 13, 13, 13], "{seen:?}");
     pass!("four rounds between CPU and device")
+}
+
+/// More than one table of small mappings has room for, of different lengths, freed out of order.
+fn many_small_pieces_at_a_time() -> Outcome {
+    const PIECES: u64 = 700;
+    let Some(edu) = edu() else { skip!("no edu device") };
+    if !edu.device().domain().is_translated() {
+        skip!("no IOMMU: the device does not reach memory above its mask");
+    }
+    let before = Held::now();
+    let mut all = Vec::new();
+    for piece in 0..PIECES {
+        let mut pages = Pages::new((1 + piece % 3) * PAGE_SIZE).map_err(|error| error.to_string())?;
+        pages.piece(0).unwrap_or_default()[..8].copy_from_slice(&piece.to_le_bytes());
+        all.push(
+            stream::map(edu.device(), pages, Direction::Bidirectional).map_err(|r| r.error.to_string())?,
+        );
+    }
+    let mut starts: Vec<_> = all.iter().map(|lent| (lent.iova(), lent.len() as u64)).collect();
+    starts.sort_unstable();
+    let apart = starts.windows(2).all(|pair| pair[0].0 + pair[0].1 <= pair[1].0);
+    check!(apart, "two have the same device addresses");
+    for lent in all.iter().step_by(97) {
+        read_in(edu, lent.iova(), 8)?;
+        write_out(edu, lent.iova() + 8, 8)?;
+    }
+    for (piece, lent) in all.into_iter().enumerate().rev() {
+        let mut mine = lent.sync_for_cpu();
+        let seen = mine.bytes().map(|bytes| [bytes[..8].to_vec(), bytes[8..16].to_vec()]).unwrap_or_default();
+        let word = (piece as u64).to_le_bytes();
+        let copy = if piece % 97 == 0 { word } else { [0; 8] };
+        check!(seen[0] == word && seen[1] == copy, "piece {piece} is {seen:x?}");
+    }
+    before.settle("afterwards")?;
+    pass!("{PIECES} pieces of one to three pages")
 }

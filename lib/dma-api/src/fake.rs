@@ -4,8 +4,8 @@
 //! that only a sync makes equal: a forgotten one shows.
 
 use crate::{
-    Attrs, Backing, Device, Direction, DmaBuffer, DmaError, DmaMask, DmaSpace, KernelView, Mapped, Refused,
-    Segment, Stream, StreamMemory,
+    Attrs, Backing, Device, Direction, DmaBuffer, DmaError, DmaMask, DmaSpace, KernelView, Lender, Lent,
+    Refused, Segment, Stream, StreamMemory,
 };
 use addr::{AddrRange, Chunk, Iova, PAGE_SIZE, Pfn, PhysAddr};
 use alloc::alloc::{alloc_zeroed, dealloc, handle_alloc_error};
@@ -203,10 +203,10 @@ impl DmaSpace for FakeSpace {
             Ok(at) => at,
             Err(error) => return Err(Refused { memory, error }),
         };
-        let attached = Attached { at, len, space: self.0.clone() };
-        let mut mapping = Box::new(FakeStream { attached, memory: Some(memory), direction });
-        mapping.sync_for_device();
-        Ok(Stream::new(mapping, direction))
+        let (lender, mut memory) = (Arc::new(self.0.clone()), memory);
+        let lent = Lent { range: AddrRange::new(at, at + len as u64), direction };
+        lender.sync_for_device(lent, &mut *memory);
+        Ok(Stream::new(lender, lent, memory))
     }
 }
 
@@ -232,42 +232,34 @@ impl Backing for Attached {
     }
 }
 
-struct FakeStream {
-    attached: Attached,
-    memory: Option<Box<dyn StreamMemory>>,
-    direction: Direction,
-}
-
-impl FakeStream {
-    fn both(&mut self, copy: impl FnOnce(KernelView<'_>, &mut [u8])) {
-        let state = self.attached.space.lock();
-        let bytes = self.memory.as_mut().and_then(|memory| memory.bytes());
-        if let (Some(region), Some(bytes)) = (state.regions.get(&self.attached.at), bytes) {
+impl Shared {
+    fn both(&self, lent: Lent, memory: &mut dyn StreamMemory, copy: impl FnOnce(KernelView<'_>, &mut [u8])) {
+        let state = self.lock();
+        if let (Some(region), Some(bytes)) = (state.regions.get(&lent.range.start()), memory.bytes()) {
             copy(region.memory.view(), bytes);
         }
     }
 }
 
-impl Mapped for FakeStream {
-    fn range(&self) -> AddrRange<Iova> {
-        AddrRange::new(self.attached.at, self.attached.at + self.attached.len as u64)
-    }
-    fn sync_for_cpu(&mut self) {
-        if self.direction.device_writes() {
-            self.both(|device, cpu| device.read_bytes(0, cpu));
+impl Lender for Shared {
+    fn sync_for_cpu(&self, lent: Lent, memory: &mut dyn StreamMemory) {
+        if lent.direction.device_writes() {
+            self.both(lent, memory, |device, cpu| device.read_bytes(0, cpu));
         }
     }
-    fn sync_for_device(&mut self) {
-        if self.direction.device_reads() {
-            self.both(|device, cpu| device.write_bytes(0, cpu));
+    fn sync_for_device(&self, lent: Lent, memory: &mut dyn StreamMemory) {
+        if lent.direction.device_reads() {
+            self.both(lent, memory, |device, cpu| device.write_bytes(0, cpu));
         }
     }
-    fn bytes(&mut self) -> Option<&mut [u8]> {
-        self.memory.as_mut()?.bytes()
-    }
-    fn unmap(mut self: Box<Self>) -> Result<Box<dyn StreamMemory>, DmaError> {
-        self.sync_for_cpu();
-        self.memory.take().ok_or(DmaError::IommuTimeout)
+    fn unmap(
+        &self,
+        lent: Lent,
+        mut memory: Box<dyn StreamMemory>,
+    ) -> Result<Box<dyn StreamMemory>, DmaError> {
+        self.sync_for_cpu(lent, &mut *memory);
+        self.lock().regions.remove(&lent.range.start());
+        Ok(memory)
     }
 }
 

@@ -29,7 +29,7 @@ pub use error::DmaError;
 #[cfg(feature = "fake")]
 pub use fake::{FakeMemory, FakeSpace, Fault};
 pub use mask::DmaMask;
-pub use stream::{Cpu, Device, Direction, Mapped, Refused, Segment, Stream, StreamMemory};
+pub use stream::{Cpu, Device, Direction, Lender, Lent, Refused, Segment, Stream, StreamMemory};
 pub use view::KernelView;
 
 use alloc::boxed::Box;

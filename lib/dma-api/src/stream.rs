@@ -3,6 +3,7 @@
 use crate::DmaError;
 use addr::{AddrRange, Iova, PhysAddr};
 use alloc::boxed::Box;
+use alloc::sync::Arc;
 use core::fmt;
 use core::marker::PhantomData;
 
@@ -64,21 +65,26 @@ impl fmt::Debug for Refused {
     }
 }
 
-/// A mapping seen from its provider. Dropping it unmaps, and drops the memory.
-pub trait Mapped: Send {
-    /// The device's addresses of the bytes.
-    fn range(&self) -> AddrRange<Iova>;
+/// Who lends memory to a device and takes it back.
+pub trait Lender: Send + Sync {
     /// Makes what the device wrote visible to the CPU.
-    fn sync_for_cpu(&mut self);
+    fn sync_for_cpu(&self, lent: Lent, memory: &mut dyn StreamMemory);
     /// Makes what the CPU wrote visible to the device.
-    fn sync_for_device(&mut self);
-    /// The memory as the kernel sees it, if it does.
-    fn bytes(&mut self) -> Option<&mut [u8]>;
-    /// Ends the mapping: [`Mapped::sync_for_cpu`], and the device reaches it no more.
+    fn sync_for_device(&self, lent: Lent, memory: &mut dyn StreamMemory);
+    /// Ends the loan: [`Lender::sync_for_cpu`], and the device reaches the memory no more.
     ///
     /// # Errors
     /// When the IOMMU does not say that it has forgotten the mapping, nobody gets the memory back.
-    fn unmap(self: Box<Self>) -> Result<Box<dyn StreamMemory>, DmaError>;
+    fn unmap(&self, lent: Lent, memory: Box<dyn StreamMemory>) -> Result<Box<dyn StreamMemory>, DmaError>;
+}
+
+/// A loan: where the memory is for the device, and for what.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Lent {
+    /// The device's addresses of the bytes.
+    pub range: AddrRange<Iova>,
+    /// Who writes and who reads.
+    pub direction: Direction,
 }
 
 /// The owner is the CPU: it reads and writes, and the device must not be running on it.
@@ -89,56 +95,81 @@ pub struct Cpu;
 pub struct Device;
 
 /// A streaming mapping that belongs to `Owner`, [`Cpu`] or [`Device`]. Only the CPU's has bytes, only the device's has
-/// an address to tell the device.
+/// an address to tell the device. Dropping it unmaps, and drops the memory.
 pub struct Stream<Owner> {
-    mapping: Box<dyn Mapped>,
-    direction: Direction,
+    loan: Loan,
     owner: PhantomData<Owner>,
+}
+
+struct Loan {
+    lender: Arc<dyn Lender>,
+    lent: Lent,
+    /// `None` only while it ends.
+    memory: Option<Box<dyn StreamMemory>>,
+}
+
+impl Loan {
+    fn end(&mut self) -> Option<Result<Box<dyn StreamMemory>, DmaError>> {
+        Some(self.lender.unmap(self.lent, self.memory.take()?))
+    }
+
+    fn sync(&mut self, sync: impl FnOnce(&dyn Lender, Lent, &mut dyn StreamMemory)) {
+        if let Some(memory) = &mut self.memory {
+            sync(&*self.lender, self.lent, &mut **memory);
+        }
+    }
+}
+
+impl Drop for Loan {
+    fn drop(&mut self) {
+        // What does not come back stays where it is for good; the lender says so.
+        drop(self.end());
+    }
 }
 
 impl<Owner> Stream<Owner> {
     /// Bytes.
     pub fn len(&self) -> usize {
-        self.mapping.range().len() as usize
+        self.loan.lent.range.len() as usize
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.mapping.range().is_empty()
+        self.loan.lent.range.is_empty()
     }
 
     /// Who writes and who reads.
     pub fn direction(&self) -> Direction {
-        self.direction
+        self.loan.lent.direction
     }
 
     /// Ends the mapping, whoever owned it. The CPU sees what the device wrote.
     ///
     /// # Errors
     /// [`DmaError::IommuTimeout`]: the memory is lost, since the device might still reach it.
-    pub fn unmap(self) -> Result<Box<dyn StreamMemory>, DmaError> {
-        self.mapping.unmap()
+    pub fn unmap(mut self) -> Result<Box<dyn StreamMemory>, DmaError> {
+        self.loan.end().unwrap_or(Err(DmaError::IommuTimeout))
     }
 
     fn pass_on<Next>(self) -> Stream<Next> {
-        Stream { mapping: self.mapping, direction: self.direction, owner: PhantomData }
+        Stream { loan: self.loan, owner: PhantomData }
     }
 }
 
 impl Stream<Device> {
-    /// For providers: `mapping` is live, and synced for the device.
-    pub fn new(mapping: Box<dyn Mapped>, direction: Direction) -> Self {
-        Self { mapping, direction, owner: PhantomData }
+    /// For providers: `memory` is lent, and synced for the device.
+    pub fn new(lender: Arc<dyn Lender>, lent: Lent, memory: Box<dyn StreamMemory>) -> Self {
+        Self { loan: Loan { lender, lent, memory: Some(memory) }, owner: PhantomData }
     }
 
     /// The device's address of the first byte.
     pub fn iova(&self) -> Iova {
-        self.mapping.range().start()
+        self.loan.lent.range.start()
     }
 
     /// Takes the memory from the device, which has finished with it (its interrupt came, say).
     pub fn sync_for_cpu(mut self) -> Stream<Cpu> {
-        self.mapping.sync_for_cpu();
+        self.loan.sync(|lender, lent, memory| lender.sync_for_cpu(lent, memory));
         self.pass_on()
     }
 }
@@ -146,18 +177,18 @@ impl Stream<Device> {
 impl Stream<Cpu> {
     /// The memory, if the kernel sees it: pages of a program it does not.
     pub fn bytes(&mut self) -> Option<&mut [u8]> {
-        self.mapping.bytes()
+        self.loan.memory.as_mut()?.bytes()
     }
 
     /// Gives the memory to the device.
     pub fn sync_for_device(mut self) -> Stream<Device> {
-        self.mapping.sync_for_device();
+        self.loan.sync(|lender, lent, memory| lender.sync_for_device(lent, memory));
         self.pass_on()
     }
 }
 
 impl<Owner> fmt::Debug for Stream<Owner> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Stream({:?}, {:?})", self.mapping.range(), self.direction)
+        write!(f, "Stream({:?}, {:?})", self.loan.lent.range, self.loan.lent.direction)
     }
 }

@@ -4,6 +4,7 @@
 //! - [`Zones`]: the free frames of the machine, low and high.
 //! - [`chunks`]: a length to the [`Frames`] that make it up, over any [`FrameSource`].
 //! - [`RangeAllocator`]: address ranges, for devices, for vmalloc and for programs.
+//! - [`Slots`]: the pages of one table; the one thing here that needs no lock.
 //!
 //! Their own books live in the global heap. Taking *and giving back* may allocate there; `heap_per_operation` of
 //! each says how much one call can need, so that a kernel can see to its heap first.
@@ -21,9 +22,11 @@ mod heap;
 mod large;
 mod range;
 mod recent;
+mod slots;
 mod zone;
 
 pub use chunks::{ChunkError, Request};
 pub use frames::{Frames, OutOfHeap, OwnedChunk, OwnedPages};
 pub use range::{RangeAllocator, RangeError};
+pub use slots::Slots;
 pub use zone::{FrameSource, Reach, Zone, ZoneStats, Zones};

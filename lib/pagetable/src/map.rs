@@ -126,7 +126,7 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
     }
 
     /// New tables for `at` from level `top` to level `bottom`, each leading to the next.
-    fn new_tables<M: TableMemory>(
+    pub(crate) fn new_tables<M: TableMemory>(
         m: &mut M,
         at: u64,
         top: u8,

@@ -7,6 +7,7 @@ mod failing;
 mod fake;
 mod mapping;
 mod model;
+mod pinned;
 
 use crate::{InputAddress, Mapping, PageTable, Stage1, TableMemory};
 use addr::{AddrRange, Chunk, Iova, MemoryType, Order, Pfn, PhysAddr};

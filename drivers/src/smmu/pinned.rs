@@ -1,0 +1,80 @@
+//! Tables of a domain whose pages are mapped and unmapped without the domain.
+
+use super::walked::Translation;
+use crate::iommu::Stale;
+use addr::{AddrRange, Chunk, Iova, PAGE_SHIFT, PAGE_SIZE, PhysAddr};
+use core::sync::atomic::AtomicU64;
+use pagetable::{
+    Entries, MapError, Mapping, PINNED_BYTES, Stage1, Stage2, StaleTables, TableMemory, pinned_page,
+};
+use smmu_spec::Tag;
+
+/// A last-level table that stays in its domain's tree until the domain is destroyed. Whoever owns a page of it maps and
+/// unmaps that page alone: no walk, no lock, no table that comes or goes.
+#[derive(Clone, Copy, Debug)]
+pub struct Pinned {
+    table: PhysAddr,
+    start: Iova,
+    how: Translation,
+}
+
+impl Pinned {
+    /// The bytes that one table translates.
+    pub const BYTES: u64 = PINNED_BYTES;
+
+    pub(super) fn new(table: PhysAddr, start: Iova, how: Translation) -> Self {
+        Self { table, start, how }
+    }
+
+    /// Maps `chunks`, one after the other, from page `first` of the table on, which belong to the caller and are not
+    /// mapped. The device sees the mapping before anything that is written after this returns.
+    ///
+    /// # Errors
+    /// As the page table says; nothing is mapped.
+    ///
+    /// # Panics
+    /// When they pass the end of the table.
+    #[inline]
+    pub fn map<M: TableMemory>(
+        &self,
+        memory: &M,
+        first: usize,
+        chunks: impl Iterator<Item = Chunk> + Clone,
+        mapping: Mapping,
+    ) -> Result<AddrRange<Iova>, MapError<Iova>> {
+        let entries = memory.entries(self.table);
+        let written = match self.how.tag {
+            Tag::Stage1(_) => stage1(entries).map(first, chunks, mapping),
+            Tag::Stage2(_) => stage2(entries).map(first, chunks, mapping),
+        }?;
+        memory.written(written);
+        self.how.upkeep.written(written);
+        self.how.upkeep.publish();
+        let start = self.start + ((first as u64) << PAGE_SHIFT);
+        Ok(AddrRange::new(start, start + ((written.len() as u64) << PAGE_SHIFT)))
+    }
+
+    /// Takes `range`, which one [`Pinned::map`] returned, out of the table. `held` is what must not be reused before the
+    /// SMMU has forgotten; nor may the pages of the table.
+    #[inline]
+    pub fn unmap<T, M: TableMemory>(&self, memory: &M, range: AddrRange<Iova>, held: T) -> Stale<T> {
+        let entries = memory.entries(self.table);
+        let first = pinned_page(range.start());
+        let pages = first..first + (range.len() / PAGE_SIZE) as usize;
+        let written: &[AtomicU64] = match self.how.tag {
+            Tag::Stage1(_) => stage1(entries).unmap(pages),
+            Tag::Stage2(_) => stage2(entries).unmap(pages),
+        };
+        memory.written(written);
+        self.how.upkeep.written(written);
+        Stale::new(held, range, StaleTables::new(), self.how.forget(range, true))
+    }
+}
+
+fn stage1(entries: &Entries) -> pagetable::Pinned<'_, Stage1, Iova> {
+    pagetable::Pinned::new(entries)
+}
+
+fn stage2(entries: &Entries) -> pagetable::Pinned<'_, Stage2, Iova> {
+    pagetable::Pinned::new(entries)
+}

@@ -1,0 +1,163 @@
+//! Small mappings of a domain: pages of tables that stay, found, written and given back without the domain's lock.
+//!
+//! A part of the domain's addresses is kept for them, table by table: each table is pinned when all before it are in
+//! use, and stays until the domain ends, so there are never more than the most small mappings at one time needed.
+
+use super::iommu::Tables;
+use addr::{AddrRange, Chunk, Iova, PAGE_SIZE};
+use alloc::boxed::Box;
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use dma_api::DmaError;
+use drivers::smmu::Pinned;
+use memory::Slots;
+use pagetable::{MapError, Mapping};
+use spin::Once;
+
+/// The most tables: 256 MiB of addresses, and a MiB for the tables themselves.
+const TABLES: usize = 128;
+/// Tables that are looked at for several pages in a row, before another one is made.
+const TRIES: usize = 8;
+
+/// The addresses for small mappings and who has which of them.
+pub(super) struct Small {
+    space: AddrRange<Iova>,
+    tables: [Once<Box<Table>>; TABLES],
+    /// How many there are.
+    made: AtomicUsize,
+    /// Where there was room last.
+    current: AtomicUsize,
+    /// Tables without a single free page, a bit for each; one that has just got room may still be among them.
+    full: [AtomicU64; TABLES / 64],
+}
+
+/// A table and its pages' owners.
+pub(super) struct Table {
+    pinned: Pinned,
+    slots: Slots,
+}
+
+const _: () = assert!(Slots::COUNT as u64 * PAGE_SIZE == Pinned::BYTES);
+
+/// A place for a mapping.
+pub(super) struct Place {
+    table: usize,
+    first: usize,
+}
+
+impl Small {
+    /// The longest mapping that is small.
+    pub const LONGEST: u64 = 16 * PAGE_SIZE;
+
+    /// The highest of its addresses: whoever has 32 bits can use them, and they are in nobody's way.
+    pub const HIGHEST: Iova = Iova::new((1 << 32) - 1);
+
+    /// The addresses it needs for itself.
+    pub fn space() -> AddrRange<Iova> {
+        let end = Self::HIGHEST + 1;
+        AddrRange::new(Iova::new(end.raw() - TABLES as u64 * Pinned::BYTES), end)
+    }
+
+    /// Nothing is mapped in [`Small::space`], which is its own from now on.
+    pub fn new() -> Self {
+        Self {
+            space: Self::space(),
+            tables: [const { Once::new() }; TABLES],
+            made: AtomicUsize::new(0),
+            current: AtomicUsize::new(0),
+            full: [const { AtomicU64::new(0) }; TABLES / 64],
+        }
+    }
+
+    /// Room for `len` bytes (whole pages), aligned to the power of two at or above it, if there is a table with some.
+    #[inline]
+    pub fn take(&self, len: u64) -> Option<Place> {
+        let (pages, cpu) = ((len / PAGE_SIZE) as u32, arch::cpu::index());
+        let table = self.current.load(Relaxed);
+        match self.tables[table].get().and_then(|table| table.slots.take(pages, cpu)) {
+            Some(first) => Some(Place { table, first }),
+            None => self.take_elsewhere(pages, cpu),
+        }
+    }
+
+    #[cold]
+    fn take_elsewhere(&self, pages: u32, cpu: usize) -> Option<Place> {
+        let tries = if pages == 1 { TABLES } else { TRIES };
+        let tables = (0..self.made.load(Relaxed)).filter(|&table| !self.is_full(table));
+        for (table, this) in tables.filter_map(|index| Some((index, self.tables[index].get()?))).take(tries) {
+            if let Some(first) = this.slots.take(pages, cpu) {
+                self.current.store(table, Relaxed);
+                return Some(Place { table, first });
+            }
+            if this.slots.free() == 0 {
+                self.full[table / 64].fetch_or(1 << (table % 64), Relaxed);
+            }
+        }
+        None
+    }
+
+    fn is_full(&self, table: usize) -> bool {
+        self.full[table / 64].load(Relaxed) & 1 << (table % 64) != 0
+    }
+
+    /// Adds a table, which `pin` makes for the addresses from the given one on, unless there are all. The caller has the
+    /// domain's lock.
+    ///
+    /// # Errors
+    /// `pin`'s.
+    pub fn grow<E>(&self, pin: impl FnOnce(Iova) -> Result<Pinned, E>) -> Result<(), E> {
+        let index = self.made.load(Relaxed);
+        let Some(table) = self.tables.get(index) else { return Ok(()) };
+        let pinned = pin(self.space.start() + index as u64 * Pinned::BYTES)?;
+        table.call_once(|| Box::new(Table { pinned, slots: Slots::new() }));
+        self.made.store(index + 1, Relaxed);
+        self.current.store(index, Relaxed);
+        Ok(())
+    }
+
+    /// Maps `chunks`, `len` bytes, at a place that was taken for them; on failure it is free again.
+    ///
+    /// # Errors
+    /// [`DmaError::TooLong`] for memory that no entry can name.
+    #[inline]
+    pub fn map(
+        &self,
+        place: &Place,
+        chunks: impl Iterator<Item = Chunk> + Clone,
+        len: u64,
+        mapping: Mapping,
+    ) -> Result<AddrRange<Iova>, DmaError> {
+        let Some(table) = self.tables[place.table].get() else { unreachable!("a place in no table") };
+        match table.pinned.map(&Tables, place.first, chunks, mapping) {
+            Ok(range) => Ok(range),
+            Err(MapError::OutputTooLarge(_)) => {
+                table.slots.give(place.first, (len / PAGE_SIZE) as u32);
+                Err(DmaError::TooLong { len })
+            }
+            Err(error) => panic!("map of {len:#x} bytes at page {}: {error:?}", place.first),
+        }
+    }
+
+    /// The table that `range` was mapped in, if it is one of these.
+    #[inline]
+    pub fn table_of(&self, range: AddrRange<Iova>) -> Option<(usize, &Table)> {
+        let offset = range.start().raw().wrapping_sub(self.space.start().raw());
+        let index = (offset / Pinned::BYTES) as usize;
+        Some((index, self.tables.get(index)?.get()?))
+    }
+
+    /// Ends the use of addresses in table `index` that the SMMU has forgotten.
+    #[inline]
+    pub fn give(&self, (index, table): (usize, &Table), range: AddrRange<Iova>) {
+        table.slots.give(pagetable::pinned_page(range.start()), (range.len() / PAGE_SIZE) as u32);
+        if self.is_full(index) {
+            self.full[index / 64].fetch_and(!(1 << (index % 64)), Relaxed);
+        }
+    }
+}
+
+impl Table {
+    /// See [`Pinned`].
+    pub fn pinned(&self) -> &Pinned {
+        &self.pinned
+    }
+}

@@ -1,0 +1,177 @@
+//! Which of 512 slots are free: bits that many CPUs take and give back at a time, without a lock.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+/// The slots of one table, say. All are free at first.
+///
+/// Slots are taken in runs that are aligned to the power of two at or above their length, so that a run never crosses a
+/// word and one compare-and-exchange takes it. Each word has a cache line to itself, and each CPU starts at a word of
+/// its own: as long as that has room, CPUs do not meet.
+#[derive(Debug)]
+pub struct Slots {
+    words: [Word; WORDS],
+}
+
+#[derive(Debug)]
+#[repr(align(64))]
+struct Word(AtomicU64);
+
+const WORDS: usize = 8;
+
+/// By log2 of a run's alignment: the bits where such a run may start.
+const STARTS: [u64; 7] =
+    [u64::MAX, u64::MAX / 0x3, u64::MAX / 0xf, u64::MAX / 0xff, u64::MAX / 0xffff, u64::MAX / 0xffff_ffff, 1];
+
+impl Slots {
+    /// How many there are.
+    pub const COUNT: usize = WORDS * 64;
+    /// The longest run.
+    pub const LONGEST: u32 = 64;
+
+    /// All of them free.
+    pub const fn new() -> Self {
+        Self { words: [const { Word(AtomicU64::new(u64::MAX)) }; WORDS] }
+    }
+
+    /// Takes `len` slots (1 to [`Slots::LONGEST`]) in a row and returns the first of them. `home` says where the search
+    /// starts. What the last owner did before it gave them back has happened before this.
+    #[inline]
+    pub fn take(&self, len: u32, home: usize) -> Option<usize> {
+        debug_assert!((1..=Self::LONGEST).contains(&len), "{len} slots");
+        (0..WORDS).map(|n| (home + n) % WORDS).find_map(|word| {
+            let bit = self.words[word].take(len)?;
+            Some(word * 64 + bit as usize)
+        })
+    }
+
+    /// Gives back the `len` slots from `first` on, which came from one [`Slots::take`].
+    ///
+    /// # Panics
+    /// When one of them is free already.
+    #[inline]
+    pub fn give(&self, first: usize, len: u32) {
+        let run = (u64::MAX >> (64 - len)) << (first % 64);
+        let before = self.words[first / 64].0.fetch_or(run, Ordering::Release);
+        assert!(before & run == 0, "slot {first} given back twice");
+    }
+
+    /// How many are free.
+    pub fn free(&self) -> u32 {
+        self.words.iter().map(|word| word.0.load(Ordering::Relaxed).count_ones()).sum()
+    }
+}
+
+impl Default for Slots {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Word {
+    #[inline]
+    fn take(&self, len: u32) -> Option<u32> {
+        let mut free = self.0.load(Ordering::Relaxed);
+        loop {
+            let starts = starts(free, len);
+            if starts == 0 {
+                return None;
+            }
+            let bit = starts.trailing_zeros();
+            let left = free & !((u64::MAX >> (64 - len)) << bit);
+            match self.0.compare_exchange_weak(free, left, Ordering::Acquire, Ordering::Relaxed) {
+                Ok(_) => return Some(bit),
+                Err(now) => free = now,
+            }
+        }
+    }
+}
+
+/// The bits of `free` at which an aligned run of `len` ones starts.
+#[inline]
+fn starts(free: u64, len: u32) -> u64 {
+    if len == 1 {
+        return free;
+    }
+    let log2 = len.next_power_of_two().trailing_zeros();
+    let (mut starts, mut width) = (free, 1);
+    // A run of free slots as long as its alignment: what is behind a shorter one is left for shorter ones.
+    while width < 1 << log2 {
+        starts &= starts >> width;
+        width *= 2;
+    }
+    starts & STARTS[log2 as usize]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+    use std::sync::atomic::AtomicU8;
+
+    #[test]
+    fn every_slot_is_given_out_once() {
+        let slots = Slots::new();
+        let all: BTreeSet<_> = (0..Slots::COUNT).map(|_| slots.take(1, 3).unwrap()).collect();
+        assert_eq!((all.len(), slots.take(1, 0), slots.free()), (Slots::COUNT, None, 0));
+        slots.give(77, 1);
+        assert_eq!((slots.take(1, 0), slots.take(1, 0)), (Some(77), None));
+    }
+
+    #[test]
+    fn runs_are_aligned_and_apart() {
+        for len in 1..=Slots::LONGEST {
+            let (slots, align) = (Slots::new(), len.next_power_of_two() as usize);
+            let mut taken = BTreeSet::new();
+            while let Some(first) = slots.take(len, len as usize) {
+                assert_eq!(first % align, 0, "{len}");
+                assert!((first..first + len as usize).all(|slot| taken.insert(slot)), "{len} at {first}");
+            }
+            assert!(slots.free() as usize == Slots::COUNT - taken.len());
+            assert_eq!(taken.len(), Slots::COUNT / align * len as usize, "{len}");
+            for first in (0..Slots::COUNT).step_by(align) {
+                slots.give(first, len);
+            }
+            assert_eq!(slots.free() as usize, Slots::COUNT);
+        }
+    }
+
+    #[test]
+    fn what_a_run_leaves_is_for_shorter_ones() {
+        let slots = Slots::new();
+        let three = slots.take(3, 0).unwrap();
+        assert_eq!(slots.take(1, 0), Some(three + 3));
+        assert_eq!(slots.take(2, 0), Some(three + 4));
+    }
+
+    #[test]
+    #[should_panic(expected = "slot 9 given back twice")]
+    fn a_slot_comes_back_once() {
+        let slots = Slots::new();
+        slots.take(16, 0).unwrap();
+        slots.give(9, 1);
+        slots.give(9, 1);
+    }
+
+    #[test]
+    fn no_two_threads_have_the_same_slot() {
+        let slots = Slots::new();
+        let owners: Vec<_> = (0..Slots::COUNT).map(|_| AtomicU8::new(0)).collect();
+        std::thread::scope(|scope| {
+            for thread in 0..4u32 {
+                let (slots, owners) = (&slots, &owners);
+                scope.spawn(move || {
+                    for round in 0..20_000u32 {
+                        let len = 1 + (round * 7 + thread) % 16;
+                        // All start at the same word, to meet.
+                        let Some(first) = slots.take(len, 0) else { continue };
+                        let mine = &owners[first..first + len as usize];
+                        assert!(mine.iter().all(|owner| owner.swap(1, Ordering::Relaxed) == 0));
+                        mine.iter().for_each(|owner| owner.store(0, Ordering::Relaxed));
+                        slots.give(first, len);
+                    }
+                });
+            }
+        });
+        assert_eq!(slots.free() as usize, Slots::COUNT);
+    }
+}

@@ -1,0 +1,120 @@
+//! Pages that are mapped and unmapped without a walk, in a last-level table that stays where it is.
+
+use crate::descriptor::{Descriptor, Format};
+use crate::geometry::{GROUP_LEN, LAST_LEVEL, OUTPUT_BITS, TABLE_LEN, index, size};
+use crate::table::{add_live, live, load, store, write_link};
+use crate::{Entries, InputAddress, MapError, Mapping, PageTable, TableMemory};
+use addr::{Chunk, PAGE_SHIFT, PhysAddr};
+use core::marker::PhantomData;
+use core::ops::Range;
+use core::sync::atomic::AtomicU64;
+
+/// What one pinned table translates.
+pub const PINNED_BYTES: u64 = size(LAST_LEVEL - 1);
+
+impl<F: Format, A: InputAddress> PageTable<F, A> {
+    /// Pins the table for the [`PINNED_BYTES`] from `at` on: it stays until the tree is destroyed. Nothing is mapped
+    /// there, and from now on only through [`Pinned`]; the tree still shows and translates what is.
+    ///
+    /// # Errors
+    /// [`MapError::Misaligned`], [`MapError::OutOfRange`], [`MapError::AlreadyMapped`], [`MapError::OutOfTables`].
+    pub fn pin<M: TableMemory>(&mut self, m: &mut M, at: A) -> Result<PhysAddr, MapError<A>> {
+        let first = self.input.offset(at).ok_or(MapError::OutOfRange(at))?;
+        if !first.is_multiple_of(PINNED_BYTES) {
+            return Err(MapError::Misaligned(at));
+        }
+        let found = self.walk(m, first, LAST_LEVEL);
+        let table = if found.level == LAST_LEVEL && live(m, found.table) == 0 {
+            found.table
+        } else if found.level == LAST_LEVEL || found.entry.is_valid() {
+            return Err(MapError::AlreadyMapped(at));
+        } else {
+            let (top, table) = Self::new_tables(m, first, found.level + 1, LAST_LEVEL)?;
+            m.publish();
+            write_link(m, found.table, found.slot, top);
+            self.tables += u32::from(LAST_LEVEL - found.level);
+            table
+        };
+        // One more than is ever valid, so that it is never empty.
+        add_live(m, table, 1);
+        Ok(table)
+    }
+}
+
+/// The entries of a pinned table. Pages have one owner at a time; different owners need no lock between them.
+#[derive(Debug)]
+pub struct Pinned<'a, F, A> {
+    entries: &'a Entries,
+    format: PhantomData<(F, A)>,
+}
+
+impl<'a, F: Format, A: InputAddress> Pinned<'a, F, A> {
+    /// The entries of a table that [`PageTable::pin`] gave.
+    #[inline]
+    pub fn new(entries: &'a Entries) -> Self {
+        Self { entries, format: PhantomData }
+    }
+
+    /// Maps `chunks`, one after the other, from page `first` of the table on, which are the caller's and not mapped.
+    /// Returns the entries, which the caller makes seen ([`TableMemory::written`] and a barrier).
+    ///
+    /// # Errors
+    /// [`MapError::Inexpressible`], [`MapError::OutputTooLarge`]. Nothing is mapped.
+    ///
+    /// # Panics
+    /// When they pass the end of the table.
+    #[inline]
+    pub fn map(
+        &self,
+        first: usize,
+        chunks: impl Iterator<Item = Chunk> + Clone,
+        mapping: Mapping,
+    ) -> Result<&'a [AtomicU64], MapError<A>> {
+        if !F::can_express(mapping.access()) {
+            return Err(MapError::Inexpressible(mapping.access()));
+        }
+        let too_large = |chunk: &Chunk| chunk.first().raw() >> (OUTPUT_BITS - PAGE_SHIFT) != 0;
+        if let Some(chunk) = chunks.clone().find(too_large) {
+            return Err(MapError::OutputTooLarge(chunk.start()));
+        }
+        let attributes = F::attributes::<A>(mapping);
+        let mut next = first;
+        for chunk in chunks {
+            let slots = &self.entries[next..next + chunk.frames() as usize];
+            let mut leaf = Descriptor::leaf(chunk.start(), LAST_LEVEL, attributes);
+            // Chunks are naturally aligned, so in a chunk of whole groups only the slots may not be.
+            if chunk.frames() >= GROUP_LEN as u64
+                && next.is_multiple_of(GROUP_LEN)
+                && !mapping.is_pages_only()
+            {
+                leaf = leaf.contiguous();
+            }
+            for slot in slots {
+                debug_assert!(!load(slot).is_valid(), "page {next} has an owner");
+                store(slot, leaf);
+                leaf = leaf.further(size(LAST_LEVEL));
+            }
+            next += slots.len();
+        }
+        Ok(&self.entries[first..next])
+    }
+
+    /// Unmaps `pages`, all that one call has mapped. The caller invalidates them (last-level entries are enough) and
+    /// reuses them and the frames only then. Returns the entries, to be made seen.
+    #[inline]
+    pub fn unmap(&self, pages: Range<usize>) -> &'a [AtomicU64] {
+        let slots = &self.entries[pages];
+        for slot in slots {
+            debug_assert!(load(slot).is_valid(), "a page is not mapped");
+            store(slot, Descriptor::INVALID);
+        }
+        slots
+    }
+}
+
+/// The page of its pinned table that translates `at`.
+#[inline]
+pub fn pinned_page<A: InputAddress>(at: A) -> usize {
+    const { assert!(TABLE_LEN as u64 * size(LAST_LEVEL) == PINNED_BYTES) };
+    index(at.raw(), LAST_LEVEL)
+}

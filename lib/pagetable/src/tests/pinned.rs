@@ -1,0 +1,100 @@
+//! A table whose pages are mapped without a walk.
+
+use super::*;
+use crate::{MapError, PINNED_BYTES, Pinned, pinned_page};
+
+const AT: u64 = G + 3 * PINNED_BYTES;
+
+/// A tree with a pinned table at [`AT`].
+fn device() -> (Device, PhysAddr) {
+    let mut d = Device::new(48);
+    d.table = d.table.keeping_one_empty();
+    let table = d.table.pin(&mut d.m, Iova::new(AT)).unwrap();
+    d.m.pinned.push(table);
+    (d, table)
+}
+
+fn show(d: &Device, table: PhysAddr, first: usize, chunks: &[Chunk]) {
+    let pages = Pinned::<Stage1, Iova>::new(d.m.entries(table));
+    let written = pages.map(first, chunks.iter().copied(), RW).unwrap();
+    assert_eq!(written.len() as u64, chunks.iter().map(|chunk| chunk.frames()).sum::<u64>());
+    d.m.written(written);
+    d.m.publish();
+}
+
+fn hide(d: &mut Device, table: PhysAddr, first: usize, pages: usize) {
+    let entries = Pinned::<Stage1, Iova>::new(d.m.entries(table)).unmap(first..first + pages);
+    d.m.written(entries);
+    d.m.invalidate(AT + first as u64 * 4 * K, pages as u64 * 4 * K);
+}
+
+#[test]
+fn its_pages_are_translated_and_shown_like_others() {
+    let (mut d, table) = device();
+    show(&d, table, 7, &[chunk(2 * G, 8 * K), chunk(3 * G, 4 * K)]);
+    show(&d, table, 16, &[chunk(4 * G, 64 * K)]);
+    show(&d, table, 36, &[chunk(5 * G, 64 * K)]);
+    d.m.check_quiet();
+    let leaves = d.leaves();
+    assert_eq!(leaves[0], (AT + 7 * 4 * K, 2 * G, 4 * K, false));
+    assert_eq!(leaves[2], (AT + 9 * 4 * K, 3 * G, 4 * K, false));
+    assert_eq!(leaves[3], (AT + 64 * K, 4 * G, 4 * K, true));
+    assert_eq!(leaves[19], (AT + 36 * 4 * K, 5 * G, 4 * K, false), "not at a group's border");
+    assert_eq!(d.translate(AT + 8 * 4 * K + 5), Some(PhysAddr::new(2 * G + 4 * K + 5)));
+    hide(&mut d, table, 16, 16);
+    show(&d, table, 17, &[chunk(6 * G, 4 * K)]);
+    assert_eq!((d.translate(AT + 64 * K), d.leaves().len()), (None, 3 + 1 + 16));
+}
+
+#[test]
+fn the_table_stays_when_nothing_is_mapped_in_it() {
+    let (mut d, table) = device();
+    assert_eq!(d.table.tables(), 4);
+    let page = pinned_page(Iova::new(AT + 5 * 4 * K + 1));
+    assert_eq!(page, 5);
+    for round in 0..3 {
+        show(&d, table, page, &[chunk(G, 4 * K)]);
+        // Another mapping under the same tables comes and goes.
+        d.map(AT + PINNED_BYTES, [chunk(2 * G, 4 * K)], RW);
+        hide(&mut d, table, page, 1);
+        d.unmap(AT + PINNED_BYTES, 4 * K);
+        assert_eq!(d.table.last_table(&d.m, Iova::new(AT)), Some(table), "round {round}");
+        assert_eq!(d.leaves(), []);
+    }
+    d.m.uninstall();
+    d.table.destroy(&mut d.m);
+    assert_eq!(d.m.allocated(), 0);
+}
+
+#[test]
+fn nothing_may_be_mapped_there_before() {
+    let mut d = Device::new(48);
+    d.map(4 * K, [chunk(G, 4 * K)], RW);
+    d.map(PINNED_BYTES, [chunk(G, 2 * M)], RW);
+    let pin = |d: &mut Device, at: u64| d.table.pin(&mut d.m, Iova::new(at));
+    assert_eq!(pin(&mut d, 0), Err(MapError::AlreadyMapped(Iova::new(0))));
+    assert_eq!(pin(&mut d, PINNED_BYTES), Err(MapError::AlreadyMapped(Iova::new(PINNED_BYTES))));
+    assert_eq!(pin(&mut d, 4 * K), Err(MapError::Misaligned(Iova::new(4 * K))));
+    assert_eq!(pin(&mut d, 1 << 48), Err(MapError::OutOfRange(Iova::new(1 << 48))));
+    let tables = d.table.tables();
+    d.m.budget = 1;
+    assert_eq!(pin(&mut d, 1 << 40), Err(MapError::OutOfTables));
+    assert_eq!((d.table.tables(), d.m.allocated()), (tables, tables as usize));
+}
+
+#[test]
+fn the_tree_does_not_map_over_it() {
+    let (mut d, _) = device();
+    let mapped = d.table.map(&mut d.m, Iova::new(AT), [chunk(G, 2 * M)], RW);
+    assert_eq!(mapped, Err(MapError::AlreadyMapped(Iova::new(AT))));
+}
+
+#[test]
+fn memory_that_no_entry_can_name_is_refused() {
+    let (d, table) = device();
+    let pages = Pinned::<Stage1, Iova>::new(d.m.entries(table));
+    let far = Chunk::page(Pfn::new(1 << 36));
+    let refused = pages.map(0, [chunk(G, 4 * K), far].into_iter(), RW);
+    assert_eq!(refused.map(|_| ()), Err(MapError::OutputTooLarge(PhysAddr::new(1 << 48))));
+    assert_eq!(d.leaves(), []);
+}
