@@ -13,7 +13,7 @@ mod esr;
 
 pub use esr::{Fault, Syndrome, SystemAccess};
 
-use addr::{KernelVa, UserVa};
+use addr::UserVa;
 use core::fmt;
 use core::mem::offset_of;
 
@@ -52,11 +52,6 @@ impl TrapFrame {
     /// The address it happened at; `None` where there is none.
     pub fn fault_address(&self) -> Option<u64> {
         self.syndrome().has_address().then_some(self.far)
-    }
-
-    /// The stack pointer of the kernel code that was interrupted: the frame lies right below.
-    pub fn kernel_sp(&self) -> KernelVa {
-        KernelVa::new(core::ptr::from_ref(self) as u64 + size_of::<Self>() as u64)
     }
 }
 

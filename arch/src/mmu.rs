@@ -5,7 +5,7 @@
 //! (TCR_EL1); MAIR index 0 write-back, 1 non-cacheable, 2 Device-nGnRE; WXN, so that nothing writable is ever
 //! executable, PAN on every entry to EL1, and for programs cache maintenance, DC ZVA and CTR_EL0 (SCTLR_EL1).
 
-use addr::{Asid, KernelVa, PhysAddr, UserVa};
+use addr::{Asid, KernelVa, PhysAddr};
 
 /// What a CPU makes of an address.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -49,16 +49,6 @@ pub fn translate_kernel_write(va: KernelVa) -> Option<Translation> {
     walk::s1e1w(va.raw())
 }
 
-/// What the installed program reads at `va` (AT S1E0R): `None` when that would fault.
-pub fn translate_user(va: UserVa) -> Option<Translation> {
-    walk::s1e0r(va.raw())
-}
-
-/// What the installed program writes at `va` (AT S1E0W): `None` when that would fault.
-pub fn translate_user_write(va: UserVa) -> Option<Translation> {
-    walk::s1e0w(va.raw())
-}
-
 #[cfg(target_os = "none")]
 mod walk {
     use super::Translation;
@@ -83,8 +73,6 @@ mod walk {
     }
     translate!(s1e1r);
     translate!(s1e1w);
-    translate!(s1e0r);
-    translate!(s1e0w);
 }
 
 #[cfg(not(target_os = "none"))]
@@ -96,14 +84,6 @@ mod walk {
     }
 
     pub fn s1e1w(_: u64) -> Option<Translation> {
-        None
-    }
-
-    pub fn s1e0r(_: u64) -> Option<Translation> {
-        None
-    }
-
-    pub fn s1e0w(_: u64) -> Option<Translation> {
         None
     }
 }

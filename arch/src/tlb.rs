@@ -25,6 +25,12 @@ pub fn kernel(range: AddrRange<KernelVa>, level: Level) {
     complete(|| broadcast::kernel(range, level));
 }
 
+/// [`kernel`] for the page at `at` alone, and leaves alone.
+#[inline]
+pub fn kernel_page(at: KernelVa) {
+    complete(|| broadcast::kernel_page(at));
+}
+
 /// Forgets the translations of `asid` in `range`. Ones that were mapped global do not go.
 pub fn user(asid: Asid, range: AddrRange<UserVa>, level: Level) {
     complete(|| broadcast::user(asid, range, level));
@@ -42,6 +48,7 @@ pub fn all() {
 }
 
 /// The barriers around `invalidate`, for several ranges at a time.
+#[inline]
 fn complete(invalidate: impl FnOnce()) {
     barrier::dsb_ishst();
     invalidate();
@@ -90,6 +97,11 @@ mod broadcast {
         }
     }
 
+    #[inline]
+    pub fn kernel_page(at: KernelVa) {
+        tlbi!("c3", "7", Operation::Page.operand(at.raw(), Asid::new(0))); // VAALE1IS
+    }
+
     pub fn user(asid: Asid, range: AddrRange<UserVa>, level: Level) {
         let Some(operations) = plan_for(range.start().raw(), range.end().raw()) else {
             return self::asid(asid);
@@ -126,6 +138,10 @@ mod broadcast {
         record(Event::TlbKernel(range, level));
     }
 
+    pub fn kernel_page(at: KernelVa) {
+        record(Event::TlbKernel(AddrRange::new(at, at + addr::PAGE_SIZE), Level::Last));
+    }
+
     pub fn user(asid: Asid, range: AddrRange<UserVa>, level: Level) {
         record(Event::TlbUser(asid, range, level));
     }
@@ -154,6 +170,8 @@ mod tests {
             Event::Barrier("dsb_ish"),
             Event::Barrier("isb"),
         ];
+        assert_eq!(fake::take(), expected);
+        kernel_page(range.start());
         assert_eq!(fake::take(), expected);
     }
 }
