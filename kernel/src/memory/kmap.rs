@@ -7,11 +7,12 @@
 //! speculation.
 
 use crate::events;
-use crate::memory::{kernel_map, linear, zones};
+use crate::memory::{kernel_map, layout, linear, zones};
 use crate::percpu::{MAX_CPUS, PerCpu};
 use addr::{AddrRange, Chunk, KernelVa, MemoryType, Order, PAGE_SIZE, Pfn, PhysAddr};
+use arch::cpu::IrqGuard;
 use arch::tlb::Level;
-use core::iter;
+use core::{iter, mem};
 use pagetable::{MapError, Mapping, Window};
 use spin::Once;
 
@@ -49,10 +50,12 @@ pub fn init_cpu(cpu: usize, anchor: Chunk) -> Result<(), MapError<KernelVa>> {
 ///
 /// The caller owns the chunk, and there is no other mapping of it with another memory type.
 pub fn with_window(chunk: Chunk, memory: MemoryType, mut f: impl FnMut(AddrRange<KernelVa>)) {
-    let _irqs = arch::cpu::mask_irqs();
     if chunk.bytes() <= PAGES {
-        return show_pages(iter::once(chunk), memory, &mut f);
+        let mut pages = Pages::none();
+        pages.add(chunk, memory);
+        return pages.show(&mut f);
     }
+    let _irqs = arch::cpu::mask_irqs();
     for piece in pieces(chunk) {
         show_block(piece, memory, &mut f);
     }
@@ -66,53 +69,81 @@ fn pieces(chunk: Chunk) -> impl Iterator<Item = Chunk> {
     })
 }
 
-/// Shows all of `chunks`, in order, as [`with_window`] does one, but as many in a window as fit: opening and closing one
-/// costs more than filling a page. Low chunks that are write-back memory are shown by the linear map.
+/// Shows all of `chunks`, in any order, as [`with_window`] does one, but as many in a window as fit: opening and closing
+/// one costs more than filling a page. Low chunks that are write-back memory are shown by the linear map.
+#[inline]
 pub fn with_all(
-    mut chunks: impl Iterator<Item = Chunk> + Clone,
+    chunks: impl Iterator<Item = Chunk>,
     memory: MemoryType,
     mut f: impl FnMut(AddrRange<KernelVa>),
 ) {
-    let linear = |chunk: &Chunk| memory == MemoryType::WriteBack && zones::is_low(chunk.start());
-    loop {
-        let (mut count, mut bytes) = (0, 0);
-        for chunk in chunks.clone().take_while(|chunk| !linear(chunk)) {
-            if bytes + chunk.bytes() > PAGES {
-                break;
+    let linear_end = match memory {
+        MemoryType::WriteBack => layout().low_end,
+        _ => PhysAddr::new(0),
+    };
+    let mut pages = Pages::none();
+    for chunk in chunks {
+        if chunk.start() < linear_end {
+            f(linear::range_of(chunk.range()));
+        } else if chunk.bytes() > PAGES {
+            with_window(chunk, memory, &mut f);
+        } else {
+            if !pages.has_room_for(chunk) {
+                mem::replace(&mut pages, Pages::none()).show(&mut f);
             }
-            (count, bytes) = (count + 1, bytes + chunk.bytes());
+            pages.add(chunk, memory);
         }
-        if count > 0 {
-            let _irqs = arch::cpu::mask_irqs();
-            show_pages(chunks.by_ref().take(count), memory, &mut f);
-            continue;
-        }
-        match chunks.next() {
-            Some(chunk) if linear(&chunk) => f(linear::range_of(chunk.range())),
-            Some(chunk) => with_window(chunk, memory, &mut f),
-            None => break,
+    }
+    pages.show(&mut f);
+}
+
+/// This CPU's page slot, at most [`PAGES`] bytes of it, while it is being filled. Interrupts are masked from the first
+/// page on.
+struct Pages {
+    slot: Option<(Window<'static>, KernelVa, IrqGuard)>,
+    filled: usize,
+}
+
+impl Pages {
+    const fn none() -> Self {
+        Self { slot: None, filled: 0 }
+    }
+
+    fn has_room_for(&self, chunk: Chunk) -> bool {
+        self.filled as u64 + chunk.frames() <= PAGES / PAGE_SIZE
+    }
+
+    #[inline]
+    fn add(&mut self, chunk: Chunk, memory: MemoryType) {
+        let (window, _, _) = self.slot.get_or_insert_with(page_window);
+        self.filled += window.show::<KernelVa>(self.filled, chunk, Mapping::read_write(memory));
+    }
+
+    /// Shows what has been added for as long as `f` takes.
+    #[inline]
+    fn show(self, f: &mut impl FnMut(AddrRange<KernelVa>)) {
+        let Some((window, slot, _irqs)) = self.slot else { return };
+        events::stores(self.filled);
+        arch::barrier::dsb_ishst();
+        arch::barrier::isb();
+        let range = AddrRange::new(slot, slot + self.filled as u64 * PAGE_SIZE);
+        f(range);
+        window.hide(self.filled);
+        events::stores(self.filled);
+        match self.filled {
+            1 => arch::tlb::kernel_page(slot),
+            _ => arch::tlb::kernel(range, Level::Last),
         }
     }
 }
 
-/// Shows `chunks`, at most [`PAGES`] bytes, in this CPU's page slot for as long as `f` takes. Interrupts are masked.
-fn show_pages(
-    chunks: impl Iterator<Item = Chunk>,
-    memory: MemoryType,
-    f: &mut impl FnMut(AddrRange<KernelVa>),
-) {
+/// This CPU's page slot.
+#[inline]
+fn page_window() -> (Window<'static>, KernelVa, IrqGuard) {
+    let irqs = arch::cpu::mask_irqs();
     let cpu = arch::cpu::index();
     let Some(window) = WINDOWS.of(cpu).get() else { panic!("CPU {cpu} has no window yet") };
-    let pages = window.show::<KernelVa>(chunks, Mapping::read_write(memory));
-    events::stores(pages);
-    arch::barrier::dsb_ishst();
-    arch::barrier::isb();
-    let slot = page_slot(cpu);
-    let range = AddrRange::new(slot, slot + pages as u64 * PAGE_SIZE);
-    f(range);
-    window.hide(pages);
-    events::stores(pages);
-    arch::tlb::kernel(range, Level::Last);
+    (*window, page_slot(cpu), irqs)
 }
 
 /// Shows `piece`, more than [`PAGES`] bytes, in this CPU's block slot for as long as `f` takes. Interrupts are masked.
@@ -147,7 +178,8 @@ pub fn zero(chunk: Chunk) {
 }
 
 /// Fills `chunks`, which are or will be write-back memory, with zeroes.
-pub fn zero_all(chunks: impl Iterator<Item = Chunk> + Clone) {
+#[inline]
+pub fn zero_all(chunks: impl Iterator<Item = Chunk>) {
     // SAFETY: the window maps the caller's chunks, writable, and nobody else refers to them yet.
     with_all(chunks, MemoryType::WriteBack, |range| unsafe { arch::cache::zero(range) });
 }
@@ -157,7 +189,7 @@ pub fn zero_all(chunks: impl Iterator<Item = Chunk> + Clone) {
 /// Lines that an earlier owner left in a cache go first, or they could be written back over the zeroes or hit
 /// instead of them; with no cacheable mapping none can come after. The maintenance reaches all caches although the
 /// window itself is non-cacheable (DDI 0487, D7.5.9, effects of cache maintenance on Non-cacheable locations).
-pub fn zero_all_non_cacheable(chunks: impl Iterator<Item = Chunk> + Clone) {
+pub fn zero_all_non_cacheable(chunks: impl Iterator<Item = Chunk>) {
     with_all(chunks, MemoryType::NonCacheable, |range| {
         arch::cache::clean_invalidate(range);
         // SAFETY: the window maps the caller's chunks, writable, and nobody else refers to them yet.

@@ -4,7 +4,7 @@ use crate::descriptor::{Descriptor, Format, Stage1};
 use crate::geometry::LAST_LEVEL;
 use crate::table::{load, store};
 use crate::{Entries, InputAddress, Mapping};
-use addr::{Chunk, PAGE_SIZE, PhysAddr};
+use addr::{Chunk, PAGE_SIZE};
 use core::sync::atomic::AtomicU64;
 
 /// All pages of a table but the last, which is mapped for good and so keeps the table in its tree.
@@ -33,26 +33,23 @@ impl<'a> Window<'a> {
         self.slots.is_empty()
     }
 
-    /// Shows `chunks`, one after the other, and returns how many pages that are. The caller makes the entries seen.
+    /// Shows `chunk` from page `at` on, and returns how many pages that are. The caller makes the entries seen.
     ///
     /// # Panics
-    /// When they do not fit.
-    pub fn show<A: InputAddress>(&self, chunks: impl Iterator<Item = Chunk>, mapping: Mapping) -> usize {
-        let page = Descriptor::leaf(PhysAddr::new(0), LAST_LEVEL, Stage1::attributes::<A>(mapping));
-        let mut shown = 0;
-        for chunk in chunks {
-            let pages = chunk.frames() as usize;
-            let mut leaf = page.further(chunk.start().raw());
-            for slot in &self.slots[shown..shown + pages] {
-                store(slot, leaf);
-                leaf = leaf.further(PAGE_SIZE);
-            }
-            shown += pages;
+    /// When it does not fit.
+    #[inline]
+    pub fn show<A: InputAddress>(&self, at: usize, chunk: Chunk, mapping: Mapping) -> usize {
+        let pages = chunk.frames() as usize;
+        let mut leaf = Descriptor::leaf(chunk.start(), LAST_LEVEL, Stage1::attributes::<A>(mapping));
+        for slot in &self.slots[at..at + pages] {
+            store(slot, leaf);
+            leaf = leaf.further(PAGE_SIZE);
         }
-        shown
+        pages
     }
 
     /// Shows the first `pages` no more. The caller invalidates them (last-level entries are enough).
+    #[inline]
     pub fn hide(&self, pages: usize) {
         self.slots[..pages].iter().for_each(|slot| store(slot, Descriptor::INVALID));
     }

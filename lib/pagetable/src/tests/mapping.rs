@@ -217,7 +217,8 @@ fn a_window_shows_and_hides_pages_beside_the_one_that_keeps_it() {
     let table = d.table.last_table(&d.m, Iova::new(0)).unwrap();
     let window = Window::new(d.m.entries(table)).unwrap();
     assert_eq!(window.len(), 511);
-    let pages = window.show::<Iova>([chunk(0x8000_0000, 64 * K), chunk(0x4000_1000, 4 * K)].into_iter(), RW);
+    let mut pages = window.show::<Iova>(0, chunk(0x8000_0000, 64 * K), RW);
+    pages += window.show::<Iova>(pages, chunk(0x4000_1000, 4 * K), RW);
     assert_eq!(pages, 17);
     assert_eq!(d.translate(0xf123), Some(PhysAddr::new(0x8000_f123)));
     assert_eq!(d.translate(0x1_0000), Some(PhysAddr::new(0x4000_1000)));
