@@ -77,6 +77,11 @@ pub fn online() -> usize {
     ONLINE.load(Ordering::Acquire)
 }
 
+/// The indices of all CPUs that run, and perhaps of some that do not.
+pub fn indices() -> core::ops::Range<usize> {
+    0..(u64::BITS - RUNNING.load(Ordering::Acquire).leading_zeros()) as usize
+}
+
 /// Whether CPU `index` runs.
 pub fn is_running(index: usize) -> bool {
     RUNNING.load(Ordering::Acquire) & 1 << index != 0

@@ -13,9 +13,10 @@
 //! 4. SMMU command queue
 //! 5. kernel page tables, vmalloc ranges (`memory`)
 //! 6. zones: the frame allocators (`memory::zones`)
-//! 7. run queue (`sched`)
-//! 8. heap (`memory::heap`)
-//! 9. console
+//! 7. what each CPU keeps of the zones (`memory::magazines`)
+//! 8. run queue (`sched`)
+//! 9. what each CPU keeps of the heap, and the heap (`memory::heap`)
+//! 10. console
 //!
 //! The SMMU's event queue is taken by its interrupt handler, and by nobody who holds another lock.
 

@@ -144,9 +144,13 @@ impl Buffer {
     }
 
     fn count(&self, change: impl Fn(&counters::Gauge, u64)) {
-        let low: u64 = self.chunks().filter(|&chunk| is_low(chunk)).map(Chunk::bytes).sum();
-        change(&counters::LOW_BYTES, low);
-        change(&counters::HIGH_BYTES, self.len() - low);
+        let low_end = layout().low_end;
+        let low: u64 = self.chunks().filter(|chunk| chunk.start() < low_end).map(Chunk::bytes).sum();
+        for (gauge, bytes) in [(&counters::LOW_BYTES, low), (&counters::HIGH_BYTES, self.len() - low)] {
+            if bytes > 0 {
+                change(gauge, bytes);
+            }
+        }
     }
 
     /// Says in the trace that a program has mapped it.

@@ -23,6 +23,7 @@ impl Gauge {
         Self { now: AtomicU64::new(0), peak: AtomicU64::new(0) }
     }
 
+    #[inline]
     pub(super) fn add(&self, amount: u64) {
         let now = self.now.fetch_add(amount, Relaxed) + amount;
         // Mostly not a new peak, and then a load is all it costs.

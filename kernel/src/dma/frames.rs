@@ -54,6 +54,6 @@ fn fail_early(wanted: u64) -> Result<(), DmaError> {
     if wanted <= Order::BLOCK_2M.frames() {
         return Ok(());
     }
-    let had = zones::with(|zones| zones.stats(Zone::Low).free() + zones.stats(Zone::High).free());
+    let had = zones::stats(Zone::Low).free() + zones::stats(Zone::High).free();
     if wanted > had { Err(DmaError::OutOfFrames { wanted, had }) } else { Ok(()) }
 }

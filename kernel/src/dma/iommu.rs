@@ -27,7 +27,7 @@ use drivers::smmu::{
     self, Clock, CommandQueue, DestroyError, DomainError, EventQueue, Features, Registers, Report,
     StartError, StreamError, StreamTable, Tags, Unsupported,
 };
-use memory::{FrameSource, OwnedChunk, Reach};
+use memory::{OwnedChunk, Reach};
 use pagetable::{Entries, TableMemory};
 use smmu_spec::{Event, Walks};
 use spin::Once;
@@ -325,7 +325,7 @@ struct Regions;
 impl RegionSource for Regions {
     fn allocate(&mut self, bytes: u64) -> Option<Region> {
         let order = Order::covering(bytes.div_ceil(PAGE_SIZE))?;
-        let chunk = zones::with(|zones| zones.take(order, Reach::LOW))?.release();
+        let chunk = zones::take(order, Reach::LOW)?.release();
         kmap::zero(chunk);
         let words = linear::address_of(chunk.start()).raw() as *const AtomicU64;
         // SAFETY: the chunk is ours until `release`, which gets the region back, in the linear map, aligned and zeroed.

@@ -7,6 +7,7 @@
 use crate::irq;
 use crate::memory::recent_blocks::RecentBlocks;
 use crate::memory::zones;
+use crate::percpu::{MAX_CPUS, PerCpu};
 use crate::sync::SpinLock;
 use addr::Order;
 use buddy_system_allocator::Heap;
@@ -33,19 +34,16 @@ struct InitialHeap(UnsafeCell<[u8; INITIAL]>);
 unsafe impl Sync for InitialHeap {}
 static INITIAL_HEAP: InitialHeap = InitialHeap(UnsafeCell::new([0; INITIAL]));
 
-static HEAP: SpinLock<Blocks> = SpinLock::new(Blocks { heap: Heap::new(), recent: RecentBlocks::new() });
+static HEAP: SpinLock<Heap<ORDERS>> = SpinLock::new(Heap::new());
+/// What each CPU keeps in front of it. Others want it only when the heap is used up.
+static RECENT: PerCpu<SpinLock<RecentBlocks>> =
+    PerCpu::new([const { SpinLock::new(RecentBlocks::new()) }; MAX_CPUS]);
 /// A copy of the heap's free bytes (without recent blocks) that can be read without its lock.
 static FREE: AtomicUsize = AtomicUsize::new(0);
 /// Whether interrupt handlers are watched.
 static WATCHED: AtomicBool = AtomicBool::new(false);
 /// Bytes taken from lowmem so far.
 static GROWN: AtomicUsize = AtomicUsize::new(0);
-
-/// The heap, and the blocks in front of it.
-struct Blocks {
-    heap: Heap<ORDERS>,
-    recent: RecentBlocks,
-}
 
 struct KernelHeap;
 
@@ -58,31 +56,78 @@ static KERNEL_HEAP: KernelHeap = KernelHeap;
 unsafe impl GlobalAlloc for KernelHeap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         check_context(layout);
-        if zones::locked_here() {
-            return allocate(layout);
+        let whole = block_of(layout);
+        // In a statement of its own: the lock is free again when the heap is asked.
+        let kept = RECENT.this().lock().pop(whole.size());
+        match kept {
+            Some(block) => block.as_ptr(),
+            None => allocate(whole),
         }
-        // A block is a power of two, so it may take up to twice its size.
-        if FREE.load(Ordering::Relaxed) < RESERVE + 2 * layout.size() {
-            grow(layout);
-        }
-        let block = allocate(layout);
-        if block.is_null() && grow(layout) { allocate(layout) } else { block }
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
         check_context(layout);
         let Some(block) = NonNull::new(block) else { return };
         let whole = block_of(layout);
-        let Blocks { heap, recent } = &mut *HEAP.lock();
         // SAFETY: the caller got this block from `alloc` with this layout and gives it back; `alloc` took the whole
         // block from this heap, at one time or another with the same layout.
         unsafe {
-            if !recent.push(block, whole.size()) {
-                heap.dealloc(block, whole);
-                note_free(heap);
+            let kept = RECENT.this().lock().push(block, whole.size());
+            if !kept {
+                give_back(block, whole);
             }
         }
     }
+}
+
+/// A block from the heap itself, which grows if it has to.
+#[cold]
+#[inline(never)]
+fn allocate(whole: Layout) -> *mut u8 {
+    if zones::locked_here() {
+        return take(whole);
+    }
+    if FREE.load(Ordering::Relaxed) < RESERVE.saturating_add(whole.size()) {
+        grow(whole);
+    }
+    let block = take(whole);
+    if block.is_null() && (grow(whole) || gather()) { take(whole) } else { block }
+}
+
+fn take(whole: Layout) -> *mut u8 {
+    let mut heap = HEAP.lock();
+    let block = heap.alloc(whole).map_or(ptr::null_mut(), NonNull::as_ptr);
+    note_free(&heap);
+    block
+}
+
+/// Gives a block to the heap itself.
+///
+/// # Safety
+///
+/// The block was taken from the heap with this layout, and is nobody's.
+unsafe fn give_back(block: NonNull<u8>, whole: Layout) {
+    let mut heap = HEAP.lock();
+    // SAFETY: the caller's word.
+    unsafe { heap.dealloc(block, whole) };
+    note_free(&heap);
+}
+
+/// Gives what all CPUs keep to the heap, for merging. Whether there was something.
+fn gather() -> bool {
+    let mut some = false;
+    for recent in RECENT.iter() {
+        let mut recent = recent.lock();
+        while let Some((block, size)) = recent.pop_any() {
+            let Ok(whole) = Layout::from_size_align(size, size) else {
+                unreachable!("a block of {size} bytes")
+            };
+            // SAFETY: the block was kept as a whole one of this size when its owner gave it back.
+            unsafe { give_back(block, whole) };
+            some = true;
+        }
+    }
+    some
 }
 
 /// The whole block that the heap gives for `layout`: a power of two, aligned to its size.
@@ -105,17 +150,6 @@ fn check_context(layout: Layout) {
     }
 }
 
-fn allocate(layout: Layout) -> *mut u8 {
-    let whole = block_of(layout);
-    let Blocks { heap, recent } = &mut *HEAP.lock();
-    if let Some(block) = recent.pop(whole.size()) {
-        return block.as_ptr();
-    }
-    let block = heap.alloc(whole).map_or(ptr::null_mut(), NonNull::as_ptr);
-    note_free(heap);
-    block
-}
-
 fn note_free(heap: &Heap<ORDERS>) {
     FREE.store(heap.stats_total_bytes() - heap.stats_alloc_actual(), Ordering::Relaxed);
 }
@@ -123,10 +157,10 @@ fn note_free(heap: &Heap<ORDERS>) {
 /// Gives the static start to the heap. Called once, before the first allocation.
 pub fn init() {
     let start = INITIAL_HEAP.0.get() as usize;
-    let heap = &mut HEAP.lock().heap;
+    let mut heap = HEAP.lock();
     // SAFETY: the array is static and nothing else refers to it.
     unsafe { heap.add_to_heap(start, start + INITIAL) };
-    note_free(heap);
+    note_free(&heap);
 }
 
 /// Makes sure that a zone operation finds [`RESERVE`] bytes; says whether it does. Must not be called with the
@@ -138,27 +172,36 @@ pub fn ensure_reserve() -> bool {
 /// Whether `bytes` can be allocated without touching the reserve, after taking more lowmem if need be. Asked before
 /// work that is done for a program: an allocation that fails inside it would be the end of the kernel.
 pub fn has_room(bytes: usize) -> bool {
-    FREE.load(Ordering::Relaxed) >= RESERVE + bytes || grow(Layout::new::<u64>())
+    FREE.load(Ordering::Relaxed) >= RESERVE.saturating_add(bytes) || grow(Layout::new::<u64>())
 }
 
 /// Adds a chunk of lowmem that can hold `layout`. `false` when there is none.
 fn grow(layout: Layout) -> bool {
     let frames = (layout.size().max(layout.align()) as u64).div_ceil(addr::PAGE_SIZE);
     let order = Order::covering(frames).unwrap_or(Order::MAX).max(GROWTH);
-    let Some(chunk) = zones::take_for_heap(order) else { return false };
+    let Some(chunk) = zones::take_for_heap(order, has_some) else { return false };
     let start = super::linear::address_of(chunk.start()).raw() as usize;
-    let heap = &mut HEAP.lock().heap;
+    let mut heap = HEAP.lock();
     // SAFETY: the chunk is ours for good, in the linear map, and nothing else refers to it.
     unsafe { heap.add_to_heap(start, start + chunk.bytes() as usize) };
     GROWN.fetch_add(chunk.bytes() as usize, Ordering::Relaxed);
-    note_free(heap);
+    note_free(&heap);
     true
+}
+
+/// Whether the zones can write down what they get back from a CPU's magazine.
+fn has_some() -> bool {
+    FREE.load(Ordering::Relaxed) >= RESERVE / 2
 }
 
 /// Bytes of the heap: in use (as blocks), and in all.
 pub fn usage() -> (usize, usize) {
-    let Blocks { heap, recent } = &*HEAP.lock();
-    (heap.stats_alloc_actual() - recent.bytes(), heap.stats_total_bytes())
+    let (used, all) = {
+        let heap = HEAP.lock();
+        (heap.stats_alloc_actual(), heap.stats_total_bytes())
+    };
+    let kept: usize = RECENT.iter().map(|recent| recent.lock().bytes()).sum();
+    (used.saturating_sub(kept), all)
 }
 
 /// Free bytes, and bytes taken from lowmem; read without a lock.

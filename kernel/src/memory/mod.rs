@@ -7,6 +7,7 @@ pub mod kernel_map;
 pub mod kmap;
 pub mod layout;
 pub mod linear;
+pub mod magazines;
 mod recent_blocks;
 pub mod stack;
 pub mod tables;
@@ -18,7 +19,7 @@ use addr::{AddrRange, Chunk, KernelVa, MemoryType, Order, PAGE_SIZE, Pfn, PhysAd
 use arch::boot::{BootInfo, SectionKind};
 use core::fmt;
 use layout::{Layout, LayoutError};
-use memory::{FrameSource, Reach};
+use memory::Reach;
 use pagetable::{MapError, Mapping, OutOfTables};
 use spin::Once;
 use vmalloc::VMALLOC_LIMITS;
@@ -104,7 +105,7 @@ pub fn init(
     let layout = Layout::new(ram, reserved, sizes.lowmem)?;
     let layout = LAYOUT.call_once(|| layout);
     zones::init(layout.low_end, layout.low_free.iter().chain(&layout.high_free).copied());
-    zones::with(|zones| zones.set_reserve(layout.lowmem_bytes() / PAGE_SIZE / KERNEL_SHARE));
+    zones::set_reserve(layout.lowmem_bytes() / PAGE_SIZE / KERNEL_SHARE);
     take_pool(layout)?;
     kernel_map::init()?;
     map_image()?;
@@ -126,7 +127,7 @@ pub fn layout() -> &'static Layout {
 fn take_pool(layout: &Layout) -> Result<(), InitError> {
     let bytes = tables::pool_bytes(&layout.lowmem);
     let order = Order::covering(bytes.div_ceil(PAGE_SIZE)).unwrap_or(Order::MAX).max(Order::BLOCK_2M);
-    let pool = zones::with(|zones| zones.take(order, Reach::LOW)).ok_or(InitError::NoPool(order.bytes()))?;
+    let pool = zones::take(order, Reach::LOW).ok_or(InitError::NoPool(order.bytes()))?;
     let pool = pool.release();
     arch::boot::map_early_linear(pool);
     // SAFETY: the chunk was just taken from the zones and mapped, and is zeroed; the linear map will keep it mapped.

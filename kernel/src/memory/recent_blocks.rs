@@ -1,4 +1,4 @@
-//! Small blocks of the heap that came back a moment ago.
+//! Small blocks of the heap that a CPU has freed a moment ago.
 //!
 //! The buddy heap merges what comes back, and looks for the neighbour through all free blocks of the same size: the more
 //! is free, the longer that takes. Most blocks are wanted again soon in the same size, so some are kept as they are.
@@ -9,14 +9,14 @@ use core::ptr::NonNull;
 const SMALLEST: u32 = 3;
 const SIZES: usize = 10;
 /// Bytes kept of each size at most.
-const LIMIT: usize = 32 << 10;
+const LIMIT: usize = 16 << 10;
 
 /// What a kept block holds: where the next one is.
 struct Link {
     next: Option<NonNull<Link>>,
 }
 
-/// Stacks of unused blocks, one for each size, linked through the blocks.
+/// Stacks of unused blocks, one for each size, linked through the blocks; 160 KiB at most.
 pub struct RecentBlocks {
     stacks: [Option<NonNull<Link>>; SIZES],
     lens: [u32; SIZES],
@@ -46,6 +46,12 @@ impl RecentBlocks {
         self.lens[index] -= 1;
         self.bytes -= size;
         Some(block.cast())
+    }
+
+    /// Any block, with its size, as long as there is one.
+    pub fn pop_any(&mut self) -> Option<(NonNull<u8>, usize)> {
+        let size = 1 << (self.stacks.iter().position(Option::is_some)? as u32 + SMALLEST);
+        Some((self.pop(size)?, size))
     }
 
     /// Keeps a block of `size` bytes; `false` when it is not of a size that is kept, or there are enough.
@@ -109,7 +115,12 @@ mod tests {
             // SAFETY: aligned blocks that nobody else uses: those of another size were taken out again.
             let kept = blocks.iter().filter(|block| unsafe { recent.push(**block, size) }).count();
             assert_eq!(kept, LIMIT / size, "{size}");
+            assert_eq!(
+                (recent.pop_any(), recent.bytes()),
+                (Some((blocks[LIMIT / size - 1], size)), LIMIT - size)
+            );
             while recent.pop(size).is_some() {}
+            assert_eq!(recent.pop_any(), None);
         }
     }
 

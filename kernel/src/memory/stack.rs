@@ -4,7 +4,7 @@ use crate::memory::vmalloc::{Mapped, STACKS, VmallocError};
 use crate::memory::zones;
 use addr::{AddrRange, Chunk, KernelVa, MemoryType, Order, PAGE_SIZE};
 use core::iter;
-use memory::{FrameSource, OwnedChunk, Reach};
+use memory::{OwnedChunk, Reach};
 use pagetable::Mapping;
 
 /// Frames of a stack.
@@ -30,7 +30,7 @@ impl KernelStack {
     /// A new stack.
     pub fn new() -> Result<Self, StackError> {
         let order = Order::new(ORDER).unwrap_or(Order::PAGE);
-        let frames = zones::with(|zones| zones.take(order, Reach::LOW)).ok_or(StackError::OutOfFrames)?;
+        let frames = zones::take(order, Reach::LOW).ok_or(StackError::OutOfFrames)?;
         // From here on a failure gives the frames back.
         let mut stack = Self { mapped: None, frames: frames.release() };
         let mapping = Mapping::read_write(MemoryType::WriteBack);

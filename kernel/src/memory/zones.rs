@@ -1,12 +1,12 @@
-//! The frame allocators, behind one lock.
+//! The frame allocators, behind one lock, and in front of them what each CPU keeps for itself ([`magazines`]).
 
-use crate::memory::{heap, linear};
+use crate::memory::{heap, linear, magazines};
 use crate::percpu::{MAX_CPUS, PerCpu};
 use crate::sync::{SpinLock, SpinLockGuard};
 use addr::{AddrRange, Chunk, Order, PhysAddr};
 use core::ops::{Deref, DerefMut};
 use core::sync::atomic::{AtomicBool, Ordering};
-use memory::{FrameSource, Frames, OwnedChunk, OwnedPages, Reach, Zone, ZoneStats, Zones};
+use memory::{FrameSource, Frames, Magazine, OwnedChunk, OwnedPages, Reach, Zone, ZoneStats, Zones};
 use spin::Once;
 
 static ZONES: Once<SpinLock<Zones>> = Once::new();
@@ -20,7 +20,7 @@ pub fn init(low_end: PhysAddr, free: impl Iterator<Item = AddrRange<PhysAddr>>) 
     ZONES.call_once(|| SpinLock::new(zones));
 }
 
-/// Whether this CPU is inside [`with`].
+/// Whether this CPU has the zones [locked](lock).
 pub fn locked_here() -> bool {
     LOCKED.this().load(Ordering::Relaxed)
 }
@@ -28,14 +28,22 @@ pub fn locked_here() -> bool {
 /// The zones, locked. Whatever allocates meanwhile uses the heap's reserve.
 pub struct Locked(SpinLockGuard<'static, Zones>);
 
+impl Locked {
+    fn new(zones: &'static SpinLock<Zones>) -> Self {
+        let zones = zones.lock();
+        LOCKED.this().store(true, Ordering::Relaxed);
+        Self(zones)
+    }
+}
+
 /// Waits for the zones, after making sure that the heap can hold what they write down.
 pub fn lock() -> Locked {
     // Without a reserve there may still be enough: the zones panic on a failed allocation, nobody else.
     heap::ensure_reserve();
-    let Some(zones) = ZONES.get() else { panic!("no zones yet") };
-    let zones = zones.lock();
-    LOCKED.this().store(true, Ordering::Relaxed);
-    Locked(zones)
+    match ZONES.get() {
+        Some(zones) => Locked::new(zones),
+        None => panic!("no zones yet"),
+    }
 }
 
 impl Deref for Locked {
@@ -57,23 +65,32 @@ impl Drop for Locked {
     }
 }
 
-/// Runs `f` with the zones locked.
-pub fn with<R>(f: impl FnOnce(&mut Zones) -> R) -> R {
-    f(&mut lock())
+/// Keeps the last `frames` of lowmem for the kernel; see [`Zones::set_reserve`].
+pub fn set_reserve(frames: u64) {
+    lock().set_reserve(frames);
 }
 
 /// A chunk of lowmem that the heap keeps for good; `None` before there are zones, or when lowmem is used up.
-pub fn take_for_heap(order: Order) -> Option<Chunk> {
-    let mut zones = ZONES.get()?.lock();
-    LOCKED.this().store(true, Ordering::Relaxed);
-    let chunk = zones.take(order, Reach::LOW);
-    LOCKED.this().store(false, Ordering::Relaxed);
+///
+/// The heap has no reserve to see to now, so that what CPUs keep is given to the zones, who write that down, only as
+/// long as there is `room`.
+pub fn take_for_heap(order: Order, room: impl Fn() -> bool) -> Option<Chunk> {
+    let mut zones = Locked::new(ZONES.get()?);
+    let mut chunk = zones.take(order, Reach::LOW);
+    while chunk.is_none() && room() && magazines::empty_one_low(&mut *zones) {
+        chunk = zones.take(order, Reach::LOW);
+    }
     chunk.map(OwnedChunk::release)
+}
+
+/// A chunk of exactly `order` within `reach`; `None` when there is none.
+pub fn take(order: Order, reach: Reach) -> Option<OwnedChunk> {
+    Source::default().take(order, reach)
 }
 
 /// A frame of lowmem, zero-filled.
 pub fn take_zeroed_page() -> Option<OwnedChunk> {
-    let page = with(|zones| zones.take(Order::PAGE, Reach::LOW))?;
+    let page = take(Order::PAGE, Reach::LOW)?;
     // SAFETY: the frame is ours, and lowmem is in the linear map, writable.
     unsafe { arch::cache::zero(linear::range_of(page.chunk().range())) };
     Some(page)
@@ -81,7 +98,7 @@ pub fn take_zeroed_page() -> Option<OwnedChunk> {
 
 /// Gives a chunk back.
 pub fn give(chunk: OwnedChunk) {
-    with(|zones| zones.give(chunk));
+    Source::default().give(chunk);
 }
 
 /// Gives a list of chunks back.
@@ -94,13 +111,16 @@ const TURN: u8 = 64;
 /// As many chunks does the taking or giving of some 64 single frames at once count for.
 const MANY: u8 = 8;
 
-/// All frames, for lists of any length: the zones are locked for a few chunks at a time, and the heap's reserve, which a
-/// long list of small chunks would use up, is seen to before each turn. It is no longer alive than the list's making.
+/// All frames, for lists of any length: what this CPU keeps goes first, then the zones are locked for a few chunks at a
+/// time, and the heap's reserve, which a long list of small chunks would use up, is seen to before each turn. It is no
+/// longer alive than the list's making.
 #[derive(Default)]
 pub struct Source {
     zones: Option<Locked>,
     /// Chunks until somebody else has a turn.
     left: u8,
+    /// Whether the magazines have been emptied for this list.
+    emptied: bool,
 }
 
 impl Source {
@@ -114,19 +134,74 @@ impl Source {
         self.left -= cost;
         self.zones.get_or_insert_with(lock)
     }
+
+    /// What `find` finds in the zones, or else, unless a smaller order will do, in the zones and all magazines together.
+    fn find<R>(
+        &mut self,
+        order: Order,
+        reach: Reach,
+        cost: u8,
+        find: impl Fn(&mut Zones) -> Option<R>,
+    ) -> Option<R> {
+        let found = find(self.zones(cost));
+        if found.is_some() || (self.emptied && order > Order::PAGE) {
+            return found;
+        }
+        self.emptied = true;
+        (self.zones, self.left) = (None, 0);
+        if magazines::empty(reach) { find(self.zones(cost)) } else { None }
+    }
+
+    /// A single frame, and more for the next who want one.
+    fn refill(&mut self, reach: Reach) -> Option<OwnedChunk> {
+        let mut pages =
+            self.find(Order::PAGE, reach, MANY, |zones| zones.take_pages(Magazine::BATCH, reach))?.split();
+        let page = pages.next();
+        pages.for_each(|page| magazines::keep(page).unwrap_or_else(|page| self.zones(1).give(page)));
+        page
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn take_from_zones(&mut self, order: Order, reach: Reach) -> Option<OwnedChunk> {
+        if order == Order::PAGE {
+            return self.refill(reach);
+        }
+        self.find(order, reach, 1, |zones| zones.take(order, reach))
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn give_to_zones(&mut self, chunk: OwnedChunk) {
+        match chunk.chunk().order() {
+            Order::PAGE => magazines::spill(chunk, &mut **self.zones(MANY)),
+            _ => self.zones(1).give(chunk),
+        }
+    }
 }
 
 impl FrameSource for Source {
+    #[inline]
     fn take(&mut self, order: Order, reach: Reach) -> Option<OwnedChunk> {
-        self.zones(1).take(order, reach)
+        // With the zones locked anyway, they are asked at once.
+        if self.zones.is_none()
+            && let Some(chunk) = magazines::take(order, reach)
+        {
+            return Some(chunk);
+        }
+        self.take_from_zones(order, reach)
     }
 
+    #[inline]
     fn give(&mut self, chunk: OwnedChunk) {
-        self.zones(1).give(chunk);
+        let refused = if self.zones.is_none() { magazines::keep(chunk) } else { Err(chunk) };
+        if let Err(chunk) = refused {
+            self.give_to_zones(chunk);
+        }
     }
 
     fn take_pages(&mut self, wanted: u32, reach: Reach) -> Option<OwnedPages> {
-        self.zones(MANY).take_pages(wanted, reach)
+        self.find(Order::PAGE, reach, MANY, |zones| zones.take_pages(wanted, reach))
     }
 
     fn give_pages(&mut self, pages: OwnedPages) {
@@ -139,7 +214,8 @@ pub fn is_low(address: PhysAddr) -> bool {
     address < super::layout().low_end
 }
 
-/// What a zone has and has given out, in frames.
+/// What a zone has and has given out, in frames. While CPUs take and give, a few more or less.
 pub fn stats(zone: Zone) -> ZoneStats {
-    with(|zones| zones.stats(zone))
+    let stats = lock().stats(zone);
+    ZoneStats { allocated: stats.allocated.saturating_sub(magazines::frames(zone)), ..stats }
 }

@@ -3,7 +3,7 @@
 use crate::memory::zones;
 use addr::{Chunk, Order};
 use alloc::vec::Vec;
-use memory::{FrameSource, Frames, OwnedChunk, Reach};
+use memory::{Frames, OwnedChunk, Reach};
 
 /// All free memory within a reach is taken, and of some of it every second piece given back: what is free then are
 /// pieces of one size that are no neighbours. Dropped, everything is free again.
@@ -55,11 +55,11 @@ impl Drop for Fragmented {
 }
 
 /// All free memory within `reach`, largest chunks first.
-fn take_all(reach: Reach) -> Frames {
+pub fn take_all(reach: Reach) -> Frames {
     let mut all = Frames::new();
     let mut order = Some(Order::MAX);
     while let Some(now) = order {
-        match zones::with(|zones| zones.take(now, reach)) {
+        match zones::take(now, reach) {
             Some(chunk) => keep(&mut all, chunk),
             None => order = now.smaller(),
         }

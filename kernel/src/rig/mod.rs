@@ -3,5 +3,5 @@
 mod fragment;
 mod threads;
 
-pub use fragment::Fragmented;
-pub use threads::run_each;
+pub use fragment::{Fragmented, take_all};
+pub use threads::{elsewhere, run_each};

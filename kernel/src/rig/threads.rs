@@ -39,7 +39,21 @@ pub fn run_each<R: Send + 'static>(
     Ok(core::mem::take(&mut *team.results.lock()))
 }
 
-/// The scheduler lets go of a thread last of all, when it has freed the stack.
+/// Runs `work` on another CPU, since this one does nothing but wait. `None` when that takes too long.
+pub fn elsewhere<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static) -> Option<R> {
+    const PATIENCE_NS: u64 = 5_000_000_000;
+    let result = Arc::new(SpinLock::new(None));
+    let theirs = result.clone();
+    let thread = sched::spawn("selftest", move || *theirs.lock() = Some(work())).ok()?;
+    let deadline = sched::time::now() + PATIENCE_NS;
+    while result.lock().is_none() && sched::time::now() < deadline {
+        arch::cpu::yield_now();
+    }
+    wait_for_end(&[thread]);
+    result.lock().take()
+}
+
+/// Waits until nothing is left of the threads: the scheduler lets go of one last of all, when it has freed the stack.
 fn wait_for_end(threads: &[Arc<Thread>]) {
     while threads.iter().any(|thread| Arc::strong_count(thread) > 1) {
         sched::yield_now();

@@ -16,7 +16,7 @@ use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use dma_api::{Attrs, Direction, DmaError, DmaMask, StreamMemory};
-use memory::{FrameSource, Reach, Zone};
+use memory::{Reach, Zone};
 use pagetable::{Access, Leaf, Mapping};
 
 /// The tests, cheap ones first.
@@ -430,7 +430,7 @@ fn vmalloc_exhausted() -> Outcome {
     // What follows leaves a table behind the first time.
     drop(dma::alloc(&device, 4 << 20, Attrs::NO_KERNEL_MAPPING | Attrs::ALLOC_SINGLE_PAGES));
     drop(dma::alloc(&device, 8 << 20, Attrs::NO_KERNEL_MAPPING));
-    let chunk = zones::with(|zones| zones.take(Order::BLOCK_2M, Reach::ANYWHERE)).ok_or("no 2 MiB chunk")?;
+    let chunk = zones::take(Order::BLOCK_2M, Reach::ANYWHERE).ok_or("no 2 MiB chunk")?;
     let mut filler = Vec::new();
     // The same frames again and again: this is about addresses.
     for shift in (0..20).rev() {

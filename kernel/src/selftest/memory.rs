@@ -2,19 +2,20 @@
 
 use super::boot::whole_half;
 use super::{Outcome, Test};
-use crate::memory::{kernel_map, kmap, layout, linear, zones};
-use crate::rig::Fragmented;
-use crate::{check, pass, skip};
+use crate::memory::{kernel_map, kmap, layout, linear, magazines, zones};
+use crate::rig::{Fragmented, elsewhere, take_all};
+use crate::{check, pass, skip, smp};
 use addr::{AddrRange, MemoryType, Order, PAGE_SIZE, PhysAddr};
 use alloc::vec::Vec;
 use arch::mmu::{Translation, translate_kernel};
-use memory::{FrameSource, Reach, Request, Zone, chunks};
+use memory::{Frames, Reach, Request, Zone, chunks};
 
 pub const TESTS: &[Test] = &[
     Test { name: "memory.zones_do_not_overlap", run: zones_do_not_overlap },
     Test { name: "memory.highmem_has_no_kernel_translation", run: highmem_has_no_kernel_translation },
     Test { name: "memory.linear_map_has_all_lowmem", run: linear_map_has_all_lowmem },
     Test { name: "memory.fragmented_memory_gives_single_frames", run: fragmented_memory_gives_single_frames },
+    Test { name: "memory.what_another_cpu_keeps_is_found", run: what_another_cpu_keeps_is_found },
     Test { name: "memory.windows_close", run: windows_close },
     Test { name: "memory.alias_goes_and_comes_back", run: alias_goes_and_comes_back },
 ];
@@ -85,6 +86,42 @@ fn linear_map_has_all_lowmem() -> Outcome {
     pass!("{pages} pages of lowmem, write-back")
 }
 
+/// Takes all of highmem, lets another CPU free some frames, which it keeps for itself, and asks for as many.
+fn what_another_cpu_keeps_is_found() -> Outcome {
+    const PAGES: u64 = 24;
+    if smp::online() == 1 || zones::stats(Zone::High).free() < PAGES {
+        skip!("one CPU, or no highmem");
+    }
+    let request = Request { frames: PAGES, largest: Order::PAGE, reach: Reach::HIGH, ..Request::new(PAGES) };
+    let mut some = match chunks::take(&mut zones::Source::default(), &request) {
+        Ok(some) => some,
+        Err(error) => return Err(alloc::format!("{PAGES} frames of highmem: {error:?}")),
+    };
+    let rest = take_all(Reach::HIGH);
+    let pages: Vec<_> = some.drain().collect();
+    let here = arch::cpu::index();
+    let there = elsewhere(move || {
+        pages.into_iter().for_each(zones::give);
+        arch::cpu::index()
+    });
+    let (free, kept) = (zones::stats(Zone::High).free(), magazines::frames(Zone::High));
+    let again = chunks::take(&mut zones::Source::default(), &request);
+    let one_more = zones::take(Order::PAGE, Reach::HIGH);
+    let found = again.as_ref().map(Frames::frames).map_err(|error| *error);
+    let left = (zones::stats(Zone::High).free(), one_more.is_some());
+    zones::give_all(again.unwrap_or_default());
+    one_more.into_iter().for_each(zones::give);
+    zones::give_all(rest);
+    check!(there.is_some_and(|there| there != here), "freed on CPU {there:?}, asked for on CPU {here}");
+    check!(
+        (free, kept) == (PAGES, PAGES),
+        "{free} frames free, {kept} in magazines, where {PAGES} were freed"
+    );
+    check!(found == Ok(PAGES), "of {PAGES} frames that another CPU keeps: {found:?}");
+    check!(left == (0, false), "free after the last was taken, and one more of them: {left:?}");
+    pass!("{PAGES} frames freed on CPU {}, taken on CPU {here}", there.unwrap_or(here))
+}
+
 /// Asks for a megabyte where only single frames are free.
 fn fragmented_memory_gives_single_frames() -> Outcome {
     const WANTED: u64 = 256;
@@ -94,10 +131,10 @@ fn fragmented_memory_gives_single_frames() -> Outcome {
     }
     let fragmented = Fragmented::new(Reach::HIGH, 2 * WANTED);
     let request = Request { reach: Reach::HIGH, ..Request::new(WANTED) };
-    let got = zones::with(|zones| chunks::take(zones, &request));
+    let got = chunks::take(&mut zones::Source::default(), &request);
     let seen = got.as_ref().map(|frames| (frames.len(), frames.chunks().all(|c| c.order() == Order::PAGE)));
     let seen = seen.map_err(|error| *error);
-    let too_much = zones::with(|zones| chunks::take(zones, &Request { frames: 1 << 20, ..request }));
+    let too_much = chunks::take(&mut zones::Source::default(), &Request { frames: 1 << 20, ..request });
     let refused = too_much.as_ref().err().copied();
     zones::give_all(got.unwrap_or_default());
     zones::give_all(too_much.unwrap_or_default());
@@ -110,7 +147,7 @@ fn fragmented_memory_gives_single_frames() -> Outcome {
 }
 
 fn windows_close() -> Outcome {
-    let Some(owned) = zones::with(|zones| zones.take(Order::BLOCK_2M, Reach::ANYWHERE)) else {
+    let Some(owned) = zones::take(Order::BLOCK_2M, Reach::ANYWHERE) else {
         skip!("no 2 MiB chunk is free");
     };
     let chunk = owned.chunk();
@@ -135,7 +172,7 @@ fn windows_close() -> Outcome {
 }
 
 fn alias_goes_and_comes_back() -> Outcome {
-    let Some(owned) = zones::with(|zones| zones.take(Order::PAGE, Reach::LOW)) else {
+    let Some(owned) = zones::take(Order::PAGE, Reach::LOW) else {
         skip!("no free page of lowmem");
     };
     let (chunk, at) = (owned.chunk(), linear::address_of(owned.chunk().start()));

@@ -84,16 +84,12 @@ pub fn take_into(
     if request.contiguous {
         return take_run(source, request, list);
     }
-    for reach in request.reach.passes() {
-        let missing = request.frames - list.frames();
-        if list.is_empty() {
-            take_from(source, reach, missing, request.largest, list)?;
-        } else {
-            take_more(source, reach, missing, request.largest, list)?;
-        }
-        if list.frames() == request.frames {
-            return Ok(());
-        }
+    take_from(source, request.reach.preferred(), request.frames, request.largest, list)?;
+    if list.frames() < request.frames && request.reach != request.reach.preferred() {
+        take_more(source, request.reach, request.frames - list.frames(), request.largest, list)?;
+    }
+    if list.frames() == request.frames {
+        return Ok(());
     }
     let had = list.frames();
     list.give_back(source);

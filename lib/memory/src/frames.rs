@@ -3,7 +3,7 @@
 use crate::zone::FrameSource;
 use addr::{Chunk, Order, Pfn};
 use alloc::vec::Vec;
-use core::fmt;
+use core::{fmt, slice};
 
 /// The heap had no room for the list itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -165,8 +165,9 @@ impl Frames {
     }
 
     /// The chunks, in order.
+    #[inline]
     pub fn chunks(&self) -> impl Iterator<Item = Chunk> + Clone {
-        self.inline().iter().chain(self.pieces.iter().flatten()).copied()
+        Chunks { piece: self.inline().iter(), pieces: self.pieces.iter() }
     }
 
     /// The number of chunks.
@@ -193,9 +194,11 @@ impl Frames {
     /// Gives all frames back to where they came from; the list is empty then.
     pub fn give_back(&mut self, source: &mut impl FrameSource) {
         self.frames = 0;
-        let inline = usize::from(core::mem::take(&mut self.inline_len));
-        give_slice(&self.inline[..inline], source);
-        self.pieces.drain(..).for_each(|piece| give_slice(&piece, source));
+        give_slice(self.inline(), source);
+        self.inline_len = 0;
+        if !self.pieces.is_empty() {
+            self.pieces.drain(..).for_each(|piece| give_slice(&piece, source));
+        }
     }
 
     /// Takes all chunks out, in order. What the iterator has not returned when it is dropped is leaked.
@@ -213,11 +216,33 @@ impl Frames {
     }
 }
 
+/// The chunks of a list. Made for short ones, which are most: no more state than is needed.
+#[derive(Clone)]
+struct Chunks<'a> {
+    piece: slice::Iter<'a, Chunk>,
+    pieces: slice::Iter<'a, Vec<Chunk>>,
+}
+
+impl Iterator for Chunks<'_> {
+    type Item = Chunk;
+
+    #[inline]
+    fn next(&mut self) -> Option<Chunk> {
+        loop {
+            if let Some(chunk) = self.piece.next() {
+                return Some(*chunk);
+            }
+            self.piece = self.pieces.next()?.iter();
+        }
+    }
+}
+
 /// Gives chunks back; single frames that are neighbours in the list and of one run go together.
 fn give_slice(mut chunks: &[Chunk], source: &mut impl FrameSource) {
     while let [chunk, rest @ ..] = chunks {
-        let (count, pages) = pages_of_run(chunks);
-        if count > 1 {
+        let next = rest.first().filter(|next| next.order() == Order::PAGE && chunk.order() == Order::PAGE);
+        if next.is_some_and(|next| run_of(next) == run_of(chunk)) {
+            let (count, pages) = pages_of_run(chunks);
             source.give_pages(pages);
             chunks = &chunks[count..];
         } else {
@@ -227,9 +252,13 @@ fn give_slice(mut chunks: &[Chunk], source: &mut impl FrameSource) {
     }
 }
 
+/// The number of the run that a page is in.
+fn run_of(page: &Chunk) -> u64 {
+    page.first().raw() / OwnedPages::RUN
+}
+
 /// The single frames at the start of `chunks` that are of one run: how many, and which.
 fn pages_of_run(chunks: &[Chunk]) -> (usize, OwnedPages) {
-    let run_of = |chunk: &Chunk| chunk.first().raw() / OwnedPages::RUN;
     let run = chunks.first().map_or(0, run_of);
     let mut bits = 0;
     let same = |chunk: &&Chunk| chunk.order() == Order::PAGE && run_of(chunk) == run;

@@ -2,6 +2,7 @@
 //! caller, who also brings the lock.
 //!
 //! - [`Zones`]: the free frames of the machine, low and high.
+//! - [`Magazine`]: a few of them for one CPU alone.
 //! - [`chunks`]: a length to the [`Frames`] that make it up, over any [`FrameSource`].
 //! - [`RangeAllocator`]: address ranges, for devices, for vmalloc and for programs.
 //! - [`Slots`]: the pages of one table; the one thing here that needs no lock.
@@ -20,13 +21,14 @@ pub mod chunks;
 mod frames;
 mod heap;
 mod large;
+mod magazine;
 mod range;
-mod recent;
 mod slots;
 mod zone;
 
 pub use chunks::{ChunkError, Request};
 pub use frames::{Frames, OutOfHeap, OwnedChunk, OwnedPages};
+pub use magazine::Magazine;
 pub use range::{RangeAllocator, RangeError};
 pub use slots::Slots;
 pub use zone::{FrameSource, Reach, Zone, ZoneStats, Zones};

@@ -4,7 +4,6 @@ use crate::bank::{self, Bank};
 use crate::frames::{OwnedChunk, OwnedPages};
 use crate::heap;
 use crate::large;
-use crate::recent::{self, Recent};
 use addr::{AddrRange, Address, Chunk, Order, PAGE_SIZE, Pfn, PhysAddr};
 use alloc::boxed::Box;
 
@@ -53,13 +52,16 @@ impl Reach {
     pub const fn highest(self) -> PhysAddr {
         self.highest
     }
-    /// Its zones one by one, the preferred one first.
-    pub fn passes(self) -> impl Iterator<Item = Self> {
-        let zones = match self.zones {
-            Preference::HighFirst => [Some(Preference::Only(Zone::High)), Some(self.zones)],
-            only => [Some(only), None],
-        };
-        zones.into_iter().flatten().map(move |zones| Self { zones, ..self })
+    /// The preferred of its zones alone.
+    pub const fn preferred(self) -> Self {
+        Self { highest: self.highest, zones: Preference::Only(self.zone()) }
+    }
+    /// The zone that it prefers.
+    pub const fn zone(self) -> Zone {
+        match self.zones {
+            Preference::HighFirst => Zone::High,
+            Preference::Only(zone) => zone,
+        }
     }
 }
 
@@ -90,8 +92,6 @@ pub struct ZoneStats {
     pub total: u64,
     /// Frames that have an owner.
     pub allocated: u64,
-    /// The highest number that ever had an owner at one time.
-    pub peak: u64,
 }
 
 impl ZoneStats {
@@ -105,14 +105,12 @@ impl ZoneStats {
 struct Banks {
     slots: [Option<Box<Bank>>; BANKS],
     occupied: u64,
-    recent: Recent,
     stats: ZoneStats,
 }
 
 impl Banks {
     const fn new() -> Self {
-        let stats = ZoneStats { total: 0, allocated: 0, peak: 0 };
-        Self { slots: [const { None }; BANKS], occupied: 0, recent: Recent::new(), stats }
+        Self { slots: [const { None }; BANKS], occupied: 0, stats: ZoneStats { total: 0, allocated: 0 } }
     }
 
     fn add(&mut self, first: Pfn, end: Pfn) {
@@ -128,28 +126,9 @@ impl Banks {
     }
 
     fn take(&mut self, order: Order, highest: PhysAddr) -> Option<Chunk> {
-        let chunk = match self.recent.pop(order, highest) {
-            Some(chunk) => chunk,
-            None => self.find(order, highest)?,
-        };
-        self.count_taken(chunk.frames());
+        let chunk = self.find_map(highest, |bank| bank.take(order))?;
+        self.stats.allocated += chunk.frames();
         Some(chunk)
-    }
-
-    /// A chunk from the banks; if they have none, of what is left when all that came back lately is merged.
-    fn find(&mut self, order: Order, highest: PhysAddr) -> Option<Chunk> {
-        let found = self.search(order, highest);
-        if found.is_some() || self.recent.is_empty() {
-            return found;
-        }
-        while let Some(chunk) = self.recent.pop_any() {
-            self.bank(chunk).give(chunk);
-        }
-        self.search(order, highest)
-    }
-
-    fn search(&mut self, order: Order, highest: PhysAddr) -> Option<Chunk> {
-        self.find_map(highest, |bank| bank.take(order))
     }
 
     /// The first thing that `take` finds in the banks that `highest` reaches whole, the highest bank first.
@@ -169,45 +148,28 @@ impl Banks {
         None
     }
 
-    /// Single frames as [`FrameSource::take_pages`] has them; what came back lately first.
+    /// Single frames as [`FrameSource::take_pages`] has them.
     fn take_pages(&mut self, wanted: u32, highest: PhysAddr) -> Option<OwnedPages> {
-        if !self.recent.is_empty() {
-            return self.take(Order::PAGE, highest).map(|page| OwnedPages::from(OwnedChunk::adopt(page)));
-        }
         let (run, bits) = self.find_map(highest, |bank| bank.take_pages(wanted))?;
-        self.count_taken(u64::from(bits.count_ones()));
+        self.stats.allocated += u64::from(bits.count_ones());
         Some(OwnedPages::adopt(run, bits))
     }
 
-    fn give_pages(&mut self, run: Pfn, bits: u64) {
-        self.assert_added(run);
-        self.bank(Chunk::page(run)).give_pages(run, bits);
-        self.stats.allocated -= u64::from(bits.count_ones());
-    }
-
-    fn count_taken(&mut self, frames: u64) {
-        self.stats.allocated += frames;
-        self.stats.peak = self.stats.peak.max(self.stats.allocated);
-    }
-
     fn give(&mut self, chunk: Chunk) {
-        // The zone has such a bank, even if the chunk is only kept.
-        self.assert_added(chunk.first());
-        if let Err(chunk) = self.recent.push(chunk) {
-            self.bank(chunk).give(chunk);
-        }
+        self.bank(chunk.first()).give(chunk);
         self.stats.allocated -= chunk.frames();
     }
 
-    fn bank(&mut self, chunk: Chunk) -> &mut Bank {
-        match self.slots[Bank::index(chunk.first())].as_mut() {
-            Some(bank) => bank,
-            None => unreachable!("no bank for {chunk:?}, which `give` has looked for"),
-        }
+    fn give_pages(&mut self, run: Pfn, bits: u64) {
+        self.bank(run).give_pages(run, bits);
+        self.stats.allocated -= u64::from(bits.count_ones());
     }
 
-    fn assert_added(&self, first: Pfn) {
-        assert!(self.occupied >> Bank::index(first) & 1 == 1, "{first:?} was never added to its zone");
+    fn bank(&mut self, first: Pfn) -> &mut Bank {
+        match self.slots[Bank::index(first)].as_mut() {
+            Some(bank) => bank,
+            None => panic!("{first:?} was never added to its zone"),
+        }
     }
 }
 
@@ -260,9 +222,7 @@ impl Zones {
         // Splitting the largest chunk down to a page inserts into the tree of every order on the way.
         let split: usize =
             (0..large::ORDERS).map(|order| heap::insertion(blocks >> order, size_of::<u64>())).sum();
-        // Merging what came back lately may start a block for each chunk and file it.
-        let merged = bank::BYTES_PER_BLOCK + heap::node(size_of::<u32>()) + heap::node(size_of::<u64>());
-        split + file + bank::BYTES_PER_BLOCK + recent::CAPACITY * merged
+        split + file + bank::BYTES_PER_BLOCK
     }
 
     /// Frames of low memory above the reserve.

@@ -1,0 +1,112 @@
+//! The magazines: free frames that each CPU keeps for itself, in front of the zones.
+//!
+//! Each has a lock, since whoever finds the zones empty also takes what other CPUs keep; otherwise nobody but its own
+//! CPU wants it. What is in a magazine is free: [`frames`] belongs to every count of free frames.
+//!
+//! A CPU keeps at most 8.8 MiB of high and 1.1 MiB of low memory.
+
+use super::zones;
+use crate::percpu::{MAX_CPUS, PerCpu};
+use crate::smp;
+use crate::sync::SpinLock;
+use addr::Order;
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use memory::{FrameSource, Magazine, OwnedChunk, Reach, Zone};
+
+/// The largest chunk of low memory that is kept: of the larger ones there are few.
+const LARGEST_LOW: Order = Order::CONTIGUOUS;
+
+/// What a CPU keeps of a zone; a cache line of its own.
+#[repr(align(64))]
+struct Kept {
+    magazine: SpinLock<Magazine>,
+    /// A copy of the number of frames that can be read without the lock.
+    frames: AtomicU64,
+}
+
+impl Kept {
+    const fn new() -> Self {
+        Self { magazine: SpinLock::new(Magazine::new()), frames: AtomicU64::new(0) }
+    }
+
+    #[inline]
+    fn change<R>(&self, change: impl FnOnce(&mut Magazine) -> R) -> R {
+        let mut magazine = self.magazine.lock();
+        let result = change(&mut magazine);
+        self.frames.store(magazine.frames(), Relaxed);
+        result
+    }
+}
+
+static HIGH: PerCpu<Kept> = PerCpu::new([const { Kept::new() }; MAX_CPUS]);
+static LOW: PerCpu<Kept> = PerCpu::new([const { Kept::new() }; MAX_CPUS]);
+
+#[inline]
+fn of(zone: Zone) -> &'static PerCpu<Kept> {
+    match zone {
+        Zone::High => &HIGH,
+        Zone::Low => &LOW,
+    }
+}
+
+/// A chunk of the preferred zone within `reach`, if this CPU has one.
+#[inline]
+pub(super) fn take(order: Order, reach: Reach) -> Option<OwnedChunk> {
+    of(reach.zone()).this().change(|magazine| magazine.pop(order, reach.highest()))
+}
+
+/// Keeps the chunk for this CPU, unless it has enough of the kind.
+#[inline]
+pub(super) fn keep(chunk: OwnedChunk) -> Result<(), OwnedChunk> {
+    let zone = if zones::is_low(chunk.chunk().start()) { Zone::Low } else { Zone::High };
+    if zone == Zone::Low && chunk.chunk().order() > LARGEST_LOW {
+        return Err(chunk);
+    }
+    of(zone).this().change(|magazine| magazine.push(chunk))
+}
+
+fn all(zone: Zone) -> impl Iterator<Item = &'static Kept> {
+    smp::indices().map(move |cpu| of(zone).of(cpu))
+}
+
+/// Frames of `zone` in all magazines.
+pub fn frames(zone: Zone) -> u64 {
+    all(zone).map(|kept| kept.frames.load(Relaxed)).sum()
+}
+
+/// Gives what any CPU keeps for requests with this `reach` to the zones, which must not be locked here. Whether there was
+/// something.
+pub(super) fn empty(reach: Reach) -> bool {
+    let other = (reach != reach.preferred()).then_some(Zone::Low);
+    let mut some = false;
+    for kept in [Some(reach.zone()), other].into_iter().flatten().flat_map(all) {
+        if kept.frames.load(Relaxed) > 0 {
+            // Locked for each anew: the heap's reserve has room for what the zones write down about one.
+            empty_into(&mut *zones::lock(), kept);
+            some = true;
+        }
+    }
+    some
+}
+
+/// Gives the low frames that any CPU keeps to `zones`, one CPU's at each call. `false` when there are none.
+pub(super) fn empty_one_low(zones: &mut impl FrameSource) -> bool {
+    let kept = all(Zone::Low).find(|kept| kept.frames.load(Relaxed) > 0);
+    kept.map(|kept| empty_into(zones, kept)).is_some()
+}
+
+fn empty_into(zones: &mut impl FrameSource, kept: &Kept) {
+    kept.change(|magazine| core::iter::from_fn(|| magazine.pop_any()).for_each(|chunk| zones.give(chunk)));
+}
+
+/// Gives `page`, which is one too many, and some more of its kind to the zones.
+pub(super) fn spill(page: OwnedChunk, zones: &mut impl FrameSource) {
+    let zone = if zones::is_low(page.chunk().start()) { Zone::Low } else { Zone::High };
+    zones.give(page);
+    of(zone).this().change(|magazine| {
+        for _ in 0..Magazine::BATCH {
+            let Some(page) = magazine.pop(Order::PAGE, Reach::ANYWHERE.highest()) else { break };
+            zones.give(page);
+        }
+    });
+}
