@@ -23,7 +23,7 @@ pub enum Error {
     /// The linked kernel cannot be turned into an image.
     Image { path: PathBuf, reason: String },
     /// A boot that should measure did not.
-    Measurement { session: &'static str, why: String, log: PathBuf },
+    Measurement { session: String, why: String, log: PathBuf },
     /// Something is missing that only a person can provide.
     Missing(String),
 }

@@ -35,7 +35,8 @@ mod trace;
 mod workspace;
 mod wrap;
 
-const USAGE: &str = "usage: cargo xtask build | run | test [CASE..] | check | bench [--bless] | debug
+const USAGE: &str =
+    "usage: cargo xtask build | run | test [CASE..] | check | bench [GLOB | --bless | ..] | debug
 knobs (environment): BOARD MEM SMP APPEND QEMU_ARGS INITRD";
 
 fn main() -> ExitCode {

@@ -1,4 +1,4 @@
-//! `make test`: host tests, then the matrix, two machines at a time, then the budgets.
+//! `make test`: host tests, then the matrix, two machines at a time, then what operations cost.
 
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -7,16 +7,13 @@ use std::thread;
 use std::time::Duration;
 
 use crate::artifacts::{self, Artifacts};
-use crate::bench::budget;
 use crate::error::{Error, Result};
 use crate::judge::Verdict;
 use crate::matrix::{CASES, Case};
 use crate::qemu::{self, Run};
 use crate::tally::Tally;
-use crate::{boards, host, prepare, tools, workspace};
+use crate::{bench, boards, host, prepare, tools, workspace};
 
-/// The name that stands for the budgets among the cases.
-const BUDGETS: &str = "budgets";
 /// More emulators than this on two cores only make each other time out.
 const AT_ONCE: usize = 2;
 /// How much of a failed console is shown.
@@ -32,8 +29,10 @@ pub fn test(only: &[String]) -> Result<Tally> {
     let built = artifacts::build()?;
     let wanted = |case: &&Case| only.is_empty() || only.iter().any(|word| case.name.contains(word.as_str()));
     tally += matrix(&CASES.iter().filter(wanted).collect::<Vec<_>>(), &built)?;
-    if only.is_empty() || only.iter().any(|word| BUDGETS.contains(word.as_str())) {
-        tally += budget::check(&built)?;
+    for (name, check) in bench::CHECKS {
+        if only.is_empty() || only.iter().any(|word| name.contains(word.as_str())) {
+            tally += check(&built)?;
+        }
     }
     Ok(tally)
 }

@@ -102,32 +102,37 @@ struct Watched {
     device: Weak<Device>,
 }
 
-impl Watched {
-    fn is(&self, smmu: &Smmu, stream: StreamId) -> bool {
-        core::ptr::eq(self.smmu, smmu) && self.stream == stream
-    }
+/// Where the device is among those in the list, or would be: there may be thousands, and a handler looks for one.
+fn find(list: &[Watched], smmu: &Smmu, stream: StreamId) -> Result<usize, usize> {
+    let key = (core::ptr::from_ref(smmu).addr(), stream);
+    list.binary_search_by_key(&key, |watched| (core::ptr::from_ref(watched.smmu).addr(), watched.stream))
 }
 
-/// Taken by interrupt handlers too.
+/// In the order of SMMUs and streams. Taken by interrupt handlers too.
 static WATCHED: SpinLock<Vec<Watched>> = SpinLock::new(Vec::new());
 /// The thread.
 static WAITING: Waiters = Waiters::new();
 
 /// Counts the faults of `device` from now on.
 pub(super) fn watch(smmu: &'static Smmu, stream: StreamId, faults: Arc<Faults>, device: Weak<Device>) {
-    WATCHED.lock().push(Watched { smmu, stream, faults, device });
+    let mut watched = WATCHED.lock();
+    let at = find(&watched, smmu, stream).unwrap_or_else(|at| at);
+    watched.insert(at, Watched { smmu, stream, faults, device });
 }
 
 /// Stops counting for a stream.
 pub(super) fn forget(smmu: &Smmu, stream: StreamId) {
-    WATCHED.lock().retain(|watched| !watched.is(smmu, stream));
+    let mut watched = WATCHED.lock();
+    if let Ok(at) = find(&watched, smmu, stream) {
+        watched.remove(at);
+    }
 }
 
 /// Notes a fault. For interrupt handlers.
 pub(super) fn note(smmu: &Smmu, stream: StreamId) {
     let too_far = {
         let watched = WATCHED.lock();
-        watched.iter().find(|watched| watched.is(smmu, stream)).is_some_and(|watched| watched.faults.add())
+        find(&watched, smmu, stream).is_ok_and(|at| watched[at].faults.add())
     };
     if too_far {
         WAITING.wake_all();

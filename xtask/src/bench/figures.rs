@@ -28,9 +28,13 @@ pub struct Key {
     pub size: u64,
     /// Attributes or variant, in a fixed order.
     pub attrs: String,
-    /// Threads at a time; 0 where that is no matter.
-    pub threads: u64,
+    /// How many of what was varied ([`VARIED`]); 0 where nothing was.
+    pub count: u64,
 }
+
+/// What is varied, as fields of a line: threads at a time, live buffers, attached streams, bytes of each free piece of
+/// memory.
+const VARIED: [&str; 4] = ["threads", "live", "streams", "piece"];
 
 impl Key {
     /// The same measurement with another name and other attributes.
@@ -55,7 +59,7 @@ fn from_line(line: &str, mode: &str) -> Option<Figure> {
             name: name.into(),
             size: number("size")?,
             attrs: in_order(fields.get("attrs")?),
-            threads: number("threads").unwrap_or(0),
+            count: VARIED.into_iter().find_map(number).unwrap_or(0),
         },
         alloc: number("alloc_ticks")?,
         free: number("free_ticks")?,
@@ -85,7 +89,7 @@ fn from_row(columns: &[&str], line: &str) -> Option<Figure> {
             name: text("test").into(),
             size: number("size")?,
             attrs: in_order(text("attrs")),
-            threads: number("threads").unwrap_or(0),
+            count: VARIED.into_iter().find_map(number).unwrap_or(0),
         },
         alloc,
         free,
@@ -126,7 +130,7 @@ mod tests {
                      a\tmap_single\t4096\t-\t-\t923\t2068\t-\nc\tcontention\t4096\tx\t4\t-\t-\t3044\n";
         let figures = from_table(table);
         assert_eq!((figures[0].alloc, figures[0].free), (923, 2068));
-        assert_eq!((figures[0].key.attrs.as_str(), figures[0].key.threads), ("0", 0));
-        assert_eq!((figures[1].alloc, figures[1].key.threads), (3044, 4));
+        assert_eq!((figures[0].key.attrs.as_str(), figures[0].key.count), ("0", 0));
+        assert_eq!((figures[1].alloc, figures[1].key.count), (3044, 4));
     }
 }

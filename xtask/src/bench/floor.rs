@@ -12,12 +12,7 @@ const FORGET: u64 = 6;
 /// The floor of both halves; `None` for what has none.
 pub fn of(figure: &Figure) -> Option<(u64, u64)> {
     let size = figure.key.size;
-    // A leaf for each page, unless the memory is in chunks that blocks fit.
-    let leaves = if figure.chunks > 1 && size / figure.chunks < BLOCK || size < BLOCK {
-        size / PAGE
-    } else {
-        size / BLOCK
-    };
+    let leaves = leaves(figure);
     // Tables that go as a whole need no store for each of their leaves.
     let cleared = if size < BLOCK { leaves } else { size / BLOCK };
     match figure.key.name.as_str() {
@@ -30,6 +25,13 @@ pub fn of(figure: &Figure) -> Option<(u64, u64)> {
         "mmap" => Some((leaves, cleared)),
         _ => None,
     }
+}
+
+/// A leaf for each page, unless the memory is in chunks that blocks fit.
+pub fn leaves(figure: &Figure) -> u64 {
+    let size = figure.key.size;
+    let pages = figure.chunks > 1 && size / figure.chunks < BLOCK || size < BLOCK;
+    size / if pages { PAGE } else { BLOCK }
 }
 
 #[cfg(test)]

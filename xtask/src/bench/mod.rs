@@ -4,53 +4,130 @@
 //! host. Linux's come from a run of the peer where it is present beside the work tree, or else from the last ones stored
 //! in `doc/`.
 
-pub mod budget;
+mod budget;
+mod document;
 mod figures;
 mod floor;
+mod growth;
 mod peer;
 mod plot;
 mod report;
+mod rest;
+mod scaling;
 mod session;
 mod table;
 
-use crate::artifacts;
+use std::path::Path;
+
+use crate::artifacts::{self, Artifacts};
 use crate::error::{Error, Result};
 use crate::tally::Tally;
-use crate::{qemu, tools, workspace};
-use session::{CONTENTION, OPERATIONS};
+use crate::{command, qemu, tools, workspace};
+use figures::Figure;
+use peer::{Peer, Wanted};
+use report::Report;
+use session::{CONTENTION, EVENTS, GROWTH, MACHINES, OPERATIONS, Session, WALL};
 
-/// `bench`: measures, prints the table and writes the report. `bench --bless`: writes the budgets anew.
+const USAGE: &str = "usage: cargo xtask bench [GLOB | --bless | --document | --stored | --store-peer]";
+/// By the host's clock one boot says little.
+const WALL_BOOTS: usize = 3;
+
+/// Holds everything against the budgets and the laws of growth. `make test` calls them by these names.
+pub const CHECKS: [(&str, Check); 2] = [("budgets", budget::check), ("growth", growth::check)];
+type Check = fn(&Artifacts) -> Result<Tally>;
+
+/// - without words: measures, prints the table and writes the report;
+/// - `--stored`: the same next to the peer's stored figures;
+/// - `--store-peer`: the same, and stores what the peer measured;
+/// - `--bless`: writes the budgets and the table in the documentation anew; `--document`: only the table, without
+///   measuring;
+/// - names as `bench=` takes them: measures these on one CPU and prints their table.
 pub fn bench(words: &[String]) -> Result<Tally> {
     tools::qemu()?;
     match words {
-        [] => report(),
+        [] => report(Wanted::Fresh),
+        [word] if word == "--stored" => report(Wanted::Last),
+        [word] if word == "--store-peer" => report(Wanted::Stored),
         [word] if word == "--bless" => budget::bless(&artifacts::build()?),
-        _ => Err(Error::Usage("usage: cargo xtask bench [--bless]")),
+        [word] if word == "--document" => document::update().map(|()| Tally::one(true)),
+        [glob] if !glob.starts_with('-') => some(glob),
+        _ => Err(Error::Usage(USAGE)),
     }
 }
 
-fn report() -> Result<Tally> {
-    let built = artifacts::build()?;
-    let mut figures = Vec::new();
-    for session in [OPERATIONS, CONTENTION] {
-        figures.extend(session.measure(&built)?);
-    }
-    let directory = workspace::target().join("report");
-    let peer = peer::figures(&directory)?;
-    println!("{}", peer.source);
-    print!("{}", table::text(&figures, &peer.figures));
-    let page = directory.join("index.html");
-    let html = report::html(&figures, &peer, &versions());
-    std::fs::write(&page, html).map_err(Error::file("write", &page))?;
-    println!("{}", page.display());
+/// What matches `glob`, next to Linux's stored figures.
+fn some(glob: &str) -> Result<Tally> {
+    let figures = Session { name: "some", glob, ..OPERATIONS }.measure(&artifacts::build()?)?;
+    print!("{}", table::text(&table::all(&figures, &peer::stored()?.figures)));
     Ok(Tally::one(true))
 }
 
-/// What the figures were measured with.
-fn versions() -> String {
-    let first = |program: &str| {
-        let text = crate::command::question(program, &["--version"]).unwrap_or_default();
+fn report(wanted: Wanted) -> Result<Tally> {
+    let built = artifacts::build()?;
+    let events = EVENTS.measure(&artifacts::counting(&built)?)?;
+    let own = measure(&built)?;
+    let directory = workspace::target().join("report");
+    let peer = peer::figures(&directory, wanted)?;
+    let rows = table::rows(&own, &peer.figures, &events);
+    print!("{}", table::text(&rows));
+    let scaling = scaling::of(&own, &peer.figures, peer.fresh);
+    scaling.iter().for_each(|scaling| println!("{scaling}"));
+    let (about, logs) = (about(&peer)?, logs()?);
+    about.iter().for_each(|line| println!("{line}"));
+    let page = Report {
+        own: &own,
+        linux: &peer.figures,
+        rows: &rows,
+        scaling: &scaling,
+        about: &about,
+        logs: &logs,
+    };
+    write(&directory.join("index.html"), &page.html())?;
+    Ok(Tally::one(true))
+}
+
+fn measure(built: &Artifacts) -> Result<Vec<Figure>> {
+    let mut figures = OPERATIONS.measure(built)?;
+    figures.extend(CONTENTION.measure(built)?);
+    figures.extend(growth::measure(built)?);
+    for _ in 0..WALL_BOOTS {
+        figures.extend(WALL.measure(built)?);
+    }
+    Ok(figures)
+}
+
+fn write(page: &Path, html: &str) -> Result<()> {
+    std::fs::write(page, html).map_err(Error::file("write", page))?;
+    println!("{}", page.display());
+    Ok(())
+}
+
+/// The consoles of this run. The paths of the files that QEMU was given are nobody's business.
+fn logs() -> Result<Vec<(String, String)>> {
+    let sessions = [OPERATIONS, EVENTS, CONTENTION, GROWTH, WALL].into_iter().chain(MACHINES);
+    let root = format!("{}/", workspace::root().display());
+    let read = |session: Session<'_>| {
+        let path = session.log()?;
+        let text = std::fs::read_to_string(&path).map_err(Error::file("read", &path))?;
+        Ok((session.name.to_owned(), text.replace(&root, "")))
+    };
+    sessions.map(read).collect()
+}
+
+/// What was measured, with what, and where Linux's figures come from.
+fn about(peer: &Peer) -> Result<Vec<String>> {
+    let first = |program: &str, words: &[&str]| {
+        let text = command::question(program, words).unwrap_or_default();
         text.lines().next().unwrap_or("unknown").to_owned()
     };
-    format!("{}; {}", first(qemu::PROGRAM), first("rustc"))
+    let root = workspace::root().display().to_string();
+    let revision = first("git", &["-C", &root, "describe", "--always", "--dirty"]);
+    let line =
+        logs()?.first().map_or_else(String::new, |(_, log)| log.lines().next().unwrap_or_default().into());
+    Ok(vec![
+        format!("Tessera {} at {revision}, {}", env!("CARGO_PKG_VERSION"), first("rustc", &["--version"])),
+        first(qemu::PROGRAM, &["--version"]),
+        line,
+        peer.source.clone(),
+    ])
 }

@@ -1,5 +1,6 @@
 //! Linux's figures: measured in this go, or those stored.
 
+use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -8,8 +9,15 @@ use crate::command;
 use crate::error::{Error, Result};
 use crate::workspace;
 
-/// Modes that the peer is run in.
-const MODES: [&str; 2] = ["a", "c"];
+/// Modes that the peer is run in, with what is special about each: in mode `b` only contention is measured, on two CPUs.
+const MODES: [(&str, &[(&str, &str)]); 3] =
+    [("a", &[]), ("c", &[]), ("b", &[("PEER_MASK", "0x10"), ("PEER_SMP_B", "2"), ("PEER_RUNS_B", "3")])];
+/// The same CPU as Tessera's. The peer's own default is `cortex-a55`; its figures differ by less than 3 %.
+const CPU: &str = "max";
+/// Seconds for a boot, and for a mode with all that it builds and fetches.
+const BOOT_LIMIT: &str = "900";
+const MODE_LIMIT: &str = "2400";
+const HEADS: &str = "mode\ttest\tsize\tattrs\tthreads\talloc\tfree\tchunks\n";
 
 /// Linux's figures and where they come from.
 pub struct Peer {
@@ -17,43 +25,83 @@ pub struct Peer {
     pub source: String,
     /// The figures.
     pub figures: Vec<Figure>,
+    /// Whether they were measured in this run.
+    pub fresh: bool,
 }
 
-/// Runs the peer if it lies beside the work tree, unless `PEER=stored`; the stored figures serve if there is none or it
-/// fails.
-pub fn figures(directory: &Path) -> Result<Peer> {
+/// Where Linux's figures shall come from.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Wanted {
+    /// A run, if the peer lies beside the work tree.
+    Fresh,
+    /// A run, which is then stored in `doc/`.
+    Stored,
+    /// The last stored run.
+    Last,
+}
+
+/// Runs the peer, if it is there and `wanted`; the stored figures serve if there is none or it fails.
+pub fn figures(directory: &Path, wanted: Wanted) -> Result<Peer> {
     let script = workspace::root().join("../shared/peer-linux/run");
-    if std::env::var("PEER").is_ok_and(|value| value == "stored") || !script.exists() {
+    if wanted == Wanted::Last || !script.exists() {
         return stored();
     }
-    match run(&script, &directory.join("peer")) {
+    let results = directory.join("peer");
+    match run(&script, &results) {
+        Ok(peer) if wanted == Wanted::Stored => store(&peer).map(|()| peer),
         Ok(peer) => Ok(peer),
-        Err(error) => {
-            println!("the peer did not run: {error}");
+        Err(error) if wanted == Wanted::Fresh => {
+            println!("the peer did not run ({error}); the stored figures serve");
             stored()
         }
+        Err(error) => Err(error),
     }
 }
 
 fn run(script: &Path, results: &Path) -> Result<Peer> {
-    println!("measuring Linux; this takes some minutes");
     let mut figures = Vec::new();
-    for mode in MODES {
-        let mut line = Command::new(script);
-        line.arg(mode).env("PEER_POLICIES", "strict").env("PEER_RUNS_A", "1");
+    for (mode, special) in MODES {
+        println!("measuring Linux, mode {mode}: a minute or two, more if it has to be fetched first");
+        let mut line = Command::new("timeout");
+        line.arg(MODE_LIMIT).arg(script).arg(mode).env("PEER_POLICIES", "strict").env("PEER_RUNS_A", "1");
+        line.env("PEER_CPU", CPU).env("PEER_TIMEOUT", BOOT_LIMIT).envs(special.iter().copied());
         line.env("PEER_BUILD", workspace::target().join("peer")).env("PEER_OUT", results);
         command::run(&mut line)?;
         figures.extend(from_table(&read(&results.join(format!("mode-{mode}-strict.tsv")))?));
     }
-    // What four CPUs do at a time is measured in mode c.
-    figures.retain(|figure| figure.key.name != "contention" || figure.key.mode == "c");
-    Ok(Peer { source: "Linux: measured in this run".into(), figures })
+    // What several CPUs do at a time is not measured on one.
+    figures.retain(|figure| figure.key.name != "contention" || figure.key.mode != "a");
+    Ok(Peer { source: origin(&read(&results.join("versions.txt"))?), figures, fresh: true })
 }
 
-fn stored() -> Result<Peer> {
+/// One line of what the peer says about itself.
+fn origin(versions: &str) -> String {
+    let lines: Vec<&str> = versions.lines().collect();
+    let starting = |word: &str| lines.iter().find(|line| line.starts_with(word)).copied().unwrap_or_default();
+    let kernel = starting("kernel ").trim_start_matches("kernel ").split(':').next().unwrap_or_default();
+    let qemu = starting("QEMU ").split_whitespace().nth(3).unwrap_or_default();
+    let date = lines.last().copied().unwrap_or_default();
+    format!("Linux {kernel} (Debian arm64) on -cpu {CPU} of QEMU {qemu}, iommu.strict=1, measured {date}")
+}
+
+/// Writes the table that serves where there is no peer.
+fn store(peer: &Peer) -> Result<()> {
+    let mut text = format!("# {}; guest instructions (mode b: nanoseconds), medians.\n{HEADS}", peer.source);
+    for Figure { key, alloc, free, chunks, .. } in &peer.figures {
+        let (mode, name, size, attrs, count) = (&key.mode, &key.name, key.size, &key.attrs, key.count);
+        // Writing to a string does not fail.
+        let _ = writeln!(text, "{mode}\t{name}\t{size}\t{attrs}\t{count}\t{alloc}\t{free}\t{chunks}");
+    }
+    let path = stored_path();
+    std::fs::write(&path, text).map_err(Error::file("write", &path))
+}
+
+/// The figures of the last run that was stored.
+pub fn stored() -> Result<Peer> {
     let table = read(&stored_path())?;
     let origin = table.lines().next().unwrap_or_default().trim_start_matches("# ");
-    Ok(Peer { source: format!("Linux: stored figures ({origin})"), figures: from_table(&table) })
+    let origin = origin.split(';').next().unwrap_or_default();
+    Ok(Peer { source: format!("{origin} (stored figures)"), figures: from_table(&table), fresh: false })
 }
 
 fn stored_path() -> PathBuf {
@@ -72,8 +120,17 @@ mod tests {
     fn the_stored_figures_can_be_read() {
         let peer = stored().unwrap();
         assert!(peer.source.contains("measured 2026"), "{}", peer.source);
-        let four = |figure: &&Figure| (figure.key.name.as_str(), figure.key.threads) == ("contention", 4);
+        let four = |figure: &&Figure| (figure.key.name.as_str(), figure.key.count) == ("contention", 4);
         assert_eq!(peer.figures.iter().filter(four).count(), 3);
-        assert!(peer.figures.iter().any(|figure| figure.key.name == "map_sg" && figure.alloc == 175_512));
+        assert!(peer.figures.iter().any(|figure| figure.key.name == "map_sg" && figure.alloc > 100_000));
+    }
+
+    #[test]
+    fn the_origin_is_taken_from_what_the_peer_says() {
+        let versions = "kernel 6.12.117+deb12: Linux version 6.12.117\nQEMU emulator version 10.0.2 (Debian)\n\
+                        gcc 12\ncpu max, memory 4G\n2026-11-22\n";
+        let expected = "Linux 6.12.117+deb12 (Debian arm64) on -cpu max of QEMU 10.0.2, iommu.strict=1, \
+                        measured 2026-11-22";
+        assert_eq!(origin(versions), expected);
     }
 }

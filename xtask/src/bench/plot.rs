@@ -1,117 +1,187 @@
-//! Plots of cost against size, as SVG.
+//! A plot as SVG: lines over logarithmic axes.
+//!
+//! Colours come from the page that the plot is put into: it maps the few used here to ones that suit its background.
 
 use std::error::Error;
 
 use plotters::prelude::*;
 
-use super::figures::Figure;
-use super::table::{Row, size};
-
 /// Pixels.
-const EXTENT: (u32, u32) = (720, 440);
-const COLOURS: [RGBColor; 4] =
-    [RGBColor(0, 90, 181), RGBColor(220, 50, 32), RGBColor(90, 90, 90), RGBColor(0, 140, 90)];
+const EXTENT: (u32, u32) = (560, 380);
+/// Text, axes and grid; the page gives them its own colours.
+pub const INK: RGBColor = BLACK;
+const GRID: RGBColor = RGBColor(128, 128, 128);
+const FONT: &str = "sans-serif";
+
+/// What a line stands for, and so its colour.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Who {
+    /// Tessera, and a second line of it.
+    Tessera,
+    TesseraToo,
+    /// Linux, and its call without kernel mapping.
+    Linux,
+    LinuxToo,
+    /// What no system can do better.
+    Floor,
+}
 
 /// A line of a plot.
-struct Line {
-    name: &'static str,
-    points: Vec<(f64, f64)>,
+pub struct Line {
+    /// Its name in the legend.
+    pub name: String,
+    /// Its colour.
+    pub who: Who,
+    /// Points, from left to right. A logarithm has no zero: such points are left out.
+    pub points: Vec<(u64, u64)>,
 }
 
-/// One half of the measurements with this name and these attributes, for both kernels and at the floor.
-pub fn cost(rows: &[Row<'_>], name: &str, attrs: &str, title: &str, free: bool) -> Option<String> {
-    let half = |(alloc, freed): (u64, u64)| if free { freed } else { alloc };
-    let of = |figure: &Figure| half((figure.alloc, figure.free));
-    let mut chosen: Vec<&Row<'_>> = rows
-        .iter()
-        .filter(|row| (row.own.key.name.as_str(), row.own.key.attrs.as_str()) == (name, attrs))
-        .collect();
-    chosen.sort_by_key(|row| row.own.key.size);
-    let line = |name, value: &dyn Fn(&Row<'_>) -> Option<u64>| Line {
-        name,
-        points: chosen
-            .iter()
-            .filter_map(|row| Some((row.own.key.size as f64, value(row).filter(|value| *value > 0)? as f64)))
-            .collect(),
-    };
-    let lines = [
-        line("Tessera", &|row| Some(of(row.own))),
-        line("Linux", &|row| row.linux.map(of)),
-        line("floor", &|row| row.floor.map(half)),
-        line("Linux, noncontiguous", &|row| row.unmapped.map(of)),
-    ];
-    (lines[0].points.len() > 1).then(|| draw(title, &lines).ok()).flatten()
+/// A plot.
+pub struct Plot {
+    /// Above it.
+    pub title: String,
+    /// Below the horizontal axis, with the unit.
+    pub x: &'static str,
+    /// How values of the horizontal axis are written.
+    pub value: fn(u64) -> String,
+    /// Beside the vertical axis, with the unit.
+    pub y: &'static str,
+    /// The lines; those without points are left out.
+    pub lines: Vec<Line>,
 }
 
-fn draw(title: &str, lines: &[Line]) -> Result<String, Box<dyn Error>> {
-    let all = || lines.iter().flat_map(|line| line.points.iter());
-    let (low, high) =
-        all().fold((f64::MAX, 0f64), |(low, high), point| (low.min(point.1), high.max(point.1)));
-    let (first, last) =
-        all().fold((f64::MAX, 0f64), |(low, high), point| (low.min(point.0), high.max(point.0)));
-    let mut svg = String::new();
-    {
-        let area = SVGBackend::with_string(&mut svg, EXTENT).into_drawing_area();
-        area.fill(&WHITE)?;
-        let mut chart = ChartBuilder::on(&area)
-            .caption(title, ("sans-serif", 18))
-            .margin(12)
-            .x_label_area_size(40)
-            .y_label_area_size(90)
-            .build_cartesian_2d((first..last).log_scale().base(2.0), (low / 2.0..high * 2.0).log_scale())?;
-        chart
-            .configure_mesh()
-            .light_line_style(TRANSPARENT)
-            .x_desc("bytes")
-            .y_desc("guest instructions")
-            .x_labels(8)
-            .x_label_formatter(&|bytes| size(*bytes as u64))
-            .y_label_formatter(&|count| short(*count))
-            .draw()?;
-        for (line, colour) in lines.iter().zip(COLOURS).filter(|(line, _)| !line.points.is_empty()) {
-            chart
-                .draw_series(
-                    LineSeries::new(line.points.iter().copied(), colour.stroke_width(2)).point_size(3),
-                )?
-                .label(line.name)
-                .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2)));
+impl Who {
+    fn colour(self) -> RGBColor {
+        match self {
+            Self::Tessera => RGBColor(0, 114, 206),
+            Self::TesseraToo => RGBColor(0, 170, 160),
+            Self::Linux => RGBColor(213, 80, 40),
+            Self::LinuxToo => RGBColor(214, 150, 20),
+            Self::Floor => RGBColor(130, 130, 130),
         }
-        chart
-            .configure_series_labels()
-            .position(SeriesLabelPosition::UpperLeft)
-            .background_style(WHITE.mix(0.85))
-            .border_style(COLOURS[2])
-            .draw()?;
-        area.present()?;
     }
-    Ok(svg)
+}
+
+impl Plot {
+    /// The SVG element; `None` when no line has two points.
+    pub fn svg(&self) -> Option<String> {
+        let worth = |line: &&Line| line.visible().count() > 1;
+        let lines: Vec<&Line> = self.lines.iter().filter(worth).collect();
+        (!lines.is_empty()).then(|| self.draw(&lines).ok()).flatten()
+    }
+
+    fn draw(&self, lines: &[&Line]) -> Result<String, Box<dyn Error>> {
+        let range = |of: fn((f64, f64)) -> f64| {
+            let values = lines.iter().flat_map(|line| line.visible()).map(of);
+            values.fold((f64::MAX, 0f64), |(low, high), value| (low.min(value), high.max(value)))
+        };
+        let ((left, right), (low, high)) = (range(|point| point.0), range(|point| point.1));
+        let mut svg = String::new();
+        {
+            let area = SVGBackend::with_string(&mut svg, EXTENT).into_drawing_area();
+            let mut chart = ChartBuilder::on(&area)
+                .caption(&self.title, (FONT, 19, &INK))
+                .margin(10)
+                .margin_right(24)
+                .x_label_area_size(46)
+                .y_label_area_size(78)
+                // Room above for the legend.
+                .build_cartesian_2d(
+                    (left..right).log_scale(),
+                    (low / 1.6..high * high_room(low, high)).log_scale(),
+                )?;
+            chart
+                .configure_mesh()
+                .light_line_style(TRANSPARENT)
+                .bold_line_style(GRID.mix(0.35))
+                .axis_style(INK)
+                .x_desc(self.x)
+                .y_desc(self.y)
+                .x_labels(7)
+                .y_labels(6)
+                .label_style((FONT, 14, &INK))
+                .axis_desc_style((FONT, 15, &INK))
+                .x_label_formatter(&|value| (self.value)(value.round() as u64))
+                .y_label_formatter(&|value| short(*value))
+                .draw()?;
+            for line in lines {
+                let style = line.who.colour().stroke_width(2);
+                chart
+                    .draw_series(LineSeries::new(line.visible(), style).point_size(3))?
+                    .label(&line.name)
+                    .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], style));
+            }
+            chart
+                .configure_series_labels()
+                .position(SeriesLabelPosition::UpperLeft)
+                .label_font((FONT, 14, &INK))
+                .draw()?;
+            area.present()?;
+        }
+        Ok(svg)
+    }
+}
+
+impl Line {
+    fn visible(&self) -> impl Iterator<Item = (f64, f64)> + '_ {
+        self.points
+            .iter()
+            .filter(|point| point.0 > 0 && point.1 > 0)
+            .map(|point| (point.0 as f64, point.1 as f64))
+    }
+}
+
+/// The factor above the highest point that leaves room for a legend.
+fn high_room(low: f64, high: f64) -> f64 {
+    (high / low).powf(0.3).max(2.5)
 }
 
 /// A count with its thousands as a letter.
 fn short(count: f64) -> String {
+    let scaled = |count: f64, letter| format!("{}{letter}", (count * 10.0).round() / 10.0);
     match count {
-        count if count >= 1e6 => format!("{} M", count / 1e6),
-        count if count >= 1e3 => format!("{} k", count / 1e3),
-        count => count.to_string(),
+        count if count >= 1e9 => scaled(count / 1e9, " G"),
+        count if count >= 1e6 => scaled(count / 1e6, " M"),
+        count if count >= 1e3 => scaled(count / 1e3, " k"),
+        count => scaled(count, ""),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::figures::from_console;
-    use super::super::table::rows;
     use super::*;
+
+    fn plot(points: &[(u64, u64)]) -> Plot {
+        let line = |name: &str, who| Line { name: name.into(), who, points: points.to_vec() };
+        Plot {
+            title: "the title".into(),
+            x: "bytes",
+            value: |bytes| bytes.to_string(),
+            y: "guest instructions",
+            lines: vec![
+                line("Tessera", Who::Tessera),
+                Line { points: Vec::new(), ..line("Linux", Who::Linux) },
+            ],
+        }
+    }
 
     #[test]
     fn a_plot_names_its_axes_and_lines() {
-        let console = "BENCH alloc size=4096 attrs=0 alloc_ticks=1000 free_ticks=500 chunks=1\n\
-                       BENCH alloc size=65536 attrs=0 alloc_ticks=3000 free_ticks=500 chunks=1\n";
-        let own = from_console(console, "a");
-        let svg = cost(&rows(&own, &[]), "alloc", "0", "the title", false).unwrap();
-        for text in ["the title", "guest instructions", "bytes", "Tessera", "floor"] {
+        let svg = plot(&[(4096, 1000), (65536, 3000)]).svg().unwrap();
+        for text in ["the title", "guest instructions", "bytes", "Tessera"] {
             assert!(svg.contains(text), "{text}");
         }
         assert!(!svg.contains("Linux"));
-        assert!(cost(&rows(&own, &[]), "mmap", "0", "none", false).is_none());
+    }
+
+    #[test]
+    fn a_single_point_is_no_plot() {
+        assert!(plot(&[(4096, 1000)]).svg().is_none());
+        assert!(plot(&[(4096, 1000), (65536, 0)]).svg().is_none());
+    }
+
+    #[test]
+    fn counts_are_short() {
+        assert_eq!([5.0, 1500.0, 2.5e6, 1e9].map(short), ["5", "1.5 k", "2.5 M", "1 G"]);
     }
 }

@@ -1,7 +1,7 @@
 //! A boot that measures: which machine, what it measures, and the figures it prints.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::figures::{self, Figure};
 use crate::artifacts::Artifacts;
@@ -15,45 +15,96 @@ const LIMIT: Duration = Duration::from_secs(600);
 
 /// A machine to measure on, and what for.
 #[derive(Clone, Copy, Debug)]
-pub struct Session {
+pub struct Session<'a> {
     /// Names the log file.
-    pub name: &'static str,
-    /// The peer's name for such a machine: `a` has one CPU, `c` four.
-    pub mode: &'static str,
+    pub name: &'a str,
+    /// The peer's name for such a machine.
+    pub mode: Mode,
     /// QEMU's `-smp`.
-    pub cpus: &'static str,
+    pub cpus: &'a str,
+    /// QEMU's `-m`.
+    pub memory: &'a str,
     /// What is measured, as `bench=` takes it.
-    pub glob: &'static str,
+    pub glob: &'a str,
+}
+
+/// What a tick is. The names are the peer's.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Mode {
+    /// `a`: an instruction, on one CPU.
+    Instructions,
+    /// `b`: a nanosecond of the host's, each CPU in a thread of its own. Only ratios within one run mean anything.
+    Wall,
+    /// `c`: an instruction of any of several CPUs, which run in turns.
+    InstructionsOfAll,
 }
 
 /// Costs of single operations, on one CPU.
-pub const OPERATIONS: Session =
-    Session { name: "operations", mode: "a", cpus: "1", glob: "floor,alloc,map_*,frag_alloc,mmap" };
+pub const OPERATIONS: Session<'_> = Session {
+    name: "operations",
+    mode: Mode::Instructions,
+    cpus: "1",
+    memory: "4G",
+    glob: "floor,alloc,map_*,frag_alloc,mmap",
+};
+/// The same, for a kernel that counts events.
+pub const EVENTS: Session<'_> = Session { name: "events", ..OPERATIONS };
+/// Costs against what they could grow with.
+pub const GROWTH: Session<'_> = Session { name: "growth", glob: "growth_*", ..OPERATIONS };
 /// Four CPUs at the same time.
-pub const CONTENTION: Session = Session { name: "contention", mode: "c", cpus: "4", glob: "contention" };
+pub const CONTENTION: Session<'_> = Session {
+    name: "contention",
+    mode: Mode::InstructionsOfAll,
+    cpus: "4",
+    glob: "contention",
+    ..OPERATIONS
+};
+/// Two CPUs by the host's clock.
+pub const WALL: Session<'_> = Session { name: "wall", mode: Mode::Wall, cpus: "2", ..CONTENTION };
+/// Machines that differ in nothing but RAM, the smallest first.
+pub const MACHINES: [Session<'_>; 3] = [
+    Session { name: "boot-2G", memory: "2G", glob: "boot", ..OPERATIONS },
+    Session { name: "boot-64G", memory: "64G", glob: "boot", ..OPERATIONS },
+    Session { name: "boot-300G", memory: "300G", glob: "boot", ..OPERATIONS },
+];
 
-impl Session {
+impl Mode {
+    /// As in the peer's tables.
+    pub fn letter(self) -> &'static str {
+        match self {
+            Self::Instructions => "a",
+            Self::Wall => "b",
+            Self::InstructionsOfAll => "c",
+        }
+    }
+}
+
+impl Session<'_> {
     /// Boots and reads what the console says.
     ///
     /// # Errors
     /// [`Error::Measurement`] when the run did not end as it should, or measured nothing.
     pub fn measure(&self, built: &Artifacts) -> Result<Vec<Figure>> {
         let log = self.log()?;
-        println!("measuring {} ({} on {} CPU)", self.name, self.glob, self.cpus);
+        print!("measuring {} (bench={}, {} CPU, {}): ", self.name, self.glob, self.cpus, self.memory);
+        // A progress line that does not show is no fault of the measurement.
+        let _ = std::io::Write::flush(&mut std::io::stdout());
+        let started = Instant::now();
         let boot = Boot {
             entry: Entry::Kernel(built.image.clone()),
             initramfs: Some(built.initramfs.clone()),
             append: format!("bench={} loglevel=5", self.glob),
         };
         let run = qemu::capture(&self.machine().arguments(&boot), LIMIT, &log, |_| false)?;
-        let figures = figures::from_console(&run.console, self.mode);
+        let figures = figures::from_console(&run.console, self.mode.letter());
+        println!("{} figures in {:.0} s", figures.len(), started.elapsed().as_secs_f64());
         let complaint = match run.end {
             End::PoweredOff if figures.is_empty() => Some("measured nothing".into()),
             End::PoweredOff => run.console.lines().find(|line| line.starts_with("error: ")).map(String::from),
             end => Some(format!("{end:?}")),
         };
         match complaint {
-            Some(why) => Err(Error::Measurement { session: self.name, why, log }),
+            Some(why) => Err(Error::Measurement { session: self.name.into(), why, log }),
             None => Ok(figures),
         }
     }
@@ -65,15 +116,23 @@ impl Session {
         Ok(directory.join(format!("{}.log", self.name)))
     }
 
-    /// The peer's machine: instructions counted, and an edu device whose mask is wide.
+    /// The peer's machine, with an edu device whose mask is wide. RAM is not set aside on the host before it is used.
     fn machine(&self) -> Machine {
         let words = |line: &str| line.split(' ').map(String::from).collect::<Vec<_>>();
+        let ram = format!("-object memory-backend-ram,id=ram,size={},reserve=off", self.memory);
+        let clock = match self.mode {
+            Mode::Wall => "-accel tcg,thread=multi",
+            Mode::Instructions | Mode::InstructionsOfAll => {
+                "-icount shift=0,sleep=off -seed 1 -rtc base=2024-01-01,clock=vm"
+            }
+        };
         Machine {
+            options: "memory-backend=ram".into(),
             cpu: "max,cntfrq=1000000000".into(),
             cpus: self.cpus.into(),
-            memory: "4G".into(),
+            memory: self.memory.into(),
             devices: words("-device edu,dma_mask=0xffffffffffff"),
-            extra: words("-icount shift=0,sleep=off -seed 1 -rtc base=2024-01-01,clock=vm"),
+            extra: [words(&ram), words(clock)].concat(),
             ..Machine::default()
         }
     }

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::figures::Figure;
-use super::floor;
+use super::{floor, rest};
 
 /// A measurement next to what it is compared with.
 pub struct Row<'a> {
@@ -15,18 +15,31 @@ pub struct Row<'a> {
     pub unmapped: Option<&'a Figure>,
     /// The least that both halves can cost.
     pub floor: Option<(u64, u64)>,
+    /// What is above it, in words.
+    pub rest: String,
 }
 
-/// Pairs what belongs together. What four CPUs do is taken from the run with four.
-pub fn rows<'a>(own: &'a [Figure], linux: &'a [Figure]) -> Vec<Row<'a>> {
-    let shown = own.iter().filter(|figure| figure.key.mode == "c" || figure.key.name != "contention");
-    shown
-        .map(|own| {
-            let find = |key| linux.iter().find(|figure| figure.key == key);
-            let unmapped = unmapped(own).and_then(|(name, attrs)| find(own.key.named(name, attrs)));
-            Row { own, linux: find(own.key.clone()), unmapped, floor: floor::of(own) }
-        })
-        .collect()
+/// Pairs what belongs together: all that is counted in instructions and has no other place on the page. `events` are the
+/// same measurements with events counted.
+pub fn rows<'a>(own: &'a [Figure], linux: &'a [Figure], events: &[Figure]) -> Vec<Row<'a>> {
+    let elsewhere = |figure: &&Figure| {
+        let key = &figure.key;
+        key.mode == "b" || key.name == "boot" || key.name.starts_with("growth_")
+    };
+    own.iter().filter(|figure| !elsewhere(figure)).map(|own| row(own, linux, events)).collect()
+}
+
+/// All of them, whatever they are.
+pub fn all<'a>(own: &'a [Figure], linux: &'a [Figure]) -> Vec<Row<'a>> {
+    own.iter().map(|own| row(own, linux, &[])).collect()
+}
+
+fn row<'a>(own: &'a Figure, linux: &'a [Figure], events: &[Figure]) -> Row<'a> {
+    let find = |key| linux.iter().find(|figure| figure.key == key);
+    let unmapped = unmapped(own).and_then(|(name, attrs)| find(own.key.named(name, attrs)));
+    let counted = events.iter().find(|events| events.key == own.key);
+    let rest = rest::sentence(own, counted);
+    Row { own, linux: find(own.key.clone()), unmapped, floor: floor::of(own), rest }
 }
 
 /// The name and the attributes of the job without kernel mapping.
@@ -44,7 +57,7 @@ fn unmapped(own: &Figure) -> Option<(&'static str, &'static str)> {
 }
 
 /// Column heads, the same in the text and on the page.
-pub const HEADS: [&str; 8] = [
+pub const HEADS: [&str; 10] = [
     "measurement",
     "size",
     "attributes",
@@ -53,13 +66,15 @@ pub const HEADS: [&str; 8] = [
     "Linux / Tessera",
     "noncontiguous / Tessera",
     "Tessera / floor",
+    "IO tables",
+    "heap bytes",
 ];
 
 impl Row<'_> {
     /// The cells of the columns in [`HEADS`]; two figures in one are alloc and free.
-    pub fn cells(&self) -> [String; 8] {
+    pub fn cells(&self) -> [String; 10] {
         let key = &self.own.key;
-        let name = match key.threads {
+        let name = match key.count {
             0 => key.name.clone(),
             threads => format!("{} x{threads}", key.name),
         };
@@ -67,6 +82,8 @@ impl Row<'_> {
         let ratio = |linux: &Figure| {
             both(linux, &times(linux.alloc, self.own.alloc), &times(linux.free, self.own.free))
         };
+        // What one live buffer takes.
+        let held = |field| self.own.fields.get(field).copied().map_or_else(String::new, grouped);
         [
             name,
             size(key.size),
@@ -78,6 +95,8 @@ impl Row<'_> {
             self.floor.map_or_else(String::new, |(alloc, free)| {
                 format!("{} / {}", times(self.own.alloc, alloc), times(self.own.free, free))
             }),
+            held("tables"),
+            held("metadata"),
         ]
     }
 }
@@ -87,11 +106,15 @@ fn both(figure: &Figure, alloc: &str, free: &str) -> String {
 }
 
 fn times(a: u64, b: u64) -> String {
-    if b == 0 { "-".into() } else { format!("{:.2}", a as f64 / b as f64) }
+    match a as f64 / b as f64 {
+        _ if b == 0 => "-".into(),
+        ratio if ratio < 100.0 => format!("{ratio:.2}"),
+        ratio => grouped(ratio.round() as u64),
+    }
 }
 
 /// Digits in threes.
-fn grouped(number: u64) -> String {
+pub fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (index, digit) in digits.chars().enumerate() {
@@ -107,15 +130,16 @@ fn grouped(number: u64) -> String {
 pub fn size(bytes: u64) -> String {
     match bytes {
         0 => "-".into(),
+        _ if bytes.is_multiple_of(1 << 30) => format!("{} GiB", bytes >> 30),
         _ if bytes.is_multiple_of(1 << 20) => format!("{} MiB", bytes >> 20),
         _ => format!("{} KiB", bytes >> 10),
     }
 }
 
 /// The table for a terminal.
-pub fn text(own: &[Figure], linux: &[Figure]) -> String {
+pub fn text(rows: &[Row<'_>]) -> String {
     let mut lines = vec![HEADS.map(String::from)];
-    lines.extend(rows(own, linux).iter().map(Row::cells));
+    lines.extend(rows.iter().map(Row::cells));
     let mut widths = [0; HEADS.len()];
     for line in &lines {
         for (width, cell) in widths.iter_mut().zip(line) {
@@ -152,7 +176,7 @@ mod tests {
             "mode\ttest\tsize\tattrs\tthreads\talloc\tfree\na\talloc\t4096\tNO_KERNEL_MAPPING\t0\t4000\t3000\n\
              a\tnoncontig\t4096\t0+zero\t0\t2500\t2000\n",
         );
-        let rows = rows(&own, &linux);
+        let rows = rows(&own, &linux, &[]);
         let expected = [
             "alloc",
             "4 KiB",
@@ -162,9 +186,11 @@ mod tests {
             "4.00 / 6.00",
             "2.50 / 4.00",
             "15.15 / 62.50",
+            "",
+            "",
         ];
         assert_eq!(rows[0].cells(), expected.map(String::from));
-        assert!(text(&own, &linux).lines().nth(1).unwrap().ends_with("15.15 / 62.50"));
+        assert!(text(&rows).lines().nth(1).unwrap().ends_with("15.15 / 62.50"));
     }
 
     #[test]

@@ -7,7 +7,9 @@ use crate::bench::figures::Key;
 
 /// What is counted of each half, besides the instructions; the kernel's names.
 const EVENTS: [&str; 7] = ["stores", "tables", "commands", "syncs", "mmio", "tlbis", "barriers"];
-const KEYS: [&str; 5] = ["mode", "name", "size", "attrs", "threads"];
+/// Of a live buffer: chunks, tables of the IOMMU, bytes of the heap.
+pub const HELD: [&str; 3] = ["chunks", "tables", "metadata"];
+const KEYS: [&str; 5] = ["mode", "name", "size", "attrs", "count"];
 const NOTE: &str = "# What each operation may cost at most; see doc/performance.md. Written by `cargo xtask bench --bless`.\n";
 
 /// Measurements and what each may cost, by counter. Rows are in the order in which they are measured.
@@ -15,10 +17,17 @@ pub type Budgets = Vec<(Key, Costs)>;
 /// Costs by the name of the counter.
 pub type Costs = BTreeMap<String, u64>;
 
-/// The names of the columns of costs: instructions, then events, first of the operation and then of what takes it back.
+/// The names of the columns of costs: instructions and events of the operation and of what takes it back, and what a live
+/// buffer consists of and takes.
 pub fn counters() -> Vec<String> {
-    let names = || std::iter::once("ticks").chain(EVENTS);
-    names().flat_map(|name| ["alloc", "free"].map(|half| format!("{half}_{name}"))).collect()
+    let halves = std::iter::once("ticks").chain(EVENTS);
+    let halves = halves.flat_map(|name| ["alloc", "free"].map(|half| format!("{half}_{name}")));
+    halves.chain(HELD.map(String::from)).collect()
+}
+
+/// Whether a counter has no room: instructions and bytes of the heap have some.
+pub fn is_exact(counter: &str) -> bool {
+    !counter.ends_with("_ticks") && counter != "metadata"
 }
 
 /// The table as text.
@@ -26,7 +35,7 @@ pub fn write(budgets: &Budgets) -> String {
     let mut text = format!("{NOTE}{}\t{}\n", KEYS.join("\t"), counters().join("\t"));
     for (key, costs) in budgets {
         // Writing to a string does not fail.
-        let _ = write!(text, "{}\t{}\t{}\t{}\t{}", key.mode, key.name, key.size, key.attrs, key.threads);
+        let _ = write!(text, "{}\t{}\t{}\t{}\t{}", key.mode, key.name, key.size, key.attrs, key.count);
         for counter in counters() {
             let _ = match costs.get(&counter) {
                 Some(cost) => write!(text, "\t{cost}"),
@@ -54,7 +63,7 @@ fn row(heads: &[&str], line: &str) -> Option<(Key, Costs)> {
         name: (*cells.get("name")?).into(),
         size: number("size")?,
         attrs: (*cells.get("attrs")?).into(),
-        threads: number("threads")?,
+        count: number("count")?,
     };
     let mut costs = Costs::new();
     for (head, cell) in cells.iter().filter(|(head, cell)| !KEYS.contains(head) && **cell != "-") {
@@ -68,7 +77,7 @@ mod tests {
     use super::*;
 
     fn key(name: &str) -> Key {
-        Key { mode: "a".into(), name: name.into(), size: 4096, attrs: "0".into(), threads: 0 }
+        Key { mode: "a".into(), name: name.into(), size: 4096, attrs: "0".into(), count: 0 }
     }
 
     #[test]

@@ -1,0 +1,119 @@
+//! The table in `doc/performance.md`: made of the budgets and of Linux's stored figures, so that it says what is checked.
+
+use std::path::PathBuf;
+
+use super::figures::Figure;
+use super::table::{Row, grouped, rows};
+use super::{budget, peer};
+use crate::error::{Error, Result};
+use crate::workspace;
+
+const START: &str = "<!-- figures: written by `cargo xtask bench --bless` -->\n";
+const END: &str = "<!-- end of figures -->\n";
+const NKM: &str = "NO_KERNEL_MAPPING";
+const SINGLE: &str = "ALLOC_SINGLE_PAGES|NO_KERNEL_MAPPING";
+
+/// A line of the table: its title, and which measurement it shows.
+const LINES: [(&str, &str, u64, &str); 11] = [
+    ("4 KiB, `NO_KERNEL_MAPPING`", "alloc", 4 << 10, NKM),
+    ("64 KiB", "alloc", 64 << 10, NKM),
+    ("1 MiB", "alloc", 1 << 20, NKM),
+    ("2 MiB", "alloc", 2 << 20, NKM),
+    ("16 MiB", "alloc", 16 << 20, NKM),
+    ("256 MiB", "alloc", 256 << 20, NKM),
+    ("256 MiB, memory in single frames", "frag_alloc", 256 << 20, SINGLE),
+    ("`map_single` / unmap 4 KiB", "map_single", 4 << 10, "0"),
+    ("`map_sg` / unmap 256 scattered pages", "map_sg", 1 << 20, "256x4K"),
+    ("mmap / munmap of 4 KiB, seen from the program", "mmap", 4 << 10, NKM),
+    ("mmap / munmap of 256 MiB", "mmap", 256 << 20, NKM),
+];
+/// The same for what several CPUs do.
+const CPUS: [(&str, &str); 2] = [
+    ("64 KiB alloc + free, 1 -> 4 CPUs, per operation of all", "alloc_64K_nkm"),
+    ("`map_single` + unmap, 1 -> 4 CPUs", "map_single_4K"),
+];
+
+/// Writes the table anew.
+pub fn update() -> Result<()> {
+    let path = path();
+    let text = std::fs::read_to_string(&path).map_err(Error::file("read", &path))?;
+    let (before, _, after) = parts(&text).ok_or_else(|| missing(&path))?;
+    let text = format!("{before}{START}{}{END}{after}", table()?);
+    std::fs::write(&path, text).map_err(Error::file("write", &path))
+}
+
+fn path() -> PathBuf {
+    workspace::root().join("doc/performance.md")
+}
+
+fn missing(path: &std::path::Path) -> Error {
+    Error::Missing(format!("{}: the lines around the table are gone: {START}{END}", path.display()))
+}
+
+/// What is before the table, the table, and what is after it.
+fn parts(text: &str) -> Option<(&str, &str, &str)> {
+    let (before, rest) = text.split_once(START)?;
+    let (table, after) = rest.split_once(END)?;
+    Some((before, table, after))
+}
+
+fn table() -> Result<String> {
+    let (own, linux) = (budget::figures()?, peer::stored()?);
+    let rows = rows(&own, &linux.figures, &own);
+    let mut text = format!(
+        "{}.\n\n| | Tessera | Linux | times | noncontiguous | floor | above the floor |\n|---|--:|--:|--:|--:|--:|---|\n",
+        linux.source
+    );
+    for (title, name, size, attrs) in LINES {
+        let is = |row: &&Row<'_>| {
+            let key = &row.own.key;
+            (key.name.as_str(), key.size, key.attrs.as_str()) == (name, size, attrs)
+        };
+        text += &rows.iter().find(is).map(|row| line(title, row)).unwrap_or_default();
+    }
+    for (title, work) in CPUS {
+        let (tessera, linux) = (one_to_four(&own, work), one_to_four(&linux.figures, work));
+        text += &format!("| {title} | {tessera} | {linux} | | | | |\n");
+    }
+    Ok(text)
+}
+
+fn line(title: &str, row: &Row<'_>) -> String {
+    let cells = row.cells();
+    let floor =
+        row.floor.map_or_else(String::new, |(alloc, free)| format!("{} / {}", grouped(alloc), grouped(free)));
+    format!(
+        "| {title} | {} | {} | {} | {} | {floor} | {} |\n",
+        cells[3], cells[4], cells[5], cells[6], row.rest
+    )
+}
+
+fn one_to_four(figures: &[Figure], work: &str) -> String {
+    let cost = |count| {
+        let is = |figure: &&Figure| {
+            let key = &figure.key;
+            key.mode == "c" && key.name == "contention" && key.attrs == work && key.count == count
+        };
+        figures.iter().find(is).map_or_else(String::new, |figure| grouped(figure.alloc))
+    };
+    format!("{} -> {}", cost(1), cost(4))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_documentation_says_what_is_checked() {
+        let text = std::fs::read_to_string(path()).unwrap();
+        let (_, written, _) = parts(&text).expect("the lines around the table");
+        assert_eq!(written, table().unwrap(), "cargo xtask bench --bless writes it anew");
+    }
+
+    #[test]
+    fn every_line_of_the_table_has_figures() {
+        let table = table().unwrap();
+        assert_eq!(table.lines().filter(|line| line.starts_with("| ")).count(), 1 + LINES.len() + CPUS.len());
+        assert!(!table.contains("|  |  |"), "{table}");
+    }
+}

@@ -1,0 +1,212 @@
+//! How costs may grow: each series of measurements has a law, which is checked like a test.
+
+use super::figures::Figure;
+use super::session::{GROWTH, MACHINES};
+use super::table::{grouped, size};
+use crate::artifacts::Artifacts;
+use crate::error::Result;
+use crate::tally::Tally;
+
+/// How a cost may depend on what is varied.
+#[derive(Clone, Copy)]
+enum Law {
+    /// Not at all, but for so many percent of the first cost: a search in a sorted list is no growth worth the name.
+    Flat(u64),
+    /// At most in proportion, from each point to the next, with so many percent of room.
+    Linear(u64),
+}
+
+/// A series: its name, what it is plotted over, and its law.
+struct Series {
+    name: &'static str,
+    over: Measure,
+    law: Law,
+}
+
+/// A number of a figure.
+type Measure = fn(&Figure) -> u64;
+
+const SERIES: [Series; 4] = [
+    Series { name: "growth_size", over: |figure| figure.key.size, law: Law::Linear(5) },
+    Series { name: "growth_live", over: |figure| figure.key.count, law: Law::Flat(5) },
+    Series { name: "growth_streams", over: |figure| figure.key.count, law: Law::Flat(15) },
+    // With the number of pieces. Pieces of 2 MiB are left out: there one block takes the place of 512 pages.
+    Series { name: "growth_pieces", over: pieces, law: Law::Linear(5) },
+];
+const BLOCK: u64 = 2 << 20;
+/// A boot with more RAM may take so many times the instructions of the smallest one.
+const BOOT_TIMES: u64 = 3;
+/// Large machines' books are less than one part in so many of RAM.
+const BOOKS: u64 = 1000;
+
+/// What growth is checked on.
+pub fn measure(built: &Artifacts) -> Result<Vec<Figure>> {
+    let mut figures = GROWTH.measure(built)?;
+    for machine in MACHINES {
+        figures.extend(machine.measure(built)?);
+    }
+    Ok(figures)
+}
+
+/// Measures and holds everything against its law. Each series is a test, and so are the boot and the books of each large
+/// machine.
+pub fn check(built: &Artifacts) -> Result<Tally> {
+    let mut tally = Tally::default();
+    for complaints in judge(&measure(built)?) {
+        tally += Tally::one(complaints.is_empty());
+        complaints.iter().for_each(|line| println!("FAIL growth: {line}"));
+    }
+    println!("growth: {tally}");
+    Ok(tally)
+}
+
+/// Complaints, a list for each test.
+fn judge(figures: &[Figure]) -> Vec<Vec<String>> {
+    let series =
+        SERIES.iter().flat_map(|series| series.groups(figures).into_iter().map(|group| series.judge(&group)));
+    series.chain(machines(figures)).collect()
+}
+
+fn pieces(figure: &Figure) -> u64 {
+    figure.key.size / figure.key.count.max(1)
+}
+
+impl Series {
+    /// The measurements that differ in nothing but what is varied, in its order.
+    fn groups<'a>(&self, figures: &'a [Figure]) -> Vec<Vec<&'a Figure>> {
+        let mut groups: Vec<Vec<&Figure>> = Vec::new();
+        let is_block = |figure: &Figure| self.name == "growth_pieces" && figure.key.count >= BLOCK;
+        for figure in figures.iter().filter(|figure| figure.key.name == self.name && !is_block(figure)) {
+            let same = |other: &Figure| {
+                other.key.attrs == figure.key.attrs
+                    && (self.name == "growth_size" || other.key.size == figure.key.size)
+            };
+            match groups.iter_mut().find(|group| same(group[0])) {
+                Some(group) => group.push(figure),
+                None => groups.push(vec![figure]),
+            }
+        }
+        groups.iter_mut().for_each(|group| group.sort_by_key(|figure| (self.over)(figure)));
+        groups
+    }
+
+    fn judge(&self, group: &[&Figure]) -> Vec<String> {
+        let halves: [(&str, Measure); 2] = [("alloc", |figure| figure.alloc), ("free", |figure| figure.free)];
+        let mut complaints = Vec::new();
+        for (half, cost) in halves {
+            let points: Vec<(u64, u64)> =
+                group.iter().map(|figure| ((self.over)(figure), cost(figure))).collect();
+            if let Some((before, after)) = self.law.broken(&points) {
+                let key = &group[0].key;
+                complaints.push(format!(
+                    "{} {} {} {half}: {} at {}, {} at {}",
+                    self.name,
+                    size(key.size),
+                    key.attrs,
+                    grouped(before.1),
+                    before.0,
+                    grouped(after.1),
+                    after.0
+                ));
+            }
+        }
+        complaints
+    }
+}
+
+impl Law {
+    /// The first two points between which the cost grows too much.
+    fn broken(self, points: &[(u64, u64)]) -> Option<((u64, u64), (u64, u64))> {
+        let first = *points.first()?;
+        let steps = points.iter().copied().zip(points.iter().copied().skip(1));
+        steps
+            .map(
+                |(before, after)| {
+                    if matches!(self, Self::Flat(_)) { (first, after) } else { (before, after) }
+                },
+            )
+            .find(|(before, after)| {
+                let (room, times) = match self {
+                    Self::Flat(room) => (room, 1),
+                    Self::Linear(room) => (room, after.0.div_ceil(before.0.max(1))),
+                };
+                after.1 * 100 > before.1 * times * (100 + room)
+            })
+    }
+}
+
+/// The large machines against the smallest: instructions of the boot, and books against RAM.
+fn machines(figures: &[Figure]) -> Vec<Vec<String>> {
+    let mut boots: Vec<&Figure> = figures.iter().filter(|figure| figure.key.name == "boot").collect();
+    boots.sort_by_key(|boot| boot.key.size);
+    let Some((smallest, large)) = boots.split_first() else { return Vec::new() };
+    let mut tests = Vec::new();
+    for boot in large {
+        let (ram, books) = (boot.key.size, boot.fields.get("metadata").copied().unwrap_or(u64::MAX));
+        let slow = boot.alloc > BOOT_TIMES * smallest.alloc;
+        let times = || {
+            format!(
+                "{} instructions, {} with {}",
+                grouped(boot.alloc),
+                grouped(smallest.alloc),
+                size(smallest.key.size)
+            )
+        };
+        tests.push(slow.then(|| format!("boot with {}: {}", size(ram), times())).into_iter().collect());
+        let heavy = books > ram / BOOKS;
+        tests.push(
+            heavy
+                .then(|| format!("boot with {}: {} bytes of books", size(ram), grouped(books)))
+                .into_iter()
+                .collect(),
+        );
+    }
+    tests
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::figures::from_console;
+    use super::*;
+
+    fn complaints(lines: &str) -> Vec<String> {
+        let lines: String =
+            lines.lines().map(|line| format!("BENCH {line} attrs=0 iters=1 chunks=1\n")).collect();
+        judge(&from_console(&lines, "a")).into_iter().flatten().collect()
+    }
+
+    #[test]
+    fn what_must_not_grow_is_compared_with_the_first() {
+        let lines = "growth_live size=4096 alloc_ticks=1000 free_ticks=500 live=1\n\
+                     growth_live size=4096 alloc_ticks=1040 free_ticks=500 live=10\n\
+                     growth_live size=4096 alloc_ticks=1060 free_ticks=500 live=100\n";
+        assert_eq!(complaints(lines), ["growth_live 4 KiB 0 alloc: 1 000 at 1, 1 060 at 100"]);
+        assert!(complaints(&lines.replace("1060", "1050")).is_empty());
+    }
+
+    #[test]
+    fn a_step_that_is_worse_than_linear_is_found() {
+        let lines = "growth_size size=4096 alloc_ticks=1000 free_ticks=500\n\
+                     growth_size size=16384 alloc_ticks=4100 free_ticks=500\n\
+                     growth_size size=65536 alloc_ticks=20000 free_ticks=500\n";
+        assert_eq!(complaints(lines), ["growth_size 4 KiB 0 alloc: 4 100 at 16384, 20 000 at 65536"]);
+    }
+
+    #[test]
+    fn series_that_differ_in_size_are_series_of_their_own() {
+        let lines = "growth_live size=4096 alloc_ticks=1000 free_ticks=500 live=1\n\
+                     growth_live size=65536 alloc_ticks=3000 free_ticks=500 live=1\n";
+        assert!(complaints(lines).is_empty());
+    }
+
+    #[test]
+    fn large_machines_are_held_against_the_smallest() {
+        let boot = |ram: u64, ticks: u64, books: u64| {
+            format!("boot size={ram} alloc_ticks={ticks} free_ticks=0 metadata={books}\n")
+        };
+        let small = boot(2 << 30, 1000, 2 << 20);
+        assert!(complaints(&(small.clone() + &boot(64 << 30, 3000, 68_719_476))).is_empty());
+        let seen = complaints(&(small + &boot(64 << 30, 3001, 68_719_477)));
+        assert_eq!(seen.len(), 2, "{seen:?}");
+    }
+}

@@ -1,0 +1,78 @@
+//! Wall time with one CPU and with two: only ratios within one run, since a host's nanoseconds mean nothing elsewhere.
+
+use super::figures::Figure;
+
+/// What a second CPU brings, and who is faster.
+pub struct Scaling {
+    /// What is done all the time.
+    pub work: String,
+    /// Operations in the same time, on two CPUs against one; each kernel's own.
+    pub tessera: f64,
+    /// Linux's, if it was measured.
+    pub linux: Option<f64>,
+    /// Linux's time for an operation against Tessera's, on two CPUs of the same host in the same run.
+    pub faster: Option<f64>,
+}
+
+/// The work that both boots and peer did in mode `b`. `same_run` says whether the peer's times are of this run.
+pub fn of(own: &[Figure], linux: &[Figure], same_run: bool) -> Vec<Scaling> {
+    ["alloc_64K_nkm", "map_single_4K"]
+        .into_iter()
+        .filter_map(|work| one(own, linux, same_run, work))
+        .collect()
+}
+
+fn one(own: &[Figure], linux: &[Figure], same_run: bool, work: &str) -> Option<Scaling> {
+    let gain = |figures| Some(time(figures, work, 1)? / time(figures, work, 2)?);
+    let faster = || Some(time(linux, work, 2)? / time(own, work, 2)?);
+    Some(Scaling {
+        work: work.into(),
+        tessera: gain(own)?,
+        linux: gain(linux),
+        faster: same_run.then(faster).flatten(),
+    })
+}
+
+/// The median time of an operation over the boots.
+fn time(figures: &[Figure], work: &str, threads: u64) -> Option<f64> {
+    let is = |figure: &&Figure| {
+        let key = &figure.key;
+        (key.mode.as_str(), key.name.as_str(), key.attrs.as_str(), key.count)
+            == ("b", "contention", work, threads)
+    };
+    let mut times: Vec<u64> = figures.iter().filter(is).map(|figure| figure.alloc).collect();
+    times.sort_unstable();
+    times.get(times.len() / 2).map(|time| *time as f64)
+}
+
+impl std::fmt::Display for Scaling {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: two CPUs do {:.2} times the work of one", self.work, self.tessera)?;
+        self.linux.map_or(Ok(()), |linux| write!(f, " (Linux {linux:.2})"))?;
+        self.faster.map_or(Ok(()), |faster| write!(f, "; Linux takes {faster:.1} times as long for it"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::figures::from_console;
+    use super::*;
+
+    fn figures(times: &[(u64, u64)]) -> Vec<Figure> {
+        let line = |(threads, time): &(u64, u64)| {
+            format!(
+                "BENCH contention size=65536 attrs=alloc_64K_nkm alloc_ticks={time} free_ticks=0 chunks=1 threads={threads}\n"
+            )
+        };
+        from_console(&times.iter().map(line).collect::<String>(), "b")
+    }
+
+    #[test]
+    fn ratios_are_of_medians() {
+        let own = figures(&[(1, 1000), (1, 9000), (1, 1100), (2, 550)]);
+        let scaling = &of(&own, &figures(&[(1, 6000), (2, 3000)]), true)[0];
+        assert_eq!((scaling.tessera, scaling.linux, scaling.faster), (2.0, Some(2.0), Some(3000.0 / 550.0)));
+        assert_eq!(of(&own, &figures(&[(1, 6000), (2, 3000)]), false)[0].faster, None);
+        assert!(of(&[], &[], true).is_empty());
+    }
+}
