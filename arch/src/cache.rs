@@ -166,6 +166,8 @@ mod line {
 mod line {
     use super::*;
     use crate::fake::{Event, record};
+    use crate::pointer;
+    use addr::Address;
 
     pub fn clean(range: AddrRange<KernelVa>) {
         record(Event::Clean(range));
@@ -185,8 +187,13 @@ mod line {
 
     pub unsafe fn zero(range: AddrRange<KernelVa>) {
         record(Event::Zero(range));
-        // SAFETY: the caller's range is writable and its alone, on a host too.
-        unsafe { core::ptr::write_bytes(range.start().raw() as *mut u8, 0, range.len() as usize) }
+        let mut at = range.start();
+        while at < range.end() {
+            let end = range.end().min(at.align_down(addr::PAGE_SIZE) + addr::PAGE_SIZE);
+            // SAFETY: a part of the caller's range, which is writable and its alone, on a host too; it is in one page.
+            unsafe { core::ptr::write_bytes(pointer::to::<u8>(at), 0, (end.raw() - at.raw()) as usize) }
+            at = end;
+        }
     }
 }
 

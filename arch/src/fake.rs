@@ -62,6 +62,7 @@ std::thread_local! {
     static LOG: RefCell<Vec<Event>> = const { RefCell::new(Vec::new()) };
     static TICKS: Cell<u64> = const { Cell::new(0) };
     static WATCHER: Cell<Option<fn(Event)>> = const { Cell::new(None) };
+    static MEMORY: Cell<Option<fn(KernelVa) -> u64>> = const { Cell::new(None) };
     static MASKED: Cell<bool> = const { Cell::new(true) };
     static USER: RefCell<(u64, Vec<u8>)> = const { RefCell::new((0, Vec::new())) };
 }
@@ -78,6 +79,17 @@ pub(crate) fn record(event: Event) {
 /// to know what memory holds at the moment it is cleaned.
 pub fn watch(watcher: fn(Event)) {
     WATCHER.set(Some(watcher));
+}
+
+/// Says where on the host this thread finds what the kernel has mapped at an address, for as long as the address does not
+/// leave its page.
+pub fn map_memory(address_of: fn(KernelVa) -> u64) {
+    MEMORY.set(Some(address_of));
+}
+
+/// Where on the host `va` is; without [`map_memory`] it is an address of the host's.
+pub(crate) fn address_of(va: KernelVa) -> u64 {
+    MEMORY.get().map_or(va.raw(), |address_of| address_of(va))
 }
 
 /// Takes this thread's log, leaving it empty.

@@ -22,6 +22,7 @@ pub mod exception;
 pub mod fake;
 mod memory;
 pub mod mmu;
+pub mod pointer;
 pub mod probe;
 pub mod psci;
 pub mod timer;

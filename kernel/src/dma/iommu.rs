@@ -327,7 +327,7 @@ impl RegionSource for Regions {
         let order = Order::covering(bytes.div_ceil(PAGE_SIZE))?;
         let chunk = zones::take(order, Reach::LOW)?.release();
         kmap::zero(chunk);
-        let words = linear::address_of(chunk.start()).raw() as *const AtomicU64;
+        let words = arch::pointer::to::<AtomicU64>(linear::address_of(chunk.start()));
         // SAFETY: the chunk is ours until `release`, which gets the region back, in the linear map, aligned and zeroed.
         Some(Region::new(chunk.start(), unsafe { slice::from_raw_parts(words, (bytes / 8) as usize) }))
     }

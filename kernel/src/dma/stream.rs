@@ -235,7 +235,7 @@ impl Pages {
     /// The bytes of piece `index` as the kernel sees them.
     pub fn piece(&mut self, index: usize) -> Option<&mut [u8]> {
         let segment = self.segments.get(index)?;
-        let start = linear::address_of(segment.start).raw() as *mut u8;
+        let start = arch::pointer::to::<u8>(linear::address_of(segment.start));
         // SAFETY: low frames of this value's own, in the linear map until they are given back, which the borrow
         // prevents; initialised with zeroes.
         Some(unsafe { core::slice::from_raw_parts_mut(start, segment.len as usize) })

@@ -55,7 +55,7 @@ fn span(lowmem: &[AddrRange<PhysAddr>]) -> AddrRange<PhysAddr> {
 /// `pool` has at least [`pool_bytes`] bytes that nothing else uses, and stays mapped.
 pub unsafe fn init(pool: Chunk, lowmem: &[AddrRange<PhysAddr>]) {
     let span = span(lowmem);
-    let counters = linear::address_of(pool.start()).raw() as *const AtomicU16;
+    let counters = arch::pointer::to::<AtomicU16>(linear::address_of(pool.start()));
     // SAFETY: the caller lends the memory for good; zeroes are valid counters; the length is what `pool_bytes` counts.
     let counters = unsafe { slice::from_raw_parts(counters, (span.len() / PAGE_SIZE) as usize) };
     LIVE.call_once(|| Live { first: Pfn::containing(span.start()), counters });
@@ -99,7 +99,7 @@ pub fn count() -> (u64, u64) {
 
 /// The entries of a table from [`take`].
 pub fn entries(table: PhysAddr) -> &'static Entries {
-    let address = linear::address_of(table).raw() as *const Entries;
+    let address = arch::pointer::to::<Entries>(linear::address_of(table));
     // SAFETY: tables are frames of lowmem, which the linear map has whole, aligned and for good; entries are atomics,
     // so that sharing them with a walker and with other CPUs is no race.
     unsafe { &*address }
