@@ -8,7 +8,7 @@ use crate::user::access::UserMemory;
 use crate::user::files::dma_buf::DmaBufFile;
 use crate::user::files::{File, OpenFile, stat_device};
 use crate::user::{ENVIRONMENT, Ending, Launch, Process, root, start};
-use crate::{check, devices, dma, pass, skip};
+use crate::{check, devices, dma, pass, sched, skip};
 use abi::Errno;
 use abi::file::{OpenFlags, Stat, device_number};
 use abi::signal::Signal;
@@ -24,7 +24,7 @@ const PROBE: &str = "/bin/probe";
 /// Defines the tests from what holds and the name of the probe that shows it.
 macro_rules! probes {
     ($($holds:literal by $run:ident $name:literal),* $(,)?) => {
-        &[$(Test { name: concat!("program.", $holds), run: || $run($name) }),*, SHARE, LEAK]
+        &[$(Test { name: concat!("program.", $holds), run: || $run($name) }),*, SHARE, LEAK, KILLED]
     };
 }
 
@@ -56,6 +56,11 @@ pub(super) const TESTS: &[Test] = probes! {
     "a_buffer_unmapped_under_a_device_stays" by passes_with_edu "edu-hold",
     "edu_refuses_what_makes_no_sense" by passes_with_edu "edu-refuses",
     "who_uses_a_blocked_device_is_told" by passes_with_edu "edu-quarantine",
+    "frames_run_out_and_come_back" by passes "exhaust-buffers",
+    "descriptors_run_out_and_come_back" by passes "exhaust-descriptors",
+    "threads_run_out_and_come_back" by passes "exhaust-threads",
+    "mappings_run_out_and_come_back" by passes "exhaust-mappings",
+    "device_addresses_run_out_and_come_back" by passes_with_edu "exhaust-addresses",
     "a_null_pointer_ends_it" by dies "segfault",
     "the_kernels_addresses_end_it" by dies "kernel-address",
     "code_cannot_be_written" by dies "write-code",
@@ -72,6 +77,8 @@ pub(super) const TESTS: &[Test] = probes! {
 
 const SHARE: Test = Test { name: "program.two_share_one_buffer", run: two_share_one_buffer };
 const LEAK: Test = Test { name: "program.a_hundred_leave_nothing_behind", run: a_hundred_leave_nothing };
+
+const KILLED: Test = Test { name: "program.ended_at_any_moment_it_leaves_nothing", run: ended_at_any_moment };
 
 fn passes(probe: &str) -> Outcome {
     expect(probe, Ending::Exited(0))
@@ -151,6 +158,33 @@ fn a_hundred_leave_nothing() -> Outcome {
     }
     before.settle("afterwards")?;
     pass!("100 programs, four at a time")
+}
+
+/// Ended from outside while its threads allocate, map, and have DMA in flight.
+fn ended_at_any_moment() -> Outcome {
+    const ROUNDS: u64 = 16;
+    let Some(edu) = devices::edus().first() else { skip!("no edu device") };
+    if root::tree().is_none() {
+        skip!("no initramfs");
+    }
+    let before = Held::now();
+    for round in 0..ROUNDS {
+        let program = Running::start(&["churn"], Vec::new())?;
+        // From its first instructions on to the middle of a copy, which takes 100 ms.
+        let moment = round * round * 1_000_000;
+        check!(sched::sleep_until(sched::time::now() + moment).is_ok(), "interrupted");
+        program.process.end(Ending::Killed(Signal::SIGKILL));
+        let ending = program.process.wait();
+        check!(
+            ending == Ending::Killed(Signal::SIGKILL),
+            "{ending}; it said: {}",
+            program.output.last_line()
+        );
+        drop(program);
+        before.settle(&format!("ended after {} ms", moment / 1_000_000))?;
+    }
+    check!(!edu.device().is_quarantined(), "the device faulted: it went on in memory that was gone");
+    pass!("{ROUNDS} programs, ended after 0 to {} ms", (ROUNDS - 1) * (ROUNDS - 1))
 }
 
 /// A program and what it says.

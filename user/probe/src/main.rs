@@ -10,7 +10,9 @@ use crate::outcome::{Outcome, ensure};
 
 mod death;
 mod device;
+mod exhaust;
 mod files;
+mod fuzz;
 mod hostile;
 mod lengths;
 mod memory;
@@ -58,13 +60,19 @@ const PROBES: &[Probe] = &[
     ("float", End::Passes, threads::floating_point),
     ("hostile", End::Passes, hostile::bad_pointers),
     ("unknown-calls", End::Passes, hostile::unknown_calls),
-    ("fuzz", End::Asked, hostile::fuzz),
+    ("fuzz", End::Asked, fuzz::fuzz),
     ("huge-lengths", End::Passes, lengths::huge),
     ("edu-copy", End::Passes, device::copy),
     ("edu-pages", End::Passes, device::pages),
     ("edu-hold", End::Passes, device::hold),
     ("edu-refuses", End::Passes, device::refuses),
     ("edu-quarantine", End::Passes, device::quarantine),
+    ("exhaust-buffers", End::Passes, exhaust::buffers),
+    ("exhaust-descriptors", End::Passes, exhaust::descriptors),
+    ("exhaust-threads", End::Passes, exhaust::threads),
+    ("exhaust-addresses", End::Passes, exhaust::addresses),
+    ("exhaust-mappings", End::Passes, exhaust::mappings),
+    ("churn", End::Asked, exhaust::churn),
     // Its threads go on until the program ends, so it comes last of those that pass.
     ("loops", End::Passes, threads::endless_loops),
     ("share-write", End::Asked, share::write),

@@ -1,0 +1,345 @@
+//! `fuzz CALLS [SEED]`: random calls from four threads at a time, on memory, descriptors, buffers and a device that all of
+//! them share. Nothing is expected of the answers; the kernel has to live, and to take everything back.
+//!
+//! Each thread owns a stretch of address space that it may never touch itself: only the kernel is asked to, and another
+//! thread may be unmapping it meanwhile. For Tessera alone: Linux has calls that do real harm.
+
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::thread;
+
+use abi::device::{EDU_COPY, EDU_COPY_PAGES, EDU_IMPORT, EDU_RELEASE, EduCopy, EduImport, EduRelease};
+use abi::dma::{
+    BufferSync, ChunkQuery, DMA_BUF_CHUNKS, DMA_BUF_IOCTL_SYNC, DMA_BUF_LEAVES, DMA_HEAP_IOCTL_ALLOC,
+    DMA_STATISTICS, HeapAllocation,
+};
+use dmabuf::{Heap, SYSTEM};
+
+use crate::outcome::{Outcome, ensure};
+use crate::raw;
+
+const THREADS: u64 = 4;
+/// The stretch of address space that is mapped, unmapped and handed to the kernel.
+const ARENA: u64 = 64 << 20;
+/// The descriptors that are opened, duplicated and closed.
+const SLOTS: std::ops::Range<u64> = 64..96;
+const PAGE: u64 = 4096;
+const PATHS: [&std::ffi::CStr; 7] = [
+    c"/dev/dma_heap/system",
+    c"/dev/dma_heap/system",
+    c"/dev/edu0",
+    c"/dev/null",
+    c"/bin/probe",
+    c"/bin",
+    c"/nothing",
+];
+/// No descriptor of ours (those are small), no address of ours.
+const NONSENSE: [u64; 12] = [
+    0,
+    8,
+    200,
+    0xffff_ffff,
+    0x1000,
+    0x0001_0000_0000_0000,
+    0x8000_0000_0000_0000,
+    0xffff_0000_4000_0000,
+    0xffff_8000_0000_0000,
+    u64::MAX - 4095,
+    u64::MAX - 7,
+    u64::MAX,
+];
+/// Calls that end, block, split or unmap whoever makes them, or read from the console.
+const SPARED: [i64; 18] = [
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+    libc::SYS_clone,
+    libc::SYS_clone3,
+    libc::SYS_kill,
+    libc::SYS_tkill,
+    libc::SYS_tgkill,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_read,
+    libc::SYS_readv,
+    libc::SYS_ppoll,
+    libc::SYS_close,
+    libc::SYS_close_range,
+    libc::SYS_munmap,
+    libc::SYS_mprotect,
+    libc::SYS_brk,
+    libc::SYS_set_tid_address,
+    libc::SYS_set_robust_list,
+];
+
+/// See the module.
+pub fn fuzz(arguments: &[String]) -> Outcome {
+    let number = |at: usize| arguments.get(at).and_then(|text| text.parse::<u64>().ok());
+    let (calls, seed) = (number(0).ok_or("a count is needed")?, number(1).unwrap_or(0x7e55_e4a5).max(1));
+    ensure(Heap::open(SYSTEM)?.statistics().is_ok(), || "only on Tessera".into())?;
+    println!("  {calls} calls from {THREADS} threads, seed {seed}");
+    let (arena, done) = (reserve()?, AtomicU64::new(0));
+    // Holes in the arena are good enough for a new thread's stack, so there are no new threads once it has any.
+    let all_there = Barrier::new(THREADS as usize);
+    thread::scope(|scope| {
+        for thread in 0..THREADS {
+            let mut fuzzer = Fuzzer { dice: seed + thread, arena, tally: [0; 2] };
+            let (done, all_there) = (&done, &all_there);
+            scope.spawn(move || {
+                all_there.wait();
+                while done.fetch_add(1, Relaxed) < calls {
+                    fuzzer.step();
+                }
+                println!("  thread {thread}: {} answers, {} errors", fuzzer.tally[0], fuzzer.tally[1]);
+            });
+        }
+    });
+    Ok(())
+}
+
+/// Address space without anything in it.
+fn reserve() -> std::io::Result<u64> {
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    // SAFETY: at an address of the kernel's choice, so nothing of ours is there.
+    let at = unsafe { libc::mmap(std::ptr::null_mut(), ARENA as usize, libc::PROT_NONE, flags, -1, 0) };
+    if at == libc::MAP_FAILED {
+        Err(std::io::Error::last_os_error())
+    } else {
+        Ok(at.expose_provenance() as u64)
+    }
+}
+
+struct Fuzzer {
+    dice: u64,
+    arena: u64,
+    /// Answers, and errors.
+    tally: [u64; 2],
+}
+
+impl Fuzzer {
+    fn step(&mut self) {
+        match self.roll() % 24 {
+            0..3 => self.map_memory(),
+            3..6 => self.map_buffer(),
+            6..8 => self.unmap(),
+            8..10 => self.change_memory(),
+            10..12 => self.let_kernel_write(),
+            12..14 => self.let_kernel_read(),
+            14 => self.open(),
+            15..17 => self.new_buffer(),
+            17 => self.move_descriptor(),
+            18..20 => self.ask_buffer(),
+            20 => self.ask_device(),
+            21 => self.wait(),
+            _ => self.nonsense(),
+        }
+    }
+
+    fn roll(&mut self) -> u64 {
+        self.dice ^= self.dice << 13;
+        self.dice ^= self.dice >> 7;
+        self.dice ^= self.dice << 17;
+        self.dice >> 16
+    }
+
+    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+        from[(self.roll() % from.len() as u64) as usize]
+    }
+
+    fn slot(&mut self) -> u64 {
+        SLOTS.start + self.roll() % (SLOTS.end - SLOTS.start)
+    }
+
+    /// An address in the arena, mostly of a page.
+    fn place(&mut self) -> u64 {
+        let at = self.arena + self.roll() % ARENA;
+        if self.roll().is_multiple_of(8) { at } else { at & !(PAGE - 1) }
+    }
+
+    /// A length that stays in the arena from `place` on.
+    fn length(&mut self, place: u64) -> u64 {
+        let most = self.pick(&[1, PAGE, 16 * PAGE, 2 << 20, 9 << 20]);
+        (1 + self.roll() % most).min(self.arena + ARENA - place)
+    }
+
+    fn protection(&mut self) -> u64 {
+        let (read, write, execute) = (libc::PROT_READ, libc::PROT_WRITE, libc::PROT_EXEC);
+        self.pick(&[0, read, read | write, read | write, read | execute, write | execute]) as u64
+    }
+
+    /// No argument is an address outside of the arena that this program has.
+    fn call(&mut self, number: i64, arguments: [u64; 6]) -> i64 {
+        // SAFETY: what the call may change lies in the arena, in a slot, or in a local variable that nobody else uses.
+        let answer = unsafe { raw::call(number, arguments) };
+        self.tally[usize::from(answer < 0)] += 1;
+        answer
+    }
+
+    fn map_memory(&mut self) {
+        let (at, place_flags) = (self.place(), [libc::MAP_FIXED, libc::MAP_FIXED, libc::MAP_FIXED_NOREPLACE]);
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | self.pick(&place_flags);
+        let flags = flags | self.pick(&[0, 0, 0, libc::MAP_POPULATE]);
+        let arguments = [at, self.length(at), self.protection(), flags as u64, u64::MAX, 0];
+        self.call(libc::SYS_mmap, arguments);
+    }
+
+    fn map_buffer(&mut self) {
+        let (at, flags) = (self.place(), (libc::MAP_SHARED | libc::MAP_FIXED) as u64);
+        let offset = self.pick(&[0, 0, PAGE, 16 * PAGE, 1 << 20, 3, 1 << 60]);
+        let arguments = [at, self.length(at), self.protection(), flags, self.slot(), offset];
+        self.call(libc::SYS_mmap, arguments);
+    }
+
+    fn unmap(&mut self) {
+        let at = self.place();
+        let arguments = [at, self.length(at), 0, 0, 0, 0];
+        self.call(libc::SYS_munmap, arguments);
+    }
+
+    fn change_memory(&mut self) {
+        let at = self.place();
+        let len = self.length(at);
+        match self.roll() % 3 {
+            0 => {
+                let protection = self.protection();
+                self.call(libc::SYS_mprotect, [at, len, protection, 0, 0, 0])
+            }
+            1 => self.call(libc::SYS_madvise, [at, len, libc::MADV_DONTNEED as u64, 0, 0, 0]),
+            // In place only, and not past the arena's end.
+            _ => {
+                let new = self.length(at);
+                self.call(libc::SYS_mremap, [at, len, new, 0, 0, 0])
+            }
+        };
+    }
+
+    fn let_kernel_write(&mut self) {
+        let (to, slot) = (self.place(), self.slot());
+        let len = self.length(to);
+        match self.roll() % 4 {
+            0 => self.call(libc::SYS_getrandom, [to, len.min(70_000), 0, 0, 0, 0]),
+            1 => self.call(libc::SYS_pread64, [slot, to, len, 0, 0, 0]),
+            2 => self.call(libc::SYS_getdents64, [slot, to, len, 0, 0, 0]),
+            _ => self.call(libc::SYS_fstat, [slot, to, 0, 0, 0, 0]),
+        };
+    }
+
+    fn let_kernel_read(&mut self) {
+        let (from, slot) = (self.place(), self.slot());
+        let len = self.length(from);
+        match self.roll() % 3 {
+            0 => self.call(libc::SYS_write, [slot, from, len, 0, 0, 0]),
+            1 => self.call(libc::SYS_writev, [slot, from, len % 2000, 0, 0, 0]),
+            _ => self.call(libc::SYS_openat, [libc::AT_FDCWD as u64, from, 0, 0, 0, 0]),
+        };
+    }
+
+    /// Puts an open descriptor into a slot.
+    fn keep(&mut self, descriptor: i64) {
+        if descriptor >= 0 {
+            let slot = self.slot();
+            self.call(libc::SYS_dup3, [descriptor as u64, slot, 0, 0, 0, 0]);
+            self.call(libc::SYS_close, [descriptor as u64, 0, 0, 0, 0, 0]);
+        }
+    }
+
+    fn open(&mut self) {
+        let (path, flags) = (self.pick(&PATHS), self.pick(&[libc::O_RDONLY, libc::O_RDWR, libc::O_WRONLY]));
+        let path = path.as_ptr().expose_provenance() as u64;
+        let opened = self.call(libc::SYS_openat, [libc::AT_FDCWD as u64, path, flags as u64, 0, 0, 0]);
+        self.keep(opened);
+    }
+
+    fn new_buffer(&mut self) {
+        let len = self.pick(&[0, 1, PAGE, 64 << 10, 1 << 20, (2 << 20) + PAGE, 8 << 20, 1 << 40, u64::MAX]);
+        let mut allocation =
+            HeapAllocation { len, fd: 0, fd_flags: self.pick(&[0o2, 0o2, 0o2, 0o0, !0]), heap_flags: 0 };
+        let slot = self.slot();
+        if self.ask(slot, DMA_HEAP_IOCTL_ALLOC, &mut allocation) >= 0 {
+            self.keep(allocation.fd.into());
+        }
+    }
+
+    fn move_descriptor(&mut self) {
+        let (from, to) = (self.slot(), self.slot());
+        if self.roll().is_multiple_of(2) {
+            self.call(libc::SYS_close, [from, 0, 0, 0, 0, 0]);
+        } else {
+            self.call(libc::SYS_dup3, [from, to, 0, 0, 0, 0]);
+        }
+    }
+
+    /// A request whose argument is good, or in the arena.
+    fn ask<T>(&mut self, slot: u64, request: abi::Ioctl, argument: &mut T) -> i64 {
+        let argument = if self.roll().is_multiple_of(4) {
+            self.place()
+        } else {
+            std::ptr::from_mut(argument).expose_provenance() as u64
+        };
+        self.call(libc::SYS_ioctl, [slot, request.raw().into(), argument, 0, 0, 0])
+    }
+
+    fn ask_buffer(&mut self) {
+        let slot = self.slot();
+        match self.roll() % 4 {
+            0 => {
+                let mut sync = BufferSync { flags: self.roll() % 9 };
+                self.ask(slot, DMA_BUF_IOCTL_SYNC, &mut sync);
+            }
+            1 => {
+                let (first, capacity, chunks) = (self.roll() % 3, self.roll() % 900, self.place());
+                let mut query = ChunkQuery { first, capacity, chunks, written: 0, total: 0 };
+                self.ask(slot, DMA_BUF_CHUNKS, &mut query);
+            }
+            2 => {
+                self.ask(slot, DMA_BUF_LEAVES, &mut abi::dma::Leaves::default());
+            }
+            _ => {
+                self.ask(slot, DMA_STATISTICS, &mut abi::dma::Statistics::default());
+            }
+        }
+    }
+
+    fn ask_device(&mut self) {
+        let slot = self.slot();
+        let buffer = self.slot();
+        // A copy that the device accepts takes a tenth of a second of its time.
+        match self.roll() % 256 {
+            0 => self.copy(slot, EDU_COPY),
+            1 => self.copy(slot, EDU_COPY_PAGES),
+            2..64 => {
+                let mut release = EduRelease { device_address: (self.roll() % 64) << 20 };
+                self.ask(slot, EDU_RELEASE, &mut release);
+            }
+            _ => {
+                let mut import = EduImport { fd: buffer as i32, gap_fd: 0, device_address: 0, len: 0 };
+                self.ask(slot, EDU_IMPORT, &mut import);
+            }
+        }
+    }
+
+    fn copy(&mut self, slot: u64, request: abi::Ioctl) {
+        let (direction, address) = ((self.roll() % 3) as u32, self.place());
+        let (buffer_offset, len) = (self.roll() % 5000, self.roll() % 5000);
+        self.ask(slot, request, &mut EduCopy { direction, flags: 0, buffer_offset, address, len });
+    }
+
+    fn wait(&mut self) {
+        let nanosecond = libc::timespec { tv_sec: 0, tv_nsec: 1 };
+        let soon = std::ptr::from_ref(&nanosecond).expose_provenance() as u64;
+        let (at, number) = (self.place() & !3, self.roll() % 64);
+        match self.roll() % 4 {
+            0 => self.call(libc::SYS_futex, [at, libc::FUTEX_WAKE as u64, 1, 0, 0, 0]),
+            1 => self.call(libc::SYS_futex, [at, libc::FUTEX_WAIT as u64, number % 2, soon, 0, 0]),
+            2 => self.call(libc::SYS_ppoll, [at, number, soon, 0, 0, 0]),
+            _ => self.call(libc::SYS_sched_yield, [0; 6]),
+        };
+    }
+
+    /// Any call, with arguments that are nothing.
+    fn nonsense(&mut self) {
+        let number = (self.roll() % 460) as i64;
+        if !SPARED.contains(&number) {
+            let arguments = std::array::from_fn(|_| self.pick(&NONSENSE));
+            self.call(number, arguments);
+        }
+    }
+}
