@@ -58,11 +58,14 @@ pub enum Event {
     Wait(&'static str),
 }
 
+/// Says where on the host an address of the kernel's is.
+pub type AddressOf = fn(KernelVa) -> u64;
+
 std::thread_local! {
     static LOG: RefCell<Vec<Event>> = const { RefCell::new(Vec::new()) };
     static TICKS: Cell<u64> = const { Cell::new(0) };
     static WATCHER: Cell<Option<fn(Event)>> = const { Cell::new(None) };
-    static MEMORY: Cell<Option<fn(KernelVa) -> u64>> = const { Cell::new(None) };
+    static MEMORY: Cell<Option<AddressOf>> = const { Cell::new(None) };
     static MASKED: Cell<bool> = const { Cell::new(true) };
     static USER: RefCell<(u64, Vec<u8>)> = const { RefCell::new((0, Vec::new())) };
 }
@@ -83,7 +86,7 @@ pub fn watch(watcher: fn(Event)) {
 
 /// Says where on the host this thread finds what the kernel has mapped at an address, for as long as the address does not
 /// leave its page.
-pub fn map_memory(address_of: fn(KernelVa) -> u64) {
+pub fn map_memory(address_of: AddressOf) {
     MEMORY.set(Some(address_of));
 }
 
