@@ -5,6 +5,7 @@ mod events;
 mod failures;
 mod forgetting;
 mod judge;
+mod qemu;
 mod starting;
 mod streams;
 mod translation;

@@ -9,6 +9,9 @@ use std::rc::Rc;
 /// Chunks of each order that exist. There are few, so that they are soon used again.
 const COUNTS: [u64; 10] = [48, 4, 4, 2, 5, 1, 1, 0, 0, 3];
 
+/// Where those of order 0 are; those of other orders are at distances of a program's choice.
+const FIRST: u64 = 0x5000_0000;
+
 /// The chunks that nobody has, by order.
 pub struct Frames(RefCell<[Vec<Chunk>; 10]>);
 
@@ -19,9 +22,9 @@ pub struct Loan {
 }
 
 impl Frames {
-    pub fn new() -> Rc<Self> {
+    pub fn new(apart: u64) -> Rc<Self> {
         Rc::new(Self(RefCell::new(std::array::from_fn(|order| {
-            let base = (order as u64 + 1) << 32;
+            let base = FIRST + order as u64 * apart;
             let bytes = 0x1000 << order;
             (0..COUNTS[order]).map(|index| super::chunk(base + index * bytes, order as u8)).collect()
         }))))

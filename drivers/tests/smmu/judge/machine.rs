@@ -1,6 +1,7 @@
 //! Runs a program: the driver does the work, the oracle is told what was asked for, and at every barrier, at all cache
 //! maintenance and while the driver waits the devices, the SMMU and the caches do something of their own.
 
+use super::super::qemu::Qemu;
 use super::super::world::numbers::Numbers;
 use super::super::world::rig::{READ, Rig, WRITE, pages_at};
 use super::super::world::{Source, World};
@@ -11,6 +12,7 @@ use addr::{Chunk, Iova, MemoryType, PAGE_SHIFT, PAGE_SIZE, StreamId};
 use drivers::iommu::{self, MapError, Stale};
 use drivers::smmu::{CommandError, Domain, Report};
 use pagetable::{Access, MapError as TableError, Mapping};
+use smmu_spec::model::Outcome;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -35,6 +37,10 @@ pub struct Shared {
     pub oracle: RefCell<Oracle>,
     pub numbers: RefCell<Numbers>,
     pub phase: Cell<Phase>,
+    /// Leaves out accesses that may end in several ways.
+    certain_only: bool,
+    /// What the driver read in the event queue.
+    pub events: RefCell<Vec<String>>,
 }
 
 /// Pages that were unmapped together.
@@ -90,26 +96,47 @@ impl std::ops::AddAssign for Tally {
 pub fn run(program: &Program, prepare: impl FnOnce(&World, &Rc<Shared>)) -> Tally {
     let kind = program.kind;
     let world = World::with_order(kind.ids(), kind.walks, kind.order);
-    let streams = kind.streams().map(StreamId::new);
-    let shared = Rc::new(Shared {
-        oracle: RefCell::new(Oracle::new(DOMAINS, &streams)),
-        numbers: RefCell::new(Numbers::new(program.seed)),
-        phase: Cell::new(Phase::Start),
-    });
+    let shared = Shared::new(program, false);
     prepare(&world, &shared);
-    leave_rubbish(&world, streams[0]);
+    leave_rubbish(&world, StreamId::new(program.streams[0]));
     let inside = shared.clone();
     *world.meddle.borrow_mut() = Some(Rc::new(move |world| meddle(world, &inside)));
-    let rig = Rig::start(world.clone()).unwrap();
-    let mut machine = Machine::new(world, rig, shared);
-    machine.check_idle();
-    for op in &program.ops {
-        machine.step += 1;
-        machine.shared.phase.set(Phase::Idle);
-        machine.execute(*op);
-        arch::fake::take();
+    Machine::start(program, world, shared).run(program)
+}
+
+/// What a run did, in order.
+pub struct Trace {
+    pub outcomes: Vec<Outcome>,
+    /// The events that the driver read.
+    pub events: Vec<String>,
+    /// The commands that the model consumed.
+    pub opcodes: Vec<u8>,
+}
+
+/// Runs `program` on a machine that does nothing of its own: the model, or QEMU.
+pub fn run_quietly(program: &Program, qemu: Option<Rc<Qemu>>) -> Trace {
+    let kind = program.kind;
+    let world = match qemu {
+        Some(qemu) => World::with_qemu(kind.ids(), qemu),
+        None => World::with_order(kind.ids(), kind.walks, kind.order),
+    };
+    let shared = Shared::new(program, true);
+    Machine::start(program, world.clone(), shared.clone()).run(program);
+    World::forget();
+    let opcodes = world.model.borrow().opcodes.clone();
+    Trace { outcomes: world.outcomes.take(), events: shared.events.take(), opcodes }
+}
+
+impl Shared {
+    fn new(program: &Program, certain_only: bool) -> Rc<Self> {
+        Rc::new(Self {
+            oracle: RefCell::new(Oracle::new(DOMAINS, &program.streams.map(StreamId::new))),
+            numbers: RefCell::new(Numbers::new(program.seed)),
+            phase: Cell::new(Phase::Start),
+            certain_only,
+            events: RefCell::default(),
+        })
     }
-    machine.end()
 }
 
 /// What an earlier kernel left in the SMMU's caches: an attached stream, a translation, everything under the tags that
@@ -158,19 +185,39 @@ fn access(world: &World, shared: &Shared, numbers: &mut Numbers) {
     let client = client.filter(|_| !numbers.once_in(4)).unwrap_or(any);
     let at = (page << PAGE_SHIFT) + 8 * numbers.below(512);
     let direction = if numbers.once_in(2) { WRITE } else { READ };
-    let outcome = world.model.borrow_mut().access(oracle.stream(client), at, direction);
+    if shared.certain_only && !oracle.is_certain(client, page) {
+        return;
+    }
+    let outcome = world.access(oracle.stream(client), at, direction);
+    world.outcomes.borrow_mut().push(outcome);
     oracle.judge(client, at, direction, outcome);
 }
 
 impl Machine {
-    fn new(world: Rc<World>, mut rig: Rig, shared: Rc<Shared>) -> Self {
+    fn start(program: &Program, world: Rc<World>, shared: Rc<Shared>) -> Self {
+        let rig = Rig::start(world.clone()).unwrap();
+        Self::new(world, rig, shared, Frames::new(program.frames_apart))
+    }
+
+    fn run(mut self, program: &Program) -> Tally {
+        self.check_idle();
+        for op in &program.ops {
+            self.step += 1;
+            self.shared.phase.set(Phase::Idle);
+            self.execute(*op);
+            arch::fake::take();
+        }
+        self.end()
+    }
+
+    fn new(world: Rc<World>, mut rig: Rig, shared: Rc<Shared>, frames: Rc<Frames>) -> Self {
         shared.phase.set(Phase::Create);
         let domains = (0..DOMAINS).map(|_| Some(rig.domain().unwrap())).collect();
         Self {
             world,
             rig,
             shared,
-            frames: Frames::new(),
+            frames,
             domains,
             attached: [None; CLIENTS],
             attachments: Vec::new(),
@@ -412,9 +459,12 @@ impl Machine {
 
     /// Every event is of one of the program's streams, and of a kind that its accesses can meet.
     fn read_events(&mut self) {
+        // What the SMMU wrote meanwhile is in the registers then.
+        self.world.step();
         for report in self.rig.reports() {
             let (Report::Event(event) | Report::Quiet(event)) = report else { continue };
             self.shared.oracle.borrow().judge_event(&event);
+            self.shared.events.borrow_mut().push(event.to_string());
         }
     }
 

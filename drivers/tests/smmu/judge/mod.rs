@@ -8,6 +8,9 @@ mod oracle;
 mod program;
 
 use super::world::rig::chunk;
+pub use machine::{Trace, run_quietly};
+pub use program::{Kind, Op, Program};
+
 use machine::{Tally, run};
 use mutants::{MUTANTS, Mutant};
 use proptest::strategy::{Strategy, ValueTree};
@@ -69,6 +72,13 @@ fn catch(mutant: &'static Mutant, most: u32) -> Option<(u32, String)> {
         let message = message.or(caught.downcast_ref::<&str>().map(|text| text.to_string()));
         Some((count, message.unwrap_or_default()))
     })
+}
+
+/// So many programs of at most so many steps.
+pub fn some_programs(count: usize, steps: usize) -> Vec<Program> {
+    let config = Config { rng_seed: RngSeed::Fixed(seed()), ..Config::default() };
+    let mut runner = TestRunner::new(config);
+    (0..count).map(|_| program::programs(steps).new_tree(&mut runner).unwrap().current()).collect()
 }
 
 /// Keeps what mutants say on their way out off the console.

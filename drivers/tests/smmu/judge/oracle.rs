@@ -154,6 +154,13 @@ impl Oracle {
         self.clients[client].must = None;
     }
 
+    /// Whether an access between two steps can end in one way only.
+    pub fn is_certain(&self, client: usize, page: u64) -> bool {
+        let open =
+            |domain: &usize| self.domains[*domain].get(&page).is_some_and(|page| !page.also.is_empty());
+        !self.clients[client].may.iter().any(open)
+    }
+
     /// Compares what became of an access with what is known. Panics when they disagree.
     pub fn judge(&mut self, client: usize, at: u64, direction: Direction, outcome: Outcome) {
         self.accesses += 1;

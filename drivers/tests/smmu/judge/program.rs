@@ -81,6 +81,10 @@ pub struct Program {
     pub kind: Kind,
     /// Of everything that the machine chooses.
     pub seed: u64,
+    /// Who sends transactions.
+    pub streams: [u32; CLIENTS],
+    /// Bytes between frames of one order and of the next.
+    pub frames_apart: u64,
     pub ops: Vec<Op>,
 }
 
@@ -107,7 +111,7 @@ impl Kind {
     }
 
     /// The streams that a program attaches: in the same second-level table and in others, where there are such.
-    pub fn streams(self) -> [u32; CLIENTS] {
+    fn streams(self) -> [u32; CLIENTS] {
         if self.smmu == 3 { [1, 8, 9, 14] } else { [1, 8, 0x47, 0x1234] }
     }
 }
@@ -148,5 +152,8 @@ fn op() -> impl Strategy<Value = Op> {
 /// Programs of at most so many steps.
 pub fn programs(steps: usize) -> impl Strategy<Value = Program> {
     let parts = (0..Kind::ALL, any::<u64>(), prop::collection::vec(op(), 1..=steps));
-    parts.prop_map(|(kind, seed, ops)| Program { kind: Kind::new(kind), seed, ops })
+    parts.prop_map(|(kind, seed, ops)| {
+        let kind = Kind::new(kind);
+        Program { kind, seed, streams: kind.streams(), frames_apart: 1 << 32, ops }
+    })
 }

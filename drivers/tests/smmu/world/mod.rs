@@ -9,7 +9,8 @@ pub mod numbers;
 pub mod ram;
 pub mod rig;
 
-use addr::{PAGE_SIZE, PhysAddr};
+use super::qemu::Qemu;
+use addr::{PAGE_SIZE, PhysAddr, StreamId};
 use arch::fake::Event;
 use bus::{Bus, FakeFile, Tampering};
 use drivers::fake::FakeRegisters;
@@ -18,8 +19,8 @@ use drivers::region::{Region, RegionSource};
 use drivers::smmu::{Clock, PATIENCE, Registers};
 use pagetable::{Entries, TableMemory};
 use ram::{PAGE_WORDS, PAGES, Ram};
-use smmu_spec::Walks;
-use smmu_spec::model::{Ids, Model};
+use smmu_spec::model::{Ids, Model, Outcome};
+use smmu_spec::{Direction, Walks};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -68,6 +69,10 @@ pub struct World {
     /// Barriers and maintenance that do not happen.
     pub ignored: RefCell<Option<Ignored>>,
     pub tampering: Tampering,
+    /// The SMMU, if it is not the model.
+    qemu: Option<Rc<Qemu>>,
+    /// What became of all accesses.
+    pub outcomes: RefCell<Vec<Outcome>>,
     time: Cell<u64>,
     file: Rc<FakeRegisters>,
 }
@@ -105,10 +110,21 @@ impl World {
     }
 
     /// The same, and what the SMMU sees of the CPU's stores.
-    pub fn with_order(mut ids: Ids, walks: Walks, order: Order) -> Rc<Self> {
+    pub fn with_order(ids: Ids, walks: Walks, order: Order) -> Rc<Self> {
+        Self::with_ram(ids, walks, Ram::new(walks, order), None)
+    }
+
+    /// A machine whose RAM and SMMU are QEMU's.
+    pub fn with_qemu(ids: Ids, qemu: Rc<Qemu>) -> Rc<Self> {
+        let world = Self::with_ram(ids, Walks::Coherent, Ram::shared(qemu.ram()), Some(qemu));
+        world.qemu.iter().for_each(|qemu| qemu.reset(&world.file));
+        world
+    }
+
+    fn with_ram(mut ids: Ids, walks: Walks, ram: Ram, qemu: Option<Rc<Qemu>>) -> Rc<Self> {
         const COHACC: u32 = 1 << 4;
         ids.idr[0] = ids.idr[0] & !COHACC | if walks == Walks::Coherent { COHACC } else { 0 };
-        let ram = Rc::new(Ram::new(walks, order));
+        let ram = Rc::new(ram);
         let file = registers();
         let bad_reads = Rc::new(Cell::new(0));
         let tampering = Tampering::default();
@@ -128,12 +144,19 @@ impl World {
             meddle: RefCell::default(),
             ignored: RefCell::default(),
             tampering,
+            qemu,
+            outcomes: RefCell::default(),
             time: Cell::new(0),
             file,
         });
         WORLD.set(Some(world.clone()));
         arch::fake::watch(|event| with(|world| world.maintain(event)));
         world
+    }
+
+    /// Nobody finds this thread's world any more.
+    pub fn forget() {
+        WORLD.set(None);
     }
 
     /// The registers, for the driver.
@@ -173,9 +196,20 @@ impl World {
             self.pass_microseconds(PATIENCE / 4);
         }
         self.let_in();
-        self.model.borrow_mut().step();
+        match &self.qemu {
+            Some(qemu) => qemu.exchange(&self.file),
+            None => self.model.borrow_mut().step(),
+        }
         if let Some(after_step) = self.after_step.get() {
             after_step(self);
+        }
+    }
+
+    /// An access of a device.
+    pub fn access(&self, stream: StreamId, at: u64, direction: Direction) -> Outcome {
+        match &self.qemu {
+            Some(qemu) => qemu.access(stream, at, direction),
+            None => self.model.borrow_mut().access(stream, at, direction),
         }
     }
 

@@ -33,6 +33,8 @@ pub struct Ram {
     cleaning: RefCell<Vec<(usize, [u64; LINE_WORDS])>>,
     /// Pages that the SMMU writes and the CPU does not.
     written_by_device: Vec<Cell<bool>>,
+    /// Whether it is used again by another world.
+    spare: bool,
 }
 
 thread_local! {
@@ -54,7 +56,7 @@ fn words() -> Words {
 
 impl Drop for Ram {
     fn drop(&mut self) {
-        let mut all = vec![self.cpu, self.device, self.settled];
+        let mut all = if self.spare { vec![self.cpu, self.device, self.settled] } else { Vec::new() };
         all.dedup_by_key(|words| words.as_ptr());
         let _ = SPARE.try_with(|spare| spare.borrow_mut().append(&mut all));
     }
@@ -66,7 +68,19 @@ impl Ram {
         let one = walks == Walks::Coherent && order == Order::Strong;
         let (device, settled) = if one { (cpu, cpu) } else { (words(), words()) };
         let written_by_device = vec![Cell::new(false); PAGES];
-        Self { walks, order, cpu, device, settled, cleaning: RefCell::default(), written_by_device }
+        let (cleaning, spare) = (RefCell::default(), true);
+        Self { walks, order, cpu, device, settled, cleaning, written_by_device, spare }
+    }
+
+    /// RAM that somebody else sees as the CPU does.
+    pub fn shared(words: Words) -> Self {
+        let (walks, order) = (Walks::Coherent, Order::Strong);
+        let words = &words[..PAGES * PAGE_WORDS];
+        words.iter().for_each(|word| word.store(0, Relaxed));
+        let written_by_device = vec![Cell::new(false); PAGES];
+        let cleaning = RefCell::default();
+        let spare = false;
+        Self { walks, order, cpu: words, device: words, settled: words, cleaning, written_by_device, spare }
     }
 
     /// As the CPU sees it.

@@ -95,7 +95,7 @@ impl Rig {
     }
 
     pub fn access(&self, stream: StreamId, at: u64, direction: Direction) -> Outcome {
-        self.world.model.borrow_mut().access(stream, at, direction)
+        self.world.access(stream, at, direction)
     }
 
     /// Where an access of [`STREAM`] ends up, if it is translated.

@@ -191,7 +191,7 @@ impl<R: RegisterFile, M: Memory> Model<R, M> {
             Some(leaf) => leaf,
             None => self.walk(translation, address)?,
         };
-        leaf.check(translation.stage, direction)?;
+        leaf.check(translation.stage, address, direction)?;
         Ok(Outcome::Translated { to: leaf.translate(address), attributes: leaf.attributes })
     }
 

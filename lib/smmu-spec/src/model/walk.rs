@@ -42,12 +42,13 @@ impl Leaf {
         self.to + (address - self.at)
     }
 
-    pub fn check(&self, stage: u8, direction: Direction) -> Result<(), Fault> {
+    pub fn check(&self, stage: u8, address: u64, direction: Direction) -> Result<(), Fault> {
         let allowed = match direction {
             Direction::Read => self.read,
             Direction::Write => self.write,
         };
-        if allowed { Ok(()) } else { Err(Fault::at_input(EventKind::Permission, stage)) }
+        let ipa = (stage == 2).then_some(address);
+        if allowed { Ok(()) } else { Err(Fault { ipa, ..Fault::at_input(EventKind::Permission, stage) }) }
     }
 }
 

@@ -1,0 +1,68 @@
+//! The same programs on the model and on QEMU's SMMU, with the same driver: every access has to end alike, and so have the
+//! commands and the events. A difference is a mistake in one of the two.
+
+mod machine;
+
+pub use machine::{Qemu, STREAMS};
+
+use super::judge::{Kind, Op, Program, Trace, run_quietly, some_programs};
+use super::world::Order;
+use smmu_spec::Walks;
+use std::rc::Rc;
+
+/// The names of commands in QEMU's trace.
+fn name(opcode: u8) -> &'static str {
+    match opcode {
+        0x03 => "SMMU_CMD_CFGI_STE",
+        0x04 => "SMMU_CMD_CFGI_STE_RANGE",
+        0x10 => "SMMU_CMD_TLBI_NH_ALL",
+        0x11 => "SMMU_CMD_TLBI_NH_ASID",
+        0x12 => "SMMU_CMD_TLBI_NH_VA",
+        0x28 => "SMMU_CMD_TLBI_S12_VMALL",
+        0x2a => "SMMU_CMD_TLBI_S2_IPA",
+        0x30 => "SMMU_CMD_TLBI_NSNH_ALL",
+        0x46 => "SMMU_CMD_SYNC",
+        other => panic!("command {other:#x}"),
+    }
+}
+
+/// QEMU's SMMU is never late.
+fn on_time(op: Op) -> Op {
+    match op {
+        Op::FreeLate { stale } => Op::Free { stale },
+        op => op,
+    }
+}
+
+fn compare(program: &Program) -> Trace {
+    let expected = run_quietly(program, None);
+    let qemu = Rc::new(Qemu::start(program.kind.smmu));
+    *qemu.expected.borrow_mut() = expected.outcomes.iter().copied().collect();
+    let seen = run_quietly(program, Some(qemu.clone()));
+    assert_eq!(seen.events, expected.events, "events");
+    assert!(qemu.expected.borrow().is_empty());
+    let commands = qemu.commands();
+    let names: Vec<_> = expected.opcodes.iter().map(|opcode| name(*opcode)).collect();
+    assert_eq!(commands, names, "commands");
+    expected
+}
+
+#[test]
+fn qemus_smmu_does_what_the_model_does() {
+    if !machine::is_there() {
+        println!("skipped: there is no qemu-system-aarch64");
+        return;
+    }
+    for (index, program) in some_programs(12, 400).into_iter().enumerate() {
+        let kind = Kind { smmu: index % 3, walks: Walks::Coherent, order: Order::Strong };
+        let ops = program.ops.into_iter().map(on_time).collect();
+        let program = Program { kind, streams: STREAMS, frames_apart: 1 << 24, seed: program.seed, ops };
+        let trace = compare(&program);
+        println!(
+            "{} accesses, {} events, {} commands alike",
+            trace.outcomes.len(),
+            trace.events.len(),
+            trace.opcodes.len()
+        );
+    }
+}
