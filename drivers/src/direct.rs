@@ -3,7 +3,7 @@
 
 use crate::iommu::{Domain, Freed, Iommu, MapError, NotUnmapped, Placement, Shared, Stale, Unfinished};
 use crate::region::RegionSource;
-use addr::{AddrRange, Address, Chunk, Iova, PhysAddr, StreamId};
+use addr::{AddrRange, Address, Iova, PhysAddr, Run, StreamId};
 use alloc::vec::Vec;
 use core::convert::Infallible;
 use pagetable::{Mapping, StaleTables, TableMemory};
@@ -65,15 +65,15 @@ impl Direct {
         (last <= self.mask).then_some(bus.start())
     }
 
-    fn address(&self, chunks: impl IntoIterator<Item = Chunk>) -> Result<Iova, MapError<Infallible>> {
+    fn address(&self, chunks: impl IntoIterator<Item: Run>) -> Result<Iova, MapError<Infallible>> {
         let mut chunks = chunks.into_iter();
         let first = chunks.next().ok_or(MapError::Empty)?;
-        let mut all = first.range();
+        let mut all = AddrRange::new(first.start(), first.end());
         for chunk in chunks {
             if chunk.start() != all.end() {
                 return Err(MapError::NotContiguous(chunk.start()));
             }
-            all = AddrRange::new(all.start(), chunk.range().end());
+            all = AddrRange::new(all.start(), chunk.end());
         }
         self.translate(all).ok_or(MapError::Unreachable(all.start()))
     }
@@ -87,7 +87,7 @@ impl Domain for Direct {
         (u64::BITS - self.mask.leading_zeros()) as u8
     }
 
-    fn placement(&self, chunks: impl IntoIterator<Item = Chunk>) -> Result<Placement, MapError<Infallible>> {
+    fn placement(&self, chunks: impl IntoIterator<Item: Run>) -> Result<Placement, MapError<Infallible>> {
         self.address(chunks).map(Placement::At)
     }
 
@@ -96,7 +96,7 @@ impl Domain for Direct {
         _memory: &mut M,
         _commands: &impl Shared<()>,
         at: Iova,
-        chunks: impl IntoIterator<Item = Chunk>,
+        chunks: impl IntoIterator<Item: Run>,
         _mapping: Mapping,
     ) -> Result<(), MapError<Infallible>> {
         let is = self.address(chunks)?;
@@ -152,7 +152,7 @@ impl Iommu for NoIommu {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use addr::{Order, Pfn};
+    use addr::{Chunk, Order, Pfn};
 
     fn chunk(at: u64, log2: u8) -> Chunk {
         Chunk::new(Pfn::new(at >> 12), Order::new(log2).unwrap()).unwrap()
@@ -194,7 +194,7 @@ mod tests {
         );
         let gap = direct.placement([chunk(0x1000, 0), chunk(0x3000, 0)]);
         assert_eq!(gap, Err(MapError::NotContiguous(PhysAddr::new(0x3000))));
-        assert_eq!(direct.placement([]), Err(MapError::Empty));
+        assert_eq!(direct.placement([] as [Chunk; 0]), Err(MapError::Empty));
     }
 
     #[test]

@@ -16,7 +16,7 @@
 //! mapping, `unmap` only when the range cuts a block or empties a table.
 
 use crate::region::RegionSource;
-use addr::{AddrRange, Chunk, Iova, PhysAddr, StreamId};
+use addr::{AddrRange, Iova, PhysAddr, Run, StreamId};
 use core::cell::RefCell;
 use core::fmt::Debug;
 use core::mem::ManuallyDrop;
@@ -152,16 +152,16 @@ pub trait Domain {
     fn input_bits(&self) -> u8;
 
     /// Where `chunks` may be mapped.
-    fn placement(&self, chunks: impl IntoIterator<Item = Chunk>) -> Result<Placement, MapError<Self::Error>>;
+    fn placement(&self, chunks: impl IntoIterator<Item: Run>) -> Result<Placement, MapError<Self::Error>>;
 
-    /// Maps `chunks`, one after the other, from `at` on. The device sees the mapping before anything that is written
+    /// Maps `chunks`, or other runs of frames, one after the other, from `at` on. The device sees the mapping before anything that is written
     /// after this returns, a doorbell or memory. After an error nothing is mapped.
     fn map<M: TableMemory>(
         &mut self,
         memory: &mut M,
         commands: &impl Shared<Self::Commands>,
         at: Iova,
-        chunks: impl IntoIterator<Item = Chunk>,
+        chunks: impl IntoIterator<Item: Run>,
         mapping: Mapping,
     ) -> Result<(), MapError<Self::Error>>;
 
@@ -173,6 +173,18 @@ pub trait Domain {
         range: AddrRange<Iova>,
         held: T,
     ) -> Result<Stale<T>, NotUnmapped<T>>;
+
+    /// [`Domain::unmap`] of what some calls of [`Domain::map`] have mapped, all of it: there are no holes in `range`, and
+    /// it cuts no block. That takes less.
+    fn unmap_whole<T, M: TableMemory>(
+        &mut self,
+        memory: &mut M,
+        commands: &impl Shared<Self::Commands>,
+        range: AddrRange<Iova>,
+        held: T,
+    ) -> Result<Stale<T>, NotUnmapped<T>> {
+        self.unmap(memory, commands, range, held)
+    }
 
     /// Makes the IOMMU forget, and waits until it has (bounded). Needs no lock of the domain.
     fn invalidate<T>(

@@ -8,7 +8,7 @@ use super::upkeep::Upkeep;
 use super::walked::{Run, Translation, Walked};
 use crate::iommu::{self, Freed, MapError, NotUnmapped, Placement, Shared, Stale, Unfinished};
 use crate::region::{Region, RegionSource};
-use addr::{AddrRange, Chunk, Iova, PAGE_SIZE};
+use addr::{AddrRange, Iova, PAGE_SIZE};
 use pagetable::{Leaf, Mapping, PageTable, Stage1, StaleTables, TableMemory};
 use smmu_spec::{AddressSpace, ContextDescriptor, Invalidation, Stage2, Step, StreamConfig, Tag, update};
 
@@ -108,6 +108,23 @@ impl Domain {
         };
         let stale = Stale::new((), range, tables, self.how.forget(range, false));
         <Self as iommu::Domain>::invalidate(commands, stale).map(|freed| freed.take(memory))
+    }
+
+    /// What is stale after `range` was unmapped and `tables` were unlinked.
+    #[inline]
+    fn stale<T>(
+        &self,
+        commands: &impl Shared<CommandQueue>,
+        range: AddrRange<Iova>,
+        tables: StaleTables,
+        held: T,
+    ) -> Stale<T> {
+        let forget = self.how.forget(range, tables.is_empty());
+        // The next mapping may put another table where one was unlinked, which is break-before-make: the old one is
+        // forgotten before anybody else gets at the domain (DDI 0487, D8.16.1). If that fails, `invalidate` tries again.
+        let forgotten = !tables.is_empty() && command_queue::run(commands, forget).is_ok();
+        let forget = if forgotten { Invalidation::NOTHING } else { forget };
+        Stale::new(held, range, tables, forget)
     }
 
     fn unlink_spare<M: TableMemory>(&mut self, walked: &M) -> Option<(AddrRange<Iova>, StaleTables)> {
@@ -212,7 +229,7 @@ impl iommu::Domain for Domain {
         }
     }
 
-    fn placement(&self, _: impl IntoIterator<Item = Chunk>) -> Result<Placement, MapError<CommandError>> {
+    fn placement(&self, _: impl IntoIterator<Item: addr::Run>) -> Result<Placement, MapError<CommandError>> {
         Ok(Placement::Anywhere)
     }
 
@@ -221,7 +238,7 @@ impl iommu::Domain for Domain {
         memory: &mut M,
         commands: &impl Shared<CommandQueue>,
         at: Iova,
-        chunks: impl IntoIterator<Item = Chunk>,
+        chunks: impl IntoIterator<Item: addr::Run>,
         mapping: Mapping,
     ) -> Result<(), MapError<CommandError>> {
         let mut walked = walked(memory, commands, self.how);
@@ -252,15 +269,25 @@ impl iommu::Domain for Domain {
             Tables::Stage2(tables) => tables.unmap(&mut walked, range),
         };
         match unmapped {
-            Ok(stale) => {
-                let forget = self.how.forget(range, stale.is_empty());
-                // The next mapping may put another table where one was unlinked, which is break-before-make: the old one
-                // is forgotten before anybody else gets at the domain (DDI 0487, D8.16.1). If that fails, `invalidate`
-                // tries again.
-                let forgotten = !stale.is_empty() && command_queue::run(commands, forget).is_ok();
-                let forget = if forgotten { Invalidation::NOTHING } else { forget };
-                Ok(Stale::new(held, range, stale, forget))
-            }
+            Ok(tables) => Ok(self.stale(commands, range, tables, held)),
+            Err(error) => Err(NotUnmapped { error, held }),
+        }
+    }
+
+    fn unmap_whole<T, M: TableMemory>(
+        &mut self,
+        memory: &mut M,
+        commands: &impl Shared<CommandQueue>,
+        range: AddrRange<Iova>,
+        held: T,
+    ) -> Result<Stale<T>, NotUnmapped<T>> {
+        let walked = walked(memory, commands, self.how);
+        let unmapped = match &mut self.tables {
+            Tables::Stage1 { tables, .. } => tables.unmap_whole(&walked, range),
+            Tables::Stage2(tables) => tables.unmap_whole(&walked, range),
+        };
+        match unmapped {
+            Ok(tables) => Ok(self.stale(commands, range, tables, held)),
             Err(error) => Err(NotUnmapped { error, held }),
         }
     }

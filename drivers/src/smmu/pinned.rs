@@ -2,7 +2,7 @@
 
 use super::walked::Translation;
 use crate::iommu::Stale;
-use addr::{AddrRange, Chunk, Iova, PAGE_SHIFT, PAGE_SIZE, PhysAddr};
+use addr::{AddrRange, Iova, PAGE_SHIFT, PAGE_SIZE, PhysAddr, Run};
 use core::sync::atomic::AtomicU64;
 use pagetable::{
     Entries, MapError, Mapping, PINNED_BYTES, Stage1, Stage2, StaleTables, TableMemory, pinned_page,
@@ -39,7 +39,7 @@ impl Pinned {
         &self,
         memory: &M,
         first: usize,
-        chunks: impl Iterator<Item = Chunk> + Clone,
+        chunks: impl Iterator<Item: Run> + Clone,
         mapping: Mapping,
     ) -> Result<AddrRange<Iova>, MapError<Iova>> {
         let entries = memory.entries(self.table);

@@ -7,7 +7,7 @@ use super::iommu::{Smmu, Tables};
 use super::small::{Place, Small};
 use super::translated::Translated;
 use crate::sync::SpinLock;
-use addr::{AddrRange, Chunk, Iova, PhysAddr};
+use addr::{AddrRange, Iova, PhysAddr, Run};
 use alloc::boxed::Box;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
@@ -115,7 +115,7 @@ impl Domain {
     /// After [`DmaError::IommuTimeout`] nobody may use the chunks again; after all others everything is as before.
     pub(super) fn map(
         &self,
-        chunks: impl Iterator<Item = Chunk> + Clone,
+        chunks: impl Iterator<Item: Run> + Clone,
         wish: &Wish,
     ) -> Result<AddrRange<Iova>, DmaError> {
         if wish.fit == Fit::Whole && !wish.mask.holds(wish.len) {
@@ -169,7 +169,7 @@ impl Behind {
     #[inline]
     fn map(
         &self,
-        chunks: impl Iterator<Item = Chunk> + Clone,
+        chunks: impl Iterator<Item: Run> + Clone,
         wish: &Wish,
     ) -> Result<AddrRange<Iova>, DmaError> {
         if inject::fails(Step::Iova) {
@@ -260,7 +260,7 @@ fn direct(windows: &[BusWindow], mask: DmaMask) -> Direct {
 /// Where the bus shows `chunks`, if in one run and below the mask.
 fn place_direct(
     direct: &Direct,
-    chunks: impl Iterator<Item = Chunk> + Clone,
+    chunks: impl Iterator<Item: Run> + Clone,
     wish: &Wish,
 ) -> Result<AddrRange<Iova>, DmaError> {
     match direct.placement(chunks.clone()) {
@@ -273,7 +273,7 @@ fn place_direct(
 }
 
 /// The number of runs that chunks form.
-fn runs(chunks: impl Iterator<Item = Chunk>) -> usize {
+fn runs(chunks: impl Iterator<Item: Run>) -> usize {
     let mut end = None;
-    chunks.filter(|chunk| end.replace(chunk.range().end()) != Some(chunk.start())).count()
+    chunks.filter(|chunk| end.replace(chunk.end()) != Some(chunk.start())).count()
 }

@@ -4,7 +4,7 @@
 //! use, and stays until the domain ends, so there are never more than the most small mappings at one time needed.
 
 use super::iommu::Tables;
-use addr::{AddrRange, Chunk, Iova, PAGE_SIZE};
+use addr::{AddrRange, Iova, PAGE_SIZE, Run};
 use alloc::boxed::Box;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use dma_api::DmaError;
@@ -122,7 +122,7 @@ impl Small {
     pub fn map(
         &self,
         place: &Place,
-        chunks: impl Iterator<Item = Chunk> + Clone,
+        chunks: impl Iterator<Item: Run> + Clone,
         len: u64,
         mapping: Mapping,
     ) -> Result<AddrRange<Iova>, DmaError> {

@@ -12,7 +12,7 @@ use super::buffer::Side;
 use super::device::Device;
 use super::domain::{Fit, Wish};
 use crate::memory::{kmap, linear, zones};
-use addr::{AddrRange, Address, Chunk, Iova, MemoryType, Order, PAGE_SIZE, Pfn, PhysAddr};
+use addr::{AddrRange, Address, Chunk, Iova, MemoryType, Order, PAGE_SIZE, Pfn, PhysAddr, Run};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -53,20 +53,19 @@ fn refuse(memory: Box<dyn StreamMemory>, error: DmaError) -> Refused {
 
 fn lend(device: &Device, memory: &dyn StreamMemory, direction: Direction) -> Result<Lent, DmaError> {
     let segments = memory.segments();
-    let bytes = check(segments, direction, device.is_coherent())?;
-    let offset = offset(segments);
+    let List { offset, bytes, longest } = check(segments, direction, device.is_coherent())?;
     if !device.is_coherent() {
         hand_over(PageChunks::new(segments), Side::Device, direction);
     }
     let wish = Wish {
         // The pieces meet at page borders, so this is the sum of their pages.
         len: (offset + bytes).next_multiple_of(PAGE_SIZE),
-        align: alignment(segments),
+        align: alignment(longest),
         mask: device.mask(),
         fit: Fit::Whole,
         mapping: mapping(direction),
     };
-    let pages = device.domain().map(PageChunks::new(segments), &wish)?;
+    let pages = device.domain().map(segments.iter().map(WholePages::around), &wish)?;
     let start = pages.start() + offset;
     Ok(Lent { range: AddrRange::new(start, start + bytes), direction })
 }
@@ -107,41 +106,91 @@ fn mapping(direction: Direction) -> Mapping {
     }
 }
 
-/// The offset of the first byte in its page.
-fn offset(segments: &[Segment]) -> u64 {
-    segments.first().map_or(0, |first| first.start.raw() % PAGE_SIZE)
+/// A list that can be lent.
+struct List {
+    /// Of the first byte in its page.
+    offset: u64,
+    /// In all pieces.
+    bytes: u64,
+    /// At least the longest piece, at most what its power of two ends with.
+    longest: u64,
 }
 
-/// The bytes of a list that can be lent.
-fn check(segments: &[Segment], direction: Direction, coherent: bool) -> Result<u64, DmaError> {
-    let mut len: u64 = 0;
-    for (index, segment) in segments.iter().enumerate() {
-        let end = segment.start.checked_add(segment.len).ok_or(DmaError::TooLong { len: segment.len })?;
-        let inner = (index > 0, index + 1 < segments.len());
-        if segment.len == 0
-            || inner.0 && !segment.start.is_aligned(PAGE_SIZE)
-            || inner.1 && !end.is_aligned(PAGE_SIZE)
-        {
-            return Err(if segments.len() == 1 { DmaError::ZeroLength } else { DmaError::Ragged { index } });
-        }
-        len = len.checked_add(segment.len).ok_or(DmaError::TooLong { len: segment.len })?;
+/// log2 of what no address and no length comes near.
+const NUMBERS: u32 = u64::BITS - 2;
+
+/// Looks at every piece once.
+fn check(segments: &[Segment], direction: Direction, coherent: bool) -> Result<List, DmaError> {
+    let Some((first, rest)) = segments.split_first() else { return Err(DmaError::ZeroLength) };
+    let offset = first.start.raw() % PAGE_SIZE;
+    let mut end = first.start.raw().wrapping_add(first.len);
+    let (mut bytes, mut borders) = (first.len, 0);
+    // All bits that any of them has: what this says of the highest bits is true of every piece.
+    let (mut starts, mut lasts) = (first.start.raw(), first.len.wrapping_sub(1));
+    for Segment { start, len } in rest {
+        borders |= end | start.raw();
+        end = start.raw().wrapping_add(*len);
+        bytes = bytes.checked_add(*len).ok_or(DmaError::TooLong { len: *len })?;
+        (starts, lasts) = (starts | start.raw(), lasts | len.wrapping_sub(1));
     }
-    let offset = offset(segments);
-    match len {
-        0 => Err(DmaError::ZeroLength),
-        _ if !coherent && direction.device_writes() && !(offset | (offset + len)).is_multiple_of(LINE) => {
-            Err(DmaError::SharedLine { offset, len })
-        }
-        _ => Ok(len),
+    // Without the highest bits no length was 0, and no sum of two of them overflows.
+    if !borders.is_multiple_of(PAGE_SIZE) || (starts | lasts | bytes) >> NUMBERS != 0 {
+        return Err(fault(segments));
     }
+    if !coherent && direction.device_writes() && !(offset | (offset + bytes)).is_multiple_of(LINE) {
+        return Err(DmaError::SharedLine { offset, len: bytes });
+    }
+    Ok(List { offset, bytes, longest: lasts + 1 })
+}
+
+/// What is wrong with a list in which something is empty, is no memory, or does not meet its neighbour at a page border.
+#[cold]
+fn fault(segments: &[Segment]) -> DmaError {
+    let last = segments.len() - 1;
+    for (index, &Segment { start, len }) in segments.iter().enumerate() {
+        if (start.raw() | len.saturating_sub(1)) >> NUMBERS != 0 {
+            return DmaError::TooLong { len };
+        }
+        let starts = index == 0 || start.is_aligned(PAGE_SIZE);
+        let ends = index == last || (start + len).is_aligned(PAGE_SIZE);
+        if len == 0 || !starts || !ends {
+            return if last == 0 { DmaError::ZeroLength } else { DmaError::Ragged { index } };
+        }
+    }
+    DmaError::TooLong { len: segments.iter().map(|segment| segment.len).sum() }
 }
 
 /// The alignment that lets the longest piece be mapped by blocks or with the contiguous hint, if it is long enough for
 /// either.
-fn alignment(segments: &[Segment]) -> u64 {
-    let longest = segments.iter().map(|segment| segment.len).max().unwrap_or(0);
+fn alignment(longest: u64) -> u64 {
     let useful = [Order::BLOCK_2M, Order::CONTIGUOUS].map(Order::bytes);
     useful.into_iter().find(|&bytes| bytes <= longest).unwrap_or(PAGE_SIZE)
+}
+
+/// The whole pages around a piece of a list that [`check`] has seen.
+#[derive(Clone, Copy)]
+struct WholePages {
+    start: PhysAddr,
+    end: PhysAddr,
+}
+
+impl WholePages {
+    #[inline]
+    fn around(segment: &Segment) -> Self {
+        let end = (segment.start.raw() + segment.len).next_multiple_of(PAGE_SIZE);
+        Self { start: segment.start.align_down(PAGE_SIZE), end: PhysAddr::new(end) }
+    }
+}
+
+impl Run for WholePages {
+    #[inline]
+    fn start(&self) -> PhysAddr {
+        self.start
+    }
+    #[inline]
+    fn end(&self) -> PhysAddr {
+        self.end
+    }
 }
 
 /// The chunks of the whole pages around the pieces of a list that [`check`] has seen.

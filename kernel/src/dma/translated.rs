@@ -2,7 +2,7 @@
 
 use super::domain::{Fit, Wish};
 use super::iommu::{Smmu, Tables};
-use addr::{AddrRange, Chunk, Iova, Order, PAGE_SIZE};
+use addr::{AddrRange, Iova, Order, PAGE_SIZE, Run};
 use dma_api::DmaError;
 use drivers::iommu::{Domain as _, MapError, Stale};
 use drivers::smmu::{self, Pinned};
@@ -67,7 +67,7 @@ impl Translated {
     /// See [`Domain::map`](super::Domain::map).
     pub fn map(
         &mut self,
-        chunks: impl Iterator<Item = Chunk>,
+        chunks: impl Iterator<Item: Run>,
         wish: &Wish,
     ) -> Result<AddrRange<Iova>, DmaError> {
         let range = self.place(wish)?;
@@ -84,21 +84,24 @@ impl Translated {
             // Its first page is reachable then.
             Fit::Start => Iova::new(highest.raw().saturating_add(wish.len - PAGE_SIZE)),
         };
+        let range = self.ranges.alloc(wish.len, wish.align, limit);
+        range.or_else(|_| self.place_less_aligned(wish, limit)).map_err(|_| full)
+    }
+
+    #[cold]
+    fn place_less_aligned(&mut self, wish: &Wish, limit: Iova) -> Result<AddrRange<Iova>, RangeError<Iova>> {
         let smaller = [Order::BLOCK_2M, Order::CONTIGUOUS, Order::PAGE].map(Order::bytes);
-        let aligns =
-            core::iter::once(wish.align).chain(smaller.into_iter().filter(|&align| align < wish.align));
-        for align in aligns {
-            if let Ok(range) = self.ranges.alloc(wish.len, align, limit) {
-                return Ok(range);
-            }
+        let mut found = Err(RangeError::OutOfRange { len: wish.len, highest: limit });
+        for align in smaller.into_iter().filter(|&align| align < wish.align) {
+            found = found.or_else(|_| self.ranges.alloc(wish.len, align, limit));
         }
-        Err(full)
+        found
     }
 
     /// Maps `chunks` to `range`; on failure the range is free again, unless the IOMMU might still know some of it.
     fn fill(
         &mut self,
-        chunks: impl Iterator<Item = Chunk>,
+        chunks: impl Iterator<Item: Run>,
         range: AddrRange<Iova>,
         mapping: Mapping,
     ) -> Result<(), DmaError> {
@@ -122,7 +125,7 @@ impl Translated {
 
     /// Clears the tables of a range that one call has mapped.
     pub fn unmap<T>(&mut self, range: AddrRange<Iova>, held: T) -> Stale<T> {
-        match self.domain.unmap(&mut Tables, &self.smmu.commands, range, held) {
+        match self.domain.unmap_whole(&mut Tables, &self.smmu.commands, range, held) {
             Ok(stale) => stale,
             // It was mapped by one call, so no block is cut and no table is needed.
             Err(refused) => panic!("unmap of {range:?}: {:?}", refused.error),

@@ -161,6 +161,25 @@ impl Chunk {
     }
 }
 
+/// Whole frames that lie one behind the other: a chunk, or whatever else knows its start and its end.
+pub trait Run: Copy {
+    /// The first byte, at a frame's border.
+    fn start(&self) -> PhysAddr;
+    /// The first byte behind it, at another frame's border.
+    fn end(&self) -> PhysAddr;
+}
+
+impl Run for Chunk {
+    #[inline]
+    fn start(&self) -> PhysAddr {
+        Chunk::start(*self)
+    }
+    #[inline]
+    fn end(&self) -> PhysAddr {
+        PhysAddr::new(Chunk::start(*self).raw() + self.bytes())
+    }
+}
+
 impl fmt::Debug for Chunk {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Chunk({:#x}+{:#x})", self.start(), self.bytes())

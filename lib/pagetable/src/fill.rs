@@ -6,7 +6,7 @@ use crate::descriptor::Descriptor;
 use crate::geometry::{LAST_LEVEL, index, size};
 use crate::steps::{Cursor, Step};
 use crate::table::{load, store};
-use addr::{Chunk, PhysAddr};
+use addr::{PhysAddr, Run};
 use core::sync::atomic::AtomicU64;
 
 /// What went into one table.
@@ -26,7 +26,7 @@ struct Occupied {
 
 /// Writes leaves into one table until it or the list is at its end, another level's turn comes, or a slot is taken.
 #[inline(always)] // A call would cost as much as the page that is most often mapped.
-pub(crate) fn fill<I: Iterator<Item = Chunk>>(
+pub(crate) fn fill<I: Iterator<Item: Run>>(
     entries: &[AtomicU64],
     mut step: Step,
     cursor: &mut Cursor<I>,
@@ -47,7 +47,7 @@ pub(crate) fn fill<I: Iterator<Item = Chunk>>(
                 return Filled { first, end: end + written, occupied: Some(end + slot) };
             }
         }
-        if cursor.left == 0 || end == entries.len() {
+        if cursor.left() == 0 || end == entries.len() {
             break;
         }
         step = cursor.step();
@@ -60,7 +60,7 @@ pub(crate) fn fill<I: Iterator<Item = Chunk>>(
 
 /// Writes the leaves of one step, as far as there are slots for them, or none of them.
 #[inline]
-fn fill_step<I: Iterator<Item = Chunk>>(
+fn fill_step<I: Iterator<Item: Run>>(
     slots: &[AtomicU64],
     cursor: &mut Cursor<I>,
     step: Step,
@@ -85,22 +85,12 @@ fn fill_step<I: Iterator<Item = Chunk>>(
 
 /// Writes page after page while runs are short: all that a fragmented buffer takes.
 #[inline]
-fn fill_pages<I: Iterator<Item = Chunk>>(
+fn fill_pages<I: Iterator<Item: Run>>(
     slots: &[AtomicU64],
     cursor: &mut Cursor<I>,
     attributes: u64,
 ) -> Result<usize, Occupied> {
     let page = Descriptor::leaf(PhysAddr::new(0), LAST_LEVEL, attributes);
-    let mut count = 0;
-    let mut occupied = false;
-    cursor.pages(|to| {
-        let Some(slot) = slots.get(count) else { return false };
-        occupied = load(slot).is_valid();
-        if !occupied {
-            store(slot, page.further(to));
-            count += 1;
-        }
-        !occupied
-    });
+    let (count, occupied) = cursor.write_pages(slots, page);
     if occupied { Err(Occupied { written: count, slot: count }) } else { Ok(count) }
 }

@@ -7,7 +7,7 @@ use crate::steps::{Cursor, PAGES_ONLY, Step};
 use crate::table::{Found, add_live, clear_slot, live, load, write_link};
 use crate::unmap::Cleared;
 use crate::{Access, InputAddress, Mapping, OutOfTables, PageTable, TableMemory};
-use addr::{Chunk, PAGE_SIZE, PhysAddr};
+use addr::{PAGE_SIZE, PhysAddr, Run};
 
 /// Why a range was not mapped. Nothing of it is: what was done until then has been undone and invalidated.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -33,9 +33,9 @@ impl<A> From<OutOfTables> for MapError<A> {
 }
 
 impl<F: Format, A: InputAddress> PageTable<F, A> {
-    /// Maps `chunks`, one after the other, from `at` on.
+    /// Maps `chunks`, or other runs of frames, one after the other, from `at` on.
     ///
-    /// Leaves are as large as input and output allow; neighbouring chunks count as one. Every entry is written once,
+    /// Leaves are as large as input and output allow; neighbours count as one. Every entry is written once,
     /// and a table is filled before it is linked. The caller makes the entries seen before it hands out the range.
     ///
     /// After an error nothing of the range is mapped and nothing of it is in a TLB: entries that had been written
@@ -44,7 +44,7 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
         &mut self,
         m: &mut M,
         at: A,
-        chunks: impl IntoIterator<Item = Chunk>,
+        chunks: impl IntoIterator<Item: Run>,
         mapping: Mapping,
     ) -> Result<(), MapError<A>> {
         if !at.is_aligned(PAGE_SIZE) {
@@ -63,14 +63,14 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
         mapped
     }
 
-    fn map_all<M: TableMemory, I: Iterator<Item = Chunk>>(
+    fn map_all<M: TableMemory, I: Iterator<Item: Run>>(
         &mut self,
         m: &mut M,
         cursor: &mut Cursor<I>,
         attributes: u64,
     ) -> Result<(), MapError<A>> {
-        while cursor.left > 0 {
-            if cursor.left > self.input.len().saturating_sub(cursor.at) {
+        while cursor.left() > 0 {
+            if cursor.left() > self.input.len().saturating_sub(cursor.at) {
                 return Err(MapError::OutOfRange(self.input.address(cursor.at)));
             }
             // One turn for each table, not for each leaf.
@@ -89,7 +89,7 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
 
     /// Fills a table that walkers use.
     #[inline]
-    fn fill_table<M: TableMemory, I: Iterator<Item = Chunk>>(
+    fn fill_table<M: TableMemory, I: Iterator<Item: Run>>(
         &mut self,
         m: &mut M,
         table: PhysAddr,
@@ -108,7 +108,7 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
 
     /// Fills a new table, then links it, with the tables on the way to it, where a walk ended.
     #[inline(never)]
-    fn fill_new_table<M: TableMemory, I: Iterator<Item = Chunk>>(
+    fn fill_new_table<M: TableMemory, I: Iterator<Item: Run>>(
         &mut self,
         m: &mut M,
         found: &Found,

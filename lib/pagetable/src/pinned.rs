@@ -1,10 +1,12 @@
 //! Pages that are mapped and unmapped without a walk, in a last-level table that stays where it is.
 
 use crate::descriptor::{Descriptor, Format};
-use crate::geometry::{GROUP_LEN, LAST_LEVEL, OUTPUT_BITS, TABLE_LEN, index, size};
+use crate::geometry::{GROUP_LEN, LAST_LEVEL, TABLE_LEN, index, size};
+use crate::steps::fits_entry;
 use crate::table::{add_live, live, load, store, write_link};
+use crate::unmap::clear_mapped;
 use crate::{Entries, InputAddress, MapError, Mapping, PageTable, TableMemory};
-use addr::{Chunk, PAGE_SHIFT, PhysAddr};
+use addr::{PAGE_SHIFT, PhysAddr, Run};
 use core::marker::PhantomData;
 use core::ops::Range;
 use core::sync::atomic::AtomicU64;
@@ -55,7 +57,7 @@ impl<'a, F: Format, A: InputAddress> Pinned<'a, F, A> {
         Self { entries, format: PhantomData }
     }
 
-    /// Maps `chunks`, one after the other, from page `first` of the table on, which are the caller's and not mapped.
+    /// Maps `chunks`, or other runs of frames, one after the other, from page `first` of the table on, which are the caller's and not mapped.
     /// Returns the entries, which the caller makes seen ([`TableMemory::written`] and a barrier).
     ///
     /// # Errors
@@ -67,26 +69,22 @@ impl<'a, F: Format, A: InputAddress> Pinned<'a, F, A> {
     pub fn map(
         &self,
         first: usize,
-        chunks: impl Iterator<Item = Chunk> + Clone,
+        chunks: impl Iterator<Item: Run> + Clone,
         mapping: Mapping,
     ) -> Result<&'a [AtomicU64], MapError<A>> {
         if !F::can_express(mapping.access()) {
             return Err(MapError::Inexpressible(mapping.access()));
         }
-        let too_large = |chunk: &Chunk| chunk.first().raw() >> (OUTPUT_BITS - PAGE_SHIFT) != 0;
-        if let Some(chunk) = chunks.clone().find(too_large) {
-            return Err(MapError::OutputTooLarge(chunk.start()));
-        }
         let attributes = F::attributes::<A>(mapping);
+        if let Some(run) = chunks.clone().find(|run| !fits_entry(run)) {
+            return Err(MapError::OutputTooLarge(run.start()));
+        }
         let mut next = first;
-        for chunk in chunks {
-            let slots = &self.entries[next..next + chunk.frames() as usize];
-            let mut leaf = Descriptor::leaf(chunk.start(), LAST_LEVEL, attributes);
-            // Chunks are naturally aligned, so in a chunk of whole groups only the slots may not be.
-            if chunk.frames() >= GROUP_LEN as u64
-                && next.is_multiple_of(GROUP_LEN)
-                && !mapping.is_pages_only()
-            {
+        for run in chunks {
+            let slots =
+                &self.entries[next..next + ((run.end().raw() - run.start().raw()) >> PAGE_SHIFT) as usize];
+            let mut leaf = Descriptor::leaf(run.start(), LAST_LEVEL, attributes);
+            if slots.len() == GROUP_LEN && is_group(next, run.start()) && !mapping.is_pages_only() {
                 leaf = leaf.contiguous();
             }
             for slot in slots {
@@ -104,12 +102,15 @@ impl<'a, F: Format, A: InputAddress> Pinned<'a, F, A> {
     #[inline]
     pub fn unmap(&self, pages: Range<usize>) -> &'a [AtomicU64] {
         let slots = &self.entries[pages];
-        for slot in slots {
-            debug_assert!(load(slot).is_valid(), "a page is not mapped");
-            store(slot, Descriptor::INVALID);
-        }
+        clear_mapped(slots);
         slots
     }
+}
+
+/// Whether sixteen pages from `slot` and from `to` on may share a TLB entry.
+fn is_group(slot: usize, to: PhysAddr) -> bool {
+    let inside = size(LAST_LEVEL) * GROUP_LEN as u64 - 1;
+    slot.is_multiple_of(GROUP_LEN) && to.raw() & inside == 0
 }
 
 /// The page of its pinned table that translates `at`.

@@ -1,7 +1,10 @@
-//! From a list of chunks to leaves: neighbours joined into runs, runs cut into the largest leaves that fit.
+//! From a list of runs of frames to leaves: neighbours joined into runs, runs cut into the largest leaves that fit.
 
+use crate::Descriptor;
 use crate::geometry::{LAST_LEVEL, OUTPUT_BITS};
-use addr::{Chunk, PAGE_SHIFT, PAGE_SIZE, PhysAddr};
+use crate::table::{load, store};
+use addr::{PAGE_SHIFT, PAGE_SIZE, PhysAddr, Run};
+use core::sync::atomic::AtomicU64;
 
 /// Some equal leaves in a row, input and output both consecutive.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -62,35 +65,43 @@ impl Step {
     }
 }
 
-/// The way through a list of chunks: where the next leaf goes, and to what.
+/// The way through a list of runs: where the next leaf goes, and to what.
 pub(crate) struct Cursor<I> {
     /// Offset of the next leaf in the input address space.
     pub at: u64,
     /// Output address of the next leaf.
     pub to: u64,
-    /// Bytes left of the run that both are in. None at the end of the list.
-    pub left: u64,
+    /// Where the run ends that it is in, its neighbours included; `to` at the end of the list.
+    end: u64,
     /// No leaf is in a table above this level; or [`PAGES_ONLY`].
     top_level: u8,
-    chunks: I,
-    /// Start and length of the chunk that was looked at and did not join the run. No length at the end of the list.
+    /// `None` only while somebody has taken it out.
+    runs: Option<I>,
+    /// Start and end of the run that was looked at and did not join: the same at the end of the list.
     ahead: (u64, u64),
-    /// The chunk that ended the list early, since no entry can hold its addresses.
+    /// The run that ended the list early, since no entry can hold its addresses.
     too_large: Option<PhysAddr>,
 }
 
-impl<I: Iterator<Item = Chunk>> Cursor<I> {
-    pub fn new(at: u64, chunks: I, top_level: u8) -> Self {
-        let mut cursor = Self { at, to: 0, left: 0, top_level, chunks, ahead: (0, 0), too_large: None };
-        cursor.ahead = cursor.look();
+impl<I: Iterator<Item: Run>> Cursor<I> {
+    pub fn new(at: u64, runs: I, top_level: u8) -> Self {
+        let (mut runs, mut too_large) = (runs, None);
+        let ahead = look(&mut runs, &mut too_large);
+        let mut cursor = Self { at, to: 0, end: 0, top_level, runs: Some(runs), ahead, too_large };
         cursor.next_run();
         cursor
+    }
+
+    /// Bytes left of the run. None at the end of the list.
+    #[inline]
+    pub fn left(&self) -> u64 {
+        self.end - self.to
     }
 
     /// The next step, when there is anything left.
     #[inline]
     pub fn step(&self) -> Step {
-        Step::first(self.at, self.to, self.left, self.top_level)
+        Step::first(self.at, self.to, self.left(), self.top_level)
     }
 
     /// Goes on by `bytes`, at most what is left of the run.
@@ -98,8 +109,7 @@ impl<I: Iterator<Item = Chunk>> Cursor<I> {
     pub fn advance(&mut self, bytes: u64) {
         self.at += bytes;
         self.to += bytes;
-        self.left -= bytes;
-        if self.left == 0 {
+        if self.to == self.end {
             self.next_run();
         }
     }
@@ -107,60 +117,98 @@ impl<I: Iterator<Item = Chunk>> Cursor<I> {
     /// Whether the run is too short for anything but separate pages.
     #[inline]
     pub fn is_pages(&self) -> bool {
-        self.left.wrapping_sub(1) < (1 << SMALLEST_SHAPE) - 1
+        self.left().wrapping_sub(1) < (1 << SMALLEST_SHAPE) - 1
     }
 
-    /// Shows the output address of page after page, while runs are short and `visit` says to go on.
+    /// Writes page after page into free slots, while runs are short: all that a fragmented buffer takes. Returns how many
+    /// that were, and whether a slot was not free.
     #[inline]
-    pub fn pages(&mut self, mut visit: impl FnMut(u64) -> bool) {
-        // A copy: its address is nobody's, so it lives in registers for the time of the loop.
-        let Self { at, to, left, top_level, ahead, too_large, .. } = *self;
-        let mut run = Cursor { at, to, left, top_level, chunks: &mut self.chunks, ahead, too_large };
-        while run.is_pages() && visit(run.to) {
-            run.advance(PAGE_SIZE);
-        }
-        let Cursor { at, to, left, ahead, too_large, .. } = run;
-        (self.at, self.to, self.left, self.ahead, self.too_large) = (at, to, left, ahead, too_large);
-    }
-
-    #[inline]
-    fn next_run(&mut self) {
-        (self.to, self.left) = self.ahead;
-        if self.left == 0 {
-            return;
-        }
-        loop {
-            self.ahead = self.look();
-            if self.ahead.0 != self.to + self.left || self.ahead.1 == 0 {
-                return;
+    pub fn write_pages(&mut self, slots: &[AtomicU64], page: Descriptor) -> (usize, bool) {
+        // Copies: their addresses are nobody's, so they live in registers for the time of the loop.
+        let Some(mut runs) = self.runs.take() else { return (0, false) };
+        let Self { mut to, mut end, mut ahead, .. } = *self;
+        let mut left = slots.iter();
+        let mut occupied = false;
+        while end - to < 1 << SMALLEST_SHAPE {
+            let Some(slot) = left.as_slice().first() else { break };
+            occupied = load(slot).is_valid();
+            if occupied {
+                break;
             }
-            self.left += self.ahead.1;
+            left.next();
+            store(slot, page.further(to));
+            to += PAGE_SIZE;
+            if to == end {
+                (to, end) = ahead;
+                if to == end {
+                    break;
+                }
+                (end, ahead) = join(&mut runs, end, &mut self.too_large);
+            }
+        }
+        let count = slots.len() - left.len();
+        self.at += count as u64 * PAGE_SIZE;
+        (self.to, self.end, self.ahead, self.runs) = (to, end, ahead, Some(runs));
+        (count, occupied)
+    }
+
+    fn next_run(&mut self) {
+        (self.to, self.end) = self.ahead;
+        if let Some(runs) = &mut self.runs
+            && self.to != self.end
+        {
+            (self.end, self.ahead) = join(runs, self.end, &mut self.too_large);
         }
     }
 
-    /// Start and length of the next chunk; no length when there is none, or none that can be mapped.
-    #[inline]
-    fn look(&mut self) -> (u64, u64) {
-        let Some(chunk) = self.chunks.next() else { return (0, 0) };
-        // Chunks are naturally aligned, so one that begins inside of the output address space ends there too.
-        if chunk.first().raw() >> (OUTPUT_BITS - PAGE_SHIFT) != 0 {
-            self.too_large = Some(chunk.start());
-            return (0, 0);
-        }
-        (chunk.start().raw(), chunk.bytes())
-    }
-
-    /// Whether the list ended for want of chunks, or else the start of one that cannot be mapped.
+    /// Whether the list ended for want of runs, or else the start of one that cannot be mapped.
     pub fn ended(&self) -> Result<(), PhysAddr> {
         self.too_large.map_or(Ok(()), Err)
     }
+}
+
+/// Joins the neighbours behind a run that ends at `end`: where the last of them ends, and start and end of the run after
+/// it.
+#[inline(always)]
+fn join<R: Run>(
+    runs: &mut impl Iterator<Item = R>,
+    mut end: u64,
+    too_large: &mut Option<PhysAddr>,
+) -> (u64, (u64, u64)) {
+    loop {
+        let ahead = look(runs, too_large);
+        // The end of the list is no neighbour: no run ends at 0.
+        if ahead.0 != end {
+            return (end, ahead);
+        }
+        end = ahead.1;
+    }
+}
+
+/// Start and end of the next run; zeroes when there is none, or none that can be mapped.
+#[inline(always)]
+fn look<R: Run>(runs: &mut impl Iterator<Item = R>, too_large: &mut Option<PhysAddr>) -> (u64, u64) {
+    match runs.next() {
+        None => (0, 0),
+        Some(run) if !fits_entry(&run) => {
+            *too_large = Some(run.start());
+            (0, 0)
+        }
+        Some(run) => (run.start().raw(), run.end().raw()),
+    }
+}
+
+/// Whether entries can hold all its addresses.
+#[inline]
+pub(crate) fn fits_entry(run: &impl Run) -> bool {
+    run.end().raw() <= 1 << OUTPUT_BITS
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::geometry::shift;
-    use addr::{Order, Pfn};
+    use addr::{Chunk, Order, Pfn};
 
     /// All steps of one run, as (level, contiguous, leaves).
     fn steps(mut at: u64, mut to: u64, mut left: u64, top: u8) -> Vec<(u8, bool, u64)> {
@@ -221,9 +269,9 @@ mod tests {
         let two = Chunk::new(Pfn::new(10), Order::new(1).unwrap()).unwrap();
         let mut cursor = Cursor::new(0x8000, [page(8), page(9), two, page(20), page(19)].into_iter(), 0);
         let mut runs = Vec::new();
-        while cursor.left > 0 {
-            runs.push((cursor.at, cursor.to, cursor.left));
-            cursor.advance(cursor.left);
+        while cursor.left() > 0 {
+            runs.push((cursor.at, cursor.to, cursor.left()));
+            cursor.advance(cursor.left());
         }
         assert_eq!(runs, [(0x8000, 0x8000, 0x4000), (0xc000, 0x14000, 0x1000), (0xd000, 0x13000, 0x1000)]);
     }

@@ -2,7 +2,7 @@
 
 use crate::descriptor::{Descriptor, Format};
 use crate::geometry::{GROUP_LEN, LAST_LEVEL, index, size, slot_start};
-use crate::table::{drop_live, live, load, store};
+use crate::table::{Found, drop_live, live, load, store};
 use crate::{InputAddress, OutOfTables, PageTable, StaleTables, TableMemory};
 use addr::{AddrRange, Address, PAGE_SIZE, PhysAddr};
 use core::sync::atomic::AtomicU64;
@@ -73,6 +73,45 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
         Ok(gone.stale)
     }
 
+    /// [`PageTable::unmap`] of what some calls of [`PageTable::map`] have mapped, all of it: each page of `range` is
+    /// mapped, and no block or group reaches across its borders. So it needs no memory, and counts no entries.
+    pub fn unmap_whole<M: TableMemory>(
+        &mut self,
+        m: &M,
+        range: AddrRange<A>,
+    ) -> Result<StaleTables, UnmapError<A>> {
+        let (first, end) = self.offsets(range).map_err(|BadRange| UnmapError::BadRange(range))?;
+        let mut gone = Cleared::leaving_a_spare();
+        if first < end && !self.clear_whole_pages(m, first, end) {
+            self.clear(m, self.root, self.start_level, first, end - 1, &mut gone);
+        }
+        Ok(gone.stale)
+    }
+
+    /// [`PageTable::clear_pages`] where all of them are mapped.
+    #[inline]
+    fn clear_whole_pages<M: TableMemory>(&mut self, m: &M, first: u64, end: u64) -> bool {
+        let Some((found, table_start)) = self.only_table(m, first, end) else { return false };
+        if found.level != LAST_LEVEL {
+            return false;
+        }
+        let slots = &m.entries(found.table)[found.slot..=index(end - 1, LAST_LEVEL)];
+        clear_mapped(slots);
+        m.written(slots);
+        drop_live(m, found.table, slots.len());
+        live(m, found.table) > 0 || self.may_stay(m, found.table, table_start, true)
+    }
+
+    /// The walk to the last-level table that all of a range is in, and where that table begins; `None` if there are
+    /// several, or the range is all of it.
+    #[inline]
+    fn only_table<M: TableMemory>(&self, m: &M, first: u64, end: u64) -> Option<(Found, u64)> {
+        let table_size = size(LAST_LEVEL - 1);
+        let table_start = first & !(table_size - 1);
+        let one = end - table_start <= table_size && end - first < table_size;
+        one.then(|| (self.walk(m, first, LAST_LEVEL), table_start))
+    }
+
     /// Unmaps what is mapped in `range`, and keeps the tables, so that mapping pages there again needs no memory. The
     /// caller invalidates the range (last-level entries are enough), then reuses the frames.
     pub fn unmap_keeping_tables<M: TableMemory>(
@@ -95,12 +134,7 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
     /// enough. `false` if it takes more: then it has cleared nothing, or left a table empty.
     #[inline]
     fn clear_pages<M: TableMemory>(&mut self, m: &M, first: u64, end: u64) -> bool {
-        let table_size = size(LAST_LEVEL - 1);
-        let table_start = first & !(table_size - 1);
-        if end - table_start > table_size || end - first == table_size {
-            return false;
-        }
-        let found = self.walk(m, first, LAST_LEVEL);
+        let Some((found, table_start)) = self.only_table(m, first, end) else { return false };
         if found.level != LAST_LEVEL {
             return !found.entry.is_valid();
         }
@@ -199,4 +233,20 @@ fn clear_leaves(slots: &[AtomicU64]) -> usize {
         }
     }
     removed
+}
+
+/// Clears entries that are all valid.
+#[inline]
+pub(crate) fn clear_mapped(slots: &[AtomicU64]) {
+    debug_assert!(slots.iter().all(|slot| load(slot).is_valid()), "a hole in what is mapped");
+    let (eights, rest) = slots.as_chunks::<8>();
+    // Eight at a time: the stores are all that counts.
+    for eight in eights {
+        for slot in eight {
+            store(slot, Descriptor::INVALID);
+        }
+    }
+    for slot in rest {
+        store(slot, Descriptor::INVALID);
+    }
 }

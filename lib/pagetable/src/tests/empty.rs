@@ -120,3 +120,42 @@ fn tables_kept_on_request_serve_the_next_map_without_memory() {
     d.unmap(0, 4 * M);
     assert_eq!((d.table.tables(), d.m.allocated()), (1, 1));
 }
+
+#[test]
+fn what_was_mapped_whole_goes_whole_at_the_same_cost_in_tables() {
+    let lists = |n: u64| -> Vec<Chunk> {
+        match n {
+            0 => vec![chunk(2 * G, 4 * K)],
+            1 => scattered(2 * G, 256).collect(),
+            2 => scattered(2 * G, 512).collect(),
+            3 => vec![chunk(2 * G, 64 * K), chunk(3 * G, 4 * K)],
+            4 => vec![chunk(2 * G, 2 * M), chunk(4 * G, 2 * M)],
+            _ => scattered(2 * G, 1500).collect(),
+        }
+    };
+    for at in [0, 4 * K, 2 * M - 64 * K, 2 * M] {
+        for n in 0..6 {
+            let bytes = lists(n).iter().map(|chunk| chunk.bytes()).sum();
+            let run = |whole: bool, neighbour: bool| {
+                let mut d = Device::new(48);
+                d.table = d.table.keeping_one_empty();
+                if neighbour {
+                    d.map(at + bytes, [chunk(5 * G, 4 * K)], RW);
+                }
+                d.map(at, lists(n), RW);
+                let stale = if whole {
+                    d.table.unmap_whole(&d.m, range(at, bytes)).unwrap()
+                } else {
+                    d.table.unmap(&mut d.m, range(at, bytes)).unwrap()
+                };
+                d.m.invalidate(at, bytes);
+                stale.release(&mut d.m);
+                d.m.check_quiet();
+                (d.leaves(), d.table.tables(), d.m.allocated())
+            };
+            for neighbour in [false, true] {
+                assert_eq!(run(true, neighbour), run(false, neighbour), "{n} at {at:#x}, {neighbour}");
+            }
+        }
+    }
+}
