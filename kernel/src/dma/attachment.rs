@@ -46,7 +46,7 @@ impl Attachment {
             }
         };
         let this = Self { device: device.clone(), buffer: Some(buffer), range };
-        this.event().print("attach");
+        trace::note("attach", || this.event());
         trace::chunks(this.buffer().chunks());
         Ok(this)
     }
@@ -89,7 +89,7 @@ fn mapping(device: &Device, buffer: &Buffer) -> Mapping {
 
 impl Drop for Attachment {
     fn drop(&mut self) {
-        self.event().print("detach");
+        trace::note("detach", || self.event());
         let buffer = self.buffer.take();
         // A time-out is logged there, and keeps the buffer alive for good.
         drop(self.device.domain().unmap(self.range, buffer));

@@ -6,9 +6,9 @@
 use super::counters;
 use super::frames;
 use super::inject::{self, Step};
-use super::trace::Event;
+use super::trace::{self, Event};
 use crate::memory::vmalloc::{self, VMALLOC};
-use crate::memory::{kmap, layout, linear, zones};
+use crate::memory::{heap, kmap, layout, linear, zones};
 use addr::{AddrRange, Chunk, KernelVa, MemoryType, PAGE_SIZE};
 use alloc::sync::Arc;
 use dma_api::{Attrs, Direction, DmaError};
@@ -42,6 +42,10 @@ impl Buffer {
     /// # Errors
     /// As [`frames::take`]; everything is as before.
     pub(super) fn new(request: &Request, attrs: Attrs, memory: MemoryType) -> Result<Arc<Self>, DmaError> {
+        // An `Arc` that finds no room panics.
+        if !heap::has_room(heap::block_bytes::<Self>()) {
+            return Err(DmaError::OutOfHeap);
+        }
         let mut buffer = Arc::new(Self { frames: Frames::new(), attrs, memory, view: Once::new() });
         // In place: moving the list about would cost more than finding a chunk.
         let Some(this) = Arc::get_mut(&mut buffer) else { unreachable!("nobody else has seen it") };
@@ -49,7 +53,7 @@ impl Buffer {
         // From here on, dropping the buffer is the undo.
         buffer.count(counters::Gauge::add);
         match memory {
-            MemoryType::WriteBack => kmap::zero_all(buffer.chunks()),
+            MemoryType::WriteBack => kmap::zero_all(&buffer.frames),
             _ => {
                 buffer.chunks().filter(|&chunk| is_low(chunk)).for_each(linear::remove);
                 kmap::zero_all_non_cacheable(buffer.chunks());
@@ -155,7 +159,7 @@ impl Buffer {
 
     /// Says in the trace that a program has mapped it.
     pub fn trace_mmap(&self) {
-        self.event().print("mmap");
+        trace::note("mmap", || self.event());
     }
 
     pub(super) fn event(&self) -> Event<'static> {
@@ -169,7 +173,7 @@ impl Drop for Buffer {
         if self.frames.is_empty() {
             return;
         }
-        self.event().print("free");
+        trace::note("free", || self.event());
         self.count(counters::Gauge::sub);
         // The kernel's mapping first: no frame gets its cacheable alias back, or another owner, while it is there.
         self.view = Once::new();

@@ -4,7 +4,8 @@ use super::attachment::Attachment;
 use super::buffer::Buffer;
 use super::device::Device;
 use super::domain::Fit;
-use crate::memory::layout;
+use super::trace;
+use crate::memory::{heap, layout};
 use addr::{AddrRange, Chunk, MemoryType, Order, PAGE_SIZE, PhysAddr};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -40,7 +41,7 @@ fn try_alloc(device: &Arc<Device>, len: u64, attrs: Attrs) -> Result<Attachment,
         Some(low) => Buffer::new(&low, attrs, memory).or_else(|_| Buffer::new(&request, attrs, memory)),
         None => Buffer::new(&request, attrs, memory),
     }?;
-    buffer.event().for_device(device).print("alloc");
+    trace::note("alloc", || buffer.event().for_device(device));
     let attachment = Attachment::new(device, buffer, Fit::Whole)?;
     if wants_view(device, attrs) {
         attachment.buffer().make_kernel_view()?;
@@ -63,7 +64,7 @@ pub fn alloc_unattached(len: u64, attrs: Attrs) -> Result<Arc<Buffer>, DmaError>
         ..Request::new(frames)
     };
     let buffer = Buffer::new(&request, attrs, memory)?;
-    buffer.event().print("alloc");
+    trace::note("alloc", || buffer.event());
     Ok(buffer)
 }
 
@@ -140,6 +141,9 @@ impl DmaSpace for Space {
     }
 
     fn alloc(&self, len: usize, attrs: Attrs) -> Result<DmaBuffer, DmaError> {
+        if !heap::has_room(heap::block_bytes::<Owned>()) {
+            return Err(DmaError::OutOfHeap);
+        }
         let attachment = alloc(&self.0, len as u64, attrs)?;
         let view = attachment.buffer().kernel_view();
         let view = view.and_then(|range| NonNull::new(range.start().raw() as *mut u8));

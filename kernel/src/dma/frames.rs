@@ -39,7 +39,27 @@ impl FrameSource for Source {
 ///
 /// # Errors
 /// [`DmaError::OutOfFrames`], [`DmaError::OutOfHeap`], [`DmaError::TooLong`], [`DmaError::ZeroLength`].
+#[inline]
 pub(super) fn take(request: &Request, list: &mut Frames) -> Result<(), DmaError> {
+    match kept(request) {
+        Some(chunk) => list.push(chunk).map_err(|(chunk, _)| {
+            zones::give(chunk);
+            DmaError::OutOfHeap
+        }),
+        None => search(request, list),
+    }
+}
+
+/// The one chunk that is wanted, if this CPU keeps it. Which is most of the time, and needs no search.
+#[inline]
+fn kept(request: &Request) -> Option<OwnedChunk> {
+    // The try that is to fail is left to the search.
+    let order = request.one_chunk().filter(|_| !inject::is_armed(Step::Chunk))?;
+    zones::take_kept(order, request.reach)
+}
+
+#[inline(never)]
+fn search(request: &Request, list: &mut Frames) -> Result<(), DmaError> {
     fail_early(request.frames)?;
     chunks::take_into(&mut Source::default(), request, list).map_err(|error| match error {
         ChunkError::Nothing => DmaError::ZeroLength,

@@ -277,7 +277,7 @@ impl Pages {
                 last.len -= pages.frames.bytes() - len;
             }
         }
-        kmap::zero_all(pages.frames.chunks());
+        kmap::zero_all(&pages.frames);
         Ok(Box::new(pages))
     }
 

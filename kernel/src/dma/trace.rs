@@ -28,12 +28,13 @@ impl<'a> Event<'a> {
     pub fn for_device(self, device: &'a Device) -> Self {
         Self { device: Some(device), ..self }
     }
+}
 
-    /// Prints the event as `name`, if somebody wants to know.
-    pub fn print(&self, name: &str) {
-        if ON.load(Relaxed) {
-            kprintln!("dma: {name} {self}");
-        }
+/// Prints the event as `name`, if somebody wants to know.
+#[inline]
+pub(super) fn note<'a>(name: &str, event: impl FnOnce() -> Event<'a>) {
+    if ON.load(Relaxed) {
+        kprintln!("dma: {name} {}", event());
     }
 }
 

@@ -169,6 +169,11 @@ pub fn ensure_reserve() -> bool {
     FREE.load(Ordering::Relaxed) >= RESERVE || zones::locked_here() || grow(Layout::new::<u64>())
 }
 
+/// Bytes of the block that a `T` takes, also in an `Arc`.
+pub const fn block_bytes<T>() -> usize {
+    (size_of::<T>() + 2 * size_of::<usize>()).next_power_of_two()
+}
+
 /// Whether `bytes` can be allocated without touching the reserve, after taking more lowmem if need be. Asked before
 /// work that is done for a program: an allocation that fails inside it would be the end of the kernel.
 pub fn has_room(bytes: usize) -> bool {

@@ -13,6 +13,7 @@ use addr::{AddrRange, Chunk, KernelVa, MemoryType, Order, PAGE_SIZE, Pfn, PhysAd
 use arch::cpu::IrqGuard;
 use arch::tlb::Level;
 use core::{iter, mem};
+use memory::Frames;
 use pagetable::{MapError, Mapping, Window};
 use spin::Once;
 
@@ -49,15 +50,23 @@ pub fn init_cpu(cpu: usize, anchor: Chunk) -> Result<(), MapError<KernelVa>> {
 /// returns. `f` must neither sleep nor open another window.
 ///
 /// The caller owns the chunk, and there is no other mapping of it with another memory type.
+#[inline]
 pub fn with_window(chunk: Chunk, memory: MemoryType, mut f: impl FnMut(AddrRange<KernelVa>)) {
     if chunk.bytes() <= PAGES {
         let mut pages = Pages::none();
         pages.add(chunk, memory);
-        return pages.show(&mut f);
+        pages.show(&mut f);
+    } else {
+        show_blocks(chunk, memory, &mut f);
     }
+}
+
+/// Shows `chunk`, more than [`PAGES`] bytes, piece by piece.
+#[inline(never)]
+fn show_blocks(chunk: Chunk, memory: MemoryType, f: &mut impl FnMut(AddrRange<KernelVa>)) {
     let _irqs = arch::cpu::mask_irqs();
     for piece in pieces(chunk) {
-        show_block(piece, memory, &mut f);
+        show_block(piece, memory, f);
     }
 }
 
@@ -174,14 +183,23 @@ pub fn with_frame(address: PhysAddr, f: impl FnMut(AddrRange<KernelVa>)) {
 
 /// Fills `chunk`, which is or will be write-back memory, with zeroes.
 pub fn zero(chunk: Chunk) {
-    zero_all(iter::once(chunk));
+    // SAFETY: the window maps the caller's chunk, writable, and nobody else refers to it yet.
+    with_write_back(chunk, |range| unsafe { arch::cache::zero(range) });
 }
 
-/// Fills `chunks`, which are or will be write-back memory, with zeroes.
+/// Fills all of `frames`, which are or will be write-back memory, with zeroes.
 #[inline]
-pub fn zero_all(chunks: impl Iterator<Item = Chunk>) {
+pub fn zero_all(frames: &Frames) {
+    match frames.only() {
+        Some(chunk) => zero(chunk),
+        None => zero_many(frames),
+    }
+}
+
+#[inline(never)]
+fn zero_many(frames: &Frames) {
     // SAFETY: the window maps the caller's chunks, writable, and nobody else refers to them yet.
-    with_all(chunks, MemoryType::WriteBack, |range| unsafe { arch::cache::zero(range) });
+    with_all(frames.chunks(), MemoryType::WriteBack, |range| unsafe { arch::cache::zero(range) });
 }
 
 /// Fills `chunks`, which will be non-cacheable and have no cacheable mapping any more, with zeroes.

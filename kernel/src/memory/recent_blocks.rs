@@ -20,7 +20,6 @@ struct Link {
 pub struct RecentBlocks {
     stacks: [Option<NonNull<Link>>; SIZES],
     lens: [u32; SIZES],
-    bytes: usize,
 }
 
 // SAFETY: the blocks belong to this value alone; no CPU has anything of its own about them.
@@ -29,12 +28,12 @@ unsafe impl Send for RecentBlocks {}
 impl RecentBlocks {
     /// None.
     pub const fn new() -> Self {
-        Self { stacks: [None; SIZES], lens: [0; SIZES], bytes: 0 }
+        Self { stacks: [None; SIZES], lens: [0; SIZES] }
     }
 
     /// Bytes of all blocks kept.
     pub fn bytes(&self) -> usize {
-        self.bytes
+        self.lens.iter().enumerate().map(|(index, &len)| (len as usize) << (index as u32 + SMALLEST)).sum()
     }
 
     /// A block of `size` bytes (a power of two), aligned to its size.
@@ -44,7 +43,6 @@ impl RecentBlocks {
         // SAFETY: `push` wrote the link, and the block has been this value's alone since.
         self.stacks[index] = unsafe { block.read() }.next;
         self.lens[index] -= 1;
-        self.bytes -= size;
         Some(block.cast())
     }
 
@@ -69,7 +67,6 @@ impl RecentBlocks {
         unsafe { link.write(Link { next: self.stacks[index] }) };
         self.stacks[index] = Some(link);
         self.lens[index] += 1;
-        self.bytes += size;
         true
     }
 }

@@ -83,6 +83,12 @@ pub fn take_for_heap(order: Order, room: impl Fn() -> bool) -> Option<Chunk> {
     chunk.map(OwnedChunk::release)
 }
 
+/// A chunk of exactly `order` in the preferred zone of `reach`, if this CPU keeps one: [`take`] may find more.
+#[inline]
+pub fn take_kept(order: Order, reach: Reach) -> Option<OwnedChunk> {
+    magazines::take(order, reach)
+}
+
 /// A chunk of exactly `order` within `reach`; `None` when there is none.
 pub fn take(order: Order, reach: Reach) -> Option<OwnedChunk> {
     Source::default().take(order, reach)

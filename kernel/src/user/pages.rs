@@ -13,7 +13,7 @@ static PINS: SpinLock<Pins> = SpinLock::new(Pins::new());
 /// So many zero-filled frames, highmem first.
 pub fn take_zeroed(frames: u64) -> Result<Frames, ChunkError> {
     let frames = chunks::take(&mut zones::Source::default(), &Request::new(frames))?;
-    kmap::zero_all(frames.chunks());
+    kmap::zero_all(&frames);
     Ok(frames)
 }
 

@@ -22,6 +22,16 @@ impl Request {
     pub const fn new(frames: u64) -> Self {
         Self { frames, largest: Order::MAX, contiguous: false, reach: Reach::ANYWHERE }
     }
+
+    /// The order of the chunk that [`take`] looks for first, if that alone is all that is wanted.
+    #[inline]
+    pub const fn one_chunk(&self) -> Option<Order> {
+        match Order::fitting(self.frames) {
+            Some(order) if order.frames() != self.frames => None,
+            Some(order) if order.log2() > self.largest.log2() && !self.contiguous => None,
+            order => order,
+        }
+    }
 }
 
 /// Why there are no frames. Everything is as it was before.

@@ -117,16 +117,23 @@ impl Frames {
     }
 
     /// Appends the chunk. When the heap has no room for the list to grow, the chunk comes back.
+    #[inline]
     pub fn push(&mut self, chunk: OwnedChunk) -> Result<(), (OwnedChunk, OutOfHeap)> {
+        let Some(slot) = self.inline.get_mut(usize::from(self.inline_len)) else {
+            return self.push_to_piece(chunk);
+        };
+        self.frames += chunk.chunk().frames();
+        *slot = chunk.release();
+        self.inline_len += 1;
+        Ok(())
+    }
+
+    #[inline(never)]
+    fn push_to_piece(&mut self, chunk: OwnedChunk) -> Result<(), (OwnedChunk, OutOfHeap)> {
         let frames = chunk.chunk().frames();
-        if usize::from(self.inline_len) < INLINE {
-            self.inline[usize::from(self.inline_len)] = chunk.release();
-            self.inline_len += 1;
-        } else {
-            match self.piece_with_room() {
-                Ok(piece) => piece.push(chunk.release()),
-                Err(full) => return Err((chunk, full)),
-            }
+        match self.piece_with_room() {
+            Ok(piece) => piece.push(chunk.release()),
+            Err(full) => return Err((chunk, full)),
         }
         self.frames += frames;
         Ok(())
@@ -168,6 +175,13 @@ impl Frames {
     #[inline]
     pub fn chunks(&self) -> impl Iterator<Item = Chunk> + Clone {
         Chunks { piece: self.inline().iter(), pieces: self.pieces.iter() }
+    }
+
+    /// The chunk, if there is only one.
+    #[inline]
+    pub fn only(&self) -> Option<Chunk> {
+        // There is a piece only behind a full list in place.
+        if self.inline_len == 1 { Some(self.inline[0]) } else { None }
     }
 
     /// The number of chunks.
@@ -301,7 +315,7 @@ mod tests {
     fn a_long_list_keeps_its_order() {
         let mut frames = Frames::new();
         for number in 0..5000 {
-            assert_eq!(frames.len(), number as usize);
+            assert_eq!((frames.len(), frames.only().is_some()), (number as usize, number == 1));
             frames.push(page(number)).unwrap();
         }
         assert_eq!((frames.len(), frames.frames(), frames.bytes()), (5000, 5000, 5000 << 12));

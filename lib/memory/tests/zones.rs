@@ -119,6 +119,20 @@ fn contiguous_runs_give_back_their_tail() {
 }
 
 #[test]
+fn a_request_for_one_chunk_says_which() {
+    let whole = |frames| Request::new(frames).one_chunk().map(Order::log2);
+    assert_eq!(
+        [0, 1, 2, 3, 512, 513, 1 << 19].map(whole),
+        [None, Some(0), Some(1), None, Some(9), None, None]
+    );
+    let pages = Request { largest: Order::PAGE, ..Request::new(4) };
+    assert_eq!(
+        (pages.one_chunk(), Request { contiguous: true, ..pages }.one_chunk()),
+        (None, Some(order(2)))
+    );
+}
+
+#[test]
 fn requests_for_nothing_and_for_too_much_change_nothing() {
     let mut zones = zones(16, 20, 32);
     assert_eq!(chunks::take(&mut zones, &Request::new(0)).unwrap_err(), ChunkError::Nothing);
