@@ -20,6 +20,8 @@ mod error;
 #[cfg(feature = "fake")]
 mod fake;
 mod mask;
+#[cfg(doctest)]
+mod misuse;
 mod stream;
 mod view;
 

@@ -2,6 +2,7 @@
 
 mod breaking;
 mod cost;
+mod elsewhere;
 mod empty;
 mod failing;
 mod fake;

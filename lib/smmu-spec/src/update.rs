@@ -301,6 +301,44 @@ mod tests {
         replay(with(space), ContextDescriptor::INVALID);
     }
 
+    /// Every transition, with its number of syncs and whether a transaction never meets an entry that is not valid.
+    #[test]
+    fn transitions_cost_so_many_syncs_and_are_hitless_or_not() {
+        let (invalid, abort, bypass) =
+            (Ste::INVALID, Ste::new(StreamConfig::Abort), Ste::new(StreamConfig::Bypass));
+        let (first, second) = (stage1(0x1000), stage2(1, 0x5000));
+        let cases = [
+            (invalid, abort, 1, true),
+            (invalid, bypass, 2, true),
+            (invalid, first, 2, true),
+            (invalid, second, 2, true),
+            (abort, invalid, 1, true),
+            (abort, bypass, 2, true),
+            (abort, first, 2, true),
+            (abort, second, 2, true),
+            (bypass, invalid, 2, true),
+            (bypass, abort, 2, true),
+            (bypass, first, 2, true),
+            (bypass, second, 2, true),
+            (first, invalid, 2, true),
+            (first, abort, 2, true),
+            (first, bypass, 2, true),
+            (first, stage1(0x2040), 1, true),
+            (first, second, 3, false),
+            (second, invalid, 2, true),
+            (second, abort, 2, true),
+            (second, bypass, 2, true),
+            (second, first, 3, false),
+            (second, stage2(1, 0x6000), 1, true),
+            (second, stage2(2, 0x6000), 3, false),
+        ];
+        let outcomes = cases.map(|(live, target, ..)| {
+            let syncs = update(live, target).iter().filter(|step| *step == Step::Sync).count();
+            (live, target, syncs, !replay(live, target))
+        });
+        assert_eq!(outcomes, cases);
+    }
+
     #[test]
     fn equal_entries_are_still_synchronised() {
         let abort = Ste::new(StreamConfig::Abort);

@@ -1,0 +1,189 @@
+//! What other trees of page tables are tested with: every size of block at fresh addresses, maps over what is there, the
+//! last block below the top, ranges at random that collide, blocks in the place of pages, parts of blocks, every overlap
+//! and every part of a small buffer. The tables after it are as many as before.
+
+use super::*;
+use crate::MapError;
+use std::collections::BTreeSet;
+
+/// Bits of input with a root of every length and level.
+const INPUTS: [u8; 9] = [25, 30, 31, 36, 39, 40, 42, 44, 48];
+/// Every size of leaf, and of a contiguous group.
+const SIZES: [u64; 5] = [4 * K, 64 * K, 2 * M, 32 * M, G];
+
+/// The output for a leaf of `bytes`, in the middle and at the end of the 48 bits that an entry has.
+fn outputs(bytes: u64) -> [u64; 2] {
+    [4 * G, (1 << 48) - bytes]
+}
+
+fn try_map(d: &mut Device, at: u64, chunks: impl IntoIterator<Item = Chunk>) -> Result<(), MapError<Iova>> {
+    d.table.map(&mut d.m, Iova::new(at), chunks, RW)
+}
+
+/// The map is refused because of what is at `taken`, and nothing is other than before.
+fn refused(d: &mut Device, at: u64, bytes: u64, taken: u64) {
+    let before = (d.leaves(), d.table.tables());
+    let error = try_map(d, at, Chunk::of_range(range_of(8 * G, bytes)));
+    assert_eq!(error, Err(MapError::AlreadyMapped(Iova::new(taken))), "{at:#x}+{bytes:#x}");
+    assert_eq!((d.leaves(), d.table.tables()), before, "{at:#x}+{bytes:#x}");
+}
+
+fn range_of(start: u64, len: u64) -> AddrRange<PhysAddr> {
+    AddrRange::new(PhysAddr::new(start), PhysAddr::new(start + len))
+}
+
+#[test]
+fn every_size_of_block_is_mapped_refused_and_unmapped_at_fresh_addresses() {
+    for bits in INPUTS {
+        for bytes in SIZES.into_iter().filter(|bytes| bytes * 4 <= 1 << bits) {
+            for to in outputs(bytes) {
+                let mut d = Device::new(bits);
+                let tables = d.table.tables();
+                // At the start, somewhere, and the last below the top.
+                for at in [0, 2 * bytes, (1 << bits) - bytes] {
+                    d.map(at, [chunk(to, bytes)], RW);
+                    for offset in [0, bytes / 2 + 42, bytes - 1] {
+                        assert_eq!(
+                            d.translate(at + offset),
+                            Some(PhysAddr::new(to + offset)),
+                            "{bits} {at:#x}"
+                        );
+                    }
+                    refused(&mut d, at, bytes, at);
+                    refused(&mut d, at + bytes - 4 * K, 4 * K, refusal(at, bytes));
+                }
+                assert_eq!(d.translate(bytes), None);
+                for at in [0, 2 * bytes, (1 << bits) - bytes] {
+                    d.unmap(at, bytes);
+                    assert_eq!((d.translate(at), d.translate(at + bytes - 1)), (None, None));
+                    d.map(at, [chunk(to, bytes)], RW);
+                    d.unmap(at, bytes);
+                }
+                assert_eq!((d.leaves(), d.table.tables()), (vec![], tables), "{bits} bits, {bytes:#x}");
+            }
+        }
+    }
+}
+
+/// Where a map of the last page meets a block: at the page itself.
+fn refusal(at: u64, bytes: u64) -> u64 {
+    at + bytes - 4 * K
+}
+
+#[test]
+fn nothing_is_mapped_past_the_top_of_either_side() {
+    for bits in INPUTS {
+        let mut d = Device::new(bits);
+        let past = try_map(&mut d, (1 << bits) - 4 * K, [chunk(G, 8 * K)]);
+        assert!(matches!(past, Err(MapError::OutOfRange(_))), "{past:?}");
+        let past = try_map(&mut d, 0, [chunk((1 << 48) - 4 * K, 4 * K), chunk(1 << 48, 4 * K)]);
+        assert_eq!(past, Err(MapError::OutputTooLarge(PhysAddr::new(1 << 48))));
+        assert_eq!(d.leaves(), []);
+    }
+}
+
+#[test]
+fn a_thousand_random_ranges_collide_as_they_have_to() {
+    let mut d = Device::new(39);
+    let (tables, mut taken, mut mapped) = (d.table.tables(), BTreeSet::new(), Vec::new());
+    let mut number: u64 = 42;
+    let mut below = |end: u64| {
+        number = number.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+        (number >> 33) % end
+    };
+    for _ in 0..1000 {
+        let (page, pages) = (below(1 << 14), 1 << below(6));
+        let page = if below(2) == 0 { page & !(pages - 1) } else { page };
+        let first = (page..page + pages).find(|page| taken.contains(page));
+        match first {
+            Some(first) => refused(&mut d, page * 4 * K, pages * 4 * K, first * 4 * K),
+            None => {
+                d.map(page * 4 * K, [chunk(16 * G + (page & !(pages - 1)) * 4 * K, pages * 4 * K)], RW);
+                taken.extend(page..page + pages);
+                mapped.push((page, pages));
+            }
+        }
+    }
+    assert!(mapped.len() > 200 && mapped.len() < 800, "{}", mapped.len());
+    mapped.into_iter().for_each(|(page, pages)| d.unmap(page * 4 * K, pages * 4 * K));
+    assert_eq!((d.leaves(), d.table.tables()), (vec![], tables));
+}
+
+#[test]
+fn a_block_takes_the_place_of_smaller_pages_and_they_of_it() {
+    let mut d = Device::new(48);
+    for (large, small) in [(2 * M, 4 * K), (G, 2 * M)] {
+        let tables = d.table.tables();
+        for _ in 0..2 {
+            d.map(G, (0..large / small).map(|n| chunk(64 * G + 2 * n * small, small)), RW);
+            assert_eq!(d.leaves().len() as u64, large / small);
+            d.unmap(G, large);
+            d.map(G, [chunk(4 * G, large)], RW);
+            assert_eq!(d.leaves(), [(G, 4 * G, large, false)]);
+            d.unmap(G, large);
+        }
+        assert_eq!(d.table.tables(), tables);
+    }
+}
+
+#[test]
+fn a_part_of_a_block_leaves_so_many_leaves() {
+    // What goes out of 1 GiB, and how many leaves of 1 GiB, 2 MiB and 4 KiB stay.
+    let cases = [
+        ((0, 4 * K), [0, 511, 511]),
+        ((G - 4 * K, 4 * K), [0, 511, 511]),
+        ((512 * M, 2 * M), [0, 511, 0]),
+        ((2 * M, 4 * K), [0, 511, 511]),
+        ((4 * K, 4 * M), [0, 509, 512]),
+        ((2 * M - 4 * K, 8 * K), [0, 510, 1022]),
+        ((0, G / 2), [0, 256, 0]),
+        ((0, G), [0, 0, 0]),
+    ];
+    for ((at, len), expected) in cases {
+        let mut d = Device::new(39);
+        d.map(G, [chunk(4 * G, G)], RW);
+        d.unmap(G + at, len);
+        let leaves = d.leaves();
+        let count = |bytes: u64| leaves.iter().filter(|leaf| leaf.2 == bytes).count();
+        assert_eq!([G, 2 * M, 4 * K].map(count), expected, "{at:#x}+{len:#x}");
+        let total: u64 = leaves.iter().map(|leaf| leaf.2).sum();
+        assert_eq!(total, G - len);
+        assert!(leaves.iter().all(|leaf| leaf.1 == leaf.0 + 3 * G), "outputs move");
+    }
+}
+
+#[test]
+fn every_overlap_is_refused_and_changes_nothing() {
+    let mut d = Device::new(39);
+    d.map(2 * M + 32 * K, [chunk(4 * G, 32 * K)], RW);
+    for start in 0..24u64 {
+        for pages in 1..=24 - start {
+            let (at, first) = (2 * M + start * 4 * K, start.max(8));
+            if start < 16 && start + pages > 8 {
+                refused(&mut d, at, pages * 4 * K, 2 * M + first * 4 * K);
+            } else {
+                d.map(at, Chunk::of_range(range_of(8 * G, pages * 4 * K)), RW);
+                d.unmap(at, pages * 4 * K);
+            }
+        }
+    }
+    assert_eq!(d.leaves().len(), 8);
+}
+
+#[test]
+fn every_part_of_a_small_buffer_goes_alone() {
+    for start in 0..20u64 {
+        for pages in 1..=20 - start {
+            let mut d = Device::new(39);
+            // A group in the middle: parts of it, all of it, around it.
+            d.map(2 * M - 8 * K, Chunk::of_range(range_of(4 * G - 8 * K, 80 * K)), RW);
+            d.unmap(2 * M - 8 * K + start * 4 * K, pages * 4 * K);
+            for page in 0..20 {
+                let at = 2 * M - 8 * K + page * 4 * K;
+                let gone = (start..start + pages).contains(&page);
+                let expected = (!gone).then(|| PhysAddr::new(at + 4 * G - 2 * M));
+                assert_eq!(d.translate(at), expected, "{start}+{pages}: {page}");
+            }
+        }
+    }
+}
