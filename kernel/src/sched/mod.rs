@@ -38,6 +38,7 @@ use drivers::interrupts::Interrupt;
 use queue::RunQueue;
 use spin::Once;
 use thread::Entry;
+use time::Ticks;
 
 static SCHEDULER: SpinLock<Scheduler> = SpinLock::new(Scheduler { queue: RunQueue::new(), idle: 0 });
 
@@ -62,7 +63,9 @@ static LOCAL: PerCpu<SpinLock<Local>> =
 /// A bit for each CPU in [`run`].
 static RUNNING: AtomicU64 = AtomicU64::new(0);
 /// When each CPU's slice is over, in ticks of the counter, since every way back to a program looks at it.
-static SLICE_END: PerCpu<AtomicU64> = PerCpu::new([const { AtomicU64::new(u64::MAX) }; MAX_CPUS]);
+static SLICE_END: PerCpu<AtomicU64> = PerCpu::new([const { AtomicU64::new(NEVER) }; MAX_CPUS]);
+/// The slice of a CPU that waits.
+const NEVER: Ticks = Ticks::MAX;
 
 /// Makes a thread that runs `entry` and ends.
 pub fn spawn(name: &'static str, entry: impl FnOnce() + Send + 'static) -> Result<Arc<Thread>, OutOfMemory> {
@@ -234,7 +237,9 @@ fn on_timer() {
             kick(&mut scheduler);
         }
     }
-    set_timer(&scheduler);
+    // A slice that is over needs no interrupt any more: its thread is in the kernel, and is asked on its way out.
+    let slice_end = SLICE_END.this().load(Ordering::Relaxed);
+    set_timer(&scheduler, (slice_end != NEVER && !time::is_over(slice_end)).then_some(slice_end));
 }
 
 /// On the way back to a program: lets others run when the slice is over.
@@ -293,9 +298,10 @@ fn choose(scheduler: &mut Scheduler, local: &mut Local) -> Option<(*mut Context,
         None if runnable => current.clone(),
         None => idle.clone(),
     };
-    let slice_end = if Arc::ptr_eq(&next, &idle) { u64::MAX } else { time::slice_end() };
-    SLICE_END.this().store(slice_end, Ordering::Relaxed);
-    set_timer(scheduler);
+    let slice_end = (!Arc::ptr_eq(&next, &idle)).then(time::slice_end);
+    SLICE_END.this().store(slice_end.unwrap_or(NEVER), Ordering::Relaxed);
+    // Even if it is over already, since this CPU of a virtual machine was not running meanwhile: nobody asks any more.
+    set_timer(scheduler, slice_end);
     if Arc::ptr_eq(&next, &current) {
         return None;
     }
@@ -308,11 +314,8 @@ fn choose(scheduler: &mut Scheduler, local: &mut Local) -> Option<(*mut Context,
     Some(contexts)
 }
 
-/// Sets this CPU's timer for the end of its slice or the first sleeper, whichever is first. A slice that is over needs
-/// no interrupt any more: its thread is in the kernel, and is asked on its way out ([`preempt`]).
-fn set_timer(scheduler: &Scheduler) {
-    let slice_end = SLICE_END.this().load(Ordering::Relaxed);
-    let slice_end = (slice_end != u64::MAX && !time::is_over(slice_end)).then_some(slice_end);
+/// Sets this CPU's timer for the end of its slice or the first sleeper, whichever is first.
+fn set_timer(scheduler: &Scheduler, slice_end: Option<Ticks>) {
     time::interrupt_at(slice_end, scheduler.queue.next_deadline(arch::cpu::index()));
 }
 
