@@ -4,8 +4,8 @@
 //! a transfer is over, never whether it worked: a read that faulted brings zeroes, a write that faulted vanishes. It
 //! also believes every offset and length it is given, so the driver is what keeps transfers inside the buffer.
 
+use crate::copier::{Copier, CopyError, Direction, Notify, Transfer};
 use crate::mmio::Mmio;
-use addr::{Address, Iova};
 use core::fmt;
 use core::mem::offset_of;
 use tock_registers::interfaces::{Readable, Writeable};
@@ -15,9 +15,6 @@ use tock_registers::registers::{ReadOnly, ReadWrite, WriteOnly};
 pub const PCI_ID: (u16, u16) = (0x1234, 0x11e8);
 /// The highest address that it puts on the bus, unless QEMU is told another: 28 bits. Higher address bits are lost.
 pub const DMA_MASK: u64 = (1 << 28) - 1;
-/// Bytes in its buffer.
-pub const BUFFER_LEN: u64 = 4096;
-
 /// Where the buffer is in the device's own address space.
 const BUFFER: u64 = 0x4_0000;
 /// The identification: major and minor revision above these bits.
@@ -64,24 +61,6 @@ pub enum EduError {
     },
     /// A transfer is still running.
     Busy,
-    /// The bytes are not inside the device's buffer, or there are none.
-    OutsideBuffer {
-        /// The first byte's offset in the buffer.
-        offset: u64,
-        /// How many bytes.
-        len: u64,
-    },
-    /// The device does not reach all of the memory.
-    PastMask {
-        /// Where the memory starts.
-        memory: Iova,
-        /// How many bytes.
-        len: u64,
-        /// The highest address it reaches.
-        mask: u64,
-    },
-    /// The transfer was not over in time.
-    TimedOut,
 }
 
 impl fmt::Display for EduError {
@@ -92,49 +71,11 @@ impl fmt::Display for EduError {
                 write!(f, "edu does not live: wrote {wrote:#x}, read {read:#x}")
             }
             Self::Busy => write!(f, "a transfer is still running"),
-            Self::OutsideBuffer { offset, len } => {
-                write!(f, "{len:#x} bytes at {offset:#x} are not inside the buffer of {BUFFER_LEN:#x}")
-            }
-            Self::PastMask { memory, len, mask } => {
-                write!(f, "{len:#x} bytes at {memory:#x} pass the highest address {mask:#x}")
-            }
-            Self::TimedOut => write!(f, "the transfer is not over in time"),
         }
     }
 }
 
 impl core::error::Error for EduError {}
-
-/// Which way a transfer goes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Direction {
-    /// From memory into the device's buffer.
-    FromMemory,
-    /// From the device's buffer to memory.
-    ToMemory,
-}
-
-/// How the end of a transfer is announced. The device can be polled in either case.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Notify {
-    /// Not at all.
-    Poll,
-    /// By an interrupt, which stays raised until it is acknowledged.
-    Interrupt,
-}
-
-/// A copy between memory and the device's buffer.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Transfer {
-    /// Which way.
-    pub direction: Direction,
-    /// The memory, at the device's address for it.
-    pub memory: Iova,
-    /// The first byte in the device's buffer.
-    pub offset: u64,
-    /// How many bytes.
-    pub len: u64,
-}
 
 /// An edu device.
 pub struct Edu {
@@ -160,10 +101,26 @@ impl Edu {
         self.mask
     }
 
-    /// Starts a transfer. What the CPU wrote to the memory before is in it; the memory belongs to the device until
-    /// [`is_done`](Self::is_done).
-    pub fn start(&mut self, transfer: Transfer, notify: Notify) -> Result<(), EduError> {
-        self.check(&transfer)?;
+    fn check_liveness(&self, wrote: u32) -> Result<(), EduError> {
+        self.registers.liveness.set(wrote);
+        let read = self.registers.liveness.get();
+        if read == !wrote { Ok(()) } else { Err(EduError::NotAlive { wrote, read }) }
+    }
+}
+
+impl Copier for Edu {
+    fn most_transfers(&self) -> usize {
+        1
+    }
+
+    fn start(&mut self, transfers: &[Transfer], notify: Notify) -> Result<(), CopyError> {
+        let &[transfer] = transfers else {
+            return Err(CopyError::TooMany { transfers: transfers.len(), most: 1 });
+        };
+        transfer.check(self.mask)?;
+        if !self.is_done() {
+            return Err(CopyError::Busy);
+        }
         let Transfer { direction, memory, offset, len } = transfer;
         let buffer = BUFFER + offset;
         let (source, destination, way) = match direction {
@@ -180,52 +137,23 @@ impl Edu {
         Ok(())
     }
 
-    /// Whether no transfer is running. If so, what it wrote is seen by what the CPU reads next.
-    pub fn is_done(&self) -> bool {
+    fn is_done(&self) -> bool {
         let done = self.registers.command.get() & RUN == 0;
         arch::barrier::dmb_oshld();
         done
     }
 
-    /// Takes back the device's interrupt; whether it was raised because a transfer is over. For an interrupt handler:
-    /// it neither waits nor allocates.
-    pub fn acknowledge(&mut self) -> bool {
+    /// The device never says.
+    fn outcome(&mut self) -> Result<(), CopyError> {
+        Ok(())
+    }
+
+    fn acknowledge(&mut self) -> bool {
         let status = self.registers.interrupt_status.get();
         if status != 0 {
             self.registers.interrupt_acknowledge.set(status);
         }
         status & DMA_DONE != 0
-    }
-
-    /// Polls until the transfer is over or `expired` says that it takes too long. A transfer that timed out still
-    /// runs, and the memory still belongs to the device.
-    pub fn wait(&self, mut expired: impl FnMut() -> bool) -> Result<(), EduError> {
-        loop {
-            // Asked first, so that a transfer which ended while nobody looked is not late.
-            let late = expired();
-            match (self.is_done(), late) {
-                (true, _) => return Ok(()),
-                (false, true) => return Err(EduError::TimedOut),
-                (false, false) => core::hint::spin_loop(),
-            }
-        }
-    }
-
-    fn check(&self, transfer: &Transfer) -> Result<(), EduError> {
-        let Transfer { memory, offset, len, .. } = *transfer;
-        if len == 0 || offset.checked_add(len).is_none_or(|end| end > BUFFER_LEN) {
-            return Err(EduError::OutsideBuffer { offset, len });
-        }
-        if memory.checked_add(len - 1).is_none_or(|last| last.raw() > self.mask) {
-            return Err(EduError::PastMask { memory, len, mask: self.mask });
-        }
-        if self.is_done() { Ok(()) } else { Err(EduError::Busy) }
-    }
-
-    fn check_liveness(&self, wrote: u32) -> Result<(), EduError> {
-        self.registers.liveness.set(wrote);
-        let read = self.registers.liveness.get();
-        if read == !wrote { Ok(()) } else { Err(EduError::NotAlive { wrote, read }) }
     }
 }
 
@@ -233,6 +161,7 @@ impl Edu {
 mod tests {
     use super::*;
     use crate::fake::FakeRegisters;
+    use addr::Iova;
 
     /// Plain memory cannot invert what is written to it, so the fake is driven past `Edu::new`.
     fn edu() -> (FakeRegisters, Edu) {
@@ -259,11 +188,11 @@ mod tests {
     fn transfers_are_what_the_registers_say() {
         let (fake, mut edu) = edu();
         let words = || [0x80, 0x88, 0x90, 0x98].map(|register| fake.get64(register));
-        edu.start(transfer(Direction::FromMemory, 0xfff_f000, 0, 4096), Notify::Poll).unwrap();
+        edu.start(&[transfer(Direction::FromMemory, 0xfff_f000, 0, 4096)], Notify::Poll).unwrap();
         assert_eq!(words(), [0xfff_f000, 0x4_0000, 4096, 1]);
         assert!(!edu.is_done());
         fake.set64(0x98, 0);
-        edu.start(transfer(Direction::ToMemory, 0x1234, 0xff0, 16), Notify::Interrupt).unwrap();
+        edu.start(&[transfer(Direction::ToMemory, 0x1234, 0xff0, 16)], Notify::Interrupt).unwrap();
         assert_eq!(words(), [0x4_0ff0, 0x1234, 16, 7]);
     }
 
@@ -271,11 +200,11 @@ mod tests {
     fn one_transfer_runs_at_a_time() {
         let (fake, mut edu) = edu();
         let first = transfer(Direction::FromMemory, 0, 0, 1);
-        edu.start(first, Notify::Poll).unwrap();
-        assert_eq!(edu.start(transfer(Direction::ToMemory, 0, 5, 5), Notify::Poll), Err(EduError::Busy));
+        edu.start(&[first], Notify::Poll).unwrap();
+        assert_eq!(edu.start(&[transfer(Direction::ToMemory, 0, 5, 5)], Notify::Poll), Err(CopyError::Busy));
         assert_eq!((fake.get64(0x88), fake.get64(0x90)), (0x4_0000, 1), "nothing was written");
         fake.set64(0x98, 0);
-        assert_eq!(edu.start(first, Notify::Poll), Ok(()));
+        assert_eq!(edu.start(&[first], Notify::Poll), Ok(()));
     }
 
     #[test]
@@ -284,8 +213,11 @@ mod tests {
         for (offset, len) in
             [(0, 0), (0, 4097), (1, 4096), (4096, 1), (u64::MAX, 1), (1, u64::MAX), (4096, 0)]
         {
-            let outside = EduError::OutsideBuffer { offset, len };
-            assert_eq!(edu.start(transfer(Direction::ToMemory, 0, offset, len), Notify::Poll), Err(outside));
+            let outside = CopyError::OutsideBuffer { offset, len };
+            assert_eq!(
+                edu.start(&[transfer(Direction::ToMemory, 0, offset, len)], Notify::Poll),
+                Err(outside)
+            );
         }
         assert_eq!((fake.get64(0x88), fake.get64(0x90), fake.get64(0x98)), (0, 0, 0));
     }
@@ -294,10 +226,13 @@ mod tests {
     fn memory_past_the_mask_is_refused() {
         let (_, mut edu) = edu();
         for (memory, len) in [(DMA_MASK, 2), (DMA_MASK + 1, 1), (u64::MAX, 2), (0x4000_0000, 16)] {
-            let past = EduError::PastMask { memory: Iova::new(memory), len, mask: DMA_MASK };
-            assert_eq!(edu.start(transfer(Direction::FromMemory, memory, 0, len), Notify::Poll), Err(past));
+            let past = CopyError::PastMask { memory: Iova::new(memory), len, mask: DMA_MASK };
+            assert_eq!(
+                edu.start(&[transfer(Direction::FromMemory, memory, 0, len)], Notify::Poll),
+                Err(past)
+            );
         }
-        assert_eq!(edu.start(transfer(Direction::FromMemory, DMA_MASK, 0, 1), Notify::Poll), Ok(()));
+        assert_eq!(edu.start(&[transfer(Direction::FromMemory, DMA_MASK, 0, 1)], Notify::Poll), Ok(()));
     }
 
     #[test]
@@ -313,19 +248,10 @@ mod tests {
     }
 
     #[test]
-    fn waiting_ends_with_the_transfer_or_the_deadline() {
-        let (fake, mut edu) = edu();
-        edu.start(transfer(Direction::FromMemory, 0, 0, 1), Notify::Poll).unwrap();
-        let mut left = 3;
-        let expired = || {
-            left -= 1;
-            left == 0
-        };
-        assert_eq!(edu.wait(expired), Err(EduError::TimedOut));
-        let over = || {
-            fake.set64(0x98, 0);
-            true
-        };
-        assert_eq!(edu.wait(over), Ok(()), "over just in time");
+    fn it_does_one_transfer_at_a_time() {
+        let (_, mut edu) = edu();
+        let one = transfer(Direction::FromMemory, 0, 0, 1);
+        let error = Err(CopyError::TooMany { transfers: 2, most: 1 });
+        assert_eq!((edu.start(&[one; 2], Notify::Poll), edu.most_transfers()), (error, 1));
     }
 }

@@ -7,8 +7,9 @@
 
 extern crate alloc;
 
-pub mod bcm2835_pm;
+pub mod bcm2835;
 pub mod bcm2836;
+pub mod copier;
 pub mod direct;
 pub mod edu;
 #[cfg(not(target_os = "none"))]

@@ -6,7 +6,7 @@ use crate::sync::SpinLock;
 use crate::{console, kprintln};
 use arch::psci::Conduit;
 use arch::timer::Deadline;
-use drivers::bcm2835_pm::Watchdog;
+use drivers::bcm2835::watchdog::Watchdog;
 use drivers::mmio::Mmio;
 use spin::Once;
 

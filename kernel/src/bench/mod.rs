@@ -75,7 +75,7 @@ pub fn run(chosen: Glob<'_>, initramfs: Option<AddrRange<PhysAddr>>) {
 
 /// The device that gets the buffers.
 fn device() -> Option<Arc<Device>> {
-    let Some(edu) = devices::edus().first() else {
+    let Some(edu) = devices::copiers().first() else {
         log::error!("bench: there is no edu device to allocate for");
         return None;
     };

@@ -10,6 +10,7 @@
 mod address;
 mod bootargs;
 mod console;
+mod dma_engine;
 mod dma_ranges;
 mod glob;
 mod interrupts;
@@ -27,6 +28,7 @@ mod fixture;
 
 pub use bootargs::{BadArgument, BootArgs, Why};
 pub use console::{Uart, UartKind};
+pub use dma_engine::DmaEngine;
 pub use glob::Glob;
 pub use interrupts::{Gic, InterruptController};
 pub use memory::Reservation;

@@ -1,7 +1,8 @@
 //! The whole description of a machine.
 
 use super::{
-    Cpu, InterruptController, Place, Reason, Reservation, Smmu, Timer, Tree, TreeError, Uart, Warning,
+    Cpu, DmaEngine, InterruptController, Place, Reason, Reservation, Smmu, Timer, Tree, TreeError, Uart,
+    Warning,
 };
 use addr::{AddrRange, PhysAddr};
 use alloc::string::{String, ToString};
@@ -34,6 +35,8 @@ pub struct Platform {
     pub interrupts: Option<InterruptController>,
     /// The registers of a Raspberry Pi's watchdog, which can switch it off.
     pub watchdog: Option<AddrRange<PhysAddr>>,
+    /// A channel of a Raspberry Pi's DMA engine.
+    pub dma_engine: Option<DmaEngine>,
     /// The generic timer.
     pub timer: Option<Timer>,
     /// The PCI host bridges.
@@ -67,6 +70,7 @@ impl Platform {
                 tree.places().filter_map(|place| Some((place, InterruptController::read(tree, &place)?))),
             ),
             watchdog: tree.watchdog().and_then(|(place, registers)| reader.keep(&place, registers)),
+            dma_engine: tree.dma_engine().and_then(|(place, engine)| reader.keep(&place, engine)),
             timer: reader.one(tree.timer()),
             pci_hosts: reader.each(tree.pci_hosts()),
             smmus: reader.each(tree.smmus()),

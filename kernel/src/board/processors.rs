@@ -59,7 +59,7 @@ impl<'a> Tree<'a> {
         let mut places = self.compatible(&["brcm,bcm2835-pm-wdt"]);
         let place = places.find(|place| place.property("system-power-controller").is_some())?;
         let registers = place.reg(0).and_then(|reg| {
-            let enough = reg.len() >= size_of::<drivers::bcm2835_pm::Registers>() as u64;
+            let enough = reg.len() >= size_of::<drivers::bcm2835::watchdog::Registers>() as u64;
             if enough { Ok(reg) } else { Err(Reason::Malformed("reg")) }
         });
         Some((place, registers))

@@ -3,16 +3,17 @@
 //! Order matters: buses are numbered before an SMMU sees its first command (stream ids hang on bus numbers), and a
 //! device masters the bus only once its stream is live.
 
-pub mod edu;
+mod bcm2835;
+pub mod copier;
 mod pci;
 
 use crate::board::Platform;
 use crate::dma;
 use alloc::vec::Vec;
-use edu::Edu;
+use copier::Copier;
 use spin::Once;
 
-static EDUS: Once<Vec<&'static Edu>> = Once::new();
+static COPIERS: Once<Vec<&'static Copier>> = Once::new();
 
 /// Finds the devices and starts the drivers. With `iommu_off` the SMMUs are left alone, and devices get physical
 /// addresses.
@@ -25,10 +26,12 @@ pub fn init(platform: &Platform, iommu_off: bool) {
         }
     }
     let mut streams = pci::Streams::new(iommu_off);
-    EDUS.call_once(|| hosts.iter().flat_map(|host| pci::start_edus(host, &mut streams)).collect());
+    let edus = hosts.iter().flat_map(|host| pci::start_edus(host, &mut streams));
+    let engine = platform.dma_engine.as_ref().and_then(bcm2835::start_dma);
+    COPIERS.call_once(|| edus.chain(engine).collect());
 }
 
-/// The `edu` devices: `/dev/edu0` is the first.
-pub fn edus() -> &'static [&'static Edu] {
-    EDUS.get().map_or(&[], Vec::as_slice)
+/// The devices that copy, `edu`s first.
+pub fn copiers() -> &'static [&'static Copier] {
+    COPIERS.get().map_or(&[], Vec::as_slice)
 }

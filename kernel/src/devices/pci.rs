@@ -1,6 +1,6 @@
 //! PCI functions become devices of the DMA core, and get their drivers.
 
-use super::edu::Edu;
+use super::copier::{Copier, Model};
 use crate::dma::{Device, iommu};
 use crate::irq;
 use crate::memory::vmalloc::{self, RegistersError};
@@ -108,7 +108,7 @@ impl Streams {
 }
 
 /// Starts the driver of every edu device behind `host`. One that does not start is left out with a warning.
-pub fn start_edus(host: &'static PciHost, streams: &mut Streams) -> Vec<&'static Edu> {
+pub fn start_edus(host: &'static PciHost, streams: &mut Streams) -> Vec<&'static Copier> {
     let mut host = host.lock();
     let is_edu = |function: &&Function| (function.vendor, function.device) == edu::PCI_ID;
     let functions: Vec<Function> = host.functions().iter().filter(is_edu).cloned().collect();
@@ -120,7 +120,11 @@ pub fn start_edus(host: &'static PciHost, streams: &mut Streams) -> Vec<&'static
     started.collect()
 }
 
-fn start_edu(host: &mut Host, function: &Function, streams: &mut Streams) -> Result<&'static Edu, PciError> {
+fn start_edu(
+    host: &mut Host,
+    function: &Function,
+    streams: &mut Streams,
+) -> Result<&'static Copier, PciError> {
     let bar = function.bars[0].and_then(|bar| bar.registers).ok_or(PciError::NoBar(0))?;
     let at = vmalloc::map_registers(bar).map_err(PciError::Map)?;
     // SAFETY: mapped for good as Device memory; BAR 0 of this PCI id is an edu's registers; nothing else drives it.
@@ -128,7 +132,7 @@ fn start_edu(host: &mut Host, function: &Function, streams: &mut Streams) -> Res
     let engine = edu::Edu::new(registers, edu::DMA_MASK).map_err(PciError::Edu)?;
     let device = streams.device(host, function)?;
     device.set_mask(DmaMask::up_to(edu::DMA_MASK)).map_err(PciError::Dma)?;
-    let driver: &Edu = Box::leak(Box::new(Edu::new(device, engine)));
+    let driver: &Copier = Box::leak(Box::new(Copier::new(Model::Edu, device, engine)));
     connect_interrupt(host, function, driver)?;
     // The stream has been attached above, or nothing translates.
     host.enable_bus_master(function.bdf, StreamLive::promise(function.requester))
@@ -138,7 +142,7 @@ fn start_edu(host: &mut Host, function: &Function, streams: &mut Streams) -> Res
 }
 
 /// Lets the function interrupt by its pin; without one its driver polls.
-fn connect_interrupt(host: &mut Host, function: &Function, driver: &'static Edu) -> Result<(), PciError> {
+fn connect_interrupt(host: &mut Host, function: &Function, driver: &'static Copier) -> Result<(), PciError> {
     let Some(interrupt) = host.interrupt(function) else { return Ok(()) };
     match irq::register(interrupt, driver) {
         Ok(()) => {

@@ -4,8 +4,9 @@ use super::buffer::{Buffer, Side};
 use super::domain::{Fit, Wish};
 use super::trace::{self, Event};
 use super::{Device, counters};
-use addr::{AddrRange, Iova, MemoryType};
+use addr::{AddrRange, Chunk, Iova, MemoryType};
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use dma_api::{Attrs, Direction, DmaError};
 use pagetable::Mapping;
 
@@ -56,6 +57,47 @@ impl Attachment {
         self.range
     }
 
+    /// The device's addresses of the buffer's bytes from `offset` to before `end`, in order. More than one range only
+    /// without translation ([`Fit::Pieces`]).
+    pub fn pieces(&self, offset: u64, end: u64) -> Vec<AddrRange<Iova>> {
+        let domain = self.device.domain();
+        if domain.is_translated() {
+            let start = self.range.start();
+            return Vec::from([AddrRange::new(start + offset, start + end)]);
+        }
+        let mut at = 0;
+        let mut pieces = Vec::new();
+        for chunk in self.buffer().chunks() {
+            let (first, next) = (at.max(offset), (at + chunk.bytes()).min(end));
+            if first < next {
+                let part = AddrRange::new(chunk.start() + (first - at), chunk.start() + (next - at));
+                pieces.extend(domain.bus_addresses(self.device.mask(), part));
+            }
+            at += chunk.bytes();
+        }
+        pieces
+    }
+
+    /// The device's address of `chunk`, one of the buffer's, whose bytes start at `offset`.
+    pub fn address_at(&self, offset: u64, chunk: Chunk) -> Option<Iova> {
+        let domain = self.device.domain();
+        if domain.is_translated() {
+            return Some(self.range.start() + offset);
+        }
+        domain.bus_addresses(self.device.mask(), chunk.range()).map(|range| range.start())
+    }
+
+    /// Whether the device knows the buffer by one range of addresses, [`range`](Self::range).
+    pub fn is_one_range(&self) -> bool {
+        let mut next = None;
+        let follows = |chunk: Chunk| {
+            let fits = next.is_none_or(|next| next == chunk.start());
+            next = Some(chunk.range().end());
+            fits
+        };
+        self.device.domain().is_translated() || self.buffer().chunks().all(follows)
+    }
+
     /// The part of them that the device can put on the bus.
     pub fn reachable(&self) -> AddrRange<Iova> {
         let end = self.device.mask().highest().raw().saturating_add(1);
@@ -91,6 +133,10 @@ impl Drop for Attachment {
     fn drop(&mut self) {
         trace::note("detach", || self.event());
         let buffer = self.buffer.take();
+        // What the device wrote is read by CPUs next; speculation may have fetched it while it was older.
+        if let Some(buffer) = buffer.as_ref().filter(|_| !self.device.is_coherent()) {
+            buffer.sync(Side::Cpu, Direction::Bidirectional);
+        }
         // A time-out is logged there, and keeps the buffer alive for good.
         drop(self.device.domain().unmap(self.range, buffer));
     }

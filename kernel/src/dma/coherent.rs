@@ -5,8 +5,8 @@ use super::buffer::Buffer;
 use super::device::Device;
 use super::domain::Fit;
 use super::trace;
-use crate::memory::{heap, layout};
-use addr::{AddrRange, Chunk, MemoryType, Order, PAGE_SIZE, PhysAddr};
+use crate::memory::heap;
+use addr::{Chunk, MemoryType, Order, PAGE_SIZE};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::ptr::NonNull;
@@ -31,8 +31,7 @@ pub fn alloc(device: &Arc<Device>, len: u64, attrs: Attrs) -> Result<Attachment,
 
 fn try_alloc(device: &Arc<Device>, len: u64, attrs: Attrs) -> Result<Attachment, DmaError> {
     let frames = frames_of(len)?;
-    let reaches_memory = device.domain().highest(device.mask()) >= lowest_memory();
-    if !device.mask().holds(frames * PAGE_SIZE) || !reaches_memory {
+    if !device.mask().holds(frames * PAGE_SIZE) || !device.reaches_memory() {
         return Err(DmaError::PastMask { len, mask: device.mask() });
     }
     let memory = device.memory_type(attrs);
@@ -66,11 +65,6 @@ pub fn alloc_unattached(len: u64, attrs: Attrs) -> Result<Arc<Buffer>, DmaError>
     let buffer = Buffer::new(&request, attrs, memory)?;
     trace::note("alloc", || buffer.event());
     Ok(buffer)
-}
-
-/// The first byte of RAM.
-fn lowest_memory() -> PhysAddr {
-    layout().lowmem.first().map_or(PhysAddr::new(0), AddrRange::start)
 }
 
 /// Whole frames for `len` bytes.

@@ -3,7 +3,8 @@
 use super::domain::Domain;
 use super::iommu::Smmu;
 use super::quarantine::{self, Faults};
-use addr::{MemoryType, StreamId};
+use crate::memory::layout;
+use addr::{AddrRange, MemoryType, PhysAddr, StreamId};
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -94,6 +95,11 @@ impl Device {
         DmaMask::up_to(self.mask.load(Relaxed))
     }
 
+    /// Whether it reaches any memory at all.
+    pub fn reaches_memory(&self) -> bool {
+        self.domain.highest(self.mask()) >= lowest_memory()
+    }
+
     /// Says what it can address.
     ///
     /// # Errors
@@ -169,6 +175,11 @@ impl Device {
             MemoryType::NonCacheable
         }
     }
+}
+
+/// The first byte of RAM.
+fn lowest_memory() -> PhysAddr {
+    layout().lowmem.first().map_or(PhysAddr::new(0), AddrRange::start)
 }
 
 fn default_mask() -> AtomicU64 {

@@ -66,6 +66,9 @@ pub enum Fit {
     /// The start, as long as it goes: a buffer larger than all that the device can address is mapped whole, and the
     /// device is told only of addresses that it can use.
     Start,
+    /// All, and without translation each chunk for itself: for a device that gathers. What it has then is no range of
+    /// addresses; [`Domain::bus_addresses`] says which ones.
+    Pieces,
 }
 
 impl Domain {
@@ -109,6 +112,20 @@ impl Domain {
         }
     }
 
+    /// What the bus calls `memory`, if nothing translates and a device with this mask reaches all of it.
+    pub(super) fn bus_addresses(
+        &self,
+        mask: DmaMask,
+        memory: AddrRange<PhysAddr>,
+    ) -> Option<AddrRange<Iova>> {
+        match &self.kind {
+            Kind::Translated(..) => None,
+            Kind::Direct(windows) => {
+                AddrRange::from_len(direct(windows, mask).translate(memory)?, memory.len())
+            }
+        }
+    }
+
     /// Lets the devices reach `chunks`, one after the other, from some address on.
     ///
     /// # Errors
@@ -118,11 +135,14 @@ impl Domain {
         chunks: impl Iterator<Item: Run> + Clone,
         wish: &Wish,
     ) -> Result<AddrRange<Iova>, DmaError> {
-        if wish.fit == Fit::Whole && !wish.mask.holds(wish.len) {
+        if wish.fit != Fit::Start && !wish.mask.holds(wish.len) {
             return Err(DmaError::PastMask { len: wish.len, mask: wish.mask });
         }
         let range = match &self.kind {
             Kind::Translated(behind) => behind.map(chunks, wish),
+            Kind::Direct(windows) if wish.fit == Fit::Pieces => {
+                place_pieces(&direct(windows, wish.mask), chunks, wish)
+            }
             Kind::Direct(windows) => place_direct(&direct(windows, wish.mask), chunks, wish),
         }?;
         counters::IOVA_RANGES.add(1);
@@ -270,6 +290,18 @@ fn place_direct(
         Err(MapError::NotContiguous(_)) => Err(DmaError::Scattered { runs: runs(chunks) }),
         _ => Err(DmaError::PastMask { len: wish.len, mask: wish.mask }),
     }
+}
+
+/// A range of the whole's length from where the bus shows the first chunk, if the device reaches every one.
+fn place_pieces(
+    direct: &Direct,
+    mut chunks: impl Iterator<Item = Chunk> + Clone,
+    wish: &Wish,
+) -> Result<AddrRange<Iova>, DmaError> {
+    let past = DmaError::PastMask { len: wish.len, mask: wish.mask };
+    let first = chunks.clone().next().and_then(|chunk| direct.translate(chunk.range())).ok_or(past)?;
+    let all = chunks.all(|chunk| direct.translate(chunk.range()).is_some());
+    AddrRange::from_len(first, wish.len).filter(|_| all).ok_or(past)
 }
 
 /// The number of runs that chunks form.

@@ -80,7 +80,7 @@ impl Translated {
         let highest = wish.mask.highest();
         let full = DmaError::OutOfIova { len: wish.len, highest };
         let limit = match wish.fit {
-            Fit::Whole => highest,
+            Fit::Whole | Fit::Pieces => highest,
             // Its first page is reachable then.
             Fit::Start => Iova::new(highest.raw().saturating_add(wish.len - PAGE_SIZE)),
         };

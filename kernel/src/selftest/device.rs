@@ -1,6 +1,6 @@
 //! The device that self-tests move bytes with, and looking at memory that the kernel does not map.
 
-use crate::devices::edu::Edu;
+use crate::devices::copier::Copier;
 use crate::dma::Attachment;
 use crate::memory::kmap;
 use addr::{Address, Chunk, Iova, MemoryType, PAGE_SIZE, Pfn, PhysAddr};
@@ -8,24 +8,24 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::slice;
-use drivers::edu::{Direction, Transfer};
+use drivers::copier::{Direction, Transfer};
 
-/// The first `edu`; without one there is nothing that moves bytes.
-pub fn edu() -> Option<&'static Edu> {
-    crate::devices::edus().first().copied()
+/// The first `edu`, or what stands in for it elsewhere; without one there is nothing that moves bytes.
+pub fn edu() -> Option<&'static Copier> {
+    crate::devices::copiers().first().copied()
 }
 
 /// The device reads `len` bytes at `from` into the start of its buffer.
-pub fn read_in(edu: &Edu, from: Iova, len: u64) -> Result<(), String> {
+pub fn read_in(edu: &Copier, from: Iova, len: u64) -> Result<(), String> {
     transfer(edu, Direction::FromMemory, from, len)
 }
 
 /// The device writes the first `len` bytes of its buffer to `to`.
-pub fn write_out(edu: &Edu, to: Iova, len: u64) -> Result<(), String> {
+pub fn write_out(edu: &Copier, to: Iova, len: u64) -> Result<(), String> {
     transfer(edu, Direction::ToMemory, to, len)
 }
 
-fn transfer(edu: &Edu, direction: Direction, memory: Iova, len: u64) -> Result<(), String> {
+fn transfer(edu: &Copier, direction: Direction, memory: Iova, len: u64) -> Result<(), String> {
     edu.transfer(Transfer { direction, memory, offset: 0, len })
         .map_err(|error| format!("{direction:?} {len:#x} at {memory}: {error}"))
 }

@@ -2,7 +2,7 @@
 
 use super::device::{edu, frame_at, peek, poke, read_in, with_page, write_out};
 use super::{Outcome, Test};
-use crate::devices::{self, edu::Edu};
+use crate::devices::{self, copier::Copier};
 use crate::dma::{self, Attachment, quarantine};
 use crate::{check, pass, sched, skip};
 use addr::{Iova, MemoryType, PAGE_SIZE, PhysAddr};
@@ -27,17 +27,17 @@ pub const TESTS: &[Test] = &[
 const PATIENCE_NS: u64 = 5_000_000_000;
 
 /// The device, if an SMMU translates for it.
-fn translated() -> Option<&'static Edu> {
+fn translated() -> Option<&'static Copier> {
     edu().filter(|edu| edu.device().smmu().is_some())
 }
 
 /// The events since the last call.
-fn events(edu: &Edu) -> Vec<Event> {
+fn events(edu: &Copier) -> Vec<Event> {
     edu.device().smmu().map_or(Vec::new(), |smmu| smmu.take_events().0.collect())
 }
 
 /// The first event is of this kind, of the device's stream, at `at`.
-fn check_event(edu: &Edu, events: &[Event], kind: EventKind, at: Iova) -> Result<String, String> {
+fn check_event(edu: &Copier, events: &[Event], kind: EventKind, at: Iova) -> Result<String, String> {
     let Some(first) = events.first() else { return Err(format!("no event; {kind:?} at {at} was expected")) };
     let input = first.input.map(|input| input.address);
     if first.kind != kind || Some(first.stream) != edu.device().stream() || input != Some(at.raw()) {
@@ -46,7 +46,7 @@ fn check_event(edu: &Edu, events: &[Event], kind: EventKind, at: Iova) -> Result
     Ok(format!("{first}"))
 }
 
-fn new_buffer(edu: &Edu, len: u64) -> Result<Attachment, String> {
+fn new_buffer(edu: &Copier, len: u64) -> Result<Attachment, String> {
     dma::alloc(edu.device(), len, Attrs::NO_KERNEL_MAPPING).map_err(|error| error.to_string())
 }
 
@@ -192,7 +192,7 @@ fn keeps_faulting() -> Outcome {
 }
 
 /// How many faults it took.
-fn until_blocked(edu: &Edu) -> Result<u64, String> {
+fn until_blocked(edu: &Copier) -> Result<u64, String> {
     write_out(edu, NOWHERE, PAGE_SIZE)?;
     let deadline = Deadline::in_ns(PATIENCE_NS);
     while !edu.device().is_quarantined() {
@@ -203,14 +203,14 @@ fn until_blocked(edu: &Edu) -> Result<u64, String> {
 }
 
 /// Nothing arrives any more, and nothing is recorded; other devices go on.
-fn while_blocked(edu: &Edu, buffer: &Attachment) -> Result<(), String> {
+fn while_blocked(edu: &Copier, buffer: &Attachment) -> Result<(), String> {
     let before = edu.device().faults();
     poke(buffer, 0, b"before");
     write_out(edu, buffer.range().start(), 6)?;
     write_out(edu, NOWHERE, PAGE_SIZE)?;
     check!(peek(buffer, 0, 6) == b"before", "a blocked device wrote");
     check!(edu.device().faults() == before, "{} more faults", edu.device().faults() - before);
-    let Some(&other) = devices::edus().get(1) else { return Ok(()) };
+    let Some(&other) = devices::copiers().get(1) else { return Ok(()) };
     let theirs = new_buffer(other, PAGE_SIZE)?;
     poke(&theirs, 0, b"theirs");
     read_in(other, theirs.range().start(), 6)?;

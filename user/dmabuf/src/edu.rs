@@ -1,4 +1,5 @@
-//! QEMU's device for teaching, as `/dev/edu0`: it copies between memory and 4 KiB of its own.
+//! QEMU's device for teaching, as `/dev/edu0`: it copies between memory and 4 KiB of its own. On a Raspberry Pi a
+//! channel of the DMA engine does the same, by the same requests.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -11,7 +12,8 @@ use abi::device::{
 
 use crate::request;
 
-const PATH: &str = "/dev/edu0";
+/// The devices of this kind, the first that is there is taken.
+const PATHS: [&str; 2] = ["/dev/edu0", "/dev/bcm2835-dma0"];
 
 /// The open device.
 #[derive(Debug)]
@@ -35,9 +37,11 @@ impl Edu {
     /// # Errors
     /// Names the path: a machine without it is the most likely reason.
     pub fn open() -> io::Result<Self> {
-        let file = OpenOptions::new().read(true).write(true).open(PATH);
-        file.map(|file| Self { file })
-            .map_err(|error| io::Error::new(error.kind(), format!("{PATH}: {error}")))
+        let [usual, other] = PATHS.map(|path| {
+            let file = OpenOptions::new().read(true).write(true).open(path);
+            file.map_err(|error| io::Error::new(error.kind(), format!("{path}: {error}")))
+        });
+        usual.or_else(|error| other.map_err(|_| error)).map(|file| Self { file })
     }
 
     /// Lets the device reach a dma-buf.

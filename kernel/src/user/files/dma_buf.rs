@@ -10,7 +10,7 @@ use crate::user::process::Process;
 use abi::Errno;
 use abi::dma::*;
 use abi::file::{PollEvents, S_IFREG, SEEK_END, SEEK_SET, Stat};
-use addr::{Order, PAGE_SIZE, UserVa};
+use addr::{Iova, Order, PAGE_SIZE, UserVa};
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use dma_api::{Direction, DmaError};
@@ -53,19 +53,15 @@ impl DmaBuf {
         if self.is_in_quarantine() { Err(Errno::EIO) } else { Ok(()) }
     }
 
-    /// The address that the first device which still has it knows it by.
-    fn device_address(&self) -> Option<u64> {
-        let first = self.attachments.lock().iter().find_map(Weak::upgrade)?;
-        Some(first.range().start().raw())
-    }
-
-    /// Its chunks with their device addresses, from number `first` on.
+    /// Its chunks with the addresses by which the first device that still has it knows them, from number `first` on.
     fn chunks(&self, first: usize) -> impl Iterator<Item = BufferChunk> {
-        let mut next = self.device_address();
+        let attachment = self.attachments.lock().iter().find_map(Weak::upgrade);
+        let mut offset = 0;
         let all = self.buffer.chunks().map(move |chunk| {
-            let iova = next.unwrap_or(NOT_ATTACHED);
-            next = next.map(|at| at + chunk.bytes());
-            BufferChunk { iova, pa: chunk.start().raw(), len: chunk.bytes() }
+            let (start, len) = (offset, chunk.bytes());
+            offset += len;
+            let iova = attachment.as_ref().and_then(|attachment| attachment.address_at(start, chunk));
+            BufferChunk { iova: iova.map_or(NOT_ATTACHED, Iova::raw), pa: chunk.start().raw(), len }
         });
         all.skip(first)
     }

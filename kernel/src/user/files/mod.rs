@@ -1,9 +1,9 @@
 //! What a descriptor can be, and what can be done with it.
 
 pub mod console;
+mod copier;
 mod directory;
 pub mod dma_buf;
-mod edu;
 #[cfg(feature = "counters")]
 mod events;
 mod heap;
@@ -13,7 +13,7 @@ mod regular;
 use super::access::UserMemory;
 use super::process::Process;
 use super::root;
-use crate::devices;
+use crate::devices::{self, copier::Model};
 use abi::Errno;
 use abi::file::{OpenFlags, PollEvents, S_IFCHR, Stat, device_number};
 use addr::UserVa;
@@ -124,8 +124,8 @@ pub enum Device {
     Null,
     /// `/dev/dma_heap/*`.
     Heap(Heap),
-    /// `/dev/edu0`: the first one.
-    Edu,
+    /// The first device that copies, by the name of what it is.
+    Copier(Model),
     /// `/dev/events`: what has been counted, in a build that counts.
     #[cfg(feature = "counters")]
     Events,
@@ -136,8 +136,8 @@ impl Device {
     pub fn present() -> impl Iterator<Item = Self> {
         let always = [Self::Console("/dev/console"), Self::Console("/dev/tty"), Self::Null];
         let heaps = Heap::ALL.into_iter().map(Self::Heap);
-        let edu = devices::edus().first().map(|_| Self::Edu);
-        let present = always.into_iter().chain(heaps).chain(edu);
+        let copier = devices::copiers().first().map(|copier| Self::Copier(copier.model()));
+        let present = always.into_iter().chain(heaps).chain(copier);
         #[cfg(feature = "counters")]
         let present = present.chain([Self::Events]);
         present
@@ -149,7 +149,8 @@ impl Device {
             Self::Console(path) => path,
             Self::Null => "/dev/null",
             Self::Heap(heap) => heap.path(),
-            Self::Edu => "/dev/edu0",
+            Self::Copier(Model::Edu) => "/dev/edu0",
+            Self::Copier(Model::Bcm2835Dma) => "/dev/bcm2835-dma0",
             #[cfg(feature = "counters")]
             Self::Events => "/dev/events",
         }
@@ -161,7 +162,7 @@ impl Device {
             Self::Console(_) => device_number(5, 1),
             Self::Null => device_number(1, 3),
             Self::Heap(heap) => device_number(240, *heap as u32),
-            Self::Edu => device_number(241, 0),
+            Self::Copier(model) => device_number(241, *model as u32),
             #[cfg(feature = "counters")]
             Self::Events => device_number(242, 0),
         }
@@ -174,8 +175,9 @@ impl Device {
             #[cfg(feature = "counters")]
             Self::Events => OpenFile::new(events::EventsFile, flags),
             Self::Heap(heap) => OpenFile::new(HeapFile::new(heap), flags),
-            Self::Edu => {
-                OpenFile::new(edu::EduFile::new(devices::edus().first().ok_or(Errno::ENXIO)?)?, flags)
+            Self::Copier(_) => {
+                let copier = devices::copiers().first().ok_or(Errno::ENXIO)?;
+                OpenFile::new(copier::CopierFile::new(copier)?, flags)
             }
         })
     }

@@ -1,22 +1,36 @@
-//! The kernel's side of an `edu` device: one transfer at a time, and somebody who waits for its end.
+//! The kernel's side of a device that copies between memory and a buffer of its own: one job at a time, and somebody
+//! who waits for its end.
 
 use crate::dma::Device;
 use crate::irq::Handler;
 use crate::sched::{WaitError, Waiters};
 use crate::sync::SpinLock;
+use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::sync::Arc;
 use arch::timer::Deadline;
 use core::sync::atomic::{AtomicBool, Ordering};
-use drivers::edu::{self, EduError, Notify, Transfer};
+use drivers::copier::{self, CopyError, Notify, Transfer};
 
-/// The device takes 100 ms of its own time for a transfer; a machine under load takes longer to get there.
+/// An `edu` takes 100 ms of its own time for a transfer; a machine under load takes longer to get there.
 const PATIENCE_NS: u64 = 20_000_000_000;
 
-/// An `edu` device.
-pub struct Edu {
+/// Which driver it has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Model {
+    /// QEMU's `edu`.
+    Edu,
+    /// A channel of a Raspberry Pi's DMA engine.
+    Bcm2835Dma,
+}
+
+/// A device that copies.
+pub struct Copier {
+    model: Model,
     device: Arc<Device>,
-    engine: SpinLock<edu::Edu>,
+    engine: SpinLock<Box<dyn copier::Copier>>,
+    /// Transfers that it does in one go.
+    most_transfers: usize,
     /// Somebody's transfer is under way.
     taken: AtomicBool,
     /// Those who wait for their turn or for the end of a transfer.
@@ -24,11 +38,33 @@ pub struct Edu {
     interrupts: AtomicBool,
 }
 
-impl Edu {
+impl Copier {
     /// The device, polled.
-    pub fn new(device: Arc<Device>, engine: edu::Edu) -> Self {
-        let (taken, interrupts) = (AtomicBool::new(false), AtomicBool::new(false));
-        Self { device, engine: SpinLock::new(engine), taken, waiters: Waiters::new(), interrupts }
+    pub fn new(model: Model, device: Arc<Device>, engine: impl copier::Copier + 'static) -> Self {
+        Self {
+            model,
+            device,
+            most_transfers: engine.most_transfers(),
+            engine: SpinLock::new(Box::new(engine)),
+            taken: AtomicBool::new(false),
+            waiters: Waiters::new(),
+            interrupts: AtomicBool::new(false),
+        }
+    }
+
+    /// Which driver it has.
+    pub fn model(&self) -> Model {
+        self.model
+    }
+
+    /// Whether memory in pieces is no obstacle for it.
+    pub fn gathers(&self) -> bool {
+        self.most_transfers > 1
+    }
+
+    /// Whether memory that has no special place is within its reach.
+    pub fn reaches_memory(&self) -> bool {
+        self.device.reaches_memory()
     }
 
     /// Its interrupt reaches [`Handler::handle`]: transfers are waited for asleep from now on.
@@ -53,30 +89,37 @@ impl Edu {
             None => String::from("no IOMMU"),
         };
         let notify = if self.has_interrupt() { "by interrupt" } else { "polled" };
-        alloc::format!("{stream}, mask {:#x}, {notify}", edu::DMA_MASK)
+        alloc::format!("{stream}, mask {}, {notify}", self.device.mask())
     }
 
     /// Does a transfer and returns when it is over, waiting by interrupt if there is one. Only in a thread, with no lock
     /// held.
     ///
     /// # Errors
-    /// What [`edu::Edu::start`] refuses, and [`EduError::TimedOut`]. The device says nothing about faults.
-    pub fn transfer(&self, transfer: Transfer) -> Result<(), EduError> {
-        let notify = if self.has_interrupt() { Notify::Interrupt } else { Notify::Poll };
-        self.transfer_notified(transfer, notify)
+    /// What [`copier::Copier::start`] and [`copier::Copier::outcome`] say, and [`CopyError::TimedOut`]. An `edu` says
+    /// nothing about faults.
+    pub fn transfer(&self, transfer: Transfer) -> Result<(), CopyError> {
+        self.transfer_all(&[transfer])
     }
 
-    /// The same with a choice of how the end is noticed; [`Notify::Interrupt`] needs [`Edu::has_interrupt`].
+    /// The same for several, in this order, in one go if the device gathers.
     ///
     /// # Errors
-    /// As for [`Edu::transfer`].
-    pub fn transfer_notified(&self, transfer: Transfer, notify: Notify) -> Result<(), EduError> {
+    /// As for [`Copier::transfer`]; those before the one that fails have been done.
+    pub fn transfer_all(&self, transfers: &[Transfer]) -> Result<(), CopyError> {
+        let notify = if self.has_interrupt() { Notify::Interrupt } else { Notify::Poll };
         self.take_turn();
-        let started = self.engine.lock().start(transfer, notify);
-        let result = started.and_then(|()| self.wait(notify));
+        let mut jobs = transfers.chunks(self.most_transfers);
+        let result = jobs.try_for_each(|job| self.run(job, notify));
         self.taken.store(false, Ordering::Release);
         self.waiters.wake_all();
         result
+    }
+
+    fn run(&self, job: &[Transfer], notify: Notify) -> Result<(), CopyError> {
+        self.engine.lock().start(job, notify)?;
+        self.wait(notify)?;
+        self.engine.lock().outcome()
     }
 
     fn take_turn(&self) {
@@ -88,20 +131,20 @@ impl Edu {
     }
 
     /// Waits for the end of the transfer, in any case: the memory is the device's until then.
-    fn wait(&self, notify: Notify) -> Result<(), EduError> {
+    fn wait(&self, notify: Notify) -> Result<(), CopyError> {
         let deadline = Deadline::in_ns(PATIENCE_NS);
         let is_done = || self.engine.lock().is_done().then_some(());
         if notify == Notify::Interrupt {
             let until = crate::sched::time::now() + PATIENCE_NS;
             match self.waiters.wait_until(Some(until), is_done) {
                 Ok(()) => return Ok(()),
-                Err(WaitError::TimedOut) => return Err(EduError::TimedOut),
+                Err(WaitError::TimedOut) => return Err(CopyError::TimedOut),
                 Err(WaitError::Interrupted) => {}
             }
         }
         while is_done().is_none() {
             if deadline.passed() {
-                return Err(EduError::TimedOut);
+                return Err(CopyError::TimedOut);
             }
             crate::sched::yield_now();
         }
@@ -109,7 +152,7 @@ impl Edu {
     }
 }
 
-impl Handler for Edu {
+impl Handler for Copier {
     fn handle(&self) {
         if self.engine.lock().acknowledge() {
             self.waiters.wake_all();
