@@ -2,6 +2,7 @@
 #
 #   make          build target/image/{kernel8.img,kernel.elf,initramfs.cpio}
 #   make run      boot them under QEMU; ctrl-a x ends it
+#   make image    what to put onto a card: BOARD=rpi, or BOARD=generic for any board with U-Boot
 #   make test     host tests, then the self-tests and contract cases on every machine of the matrix
 #   make check    what CI runs: format, lints, then all of `make test`
 #   make bench    measure in guest instructions, next to Linux: a table, and target/report/index.html
@@ -14,8 +15,8 @@ export BOARD MEM SMP APPEND QEMU_ARGS INITRD
 
 SUDO := $(if $(filter-out 0,$(shell id -u)),sudo)
 
-.PHONY: build run test check bench debug
-build run test check bench debug: | linker
+.PHONY: build run image test check bench debug
+build run image test check bench debug: | linker
 	@cargo xtask $@
 
 .DEFAULT_GOAL := build

@@ -35,6 +35,21 @@ pub fn tree(board: &str) -> Result<PathBuf> {
     Ok(file)
 }
 
+/// U-Boot for QEMU's virt board, as Debian builds it.
+pub fn u_boot() -> Result<PathBuf> {
+    const PACKAGE: &str = "u-boot-qemu";
+    let directory = workspace::target().join("boards");
+    let file = directory.join("u-boot.bin");
+    if !file.is_file() {
+        println!("fetching U-Boot from the Debian package {PACKAGE}");
+        apt::extract(PACKAGE, Architecture::Arm64, &["*/qemu_arm64/u-boot.bin"], &directory)?;
+    }
+    if !file.is_file() {
+        return Err(Error::Missing(format!("the Debian package {PACKAGE} has no qemu_arm64/u-boot.bin")));
+    }
+    Ok(file)
+}
+
 /// Fetches what a run on this board needs, if it needs anything.
 pub fn prepare(board: &str) -> Result<()> {
     if tree_of(board).is_some() { tree(board).map(drop) } else { Ok(()) }

@@ -75,6 +75,8 @@ pub enum Entry {
     Kernel(PathBuf),
     /// As above, with this device tree in place of QEMU's.
     KernelWithTree(PathBuf, PathBuf),
+    /// A disk image, by the boot loader that is the machine's firmware.
+    Disk { firmware: PathBuf, disk: PathBuf },
 }
 
 impl Machine {
@@ -120,10 +122,17 @@ impl Machine {
 
 impl Entry {
     fn arguments(&self, words: &mut Vec<String>) {
-        let (Self::Kernel(kernel) | Self::KernelWithTree(kernel, _)) = self;
-        words.extend(["-kernel".into(), kernel.display().to_string()]);
-        if let Self::KernelWithTree(_, tree) = self {
-            words.extend(["-dtb".into(), tree.display().to_string()]);
+        let shown = |path: &PathBuf| path.display().to_string();
+        match self {
+            Self::Kernel(kernel) => words.extend(["-kernel".into(), shown(kernel)]),
+            Self::KernelWithTree(kernel, tree) => {
+                words.extend(["-kernel".into(), shown(kernel), "-dtb".into(), shown(tree)]);
+            }
+            Self::Disk { firmware, disk } => {
+                let drive = format!("if=none,id=disk,format=raw,snapshot=on,file={}", shown(disk));
+                words.extend(["-bios".into(), shown(firmware), "-drive".into(), drive]);
+                words.extend(["-device", "virtio-blk-pci,drive=disk"].map(String::from));
+            }
         }
     }
 }

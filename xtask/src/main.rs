@@ -15,9 +15,11 @@ mod bench;
 mod boards;
 mod check;
 mod command;
+mod disk;
 mod dtb;
 mod elf_file;
 mod error;
+mod flash;
 mod host;
 mod image;
 mod initramfs;
@@ -27,7 +29,10 @@ mod machine;
 mod matrix;
 mod prepare;
 mod qemu;
+mod raspberry_pi;
 mod run;
+mod same_image;
+mod skips;
 mod suite;
 mod tally;
 mod tools;
@@ -36,7 +41,7 @@ mod workspace;
 mod wrap;
 
 const USAGE: &str =
-    "usage: cargo xtask build | run | test [CASE..] | check | bench [GLOB | --bless | ..] | debug
+    "usage: cargo xtask build | run | image | test [CASE..] | check | bench [GLOB | --bless | ..] | debug
 knobs (environment): BOARD MEM SMP APPEND QEMU_ARGS INITRD";
 
 fn main() -> ExitCode {
@@ -60,6 +65,7 @@ fn dispatch(verb: &str, rest: &[String]) -> Result<ExitCode> {
         "debug" => run::debug(&knobs),
         "test" => suite::test(rest).map(conclude),
         "bench" => bench::bench(rest).map(conclude),
+        "image" => flash::images(&knobs).map(|()| ExitCode::SUCCESS),
         "check" => check::check().map(conclude),
         _ => Err(Error::Usage(USAGE)),
     }

@@ -2,8 +2,8 @@
 
 use crate::judge::Expect;
 use crate::machine::{EDU, Machine};
-use crate::trace;
 use crate::wrap::Tree;
+use crate::{run, trace};
 
 /// One boot and what it has to show.
 #[derive(Clone, Copy, Debug)]
@@ -57,6 +57,8 @@ pub enum Start {
     BoardTree(&'static [(&'static str, &'static str)]),
     /// As [`Start::Whole`], with pieces of QEMU's device tree replaced.
     PatchedTree(&'static [(&'static str, &'static str)]),
+    /// The disk image of `make image BOARD=generic`, through U-Boot. The boot arguments are in it.
+    Disk,
     /// At the highest exception level, with this device tree, without initramfs.
     Bare(Tree),
 }
@@ -184,6 +186,31 @@ pub const CASES: &[Case] = &[
             never: &[PANIC, "smmu: event"],
         },
         inspect: trace::mosaic,
+        ..SELFTEST
+    },
+    // The same program where nothing translates: the DMA engine gathers the pieces.
+    Case {
+        append: "lowmem=256M dma.trace -- --size=256M",
+        expect: Expect::PowerOff {
+            shown: &[
+                "bcm2835-dma channel",
+                "where RAM jumps",
+                "device table pages: 0",
+                "init: exit status 0",
+            ],
+            never: &[PANIC],
+        },
+        ..raspberry_pi("raspi3b-mosaic", "raspi3b")
+    },
+    // Through a real boot loader, from the disk image that goes onto a card.
+    Case {
+        name: "u-boot-disk",
+        start: Start::Disk,
+        append: run::DEFAULT_APPEND,
+        expect: Expect::PowerOff {
+            shown: &["U-Boot", "extlinux.conf", "Starting kernel", "vmalloc bytes: 0", "init: exit status 0"],
+            never: &[PANIC, "smmu: event"],
+        },
         ..SELFTEST
     },
     // What else a program can try.

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::initramfs::{self, Program};
 use crate::machine::{Boot, Entry, Machine};
 use crate::matrix::{Case, Start};
-use crate::{boards, dtb, wrap};
+use crate::{boards, disk, dtb, wrap};
 
 /// ELF's number for the x86-64.
 const X86_64: u16 = 62;
@@ -28,6 +28,12 @@ pub fn boot(case: &Case, machine: &Machine, built: &Artifacts, stem: &Path) -> R
             let tree = boards::tree(&machine.board)?;
             let tree = dtb::patch(&tree, changes, &stem.with_added_extension("dtb"))?;
             Boot { entry: Entry::KernelWithTree(built.image.clone(), tree), ..whole }
+        }
+        Start::Disk => {
+            let disk = stem.with_added_extension("img");
+            disk::write(built, case.append, &disk)?;
+            let entry = Entry::Disk { firmware: boards::u_boot()?, disk };
+            Boot { entry, initramfs: None, append: String::new() }
         }
         Start::Bare(tree) => {
             let entry = wrap::wrap(&built.image, tree, &stem.with_added_extension("elf"))?;

@@ -11,8 +11,9 @@ use crate::error::{Error, Result};
 use crate::judge::Verdict;
 use crate::matrix::{CASES, Case};
 use crate::qemu::{self, Run};
+use crate::same_image::{self, Started};
 use crate::tally::Tally;
-use crate::{bench, boards, host, prepare, tools, workspace};
+use crate::{bench, boards, host, prepare, skips, tools, workspace};
 
 /// More emulators than this on two cores only make each other time out.
 const AT_ONCE: usize = 2;
@@ -44,44 +45,56 @@ fn matrix(cases: &[&Case], built: &Artifacts) -> Result<Tally> {
     std::fs::create_dir_all(&logs).map_err(Error::file("create", &logs))?;
     println!("{} boots, {AT_ONCE} at a time; consoles in {}", cases.len(), logs.display());
     let next = AtomicUsize::new(0);
-    let sum = Mutex::new(Tally::default());
+    let sum = Mutex::new((Tally::default(), Started::default()));
     thread::scope(|scope| {
         for _ in 0..AT_ONCE.min(cases.len()) {
             scope.spawn(|| {
                 while let Some(case) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let (verdict, report) = one(case, built, &logs);
+                    let (verdict, image, report) = one(case, built, &logs);
                     // Printed under the lock, so that two reports do not mix.
                     let mut sum = sum.lock().expect("no reporter panics");
-                    *sum += verdict.tally;
+                    sum.0 += verdict.tally;
+                    image.into_iter().for_each(|image| sum.1.note(case.name, &image));
                     print!("{report}");
                 }
             });
         }
     });
-    Ok(sum.into_inner().expect("no reporter panics"))
+    let (mut tally, started) = sum.into_inner().expect("no reporter panics");
+    tally += started.conclude();
+    Ok(tally)
 }
 
-/// Runs one case; an error of the tool itself is a failure of the case.
-fn one(case: &Case, built: &Artifacts, logs: &Path) -> (Verdict, String) {
-    let (verdict, took) = match boot(case, built, logs) {
-        Ok(run) => (case.expect.judge(&run).and((case.inspect)(&run.console)), run.took),
+/// Runs one case, and returns the image that it started; an error of the tool itself is a failure of the case.
+fn one(case: &Case, built: &Artifacts, logs: &Path) -> (Verdict, Option<Vec<u8>>, String) {
+    let (verdict, image, took) = match boot(case, built, logs) {
+        Ok((run, image)) => {
+            let verdict = case.expect.judge(&run).and((case.inspect)(&run.console));
+            (verdict, Some(image), run.took)
+        }
         Err(error) => {
-            (Verdict { tally: Tally::one(false), complaints: vec![error.to_string()] }, Duration::ZERO)
+            let complaints = vec![error.to_string()];
+            (Verdict { tally: Tally::one(false), complaints }, None, Duration::ZERO)
         }
     };
+    let odd = skips::complaints(case.name, &verdict.tally);
+    let verdict = verdict.and(odd);
     let report = report(case, &verdict, took, &log(case, logs));
-    (verdict, report)
+    (verdict, image, report)
 }
 
 fn log(case: &Case, logs: &Path) -> PathBuf {
     logs.join(format!("{}.log", case.name))
 }
 
-fn boot(case: &Case, built: &Artifacts, logs: &Path) -> Result<Run> {
+fn boot(case: &Case, built: &Artifacts, logs: &Path) -> Result<(Run, Vec<u8>)> {
     let machine = case.machine();
     let boot = prepare::boot(case, &machine, built, &logs.join(case.name))?;
+    let image = same_image::of(&boot.entry)?;
     let limit = Duration::from_secs(case.limit);
-    qemu::capture(&machine.arguments(&boot), limit, &log(case, logs), |line| case.expect.is_last(line))
+    let words = machine.arguments(&boot);
+    let run = qemu::capture(&words, limit, &log(case, logs), |line| case.expect.is_last(line))?;
+    Ok((run, image))
 }
 
 /// One line; for a failure also why, and the end of the log: the console, and what QEMU said itself.
