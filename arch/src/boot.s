@@ -25,6 +25,9 @@
 .equ TCR_E0PD1, 1 << 56
 .equ MAIR, 0x0444ff                           // 0 write-back, 1 non-cacheable, 2 Device-nGnRE
 
+.equ SECURE_WRITE, 0x5401                     // low half of the function id; secure.rs has the whole
+.equ SECURE_WRITE_OWNER, 0xc300
+
 .equ SPSR_EL1H, 0x3c5                         // DAIF masked
 .equ SPSR_EL2H, 0x3c9
 
@@ -155,9 +158,8 @@ drop_to_el1:
     ret
 
 // EL3: no firmware below us. Open everything to the Non-secure side. What cannot be done here, since it takes
-// addresses from the device tree: putting interrupts into Group 1 (GICD_IGROUPRn, GICR_IGROUPR0) - they are Secure
-// registers, and a loader that enters us at EL3 must have done it (doc of arch::boot). CNTFRQ_EL0 likewise is left
-// as reset or the loader set it.
+// addresses from the device tree, the kernel asks for later (serve_calls): the interrupt controller's registers for
+// it. CNTFRQ_EL0 is left as reset or the loader set it.
 from_el3:
     mov     x10, #0x531                       // SCR_EL3: NS, RES1 5:4, HCE, RW
     mrs     x9, id_aa64isar1_el1              // pointer authentication: APA 7:4, API 11:8
@@ -176,7 +178,7 @@ from_el3:
 1:  msr     scr_el3, x10
     msr     cptr_el3, xzr                     // FP/SIMD not trapped; SVE and SME, which nobody here uses, are
     msr     mdcr_el3, xzr
-    adr     x9, refuse_calls
+    adr     x9, serve_calls
     msr     vbar_el3, x9
     isb
     id_field x9, id_aa64pfr0_el1, 24          // GIC CPU interface as system registers (IHI 0069, 12.2)
@@ -285,6 +287,30 @@ refuse_calls:
 .endr
     mov     x0, #-1                           // synchronous, from a lower level in AArch64
     eret
+    .balign 128
+.rept 7
+    b       .
+    .balign 128
+.endr
+
+// EL3's vectors, when no firmware was there before: an SMC from the kernel at EL1 is served, by the one function there
+// is (secure.rs): w2 goes to the register at x1, as the secure side. x3 may be lost (DEN 0028, 2.6). All else is told
+// NOT_SUPPORTED.
+.balign 2048
+serve_calls:
+.rept 8
+    b       .
+    .balign 128
+.endr
+    mov     x3, #SECURE_WRITE                 // synchronous, from a lower level in AArch64
+    movk    x3, #SECURE_WRITE_OWNER, lsl #16
+    cmp     x0, x3
+    mov     x0, #-1
+    b.ne    1f
+    str     w2, [x1]
+    dsb     sy
+    mov     x0, xzr
+1:  eret
     .balign 128
 .rept 7
     b       .

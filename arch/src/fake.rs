@@ -52,6 +52,8 @@ pub enum Event {
     TimerAt(u64),
     /// The timer turned off.
     TimerOff,
+    /// A register written as the secure side: where and what.
+    SecureWrite(u64, u32),
     /// A call to the firmware.
     Psci(&'static str),
     /// A wait for interrupts or events, by the name of its function in [`cpu`](crate::cpu).

@@ -25,6 +25,7 @@ pub mod mmu;
 pub mod pointer;
 pub mod probe;
 pub mod psci;
+pub mod secure;
 pub mod timer;
 pub mod tlb;
 pub mod user_copy;

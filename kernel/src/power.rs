@@ -3,7 +3,8 @@
 use crate::board::Platform;
 use crate::memory::vmalloc;
 use crate::sync::SpinLock;
-use crate::{console, kprintln};
+use crate::{console, kprintln, start};
+use addr::PhysAddr;
 use arch::psci::Conduit;
 use arch::timer::Deadline;
 use drivers::bcm2835::watchdog::Watchdog;
@@ -15,9 +16,17 @@ const WATCHDOG_NS: u64 = 100_000_000;
 
 static FIRMWARE: Once<Conduit> = Once::new();
 static WATCHDOG: Once<SpinLock<Watchdog>> = Once::new();
+/// The controller that the secure side asks.
+static CONTROLLER: Once<PhysAddr> = Once::new();
+
+/// The embedded controller of QEMU's `sbsa-ref`: its one register takes commands.
+const POWER_OFF: u32 = 1;
 
 /// Finds what else than firmware switches the machine off. Called once the kernel's own tables are in use.
 pub fn init(platform: &Platform) {
+    if let Some(controller) = platform.embedded_controller.filter(|_| start::entry_level() == 3) {
+        CONTROLLER.call_once(|| controller);
+    }
     let Some(registers) = platform.watchdog else { return };
     match vmalloc::map_registers(registers) {
         Ok(at) => {
@@ -46,7 +55,10 @@ pub fn off() -> ! {
         (Some(Ok(())), _) => {}
         (_, Some(watchdog)) => wait_for(watchdog),
         (Some(Err(error)), None) => log::error!("power off: the firmware refuses ({error}); halted"),
-        (None, None) => log::error!("power off: no firmware to ask, no watchdog; halted"),
+        (None, None) => match CONTROLLER.get().map(|&at| arch::secure::write32(at, POWER_OFF)) {
+            Some(Ok(())) => {}
+            _ => log::error!("power off: no firmware to ask, no watchdog; halted"),
+        },
     }
     arch::cpu::halt()
 }

@@ -4,7 +4,7 @@ use crate::board::{Cpu, Start};
 use crate::memory::stack::{KernelStack, StackError};
 use crate::memory::{self, InitError, kernel_map, linear, zones};
 use crate::percpu::MAX_CPUS;
-use crate::power;
+use crate::{power, start};
 use addr::{AddrRange, Address, KernelVa, PhysAddr};
 use arch::boot::SecondaryArgs;
 use arch::timer::Deadline;
@@ -61,7 +61,7 @@ pub fn start_all(cpus: &[Cpu]) {
             log::warn!("cpu {:#x}: left out, {MAX_CPUS} are the most", cpu.mpidr);
             continue;
         }
-        match start(cpu, index) {
+        match start_one(cpu, index) {
             Ok(()) => index += 1,
             Err(error) => {
                 log::warn!("cpu {:#x}: left out: {error}", cpu.mpidr);
@@ -93,7 +93,7 @@ pub fn arrive() {
     ONLINE.fetch_add(1, Ordering::AcqRel);
 }
 
-fn start(cpu: &Cpu, index: usize) -> Result<(), CpuError> {
+fn start_one(cpu: &Cpu, index: usize) -> Result<(), CpuError> {
     memory::init_cpu(index).map_err(CpuError::Memory)?;
     let stack = KernelStack::new().map_err(CpuError::Stack)?;
     let args = SecondaryArgs { ttbr1: kernel_map::root(), stack_top: stack.top(), index: index as u64 };
@@ -123,6 +123,11 @@ fn send_off(cpu: &Cpu, args: PhysAddr) -> Result<(), CpuError> {
         }
         (Some(Start::SpinTable(word)), _) => {
             fetch_from_spin_table(word)?;
+            arch::boot::release_parked(cpu.mpidr, args);
+            Ok(())
+        }
+        // Nobody was there before us: it entered the kernel together with this CPU, and waits in boot.s.
+        _ if start::entry_level() == 3 => {
             arch::boot::release_parked(cpu.mpidr, args);
             Ok(())
         }

@@ -19,12 +19,15 @@ mod pci;
 mod place;
 mod platform;
 mod processors;
+mod sbsa_ref;
 mod smmu;
 mod tree;
 mod warning;
 
 #[cfg(test)]
 mod fixture;
+#[cfg(test)]
+mod mutants;
 
 pub use bootargs::{BadArgument, BootArgs, Why};
 pub use console::{Uart, UartKind};

@@ -1,5 +1,6 @@
 //! The whole description of a machine.
 
+use super::sbsa_ref;
 use super::{
     Cpu, DmaEngine, InterruptController, Place, Reason, Reservation, Smmu, Timer, Tree, TreeError, Uart,
     Warning,
@@ -35,6 +36,8 @@ pub struct Platform {
     pub interrupts: Option<InterruptController>,
     /// The registers of a Raspberry Pi's watchdog, which can switch it off.
     pub watchdog: Option<AddrRange<PhysAddr>>,
+    /// The controller that switches an `sbsa-ref` off, for the secure side.
+    pub embedded_controller: Option<PhysAddr>,
     /// A channel of a Raspberry Pi's DMA engine.
     pub dma_engine: Option<DmaEngine>,
     /// The generic timer.
@@ -56,8 +59,8 @@ impl Platform {
         if memory.is_empty() {
             return Err(TreeError::NoMemory);
         }
-        Ok(Self {
-            model: tree.root().text("model").unwrap_or("unknown").to_string(),
+        let mut platform = Self {
+            model: model(&tree.root()).to_string(),
             memory,
             reserved: reader.each(tree.reservations()),
             initrd: reader.one(tree.initrd()).flatten(),
@@ -70,12 +73,17 @@ impl Platform {
                 tree.places().filter_map(|place| Some((place, InterruptController::read(tree, &place)?))),
             ),
             watchdog: tree.watchdog().and_then(|(place, registers)| reader.keep(&place, registers)),
+            embedded_controller: None,
             dma_engine: tree.dma_engine().and_then(|(place, engine)| reader.keep(&place, engine)),
             timer: reader.one(tree.timer()),
             pci_hosts: reader.each(tree.pci_hosts()),
             smmus: reader.each(tree.smmus()),
             warnings: reader.warnings,
-        })
+        };
+        if sbsa_ref::is(tree) {
+            sbsa_ref::complete(&mut platform);
+        }
+        Ok(platform)
     }
 }
 
@@ -94,6 +102,11 @@ impl Platform {
             self.initrd = None;
         }
     }
+}
+
+/// What the machine calls itself, or what it is compatible with.
+fn model<'a>(root: &Place<'a>) -> &'a str {
+    root.text("model").or_else(|| root.text("compatible")).unwrap_or("unknown")
 }
 
 /// Keeps what is good, and a warning for what is not.

@@ -4,6 +4,7 @@ use super::{Place, Reason, Tree};
 use addr::{AddrRange, PhysAddr};
 use arch::psci::Conduit;
 use drivers::interrupts::Interrupt;
+use dtoolkit::Node;
 
 /// The bits of MPIDR_EL1 that say which CPU it is (Aff3 to Aff0).
 const AFFINITY: u64 = 0xff_00ff_ffff;
@@ -39,7 +40,7 @@ impl<'a> Tree<'a> {
     /// The CPUs, in the tree's order.
     pub fn cpus(&self) -> impl Iterator<Item = (Place<'a>, Result<Cpu, Reason>)> + use<'a> {
         let nodes = self.find("/cpus").into_iter().flat_map(|cpus| cpus.children());
-        let nodes = nodes.filter(|place| place.text("device_type") == Some("cpu") && place.is_enabled());
+        let nodes = nodes.filter(|place| is_cpu(place) && place.is_enabled());
         nodes.map(|place| (place, cpu(&place)))
     }
 
@@ -77,6 +78,14 @@ impl<'a> Tree<'a> {
             Timer { physical: None, virtual_: None } => Err(Reason::Malformed("interrupts")),
             timer => Ok(timer),
         }
+    }
+}
+
+/// By its type; by its name where a tree has no types (`sbsa-ref`'s).
+fn is_cpu(place: &Place<'_>) -> bool {
+    match place.text("device_type") {
+        Some(kind) => kind == "cpu",
+        None => place.node().name_without_address() == "cpu",
     }
 }
 
@@ -118,6 +127,15 @@ mod tests {
         let zero = Cpu { mpidr: 0, start: Some(Start::Psci) };
         let one = Cpu { mpidr: 1, start: Some(Start::SpinTable(PhysAddr::new(0xe0))) };
         assert_eq!(found, [Ok(zero), Ok(one)]);
+    }
+
+    #[test]
+    fn a_tree_without_types_has_cpus_by_name() {
+        let mut model = fixture::virt();
+        for cpu in ["/cpus/cpu@0", "/cpus/cpu@1"] {
+            fixture::find(&mut model, cpu).remove_property("device_type");
+        }
+        assert_eq!(with(&model, |tree| tree.cpus().count()), 2, "but cpu-map and its kind are none");
     }
 
     #[test]

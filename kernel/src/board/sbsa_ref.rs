@@ -1,0 +1,158 @@
+//! QEMU's `sbsa-ref`: its tree has CPUs and memory, and leaves the rest to firmware. So this is a table, chosen by the
+//! root's `compatible`, of what the machine has at fixed places (QEMU, `hw/arm/sbsa-ref.c`).
+//!
+//! All of its RAM is above 4 GiB: a device with 32 address bits reaches memory through the SMMU or not at all.
+
+use super::{Gic, InterruptController, Platform, Reason, Smmu, Timer, Tree, Uart, UartKind};
+use addr::{AddrRange, PhysAddr};
+use alloc::vec::Vec;
+use drivers::gic::{self, IntId, Trigger};
+use drivers::pcie::{
+    HostDescription, HostWindow, InterruptMap, InterruptRoute, Phandle, RequesterMap, RequesterRange, Space,
+};
+
+const COMPATIBLE: &str = "linux,sbsa-ref";
+/// What the table calls its own parts; the tree has no phandles.
+const SMMU: Phandle = Phandle(u32::MAX - 1);
+const ITS: Phandle = Phandle(u32::MAX - 2);
+/// The embedded controller that switches the machine off; only the secure side reaches it.
+const EMBEDDED_CONTROLLER: PhysAddr = PhysAddr::new(0x5000_0000);
+/// The first of the SPIs that INTA to INTD raise.
+const FIRST_INTX: u32 = 3;
+
+/// Whether `tree` is this machine's.
+pub(super) fn is(tree: &Tree<'_>) -> bool {
+    tree.root().is_compatible(&[COMPATIBLE])
+}
+
+/// Adds what the tree does not say, and takes back the complaints about that.
+pub(super) fn complete(platform: &mut Platform) {
+    platform.console = Some(Uart {
+        kind: UartKind::Pl011,
+        registers: range(0x6000_0000, 0x1000),
+        interrupt: Some(spi(1, Trigger::Level).into()),
+        baud: None,
+    });
+    platform.interrupts = Some(InterruptController::Gic(Gic::V3 {
+        distributor: range(0x4006_0000, 0x1_0000),
+        redistributors: Vec::from([range(0x4008_0000, 0x400_0000)]),
+        its: Vec::from([range(0x4408_1000, 0x2_0000)]),
+    }));
+    let ppi = |number| Some(gic::Interrupt { id: IntId::ppi(number), trigger: Trigger::Level }.into());
+    platform.timer = Some(Timer { physical: ppi(14), virtual_: ppi(11) });
+    platform.smmus = Vec::from([smmu()]);
+    platform.pci_hosts = Vec::from([pci_host()]);
+    platform.embedded_controller = Some(EMBEDDED_CONTROLLER);
+    let expected = [Reason::Missing("stdout-path"), Reason::Missing("arm,armv8-timer")];
+    platform.warnings.retain(|warning| !expected.contains(&warning.reason));
+}
+
+fn range(start: u64, len: u64) -> AddrRange<PhysAddr> {
+    AddrRange::new(PhysAddr::new(start), PhysAddr::new(start + len))
+}
+
+fn spi(number: u32, trigger: Trigger) -> gic::Interrupt {
+    gic::Interrupt { id: IntId::spi(number), trigger }
+}
+
+fn smmu() -> Smmu {
+    let interrupt = |number| Some(spi(number, Trigger::Edge).into());
+    Smmu {
+        phandle: Some(SMMU),
+        registers: range(0x6005_0000, 0x2_0000),
+        event_queue: interrupt(12),
+        page_request: interrupt(13),
+        command_sync: interrupt(14),
+        global_error: interrupt(15),
+        combined: None,
+        coherent: true,
+    }
+}
+
+fn pci_host() -> HostDescription {
+    let window =
+        |space, bus, cpu, len| HostWindow { space, prefetchable: false, bus, cpu: PhysAddr::new(cpu), len };
+    let all = |controller| RequesterMap {
+        mask: u16::MAX,
+        ranges: Vec::from([RequesterRange { first: 0, len: 0x1_0000, controller, base: 0 }]),
+    };
+    HostDescription {
+        ecam: range(0xf000_0000, 0x1000_0000),
+        buses: 0..=255,
+        domain: 0,
+        windows: Vec::from([
+            window(Space::Io, 0, 0x7fff_0000, 0x1_0000),
+            window(Space::Memory32, 0x8000_0000, 0x8000_0000, 0x7000_0000),
+            window(Space::Memory64, 0x1_0000_0000, 0x1_0000_0000, 0xff_0000_0000),
+        ]),
+        interrupts: interrupts(),
+        iommu: all(SMMU),
+        msi: all(ITS),
+        dma: Vec::new(),
+        coherent: true,
+    }
+}
+
+/// Pin and slot decide together, so that the first pins of neighbouring slots differ.
+fn interrupts() -> InterruptMap {
+    let pins = |slot: u16| (1..=4u8).map(move |pin| (slot, pin));
+    let route = |(slot, pin): (u16, u8)| InterruptRoute {
+        requester: slot << 3,
+        pin,
+        interrupt: spi(FIRST_INTX + (u32::from(slot) + u32::from(pin) - 1) % 4, Trigger::Level),
+    };
+    InterruptMap { requester_mask: 3 << 3, pin_mask: 7, routes: (0..4).flat_map(pins).map(route).collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture;
+    use super::*;
+    use drivers::pcie::Bdf;
+    use dtoolkit::model::DeviceTree;
+
+    /// The tree that QEMU makes, as far as the kernel reads it.
+    fn tree() -> DeviceTree {
+        let mut tree = DeviceTree::new();
+        for property in [
+            fixture::text("compatible", COMPATIBLE),
+            fixture::cells("#address-cells", &[2]),
+            fixture::cells("#size-cells", &[2]),
+        ] {
+            tree.root.add_property(property);
+        }
+        let memory = fixture::node("memory@10000000000")
+            .property(fixture::text("device_type", "memory"))
+            .property(fixture::cells("reg", &[0x100, 0, 0, 0x4000_0000]));
+        let cpu = fixture::node("cpu@0").property(fixture::cells("reg", &[0, 0]));
+        let cpus = fixture::node("cpus")
+            .property(fixture::cells("#address-cells", &[2]))
+            .property(fixture::cells("#size-cells", &[0]));
+        tree.root.add_child(memory.build());
+        tree.root.add_child(cpus.child(cpu.build()).build());
+        tree
+    }
+
+    #[test]
+    fn the_table_completes_the_tree() {
+        let blob = tree().to_dtb();
+        let platform = Platform::read(&Tree::new(&blob).unwrap()).unwrap();
+        assert_eq!((platform.warnings.as_slice(), platform.cpus.len()), (&[][..], 1));
+        assert_eq!(platform.memory, [range(0x100_0000_0000, 0x4000_0000)]);
+        assert!(platform.console.is_some() && platform.timer.is_some() && platform.interrupts.is_some());
+        let host = &platform.pci_hosts[0];
+        assert_eq!(host.iommu.lookup(0x10), Some((SMMU, 0x10)));
+        assert_eq!(platform.smmus[0].phandle, Some(SMMU));
+        let slot_3 = Bdf::new(0, 3, 0);
+        assert_eq!(host.interrupts.lookup(slot_3, 1), Some(spi(6, Trigger::Level)));
+        assert_eq!(host.interrupts.lookup(slot_3, 2), Some(spi(3, Trigger::Level)));
+    }
+
+    #[test]
+    fn no_other_board_gets_the_table() {
+        let blob = fixture::virt().to_dtb();
+        assert!(!is(&Tree::new(&blob).unwrap()));
+        let platform = Platform::read(&Tree::new(&blob).unwrap()).unwrap();
+        assert_eq!(platform.embedded_controller, None);
+    }
+}
