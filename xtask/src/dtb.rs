@@ -1,10 +1,16 @@
 //! Device trees with something wrong in them.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use dtoolkit::error::ModelError;
+use dtoolkit::fdt::Fdt;
+use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
+
+use crate::elf_file::{AARCH64, Segment, executable};
 use crate::error::{Error, Result};
-use crate::machine::{Boot, Machine};
+use crate::machine::{Boot, Entry, Machine};
 use crate::{command, qemu};
 
 /// A header that looks right and offsets that point far outside.
@@ -17,8 +23,56 @@ pub fn damaged() -> Vec<u8> {
     tree
 }
 
+/// QEMU's tree for this machine when it starts something without firmware (an ELF file: no PSCI), with the boot arguments
+/// and an initramfs at `initramfs`. `at` is for the dump.
+pub fn of_bare_machine(
+    machine: &Machine,
+    append: &str,
+    initramfs: Option<Range<u64>>,
+    at: &Path,
+) -> Result<Vec<u8>> {
+    // `b .`; it never runs.
+    let code = 0x1400_0000_u32.to_le_bytes();
+    let halt = [Segment::new(machine.ram() + 0x20_0000, &code)];
+    let stub = at.with_added_extension("elf");
+    std::fs::write(&stub, executable(AARCH64, halt[0].address, &halt))
+        .map_err(Error::file("write", &stub))?;
+    let boot = Boot { entry: Entry::Kernel(stub), initramfs: None, append: String::new() };
+    dump(machine, &boot, at)?;
+    let bytes = std::fs::read(at).map_err(Error::file("read", at))?;
+    let reason = |reason: String| Error::Image { path: at.to_owned(), reason };
+    let tree = Fdt::new(&bytes).map_err(|error| reason(error.to_string()))?;
+    let mut tree = DeviceTree::from_fdt(&tree);
+    choose(&mut tree, append, initramfs).map_err(|error| reason(error.to_string()))?;
+    Ok(tree.to_dtb())
+}
+
+/// Writes `/chosen`.
+fn choose(
+    tree: &mut DeviceTree,
+    append: &str,
+    initramfs: Option<Range<u64>>,
+) -> std::result::Result<(), ModelError> {
+    if tree.root.child_mut("chosen").is_none() {
+        tree.root.add_child(DeviceTreeNode::new("chosen")?);
+    }
+    let Some(chosen) = tree.root.child_mut("chosen") else { unreachable!("it was just added") };
+    chosen.add_property(DeviceTreeProperty::new("bootargs", append)?);
+    if let Some(range) = initramfs {
+        chosen.add_property(DeviceTreeProperty::new("linux,initrd-start", range.start)?);
+        chosen.add_property(DeviceTreeProperty::new("linux,initrd-end", range.end)?);
+    }
+    Ok(())
+}
+
 /// QEMU's tree for this machine with pieces of text replaced by others of the same length.
 pub fn patch_qemus(machine: &Machine, boot: &Boot, changes: &[(&str, &str)], at: &Path) -> Result<PathBuf> {
+    dump(machine, boot, at)?;
+    patch(at, changes, at)
+}
+
+/// Writes QEMU's tree for this machine to the file `at`.
+fn dump(machine: &Machine, boot: &Boot, at: &Path) -> Result<()> {
     let mut dump = machine.clone();
     dump.extra.extend([
         "-machine".into(),
@@ -27,8 +81,7 @@ pub fn patch_qemus(machine: &Machine, boot: &Boot, changes: &[(&str, &str)], at:
         "none".into(),
     ]);
     let mut command = Command::new(qemu::PROGRAM);
-    command::capture(command.args(dump.arguments(boot)))?;
-    patch(at, changes, at)
+    command::capture(command.args(dump.arguments(boot))).map(drop)
 }
 
 /// The tree in the file `from` with pieces of text replaced by others of the same length.

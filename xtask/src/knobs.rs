@@ -6,7 +6,7 @@ use std::path::PathBuf;
 /// What a person can change about a run without editing anything. An empty value counts as not given.
 #[derive(Clone, Debug, Default)]
 pub struct Knobs {
-    /// `BOARD=`: a QEMU machine of the `virt` family; default `virt`.
+    /// `BOARD=`: a QEMU machine; default `virt`. For `make image`: `rpi` or `generic`.
     pub board: Option<String>,
     /// `MEM=`: QEMU's `-m`; default 2G.
     pub memory: Option<String>,

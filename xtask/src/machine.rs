@@ -1,6 +1,6 @@
 //! A machine to boot on, as QEMU arguments.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// A machine of QEMU's. The default has everything that Tessera drives.
 #[derive(Clone, Debug)]
@@ -34,6 +34,8 @@ pub enum Family {
     Virt,
     /// A Raspberry Pi: nothing can.
     RaspberryPi,
+    /// QEMU's server board: CPUs and memory can.
+    SbsaRef,
 }
 
 impl Default for Machine {
@@ -96,17 +98,39 @@ impl Machine {
 
     /// What kind of machine it is.
     pub fn family(&self) -> Family {
-        if self.board.starts_with("raspi") { Family::RaspberryPi } else { Family::Virt }
+        match self.board.as_str() {
+            "sbsa-ref" => Family::SbsaRef,
+            board if board.starts_with("raspi") => Family::RaspberryPi,
+            _ => Family::Virt,
+        }
+    }
+
+    /// Where RAM starts.
+    pub fn ram(&self) -> u64 {
+        match self.family() {
+            Family::Virt => 1 << 30,
+            Family::RaspberryPi => 0,
+            Family::SbsaRef => 1 << 40,
+        }
     }
 
     fn hardware(&self) -> Vec<String> {
         let mut words = match self.family() {
             Family::Virt => self.virt(),
             Family::RaspberryPi => ["-M", &self.board, "-no-reboot"].map(String::from).into(),
+            Family::SbsaRef => self.sbsa_ref(),
         };
         // The console is the next one, which whoever starts QEMU adds.
         words.extend(["-serial", "null"].repeat(self.console).into_iter().map(String::from));
         words
+    }
+
+    fn sbsa_ref(&self) -> Vec<String> {
+        // Its display adapter wants a file that Debian packages elsewhere.
+        let fixed = ["-nic", "none", "-no-reboot", "-global", "bochs-display.romfile="];
+        let sized = ["-M", &self.board, "-cpu", &self.cpu, "-smp", &self.cpus, "-m", &self.memory];
+        let words = sized.iter().chain(&fixed).map(|word| (*word).to_owned());
+        words.chain(self.devices.iter().cloned()).collect()
     }
 
     fn virt(&self) -> Vec<String> {
@@ -121,6 +145,13 @@ impl Machine {
 }
 
 impl Entry {
+    /// The file that QEMU loads.
+    pub fn kernel(&self) -> &Path {
+        match self {
+            Self::Kernel(path) | Self::KernelWithTree(path, _) | Self::Disk { disk: path, .. } => path,
+        }
+    }
+
     fn arguments(&self, words: &mut Vec<String>) {
         let shown = |path: &PathBuf| path.display().to_string();
         match self {

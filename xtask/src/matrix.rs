@@ -59,7 +59,7 @@ pub enum Start {
     PatchedTree(&'static [(&'static str, &'static str)]),
     /// The disk image of `make image BOARD=generic`, through U-Boot. The boot arguments are in it.
     Disk,
-    /// At the highest exception level, with this device tree, without initramfs.
+    /// At the highest exception level, on all CPUs at once, with this device tree.
     Bare(Tree),
 }
 
@@ -119,6 +119,9 @@ const fn odd_tree(
     Case { start: Start::PatchedTree(changes), ..refusal(name, "init=/bin/probe -- hello", shown) }
 }
 
+/// RAM above 4 GiB alone, devices by a table.
+const SBSA_REF: Case = Case { board: "sbsa-ref", cpu: "neoverse-n2", ..SELFTEST };
+
 /// A Raspberry Pi with the device tree of Debian's kernel, whose console is the second UART.
 const fn raspberry_pi(name: &'static str, board: &'static str) -> Case {
     let (start, append) = (Start::BoardTree(&[]), "selftest lowmem=256M");
@@ -168,14 +171,30 @@ pub const CASES: &[Case] = &[
     raspberry_pi("raspi3b", "raspi3b"),
     Case { console: 0, start: Start::BoardTree(FIRST_UART), ..raspberry_pi("raspi4b-first-uart", "raspi4b") },
     Case { name: "virt-highmem-off", options: "dtb-randomness=off,highmem=off", ..SELFTEST },
+    // Without any firmware: all CPUs arrive at EL3, and nobody switches off.
     Case {
         name: "el3-entry",
         options: "dtb-randomness=off,secure=on",
-        cpus: "1",
         start: Start::Bare(Tree::Qemus),
-        append: "selftest=boot.*",
         expect: Expect::KtapThenHalt,
         ..SELFTEST
+    },
+    Case {
+        name: "el3-entry-over-el2",
+        options: "dtb-randomness=off,secure=on,virtualization=on",
+        start: Start::Bare(Tree::Qemus),
+        append: "selftest=boot.* lowmem=256M",
+        expect: Expect::KtapThenHalt,
+        ..SELFTEST
+    },
+    Case { name: "sbsa-ref", start: Start::Bare(Tree::Qemus), ..SBSA_REF },
+    // At EL2 its other CPUs are lost: QEMU sends them nowhere.
+    Case {
+        name: "sbsa-ref-el2",
+        cpus: "1",
+        append: "selftest=boot.*",
+        expect: Expect::KtapThenHalt,
+        ..SBSA_REF
     },
     // The demonstration, as `make run` shows it.
     Case {

@@ -36,8 +36,8 @@ pub fn boot(case: &Case, machine: &Machine, built: &Artifacts, stem: &Path) -> R
             Boot { entry, initramfs: None, append: String::new() }
         }
         Start::Bare(tree) => {
-            let entry = wrap::wrap(&built.image, tree, &stem.with_added_extension("elf"))?;
-            Boot { entry, initramfs: None, ..whole }
+            let entry = wrap::wrap(machine, &whole, tree, &stem.with_added_extension("elf"))?;
+            Boot { entry, initramfs: None, append: String::new() }
         }
         Start::WithoutInitramfs => Boot { initramfs: None, ..whole },
         Start::CutInitramfs | Start::WrongInitramfs | Start::BrokenPrograms => {

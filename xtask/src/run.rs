@@ -7,13 +7,14 @@ use crate::artifacts::{self, Artifacts};
 use crate::error::{Error, Result};
 use crate::knobs::Knobs;
 use crate::machine::{Boot, Entry, Family, Machine};
+use crate::wrap::{self, Tree};
 use crate::{boards, command, qemu, tools, workspace};
 
 /// Boot arguments of a run that names none: the demonstration's buffer shall be larger than lowmem.
 pub const DEFAULT_APPEND: &str = "lowmem=256M";
 
 /// The boards that can be started by name.
-const BOARDS: [&str; 3] = ["virt", "raspi3b", "raspi4b"];
+const BOARDS: [&str; 4] = ["virt", "raspi3b", "raspi4b", "sbsa-ref"];
 
 /// Boots and hands this terminal to the guest; the exit status is QEMU's.
 pub fn interactive(knobs: &Knobs) -> Result<ExitCode> {
@@ -36,11 +37,12 @@ pub fn debug(knobs: &Knobs) -> Result<ExitCode> {
 fn start(knobs: &Knobs, built: &Artifacts, more: &[&str]) -> Result<ExitCode> {
     let terminal = std::io::stdout().is_terminal();
     let machine = machine(knobs)?;
-    let boot = Boot {
-        entry: entry(&machine, built)?,
+    let whole = Boot {
+        entry: Entry::Kernel(built.image.clone()),
         initramfs: Some(knobs.initrd.clone().unwrap_or_else(|| built.initramfs.clone())),
         append: boot_arguments(knobs.append.as_deref(), terminal),
     };
+    let boot = on_board(&machine, whole)?;
     let mut line = Command::new(qemu::PROGRAM);
     line.args(["-display", "none"]).args(more).args(machine.arguments(&boot)).args(["-serial", "mon:stdio"]);
     println!("{}", command::shown(&line));
@@ -51,13 +53,20 @@ fn start(knobs: &Knobs, built: &Artifacts, more: &[&str]) -> Result<ExitCode> {
     Ok(status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))
 }
 
-/// The image, with the tree of a board that QEMU has none for.
-fn entry(machine: &Machine, built: &Artifacts) -> Result<Entry> {
-    let image = built.image.clone();
-    Ok(match machine.family() {
-        Family::Virt => Entry::Kernel(image),
-        Family::RaspberryPi => Entry::KernelWithTree(image, boards::tree(&machine.board)?),
-    })
+/// The same on a board that QEMU cannot start by itself as a real one does.
+fn on_board(machine: &Machine, whole: Boot) -> Result<Boot> {
+    match machine.family() {
+        Family::Virt => Ok(whole),
+        Family::RaspberryPi => {
+            let tree = boards::tree(&machine.board)?;
+            Ok(Boot { entry: Entry::KernelWithTree(whole.entry.kernel().to_owned(), tree), ..whole })
+        }
+        Family::SbsaRef => {
+            let elf = workspace::images().join("sbsa-ref.elf");
+            let entry = wrap::wrap(machine, &whole, Tree::Qemus, &elf)?;
+            Ok(Boot { entry, initramfs: None, append: String::new() })
+        }
+    }
 }
 
 fn machine(knobs: &Knobs) -> Result<Machine> {
@@ -65,12 +74,15 @@ fn machine(knobs: &Knobs) -> Result<Machine> {
     if let Some(board) = &knobs.board {
         if !BOARDS.contains(&board.as_str()) && !board.starts_with("virt-") {
             let wanted = "not a board this tool can start; it knows virt (and its versions: virt-9.1 ...), \
-                          raspi3b and raspi4b";
+                          raspi3b, raspi4b and sbsa-ref";
             return Err(Error::Knob { name: "BOARD", value: board.clone(), wanted });
         }
         machine.board.clone_from(board);
         // A Raspberry Pi's tree names the second UART, as its firmware leaves it.
         machine.console = usize::from(machine.family() == Family::RaspberryPi);
+        if machine.family() == Family::SbsaRef {
+            machine.cpu = "neoverse-n2".into();
+        }
     }
     machine.memory = knobs.memory.clone().unwrap_or(machine.memory);
     machine.cpus = knobs.cpus.clone().unwrap_or(machine.cpus);

@@ -1,19 +1,20 @@
 //! Starts that QEMU's own boot protocol never produces: at EL3, without a device tree, with a damaged one.
 //!
-//! QEMU enters an ELF file at the highest exception level, with x0 = 0 and its device tree at the start of RAM. So
-//! the image is wrapped into an ELF together with three instructions that set x0 and jump to it.
+//! QEMU enters an ELF file at the highest exception level, on all CPUs at once where no firmware is, with x0 = 0. So the
+//! image is wrapped into an ELF together with a few instructions that set x0 and jump to it, a device tree, and the
+//! initramfs, which QEMU does not load for an ELF file.
 
 use std::path::Path;
 
 use crate::dtb;
 use crate::elf_file::{AARCH64, Segment, executable};
 use crate::error::{Error, Result};
-use crate::machine::Entry;
+use crate::machine::{Boot, Entry, Machine};
 
 /// Which device tree the image gets to see.
 #[derive(Clone, Copy, Debug)]
 pub enum Tree {
-    /// QEMU's own, which lies at the start of RAM.
+    /// QEMU's own, with the boot arguments and the initramfs.
     Qemus,
     /// None: x0 = 0.
     None,
@@ -21,31 +22,45 @@ pub enum Tree {
     Damaged,
 }
 
-/// Where QEMU's `virt` puts its device tree when it boots an ELF file: the start of RAM.
-const QEMUS_TREE_AT: u64 = 0x4000_0000;
-const IMAGE_AT: u64 = 0x4020_0000;
-const TRAMPOLINE_AT: u64 = 0x4600_0000;
-const TREE_AT: u64 = 0x4700_0000;
+/// Where everything goes, from the start of RAM. The low 16 bits are zero.
+const IMAGE: u64 = 0x20_0000;
+const TRAMPOLINE: u64 = 0x600_0000;
+const TREE: u64 = 0x700_0000;
+const INITRAMFS: u64 = 0x800_0000;
 
-/// Wraps the image into an ELF file that starts it with this tree.
-pub fn wrap(image: &Path, tree: Tree, elf: &Path) -> Result<Entry> {
-    let image = std::fs::read(image).map_err(Error::file("read", image))?;
-    let (at, damaged) = match tree {
-        Tree::Qemus => (QEMUS_TREE_AT, None),
-        Tree::None => (0, None),
-        Tree::Damaged => (TREE_AT, Some(dtb::damaged())),
+/// Wraps the image into an ELF file that starts it with this tree; `whole` is what would be booted without.
+pub fn wrap(machine: &Machine, whole: &Boot, tree: Tree, elf: &Path) -> Result<Entry> {
+    let read = |path: &Path| std::fs::read(path).map_err(Error::file("read", path));
+    let ram = machine.ram();
+    let image = read(whole.entry.kernel())?;
+    let initramfs = whole.initramfs.as_deref().map(read).transpose()?;
+    let tree = match tree {
+        Tree::Qemus => {
+            let end = initramfs.as_ref().map(|bytes| bytes.len() as u64);
+            let range = end.map(|len| ram + INITRAMFS..ram + INITRAMFS + len);
+            // As an ELF file there is no PSCI, and the tree says so: it is that of the bare machine.
+            Some(dtb::of_bare_machine(machine, &whole.append, range, &elf.with_added_extension("dtb"))?)
+        }
+        Tree::None => None,
+        Tree::Damaged => Some(dtb::damaged()),
     };
-    let trampoline = trampoline(at);
-    let mut segments = vec![Segment::new(IMAGE_AT, &image), Segment::new(TRAMPOLINE_AT, &trampoline)];
-    segments.extend(damaged.as_deref().map(|bytes| Segment::new(TREE_AT, bytes)));
-    std::fs::write(elf, executable(AARCH64, TRAMPOLINE_AT, &segments)).map_err(Error::file("write", elf))?;
+    let trampoline = trampoline(tree.as_ref().map_or(0, |_| ram + TREE), ram + IMAGE);
+    let mut segments = vec![Segment::new(ram + IMAGE, &image), Segment::new(ram + TRAMPOLINE, &trampoline)];
+    segments.extend(tree.as_deref().map(|bytes| Segment::new(ram + TREE, bytes)));
+    segments.extend(initramfs.as_deref().map(|bytes| Segment::new(ram + INITRAMFS, bytes)));
+    let file = executable(AARCH64, ram + TRAMPOLINE, &segments);
+    std::fs::write(elf, file).map_err(Error::file("write", elf))?;
     Ok(Entry::Kernel(elf.to_owned()))
 }
 
-/// `mov x0, tree; mov x16, image; br x16`, for addresses whose low 16 bits are zero and that fit into 32.
-fn trampoline(tree: u64) -> Vec<u8> {
-    let movz_upper = |register: u32, address: u64| 0xd2a0_0000 | ((address >> 16) as u32) << 5 | register;
-    let code = [movz_upper(0, tree), movz_upper(16, IMAGE_AT), 0xd61f_0200];
+/// `mov x0, tree; mov x16, image; br x16`, for addresses of 48 bits whose low 16 bits are zero.
+fn trampoline(tree: u64, image: u64) -> Vec<u8> {
+    let upper = |register: u32, address: u64| {
+        let movz = 0xd2a0_0000 | (address >> 16 & 0xffff) as u32 * 32 | register;
+        let movk = 0xf2c0_0000 | (address >> 32 & 0xffff) as u32 * 32 | register;
+        [movz, movk]
+    };
+    let code = [&upper(0, tree)[..], &upper(16, image), &[0xd61f_0200]].concat();
     code.iter().flat_map(|word| word.to_le_bytes()).collect()
 }
 
@@ -55,9 +70,10 @@ mod tests {
 
     #[test]
     fn the_trampoline_is_what_an_assembler_makes_of_it() {
-        let code = trampoline(QEMUS_TREE_AT);
-        // movz x0, #0x4000, lsl #16; movz x16, #0x4020, lsl #16; br x16
-        let expected = [0xd2a8_0000_u32, 0xd2a8_0410, 0xd61f_0200].map(u32::to_le_bytes).concat();
-        assert_eq!(code, expected);
+        let code = trampoline(0x4700_0000, 0x100_0020_0000);
+        // movz x0, #0x4700, lsl #16; movk x0, #0, lsl #32;
+        // movz x16, #0x20, lsl #16; movk x16, #0x100, lsl #32; br x16
+        let expected = [0xd2a8_e000_u32, 0xf2c0_0000, 0xd2a0_0410, 0xf2c0_2010, 0xd61f_0200];
+        assert_eq!(code, expected.map(u32::to_le_bytes).concat());
     }
 }
