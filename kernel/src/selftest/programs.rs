@@ -168,7 +168,7 @@ fn a_hundred_leave_nothing() -> Outcome {
 /// Ended from outside while its threads allocate, map, and have DMA in flight.
 fn ended_at_any_moment() -> Outcome {
     const ROUNDS: u64 = 16;
-    let Some(edu) = devices::edus().first() else { skip!("no edu device") };
+    let Some(edu) = devices::copiers().first() else { skip!("no edu device") };
     if root::tree().is_none() {
         skip!("no initramfs");
     }
