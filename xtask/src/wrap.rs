@@ -56,8 +56,8 @@ pub fn wrap(machine: &Machine, whole: &Boot, tree: Tree, elf: &Path) -> Result<E
 /// `mov x0, tree; mov x16, image; br x16`, for addresses of 48 bits whose low 16 bits are zero.
 fn trampoline(tree: u64, image: u64) -> Vec<u8> {
     let upper = |register: u32, address: u64| {
-        let movz = 0xd2a0_0000 | (address >> 16 & 0xffff) as u32 * 32 | register;
-        let movk = 0xf2c0_0000 | (address >> 32 & 0xffff) as u32 * 32 | register;
+        let part = |lsb: u32| ((address >> lsb & 0xffff) as u32) << 5;
+        let (movz, movk) = (0xd2a0_0000 | part(16) | register, 0xf2c0_0000 | part(32) | register);
         [movz, movk]
     };
     let code = [&upper(0, tree)[..], &upper(16, image), &[0xd61f_0200]].concat();
