@@ -295,12 +295,13 @@ fn place_direct(
 /// A range of the whole's length from where the bus shows the first chunk, if the device reaches every one.
 fn place_pieces(
     direct: &Direct,
-    mut chunks: impl Iterator<Item = Chunk> + Clone,
+    chunks: impl Iterator<Item: Run> + Clone,
     wish: &Wish,
 ) -> Result<AddrRange<Iova>, DmaError> {
     let past = DmaError::PastMask { len: wish.len, mask: wish.mask };
-    let first = chunks.clone().next().and_then(|chunk| direct.translate(chunk.range())).ok_or(past)?;
-    let all = chunks.all(|chunk| direct.translate(chunk.range()).is_some());
+    let mut places = chunks.map(|chunk| direct.translate(AddrRange::new(chunk.start(), chunk.end())));
+    let first = places.next().flatten().ok_or(past)?;
+    let all = places.all(|place| place.is_some());
     AddrRange::from_len(first, wish.len).filter(|_| all).ok_or(past)
 }
 
