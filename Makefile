@@ -6,6 +6,7 @@
 #   make test     host tests, then the self-tests and contract cases on every machine of the matrix
 #   make check    what CI runs: format, lints, then all of `make test`
 #   make bench    measure in guest instructions, next to Linux: a table, and target/report/index.html
+#   make fuzz     a minute of random input for each reader of input from outside (FUZZ_SECONDS=, FUZZ_SEED=)
 #   make debug    boot stopped, waiting for gdb on port 1234
 #
 # Knobs, on the command line or in the environment:
@@ -20,6 +21,12 @@ build run image test check bench debug: | linker
 	@cargo xtask $@
 
 .DEFAULT_GOAL := build
+
+# Optimised, and with the checks of a debug build.
+.PHONY: fuzz
+fuzz: export FUZZ_SECONDS ?= 60
+fuzz: | linker
+	@cargo test --profile judge --package kernel --test fuzz -- --nocapture --test-threads 2
 
 # cargo links programs for this host (xtask, the tests) with cc; everything else xtask installs.
 .PHONY: linker
