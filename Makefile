@@ -11,6 +11,7 @@
 #
 # Knobs, on the command line or in the environment:
 #   BOARD=virt-9.1  MEM=4G  SMP=4  APPEND="selftest"  INITRD=my.cpio  QEMU_ARGS="-device edu"
+#   BENCH="alloc,map_*" for `make bench`: only these, without a report; BENCH=--stored: without running Linux
 
 export BOARD MEM SMP APPEND QEMU_ARGS INITRD
 
@@ -18,7 +19,7 @@ SUDO := $(if $(filter-out 0,$(shell id -u)),sudo)
 
 .PHONY: build run image test check bench debug
 build run image test check bench debug: | linker
-	@cargo xtask $@
+	@cargo xtask $@ $(if $(filter bench,$@),$(BENCH:%='%'))
 
 .DEFAULT_GOAL := build
 

@@ -196,6 +196,17 @@ pub const CASES: &[Case] = &[
         expect: Expect::KtapThenHalt,
         ..SBSA_REF
     },
+    // More CPUs at work than this host has: what they do has to be right, however long it takes.
+    Case {
+        name: "contention-8cpu",
+        cpus: "8",
+        append: "bench=contention",
+        expect: Expect::PowerOff {
+            shown: &["attrs=alloc_64K_nkm", "threads=8", "attrs=map_single_4K", "threads=8"],
+            never: &[PANIC, "error:"],
+        },
+        ..SELFTEST
+    },
     // The demonstration, as `make run` shows it.
     Case {
         name: "mosaic",

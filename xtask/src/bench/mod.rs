@@ -29,6 +29,8 @@ use report::Report;
 use session::{CONTENTION, EVENTS, GROWTH, MACHINES, OPERATIONS, Session, WALL};
 
 const USAGE: &str = "usage: cargo xtask bench [GLOB | --bless | --document | --stored | --store-peer]";
+/// The same once more: instructions repeat.
+const REPEATED: Session<'_> = Session { name: "repeated", ..OPERATIONS };
 /// By the host's clock one boot says little.
 const WALL_BOOTS: usize = 3;
 
@@ -66,13 +68,15 @@ fn report(wanted: Wanted) -> Result<Tally> {
     let built = artifacts::build()?;
     let events = EVENTS.measure(&artifacts::counting(&built)?)?;
     let own = measure(&built)?;
+    let repeated = repeated(&own, &REPEATED.measure(&built)?);
     let directory = workspace::target().join("report");
     let peer = peer::figures(&directory, wanted)?;
     let rows = table::rows(&own, &peer.figures, &events);
     print!("{}", table::text(&rows));
     let scaling = scaling::of(&own, &peer.figures, peer.fresh);
     scaling.iter().for_each(|scaling| println!("{scaling}"));
-    let (about, logs) = (about(&peer)?, logs()?);
+    let (mut about, logs) = (about(&peer)?, logs()?);
+    about.push(repeated);
     about.iter().for_each(|line| println!("{line}"));
     let page = Report {
         own: &own,
@@ -94,6 +98,12 @@ fn measure(built: &Artifacts) -> Result<Vec<Figure>> {
         figures.extend(WALL.measure(built)?);
     }
     Ok(figures)
+}
+
+/// How many figures of the first run are the same in a second one.
+fn repeated(first: &[Figure], second: &[Figure]) -> String {
+    let same = second.iter().filter(|figure| first.contains(figure)).count();
+    format!("{same} of {} figures are the same, to the instruction, in a second run", second.len())
 }
 
 fn write(page: &Path, html: &str) -> Result<()> {
