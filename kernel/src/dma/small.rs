@@ -24,7 +24,7 @@ pub(super) struct Small {
     tables: [Once<Box<Table>>; TABLES],
     /// How many there are.
     made: AtomicUsize,
-    /// Where there was room last.
+    /// Where there was room last; [`TABLES`] when nowhere.
     current: AtomicUsize,
     /// Tables without a single free page, a bit for each; one that has just got room may still be among them.
     full: [AtomicU64; TABLES / 64],
@@ -73,7 +73,7 @@ impl Small {
     pub fn take(&self, len: u64) -> Option<Place> {
         let (pages, cpu) = ((len / PAGE_SIZE) as u32, arch::cpu::index());
         let table = self.current.load(Relaxed);
-        match self.tables[table].get().and_then(|table| table.slots.take(pages, cpu)) {
+        match self.tables.get(table).and_then(Once::get).and_then(|table| table.slots.take(pages, cpu)) {
             Some(first) => Some(Place { table, first }),
             None => self.take_elsewhere(pages, cpu),
         }
@@ -82,8 +82,9 @@ impl Small {
     #[cold]
     fn take_elsewhere(&self, pages: u32, cpu: usize) -> Option<Place> {
         let tries = if pages == 1 { TABLES } else { TRIES };
-        let tables = (0..self.made.load(Relaxed)).filter(|&table| !self.is_full(table));
-        for (table, this) in tables.filter_map(|index| Some((index, self.tables[index].get()?))).take(tries) {
+        let made = self.made.load(Relaxed);
+        for (table, this) in self.with_room().filter_map(|at| Some((at, self.tables[at].get()?))).take(tries)
+        {
             if let Some(first) = this.slots.take(pages, cpu) {
                 self.current.store(table, Relaxed);
                 return Some(Place { table, first });
@@ -92,7 +93,23 @@ impl Small {
                 self.full[table / 64].fetch_or(1 << (table % 64), Relaxed);
             }
         }
+        if made == TABLES && self.with_room().next().is_none() {
+            self.current.store(TABLES, Relaxed);
+        }
         None
+    }
+
+    /// The tables that are not full, whether made or not.
+    fn with_room(&self) -> impl Iterator<Item = usize> {
+        let words = self.full.iter().zip((0..TABLES).step_by(64));
+        words.flat_map(|(full, first)| {
+            let mut left = !full.load(Relaxed);
+            core::iter::from_fn(move || {
+                let bit = left.trailing_zeros() as usize;
+                left &= left.checked_sub(1)?;
+                Some(first + bit)
+            })
+        })
     }
 
     fn is_full(&self, table: usize) -> bool {
@@ -151,6 +168,7 @@ impl Small {
         table.slots.give(pagetable::pinned_page(range.start()), (range.len() / PAGE_SIZE) as u32);
         if self.is_full(index) {
             self.full[index / 64].fetch_and(!(1 << (index % 64)), Relaxed);
+            self.current.store(index, Relaxed);
         }
     }
 }

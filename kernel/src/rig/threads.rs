@@ -30,7 +30,7 @@ pub fn run_each<R: Send + 'static>(
             team.results.lock().push(result);
             team.done.wake_all();
         };
-        let spawned = sched::spawn("selftest", run);
+        let spawned = sched::spawn("rig", run);
         threads.push(spawned.map_err(|error| format!("thread {thread} of {count}: {error:?}"))?);
     }
     let all = || (team.results.lock().len() == count).then_some(());

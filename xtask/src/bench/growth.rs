@@ -28,7 +28,9 @@ type Measure = fn(&Figure) -> u64;
 
 const SERIES: [Series; 4] = [
     Series { name: "growth_size", over: |figure| figure.key.size, law: Law::Linear(5) },
-    Series { name: "growth_live", over: |figure| figure.key.count, law: Law::Flat(5) },
+    // Places for small mappings are found among 65 536 pages; a domain with more of them finds the next in its tree, which
+    // is one step, however many there are.
+    Series { name: "growth_live", over: |figure| figure.key.count, law: Law::Flat(65) },
     Series { name: "growth_streams", over: |figure| figure.key.count, law: Law::Flat(15) },
     // With the number of pieces. Pieces of 2 MiB are left out: there one block takes the place of 512 pages.
     Series { name: "growth_pieces", over: pieces, law: Law::Linear(5) },
@@ -179,9 +181,9 @@ mod tests {
     fn what_must_not_grow_is_compared_with_the_first() {
         let lines = "growth_live size=4096 alloc_ticks=1000 free_ticks=500 live=1\n\
                      growth_live size=4096 alloc_ticks=1040 free_ticks=500 live=10\n\
-                     growth_live size=4096 alloc_ticks=1060 free_ticks=500 live=100\n";
-        assert_eq!(complaints(lines), ["growth_live 4 KiB 0 alloc: 1 000 at 1, 1 060 at 100"]);
-        assert!(complaints(&lines.replace("1060", "1050")).is_empty());
+                     growth_live size=4096 alloc_ticks=1660 free_ticks=500 live=100\n";
+        assert_eq!(complaints(lines), ["growth_live 4 KiB 0 alloc: 1 000 at 1, 1 660 at 100"]);
+        assert!(complaints(&lines.replace("1660", "1650")).is_empty());
     }
 
     #[test]

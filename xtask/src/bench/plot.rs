@@ -36,14 +36,23 @@ pub struct Line {
     pub points: Vec<(u64, u64)>,
 }
 
+/// A horizontal axis.
+#[derive(Clone, Copy)]
+pub struct Axis {
+    /// Below it: what, and in which unit.
+    pub title: &'static str,
+    /// How its values are written.
+    pub value: fn(u64) -> String,
+    /// Round numbers are powers of this.
+    pub base: f64,
+}
+
 /// A plot.
 pub struct Plot {
     /// Above it.
     pub title: String,
-    /// Below the horizontal axis, with the unit.
-    pub x: &'static str,
-    /// How values of the horizontal axis are written.
-    pub value: fn(u64) -> String,
+    /// The horizontal axis.
+    pub x: Axis,
     /// Beside the vertical axis, with the unit.
     pub y: &'static str,
     /// The lines; those without points are left out.
@@ -76,6 +85,7 @@ impl Plot {
             values.fold((f64::MAX, 0f64), |(low, high), value| (low.min(value), high.max(value)))
         };
         let ((left, right), (low, high)) = (range(|point| point.0), range(|point| point.1));
+        let top = high * room_above(lines.len(), low, high);
         let mut svg = String::new();
         {
             let area = SVGBackend::with_string(&mut svg, EXTENT).into_drawing_area();
@@ -85,23 +95,22 @@ impl Plot {
                 .margin_right(24)
                 .x_label_area_size(46)
                 .y_label_area_size(78)
-                // Room above for the legend.
                 .build_cartesian_2d(
-                    (left..right).log_scale(),
-                    (low / 1.6..high * high_room(low, high)).log_scale(),
+                    (left..right).log_scale().base(self.x.base),
+                    (low / 1.6..top).log_scale(),
                 )?;
             chart
                 .configure_mesh()
                 .light_line_style(TRANSPARENT)
                 .bold_line_style(GRID.mix(0.35))
                 .axis_style(INK)
-                .x_desc(self.x)
+                .x_desc(self.x.title)
                 .y_desc(self.y)
-                .x_labels(7)
+                .x_labels(8)
                 .y_labels(6)
                 .label_style((FONT, 14, &INK))
                 .axis_desc_style((FONT, 15, &INK))
-                .x_label_formatter(&|value| (self.value)(value.round() as u64))
+                .x_label_formatter(&|value| (self.x.value)(value.round() as u64))
                 .y_label_formatter(&|value| short(*value))
                 .draw()?;
             for line in lines {
@@ -131,9 +140,11 @@ impl Line {
     }
 }
 
-/// The factor above the highest point that leaves room for a legend.
-fn high_room(low: f64, high: f64) -> f64 {
-    (high / low).powf(0.3).max(2.5)
+/// The factor above the highest point that leaves room for a legend of so many lines: of the height each takes a
+/// fifteenth.
+fn room_above(lines: usize, low: f64, high: f64) -> f64 {
+    let part = (lines + 1) as f64 / 15.0;
+    (1.6 * high / low).powf(part / (1.0 - part))
 }
 
 /// A count with its thousands as a letter.
@@ -155,8 +166,7 @@ mod tests {
         let line = |name: &str, who| Line { name: name.into(), who, points: points.to_vec() };
         Plot {
             title: "the title".into(),
-            x: "bytes",
-            value: |bytes| bytes.to_string(),
+            x: Axis { title: "bytes", value: |bytes| bytes.to_string(), base: 2.0 },
             y: "guest instructions",
             lines: vec![
                 line("Tessera", Who::Tessera),

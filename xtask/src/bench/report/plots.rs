@@ -1,11 +1,16 @@
 //! Which plots the page has.
 
 use crate::bench::figures::Figure;
-use crate::bench::plot::{Line, Plot, Who};
+use crate::bench::plot::{Axis, Line, Plot, Who};
 use crate::bench::table::{Row, grouped, size};
 
 const NKM: &str = "NO_KERNEL_MAPPING";
 const SINGLE: &str = "ALLOC_SINGLE_PAGES|NO_KERNEL_MAPPING";
+const SIZES: Axis = Axis { title: "size of the buffer", value: size, base: 2.0 };
+const PIECES: Axis = Axis { title: "size of each free piece", value: size, base: 2.0 };
+const LIVE: Axis = Axis { title: "live buffers", value: grouped, base: 10.0 };
+const STREAMS: Axis = Axis { title: "attached streams", value: grouped, base: 2.0 };
+const CPUS: Axis = Axis { title: "CPUs", value: grouped, base: 2.0 };
 const INSTRUCTIONS: &str = "guest instructions";
 
 type Half = fn(u64, u64) -> u64;
@@ -45,117 +50,88 @@ fn cost(rows: &[Row<'_>], name: &str, attrs: &str, title: &str, half: Half) -> P
         line("Tessera", Who::Tessera, &|row| Some(of(row.own))),
         line("floor", Who::Floor, &|row| row.floor.map(|(up, down)| half(up, down))),
     ];
-    Plot { title: title.into(), x: "size in bytes", value: size, y: INSTRUCTIONS, lines }
+    Plot { title: title.into(), x: SIZES, y: INSTRUCTIONS, lines }
 }
+
+/// A line of a plot of growth: its name, which measurement it shows (its name, attributes and size), which half.
+type Series = (&'static str, &'static str, &'static str, u64, Half);
+
+/// A plot over how many there are of something: title, axis, lines.
+type Counted = (&'static str, Axis, &'static [Series]);
+
+const COUNTED: [Counted; 4] = [
+    (
+        "With pieces that memory is in (16 MiB)",
+        PIECES,
+        &[("alloc", "growth_pieces", NKM, 16 << 20, UP), ("free", "growth_pieces", NKM, 16 << 20, DOWN)],
+    ),
+    (
+        "With live buffers",
+        LIVE,
+        &[
+            ("alloc 4 KiB", "growth_live", NKM, 4 << 10, UP),
+            ("free 4 KiB", "growth_live", NKM, 4 << 10, DOWN),
+            ("alloc 64 KiB", "growth_live", NKM, 64 << 10, UP),
+            ("free 64 KiB", "growth_live", NKM, 64 << 10, DOWN),
+        ],
+    ),
+    (
+        "With attached streams: one more, and back",
+        STREAMS,
+        &[
+            ("attach, own domain", "growth_streams", "own_domain", 0, UP),
+            ("detach, own domain", "growth_streams", "own_domain", 0, DOWN),
+            ("attach, shared domain", "growth_streams", "shared_domain", 0, UP),
+            ("detach, shared domain", "growth_streams", "shared_domain", 0, DOWN),
+        ],
+    ),
+    (
+        "With attached streams: 64 KiB",
+        STREAMS,
+        &[
+            ("alloc, own domains", "growth_streams", "own_domain", 64 << 10, UP),
+            ("free, own domains", "growth_streams", "own_domain", 64 << 10, DOWN),
+            ("alloc, shared domain", "growth_streams", "shared_domain", 64 << 10, UP),
+            ("free, shared domain", "growth_streams", "shared_domain", 64 << 10, DOWN),
+        ],
+    ),
+];
+const COLOURS: [Who; 4] = [Who::Tessera, Who::Linux, Who::TesseraToo, Who::LinuxToo];
 
 /// Costs over what they could grow with.
 pub fn growth(own: &[Figure], linux: &[Figure]) -> Vec<Plot> {
-    let both = |name: &str,
-                attrs: &str,
-                size: Option<u64>,
-                x: fn(&Figure) -> u64,
-                words: [&str; 2],
-                who: [Who; 2]| {
-        [(words[0], UP, who[0]), (words[1], DOWN, who[1])].map(|(word, half, who)| {
-            let is = |figure: &&Figure| {
-                let key = &figure.key;
-                key.name == name && key.attrs == attrs && size.is_none_or(|size| key.size == size)
-            };
-            let mut points: Vec<(u64, u64)> =
-                own.iter().filter(is).map(|figure| (x(figure), half(figure.alloc, figure.free))).collect();
-            points.sort_unstable();
-            Line { name: word.into(), who, points }
-        })
+    let mut plots = vec![by_size(own)];
+    for (title, x, series) in COUNTED {
+        let lines = series.iter().zip(COLOURS).map(|(series, who)| counted(own, series, who)).collect();
+        plots.push(Plot { title: title.into(), x, y: INSTRUCTIONS, lines });
+    }
+    plots.push(cpus(own, linux));
+    plots
+}
+
+fn counted(own: &[Figure], &(name, measurement, attrs, size, half): &Series, who: Who) -> Line {
+    let is = |figure: &&Figure| {
+        let key = &figure.key;
+        (key.name.as_str(), key.attrs.as_str(), key.size) == (measurement, attrs, size)
     };
-    let first = [Who::Tessera, Who::Linux];
-    let second = [Who::TesseraToo, Who::LinuxToo];
-    let by_count: fn(&Figure) -> u64 = |figure| figure.key.count;
-    let plot = |title: &str, x, value: fn(u64) -> String, lines: Vec<Line>| Plot {
-        title: title.into(),
-        x,
-        value,
+    let point = |figure: &Figure| (figure.key.count, half(figure.alloc, figure.free));
+    let mut points: Vec<(u64, u64)> = own.iter().filter(is).map(point).collect();
+    points.sort_unstable();
+    Line { name: name.into(), who, points }
+}
+
+fn by_size(own: &[Figure]) -> Plot {
+    let line = |name: &str, who, half: Half| {
+        let sizes = own.iter().filter(|figure| figure.key.name == "growth_size");
+        let points = sizes.map(|figure| (figure.key.size, half(figure.alloc, figure.free))).collect();
+        Line { name: name.into(), who, points }
+    };
+    Plot {
+        title: "With the size of the buffer".into(),
+        x: SIZES,
         y: INSTRUCTIONS,
-        lines,
-    };
-    vec![
-        plot(
-            "With the size of the buffer",
-            "size in bytes",
-            size,
-            both("growth_size", NKM, None, |figure| figure.key.size, ["alloc", "free"], first).into(),
-        ),
-        plot(
-            "With pieces that memory is in (16 MiB)",
-            "bytes of each free piece",
-            size,
-            both("growth_pieces", NKM, None, by_count, ["alloc", "free"], first).into(),
-        ),
-        plot(
-            "With live buffers",
-            "live buffers",
-            grouped,
-            [
-                both("growth_live", NKM, Some(4 << 10), by_count, ["alloc 4 KiB", "free 4 KiB"], first),
-                both("growth_live", NKM, Some(64 << 10), by_count, ["alloc 64 KiB", "free 64 KiB"], second),
-            ]
-            .into_iter()
-            .flatten()
-            .collect(),
-        ),
-        plot(
-            "With attached streams: one stream more",
-            "attached streams",
-            grouped,
-            [
-                both(
-                    "growth_streams",
-                    "own_domain",
-                    Some(0),
-                    by_count,
-                    ["attach, own domain", "detach"],
-                    first,
-                ),
-                both(
-                    "growth_streams",
-                    "shared_domain",
-                    Some(0),
-                    by_count,
-                    ["attach, shared domain", "detach"],
-                    second,
-                ),
-            ]
-            .into_iter()
-            .flatten()
-            .collect(),
-        ),
-        plot(
-            "With attached streams: alloc and free of 64 KiB",
-            "attached streams",
-            grouped,
-            [
-                both(
-                    "growth_streams",
-                    "own_domain",
-                    Some(64 << 10),
-                    by_count,
-                    ["alloc, own domains", "free"],
-                    first,
-                ),
-                both(
-                    "growth_streams",
-                    "shared_domain",
-                    Some(64 << 10),
-                    by_count,
-                    ["alloc, shared domain", "free"],
-                    second,
-                ),
-            ]
-            .into_iter()
-            .flatten()
-            .collect(),
-        ),
-        cpus(own, linux),
-    ]
+        lines: vec![line("alloc", Who::Tessera, UP), line("free", Who::Linux, DOWN)],
+    }
 }
 
 /// An operation of all CPUs together, over their number.
@@ -171,9 +147,8 @@ fn cpus(own: &[Figure], linux: &[Figure]) -> Plot {
     let (alloc, map) = ("alloc_64K_nkm", "map_single_4K");
     Plot {
         title: "With CPUs that do the same at a time".into(),
-        x: "CPUs",
-        value: grouped,
-        y: "guest instructions, an operation of all",
+        x: CPUS,
+        y: "guest instructions for one, all CPUs",
         lines: vec![
             line("Linux, alloc + free 64 KiB", Who::Linux, linux, alloc),
             line("Linux, map + unmap 4 KiB", Who::LinuxToo, linux, map),
