@@ -87,8 +87,8 @@ pub struct Tally {
 /// Feeds `target` with `seeds` and with what can be made of them, for `time`. Panics with the input when the target does,
 /// or when it takes too long.
 pub fn fuzz(target: Target, seeds: Vec<Vec<u8>>, seed: u64, time: Duration) -> Tally {
-    let (mut corpus, mut seen, mut inputs) = (seeds.clone(), HashSet::new(), 0);
-    seeds.iter().for_each(|input| drop(seen.insert(outcome(target, input))));
+    let mut seen: HashSet<u64> = seeds.iter().map(|input| outcome(target, input)).collect();
+    let (mut corpus, mut inputs) = (seeds, 0);
     let (mut mutator, start) = (Mutator::new(seed), Instant::now());
     while start.elapsed() < time {
         let input = mutator.mutated(&corpus);

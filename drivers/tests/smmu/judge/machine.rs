@@ -5,6 +5,7 @@ use super::super::qemu::Qemu;
 use super::super::world::numbers::Numbers;
 use super::super::world::rig::{READ, Rig, WRITE, pages_at};
 use super::super::world::{Source, World};
+use super::crowd::Crowd;
 use super::frames::{Frames, Loan};
 use super::oracle::{Oracle, Target};
 use super::program::{CLIENTS, DOMAINS, Op, Program};
@@ -38,13 +39,15 @@ pub struct Shared {
     pub numbers: RefCell<Numbers>,
     pub phase: Cell<Phase>,
     /// Leaves out accesses that may end in several ways.
-    certain_only: bool,
+    pub certain_only: bool,
+    /// What was unmapped and not yet forgotten.
+    pub pending: RefCell<Vec<Pending>>,
     /// What the driver read in the event queue.
     pub events: RefCell<Vec<String>>,
 }
 
 /// Pages that were unmapped together.
-type Held = Vec<Rc<Loan>>;
+pub type Held = Vec<Rc<Loan>>;
 
 /// A buffer in a domain: its first page, and the chunk behind each page that is still mapped.
 struct Attachment {
@@ -53,7 +56,7 @@ struct Attachment {
 }
 
 /// Something unmapped of which the SMMU does not know yet.
-struct Pending {
+pub struct Pending {
     step: u64,
     domain: usize,
     pages: Vec<u64>,
@@ -68,7 +71,6 @@ pub struct Machine {
     domains: Vec<Option<Domain>>,
     attached: [Option<usize>; CLIENTS],
     attachments: Vec<Attachment>,
-    pending: Vec<Pending>,
     step: u64,
 }
 
@@ -127,6 +129,13 @@ pub fn run_quietly(program: &Program, qemu: Option<Rc<Qemu>>) -> Trace {
     Trace { outcomes: world.outcomes.take(), events: shared.events.take(), opcodes }
 }
 
+impl Pending {
+    /// What the SMMU has to forget, and what is to be said when it has: the domain, its pages and since when.
+    pub fn into_parts(self) -> (Stale<Held>, usize, Vec<u64>, u64) {
+        (self.stale, self.domain, self.pages, self.step)
+    }
+}
+
 impl Shared {
     fn new(program: &Program, certain_only: bool) -> Rc<Self> {
         Rc::new(Self {
@@ -134,6 +143,7 @@ impl Shared {
             numbers: RefCell::new(Numbers::new(program.seed)),
             phase: Cell::new(Phase::Start),
             certain_only,
+            pending: RefCell::default(),
             events: RefCell::default(),
         })
     }
@@ -221,7 +231,6 @@ impl Machine {
             domains,
             attached: [None; CLIENTS],
             attachments: Vec::new(),
-            pending: Vec::new(),
             step: 0,
         }
     }
@@ -360,8 +369,10 @@ impl Machine {
         oracle.set_unsure(Some(domain));
         drop(oracle);
         let range = pages_at(pages[0] << PAGE_SHIFT, pages.len() as u64);
+        let shared = self.shared.clone();
         let unmapped = self.in_phase(Phase::Unmap, domain, |rig, taken| {
-            iommu::Domain::unmap(taken, &mut rig.source, &rig.commands, range, held)
+            let crowd = Crowd::new(&rig.commands, &rig.world, &shared);
+            iommu::Domain::unmap(taken, &mut rig.source, &crowd, range, held)
         });
         let mut oracle = self.shared.oracle.borrow_mut();
         oracle.set_unsure(None);
@@ -372,7 +383,7 @@ impl Machine {
                 if self.attachments[index].pages.is_empty() {
                     self.attachments.swap_remove(index);
                 }
-                self.pending.push(Pending { step, domain, pages: pages.to_vec(), stale });
+                self.shared.pending.borrow_mut().push(Pending { step, domain, pages: pages.to_vec(), stale });
             }
             Err(refused) => {
                 assert_eq!(self.world.allowance.get(), 0, "{:?}", refused.error);
@@ -382,31 +393,19 @@ impl Machine {
     }
 
     fn free(&mut self, stale: usize, late: bool) {
-        let Some(index) = stale.checked_rem(self.pending.len()) else { return };
-        let pending = self.pending.swap_remove(index);
-        let stale = pending.stale;
+        let index = stale.checked_rem(self.shared.pending.borrow().len());
+        let Some(index) = index else { return };
+        let pending = self.shared.pending.borrow_mut().swap_remove(index);
         self.shared.phase.set(Phase::Free);
         self.world.model.borrow_mut().hung = late;
-        let mut freed = <Domain as iommu::Domain>::invalidate(&self.rig.commands, stale);
-        self.world.model.borrow_mut().hung = false;
-        if let Err(unfinished) = freed {
-            assert!(
-                late && matches!(unfinished.error, CommandError::TimedOut { .. }),
-                "{:?}",
-                unfinished.error
-            );
-            freed = <Domain as iommu::Domain>::invalidate(&self.rig.commands, unfinished.stale);
-        }
-        let held = freed.unwrap().take(&mut self.rig.source);
-        self.forget(pending.domain, &pending.pages, pending.step);
-        drop(held);
+        self.crowd().free(pending, late);
         self.shared.phase.set(Phase::Idle);
         self.dma(2);
     }
 
-    fn forget(&self, domain: usize, pages: &[u64], step: u64) {
-        let mut oracle = self.shared.oracle.borrow_mut();
-        pages.iter().for_each(|&page| oracle.is_gone(domain, page, step));
+    /// The command queue, and who else uses it.
+    fn crowd(&self) -> Crowd<'_> {
+        Crowd::new(&self.rig.commands, &self.world, &self.shared)
     }
 
     fn attach(&mut self, client: usize, domain: usize) {
@@ -441,7 +440,10 @@ impl Machine {
         let clients = (0..CLIENTS).filter(|&client| self.attached[client] == Some(domain));
         clients.collect::<Vec<_>>().into_iter().for_each(|client| self.detach(client));
         // The manual way of some; the others go with the domain.
-        while let Some(index) = self.pending.iter().position(|pending| pending.domain == domain) {
+        let of_domain = |pending: &Pending| pending.domain == domain;
+        loop {
+            let index = self.shared.pending.borrow().iter().position(of_domain);
+            let Some(index) = index else { break };
             self.free(index, false);
         }
         let taken = self.domains[domain].take().expect("every domain is there between two steps");

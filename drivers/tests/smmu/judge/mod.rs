@@ -1,6 +1,7 @@
 //! Random programs of attach, map, unmap, free, reuse and DMA, on a machine where everything happens at the worst moment,
 //! judged access by access.
 
+mod crowd;
 mod frames;
 mod machine;
 mod mutants;

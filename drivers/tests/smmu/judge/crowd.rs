@@ -1,0 +1,69 @@
+//! Several CPUs at one command queue.
+//!
+//! The driver locks the queue to put commands into it and to look how far they are, not while it waits. Whenever it asks
+//! for the lock, another CPU may have had it meanwhile: it frees something that was unmapped, from beginning to end, and
+//! may find a third one on its way.
+
+use super::super::world::{Source, World};
+use super::machine::{Pending, Shared as Everything};
+use drivers::iommu::{self, Shared};
+use drivers::smmu::{CommandError, CommandQueue, Domain};
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+/// So many CPUs are under way at one time at most, besides the first.
+const MOST: u32 = 3;
+
+pub struct Crowd<'a> {
+    queue: &'a RefCell<CommandQueue>,
+    world: &'a Rc<World>,
+    all: &'a Everything,
+    others: Cell<u32>,
+}
+
+impl<'a> Crowd<'a> {
+    pub fn new(queue: &'a RefCell<CommandQueue>, world: &'a Rc<World>, all: &'a Everything) -> Self {
+        Self { queue, world, all, others: Cell::new(0) }
+    }
+
+    /// Frees something. If it is `late`, the SMMU does not answer at first.
+    pub fn free(&self, pending: Pending, late: bool) {
+        let (stale, domain, pages, step) = pending.into_parts();
+        let mut freed = <Domain as iommu::Domain>::invalidate(self, stale);
+        if let Err(unfinished) = freed {
+            let timed_out = matches!(unfinished.error, CommandError::TimedOut { .. });
+            assert!(late && timed_out, "{:?}", unfinished.error);
+            self.world.model.borrow_mut().hung = false;
+            freed = <Domain as iommu::Domain>::invalidate(self, unfinished.stale);
+        }
+        self.world.model.borrow_mut().hung = false;
+        let held = freed.unwrap().take(&mut Source(self.world.clone()));
+        let mut oracle = self.all.oracle.borrow_mut();
+        pages.iter().for_each(|&page| oracle.is_gone(domain, page, step));
+        drop(oracle);
+        // Whoever is next may have the frames.
+        drop(held);
+    }
+
+    /// Another CPU has something to do, now and then.
+    fn let_another_in(&self) {
+        let others = self.others.get();
+        let hung = self.world.model.borrow().hung;
+        if others == MOST || hung || self.all.certain_only || !self.all.numbers.borrow_mut().once_in(4) {
+            return;
+        }
+        let pending = self.all.pending.borrow_mut().pop();
+        if let Some(pending) = pending {
+            self.others.set(others + 1);
+            self.free(pending, false);
+            self.others.set(others);
+        }
+    }
+}
+
+impl Shared<CommandQueue> for Crowd<'_> {
+    fn with<R>(&self, action: impl FnOnce(&mut CommandQueue) -> R) -> R {
+        self.let_another_in();
+        action(&mut self.queue.borrow_mut())
+    }
+}

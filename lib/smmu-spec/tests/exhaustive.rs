@@ -1,0 +1,78 @@
+//! Formats and arithmetic, for all values where there are few enough.
+
+use addr::{AddrRange, Asid, Iova, PAGE_SIZE, Vmid};
+use smmu_spec::{Ability, Command, Cursor, Event, EventKind, Extent, Invalidation, Tag};
+
+/// The pages that a list of commands names, if each begins where the one before has ended.
+fn pages_named(commands: impl Iterator<Item = Command>, start: u64) -> u64 {
+    let mut at = start;
+    for command in commands {
+        let scope = match command {
+            Command::TlbiNhVa { scope, .. } | Command::TlbiS2Ipa { scope, .. } => scope,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(scope.start.raw(), at, "a gap or an overlap");
+        assert!(!matches!(scope.extent, Extent::Pages { num: 0, scale: 0, ttl: 0 }), "reserved");
+        at += scope.extent.bytes().unwrap_or(PAGE_SIZE);
+    }
+    (at - start) / PAGE_SIZE
+}
+
+#[test]
+fn every_length_up_to_a_gibibyte_is_invalidated_to_the_page() {
+    for tag in [Tag::Stage1(Asid::new(9)), Tag::Stage2(Vmid::new(9))] {
+        for pages in 1..=1u64 << 18 {
+            let start = 0x40_0000_1000;
+            let range = AddrRange::from_len(Iova::new(start), pages * PAGE_SIZE).unwrap();
+            let forget = || Invalidation::of_range(tag, range, pages % 2 == 0, Ability::Ranges);
+            assert_eq!(pages_named(forget(), start), pages);
+            let significant = 64 - pages.leading_zeros() - pages.trailing_zeros();
+            assert!(forget().count() as u32 <= significant.div_ceil(5), "{pages}");
+        }
+    }
+}
+
+#[test]
+fn every_distance_of_every_small_queue_is_right() {
+    for log2 in 0..=6u8 {
+        let (entries, turn) = (1u32 << log2, 2u32 << log2);
+        for consumed in 0..turn {
+            for ahead in 0..=entries {
+                let start = Cursor::new(log2);
+                let (cons, prod) = (start.advanced(consumed), start.advanced(consumed + ahead));
+                assert_eq!(prod.distance_from(cons), ahead);
+                assert_eq!(cons.advanced(ahead).raw(), prod.raw());
+                assert_eq!(start.read(prod.raw() | 0x8000_0000), prod, "flags");
+                assert_eq!(prod.index() as u32, (consumed + ahead) % entries);
+            }
+        }
+    }
+}
+
+#[test]
+fn whatever_is_decoded_is_encoded_to_the_same() {
+    let mut decoded = 0;
+    for opcode in 0..=255u64 {
+        for first in 0..64u32 {
+            for second in 0..=64u32 {
+                let words = [opcode | 1 << first.max(8), 1u64.checked_shl(second).unwrap_or(0)];
+                let Some(command) = Command::decode(words) else { continue };
+                assert_eq!(Command::decode(command.encode()), Some(command), "{words:x?}");
+                decoded += 1;
+            }
+        }
+    }
+    assert!(decoded >= 12 * 56 * 65, "{decoded}");
+}
+
+#[test]
+fn every_record_is_decoded_and_printed() {
+    for kind in 0..=255u64 {
+        assert_eq!(u64::from(EventKind::from_number(kind as u8).number()), kind);
+        for flags in 0..1u64 << 10 {
+            let event = Event::decode([kind | 8 << 32, flags << 32, 0x1234_5678, 0x9abc_d000]);
+            assert_eq!(event.stream.raw(), 8);
+            assert!(event.to_string().starts_with("smmu: event "), "{event}");
+        }
+    }
+}
