@@ -1,4 +1,5 @@
-//! The DMA engine of a Raspberry Pi (binding `brcm,bcm2835-dma`).
+//! What of a Raspberry Pi is a bus master without an IOMMU: its DMA engine (binding `brcm,bcm2835-dma`) and its firmware,
+//! which reads messages from memory (`brcm,bcm2835-mbox`).
 
 use super::{Place, Reason, Tree};
 use addr::{AddrRange, PhysAddr};
@@ -22,7 +23,31 @@ pub struct DmaEngine {
     pub coherent: bool,
 }
 
+/// The mailbox to the firmware.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct FirmwareMailbox {
+    /// Its registers.
+    pub registers: AddrRange<PhysAddr>,
+    /// What the firmware calls memory.
+    pub windows: Vec<BusWindow>,
+    /// Whether it sees the CPUs' caches.
+    pub coherent: bool,
+}
+
 impl<'a> Tree<'a> {
+    /// The mailbox to the firmware, if there is one.
+    pub fn firmware_mailbox(&self) -> Option<(Place<'a>, Result<FirmwareMailbox, Reason>)> {
+        let place = self.compatible(&["brcm,bcm2835-mbox"]).next()?;
+        let read = || {
+            let registers = place.reg(0)?;
+            if registers.len() < size_of::<drivers::bcm2835::mailbox::Registers>() as u64 {
+                return Err(Reason::Malformed("reg"));
+            }
+            Ok(FirmwareMailbox { registers, windows: place.dma_windows()?, coherent: place.is_coherent() })
+        };
+        Some((place, read()))
+    }
+
     /// The DMA engine, if there is one.
     pub fn dma_engine(&self) -> Option<(Place<'a>, Result<DmaEngine, Reason>)> {
         let place = self.compatible(&["brcm,bcm2835-dma"]).next()?;
@@ -124,6 +149,28 @@ mod tests {
             let placed = direct.placement([page(memory)]).ok();
             assert_eq!(placed, bus.map(|bus| Placement::At(Iova::new(bus))), "{memory:#x}");
         }
+    }
+
+    #[test]
+    fn the_firmware_has_the_buss_addresses_too() {
+        let mut model = board(PI_3.0, PI_3.1, 1);
+        let mailbox = |len| {
+            fixture::node("mailbox@7e00b880")
+                .property(fixture::text("compatible", "brcm,bcm2835-mbox"))
+                .property(fixture::cells("reg", &[0x7e00_b880, len]))
+                .build()
+        };
+        let found = |model: &DeviceTree| {
+            let blob = model.to_dtb();
+            Tree::new(&blob).unwrap().firmware_mailbox().map(|(_, found)| found)
+        };
+        assert_eq!(found(&model), None);
+        fixture::find(&mut model, "/soc").add_child(mailbox(0x40));
+        let mailbox_found = found(&model).unwrap().unwrap();
+        assert_eq!(mailbox_found.registers.start(), PhysAddr::new(0x3f00_b880));
+        assert_eq!(mailbox_found.windows, engine(&model).unwrap().windows);
+        fixture::find(&mut model, "/soc").add_child(mailbox(0x20));
+        assert_eq!(found(&model), Some(Err(Reason::Malformed("reg"))));
     }
 
     #[test]

@@ -31,7 +31,7 @@ mod mutants;
 
 pub use bootargs::{BadArgument, BootArgs, Why};
 pub use console::{Uart, UartKind};
-pub use dma_engine::DmaEngine;
+pub use dma_engine::{DmaEngine, FirmwareMailbox};
 pub use glob::Glob;
 pub use interrupts::{Gic, InterruptController};
 pub use memory::Reservation;

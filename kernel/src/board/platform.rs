@@ -2,8 +2,8 @@
 
 use super::sbsa_ref;
 use super::{
-    Cpu, DmaEngine, InterruptController, Place, Reason, Reservation, Smmu, Timer, Tree, TreeError, Uart,
-    Warning,
+    Cpu, DmaEngine, FirmwareMailbox, InterruptController, Place, Reason, Reservation, Smmu, Timer, Tree,
+    TreeError, Uart, Warning,
 };
 use addr::{AddrRange, PhysAddr};
 use alloc::string::{String, ToString};
@@ -40,6 +40,8 @@ pub struct Platform {
     pub embedded_controller: Option<PhysAddr>,
     /// A channel of a Raspberry Pi's DMA engine.
     pub dma_engine: Option<DmaEngine>,
+    /// The way to a Raspberry Pi's firmware.
+    pub firmware_mailbox: Option<FirmwareMailbox>,
     /// The generic timer.
     pub timer: Option<Timer>,
     /// The PCI host bridges.
@@ -75,6 +77,7 @@ impl Platform {
             watchdog: tree.watchdog().and_then(|(place, registers)| reader.keep(&place, registers)),
             embedded_controller: None,
             dma_engine: tree.dma_engine().and_then(|(place, engine)| reader.keep(&place, engine)),
+            firmware_mailbox: tree.firmware_mailbox().and_then(|(place, found)| reader.keep(&place, found)),
             timer: reader.one(tree.timer()),
             pci_hosts: reader.each(tree.pci_hosts()),
             smmus: reader.each(tree.smmus()),
