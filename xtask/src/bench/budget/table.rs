@@ -47,7 +47,7 @@ pub fn write(budgets: &Budgets) -> String {
     text
 }
 
-/// Reads what [`write`] wrote; an error names the line.
+/// Reads what [`write()`] wrote; an error names the line.
 pub fn read(text: &str) -> Result<Budgets, String> {
     let mut lines = text.lines().zip(1..).filter(|(line, _)| !line.starts_with('#'));
     let heads: Vec<&str> = lines.next().unwrap_or_default().0.split('\t').collect();
