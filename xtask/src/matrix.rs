@@ -298,7 +298,7 @@ pub const CASES: &[Case] = &[
     ),
     odd_tree(
         "unknown-timer",
-        &[("arm,armv8-timer", "arm,armv8-timeX")],
+        &[("arm,armv8-timer", "arm,armv8-timeX"), ("arm,armv7-timer", "arm,armv7-timeX")],
         &["warning: timer: the device tree names no interrupt", "init: exit status 0"],
     ),
     odd_tree("unknown-pcie", &[("pci-host-ecam-generic", "pci-host-ecam-genXric")], &["init: exit status 0"]),
