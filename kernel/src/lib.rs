@@ -4,6 +4,7 @@
 
 extern crate alloc;
 
+pub mod audit;
 pub mod bench;
 pub mod board;
 pub mod console;

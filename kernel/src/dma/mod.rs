@@ -5,17 +5,16 @@
 //! - [`stream`]: lend memory that exists already.
 //! - [`Device`], [`Domain`]: who can reach what, at which addresses; [`iommu`] has the SMMU's locks, [`quarantine`] what
 //!   becomes of a device that tries more.
-//! - [`counters`], [`trace`], [`inject`], [`audit`]: what it costs, what happens, what if it fails, what is mapped twice.
+//! - [`counters`], [`trace`], [`inject`]: what it costs, what happens, what if it fails.
 //!
 //! `doc/life-of-a-dma-buffer.md` tells it in order.
 
 mod attachment;
-pub mod audit;
 mod buffer;
 pub mod coherent;
 pub mod counters;
 mod device;
-mod domain;
+pub(crate) mod domain;
 mod frames;
 pub mod inject;
 pub mod iommu;

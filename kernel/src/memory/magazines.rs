@@ -9,7 +9,7 @@ use super::zones;
 use crate::percpu::{MAX_CPUS, PerCpu};
 use crate::smp;
 use crate::sync::SpinLock;
-use addr::Order;
+use addr::{Chunk, Order};
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use memory::{FrameSource, Magazine, OwnedChunk, Reach, Zone};
 
@@ -72,6 +72,13 @@ fn all(zone: Zone) -> impl Iterator<Item = &'static Kept> {
 /// Frames of `zone` in all magazines.
 pub fn frames(zone: Zone) -> u64 {
     all(zone).map(|kept| kept.frames.load(Relaxed)).sum()
+}
+
+/// Shows every chunk that a CPU keeps. Who has the zones locked sees each free chunk there or here.
+pub(super) fn each_chunk(mut show: impl FnMut(Chunk)) {
+    [Zone::Low, Zone::High].into_iter().flat_map(all).for_each(|kept| {
+        kept.magazine.lock().chunks().for_each(&mut show);
+    });
 }
 
 /// Gives what any CPU keeps for requests with this `reach` to the zones, which must not be locked here. Whether there was

@@ -4,6 +4,7 @@ use crate::memory::{heap, linear, magazines};
 use crate::percpu::{MAX_CPUS, PerCpu};
 use crate::sync::{SpinLock, SpinLockGuard};
 use addr::{AddrRange, Chunk, Order, PhysAddr};
+use alloc::vec::Vec;
 use core::ops::{Deref, DerefMut};
 use core::sync::atomic::{AtomicBool, Ordering};
 use memory::{FrameSource, Frames, Magazine, OwnedChunk, OwnedPages, Reach, Zone, ZoneStats, Zones};
@@ -87,6 +88,23 @@ pub fn take_for_heap(order: Order, room: impl Fn() -> bool) -> Option<Chunk> {
 #[inline]
 pub fn take_kept(order: Order, reach: Reach) -> Option<OwnedChunk> {
     magazines::take(order, reach)
+}
+
+/// All chunks without owner, in no order, as they are at one moment. `None`: there is no memory for the list.
+pub fn free_chunks() -> Option<Vec<Chunk>> {
+    // What is added meanwhile would need the heap while the zones are locked.
+    const SPARE: usize = 1024;
+    let mut all = Vec::new();
+    loop {
+        let count = lock().free_chunks().count() + MAX_CPUS * 2 * Magazine::CAPACITY + SPARE;
+        all.try_reserve_exact(count).ok()?;
+        let zones = lock();
+        if zones.free_chunks().count() + MAX_CPUS * 2 * Magazine::CAPACITY <= all.capacity() {
+            all.extend(zones.free_chunks());
+            magazines::each_chunk(|chunk| all.push(chunk));
+            return Some(all);
+        }
+    }
 }
 
 /// A chunk of exactly `order` within `reach`; `None` when there is none.

@@ -13,8 +13,10 @@ mod report;
 mod streaming;
 mod transfers;
 
+use crate::audit;
 use crate::board::Glob;
 use crate::memory::heap;
+use alloc::format;
 use alloc::string::String;
 
 /// What a test found, if it did not fail.
@@ -73,6 +75,14 @@ fn all() -> impl Iterator<Item = &'static Test> {
     TESTS.iter().copied().flatten()
 }
 
+/// The verdict, if no rule about memory was broken on the way.
+fn audited(verdict: Verdict) -> Outcome {
+    match audit::check() {
+        Ok(_) => Ok(verdict),
+        Err(finding) => Err(format!("afterwards {finding}")),
+    }
+}
+
 /// Runs the chosen tests and prints the KTAP report. Returns whether none failed.
 pub fn run(chosen: Glob<'_>) -> bool {
     heap::watch_handlers();
@@ -83,7 +93,7 @@ pub fn run(chosen: Glob<'_>) -> bool {
     }
     let mut report = report::Report::start(count);
     for test in tests() {
-        report.add(test.name, (test.run)());
+        report.add(test.name, (test.run)().and_then(audited));
     }
     report.finish()
 }

@@ -165,6 +165,7 @@ fn run(process: Process, files: &[Arc<OpenFile>], frame: TrapFrame) -> Result<Ar
         process.files.lock().insert(file.clone(), false, 0)?;
     }
     let process = Arc::new(process);
+    process.announce();
     let task = Arc::new(Task::new(process.id(), process.clone(), UserVa::new(0)));
     let thread = sched::new_user_thread(task, frame).map_err(|_| Errno::ENOMEM)?;
     process.add_thread(&thread);

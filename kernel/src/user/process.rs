@@ -7,7 +7,7 @@ use super::task;
 use crate::sched::{self, Thread, Waiters};
 use crate::sync::SpinLock;
 use abi::signal::{SIGNALS, SigAction, Signal};
-use alloc::sync::Arc;
+use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::fmt;
 use core::sync::atomic::{AtomicBool, Ordering};
@@ -56,7 +56,22 @@ pub struct Process {
     over: Waiters,
 }
 
+/// All that have not been forgotten by everybody.
+static ALL: SpinLock<Vec<Weak<Process>>> = SpinLock::new(Vec::new());
+
+/// All programs that somebody still knows, running or not.
+pub fn all() -> Vec<Arc<Process>> {
+    ALL.lock().iter().filter_map(Weak::upgrade).collect()
+}
+
 impl Process {
+    /// Puts it on the list of [`all`].
+    pub(super) fn announce(self: &Arc<Self>) {
+        let mut all = ALL.lock();
+        all.retain(|process| process.strong_count() > 0);
+        all.push(Arc::downgrade(self));
+    }
+
     /// A program without threads yet.
     pub fn new(space: AddressSpace) -> Self {
         let action = SigAction { handler: 0, flags: 0, restorer: 0, mask: 0 };

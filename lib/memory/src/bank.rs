@@ -179,6 +179,23 @@ impl Bank {
         }
     }
 
+    /// All free chunks, in no order.
+    pub(crate) fn free_chunks(&self) -> impl Iterator<Item = Chunk> {
+        let whole = self.large.runs().map(|(block, order)| (block << block::ORDERS, order + block::ORDERS));
+        let groups = self.groups.iter().enumerate().filter_map(|(at, group)| Some((at, group.as_ref()?)));
+        let blocks = groups.flat_map(|(at, group)| {
+            let blocks = group.iter().enumerate();
+            blocks.filter_map(move |(number, block)| Some((at * GROUP + number, block.as_ref()?)))
+        });
+        let partly = blocks.flat_map(|(number, block)| {
+            let start = self.first_of(number as u32).raw();
+            block.chunks().map(move |(first, order)| (start + first as u64, order))
+        });
+        whole
+            .chain(partly)
+            .filter_map(|(first, order)| Chunk::new(Pfn::new(first), Order::new(order as u8).ok()?))
+    }
+
     /// Notes that a block's largest chunk has changed. A block without free chunk is forgotten.
     fn refile(&mut self, number: u32, before: Option<usize>, after: Option<usize>) {
         before.map(|order| self.by_largest[order].remove(&number));

@@ -122,6 +122,15 @@ impl Block {
         (bits != 0).then(|| start - base(order) + bits.trailing_zeros() as usize)
     }
 
+    /// The free chunks: the first frame, counted from the block's, and the order.
+    pub(crate) fn chunks(&self) -> impl Iterator<Item = (usize, usize)> {
+        let orders = (0..ORDERS).filter(|order| self.orders >> order & 1 == 1);
+        orders.flat_map(move |order| {
+            let free = (0..1 << (ORDERS - order)).filter(move |&index| self.is_set(order, index));
+            free.map(move |index| (index << order, order))
+        })
+    }
+
     fn is_set(&self, order: usize, index: usize) -> bool {
         let bit = base(order) + index;
         self.bits[bit / 64] >> (bit % 64) & 1 == 1

@@ -26,6 +26,11 @@ impl Large {
         Some(first)
     }
 
+    /// The free runs: the first block, and the order.
+    pub(crate) fn runs(&self) -> impl Iterator<Item = (u64, usize)> {
+        self.free.iter().enumerate().flat_map(|(order, runs)| runs.iter().map(move |&first| (first, order)))
+    }
+
     /// Takes blocks back, and merges them with their neighbours.
     pub(crate) fn give(&mut self, mut first: u64, mut order: usize) {
         while order + 1 < ORDERS && self.free[order].remove(&(first ^ 1 << order)) {

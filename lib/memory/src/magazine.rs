@@ -85,6 +85,12 @@ impl Magazine {
         Some(OwnedChunk::adopt(chunk))
     }
 
+    /// What is in it.
+    pub fn chunks(&self) -> impl Iterator<Item = Chunk> {
+        let stacks = self.lens.iter().zip(START);
+        stacks.flat_map(|(&len, start)| self.chunks[start..start + usize::from(len)].iter().copied())
+    }
+
     /// Any chunk, as long as there is one.
     pub fn pop_any(&mut self) -> Option<OwnedChunk> {
         let order = self.lens.iter().rposition(|&len| len > 0)?;

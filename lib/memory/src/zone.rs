@@ -215,6 +215,12 @@ impl Zones {
         }
     }
 
+    /// All chunks without owner, in no order.
+    pub fn free_chunks(&self) -> impl Iterator<Item = Chunk> {
+        let banks = [&self.low, &self.high].into_iter().flat_map(|banks| banks.slots.iter().flatten());
+        banks.flat_map(|bank| bank.free_chunks())
+    }
+
     /// Heap bytes that one [`take`](FrameSource::take) or [`give`](FrameSource::give) can need at most.
     pub fn heap_per_operation(&self) -> usize {
         let blocks = self.low.stats.total.max(self.high.stats.total) >> Order::BLOCK_2M.log2();

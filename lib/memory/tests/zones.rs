@@ -295,6 +295,10 @@ proptest! {
             }
             let allocated = zones.stats(Zone::Low).allocated + zones.stats(Zone::High).allocated;
             prop_assert_eq!(allocated, out.len() as u64);
+            let pages = |chunk: addr::Chunk| chunk.first().raw()..chunk.first().raw() + chunk.frames();
+            let mut free: Vec<u64> = zones.free_chunks().flat_map(pages).collect();
+            free.sort_unstable();
+            prop_assert!(free.iter().copied().eq((first..200).filter(|frame| !out.contains(frame))));
         }
         held.into_iter().for_each(|mut list| list.give_back(&mut zones));
         let mut all = chunks::take(&mut zones, &Request::new(200 - first)).unwrap();

@@ -1,0 +1,178 @@
+//! The audit: rules about all mappings there are and all memory that is free, asked of the tables and of the allocators
+//! themselves. It can be called at any time when nothing else runs; the self-tests call it after each of them.
+//!
+//! 1. All mappings of a frame have one memory type (invariant 2).
+//! 2. Nothing but the linear map reaches a free frame.
+//! 3. Nothing can be written and executed.
+//! 4. What a program has for itself, no other program and no window of the kernel has.
+//! 5. No frame is free twice.
+
+mod free;
+mod mapped;
+
+use crate::dma::domain;
+use crate::memory::{kernel_map, zones};
+use crate::user::{address_space::Behind, process};
+use addr::{AddrRange, KernelVa, MemoryType, PhysAddr};
+use core::fmt;
+use free::Free;
+use mapped::Mappings;
+use pagetable::{Access, Leaf};
+
+/// Whose tables a mapping is in, and which part of them.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Owner {
+    /// The kernel's: its view of low memory.
+    Linear,
+    /// The kernel's: all else.
+    Kernel,
+    /// A device's, counted from 0 in the order in which domains were made.
+    Domain(usize),
+    /// A program's, of a buffer.
+    Program(u32),
+    /// A program's, of memory of its own.
+    Private(u32),
+}
+
+impl Owner {
+    fn is_program(self) -> bool {
+        matches!(self, Self::Program(_) | Self::Private(_))
+    }
+}
+
+/// A rule that does not hold.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Finding {
+    /// Memory is mapped with two memory types.
+    Conflict {
+        /// The frames.
+        frames: AddrRange<PhysAddr>,
+        /// Two of their mappings.
+        mappings: [(Owner, MemoryType); 2],
+    },
+    /// Memory is mapped, and free.
+    Free {
+        /// The frames.
+        frames: AddrRange<PhysAddr>,
+        /// Who maps them.
+        owner: Owner,
+    },
+    /// Memory is free twice.
+    FreeTwice {
+        /// The frames.
+        frames: AddrRange<PhysAddr>,
+    },
+    /// A mapping is writable and executable.
+    WritableCode {
+        /// The frames.
+        frames: AddrRange<PhysAddr>,
+        /// Who maps them.
+        owner: Owner,
+    },
+    /// Memory that a program has for itself has another owner too.
+    Shared {
+        /// The frames.
+        frames: AddrRange<PhysAddr>,
+        /// Both.
+        owners: [Owner; 2],
+    },
+    /// There is no memory for the list of what is free.
+    OutOfMemory,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Conflict { frames, mappings: [(one, first), (other, second)] } => {
+                write!(f, "{frames:?} is {first:?} for {one:?} and {second:?} for {other:?}")
+            }
+            Self::Free { frames, owner } => write!(f, "{frames:?} is free, and mapped by {owner:?}"),
+            Self::FreeTwice { frames } => write!(f, "{frames:?} is free twice"),
+            Self::WritableCode { frames, owner } => {
+                write!(f, "{frames:?} can be written and executed by {owner:?}")
+            }
+            Self::Shared { frames, owners: [one, other] } => {
+                write!(f, "{frames:?} is mapped by {one:?} and by {other:?}")
+            }
+            Self::OutOfMemory => f.write_str("no memory for the list of what is free"),
+        }
+    }
+}
+
+/// What was looked at.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Seen {
+    /// Pages and blocks of all tables.
+    pub leaves: usize,
+    /// Bytes without owner.
+    pub free: u64,
+}
+
+/// Where the kernel's view of low memory ends.
+const LINEAR_END: KernelVa = KernelVa::new(0xffff_8000 << 32);
+
+/// Asks whether all rules hold now. Mappings may change meanwhile: a verdict needs a machine at rest.
+///
+/// # Errors
+/// The first rule that does not, or that there is no memory to find out.
+pub fn check() -> Result<Seen, Finding> {
+    let mut audit = Audit::default();
+    audit.add_kernel();
+    audit.add_devices();
+    audit.add_programs();
+    let free = Free::new(zones::free_chunks().ok_or(Finding::OutOfMemory)?)?;
+    audit.verdict(&free)
+}
+
+#[derive(Default)]
+struct Audit {
+    mappings: Mappings,
+    writable_code: Option<Finding>,
+}
+
+impl Audit {
+    fn add<A>(&mut self, leaf: &Leaf<A>, frames: AddrRange<PhysAddr>, owner: Owner) {
+        self.mappings.add(frames, leaf.memory, owner);
+        if leaf.access.contains(Access::WRITE | Access::EXECUTE) {
+            self.writable_code.get_or_insert(Finding::WritableCode { frames, owner });
+        }
+    }
+
+    fn add_kernel(&mut self) {
+        let all = AddrRange::new(KernelVa::new(0xffff << 48), KernelVa::new(!0 << 12));
+        kernel_map::leaves(all, |leaf| {
+            let owner = if leaf.at < LINEAR_END { Owner::Linear } else { Owner::Kernel };
+            self.add(&leaf, leaf.output(), owner);
+        });
+    }
+
+    fn add_devices(&mut self) {
+        for (number, domain) in domain::all().into_iter().enumerate() {
+            domain.all_leaves(|leaf| self.add(&leaf, leaf.output(), Owner::Domain(number)));
+        }
+    }
+
+    fn add_programs(&mut self) {
+        for program in process::all() {
+            let id = program.id();
+            let is_private = |behind: &Behind| matches!(behind, Behind::Zeroes);
+            for (private, owner) in [(true, Owner::Private(id)), (false, Owner::Program(id))] {
+                program.space.leaves(
+                    |area| is_private(&area.backing) == private,
+                    |leaf| self.add(&leaf, leaf.output(), owner),
+                );
+            }
+        }
+    }
+
+    fn verdict(mut self, free: &Free) -> Result<Seen, Finding> {
+        let leaves = self.mappings.leaves();
+        let sorted = self.mappings.sorted();
+        let finding = self
+            .writable_code
+            .or_else(|| mapped::conflict(sorted))
+            .or_else(|| mapped::shared(sorted))
+            .or_else(|| free.first_mapped(sorted));
+        finding.map_or(Ok(Seen { leaves, free: free.bytes() }), Err)
+    }
+}
