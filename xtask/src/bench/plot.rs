@@ -62,7 +62,7 @@ pub struct Plot {
 impl Who {
     fn colour(self) -> RGBColor {
         match self {
-            Self::Tessera => RGBColor(0, 114, 206),
+            Self::Tessera => RGBColor(24, 128, 220),
             Self::TesseraToo => RGBColor(0, 170, 160),
             Self::Linux => RGBColor(213, 80, 40),
             Self::LinuxToo => RGBColor(214, 150, 20),
@@ -92,7 +92,7 @@ impl Plot {
             let mut chart = ChartBuilder::on(&area)
                 .caption(&self.title, (FONT, 19, &INK))
                 .margin(10)
-                .margin_right(24)
+                .margin_right(34)
                 .x_label_area_size(46)
                 .y_label_area_size(78)
                 .build_cartesian_2d(

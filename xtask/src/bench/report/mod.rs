@@ -100,7 +100,7 @@ impl Report<'_> {
             page.push_str("\n<tr>");
             let cells = row.cells();
             let cells = HEADS.iter().zip(&cells).chain([(&WORDS[2], &row.rest)]);
-            cells.for_each(|(head, cell)| push(page, &format!("<td{}>{}", class(head), escaped(cell))));
+            cells.for_each(|(head, text)| push(page, &format!("<td{}>{}", class(head), cell(text))));
         }
         page.push_str("\n</table></div>\n");
     }
@@ -137,6 +137,11 @@ fn push(page: &mut String, text: &str) {
 
 fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;")
+}
+
+/// The same for a cell, which may be broken between the names of attributes.
+fn cell(text: &str) -> String {
+    escaped(text).replace('|', "|<wbr>")
 }
 
 #[cfg(test)]
