@@ -41,16 +41,23 @@ impl<'a> Window<'a> {
     pub fn show<A: InputAddress>(&self, at: usize, chunk: Chunk, mapping: Mapping) -> usize {
         let pages = chunk.frames() as usize;
         let mut leaf = Descriptor::leaf(chunk.start(), LAST_LEVEL, Stage1::attributes::<A>(mapping));
-        for slot in &self.slots[at..at + pages] {
+        let mut next = |slot| {
             store(slot, leaf);
             leaf = leaf.further(PAGE_SIZE);
-        }
+        };
+        // Eight at a time: a loop costs as much as a store.
+        let (groups, rest) = self.slots[at..at + pages].as_chunks::<8>();
+        groups.iter().for_each(|group| group.iter().for_each(&mut next));
+        rest.iter().for_each(next);
         pages
     }
 
     /// Shows the first `pages` no more. The caller invalidates them (last-level entries are enough).
     #[inline]
     pub fn hide(&self, pages: usize) {
-        self.slots[..pages].iter().for_each(|slot| store(slot, Descriptor::INVALID));
+        let clear = |slot| store(slot, Descriptor::INVALID);
+        let (groups, rest) = self.slots[..pages].as_chunks::<8>();
+        groups.iter().for_each(|group| group.iter().for_each(clear));
+        rest.iter().for_each(clear);
     }
 }
