@@ -41,12 +41,17 @@ impl<'a> Window<'a> {
     pub fn show<A: InputAddress>(&self, at: usize, chunk: Chunk, mapping: Mapping) -> usize {
         let pages = chunk.frames() as usize;
         let mut leaf = Descriptor::leaf(chunk.start(), LAST_LEVEL, Stage1::attributes::<A>(mapping));
+        let slots = &self.slots[at..at + pages];
+        if let [slot] = slots {
+            store(slot, leaf);
+            return 1;
+        }
         let mut next = |slot| {
             store(slot, leaf);
             leaf = leaf.further(PAGE_SIZE);
         };
         // Eight at a time: a loop costs as much as a store.
-        let (groups, rest) = self.slots[at..at + pages].as_chunks::<8>();
+        let (groups, rest) = slots.as_chunks::<8>();
         groups.iter().for_each(|group| group.iter().for_each(&mut next));
         rest.iter().for_each(next);
         pages
