@@ -370,7 +370,10 @@ impl Machine {
         let state = &mut *self.state.borrow_mut();
         for (at, value) in words(line).zip(value) {
             self.cpu_store(at, value);
-            if kind != Kind::WriteBack {
+            if kind == Kind::WriteBack {
+                // Dirty, even if it was the same before.
+                state.settled[index(at)] = !value;
+            } else {
                 state.memory[index(at)] = value;
                 state.settled[index(at)] = value;
             }

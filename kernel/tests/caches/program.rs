@@ -144,6 +144,11 @@ impl Program {
         if self.machine.below(4) == 0 {
             // Of a device that has written nothing: what the CPU wrote, zeroes, is still there.
             buffer.sync(Side::Cpu, Direction::FromDevice);
+            // Everywhere: an earlier owner left something in one line of a frame.
+            for offset in (0..view.len()).step_by(LINE as usize) {
+                let seen = self.machine.load_line(view.start() + offset);
+                assert!(seen == Line::default(), "old data at {}: {seen:x?}", view.start() + offset);
+            }
         }
         for round in 0..4 {
             let line = self.line(view, buffer.chunks());
