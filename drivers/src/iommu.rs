@@ -64,6 +64,7 @@ impl<T> Stale<T> {
     }
 
     /// The caller has seen the completion of [`Stale::forget`].
+    #[inline(always)] // A move of it costs as much as the rest.
     pub(crate) fn freed(self) -> Freed<T> {
         Freed { held: ManuallyDrop::into_inner(self.held), tables: self.tables }
     }
@@ -79,8 +80,11 @@ pub struct Freed<T> {
 
 impl<T> Freed<T> {
     /// Gives the tables back to `memory` that went with the mapping, and what was held to the caller.
+    #[inline]
     pub fn take<M: TableMemory>(self, memory: &mut M) -> T {
-        self.tables.release(memory);
+        if !self.tables.is_empty() {
+            self.tables.release(memory);
+        }
         self.held
     }
 }

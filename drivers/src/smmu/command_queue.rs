@@ -327,7 +327,7 @@ impl CommandQueue {
 
     /// Brings a batch as far as it gets without waiting: more of it into the queue, a queue that stopped running again.
     /// What became of it, if it is over.
-    #[inline]
+    #[inline(always)] // Where it is called first, all of a batch is known.
     fn advance(
         &mut self,
         batch: &mut Batch<impl Iterator<Item = Command>>,

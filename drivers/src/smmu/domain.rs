@@ -292,7 +292,7 @@ impl iommu::Domain for Domain {
         }
     }
 
-    #[inline]
+    #[inline(always)] // Its result is large, and mostly taken apart at once.
     fn invalidate<T>(
         commands: &impl Shared<CommandQueue>,
         stale: Stale<T>,

@@ -195,46 +195,44 @@ impl Behind {
         if inject::fails(Step::Iova) {
             return Err(DmaError::OutOfIova { len: wish.len, highest: wish.mask.highest() });
         }
-        match self.small_place(wish)? {
-            Some((small, place)) => small.map(&place, chunks, wish.len, wish.mapping),
-            None => self.translated.lock().map(chunks, wish),
+        let is_small = wish.len <= Small::LONGEST && wish.mask.highest() >= Small::HIGHEST;
+        if is_small
+            && let Some(Some(small)) = self.small.get()
+            && let Some(place) = small.take(wish.len)
+        {
+            return small.map(place, chunks, wish.len, wish.mapping);
         }
+        self.map_slowly(chunks, wish, is_small)
     }
 
-    /// A place among the small mappings, if the wish is for one and there is room.
-    #[inline]
-    fn small_place(&self, wish: &Wish) -> Result<Option<(&Small, Place)>, DmaError> {
-        if wish.len > Small::LONGEST || wish.mask.highest() < Small::HIGHEST {
-            return Ok(None);
+    /// A small mapping for which there is no room yet, or one that is not small.
+    #[inline(never)] // What it needs would weigh on those that are quick.
+    fn map_slowly(
+        &self,
+        chunks: impl Iterator<Item: Run> + Clone,
+        wish: &Wish,
+        is_small: bool,
+    ) -> Result<AddrRange<Iova>, DmaError> {
+        if is_small && let Some((small, place)) = self.new_place(wish)? {
+            return small.map(place, chunks, wish.len, wish.mapping);
         }
-        match self.small.get() {
-            Some(Some(small)) => match small.take(wish.len) {
-                Some(place) => Ok(Some((small, place))),
-                None => self.new_place(small, wish),
-            },
-            Some(None) => Ok(None),
-            None => self.first_place(wish),
-        }
+        self.translated.lock().map(chunks, wish)
     }
 
-    #[cold]
-    fn first_place(&self, wish: &Wish) -> Result<Option<(&Small, Place)>, DmaError> {
+    /// A place for a small mapping after there was none; `None` if there cannot be any.
+    fn new_place(&self, wish: &Wish) -> Result<Option<(&Small, Place)>, DmaError> {
         let small = self.small.call_once(|| {
             let reserved = self.translated.lock().reserve(Small::space());
             reserved.is_ok().then(|| Box::new(Small::new()))
         });
-        small.as_ref().map_or(Ok(None), |small| self.new_place(small, wish))
-    }
-
-    #[cold]
-    fn new_place<'a>(&self, small: &'a Small, wish: &Wish) -> Result<Option<(&'a Small, Place)>, DmaError> {
+        let Some(small) = small else { return Ok(None) };
         let mut translated = self.translated.lock();
         // Another CPU may have made room meanwhile.
         if let Some(place) = small.take(wish.len) {
             return Ok(Some((small, place)));
         }
         small.grow(|at| translated.pin(at))?;
-        Ok(small.take(wish.len).map(|place| (small, place)))
+        Ok(small.take(wish.len).map(|place| (&**small, place)))
     }
 
     #[inline]

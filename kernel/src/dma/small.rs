@@ -38,10 +38,23 @@ pub(super) struct Table {
 
 const _: () = assert!(Slots::COUNT as u64 * PAGE_SIZE == Pinned::BYTES);
 
-/// A place for a mapping.
-pub(super) struct Place {
-    table: usize,
-    first: usize,
+/// A place for a mapping: the number of its first page, counted over all tables.
+#[derive(Clone, Copy)]
+pub(super) struct Place(u32);
+
+impl Place {
+    #[inline]
+    fn new(table: usize, page: usize) -> Self {
+        Self((table * Slots::COUNT + page) as u32)
+    }
+    #[inline]
+    fn table(self) -> usize {
+        self.0 as usize / Slots::COUNT
+    }
+    #[inline]
+    fn page(self) -> usize {
+        self.0 as usize % Slots::COUNT
+    }
 }
 
 impl Small {
@@ -74,7 +87,7 @@ impl Small {
         let (pages, cpu) = ((len / PAGE_SIZE) as u32, arch::cpu::index());
         let table = self.current.load(Relaxed);
         match self.tables.get(table).and_then(Once::get).and_then(|table| table.slots.take(pages, cpu)) {
-            Some(first) => Some(Place { table, first }),
+            Some(page) => Some(Place::new(table, page)),
             None => self.take_elsewhere(pages, cpu),
         }
     }
@@ -85,9 +98,9 @@ impl Small {
         let made = self.made.load(Relaxed);
         for (table, this) in self.with_room().filter_map(|at| Some((at, self.tables[at].get()?))).take(tries)
         {
-            if let Some(first) = this.slots.take(pages, cpu) {
+            if let Some(page) = this.slots.take(pages, cpu) {
                 self.current.store(table, Relaxed);
-                return Some(Place { table, first });
+                return Some(Place::new(table, page));
             }
             if this.slots.free() == 0 {
                 self.full[table / 64].fetch_or(1 << (table % 64), Relaxed);
@@ -138,19 +151,19 @@ impl Small {
     #[inline]
     pub fn map(
         &self,
-        place: &Place,
+        place: Place,
         chunks: impl Iterator<Item: Run> + Clone,
         len: u64,
         mapping: Mapping,
     ) -> Result<AddrRange<Iova>, DmaError> {
-        let Some(table) = self.tables[place.table].get() else { unreachable!("a place in no table") };
-        match table.pinned.map(&Tables, place.first, chunks, mapping) {
+        let Some(table) = self.tables[place.table()].get() else { unreachable!("a place in no table") };
+        match table.pinned.map(&Tables, place.page(), chunks, mapping) {
             Ok(range) => Ok(range),
             Err(MapError::OutputTooLarge(_)) => {
-                table.slots.give(place.first, (len / PAGE_SIZE) as u32);
+                table.slots.give(place.page(), (len / PAGE_SIZE) as u32);
                 Err(DmaError::TooLong { len })
             }
-            Err(error) => panic!("map of {len:#x} bytes at page {}: {error:?}", place.first),
+            Err(error) => panic!("map of {len:#x} bytes at page {}: {error:?}", place.page()),
         }
     }
 

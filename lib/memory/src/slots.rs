@@ -38,7 +38,16 @@ impl Slots {
     #[inline]
     pub fn take(&self, len: u32, home: usize) -> Option<usize> {
         debug_assert!((1..=Self::LONGEST).contains(&len), "{len} slots");
-        (0..WORDS).map(|n| (home + n) % WORDS).find_map(|word| {
+        let word = home % WORDS;
+        match self.words[word].take(len) {
+            Some(bit) => Some(word * 64 + bit as usize),
+            None => self.take_behind(len, word),
+        }
+    }
+
+    #[cold]
+    fn take_behind(&self, len: u32, home: usize) -> Option<usize> {
+        (1..WORDS).map(|n| (home + n) % WORDS).find_map(|word| {
             let bit = self.words[word].take(len)?;
             Some(word * 64 + bit as usize)
         })
