@@ -32,6 +32,7 @@ mod qemu;
 mod raspberry_pi;
 mod run;
 mod same_image;
+mod screen;
 mod skips;
 mod suite;
 mod tally;

@@ -34,6 +34,8 @@ pub struct Case {
     pub append: &'static str,
     /// What it has to show.
     pub expect: Expect,
+    /// The line of the console after which the screen shows the tesserae, if it does.
+    pub screen: Option<&'static str>,
     /// Looks at the console once more, and complains.
     pub inspect: fn(&str) -> Vec<String>,
     /// The time limit in seconds. QEMU shares two cores with another one; a case takes a fifth of this.
@@ -77,6 +79,7 @@ const SELFTEST: Case = Case {
     start: Start::Whole,
     append: "selftest lowmem=256M",
     expect: Expect::Ktap,
+    screen: None,
     inspect: |_| Vec::new(),
     limit: 600,
 };
@@ -221,6 +224,7 @@ pub const CASES: &[Case] = &[
     // The same program where nothing translates: the DMA engine gathers the pieces.
     Case {
         append: "lowmem=256M dma.trace -- --size=256M",
+        screen: Some("screen: 640 x 480"),
         expect: Expect::PowerOff {
             shown: &[
                 "bcm2835-dma channel",

@@ -13,7 +13,7 @@ use crate::matrix::{CASES, Case};
 use crate::qemu::{self, Run};
 use crate::same_image::{self, Started};
 use crate::tally::Tally;
-use crate::{bench, boards, host, prepare, skips, tools, workspace};
+use crate::{bench, boards, host, prepare, screen, skips, tools, workspace};
 
 /// More emulators than this on two cores only make each other time out.
 const AT_ONCE: usize = 2;
@@ -68,8 +68,8 @@ fn matrix(cases: &[&Case], built: &Artifacts) -> Result<Tally> {
 /// Runs one case, and returns the image that it started; an error of the tool itself is a failure of the case.
 fn one(case: &Case, built: &Artifacts, logs: &Path) -> (Verdict, Option<Vec<u8>>, String) {
     let (verdict, image, took) = match boot(case, built, logs) {
-        Ok((run, image)) => {
-            let verdict = case.expect.judge(&run).and((case.inspect)(&run.console));
+        Ok((run, image, seen)) => {
+            let verdict = case.expect.judge(&run).and((case.inspect)(&run.console)).and(seen);
             (verdict, Some(image), run.took)
         }
         Err(error) => {
@@ -87,14 +87,34 @@ fn log(case: &Case, logs: &Path) -> PathBuf {
     logs.join(format!("{}.log", case.name))
 }
 
-fn boot(case: &Case, built: &Artifacts, logs: &Path) -> Result<(Run, Vec<u8>)> {
+/// The run, the image that it started, and what is wrong with its screen.
+fn boot(case: &Case, built: &Artifacts, logs: &Path) -> Result<(Run, Vec<u8>, Vec<String>)> {
     let machine = case.machine();
     let boot = prepare::boot(case, &machine, built, &logs.join(case.name))?;
     let image = same_image::of(&boot.entry)?;
     let limit = Duration::from_secs(case.limit);
-    let words = machine.arguments(&boot);
-    let run = qemu::capture(&words, limit, &log(case, logs), |line| case.expect.is_last(line))?;
-    Ok((run, image))
+    let mut words = machine.arguments(&boot);
+    let (socket, picture) = (logs.join("qmp"), logs.join(case.name).with_added_extension("ppm"));
+    let mut seen = Vec::new();
+    if case.screen.is_some() {
+        seen.push("the screen was never shown".to_owned());
+        words.extend(screen::arguments(&socket));
+    }
+    let run = qemu::capture(&words, limit, &log(case, logs), |line| {
+        if case.screen.is_some_and(|text| line.contains(text)) {
+            seen = look(&socket, &picture);
+        }
+        case.expect.is_last(line)
+    })?;
+    Ok((run, image, seen))
+}
+
+/// What is wrong with the screen.
+fn look(socket: &Path, picture: &Path) -> Vec<String> {
+    match screen::dump(socket, picture).and_then(|()| std::fs::read(picture)) {
+        Ok(ppm) => screen::tesserae(&ppm),
+        Err(error) => vec![format!("the screen cannot be seen: {error}")],
+    }
 }
 
 /// One line; for a failure also why, and the end of the log: the console, and what QEMU said itself.

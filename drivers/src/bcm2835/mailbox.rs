@@ -4,9 +4,10 @@
 //! The message is in coherent memory, and the firmware is told its bus address.
 
 use crate::mmio::Mmio;
+use addr::PhysAddr;
 use core::fmt;
 use core::mem::offset_of;
-use dma_api::{Attrs, DmaBuffer, DmaError, DmaMask, DmaSpace};
+use dma_api::{Attrs, DmaBuffer, DmaError, DmaMask, DmaSpace, KernelView};
 use tock_registers::interfaces::{Readable, Writeable};
 use tock_registers::registers::{ReadOnly, WriteOnly};
 
@@ -34,10 +35,19 @@ const REQUEST: u32 = 0;
 const SUCCESS: u32 = 0x8000_0000;
 /// In a tag's length once it has been answered.
 const ANSWERED: u32 = 0x8000_0000;
-/// Words of a value here; what the firmware says of a board has two.
+/// Words of a value here: none that is used has more.
 const VALUE_WORDS: usize = 2;
-/// Size, code, one tag (its number, room, length, value), end.
-const MESSAGE_WORDS: usize = 2 + 3 + VALUE_WORDS + 1;
+/// A tag in a message: its number, room, length, value.
+const TAG_WORDS: usize = 3 + VALUE_WORDS;
+/// Size and code before the tags.
+const HEAD_WORDS: usize = 2;
+/// What the message has room for.
+const MOST_TAGS: usize = 8;
+/// The last word is the end.
+const MESSAGE_WORDS: usize = HEAD_WORDS + MOST_TAGS * TAG_WORDS + 1;
+
+/// What the firmware adds to an address of memory to say that it goes past its own cache.
+const ALIAS: u32 = 0xc000_0000;
 
 /// What the firmware can be asked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -50,6 +60,18 @@ pub enum Tag {
     BoardSerial,
     /// The memory that belongs to the CPUs: first address, length.
     ArmMemory,
+    /// The size of the picture: width, height.
+    SetPhysicalSize,
+    /// The size of the memory behind it: width, height.
+    SetVirtualSize,
+    /// Bits of a pixel.
+    SetDepth,
+    /// 1: red first.
+    SetPixelOrder,
+    /// Memory for the picture: in, its alignment; out, its bus address and length.
+    AllocateFramebuffer,
+    /// Bytes of a line.
+    Pitch,
 }
 
 impl Tag {
@@ -59,6 +81,12 @@ impl Tag {
             Self::BoardRevision => 0x0001_0002,
             Self::BoardSerial => 0x0001_0004,
             Self::ArmMemory => 0x0001_0005,
+            Self::SetPhysicalSize => 0x0004_8003,
+            Self::SetVirtualSize => 0x0004_8004,
+            Self::SetDepth => 0x0004_8005,
+            Self::SetPixelOrder => 0x0004_8006,
+            Self::AllocateFramebuffer => 0x0004_0001,
+            Self::Pitch => 0x0004_0008,
         }
     }
 }
@@ -85,6 +113,21 @@ impl fmt::Display for MailboxError {
 }
 
 impl core::error::Error for MailboxError {}
+
+/// A picture on the screen, 32 bits a pixel, red in the lowest eight.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Framebuffer {
+    /// Where it is in memory; outside of what belongs to the CPUs.
+    pub start: PhysAddr,
+    /// Its length in bytes: enough for all lines.
+    pub len: u64,
+    /// Bytes from one line to the next.
+    pub pitch: u64,
+    /// Pixels of a line.
+    pub width: u32,
+    /// Lines.
+    pub height: u32,
+}
 
 /// The mailbox and the message.
 pub struct Mailbox {
@@ -113,9 +156,50 @@ impl Mailbox {
     pub fn ask(
         &mut self,
         tag: Tag,
-        mut expired: impl FnMut() -> bool,
+        expired: impl FnMut() -> bool,
     ) -> Result<[u32; VALUE_WORDS], MailboxError> {
-        self.write(tag);
+        let [answer] = self.exchange([(tag, [0; VALUE_WORDS])], expired)?;
+        Ok(answer)
+    }
+
+    /// Asks for a picture of this size, all in one message: a part alone means nothing to the firmware.
+    ///
+    /// # Errors
+    /// As [`ask`](Self::ask); [`MailboxError::Unanswered`] also when what it gives is too small.
+    pub fn framebuffer(
+        &mut self,
+        width: u32,
+        height: u32,
+        expired: impl FnMut() -> bool,
+    ) -> Result<Framebuffer, MailboxError> {
+        let answers = self.exchange(
+            [
+                (Tag::SetPhysicalSize, [width, height]),
+                (Tag::SetVirtualSize, [width, height]),
+                (Tag::SetDepth, [32, 0]),
+                (Tag::SetPixelOrder, [1, 0]),
+                (Tag::AllocateFramebuffer, [4096, 0]),
+                (Tag::Pitch, [0, 0]),
+            ],
+            expired,
+        )?;
+        let [[width, height], _, _, _, [base, len], [pitch, _]] = answers;
+        let (start, len, pitch) = (PhysAddr::new((base & !ALIAS).into()), u64::from(len), u64::from(pitch));
+        let fits = pitch >= u64::from(width) * 4 && pitch * u64::from(height) <= len;
+        match start.raw() != 0 && fits {
+            true => Ok(Framebuffer { start, len, pitch, width, height }),
+            false => Err(MailboxError::Unanswered(Tag::AllocateFramebuffer)),
+        }
+    }
+
+    /// Sends the tags with these values, and returns the values that come back.
+    fn exchange<const N: usize>(
+        &mut self,
+        tags: [(Tag, [u32; VALUE_WORDS]); N],
+        mut expired: impl FnMut() -> bool,
+    ) -> Result<[[u32; VALUE_WORDS]; N], MailboxError> {
+        const { assert!(N <= MOST_TAGS) };
+        self.write(&tags);
         let address = self.message.iova().raw() as u32 & !CHANNEL_MASK;
         wait(&mut expired, || self.registers.write_status.get() & FULL == 0)?;
         // The message is in memory before the firmware is told to look.
@@ -125,25 +209,37 @@ impl Mailbox {
             self.registers.read_status.get() & EMPTY == 0 && self.registers.read.get() == address | PROPERTIES
         })?;
         arch::barrier::dsb_sy();
-        self.read(tag)
+        let mut answers = [[0; VALUE_WORDS]; N];
+        for (index, ((tag, _), answer)) in tags.iter().zip(&mut answers).enumerate() {
+            *answer = self.read(index, *tag)?;
+        }
+        Ok(answers)
     }
 
-    fn write(&self, tag: Tag) {
-        let size = (MESSAGE_WORDS * 4) as u32;
-        let head = [size, REQUEST, tag.number(), (VALUE_WORDS * 4) as u32, REQUEST];
-        let words = head.into_iter().chain([0; VALUE_WORDS + 1]);
-        let view = self.message.kernel_view();
-        view.iter().for_each(|view| {
-            words.clone().enumerate().for_each(|(index, word)| view.write(index * 4, word));
-        });
+    fn view(&self) -> KernelView<'_> {
+        match self.message.kernel_view() {
+            Some(view) => view,
+            None => unreachable!("`new` has seen it"),
+        }
     }
 
-    fn read(&self, tag: Tag) -> Result<[u32; VALUE_WORDS], MailboxError> {
-        let Some(view) = self.message.kernel_view() else { unreachable!("`new` has seen it") };
+    fn write(&self, tags: &[(Tag, [u32; VALUE_WORDS])]) {
+        let size = ((HEAD_WORDS + tags.len() * TAG_WORDS + 1) * 4) as u32;
+        let of = |(tag, [first, second]): &(Tag, [u32; VALUE_WORDS])| {
+            [tag.number(), (VALUE_WORDS * 4) as u32, REQUEST, *first, *second]
+        };
+        let words = [size, REQUEST].into_iter().chain(tags.iter().flat_map(of)).chain([0]);
+        let view = self.view();
+        words.enumerate().for_each(|(index, word)| view.write(index * 4, word));
+    }
+
+    fn read(&self, index: usize, tag: Tag) -> Result<[u32; VALUE_WORDS], MailboxError> {
+        let view = self.view();
         let word = |index: usize| view.read::<u32>(index * 4);
-        match (word(1), word(4)) {
+        let at = HEAD_WORDS + index * TAG_WORDS;
+        match (word(1), word(at + 2)) {
             (SUCCESS, length) if length & ANSWERED != 0 && length & !ANSWERED != 0 => {
-                Ok(core::array::from_fn(|index| word(5 + index)))
+                Ok(core::array::from_fn(|index| word(at + 3 + index)))
             }
             (SUCCESS, _) => Err(MailboxError::Unanswered(tag)),
             (code, _) => Err(MailboxError::Refused(code)),
@@ -168,13 +264,16 @@ mod tests {
     use addr::Iova;
     use dma_api::FakeSpace;
 
-    /// A mailbox whose answer is there before the question: `expired` plays the firmware.
-    fn ask(answer: impl Fn(&FakeSpace, u32)) -> Result<[u32; 2], MailboxError> {
+    /// What a mailbox makes of a firmware that answers like this.
+    fn with<R>(
+        answer: impl Fn(&FakeSpace, u32),
+        ask: impl FnOnce(&mut Mailbox, &mut dyn FnMut() -> bool) -> R,
+    ) -> R {
         let (fake, space) = (FakeRegisters::new(0x40), FakeSpace::new());
         let mut mailbox = Mailbox::new(fake.mmio(), &space).unwrap();
         fake.set32(0x18, EMPTY);
         let mut asked = 0;
-        mailbox.ask(Tag::BoardSerial, || {
+        ask(&mut mailbox, &mut || {
             asked += 1;
             let told = fake.get32(0x20);
             assert_eq!(told & 0xf, 8);
@@ -185,6 +284,42 @@ mod tests {
         })
     }
 
+    fn ask(answer: impl Fn(&FakeSpace, u32)) -> Result<[u32; 2], MailboxError> {
+        with(answer, |mailbox, expired| mailbox.ask(Tag::BoardSerial, expired))
+    }
+
+    #[test]
+    fn a_picture_is_asked_for_in_one_message() {
+        let picture = |base: u32, len: u32, pitch: u32| {
+            let answer = move |space: &FakeSpace, at: u32| {
+                let tag = |number: u32, first: u32, second: u32| [number, 8, ANSWERED | 8, first, second];
+                let tags = [
+                    tag(0x4_8003, 640, 480),
+                    tag(0x4_8004, 640, 480),
+                    tag(0x4_8005, 32, 0),
+                    tag(0x4_8006, 1, 0),
+                    tag(0x4_0001, base, len),
+                    tag(0x4_0008, pitch, 0),
+                ];
+                write(space, at, &[&[132, SUCCESS][..], tags.as_flattened(), &[0]].concat());
+            };
+            with(answer, |mailbox, expired| mailbox.framebuffer(640, 480, expired))
+        };
+        let expected = Framebuffer {
+            start: PhysAddr::new(0x3c10_0000),
+            len: 1_228_800,
+            pitch: 2560,
+            width: 640,
+            height: 480,
+        };
+        assert_eq!(picture(0x3c10_0000, 1_228_800, 2560), Ok(expected));
+        assert_eq!(picture(0xfc10_0000, 1_228_800, 2560), Ok(expected), "an alias of the same memory");
+        let none = Err(MailboxError::Unanswered(Tag::AllocateFramebuffer));
+        assert_eq!(picture(0, 1_228_800, 2560), none);
+        assert_eq!(picture(0x3c10_0000, 1_228_799, 2560), none);
+        assert_eq!(picture(0x3c10_0000, 1_228_800, 2556), none);
+    }
+
     fn write(space: &FakeSpace, at: u32, words: &[u32]) {
         let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
         space.device_write(Iova::new(at.into()), &bytes).unwrap();
@@ -193,7 +328,7 @@ mod tests {
     #[test]
     fn a_message_has_one_tag_and_an_end() {
         let answer = ask(|space, at| {
-            let mut bytes = [0; MESSAGE_WORDS * 4];
+            let mut bytes = [0; 32];
             space.device_read(Iova::new(at.into()), &mut bytes).unwrap();
             let words: Vec<u32> =
                 bytes.chunks(4).map(|word| u32::from_le_bytes(word.try_into().unwrap())).collect();

@@ -27,7 +27,9 @@ pub fn init(platform: &Platform, iommu_off: bool) {
     }
     let mut streams = pci::Streams::new(iommu_off);
     let edus = hosts.iter().flat_map(|host| pci::start_edus(host, &mut streams));
-    platform.firmware_mailbox.iter().for_each(bcm2835::describe_board);
+    if let Some(mailbox) = &platform.firmware_mailbox {
+        bcm2835::ask_firmware(mailbox, &platform.memory);
+    }
     let engine = platform.dma_engine.as_ref().and_then(bcm2835::start_dma);
     COPIERS.call_once(|| edus.chain(engine).collect());
 }
