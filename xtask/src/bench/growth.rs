@@ -31,7 +31,7 @@ const SERIES: [Series; 4] = [
     // Places for small mappings are found among 65 536 pages; a domain with more of them finds the next in its tree, which
     // is one step, however many there are.
     Series { name: "growth_live", over: |figure| figure.key.count, law: Law::Flat(65) },
-    Series { name: "growth_streams", over: |figure| figure.key.count, law: Law::Flat(15) },
+    Series { name: "growth_streams", over: |figure| figure.key.count, law: Law::Flat(25) },
     // With the number of pieces. Pieces of 2 MiB are left out: there one block takes the place of 512 pages.
     Series { name: "growth_pieces", over: pieces, law: Law::Linear(5) },
 ];
