@@ -32,7 +32,7 @@ const USAGE: &str = "usage: cargo xtask bench [GLOB | --bless | --document | --s
 /// The same once more: instructions repeat.
 const REPEATED: Session<'_> = Session { name: "repeated", ..OPERATIONS };
 /// By the host's clock one boot says little.
-const WALL_BOOTS: usize = 3;
+const WALL_BOOTS: usize = 5;
 
 /// Holds everything against the budgets and the laws of growth. `make test` calls them by these names.
 pub const CHECKS: [(&str, Check); 2] = [("budgets", budget::check), ("growth", growth::check)];
