@@ -352,7 +352,7 @@ impl CommandQueue {
     }
 
     /// Writes and publishes as much of a batch as there is room for.
-    #[inline]
+    #[inline(always)] // As for `advance`.
     fn fill(&mut self, batch: &mut Batch<impl Iterator<Item = Command>>) {
         batch.first = batch.first.min(self.produced);
         while !batch.whole && self.has_room() {
