@@ -27,6 +27,7 @@ mod judge;
 mod knobs;
 mod machine;
 mod matrix;
+mod mutants;
 mod prepare;
 mod qemu;
 mod raspberry_pi;
@@ -42,7 +43,7 @@ mod workspace;
 mod wrap;
 
 const USAGE: &str =
-    "usage: cargo xtask build | run | image | test [CASE..] | check | bench [GLOB | --bless | ..] | debug
+    "usage: cargo xtask build | run | image | test [CASE..] | mutants [WORD..] | check | bench [GLOB | --bless | ..] | debug
 knobs (environment): BOARD MEM SMP APPEND QEMU_ARGS INITRD";
 
 fn main() -> ExitCode {
@@ -67,6 +68,7 @@ fn dispatch(verb: &str, rest: &[String]) -> Result<ExitCode> {
         "test" => suite::test(rest).map(conclude),
         "bench" => bench::bench(rest).map(conclude),
         "image" => flash::images(&knobs).map(|()| ExitCode::SUCCESS),
+        "mutants" => mutants::mutants(rest).map(conclude),
         "check" => check::check().map(conclude),
         _ => Err(Error::Usage(USAGE)),
     }

@@ -2,8 +2,8 @@
 //! what an earlier owner wrote.
 
 use super::machine::{LINE, Line, Machine};
-use addr::{AddrRange, Chunk, KernelVa, PAGE_SIZE, PhysAddr};
-use dma_api::{Attrs, Direction, StreamMemory};
+use addr::{AddrRange, Address, Chunk, KernelVa, PAGE_SIZE, PhysAddr};
+use dma_api::{Attrs, Direction, DmaError, Segment, StreamMemory};
 use kernel::dma::{self, Buffer, Device, Side, stream};
 use kernel::memory::linear;
 use std::rc::Rc;
@@ -33,10 +33,11 @@ impl Program {
 
     pub fn run(mut self, steps: u64) {
         for _ in 0..steps {
-            match self.machine.below(5) {
+            match self.machine.below(6) {
                 0 => self.coherent_buffer(),
                 1 => self.uncached_buffer_for_later(),
                 2 => self.cached_buffer_with_syncs(),
+                3 => self.stream_that_shares_a_line(),
                 _ => self.stream(),
             }
             arch::fake::take();
@@ -167,6 +168,20 @@ impl Program {
         self.fill(&buffer);
     }
 
+    /// What begins or ends inside a line cannot be lent to be written.
+    fn stream_that_shares_a_line(&mut self) {
+        let pages = stream::Pages::new(PAGE_SIZE).unwrap();
+        let start = pages.segments()[0].start + LINE * self.machine.below(8);
+        let segment = Segment { start, len: LINE * (1 + self.machine.below(8)) };
+        let whole = start.is_aligned(2 * LINE) && segment.len.is_multiple_of(2 * LINE);
+        let lent =
+            stream::map(&self.device, Box::new(Part { segment, _pages: pages }), Direction::FromDevice);
+        match lent {
+            Ok(_) => assert!(whole, "{segment:?} shares a line"),
+            Err(refused) => assert!(!whole && matches!(refused.error, DmaError::SharedLine { .. })),
+        }
+    }
+
     fn stream(&mut self) {
         let directions = [Direction::ToDevice, Direction::FromDevice, Direction::Bidirectional];
         let direction = directions[self.machine.below(3) as usize];
@@ -197,6 +212,22 @@ impl Program {
             // Nobody else has had the memory since.
             self.check("CPU", self.machine.load_line(other.va), written, other);
         }
+    }
+}
+
+/// A part of some pages.
+struct Part {
+    segment: Segment,
+    _pages: Box<stream::Pages>,
+}
+
+// SAFETY: memory of pages that it holds, and lends to nobody else.
+unsafe impl StreamMemory for Part {
+    fn segments(&self) -> &[Segment] {
+        std::slice::from_ref(&self.segment)
+    }
+    fn bytes(&mut self) -> Option<&mut [u8]> {
+        None
     }
 }
 

@@ -170,6 +170,11 @@ fn meddle(world: &World, shared: &Shared) {
             world.ram.drip(page, || numbers.once_in(2));
         }
     }
+    if numbers.once_in(8) {
+        // Much at once, and everybody looks: a structure that is half written is seen so.
+        world.pages().into_iter().for_each(|page| world.ram.drip(page, || numbers.once_in(2)));
+        (0..8).for_each(|_| access(world, shared, &mut numbers));
+    }
     let mut model = world.model.borrow_mut();
     model.commands_per_step = numbers.below(5) as u32;
     if numbers.once_in(4) {
@@ -179,8 +184,17 @@ fn meddle(world: &World, shared: &Shared) {
         model.lose(|| numbers.once_in(8));
     }
     drop(model);
+    fetch_ahead(world, shared, &mut numbers);
     for _ in 0..numbers.below(3) {
         access(world, shared, &mut numbers);
+    }
+}
+
+/// The SMMU looks at a page that nobody asks for.
+fn fetch_ahead(world: &World, shared: &Shared, numbers: &mut Numbers) {
+    let oracle = shared.oracle.borrow();
+    if let Some((Some(client), page)) = oracle.recent(numbers) {
+        world.model.borrow_mut().fetch_ahead(oracle.stream(client), page << PAGE_SHIFT);
     }
 }
 

@@ -164,6 +164,19 @@ impl<R: RegisterFile, M: Memory> Model<R, M> {
         self.tlb.len()
     }
 
+    /// Walks for `address` though nobody asks for it, and though it may be cached: an SMMU may fetch ahead. Faults are
+    /// nobody's.
+    pub fn fetch_ahead(&mut self, stream: StreamId, address: u64) {
+        if !self.enabled(cr0::SMMUEN) {
+            return;
+        }
+        if let Ok(Config::Translate(translation)) = self.configuration(stream)
+            && address >> translation.input_bits == 0
+        {
+            let _ = self.walk(&translation, address);
+        }
+    }
+
     /// Loses what is `chosen` of all that is cached: a cache may, whenever it likes.
     pub fn lose(&mut self, mut chosen: impl FnMut() -> bool) {
         self.config.lose(&mut chosen);

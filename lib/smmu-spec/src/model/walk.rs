@@ -38,6 +38,11 @@ impl Leaf {
         self.at <= last && first <= self.last()
     }
 
+    /// Whether both translate the same addresses to the same ones.
+    pub fn is_same(&self, other: &Self) -> bool {
+        (self.at, self.to, self.log2) == (other.at, other.to, other.log2)
+    }
+
     pub fn translate(&self, address: u64) -> u64 {
         self.to + (address - self.at)
     }
