@@ -171,8 +171,9 @@ fn meddle(world: &World, shared: &Shared) {
         }
     }
     if numbers.once_in(8) {
-        // Much at once, and everybody looks: a structure that is half written is seen so.
+        // Much at once, and everybody looks anew: a structure that is half written is seen so.
         world.pages().into_iter().for_each(|page| world.ram.drip(page, || numbers.once_in(2)));
+        world.model.borrow_mut().lose(|| numbers.once_in(2));
         (0..8).for_each(|_| access(world, shared, &mut numbers));
     }
     let mut model = world.model.borrow_mut();
