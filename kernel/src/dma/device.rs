@@ -96,8 +96,10 @@ impl Device {
     }
 
     /// Whether it reaches any memory at all.
+    #[inline]
     pub fn reaches_memory(&self) -> bool {
-        self.domain.highest(self.mask()) >= lowest_memory()
+        // Behind an IOMMU memory may be anywhere.
+        self.domain.is_translated() || self.domain.highest(self.mask()) >= lowest_memory()
     }
 
     /// Says what it can address.
