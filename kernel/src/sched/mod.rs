@@ -160,6 +160,11 @@ pub fn sleep_until(deadline: Nanoseconds) -> Result<(), WaitError> {
     Ok(())
 }
 
+/// [`is_interrupted`] of the thread that this CPU runs.
+pub fn is_current_interrupted() -> bool {
+    LOCAL.this().lock().current.as_ref().is_some_and(|thread| is_interrupted(thread))
+}
+
 /// Whether the thread should give up what it waits for, since its program is being ended.
 pub fn is_interrupted(thread: &Thread) -> bool {
     thread.task().is_some_and(|task| task.is_ending())
@@ -242,9 +247,8 @@ fn on_timer() {
     set_timer(&scheduler, (slice_end != NEVER && !time::is_over(slice_end)).then_some(slice_end));
 }
 
-/// On the way back to a program: lets others run when the slice is over.
+/// On the way back to a program: lets others run when the slice is over. Interrupts are masked.
 pub fn preempt() {
-    let _irqs = mask_irqs();
     if time::is_over(SLICE_END.this().load(Ordering::Relaxed)) {
         reschedule(SCHEDULER.lock());
     }

@@ -24,7 +24,7 @@ pub fn trap(frame: &mut TrapFrame) {
 /// that is being ended does not go on. Interrupts are masked, nothing is held.
 pub fn before_return() {
     sched::preempt();
-    if sched::is_interrupted(&sched::current()) {
+    if sched::is_current_interrupted() {
         leave();
     }
 }
