@@ -86,6 +86,8 @@ impl Plot {
         };
         let ((left, right), (low, high)) = (range(|point| point.0), range(|point| point.1));
         let top = high * room_above(lines.len(), low, high);
+        // Powers of ten would be too few lines across a narrow range.
+        let base = if top / low < 300.0 { 2.0 } else { 10.0 };
         let mut svg = String::new();
         {
             let area = SVGBackend::with_string(&mut svg, EXTENT).into_drawing_area();
@@ -97,7 +99,7 @@ impl Plot {
                 .y_label_area_size(78)
                 .build_cartesian_2d(
                     (left..right).log_scale().base(self.x.base),
-                    (low / 1.6..top).log_scale(),
+                    (low / 1.6..top).log_scale().base(base),
                 )?;
             chart
                 .configure_mesh()
