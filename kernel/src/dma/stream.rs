@@ -130,11 +130,15 @@ fn check(segments: &[Segment], direction: Direction, coherent: bool) -> Result<L
     for Segment { start, len } in rest {
         borders |= end | start.raw();
         end = start.raw().wrapping_add(*len);
-        bytes = bytes.checked_add(*len).ok_or(DmaError::TooLong { len: *len })?;
+        bytes = bytes.wrapping_add(*len);
         (starts, lasts) = (starts | start.raw(), lasts | len.wrapping_sub(1));
     }
-    // Without the highest bits no length was 0, and no sum of two of them overflows.
-    if !borders.is_multiple_of(PAGE_SIZE) || (starts | lasts | bytes) >> NUMBERS != 0 {
+    // Without the highest bits no length was 0, and no sum of two of them overflows, nor that of all.
+    let most = match rest {
+        [] => 0,
+        _ => (segments.len() as u64).saturating_mul(lasts.wrapping_add(1)),
+    };
+    if !borders.is_multiple_of(PAGE_SIZE) || (starts | lasts | most) >> NUMBERS != 0 {
         return Err(fault(segments));
     }
     if !coherent && direction.device_writes() && !(offset | (offset + bytes)).is_multiple_of(LINE) {
@@ -157,7 +161,7 @@ fn fault(segments: &[Segment]) -> DmaError {
             return if last == 0 { DmaError::ZeroLength } else { DmaError::Ragged { index } };
         }
     }
-    DmaError::TooLong { len: segments.iter().map(|segment| segment.len).sum() }
+    DmaError::TooLong { len: segments.iter().fold(0, |sum, segment| segment.len.saturating_add(sum)) }
 }
 
 /// The alignment that lets the longest piece be mapped by blocks or with the contiguous hint, if it is long enough for
