@@ -1,9 +1,9 @@
 //! Random programs of buffers and streams: whoever reads, device or CPU, has to see what was written last, and nobody
 //! what an earlier owner wrote.
 
-use super::machine::{LINE, Line, Machine};
+use super::machine::{LINE, Line, Machine, RAM, RAM_BYTES};
 use addr::{AddrRange, Address, Chunk, KernelVa, PAGE_SIZE, PhysAddr};
-use dma_api::{Attrs, Direction, DmaError, Segment, StreamMemory};
+use dma_api::{Attrs, Direction, DmaError, DmaMask, Segment, StreamMemory};
 use kernel::dma::{self, Buffer, Device, Side, stream};
 use kernel::memory::linear;
 use std::rc::Rc;
@@ -28,6 +28,10 @@ impl Program {
     pub fn new(machine: &Rc<Machine>, seed: u64) -> Self {
         machine.reseed(seed);
         let device = Device::direct("test".into(), false, Vec::new());
+        if seed.is_multiple_of(2) {
+            // Buffers from lowmem, which the linear map has.
+            device.set_mask(DmaMask::up_to(RAM + RAM_BYTES / 2 - 1)).unwrap();
+        }
         Self { machine: machine.clone(), device, seed, writes: 0 }
     }
 
