@@ -38,6 +38,9 @@ pub struct Shared {
     pub oracle: RefCell<Oracle>,
     pub numbers: RefCell<Numbers>,
     pub phase: Cell<Phase>,
+    /// Whether the SMMU has stopped since an earlier kernel ran it: what streams reach before that is not the driver's
+    /// doing.
+    pub is_ours: Cell<bool>,
     /// Leaves out accesses that may end in several ways.
     pub certain_only: bool,
     /// What was unmapped and not yet forgotten.
@@ -101,6 +104,7 @@ pub fn run(program: &Program, prepare: impl FnOnce(&World, &Rc<Shared>)) -> Tall
     let shared = Shared::new(program, false);
     prepare(&world, &shared);
     leave_rubbish(&world, StreamId::new(program.streams[0]));
+    shared.is_ours.set(false);
     let inside = shared.clone();
     *world.meddle.borrow_mut() = Some(Rc::new(move |world| meddle(world, &inside)));
     Machine::start(program, world, shared).run(program)
@@ -142,6 +146,7 @@ impl Shared {
             oracle: RefCell::new(Oracle::new(DOMAINS, &program.streams.map(StreamId::new))),
             numbers: RefCell::new(Numbers::new(program.seed)),
             phase: Cell::new(Phase::Start),
+            is_ours: Cell::new(true),
             certain_only,
             pending: RefCell::default(),
             events: RefCell::default(),
@@ -162,6 +167,9 @@ fn leave_rubbish(world: &Rc<World>, stream: StreamId) {
 /// What happens by itself at any moment: stores come through, the SMMU works on its queue, caches lose something,
 /// devices use what they have.
 fn meddle(world: &World, shared: &Shared) {
+    if !world.model.borrow().is_translating() {
+        shared.is_ours.set(true);
+    }
     let mut numbers = shared.numbers.borrow_mut();
     if numbers.once_in(2) {
         let pages = world.pages();
@@ -201,6 +209,9 @@ fn fetch_ahead(world: &World, shared: &Shared, numbers: &mut Numbers) {
 
 /// One access of a random stream, most likely where something happened lately.
 fn access(world: &World, shared: &Shared, numbers: &mut Numbers) {
+    if !shared.is_ours.get() {
+        return;
+    }
     let mut oracle = shared.oracle.borrow_mut();
     let (client, page) = match oracle.recent(numbers) {
         Some(recent) if !numbers.once_in(8) => recent,

@@ -208,6 +208,11 @@ impl<R: RegisterFile, M: Memory> Model<R, M> {
         Ok(Outcome::Translated { to: leaf.translate(address), attributes: leaf.attributes })
     }
 
+    /// Whether the SMMU translates: CR0ACK.SMMUEN.
+    pub fn is_translating(&self) -> bool {
+        self.enabled(cr0::SMMUEN)
+    }
+
     fn enabled(&self, enable: u32) -> bool {
         self.registers.get(offset::CR0ACK) & enable != 0
     }
