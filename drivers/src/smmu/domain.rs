@@ -9,7 +9,7 @@ use super::walked::{Run, Translation, Walked};
 use crate::iommu::{self, Freed, MapError, NotUnmapped, Placement, Shared, Stale, Unfinished};
 use crate::region::{Region, RegionSource};
 use addr::{AddrRange, Iova, PAGE_SIZE};
-use pagetable::{Leaf, Mapping, PageTable, Stage1, StaleTables, TableMemory};
+use pagetable::{Leaf, Mapping, PageTable, Stage1, StaleTables, TableMemory, UnmapError};
 use smmu_spec::{AddressSpace, ContextDescriptor, Invalidation, Stage2, Step, StreamConfig, Tag, update};
 
 /// Why there is no domain.
@@ -110,21 +110,25 @@ impl Domain {
         <Self as iommu::Domain>::invalidate(commands, stale).map(|freed| freed.take(memory))
     }
 
-    /// What is stale after `range` was unmapped and `tables` were unlinked.
+    /// What is stale after `range` was unmapped and tables were unlinked, or why it was not.
     #[inline]
     fn stale<T>(
         &self,
         commands: &impl Shared<CommandQueue>,
         range: AddrRange<Iova>,
-        tables: StaleTables,
+        unmapped: Result<StaleTables, UnmapError<Iova>>,
         held: T,
-    ) -> Stale<T> {
+    ) -> Result<Stale<T>, NotUnmapped<T>> {
+        let tables = match unmapped {
+            Ok(tables) => tables,
+            Err(error) => return Err(NotUnmapped { error, held }),
+        };
         let forget = self.how.forget(range, tables.is_empty());
         // The next mapping may put another table where one was unlinked, which is break-before-make: the old one is
         // forgotten before anybody else gets at the domain (DDI 0487, D8.16.1). If that fails, `invalidate` tries again.
         let forgotten = !tables.is_empty() && command_queue::run(commands, forget).is_ok();
         let forget = if forgotten { Invalidation::NOTHING } else { forget };
-        Stale::new(held, range, tables, forget)
+        Ok(Stale::new(held, range, tables, forget))
     }
 
     fn unlink_spare<M: TableMemory>(&mut self, walked: &M) -> Option<(AddrRange<Iova>, StaleTables)> {
@@ -268,10 +272,7 @@ impl iommu::Domain for Domain {
             Tables::Stage1 { tables, .. } => tables.unmap(&mut walked, range),
             Tables::Stage2(tables) => tables.unmap(&mut walked, range),
         };
-        match unmapped {
-            Ok(tables) => Ok(self.stale(commands, range, tables, held)),
-            Err(error) => Err(NotUnmapped { error, held }),
-        }
+        self.stale(commands, range, unmapped, held)
     }
 
     fn unmap_whole<T, M: TableMemory>(
@@ -286,10 +287,7 @@ impl iommu::Domain for Domain {
             Tables::Stage1 { tables, .. } => tables.unmap_whole(&walked, range),
             Tables::Stage2(tables) => tables.unmap_whole(&walked, range),
         };
-        match unmapped {
-            Ok(tables) => Ok(self.stale(commands, range, tables, held)),
-            Err(error) => Err(NotUnmapped { error, held }),
-        }
+        self.stale(commands, range, unmapped, held)
     }
 
     #[inline(always)] // Its result is large, and mostly taken apart at once.
