@@ -117,17 +117,26 @@ impl Device {
     /// Makes an SMMU abort whatever the device does, until [`unblock`](Self::unblock). Its buffers stay.
     ///
     /// # Errors
-    /// [`DmaError::IommuTimeout`], [`DmaError::IommuRefused`] when it is blocked already.
+    /// [`DmaError::IommuTimeout`], [`DmaError::IommuRefused`] when it is blocked or in quarantine already.
     pub fn block(&self) -> Result<(), DmaError> {
-        self.stream.map_or(Ok(()), |(smmu, stream)| smmu.detach(stream, &self.domain))
+        self.faults.block(|| self.detach()).unwrap_or(Err(DmaError::IommuRefused))
     }
 
-    /// Lets the device reach its buffers again.
+    /// Lets the device that its driver blocked reach its buffers again.
     ///
     /// # Errors
-    /// [`DmaError::IommuTimeout`], [`DmaError::IommuRefused`] when it is not blocked, [`DmaError::OutOfTables`].
+    /// [`DmaError::IommuTimeout`], [`DmaError::IommuRefused`] when its driver has not blocked it (a quarantine is ended by
+    /// [`rearm`](Self::rearm) alone), [`DmaError::OutOfTables`].
     pub fn unblock(&self) -> Result<(), DmaError> {
+        self.faults.unblock(|| self.attach()).unwrap_or(Err(DmaError::IommuRefused))
+    }
+
+    fn attach(&self) -> Result<(), DmaError> {
         self.stream.map_or(Ok(()), |(smmu, stream)| smmu.attach(stream, &self.domain))
+    }
+
+    fn detach(&self) -> Result<(), DmaError> {
+        self.stream.map_or(Ok(()), |(smmu, stream)| smmu.detach(stream, &self.domain))
     }
 
     /// Accesses of it that the SMMU aborted and recorded, since it was armed.
@@ -136,6 +145,14 @@ impl Device {
             smmu.service();
         }
         self.faults.count()
+    }
+
+    /// The same, all there ever were: a count that never falls.
+    pub fn all_faults(&self) -> u64 {
+        if let Some(smmu) = self.smmu() {
+            smmu.service();
+        }
+        self.faults.total()
     }
 
     /// Says after how many faults it is blocked; at least 1. [`quarantine::DEFAULT_LIMIT`] if nobody does.
@@ -152,14 +169,14 @@ impl Device {
     /// count of its faults starts from 0.
     ///
     /// # Errors
-    /// As for [`unblock`](Self::unblock); it stays in quarantine then.
+    /// [`DmaError::IommuTimeout`], [`DmaError::IommuRefused`], [`DmaError::OutOfTables`]; it stays in quarantine then.
     pub fn rearm(&self) -> Result<(), DmaError> {
-        self.faults.rearm(|| self.unblock())
+        self.faults.rearm(|| self.attach())
     }
 
     /// Blocks it, if it is to be.
     pub(super) fn quarantine(&self) {
-        match self.faults.quarantine(|| self.block()) {
+        match self.faults.quarantine(|| self.detach()) {
             Some(Ok(())) => {
                 let faults = self.faults.count();
                 log::warn!("{}: {faults} faults; the IOMMU aborts whatever it does from now on", self.name);
@@ -198,8 +215,7 @@ impl Drop for Device {
     fn drop(&mut self) {
         let Some((smmu, stream)) = self.stream else { return };
         quarantine::forget(smmu, stream);
-        if self.is_quarantined() {
-            // Detached already.
+        if self.faults.is_detached() {
             return;
         }
         if let Err(error) = smmu.detach(stream, &self.domain) {

@@ -23,25 +23,40 @@ const ARMED: u8 = 0;
 const WANTED: u8 = 1;
 /// Somebody changes what the SMMU does with it.
 const CHANGING: u8 = 2;
-/// The SMMU aborts what it does.
+/// The SMMU aborts what it does, because of its faults.
 const QUARANTINED: u8 = 3;
+/// The SMMU aborts what it does, because its driver wants that.
+const BLOCKED: u8 = 4;
 
 /// The faults of one device.
 #[derive(Debug)]
 pub(super) struct Faults {
-    /// Since it was armed.
-    count: AtomicU64,
+    /// All there ever were.
+    total: AtomicU64,
+    /// How many of them there were when it was armed.
+    before: AtomicU64,
     limit: AtomicU64,
     state: AtomicU8,
 }
 
 impl Faults {
     pub(super) const fn new() -> Self {
-        Self { count: AtomicU64::new(0), limit: AtomicU64::new(DEFAULT_LIMIT), state: AtomicU8::new(ARMED) }
+        Self {
+            total: AtomicU64::new(0),
+            before: AtomicU64::new(0),
+            limit: AtomicU64::new(DEFAULT_LIMIT),
+            state: AtomicU8::new(ARMED),
+        }
     }
 
+    /// How many there ever were.
+    pub(super) fn total(&self) -> u64 {
+        self.total.load(Relaxed)
+    }
+
+    /// How many there were since the device was armed.
     pub(super) fn count(&self) -> u64 {
-        self.count.load(Relaxed)
+        self.total().saturating_sub(self.before.load(Relaxed))
     }
 
     pub(super) fn set_limit(&self, limit: u64) {
@@ -52,10 +67,15 @@ impl Faults {
         self.state.load(Acquire) == QUARANTINED
     }
 
+    /// Whether the SMMU aborts what the device does, for whatever reason.
+    pub(super) fn is_detached(&self) -> bool {
+        matches!(self.state.load(Acquire), QUARANTINED | BLOCKED)
+    }
+
     /// Notes a fault; whether it is the one that goes too far.
     fn add(&self) -> bool {
-        let count = self.count.fetch_add(1, Relaxed) + 1;
-        count >= self.limit.load(Relaxed) && self.change(ARMED, WANTED)
+        self.total.fetch_add(1, Relaxed);
+        self.count() >= self.limit.load(Relaxed) && self.change(ARMED, WANTED)
     }
 
     fn is_wanted(&self) -> bool {
@@ -78,9 +98,28 @@ impl Faults {
 
     fn settle(&self, state: u8) {
         if state == ARMED {
-            self.count.store(0, Relaxed);
+            self.before.store(self.total(), Relaxed);
         }
         self.state.store(state, Release);
+    }
+
+    /// Runs `detach` for a driver. `None` if the device is blocked, or just about to be.
+    pub(super) fn block<E>(&self, detach: impl FnOnce() -> Result<(), E>) -> Option<Result<(), E>> {
+        // What was to be blocked for its faults is blocked all the same.
+        (self.change(ARMED, CHANGING) || self.change(WANTED, CHANGING)).then(|| {
+            let result = detach();
+            self.state.store(if result.is_ok() { BLOCKED } else { ARMED }, Release);
+            result
+        })
+    }
+
+    /// Runs `attach` for a driver that blocked the device; the count of its faults goes on. `None` if no driver did.
+    pub(super) fn unblock<E>(&self, attach: impl FnOnce() -> Result<(), E>) -> Option<Result<(), E>> {
+        self.change(BLOCKED, CHANGING).then(|| {
+            let result = attach();
+            self.state.store(if result.is_ok() { ARMED } else { BLOCKED }, Release);
+            result
+        })
     }
 
     /// Runs `unblock` if the device is in quarantine; if that succeeds it counts from 0.
@@ -189,6 +228,36 @@ mod tests {
         assert_eq!(faults.quarantine(|| Err("no answer")), Some(Err("no answer")));
         assert_eq!((faults.is_quarantined(), faults.count()), (false, 0));
         assert!(!faults.add() && faults.add());
+    }
+
+    #[test]
+    fn what_a_driver_blocks_is_no_quarantine_and_the_other_way_round() {
+        let faults = Faults::new();
+        faults.set_limit(2);
+        assert_eq!((faults.unblock(done), faults.add()), (None, false), "it was never blocked");
+        assert_eq!((faults.block(done), faults.block(done)), (Some(Ok(())), None));
+        assert!(faults.is_detached() && !faults.is_quarantined());
+        faults.rearm(|| -> Result<(), &str> { panic!("it is in no quarantine") }).unwrap();
+        assert_eq!((faults.unblock(done), faults.count()), (Some(Ok(())), 1));
+        assert!(faults.add(), "the second since it was armed");
+        assert_eq!(faults.quarantine(done), Some(Ok(())));
+        assert_eq!((faults.block(done), faults.unblock(done)), (None, None));
+        assert!(faults.is_quarantined());
+        faults.rearm(done).unwrap();
+        assert_eq!((faults.count(), faults.total()), (0, 2));
+    }
+
+    #[test]
+    fn what_cannot_be_blocked_or_unblocked_stays_as_it_is() {
+        let faults = Faults::new();
+        faults.set_limit(1);
+        assert!(faults.add());
+        assert_eq!(faults.block(|| Err("no answer")), Some(Err("no answer")));
+        assert!(!faults.is_detached() && faults.add(), "the next fault is too many again");
+        assert_eq!(faults.block(done), Some(Ok(())));
+        assert_eq!(faults.quarantine(done), None, "it is blocked already");
+        assert_eq!(faults.unblock(|| Err("no answer")), Some(Err("no answer")));
+        assert_eq!((faults.is_detached(), faults.unblock(done)), (true, Some(Ok(()))));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use arch::timer::Deadline;
-use dma_api::{Attrs, Direction, Stream};
+use dma_api::{Attrs, Direction, DmaError, Stream};
 use smmu_spec::{Event, EventKind};
 
 pub const TESTS: &[Test] = &[
@@ -21,6 +21,7 @@ pub const TESTS: &[Test] = &[
     Test { name: "smmu.read_only_stream_is_not_written", run: read_only_stream_is_not_written },
     Test { name: "smmu.detached_stream_is_aborted", run: detached_stream_is_aborted },
     Test { name: "smmu.a_device_that_keeps_faulting_is_blocked", run: keeps_faulting },
+    Test { name: "smmu.only_its_driver_ends_a_quarantine", run: only_rearming_ends_it },
 ];
 
 /// How long it may take until somebody runs.
@@ -216,5 +217,33 @@ fn while_blocked(edu: &Copier, buffer: &Attachment) -> Result<(), String> {
     read_in(other, theirs.range().start(), 6)?;
     write_out(other, theirs.range().start() + 64, 6)?;
     check!(peek(&theirs, 64, 6) == b"theirs", "another device is blocked too");
+    Ok(())
+}
+
+/// What a driver blocked itself, and what was blocked for its faults, are two things.
+fn only_rearming_ends_it() -> Outcome {
+    let Some(edu) = translated() else { skip!("no SMMU") };
+    let buffer = new_buffer(edu, PAGE_SIZE)?;
+    poke(&buffer, 0, b"before");
+    edu.device().set_fault_limit(LIMIT);
+    let seen = until_blocked(edu).and_then(|_| while_in_quarantine(edu, &buffer));
+    edu.device().set_fault_limit(quarantine::DEFAULT_LIMIT);
+    edu.device().rearm().map_err(|error| error.to_string())?;
+    seen?;
+    check!(!edu.device().is_quarantined(), "armed again, it is still in quarantine");
+    poke(&buffer, 0, b"again!");
+    read_in(edu, buffer.range().start(), 6)?;
+    write_out(edu, buffer.range().start() + 64, 6)?;
+    check!(peek(&buffer, 64, 6) == b"again!", "armed again, the device does not reach the buffer");
+    pass!("neither blocking nor unblocking changes a quarantine")
+}
+
+fn while_in_quarantine(edu: &Copier, buffer: &Attachment) -> Result<(), String> {
+    let refused = Err(DmaError::IommuRefused);
+    let (blocked, unblocked) = (edu.device().block(), edu.device().unblock());
+    check!(blocked == refused && unblocked == refused, "blocked {blocked:?}, unblocked {unblocked:?}");
+    check!(edu.device().is_quarantined(), "the quarantine is over");
+    write_out(edu, buffer.range().start(), 6)?;
+    check!(peek(buffer, 0, 6) == b"before", "a device in quarantine wrote");
     Ok(())
 }
