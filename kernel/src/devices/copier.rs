@@ -24,6 +24,22 @@ pub enum Model {
     Bcm2835Dma,
 }
 
+/// What an IOMMU did to transfers that are over. Devices do not know.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Done {
+    /// Accesses that it aborted and recorded.
+    pub aborted: u64,
+    /// The device was in quarantine before they began or when they were over: nobody knows how many were aborted.
+    pub quarantined: bool,
+}
+
+impl Done {
+    /// Whether all bytes were copied.
+    pub fn is_whole(self) -> bool {
+        self.aborted == 0 && !self.quarantined
+    }
+}
+
 /// A device that copies.
 pub struct Copier {
     model: Model,
@@ -96,9 +112,8 @@ impl Copier {
     /// held.
     ///
     /// # Errors
-    /// What [`copier::Copier::start`] and [`copier::Copier::outcome`] say, and [`CopyError::TimedOut`]. An `edu` says
-    /// nothing about faults.
-    pub fn transfer(&self, transfer: Transfer) -> Result<(), CopyError> {
+    /// What [`copier::Copier::start`] and [`copier::Copier::outcome`] say, and [`CopyError::TimedOut`].
+    pub fn transfer(&self, transfer: Transfer) -> Result<Done, CopyError> {
         self.transfer_all(&[transfer])
     }
 
@@ -106,14 +121,21 @@ impl Copier {
     ///
     /// # Errors
     /// As for [`Copier::transfer`]; those before the one that fails have been done.
-    pub fn transfer_all(&self, transfers: &[Transfer]) -> Result<(), CopyError> {
-        let notify = if self.has_interrupt() { Notify::Interrupt } else { Notify::Poll };
+    pub fn transfer_all(&self, transfers: &[Transfer]) -> Result<Done, CopyError> {
         self.take_turn();
-        let mut jobs = transfers.chunks(self.most_transfers);
-        let result = jobs.try_for_each(|job| self.run(job, notify));
+        let result = self.watched(transfers);
         self.taken.store(false, Ordering::Release);
         self.waiters.wake_all();
         result
+    }
+
+    /// Does the transfers of one turn. What is aborted meanwhile is theirs.
+    fn watched(&self, transfers: &[Transfer]) -> Result<Done, CopyError> {
+        let notify = if self.has_interrupt() { Notify::Interrupt } else { Notify::Poll };
+        let (quarantined, before) = (self.device.is_quarantined(), self.device.all_faults());
+        transfers.chunks(self.most_transfers).try_for_each(|job| self.run(job, notify))?;
+        let aborted = self.device.all_faults() - before;
+        Ok(Done { aborted, quarantined: quarantined || self.device.is_quarantined() })
     }
 
     fn run(&self, job: &[Transfer], notify: Notify) -> Result<(), CopyError> {

@@ -27,6 +27,7 @@ pub fn write_out(edu: &Copier, to: Iova, len: u64) -> Result<(), String> {
 
 fn transfer(edu: &Copier, direction: Direction, memory: Iova, len: u64) -> Result<(), String> {
     edu.transfer(Transfer { direction, memory, offset: 0, len })
+        .map(drop)
         .map_err(|error| format!("{direction:?} {len:#x} at {memory}: {error}"))
 }
 

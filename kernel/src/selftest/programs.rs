@@ -56,6 +56,7 @@ pub(super) const TESTS: &[Test] = probes! {
     "a_buffer_unmapped_under_a_device_stays" by passes_with_edu "edu-hold",
     "edu_refuses_what_makes_no_sense" by passes_with_edu "edu-refuses",
     "who_uses_a_blocked_device_is_told" by passes_with_iommu "edu-quarantine",
+    "another_threads_faults_are_no_error" by passes_with_iommu "edu-neighbour",
     "frames_run_out_and_come_back" by passes "exhaust-buffers",
     "descriptors_run_out_and_come_back" by passes "exhaust-descriptors",
     "threads_run_out_and_come_back" by passes "exhaust-threads",

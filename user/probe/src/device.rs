@@ -9,6 +9,8 @@ use crate::outcome::{Outcome, ensure, refused};
 
 const PIECE: u64 = abi::device::EDU_BUFFER_BYTES;
 const MIB: u64 = 1 << 20;
+/// A device address where nothing is mapped.
+const NOWHERE: u64 = 0x0abc_d000;
 
 fn content(index: usize) -> u64 {
     (index as u64 + 3).wrapping_mul(0x9e37_79b9_7f4a_7c15)
@@ -106,7 +108,6 @@ pub fn refuses(_: &[String]) -> Outcome {
 /// A copy to where nothing is says so; a device that goes on with that is blocked, its buffer's owner is told, and who opens
 /// it next gets it back.
 pub fn quarantine(_: &[String]) -> Outcome {
-    const NOWHERE: u64 = 0x0abc_d000;
     const READ: SyncFlags = SyncFlags::READ;
     let edu = Edu::open()?;
     let buffer = buffer(MIB)?;
@@ -127,6 +128,24 @@ pub fn quarantine(_: &[String]) -> Outcome {
     buffer.sync(READ)?;
     println!("  blocked after {copies} copies to nowhere");
     Ok(())
+}
+
+/// One thread's copies to nowhere are no other thread's error, though both wait for the same device.
+pub fn neighbour(_: &[String]) -> Outcome {
+    const ROUNDS: usize = 8;
+    let buffer = buffer(MIB)?;
+    std::thread::scope(|scope| {
+        // A word each, so that the device is not blocked for it.
+        let failing = scope.spawn(|| -> Outcome {
+            let edu = Edu::open()?;
+            (0..ROUNDS).try_for_each(|_| refused("a copy to nowhere", edu.store(NOWHERE, 4, 0), libc::EIO))
+        });
+        let edu = Edu::open()?;
+        let imported = edu.import(&buffer)?;
+        let copied = (0..ROUNDS).try_for_each(|_| edu.load(imported.address, PIECE, 0));
+        failing.join().map_err(|_| "a thread panicked")??;
+        Ok(copied?)
+    })
 }
 
 /// Waits for an error of `buffer`, but not longer than `milliseconds`.

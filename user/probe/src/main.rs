@@ -67,6 +67,7 @@ const PROBES: &[Probe] = &[
     ("edu-hold", End::Passes, device::hold),
     ("edu-refuses", End::Passes, device::refuses),
     ("edu-quarantine", End::Passes, device::quarantine),
+    ("edu-neighbour", End::Passes, device::neighbour),
     ("exhaust-buffers", End::Passes, exhaust::buffers),
     ("exhaust-descriptors", End::Passes, exhaust::descriptors),
     ("exhaust-threads", End::Passes, exhaust::threads),

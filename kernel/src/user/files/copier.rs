@@ -125,19 +125,16 @@ impl CopierFile {
     }
 
     fn copy(&self, transfers: &[Transfer]) -> Result<(), Errno> {
-        let device = self.copier.device();
-        if device.is_quarantined() {
+        if self.copier.device().is_quarantined() {
             return Err(Errno::EIO);
         }
-        let faults = device.faults();
-        self.copier.transfer_all(transfers).map_err(|error| match error {
+        let done = self.copier.transfer_all(transfers).map_err(|error| match error {
             CopyError::OutsideBuffer { .. } | CopyError::Ragged { .. } => Errno::EINVAL,
             CopyError::PastMask { .. } => Errno::ERANGE,
             CopyError::Busy => Errno::EBUSY,
             _ => Errno::EIO,
         })?;
-        // The device itself may not know.
-        if device.faults() == faults { Ok(()) } else { Err(Errno::EIO) }
+        if done.is_whole() { Ok(()) } else { Err(Errno::EIO) }
     }
 
     /// Lends the program's own pages to the device for one copy. Without IOMMU they are no range, so one after the other.
