@@ -234,6 +234,14 @@ mod tests {
         }))
     }
 
+    /// Both stages: no entry that anybody makes here, but one whose changes obey the same rules.
+    fn nested(stage1: Ste, stage2: Ste) -> Ste {
+        let mut words = stage2.0;
+        words[0] = stage1.0[0] | stage2.0[0];
+        words[1] |= stage1.0[1];
+        Ste(words)
+    }
+
     fn entries() -> Vec<Ste> {
         vec![
             Ste::INVALID,
@@ -244,6 +252,9 @@ mod tests {
             stage2(1, 0x5000),
             stage2(2, 0x5000),
             stage2(3, 0x6000),
+            nested(stage1(0x1000), stage2(0, 0x5000)),
+            nested(stage1(0x2040), stage2(0, 0x5000)),
+            nested(stage1(0x2040), stage2(1, 0x6000)),
             // What firmware may have left: reserved Config, nested, stray bits.
             Ste([0b0111, 5, 0, 0, 9, 0, 0, 0]),
             Ste([0b1111 | 0x7000, 0xd4, 0x1234, 0x8000, 0, 1, 0, 0]),
@@ -301,12 +312,50 @@ mod tests {
         replay(with(space), ContextDescriptor::INVALID);
     }
 
+    fn outcome<S: Structure>(live: S, target: S) -> (usize, bool) {
+        let syncs = update(live, target).iter().filter(|step| *step == Step::Sync).count();
+        (syncs, !replay(live, target))
+    }
+
+    /// The same for context descriptors.
+    #[test]
+    fn descriptors_cost_so_many_syncs_and_are_hitless_or_not() {
+        let space = AddressSpace {
+            tables: PhysAddr::new(0x1000),
+            input_bits: 39,
+            output_size: 2,
+            asid: Asid::new(1),
+            walks: Walks::Coherent,
+        };
+        let (invalid, live) = (ContextDescriptor::INVALID, ContextDescriptor::new(space));
+        let other_tag = ContextDescriptor::new(AddressSpace { asid: Asid::new(2), ..space });
+        let other_tables = ContextDescriptor::new(AddressSpace { tables: PhysAddr::new(0x2000), ..space });
+        let both = ContextDescriptor::new(AddressSpace {
+            asid: Asid::new(2),
+            tables: PhysAddr::new(0x2000),
+            ..space
+        });
+        let cases = [
+            (invalid, live, 2, true),
+            (live, invalid, 2, true),
+            (live, live, 1, true),
+            (live, other_tag, 1, true),
+            (live, other_tables, 1, true),
+            (live, both, 3, false),
+        ];
+        for (live, target, syncs, hitless) in cases {
+            assert_eq!(outcome(live, target), (syncs, hitless), "{live:x?} -> {target:x?}");
+        }
+    }
+
     /// Every transition, with its number of syncs and whether a transaction never meets an entry that is not valid.
     #[test]
     fn transitions_cost_so_many_syncs_and_are_hitless_or_not() {
         let (invalid, abort, bypass) =
             (Ste::INVALID, Ste::new(StreamConfig::Abort), Ste::new(StreamConfig::Bypass));
         let (first, second) = (stage1(0x1000), stage2(1, 0x5000));
+        // Over the VMID that stage 1 alone has too.
+        let both = nested(first, stage2(0, 0x5000));
         let cases = [
             (invalid, abort, 1, true),
             (invalid, bypass, 2, true),
@@ -331,12 +380,23 @@ mod tests {
             (second, first, 3, false),
             (second, stage2(1, 0x6000), 1, true),
             (second, stage2(2, 0x6000), 3, false),
+            (invalid, both, 2, true),
+            (abort, both, 2, true),
+            (bypass, both, 2, true),
+            (first, both, 2, true),
+            (second, both, 3, false),
+            (both, invalid, 2, true),
+            (both, abort, 2, true),
+            (both, bypass, 2, true),
+            (both, first, 2, true),
+            (both, second, 3, false),
+            (both, nested(stage1(0x2040), stage2(0, 0x5000)), 1, true),
+            (both, nested(stage1(0x1000), stage2(0, 0x6000)), 1, true),
+            (both, nested(stage1(0x2040), stage2(0, 0x6000)), 3, false),
         ];
-        let outcomes = cases.map(|(live, target, ..)| {
-            let syncs = update(live, target).iter().filter(|step| *step == Step::Sync).count();
-            (live, target, syncs, !replay(live, target))
-        });
-        assert_eq!(outcomes, cases);
+        for (live, target, syncs, hitless) in cases {
+            assert_eq!(outcome(live, target), (syncs, hitless), "{live:x?} -> {target:x?}");
+        }
     }
 
     #[test]
