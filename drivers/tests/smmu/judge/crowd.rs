@@ -1,11 +1,12 @@
 //! Several CPUs at one command queue.
 //!
 //! The driver locks the queue to put commands into it and to look how far they are, not while it waits. Whenever it asks
-//! for the lock, another CPU may have had it meanwhile: it frees something that was unmapped, from beginning to end, and
-//! may find a third one on its way.
+//! for the lock, another CPU may have had it meanwhile: it frees something that was unmapped, or unmaps what is in a pinned
+//! table, from beginning to end, and may find a third one on its way.
 
 use super::super::world::{Source, World};
 use super::machine::{Pending, Shared as Everything};
+use super::pinned;
 use drivers::iommu::{self, Shared};
 use drivers::smmu::{CommandError, CommandQueue, Domain};
 use std::cell::{Cell, RefCell};
@@ -18,12 +19,18 @@ pub struct Crowd<'a> {
     queue: &'a RefCell<CommandQueue>,
     world: &'a Rc<World>,
     all: &'a Everything,
+    step: u64,
     others: Cell<u32>,
 }
 
 impl<'a> Crowd<'a> {
-    pub fn new(queue: &'a RefCell<CommandQueue>, world: &'a Rc<World>, all: &'a Everything) -> Self {
-        Self { queue, world, all, others: Cell::new(0) }
+    pub fn new(
+        queue: &'a RefCell<CommandQueue>,
+        world: &'a Rc<World>,
+        all: &'a Everything,
+        step: u64,
+    ) -> Self {
+        Self { queue, world, all, step, others: Cell::new(0) }
     }
 
     /// Frees something. If it is `late`, the SMMU does not answer at first.
@@ -45,6 +52,15 @@ impl<'a> Crowd<'a> {
         drop(held);
     }
 
+    /// What another CPU is about to free: what was unmapped before, or small mappings, whatever is done to the domain.
+    fn something(&self) -> Option<Pending> {
+        let pending = self.all.pending.borrow_mut().pop();
+        pending.or_else(|| {
+            let run = self.all.runs.borrow_mut().pop()?;
+            Some(pinned::unmap(self.world, self.all, run, self.step))
+        })
+    }
+
     /// Another CPU has something to do, now and then.
     fn let_another_in(&self) {
         let others = self.others.get();
@@ -52,8 +68,7 @@ impl<'a> Crowd<'a> {
         if others == MOST || hung || self.all.certain_only || !self.all.numbers.borrow_mut().once_in(4) {
             return;
         }
-        let pending = self.all.pending.borrow_mut().pop();
-        if let Some(pending) = pending {
+        if let Some(pending) = self.something() {
             self.others.set(others + 1);
             self.free(pending, false);
             self.others.set(others);

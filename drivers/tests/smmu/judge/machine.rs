@@ -8,6 +8,7 @@ use super::super::world::{Source, World};
 use super::crowd::Crowd;
 use super::frames::{Frames, Loan};
 use super::oracle::{Oracle, Target};
+use super::pinned::{Run, Tables};
 use super::program::{CLIENTS, DOMAINS, Op, Program};
 use addr::{Chunk, Iova, MemoryType, PAGE_SHIFT, PAGE_SIZE, StreamId};
 use drivers::iommu::{self, MapError, Stale};
@@ -27,6 +28,9 @@ pub enum Phase {
     Detach,
     Map,
     Unmap,
+    Pin,
+    MapPinned,
+    UnmapPinned,
     Free,
     Destroy,
     Trim,
@@ -45,6 +49,8 @@ pub struct Shared {
     pub certain_only: bool,
     /// What was unmapped and not yet forgotten.
     pub pending: RefCell<Vec<Pending>>,
+    /// What is mapped in pinned tables.
+    pub runs: RefCell<Vec<Run>>,
     /// What the driver read in the event queue.
     pub events: RefCell<Vec<String>>,
 }
@@ -56,6 +62,8 @@ pub type Held = Vec<Rc<Loan>>;
 struct Attachment {
     domain: usize,
     pages: BTreeMap<u64, Rc<Loan>>,
+    /// Nobody has taken a part of it out.
+    is_whole: bool,
 }
 
 /// Something unmapped of which the SMMU does not know yet.
@@ -67,14 +75,15 @@ pub struct Pending {
 }
 
 pub struct Machine {
-    world: Rc<World>,
+    pub world: Rc<World>,
     rig: Rig,
-    shared: Rc<Shared>,
+    pub shared: Rc<Shared>,
     frames: Rc<Frames>,
     domains: Vec<Option<Domain>>,
+    pub pinned: Tables,
     attached: [Option<usize>; CLIENTS],
     attachments: Vec<Attachment>,
-    step: u64,
+    pub step: u64,
 }
 
 /// What a run was like.
@@ -134,6 +143,11 @@ pub fn run_quietly(program: &Program, qemu: Option<Rc<Qemu>>) -> Trace {
 }
 
 impl Pending {
+    /// `pages` of a domain were unmapped by `step`.
+    pub fn new(step: u64, domain: usize, pages: Vec<u64>, stale: Stale<Held>) -> Self {
+        Self { step, domain, pages, stale }
+    }
+
     /// What the SMMU has to forget, and what is to be said when it has: the domain, its pages and since when.
     pub fn into_parts(self) -> (Stale<Held>, usize, Vec<u64>, u64) {
         (self.stale, self.domain, self.pages, self.step)
@@ -149,6 +163,7 @@ impl Shared {
             is_ours: Cell::new(true),
             certain_only,
             pending: RefCell::default(),
+            runs: RefCell::default(),
             events: RefCell::default(),
         })
     }
@@ -255,6 +270,7 @@ impl Machine {
             shared,
             frames,
             domains,
+            pinned: Tables::default(),
             attached: [None; CLIENTS],
             attachments: Vec::new(),
             step: 0,
@@ -275,11 +291,20 @@ impl Machine {
             Op::MapWith { allowance, domain, page, count } => {
                 self.with_allowance(allowance.into(), |machine| machine.map(domain, page, 0, count, true));
             }
+            Op::MapPinned { domain, page, order, count, writable } => {
+                self.map_pinned(domain, page, order, count, writable);
+            }
             Op::Unmap { attachment } => {
                 if let Some((index, pages)) = self.part(attachment, 0, usize::MAX) {
-                    self.unmap(index, &pages);
+                    self.unmap(index, &pages, false);
                 }
             }
+            Op::UnmapWhole { attachment } => {
+                if let Some((index, pages)) = self.part(attachment, 0, usize::MAX) {
+                    self.unmap(index, &pages, self.attachments[index].is_whole);
+                }
+            }
+            Op::UnmapPinned { attachment } => self.unmap_pinned(attachment),
             Op::UnmapPart { attachment, skip, pages } => self.unmap_part(attachment, skip, pages),
             Op::UnmapPartWithoutMemory { attachment, skip, pages } => {
                 self.with_allowance(0, |machine| machine.unmap_part(attachment, skip, pages));
@@ -302,7 +327,7 @@ impl Machine {
     }
 
     /// Calls `action` with the domain taken out, since the oracle is looked at meanwhile.
-    fn in_phase<R>(
+    pub fn in_phase<R>(
         &mut self,
         phase: Phase,
         domain: usize,
@@ -319,32 +344,25 @@ impl Machine {
     fn map(&mut self, domain: usize, page: u64, order: u8, count: u8, writable: bool) {
         // Where blocks and groups can be used, mostly.
         let page = page & !((1 << order) - 1);
-        let mut numbers = self.shared.numbers.borrow_mut();
-        let loans: Vec<_> = (0..count).map_while(|_| self.frames.take(order, &mut numbers)).collect();
-        drop(numbers);
-        let pages: BTreeMap<u64, _> = loans
-            .iter()
-            .flat_map(|loan| (0..loan.chunk.frames()).map(move |frame| (loan, frame)))
-            .zip(page..)
-            .map(|((loan, frame), page)| (page, (loan.clone(), loan.chunk.start().raw() + frame * PAGE_SIZE)))
-            .collect();
+        let loans = self.loans(order, count);
+        let targets = Self::targets(&loans, page, writable);
         let mut oracle = self.shared.oracle.borrow_mut();
-        let unfit = |&page: &u64| !oracle.is_free(domain, page) && !oracle.is_live(domain, page);
-        if pages.is_empty() || pages.keys().any(unfit) {
+        let unfit = |&(page, _): &(u64, Target)| {
+            self.is_pinned(domain, page) || !oracle.is_free(domain, page) && !oracle.is_live(domain, page)
+        };
+        if targets.is_empty() || targets.iter().any(unfit) {
             // An allocator of addresses would not have given these out.
             return;
         }
-        let taken = pages.keys().copied().find(|&page| oracle.is_live(domain, page));
+        let taken = targets.iter().map(|&(page, _)| page).find(|&page| oracle.is_live(domain, page));
         let step = self.step;
-        for (&page, &(_, frame)) in &pages {
-            oracle.may_lead(domain, page, step, Target { frame, writable });
-        }
+        targets.iter().for_each(|&(page, target)| oracle.may_lead(domain, page, step, target));
         drop(oracle);
         let chunks: Vec<Chunk> = loans.iter().map(|loan| loan.chunk).collect();
         let mapped = self.in_phase(Phase::Map, domain, |rig, taken| map(rig, taken, page, &chunks, writable));
         self.check_mapped(mapped, taken);
         let mut oracle = self.shared.oracle.borrow_mut();
-        for &page in pages.keys() {
+        for &(page, _) in &targets {
             match mapped {
                 Ok(()) => oracle.leads(domain, page, step),
                 Err(_) => oracle.is_gone(domain, page, step),
@@ -352,9 +370,24 @@ impl Machine {
         }
         drop(oracle);
         if mapped.is_ok() {
-            let pages = pages.into_iter().map(|(page, (loan, _))| (page, loan)).collect();
-            self.attachments.push(Attachment { domain, pages });
+            let of_each = loans.iter().flat_map(|loan| (0..loan.chunk.frames()).map(|_| loan.clone()));
+            let pages = (page..).zip(of_each).collect();
+            self.attachments.push(Attachment { domain, pages, is_whole: true });
         }
+    }
+
+    /// So many chunks of an order that nobody has, or as many as there are.
+    pub fn loans(&self, order: u8, count: u8) -> Held {
+        let mut numbers = self.shared.numbers.borrow_mut();
+        (0..count).map_while(|_| self.frames.take(order, &mut numbers)).collect()
+    }
+
+    /// The pages from `page` on, and where they are to lead.
+    pub fn targets(loans: &[Rc<Loan>], page: u64, writable: bool) -> Vec<(u64, Target)> {
+        let frames = loans.iter().flat_map(|loan| {
+            (0..loan.chunk.frames()).map(|frame| loan.chunk.start().raw() + frame * PAGE_SIZE)
+        });
+        (page..).zip(frames.map(|frame| Target { frame, writable })).collect()
     }
 
     /// `taken` is the first page that was mapped before.
@@ -383,11 +416,12 @@ impl Machine {
 
     fn unmap_part(&mut self, attachment: usize, skip: u8, pages: u8) {
         if let Some((index, pages)) = self.part(attachment, skip.into(), pages.into()) {
-            self.unmap(index, &pages);
+            self.unmap(index, &pages, false);
         }
     }
 
-    fn unmap(&mut self, index: usize, pages: &[u64]) {
+    /// With `whole`, that it is all of an attachment is said.
+    fn unmap(&mut self, index: usize, pages: &[u64], whole: bool) {
         let (step, domain) = (self.step, self.attachments[index].domain);
         let held: Held = pages.iter().map(|page| self.attachments[index].pages[page].clone()).collect();
         let mut oracle = self.shared.oracle.borrow_mut();
@@ -397,14 +431,18 @@ impl Machine {
         let range = pages_at(pages[0] << PAGE_SHIFT, pages.len() as u64);
         let shared = self.shared.clone();
         let unmapped = self.in_phase(Phase::Unmap, domain, |rig, taken| {
-            let crowd = Crowd::new(&rig.commands, &rig.world, &shared);
-            iommu::Domain::unmap(taken, &mut rig.source, &crowd, range, held)
+            let crowd = Crowd::new(&rig.commands, &rig.world, &shared, step);
+            match whole {
+                true => iommu::Domain::unmap_whole(taken, &mut rig.source, &crowd, range, held),
+                false => iommu::Domain::unmap(taken, &mut rig.source, &crowd, range, held),
+            }
         });
         let mut oracle = self.shared.oracle.borrow_mut();
         oracle.set_unsure(None);
         match unmapped {
             Ok(stale) => {
                 drop(oracle);
+                self.attachments[index].is_whole = false;
                 self.attachments[index].pages.retain(|page, _| !pages.contains(page));
                 if self.attachments[index].pages.is_empty() {
                     self.attachments.swap_remove(index);
@@ -431,7 +469,7 @@ impl Machine {
 
     /// The command queue, and who else uses it.
     fn crowd(&self) -> Crowd<'_> {
-        Crowd::new(&self.rig.commands, &self.world, &self.shared)
+        Crowd::new(&self.rig.commands, &self.world, &self.shared, self.step)
     }
 
     fn attach(&mut self, client: usize, domain: usize) {
@@ -472,11 +510,13 @@ impl Machine {
             let Some(index) = index else { break };
             self.free(index, false);
         }
+        let runs = self.take_runs(domain);
         let taken = self.domains[domain].take().expect("every domain is there between two steps");
         self.shared.phase.set(Phase::Destroy);
         self.rig.destroy(taken).unwrap_or_else(|error| panic!("{error:?}"));
         self.shared.phase.set(Phase::Idle);
         self.shared.oracle.borrow_mut().forget_domain(domain);
+        drop(runs);
         self.attachments.retain(|attachment| attachment.domain != domain);
     }
 
@@ -529,9 +569,12 @@ fn map(
     chunks: &[Chunk],
     writable: bool,
 ) -> Result<(), MapError<CommandError>> {
-    let access = if writable { Access::READ | Access::WRITE } else { Access::READ };
-    let mapping = Mapping::new(MemoryType::WriteBack, access).unwrap();
     let at = Iova::new(page << PAGE_SHIFT);
     let source: &mut Source = &mut rig.source;
-    iommu::Domain::map(domain, source, &rig.commands, at, chunks.iter().copied(), mapping)
+    iommu::Domain::map(domain, source, &rig.commands, at, chunks.iter().copied(), mapping(writable))
+}
+
+pub fn mapping(writable: bool) -> Mapping {
+    let access = if writable { Access::READ | Access::WRITE } else { Access::READ };
+    Mapping::new(MemoryType::WriteBack, access).unwrap()
 }

@@ -6,6 +6,7 @@ mod frames;
 mod machine;
 mod mutants;
 mod oracle;
+mod pinned;
 mod program;
 
 use super::world::rig::chunk;

@@ -81,6 +81,11 @@ pub const MUTANTS: &[Mutant] = &[
     mutant("no barrier before the doorbell", &[Free, Attach, Detach], Fault::Maintenance(dmb)),
     mutant("no barrier after map", &[Map], Fault::Maintenance(dmb)),
     mutant("no barrier after a block is cut", &[Unmap], Fault::Maintenance(dmb)),
+    mutant("a new pinned table not cleaned", &[Pin], Fault::Maintenance(clean)),
+    mutant("new entries of a pinned table not cleaned", &[MapPinned], Fault::Maintenance(clean)),
+    mutant("cleared entries of a pinned table not cleaned", &[UnmapPinned], Fault::Maintenance(clean)),
+    mutant("cleaning not waited for after a pinned map", &[MapPinned], Fault::Maintenance(dsb)),
+    mutant("no barrier after a pinned map", &[MapPinned], Fault::Maintenance(dmb)),
 ];
 
 impl Mutant {

@@ -28,8 +28,24 @@ pub enum Op {
         page: u64,
         count: u8,
     },
+    /// Maps pages of the table that is pinned for such; pins it before, if it is not.
+    MapPinned {
+        domain: usize,
+        page: u64,
+        order: u8,
+        count: u8,
+        writable: bool,
+    },
     /// Takes an attachment out of the tables.
     Unmap {
+        attachment: usize,
+    },
+    /// The same, and if nobody has taken a part of it before, the driver is told so.
+    UnmapWhole {
+        attachment: usize,
+    },
+    /// Takes what was mapped at once out of its pinned table.
+    UnmapPinned {
         attachment: usize,
     },
     /// Takes a part of it out.
@@ -126,16 +142,27 @@ fn order() -> impl Strategy<Value = u8> {
     prop_oneof![10 => Just(0), 2 => 1..4u8, 3 => Just(4), 1 => 5..7u8, 3 => Just(9)]
 }
 
+/// Pages of a pinned table, where groups start and around them.
+fn pinned_page() -> impl Strategy<Value = u64> {
+    prop_oneof![0..40u64, Just(495), Just(496), Just(511)]
+}
+
 fn op() -> impl Strategy<Value = Op> {
     let any = 0..1000usize;
     let map = (0..DOMAINS, page(), order(), 1..6u8, prop::bool::weighted(0.8))
         .prop_map(|(domain, page, order, count, writable)| Op::Map { domain, page, order, count, writable });
+    let map_pinned = (0..DOMAINS, pinned_page(), order(), 1..4u8, prop::bool::weighted(0.8)).prop_map(
+        |(domain, page, order, count, writable)| Op::MapPinned { domain, page, order, count, writable },
+    );
     let part = (any.clone(), 0..24u8, 1..20u8);
     prop_oneof![
         24 => map,
+        12 => map_pinned,
         3 => (0..5u8, 0..DOMAINS, page(), 1..6u8)
             .prop_map(|(allowance, domain, page, count)| Op::MapWith { allowance, domain, page, count }),
-        14 => any.clone().prop_map(|attachment| Op::Unmap { attachment }),
+        8 => any.clone().prop_map(|attachment| Op::Unmap { attachment }),
+        8 => any.clone().prop_map(|attachment| Op::UnmapWhole { attachment }),
+        8 => any.clone().prop_map(|attachment| Op::UnmapPinned { attachment }),
         5 => part.clone().prop_map(|(attachment, skip, pages)| Op::UnmapPart { attachment, skip, pages }),
         1 => part.prop_map(|(attachment, skip, pages)| Op::UnmapPartWithoutMemory { attachment, skip, pages }),
         18 => any.clone().prop_map(|stale| Op::Free { stale }),

@@ -1,0 +1,127 @@
+//! Pages of a pinned table: mapped and unmapped without the domain, each by its owner alone.
+
+use super::super::world::rig::pages_at;
+use super::super::world::{Source, World};
+use super::frames::Loan;
+use super::machine::{Held, Machine, Pending, Phase, Shared, mapping};
+use super::program::DOMAINS;
+use addr::{AddrRange, Iova, PAGE_SHIFT};
+use drivers::smmu::Pinned;
+use pagetable::MapError;
+use std::rc::Rc;
+
+/// Where each domain's pinned table begins: beside what others map, so that they share the tables above.
+const FIRST: u64 = 0x600;
+/// Pages of a table.
+const PAGES: u64 = Pinned::BYTES >> PAGE_SHIFT;
+
+/// What one call has mapped in a pinned table.
+pub struct Run {
+    pub domain: usize,
+    table: Pinned,
+    range: AddrRange<Iova>,
+    held: Held,
+}
+
+/// The table of each domain that has one.
+pub type Tables = [Option<Pinned>; DOMAINS];
+
+impl Run {
+    fn pages(&self) -> Vec<u64> {
+        (self.range.start().raw() >> PAGE_SHIFT..self.range.end().raw() >> PAGE_SHIFT).collect()
+    }
+}
+
+/// Takes a run out of its table. Needs no lock: another CPU may do so whatever becomes of the rest of the domain.
+pub fn unmap(world: &Rc<World>, shared: &Shared, run: Run, step: u64) -> Pending {
+    let (domain, pages) = (run.domain, run.pages());
+    let mut oracle = shared.oracle.borrow_mut();
+    pages.iter().for_each(|&page| oracle.is_going(domain, page, step));
+    drop(oracle);
+    let before = shared.phase.replace(Phase::UnmapPinned);
+    let stale = run.table.unmap(&Source(world.clone()), run.range, run.held);
+    shared.phase.set(before);
+    Pending::new(step, domain, pages, stale)
+}
+
+impl Machine {
+    /// Whether a page of the domain may only be mapped through its pinned table.
+    pub fn is_pinned(&self, domain: usize, page: u64) -> bool {
+        self.pinned[domain].is_some() && (FIRST..FIRST + PAGES).contains(&page)
+    }
+
+    /// The domain's pinned table, made now if there is none. `None` where something else is mapped, or was a moment ago.
+    fn pin(&mut self, domain: usize) -> Option<Pinned> {
+        if self.pinned[domain].is_some() {
+            return self.pinned[domain];
+        }
+        let oracle = self.shared.oracle.borrow();
+        let mut region = FIRST..FIRST + PAGES;
+        if region.clone().any(|page| !oracle.is_free(domain, page) && !oracle.is_live(domain, page)) {
+            return None;
+        }
+        let taken = region.any(|page| oracle.is_live(domain, page));
+        drop(oracle);
+        let at = Iova::new(FIRST << PAGE_SHIFT);
+        let pinned = self.in_phase(Phase::Pin, domain, |rig, it| it.pin(&mut rig.source, &rig.commands, at));
+        match pinned {
+            Ok(table) if !taken => self.pinned[domain] = Some(table),
+            Err(MapError::AlreadyMapped(of)) if taken => assert_eq!(of, at),
+            other => panic!("{other:?} where something is mapped: {taken}"),
+        }
+        self.pinned[domain]
+    }
+
+    /// Maps chunks in the domain's pinned table from its `page` on, as far as they fit.
+    pub fn map_pinned(&mut self, domain: usize, page: u64, order: u8, count: u8, writable: bool) {
+        let Some(table) = self.pin(domain) else { return };
+        // As its slots are given out.
+        let order = order.min(4);
+        let page = page & !((1 << order) - 1);
+        let count = u64::from(count).min((PAGES - page) >> order) as u8;
+        let loans = self.loans(order, count);
+        let targets = Self::targets(&loans, FIRST + page, writable);
+        let mut oracle = self.shared.oracle.borrow_mut();
+        if targets.is_empty() || targets.iter().any(|&(page, _)| !oracle.is_free(domain, page)) {
+            return;
+        }
+        let step = self.step;
+        targets.iter().for_each(|&(page, target)| oracle.may_lead(domain, page, step, target));
+        drop(oracle);
+        let range = self.write_pinned(&table, page as usize, &loans, writable);
+        assert_eq!(range, pages_at((FIRST + page) << PAGE_SHIFT, targets.len() as u64));
+        let mut oracle = self.shared.oracle.borrow_mut();
+        targets.iter().for_each(|&(page, _)| oracle.leads(domain, page, step));
+        drop(oracle);
+        self.shared.runs.borrow_mut().push(Run { domain, table, range, held: loans });
+    }
+
+    fn write_pinned(
+        &self,
+        table: &Pinned,
+        page: usize,
+        loans: &[Rc<Loan>],
+        writable: bool,
+    ) -> AddrRange<Iova> {
+        self.shared.phase.set(Phase::MapPinned);
+        let chunks = loans.iter().map(|loan| loan.chunk);
+        let mapped = table.map(&Source(self.world.clone()), page, chunks, mapping(writable));
+        self.shared.phase.set(Phase::Idle);
+        mapped.unwrap_or_else(|error| panic!("{error:?}"))
+    }
+
+    /// Takes what one call has mapped out of its pinned table.
+    pub fn unmap_pinned(&mut self, attachment: usize) {
+        let index = attachment.checked_rem(self.shared.runs.borrow().len());
+        let Some(index) = index else { return };
+        let run = self.shared.runs.borrow_mut().swap_remove(index);
+        let pending = unmap(&self.world, &self.shared, run, self.step);
+        self.shared.pending.borrow_mut().push(pending);
+    }
+
+    /// The domain and all that is mapped in its pinned table are about to go.
+    pub fn take_runs(&mut self, domain: usize) -> Vec<Run> {
+        self.pinned[domain] = None;
+        self.shared.runs.borrow_mut().extract_if(.., |run| run.domain == domain).collect()
+    }
+}
