@@ -57,12 +57,6 @@ pub struct Qemu {
     pub expected: RefCell<VecDeque<Outcome>>,
 }
 
-/// Whether there is a QEMU to ask.
-pub fn is_there() -> bool {
-    let version = Command::new("qemu-system-aarch64").arg("--version").stdout(Stdio::null()).status();
-    version.is_ok_and(|status| status.success())
-}
-
 impl Qemu {
     /// QEMU's SMMU with both stages (0), with stage 1 (1), with stage 2 (2).
     pub fn start(stages: usize) -> Self {
