@@ -27,6 +27,10 @@ barrier! {
     dsb_ishst, "dsb ishst"
 }
 barrier! {
+    /// [`dsb_ishst`] for this CPU's accesses and table walks alone.
+    dsb_nshst, "dsb nshst"
+}
+barrier! {
     /// All earlier accesses, cache and TLB maintenance are complete on all CPUs before anything later executes.
     dsb_ish, "dsb ish"
 }

@@ -88,7 +88,7 @@ pub enum EarlyDtbError {
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct SecondaryArgs {
-    /// The kernel's final table.
+    /// The root of its own.
     pub ttbr1: PhysAddr,
     /// The top of its stack, 16-byte aligned.
     pub stack_top: KernelVa,

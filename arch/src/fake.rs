@@ -34,6 +34,8 @@ pub enum Event {
     SyncInstructions(AddrRange<KernelVa>),
     /// Kernel translations dropped on all CPUs.
     TlbKernel(AddrRange<KernelVa>, Level),
+    /// Kernel leaves that this CPU alone can have, dropped there.
+    TlbOwn(AddrRange<KernelVa>),
     /// A program's translations dropped on all CPUs.
     TlbUser(Asid, AddrRange<UserVa>, Level),
     /// All of a program's translations dropped on all CPUs.

@@ -1,9 +1,12 @@
-//! TLB invalidation on all CPUs (D8.16), by what is to be forgotten.
+//! TLB invalidation (D8.16), by what is to be forgotten.
 //!
 //! Each function is whole: a DSB ISHST first, so that the table writes that precede it are what any later walk
 //! finds; then the TLBIs, broadcast to the inner shareable domain; then a DSB ISH, after which no CPU uses an
 //! old translation and all accesses made through one are done; and an ISB for this CPU. When one returns, the
 //! frames that were mapped, and with [`Level::Any`] the tables, may be given away.
+//!
+//! [`own`] is for tables that one CPU's TTBR1 alone leads to. A TLB entry serves the CPU that walked for it and no other
+//! as long as TTBRn_EL1.CnP is 0, which it is here, so there is nothing to broadcast and nobody to wait for.
 
 #[cfg(any(target_os = "none", test))]
 mod plan;
@@ -22,29 +25,35 @@ pub enum Level {
 
 /// Forgets the kernel's translations in `range`.
 pub fn kernel(range: AddrRange<KernelVa>, level: Level) {
-    complete(|| broadcast::kernel(range, level));
+    complete(|| instruction::kernel(range, level));
 }
 
-/// [`kernel`] for the page at `at` alone, and leaves alone.
+/// Forgets this CPU's leaves in `range`, which no other CPU's tables lead to. What was stored through them is seen by all
+/// CPUs before anything that this one stores later.
+pub fn own(range: AddrRange<KernelVa>) {
+    complete_own(|| instruction::own(range));
+}
+
+/// [`own`] for the page or block at `at` alone.
 #[inline]
-pub fn kernel_page(at: KernelVa) {
-    complete(|| broadcast::kernel_page(at));
+pub fn own_leaf(at: KernelVa) {
+    complete_own(|| instruction::own_leaf(at));
 }
 
 /// Forgets the translations of `asid` in `range`. Ones that were mapped global do not go.
 pub fn user(asid: Asid, range: AddrRange<UserVa>, level: Level) {
-    complete(|| broadcast::user(asid, range, level));
+    complete(|| instruction::user(asid, range, level));
 }
 
 /// Forgets all translations of `asid` that were not mapped global: needed before the ASID or its tables are used
 /// for another program.
 pub fn asid(asid: Asid) {
-    complete(|| broadcast::asid(asid));
+    complete(|| instruction::asid(asid));
 }
 
 /// Forgets everything.
 pub fn all() {
-    complete(broadcast::all);
+    complete(instruction::all);
 }
 
 /// The barriers around `invalidate`, for several ranges at a time.
@@ -56,8 +65,18 @@ fn complete(invalidate: impl FnOnce()) {
     barrier::isb();
 }
 
+/// The barriers around an `invalidate` on this CPU alone. The first is for all CPUs because of what was stored through the
+/// leaves: whoever owned the frames had them zeroed, and an entry that shows them to somebody else comes later.
+#[inline]
+fn complete_own(invalidate: impl FnOnce()) {
+    barrier::dsb_ishst();
+    invalidate();
+    barrier::dsb_nsh();
+    barrier::isb();
+}
+
 #[cfg(target_os = "none")]
-mod broadcast {
+mod instruction {
     use super::plan::{Operation, plan};
     use super::*;
     use crate::cpu::{self, Features};
@@ -97,9 +116,20 @@ mod broadcast {
         }
     }
 
+    pub fn own(range: AddrRange<KernelVa>) {
+        let Some(operations) = plan_for(range.start().raw(), range.end().raw()) else { return all_own() };
+        for (va, operation) in operations {
+            let operand = operation.operand(va, Asid::new(0));
+            match operation {
+                Operation::Page => tlbi!("c7", "7", operand),         // VAALE1
+                Operation::Range { .. } => tlbi!("c6", "7", operand), // RVAALE1
+            }
+        }
+    }
+
     #[inline]
-    pub fn kernel_page(at: KernelVa) {
-        tlbi!("c3", "7", Operation::Page.operand(at.raw(), Asid::new(0))); // VAALE1IS
+    pub fn own_leaf(at: KernelVa) {
+        tlbi!("c7", "7", Operation::Page.operand(at.raw(), Asid::new(0))); // VAALE1
     }
 
     pub fn user(asid: Asid, range: AddrRange<UserVa>, level: Level) {
@@ -121,6 +151,13 @@ mod broadcast {
         tlbi!("c3", "2", u64::from(asid.raw()) << 48); // ASIDE1IS
     }
 
+    fn all_own() {
+        #[cfg(feature = "counters")]
+        crate::counters::tlb_invalidation();
+        // SAFETY: forgets cached translations, which are walked again on use.
+        unsafe { asm!("tlbi vmalle1", options(nostack, preserves_flags)) };
+    }
+
     pub fn all() {
         #[cfg(feature = "counters")]
         crate::counters::tlb_invalidation();
@@ -130,7 +167,7 @@ mod broadcast {
 }
 
 #[cfg(not(target_os = "none"))]
-mod broadcast {
+mod instruction {
     use super::*;
     use crate::fake::{Event, record};
 
@@ -138,8 +175,12 @@ mod broadcast {
         record(Event::TlbKernel(range, level));
     }
 
-    pub fn kernel_page(at: KernelVa) {
-        record(Event::TlbKernel(AddrRange::new(at, at + addr::PAGE_SIZE), Level::Last));
+    pub fn own(range: AddrRange<KernelVa>) {
+        record(Event::TlbOwn(range));
+    }
+
+    pub fn own_leaf(at: KernelVa) {
+        record(Event::TlbOwn(AddrRange::new(at, at + addr::PAGE_SIZE)));
     }
 
     pub fn user(asid: Asid, range: AddrRange<UserVa>, level: Level) {
@@ -171,7 +212,15 @@ mod tests {
             Event::Barrier("isb"),
         ];
         assert_eq!(fake::take(), expected);
-        kernel_page(range.start());
+        own(range);
+        let expected = [
+            Event::Barrier("dsb_ishst"),
+            Event::TlbOwn(range),
+            Event::Barrier("dsb_nsh"),
+            Event::Barrier("isb"),
+        ];
+        assert_eq!(fake::take(), expected);
+        own_leaf(range.start());
         assert_eq!(fake::take(), expected);
     }
 }

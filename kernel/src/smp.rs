@@ -2,7 +2,7 @@
 
 use crate::board::{Cpu, Start};
 use crate::memory::stack::{KernelStack, StackError};
-use crate::memory::{self, InitError, kernel_map, linear, zones};
+use crate::memory::{self, InitError, linear, zones};
 use crate::percpu::MAX_CPUS;
 use crate::{power, start};
 use addr::{AddrRange, Address, KernelVa, PhysAddr};
@@ -94,9 +94,9 @@ pub fn arrive() {
 }
 
 fn start_one(cpu: &Cpu, index: usize) -> Result<(), CpuError> {
-    memory::init_cpu(index).map_err(CpuError::Memory)?;
+    let root = memory::init_cpu(index).map_err(CpuError::Memory)?;
     let stack = KernelStack::new().map_err(CpuError::Stack)?;
-    let args = SecondaryArgs { ttbr1: kernel_map::root(), stack_top: stack.top(), index: index as u64 };
+    let args = SecondaryArgs { ttbr1: root.address(), stack_top: stack.top(), index: index as u64 };
     STACKS[index].call_once(|| stack);
     let page = zones::take_zeroed_page().ok_or(CpuError::Stack(StackError::OutOfFrames))?;
     let args_at = page.chunk().start();

@@ -108,9 +108,8 @@ fn start_memory(boot: &BootInfo, platform: &Platform, args: &BootArgs<'_>, uart:
     let reserved = reserved(boot, platform);
     let sizes = Sizes { lowmem: args.lowmem, vmalloc: args.vmalloc };
     memory::init(boot, &platform.memory, &reserved, sizes).unwrap_or_else(|error| power::fail(&error));
-    memory::enter();
+    memory::enter(memory::init_cpu(arch::cpu::index()).unwrap_or_else(|error| power::fail(&error)));
     console::move_to_final(uart);
-    memory::init_cpu(arch::cpu::index()).unwrap_or_else(|error| power::fail(&error));
     let free = |zone| Size(zones::stats(zone).free() * PAGE_SIZE);
     let total = memory::layout().total;
     log::info!("memory: {}, free lowmem {}, free highmem {}", Size(total), free(Zone::Low), free(Zone::High));

@@ -6,12 +6,13 @@
 //! 3. Nothing can be written and executed.
 //! 4. What a program has for itself, no other program and no window of the kernel has.
 //! 5. No frame is free twice.
+//! 6. Every CPU's tables are the kernel's, but for its windows, and no window is open.
 
 mod free;
 mod mapped;
 
 use crate::dma::domain;
-use crate::memory::{kernel_map, zones};
+use crate::memory::{kernel_map, kmap, zones};
 use crate::user::{address_space::Behind, process};
 use addr::{AddrRange, KernelVa, MemoryType, PhysAddr};
 use core::fmt;
@@ -76,6 +77,18 @@ pub enum Finding {
         /// Both.
         owners: [Owner; 2],
     },
+    /// A CPU's tables lead elsewhere than the kernel's.
+    OtherTables {
+        /// Which CPU's.
+        cpu: usize,
+        /// Where that begins.
+        at: KernelVa,
+    },
+    /// A window shows memory that nobody looks at.
+    OpenWindow {
+        /// The frames.
+        frames: AddrRange<PhysAddr>,
+    },
     /// There is no memory for the list of what is free.
     OutOfMemory,
 }
@@ -94,6 +107,8 @@ impl fmt::Display for Finding {
             Self::Shared { frames, owners: [one, other] } => {
                 write!(f, "{frames:?} is mapped by {one:?} and by {other:?}")
             }
+            Self::OtherTables { cpu, at } => write!(f, "CPU {cpu} has tables of its own from {at} on"),
+            Self::OpenWindow { frames } => write!(f, "{frames:?} is left in a window"),
             Self::OutOfMemory => f.write_str("no memory for the list of what is free"),
         }
     }
@@ -128,6 +143,7 @@ pub fn check() -> Result<Seen, Finding> {
 struct Audit {
     mappings: Mappings,
     writable_code: Option<Finding>,
+    open_window: Option<Finding>,
 }
 
 impl Audit {
@@ -143,6 +159,10 @@ impl Audit {
         kernel_map::leaves(all, |leaf| {
             let owner = if leaf.at < LINEAR_END { Owner::Linear } else { Owner::Kernel };
             self.add(&leaf, leaf.output(), owner);
+        });
+        kmap::leaves(|leaf| {
+            self.add(&leaf, leaf.output(), Owner::Kernel);
+            self.open_window.get_or_insert(Finding::OpenWindow { frames: leaf.output() });
         });
     }
 
@@ -168,8 +188,11 @@ impl Audit {
     fn verdict(mut self, free: &Free) -> Result<Seen, Finding> {
         let leaves = self.mappings.leaves();
         let sorted = self.mappings.sorted();
+        let others = kmap::difference().map(|(cpu, at)| Finding::OtherTables { cpu, at });
         let finding = self
             .writable_code
+            .or(self.open_window)
+            .or(others)
             .or_else(|| mapped::conflict(sorted))
             .or_else(|| mapped::shared(sorted))
             .or_else(|| free.first_mapped(sorted));

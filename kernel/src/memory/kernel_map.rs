@@ -1,10 +1,14 @@
 //! The kernel's own translation tree (TTBR1): what is mapped where, and nothing writable that is executable.
+//!
+//! Each CPU walks from a root of its own, a copy of the tree's: so a part of the addresses can be that CPU's alone. Before
+//! the first copy the tree's root is fixed, so that a copy never has to follow it.
 
 use crate::memory::tables;
 use crate::sync::SpinLock;
-use addr::{AddrRange, Chunk, KernelVa, PhysAddr};
+use addr::{AddrRange, Chunk, KernelVa};
 use arch::tlb::Level;
-use pagetable::{Leaf, MapError, Mapping, OutOfTables, PageTable, Stage1, Window};
+use pagetable::{FixedRoot, Leaf, MapError, Mapping, OutOfTables, OwnRoot, PageTable, Stage1};
+use spin::Once;
 
 /// Bits of a kernel address that are translated.
 const INPUT_BITS: u8 = 48;
@@ -12,16 +16,43 @@ const INPUT_BITS: u8 = 48;
 type Tree = PageTable<Stage1, KernelVa>;
 
 static TREE: SpinLock<Option<Tree>> = SpinLock::new(None);
+static ROOT: Once<FixedRoot<Stage1, KernelVa>> = Once::new();
 
-/// Makes an empty tree. Nothing walks it until [`root`] is in TTBR1.
+/// Makes an empty tree. Nothing walks it until an [`own_root`] is in TTBR1.
 pub fn init() -> Result<(), OutOfTables> {
     *TREE.lock() = Some(Tree::new(&mut tables::kernel(), INPUT_BITS)?);
     Ok(())
 }
 
-/// What goes into TTBR1.
-pub fn root() -> PhysAddr {
-    with(|tree| tree.root())
+/// Ends the making of the tree's root: from now on things are mapped in `areas`, and in the 512 GiB around what is mapped
+/// already. Called once.
+///
+/// # Errors
+/// Out of tables.
+pub fn fix_root(areas: impl IntoIterator<Item = AddrRange<KernelVa>>) -> Result<(), MapError<KernelVa>> {
+    let fixed = with(|tree| tree.fix_root(&mut tables::kernel(), areas))?;
+    ROOT.call_once(|| fixed);
+    Ok(())
+}
+
+/// A root for a CPU's TTBR1, which has tables of its own from `at` on. The CPU comes to it later than what is written now.
+///
+/// # Errors
+/// Out of tables.
+pub fn own_root(at: KernelVa) -> Result<OwnRoot, OutOfTables> {
+    fixed_root().own(&mut tables::kernel(), at)
+}
+
+/// The first address, if any, at which a CPU's root leads elsewhere than the tree, besides its own tables.
+pub fn difference(own: &OwnRoot) -> Option<KernelVa> {
+    fixed_root().difference(&tables::kernel(), own)
+}
+
+fn fixed_root() -> &'static FixedRoot<Stage1, KernelVa> {
+    match ROOT.get() {
+        Some(root) => root,
+        None => panic!("the root of the kernel's tables is not fixed yet"),
+    }
 }
 
 /// Maps `chunks` one after the other from `at` on, for all CPUs from the moment this returns.
@@ -53,13 +84,6 @@ pub fn unmap_keeping_tables(range: AddrRange<KernelVa>) {
         panic!("kernel unmap of {range:?}: {error:?}");
     }
     arch::tlb::kernel(range, Level::Last);
-}
-
-/// The table of the 2 MiB from `at` on, for somebody who fills it without the tree; `None` if its last page is not
-/// mapped.
-pub fn window(at: KernelVa) -> Option<Window<'static>> {
-    let table = with(|tree| tree.last_table(&tables::kernel(), at))?;
-    Window::new(tables::entries(table))
 }
 
 /// What the tree says of an address. The CPU's own view is `arch::mmu::translate_kernel`.

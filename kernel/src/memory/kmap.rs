@@ -1,49 +1,46 @@
 //! Windows: how the kernel reaches frames for a moment that the linear map does not have, to zero or to copy them.
 //!
-//! Each CPU has two slots of 2 MiB in the kernel's half, used with interrupts masked: one for a block, one for pages.
-//! The page slot's last page is mapped for good (to one read-only frame), so that its table always exists and its
-//! entries are written without a walk or a lock: opening a window never allocates and so never fails. When a window
-//! closes, its entries are gone from the TLBs of *all* CPUs: the tables are shared, so any CPU may have walked them by
-//! speculation.
+//! Each CPU has a slot of 2 MiB for a block and one for pages, used with interrupts masked. They are at the same addresses
+//! on all CPUs, in tables that only that CPU's TTBR1 leads to: so a window that closes has to leave no TLB but this CPU's
+//! own. The tables are there from before the CPU runs, and their entries are written without a walk or a lock: opening a
+//! window never allocates and so never fails.
 
 use crate::events;
-use crate::memory::{kernel_map, layout, linear, zones};
+use crate::memory::{kernel_map, layout, linear, tables, zones};
 use crate::percpu::{MAX_CPUS, PerCpu};
 use addr::{AddrRange, Chunk, KernelVa, MemoryType, Order, PAGE_SIZE, Pfn, PhysAddr};
 use arch::cpu::IrqGuard;
-use arch::tlb::Level;
-use core::{iter, mem};
+use core::mem;
 use memory::Frames;
-use pagetable::{MapError, Mapping, Window};
+use pagetable::{Leaf, Mapping, OutOfTables, OwnRoot, Window};
 use spin::Once;
 
-/// The first CPU's slots.
-const BASE: u64 = 0xffff_b000_0000_0000;
-/// What a slot covers: one block at level 2.
-const SLOT: u64 = Order::BLOCK_2M.bytes();
-/// The largest chunk that fits below the last page of the page slot.
-const PAGES: u64 = SLOT / 2;
+/// The slot for a block. No other CPU has anything in the 512 GiB from here on.
+const BLOCK_SLOT: KernelVa = KernelVa::new(0xffff_b000_0000_0000);
+/// The slot for pages.
+const PAGE_SLOT: KernelVa = KernelVa::new(BLOCK_SLOT.raw() + Window::PAGES_OFFSET);
+/// The most that is shown by pages.
+const PAGES: u64 = Order::BLOCK_2M.bytes() / 2;
 
-/// The page slots' entries.
 static WINDOWS: PerCpu<Once<Window<'static>>> = PerCpu::new([const { Once::new() }; MAX_CPUS]);
+static ROOTS: PerCpu<Once<OwnRoot>> = PerCpu::new([const { Once::new() }; MAX_CPUS]);
 
-fn block_slot(cpu: usize) -> KernelVa {
-    KernelVa::new(BASE + 2 * SLOT * cpu as u64)
+/// Makes CPU `cpu`'s slots, and the root that leads to them.
+pub fn init_cpu(cpu: usize) -> Result<PhysAddr, OutOfTables> {
+    let own = kernel_map::own_root(BLOCK_SLOT)?;
+    WINDOWS.of(cpu).call_once(|| Window::new(tables::entries(own.blocks()), tables::entries(own.pages())));
+    Ok(ROOTS.of(cpu).call_once(|| own).root())
 }
 
-fn page_slot(cpu: usize) -> KernelVa {
-    block_slot(cpu) + SLOT
+/// Calls `visit` with what the windows of all CPUs show now.
+pub fn leaves(mut visit: impl FnMut(Leaf<KernelVa>)) {
+    WINDOWS.iter().filter_map(Once::get).for_each(|window| window.leaves(BLOCK_SLOT, &mut visit));
 }
 
-/// Makes CPU `cpu`'s slots usable. `anchor` is the frame that stays mapped.
-pub fn init_cpu(cpu: usize, anchor: Chunk) -> Result<(), MapError<KernelVa>> {
-    let last = page_slot(cpu) + (SLOT - anchor.bytes());
-    kernel_map::map(last, iter::once(anchor), Mapping::read_only(MemoryType::WriteBack))?;
-    WINDOWS.of(cpu).call_once(|| match kernel_map::window(page_slot(cpu)) {
-        Some(window) => window,
-        None => unreachable!("the anchor was mapped just now"),
-    });
-    Ok(())
+/// The first address at which some CPU does not have what the kernel's tree has, and which CPU, if there is one.
+pub fn difference() -> Option<(usize, KernelVa)> {
+    let roots = ROOTS.iter().enumerate().filter_map(|(cpu, root)| Some((cpu, root.get()?)));
+    roots.filter_map(|(cpu, root)| Some((cpu, kernel_map::difference(root)?))).next()
 }
 
 /// Shows `chunk`, in pieces of at most 2 MiB, at kernel addresses of memory type `memory` that are good until `f`
@@ -64,9 +61,9 @@ pub fn with_window(chunk: Chunk, memory: MemoryType, mut f: impl FnMut(AddrRange
 /// Shows `chunk`, more than [`PAGES`] bytes, piece by piece.
 #[inline(never)]
 fn show_blocks(chunk: Chunk, memory: MemoryType, f: &mut impl FnMut(AddrRange<KernelVa>)) {
-    let _irqs = arch::cpu::mask_irqs();
+    let (window, _irqs) = own_window();
     for piece in pieces(chunk) {
-        show_block(piece, memory, f);
+        show_block(window, piece, memory, f);
     }
 }
 
@@ -109,7 +106,7 @@ pub fn with_all(
 /// This CPU's page slot, at most [`PAGES`] bytes of it, while it is being filled. Interrupts are masked from the first
 /// page on.
 struct Pages {
-    slot: Option<(Window<'static>, KernelVa, IrqGuard)>,
+    slot: Option<(&'static Window<'static>, IrqGuard)>,
     filled: usize,
 }
 
@@ -124,46 +121,53 @@ impl Pages {
 
     #[inline]
     fn add(&mut self, chunk: Chunk, memory: MemoryType) {
-        let (window, _, _) = self.slot.get_or_insert_with(page_window);
+        let (window, _) = self.slot.get_or_insert_with(own_window);
         self.filled += window.show::<KernelVa>(self.filled, chunk, Mapping::read_write(memory));
     }
 
     /// Shows what has been added for as long as `f` takes.
     #[inline]
     fn show(self, f: &mut impl FnMut(AddrRange<KernelVa>)) {
-        let Some((window, slot, _irqs)) = self.slot else { return };
+        let Some((window, _irqs)) = self.slot else { return };
         events::stores(self.filled);
-        arch::barrier::dsb_ishst();
+        arch::barrier::dsb_nshst();
         arch::barrier::isb();
-        let range = AddrRange::new(slot, slot + self.filled as u64 * PAGE_SIZE);
+        let range = AddrRange::new(PAGE_SLOT, PAGE_SLOT + self.filled as u64 * PAGE_SIZE);
         f(range);
         window.hide(self.filled);
         events::stores(self.filled);
         match self.filled {
-            1 => arch::tlb::kernel_page(slot),
-            _ => arch::tlb::kernel(range, Level::Last),
+            1 => arch::tlb::own_leaf(PAGE_SLOT),
+            _ => arch::tlb::own(range),
         }
     }
 }
 
-/// This CPU's page slot.
+/// This CPU's window, which stays this CPU's as long as interrupts are masked.
 #[inline]
-fn page_window() -> (Window<'static>, KernelVa, IrqGuard) {
+fn own_window() -> (&'static Window<'static>, IrqGuard) {
     let irqs = arch::cpu::mask_irqs();
     let cpu = arch::cpu::index();
     let Some(window) = WINDOWS.of(cpu).get() else { panic!("CPU {cpu} has no window yet") };
-    (*window, page_slot(cpu), irqs)
+    (window, irqs)
 }
 
-/// Shows `piece`, more than [`PAGES`] bytes, in this CPU's block slot for as long as `f` takes. Interrupts are masked.
-fn show_block(piece: Chunk, memory: MemoryType, f: &mut impl FnMut(AddrRange<KernelVa>)) {
-    let slot = block_slot(arch::cpu::index());
-    let range = AddrRange::new(slot, slot + piece.bytes());
-    if let Err(error) = kernel_map::map(slot, iter::once(piece), Mapping::read_write(memory)) {
-        panic!("window of CPU {}: {error:?}", arch::cpu::index());
-    }
-    f(range);
-    kernel_map::unmap(range);
+/// Shows `block` in the block slot of this CPU's `window` for as long as `f` takes. Interrupts are masked. The entry is
+/// invalid, and in no TLB, between one block and the next (D8.16.1, break-before-make).
+fn show_block(
+    window: &Window<'_>,
+    block: Chunk,
+    memory: MemoryType,
+    f: &mut impl FnMut(AddrRange<KernelVa>),
+) {
+    window.show_block::<KernelVa>(block, Mapping::read_write(memory));
+    events::stores(1);
+    arch::barrier::dsb_nshst();
+    arch::barrier::isb();
+    f(AddrRange::new(BLOCK_SLOT, BLOCK_SLOT + block.bytes()));
+    window.hide_block();
+    events::stores(1);
+    arch::tlb::own_leaf(BLOCK_SLOT);
 }
 
 /// Shows `chunk`, which is or will be write-back memory, as such: through the linear map where that has it, else

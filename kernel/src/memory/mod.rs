@@ -15,7 +15,7 @@ pub mod vmalloc;
 pub mod zones;
 
 use crate::board::Reservation;
-use addr::{AddrRange, Chunk, KernelVa, MemoryType, Order, PAGE_SIZE, Pfn, PhysAddr, Size};
+use addr::{AddrRange, Chunk, KernelVa, MemoryType, Order, PAGE_SIZE, PhysAddr, Size};
 use arch::boot::{BootInfo, SectionKind};
 use core::fmt;
 use layout::{Layout, LayoutError};
@@ -89,7 +89,7 @@ impl From<MapError<KernelVa>> for InitError {
     }
 }
 
-/// Divides RAM, sets the zones up and builds the kernel's tables. [`enter`] starts using them.
+/// Divides RAM, sets the zones up and builds the kernel's tables. [`init_cpu`] and [`enter`] start using them.
 ///
 /// `reserved` is everything in RAM that somebody has already, the image included.
 pub fn init(
@@ -111,7 +111,7 @@ pub fn init(
     map_image()?;
     // The image is not in the linear map: its text would be writable there.
     linear::init(layout::without(&layout.lowmem, &[boot.image]).into_iter())?;
-    vmalloc::init(vmalloc);
+    kernel_map::fix_root(vmalloc::init(vmalloc))?;
     Ok(())
 }
 
@@ -153,14 +153,27 @@ fn map_image() -> Result<(), InitError> {
     Ok(())
 }
 
-/// Puts the tables that [`init`] built into use. What boot mapped early (UART, device tree) is gone then.
-pub fn enter() {
-    // SAFETY: the tree is never torn down, and `init` mapped all of the image, this stack included.
-    unsafe { arch::mmu::replace_ttbr1(kernel_map::root()) };
+/// Makes the boot CPU walk `root`, which [`init_cpu`] made for it. What boot mapped early (UART, device tree) is gone then.
+pub fn enter(root: CpuRoot) {
+    // SAFETY: the tree is never torn down, nor a CPU's root, and `init` mapped all of the image, this stack included.
+    unsafe { arch::mmu::replace_ttbr1(root.0) };
 }
 
-/// Gives CPU `cpu` its windows. Called once per CPU before it runs.
-pub fn init_cpu(cpu: usize) -> Result<(), InitError> {
-    let anchor = arch::boot::image_phys(arch::boot::IMAGE_BASE);
-    Ok(kmap::init_cpu(cpu, Chunk::page(Pfn::containing(anchor)))?)
+/// What a CPU's TTBR1 has to hold: it leads to the kernel's tree and to that CPU's windows.
+#[derive(Clone, Copy, Debug)]
+pub struct CpuRoot(PhysAddr);
+
+impl CpuRoot {
+    /// Where it is.
+    pub fn address(self) -> PhysAddr {
+        self.0
+    }
+}
+
+/// Gives CPU `cpu` its windows, and a root that has them. Called once per CPU before it runs.
+///
+/// # Errors
+/// [`InitError::OutOfTables`].
+pub fn init_cpu(cpu: usize) -> Result<CpuRoot, InitError> {
+    Ok(CpuRoot(kmap::init_cpu(cpu)?))
 }

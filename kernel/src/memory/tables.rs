@@ -30,7 +30,7 @@ static PEAK: AtomicU64 = AtomicU64::new(0);
 
 /// Bytes of pool needed to map `lowmem`, the counters included.
 pub fn pool_bytes(lowmem: &[AddrRange<PhysAddr>]) -> u64 {
-    /// For the image, the tables above the last level, and the first windows, stacks and registers.
+    /// For the image, the tables above the last level, the boot CPU's own, and the first stacks and registers.
     const OTHERS: u64 = 64 * PAGE_SIZE;
     let last_level: u64 = lowmem.iter().map(|range| (range.len() >> 21) + 2).sum();
     last_level * PAGE_SIZE + counter_bytes(lowmem) + OTHERS

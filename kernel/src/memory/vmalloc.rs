@@ -65,11 +65,10 @@ const STACKS_BYTES: u64 = 2 << 30;
 /// ECAM windows alone take 256 MiB each.
 const REGISTERS_BYTES: u64 = 64 << 30;
 
-/// Sets the areas up; `vmalloc` is the size of the first one in bytes.
-pub fn init(vmalloc: u64) {
-    VMALLOC.init(vmalloc);
-    STACKS.init(STACKS_BYTES);
-    REGISTERS.init(REGISTERS_BYTES);
+/// Sets the areas up, and says where they are; `vmalloc` is the size of the first one in bytes.
+pub fn init(vmalloc: u64) -> [AddrRange<KernelVa>; 3] {
+    [(&VMALLOC, vmalloc), (&STACKS, STACKS_BYTES), (&REGISTERS, REGISTERS_BYTES)]
+        .map(|(area, bytes)| area.init(bytes))
 }
 
 impl Area {
@@ -78,9 +77,10 @@ impl Area {
         Self { start, ranges: SpinLock::new(None), used, peak }
     }
 
-    fn init(&self, bytes: u64) {
+    fn init(&self, bytes: u64) -> AddrRange<KernelVa> {
         let space = AddrRange::new(self.start, self.start + bytes);
         *self.ranges.lock() = Some(RangeAllocator::with_guard(space, PAGE_SIZE));
+        space
     }
 
     /// Maps `chunks` one after the other at an address of this area that is a multiple of `align`.

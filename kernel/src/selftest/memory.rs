@@ -4,11 +4,14 @@ use super::boot::whole_half;
 use super::{Outcome, Test};
 use crate::dma::counters;
 use crate::memory::{kernel_map, kmap, layout, linear, magazines, zones};
-use crate::rig::{Fragmented, elsewhere, take_all};
+use crate::rig::{Fragmented, elsewhere, run_each, take_all};
 use crate::{check, pass, skip, smp};
-use addr::{AddrRange, MemoryType, Order, PAGE_SIZE, PhysAddr};
+use addr::{AddrRange, Chunk, KernelVa, MemoryType, Order, PAGE_SIZE, PhysAddr};
+use alloc::string::String;
 use alloc::vec::Vec;
 use arch::mmu::{Translation, translate_kernel};
+use arch::timer::Deadline;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use memory::{Frames, Reach, Request, Zone, chunks};
 
 pub const TESTS: &[Test] = &[
@@ -162,10 +165,11 @@ fn windows_close() -> Outcome {
         seen.push((
             range,
             translate_kernel(range.start()),
-            translate_kernel(addr::KernelVa::new(range.end().raw() - PAGE_SIZE)),
+            translate_kernel(KernelVa::new(range.end().raw() - PAGE_SIZE)),
         ));
     });
     let after: Vec<_> = seen.iter().map(|(range, ..)| translate_kernel(range.start())).collect();
+    let elsewhere = (smp::online() > 1).then(|| looks_from_two_cpus(chunk));
     zones::give(owned);
     let [(range, Some(first), Some(last))] = seen[..] else {
         return Err(alloc::format!("windows: {seen:x?}"));
@@ -174,7 +178,48 @@ fn windows_close() -> Outcome {
     check!(last.phys == PhysAddr::new(chunk.range().end().raw() - PAGE_SIZE), "its end shows {last:x?}");
     check!(first.attributes == Translation::NON_CACHEABLE, "its type is {:#x}", first.attributes);
     check!(after == [None], "the closed window still shows {after:x?}");
-    pass!("{chunk:?} at {range:?}, and gone")
+    let Some(looks) = elsewhere.transpose()? else { return pass!("{chunk:?} at {range:?}, and gone") };
+    let [one, other] = looks[..] else { return Err(alloc::format!("looks: {looks:x?}")) };
+    check!(one.good && other.good, "a window open on one CPU, looked at from another: {looks:x?}");
+    check!(one.cpu != other.cpu && one.root != other.root, "one CPU, or one root: {looks:x?}");
+    pass!("{chunk:?} at {range:?}, and gone; open on CPU {}, nothing there on CPU {}", one.cpu, other.cpu)
+}
+
+/// What a thread found of a window that is open on one CPU.
+#[derive(Clone, Copy, Debug)]
+struct Look {
+    cpu: usize,
+    /// What its TTBR1 holds.
+    root: PhysAddr,
+    /// The thread with the window was looked at in time, the other one found nothing at its address.
+    good: bool,
+}
+
+/// Opens a window in one thread until another one has looked for it.
+fn looks_from_two_cpus(chunk: Chunk) -> Result<Vec<Look>, String> {
+    const PATIENCE_NS: u64 = 1_000_000_000;
+    let (window, looked) = (AtomicU64::new(0), AtomicBool::new(false));
+    run_each(2, move |thread| {
+        let deadline = Deadline::in_ns(PATIENCE_NS);
+        let mut good = false;
+        if thread == 0 {
+            kmap::with_window(chunk, MemoryType::WriteBack, |range| {
+                window.store(range.start().raw(), Ordering::Release);
+                while !looked.load(Ordering::Acquire) && !deadline.passed() {
+                    arch::cpu::yield_now();
+                }
+                good = looked.load(Ordering::Acquire);
+            });
+        } else {
+            while window.load(Ordering::Acquire) == 0 && !deadline.passed() {
+                arch::cpu::yield_now();
+            }
+            let at = KernelVa::new(window.load(Ordering::Acquire));
+            good = at.raw() != 0 && translate_kernel(at).is_none();
+            looked.store(true, Ordering::Release);
+        }
+        Look { cpu: arch::cpu::index(), root: arch::mmu::kernel_root(), good }
+    })
 }
 
 fn alias_goes_and_comes_back() -> Outcome {
@@ -186,7 +231,7 @@ fn alias_goes_and_comes_back() -> Outcome {
     linear::remove(chunk);
     let between = translate_kernel(at);
     let neighbours =
-        [at.raw() - PAGE_SIZE, at.raw() + PAGE_SIZE].map(|at| translate_kernel(addr::KernelVa::new(at)));
+        [at.raw() - PAGE_SIZE, at.raw() + PAGE_SIZE].map(|at| translate_kernel(KernelVa::new(at)));
     linear::restore(chunk);
     let after = translate_kernel(at);
     zones::give(owned);

@@ -25,7 +25,7 @@ pub type Line = [Word; (LINE / WORD) as usize];
 
 /// What the TLB holds; one of them goes when another comes.
 const TLB: usize = 48;
-/// The windows of CPU 0, where doc/memory-map.md has them: a block, then pages.
+/// The windows of a CPU, where doc/memory-map.md has them: a block, then pages.
 const WINDOWS: u64 = 0xffff_b000_0000_0000;
 
 /// What a mapping says of memory (the index of MAIR_EL1 that the kernel uses).
@@ -48,6 +48,8 @@ enum Task {
 struct Entry {
     page: u64,
     kind: Kind,
+    /// The addresses of the page or block that it is of: an invalidation of any of them takes all.
+    leaf: (u64, u64),
 }
 
 /// What is altered of the kernel's maintenance.
@@ -179,13 +181,13 @@ impl Machine {
 
     /// Where `va` is, as the TLB remembers it or as the tables say (DDI 0487, D8.3).
     fn translate(&self, va: KernelVa) -> Option<(u64, Kind)> {
-        let page = va.raw() & !(PAGE_SIZE - 1);
-        let remembered = self.state.borrow().tlb.get(&page).copied();
-        let entry = match remembered {
-            Some(entry) => entry,
-            None => self.walk(page)?,
-        };
+        let entry = self.look_up_page(va.raw() & !(PAGE_SIZE - 1))?;
         Some((entry.page + va.raw() % PAGE_SIZE, entry.kind))
+    }
+
+    fn look_up_page(&self, page: u64) -> Option<Entry> {
+        let remembered = self.state.borrow().tlb.get(&page).copied();
+        remembered.or_else(|| self.walk(page))
     }
 
     fn walk(&self, page: u64) -> Option<Entry> {
@@ -198,10 +200,10 @@ impl Machine {
             match (entry & 0b11, level) {
                 (0b11, 0..3) => table = output,
                 (0b01, 1 | 2) | (0b11, 3) => {
-                    let inside = page & ((1 << shift) - 1);
+                    let (inside, start) = (page & ((1 << shift) - 1), page >> shift << shift);
                     let kinds = [Kind::WriteBack, Kind::NonCacheable, Kind::Device];
                     let kind = kinds[(entry >> 2 & 0b111) as usize];
-                    return Some(Entry { page: output + inside, kind });
+                    return Some(Entry { page: output + inside, kind, leaf: (start, start + (1 << shift)) });
                 }
                 _ => return None,
             }
@@ -211,7 +213,7 @@ impl Machine {
 
     /// The CPU uses `page`, or thinks that it might.
     fn touch(&self, page: u64) -> Option<Entry> {
-        let entry = self.translate(KernelVa::new(page)).map(|(page, kind)| Entry { page, kind })?;
+        let entry = self.look_up_page(page)?;
         let victim = self.below(TLB as u64) as usize;
         let state = &mut *self.state.borrow_mut();
         if state.tlb.len() >= TLB {
@@ -301,9 +303,9 @@ impl Machine {
             Some(Event::CleanInvalidate(range)) => self.begin(range, Task::CleanInvalidate),
             Some(Event::Barrier("dsb_sy" | "dsb_ish")) => self.complete(),
             Some(Event::Zero(range)) => self.zero(range),
-            Some(Event::TlbKernel(range, _)) => {
-                let gone = |page: u64| page + PAGE_SIZE > range.start().raw() && page < range.end().raw();
-                self.state.borrow_mut().tlb.retain(|&page, _| !gone(page));
+            Some(Event::TlbKernel(range, _) | Event::TlbOwn(range)) => {
+                let gone = |(start, end): (u64, u64)| end > range.start().raw() && start < range.end().raw();
+                self.state.borrow_mut().tlb.retain(|_, entry| !gone(entry.leaf));
             }
             _ => {}
         }
@@ -326,7 +328,7 @@ impl Machine {
             if let Some(page) = self.some_address() {
                 let line = LINE * self.below(PAGE_SIZE / LINE);
                 match self.touch(page) {
-                    Some(Entry { page, kind: Kind::WriteBack }) => self.set_cached(page + line, true),
+                    Some(Entry { page, kind: Kind::WriteBack, .. }) => self.set_cached(page + line, true),
                     _ => continue,
                 }
             }

@@ -25,8 +25,7 @@ fn boot() -> Rc<Machine> {
     let reserved = [kernel::board::Reservation { range: image, no_map: false }];
     let sizes = Sizes { lowmem: Some(RAM_BYTES / 2), vmalloc: Some(256 << 20) };
     memory::init(&boot, &[ram], &reserved, sizes).unwrap();
-    machine.start(memory::kernel_map::root());
-    memory::init_cpu(0).unwrap();
+    machine.start(memory::init_cpu(0).unwrap().address());
     machine
 }
 

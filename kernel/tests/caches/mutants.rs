@@ -18,6 +18,7 @@ pub const MUTANTS: &[Mutant] = &[
     Mutant { name: "invalidate where clean and invalidate is meant", mutation: invalidate_only },
     Mutant { name: "maintenance not waited for", mutation: no_dsb },
     Mutant { name: "an alias taken from the tables and not from the TLBs", mutation: no_tlbi },
+    Mutant { name: "a window taken from the tables and not from the TLB", mutation: no_own_tlbi },
     Mutant { name: "only the first line of a range", mutation: first_line },
 ];
 
@@ -47,6 +48,10 @@ fn no_dsb(event: Event) -> Option<Event> {
 
 fn no_tlbi(event: Event) -> Option<Event> {
     (!matches!(event, Event::TlbKernel(..))).then_some(event)
+}
+
+fn no_own_tlbi(event: Event) -> Option<Event> {
+    (!matches!(event, Event::TlbOwn(_))).then_some(event)
 }
 
 fn first_line(event: Event) -> Option<Event> {

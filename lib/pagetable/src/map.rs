@@ -24,6 +24,8 @@ pub enum MapError<A> {
     OutputTooLarge(PhysAddr),
     /// This translation stage cannot give just these rights.
     Inexpressible(Access),
+    /// The root has no table for this address, and is fixed ([`PageTable::fix_root`]).
+    FixedRoot(A),
 }
 
 impl<A> From<OutOfTables> for MapError<A> {
@@ -115,7 +117,10 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
         step: Step,
         cursor: &mut Cursor<I>,
         attributes: u64,
-    ) -> Result<(), OutOfTables> {
+    ) -> Result<(), MapError<A>> {
+        if self.is_root_fixed() && found.level == self.start_level {
+            return Err(MapError::FixedRoot(self.input.address(cursor.at)));
+        }
         let (top, table) = Self::new_tables(m, cursor.at, found.level + 1, step.level)?;
         let filled = fill(m.entries(table), step, cursor, attributes);
         account(m, table, &filled);

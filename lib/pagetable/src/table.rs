@@ -23,6 +23,8 @@ pub struct PageTable<F, A> {
     pub(crate) start_level: u8,
     pub(crate) tables: u32,
     pub(crate) spare: Spare,
+    /// Whether entries of the root are never written again.
+    pub(crate) is_root_fixed: bool,
     format: PhantomData<F>,
 }
 
@@ -56,7 +58,8 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
         let input = Input::new(input_bits);
         let root = m.allocate().ok_or(OutOfTables)?;
         let start_level = input.start_level();
-        Ok(Self { input, root, start_level, tables: 1, spare: Spare::Never, format: PhantomData })
+        let (spare, is_root_fixed) = (Spare::Never, false);
+        Ok(Self { input, root, start_level, tables: 1, spare, is_root_fixed, format: PhantomData })
     }
 
     /// The same tree, which from now on keeps one table that becomes empty instead of unlinking it, so that mapping
@@ -105,12 +108,6 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
         let mut gone = Cleared::leaving_none_empty();
         self.clear(m, self.root, self.start_level, at, at, &mut gone);
         Some((AddrRange::from_len(self.input.address(at), PAGE_SIZE)?, gone.stale))
-    }
-
-    /// The last-level table that translates `at`, if there is one.
-    pub fn last_table<M: TableMemory>(&self, m: &M, at: A) -> Option<PhysAddr> {
-        let found = self.walk(m, self.input.offset(at)?, LAST_LEVEL);
-        (found.level == LAST_LEVEL).then_some(found.table)
     }
 
     /// Walks as far as there are tables, at most to `stop`.

@@ -9,6 +9,7 @@ mod fake;
 mod mapping;
 mod model;
 mod pinned;
+mod root;
 
 use crate::{InputAddress, Mapping, PageTable, Stage1, TableMemory};
 use addr::{AddrRange, Chunk, Iova, MemoryType, Order, Pfn, PhysAddr};

@@ -204,12 +204,13 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
     ) -> bool {
         let whole = size(level - 1);
         let start = first & !(whole - 1);
+        let stays = gone.keep == Keep::All || self.is_root_fixed() && level == self.start_level + 1;
         // A table that goes as a whole keeps its entries: one store instead of 512, and they mean no more than
         // what is in TLBs until the same invalidation.
-        if last - first != whole - 1 || gone.keep == Keep::All {
+        if last - first != whole - 1 || stays {
             self.clear(m, table, level, first, last, gone);
             let as_spare = gone.keep == Keep::OneAsSpare;
-            if gone.keep == Keep::All || live(m, table) > 0 || self.may_stay(m, table, start, as_spare) {
+            if stays || live(m, table) > 0 || self.may_stay(m, table, start, as_spare) {
                 return false;
             }
         }

@@ -26,6 +26,17 @@ pub struct Leaf<A> {
 }
 
 impl<A: InputAddress> Leaf<A> {
+    /// What a valid `entry` of `level` says, which translates from `at` on.
+    pub(crate) fn of<F: Format>(entry: Descriptor, level: u8, at: A) -> Self {
+        Self {
+            at,
+            to: entry.output(),
+            bytes: size(level),
+            memory: F::memory(entry),
+            access: F::access::<A>(entry),
+            contiguous: entry.is_contiguous(),
+        }
+    }
     /// What `at`, an address in this leaf, translates to.
     pub fn translate(&self, at: A) -> PhysAddr {
         self.to + (at.raw() - self.at.raw())
@@ -104,13 +115,6 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
     }
 
     fn leaf(&self, entry: Descriptor, level: u8, start: u64) -> Leaf<A> {
-        Leaf {
-            at: self.input.address(start),
-            to: entry.output(),
-            bytes: size(level),
-            memory: F::memory(entry),
-            access: F::access::<A>(entry),
-            contiguous: entry.is_contiguous(),
-        }
+        Leaf::of::<F>(entry, level, self.input.address(start))
     }
 }

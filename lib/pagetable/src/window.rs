@@ -1,36 +1,30 @@
-//! A window: a last-level table whose entries somebody fills and clears without a walk.
+//! A window: tables of one walker's own ([`OwnRoot`](crate::OwnRoot)), whose entries somebody fills and clears without a
+//! walk.
 
 use crate::descriptor::{Descriptor, Format, Stage1};
-use crate::geometry::LAST_LEVEL;
+use crate::geometry::{LAST_LEVEL, size};
 use crate::table::{load, store};
-use crate::{Entries, InputAddress, Mapping};
-use addr::{Chunk, PAGE_SIZE};
+use crate::{Entries, InputAddress, Leaf, Mapping};
+use addr::{Chunk, Order, PAGE_SIZE};
 use core::sync::atomic::AtomicU64;
 
-/// All pages of a table but the last, which is mapped for good and so keeps the table in its tree.
-///
-/// What is shown here is not counted as the table's, so everything must be hidden whenever the tree is asked about
-/// these addresses. There is one user at a time.
+/// Room for one block of 2 MiB, and behind it for [`Window::PAGES`] pages. There is one user at a time.
 #[derive(Clone, Copy, Debug)]
 pub struct Window<'a> {
-    slots: &'a [AtomicU64],
+    block: &'a AtomicU64,
+    pages: &'a Entries,
 }
 
 impl<'a> Window<'a> {
-    /// The window of a table ([`PageTable::last_table`](crate::PageTable::last_table)); `None` if nothing keeps it.
-    pub fn new(entries: &'a Entries) -> Option<Self> {
-        let (last, slots) = entries.split_last()?;
-        load(last).is_valid().then_some(Self { slots })
-    }
-
     /// How many pages can be shown at a time.
-    pub fn len(&self) -> usize {
-        self.slots.len()
-    }
+    pub const PAGES: usize = size_of::<Entries>() / size_of::<AtomicU64>();
+    /// How far the pages are from the block.
+    pub const PAGES_OFFSET: u64 = size(LAST_LEVEL - 1);
 
-    /// Whether none can.
-    pub fn is_empty(&self) -> bool {
-        self.slots.is_empty()
+    /// The window of the tables [`OwnRoot::blocks`](crate::OwnRoot::blocks) and
+    /// [`OwnRoot::pages`](crate::OwnRoot::pages).
+    pub fn new(blocks: &'a Entries, pages: &'a Entries) -> Self {
+        Self { block: &blocks[0], pages }
     }
 
     /// Shows `chunk` from page `at` on, and returns how many pages that are. The caller makes the entries seen.
@@ -41,7 +35,7 @@ impl<'a> Window<'a> {
     pub fn show<A: InputAddress>(&self, at: usize, chunk: Chunk, mapping: Mapping) -> usize {
         let pages = chunk.frames() as usize;
         let mut leaf = Descriptor::leaf(chunk.start(), LAST_LEVEL, Stage1::attributes::<A>(mapping));
-        let slots = &self.slots[at..at + pages];
+        let slots = &self.pages[at..at + pages];
         if let [slot] = slots {
             store(slot, leaf);
             return 1;
@@ -61,8 +55,38 @@ impl<'a> Window<'a> {
     #[inline]
     pub fn hide(&self, pages: usize) {
         let clear = |slot| store(slot, Descriptor::INVALID);
-        let (groups, rest) = self.slots[..pages].as_chunks::<8>();
+        let (groups, rest) = self.pages[..pages].as_chunks::<8>();
         groups.iter().for_each(|group| group.iter().for_each(clear));
         rest.iter().for_each(clear);
+    }
+
+    /// Shows `block` in the place of the block. The caller makes the entry seen.
+    ///
+    /// # Panics
+    /// When it is not 2 MiB.
+    #[inline]
+    pub fn show_block<A: InputAddress>(&self, block: Chunk, mapping: Mapping) {
+        assert!(block.order() == Order::BLOCK_2M, "{block:?} is not a block");
+        store(self.block, Descriptor::leaf(block.start(), LAST_LEVEL - 1, Stage1::attributes::<A>(mapping)));
+    }
+
+    /// Shows the block no more. The caller invalidates it.
+    #[inline]
+    pub fn hide_block(&self) {
+        store(self.block, Descriptor::INVALID);
+    }
+
+    /// Calls `visit` with what the window, which translates from `at` on, shows now.
+    pub fn leaves<A: InputAddress>(&self, at: A, mut visit: impl FnMut(Leaf<A>)) {
+        let mut valid = |slot, level, offset| {
+            let entry = load(slot);
+            if entry.is_valid() {
+                visit(Leaf::of::<Stage1>(entry, level, A::new(at.raw() + offset)));
+            }
+        };
+        valid(self.block, LAST_LEVEL - 1, 0);
+        for (page, slot) in self.pages.iter().enumerate() {
+            valid(slot, LAST_LEVEL, Self::PAGES_OFFSET + page as u64 * PAGE_SIZE);
+        }
     }
 }

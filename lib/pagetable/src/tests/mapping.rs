@@ -2,7 +2,7 @@
 
 use super::fake::{Event::*, Fake};
 use super::*;
-use crate::{Access, Entries, Stage2, StaleTables, Window};
+use crate::{Access, Entries, Stage2, StaleTables};
 use addr::KernelVa;
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering::Relaxed};
 
@@ -206,25 +206,4 @@ fn destroying_gives_back_whatever_is_mapped() {
     let Device { mut m, table } = d;
     table.destroy(&mut m);
     assert_eq!(m.allocated(), 0);
-}
-
-#[test]
-fn a_window_shows_and_hides_pages_beside_the_one_that_keeps_it() {
-    let mut d = Device::new(39);
-    let anchor = 2 * M - 4 * K;
-    assert_eq!(d.table.last_table(&d.m, Iova::new(0)), None);
-    d.map(anchor, [chunk(0x9000_0000, 4 * K)], RO);
-    let table = d.table.last_table(&d.m, Iova::new(0)).unwrap();
-    let window = Window::new(d.m.entries(table)).unwrap();
-    assert_eq!(window.len(), 511);
-    let mut pages = window.show::<Iova>(0, chunk(0x8000_0000, 64 * K), RW);
-    pages += window.show::<Iova>(pages, chunk(0x4000_1000, 4 * K), RW);
-    assert_eq!(pages, 17);
-    assert_eq!(d.translate(0xf123), Some(PhysAddr::new(0x8000_f123)));
-    assert_eq!(d.translate(0x1_0000), Some(PhysAddr::new(0x4000_1000)));
-    assert_eq!(d.translate(0x1_1000), None);
-    window.hide(pages);
-    assert_eq!(d.leaves(), [(anchor, 0x9000_0000, 4 * K, false)]);
-    d.unmap(anchor, 4 * K);
-    assert!(Window::new(&[const { AtomicU64::new(0) }; 512]).is_none());
 }

@@ -1,0 +1,202 @@
+//! A root that is fixed, roots that are copies of it, and what each walker has for itself.
+
+use super::*;
+use crate::{Descriptor, FixedRoot, MapError, OutOfTables, OwnRoot, Window};
+use addr::KernelVa;
+use std::sync::atomic::Ordering::Relaxed;
+
+/// What one entry of the root covers.
+const SLOT: u64 = 512 * G;
+/// Where each walker has tables of its own.
+const OWN: u64 = 9 * SLOT;
+
+/// Where the tree's addresses begin.
+const BASE: u64 = 0xffff << 48;
+
+/// A kernel's tree; addresses count from [`BASE`].
+struct Kernel {
+    m: Fake,
+    table: PageTable<Stage1, KernelVa>,
+}
+
+impl Kernel {
+    fn new() -> Self {
+        let mut m = Fake::new::<Stage1>(BASE);
+        let table = PageTable::new(&mut m, 48).unwrap();
+        m.install(table.root(), 0);
+        Self { m, table }
+    }
+    fn map(&mut self, at: u64, chunks: impl IntoIterator<Item = Chunk>) -> Result<(), MapError<KernelVa>> {
+        let mapped = self.table.map(&mut self.m, va(at), chunks, RW);
+        self.m.check_quiet();
+        mapped
+    }
+    fn unmap(&mut self, at: u64, len: u64) {
+        let stale = self.table.unmap(&mut self.m, range(BASE + at, len)).unwrap();
+        self.m.invalidate(BASE + at, len);
+        stale.release(&mut self.m);
+        self.m.check_quiet();
+    }
+    fn leaves(&self) -> usize {
+        let mut count = 0;
+        self.table.all_leaves(&self.m, |_| count += 1);
+        count
+    }
+}
+
+fn va(at: u64) -> KernelVa {
+    KernelVa::new(BASE + at)
+}
+
+/// A tree with a page in its first slot, fixed with two more slots.
+fn fixed() -> (Kernel, FixedRoot<Stage1, KernelVa>) {
+    let mut d = Kernel::new();
+    d.map(0, [chunk(G, 4 * K)]).unwrap();
+    let areas = [range(BASE + 2 * SLOT + G, SLOT), range(BASE + 5 * SLOT, 0)];
+    let fixed = d.table.fix_root(&mut d.m, areas).unwrap();
+    d.m.check_quiet();
+    (d, fixed)
+}
+
+fn own(d: &mut Kernel, fixed: &FixedRoot<Stage1, KernelVa>) -> OwnRoot {
+    let own = fixed.own(&mut d.m, va(OWN)).unwrap();
+    d.m.publish();
+    d.m.install(own.root(), 0);
+    own
+}
+
+/// Where a walker that starts from `root` gets.
+fn walk(m: &Fake, root: PhysAddr, at: u64) -> Option<PhysAddr> {
+    let mut table = root;
+    for level in 0..4 {
+        let bits = 39 - 9 * level;
+        let slot = (at >> bits) as usize & 511;
+        let entry = Descriptor::from_bits(m.entries(table)[slot].load(Relaxed));
+        match entry {
+            entry if !entry.is_valid() => return None,
+            entry if !entry.is_table(level) => return Some(entry.output() + (at & ((1 << bits) - 1))),
+            entry => table = entry.output(),
+        }
+    }
+    None
+}
+
+#[test]
+fn what_the_tree_maps_later_every_walker_finds() {
+    let (mut d, fixed) = fixed();
+    let owns = [own(&mut d, &fixed), own(&mut d, &fixed)];
+    // The slots are those in use before, and the ones that were asked for.
+    for at in [3 * G, 2 * SLOT, 4 * SLOT - 2 * M] {
+        d.map(at, [chunk(4 * G, 2 * M)]).unwrap();
+        assert!(owns.iter().all(|own| walk(&d.m, own.root(), at + 5) == Some(PhysAddr::new(4 * G + 5))));
+        d.unmap(at, 2 * M);
+        assert!(owns.iter().all(|own| walk(&d.m, own.root(), at).is_none()));
+        assert!(owns.iter().all(|own| fixed.difference(&d.m, own).is_none()));
+    }
+}
+
+#[test]
+fn tables_at_a_fixed_root_stay_when_all_is_unmapped() {
+    let (mut d, fixed) = fixed();
+    let own = own(&mut d, &fixed);
+    let tables = d.table.tables();
+    d.map(2 * SLOT, [chunk(4 * G, 2 * M)]).unwrap();
+    // All of it: by the root's entries it would be one store each.
+    d.unmap(0, 4 * SLOT);
+    assert_eq!((d.leaves(), fixed.difference(&d.m, &own)), (0, None));
+    assert_eq!(d.table.tables(), tables - 2, "those of the page");
+    d.map(SLOT - 4 * K, [chunk(G, 4 * K)]).unwrap();
+    assert_eq!(walk(&d.m, own.root(), SLOT - 1), Some(PhysAddr::new(G + 4 * K - 1)));
+}
+
+#[test]
+fn nothing_is_mapped_where_a_fixed_root_has_no_table() {
+    let (mut d, _) = fixed();
+    let before = (d.leaves(), d.table.tables());
+    let mut refused = |at, chunks: &[Chunk], missing| {
+        let error = d.map(at, chunks.iter().copied());
+        assert_eq!(error, Err(MapError::FixedRoot(va(missing))));
+        assert_eq!((d.leaves(), d.table.tables()), before);
+    };
+    refused(SLOT, &[chunk(G, 4 * K)], SLOT);
+    refused(OWN, &[chunk(4 * G, 2 * M)], OWN);
+    // What fits in front of it is taken back.
+    refused(4 * SLOT - 2 * M, &[chunk(4 * G, 2 * M), chunk(G, 4 * K)], 4 * SLOT);
+}
+
+#[test]
+fn each_walker_has_its_own_window_at_the_same_address() {
+    let (mut d, fixed) = fixed();
+    let owns = [own(&mut d, &fixed), own(&mut d, &fixed)];
+    let windows = owns.map(|own| {
+        let entries = [own.blocks(), own.pages()].map(|table| d.m.entries(table));
+        Window::new(entries[0], entries[1])
+    });
+    let seen = |at| owns.map(|own| walk(&d.m, own.root(), OWN + at));
+    let pages = Window::PAGES_OFFSET;
+    assert_eq!([seen(0), seen(pages)], [[None; 2]; 2]);
+    let [first, second] = windows;
+    first.show_block::<KernelVa>(chunk(6 * M, 2 * M), RW);
+    let mut shown = first.show::<KernelVa>(0, chunk(0x8000_0000, 64 * K), RW);
+    shown += first.show::<KernelVa>(shown, chunk(0x4000_1000, 4 * K), RW);
+    assert_eq!(shown, 17);
+    assert_eq!(second.show::<KernelVa>(Window::PAGES - 1, chunk(0x5000_2000, 4 * K), RO), 1);
+    let some = |at| Some(PhysAddr::new(at));
+    assert_eq!(seen(M), [some(7 * M), None]);
+    assert_eq!(seen(pages + 0xf123), [some(0x8000_f123), None]);
+    assert_eq!(seen(pages + 0x1_0000), [some(0x4000_1000), None]);
+    assert_eq!(seen(pages + 0x1_1000), [None, None]);
+    assert_eq!(seen(pages + 2 * M - 1), [None, some(0x5000_2fff)]);
+    let shows = |window: Window<'_>| {
+        let mut all = Vec::new();
+        window.leaves(va(OWN), |leaf| all.push((leaf.at.raw() - va(OWN).raw(), leaf.to.raw(), leaf.bytes)));
+        all
+    };
+    assert_eq!(shows(first).len(), 18);
+    assert_eq!(shows(first)[..2], [(0, 6 * M, 2 * M), (pages, 0x8000_0000, 4 * K)]);
+    first.hide_block();
+    first.hide(shown);
+    assert_eq!(shows(first), []);
+    assert_eq!(shows(second), [(pages + 2 * M - 4 * K, 0x5000_2000, 4 * K)]);
+}
+
+#[test]
+fn a_copy_that_differs_is_found() {
+    let (mut d, fixed) = fixed();
+    let own = own(&mut d, &fixed);
+    assert_eq!(fixed.difference(&d.m, &own), None);
+    d.m.entries(own.root())[3].store(0x7000_0000_1003, Relaxed);
+    assert_eq!(fixed.difference(&d.m, &own), Some(va(3 * SLOT)));
+}
+
+#[test]
+fn without_frames_there_is_no_root_of_its_own_and_nothing_is_lost() {
+    let (mut d, fixed) = fixed();
+    let before = d.m.allocated();
+    for budget in 0..OwnRoot::TABLES as usize {
+        d.m.budget = budget;
+        assert!(matches!(fixed.own(&mut d.m, va(OWN)), Err(OutOfTables)));
+        assert_eq!(d.m.allocated(), before, "{budget}");
+    }
+    d.m.budget = OwnRoot::TABLES as usize;
+    own(&mut d, &fixed);
+    assert_eq!(d.m.budget, 0);
+    d.m.check_quiet();
+}
+
+#[test]
+fn a_root_is_fixed_for_addresses_of_the_tree_alone() {
+    let mut d = Kernel::new();
+    let below = d.table.fix_root(&mut d.m, [range(BASE - G, G)]);
+    assert_eq!(below.map(|_| ()), Err(MapError::OutOfRange(KernelVa::new(BASE - G))));
+    d.m.budget = 0;
+    let nothing_left = d.table.fix_root(&mut d.m, [range(BASE, G)]);
+    assert_eq!(nothing_left.map(|_| ()), Err(MapError::OutOfTables));
+}
+
+#[test]
+#[should_panic(expected = "the tree has something")]
+fn what_the_tree_has_is_nobodys_own() {
+    let (mut d, fixed) = fixed();
+    _ = fixed.own(&mut d.m, va(2 * SLOT));
+}
