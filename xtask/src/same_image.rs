@@ -32,7 +32,7 @@ impl Started {
             let named = if self.0.len() == 1 { String::new() } else { format!(": {}", cases.join(" ")) };
             println!("image {hash:016x} in {} runs{named}", cases.len());
         }
-        Tally::one(self.0.len() == 1)
+        if self.0.is_empty() { Tally::default() } else { Tally::one(self.0.len() == 1) }
     }
 }
 

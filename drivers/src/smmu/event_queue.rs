@@ -10,9 +10,6 @@ use crate::region::Region;
 use smmu_spec::{Cursor, Event};
 use tock_registers::interfaces::{Readable, Writeable};
 
-/// The most entries the queue is given, log2: one failing page leaves up to 1024 records under QEMU.
-pub(super) const MAX_LOG2: u8 = 10;
-
 /// What [`EventQueue::drain`] tells its caller.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Report {
@@ -86,7 +83,7 @@ impl EventQueue {
             self.consumed = self.consumed.advanced(1);
             self.take(Event::decode(record), now, &mut report);
         }
-        self.limit.announce(|dropped| report(Report::Dropped(dropped)));
+        self.limit.announce(now, |dropped| report(Report::Dropped(dropped)));
         self.upkeep.done_reading();
         self.registers.eventq_cons.set(self.consumed.raw() | self.acknowledged);
         let more = self.registers.eventq_prod.get();

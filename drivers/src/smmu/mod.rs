@@ -33,7 +33,7 @@ pub use domain::{DestroyError, Domain, DomainError};
 pub use event_queue::{EventCounters, EventQueue, Report};
 pub use pinned::Pinned;
 pub use probe::{Features, Missing, Stages, Unsupported};
-pub use rate::Dropped;
+pub use rate::{Dropped, WINDOW as EVENT_WINDOW_US};
 pub use registers::Registers;
 pub use reset::{Smmu, StartError, start};
 pub use stream_table::{StreamError, StreamTable};

@@ -6,6 +6,9 @@ use smmu_spec::field::{extract, is_set};
 use smmu_spec::{Ability, Cursor, Walks, cd};
 use tock_registers::interfaces::Readable;
 
+/// [`Features::event_room_log2`] if nobody says otherwise: one failing page leaves up to 1024 records under QEMU.
+const EVENT_ROOM_LOG2: u8 = 10;
+
 /// Which translation stages there are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Stages {
@@ -37,6 +40,8 @@ pub struct Features {
     pub command_log2: u8,
     /// log2 of the most events in the queue.
     pub event_log2: u8,
+    /// Entries that the event queue is given at most, log2: the user's choice, [`EVENT_ROOM_LOG2`] at first.
+    pub event_room_log2: u8,
     /// How ranges can be invalidated.
     pub invalidation: Ability,
     /// Bits of physical address.
@@ -178,6 +183,7 @@ impl Ids {
             stream_bits: (extract(5, 0, idr1) as u8).min(32),
             command_log2: queue_log2(25, 21),
             event_log2: queue_log2(20, 16),
+            event_room_log2: EVENT_ROOM_LOG2,
             invalidation: if is_set(10, idr3) { Ability::Ranges } else { Ability::Entries },
             output_bits: output_bits(self.idr5),
             msi: is_set(13, idr0),
@@ -214,6 +220,7 @@ mod tests {
             stream_bits: 16,
             command_log2: 19,
             event_log2: 19,
+            event_room_log2: EVENT_ROOM_LOG2,
             invalidation: Ability::Ranges,
             output_bits: 44,
             msi: false,

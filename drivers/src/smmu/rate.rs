@@ -2,7 +2,7 @@
 //!
 //! One DMA that fails can leave a thousand records, and a device that keeps failing never stops. So each stream may have
 //! [`BURST`] events reported in each [`WINDOW`]; the others are counted, and the count is reported once at the end of the
-//! drain in which the first was left out, then when a later window begins.
+//! drain in which the first was left out, then when that window is over.
 
 use addr::StreamId;
 
@@ -11,7 +11,7 @@ pub const BURST: u32 = 8;
 /// Length of a window in microseconds.
 pub const WINDOW: u64 = 1_000_000;
 /// Streams told apart. The one that was quiet for longest makes room for a new one.
-const STREAMS: usize = 16;
+const STREAMS: usize = 64;
 
 /// Events of a stream that were left out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -64,9 +64,11 @@ impl RateLimit {
         (worth, before)
     }
 
-    /// Calls `report` for each stream that had events left out and was not announced in this window.
-    pub fn announce(&mut self, mut report: impl FnMut(Dropped)) {
-        for entry in self.entries.iter_mut().flatten().filter(|entry| !entry.announced) {
+    /// Calls `report` for each stream that had events left out and was not announced in its window, or whose window is
+    /// over: it may never have another event.
+    pub fn announce(&mut self, now: u64, mut report: impl FnMut(Dropped)) {
+        let due = |entry: &&mut Entry| !entry.announced || now.wrapping_sub(entry.window_start) > WINDOW;
+        for entry in self.entries.iter_mut().flatten().filter(due) {
             if let Some(dropped) = entry.take_dropped() {
                 entry.announced = true;
                 report(dropped);
@@ -104,10 +106,23 @@ mod tests {
         let reported = (0..1024).filter(|_| limit.admit(stream(8), 5).0).count();
         assert_eq!(reported, BURST as usize);
         let mut said = Vec::new();
-        limit.announce(|dropped| said.push(dropped));
+        limit.announce(5, |dropped| said.push(dropped));
         assert_eq!(said, [Dropped { stream: stream(8), count: 1024 - u64::from(BURST) }]);
         limit.admit(stream(8), 6);
-        limit.announce(|dropped| panic!("{dropped:?}"));
+        limit.announce(6, |dropped| panic!("{dropped:?}"));
+    }
+
+    #[test]
+    fn a_stream_that_fell_silent_has_its_last_count_told_when_its_window_is_over() {
+        let mut limit = RateLimit::new();
+        (0..=BURST).for_each(|_| drop(limit.admit(stream(8), 0)));
+        limit.announce(0, |_| {});
+        (0..5).for_each(|_| drop(limit.admit(stream(8), 1)));
+        limit.announce(WINDOW, |dropped| panic!("{dropped:?}"));
+        let mut said = Vec::new();
+        limit.announce(WINDOW + 1, |dropped| said.push(dropped));
+        assert_eq!(said, [Dropped { stream: stream(8), count: 5 }]);
+        limit.announce(3 * WINDOW, |dropped| panic!("{dropped:?}"));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 
 use super::clock::{Clock, TimedOut};
 use super::command_queue::{self, CommandError, CommandQueue};
-use super::event_queue::{self, EventQueue};
+use super::event_queue::EventQueue;
 use super::probe::Features;
 use super::registers::{ControlRegisters, Registers, bits, split};
 use super::stream_table::StreamTable;
@@ -107,7 +107,7 @@ impl Memory {
     fn allocate(features: &Features, source: &mut impl RegionSource) -> Option<Self> {
         let upkeep = Upkeep(features.walks);
         let command_log2 = features.command_log2.min(command_queue::MAX_LOG2);
-        let event_log2 = features.event_log2.min(event_queue::MAX_LOG2);
+        let event_log2 = features.event_log2.min(features.event_room_log2);
         let commands = queue(source, upkeep, command_log2 + Command::LOG2_BYTES)?;
         let Some(events) = queue(source, upkeep, event_log2 + Event::LOG2_BYTES) else {
             source.release(commands);

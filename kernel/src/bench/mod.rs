@@ -10,6 +10,7 @@ mod growth;
 mod line;
 mod machine;
 mod measure;
+mod neighbour;
 mod streaming;
 
 use crate::board::Glob;
@@ -46,6 +47,7 @@ const BENCHES: &[Bench] = &[
     Bench { name: "map_single", run: streaming::single },
     Bench { name: "map_sg", run: streaming::scattered },
     Bench { name: "contention", run: contention::run },
+    Bench { name: "neighbour", run: neighbour::run },
     Bench { name: "growth_size", run: growth::size },
     Bench { name: "growth_live", run: growth::live },
     Bench { name: "growth_streams", run: growth::streams },

@@ -12,6 +12,7 @@ use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use dma_api::{Attrs, DmaError, DmaMask};
 use drivers::direct::BusWindow;
+use smmu_spec::Event;
 
 /// A device that can be a bus master. Dropping it makes an SMMU abort whatever the device does from then on.
 pub struct Device {
@@ -145,6 +146,11 @@ impl Device {
             smmu.service();
         }
         self.faults.count()
+    }
+
+    /// The first of them.
+    pub fn first_fault(&self) -> Option<Event> {
+        self.faults.first()
     }
 
     /// The same, all there ever were: a count that never falls.

@@ -32,6 +32,10 @@ use pagetable::{Entries, TableMemory};
 use smmu_spec::{Event, Walks};
 use spin::Once;
 
+/// Entries of the event queue, log2, if the SMMU has so many. A full queue may lose the first event of a stream. Devices of
+/// QEMU leave a thousand before anybody can read one; this is room for eight of them at once.
+const EVENT_ROOM_LOG2: u8 = 13;
+
 /// Events kept for those who ask ([`Smmu::take_events`]).
 const KEPT: usize = 16;
 
@@ -116,6 +120,7 @@ fn open(description: &board::Smmu) -> Result<Smmu, OpenError> {
     let mut features = Features::probe(&registers).map_err(OpenError::Unsupported)?;
     // The tree knows the interconnect, which IDR0.COHACC may not.
     features.walks = if description.coherent { Walks::Coherent } else { Walks::NonCoherent };
+    features.event_room_log2 = EVENT_ROOM_LOG2;
     let smmu::Smmu { features, commands, events, streams, tags } =
         smmu::start(registers, features, &mut Regions, Clock::system()).map_err(OpenError::Start)?;
     Ok(Smmu {
@@ -210,7 +215,10 @@ impl Smmu {
                     kprintln!("{event}");
                     self.keep(recent, count, event);
                 }
-                Report::Quiet(event) => self.keep(recent, count, event),
+                Report::Quiet(event) => {
+                    quarantine::tell_later();
+                    self.keep(recent, count, event);
+                }
                 Report::Dropped(dropped) => {
                     kprintln!("smmu: sid={} {} more events", dropped.stream, dropped.count);
                 }
@@ -225,7 +233,7 @@ impl Smmu {
     }
 
     fn keep(&self, recent: &mut [Option<Event>; KEPT], count: &mut usize, event: Event) {
-        quarantine::note(self, event.stream);
+        quarantine::note(self, event);
         recent[*count % KEPT] = Some(event);
         *count += 1;
     }

@@ -1,17 +1,19 @@
 //! What becomes of a device that does what it may not: its faults are counted, and at its limit the SMMU is told to
 //! abort whatever it does, without another record, until its driver arms it again ([`Device::rearm`]).
 //!
-//! An interrupt handler counts, and must not wait for the SMMU; so a thread does the blocking.
+//! An interrupt handler counts, and must not wait for the SMMU; so a thread does the blocking. The same thread says at
+//! last how many events had no line of their own, if no other event does.
 
 use super::device::Device;
-use super::iommu::Smmu;
-use crate::sched::{self, Waiters};
+use super::iommu::{self, Smmu};
+use crate::sched::{self, WaitError, Waiters};
 use crate::sync::SpinLock;
 use addr::StreamId;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
-use core::sync::atomic::{AtomicU8, AtomicU64};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64};
+use smmu_spec::Event;
 
 /// Faults that a device may have before it is blocked, unless its driver says otherwise. Every transaction that an SMMU
 /// aborts is one; QEMU makes one of every four bytes.
@@ -29,7 +31,6 @@ const QUARANTINED: u8 = 3;
 const BLOCKED: u8 = 4;
 
 /// The faults of one device.
-#[derive(Debug)]
 pub(super) struct Faults {
     /// All there ever were.
     total: AtomicU64,
@@ -37,6 +38,8 @@ pub(super) struct Faults {
     before: AtomicU64,
     limit: AtomicU64,
     state: AtomicU8,
+    /// The first since it was armed.
+    first: SpinLock<Option<Event>>,
 }
 
 impl Faults {
@@ -46,12 +49,18 @@ impl Faults {
             before: AtomicU64::new(0),
             limit: AtomicU64::new(DEFAULT_LIMIT),
             state: AtomicU8::new(ARMED),
+            first: SpinLock::new(None),
         }
     }
 
     /// How many there ever were.
     pub(super) fn total(&self) -> u64 {
         self.total.load(Relaxed)
+    }
+
+    /// The first since the device was armed.
+    pub(super) fn first(&self) -> Option<Event> {
+        *self.first.lock()
     }
 
     /// How many there were since the device was armed.
@@ -73,9 +82,13 @@ impl Faults {
     }
 
     /// Notes a fault; whether it is the one that goes too far.
-    fn add(&self) -> bool {
+    fn add(&self, event: Event) -> bool {
         self.total.fetch_add(1, Relaxed);
-        self.count() >= self.limit.load(Relaxed) && self.change(ARMED, WANTED)
+        let count = self.count();
+        if count == 1 {
+            *self.first.lock() = Some(event);
+        }
+        count >= self.limit.load(Relaxed) && self.change(ARMED, WANTED)
     }
 
     fn is_wanted(&self) -> bool {
@@ -99,6 +112,7 @@ impl Faults {
     fn settle(&self, state: u8) {
         if state == ARMED {
             self.before.store(self.total(), Relaxed);
+            *self.first.lock() = None;
         }
         self.state.store(state, Release);
     }
@@ -151,6 +165,10 @@ fn find(list: &[Watched], smmu: &Smmu, stream: StreamId) -> Result<usize, usize>
 static WATCHED: SpinLock<Vec<Watched>> = SpinLock::new(Vec::new());
 /// The thread.
 static WAITING: Waiters = Waiters::new();
+/// Events were left out, and their number may not have been told.
+static UNTOLD: AtomicBool = AtomicBool::new(false);
+/// When it is: the window in which a stream has a few lines is over then ([`drivers::smmu::EVENT_WINDOW_US`]).
+const TELLING_NS: u64 = (drivers::smmu::EVENT_WINDOW_US + 100_000) * 1000;
 
 /// Counts the faults of `device` from now on.
 pub(super) fn watch(smmu: &'static Smmu, stream: StreamId, faults: Arc<Faults>, device: Weak<Device>) {
@@ -168,12 +186,19 @@ pub(super) fn forget(smmu: &Smmu, stream: StreamId) {
 }
 
 /// Notes a fault. For interrupt handlers.
-pub(super) fn note(smmu: &Smmu, stream: StreamId) {
+pub(super) fn note(smmu: &Smmu, event: Event) {
     let too_far = {
         let watched = WATCHED.lock();
-        find(&watched, smmu, stream).is_ok_and(|at| watched[at].faults.add())
+        find(&watched, smmu, event.stream).is_ok_and(|at| watched[at].faults.add(event))
     };
     if too_far {
+        WAITING.wake_all();
+    }
+}
+
+/// An event had no line of its own: how many did is told a while later. For interrupt handlers.
+pub(super) fn tell_later() {
+    if !UNTOLD.swap(true, Relaxed) {
         WAITING.wake_all();
     }
 }
@@ -185,12 +210,33 @@ pub(super) fn note(smmu: &Smmu, stream: StreamId) {
 pub fn start() -> Result<(), sched::OutOfMemory> {
     sched::spawn("quarantine", || {
         loop {
-            if let Ok(device) = WAITING.wait_until(None, next) {
-                device.quarantine();
+            match wait() {
+                Some(device) => device.quarantine(),
+                None => tell(),
             }
         }
     })
     .map(|_| ())
+}
+
+/// Waits for a device whose limit is reached, or, if events were left out, for the end of the time in which they are.
+fn wait() -> Option<Arc<Device>> {
+    loop {
+        let until = UNTOLD.load(Relaxed).then(|| sched::time::now() + TELLING_NS);
+        let changed =
+            || next().map(Some).or_else(|| (until.is_none() && UNTOLD.load(Relaxed)).then_some(None));
+        match WAITING.wait_until(until, changed) {
+            Ok(Some(device)) => return Some(device),
+            Err(WaitError::TimedOut) => return None,
+            Ok(None) | Err(WaitError::Interrupted) => {}
+        }
+    }
+}
+
+/// Says how many events were left out: looking into the queues does.
+fn tell() {
+    UNTOLD.store(false, Relaxed);
+    iommu::all().iter().for_each(|smmu| smmu.service());
 }
 
 /// A device whose limit is reached.
@@ -203,6 +249,10 @@ fn next() -> Option<Arc<Device>> {
 mod tests {
     use super::*;
 
+    fn event(number: u64) -> Event {
+        Event::decode([0x10 | 8 << 32, 0, number << 12, 0])
+    }
+
     fn done() -> Result<(), ()> {
         Ok(())
     }
@@ -211,10 +261,13 @@ mod tests {
     fn a_device_is_blocked_once_at_its_limit_and_armed_again_by_its_driver() {
         let faults = Faults::new();
         faults.set_limit(3);
-        assert_eq!([faults.add(), faults.add(), faults.add(), faults.add()], [false, false, true, false]);
+        assert_eq!(
+            [faults.add(event(0)), faults.add(event(0)), faults.add(event(0)), faults.add(event(0))],
+            [false, false, true, false]
+        );
         assert_eq!(faults.quarantine(done), Some(Ok(())));
         assert_eq!(faults.quarantine(done), None, "it is done already");
-        assert!(faults.is_quarantined() && !faults.add());
+        assert!(faults.is_quarantined() && !faults.add(event(0)));
         faults.rearm(done).unwrap();
         assert_eq!((faults.is_quarantined(), faults.count()), (false, 0));
         assert_eq!(faults.quarantine(done), None, "below its limit");
@@ -224,22 +277,36 @@ mod tests {
     fn a_device_that_cannot_be_blocked_is_tried_again() {
         let faults = Faults::new();
         faults.set_limit(2);
-        assert!(!faults.add() && faults.add());
+        assert!(!faults.add(event(0)) && faults.add(event(0)));
         assert_eq!(faults.quarantine(|| Err("no answer")), Some(Err("no answer")));
         assert_eq!((faults.is_quarantined(), faults.count()), (false, 0));
-        assert!(!faults.add() && faults.add());
+        assert!(!faults.add(event(0)) && faults.add(event(0)));
+    }
+
+    #[test]
+    fn the_first_fault_since_it_was_armed_is_kept() {
+        let faults = Faults::new();
+        faults.set_limit(2);
+        assert_eq!(faults.first(), None);
+        assert!(!faults.add(event(1)) && faults.add(event(2)));
+        assert_eq!((faults.first(), faults.quarantine(done)), (Some(event(1)), Some(Ok(()))));
+        assert_eq!(faults.first(), Some(event(1)), "whoever blocks it may tell");
+        faults.rearm(done).unwrap();
+        assert_eq!(faults.first(), None);
+        faults.add(event(3));
+        assert_eq!(faults.first(), Some(event(3)));
     }
 
     #[test]
     fn what_a_driver_blocks_is_no_quarantine_and_the_other_way_round() {
         let faults = Faults::new();
         faults.set_limit(2);
-        assert_eq!((faults.unblock(done), faults.add()), (None, false), "it was never blocked");
+        assert_eq!((faults.unblock(done), faults.add(event(0))), (None, false), "it was never blocked");
         assert_eq!((faults.block(done), faults.block(done)), (Some(Ok(())), None));
         assert!(faults.is_detached() && !faults.is_quarantined());
         faults.rearm(|| -> Result<(), &str> { panic!("it is in no quarantine") }).unwrap();
         assert_eq!((faults.unblock(done), faults.count()), (Some(Ok(())), 1));
-        assert!(faults.add(), "the second since it was armed");
+        assert!(faults.add(event(0)), "the second since it was armed");
         assert_eq!(faults.quarantine(done), Some(Ok(())));
         assert_eq!((faults.block(done), faults.unblock(done)), (None, None));
         assert!(faults.is_quarantined());
@@ -251,9 +318,9 @@ mod tests {
     fn what_cannot_be_blocked_or_unblocked_stays_as_it_is() {
         let faults = Faults::new();
         faults.set_limit(1);
-        assert!(faults.add());
+        assert!(faults.add(event(0)));
         assert_eq!(faults.block(|| Err("no answer")), Some(Err("no answer")));
-        assert!(!faults.is_detached() && faults.add(), "the next fault is too many again");
+        assert!(!faults.is_detached() && faults.add(event(0)), "the next fault is too many again");
         assert_eq!(faults.block(done), Some(Ok(())));
         assert_eq!(faults.quarantine(done), None, "it is blocked already");
         assert_eq!(faults.unblock(|| Err("no answer")), Some(Err("no answer")));
@@ -264,7 +331,7 @@ mod tests {
     fn a_device_that_cannot_be_armed_stays_in_quarantine() {
         let faults = Faults::new();
         faults.set_limit(1);
-        assert!(faults.add());
+        assert!(faults.add(event(0)));
         assert_eq!(faults.quarantine(done), Some(Ok(())));
         assert_eq!(faults.rearm(|| Err("no answer")), Err("no answer"));
         assert!(faults.is_quarantined());

@@ -21,6 +21,7 @@ pub const TESTS: &[Test] = &[
     Test { name: "smmu.read_only_stream_is_not_written", run: read_only_stream_is_not_written },
     Test { name: "smmu.detached_stream_is_aborted", run: detached_stream_is_aborted },
     Test { name: "smmu.a_device_that_keeps_faulting_is_blocked", run: keeps_faulting },
+    Test { name: "smmu.each_streams_first_event_is_told", run: first_events },
     Test { name: "smmu.only_its_driver_ends_a_quarantine", run: only_rearming_ends_it },
 ];
 
@@ -246,4 +247,38 @@ fn while_in_quarantine(edu: &Copier, buffer: &Attachment) -> Result<(), String> 
     write_out(edu, buffer.range().start(), 6)?;
     check!(peek(buffer, 0, 6) == b"before", "a device in quarantine wrote");
     Ok(())
+}
+
+/// Devices that QEMU lets fault at the same time, a thousand events each: as many as the event queue has room for.
+const AT_ONCE: usize = 8;
+
+fn first_events() -> Outcome {
+    let all = devices::copiers().iter().copied().filter(|edu| edu.device().smmu().is_some());
+    let edus: Vec<&'static Copier> = all.take(AT_ONCE).collect();
+    if edus.len() < 2 {
+        skip!("fewer than two devices behind an SMMU");
+    }
+    for edu in &edus {
+        // Quarantine is not the subject; and its end clears what was seen before.
+        edu.device().set_fault_limit(1);
+        until_blocked(edu)?;
+        edu.device().set_fault_limit(u64::MAX);
+        edu.device().rearm().map_err(|error| error.to_string())?;
+    }
+    let threads = edus.clone();
+    let place = |number: usize| NOWHERE + number as u64 * PAGE_SIZE;
+    let written =
+        crate::rig::run_each(edus.len(), move |number| write_out(threads[number], place(number), PAGE_SIZE))?;
+    let seen: Vec<_> = edus.iter().map(|edu| (edu.device().faults(), edu.device().first_fault())).collect();
+    for edu in &edus {
+        edu.device().set_fault_limit(quarantine::DEFAULT_LIMIT);
+        // An own test's events are no other test's.
+        events(edu);
+    }
+    written.into_iter().collect::<Result<(), _>>()?;
+    for (number, (edu, (_, first))) in edus.iter().zip(&seen).enumerate() {
+        check_event(edu, first.as_slice(), EventKind::Translation, place(number))?;
+    }
+    let faults: u64 = seen.iter().map(|(faults, _)| faults).sum();
+    pass!("{} streams at once, {faults} events, the first of each at its place", edus.len())
 }

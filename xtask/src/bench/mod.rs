@@ -9,6 +9,7 @@ mod document;
 mod figures;
 mod floor;
 mod growth;
+mod neighbour;
 mod peer;
 mod plot;
 mod report;
@@ -34,8 +35,10 @@ const REPEATED: Session<'_> = Session { name: "repeated", ..OPERATIONS };
 /// By the host's clock one boot says little.
 const WALL_BOOTS: usize = 5;
 
-/// Holds everything against the budgets and the laws of growth. `make test` calls them by these names.
-pub const CHECKS: [(&str, Check); 2] = [("budgets", budget::check), ("growth", growth::check)];
+/// Holds everything against the budgets, the laws of growth, and what faults may cost others. `make test` calls them by
+/// these names.
+pub const CHECKS: [(&str, Check); 3] =
+    [("budgets", budget::check), ("growth", growth::check), ("neighbour", neighbour::check)];
 type Check = fn(&Artifacts) -> Result<Tally>;
 
 /// - without words: measures, prints the table and writes the report;

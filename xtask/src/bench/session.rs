@@ -26,6 +26,8 @@ pub struct Session<'a> {
     pub memory: &'a str,
     /// What is measured, as `bench=` takes it.
     pub glob: &'a str,
+    /// How many edu devices there are besides the first.
+    pub neighbours: usize,
 }
 
 /// What a tick is. The names are the peer's.
@@ -46,11 +48,15 @@ pub const OPERATIONS: Session<'_> = Session {
     cpus: "1",
     memory: "4G",
     glob: "floor,alloc,map_*,frag_alloc,mmap",
+    neighbours: 0,
 };
 /// The same, for a kernel that counts events.
 pub const EVENTS: Session<'_> = Session { name: "events", ..OPERATIONS };
 /// Costs against what they could grow with.
 pub const GROWTH: Session<'_> = Session { name: "growth", glob: "growth_*", ..OPERATIONS };
+/// A device among others that fault: as many as have room for a thousand events each in the event queue.
+pub const NEIGHBOUR: Session<'_> =
+    Session { name: "neighbour", glob: "neighbour", neighbours: 7, ..OPERATIONS };
 /// Four CPUs at the same time.
 pub const CONTENTION: Session<'_> = Session {
     name: "contention",
@@ -116,7 +122,7 @@ impl Session<'_> {
         Ok(directory.join(format!("{}.log", self.name)))
     }
 
-    /// The peer's machine, with an edu device whose mask is wide. RAM is not set aside on the host before it is used.
+    /// The peer's machine, with an edu device whose mask is wide, and others as they are. RAM is not set aside on the host before it is used.
     fn machine(&self) -> Machine {
         let words = |line: &str| line.split(' ').map(String::from).collect::<Vec<_>>();
         let ram = format!("-object memory-backend-ram,id=ram,size={},reserve=off", self.memory);
@@ -131,7 +137,9 @@ impl Session<'_> {
             cpu: "max,cntfrq=1000000000".into(),
             cpus: self.cpus.into(),
             memory: self.memory.into(),
-            devices: words("-device edu,dma_mask=0xffffffffffff"),
+            devices: words(
+                &("-device edu,dma_mask=0xffffffffffff".to_owned() + &" -device edu".repeat(self.neighbours)),
+            ),
             extra: [words(&ram), words(clock)].concat(),
             ..Machine::default()
         }
