@@ -19,7 +19,7 @@ const GROUP: usize = 64;
 /// taking or giving a frame is a matter of bits, and of trees only when a block's largest chunk changes.
 pub(crate) struct Bank {
     large: Large,
-    /// Partly free blocks, by their number from the bank's first.
+    /// Partly free blocks, by their number from the bank's first, up to the last frame ever added.
     groups: Vec<Option<Box<Group>>>,
     /// Their numbers, by the order of the largest free chunk.
     by_largest: [BTreeSet<u32>; block::ORDERS],
@@ -40,12 +40,9 @@ pub(crate) const BYTES_PER_BLOCK: usize =
 impl Bank {
     /// The bank with this index, empty.
     pub(crate) fn new(index: usize) -> Self {
-        let blocks = (1usize << index).div_ceil(Order::BLOCK_2M.frames() as usize);
-        let mut groups = Vec::new();
-        groups.resize_with(blocks.div_ceil(GROUP), || None);
         Self {
             large: Large::new(),
-            groups,
+            groups: Vec::new(),
             by_largest: [const { BTreeSet::new() }; block::ORDERS],
             first_block: block_of(Pfn::new(1 << index)),
             free: 0,
@@ -61,8 +58,18 @@ impl Bank {
 
     /// Adds the frames from `first` up to, not including, `end`.
     pub(crate) fn add(&mut self, first: Pfn, end: Pfn) {
+        self.cover(Pfn::new(end.raw() - 1));
         Chunk::of_range(AddrRange::new(first.start(), end.start())).for_each(|chunk| self.give(chunk));
         self.last = self.last.max(Pfn::new(end.raw() - 1));
+    }
+
+    /// Makes room in the directory: as much as it takes up to `last`, since a bank may be far larger than its memory.
+    fn cover(&mut self, last: Pfn) {
+        let groups = (block_of(last) - self.first_block) as usize / GROUP + 1;
+        if let Some(more) = groups.checked_sub(self.groups.len()) {
+            self.groups.reserve_exact(more);
+            self.groups.resize_with(groups, || None);
+        }
     }
 
     pub(crate) fn last(&self) -> Pfn {
@@ -220,6 +227,22 @@ fn slot(groups: &mut [Option<Box<Group>>], number: u32) -> &mut Option<Box<Block
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn far_memory_costs_what_near_memory_costs() {
+        let far = Pfn::new((64 << 40) / addr::PAGE_SIZE);
+        let mut bank = Bank::new(Bank::index(far));
+        bank.add(far, far.offset(1 << 18));
+        assert_eq!(bank.groups.len(), 8, "1 GiB in groups of 128 MiB");
+        bank.add(far.offset(1 << 20), far.offset((1 << 20) + 1));
+        assert_eq!(bank.groups.len(), 33);
+        let first = far.offset(1 << 20);
+        assert_eq!(
+            bank.take(Order::PAGE),
+            Chunk::new(first, Order::PAGE),
+            "the block that is partly free goes first"
+        );
+    }
 
     #[test]
     fn the_highest_bit_names_the_bank() {
