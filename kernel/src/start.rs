@@ -63,6 +63,7 @@ pub fn boot(boot: &BootInfo) -> ! {
     platform.psci.into_iter().for_each(power::set_firmware);
     let uart = console::start_early(platform.console);
     log::info!("Tessera {} on {}, entered at EL{}", env!("CARGO_PKG_VERSION"), platform.model, boot.entry_el);
+    platform.check_memory(|at| arch::probe::read_u32(arch::boot::map_early_device(at)).is_some());
     platform.check_initrd(boot.image);
     platform.warnings.iter().for_each(|warning| log::warn!("{warning}"));
     let args = BootArgs::parse(&platform.bootargs).unwrap_or_else(|error| power::fail(&error));

@@ -3,6 +3,7 @@
 use super::place::Cells;
 use super::{Place, Reason, Tree};
 use addr::{AddrRange, PhysAddr};
+use alloc::vec;
 use alloc::vec::Vec;
 use drivers::bcm2836::Source;
 use drivers::gic::{self, IntId, Trigger};
@@ -42,6 +43,17 @@ impl InterruptController {
             return Some(Self::read_bcm2836(place, &peripherals));
         }
         Gic::read(place).map(|gic| gic.map(Self::Gic))
+    }
+
+    /// Its registers.
+    pub(super) fn registers(&self) -> Vec<AddrRange<PhysAddr>> {
+        match self {
+            Self::Gic(Gic::V2 { distributor, cpu_interface }) => vec![*distributor, *cpu_interface],
+            Self::Gic(Gic::V3 { distributor, redistributors, its }) => {
+                [&[*distributor][..], redistributors, its].concat()
+            }
+            Self::Bcm2836 { local, peripherals } => vec![*local, *peripherals],
+        }
     }
 
     fn read_bcm2836(local: &Place<'_>, peripherals: &Place<'_>) -> Result<Self, Reason> {

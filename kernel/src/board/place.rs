@@ -7,6 +7,10 @@ use dtoolkit::{Node, Property};
 
 /// How deep nodes are looked at.
 pub(super) const MAX_DEPTH: usize = 16;
+/// How many cells a property may have. What is made of them has to fit the first heap.
+const MAX_CELLS: usize = 4096;
+/// How much of a node's path is printed.
+const SHOWN: usize = 120;
 
 /// A node of the device tree, with its parents.
 #[derive(Clone, Copy, Debug)]
@@ -63,10 +67,10 @@ impl<'a> Place<'a> {
         self.node.properties().find(|property| property.name() == name)?.value_as::<&'a [u8]>().ok()
     }
 
-    /// The cells of a property; `None` also when it is not made of whole cells.
+    /// The cells of a property; `None` also when it is not made of whole cells, or of more than any device has.
     pub fn cells(&self, name: &str) -> Option<Cells<'a>> {
         let (cells, []) = self.property(name)?.as_chunks() else { return None };
-        Some(Cells(cells))
+        (cells.len() <= MAX_CELLS).then_some(Cells(cells))
     }
 
     /// The first string of a property.
@@ -128,7 +132,13 @@ impl fmt::Display for Place<'_> {
         if self.depth == 0 {
             return f.write_str("/");
         }
-        self.path.iter().skip(1).flatten().try_for_each(|node| write!(f, "/{}", node.name()))
+        let mut left = SHOWN;
+        self.path.iter().skip(1).flatten().try_for_each(|node| {
+            let name = node.name();
+            let shown = &name[..name.floor_char_boundary(left)];
+            left -= shown.len();
+            write!(f, "/{shown}")
+        })
     }
 }
 

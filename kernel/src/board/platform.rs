@@ -1,11 +1,14 @@
 //! The whole description of a machine.
 
 use super::sbsa_ref;
+use super::tree::MAX_RESERVATIONS;
+use super::warning::Excerpt;
 use super::{
     Cpu, DmaEngine, FirmwareMailbox, InterruptController, Place, Reason, Reservation, Smmu, Timer, Tree,
     TreeError, Uart, Warning,
 };
-use addr::{AddrRange, PhysAddr};
+use addr::{AddrRange, Address, PhysAddr};
+use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use arch::psci::Conduit;
@@ -16,7 +19,7 @@ use drivers::pcie::HostDescription;
 pub struct Platform {
     /// What it calls itself.
     pub model: String,
-    /// The memory: ascending, without overlaps, never empty.
+    /// The memory: ascending, without overlaps.
     pub memory: Vec<AddrRange<PhysAddr>>,
     /// What of it to leave alone. The tree itself and the initial file system are not in it.
     pub reserved: Vec<Reservation>,
@@ -52,22 +55,31 @@ pub struct Platform {
     pub warnings: Vec<Warning>,
 }
 
+/// The most of a kind (memory ranges, CPUs, buses ...) that are looked at: more than any machine has, and few enough for
+/// the heap that there is before memory is known.
+const MAX_EACH: usize = 128;
+/// The most bytes of a text, and of a seed. Linux ends boot arguments at 2048.
+const MAX_BYTES: usize = 4096;
+
 impl Platform {
-    /// Reads the whole tree. What makes no sense is left out with a warning; only without any memory there is no
-    /// platform.
+    /// Reads the whole tree. What makes no sense is left out with a warning.
+    ///
+    /// # Errors
+    /// [`TreeError::TooManyReservations`]: to leave one out would be to write over it.
     pub fn read(tree: &Tree<'_>) -> Result<Self, TreeError> {
         let mut reader = Reader { root: tree.root(), warnings: Vec::new() };
-        let memory = merge(reader.each(tree.memory()));
-        if memory.is_empty() {
-            return Err(TreeError::NoMemory);
+        let reservations = tree.reservations().count();
+        if reservations > MAX_RESERVATIONS {
+            return Err(TreeError::TooManyReservations(reservations));
         }
+        let seed = tree.rng_seed();
         let mut platform = Self {
-            model: model(&tree.root()).to_string(),
-            memory,
-            reserved: reader.each(tree.reservations()),
+            model: Excerpt::of(model(&tree.root())).to_string(),
+            memory: merge(reader.each(tree.memory())),
+            reserved: tree.reservations().filter_map(|(place, found)| reader.keep(&place, found)).collect(),
             initrd: reader.one(tree.initrd()).flatten(),
-            bootargs: reader.one(tree.bootargs()).unwrap_or("").to_string(),
-            rng_seed: tree.rng_seed().to_vec(),
+            bootargs: reader.one(bootargs(tree)).unwrap_or("").to_string(),
+            rng_seed: seed[..seed.len().min(MAX_BYTES)].to_vec(),
             console: reader.one(tree.console()),
             psci: tree.psci().and_then(|psci| reader.one(psci)),
             cpus: reader.each(tree.cpus()),
@@ -105,6 +117,40 @@ impl Platform {
             self.initrd = None;
         }
     }
+
+    /// Leaves memory out that cannot be: where a device's registers are, and where nothing `answers`, asked for the last
+    /// word of each range.
+    pub fn check_memory(&mut self, answers: impl Fn(PhysAddr) -> bool) {
+        let registers = self.registers();
+        let mut warnings = Vec::new();
+        self.memory.retain(|range| {
+            let last = PhysAddr::new(range.end().raw() - 1).align_down(4);
+            let reason = match registers.iter().find(|device| device.overlaps(range)) {
+                Some(device) => Reason::HoldsRegisters(device.start()),
+                None if !answers(last) => Reason::NothingAnswers(last),
+                None => return true,
+            };
+            warnings.push(Warning { path: format!("memory at {}", range.start()), reason });
+            false
+        });
+        self.warnings.append(&mut warnings);
+    }
+
+    /// The registers of all devices that the kernel drives.
+    fn registers(&self) -> Vec<AddrRange<PhysAddr>> {
+        let controllers = self.interrupts.iter().flat_map(InterruptController::registers);
+        let one = self.console.map(|uart| uart.registers).into_iter().chain(self.watchdog);
+        let raspberry_pi = self.dma_engine.iter().map(|engine| engine.registers);
+        let mailbox = self.firmware_mailbox.iter().map(|mailbox| mailbox.registers);
+        let hosts = self.pci_hosts.iter().map(|host| host.ecam);
+        let smmus = self.smmus.iter().map(|smmu| smmu.registers);
+        controllers.chain(one).chain(raspberry_pi).chain(mailbox).chain(hosts).chain(smmus).collect()
+    }
+}
+
+fn bootargs<'a>(tree: &Tree<'a>) -> Result<&'a str, Reason> {
+    tree.bootargs()
+        .and_then(|text| if text.len() > MAX_BYTES { Err(Reason::Malformed("bootargs")) } else { Ok(text) })
 }
 
 /// What the machine calls itself, or what it is compatible with.
@@ -120,7 +166,13 @@ struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     fn keep<T>(&mut self, place: &Place<'_>, result: Result<T, Reason>) -> Option<T> {
-        result.map_err(|reason| self.warnings.push(Warning::new(place, reason))).ok()
+        result.map_err(|reason| self.warn(place, reason)).ok()
+    }
+
+    fn warn(&mut self, place: &Place<'_>, reason: Reason) {
+        if self.warnings.len() < MAX_EACH {
+            self.warnings.push(Warning::new(place, reason));
+        }
     }
 
     fn one<T>(&mut self, result: Result<T, Reason>) -> Option<T> {
@@ -128,7 +180,13 @@ impl<'a> Reader<'a> {
     }
 
     fn each<T>(&mut self, results: impl Iterator<Item = (Place<'a>, Result<T, Reason>)>) -> Vec<T> {
-        results.filter_map(|(place, result)| self.keep(&place, result)).collect()
+        let mut results = results.fuse();
+        let first = results.by_ref().take(MAX_EACH);
+        let kept = first.filter_map(|(place, result)| self.keep(&place, result)).collect();
+        if let Some((place, _)) = results.next() {
+            self.warn(&place, Reason::TooMany(MAX_EACH));
+        }
+        kept
     }
 
     /// The first that is good; the kernel has no use for another.
@@ -162,6 +220,7 @@ mod tests {
     use super::super::fixture;
     use super::*;
     use drivers::pcie::Phandle;
+    use dtoolkit::memreserve::MemoryReservation;
     use dtoolkit::model::DeviceTree;
 
     fn read(model: &DeviceTree) -> Result<Platform, TreeError> {
@@ -211,11 +270,51 @@ mod tests {
     }
 
     #[test]
-    fn without_memory_there_is_no_platform() {
+    fn a_tree_may_have_nothing() {
         let mut model = fixture::virt();
         model.root.remove_child("memory@40000000");
-        assert_eq!(read(&model), Err(TreeError::NoMemory));
-        assert_eq!(read(&DeviceTree::new()), Err(TreeError::NoMemory));
+        assert_eq!(read(&model).unwrap().memory, []);
+        assert!(read(&DeviceTree::new()).is_ok());
+    }
+
+    #[test]
+    fn memory_without_answer_or_with_registers_in_it_is_none() {
+        let mut platform = read(&fixture::virt()).unwrap();
+        let [good, missing] = [range(0x4000_0000, 0x8000_0000), range(0x1_0000_0000, 0x2_0000_0000)];
+        let devices =
+            [range(0, 0x900_0001), range(0x905_f000, 0xa00_0000), range(0x40_0fff_0000, 0x40_1000_1000)];
+        platform.memory = [&[good, missing][..], &devices].concat();
+        platform.check_memory(|at| at != PhysAddr::new(0x1_ffff_fffc));
+        assert_eq!(platform.memory, [good]);
+        let reasons: Vec<_> = platform.warnings.iter().map(|warning| warning.reason).collect();
+        let at = PhysAddr::new;
+        let expected = [
+            Reason::NothingAnswers(at(0x1_ffff_fffc)),
+            Reason::HoldsRegisters(at(0x800_0000)),
+            Reason::HoldsRegisters(at(0x905_0000)),
+            Reason::HoldsRegisters(at(0x40_1000_0000)),
+        ];
+        assert_eq!(reasons, expected);
+    }
+
+    #[test]
+    fn what_the_first_heap_cannot_hold_is_not_read() {
+        let mut model = fixture::virt();
+        for number in 0..200_u32 {
+            let cpu = fixture::node(&format!("cpu@{number}x")).property(fixture::text("device_type", "cpu"));
+            fixture::find(&mut model, "/cpus")
+                .add_child(cpu.property(fixture::cells("reg", &[number])).build());
+            let odd = fixture::node(&format!("memory@{number}{}", "0".repeat(1000)));
+            model.root.add_child(odd.property(fixture::text("device_type", "memory")).build());
+        }
+        fixture::find(&mut model, "/chosen").add_property(fixture::text("bootargs", &"x".repeat(MAX_BYTES)));
+        fixture::find(&mut model, "/pcie").add_property(fixture::cells("iommu-map", &[1; 8000]));
+        let platform = read(&model).unwrap();
+        assert_eq!((platform.cpus.len(), platform.warnings.len()), (MAX_EACH, MAX_EACH));
+        assert!(platform.warnings.iter().all(|warning| warning.path.len() < 200));
+        assert_eq!((platform.bootargs.len(), platform.pci_hosts.len()), (MAX_BYTES, 0));
+        model.memory_reservations = vec![MemoryReservation::new(0x4000_0000, 1); MAX_RESERVATIONS + 1];
+        assert_eq!(read(&model), Err(TreeError::TooManyReservations(MAX_RESERVATIONS + 1)));
     }
 
     #[test]

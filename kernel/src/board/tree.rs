@@ -10,6 +10,9 @@ use dtoolkit::fdt::{Fdt, FdtNode};
 /// The largest tree that is looked at: the arm64 boot protocol's limit.
 pub const MAX_TREE_BYTES: usize = 2 << 20;
 
+/// The most places that may be reserved. All are kept in the heap that there is before memory is known.
+pub(super) const MAX_RESERVATIONS: usize = 1024;
+
 const MAGIC: u32 = 0xd00d_feed;
 
 /// A blob that is no device tree this kernel can use.
@@ -28,8 +31,8 @@ pub enum TreeError {
     },
     /// Its structure is broken.
     Damaged(FdtParseError),
-    /// It names no memory.
-    NoMemory,
+    /// It reserves memory in more places than the kernel keeps clear of.
+    TooManyReservations(usize),
 }
 
 impl fmt::Display for TreeError {
@@ -41,7 +44,12 @@ impl fmt::Display for TreeError {
             Self::TooLarge(total) => write!(f, "device tree of {total} bytes, more than {MAX_TREE_BYTES}"),
             Self::Truncated { len, total } => write!(f, "device tree cut off: {len} of {total} bytes"),
             Self::Damaged(error) => write!(f, "damaged device tree: {error}"),
-            Self::NoMemory => write!(f, "the device tree names no memory"),
+            Self::TooManyReservations(places) => {
+                write!(
+                    f,
+                    "the device tree reserves memory in {places} places, {MAX_RESERVATIONS} are the most"
+                )
+            }
         }
     }
 }

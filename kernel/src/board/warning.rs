@@ -1,6 +1,7 @@
 //! Why a node was left out.
 
 use super::Place;
+use addr::PhysAddr;
 use alloc::string::{String, ToString};
 use core::fmt;
 use drivers::pcie::Phandle;
@@ -76,6 +77,12 @@ pub enum Reason {
         /// Its length in bytes.
         len: u64,
     },
+    /// Memory with this device's registers in it.
+    HoldsRegisters(PhysAddr),
+    /// Memory where nothing answers at this address.
+    NothingAnswers(PhysAddr),
+    /// There are more of its kind than this.
+    TooMany(usize),
     /// There is one already, and the kernel uses one.
     Second,
     /// It asks for memory to be set aside anywhere, which the kernel does not do.
@@ -111,6 +118,9 @@ impl fmt::Display for Reason {
             Self::Misplaced { start, len } => {
                 write!(f, "{len:#x} bytes at {start:#x} are not all in free memory")
             }
+            Self::HoldsRegisters(at) => write!(f, "memory cannot be where the registers at {at} are"),
+            Self::NothingAnswers(at) => write!(f, "nothing answers at {at}"),
+            Self::TooMany(most) => write!(f, "more than {most}"),
             Self::Second => write!(f, "a second one"),
             Self::DynamicReservation => write!(f, "a reservation without an address"),
             Self::EcamTooSmall { len, buses } => write!(f, "{len:#x} bytes of ECAM for {buses} buses"),
