@@ -11,6 +11,7 @@ use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
 use crate::elf_file::{AARCH64, Segment, executable};
 use crate::error::{Error, Result};
 use crate::machine::{Boot, Entry, Machine};
+use crate::odd_trees::Change;
 use crate::{command, qemu};
 
 /// A header that looks right and offsets that point far outside.
@@ -24,11 +25,12 @@ pub fn damaged() -> Vec<u8> {
 }
 
 /// QEMU's tree for this machine when it starts something without firmware (an ELF file: no PSCI), with the boot arguments
-/// and an initramfs at `initramfs`. `at` is for the dump.
+/// and an initramfs at `initramfs`, and then changed. `at` is for the dump.
 pub fn of_bare_machine(
     machine: &Machine,
     append: &str,
     initramfs: Option<Range<u64>>,
+    change: Change,
     at: &Path,
 ) -> Result<Vec<u8>> {
     // `b .`; it never runs.
@@ -44,6 +46,7 @@ pub fn of_bare_machine(
     let tree = Fdt::new(&bytes).map_err(|error| reason(error.to_string()))?;
     let mut tree = DeviceTree::from_fdt(&tree);
     choose(&mut tree, append, initramfs).map_err(|error| reason(error.to_string()))?;
+    change(&mut tree).ok_or_else(|| reason("it has not what was to be changed".into()))?;
     Ok(tree.to_dtb())
 }
 

@@ -28,6 +28,7 @@ mod knobs;
 mod machine;
 mod matrix;
 mod mutants;
+mod odd_trees;
 mod prepare;
 mod qemu;
 mod raspberry_pi;

@@ -3,7 +3,7 @@
 use crate::judge::Expect;
 use crate::machine::{EDU, Machine};
 use crate::wrap::Tree;
-use crate::{run, trace};
+use crate::{odd_trees, run, trace};
 
 /// One boot and what it has to show.
 #[derive(Clone, Copy, Debug)]
@@ -99,6 +99,44 @@ const BEHIND_BRIDGES: &[&str] = &[
 /// An SMMU without stage 1 (the machine sets the stage itself from `virt-9.2` on).
 const STAGE2_ONLY: &[&str] = &["-global", "arm-smmuv3.stage=2", "-device", "edu"];
 
+/// Another root of the PCI hierarchy, which the tree does not mention: its buses start at 128. Only a port fits on it.
+const SECOND_ROOT: &[&str] = &[
+    "-device",
+    "pxb-pcie,bus_nr=128,id=px",
+    "-device",
+    "pcie-root-port,id=rp0,bus=px,chassis=1",
+    "-device",
+    "edu,bus=rp0",
+];
+
+/// Memory in three nodes, two of them with CPUs, and distances between them.
+const NUMA: &[&str] = &[
+    "-object",
+    "memory-backend-ram,id=m0,size=512M",
+    "-object",
+    "memory-backend-ram,id=m1,size=1G",
+    "-object",
+    "memory-backend-ram,id=m2,size=512M",
+    "-numa",
+    "node,nodeid=0,cpus=0-1,memdev=m0",
+    "-numa",
+    "node,nodeid=1,cpus=2-3,memdev=m1",
+    "-numa",
+    "node,nodeid=2,memdev=m2",
+    "-numa",
+    "dist,src=0,dst=1,val=20",
+    "-numa",
+    "dist,src=0,dst=2,val=40",
+    "-numa",
+    "dist,src=1,dst=2,val=30",
+    "-device",
+    "edu",
+];
+
+/// RAM that the host need not have: what is not touched is not there.
+const UNRESERVED_300G: &[&str] =
+    &["-object", "memory-backend-ram,id=ram,size=300G,reserve=off", "-device", "edu"];
+
 /// Two devices that can share a buffer.
 const TWO_EDUS: &[&str] = &["-device", "edu", "-device", "edu"];
 
@@ -121,6 +159,19 @@ const fn odd_tree(
 ) -> Case {
     Case { start: Start::PatchedTree(changes), ..refusal(name, "init=/bin/probe -- hello", shown) }
 }
+
+/// QEMU's tree with something changed that the format allows.
+const fn odd_node(name: &'static str, change: odd_trees::Change, shown: &'static [&'static str]) -> Case {
+    Case { start: Start::Bare(Tree::Changed(change)), ..refusal(name, "init=/bin/probe -- hello", shown) }
+}
+
+/// The self-tests whose outcome depends on the machine's shape: tables, zones, devices, time, and a program of each kind.
+const SHAPE: &str = "selftest=boot.*,memory.*,dma.edu*,dma.default*,dma.many*,smmu.freed*,program.std*,\
+                     program.clocks*,program.edu_copies*";
+
+/// A machine of another shape, on which some self-tests run and none is skipped.
+const SHAPED: Case =
+    Case { cpus: "2", memory: "1G", append: SHAPE, expect: Expect::KtapWithoutSkips, limit: 150, ..SELFTEST };
 
 /// RAM above 4 GiB alone, devices by a table.
 const SBSA_REF: Case = Case { board: "sbsa-ref", cpu: "neoverse-n2", ..SELFTEST };
@@ -174,6 +225,50 @@ pub const CASES: &[Case] = &[
     raspberry_pi("raspi3b", "raspi3b"),
     Case { console: 0, start: Start::BoardTree(FIRST_UART), ..raspberry_pi("raspi4b-first-uart", "raspi4b") },
     Case { name: "virt-highmem-off", options: "dtb-randomness=off,highmem=off", ..SELFTEST },
+    // Other shapes, on which a part of the self-tests says enough.
+    Case {
+        name: "virt-8cpu-300G",
+        cpus: "8",
+        memory: "300G",
+        options: "dtb-randomness=off,memory-backend=ram",
+        devices: UNRESERVED_300G,
+        ..SHAPED
+    },
+    Case { name: "virt-numa", cpus: "4", memory: "2G", devices: NUMA, ..SHAPED },
+    Case { name: "virt-2cpu-256M", memory: "256M", ..SHAPED },
+    Case { name: "virt-second-root", devices: SECOND_ROOT, ..SHAPED },
+    Case { name: "virt-low-ecam", options: "dtb-randomness=off,highmem-ecam=off", ..SHAPED },
+    Case { name: "virt-neoverse-n2", cpu: "neoverse-n2", ..SHAPED },
+    Case {
+        name: "virt-cortex-a72-el2",
+        cpu: "cortex-a72",
+        options: "dtb-randomness=off,virtualization=on",
+        ..SHAPED
+    },
+    Case { name: "virt-timer-1MHz", cpu: "max,cntfrq=1000000", cpus: "4", ..SHAPED },
+    // QEMU's edu wants MSIs, which nobody takes here.
+    Case {
+        name: "virt-no-its",
+        options: "dtb-randomness=off,its=off",
+        devices: &[],
+        append: "selftest=boot.*,memory.*,program.std*",
+        ..SHAPED
+    },
+    // Nobody starts the other CPUs, and nobody switches off.
+    Case {
+        start: Start::Bare(Tree::Changed(odd_trees::no_psci)),
+        cpus: "4",
+        expect: Expect::Halt {
+            shown: &[
+                "warning: cpu 0x1: left out: no way to start it",
+                "warning: cpu 0x3: left out: ",
+                "cpu: 1 of 4 running",
+                "init: exit status 0",
+                "; halted",
+            ],
+        },
+        ..refusal("virt-no-psci", "init=/bin/probe -- hello", &[])
+    },
     // Without any firmware: all CPUs arrive at EL3, and nobody switches off.
     Case {
         name: "el3-entry",
@@ -311,6 +406,78 @@ pub const CASES: &[Case] = &[
         &[("iommu-map", "iommu-maX")],
         &["edu 00:01.0: no IOMMU", "init: exit status 0"],
     ),
+    odd_node(
+        "tree-overlapping-memory",
+        odd_trees::overlapping_memory,
+        &["memory: 512 MiB", "init: exit status 0"],
+    ),
+    odd_node("tree-empty-memory", odd_trees::empty_memory, &["error: the device tree names no memory"]),
+    odd_node(
+        "tree-endless-memory",
+        odd_trees::endless_memory,
+        &["warning: /memory@8000000000000000: left out: ", "init: exit status 0"],
+    ),
+    odd_node(
+        "tree-far-memory",
+        odd_trees::far_memory,
+        &["warning: memory at 0x400000000000: left out: nothing answers at ", "init: exit status 0"],
+    ),
+    odd_node(
+        "tree-too-much-memory",
+        odd_trees::too_much_memory,
+        &[
+            "warning: memory at 0x40000000: left out: nothing answers at ",
+            "error: the device tree names no memory",
+        ],
+    ),
+    odd_node(
+        "tree-registers-as-memory",
+        odd_trees::registers_as_memory,
+        &["warning: memory at 0x8000000: left out: memory cannot be where ", "init: exit status 0"],
+    ),
+    odd_node(
+        "tree-devices-in-memory",
+        odd_trees::devices_in_memory,
+        &[
+            "warning: memory at 0x0: left out: memory cannot be where ",
+            "error: the device tree names no memory",
+        ],
+    ),
+    odd_node("tree-reserved-kernel", odd_trees::reserved_kernel, &["left out: ", "init: exit status 0"]),
+    Case {
+        expect: Expect::Halt {
+            shown: &["error: the device tree reserves memory in 8000 places, 1024 are the most", "; halted"],
+        },
+        ..odd_node("tree-many-reservations", odd_trees::many_reservations, &[])
+    },
+    odd_node(
+        "tree-odd-address-cells",
+        odd_trees::odd_address_cells,
+        &["warning: /memory@40000000: left out: malformed reg", "error: the device tree names no memory"],
+    ),
+    odd_node("tree-no-size-cells", odd_trees::no_size_cells, &["error: the device tree names no memory"]),
+    odd_node(
+        "tree-odd-cells-below",
+        odd_trees::odd_cells_below,
+        &["warning: /pcie@10000000: left out: malformed interrupt-map", "init: exit status 0"],
+    ),
+    odd_node(
+        "tree-unknown-properties",
+        odd_trees::unknown_properties,
+        &["edu 00:01.0: stream 0x8", "init: exit status 0"],
+    ),
+    odd_node("tree-circles", odd_trees::circles, &["left out: ", "init: exit status 0"]),
+    odd_node("tree-one-phandle", odd_trees::one_phandle, &["left out: ", "init: exit status 0"]),
+    odd_node(
+        "tree-too-many-cpus",
+        odd_trees::too_many_cpus,
+        &["left out: more than 128", "init: exit status 0"],
+    ),
+    Case {
+        start: Start::Bare(Tree::Cut),
+        expect: Expect::Halt { shown: &["error: damaged device tree: ", "; halted"] },
+        ..refusal("tree-cut", "", &[])
+    },
     Case {
         start: Start::Bare(Tree::Damaged),
         expect: Expect::Halt { shown: &["error: ", "device tree", "; halted"] },
@@ -371,6 +538,20 @@ mod tests {
             ("stage 2 only", |case| case.devices == STAGE2_ONLY),
             ("EL2 entry", |case| case.options.contains("virtualization=on")),
             ("no SMMU", |case| !case.smmu),
+            ("8 CPUs", |case| case.cpus == "8"),
+            ("256 MiB", |case| case.memory == "256M"),
+            ("300 GiB", |case| case.memory == "300G"),
+            ("NUMA", |case| case.devices == NUMA),
+            ("a second PCI root", |case| case.devices == SECOND_ROOT),
+            ("low ECAM", |case| case.options.contains("highmem-ecam=off")),
+            ("all low", |case| case.options.contains("highmem=off")),
+            ("no ITS", |case| case.gic == 3 && case.options.contains("its=off")),
+            ("EL2 without VHE", |case| {
+                case.cpu == "cortex-a72" && case.options.contains("virtualization=on")
+            }),
+            ("EL2 with VHE", |case| case.cpu == "neoverse-n1" && case.options.contains("virtualization=on")),
+            ("EL3 entry", |case| matches!(case.start, Start::Bare(_))),
+            ("a slow timer", |case| case.cpu.contains("cntfrq=1000000")),
         ];
         for (shape, is) in shapes {
             assert!(selftests().any(*is), "{shape}");

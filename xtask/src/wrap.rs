@@ -10,12 +10,17 @@ use crate::dtb;
 use crate::elf_file::{AARCH64, Segment, executable};
 use crate::error::{Error, Result};
 use crate::machine::{Boot, Entry, Machine};
+use crate::odd_trees::Change;
 
 /// Which device tree the image gets to see.
 #[derive(Clone, Copy, Debug)]
 pub enum Tree {
     /// QEMU's own, with the boot arguments and the initramfs.
     Qemus,
+    /// The same, with something changed.
+    Changed(Change),
+    /// The same, whose second half is missing.
+    Cut,
     /// None: x0 = 0.
     None,
     /// A right magic number and size, then nonsense.
@@ -34,13 +39,17 @@ pub fn wrap(machine: &Machine, whole: &Boot, tree: Tree, elf: &Path) -> Result<E
     let ram = machine.ram();
     let image = read(whole.entry.kernel())?;
     let initramfs = whole.initramfs.as_deref().map(read).transpose()?;
+    let qemus = |change: Change| {
+        let end = initramfs.as_ref().map(|bytes| bytes.len() as u64);
+        let range = end.map(|len| ram + INITRAMFS..ram + INITRAMFS + len);
+        // Where an ELF file is entered at EL3 there is no PSCI, and the tree says so: it is that of the bare machine.
+        let at = elf.with_added_extension("dtb");
+        dtb::of_bare_machine(machine, &whole.append, range, change, &at)
+    };
     let tree = match tree {
-        Tree::Qemus => {
-            let end = initramfs.as_ref().map(|bytes| bytes.len() as u64);
-            let range = end.map(|len| ram + INITRAMFS..ram + INITRAMFS + len);
-            // As an ELF file there is no PSCI, and the tree says so: it is that of the bare machine.
-            Some(dtb::of_bare_machine(machine, &whole.append, range, &elf.with_added_extension("dtb"))?)
-        }
+        Tree::Qemus => Some(qemus(|_| Some(()))?),
+        Tree::Changed(change) => Some(qemus(change)?),
+        Tree::Cut => Some(cut(qemus(|_| Some(()))?)),
         Tree::None => None,
         Tree::Damaged => Some(dtb::damaged()),
     };
@@ -51,6 +60,13 @@ pub fn wrap(machine: &Machine, whole: &Boot, tree: Tree, elf: &Path) -> Result<E
     let file = executable(AARCH64, ram + TRAMPOLINE, &segments);
     std::fs::write(elf, file).map_err(Error::file("write", elf))?;
     Ok(Entry::Kernel(elf.to_owned()))
+}
+
+/// The first half, and nothing where the rest was.
+fn cut(mut tree: Vec<u8>) -> Vec<u8> {
+    let half = tree.len() / 2;
+    tree[half..].fill(0);
+    tree
 }
 
 /// `mov x0, tree; mov x16, image; br x16`, for addresses of 48 bits whose low 16 bits are zero.

@@ -1,0 +1,173 @@
+//! QEMU's own device tree with something wrong in it that its format allows: each boots, or ends with a line that says
+//! what is wrong, and none panics. Ten thousand worse ones are read on the host (`kernel/src/board/mutants.rs`).
+
+use dtoolkit::memreserve::MemoryReservation;
+use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
+use dtoolkit::{Node, Property};
+
+/// Makes something wrong; `None` when the tree has not what is changed.
+pub type Change = fn(&mut DeviceTree) -> Option<()>;
+
+const MEMORY: &str = "/memory@40000000";
+const INTERRUPT_CONTROLLER: &str = "/intc@8000000";
+const SMMU: &str = "/smmuv3@9050000";
+const PCIE: &str = "/pcie@10000000";
+
+/// Where QEMU's image is: what the tree calls reserved there is the kernel itself.
+const KERNEL: u64 = 0x4020_0000;
+
+/// Memory named twice, in part, and with no bytes at all.
+pub fn overlapping_memory(tree: &mut DeviceTree) -> Option<()> {
+    add_memory(tree, 0x5000_0000, 0x1000_0000)?;
+    add_memory(tree, 0x4fff_f800, 0x1000_0001)?;
+    add_memory(tree, 0x4800_0000, 0)?;
+    add_memory(tree, 0, 0)
+}
+
+/// The only memory has no bytes.
+pub fn empty_memory(tree: &mut DeviceTree) -> Option<()> {
+    set(tree, MEMORY, "reg", &[0, 0x4000_0000, 0, 0])
+}
+
+/// Memory that ends past the last address.
+pub fn endless_memory(tree: &mut DeviceTree) -> Option<()> {
+    add_memory(tree, 1 << 63, u64::MAX)
+}
+
+/// Memory 64 TiB above the rest, where there is none.
+pub fn far_memory(tree: &mut DeviceTree) -> Option<()> {
+    add_memory(tree, 64 << 40, 1 << 30)
+}
+
+/// More memory than there is.
+pub fn too_much_memory(tree: &mut DeviceTree) -> Option<()> {
+    set(tree, MEMORY, "reg", &[0, 0x4000_0000, 0x10, 0])
+}
+
+/// The devices' registers are memory too.
+pub fn registers_as_memory(tree: &mut DeviceTree) -> Option<()> {
+    add_memory(tree, 0x0800_0000, 0x0200_0000)
+}
+
+/// All memory is one piece that has the devices in it.
+pub fn devices_in_memory(tree: &mut DeviceTree) -> Option<()> {
+    set(tree, MEMORY, "reg", &[0, 0, 0, 0x6000_0000])
+}
+
+/// Reservations inside the kernel, with and without a mapping, and of nothing.
+pub fn reserved_kernel(tree: &mut DeviceTree) -> Option<()> {
+    let reserved = |name: &str, at: u64, len: u64| {
+        let node = DeviceTreeNode::builder(name).ok()?;
+        Some(node.property(property("reg", &[0, at as u32, 0, len as u32])?))
+    };
+    let parent = DeviceTreeNode::builder("reserved-memory").ok()?;
+    let parent = parent.property(property("#address-cells", &[2])?).property(property("#size-cells", &[2])?);
+    let parent = parent.property(property("ranges", &[])?);
+    let parent = parent.child(reserved("a@40200000", KERNEL, 0x1000)?.build());
+    let secret = reserved("b@40210800", KERNEL + 0x1_0800, 0x1_0001)?.property(property("no-map", &[])?);
+    tree.root.add_child(parent.child(secret.build()).child(reserved("c@0", 0, 0)?.build()).build());
+    tree.memory_reservations.push(MemoryReservation::new(KERNEL + 0x2_0000, 0x10_0000));
+    tree.memory_reservations.push(MemoryReservation::new(u64::MAX, u64::MAX));
+    Some(())
+}
+
+/// As many reservations as a tree has room for, a byte each.
+pub fn many_reservations(tree: &mut DeviceTree) -> Option<()> {
+    let each = (0..8000).map(|n| MemoryReservation::new(0x5000_0000 + n * 0x2000, 1));
+    tree.memory_reservations.extend(each);
+    Some(())
+}
+
+/// The root's addresses are wider than all that is written in them.
+pub fn odd_address_cells(tree: &mut DeviceTree) -> Option<()> {
+    set(tree, "/", "#address-cells", &[3])
+}
+
+/// The root's sizes have no cells.
+pub fn no_size_cells(tree: &mut DeviceTree) -> Option<()> {
+    set(tree, "/", "#size-cells", &[0])
+}
+
+/// The CPUs' numbers are wider than they are, and the buses' narrower.
+pub fn odd_cells_below(tree: &mut DeviceTree) -> Option<()> {
+    set(tree, "/cpus", "#address-cells", &[4])?;
+    set(tree, PCIE, "#address-cells", &[1])?;
+    set(tree, INTERRUPT_CONTROLLER, "#interrupt-cells", &[0xffff_ffff])
+}
+
+/// Properties that nobody knows in every node, and nodes that nobody knows, deep in each other.
+pub fn unknown_properties(tree: &mut DeviceTree) -> Option<()> {
+    add_everywhere(&mut tree.root)?;
+    let deep = (0..60).try_fold(DeviceTreeNode::new("bottom").ok()?, |below, level| {
+        let node = DeviceTreeNode::builder(format!("level{level}")).ok()?;
+        Some(node.property(property("reg", &[1, 2, 3])?).child(below).build())
+    })?;
+    tree.root.add_child(deep);
+    Some(())
+}
+
+/// Interrupt parents and IOMMUs that lead back to themselves.
+pub fn circles(tree: &mut DeviceTree) -> Option<()> {
+    let [gic, smmu] = [INTERRUPT_CONTROLLER, SMMU].map(|path| phandle(tree, path));
+    let (gic, smmu) = (gic?, smmu?);
+    set(tree, INTERRUPT_CONTROLLER, "interrupt-parent", &[smmu])?;
+    set(tree, SMMU, "interrupt-parent", &[smmu])?;
+    set(tree, SMMU, "iommus", &[smmu, 0])?;
+    set(tree, PCIE, "iommu-map", &[0, gic, 0, 0x1_0000])?;
+    set(tree, "/", "interrupt-parent", &[smmu])
+}
+
+/// Every node has the same phandle.
+pub fn one_phandle(tree: &mut DeviceTree) -> Option<()> {
+    fn all(node: &mut DeviceTreeNode) -> Option<()> {
+        node.add_property(property("phandle", &[1])?);
+        node.children_mut().try_for_each(all)
+    }
+    all(&mut tree.root)
+}
+
+/// No firmware to ask for CPUs, or to switch off.
+pub fn no_psci(tree: &mut DeviceTree) -> Option<()> {
+    tree.root.remove_child("psci").map(drop)
+}
+
+/// Two hundred CPUs, all of them the first.
+pub fn too_many_cpus(tree: &mut DeviceTree) -> Option<()> {
+    let first = tree.find_node("/cpus/cpu@0")?.clone();
+    let cpus = tree.find_node_mut("/cpus")?;
+    for number in 1_u32..200 {
+        let mut cpu = DeviceTreeNode::new(format!("cpu@{number:x}")).ok()?;
+        first.properties().for_each(|own| cpu.add_property(DeviceTreeProperty::from_property(&own)));
+        cpu.add_property(property("reg", &[number % 2])?);
+        cpus.add_child(cpu);
+    }
+    Some(())
+}
+
+fn property(name: &str, cells: &[u32]) -> Option<DeviceTreeProperty> {
+    DeviceTreeProperty::new(name, cells).ok()
+}
+
+fn set(tree: &mut DeviceTree, path: &str, name: &str, cells: &[u32]) -> Option<()> {
+    let node = if path == "/" { &mut tree.root } else { tree.find_node_mut(path)? };
+    node.add_property(property(name, cells)?);
+    Some(())
+}
+
+fn phandle(tree: &DeviceTree, path: &str) -> Option<u32> {
+    tree.find_node(path)?.property("phandle")?.value_as::<u32>().ok()
+}
+
+fn add_memory(tree: &mut DeviceTree, start: u64, len: u64) -> Option<()> {
+    let cells = [(start >> 32) as u32, start as u32, (len >> 32) as u32, len as u32];
+    let node = DeviceTreeNode::builder(format!("memory@{start:x}")).ok()?;
+    let kind = DeviceTreeProperty::new("device_type", "memory").ok()?;
+    tree.root.add_child(node.property(kind).property(property("reg", &cells)?).build());
+    Some(())
+}
+
+fn add_everywhere(node: &mut DeviceTreeNode) -> Option<()> {
+    node.add_property(property("vendor,magic", &[0xdead_beef; 7])?);
+    node.add_property(DeviceTreeProperty::new("x", "no such thing").ok()?);
+    node.children_mut().try_for_each(add_everywhere)
+}
