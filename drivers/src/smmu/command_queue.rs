@@ -119,9 +119,9 @@ impl GlobalErrors {
 }
 
 impl fmt::Display for GlobalErrors {
-    /// `smmu: global error EVENTQ_ABT_ERR`
+    /// `global error EVENTQ_ABT_ERR`
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("smmu: global error")?;
+        f.write_str("global error")?;
         for (_, name) in GLOBAL_ERRORS.iter().filter(|(bit, _)| self.has(*bit)) {
             write!(f, " {name}")?;
         }
@@ -261,6 +261,15 @@ impl CommandQueue {
         }
         self.write(command.encode());
         self.syncs += u64::from(command == Command::Sync);
+        Ok(())
+    }
+
+    /// The same for a command as its words, which may be one that the SMMU refuses.
+    pub fn push_words(&mut self, words: [u64; Command::WORDS]) -> Result<(), QueueFull> {
+        if !self.has_room() {
+            return Err(QueueFull);
+        }
+        self.write(words);
         Ok(())
     }
 

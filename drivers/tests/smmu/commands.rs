@@ -17,7 +17,7 @@ fn a_refused_command_is_replaced_and_the_rest_still_happens() {
     assert_eq!(rig.reach(0x1000), None, "the second command was lost");
     assert_eq!(rig.commands.borrow().counters().illegal, 1);
     let errors = rig.commands.borrow_mut().service_errors();
-    assert_eq!(errors.to_string(), "smmu: global error CMDQ_ERR");
+    assert_eq!(errors.to_string(), "global error CMDQ_ERR");
     rig.free(stale);
     assert!(rig.commands.borrow_mut().service_errors().is_empty());
 }

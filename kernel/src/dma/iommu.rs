@@ -5,6 +5,7 @@
 use super::counters;
 use super::domain::Domain;
 use super::inject::{self, Step};
+use super::notices::Notices;
 use super::quarantine;
 use crate::irq::{self, Handler};
 use crate::memory::vmalloc::{self, RegistersError};
@@ -24,8 +25,8 @@ use drivers::mmio::Mmio;
 use drivers::pcie::Phandle;
 use drivers::region::{Region, RegionSource};
 use drivers::smmu::{
-    self, Clock, CommandQueue, DestroyError, DomainError, EventQueue, Features, Registers, Report,
-    StartError, StreamError, StreamTable, Tags, Unsupported,
+    self, Clock, CommandCounters, CommandError, CommandQueue, DestroyError, DomainError, EventQueue,
+    Features, QueueFull, Registers, Report, StartError, StreamError, StreamTable, Tags, Unsupported,
 };
 use memory::{OwnedChunk, Reach};
 use pagetable::{Entries, TableMemory};
@@ -55,6 +56,8 @@ pub(super) struct Commands {
     queue: SpinLock<CommandQueue>,
     /// An interrupt wanted the queue while somebody had it.
     wanted: AtomicBool,
+    /// Taken last.
+    notices: SpinLock<Notices>,
 }
 
 struct Events {
@@ -126,7 +129,11 @@ fn open(description: &board::Smmu) -> Result<Smmu, OpenError> {
     Ok(Smmu {
         phandle: description.phandle,
         features,
-        commands: Commands { queue: SpinLock::new(commands), wanted: AtomicBool::new(false) },
+        commands: Commands {
+            queue: SpinLock::new(commands),
+            wanted: AtomicBool::new(false),
+            notices: SpinLock::new(Notices::new()),
+        },
         streams: SpinLock::new(streams),
         tags: SpinLock::new(tags),
         events: SpinLock::new(Events { queue: events, recent: [None; KEPT], count: 0 }),
@@ -222,7 +229,7 @@ impl Smmu {
                 Report::Dropped(dropped) => {
                     kprintln!("smmu: sid={} {} more events", dropped.stream, dropped.count);
                 }
-                Report::Overflow => kprintln!("smmu: the event queue was full, events are lost"),
+                Report::Overflow => self.commands.say(&"the event queue was full, events are lost"),
             });
             if !more {
                 break;
@@ -236,6 +243,37 @@ impl Smmu {
         quarantine::note(self, event);
         recent[*count % KEPT] = Some(event);
         *count += 1;
+    }
+
+    /// Puts a command into the queue as its words; nobody waits for it. To show what becomes of one that is refused.
+    ///
+    /// # Errors
+    /// There is no room.
+    pub fn push_words(&self, words: [u64; 2]) -> Result<(), QueueFull> {
+        self.commands.with(|queue| {
+            queue.push_words(words)?;
+            queue.publish();
+            Ok(())
+        })
+    }
+
+    /// Puts a command into the queue as its words, alone, and waits for it.
+    ///
+    /// # Errors
+    /// What became of it, or of another that nobody had waited for.
+    pub fn run_words(&self, words: [u64; 2]) -> Result<(), CommandError> {
+        self.commands.with(|queue| {
+            while queue.push_words(words).is_err() {
+                queue.wait()?;
+            }
+            queue.publish();
+            queue.wait()
+        })
+    }
+
+    /// What went through the command queue so far.
+    pub fn command_counters(&self) -> CommandCounters {
+        self.commands.with(|queue| queue.counters())
     }
 
     /// The last events (at most 16), oldest first, and how many there were in all. Forgets them.
@@ -266,13 +304,20 @@ fn refusal(error: StreamError) -> DmaError {
 impl Commands {
     /// Acknowledges global errors, and prints them. Whoever has the queue does it if this does not get it.
     fn service(&self) {
+        self.notices.lock().catch_up();
         self.wanted.store(true, Relaxed);
         let Some(mut queue) = self.queue.try_lock() else { return };
         self.wanted.store(false, Relaxed);
         let errors = queue.service_errors();
         drop(queue);
         if !errors.is_empty() {
-            kprintln!("{errors}");
+            self.say(&errors);
+        }
+    }
+
+    fn say(&self, what: &dyn fmt::Display) {
+        if !self.notices.lock().say(what) {
+            quarantine::tell_later();
         }
     }
 }

@@ -18,6 +18,7 @@ pub(crate) mod domain;
 mod frames;
 pub mod inject;
 pub mod iommu;
+mod notices;
 pub mod quarantine;
 mod small;
 pub mod stream;

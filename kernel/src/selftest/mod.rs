@@ -3,6 +3,7 @@
 //! A test is a function in a file of its subject; [`TESTS`] lists them in the order in which they run.
 
 mod boot;
+mod commands;
 mod device;
 mod dma;
 mod faults;
@@ -68,6 +69,7 @@ const TESTS: &[&[Test]] = &[
     transfers::TESTS,
     streaming::TESTS,
     faults::TESTS,
+    commands::TESTS,
     programs::TESTS,
 ];
 

@@ -1,0 +1,81 @@
+//! Commands that the SMMU refuses: it stops, says CERROR_ILL, and goes on when the command was replaced. Whoever else has
+//! commands in the queue does not notice.
+
+use super::{Outcome, Test};
+use crate::dma::iommu::{self, Smmu};
+use crate::dma::stream::{self, Pages};
+use crate::dma::{self, Device};
+use crate::rig::run_each;
+use crate::{check, pass, skip, smp};
+use addr::{PAGE_SIZE, StreamId};
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::sync::Arc;
+use dma_api::{Attrs, Direction, StreamMemory};
+use drivers::smmu::CommandError;
+
+pub const TESTS: &[Test] = &[
+    Test { name: "smmu.a_refused_command_is_replaced", run: refused_command_is_replaced },
+    Test { name: "smmu.nobody_notices_anothers_refused_commands", run: nobody_notices },
+];
+
+/// No opcode, of any implementation (IHI 0070, 4.1.1).
+const ILLEGAL: [u64; 2] = [0xff, 0x7e55_e4a5];
+/// A PCI bus on which nothing is.
+const NOBODY: StreamId = StreamId::new(0xf000);
+
+fn refused_command_is_replaced() -> Outcome {
+    let Some(smmu) = iommu::all().first().copied() else { skip!("no SMMU") };
+    let before = smmu.command_counters();
+    let refused = smmu.run_words(ILLEGAL);
+    check!(refused == Err(CommandError::Illegal { words: ILLEGAL }), "it answers {refused:?}");
+    let after = smmu.command_counters();
+    check!(after.illegal == before.illegal + 1, "{} were refused", after.illegal - before.illegal);
+    // A legal one does not inherit the error, nor does anything that follows.
+    let device = nobody(smmu)?;
+    lend(&device, 16)?;
+    check!(smmu.command_counters().illegal == after.illegal, "more were refused");
+    pass!("CERROR_ILL, replaced, and 16 mappings came and went after it")
+}
+
+/// What is refused belongs to nobody, while all CPUs have commands of their own in the queue.
+fn nobody_notices() -> Outcome {
+    const ROUNDS: u64 = 64;
+    let Some(smmu) = iommu::all().first().copied() else { skip!("no SMMU") };
+    let before = smmu.command_counters();
+    let device = nobody(smmu)?;
+    let seen = run_each(smp::online() + 1, move |thread| match thread {
+        0 => (0..ROUNDS).try_for_each(|round| {
+            crate::sched::yield_now();
+            smmu.push_words(ILLEGAL).map_err(|error| format!("round {round}: {error:?}"))
+        }),
+        _ => lend(&device, 4 * ROUNDS),
+    })?;
+    seen.into_iter().collect::<Result<(), _>>()?;
+    // Whoever comes next finds what was not found yet.
+    smmu.service();
+    let after = smmu.command_counters();
+    let refused = after.illegal - before.illegal;
+    check!(refused == ROUNDS, "{refused} of {ROUNDS} were refused");
+    check!(after.time_outs == before.time_outs, "somebody waited in vain");
+    pass!("{ROUNDS} among {} others, of {} CPUs", after.commands - before.commands - ROUNDS, smp::online())
+}
+
+/// A device that is not there.
+fn nobody(smmu: &'static Smmu) -> Result<Arc<Device>, String> {
+    Device::translated("nobody".into(), smmu, NOBODY, true).map_err(|error| error.to_string())
+}
+
+/// Lends a page so many times, and has a buffer each time; a lost invalidation would be an error.
+fn lend(device: &Arc<Device>, rounds: u64) -> Result<(), String> {
+    let mut page: Box<dyn StreamMemory> = Pages::new(PAGE_SIZE).map_err(|error| error.to_string())?;
+    for _ in 0..rounds {
+        let lent = stream::map(device, page, Direction::Bidirectional);
+        let lent = lent.map_err(|refused| refused.error.to_string())?;
+        page = lent.unmap().map_err(|error| error.to_string())?;
+        let buffer = dma::alloc(device, 8 * PAGE_SIZE, Attrs::NO_KERNEL_MAPPING);
+        drop(buffer.map_err(|error| error.to_string())?);
+    }
+    Ok(())
+}
