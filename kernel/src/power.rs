@@ -4,7 +4,8 @@ use crate::board::Platform;
 use crate::memory::vmalloc;
 use crate::sync::SpinLock;
 use crate::{console, kprintln, start};
-use addr::PhysAddr;
+use addr::{KernelVa, PhysAddr};
+use arch::boot;
 use arch::psci::Conduit;
 use arch::timer::Deadline;
 use drivers::bcm2835::watchdog::Watchdog;
@@ -15,33 +16,39 @@ use spin::Once;
 const WATCHDOG_NS: u64 = 100_000_000;
 
 static FIRMWARE: Once<Conduit> = Once::new();
-static WATCHDOG: Once<SpinLock<Watchdog>> = Once::new();
+static WATCHDOG: SpinLock<Option<Watchdog>> = SpinLock::new(None);
 /// The controller that the secure side asks.
 static CONTROLLER: Once<PhysAddr> = Once::new();
 
 /// The embedded controller of QEMU's `sbsa-ref`: its one register takes commands.
 const POWER_OFF: u32 = 1;
 
-/// Finds what else than firmware switches the machine off. Called once the kernel's own tables are in use.
+/// Finds what switches the machine off, so that whatever fails from here on does. A watchdog is reached through boot's
+/// own tables; [`move_to_final`] before these go.
 pub fn init(platform: &Platform) {
+    if let Some(conduit) = platform.psci {
+        FIRMWARE.call_once(|| conduit);
+    }
     if let Some(controller) = platform.embedded_controller.filter(|_| start::entry_level() == 3) {
         CONTROLLER.call_once(|| controller);
     }
+    *WATCHDOG.lock() = platform.watchdog.map(|registers| open(boot::map_early_device(registers.start())));
+}
+
+/// Maps the watchdog where it stays. Called as soon as the kernel's own tables are in use; nothing may fail in between.
+pub fn move_to_final(platform: &Platform) {
     let Some(registers) = platform.watchdog else { return };
-    match vmalloc::map_registers(registers) {
-        Ok(at) => {
-            // SAFETY: mapped for good as Device memory, by the device tree's word a BCM2835's power manager, which nothing
-            // else drives.
-            let registers = unsafe { Mmio::new(at.start()) };
-            WATCHDOG.call_once(|| SpinLock::new(Watchdog::new(registers)));
-        }
-        Err(error) => log::warn!("watchdog: left out: {error}"),
+    let mapped = vmalloc::map_registers(registers);
+    *WATCHDOG.lock() = mapped.as_ref().ok().map(|at| open(at.start()));
+    if let Err(error) = mapped {
+        log::warn!("watchdog: left out: {error}");
     }
 }
 
-/// Says how the firmware is called; without it [`off`] needs a watchdog.
-pub fn set_firmware(conduit: Conduit) {
-    FIRMWARE.call_once(|| conduit);
+fn open(at: KernelVa) -> Watchdog {
+    // SAFETY: the callers have mapped, as Device memory and for as long as the value is in `WATCHDOG`, what by the device
+    // tree's word is a BCM2835's power manager, which nothing else drives.
+    Watchdog::new(unsafe { Mmio::new(at) })
 }
 
 /// How the firmware is called, if there is one.
@@ -51,7 +58,7 @@ pub fn firmware() -> Option<Conduit> {
 
 /// Switches the machine off, by the firmware or a watchdog; without either, stops this CPU.
 pub fn off() -> ! {
-    match (firmware().map(arch::psci::system_off), WATCHDOG.get()) {
+    match (firmware().map(arch::psci::system_off), WATCHDOG.lock().as_mut()) {
         (Some(Ok(())), _) => {}
         (_, Some(watchdog)) => wait_for(watchdog),
         (Some(Err(error)), None) => log::error!("power off: the firmware refuses ({error}); halted"),
@@ -64,8 +71,8 @@ pub fn off() -> ! {
 }
 
 /// Ends in a reset that stays off; returns when it does not come.
-fn wait_for(watchdog: &SpinLock<Watchdog>) {
-    watchdog.lock().power_off();
+fn wait_for(watchdog: &mut Watchdog) {
+    watchdog.power_off();
     let deadline = Deadline::in_ns(WATCHDOG_NS);
     while !deadline.passed() {
         arch::cpu::yield_now();

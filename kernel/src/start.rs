@@ -60,7 +60,7 @@ pub fn boot(boot: &BootInfo) -> ! {
         log::error!("{error}; halted");
         arch::cpu::halt()
     });
-    platform.psci.into_iter().for_each(power::set_firmware);
+    power::init(&platform);
     let uart = console::start_early(platform.console);
     log::info!("Tessera {} on {}, entered at EL{}", env!("CARGO_PKG_VERSION"), platform.model, boot.entry_el);
     platform.check_memory(|at| arch::probe::read_u32(arch::boot::map_early_device(at)).is_some());
@@ -69,7 +69,6 @@ pub fn boot(boot: &BootInfo) -> ! {
     let args = BootArgs::parse(&platform.bootargs).unwrap_or_else(|error| power::fail(&error));
     apply(&args);
     start_memory(boot, &platform, &args, uart);
-    power::init(&platform);
     irq::init(&platform);
     sched::init(platform.timer.as_ref());
     smp::start_all(&platform.cpus);
@@ -111,6 +110,7 @@ fn start_memory(boot: &BootInfo, platform: &Platform, args: &BootArgs<'_>, uart:
     memory::init(boot, &platform.memory, &reserved, sizes).unwrap_or_else(|error| power::fail(&error));
     memory::enter(memory::init_cpu(arch::cpu::index()).unwrap_or_else(|error| power::fail(&error)));
     console::move_to_final(uart);
+    power::move_to_final(platform);
     let free = |zone| Size(zones::stats(zone).free() * PAGE_SIZE);
     let total = memory::layout().total;
     log::info!("memory: {}, free lowmem {}, free highmem {}", Size(total), free(Zone::Low), free(Zone::High));
