@@ -4,8 +4,8 @@
 //! final permissions, turns MMU and caches on and goes on in Rust on the first stack. Until the kernel installs
 //! its own tables, [`map_early_device`] and [`map_early_dtb`] reach a UART and the device tree.
 //!
-//! What a loader that enters at EL3 owes: all interrupts in Group 1 (the group registers are Secure, and their
-//! addresses are in a device tree we have not read yet) and CNTFRQ_EL0. CPUs that come along with the boot CPU
+//! What a loader that enters at EL3 owes: CNTFRQ_EL0. Interrupts may be in group 0: their registers' addresses are in a
+//! device tree that is not read yet, and the kernel moves them later ([`secure`](crate::secure)). CPUs that come along with the boot CPU
 //! wait for [`release_parked`].
 
 #[cfg(target_os = "none")]

@@ -1,9 +1,10 @@
 //! Interrupts: who handles which, and the controller behind it.
 
+mod secure_side;
+
 use crate::board::{self, InterruptController, Platform};
 use crate::memory::vmalloc::{self, RegistersError};
 use crate::percpu::{MAX_CPUS, PerCpu};
-use crate::start;
 use crate::sync::SpinLock;
 use addr::{AddrRange, PhysAddr};
 use alloc::vec::Vec;
@@ -88,10 +89,11 @@ fn open(described: &InterruptController) -> Result<(Controller, CpuInterface), I
 fn open_gic(gic: &board::Gic) -> Result<(Controller, CpuInterface), IrqError> {
     let opened = match gic {
         board::Gic::V2 { distributor, cpu_interface } => {
+            secure_side::take_v2(*distributor, *cpu_interface);
             Gic::v2(window(*distributor)?, window(*cpu_interface)?)
         }
         board::Gic::V3 { distributor, redistributors, .. } => {
-            take_from_the_secure_side(*distributor);
+            secure_side::take_v3(*distributor);
             let redistributors =
                 redistributors.iter().map(|&range| window(range)).collect::<Result<_, _>>()?;
             Gic::v3(window(*distributor)?, redistributors)
@@ -99,17 +101,6 @@ fn open_gic(gic: &board::Gic) -> Result<(Controller, CpuInterface), IrqError> {
     };
     let (gic, interface) = opened.map_err(|error| IrqError::Controller(error.into()))?;
     Ok((Controller::Gic(gic), CpuInterface::Gic(interface)))
-}
-
-/// Without firmware nobody has said that interrupts are for us: the GIC has one security state from here on
-/// (GICD_CTLR.DS; IHI 0069, 12.9.4), in which all of it is ours.
-fn take_from_the_secure_side(distributor: AddrRange<PhysAddr>) {
-    const GICD_CTLR_DS: u32 = 1 << 6;
-    if start::entry_level() == 3
-        && let Err(error) = arch::secure::write32(distributor.start(), GICD_CTLR_DS)
-    {
-        log::warn!("interrupts: they stay the secure side's: {error:?}");
-    }
 }
 
 fn window(registers: AddrRange<PhysAddr>) -> Result<Window, IrqError> {
@@ -121,6 +112,7 @@ fn window(registers: AddrRange<PhysAddr>) -> Result<Window, IrqError> {
 /// Sets up the part that belongs to the CPU this runs on.
 pub fn init_cpu() {
     let Some(controller) = CONTROLLER.get() else { return };
+    secure_side::take_cpus_own();
     match controller.lock().init_cpu(arch::cpu::affinity()) {
         Ok(target) => {
             TARGETS[arch::cpu::index()].call_once(|| target);

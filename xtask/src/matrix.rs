@@ -278,6 +278,15 @@ pub const CASES: &[Case] = &[
         ..SELFTEST
     },
     Case {
+        name: "el3-entry-gicv2",
+        gic: 2,
+        cpus: "4",
+        options: "dtb-randomness=off,secure=on",
+        start: Start::Bare(Tree::Qemus),
+        expect: Expect::KtapThenHalt,
+        ..SHAPED
+    },
+    Case {
         name: "el3-entry-over-el2",
         options: "dtb-randomness=off,secure=on,virtualization=on",
         start: Start::Bare(Tree::Qemus),
@@ -357,6 +366,22 @@ pub const CASES: &[Case] = &[
     },
     // What bad input gets.
     refusal("bad-lowmem", "lowmem=banana", &["error: bad boot argument \"lowmem=banana\": "]),
+    // A watchdog switches off before there are tables of the kernel's own, too.
+    Case {
+        expect: Expect::PowerOff {
+            shown: &["error: bad boot argument \"lowmem=banana\": "],
+            never: &[PANIC],
+        },
+        append: "lowmem=banana",
+        limit: 60,
+        ..raspberry_pi("raspi3b-bad-lowmem", "raspi3b")
+    },
+    Case {
+        expect: Expect::PowerOff { shown: &["error: lowmem=0x100000: at least"], never: &[PANIC] },
+        append: "lowmem=1M",
+        limit: 60,
+        ..raspberry_pi("raspi4b-lowmem-too-small", "raspi4b")
+    },
     refusal("bad-vmalloc", "vmalloc=-1", &["error: bad boot argument \"vmalloc=-1\": "]),
     refusal("bad-iommu", "iommu=perhaps", &["error: bad boot argument \"iommu=perhaps\": "]),
     refusal("bad-loglevel", "loglevel=loud", &["error: bad boot argument \"loglevel=loud\": "]),
