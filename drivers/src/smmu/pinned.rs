@@ -5,7 +5,7 @@ use crate::iommu::Stale;
 use addr::{AddrRange, Iova, PAGE_SHIFT, PAGE_SIZE, PhysAddr, Run};
 use core::sync::atomic::AtomicU64;
 use pagetable::{
-    Entries, MapError, Mapping, PINNED_BYTES, Stage1, Stage2, StaleTables, TableMemory, pinned_page,
+    Entries, LeafBits, MapError, Mapping, PINNED_BYTES, Stage1, Stage2, StaleTables, TableMemory, pinned_page,
 };
 use smmu_spec::Tag;
 
@@ -47,11 +47,48 @@ impl Pinned {
             Tag::Stage1(_) => stage1(entries).map(first, chunks, mapping),
             Tag::Stage2(_) => stage2(entries).map(first, chunks, mapping),
         }?;
+        Ok(self.show(memory, first, written))
+    }
+
+    /// What [`Pinned::map_run`] takes for `mapping`, good for all tables of the domain.
+    ///
+    /// # Errors
+    /// [`MapError::Inexpressible`].
+    pub fn bits(&self, mapping: Mapping) -> Result<LeafBits, MapError<Iova>> {
+        match self.how.tag {
+            Tag::Stage1(_) => LeafBits::new::<Stage1, Iova>(mapping),
+            Tag::Stage2(_) => LeafBits::new::<Stage2, Iova>(mapping),
+        }
+    }
+
+    /// [`Pinned::map`] of a single run, with bits that [`Pinned::bits`] made.
+    ///
+    /// # Errors
+    /// [`MapError::OutputTooLarge`]; nothing is mapped.
+    ///
+    /// # Panics
+    /// When it passes the end of the table.
+    #[inline]
+    pub fn map_run<M: TableMemory>(
+        &self,
+        memory: &M,
+        first: usize,
+        run: &impl Run,
+        bits: LeafBits,
+    ) -> Result<AddrRange<Iova>, MapError<Iova>> {
+        // With the bits made, both stages store the same.
+        let written = stage1(memory.entries(self.table)).map_run(first, run, bits)?;
+        Ok(self.show(memory, first, written))
+    }
+
+    /// Makes the SMMU see entries from page `first` on, and returns the addresses that they translate.
+    #[inline]
+    fn show<M: TableMemory>(&self, memory: &M, first: usize, written: &[AtomicU64]) -> AddrRange<Iova> {
         memory.written(written);
         self.how.upkeep.written(written);
         self.how.upkeep.publish();
         let start = self.start + ((first as u64) << PAGE_SHIFT);
-        Ok(AddrRange::new(start, start + ((written.len() as u64) << PAGE_SHIFT)))
+        AddrRange::new(start, start + ((written.len() as u64) << PAGE_SHIFT))
     }
 
     /// Takes `range`, which one [`Pinned::map`] returned, out of the table. `held` is what must not be reused before the

@@ -10,7 +10,7 @@ use ::alloc::sync::Arc;
 use addr::PAGE_SIZE;
 use core::cell::Cell;
 use core::fmt::Display;
-use dma_api::{Direction, DmaError, StreamMemory};
+use dma_api::{Direction, DmaError, Refused, StreamMemory};
 use memory::Reach;
 
 /// Pages in a scattered list.
@@ -40,15 +40,15 @@ fn measure(
     attrs: &dyn Display,
 ) -> Result<(), DmaError> {
     let (size, chunks) = (pages.segments().iter().map(|segment| segment.len).sum(), pages.segments().len());
-    // The memory goes around: what a round lends, its end gives back.
+    // The memory goes around: what a round lends, its end gives back, unless the IOMMU keeps it.
     let own: Cell<Option<Box<dyn StreamMemory>>> = Cell::new(Some(pages));
     let lend = || match own.take() {
-        Some(memory) => {
-            stream::map(device, memory, Direction::Bidirectional).map_err(|refused| refused.error)
-        }
-        None => Err(DmaError::IommuTimeout),
+        Some(memory) => stream::map(device, memory, Direction::Bidirectional).map_err(Some),
+        None => Err(None),
     };
-    let mut measured = Measured::new(rounds, lend, |lent| own.set(lent.unmap().ok()))?;
+    let measured = Measured::new(rounds, lend, |lent| own.set(lent.unmap().ok()));
+    let mut measured = measured
+        .map_err(|refused| refused.map_or(DmaError::IommuTimeout, |refused: Refused| refused.error))?;
     Subject { name, size, attrs, chunks, tables: 0, metadata: 0, at: None }.print(&mut measured);
     Ok(())
 }

@@ -149,6 +149,19 @@ impl Domain {
         Ok(range)
     }
 
+    /// [`Domain::map`] of one run of write-back memory, at most [`Small::LONGEST`], by the shortest way; `None` when it
+    /// has to go the other way, which also finds what is wrong if something is. Without `is_written` the devices only read.
+    #[inline]
+    pub(super) fn map_run(&self, run: &impl Run, mask: DmaMask, is_written: bool) -> Option<AddrRange<Iova>> {
+        let Kind::Translated(behind) = &self.kind else { return None };
+        if inject::is_armed(Step::Iova) || mask.highest() < Small::HIGHEST {
+            return None;
+        }
+        let range = behind.small.get()?.as_ref()?.map_run(run, is_written)?;
+        counters::IOVA_RANGES.add(1);
+        Some(range)
+    }
+
     /// Takes `range` from the devices, and returns `held` when none of them can reach it any more.
     ///
     /// # Errors

@@ -4,13 +4,13 @@
 //! use, and stays until the domain ends, so there are never more than the most small mappings at one time needed.
 
 use super::iommu::Tables;
-use addr::{AddrRange, Iova, PAGE_SIZE, Run};
+use addr::{AddrRange, Iova, MemoryType, PAGE_SHIFT, PAGE_SIZE, Run};
 use alloc::boxed::Box;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use dma_api::DmaError;
 use drivers::smmu::Pinned;
 use memory::Slots;
-use pagetable::{MapError, Mapping};
+use pagetable::{LeafBits, MapError, Mapping};
 use spin::Once;
 
 /// The most tables: 256 MiB of addresses, and a MiB for the tables themselves.
@@ -34,6 +34,8 @@ pub(super) struct Small {
 pub(super) struct Table {
     pinned: Pinned,
     slots: Slots,
+    /// For loans that the device may only read, and for those that it may write too.
+    loans: [LeafBits; 2],
 }
 
 const _: () = assert!(Slots::COUNT as u64 * PAGE_SIZE == Pinned::BYTES);
@@ -138,7 +140,7 @@ impl Small {
         let index = self.made.load(Relaxed);
         let Some(table) = self.tables.get(index) else { return Ok(()) };
         let pinned = pin(self.space.start() + index as u64 * Pinned::BYTES)?;
-        table.call_once(|| Box::new(Table { pinned, slots: Slots::new() }));
+        table.call_once(|| Box::new(Table::new(pinned)));
         self.made.store(index + 1, Relaxed);
         self.current.store(index, Relaxed);
         Ok(())
@@ -167,6 +169,22 @@ impl Small {
         }
     }
 
+    /// Maps `run`, write-back memory of at most [`Small::LONGEST`], where there was room last; `None` if it does not go
+    /// there.
+    #[inline]
+    pub fn map_run(&self, run: &impl Run, is_written: bool) -> Option<AddrRange<Iova>> {
+        let pages = ((run.end().raw() - run.start().raw()) >> PAGE_SHIFT) as u32;
+        let table = self.tables.get(self.current.load(Relaxed))?.get()?;
+        let page = table.slots.take(pages, arch::cpu::index())?;
+        match table.pinned.map_run(&Tables, page, run, table.loans[usize::from(is_written)]) {
+            Ok(range) => Some(range),
+            Err(_) => {
+                table.slots.give(page, pages);
+                None
+            }
+        }
+    }
+
     /// The table that `range` was mapped in, if it is one of these.
     #[inline]
     pub fn table_of(&self, range: AddrRange<Iova>) -> Option<(usize, &Table)> {
@@ -187,6 +205,16 @@ impl Small {
 }
 
 impl Table {
+    fn new(pinned: Pinned) -> Self {
+        let loans = [Mapping::read_only, Mapping::read_write].map(|of| {
+            let mapping = of(MemoryType::WriteBack);
+            pinned
+                .bits(mapping)
+                .unwrap_or_else(|error| unreachable!("every stage says {mapping:?}: {error:?}"))
+        });
+        Self { pinned, slots: Slots::new(), loans }
+    }
+
     /// See [`Pinned`].
     pub fn pinned(&self) -> &Pinned {
         &self.pinned

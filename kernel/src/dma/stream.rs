@@ -11,6 +11,7 @@
 use super::buffer::Side;
 use super::device::Device;
 use super::domain::{Fit, Wish};
+use super::small::Small;
 use crate::memory::{kmap, linear, zones};
 use addr::{AddrRange, Address, Chunk, Iova, MemoryType, Order, PAGE_SIZE, Pfn, PhysAddr, Run};
 use alloc::boxed::Box;
@@ -30,6 +31,37 @@ const LINE: u64 = 128;
 /// [`DmaError::ZeroLength`], [`DmaError::Ragged`], [`DmaError::SharedLine`], [`DmaError::PastMask`],
 /// [`DmaError::OutOfIova`], [`DmaError::OutOfTables`], without IOMMU [`DmaError::Scattered`]; the memory comes back.
 pub fn map(
+    device: &Arc<Device>,
+    memory: Box<dyn StreamMemory>,
+    direction: Direction,
+) -> Result<Stream<dma_api::Device>, Refused> {
+    match lend_piece(device, &*memory, direction) {
+        Some(lent) => Ok(Stream::new(device.clone(), lent, memory)),
+        None => map_list(device, memory, direction),
+    }
+}
+
+/// What most loans are: one short piece for a device behind an IOMMU, which sees the CPUs' caches. `None` for all others,
+/// and for what cannot be lent.
+#[inline]
+fn lend_piece(device: &Device, memory: &dyn StreamMemory, direction: Direction) -> Option<Lent> {
+    let &[Segment { start, len }] = memory.segments() else { return None };
+    // With the first of these no sum below overflows, and the length is not 0.
+    if (start.raw() | len.wrapping_sub(1)) >> NUMBERS != 0 || !device.is_coherent() {
+        return None;
+    }
+    let pages = WholePages::around(&Segment { start, len });
+    if pages.end.raw() - pages.start.raw() > Small::LONGEST {
+        return None;
+    }
+    let at = device.domain().map_run(&pages, device.mask(), direction.device_writes())?.start();
+    let start = at + start.raw() % PAGE_SIZE;
+    Some(Lent { range: AddrRange::new(start, start + len), direction })
+}
+
+/// [`map`] of whatever there is.
+#[inline(never)] // What it needs would weigh on those that are short.
+fn map_list(
     device: &Arc<Device>,
     memory: Box<dyn StreamMemory>,
     direction: Direction,

@@ -52,7 +52,7 @@ pub use descriptor::{Descriptor, Format, Stage1, Stage2};
 pub use map::MapError;
 pub use mapping::{Access, Mapping, MappingError};
 pub use memory::{Entries, TableMemory};
-pub use pinned::{PINNED_BYTES, Pinned, pinned_page};
+pub use pinned::{LeafBits, PINNED_BYTES, Pinned, pinned_page};
 pub use protect::ProtectError;
 pub use root::{FixedRoot, OwnRoot};
 pub use space::InputAddress;

@@ -43,6 +43,28 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
     }
 }
 
+/// What is the same in all leaves of a mapping, worked out once by somebody who maps often: for tables of the format and of
+/// the addresses that it was made for.
+#[derive(Clone, Copy, Debug)]
+pub struct LeafBits {
+    attributes: u64,
+    may_join: bool,
+}
+
+impl LeafBits {
+    /// The bits for `mapping` in tables of format `F` that translate `A`.
+    ///
+    /// # Errors
+    /// [`MapError::Inexpressible`].
+    #[inline]
+    pub fn new<F: Format, A: InputAddress>(mapping: Mapping) -> Result<Self, MapError<A>> {
+        if !F::can_express(mapping.access()) {
+            return Err(MapError::Inexpressible(mapping.access()));
+        }
+        Ok(Self { attributes: F::attributes::<A>(mapping), may_join: !mapping.is_pages_only() })
+    }
+}
+
 /// The entries of a pinned table. Pages have one owner at a time; different owners need no lock between them.
 #[derive(Debug)]
 pub struct Pinned<'a, F, A> {
@@ -72,29 +94,48 @@ impl<'a, F: Format, A: InputAddress> Pinned<'a, F, A> {
         chunks: impl Iterator<Item: Run> + Clone,
         mapping: Mapping,
     ) -> Result<&'a [AtomicU64], MapError<A>> {
-        if !F::can_express(mapping.access()) {
-            return Err(MapError::Inexpressible(mapping.access()));
-        }
-        let attributes = F::attributes::<A>(mapping);
+        let bits = LeafBits::new::<F, A>(mapping)?;
         if let Some(run) = chunks.clone().find(|run| !fits_entry(run)) {
             return Err(MapError::OutputTooLarge(run.start()));
         }
-        let mut next = first;
-        for run in chunks {
-            let slots =
-                &self.entries[next..next + ((run.end().raw() - run.start().raw()) >> PAGE_SHIFT) as usize];
-            let mut leaf = Descriptor::leaf(run.start(), LAST_LEVEL, attributes);
-            if slots.len() == GROUP_LEN && is_group(next, run.start()) && !mapping.is_pages_only() {
-                leaf = leaf.contiguous();
-            }
-            for slot in slots {
-                debug_assert!(!load(slot).is_valid(), "page {next} has an owner");
-                store(slot, leaf);
-                leaf = leaf.further(size(LAST_LEVEL));
-            }
-            next += slots.len();
-        }
+        let next = chunks.fold(first, |next, run| next + self.fill(next, &run, bits).len());
         Ok(&self.entries[first..next])
+    }
+
+    /// [`Pinned::map`] of a single run.
+    ///
+    /// # Errors
+    /// [`MapError::OutputTooLarge`]. Nothing is mapped.
+    ///
+    /// # Panics
+    /// When it passes the end of the table.
+    #[inline]
+    pub fn map_run(
+        &self,
+        first: usize,
+        run: &impl Run,
+        bits: LeafBits,
+    ) -> Result<&'a [AtomicU64], MapError<A>> {
+        if !fits_entry(run) {
+            return Err(MapError::OutputTooLarge(run.start()));
+        }
+        Ok(self.fill(first, run, bits))
+    }
+
+    #[inline]
+    fn fill(&self, first: usize, run: &impl Run, bits: LeafBits) -> &'a [AtomicU64] {
+        let pages = ((run.end().raw() - run.start().raw()) >> PAGE_SHIFT) as usize;
+        let slots = &self.entries[first..first + pages];
+        let mut leaf = Descriptor::leaf(run.start(), LAST_LEVEL, bits.attributes);
+        if pages == GROUP_LEN && bits.may_join && is_group(first, run.start()) {
+            leaf = leaf.contiguous();
+        }
+        for slot in slots {
+            debug_assert!(!load(slot).is_valid(), "page {first} or one behind it has an owner");
+            store(slot, leaf);
+            leaf = leaf.further(size(LAST_LEVEL));
+        }
+        slots
     }
 
     /// Unmaps `pages`, all that one call has mapped. The caller invalidates them (last-level entries are enough) and

@@ -104,8 +104,11 @@ impl Machine {
         writable: bool,
     ) -> AddrRange<Iova> {
         self.shared.phase.set(Phase::MapPinned);
-        let chunks = loans.iter().map(|loan| loan.chunk);
-        let mapped = table.map(&Source(self.world.clone()), page, chunks, mapping(writable));
+        let (source, mapping) = (Source(self.world.clone()), mapping(writable));
+        let mapped = match loans {
+            [loan] => table.bits(mapping).and_then(|bits| table.map_run(&source, page, &loan.chunk, bits)),
+            _ => table.map(&source, page, loans.iter().map(|loan| loan.chunk), mapping),
+        };
         self.shared.phase.set(Phase::Idle);
         mapped.unwrap_or_else(|error| panic!("{error:?}"))
     }

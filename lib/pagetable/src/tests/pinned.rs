@@ -1,7 +1,8 @@
 //! A table whose pages are mapped without a walk.
 
 use super::*;
-use crate::{MapError, PINNED_BYTES, Pinned, pinned_page};
+use crate::{Access, LeafBits, MapError, PINNED_BYTES, Pinned, pinned_page};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 const AT: u64 = G + 3 * PINNED_BYTES;
 
@@ -97,5 +98,36 @@ fn memory_that_no_entry_can_name_is_refused() {
     let far = Chunk::page(Pfn::new(1 << 36));
     let refused = pages.map(0, [chunk(G, 4 * K), far].into_iter(), RW);
     assert_eq!(refused.map(|_| ()), Err(MapError::OutputTooLarge(PhysAddr::new(1 << 48))));
+    assert_eq!(d.leaves(), []);
+}
+
+#[test]
+fn a_run_alone_is_mapped_like_one_of_a_list() {
+    let (d, table) = device();
+    let pages = Pinned::<Stage1, Iova>::new(d.m.entries(table));
+    let runs = [
+        (7, chunk(2 * G, 4 * K)),
+        (16, chunk(4 * G, 64 * K)),
+        (36, chunk(4 * G, 64 * K)),
+        (64, chunk(4 * G + 32 * K, 32 * K)),
+    ];
+    for mapping in [RW, RO, RW.pages_only()] {
+        let bits = LeafBits::new::<Stage1, Iova>(mapping).unwrap();
+        for (first, run) in runs {
+            let stored = |entries: &[AtomicU64]| entries.iter().map(|e| e.load(Relaxed)).collect::<Vec<_>>();
+            let alone = stored(pages.map_run(first, &run, bits).unwrap());
+            let range = first..first + run.frames() as usize;
+            pages.unmap(range.clone());
+            assert_eq!(stored(pages.map(first, [run].into_iter(), mapping).unwrap()), alone, "{run:?}");
+            assert_eq!(alone.len(), run.frames() as usize);
+            pages.unmap(range);
+        }
+    }
+    let bits = LeafBits::new::<Stage1, Iova>(RW).unwrap();
+    let refused = pages.map_run(0, &Chunk::page(Pfn::new(1 << 36)), bits);
+    assert_eq!(refused.map(|_| ()), Err(MapError::OutputTooLarge(PhysAddr::new(1 << 48))));
+    let write_only = Mapping::new(MemoryType::WriteBack, Access::WRITE).unwrap();
+    let refused = LeafBits::new::<Stage1, Iova>(write_only);
+    assert_eq!(refused.map(|_| ()), Err(MapError::Inexpressible(Access::WRITE)));
     assert_eq!(d.leaves(), []);
 }
