@@ -7,6 +7,7 @@
 #   make check    what CI runs: format, lints, then all of `make test`
 #   make bench    measure in guest instructions, next to Linux: a table, and target/report/index.html
 #   make fuzz     a minute of random input for each reader of input from outside (FUZZ_SECONDS=, FUZZ_SEED=)
+#   make soak     random work of all kinds on 4 CPUs for TIME= minutes (10), from SEED= (another one each time)
 #   make debug    boot stopped, waiting for gdb on port 1234
 #
 # Knobs, on the command line or in the environment:
@@ -28,6 +29,15 @@ build run image test check bench debug: | linker
 fuzz: export FUZZ_SECONDS ?= 60
 fuzz: | linker
 	@cargo test --profile judge --package kernel --test fuzz -- --nocapture --test-threads 2
+
+TIME ?= 10
+SEED ?= $(shell date +%s)
+.PHONY: soak
+soak: | linker
+	@mkdir -p target
+	@APPEND="soak=$(TIME):$(SEED) lowmem=256M" QEMU_ARGS="-device edu $(QEMU_ARGS)" cargo xtask run </dev/null \
+	  | tee target/soak.log
+	@grep -q "^soak: passed" target/soak.log
 
 # cargo links programs for this host (xtask, the tests) with cc; everything else xtask installs.
 .PHONY: linker

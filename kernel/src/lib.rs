@@ -21,6 +21,7 @@ pub mod run;
 pub mod sched;
 pub mod selftest;
 pub mod smp;
+pub mod soak;
 pub mod start;
 pub mod sync;
 pub mod trap;

@@ -1,7 +1,7 @@
-//! What the machine is for, once it is up: the self-tests, the benchmarks, or the first program.
+//! What the machine is for, once it is up: the self-tests, the benchmarks, random work, or the first program.
 
 use crate::board::{BootArgs, Platform};
-use crate::{bench, console, power, selftest, user};
+use crate::{bench, console, power, selftest, soak, user};
 use alloc::vec::Vec;
 
 /// The first program, if the boot arguments name none: the demonstration.
@@ -17,6 +17,9 @@ pub fn main(platform: Platform) -> ! {
         selftest::run(chosen);
     } else if let Some(chosen) = args.bench {
         bench::run(chosen, platform.initrd);
+    } else if let Some(wish) = args.soak {
+        platform.initrd.map(user::mount);
+        soak::run(wish);
     } else {
         run_init(&platform, &args);
     }

@@ -358,6 +358,14 @@ pub const CASES: &[Case] = &[
         expect: Expect::PowerOff { shown: &["probe: all: 0 failed", "init: exit status 0"], never: &[PANIC] },
         ..SELFTEST
     },
+    // A minute of everything at the same time; `make soak` has more of them.
+    Case {
+        name: "soak",
+        devices: TWO_EDUS,
+        append: "soak=1 lowmem=256M",
+        expect: Expect::PowerOff { shown: &["soak: passed"], never: &[PANIC, "soak: FAILED"] },
+        ..SELFTEST
+    },
     Case {
         name: "probe-fuzz",
         append: "init=/bin/probe -- fuzz 50000",

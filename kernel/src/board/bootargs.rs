@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `selftest[=GLOB]` | run the self-tests whose names match, then power off |
 //! | `bench[=GLOB]` | run the benchmarks whose names match, then power off |
+//! | `soak=MINUTES[:SEED]` | work at random for so long, then power off |
 //! | `init=PATH` | the first program; what follows ` -- ` are its arguments |
 //! | `lowmem=SIZE` | memory to keep in the linear map |
 //! | `vmalloc=SIZE` | address space for kernel mappings |
@@ -31,6 +32,8 @@ pub enum Why {
     NotOneOf(&'static str),
     /// It is no absolute path.
     NotAbsolute,
+    /// It is no number of minutes, or no seed behind it.
+    NotMinutes,
 }
 
 /// A known argument with a bad value.
@@ -51,12 +54,22 @@ impl fmt::Display for BadArgument<'_> {
             Why::Size(SizeError::Malformed) => write!(f, "not a size such as 256M"),
             Why::Size(SizeError::TooLarge) => write!(f, "a size of more than 64 bits"),
             Why::NotOneOf(values) => write!(f, "it takes {values}"),
+            Why::NotMinutes => write!(f, "not minutes, or minutes:seed"),
             Why::NotAbsolute => write!(f, "the path must start with /"),
         }
     }
 }
 
 impl core::error::Error for BadArgument<'_> {}
+
+/// How long to work at random, and from which seed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Soak {
+    /// Minutes, at least 1.
+    pub minutes: u64,
+    /// What the threads' choices come from.
+    pub seed: u64,
+}
 
 /// The boot arguments, understood.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -65,6 +78,8 @@ pub struct BootArgs<'a> {
     pub selftest: Option<Glob<'a>>,
     /// Which benchmarks to run.
     pub bench: Option<Glob<'a>>,
+    /// To work at random.
+    pub soak: Option<Soak>,
     /// The first program.
     pub init: Option<&'a str>,
     /// Bytes to keep in the linear map.
@@ -112,6 +127,7 @@ impl<'a> BootArgs<'a> {
         match name {
             "selftest" => self.selftest = Some(glob(value)?),
             "bench" => self.bench = Some(glob(value)?),
+            "soak" => self.soak = Some(soak(value)?),
             "init" => self.init = Some(path(value)?),
             "lowmem" => self.lowmem = Some(size(value)?),
             "vmalloc" => self.vmalloc = Some(size(value)?),
@@ -149,6 +165,14 @@ fn path(value: Option<&str>) -> Result<&str, Why> {
     if path.starts_with('/') { Ok(path) } else { Err(Why::NotAbsolute) }
 }
 
+fn soak(value: Option<&str>) -> Result<Soak, Why> {
+    let (minutes, seed) = filled(value)?.split_once(':').unwrap_or((value.unwrap_or_default(), "1"));
+    match (minutes.parse(), seed.parse()) {
+        (Ok(minutes @ 1..=100_000), Ok(seed)) => Ok(Soak { minutes, seed }),
+        _ => Err(Why::NotMinutes),
+    }
+}
+
 fn size(value: Option<&str>) -> Result<u64, Why> {
     parse_size(filled(value)?).map_err(Why::Size)
 }
@@ -179,11 +203,11 @@ mod tests {
 
     #[test]
     fn every_argument_is_understood() {
-        let text =
-            "selftest=smmu* bench init=/bin/x lowmem=256M  vmalloc=0x10k iommu=off dma.trace loglevel=8";
+        let text = "selftest=smmu* bench soak=30:7 init=/bin/x lowmem=256M  vmalloc=0x10k iommu=off dma.trace loglevel=8";
         let expected = BootArgs {
             selftest: Some(Glob::new("smmu*")),
             bench: Some(Glob::ALL),
+            soak: Some(Soak { minutes: 30, seed: 7 }),
             init: Some("/bin/x"),
             lowmem: Some(256 << 20),
             vmalloc: Some(16 << 10),
@@ -217,6 +241,8 @@ mod tests {
     fn a_bad_value_is_named() {
         let cases = [
             ("selftest=", Why::Missing),
+            ("soak=0", Why::NotMinutes),
+            ("soak=5:x", Why::NotMinutes),
             ("init", Why::Missing),
             ("init=bin/x", Why::NotAbsolute),
             ("lowmem=12X", Why::Size(SizeError::Malformed)),

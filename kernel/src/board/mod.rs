@@ -29,7 +29,7 @@ mod fixture;
 #[cfg(test)]
 mod mutants;
 
-pub use bootargs::{BadArgument, BootArgs, Why};
+pub use bootargs::{BadArgument, BootArgs, Soak, Why};
 pub use console::{Uart, UartKind};
 pub use dma_engine::{DmaEngine, FirmwareMailbox};
 pub use glob::Glob;

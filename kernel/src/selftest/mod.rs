@@ -4,12 +4,12 @@
 
 mod boot;
 mod commands;
-mod device;
+pub(crate) mod device;
 mod dma;
 mod faults;
-mod held;
+pub(crate) mod held;
 mod memory;
-mod programs;
+pub(crate) mod programs;
 mod report;
 mod streaming;
 mod transfers;

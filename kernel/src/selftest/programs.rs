@@ -194,14 +194,14 @@ fn ended_at_any_moment() -> Outcome {
 }
 
 /// A program and what it says.
-struct Running {
-    process: Arc<Process>,
-    output: Arc<Output>,
+pub(crate) struct Running {
+    pub process: Arc<Process>,
+    pub output: Arc<Output>,
 }
 
 impl Running {
     /// Starts the probe with these arguments, and these files from descriptor 3 on.
-    fn start(arguments: &[&str], more: Vec<Arc<OpenFile>>) -> Result<Self, String> {
+    pub fn start(arguments: &[&str], more: Vec<Arc<OpenFile>>) -> Result<Self, String> {
         let output = Arc::new(Output(SpinLock::new(Vec::new())));
         let file = Arc::new(OpenFile::new(OutputFile(output.clone()), OpenFlags::READ_WRITE));
         let mut files = Vec::from([file.clone(), file.clone(), file]);
@@ -213,7 +213,7 @@ impl Running {
 }
 
 /// The end of what a program has written.
-struct Output(SpinLock<Vec<u8>>);
+pub(crate) struct Output(SpinLock<Vec<u8>>);
 
 impl Output {
     const KEPT: usize = 1024;
@@ -225,7 +225,7 @@ impl Output {
         kept.drain(..surplus);
     }
 
-    fn last_line(&self) -> String {
+    pub fn last_line(&self) -> String {
         let kept = self.0.lock();
         let text = String::from_utf8_lossy(&kept);
         text.lines().next_back().unwrap_or("nothing").into()

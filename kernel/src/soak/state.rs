@@ -1,0 +1,157 @@
+//! What is left after a round, and how fast the machine is: numbers that must not drift.
+
+use crate::dma::counters;
+use crate::dma::stream::{self, Pages};
+use crate::dma::{self, Device};
+use crate::memory::{heap, tables, zones};
+use crate::{devices, sched};
+use addr::{PAGE_SIZE, Size};
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::sync::Arc;
+use core::fmt;
+use dma_api::{Attrs, Direction, DmaError, StreamMemory};
+use memory::Zone;
+
+/// Rounds that a verdict needs at least.
+pub const FEWEST: usize = 4;
+/// Rounds after which the first use of everything is over.
+const WARM: usize = 1;
+/// Rounds at each end that are compared: the best of them counts, since others use the host too.
+const ENDS: usize = 3;
+/// What the heap may hold more at the end: what a thread that just went has not given back yet.
+const HEAP_ROOM: u64 = 64 << 10;
+/// Page tables that devices may keep more at the end: an empty one for each domain.
+const TABLES_ROOM: u64 = 64;
+
+/// The numbers.
+#[derive(Clone, Copy)]
+pub struct State {
+    low_frames: u64,
+    high_frames: u64,
+    heap: u64,
+    all_tables: u64,
+    device_tables: u64,
+    ranges: u64,
+    /// Nanoseconds for the same work each time.
+    pace: u64,
+}
+
+impl State {
+    /// The numbers now. Nothing else runs.
+    pub fn now() -> Result<Self, String> {
+        let used = |zone| zones::stats(zone).allocated;
+        let counters = counters::read();
+        Ok(Self {
+            low_frames: used(Zone::Low),
+            high_frames: used(Zone::High),
+            heap: heap::usage().0 as u64,
+            all_tables: tables::count().0,
+            device_tables: counters.table_pages.now,
+            ranges: counters.iova_ranges.now,
+            pace: pace()?,
+        })
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { low_frames, high_frames, heap, all_tables, device_tables, ranges, pace } = self;
+        write!(f, "frames {low_frames} low {high_frames} high, heap {}, tables {all_tables} ", Size(*heap))?;
+        write!(f, "({device_tables} devices'), {ranges} ranges, pace {} us", pace / 1000)
+    }
+}
+
+type Number = fn(&State) -> u64;
+
+/// No number grows from the first rounds to the last.
+pub fn judge(states: &[State]) -> Result<(), String> {
+    let warm = states.get(WARM..).unwrap_or_default();
+    let (first, last) = (&warm[..ENDS.min(warm.len())], &warm[warm.len().saturating_sub(ENDS)..]);
+    let numbers: [(&str, Number, u64); 5] = [
+        ("frames of highmem", |state| state.high_frames, 0),
+        ("bytes of the heap", |state| state.heap, HEAP_ROOM),
+        ("page tables of devices", |state| state.device_tables, TABLES_ROOM),
+        ("ranges of device addresses", |state| state.ranges, 0),
+        // Twice as slow: the host's clock says no more than that.
+        ("nanoseconds for the same work", |state| state.pace, best(first, |state| state.pace)),
+    ];
+    for (what, number, room) in numbers {
+        let (before, after) = (best(first, number), best(last, number));
+        if after > before + room {
+            return Err(format!("{before} {what} became {after}"));
+        }
+    }
+    Ok(())
+}
+
+fn best(states: &[State], number: Number) -> u64 {
+    states.iter().map(number).min().unwrap_or(0)
+}
+
+/// How long the same work takes: the best of a few tries.
+fn pace() -> Result<u64, String> {
+    const TRIES: usize = 5;
+    let Some(device) = devices::copiers().first().map(|copier| copier.device().clone()) else {
+        return Ok(0);
+    };
+    let mut best = u64::MAX;
+    for _ in 0..TRIES {
+        let start = sched::time::now();
+        same_work(&device).map_err(|error| error.to_string())?;
+        best = best.min(sched::time::now() - start);
+    }
+    Ok(best)
+}
+
+fn same_work(device: &Arc<Device>) -> Result<(), DmaError> {
+    let mut page: Box<dyn StreamMemory> = Pages::new(PAGE_SIZE)?;
+    for round in 0..500 {
+        let lent = stream::map(device, page, Direction::Bidirectional).map_err(|refused| refused.error)?;
+        page = lent.unmap()?;
+        drop(dma::alloc(device, PAGE_SIZE << (round % 8), Attrs::NO_KERNEL_MAPPING)?);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STATE: State = State {
+        low_frames: 1,
+        high_frames: 2,
+        heap: 1 << 20,
+        all_tables: 3,
+        device_tables: 3,
+        ranges: 4,
+        pace: 1000,
+    };
+
+    #[test]
+    fn what_stays_passes_and_what_grows_is_named() {
+        let grown = |grow: fn(&mut State)| {
+            let mut states = [STATE; 10];
+            states[7..].iter_mut().for_each(grow);
+            judge(&states)
+        };
+        assert_eq!(grown(|_| {}), Ok(()));
+        assert_eq!(grown(|state| state.heap += HEAP_ROOM), Ok(()));
+        assert_eq!(
+            grown(|state| state.heap += HEAP_ROOM + 1).unwrap_err(),
+            "1048576 bytes of the heap became 1114113"
+        );
+        assert_eq!(grown(|state| state.ranges += 1).unwrap_err(), "4 ranges of device addresses became 5");
+        assert_eq!(grown(|state| state.pace = 2000), Ok(()));
+        assert!(grown(|state| state.pace = 2001).is_err());
+    }
+
+    #[test]
+    fn one_slow_round_and_the_first_one_do_not_count() {
+        let mut states = [STATE; 6];
+        states[5].pace = 9000;
+        states[0].pace = 1;
+        assert_eq!(judge(&states), Ok(()));
+    }
+}
