@@ -7,6 +7,7 @@ extern crate alloc;
 pub mod audit;
 pub mod bench;
 pub mod board;
+pub mod checking;
 pub mod console;
 pub mod devices;
 pub mod dma;

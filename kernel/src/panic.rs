@@ -48,6 +48,8 @@ fn finish(backtrace: impl Iterator<Item = u64>) -> ! {
     for address in backtrace {
         kprintln!("  {address:#018x}");
     }
+    #[cfg(feature = "checking")]
+    crate::checking::inject::last_words();
     statistics();
     console::flush();
     power::off()

@@ -1,6 +1,6 @@
 //! What the machine is for, once it is up: the self-tests, the benchmarks, random work, or the first program.
 
-use crate::board::{BootArgs, Platform};
+use crate::board::{BootArgs, Glob, Platform};
 use crate::{bench, console, power, selftest, soak, user};
 use alloc::vec::Vec;
 
@@ -14,7 +14,7 @@ pub fn main(platform: Platform) -> ! {
     if let Some(chosen) = args.selftest {
         // Without files the tests of programs are skipped; what is wrong with them is a matter for `init=`.
         platform.initrd.map(user::mount);
-        selftest::run(chosen);
+        run_selftests(chosen, &args);
     } else if let Some(chosen) = args.bench {
         bench::run(chosen, platform.initrd);
     } else if let Some(wish) = args.soak {
@@ -25,6 +25,21 @@ pub fn main(platform: Platform) -> ! {
     }
     console::flush();
     power::off()
+}
+
+#[cfg(not(feature = "checking"))]
+fn run_selftests(chosen: Glob<'_>, _: &BootArgs<'_>) {
+    selftest::run(chosen);
+}
+
+#[cfg(feature = "checking")]
+fn run_selftests(chosen: Glob<'_>, args: &BootArgs<'_>) {
+    let Some(classes) = args.inject else {
+        selftest::run(chosen);
+        return;
+    };
+    let first = args.inject_first.unwrap_or(selftest::inject::FIRST);
+    selftest::run_injected(chosen, &selftest::inject::Plan { classes, first });
 }
 
 fn run_init(platform: &Platform, args: &BootArgs<'_>) {

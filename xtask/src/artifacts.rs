@@ -79,10 +79,20 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
 
 /// Builds the kernel that counts events as well, to run with the same programs.
 pub fn counting(product: &Artifacts) -> Result<Artifacts> {
-    let words = ["build", "--package=kernel", "--profile=counting", "--features=counters"];
+    variant(product, "counting", "counters")
+}
+
+/// Builds the kernel that makes things fail and looks for what should not happen, to run with the same programs.
+pub fn checking(product: &Artifacts) -> Result<Artifacts> {
+    variant(product, "checking", "checking")
+}
+
+/// Another kernel, built with the profile `name` and one feature.
+fn variant(product: &Artifacts, name: &str, feature: &str) -> Result<Artifacts> {
+    let words = ["build", "--package=kernel", "--profile", name, "--features", feature];
     run(cargo(&words).args(["--target", KERNEL_TARGET]))?;
-    let image = workspace::images().join("counting.img");
-    image::write(&workspace::target().join(KERNEL_TARGET).join("counting/kernel"), &image)?;
+    let image = workspace::images().join(name).with_extension("img");
+    image::write(&workspace::target().join(KERNEL_TARGET).join(name).join("kernel"), &image)?;
     Ok(Artifacts { image, ..product.clone() })
 }
 

@@ -22,19 +22,21 @@ pub fn check() -> Result<Tally> {
     Ok(tally)
 }
 
-fn steps() -> [Command; 6] {
+fn steps() -> [Command; 7] {
     let host = cargo(&["clippy", "--workspace", "--all-targets"]);
     let mut kernel = cargo(&["clippy", "--target", KERNEL_TARGET]);
     kernel.args(["arch", "drivers", "kernel"].map(|name| format!("--package={name}")));
-    let counting = cargo(&["clippy", "--target", KERNEL_TARGET, "--package=kernel", "--features=counters"]);
+    let variant =
+        |feature| cargo(&["clippy", "--target", KERNEL_TARGET, "--package=kernel", "--features", feature]);
     let mut user = cargo(&["clippy", "--target", USER_TARGET]);
     user.args(artifacts::PROGRAMS.map(|name| format!("--package={name}")));
-    let [host, kernel, counting, user] = [host, kernel, counting, user].map(|mut lint| {
-        lint.args(["--", "-D", "warnings"]);
-        lint
-    });
+    let [host, kernel, counting, checking, user] =
+        [host, kernel, variant("counters"), variant("checking"), user].map(|mut lint| {
+            lint.args(["--", "-D", "warnings"]);
+            lint
+        });
     let mut documents = cargo(&["doc", "--workspace", "--no-deps", "--document-private-items"]);
     // Links that lead nowhere; that public text names private items is no fault in a program.
     documents.env("RUSTDOCFLAGS", "-D warnings -A rustdoc::private_intra_doc_links");
-    [cargo(&["fmt", "--all", "--check"]), host, kernel, counting, user, documents]
+    [cargo(&["fmt", "--all", "--check"]), host, kernel, counting, checking, user, documents]
 }

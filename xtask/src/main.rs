@@ -23,6 +23,7 @@ mod flash;
 mod host;
 mod image;
 mod initramfs;
+mod inject;
 mod judge;
 mod knobs;
 mod machine;
@@ -44,7 +45,7 @@ mod workspace;
 mod wrap;
 
 const USAGE: &str =
-    "usage: cargo xtask build | run | image | test [CASE..] | mutants [WORD..] | check | bench [GLOB | --bless | ..] | debug
+    "usage: cargo xtask build | run | image | test [CASE..] | inject [WORD..] | mutants [WORD..] | check | bench [GLOB | --bless | ..] | debug
 knobs (environment): BOARD MEM SMP APPEND QEMU_ARGS INITRD";
 
 fn main() -> ExitCode {
@@ -69,6 +70,7 @@ fn dispatch(verb: &str, rest: &[String]) -> Result<ExitCode> {
         "test" => suite::test(rest).map(conclude),
         "bench" => bench::bench(rest).map(conclude),
         "image" => flash::images(&knobs).map(|()| ExitCode::SUCCESS),
+        "inject" => inject::inject(rest).map(conclude),
         "mutants" => mutants::mutants(rest).map(conclude),
         "check" => check::check().map(conclude),
         _ => Err(Error::Usage(USAGE)),

@@ -10,6 +10,8 @@ use crate::{odd_trees, run, trace};
 pub struct Case {
     /// Names the case on the console and its log file.
     pub name: &'static str,
+    /// Which kernel it is.
+    pub kernel: Kernel,
     /// QEMU's machine name.
     pub board: &'static str,
     /// The interrupt controller's version.
@@ -42,6 +44,15 @@ pub struct Case {
     pub limit: u64,
 }
 
+/// The kernels there are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kernel {
+    /// The one that everybody gets.
+    Product,
+    /// The one that makes things fail and looks for what should not happen (feature `checking`).
+    Checking,
+}
+
 /// How a case is started.
 #[derive(Clone, Copy, Debug)]
 pub enum Start {
@@ -67,6 +78,7 @@ pub enum Start {
 
 const SELFTEST: Case = Case {
     name: "",
+    kernel: Kernel::Product,
     board: "virt",
     gic: 3,
     smmu: true,
@@ -184,6 +196,16 @@ const fn raspberry_pi(name: &'static str, board: &'static str) -> Case {
 
 /// The console on the first UART, as `dtoverlay=disable-bt` makes it.
 const FIRST_UART: &[(&str, &str)] = &[("serial1:115200n8", "serial0:115200n8")];
+
+/// The self-tests on the checking build.
+pub const CHECKING: Case = Case {
+    name: "checking",
+    kernel: Kernel::Checking,
+    cpus: "2",
+    memory: "768M",
+    devices: TWO_EDUS,
+    ..SELFTEST
+};
 
 /// All cases; the long ones first, so that two at a time end together.
 pub const CASES: &[Case] = &[
@@ -314,6 +336,14 @@ pub const CASES: &[Case] = &[
         },
         ..SELFTEST
     },
+    // The checking build: everything once, and some of it with one thing after the other failing.
+    CHECKING,
+    Case {
+        name: "inject",
+        append: "selftest=dma.low_*,dma.a_buffer*,stream.scattered*,smmu.detached_s*,program.std*,program.edu_copies_own* \
+                 inject inject.first=8 lowmem=256M",
+        ..CHECKING
+    },
     // The demonstration, as `make run` shows it.
     Case {
         name: "mosaic",
@@ -392,6 +422,11 @@ pub const CASES: &[Case] = &[
     },
     refusal("bad-vmalloc", "vmalloc=-1", &["error: bad boot argument \"vmalloc=-1\": "]),
     refusal("bad-iommu", "iommu=perhaps", &["error: bad boot argument \"iommu=perhaps\": "]),
+    refusal(
+        "inject-in-a-product",
+        "inject=frames",
+        &["error: bad boot argument \"inject=frames\": only the checking"],
+    ),
     refusal("bad-loglevel", "loglevel=loud", &["error: bad boot argument \"loglevel=loud\": "]),
     refusal("lowmem-too-small", "lowmem=1M", &["error: lowmem=0x100000: at least"]),
     refusal(

@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::artifacts::{self, Artifacts};
 use crate::error::{Error, Result};
 use crate::judge::Verdict;
-use crate::matrix::{CASES, Case};
+use crate::matrix::{CASES, Case, Kernel};
 use crate::qemu::{self, Run};
 use crate::same_image::{self, Started};
 use crate::tally::Tally;
@@ -38,7 +38,31 @@ pub fn test(only: &[String]) -> Result<Tally> {
     Ok(tally)
 }
 
-fn matrix(cases: &[&Case], built: &Artifacts) -> Result<Tally> {
+/// The kernels that cases start, with the programs that go with them.
+struct Kernels {
+    product: Artifacts,
+    /// Only if somebody wants it.
+    checking: Option<Artifacts>,
+}
+
+impl Kernels {
+    fn for_all(cases: &[&Case], product: &Artifacts) -> Result<Self> {
+        let wanted = cases.iter().any(|case| case.kernel == Kernel::Checking);
+        let checking = wanted.then(|| artifacts::checking(product)).transpose()?;
+        Ok(Self { product: product.clone(), checking })
+    }
+
+    fn of(&self, case: &Case) -> &Artifacts {
+        match case.kernel {
+            Kernel::Product => &self.product,
+            Kernel::Checking => self.checking.as_ref().expect("built, since a case wants it"),
+        }
+    }
+}
+
+/// Boots `cases`, two at a time, and says what came of each.
+pub fn matrix(cases: &[&Case], built: &Artifacts) -> Result<Tally> {
+    let kernels = Kernels::for_all(cases, built)?;
     // One after the other, before two cases want the same.
     cases.iter().try_for_each(|case| boards::prepare(case.board))?;
     let logs = workspace::logs();
@@ -50,10 +74,11 @@ fn matrix(cases: &[&Case], built: &Artifacts) -> Result<Tally> {
         for _ in 0..AT_ONCE.min(cases.len()) {
             scope.spawn(|| {
                 while let Some(case) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let (verdict, image, report) = one(case, built, &logs);
+                    let (verdict, image, report) = one(case, kernels.of(case), &logs);
                     // Printed under the lock, so that two reports do not mix.
                     let mut sum = sum.lock().expect("no reporter panics");
                     sum.0 += verdict.tally;
+                    let image = image.filter(|_| case.kernel == Kernel::Product);
                     image.into_iter().for_each(|image| sum.1.note(case.name, &image));
                     print!("{report}");
                 }
@@ -61,7 +86,9 @@ fn matrix(cases: &[&Case], built: &Artifacts) -> Result<Tally> {
         }
     });
     let (mut tally, started) = sum.into_inner().expect("no reporter panics");
-    tally += started.conclude();
+    if cases.iter().any(|case| case.kernel == Kernel::Product) {
+        tally += started.conclude();
+    }
     Ok(tally)
 }
 
@@ -79,12 +106,13 @@ fn one(case: &Case, built: &Artifacts, logs: &Path) -> (Verdict, Option<Vec<u8>>
     };
     let odd = skips::complaints(case.name, &verdict.tally);
     let verdict = verdict.and(odd);
-    let report = report(case, &verdict, took, &log(case, logs));
+    let report = report(case, &verdict, took, &log(case));
     (verdict, image, report)
 }
 
-fn log(case: &Case, logs: &Path) -> PathBuf {
-    logs.join(format!("{}.log", case.name))
+/// Where the console of a case goes.
+pub fn log(case: &Case) -> PathBuf {
+    workspace::logs().join(format!("{}.log", case.name))
 }
 
 /// The run, the image that it started, and what is wrong with its screen.
@@ -100,7 +128,7 @@ fn boot(case: &Case, built: &Artifacts, logs: &Path) -> Result<(Run, Vec<u8>, Ve
         seen.push("the screen was never shown".to_owned());
         words.extend(screen::arguments(&socket));
     }
-    let run = qemu::capture(&words, limit, &log(case, logs), |line| {
+    let run = qemu::capture(&words, limit, &log(case), |line| {
         if case.screen.is_some_and(|text| line.contains(text)) {
             seen = look(&socket, &picture);
         }

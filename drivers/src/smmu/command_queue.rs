@@ -170,6 +170,8 @@ pub struct CommandQueue {
     illegal: u64,
     time_outs: u64,
     errors: GlobalErrors,
+    #[cfg(feature = "checking")]
+    pub(super) armed: super::mishap::Armed,
 }
 
 /// Commands and the CMD_SYNC behind them, on their way through the queue.
@@ -202,10 +204,13 @@ pub(super) fn run(
         Some(result) => Ok(result),
         None => Err(queue.clock),
     });
-    match first {
+    let result = match first {
         Ok(result) => result,
         Err(clock) => wait_for(queue, clock, &mut batch),
-    }
+    };
+    #[cfg(feature = "checking")]
+    let result = queue.with(|queue| queue.told(result));
+    result
 }
 
 #[cold]
@@ -251,6 +256,8 @@ impl CommandQueue {
             illegal: 0,
             time_outs: 0,
             errors: GlobalErrors::default(),
+            #[cfg(feature = "checking")]
+            armed: super::mishap::Armed::default(),
         }
     }
 

@@ -17,6 +17,8 @@ mod clock;
 mod command_queue;
 mod domain;
 mod event_queue;
+#[cfg(feature = "checking")]
+mod mishap;
 mod pinned;
 mod probe;
 mod rate;
@@ -31,6 +33,8 @@ pub use clock::{Clock, PATIENCE};
 pub use command_queue::{CommandCounters, CommandError, CommandQueue, GlobalErrors, QueueFull};
 pub use domain::{DestroyError, Domain, DomainError};
 pub use event_queue::{EventCounters, EventQueue, Report};
+#[cfg(feature = "checking")]
+pub use mishap::Mishap;
 pub use pinned::Pinned;
 pub use probe::{Features, Missing, Stages, Unsupported};
 pub use rate::{Dropped, WINDOW as EVENT_WINDOW_US};

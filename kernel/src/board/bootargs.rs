@@ -12,6 +12,13 @@
 //! | `dma.trace` | a line for each DMA event |
 //! | `loglevel=N` | Linux's numbers: print what is more urgent than N, 4 for errors to 8 for debugging (9: everything) |
 //!
+//! And two more in the checking build, which any other refuses:
+//!
+//! | argument | meaning |
+//! |---|---|
+//! | `inject[=GLOB]` | run each self-test again and again, every time with another event of one class failing: the classes whose names match |
+//! | `inject.first=N` | let each of the first N events fail, and of those behind them some (default: 100) |
+//!
 //! A GLOB can be several with commas between them. Of an argument given twice, the last counts, as in Linux.
 
 use super::Glob;
@@ -34,6 +41,10 @@ pub enum Why {
     NotAbsolute,
     /// It is no number of minutes, or no seed behind it.
     NotMinutes,
+    /// It is no number from 1 on.
+    NotANumber,
+    /// This is a product, which takes no such argument.
+    NotThisBuild,
 }
 
 /// A known argument with a bad value.
@@ -56,6 +67,8 @@ impl fmt::Display for BadArgument<'_> {
             Why::NotOneOf(values) => write!(f, "it takes {values}"),
             Why::NotMinutes => write!(f, "not minutes, or minutes:seed"),
             Why::NotAbsolute => write!(f, "the path must start with /"),
+            Why::NotANumber => write!(f, "not a number from 1 on"),
+            Why::NotThisBuild => write!(f, "only the checking build takes it"),
         }
     }
 }
@@ -92,6 +105,10 @@ pub struct BootArgs<'a> {
     pub dma_trace: bool,
     /// What to print.
     pub log_level: Option<LevelFilter>,
+    /// Which classes of events are to fail in the self-tests.
+    pub inject: Option<Glob<'a>>,
+    /// How many events of a class fail one after the other.
+    pub inject_first: Option<u64>,
     /// The text before and behind ` -- `.
     own: &'a str,
     init_args: &'a str,
@@ -134,6 +151,8 @@ impl<'a> BootArgs<'a> {
             "iommu" => self.iommu_off = off(value)?,
             "dma.trace" => self.dma_trace = flag(value)?,
             "loglevel" => self.log_level = Some(level(value)?),
+            "inject" => self.inject = Some(checking(glob(value))?),
+            "inject.first" => self.inject_first = Some(checking(number(value))?),
             _ => return Ok(false),
         }
         Ok(true)
@@ -185,6 +204,15 @@ fn flag(value: Option<&str>) -> Result<bool, Why> {
     if value.is_none() { Ok(true) } else { Err(Why::Unwanted) }
 }
 
+fn number(value: Option<&str>) -> Result<u64, Why> {
+    filled(value)?.parse().ok().filter(|&number| number > 0).ok_or(Why::NotANumber)
+}
+
+/// What only the checking build takes.
+fn checking<T>(value: Result<T, Why>) -> Result<T, Why> {
+    if cfg!(feature = "checking") { value } else { Err(Why::NotThisBuild) }
+}
+
 fn level(value: Option<&str>) -> Result<LevelFilter, Why> {
     match filled(value)? {
         "0" | "1" | "2" | "3" => Ok(LevelFilter::Off),
@@ -214,6 +242,8 @@ mod tests {
             iommu_off: true,
             dma_trace: true,
             log_level: Some(LevelFilter::Debug),
+            inject: None,
+            inject_first: None,
             own: text,
             init_args: "",
         };
@@ -251,6 +281,12 @@ mod tests {
             ("iommu=on", Why::NotOneOf("off")),
             ("dma.trace=1", Why::Unwanted),
             ("loglevel=10", Why::NotOneOf("0 to 9")),
+            #[cfg(not(feature = "checking"))]
+            ("inject=frames", Why::NotThisBuild),
+            #[cfg(not(feature = "checking"))]
+            ("inject.first=9", Why::NotThisBuild),
+            #[cfg(feature = "checking")]
+            ("inject.first=0", Why::NotANumber),
         ];
         for (argument, why) in cases {
             let text = format!("bench {argument} dma.trace");

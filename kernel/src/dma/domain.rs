@@ -6,6 +6,7 @@ use super::inject::{self, Step};
 use super::iommu::{Smmu, Tables};
 use super::small::{Place, Small};
 use super::translated::Translated;
+use crate::checking::{self, Class};
 use crate::sync::SpinLock;
 use addr::{AddrRange, Iova, PhysAddr, Run};
 use alloc::boxed::Box;
@@ -205,7 +206,7 @@ impl Behind {
         chunks: impl Iterator<Item: Run> + Clone,
         wish: &Wish,
     ) -> Result<AddrRange<Iova>, DmaError> {
-        if inject::fails(Step::Iova) {
+        if inject::fails(Step::Iova) || checking::fails(Class::Iova) {
             return Err(DmaError::OutOfIova { len: wish.len, highest: wish.mask.highest() });
         }
         let is_small = wish.len <= Small::LONGEST && wish.mask.highest() >= Small::HIGHEST;

@@ -7,6 +7,7 @@ use super::domain::Domain;
 use super::inject::{self, Step};
 use super::notices::Notices;
 use super::quarantine;
+use crate::checking::{self, Class};
 use crate::irq::{self, Handler};
 use crate::memory::vmalloc::{self, RegistersError};
 use crate::memory::{kmap, linear, tables, zones};
@@ -163,6 +164,18 @@ impl Smmu {
         &self.features
     }
 
+    /// From now on the `nth` wait for the SMMU (1: the next one) ends with `mishap`, once.
+    #[cfg(feature = "checking")]
+    pub(crate) fn arm(&self, mishap: smmu::Mishap, nth: u64) {
+        self.commands.queue.lock().arm(mishap, nth);
+    }
+
+    /// No wait for the SMMU fails on demand any more. Whether one did.
+    #[cfg(feature = "checking")]
+    pub(crate) fn disarm(&self) -> bool {
+        self.commands.queue.lock().disarm()
+    }
+
     /// An empty domain.
     pub(super) fn new_domain(&'static self) -> Result<Arc<Domain>, DmaError> {
         let bits = self.features.input_bits();
@@ -182,9 +195,13 @@ impl Smmu {
             Ok(()) => {}
             // The value has no `drop`: its tables and its tag stay out of use, since the SMMU may still walk them.
             Err(DestroyError::InUse(domain)) => {
+                counters::LOST_BYTES.add(bytes_of(&domain));
                 log::error!("IOMMU: a domain is lost: {} streams are attached", domain.streams());
             }
-            Err(DestroyError::Command(error, _)) => log::error!("IOMMU: a domain is lost: {error}"),
+            Err(DestroyError::Command(error, domain)) => {
+                counters::LOST_BYTES.add(bytes_of(&domain));
+                log::error!("IOMMU: a domain is lost: {error}");
+            }
         }
     }
 
@@ -204,10 +221,15 @@ impl Smmu {
         }
     }
 
-    /// Makes the SMMU abort whatever `stream`, attached to `domain`, does.
+    /// Makes the SMMU abort whatever `stream`, attached to `domain`, does. An SMMU that does not say so in time is asked
+    /// once more: the entry in memory aborts by then, while the stream counts as attached, and nobody can use it.
     pub(super) fn detach(&self, stream: StreamId, domain: &Domain) -> Result<(), DmaError> {
         let detach = |domain: &mut _| self.streams.lock().detach(&self.commands, stream, domain);
-        domain.with_smmu(detach).unwrap_or(Ok(())).map_err(refusal)
+        let result = match domain.with_smmu(detach) {
+            Some(Err(StreamError::Command(_))) => domain.with_smmu(detach),
+            result => result,
+        };
+        result.unwrap_or(Ok(())).map_err(refusal)
     }
 
     /// Prints and keeps what the event queue has, and acknowledges errors. For the SMMU's interrupts, and for those who
@@ -287,8 +309,17 @@ impl Smmu {
 
 impl Handler for Smmu {
     fn handle(&self) {
+        // One that is lost: what it was for stays in the queue until somebody looks.
+        if checking::fails(Class::Interrupts) {
+            return;
+        }
         self.service();
     }
+}
+
+/// Bytes of the tables of a domain and of what leads to them.
+fn bytes_of(domain: &smmu::Domain) -> u64 {
+    (u64::from(domain.table_frames()) + 1) * PAGE_SIZE
 }
 
 fn refusal(error: StreamError) -> DmaError {

@@ -2,6 +2,7 @@
 
 use super::domain::{Fit, Wish};
 use super::iommu::{Smmu, Tables};
+use crate::checking::{self, Class};
 use addr::{AddrRange, Iova, Order, PAGE_SIZE, Run};
 use dma_api::DmaError;
 use drivers::iommu::{Domain as _, MapError, Stale};
@@ -106,6 +107,10 @@ impl Translated {
         mapping: Mapping,
     ) -> Result<(), DmaError> {
         let commands = &self.smmu.commands;
+        if checking::fails(Class::Maps) {
+            self.free(range);
+            return Err(DmaError::OutOfTables);
+        }
         let error = match self.domain.map(&mut Tables, commands, range.start(), chunks, mapping) {
             Ok(()) => return Ok(()),
             Err(MapError::NotForgotten { error, .. }) => {

@@ -5,6 +5,7 @@
 //! boot maps early, at the address the linear map will have it. What the first tables leave of the pool serves the
 //! next ones.
 
+use crate::checking::{self, Class};
 use crate::events;
 use crate::memory::{linear, zones};
 use crate::sync::SpinLock;
@@ -64,6 +65,9 @@ pub unsafe fn init(pool: Chunk, lowmem: &[AddrRange<PhysAddr>]) {
 
 /// A zero-filled frame for a table.
 pub fn take() -> Option<PhysAddr> {
+    if checking::fails(Class::Tables) {
+        return None;
+    }
     let table = match take_from_pool() {
         Some(table) => table,
         None => zones::take_zeroed_page()?.release().start(),

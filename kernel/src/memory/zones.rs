@@ -1,5 +1,6 @@
 //! The frame allocators, behind one lock, and in front of them what each CPU keeps for itself ([`magazines`]).
 
+use crate::checking::{self, Class};
 use crate::memory::{heap, linear, magazines};
 use crate::percpu::{MAX_CPUS, PerCpu};
 use crate::sync::{SpinLock, SpinLockGuard};
@@ -87,7 +88,8 @@ pub fn take_for_heap(order: Order, room: impl Fn() -> bool) -> Option<Chunk> {
 /// A chunk of exactly `order` in the preferred zone of `reach`, if this CPU keeps one: [`take`] may find more.
 #[inline]
 pub fn take_kept(order: Order, reach: Reach) -> Option<OwnedChunk> {
-    magazines::take(order, reach)
+    // The one that is to fail is left to `take`.
+    if checking::is_armed(Class::Frames) { None } else { magazines::take(order, reach) }
 }
 
 /// All chunks without owner, in no order, as they are at one moment. `None`: there is no memory for the list.
@@ -207,6 +209,9 @@ impl Source {
 impl FrameSource for Source {
     #[inline]
     fn take(&mut self, order: Order, reach: Reach) -> Option<OwnedChunk> {
+        if checking::fails(Class::Frames) {
+            return None;
+        }
         // With the zones locked anyway, they are asked at once.
         if self.zones.is_none()
             && let Some(chunk) = magazines::take(order, reach)
@@ -225,6 +230,9 @@ impl FrameSource for Source {
     }
 
     fn take_pages(&mut self, wanted: u32, reach: Reach) -> Option<OwnedPages> {
+        if checking::fails(Class::Frames) {
+            return None;
+        }
         self.find(Order::PAGE, reach, MANY, |zones| zones.take_pages(wanted, reach))
     }
 

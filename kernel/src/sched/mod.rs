@@ -23,6 +23,7 @@ pub use thread::{OutOfMemory, Thread};
 pub use wait::{WaitError, Waiters};
 
 use crate::board::Timer;
+use crate::checking::{self, Class};
 use crate::irq;
 use crate::percpu::{MAX_CPUS, PerCpu};
 use crate::sync::{SpinLock, SpinLockGuard};
@@ -83,6 +84,9 @@ fn spawn_thread(
     entry: Entry,
 ) -> Result<Arc<Thread>, OutOfMemory> {
     let thread = Arc::new(Thread::new(name, task, entry, start)?);
+    if checking::fails(Class::Heap) {
+        return Err(OutOfMemory);
+    }
     SCHEDULER.lock().queue.reserve().map_err(|_| OutOfMemory)?;
     Ok(thread)
 }
@@ -97,6 +101,11 @@ pub fn make_ready(thread: &Arc<Thread>) {
 /// Gives up a thread that was never made ready.
 pub fn discard(_: Arc<Thread>) {
     SCHEDULER.lock().queue.release();
+}
+
+/// Threads that have not ended.
+pub fn threads() -> usize {
+    SCHEDULER.lock().queue.threads()
 }
 
 /// A bit for each CPU that runs threads.

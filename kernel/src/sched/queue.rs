@@ -40,6 +40,11 @@ impl<T> RunQueue<T> {
         Ok(())
     }
 
+    /// Threads that room was made for.
+    pub fn threads(&self) -> usize {
+        self.threads
+    }
+
     /// A thread ended: its room is free.
     pub fn release(&mut self) {
         self.threads -= 1;

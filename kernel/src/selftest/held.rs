@@ -29,6 +29,7 @@ pub struct Held {
     lost_bytes: u64,
     /// Pages of programs that devices use.
     pinned: usize,
+    threads: usize,
 }
 
 impl Held {
@@ -49,7 +50,39 @@ impl Held {
             iova_ranges: counters.iova_ranges.now,
             lost_bytes: counters.lost_bytes.now,
             pinned: pages::pinned(),
+            threads: sched::threads(),
         }
+    }
+
+    /// As [`Held::settle`], but for memory and addresses that an IOMMU may still reach, which are lost for good.
+    #[cfg(feature = "checking")]
+    pub fn settle_but_lost(self, when: &str) -> Result<(), String> {
+        let deadline = sched::time::now() + PATIENCE_NS;
+        while !self.has_only_lost(Self::now()) {
+            if sched::time::now() >= deadline {
+                return Err(format!("{when}: {self:?} became {:?}", Self::now()));
+            }
+            sched::yield_now();
+        }
+        Ok(())
+    }
+
+    /// Whether what is held now and was not before is no more than what was lost meanwhile. It may be less: what an IOMMU
+    /// did not let go of is tried again later.
+    #[cfg(feature = "checking")]
+    fn has_only_lost(self, now: Self) -> bool {
+        let lost = now.lost_bytes.wrapping_sub(self.lost_bytes);
+        let frames = |held: Self| held.low_frames + held.high_frames;
+        let bounded = [
+            (PAGE_SIZE * frames(self), PAGE_SIZE * frames(now)),
+            (self.low_bytes + self.high_bytes, now.low_bytes + now.high_bytes),
+            (self.vmalloc_bytes, now.vmalloc_bytes),
+            (PAGE_SIZE * self.pinned as u64, PAGE_SIZE * now.pinned as u64),
+        ];
+        let same =
+            (self.tables, self.iova_ranges, self.threads) == (now.tables, now.iova_ranges, now.threads);
+        let same = same || (lost > 0 && (self.iova_ranges, self.threads) == (now.iova_ranges, now.threads));
+        same && bounded.iter().all(|(before, after)| after.saturating_sub(*before) <= lost)
     }
 
     /// Everything is as it was, at once.

@@ -5,9 +5,11 @@ use super::{Outcome, Test};
 use crate::dma::counters;
 use crate::memory::{kernel_map, kmap, layout, linear, magazines, zones};
 use crate::rig::{Fragmented, elsewhere, run_each, take_all};
+use crate::sync::SpinLock;
 use crate::{check, pass, skip, smp};
 use addr::{AddrRange, Chunk, KernelVa, MemoryType, Order, PAGE_SIZE, PhysAddr};
 use alloc::string::String;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use arch::mmu::{Translation, translate_kernel};
 use arch::timer::Deadline;
@@ -107,12 +109,15 @@ fn what_another_cpu_keeps_is_found() -> Outcome {
         Err(error) => return Err(alloc::format!("{PAGES} frames of highmem: {error:?}")),
     };
     let rest = take_all(Reach::HIGH);
-    let pages: Vec<_> = some.drain().collect();
+    let pages = Arc::new(SpinLock::new(some.drain().collect::<Vec<_>>()));
     let here = arch::cpu::index();
+    let theirs = pages.clone();
     let there = elsewhere(move || {
-        pages.into_iter().for_each(zones::give);
+        core::mem::take(&mut *theirs.lock()).into_iter().for_each(zones::give);
         arch::cpu::index()
     });
+    // Without another thread they are still here.
+    core::mem::take(&mut *pages.lock()).into_iter().for_each(zones::give);
     let (free, kept) = (zones::stats(Zone::High).free(), magazines::frames(Zone::High));
     let again = chunks::take(&mut zones::Source::default(), &request);
     let one_more = zones::take(Order::PAGE, Reach::HIGH);

@@ -8,6 +8,8 @@ pub(crate) mod device;
 mod dma;
 mod faults;
 pub(crate) mod held;
+#[cfg(feature = "checking")]
+pub mod inject;
 mod memory;
 pub(crate) mod programs;
 mod report;
@@ -73,7 +75,7 @@ const TESTS: &[&[Test]] = &[
     programs::TESTS,
 ];
 
-fn all() -> impl Iterator<Item = &'static Test> {
+fn all() -> impl Iterator<Item = &'static Test> + Clone {
     TESTS.iter().copied().flatten()
 }
 
@@ -83,6 +85,12 @@ fn audited(verdict: Verdict) -> Outcome {
         Ok(_) => Ok(verdict),
         Err(finding) => Err(format!("afterwards {finding}")),
     }
+}
+
+/// Runs the chosen tests with one event after the other failing. Returns whether none leaves anything behind.
+#[cfg(feature = "checking")]
+pub fn run_injected(chosen: Glob<'_>, plan: &inject::Plan<'_>) -> bool {
+    inject::run(all().filter(|test| chosen.matches(test.name)), plan)
 }
 
 /// Runs the chosen tests and prints the KTAP report. Returns whether none failed.

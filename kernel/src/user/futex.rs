@@ -4,6 +4,7 @@
 //! `FUTEX_PRIVATE_FLAG`.
 
 use super::access::UserMemory;
+use crate::checking::{self, Class};
 use crate::sched::{self, Nanoseconds, Thread};
 use crate::sync::SpinLock;
 use abi::Errno;
@@ -75,6 +76,7 @@ impl Futexes {
             let mut sleepers = self.0.lock();
             match memory.try_load_u32(at) {
                 Some(word) if word != expected => return Err(Errno::EAGAIN),
+                Some(_) if checking::fails(Class::Heap) => return Err(Errno::ENOMEM),
                 Some(_) => {
                     sleepers.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
                     sleepers.push(Sleeper { at, bits, thread: thread.clone() });

@@ -1,5 +1,6 @@
 //! A program's anonymous frames: zero when they come, pinned while a device has them, free when nobody has.
 
+use crate::checking::{self, Class};
 use crate::memory::{kmap, zones};
 use crate::sync::SpinLock;
 use addr::{Chunk, PAGE_SIZE, Pfn, PhysAddr};
@@ -47,7 +48,7 @@ impl PinnedPages {
         match self.pieces.last_mut() {
             Some(last) if last.start + last.len == start => last.len += len,
             _ => {
-                if self.pieces.try_reserve(1).is_err() {
+                if checking::fails(Class::Heap) || self.pieces.try_reserve(1).is_err() {
                     return false;
                 }
                 self.pieces.push(Segment { start, len });
