@@ -79,7 +79,7 @@ pub fn start(launch: &Launch<'_>) -> Result<Arc<Process>, StartError> {
     let stack = first_stack(launch, &executable).map_err(StartError::Arguments)?;
     load_stack(&space, &stack).map_err(StartError::Memory)?;
     let frame = TrapFrame::program(executable.entry, stack.pointer);
-    run(Process::new(space), launch.files, frame).map_err(StartError::Memory)
+    run(new_process(space), launch.files, frame).map_err(StartError::Memory)
 }
 
 fn first_stack(launch: &Launch<'_>, executable: &Executable) -> Result<StackImage, TooLong> {
@@ -160,11 +160,16 @@ fn hwcap() -> HwCap {
     pairs.into_iter().filter(|(feature, _)| features.contains(*feature)).map(|(_, cap)| cap).collect()
 }
 
-fn run(process: Process, files: &[Arc<OpenFile>], frame: TrapFrame) -> Result<Arc<Process>, Errno> {
+/// On the heap at once: it is too large for the stack of somebody who has to take it apart again.
+#[inline(never)]
+fn new_process(space: AddressSpace) -> Arc<Process> {
+    Arc::new(Process::new(space))
+}
+
+fn run(process: Arc<Process>, files: &[Arc<OpenFile>], frame: TrapFrame) -> Result<Arc<Process>, Errno> {
     for file in files {
         process.files.lock().insert(file.clone(), false, 0)?;
     }
-    let process = Arc::new(process);
     process.announce();
     let task = Arc::new(Task::new(process.id(), process.clone(), UserVa::new(0)));
     let thread = sched::new_user_thread(task, frame).map_err(|_| Errno::ENOMEM)?;

@@ -2,6 +2,7 @@
 
 use super::Inner;
 use super::behind::access_mapping;
+use crate::checking::{self, Class};
 use crate::dma::Buffer;
 use crate::memory::{kmap, tables};
 use crate::user::pages;
@@ -20,7 +21,9 @@ impl Inner {
         chunks: impl Iterator<Item = Chunk> + Clone,
         mapping: Mapping,
     ) -> Result<(), MapError<UserVa>> {
-        let Some(table) = &mut self.table else { return Err(MapError::OutOfTables) };
+        let Some(table) = self.table.as_mut().filter(|_| !checking::fails(Class::Maps)) else {
+            return Err(MapError::OutOfTables);
+        };
         table.map(&mut tables::user(self.asid), at, chunks, mapping)?;
         arch::barrier::dsb_ishst();
         arch::barrier::isb();
@@ -52,25 +55,26 @@ impl Inner {
 
     /// Frees the frames of anonymous memory. Its pages are single entries, so nothing has to be cut and nothing fails.
     pub(super) fn drop_zeroes(&mut self, range: AddrRange<UserVa>) {
-        let mut rest = range;
-        while let Some((part, frames)) = self.first_frames(rest) {
+        let (mut rest, mut batch) = (range, Batch::new());
+        while let Some(part) = self.first_frames(rest, &mut batch) {
             if self.clear_entries(part).is_err() {
                 panic!("anonymous pages at {part:?} are not single entries");
             }
-            pages::give_up(frames.as_slice().iter().copied());
+            pages::give_up(batch.as_slice().iter().copied());
             rest = AddrRange::new(part.end(), range.end());
         }
     }
 
-    /// The first frames in `range`, not more than a batch, and where they are mapped; `None` when there are none.
-    fn first_frames(&self, range: AddrRange<UserVa>) -> Option<(AddrRange<UserVa>, Batch)> {
-        let mut batch = Batch::default();
+    /// Puts the first frames in `range` into `batch`, as many as it holds, instead of what it has, and says where they
+    /// are mapped; `None` when there are none.
+    fn first_frames(&self, range: AddrRange<UserVa>, batch: &mut Batch) -> Option<AddrRange<UserVa>> {
+        batch.count = 0;
         let mut found: Option<AddrRange<UserVa>> = None;
         self.table.as_ref()?.leaves_until(&tables::user(self.asid), range, |leaf| {
             found = Some(AddrRange::new(found.map_or(leaf.at, |found| found.start()), leaf.at + leaf.bytes));
             batch.push(leaf.to)
         });
-        Some((found?, batch))
+        found
     }
 
     pub(super) fn translate(&self, at: UserVa) -> Option<Leaf<UserVa>> {
@@ -86,13 +90,19 @@ impl Inner {
     }
 }
 
-/// Frames that leave a program together; on the stack, since giving back must not need memory.
+/// Frames that leave a program together; on the stack, since giving back must not need memory. It is an eighth of a
+/// kernel stack, so it is never moved.
 struct Batch {
     frames: [PhysAddr; 256],
     count: usize,
 }
 
 impl Batch {
+    #[inline(always)] // Where it is to be.
+    const fn new() -> Self {
+        Self { frames: [PhysAddr::new(0); 256], count: 0 }
+    }
+
     /// Adds a frame, and says whether there is room for another.
     fn push(&mut self, frame: PhysAddr) -> ControlFlow<()> {
         self.frames[self.count] = frame;
@@ -102,11 +112,5 @@ impl Batch {
 
     fn as_slice(&self) -> &[PhysAddr] {
         &self.frames[..self.count]
-    }
-}
-
-impl Default for Batch {
-    fn default() -> Self {
-        Self { frames: [PhysAddr::new(0); 256], count: 0 }
     }
 }
