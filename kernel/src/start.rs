@@ -68,13 +68,17 @@ pub fn boot(boot: &BootInfo) -> ! {
     platform.warnings.iter().for_each(|warning| log::warn!("{warning}"));
     let args = BootArgs::parse(&platform.bootargs).unwrap_or_else(|error| power::fail(&error));
     apply(&args);
+    if !args.iommu_off {
+        dma::iommu::close(&platform.smmus);
+    }
     start_memory(boot, &platform, &args, uart);
+    let found = devices::find(&platform);
     irq::init(&platform);
     sched::init(platform.timer.as_ref());
     smp::start_all(&platform.cpus);
     log::info!("cpu: {} of {} running", smp::online(), platform.cpus.len());
     user::random::seed(&platform.rng_seed);
-    devices::init(&platform, args.iommu_off);
+    devices::init(&platform, found, args.iommu_off);
     if sched::spawn("main", move || run::main(platform)).is_err() {
         power::fail(&"no memory for the first thread");
     }

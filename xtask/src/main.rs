@@ -20,6 +20,7 @@ mod dtb;
 mod elf_file;
 mod error;
 mod flash;
+mod haunted;
 mod host;
 mod image;
 mod initramfs;

@@ -74,6 +74,9 @@ pub enum Start {
     Disk,
     /// At the highest exception level, on all CPUs at once, with this device tree.
     Bare(Tree),
+    /// As [`Start::Bare`], after an earlier stage that left the device writing into the initramfs. The file's checksum comes
+    /// behind the boot arguments.
+    Haunted,
 }
 
 const SELFTEST: Case = Case {
@@ -151,6 +154,9 @@ const UNRESERVED_300G: &[&str] =
 
 /// Two devices that can share a buffer.
 const TWO_EDUS: &[&str] = &["-device", "edu", "-device", "edu"];
+
+/// A device that reaches all of RAM by itself, on a machine whose time is instructions.
+const LEFT_RUNNING: &[&str] = &["-device", "edu,dma_mask=0xffffffffffffffff", "-icount", "shift=0,sleep=off"];
 
 /// Neither the devices nor the SMMU's walks snoop the caches.
 const NON_COHERENT: &[(&str, &str)] = &[("dma-coherent", "dma-coherenX")];
@@ -386,6 +392,40 @@ pub const CASES: &[Case] = &[
         name: "probe-all",
         append: "init=/bin/probe -- all",
         expect: Expect::PowerOff { shown: &["probe: all: 0 failed", "init: exit status 0"], never: &[PANIC] },
+        ..SELFTEST
+    },
+    // DMA that an earlier stage left running. By instructions: it would come after 100 million of them.
+    Case {
+        name: "dma-left-running",
+        options: "dtb-randomness=off,highmem=off",
+        cpus: "1",
+        devices: LEFT_RUNNING,
+        start: Start::Haunted,
+        append: "lowmem=256M init=/bin/probe -- checksum /bin/mosaic",
+        expect: Expect::PowerOff {
+            shown: &[
+                "smmu at 0x9050000: aborts what it let pass before",
+                "pci: 00:01.0 came as a bus master: stopped",
+                "probe: checksum: PASS",
+                "init: exit status 0",
+            ],
+            never: &[PANIC],
+        },
+        ..SELFTEST
+    },
+    // The same where nothing but the bus can stop it.
+    Case {
+        name: "dma-left-running-no-smmu",
+        smmu: false,
+        options: "dtb-randomness=off,highmem=off",
+        cpus: "1",
+        devices: LEFT_RUNNING,
+        start: Start::Haunted,
+        append: "lowmem=256M init=/bin/probe -- checksum /bin/mosaic",
+        expect: Expect::PowerOff {
+            shown: &["pci: 00:01.0 came as a bus master: stopped", "probe: checksum: PASS"],
+            never: &[PANIC],
+        },
         ..SELFTEST
     },
     // A minute of everything at the same time; `make soak` has more of them.

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::initramfs::{self, Program};
 use crate::machine::{Boot, Entry, Machine};
 use crate::matrix::{Case, Start};
-use crate::{boards, disk, dtb, wrap};
+use crate::{boards, disk, dtb, haunted, wrap};
 
 /// ELF's number for the x86-64.
 const X86_64: u16 = 62;
@@ -37,6 +37,11 @@ pub fn boot(case: &Case, machine: &Machine, built: &Artifacts, stem: &Path) -> R
         }
         Start::Bare(tree) => {
             let entry = wrap::wrap(machine, &whole, tree, &stem.with_added_extension("elf"))?;
+            Boot { entry, initramfs: None, append: String::new() }
+        }
+        Start::Haunted => {
+            let append = format!("{} {}", whole.append, haunted::checksum(&built.initramfs)?);
+            let entry = haunted::wrap(machine, &Boot { append, ..whole }, &stem.with_added_extension("elf"))?;
             Boot { entry, initramfs: None, append: String::new() }
         }
         Start::WithoutInitramfs => Boot { initramfs: None, ..whole },

@@ -35,6 +35,17 @@ const INITRAMFS: u64 = 0x800_0000;
 
 /// Wraps the image into an ELF file that starts it with this tree; `whole` is what would be booted without.
 pub fn wrap(machine: &Machine, whole: &Boot, tree: Tree, elf: &Path) -> Result<Entry> {
+    wrap_after(machine, whole, tree, elf, &|_| Vec::new())
+}
+
+/// The same, after an earlier stage: instructions that get the initramfs's address, and leave to the image what it needs.
+pub fn wrap_after(
+    machine: &Machine,
+    whole: &Boot,
+    tree: Tree,
+    elf: &Path,
+    earlier: &dyn Fn(u64) -> Vec<u32>,
+) -> Result<Entry> {
     let read = |path: &Path| std::fs::read(path).map_err(Error::file("read", path));
     let ram = machine.ram();
     let image = read(whole.entry.kernel())?;
@@ -53,8 +64,9 @@ pub fn wrap(machine: &Machine, whole: &Boot, tree: Tree, elf: &Path) -> Result<E
         Tree::None => None,
         Tree::Damaged => Some(dtb::damaged()),
     };
-    let trampoline = trampoline(tree.as_ref().map_or(0, |_| ram + TREE), ram + IMAGE);
-    let mut segments = vec![Segment::new(ram + IMAGE, &image), Segment::new(ram + TRAMPOLINE, &trampoline)];
+    let mut code: Vec<u8> = earlier(ram + INITRAMFS).iter().flat_map(|word| word.to_le_bytes()).collect();
+    code.extend(trampoline(tree.as_ref().map_or(0, |_| ram + TREE), ram + IMAGE));
+    let mut segments = vec![Segment::new(ram + IMAGE, &image), Segment::new(ram + TRAMPOLINE, &code)];
     segments.extend(tree.as_deref().map(|bytes| Segment::new(ram + TREE, bytes)));
     segments.extend(initramfs.as_deref().map(|bytes| Segment::new(ram + INITRAMFS, bytes)));
     let file = executable(AARCH64, ram + TRAMPOLINE, &segments);

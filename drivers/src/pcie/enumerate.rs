@@ -6,7 +6,7 @@
 //! 3. Each root's bridges get the numbers up to the next root, depth first; a bridge forwards all numbers that are
 //!    left while what is behind it is searched, and then only those in use.
 
-use super::function::{COMMAND, HEADER_TYPE, INTX_OFF};
+use super::function::{COMMAND, HEADER_TYPE, INTX_OFF, MASTER};
 use super::{Bdf, Bridge, ConfigSpace, Function, Problem, bar};
 use alloc::vec::Vec;
 use core::ops::RangeInclusive;
@@ -23,12 +23,13 @@ const MAX_DEPTH: usize = 16;
 pub(super) struct Found {
     pub functions: Vec<Function>,
     pub problems: Vec<Problem>,
+    /// Functions that mastered the bus before, where they were then.
+    pub masters: Vec<Bdf>,
 }
 
 /// Finds all functions on `buses`. Their BARs are sized but not assigned.
 pub(super) fn enumerate(config: &mut impl ConfigSpace, buses: RangeInclusive<u8>) -> Found {
-    let mut found = Found::default();
-    silence(config, buses.clone());
+    let mut found = Found { masters: silence(config, buses.clone()), ..Found::default() };
     let roots: Vec<u8> =
         buses.clone().filter(|&bus| bus == *buses.start() || !functions_on(config, bus).is_empty()).collect();
     for (index, &root) in roots.iter().enumerate() {
@@ -38,16 +39,18 @@ pub(super) fn enumerate(config: &mut impl ConfigSpace, buses: RangeInclusive<u8>
     found
 }
 
-/// Step 1.
-fn silence(config: &mut impl ConfigSpace, buses: RangeInclusive<u8>) {
+/// Step 1. The functions that mastered the bus: what they did is over when this returns.
+fn silence(config: &mut impl ConfigSpace, buses: RangeInclusive<u8>) -> Vec<Bdf> {
     // What firmware has numbered is behind bridges with lower numbers, which must not forget it first.
     let all: Vec<_> = buses.flat_map(|bus| functions_on(config, bus)).collect();
+    let masters = all.iter().copied().filter(|&at| config.read16(at, COMMAND) & MASTER != 0).collect();
     for at in all.into_iter().rev() {
         config.write16(at, COMMAND, INTX_OFF);
         if config.read8(at, HEADER_TYPE) & !MULTIFUNCTION == 1 {
             config.write32(at, BUS_NUMBERS, 0);
         }
     }
+    masters
 }
 
 /// The functions on a bus. One that is not 0 exists only beside a function 0 that says so.
@@ -222,7 +225,11 @@ mod tests {
         let mut bridge = FakeFunction::express(4, [running]);
         bridge.set32(BUS_NUMBERS, 0x0003_0300);
         let mut config = FakeBus::new([bridge]);
-        silence(&mut config, 0..=255);
+        assert_eq!(
+            silence(&mut config, 0..=255),
+            [Bdf::new(3, 0, 0)],
+            "the bridge let it pass, and was none"
+        );
         config.write32(Bdf::new(0, 0, 0), BUS_NUMBERS, 0x0003_0300);
         assert_eq!(config.read16(Bdf::new(3, 0, 0), COMMAND), INTX_OFF);
     }

@@ -99,6 +99,7 @@ pub struct Host<C = Ecam> {
     description: HostDescription,
     functions: Vec<Function>,
     problems: Vec<Problem>,
+    masters: Vec<Bdf>,
 }
 
 impl<C: ConfigSpace> Host<C> {
@@ -110,7 +111,14 @@ impl<C: ConfigSpace> Host<C> {
         for function in found.functions.iter().filter(|function| function.is_assigned()) {
             config.write16(function.bdf, COMMAND, INTX_OFF | MEMORY);
         }
-        Self { config, description, functions: found.functions, problems: found.problems }
+        let enumerate::Found { functions, problems, masters } = found;
+        Self { config, description, functions, problems, masters }
+    }
+
+    /// The functions that mastered the bus before they were found, at the numbers that they had then. They do not any
+    /// more; a transfer that they were at has failed for them.
+    pub fn masters(&self) -> &[Bdf] {
+        &self.masters
     }
 
     /// The functions, bridges before what is behind them.

@@ -39,6 +39,6 @@ pub use pinned::Pinned;
 pub use probe::{Features, Missing, Stages, Unsupported};
 pub use rate::{Dropped, WINDOW as EVENT_WINDOW_US};
 pub use registers::Registers;
-pub use reset::{Smmu, StartError, start};
+pub use reset::{Before, Smmu, StartError, close, start};
 pub use stream_table::{StreamError, StreamTable};
 pub use tags::Tags;

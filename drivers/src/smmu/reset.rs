@@ -80,9 +80,7 @@ pub fn start(
     source: &mut impl RegionSource,
     clock: Clock,
 ) -> Result<Smmu, StartError> {
-    let control = Control { registers: &registers.control, clock };
-    control.abort_while_disabled()?;
-    control.disable()?;
+    close(&registers, clock)?;
     let memory = Memory::allocate(&features, source).ok_or(StartError::OutOfMemory)?;
     memory.program(&registers, &features);
 
@@ -101,6 +99,30 @@ pub fn start(
         return Err(error);
     }
     Ok(Smmu { features, commands, events, streams, tags: Tags::new(&features) })
+}
+
+/// What an SMMU did with transactions before [`close`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Before {
+    /// It let them all pass.
+    Passed,
+    /// It translated them by somebody else's tables.
+    Translated,
+    /// It aborted them all.
+    Aborted,
+}
+
+/// Makes an SMMU abort all transactions, whatever firmware left to it. Needs no memory and no commands: the first thing to
+/// do, long before [`start`].
+///
+/// # Errors
+/// [`StartError::TimedOut`]
+pub fn close(registers: &Registers, clock: Clock) -> Result<Before, StartError> {
+    let control = Control { registers: &registers.control, clock };
+    let before = control.before();
+    control.abort_while_disabled()?;
+    control.disable()?;
+    Ok(before)
 }
 
 impl Memory {
@@ -169,6 +191,16 @@ struct Control<'a> {
 }
 
 impl Control<'_> {
+    fn before(&self) -> Before {
+        if self.registers.cr0.get() & bits::CR0_SMMUEN != 0 {
+            Before::Translated
+        } else if self.registers.gbpa.get() & bits::GBPA_ABORT != 0 {
+            Before::Aborted
+        } else {
+            Before::Passed
+        }
+    }
+
     /// GBPA.ABORT: transactions abort while SMMUEN is 0. The register takes a value with UPDATE set, and clears UPDATE when
     /// it has it (IHI 0070, 6.3.15).
     fn abort_while_disabled(&self) -> Result<(), StartError> {

@@ -1,6 +1,6 @@
 //! The devices that this machine has and this kernel drives, in the order in which they were found.
 //!
-//! Order matters: buses are numbered before an SMMU sees its first command (stream ids hang on bus numbers), and a
+//! Order matters: nothing masters the bus that an earlier stage left running, buses are numbered before an SMMU sees its first command (stream ids hang on bus numbers), and a
 //! device masters the bus only once its stream is live.
 
 mod bcm2835;
@@ -15,10 +15,18 @@ use spin::Once;
 
 static COPIERS: Once<Vec<&'static Copier>> = Once::new();
 
-/// Finds the devices and starts the drivers. With `iommu_off` the SMMUs are left alone, and devices get physical
-/// addresses.
-pub fn init(platform: &Platform, iommu_off: bool) {
-    let hosts: Vec<_> = platform.pci_hosts.iter().filter_map(pci::open).collect();
+/// The host bridges whose functions have been found, and do nothing yet.
+pub struct Found(Vec<&'static pci::PciHost>);
+
+/// Finds what is behind the host bridges, and ends the DMA that an earlier stage left running there: no function masters
+/// the bus any more. To be called as soon as registers can be mapped for good; where there is an SMMU it aborts already
+/// ([`dma::iommu::close`]).
+pub fn find(platform: &Platform) -> Found {
+    Found(platform.pci_hosts.iter().filter_map(pci::open).collect())
+}
+
+/// Starts the drivers. With `iommu_off` the SMMUs are left alone, and devices get physical addresses.
+pub fn init(platform: &Platform, Found(hosts): Found, iommu_off: bool) {
     if !iommu_off {
         dma::iommu::init(&platform.smmus);
         if dma::quarantine::start().is_err() {

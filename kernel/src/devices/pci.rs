@@ -59,6 +59,9 @@ pub fn open(description: &HostDescription) -> Option<&'static PciHost> {
     match enumerate(description) {
         Ok(host) => {
             host.problems().iter().for_each(|problem| log::warn!("pci: {problem}"));
+            for at in host.masters() {
+                log::warn!("pci: {at} came as a bus master: stopped");
+            }
             log::info!("pci: {} functions, buses {:?}", host.functions().len(), description.buses);
             Some(Box::leak(Box::new(SpinLock::new(host))))
         }

@@ -26,7 +26,7 @@ use drivers::mmio::Mmio;
 use drivers::pcie::Phandle;
 use drivers::region::{Region, RegionSource};
 use drivers::smmu::{
-    self, Clock, CommandCounters, CommandError, CommandQueue, DestroyError, DomainError, EventQueue,
+    self, Before, Clock, CommandCounters, CommandError, CommandQueue, DestroyError, DomainError, EventQueue,
     Features, QueueFull, Registers, Report, StartError, StreamError, StreamTable, Tags, Unsupported,
 };
 use memory::{OwnedChunk, Reach};
@@ -87,6 +87,30 @@ impl fmt::Display for OpenError {
             Self::Map(error) => error.fmt(f),
             Self::Unsupported(error) => error.fmt(f),
             Self::Start(error) => error.fmt(f),
+        }
+    }
+}
+
+/// Makes the machine's SMMUs abort everything, whatever an earlier stage left running, and says what they did before. To be
+/// called before any memory is given to anybody, while the early tables are in use.
+pub fn close(descriptions: &[board::Smmu]) {
+    for description in descriptions {
+        let at = description.registers.start();
+        let registers = arch::boot::map_early_device(at);
+        if arch::probe::read_u32(registers).is_none() {
+            log::warn!("smmu at {at}: nothing answers there");
+            continue;
+        }
+        // SAFETY: mapped as Device memory for longer than this value lives, by the device tree's word an SMMU's registers, of
+        // which only page 0 is used: 64 KiB, aligned, so in the 2 MiB that are mapped; nothing else uses them yet.
+        let registers = unsafe { Mmio::<Registers>::new(registers) };
+        match smmu::close(&registers, Clock::system()) {
+            Ok(Before::Passed) => log::info!("smmu at {at}: aborts what it let pass before"),
+            Ok(Before::Translated) => {
+                log::warn!("smmu at {at}: aborts what it translated for an earlier stage")
+            }
+            Ok(Before::Aborted) => {}
+            Err(error) => log::warn!("smmu at {at}: it may let pass what it should not: {error}"),
         }
     }
 }

@@ -51,3 +51,13 @@ pub fn descriptors(_: &[String]) -> Outcome {
     ensure(number(&third) <= freed, || format!("{freed} is free, but {} was given", number(&third)))?;
     refused("writing to a file open for reading", first.write(b"x"), libc::EBADF)
 }
+
+/// `checksum FILE SUM`: half a second from now the file's bytes are what they were when somebody else took their sum. DMA
+/// that was left running would have come by then.
+pub fn checksum(arguments: &[String]) -> Outcome {
+    let [file, expected] = arguments else { return Err("a file and its sum are needed".into()) };
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    let bytes = std::fs::read(file)?;
+    let sum = bytes.iter().fold(0, |sum: u64, byte| sum.rotate_left(5) ^ u64::from(*byte));
+    ensure(sum.to_string() == *expected, || format!("{file}: {sum} instead of {expected}"))
+}

@@ -43,6 +43,7 @@ const PROBES: &[Probe] = &[
     ("args", End::Passes, start::arguments),
     ("exit", End::Asked, start::exit),
     ("files", End::Passes, files::tree),
+    ("checksum", End::Asked, files::checksum),
     ("read-only", End::Passes, files::read_only),
     ("descriptors", End::Passes, files::descriptors),
     ("time", End::Passes, time::clocks),
