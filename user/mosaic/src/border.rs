@@ -27,8 +27,9 @@ impl fmt::Display for Border {
 
 /// The two borders furthest apart among the first ones, with room for half a `piece` on either side and not overlapping.
 ///
-/// The device's reach may end somewhere in the buffer, so both lie in its first eighth. Without a description of the
-/// chunks, two offsets that any buffer has.
+/// The device's reach may end somewhere in the buffer, so both lie in its first eighth; where that has no two (it may be
+/// one large chunk, of lowmem say), the first two there are. Without a description of the chunks, two offsets that any
+/// buffer has.
 ///
 /// # Errors
 /// If the chunks are all neighbours in RAM: then there is nothing to show.
@@ -36,12 +37,14 @@ pub fn two(chunks: &[BufferChunk], bytes: u64, piece: u64) -> io::Result<(Border
     if chunks.is_empty() {
         return Ok((Border { at: piece, sides: None }, Border { at: bytes / 8, sides: None }));
     }
-    let found: Vec<Border> =
-        borders(chunks, piece / 2).take_while(|border| border.at <= bytes.div_ceil(8)).collect();
-    match (found.first(), found.last()) {
-        (Some(first), Some(last)) if last.at - first.at >= piece => Ok((*first, *last)),
-        _ => Err(io::Error::other("the buffer's chunks are neighbours in RAM: memory was not scattered")),
-    }
+    let neighbours =
+        || io::Error::other("the buffer's chunks are neighbours in RAM: memory was not scattered");
+    let mut all = borders(chunks, piece / 2);
+    let first = all.next().ok_or_else(neighbours)?;
+    let mut others = all.filter(|border| border.at - first.at >= piece);
+    let next = others.next().ok_or_else(neighbours)?;
+    let last = others.take_while(|border| border.at <= bytes.div_ceil(8)).last();
+    Ok((first, last.unwrap_or(next)))
 }
 
 /// All borders where RAM jumps and both chunks hold at least `room` bytes.
@@ -79,6 +82,13 @@ mod tests {
         let list: Vec<_> = (0..64).map(|n| (0x100_0000 - n * 0x2000, 0x1000)).collect();
         let (from, to) = two(&chunks(&list), 64 * 0x1000, 0x1000).unwrap();
         assert_eq!((from.at, to.at), (0x1000, 0x8000));
+    }
+
+    #[test]
+    fn a_large_chunk_at_the_start_is_no_obstacle() {
+        let list: Vec<_> = (0..8).map(|n| (0x100_0000 - n * 0x2_0000, 0x1_0000)).collect();
+        let (from, to) = two(&chunks(&list), 8 * 0x1_0000, 0x1000).unwrap();
+        assert_eq!((from.at, to.at), (0x1_0000, 0x2_0000));
     }
 
     #[test]

@@ -80,7 +80,7 @@ fn show(wanted: &Wanted) -> io::Result<()> {
     let heap = Heap::open(SYSTEM)?;
     let held = scatter::scatter(&heap, wanted.size, &progress)?;
     let buffer = progress.step(&format!("allocate {} from {SYSTEM}", size::shown(wanted.size)), || {
-        heap.allocate(wanted.size)
+        heap.allocate(wanted.size).map_err(too_large)
     })?;
     let view = buffer.map(Protection::ReadWrite)?;
     fill(&buffer, &view, &progress)?;
@@ -99,6 +99,11 @@ fn show(wanted: &Wanted) -> io::Result<()> {
     }
     drop(held);
     copied.map(drop)
+}
+
+/// Says what a person can do about it.
+fn too_large(error: io::Error) -> io::Error {
+    io::Error::other(format!("{error}; more memory, or --size=, would help"))
 }
 
 fn fill(buffer: &Buffer, view: &View, progress: &Progress) -> io::Result<()> {

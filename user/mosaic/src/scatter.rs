@@ -25,8 +25,9 @@ pub fn scatter(heap: &Heap, wanted: u64, progress: &Progress) -> io::Result<Held
     let mut all = progress.step("fill highmem with small buffers", || fill(heap))?;
     let (count, bytes) = (all.len(), total(&all));
     let holes = punch(&mut all, wanted + wanted * SPARE / 100);
+    let which = if holes.0 <= count.div_ceil(2) { "every second one" } else { "most of them" };
     println!(
-        "  {count} buffers, {}; freed every second one: {} holes, {}",
+        "  {count} buffers, {}; freed {which}: {} holes, {}",
         size::about(bytes),
         holes.0,
         size::about(holes.1)
@@ -69,11 +70,14 @@ fn roll(dice: &mut u64) -> u64 {
     SMALLEST << ((*dice >> 32) % SIZES)
 }
 
-/// Frees every second buffer, in four rounds over all of memory, until `wanted` bytes are free; how many, how much.
+/// The buffers that are freed, of any eight in a row: every second one, and others only if these are not enough.
+const FREED: [usize; 7] = [0, 2, 4, 6, 1, 5, 3];
+
+/// Frees buffers, in rounds over all of memory, until `wanted` bytes are free; how many, how much.
 fn punch(all: &mut Vec<Buffer>, wanted: u64) -> (usize, u64) {
     let mut slots: Vec<Option<Buffer>> = all.drain(..).map(Some).collect();
     let (mut holes, mut bytes, count) = (0, 0, slots.len());
-    for index in (0..4).flat_map(|round| (2 * round..count).step_by(8)) {
+    for index in FREED.into_iter().flat_map(|first| (first..count).step_by(8)) {
         if bytes >= wanted {
             break;
         }
