@@ -1,16 +1,18 @@
 //! What the machine is for, once it is up: the self-tests, the benchmarks, random work, or the first program.
 
 use crate::board::{BootArgs, Glob, Platform};
-use crate::{bench, console, power, selftest, soak, user};
+use crate::{bench, console, devices, power, selftest, soak, user};
 use alloc::vec::Vec;
 
 /// The first program, if the boot arguments name none: the demonstration.
 const DEFAULT_INIT: &str = "/bin/mosaic";
 
 /// Does what the boot arguments ask for and switches the machine off.
-pub fn main(platform: Platform) -> ! {
+pub fn main(platform: Platform, devices: devices::Started) -> ! {
     // They were accepted before; only what they refer to has moved.
     let args = BootArgs::parse(&platform.bootargs).unwrap_or_else(|error| power::fail(&error));
+    // A benchmark measures the boot, too; a trial takes an edu 100 ms.
+    devices.admit(args.bench.is_none());
     if let Some(chosen) = args.selftest {
         // Without files the tests of programs are skipped; what is wrong with them is a matter for `init=`.
         platform.initrd.map(user::mount);

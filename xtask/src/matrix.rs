@@ -124,6 +124,16 @@ const SECOND_ROOT: &[&str] = &[
     "edu,bus=rp0",
 ];
 
+/// The same past the SMMU.
+const BYPASSED_ROOT: &[&str] = &[
+    "-device",
+    "pxb-pcie,bus_nr=128,id=px,bypass_iommu=on",
+    "-device",
+    "pcie-root-port,id=rp0,bus=px,chassis=1",
+    "-device",
+    "edu,bus=rp0",
+];
+
 /// Memory in three nodes, two of them with CPUs, and distances between them.
 const NUMA: &[&str] = &[
     "-object",
@@ -274,6 +284,25 @@ pub const CASES: &[Case] = &[
         ..SHAPED
     },
     Case { name: "virt-timer-1MHz", cpu: "max,cntfrq=1000000", cpus: "4", ..SHAPED },
+    // Past the SMMU that the tree puts in front of it: QEMU tells only ACPI.
+    Case {
+        name: "virt-bypassed-bus",
+        options: "dtb-randomness=off,default-bus-bypass-iommu=on",
+        expect: Expect::Ktap,
+        ..SHAPED
+    },
+    Case {
+        devices: BYPASSED_ROOT,
+        ..refusal(
+            "virt-bypassed-root",
+            "init=/bin/probe -- hello",
+            &[
+                "edu 81:00.0: stream 0x8100",
+                "warning: 81:00.0: left out: what it writes ",
+                "init: exit status 0",
+            ],
+        )
+    },
     // QEMU's edu wants MSIs, which nobody takes here.
     Case {
         name: "virt-no-its",

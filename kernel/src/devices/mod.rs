@@ -6,6 +6,7 @@
 mod bcm2835;
 pub mod copier;
 mod pci;
+mod trial;
 
 use crate::board::Platform;
 use crate::dma;
@@ -25,8 +26,11 @@ pub fn find(platform: &Platform) -> Found {
     Found(platform.pci_hosts.iter().filter_map(pci::open).collect())
 }
 
+/// Devices whose drivers have started, and that nobody uses yet.
+pub struct Started(Vec<&'static Copier>);
+
 /// Starts the drivers. With `iommu_off` the SMMUs are left alone, and devices get physical addresses.
-pub fn init(platform: &Platform, Found(hosts): Found, iommu_off: bool) {
+pub fn init(platform: &Platform, Found(hosts): Found, iommu_off: bool) -> Started {
     if !iommu_off {
         dma::iommu::init(&platform.smmus);
         if dma::quarantine::start().is_err() {
@@ -39,10 +43,24 @@ pub fn init(platform: &Platform, Found(hosts): Found, iommu_off: bool) {
         bcm2835::ask_firmware(mailbox, &platform.memory);
     }
     let engine = platform.dma_engine.as_ref().and_then(bcm2835::start_dma);
-    COPIERS.call_once(|| edus.chain(engine).collect());
+    Started(edus.chain(engine).collect())
 }
 
-/// The devices that copy, `edu`s first.
+impl Started {
+    /// Lets the devices be used, those that pass a `trial` if there is to be one. Only in a thread, once.
+    pub fn admit(self, trial: bool) {
+        let mut copiers = self.0;
+        copiers.retain(|copier| !trial || passes(copier));
+        COPIERS.call_once(|| copiers);
+    }
+}
+
+fn passes(copier: &Copier) -> bool {
+    let tried = dma::trace::without(|| trial::run(copier));
+    tried.inspect_err(|failed| log::warn!("{}: left out: {failed}", copier.device().name())).is_ok()
+}
+
+/// The devices that copy and may be used, `edu`s first.
 pub fn copiers() -> &'static [&'static Copier] {
     COPIERS.get().map_or(&[], Vec::as_slice)
 }

@@ -14,6 +14,14 @@ pub fn enable() {
     ON.store(true, Relaxed);
 }
 
+/// Leaves what `quiet` does out of the trace. Only while nobody else has buffers.
+pub fn without<R>(quiet: impl FnOnce() -> R) -> R {
+    let on = ON.swap(false, Relaxed);
+    let result = quiet();
+    ON.store(on, Relaxed);
+    result
+}
+
 /// What happened to a buffer. What is not known yet, or no more, is printed as `-`.
 pub(super) struct Event<'a> {
     pub device: Option<&'a Device>,
