@@ -366,7 +366,14 @@ pub const CASES: &[Case] = &[
         cpus: "8",
         append: "bench=contention",
         expect: Expect::PowerOff {
-            shown: &["attrs=alloc_64K_nkm", "threads=8", "attrs=map_single_4K", "threads=8"],
+            shown: &[
+                "attrs=alloc_64K_nkm",
+                "threads=8",
+                "attrs=map_single_4K",
+                "threads=8",
+                "attrs=sync",
+                "threads=8",
+            ],
             never: &[PANIC, "error:"],
         },
         ..SELFTEST

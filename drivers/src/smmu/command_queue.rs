@@ -213,6 +213,14 @@ pub(super) fn run(
     result
 }
 
+/// Waits until the SMMU has done all commands that were published before this.
+///
+/// # Errors
+/// See [`CommandError`].
+pub fn sync(queue: &impl Shared<CommandQueue>) -> Result<(), CommandError> {
+    run(queue, core::iter::empty())
+}
+
 #[cold]
 fn wait_for(
     queue: &impl Shared<CommandQueue>,

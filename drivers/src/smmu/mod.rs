@@ -30,7 +30,7 @@ mod upkeep;
 mod walked;
 
 pub use clock::{Clock, PATIENCE};
-pub use command_queue::{CommandCounters, CommandError, CommandQueue, GlobalErrors, QueueFull};
+pub use command_queue::{CommandCounters, CommandError, CommandQueue, GlobalErrors, QueueFull, sync};
 pub use domain::{DestroyError, Domain, DomainError};
 pub use event_queue::{EventCounters, EventQueue, Report};
 #[cfg(feature = "checking")]

@@ -1,5 +1,8 @@
-//! Many CPUs at a time: for a stretch of time each allocates and frees, or lends and takes back, as fast as it can.
+//! Many CPUs at a time: for a stretch of time each allocates and frees, or lends and takes back, as fast as it can. So that
+//! it shows how much of that is the IOMMU's queue and registers, each also does nothing but what every one of these
+//! operations ends with.
 
+use crate::dma::iommu::Smmu;
 use crate::dma::stream::{self, Pages};
 use crate::dma::{self, Device};
 use crate::rig::run_each;
@@ -22,13 +25,15 @@ const BUFFER: u64 = 64 << 10;
 enum Work {
     Alloc,
     Map,
+    /// A CMD_SYNC alone, which the SMMU is done with at once: a doorbell, and a look at CMDQ_CONS.
+    Sync,
 }
 
 /// Counts operations of all threads together; one operation is both halves.
 pub fn run(device: &Arc<Device>) -> Result<(), DmaError> {
     // Long enough for thousands of operations.
     let window = timer::frequency() / 20;
-    for work in [Work::Alloc, Work::Map] {
+    for work in [Work::Alloc, Work::Map, Work::Sync] {
         for threads in THREADS.into_iter().filter(|&threads| threads <= smp::online()) {
             let mut windows = (0..WINDOWS)
                 .map(|_| measure(device, work, threads, window))
@@ -53,6 +58,7 @@ fn report(work: Work, count: usize, window: u64, each: &[u64]) {
     let (size, name) = match work {
         Work::Alloc => (BUFFER, "alloc_64K_nkm"),
         Work::Map => (PAGE_SIZE, "map_single_4K"),
+        Work::Sync => (0, "sync"),
     };
     let ops: u64 = each.iter().sum();
     let per_op = window.checked_div(ops).unwrap_or(0);
@@ -76,6 +82,7 @@ impl Work {
                     let lent = stream::map(device, page, Direction::Bidirectional);
                     page = lent.map_err(|refused| refused.error)?.unmap()?;
                 }
+                Self::Sync => device.smmu().map_or(Ok(()), Smmu::sync)?,
             }
             ops += 1;
         }

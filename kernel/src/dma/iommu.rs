@@ -200,6 +200,14 @@ impl Smmu {
         self.commands.queue.lock().disarm()
     }
 
+    /// Waits until it has done all that it was told before.
+    ///
+    /// # Errors
+    /// [`DmaError::IommuTimeout`].
+    pub fn sync(&self) -> Result<(), DmaError> {
+        smmu::sync(&self.commands).map_err(|_| DmaError::IommuTimeout)
+    }
+
     /// An empty domain.
     pub(super) fn new_domain(&'static self) -> Result<Arc<Domain>, DmaError> {
         let bits = self.features.input_bits();

@@ -2,6 +2,9 @@
 
 use super::figures::Figure;
 
+/// What each operation ends with.
+const SYNC: &str = "sync";
+
 /// What a second CPU brings, and who is faster.
 pub struct Scaling {
     /// What is done all the time.
@@ -12,6 +15,16 @@ pub struct Scaling {
     pub linux: Option<f64>,
     /// Linux's time for an operation against Tessera's, on two CPUs of the same host in the same run.
     pub faster: Option<f64>,
+    /// What the emulator allows: of a CMD_SYNC alone, with which each operation of Tessera's ends.
+    pub floor: Option<Floor>,
+}
+
+/// A CMD_SYNC alone: every access to a register of the SMMU takes the emulator's one lock, whichever CPU does it.
+pub struct Floor {
+    /// As for the operation.
+    pub tessera: f64,
+    /// Its part of an operation's time, on one CPU.
+    pub part: f64,
 }
 
 /// The work that both boots and peer did in mode `b`. `same_run` says whether the peer's times are of this run.
@@ -23,14 +36,19 @@ pub fn of(own: &[Figure], linux: &[Figure], same_run: bool) -> Vec<Scaling> {
 }
 
 fn one(own: &[Figure], linux: &[Figure], same_run: bool, work: &str) -> Option<Scaling> {
-    let gain = |figures| Some(time(figures, work, 1)? / time(figures, work, 2)?);
     let faster = || Some(time(linux, work, 2)? / time(own, work, 2)?);
     Some(Scaling {
         work: work.into(),
-        tessera: gain(own)?,
-        linux: gain(linux),
+        tessera: gain_of(own, work)?,
+        linux: gain_of(linux, work),
         faster: same_run.then(faster).flatten(),
+        floor: gain_of(own, SYNC)
+            .and_then(|tessera| Some(Floor { tessera, part: time(own, SYNC, 1)? / time(own, work, 1)? })),
     })
+}
+
+fn gain_of(figures: &[Figure], work: &str) -> Option<f64> {
+    Some(time(figures, work, 1)? / time(figures, work, 2)?)
 }
 
 /// The least time of an operation over the boots: what a busy host adds is never negative.
@@ -47,7 +65,14 @@ impl std::fmt::Display for Scaling {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}: two CPUs do {:.2} times the work of one", self.work, self.tessera)?;
         self.linux.map_or(Ok(()), |linux| write!(f, " (Linux {linux:.2})"))?;
-        self.faster.map_or(Ok(()), |faster| write!(f, "; Linux takes {faster:.1} times as long for it"))
+        self.faster.map_or(Ok(()), |faster| write!(f, "; Linux takes {faster:.1} times as long for it"))?;
+        self.floor.as_ref().map_or(Ok(()), |Floor { tessera, part }| {
+            let part = part * 100.0;
+            write!(
+                f,
+                "; of a CMD_SYNC alone, {part:.0} % of it on one CPU, two do {tessera:.2} times as many"
+            )
+        })
     }
 }
 
@@ -57,9 +82,13 @@ mod tests {
     use super::*;
 
     fn figures(times: &[(u64, u64)]) -> Vec<Figure> {
+        figures_of("alloc_64K_nkm", times)
+    }
+
+    fn figures_of(work: &str, times: &[(u64, u64)]) -> Vec<Figure> {
         let line = |(threads, time): &(u64, u64)| {
             format!(
-                "BENCH contention size=65536 attrs=alloc_64K_nkm alloc_ticks={time} free_ticks=0 chunks=1 threads={threads}\n"
+                "BENCH contention size=0 attrs={work} alloc_ticks={time} free_ticks=0 chunks=1 threads={threads}\n"
             )
         };
         from_console(&times.iter().map(line).collect::<String>(), "b")
@@ -72,5 +101,17 @@ mod tests {
         assert_eq!((scaling.tessera, scaling.linux, scaling.faster), (2.0, Some(2.0), Some(3000.0 / 550.0)));
         assert_eq!(of(&own, &figures(&[(1, 6000), (2, 3000)]), false)[0].faster, None);
         assert!(of(&[], &[], true).is_empty());
+    }
+
+    #[test]
+    fn what_a_sync_alone_does_is_the_floor() {
+        let mut own = figures(&[(1, 2000), (2, 1600)]);
+        assert!(of(&own, &[], false)[0].floor.is_none());
+        own.extend(figures_of("sync", &[(1, 1000), (2, 1250), (2, 1300)]));
+        assert_eq!(
+            of(&own, &[], false)[0].to_string(),
+            "alloc_64K_nkm: two CPUs do 1.25 times the work of one; of a CMD_SYNC alone, 50 % of it on one CPU, two do \
+             0.80 times as many"
+        );
     }
 }

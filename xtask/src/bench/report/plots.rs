@@ -154,6 +154,7 @@ fn cpus(own: &[Figure], linux: &[Figure]) -> Plot {
             line("Linux, map + unmap 4 KiB", Who::LinuxToo, linux, map),
             line("Tessera, alloc + free 64 KiB", Who::Tessera, own, alloc),
             line("Tessera, map + unmap 4 KiB", Who::TesseraToo, own, map),
+            line("CMD_SYNC alone", Who::Floor, own, "sync"),
         ],
     }
 }
