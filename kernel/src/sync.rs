@@ -20,6 +20,15 @@
 //!
 //! The SMMU's event queue is taken by its interrupt handler, and by nobody who holds another lock.
 
+/// The atomics of what several CPUs change without a lock: the processor's, or loom's, which try everything that another
+/// CPU may see.
+pub(crate) mod atomic {
+    #[cfg(not(feature = "loom"))]
+    pub(crate) use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+    #[cfg(feature = "loom")]
+    pub(crate) use loom::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+}
+
 use core::ops::{Deref, DerefMut};
 use spin::RelaxStrategy;
 use spin::mutex::{SpinMutex, SpinMutexGuard};

@@ -5,16 +5,24 @@ use std::process::{Command, Stdio};
 
 use crate::command::{cargo, question, shown};
 use crate::error::{Error, Result};
+use crate::loom;
 use crate::qemu;
 use crate::tally::Tally;
 
 /// The test that drives QEMU's SMMU.
 const ASKS_QEMU: &str = "qemus_smmu_does_what_the_model_does";
 
+/// Random input for each of its targets, for so long.
+const FUZZ_SECONDS: &str = "10";
+
 /// Runs them all, passes their output on, and counts. The long ones, which plain `cargo test` leaves out, come last and
 /// optimised; what needs something that is not there is skipped.
 pub fn test() -> Result<Tally> {
-    let mut tally = run(cargo(&["test", "--workspace", "--no-fail-fast"]))?;
+    let mut all = cargo(&["test", "--workspace", "--no-fail-fast"]);
+    if std::env::var_os("FUZZ_SECONDS").is_none() {
+        all.env("FUZZ_SECONDS", FUZZ_SECONDS);
+    }
+    let mut tally = run(all)?;
     tally.skipped = 0; // What was left out follows now.
     let mut long = cargo(&["test", "--profile=judge", "--package=drivers", "--test=smmu", "--", "--ignored"]);
     if !has_qemu() {
@@ -23,6 +31,7 @@ pub fn test() -> Result<Tally> {
         tally.skipped += 1;
     }
     tally += run(long)?;
+    tally += loom::test()?;
     println!("host tests: {tally}");
     Ok(tally)
 }
@@ -31,7 +40,8 @@ fn has_qemu() -> bool {
     question(qemu::PROGRAM, &["--version"]).is_some()
 }
 
-fn run(mut command: Command) -> Result<Tally> {
+/// Runs a `cargo test`, passes on what is news in its output, and counts.
+pub fn run(mut command: Command) -> Result<Tally> {
     println!("$ {}", shown(&command));
     let failed = |cause| Error::Start { program: "cargo".into(), cause };
     let mut child = command.stdout(Stdio::piped()).spawn().map_err(failed)?;

@@ -27,6 +27,7 @@ mod initramfs;
 mod inject;
 mod judge;
 mod knobs;
+mod loom;
 mod machine;
 mod matrix;
 mod mutants;
@@ -46,7 +47,7 @@ mod workspace;
 mod wrap;
 
 const USAGE: &str =
-    "usage: cargo xtask build | run | image | test [CASE..] | inject [WORD..] | mutants [WORD..] | check | bench [GLOB | --bless | ..] | debug
+    "usage: cargo xtask build | run | image | test [CASE..] | inject [WORD..] | mutants [WORD..] | loom | check | bench [GLOB | --bless | ..] | debug
 knobs (environment): BOARD MEM SMP APPEND QEMU_ARGS INITRD";
 
 fn main() -> ExitCode {
@@ -73,6 +74,7 @@ fn dispatch(verb: &str, rest: &[String]) -> Result<ExitCode> {
         "image" => flash::images(&knobs).map(|()| ExitCode::SUCCESS),
         "inject" => inject::inject(rest).map(conclude),
         "mutants" => mutants::mutants(rest).map(conclude),
+        "loom" => loom::test().map(conclude),
         "check" => check::check().map(conclude),
         _ => Err(Error::Usage(USAGE)),
     }

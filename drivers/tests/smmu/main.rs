@@ -5,6 +5,8 @@ mod events;
 mod failures;
 mod forgetting;
 mod judge;
+#[cfg(feature = "loom")]
+mod loom;
 mod qemu;
 mod starting;
 mod streams;

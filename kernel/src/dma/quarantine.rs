@@ -8,11 +8,12 @@ use super::device::Device;
 use super::iommu::{self, Smmu};
 use crate::sched::{self, WaitError, Waiters};
 use crate::sync::SpinLock;
+use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use crate::sync::atomic::{AtomicU8, AtomicU64};
 use addr::StreamId;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
-use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64};
+use core::sync::atomic::AtomicBool;
 use smmu_spec::Event;
 
 /// Faults that a device may have before it is blocked, unless its driver says otherwise. Every transaction that an SMMU
@@ -43,7 +44,7 @@ pub(super) struct Faults {
 }
 
 impl Faults {
-    pub(super) const fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             total: AtomicU64::new(0),
             before: AtomicU64::new(0),
@@ -337,5 +338,101 @@ mod tests {
         assert!(faults.is_quarantined());
         assert_eq!(faults.rearm(|| Ok::<_, &str>(())), Ok(()));
         faults.rearm(|| -> Result<(), &str> { panic!("it is armed already") }).unwrap();
+    }
+}
+
+/// Device, driver and the quarantine's thread, in every order (`cargo xtask loom`).
+#[cfg(all(test, feature = "loom"))]
+mod loom {
+    use super::*;
+    use ::loom::cell::UnsafeCell;
+    use ::loom::sync::Arc;
+    use ::loom::thread;
+
+    /// What the SMMU does with a device, which one CPU changes at a time and the next one finds as it was left.
+    struct Stream(UnsafeCell<bool>);
+
+    struct Shared {
+        faults: Faults,
+        attached: Stream,
+    }
+
+    impl Stream {
+        fn attach(&self, attached: bool) -> Result<(), ()> {
+            // SAFETY: loom checks that nobody else is here, and that what the last one did is seen.
+            self.0.with_mut(|now| assert_ne!(unsafe { now.replace(attached) }, attached, "it is so already"));
+            Ok(())
+        }
+    }
+
+    fn shared(limit: u64) -> Arc<Shared> {
+        let shared = Shared { faults: Faults::new(), attached: Stream(UnsafeCell::new(true)) };
+        shared.faults.set_limit(limit);
+        Arc::new(shared)
+    }
+
+    impl Shared {
+        fn fault(&self) -> bool {
+            self.faults.add() && self.faults.quarantine(|| self.attached.attach(false)).is_some()
+        }
+        fn rearm(&self) {
+            self.faults.rearm(|| self.attached.attach(true)).unwrap();
+        }
+        fn block(&self) -> bool {
+            self.faults.block(|| self.attached.attach(false)).is_some()
+        }
+        fn unblock(&self) -> bool {
+            self.faults.unblock(|| self.attached.attach(true)).is_some()
+        }
+        /// What the SMMU does is what the state says.
+        fn check(&self) {
+            let attached = self.attached.0.with(|now| {
+                // SAFETY: all threads have ended.
+                unsafe { *now }
+            });
+            assert_eq!(attached, !self.faults.is_detached());
+        }
+    }
+
+    #[test]
+    fn loom_the_fault_that_goes_too_far_blocks_once() {
+        ::loom::model(|| {
+            let shared = shared(2);
+            let other = shared.clone();
+            let other = thread::spawn(move || other.fault());
+            let here = shared.fault();
+            assert!(here ^ other.join().unwrap(), "one of two is one too many");
+            assert!(shared.faults.is_quarantined());
+            shared.check();
+        });
+    }
+
+    #[test]
+    fn loom_a_driver_that_arms_it_and_a_device_that_faults_agree() {
+        ::loom::model(|| {
+            let shared = shared(1);
+            assert!(shared.fault());
+            let other = shared.clone();
+            let other = thread::spawn(move || other.fault());
+            shared.rearm();
+            let blocked = other.join().unwrap();
+            assert_eq!(blocked, shared.faults.is_quarantined());
+            shared.check();
+        });
+    }
+
+    #[test]
+    fn loom_a_driver_that_blocks_it_and_the_quarantine_do_not_both() {
+        ::loom::model(|| {
+            let shared = shared(1);
+            let other = shared.clone();
+            let other = thread::spawn(move || other.fault());
+            let blocked = shared.block();
+            let unblocked = blocked && shared.unblock();
+            let quarantined = other.join().unwrap();
+            assert_eq!(blocked, unblocked, "only its driver ends what its driver began");
+            assert_eq!(quarantined, shared.faults.is_quarantined());
+            shared.check();
+        });
     }
 }

@@ -10,7 +10,7 @@
 //! Their own books live in the global heap. Taking *and giving back* may allocate there; `heap_per_operation` of
 //! each says how much one call can need, so that a kernel can see to its heap first.
 
-#![cfg_attr(not(test), no_std)]
+#![cfg_attr(not(any(test, feature = "loom")), no_std)]
 #![forbid(unsafe_code)]
 
 extern crate alloc;
@@ -24,6 +24,7 @@ mod large;
 mod magazine;
 mod range;
 mod slots;
+mod sync;
 mod zone;
 
 pub use chunks::{ChunkError, Request};

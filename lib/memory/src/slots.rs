@@ -1,6 +1,6 @@
 //! Which of 512 slots are free: bits that many CPUs take and give back at a time, without a lock.
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{AtomicU64, Ordering};
 
 /// The slots of one table, say. All are free at first.
 ///
@@ -29,8 +29,8 @@ impl Slots {
     pub const LONGEST: u32 = 64;
 
     /// All of them free.
-    pub const fn new() -> Self {
-        Self { words: [const { Word(AtomicU64::new(u64::MAX)) }; WORDS] }
+    pub fn new() -> Self {
+        Self { words: core::array::from_fn(|_| Word(AtomicU64::new(u64::MAX))) }
     }
 
     /// Takes `len` slots (1 to [`Slots::LONGEST`]) in a row and returns the first of them. `home` says where the search

@@ -196,6 +196,8 @@ impl World {
             self.pass_microseconds(PATIENCE / 4);
         }
         self.let_in();
+        #[cfg(feature = "loom")]
+        ::loom::thread::yield_now();
         match &self.qemu {
             Some(qemu) => qemu.exchange(&self.file),
             None => self.model.borrow_mut().step(),
