@@ -1,6 +1,7 @@
 //! The kernel's memory and DMA core on a machine with caches, for a device that does not snoop them.
 
 mod machine;
+mod misuse;
 mod mutants;
 mod program;
 
@@ -48,6 +49,7 @@ fn a_device_that_does_not_snoop_and_the_cpu_see_each_others_data() {
         let program = Program::new(&machine, seed);
         catch_unwind(AssertUnwindSafe(|| program.run(STEPS))).unwrap_or_else(|_| panic!("seed {seed}"));
     }
+    misuse::each_has_a_name();
 }
 
 #[test]

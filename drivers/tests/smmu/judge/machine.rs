@@ -169,13 +169,16 @@ impl Shared {
     }
 }
 
-/// What an earlier kernel left in the SMMU's caches: an attached stream, a translation, everything under the tags that
-/// the next one will use first.
+/// What an earlier kernel left in the SMMU's caches: an attached stream, translations, everything under the tags that the
+/// next one will use first.
 fn leave_rubbish(world: &Rc<World>, stream: StreamId) {
     let mut before = Rig::start(world.clone()).unwrap();
     let mut domain = before.attached(stream);
-    before.map(&mut domain, 0, &[super::chunk(0x77_0000_0000, 0)]).unwrap();
-    before.access(stream, 0, WRITE);
+    for page in (0..40).chain(0x200..0x210) {
+        let at = page << PAGE_SHIFT;
+        before.map(&mut domain, at, &[super::chunk(0x77_0000_0000 + 2 * at, 0)]).unwrap();
+        before.access(stream, at, WRITE);
+    }
     before.access(StreamId::new(stream.raw() + 1), 0, READ);
 }
 
@@ -452,8 +455,10 @@ impl Machine {
             Err(refused) => {
                 assert_eq!(self.world.allowance.get(), 0, "{:?}", refused.error);
                 pages.iter().for_each(|&page| oracle.leads(domain, page, step));
+                drop(oracle);
             }
         }
+        self.dma(2);
     }
 
     fn free(&mut self, stale: usize, late: bool) {

@@ -18,20 +18,29 @@ use mutants::{MUTANTS, Mutant};
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::{Config, RngSeed, TestRunner};
 use std::cell::Cell;
+use std::fmt::Debug;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::str::FromStr;
 
 /// Where random programs start from, unless `JUDGE_SEED` says otherwise.
 const SEED: u64 = 0x7e55e7a;
 
+/// How often a program that fails is made smaller, unless `JUDGE_SHRINKS` says otherwise.
+const SHRINKS: u32 = 20_000;
+
+fn number<N: FromStr<Err: Debug>>(name: &str, default: N) -> N {
+    std::env::var(name).map_or(default, |text| text.parse().expect("a number"))
+}
+
 fn seed() -> u64 {
-    std::env::var("JUDGE_SEED").map_or(SEED, |text| text.parse().expect("JUDGE_SEED is a number"))
+    number("JUDGE_SEED", SEED)
 }
 
 /// Runs so many programs of at most so many steps, and says what they did.
 fn run_programs(cases: u32, steps: usize) -> Tally {
     let config = Config {
         cases,
-        max_shrink_iters: 20_000,
+        max_shrink_iters: number("JUDGE_SHRINKS", SHRINKS),
         rng_seed: RngSeed::Fixed(seed()),
         failure_persistence: None,
         ..Config::default()
@@ -49,7 +58,7 @@ fn run_programs(cases: u32, steps: usize) -> Tally {
 
 #[test]
 fn no_access_reaches_what_is_not_the_attachments() {
-    let tally = run_programs(60, 300);
+    let tally = run_programs(number("JUDGE_PROGRAMS", 60), 300);
     println!("{tally:?}");
     assert!(tally.reached * 20 > tally.accesses, "hardly anything was reached: {tally:?}");
 }

@@ -81,7 +81,8 @@ impl Oracle {
         Some((client, page))
     }
 
-    fn note(&mut self, domain: usize, page: u64) {
+    /// Something happens to the page: it is worth a look.
+    pub fn note(&mut self, domain: usize, page: u64) {
         if self.recent.len() < RECENT {
             self.recent.push((domain, page));
         } else {

@@ -134,7 +134,13 @@ impl Kind {
 
 /// Pages that tables of every level begin and end around: few, so that they meet.
 fn page() -> impl Strategy<Value = u64> {
-    let regions = prop_oneof![Just(0), Just(0x200), Just(0x4_0000), Just(0x800_0000)];
+    let regions = prop_oneof![
+        4 => Just(0),
+        4 => Just(0x200),
+        1 => Just(super::pinned::FIRST),
+        4 => Just(0x4_0000),
+        4 => Just(0x800_0000),
+    ];
     (regions, prop_oneof![0..40u64, Just(508), Just(511)]).prop_map(|(region, page)| region + page)
 }
 
@@ -157,13 +163,13 @@ fn op() -> impl Strategy<Value = Op> {
     let part = (any.clone(), 0..24u8, 1..20u8);
     prop_oneof![
         24 => map,
-        12 => map_pinned,
+        7 => map_pinned,
         3 => (0..5u8, 0..DOMAINS, page(), 1..6u8)
             .prop_map(|(allowance, domain, page, count)| Op::MapWith { allowance, domain, page, count }),
-        8 => any.clone().prop_map(|attachment| Op::Unmap { attachment }),
-        8 => any.clone().prop_map(|attachment| Op::UnmapWhole { attachment }),
-        8 => any.clone().prop_map(|attachment| Op::UnmapPinned { attachment }),
-        5 => part.clone().prop_map(|(attachment, skip, pages)| Op::UnmapPart { attachment, skip, pages }),
+        9 => any.clone().prop_map(|attachment| Op::Unmap { attachment }),
+        9 => any.clone().prop_map(|attachment| Op::UnmapWhole { attachment }),
+        5 => any.clone().prop_map(|attachment| Op::UnmapPinned { attachment }),
+        6 => part.clone().prop_map(|(attachment, skip, pages)| Op::UnmapPart { attachment, skip, pages }),
         1 => part.prop_map(|(attachment, skip, pages)| Op::UnmapPartWithoutMemory { attachment, skip, pages }),
         18 => any.clone().prop_map(|stale| Op::Free { stale }),
         1 => any.prop_map(|stale| Op::FreeLate { stale }),

@@ -1,0 +1,152 @@
+//! A judge: a test program, built in the copy of the work tree and run for a bounded time.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::command::{capture, shown};
+use crate::error::{Error, Result};
+use crate::loom;
+
+/// So long a judge may take: several times what it takes when there is nothing to notice.
+const PATIENCE: Duration = Duration::from_secs(600);
+/// Random programs that have to do, for the judges that count them.
+const PROGRAMS: &str = "400";
+
+/// Who has to notice.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Judge {
+    /// Random programs against the SMMU driver.
+    Smmu,
+    /// The DMA core on a machine with caches.
+    Caches,
+    /// loom, of what CPUs do to the slots of a table at a time.
+    Slots,
+    /// loom, of a device's faults, its driver and the quarantine.
+    Quarantine,
+    /// loom, of several CPUs at the command queue.
+    Queue,
+}
+
+/// What it said.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// It failed.
+    Caught,
+    /// It did not end in its time.
+    Hung,
+    /// It passed.
+    Missed,
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Caught => "caught",
+            Self::Hung => "caught (it hangs)",
+            Self::Missed => "MISSED",
+        })
+    }
+}
+
+impl Judge {
+    /// The arguments that make cargo build its test program.
+    fn program(self) -> &'static [&'static str] {
+        match self {
+            Self::Smmu => &["--package=drivers", "--test=smmu"],
+            Self::Caches => &["--package=kernel", "--test=caches"],
+            Self::Slots => &["--package=memory", "--test=loom", "--features=loom"],
+            Self::Quarantine => &["--package=kernel", "--lib", "--features=loom"],
+            Self::Queue => &["--package=drivers", "--test=smmu", "--features=loom"],
+        }
+    }
+
+    /// What all tests of it have in their names that judge.
+    fn tests(self) -> &'static str {
+        match self {
+            Self::Smmu => "judge::no_access_reaches_what_is_not_the_attachments",
+            Self::Caches => "a_device_that_does_not_snoop_and_the_cpu_see_each_others_data",
+            Self::Slots => "",
+            Self::Quarantine | Self::Queue => "loom_",
+        }
+    }
+}
+
+/// Makes sure that `judges` find nothing in `tree` as it is.
+///
+/// # Errors
+/// One does, or it does not build.
+pub fn check(tree: &Path, judges: impl Iterator<Item = Judge>) -> Result<()> {
+    for judge in judges.collect::<BTreeSet<_>>() {
+        let start = Instant::now();
+        if run(tree, judge)? != Verdict::Missed {
+            return Err(Error::Missing(format!("{judge:?} fails without any mutant")));
+        }
+        println!("no mutant, no complaint of {judge:?} in {} s", start.elapsed().as_secs());
+    }
+    Ok(())
+}
+
+/// What `judge` says of the sources in `tree`.
+pub fn run(tree: &Path, judge: Judge) -> Result<Verdict> {
+    let program = build(tree, judge)?;
+    let mut command = Command::new(program);
+    command.arg(judge.tests()).current_dir(tree);
+    // The first program that fails is enough: nobody reads a smaller one.
+    command.envs([("RUST_BACKTRACE", "0"), ("JUDGE_SHRINKS", "0"), ("JUDGE_PROGRAMS", PROGRAMS)]);
+    command.env("LOOM_MAX_PREEMPTIONS", loom::PREEMPTIONS);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let start = Instant::now();
+    let failed = |cause| Error::Start { program: "the judge".into(), cause };
+    let mut child = command.spawn().map_err(failed)?;
+    while start.elapsed() < PATIENCE {
+        if let Some(status) = child.try_wait().map_err(failed)? {
+            return Ok(if status.success() { Verdict::Missed } else { Verdict::Caught });
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    child.kill().and_then(|()| child.wait()).map_err(failed)?;
+    Ok(Verdict::Hung)
+}
+
+/// Builds the test program, and says where it is.
+fn build(tree: &Path, judge: Judge) -> Result<PathBuf> {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(tree).args(["test", "--quiet", "--offline", "--no-run", "--message-format=json"]);
+    command.args(judge.program()).arg("--target-dir").arg(tree.with_file_name("build"));
+    let output = capture(&mut command)?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let built = said.lines().find_map(executable).filter(|_| output.status.success());
+    built.map(PathBuf::from).ok_or_else(|| {
+        let (command, status) = (shown(&command), output.status.to_string());
+        Error::Program { command, status }
+    })
+}
+
+/// The test program in a line of cargo's messages, if there is one. (A package's other programs are built with it.)
+fn executable(line: &str) -> Option<&str> {
+    if !line.contains(r#""test":true},"features""#) {
+        return None;
+    }
+    line.split_once("\"executable\":\"")?.1.split('"').next()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_program_is_found_among_cargos_messages() {
+        let cases = [
+            (r#"{"profile":{"test":false},"features":[],"executable":null}"#, None),
+            (r#"{"profile":{"test":false},"features":[],"executable":"/t/kernel","fresh":true}"#, None),
+            (
+                r#"{"profile":{"test":true},"features":[],"executable":"/t/smmu-5","fresh":false}"#,
+                Some("/t/smmu-5"),
+            ),
+        ];
+        cases.iter().for_each(|(line, program)| assert_eq!(executable(line), *program, "{line}"));
+    }
+}

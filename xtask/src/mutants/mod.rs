@@ -1,0 +1,95 @@
+//! `cargo xtask mutants`: mistakes in the source that no test can make from outside, each in a copy of the work tree, and
+//! the judge that has to notice it.
+//!
+//! Most mutants need none of this: they are made between the driver and the model, and run with every `cargo test`
+//! (`drivers/tests/smmu/judge/mutants.rs`, `kernel/tests/caches/mutants.rs`).
+//!
+//! The copy has a target directory of its own, in which a mutant only makes the crates anew that it is in or under. The
+//! judges run by themselves, for a bounded time: a mutant may well make them hang.
+
+mod judge;
+mod list;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use crate::command::question;
+use crate::error::{Error, Result};
+use crate::tally::Tally;
+use crate::workspace;
+use judge::Verdict;
+use list::{MUTANTS, Mutant};
+
+/// Tries those whose names contain one of `words` (all without words). Each mutant that is noticed counts as passed. First
+/// comes the source as it is, in which no judge may notice anything.
+pub fn mutants(words: &[String]) -> Result<Tally> {
+    let tree = workspace::target().join("mutants/tree");
+    copy_sources(&tree)?;
+    let wanted = |mutant: &&Mutant| words.is_empty() || words.iter().any(|word| mutant.name.contains(word));
+    let wanted: Vec<_> = MUTANTS.iter().filter(wanted).collect();
+    judge::check(&tree, wanted.iter().map(|mutant| mutant.judge))?;
+    let mut tally = Tally::default();
+    for (index, mutant) in wanted.iter().enumerate() {
+        let start = Instant::now();
+        let verdict = try_one(&tree, mutant)?;
+        let seconds = start.elapsed().as_secs();
+        println!("mutant {}/{} {verdict} in {seconds} s: {}", index + 1, wanted.len(), mutant.name);
+        tally += Tally::one(verdict != Verdict::Missed);
+    }
+    Ok(tally)
+}
+
+/// What the judge says of the tree with this mistake in it. The tree is right again after it.
+fn try_one(tree: &Path, mutant: &Mutant) -> Result<Verdict> {
+    let path = tree.join(mutant.file);
+    let text = fs::read_to_string(&path).map_err(Error::file("read", &path))?;
+    if text.matches(mutant.from).count() != 1 {
+        return Err(Error::Missing(format!("{}: {:?} is not there once", mutant.file, mutant.from)));
+    }
+    let write = |text: &str| fs::write(&path, text).map_err(Error::file("write", &path));
+    write(&text.replace(mutant.from, mutant.to))?;
+    let verdict = judge::run(tree, mutant.judge);
+    write(&text)?;
+    verdict
+}
+
+/// The work tree as it is now, without what git ignores.
+fn copy_sources(tree: &Path) -> Result<()> {
+    let root = workspace::root();
+    let listed = question(
+        "git",
+        &["-C", &root.to_string_lossy(), "ls-files", "--cached", "--others", "--exclude-standard"],
+    );
+    let listed = listed.ok_or_else(|| Error::Missing("git, to know which files are sources".into()))?;
+    for name in listed.lines().map(PathBuf::from) {
+        let (from, to) = (root.join(&name), tree.join(&name));
+        let directory = to.parent().unwrap_or(tree);
+        fs::create_dir_all(directory).map_err(Error::file("make", directory))?;
+        let text = fs::read(&from).map_err(Error::file("read", &from))?;
+        // What has not changed keeps its time, and is not built again.
+        if fs::read(&to).ok().as_ref() != Some(&text) {
+            fs::write(&to, text).map_err(Error::file("write", &to))?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_mutant_has_its_place_and_is_in_the_documentation() {
+        let text = fs::read_to_string(workspace::root().join("doc/testing.md")).unwrap();
+        let (_, section) = text.split_once("### Mutants of the source").unwrap();
+        let section = section.split("\n#").next().unwrap();
+        let listed: Vec<_> =
+            section.lines().filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" | caught |")).collect();
+        assert_eq!(listed, MUTANTS.map(|mutant| mutant.name));
+        for mutant in MUTANTS {
+            let text = fs::read_to_string(workspace::root().join(mutant.file)).unwrap();
+            assert_eq!(text.matches(mutant.from).count(), 1, "{}", mutant.name);
+        }
+    }
+}
