@@ -29,5 +29,6 @@ mod trap;
 pub use init::{ENVIRONMENT, MountError, mount, run_init};
 pub use loader::{Launch, StartError, start};
 pub use process::{Ending, Process};
+pub use syscall::dispatch;
 pub use task::{Task, switch};
 pub use trap::{before_return, trap};

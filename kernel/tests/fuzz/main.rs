@@ -1,7 +1,9 @@
 //! Inputs that nobody made on purpose, for everything that reads input from outside: an error is fine, a panic or a hang
 //! is not. A second each in `cargo test`; `make fuzz` takes a minute each.
 
+mod host;
 mod mutate;
+mod syscalls;
 mod targets;
 
 use mutate::{Target, fuzz};
@@ -52,6 +54,13 @@ fn event_records() {
 #[test]
 fn configuration_spaces() {
     run("configuration", targets::configuration, targets::configurations());
+}
+
+#[test]
+fn system_calls() {
+    host::boot(targets::archives().remove(0).leak());
+    syscalls::seeds().iter().for_each(|seed| syscalls::check_seed(seed));
+    run("syscalls", syscalls::syscalls, syscalls::seeds());
 }
 
 #[test]
