@@ -115,9 +115,9 @@ mod tests {
     #[test]
     fn a_stream_that_fell_silent_has_its_last_count_told_when_its_window_is_over() {
         let mut limit = RateLimit::new();
-        (0..=BURST).for_each(|_| drop(limit.admit(stream(8), 0)));
+        (0..=BURST).for_each(|_| _ = limit.admit(stream(8), 0));
         limit.announce(0, |_| {});
-        (0..5).for_each(|_| drop(limit.admit(stream(8), 1)));
+        (0..5).for_each(|_| _ = limit.admit(stream(8), 1));
         limit.announce(WINDOW, |dropped| panic!("{dropped:?}"));
         let mut said = Vec::new();
         limit.announce(WINDOW + 1, |dropped| said.push(dropped));
