@@ -33,8 +33,8 @@ enum Kind {
 /// A domain behind an SMMU.
 struct Behind {
     smmu: &'static Smmu,
-    /// Mappings that need no lock, from the first one on; `None` inside if their addresses were taken.
-    small: Once<Option<Box<Small>>>,
+    /// Mappings that need no lock, from the first one on.
+    small: Once<Box<Small>>,
     translated: SpinLock<Translated>,
 }
 
@@ -158,7 +158,7 @@ impl Domain {
         if inject::is_armed(Step::Iova) || mask.highest() < Small::HIGHEST {
             return None;
         }
-        let range = behind.small.get()?.as_ref()?.map_run(run, is_written)?;
+        let range = behind.small.get()?.map_run(run, is_written)?;
         counters::IOVA_RANGES.add(1);
         Some(range)
     }
@@ -211,7 +211,7 @@ impl Behind {
         }
         let is_small = wish.len <= Small::LONGEST && wish.mask.highest() >= Small::HIGHEST;
         if is_small
-            && let Some(Some(small)) = self.small.get()
+            && let Some(small) = self.small.get()
             && let Some(place) = small.take(wish.len)
         {
             return small.map(place, chunks, wish.len, wish.mapping);
@@ -235,11 +235,10 @@ impl Behind {
 
     /// A place for a small mapping after there was none; `None` if there cannot be any.
     fn new_place(&self, wish: &Wish) -> Result<Option<(&Small, Place)>, DmaError> {
-        let small = self.small.call_once(|| {
-            let reserved = self.translated.lock().reserve(Small::space());
-            reserved.is_ok().then(|| Box::new(Small::new()))
-        });
-        let Some(small) = small else { return Ok(None) };
+        let small = self.small.call_once(|| Box::new(Small::new()));
+        if small.is_used_up() {
+            return Ok(None);
+        }
         let mut translated = self.translated.lock();
         // Another CPU may have made room meanwhile.
         if let Some(place) = small.take(wish.len) {
@@ -251,8 +250,7 @@ impl Behind {
 
     #[inline]
     fn unmap<T>(&self, range: AddrRange<Iova>, held: T) -> Result<T, DmaError> {
-        let small = self.small.get().and_then(Option::as_ref);
-        let small = small.and_then(|small| Some((small, small.table_of(range)?)));
+        let small = self.small.get().and_then(|small| Some((small, small.table_of(range)?)));
         let stale = match small {
             Some((_, (_, table))) => table.pinned().unmap(&Tables, range, held),
             None => self.translated.lock().unmap(range, held),

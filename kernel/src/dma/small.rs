@@ -1,7 +1,8 @@
 //! Small mappings of a domain: pages of tables that stay, found, written and given back without the domain's lock.
 //!
-//! A part of the domain's addresses is kept for them, table by table: each table is pinned when all before it are in
-//! use, and stays until the domain ends, so there are never more than the most small mappings at one time needed.
+//! They have the domain's addresses from 4 GiB down, table by table: each table's addresses are kept from everybody else,
+//! and the table is pinned, when all before it are in use. It stays until the domain ends, so there are never more than the
+//! most small mappings at one time needed.
 
 use super::iommu::Tables;
 use addr::{AddrRange, Iova, MemoryType, PAGE_SHIFT, PAGE_SIZE, Run};
@@ -13,20 +14,20 @@ use memory::Slots;
 use pagetable::{LeafBits, MapError, Mapping};
 use spin::Once;
 
-/// The most tables: 256 MiB of addresses, and a MiB for the tables themselves.
-const TABLES: usize = 128;
+/// The most tables: 1 GiB of addresses, and 2 MiB for the tables themselves.
+const TABLES: usize = 512;
 /// Tables that are looked at for several pages in a row, before another one is made.
 const TRIES: usize = 8;
 
 /// The addresses for small mappings and who has which of them.
 pub(super) struct Small {
-    space: AddrRange<Iova>,
     tables: [Once<Box<Table>>; TABLES],
-    /// How many there are.
+    /// How many there are; [`TABLES`] when there will be no more.
     made: AtomicUsize,
     /// Where there was room last; [`TABLES`] when nowhere.
     current: AtomicUsize,
-    /// Tables without a single free page, a bit for each; one that has just got room may still be among them.
+    /// Tables without a single free page, a bit for each, and those that there will never be; one that has just got room
+    /// may still be among them.
     full: [AtomicU64; TABLES / 64],
 }
 
@@ -66,16 +67,9 @@ impl Small {
     /// The highest of its addresses: whoever has 32 bits can use them, and they are in nobody's way.
     pub const HIGHEST: Iova = Iova::new((1 << 32) - 1);
 
-    /// The addresses it needs for itself.
-    pub fn space() -> AddrRange<Iova> {
-        let end = Self::HIGHEST + 1;
-        AddrRange::new(Iova::new(end.raw() - TABLES as u64 * Pinned::BYTES), end)
-    }
-
-    /// Nothing is mapped in [`Small::space`], which is its own from now on.
+    /// No table yet.
     pub fn new() -> Self {
         Self {
-            space: Self::space(),
             tables: [const { Once::new() }; TABLES],
             made: AtomicUsize::new(0),
             current: AtomicUsize::new(0),
@@ -96,6 +90,9 @@ impl Small {
 
     #[cold]
     fn take_elsewhere(&self, pages: u32, cpu: usize) -> Option<Place> {
+        if self.is_used_up() {
+            return None;
+        }
         let tries = if pages == 1 { TABLES } else { TRIES };
         let made = self.made.load(Relaxed);
         for (table, this) in self.with_room().filter_map(|at| Some((at, self.tables[at].get()?))).take(tries)
@@ -105,7 +102,7 @@ impl Small {
                 return Some(Place::new(table, page));
             }
             if this.slots.free() == 0 {
-                self.full[table / 64].fetch_or(1 << (table % 64), Relaxed);
+                self.set_full(table);
             }
         }
         if made == TABLES && self.with_room().next().is_none() {
@@ -127,23 +124,44 @@ impl Small {
         })
     }
 
+    fn set_full(&self, table: usize) {
+        self.full[table / 64].fetch_or(1 << (table % 64), Relaxed);
+    }
+
     fn is_full(&self, table: usize) -> bool {
         self.full[table / 64].load(Relaxed) & 1 << (table % 64) != 0
     }
 
-    /// Adds a table, which `pin` makes for the addresses from the given one on, unless there are all. The caller has the
-    /// domain's lock.
+    /// Whether there is no room until some is given back, and there are no more tables.
+    pub fn is_used_up(&self) -> bool {
+        self.current.load(Relaxed) == TABLES
+    }
+
+    /// Adds a table, which `pin` makes for the addresses from the given one on, unless there are all. Where `pin` finds the
+    /// addresses taken, there will be no more tables. The caller has the domain's lock.
     ///
     /// # Errors
     /// `pin`'s.
-    pub fn grow<E>(&self, pin: impl FnOnce(Iova) -> Result<Pinned, E>) -> Result<(), E> {
+    pub fn grow<E>(&self, pin: impl FnOnce(Iova) -> Result<Option<Pinned>, E>) -> Result<(), E> {
         let index = self.made.load(Relaxed);
         let Some(table) = self.tables.get(index) else { return Ok(()) };
-        let pinned = pin(self.space.start() + index as u64 * Pinned::BYTES)?;
-        table.call_once(|| Box::new(Table::new(pinned)));
-        self.made.store(index + 1, Relaxed);
-        self.current.store(index, Relaxed);
+        match pin(Self::start_of(index))? {
+            Some(pinned) => {
+                table.call_once(|| Box::new(Table::new(pinned)));
+                self.made.store(index + 1, Relaxed);
+                self.current.store(index, Relaxed);
+            }
+            None => {
+                (index..TABLES).for_each(|never| self.set_full(never));
+                self.made.store(TABLES, Relaxed);
+            }
+        }
         Ok(())
+    }
+
+    /// The first address of a table.
+    fn start_of(index: usize) -> Iova {
+        Iova::new(Self::HIGHEST.raw() + 1 - (index as u64 + 1) * Pinned::BYTES)
     }
 
     /// Maps `chunks`, `len` bytes, at a place that was taken for them; on failure it is free again.
@@ -188,8 +206,7 @@ impl Small {
     /// The table that `range` was mapped in, if it is one of these.
     #[inline]
     pub fn table_of(&self, range: AddrRange<Iova>) -> Option<(usize, &Table)> {
-        let offset = range.start().raw().wrapping_sub(self.space.start().raw());
-        let index = (offset / Pinned::BYTES) as usize;
+        let index = (Self::HIGHEST.raw().wrapping_sub(range.start().raw()) / Pinned::BYTES) as usize;
         Some((index, self.tables.get(index)?.get()?))
     }
 

@@ -45,22 +45,22 @@ impl Translated {
         self.domain.leaves(&Tables, range, visit);
     }
 
-    /// Keeps `range` from everybody else.
-    ///
-    /// # Errors
-    /// [`RangeError`] when it is not all free, or not all in the domain.
-    pub fn reserve(&mut self, range: AddrRange<Iova>) -> Result<(), RangeError<Iova>> {
-        self.ranges.alloc_at(range)
-    }
-
-    /// Pins the table from `at` on, where nothing is mapped.
+    /// Pins the table from `at` on, whose addresses nobody else gets any more; `None` when they are not all free, or not
+    /// all in the domain.
     ///
     /// # Errors
     /// [`DmaError::OutOfTables`].
-    pub fn pin(&mut self, at: Iova) -> Result<Pinned, DmaError> {
+    pub fn pin(&mut self, at: Iova) -> Result<Option<Pinned>, DmaError> {
+        let range = AddrRange::new(at, at + Pinned::BYTES);
+        if self.ranges.alloc_at(range).is_err() {
+            return Ok(None);
+        }
         match self.domain.pin(&mut Tables, &self.smmu.commands, at) {
-            Ok(pinned) => Ok(pinned),
-            Err(pagetable::MapError::OutOfTables) => Err(DmaError::OutOfTables),
+            Ok(pinned) => Ok(Some(pinned)),
+            Err(pagetable::MapError::OutOfTables) => {
+                self.free(range);
+                Err(DmaError::OutOfTables)
+            }
             Err(error) => panic!("a table from {at} on: {error:?}"),
         }
     }

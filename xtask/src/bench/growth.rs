@@ -28,9 +28,8 @@ type Measure = fn(&Figure) -> u64;
 
 const SERIES: [Series; 4] = [
     Series { name: "growth_size", over: |figure| figure.key.size, law: Law::Linear(5) },
-    // Places for small mappings are found among 65 536 pages; a domain with more of them finds the next in its tree, which
-    // is one step, however many there are.
-    Series { name: "growth_live", over: |figure| figure.key.count, law: Law::Flat(65) },
+    // Places for small mappings are found among up to 512 pages of one table, by at most eight words.
+    Series { name: "growth_live", over: |figure| figure.key.count, law: Law::Flat(20) },
     Series { name: "growth_streams", over: |figure| figure.key.count, law: Law::Flat(25) },
     // With the number of pieces. Pieces of 2 MiB are left out: there one block takes the place of 512 pages.
     Series { name: "growth_pieces", over: pieces, law: Law::Linear(5) },
