@@ -2,7 +2,7 @@
 //! nothing of it is left.
 
 use super::held::Held;
-use super::{Outcome, Test};
+use super::{Outcome, Test, Verdict};
 use crate::sync::SpinLock;
 use crate::user::access::UserMemory;
 use crate::user::files::dma_buf::DmaBufFile;
@@ -24,7 +24,7 @@ const PROBE: &str = "/bin/probe";
 /// Defines the tests from what holds and the name of the probe that shows it.
 macro_rules! probes {
     ($($holds:literal by $run:ident $name:literal),* $(,)?) => {
-        &[$(Test { name: concat!("program.", $holds), run: || $run($name) }),*, SHARE, LEAK, KILLED]
+        &[$(Test { name: concat!("program.", $holds), run: || $run($name) }),*, SHARE, LEAK, KILLED, SECRETS]
     };
 }
 
@@ -50,6 +50,9 @@ pub(super) const TESTS: &[Test] = probes! {
     "bad_pointers_get_an_error" by passes "hostile",
     "unknown_calls_get_an_error" by passes "unknown-calls",
     "huge_lengths_get_an_error" by passes "huge-lengths",
+    "structures_carry_nothing_of_the_kernels" by passes "secret-structures",
+    "registers_carry_nothing_of_the_kernels" by passes "secret-registers",
+    "memory_given_back_is_zero_the_next_time" by passes "secret-fresh",
     "endless_loops_do_not_stop_the_others" by passes "loops",
     "edu_copies_between_buffers" by passes_with_edu "edu-copy",
     "edu_copies_own_pages" by passes_with_edu "edu-pages",
@@ -80,6 +83,8 @@ const SHARE: Test = Test { name: "program.two_share_one_buffer", run: two_share_
 const LEAK: Test = Test { name: "program.a_hundred_leave_nothing_behind", run: a_hundred_leave_nothing };
 
 const KILLED: Test = Test { name: "program.ended_at_any_moment_it_leaves_nothing", run: ended_at_any_moment };
+
+const SECRETS: Test = Test { name: "program.what_a_dead_one_knew_nobody_finds", run: what_a_dead_one_knew };
 
 fn passes(probe: &str) -> Outcome {
     expect(probe, Ending::Exited(0))
@@ -164,6 +169,17 @@ fn a_hundred_leave_nothing() -> Outcome {
     }
     before.settle("afterwards")?;
     pass!("100 programs, four at a time")
+}
+
+/// One dies with secrets in all kinds of memory; the next one gets that memory, and looks.
+fn what_a_dead_one_knew() -> Outcome {
+    for _ in 0..2 {
+        if let verdict @ Verdict::Skip(_) = dies("secret-leave")? {
+            return Ok(verdict);
+        }
+        passes("secret-find")?;
+    }
+    pass!("twice, in heaps, on stacks and in buffers")
 }
 
 /// Ended from outside while its threads allocate, map, and have DMA in flight.

@@ -19,6 +19,7 @@ mod memory;
 mod outcome;
 mod pages;
 mod raw;
+mod secrets;
 mod share;
 mod start;
 mod threads;
@@ -63,6 +64,10 @@ const PROBES: &[Probe] = &[
     ("unknown-calls", End::Passes, hostile::unknown_calls),
     ("fuzz", End::Asked, fuzz::fuzz),
     ("huge-lengths", End::Passes, lengths::huge),
+    ("secret-structures", End::Passes, secrets::structures),
+    ("secret-registers", End::Passes, secrets::registers),
+    ("secret-fresh", End::Passes, secrets::fresh),
+    ("secret-find", End::Passes, secrets::find),
     ("edu-copy", End::Passes, device::copy),
     ("edu-pages", End::Passes, device::pages),
     ("edu-hold", End::Passes, device::hold),
@@ -90,6 +95,7 @@ const PROBES: &[Probe] = &[
     ("munmap-hole", End::Killed("SIGSEGV"), death::unmapped_hole),
     ("die-in-thread", End::Killed("SIGSEGV"), death::in_a_thread),
     ("undefined", End::Killed("SIGILL"), death::undefined_instruction),
+    ("secret-leave", End::Killed("SIGSEGV"), secrets::leave),
     ("die-holding", End::Killed("SIGSEGV"), device::die_holding),
 ];
 

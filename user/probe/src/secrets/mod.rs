@@ -1,0 +1,30 @@
+//! What a program must not learn: addresses of the kernel, what was in memory before it, what was in registers.
+
+mod memory;
+mod registers;
+mod structures;
+
+pub use memory::{find, fresh, leave};
+pub use registers::registers;
+pub use structures::structures;
+
+/// Whether this could be an address of the kernel's: the upper half of the address space, but for what errors look like.
+fn is_kernel_address(word: u64) -> bool {
+    word >> 48 == 0xffff && word < u64::MAX - 0xffff
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kernel_addresses_are_told_from_errors() {
+        assert!(
+            [0xffff_0000_4000_0000, 0xffff_8000_0000_0000, 0xffff_b000_0000_0008].map(is_kernel_address)
+                == [true; 3]
+        );
+        assert!(
+            [0, 0x1000, u64::MAX, -22i64 as u64, 0xaaaa_aaaa_aaaa_aaaa].map(is_kernel_address) == [false; 5]
+        );
+    }
+}

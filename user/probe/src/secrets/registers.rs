@@ -1,0 +1,247 @@
+//! Registers: at the program's first instruction all are zero, and a system call changes the one that answers.
+
+#[cfg(not(target_arch = "aarch64"))]
+use crate::outcome::Outcome;
+
+/// Only for the machine that Tessera is for.
+#[cfg(not(target_arch = "aarch64"))]
+pub fn registers(_: &[String]) -> Outcome {
+    Err("not this machine's registers".into())
+}
+
+#[cfg(target_arch = "aarch64")]
+pub use aarch64::registers;
+
+#[cfg(target_arch = "aarch64")]
+mod aarch64 {
+    use std::arch::global_asm;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::super::is_kernel_address;
+    use crate::outcome::{Outcome, ensure};
+
+    /// All that a program has.
+    #[repr(C)]
+    #[derive(Clone, Copy)]
+    struct Registers {
+        x: [u64; 31],
+        sp: u64,
+        v: [u128; 32],
+        /// FPCR, FPSR, TPIDR_EL0, TPIDRRO_EL0.
+        special: [u64; 4],
+    }
+
+    const ZERO: Registers = Registers { x: [0; 31], sp: 0, v: [0; 32], special: [0; 4] };
+
+    #[unsafe(no_mangle)]
+    static mut PROBE_FIRST: Registers = ZERO;
+
+    unsafe extern "C" {
+        /// Loads `before`, makes the system call that it says, stores `after`. TPIDR_EL0 and SP stay.
+        fn probe_call_with(before: *const Registers, after: *mut Registers);
+    }
+
+    global_asm!(
+        // All but x0 and x1, with x0 = Registers.
+        ".macro each_x op",
+        "    \\op x2, x3, [x0, #16]",
+        "    \\op x4, x5, [x0, #32]",
+        "    \\op x6, x7, [x0, #48]",
+        "    \\op x8, x9, [x0, #64]",
+        "    \\op x10, x11, [x0, #80]",
+        "    \\op x12, x13, [x0, #96]",
+        "    \\op x14, x15, [x0, #112]",
+        "    \\op x16, x17, [x0, #128]",
+        "    \\op x18, x19, [x0, #144]",
+        "    \\op x20, x21, [x0, #160]",
+        "    \\op x22, x23, [x0, #176]",
+        "    \\op x24, x25, [x0, #192]",
+        "    \\op x26, x27, [x0, #208]",
+        "    \\op x28, x29, [x0, #224]",
+        ".endm",
+        ".macro each_q op",
+        "    \\op q0, q1, [x0, #256]",
+        "    \\op q2, q3, [x0, #288]",
+        "    \\op q4, q5, [x0, #320]",
+        "    \\op q6, q7, [x0, #352]",
+        "    \\op q8, q9, [x0, #384]",
+        "    \\op q10, q11, [x0, #416]",
+        "    \\op q12, q13, [x0, #448]",
+        "    \\op q14, q15, [x0, #480]",
+        "    \\op q16, q17, [x0, #512]",
+        "    \\op q18, q19, [x0, #544]",
+        "    \\op q20, q21, [x0, #576]",
+        "    \\op q22, q23, [x0, #608]",
+        "    \\op q24, q25, [x0, #640]",
+        "    \\op q26, q27, [x0, #672]",
+        "    \\op q28, q29, [x0, #704]",
+        "    \\op q30, q31, [x0, #736]",
+        ".endm",
+        // Everything into x0 = Registers; the old x0 and x1 are on the stack. Changes x1 to x3.
+        ".macro store_all",
+        "    each_x stp",
+        "    str x30, [x0, #240]",
+        "    ldp x2, x3, [sp], #16",
+        "    stp x2, x3, [x0]",
+        "    mov x1, sp",
+        "    str x1, [x0, #248]",
+        "    each_q stp",
+        "    mrs x1, fpcr",
+        "    mrs x2, fpsr",
+        "    str x1, [x0, #768]",
+        "    str x2, [x0, #776]",
+        "    mrs x1, tpidr_el0",
+        "    mrs x2, tpidrro_el0",
+        "    str x1, [x0, #784]",
+        "    str x2, [x0, #792]",
+        ".endm",
+        ".global probe_first_instruction",
+        "probe_first_instruction:",
+        "    stp x0, x1, [sp, #-16]!",
+        "    adrp x0, PROBE_FIRST",
+        "    add x0, x0, :lo12:PROBE_FIRST",
+        "    store_all",
+        "    each_x ldp",
+        "    ldp x0, x1, [x0]",
+        "    b _start",
+        ".global probe_call_with",
+        "probe_call_with:",
+        "    stp x29, x30, [sp, #-176]!",
+        "    stp x19, x20, [sp, #16]",
+        "    stp x21, x22, [sp, #32]",
+        "    stp x23, x24, [sp, #48]",
+        "    stp x25, x26, [sp, #64]",
+        "    stp x27, x28, [sp, #80]",
+        "    stp d8, d9, [sp, #96]",
+        "    stp d10, d11, [sp, #112]",
+        "    stp d12, d13, [sp, #128]",
+        "    stp d14, d15, [sp, #144]",
+        "    str x1, [sp, #160]",
+        "    each_q ldp",
+        "    ldr x1, [x0, #768]",
+        "    msr fpcr, x1",
+        "    ldr x1, [x0, #776]",
+        "    msr fpsr, x1",
+        "    each_x ldp",
+        "    ldr x30, [x0, #240]",
+        "    ldp x0, x1, [x0]",
+        "    svc #0",
+        "    stp x0, x1, [sp, #-16]!",
+        "    ldr x0, [sp, #176]",
+        "    store_all",
+        "    msr fpcr, xzr",
+        "    msr fpsr, xzr",
+        "    ldp x19, x20, [sp, #16]",
+        "    ldp x21, x22, [sp, #32]",
+        "    ldp x23, x24, [sp, #48]",
+        "    ldp x25, x26, [sp, #64]",
+        "    ldp x27, x28, [sp, #80]",
+        "    ldp d8, d9, [sp, #96]",
+        "    ldp d10, d11, [sp, #112]",
+        "    ldp d12, d13, [sp, #128]",
+        "    ldp d14, d15, [sp, #144]",
+        "    ldp x29, x30, [sp], #176",
+        "    ret",
+    );
+
+    /// See the module.
+    pub fn registers(_: &[String]) -> Outcome {
+        first_instruction()?;
+        // Others have values of their own in all registers, and run in between.
+        let over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                let over = &over;
+                scope.spawn(move || {
+                    while !over.load(Ordering::Relaxed) {
+                        call(libc::SYS_sched_yield, [0; 6], 0x1111 * thread);
+                    }
+                });
+            }
+            let outcome = all_calls();
+            over.store(true, Ordering::Relaxed);
+            outcome
+        })
+    }
+
+    fn first_instruction() -> Outcome {
+        // SAFETY: written before `_start` and never again.
+        let first = unsafe { (&raw const PROBE_FIRST).read() };
+        let odd = (0..31).find(|&n| first.x[n] != 0);
+        ensure(odd.is_none(), || {
+            format!("x{} is {:#x} at first", odd.unwrap_or(0), first.x[odd.unwrap_or(0)])
+        })?;
+        let odd = (0..32).find(|&n| first.v[n] != 0);
+        ensure(odd.is_none(), || {
+            format!("v{} is {:#x} at first", odd.unwrap_or(0), first.v[odd.unwrap_or(0)])
+        })?;
+        ensure(first.special == [0; 4], || {
+            format!("FPCR, FPSR, TPIDR, TPIDRRO are {:x?} at first", first.special)
+        })?;
+        ensure(first.sp != 0 && !is_kernel_address(first.sp), || format!("SP is {:#x} at first", first.sp))
+    }
+
+    fn all_calls() -> Outcome {
+        let time = libc::timespec { tv_sec: 0, tv_nsec: 100_000 };
+        let time = (&raw const time).expose_provenance() as u64;
+        let mut room = [0u64; 64];
+        let room = room.as_mut_ptr().expose_provenance() as u64;
+        let here = libc::AT_FDCWD as u64;
+        let calls = [
+            (libc::SYS_getpid, [0; 6]),
+            (libc::SYS_sched_yield, [0; 6]),
+            (libc::SYS_clock_nanosleep, [1, 0, time, 0, 0, 0]),
+            (libc::SYS_clock_gettime, [1, room, 0, 0, 0, 0]),
+            (libc::SYS_getrandom, [room, 64, 0, 0, 0, 0]),
+            (libc::SYS_fstat, [1, room, 0, 0, 0, 0]),
+            (libc::SYS_openat, [here, 8, 0, 0, 0, 0]),
+            (libc::SYS_ioctl, [1, 0xffff_ffff, 8, 0, 0, 0]),
+            (libc::SYS_munmap, [u64::MAX, 8, 0, 0, 0, 0]),
+            (libc::SYS_futex, [room, 129, 1, 0, 0, 0]),
+            (1000, [0; 6]),
+        ];
+        for round in 0..40 {
+            for (number, arguments) in calls {
+                let (before, after) = call(number, arguments, 0x5a5a << 16 | round);
+                compare(number, &before, &after)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes a call with numbers of this seed in all other registers.
+    fn call(number: i64, arguments: [u64; 6], seed: u64) -> (Registers, Registers) {
+        let mut before = ZERO;
+        before.x = std::array::from_fn(|n| seed << 32 | (n as u64) << 8 | 0x77);
+        before.x[..6].copy_from_slice(&arguments);
+        before.x[8] = number as u64;
+        before.v = std::array::from_fn(|n| u128::from(seed) << 64 | n as u128);
+        // Round towards zero; an inexact result was seen.
+        before.special = [0b11 << 22, 1 << 4, 0, 0];
+        let mut after = ZERO;
+        // SAFETY: both are ours; the call changes no memory but `room` of its caller, and what is kept across a function
+        // call is kept.
+        unsafe { probe_call_with(&before, &mut after) };
+        (before, after)
+    }
+
+    fn compare(number: i64, before: &Registers, after: &Registers) -> Outcome {
+        let odd = (1..31).find(|&n| before.x[n] != after.x[n]);
+        ensure(odd.is_none(), || {
+            let n = odd.unwrap_or(0);
+            format!("call {number}: x{n} was {:#x} and is {:#x}", before.x[n], after.x[n])
+        })?;
+        let odd = (0..32).find(|&n| before.v[n] != after.v[n]);
+        ensure(odd.is_none(), || {
+            let n = odd.unwrap_or(0);
+            format!("call {number}: v{n} was {:#x} and is {:#x}", before.v[n], after.v[n])
+        })?;
+        let control = before.special[..2] == after.special[..2];
+        ensure(control, || format!("call {number}: FPCR and FPSR became {:x?}", &after.special[..2]))?;
+        let [.., tpidr, tpidrro] = after.special;
+        ensure(!is_kernel_address(tpidr) && tpidrro == 0, || {
+            format!("TPIDR {tpidr:#x}, TPIDRRO {tpidrro:#x}")
+        })?;
+        ensure(!is_kernel_address(after.x[0]), || format!("call {number} answers {:#x}", after.x[0]))
+    }
+}
