@@ -22,7 +22,12 @@ pub fn ticks_to_ns(ticks: u64) -> u64 {
 
 /// `ns` in ticks, rounded up, so that waiting for them is never too short.
 pub fn ns_to_ticks(ns: u64) -> u64 {
-    let product = u128::from(ns) * u128::from(frequency());
+    at_least(ns, frequency())
+}
+
+/// `ns` in ticks of a counter with this frequency, rounded up, at most `u64::MAX`.
+fn at_least(ns: u64, frequency: u64) -> u64 {
+    let product = u128::from(ns) * u128::from(frequency);
     u64::try_from(product.div_ceil(1_000_000_000)).unwrap_or(u64::MAX)
 }
 
@@ -121,6 +126,42 @@ mod tests {
         assert_eq!(scale(7, 1_000_000_000, 62_500_000), 112);
         assert_eq!(scale(u64::MAX, 1_000_000_000, 1), u64::MAX);
         assert_eq!(ns_to_ticks(u64::MAX), 18_446_744_073_709_552);
+    }
+
+    /// The least and the most that the architecture's counters run at, and those of the boards: a Raspberry Pi 3 and 4,
+    /// QEMU's CPUs.
+    const FREQUENCIES: [u64; 5] = [1_000_000, 19_200_000, 54_000_000, 62_500_000, 1_000_000_000];
+
+    #[test]
+    fn ticks_survive_the_way_to_nanoseconds_and_back() {
+        for frequency in FREQUENCIES {
+            let century = frequency * 3_000_000_000;
+            for ticks in [0, 1, 2, 3, 999, 1_000_000_007, century, century + 1] {
+                let ns = scale(ticks, 1_000_000_000, frequency);
+                assert_eq!(at_least(ns, frequency), ticks, "{frequency} Hz, {ns} ns");
+            }
+        }
+    }
+
+    #[test]
+    fn no_wait_is_shorter_than_asked_for_nor_longer_by_a_tick() {
+        for frequency in FREQUENCIES {
+            for ns in [1, 15, 16, 17, 999, 1000, 1001, 10_000_000, 86_400_000_000_000, u64::MAX / 1_000_000] {
+                let waited = u128::from(at_least(ns, frequency)) * 1_000_000_000;
+                let wanted = u128::from(ns) * u128::from(frequency);
+                assert!(waited >= wanted, "{frequency} Hz, {ns} ns");
+                assert!(waited - wanted < 1_000_000_000, "{frequency} Hz, {ns} ns");
+            }
+            assert_eq!(at_least(1, frequency), 1, "less than a tick is a tick at {frequency} Hz");
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_for_ever() {
+        assert_eq!(at_least(u64::MAX, 1_000_000_000), u64::MAX);
+        assert_eq!(at_least(u64::MAX, 2_000_000_000), u64::MAX);
+        assert_eq!(scale(u64::MAX, 1_000_000_000, 1_000_000), u64::MAX);
+        assert_eq!(at_least(u64::MAX, 1), 18_446_744_074, "a frequency that nobody set counts seconds");
     }
 
     #[test]
