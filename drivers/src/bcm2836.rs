@@ -5,7 +5,7 @@
 //! of each core carries the software interrupts, a bit each. All of the peripherals' interrupts go to one core, the
 //! first.
 
-use crate::mmio::{Mmio, Window};
+use crate::mmio::{Mmio, TooShort, Window};
 use core::fmt;
 use core::mem::offset_of;
 use tock_registers::interfaces::{Readable, Writeable};
@@ -73,13 +73,8 @@ pub enum Source {
 /// What these controllers cannot do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Bcm2836Error {
-    /// The registers are this short, and should have the other length at least.
-    TooShort {
-        /// The bytes there are.
-        len: u64,
-        /// The bytes it takes.
-        wanted: u64,
-    },
+    /// There are too few registers.
+    TooShort(TooShort),
     /// No core has this affinity.
     NoSuchCore(u64),
     /// There is no such interrupt, or it is none that a device raises.
@@ -89,9 +84,7 @@ pub enum Bcm2836Error {
 impl fmt::Display for Bcm2836Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::TooShort { len, wanted } => {
-                write!(f, "interrupt registers of {len:#x} bytes, {wanted:#x} wanted")
-            }
+            Self::TooShort(error) => error.fmt(f),
             Self::NoSuchCore(affinity) => write!(f, "no core has the affinity {affinity:#x}"),
             Self::NoSuchSource(source) => write!(f, "no device raises {source:?}"),
         }
@@ -99,6 +92,12 @@ impl fmt::Display for Bcm2836Error {
 }
 
 impl core::error::Error for Bcm2836Error {}
+
+impl From<TooShort> for Bcm2836Error {
+    fn from(error: TooShort) -> Self {
+        Self::TooShort(error)
+    }
+}
 
 /// One of the four cores.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -141,8 +140,8 @@ pub enum Pending {
 /// # Errors
 /// When there are too few registers.
 pub fn open(local: Window, peripherals: Window) -> Result<(Controller, Interface), Bcm2836Error> {
-    long_enough(&local, size_of::<LocalRegisters>())?;
-    long_enough(&peripherals, size_of::<PeripheralRegisters>())?;
+    local.at_least(size_of::<LocalRegisters>() as u64)?;
+    peripherals.at_least(size_of::<PeripheralRegisters>() as u64)?;
     let (local, peripherals) = (local.address(), peripherals.address());
     // SAFETY: both structs hold register fields alone; the windows, checked for length, promise the mapping and were
     // given to us.
@@ -151,11 +150,6 @@ pub fn open(local: Window, peripherals: Window) -> Result<(Controller, Interface
     let interface = unsafe { Interface { local: Mmio::new(local), peripherals: Mmio::new(peripherals) } };
     controller.init();
     Ok((controller, interface))
-}
-
-fn long_enough(registers: &Window, wanted: usize) -> Result<(), Bcm2836Error> {
-    let (len, wanted) = (registers.len(), wanted as u64);
-    if len < wanted { Err(Bcm2836Error::TooShort { len, wanted }) } else { Ok(()) }
 }
 
 impl Controller {
@@ -335,7 +329,7 @@ mod tests {
         let open = |local, peripherals| {
             open(FakeRegisters::new(local).window(), FakeRegisters::new(peripherals).window()).err()
         };
-        assert_eq!(open(0xfc, 0x200), Some(Bcm2836Error::TooShort { len: 0xfc, wanted: 0x100 }));
-        assert_eq!(open(0x100, 0x24), Some(Bcm2836Error::TooShort { len: 0x24, wanted: 0x28 }));
+        assert_eq!(open(0xfc, 0x200), Some(TooShort { len: 0xfc, wanted: 0x100 }.into()));
+        assert_eq!(open(0x100, 0x24), Some(TooShort { len: 0x24, wanted: 0x28 }.into()));
     }
 }

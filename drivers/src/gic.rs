@@ -10,7 +10,7 @@
 mod v2;
 mod v3;
 
-use crate::mmio::Window;
+use crate::mmio::{TooShort, Window};
 use alloc::vec::Vec;
 use core::fmt;
 
@@ -32,13 +32,8 @@ pub struct Interrupt {
 /// What the GIC cannot do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum GicError {
-    /// The registers are this short, and should have the other length at least.
-    TooShort {
-        /// The bytes there are.
-        len: u64,
-        /// The bytes it takes.
-        wanted: u64,
-    },
+    /// There are too few registers.
+    TooShort(TooShort),
     /// No redistributor belongs to the CPU with this affinity.
     NoRedistributor(u64),
     /// This GIC does not implement the interrupt.
@@ -52,9 +47,7 @@ pub enum GicError {
 impl fmt::Display for GicError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::TooShort { len, wanted } => {
-                write!(f, "GIC registers of {len:#x} bytes, {wanted:#x} wanted")
-            }
+            Self::TooShort(error) => error.fmt(f),
             Self::NoRedistributor(affinity) => write!(f, "no redistributor for CPU {affinity:#x}"),
             Self::NotImplemented(id) => write!(f, "the GIC has no interrupt {id:?}"),
             Self::Unaddressable(affinity) => write!(f, "CPU {affinity:#x} cannot get software interrupts"),
@@ -64,6 +57,12 @@ impl fmt::Display for GicError {
 }
 
 impl core::error::Error for GicError {}
+
+impl From<TooShort> for GicError {
+    fn from(error: TooShort) -> Self {
+        Self::TooShort(error)
+    }
+}
 
 /// A CPU, as the GIC addresses it: made by [`Gic::init_cpu`] on that CPU.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -213,9 +212,4 @@ fn real(raw: u32) -> Option<Pending> {
     let id = IntId::try_from(raw & 0xff_ffff).ok()?;
     let special = (IntId::SPECIAL_SECURE..=IntId::SPECIAL_NONE).contains(&id);
     (!special).then_some(Pending { id, raw })
-}
-
-fn long_enough(registers: &Window, wanted: usize) -> Result<(), GicError> {
-    let (len, wanted) = (registers.len(), wanted as u64);
-    if len < wanted { Err(GicError::TooShort { len, wanted }) } else { Ok(()) }
 }

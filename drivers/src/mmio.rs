@@ -7,6 +7,7 @@
 //! Ordering against memory (DSB, DMB) is the driver's task: an access here is the access and nothing else.
 
 use addr::{Address, KernelVa};
+use core::fmt;
 use core::marker::PhantomData;
 use core::ops::Deref;
 use core::ptr::NonNull;
@@ -82,6 +83,23 @@ macro_rules! access {
     };
 }
 
+/// Registers take more bytes than there are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TooShort {
+    /// The bytes there are.
+    pub len: u64,
+    /// The bytes it takes.
+    pub wanted: u64,
+}
+
+impl fmt::Display for TooShort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "registers of {:#x} bytes, {:#x} wanted", self.len, self.wanted)
+    }
+}
+
+impl core::error::Error for TooShort {}
+
 impl Window {
     /// The `len` bytes of registers at `at`. Panics when `at` is null or not aligned to 8 bytes.
     ///
@@ -103,6 +121,14 @@ impl Window {
     /// The length in bytes.
     pub fn len(&self) -> u64 {
         self.len
+    }
+
+    /// Refuses a window of fewer bytes than `wanted`.
+    ///
+    /// # Errors
+    /// [`TooShort`].
+    pub fn at_least(&self, wanted: u64) -> Result<(), TooShort> {
+        if self.len < wanted { Err(TooShort { len: self.len, wanted }) } else { Ok(()) }
     }
 
     /// Whether there is nothing in it.

@@ -4,7 +4,7 @@
 //! part of its number, has no interrupt targets and no start for a second CPU, and enables group 1 by a bit that the
 //! non-secure view does not have. The registers are few.
 
-use super::{GicError, IntId, Interrupt, Pending, SgiTo, Trigger, long_enough, real};
+use super::{GicError, IntId, Interrupt, Pending, SgiTo, Trigger, real};
 use crate::mmio::{Mmio, Window};
 use core::mem::offset_of;
 use tock_registers::interfaces::{Readable, Writeable};
@@ -68,8 +68,8 @@ pub(super) struct Interface {
 unsafe impl Sync for Interface {}
 
 pub(super) fn new(distributor: Window, interface: Window) -> Result<(Distributor, Interface), GicError> {
-    long_enough(&distributor, size_of::<Registers>())?;
-    long_enough(&interface, size_of::<InterfaceRegisters>())?;
+    distributor.at_least(size_of::<Registers>() as u64)?;
+    interface.at_least(size_of::<InterfaceRegisters>() as u64)?;
     let (gicd, gicc) = (distributor.address(), interface.address());
     // SAFETY: both structs hold register fields alone; the windows, checked for length, promise the mapping and were
     // given to us. The second pair shares it as `Sync for Interface` explains.
@@ -176,6 +176,7 @@ mod tests {
     use super::super::{CpuInterface, CpuTarget, DEFAULT_PRIORITY, Gic};
     use super::*;
     use crate::fake::FakeRegisters;
+    use crate::mmio::TooShort;
 
     struct Fixture {
         gicd: FakeRegisters,
@@ -263,6 +264,6 @@ mod tests {
     fn short_registers_are_refused() {
         let (gicd, gicc) = (FakeRegisters::new(0xf00), FakeRegisters::new(0x14));
         let error = Gic::v2(gicd.window(), gicc.window()).err();
-        assert_eq!(error, Some(GicError::TooShort { len: 0xf00, wanted: 0xf04 }));
+        assert_eq!(error, Some(GicError::TooShort(TooShort { len: 0xf00, wanted: 0xf04 })));
     }
 }

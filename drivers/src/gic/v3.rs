@@ -1,6 +1,6 @@
 //! GICv3 and v4 (IHI 0069), over the `arm-gic` crate; the CPU interface is system registers.
 
-use super::{DEFAULT_PRIORITY, GicError, IntId, Interrupt, Pending, SgiTo, long_enough, real};
+use super::{DEFAULT_PRIORITY, GicError, IntId, Interrupt, Pending, SgiTo, real};
 use crate::mmio::Window;
 use alloc::vec::Vec;
 use arm_gic::gicv3::registers::{Gicd, GicrSgi};
@@ -21,8 +21,8 @@ unsafe impl Send for Distributor {}
 
 impl Distributor {
     pub(super) fn new(registers: Window, regions: Vec<Window>) -> Result<Self, GicError> {
-        long_enough(&registers, size_of::<Gicd>())?;
-        regions.iter().try_for_each(|region| long_enough(region, FRAMES as usize))?;
+        registers.at_least(size_of::<Gicd>() as u64)?;
+        regions.iter().try_for_each(|region| region.at_least(FRAMES))?;
         let pointer = core::ptr::with_exposed_provenance_mut(registers.address().raw() as usize);
         let pointer = NonNull::new(pointer).expect("a window is not at address 0");
         // SAFETY: mapped registers of at least this size, as the window promises (checked above), which was given to
@@ -163,6 +163,7 @@ mod tests {
     use super::super::{CpuTarget, Gic, Trigger};
     use super::*;
     use crate::fake::FakeRegisters;
+    use crate::mmio::TooShort;
 
     /// Two regions: CPUs 0.0.0.0 and 0.0.0.1, then 1.0.2.3.
     fn fixture() -> (FakeRegisters, FakeRegisters, FakeRegisters, Gic) {
@@ -223,6 +224,6 @@ mod tests {
         assert_eq!(gic.init_cpu(7), Err(GicError::NoRedistributor(7)));
         let short = FakeRegisters::new(0x1_0000);
         let error = Gic::v3(gicd.window(), alloc::vec![short.window()]).err();
-        assert_eq!(error, Some(GicError::TooShort { len: 0x1_0000, wanted: 0x2_0000 }));
+        assert_eq!(error, Some(GicError::TooShort(TooShort { len: 0x1_0000, wanted: 0x2_0000 })));
     }
 }
