@@ -3,6 +3,7 @@
 
 use crate::checking::{self, Class};
 use crate::dma::Device;
+use crate::dma::stream::{self, Pages};
 use crate::irq::Handler;
 use crate::sched::{WaitError, Waiters};
 use crate::sync::SpinLock;
@@ -10,8 +11,9 @@ use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::sync::Arc;
 use arch::timer::Deadline;
-use core::sync::atomic::{AtomicBool, Ordering};
-use drivers::copier::{self, CopyError, Notify, Transfer};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use dma_api::DmaError;
+use drivers::copier::{self, BUFFER_LEN, CopyError, Direction, Notify, Transfer};
 
 /// An `edu` takes 100 ms of its own time for a transfer; a machine under load takes longer to get there.
 const PATIENCE_NS: u64 = 20_000_000_000;
@@ -44,6 +46,21 @@ impl Done {
     }
 }
 
+/// Why a program's transfers were not done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TransferError {
+    /// The device or its driver says so.
+    Copy(CopyError),
+    /// There is no memory to clear the device's buffer with, or no address for it.
+    Clear(DmaError),
+}
+
+impl From<CopyError> for TransferError {
+    fn from(error: CopyError) -> Self {
+        Self::Copy(error)
+    }
+}
+
 /// A device that copies.
 pub struct Copier {
     model: Model,
@@ -53,6 +70,8 @@ pub struct Copier {
     most_transfers: usize,
     /// Somebody's transfer is under way.
     taken: AtomicBool,
+    /// The program whose bytes are in the device's buffer; 0: nobody's. Whoever has the turn changes it.
+    user: AtomicU32,
     /// Those who wait for their turn or for the end of a transfer.
     waiters: Waiters,
     interrupts: AtomicBool,
@@ -67,6 +86,7 @@ impl Copier {
             most_transfers: engine.most_transfers(),
             engine: SpinLock::new(Box::new(engine)),
             taken: AtomicBool::new(false),
+            user: AtomicU32::new(0),
             waiters: Waiters::new(),
             interrupts: AtomicBool::new(false),
         }
@@ -126,11 +146,41 @@ impl Copier {
     /// # Errors
     /// As for [`Copier::transfer`]; those before the one that fails have been done.
     pub fn transfer_all(&self, transfers: &[Transfer]) -> Result<Done, CopyError> {
+        self.in_turn(|| self.watched(transfers))
+    }
+
+    /// The same for a program: what the device's buffer holds of another one is cleared before.
+    ///
+    /// # Errors
+    /// As for [`Copier::transfer`], and [`TransferError::Clear`].
+    pub fn transfer_for(&self, user: u32, transfers: &[Transfer]) -> Result<Done, TransferError> {
+        self.in_turn(|| {
+            if self.user.load(Ordering::Relaxed) != user {
+                self.clear()?;
+                self.user.store(user, Ordering::Relaxed);
+            }
+            Ok(self.watched(transfers)?)
+        })
+    }
+
+    fn in_turn<R>(&self, action: impl FnOnce() -> R) -> R {
         self.take_turn();
-        let result = self.watched(transfers);
+        let result = action();
         self.taken.store(false, Ordering::Release);
         self.waiters.wake_all();
         result
+    }
+
+    /// Fills the device's buffer with zeroes, which it has to read from somewhere.
+    fn clear(&self) -> Result<(), TransferError> {
+        let zeroes = Pages::new(BUFFER_LEN).map_err(TransferError::Clear)?;
+        let lent = stream::map(&self.device, zeroes, dma_api::Direction::ToDevice);
+        let lent = lent.map_err(|refused| TransferError::Clear(refused.error))?;
+        let transfer =
+            Transfer { direction: Direction::FromMemory, memory: lent.iova(), offset: 0, len: BUFFER_LEN };
+        let done = self.watched(&[transfer]);
+        lent.unmap().map_err(TransferError::Clear)?;
+        if done?.is_whole() { Ok(()) } else { Err(CopyError::Failed(0).into()) }
     }
 
     /// Does the transfers of one turn. What is aborted meanwhile is theirs.

@@ -24,7 +24,7 @@ const PROBE: &str = "/bin/probe";
 /// Defines the tests from what holds and the name of the probe that shows it.
 macro_rules! probes {
     ($($holds:literal by $run:ident $name:literal),* $(,)?) => {
-        &[$(Test { name: concat!("program.", $holds), run: || $run($name) }),*, SHARE, LEAK, KILLED, SECRETS]
+        &[$(Test { name: concat!("program.", $holds), run: || $run($name) }),*, SHARE, LEAK, KILLED, SECRETS, LEFTOVERS]
     };
 }
 
@@ -85,6 +85,9 @@ const LEAK: Test = Test { name: "program.a_hundred_leave_nothing_behind", run: a
 const KILLED: Test = Test { name: "program.ended_at_any_moment_it_leaves_nothing", run: ended_at_any_moment };
 
 const SECRETS: Test = Test { name: "program.what_a_dead_one_knew_nobody_finds", run: what_a_dead_one_knew };
+
+const LEFTOVERS: Test =
+    Test { name: "program.what_a_device_keeps_of_one_no_other_gets", run: what_a_device_keeps };
 
 fn passes(probe: &str) -> Outcome {
     expect(probe, Ending::Exited(0))
@@ -180,6 +183,16 @@ fn what_a_dead_one_knew() -> Outcome {
         passes("secret-find")?;
     }
     pass!("twice, in heaps, on stacks and in buffers")
+}
+
+fn what_a_device_keeps() -> Outcome {
+    for _ in 0..2 {
+        if let verdict @ Verdict::Skip(_) = expect_with_edu("edu-leave", Ending::Exited(0))? {
+            return Ok(verdict);
+        }
+        passes("edu-look")?;
+    }
+    pass!("the device's buffer is cleared between two programs")
 }
 
 /// Ended from outside while its threads allocate, map, and have DMA in flight.

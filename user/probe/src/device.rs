@@ -130,6 +130,30 @@ pub fn quarantine(_: &[String]) -> Outcome {
     Ok(())
 }
 
+/// Leaves bytes in the device's own buffer.
+pub fn leave(_: &[String]) -> Outcome {
+    let edu = Edu::open()?;
+    let buffer = buffer(PIECE)?;
+    fill(&buffer.map(Protection::ReadWrite)?);
+    let imported = edu.import(&buffer)?;
+    Ok(edu.load(imported.address, PIECE, 0)?)
+}
+
+/// The device's own buffer holds nothing of whoever used it before; what this program puts there stays.
+pub fn look(_: &[String]) -> Outcome {
+    let edu = Edu::open()?;
+    let buffer = buffer(2 * PIECE)?;
+    let view = buffer.map(Protection::ReadWrite)?;
+    fill(&view);
+    let imported = edu.import(&buffer)?;
+    edu.store(imported.address, PIECE, 0)?;
+    let odd = (0..(PIECE / 8) as usize).find(|&index| view.word(index) != 0);
+    ensure(odd.is_none(), || format!("word {odd:?} of the device's buffer is another program's"))?;
+    edu.load(imported.address + PIECE, PIECE, 0)?;
+    edu.store(imported.address, PIECE, 0)?;
+    check(&view, PIECE, 0)
+}
+
 /// One thread's copies to nowhere are no other thread's error, though both wait for the same device.
 pub fn neighbour(_: &[String]) -> Outcome {
     const ROUNDS: usize = 8;

@@ -72,6 +72,8 @@ const PROBES: &[Probe] = &[
     ("edu-pages", End::Passes, device::pages),
     ("edu-hold", End::Passes, device::hold),
     ("edu-refuses", End::Passes, device::refuses),
+    ("edu-leave", End::Passes, device::leave),
+    ("edu-look", End::Asked, device::look),
     ("edu-quarantine", End::Passes, device::quarantine),
     ("edu-neighbour", End::Passes, device::neighbour),
     ("exhaust-buffers", End::Passes, exhaust::buffers),

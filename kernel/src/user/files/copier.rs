@@ -8,7 +8,7 @@
 
 use super::dma_buf::errno;
 use super::{Device, File, stat_device};
-use crate::devices::copier::Copier;
+use crate::devices::copier::{Copier, TransferError};
 use crate::dma::{Attachment, Fit, stream};
 use crate::sync::SpinLock;
 use crate::user::access::UserMemory;
@@ -124,15 +124,16 @@ impl CopierFile {
         in_order(direction, copy.buffer_offset, pieces)
     }
 
-    fn copy(&self, transfers: &[Transfer]) -> Result<(), Errno> {
+    fn copy(&self, process: &Process, transfers: &[Transfer]) -> Result<(), Errno> {
         if self.copier.device().is_quarantined() {
             return Err(Errno::EIO);
         }
-        let done = self.copier.transfer_all(transfers).map_err(|error| match error {
-            CopyError::OutsideBuffer { .. } | CopyError::Ragged { .. } => Errno::EINVAL,
-            CopyError::PastMask { .. } => Errno::ERANGE,
-            CopyError::Busy => Errno::EBUSY,
-            _ => Errno::EIO,
+        let done = self.copier.transfer_for(process.id(), transfers).map_err(|error| match error {
+            TransferError::Clear(error) => errno(error),
+            TransferError::Copy(CopyError::OutsideBuffer { .. } | CopyError::Ragged { .. }) => Errno::EINVAL,
+            TransferError::Copy(CopyError::PastMask { .. }) => Errno::ERANGE,
+            TransferError::Copy(CopyError::Busy) => Errno::EBUSY,
+            TransferError::Copy(_) => Errno::EIO,
         })?;
         if done.is_whole() { Ok(()) } else { Err(Errno::EIO) }
     }
@@ -167,7 +168,7 @@ impl CopierFile {
         let lent = stream::map(self.copier.device(), Box::new(pages), towards)
             .map_err(|refused| errno(refused.error))?;
         let (memory, offset) = (lent.iova(), copy.buffer_offset);
-        let result = self.copy(&[Transfer { direction, memory, offset, len: copy.len }]);
+        let result = self.copy(process, &[Transfer { direction, memory, offset, len: copy.len }]);
         // Unpinned when the device has forgotten them.
         lent.unmap().map_err(errno)?;
         result
@@ -209,7 +210,7 @@ impl File for CopierFile {
         } else if request == EDU_RELEASE.raw() {
             self.release(memory.read::<EduRelease>(at)?.device_address)?;
         } else if request == EDU_COPY.raw() {
-            self.copy(&self.transfers(&memory.read(at)?)?)?;
+            self.copy(process, &self.transfers(&memory.read(at)?)?)?;
         } else if request == EDU_COPY_PAGES.raw() {
             self.copy_pages(process, &memory.read(at)?)?;
         } else {
