@@ -9,6 +9,8 @@ const DEFAULT_INIT: &str = "/bin/mosaic";
 
 /// Does what the boot arguments ask for and switches the machine off.
 pub fn main(platform: Platform, devices: devices::Started) -> ! {
+    #[cfg(feature = "checking")]
+    crate::checking::poison::start();
     // They were accepted before; only what they refer to has moved.
     let args = BootArgs::parse(&platform.bootargs).unwrap_or_else(|error| power::fail(&error));
     // A benchmark measures the boot, too; a trial takes an edu 100 ms.

@@ -46,6 +46,7 @@ impl Attachment {
                 return Err(error);
             }
         };
+        buffer.tag().attached(device, range);
         let this = Self { device: device.clone(), buffer: Some(buffer), range };
         trace::note("attach", || this.event());
         trace::chunks(this.buffer().chunks());
@@ -137,6 +138,7 @@ impl Drop for Attachment {
         if let Some(buffer) = buffer.as_ref().filter(|_| !self.device.is_coherent()) {
             buffer.sync(Side::Cpu, Direction::Bidirectional);
         }
+        crate::checking::detached(&self.device, self.range);
         // A time-out is logged there, and keeps the buffer alive for good.
         drop(self.device.domain().unmap(self.range, buffer));
     }

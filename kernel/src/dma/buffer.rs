@@ -7,6 +7,7 @@ use super::counters;
 use super::frames;
 use super::inject::{self, Step};
 use super::trace::{self, Event};
+use crate::checking::{Last, Tag};
 use crate::memory::vmalloc::{self, VMALLOC};
 use crate::memory::{heap, kmap, layout, linear, zones};
 use addr::{AddrRange, Chunk, KernelVa, MemoryType, PAGE_SIZE};
@@ -26,6 +27,7 @@ pub struct Buffer {
     attrs: Attrs,
     memory: MemoryType,
     view: Once<View>,
+    tag: Tag,
 }
 
 /// The kernel's mapping.
@@ -41,12 +43,17 @@ impl Buffer {
     ///
     /// # Errors
     /// As [`frames::take`]; everything is as before.
-    pub(super) fn new(request: &Request, attrs: Attrs, memory: MemoryType) -> Result<Arc<Self>, DmaError> {
+    pub(super) fn new(
+        request: &Request,
+        attrs: Attrs,
+        memory: MemoryType,
+        tag: Tag,
+    ) -> Result<Arc<Self>, DmaError> {
         // An `Arc` that finds no room panics.
         if !heap::has_room(heap::block_bytes::<Self>()) {
             return Err(DmaError::OutOfHeap);
         }
-        let mut buffer = Arc::new(Self { frames: Frames::new(), attrs, memory, view: Once::new() });
+        let mut buffer = Arc::new(Self { frames: Frames::new(), attrs, memory, view: Once::new(), tag });
         // In place: moving the list about would cost more than finding a chunk.
         let Some(this) = Arc::get_mut(&mut buffer) else { unreachable!("nobody else has seen it") };
         frames::take(request, &mut this.frames)?;
@@ -59,7 +66,13 @@ impl Buffer {
                 kmap::zero_all_non_cacheable(buffer.chunks());
             }
         }
+        tag.draw(buffer.chunks(), memory);
         Ok(buffer)
+    }
+
+    /// What only the checking build knows of it.
+    pub(crate) fn tag(&self) -> &Tag {
+        &self.tag
     }
 
     /// Bytes, whole pages.
@@ -174,11 +187,12 @@ impl Drop for Buffer {
             return;
         }
         trace::note("free", || self.event());
+        self.tag.look(self.frames.chunks(), self.memory);
         self.count(counters::Gauge::sub);
         // The kernel's mapping first: no frame gets its cacheable alias back, or another owner, while it is there.
         self.view = Once::new();
         if self.memory == MemoryType::WriteBack {
-            self.frames.give_back(&mut zones::Source::default());
+            self.frames.give_back(&mut zones::Source::of(Last::Buffer));
         } else {
             self.frames.drain().for_each(give_back_cacheable);
         }
@@ -190,7 +204,7 @@ fn give_back_cacheable(chunk: OwnedChunk) {
     if is_low(chunk.chunk()) {
         linear::restore(chunk.chunk());
     }
-    zones::give(chunk);
+    zones::give_from(chunk, Last::Buffer);
 }
 
 fn is_low(chunk: Chunk) -> bool {

@@ -56,6 +56,8 @@ impl Device {
         let place = Some((smmu, stream));
         let device = Arc::new(Self { name, stream: place, coherent, mask: default_mask(), faults, domain });
         quarantine::watch(smmu, stream, device.faults.clone(), Arc::downgrade(&device));
+        #[cfg(feature = "checking")]
+        crate::checking::guards::introduce(&device);
         Ok(device)
     }
 
@@ -221,6 +223,8 @@ impl Drop for Device {
     fn drop(&mut self) {
         let Some((smmu, stream)) = self.stream else { return };
         quarantine::forget(smmu, stream);
+        #[cfg(feature = "checking")]
+        crate::checking::guards::dismiss(smmu, stream);
         if self.faults.is_detached() {
             return;
         }

@@ -7,7 +7,7 @@ use super::domain::Domain;
 use super::inject::{self, Step};
 use super::notices::Notices;
 use super::quarantine;
-use crate::checking::{self, Class};
+use crate::checking::{self, Class, Last};
 use crate::irq::{self, Handler};
 use crate::memory::vmalloc::{self, RegistersError};
 use crate::memory::{kmap, linear, tables, zones};
@@ -274,6 +274,8 @@ impl Smmu {
             let more = queue.drain(|report| match report {
                 Report::Event(event) => {
                     kprintln!("{event}");
+                    #[cfg(feature = "checking")]
+                    checking::guards::explain(self, &event);
                     self.keep(recent, count, event);
                 }
                 Report::Quiet(event) => {
@@ -452,7 +454,7 @@ impl RegionSource for Regions {
         let order = Order::covering(region.bytes().div_ceil(PAGE_SIZE));
         let chunk = order.and_then(|order| Chunk::new(Pfn::containing(region.start()), order));
         match chunk {
-            Some(chunk) => zones::give(OwnedChunk::adopt(chunk)),
+            Some(chunk) => zones::give_from(OwnedChunk::adopt(chunk), Last::Iommu),
             None => panic!("{region:?} is none of ours"),
         }
     }

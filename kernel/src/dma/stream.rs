@@ -12,6 +12,7 @@ use super::buffer::Side;
 use super::device::Device;
 use super::domain::{Fit, Wish};
 use super::small::Small;
+use crate::checking::{self, Last, Tag};
 use crate::memory::{kmap, linear, zones};
 use addr::{AddrRange, Address, Chunk, Iova, MemoryType, Order, PAGE_SIZE, Pfn, PhysAddr, Run};
 use alloc::boxed::Box;
@@ -98,6 +99,7 @@ fn lend(device: &Device, memory: &dyn StreamMemory, direction: Direction) -> Res
         mapping: mapping(direction),
     };
     let pages = device.domain().map(segments.iter().map(WholePages::around), &wish)?;
+    Tag::new("stream", offset + bytes, Some(device)).attached(device, pages);
     let start = pages.start() + offset;
     Ok(Lent { range: AddrRange::new(start, start + bytes), direction })
 }
@@ -124,6 +126,7 @@ impl Lender for Device {
         let start = lent.range.start().align_down(PAGE_SIZE);
         let pages = AddrRange::new(start, Iova::new(lent.range.end().raw().next_multiple_of(PAGE_SIZE)));
         // The device first: until it can write no more, lines could be fetched again with what is old then.
+        checking::detached(self, pages);
         let memory = self.domain().unmap(pages, memory)?;
         self.hand_over(&*memory, Side::Cpu, lent.direction);
         Ok(memory)
@@ -281,6 +284,7 @@ unsafe impl StreamMemory for Lost {
 pub struct Pages {
     frames: Frames,
     segments: Vec<Segment>,
+    tag: Tag,
 }
 
 impl Pages {
@@ -301,7 +305,8 @@ impl Pages {
     }
 
     fn take(request: &Request, len: u64) -> Result<Box<Self>, DmaError> {
-        let mut pages = Self { segments: Vec::new(), frames: Frames::new() };
+        let tag = Tag::new("pages", len, None);
+        let mut pages = Self { segments: Vec::new(), frames: Frames::new(), tag };
         super::frames::take(&Request { reach: Reach::LOW, ..*request }, &mut pages.frames)?;
         if request.contiguous {
             let start = pages.frames.chunks().next().map_or(PhysAddr::new(0), Chunk::start);
@@ -314,7 +319,14 @@ impl Pages {
             }
         }
         kmap::zero_all(&pages.frames);
+        tag.draw(pages.frames.chunks(), MemoryType::WriteBack);
         Ok(Box::new(pages))
+    }
+
+    /// What only the checking build knows of it.
+    #[cfg(feature = "checking")]
+    pub(crate) fn tag(&self) -> &Tag {
+        &self.tag
     }
 
     /// The bytes of piece `index` as the kernel sees them.
@@ -339,6 +351,7 @@ unsafe impl StreamMemory for Pages {
 
 impl Drop for Pages {
     fn drop(&mut self) {
-        self.frames.give_back(&mut zones::Source::default());
+        self.tag.look(self.frames.chunks(), MemoryType::WriteBack);
+        self.frames.give_back(&mut zones::Source::of(Last::Lent));
     }
 }

@@ -22,7 +22,7 @@ impl Translated {
     pub fn new(smmu: &'static Smmu, domain: smmu::Domain, input_bits: u8) -> Self {
         // Address 0 stays free: drivers and devices take it for "nothing".
         let space = AddrRange::new(Iova::new(PAGE_SIZE), Iova::new(1 << input_bits));
-        Self { smmu, ranges: RangeAllocator::new(space), domain }
+        Self { smmu, ranges: RangeAllocator::with_guard(space, checking::GUARD), domain }
     }
 
     /// The SMMU's part.
@@ -51,7 +51,8 @@ impl Translated {
     /// # Errors
     /// [`DmaError::OutOfTables`].
     pub fn pin(&mut self, at: Iova) -> Result<Option<Pinned>, DmaError> {
-        let range = AddrRange::new(at, at + Pinned::BYTES);
+        // What is behind the range belongs to it too, and so to the table.
+        let range = AddrRange::new(at, at + (Pinned::BYTES - checking::GUARD));
         if self.ranges.alloc_at(range).is_err() {
             return Ok(None);
         }

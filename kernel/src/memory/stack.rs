@@ -1,5 +1,6 @@
 //! Kernel stacks: 16 KiB of lowmem, mapped in an area of their own with an unmapped page on either side.
 
+use crate::checking::Last;
 use crate::memory::vmalloc::{Mapped, STACKS, VmallocError};
 use crate::memory::zones;
 use addr::{AddrRange, Chunk, KernelVa, MemoryType, Order, PAGE_SIZE};
@@ -53,6 +54,6 @@ impl KernelStack {
 impl Drop for KernelStack {
     fn drop(&mut self) {
         self.mapped = None;
-        zones::give(OwnedChunk::adopt(self.frames));
+        zones::give_from(OwnedChunk::adopt(self.frames), Last::Stack);
     }
 }

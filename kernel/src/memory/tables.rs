@@ -5,7 +5,7 @@
 //! boot maps early, at the address the linear map will have it. What the first tables leave of the pool serves the
 //! next ones.
 
-use crate::checking::{self, Class};
+use crate::checking::{self, Class, Last};
 use crate::events;
 use crate::memory::{linear, zones};
 use crate::sync::SpinLock;
@@ -93,7 +93,7 @@ pub fn pool_left() -> u64 {
 /// Gives a frame from [`take`] back.
 pub fn give(table: PhysAddr) {
     IN_USE.fetch_sub(1, Ordering::Relaxed);
-    zones::give(OwnedChunk::adopt(Chunk::page(Pfn::containing(table))));
+    zones::give_from(OwnedChunk::adopt(Chunk::page(Pfn::containing(table))), Last::Table);
 }
 
 /// Tables in use now, and the most there were.

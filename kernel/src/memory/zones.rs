@@ -1,6 +1,6 @@
 //! The frame allocators, behind one lock, and in front of them what each CPU keeps for itself ([`magazines`]).
 
-use crate::checking::{self, Class};
+use crate::checking::{self, Class, Last};
 use crate::memory::{heap, linear, magazines};
 use crate::percpu::{MAX_CPUS, PerCpu};
 use crate::sync::{SpinLock, SpinLockGuard};
@@ -82,14 +82,16 @@ pub fn take_for_heap(order: Order, room: impl Fn() -> bool) -> Option<Chunk> {
     while chunk.is_none() && room() && magazines::empty_one_low(&mut *zones) {
         chunk = zones.take(order, Reach::LOW);
     }
-    chunk.map(OwnedChunk::release)
+    drop(zones);
+    chunk.map(OwnedChunk::release).inspect(|&chunk| checking::taken(chunk))
 }
 
 /// A chunk of exactly `order` in the preferred zone of `reach`, if this CPU keeps one: [`take`] may find more.
 #[inline]
 pub fn take_kept(order: Order, reach: Reach) -> Option<OwnedChunk> {
     // The one that is to fail is left to `take`.
-    if checking::is_armed(Class::Frames) { None } else { magazines::take(order, reach) }
+    let chunk = if checking::is_armed(Class::Frames) { None } else { magazines::take(order, reach) };
+    chunk.inspect(|chunk| checking::taken(chunk.chunk()))
 }
 
 /// All chunks without owner, in no order, as they are at one moment. `None`: there is no memory for the list.
@@ -127,6 +129,11 @@ pub fn give(chunk: OwnedChunk) {
     Source::default().give(chunk);
 }
 
+/// Gives a chunk back that `last` had.
+pub fn give_from(chunk: OwnedChunk, last: Last) {
+    Source::of(last).give(chunk);
+}
+
 /// Gives a list of chunks back.
 pub fn give_all(mut frames: Frames) {
     frames.give_back(&mut Source::default());
@@ -147,9 +154,46 @@ pub struct Source {
     left: u8,
     /// Whether the magazines have been emptied for this list.
     emptied: bool,
+    #[cfg(feature = "checking")]
+    last: Last,
 }
 
 impl Source {
+    /// For what `last` gives back; who that was only the checking build wants to know.
+    #[inline]
+    pub fn of(_last: Last) -> Self {
+        Self {
+            #[cfg(feature = "checking")]
+            last: _last,
+            ..Self::default()
+        }
+    }
+
+    /// Looks at a chunk that was taken, without a lock.
+    #[cfg(feature = "checking")]
+    fn look(&mut self, chunk: Chunk) {
+        (self.zones, self.left) = (None, 0);
+        checking::taken(chunk);
+    }
+
+    /// Fills a chunk that is given back, without a lock.
+    #[cfg(feature = "checking")]
+    fn fill(&mut self, chunk: Chunk) {
+        (self.zones, self.left) = (None, 0);
+        checking::given(chunk, self.last);
+    }
+
+    #[inline]
+    fn take_chunk(&mut self, order: Order, reach: Reach) -> Option<OwnedChunk> {
+        // With the zones locked anyway, they are asked at once.
+        if self.zones.is_none()
+            && let Some(chunk) = magazines::take(order, reach)
+        {
+            return Some(chunk);
+        }
+        self.take_from_zones(order, reach)
+    }
+
     /// The zones, for as much as `cost` chunks.
     fn zones(&mut self, cost: u8) -> &mut Locked {
         if self.left < cost {
@@ -212,17 +256,16 @@ impl FrameSource for Source {
         if checking::fails(Class::Frames) {
             return None;
         }
-        // With the zones locked anyway, they are asked at once.
-        if self.zones.is_none()
-            && let Some(chunk) = magazines::take(order, reach)
-        {
-            return Some(chunk);
-        }
-        self.take_from_zones(order, reach)
+        let chunk = self.take_chunk(order, reach);
+        #[cfg(feature = "checking")]
+        chunk.iter().for_each(|chunk| self.look(chunk.chunk()));
+        chunk
     }
 
     #[inline]
     fn give(&mut self, chunk: OwnedChunk) {
+        #[cfg(feature = "checking")]
+        self.fill(chunk.chunk());
         let refused = if self.zones.is_none() { magazines::keep(chunk) } else { Err(chunk) };
         if let Err(chunk) = refused {
             self.give_to_zones(chunk);
@@ -233,12 +276,26 @@ impl FrameSource for Source {
         if checking::fails(Class::Frames) {
             return None;
         }
-        self.find(Order::PAGE, reach, MANY, |zones| zones.take_pages(wanted, reach))
+        let pages = self.find(Order::PAGE, reach, MANY, |zones| zones.take_pages(wanted, reach));
+        #[cfg(feature = "checking")]
+        let pages = pages.map(|pages| with_each(pages, |page| self.look(page)));
+        pages
     }
 
     fn give_pages(&mut self, pages: OwnedPages) {
+        #[cfg(feature = "checking")]
+        let pages = with_each(pages, |page| self.fill(page));
         self.zones(MANY).give_pages(pages);
     }
+}
+
+/// Shows each of some pages.
+#[cfg(feature = "checking")]
+fn with_each(pages: OwnedPages, mut show: impl FnMut(Chunk)) -> OwnedPages {
+    let (run, bits) = pages.release();
+    let set = (0..OwnedPages::RUN).filter(|bit| bits & 1 << bit != 0);
+    set.for_each(|bit| show(Chunk::page(run.offset(bit))));
+    OwnedPages::adopt(run, bits)
 }
 
 /// Whether the linear map has `address`.

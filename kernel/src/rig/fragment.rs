@@ -1,5 +1,6 @@
 //! Memory fragmented on purpose, for as long as a value lives.
 
+use crate::checking::Last;
 use crate::memory::zones;
 use addr::{Chunk, Order};
 use alloc::vec::Vec;
@@ -37,7 +38,7 @@ impl Fragmented {
             let chunk = chunk.release();
             for (index, piece) in pieces(chunk, order).enumerate() {
                 if index % 2 == 1 && left > 0 {
-                    zones::give(piece);
+                    zones::give_from(piece, Last::Untouched);
                 } else {
                     keep(&mut self.kept, piece);
                 }
@@ -49,8 +50,9 @@ impl Fragmented {
 
 impl Drop for Fragmented {
     fn drop(&mut self) {
-        zones::give_all(core::mem::take(&mut self.rest));
-        zones::give_all(core::mem::take(&mut self.kept));
+        let untouched = &mut zones::Source::of(Last::Untouched);
+        self.rest.give_back(untouched);
+        self.kept.give_back(untouched);
     }
 }
 
@@ -68,7 +70,7 @@ pub fn take_all(reach: Reach) -> Frames {
 }
 
 fn keep(list: &mut Frames, chunk: OwnedChunk) {
-    list.push(chunk).unwrap_or_else(|(chunk, _)| zones::give(chunk));
+    list.push(chunk).unwrap_or_else(|(chunk, _)| zones::give_from(chunk, Last::Untouched));
 }
 
 /// The parts of `order` that a larger chunk has, each on its own.

@@ -3,6 +3,8 @@
 //! A test is a function in a file of its subject; [`TESTS`] lists them in the order in which they run.
 
 mod boot;
+#[cfg(feature = "checking")]
+mod checks;
 mod commands;
 pub(crate) mod device;
 mod dma;
@@ -73,6 +75,8 @@ const TESTS: &[&[Test]] = &[
     faults::TESTS,
     commands::TESTS,
     programs::TESTS,
+    #[cfg(feature = "checking")]
+    checks::TESTS,
 ];
 
 fn all() -> impl Iterator<Item = &'static Test> + Clone {
@@ -82,9 +86,26 @@ fn all() -> impl Iterator<Item = &'static Test> + Clone {
 /// The verdict, if no rule about memory was broken on the way.
 fn audited(verdict: Verdict) -> Outcome {
     match audit::check() {
-        Ok(_) => Ok(verdict),
+        Ok(_) => unharmed(verdict),
         Err(finding) => Err(format!("afterwards {finding}")),
     }
+}
+
+/// The verdict, if nobody wrote where nobody should.
+#[cfg(feature = "checking")]
+fn unharmed(verdict: Verdict) -> Outcome {
+    use crate::checking::{guards, poison};
+    guards::take_miss();
+    match (poison::take_finding(), guards::take_overrun()) {
+        (None, None) => Ok(verdict),
+        (Some(written), _) => Err(format!("{written}")),
+        (None, Some(overrun)) => Err(format!("{overrun}")),
+    }
+}
+
+#[cfg(not(feature = "checking"))]
+fn unharmed(verdict: Verdict) -> Outcome {
+    Ok(verdict)
 }
 
 /// Runs the chosen tests with one event after the other failing. Returns whether none leaves anything behind.

@@ -1,6 +1,6 @@
 //! A program's anonymous frames: zero when they come, pinned while a device has them, free when nobody has.
 
-use crate::checking::{self, Class};
+use crate::checking::{self, Class, Last};
 use crate::memory::{kmap, zones};
 use crate::sync::SpinLock;
 use addr::{Chunk, PAGE_SIZE, Pfn, PhysAddr};
@@ -25,7 +25,7 @@ pub fn take_zeroed(frames: u64) -> Result<Frames, ChunkError> {
 pub fn give_up(frames: impl Iterator<Item = PhysAddr>) {
     let frames = frames.map(Pfn::containing).filter(|&frame| PINS.lock().orphan(frame));
     // One by one: a long list needs the heap's reserve again and again, and the pins' lock comes before the zones'.
-    frames.for_each(|frame| zones::give(OwnedChunk::adopt(Chunk::page(frame))));
+    frames.for_each(|frame| zones::give_from(OwnedChunk::adopt(Chunk::page(frame)), Last::Program));
 }
 
 /// How many frames are pinned.
@@ -88,7 +88,7 @@ impl Drop for PinnedPages {
         for frame in self.frames() {
             let free = PINS.lock().unpin(frame);
             if free {
-                zones::give(OwnedChunk::adopt(Chunk::page(frame)));
+                zones::give_from(OwnedChunk::adopt(Chunk::page(frame)), Last::Program);
             }
         }
     }
