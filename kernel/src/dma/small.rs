@@ -22,7 +22,8 @@ const TRIES: usize = 8;
 
 /// The addresses for small mappings and who has which of them.
 pub(super) struct Small {
-    tables: [Once<Box<Table>>; TABLES],
+    /// 8 KiB, which no stack has room for: they are made where they stay.
+    tables: Box<[Once<Box<Table>>; TABLES]>,
     /// How many there are; [`TABLES`] when there will be no more.
     made: AtomicUsize,
     /// Where there was room last; [`TABLES`] when nowhere.
@@ -71,7 +72,7 @@ impl Small {
     /// No table yet.
     pub fn new() -> Self {
         Self {
-            tables: [const { Once::new() }; TABLES],
+            tables: no_tables(),
             made: AtomicUsize::new(0),
             current: AtomicUsize::new(0),
             full: [const { AtomicU64::new(0) }; TABLES / 64],
@@ -223,6 +224,14 @@ impl Small {
             self.full[index / 64].fetch_and(!(1 << (index % 64)), Relaxed);
             self.current.store(index, Relaxed);
         }
+    }
+}
+
+fn no_tables() -> Box<[Once<Box<Table>>; TABLES]> {
+    let tables: Box<[_]> = (0..TABLES).map(|_| Once::new()).collect();
+    match tables.try_into() {
+        Ok(tables) => tables,
+        Err(_) => unreachable!("{TABLES} were made"),
     }
 }
 
