@@ -250,7 +250,7 @@ fn next() -> Option<Arc<Device>> {
 mod tests {
     use super::*;
 
-    fn event(number: u64) -> Event {
+    pub(super) fn event(number: u64) -> Event {
         Event::decode([0x10 | 8 << 32, 0, number << 12, 0])
     }
 
@@ -373,7 +373,8 @@ mod loom {
 
     impl Shared {
         fn fault(&self) -> bool {
-            self.faults.add() && self.faults.quarantine(|| self.attached.attach(false)).is_some()
+            self.faults.add(super::tests::event(0))
+                && self.faults.quarantine(|| self.attached.attach(false)).is_some()
         }
         fn rearm(&self) {
             self.faults.rearm(|| self.attached.attach(true)).unwrap();
