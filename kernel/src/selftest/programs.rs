@@ -147,7 +147,11 @@ fn two_share_one_buffer() -> Outcome {
         dma::alloc_unattached(BYTES, Attrs::NO_KERNEL_MAPPING).map_err(|error| format!("{error}"))?;
     let file = Arc::new(OpenFile::new(DmaBufFile::new(buffer), OpenFlags::READ_WRITE));
     let reader = Running::start(&["share-read", "3"], Vec::from([file.clone()]))?;
-    let writer = Running::start(&["share-write", "3"], Vec::from([file]))?;
+    let writer = Running::start(&["share-write", "3"], Vec::from([file])).inspect_err(|_| {
+        // It would wait for the writer for ever.
+        reader.process.end(Ending::Killed(Signal::SIGKILL));
+        reader.process.wait();
+    })?;
     for program in [&writer, &reader] {
         let ending = program.process.wait();
         check!(ending == Ending::Exited(0), "{ending}; it said: {}", program.output.last_line());
