@@ -19,7 +19,10 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 use core::slice;
-use core::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::{
+    AtomicBool, AtomicU16, AtomicU64,
+    Ordering::{Relaxed, SeqCst},
+};
 use dma_api::DmaError;
 use drivers::iommu::{Iommu as _, Shared};
 use drivers::mmio::Mmio;
@@ -370,7 +373,7 @@ impl Commands {
     /// Acknowledges global errors, and prints them. Whoever has the queue does it if this does not get it.
     fn service(&self) {
         self.notices.lock().catch_up();
-        self.wanted.store(true, Relaxed);
+        self.wanted.store(true, SeqCst);
         let Some(mut queue) = self.queue.try_lock() else { return };
         self.wanted.store(false, Relaxed);
         let errors = queue.service_errors();
@@ -391,7 +394,9 @@ impl Shared<CommandQueue> for Commands {
     #[inline]
     fn with<R>(&self, action: impl FnOnce(&mut CommandQueue) -> R) -> R {
         let result = action(&mut self.queue.lock());
-        if self.wanted.load(Relaxed) {
+        // Not Relaxed: either this sees what an interrupt wants, or the interrupt sees that the queue is free. A
+        // Load-Acquire is not observed before an earlier Store-Release, here the unlocking (DDI 0487, B2.3.10).
+        if self.wanted.load(SeqCst) {
             self.service();
         }
         result

@@ -185,13 +185,16 @@ pub fn with_frame(address: PhysAddr, f: impl FnMut(AddrRange<KernelVa>)) {
     with_write_back(Chunk::page(Pfn::containing(address)), f);
 }
 
-/// Fills `chunk`, which is or will be write-back memory, with zeroes.
+/// Fills `chunk`, which is or will be write-back memory, with zeroes. They are seen by everybody before what is stored
+/// later: so whoever finds an entry that shows them finds nothing older there. (A window that closes says so to the CPUs
+/// alone, and the linear map to nobody.)
 pub fn zero(chunk: Chunk) {
     // SAFETY: the window maps the caller's chunk, writable, and nobody else refers to it yet.
     with_write_back(chunk, |range| unsafe { arch::cache::zero(range) });
+    arch::barrier::dmb_oshst();
 }
 
-/// Fills all of `frames`, which are or will be write-back memory, with zeroes.
+/// Fills all of `frames`, which are or will be write-back memory, with zeroes, as [`zero`] does.
 #[inline]
 pub fn zero_all(frames: &Frames) {
     match frames.only() {
@@ -204,6 +207,7 @@ pub fn zero_all(frames: &Frames) {
 fn zero_many(frames: &Frames) {
     // SAFETY: the window maps the caller's chunks, writable, and nobody else refers to them yet.
     with_all(frames.chunks(), MemoryType::WriteBack, |range| unsafe { arch::cache::zero(range) });
+    arch::barrier::dmb_oshst();
 }
 
 /// Fills `chunks`, which will be non-cacheable and have no cacheable mapping any more, with zeroes.

@@ -15,9 +15,6 @@ static PINS: SpinLock<Pins> = SpinLock::new(Pins::new());
 pub fn take_zeroed(frames: u64) -> Result<Frames, ChunkError> {
     let frames = chunks::take(&mut zones::Source::default(), &Request::new(frames))?;
     kmap::zero_all(&frames);
-    // No CPU may see the entry that shows them to another thread of the program before it sees the zeroes. A window that
-    // closes has seen to that; the linear map does not.
-    arch::barrier::dmb_ish();
     Ok(frames)
 }
 

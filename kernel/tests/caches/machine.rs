@@ -75,6 +75,8 @@ pub struct Machine {
     cpu: *mut Word,
     root: Cell<Option<PhysAddr>>,
     pub mutation: Cell<Option<Mutation>>,
+    /// Whether zeroes could still be seen later than what is stored next.
+    zeroes_late: Cell<bool>,
     state: RefCell<State>,
 }
 
@@ -118,6 +120,7 @@ impl Machine {
             cpu,
             root: Cell::new(None),
             mutation: Cell::new(None),
+            zeroes_late: Cell::new(false),
             state: RefCell::new(state),
         });
         MACHINE.set(Some(machine.clone()));
@@ -290,6 +293,14 @@ impl Machine {
         }
     }
 
+    /// Zeroes are seen by whoever is shown them from now on.
+    pub fn assert_zeroes_first(&self) {
+        assert!(
+            !self.zeroes_late.get(),
+            "old data could be seen: nothing orders zeroes before the entry that shows them"
+        );
+    }
+
     /// Something that the kernel asks for.
     fn happens(&self, event: Event) {
         self.meddle();
@@ -301,7 +312,12 @@ impl Machine {
             Some(Event::Clean(range)) => self.begin(range, Task::Clean),
             Some(Event::Invalidate(range)) => self.begin(range, Task::Invalidate),
             Some(Event::CleanInvalidate(range)) => self.begin(range, Task::CleanInvalidate),
-            Some(Event::Barrier("dsb_sy" | "dsb_ish")) => self.complete(),
+            Some(Event::Barrier("dmb_oshst")) => self.zeroes_late.set(false),
+            Some(Event::Barrier("dsb_sy")) => {
+                self.zeroes_late.set(false);
+                self.complete();
+            }
+            Some(Event::Barrier("dsb_ish")) => self.complete(),
             Some(Event::Zero(range)) => self.zero(range),
             Some(Event::TlbKernel(range, _) | Event::TlbOwn(range)) => {
                 let gone = |(start, end): (u64, u64)| end > range.start().raw() && start < range.end().raw();
@@ -313,6 +329,7 @@ impl Machine {
 
     /// The stores follow, to what the CPU sees.
     fn zero(&self, range: AddrRange<KernelVa>) {
+        self.zeroes_late.set(true);
         for page in (range.start().raw()..range.end().raw()).step_by(PAGE_SIZE as usize) {
             let (first, kind) = self.access(KernelVa::new(page));
             for line in (first..first + PAGE_SIZE).step_by(LINE as usize) {

@@ -19,6 +19,7 @@ pub const MUTANTS: &[Mutant] = &[
     Mutant { name: "maintenance not waited for", mutation: no_dsb },
     Mutant { name: "an alias taken from the tables and not from the TLBs", mutation: no_tlbi },
     Mutant { name: "a window taken from the tables and not from the TLB", mutation: no_own_tlbi },
+    Mutant { name: "zeroes not ordered before what shows them", mutation: no_dmb },
     Mutant { name: "only the first line of a range", mutation: first_line },
 ];
 
@@ -44,6 +45,10 @@ fn invalidate_only(event: Event) -> Option<Event> {
 
 fn no_dsb(event: Event) -> Option<Event> {
     (!matches!(event, Event::Barrier("dsb_sy"))).then_some(event)
+}
+
+fn no_dmb(event: Event) -> Option<Event> {
+    (!matches!(event, Event::Barrier("dmb_oshst"))).then_some(event)
 }
 
 fn no_tlbi(event: Event) -> Option<Event> {

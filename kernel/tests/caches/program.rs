@@ -66,6 +66,7 @@ impl Program {
     }
 
     fn look_at(&self, buffer: &Buffer, view: Option<AddrRange<KernelVa>>) {
+        self.machine.assert_zeroes_first();
         self.machine.look_at(frames(buffer.chunks()), view);
     }
 
