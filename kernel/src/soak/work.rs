@@ -7,7 +7,6 @@ use crate::dma::stream::{self, Pages};
 use crate::dma::{self, Attachment, Device, Fit};
 use crate::sched::{self, time};
 use crate::selftest::device::{peek, poke};
-use crate::smp;
 use addr::{PAGE_SIZE, StreamId};
 use alloc::format;
 use alloc::string::String;
@@ -91,13 +90,17 @@ impl Worker {
     }
 
     fn allocate(&mut self) -> Result<(), DmaError> {
-        if self.buffers.len() == MOST {
+        if self.is_full() {
             return Ok(());
         }
         let (device, len, attrs) = (self.device(), self.len(), self.attrs());
         let buffer = dma::alloc(&device, len, attrs)?;
         self.keep(buffer);
         Ok(())
+    }
+
+    fn is_full(&self) -> bool {
+        self.buffers.len() >= MOST
     }
 
     fn keep(&mut self, buffer: Attachment) {
@@ -171,7 +174,7 @@ impl Worker {
         let buffer = dma::alloc_unattached(len, attrs)?;
         let device = self.device();
         let attachment = Attachment::new(&device, buffer, Fit::Whole)?;
-        if self.buffers.len() < MOST + smp::online() {
+        if !self.is_full() {
             self.keep(attachment);
         }
         Ok(())
