@@ -168,6 +168,16 @@ const TWO_EDUS: &[&str] = &["-device", "edu", "-device", "edu"];
 /// A device that reaches all of RAM by itself, on a machine whose time is instructions.
 const LEFT_RUNNING: &[&str] = &["-device", "edu,dma_mask=0xffffffffffffffff", "-icount", "shift=0,sleep=off"];
 
+/// DMA that an earlier stage left running comes while the kernel boots, or a program runs.
+const HAUNTED: Case = Case {
+    options: "dtb-randomness=off,highmem=off",
+    cpus: "1",
+    devices: LEFT_RUNNING,
+    start: Start::Haunted,
+    append: "lowmem=256M init=/bin/probe -- checksum /bin/mosaic",
+    ..SELFTEST
+};
+
 /// Neither the devices nor the SMMU's walks snoop the caches.
 const NON_COHERENT: &[(&str, &str)] = &[("dma-coherent", "dma-coherenX")];
 
@@ -433,11 +443,6 @@ pub const CASES: &[Case] = &[
     // DMA that an earlier stage left running. By instructions: it would come after 100 million of them.
     Case {
         name: "dma-left-running",
-        options: "dtb-randomness=off,highmem=off",
-        cpus: "1",
-        devices: LEFT_RUNNING,
-        start: Start::Haunted,
-        append: "lowmem=256M init=/bin/probe -- checksum /bin/mosaic",
         expect: Expect::PowerOff {
             shown: &[
                 "smmu at 0x9050000: aborts what it let pass before",
@@ -447,22 +452,17 @@ pub const CASES: &[Case] = &[
             ],
             never: &[PANIC],
         },
-        ..SELFTEST
+        ..HAUNTED
     },
     // The same where nothing but the bus can stop it.
     Case {
         name: "dma-left-running-no-smmu",
         smmu: false,
-        options: "dtb-randomness=off,highmem=off",
-        cpus: "1",
-        devices: LEFT_RUNNING,
-        start: Start::Haunted,
-        append: "lowmem=256M init=/bin/probe -- checksum /bin/mosaic",
         expect: Expect::PowerOff {
             shown: &["pci: 00:01.0 came as a bus master: stopped", "probe: checksum: PASS"],
             never: &[PANIC],
         },
-        ..SELFTEST
+        ..HAUNTED
     },
     // A minute of everything at the same time; `make soak` has more of them.
     Case {

@@ -293,23 +293,24 @@ mod tests {
         assert!(replay(stage1(0x1000), stage2(1, 0x5000)));
     }
 
+    const SPACE: AddressSpace = AddressSpace {
+        tables: PhysAddr::new(0x1000),
+        input_bits: 39,
+        output_size: 2,
+        asid: Asid::new(1),
+        walks: Walks::Coherent,
+    };
+
     #[test]
     fn a_descriptor_changes_its_asid_live_and_its_tables_through_invalid() {
-        let space = AddressSpace {
-            tables: PhysAddr::new(0x1000),
-            input_bits: 39,
-            output_size: 2,
-            asid: Asid::new(1),
-            walks: Walks::Coherent,
-        };
         let with = |space| ContextDescriptor::new(space);
-        assert!(!replay(with(space), with(AddressSpace { asid: Asid::new(2), ..space })));
-        assert!(!replay(ContextDescriptor::INVALID, with(space)));
+        assert!(!replay(with(SPACE), with(AddressSpace { asid: Asid::new(2), ..SPACE })));
+        assert!(!replay(ContextDescriptor::INVALID, with(SPACE)));
         assert!(replay(
-            with(space),
-            with(AddressSpace { asid: Asid::new(2), tables: PhysAddr::new(0x2000), ..space })
+            with(SPACE),
+            with(AddressSpace { asid: Asid::new(2), tables: PhysAddr::new(0x2000), ..SPACE })
         ));
-        replay(with(space), ContextDescriptor::INVALID);
+        replay(with(SPACE), ContextDescriptor::INVALID);
     }
 
     fn outcome<S: Structure>(live: S, target: S) -> (usize, bool) {
@@ -320,20 +321,13 @@ mod tests {
     /// The same for context descriptors.
     #[test]
     fn descriptors_cost_so_many_syncs_and_are_hitless_or_not() {
-        let space = AddressSpace {
-            tables: PhysAddr::new(0x1000),
-            input_bits: 39,
-            output_size: 2,
-            asid: Asid::new(1),
-            walks: Walks::Coherent,
-        };
-        let (invalid, live) = (ContextDescriptor::INVALID, ContextDescriptor::new(space));
-        let other_tag = ContextDescriptor::new(AddressSpace { asid: Asid::new(2), ..space });
-        let other_tables = ContextDescriptor::new(AddressSpace { tables: PhysAddr::new(0x2000), ..space });
+        let (invalid, live) = (ContextDescriptor::INVALID, ContextDescriptor::new(SPACE));
+        let other_tag = ContextDescriptor::new(AddressSpace { asid: Asid::new(2), ..SPACE });
+        let other_tables = ContextDescriptor::new(AddressSpace { tables: PhysAddr::new(0x2000), ..SPACE });
         let both = ContextDescriptor::new(AddressSpace {
             asid: Asid::new(2),
             tables: PhysAddr::new(0x2000),
-            ..space
+            ..SPACE
         });
         let cases = [
             (invalid, live, 2, true),
