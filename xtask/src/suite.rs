@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::artifacts::{self, Artifacts};
 use crate::error::{Error, Result};
 use crate::judge::Verdict;
-use crate::matrix::{CASES, Case, Kernel};
+use crate::matrix::{self, Case, Kernel};
 use crate::qemu::{self, Run};
 use crate::same_image::{self, Started};
 use crate::tally::Tally;
@@ -29,7 +29,7 @@ pub fn test(only: &[String]) -> Result<Tally> {
     }
     let built = artifacts::build()?;
     let wanted = |case: &&Case| only.is_empty() || only.iter().any(|word| case.name.contains(word.as_str()));
-    tally += matrix(&CASES.iter().filter(wanted).collect::<Vec<_>>(), &built)?;
+    tally += matrix(&matrix::cases().filter(wanted).collect::<Vec<_>>(), &built)?;
     for (name, check) in bench::CHECKS {
         if only.is_empty() || only.iter().any(|word| name.contains(word.as_str())) {
             tally += check(&built)?;

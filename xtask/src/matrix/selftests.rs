@@ -1,0 +1,52 @@
+//! All self-tests, on every shape of machine that changes the code's path. These are the longest rows.
+
+use super::bases::{SELFTEST, raspberry_pi};
+use super::case::{Case, Start};
+use super::devices::{BEHIND_BRIDGES, STAGE2_ONLY, TWO_EDUS};
+use crate::judge::Expect;
+
+/// Neither the devices nor the SMMU's walks snoop the caches.
+const NON_COHERENT: &[(&str, &str)] = &[("dma-coherent", "dma-coherenX")];
+/// The console on the first UART, as `dtoverlay=disable-bt` makes it.
+const FIRST_UART: &[(&str, &str)] = &[("serial1:115200n8", "serial0:115200n8")];
+
+/// The rows.
+pub const CASES: &[Case] = &[
+    Case { name: "virt-gicv3-4cpu-2G", devices: TWO_EDUS, expect: Expect::KtapWithoutSkips, ..SELFTEST },
+    Case { name: "virt-gicv3-4cpu-4G", memory: "4G", append: "selftest", ..SELFTEST },
+    Case { name: "virt-gicv2-4cpu-2G", gic: 2, ..SELFTEST },
+    Case { name: "virt-gicv3-1cpu-512M", cpus: "1", memory: "512M", append: "selftest", ..SELFTEST },
+    Case { name: "virt-gicv2-1cpu-4G", gic: 2, cpus: "1", memory: "4G", append: "selftest", ..SELFTEST },
+    Case { name: "virt-9.1-stage1-only", board: "virt-9.1", ..SELFTEST },
+    Case { name: "virt-9.1-stage2-only", board: "virt-9.1", cpus: "2", devices: STAGE2_ONLY, ..SELFTEST },
+    Case { name: "virt-el2-entry", options: "dtb-randomness=off,virtualization=on", ..SELFTEST },
+    Case { name: "virt-no-smmu", smmu: false, ..SELFTEST },
+    Case { name: "virt-iommu-off", append: "selftest lowmem=256M iommu=off", ..SELFTEST },
+    Case {
+        name: "virt-3cpu-768M-lowmem-64M",
+        cpus: "3",
+        memory: "768M",
+        append: "selftest lowmem=64M",
+        ..SELFTEST
+    },
+    Case {
+        name: "virt-cortex-a53",
+        cpu: "cortex-a53",
+        cpus: "2",
+        memory: "1G",
+        append: "selftest",
+        ..SELFTEST
+    },
+    Case {
+        name: "virt-neoverse-n1-el2",
+        cpu: "neoverse-n1",
+        options: "dtb-randomness=off,virtualization=on",
+        ..SELFTEST
+    },
+    Case { name: "virt-non-coherent", cpus: "2", start: Start::PatchedTree(NON_COHERENT), ..SELFTEST },
+    Case { name: "virt-edu-behind-bridges", devices: BEHIND_BRIDGES, ..SELFTEST },
+    Case { name: "virt-no-edu", devices: &[], ..SELFTEST },
+    raspberry_pi("raspi3b", "raspi3b"),
+    Case { console: 0, start: Start::BoardTree(FIRST_UART), ..raspberry_pi("raspi4b-first-uart", "raspi4b") },
+    Case { name: "virt-highmem-off", options: "dtb-randomness=off,highmem=off", ..SELFTEST },
+];

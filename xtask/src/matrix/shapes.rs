@@ -1,0 +1,111 @@
+//! Other shapes of machine and other ways into the kernel, on which a part of the self-tests says enough.
+
+use super::bases::{SELFTEST, SHAPED, refusal};
+use super::case::{Case, Start};
+use super::devices::{BYPASSED_ROOT, NUMA, SECOND_ROOT, UNRESERVED_300G};
+use crate::judge::Expect;
+use crate::odd_trees;
+use crate::wrap::Tree;
+
+/// RAM above 4 GiB alone, devices by a table.
+const SBSA_REF: Case = Case { board: "sbsa-ref", cpu: "neoverse-n2", ..SELFTEST };
+
+/// The rows.
+pub const CASES: &[Case] = &[
+    Case {
+        name: "virt-8cpu-300G",
+        cpus: "8",
+        memory: "300G",
+        options: "dtb-randomness=off,memory-backend=ram",
+        devices: UNRESERVED_300G,
+        ..SHAPED
+    },
+    Case { name: "virt-numa", cpus: "4", memory: "2G", devices: NUMA, ..SHAPED },
+    Case { name: "virt-2cpu-256M", memory: "256M", ..SHAPED },
+    Case { name: "virt-second-root", devices: SECOND_ROOT, ..SHAPED },
+    Case { name: "virt-low-ecam", options: "dtb-randomness=off,highmem-ecam=off", ..SHAPED },
+    Case { name: "virt-neoverse-n2", cpu: "neoverse-n2", ..SHAPED },
+    Case {
+        name: "virt-cortex-a72-el2",
+        cpu: "cortex-a72",
+        options: "dtb-randomness=off,virtualization=on",
+        ..SHAPED
+    },
+    Case { name: "virt-timer-1MHz", cpu: "max,cntfrq=1000000", cpus: "4", ..SHAPED },
+    // Past the SMMU that the tree puts in front of it: QEMU tells only ACPI.
+    Case {
+        name: "virt-bypassed-bus",
+        options: "dtb-randomness=off,default-bus-bypass-iommu=on",
+        expect: Expect::Ktap,
+        ..SHAPED
+    },
+    Case {
+        devices: BYPASSED_ROOT,
+        ..refusal(
+            "virt-bypassed-root",
+            "init=/bin/probe -- hello",
+            &[
+                "edu 81:00.0: stream 0x8100",
+                "warning: 81:00.0: left out: what it writes ",
+                "init: exit status 0",
+            ],
+        )
+    },
+    // QEMU's edu wants MSIs, which nobody takes here.
+    Case {
+        name: "virt-no-its",
+        options: "dtb-randomness=off,its=off",
+        devices: &[],
+        append: "selftest=boot.*,memory.*,program.std*",
+        ..SHAPED
+    },
+    // Nobody starts the other CPUs, and nobody switches off.
+    Case {
+        start: Start::Bare(Tree::Changed(odd_trees::no_psci)),
+        cpus: "4",
+        expect: Expect::Halt {
+            shown: &[
+                "warning: cpu 0x1: left out: no way to start it",
+                "warning: cpu 0x3: left out: ",
+                "cpu: 1 of 4 running",
+                "init: exit status 0",
+                "; halted",
+            ],
+        },
+        ..refusal("virt-no-psci", "init=/bin/probe -- hello", &[])
+    },
+    // Without any firmware: all CPUs arrive at EL3, and nobody switches off.
+    Case {
+        name: "el3-entry",
+        options: "dtb-randomness=off,secure=on",
+        start: Start::Bare(Tree::Qemus),
+        expect: Expect::KtapThenHalt,
+        ..SELFTEST
+    },
+    Case {
+        name: "el3-entry-gicv2",
+        gic: 2,
+        cpus: "4",
+        options: "dtb-randomness=off,secure=on",
+        start: Start::Bare(Tree::Qemus),
+        expect: Expect::KtapThenHalt,
+        ..SHAPED
+    },
+    Case {
+        name: "el3-entry-over-el2",
+        options: "dtb-randomness=off,secure=on,virtualization=on",
+        start: Start::Bare(Tree::Qemus),
+        append: "selftest=boot.* lowmem=256M",
+        expect: Expect::KtapThenHalt,
+        ..SELFTEST
+    },
+    Case { name: "sbsa-ref", start: Start::Bare(Tree::Qemus), ..SBSA_REF },
+    // At EL2 its other CPUs are lost: QEMU sends them nowhere.
+    Case {
+        name: "sbsa-ref-el2",
+        cpus: "1",
+        append: "selftest=boot.*",
+        expect: Expect::KtapThenHalt,
+        ..SBSA_REF
+    },
+];

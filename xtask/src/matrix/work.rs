@@ -1,0 +1,129 @@
+//! Boots that work: benchmarks under contention, the checking build, the demonstration, what programs try, the soak.
+
+use super::bases::{CHECKING, PANIC, SELFTEST, raspberry_pi};
+use super::case::{Case, Start};
+use super::devices::{LEFT_RUNNING, TWO_EDUS};
+use crate::judge::Expect;
+use crate::{run, trace};
+
+/// DMA that an earlier stage left running comes while the kernel boots, or a program runs.
+const HAUNTED: Case = Case {
+    options: "dtb-randomness=off,highmem=off",
+    cpus: "1",
+    devices: LEFT_RUNNING,
+    start: Start::Haunted,
+    append: "lowmem=256M init=/bin/probe -- checksum /bin/mosaic",
+    ..SELFTEST
+};
+
+/// The rows.
+pub const CASES: &[Case] = &[
+    // More CPUs at work than this host has: what they do has to be right, however long it takes.
+    Case {
+        name: "contention-8cpu",
+        cpus: "8",
+        append: "bench=contention",
+        expect: Expect::PowerOff {
+            shown: &[
+                "attrs=alloc_64K_nkm",
+                "threads=8",
+                "attrs=map_single_4K",
+                "threads=8",
+                "attrs=sync",
+                "threads=8",
+            ],
+            never: &[PANIC, "error:"],
+        },
+        ..SELFTEST
+    },
+    // The checking build: everything once, and some of it with one thing after the other failing.
+    CHECKING,
+    Case {
+        name: "inject",
+        append: "selftest=dma.low_*,dma.a_buffer*,stream.scattered*,smmu.detached_s*,program.std*,program.edu_copies_own* \
+                 inject inject.first=8 lowmem=256M",
+        ..CHECKING
+    },
+    // The demonstration, as `make run` shows it.
+    Case {
+        name: "mosaic",
+        append: "lowmem=256M dma.trace",
+        expect: Expect::PowerOff {
+            shown: &["dma: attach", "vmalloc bytes: 0", "init: exit status 0"],
+            never: &[PANIC, "smmu: event"],
+        },
+        inspect: trace::mosaic,
+        ..SELFTEST
+    },
+    // The same program where nothing translates: the DMA engine gathers the pieces.
+    Case {
+        append: "lowmem=256M dma.trace -- --size=256M",
+        screen: Some("screen: 640 x 480"),
+        expect: Expect::PowerOff {
+            shown: &[
+                "bcm2835-dma channel",
+                "where RAM jumps",
+                "device table pages: 0",
+                "init: exit status 0",
+            ],
+            never: &[PANIC],
+        },
+        ..raspberry_pi("raspi3b-mosaic", "raspi3b")
+    },
+    // Through a real boot loader, from the disk image that goes onto a card.
+    Case {
+        name: "u-boot-disk",
+        start: Start::Disk,
+        append: run::DEFAULT_APPEND,
+        expect: Expect::PowerOff {
+            shown: &["U-Boot", "extlinux.conf", "Starting kernel", "vmalloc bytes: 0", "init: exit status 0"],
+            never: &[PANIC, "smmu: event"],
+        },
+        ..SELFTEST
+    },
+    // What else a program can try.
+    Case {
+        name: "probe-all",
+        append: "init=/bin/probe -- all",
+        expect: Expect::PowerOff { shown: &["probe: all: 0 failed", "init: exit status 0"], never: &[PANIC] },
+        ..SELFTEST
+    },
+    // DMA that an earlier stage left running. By instructions: it would come after 100 million of them.
+    Case {
+        name: "dma-left-running",
+        expect: Expect::PowerOff {
+            shown: &[
+                "smmu at 0x9050000: aborts what it let pass before",
+                "pci: 00:01.0 came as a bus master: stopped",
+                "probe: checksum: PASS",
+                "init: exit status 0",
+            ],
+            never: &[PANIC],
+        },
+        ..HAUNTED
+    },
+    // The same where nothing but the bus can stop it.
+    Case {
+        name: "dma-left-running-no-smmu",
+        smmu: false,
+        expect: Expect::PowerOff {
+            shown: &["pci: 00:01.0 came as a bus master: stopped", "probe: checksum: PASS"],
+            never: &[PANIC],
+        },
+        ..HAUNTED
+    },
+    // A minute of everything at the same time; `make soak` has more of them.
+    Case {
+        name: "soak",
+        devices: TWO_EDUS,
+        append: "soak=1 lowmem=256M",
+        expect: Expect::PowerOff { shown: &["soak: passed"], never: &[PANIC, "soak: FAILED"] },
+        ..SELFTEST
+    },
+    Case {
+        name: "probe-fuzz",
+        append: "init=/bin/probe -- fuzz 50000",
+        expect: Expect::PowerOff { shown: &["probe: fuzz: PASS", "init: exit status 0"], never: &[PANIC] },
+        ..SELFTEST
+    },
+];
