@@ -10,7 +10,9 @@
 //! [`CommandQueue::service_errors`] is for the interrupt handler.
 
 use super::clock::{Clock, TimedOut};
-use super::registers::{CommandRegisters, bits};
+use super::recovery::{Recovery, Stopped};
+use super::registers::{CommandRegisters, ControlRegisters, bits};
+use super::reset::Control;
 use super::upkeep::Upkeep;
 use crate::iommu::Shared;
 use crate::mmio::Mmio;
@@ -45,7 +47,7 @@ pub enum CommandError {
         /// The words in its slot.
         words: [u64; 2],
     },
-    /// The SMMU could not read the queue (CERROR_ABT) or gave another reason to stop, more than once.
+    /// The SMMU could not read the queue (CERROR_ABT) or gave another reason to stop, also when the queue had begun anew.
     Stopped {
         /// CMDQ_CONS.ERR.
         code: u8,
@@ -84,15 +86,21 @@ pub struct CommandCounters {
     pub illegal: u64,
     /// Waits that ended without completion.
     pub time_outs: u64,
+    /// Times the queue began anew because the SMMU could not read it.
+    pub begun_anew: u64,
 }
 
 /// Global errors that were active and are acknowledged now (GERROR's bits). CMDQ_ERR is among them when a command had to
 /// be replaced.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct GlobalErrors(
+pub struct GlobalErrors {
     /// The register's bits.
-    pub u32,
-);
+    pub bits: u32,
+    /// CMDQ_CONS.ERR, if the command queue stopped for another reason than a command.
+    pub stopped: Option<u8>,
+    /// Whether it began anew since.
+    pub begun_anew: bool,
+}
 
 const GLOBAL_ERRORS: [(u32, &str); 10] = [
     (0, "CMDQ_ERR"),
@@ -110,20 +118,26 @@ const GLOBAL_ERRORS: [(u32, &str); 10] = [
 impl GlobalErrors {
     /// Whether there are none.
     pub fn is_empty(self) -> bool {
-        self.0 == 0
+        self == Self::default()
     }
 
     fn has(self, bit: u32) -> bool {
-        extract(bit, bit, self.0.into()) != 0
+        extract(bit, bit, self.bits.into()) != 0
     }
 }
 
 impl fmt::Display for GlobalErrors {
-    /// `global error EVENTQ_ABT_ERR`
+    /// `global error CMDQ_ERR, CERROR 0x2: the command queue begins anew`
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("global error")?;
         for (_, name) in GLOBAL_ERRORS.iter().filter(|(bit, _)| self.has(*bit)) {
             write!(f, " {name}")?;
+        }
+        if let Some(code) = self.stopped {
+            write!(f, ", CERROR {code:#x}")?;
+        }
+        if self.begun_anew {
+            f.write_str(": the command queue begins anew")?;
         }
         Ok(())
     }
@@ -148,28 +162,30 @@ const REFUSALS: usize = 8;
 ///
 /// Commands are numbered from 0 on; the lowest bits of a number are the index and the wrap bit.
 pub struct CommandQueue {
-    registers: Mmio<CommandRegisters>,
-    slots: Region,
-    log2: u8,
-    upkeep: Upkeep,
-    clock: Clock,
+    control: Mmio<ControlRegisters>,
+    pub(super) registers: Mmio<CommandRegisters>,
+    pub(super) slots: Region,
+    pub(super) log2: u8,
+    pub(super) upkeep: Upkeep,
+    pub(super) clock: Clock,
     /// The next command's number.
-    produced: u64,
+    pub(super) produced: u64,
     /// CMDQ_PROD is at this number.
-    published: u64,
+    pub(super) published: u64,
     /// CMDQ_CONS was last seen at this number.
-    consumed: u64,
+    pub(super) consumed: u64,
     /// Up to here, [`CommandQueue::wait`] has told of refusals.
     waited: u64,
     /// GERRORN: this driver alone writes it.
     acknowledged: u32,
     /// The last refusals, oldest first.
     refusals: [Option<Refusal>; REFUSALS],
-    syncs: u64,
+    pub(super) recovery: Recovery,
+    pub(super) syncs: u64,
     register_writes: u64,
     illegal: u64,
     time_outs: u64,
-    errors: GlobalErrors,
+    pub(super) errors: GlobalErrors,
     #[cfg(feature = "checking")]
     pub(super) armed: super::mishap::Armed,
 }
@@ -182,8 +198,6 @@ struct Batch<I> {
     /// The number of its first command, and the one behind its last so far.
     first: u64,
     end: u64,
-    /// How often the queue stopped meanwhile because it could not be read.
-    aborts: u32,
 }
 
 /// Puts `commands` and a CMD_SYNC into the queue, at once or in as few parts as it has room for, and waits until the
@@ -233,13 +247,14 @@ fn wait_for(
 
 impl<I: Iterator<Item = Command>> Batch<I> {
     fn new(commands: I) -> Self {
-        Self { commands, whole: false, first: u64::MAX, end: 0, aborts: 0 }
+        Self { commands, whole: false, first: u64::MAX, end: 0 }
     }
 }
 
 impl CommandQueue {
     /// The queue in `slots`, empty. CMDQ_PROD and CMDQ_CONS read zero, and the queue is enabled.
     pub(super) fn new(
+        control: Mmio<ControlRegisters>,
         registers: Mmio<CommandRegisters>,
         slots: Region,
         log2: u8,
@@ -248,6 +263,7 @@ impl CommandQueue {
     ) -> Self {
         let acknowledged = registers.gerrorn.get();
         Self {
+            control,
             registers,
             slots,
             log2,
@@ -259,6 +275,7 @@ impl CommandQueue {
             waited: 0,
             acknowledged,
             refusals: [None; REFUSALS],
+            recovery: Recovery::default(),
             syncs: 0,
             register_writes: 0,
             illegal: 0,
@@ -306,7 +323,7 @@ impl CommandQueue {
     /// last wait is an error, whoever's it was.
     pub fn wait(&mut self) -> Result<(), CommandError> {
         let (first, end) = (self.waited, self.published);
-        self.finish(Batch { commands: core::iter::empty(), whole: true, first, end, aborts: 0 })
+        self.finish(Batch { commands: core::iter::empty(), whole: true, first, end })
     }
 
     /// [`run`] for whoever has the queue alone.
@@ -321,11 +338,12 @@ impl CommandQueue {
         result
     }
 
-    /// Acknowledges what GERROR says, restarting the queue if it stopped. Does not wait. For the interrupt handler.
+    /// Acknowledges what GERROR says, restarting the queue if it stopped. Does not wait: a queue that has to begin anew
+    /// does so when somebody waits for it. For the interrupt handler.
     pub fn service_errors(&mut self) -> GlobalErrors {
         let active = self.active_errors();
         if active & bits::GERROR_CMDQ != 0 {
-            self.restart();
+            _ = self.restart();
         }
         if active & !bits::GERROR_CMDQ != 0 {
             self.acknowledge(active & !bits::GERROR_CMDQ);
@@ -336,12 +354,18 @@ impl CommandQueue {
     /// What went through the queue so far.
     pub fn counters(&self) -> CommandCounters {
         CommandCounters {
-            commands: self.produced,
+            commands: self.produced - self.recovery.skipped,
             syncs: self.syncs,
             register_writes: self.register_writes,
             illegal: self.illegal,
             time_outs: self.time_outs,
+            begun_anew: self.recovery.begun_anew,
         }
+    }
+
+    /// What enables the queue, and all else.
+    pub(super) fn control(&self) -> Control<'_> {
+        Control { registers: &self.control, clock: self.clock }
     }
 
     /// The queue's memory. The queue is disabled.
@@ -366,13 +390,10 @@ impl CommandQueue {
             arch::barrier::dmb_oshld();
             return Some(self.refused_in(batch.first, batch.end));
         }
-        match self.restart()? {
-            // A queue that cannot be read may have met a passing fault: once.
-            error @ CommandError::Stopped { .. } if batch.aborts > 0 => return Some(Err(error)),
-            CommandError::Stopped { .. } => batch.aborts += 1,
-            _ => {}
+        match self.restart() {
+            Err(stopped) if !self.begin_anew(stopped) => Some(Err(CommandError::Stopped { code: stopped.0 })),
+            _ => None,
         }
-        None
     }
 
     /// Writes and publishes as much of a batch as there is room for.
@@ -406,13 +427,13 @@ impl CommandQueue {
 
     /// Writes a command into the next slot, which is free.
     #[inline]
-    fn write(&mut self, words: [u64; Command::WORDS]) {
+    pub(super) fn write(&mut self, words: [u64; Command::WORDS]) {
         self.slots.store(self.slot(self.produced), &words);
         self.produced += 1;
     }
 
     #[inline]
-    fn entries(&self) -> u64 {
+    pub(super) fn entries(&self) -> u64 {
         1 << self.log2
     }
 
@@ -428,7 +449,7 @@ impl CommandQueue {
 
     /// The bits of a number that are in the registers: the index, and the wrap bit above it.
     #[inline]
-    fn in_register(&self, number: u64) -> u32 {
+    pub(super) fn in_register(&self, number: u64) -> u32 {
         (number & (2 * self.entries() - 1)) as u32
     }
 
@@ -453,24 +474,30 @@ impl CommandQueue {
         }
     }
 
-    /// If a command error is active: replaces the command if it is to blame, acknowledges, and says what it was.
+    /// If a command error is active: replaces the command if it is to blame, and acknowledges.
+    ///
+    /// # Errors
+    /// The queue cannot be read, not at the second try either. It stays as it is: acknowledging would only bring the next
+    /// error.
     #[cold]
-    fn restart(&mut self) -> Option<CommandError> {
-        if self.active_errors() & bits::GERROR_CMDQ == 0 {
-            return None;
+    fn restart(&mut self) -> Result<(), Stopped> {
+        if let Some(stopped) = self.recovery.halted {
+            return Err(stopped);
         }
         // The error was raised after CONS stopped moving, so it stands at the command.
-        self.read_consumed().ok()?;
-        let error = match extract(30, 24, self.registers.cmdq_cons.get().into()) as u8 {
+        if self.active_errors() & bits::GERROR_CMDQ == 0 || self.read_consumed().is_err() {
+            return Ok(());
+        }
+        match extract(30, 24, self.registers.cmdq_cons.get().into()) as u8 {
             cerror::ILLEGAL => self.replace_refused(),
-            code => CommandError::Stopped { code },
-        };
+            code => self.may_try_again(Stopped(code))?,
+        }
         self.acknowledge(bits::GERROR_CMDQ);
-        Some(error)
+        Ok(())
     }
 
     /// Puts a CMD_SYNC, which is always legal, over the command that CONS stands at.
-    fn replace_refused(&mut self) -> CommandError {
+    fn replace_refused(&mut self) {
         let first = self.slot(self.consumed);
         let words = self.slots.load(first);
         self.slots.store(first, &Command::Sync.encode());
@@ -479,7 +506,6 @@ impl CommandQueue {
         self.illegal += 1;
         self.refusals.rotate_left(1);
         self.refusals[REFUSALS - 1] = Some(Refusal { number: self.consumed, words });
-        CommandError::Illegal { words }
     }
 
     /// The first refusal among the commands from `first` to before `end`.
@@ -501,15 +527,15 @@ impl CommandQueue {
         found.map_or(Ok(()), |refusal| Err(CommandError::Illegal { words: refusal.words }))
     }
 
-    fn active_errors(&self) -> u32 {
+    pub(super) fn active_errors(&self) -> u32 {
         self.registers.gerror.get() ^ self.acknowledged
     }
 
-    fn acknowledge(&mut self, errors: u32) {
+    pub(super) fn acknowledge(&mut self, errors: u32) {
         self.acknowledged ^= errors;
         self.registers.gerrorn.set(self.acknowledged);
         self.register_writes += 1;
-        self.errors.0 |= errors;
+        self.errors.bits |= errors;
     }
 
     /// The slots between what is published and what was pushed, which may go around the end.

@@ -1,6 +1,9 @@
-//! Batches of commands that fail on demand, in the checking build: whoever waits for the n-th is told that it did.
+//! What fails on demand, in the checking build: batches of commands, of which whoever waits for the n-th is told that it
+//! did, and the SMMU's way to the queue.
 
 use super::command_queue::{CommandError, CommandQueue};
+use super::reset::StartError;
+use addr::PhysAddr;
 use smmu_spec::{Command, Cursor};
 
 /// How a batch is to fail.
@@ -12,6 +15,15 @@ pub enum Mishap {
     Refused,
 }
 
+/// Why [`CommandQueue::lose`] did not.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LoseError {
+    /// What was in the queue did not get through.
+    Command(CommandError),
+    /// The queue was not disabled or not enabled.
+    Register(StartError),
+}
+
 /// What is to fail.
 #[derive(Clone, Copy, Default, Debug)]
 pub(super) struct Armed {
@@ -19,17 +31,40 @@ pub(super) struct Armed {
     /// Batches until the one that fails.
     left: u64,
     fired: bool,
+    /// Where the SMMU finds no queue.
+    pub(super) nowhere: Option<PhysAddr>,
 }
 
 impl CommandQueue {
     /// From now on the `nth` batch (1: the next one) fails with `mishap`, once, whatever the SMMU did with it.
     pub fn arm(&mut self, mishap: Mishap, nth: u64) {
-        self.armed = Armed { mishap: Some(mishap), left: nth, fired: false };
+        self.armed = Armed { mishap: Some(mishap), left: nth, ..Armed::default() };
     }
 
     /// Nothing fails on demand any more. Whether something did since [`CommandQueue::arm`].
     pub fn disarm(&mut self) -> bool {
         core::mem::take(&mut self.armed).fired
+    }
+
+    /// Has the SMMU read its commands at `nowhere`, where there should be no memory. A queue that begins anew is in its
+    /// memory again, unless this is to last: then only [`CommandQueue::find`] ends it. Waits for what is in the queue.
+    ///
+    /// # Errors
+    /// The queue is in use as before, or was not enabled again.
+    pub fn lose(&mut self, nowhere: PhysAddr, lasting: bool) -> Result<(), LoseError> {
+        self.run([]).map_err(LoseError::Command)?;
+        self.armed.nowhere = Some(nowhere);
+        let described = self.describe();
+        self.number_from(0);
+        if !lasting {
+            self.find();
+        }
+        described.map_err(LoseError::Register)
+    }
+
+    /// A queue that begins anew is in its memory from now on.
+    pub fn find(&mut self) {
+        self.armed.nowhere = None;
     }
 
     /// What whoever waited for a batch is told of it.

@@ -22,6 +22,7 @@ mod mishap;
 mod pinned;
 mod probe;
 mod rate;
+mod recovery;
 mod registers;
 mod reset;
 mod stream_table;
@@ -34,7 +35,7 @@ pub use command_queue::{CommandCounters, CommandError, CommandQueue, GlobalError
 pub use domain::{DestroyError, Domain, DomainError};
 pub use event_queue::{EventCounters, EventQueue, Report};
 #[cfg(feature = "checking")]
-pub use mishap::Mishap;
+pub use mishap::{LoseError, Mishap};
 pub use pinned::Pinned;
 pub use probe::{Features, Missing, Stages, Unsupported};
 pub use rate::{Dropped, WINDOW as EVENT_WINDOW_US};

@@ -12,7 +12,7 @@ use super::tags::Tags;
 use super::upkeep::Upkeep;
 use crate::mmio::Mmio;
 use crate::region::{Region, RegionSource};
-use addr::PAGE_SIZE;
+use addr::{PAGE_SIZE, PhysAddr};
 use core::fmt;
 use smmu_spec::field::{address, field};
 use smmu_spec::{Command, Event};
@@ -85,13 +85,12 @@ pub fn start(
     memory.program(&registers, &features);
 
     let (control, commands, events) = split(registers);
-    let control = Control { registers: &control, clock };
     let Memory { commands: slots, command_log2, events: records, event_log2, streams } = memory;
     let upkeep = Upkeep(features.walks);
-    let mut commands = CommandQueue::new(commands, slots, command_log2, upkeep, clock);
+    let mut commands = CommandQueue::new(control, commands, slots, command_log2, upkeep, clock);
     let events = EventQueue::new(events, records, event_log2, upkeep, clock);
-    if let Err(error) = control.enable(&mut commands) {
-        if control.disable().is_ok() {
+    if let Err(error) = enable(&mut commands) {
+        if commands.control().disable().is_ok() {
             source.release(commands.into_memory());
             source.release(events.into_memory());
             streams.release(source);
@@ -148,10 +147,10 @@ impl Memory {
         registers.control.cr1.set(access_attributes(features));
         registers.control.cr2.set(bits::CR2_RECINVSID | bits::CR2_PTM);
         let commands = &registers.commands;
-        commands.cmdq_base.set(base(&self.commands, self.command_log2));
+        commands.cmdq_base.set(base(self.commands.start(), self.command_log2));
         commands.cmdq_prod.set(0);
         commands.cmdq_cons.set(0);
-        registers.eventq_base.set(base(&self.events, self.event_log2));
+        registers.eventq_base.set(base(self.events.start(), self.event_log2));
         registers.events.eventq_prod.set(0);
         registers.events.eventq_cons.set(0);
         self.streams.install(commands);
@@ -173,8 +172,8 @@ fn access_attributes(features: &Features) -> u32 {
 }
 
 /// CMDQ_BASE, EVENTQ_BASE.
-fn base(queue: &Region, log2: u8) -> u64 {
-    address(55, 5, queue.start().raw()) | field(4, 0, log2.into()) | bits::BASE_ALLOCATE
+pub(super) fn base(queue: PhysAddr, log2: u8) -> u64 {
+    address(55, 5, queue.raw()) | field(4, 0, log2.into()) | bits::BASE_ALLOCATE
 }
 
 /// Zeroed memory for a queue of `2^log2` bytes, seen by the SMMU.
@@ -184,10 +183,20 @@ fn queue(source: &mut impl RegionSource, upkeep: Upkeep, log2: u8) -> Option<Reg
     Some(region)
 }
 
+/// Command queue first, since it makes the SMMU forget what it knows; translation last, since transactions follow.
+fn enable(commands: &mut CommandQueue) -> Result<(), StartError> {
+    commands.control().set_enables(bits::CR0_CMDQEN)?;
+    commands.run([Command::CfgiAll, Command::TlbiNsnhAll]).map_err(StartError::Command)?;
+    let control = commands.control();
+    control.set_enables(bits::CR0_CMDQEN | bits::CR0_EVENTQEN)?;
+    control.set_interrupts(bits::IRQ_EVENTQ | bits::IRQ_GERROR)?;
+    control.set_enables(bits::CR0_CMDQEN | bits::CR0_EVENTQEN | bits::CR0_SMMUEN)
+}
+
 /// The enables, and what they do to transactions.
-struct Control<'a> {
-    registers: &'a ControlRegisters,
-    clock: Clock,
+pub(super) struct Control<'a> {
+    pub registers: &'a ControlRegisters,
+    pub clock: Clock,
 }
 
 impl Control<'_> {
@@ -215,13 +224,10 @@ impl Control<'_> {
         self.set_enables(0)
     }
 
-    /// Command queue first, since it makes the SMMU forget what it knows; translation last, since transactions follow.
-    fn enable(&self, commands: &mut CommandQueue) -> Result<(), StartError> {
-        self.set_enables(bits::CR0_CMDQEN)?;
-        commands.run([Command::CfgiAll, Command::TlbiNsnhAll]).map_err(StartError::Command)?;
-        self.set_enables(bits::CR0_CMDQEN | bits::CR0_EVENTQEN)?;
-        self.set_interrupts(bits::IRQ_EVENTQ | bits::IRQ_GERROR)?;
-        self.set_enables(bits::CR0_CMDQEN | bits::CR0_EVENTQEN | bits::CR0_SMMUEN)
+    /// Enables or disables the command queue, and leaves the rest as it is. A disabled one consumes nothing any more.
+    pub fn set_command_queue(&self, enabled: bool) -> Result<(), StartError> {
+        let others = self.registers.cr0.get() & !bits::CR0_CMDQEN;
+        self.set_enables(if enabled { others | bits::CR0_CMDQEN } else { others })
     }
 
     fn set_enables(&self, enables: u32) -> Result<(), StartError> {

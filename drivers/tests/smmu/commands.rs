@@ -95,11 +95,92 @@ fn a_queue_that_aborts_once_is_read_again() {
     let rig = rig(Ids::NESTED, Walks::Coherent);
     rig.world.bad_reads.set(1);
     assert_eq!(rig.commands.borrow_mut().run([Command::CfgiAll]), Ok(()));
+    let mut commands = rig.commands.borrow_mut();
+    assert_eq!(commands.counters().begun_anew, 0);
+    assert_eq!(commands.service_errors().to_string(), "global error CMDQ_ERR, CERROR 0x2");
+}
+
+/// Reads of the model for two commands: the queue stops, and stops there again.
+const TWO_COMMANDS: u32 = 4;
+
+/// What it has in it is lost, and done all the same.
+#[test]
+fn a_queue_that_cannot_be_read_begins_anew_and_forgets_everything() {
+    for (ids, walks) in kinds() {
+        let mut rig = rig(ids, walks);
+        let mut domain = rig.attached(STREAM);
+        for round in 0..200 {
+            rig.map(&mut domain, 0x1000, &[chunk(0x8000, 0)]).unwrap();
+            assert_eq!(rig.reach(0x1000), Some(0x8000));
+            let stale = rig.unmap(&mut domain, 0x1000, 1, ());
+            assert!(rig.reach(0x1000).is_some(), "the model forgets what it need not");
+            rig.world.bad_reads.set(TWO_COMMANDS);
+            rig.free(stale);
+            assert_eq!(rig.world.bad_reads.get(), 0);
+            assert_eq!(rig.reach(0x1000), None, "{ids:x?} {walks:?}");
+            let counters = rig.commands.borrow().counters();
+            assert_eq!((counters.begun_anew, counters.time_outs), (round + 1, 0));
+        }
+        let errors = rig.commands.borrow_mut().service_errors().to_string();
+        assert_eq!(errors, "global error CMDQ_ERR, CERROR 0x2: the command queue begins anew");
+    }
+}
+
+#[test]
+fn an_attachment_that_is_lost_in_the_queue_is_made_all_the_same() {
+    let mut rig = rig(Ids::NESTED, Walks::NonCoherent);
+    let mut domain = rig.domain().unwrap();
+    assert_eq!(rig.reach(0x1000), None);
+    rig.world.bad_reads.set(TWO_COMMANDS);
+    rig.attach(STREAM, &mut domain).unwrap();
+    rig.map(&mut domain, 0x1000, &[chunk(0x8000, 0)]).unwrap();
+    assert_eq!(rig.reach(0x1000), Some(0x8000));
+    rig.world.bad_reads.set(TWO_COMMANDS);
+    rig.detach(STREAM, &mut domain).unwrap();
+    assert_eq!(rig.reach(0x1000), None);
+    assert_eq!(rig.commands.borrow().counters().begun_anew, 2);
+}
+
+#[test]
+fn whoever_waits_for_a_queue_that_stays_unreadable_is_told_its_error() {
+    for (ids, walks) in kinds() {
+        let mut rig = rig(ids, walks);
+        let mut domain = rig.attached(STREAM);
+        rig.map(&mut domain, 0x1000, &[chunk(0x8000, 0)]).unwrap();
+        assert!(rig.reach(0x1000).is_some());
+        let stale = rig.unmap(&mut domain, 0x1000, 1, ());
+        rig.world.bad_reads.set(u32::MAX);
+        let unfinished = <Domain as iommu::Domain>::invalidate(&rig.commands, stale).unwrap_err();
+        assert_eq!(unfinished.error, CommandError::Stopped { code: 2 });
+        // More than the queue has room for.
+        for _ in 0..300 {
+            let error = rig.commands.borrow_mut().run([Command::CfgiAll]);
+            assert_eq!(error, Err(CommandError::Stopped { code: 2 }));
+        }
+        rig.world.bad_reads.set(0);
+        assert!(rig.reach(0x1000).is_some(), "forgotten without a word");
+        rig.free(unfinished.stale);
+        assert_eq!(rig.reach(0x1000), None);
+        assert_eq!(rig.commands.borrow().counters().begun_anew, 1);
+    }
+}
+
+/// Acknowledging an error that comes back at once would be an interrupt without end.
+#[test]
+fn the_interrupt_handler_lets_a_queue_try_again_once() {
+    let rig = rig(Ids::NESTED, Walks::Coherent);
+    let mut commands = rig.commands.borrow_mut();
     rig.world.bad_reads.set(u32::MAX);
-    let error = rig.commands.borrow_mut().run([Command::CfgiAll]);
-    assert_eq!(error, Err(CommandError::Stopped { code: 2 }));
+    commands.push(Command::Sync).unwrap();
+    commands.publish();
+    for _ in 0..10 {
+        rig.world.step();
+        commands.service_errors();
+    }
+    assert_eq!(rig.world.model.borrow().error_interrupts, 2);
     rig.world.bad_reads.set(0);
-    assert_eq!(rig.commands.borrow_mut().run([Command::CfgiAll]), Ok(()));
+    assert_eq!(commands.run([Command::CfgiAll]), Ok(()));
+    assert_eq!(commands.counters().begun_anew, 1);
 }
 
 #[test]

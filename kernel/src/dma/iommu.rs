@@ -203,6 +203,21 @@ impl Smmu {
         self.commands.queue.lock().disarm()
     }
 
+    /// Has it look for commands where there is no memory ([`CommandQueue::lose`]).
+    ///
+    /// # Errors
+    /// See [`smmu::LoseError`].
+    #[cfg(feature = "checking")]
+    pub(crate) fn lose_queue(&self, nowhere: PhysAddr, lasting: bool) -> Result<(), smmu::LoseError> {
+        self.commands.with(|queue| queue.lose(nowhere, lasting))
+    }
+
+    /// A command queue that begins anew is where it belongs.
+    #[cfg(feature = "checking")]
+    pub(crate) fn find_queue(&self) {
+        self.commands.with(CommandQueue::find);
+    }
+
     /// Waits until it has done all that it was told before.
     ///
     /// # Errors

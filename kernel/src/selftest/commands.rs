@@ -63,12 +63,12 @@ fn nobody_notices() -> Outcome {
 }
 
 /// A device that is not there.
-fn nobody(smmu: &'static Smmu) -> Result<Arc<Device>, String> {
+pub(super) fn nobody(smmu: &'static Smmu) -> Result<Arc<Device>, String> {
     Device::translated("nobody".into(), smmu, NOBODY, true).map_err(|error| error.to_string())
 }
 
 /// Lends a page so many times, and has a buffer each time; a lost invalidation would be an error.
-fn lend(device: &Arc<Device>, rounds: u64) -> Result<(), String> {
+pub(super) fn lend(device: &Arc<Device>, rounds: u64) -> Result<(), String> {
     let mut page: Box<dyn StreamMemory> = Pages::new(PAGE_SIZE).map_err(|error| error.to_string())?;
     for _ in 0..rounds {
         let lent = stream::map(device, page, Direction::Bidirectional);

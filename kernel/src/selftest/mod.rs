@@ -12,6 +12,8 @@ mod faults;
 pub(crate) mod held;
 #[cfg(feature = "checking")]
 pub mod inject;
+#[cfg(feature = "checking")]
+mod lost_queue;
 mod memory;
 pub(crate) mod programs;
 mod report;
@@ -75,6 +77,8 @@ const TESTS: &[&[Test]] = &[
     faults::TESTS,
     commands::TESTS,
     programs::TESTS,
+    #[cfg(feature = "checking")]
+    lost_queue::TESTS,
     #[cfg(feature = "checking")]
     checks::TESTS,
 ];

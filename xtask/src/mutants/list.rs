@@ -12,7 +12,7 @@ pub struct Mutant {
 }
 
 /// All of them. `doc/testing.md` has the same list.
-pub const MUTANTS: [Mutant; 20] = [
+pub const MUTANTS: [Mutant; 21] = [
     Mutant {
         name: "a stream table entry written in one go",
         file: "lib/smmu-spec/src/update.rs",
@@ -152,5 +152,12 @@ pub const MUTANTS: [Mutant; 20] = [
         from: "batch.whole && self.consumed >= batch.end",
         to: "batch.whole && self.consumed > batch.first",
         judge: Judge::Queue,
+    },
+    Mutant {
+        name: "a queue that begins anew and keeps what the SMMU has cached",
+        file: "drivers/src/smmu/recovery.rs",
+        from: "[Command::CfgiAll, Command::TlbiNsnhAll, Command::Sync]",
+        to: "[Command::CfgiAll, Command::CfgiAll, Command::Sync]",
+        judge: Judge::Smmu,
     },
 ];

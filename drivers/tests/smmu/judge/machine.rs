@@ -45,6 +45,8 @@ pub struct Shared {
     /// Whether the SMMU has stopped since an earlier kernel ran it: what streams reach before that is not the driver's
     /// doing.
     pub is_ours: Cell<bool>,
+    /// For so many moments the SMMU can read its queue.
+    calm: Cell<u32>,
     /// Leaves out accesses that may end in several ways.
     pub certain_only: bool,
     /// What was unmapped and not yet forgotten.
@@ -161,6 +163,7 @@ impl Shared {
             numbers: RefCell::new(Numbers::new(program.seed)),
             phase: Cell::new(Phase::Start),
             is_ours: Cell::new(true),
+            calm: Cell::new(0),
             certain_only,
             pending: RefCell::default(),
             runs: RefCell::default(),
@@ -189,6 +192,7 @@ fn meddle(world: &World, shared: &Shared) {
         shared.is_ours.set(true);
     }
     let mut numbers = shared.numbers.borrow_mut();
+    lose_queue(world, shared, &mut numbers);
     if numbers.once_in(2) {
         let pages = world.pages();
         for _ in 0..2 {
@@ -214,6 +218,16 @@ fn meddle(world: &World, shared: &Shared) {
     fetch_ahead(world, shared, &mut numbers);
     for _ in 0..numbers.below(3) {
         access(world, shared, &mut numbers);
+    }
+}
+
+/// At long intervals the SMMU cannot read its queue, once or twice.
+fn lose_queue(world: &World, shared: &Shared, numbers: &mut Numbers) {
+    let calm = shared.calm.get().saturating_sub(1);
+    shared.calm.set(calm);
+    if calm == 0 && shared.is_ours.get() && numbers.once_in(500) {
+        shared.calm.set(2000);
+        world.bad_commands.set(2 + 2 * numbers.below(2) as u32);
     }
 }
 

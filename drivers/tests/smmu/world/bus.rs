@@ -70,15 +70,22 @@ impl FakeFile {
 pub struct Bus {
     pub ram: Rc<Ram>,
     pub bad_reads: Rc<Cell<u32>>,
+    pub bad_commands: Rc<Cell<u32>>,
     pub registers: Rc<FakeRegisters>,
     pub tampering: Tampering,
+}
+
+/// Whether this read is one of those that are to abort.
+fn fails(left: &Cell<u32>) -> bool {
+    let fails = left.get() > 0;
+    left.set(left.get().saturating_sub(1));
+    fails
 }
 
 impl Memory for Bus {
     fn read(&self, at: u64) -> Option<u64> {
         assert!(at.is_multiple_of(8));
-        if let Some(left) = self.bad_reads.get().checked_sub(1) {
-            self.bad_reads.set(left);
+        if fails(&self.bad_reads) || self.queue_slot(at).is_some() && fails(&self.bad_commands) {
             return None;
         }
         let index = word(at).unwrap_or_else(|| panic!("the SMMU reads {at:#x}, which is not RAM"));
@@ -102,16 +109,19 @@ impl World {
 }
 
 impl Bus {
+    /// The slot of the command queue that this address is in, and how many there are.
+    fn queue_slot(&self, at: u64) -> Option<(u64, u64)> {
+        let register = self.registers.get64(CMDQ_BASE);
+        let entries = 1 << (register & 0x1f);
+        let slot = at.checked_sub(register & QUEUE_ADDRESS)? / 16;
+        (slot < entries).then_some((slot, entries))
+    }
+
     /// What somebody has made of a word of the command queue.
     fn tampered(&self, at: u64) -> Option<u64> {
         let mut tampering = self.tampering.borrow_mut();
         let tamper = tampering.as_mut()?;
-        let register = self.registers.get64(CMDQ_BASE);
-        let entries = 1 << (register & 0x1f);
-        let slot = at.checked_sub(register & QUEUE_ADDRESS)? / 16;
-        if slot >= entries {
-            return None;
-        }
+        let (slot, entries) = self.queue_slot(at)?;
         let base = at - at % 16 - 16 * slot;
         let command = |slot: u64| {
             let first = word(base + 16 * (slot % entries))?;

@@ -60,6 +60,8 @@ pub struct World {
     pub allowance: Cell<u64>,
     /// Reads by the SMMU that still abort.
     pub bad_reads: Rc<Cell<u32>>,
+    /// Of these, reads of commands alone: two for each.
+    pub bad_commands: Rc<Cell<u32>>,
     pub model: RefCell<Smmu>,
     /// Called after each step of the model.
     pub after_step: Cell<Option<fn(&World)>>,
@@ -126,10 +128,16 @@ impl World {
         ids.idr[0] = ids.idr[0] & !COHACC | if walks == Walks::Coherent { COHACC } else { 0 };
         let ram = Rc::new(ram);
         let file = registers();
-        let bad_reads = Rc::new(Cell::new(0));
+        let (bad_reads, bad_commands) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
         let tampering = Tampering::default();
         let (registers, tampering_too) = (file.clone(), tampering.clone());
-        let bus = Bus { ram: ram.clone(), bad_reads: bad_reads.clone(), registers, tampering: tampering_too };
+        let bus = Bus {
+            ram: ram.clone(),
+            bad_reads: bad_reads.clone(),
+            bad_commands: bad_commands.clone(),
+            registers,
+            tampering: tampering_too,
+        };
         let registers =
             FakeFile { registers: file.clone(), tampering: tampering.clone(), consumed: Cell::new(None) };
         let world = Rc::new(Self {
@@ -138,6 +146,7 @@ impl World {
             live: (0..PAGES).map(|_| AtomicU16::new(0)).collect(),
             allowance: Cell::new(u64::MAX),
             bad_reads,
+            bad_commands,
             model: RefCell::new(Model::new(registers, bus, ids)),
             after_step: Cell::new(None),
             watch: Cell::new(None),
