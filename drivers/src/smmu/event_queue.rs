@@ -17,7 +17,7 @@ pub enum Report {
     Event(Event),
     /// An event of a stream that had its lines: it is counted, and shown here for those who count themselves.
     Quiet(Event),
-    /// A stream's events that were left out.
+    /// Events that were left out.
     Dropped(Dropped),
     /// The queue was full and the SMMU lost events; how often is not known.
     Overflow,
@@ -102,10 +102,7 @@ impl EventQueue {
 
     fn take(&mut self, event: Event, now: u64, report: &mut impl FnMut(Report)) {
         self.counters.events += 1;
-        let (worth, dropped) = self.limit.admit(event.stream, now);
-        if let Some(dropped) = dropped {
-            report(Report::Dropped(dropped));
-        }
+        let worth = self.limit.admit(event.stream, now, &mut |dropped| report(Report::Dropped(dropped)));
         if worth {
             report(Report::Event(event));
         } else {

@@ -38,7 +38,7 @@ pub use event_queue::{EventCounters, EventQueue, Report};
 pub use mishap::{LoseError, Mishap};
 pub use pinned::Pinned;
 pub use probe::{Features, Missing, Stages, Unsupported};
-pub use rate::{Dropped, WINDOW as EVENT_WINDOW_US};
+pub use rate::{Dropped, Ration, WINDOW as EVENT_WINDOW_US};
 pub use registers::Registers;
 pub use reset::{Before, Smmu, StartError, close, start};
 pub use stream_table::{StreamError, StreamTable};

@@ -16,7 +16,7 @@ fn a_full_event_queue_is_counted_and_drained() {
         assert_eq!(count(|report| matches!(report, Report::Event(_))), 8);
         assert_eq!(count(|report| matches!(report, Report::Quiet(_))), 1024 - 8);
         let dropped: Vec<_> = reports.iter().filter(|report| matches!(report, Report::Dropped(_))).collect();
-        let expected = Report::Dropped(smmu::Dropped { stream: STREAM, count: 1024 - 8 });
+        let expected = Report::Dropped(smmu::Dropped { stream: Some(STREAM), count: 1024 - 8 });
         assert_eq!(dropped, [&expected]);
         let errors = rig.commands.borrow_mut().service_errors();
         assert_eq!(errors.to_string() == "global error EVENTQ_ABT_ERR", global);
@@ -73,7 +73,7 @@ fn what_was_left_out_is_said_again_in_a_later_window() {
     assert!(rig.reports().iter().all(|report| matches!(report, Report::Quiet(_))));
     rig.world.pass_microseconds(2_000_000);
     assert_eq!(rig.reach(0), None);
-    let dropped = Report::Dropped(smmu::Dropped { stream: STREAM, count: 5 });
+    let dropped = Report::Dropped(smmu::Dropped { stream: Some(STREAM), count: 5 });
     let reports = rig.reports();
     assert_eq!((reports[0], reports.len()), (dropped, 2));
 }

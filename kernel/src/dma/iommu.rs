@@ -29,8 +29,9 @@ use drivers::mmio::Mmio;
 use drivers::pcie::Phandle;
 use drivers::region::{Region, RegionSource};
 use drivers::smmu::{
-    self, Before, Clock, CommandCounters, CommandError, CommandQueue, DestroyError, DomainError, EventQueue,
-    Features, QueueFull, Registers, Report, StartError, StreamError, StreamTable, Tags, Unsupported,
+    self, Before, Clock, CommandCounters, CommandError, CommandQueue, DestroyError, DomainError, Dropped,
+    EventQueue, Features, QueueFull, Registers, Report, StartError, StreamError, StreamTable, Tags,
+    Unsupported,
 };
 use memory::{OwnedChunk, Reach};
 use pagetable::{Entries, TableMemory};
@@ -300,8 +301,11 @@ impl Smmu {
                     quarantine::tell_later();
                     self.keep(recent, count, event);
                 }
-                Report::Dropped(dropped) => {
-                    kprintln!("smmu: sid={} {} more events", dropped.stream, dropped.count);
+                Report::Dropped(Dropped { stream: Some(stream), count }) => {
+                    kprintln!("smmu: sid={stream} {count} more events");
+                }
+                Report::Dropped(Dropped { stream: None, count }) => {
+                    kprintln!("smmu: {count} more events of many streams");
                 }
                 Report::Overflow => self.commands.say(&"the event queue was full, events are lost"),
             });
