@@ -5,11 +5,11 @@
 //! of each core carries the software interrupts, a bit each. All of the peripherals' interrupts go to one core, the
 //! first.
 
-use crate::mmio::{Mmio, TooShort, Window};
+use crate::mmio::{Mmio, ReadOnly, TooShort, Window};
 use core::fmt;
 use core::mem::offset_of;
 use tock_registers::interfaces::{Readable, Writeable};
-use tock_registers::registers::{ReadOnly, ReadWrite, WriteOnly};
+use tock_registers::registers::{ReadWrite, WriteOnly};
 
 const CORES: usize = 4;
 

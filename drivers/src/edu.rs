@@ -5,11 +5,11 @@
 //! also believes every offset and length it is given, so the driver is what keeps transfers inside the buffer.
 
 use crate::copier::{Copier, CopyError, Direction, Notify, Transfer};
-use crate::mmio::Mmio;
+use crate::mmio::{Mmio, ReadOnly};
 use core::fmt;
 use core::mem::offset_of;
 use tock_registers::interfaces::{Readable, Writeable};
-use tock_registers::registers::{ReadOnly, ReadWrite, WriteOnly};
+use tock_registers::registers::{ReadWrite, WriteOnly};
 
 /// The PCI vendor and device id.
 pub const PCI_ID: (u16, u16) = (0x1234, 0x11e8);

@@ -2,8 +2,8 @@
 //! offsets do (PCI configuration space, a BAR nobody described).
 //!
 //! Both are made once, where the mapping is known (the kernel's board code), by an `unsafe fn`; drivers then need
-//! no `unsafe` for their registers. Register structs are `#[repr(C)]` blocks of `tock-registers` fields
-//! (`ReadOnly`, `WriteOnly`, `ReadWrite`), whose accesses are volatile and exactly as wide as the field.
+//! no `unsafe` for their registers. Register structs are `#[repr(C)]` blocks of `tock-registers` fields (`WriteOnly`,
+//! `ReadWrite`) and of this module's [`ReadOnly`], whose accesses are volatile and exactly as wide as the field.
 //! Ordering against memory (DSB, DMB) is the driver's task: an access here is the access and nothing else.
 
 use addr::{Address, KernelVa};
@@ -11,6 +11,9 @@ use core::fmt;
 use core::marker::PhantomData;
 use core::ops::Deref;
 use core::ptr::NonNull;
+use tock_registers::interfaces::Readable;
+use tock_registers::registers::ReadWrite;
+use tock_registers::{RegisterLongName, UIntLike};
 
 /// A device's registers, laid out as `T`. It derefs to `T`, so that `registers.cr0.set(1)` reads as in the manual.
 pub struct Mmio<T> {
@@ -26,8 +29,8 @@ impl<T> Mmio<T> {
     ///
     /// # Safety
     ///
-    /// - `T` is a `#[repr(C)]` struct of `tock-registers` fields and padding only, so that every access is volatile
-    ///   and any bit pattern is a value.
+    /// - `T` is a `#[repr(C)]` struct of [`ReadOnly`], of `tock-registers`' `WriteOnly` and `ReadWrite`, and of padding, so
+    ///   that every access is volatile, any bit pattern is a value and all that a device changes is a cell.
     /// - `at` maps `size_of::<T>()` bytes of such registers as Device memory (or a fake's memory) for as long as the
     ///   value lives.
     /// - No other code drives the same registers meanwhile.
@@ -50,6 +53,23 @@ impl<T> Deref for Mmio<T> {
         // SAFETY: not null and aligned (`new` asserts it); mapped while `self` lives and made of volatile cells alone
         // (`new`'s caller), so a shared reference claims nothing about the values behind it.
         unsafe { self.registers.as_ref() }
+    }
+}
+
+/// A register that is only read.
+///
+/// That of `tock-registers` holds a plain value, and a shared reference to a plain value says that it stays as it is while
+/// the reference is used. A device changes it meanwhile, so here it is a cell.
+#[repr(transparent)]
+pub struct ReadOnly<T: UIntLike, R: RegisterLongName = ()>(ReadWrite<T, R>);
+
+impl<T: UIntLike, R: RegisterLongName> Readable for ReadOnly<T, R> {
+    type T = T;
+    type R = R;
+
+    #[inline]
+    fn get(&self) -> T {
+        self.0.get()
     }
 }
 
@@ -155,8 +175,7 @@ mod tests {
     use super::*;
     use crate::fake::FakeRegisters;
     use core::mem::offset_of;
-    use tock_registers::interfaces::{Readable, Writeable};
-    use tock_registers::registers::{ReadOnly, ReadWrite};
+    use tock_registers::interfaces::Writeable;
 
     #[repr(C)]
     struct Registers {

@@ -2,11 +2,11 @@
 //!
 //! The firmware has set clock and speed; a driver here only makes sure that the transmitter is on.
 
-use crate::mmio::Mmio;
+use crate::mmio::{Mmio, ReadOnly};
 use core::mem::offset_of;
 use tock_registers::interfaces::{Readable, Writeable};
 use tock_registers::register_bitfields;
-use tock_registers::registers::{ReadOnly, ReadWrite};
+use tock_registers::registers::ReadWrite;
 
 /// Reads of a full UART before a byte is given up: more than a tenth of a second on any machine, and a byte takes
 /// 0.1 ms at 115200 baud.

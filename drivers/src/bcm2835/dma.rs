@@ -8,12 +8,12 @@
 //! never ends otherwise.
 
 use crate::copier::{BUFFER_LEN, Copier, CopyError, Direction, Notify, Transfer};
-use crate::mmio::Mmio;
+use crate::mmio::{Mmio, ReadOnly};
 use addr::Iova;
 use core::mem::offset_of;
 use dma_api::{Attrs, DmaBuffer, DmaError, DmaMask, DmaSpace};
 use tock_registers::interfaces::{Readable, Writeable};
-use tock_registers::registers::{ReadOnly, ReadWrite};
+use tock_registers::registers::ReadWrite;
 use zerocopy::{Immutable, IntoBytes};
 
 /// The distance from one channel's registers to the next one's.

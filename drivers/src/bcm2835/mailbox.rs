@@ -3,13 +3,13 @@
 //!
 //! The message is in coherent memory, and the firmware is told its bus address.
 
-use crate::mmio::Mmio;
+use crate::mmio::{Mmio, ReadOnly};
 use addr::PhysAddr;
 use core::fmt;
 use core::mem::offset_of;
 use dma_api::{Attrs, DmaBuffer, DmaError, DmaMask, DmaSpace, KernelView};
 use tock_registers::interfaces::{Readable, Writeable};
-use tock_registers::registers::{ReadOnly, WriteOnly};
+use tock_registers::registers::WriteOnly;
 
 /// Mailbox 0, which the firmware fills, and mailbox 1, which it empties.
 #[repr(C)]

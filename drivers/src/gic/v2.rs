@@ -5,10 +5,10 @@
 //! non-secure view does not have. The registers are few.
 
 use super::{GicError, IntId, Interrupt, Pending, SgiTo, Trigger, real};
-use crate::mmio::{Mmio, Window};
+use crate::mmio::{Mmio, ReadOnly, Window};
 use core::mem::offset_of;
 use tock_registers::interfaces::{Readable, Writeable};
-use tock_registers::registers::{ReadOnly, ReadWrite, WriteOnly};
+use tock_registers::registers::{ReadWrite, WriteOnly};
 
 /// GICD (IHI 0048B, 4.3). Registers up to number 7 of `isenabler` and the like are a copy for each CPU in their part
 /// for interrupts 0 to 31.

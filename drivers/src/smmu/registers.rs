@@ -2,10 +2,10 @@
 //!
 //! All accesses are 32 bits wide except those to the base addresses, which the manual allows as 64 bits.
 
-use crate::mmio::Mmio;
+use crate::mmio::{Mmio, ReadOnly};
 use addr::KernelVa;
 use core::mem::{offset_of, size_of};
-use tock_registers::registers::{ReadOnly, ReadWrite};
+use tock_registers::registers::ReadWrite;
 
 /// All non-secure registers that the driver uses.
 #[repr(C)]
