@@ -14,7 +14,6 @@ pub struct FakeRegisters {
 }
 
 #[repr(C, align(65536))]
-#[derive(Clone)]
 struct Aligned([u32; 64 * 1024 / 4]);
 
 impl FakeRegisters {
@@ -22,8 +21,10 @@ impl FakeRegisters {
     /// are not.
     pub fn new(len: usize) -> Self {
         assert!(len.is_multiple_of(4), "not whole registers: {len}");
-        let blocks = alloc::vec![Aligned([0; _]); len.div_ceil(size_of::<Aligned>()).max(1)];
-        let start = Box::leak(blocks.into_boxed_slice()).as_mut_ptr().cast::<AtomicU32>();
+        let blocks = Box::<[Aligned]>::new_zeroed_slice(len.div_ceil(size_of::<Aligned>()).max(1));
+        // SAFETY: zeroes are a `u32`.
+        let blocks = unsafe { blocks.assume_init() };
+        let start = Box::leak(blocks).as_mut_ptr().cast::<AtomicU32>();
         // SAFETY: `AtomicU32` has the layout of the `u32`s that were leaked here, which nothing else refers to; `len`
         // was rounded up when they were allocated.
         Self { words: unsafe { core::slice::from_raw_parts(start, len / 4) } }
@@ -45,6 +46,14 @@ impl FakeRegisters {
     /// Where the memory is.
     pub fn address(&self) -> KernelVa {
         KernelVa::new(self.words.as_ptr().expose_provenance() as u64)
+    }
+
+    /// Zeroes everywhere, as after [`FakeRegisters::new`].
+    pub fn clear(&self) {
+        let start = self.words.as_ptr().cast_mut();
+        // SAFETY: atomics may be written through a shared reference; the slice is in bounds of itself, and test and driver
+        // take turns on one thread.
+        unsafe { start.write_bytes(0, self.words.len()) };
     }
 
     /// The 32 bits at `offset`.

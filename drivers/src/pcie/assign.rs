@@ -225,7 +225,7 @@ fn align_up(value: u64, align: u64) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::super::enumerate::enumerate;
-    use super::super::fake::{FakeBus, FakeFunction};
+    use super::super::fake::{BUSES, FakeBus, FakeFunction};
     use super::*;
 
     const NARROW: HostWindow = HostWindow {
@@ -249,7 +249,7 @@ mod tests {
     }
 
     fn assigned(mut config: FakeBus, windows: &[HostWindow]) -> (FakeBus, Vec<Function>, Vec<Problem>) {
-        let mut found = enumerate(&mut config, 0..=255);
+        let mut found = enumerate(&mut config, BUSES);
         assign(&mut config, &mut found.functions, windows, &mut found.problems);
         (config, found.functions, found.problems)
     }

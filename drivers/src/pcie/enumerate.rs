@@ -151,7 +151,7 @@ impl<C: ConfigSpace> Search<'_, C> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::fake::{FakeBus, FakeFunction};
+    use super::super::fake::{BUSES, FakeBus, FakeFunction};
     use super::*;
 
     fn endpoint(device: u16) -> FakeFunction {
@@ -173,7 +173,7 @@ mod tests {
             ),
             FakeFunction::express(4, [endpoint(4)]),
         ]);
-        let found = enumerate(&mut config, 0..=255);
+        let found = enumerate(&mut config, BUSES);
         assert_eq!(found.problems, []);
         let expected = [
             (2, "00:00.0"),
@@ -213,7 +213,7 @@ mod tests {
         bridge.set32(BUS_NUMBERS, 0x0050_5000);
         bridge.set8(COMMAND, 7);
         let mut config = FakeBus::new([bridge]);
-        let found = enumerate(&mut config, 0..=255);
+        let found = enumerate(&mut config, BUSES);
         assert_eq!(places(&found), [(1, "00:00.0".to_string()), (2, "01:00.0".to_string())]);
         assert_eq!(config.read16(Bdf::new(0, 0, 0), COMMAND), INTX_OFF);
     }
@@ -225,11 +225,7 @@ mod tests {
         let mut bridge = FakeFunction::express(4, [running]);
         bridge.set32(BUS_NUMBERS, 0x0003_0300);
         let mut config = FakeBus::new([bridge]);
-        assert_eq!(
-            silence(&mut config, 0..=255),
-            [Bdf::new(3, 0, 0)],
-            "the bridge let it pass, and was none"
-        );
+        assert_eq!(silence(&mut config, BUSES), [Bdf::new(3, 0, 0)], "the bridge let it pass, and was none");
         config.write32(Bdf::new(0, 0, 0), BUS_NUMBERS, 0x0003_0300);
         assert_eq!(config.read16(Bdf::new(3, 0, 0), COMMAND), INTX_OFF);
     }
@@ -243,7 +239,7 @@ mod tests {
         let mut single = endpoint(7).beside([endpoint(8)]);
         single.set8(HEADER_TYPE, 0);
         config = config.root(9, [single]);
-        let found = enumerate(&mut config, 0..=255);
+        let found = enumerate(&mut config, BUSES);
         let expected =
             [(2, "00:00.0"), (3, "00:00.1"), (4, "00:00.3"), (5, "00:01.0"), (6, "00:01.1"), (7, "09:00.0")];
         assert_eq!(places(&found), expected.map(|(device, at)| (device, at.to_string())));
@@ -261,7 +257,7 @@ mod tests {
     #[test]
     fn bridges_too_deep_are_left_out() {
         let chain = (0..20).fold(endpoint(2), |below, _| FakeFunction::express(4, [below]));
-        let found = enumerate(&mut FakeBus::new([chain]), 0..=255);
+        let found = enumerate(&mut FakeBus::new([chain]), BUSES);
         assert_eq!(found.problems, [Problem::TooDeep(Bdf::new(16, 0, 0))]);
         assert_eq!(found.functions.len(), MAX_DEPTH + 1);
     }
@@ -271,7 +267,7 @@ mod tests {
         let legacy = FakeFunction::bridge([endpoint(2), endpoint(3)]);
         let nested = FakeFunction::express(7, [endpoint(4), FakeFunction::bridge([endpoint(5)])]);
         let port = FakeFunction::express(4, [endpoint(6).with_express(0)]);
-        let found = enumerate(&mut FakeBus::new([legacy, nested, port, endpoint(7)]), 0..=255);
+        let found = enumerate(&mut FakeBus::new([legacy, nested, port, endpoint(7)]), BUSES);
         let requester =
             |device| found.functions.iter().find(|function| function.device == device).unwrap().requester;
         // Bus 1 is behind the legacy bridge 00:00.0, 2 behind the express one, 3 behind a legacy one there, 4 the port's.
@@ -285,7 +281,7 @@ mod tests {
         let at = |device: u8| (0..device).map(|_| FakeFunction::endpoint(0xffff, 0));
         let deep = FakeFunction::express(7, at(2).chain([endpoint(2)]));
         let bus = FakeBus::new(at(5).chain([FakeFunction::express(4, [deep])]));
-        let found = enumerate(&mut { bus }, 0..=255);
+        let found = enumerate(&mut { bus }, BUSES);
         let function = found.functions.iter().find(|function| function.device == 2).unwrap();
         assert_eq!(function.bdf, Bdf::new(2, 2, 0));
         // INTA of device 2 is INTC behind the inner bridge (device 0), and stays so above it.
@@ -296,7 +292,7 @@ mod tests {
     fn a_header_nobody_knows_is_left_out() {
         let mut odd = endpoint(2);
         odd.set8(HEADER_TYPE, 2);
-        let found = enumerate(&mut FakeBus::new([odd]), 0..=255);
+        let found = enumerate(&mut FakeBus::new([odd]), BUSES);
         assert_eq!(found.problems, [Problem::UnknownHeader { at: Bdf::new(0, 0, 0), header: 2 }]);
         assert!(found.functions.is_empty());
     }

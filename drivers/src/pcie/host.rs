@@ -212,7 +212,7 @@ impl<C: ConfigSpace> Host<C> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::fake::{FakeBus, FakeFunction};
+    use super::super::fake::{BUSES, FakeBus, FakeFunction};
     use super::super::{HostWindow, InterruptMap, InterruptRoute, RequesterMap, RequesterRange, Space};
     use super::*;
     use crate::gic::{IntId, Trigger};
@@ -229,7 +229,7 @@ mod tests {
         };
         HostDescription {
             ecam: AddrRange::new(PhysAddr::new(0), PhysAddr::new(256 << 20)),
-            buses: 0..=255,
+            buses: BUSES,
             domain: 0,
             windows: vec![HostWindow {
                 space: Space::Memory32,

@@ -87,9 +87,13 @@ thread_local! {
 /// Registers that read zero: a world's that is gone, since they are never freed.
 fn registers() -> Rc<FakeRegisters> {
     let registers = SPARE.with_borrow_mut(Vec::pop);
-    let registers = registers.unwrap_or_else(|| Rc::new(FakeRegisters::new(Registers::BYTES as usize)));
-    (0..Registers::BYTES as usize).step_by(4).for_each(|at| registers.set32(at, 0));
-    registers
+    match registers {
+        Some(registers) => {
+            registers.clear();
+            registers
+        }
+        None => Rc::new(FakeRegisters::new(Registers::BYTES as usize)),
+    }
 }
 
 impl Drop for World {
