@@ -8,6 +8,7 @@
 #   make bench    measure in guest instructions, next to Linux: a table, and target/report/index.html
 #   make fuzz     a minute of random input for each reader of input from outside (FUZZ_SECONDS=, FUZZ_SEED=)
 #   make soak     random work of all kinds on 4 CPUs for TIME= minutes (10), from SEED= (another one each time)
+#   make inject   each self-test again and again, every time with something else failing: most of an hour
 #   make debug    boot stopped, waiting for gdb on port 1234
 #
 # Knobs, on the command line or in the environment:
@@ -18,8 +19,8 @@ export BOARD MEM SMP APPEND QEMU_ARGS INITRD
 
 SUDO := $(if $(filter-out 0,$(shell id -u)),sudo)
 
-.PHONY: build run image test check bench debug
-build run image test check bench debug: | linker
+.PHONY: build run image test check bench inject debug
+build run image test check bench inject debug: | linker
 	@cargo xtask $@ $(if $(filter bench,$@),$(BENCH:%='%'))
 
 .DEFAULT_GOAL := build

@@ -11,6 +11,12 @@ pub fn here() -> impl Iterator<Item = u64> {
     walk(target::frame_pointer(), target::read)
 }
 
+/// As [`here`], but only to where the kernel was interrupted, if it was: what was interrupted called nobody.
+#[inline(always)]
+pub fn since_interrupt() -> impl Iterator<Item = u64> {
+    here().take_while(|&link| link != target::interrupt_return())
+}
+
 /// The return addresses from the frame record at `record` outward; for an exception's frame start with
 /// its `x[29]`, and print its `elr` first.
 pub fn from(record: u64) -> impl Iterator<Item = u64> {
@@ -45,6 +51,16 @@ mod target {
         fp
     }
 
+    unsafe extern "C" {
+        static irq_from_kernel_return: u8;
+    }
+
+    /// Where the handler of an interrupt that the kernel had returns to.
+    #[inline]
+    pub fn interrupt_return() -> u64 {
+        (&raw const irq_from_kernel_return) as u64
+    }
+
     /// The word at `at`, if that is ordinary memory that the kernel can read.
     pub fn read(at: u64) -> Option<u64> {
         let found = translate_kernel(KernelVa::new(at))?;
@@ -63,6 +79,10 @@ mod target {
 
     pub fn read(_: u64) -> Option<u64> {
         None
+    }
+
+    pub fn interrupt_return() -> u64 {
+        0
     }
 }
 

@@ -88,9 +88,11 @@ vectors:
     mov     x0, sp
     mov     x1, #\from
     bl      \function
+\name\()_return:
     b       exception_return
 .endm
 
+.global irq_from_kernel_return                // in a backtrace: what is behind it was interrupted
 handler irq_from_kernel, FROM_KERNEL, handle_irq
 handler irq_from_user, FROM_USER, handle_irq
 handler sync_from_user, FROM_USER, handle_sync

@@ -1,5 +1,5 @@
-//! `cargo xtask inject`: fail everything. Every self-test on the checking build in a machine of its own, again and again,
-//! each time with another event failing, and at the end how many there were. Some hours; `make test` has a part of it.
+//! `cargo xtask inject`: fail everything. The self-tests on the checking build, a few to a machine, each test again and
+//! again with another event failing, and at the end how many there were. Most of an hour; `make test` has a part of it.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,8 +10,23 @@ use crate::matrix::{CHECKING, Case};
 use crate::tally::Tally;
 use crate::{prepare, qemu, suite, tools, workspace};
 
-/// What a machine may take for one self-test.
+/// What a machine may take before it counts as lost. What is tried is bounded by numbers, not by this.
 const LIMIT: u64 = 3600;
+/// Tests to a machine.
+const TOGETHER: usize = 8;
+/// Those that take minutes: each has a machine of its own, and they come first, so that two at a time end together.
+const LONG: &[&str] = &[
+    "program.descriptors_run_out_and_come_back",
+    "program.threads_run_out_and_come_back",
+    "program.frames_run_out_and_come_back",
+    "program.memory_given_back_is_zero_the_next_time",
+    "program.ended_at_any_moment_it_leaves_nothing",
+    "program.a_hundred_leave_nothing_behind",
+    "program.who_uses_a_blocked_device_is_told",
+    "dma.attributes_decide_what_is_mapped_how",
+    "stream.many_small_pieces_at_a_time",
+    "memory.what_another_cpu_keeps_is_found",
+];
 
 /// Lets everything fail in the self-tests whose names contain one of the words; none: in all.
 pub fn inject(words: &[String]) -> Result<Tally> {
@@ -19,10 +34,18 @@ pub fn inject(words: &[String]) -> Result<Tally> {
     let built = artifacts::build()?;
     let wanted = |name: &String| words.is_empty() || words.iter().any(|word| name.contains(word.as_str()));
     let names: Vec<String> = names(&built)?.into_iter().filter(wanted).collect();
-    let cases: Vec<Case> = names.iter().map(|name| case(name)).collect();
+    let cases: Vec<Case> = groups(&names).enumerate().map(|(number, group)| case(number, &group)).collect();
     let tally = suite::matrix(&cases.iter().collect::<Vec<_>>(), &built)?;
     println!("{}", sum(cases.iter().filter_map(|case| std::fs::read_to_string(suite::log(case)).ok())));
     Ok(tally)
+}
+
+/// Which tests go to a machine together.
+fn groups(names: &[String]) -> impl Iterator<Item = Vec<&str>> {
+    let (long, short): (Vec<&str>, Vec<&str>) =
+        names.iter().map(String::as_str).partition(|name| LONG.contains(name));
+    let short: Vec<_> = short.chunks(TOGETHER).map(<[_]>::to_vec).collect();
+    long.into_iter().map(|name| vec![name]).chain(short)
 }
 
 /// The names of all self-tests, from a run in which nothing is to fail.
@@ -31,7 +54,7 @@ fn names(built: &artifacts::Artifacts) -> Result<Vec<String>> {
     let checking = artifacts::checking(built)?;
     std::fs::create_dir_all(workspace::logs())
         .map_err(crate::error::Error::file("create", &workspace::logs()))?;
-    let log = suite::log(&case);
+    let log = workspace::logs().join("inject-names.log");
     let boot = prepare::boot(&case, &case.machine(), &checking, &log.with_extension(""))?;
     let run = qemu::capture(&case.machine().arguments(&boot), Duration::from_secs(LIMIT), &log, |_| false)?;
     Ok(run.console.lines().filter_map(name_of).map(str::to_owned).collect())
@@ -43,33 +66,61 @@ fn name_of(line: &str) -> Option<&str> {
     (line.starts_with("ok ") && !rest.contains("SKIP")).then_some(name)
 }
 
-fn case(name: &str) -> Case {
-    let append = format!("selftest={name} inject lowmem=256M");
+fn case(number: usize, tests: &[&str]) -> Case {
+    let append = format!("selftest={} inject lowmem=256M", tests.join(","));
+    let name = match tests {
+        [test] => format!("inject-{test}"),
+        _ => format!("inject-{number}"),
+    };
     // As long as the tool runs, like those of the table.
-    Case { name: leak(format!("inject-{name}")), append: leak(append), limit: LIMIT, ..CHECKING }
+    Case { name: leak(name), append: leak(append), limit: LIMIT, memory: "512M", ..CHECKING }
 }
 
 fn leak(text: String) -> &'static str {
     Box::leak(text.into_boxed_str())
 }
 
+/// Failures of a class, and how many there could have been.
+#[derive(Clone, Copy, Default)]
+struct Count {
+    failed: u64,
+    events: u64,
+}
+
 /// How many failures there were of each class, and in how many tests some were left out.
 fn sum(consoles: impl Iterator<Item = String>) -> String {
-    let (mut counts, mut cut) = (BTreeMap::<String, u64>::new(), 0);
+    let (mut counts, mut tests, mut cut, mut ways_left) = (BTreeMap::<String, Count>::new(), 0, 0, 0);
     for console in consoles {
         let tried =
             console.lines().filter(|line| name_of(line).is_some()).filter_map(|line| line.split_once(" # "));
         for (_, tried) in tried {
-            cut += usize::from(tried.contains(" of about "));
-            for (class, count) in tried.split(", ").filter_map(|part| part.split_once(' ')) {
-                let count = count.split(' ').next().and_then(|count| count.parse::<u64>().ok());
-                *counts.entry(class.to_owned()).or_default() += count.unwrap_or(0);
+            tests += 1;
+            cut += usize::from(tried.contains(" of "));
+            ways_left += usize::from(tried.contains("ways left"));
+            for (class, count) in tried.split(", ").filter_map(class_of) {
+                let of = counts.entry(class.to_owned()).or_default();
+                (of.failed, of.events) = (of.failed + count.failed, of.events + count.events);
             }
         }
     }
-    let all: u64 = counts.values().sum();
-    let each: Vec<String> = counts.iter().map(|(class, count)| format!("{class} {count}")).collect();
-    format!("{all} failures: {}; in {cut} tests not every event", each.join(", "))
+    let of = |count: &Count| format!("{} of {}", count.failed, count.events);
+    let all = counts.values().fold(Count::default(), |all, one| Count {
+        failed: all.failed + one.failed,
+        events: all.events + one.events,
+    });
+    let each: Vec<String> = counts.iter().map(|(class, count)| format!("{class} {}", of(count))).collect();
+    format!(
+        "{tests} tests, {} events failed: {}; in {cut} tests not every event, in {ways_left} not every way to one",
+        of(&all),
+        each.join(", ")
+    )
+}
+
+/// The class and the numbers in `frames 18` or `frames 18 of 39`.
+fn class_of(part: &str) -> Option<(&str, Count)> {
+    let (class, count) = part.split_once(' ')?;
+    let (failed, events) = count.split_once(" of ").unwrap_or((count, count));
+    Some((class, Count { failed: failed.parse().ok()?, events: events.parse().ok()? }))
 }
 
 #[cfg(test)]
@@ -80,12 +131,24 @@ mod tests {
     fn failures_are_added_up() {
         let console = |line: &str| format!("1..1\n# a.b: frames 9\n{line}\n# totals: pass:1 fail:0 skip:0\n");
         let consoles = [
-            console("ok 1 inject:a.b # frames 18 of about 39, tables 9"),
-            console("ok 1 inject:c.d # frames 1, tables 0"),
+            console("ok 1 inject:a.b # frames 18 of 39, tables 9"),
+            console("ok 1 inject:c.d # frames 1, tables 2 of 8, ways left"),
             console("ok 1 inject:e.f # SKIP no edu"),
             console("not ok 1 inject:g.h"),
         ];
         let told = sum(consoles.into_iter());
-        assert_eq!(told, "28 failures: frames 19, tables 9; in 1 tests not every event");
+        assert_eq!(
+            told,
+            "2 tests, 30 of 57 events failed: frames 19 of 40, tables 11 of 17; in 2 tests not every event, \
+             in 1 not every way to one"
+        );
+    }
+
+    #[test]
+    fn long_tests_are_alone_and_first() {
+        let names: Vec<String> =
+            (0..TOGETHER + 1).map(|n| format!("a.{n}")).chain([LONG[0].to_owned()]).collect();
+        let groups: Vec<usize> = groups(&names).map(|group| group.len()).collect();
+        assert_eq!(groups, [1, TOGETHER, 1]);
     }
 }

@@ -1,4 +1,4 @@
-//! What fails on demand, in the checking build: batches of commands, of which whoever waits for the n-th is told that it
+//! What fails on demand, in the checking build: batches of commands, of which whoever waits for one may be told that it
 //! did, and the SMMU's way to the queue.
 
 use super::command_queue::{CommandError, CommandQueue};
@@ -24,26 +24,21 @@ pub enum LoseError {
     Register(StartError),
 }
 
+/// Says of each batch whether it is to fail, and how. Called with the queue locked.
+pub type Mishaps = fn() -> Option<Mishap>;
+
 /// What is to fail.
 #[derive(Clone, Copy, Default, Debug)]
 pub(super) struct Armed {
-    mishap: Option<Mishap>,
-    /// Batches until the one that fails.
-    left: u64,
-    fired: bool,
+    mishaps: Option<Mishaps>,
     /// Where the SMMU finds no queue.
     pub(super) nowhere: Option<PhysAddr>,
 }
 
 impl CommandQueue {
-    /// From now on the `nth` batch (1: the next one) fails with `mishap`, once, whatever the SMMU did with it.
-    pub fn arm(&mut self, mishap: Mishap, nth: u64) {
-        self.armed = Armed { mishap: Some(mishap), left: nth, ..Armed::default() };
-    }
-
-    /// Nothing fails on demand any more. Whether something did since [`CommandQueue::arm`].
-    pub fn disarm(&mut self) -> bool {
-        core::mem::take(&mut self.armed).fired
+    /// From now on `mishaps` is asked at the end of each batch, whatever the SMMU did with it.
+    pub fn arm(&mut self, mishaps: Option<Mishaps>) {
+        self.armed.mishaps = mishaps;
     }
 
     /// Has the SMMU read its commands at `nowhere`, where there should be no memory. A queue that begins anew is in its
@@ -69,20 +64,15 @@ impl CommandQueue {
 
     /// What whoever waited for a batch is told of it.
     pub(super) fn told(&mut self, result: Result<(), CommandError>) -> Result<(), CommandError> {
-        let Some(mishap) = self.armed.mishap else { return result };
-        self.armed.left = self.armed.left.saturating_sub(1);
-        if self.armed.left > 0 {
-            return result;
-        }
-        self.armed = Armed { fired: true, ..Armed::default() };
         let words = Command::Sync.encode();
-        Err(match mishap {
-            Mishap::Refused => CommandError::Illegal { words },
-            Mishap::TimedOut => CommandError::TimedOut {
+        match self.armed.mishaps.and_then(|mishaps| mishaps()) {
+            None => result,
+            Some(Mishap::Refused) => Err(CommandError::Illegal { words }),
+            Some(Mishap::TimedOut) => Err(CommandError::TimedOut {
                 produced: Cursor::new(0),
                 consumed: Cursor::new(0),
                 opcode: Command::opcode(words),
-            },
-        })
+            }),
+        }
     }
 }

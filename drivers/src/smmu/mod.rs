@@ -35,7 +35,7 @@ pub use command_queue::{CommandCounters, CommandError, CommandQueue, GlobalError
 pub use domain::{DestroyError, Domain, DomainError};
 pub use event_queue::{EventCounters, EventQueue, Report};
 #[cfg(feature = "checking")]
-pub use mishap::{LoseError, Mishap};
+pub use mishap::{LoseError, Mishap, Mishaps};
 pub use pinned::Pinned;
 pub use probe::{Features, Missing, Stages, Unsupported};
 pub use rate::{Dropped, Ration, WINDOW as EVENT_WINDOW_US};

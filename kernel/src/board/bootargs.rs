@@ -17,7 +17,7 @@
 //! | argument | meaning |
 //! |---|---|
 //! | `inject[=GLOB]` | run each self-test again and again, every time with another event of one class failing: the classes whose names match |
-//! | `inject.first=N` | let each of the first N events fail, and of those behind them some (default: 100) |
+//! | `inject.first=N` | let every event fail where there are no more than N; else the first few, some behind them, and one on each way (default: 64) |
 //!
 //! A GLOB can be several with commas between them. Of an argument given twice, the last counts, as in Linux.
 

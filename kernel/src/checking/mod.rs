@@ -12,6 +12,8 @@ pub mod inject;
 mod nothing;
 #[cfg(feature = "checking")]
 pub mod poison;
+#[cfg(feature = "checking")]
+pub mod ways;
 
 use addr::Chunk;
 use core::fmt;
@@ -62,6 +64,17 @@ pub fn is_armed(_class: Class) -> bool {
     return inject::is_armed(_class);
     #[cfg(not(feature = "checking"))]
     false
+}
+
+/// How often something is repeated that takes `all` rounds elsewhere: a tenth while things are made to fail, since the
+/// rounds are alike and each failure is a run of its own.
+#[inline(always)]
+pub fn rounds(all: u64) -> u64 {
+    #[cfg(feature = "checking")]
+    if inject::is_busy() {
+        return all.div_ceil(10);
+    }
+    all
 }
 
 /// Who gives frames back.

@@ -192,16 +192,10 @@ impl Smmu {
         &self.features
     }
 
-    /// From now on the `nth` wait for the SMMU (1: the next one) ends with `mishap`, once.
+    /// From now on `mishaps` is asked whether a wait for the SMMU is to fail.
     #[cfg(feature = "checking")]
-    pub(crate) fn arm(&self, mishap: smmu::Mishap, nth: u64) {
-        self.commands.queue.lock().arm(mishap, nth);
-    }
-
-    /// No wait for the SMMU fails on demand any more. Whether one did.
-    #[cfg(feature = "checking")]
-    pub(crate) fn disarm(&self) -> bool {
-        self.commands.queue.lock().disarm()
+    pub(crate) fn arm(&self, mishaps: Option<smmu::Mishaps>) {
+        self.commands.queue.lock().arm(mishaps);
     }
 
     /// Has it look for commands where there is no memory ([`CommandQueue::lose`]).

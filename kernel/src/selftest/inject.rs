@@ -8,10 +8,11 @@ use super::held::Held;
 use super::{Outcome, Test, Verdict, report::Report};
 use crate::board::Glob;
 use crate::checking::Class;
-use crate::checking::inject::{arm, disarm};
+use crate::checking::inject::{Which, arm, disarm};
+use crate::checking::ways;
 use crate::dma::stream::{self, Pages};
 use crate::memory::heap;
-use crate::{audit, dma, kprintln, rig, sched};
+use crate::{audit, dma, kprintln, pass, rig, sched};
 use addr::PAGE_SIZE;
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -19,8 +20,12 @@ use alloc::vec::Vec;
 use dma_api::{Attrs, Direction};
 use log::LevelFilter;
 
-/// How many events fail one after the other if nobody says; behind them every eighth part more.
-pub const FIRST: u64 = 100;
+/// Up to so many events of a class all of them fail, if nobody says otherwise.
+pub const FIRST: u64 = 64;
+/// Where there are more, this part of so many of the first.
+const FEW: u64 = 6;
+/// And no more than so many for ways that are new.
+const MOST_WAYS: u64 = 200;
 /// Between two signs of life.
 const PROGRESS_NS: u64 = 5_000_000_000;
 /// Bytes by which the heap may have grown without anybody having lost something.
@@ -31,7 +36,7 @@ const HEAP_SLACK: usize = 4096;
 pub struct Plan<'a> {
     /// Which classes.
     pub classes: Glob<'a>,
-    /// How many of the first events.
+    /// How many events of a class there may be for all of them to fail.
     pub first: u64,
 }
 
@@ -51,61 +56,135 @@ pub fn run(tests: impl Iterator<Item = &'static Test> + Clone, plan: &Plan<'_>) 
 }
 
 fn all_classes(test: &Test, plan: &Plan<'_>) -> Outcome {
+    let classes = || Class::ALL.into_iter().filter(|class| plan.classes.matches(class.name()));
+    if classes().next().is_none() {
+        return pass!("nothing is to fail");
+    }
     // Once without: what is made once is there then.
     if let Verdict::Skip(why) = clean(test)? {
         return Ok(Verdict::Skip(why));
     }
+    ways::forget();
     let mut seen = Vec::new();
-    for class in Class::ALL.into_iter().filter(|class| plan.classes.matches(class.name())) {
+    for class in classes() {
         let level = log::max_level();
         log::set_max_level(LevelFilter::Off);
-        let tried = each_event(test, class, plan.first);
+        let tried = Trial::new(test, class).each_event(plan.first);
         log::set_max_level(level);
         seen.push(format!("{} {}", class.name(), tried?));
-        clean(test).map_err(|error| format!("after {}: {error}", class.name()))?;
     }
-    Ok(Verdict::Pass(seen.join(", ")))
+    clean(test)?;
+    let left = if ways::have_overflowed() { ", ways left" } else { "" };
+    pass!("{}{left}", seen.join(", "))
 }
 
 fn clean(test: &Test) -> Outcome {
     (test.run)().and_then(super::audited).map_err(|error| format!("with nothing failing: {error}"))
 }
 
-/// Lets every event of `class` fail that the test comes to; says how many did.
-fn each_event(test: &Test, class: Class, first: u64) -> Result<String, String> {
-    let (mut nth, mut tried, mut sign) = (1, 0u64, sched::time::now());
-    while once(test, class, nth).map_err(|error| format!("{} {nth}: {error}", class.name()))? {
-        tried += 1;
-        nth += if nth < first { 1 } else { nth.div_ceil(8) };
-        if sched::time::now() > sign + PROGRESS_NS {
-            sign = sched::time::now();
-            kprintln!("# {}: {} {nth}", test.name, class.name());
-        }
-    }
-    // The last one that failed was the one before; behind `first` there may be a few more.
-    Ok(if nth <= first { format!("{tried}") } else { format!("{tried} of about {nth}") })
+/// A test that is tried with events of one class failing.
+struct Trial<'a> {
+    test: &'a Test,
+    class: Class,
+    /// So many of the first fail one after the other.
+    every: u64,
+    /// How many failed, and those of them by a new way.
+    failed: u64,
+    ways: u64,
+    /// When the last sign of life was.
+    sign: u64,
 }
 
-/// Lets one event fail and looks at what is left. Whether there was one.
-fn once(test: &Test, class: Class, nth: u64) -> Result<bool, String> {
-    let mut found = Ok(());
-    for _ in 0..2 {
-        let books = Books::now();
-        arm(class, nth);
-        let outcome = (test.run)();
-        if !disarm() {
-            return outcome.map(|_| false).map_err(|error| format!("nothing failed, but {error}"));
+impl<'a> Trial<'a> {
+    fn new(test: &'a Test, class: Class) -> Self {
+        Self { test, class, every: 0, failed: 0, ways: 0, sign: sched::time::now() }
+    }
+
+    /// Lets events fail: all if there are up to `first`; else the first few, every fourth part more behind them, and then one
+    /// on each way to one on which none has failed. Says how many did, and how many there are if they are more.
+    fn each_event(mut self, first: u64) -> Result<String, String> {
+        let all = self.count()?;
+        self.every = if all <= first { first } else { first.div_ceil(FEW) };
+        let mut next = Some(Which::Nth(1));
+        let mut left = None;
+        // The only place that calls it, so that a way looks alike whatever it is taken for.
+        while let Some(which) = next {
+            self.give_sign(which);
+            let found = self.fail_once(which)?;
+            match (&found, left.take()) {
+                (Some(Err(again)), Some(_)) => return Err(self.describe(which, again)),
+                // What leaves something the first time alone has made something that stays.
+                (Some(Err(now)), None) => {
+                    left = Some(now.clone());
+                    ways::forget_newest();
+                }
+                (None, None) => next = self.behind_the_last(which, all),
+                _ => next = self.behind(which),
+            }
         }
-        drop(outcome);
-        found = books.settle(class);
-        super::unharmed(Verdict::Pass(String::new()))?;
-        audit::check().map_err(|finding| format!("afterwards {finding}"))?;
-        next().map_err(|error| format!("the next operation: {error}"))?;
-        if found.is_ok() {
-            break;
+        let more = if self.ways >= MOST_WAYS { ", ways left" } else { "" };
+        let of = if self.failed < all { format!(" of {all}") } else { String::new() };
+        Ok(format!("{}{of}{more}", self.failed))
+    }
+
+    /// What comes after `which`, which failed.
+    fn behind(&mut self, which: Which) -> Option<Which> {
+        self.failed += 1;
+        match which {
+            Which::Nth(nth) if nth < self.every => Some(Which::Nth(nth + 1)),
+            Which::Nth(nth) => Some(Which::Nth(nth + nth.div_ceil(4))),
+            _ => {
+                self.ways += 1;
+                Some(Which::NewWay).filter(|_| self.ways < MOST_WAYS)
+            }
         }
     }
-    found.map(|()| true)
+
+    /// What comes after `which`, which there was none of.
+    fn behind_the_last(&self, which: Which, all: u64) -> Option<Which> {
+        (which != Which::NewWay && self.failed < all).then_some(Which::NewWay)
+    }
+
+    /// How many events there are with none failing.
+    fn count(&self) -> Result<u64, String> {
+        arm(self.class, Which::None);
+        let outcome = (self.test.run)();
+        let seen = disarm().seen;
+        outcome.and_then(super::audited).map_err(|error| self.describe(Which::None, &error))?;
+        Ok(seen)
+    }
+
+    /// `None` if nothing was to fail; else what was left behind.
+    fn fail_once(&self, which: Which) -> Result<Option<Result<(), String>>, String> {
+        let books = Books::now();
+        arm(self.class, which);
+        let outcome = (self.test.run)();
+        if !disarm().failed {
+            return outcome.map(|_| None).map_err(|error| self.describe(Which::None, &error));
+        }
+        drop(outcome);
+        let found = books.settle(self.class);
+        self.look().map_err(|error| self.describe(which, &error))?;
+        Ok(Some(found))
+    }
+
+    /// Whether nothing is broken.
+    fn look(&self) -> Result<(), String> {
+        super::unharmed(Verdict::Pass(String::new()))?;
+        audit::check().map_err(|finding| format!("afterwards {finding}"))?;
+        next().map_err(|error| format!("the next operation: {error}"))
+    }
+
+    fn describe(&self, which: Which, error: &str) -> String {
+        format!("{}, {which:?} failing: {error}", self.class.name())
+    }
+
+    fn give_sign(&mut self, which: Which) {
+        if sched::time::now() > self.sign + PROGRESS_NS {
+            self.sign = sched::time::now();
+            kprintln!("# {}: {} {which:?}", self.test.name, self.class.name());
+        }
+    }
 }
 
 /// What is held, on the heap too.

@@ -6,6 +6,7 @@ use abi::dma::SyncFlags;
 use dmabuf::{Buffer, Edu, Heap, Imported, Protection, SYSTEM, View};
 
 use crate::outcome::{Outcome, ensure, refused};
+use crate::rounds::rounds;
 
 const PIECE: u64 = abi::device::EDU_BUFFER_BYTES;
 const MIB: u64 = 1 << 20;
@@ -156,17 +157,17 @@ pub fn look(_: &[String]) -> Outcome {
 
 /// One thread's copies to nowhere are no other thread's error, though both wait for the same device.
 pub fn neighbour(_: &[String]) -> Outcome {
-    const ROUNDS: usize = 8;
+    let rounds = rounds(8);
     let buffer = buffer(MIB)?;
     std::thread::scope(|scope| {
         // A word each, so that the device is not blocked for it.
         let failing = scope.spawn(|| -> Outcome {
             let edu = Edu::open()?;
-            (0..ROUNDS).try_for_each(|_| refused("a copy to nowhere", edu.store(NOWHERE, 4, 0), libc::EIO))
+            (0..rounds).try_for_each(|_| refused("a copy to nowhere", edu.store(NOWHERE, 4, 0), libc::EIO))
         });
         let edu = Edu::open()?;
         let imported = edu.import(&buffer)?;
-        let copied = (0..ROUNDS).try_for_each(|_| edu.load(imported.address, PIECE, 0));
+        let copied = (0..rounds).try_for_each(|_| edu.load(imported.address, PIECE, 0));
         failing.join().map_err(|_| "a thread panicked")??;
         Ok(copied?)
     })

@@ -19,6 +19,7 @@ mod memory;
 mod outcome;
 mod pages;
 mod raw;
+mod rounds;
 mod secrets;
 mod share;
 mod start;

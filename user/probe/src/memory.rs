@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 use dmabuf::{CONTIGUOUS, Heap, Protection, SYSTEM, UNCACHED, View};
 
 use crate::outcome::{Outcome, ensure};
+use crate::rounds::rounds;
 
 const MIB: usize = 1 << 20;
 /// What the second round must not find in the memory of the first.
@@ -26,7 +27,7 @@ fn write_everywhere(view: &View, value: u64) {
 
 /// Anonymous memory starts as zeroes, also where another mapping was a moment ago.
 pub fn anonymous(_: &[String]) -> Outcome {
-    for _ in 0..20 {
+    for _ in 0..rounds(20) {
         let view = View::anonymous(8 * MIB + 4096)?;
         first_that_is_not(&view, 0)?;
         write_everywhere(&view, SECRET);
@@ -37,7 +38,7 @@ pub fn anonymous(_: &[String]) -> Outcome {
 
 /// The allocator of std grows and shrinks (brk and mmap).
 pub fn heap_growth(_: &[String]) -> Outcome {
-    for round in 0..50usize {
+    for round in 0..rounds(50) as usize {
         let blocks: Vec<Vec<u8>> = (0..64).map(|n| vec![n as u8; 1 + n * 997 + round * 64]).collect();
         let wrong = blocks.iter().enumerate().find(|(n, block)| block.iter().any(|byte| *byte != *n as u8));
         ensure(wrong.is_none(), || format!("round {round}: block {:?}", wrong.map(|(n, _)| n)))?;

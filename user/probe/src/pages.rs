@@ -3,6 +3,7 @@
 use dmabuf::{Heap, Protection, SYSTEM, View};
 
 use crate::outcome::{Outcome, ensure};
+use crate::rounds::rounds;
 
 const PAGE: usize = 4096;
 
@@ -91,7 +92,7 @@ pub fn map_at_once(_: &[String]) -> Outcome {
 }
 
 fn map_and_unmap(number: u64) -> Outcome {
-    for round in 0..200 {
+    for round in 0..rounds(200) {
         let pages = 1 + (number + round) as usize % 5;
         let view = View::anonymous(pages * PAGE)?;
         let value = number << 32 | round;
