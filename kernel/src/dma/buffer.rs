@@ -5,7 +5,6 @@
 
 use super::counters;
 use super::frames;
-use super::inject::{self, Step};
 use super::trace::{self, Event};
 use crate::checking::{Last, Tag};
 use crate::memory::vmalloc::{self, VMALLOC};
@@ -131,9 +130,6 @@ impl Buffer {
     }
 
     fn new_view(&self) -> Result<View, DmaError> {
-        if inject::fails(Step::View) {
-            return Err(DmaError::OutOfVmalloc { len: self.len() });
-        }
         if let Some(chunk) = self.only_linear_chunk() {
             return Ok(View::Linear(linear::range_of(chunk.range())));
         }

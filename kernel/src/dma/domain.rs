@@ -2,7 +2,6 @@
 //! they translate to.
 
 use super::counters;
-use super::inject::{self, Step};
 use super::iommu::{Smmu, Tables};
 use super::small::{Place, Small};
 use super::translated::Translated;
@@ -155,7 +154,7 @@ impl Domain {
     #[inline]
     pub(super) fn map_run(&self, run: &impl Run, mask: DmaMask, is_written: bool) -> Option<AddrRange<Iova>> {
         let Kind::Translated(behind) = &self.kind else { return None };
-        if inject::is_armed(Step::Iova) || mask.highest() < Small::HIGHEST {
+        if mask.highest() < Small::HIGHEST {
             return None;
         }
         let range = behind.small.get()?.map_run(run, is_written)?;
@@ -206,7 +205,7 @@ impl Behind {
         chunks: impl Iterator<Item: Run> + Clone,
         wish: &Wish,
     ) -> Result<AddrRange<Iova>, DmaError> {
-        if inject::fails(Step::Iova) || checking::fails(Class::Iova) {
+        if checking::fails(Class::Iova) {
             return Err(DmaError::OutOfIova { len: wish.len, highest: wish.mask.highest() });
         }
         let is_small = wish.len <= Small::LONGEST && wish.mask.highest() >= Small::HIGHEST;

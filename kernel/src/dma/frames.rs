@@ -1,39 +1,10 @@
 //! The frames of buffers.
 
-use super::inject::{self, Step};
 use crate::memory::zones;
 use addr::Order;
 use dma_api::DmaError;
 use memory::chunks::{self, ChunkError, Request};
-use memory::{FrameSource, Frames, OwnedChunk, OwnedPages, Reach, Zone};
-
-/// The zones, with failures on demand.
-#[derive(Default)]
-struct Source(zones::Source);
-
-impl FrameSource for Source {
-    fn take(&mut self, order: Order, reach: Reach) -> Option<OwnedChunk> {
-        if inject::fails(Step::Chunk) {
-            return None;
-        }
-        self.0.take(order, reach)
-    }
-
-    fn give(&mut self, chunk: OwnedChunk) {
-        self.0.give(chunk);
-    }
-
-    fn take_pages(&mut self, wanted: u32, reach: Reach) -> Option<OwnedPages> {
-        if inject::fails(Step::Chunk) {
-            return None;
-        }
-        self.0.take_pages(wanted, reach)
-    }
-
-    fn give_pages(&mut self, pages: OwnedPages) {
-        self.0.give_pages(pages);
-    }
-}
+use memory::{Frames, OwnedChunk, Zone};
 
 /// Takes what `request` asks for into `list`, which is empty; after an error it is empty again.
 ///
@@ -53,15 +24,13 @@ pub(super) fn take(request: &Request, list: &mut Frames) -> Result<(), DmaError>
 /// The one chunk that is wanted, if this CPU keeps it. Which is most of the time, and needs no search.
 #[inline]
 fn kept(request: &Request) -> Option<OwnedChunk> {
-    // The try that is to fail is left to the search.
-    let order = request.one_chunk().filter(|_| !inject::is_armed(Step::Chunk))?;
-    zones::take_kept(order, request.reach)
+    zones::take_kept(request.one_chunk()?, request.reach)
 }
 
 #[inline(never)]
 fn search(request: &Request, list: &mut Frames) -> Result<(), DmaError> {
     fail_early(request.frames)?;
-    chunks::take_into(&mut Source::default(), request, list).map_err(|error| match error {
+    chunks::take_into(&mut zones::Source::default(), request, list).map_err(|error| match error {
         ChunkError::Nothing => DmaError::ZeroLength,
         ChunkError::TooLong { wanted } => DmaError::TooLong { len: wanted * addr::PAGE_SIZE },
         ChunkError::OutOfFrames { wanted, had } => DmaError::OutOfFrames { wanted, had },

@@ -4,7 +4,6 @@
 
 use super::counters;
 use super::domain::Domain;
-use super::inject::{self, Step};
 use super::notices::Notices;
 use super::quarantine;
 use crate::checking::{self, Class, Last};
@@ -421,9 +420,6 @@ pub(super) struct Tables;
 
 impl TableMemory for Tables {
     fn allocate(&mut self) -> Option<PhysAddr> {
-        if inject::fails(Step::Table) {
-            return None;
-        }
         let table = tables::take()?;
         counters::TABLE_PAGES.add(1);
         Some(table)

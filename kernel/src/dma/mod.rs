@@ -5,7 +5,7 @@
 //! - [`stream`]: lend memory that exists already.
 //! - [`Device`], [`Domain`]: who can reach what, at which addresses; [`iommu`] has the SMMU's locks, [`quarantine`] what
 //!   becomes of a device that tries more.
-//! - [`counters`], [`trace`], [`inject`]: what it costs, what happens, what if it fails.
+//! - [`counters`], [`trace`]: what it costs, what happens.
 //!
 //! `doc/life-of-a-dma-buffer.md` tells it in order.
 
@@ -16,7 +16,6 @@ pub mod counters;
 mod device;
 pub(crate) mod domain;
 mod frames;
-pub mod inject;
 pub mod iommu;
 mod notices;
 pub mod quarantine;

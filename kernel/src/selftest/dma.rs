@@ -3,7 +3,6 @@
 
 use super::held::Held;
 use super::{Outcome, Test};
-use crate::dma::inject::{self, Step};
 use crate::dma::stream::{self, Pages};
 use crate::dma::{self, Attachment, Device, Fit, iommu};
 use crate::memory::vmalloc::VMALLOC;
@@ -26,7 +25,6 @@ pub const TESTS: &[Test] = &[
     Test { name: "dma.direct_buffers_are_one_run_with_a_view", run: direct },
     Test { name: "dma.masks_place_addresses", run: masks },
     Test { name: "dma.buffers_are_zero_whatever_was_there", run: zeroed },
-    Test { name: "dma.every_step_fails_and_leaves_nothing", run: failures },
     Test { name: "dma.a_buffer_lives_until_its_last_view", run: views },
     Test { name: "dma.mappings_and_free_frames_keep_the_rules", run: audited },
     Test { name: "dma.vmalloc_runs_out_for_views_alone", run: vmalloc_exhausted },
@@ -37,14 +35,14 @@ pub const TESTS: &[Test] = &[
 const NOBODY: StreamId = StreamId::new(0xfff8);
 
 /// A device behind the SMMU, if there is one.
-fn translated(coherent: bool) -> Result<Option<Arc<Device>>, String> {
+pub(super) fn translated(coherent: bool) -> Result<Option<Arc<Device>>, String> {
     let Some(smmu) = iommu::all().first() else { return Ok(None) };
     let name = String::from("selftest");
     let device = Device::translated(name, smmu, NOBODY, coherent);
     device.map(Some).map_err(|error| format!("a device behind the SMMU: {error}"))
 }
 
-fn direct_device(coherent: bool) -> Arc<Device> {
+pub(super) fn direct_device(coherent: bool) -> Arc<Device> {
     let device = Device::direct(String::from("selftest"), coherent, Vec::new());
     // Low memory alone: its frames have aliases to lose.
     let low = DmaMask::up_to(layout().low_end.raw() - 1);
@@ -275,77 +273,6 @@ fn zeroed() -> Outcome {
     pass!("{reused} chunks came back, all zero")
 }
 
-/// Lets every try of every step fail, until an allocation gets through without it.
-fn failures() -> Outcome {
-    let mut count = 0;
-    for coherent in [true, false] {
-        let devices = [translated(coherent)?, Some(direct_device(coherent))];
-        for device in devices.into_iter().flatten() {
-            for attrs in [Attrs::empty(), Attrs::NO_KERNEL_MAPPING | Attrs::ALLOC_SINGLE_PAGES] {
-                count += fail_each_step(&device, attrs | Attrs::NO_WARN)?;
-            }
-        }
-    }
-    // In a domain's tree, and in a table of small mappings.
-    count += fail_lending(0x2_3000)? + fail_lending(0x3000)?;
-    pass!("{count} failures, nothing left behind")
-}
-
-/// The same for memory that is lent: it comes back, and nothing else stays.
-fn fail_lending(len: u64) -> Result<u32, String> {
-    let mut count = 0;
-    for step in [Step::Iova, Step::Table] {
-        for nth in 1.. {
-            let before = Held::now();
-            // A new domain each time, without any table but its first.
-            let Some(device) = translated(true)? else { return Ok(0) };
-            let pages = memory(Pages::scattered(len))?;
-            inject::arm(step, nth);
-            let result = stream::map(&device, pages, Direction::Bidirectional);
-            let fired = !inject::is_armed(step);
-            inject::arm(step, 0);
-            if let Err(refused) = &result {
-                let back: u64 = refused.memory.segments().iter().map(|segment| segment.len).sum();
-                check!(back == len, "{step:?} {nth}: {back:#x} bytes came back");
-            }
-            check!(result.is_err() == fired, "{step:?} {nth}: {result:?}");
-            drop((result, device));
-            before.check(&format!("lending {len:#x}, {step:?} {nth}"))?;
-            if !fired {
-                break;
-            }
-            count += 1;
-        }
-    }
-    Ok(count)
-}
-
-fn fail_each_step(device: &Arc<Device>, attrs: Attrs) -> Result<u32, String> {
-    // The first buffer may leave an empty table behind for the next one.
-    drop(dma::alloc(device, 0x2_3000, attrs));
-    let mut count = 0;
-    for step in Step::ALL {
-        for nth in 1.. {
-            let before = Held::now();
-            inject::arm(step, nth);
-            let result = dma::alloc(device, 0x2_3000, attrs);
-            let fired = !inject::is_armed(step);
-            inject::arm(step, 0);
-            if fired {
-                count += 1;
-                // A search for chunks goes on with smaller ones, so it may succeed all the same.
-                check!(result.is_err() || step == Step::Chunk, "{step:?} {nth} under {attrs}: no error");
-            }
-            drop(result);
-            before.check(&format!("{step:?} {nth} under {attrs}"))?;
-            if !fired {
-                break;
-            }
-        }
-    }
-    Ok(count)
-}
-
 fn views() -> Outcome {
     let Some(first) = translated(true)? else { skip!("no IOMMU") };
     let second = {
@@ -482,7 +409,9 @@ fn streams() -> Outcome {
     pass!("{seen} lists")
 }
 
-fn memory(pages: Result<alloc::boxed::Box<Pages>, DmaError>) -> Result<alloc::boxed::Box<Pages>, String> {
+pub(super) fn memory(
+    pages: Result<alloc::boxed::Box<Pages>, DmaError>,
+) -> Result<alloc::boxed::Box<Pages>, String> {
     pages.map_err(|error| format!("pages: {error}"))
 }
 

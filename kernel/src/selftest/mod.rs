@@ -17,6 +17,8 @@ mod lost_queue;
 mod memory;
 pub(crate) mod programs;
 mod report;
+#[cfg(feature = "checking")]
+mod steps;
 mod streaming;
 mod transfers;
 
@@ -79,6 +81,8 @@ const TESTS: &[&[Test]] = &[
     programs::TESTS,
     #[cfg(feature = "checking")]
     lost_queue::TESTS,
+    #[cfg(feature = "checking")]
+    steps::TESTS,
     #[cfg(feature = "checking")]
     checks::TESTS,
 ];
