@@ -3,10 +3,12 @@
 //!
 //! 1. All mappings of a frame have one memory type (invariant 2).
 //! 2. Nothing but the linear map reaches a free frame.
-//! 3. Nothing can be written and executed.
+//! 3. Nothing can be written and executed, and every entry is one that a mapping is written as: so nothing of the kernel's
+//!    is within a program's reach, and the kernel executes nothing of a program's.
 //! 4. What a program has for itself, no other program and no window of the kernel has.
 //! 5. No frame is free twice.
 //! 6. Every CPU's tables are the kernel's, but for its windows, and no window is open.
+//! 7. What a device reaches, it reaches at addresses that somebody has: an attachment, or a loan.
 
 mod free;
 mod mapped;
@@ -14,7 +16,7 @@ mod mapped;
 use crate::dma::domain;
 use crate::memory::{kernel_map, kmap, zones};
 use crate::user::{address_space::Behind, process};
-use addr::{AddrRange, KernelVa, MemoryType, PhysAddr};
+use addr::{AddrRange, Iova, KernelVa, MemoryType, PhysAddr};
 use core::fmt;
 use free::Free;
 use mapped::Mappings;
@@ -70,6 +72,22 @@ pub enum Finding {
         /// Who maps them.
         owner: Owner,
     },
+    /// An entry gives rights that no mapping asks for.
+    Irregular {
+        /// The frames.
+        frames: AddrRange<PhysAddr>,
+        /// Who maps them.
+        owner: Owner,
+    },
+    /// A device reaches memory at addresses that nobody has.
+    Stray {
+        /// The frames.
+        frames: AddrRange<PhysAddr>,
+        /// Where it does.
+        at: Iova,
+        /// Whose tables these are.
+        owner: Owner,
+    },
     /// Memory that a program has for itself has another owner too.
     Shared {
         /// The frames.
@@ -103,6 +121,12 @@ impl fmt::Display for Finding {
             Self::FreeTwice { frames } => write!(f, "{frames:?} is free twice"),
             Self::WritableCode { frames, owner } => {
                 write!(f, "{frames:?} can be written and executed by {owner:?}")
+            }
+            Self::Irregular { frames, owner } => {
+                write!(f, "{frames:?} is mapped by {owner:?} as no mapping is")
+            }
+            Self::Stray { frames, at, owner } => {
+                write!(f, "{frames:?} is mapped by {owner:?} at {at}, which is nobody's")
             }
             Self::Shared { frames, owners: [one, other] } => {
                 write!(f, "{frames:?} is mapped by {one:?} and by {other:?}")
@@ -142,15 +166,18 @@ pub fn check() -> Result<Seen, Finding> {
 #[derive(Default)]
 struct Audit {
     mappings: Mappings,
-    writable_code: Option<Finding>,
-    open_window: Option<Finding>,
+    /// The first that one entry alone has shown.
+    finding: Option<Finding>,
 }
 
 impl Audit {
     fn add<A>(&mut self, leaf: &Leaf<A>, frames: AddrRange<PhysAddr>, owner: Owner) {
         self.mappings.add(frames, leaf.memory, owner);
         if leaf.access.contains(Access::WRITE | Access::EXECUTE) {
-            self.writable_code.get_or_insert(Finding::WritableCode { frames, owner });
+            self.finding.get_or_insert(Finding::WritableCode { frames, owner });
+        }
+        if !leaf.regular {
+            self.finding.get_or_insert(Finding::Irregular { frames, owner });
         }
     }
 
@@ -162,13 +189,19 @@ impl Audit {
         });
         kmap::leaves(|leaf| {
             self.add(&leaf, leaf.output(), Owner::Kernel);
-            self.open_window.get_or_insert(Finding::OpenWindow { frames: leaf.output() });
+            self.finding.get_or_insert(Finding::OpenWindow { frames: leaf.output() });
         });
     }
 
     fn add_devices(&mut self) {
         for (number, domain) in domain::all().into_iter().enumerate() {
-            domain.all_leaves(|leaf| self.add(&leaf, leaf.output(), Owner::Domain(number)));
+            let owner = Owner::Domain(number);
+            domain.all_leaves(|leaf, is_somebodys| {
+                self.add(&leaf, leaf.output(), owner);
+                if !is_somebodys {
+                    self.finding.get_or_insert(Finding::Stray { frames: leaf.output(), at: leaf.at, owner });
+                }
+            });
         }
     }
 
@@ -190,8 +223,7 @@ impl Audit {
         let sorted = self.mappings.sorted();
         let others = kmap::difference().map(|(cpu, at)| Finding::OtherTables { cpu, at });
         let finding = self
-            .writable_code
-            .or(self.open_window)
+            .finding
             .or(others)
             .or_else(|| mapped::conflict(sorted))
             .or_else(|| mapped::shared(sorted))

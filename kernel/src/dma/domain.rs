@@ -7,7 +7,7 @@ use super::small::{Place, Small};
 use super::translated::Translated;
 use crate::checking::{self, Class};
 use crate::sync::SpinLock;
-use addr::{AddrRange, Iova, PhysAddr, Run};
+use addr::{AddrRange, Iova, PAGE_SIZE, PhysAddr, Run};
 use alloc::boxed::Box;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
@@ -181,11 +181,16 @@ impl Domain {
         }
     }
 
-    /// Shows every page or block there is, lowest first.
-    pub fn all_leaves(&self, visit: impl FnMut(pagetable::Leaf<Iova>)) {
+    /// Shows every page or block there is, lowest first, and whether the first and the last of its addresses are somebody's.
+    pub fn all_leaves(&self, mut visit: impl FnMut(pagetable::Leaf<Iova>, bool)) {
         if let Kind::Translated(behind) = &self.kind {
             let translated = behind.translated.lock();
-            translated.leaves(AddrRange::new(Iova::new(0), translated.end()), visit);
+            let small = behind.small.get();
+            let is_taken =
+                |at| small.and_then(|small| small.is_taken(at)).unwrap_or_else(|| translated.is_taken(at));
+            translated.leaves(AddrRange::new(Iova::new(0), translated.end()), |leaf| {
+                visit(leaf, is_taken(leaf.at) && is_taken(leaf.at + (leaf.bytes - PAGE_SIZE)));
+            });
         }
     }
 

@@ -216,6 +216,12 @@ impl Small {
         Some((index, self.tables.get(index)?.get()?))
     }
 
+    /// Whether somebody has the page at `at`; `None` if it is in none of these tables.
+    pub fn is_taken(&self, at: Iova) -> Option<bool> {
+        let (_, table) = self.table_of(AddrRange::new(at, at + PAGE_SIZE))?;
+        Some(table.slots.is_taken(pagetable::pinned_page(at)))
+    }
+
     /// Ends the use of addresses in table `index` that the SMMU has forgotten.
     #[inline]
     pub fn give(&self, (index, table): (usize, &Table), range: AddrRange<Iova>) {

@@ -40,6 +40,11 @@ impl Translated {
         self.ranges.space().end()
     }
 
+    /// Whether somebody has the page at `at`.
+    pub fn is_taken(&self, at: Iova) -> bool {
+        self.ranges.is_taken(at)
+    }
+
     /// Shows every page or block of `range`, lowest first.
     pub fn leaves(&self, range: AddrRange<Iova>, visit: impl FnMut(Leaf<Iova>)) {
         self.domain.leaves(&Tables, range, visit);

@@ -79,6 +79,13 @@ impl<A: Address> RangeAllocator<A> {
         self.space
     }
 
+    /// Whether the page at `at` is out, or the guard of what is.
+    pub fn is_taken(&self, at: A) -> bool {
+        let in_hole = self.holes.range(..=at).next_back().is_some_and(|(_, &end)| at < end);
+        let came_back = self.recent.iter().any(|&(start, end)| start <= at && at < end);
+        self.space.start() <= at && at < self.space.end() && !in_hole && !came_back
+    }
+
     /// Bytes that are out, guards included.
     pub fn taken(&self) -> u64 {
         self.taken

@@ -64,6 +64,11 @@ impl Slots {
         assert!(before & run == 0, "slot {first} given back twice");
     }
 
+    /// Whether somebody has this one.
+    pub fn is_taken(&self, slot: usize) -> bool {
+        self.words[slot / 64].0.load(Ordering::Relaxed) & 1 << (slot % 64) == 0
+    }
+
     /// How many are free.
     pub fn free(&self) -> u32 {
         self.words.iter().map(|word| word.0.load(Ordering::Relaxed).count_ones()).sum()
@@ -143,6 +148,16 @@ mod tests {
             }
             assert_eq!(slots.free() as usize, Slots::COUNT);
         }
+    }
+
+    #[test]
+    fn a_run_is_somebodys_until_it_comes_back() {
+        let slots = Slots::new();
+        let first = slots.take(3, 5).unwrap();
+        let taken = || (0..Slots::COUNT).filter(|&slot| slots.is_taken(slot)).collect::<Vec<_>>();
+        assert_eq!(taken(), [first, first + 1, first + 2]);
+        slots.give(first, 3);
+        assert_eq!(taken(), []);
     }
 
     #[test]

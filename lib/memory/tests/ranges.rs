@@ -205,6 +205,8 @@ proptest! {
                 }
             }
             prop_assert_eq!(space.taken(), out.len() as u64 * PAGE_SIZE);
+            let odd = (0..END + 2).find(|&page| space.is_taken(pages(page, page + 1).start()) != out.contains(&page));
+            prop_assert_eq!(odd, None, "whether somebody has that page");
             let holes: Vec<_> = space.holes().collect();
             prop_assert!(holes.windows(2).all(|pair| pair[0].end() < pair[1].start()), "holes touch: {:?}", holes);
         }

@@ -4,7 +4,7 @@ use crate::descriptor::{Descriptor, Format};
 use crate::geometry::{GROUP_LEN, LAST_LEVEL, index, size, slot_start};
 use crate::table::load;
 use crate::unmap::BadRange;
-use crate::{Access, InputAddress, PageTable, TableMemory};
+use crate::{Access, InputAddress, Mapping, PageTable, TableMemory};
 use addr::{AddrRange, MemoryType, PhysAddr};
 use core::ops::ControlFlow;
 
@@ -23,18 +23,24 @@ pub struct Leaf<A> {
     pub access: Access,
     /// Whether it is one of an aligned group of sixteen that may share a TLB entry.
     pub contiguous: bool,
+    /// Whether the entry is what a [`Mapping`] with this memory type and these rights is written as: nobody else may do
+    /// anything through it, either.
+    pub regular: bool,
 }
 
 impl<A: InputAddress> Leaf<A> {
     /// What a valid `entry` of `level` says, which translates from `at` on.
     pub(crate) fn of<F: Format>(entry: Descriptor, level: u8, at: A) -> Self {
+        let (memory, access) = (F::memory(entry), F::access::<A>(entry));
+        let is_written_so = |mapping| F::attributes::<A>(mapping) == entry.separate().attributes();
         Self {
             at,
             to: entry.output(),
             bytes: size(level),
-            memory: F::memory(entry),
-            access: F::access::<A>(entry),
+            memory,
+            access,
             contiguous: entry.is_contiguous(),
+            regular: Mapping::new(memory, access).is_ok_and(is_written_so),
         }
     }
     /// What `at`, an address in this leaf, translates to.
@@ -116,5 +122,42 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
 
     fn leaf(&self, entry: Descriptor, level: u8, start: u64) -> Leaf<A> {
         Leaf::of::<F>(entry, level, self.input.address(start))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Stage1;
+    use crate::descriptor::Stage2;
+    use addr::{Iova, KernelVa, UserVa};
+
+    /// Whether a leaf with the bits of `mapping`, some of them flipped, is regular.
+    fn regular<F: Format, A: InputAddress>(mapping: Mapping, flipped: u64) -> bool {
+        let bits = F::attributes::<A>(mapping) ^ flipped;
+        let entry = Descriptor::leaf(PhysAddr::new(0x4000_0000), LAST_LEVEL, bits);
+        Leaf::of::<F>(entry, LAST_LEVEL, A::new(0)).regular
+            && Leaf::of::<F>(entry.contiguous(), LAST_LEVEL, A::new(0)).regular
+    }
+
+    #[test]
+    fn what_mappings_are_written_as_is_regular_and_no_bit_more_or_less() {
+        let write_back = Mapping::read_write(MemoryType::WriteBack);
+        let mappings = [write_back, Mapping::code(), Mapping::read_only(MemoryType::NonCacheable)];
+        for mapping in mappings {
+            assert!(regular::<Stage1, KernelVa>(mapping, 0), "{mapping:?}");
+            assert!(
+                regular::<Stage1, UserVa>(mapping, 0) && regular::<Stage1, UserVa>(mapping.privileged(), 0)
+            );
+            assert!(regular::<Stage1, Iova>(mapping, 0) && regular::<Stage2, Iova>(mapping, 0));
+        }
+        // AP[1], SH[1], AF, nG, PXN, UXN.
+        for bit in [6, 9, 10, 11, 53, 54] {
+            assert!(!regular::<Stage1, KernelVa>(write_back, 1 << bit), "bit {bit} of the kernel's");
+        }
+        // Of a program's AP[1] says whether the program may: that is a right. The kernel never executes it.
+        for bit in [9, 10, 11, 53, 54] {
+            assert!(!regular::<Stage1, UserVa>(write_back, 1 << bit), "bit {bit} of a program's");
+        }
     }
 }

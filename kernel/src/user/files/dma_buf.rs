@@ -209,8 +209,8 @@ mod tests {
         for (bytes, contiguous) in [(PAGE_SIZE, false), (PAGE_SIZE, true), (2 << 20, false), (1 << 30, true)]
         {
             let (at, to) = (UserVa::new(0), PhysAddr::new(0));
-            let leaf =
-                Leaf { at, to, bytes, memory: MemoryType::WriteBack, access: Access::READ, contiguous };
+            let (memory, access) = (MemoryType::WriteBack, Access::READ);
+            let leaf = Leaf { at, to, bytes, memory, access, contiguous, regular: true };
             count(&mut leaves, &leaf);
         }
         assert_eq!(leaves, Leaves { blocks_1g: 1, blocks_2m: 1, contiguous_pages: 1, pages: 1 });
