@@ -1,10 +1,12 @@
 //! `soak=MINUTES[:SEED]`: random work of all kinds on all CPUs for a given time, in rounds. After each round everything is
-//! given back, and then what is held, the audit, the heap and the pace have to be as they were.
+//! given back, and then what is held, the audit, the heap and the pace have to be as they were. In every fourth round frames
+//! run out all the time.
 //!
 //! The seed decides what each thread does, not how the threads meet: that differs from run to run, which is the point.
 
 mod copies;
-mod dice;
+pub(crate) mod dice;
+mod glutton;
 mod programs;
 mod round;
 mod state;
@@ -18,7 +20,7 @@ use crate::{audit, kprintln, smp};
 use ::alloc::format;
 use ::alloc::string::String;
 use ::alloc::vec::Vec;
-use round::Tally;
+use round::{Kind, Tally};
 use state::State;
 
 const ROUND_NS: u64 = 12_000_000_000;
@@ -39,7 +41,8 @@ fn rounds(wish: Soak) -> Result<Tally, String> {
     let mut seed = wish.seed;
     while time::now() - start < wish.minutes * MINUTE_NS || states.len() < state::FEWEST {
         let seconds = (time::now() - start) / 1_000_000_000;
-        let tally = round(seed).map_err(|what| format!("at {seconds} s, round seed {seed}: {what}"))?;
+        let tally = round(seed, Kind::of(states.len()))
+            .map_err(|what| format!("at {seconds} s, round seed {seed}: {what}"))?;
         // The first round is the first use of much that stays: tables of streams, stacks.
         held.get_or_insert_with(Held::now).settle(&format!("at {seconds} s, round seed {seed}"))?;
         audit::check().map_err(|finding| format!("at {seconds} s, round seed {seed}: {finding}"))?;
@@ -50,16 +53,18 @@ fn rounds(wish: Soak) -> Result<Tally, String> {
         seed += 1;
     }
     state::judge(&states)?;
+    if all.operations == 0 || all.programs == 0 {
+        return Err(format!("a machine without a device or without programs: {all}"));
+    }
     Ok(all)
 }
 
 /// Everybody works until the round is over, and gives back what they have.
-fn round(seed: u64) -> Result<Tally, String> {
+fn round(seed: u64, kind: Kind) -> Result<Tally, String> {
     let (cpus, end) = (smp::online(), time::now() + ROUND_NS);
-    let jobs = round::jobs(cpus);
-    let tallies = run_each(jobs.len(), move |thread| {
+    let tallies = run_each(round::jobs(cpus, kind).len(), move |thread| {
         let dice = dice::Dice::new(seed << 8 | thread as u64);
-        round::jobs(cpus)[thread].run(dice, end)
+        round::jobs(cpus, kind)[thread].run(dice, end)
     })?;
     tallies.into_iter().try_fold(Tally::default(), |sum, tally| tally.map(|tally| sum.and(tally)))
 }

@@ -46,6 +46,8 @@ pub const PLAIN: &[Program] = &[
     passes("threads"),
     passes("float"),
     passes("hostile"),
+    passes("secret-structures"),
+    passes("secret-fresh"),
     Program { probe: "segfault", ending: How::Dies },
     Program { probe: "die-in-thread", ending: How::Dies },
     Program { probe: "munmap-hole", ending: How::Dies },
@@ -56,6 +58,8 @@ pub const WITH_DEVICE: &[Program] = &[
     passes("edu-copy"),
     passes("edu-pages"),
     passes("edu-hold"),
+    passes("edu-refuses"),
+    passes("edu-quarantine"),
     Program { probe: "die-holding", ending: How::Dies },
     Program { probe: "churn", ending: How::IsEnded },
     Program { probe: "churn", ending: How::IsEnded },
@@ -71,6 +75,22 @@ pub fn run(mut dice: Dice, end: u64, programs: &[Program]) -> Result<Tally, Stri
     let mut tally = Tally::default();
     while root::tree().is_some() && time::now() < end {
         one(dice.pick(programs), &mut dice)?;
+        tally.programs += 1;
+    }
+    Ok(tally)
+}
+
+/// Runs programs until `end` that may get no memory at any time: they end somehow.
+pub fn run_starving(mut dice: Dice, end: u64) -> Result<Tally, String> {
+    let mut tally = Tally::default();
+    while root::tree().is_some() && time::now() < end {
+        match Running::start(&[dice.pick(PLAIN).probe], Vec::new()) {
+            Ok(running) => drop(running.process.wait()),
+            Err(_) => {
+                tally.refused += 1;
+                sched::yield_now();
+            }
+        }
         tally.programs += 1;
     }
     Ok(tally)

@@ -1,7 +1,7 @@
 //! Who does what in a round.
 
 use super::dice::Dice;
-use super::{copies, programs, work};
+use super::{copies, glutton, programs, work};
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
@@ -52,12 +52,36 @@ pub enum Job {
     DevicePrograms,
     /// The second device, good and bad.
     Copies,
+    /// All memory, again and again.
+    Glutton,
+    /// Programs that get no memory now and then.
+    Starving,
+}
+
+/// What kind of round it is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// There is enough of everything, so that nothing may be refused to a program.
+    Ample,
+    /// Frames run out all the time.
+    Tight,
+}
+
+impl Kind {
+    /// The kind of round number `number`.
+    pub fn of(number: usize) -> Self {
+        const TIGHT: usize = 4;
+        if number % TIGHT == TIGHT - 1 { Self::Tight } else { Self::Ample }
+    }
 }
 
 /// One worker on each CPU, and the others.
-pub fn jobs(cpus: usize) -> Vec<Job> {
-    let others = [Job::Programs, Job::DevicePrograms, Job::Copies];
-    core::iter::repeat_n(Job::Work, cpus).chain(others).collect()
+pub fn jobs(cpus: usize, kind: Kind) -> Vec<Job> {
+    let others: &[Job] = match kind {
+        Kind::Ample => &[Job::Programs, Job::DevicePrograms, Job::Copies],
+        Kind::Tight => &[Job::Starving, Job::Copies, Job::Glutton],
+    };
+    core::iter::repeat_n(Job::Work, cpus).chain(others.iter().copied()).collect()
 }
 
 impl Job {
@@ -67,6 +91,8 @@ impl Job {
             Self::Programs => programs::run(dice, end, programs::PLAIN),
             Self::DevicePrograms => programs::run(dice, end, programs::WITH_DEVICE),
             Self::Copies => copies::run(dice, end),
+            Self::Glutton => Ok(glutton::run(dice, end)),
+            Self::Starving => programs::run_starving(dice, end),
         }
     }
 }

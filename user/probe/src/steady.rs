@@ -1,0 +1,60 @@
+//! Programs that stay until somebody ends them: one at rest with all kinds of memory, one that goes on working.
+
+use std::fs::File;
+use std::time::Duration;
+
+use dmabuf::{CONTIGUOUS, Edu, Heap, Protection, SYSTEM, UNCACHED, View};
+
+use crate::outcome::{Outcome, ensure};
+
+const MIB: usize = 1 << 20;
+/// Words from one page to the next.
+const PAGE: usize = 4096 / 8;
+
+/// Memory of every kind, touched: its own, with rights of every kind, and buffers of each heap, two views of each, one of
+/// them with the device. Says so, and sleeps.
+pub fn rest(_: &[String]) -> Outcome {
+    let own = View::anonymous(2 * MIB)?;
+    touch(&own, 1);
+    own.protect(0, MIB / 2, libc::PROT_READ)?;
+    own.protect(MIB / 2, MIB / 2, libc::PROT_NONE)?;
+    own.protect(MIB, MIB / 2, libc::PROT_READ | libc::PROT_EXEC)?;
+    let edu = Edu::open().ok();
+    let buffers = buffers();
+    let mut held = Vec::new();
+    for buffer in &buffers {
+        let views = (buffer.map(Protection::ReadWrite)?, buffer.map(Protection::Read)?);
+        touch(&views.0, 2);
+        held.push((views, edu.as_ref().map(|edu| edu.import(buffer))));
+    }
+    println!("{} buffers, {} views, at rest", buffers.len(), 2 * held.len());
+    loop {
+        std::thread::sleep(Duration::from_secs(1));
+    }
+}
+
+/// A buffer of each heap that has one.
+fn buffers() -> Vec<dmabuf::Buffer> {
+    let heaps = [(SYSTEM, 3 * MIB), (SYSTEM, 20 << 10), (UNCACHED, MIB), (CONTIGUOUS, 256 << 10)];
+    heaps.iter().filter_map(|&(path, len)| Heap::open(path).ok()?.allocate(len as u64).ok()).collect()
+}
+
+fn touch(view: &View, value: u64) {
+    (0..view.words()).step_by(PAGE).for_each(|word| view.set_word(word, value));
+}
+
+/// Works with what it has, whatever others take: its memory keeps what it holds, the clock goes on, and a call that needs
+/// something may be refused. Says how often it has done so, until it is ended.
+pub fn work(_: &[String]) -> Outcome {
+    let own = View::anonymous(MIB)?;
+    let mut refused = 0;
+    for turn in 1.. {
+        touch(&own, turn);
+        refused += u64::from(File::open("/dev/null").is_err());
+        std::thread::sleep(Duration::from_millis(5));
+        let wrong = (0..own.words()).step_by(PAGE).find(|&word| own.word(word) != turn);
+        ensure(wrong.is_none(), || format!("word {wrong:?} is not what it was in turn {turn}"))?;
+        println!("{turn} turns, {refused} refusals");
+    }
+    Ok(())
+}
