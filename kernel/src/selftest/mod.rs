@@ -9,6 +9,7 @@ mod commands;
 pub(crate) mod device;
 mod dma;
 mod faults;
+mod harm;
 pub(crate) mod held;
 #[cfg(feature = "checking")]
 pub mod inject;
@@ -79,6 +80,7 @@ const TESTS: &[&[Test]] = &[
     faults::TESTS,
     commands::TESTS,
     programs::TESTS,
+    harm::TESTS,
     #[cfg(feature = "checking")]
     lost_queue::TESTS,
     #[cfg(feature = "checking")]
@@ -91,11 +93,12 @@ fn all() -> impl Iterator<Item = &'static Test> + Clone {
     TESTS.iter().copied().flatten()
 }
 
-/// The verdict, if no rule about memory was broken on the way.
-fn audited(verdict: Verdict) -> Outcome {
-    match audit::check() {
-        Ok(_) => unharmed(verdict),
-        Err(finding) => Err(format!("afterwards {finding}")),
+/// The verdict, if no rule about memory was broken on the way; a broken one may be why a test fails.
+fn audited(outcome: Outcome) -> Outcome {
+    match (audit::check(), outcome) {
+        (Ok(_), outcome) => outcome.and_then(unharmed),
+        (Err(finding), Ok(_)) => Err(format!("afterwards {finding}")),
+        (Err(finding), Err(seen)) => Err(format!("{seen}\nafterwards {finding}")),
     }
 }
 
@@ -132,7 +135,7 @@ pub fn run(chosen: Glob<'_>) -> bool {
     }
     let mut report = report::Report::start(count);
     for test in tests() {
-        report.add(test.name, (test.run)().and_then(audited));
+        report.add(test.name, audited((test.run)()));
     }
     report.finish()
 }

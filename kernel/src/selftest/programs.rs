@@ -8,7 +8,7 @@ use crate::user::access::UserMemory;
 use crate::user::files::dma_buf::DmaBufFile;
 use crate::user::files::{File, OpenFile, stat_device};
 use crate::user::{ENVIRONMENT, Ending, Launch, Process, root, start};
-use crate::{check, checking, devices, dma, pass, sched, skip};
+use crate::{check, checking, devices, dma, pass, skip};
 use abi::Errno;
 use abi::file::{OpenFlags, Stat, device_number};
 use abi::signal::Signal;
@@ -24,7 +24,7 @@ const PROBE: &str = "/bin/probe";
 /// Defines the tests from what holds and the name of the probe that shows it.
 macro_rules! probes {
     ($($holds:literal by $run:ident $name:literal),* $(,)?) => {
-        &[$(Test { name: concat!("program.", $holds), run: || $run($name) }),*, SHARE, LEAK, KILLED, SECRETS, LEFTOVERS]
+        &[$(Test { name: concat!("program.", $holds), run: || $run($name) }),*, SHARE, LEAK, SECRETS, LEFTOVERS]
     };
 }
 
@@ -81,8 +81,6 @@ pub(super) const TESTS: &[Test] = probes! {
 
 const SHARE: Test = Test { name: "program.two_share_one_buffer", run: two_share_one_buffer };
 const LEAK: Test = Test { name: "program.a_hundred_leave_nothing_behind", run: a_hundred_leave_nothing };
-
-const KILLED: Test = Test { name: "program.ended_at_any_moment_it_leaves_nothing", run: ended_at_any_moment };
 
 const SECRETS: Test = Test { name: "program.what_a_dead_one_knew_nobody_finds", run: what_a_dead_one_knew };
 
@@ -198,33 +196,6 @@ fn what_a_device_keeps() -> Outcome {
         passes("edu-look")?;
     }
     pass!("the device's buffer is cleared between two programs")
-}
-
-/// Ended from outside while its threads allocate, map, and have DMA in flight.
-fn ended_at_any_moment() -> Outcome {
-    const ROUNDS: u64 = 16;
-    let Some(edu) = devices::copiers().first() else { skip!("no edu device") };
-    if root::tree().is_none() {
-        skip!("no initramfs");
-    }
-    let before = Held::now();
-    for round in (0..ROUNDS).step_by((ROUNDS / checking::rounds(ROUNDS)) as usize) {
-        let program = Running::start(&["churn"], Vec::new())?;
-        // From its first instructions on to the middle of a copy, which takes 100 ms.
-        let moment = round * round * 1_000_000;
-        check!(sched::sleep_until(sched::time::now() + moment).is_ok(), "interrupted");
-        program.process.end(Ending::Killed(Signal::SIGKILL));
-        let ending = program.process.wait();
-        check!(
-            ending == Ending::Killed(Signal::SIGKILL),
-            "{ending}; it said: {}",
-            program.output.last_line()
-        );
-        drop(program);
-        before.settle(&format!("ended after {} ms", moment / 1_000_000))?;
-    }
-    check!(!edu.device().is_quarantined(), "the device faulted: it went on in memory that was gone");
-    pass!("{} programs, ended at once and later", checking::rounds(ROUNDS))
 }
 
 /// A program and what it says.

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::sync::Barrier;
 use std::thread;
 
-use dmabuf::{Buffer, Edu, Heap, Protection, SYSTEM};
+use dmabuf::{Buffer, Edu, Heap, Protection, SYSTEM, View};
 
 use crate::outcome::{Outcome, ensure, refused};
 
@@ -85,7 +85,8 @@ pub fn mappings(_: &[String]) -> Outcome {
     Ok(())
 }
 
-/// Buffers, mappings and a device's copies by four threads, until somebody ends the program.
+/// Buffers, mappings, and a device's copies of buffers and of the program's own pages by four threads, until somebody ends
+/// the program.
 pub fn churn(_: &[String]) -> Outcome {
     let (heap, edu, all_there) = (Heap::open(SYSTEM)?, Edu::open()?, Barrier::new(4));
     thread::scope(|scope| {
@@ -108,9 +109,17 @@ fn turn(heap: &Heap, edu: &Edu, thread: u64) -> std::io::Result<()> {
     let view = buffer.map(Protection::ReadWrite)?;
     view.set_word(0, thread);
     let imported = edu.import(&buffer)?;
-    if thread == 0 {
-        edu.load(imported.address, 4096, 0)?;
-        edu.store(imported.address + 4096, 4096, 0)?;
+    match thread {
+        0 => {
+            edu.load(imported.address, 4096, 0)?;
+            edu.store(imported.address + 4096, 4096, 0)
+        }
+        1 => {
+            let own = View::anonymous(2 * 4096)?;
+            edu.load_pages(own.pointer().wrapping_add(2048), 4096, 0)?;
+            // SAFETY: inside the view, which hands out no references.
+            unsafe { edu.store_pages(own.pointer().wrapping_add(2048), 4096, 0) }
+        }
+        _ => Ok(()),
     }
-    Ok(())
 }

@@ -23,6 +23,7 @@ mod rounds;
 mod secrets;
 mod share;
 mod start;
+mod steady;
 mod threads;
 mod time;
 
@@ -31,7 +32,7 @@ mod time;
 enum End {
     /// By itself, with status 0.
     Passes,
-    /// By itself; needs arguments, so `all` leaves it out.
+    /// By itself, with arguments, or from outside: `all` leaves it out.
     Asked,
     /// By this signal.
     Killed(&'static str),
@@ -64,6 +65,8 @@ const PROBES: &[Probe] = &[
     ("hostile", End::Passes, hostile::bad_pointers),
     ("unknown-calls", End::Passes, hostile::unknown_calls),
     ("fuzz", End::Asked, fuzz::fuzz),
+    ("rest", End::Asked, steady::rest),
+    ("work", End::Asked, steady::work),
     ("huge-lengths", End::Passes, lengths::huge),
     ("secret-structures", End::Passes, secrets::structures),
     ("secret-registers", End::Passes, secrets::registers),
