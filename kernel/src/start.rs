@@ -78,7 +78,7 @@ pub fn boot(boot: &BootInfo) -> ! {
     smp::start_all(&platform.cpus);
     log::info!("cpu: {} of {} running", smp::online(), platform.cpus.len());
     user::random::seed(&platform.rng_seed);
-    let devices = devices::init(&platform, found, args.iommu_off);
+    let devices = devices::init(&platform, found, &args);
     if sched::spawn("main", move || run::main(platform, devices)).is_err() {
         power::fail(&"no memory for the first thread");
     }

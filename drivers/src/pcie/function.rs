@@ -23,6 +23,11 @@ impl Class {
     pub const fn new(base: u8, sub: u8, interface: u8) -> Self {
         Self((base as u32) << 16 | (sub as u32) << 8 | interface as u32)
     }
+
+    /// Whether it is a bridge of any kind, a host bridge too.
+    pub const fn is_bridge(self) -> bool {
+        self.0 >> 16 == 6
+    }
 }
 
 impl fmt::Debug for Class {

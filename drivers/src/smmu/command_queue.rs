@@ -19,7 +19,7 @@ use crate::mmio::Mmio;
 use crate::region::Region;
 use core::fmt;
 use core::sync::atomic::AtomicU64;
-use smmu_spec::field::extract;
+use smmu_spec::field::{extract, flag};
 use smmu_spec::{Command, Cursor};
 use tock_registers::interfaces::{Readable, Writeable};
 
@@ -102,9 +102,11 @@ pub struct GlobalErrors {
     pub begun_anew: bool,
 }
 
+/// GERROR.EVENTQ_ABT_ERR.
+const EVENTS_LOST: u32 = 2;
 const GLOBAL_ERRORS: [(u32, &str); 10] = [
     (0, "CMDQ_ERR"),
-    (2, "EVENTQ_ABT_ERR"),
+    (EVENTS_LOST, "EVENTQ_ABT_ERR"),
     (3, "PRIQ_ABT_ERR"),
     (4, "MSI_CMDQ_ABT_ERR"),
     (5, "MSI_EVENTQ_ABT_ERR"),
@@ -119,6 +121,16 @@ impl GlobalErrors {
     /// Whether there are none.
     pub fn is_empty(self) -> bool {
         self == Self::default()
+    }
+
+    /// Whether the SMMU could not write events (EVENTQ_ABT_ERR), and the other errors. QEMU has no other way to say that
+    /// the event queue was full.
+    pub fn lost_events(self) -> (bool, Self) {
+        let lost = self.has(EVENTS_LOST);
+        (
+            lost,
+            Self { bits: if lost { self.bits ^ flag(EVENTS_LOST, true) as u32 } else { self.bits }, ..self },
+        )
     }
 
     fn has(self, bit: u32) -> bool {

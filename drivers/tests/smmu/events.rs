@@ -20,6 +20,7 @@ fn a_full_event_queue_is_counted_and_drained() {
         assert_eq!(dropped, [&expected]);
         let errors = rig.commands.borrow_mut().service_errors();
         assert_eq!(errors.to_string() == "global error EVENTQ_ABT_ERR", global);
+        assert_eq!((errors.lost_events().0, errors.lost_events().1.is_empty()), (global, true));
         assert_eq!(count(|report| matches!(report, Report::Overflow)), usize::from(!global));
         assert_eq!(rig.events.counters().overflows, u64::from(!global));
         // Room again, and the overflow was acknowledged: a second one shows.

@@ -9,6 +9,7 @@
 //! | `lowmem=SIZE` | memory to keep in the linear map |
 //! | `vmalloc=SIZE` | address space for kernel mappings |
 //! | `iommu=off` | give devices physical addresses |
+//! | `iommu.events=N` | room for at most N events in an IOMMU's queue (default: what its devices may leave at once) |
 //! | `dma.trace` | a line for each DMA event |
 //! | `loglevel=N` | Linux's numbers: print what is more urgent than N, 4 for errors to 8 for debugging (9: everything) |
 //!
@@ -101,6 +102,8 @@ pub struct BootArgs<'a> {
     pub vmalloc: Option<u64>,
     /// Whether to leave IOMMUs alone.
     pub iommu_off: bool,
+    /// The most events in an IOMMU's queue.
+    pub iommu_events: Option<u64>,
     /// Whether to print DMA events.
     pub dma_trace: bool,
     /// What to print.
@@ -149,6 +152,7 @@ impl<'a> BootArgs<'a> {
             "lowmem" => self.lowmem = Some(size(value)?),
             "vmalloc" => self.vmalloc = Some(size(value)?),
             "iommu" => self.iommu_off = off(value)?,
+            "iommu.events" => self.iommu_events = Some(number(value)?),
             "dma.trace" => self.dma_trace = flag(value)?,
             "loglevel" => self.log_level = Some(level(value)?),
             "inject" => self.inject = Some(checking(glob(value))?),
@@ -231,7 +235,8 @@ mod tests {
 
     #[test]
     fn every_argument_is_understood() {
-        let text = "selftest=smmu* bench soak=30:7 init=/bin/x lowmem=256M  vmalloc=0x10k iommu=off dma.trace loglevel=8";
+        let text = "selftest=smmu* bench soak=30:7 init=/bin/x lowmem=256M  vmalloc=0x10k iommu=off iommu.events=64 \
+                    dma.trace loglevel=8";
         let expected = BootArgs {
             selftest: Some(Glob::new("smmu*")),
             bench: Some(Glob::ALL),
@@ -240,6 +245,7 @@ mod tests {
             lowmem: Some(256 << 20),
             vmalloc: Some(16 << 10),
             iommu_off: true,
+            iommu_events: Some(64),
             dma_trace: true,
             log_level: Some(LevelFilter::Debug),
             inject: None,
@@ -279,6 +285,7 @@ mod tests {
             ("vmalloc=99999999T", Why::Size(SizeError::TooLarge)),
             ("vmalloc", Why::Missing),
             ("iommu=on", Why::NotOneOf("off")),
+            ("iommu.events=0", Why::NotANumber),
             ("dma.trace=1", Why::Unwanted),
             ("loglevel=10", Why::NotOneOf("0 to 9")),
             #[cfg(not(feature = "checking"))]

@@ -8,7 +8,7 @@ pub mod copier;
 mod pci;
 mod trial;
 
-use crate::board::Platform;
+use crate::board::{BootArgs, Platform};
 use crate::dma;
 use alloc::vec::Vec;
 use copier::Copier;
@@ -29,15 +29,16 @@ pub fn find(platform: &Platform) -> Found {
 /// Devices whose drivers have started, and that nobody uses yet.
 pub struct Started(Vec<&'static Copier>);
 
-/// Starts the drivers. With `iommu_off` the SMMUs are left alone, and devices get physical addresses.
-pub fn init(platform: &Platform, Found(hosts): Found, iommu_off: bool) -> Started {
-    if !iommu_off {
-        dma::iommu::init(&platform.smmus);
+/// Starts the drivers. With `iommu=off` the SMMUs are left alone, and devices get physical addresses.
+pub fn init(platform: &Platform, Found(hosts): Found, args: &BootArgs<'_>) -> Started {
+    if !args.iommu_off {
+        let devices = |smmu| hosts.iter().map(|host| pci::devices_behind(host, smmu)).sum();
+        dma::iommu::init(&platform.smmus, devices, args.iommu_events);
         if dma::quarantine::start().is_err() {
             log::warn!("no memory for a thread: devices that keep faulting are not blocked");
         }
     }
-    let mut streams = pci::Streams::new(iommu_off);
+    let mut streams = pci::Streams::new(args.iommu_off);
     let edus = hosts.iter().flat_map(|host| pci::start_edus(host, &mut streams));
     if let Some(mailbox) = &platform.firmware_mailbox {
         bcm2835::ask_firmware(mailbox, &platform.memory);

@@ -110,6 +110,13 @@ impl Streams {
     }
 }
 
+/// How many functions behind `host`, but for bridges, have their IOMMU at `phandle`.
+pub fn devices_behind(host: &PciHost, phandle: Phandle) -> u64 {
+    let host = host.lock();
+    let devices = host.functions().iter().filter(|function| !function.class.is_bridge());
+    devices.filter_map(|device| host.stream(device)).filter(|(iommu, _)| *iommu == phandle).count() as u64
+}
+
 /// Starts the driver of every edu device behind `host`. One that does not start is left out with a warning.
 pub fn start_edus(host: &'static PciHost, streams: &mut Streams) -> Vec<&'static Copier> {
     let mut host = host.lock();

@@ -17,6 +17,7 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
+use core::ops::RangeInclusive;
 use core::slice;
 use core::sync::atomic::{
     AtomicBool, AtomicU16, AtomicU64,
@@ -37,9 +38,11 @@ use pagetable::{Entries, TableMemory};
 use smmu_spec::{Event, Walks};
 use spin::Once;
 
-/// Entries of the event queue, log2, if the SMMU has so many. A full queue may lose the first event of a stream. Devices of
-/// QEMU leave a thousand before anybody can read one; this is room for eight of them at once.
-const EVENT_ROOM_LOG2: u8 = 13;
+/// Events that a device leaves before anybody can read one: under QEMU, a page that is nowhere, four bytes at a time. A full
+/// queue may lose the first event of a stream.
+const EVENTS_AT_ONCE: u64 = 1024;
+/// The least and the most events that the queue is given room for by itself: 64 KiB and 2 MiB.
+const EVENT_ROOM: RangeInclusive<u64> = 1 << 11..=1 << 16;
 
 /// Events kept for those who ask ([`Smmu::take_events`]).
 const KEPT: usize = 16;
@@ -119,14 +122,24 @@ pub fn close(descriptions: &[board::Smmu]) {
 }
 
 /// Starts the machine's SMMUs: nothing passes them until a device is attached. One that cannot be used is left out with
-/// a warning, and so are the devices behind it.
-pub fn init(descriptions: &[board::Smmu]) {
+/// a warning, and so are the devices behind it. `devices` says how many there are; their events have room in the queue,
+/// unless `most` is less.
+pub fn init(descriptions: &[board::Smmu], devices: impl Fn(Phandle) -> u64, most: Option<u64>) {
+    let start = |description: &board::Smmu| {
+        let devices = description.phandle.map_or(0, &devices);
+        start(description, most.unwrap_or(u64::MAX).min(event_room(devices)))
+    };
     SMMUS.call_once(|| descriptions.iter().filter_map(start).collect());
 }
 
-fn start(description: &board::Smmu) -> Option<&'static Smmu> {
+/// Events that there should be room for.
+fn event_room(devices: u64) -> u64 {
+    (devices * EVENTS_AT_ONCE).clamp(*EVENT_ROOM.start(), *EVENT_ROOM.end())
+}
+
+fn start(description: &board::Smmu, events: u64) -> Option<&'static Smmu> {
     let at = description.registers.start();
-    let smmu: &Smmu = match open(description) {
+    let smmu: &Smmu = match open(description, events) {
         Ok(smmu) => Box::leak(Box::new(smmu)),
         Err(error) => {
             log::warn!("smmu at {at}: {error}");
@@ -143,7 +156,7 @@ fn start(description: &board::Smmu) -> Option<&'static Smmu> {
     Some(smmu)
 }
 
-fn open(description: &board::Smmu) -> Result<Smmu, OpenError> {
+fn open(description: &board::Smmu, events: u64) -> Result<Smmu, OpenError> {
     let registers = vmalloc::map_registers(description.registers).map_err(OpenError::Map)?;
     // SAFETY: mapped for good as Device memory, by the device tree's word an SMMU's registers (both pages, which the
     // binding requires), and used here alone.
@@ -151,7 +164,7 @@ fn open(description: &board::Smmu) -> Result<Smmu, OpenError> {
     let mut features = Features::probe(&registers).map_err(OpenError::Unsupported)?;
     // The tree knows the interconnect, which IDR0.COHACC may not.
     features.walks = if description.coherent { Walks::Coherent } else { Walks::NonCoherent };
-    features.event_room_log2 = EVENT_ROOM_LOG2;
+    features.event_room_log2 = events.next_power_of_two().ilog2() as u8;
     let smmu::Smmu { features, commands, events, streams, tags } =
         smmu::start(registers, features, &mut Regions, Clock::system()).map_err(OpenError::Start)?;
     Ok(Smmu {
@@ -300,7 +313,7 @@ impl Smmu {
                 Report::Dropped(Dropped { stream: None, count }) => {
                     kprintln!("smmu: {count} more events of many streams");
                 }
-                Report::Overflow => self.commands.say(&"the event queue was full, events are lost"),
+                Report::Overflow => self.commands.say_lost(),
             });
             if !more {
                 break;
@@ -388,10 +401,19 @@ impl Commands {
         self.wanted.store(true, SeqCst);
         let Some(mut queue) = self.queue.try_lock() else { return };
         self.wanted.store(false, Relaxed);
-        let errors = queue.service_errors();
+        let (lost, errors) = queue.service_errors().lost_events();
         drop(queue);
+        if lost {
+            self.say_lost();
+        }
         if !errors.is_empty() {
             self.say(&errors);
+        }
+    }
+
+    fn say_lost(&self) {
+        if !self.notices.lock().lose_events() {
+            quarantine::tell_later();
         }
     }
 

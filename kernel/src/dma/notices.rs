@@ -9,27 +9,46 @@ use drivers::smmu::Ration;
 const BURST: u32 = 8;
 
 /// What was said in this second.
-pub(super) struct Notices(Ration);
+pub(super) struct Notices {
+    errors: Ration,
+    /// Times that events were lost: a line in each second.
+    losses: Ration,
+}
 
 impl Notices {
     pub(super) const fn new() -> Self {
-        Self(Ration::new(BURST))
+        Self { errors: Ration::new(BURST), losses: Ration::new(1) }
     }
 
     /// Prints `what`, if there is a line left for it; whether there was.
     pub(super) fn say(&mut self, what: &dyn Display) -> bool {
         self.catch_up();
-        let shows = self.0.admit();
+        let shows = self.errors.admit();
         if shows {
             kprintln!("smmu: {what}");
         }
         shows
     }
 
+    /// Prints that events are lost, once a second; whether it did. Whose they are nobody knows: a stream that has had none
+    /// so far is shown when it has its next.
+    pub(super) fn lose_events(&mut self) -> bool {
+        self.catch_up();
+        let shows = self.losses.admit();
+        if shows {
+            kprintln!("smmu: events are lost: the queue was full or could not be written");
+        }
+        shows
+    }
+
     /// Says how many lines were left out, if their second is over.
     pub(super) fn catch_up(&mut self) {
-        if let Some(left_out) = self.0.renew(time::now() / 1000) {
+        let now = time::now() / 1000;
+        if let Some(left_out) = self.errors.renew(now) {
             kprintln!("smmu: {left_out} more errors of its own");
+        }
+        if let Some(left_out) = self.losses.renew(now) {
+            kprintln!("smmu: events were lost {left_out} more times");
         }
     }
 }

@@ -28,6 +28,8 @@ pub struct Session<'a> {
     pub glob: &'a str,
     /// How many edu devices there are besides the first.
     pub neighbours: usize,
+    /// More boot arguments.
+    pub append: &'a str,
 }
 
 /// What a tick is. The names are the peer's.
@@ -49,6 +51,7 @@ pub const OPERATIONS: Session<'_> = Session {
     memory: "4G",
     glob: "floor,alloc,map_*,frag_alloc,mmap",
     neighbours: 0,
+    append: "",
 };
 /// The same, for a kernel that counts events.
 pub const EVENTS: Session<'_> = Session { name: "events", ..OPERATIONS };
@@ -57,6 +60,8 @@ pub const GROWTH: Session<'_> = Session { name: "growth", glob: "growth_*", ..OP
 /// A device among others that fault: as many as have room for a thousand events each in the event queue.
 pub const NEIGHBOUR: Session<'_> =
     Session { name: "neighbour", glob: "neighbour", neighbours: 7, ..OPERATIONS };
+/// The same with an event queue that overflows with each transfer of any of them.
+pub const OVERFLOW: Session<'_> = Session { name: "overflow", append: "iommu.events=256", ..NEIGHBOUR };
 /// Four CPUs at the same time.
 pub const CONTENTION: Session<'_> = Session {
     name: "contention",
@@ -99,7 +104,7 @@ impl Session<'_> {
         let boot = Boot {
             entry: Entry::Kernel(built.image.clone()),
             initramfs: Some(built.initramfs.clone()),
-            append: format!("bench={} loglevel=5", self.glob),
+            append: format!("bench={} loglevel=5 {}", self.glob, self.append),
         };
         let run = qemu::capture(&self.machine().arguments(&boot), LIMIT, &log, |_| false)?;
         let figures = figures::from_console(&run.console, self.mode.letter());
