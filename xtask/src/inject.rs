@@ -67,13 +67,13 @@ fn name_of(line: &str) -> Option<&str> {
 }
 
 fn case(number: usize, tests: &[&str]) -> Case {
-    let append = format!("selftest={} inject lowmem=256M", tests.join(","));
+    let append = format!("selftest={} inject lowmem=128M", tests.join(","));
     let name = match tests {
         [test] => format!("inject-{test}"),
         _ => format!("inject-{number}"),
     };
-    // As long as the tool runs, like those of the table.
-    Case { name: leak(name), append: leak(append), limit: LIMIT, memory: "512M", ..CHECKING }
+    // Little memory, since some tests use all of it. As long as the tool runs, like the cases of the table.
+    Case { name: leak(name), append: leak(append), limit: LIMIT, memory: "320M", ..CHECKING }
 }
 
 fn leak(text: String) -> &'static str {

@@ -66,8 +66,8 @@ pub fn is_armed(_class: Class) -> bool {
     false
 }
 
-/// How often something is repeated that takes `all` rounds elsewhere: a tenth while things are made to fail, since the
-/// rounds are alike and each failure is a run of its own.
+/// How often something is repeated, or how many there may be, where it is `all` elsewhere: a tenth while things are made to
+/// fail, since one is like the other and each failure is a run of its own.
 #[inline(always)]
 pub fn rounds(all: u64) -> u64 {
     #[cfg(feature = "checking")]

@@ -4,6 +4,7 @@ use super::address_space::AddressSpace;
 use super::files::OpenFile;
 use super::futex::Futexes;
 use super::task;
+use crate::checking;
 use crate::sched::{self, Thread, Waiters};
 use crate::sync::SpinLock;
 use abi::signal::{SIGNALS, SigAction, Signal};
@@ -78,7 +79,7 @@ impl Process {
         Self {
             id: task::next_id(),
             space,
-            files: SpinLock::new(Descriptors::new(FILES_MAX)),
+            files: SpinLock::new(Descriptors::new(checking::rounds(FILES_MAX as u64) as usize)),
             futexes: Futexes::new(),
             signals: SpinLock::new([action; SIGNALS]),
             threads: SpinLock::new(Vec::new()),
@@ -97,7 +98,7 @@ impl Process {
     /// Adds a thread that does not run yet. `false`: there are too many, or the program is being ended.
     pub fn add_thread(&self, thread: &Arc<Thread>) -> bool {
         let mut threads = self.threads.lock();
-        let may = threads.len() < THREADS_MAX && !self.is_ending();
+        let may = threads.len() < checking::rounds(THREADS_MAX as u64) as usize && !self.is_ending();
         if may {
             threads.push(thread.clone());
         }
