@@ -10,6 +10,7 @@
 //! | `vmalloc=SIZE` | address space for kernel mappings |
 //! | `iommu=off` | give devices physical addresses |
 //! | `iommu.events=N` | room for at most N events in an IOMMU's queue (default: what its devices may leave at once) |
+//! | `edu.mask=BITS` | bits of address that an `edu` device puts on the bus, if not 28 (QEMU's `dma_mask`) |
 //! | `dma.trace` | a line for each DMA event |
 //! | `loglevel=N` | Linux's numbers: print what is more urgent than N, 4 for errors to 8 for debugging (9: everything) |
 //!
@@ -104,6 +105,8 @@ pub struct BootArgs<'a> {
     pub iommu_off: bool,
     /// The most events in an IOMMU's queue.
     pub iommu_events: Option<u64>,
+    /// Bits of address of an `edu` device.
+    pub edu_mask: Option<u32>,
     /// Whether to print DMA events.
     pub dma_trace: bool,
     /// What to print.
@@ -153,6 +156,7 @@ impl<'a> BootArgs<'a> {
             "vmalloc" => self.vmalloc = Some(size(value)?),
             "iommu" => self.iommu_off = off(value)?,
             "iommu.events" => self.iommu_events = Some(number(value)?),
+            "edu.mask" => self.edu_mask = Some(bits(value)?),
             "dma.trace" => self.dma_trace = flag(value)?,
             "loglevel" => self.log_level = Some(level(value)?),
             "inject" => self.inject = Some(checking(glob(value))?),
@@ -212,6 +216,11 @@ fn number(value: Option<&str>) -> Result<u64, Why> {
     filled(value)?.parse().ok().filter(|&number| number > 0).ok_or(Why::NotANumber)
 }
 
+fn bits(value: Option<&str>) -> Result<u32, Why> {
+    let bits = filled(value)?.parse().ok().filter(|bits| (28..=64).contains(bits));
+    bits.ok_or(Why::NotOneOf("28 to 64"))
+}
+
 /// What only the checking build takes.
 fn checking<T>(value: Result<T, Why>) -> Result<T, Why> {
     if cfg!(feature = "checking") { value } else { Err(Why::NotThisBuild) }
@@ -235,7 +244,7 @@ mod tests {
 
     #[test]
     fn every_argument_is_understood() {
-        let text = "selftest=smmu* bench soak=30:7 init=/bin/x lowmem=256M  vmalloc=0x10k iommu=off iommu.events=64 \
+        let text = "selftest=smmu* bench soak=30:7 init=/bin/x lowmem=256M  vmalloc=0x10k iommu=off iommu.events=64 edu.mask=64 \
                     dma.trace loglevel=8";
         let expected = BootArgs {
             selftest: Some(Glob::new("smmu*")),
@@ -246,6 +255,7 @@ mod tests {
             vmalloc: Some(16 << 10),
             iommu_off: true,
             iommu_events: Some(64),
+            edu_mask: Some(64),
             dma_trace: true,
             log_level: Some(LevelFilter::Debug),
             inject: None,
@@ -285,6 +295,7 @@ mod tests {
             ("vmalloc=99999999T", Why::Size(SizeError::TooLarge)),
             ("vmalloc", Why::Missing),
             ("iommu=on", Why::NotOneOf("off")),
+            ("edu.mask=65", Why::NotOneOf("28 to 64")),
             ("iommu.events=0", Why::NotANumber),
             ("dma.trace=1", Why::Unwanted),
             ("loglevel=10", Why::NotOneOf("0 to 9")),

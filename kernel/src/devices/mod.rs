@@ -12,6 +12,8 @@ use crate::board::{BootArgs, Platform};
 use crate::dma;
 use alloc::vec::Vec;
 use copier::Copier;
+use dma_api::DmaMask;
+use drivers::edu;
 use spin::Once;
 
 static COPIERS: Once<Vec<&'static Copier>> = Once::new();
@@ -39,7 +41,8 @@ pub fn init(platform: &Platform, Found(hosts): Found, args: &BootArgs<'_>) -> St
         }
     }
     let mut streams = pci::Streams::new(args.iommu_off);
-    let edus = hosts.iter().flat_map(|host| pci::start_edus(host, &mut streams));
+    let edu_mask = args.edu_mask.map_or(DmaMask::up_to(edu::DMA_MASK), DmaMask::bits);
+    let edus = hosts.iter().flat_map(|host| pci::start_edus(host, &mut streams, edu_mask));
     if let Some(mailbox) = &platform.firmware_mailbox {
         bcm2835::ask_firmware(mailbox, &platform.memory);
     }

@@ -117,13 +117,14 @@ pub fn devices_behind(host: &PciHost, phandle: Phandle) -> u64 {
     devices.filter_map(|device| host.stream(device)).filter(|(iommu, _)| *iommu == phandle).count() as u64
 }
 
-/// Starts the driver of every edu device behind `host`. One that does not start is left out with a warning.
-pub fn start_edus(host: &'static PciHost, streams: &mut Streams) -> Vec<&'static Copier> {
+/// Starts the driver of every edu device behind `host`, which puts addresses within `mask` on the bus. One that does not
+/// start is left out with a warning.
+pub fn start_edus(host: &'static PciHost, streams: &mut Streams, mask: DmaMask) -> Vec<&'static Copier> {
     let mut host = host.lock();
     let is_edu = |function: &&Function| (function.vendor, function.device) == edu::PCI_ID;
     let functions: Vec<Function> = host.functions().iter().filter(is_edu).cloned().collect();
     let started = functions.iter().filter_map(|function| {
-        start_edu(&mut host, function, streams)
+        start_edu(&mut host, function, streams, mask)
             .inspect_err(|error| log::warn!("edu {}: left out: {error}", function.bdf))
             .ok()
     });
@@ -134,14 +135,15 @@ fn start_edu(
     host: &mut Host,
     function: &Function,
     streams: &mut Streams,
+    mask: DmaMask,
 ) -> Result<&'static Copier, PciError> {
     let bar = function.bars[0].and_then(|bar| bar.registers).ok_or(PciError::NoBar(0))?;
     let at = vmalloc::map_registers(bar).map_err(PciError::Map)?;
     // SAFETY: mapped for good as Device memory; BAR 0 of this PCI id is an edu's registers; nothing else drives it.
     let registers = unsafe { Mmio::new(at.start()) };
-    let engine = edu::Edu::new(registers, edu::DMA_MASK).map_err(PciError::Edu)?;
+    let engine = edu::Edu::new(registers, mask.highest().raw()).map_err(PciError::Edu)?;
     let device = streams.device(host, function)?;
-    device.set_mask(DmaMask::up_to(edu::DMA_MASK)).map_err(PciError::Dma)?;
+    device.set_mask(mask).map_err(PciError::Dma)?;
     let driver: &Copier = Box::leak(Box::new(Copier::new(Model::Edu, device, engine)));
     connect_interrupt(host, function, driver)?;
     // The stream has been attached above, or nothing translates.

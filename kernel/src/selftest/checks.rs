@@ -1,15 +1,16 @@
 //! The checking build finds what it is to find: each test does what nobody may do, and compares the words.
 
-use super::device::{edu, poke, read_in, with_page, write_out};
+use super::device::{edu, frame_at, peek, poke, read_in, with_page, write_out};
 use super::{Outcome, Test};
 use crate::checking::{Last, guards, poison};
 use crate::dma::stream::{self, Pages};
 use crate::dma::{self, Attachment};
 use crate::memory::zones;
 use crate::{check, devices::copier::Copier, pass, skip};
-use addr::{MemoryType, Order, PAGE_SIZE};
+use addr::{MemoryType, Order, PAGE_SIZE, PhysAddr};
 use alloc::format;
 use alloc::string::{String, ToString};
+use alloc::vec::Vec;
 use core::fmt::Display;
 use dma_api::{Attrs, Direction};
 use memory::Reach;
@@ -21,6 +22,7 @@ pub const TESTS: &[Test] = &[
     Test { name: "checking.a_canary_that_a_device_wrote_is_found", run: canary_of_a_buffer },
     Test { name: "checking.a_canary_that_the_kernel_wrote_is_found", run: canary_of_pages },
     Test { name: "checking.a_write_to_a_free_frame_is_found", run: free_frame },
+    Test { name: "checking.a_device_that_writes_to_a_free_frame_is_found", run: free_frame_by_device },
 ];
 
 /// Forgets what was found before.
@@ -114,4 +116,44 @@ fn free_frame() -> Outcome {
     let wanted =
         format!("poison: 4 bytes at offset 12 of {frame} were written after a buffer had given it back");
     said(poison::take_finding(), &wanted)
+}
+
+/// Without an IOMMU nothing else keeps a device from what was its buffer.
+fn free_frame_by_device() -> Outcome {
+    start();
+    let Some(edu) = edu() else { skip!("nothing moves bytes") };
+    if edu.device().smmu().is_some() {
+        skip!("the SMMU keeps it from that");
+    }
+    let buffer = match dma::alloc(edu.device(), PAGE_SIZE, Attrs::NO_KERNEL_MAPPING) {
+        Ok(buffer) => buffer,
+        Err(error) => skip!("it reaches no memory: {error}"),
+    };
+    let Some(frame) = frame_at(buffer.buffer().chunks(), 0) else { return Err("no frame".to_string()) };
+    let at = buffer.range().start();
+    poke(&buffer, 0, &[0x15; 4]);
+    read_in(edu, at, 4)?;
+    write_out(edu, at + 8, 4)?;
+    check!(peek(&buffer, 8, 4) == [0x15; 4], "what it writes does not arrive");
+    drop(buffer);
+    write_out(edu, at + 12, 4)?;
+    check!(take_until(frame), "nobody gets {frame} again");
+    said(
+        poison::take_finding(),
+        &format!("poison: 4 bytes at offset 12 of {frame} were written after a buffer had given it back"),
+    )
+}
+
+/// Takes frames until `frame` is among them, and gives them back.
+fn take_until(frame: PhysAddr) -> bool {
+    const MOST: usize = 4096;
+    let mut taken = Vec::new();
+    let mut found = false;
+    while !found && taken.len() < MOST {
+        let Some(page) = zones::take(Order::PAGE, Reach::ANYWHERE) else { break };
+        found = page.chunk().start() == frame;
+        taken.push(page);
+    }
+    taken.into_iter().for_each(zones::give);
+    found
 }

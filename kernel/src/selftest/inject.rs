@@ -79,7 +79,7 @@ fn all_classes(test: &Test, plan: &Plan<'_>) -> Outcome {
 }
 
 fn clean(test: &Test) -> Outcome {
-    (test.run)().and_then(super::audited).map_err(|error| format!("with nothing failing: {error}"))
+    super::audited((test.run)()).map_err(|error| format!("with nothing failing: {error}"))
 }
 
 /// A test that is tried with events of one class failing.
@@ -150,7 +150,7 @@ impl<'a> Trial<'a> {
         arm(self.class, Which::None);
         let outcome = (self.test.run)();
         let seen = disarm().seen;
-        outcome.and_then(super::audited).map_err(|error| self.describe(Which::None, &error))?;
+        super::audited(outcome).map_err(|error| self.describe(Which::None, &error))?;
         Ok(seen)
     }
 

@@ -63,6 +63,9 @@ pub const NUMA: &[&str] = &[
 pub const UNRESERVED_300G: &[&str] =
     &["-object", "memory-backend-ram,id=ram,size=300G,reserve=off", "-device", "edu"];
 
+/// A device that reaches all of RAM by itself.
+pub const WIDE_EDU: &[&str] = &["-device", "edu,dma_mask=0xffffffffffffffff"];
+
 /// Two devices that can share a buffer.
 pub const TWO_EDUS: &[&str] = &["-device", "edu", "-device", "edu"];
 

@@ -2,7 +2,7 @@
 
 use super::bases::{SELFTEST, raspberry_pi};
 use super::case::{Case, Start};
-use super::devices::{BEHIND_BRIDGES, STAGE2_ONLY, TWO_EDUS};
+use super::devices::{BEHIND_BRIDGES, STAGE2_ONLY, TWO_EDUS, WIDE_EDU};
 use crate::judge::Expect;
 
 /// Neither the devices nor the SMMU's walks snoop the caches.
@@ -22,6 +22,14 @@ pub const CASES: &[Case] = &[
     Case { name: "virt-el2-entry", options: "dtb-randomness=off,virtualization=on", ..SELFTEST },
     Case { name: "virt-no-smmu", smmu: false, ..SELFTEST },
     Case { name: "virt-iommu-off", append: "selftest lowmem=256M iommu=off", ..SELFTEST },
+    // The same with a device that reaches RAM by itself.
+    Case {
+        name: "virt-iommu-off-wide-edu",
+        devices: WIDE_EDU,
+        append: "selftest=dma.*,stream.*,program.edu_copies_own*,program.edu_refuses* lowmem=256M \
+                 iommu=off edu.mask=64",
+        ..SELFTEST
+    },
     Case {
         name: "virt-3cpu-768M-lowmem-64M",
         cpus: "3",

@@ -2,7 +2,7 @@
 
 use super::bases::{CHECKING, PANIC, SELFTEST, raspberry_pi};
 use super::case::{Case, Start};
-use super::devices::{LEFT_RUNNING, TWO_EDUS};
+use super::devices::{LEFT_RUNNING, TWO_EDUS, WIDE_EDU};
 use crate::judge::Expect;
 use crate::{run, trace};
 
@@ -38,6 +38,14 @@ pub const CASES: &[Case] = &[
     },
     // The checking build: everything once, and some of it with one thing after the other failing.
     CHECKING,
+    // Where no IOMMU keeps a device from memory. One CPU gets again what it has given back.
+    Case {
+        name: "checking-no-iommu",
+        cpus: "1",
+        devices: WIDE_EDU,
+        append: "selftest=checking.* lowmem=256M iommu=off edu.mask=64",
+        ..CHECKING
+    },
     Case {
         name: "inject",
         append: "selftest=dma.low_*,dma.a_buffer*,stream.scattered*,smmu.detached_s*,program.std*,program.edu_copies_own* \
