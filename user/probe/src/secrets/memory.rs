@@ -68,14 +68,21 @@ fn grow_heap() -> std::io::Result<*mut u64> {
     Ok(std::ptr::with_exposed_provenance_mut(start))
 }
 
-/// Fills all of it, its stacks too, and dies.
+/// Fills all of it, its stacks too, and dies. What is given back last, the first stack, is what the next program starts
+/// from.
 pub fn leave(_: &[String]) -> Outcome {
     let all = All::new()?;
     all.fill();
-    let thread =
-        std::thread::spawn(|| std::hint::black_box([SECRET; STACK / 16]).iter().fold(0, |a, b| a ^ b));
+    let thread = std::thread::Builder::new().stack_size(2 * STACK).spawn(fill_stack)?;
     thread.join().map_err(|_| "a thread panicked")?;
+    fill_stack();
     crate::death::null(&[])
+}
+
+/// As much of a stack as [`find`] looks at, and more.
+#[inline(never)]
+fn fill_stack() {
+    std::hint::black_box(&[SECRET; STACK / 8]);
 }
 
 /// Looks at all of it, at the stack below what is in use, and at the ends of the program's own pages.

@@ -15,6 +15,7 @@ pub use aarch64::registers;
 #[cfg(target_arch = "aarch64")]
 mod aarch64 {
     use std::arch::global_asm;
+    use std::mem::offset_of;
     use std::sync::atomic::{AtomicBool, Ordering};
 
     use super::super::is_kernel_address;
@@ -41,108 +42,11 @@ mod aarch64 {
         fn probe_call_with(before: *const Registers, after: *mut Registers);
     }
 
-    global_asm!(
-        // All but x0 and x1, with x0 = Registers.
-        ".macro each_x op",
-        "    \\op x2, x3, [x0, #16]",
-        "    \\op x4, x5, [x0, #32]",
-        "    \\op x6, x7, [x0, #48]",
-        "    \\op x8, x9, [x0, #64]",
-        "    \\op x10, x11, [x0, #80]",
-        "    \\op x12, x13, [x0, #96]",
-        "    \\op x14, x15, [x0, #112]",
-        "    \\op x16, x17, [x0, #128]",
-        "    \\op x18, x19, [x0, #144]",
-        "    \\op x20, x21, [x0, #160]",
-        "    \\op x22, x23, [x0, #176]",
-        "    \\op x24, x25, [x0, #192]",
-        "    \\op x26, x27, [x0, #208]",
-        "    \\op x28, x29, [x0, #224]",
-        ".endm",
-        ".macro each_q op",
-        "    \\op q0, q1, [x0, #256]",
-        "    \\op q2, q3, [x0, #288]",
-        "    \\op q4, q5, [x0, #320]",
-        "    \\op q6, q7, [x0, #352]",
-        "    \\op q8, q9, [x0, #384]",
-        "    \\op q10, q11, [x0, #416]",
-        "    \\op q12, q13, [x0, #448]",
-        "    \\op q14, q15, [x0, #480]",
-        "    \\op q16, q17, [x0, #512]",
-        "    \\op q18, q19, [x0, #544]",
-        "    \\op q20, q21, [x0, #576]",
-        "    \\op q22, q23, [x0, #608]",
-        "    \\op q24, q25, [x0, #640]",
-        "    \\op q26, q27, [x0, #672]",
-        "    \\op q28, q29, [x0, #704]",
-        "    \\op q30, q31, [x0, #736]",
-        ".endm",
-        // Everything into x0 = Registers; the old x0 and x1 are on the stack. Changes x1 to x3.
-        ".macro store_all",
-        "    each_x stp",
-        "    str x30, [x0, #240]",
-        "    ldp x2, x3, [sp], #16",
-        "    stp x2, x3, [x0]",
-        "    mov x1, sp",
-        "    str x1, [x0, #248]",
-        "    each_q stp",
-        "    mrs x1, fpcr",
-        "    mrs x2, fpsr",
-        "    str x1, [x0, #768]",
-        "    str x2, [x0, #776]",
-        "    mrs x1, tpidr_el0",
-        "    mrs x2, tpidrro_el0",
-        "    str x1, [x0, #784]",
-        "    str x2, [x0, #792]",
-        ".endm",
-        ".global probe_first_instruction",
-        "probe_first_instruction:",
-        "    stp x0, x1, [sp, #-16]!",
-        "    adrp x0, PROBE_FIRST",
-        "    add x0, x0, :lo12:PROBE_FIRST",
-        "    store_all",
-        "    each_x ldp",
-        "    ldp x0, x1, [x0]",
-        "    b _start",
-        ".global probe_call_with",
-        "probe_call_with:",
-        "    stp x29, x30, [sp, #-176]!",
-        "    stp x19, x20, [sp, #16]",
-        "    stp x21, x22, [sp, #32]",
-        "    stp x23, x24, [sp, #48]",
-        "    stp x25, x26, [sp, #64]",
-        "    stp x27, x28, [sp, #80]",
-        "    stp d8, d9, [sp, #96]",
-        "    stp d10, d11, [sp, #112]",
-        "    stp d12, d13, [sp, #128]",
-        "    stp d14, d15, [sp, #144]",
-        "    str x1, [sp, #160]",
-        "    each_q ldp",
-        "    ldr x1, [x0, #768]",
-        "    msr fpcr, x1",
-        "    ldr x1, [x0, #776]",
-        "    msr fpsr, x1",
-        "    each_x ldp",
-        "    ldr x30, [x0, #240]",
-        "    ldp x0, x1, [x0]",
-        "    svc #0",
-        "    stp x0, x1, [sp, #-16]!",
-        "    ldr x0, [sp, #176]",
-        "    store_all",
-        "    msr fpcr, xzr",
-        "    msr fpsr, xzr",
-        "    ldp x19, x20, [sp, #16]",
-        "    ldp x21, x22, [sp, #32]",
-        "    ldp x23, x24, [sp, #48]",
-        "    ldp x25, x26, [sp, #64]",
-        "    ldp x27, x28, [sp, #80]",
-        "    ldp d8, d9, [sp, #96]",
-        "    ldp d10, d11, [sp, #112]",
-        "    ldp d12, d13, [sp, #128]",
-        "    ldp d14, d15, [sp, #144]",
-        "    ldp x29, x30, [sp], #176",
-        "    ret",
-    );
+    global_asm!(include_str!("registers.s"));
+
+    // What registers.s counts on.
+    const _: () = assert!(offset_of!(Registers, x) == 0 && offset_of!(Registers, sp) == 248);
+    const _: () = assert!(offset_of!(Registers, v) == 256 && offset_of!(Registers, special) == 768);
 
     /// See the module.
     pub fn registers(_: &[String]) -> Outcome {
