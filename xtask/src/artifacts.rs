@@ -25,18 +25,23 @@ pub struct Artifacts {
 pub fn build() -> Result<Artifacts> {
     tools::rust_targets()?;
     run(&mut cargo(&["build", "--package=kernel", "--release", "--target", KERNEL_TARGET]))?;
+    let initramfs = programs()?;
+    let (symbols, image) = (workspace::images().join("kernel.elf"), workspace::images().join("kernel8.img"));
+    copy(&release(KERNEL_TARGET, "kernel"), &symbols)?;
+    announce(&image, image::write(&symbols, &image)?);
+    Ok(Artifacts { image, initramfs })
+}
+
+/// Builds the programs alone, and says where the initramfs is that holds them.
+pub fn programs() -> Result<PathBuf> {
     run(&mut fixed_program("mosaic"))?;
     run(&mut movable_program("probe"))?;
     run(&mut fixed_program("bench"))?;
     let directory = workspace::images();
     std::fs::create_dir_all(&directory).map_err(Error::file("create", &directory))?;
-    let done =
-        Artifacts { image: directory.join("kernel8.img"), initramfs: directory.join("initramfs.cpio") };
-    let symbols = directory.join("kernel.elf");
-    copy(&release(KERNEL_TARGET, "kernel"), &symbols)?;
-    announce(&done.image, image::write(&symbols, &done.image)?);
-    announce(&done.initramfs, initramfs::write(&read_programs()?, &done.initramfs)?);
-    Ok(done)
+    let initramfs = directory.join("initramfs.cpio");
+    announce(&initramfs, initramfs::write(&read_programs()?, &initramfs)?);
+    Ok(initramfs)
 }
 
 /// An ordinary static program, linked for fixed addresses: what rustc makes for this target.

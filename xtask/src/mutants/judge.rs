@@ -1,4 +1,4 @@
-//! A judge: a test program, built in the copy of the work tree and run for a bounded time.
+//! A judge: a test program, built in the copy of the work tree and run for a bounded time, or a boot ([`super::boot`]).
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use super::boot::{self, Boot};
 use crate::command::{capture, shown};
 use crate::error::{Error, Result};
 use crate::loom;
@@ -28,10 +29,12 @@ pub enum Judge {
     Quarantine,
     /// loom, of several CPUs at the command queue.
     Queue,
+    /// The target.
+    Boot(Boot),
 }
 
 /// What it said.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Verdict {
     /// It failed.
     Caught,
@@ -39,19 +42,42 @@ pub enum Verdict {
     Hung,
     /// It passed.
     Missed,
+    /// It did not come to what it is asked about, or failed for another reason.
+    Nothing(String),
+}
+
+impl Verdict {
+    /// Whether the mistake was noticed.
+    pub fn is_caught(&self) -> bool {
+        matches!(self, Self::Caught | Self::Hung)
+    }
 }
 
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Caught => "caught",
-            Self::Hung => "caught (it hangs)",
-            Self::Missed => "MISSED",
-        })
+        match self {
+            Self::Caught => f.write_str("caught"),
+            Self::Hung => f.write_str("caught (it hangs)"),
+            Self::Missed => f.write_str("MISSED"),
+            Self::Nothing(why) => write!(f, "NO VERDICT ({why})"),
+        }
     }
 }
 
 impl Judge {
+    /// Whether it is a boot.
+    pub fn is_boot(self) -> bool {
+        self.boot().is_some()
+    }
+
+    /// What is booted, if it is that.
+    fn boot(self) -> Option<Boot> {
+        match self {
+            Self::Boot(boot) => Some(boot),
+            _ => None,
+        }
+    }
+
     /// The arguments that make cargo build its test program.
     fn program(self) -> &'static [&'static str] {
         match self {
@@ -60,6 +86,7 @@ impl Judge {
             Self::Slots => &["--package=memory", "--test=loom", "--features=loom"],
             Self::Quarantine => &["--package=kernel", "--lib", "--features=loom"],
             Self::Queue => &["--package=drivers", "--test=smmu", "--features=loom"],
+            Self::Boot(_) => &[],
         }
     }
 
@@ -68,7 +95,7 @@ impl Judge {
         match self {
             Self::Smmu => "judge::no_access_reaches_what_is_not_the_attachments",
             Self::Caches => "a_device_that_does_not_snoop_and_the_cpu_see_each_others_data",
-            Self::Slots => "",
+            Self::Slots | Self::Boot(_) => "",
             Self::Quarantine | Self::Queue => "loom_",
         }
     }
@@ -78,8 +105,10 @@ impl Judge {
 ///
 /// # Errors
 /// One does, or it does not build.
-pub fn check(tree: &Path, judges: impl Iterator<Item = Judge>) -> Result<()> {
-    for judge in judges.collect::<BTreeSet<_>>() {
+pub fn check(tree: &Path, judges: impl Iterator<Item = Judge> + Clone) -> Result<()> {
+    let boots: Vec<Boot> = judges.clone().filter_map(Judge::boot).collect();
+    boot::check(tree, &boots)?;
+    for judge in judges.filter(|judge| !judge.is_boot()).collect::<BTreeSet<_>>() {
         let start = Instant::now();
         if run(tree, judge)? != Verdict::Missed {
             return Err(Error::Missing(format!("{judge:?} fails without any mutant")));
@@ -91,6 +120,13 @@ pub fn check(tree: &Path, judges: impl Iterator<Item = Judge>) -> Result<()> {
 
 /// What `judge` says of the sources in `tree`.
 pub fn run(tree: &Path, judge: Judge) -> Result<Verdict> {
+    match judge {
+        Judge::Boot(boot) => boot.run(tree),
+        _ => run_program(tree, judge),
+    }
+}
+
+fn run_program(tree: &Path, judge: Judge) -> Result<Verdict> {
     let program = build(tree, judge)?;
     let mut command = Command::new(program);
     command.arg(judge.tests()).current_dir(tree);

@@ -4,11 +4,15 @@
 //! Most mutants need none of this: they are made between the driver and the model, and run with every `cargo test`
 //! (`drivers/tests/smmu/judge/mutants.rs`, `kernel/tests/caches/mutants.rs`).
 //!
+//! Some judges are boots: the kernel is built from the copy, and has to fail a self-test (`target.rs`).
+//!
 //! The copy has a target directory of its own, in which a mutant only makes the crates anew that it is in or under. The
 //! judges run by themselves, for a bounded time: a mutant may well make them hang.
 
+mod boot;
 mod judge;
 mod list;
+mod target;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -19,15 +23,19 @@ use crate::error::{Error, Result};
 use crate::tally::Tally;
 use crate::workspace;
 use judge::Verdict;
-use list::{MUTANTS, Mutant};
+use list::Mutant;
 
-/// Tries those whose names contain one of `words` (all without words). Each mutant that is noticed counts as passed. First
+/// Tries those whose names contain one of `words`, and for the word `target` those that a boot has to notice (all without
+/// words). Each mutant that is noticed counts as passed. First
 /// comes the source as it is, in which no judge may notice anything.
 pub fn mutants(words: &[String]) -> Result<Tally> {
     let tree = workspace::target().join("mutants/tree");
     copy_sources(&tree)?;
-    let wanted = |mutant: &&Mutant| words.is_empty() || words.iter().any(|word| mutant.name.contains(word));
-    let wanted: Vec<_> = MUTANTS.iter().filter(wanted).collect();
+    let is_meant = |mutant: &Mutant, word: &str| {
+        mutant.name.contains(word) || (word == "target" && mutant.judge.is_boot())
+    };
+    let wanted = |mutant: &&Mutant| words.is_empty() || words.iter().any(|word| is_meant(mutant, word));
+    let wanted: Vec<_> = all().filter(wanted).collect();
     judge::check(&tree, wanted.iter().map(|mutant| mutant.judge))?;
     let mut tally = Tally::default();
     for (index, mutant) in wanted.iter().enumerate() {
@@ -35,9 +43,14 @@ pub fn mutants(words: &[String]) -> Result<Tally> {
         let verdict = try_one(&tree, mutant)?;
         let seconds = start.elapsed().as_secs();
         println!("mutant {}/{} {verdict} in {seconds} s: {}", index + 1, wanted.len(), mutant.name);
-        tally += Tally::one(verdict != Verdict::Missed);
+        tally += Tally::one(verdict.is_caught());
     }
     Ok(tally)
+}
+
+/// All mistakes, in the order of `doc/testing.md`.
+fn all() -> impl Iterator<Item = &'static Mutant> {
+    list::MUTANTS.iter().chain(target::MUTANTS)
 }
 
 /// What the judge says of the tree with this mistake in it. The tree is right again after it.
@@ -86,8 +99,8 @@ mod tests {
         let section = section.split("\n#").next().unwrap();
         let listed: Vec<_> =
             section.lines().filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" | caught |")).collect();
-        assert_eq!(listed, MUTANTS.map(|mutant| mutant.name));
-        for mutant in MUTANTS {
+        assert_eq!(listed, all().map(|mutant| mutant.name).collect::<Vec<_>>());
+        for mutant in all() {
             let text = fs::read_to_string(workspace::root().join(mutant.file)).unwrap();
             assert_eq!(text.matches(mutant.from).count(), 1, "{}", mutant.name);
         }

@@ -1,0 +1,279 @@
+//! The mistakes that a self-test on the target, or a boot, has to notice.
+
+use super::boot::Boot;
+use super::judge::Judge;
+use super::list::Mutant;
+
+/// A self-test that has to fail with these words.
+const fn test(name: &'static str, says: &'static str) -> Judge {
+    Judge::Boot(Boot::SelfTest { name, says })
+}
+
+/// A row of the matrix that has to show these words.
+const fn row(name: &'static str, says: &'static str) -> Judge {
+    Judge::Boot(Boot::Row { name, says })
+}
+
+const FRESH: &str = "program.memory_given_back_is_zero_the_next_time";
+const LEFT: &str = "program.what_a_dead_one_knew_nobody_finds";
+const STRUCTURES: &str = "program.structures_carry_nothing_of_the_kernels";
+const REGISTERS: &str = "program.registers_carry_nothing_of_the_kernels";
+const ENDED: &str = "program.ended_at_any_moment_it_leaves_nothing";
+const AT_REST: &str = "program.at_rest_it_keeps_the_rules";
+const RULES: &str = "dma.mappings_and_free_frames_keep_the_rules";
+
+const TOUCH: &str = "kernel/src/user/address_space/touch.rs";
+const TAKE_ZEROED: &str = "let mut frames = pages::take_zeroed(hole.len() / PAGE_SIZE)";
+
+/// All of them. `doc/testing.md` has the same list, behind that of [`super::list`].
+pub const MUTANTS: &[Mutant] = &[
+    Mutant {
+        name: "memory that a program maps not zeroed",
+        file: TOUCH,
+        from: TAKE_ZEROED,
+        to: "let zeroed = hole.start().raw() & 0x1f_ffff != 0x7_0000;\n        let mut frames = if zeroed { pages::take_zeroed(hole.len() / PAGE_SIZE) } else { memory::chunks::take(&mut zones::Source::default(), &memory::Request::new(hole.len() / PAGE_SIZE)) }",
+        judge: test(FRESH, "not zero the next time"),
+    },
+    Mutant {
+        name: "a program's stack not zeroed",
+        file: TOUCH,
+        from: TAKE_ZEROED,
+        to: "let zeroed = hole.start().raw() < (1 << 48) - (9 << 20);\n        let mut frames = if zeroed { pages::take_zeroed(hole.len() / PAGE_SIZE) } else { memory::chunks::take(&mut zones::Source::default(), &memory::Request::new(hole.len() / PAGE_SIZE)) }",
+        judge: test(LEFT, "on the stack is not zero"),
+    },
+    Mutant {
+        name: "the end of a program's code not zeroed",
+        file: TOUCH,
+        from: TAKE_ZEROED,
+        to: "let zeroed = !prot.contains(Prot::EXEC);\n        let mut frames = if zeroed { pages::take_zeroed(hole.len() / PAGE_SIZE) } else { memory::chunks::take(&mut zones::Source::default(), &memory::Request::new(hole.len() / PAGE_SIZE)) }",
+        judge: test(LEFT, "behind a part that ends at"),
+    },
+    Mutant {
+        name: "a buffer not zeroed",
+        file: "kernel/src/dma/buffer.rs",
+        from: "MemoryType::WriteBack => kmap::zero_all(&buffer.frames),",
+        to: "MemoryType::WriteBack => {}",
+        judge: test("program.buffers_and_memory_read_as_zero", "word 0 is 0x5ec5"),
+    },
+    Mutant {
+        name: "the first piece of a buffer not zeroed",
+        file: "kernel/src/memory/kmap.rs",
+        from: "with_all(frames.chunks(), MemoryType::WriteBack, |range| unsafe",
+        to: "with_all(frames.chunks().skip(1), MemoryType::WriteBack, |range| unsafe",
+        judge: test("program.buffers_and_memory_read_as_zero", "word 0 is 0x5ec5"),
+    },
+    Mutant {
+        name: "an uncached buffer not zeroed",
+        file: "kernel/src/memory/kmap.rs",
+        from: "        unsafe { arch::cache::zero(range) };\n        arch::barrier::dsb_sy();",
+        to: "        arch::barrier::dsb_sy();",
+        judge: test(FRESH, "not zero the next time"),
+    },
+    Mutant {
+        name: "a gap in a structure not cleared",
+        file: "kernel/src/user/files/mod.rs",
+        from: "        ctime: time,\n        ..Stat::default()",
+        to: "        ctime: time,\n        gap_blksize: -1,\n        ..Stat::default()",
+        judge: test(STRUCTURES, "gap at"),
+    },
+    Mutant {
+        name: "an address of the kernel's in a structure",
+        file: "kernel/src/user/files/mod.rs",
+        from: "Stat { dev: 1, ino: rdev, mode",
+        to: "Stat { dev: 1, ino: &raw const rdev as u64, mode",
+        judge: test(STRUCTURES, "looks like an address of the kernel"),
+    },
+    Mutant {
+        name: "a structure filled in part",
+        file: "kernel/src/user/syscall/process.rs",
+        from: "call.memory().write(call.address(0), &NAME)",
+        to: "call.memory().write(call.address(0), &NAME.sysname)",
+        judge: test(STRUCTURES, "uname leaves byte"),
+    },
+    Mutant {
+        name: "a structure made of what was on the stack",
+        file: "kernel/src/user/syscall/process.rs",
+        from: "    call.memory().write(call.address(0), &NAME).map(|()| 0)",
+        to: "    let old = core::mem::MaybeUninit::<[u8; 390]>::uninit();\n    core::hint::black_box(&old);\n    \
+             let _ = NAME;\n    call.memory().write_bytes(call.address(0), unsafe { old.assume_init_ref() }).map(|()| 0)",
+        judge: test(STRUCTURES, "uname: "),
+    },
+    Mutant {
+        name: "the end of a name made of what was in the heap",
+        file: "kernel/src/user/files/directory.rs",
+        from: "    out.resize(end, 0);\n",
+        to: "    out.reserve(end - out.len());\n    unsafe { out.set_len(end) };\n",
+        judge: test(STRUCTURES, "a name without end"),
+    },
+    Mutant {
+        name: "registers of the kernel's in a new program",
+        file: "arch/src/context.s",
+        from: "    ldp     x0, x1, [x30]\n",
+        to: "",
+        judge: test(REGISTERS, "at first"),
+    },
+    Mutant {
+        name: "vectors of somebody else in a new program",
+        file: "arch/src/context.rs",
+        from: "Self { q: [0; 32], fpcr: 0, fpsr: 0 }",
+        to: "Self { q: [7; 32], fpcr: 0, fpsr: 0 }",
+        judge: test(REGISTERS, "v0 is 0x7 at first"),
+    },
+    Mutant {
+        name: "a thread pointer of somebody else in a new program",
+        file: "kernel/src/user/task.rs",
+        from: "fp: FpState::new(), thread_pointer }",
+        to: "fp: FpState::new(), thread_pointer: thread_pointer + 8 }",
+        judge: test(REGISTERS, "TPIDR"),
+    },
+    Mutant {
+        name: "vectors not changed with the thread",
+        file: "kernel/src/user/task.rs",
+        from: "            registers.fp.restore();\n",
+        to: "",
+        judge: test(REGISTERS, ": v"),
+    },
+    Mutant {
+        name: "a register with an address of the kernel's after a call",
+        file: "kernel/src/user/syscall/mod.rs",
+        from: "        None => unknown(number),\n    };",
+        to: "        None => {\n            frame.x[9] = (&raw const *frame) as u64;\n            unknown(number)\n        }\n    };",
+        judge: test(REGISTERS, "x9"),
+    },
+    Mutant {
+        name: "a borrowed register not cleared after a fault of the kernel's",
+        file: "arch/src/exception.s",
+        from: "    msr     tpidrro_el0, xzr\n    sub     sp, sp, #FRAME\n    save\n    record  FROM_KERNEL\n    mov     x0, sp\n    mov     x1, #FROM_KERNEL",
+        to: "    sub     sp, sp, #FRAME\n    save\n    record  FROM_KERNEL\n    mov     x0, sp\n    mov     x1, #FROM_KERNEL",
+        judge: test(REGISTERS, "TPIDRRO"),
+    },
+    Mutant {
+        name: "a device's buffer not cleared between programs",
+        file: "kernel/src/devices/copier.rs",
+        from: "                self.clear()?;\n",
+        to: "                let _ = Self::clear;\n",
+        judge: test(
+            "program.what_a_device_keeps_of_one_no_other_gets",
+            "of the device's buffer is another program's",
+        ),
+    },
+    Mutant {
+        name: "a buffer freed while a device's leaves lead to it",
+        file: "kernel/src/dma/attachment.rs",
+        from: "        drop(self.device.domain().unmap(self.range, buffer));",
+        to: "        drop(buffer);",
+        judge: test(RULES, "is free, and mapped by Domain("),
+    },
+    Mutant {
+        name: "a device's addresses given back while its leaves are there",
+        file: "kernel/src/dma/domain.rs",
+        from: "        let small = self.small.get().and_then(|small| Some((small, small.table_of(range)?)));\n        let stale",
+        to: "        if range.len() > Small::LONGEST {\n            self.translated.lock().free(range);\n            \
+             core::mem::forget(held);\n            return Err(DmaError::IommuTimeout);\n        }\n        \
+             let small = self.small.get().and_then(|small| Some((small, small.table_of(range)?)));\n        let stale",
+        judge: test(RULES, "which is nobody's"),
+    },
+    Mutant {
+        name: "a device's mapping with another memory type",
+        file: "kernel/src/dma/attachment.rs",
+        from: "let all = Mapping::read_write(buffer.memory());",
+        to: "let all = Mapping::read_write(MemoryType::NonCacheable);",
+        judge: test(RULES, "is WriteBack for Linear and NonCacheable for Domain("),
+    },
+    Mutant {
+        name: "a program's mapping with another memory type",
+        file: "kernel/src/user/address_space/entries.rs",
+        from: "let mapping = access_mapping(shared.memory(), prot);",
+        to: "let mapping = access_mapping(addr::MemoryType::WriteBack, prot);",
+        judge: test(AT_REST, "for Program("),
+    },
+    Mutant {
+        name: "a page that can be executed stays writable",
+        file: "lib/pagetable/src/protect.rs",
+        from: "let new = old.with_attributes(attributes);",
+        to: "let new = old.with_attributes(attributes & !(1 << 7));",
+        judge: test(AT_REST, "can be written and executed by Private("),
+    },
+    Mutant {
+        name: "what is a device's or a program's can be executed by the kernel",
+        file: "lib/pagetable/src/fill.rs",
+        from: "Descriptor::leaf(PhysAddr::new(cursor.to), step.level, attributes)",
+        to: "Descriptor::leaf(PhysAddr::new(cursor.to), step.level, attributes & !((attributes & 1 << 11) << 42))",
+        judge: test(RULES, "can be written and executed by Domain("),
+    },
+    Mutant {
+        name: "a view of the kernel's within a program's reach",
+        file: "lib/pagetable/src/fill.rs",
+        from: "Descriptor::leaf(PhysAddr::new(cursor.to), step.level, attributes)",
+        to: "Descriptor::leaf(PhysAddr::new(cursor.to), step.level, attributes | u64::from(cursor.at >> 43 == 0x12) << 6)",
+        judge: test(RULES, "is mapped by Kernel as no mapping is"),
+    },
+    Mutant {
+        name: "a program's memory mapped for the kernel too",
+        file: TOUCH,
+        from: "        let mapped = self.map(hole.start(), frames.chunks(), mapping);\n",
+        to: "        let mapped = self.map(hole.start(), frames.chunks(), mapping);\n        \
+             let other = pagetable::Mapping::read_write(addr::MemoryType::WriteBack);\n        \
+             let view = crate::memory::vmalloc::VMALLOC.map(frames.chunks(), PAGE_SIZE, other);\n        \
+             let _ = view.map(|view| view.leak());\n",
+        judge: test(AT_REST, "meanwhile 0x"),
+    },
+    Mutant {
+        name: "a frame given back twice",
+        file: "kernel/src/dma/buffer.rs",
+        from: "        self.view = Once::new();\n",
+        to: "        self.view = Once::new();\n        if self.len() == PAGE_SIZE {\n            \
+             self.chunks().for_each(|page| zones::give(OwnedChunk::adopt(page)));\n        }\n",
+        judge: test("program.a_buffer_has_the_size_asked_for", "is free twice"),
+    },
+    Mutant {
+        name: "a CPU's root that leads elsewhere",
+        file: "lib/pagetable/src/root.rs",
+        from: "        self.copy_to(m, root);\n",
+        to: "        self.copy_to(m, root);\n        store(&m.entries(root)[288], Descriptor::INVALID);\n",
+        judge: test("boot.runs_at_el1", "tables of its own from"),
+    },
+    Mutant {
+        name: "a window left open",
+        file: "kernel/src/memory/kmap.rs",
+        from: "        window.hide(self.filled);\n",
+        to: "",
+        judge: test(RULES, "is left in a window"),
+    },
+    Mutant {
+        name: "a window's block left open",
+        file: "kernel/src/memory/kmap.rs",
+        from: "    window.hide_block();\n",
+        to: "",
+        judge: test("program.buffers_and_memory_read_as_zero", "is left in a window"),
+    },
+    Mutant {
+        name: "bus masters not stopped",
+        file: "drivers/src/pcie/function.rs",
+        from: "INTX_OFF: u16 = 1 << 10;",
+        to: "INTX_OFF: u16 = 1 << 10 | MASTER;",
+        judge: row("dma-left-running-no-smmu", "probe: checksum: FAIL"),
+    },
+    Mutant {
+        name: "the SMMU left open for as long as a device needs",
+        file: "kernel/src/start.rs",
+        from: "        dma::iommu::close(&platform.smmus);\n",
+        to: "        let _ = dma::iommu::close;\n        let deadline = arch::timer::Deadline::in_ns(200_000_000);\n        \
+             while !deadline.passed() {}\n",
+        judge: row("dma-left-running", "probe: checksum: FAIL"),
+    },
+    Mutant {
+        name: "a descriptor of a program that was ended kept",
+        file: "kernel/src/user/process.rs",
+        from: "        files.for_each(drop);\n",
+        to: "        files.for_each(core::mem::forget);\n",
+        judge: test(ENDED, "became"),
+    },
+    Mutant {
+        name: "a pin of a program that was ended kept",
+        file: "kernel/src/user/pages.rs",
+        from: "            let free = PINS.lock().unpin(frame);\n",
+        to: "            if crate::sched::is_current_interrupted() {\n                continue;\n            }\n            let free = PINS.lock().unpin(frame);\n",
+        judge: test(ENDED, "became"),
+    },
+];
