@@ -3,6 +3,7 @@
 
 mod host;
 mod mutate;
+mod programs;
 mod syscalls;
 mod targets;
 
@@ -59,8 +60,8 @@ fn configuration_spaces() {
 #[test]
 fn system_calls() {
     host::boot(targets::archives().remove(0).leak());
-    syscalls::seeds().iter().for_each(|seed| syscalls::check_seed(seed));
-    run("syscalls", syscalls::syscalls, syscalls::seeds());
+    programs::seeds().iter().for_each(|seed| syscalls::check_seed(seed));
+    run("syscalls", syscalls::syscalls, programs::seeds());
 }
 
 #[test]

@@ -15,11 +15,11 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 /// Where the program's memory is.
-const MEMORY: u64 = 0x1_0000;
+pub const MEMORY: u64 = 0x1_0000;
 /// Bytes at the start of an input that are in it.
-const BYTES: usize = 256;
+pub const BYTES: usize = 256;
 /// Bytes of a call.
-const CALL: usize = 1 + 6 * 3;
+pub const CALL: usize = 1 + 6 * 3;
 /// The most calls of one input.
 const CALLS: usize = 64;
 
@@ -121,84 +121,4 @@ fn value([kind, low, high]: [u8; 3], answers: &[u64; 4]) -> u64 {
         6 => answers[usize::from(low) % answers.len()].wrapping_add(u64::from(high) * PAGE_SIZE),
         _ => u64::from(number) << 32 | u64::from(number),
     }
-}
-
-/// A program that does what programs do.
-pub fn seeds() -> Vec<Vec<u8>> {
-    let memory = |path: &str| {
-        let mut memory = vec![0; BYTES];
-        memory[..path.len()].copy_from_slice(path.as_bytes());
-        // An allocation of three pages, and a vector of one part.
-        memory[128..136].copy_from_slice(&(3 * PAGE_SIZE).to_le_bytes());
-        memory[140..144].copy_from_slice(&0x8_0002u32.to_le_bytes());
-        memory[160..168].copy_from_slice(&MEMORY.to_le_bytes());
-        memory[168..176].copy_from_slice(&64u64.to_le_bytes());
-        memory
-    };
-    let number = |value: u16| [0, value as u8, (value >> 8) as u8];
-    let address = |offset: u8| [2, offset, 0];
-    let known = |index: u8| [5, index, 0];
-    let pages = |count: u8| [3, count, 0];
-    let answer = |index: u8| [6, index, 0];
-    let call = |syscall: Syscall, arguments: &[[u8; 3]]| {
-        let index = Syscall::ALL.iter().position(|other| *other == syscall).unwrap() as u8;
-        let mut bytes = vec![index];
-        bytes.extend(arguments.concat());
-        bytes.resize(CALL, 0);
-        bytes
-    };
-    let open = |flags: u16| call(Syscall::OpenAt, &[known(5), address(0), number(flags)]);
-    let heap = [
-        memory("/dev/dma_heap/system"),
-        open(2),
-        call(Syscall::Ioctl, &[number(0), known(0), address(128)]),
-        call(Syscall::MMap, &[number(0), pages(3), number(3), number(1), number(1), number(0)]),
-        call(Syscall::Ioctl, &[number(1), known(1), address(192)]),
-        call(Syscall::Ioctl, &[number(1), known(2), address(200)]),
-        call(Syscall::Ioctl, &[number(1), known(4), address(200)]),
-        call(Syscall::MProtect, &[answer(2), pages(1), number(1)]),
-        call(Syscall::MUnmap, &[answer(2), pages(2)]),
-        call(Syscall::LSeek, &[number(1), number(0), number(2)]),
-        call(Syscall::Close, &[number(1)]),
-    ];
-    let anonymous = [
-        memory("/bin/a"),
-        call(Syscall::MMap, &[number(0), pages(20), number(3), known(7), [1, 0xff, 0xff], number(0)]),
-        call(Syscall::MProtect, &[answer(0), pages(1), number(0)]),
-        call(Syscall::MRemap, &[answer(0), pages(20), pages(24), number(1)]),
-        call(Syscall::MAdvise, &[answer(0), pages(20), number(4)]),
-        call(Syscall::MMap, &[answer(0), pages(2), number(3), known(8), [1, 0xff, 0xff], number(0)]),
-        call(Syscall::Brk, &[number(0)]),
-        call(Syscall::MUnmap, &[answer(0), pages(64)]),
-    ];
-    let files = [
-        memory("/bin/a"),
-        open(0),
-        call(Syscall::FStat, &[number(0), address(192)]),
-        call(Syscall::Read, &[number(0), address(200), number(64)]),
-        call(Syscall::PRead64, &[number(0), address(200), number(64), number(3)]),
-        call(Syscall::ReadV, &[number(0), address(160), number(1)]),
-        call(Syscall::Dup3, &[number(0), number(9), number(0)]),
-        call(Syscall::Fcntl, &[number(9), number(0), number(4)]),
-        call(Syscall::NewFStatAt, &[known(5), address(0), address(192), number(0)]),
-        call(Syscall::ReadLinkAt, &[known(5), address(0), address(192), number(8)]),
-        call(Syscall::FAccessAt, &[known(5), address(0), number(2)]),
-        call(Syscall::Close, &[number(9)]),
-    ];
-    let directory = [
-        memory("/dev"),
-        open(0x4000),
-        call(Syscall::GetDents64, &[number(0), address(0), number(512)]),
-        call(Syscall::GetCwd, &[address(0), number(9)]),
-        call(Syscall::Uname, &[address(0)]),
-        call(Syscall::ClockGetTime, &[number(1), address(0)]),
-        call(Syscall::RtSigAction, &[number(11), address(0), address(64), number(8)]),
-        call(Syscall::RtSigProcMask, &[number(0), address(0), address(64), number(8)]),
-        call(Syscall::SigAltStack, &[address(0), address(64)]),
-        call(Syscall::PrLimit64, &[number(0), number(7), number(0), address(64)]),
-        call(Syscall::SetTidAddress, &[address(0)]),
-        call(Syscall::PrCtl, &[number(15), address(0)]),
-    ];
-    let uncached = [memory("/dev/dma_heap/system-uncached"), heap[1..].concat()];
-    vec![heap.concat(), anonymous.concat(), files.concat(), directory.concat(), uncached.concat()]
 }

@@ -1,0 +1,129 @@
+//! Programs that do what programs do: what system calls are tried with starts from them.
+
+use super::syscalls::{BYTES, CALL, MEMORY};
+use abi::Syscall;
+use addr::PAGE_SIZE;
+
+/// All of them.
+pub fn seeds() -> Vec<Vec<u8>> {
+    [heap(), anonymous(), files(), directory(), uncached()].map(|parts| parts.concat()).to_vec()
+}
+
+/// A buffer of a DMA heap: made, mapped, synced, looked at, cut and closed.
+fn heap() -> Vec<Vec<u8>> {
+    vec![
+        memory("/dev/dma_heap/system"),
+        open(2),
+        call(Syscall::Ioctl, &[number(0), known(0), address(128)]),
+        call(Syscall::MMap, &[number(0), pages(3), number(3), number(1), number(1), number(0)]),
+        call(Syscall::Ioctl, &[number(1), known(1), address(192)]),
+        call(Syscall::Ioctl, &[number(1), known(2), address(200)]),
+        call(Syscall::Ioctl, &[number(1), known(4), address(200)]),
+        call(Syscall::MProtect, &[answer(2), pages(1), number(1)]),
+        call(Syscall::MUnmap, &[answer(2), pages(2)]),
+        call(Syscall::LSeek, &[number(1), number(0), number(2)]),
+        call(Syscall::Close, &[number(1)]),
+    ]
+}
+
+/// Anonymous memory, which grows, moves and goes.
+fn anonymous() -> Vec<Vec<u8>> {
+    vec![
+        memory("/bin/a"),
+        call(Syscall::MMap, &[number(0), pages(20), number(3), known(7), [1, 0xff, 0xff], number(0)]),
+        call(Syscall::MProtect, &[answer(0), pages(1), number(0)]),
+        call(Syscall::MRemap, &[answer(0), pages(20), pages(24), number(1)]),
+        call(Syscall::MAdvise, &[answer(0), pages(20), number(4)]),
+        call(Syscall::MMap, &[answer(0), pages(2), number(3), known(8), [1, 0xff, 0xff], number(0)]),
+        call(Syscall::Brk, &[number(0)]),
+        call(Syscall::MUnmap, &[answer(0), pages(64)]),
+    ]
+}
+
+/// A file, opened, read and duplicated, and its names.
+fn files() -> Vec<Vec<u8>> {
+    vec![
+        memory("/bin/a"),
+        open(0),
+        call(Syscall::FStat, &[number(0), address(192)]),
+        call(Syscall::Read, &[number(0), address(200), number(64)]),
+        call(Syscall::PRead64, &[number(0), address(200), number(64), number(3)]),
+        call(Syscall::ReadV, &[number(0), address(160), number(1)]),
+        call(Syscall::Dup3, &[number(0), number(9), number(0)]),
+        call(Syscall::Fcntl, &[number(9), number(0), number(4)]),
+        call(Syscall::NewFStatAt, &[known(5), address(0), address(192), number(0)]),
+        call(Syscall::ReadLinkAt, &[known(5), address(0), address(192), number(8)]),
+        call(Syscall::FAccessAt, &[known(5), address(0), number(2)]),
+        call(Syscall::Close, &[number(9)]),
+    ]
+}
+
+/// A directory, and what a program asks about itself.
+fn directory() -> Vec<Vec<u8>> {
+    vec![
+        memory("/dev"),
+        open(0x4000),
+        call(Syscall::GetDents64, &[number(0), address(0), number(512)]),
+        call(Syscall::GetCwd, &[address(0), number(9)]),
+        call(Syscall::Uname, &[address(0)]),
+        call(Syscall::ClockGetTime, &[number(1), address(0)]),
+        call(Syscall::RtSigAction, &[number(11), address(0), address(64), number(8)]),
+        call(Syscall::RtSigProcMask, &[number(0), address(0), address(64), number(8)]),
+        call(Syscall::SigAltStack, &[address(0), address(64)]),
+        call(Syscall::PrLimit64, &[number(0), number(7), number(0), address(64)]),
+        call(Syscall::SetTidAddress, &[address(0)]),
+        call(Syscall::PrCtl, &[number(15), address(0)]),
+    ]
+}
+
+/// The same as [`heap`], without caches.
+fn uncached() -> Vec<Vec<u8>> {
+    let mut parts = heap();
+    parts[0] = memory("/dev/dma_heap/system-uncached");
+    parts
+}
+
+/// What is in the program's memory: a path, an allocation of three pages, and a vector of one part.
+fn memory(path: &str) -> Vec<u8> {
+    let mut memory = vec![0; BYTES];
+    memory[..path.len()].copy_from_slice(path.as_bytes());
+    memory[128..136].copy_from_slice(&(3 * PAGE_SIZE).to_le_bytes());
+    memory[140..144].copy_from_slice(&0x8_0002u32.to_le_bytes());
+    memory[160..168].copy_from_slice(&MEMORY.to_le_bytes());
+    memory[168..176].copy_from_slice(&64u64.to_le_bytes());
+    memory
+}
+
+fn call(syscall: Syscall, arguments: &[[u8; 3]]) -> Vec<u8> {
+    let index = Syscall::ALL.iter().position(|other| *other == syscall).unwrap() as u8;
+    let mut bytes = vec![index];
+    bytes.extend(arguments.concat());
+    bytes.resize(CALL, 0);
+    bytes
+}
+
+fn open(flags: u16) -> Vec<u8> {
+    call(Syscall::OpenAt, &[known(5), address(0), number(flags)])
+}
+
+// The arguments that `syscalls::value` reads.
+
+fn number(value: u16) -> [u8; 3] {
+    [0, value as u8, (value >> 8) as u8]
+}
+
+fn address(offset: u8) -> [u8; 3] {
+    [2, offset, 0]
+}
+
+fn pages(count: u8) -> [u8; 3] {
+    [3, count, 0]
+}
+
+fn known(index: u8) -> [u8; 3] {
+    [5, index, 0]
+}
+
+fn answer(index: u8) -> [u8; 3] {
+    [6, index, 0]
+}
