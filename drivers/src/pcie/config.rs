@@ -134,7 +134,8 @@ mod tests {
             ecam.write32(Bdf::new(bus, 0, 0), 0, 0);
             assert_eq!(ecam.read32(Bdf::new(bus, 0, 0), 0), u32::MAX);
         }
-        assert_eq!((0..1 << 18).map(|word| fake.get32(word * 4)).max(), Some(0));
+        let step = if cfg!(miri) { 1021 } else { 1 };
+        assert_eq!((0..1 << 18).step_by(step).map(|word| fake.get32(word * 4)).max(), Some(0));
     }
 
     #[test]

@@ -147,7 +147,14 @@ mod tests {
 
     #[test]
     fn ranges_are_covered_exactly_once_and_in_order() {
-        for pages in (1..2000).chain([0xffff, 0x1_0000, 0xaaaa_aaaa, 0x5_5555_5555, (1 << 36) - 1, 1 << 36]) {
+        for pages in (1..if cfg!(miri) { 70 } else { 2000 }).chain([
+            0xffff,
+            0x1_0000,
+            0xaaaa_aaaa,
+            0x5_5555_5555,
+            (1 << 36) - 1,
+            1 << 36,
+        ]) {
             let mut next = 0x10_0000;
             let commands = commands(pages, Ability::Ranges);
             for &command in &commands {

@@ -175,7 +175,7 @@ mod tests {
         core::array::from_fn(|word| words[word] & used[word])
     }
 
-    /// Every mixture of the values that each word had since the last sync.
+    /// Every mixture of the values that each word had since the last sync; for Miri some.
     fn mixtures(seen: &[Vec<u64>; 8]) -> Vec<[u64; 8]> {
         let mut mixtures = vec![[0; 8]];
         for word in 0..8 {
@@ -187,6 +187,7 @@ mod tests {
             mixtures = mixtures
                 .into_iter()
                 .flat_map(|mixture| seen[word].iter().map(move |&value| each(mixture, value)))
+                .take(if cfg!(miri) { 3 } else { usize::MAX })
                 .collect();
         }
         mixtures
@@ -264,8 +265,9 @@ mod tests {
 
     #[test]
     fn the_smmu_sees_old_new_or_nothing_at_every_step() {
-        for live in entries() {
-            for target in entries() {
+        let some = if cfg!(miri) { 5 } else { 1 };
+        for live in entries().into_iter().step_by(some) {
+            for target in entries().into_iter().step_by(some) {
                 replay(live, target);
             }
         }

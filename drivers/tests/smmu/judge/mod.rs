@@ -58,7 +58,7 @@ fn run_programs(cases: u32, steps: usize) -> Tally {
 
 #[test]
 fn no_access_reaches_what_is_not_the_attachments() {
-    let (programs, steps) = if cfg!(miri) { (3, 25) } else { (60, 300) };
+    let (programs, steps) = if cfg!(miri) { (2, 15) } else { (60, 300) };
     let tally = run_programs(number("JUDGE_PROGRAMS", programs), steps);
     println!("{tally:?}");
     assert!(tally.reached * 20 > tally.accesses, "hardly anything was reached: {tally:?}");

@@ -26,6 +26,9 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU16, AtomicU64};
 
+/// Microseconds from one look at the clock to the next. Patience ends after so many steps of the model.
+const TICK: u64 = if cfg!(miri) { PATIENCE / 50 } else { 100 };
+
 /// Where RAM starts.
 const RAM: u64 = 0x4000_0000;
 
@@ -191,7 +194,7 @@ impl World {
         fn now() -> u64 {
             let mut time = 0;
             with(|world| {
-                world.time.set(world.time.get() + 100);
+                world.time.set(world.time.get() + TICK);
                 time = world.time.get();
             });
             time
