@@ -5,24 +5,19 @@ use std::process::{Command, Stdio};
 
 use crate::command::{cargo, question, shown};
 use crate::error::{Error, Result};
-use crate::loom;
-use crate::qemu;
 use crate::tally::Tally;
+use crate::{loom, miri, qemu};
 
 /// The test that drives QEMU's SMMU.
 const ASKS_QEMU: &str = "qemus_smmu_does_what_the_model_does";
 
 /// Random input for each of its targets, for so long.
-const FUZZ_SECONDS: &str = "10";
+const FUZZ_SECONDS: &str = "60";
 
-/// Runs them all, passes their output on, and counts. The long ones, which plain `cargo test` leaves out, come last and
-/// optimised; what needs something that is not there is skipped.
+/// Runs them all, passes their output on, and counts. The long ones, which plain `cargo test` leaves out or makes short,
+/// come last and optimised; what needs something that is not there is skipped.
 pub fn test() -> Result<Tally> {
-    let mut all = cargo(&["test", "--workspace", "--no-fail-fast"]);
-    if std::env::var_os("FUZZ_SECONDS").is_none() {
-        all.env("FUZZ_SECONDS", FUZZ_SECONDS);
-    }
-    let mut tally = run(all)?;
+    let mut tally = run(cargo(&["test", "--workspace", "--no-fail-fast"]))?;
     tally.skipped = 0; // What was left out follows now.
     let mut long = cargo(&["test", "--profile=judge", "--package=drivers", "--test=smmu", "--", "--ignored"]);
     if !has_qemu() {
@@ -31,9 +26,21 @@ pub fn test() -> Result<Tally> {
         tally.skipped += 1;
     }
     tally += run(long)?;
+    tally += run(fuzz())?;
     tally += loom::test()?;
+    tally += miri::test(&[])?;
     println!("host tests: {tally}");
     Ok(tally)
+}
+
+/// Every target of random input, for as long as the environment says.
+fn fuzz() -> Command {
+    let mut fuzz = cargo(&["test", "--profile=judge", "--package=kernel", "--test=fuzz"]);
+    fuzz.args(["--", "--nocapture", "--test-threads=2"]);
+    if std::env::var_os("FUZZ_SECONDS").is_none() {
+        fuzz.env("FUZZ_SECONDS", FUZZ_SECONDS);
+    }
+    fuzz
 }
 
 fn has_qemu() -> bool {
@@ -63,12 +70,12 @@ pub fn run(mut command: Command) -> Result<Tally> {
 }
 
 /// Hundreds of `test x ... ok` lines hide the one that matters.
-fn is_news(line: &str) -> bool {
+pub fn is_news(line: &str) -> bool {
     !line.is_empty() && !line.ends_with("... ok") && !line.starts_with("running ")
 }
 
 /// The count in `test result: ok. 3 passed; 0 failed; 1 ignored; ...`.
-fn result(line: &str) -> Option<Tally> {
+pub fn result(line: &str) -> Option<Tally> {
     let (_, counts) = line.strip_prefix("test result: ")?.split_once(". ")?;
     let mut tally = Tally::default();
     for part in counts.split(';') {
@@ -82,6 +89,12 @@ fn result(line: &str) -> Option<Tally> {
         }
     }
     Some(tally)
+}
+
+/// The tests that were not asked for, in the same line.
+pub fn filtered_out(line: &str) -> Option<usize> {
+    let (before, _) = line.strip_prefix("test result: ")?.split_once(" filtered out")?;
+    before.rsplit(' ').next()?.parse().ok()
 }
 
 #[cfg(test)]

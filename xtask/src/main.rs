@@ -30,6 +30,7 @@ mod knobs;
 mod loom;
 mod machine;
 mod matrix;
+mod miri;
 mod mutants;
 mod odd_trees;
 mod prepare;
@@ -47,7 +48,7 @@ mod workspace;
 mod wrap;
 
 const USAGE: &str =
-    "usage: cargo xtask build | run | image | test [CASE..] | inject [WORD..] | mutants [WORD..] | loom | check | bench [GLOB | --bless | ..] | debug
+    "usage: cargo xtask build | run | image | test [CASE..] | inject [WORD..] | mutants [WORD..] | loom | miri [WORD..] | check | bench [GLOB | --bless | ..] | debug
 knobs (environment): BOARD MEM SMP APPEND QEMU_ARGS INITRD";
 
 fn main() -> ExitCode {
@@ -74,6 +75,7 @@ fn dispatch(verb: &str, rest: &[String]) -> Result<ExitCode> {
         "image" => flash::images(&knobs).map(|()| ExitCode::SUCCESS),
         "inject" => inject::inject(rest).map(conclude),
         "mutants" => mutants::mutants(rest).map(conclude),
+        "miri" => miri::test(rest).map(conclude),
         "loom" => loom::test().map(conclude),
         "check" => check::check().map(conclude),
         _ => Err(Error::Usage(USAGE)),

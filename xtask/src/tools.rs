@@ -6,7 +6,7 @@ use std::process::Command;
 use crate::command::{question, run};
 use crate::error::{Error, Result};
 use crate::workspace::{KERNEL_TARGET, USER_TARGET};
-use crate::{apt, qemu};
+use crate::{apt, miri, qemu};
 
 /// The oldest QEMU whose SMMU, device tree and machine versions the tests rely on.
 const OLDEST_QEMU: u32 = 10;
@@ -37,6 +37,20 @@ pub fn rust_components() -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// A nightly toolchain with Miri and the standard library's source, from which Miri builds its own.
+///
+/// # Errors
+/// Why it cannot be had.
+pub fn miri(toolchain: &str) -> Result<()> {
+    if miri::is_installed(toolchain) {
+        return Ok(());
+    }
+    println!("installing the Rust toolchain {toolchain} for Miri");
+    let components = ["--component", "miri", "--component", "rust-src"];
+    let words = ["toolchain", "install", toolchain, "--no-self-update", "--profile", "minimal"];
+    rustup(&[&words[..], &components].concat())
 }
 
 fn rustup(words: &[&str]) -> Result<()> {

@@ -1,0 +1,179 @@
+//! `cargo xtask miri`: host tests in an interpreter that knows what the language leaves undefined.
+//!
+//! Two at a time, each in a process of its own; what one of them says is shown when it ends. It takes a nightly toolchain,
+//! which is installed if it is missing. Where that cannot be had, everything here is skipped, with the reason.
+
+use std::process::Command;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Instant;
+
+use crate::command::{question, shown};
+use crate::error::{Error, Result};
+use crate::tally::Tally;
+use crate::{host, tools, workspace};
+
+/// The toolchain whose Miri judges, by its date: another one may have other rules.
+pub const TOOLCHAIN: &str = "nightly-2026-05-20";
+
+/// More at a time only wait for each other on two cores.
+const AT_ONCE: usize = 2;
+
+/// Tests read files and the clock; kernel and fakes make pointers of addresses, as the hardware does.
+const FLAGS: &str = "-Zmiri-disable-isolation -Zmiri-permissive-provenance";
+
+/// Random cases of each property; thousands of times slower than the processor.
+const PROPTEST_CASES: &str = "4";
+
+/// Some tests of a package.
+struct Job {
+    package: &'static str,
+    tests: &'static [&'static str],
+    /// More flags for Miri.
+    flags: &'static str,
+}
+
+impl Job {
+    const fn of(package: &'static str, tests: &'static [&'static str]) -> Self {
+        Self { package, tests, flags: "" }
+    }
+
+    fn name(&self) -> String {
+        format!("{} {}", self.package, self.tests.join(" "))
+    }
+}
+
+/// What tests give a driver as `'static` is never freed.
+const LEAKS: &str = "-Zmiri-ignore-leaks";
+/// Borrows of a machine's whole RAM are followed for each of its words, which takes minutes a test; the tests have one
+/// thread.
+const WHOLE_RAM: &str =
+    "-Zmiri-ignore-leaks -Zmiri-disable-stacked-borrows -Zmiri-disable-data-race-detector";
+
+/// All that runs, the longest first.
+const JOBS: &[Job] = &[
+    // Those that map much have not been through it.
+    Job { package: "drivers", tests: &["--test", "smmu", "--", "commands::", "events::"], flags: WHOLE_RAM },
+    Job { package: "drivers", tests: &["--lib"], flags: LEAKS },
+    // Device trees, which safe code reads, take a minute a test.
+    Job { package: "kernel", tests: &["--lib", "--", "--skip", "board::"], flags: LEAKS },
+    Job { package: "kernel", tests: &["--test", "caches"], flags: WHOLE_RAM },
+    // Those that build whole tables take minutes, and the crate has no unsafe code.
+    Job::of("pagetable", &["--lib", "--", "change::", "descriptor::", "geometry::", "mapping::", "steps::"]),
+    Job::of("smmu-spec", &["--lib", "--tests"]),
+    Job::of("memory", &["--lib", "--tests"]),
+    Job::of("program", &["--lib", "--tests"]),
+    Job::of("arch", &["--lib"]),
+    Job::of("dma-api", &["--lib", "--tests"]),
+    Job::of("addr", &["--lib"]),
+    Job::of("abi", &["--lib"]),
+];
+
+/// Runs them all, or those whose names contain one of the words.
+pub fn test(only: &[String]) -> Result<Tally> {
+    let wanted = |job: &&Job| only.is_empty() || only.iter().any(|word| job.name().contains(word.as_str()));
+    let jobs: Vec<_> = JOBS.iter().filter(wanted).collect();
+    if let Err(why) = tools::miri(TOOLCHAIN) {
+        println!("Miri: {} tests skipped: {why}", jobs.len());
+        return Ok(Tally { skipped: jobs.len(), ..Tally::default() });
+    }
+    let (next, sum) = (AtomicUsize::new(0), Mutex::new(Tally::default()));
+    thread::scope(|scope| {
+        for _ in 0..AT_ONCE.min(jobs.len()) {
+            scope.spawn(|| {
+                while let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let (tally, report) = one(job);
+                    // Printed under the lock, so that two reports do not mix.
+                    let mut sum = sum.lock().expect("no reporter panics");
+                    *sum += tally;
+                    print!("{report}");
+                }
+            });
+        }
+    });
+    let tally = sum.into_inner().expect("no reporter panics");
+    println!("Miri: {tally}");
+    Ok(tally)
+}
+
+/// Runs one; an error of the tool itself is a failure.
+fn one(job: &Job) -> (Tally, String) {
+    let started = Instant::now();
+    let mut command = command(job);
+    let output = command.output().map_err(|cause| Error::Start { program: "rustup".into(), cause });
+    let (tally, text) = match &output {
+        Ok(output) => {
+            let text = String::from_utf8_lossy(&output.stdout);
+            let tally = tally(&text, output.status.success());
+            (tally, text + String::from_utf8_lossy(&output.stderr))
+        }
+        Err(error) => (Tally::one(false), error.to_string().into()),
+    };
+    let word = if tally.failed == 0 { "ok  " } else { "FAIL" };
+    let took = started.elapsed().as_secs_f64();
+    let mut report = format!("{word} miri {:24} {took:6.1} s  {tally}\n", job.name());
+    if tally.failed != 0 {
+        report += &format!("     $ {}\n", shown(&command));
+        text.lines()
+            .filter(|line| host::is_news(line))
+            .for_each(|line| report += &format!("     | {line}\n"));
+    }
+    (tally, report)
+}
+
+/// The sum of what the tests of a job have printed. Those filtered out are skipped, too: a job says which.
+fn tally(text: &str, success: bool) -> Tally {
+    let mut sum = Tally::default();
+    for line in text.lines() {
+        host::result(line).into_iter().for_each(|one| sum += one);
+        sum.skipped += host::filtered_out(line).unwrap_or(0);
+    }
+    if sum.failed == 0 && (!success || sum.passed == 0) {
+        // It did not build, a test program died, or nothing ran.
+        sum.failed = 1;
+    }
+    sum
+}
+
+fn command(job: &Job) -> Command {
+    // Not `cargo` from the environment, which is that of the toolchain that runs this.
+    let mut command = Command::new("rustup");
+    command.args(["run", TOOLCHAIN, "cargo", "miri", "test", "--no-fail-fast", "--target-dir"]);
+    command.arg(workspace::target()).args(["--package", job.package]).args(job.tests);
+    command.current_dir(workspace::root());
+    command.env("MIRIFLAGS", format!("{FLAGS} {}", job.flags)).env("PROPTEST_CASES", PROPTEST_CASES);
+    command
+}
+
+/// Whether the toolchain is there, with what Miri needs of it.
+pub fn is_installed(toolchain: &str) -> bool {
+    let source = "lib/rustlib/src/rust/library/Cargo.lock";
+    let asked = |words: &[&str]| question("rustup", &[&["run", toolchain], words].concat());
+    let sysroot = asked(&["rustc", "--print", "sysroot"]);
+    let has_source = sysroot.is_some_and(|root| std::path::Path::new(root.trim()).join(source).is_file());
+    has_source && asked(&["cargo", "miri", "--version"]).is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_out_is_skipped_and_what_dies_has_failed() {
+        let text =
+            "test result: ok. 45 passed; 0 failed; 1 ignored; 0 measured; 62 filtered out; finished in 1s\n";
+        assert_eq!(tally(text, true), Tally { passed: 45, failed: 0, skipped: 63 });
+        assert_eq!(tally(text, false).failed, 1);
+        assert_eq!(tally("", true).failed, 1);
+    }
+
+    #[test]
+    fn no_package_of_the_libraries_is_left_out() {
+        let libraries = std::fs::read_dir(workspace::root().join("lib")).unwrap();
+        let names = libraries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        for name in names.chain(["arch", "drivers", "kernel"].map(str::to_owned)) {
+            assert!(JOBS.iter().any(|job| job.package == name), "{name}");
+        }
+    }
+}
