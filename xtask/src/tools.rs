@@ -39,18 +39,19 @@ pub fn rust_components() -> Result<()> {
     Ok(())
 }
 
-/// A nightly toolchain with Miri and the standard library's source, from which Miri builds its own.
+/// A nightly toolchain with Miri and the standard library's source, of which Miri's own is built.
 ///
 /// # Errors
 /// Why it cannot be had.
 pub fn miri(toolchain: &str) -> Result<()> {
-    if miri::is_installed(toolchain) {
-        return Ok(());
+    if !miri::is_installed(toolchain) {
+        println!("installing the Rust toolchain {toolchain} for Miri");
+        let components = ["--component", "miri", "--component", "rust-src"];
+        let words = ["toolchain", "install", toolchain, "--no-self-update", "--profile", "minimal"];
+        rustup(&[&words[..], &components].concat())?;
     }
-    println!("installing the Rust toolchain {toolchain} for Miri");
-    let components = ["--component", "miri", "--component", "rust-src"];
-    let words = ["toolchain", "install", toolchain, "--no-self-update", "--profile", "minimal"];
-    rustup(&[&words[..], &components].concat())
+    // Takes what the standard library depends on from the registry, the first time.
+    rustup(&["run", toolchain, "cargo", "miri", "setup"])
 }
 
 fn rustup(words: &[&str]) -> Result<()> {
