@@ -42,13 +42,6 @@ pub const MUTANTS: &[Mutant] = &[
         judge: test(LEFT, "on the stack is not zero"),
     },
     Mutant {
-        name: "the end of a program's code not zeroed",
-        file: TOUCH,
-        from: TAKE_ZEROED,
-        to: "let zeroed = !prot.contains(Prot::EXEC);\n        let mut frames = if zeroed { pages::take_zeroed(hole.len() / PAGE_SIZE) } else { memory::chunks::take(&mut zones::Source::default(), &memory::Request::new(hole.len() / PAGE_SIZE)) }",
-        judge: test(LEFT, "behind a part that ends at"),
-    },
-    Mutant {
         name: "a buffer not zeroed",
         file: "kernel/src/dma/buffer.rs",
         from: "MemoryType::WriteBack => kmap::zero_all(&buffer.frames),",
