@@ -167,8 +167,9 @@ struct Refusal {
     words: [u64; 2],
 }
 
-/// Refusals that are remembered, each until so many others came.
-const REFUSALS: usize = 8;
+/// Refusals that are remembered, each until so many others came. Whoever looks later than that takes one for its own, so
+/// there are more than a CPU misses that was held up for some milliseconds.
+const REFUSALS: usize = 64;
 
 /// The queue, its registers, and the driver's own idea of both indices.
 ///

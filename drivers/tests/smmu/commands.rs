@@ -77,6 +77,28 @@ fn nobody_is_told_of_anothers_refused_commands() {
     assert!(rig.commands.borrow().counters().illegal >= 1);
 }
 
+/// A queue in which forty commands of others are refused before somebody looks at it once more.
+struct Trouble<'a>(&'a RefCell<CommandQueue>, core::cell::Cell<bool>);
+
+impl Shared<CommandQueue> for Trouble<'_> {
+    fn with<R>(&self, action: impl FnOnce(&mut CommandQueue) -> R) -> R {
+        let queue = &mut *self.0.borrow_mut();
+        if self.1.replace(true) {
+            let illegal = Command::TlbiS12Vmall { vmid: addr::Vmid::new(0) };
+            (0..40).for_each(|_| assert!(queue.run([illegal]).is_err()));
+        }
+        action(queue)
+    }
+}
+
+#[test]
+fn whoever_looks_late_is_not_told_of_what_others_were_refused_meanwhile() {
+    let rig = rig(Ids::STAGE1, Walks::Coherent);
+    let others = Trouble(&rig.commands, false.into());
+    assert_eq!(smmu::sync(&others), Ok(()));
+    assert_eq!(rig.commands.borrow().counters().illegal, 40);
+}
+
 #[test]
 fn who_was_passed_by_a_full_turn_of_the_queue_sees_its_end() {
     let mut rig = rig(Ids::SMALL, Walks::NonCoherent);

@@ -91,13 +91,16 @@ impl Held {
         if now == self { Ok(()) } else { Err(format!("{when}: {self:?} became {now:?}")) }
     }
 
-    /// Everything but devices' tables is as it was, as soon as threads that have ended are gone.
+    /// Everything but devices' tables is as it was, as soon as threads that have ended are gone. What is lost for good is
+    /// not waited for.
     pub fn settle(self, when: &str) -> Result<(), String> {
         let deadline = sched::time::now() + PATIENCE_NS;
         loop {
-            let wanted = Self { device_tables: counters::read().table_pages.now, ..self };
+            let counters = counters::read();
+            let wanted = Self { device_tables: counters.table_pages.now, ..self };
+            let may_come = counters.lost_bytes.now <= self.lost_bytes && sched::time::now() < deadline;
             match wanted.check(when) {
-                Err(_) if sched::time::now() < deadline => sched::yield_now(),
+                Err(_) if may_come => sched::yield_now(),
                 result => return result,
             }
         }
