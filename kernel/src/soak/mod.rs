@@ -19,9 +19,8 @@ use crate::selftest::held::Held;
 use crate::{audit, kprintln, smp};
 use ::alloc::format;
 use ::alloc::string::String;
-use ::alloc::vec::Vec;
 use round::{Kind, Tally};
-use state::State;
+use state::{History, State};
 
 const ROUND_NS: u64 = 12_000_000_000;
 const MINUTE_NS: u64 = 60_000_000_000;
@@ -37,11 +36,11 @@ pub fn run(wish: Soak) {
 
 fn rounds(wish: Soak) -> Result<Tally, String> {
     let start = time::now();
-    let (mut held, mut all, mut states) = (None, Tally::default(), Vec::new());
+    let (mut held, mut all, mut history) = (None, Tally::default(), History::default());
     let mut seed = wish.seed;
-    while time::now() - start < wish.minutes * MINUTE_NS || states.len() < state::FEWEST {
+    while time::now() - start < wish.minutes * MINUTE_NS || history.rounds() < state::FEWEST {
         let seconds = (time::now() - start) / 1_000_000_000;
-        let tally = round(seed, Kind::of(states.len()))
+        let tally = round(seed, Kind::of(history.rounds()))
             .map_err(|what| format!("at {seconds} s, round seed {seed}: {what}"))?;
         // The first round is the first use of much that stays: tables of streams, stacks.
         held.get_or_insert_with(Held::now).settle(&format!("at {seconds} s, round seed {seed}"))?;
@@ -49,10 +48,10 @@ fn rounds(wish: Soak) -> Result<Tally, String> {
         all = all.and(tally);
         let state = State::now()?;
         kprintln!("soak: {} s: {tally}; {state}", (time::now() - start) / 1_000_000_000);
-        states.push(state);
+        history.push(state);
         seed += 1;
     }
-    state::judge(&states)?;
+    history.judge()?;
     if all.operations == 0 || all.programs == 0 {
         return Err(format!("a machine without a device or without programs: {all}"));
     }

@@ -72,29 +72,58 @@ impl fmt::Display for State {
 
 type Number = fn(&State) -> u64;
 
-/// No number grows from the first rounds to the last.
-pub fn judge(states: &[State]) -> Result<(), String> {
-    let warm = states.get(WARM..).unwrap_or_default();
-    let (first, last) = (&warm[..ENDS.min(warm.len())], &warm[warm.len().saturating_sub(ENDS)..]);
-    let numbers: [(&str, Number, u64); 5] = [
-        ("frames of highmem", |state| state.high_frames, 0),
-        ("bytes of the heap", |state| state.heap, HEAP_ROOM),
-        ("page tables of devices", |state| state.device_tables, TABLES_ROOM),
-        ("ranges of device addresses", |state| state.ranges, 0),
-        // Half as slow again: the host has other things to do, in the one and in the other.
-        ("times as slow as arithmetic", |state| state.pace, best(first, |state| state.pace) / 2),
-    ];
-    for (what, number, room) in numbers {
-        let (before, after) = (best(first, number), best(last, number));
-        if after > before + room {
-            return Err(format!("{before} {what} became {after}"));
-        }
-    }
-    Ok(())
+/// The numbers of the rounds that are compared. It takes the same room however many there are: it is in the heap's number.
+#[derive(Default)]
+pub struct History {
+    rounds: usize,
+    first: [Option<State>; ENDS],
+    /// The newest is behind the others.
+    last: [Option<State>; ENDS],
 }
 
-fn best(states: &[State], number: Number) -> u64 {
-    states.iter().map(number).min().unwrap_or(0)
+impl History {
+    /// How many rounds there were.
+    pub fn rounds(&self) -> usize {
+        self.rounds
+    }
+
+    /// One round more.
+    pub fn push(&mut self, state: State) {
+        if let Some(place) = self.rounds.checked_sub(WARM).and_then(|index| self.first.get_mut(index)) {
+            *place = Some(state);
+        }
+        if self.rounds >= WARM {
+            self.last.rotate_left(1);
+            self.last[ENDS - 1] = Some(state);
+        }
+        self.rounds += 1;
+    }
+
+    /// No number grows from the first rounds to the last.
+    ///
+    /// # Errors
+    /// The first that does.
+    pub fn judge(&self) -> Result<(), String> {
+        let numbers: [(&str, Number, u64); 5] = [
+            ("frames of highmem", |state| state.high_frames, 0),
+            ("bytes of the heap", |state| state.heap, HEAP_ROOM),
+            ("page tables of devices", |state| state.device_tables, TABLES_ROOM),
+            ("ranges of device addresses", |state| state.ranges, 0),
+            // Half as slow again: the host has other things to do, in the one and in the other.
+            ("times as slow as arithmetic", |state| state.pace, best(&self.first, |state| state.pace) / 2),
+        ];
+        for (what, number, room) in numbers {
+            let (before, after) = (best(&self.first, number), best(&self.last, number));
+            if after > before + room {
+                return Err(format!("{before} {what} became {after}"));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn best(states: &[Option<State>], number: Number) -> u64 {
+    states.iter().flatten().map(number).min().unwrap_or(0)
 }
 
 /// How long the same work takes, against arithmetic alone: the best of many tries of both, in turns. Each is short, so that
@@ -148,6 +177,13 @@ mod tests {
         ranges: 4,
         pace: 1000,
     };
+
+    fn judge(states: &[State]) -> Result<(), String> {
+        let mut history = History::default();
+        states.iter().for_each(|state| history.push(*state));
+        assert_eq!(history.rounds(), states.len());
+        history.judge()
+    }
 
     #[test]
     fn what_stays_passes_and_what_grows_is_named() {
