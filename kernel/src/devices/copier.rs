@@ -35,14 +35,14 @@ pub enum Model {
 pub struct Done {
     /// Accesses that it aborted and recorded.
     pub aborted: u64,
-    /// The device was in quarantine before they began or when they were over: nobody knows how many were aborted.
-    pub quarantined: bool,
+    /// The device might not do DMA all the time, or was about not to: nobody knows how many were aborted.
+    pub blocked: bool,
 }
 
 impl Done {
     /// Whether all bytes were copied.
     pub fn is_whole(self) -> bool {
-        self.aborted == 0 && !self.quarantined
+        self.aborted == 0 && !self.blocked
     }
 }
 
@@ -186,10 +186,10 @@ impl Copier {
     /// Does the transfers of one turn. What is aborted meanwhile is theirs.
     fn watched(&self, transfers: &[Transfer]) -> Result<Done, CopyError> {
         let notify = if self.has_interrupt() { Notify::Interrupt } else { Notify::Poll };
-        let (quarantined, before) = (self.device.is_quarantined(), self.device.all_faults());
+        let (armed, before) = (self.device.armed(), self.device.all_faults());
         transfers.chunks(self.most_transfers).try_for_each(|job| self.run(job, notify))?;
         let aborted = self.device.all_faults() - before;
-        Ok(Done { aborted, quarantined: quarantined || self.device.is_quarantined() })
+        Ok(Done { aborted, blocked: armed.is_none() || self.device.armed() != armed })
     }
 
     fn run(&self, job: &[Transfer], notify: Notify) -> Result<(), CopyError> {

@@ -168,6 +168,12 @@ impl Device {
         self.faults.set_limit(limit);
     }
 
+    /// Which time it is that it may do DMA; `None` while it may not, or is about not to. Where this is the same before and
+    /// after, all that was aborted in between is among [`Device::all_faults`].
+    pub fn armed(&self) -> Option<u64> {
+        self.faults.armed()
+    }
+
     /// Whether it is blocked because it had too many faults.
     pub fn is_quarantined(&self) -> bool {
         self.faults.is_quarantined()

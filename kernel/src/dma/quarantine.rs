@@ -39,6 +39,8 @@ pub(super) struct Faults {
     before: AtomicU64,
     limit: AtomicU64,
     state: AtomicU8,
+    /// How often it was armed again.
+    armings: AtomicU64,
     /// The first since it was armed.
     first: SpinLock<Option<Event>>,
 }
@@ -50,6 +52,7 @@ impl Faults {
             before: AtomicU64::new(0),
             limit: AtomicU64::new(DEFAULT_LIMIT),
             state: AtomicU8::new(ARMED),
+            armings: AtomicU64::new(0),
             first: SpinLock::new(None),
         }
     }
@@ -75,6 +78,12 @@ impl Faults {
 
     pub(super) fn is_quarantined(&self) -> bool {
         self.state.load(Acquire) == QUARANTINED
+    }
+
+    /// Which time it is that the device is armed; `None` while it is not, or is about not to be. Where this is the same
+    /// before and after, the SMMU aborted nothing in between without an event.
+    pub(super) fn armed(&self) -> Option<u64> {
+        (self.state.load(Acquire) == ARMED).then(|| self.armings.load(Relaxed))
     }
 
     /// Whether the SMMU aborts what the device does, for whatever reason.
@@ -115,6 +124,12 @@ impl Faults {
             self.before.store(self.total(), Relaxed);
             *self.first.lock() = None;
         }
+        self.enter(state);
+    }
+
+    /// Ends a change.
+    fn enter(&self, state: u8) {
+        self.armings.fetch_add(u64::from(state == ARMED), Relaxed);
         self.state.store(state, Release);
     }
 
@@ -123,7 +138,7 @@ impl Faults {
         // What was to be blocked for its faults is blocked all the same.
         (self.change(ARMED, CHANGING) || self.change(WANTED, CHANGING)).then(|| {
             let result = detach();
-            self.state.store(if result.is_ok() { BLOCKED } else { ARMED }, Release);
+            self.enter(if result.is_ok() { BLOCKED } else { ARMED });
             result
         })
     }
@@ -132,7 +147,7 @@ impl Faults {
     pub(super) fn unblock<E>(&self, attach: impl FnOnce() -> Result<(), E>) -> Option<Result<(), E>> {
         self.change(BLOCKED, CHANGING).then(|| {
             let result = attach();
-            self.state.store(if result.is_ok() { ARMED } else { BLOCKED }, Release);
+            self.enter(if result.is_ok() { ARMED } else { BLOCKED });
             result
         })
     }
@@ -256,6 +271,27 @@ mod tests {
 
     fn done() -> Result<(), ()> {
         Ok(())
+    }
+
+    #[test]
+    fn whoever_is_not_armed_throughout_may_have_been_aborted() {
+        let faults = Faults::new();
+        faults.set_limit(1);
+        let before = faults.armed();
+        assert!(before.is_some() && faults.armed() == before);
+        assert!(faults.add(event(0)));
+        assert_eq!(faults.armed(), None, "about to be blocked");
+        faults.quarantine(|| {
+            assert_eq!(faults.armed(), None, "the SMMU may abort already");
+            done()
+        });
+        assert_eq!(faults.armed(), None);
+        faults.rearm(done).unwrap();
+        assert!(faults.armed().is_some() && faults.armed() != before);
+        let again = faults.armed();
+        assert_eq!((faults.block(done), faults.armed()), (Some(Ok(())), None));
+        assert_eq!(faults.unblock(done), Some(Ok(())));
+        assert!(faults.armed().is_some() && faults.armed() != again);
     }
 
     #[test]
