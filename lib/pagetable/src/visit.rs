@@ -19,7 +19,7 @@ pub struct Leaf<A> {
     pub bytes: u64,
     /// The memory type.
     pub memory: MemoryType,
-    /// The rights, as asked for in [`Mapping`](crate::Mapping).
+    /// The rights, as asked for in [`Mapping`].
     pub access: Access,
     /// Whether it is one of an aligned group of sixteen that may share a TLB entry.
     pub contiguous: bool,
