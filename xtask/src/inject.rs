@@ -1,5 +1,5 @@
 //! `cargo xtask inject`: fail everything. The self-tests on the checking build, a few to a machine, each test again and
-//! again with another event failing, and at the end how many there were. Most of an hour; `make test` has a part of it.
+//! again with another event failing, and at the end how many there were. `make test` has a part of it.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
