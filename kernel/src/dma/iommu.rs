@@ -132,9 +132,9 @@ pub fn init(descriptions: &[board::Smmu], devices: impl Fn(Phandle) -> u64, most
     SMMUS.call_once(|| descriptions.iter().filter_map(start).collect());
 }
 
-/// Events that there should be room for.
+/// Events that there should be room for: a power of two.
 fn event_room(devices: u64) -> u64 {
-    (devices * EVENTS_AT_ONCE).clamp(*EVENT_ROOM.start(), *EVENT_ROOM.end())
+    (devices * EVENTS_AT_ONCE).clamp(*EVENT_ROOM.start(), *EVENT_ROOM.end()).next_power_of_two()
 }
 
 fn start(description: &board::Smmu, events: u64) -> Option<&'static Smmu> {
@@ -164,7 +164,7 @@ fn open(description: &board::Smmu, events: u64) -> Result<Smmu, OpenError> {
     let mut features = Features::probe(&registers).map_err(OpenError::Unsupported)?;
     // The tree knows the interconnect, which IDR0.COHACC may not.
     features.walks = if description.coherent { Walks::Coherent } else { Walks::NonCoherent };
-    features.event_room_log2 = events.next_power_of_two().ilog2() as u8;
+    features.event_room_log2 = events.ilog2() as u8;
     let smmu::Smmu { features, commands, events, streams, tags } =
         smmu::start(registers, features, &mut Regions, Clock::system()).map_err(OpenError::Start)?;
     Ok(Smmu {

@@ -46,14 +46,9 @@ fn nobody_notices() -> Outcome {
     let Some(smmu) = iommu::all().first().copied() else { skip!("no SMMU") };
     let before = smmu.command_counters();
     let device = nobody(smmu)?;
-    let seen = run_each(smp::online() + 1, move |thread| match thread {
-        0 => (0..ROUNDS).try_for_each(|round| {
-            crate::sched::yield_now();
-            smmu.push_words(ILLEGAL).map_err(|error| format!("round {round}: {error:?}"))
-        }),
-        _ => lend(&device, 4 * ROUNDS),
+    among_others(&device, ROUNDS, move |round| {
+        smmu.push_words(ILLEGAL).map_err(|error| format!("round {round}: {error:?}"))
     })?;
-    seen.into_iter().collect::<Result<(), _>>()?;
     // Whoever comes next finds what was not found yet.
     smmu.service();
     let after = smmu.command_counters();
@@ -61,6 +56,23 @@ fn nobody_notices() -> Outcome {
     check!(refused == ROUNDS, "{refused} of {ROUNDS} were refused");
     check!(after.time_outs == before.time_outs, "somebody waited in vain");
     pass!("{ROUNDS} among {} others, of {} CPUs", after.commands - before.commands - ROUNDS, smp::online())
+}
+
+/// Does something so many times while every CPU has commands of its own in the queue, which may not fail.
+pub(super) fn among_others(
+    device: &Arc<Device>,
+    rounds: u64,
+    trouble: impl Fn(u64) -> Result<(), String> + Send + Sync + 'static,
+) -> Result<(), String> {
+    let device = device.clone();
+    let seen = run_each(smp::online() + 1, move |thread| match thread {
+        0 => (0..rounds).try_for_each(|round| {
+            crate::sched::yield_now();
+            trouble(round)
+        }),
+        _ => lend(&device, 4 * rounds),
+    })?;
+    seen.into_iter().collect()
 }
 
 /// A device that is not there.

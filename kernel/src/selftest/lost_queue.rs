@@ -1,15 +1,15 @@
 //! A command queue where there is no memory: the SMMU stops with CERROR_ABT, once more when it is asked to try again, and
 //! the queue begins anew. The checking build alone can take a queue away.
 
-use super::commands::{lend, nobody};
+use super::commands::{among_others, lend, nobody};
 use super::{Outcome, Test};
 use crate::dma::iommu::{self, Smmu};
-use crate::rig::run_each;
 use crate::{check, pass, skip, smp};
 use addr::{PAGE_SIZE, PhysAddr};
 use alloc::format;
 use alloc::string::String;
 use drivers::smmu::CommandError;
+use smmu_spec::Command;
 
 pub const TESTS: &[Test] = &[
     Test { name: "smmu.a_queue_that_cannot_be_read_begins_anew", run: begins_anew },
@@ -51,14 +51,7 @@ fn nobody_notices() -> Outcome {
     let Some(smmu) = iommu::all().first().copied() else { skip!("no SMMU") };
     let before = smmu.command_counters();
     let device = nobody(smmu)?;
-    let seen = run_each(smp::online() + 1, move |thread| match thread {
-        0 => (0..ROUNDS).try_for_each(|_| {
-            crate::sched::yield_now();
-            lose(smmu, false)
-        }),
-        _ => lend(&device, 4 * ROUNDS),
-    })?;
-    seen.into_iter().collect::<Result<(), _>>()?;
+    among_others(&device, ROUNDS, move |_| lose(smmu, false))?;
     smmu.sync().map_err(|error| format!("{error}"))?;
     let after = smmu.command_counters();
     let anew = after.begun_anew - before.begun_anew;
@@ -73,7 +66,7 @@ fn stays_lost() -> Outcome {
     let device = nobody(smmu)?;
     lose(smmu, true)?;
     // More than it has room for.
-    let seen = (0..300).map(|_| smmu.run_words([0x46, 0])).find(|seen| *seen != STOPPED);
+    let seen = (0..300).map(|_| smmu.run_words(Command::Sync.encode())).find(|seen| *seen != STOPPED);
     smmu.find_queue();
     check!(seen.is_none(), "somebody who waited was told {seen:?}");
     lend(&device, 16)?;
