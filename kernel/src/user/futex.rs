@@ -4,11 +4,11 @@
 //! `FUTEX_PRIVATE_FLAG`.
 
 use super::access::UserMemory;
-use crate::checking::{self, Class};
 use crate::sched::{self, Nanoseconds, Thread};
 use crate::sync::SpinLock;
 use abi::Errno;
 use addr::UserVa;
+use alloc::collections::TryReserveError;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
@@ -26,6 +26,17 @@ impl Futexes {
     /// Nobody sleeps.
     pub const fn new() -> Self {
         Self(SpinLock::new(Vec::new()))
+    }
+
+    /// Makes room for `threads` threads to sleep, so that sleeping and waking need no memory: a program that is told that
+    /// there is none has no way on.
+    ///
+    /// # Errors
+    /// There is none now.
+    pub fn make_room(&self, threads: usize) -> Result<(), TryReserveError> {
+        let mut sleepers = self.0.lock();
+        let more = threads.saturating_sub(sleepers.len());
+        sleepers.try_reserve(more)
     }
 
     /// Sleeps until a wake at `at` that meets `bits`, if the word there is `expected` now.
@@ -76,9 +87,8 @@ impl Futexes {
             let mut sleepers = self.0.lock();
             match memory.try_load_u32(at) {
                 Some(word) if word != expected => return Err(Errno::EAGAIN),
-                Some(_) if checking::fails(Class::Heap) => return Err(Errno::ENOMEM),
                 Some(_) => {
-                    sleepers.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+                    debug_assert!(sleepers.len() < sleepers.capacity());
                     sleepers.push(Sleeper { at, bits, thread: thread.clone() });
                     return Ok(());
                 }

@@ -173,7 +173,10 @@ fn run(process: Arc<Process>, files: &[Arc<OpenFile>], frame: TrapFrame) -> Resu
     process.announce();
     let task = Arc::new(Task::new(process.id(), process.clone(), UserVa::new(0)));
     let thread = sched::new_user_thread(task, frame).map_err(|_| Errno::ENOMEM)?;
-    process.add_thread(&thread);
+    if !process.add_thread(&thread) {
+        sched::discard(thread);
+        return Err(Errno::ENOMEM);
+    }
     sched::make_ready(&thread);
     Ok(process)
 }

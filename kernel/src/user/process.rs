@@ -4,7 +4,7 @@ use super::address_space::AddressSpace;
 use super::files::OpenFile;
 use super::futex::Futexes;
 use super::task;
-use crate::checking;
+use crate::checking::{self, Class};
 use crate::sched::{self, Thread, Waiters};
 use crate::sync::SpinLock;
 use abi::signal::{SIGNALS, SigAction, Signal};
@@ -95,14 +95,17 @@ impl Process {
         self.id
     }
 
-    /// Adds a thread that does not run yet. `false`: there are too many, or the program is being ended.
+    /// Adds a thread that does not run yet. `false`: there are too many, the program is being ended, or there is no memory
+    /// for what is known of it.
     pub fn add_thread(&self, thread: &Arc<Thread>) -> bool {
         let mut threads = self.threads.lock();
         let may = threads.len() < checking::rounds(THREADS_MAX as u64) as usize && !self.is_ending();
-        if may {
+        let has_room = || !checking::fails(Class::Heap) && self.futexes.make_room(threads.len() + 1).is_ok();
+        let added = may && has_room();
+        if added {
             threads.push(thread.clone());
         }
-        may
+        added
     }
 
     /// Whether its threads should unwind and leave.
