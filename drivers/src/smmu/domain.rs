@@ -8,7 +8,7 @@ use super::upkeep::Upkeep;
 use super::walked::{Run, Translation, Walked};
 use crate::iommu::{self, Freed, MapError, NotUnmapped, Placement, Shared, Stale, Unfinished};
 use crate::region::{Region, RegionSource};
-use addr::{AddrRange, Iova, PAGE_SIZE};
+use addr::{AddrRange, Iova, PAGE_SIZE, PhysAddr};
 use pagetable::{Leaf, Mapping, PageTable, Stage1, StaleTables, TableMemory, UnmapError};
 use smmu_spec::{AddressSpace, ContextDescriptor, Invalidation, Stage2, Step, StreamConfig, Tag, update};
 
@@ -189,6 +189,14 @@ impl Domain {
         match &self.tables {
             Tables::Stage1 { tables, .. } => tables.leaves(memory, range, visit),
             Tables::Stage2(tables) => tables.leaves(memory, range, visit),
+        }
+    }
+
+    /// Shows every table that the SMMU's walks can come to, the first ones first.
+    pub fn each_table<M: TableMemory>(&self, memory: &M, show: impl FnMut(PhysAddr)) {
+        match &self.tables {
+            Tables::Stage1 { tables, .. } => tables.each_table(memory, show),
+            Tables::Stage2(tables) => tables.each_table(memory, show),
         }
     }
 

@@ -2,23 +2,24 @@
 //! themselves. It can be called at any time when nothing else runs; the self-tests call it after each of them.
 //!
 //! 1. All mappings of a frame have one memory type (invariant 2).
-//! 2. Nothing but the linear map reaches a free frame.
+//! 2. Nothing but the linear map reaches a free frame, a page table or the heap.
 //! 3. Nothing can be written and executed, and every entry is one that a mapping is written as: so nothing of the kernel's
 //!    is within a program's reach, and the kernel executes nothing of a program's.
 //! 4. What a program has for itself, no other program and no window of the kernel has.
-//! 5. No frame is free twice.
+//! 5. No frame is two of these three, or one of them twice.
 //! 6. Every CPU's tables are the kernel's, but for its windows, and no window is open.
 //! 7. What a device reaches, it reaches at addresses that somebody has: an attachment, or a loan.
 
-mod free;
+mod held;
 mod mapped;
 
 use crate::dma::domain;
-use crate::memory::{kernel_map, kmap, zones};
+use crate::memory::{heap, kernel_map, kmap, zones};
 use crate::user::{address_space::Behind, process};
 use addr::{AddrRange, Iova, KernelVa, MemoryType, PhysAddr};
 use core::fmt;
-use free::Free;
+pub use held::Holder;
+use held::Shown;
 use mapped::Mappings;
 use pagetable::{Access, Leaf};
 
@@ -53,17 +54,21 @@ pub enum Finding {
         /// Two of their mappings.
         mappings: [(Owner, MemoryType); 2],
     },
-    /// Memory is mapped, and free.
-    Free {
+    /// Memory is mapped that is free or the kernel's own.
+    Held {
         /// The frames.
         frames: AddrRange<PhysAddr>,
+        /// Who has them.
+        holder: Holder,
         /// Who maps them.
         owner: Owner,
     },
-    /// Memory is free twice.
-    FreeTwice {
+    /// Memory is free and the kernel's own, or twice either.
+    TwoHolders {
         /// The frames.
         frames: AddrRange<PhysAddr>,
+        /// Both.
+        holders: [Holder; 2],
     },
     /// A mapping is writable and executable.
     WritableCode {
@@ -117,8 +122,15 @@ impl fmt::Display for Finding {
             Self::Conflict { frames, mappings: [(one, first), (other, second)] } => {
                 write!(f, "{frames:?} is {first:?} for {one:?} and {second:?} for {other:?}")
             }
-            Self::Free { frames, owner } => write!(f, "{frames:?} is free, and mapped by {owner:?}"),
-            Self::FreeTwice { frames } => write!(f, "{frames:?} is free twice"),
+            Self::Held { frames, holder, owner } => {
+                write!(f, "{frames:?} is {holder}, and mapped by {owner:?}")
+            }
+            Self::TwoHolders { frames, holders: [one, other] } if one == other => {
+                write!(f, "{frames:?} is {one} twice")
+            }
+            Self::TwoHolders { frames, holders: [one, other] } => {
+                write!(f, "{frames:?} is {one} and {other} at once")
+            }
             Self::WritableCode { frames, owner } => {
                 write!(f, "{frames:?} can be written and executed by {owner:?}")
             }
@@ -145,6 +157,20 @@ pub struct Seen {
     pub leaves: usize,
     /// Bytes without owner.
     pub free: u64,
+    /// Bytes of page tables.
+    pub tables: u64,
+    /// Bytes of lowmem that the heap has.
+    pub heap: u64,
+}
+
+impl fmt::Display for Seen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { leaves, free, tables, heap } = self;
+        write!(
+            f,
+            "{leaves} pages and blocks; {tables:#x} bytes of tables, {heap:#x} of the heap, {free:#x} free"
+        )
+    }
 }
 
 /// Where the kernel's view of low memory ends.
@@ -159,13 +185,15 @@ pub fn check() -> Result<Seen, Finding> {
     audit.add_kernel();
     audit.add_devices();
     audit.add_programs();
-    let free = Free::new(zones::free_chunks().ok_or(Finding::OutOfMemory)?)?;
-    audit.verdict(&free)
+    let free = zones::free_chunks().ok_or(Finding::OutOfMemory)?;
+    free.into_iter().for_each(|chunk| audit.shown.add(chunk, Holder::Nobody));
+    audit.verdict()
 }
 
 #[derive(Default)]
 struct Audit {
     mappings: Mappings,
+    shown: Shown,
     /// The first that one entry alone has shown.
     finding: Option<Finding>,
 }
@@ -191,6 +219,9 @@ impl Audit {
             self.add(&leaf, leaf.output(), Owner::Kernel);
             self.finding.get_or_insert(Finding::OpenWindow { frames: leaf.output() });
         });
+        kernel_map::each_table(|table| self.shown.add_table(table));
+        kmap::each_table(|table| self.shown.add_table(table));
+        heap::each_chunk(|chunk| self.shown.add(chunk, Holder::Heap));
     }
 
     fn add_devices(&mut self) {
@@ -202,6 +233,7 @@ impl Audit {
                     self.finding.get_or_insert(Finding::Stray { frames: leaf.output(), at: leaf.at, owner });
                 }
             });
+            domain.each_table(|table| self.shown.add_table(table));
         }
     }
 
@@ -215,10 +247,12 @@ impl Audit {
                     |leaf| self.add(&leaf, leaf.output(), owner),
                 );
             }
+            program.space.each_table(|table| self.shown.add_table(table));
         }
     }
 
-    fn verdict(mut self, free: &Free) -> Result<Seen, Finding> {
+    fn verdict(mut self) -> Result<Seen, Finding> {
+        let held = self.shown.sorted()?;
         let leaves = self.mappings.leaves();
         let sorted = self.mappings.sorted();
         let others = kmap::difference().map(|(cpu, at)| Finding::OtherTables { cpu, at });
@@ -227,7 +261,9 @@ impl Audit {
             .or(others)
             .or_else(|| mapped::conflict(sorted))
             .or_else(|| mapped::shared(sorted))
-            .or_else(|| free.first_mapped(sorted));
-        finding.map_or(Ok(Seen { leaves, free: free.bytes() }), Err)
+            .or_else(|| held.first_mapped(sorted));
+        let [free, tables, heap] =
+            [Holder::Nobody, Holder::Table, Holder::Heap].map(|holder| held.bytes(holder));
+        finding.map_or(Ok(Seen { leaves, free, tables, heap }), Err)
     }
 }

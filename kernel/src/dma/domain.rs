@@ -194,6 +194,13 @@ impl Domain {
         }
     }
 
+    /// Shows every table that the IOMMU walks for it; nothing without translation.
+    pub fn each_table(&self, show: impl FnMut(PhysAddr)) {
+        if let Kind::Translated(behind) = &self.kind {
+            behind.translated.lock().each_table(show);
+        }
+    }
+
     /// Calls `action` with the SMMU's domain, if there is one.
     pub(super) fn with_smmu<R>(&self, action: impl FnOnce(&mut smmu::Domain) -> R) -> Option<R> {
         match &self.kind {

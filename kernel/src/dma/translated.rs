@@ -3,7 +3,7 @@
 use super::domain::{Fit, Wish};
 use super::iommu::{Smmu, Tables};
 use crate::checking::{self, Class};
-use addr::{AddrRange, Iova, Order, PAGE_SIZE, Run};
+use addr::{AddrRange, Iova, Order, PAGE_SIZE, PhysAddr, Run};
 use dma_api::DmaError;
 use drivers::iommu::{Domain as _, MapError, Stale};
 use drivers::smmu::{self, Pinned};
@@ -48,6 +48,11 @@ impl Translated {
     /// Shows every page or block of `range`, lowest first.
     pub fn leaves(&self, range: AddrRange<Iova>, visit: impl FnMut(Leaf<Iova>)) {
         self.domain.leaves(&Tables, range, visit);
+    }
+
+    /// Shows every table behind it.
+    pub fn each_table(&self, show: impl FnMut(PhysAddr)) {
+        self.domain.each_table(&Tables, show);
     }
 
     /// Pins the table from `at` on, whose addresses nobody else gets any more; `None` when they are not all free, or not

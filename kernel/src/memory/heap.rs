@@ -10,7 +10,7 @@ use crate::memory::recent_blocks::RecentBlocks;
 use crate::memory::zones;
 use crate::percpu::{MAX_CPUS, PerCpu};
 use crate::sync::SpinLock;
-use addr::Order;
+use addr::{Chunk, Order};
 use buddy_system_allocator::Heap;
 use core::alloc::{GlobalAlloc, Layout};
 use core::cell::UnsafeCell;
@@ -45,6 +45,14 @@ static FREE: AtomicUsize = AtomicUsize::new(0);
 static WATCHED: AtomicBool = AtomicBool::new(false);
 /// Bytes taken from lowmem so far.
 static GROWN: AtomicUsize = AtomicUsize::new(0);
+/// The chunks of lowmem that the heap took, the last one first.
+static GROWTHS: SpinLock<Option<&'static Growth>> = SpinLock::new(None);
+
+/// A chunk that the heap took, and those that it took before.
+struct Growth {
+    chunk: Chunk,
+    before: Option<&'static Self>,
+}
 
 struct KernelHeap;
 
@@ -192,8 +200,29 @@ fn grow(layout: Layout) -> bool {
     // SAFETY: the chunk is ours for good, in the linear map, and nothing else refers to it.
     unsafe { heap.add_to_heap(start, start + chunk.bytes() as usize) };
     GROWN.fetch_add(chunk.bytes() as usize, Ordering::Relaxed);
+    note_growth(&mut heap, chunk);
     note_free(&heap);
     true
+}
+
+/// Writes down, on the heap itself, that it took `chunk`.
+fn note_growth(heap: &mut Heap<ORDERS>, chunk: Chunk) {
+    let Ok(place) = heap.alloc(Layout::new::<Growth>()) else {
+        unreachable!("no room in a heap that has grown")
+    };
+    let place = place.cast::<Growth>();
+    let mut growths = GROWTHS.lock();
+    // SAFETY: the block is new, large enough and aligned, and never given back.
+    *growths = Some(unsafe {
+        place.write(Growth { chunk, before: *growths });
+        place.as_ref()
+    });
+}
+
+/// Shows every chunk of lowmem that the heap has taken.
+pub fn each_chunk(show: impl FnMut(Chunk)) {
+    let last = *GROWTHS.lock();
+    core::iter::successors(last, |growth| growth.before).map(|growth| growth.chunk).for_each(show);
 }
 
 /// Whether the zones can write down what they get back from a CPU's magazine.

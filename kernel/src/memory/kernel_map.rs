@@ -5,7 +5,7 @@
 
 use crate::memory::tables;
 use crate::sync::SpinLock;
-use addr::{AddrRange, Chunk, KernelVa};
+use addr::{AddrRange, Chunk, KernelVa, PhysAddr};
 use arch::tlb::Level;
 use pagetable::{FixedRoot, Leaf, MapError, Mapping, OutOfTables, OwnRoot, PageTable, Stage1};
 use spin::Once;
@@ -94,6 +94,11 @@ pub fn translate(at: KernelVa) -> Option<Leaf<KernelVa>> {
 /// Shows every mapping in `range`, lowest first.
 pub fn leaves(range: AddrRange<KernelVa>, show: impl FnMut(Leaf<KernelVa>)) {
     with(|tree| tree.leaves(&tables::kernel(), range, show));
+}
+
+/// Shows every table of the tree; what CPUs have of their own is not in it.
+pub fn each_table(show: impl FnMut(PhysAddr)) {
+    with(|tree| tree.each_table(&tables::kernel(), show));
 }
 
 fn with<R>(f: impl FnOnce(&mut Tree) -> R) -> R {

@@ -37,6 +37,12 @@ pub fn leaves(mut visit: impl FnMut(Leaf<KernelVa>)) {
     WINDOWS.iter().filter_map(Once::get).for_each(|window| window.leaves(BLOCK_SLOT, &mut visit));
 }
 
+/// Shows every table that CPUs have of their own.
+pub fn each_table(show: impl FnMut(PhysAddr)) {
+    let roots = ROOTS.iter().filter_map(Once::get);
+    roots.flat_map(|root| root.tables(&tables::kernel())).for_each(show);
+}
+
 /// The first address at which some CPU does not have what the kernel's tree has, and which CPU, if there is one.
 pub fn difference() -> Option<(usize, KernelVa)> {
     let roots = ROOTS.iter().enumerate().filter_map(|(cpu, root)| Some((cpu, root.get()?)));

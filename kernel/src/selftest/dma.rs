@@ -6,7 +6,7 @@ use super::{Outcome, Test};
 use crate::dma::stream::{self, Pages};
 use crate::dma::{self, Attachment, Device, Fit, iommu};
 use crate::memory::vmalloc::VMALLOC;
-use crate::memory::{kernel_map, kmap, layout, linear, zones};
+use crate::memory::{heap, kernel_map, kmap, layout, linear, tables, zones};
 use crate::{audit, check, pass, skip};
 use addr::{AddrRange, Chunk, Iova, MemoryType, Order, PAGE_SIZE, StreamId};
 use alloc::format;
@@ -337,15 +337,19 @@ fn audited() -> Outcome {
     let audited = || audit::check().map_err(|finding| format!("{finding}"));
     // The first time may make the heap grow.
     audited()?;
-    let audit::Seen { leaves, free } = audited()?;
+    let seen = audited()?;
     let low_pages = zones::stats(Zone::Low).total;
-    check!(leaves as u64 > low_pages / 2, "{leaves} leaves, with {low_pages} pages of lowmem");
+    check!(seen.leaves as u64 > low_pages / 2, "{} leaves, with {low_pages} pages of lowmem", seen.leaves);
     let counted =
         [Zone::Low, Zone::High].map(zones::stats).iter().map(ZoneStats::free).sum::<u64>() * PAGE_SIZE;
-    check!(free == counted, "{free:#x} bytes are free, counted are {counted:#x}");
+    check!(seen.free == counted, "{:#x} bytes are free, counted are {counted:#x}", seen.free);
+    let in_use = tables::count().0 * PAGE_SIZE;
+    check!(seen.tables == in_use, "walks come to {:#x} bytes of tables, of {in_use:#x}", seen.tables);
+    let grown = heap::grown_bytes();
+    check!(seen.heap == grown, "{:#x} bytes are the heap's, of {grown:#x}", seen.heap);
     drop(held);
     audited()?;
-    pass!("{leaves} pages and blocks mapped, {free:#x} bytes free")
+    pass!("{seen}")
 }
 
 fn vmalloc_exhausted() -> Outcome {

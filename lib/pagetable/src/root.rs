@@ -43,6 +43,10 @@ impl OwnRoot {
     pub fn pages(&self) -> PhysAddr {
         self.pages
     }
+    /// All that no tree knows: the root, and what is below its own slot.
+    pub fn tables<M: TableMemory>(&self, m: &M) -> [PhysAddr; Self::TABLES as usize] {
+        [self.root, load(&m.entries(self.root)[self.slot]).output(), self.blocks, self.pages]
+    }
 }
 
 impl<F: Format, A: InputAddress> PageTable<F, A> {

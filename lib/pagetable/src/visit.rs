@@ -99,6 +99,11 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
         let _ = self.visit(m, self.root, self.start_level, (0, self.input.len() - 1), &mut all);
     }
 
+    /// Shows every table that a walk can come to, the root first.
+    pub fn each_table<M: TableMemory>(&self, m: &M, mut show: impl FnMut(PhysAddr)) {
+        tables_from(m, self.root, self.start_level, &mut show);
+    }
+
     fn visit<M: TableMemory>(
         &self,
         m: &M,
@@ -122,6 +127,14 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
 
     fn leaf(&self, entry: Descriptor, level: u8, start: u64) -> Leaf<A> {
         Leaf::of::<F>(entry, level, self.input.address(start))
+    }
+}
+
+/// Shows `table` and all tables below it.
+fn tables_from<M: TableMemory>(m: &M, table: PhysAddr, level: u8, show: &mut impl FnMut(PhysAddr)) {
+    show(table);
+    for entry in m.entries(table).iter().map(load).filter(|entry| entry.is_table(level)) {
+        tables_from(m, entry.output(), level + 1, show);
     }
 }
 

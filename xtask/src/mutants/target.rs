@@ -220,6 +220,21 @@ pub const MUTANTS: &[Mutant] = &[
         judge: test("program.a_buffer_has_the_size_asked_for", "is free twice"),
     },
     Mutant {
+        name: "a page table given back while it is linked",
+        file: "lib/pagetable/src/unmap.rs",
+        from: "                store(slot, Descriptor::INVALID);\n                removed += 1;\n",
+        to: "                if level != 2 || !entry.is_table(level) {\n                    \
+             store(slot, Descriptor::INVALID);\n                }\n                removed += 1;\n",
+        judge: test(RULES, "is free and a page table at once"),
+    },
+    Mutant {
+        name: "a table of a device's that no walk comes to",
+        file: "kernel/src/dma/iommu.rs",
+        from: "        let table = tables::take()?;\n",
+        to: "        let table = tables::take().and_then(|_| tables::take())?;\n",
+        judge: test(RULES, "bytes of tables, of"),
+    },
+    Mutant {
         name: "a CPU's root that leads elsewhere",
         file: "lib/pagetable/src/root.rs",
         from: "        self.copy_to(m, root);\n",

@@ -264,6 +264,14 @@ impl AddressSpace {
         }
     }
 
+    /// Shows every table of it.
+    pub fn each_table(&self, show: impl FnMut(PhysAddr)) {
+        let inner = self.inner.lock();
+        if let Some(table) = &inner.table {
+            table.each_table(&tables::user(inner.asid), show);
+        }
+    }
+
     /// Gives everything up. No CPU has it installed any more.
     pub fn clear(&self) {
         let all = AddrRange::new(UserVa::new(USER_START), UserVa::new(USER_END));

@@ -6,6 +6,7 @@ use crate::{StaleTables, TableMemory, UnmapError};
 use addr::{AddrRange, Chunk, Iova, KernelVa, MemoryType, Order, PAGE_SIZE, Pfn, PhysAddr, UserVa};
 use proptest::collection::vec;
 use proptest::prelude::*;
+use std::collections::BTreeSet;
 
 /// The pages of the window: 72 MiB, so that it holds a whole 32 MiB group wherever it begins.
 const PAGES: u64 = 72 << 8;
@@ -191,6 +192,9 @@ impl<F: Format, A: InputAddress> Pair<F, A> {
         let mut found = vec![None; PAGES as usize];
         let mut leaves = Vec::new();
         self.table.all_leaves(&self.m, |leaf| leaves.push(leaf));
+        let mut tables = BTreeSet::new();
+        self.table.each_table(&self.m, |table| assert!(tables.insert(table), "{table} is shown twice"));
+        assert_eq!(tables.len(), self.table.tables() as usize);
         for leaf in &leaves {
             let first = (leaf.at.raw() - self.start.raw()) / PAGE_SIZE;
             for n in 0..leaf.bytes / PAGE_SIZE {

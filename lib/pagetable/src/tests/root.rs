@@ -3,6 +3,7 @@
 use super::*;
 use crate::{Descriptor, FixedRoot, MapError, OutOfTables, OwnRoot, Window};
 use addr::KernelVa;
+use std::collections::BTreeSet;
 use std::sync::atomic::Ordering::Relaxed;
 
 /// What one entry of the root covers.
@@ -93,6 +94,15 @@ fn what_the_tree_maps_later_every_walker_finds() {
         assert!(owns.iter().all(|own| walk(&d.m, own.root(), at).is_none()));
         assert!(owns.iter().all(|own| fixed.difference(&d.m, own).is_none()));
     }
+}
+
+#[test]
+fn every_table_is_the_trees_or_a_walkers_own() {
+    let (mut d, fixed) = fixed();
+    let own = own(&mut d, &fixed);
+    let mut tables = BTreeSet::from(own.tables(&d.m));
+    d.table.each_table(&d.m, |table| assert!(tables.insert(table), "{table} is shown twice"));
+    assert_eq!((tables.len(), own.tables(&d.m)[0]), (d.m.allocated(), own.root()));
 }
 
 #[test]
