@@ -101,6 +101,16 @@ struct Ids {
 }
 
 impl Features {
+    /// Entries of the event queue, log2.
+    pub(super) fn event_queue_log2(&self) -> u8 {
+        self.event_log2.min(self.event_room_log2)
+    }
+
+    /// Events that its queue has room for.
+    pub fn event_room(&self) -> u64 {
+        1 << self.event_queue_log2()
+    }
+
     /// Reads the ID registers. Changes nothing.
     pub fn probe(registers: &Registers) -> Result<Self, Unsupported> {
         let [idr0, idr1, _, idr3, _, idr5] = &registers.control.id;

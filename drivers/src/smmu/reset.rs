@@ -128,7 +128,7 @@ impl Memory {
     fn allocate(features: &Features, source: &mut impl RegionSource) -> Option<Self> {
         let upkeep = Upkeep(features.walks);
         let command_log2 = features.command_log2.min(command_queue::MAX_LOG2);
-        let event_log2 = features.event_log2.min(features.event_room_log2);
+        let event_log2 = features.event_queue_log2();
         let commands = queue(source, upkeep, command_log2 + Command::LOG2_BYTES)?;
         let Some(events) = queue(source, upkeep, event_log2 + Event::LOG2_BYTES) else {
             source.release(commands);

@@ -133,10 +133,11 @@ fn faults(copier: &Copier, end: u64) -> Result<Count, DmaError> {
             log::error!("{}: {error}", copier.device().name());
             break;
         }
+        let is_quarantined = copier.device().is_quarantined();
         if count.told == 0 && first_address(copier.device()) == Some(NOWHERE) {
             count.told = 1;
         }
-        if copier.device().is_quarantined() {
+        if is_quarantined {
             count.quarantines += 1;
             copier.device().rearm()?;
         }

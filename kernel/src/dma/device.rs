@@ -4,6 +4,7 @@ use super::domain::Domain;
 use super::iommu::Smmu;
 use super::quarantine::{self, Faults};
 use crate::memory::layout;
+use crate::sched;
 use addr::{AddrRange, MemoryType, PhysAddr, StreamId};
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -180,11 +181,15 @@ impl Device {
     }
 
     /// Lets a device that is in quarantine reach its buffers again, after its driver has made it stop what it did. The
-    /// count of its faults starts from 0.
+    /// count of its faults starts from 0. Sleeps, up to a second, if its events left no room for those of others.
     ///
     /// # Errors
-    /// [`DmaError::IommuTimeout`], [`DmaError::IommuRefused`], [`DmaError::OutOfTables`]; it stays in quarantine then.
+    /// [`DmaError::IommuTimeout`], [`DmaError::IommuRefused`] (also when the program that this is done for is being ended),
+    /// [`DmaError::OutOfTables`]; it stays in quarantine then.
     pub fn rearm(&self) -> Result<(), DmaError> {
+        if self.is_quarantined() {
+            sched::sleep_until(self.faults.held_until()).map_err(|_| DmaError::IommuRefused)?;
+        }
         self.faults.rearm(|| self.attach())
     }
 
@@ -193,7 +198,12 @@ impl Device {
         match self.faults.quarantine(|| self.detach()) {
             Some(Ok(())) => {
                 let faults = self.faults.count();
-                log::warn!("{}: {faults} faults; the IOMMU aborts whatever it does from now on", self.name);
+                let held = self.faults.held_until() > sched::time::now();
+                let why = if held { " that left no room for those of others" } else { "" };
+                log::warn!(
+                    "{}: {faults} faults{why}; the IOMMU aborts whatever it does from now on",
+                    self.name
+                );
             }
             Some(Err(error)) => log::error!("{}: it faults, and cannot be blocked: {error}", self.name),
             None => {}

@@ -4,6 +4,7 @@
 
 use super::counters;
 use super::domain::Domain;
+use super::loudest::Loudest;
 use super::notices::Notices;
 use super::quarantine;
 use crate::checking::{self, Class, Last};
@@ -40,7 +41,7 @@ use spin::Once;
 
 /// Events that a device leaves before anybody can read one: under QEMU, a page that is nowhere, four bytes at a time. A full
 /// queue may lose the first event of a stream.
-const EVENTS_AT_ONCE: u64 = 1024;
+pub(crate) const EVENTS_AT_ONCE: u64 = 1024;
 /// The least and the most events that the queue is given room for by itself: 64 KiB and 2 MiB.
 const EVENT_ROOM: RangeInclusive<u64> = 1 << 11..=1 << 16;
 
@@ -63,6 +64,8 @@ pub(super) struct Commands {
     queue: SpinLock<CommandQueue>,
     /// An interrupt wanted the queue while somebody had it.
     wanted: AtomicBool,
+    /// Events were lost, and nobody has asked yet whose left no room.
+    lost_events: AtomicBool,
     /// Taken last.
     notices: SpinLock<Notices>,
 }
@@ -72,6 +75,8 @@ struct Events {
     recent: [Option<Event>; KEPT],
     /// All events ever.
     count: usize,
+    /// Whose most of the last ones are that were read at once.
+    loudest: Loudest,
 }
 
 static SMMUS: Once<Vec<&'static Smmu>> = Once::new();
@@ -173,11 +178,17 @@ fn open(description: &board::Smmu, events: u64) -> Result<Smmu, OpenError> {
         commands: Commands {
             queue: SpinLock::new(commands),
             wanted: AtomicBool::new(false),
+            lost_events: AtomicBool::new(false),
             notices: SpinLock::new(Notices::new()),
         },
         streams: SpinLock::new(streams),
         tags: SpinLock::new(tags),
-        events: SpinLock::new(Events { queue: events, recent: [None; KEPT], count: 0 }),
+        events: SpinLock::new(Events {
+            queue: events,
+            recent: [None; KEPT],
+            count: 0,
+            loudest: Loudest::default(),
+        }),
     })
 }
 
@@ -292,8 +303,20 @@ impl Smmu {
     /// Prints and keeps what the event queue has, and acknowledges errors. For the SMMU's interrupts, and for those who
     /// cannot wait for them.
     pub fn service(&self) {
+        let loudest = self.read_events();
+        self.commands.service();
+        if self.commands.lost_events.swap(false, Relaxed)
+            && let Some(stream) = loudest.stream()
+        {
+            quarantine::hold(self, stream);
+        }
+    }
+
+    /// Prints and keeps what the event queue has. Whose most of it is, or of the last that was there.
+    fn read_events(&self) -> Loudest {
         let mut events = self.events.lock();
-        let Events { queue, recent, count } = &mut *events;
+        let Events { queue, recent, count, loudest } = &mut *events;
+        let mut now = Loudest::default();
         // A device that faults faster than this reads gets its next turn with its next interrupt.
         for _ in 0..2 {
             let more = queue.drain(|report| match report {
@@ -301,10 +324,12 @@ impl Smmu {
                     kprintln!("{event}");
                     #[cfg(feature = "checking")]
                     checking::guards::explain(self, &event);
+                    now.add(event.stream);
                     self.keep(recent, count, event);
                 }
                 Report::Quiet(event) => {
                     quarantine::tell_later();
+                    now.add(event.stream);
                     self.keep(recent, count, event);
                 }
                 Report::Dropped(Dropped { stream: Some(stream), count }) => {
@@ -319,8 +344,10 @@ impl Smmu {
                 break;
             }
         }
-        drop(events);
-        self.commands.service();
+        if now.stream().is_some() {
+            *loudest = now;
+        }
+        *loudest
     }
 
     fn keep(&self, recent: &mut [Option<Event>; KEPT], count: &mut usize, event: Event) {
@@ -412,9 +439,10 @@ impl Commands {
     }
 
     fn say_lost(&self) {
-        if !self.notices.lock().lose_events() {
-            quarantine::tell_later();
-        }
+        self.lost_events.store(true, Relaxed);
+        self.notices.lock().lose_events();
+        // Who reads the queue next looks at both.
+        quarantine::tell_later();
     }
 
     fn say(&self, what: &dyn fmt::Display) {

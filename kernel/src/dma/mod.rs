@@ -17,6 +17,7 @@ mod device;
 pub(crate) mod domain;
 mod frames;
 pub mod iommu;
+mod loudest;
 mod notices;
 pub mod quarantine;
 mod small;

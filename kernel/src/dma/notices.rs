@@ -30,15 +30,13 @@ impl Notices {
         shows
     }
 
-    /// Prints that events are lost, once a second; whether it did. Whose they are nobody knows: a stream that has had none
-    /// so far is shown when it has its next.
-    pub(super) fn lose_events(&mut self) -> bool {
+    /// Prints that events are lost, once a second. Whose they are nobody knows: a stream that has had none so far is
+    /// shown when it has its next.
+    pub(super) fn lose_events(&mut self) {
         self.catch_up();
-        let shows = self.losses.admit();
-        if shows {
+        if self.losses.admit() {
             kprintln!("smmu: events are lost: the queue was full or could not be written");
         }
-        shows
     }
 
     /// Says how many lines were left out, if their second is over.

@@ -1,12 +1,15 @@
 //! What becomes of a device that does what it may not: its faults are counted, and at its limit the SMMU is told to
 //! abort whatever it does, without another record, until its driver arms it again ([`Device::rearm`]).
 //!
+//! A device whose events leave no room in the event queue goes there at once, and stays for [`HOLD_NS`]: else nobody would
+//! know of another one that faults at the same moments.
+//!
 //! An interrupt handler counts, and must not wait for the SMMU; so a thread does the blocking. The same thread says at
 //! last how many events had no line of their own, if no other event does.
 
 use super::device::Device;
 use super::iommu::{self, Smmu};
-use crate::sched::{self, WaitError, Waiters};
+use crate::sched::{self, Nanoseconds, WaitError, Waiters};
 use crate::sync::SpinLock;
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use crate::sync::atomic::{AtomicU8, AtomicU64};
@@ -19,6 +22,10 @@ use smmu_spec::Event;
 /// Faults that a device may have before it is blocked, unless its driver says otherwise. Every transaction that an SMMU
 /// aborts is one; QEMU makes one of every four bytes.
 pub const DEFAULT_LIMIT: u64 = 4096;
+
+/// How long a device stays that left no room for others' events: a second, in which one of them after the other can show
+/// its first.
+const HOLD_NS: u64 = 1_000_000_000;
 
 /// A device may do DMA.
 const ARMED: u8 = 0;
@@ -39,6 +46,8 @@ pub(super) struct Faults {
     before: AtomicU64,
     limit: AtomicU64,
     state: AtomicU8,
+    /// It is not armed again before.
+    held_until: AtomicU64,
     /// How often it was armed again.
     armings: AtomicU64,
     /// The first since it was armed.
@@ -52,6 +61,7 @@ impl Faults {
             before: AtomicU64::new(0),
             limit: AtomicU64::new(DEFAULT_LIMIT),
             state: AtomicU8::new(ARMED),
+            held_until: AtomicU64::new(0),
             armings: AtomicU64::new(0),
             first: SpinLock::new(None),
         }
@@ -89,6 +99,20 @@ impl Faults {
     /// Whether the SMMU aborts what the device does, for whatever reason.
     pub(super) fn is_detached(&self) -> bool {
         matches!(self.state.load(Acquire), QUARANTINED | BLOCKED)
+    }
+
+    /// When it may be armed again.
+    pub(super) fn held_until(&self) -> Nanoseconds {
+        self.held_until.load(Relaxed)
+    }
+
+    /// Goes too far, however few its faults are, until `until` at least. Whether that is new.
+    fn hold(&self, until: Nanoseconds) -> bool {
+        let wanted = self.change(ARMED, WANTED);
+        if wanted {
+            self.held_until.store(until, Relaxed);
+        }
+        wanted
     }
 
     /// Notes a fault; whether it is the one that goes too far.
@@ -212,6 +236,18 @@ pub(super) fn note(smmu: &Smmu, event: Event) {
     }
 }
 
+/// The events of `stream` left no room for others, which are lost. For interrupt handlers.
+pub(super) fn hold(smmu: &Smmu, stream: StreamId) {
+    let wanted = {
+        let watched = WATCHED.lock();
+        let until = sched::time::now() + HOLD_NS;
+        find(&watched, smmu, stream).is_ok_and(|at| watched[at].faults.hold(until))
+    };
+    if wanted {
+        WAITING.wake_all();
+    }
+}
+
 /// An event had no line of its own: how many did is told a while later. For interrupt handlers.
 pub(super) fn tell_later() {
     if !UNTOLD.swap(true, Relaxed) {
@@ -308,6 +344,16 @@ mod tests {
         faults.rearm(done).unwrap();
         assert_eq!((faults.is_quarantined(), faults.count()), (false, 0));
         assert_eq!(faults.quarantine(done), None, "below its limit");
+    }
+
+    #[test]
+    fn a_device_that_leaves_no_room_for_others_is_blocked_with_its_first_fault() {
+        let faults = Faults::new();
+        assert!(!faults.add(event(7)));
+        assert_eq!([faults.hold(50), faults.hold(60)], [true, false]);
+        assert_eq!((faults.quarantine(done), faults.first()), (Some(Ok(())), Some(event(7))));
+        assert!(!faults.hold(70), "it does nothing any more");
+        assert_eq!(faults.held_until(), 50);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use super::device::{edu, frame_at, peek, poke, read_in, with_page, write_out};
 use super::{Outcome, Test};
 use crate::devices::{self, copier::Copier};
-use crate::dma::{self, Attachment, quarantine};
+use crate::dma::{self, Attachment, iommu, quarantine};
 use crate::{check, pass, sched, skip};
 use addr::{Iova, MemoryType, PAGE_SIZE, PhysAddr};
 use alloc::format;
@@ -262,6 +262,10 @@ fn first_events() -> Outcome {
     let edus: Vec<&'static Copier> = all.take(AT_ONCE).collect();
     if edus.len() < 2 {
         skip!("fewer than two devices behind an SMMU");
+    }
+    let room = edus[0].device().smmu().map_or(0, |smmu| smmu.features().event_room());
+    if room < edus.len() as u64 * iommu::EVENTS_AT_ONCE {
+        skip!("room for {room} events, and {} devices", edus.len());
     }
     for edu in &edus {
         // Quarantine is not the subject; and its end clears what was seen before.
