@@ -7,6 +7,7 @@ use std::thread;
 use dmabuf::{Buffer, Edu, Heap, Protection, SYSTEM, View};
 
 use crate::outcome::{Outcome, ensure, refused};
+use crate::rounds::rounds;
 
 const MIB: u64 = 1 << 20;
 
@@ -71,8 +72,10 @@ pub fn threads(_: &[String]) -> Outcome {
 /// All addresses of a device, and all of this program's mappings.
 pub fn addresses(_: &[String]) -> Outcome {
     let edu = Edu::open()?;
-    let buffer = Heap::open(SYSTEM)?.allocate(16 * MIB)?;
-    ends_with("device addresses for 16 MiB", all(|| edu.import(&buffer)), libc::ENOMEM)?;
+    // Smaller where it is done again and again: then the IOMMU does not answer now and then, and what it may still reach
+    // is lost for good.
+    let buffer = Heap::open(SYSTEM)?.allocate(rounds(16) * MIB)?;
+    ends_with("device addresses", all(|| edu.import(&buffer)), libc::ENOMEM)?;
     edu.import(&buffer)?;
     Ok(())
 }
