@@ -13,6 +13,11 @@ pub struct Clock {
 /// and one that lets a second pass is broken.
 pub const PATIENCE: u64 = 1_000_000;
 
+/// Looks that it takes to give up, too: a CPU of a virtual machine may be held up for longer than [`PATIENCE`], and comes
+/// back to an SMMU that has done its part and waits for the next of a long batch, or for a refused command to be replaced.
+/// An SMMU's register takes far less than a ten thousandth of [`PATIENCE`] to read.
+const LOOKS: u32 = 100;
+
 /// The condition did not come true in time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct TimedOut;
@@ -23,8 +28,9 @@ impl Clock {
         Self { now: || arch::timer::now_ns() / 1000, relax: core::hint::spin_loop }
     }
 
-    /// Calls `poll` until it gives something, for [`PATIENCE`]. The clock is not looked at if it does so at once; and there
-    /// is one call more after the time is up, since a CPU may have been held up between two.
+    /// Calls `poll` until it gives something, for [`PATIENCE`], however often that is, and at least a hundred times. The
+    /// clock is not looked at if it does so at once; and there is one call more after the time is up, since a CPU may have
+    /// been held up between two.
     pub fn wait<T>(&self, mut poll: impl FnMut() -> Option<T>) -> Result<T, TimedOut> {
         if let Some(value) = poll() {
             return Ok(value);
@@ -33,10 +39,11 @@ impl Clock {
         if let Some(value) = poll() {
             return Ok(value);
         }
-        let start = (self.now)();
+        let (start, mut looks) = ((self.now)(), 0u32);
         loop {
             (self.relax)();
-            let late = (self.now)().wrapping_sub(start) > PATIENCE;
+            looks = looks.saturating_add(1);
+            let late = looks > LOOKS && (self.now)().wrapping_sub(start) > PATIENCE;
             match poll() {
                 Some(value) => return Ok(value),
                 None if late => return Err(TimedOut),

@@ -100,6 +100,19 @@ fn whoever_looks_late_is_not_told_of_what_others_were_refused_meanwhile() {
 }
 
 #[test]
+fn who_is_held_up_again_and_again_does_not_give_up() {
+    let rig = rig(Ids::SMALL, Walks::Coherent);
+    rig.world.after_step.set(Some(|world| world.pass_microseconds(PATIENCE + 1)));
+    // In many parts, and each refused command stops it.
+    let illegal = Command::TlbiS12Vmall { vmid: addr::Vmid::new(0) };
+    let long = std::iter::repeat_n(Command::CfgiAll, 100);
+    assert_eq!(rig.commands.borrow_mut().run(long.clone()), Ok(()));
+    let error = rig.commands.borrow_mut().run(long.chain([illegal, illegal]));
+    assert_eq!(error, Err(CommandError::Illegal { words: illegal.encode() }));
+    assert_eq!(rig.commands.borrow().counters().time_outs, 0);
+}
+
+#[test]
 fn who_was_passed_by_a_full_turn_of_the_queue_sees_its_end() {
     let mut rig = rig(Ids::SMALL, Walks::NonCoherent);
     let mut domain = rig.attached(STREAM);
