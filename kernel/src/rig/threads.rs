@@ -1,5 +1,6 @@
 //! Work for several kernel threads at a time.
 
+use super::PATIENCE_NS;
 use crate::sched;
 use crate::sched::{Thread, Waiters};
 use crate::sync::SpinLock;
@@ -41,7 +42,6 @@ pub fn run_each<R: Send + 'static>(
 
 /// Runs `work` on another CPU, since this one does nothing but wait. `None` when that takes too long.
 pub fn elsewhere<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static) -> Option<R> {
-    const PATIENCE_NS: u64 = 5_000_000_000;
     let result = Arc::new(SpinLock::new(None));
     let theirs = result.clone();
     let thread = sched::spawn("selftest", move || *theirs.lock() = Some(work())).ok()?;

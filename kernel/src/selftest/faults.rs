@@ -4,6 +4,7 @@ use super::device::{edu, frame_at, peek, poke, read_in, with_page, write_out};
 use super::{Outcome, Test};
 use crate::devices::{self, copier::Copier};
 use crate::dma::{self, Attachment, iommu, quarantine};
+use crate::rig::PATIENCE_NS;
 use crate::{check, pass, sched, skip};
 use addr::{Iova, MemoryType, PAGE_SIZE, PhysAddr};
 use alloc::format;
@@ -24,9 +25,6 @@ pub const TESTS: &[Test] = &[
     Test { name: "smmu.each_streams_first_event_is_told", run: first_events },
     Test { name: "smmu.only_its_driver_ends_a_quarantine", run: only_rearming_ends_it },
 ];
-
-/// How long it may take until somebody runs.
-const PATIENCE_NS: u64 = 5_000_000_000;
 
 /// The device, if an SMMU translates for it.
 fn translated() -> Option<&'static Copier> {

@@ -4,6 +4,7 @@
 use super::held::Held;
 use super::programs::Running;
 use super::{Outcome, Test};
+use crate::rig::PATIENCE_NS;
 use crate::sched::{self, time};
 use crate::soak::dice::Dice;
 use crate::user::{Ending, root};
@@ -19,9 +20,6 @@ pub(super) const TESTS: &[Test] = &[
     Test { name: "program.while_one_takes_everything_another_goes_on", run: one_takes_everything },
     Test { name: "program.many_with_many_threads_leave_nothing", run: many_with_many_threads },
 ];
-
-/// How long a program may take to get somewhere.
-const PATIENCE_NS: u64 = 60_000_000_000;
 
 /// Ended from outside while its threads allocate, map, and have DMA in flight.
 fn ended_at_any_moment() -> Outcome {

@@ -4,7 +4,7 @@ use super::boot::whole_half;
 use super::{Outcome, Test};
 use crate::dma::counters;
 use crate::memory::{kernel_map, kmap, layout, linear, magazines, zones};
-use crate::rig::{Fragmented, elsewhere, run_each, take_all};
+use crate::rig::{Fragmented, PATIENCE_NS, elsewhere, run_each, take_all};
 use crate::sync::SpinLock;
 use crate::{check, pass, skip, smp};
 use addr::{AddrRange, Chunk, KernelVa, MemoryType, Order, PAGE_SIZE, PhysAddr};
@@ -202,7 +202,6 @@ struct Look {
 
 /// Opens a window in one thread until another one has looked for it.
 fn looks_from_two_cpus(chunk: Chunk) -> Result<Vec<Look>, String> {
-    const PATIENCE_NS: u64 = 1_000_000_000;
     let (window, looked) = (AtomicU64::new(0), AtomicBool::new(false));
     run_each(2, move |thread| {
         let deadline = Deadline::in_ns(PATIENCE_NS);

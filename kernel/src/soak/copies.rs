@@ -4,6 +4,7 @@ use super::dice::Dice;
 use super::round::Tally;
 use crate::devices::{self, copier::Copier};
 use crate::dma::{self, Attachment};
+use crate::rig::PATIENCE_NS;
 use crate::sched::{self, time};
 use crate::selftest::device::{peek, poke, read_in, write_out};
 use addr::{Iova, PAGE_SIZE};
@@ -16,8 +17,6 @@ use dma_api::Attrs;
 const NOWHERE: Iova = Iova::new(0);
 /// Pages of a buffer.
 const PAGES: u64 = 64;
-/// How long a thread may take to get to its turn.
-const PATIENCE_NS: u64 = 5_000_000_000;
 
 /// Copies until `end`; nothing without a second device behind an SMMU.
 pub fn run(mut dice: Dice, end: u64) -> Result<Tally, String> {
