@@ -2,6 +2,7 @@
 
 use crate::dma::counters::{self, Counters};
 use crate::memory::{heap, tables, zones};
+use crate::rig::PATIENCE_NS;
 use crate::sched;
 use crate::user::pages;
 use addr::PAGE_SIZE;
@@ -9,8 +10,10 @@ use alloc::format;
 use alloc::string::String;
 use memory::Zone;
 
-/// How long the last of a thread may take to go: its stack is freed by whoever runs next.
-const PATIENCE_NS: u64 = 5_000_000_000;
+/// How long nothing may change where something is too much, and how often it is looked at: the last of a thread is its
+/// stack, which is freed by whoever runs next.
+const STILL_NS: u64 = 5_000_000_000;
+const STILL_LOOKS: u64 = 10_000;
 
 /// What is held.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -57,14 +60,17 @@ impl Held {
     /// As [`Held::settle`], but for memory and addresses that an IOMMU may still reach, which are lost for good.
     #[cfg(feature = "checking")]
     pub fn settle_but_lost(self, when: &str) -> Result<(), String> {
-        let deadline = sched::time::now() + PATIENCE_NS;
-        while !self.has_only_lost(Self::now()) {
-            if sched::time::now() >= deadline {
-                return Err(format!("{when}: {self:?} became {:?}", Self::now()));
+        let mut settling = Settling::from(self);
+        loop {
+            let now = Self::now();
+            if self.has_only_lost(now) {
+                return Ok(());
+            }
+            if !settling.may_go_on(now) {
+                return Err(format!("{when}: {self:?} became {now:?}"));
             }
             sched::yield_now();
         }
-        Ok(())
     }
 
     /// Whether what is held now and was not before is no more than what was lost meanwhile. It may be less: what an IOMMU
@@ -87,22 +93,54 @@ impl Held {
 
     /// Everything is as it was, at once.
     pub fn check(self, when: &str) -> Result<(), String> {
-        let now = Self::now();
+        self.compare(Self::now(), when)
+    }
+
+    fn compare(self, now: Self, when: &str) -> Result<(), String> {
         if now == self { Ok(()) } else { Err(format!("{when}: {self:?} became {now:?}")) }
     }
 
     /// Everything but devices' tables is as it was, as soon as threads that have ended are gone. What is lost for good is
     /// not waited for.
     pub fn settle(self, when: &str) -> Result<(), String> {
-        let deadline = sched::time::now() + PATIENCE_NS;
+        let mut settling = Settling::from(self);
         loop {
-            let counters = counters::read();
-            let wanted = Self { device_tables: counters.table_pages.now, ..self };
-            let may_come = counters.lost_bytes.now <= self.lost_bytes && sched::time::now() < deadline;
-            match wanted.check(when) {
-                Err(_) if may_come => sched::yield_now(),
+            let now = Self::now();
+            let wanted = Self { device_tables: now.device_tables, ..self };
+            let may_come = now.lost_bytes <= self.lost_bytes;
+            match wanted.compare(now, when) {
+                Err(_) if may_come && settling.may_go_on(now) => sched::yield_now(),
                 result => return result,
             }
         }
+    }
+}
+
+/// A wait until no more is held than was before. It goes on while something changes, and while there is a thread more: the
+/// CPU that is to end it may be one that the host does not run.
+struct Settling {
+    before: Held,
+    last: Held,
+    end: u64,
+    /// When `last` was seen first, and how often since.
+    since: u64,
+    looks: u64,
+}
+
+impl Settling {
+    fn from(before: Held) -> Self {
+        let now = sched::time::now();
+        Self { before, last: before, end: now + PATIENCE_NS, since: now, looks: 0 }
+    }
+
+    /// Whether what is held may still become less than it is `now`.
+    fn may_go_on(&mut self, now: Held) -> bool {
+        let time = sched::time::now();
+        if now != self.last {
+            (self.last, self.since, self.looks) = (now, time, 0);
+        }
+        self.looks += 1;
+        let still = self.looks > STILL_LOOKS && time > self.since + STILL_NS;
+        time < self.end && (!still || now.threads > self.before.threads)
     }
 }
