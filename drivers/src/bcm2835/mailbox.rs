@@ -248,10 +248,13 @@ impl Mailbox {
 }
 
 fn wait(expired: &mut impl FnMut() -> bool, is_there: impl Fn() -> bool) -> Result<(), MailboxError> {
+    // One look more when the time is up: the CPU may have been held up.
+    let mut late = false;
     while !is_there() {
-        if expired() {
+        if late {
             return Err(MailboxError::TimedOut);
         }
+        late = expired();
         core::hint::spin_loop();
     }
     Ok(())
