@@ -37,7 +37,7 @@ pub fn read(arguments: &[String]) -> Outcome {
     let view = inherited(arguments, Protection::Read)?;
     let (last, started) = (view.words() - 1, Instant::now());
     while view.word(last) != DONE {
-        ensure(started.elapsed() < Duration::from_secs(30), || "the other program never finished".into())?;
+        ensure(started.elapsed() < Duration::from_secs(120), || "the other program never finished".into())?;
         std::thread::yield_now();
     }
     std::sync::atomic::fence(std::sync::atomic::Ordering::Acquire);

@@ -29,7 +29,7 @@ pub fn locks_and_channels(_: &[String]) -> Outcome {
     drop(send);
     let wanted = ROUNDS * THREADS as u64;
     let count = shared.0.lock().expect("no holder panics");
-    let limit = Duration::from_secs(30);
+    let limit = Duration::from_secs(120);
     let waited = shared.1.wait_timeout_while(count, limit, |count| *count < wanted);
     let count = *waited.expect("no holder panics").0;
     ensure(count == wanted, || format!("{count} of {wanted} increments"))?;
@@ -59,7 +59,7 @@ pub fn endless_loops(_: &[String]) -> Outcome {
                 last = now;
                 break;
             }
-            ensure(started.elapsed() < Duration::from_secs(60), || {
+            ensure(started.elapsed() < Duration::from_secs(120), || {
                 format!("round {round}: {last:?}, then {now:?}")
             })?;
         }

@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use crate::outcome::{Outcome, ensure};
 
-/// Time goes on, never back, and sleep lasts at least as long as was asked.
+/// Time goes on, never back, and sleep lasts at least as long as was asked. How much longer is the host's business, but it
+/// ends.
 pub fn clocks(_: &[String]) -> Outcome {
     let mut last = Instant::now();
     for _ in 0..10_000 {
@@ -16,7 +17,7 @@ pub fn clocks(_: &[String]) -> Outcome {
         let started = Instant::now();
         std::thread::sleep(wanted);
         let slept = started.elapsed();
-        ensure(slept >= wanted && slept < wanted + Duration::from_secs(5), || {
+        ensure(slept >= wanted && slept < wanted + Duration::from_secs(60), || {
             format!("{slept:?} for {wanted:?}")
         })?;
     }
