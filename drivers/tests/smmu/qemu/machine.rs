@@ -192,7 +192,7 @@ impl Qemu {
         self.write64(bar + 0x98, command);
         let start = Instant::now();
         while self.read32(bar + 0x98) & 1 != 0 {
-            assert!(start.elapsed() < Duration::from_secs(10), "the device does not finish");
+            assert!(start.elapsed() < Duration::from_secs(60), "the device does not finish");
         }
     }
 
@@ -218,7 +218,7 @@ fn connect(path: &std::path::Path) -> UnixStream {
     loop {
         match UnixStream::connect(path) {
             Ok(link) => return link,
-            Err(error) => assert!(start.elapsed() < Duration::from_secs(20), "{error}"),
+            Err(error) => assert!(start.elapsed() < Duration::from_secs(60), "{error}"),
         }
         std::thread::sleep(Duration::from_millis(20));
     }
@@ -230,7 +230,7 @@ fn map(path: &std::path::Path) -> &'static [AtomicU64] {
     let file = loop {
         match std::fs::File::options().read(true).write(true).open(path) {
             Ok(file) if file.metadata().unwrap().len() == RAM_BYTES => break file,
-            _ => assert!(start.elapsed() < Duration::from_secs(20), "no RAM at {path:?}"),
+            _ => assert!(start.elapsed() < Duration::from_secs(60), "no RAM at {path:?}"),
         }
         std::thread::sleep(Duration::from_millis(20));
     };
