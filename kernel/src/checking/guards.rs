@@ -123,13 +123,7 @@ impl Tag {
 
 /// `device` sees what was at `range` no more.
 pub fn detached(device: &Device, range: AddrRange<Iova>) {
-    let key = key(device);
-    let mut places = PLACES.lock();
-    if let Some(place) = places.live.remove(&(key, range.start())) {
-        let at = places.next % REMEMBERED;
-        places.gone[at] = Some((key, place));
-        places.next += 1;
-    }
+    PLACES.lock().remove((key(device), range.start()));
 }
 
 fn show(chunk: Chunk, memory: MemoryType, f: impl FnMut(AddrRange<KernelVa>)) {
@@ -159,8 +153,40 @@ struct Place {
     tag: Tag,
 }
 
-static PLACES: SpinLock<Places> =
-    SpinLock::new(Places { live: BTreeMap::new(), gone: [None; REMEMBERED], next: 0 });
+impl Places {
+    const fn new() -> Self {
+        Self { live: BTreeMap::new(), gone: [None; REMEMBERED], next: 0 }
+    }
+
+    fn remove(&mut self, at: (usize, Iova)) {
+        if let Some(place) = self.live.remove(&at) {
+            self.gone[self.next] = Some((at.0, place));
+            self.next = (self.next + 1) % REMEMBERED;
+        }
+    }
+
+    /// What is gone, the last one first.
+    fn gone(&self) -> impl Iterator<Item = &(usize, Place)> {
+        let (later, earlier) = self.gone.split_at(self.next);
+        later.iter().rev().chain(earlier.iter().rev()).flatten()
+    }
+
+    /// The buffer that is next to `at` in `domain`. One that is there comes before one that was, and that before one that was
+    /// earlier.
+    fn nearest(&self, domain: usize, at: Iova) -> Option<(Tag, Where, bool)> {
+        let below = self.live.range(..=(domain, at)).next_back();
+        let above = self.live.range((domain, at)..).next();
+        let live = [below, above].into_iter().flatten().filter(|((of, _), _)| *of == domain);
+        let live = live.map(|(_, place)| (place, false));
+        let gone = self.gone().filter(|(of, _)| *of == domain).map(|(_, place)| (place, true));
+        let all = live.chain(gone).map(|(place, gone)| {
+            (place.tag, Where::of(place.range, place.tag.len.min(place.range.len()), at), gone)
+        });
+        all.filter(|(_, at, _)| at.distance() <= NEAR).min_by_key(|(_, at, gone)| (at.distance(), *gone))
+    }
+}
+
+static PLACES: SpinLock<Places> = SpinLock::new(Places::new());
 
 /// A device behind an SMMU: what its events call it, its domain, its name.
 struct Known {
@@ -273,27 +299,13 @@ pub fn explain(smmu: &Smmu, event: &Event) {
             .map(|k| (k.domain, k.name))
     };
     if let (Some((domain, name)), Some(input)) = (device, event.input)
-        && let Some((tag, at, gone)) = nearest(domain, Iova::new(input.address))
+        && let Some((tag, at, gone)) = PLACES.lock().nearest(domain, Iova::new(input.address))
     {
         let writes = input.direction == Direction::Write;
         let miss = Miss { device: name, writes, tag, at, gone };
         kprintln!("{miss}");
         MISS.lock().get_or_insert(miss);
     }
-}
-
-/// The buffer that is next to `at`. One that is there comes before one that was.
-fn nearest(domain: usize, at: Iova) -> Option<(Tag, Where, bool)> {
-    let places = PLACES.lock();
-    let below = places.live.range(..=(domain, at)).next_back();
-    let above = places.live.range((domain, at)..).next();
-    let live = [below, above].into_iter().flatten().filter(|((of, _), _)| *of == domain);
-    let live = live.map(|(_, place)| (place, false));
-    let gone = places.gone.iter().flatten().filter(|(of, _)| *of == domain).map(|(_, place)| (place, true));
-    let all = live.chain(gone).map(|(place, gone)| {
-        (place.tag, Where::of(place.range, place.tag.len.min(place.range.len()), at), gone)
-    });
-    all.filter(|(_, at, _)| at.distance() <= NEAR).min_by_key(|(_, at, gone)| (at.distance(), *gone))
 }
 
 /// The first overrun since the last call.
@@ -304,4 +316,35 @@ pub fn take_overrun() -> Option<Overrun> {
 /// The first miss since the last call.
 pub fn take_miss() -> Option<Miss> {
     MISS.lock().take()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The number of the buffer next to `at`, and whether it is gone, after buffers of a page came and went at `starts`.
+    fn nearest(starts: impl Iterator<Item = u64>, at: u64) -> Option<(u32, bool)> {
+        let mut places = Places::new();
+        for (number, start) in starts.enumerate() {
+            let range = AddrRange::new(Iova::new(start), Iova::new(start + PAGE_SIZE));
+            let tag = Tag { kind: "buffer", number: number as u32, owner: None, len: PAGE_SIZE };
+            places.live.insert((1, range.start()), Place { range, tag });
+            places.remove((1, range.start()));
+        }
+        places.nearest(1, Iova::new(at)).map(|(tag, _, gone)| (tag.number, gone))
+    }
+
+    #[test]
+    fn of_two_that_were_there_the_last_one_is_named() {
+        for count in 1..3 * REMEMBERED as u32 {
+            let same = core::iter::repeat_n(0x1000, count as usize);
+            assert_eq!(nearest(same, 0x1800), Some((count - 1, true)), "{count}");
+        }
+    }
+
+    #[test]
+    fn one_that_is_nearer_comes_before_one_that_was_later() {
+        assert_eq!(nearest([0x1000, 0x8000].into_iter(), 0x1fff), Some((0, true)));
+        assert_eq!(nearest([0x1000].into_iter(), 0x100_0000), None);
+    }
 }
