@@ -233,7 +233,7 @@ pub(super) fn run(
     });
     let result = match first {
         Ok(result) => result,
-        Err(clock) => wait_for(queue, clock, &mut batch),
+        Err(clock) => wait_for(queue, clock, batch),
     };
     #[cfg(feature = "checking")]
     let result = queue.with(|queue| queue.told(result));
@@ -248,13 +248,14 @@ pub fn sync(queue: &impl Shared<CommandQueue>) -> Result<(), CommandError> {
     run(queue, core::iter::empty())
 }
 
+// The batch by value: nobody else has to keep it in memory.
 #[cold]
 fn wait_for(
     queue: &impl Shared<CommandQueue>,
     clock: Clock,
-    batch: &mut Batch<impl Iterator<Item = Command>>,
+    mut batch: Batch<impl Iterator<Item = Command>>,
 ) -> Result<(), CommandError> {
-    let waited = clock.wait(|| queue.with(|queue| queue.advance(batch)));
+    let waited = clock.wait(|| queue.with(|queue| queue.advance(&mut batch)));
     waited.unwrap_or_else(|TimedOut| queue.with(|queue| Err(queue.timed_out())))
 }
 
