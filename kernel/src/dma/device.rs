@@ -189,6 +189,8 @@ impl Device {
     pub fn rearm(&self) -> Result<(), DmaError> {
         if self.is_quarantined() {
             sched::sleep_until(self.faults.held_until()).map_err(|_| DmaError::IommuRefused)?;
+            // What it did before is no new fault.
+            self.smmu().into_iter().for_each(Smmu::service);
         }
         self.faults.rearm(|| self.attach())
     }

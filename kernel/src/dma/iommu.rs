@@ -75,7 +75,7 @@ struct Events {
     recent: [Option<Event>; KEPT],
     /// All events ever.
     count: usize,
-    /// Whose most of the last ones are that were read at once.
+    /// Whose most of them were when the queue was last found half full or more.
     loudest: Loudest,
 }
 
@@ -312,7 +312,7 @@ impl Smmu {
         }
     }
 
-    /// Prints and keeps what the event queue has. Whose most of it is, or of the last that was there.
+    /// Prints and keeps what the event queue has. Whose most of it was when there last was much.
     fn read_events(&self) -> Loudest {
         let mut events = self.events.lock();
         let Events { queue, recent, count, loudest } = &mut *events;
@@ -344,7 +344,7 @@ impl Smmu {
                 break;
             }
         }
-        if now.stream().is_some() {
+        if 2 * now.events() >= self.features.event_room() {
             *loudest = now;
         }
         *loudest

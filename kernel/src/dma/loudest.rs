@@ -2,22 +2,29 @@
 
 use addr::StreamId;
 
-/// The stream of more than half of some events, if one has as many: the majority vote of Boyer and Moore, in two words
+/// The stream of more than half of some events, if one has as many: the majority vote of Boyer and Moore, in a few words
 /// for any number of streams. Where no stream has as many it is one of them all the same, or none.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub(super) struct Loudest {
     candidate: Option<StreamId>,
-    lead: u32,
+    lead: u64,
+    events: u64,
 }
 
 impl Loudest {
     /// Counts an event.
     pub fn add(&mut self, stream: StreamId) {
+        self.events += 1;
         match self.candidate {
             Some(candidate) if candidate == stream => self.lead += 1,
             Some(_) if self.lead > 0 => self.lead -= 1,
-            _ => *self = Self { candidate: Some(stream), lead: 1 },
+            _ => (self.candidate, self.lead) = (Some(stream), 1),
         }
+    }
+
+    /// How many there were.
+    pub fn events(self) -> u64 {
+        self.events
     }
 
     /// Whose they are; `None` if there were no events.
@@ -44,5 +51,12 @@ mod tests {
             assert_eq!(loudest(streams), Some(StreamId::new(7)), "{streams:?}");
         }
         assert_eq!(loudest(&[]), None);
+    }
+
+    #[test]
+    fn all_events_count() {
+        let mut loudest = Loudest::default();
+        [1, 2, 2, 3].into_iter().for_each(|stream| loudest.add(StreamId::new(stream)));
+        assert_eq!(loudest.events(), 4);
     }
 }

@@ -108,11 +108,12 @@ impl Faults {
 
     /// Goes too far, however few its faults are, until `until` at least. Whether that is new.
     fn hold(&self, until: Nanoseconds) -> bool {
-        let wanted = self.change(ARMED, WANTED);
-        if wanted {
-            self.held_until.store(until, Relaxed);
+        if self.state.load(Acquire) != ARMED {
+            return false;
         }
-        wanted
+        // Before anybody can come to what is wanted.
+        self.held_until.store(until, Relaxed);
+        self.change(ARMED, WANTED)
     }
 
     /// Notes a fault; whether it is the one that goes too far.
