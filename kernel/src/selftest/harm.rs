@@ -130,15 +130,18 @@ fn many_with_many_threads() -> Outcome {
         skip!("no initramfs");
     }
     let before = Held::now();
-    let started: Vec<_> = (0..PROGRAMS).map(|_| Running::start(&["exhaust-threads"], Vec::new())).collect();
+    let started = start_all("exhaust-threads", PROGRAMS);
+    // All of them, however the first one ended.
+    let ended = started.into_iter().map(|program| program.map(|program| (program.process.wait(), program)));
     let mut ends = (0, 0);
-    for program in started {
-        let program = program?;
-        match program.process.wait() {
-            Ending::Exited(0) => ends.0 += 1,
+    for ended in ended.collect::<Vec<_>>() {
+        match ended? {
+            (Ending::Exited(0), _) => ends.0 += 1,
             // No frame was left for what one of its threads touched.
-            Ending::Killed(Signal::SIGKILL) => ends.1 += 1,
-            ending => return Err(format!("{ending}; it said: {}", program.output.last_line())),
+            (Ending::Killed(Signal::SIGKILL), _) => ends.1 += 1,
+            (ending, program) => {
+                return Err(format!("{ending}; it said: {}", program.output.last_line()));
+            }
         }
     }
     before.settle("afterwards")?;

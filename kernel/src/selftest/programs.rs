@@ -8,7 +8,7 @@ use crate::user::access::UserMemory;
 use crate::user::files::dma_buf::DmaBufFile;
 use crate::user::files::{File, OpenFile, stat_device};
 use crate::user::{ENVIRONMENT, Ending, Launch, Process, root, start};
-use crate::{check, checking, devices, dma, pass, skip};
+use crate::{check, checking, devices, dma, pass, sched, skip};
 use abi::Errno;
 use abi::file::{OpenFlags, Stat, device_number};
 use abi::signal::Signal;
@@ -150,13 +150,28 @@ fn two_share_one_buffer() -> Outcome {
         reader.process.end(Ending::Killed(Signal::SIGKILL));
         reader.process.wait();
     })?;
-    for program in [&writer, &reader] {
-        let ending = program.process.wait();
-        check!(ending == Ending::Exited(0), "{ending}; it said: {}", program.output.last_line());
+    for (ending, said) in wait_together(&[writer, reader]) {
+        check!(ending == Ending::Exited(0), "{ending}; it said: {said}");
     }
-    drop((reader, writer));
     before.settle("afterwards")?;
     pass!("{BYTES:#x} bytes went from one to the other")
+}
+
+/// Waits for programs that wait for each other: when one fails the others are ended. How they did, and what they said last.
+fn wait_together(programs: &[Running]) -> Vec<(Ending, String)> {
+    loop {
+        let (over, running): (Vec<_>, Vec<_>) =
+            programs.iter().partition(|program| program.process.is_ending());
+        let failed = over.iter().any(|program| program.process.wait() != Ending::Exited(0));
+        if running.is_empty() {
+            break;
+        }
+        if failed {
+            running.iter().for_each(|program| _ = program.process.end(Ending::Killed(Signal::SIGKILL)));
+        }
+        _ = sched::sleep_until(sched::time::now() + 1_000_000);
+    }
+    programs.iter().map(|program| (program.process.wait(), program.output.last_line())).collect()
 }
 
 fn a_hundred_leave_nothing() -> Outcome {
