@@ -8,7 +8,7 @@
 #   make bench    measure in guest instructions, next to Linux: a table, and target/report/index.html
 #   make fuzz     a minute of random input for each reader of input from outside (FUZZ_SECONDS=, FUZZ_SEED=)
 #   make soak     random work of all kinds on 4 CPUs for TIME= minutes (10), from SEED= (another one each time)
-#   make inject   each self-test again and again, every time with something else failing: hours on a busy host
+#   make inject   each self-test again and again, every time with something else failing: up to an hour
 #   make debug    boot stopped, waiting for gdb on port 1234
 #
 # Knobs, on the command line or in the environment:
