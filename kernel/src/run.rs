@@ -8,24 +8,22 @@ use alloc::vec::Vec;
 const DEFAULT_INIT: &str = "/bin/mosaic";
 
 /// Does what the boot arguments ask for and switches the machine off.
-pub fn main(platform: Platform, devices: devices::Started) -> ! {
+pub fn main(platform: &Platform, args: &BootArgs<'_>, devices: devices::Started) -> ! {
     #[cfg(feature = "checking")]
     crate::checking::poison::start();
-    // They were accepted before; only what they refer to has moved.
-    let args = BootArgs::parse(&platform.bootargs).unwrap_or_else(|error| power::fail(&error));
     // A benchmark measures the boot, too; a trial takes an edu 100 ms.
     devices.admit(args.bench.is_none());
     if let Some(chosen) = args.selftest {
         // Without files the tests of programs are skipped; what is wrong with them is a matter for `init=`.
         platform.initrd.map(user::mount);
-        run_selftests(chosen, &args);
+        run_selftests(chosen, args);
     } else if let Some(chosen) = args.bench {
         bench::run(chosen, platform.initrd);
     } else if let Some(wish) = args.soak {
         platform.initrd.map(user::mount);
         soak::run(wish);
     } else {
-        run_init(&platform, &args);
+        run_init(platform, args);
     }
     console::flush();
     power::off()

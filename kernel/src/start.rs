@@ -8,6 +8,7 @@ use addr::{AddrRange, PAGE_SIZE, PhysAddr, Size};
 use alloc::vec::Vec;
 use arch::boot::{BootInfo, EarlyDtbError};
 use core::fmt;
+use core::mem;
 use core::slice;
 use core::sync::atomic::{AtomicU8, Ordering};
 
@@ -66,7 +67,9 @@ pub fn boot(boot: &BootInfo) -> ! {
     platform.check_memory(|at| arch::probe::read_u32(arch::boot::map_early_device(at)).is_some());
     platform.check_initrd(boot.image);
     platform.warnings.iter().for_each(|warning| log::warn!("{warning}"));
-    let args = BootArgs::parse(&platform.bootargs).unwrap_or_else(|error| power::fail(&error));
+    // The arguments are needed until power off, as is their text.
+    let bootargs: &'static str = mem::take(&mut platform.bootargs).leak();
+    let args = BootArgs::parse(bootargs).unwrap_or_else(|error| power::fail(&error));
     apply(&args);
     if !args.iommu_off {
         dma::iommu::close(&platform.smmus);
@@ -79,7 +82,7 @@ pub fn boot(boot: &BootInfo) -> ! {
     log::info!("cpu: {} of {} running", smp::online(), platform.cpus.len());
     user::random::seed(&platform.rng_seed);
     let devices = devices::init(&platform, found, &args);
-    if sched::spawn("main", move || run::main(platform, devices)).is_err() {
+    if sched::spawn("main", move || run::main(&platform, &args, devices)).is_err() {
         power::fail(&"no memory for the first thread");
     }
     sched::run()
