@@ -4,8 +4,6 @@
 
 extern crate alloc;
 
-pub mod audit;
-pub mod bench;
 pub mod board;
 pub mod checking;
 pub mod console;
@@ -17,12 +15,8 @@ pub mod memory;
 pub mod panic;
 pub mod percpu;
 pub mod power;
-pub mod rig;
-pub mod run;
 pub mod sched;
-pub mod selftest;
 pub mod smp;
-pub mod soak;
 pub mod start;
 pub mod sync;
 pub mod trap;

@@ -2,7 +2,7 @@
 
 use crate::board::{BootArgs, Platform, Reservation, Tree, TreeError, Uart};
 use crate::memory::{self, Sizes, heap, zones};
-use crate::{console, devices, dma, irq, power, run, sched, smp, user};
+use crate::{console, devices, dma, irq, power, sched, smp, user};
 use ::memory::Zone;
 use addr::{AddrRange, PAGE_SIZE, PhysAddr, Size};
 use alloc::vec::Vec;
@@ -53,7 +53,7 @@ pub fn entry_level() -> u8 {
 }
 
 /// Boots the machine and never returns: a run ends by power off.
-pub fn boot(boot: &BootInfo) -> ! {
+pub fn boot(boot: &BootInfo, run: fn(&Platform, &BootArgs<'_>, devices::Started) -> !) -> ! {
     heap::init();
     ENTRY_LEVEL.store(boot.entry_el, Ordering::Relaxed);
     let mut platform = read_platform(boot).unwrap_or_else(|error| {
@@ -82,7 +82,7 @@ pub fn boot(boot: &BootInfo) -> ! {
     log::info!("cpu: {} of {} running", smp::online(), platform.cpus.len());
     user::random::seed(&platform.rng_seed);
     let devices = devices::init(&platform, found, &args);
-    if sched::spawn("main", move || run::main(&platform, &args, devices)).is_err() {
+    if sched::spawn("main", move || run(&platform, &args, devices)).is_err() {
         power::fail(&"no memory for the first thread");
     }
     sched::run()

@@ -24,10 +24,10 @@ pub struct Artifacts {
 /// Builds everything, and says how large it became.
 pub fn build() -> Result<Artifacts> {
     tools::rust_targets()?;
-    run(&mut cargo(&["build", "--package=kernel", "--release", "--target", KERNEL_TARGET]))?;
+    run(&mut cargo(&["build", "--package=image", "--release", "--target", KERNEL_TARGET]))?;
     let initramfs = programs()?;
     let (symbols, image) = (workspace::images().join("kernel.elf"), workspace::images().join("kernel8.img"));
-    copy(&release(KERNEL_TARGET, "kernel"), &symbols)?;
+    copy(&release(KERNEL_TARGET, "tessera"), &symbols)?;
     announce(&image, image::write(&symbols, &image)?);
     Ok(Artifacts { image, initramfs })
 }
@@ -94,10 +94,10 @@ pub fn checking(product: &Artifacts) -> Result<Artifacts> {
 
 /// Another kernel, built with the profile `name` and one feature.
 fn variant(product: &Artifacts, name: &str, feature: &str) -> Result<Artifacts> {
-    let words = ["build", "--package=kernel", "--profile", name, "--features", feature];
+    let words = ["build", "--package=image", "--profile", name, "--features", feature];
     run(cargo(&words).args(["--target", KERNEL_TARGET]))?;
     let image = workspace::images().join(name).with_extension("img");
-    image::write(&workspace::target().join(KERNEL_TARGET).join(name).join("kernel"), &image)?;
+    image::write(&workspace::target().join(KERNEL_TARGET).join(name).join("tessera"), &image)?;
     Ok(Artifacts { image, ..product.clone() })
 }
 

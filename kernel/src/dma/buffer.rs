@@ -70,7 +70,7 @@ impl Buffer {
     }
 
     /// What only the checking build knows of it.
-    pub(crate) fn tag(&self) -> &Tag {
+    pub fn tag(&self) -> &Tag {
         &self.tag
     }
 

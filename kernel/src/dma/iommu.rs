@@ -41,7 +41,7 @@ use spin::Once;
 
 /// Events that a device leaves before anybody can read one: under QEMU, a page that is nowhere, four bytes at a time. A full
 /// queue may lose the first event of a stream.
-pub(crate) const EVENTS_AT_ONCE: u64 = 1024;
+pub const EVENTS_AT_ONCE: u64 = 1024;
 /// The least and the most events that the queue is given room for by itself: 64 KiB and 2 MiB.
 const EVENT_ROOM: RangeInclusive<u64> = 1 << 11..=1 << 16;
 
@@ -217,7 +217,7 @@ impl Smmu {
 
     /// From now on `mishaps` is asked whether a wait for the SMMU is to fail.
     #[cfg(feature = "checking")]
-    pub(crate) fn arm(&self, mishaps: Option<smmu::Mishaps>) {
+    pub fn arm(&self, mishaps: Option<smmu::Mishaps>) {
         self.commands.queue.lock().arm(mishaps);
     }
 
@@ -226,13 +226,13 @@ impl Smmu {
     /// # Errors
     /// See [`smmu::LoseError`].
     #[cfg(feature = "checking")]
-    pub(crate) fn lose_queue(&self, nowhere: PhysAddr, lasting: bool) -> Result<(), smmu::LoseError> {
+    pub fn lose_queue(&self, nowhere: PhysAddr, lasting: bool) -> Result<(), smmu::LoseError> {
         self.commands.with(|queue| queue.lose(nowhere, lasting))
     }
 
     /// A command queue that begins anew is where it belongs.
     #[cfg(feature = "checking")]
-    pub(crate) fn find_queue(&self) {
+    pub fn find_queue(&self) {
         self.commands.with(CommandQueue::find);
     }
 

@@ -14,7 +14,7 @@ mod buffer;
 pub mod coherent;
 pub mod counters;
 mod device;
-pub(crate) mod domain;
+pub mod domain;
 mod frames;
 pub mod iommu;
 mod loudest;

@@ -325,7 +325,7 @@ impl Pages {
 
     /// What only the checking build knows of it.
     #[cfg(feature = "checking")]
-    pub(crate) fn tag(&self) -> &Tag {
+    pub fn tag(&self) -> &Tag {
         &self.tag
     }
 

@@ -159,7 +159,7 @@ fn build(tree: &Path) -> Result<PathBuf> {
         "build",
         "--quiet",
         "--offline",
-        "--package=kernel",
+        "--package=image",
         "--profile",
         PROFILE,
     ]);
@@ -168,7 +168,7 @@ fn build(tree: &Path) -> Result<PathBuf> {
     command.env("CARGO_PROFILE_COUNTING_INCREMENTAL", "true").stderr(Stdio::null());
     run(&mut command)?;
     let image = target.join("kernel8.img");
-    image::write(&target.join(KERNEL_TARGET).join(PROFILE).join("kernel"), &image)?;
+    image::write(&target.join(KERNEL_TARGET).join(PROFILE).join("tessera"), &image)?;
     Ok(image)
 }
 

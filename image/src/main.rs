@@ -1,0 +1,54 @@
+//! The kernel image: what assembly calls by name. On a host this is an empty program, so that the workspace builds
+//! everywhere. The story begins in `start`.
+
+#![cfg_attr(target_os = "none", no_std, no_main)]
+
+#[cfg(target_os = "none")]
+extern crate alloc;
+
+#[cfg(not(target_os = "none"))]
+fn main() {}
+
+#[cfg(target_os = "none")]
+mod run;
+
+#[cfg(target_os = "none")]
+mod entry {
+    use crate::run;
+    use arch::boot::BootInfo;
+    use arch::exception::{Origin, TrapFrame, Vector};
+    use kernel::{panic, start, trap};
+
+    #[unsafe(no_mangle)]
+    extern "C" fn kernel_main(boot: &BootInfo) -> ! {
+        start::boot(boot, run::main)
+    }
+
+    #[unsafe(no_mangle)]
+    extern "C" fn secondary_main(_cpu: usize) -> ! {
+        start::secondary()
+    }
+
+    #[unsafe(no_mangle)]
+    extern "C" fn handle_sync(frame: &mut TrapFrame, from: Origin) {
+        trap::sync(frame, from);
+    }
+
+    #[unsafe(no_mangle)]
+    extern "C" fn handle_irq(frame: &mut TrapFrame, from: Origin) {
+        trap::interrupt(frame, from);
+    }
+
+    #[unsafe(no_mangle)]
+    extern "C" fn handle_bad(frame: &mut TrapFrame, vector: Vector) -> ! {
+        trap::bad(frame, vector)
+    }
+
+    #[panic_handler]
+    fn on_panic(info: &core::panic::PanicInfo) -> ! {
+        match info.location() {
+            Some(at) => panic::report(&format_args!("{} at {at}", info.message())),
+            None => panic::report(&info.message()),
+        }
+    }
+}

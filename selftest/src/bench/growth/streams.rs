@@ -1,0 +1,81 @@
+//! With streams: one more is attached and detached, and a buffer allocated and freed, while more and more are attached,
+//! all in one domain or each in its own. No device is behind these streams; the SMMU does not know that.
+
+use super::ATTRS;
+use crate::bench::MASK;
+use crate::bench::line::Subject;
+use crate::bench::measure::Measured;
+use ::alloc::string::String;
+use ::alloc::sync::Arc;
+use ::alloc::vec::Vec;
+use addr::StreamId;
+use core::fmt::Display;
+use dma_api::DmaError;
+use kernel::dma::iommu::Smmu;
+use kernel::dma::{self, Device};
+
+const COUNTS: [u32; 7] = [1, 4, 16, 64, 256, 1024, 4096];
+/// The first stream; PCI bus 16 and up, where no bus is.
+const FIRST: u32 = 0x1000;
+const ROUNDS: usize = 32;
+const BUFFER: u64 = 64 << 10;
+
+/// Whose domain a stream is put into.
+#[derive(Clone, Copy)]
+enum Domains {
+    Shared,
+    Own,
+}
+
+/// Measures both ways; nothing without an SMMU.
+pub fn streams(device: &Arc<Device>) -> Result<(), DmaError> {
+    let Some(smmu) = device.smmu() else { return Ok(()) };
+    [Domains::Shared, Domains::Own].into_iter().try_for_each(|domains| domains.measure(smmu))
+}
+
+impl Domains {
+    fn measure(self, smmu: &'static Smmu) -> Result<(), DmaError> {
+        let mut attached: Vec<Arc<Device>> = Vec::new();
+        for count in COUNTS {
+            while attached.len() < count as usize {
+                let next = self.attach(smmu, &attached, attached.len() as u32)?;
+                attached.push(next);
+            }
+            let mut measured = Measured::new(ROUNDS, || self.attach(smmu, &attached, count), drop)?;
+            self.print(&mut measured, 0, self.name(), count);
+            let first = &attached[0];
+            let mut measured = Measured::new(ROUNDS, || dma::alloc(first, BUFFER, ATTRS), drop)?;
+            self.print(&mut measured, BUFFER, self.name(), count);
+        }
+        Ok(())
+    }
+
+    /// Attaches the stream after `number` others.
+    fn attach(
+        self,
+        smmu: &'static Smmu,
+        attached: &[Arc<Device>],
+        number: u32,
+    ) -> Result<Arc<Device>, DmaError> {
+        let (name, stream) = (String::new(), StreamId::new(FIRST + number));
+        let device = match (self, attached.first()) {
+            (Self::Shared, Some(first)) => Device::in_group(name, smmu, stream, true, first.domain().clone()),
+            _ => Device::translated(name, smmu, stream, true),
+        }?;
+        device.set_mask(MASK)?;
+        Ok(device)
+    }
+
+    fn print(self, measured: &mut Measured, size: u64, attrs: impl Display, count: u32) {
+        let at = Some(("streams", count.into()));
+        Subject { name: "growth_streams", size, attrs, chunks: 1, tables: 0, metadata: 0, at }
+            .print(measured);
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Shared => "shared_domain",
+            Self::Own => "own_domain",
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! How the machine was entered, and what the kernel may do to itself.
+
+use super::{Outcome, Test};
+use crate::{check, pass};
+use addr::{AddrRange, KernelVa, PAGE_SIZE};
+use arch::boot::{IMAGE_BASE, SectionKind};
+use kernel::memory::kernel_map;
+use pagetable::Access;
+
+pub const TESTS: &[Test] = &[
+    Test { name: "boot.runs_at_el1", run: runs_at_el1 },
+    Test { name: "boot.nothing_is_writable_and_executable", run: nothing_is_writable_and_executable },
+    Test { name: "boot.text_and_rodata_refuse_stores", run: text_and_rodata_refuse_stores },
+    Test { name: "boot.stacks_have_guard_pages", run: stacks_have_guard_pages },
+];
+
+/// All of the kernel's half.
+pub fn whole_half() -> AddrRange<KernelVa> {
+    AddrRange::new(KernelVa::new(0xffff_0000_0000_0000), KernelVa::new(0xffff_ffff_ffff_f000))
+}
+
+fn runs_at_el1() -> Outcome {
+    let (entry, now) = (kernel::start::entry_level(), arch::cpu::exception_level());
+    check!(now == 1, "entered at EL{entry}, but runs at EL{now}");
+    pass!("entered at EL{entry}, runs at EL{now}")
+}
+
+fn nothing_is_writable_and_executable() -> Outcome {
+    let (mut leaves, mut executable, mut both) = (0u64, 0u64, None);
+    kernel_map::leaves(whole_half(), |leaf| {
+        leaves += 1;
+        if leaf.access.contains(Access::EXECUTE) {
+            executable += leaf.bytes;
+            if leaf.access.contains(Access::WRITE) {
+                both = Some(leaf.at);
+            }
+        }
+    });
+    check!(both.is_none(), "{both:?} is writable and executable");
+    check!(executable > 0, "none of {leaves} mappings is executable: this cannot be the kernel's tree");
+    pass!("{leaves} mappings, {} KiB executable, none of it writable", executable >> 10)
+}
+
+/// Asks the MMU, not the tree.
+fn text_and_rodata_refuse_stores() -> Outcome {
+    for section in arch::boot::sections() {
+        let at = section.virt.start();
+        let (read, write) = (arch::mmu::translate_kernel(at), arch::mmu::translate_kernel_write(at));
+        check!(
+            read.is_some_and(|found| found.phys == section.phys),
+            "{:?} at {at}: read gives {read:x?}",
+            section.kind
+        );
+        let writable = matches!(section.kind, SectionKind::Data | SectionKind::Stack);
+        check!(write.is_some() == writable, "{:?} at {at}: write gives {write:x?}", section.kind);
+    }
+    pass!("image at {IMAGE_BASE}: text and rodata read-only, data and stacks writable")
+}
+
+fn stacks_have_guard_pages() -> Outcome {
+    let boot = arch::boot::boot_stack();
+    let mut bottoms = alloc::vec![("boot stack", boot.start())];
+    bottoms.extend(
+        (0..arch::cpu::MAX_CPUS).map(|cpu| ("emergency stack", arch::boot::emergency_stack(cpu).start())),
+    );
+    for (name, bottom) in bottoms {
+        let guard = KernelVa::new(bottom.raw() - PAGE_SIZE);
+        check!(arch::mmu::translate_kernel(guard).is_none(), "{name}: {guard} below it is mapped");
+    }
+    pass!("an unmapped page below the boot stack and every emergency stack")
+}

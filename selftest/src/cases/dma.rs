@@ -1,0 +1,461 @@
+//! The DMA core without a device that moves bytes: what is mapped where and how, what fails, and what is left behind.
+//! Translations are read back from the tables; the devices that go through them are tested elsewhere.
+
+use super::held::Held;
+use super::{Outcome, Test};
+use crate::{audit, check, pass, skip};
+use addr::{AddrRange, Chunk, Iova, MemoryType, Order, PAGE_SIZE, StreamId};
+use alloc::format;
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use dma_api::{Attrs, Direction, DmaError, DmaMask, StreamMemory};
+use kernel::dma::stream::{self, Pages};
+use kernel::dma::{self, Attachment, Device, Fit, counters, iommu};
+use kernel::memory::vmalloc::VMALLOC;
+use kernel::memory::{heap, kernel_map, kmap, layout, linear, tables, zones};
+use memory::{Reach, Zone, ZoneStats};
+use pagetable::{Access, Leaf, Mapping};
+
+/// The tests, cheap ones first.
+pub const TESTS: &[Test] = &[
+    Test { name: "dma.bad_requests_name_their_values", run: bad_requests },
+    Test { name: "dma.attributes_decide_what_is_mapped_how", run: attributes },
+    Test { name: "dma.low_frames_lose_their_alias_while_non_cacheable", run: aliases },
+    Test { name: "dma.direct_buffers_are_one_run_with_a_view", run: direct },
+    Test { name: "dma.masks_place_addresses", run: masks },
+    Test { name: "dma.buffers_are_zero_whatever_was_there", run: zeroed },
+    Test { name: "dma.a_buffer_lives_until_its_last_view", run: views },
+    Test { name: "dma.mappings_and_free_frames_keep_the_rules", run: audited },
+    Test { name: "dma.vmalloc_runs_out_for_views_alone", run: vmalloc_exhausted },
+    Test { name: "dma.streams_map_scattered_pages_as_one_range", run: streams },
+];
+
+/// A stream that no device of the machines we know has.
+const NOBODY: StreamId = StreamId::new(0xfff8);
+
+/// A device behind the SMMU, if there is one.
+pub(super) fn translated(coherent: bool) -> Result<Option<Arc<Device>>, String> {
+    let Some(smmu) = iommu::all().first() else { return Ok(None) };
+    let name = String::from("selftest");
+    let device = Device::translated(name, smmu, NOBODY, coherent);
+    device.map(Some).map_err(|error| format!("a device behind the SMMU: {error}"))
+}
+
+pub(super) fn direct_device(coherent: bool) -> Arc<Device> {
+    let device = Device::direct(String::from("selftest"), coherent, Vec::new());
+    // Low memory alone: its frames have aliases to lose.
+    let low = DmaMask::up_to(layout().low_end.raw() - 1);
+    device.set_mask(low).map_or_else(|error| panic!("mask {low}: {error}"), |()| device)
+}
+
+fn bad_requests() -> Outcome {
+    let device = direct_device(true);
+    let before = Held::now();
+    let quiet = Attrs::NO_WARN;
+    let (total, mask) = (layout().total, device.mask());
+    let cases = [
+        (0, quiet, DmaError::ZeroLength),
+        (u64::MAX, quiet, DmaError::TooLong { len: u64::MAX }),
+        (1 << 50, quiet, DmaError::PastMask { len: 1 << 50, mask }),
+    ];
+    for (len, attrs, wanted) in cases {
+        let got = dma::alloc(&device, len, attrs).err();
+        check!(got == Some(wanted), "{len:#x} bytes: {got:?}, not {wanted:?}");
+    }
+    let frames = total / PAGE_SIZE;
+    match dma::alloc_unattached(total, Attrs::empty()) {
+        Err(DmaError::OutOfFrames { wanted, had }) if wanted == frames && had > 0 && had < frames => {}
+        other => return Err(format!("all of RAM: {:?}", other.err())),
+    }
+    before.check("after refusals")?;
+    pass!("0, 2^64 - 1, 2^50 and {total:#x} bytes are refused")
+}
+
+/// What a buffer must be like under its attributes; every mapping of it is looked at.
+fn examine(attachment: &Attachment, attrs: Attrs) -> Result<(), String> {
+    let (buffer, device) = (attachment.buffer(), attachment.device());
+    let memory = device.memory_type(attrs);
+    check!(buffer.memory() == memory, "memory {:?}, not {memory:?}", buffer.memory());
+    let contiguous = attrs.contains(Attrs::FORCE_CONTIGUOUS) || !device.domain().is_translated();
+    if attrs.contains(Attrs::ALLOC_SINGLE_PAGES) && !contiguous {
+        check!(buffer.chunks().all(|chunk| chunk.order() == Order::PAGE), "not single pages: {buffer:?}");
+    }
+    if contiguous {
+        let chunks: Vec<_> = buffer.chunks().collect();
+        let one_run = chunks.windows(2).all(|pair| pair[0].range().end() == pair[1].start());
+        check!(one_run, "not contiguous: {buffer:?}");
+    }
+    let translated = device.domain().is_translated();
+    let wants_view = !attrs.contains(Attrs::NO_KERNEL_MAPPING) || !translated;
+    check!(buffer.kernel_view().is_some() == wants_view, "kernel view: {:?}", buffer.kernel_view());
+    if translated {
+        let mut leaves = Vec::new();
+        device.domain().leaves(attachment.range(), |leaf| leaves.push(leaf));
+        same_memory(&leaves, buffer.chunks(), memory)?;
+        let wanted = attrs.contains(Attrs::PRIVILEGED) && device.domain().tells_privilege();
+        let wrong = leaves.iter().find(|leaf| leaf.access.contains(Access::PRIVILEGED) != wanted);
+        check!(wrong.is_none(), "{wrong:?}, privileged alone: {wanted}");
+    }
+    if let Some(view) = buffer.kernel_view() {
+        let mut leaves = Vec::new();
+        kernel_map::leaves(view, |leaf| leaves.push(leaf));
+        same_memory(&leaves, buffer.chunks(), memory)?;
+    }
+    for chunk in buffer.chunks() {
+        alias_fits(chunk, memory)?;
+    }
+    Ok(())
+}
+
+/// Whether the leaves show exactly the chunks, in order, readable and writable, with this memory type.
+fn same_memory<A: Copy + core::fmt::Debug>(
+    leaves: &[Leaf<A>],
+    chunks: impl Iterator<Item = Chunk>,
+    memory: MemoryType,
+) -> Result<(), String> {
+    let mut leaves = leaves.iter();
+    for chunk in chunks {
+        let mut at = chunk.start();
+        while at < chunk.range().end() {
+            let Some(leaf) = leaves.next() else { return Err(format!("{chunk:?} is not mapped at {at}")) };
+            // A block may begin before the chunk and end behind it where neighbours are mapped together.
+            let start = leaf.to.max(at);
+            check!(start == at, "{leaf:?} where {at} should be");
+            let rights = Access::READ | Access::WRITE;
+            check!(leaf.memory == memory && leaf.access.contains(rights), "{leaf:?}, not {memory:?}");
+            at = leaf.to + leaf.bytes;
+        }
+    }
+    check!(leaves.next().is_none(), "more is mapped than the chunks");
+    Ok(())
+}
+
+/// Whether the linear map shows a chunk as its memory type allows: by the tables, and by the CPU's own word.
+fn alias_fits(chunk: Chunk, memory: MemoryType) -> Result<(), String> {
+    if chunk.start() >= layout().low_end {
+        return Ok(());
+    }
+    for page in (0..chunk.bytes()).step_by(PAGE_SIZE as usize) {
+        let at = linear::address_of(chunk.start() + page);
+        let (tables, cpu) = (kernel_map::translate(at).is_some(), arch::mmu::translate_kernel(at).is_some());
+        let wanted = memory == MemoryType::WriteBack;
+        check!(tables == wanted && cpu == wanted, "{chunk:?} is {memory:?}: alias {tables}, CPU {cpu}");
+    }
+    Ok(())
+}
+
+fn attributes() -> Outcome {
+    let mut seen = 0;
+    for coherent in [true, false] {
+        let devices = [translated(coherent)?, Some(direct_device(coherent))];
+        for device in devices.into_iter().flatten() {
+            drop(dma::alloc(&device, 1 << 18, Attrs::empty()));
+            let before = Held::now();
+            for bits in 0..1 << Attrs::all().iter().count() {
+                let attrs: Attrs = Attrs::all()
+                    .iter()
+                    .enumerate()
+                    .filter(|(n, _)| bits >> n & 1 == 1)
+                    .map(|(_, a)| a)
+                    .collect();
+                let attachment =
+                    dma::alloc(&device, 0x4_3000, attrs).map_err(|error| format!("{attrs}: {error}"))?;
+                examine(&attachment, attrs)
+                    .map_err(|wrong| format!("{attrs}, coherent {coherent}: {wrong}"))?;
+                seen += 1;
+            }
+            before.check("all combinations")?;
+        }
+    }
+    pass!("{seen} combinations of attributes, coherency and translation")
+}
+
+fn aliases() -> Outcome {
+    if VMALLOC.bytes() < 2 << 20 {
+        skip!("vmalloc= is too small for the kernel's view");
+    }
+    let device = direct_device(false);
+    let attachment = dma::alloc(&device, 1 << 20, Attrs::empty()).map_err(|error| format!("{error}"))?;
+    let chunks: Vec<_> = attachment.buffer().chunks().collect();
+    for &chunk in &chunks {
+        check!(chunk.start() < layout().low_end, "{chunk:?} is not low");
+        alias_fits(chunk, MemoryType::NonCacheable)?;
+    }
+    drop(attachment);
+    for &chunk in &chunks {
+        alias_fits(chunk, MemoryType::WriteBack)?;
+    }
+    pass!("{chunks:?}")
+}
+
+fn direct() -> Outcome {
+    let device = direct_device(true);
+    let attrs = Attrs::NO_KERNEL_MAPPING | Attrs::ALLOC_SINGLE_PAGES;
+    let attachment = dma::alloc(&device, 0x1_4000, attrs).map_err(|error| format!("{error}"))?;
+    let buffer = attachment.buffer();
+    let first = buffer.chunks().map(Chunk::start).next().map_or(0, |start| start.raw());
+    check!(attachment.range().start().raw() == first, "{attachment:?}");
+    check!(buffer.kernel_view().is_some(), "no kernel view: {buffer:?}");
+    let error = dma::alloc(&device, 0x1000, Attrs::NO_WARN).err();
+    check!(error.is_none(), "another page: {error:?}");
+    let scattered =
+        dma::alloc_unattached(0x4000, Attrs::ALLOC_SINGLE_PAGES).map_err(|error| format!("{error}"))?;
+    let one_run = scattered.chunks().collect::<Vec<_>>();
+    let one_run = one_run.windows(2).all(|pair| pair[0].range().end() == pair[1].start());
+    let refused = Attachment::new(&device, scattered, Fit::Whole).err();
+    check!(refused.is_some() || one_run, "a scattered buffer was attached without IOMMU");
+    pass!("{:?} at {:?}; scattered: {refused:?}", buffer.chunks().next(), attachment.range())
+}
+
+fn masks() -> Outcome {
+    let Some(device) = translated(true)? else { skip!("no IOMMU") };
+    let mask = DmaMask::bits(28);
+    device.set_mask(mask).map_err(|error| format!("{error}"))?;
+    let quiet = Attrs::NO_KERNEL_MAPPING | Attrs::NO_WARN;
+    let past = dma::alloc(&device, (1 << 28) + 1, quiet).err();
+    check!(matches!(past, Some(DmaError::PastMask { .. })), "2^28 + 1 bytes: {past:?}");
+    let mut held = Vec::new();
+    let end = loop {
+        match dma::alloc(&device, 16 << 20, quiet) {
+            Ok(attachment) => {
+                let last = attachment.range().end().raw() - 1;
+                check!(last <= mask.highest().raw(), "{attachment:?} is past {mask}");
+                held.push(attachment);
+            }
+            Err(error) => break error,
+        }
+    };
+    let full = matches!(end, DmaError::OutOfIova { .. } | DmaError::OutOfFrames { .. });
+    check!(full && !held.is_empty(), "after {} buffers: {end}", held.len());
+    let count = held.len();
+    drop(held);
+    let big = dma::alloc_unattached(1 << 20, Attrs::NO_KERNEL_MAPPING).map_err(|error| format!("{error}"))?;
+    device.set_mask(DmaMask::bits(20)).map_err(|error| format!("{error}"))?;
+    let whole = Attachment::new(&device, big.clone(), Fit::Whole).err();
+    check!(matches!(whole, Some(DmaError::OutOfIova { .. })), "1 MiB below 2^20: {whole:?}");
+    let start = Attachment::new(&device, big, Fit::Start).map_err(|error| format!("{error}"))?;
+    let (range, reachable) = (start.range(), start.reachable());
+    check!(
+        range.len() == 1 << 20 && reachable.len() < range.len() && !reachable.is_empty(),
+        "{reachable:?} of {range:?}"
+    );
+    pass!("{count} buffers of 16 MiB below {mask}, then {end}; {reachable:?} of {range:?}")
+}
+
+fn zeroed() -> Outcome {
+    let dirty = dma::alloc_unattached(4 << 20, Attrs::empty()).map_err(|error| format!("{error}"))?;
+    let chunks: Vec<_> = dirty.chunks().collect();
+    for &chunk in &chunks {
+        kmap::with_write_back(chunk, |range| {
+            // SAFETY: a page-aligned window on a chunk of a buffer that this function alone holds.
+            unsafe { (range.start().raw() as *mut u8).write_bytes(0xa5, range.len() as usize) };
+        });
+    }
+    drop(dirty);
+    let mut reused = 0;
+    for attrs in [Attrs::empty(), Attrs::WRITE_COMBINE, Attrs::ALLOC_SINGLE_PAGES] {
+        let clean = dma::alloc_unattached(4 << 20, attrs).map_err(|error| format!("{error}"))?;
+        for chunk in clean.chunks() {
+            reused += u64::from(chunks.iter().any(|dirty| dirty.range().overlaps(&chunk.range())));
+            let mut dirt = 0usize;
+            kmap::with_window(chunk, clean.memory(), |range| {
+                // SAFETY: as above; reading.
+                let words = unsafe {
+                    core::slice::from_raw_parts(range.start().raw() as *const u64, (range.len() / 8) as usize)
+                };
+                dirt += words.iter().filter(|&&word| word != 0).count();
+            });
+            check!(dirt == 0, "{chunk:?} under {attrs}: {dirt} words are not zero");
+        }
+    }
+    check!(reused > 0, "no frame was used again");
+    pass!("{reused} chunks came back, all zero")
+}
+
+fn views() -> Outcome {
+    let Some(first) = translated(true)? else { skip!("no IOMMU") };
+    let second = {
+        let smmu = first.smmu().ok_or("no SMMU")?;
+        let stream = StreamId::new(NOBODY.raw() + 1);
+        Device::translated(String::from("selftest2"), smmu, stream, true)
+            .map_err(|error| format!("{error}"))?
+    };
+    drop(dma::alloc(&first, 1 << 20, Attrs::NO_KERNEL_MAPPING));
+    drop(dma::alloc(&second, 1 << 20, Attrs::NO_KERNEL_MAPPING));
+    for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
+        let before = Held::now();
+        let buffer = dma::alloc_unattached(1 << 20, Attrs::empty()).map_err(|error| format!("{error}"))?;
+        let attach = |device: &Arc<Device>| Attachment::new(device, buffer.clone(), Fit::Whole);
+        let (a, b) = (attach(&first), attach(&second));
+        let (mut a, mut b) = (Some(a.map_err(|e| format!("{e}"))?), Some(b.map_err(|e| format!("{e}"))?));
+        let frames = buffer.len() / PAGE_SIZE;
+        let mut buffer = Some(buffer);
+        for (gone, view) in order.into_iter().enumerate() {
+            let before = zones::stats(Zone::High).allocated + zones::stats(Zone::Low).allocated;
+            match view {
+                0 => a = None,
+                1 => b = None,
+                _ => buffer = None,
+            }
+            let after = zones::stats(Zone::High).allocated + zones::stats(Zone::Low).allocated;
+            let freed = before - after >= frames;
+            check!(freed == (gone == 2), "{order:?}: {} frames came back at {gone}", before - after);
+        }
+        check!(a.is_none() && b.is_none() && buffer.is_none(), "a view is left");
+        before.check("views in any order")?;
+    }
+    pass!("two attachments and a handle, in all six orders")
+}
+
+/// Buffers of every kind at once, attached to devices of every kind.
+fn audited() -> Outcome {
+    const VIEWS: u64 = 16 << 20;
+    if VMALLOC.bytes() < VIEWS {
+        skip!("vmalloc= is too small for as many kernel mappings");
+    }
+    let mut devices = Vec::new();
+    for (number, coherent) in [true, false].into_iter().enumerate() {
+        if let Some(smmu) = iommu::all().first() {
+            let stream = StreamId::new(NOBODY.raw() + number as u32);
+            let device = Device::translated(format!("selftest{number}"), smmu, stream, coherent);
+            devices.push(device.map_err(|error| format!("{error}"))?);
+        }
+        devices.push(direct_device(coherent));
+    }
+    let mut held = Vec::new();
+    for attrs in [Attrs::empty(), Attrs::WRITE_COMBINE, Attrs::ALLOC_SINGLE_PAGES, Attrs::FORCE_CONTIGUOUS] {
+        for device in &devices {
+            let attachment = dma::alloc(device, 0x6_5000, attrs).map_err(|error| format!("{error}"))?;
+            for other in devices.iter().filter(|other| other.domain().is_translated()) {
+                let buffer = attachment.buffer().clone();
+                held.push(Attachment::new(other, buffer, Fit::Whole).map_err(|error| format!("{error}"))?);
+            }
+            held.push(attachment);
+        }
+    }
+    let audited = || audit::check().map_err(|finding| format!("{finding}"));
+    // The first time may make the heap grow.
+    audited()?;
+    let seen = audited()?;
+    let low_pages = zones::stats(Zone::Low).total;
+    check!(seen.leaves as u64 > low_pages / 2, "{} leaves, with {low_pages} pages of lowmem", seen.leaves);
+    let counted =
+        [Zone::Low, Zone::High].map(zones::stats).iter().map(ZoneStats::free).sum::<u64>() * PAGE_SIZE;
+    check!(seen.free == counted, "{:#x} bytes are free, counted are {counted:#x}", seen.free);
+    // What an IOMMU may still walk after it did not answer stays in use for good.
+    let (in_use, lost) = (tables::count().0 * PAGE_SIZE, counters::read().lost_bytes.now);
+    let missing = in_use.checked_sub(seen.tables);
+    check!(
+        missing.is_some_and(|bytes| bytes <= lost),
+        "walks come to {:#x} bytes of tables, of {in_use:#x}",
+        seen.tables
+    );
+    let grown = heap::grown_bytes();
+    check!(seen.heap == grown, "{:#x} bytes are the heap's, of {grown:#x}", seen.heap);
+    drop(held);
+    audited()?;
+    pass!("{seen}")
+}
+
+fn vmalloc_exhausted() -> Outcome {
+    const MOST: u64 = 1 << 40;
+    let Some(device) = translated(true)? else { skip!("no IOMMU") };
+    if VMALLOC.bytes() > MOST {
+        skip!("vmalloc= is more than can be filled");
+    }
+    // What follows leaves a table behind the first time.
+    drop(dma::alloc(&device, 4 << 20, Attrs::NO_KERNEL_MAPPING | Attrs::ALLOC_SINGLE_PAGES));
+    drop(dma::alloc(&device, 8 << 20, Attrs::NO_KERNEL_MAPPING));
+    let chunk = zones::take(Order::BLOCK_2M, Reach::ANYWHERE).ok_or("no 2 MiB chunk")?;
+    let mut filler = Vec::new();
+    // The same frames again and again: this is about addresses.
+    for shift in (0..20).rev() {
+        let again = core::iter::repeat_n(chunk.chunk(), 1 << shift);
+        let mapping = Mapping::read_write(MemoryType::WriteBack);
+        while let Ok(mapped) = VMALLOC.map(again.clone(), Order::BLOCK_2M.bytes(), mapping) {
+            filler.push(mapped);
+        }
+    }
+    let before = Held::now();
+    // One low chunk would be seen through the linear map.
+    let seen = dma::alloc(&device, 4 << 20, Attrs::NO_WARN | Attrs::ALLOC_SINGLE_PAGES);
+    let unseen = dma::alloc(&device, 8 << 20, Attrs::NO_WARN | Attrs::NO_KERNEL_MAPPING);
+    let results = (seen.as_ref().err().copied(), unseen.as_ref().err().copied());
+    drop((seen, unseen));
+    let checked = before.check("with vmalloc full");
+    let (used, _) = VMALLOC.usage();
+    drop(filler);
+    zones::give(chunk);
+    checked?;
+    check!(
+        results == (Some(DmaError::OutOfVmalloc { len: 4 << 20 }), None),
+        "{results:?} with {used:#x} bytes in use"
+    );
+    pass!("{used:#x} bytes of vmalloc in use: 4 MiB with a mapping fail, 8 MiB without one do not")
+}
+
+fn streams() -> Outcome {
+    let mut seen = 0;
+    // Lowmem in one piece is rare where there is little of it.
+    let large = (layout().lowmem_bytes() / 64).min(4 << 20);
+    for coherent in [true, false] {
+        let Some(device) = translated(coherent)? else { skip!("no IOMMU") };
+        for direction in [Direction::ToDevice, Direction::FromDevice, Direction::Bidirectional] {
+            for len in [1, 0x80, 0x1000, 0x1001, 0x1080, large - 5, large - 0x80] {
+                if coherent || !direction.device_writes() || len % 0x80 == 0 {
+                    lend(&device, Pages::scattered(len), len, direction)?;
+                    lend(&device, Pages::new(len), len, direction)?;
+                    seen += 2;
+                }
+            }
+        }
+    }
+    let other = Device::direct(String::from("selftest"), false, Vec::new());
+    let refused = stream::map(&other, memory(Pages::new(100))?, Direction::FromDevice).err();
+    let refused = refused.map(|refused| refused.error);
+    let shared = DmaError::SharedLine { offset: 0, len: 100 };
+    check!(refused == Some(shared), "100 bytes, not coherent: {refused:?}");
+    pass!("{seen} lists")
+}
+
+pub(super) fn memory(
+    pages: Result<alloc::boxed::Box<Pages>, DmaError>,
+) -> Result<alloc::boxed::Box<Pages>, String> {
+    pages.map_err(|error| format!("pages: {error}"))
+}
+
+fn lend(
+    device: &Arc<Device>,
+    pages: Result<alloc::boxed::Box<Pages>, DmaError>,
+    len: u64,
+    direction: Direction,
+) -> Result<(), String> {
+    let pages = memory(pages)?;
+    let segments = pages.segments().to_vec();
+    let stream = stream::map(device, pages, direction).map_err(|refused| format!("{:?}", refused.error))?;
+    check!(stream.len() as u64 == len, "{stream:?}, not {len:#x} bytes");
+    let range = AddrRange::new(stream.iova(), stream.iova() + len);
+    let mut at: Iova = range.start();
+    for segment in segments {
+        for offset in (0..segment.len).step_by(PAGE_SIZE as usize) {
+            let page = AddrRange::new(at, at + PAGE_SIZE);
+            let mut found = None;
+            device.domain().leaves(page, |leaf| found = Some(leaf));
+            let to = found.map(|leaf| leaf.translate(at));
+            check!(
+                to == Some(segment.start + offset),
+                "{at} leads to {to:?}, not {}",
+                segment.start + offset
+            );
+            let writes = found.is_some_and(|leaf| leaf.access.contains(Access::WRITE));
+            check!(writes == direction.device_writes(), "{direction:?}: {found:?}");
+            at = at + PAGE_SIZE;
+        }
+    }
+    stream.unmap().map_err(|error| format!("unmap: {error}"))?;
+    let mut left = 0;
+    device.domain().leaves(range.align_outward(PAGE_SIZE).ok_or("range")?, |_| left += 1);
+    check!(left == 0, "{left} leaves after unmap");
+    Ok(())
+}

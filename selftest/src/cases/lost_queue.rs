@@ -1,0 +1,80 @@
+//! A command queue where there is no memory: the SMMU stops with CERROR_ABT, once more when it is asked to try again, and
+//! the queue begins anew. The checking build alone can take a queue away.
+
+use super::commands::{among_others, lend, nobody};
+use super::{Outcome, Test};
+use crate::{check, pass, skip};
+use addr::{PAGE_SIZE, PhysAddr};
+use alloc::format;
+use alloc::string::String;
+use drivers::smmu::CommandError;
+use kernel::dma::iommu::{self, Smmu};
+use kernel::smp;
+use smmu_spec::Command;
+
+pub const TESTS: &[Test] = &[
+    Test { name: "smmu.a_queue_that_cannot_be_read_begins_anew", run: begins_anew },
+    Test { name: "smmu.nobody_notices_a_lost_queue", run: nobody_notices },
+    Test { name: "smmu.a_queue_that_stays_lost_is_an_error_and_no_more", run: stays_lost },
+];
+
+/// CMDQ_CONS.ERR for a command that could not be read.
+const ABORTED: u8 = 2;
+
+/// The last page that the SMMU has an address for.
+fn nowhere(smmu: &Smmu) -> PhysAddr {
+    PhysAddr::new((1 << smmu.features().output_bits) - PAGE_SIZE)
+}
+
+fn lose(smmu: &Smmu, lasting: bool) -> Result<(), String> {
+    smmu.lose_queue(nowhere(smmu), lasting).map_err(|error| format!("{error:?}"))
+}
+
+fn begins_anew() -> Outcome {
+    let Some(smmu) = iommu::all().first().copied() else { skip!("no SMMU") };
+    let before = smmu.command_counters();
+    let device = nobody(smmu)?;
+    for round in 1..=4 {
+        lose(smmu, false)?;
+        lend(&device, 4)?;
+        let anew = smmu.command_counters().begun_anew - before.begun_anew;
+        check!(anew == round, "it began anew {anew} times, after {round} losses");
+    }
+    let after = smmu.command_counters();
+    check!(after.illegal == before.illegal, "commands were refused");
+    check!(after.time_outs == before.time_outs, "somebody waited in vain");
+    pass!("CERROR_ABT at {}; four times anew, with 16 mappings", nowhere(smmu))
+}
+
+/// One thread takes the queue away, all CPUs have commands in it.
+fn nobody_notices() -> Outcome {
+    const ROUNDS: u64 = 64;
+    let Some(smmu) = iommu::all().first().copied() else { skip!("no SMMU") };
+    let before = smmu.command_counters();
+    let device = nobody(smmu)?;
+    among_others(&device, ROUNDS, move |_| lose(smmu, false))?;
+    smmu.sync().map_err(|error| format!("{error}"))?;
+    let after = smmu.command_counters();
+    let anew = after.begun_anew - before.begun_anew;
+    check!(anew == ROUNDS, "it began anew {anew} times, after {ROUNDS} losses");
+    check!(after.time_outs == before.time_outs, "somebody waited in vain");
+    pass!("{ROUNDS} losses among {} commands, of {} CPUs", after.commands - before.commands, smp::online())
+}
+
+fn stays_lost() -> Outcome {
+    let Some(smmu) = iommu::all().first().copied() else { skip!("no SMMU") };
+    let before = smmu.command_counters();
+    let device = nobody(smmu)?;
+    lose(smmu, true)?;
+    // More than it has room for.
+    let seen = (0..300).map(|_| smmu.run_words(Command::Sync.encode())).find(|seen| *seen != STOPPED);
+    smmu.find_queue();
+    check!(seen.is_none(), "somebody who waited was told {seen:?}");
+    lend(&device, 16)?;
+    let after = smmu.command_counters();
+    check!(after.begun_anew == before.begun_anew + 1, "it did not begin anew when it was back");
+    check!(after.time_outs == before.time_outs, "somebody waited in vain");
+    pass!("300 were told of CERROR {ABORTED}; and 16 mappings came and went after it")
+}
+
+const STOPPED: Result<(), CommandError> = Err(CommandError::Stopped { code: ABORTED });

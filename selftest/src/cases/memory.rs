@@ -1,0 +1,247 @@
+//! Zones, chunks on fragmented memory, windows, and what the linear map has and has not.
+
+use super::boot::whole_half;
+use super::{Outcome, Test};
+use crate::fixture::{Fragmented, PATIENCE_NS, elsewhere, run_each, take_all};
+use crate::{check, pass, skip};
+use addr::{AddrRange, Chunk, KernelVa, MemoryType, Order, PAGE_SIZE, PhysAddr};
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use arch::mmu::{Translation, translate_kernel};
+use arch::timer::Deadline;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use kernel::dma::counters;
+use kernel::memory::{kernel_map, kmap, layout, linear, magazines, zones};
+use kernel::smp;
+use kernel::sync::SpinLock;
+use memory::{Frames, Reach, Request, Zone, chunks};
+
+pub const TESTS: &[Test] = &[
+    Test { name: "memory.zones_do_not_overlap", run: zones_do_not_overlap },
+    Test { name: "memory.highmem_has_no_kernel_translation", run: highmem_has_no_kernel_translation },
+    Test { name: "memory.linear_map_has_all_lowmem", run: linear_map_has_all_lowmem },
+    Test { name: "memory.fragmented_memory_gives_single_frames", run: fragmented_memory_gives_single_frames },
+    Test { name: "memory.what_another_cpu_keeps_is_found", run: what_another_cpu_keeps_is_found },
+    Test { name: "memory.windows_close", run: windows_close },
+    Test { name: "memory.alias_goes_and_comes_back", run: alias_goes_and_comes_back },
+];
+
+fn zones_do_not_overlap() -> Outcome {
+    let layout = layout();
+    for low in &layout.low_free {
+        check!(low.end() <= layout.low_end, "{low:?} is low, but reaches past {}", layout.low_end);
+    }
+    for high in &layout.high_free {
+        check!(high.start() >= layout.low_end, "{high:?} is high, but starts below {}", layout.low_end);
+    }
+    let (low, high) = (zones::stats(Zone::Low), zones::stats(Zone::High));
+    let frames = |ranges: &[AddrRange<PhysAddr>]| ranges.iter().map(AddrRange::len).sum::<u64>() / PAGE_SIZE;
+    check!(
+        low.total == frames(&layout.low_free),
+        "low zone has {} frames of {}",
+        low.total,
+        frames(&layout.low_free)
+    );
+    check!(
+        high.total == frames(&layout.high_free),
+        "high zone has {} of {}",
+        high.total,
+        frames(&layout.high_free)
+    );
+    pass!("border at {}, {} low and {} high frames", layout.low_end, low.total, high.total)
+}
+
+/// By the MMU for samples of all of it, and by the tree for every mapping there is. What a driver asked to see of its own
+/// buffers, and nothing else, may be mapped.
+fn highmem_has_no_kernel_translation() -> Outcome {
+    /// Addresses asked for, at most.
+    const SAMPLES: u64 = 4096;
+    let high = &layout().high_free;
+    if high.is_empty() {
+        skip!("all memory is lowmem");
+    }
+    let mut asked = 0;
+    for range in high {
+        let step = (range.len() / SAMPLES).max(PAGE_SIZE).next_multiple_of(PAGE_SIZE);
+        for at in (range.start().raw()..range.end().raw()).step_by(step as usize) {
+            let alias = linear::address_of(PhysAddr::new(at));
+            check!(translate_kernel(alias).is_none(), "highmem {at:#x} is mapped at {alias}");
+            asked += 1;
+        }
+    }
+    let views = counters::read().vmalloc_bytes.now;
+    let (mut found, mut mapped) = (None, 0);
+    kernel_map::leaves(whole_half(), |leaf| {
+        if high.iter().any(|range| range.overlaps(&leaf.output())) {
+            found = Some((leaf.at, leaf.to));
+            mapped += leaf.bytes;
+        }
+    });
+    check!(mapped <= views, "{mapped:#x} bytes of highmem are mapped, {views:#x} asked for: {found:?}");
+    pass!(
+        "{asked} addresses of highmem, and {mapped} bytes of the kernel's mappings: {views} are drivers' views"
+    )
+}
+
+fn linear_map_has_all_lowmem() -> Outcome {
+    let mut pages = 0u64;
+    for range in &layout().low_free {
+        for at in (range.start().raw()..range.end().raw()).step_by(PAGE_SIZE as usize) {
+            let at = PhysAddr::new(at);
+            let found = translate_kernel(linear::address_of(at));
+            let good = found.is_some_and(|t| t.phys == at && t.attributes == Translation::WRITE_BACK);
+            check!(good, "lowmem {at}: {found:x?}");
+            pages += 1;
+        }
+    }
+    pass!("{pages} pages of lowmem, write-back")
+}
+
+/// Takes all of highmem, lets another CPU free some frames, which it keeps for itself, and asks for as many.
+fn what_another_cpu_keeps_is_found() -> Outcome {
+    const PAGES: u64 = 24;
+    if smp::online() == 1 || zones::stats(Zone::High).free() < PAGES {
+        skip!("one CPU, or no highmem");
+    }
+    let request = Request { frames: PAGES, largest: Order::PAGE, reach: Reach::HIGH, ..Request::new(PAGES) };
+    let mut some = match chunks::take(&mut zones::Source::default(), &request) {
+        Ok(some) => some,
+        Err(error) => return Err(alloc::format!("{PAGES} frames of highmem: {error:?}")),
+    };
+    let rest = take_all(Reach::HIGH);
+    let pages = Arc::new(SpinLock::new(some.drain().collect::<Vec<_>>()));
+    let here = arch::cpu::index();
+    let theirs = pages.clone();
+    let there = elsewhere(move || {
+        core::mem::take(&mut *theirs.lock()).into_iter().for_each(zones::give);
+        arch::cpu::index()
+    });
+    // Without another thread they are still here.
+    core::mem::take(&mut *pages.lock()).into_iter().for_each(zones::give);
+    let (free, kept) = (zones::stats(Zone::High).free(), magazines::frames(Zone::High));
+    let again = chunks::take(&mut zones::Source::default(), &request);
+    let one_more = zones::take(Order::PAGE, Reach::HIGH);
+    let found = again.as_ref().map(Frames::frames).map_err(|error| *error);
+    let left = (zones::stats(Zone::High).free(), one_more.is_some());
+    zones::give_all(again.unwrap_or_default());
+    one_more.into_iter().for_each(zones::give);
+    zones::give_all(rest);
+    check!(there.is_some_and(|there| there != here), "freed on CPU {there:?}, asked for on CPU {here}");
+    check!(
+        (free, kept) == (PAGES, PAGES),
+        "{free} frames free, {kept} in magazines, where {PAGES} were freed"
+    );
+    check!(found == Ok(PAGES), "of {PAGES} frames that another CPU keeps: {found:?}");
+    check!(left == (0, false), "free after the last was taken, and one more of them: {left:?}");
+    pass!("{PAGES} frames freed on CPU {}, taken on CPU {here}", there.unwrap_or(here))
+}
+
+/// Asks for a megabyte where only single frames are free.
+fn fragmented_memory_gives_single_frames() -> Outcome {
+    const WANTED: u64 = 256;
+    let before = zones::stats(Zone::High);
+    if before.free() < 8 * WANTED {
+        skip!("{} free frames of highmem", before.free());
+    }
+    let fragmented = Fragmented::new(Reach::HIGH, 2 * WANTED);
+    let request = Request { reach: Reach::HIGH, ..Request::new(WANTED) };
+    let got = chunks::take(&mut zones::Source::default(), &request);
+    let seen = got.as_ref().map(|frames| (frames.len(), frames.chunks().all(|c| c.order() == Order::PAGE)));
+    let seen = seen.map_err(|error| *error);
+    let too_much = chunks::take(&mut zones::Source::default(), &Request { frames: 1 << 20, ..request });
+    let refused = too_much.as_ref().err().copied();
+    zones::give_all(got.unwrap_or_default());
+    zones::give_all(too_much.unwrap_or_default());
+    drop(fragmented);
+    let after = zones::stats(Zone::High);
+    check!(seen == Ok((WANTED as usize, true)), "{WANTED} frames of fragmented memory: {seen:?}");
+    check!(refused.is_some(), "4 GiB of the 2 MiB that were free: granted");
+    check!(after.free() == before.free(), "{} frames free before, {} after", before.free(), after.free());
+    pass!("1 MiB in {WANTED} chunks of 4 KiB; {} frames free before and after", after.free())
+}
+
+fn windows_close() -> Outcome {
+    let Some(owned) = zones::take(Order::BLOCK_2M, Reach::ANYWHERE) else {
+        skip!("no 2 MiB chunk is free");
+    };
+    let chunk = owned.chunk();
+    let mut seen = Vec::new();
+    kmap::with_window(chunk, MemoryType::NonCacheable, |range| {
+        seen.push((
+            range,
+            translate_kernel(range.start()),
+            translate_kernel(KernelVa::new(range.end().raw() - PAGE_SIZE)),
+        ));
+    });
+    let after: Vec<_> = seen.iter().map(|(range, ..)| translate_kernel(range.start())).collect();
+    let elsewhere = (smp::online() > 1).then(|| looks_from_two_cpus(chunk));
+    zones::give(owned);
+    let [(range, Some(first), Some(last))] = seen[..] else {
+        return Err(alloc::format!("windows: {seen:x?}"));
+    };
+    check!(first.phys == chunk.start(), "the window shows {:x?}, not {chunk:?}", first);
+    check!(last.phys == PhysAddr::new(chunk.range().end().raw() - PAGE_SIZE), "its end shows {last:x?}");
+    check!(first.attributes == Translation::NON_CACHEABLE, "its type is {:#x}", first.attributes);
+    check!(after == [None], "the closed window still shows {after:x?}");
+    let Some(looks) = elsewhere.transpose()? else { return pass!("{chunk:?} at {range:?}, and gone") };
+    let [one, other] = looks[..] else { return Err(alloc::format!("looks: {looks:x?}")) };
+    check!(one.good && other.good, "a window open on one CPU, looked at from another: {looks:x?}");
+    check!(one.cpu != other.cpu && one.root != other.root, "one CPU, or one root: {looks:x?}");
+    pass!("{chunk:?} at {range:?}, and gone; open on CPU {}, nothing there on CPU {}", one.cpu, other.cpu)
+}
+
+/// What a thread found of a window that is open on one CPU.
+#[derive(Clone, Copy, Debug)]
+struct Look {
+    cpu: usize,
+    /// What its TTBR1 holds.
+    root: PhysAddr,
+    /// The thread with the window was looked at in time, the other one found nothing at its address.
+    good: bool,
+}
+
+/// Opens a window in one thread until another one has looked for it.
+fn looks_from_two_cpus(chunk: Chunk) -> Result<Vec<Look>, String> {
+    let (window, looked) = (AtomicU64::new(0), AtomicBool::new(false));
+    run_each(2, move |thread| {
+        let deadline = Deadline::in_ns(PATIENCE_NS);
+        let mut good = false;
+        if thread == 0 {
+            kmap::with_window(chunk, MemoryType::WriteBack, |range| {
+                window.store(range.start().raw(), Ordering::Release);
+                while !looked.load(Ordering::Acquire) && !deadline.passed() {
+                    arch::cpu::yield_now();
+                }
+                good = looked.load(Ordering::Acquire);
+            });
+        } else {
+            while window.load(Ordering::Acquire) == 0 && !deadline.passed() {
+                arch::cpu::yield_now();
+            }
+            let at = KernelVa::new(window.load(Ordering::Acquire));
+            good = at.raw() != 0 && translate_kernel(at).is_none();
+            looked.store(true, Ordering::Release);
+        }
+        Look { cpu: arch::cpu::index(), root: arch::mmu::kernel_root(), good }
+    })
+}
+
+fn alias_goes_and_comes_back() -> Outcome {
+    let Some(owned) = zones::take(Order::PAGE, Reach::LOW) else {
+        skip!("no free page of lowmem");
+    };
+    let (chunk, at) = (owned.chunk(), linear::address_of(owned.chunk().start()));
+    let before = translate_kernel(at);
+    linear::remove(chunk);
+    let between = translate_kernel(at);
+    let neighbours =
+        [at.raw() - PAGE_SIZE, at.raw() + PAGE_SIZE].map(|at| translate_kernel(KernelVa::new(at)));
+    linear::restore(chunk);
+    let after = translate_kernel(at);
+    zones::give(owned);
+    check!(between.is_none(), "{at} still leads to {between:x?}");
+    check!(neighbours.iter().any(Option::is_some), "its neighbours are gone too");
+    check!(after == before && before.is_some(), "before {before:x?}, after {after:x?}");
+    pass!("{chunk:?} left the linear map at {at} and came back; its neighbours stayed")
+}

@@ -1,0 +1,92 @@
+//! Each step of an allocation fails once, and leaves nothing: [`super::inject`] in little, with books that are compared at
+//! once and to the last table.
+
+use super::dma::{direct_device, memory, translated};
+use super::held::Held;
+use super::{Outcome, Test};
+use crate::{check, pass, skip};
+use alloc::format;
+use alloc::string::String;
+use alloc::sync::Arc;
+use dma_api::{Attrs, Direction};
+use kernel::checking::Class;
+use kernel::checking::inject::{self, Which};
+use kernel::dma::stream::{self, Pages};
+use kernel::dma::{self, Device};
+
+pub const TESTS: &[Test] = &[Test { name: "dma.every_step_fails_and_leaves_nothing", run: failures }];
+
+/// What an allocation takes one after the other.
+const STEPS: [Class; 5] = [Class::Frames, Class::Iova, Class::Tables, Class::Maps, Class::Vmalloc];
+
+/// Lets every try of every step fail, until an allocation gets through without it.
+fn failures() -> Outcome {
+    if inject::is_busy() {
+        skip!("it makes things fail itself");
+    }
+    let mut count = 0;
+    for coherent in [true, false] {
+        let devices = [translated(coherent)?, Some(direct_device(coherent))];
+        for device in devices.into_iter().flatten() {
+            for attrs in [Attrs::empty(), Attrs::NO_KERNEL_MAPPING | Attrs::ALLOC_SINGLE_PAGES] {
+                count += fail_each_step(&device, attrs | Attrs::NO_WARN)?;
+            }
+        }
+    }
+    // In a domain's tree, and in a table of small mappings.
+    count += fail_lending(0x2_3000)? + fail_lending(0x3000)?;
+    pass!("{count} failures, nothing left behind")
+}
+
+/// The same for memory that is lent: it comes back, and nothing else stays.
+fn fail_lending(len: u64) -> Result<u32, String> {
+    let mut count = 0;
+    for step in [Class::Iova, Class::Tables] {
+        for nth in 1.. {
+            let before = Held::now();
+            // A new domain each time, without any table but its first.
+            let Some(device) = translated(true)? else { return Ok(0) };
+            let pages = memory(Pages::scattered(len))?;
+            inject::arm(step, Which::Nth(nth));
+            let result = stream::map(&device, pages, Direction::Bidirectional);
+            let failed = inject::disarm().failed;
+            if let Err(refused) = &result {
+                let back: u64 = refused.memory.segments().iter().map(|segment| segment.len).sum();
+                check!(back == len, "{step:?} {nth}: {back:#x} bytes came back");
+            }
+            check!(result.is_err() == failed, "{step:?} {nth}: {result:?}");
+            drop((result, device));
+            before.check(&format!("lending {len:#x}, {step:?} {nth}"))?;
+            if !failed {
+                break;
+            }
+            count += 1;
+        }
+    }
+    Ok(count)
+}
+
+fn fail_each_step(device: &Arc<Device>, attrs: Attrs) -> Result<u32, String> {
+    // The first buffer may leave an empty table behind for the next one.
+    drop(dma::alloc(device, 0x2_3000, attrs));
+    let mut count = 0;
+    for step in STEPS {
+        for nth in 1.. {
+            let before = Held::now();
+            inject::arm(step, Which::Nth(nth));
+            let result = dma::alloc(device, 0x2_3000, attrs);
+            let failed = inject::disarm().failed;
+            if failed {
+                count += 1;
+                // A search for frames goes on with smaller chunks, so it may succeed all the same.
+                check!(result.is_err() || step == Class::Frames, "{step:?} {nth} under {attrs}: no error");
+            }
+            drop(result);
+            before.check(&format!("{step:?} {nth} under {attrs}"))?;
+            if !failed {
+                break;
+            }
+        }
+    }
+    Ok(count)
+}

@@ -1,0 +1,161 @@
+//! The device moves bytes: through scattered chunks that it sees as one range, for several CPUs and devices at once.
+
+use super::device::{edu, frame_at, peek, poke, read_in, write_out};
+use super::held::Held;
+use super::{Outcome, Test};
+use crate::fixture::Fragmented;
+use crate::{check, pass, skip};
+use addr::{Chunk, PAGE_SIZE, Size};
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use arch::timer::Deadline;
+use dma_api::{Attrs, DmaMask};
+use kernel::dma::{self, Attachment, Device, counters};
+use kernel::memory::zones;
+use memory::{Reach, Zone};
+
+pub const TESTS: &[Test] = &[
+    Test { name: "dma.edu_copies_across_chunk_borders", run: edu_copies_across_chunk_borders },
+    Test { name: "dma.default_mask_reaches_high_addresses", run: default_mask_reaches_high_addresses },
+    Test { name: "dma.one_buffer_for_two_devices", run: one_buffer_for_two_devices },
+    Test { name: "dma.many_cpus_alloc_and_free", run: many_cpus_alloc_and_free },
+];
+
+const NO_VIEW: Attrs = Attrs::NO_KERNEL_MAPPING;
+
+/// A pattern that differs from byte to byte and from place to place.
+fn pattern(seed: u8, len: usize) -> Vec<u8> {
+    (0..len).map(|n| (n as u8).wrapping_mul(31).wrapping_add(seed)).collect()
+}
+
+fn alloc(device: &Arc<Device>, len: u64, attrs: Attrs) -> Result<Attachment, String> {
+    dma::alloc(device, len, attrs).map_err(|error| format!("alloc {}: {error}", Size(len)))
+}
+
+/// In memory that has only single frames left, so that no two chunks are neighbours.
+fn edu_copies_across_chunk_borders() -> Outcome {
+    let Some(edu) = edu() else { skip!("no edu device") };
+    if !edu.device().domain().is_translated() {
+        skip!("no IOMMU: a buffer is one chunk");
+    }
+    if zones::stats(Zone::High).total == 0 {
+        skip!("no highmem to fragment: the kernel itself would run out of memory");
+    }
+    let fragmented = Fragmented::new(Reach::HIGH, 4096);
+    let buffer = alloc(edu.device(), 64 * PAGE_SIZE, NO_VIEW);
+    drop(fragmented);
+    let buffer = buffer?;
+    let chunks: Vec<Chunk> = buffer.buffer().chunks().collect();
+    check!(chunks.len() == 64, "64 frames in {} chunks", chunks.len());
+    let neighbours = chunks.windows(2).filter(|pair| pair[0].range().end() == pair[1].start()).count();
+    check!(neighbours == 0, "{neighbours} neighbours among {} chunks", chunks.len());
+    check!(buffer.buffer().kernel_view().is_none(), "a kernel view: {:x?}", buffer.buffer().kernel_view());
+    // From both sides of one border into the device, and from the device to both sides of another.
+    let (from, to, len) = (3 * PAGE_SIZE - 100, 9 * PAGE_SIZE - 60, 200);
+    let sent = pattern(1, len as usize);
+    poke(&buffer, from, &sent);
+    read_in(edu, buffer.range().start() + from, len)?;
+    write_out(edu, buffer.range().start() + to, len)?;
+    let (got, before, after) =
+        (peek(&buffer, to, len as usize), peek(&buffer, to - 1, 1), peek(&buffer, to + len, 1));
+    check!(
+        got == sent,
+        "{len} bytes: first difference at {:?}",
+        got.iter().zip(&sent).position(|(a, b)| a != b)
+    );
+    check!((before[0], after[0]) == (0, 0), "the bytes around are {before:?} and {after:?}");
+    pass!("{len} bytes over the borders {:?}|{:?} and {:?}|{:?}", chunks[2], chunks[3], chunks[8], chunks[9])
+}
+
+fn default_mask_reaches_high_addresses() -> Outcome {
+    let Some(edu) = edu() else { skip!("no edu device") };
+    if !edu.device().domain().is_translated() {
+        skip!("no IOMMU");
+    }
+    let buffer = alloc(edu.device(), PAGE_SIZE, NO_VIEW)?;
+    let Some(frame) = frame_at(buffer.buffer().chunks(), 0) else { return Err("no frame".to_string()) };
+    let mask = edu.device().mask().highest().raw();
+    let last = buffer.range().end().raw() - 1;
+    check!(last <= mask, "device addresses up to {last:#x}, mask {mask:#x}");
+    check!(frame.raw() > mask, "frame {frame} is below the mask {mask:#x}");
+    poke(&buffer, 0, b"over there");
+    read_in(edu, buffer.range().start(), 10)?;
+    write_out(edu, buffer.range().start() + 100, 10)?;
+    check!(peek(&buffer, 100, 10) == b"over there", "the device brought {:x?}", peek(&buffer, 100, 10));
+    pass!("mask {mask:#x}, device address {}, memory at {frame}", buffer.range().start())
+}
+
+fn one_buffer_for_two_devices() -> Outcome {
+    let Some(edu) = edu() else { skip!("no edu device") };
+    if !edu.device().domain().is_translated() {
+        skip!("no IOMMU: the device does not reach memory above its mask");
+    }
+    let Some(other) = kernel::devices::copiers().get(1) else { skip!("only one edu device") };
+    let buffer = alloc(edu.device(), 4 * PAGE_SIZE, NO_VIEW)?;
+    let second = Attachment::new(other.device(), buffer.buffer().clone(), dma::Fit::Whole);
+    let second = second.map_err(|error| error.to_string())?;
+    let sent = pattern(7, 300);
+    poke(&buffer, 4000, &sent);
+    read_in(edu, buffer.range().start() + 4000, 300)?;
+    write_out(edu, buffer.range().start() + 8000, 300)?;
+    read_in(other, second.range().start() + 8000, 300)?;
+    drop(buffer);
+    write_out(other, second.range().start(), 300)?;
+    check!(peek(&second, 0, 300) == sent, "what went through both devices is different");
+    pass!(
+        "300 bytes through {} and {}, the first attachment gone",
+        edu.device().name(),
+        other.device().name()
+    )
+}
+
+/// Whatever the machine has: the first device, or one without IOMMU that reaches all memory. (The edu itself may reach
+/// none then: RAM can be above its mask.)
+fn any_device() -> Result<Arc<Device>, String> {
+    if let Some(edu) = edu().filter(|edu| edu.device().domain().is_translated()) {
+        return Ok(edu.device().clone());
+    }
+    let device = Device::direct("selftest".to_string(), true, Vec::new());
+    device.set_mask(DmaMask::bits(64)).map_err(|error| error.to_string())?;
+    Ok(device)
+}
+
+fn many_cpus_alloc_and_free() -> Outcome {
+    /// An emulator with more CPUs than its host takes long for them, so after a while fewer will do.
+    const PATIENCE_NS: u64 = 5_000_000_000;
+    const ROUNDS: u64 = 200;
+    let device = any_device()?;
+    let cpus = kernel::smp::online();
+    let before = Held::now();
+    let lost = counters::read().lost_bytes.now;
+    let deadline = Deadline::in_ns(PATIENCE_NS);
+    let results = crate::fixture::run_each(cpus, move |thread| {
+        for round in 0..ROUNDS {
+            alloc_and_free(&device, round, thread as u64)
+                .map_err(|what| format!("thread {thread} round {round}: {what}"))?;
+            if deadline.passed() {
+                return Ok(round + 1);
+            }
+        }
+        Ok(ROUNDS)
+    })?;
+    let buffers = results.into_iter().sum::<Result<u64, String>>()?;
+    before.settle("afterwards")?;
+    check!(counters::read().lost_bytes.now == lost, "bytes were lost to an IOMMU that did not answer");
+    pass!("{buffers} buffers by {cpus} threads on {cpus} CPUs")
+}
+
+/// A buffer that is empty at first, and keeps what is written to it as long as it is there.
+fn alloc_and_free(device: &Arc<Device>, round: u64, thread: u64) -> Result<(), String> {
+    let attrs = if round.is_multiple_of(3) { NO_VIEW | Attrs::ALLOC_SINGLE_PAGES } else { NO_VIEW };
+    let len = PAGE_SIZE << ((round + thread) % 7);
+    let buffer = dma::alloc(device, len, attrs).map_err(|error| error.to_string())?;
+    let mark = (round << 8 | thread).to_le_bytes();
+    poke(&buffer, len - 8, &mark);
+    let first = peek(&buffer, 0, 8);
+    check!(first == [0; 8], "a new buffer holds {first:x?}");
+    check!(peek(&buffer, len - 8, 8) == mark, "somebody else wrote into the buffer");
+    Ok(())
+}

@@ -1,0 +1,81 @@
+//! The second device: pages through it and back, addresses where nothing is, and quarantines.
+
+use super::dice::Dice;
+use super::round::Tally;
+use crate::cases::device::{peek, poke, read_in, write_out};
+use crate::fixture::PATIENCE_NS;
+use addr::{Iova, PAGE_SIZE};
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use dma_api::Attrs;
+use kernel::devices::{self, copier::Copier};
+use kernel::dma::{self, Attachment};
+use kernel::sched::{self, time};
+
+/// No domain gives its first page to anybody; any other may be one of the workers' buffers.
+const NOWHERE: Iova = Iova::new(0);
+/// Pages of a buffer.
+const PAGES: u64 = 64;
+
+/// Copies until `end`; nothing without a second device behind an SMMU.
+pub fn run(mut dice: Dice, end: u64) -> Result<Tally, String> {
+    let mut tally = Tally::default();
+    let Some(edu) = devices::copiers().get(1).filter(|edu| edu.device().smmu().is_some()) else {
+        return Ok(tally);
+    };
+    while time::now() < end {
+        let before = edu.device().all_faults();
+        match dice.below(8) {
+            0 => write_out(edu, NOWHERE + dice.below(64) * 4, 4 + dice.below(60))?,
+            1 => {
+                quarantine(edu)?;
+                tally.quarantines += 1;
+            }
+            _ => {
+                copy(edu, &mut dice)?;
+                tally.copies += 1;
+            }
+        }
+        tally.faults += edu.device().all_faults() - before;
+    }
+    Ok(tally)
+}
+
+/// Some bytes from one place of a buffer to another.
+fn copy(edu: &Copier, dice: &mut Dice) -> Result<(), String> {
+    let attrs = dice.pick(&[Attrs::empty(), Attrs::ALLOC_SINGLE_PAGES]) | Attrs::NO_KERNEL_MAPPING;
+    let Ok(buffer) = dma::alloc(edu.device(), PAGES * PAGE_SIZE, attrs) else {
+        sched::yield_now();
+        return Ok(());
+    };
+    let len = 1 + dice.below(PAGE_SIZE);
+    let (from, to) = (place(dice, len, 0), place(dice, len, PAGES / 2));
+    let sent: Vec<u8> = (0..len).map(|_| dice.below(256) as u8).collect();
+    poke(&buffer, from, &sent);
+    read_in(edu, at(&buffer, from), len)?;
+    write_out(edu, at(&buffer, to), len)?;
+    let got = peek(&buffer, to, len as usize);
+    if got == sent { Ok(()) } else { Err(format!("{len} bytes from {from:#x} to {to:#x} are others")) }
+}
+
+/// Somewhere in the half of the buffer that starts with this page.
+fn place(dice: &mut Dice, len: u64, first: u64) -> u64 {
+    first * PAGE_SIZE + dice.below(PAGES / 2 * PAGE_SIZE - len)
+}
+
+fn at(buffer: &Attachment, offset: u64) -> Iova {
+    buffer.range().start() + offset
+}
+
+/// Faults until the device is blocked, and arms it again.
+fn quarantine(edu: &Copier) -> Result<(), String> {
+    let deadline = time::now() + PATIENCE_NS;
+    while !edu.device().is_quarantined() {
+        write_out(edu, NOWHERE, PAGE_SIZE)?;
+        if time::now() > deadline {
+            return Err(format!("{} faults, and it is not blocked", edu.device().faults()));
+        }
+    }
+    edu.device().rearm().map_err(|error| error.to_string())
+}

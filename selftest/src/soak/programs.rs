@@ -1,0 +1,126 @@
+//! Programs: some that end by themselves, some that are ended.
+
+use super::dice::Dice;
+use super::round::Tally;
+use crate::cases::programs::Running;
+use abi::signal::Signal;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use kernel::sched::{self, time};
+use kernel::user::{Ending, root};
+
+/// A probe, and how it ends.
+#[derive(Clone, Copy)]
+pub struct Program {
+    probe: &'static str,
+    ending: How,
+}
+
+#[derive(Clone, Copy)]
+enum How {
+    Passes,
+    Dies,
+    /// With a number of calls and a seed.
+    Fuzzes,
+    /// From outside.
+    IsEnded,
+}
+
+const fn passes(probe: &'static str) -> Program {
+    Program { probe, ending: How::Passes }
+}
+
+/// Without a device.
+pub const PLAIN: &[Program] = &[
+    passes("hello"),
+    passes("files"),
+    passes("anonymous"),
+    passes("heap-growth"),
+    passes("zeroes"),
+    passes("view-outlives-fd"),
+    passes("munmap-parts"),
+    passes("mremap"),
+    passes("map-at-once"),
+    passes("mprotect"),
+    passes("threads"),
+    passes("float"),
+    passes("hostile"),
+    passes("secret-structures"),
+    passes("secret-fresh"),
+    Program { probe: "segfault", ending: How::Dies },
+    Program { probe: "die-in-thread", ending: How::Dies },
+    Program { probe: "munmap-hole", ending: How::Dies },
+];
+
+/// With the first device.
+pub const WITH_DEVICE: &[Program] = &[
+    passes("edu-copy"),
+    passes("edu-pages"),
+    passes("edu-hold"),
+    passes("edu-refuses"),
+    passes("edu-quarantine"),
+    Program { probe: "die-holding", ending: How::Dies },
+    Program { probe: "churn", ending: How::IsEnded },
+    Program { probe: "churn", ending: How::IsEnded },
+    Program { probe: "fuzz", ending: How::Fuzzes },
+    Program { probe: "fuzz", ending: How::Fuzzes },
+];
+
+/// What a program may be late by: the machine has other things to do.
+const MOST_MS: u64 = 300;
+
+/// Runs some of `programs` until `end`; nothing without an initramfs.
+pub fn run(mut dice: Dice, end: u64, programs: &[Program]) -> Result<Tally, String> {
+    let mut tally = Tally::default();
+    while root::tree().is_some() && time::now() < end {
+        one(dice.pick(programs), &mut dice)?;
+        tally.programs += 1;
+    }
+    Ok(tally)
+}
+
+/// Runs programs until `end` that may get no memory at any time: they end somehow.
+pub fn run_starving(mut dice: Dice, end: u64) -> Result<Tally, String> {
+    let mut tally = Tally::default();
+    while root::tree().is_some() && time::now() < end {
+        match Running::start(&[dice.pick(PLAIN).probe], Vec::new()) {
+            Ok(running) => drop(running.process.wait()),
+            Err(_) => {
+                tally.refused += 1;
+                sched::yield_now();
+            }
+        }
+        tally.programs += 1;
+    }
+    Ok(tally)
+}
+
+fn one(program: Program, dice: &mut Dice) -> Result<(), String> {
+    let seed = dice.below(1 << 40).to_string();
+    let mut words = Vec::from([program.probe]);
+    if let How::Fuzzes = program.ending {
+        words.extend(["3000", &seed]);
+    }
+    let running = Running::start(&words, Vec::new())?;
+    if let How::IsEnded = program.ending {
+        // An interruption is this thread's only, and it has none.
+        _ = sched::sleep_until(time::now() + dice.below(MOST_MS) * 1_000_000);
+        running.process.end(Ending::Killed(Signal::SIGKILL));
+    }
+    let ending = running.process.wait();
+    if ending == program.ending.expected() {
+        return Ok(());
+    }
+    Err(format!("{} {seed}: {ending}; it said: {}", program.probe, running.output.last_line()))
+}
+
+impl How {
+    fn expected(self) -> Ending {
+        match self {
+            Self::Passes | Self::Fuzzes => Ending::Exited(0),
+            Self::Dies => Ending::Killed(Signal::SIGSEGV),
+            Self::IsEnded => Ending::Killed(Signal::SIGKILL),
+        }
+    }
+}
