@@ -5,7 +5,7 @@
 //! of each core carries the software interrupts, a bit each. All of the peripherals' interrupts go to one core, the
 //! first.
 
-use crate::mmio::{Mmio, ReadOnly, TooShort, Window};
+use crate::mmio::{Mmio, MmioWindow, ReadOnly, TooShort};
 use core::fmt;
 use core::mem::offset_of;
 use tock_registers::interfaces::{Readable, Writeable};
@@ -58,7 +58,7 @@ const BANK_0: u32 = 0xff;
 
 /// An interrupt that a device raises.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Source {
+pub enum InterruptSource {
     /// An input of the local controller, one for each core: 0 to 3 are its timers.
     Local(u32),
     /// An input of the peripherals' controller.
@@ -78,7 +78,7 @@ pub enum Bcm2836Error {
     /// No core has this affinity.
     NoSuchCore(u64),
     /// There is no such interrupt, or it is none that a device raises.
-    NoSuchSource(Source),
+    NoSuchSource(InterruptSource),
 }
 
 impl fmt::Display for Bcm2836Error {
@@ -132,14 +132,14 @@ pub enum Pending {
     /// A software interrupt, cleared already.
     Software(u32),
     /// A device's, which falls when that is served.
-    Source(Source),
+    Device(InterruptSource),
 }
 
 /// The two controllers with these registers. Everything is disabled, and the peripherals' interrupts go to core 0.
 ///
 /// # Errors
 /// When there are too few registers.
-pub fn open(local: Window, peripherals: Window) -> Result<(Controller, Interface), Bcm2836Error> {
+pub fn open(local: MmioWindow, peripherals: MmioWindow) -> Result<(Controller, Interface), Bcm2836Error> {
     local.at_least(size_of::<LocalRegisters>() as u64)?;
     peripherals.at_least(size_of::<PeripheralRegisters>() as u64)?;
     let (local, peripherals) = (local.address(), peripherals.address());
@@ -175,16 +175,16 @@ impl Controller {
     ///
     /// # Errors
     /// [`Bcm2836Error::NoSuchSource`].
-    pub fn enable(&mut self, source: Source, core: Core) -> Result<(), Bcm2836Error> {
+    pub fn enable(&mut self, source: InterruptSource, core: Core) -> Result<(), Bcm2836Error> {
         match source {
-            Source::Local(timer @ 0..TIMERS) => {
+            InterruptSource::Local(timer @ 0..TIMERS) => {
                 let control = &self.local.timer_control[core.0];
                 control.set(control.get() | 1 << timer);
             }
-            Source::Peripheral { bank: 0, number: number @ 0..8 } => {
+            InterruptSource::Peripheral { bank: 0, number: number @ 0..8 } => {
                 self.peripherals.enable[2].set(1 << number);
             }
-            Source::Peripheral { bank: bank @ 1..=2, number: number @ 0..32 } => {
+            InterruptSource::Peripheral { bank: bank @ 1..=2, number: number @ 0..32 } => {
                 self.peripherals.enable[bank as usize - 1].set(1 << number);
             }
             _ => return Err(Bcm2836Error::NoSuchSource(source)),
@@ -201,9 +201,9 @@ impl Interface {
         let pending = if waiting & MAILBOX_0 != 0 {
             self.take_software(core)
         } else if waiting & ((1 << TIMERS) - 1) != 0 {
-            Some(Pending::Source(Source::Local(waiting.trailing_zeros())))
+            Some(Pending::Device(InterruptSource::Local(waiting.trailing_zeros())))
         } else if waiting & PERIPHERALS != 0 {
-            self.peripheral().map(Pending::Source)
+            self.peripheral().map(Pending::Device)
         } else {
             None
         };
@@ -221,13 +221,13 @@ impl Interface {
     }
 
     /// The first enabled interrupt that waits; the registers show no others.
-    fn peripheral(&self) -> Option<Source> {
+    fn peripheral(&self) -> Option<InterruptSource> {
         let masks = [BANK_0, u32::MAX, u32::MAX];
         let banks = self.peripherals.pending.iter().zip(masks).enumerate();
         banks
             .map(|(bank, (pending, mask))| (bank as u32, pending.get() & mask))
             .find(|&(_, waiting)| waiting != 0)
-            .map(|(bank, waiting)| Source::Peripheral { bank, number: waiting.trailing_zeros() })
+            .map(|(bank, waiting)| InterruptSource::Peripheral { bank, number: waiting.trailing_zeros() })
     }
 
     /// Sends software interrupt `number`, below 32. Memory written before is seen by the handler.
@@ -276,19 +276,19 @@ mod tests {
     fn each_source_has_its_enable_bit() {
         let Fixture { local, peripherals, mut controller, .. } = fixture();
         let core = controller.init_cpu(1).unwrap();
-        controller.enable(Source::Local(1), core).unwrap();
-        controller.enable(Source::Local(3), core).unwrap();
+        controller.enable(InterruptSource::Local(1), core).unwrap();
+        controller.enable(InterruptSource::Local(3), core).unwrap();
         assert_eq!((local.get32(0x40), local.get32(0x44)), (0, 0b1010));
         for (bank, number, at) in [(0, 7, 0x18), (1, 29, 0x10), (2, 31, 0x14)] {
-            controller.enable(Source::Peripheral { bank, number }, core).unwrap();
+            controller.enable(InterruptSource::Peripheral { bank, number }, core).unwrap();
             assert_eq!(peripherals.get32(at), 1 << number, "bank {bank}");
         }
         for source in [
-            Source::Local(4),
-            Source::Local(8),
-            Source::Peripheral { bank: 0, number: 8 },
-            Source::Peripheral { bank: 1, number: 32 },
-            Source::Peripheral { bank: 3, number: 0 },
+            InterruptSource::Local(4),
+            InterruptSource::Local(8),
+            InterruptSource::Peripheral { bank: 0, number: 8 },
+            InterruptSource::Peripheral { bank: 1, number: 32 },
+            InterruptSource::Peripheral { bank: 3, number: 0 },
         ] {
             assert_eq!(controller.enable(source, core), Err(Bcm2836Error::NoSuchSource(source)));
         }
@@ -303,16 +303,16 @@ mod tests {
         assert_eq!(interface.acknowledge(), Some(Pending::Software(1)));
         assert_eq!(local.get32(0xc0), 0b10, "the bit is cleared by writing it");
         local.set32(0x60, 1 << 8 | 1 << 3);
-        assert_eq!(interface.acknowledge(), Some(Pending::Source(Source::Local(3))));
+        assert_eq!(interface.acknowledge(), Some(Pending::Device(InterruptSource::Local(3))));
         local.set32(0x60, 1 << 8);
         // Bit 9 of bank 0 says that something is in bank 2.
         peripherals.set32(0, 1 << 9);
         peripherals.set32(8, 1 << 25);
-        let uart = Source::Peripheral { bank: 2, number: 25 };
-        assert_eq!(interface.acknowledge(), Some(Pending::Source(uart)));
+        let uart = InterruptSource::Peripheral { bank: 2, number: 25 };
+        assert_eq!(interface.acknowledge(), Some(Pending::Device(uart)));
         peripherals.set32(0, 1 << 9 | 1);
-        let first = Source::Peripheral { bank: 0, number: 0 };
-        assert_eq!(interface.acknowledge(), Some(Pending::Source(first)));
+        let first = InterruptSource::Peripheral { bank: 0, number: 0 };
+        assert_eq!(interface.acknowledge(), Some(Pending::Device(first)));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! a transfer is over, never whether it worked: a read that faulted brings zeroes, a write that faulted vanishes. It
 //! also believes every offset and length it is given, so the driver is what keeps transfers inside the buffer.
 
-use crate::copier::{Copier, CopyError, Direction, Notify, Transfer};
+use crate::dma_engine::{CopyError, DmaEngine, Notify, Transfer, TransferDirection};
 use crate::mmio::{Mmio, ReadOnly};
 use core::fmt;
 use core::mem::offset_of;
@@ -108,7 +108,7 @@ impl Edu {
     }
 }
 
-impl Copier for Edu {
+impl DmaEngine for Edu {
     fn most_transfers(&self) -> usize {
         1
     }
@@ -124,8 +124,8 @@ impl Copier for Edu {
         let Transfer { direction, memory, offset, len } = transfer;
         let buffer = BUFFER + offset;
         let (source, destination, way) = match direction {
-            Direction::FromMemory => (memory.raw(), buffer, 0),
-            Direction::ToMemory => (buffer, memory.raw(), TO_MEMORY),
+            TransferDirection::FromMemory => (memory.raw(), buffer, 0),
+            TransferDirection::ToMemory => (buffer, memory.raw(), TO_MEMORY),
         };
         self.registers.source.set(source);
         self.registers.destination.set(destination);
@@ -170,7 +170,7 @@ mod tests {
         (fake, edu)
     }
 
-    fn transfer(direction: Direction, memory: u64, offset: u64, len: u64) -> Transfer {
+    fn transfer(direction: TransferDirection, memory: u64, offset: u64, len: u64) -> Transfer {
         Transfer { direction, memory: Iova::new(memory), offset, len }
     }
 
@@ -188,20 +188,23 @@ mod tests {
     fn transfers_are_what_the_registers_say() {
         let (fake, mut edu) = edu();
         let words = || [0x80, 0x88, 0x90, 0x98].map(|register| fake.get64(register));
-        edu.start(&[transfer(Direction::FromMemory, 0xfff_f000, 0, 4096)], Notify::Poll).unwrap();
+        edu.start(&[transfer(TransferDirection::FromMemory, 0xfff_f000, 0, 4096)], Notify::Poll).unwrap();
         assert_eq!(words(), [0xfff_f000, 0x4_0000, 4096, 1]);
         assert!(!edu.is_done());
         fake.set64(0x98, 0);
-        edu.start(&[transfer(Direction::ToMemory, 0x1234, 0xff0, 16)], Notify::Interrupt).unwrap();
+        edu.start(&[transfer(TransferDirection::ToMemory, 0x1234, 0xff0, 16)], Notify::Interrupt).unwrap();
         assert_eq!(words(), [0x4_0ff0, 0x1234, 16, 7]);
     }
 
     #[test]
     fn one_transfer_runs_at_a_time() {
         let (fake, mut edu) = edu();
-        let first = transfer(Direction::FromMemory, 0, 0, 1);
+        let first = transfer(TransferDirection::FromMemory, 0, 0, 1);
         edu.start(&[first], Notify::Poll).unwrap();
-        assert_eq!(edu.start(&[transfer(Direction::ToMemory, 0, 5, 5)], Notify::Poll), Err(CopyError::Busy));
+        assert_eq!(
+            edu.start(&[transfer(TransferDirection::ToMemory, 0, 5, 5)], Notify::Poll),
+            Err(CopyError::Busy)
+        );
         assert_eq!((fake.get64(0x88), fake.get64(0x90)), (0x4_0000, 1), "nothing was written");
         fake.set64(0x98, 0);
         assert_eq!(edu.start(&[first], Notify::Poll), Ok(()));
@@ -215,7 +218,7 @@ mod tests {
         {
             let outside = CopyError::OutsideBuffer { offset, len };
             assert_eq!(
-                edu.start(&[transfer(Direction::ToMemory, 0, offset, len)], Notify::Poll),
+                edu.start(&[transfer(TransferDirection::ToMemory, 0, offset, len)], Notify::Poll),
                 Err(outside)
             );
         }
@@ -228,11 +231,14 @@ mod tests {
         for (memory, len) in [(DMA_MASK, 2), (DMA_MASK + 1, 1), (u64::MAX, 2), (0x4000_0000, 16)] {
             let past = CopyError::PastMask { memory: Iova::new(memory), len, mask: DMA_MASK };
             assert_eq!(
-                edu.start(&[transfer(Direction::FromMemory, memory, 0, len)], Notify::Poll),
+                edu.start(&[transfer(TransferDirection::FromMemory, memory, 0, len)], Notify::Poll),
                 Err(past)
             );
         }
-        assert_eq!(edu.start(&[transfer(Direction::FromMemory, DMA_MASK, 0, 1)], Notify::Poll), Ok(()));
+        assert_eq!(
+            edu.start(&[transfer(TransferDirection::FromMemory, DMA_MASK, 0, 1)], Notify::Poll),
+            Ok(())
+        );
     }
 
     #[test]
@@ -250,7 +256,7 @@ mod tests {
     #[test]
     fn it_does_one_transfer_at_a_time() {
         let (_, mut edu) = edu();
-        let one = transfer(Direction::FromMemory, 0, 0, 1);
+        let one = transfer(TransferDirection::FromMemory, 0, 0, 1);
         let error = Err(CopyError::TooMany { transfers: 2, most: 1 });
         assert_eq!((edu.start(&[one; 2], Notify::Poll), edu.most_transfers()), (error, 1));
     }

@@ -3,7 +3,7 @@
 
 use alloc::boxed::Box;
 
-use crate::mmio::{Mmio, Window};
+use crate::mmio::{Mmio, MmioWindow};
 use addr::KernelVa;
 
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -38,9 +38,9 @@ impl FakeRegisters {
     }
 
     /// The memory as a window.
-    pub fn window(&self) -> Window {
+    pub fn window(&self) -> MmioWindow {
         // SAFETY: as in `mmio`.
-        unsafe { Window::new(self.address(), self.words.len() as u64 * 4) }
+        unsafe { MmioWindow::new(self.address(), self.words.len() as u64 * 4) }
     }
 
     /// Where the memory is.

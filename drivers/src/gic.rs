@@ -10,7 +10,7 @@
 mod v2;
 mod v3;
 
-use crate::mmio::{TooShort, Window};
+use crate::mmio::{MmioWindow, TooShort};
 use alloc::vec::Vec;
 use core::fmt;
 
@@ -92,14 +92,17 @@ enum Version {
 
 impl Gic {
     /// A GICv2 with these registers (GICD and GICC). Everything is disabled, and the distributor forwards.
-    pub fn v2(distributor: Window, cpu_interface: Window) -> Result<(Self, CpuInterface), GicError> {
+    pub fn v2(distributor: MmioWindow, cpu_interface: MmioWindow) -> Result<(Self, CpuInterface), GicError> {
         let (distributor, interface) = v2::new(distributor, cpu_interface)?;
         Ok((Self(Version::V2(distributor)), CpuInterface(Interface::V2(interface))))
     }
 
     /// A GICv3 or v4 with these registers (GICD and the GICR regions). Everything is disabled, and the distributor
     /// forwards.
-    pub fn v3(distributor: Window, redistributors: Vec<Window>) -> Result<(Self, CpuInterface), GicError> {
+    pub fn v3(
+        distributor: MmioWindow,
+        redistributors: Vec<MmioWindow>,
+    ) -> Result<(Self, CpuInterface), GicError> {
         let distributor = v3::Distributor::new(distributor, redistributors)?;
         Ok((Self(Version::V3(distributor)), CpuInterface(Interface::V3)))
     }

@@ -14,7 +14,7 @@ pub enum Interrupt {
     /// One of a GIC.
     Gic(gic::Interrupt),
     /// One of a Raspberry Pi 3's controllers.
-    Bcm2836(bcm2836::Source),
+    Bcm2836(bcm2836::InterruptSource),
 }
 
 impl From<gic::Interrupt> for Interrupt {
@@ -60,7 +60,7 @@ impl From<bcm2836::Bcm2836Error> for InterruptError {
 
 /// A CPU, as the controller addresses it: made by [`Controller::init_cpu`] on that CPU.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Target {
+pub enum InterruptTarget {
     /// At a GIC.
     Gic(gic::CpuTarget),
     /// On a Raspberry Pi 3.
@@ -69,9 +69,9 @@ pub enum Target {
 
 /// Who gets a software interrupt.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum To {
+pub enum IpiTarget {
     /// This CPU.
-    One(Target),
+    One(InterruptTarget),
     /// Every CPU but the one that sends it.
     Others,
 }
@@ -90,10 +90,10 @@ impl Controller {
     ///
     /// # Errors
     /// When the controller does not know this CPU.
-    pub fn init_cpu(&mut self, affinity: u64) -> Result<Target, InterruptError> {
+    pub fn init_cpu(&mut self, affinity: u64) -> Result<InterruptTarget, InterruptError> {
         Ok(match self {
-            Self::Gic(gic) => Target::Gic(gic.init_cpu(affinity)?),
-            Self::Bcm2836(controller) => Target::Bcm2836(controller.init_cpu(affinity)?),
+            Self::Gic(gic) => InterruptTarget::Gic(gic.init_cpu(affinity)?),
+            Self::Bcm2836(controller) => InterruptTarget::Bcm2836(controller.init_cpu(affinity)?),
         })
     }
 
@@ -102,13 +102,13 @@ impl Controller {
     ///
     /// # Errors
     /// When the controller has no such interrupt.
-    pub fn enable(&mut self, interrupt: Interrupt, cpu: Target) -> Result<(), InterruptError> {
+    pub fn enable(&mut self, interrupt: Interrupt, cpu: InterruptTarget) -> Result<(), InterruptError> {
         match (self, interrupt, cpu) {
-            (Self::Gic(gic), Interrupt::Gic(interrupt), Target::Gic(cpu)) => {
+            (Self::Gic(gic), Interrupt::Gic(interrupt), InterruptTarget::Gic(cpu)) => {
                 gic.configure(interrupt, gic::DEFAULT_PRIORITY, cpu)?;
                 Ok(gic.enable(interrupt.id, cpu)?)
             }
-            (Self::Bcm2836(controller), Interrupt::Bcm2836(source), Target::Bcm2836(core)) => {
+            (Self::Bcm2836(controller), Interrupt::Bcm2836(source), InterruptTarget::Bcm2836(core)) => {
                 Ok(controller.enable(source, core)?)
             }
             _ => Err(InterruptError::Foreign),
@@ -118,16 +118,16 @@ impl Controller {
 
 /// What has arrived at a CPU.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Arrived {
+pub enum ReceivedInterrupt {
     /// The software interrupt of this number.
     Software(u32),
     /// A GIC's interrupt.
     Gic(gic::IntId),
     /// A Raspberry Pi 3's.
-    Bcm2836(bcm2836::Source),
+    Bcm2836(bcm2836::InterruptSource),
 }
 
-impl Arrived {
+impl ReceivedInterrupt {
     /// Whether it is `interrupt`.
     pub fn is(self, interrupt: Interrupt) -> bool {
         match (self, interrupt) {
@@ -149,14 +149,14 @@ enum Taken {
 
 impl Pending {
     /// What it is.
-    pub fn arrived(&self) -> Arrived {
+    pub fn arrived(&self) -> ReceivedInterrupt {
         match &self.0 {
             Taken::Gic(pending) => match u32::from(pending.id()) {
-                number @ 0..16 => Arrived::Software(number),
-                _ => Arrived::Gic(pending.id()),
+                number @ 0..16 => ReceivedInterrupt::Software(number),
+                _ => ReceivedInterrupt::Gic(pending.id()),
             },
-            Taken::Bcm2836(bcm2836::Pending::Software(number)) => Arrived::Software(*number),
-            Taken::Bcm2836(bcm2836::Pending::Source(source)) => Arrived::Bcm2836(*source),
+            Taken::Bcm2836(bcm2836::Pending::Software(number)) => ReceivedInterrupt::Software(*number),
+            Taken::Bcm2836(bcm2836::Pending::Device(source)) => ReceivedInterrupt::Bcm2836(*source),
         }
     }
 }
@@ -193,17 +193,17 @@ impl CpuInterface {
     ///
     /// # Errors
     /// When the CPU cannot be addressed.
-    pub fn send(&self, number: u32, to: To) -> Result<(), InterruptError> {
+    pub fn send(&self, number: u32, to: IpiTarget) -> Result<(), InterruptError> {
         match (self, to) {
-            (Self::Gic(interface), To::Others) => Ok(interface.send_sgi(number, gic::SgiTo::Others)?),
-            (Self::Gic(interface), To::One(Target::Gic(cpu))) => {
+            (Self::Gic(interface), IpiTarget::Others) => Ok(interface.send_sgi(number, gic::SgiTo::Others)?),
+            (Self::Gic(interface), IpiTarget::One(InterruptTarget::Gic(cpu))) => {
                 Ok(interface.send_sgi(number, gic::SgiTo::One(cpu))?)
             }
-            (Self::Bcm2836(interface), To::Others) => {
+            (Self::Bcm2836(interface), IpiTarget::Others) => {
                 interface.send_to_others(number);
                 Ok(())
             }
-            (Self::Bcm2836(interface), To::One(Target::Bcm2836(core))) => {
+            (Self::Bcm2836(interface), IpiTarget::One(InterruptTarget::Bcm2836(core))) => {
                 interface.send(number, core);
                 Ok(())
             }
@@ -226,7 +226,7 @@ mod tests {
         let core = controller.init_cpu(0).unwrap();
         let foreign = gic::Interrupt { id: IntId::spi(1), trigger: Trigger::Level };
         assert_eq!(controller.enable(foreign.into(), core), Err(InterruptError::Foreign));
-        assert_eq!(interface.send(0, To::One(core)), Ok(()));
-        assert!(!Arrived::Software(1).is(foreign.into()));
+        assert_eq!(interface.send(0, IpiTarget::One(core)), Ok(()));
+        assert!(!ReceivedInterrupt::Software(1).is(foreign.into()));
     }
 }

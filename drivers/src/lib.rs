@@ -9,8 +9,8 @@ extern crate alloc;
 
 pub mod bcm2835;
 pub mod bcm2836;
-pub mod copier;
 pub mod direct;
+pub mod dma_engine;
 pub mod edu;
 #[cfg(not(target_os = "none"))]
 pub mod fake;

@@ -1,4 +1,4 @@
-//! The one pointer to a register block: [`Mmio`] where a struct describes the registers, [`Window`] where only
+//! The one pointer to a register block: [`Mmio`] where a struct describes the registers, [`MmioWindow`] where only
 //! offsets do (PCI configuration space, a BAR nobody described).
 //!
 //! Both are made once, where the mapping is known (the kernel's board code), by an `unsafe fn`; drivers then need
@@ -75,14 +75,14 @@ impl<T: UIntLike, R: RegisterLongName> Readable for ReadOnly<T, R> {
 
 /// A stretch of registers known by offsets. Every access is checked against the length, then volatile and exactly as
 /// wide as its name says.
-pub struct Window {
+pub struct MmioWindow {
     start: NonNull<u8>,
     len: u64,
     _registers: PhantomData<*mut u8>,
 }
 
 // SAFETY: as for `Mmio`.
-unsafe impl Send for Window {}
+unsafe impl Send for MmioWindow {}
 
 macro_rules! access {
     ($read:ident, $write:ident, $width:ty) => {
@@ -120,7 +120,7 @@ impl fmt::Display for TooShort {
 
 impl core::error::Error for TooShort {}
 
-impl Window {
+impl MmioWindow {
     /// The `len` bytes of registers at `at`. Panics when `at` is null or not aligned to 8 bytes.
     ///
     /// # Safety

@@ -12,8 +12,10 @@ use core::fmt;
 use core::sync::atomic::{AtomicBool, Ordering};
 use drivers::bcm2836;
 use drivers::gic::Gic;
-use drivers::interrupts::{Arrived, Controller, CpuInterface, Interrupt, InterruptError, Target, To};
-use drivers::mmio::Window;
+use drivers::interrupts::{
+    Controller, CpuInterface, Interrupt, InterruptError, InterruptTarget, IpiTarget, ReceivedInterrupt,
+};
+use drivers::mmio::MmioWindow;
 use spin::{Once, RwLock};
 
 /// What runs when an interrupt arrives, with interrupts masked. It neither allocates nor waits.
@@ -34,7 +36,7 @@ struct Registration {
 
 static CONTROLLER: Once<SpinLock<Controller>> = Once::new();
 static INTERFACE: Once<CpuInterface> = Once::new();
-static TARGETS: [Once<Target>; MAX_CPUS] = [const { Once::new() }; MAX_CPUS];
+static TARGETS: [Once<InterruptTarget>; MAX_CPUS] = [const { Once::new() }; MAX_CPUS];
 /// Read by every interrupt; written with interrupts masked, and only to add.
 static HANDLERS: RwLock<Vec<Registration>> = RwLock::new(Vec::new());
 
@@ -103,10 +105,10 @@ fn open_gic(gic: &board::Gic) -> Result<(Controller, CpuInterface), IrqError> {
     Ok((Controller::Gic(gic), CpuInterface::Gic(interface)))
 }
 
-fn window(registers: AddrRange<PhysAddr>) -> Result<Window, IrqError> {
+fn window(registers: AddrRange<PhysAddr>) -> Result<MmioWindow, IrqError> {
     let at = vmalloc::map_registers(registers).map_err(IrqError::Map)?;
     // SAFETY: mapped for good as Device memory, by the device tree's word an interrupt controller's registers, opened once.
-    Ok(unsafe { Window::new(at.start(), at.len()) })
+    Ok(unsafe { MmioWindow::new(at.start(), at.len()) })
 }
 
 /// Sets up the part that belongs to the CPU this runs on.
@@ -143,7 +145,7 @@ pub fn enable(interrupt: Interrupt) -> Result<(), IrqError> {
 /// Makes CPU `index` take an interrupt, so that it looks at its run queue.
 pub fn wake(index: usize) {
     if let (Some(interface), Some(&target)) = (INTERFACE.get(), TARGETS[index].get())
-        && let Err(error) = interface.send(RESCHEDULE, To::One(target))
+        && let Err(error) = interface.send(RESCHEDULE, IpiTarget::One(target))
     {
         log::warn!("interrupts: cpu {index}: {error}");
     }
@@ -153,7 +155,7 @@ pub fn wake(index: usize) {
 pub fn stop_others() {
     if let Some(interface) = INTERFACE.get() {
         // Where that fails they run on; there is nobody left to tell.
-        let _ = interface.send(STOP, To::Others);
+        let _ = interface.send(STOP, IpiTarget::Others);
     }
 }
 
@@ -168,7 +170,7 @@ pub fn dispatch() {
     IN_HANDLER.this().store(true, Ordering::Relaxed);
     while let Some(pending) = interface.acknowledge() {
         let arrived = pending.arrived();
-        if arrived == Arrived::Software(STOP) {
+        if arrived == ReceivedInterrupt::Software(STOP) {
             arch::cpu::halt();
         }
         let handlers = HANDLERS.read();

@@ -1,13 +1,13 @@
 //! A channel of the DMA engine (BCM2835 ARM Peripherals, 4). It copies from memory to memory as a chain of control
 //! blocks tells it, so memory in several pieces costs it nothing.
 //!
-//! As a [`Copier`] it has a buffer like all memory, which this driver asks for. Both this buffer and the control blocks
+//! As a [`DmaEngine`] it has a buffer like all memory, which this driver asks for. Both this buffer and the control blocks
 //! are coherent memory: the engine sees no caches. It knows memory by bus addresses, which the [`DmaSpace`] knows.
 //!
 //! Addresses and lengths are whole words here: that is what the engine moves at a time, and an emulator exists that
 //! never ends otherwise.
 
-use crate::copier::{BUFFER_LEN, Copier, CopyError, Direction, Notify, Transfer};
+use crate::dma_engine::{BUFFER_LEN, CopyError, DmaEngine, Notify, Transfer, TransferDirection};
 use crate::mmio::{Mmio, ReadOnly};
 use addr::Iova;
 use core::mem::offset_of;
@@ -119,8 +119,8 @@ impl DmaChannel {
         let own = low(self.buffer.iova()) + transfer.offset as u32;
         let memory = low(transfer.memory);
         let (source, destination) = match transfer.direction {
-            Direction::FromMemory => (memory, own),
-            Direction::ToMemory => (own, memory),
+            TransferDirection::FromMemory => (memory, own),
+            TransferDirection::ToMemory => (own, memory),
         };
         let last = next == 0 && notify == Notify::Interrupt;
         let interrupt = if last { TI_INTERRUPT } else { 0 };
@@ -141,7 +141,7 @@ fn low(address: Iova) -> u32 {
     address.raw() as u32
 }
 
-impl Copier for DmaChannel {
+impl DmaEngine for DmaChannel {
     fn most_transfers(&self) -> usize {
         MOST_BLOCKS
     }
@@ -209,7 +209,7 @@ mod tests {
         Fixture { fake, space, channel }
     }
 
-    fn transfer(direction: Direction, memory: u64, offset: u64, len: u64) -> Transfer {
+    fn transfer(direction: TransferDirection, memory: u64, offset: u64, len: u64) -> Transfer {
         Transfer { direction, memory: Iova::new(memory), offset, len }
     }
 
@@ -227,8 +227,8 @@ mod tests {
         let mut fixture = fixture();
         let own = low(fixture.channel.buffer.iova());
         let pieces = [
-            transfer(Direction::FromMemory, 0xc012_3ff0, 0, 16),
-            transfer(Direction::FromMemory, 0xc800_0000, 16, 4080),
+            transfer(TransferDirection::FromMemory, 0xc012_3ff0, 0, 16),
+            transfer(TransferDirection::FromMemory, 0xc800_0000, 16, 4080),
         ];
         fixture.channel.start(&pieces, Notify::Interrupt).unwrap();
         let first = fixture.fake.get32(4);
@@ -245,7 +245,7 @@ mod tests {
     fn the_other_way_swaps_source_and_destination() {
         let mut fixture = fixture();
         let own = low(fixture.channel.buffer.iova());
-        fixture.channel.start(&[transfer(Direction::ToMemory, 0x1000, 8, 4)], Notify::Poll).unwrap();
+        fixture.channel.start(&[transfer(TransferDirection::ToMemory, 0x1000, 8, 4)], Notify::Poll).unwrap();
         let [ti, source, destination, ..] = fixture.block(fixture.fake.get32(4));
         assert_eq!((ti, source, destination), (0x118, own + 8, 0x1000));
     }
@@ -267,10 +267,10 @@ mod tests {
                 CopyError::PastMask { memory: Iova::new(0xffff_fffc), len: 8, mask: 0xffff_ffff },
             ),
         ] {
-            let job = [transfer(Direction::FromMemory, memory, offset, len)];
+            let job = [transfer(TransferDirection::FromMemory, memory, offset, len)];
             assert_eq!(fixture.channel.start(&job, Notify::Poll), Err(error));
         }
-        let many = vec![transfer(Direction::FromMemory, 0, 0, 4); 129];
+        let many = vec![transfer(TransferDirection::FromMemory, 0, 0, 4); 129];
         let error = CopyError::TooMany { transfers: 129, most: 128 };
         assert_eq!(fixture.channel.start(&many, Notify::Poll), Err(error));
         assert_eq!((fixture.fake.get32(0), fixture.fake.get32(4)), (0, 0));
@@ -279,7 +279,7 @@ mod tests {
     #[test]
     fn one_job_runs_at_a_time() {
         let mut fixture = fixture();
-        let job = [transfer(Direction::FromMemory, 0, 0, 4)];
+        let job = [transfer(TransferDirection::FromMemory, 0, 0, 4)];
         fixture.channel.start(&job, Notify::Poll).unwrap();
         assert_eq!(fixture.channel.start(&job, Notify::Poll), Err(CopyError::Busy));
         fixture.fake.set32(0, END);

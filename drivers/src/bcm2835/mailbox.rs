@@ -51,7 +51,7 @@ const ALIAS: u32 = 0xc000_0000;
 
 /// What the firmware can be asked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Tag {
+pub enum PropertyTag {
     /// Its own version, as the time it was built, in seconds since 1970.
     FirmwareRevision,
     /// The board's revision code.
@@ -74,7 +74,7 @@ pub enum Tag {
     Pitch,
 }
 
-impl Tag {
+impl PropertyTag {
     fn number(self) -> u32 {
         match self {
             Self::FirmwareRevision => 0x0000_0001,
@@ -99,7 +99,7 @@ pub enum MailboxError {
     /// The message was refused with this code.
     Refused(u32),
     /// The firmware does not know the tag.
-    Unanswered(Tag),
+    Unanswered(PropertyTag),
 }
 
 impl fmt::Display for MailboxError {
@@ -155,7 +155,7 @@ impl Mailbox {
     /// [`MailboxError`]. After [`MailboxError::TimedOut`] the firmware may still write to the message.
     pub fn ask(
         &mut self,
-        tag: Tag,
+        tag: PropertyTag,
         expired: impl FnMut() -> bool,
     ) -> Result<[u32; VALUE_WORDS], MailboxError> {
         let [answer] = self.exchange([(tag, [0; VALUE_WORDS])], expired)?;
@@ -174,12 +174,12 @@ impl Mailbox {
     ) -> Result<Framebuffer, MailboxError> {
         let answers = self.exchange(
             [
-                (Tag::SetPhysicalSize, [width, height]),
-                (Tag::SetVirtualSize, [width, height]),
-                (Tag::SetDepth, [32, 0]),
-                (Tag::SetPixelOrder, [1, 0]),
-                (Tag::AllocateFramebuffer, [4096, 0]),
-                (Tag::Pitch, [0, 0]),
+                (PropertyTag::SetPhysicalSize, [width, height]),
+                (PropertyTag::SetVirtualSize, [width, height]),
+                (PropertyTag::SetDepth, [32, 0]),
+                (PropertyTag::SetPixelOrder, [1, 0]),
+                (PropertyTag::AllocateFramebuffer, [4096, 0]),
+                (PropertyTag::Pitch, [0, 0]),
             ],
             expired,
         )?;
@@ -188,14 +188,14 @@ impl Mailbox {
         let fits = pitch >= u64::from(width) * 4 && pitch * u64::from(height) <= len;
         match start.raw() != 0 && fits {
             true => Ok(Framebuffer { start, len, pitch, width, height }),
-            false => Err(MailboxError::Unanswered(Tag::AllocateFramebuffer)),
+            false => Err(MailboxError::Unanswered(PropertyTag::AllocateFramebuffer)),
         }
     }
 
     /// Sends the tags with these values, and returns the values that come back.
     fn exchange<const N: usize>(
         &mut self,
-        tags: [(Tag, [u32; VALUE_WORDS]); N],
+        tags: [(PropertyTag, [u32; VALUE_WORDS]); N],
         mut expired: impl FnMut() -> bool,
     ) -> Result<[[u32; VALUE_WORDS]; N], MailboxError> {
         const { assert!(N <= MOST_TAGS) };
@@ -223,9 +223,9 @@ impl Mailbox {
         }
     }
 
-    fn write(&self, tags: &[(Tag, [u32; VALUE_WORDS])]) {
+    fn write(&self, tags: &[(PropertyTag, [u32; VALUE_WORDS])]) {
         let size = ((HEAD_WORDS + tags.len() * TAG_WORDS + 1) * 4) as u32;
-        let of = |(tag, [first, second]): &(Tag, [u32; VALUE_WORDS])| {
+        let of = |(tag, [first, second]): &(PropertyTag, [u32; VALUE_WORDS])| {
             [tag.number(), (VALUE_WORDS * 4) as u32, REQUEST, *first, *second]
         };
         let words = [size, REQUEST].into_iter().chain(tags.iter().flat_map(of)).chain([0]);
@@ -233,7 +233,7 @@ impl Mailbox {
         words.enumerate().for_each(|(index, word)| view.write(index * 4, word));
     }
 
-    fn read(&self, index: usize, tag: Tag) -> Result<[u32; VALUE_WORDS], MailboxError> {
+    fn read(&self, index: usize, tag: PropertyTag) -> Result<[u32; VALUE_WORDS], MailboxError> {
         let view = self.view();
         let word = |index: usize| view.read::<u32>(index * 4);
         let at = HEAD_WORDS + index * TAG_WORDS;
@@ -288,7 +288,7 @@ mod tests {
     }
 
     fn ask(answer: impl Fn(&FakeSpace, u32)) -> Result<[u32; 2], MailboxError> {
-        with(answer, |mailbox, expired| mailbox.ask(Tag::BoardSerial, expired))
+        with(answer, |mailbox, expired| mailbox.ask(PropertyTag::BoardSerial, expired))
     }
 
     #[test]
@@ -317,7 +317,7 @@ mod tests {
         };
         assert_eq!(picture(0x3c10_0000, 1_228_800, 2560), Ok(expected));
         assert_eq!(picture(0xfc10_0000, 1_228_800, 2560), Ok(expected), "an alias of the same memory");
-        let none = Err(MailboxError::Unanswered(Tag::AllocateFramebuffer));
+        let none = Err(MailboxError::Unanswered(PropertyTag::AllocateFramebuffer));
         assert_eq!(picture(0, 1_228_800, 2560), none);
         assert_eq!(picture(0x3c10_0000, 1_228_799, 2560), none);
         assert_eq!(picture(0x3c10_0000, 1_228_800, 2556), none);
@@ -347,12 +347,12 @@ mod tests {
         assert_eq!(refused, Err(MailboxError::Refused(0x8000_0001)));
         for length in [0, ANSWERED] {
             let unknown = ask(|space, at| write(space, at, &[32, SUCCESS, 0x1_0004, 8, length]));
-            assert_eq!(unknown, Err(MailboxError::Unanswered(Tag::BoardSerial)));
+            assert_eq!(unknown, Err(MailboxError::Unanswered(PropertyTag::BoardSerial)));
         }
         let fake = FakeRegisters::new(0x40);
         let mut mailbox = Mailbox::new(fake.mmio(), &FakeSpace::new()).unwrap();
         fake.set32(0x38, FULL);
-        assert_eq!(mailbox.ask(Tag::ArmMemory, || true), Err(MailboxError::TimedOut));
+        assert_eq!(mailbox.ask(PropertyTag::ArmMemory, || true), Err(MailboxError::TimedOut));
         assert_eq!(fake.get32(0x20), 0, "nothing was sent");
     }
 }

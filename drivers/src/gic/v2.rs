@@ -5,7 +5,7 @@
 //! non-secure view does not have. The registers are few.
 
 use super::{GicError, IntId, Interrupt, Pending, SgiTo, Trigger, real};
-use crate::mmio::{Mmio, ReadOnly, Window};
+use crate::mmio::{Mmio, MmioWindow, ReadOnly};
 use core::mem::offset_of;
 use tock_registers::interfaces::{Readable, Writeable};
 use tock_registers::registers::{ReadWrite, WriteOnly};
@@ -67,7 +67,10 @@ pub(super) struct Interface {
 // whose every write is a complete request of its own.
 unsafe impl Sync for Interface {}
 
-pub(super) fn new(distributor: Window, interface: Window) -> Result<(Distributor, Interface), GicError> {
+pub(super) fn new(
+    distributor: MmioWindow,
+    interface: MmioWindow,
+) -> Result<(Distributor, Interface), GicError> {
     distributor.at_least(size_of::<Registers>() as u64)?;
     interface.at_least(size_of::<InterfaceRegisters>() as u64)?;
     let (gicd, gicc) = (distributor.address(), interface.address());

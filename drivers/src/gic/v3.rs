@@ -1,7 +1,7 @@
 //! GICv3 and v4 (IHI 0069), over the `arm-gic` crate; the CPU interface is system registers.
 
 use super::{DEFAULT_PRIORITY, GicError, IntId, Interrupt, Pending, SgiTo, real};
-use crate::mmio::Window;
+use crate::mmio::MmioWindow;
 use alloc::vec::Vec;
 use arm_gic::gicv3::registers::{Gicd, GicrSgi};
 use arm_gic::gicv3::{GicCpuInterface, GicDistributor, GicRedistributor, SgiTarget, SgiTargetGroup};
@@ -13,14 +13,14 @@ const FRAMES: u64 = size_of::<GicrSgi>() as u64;
 
 pub(super) struct Distributor {
     gicd: GicDistributor<'static>,
-    regions: Vec<Window>,
+    regions: Vec<MmioWindow>,
 }
 
 // SAFETY: both are pointers to registers that any CPU may drive; `&mut self` makes sure that one does at a time.
 unsafe impl Send for Distributor {}
 
 impl Distributor {
-    pub(super) fn new(registers: Window, regions: Vec<Window>) -> Result<Self, GicError> {
+    pub(super) fn new(registers: MmioWindow, regions: Vec<MmioWindow>) -> Result<Self, GicError> {
         registers.at_least(size_of::<Gicd>() as u64)?;
         regions.iter().try_for_each(|region| region.at_least(FRAMES))?;
         let pointer = core::ptr::with_exposed_provenance_mut(registers.address().raw() as usize);
@@ -124,7 +124,7 @@ impl Distributor {
 }
 
 /// The redistributor at `offset`, whose frames lie in the region.
-fn frames_at(region: &mut Window, offset: u64) -> GicRedistributor<'_> {
+fn frames_at(region: &mut MmioWindow, offset: u64) -> GicRedistributor<'_> {
     let address = region.address() + offset;
     let pointer = core::ptr::with_exposed_provenance_mut(address.raw() as usize);
     let pointer = NonNull::new(pointer).expect("a window is not at address 0");

@@ -9,7 +9,7 @@
 //! in a window of the host. A claim that finds none is reported and its BARs stay without address.
 
 use super::bar::program;
-use super::{BarKind, Bdf, ConfigSpace, Function, HostWindow, Problem, Space};
+use super::{BarKind, Bdf, ConfigSpace, Function, HostWindow, PciSpace, Problem};
 use addr::{AddrRange, PhysAddr};
 use alloc::vec::Vec;
 
@@ -83,16 +83,16 @@ impl Supply {
     fn new(window: &HostWindow) -> Option<Self> {
         let end = window.bus.checked_add(window.len)?;
         let end = match window.space {
-            Space::Io => return None,
-            Space::Memory32 => end.min(1 << 32),
-            Space::Memory64 => end,
+            PciSpace::Io => return None,
+            PciSpace::Memory32 => end.min(1 << 32),
+            PciSpace::Memory64 => end,
         };
         // Address 0 means to many that there is none.
         Some(Self { window: *window, next: window.bus.max(1), end })
     }
 
     fn suits(&self, claim: &Claim, pool: Pool) -> bool {
-        (pool == Pool::Wide || self.window.space == Space::Memory32)
+        (pool == Pool::Wide || self.window.space == PciSpace::Memory32)
             && (claim.prefetchable || !self.window.prefetchable)
     }
 
@@ -156,7 +156,7 @@ impl<C: ConfigSpace> Assigner<'_, C> {
         let (wide, narrow): (Vec<_>, Vec<_>) = supplies
             .iter_mut()
             .filter(|supply| supply.suits(claim, pool))
-            .partition(|supply| supply.window.space == Space::Memory64);
+            .partition(|supply| supply.window.space == PciSpace::Memory64);
         let found =
             wide.into_iter().chain(narrow).find_map(|supply| Some((supply.take(claim)?, supply.window)));
         match found {
@@ -229,7 +229,7 @@ mod tests {
     use super::*;
 
     const NARROW: HostWindow = HostWindow {
-        space: Space::Memory32,
+        space: PciSpace::Memory32,
         prefetchable: false,
         bus: 0x1000_0000,
         cpu: PhysAddr::new(0x1000_0000),
@@ -237,7 +237,7 @@ mod tests {
     };
     /// Seen elsewhere by the CPU.
     const WIDE: HostWindow = HostWindow {
-        space: Space::Memory64,
+        space: PciSpace::Memory64,
         prefetchable: false,
         bus: 0x80_0000_0000,
         cpu: PhysAddr::new(0x90_0000_0000),

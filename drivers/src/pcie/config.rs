@@ -1,7 +1,7 @@
 //! Configuration space: 4 KiB of registers for each function, reached through ECAM (PCIe 5.0, 7.2.2).
 
 use super::Bdf;
-use crate::mmio::Window;
+use crate::mmio::MmioWindow;
 use core::fmt;
 use core::ops::RangeInclusive;
 
@@ -64,13 +64,13 @@ impl core::error::Error for EcamError {}
 
 /// Memory-mapped configuration space, 1 MiB a bus.
 pub struct Ecam {
-    window: Window,
+    window: MmioWindow,
     buses: RangeInclusive<u8>,
 }
 
 impl Ecam {
     /// The configuration space of `buses` in `window`, which starts with the first of them.
-    pub fn new(window: Window, buses: RangeInclusive<u8>) -> Result<Self, EcamError> {
+    pub fn new(window: MmioWindow, buses: RangeInclusive<u8>) -> Result<Self, EcamError> {
         let (len, wanted) = (window.len(), (buses.len() as u64) << 20);
         if len < wanted { Err(EcamError { len, wanted }) } else { Ok(Self { window, buses }) }
     }

@@ -13,7 +13,7 @@ pub struct Phandle(pub u32);
 
 /// Which of PCI's address spaces a window opens.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Space {
+pub enum PciSpace {
     /// I/O ports.
     Io,
     /// Memory below 4 GiB on the bus.
@@ -26,7 +26,7 @@ pub enum Space {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct HostWindow {
     /// Of which space.
-    pub space: Space,
+    pub space: PciSpace,
     /// Whether reads there may be merged and repeated.
     pub prefetchable: bool,
     /// The first address on the bus.

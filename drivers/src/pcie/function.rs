@@ -16,9 +16,9 @@ const INTERRUPT_PIN: u16 = 0x3d;
 
 /// What a function is for (PCI Code and ID Assignment Specification).
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Class(u32);
+pub struct ClassCode(u32);
 
-impl Class {
+impl ClassCode {
     /// The class with these three bytes.
     pub const fn new(base: u8, sub: u8, interface: u8) -> Self {
         Self((base as u32) << 16 | (sub as u32) << 8 | interface as u32)
@@ -30,7 +30,7 @@ impl Class {
     }
 }
 
-impl fmt::Debug for Class {
+impl fmt::Debug for ClassCode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:06x}", self.0)
     }
@@ -38,7 +38,7 @@ impl fmt::Debug for Class {
 
 /// How a function is connected (PCI Express capabilities register, device/port type).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Link {
+pub enum LinkType {
     /// By conventional PCI: it has no PCI Express capability.
     Conventional,
     /// By PCI Express.
@@ -49,7 +49,7 @@ pub enum Link {
     PciToExpress,
 }
 
-impl Link {
+impl LinkType {
     fn read(config: &impl ConfigSpace, at: Bdf) -> Self {
         let express = Capabilities::of(config, at).find(|found| found.id == Capability::EXPRESS);
         match express.map(|found| config.read16(at, (found.offset + 2) & 0xfe) >> 4 & 0xf) {
@@ -84,9 +84,9 @@ pub struct Function {
     /// The revision of it.
     pub revision: u8,
     /// What it is for.
-    pub class: Class,
+    pub class: ClassCode,
     /// How it is connected.
-    pub link: Link,
+    pub link: LinkType,
     /// Its BARs by their number; the second half of a 64-bit one is `None`.
     pub bars: [Option<Bar>; 6],
     /// The buses behind it, if it is a bridge.
@@ -110,8 +110,8 @@ impl Function {
             vendor: ids as u16,
             device: (ids >> 16) as u16,
             revision: class as u8,
-            class: Class(class >> 8),
-            link: Link::read(config, bdf),
+            class: ClassCode(class >> 8),
+            link: LinkType::read(config, bdf),
             bars: [None; 6],
             bridge: None,
             intx: (1..=4).contains(&pin).then_some((bdf, pin)),
@@ -124,10 +124,10 @@ impl Function {
     /// requester id (PCI Express to PCI Bridge 1.0, 2.3) and its pin (PCI-to-PCI Bridge 1.2, 9.1).
     pub(super) fn pass(&mut self, bridge: &Function) {
         match (bridge.link, bridge.bridge) {
-            (Link::ExpressToPci, Some(Bridge { secondary, .. })) => {
+            (LinkType::ExpressToPci, Some(Bridge { secondary, .. })) => {
                 self.requester = Bdf::new(secondary, 0, 0).requester();
             }
-            (Link::Conventional | Link::PciToExpress, _) => self.requester = bridge.bdf.requester(),
+            (LinkType::Conventional | LinkType::PciToExpress, _) => self.requester = bridge.bdf.requester(),
             _ => {}
         }
         if let Some((source, pin)) = &mut self.intx {

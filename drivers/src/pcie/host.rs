@@ -213,7 +213,7 @@ impl<C: ConfigSpace> Host<C> {
 #[cfg(test)]
 mod tests {
     use super::super::fake::{BUSES, FakeBus, FakeFunction};
-    use super::super::{HostWindow, InterruptMap, InterruptRoute, RequesterMap, RequesterRange, Space};
+    use super::super::{HostWindow, InterruptMap, InterruptRoute, PciSpace, RequesterMap, RequesterRange};
     use super::*;
     use crate::gic::{IntId, Trigger};
     use addr::{AddrRange, PhysAddr};
@@ -232,7 +232,7 @@ mod tests {
             buses: BUSES,
             domain: 0,
             windows: vec![HostWindow {
-                space: Space::Memory32,
+                space: PciSpace::Memory32,
                 prefetchable: false,
                 bus: 0x1000_0000,
                 cpu: PhysAddr::new(0x1000_0000),

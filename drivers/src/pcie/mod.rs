@@ -23,7 +23,8 @@ pub use bar::{Bar, BarKind};
 pub use capabilities::{Capabilities, Capability};
 pub use config::{ConfigSpace, Ecam, EcamError, Width};
 pub use description::{
-    HostDescription, HostWindow, InterruptMap, InterruptRoute, Phandle, RequesterMap, RequesterRange, Space,
+    HostDescription, HostWindow, InterruptMap, InterruptRoute, PciSpace, Phandle, RequesterMap,
+    RequesterRange,
 };
-pub use function::{Bridge, Class, Function, Link};
+pub use function::{Bridge, ClassCode, Function, LinkType};
 pub use host::{Host, MasterError, Problem, StreamLive};

@@ -11,12 +11,12 @@ pub struct Clock {
 
 /// How long any step of the SMMU may take, in microseconds. The manual has no number; a healthy SMMU needs microseconds,
 /// and one that lets a second pass is broken.
-pub const PATIENCE: u64 = 1_000_000;
+pub const TIMEOUT_US: u64 = 1_000_000;
 
-/// Looks that it takes to give up, too: a CPU of a virtual machine may be held up for longer than [`PATIENCE`], and comes
+/// Looks that it takes to give up, too: a CPU of a virtual machine may be held up for longer than [`TIMEOUT_US`], and comes
 /// back to an SMMU that has done its part and waits for the next of a long batch, or for a refused command to be replaced.
-/// An SMMU's register takes far less than a ten thousandth of [`PATIENCE`] to read.
-const LOOKS: u32 = 100;
+/// An SMMU's register takes far less than a ten thousandth of [`TIMEOUT_US`] to read.
+const MIN_POLLS: u32 = 100;
 
 /// The condition did not come true in time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -28,7 +28,7 @@ impl Clock {
         Self { now: || arch::timer::now_ns() / 1000, relax: core::hint::spin_loop }
     }
 
-    /// Calls `poll` until it gives something, for [`PATIENCE`], however often that is, and at least a hundred times. The
+    /// Calls `poll` until it gives something, for [`TIMEOUT_US`], however often that is, and at least a hundred times. The
     /// clock is not looked at if it does so at once; and there is one call more after the time is up, since a CPU may have
     /// been held up between two.
     pub fn wait<T>(&self, mut poll: impl FnMut() -> Option<T>) -> Result<T, TimedOut> {
@@ -43,7 +43,7 @@ impl Clock {
         loop {
             (self.relax)();
             looks = looks.saturating_add(1);
-            let late = looks > LOOKS && (self.now)().wrapping_sub(start) > PATIENCE;
+            let late = looks > MIN_POLLS && (self.now)().wrapping_sub(start) > TIMEOUT_US;
             match poll() {
                 Some(value) => return Ok(value),
                 None if late => return Err(TimedOut),
@@ -64,7 +64,7 @@ mod tests {
         let clock = Clock {
             now: || NOW.load(Relaxed),
             relax: || {
-                NOW.fetch_add(PATIENCE + 1, Relaxed);
+                NOW.fetch_add(TIMEOUT_US + 1, Relaxed);
             },
         };
         let mut polls = 0;
@@ -78,7 +78,7 @@ mod tests {
     #[test]
     fn waiting_ends() {
         static NOW: AtomicU64 = AtomicU64::new(u64::MAX - 5);
-        let clock = Clock { now: || NOW.fetch_add(PATIENCE / 4, Relaxed), relax: || {} };
+        let clock = Clock { now: || NOW.fetch_add(TIMEOUT_US / 4, Relaxed), relax: || {} };
         assert_eq!(clock.wait(|| None::<()>), Err(TimedOut));
     }
 }

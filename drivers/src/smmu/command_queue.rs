@@ -10,10 +10,10 @@
 //! [`CommandQueue::service_errors`] is for the interrupt handler.
 
 use super::clock::{Clock, TimedOut};
+use super::coherency::Coherency;
 use super::recovery::{Recovery, Stopped};
 use super::registers::{CommandRegisters, ControlRegisters, bits};
 use super::reset::Control;
-use super::upkeep::Upkeep;
 use crate::iommu::Shared;
 use crate::mmio::Mmio;
 use crate::region::Region;
@@ -179,7 +179,7 @@ pub struct CommandQueue {
     pub(super) registers: Mmio<CommandRegisters>,
     pub(super) slots: Region,
     pub(super) log2: u8,
-    pub(super) upkeep: Upkeep,
+    pub(super) coherency: Coherency,
     pub(super) clock: Clock,
     /// The next command's number.
     pub(super) produced: u64,
@@ -200,7 +200,7 @@ pub struct CommandQueue {
     time_outs: u64,
     pub(super) errors: GlobalErrors,
     #[cfg(feature = "checking")]
-    pub(super) armed: super::mishap::Armed,
+    pub(super) injected: super::inject::Injected,
 }
 
 /// Commands and the CMD_SYNC behind them, on their way through the queue.
@@ -272,7 +272,7 @@ impl CommandQueue {
         registers: Mmio<CommandRegisters>,
         slots: Region,
         log2: u8,
-        upkeep: Upkeep,
+        coherency: Coherency,
         clock: Clock,
     ) -> Self {
         let acknowledged = registers.gerrorn.get();
@@ -281,7 +281,7 @@ impl CommandQueue {
             registers,
             slots,
             log2,
-            upkeep,
+            coherency,
             clock,
             produced: 0,
             published: 0,
@@ -296,7 +296,7 @@ impl CommandQueue {
             time_outs: 0,
             errors: GlobalErrors::default(),
             #[cfg(feature = "checking")]
-            armed: super::mishap::Armed::default(),
+            injected: super::inject::Injected::default(),
         }
     }
 
@@ -325,8 +325,8 @@ impl CommandQueue {
         if self.published == self.produced {
             return;
         }
-        self.upkeep.written_if(|| self.pushed());
-        self.upkeep.publish();
+        self.coherency.written_if(|| self.pushed());
+        self.coherency.publish();
         self.registers.cmdq_prod.set(self.in_register(self.produced));
         self.register_writes += 1;
         self.published = self.produced;
@@ -515,8 +515,8 @@ impl CommandQueue {
         let first = self.slot(self.consumed);
         let words = self.slots.load(first);
         self.slots.store(first, &Command::Sync.encode());
-        self.upkeep.written(&self.slots.words()[first..first + Command::WORDS]);
-        self.upkeep.publish();
+        self.coherency.written(&self.slots.words()[first..first + Command::WORDS]);
+        self.coherency.publish();
         self.illegal += 1;
         self.refusals.rotate_left(1);
         self.refusals[REFUSALS - 1] = Some(Refusal { number: self.consumed, words });

@@ -1,11 +1,11 @@
 //! A domain: one set of tables, one tag, and at stage 1 one context descriptor (IHI 0070, 3.3.2 and 5.4).
 
+use super::coherency::Coherency;
 use super::command_queue::{self, CommandError, CommandQueue};
-use super::pinned::Pinned;
+use super::pinned_table::PinnedTable;
 use super::probe::Features;
-use super::tags::Tags;
-use super::upkeep::Upkeep;
-use super::walked::{Run, Translation, Walked};
+use super::table_memory::{RunCommands, SmmuTableMemory, TranslationParams};
+use super::tlb_tags::TlbTagAllocator;
 use crate::iommu::{self, Freed, MapError, NotUnmapped, Placement, Shared, Stale, Unfinished};
 use crate::region::{Region, RegionSource};
 use addr::{AddrRange, Iova, PAGE_SIZE, PhysAddr};
@@ -27,9 +27,9 @@ pub enum DomainError {
 #[derive(Debug)]
 pub enum DestroyError {
     /// So many streams are attached.
-    InUse(Domain),
+    InUse(PagingDomain),
     /// The SMMU did not say that it has forgotten.
-    Command(CommandError, Domain),
+    Command(CommandError, PagingDomain),
 }
 
 /// The tables, by stage. The stage is the SMMU's, so all its domains have the same.
@@ -41,20 +41,20 @@ enum Tables {
 
 /// An address space for the devices of the streams attached to it.
 #[derive(Debug)]
-pub struct Domain {
+pub struct PagingDomain {
     tables: Tables,
-    how: Translation,
+    params: TranslationParams,
     output_size: u64,
     /// How many streams are attached.
     pub(super) streams: u32,
 }
 
-impl Domain {
+impl PagingDomain {
     /// An empty domain that translates `input_bits` bits of address, 25 to [`Features::input_bits`]: nothing is mapped,
     /// no stream attached.
     pub fn new<M: TableMemory>(
         features: &Features,
-        tags: &mut Tags,
+        tags: &mut TlbTagAllocator,
         regions: &mut impl RegionSource,
         memory: &mut M,
         input_bits: u8,
@@ -63,27 +63,28 @@ impl Domain {
             return Err(DomainError::InputBits(input_bits));
         }
         let tag = tags.allocate().ok_or(DomainError::OutOfTags)?;
-        let how = Translation { tag, ability: features.invalidation, upkeep: Upkeep(features.walks) };
+        let params =
+            TranslationParams { tag, ability: features.invalidation, coherency: Coherency(features.walks) };
         let output_size = features.output_size();
-        let Some(tables) = new_tables(how, output_size, regions, memory, input_bits) else {
+        let Some(tables) = new_tables(params, output_size, regions, memory, input_bits) else {
             tags.release(tag);
             return Err(DomainError::OutOfMemory);
         };
-        Ok(Self { tables, how, output_size, streams: 0 })
+        Ok(Self { tables, params, output_size, streams: 0 })
     }
 
     /// Takes the domain apart, whatever is still mapped in it. All its streams are detached.
     pub fn destroy<M: TableMemory>(
         self,
         commands: &impl Shared<CommandQueue>,
-        tags: &mut Tags,
+        tags: &mut TlbTagAllocator,
         regions: &mut impl RegionSource,
         memory: &mut M,
     ) -> Result<(), DestroyError> {
         if self.streams != 0 {
             return Err(DestroyError::InUse(self));
         }
-        if let Err(error) = command_queue::run(commands, Invalidation::of_tag(self.how.tag)) {
+        if let Err(error) = command_queue::run(commands, Invalidation::of_tag(self.params.tag)) {
             return Err(DestroyError::Command(error, self));
         }
         match self.tables {
@@ -93,7 +94,7 @@ impl Domain {
             }
             Tables::Stage2(tables) => tables.destroy(memory),
         }
-        tags.release(self.how.tag);
+        tags.release(self.params.tag);
         Ok(())
     }
 
@@ -103,10 +104,10 @@ impl Domain {
         memory: &mut M,
         commands: &impl Shared<CommandQueue>,
     ) -> Result<(), Unfinished<(), CommandError>> {
-        let Some((range, tables)) = self.unlink_spare(&walked(memory, commands, self.how)) else {
+        let Some((range, tables)) = self.unlink_spare(&walked(memory, commands, self.params)) else {
             return Ok(());
         };
-        let stale = Stale::new((), range, tables, self.how.forget(range, false));
+        let stale = Stale::new((), range, tables, self.params.forget(range, false));
         <Self as iommu::Domain>::invalidate(commands, stale).map(|freed| freed.take(memory))
     }
 
@@ -123,7 +124,7 @@ impl Domain {
             Ok(tables) => tables,
             Err(error) => return Err(NotUnmapped { error, held }),
         };
-        let forget = self.how.forget(range, tables.is_empty());
+        let forget = self.params.forget(range, tables.is_empty());
         // The next mapping may put another table where one was unlinked, which is break-before-make: the old one is
         // forgotten before anybody else gets at the domain (DDI 0487, D8.16.1). If that fails, `invalidate` tries again.
         let forgotten = !tables.is_empty() && command_queue::run(commands, forget).is_ok();
@@ -138,7 +139,7 @@ impl Domain {
         }
     }
 
-    /// Pins the table for the [`Pinned::BYTES`] from `at` on, a multiple of them, where nothing is mapped. From then on
+    /// Pins the table for the [`PinnedTable::BYTES`] from `at` on, a multiple of them, where nothing is mapped. From then on
     /// what is there is mapped and unmapped through the result alone.
     ///
     /// # Errors
@@ -148,19 +149,19 @@ impl Domain {
         memory: &mut M,
         commands: &impl Shared<CommandQueue>,
         at: Iova,
-    ) -> Result<Pinned, pagetable::MapError<Iova>> {
-        let mut walked = walked(memory, commands, self.how);
+    ) -> Result<PinnedTable, pagetable::MapError<Iova>> {
+        let mut walked = walked(memory, commands, self.params);
         let table = match &mut self.tables {
             Tables::Stage1 { tables, .. } => tables.pin(&mut walked, at),
             Tables::Stage2(tables) => tables.pin(&mut walked, at),
         }?;
-        self.how.upkeep.publish();
-        Ok(Pinned::new(table, at, self.how))
+        self.params.coherency.publish();
+        Ok(PinnedTable::new(table, at, self.params))
     }
 
     /// What its translations are tagged with.
     pub fn tag(&self) -> Tag {
-        self.how.tag
+        self.params.tag
     }
 
     /// Streams attached to it.
@@ -204,17 +205,17 @@ impl Domain {
     pub(super) fn stream_config(&self) -> StreamConfig {
         match &self.tables {
             Tables::Stage1 { context, .. } => {
-                StreamConfig::Stage1 { context: context.start(), walks: self.how.upkeep.0 }
+                StreamConfig::Stage1 { context: context.start(), walks: self.params.coherency.0 }
             }
             Tables::Stage2(tables) => StreamConfig::Stage2(Stage2 {
-                vmid: match self.how.tag {
+                vmid: match self.params.tag {
                     Tag::Stage2(vmid) => vmid,
                     Tag::Stage1(asid) => unreachable!("{asid:?} with stage 2 tables"),
                 },
                 tables: tables.root(),
                 input_bits: tables.input_bits(),
                 output_size: self.output_size,
-                walks: self.how.upkeep.0,
+                walks: self.params.coherency.0,
             }),
         }
     }
@@ -224,13 +225,13 @@ impl Domain {
 fn walked<'a, M>(
     memory: &'a mut M,
     commands: &'a impl Shared<CommandQueue>,
-    how: Translation,
-) -> Walked<'a, M, impl Run> {
+    params: TranslationParams,
+) -> SmmuTableMemory<'a, M, impl RunCommands> {
     let run = |invalidation| command_queue::run(commands, invalidation);
-    Walked { memory, run, how, failure: None }
+    SmmuTableMemory { memory, run, params, failure: None }
 }
 
-impl iommu::Domain for Domain {
+impl iommu::Domain for PagingDomain {
     type Commands = CommandQueue;
     type Error = CommandError;
 
@@ -253,13 +254,13 @@ impl iommu::Domain for Domain {
         chunks: impl IntoIterator<Item: addr::Run>,
         mapping: Mapping,
     ) -> Result<(), MapError<CommandError>> {
-        let mut walked = walked(memory, commands, self.how);
+        let mut walked = walked(memory, commands, self.params);
         let mapped = match &mut self.tables {
             Tables::Stage1 { tables, .. } => tables.map(&mut walked, at, chunks, mapping),
             Tables::Stage2(tables) => tables.map(&mut walked, at, chunks, mapping),
         };
         // Entries that were invalid are not cached, so being seen is all it takes.
-        self.how.upkeep.publish();
+        self.params.coherency.publish();
         mapped.map_err(|cause| match walked.failure {
             None => MapError::Table(cause),
             Some(error) => MapError::NotForgotten { cause, error },
@@ -273,7 +274,7 @@ impl iommu::Domain for Domain {
         range: AddrRange<Iova>,
         held: T,
     ) -> Result<Stale<T>, NotUnmapped<T>> {
-        let mut walked = walked(memory, commands, self.how);
+        let mut walked = walked(memory, commands, self.params);
         // A block that is cut is broken before it is made anew. If the SMMU does not confirm that, the device may see
         // either until it does, and `invalidate` says so.
         let unmapped = match &mut self.tables {
@@ -290,7 +291,7 @@ impl iommu::Domain for Domain {
         range: AddrRange<Iova>,
         held: T,
     ) -> Result<Stale<T>, NotUnmapped<T>> {
-        let walked = walked(memory, commands, self.how);
+        let walked = walked(memory, commands, self.params);
         let unmapped = match &mut self.tables {
             Tables::Stage1 { tables, .. } => tables.unmap_whole(&walked, range),
             Tables::Stage2(tables) => tables.unmap_whole(&walked, range),
@@ -314,15 +315,15 @@ impl iommu::Domain for Domain {
 }
 
 fn new_tables<M: TableMemory>(
-    how: Translation,
+    params: TranslationParams,
     output_size: u64,
     regions: &mut impl RegionSource,
     memory: &mut M,
     input_bits: u8,
 ) -> Option<Tables> {
     // Nobody walks these tables yet, so there is nothing to invalidate while they are made.
-    let mut walked = Walked { memory, run: |_| Ok(()), how, failure: None };
-    let Tag::Stage1(asid) = how.tag else {
+    let mut walked = SmmuTableMemory { memory, run: |_| Ok(()), params, failure: None };
+    let Tag::Stage1(asid) = params.tag else {
         let tables = PageTable::new(&mut walked, input_bits).ok()?;
         return Some(Tables::Stage2(tables.keeping_one_empty()));
     };
@@ -331,19 +332,19 @@ fn new_tables<M: TableMemory>(
         regions.release(context);
         return None;
     };
-    let walks = how.upkeep.0;
+    let walks = params.coherency.0;
     let space = AddressSpace { tables: tables.root(), input_bits, output_size, asid, walks };
-    write_context(&context, space, how.upkeep);
+    write_context(&context, space, params.coherency);
     Some(Tables::Stage1 { tables: tables.keeping_one_empty(), context })
 }
 
 /// Writes a descriptor that no entry leads to yet, so that no step has to be synchronised.
-fn write_context(context: &Region, space: AddressSpace, upkeep: Upkeep) {
+fn write_context(context: &Region, space: AddressSpace, coherency: Coherency) {
     for step in update(ContextDescriptor::INVALID, ContextDescriptor::new(space)).iter() {
         if let Step::Write { word, value } = step {
             context.store(word, &[value]);
         }
     }
-    upkeep.written(context.words());
-    upkeep.publish();
+    coherency.written(context.words());
+    coherency.publish();
 }

@@ -2,9 +2,9 @@
 //! or prints.
 
 use super::clock::Clock;
-use super::rate::{Dropped, RateLimit};
+use super::coherency::Coherency;
+use super::rate_limit::{Dropped, EventRateLimit};
 use super::registers::{EventRegisters, bits};
-use super::upkeep::Upkeep;
 use crate::mmio::Mmio;
 use crate::region::Region;
 use smmu_spec::{Cursor, Event};
@@ -12,7 +12,7 @@ use tock_registers::interfaces::{Readable, Writeable};
 
 /// What [`EventQueue::drain`] tells its caller.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Report {
+pub enum EventReport {
     /// An event that is worth a line: print it.
     Event(Event),
     /// An event of a stream that had its lines: it is counted, and shown here for those who count themselves.
@@ -40,12 +40,12 @@ pub struct EventCounters {
 pub struct EventQueue {
     registers: Mmio<EventRegisters>,
     records: Region,
-    upkeep: Upkeep,
+    coherency: Coherency,
     clock: Clock,
     consumed: Cursor,
     /// EVENTQ_CONS.OVACKFLG.
     acknowledged: u32,
-    limit: RateLimit,
+    limit: EventRateLimit,
     counters: EventCounters,
 }
 
@@ -55,24 +55,24 @@ impl EventQueue {
         registers: Mmio<EventRegisters>,
         records: Region,
         log2: u8,
-        upkeep: Upkeep,
+        coherency: Coherency,
         clock: Clock,
     ) -> Self {
         Self {
             registers,
             records,
-            upkeep,
+            coherency,
             clock,
             consumed: Cursor::new(log2),
             acknowledged: 0,
-            limit: RateLimit::new(),
+            limit: EventRateLimit::new(),
             counters: EventCounters::default(),
         }
     }
 
     /// Reads what is in the queue, at most once around, and gives the room back. `true` if there was more: then call
     /// again, since the interrupt for it may have been this one.
-    pub fn drain(&mut self, mut report: impl FnMut(Report)) -> bool {
+    pub fn drain(&mut self, mut report: impl FnMut(EventReport)) -> bool {
         let now = (self.clock.now)();
         let prod = self.registers.eventq_prod.get();
         self.note_overflow(prod, &mut report);
@@ -83,8 +83,8 @@ impl EventQueue {
             self.consumed = self.consumed.advanced(1);
             self.take(Event::decode(record), now, &mut report);
         }
-        self.limit.announce(now, |dropped| report(Report::Dropped(dropped)));
-        self.upkeep.done_reading();
+        self.limit.announce(now, |dropped| report(EventReport::Dropped(dropped)));
+        self.coherency.done_reading();
         self.registers.eventq_cons.set(self.consumed.raw() | self.acknowledged);
         let more = self.registers.eventq_prod.get();
         self.consumed.read(more) != self.consumed
@@ -100,23 +100,23 @@ impl EventQueue {
         self.records
     }
 
-    fn take(&mut self, event: Event, now: u64, report: &mut impl FnMut(Report)) {
+    fn take(&mut self, event: Event, now: u64, report: &mut impl FnMut(EventReport)) {
         self.counters.events += 1;
-        let worth = self.limit.admit(event.stream, now, &mut |dropped| report(Report::Dropped(dropped)));
+        let worth = self.limit.admit(event.stream, now, &mut |dropped| report(EventReport::Dropped(dropped)));
         if worth {
-            report(Report::Event(event));
+            report(EventReport::Event(event));
         } else {
             self.counters.quiet += 1;
-            report(Report::Quiet(event));
+            report(EventReport::Quiet(event));
         }
     }
 
-    fn note_overflow(&mut self, prod: u32, report: &mut impl FnMut(Report)) {
+    fn note_overflow(&mut self, prod: u32, report: &mut impl FnMut(EventReport)) {
         let flag = prod & bits::OVERFLOW;
         if flag != self.acknowledged {
             self.acknowledged = flag;
             self.counters.overflows += 1;
-            report(Report::Overflow);
+            report(EventReport::Overflow);
         }
     }
 
@@ -137,10 +137,10 @@ impl EventQueue {
         if self.consumed == produced {
             // Nothing to read; equal indices would mean the whole queue below.
         } else if first < end {
-            self.upkeep.about_to_read(&words[first..end]);
+            self.coherency.about_to_read(&words[first..end]);
         } else {
-            self.upkeep.about_to_read(&words[first..self.consumed.entries() as usize * Event::WORDS]);
-            self.upkeep.about_to_read(&words[..end]);
+            self.coherency.about_to_read(&words[first..self.consumed.entries() as usize * Event::WORDS]);
+            self.coherency.about_to_read(&words[..end]);
         }
     }
 }

@@ -76,7 +76,7 @@ impl CommandQueue {
     /// Where the SMMU is to find the queue.
     fn place(&self) -> addr::PhysAddr {
         #[cfg(feature = "checking")]
-        if let Some(nowhere) = self.armed.nowhere {
+        if let Some(nowhere) = self.injected.nowhere {
             return nowhere;
         }
         self.slots.start()
@@ -88,8 +88,8 @@ impl CommandQueue {
             self.slots.store(number * Command::WORDS, &command.encode());
         }
         let end = FORGET_ALL.len();
-        self.upkeep.written(&self.slots.words()[..end * Command::WORDS]);
-        self.upkeep.publish();
+        self.coherency.written(&self.slots.words()[..end * Command::WORDS]);
+        self.coherency.publish();
         self.registers.cmdq_prod.set(end as u32);
         let indices = mask(self.log2.into(), 0) as u32;
         let waited = self.clock.wait(|| {

@@ -3,13 +3,13 @@
 //! translating as before until it is disabled.
 
 use super::clock::{Clock, TimedOut};
+use super::coherency::Coherency;
 use super::command_queue::{self, CommandError, CommandQueue};
 use super::event_queue::EventQueue;
 use super::probe::Features;
 use super::registers::{ControlRegisters, Registers, bits, split};
 use super::stream_table::StreamTable;
-use super::tags::Tags;
-use super::upkeep::Upkeep;
+use super::tlb_tags::TlbTagAllocator;
 use crate::mmio::Mmio;
 use crate::region::{Region, RegionSource};
 use addr::{PAGE_SIZE, PhysAddr};
@@ -49,7 +49,7 @@ impl fmt::Display for StartError {
 }
 
 /// A running SMMU in the parts that have their own locks.
-pub struct Smmu {
+pub struct SmmuV3 {
     /// What it can do.
     pub features: Features,
     /// What all domains share.
@@ -58,8 +58,8 @@ pub struct Smmu {
     pub events: EventQueue,
     /// Which stream may do what.
     pub streams: StreamTable,
-    /// Tags for new domains.
-    pub tags: Tags,
+    /// TlbTagAllocator for new domains.
+    pub tags: TlbTagAllocator,
 }
 
 /// Memory for the SMMU, before it runs.
@@ -79,16 +79,16 @@ pub fn start(
     features: Features,
     source: &mut impl RegionSource,
     clock: Clock,
-) -> Result<Smmu, StartError> {
-    close(&registers, clock)?;
+) -> Result<SmmuV3, StartError> {
+    abort_all(&registers, clock)?;
     let memory = Memory::allocate(&features, source).ok_or(StartError::OutOfMemory)?;
     memory.program(&registers, &features);
 
     let (control, commands, events) = split(registers);
     let Memory { commands: slots, command_log2, events: records, event_log2, streams } = memory;
-    let upkeep = Upkeep(features.walks);
-    let mut commands = CommandQueue::new(control, commands, slots, command_log2, upkeep, clock);
-    let events = EventQueue::new(events, records, event_log2, upkeep, clock);
+    let coherency = Coherency(features.walks);
+    let mut commands = CommandQueue::new(control, commands, slots, command_log2, coherency, clock);
+    let events = EventQueue::new(events, records, event_log2, coherency, clock);
     if let Err(error) = enable(&mut commands) {
         if commands.control().disable().is_ok() {
             source.release(commands.into_memory());
@@ -97,14 +97,14 @@ pub fn start(
         }
         return Err(error);
     }
-    Ok(Smmu { features, commands, events, streams, tags: Tags::new(&features) })
+    Ok(SmmuV3 { features, commands, events, streams, tags: TlbTagAllocator::new(&features) })
 }
 
-/// What an SMMU did with transactions before [`close`].
+/// What an SMMU did with transactions before [`abort_all`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Before {
+pub enum FirmwareState {
     /// It let them all pass.
-    Passed,
+    Bypassed,
     /// It translated them by somebody else's tables.
     Translated,
     /// It aborted them all.
@@ -116,7 +116,7 @@ pub enum Before {
 ///
 /// # Errors
 /// [`StartError::TimedOut`]
-pub fn close(registers: &Registers, clock: Clock) -> Result<Before, StartError> {
+pub fn abort_all(registers: &Registers, clock: Clock) -> Result<FirmwareState, StartError> {
     let control = Control { registers: &registers.control, clock };
     let before = control.before();
     control.abort_while_disabled()?;
@@ -126,15 +126,15 @@ pub fn close(registers: &Registers, clock: Clock) -> Result<Before, StartError> 
 
 impl Memory {
     fn allocate(features: &Features, source: &mut impl RegionSource) -> Option<Self> {
-        let upkeep = Upkeep(features.walks);
+        let coherency = Coherency(features.walks);
         let command_log2 = features.command_log2.min(command_queue::MAX_LOG2);
         let event_log2 = features.event_queue_log2();
-        let commands = queue(source, upkeep, command_log2 + Command::LOG2_BYTES)?;
-        let Some(events) = queue(source, upkeep, event_log2 + Event::LOG2_BYTES) else {
+        let commands = queue(source, coherency, command_log2 + Command::LOG2_BYTES)?;
+        let Some(events) = queue(source, coherency, event_log2 + Event::LOG2_BYTES) else {
             source.release(commands);
             return None;
         };
-        let Some(streams) = StreamTable::new(features, upkeep, source) else {
+        let Some(streams) = StreamTable::new(features, coherency, source) else {
             source.release(commands);
             source.release(events);
             return None;
@@ -177,9 +177,9 @@ pub(super) fn base(queue: PhysAddr, log2: u8) -> u64 {
 }
 
 /// Zeroed memory for a queue of `2^log2` bytes, seen by the SMMU.
-fn queue(source: &mut impl RegionSource, upkeep: Upkeep, log2: u8) -> Option<Region> {
+fn queue(source: &mut impl RegionSource, coherency: Coherency, log2: u8) -> Option<Region> {
     let region = source.allocate(field(log2.into(), log2.into(), 1).max(PAGE_SIZE))?;
-    upkeep.written(region.words());
+    coherency.written(region.words());
     Some(region)
 }
 
@@ -200,13 +200,13 @@ pub(super) struct Control<'a> {
 }
 
 impl Control<'_> {
-    fn before(&self) -> Before {
+    fn before(&self) -> FirmwareState {
         if self.registers.cr0.get() & bits::CR0_SMMUEN != 0 {
-            Before::Translated
+            FirmwareState::Translated
         } else if self.registers.gbpa.get() & bits::GBPA_ABORT != 0 {
-            Before::Aborted
+            FirmwareState::Aborted
         } else {
-            Before::Passed
+            FirmwareState::Bypassed
         }
     }
 

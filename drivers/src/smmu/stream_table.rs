@@ -1,11 +1,11 @@
 //! The stream table (IHI 0070, 3.3.1 and 5.1): which stream may do what. A stream that was never attached aborts: in a
 //! linear table by an entry that says so, in a two-level table also for want of a second level.
 
+use super::coherency::Coherency;
 use super::command_queue::{self, CommandError, CommandQueue};
-use super::domain::Domain;
+use super::domain::PagingDomain;
 use super::probe::Features;
 use super::registers::{CommandRegisters, bits};
-use super::upkeep::Upkeep;
 use crate::iommu::{Iommu, Shared};
 use crate::region::{Region, RegionSource};
 use addr::{PAGE_SIZE, StreamId};
@@ -57,14 +57,18 @@ enum Format {
 pub struct StreamTable {
     format: Format,
     log2: u8,
-    upkeep: Upkeep,
+    coherency: Coherency,
     /// Who is attached, and the tag of what; in the order of streams.
     attached: Vec<(StreamId, Tag)>,
 }
 
 impl StreamTable {
     /// A table in which every stream aborts; `None` without memory.
-    pub(super) fn new(features: &Features, upkeep: Upkeep, memory: &mut impl RegionSource) -> Option<Self> {
+    pub(super) fn new(
+        features: &Features,
+        coherency: Coherency,
+        memory: &mut impl RegionSource,
+    ) -> Option<Self> {
         let two_level = features.two_level_streams && features.stream_bits > SPLIT;
         let most = if two_level { MAX_TWO_LEVEL_LOG2 } else { MAX_LINEAR_LOG2 };
         let log2 = features.stream_bits.min(most);
@@ -72,13 +76,13 @@ impl StreamTable {
         let region = memory.allocate(bytes.max(PAGE_SIZE))?;
         let format = if two_level {
             // Zeroes are descriptors without a second level.
-            upkeep.written(region.words());
+            coherency.written(region.words());
             Format::TwoLevel { first: region, second: Vec::new() }
         } else {
-            fill_with_abort(&region, upkeep);
+            fill_with_abort(&region, coherency);
             Format::Linear(region)
         };
-        Some(Self { format, log2, upkeep, attached: Vec::new() })
+        Some(Self { format, log2, coherency, attached: Vec::new() })
     }
 
     /// Tells the SMMU where the table is. SMMUEN is 0.
@@ -142,17 +146,17 @@ impl StreamTable {
     /// Makes sure that the stream has an entry. The descriptor that led nowhere may be cached: whoever changes the entry
     /// makes the SMMU forget both (Leaf = 0), and until then the stream aborts either way.
     fn grow(&mut self, memory: &mut impl RegionSource, stream: StreamId) -> Result<(), StreamError> {
-        let upkeep = self.upkeep;
+        let coherency = self.coherency;
         let Format::TwoLevel { first, second } = &mut self.format else { return Ok(()) };
         let (above, _) = split(stream);
         let Err(at) = second.binary_search_by_key(&above, |(index, _)| *index) else { return Ok(()) };
         second.try_reserve(1).map_err(|_| StreamError::OutOfMemory(stream))?;
         let table = memory.allocate(Ste::BYTES << SPLIT).ok_or(StreamError::OutOfMemory(stream))?;
-        fill_with_abort(&table, upkeep);
+        fill_with_abort(&table, coherency);
         // The entries before the descriptor that leads to them.
-        upkeep.publish();
+        coherency.publish();
         first.store(above, &[L1Descriptor::new(table.start(), SPLIT).0]);
-        upkeep.written(&first.words()[above..=above]);
+        coherency.written(&first.words()[above..=above]);
         second.insert(at, (above, table));
         Ok(())
     }
@@ -170,7 +174,7 @@ impl StreamTable {
             match step {
                 Step::Write { word, value } => {
                     table.store(first + word, &[value]);
-                    self.upkeep.written(&table.words()[first + word..=first + word]);
+                    self.coherency.written(&table.words()[first + word..=first + word]);
                 }
                 // Even an entry that was not valid may be cached.
                 Step::Sync => command_queue::run(commands, [Command::CfgiSte { stream, leaf: false }])?,
@@ -186,7 +190,7 @@ impl StreamTable {
 }
 
 impl Iommu for StreamTable {
-    type Domain = Domain;
+    type Domain = PagingDomain;
     type Error = StreamError;
 
     fn attach(
@@ -194,7 +198,7 @@ impl Iommu for StreamTable {
         commands: &impl Shared<CommandQueue>,
         memory: &mut impl RegionSource,
         stream: StreamId,
-        domain: &mut Domain,
+        domain: &mut PagingDomain,
     ) -> Result<(), StreamError> {
         self.check_range(stream)?;
         let Err(at) = self.find(stream) else { return Err(StreamError::AlreadyAttached(stream)) };
@@ -209,7 +213,7 @@ impl Iommu for StreamTable {
         &mut self,
         commands: &impl Shared<CommandQueue>,
         stream: StreamId,
-        domain: &mut Domain,
+        domain: &mut PagingDomain,
     ) -> Result<(), StreamError> {
         let found = self.find(stream).ok().filter(|&at| self.attached[at].1 == domain.tag());
         let at = found.ok_or(StreamError::NotAttached(stream))?;
@@ -228,10 +232,10 @@ fn split(stream: StreamId) -> (usize, usize) {
     (above as usize, below as usize)
 }
 
-fn fill_with_abort(table: &Region, upkeep: Upkeep) {
+fn fill_with_abort(table: &Region, coherency: Coherency) {
     let abort = Ste::new(StreamConfig::Abort).0;
     for first in (0..table.words().len()).step_by(STE_WORDS) {
         table.store(first, &abort);
     }
-    upkeep.written(table.words());
+    coherency.written(table.words());
 }

@@ -6,31 +6,32 @@ use super::*;
 #[cfg_attr(miri, ignore = "fills a queue of 1 024 events four times")]
 fn a_full_event_queue_is_counted_and_drained() {
     for global in [false, true] {
-        let mut rig = rig(Ids::NESTED, Walks::NonCoherent);
-        let _domain = rig.attached(STREAM);
-        rig.world.model.borrow_mut().overflow_is_global_error = global;
+        let mut fixture = fixture(Ids::NESTED, Walks::NonCoherent);
+        let _domain = fixture.attached(STREAM);
+        fixture.machine.model.borrow_mut().overflow_is_global_error = global;
         for access in 0..1500 {
-            assert_eq!(rig.reach(4 * access), None);
+            assert_eq!(fixture.reach(4 * access), None);
         }
-        let reports = rig.reports();
-        let count = |wanted: fn(&Report) -> bool| reports.iter().filter(|report| wanted(report)).count();
-        assert_eq!(count(|report| matches!(report, Report::Event(_))), 8);
-        assert_eq!(count(|report| matches!(report, Report::Quiet(_))), 1024 - 8);
-        let dropped: Vec<_> = reports.iter().filter(|report| matches!(report, Report::Dropped(_))).collect();
-        let expected = Report::Dropped(smmu::Dropped { stream: Some(STREAM), count: 1024 - 8 });
+        let reports = fixture.reports();
+        let count = |wanted: fn(&EventReport) -> bool| reports.iter().filter(|report| wanted(report)).count();
+        assert_eq!(count(|report| matches!(report, EventReport::Event(_))), 8);
+        assert_eq!(count(|report| matches!(report, EventReport::Quiet(_))), 1024 - 8);
+        let dropped: Vec<_> =
+            reports.iter().filter(|report| matches!(report, EventReport::Dropped(_))).collect();
+        let expected = EventReport::Dropped(smmu::Dropped { stream: Some(STREAM), count: 1024 - 8 });
         assert_eq!(dropped, [&expected]);
-        let errors = rig.commands.borrow_mut().service_errors();
+        let errors = fixture.commands.borrow_mut().service_errors();
         assert_eq!(errors.to_string() == "global error EVENTQ_ABT_ERR", global);
         assert_eq!((errors.lost_events().0, errors.lost_events().1.is_empty()), (global, true));
-        assert_eq!(count(|report| matches!(report, Report::Overflow)), usize::from(!global));
-        assert_eq!(rig.events.counters().overflows, u64::from(!global));
+        assert_eq!(count(|report| matches!(report, EventReport::Overflow)), usize::from(!global));
+        assert_eq!(fixture.events.counters().overflows, u64::from(!global));
         // Room again, and the overflow was acknowledged: a second one shows.
-        assert_eq!((rig.reach(0), rig.reports().len()), (None, 1));
-        (0..1500).for_each(|access| assert_eq!(rig.reach(4 * access), None));
-        rig.reports();
-        let again = rig.commands.borrow_mut().service_errors();
+        assert_eq!((fixture.reach(0), fixture.reports().len()), (None, 1));
+        (0..1500).for_each(|access| assert_eq!(fixture.reach(4 * access), None));
+        fixture.reports();
+        let again = fixture.commands.borrow_mut().service_errors();
         assert_eq!(
-            (rig.events.counters().overflows, !again.is_empty()),
+            (fixture.events.counters().overflows, !again.is_empty()),
             (if global { 0 } else { 2 }, global)
         );
     }
@@ -38,60 +39,60 @@ fn a_full_event_queue_is_counted_and_drained() {
 
 #[test]
 fn events_are_read_in_order_around_the_end_of_the_queue() {
-    let mut rig = rig(Ids::NESTED, Walks::NonCoherent);
+    let mut fixture = fixture(Ids::NESTED, Walks::NonCoherent);
     let mut next = 0;
     let rounds = if cfg!(miri) { 1 } else { 40 };
     for _ in 0..rounds {
         let first = next;
         // Streams without a second level: C_BAD_STREAMID each.
         for stream in first..first + 100 {
-            assert!(matches!(rig.access(StreamId::new(stream), 0, READ), Outcome::Aborted(Some(_))));
+            assert!(matches!(fixture.access(StreamId::new(stream), 0, READ), Outcome::Aborted(Some(_))));
         }
-        let seen = rig.reports().into_iter().filter_map(|report| match report {
-            Report::Event(event) | Report::Quiet(event) => Some(event.stream.raw()),
+        let seen = fixture.reports().into_iter().filter_map(|report| match report {
+            EventReport::Event(event) | EventReport::Quiet(event) => Some(event.stream.raw()),
             _ => None,
         });
         assert_eq!(seen.collect::<Vec<_>>(), (first..first + 100).collect::<Vec<_>>());
         next += 100;
     }
-    assert_eq!(rig.world.model.borrow().event_interrupts, rounds);
+    assert_eq!(fixture.machine.model.borrow().event_interrupts, rounds);
 }
 
 #[test]
 fn a_producer_index_outside_of_the_queue_is_not_followed() {
-    let mut rig = rig(Ids::NESTED, Walks::Coherent);
-    rig.world.set_register(0x1_00a8, 0x601);
-    assert_eq!(rig.reports(), []);
-    assert_eq!(rig.events.counters().nonsense, 1);
-    assert_eq!(rig.world.register(0x1_00ac), 0x601);
+    let mut fixture = fixture(Ids::NESTED, Walks::Coherent);
+    fixture.machine.set_register(0x1_00a8, 0x601);
+    assert_eq!(fixture.reports(), []);
+    assert_eq!(fixture.events.counters().nonsense, 1);
+    assert_eq!(fixture.machine.register(0x1_00ac), 0x601);
 }
 
 #[test]
 fn what_was_left_out_is_said_again_in_a_later_window() {
-    let mut rig = rig(Ids::NESTED, Walks::Coherent);
-    let _domain = rig.attached(STREAM);
-    (0..20).for_each(|access| assert_eq!(rig.reach(access), None));
-    rig.reports();
-    (0..5).for_each(|access| assert_eq!(rig.reach(access), None));
-    assert!(rig.reports().iter().all(|report| matches!(report, Report::Quiet(_))));
-    rig.world.pass_microseconds(2_000_000);
-    assert_eq!(rig.reach(0), None);
-    let dropped = Report::Dropped(smmu::Dropped { stream: Some(STREAM), count: 5 });
-    let reports = rig.reports();
+    let mut fixture = fixture(Ids::NESTED, Walks::Coherent);
+    let _domain = fixture.attached(STREAM);
+    (0..20).for_each(|access| assert_eq!(fixture.reach(access), None));
+    fixture.reports();
+    (0..5).for_each(|access| assert_eq!(fixture.reach(access), None));
+    assert!(fixture.reports().iter().all(|report| matches!(report, EventReport::Quiet(_))));
+    fixture.machine.pass_microseconds(2_000_000);
+    assert_eq!(fixture.reach(0), None);
+    let dropped = EventReport::Dropped(smmu::Dropped { stream: Some(STREAM), count: 5 });
+    let reports = fixture.reports();
     assert_eq!((reports[0], reports.len()), (dropped, 2));
 }
 
 #[test]
 fn records_are_read_between_the_two_indices() {
-    let mut rig = rig(Ids::NESTED, Walks::Coherent);
-    assert!(matches!(rig.access(STREAM, 0, READ), Outcome::Aborted(Some(_))));
+    let mut fixture = fixture(Ids::NESTED, Walks::Coherent);
+    assert!(matches!(fixture.access(STREAM, 0, READ), Outcome::Aborted(Some(_))));
     thread_local!(static CONSUMED: RefCell<Vec<u32>> = const { RefCell::new(Vec::new()) });
-    rig.world.watch.set(Some(|world, event| {
+    fixture.machine.watch.set(Some(|machine, event| {
         if event == arch::fake::Event::Barrier("dmb_oshld") {
-            CONSUMED.with_borrow_mut(|seen| seen.push(world.register(0x1_00ac)));
+            CONSUMED.with_borrow_mut(|seen| seen.push(machine.register(0x1_00ac)));
         }
     }));
-    rig.events.drain(|_| {});
+    fixture.events.drain(|_| {});
     assert_eq!(CONSUMED.take(), [0, 0], "a barrier after PROD was read, and one before CONS is written");
-    assert_eq!(rig.world.register(0x1_00ac), 1);
+    assert_eq!(fixture.machine.register(0x1_00ac), 1);
 }

@@ -1,5 +1,5 @@
 //! The command queue behind a lock that loom hands around: which CPU has it next is tried in every way, where the judge's
-//! crowd tries some at random. The SMMU does a little whenever somebody waits.
+//! concurrent_cpus tries some at random. The SMMU does a little whenever somebody waits.
 
 use super::*;
 use ::loom::sync::{Arc, Mutex};
@@ -15,21 +15,21 @@ impl Shared<CommandQueue> for Locked {
 
 /// A domain with a page for each CPU, which the device has used.
 struct Scene {
-    rig: Rig,
-    domain: Domain,
+    fixture: Fixture,
+    domain: PagingDomain,
 }
 
 const AT: [u64; 3] = [0x1000, 0x2000, 0x40_0000];
 
 fn scene(pages: usize) -> Scene {
-    let mut rig = rig(Ids::SMALL, Walks::Coherent);
-    rig.world.model.borrow_mut().commands_per_step = 1;
-    let mut domain = rig.attached(STREAM);
+    let mut fixture = fixture(Ids::SMALL, Walks::Coherent);
+    fixture.machine.model.borrow_mut().commands_per_step = 1;
+    let mut domain = fixture.attached(STREAM);
     for (index, &at) in AT[..pages].iter().enumerate() {
-        rig.map(&mut domain, at, &[chunk(0x9000_0000 + 0x1000 * index as u64, 0)]).unwrap();
-        rig.reach(at).unwrap();
+        fixture.map(&mut domain, at, &[chunk(0x9000_0000 + 0x1000 * index as u64, 0)]).unwrap();
+        fixture.reach(at).unwrap();
     }
-    Scene { rig, domain }
+    Scene { fixture, domain }
 }
 
 /// Something that stays on this thread of the host: all of loom's are coroutines of one.
@@ -50,26 +50,26 @@ fn spawn(action: impl FnOnce() + 'static) -> thread::JoinHandle<()> {
 }
 
 /// Makes the SMMU forget a page, and looks whether it has when that is said.
-fn forget(queue: &Locked, world: &Rc<World>, at: u64, stale: iommu::Stale<()>) {
-    let freed = <Domain as iommu::Domain>::invalidate(queue, stale).unwrap();
-    freed.take(&mut Source(world.clone()));
-    let outcome = world.access(STREAM, at, READ);
+fn forget(queue: &Locked, machine: &Rc<TestMachine>, at: u64, stale: iommu::Stale<()>) {
+    let freed = <PagingDomain as iommu::Domain>::invalidate(queue, stale).unwrap();
+    freed.take(&mut TestMemory(machine.clone()));
+    let outcome = machine.access(STREAM, at, READ);
     assert_eq!(outcome, Outcome::Aborted(Some(EventKind::Translation)), "{at:#x}");
 }
 
 /// Each CPU makes the SMMU forget a page of its own.
 fn forget_at_once(cpus: usize) {
-    let Scene { mut rig, mut domain } = scene(cpus);
-    let stale: Vec<_> = AT[..cpus].iter().map(|&at| (at, rig.unmap(&mut domain, at, 1, ()))).collect();
-    let world = rig.world.clone();
-    let queue = Arc::new(Locked(Mutex::new(rig.commands.into_inner())));
+    let Scene { mut fixture, mut domain } = scene(cpus);
+    let stale: Vec<_> = AT[..cpus].iter().map(|&at| (at, fixture.unmap(&mut domain, at, 1, ()))).collect();
+    let machine = fixture.machine.clone();
+    let queue = Arc::new(Locked(Mutex::new(fixture.commands.into_inner())));
     let cpu = |(at, stale)| {
-        let (queue, world) = (queue.clone(), world.clone());
-        spawn(move || forget(&queue, &world, at, stale))
+        let (queue, machine) = (queue.clone(), machine.clone());
+        spawn(move || forget(&queue, &machine, at, stale))
     };
     let cpus: Vec<_> = stale.into_iter().map(cpu).collect();
     cpus.into_iter().for_each(|cpu| cpu.join().unwrap());
-    World::forget();
+    TestMachine::forget();
 }
 
 fn try_all(cpus: usize) {

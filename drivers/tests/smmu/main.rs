@@ -3,26 +3,26 @@
 mod commands;
 mod events;
 mod failures;
-mod forgetting;
+mod invalidation;
 mod judge;
 #[cfg(feature = "loom")]
 mod loom;
 mod qemu;
-mod starting;
+mod reset;
 mod streams;
+mod test_machine;
 mod translation;
-mod world;
 
 use addr::{Iova, MemoryType, PAGE_SIZE, StreamId};
 use drivers::iommu::{self, MapError, Shared};
 use drivers::smmu::{
-    self, CommandError, CommandQueue, DestroyError, Domain, DomainError, PATIENCE, Report, StartError,
-    StreamError,
+    self, CommandError, CommandQueue, DestroyError, DomainError, EventReport, PagingDomain, StartError,
+    StreamError, TIMEOUT_US,
 };
 use pagetable::Mapping;
 use smmu_spec::model::{Ids, Outcome};
 use smmu_spec::{Command, EventKind, Tag, Walks};
 use std::cell::RefCell;
 use std::rc::Rc;
-use world::rig::{READ, RW, Rig, STREAM, WRITE, chunk, kinds, pages_at, rig};
-use world::{Order, Source, World};
+use test_machine::fixture::{Fixture, READ, RW, STREAM, WRITE, chunk, fixture, kinds, pages_at};
+use test_machine::{StoreOrder, TestMachine, TestMemory};

@@ -5,12 +5,12 @@ use super::*;
 #[test]
 fn what_is_mapped_is_where_the_model_goes() {
     for (ids, walks) in kinds() {
-        let mut rig = rig(ids, walks);
-        let mut domain = rig.attached(STREAM);
+        let mut fixture = fixture(ids, walks);
+        let mut domain = fixture.attached(STREAM);
         // Scattered pages, a block, a contiguous group.
         let chunks =
             [chunk(0x1_0000_5000, 0), chunk(0x2_0000_0000, 9), chunk(0x3000_0000, 4), chunk(0x9000, 0)];
-        rig.map(&mut domain, 0x1f_f000, &chunks).unwrap();
+        fixture.map(&mut domain, 0x1f_f000, &chunks).unwrap();
         let cases = [
             (0x1f_f123, 0x1_0000_5123),
             (0x20_0000, 0x2_0000_0000),
@@ -20,9 +20,9 @@ fn what_is_mapped_is_where_the_model_goes() {
             (0x41_0fff, 0x9fff),
         ];
         for (at, to) in cases {
-            assert_eq!(rig.reach(at), Some(to), "{at:#x} with {ids:x?} {walks:?}");
+            assert_eq!(fixture.reach(at), Some(to), "{at:#x} with {ids:x?} {walks:?}");
         }
-        assert_eq!((rig.reach(0x1f_efff), rig.reach(0x41_1000)), (None, None));
+        assert_eq!((fixture.reach(0x1f_efff), fixture.reach(0x41_1000)), (None, None));
     }
 }
 
@@ -35,14 +35,21 @@ fn memory_types_are_the_ones_asked_for() {
         (MemoryType::Device, 0x04, 0b0001),
     ];
     for ids in [Ids::STAGE1, Ids::STAGE2] {
-        let mut rig = rig(ids, Walks::Coherent);
-        let mut domain = rig.attached(STREAM);
+        let mut fixture = fixture(ids, Walks::Coherent);
+        let mut domain = fixture.attached(STREAM);
         for (index, (memory, stage1, stage2)) in types.into_iter().enumerate() {
             let at = Iova::new(0x1000 * index as u64);
             let mapping = Mapping::read_write(memory);
-            iommu::Domain::map(&mut domain, &mut rig.source, &rig.commands, at, [chunk(0x9000, 0)], mapping)
-                .unwrap();
-            let Outcome::Translated { attributes, .. } = rig.access(STREAM, at.raw(), READ) else {
+            iommu::Domain::map(
+                &mut domain,
+                &mut fixture.memory,
+                &fixture.commands,
+                at,
+                [chunk(0x9000, 0)],
+                mapping,
+            )
+            .unwrap();
+            let Outcome::Translated { attributes, .. } = fixture.access(STREAM, at.raw(), READ) else {
                 panic!("{memory:?}")
             };
             let expected = if ids.idr[0] & 2 != 0 { stage1 } else { stage2 };
@@ -53,49 +60,52 @@ fn memory_types_are_the_ones_asked_for() {
 
 #[test]
 fn rights_are_enforced_and_recorded() {
-    let mut rig = rig(Ids::NESTED, Walks::Coherent);
-    let mut domain = rig.attached(STREAM);
+    let mut fixture = fixture(Ids::NESTED, Walks::Coherent);
+    let mut domain = fixture.attached(STREAM);
     let mapping = Mapping::read_only(MemoryType::WriteBack);
     let at = Iova::new(0x4000);
-    iommu::Domain::map(&mut domain, &mut rig.source, &rig.commands, at, [chunk(0x9000, 0)], mapping).unwrap();
-    assert!(matches!(rig.access(STREAM, 0x4000, READ), Outcome::Translated { to: 0x9000, .. }));
-    assert_eq!(rig.access(STREAM, 0x4008, WRITE), Outcome::Aborted(Some(EventKind::Permission)));
-    let [Report::Event(event)] = rig.reports()[..] else { panic!() };
+    iommu::Domain::map(&mut domain, &mut fixture.memory, &fixture.commands, at, [chunk(0x9000, 0)], mapping)
+        .unwrap();
+    assert!(matches!(fixture.access(STREAM, 0x4000, READ), Outcome::Translated { to: 0x9000, .. }));
+    assert_eq!(fixture.access(STREAM, 0x4008, WRITE), Outcome::Aborted(Some(EventKind::Permission)));
+    let [EventReport::Event(event)] = fixture.reports()[..] else { panic!() };
     assert_eq!(event.to_string(), "smmu: event F_PERMISSION sid=0x8 iova=0x4008 write stage=1 class=IN");
-    assert_eq!(rig.world.model.borrow().event_interrupts, 1);
+    assert_eq!(fixture.machine.model.borrow().event_interrupts, 1);
 }
 
 #[test]
 fn a_domain_has_only_the_bits_that_are_there() {
-    let mut rig = rig(Ids::STAGE2, Walks::Coherent);
-    let mut source = Source(rig.world.clone());
+    let mut fixture = fixture(Ids::STAGE2, Walks::Coherent);
+    let mut memory = TestMemory(fixture.machine.clone());
     for bits in [24, 45, 48, 49] {
-        let domain = Domain::new(&rig.features, &mut rig.tags, &mut source, &mut rig.source, bits);
+        let domain =
+            PagingDomain::new(&fixture.features, &mut fixture.tags, &mut memory, &mut fixture.memory, bits);
         assert_eq!(domain.unwrap_err(), DomainError::InputBits(bits));
     }
     for bits in [25, 30, 31, 39, 40, 44] {
         let mut domain =
-            Domain::new(&rig.features, &mut rig.tags, &mut source, &mut rig.source, bits).unwrap();
+            PagingDomain::new(&fixture.features, &mut fixture.tags, &mut memory, &mut fixture.memory, bits)
+                .unwrap();
         let last = (1 << bits) - PAGE_SIZE;
-        rig.map(&mut domain, last, &[chunk(0x8000, 0)]).unwrap();
-        rig.attach(STREAM, &mut domain).unwrap();
-        assert_eq!((rig.reach(last), rig.reach(1 << bits)), (Some(0x8000), None), "{bits}");
-        rig.detach(STREAM, &mut domain).unwrap();
+        fixture.map(&mut domain, last, &[chunk(0x8000, 0)]).unwrap();
+        fixture.attach(STREAM, &mut domain).unwrap();
+        assert_eq!((fixture.reach(last), fixture.reach(1 << bits)), (Some(0x8000), None), "{bits}");
+        fixture.detach(STREAM, &mut domain).unwrap();
     }
 }
 
 #[test]
 fn domains_do_not_see_each_other() {
     for (ids, walks) in kinds() {
-        let mut rig = rig(ids, walks);
-        let (mut first, other) = (rig.attached(STREAM), StreamId::new(3));
-        let mut second = rig.attached(other);
-        rig.map(&mut first, 0x1000, &[chunk(0x8000, 0)]).unwrap();
-        rig.map(&mut second, 0x1000, &[chunk(0x9000, 0)]).unwrap();
-        assert_eq!(rig.reach(0x1000), Some(0x8000));
-        assert!(matches!(rig.access(other, 0x1000, READ), Outcome::Translated { to: 0x9000, .. }));
-        let stale = rig.unmap(&mut first, 0x1000, 1, ());
-        rig.free(stale);
-        assert!(matches!(rig.access(other, 0x1000, READ), Outcome::Translated { to: 0x9000, .. }));
+        let mut fixture = fixture(ids, walks);
+        let (mut first, other) = (fixture.attached(STREAM), StreamId::new(3));
+        let mut second = fixture.attached(other);
+        fixture.map(&mut first, 0x1000, &[chunk(0x8000, 0)]).unwrap();
+        fixture.map(&mut second, 0x1000, &[chunk(0x9000, 0)]).unwrap();
+        assert_eq!(fixture.reach(0x1000), Some(0x8000));
+        assert!(matches!(fixture.access(other, 0x1000, READ), Outcome::Translated { to: 0x9000, .. }));
+        let stale = fixture.unmap(&mut first, 0x1000, 1, ());
+        fixture.free(stale);
+        assert!(matches!(fixture.access(other, 0x1000, READ), Outcome::Translated { to: 0x9000, .. }));
     }
 }

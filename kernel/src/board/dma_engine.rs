@@ -86,7 +86,7 @@ mod tests {
     use super::super::fixture;
     use super::*;
     use addr::{Chunk, Iova, Order, Pfn};
-    use drivers::bcm2836::Source;
+    use drivers::bcm2836::InterruptSource;
     use drivers::direct::Direct;
     use drivers::iommu::{Domain, Placement};
     use dtoolkit::model::DeviceTree;
@@ -126,7 +126,7 @@ mod tests {
         let engine = engine(&board(PI_3.0, PI_3.1, 0x7f34)).unwrap();
         assert_eq!((engine.channel, engine.coherent), (2, false));
         assert_eq!(engine.registers, AddrRange::from_len(PhysAddr::new(0x3f00_7200), 0x100).unwrap());
-        let interrupt = Interrupt::Bcm2836(Source::Peripheral { bank: 1, number: 18 });
+        let interrupt = Interrupt::Bcm2836(InterruptSource::Peripheral { bank: 1, number: 18 });
         assert_eq!(engine.interrupt, Some(interrupt));
     }
 

@@ -5,7 +5,7 @@ use super::{Place, Reason, Tree};
 use addr::{AddrRange, PhysAddr};
 use alloc::vec;
 use alloc::vec::Vec;
-use drivers::bcm2836::Source;
+use drivers::bcm2836::InterruptSource;
 use drivers::gic::{self, IntId, Trigger};
 use drivers::interrupts::Interrupt;
 use drivers::pcie::Phandle;
@@ -187,8 +187,8 @@ fn decode_bcm2836(cells: &mut Cells<'_>, local: bool) -> Result<Interrupt, Reaso
     let mut next = || cells.next().ok_or(Reason::Malformed("interrupts"));
     let [first, second] = [next()?, next()?];
     let source = match local {
-        true => Source::Local(first),
-        false => Source::Peripheral { bank: first, number: second },
+        true => InterruptSource::Local(first),
+        false => InterruptSource::Peripheral { bank: first, number: second },
     };
     let exists = if local { first < 32 } else { first < 3 && second < 32 };
     if exists { Ok(Interrupt::Bcm2836(source)) } else { Err(Reason::BadInterrupt([first, second, 0])) }
@@ -320,9 +320,9 @@ mod tests {
         let at = |parent, cells: &[u32], index| {
             interrupts_of(&model, &[("interrupt-parent", &[parent]), ("interrupts", cells)], index)
         };
-        let timer = Ok(Interrupt::Bcm2836(Source::Local(3)));
+        let timer = Ok(Interrupt::Bcm2836(InterruptSource::Local(3)));
         assert_eq!(at(local, &[0, 4, 1, 4, 3, 4, 2, 4], 2), timer);
-        let uart = Ok(Interrupt::Bcm2836(Source::Peripheral { bank: 2, number: 25 }));
+        let uart = Ok(Interrupt::Bcm2836(InterruptSource::Peripheral { bank: 2, number: 25 }));
         assert_eq!(at(peripherals, &[2, 25], 0), uart);
         assert_eq!(at(peripherals, &[3, 25], 0), Err(Reason::BadInterrupt([3, 25, 0])));
         assert_eq!(at(local, &[32, 4], 0), Err(Reason::BadInterrupt([32, 4, 0])));

@@ -7,7 +7,8 @@ use addr::{AddrRange, PhysAddr};
 use alloc::vec::Vec;
 use core::ops::RangeInclusive;
 use drivers::pcie::{
-    HostDescription, HostWindow, InterruptMap, InterruptRoute, Phandle, RequesterMap, RequesterRange, Space,
+    HostDescription, HostWindow, InterruptMap, InterruptRoute, PciSpace, Phandle, RequesterMap,
+    RequesterRange,
 };
 
 /// Configuration space of one bus.
@@ -117,9 +118,9 @@ fn window(cells: &mut Cells<'_>, parent: &Place<'_>, size: usize) -> Result<Opti
     let cpu = cells.take(parent.address_cells()).ok_or(short)?;
     let len = cells.take(size).ok_or(short)?;
     let space = match flags >> 24 & 3 {
-        1 => Space::Io,
-        2 => Space::Memory32,
-        3 => Space::Memory64,
+        1 => PciSpace::Io,
+        2 => PciSpace::Memory32,
+        3 => PciSpace::Memory64,
         // Configuration space: `reg` says it better.
         _ => return Ok(None),
     };
@@ -187,9 +188,9 @@ mod tests {
             len,
         };
         let windows = [
-            window(Space::Io, 0, 0x3eff_0000, 0x1_0000),
-            window(Space::Memory32, 0x1000_0000, 0x1000_0000, 0x2eff_0000),
-            window(Space::Memory64, 0x80_0000_0000, 0x80_0000_0000, 0x80_0000_0000),
+            window(PciSpace::Io, 0, 0x3eff_0000, 0x1_0000),
+            window(PciSpace::Memory32, 0x1000_0000, 0x1000_0000, 0x2eff_0000),
+            window(PciSpace::Memory64, 0x80_0000_0000, 0x80_0000_0000, 0x80_0000_0000),
         ];
         assert_eq!(host.windows, windows);
         assert_eq!(host.iommu.lookup(0x0108), Some((Phandle(fixture::SMMU), 0x0108)));

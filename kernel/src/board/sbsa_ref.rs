@@ -8,7 +8,8 @@ use addr::{AddrRange, PhysAddr};
 use alloc::vec::Vec;
 use drivers::gic::{self, IntId, Trigger};
 use drivers::pcie::{
-    HostDescription, HostWindow, InterruptMap, InterruptRoute, Phandle, RequesterMap, RequesterRange, Space,
+    HostDescription, HostWindow, InterruptMap, InterruptRoute, PciSpace, Phandle, RequesterMap,
+    RequesterRange,
 };
 
 const COMPATIBLE: &str = "linux,sbsa-ref";
@@ -81,9 +82,9 @@ fn pci_host() -> HostDescription {
         buses: 0..=255,
         domain: 0,
         windows: Vec::from([
-            window(Space::Io, 0, 0x7fff_0000, 0x1_0000),
-            window(Space::Memory32, 0x8000_0000, 0x8000_0000, 0x7000_0000),
-            window(Space::Memory64, 0x1_0000_0000, 0x1_0000_0000, 0xff_0000_0000),
+            window(PciSpace::Io, 0, 0x7fff_0000, 0x1_0000),
+            window(PciSpace::Memory32, 0x8000_0000, 0x8000_0000, 0x7000_0000),
+            window(PciSpace::Memory64, 0x1_0000_0000, 0x1_0000_0000, 0xff_0000_0000),
         ]),
         interrupts: interrupts(),
         iommu: all(SMMU),

@@ -8,7 +8,7 @@ use core::sync::atomic::{
     AtomicBool, AtomicU8, AtomicU64,
     Ordering::{Acquire, Relaxed, Release},
 };
-use drivers::smmu::Mishap;
+use drivers::smmu::InjectedError;
 
 impl Class {
     /// All of them.
@@ -41,14 +41,14 @@ impl Class {
 
     /// Whether memory may be lost for good: what an IOMMU may still reach is never used again.
     pub fn loses_memory(self) -> bool {
-        self.mishap().is_some()
+        self.injected_error().is_some()
     }
 
     /// What the SMMU's driver is to report; `None` if the kernel itself fails.
-    fn mishap(self) -> Option<Mishap> {
+    fn injected_error(self) -> Option<InjectedError> {
         match self {
-            Self::Syncs => Some(Mishap::TimedOut),
-            Self::Commands => Some(Mishap::Refused),
+            Self::Syncs => Some(InjectedError::TimedOut),
+            Self::Commands => Some(InjectedError::Illegal),
             _ => None,
         }
     }
@@ -95,8 +95,8 @@ pub fn arm(class: Class, which: Which) {
     SEEN.store(0, Relaxed);
     FIRED.store(false, Relaxed);
     ARMED.store(class as u8, Release);
-    if class.mishap().is_some() {
-        iommu::all().iter().for_each(|smmu| smmu.arm(Some(mishap)));
+    if class.injected_error().is_some() {
+        iommu::all().iter().for_each(|smmu| smmu.inject_errors(Some(injected_error)));
     }
 }
 
@@ -106,7 +106,7 @@ const NEVER: u64 = u64::MAX;
 
 /// Nothing fails any more. What happened since [`arm`].
 pub fn disarm() -> Happened {
-    iommu::all().iter().for_each(|smmu| smmu.arm(None));
+    iommu::all().iter().for_each(|smmu| smmu.inject_errors(None));
     ARMED.store(NONE, Relaxed);
     Happened { seen: SEEN.load(Relaxed), failed: FIRED.load(Relaxed) }
 }
@@ -144,10 +144,10 @@ pub(super) fn fails(class: Class) -> bool {
 }
 
 /// What an SMMU's driver is to report of a batch of commands.
-fn mishap() -> Option<Mishap> {
+fn injected_error() -> Option<InjectedError> {
     let armed = ARMED.load(Relaxed);
     let class = Class::ALL.into_iter().find(|class| *class as u8 == armed)?;
-    class.mishap().filter(|_| fails(class))
+    class.injected_error().filter(|_| fails(class))
 }
 
 /// Says what was about to fail, or had, when the kernel gave up.

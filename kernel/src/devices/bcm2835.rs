@@ -11,8 +11,8 @@ use arch::timer::Deadline;
 use core::fmt;
 use dma_api::DmaError;
 use drivers::bcm2835::dma::DmaChannel;
-use drivers::bcm2835::mailbox::{Framebuffer, Mailbox, MailboxError, Tag};
-use drivers::mmio::{Mmio, Window};
+use drivers::bcm2835::mailbox::{Framebuffer, Mailbox, MailboxError, PropertyTag};
+use drivers::mmio::{Mmio, MmioWindow};
 
 /// Why a device is left out.
 enum Bcm2835Error {
@@ -108,8 +108,8 @@ fn describe(mailbox: &mut Mailbox) -> Result<(), MailboxError> {
         let deadline = Deadline::in_ns(PATIENCE_NS);
         mailbox.ask(tag, || deadline.passed())
     };
-    let ([built, _], [revision, _]) = (ask(Tag::FirmwareRevision)?, ask(Tag::BoardRevision)?);
-    let ([low, high], [start, len]) = (ask(Tag::BoardSerial)?, ask(Tag::ArmMemory)?);
+    let ([built, _], [revision, _]) = (ask(PropertyTag::FirmwareRevision)?, ask(PropertyTag::BoardRevision)?);
+    let ([low, high], [start, len]) = (ask(PropertyTag::BoardSerial)?, ask(PropertyTag::ArmMemory)?);
     let (serial, len) = (u64::from(high) << 32 | u64::from(low), Size(len.into()));
     log::info!(
         "firmware {built:#x}: board {revision:#x}, serial {serial:#x}, {len} for CPUs from {start:#x}"
@@ -124,7 +124,7 @@ fn show(framebuffer: &Framebuffer, memory: &[AddrRange<PhysAddr>]) -> Result<(),
     let range = range.ok_or(Bcm2835Error::Misplaced(framebuffer.start))?;
     let at = vmalloc::map_registers(range).map_err(Bcm2835Error::Map)?;
     // SAFETY: mapped for good as Device memory, by the firmware's word a picture's and by the check above nobody's memory.
-    let mut pixels = unsafe { Window::new(at.start(), at.len()) };
+    let mut pixels = unsafe { MmioWindow::new(at.start(), at.len()) };
     for y in 0..framebuffer.height {
         for x in 0..framebuffer.width {
             pixels.write32(u64::from(y) * framebuffer.pitch + u64::from(x) * 4, tessera(x / TILE, y / TILE));

@@ -13,7 +13,7 @@ use alloc::sync::Arc;
 use arch::timer::Deadline;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use dma_api::DmaError;
-use drivers::copier::{self, BUFFER_LEN, CopyError, Direction, Notify, Transfer};
+use drivers::dma_engine::{self, BUFFER_LEN, CopyError, Notify, Transfer, TransferDirection};
 
 /// An `edu` takes 100 ms of its own time for a transfer; a machine under load takes longer to get there.
 const PATIENCE_NS: u64 = 20_000_000_000;
@@ -65,7 +65,7 @@ impl From<CopyError> for TransferError {
 pub struct Copier {
     model: Model,
     device: Arc<Device>,
-    engine: SpinLock<Box<dyn copier::Copier>>,
+    engine: SpinLock<Box<dyn dma_engine::DmaEngine>>,
     /// Transfers that it does in one go.
     most_transfers: usize,
     /// Somebody's transfer is under way.
@@ -79,7 +79,7 @@ pub struct Copier {
 
 impl Copier {
     /// The device, polled.
-    pub fn new(model: Model, device: Arc<Device>, engine: impl copier::Copier + 'static) -> Self {
+    pub fn new(model: Model, device: Arc<Device>, engine: impl dma_engine::DmaEngine + 'static) -> Self {
         Self {
             model,
             device,
@@ -136,7 +136,7 @@ impl Copier {
     /// held.
     ///
     /// # Errors
-    /// What [`copier::Copier::start`] and [`copier::Copier::outcome`] say, and [`CopyError::TimedOut`].
+    /// What [`dma_engine::DmaEngine::start`] and [`dma_engine::DmaEngine::outcome`] say, and [`CopyError::TimedOut`].
     pub fn transfer(&self, transfer: Transfer) -> Result<Done, CopyError> {
         self.transfer_all(&[transfer])
     }
@@ -176,8 +176,12 @@ impl Copier {
         let zeroes = Pages::new(BUFFER_LEN).map_err(TransferError::Clear)?;
         let lent = stream::map(&self.device, zeroes, dma_api::Direction::ToDevice);
         let lent = lent.map_err(|refused| TransferError::Clear(refused.error))?;
-        let transfer =
-            Transfer { direction: Direction::FromMemory, memory: lent.iova(), offset: 0, len: BUFFER_LEN };
+        let transfer = Transfer {
+            direction: TransferDirection::FromMemory,
+            memory: lent.iova(),
+            offset: 0,
+            len: BUFFER_LEN,
+        };
         let done = self.watched(&[transfer]);
         lent.unmap().map_err(TransferError::Clear)?;
         if done?.is_whole() { Ok(()) } else { Err(CopyError::Failed(0).into()) }

@@ -14,7 +14,7 @@ use alloc::vec::Vec;
 use core::fmt;
 use dma_api::{DmaError, DmaMask};
 use drivers::edu;
-use drivers::mmio::{Mmio, Window};
+use drivers::mmio::{Mmio, MmioWindow};
 use drivers::pcie::{Ecam, EcamError, Function, Host, HostDescription, MasterError, Phandle, StreamLive};
 
 /// A host bridge whose functions have been found.
@@ -75,7 +75,7 @@ pub fn open(description: &HostDescription) -> Option<&'static PciHost> {
 fn enumerate(description: &HostDescription) -> Result<Host, PciError> {
     let at = vmalloc::map_registers(description.ecam).map_err(PciError::Map)?;
     // SAFETY: mapped for good as Device memory, by the device tree's word configuration space, and used here alone.
-    let window = unsafe { Window::new(at.start(), at.len()) };
+    let window = unsafe { MmioWindow::new(at.start(), at.len()) };
     let config = Ecam::new(window, description.buses.clone()).map_err(PciError::Ecam)?;
     Ok(Host::enumerate(config, description.clone()))
 }

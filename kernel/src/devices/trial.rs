@@ -7,7 +7,7 @@ use crate::dma;
 use addr::{KernelVa, PAGE_SIZE};
 use core::fmt;
 use dma_api::{Attrs, DmaError};
-use drivers::copier::{CopyError, Direction, Transfer};
+use drivers::dma_engine::{CopyError, Transfer, TransferDirection};
 
 /// What the memory holds before the device writes to it.
 const MARK: u32 = 0x7e55_e4a5;
@@ -46,7 +46,7 @@ pub(super) fn run(copier: &Copier) -> Result<(), Failed> {
     word.write(MARK);
     let len = size_of::<u32>() as u64;
     let transfer =
-        Transfer { direction: Direction::ToMemory, memory: buffer.range().start(), offset: 0, len };
+        Transfer { direction: TransferDirection::ToMemory, memory: buffer.range().start(), offset: 0, len };
     let done = copier.transfer(transfer).map_err(Failed::Copy)?;
     // What an IOMMU aborts has at least come by it.
     if word.read() == MARK && done.aborted == 0 { Err(Failed::PastTheIommu) } else { Ok(()) }

@@ -78,7 +78,7 @@ impl Domain {
     }
 
     /// An empty domain of `smmu`'s.
-    pub(super) fn translated(smmu: &'static Smmu, domain: smmu::Domain, input_bits: u8) -> Arc<Self> {
+    pub(super) fn translated(smmu: &'static Smmu, domain: smmu::PagingDomain, input_bits: u8) -> Arc<Self> {
         let translated = SpinLock::new(Translated::new(smmu, domain, input_bits));
         let behind = Behind { smmu, small: Once::new(), translated };
         let domain = Arc::new(Self { kind: Kind::Translated(Box::new(behind)) });
@@ -202,7 +202,7 @@ impl Domain {
     }
 
     /// Calls `action` with the SMMU's domain, if there is one.
-    pub(super) fn with_smmu<R>(&self, action: impl FnOnce(&mut smmu::Domain) -> R) -> Option<R> {
+    pub(super) fn with_smmu<R>(&self, action: impl FnOnce(&mut smmu::PagingDomain) -> R) -> Option<R> {
         match &self.kind {
             Kind::Translated(behind) => Some(action(behind.translated.lock().smmu_domain())),
             Kind::Direct(_) => None,
@@ -266,7 +266,7 @@ impl Behind {
             Some((_, (_, table))) => table.pinned().unmap(&Tables, range, held),
             None => self.translated.lock().unmap(range, held),
         };
-        let freed = match smmu::Domain::invalidate(&self.smmu.commands, stale) {
+        let freed = match smmu::PagingDomain::invalidate(&self.smmu.commands, stale) {
             Ok(freed) => freed,
             Err(unfinished) => {
                 log::error!("IOMMU: {:?} stays out of use: {:?}", range, unfinished.error);

@@ -30,9 +30,9 @@ use drivers::mmio::Mmio;
 use drivers::pcie::Phandle;
 use drivers::region::{Region, RegionSource};
 use drivers::smmu::{
-    self, Before, Clock, CommandCounters, CommandError, CommandQueue, DestroyError, DomainError, Dropped,
-    EventQueue, Features, QueueFull, Registers, Report, StartError, StreamError, StreamTable, Tags,
-    Unsupported,
+    self, Clock, CommandCounters, CommandError, CommandQueue, DestroyError, DomainError, Dropped, EventQueue,
+    EventReport, Features, FirmwareState, QueueFull, Registers, StartError, StreamError, StreamTable,
+    TlbTagAllocator, Unsupported,
 };
 use memory::{OwnedChunk, Reach};
 use pagetable::{Entries, TableMemory};
@@ -55,7 +55,7 @@ pub struct Smmu {
     features: Features,
     pub(super) commands: Commands,
     streams: SpinLock<StreamTable>,
-    tags: SpinLock<Tags>,
+    tags: SpinLock<TlbTagAllocator>,
     events: SpinLock<Events>,
 }
 
@@ -115,12 +115,12 @@ pub fn close(descriptions: &[board::Smmu]) {
         // SAFETY: mapped as Device memory for longer than this value lives, by the device tree's word an SMMU's registers, of
         // which only page 0 is used: 64 KiB, aligned, so in the 2 MiB that are mapped; nothing else uses them yet.
         let registers = unsafe { Mmio::<Registers>::new(registers) };
-        match smmu::close(&registers, Clock::system()) {
-            Ok(Before::Passed) => log::info!("smmu at {at}: aborts what it let pass before"),
-            Ok(Before::Translated) => {
+        match smmu::abort_all(&registers, Clock::system()) {
+            Ok(FirmwareState::Bypassed) => log::info!("smmu at {at}: aborts what it let pass before"),
+            Ok(FirmwareState::Translated) => {
                 log::warn!("smmu at {at}: aborts what it translated for an earlier stage")
             }
-            Ok(Before::Aborted) => {}
+            Ok(FirmwareState::Aborted) => {}
             Err(error) => log::warn!("smmu at {at}: it may let pass what it should not: {error}"),
         }
     }
@@ -170,7 +170,7 @@ fn open(description: &board::Smmu, events: u64) -> Result<Smmu, OpenError> {
     // The tree knows the interconnect, which IDR0.COHACC may not.
     features.walks = if description.coherent { Walks::Coherent } else { Walks::NonCoherent };
     features.event_room_log2 = events.ilog2() as u8;
-    let smmu::Smmu { features, commands, events, streams, tags } =
+    let smmu::SmmuV3 { features, commands, events, streams, tags } =
         smmu::start(registers, features, &mut Regions, Clock::system()).map_err(OpenError::Start)?;
     Ok(Smmu {
         phandle: description.phandle,
@@ -217,23 +217,23 @@ impl Smmu {
 
     /// From now on `mishaps` is asked whether a wait for the SMMU is to fail.
     #[cfg(feature = "checking")]
-    pub fn arm(&self, mishaps: Option<smmu::Mishaps>) {
-        self.commands.queue.lock().arm(mishaps);
+    pub fn inject_errors(&self, injector: Option<smmu::Injector>) {
+        self.commands.queue.lock().inject_errors(injector);
     }
 
-    /// Has it look for commands where there is no memory ([`CommandQueue::lose`]).
+    /// Has it look for commands where there is no memory ([`CommandQueue::break_base`]).
     ///
     /// # Errors
-    /// See [`smmu::LoseError`].
+    /// See [`smmu::BreakError`].
     #[cfg(feature = "checking")]
-    pub fn lose_queue(&self, nowhere: PhysAddr, lasting: bool) -> Result<(), smmu::LoseError> {
-        self.commands.with(|queue| queue.lose(nowhere, lasting))
+    pub fn break_queue(&self, nowhere: PhysAddr, lasting: bool) -> Result<(), smmu::BreakError> {
+        self.commands.with(|queue| queue.break_base(nowhere, lasting))
     }
 
     /// A command queue that begins anew is where it belongs.
     #[cfg(feature = "checking")]
-    pub fn find_queue(&self) {
-        self.commands.with(CommandQueue::find);
+    pub fn repair_queue(&self) {
+        self.commands.with(CommandQueue::restore_base);
     }
 
     /// Waits until it has done all that it was told before.
@@ -248,7 +248,7 @@ impl Smmu {
     pub(super) fn new_domain(&'static self) -> Result<Arc<Domain>, DmaError> {
         let bits = self.features.input_bits();
         let domain =
-            smmu::Domain::new(&self.features, &mut self.tags.lock(), &mut Regions, &mut Tables, bits);
+            smmu::PagingDomain::new(&self.features, &mut self.tags.lock(), &mut Regions, &mut Tables, bits);
         match domain {
             Ok(domain) => Ok(Domain::translated(self, domain, bits)),
             Err(DomainError::OutOfMemory) => Err(DmaError::OutOfTables),
@@ -257,7 +257,7 @@ impl Smmu {
     }
 
     /// Takes a domain apart that no device uses any more.
-    pub(super) fn destroy(&self, domain: smmu::Domain) {
+    pub(super) fn destroy(&self, domain: smmu::PagingDomain) {
         let destroyed = domain.destroy(&self.commands, &mut self.tags.lock(), &mut Regions, &mut Tables);
         match destroyed {
             Ok(()) => {}
@@ -320,25 +320,25 @@ impl Smmu {
         // A device that faults faster than this reads gets its next turn with its next interrupt.
         for _ in 0..2 {
             let more = queue.drain(|report| match report {
-                Report::Event(event) => {
+                EventReport::Event(event) => {
                     kprintln!("{event}");
                     #[cfg(feature = "checking")]
                     checking::guards::explain(self, &event);
                     now.add(event.stream);
                     self.keep(recent, count, event);
                 }
-                Report::Quiet(event) => {
+                EventReport::Quiet(event) => {
                     quarantine::tell_later();
                     now.add(event.stream);
                     self.keep(recent, count, event);
                 }
-                Report::Dropped(Dropped { stream: Some(stream), count }) => {
+                EventReport::Dropped(Dropped { stream: Some(stream), count }) => {
                     kprintln!("smmu: sid={stream} {count} more events");
                 }
-                Report::Dropped(Dropped { stream: None, count }) => {
+                EventReport::Dropped(Dropped { stream: None, count }) => {
                     kprintln!("smmu: {count} more events of many streams");
                 }
-                Report::Overflow => self.commands.say_lost(),
+                EventReport::Overflow => self.commands.say_lost(),
             });
             if !more {
                 break;
@@ -407,7 +407,7 @@ impl Handler for Smmu {
 }
 
 /// Bytes of the tables of a domain and of what leads to them.
-fn bytes_of(domain: &smmu::Domain) -> u64 {
+fn bytes_of(domain: &smmu::PagingDomain) -> u64 {
     (u64::from(domain.table_frames()) + 1) * PAGE_SIZE
 }
 

@@ -3,21 +3,21 @@
 use crate::kprintln;
 use crate::sched::time;
 use core::fmt::Display;
-use drivers::smmu::Ration;
+use drivers::smmu::RateLimiter;
 
 /// Lines in each second.
 const BURST: u32 = 8;
 
 /// What was said in this second.
 pub(super) struct Notices {
-    errors: Ration,
+    errors: RateLimiter,
     /// Times that events were lost: a line in each second.
-    losses: Ration,
+    losses: RateLimiter,
 }
 
 impl Notices {
     pub(super) const fn new() -> Self {
-        Self { errors: Ration::new(BURST), losses: Ration::new(1) }
+        Self { errors: RateLimiter::new(BURST), losses: RateLimiter::new(1) }
     }
 
     /// Prints `what`, if there is a line left for it; whether there was.

@@ -10,7 +10,7 @@ use addr::{AddrRange, Iova, MemoryType, PAGE_SHIFT, PAGE_SIZE, Run};
 use alloc::boxed::Box;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use dma_api::DmaError;
-use drivers::smmu::Pinned;
+use drivers::smmu::PinnedTable;
 use memory::Slots;
 use pagetable::{LeafBits, MapError, Mapping};
 use spin::Once;
@@ -35,13 +35,13 @@ pub(super) struct Small {
 
 /// A table and its pages' owners.
 pub(super) struct Table {
-    pinned: Pinned,
+    pinned: PinnedTable,
     slots: Slots,
     /// For loans that the device may only read, and for those that it may write too.
     loans: [LeafBits; 2],
 }
 
-const _: () = assert!(Slots::COUNT as u64 * PAGE_SIZE == Pinned::BYTES);
+const _: () = assert!(Slots::COUNT as u64 * PAGE_SIZE == PinnedTable::BYTES);
 
 /// A place for a mapping: the number of its first page, counted over all tables.
 #[derive(Clone, Copy)]
@@ -144,7 +144,7 @@ impl Small {
     ///
     /// # Errors
     /// `pin`'s.
-    pub fn grow<E>(&self, pin: impl FnOnce(Iova) -> Result<Option<Pinned>, E>) -> Result<(), E> {
+    pub fn grow<E>(&self, pin: impl FnOnce(Iova) -> Result<Option<PinnedTable>, E>) -> Result<(), E> {
         let index = self.made.load(Relaxed);
         let Some(table) = self.tables.get(index) else { return Ok(()) };
         match pin(Self::start_of(index))? {
@@ -163,7 +163,7 @@ impl Small {
 
     /// The first address of a table.
     fn start_of(index: usize) -> Iova {
-        Iova::new(Self::HIGHEST.raw() + 1 - (index as u64 + 1) * Pinned::BYTES)
+        Iova::new(Self::HIGHEST.raw() + 1 - (index as u64 + 1) * PinnedTable::BYTES)
     }
 
     /// Maps `chunks`, `len` bytes, at a place that was taken for them; on failure it is free again.
@@ -212,7 +212,7 @@ impl Small {
     /// The table that `range` was mapped in, if it is one of these.
     #[inline]
     pub fn table_of(&self, range: AddrRange<Iova>) -> Option<(usize, &Table)> {
-        let index = (Self::HIGHEST.raw().wrapping_sub(range.start().raw()) / Pinned::BYTES) as usize;
+        let index = (Self::HIGHEST.raw().wrapping_sub(range.start().raw()) / PinnedTable::BYTES) as usize;
         Some((index, self.tables.get(index)?.get()?))
     }
 
@@ -248,7 +248,7 @@ fn slots(len: u64) -> u32 {
 }
 
 impl Table {
-    fn new(pinned: Pinned) -> Self {
+    fn new(pinned: PinnedTable) -> Self {
         let loans = [Mapping::read_only, Mapping::read_write].map(|of| {
             let mapping = of(MemoryType::WriteBack);
             pinned
@@ -258,8 +258,8 @@ impl Table {
         Self { pinned, slots: Slots::new(), loans }
     }
 
-    /// See [`Pinned`].
-    pub fn pinned(&self) -> &Pinned {
+    /// See [`PinnedTable`].
+    pub fn pinned(&self) -> &PinnedTable {
         &self.pinned
     }
 }

@@ -6,7 +6,7 @@ use crate::checking::{self, Class};
 use addr::{AddrRange, Iova, Order, PAGE_SIZE, PhysAddr, Run};
 use dma_api::DmaError;
 use drivers::iommu::{Domain as _, MapError, Stale};
-use drivers::smmu::{self, Pinned};
+use drivers::smmu::{self, PinnedTable};
 use memory::{RangeAllocator, RangeError};
 use pagetable::{Leaf, Mapping};
 
@@ -14,24 +14,24 @@ use pagetable::{Leaf, Mapping};
 pub(super) struct Translated {
     smmu: &'static Smmu,
     ranges: RangeAllocator<Iova>,
-    domain: smmu::Domain,
+    domain: smmu::PagingDomain,
 }
 
 impl Translated {
     /// `domain`, in which nothing is mapped.
-    pub fn new(smmu: &'static Smmu, domain: smmu::Domain, input_bits: u8) -> Self {
+    pub fn new(smmu: &'static Smmu, domain: smmu::PagingDomain, input_bits: u8) -> Self {
         // Address 0 stays free: drivers and devices take it for "nothing".
         let space = AddrRange::new(Iova::new(PAGE_SIZE), Iova::new(1 << input_bits));
         Self { smmu, ranges: RangeAllocator::with_guard(space, checking::GUARD), domain }
     }
 
     /// The SMMU's part.
-    pub fn smmu_domain(&mut self) -> &mut smmu::Domain {
+    pub fn smmu_domain(&mut self) -> &mut smmu::PagingDomain {
         &mut self.domain
     }
 
     /// The SMMU's part, to be taken apart.
-    pub fn into_smmu_domain(self) -> smmu::Domain {
+    pub fn into_smmu_domain(self) -> smmu::PagingDomain {
         self.domain
     }
 
@@ -60,9 +60,9 @@ impl Translated {
     ///
     /// # Errors
     /// [`DmaError::OutOfTables`].
-    pub fn pin(&mut self, at: Iova) -> Result<Option<Pinned>, DmaError> {
+    pub fn pin(&mut self, at: Iova) -> Result<Option<PinnedTable>, DmaError> {
         // What is behind the range belongs to it too, and so to the table.
-        let range = AddrRange::new(at, at + (Pinned::BYTES - checking::GUARD));
+        let range = AddrRange::new(at, at + (PinnedTable::BYTES - checking::GUARD));
         if self.ranges.alloc_at(range).is_err() {
             return Ok(None);
         }

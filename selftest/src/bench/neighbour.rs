@@ -8,7 +8,7 @@ use ::alloc::sync::Arc;
 use addr::{Iova, PAGE_SIZE};
 use arch::timer;
 use dma_api::{Direction, DmaError, DmaMask, StreamMemory};
-use drivers::copier::{self, Transfer};
+use drivers::dma_engine::{self, Transfer};
 use drivers::edu;
 use kernel::devices;
 use kernel::devices::copier::Copier;
@@ -99,7 +99,7 @@ fn transfers(copier: &Copier, end: u64) -> Result<Count, DmaError> {
     while timer::now() < end {
         let lent =
             stream::map(copier.device(), page, Direction::ToDevice).map_err(|refused| refused.error)?;
-        let copied = copier.transfer(page_at(copier::Direction::FromMemory, lent.iova()));
+        let copied = copier.transfer(page_at(dma_engine::TransferDirection::FromMemory, lent.iova()));
         page = lent.unmap()?;
         match copied {
             Ok(done) if done.is_whole() => count.transfers += 1,
@@ -129,7 +129,7 @@ fn lends(device: &Arc<Device>, end: u64) -> Result<Count, DmaError> {
 fn faults(copier: &Copier, end: u64) -> Result<Count, DmaError> {
     let (mut count, before) = (Count::default(), copier.device().all_faults());
     while timer::now() < end {
-        if let Err(error) = copier.transfer(page_at(copier::Direction::ToMemory, NOWHERE)) {
+        if let Err(error) = copier.transfer(page_at(dma_engine::TransferDirection::ToMemory, NOWHERE)) {
             log::error!("{}: {error}", copier.device().name());
             break;
         }
@@ -150,6 +150,6 @@ fn first_address(device: &Device) -> Option<Iova> {
     device.first_fault()?.input.map(|input| Iova::new(input.address))
 }
 
-fn page_at(direction: copier::Direction, memory: Iova) -> Transfer {
+fn page_at(direction: dma_engine::TransferDirection, memory: Iova) -> Transfer {
     Transfer { direction, memory, offset: 0, len: PAGE_SIZE }
 }

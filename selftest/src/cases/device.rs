@@ -5,7 +5,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::slice;
-use drivers::copier::{Direction, Transfer};
+use drivers::dma_engine::{Transfer, TransferDirection};
 use kernel::devices::copier::Copier;
 use kernel::dma::Attachment;
 use kernel::memory::kmap;
@@ -17,15 +17,15 @@ pub fn edu() -> Option<&'static Copier> {
 
 /// The device reads `len` bytes at `from` into the start of its buffer.
 pub fn read_in(edu: &Copier, from: Iova, len: u64) -> Result<(), String> {
-    transfer(edu, Direction::FromMemory, from, len)
+    transfer(edu, TransferDirection::FromMemory, from, len)
 }
 
 /// The device writes the first `len` bytes of its buffer to `to`.
 pub fn write_out(edu: &Copier, to: Iova, len: u64) -> Result<(), String> {
-    transfer(edu, Direction::ToMemory, to, len)
+    transfer(edu, TransferDirection::ToMemory, to, len)
 }
 
-fn transfer(edu: &Copier, direction: Direction, memory: Iova, len: u64) -> Result<(), String> {
+fn transfer(edu: &Copier, direction: TransferDirection, memory: Iova, len: u64) -> Result<(), String> {
     edu.transfer(Transfer { direction, memory, offset: 0, len })
         .map(drop)
         .map_err(|error| format!("{direction:?} {len:#x} at {memory}: {error}"))

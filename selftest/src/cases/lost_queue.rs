@@ -27,7 +27,7 @@ fn nowhere(smmu: &Smmu) -> PhysAddr {
 }
 
 fn lose(smmu: &Smmu, lasting: bool) -> Result<(), String> {
-    smmu.lose_queue(nowhere(smmu), lasting).map_err(|error| format!("{error:?}"))
+    smmu.break_queue(nowhere(smmu), lasting).map_err(|error| format!("{error:?}"))
 }
 
 fn begins_anew() -> Outcome {
@@ -68,7 +68,7 @@ fn stays_lost() -> Outcome {
     lose(smmu, true)?;
     // More than it has room for.
     let seen = (0..300).map(|_| smmu.run_words(Command::Sync.encode())).find(|seen| *seen != STOPPED);
-    smmu.find_queue();
+    smmu.repair_queue();
     check!(seen.is_none(), "somebody who waited was told {seen:?}");
     lend(&device, 16)?;
     let after = smmu.command_counters();

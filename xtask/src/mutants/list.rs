@@ -58,14 +58,14 @@ pub const MUTANTS: [Mutant; 21] = [
     Mutant {
         name: "a second-level stream table linked before its entries are seen",
         file: "drivers/src/smmu/stream_table.rs",
-        from: "        upkeep.publish();\n        first.store(above",
+        from: "        coherency.publish();\n        first.store(above",
         to: "        first.store(above",
         judge: Judge::Smmu,
     },
     Mutant {
         name: "a tag used again while the SMMU knows it",
         file: "drivers/src/smmu/domain.rs",
-        from: "Invalidation::of_tag(self.how.tag)",
+        from: "Invalidation::of_tag(self.params.tag)",
         to: "Invalidation::NOTHING",
         judge: Judge::Smmu,
     },
@@ -92,8 +92,8 @@ pub const MUTANTS: [Mutant; 21] = [
     },
     Mutant {
         name: "what leaves a pinned table not invalidated",
-        file: "drivers/src/smmu/pinned.rs",
-        from: "StaleTables::new(), self.how.forget(range, true)",
+        file: "drivers/src/smmu/pinned_table.rs",
+        from: "StaleTables::new(), self.params.forget(range, true)",
         to: "StaleTables::new(), smmu_spec::Invalidation::NOTHING",
         judge: Judge::Smmu,
     },
@@ -121,8 +121,8 @@ pub const MUTANTS: [Mutant; 21] = [
     Mutant {
         name: "leaves alone invalidated where tables were unlinked",
         file: "drivers/src/smmu/domain.rs",
-        from: "self.how.forget(range, tables.is_empty())",
-        to: "self.how.forget(range, true)",
+        from: "self.params.forget(range, tables.is_empty())",
+        to: "self.params.forget(range, true)",
         judge: Judge::Smmu,
     },
     Mutant {

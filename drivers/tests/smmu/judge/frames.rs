@@ -1,6 +1,6 @@
 //! The memory that programs map. No table lives in it, and nobody ever reads it.
 
-use super::super::world::numbers::Numbers;
+use super::super::test_machine::random::Random;
 use addr::Chunk;
 use std::cell::RefCell;
 use std::fmt;
@@ -16,7 +16,7 @@ const FIRST: u64 = 0x5000_0000;
 pub struct Frames(RefCell<[Vec<Chunk>; 10]>);
 
 /// A chunk that somebody has; dropped, it may be used again.
-pub struct Loan {
+pub struct ChunkLease {
     pub chunk: Chunk,
     pool: Rc<Frames>,
 }
@@ -31,12 +31,12 @@ impl Frames {
     }
 
     /// A chunk of this order that nobody has.
-    pub fn take(self: &Rc<Self>, order: u8, numbers: &mut Numbers) -> Option<Rc<Loan>> {
+    pub fn take(self: &Rc<Self>, order: u8, random: &mut Random) -> Option<Rc<ChunkLease>> {
         let free = &mut self.0.borrow_mut()[usize::from(order)];
         let last = free.len().checked_sub(1)? as u64;
         // Mostly the one that came back last; sometimes another, so that neighbours meet.
-        let index = if numbers.once_in(4) { numbers.below(last + 1) } else { last };
-        Some(Rc::new(Loan { chunk: free.remove(index as usize), pool: self.clone() }))
+        let index = if random.once_in(4) { random.below(last + 1) } else { last };
+        Some(Rc::new(ChunkLease { chunk: free.remove(index as usize), pool: self.clone() }))
     }
 
     /// Chunks that nobody has.
@@ -50,13 +50,13 @@ impl Frames {
     }
 }
 
-impl fmt::Debug for Loan {
+impl fmt::Debug for ChunkLease {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.chunk.fmt(f)
     }
 }
 
-impl Drop for Loan {
+impl Drop for ChunkLease {
     fn drop(&mut self) {
         self.pool.0.borrow_mut()[usize::from(self.chunk.order().log2())].push(self.chunk);
     }

@@ -1,19 +1,19 @@
 //! Random programs of attach, map, unmap, free, reuse and DMA, on a machine where everything happens at the worst moment,
 //! judged access by access.
 
-mod crowd;
+mod concurrent_cpus;
+mod executor;
 mod frames;
-mod machine;
 mod mutants;
 mod oracle;
 mod pinned;
 mod program;
 
-use super::world::rig::chunk;
-pub use machine::{Trace, run_quietly};
-pub use program::{Kind, Op, Program};
+use super::test_machine::fixture::chunk;
+pub use executor::{RunTrace, run_undisturbed};
+pub use program::{MachineKind, Program, ProgramOp};
 
-use machine::{Tally, run};
+use executor::{RunTotals, run};
 use mutants::{MUTANTS, Mutant};
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::{Config, RngSeed, TestRunner};
@@ -37,7 +37,7 @@ fn seed() -> u64 {
 }
 
 /// Runs so many programs of at most so many steps, and says what they did.
-fn run_programs(cases: u32, steps: usize) -> Tally {
+fn run_programs(cases: u32, steps: usize) -> RunTotals {
     let config = Config {
         cases,
         max_shrink_iters: number("JUDGE_SHRINKS", SHRINKS),
@@ -45,7 +45,7 @@ fn run_programs(cases: u32, steps: usize) -> Tally {
         failure_persistence: None,
         ..Config::default()
     };
-    let total = Cell::new(Tally::default());
+    let total = Cell::new(RunTotals::default());
     let result = TestRunner::new(config).run(&program::programs(steps), |program| {
         let mut sum = total.get();
         sum += run(&program, |_, _| ());
@@ -59,17 +59,17 @@ fn run_programs(cases: u32, steps: usize) -> Tally {
 #[test]
 fn no_access_reaches_what_is_not_the_attachments() {
     let (programs, steps) = if cfg!(miri) { (2, 15) } else { (60, 300) };
-    let tally = run_programs(number("JUDGE_PROGRAMS", programs), steps);
-    println!("{tally:?}");
-    assert!(tally.reached * 20 > tally.accesses, "hardly anything was reached: {tally:?}");
+    let totals = run_programs(number("JUDGE_PROGRAMS", programs), steps);
+    println!("{totals:?}");
+    assert!(totals.reached * 20 > totals.accesses, "hardly anything was reached: {totals:?}");
 }
 
 #[test]
 #[ignore = "a million steps: with the profile `judge`"]
 fn a_million_steps() {
-    let tally = run_programs(2600, 800);
-    println!("{tally:?}");
-    assert!(tally.steps >= 1_000_000, "{tally:?}");
+    let totals = run_programs(2600, 800);
+    println!("{totals:?}");
+    assert!(totals.steps >= 1_000_000, "{totals:?}");
 }
 
 /// How many programs it takes until `mutant` is caught, and how; `None` after so many.
@@ -78,7 +78,7 @@ fn catch(mutant: &'static Mutant, most: u32) -> Option<(u32, String)> {
     let mut runner = TestRunner::new(config);
     (1..=most).find_map(|count| {
         let program = program::programs(300).new_tree(&mut runner).unwrap().current();
-        let run = || run(&program, |world, shared| mutant.install(world, shared));
+        let run = || run(&program, |machine, shared| mutant.install(machine, shared));
         let caught = catch_unwind(AssertUnwindSafe(run)).err()?;
         let message = caught.downcast_ref::<String>().cloned();
         let message = message.or(caught.downcast_ref::<&str>().map(|text| text.to_string()));
@@ -94,7 +94,7 @@ pub fn some_programs(count: usize, steps: usize) -> Vec<Program> {
 }
 
 /// Keeps what mutants say on their way out off the console.
-fn quietly<T>(action: impl FnOnce() -> T) -> T {
+fn without_output<T>(action: impl FnOnce() -> T) -> T {
     thread_local!(static QUIET: Cell<bool> = const { Cell::new(false) });
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
@@ -113,7 +113,7 @@ fn quietly<T>(action: impl FnOnce() -> T) -> T {
 fn every_mutant_is_caught() {
     let mut missed = Vec::new();
     for mutant in MUTANTS {
-        match quietly(|| catch(mutant, 400)) {
+        match without_output(|| catch(mutant, 400)) {
             Some((programs, how)) => println!("caught by program {programs:3}: {}: {how}", mutant.name),
             None => missed.push(mutant.name),
         }

@@ -3,9 +3,9 @@
 //! The driver's code stays as it is. What it does is altered on its way to the SMMU: commands when the SMMU reads them
 //! from the queue, barriers and cache maintenance when they would take effect, CONS when the driver reads it.
 
-use super::super::world::World;
-use super::super::world::bus::Tamper;
-use super::machine::{Phase, Shared};
+use super::super::test_machine::TestMachine;
+use super::super::test_machine::bus::MutateCommands;
+use super::executor::{DriverPhase, SharedState};
 use addr::{Asid, StreamId, Vmid};
 use arch::fake::Event;
 use smmu_spec::{Command, Extent, Scope};
@@ -19,7 +19,7 @@ pub enum Fault {
     /// A CMD_SYNC before what it is to complete.
     SyncFirst,
     /// Barriers or maintenance left out.
-    Maintenance(fn(&World, &Event) -> bool),
+    Maintenance(fn(&TestMachine, &Event) -> bool),
     /// The driver waits for the first progress, not for the end.
     WaitsForAnything,
 }
@@ -28,15 +28,15 @@ pub enum Fault {
 pub struct Mutant {
     pub name: &'static str,
     /// While it does this; always, if empty.
-    pub phases: &'static [Phase],
+    pub phases: &'static [DriverPhase],
     pub fault: Fault,
 }
 
-const fn mutant(name: &'static str, phases: &'static [Phase], fault: Fault) -> Mutant {
+const fn mutant(name: &'static str, phases: &'static [DriverPhase], fault: Fault) -> Mutant {
     Mutant { name, phases, fault }
 }
 
-use Phase::*;
+use DriverPhase::*;
 
 /// All of them. `doc/testing.md` has the same list.
 pub const MUTANTS: &[Mutant] = &[
@@ -89,16 +89,16 @@ pub const MUTANTS: &[Mutant] = &[
 ];
 
 impl Mutant {
-    /// Makes it part of `world`.
-    pub fn install(&'static self, world: &World, shared: &Rc<Shared>) {
+    /// Makes it part of `machine`.
+    pub fn install(&'static self, machine: &TestMachine, shared: &Rc<SharedState>) {
         let inside = shared.clone();
         let active = move || self.phases.is_empty() || self.phases.contains(&inside.phase.get());
         match self.fault {
             Fault::Maintenance(ignored) => {
-                *world.ignored.borrow_mut() =
-                    Some(Box::new(move |world, event| active() && ignored(world, event)));
+                *machine.ignored.borrow_mut() =
+                    Some(Box::new(move |machine, event| active() && ignored(machine, event)));
             }
-            fault => *world.tampering.borrow_mut() = Some(Box::new(Active { fault, active })),
+            fault => *machine.mutation.borrow_mut() = Some(Box::new(Active { fault, active })),
         }
     }
 }
@@ -108,7 +108,7 @@ struct Active<F> {
     active: F,
 }
 
-impl<F: Fn() -> bool> Tamper for Active<F> {
+impl<F: Fn() -> bool> MutateCommands for Active<F> {
     fn command(&mut self, before: Option<Command>, command: Command, after: Option<Command>) -> Command {
         match self.fault {
             Fault::Command(altered) if (self.active)() => altered(command).unwrap_or(NOTHING),
@@ -121,7 +121,7 @@ impl<F: Fn() -> bool> Tamper for Active<F> {
         }
     }
 
-    fn says_all_consumed(&self) -> bool {
+    fn reports_all_consumed(&self) -> bool {
         matches!(self.fault, Fault::WaitsForAnything) && (self.active)()
     }
 }
@@ -243,22 +243,22 @@ fn only_context(command: Command) -> Option<Command> {
 }
 
 /// Cleaning of anything but commands.
-fn clean(world: &World, event: &Event) -> bool {
-    matches!(event, Event::Clean(range) if !world.is_command_queue(*range))
+fn clean(machine: &TestMachine, event: &Event) -> bool {
+    matches!(event, Event::Clean(range) if !machine.is_command_queue(*range))
 }
 
-fn clean_commands(world: &World, event: &Event) -> bool {
-    matches!(event, Event::Clean(range) if world.is_command_queue(*range))
+fn clean_commands(machine: &TestMachine, event: &Event) -> bool {
+    matches!(event, Event::Clean(range) if machine.is_command_queue(*range))
 }
 
-fn clean_invalidate(_: &World, event: &Event) -> bool {
+fn clean_invalidate(_: &TestMachine, event: &Event) -> bool {
     matches!(event, Event::CleanInvalidate(_))
 }
 
-fn dsb(_: &World, event: &Event) -> bool {
+fn dsb(_: &TestMachine, event: &Event) -> bool {
     *event == Event::Barrier("dsb_sy")
 }
 
-fn dmb(_: &World, event: &Event) -> bool {
+fn dmb(_: &TestMachine, event: &Event) -> bool {
     *event == Event::Barrier("dmb_oshst")
 }

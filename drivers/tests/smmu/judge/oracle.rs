@@ -4,7 +4,7 @@
 //! A page *may* reach a frame from the moment at which the driver is asked to map it until the moment at which the driver
 //! says that it is forgotten. It *must* reach it from the end of the one call to the beginning of the other.
 
-use super::super::world::numbers::Numbers;
+use super::super::test_machine::random::Random;
 use addr::{PAGE_SHIFT, PAGE_SIZE, StreamId};
 use smmu_spec::model::Outcome;
 use smmu_spec::{Direction, Event, EventKind};
@@ -72,10 +72,10 @@ impl Oracle {
     }
 
     /// A page worth a look, as something happened to it not long ago, and a stream that may use its domain, if any.
-    pub fn recent(&self, numbers: &mut Numbers) -> Option<(Option<usize>, u64)> {
-        let index = numbers.below(RECENT as u64) as usize;
+    pub fn recent(&self, random: &mut Random) -> Option<(Option<usize>, u64)> {
+        let index = random.below(RECENT as u64) as usize;
         let (domain, page) = *self.recent.get(index)?;
-        let first = numbers.below(self.clients.len() as u64) as usize;
+        let first = random.below(self.clients.len() as u64) as usize;
         let others = (first..self.clients.len()).chain(0..first);
         let client = others.into_iter().find(|&client| self.clients[client].may.contains(&domain));
         Some((client, page))

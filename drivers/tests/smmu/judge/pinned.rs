@@ -1,57 +1,57 @@
 //! Pages of a pinned table: mapped and unmapped without the domain, each by its owner alone.
 
-use super::super::world::rig::pages_at;
-use super::super::world::{Source, World};
-use super::frames::Loan;
-use super::machine::{Held, Machine, Pending, Phase, Shared, mapping};
+use super::super::test_machine::fixture::pages_at;
+use super::super::test_machine::{TestMachine, TestMemory};
+use super::executor::{DriverPhase, Executor, HeldChunks, Pending, SharedState, mapping};
+use super::frames::ChunkLease;
 use super::program::DOMAINS;
 use addr::{AddrRange, Iova, PAGE_SHIFT};
-use drivers::smmu::Pinned;
+use drivers::smmu::PinnedTable;
 use pagetable::MapError;
 use std::rc::Rc;
 
 /// Where each domain's pinned table begins: beside what others map, so that they share the tables above.
 pub const FIRST: u64 = 0x600;
 /// Pages of a table.
-const PAGES: u64 = Pinned::BYTES >> PAGE_SHIFT;
+const PAGES: u64 = PinnedTable::BYTES >> PAGE_SHIFT;
 
 /// What one call has mapped in a pinned table.
-pub struct Run {
+pub struct PinnedRun {
     pub domain: usize,
-    table: Pinned,
+    table: PinnedTable,
     range: AddrRange<Iova>,
-    held: Held,
+    held: HeldChunks,
 }
 
 /// The table of each domain that has one.
-pub type Tables = [Option<Pinned>; DOMAINS];
+pub type PinnedTables = [Option<PinnedTable>; DOMAINS];
 
-impl Run {
+impl PinnedRun {
     fn pages(&self) -> Vec<u64> {
         (self.range.start().raw() >> PAGE_SHIFT..self.range.end().raw() >> PAGE_SHIFT).collect()
     }
 }
 
 /// Takes a run out of its table. Needs no lock: another CPU may do so whatever becomes of the rest of the domain.
-pub fn unmap(world: &Rc<World>, shared: &Shared, run: Run, step: u64) -> Pending {
+pub fn unmap(machine: &Rc<TestMachine>, shared: &SharedState, run: PinnedRun, step: u64) -> Pending {
     let (domain, pages) = (run.domain, run.pages());
     let mut oracle = shared.oracle.borrow_mut();
     pages.iter().for_each(|&page| oracle.is_going(domain, page, step));
     drop(oracle);
-    let before = shared.phase.replace(Phase::UnmapPinned);
-    let stale = run.table.unmap(&Source(world.clone()), run.range, run.held);
+    let before = shared.phase.replace(DriverPhase::UnmapPinned);
+    let stale = run.table.unmap(&TestMemory(machine.clone()), run.range, run.held);
     shared.phase.set(before);
     Pending::new(step, domain, pages, stale)
 }
 
-impl Machine {
+impl Executor {
     /// Whether a page of the domain may only be mapped through its pinned table.
     pub fn is_pinned(&self, domain: usize, page: u64) -> bool {
         self.pinned[domain].is_some() && (FIRST..FIRST + PAGES).contains(&page)
     }
 
     /// The domain's pinned table, made now if there is none. `None` where something else is mapped, or was a moment ago.
-    fn pin(&mut self, domain: usize) -> Option<Pinned> {
+    fn pin(&mut self, domain: usize) -> Option<PinnedTable> {
         if self.pinned[domain].is_some() {
             return self.pinned[domain];
         }
@@ -66,7 +66,9 @@ impl Machine {
         (FIRST..FIRST + PAGES).step_by(32).for_each(|page| oracle.note(domain, page));
         drop(oracle);
         let at = Iova::new(FIRST << PAGE_SHIFT);
-        let pinned = self.in_phase(Phase::Pin, domain, |rig, it| it.pin(&mut rig.source, &rig.commands, at));
+        let pinned = self.in_phase(DriverPhase::Pin, domain, |fixture, it| {
+            it.pin(&mut fixture.memory, &fixture.commands, at)
+        });
         match pinned {
             Ok(table) if !taken => self.pinned[domain] = Some(table),
             Err(MapError::AlreadyMapped(of)) if taken => assert_eq!(of, at),
@@ -80,11 +82,11 @@ impl Machine {
         let Some(table) = self.pin(domain) else { return };
         let order = order.min(4);
         // As its slots are given out, mostly.
-        let is_aligned = !self.shared.numbers.borrow_mut().once_in(3);
+        let is_aligned = !self.shared.random.borrow_mut().once_in(3);
         let page = if is_aligned { page & !((1 << order) - 1) } else { page };
         let count = u64::from(count).min((PAGES - page) >> order) as u8;
-        let loans = self.loans(order, count);
-        let targets = Self::targets(&loans, FIRST + page, writable);
+        let leases = self.leases(order, count);
+        let targets = Self::targets(&leases, FIRST + page, writable);
         let mut oracle = self.shared.oracle.borrow_mut();
         if targets.is_empty() || targets.iter().any(|&(page, _)| !oracle.is_free(domain, page)) {
             return;
@@ -92,28 +94,28 @@ impl Machine {
         let step = self.step;
         targets.iter().for_each(|&(page, target)| oracle.may_lead(domain, page, step, target));
         drop(oracle);
-        let range = self.write_pinned(&table, page as usize, &loans, writable);
+        let range = self.write_pinned(&table, page as usize, &leases, writable);
         assert_eq!(range, pages_at((FIRST + page) << PAGE_SHIFT, targets.len() as u64));
         let mut oracle = self.shared.oracle.borrow_mut();
         targets.iter().for_each(|&(page, _)| oracle.leads(domain, page, step));
         drop(oracle);
-        self.shared.runs.borrow_mut().push(Run { domain, table, range, held: loans });
+        self.shared.runs.borrow_mut().push(PinnedRun { domain, table, range, held: leases });
     }
 
     fn write_pinned(
         &self,
-        table: &Pinned,
+        table: &PinnedTable,
         page: usize,
-        loans: &[Rc<Loan>],
+        leases: &[Rc<ChunkLease>],
         writable: bool,
     ) -> AddrRange<Iova> {
-        self.shared.phase.set(Phase::MapPinned);
-        let (source, mapping) = (Source(self.world.clone()), mapping(writable));
-        let mapped = match loans {
-            [loan] => table.bits(mapping).and_then(|bits| table.map_run(&source, page, &loan.chunk, bits)),
-            _ => table.map(&source, page, loans.iter().map(|loan| loan.chunk), mapping),
+        self.shared.phase.set(DriverPhase::MapPinned);
+        let (memory, mapping) = (TestMemory(self.machine.clone()), mapping(writable));
+        let mapped = match leases {
+            [lease] => table.bits(mapping).and_then(|bits| table.map_run(&memory, page, &lease.chunk, bits)),
+            _ => table.map(&memory, page, leases.iter().map(|lease| lease.chunk), mapping),
         };
-        self.shared.phase.set(Phase::Idle);
+        self.shared.phase.set(DriverPhase::Idle);
         mapped.unwrap_or_else(|error| panic!("{error:?}"))
     }
 
@@ -122,12 +124,12 @@ impl Machine {
         let index = attachment.checked_rem(self.shared.runs.borrow().len());
         let Some(index) = index else { return };
         let run = self.shared.runs.borrow_mut().swap_remove(index);
-        let pending = unmap(&self.world, &self.shared, run, self.step);
+        let pending = unmap(&self.machine, &self.shared, run, self.step);
         self.shared.pending.borrow_mut().push(pending);
     }
 
     /// The domain and all that is mapped in its pinned table are about to go.
-    pub fn take_runs(&mut self, domain: usize) -> Vec<Run> {
+    pub fn take_runs(&mut self, domain: usize) -> Vec<PinnedRun> {
         self.pinned[domain] = None;
         self.shared.runs.borrow_mut().extract_if(.., |run| run.domain == domain).collect()
     }

@@ -1,6 +1,6 @@
 //! Random programs, and how proptest makes and shrinks them.
 
-use super::super::world::Order;
+use super::super::test_machine::StoreOrder;
 use proptest::prelude::*;
 use smmu_spec::Walks;
 use smmu_spec::model::Ids;
@@ -10,9 +10,9 @@ pub const DOMAINS: usize = 3;
 /// Streams of a program.
 pub const CLIENTS: usize = 4;
 
-/// One thing to do. Numbers choose among what there is, whatever it is, so that a shrunk program still means something.
+/// One thing to do. Random choose among what there is, whatever it is, so that a shrunk program still means something.
 #[derive(Clone, Copy, Debug)]
-pub enum Op {
+pub enum ProgramOp {
     /// Maps chunks of `2^order` frames at a page, `count` of them; `order` 0 to 9.
     Map {
         domain: usize,
@@ -94,31 +94,31 @@ pub enum Op {
 /// A machine and what is done on it.
 #[derive(Clone, Debug)]
 pub struct Program {
-    pub kind: Kind,
+    pub kind: MachineKind,
     /// Of everything that the machine chooses.
     pub seed: u64,
     /// Who sends transactions.
     pub streams: [u32; CLIENTS],
     /// Bytes between frames of one order and of the next.
     pub frames_apart: u64,
-    pub ops: Vec<Op>,
+    pub ops: Vec<ProgramOp>,
 }
 
 /// A kind of machine.
 #[derive(Clone, Copy, Debug)]
-pub struct Kind {
+pub struct MachineKind {
     pub smmu: usize,
     pub walks: Walks,
-    pub order: Order,
+    pub order: StoreOrder,
 }
 
-impl Kind {
+impl MachineKind {
     pub const ALL: usize = 16;
 
     /// The kind with this number.
     pub fn new(number: usize) -> Self {
         let walks = if number & 4 == 0 { Walks::Coherent } else { Walks::NonCoherent };
-        let order = if number & 8 == 0 { Order::Weak } else { Order::Strong };
+        let order = if number & 8 == 0 { StoreOrder::Weak } else { StoreOrder::Strong };
         Self { smmu: number & 3, walks, order }
     }
 
@@ -153,40 +153,47 @@ fn pinned_page() -> impl Strategy<Value = u64> {
     prop_oneof![0..40u64, Just(495), Just(496), Just(511)]
 }
 
-fn op() -> impl Strategy<Value = Op> {
+fn op() -> impl Strategy<Value = ProgramOp> {
     let any = 0..1000usize;
-    let map = (0..DOMAINS, page(), order(), 1..6u8, prop::bool::weighted(0.8))
-        .prop_map(|(domain, page, order, count, writable)| Op::Map { domain, page, order, count, writable });
+    let map = (0..DOMAINS, page(), order(), 1..6u8, prop::bool::weighted(0.8)).prop_map(
+        |(domain, page, order, count, writable)| ProgramOp::Map { domain, page, order, count, writable },
+    );
     let map_pinned = (0..DOMAINS, pinned_page(), order(), 1..4u8, prop::bool::weighted(0.8)).prop_map(
-        |(domain, page, order, count, writable)| Op::MapPinned { domain, page, order, count, writable },
+        |(domain, page, order, count, writable)| ProgramOp::MapPinned {
+            domain,
+            page,
+            order,
+            count,
+            writable,
+        },
     );
     let part = (any.clone(), 0..24u8, 1..20u8);
     prop_oneof![
         24 => map,
         7 => map_pinned,
         3 => (0..5u8, 0..DOMAINS, page(), 1..6u8)
-            .prop_map(|(allowance, domain, page, count)| Op::MapWith { allowance, domain, page, count }),
-        9 => any.clone().prop_map(|attachment| Op::Unmap { attachment }),
-        9 => any.clone().prop_map(|attachment| Op::UnmapWhole { attachment }),
-        5 => any.clone().prop_map(|attachment| Op::UnmapPinned { attachment }),
-        6 => part.clone().prop_map(|(attachment, skip, pages)| Op::UnmapPart { attachment, skip, pages }),
-        1 => part.prop_map(|(attachment, skip, pages)| Op::UnmapPartWithoutMemory { attachment, skip, pages }),
-        18 => any.clone().prop_map(|stale| Op::Free { stale }),
-        1 => any.prop_map(|stale| Op::FreeLate { stale }),
-        8 => (0..CLIENTS, 0..DOMAINS).prop_map(|(client, domain)| Op::Attach { client, domain }),
-        3 => (0..CLIENTS).prop_map(|client| Op::Detach { client }),
-        1 => (0..DOMAINS).prop_map(|domain| Op::Renew { domain }),
-        2 => (0..DOMAINS).prop_map(|domain| Op::Trim { domain }),
-        12 => (1..12u8).prop_map(|times| Op::Dma { times }),
-        2 => Just(Op::Events),
+            .prop_map(|(allowance, domain, page, count)| ProgramOp::MapWith { allowance, domain, page, count }),
+        9 => any.clone().prop_map(|attachment| ProgramOp::Unmap { attachment }),
+        9 => any.clone().prop_map(|attachment| ProgramOp::UnmapWhole { attachment }),
+        5 => any.clone().prop_map(|attachment| ProgramOp::UnmapPinned { attachment }),
+        6 => part.clone().prop_map(|(attachment, skip, pages)| ProgramOp::UnmapPart { attachment, skip, pages }),
+        1 => part.prop_map(|(attachment, skip, pages)| ProgramOp::UnmapPartWithoutMemory { attachment, skip, pages }),
+        18 => any.clone().prop_map(|stale| ProgramOp::Free { stale }),
+        1 => any.prop_map(|stale| ProgramOp::FreeLate { stale }),
+        8 => (0..CLIENTS, 0..DOMAINS).prop_map(|(client, domain)| ProgramOp::Attach { client, domain }),
+        3 => (0..CLIENTS).prop_map(|client| ProgramOp::Detach { client }),
+        1 => (0..DOMAINS).prop_map(|domain| ProgramOp::Renew { domain }),
+        2 => (0..DOMAINS).prop_map(|domain| ProgramOp::Trim { domain }),
+        12 => (1..12u8).prop_map(|times| ProgramOp::Dma { times }),
+        2 => Just(ProgramOp::Events),
     ]
 }
 
 /// Programs of at most so many steps.
 pub fn programs(steps: usize) -> impl Strategy<Value = Program> {
-    let parts = (0..Kind::ALL, any::<u64>(), prop::collection::vec(op(), 1..=steps));
+    let parts = (0..MachineKind::ALL, any::<u64>(), prop::collection::vec(op(), 1..=steps));
     parts.prop_map(|(kind, seed, ops)| {
-        let kind = Kind::new(kind);
+        let kind = MachineKind::new(kind);
         Program { kind, seed, streams: kind.streams(), frames_apart: 1 << 32, ops }
     })
 }

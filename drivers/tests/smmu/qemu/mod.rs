@@ -5,8 +5,8 @@ mod machine;
 
 pub use machine::{Qemu, STREAMS};
 
-use super::judge::{Kind, Op, Program, Trace, run_quietly, some_programs};
-use super::world::Order;
+use super::judge::{MachineKind, Program, ProgramOp, RunTrace, run_undisturbed, some_programs};
+use super::test_machine::StoreOrder;
 use smmu_spec::Walks;
 use std::rc::Rc;
 
@@ -27,18 +27,18 @@ fn name(opcode: u8) -> &'static str {
 }
 
 /// QEMU's SMMU is never late.
-fn on_time(op: Op) -> Op {
+fn on_time(op: ProgramOp) -> ProgramOp {
     match op {
-        Op::FreeLate { stale } => Op::Free { stale },
+        ProgramOp::FreeLate { stale } => ProgramOp::Free { stale },
         op => op,
     }
 }
 
-fn compare(program: &Program) -> Trace {
-    let expected = run_quietly(program, None);
+fn compare(program: &Program) -> RunTrace {
+    let expected = run_undisturbed(program, None);
     let qemu = Rc::new(Qemu::start(program.kind.smmu));
     *qemu.expected.borrow_mut() = expected.outcomes.iter().copied().collect();
-    let seen = run_quietly(program, Some(qemu.clone()));
+    let seen = run_undisturbed(program, Some(qemu.clone()));
     assert_eq!(seen.events, expected.events, "events");
     assert!(qemu.expected.borrow().is_empty());
     let commands = qemu.commands();
@@ -51,7 +51,7 @@ fn compare(program: &Program) -> Trace {
 #[ignore = "asks QEMU: `cargo xtask test` does, where there is one"]
 fn qemus_smmu_does_what_the_model_does() {
     for (index, program) in some_programs(12, 400).into_iter().enumerate() {
-        let kind = Kind { smmu: index % 3, walks: Walks::Coherent, order: Order::Strong };
+        let kind = MachineKind { smmu: index % 3, walks: Walks::Coherent, order: StoreOrder::Strong };
         let ops = program.ops.into_iter().map(on_time).collect();
         let program = Program { kind, streams: STREAMS, frames_apart: 1 << 24, seed: program.seed, ops };
         let trace = compare(&program);

@@ -20,7 +20,7 @@ use addr::{AddrRange, Iova, PAGE_SIZE, UserVa};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use drivers::copier::{CopyError, Direction, Transfer};
+use drivers::dma_engine::{CopyError, Transfer, TransferDirection};
 
 /// Where the names of buffers in pieces start: above what any device puts on a bus.
 const NAMES: u64 = 1 << 52;
@@ -160,8 +160,8 @@ impl CopierFile {
     fn copy_range(&self, process: &Process, copy: &EduCopy) -> Result<(), Errno> {
         let direction = direction(copy)?;
         let towards = match direction {
-            Direction::FromMemory => dma_api::Direction::ToDevice,
-            Direction::ToMemory => dma_api::Direction::FromDevice,
+            TransferDirection::FromMemory => dma_api::Direction::ToDevice,
+            TransferDirection::ToMemory => dma_api::Direction::FromDevice,
         };
         let range = AddrRange::from_len(UserVa::new(copy.address), copy.len).ok_or(Errno::EFAULT)?;
         let pages = process.space.pin(range, towards.device_writes())?;
@@ -176,7 +176,11 @@ impl CopierFile {
 }
 
 /// A transfer for each piece of memory, at consecutive places of the device's buffer from `offset` on.
-fn in_order(direction: Direction, offset: u64, pieces: Vec<AddrRange<Iova>>) -> Result<Vec<Transfer>, Errno> {
+fn in_order(
+    direction: TransferDirection,
+    offset: u64,
+    pieces: Vec<AddrRange<Iova>>,
+) -> Result<Vec<Transfer>, Errno> {
     let mut next = Some(offset);
     let transfer = |piece: AddrRange<Iova>| {
         let offset = next.ok_or(Errno::EINVAL)?;
@@ -186,10 +190,10 @@ fn in_order(direction: Direction, offset: u64, pieces: Vec<AddrRange<Iova>>) -> 
     pieces.into_iter().map(transfer).collect()
 }
 
-fn direction(copy: &EduCopy) -> Result<Direction, Errno> {
+fn direction(copy: &EduCopy) -> Result<TransferDirection, Errno> {
     match (copy.direction, copy.flags) {
-        (EDU_TO_DEVICE, 0) => Ok(Direction::FromMemory),
-        (EDU_FROM_DEVICE, 0) => Ok(Direction::ToMemory),
+        (EDU_TO_DEVICE, 0) => Ok(TransferDirection::FromMemory),
+        (EDU_FROM_DEVICE, 0) => Ok(TransferDirection::ToMemory),
         _ => Err(Errno::EINVAL),
     }
 }
@@ -227,15 +231,16 @@ mod tests {
     #[test]
     fn pieces_follow_each_other_in_the_devices_buffer() {
         let piece = |at, len| AddrRange::from_len(Iova::new(at), len).unwrap();
-        let list = in_order(Direction::ToMemory, 8, vec![piece(0xc000_0ff0, 16), piece(0xd000_0000, 4)]);
+        let list =
+            in_order(TransferDirection::ToMemory, 8, vec![piece(0xc000_0ff0, 16), piece(0xd000_0000, 4)]);
         let transfer = |memory, offset, len| Transfer {
-            direction: Direction::ToMemory,
+            direction: TransferDirection::ToMemory,
             memory: Iova::new(memory),
             offset,
             len,
         };
         assert_eq!(list, Ok(vec![transfer(0xc000_0ff0, 8, 16), transfer(0xd000_0000, 24, 4)]));
-        let wraps = in_order(Direction::ToMemory, u64::MAX, vec![piece(0, 4), piece(8, 4)]);
+        let wraps = in_order(TransferDirection::ToMemory, u64::MAX, vec![piece(0, 4), piece(8, 4)]);
         assert_eq!(wraps, Err(Errno::EINVAL));
     }
 }

@@ -1,6 +1,6 @@
 //! Tables of a domain whose pages are mapped and unmapped without the domain.
 
-use super::walked::Translation;
+use super::table_memory::TranslationParams;
 use crate::iommu::Stale;
 use addr::{AddrRange, Iova, PAGE_SHIFT, PAGE_SIZE, PhysAddr, Run};
 use core::sync::atomic::AtomicU64;
@@ -12,18 +12,18 @@ use smmu_spec::Tag;
 /// A last-level table that stays in its domain's tree until the domain is destroyed. Whoever owns a page of it maps and
 /// unmaps that page alone: no walk, no lock, no table that comes or goes.
 #[derive(Clone, Copy, Debug)]
-pub struct Pinned {
+pub struct PinnedTable {
     table: PhysAddr,
     start: Iova,
-    how: Translation,
+    params: TranslationParams,
 }
 
-impl Pinned {
+impl PinnedTable {
     /// The bytes that one table translates.
     pub const BYTES: u64 = PINNED_BYTES;
 
-    pub(super) fn new(table: PhysAddr, start: Iova, how: Translation) -> Self {
-        Self { table, start, how }
+    pub(super) fn new(table: PhysAddr, start: Iova, params: TranslationParams) -> Self {
+        Self { table, start, params }
     }
 
     /// Maps `chunks`, one after the other, from page `first` of the table on, which belong to the caller and are not
@@ -43,25 +43,25 @@ impl Pinned {
         mapping: Mapping,
     ) -> Result<AddrRange<Iova>, MapError<Iova>> {
         let entries = memory.entries(self.table);
-        let written = match self.how.tag {
+        let written = match self.params.tag {
             Tag::Stage1(_) => stage1(entries).map(first, chunks, mapping),
             Tag::Stage2(_) => stage2(entries).map(first, chunks, mapping),
         }?;
         Ok(self.show(memory, first, written))
     }
 
-    /// What [`Pinned::map_run`] takes for `mapping`, good for all tables of the domain.
+    /// What [`PinnedTable::map_run`] takes for `mapping`, good for all tables of the domain.
     ///
     /// # Errors
     /// [`MapError::Inexpressible`].
     pub fn bits(&self, mapping: Mapping) -> Result<LeafBits, MapError<Iova>> {
-        match self.how.tag {
+        match self.params.tag {
             Tag::Stage1(_) => LeafBits::new::<Stage1, Iova>(mapping),
             Tag::Stage2(_) => LeafBits::new::<Stage2, Iova>(mapping),
         }
     }
 
-    /// [`Pinned::map`] of a single run, with bits that [`Pinned::bits`] made.
+    /// [`PinnedTable::map`] of a single run, with bits that [`PinnedTable::bits`] made.
     ///
     /// # Errors
     /// [`MapError::OutputTooLarge`]; nothing is mapped.
@@ -85,26 +85,26 @@ impl Pinned {
     #[inline]
     fn show<M: TableMemory>(&self, memory: &M, first: usize, written: &[AtomicU64]) -> AddrRange<Iova> {
         memory.written(written);
-        self.how.upkeep.written(written);
-        self.how.upkeep.publish();
+        self.params.coherency.written(written);
+        self.params.coherency.publish();
         let start = self.start + ((first as u64) << PAGE_SHIFT);
         AddrRange::new(start, start + ((written.len() as u64) << PAGE_SHIFT))
     }
 
-    /// Takes `range`, which one [`Pinned::map`] returned, out of the table. `held` is what must not be reused before the
+    /// Takes `range`, which one [`PinnedTable::map`] returned, out of the table. `held` is what must not be reused before the
     /// SMMU has forgotten; nor may the pages of the table.
     #[inline]
     pub fn unmap<T, M: TableMemory>(&self, memory: &M, range: AddrRange<Iova>, held: T) -> Stale<T> {
         let entries = memory.entries(self.table);
         let first = pinned_page(range.start());
         let pages = first..first + (range.len() / PAGE_SIZE) as usize;
-        let written: &[AtomicU64] = match self.how.tag {
+        let written: &[AtomicU64] = match self.params.tag {
             Tag::Stage1(_) => stage1(entries).unmap(pages),
             Tag::Stage2(_) => stage2(entries).unmap(pages),
         };
         memory.written(written);
-        self.how.upkeep.written(written);
-        Stale::new(held, range, StaleTables::new(), self.how.forget(range, true))
+        self.params.coherency.written(written);
+        Stale::new(held, range, StaleTables::new(), self.params.forget(range, true))
     }
 }
 

@@ -8,7 +8,7 @@ use smmu_spec::Tag;
 
 /// The tags that no domain has.
 #[derive(Debug)]
-pub struct Tags {
+pub struct TlbTagAllocator {
     stage1: bool,
     /// The lowest number never given out; 0 stays unused, as what a forgotten field would name.
     next: u32,
@@ -16,7 +16,7 @@ pub struct Tags {
     freed: Vec<u16>,
 }
 
-impl Tags {
+impl TlbTagAllocator {
     /// All tags that the SMMU can tell apart.
     pub(super) fn new(features: &Features) -> Self {
         let stage1 = features.uses_stage1();
@@ -56,7 +56,7 @@ mod tests {
 
     #[test]
     fn tags_are_unique_until_released() {
-        let mut tags = Tags { stage1: false, next: 1, end: 4, freed: Vec::new() };
+        let mut tags = TlbTagAllocator { stage1: false, next: 1, end: 4, freed: Vec::new() };
         let all: Vec<_> = core::iter::from_fn(|| tags.allocate()).collect();
         assert_eq!(all, [1, 2, 3].map(|number| Tag::Stage2(Vmid::new(number))));
         tags.release(all[1]);

@@ -11,7 +11,7 @@ pub const BUFFER_LEN: u64 = 4096;
 
 /// Which way a transfer goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Direction {
+pub enum TransferDirection {
     /// From memory into the device's buffer.
     FromMemory,
     /// From the device's buffer to memory.
@@ -31,7 +31,7 @@ pub enum Notify {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Transfer {
     /// Which way.
-    pub direction: Direction,
+    pub direction: TransferDirection,
     /// The memory, at the device's address for it.
     pub memory: Iova,
     /// The first byte in the device's buffer.
@@ -118,7 +118,7 @@ impl fmt::Display for CopyError {
 impl core::error::Error for CopyError {}
 
 /// A device of this kind.
-pub trait Copier: Send {
+pub trait DmaEngine: Send {
     /// How many transfers it does in one go: above 1, memory in several pieces is no obstacle.
     fn most_transfers(&self) -> usize;
 

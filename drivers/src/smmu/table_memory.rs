@@ -1,7 +1,7 @@
 //! The kernel's table memory as the page table sees it for tables that an SMMU walks.
 
+use super::coherency::Coherency;
 use super::command_queue::CommandError;
-use super::upkeep::Upkeep;
 use addr::{AddrRange, Iova, PhysAddr};
 use core::sync::atomic::{AtomicU16, AtomicU64};
 use pagetable::{Entries, TableMemory};
@@ -9,13 +9,13 @@ use smmu_spec::{Ability, Invalidation, Tag};
 
 /// How the SMMU keeps and reads a domain's translations.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Translation {
+pub(super) struct TranslationParams {
     pub tag: Tag,
     pub ability: Ability,
-    pub upkeep: Upkeep,
+    pub coherency: Coherency,
 }
 
-impl Translation {
+impl TranslationParams {
     /// What makes the SMMU forget `range`. With `leaf`, table pointers may stay.
     pub fn forget(self, range: AddrRange<Iova>, leaf: bool) -> Invalidation {
         Invalidation::of_range(self.tag, range, leaf, self.ability)
@@ -23,27 +23,27 @@ impl Translation {
 }
 
 /// Something that runs commands and waits for them.
-pub(super) trait Run: FnMut(Invalidation) -> Result<(), CommandError> {}
+pub(super) trait RunCommands: FnMut(Invalidation) -> Result<(), CommandError> {}
 
-impl<F: FnMut(Invalidation) -> Result<(), CommandError>> Run for F {}
+impl<F: FnMut(Invalidation) -> Result<(), CommandError>> RunCommands for F {}
 
 /// Frames from `memory`, maintenance for the SMMU.
 ///
 /// Of `memory` the frames are used ([`TableMemory::allocate`], `release`, `entries`, `live`), and it is told what was
 /// written: what has to be cleaned and invalidated for an SMMU is this driver's knowledge.
-pub(super) struct Walked<'a, M, F> {
+pub(super) struct SmmuTableMemory<'a, M, F> {
     pub memory: &'a mut M,
     /// Runs commands and waits for them.
     pub run: F,
-    pub how: Translation,
+    pub params: TranslationParams,
     /// The first invalidation that was not confirmed.
     pub failure: Option<CommandError>,
 }
 
-impl<M: TableMemory, F: Run> TableMemory for Walked<'_, M, F> {
+impl<M: TableMemory, F: RunCommands> TableMemory for SmmuTableMemory<'_, M, F> {
     fn allocate(&mut self) -> Option<PhysAddr> {
         let table = self.memory.allocate()?;
-        self.how.upkeep.written(self.memory.entries(table));
+        self.params.coherency.written(self.memory.entries(table));
         Some(table)
     }
 
@@ -63,17 +63,17 @@ impl<M: TableMemory, F: Run> TableMemory for Walked<'_, M, F> {
     }
 
     fn written(&self, entries: &[AtomicU64]) {
-        self.how.upkeep.written(entries);
+        self.params.coherency.written(entries);
         self.memory.written(entries);
     }
 
     fn publish(&self) {
-        self.how.upkeep.publish();
+        self.params.coherency.publish();
     }
 
     fn invalidate(&mut self, at: u64, len: u64) {
         let range = AddrRange::new(Iova::new(at), Iova::new(at + len));
-        if let Err(error) = (self.run)(self.how.forget(range, false)) {
+        if let Err(error) = (self.run)(self.params.forget(range, false)) {
             self.failure.get_or_insert(error);
         }
     }

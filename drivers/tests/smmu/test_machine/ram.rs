@@ -2,11 +2,11 @@
 //!
 //! - *Strong* and coherent: the two are one.
 //! - *Weak* and coherent: a store reaches the SMMU at the next barrier for stores, or at any moment before it
-//!   ([`Ram::drip`]), each word on its own.
+//!   ([`Ram::propagate_stores`]), each word on its own.
 //! - Not coherent: a store reaches the SMMU when its line is cleaned and a DSB completes that, or, if weak, at any moment
 //!   together with its whole line. The CPU sees what the SMMU wrote only after it has dropped the line.
 
-use super::Order;
+use super::StoreOrder;
 use addr::{AddrRange, KernelVa, PAGE_SIZE};
 use arch::fake::Event;
 use smmu_spec::Walks;
@@ -24,7 +24,7 @@ type Words = &'static [AtomicU64];
 /// All of it.
 pub struct Ram {
     walks: Walks,
-    order: Order,
+    order: StoreOrder,
     cpu: Words,
     device: Words,
     /// What of the CPU's stores is on its way no more: a word that is not as here is dirty.
@@ -33,7 +33,7 @@ pub struct Ram {
     cleaning: RefCell<Vec<(usize, [u64; LINE_WORDS])>>,
     /// Pages that the SMMU writes and the CPU does not.
     written_by_device: Vec<Cell<bool>>,
-    /// Whether it is used again by another world.
+    /// Whether it is used again by another machine.
     spare: bool,
 }
 
@@ -41,7 +41,7 @@ thread_local! {
     static SPARE: RefCell<Vec<Words>> = const { RefCell::new(Vec::new()) };
 }
 
-/// RAM full of zeroes. It is never freed, as the driver holds it as `'static`, but used again by the thread's next world.
+/// RAM full of zeroes. It is never freed, as the driver holds it as `'static`, but used again by the thread's next machine.
 fn words() -> Words {
     if let Some(words) = SPARE.with_borrow_mut(Vec::pop) {
         clear(words);
@@ -72,9 +72,9 @@ impl Drop for Ram {
 }
 
 impl Ram {
-    pub fn new(walks: Walks, order: Order) -> Self {
+    pub fn new(walks: Walks, order: StoreOrder) -> Self {
         let cpu = words();
-        let one = walks == Walks::Coherent && order == Order::Strong;
+        let one = walks == Walks::Coherent && order == StoreOrder::Strong;
         let (device, settled) = if one { (cpu, cpu) } else { (words(), words()) };
         let written_by_device = vec![Cell::new(false); PAGES];
         let (cleaning, spare) = (RefCell::default(), true);
@@ -83,7 +83,7 @@ impl Ram {
 
     /// RAM that somebody else sees as the CPU does.
     pub fn shared(words: Words) -> Self {
-        let (walks, order) = (Walks::Coherent, Order::Strong);
+        let (walks, order) = (Walks::Coherent, StoreOrder::Strong);
         let words = &words[..PAGES * PAGE_WORDS];
         clear(words);
         let written_by_device = vec![Cell::new(false); PAGES];
@@ -140,16 +140,16 @@ impl Ram {
                     self.store(line, values);
                 }
             }
-            Event::Barrier("dmb_oshst" | "dsb_sy") if self.order == Order::Weak => {
-                pages.for_each(|page| self.drip(page, || true));
+            Event::Barrier("dmb_oshst" | "dsb_sy") if self.order == StoreOrder::Weak => {
+                pages.for_each(|page| self.propagate_stores(page, || true));
             }
             _ => {}
         }
     }
 
     /// Lets some of the CPU's stores to `page` through, those for which `chosen` says so.
-    pub fn drip(&self, page: usize, mut chosen: impl FnMut() -> bool) {
-        if self.order == Order::Strong || self.written_by_device[page].get() {
+    pub fn propagate_stores(&self, page: usize, mut chosen: impl FnMut() -> bool) {
+        if self.order == StoreOrder::Strong || self.written_by_device[page].get() {
             return;
         }
         for line in (page * PAGE_WORDS..(page + 1) * PAGE_WORDS).step_by(LINE_WORDS) {

@@ -2,21 +2,21 @@
 //!
 //! Nothing runs by itself. The model does a little whenever the driver waits ([`Clock::relax`]), and time passes whenever
 //! somebody looks at it. Somebody else may be let in at every barrier, at all cache maintenance and at each step of the
-//! model ([`World::meddle`]).
+//! model ([`TestMachine::interleave`]).
 
 pub mod bus;
-pub mod numbers;
+pub mod fixture;
 pub mod ram;
-pub mod rig;
+pub mod random;
 
 use super::qemu::Qemu;
 use addr::{PAGE_SIZE, PhysAddr, StreamId};
 use arch::fake::Event;
-use bus::{Bus, FakeFile, Tampering};
+use bus::{Bus, CommandMutation, FakeFile};
 use drivers::fake::FakeRegisters;
 use drivers::mmio::Mmio;
 use drivers::region::{Region, RegionSource};
-use drivers::smmu::{Clock, PATIENCE, Registers};
+use drivers::smmu::{Clock, Registers, TIMEOUT_US};
 use pagetable::{Entries, TableMemory};
 use ram::{PAGE_WORDS, PAGES, Ram};
 use smmu_spec::model::{Ids, Model, Outcome};
@@ -27,34 +27,34 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicU16, AtomicU64};
 
 /// Microseconds from one look at the clock to the next. Patience ends after so many steps of the model.
-const TICK: u64 = if cfg!(miri) { PATIENCE / 50 } else { 100 };
+const TICK: u64 = if cfg!(miri) { TIMEOUT_US / 50 } else { 100 };
 
 /// Where RAM starts.
 const RAM: u64 = 0x4000_0000;
 
 /// The SMMU model of a test.
-pub type Smmu = Model<FakeFile, Bus>;
+pub type SmmuModel = Model<FakeFile, Bus>;
 
 /// Somebody who is told of barriers and cache maintenance.
-pub type Watcher = fn(&World, Event);
+pub type EventHook = fn(&TestMachine, Event);
 
 /// Somebody who is let in whenever anything happens, before it takes effect.
-pub type Meddler = Rc<dyn Fn(&World)>;
+pub type Interleaving = Rc<dyn Fn(&TestMachine)>;
 
 /// Which barriers and maintenance do not happen.
-pub type Ignored = Box<dyn Fn(&World, &Event) -> bool>;
+pub type Ignored = Box<dyn Fn(&TestMachine, &Event) -> bool>;
 
 /// In which order the SMMU sees what the CPU stores.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Order {
+pub enum StoreOrder {
     /// In the order of the program.
     Strong,
     /// In any, between two barriers.
     Weak,
 }
 
-/// All of it. Tests hold it through [`World::new`]'s `Rc`; the clock and the cache find it by thread.
-pub struct World {
+/// All of it. Tests hold it through [`TestMachine::new`]'s `Rc`; the clock and the cache find it by thread.
+pub struct TestMachine {
     pub ram: Rc<Ram>,
     /// Pages in use, and for tables their counters.
     used: RefCell<BTreeMap<usize, u64>>,
@@ -65,15 +65,15 @@ pub struct World {
     pub bad_reads: Rc<Cell<u32>>,
     /// Of these, reads of commands alone: two for each.
     pub bad_commands: Rc<Cell<u32>>,
-    pub model: RefCell<Smmu>,
+    pub model: RefCell<SmmuModel>,
     /// Called after each step of the model.
-    pub after_step: Cell<Option<fn(&World)>>,
+    pub after_step: Cell<Option<fn(&TestMachine)>>,
     /// The events of the architecture layer, when they are wanted.
-    pub watch: Cell<Option<Watcher>>,
-    pub meddle: RefCell<Option<Meddler>>,
+    pub watch: Cell<Option<EventHook>>,
+    pub interleave: RefCell<Option<Interleaving>>,
     /// Barriers and maintenance that do not happen.
     pub ignored: RefCell<Option<Ignored>>,
-    pub tampering: Tampering,
+    pub mutation: CommandMutation,
     /// The SMMU, if it is not the model.
     qemu: Option<Rc<Qemu>>,
     /// What became of all accesses.
@@ -84,10 +84,10 @@ pub struct World {
 
 thread_local! {
     static SPARE: RefCell<Vec<Rc<FakeRegisters>>> = const { RefCell::new(Vec::new()) };
-    static WORLD: RefCell<Option<Rc<World>>> = const { RefCell::new(None) };
+    static MACHINE: RefCell<Option<Rc<TestMachine>>> = const { RefCell::new(None) };
 }
 
-/// Registers that read zero: a world's that is gone, since they are never freed.
+/// Registers that read zero: a machine's that is gone, since they are never freed.
 fn registers() -> Rc<FakeRegisters> {
     let registers = SPARE.with_borrow_mut(Vec::pop);
     match registers {
@@ -99,35 +99,35 @@ fn registers() -> Rc<FakeRegisters> {
     }
 }
 
-impl Drop for World {
+impl Drop for TestMachine {
     fn drop(&mut self) {
         let _ = SPARE.try_with(|spare| spare.borrow_mut().push(self.file.clone()));
     }
 }
 
-fn with(action: impl FnOnce(&World)) {
-    let world = WORLD.with_borrow(Clone::clone);
-    if let Some(world) = world {
-        action(&world);
+fn with(action: impl FnOnce(&TestMachine)) {
+    let machine = MACHINE.with_borrow(Clone::clone);
+    if let Some(machine) = machine {
+        action(&machine);
     }
 }
 
-impl World {
+impl TestMachine {
     /// A machine with this SMMU, whose walks snoop or do not.
     pub fn new(ids: Ids, walks: Walks) -> Rc<Self> {
-        Self::with_order(ids, walks, Order::Strong)
+        Self::with_order(ids, walks, StoreOrder::Strong)
     }
 
     /// The same, and what the SMMU sees of the CPU's stores.
-    pub fn with_order(ids: Ids, walks: Walks, order: Order) -> Rc<Self> {
+    pub fn with_order(ids: Ids, walks: Walks, order: StoreOrder) -> Rc<Self> {
         Self::with_ram(ids, walks, Ram::new(walks, order), None)
     }
 
     /// A machine whose RAM and SMMU are QEMU's.
     pub fn with_qemu(ids: Ids, qemu: Rc<Qemu>) -> Rc<Self> {
-        let world = Self::with_ram(ids, Walks::Coherent, Ram::shared(qemu.ram()), Some(qemu));
-        world.qemu.iter().for_each(|qemu| qemu.reset(&world.file));
-        world
+        let machine = Self::with_ram(ids, Walks::Coherent, Ram::shared(qemu.ram()), Some(qemu));
+        machine.qemu.iter().for_each(|qemu| qemu.reset(&machine.file));
+        machine
     }
 
     fn with_ram(mut ids: Ids, walks: Walks, ram: Ram, qemu: Option<Rc<Qemu>>) -> Rc<Self> {
@@ -136,18 +136,18 @@ impl World {
         let ram = Rc::new(ram);
         let file = registers();
         let (bad_reads, bad_commands) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
-        let tampering = Tampering::default();
-        let (registers, tampering_too) = (file.clone(), tampering.clone());
+        let mutation = CommandMutation::default();
+        let (registers, mutation_too) = (file.clone(), mutation.clone());
         let bus = Bus {
             ram: ram.clone(),
             bad_reads: bad_reads.clone(),
             bad_commands: bad_commands.clone(),
             registers,
-            tampering: tampering_too,
+            mutation: mutation_too,
         };
         let registers =
-            FakeFile { registers: file.clone(), tampering: tampering.clone(), consumed: Cell::new(None) };
-        let world = Rc::new(Self {
+            FakeFile { registers: file.clone(), mutation: mutation.clone(), consumed: Cell::new(None) };
+        let machine = Rc::new(Self {
             ram,
             used: RefCell::default(),
             live: (0..PAGES).map(|_| AtomicU16::new(0)).collect(),
@@ -157,22 +157,22 @@ impl World {
             model: RefCell::new(Model::new(registers, bus, ids)),
             after_step: Cell::new(None),
             watch: Cell::new(None),
-            meddle: RefCell::default(),
+            interleave: RefCell::default(),
             ignored: RefCell::default(),
-            tampering,
+            mutation,
             qemu,
             outcomes: RefCell::default(),
             time: Cell::new(0),
             file,
         });
-        WORLD.set(Some(world.clone()));
-        arch::fake::watch(|event| with(|world| world.maintain(event)));
-        world
+        MACHINE.set(Some(machine.clone()));
+        arch::fake::watch(|event| with(|machine| machine.maintain(event)));
+        machine
     }
 
-    /// Nobody finds this thread's world any more.
+    /// Nobody finds this thread's machine any more.
     pub fn forget() {
-        WORLD.set(None);
+        MACHINE.set(None);
     }
 
     /// The registers, for the driver.
@@ -193,13 +193,13 @@ impl World {
     pub fn clock() -> Clock {
         fn now() -> u64 {
             let mut time = 0;
-            with(|world| {
-                world.time.set(world.time.get() + TICK);
-                time = world.time.get();
+            with(|machine| {
+                machine.time.set(machine.time.get() + TICK);
+                time = machine.time.get();
             });
             time
         }
-        Clock { now, relax: || with(World::step) }
+        Clock { now, relax: || with(TestMachine::step) }
     }
 
     pub fn pass_microseconds(&self, time: u64) {
@@ -209,9 +209,9 @@ impl World {
     pub fn step(&self) {
         if self.model.borrow().hung {
             // Nothing happens any more; so that patience ends soon.
-            self.pass_microseconds(PATIENCE / 4);
+            self.pass_microseconds(TIMEOUT_US / 4);
         }
-        self.let_in();
+        self.run_interleaving();
         #[cfg(feature = "loom")]
         ::loom::thread::yield_now();
         match &self.qemu {
@@ -260,10 +260,10 @@ impl World {
         self.ram.poison(first * PAGE_WORDS..(first + pages as usize) * PAGE_WORDS);
     }
 
-    fn let_in(&self) {
-        let meddler = self.meddle.borrow().clone();
-        if let Some(meddler) = meddler {
-            meddler(self);
+    fn run_interleaving(&self) {
+        let interleaving = self.interleave.borrow().clone();
+        if let Some(interleaving) = interleaving {
+            interleaving(self);
         }
     }
 
@@ -271,7 +271,7 @@ impl World {
         if let Some(watch) = self.watch.get() {
             watch(self, event);
         }
-        self.let_in();
+        self.run_interleaving();
         let ignored = self.ignored.borrow().as_ref().is_some_and(|ignored| ignored(self, &event));
         if !ignored {
             self.ram.maintain(event, self.pages().into_iter());
@@ -299,9 +299,9 @@ fn address_of(page: usize) -> PhysAddr {
 }
 
 /// The allocator, as the driver and the page table see it.
-pub struct Source(pub Rc<World>);
+pub struct TestMemory(pub Rc<TestMachine>);
 
-impl RegionSource for Source {
+impl RegionSource for TestMemory {
     fn allocate(&mut self, bytes: u64) -> Option<Region> {
         assert!(bytes.is_power_of_two() && bytes >= PAGE_SIZE, "{bytes:#x}");
         let first = self.0.take(bytes / PAGE_SIZE)?;
@@ -314,7 +314,7 @@ impl RegionSource for Source {
     }
 }
 
-impl TableMemory for Source {
+impl TableMemory for TestMemory {
     fn allocate(&mut self) -> Option<PhysAddr> {
         self.0.take(1).map(address_of)
     }

@@ -18,14 +18,14 @@ const STREAMS: usize = 64;
 
 /// A few in each [`WINDOW`], and how many were left out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Ration {
+pub struct RateLimiter {
     burst: u32,
     since: u64,
     had: u32,
     left_out: u64,
 }
 
-impl Ration {
+impl RateLimiter {
     /// `burst` in each window.
     pub const fn new(burst: u32) -> Self {
         Self { burst, since: 0, had: 0, left_out: 0 }
@@ -38,7 +38,7 @@ impl Ration {
         admits
     }
 
-    /// [`Ration::admit`] without counting.
+    /// [`RateLimiter::admit`] without counting.
     fn take(&mut self) -> bool {
         let takes = self.had < self.burst;
         self.had += u32::from(takes);
@@ -77,21 +77,21 @@ pub struct Dropped {
 #[derive(Clone, Copy)]
 struct Entry {
     stream: StreamId,
-    events: Ration,
+    events: RateLimiter,
     last_seen: u64,
     announced: bool,
 }
 
 /// The streams that were seen lately.
-pub(super) struct RateLimit {
+pub(super) struct EventRateLimit {
     entries: [Option<Entry>; STREAMS],
     /// Of all streams; what it leaves out are events whose count had no line.
-    lines: Ration,
+    lines: RateLimiter,
 }
 
-impl RateLimit {
+impl EventRateLimit {
     pub const fn new() -> Self {
-        Self { entries: [None; STREAMS], lines: Ration::new(LINES) }
+        Self { entries: [None; STREAMS], lines: RateLimiter::new(LINES) }
     }
 
     /// Whether this event of `stream` is worth a line. Calls `report` for what was left out before, when a new window
@@ -101,7 +101,7 @@ impl RateLimit {
         let slot = self.slot(stream);
         let fresh = Entry {
             stream,
-            events: Ration { since: now, ..Ration::new(BURST) },
+            events: RateLimiter { since: now, ..RateLimiter::new(BURST) },
             last_seen: now,
             announced: false,
         };
@@ -174,13 +174,13 @@ mod tests {
     }
 
     /// Whether an event is worth a line, when nothing else is to be said.
-    fn admit(limit: &mut RateLimit, number: u32, now: u64) -> bool {
+    fn admit(limit: &mut EventRateLimit, number: u32, now: u64) -> bool {
         limit.admit(stream(number), now, &mut |dropped| panic!("{dropped:?}"))
     }
 
     #[test]
     fn a_burst_is_reported_and_the_rest_counted_once() {
-        let mut limit = RateLimit::new();
+        let mut limit = EventRateLimit::new();
         let reported = (0..1024).filter(|_| admit(&mut limit, 8, 5)).count();
         assert_eq!(reported, BURST as usize);
         let mut said = Vec::new();
@@ -192,7 +192,7 @@ mod tests {
 
     #[test]
     fn a_stream_that_fell_silent_has_its_last_count_told_when_its_window_is_over() {
-        let mut limit = RateLimit::new();
+        let mut limit = EventRateLimit::new();
         (0..=BURST).for_each(|_| _ = admit(&mut limit, 8, 0));
         limit.announce(0, |_| {});
         (0..5).for_each(|_| _ = admit(&mut limit, 8, 1));
@@ -205,7 +205,7 @@ mod tests {
 
     #[test]
     fn a_new_window_says_what_the_last_one_left_out() {
-        let mut limit = RateLimit::new();
+        let mut limit = EventRateLimit::new();
         for _ in 0..BURST + 3 {
             admit(&mut limit, 1, 0);
         }
@@ -216,7 +216,7 @@ mod tests {
 
     #[test]
     fn one_noisy_stream_does_not_silence_another() {
-        let mut limit = RateLimit::new();
+        let mut limit = EventRateLimit::new();
         for _ in 0..100 {
             admit(&mut limit, 1, 0);
         }
@@ -225,7 +225,7 @@ mod tests {
 
     #[test]
     fn more_streams_than_places_share_and_lose_no_count() {
-        let mut limit = RateLimit::new();
+        let mut limit = EventRateLimit::new();
         for _ in 0..BURST + 2 {
             admit(&mut limit, 0, 1);
         }
@@ -241,7 +241,7 @@ mod tests {
     #[test]
     fn however_many_streams_fault_the_log_is_bounded_and_loses_no_count() {
         const EVENTS: u64 = if cfg!(miri) { 2000 } else { 100_000 };
-        let mut limit = RateLimit::new();
+        let mut limit = EventRateLimit::new();
         let (mut lines, mut counted) = (0, 0);
         for event in 0..EVENTS {
             let mut report = |dropped: Dropped| {
@@ -269,7 +269,7 @@ mod tests {
 
     #[test]
     fn what_a_ration_leaves_out_is_told_when_its_window_is_over() {
-        let mut ration = Ration::new(BURST);
+        let mut ration = RateLimiter::new(BURST);
         let had = (0..100).filter(|_| ration.admit()).count();
         assert_eq!((had, ration.renew(WINDOW)), (BURST as usize, None));
         assert_eq!(ration.renew(WINDOW + 1), Some(100 - u64::from(BURST)));

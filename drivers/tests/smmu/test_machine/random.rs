@@ -1,9 +1,9 @@
-//! Numbers that are the same in every run with the same seed.
+//! Random that are the same in every run with the same seed.
 
 /// A generator of them: not good ones, but quick.
-pub struct Numbers(u64);
+pub struct Random(u64);
 
-impl Numbers {
+impl Random {
     pub fn new(seed: u64) -> Self {
         Self(seed ^ 0x9e37_79b9_7f4a_7c15)
     }

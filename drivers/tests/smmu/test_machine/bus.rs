@@ -1,7 +1,7 @@
 //! What lies between the driver and the SMMU model: registers and RAM, and whoever tampers with them on the way.
 
 use super::ram::Ram;
-use super::{World, word};
+use super::{TestMachine, word};
 use addr::{AddrRange, KernelVa};
 use drivers::fake::FakeRegisters;
 use smmu_spec::Command;
@@ -15,21 +15,21 @@ const CMDQ_PROD: usize = 0x98;
 const CMDQ_CONS: usize = 0x9c;
 
 /// Makes other commands of the driver's.
-pub trait Tamper {
+pub trait MutateCommands {
     /// What the SMMU shall read in place of `command`, which has these neighbours in the queue. The one after it is
     /// given only if the SMMU may read it already.
     fn command(&mut self, before: Option<Command>, command: Command, after: Option<Command>) -> Command;
     /// Whether the driver shall believe that everything is consumed.
-    fn says_all_consumed(&self) -> bool;
+    fn reports_all_consumed(&self) -> bool;
 }
 
 /// Who tampers, if anybody does.
-pub type Tampering = Rc<RefCell<Option<Box<dyn Tamper>>>>;
+pub type CommandMutation = Rc<RefCell<Option<Box<dyn MutateCommands>>>>;
 
 /// The registers as the model sees them.
 pub struct FakeFile {
     pub registers: Rc<FakeRegisters>,
-    pub tampering: Tampering,
+    pub mutation: CommandMutation,
     /// What CMDQ_CONS is, whatever the driver reads.
     pub consumed: Cell<Option<u32>>,
 }
@@ -56,7 +56,7 @@ impl RegisterFile for FakeFile {
 impl FakeFile {
     /// Lets the driver read how much is consumed, or that everything is.
     fn show_consumed(&self, consumed: u32) {
-        let lies = self.tampering.borrow().as_ref().is_some_and(|tamper| tamper.says_all_consumed());
+        let lies = self.mutation.borrow().as_ref().is_some_and(|mutate| mutate.reports_all_consumed());
         // Once the driver was lied to, the truth is kept here.
         if lies || self.consumed.get().is_some() {
             self.consumed.set(Some(consumed));
@@ -72,7 +72,7 @@ pub struct Bus {
     pub bad_reads: Rc<Cell<u32>>,
     pub bad_commands: Rc<Cell<u32>>,
     pub registers: Rc<FakeRegisters>,
-    pub tampering: Tampering,
+    pub mutation: CommandMutation,
 }
 
 /// Whether this read is one of those that are to abort.
@@ -89,7 +89,7 @@ impl Memory for Bus {
             return None;
         }
         let index = word(at).unwrap_or_else(|| panic!("the SMMU reads {at:#x}, which is not RAM"));
-        Some(self.tampered(at).unwrap_or_else(|| self.ram.device_read(index)))
+        Some(self.mutated(at).unwrap_or_else(|| self.ram.device_read(index)))
     }
 
     fn write(&mut self, at: u64, value: u64) -> bool {
@@ -97,7 +97,7 @@ impl Memory for Bus {
     }
 }
 
-impl World {
+impl TestMachine {
     /// Whether `range` of the CPU's addresses is in the command queue.
     pub fn is_command_queue(&self, range: AddrRange<KernelVa>) -> bool {
         let base = self.ram.cpu().as_ptr().addr() as u64;
@@ -118,9 +118,9 @@ impl Bus {
     }
 
     /// What somebody has made of a word of the command queue.
-    fn tampered(&self, at: u64) -> Option<u64> {
-        let mut tampering = self.tampering.borrow_mut();
-        let tamper = tampering.as_mut()?;
+    fn mutated(&self, at: u64) -> Option<u64> {
+        let mut mutation = self.mutation.borrow_mut();
+        let mutate = mutation.as_mut()?;
         let (slot, entries) = self.queue_slot(at)?;
         let base = at - at % 16 - 16 * slot;
         let command = |slot: u64| {
@@ -130,7 +130,7 @@ impl Bus {
         let produced = u64::from(self.registers.get32(CMDQ_PROD)) % entries;
         let after = Some((slot + 1) % entries).filter(|next| *next != produced).and_then(command);
         // The first word decides once for both.
-        let words = tamper.command(command(slot + entries - 1), command(slot)?, after).encode();
+        let words = mutate.command(command(slot + entries - 1), command(slot)?, after).encode();
         Some(words[(at / 8 % 2) as usize])
     }
 }

@@ -8,16 +8,16 @@ use smmu_spec::{Command, Cursor};
 
 /// How a batch is to fail.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Mishap {
+pub enum InjectedError {
     /// As if the SMMU had not answered in time.
     TimedOut,
     /// As if it had refused a command.
-    Refused,
+    Illegal,
 }
 
-/// Why [`CommandQueue::lose`] did not.
+/// Why [`CommandQueue::break_base`] did not.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum LoseError {
+pub enum BreakError {
     /// What was in the queue did not get through.
     Command(CommandError),
     /// The queue was not disabled or not enabled.
@@ -25,50 +25,50 @@ pub enum LoseError {
 }
 
 /// Says of each batch whether it is to fail, and how. Called with the queue locked.
-pub type Mishaps = fn() -> Option<Mishap>;
+pub type Injector = fn() -> Option<InjectedError>;
 
 /// What is to fail.
 #[derive(Clone, Copy, Default, Debug)]
-pub(super) struct Armed {
-    mishaps: Option<Mishaps>,
+pub(super) struct Injected {
+    injector: Option<Injector>,
     /// Where the SMMU finds no queue.
     pub(super) nowhere: Option<PhysAddr>,
 }
 
 impl CommandQueue {
-    /// From now on `mishaps` is asked at the end of each batch, whatever the SMMU did with it.
-    pub fn arm(&mut self, mishaps: Option<Mishaps>) {
-        self.armed.mishaps = mishaps;
+    /// From now on `injector` is asked at the end of each batch, whatever the SMMU did with it.
+    pub fn inject_errors(&mut self, injector: Option<Injector>) {
+        self.injected.injector = injector;
     }
 
     /// Has the SMMU read its commands at `nowhere`, where there should be no memory. A queue that begins anew is in its
-    /// memory again, unless this is to last: then only [`CommandQueue::find`] ends it. Waits for what is in the queue.
+    /// memory again, unless this is to last: then only [`CommandQueue::restore_base`] ends it. Waits for what is in the queue.
     ///
     /// # Errors
     /// The queue is in use as before, or was not enabled again.
-    pub fn lose(&mut self, nowhere: PhysAddr, lasting: bool) -> Result<(), LoseError> {
-        self.run([]).map_err(LoseError::Command)?;
-        self.armed.nowhere = Some(nowhere);
+    pub fn break_base(&mut self, nowhere: PhysAddr, lasting: bool) -> Result<(), BreakError> {
+        self.run([]).map_err(BreakError::Command)?;
+        self.injected.nowhere = Some(nowhere);
         let described = self.describe();
         self.number_from(0);
         if !lasting {
-            self.find();
+            self.restore_base();
         }
-        described.map_err(LoseError::Register)
+        described.map_err(BreakError::Register)
     }
 
     /// A queue that begins anew is in its memory from now on.
-    pub fn find(&mut self) {
-        self.armed.nowhere = None;
+    pub fn restore_base(&mut self) {
+        self.injected.nowhere = None;
     }
 
     /// What whoever waited for a batch is told of it.
     pub(super) fn told(&mut self, result: Result<(), CommandError>) -> Result<(), CommandError> {
         let words = Command::Sync.encode();
-        match self.armed.mishaps.and_then(|mishaps| mishaps()) {
+        match self.injected.injector.and_then(|injector| injector()) {
             None => result,
-            Some(Mishap::Refused) => Err(CommandError::Illegal { words }),
-            Some(Mishap::TimedOut) => Err(CommandError::TimedOut {
+            Some(InjectedError::Illegal) => Err(CommandError::Illegal { words }),
+            Some(InjectedError::TimedOut) => Err(CommandError::TimedOut {
                 produced: Cursor::new(0),
                 consumed: Cursor::new(0),
                 opcode: Command::opcode(words),

@@ -2,17 +2,17 @@
 //! maintenance and while the driver waits the devices, the SMMU and the caches do something of their own.
 
 use super::super::qemu::Qemu;
-use super::super::world::numbers::Numbers;
-use super::super::world::rig::{READ, Rig, WRITE, pages_at};
-use super::super::world::{Source, World};
-use super::crowd::Crowd;
-use super::frames::{Frames, Loan};
+use super::super::test_machine::fixture::{Fixture, READ, WRITE, pages_at};
+use super::super::test_machine::random::Random;
+use super::super::test_machine::{TestMachine, TestMemory};
+use super::concurrent_cpus::ConcurrentCpus;
+use super::frames::{ChunkLease, Frames};
 use super::oracle::{Oracle, Target};
-use super::pinned::{Run, Tables};
-use super::program::{CLIENTS, DOMAINS, Op, Program};
+use super::pinned::{PinnedRun, PinnedTables};
+use super::program::{CLIENTS, DOMAINS, Program, ProgramOp};
 use addr::{Chunk, Iova, MemoryType, PAGE_SHIFT, PAGE_SIZE, StreamId};
 use drivers::iommu::{self, MapError, Stale};
-use drivers::smmu::{CommandError, Domain, Report};
+use drivers::smmu::{CommandError, EventReport, PagingDomain};
 use pagetable::{Access, MapError as TableError, Mapping};
 use smmu_spec::model::Outcome;
 use std::cell::{Cell, RefCell};
@@ -21,7 +21,7 @@ use std::rc::Rc;
 
 /// What the driver is asked to do at this moment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Phase {
+pub enum DriverPhase {
     Start,
     Create,
     Attach,
@@ -38,32 +38,32 @@ pub enum Phase {
 }
 
 /// What the machine shares with whoever is let in.
-pub struct Shared {
+pub struct SharedState {
     pub oracle: RefCell<Oracle>,
-    pub numbers: RefCell<Numbers>,
-    pub phase: Cell<Phase>,
+    pub random: RefCell<Random>,
+    pub phase: Cell<DriverPhase>,
     /// Whether the SMMU has stopped since an earlier kernel ran it: what streams reach before that is not the driver's
     /// doing.
     pub is_ours: Cell<bool>,
     /// For so many moments the SMMU can read its queue.
-    calm: Cell<u32>,
+    cooldown: Cell<u32>,
     /// Leaves out accesses that may end in several ways.
     pub certain_only: bool,
     /// What was unmapped and not yet forgotten.
     pub pending: RefCell<Vec<Pending>>,
     /// What is mapped in pinned tables.
-    pub runs: RefCell<Vec<Run>>,
+    pub runs: RefCell<Vec<PinnedRun>>,
     /// What the driver read in the event queue.
     pub events: RefCell<Vec<String>>,
 }
 
 /// Pages that were unmapped together.
-pub type Held = Vec<Rc<Loan>>;
+pub type HeldChunks = Vec<Rc<ChunkLease>>;
 
 /// A buffer in a domain: its first page, and the chunk behind each page that is still mapped.
 struct Attachment {
     domain: usize,
-    pages: BTreeMap<u64, Rc<Loan>>,
+    pages: BTreeMap<u64, Rc<ChunkLease>>,
     /// Nobody has taken a part of it out.
     is_whole: bool,
 }
@@ -73,16 +73,16 @@ pub struct Pending {
     step: u64,
     domain: usize,
     pages: Vec<u64>,
-    stale: Stale<Held>,
+    stale: Stale<HeldChunks>,
 }
 
-pub struct Machine {
-    pub world: Rc<World>,
-    rig: Rig,
-    pub shared: Rc<Shared>,
+pub struct Executor {
+    pub machine: Rc<TestMachine>,
+    fixture: Fixture,
+    pub shared: Rc<SharedState>,
     frames: Rc<Frames>,
-    domains: Vec<Option<Domain>>,
-    pub pinned: Tables,
+    domains: Vec<Option<PagingDomain>>,
+    pub pinned: PinnedTables,
     attached: [Option<usize>; CLIENTS],
     attachments: Vec<Attachment>,
     pub step: u64,
@@ -90,7 +90,7 @@ pub struct Machine {
 
 /// What a run was like.
 #[derive(Clone, Copy, Default, Debug)]
-pub struct Tally {
+pub struct RunTotals {
     pub steps: u64,
     pub accesses: u64,
     pub reached: u64,
@@ -98,7 +98,7 @@ pub struct Tally {
     pub syncs: u64,
 }
 
-impl std::ops::AddAssign for Tally {
+impl std::ops::AddAssign for RunTotals {
     fn add_assign(&mut self, other: Self) {
         self.steps += other.steps;
         self.accesses += other.accesses;
@@ -108,21 +108,21 @@ impl std::ops::AddAssign for Tally {
     }
 }
 
-/// Runs `program` after `prepare` has had the world. Panics when anything is not as it has to be.
-pub fn run(program: &Program, prepare: impl FnOnce(&World, &Rc<Shared>)) -> Tally {
+/// Runs `program` after `prepare` has had the machine. Panics when anything is not as it has to be.
+pub fn run(program: &Program, prepare: impl FnOnce(&TestMachine, &Rc<SharedState>)) -> RunTotals {
     let kind = program.kind;
-    let world = World::with_order(kind.ids(), kind.walks, kind.order);
-    let shared = Shared::new(program, false);
-    prepare(&world, &shared);
-    leave_rubbish(&world, StreamId::new(program.streams[0]));
+    let machine = TestMachine::with_order(kind.ids(), kind.walks, kind.order);
+    let shared = SharedState::new(program, false);
+    prepare(&machine, &shared);
+    warm_up_caches(&machine, StreamId::new(program.streams[0]));
     shared.is_ours.set(false);
     let inside = shared.clone();
-    *world.meddle.borrow_mut() = Some(Rc::new(move |world| meddle(world, &inside)));
-    Machine::start(program, world, shared).run(program)
+    *machine.interleave.borrow_mut() = Some(Rc::new(move |machine| interleave(machine, &inside)));
+    Executor::start(program, machine, shared).run(program)
 }
 
 /// What a run did, in order.
-pub struct Trace {
+pub struct RunTrace {
     pub outcomes: Vec<Outcome>,
     /// The events that the driver read.
     pub events: Vec<String>,
@@ -131,39 +131,39 @@ pub struct Trace {
 }
 
 /// Runs `program` on a machine that does nothing of its own: the model, or QEMU.
-pub fn run_quietly(program: &Program, qemu: Option<Rc<Qemu>>) -> Trace {
+pub fn run_undisturbed(program: &Program, qemu: Option<Rc<Qemu>>) -> RunTrace {
     let kind = program.kind;
-    let world = match qemu {
-        Some(qemu) => World::with_qemu(kind.ids(), qemu),
-        None => World::with_order(kind.ids(), kind.walks, kind.order),
+    let machine = match qemu {
+        Some(qemu) => TestMachine::with_qemu(kind.ids(), qemu),
+        None => TestMachine::with_order(kind.ids(), kind.walks, kind.order),
     };
-    let shared = Shared::new(program, true);
-    Machine::start(program, world.clone(), shared.clone()).run(program);
-    World::forget();
-    let opcodes = world.model.borrow().opcodes.clone();
-    Trace { outcomes: world.outcomes.take(), events: shared.events.take(), opcodes }
+    let shared = SharedState::new(program, true);
+    Executor::start(program, machine.clone(), shared.clone()).run(program);
+    TestMachine::forget();
+    let opcodes = machine.model.borrow().opcodes.clone();
+    RunTrace { outcomes: machine.outcomes.take(), events: shared.events.take(), opcodes }
 }
 
 impl Pending {
     /// `pages` of a domain were unmapped by `step`.
-    pub fn new(step: u64, domain: usize, pages: Vec<u64>, stale: Stale<Held>) -> Self {
+    pub fn new(step: u64, domain: usize, pages: Vec<u64>, stale: Stale<HeldChunks>) -> Self {
         Self { step, domain, pages, stale }
     }
 
     /// What the SMMU has to forget, and what is to be said when it has: the domain, its pages and since when.
-    pub fn into_parts(self) -> (Stale<Held>, usize, Vec<u64>, u64) {
+    pub fn into_parts(self) -> (Stale<HeldChunks>, usize, Vec<u64>, u64) {
         (self.stale, self.domain, self.pages, self.step)
     }
 }
 
-impl Shared {
+impl SharedState {
     fn new(program: &Program, certain_only: bool) -> Rc<Self> {
         Rc::new(Self {
             oracle: RefCell::new(Oracle::new(DOMAINS, &program.streams.map(StreamId::new))),
-            numbers: RefCell::new(Numbers::new(program.seed)),
-            phase: Cell::new(Phase::Start),
+            random: RefCell::new(Random::new(program.seed)),
+            phase: Cell::new(DriverPhase::Start),
             is_ours: Cell::new(true),
-            calm: Cell::new(0),
+            cooldown: Cell::new(0),
             certain_only,
             pending: RefCell::default(),
             runs: RefCell::default(),
@@ -174,8 +174,8 @@ impl Shared {
 
 /// What an earlier kernel left in the SMMU's caches: an attached stream, translations, everything under the tags that the
 /// next one will use first.
-fn leave_rubbish(world: &Rc<World>, stream: StreamId) {
-    let mut before = Rig::start(world.clone()).unwrap();
+fn warm_up_caches(machine: &Rc<TestMachine>, stream: StreamId) {
+    let mut before = Fixture::start(machine.clone()).unwrap();
     let mut domain = before.attached(stream);
     for page in (0..40).chain(0x200..0x210) {
         let at = page << PAGE_SHIFT;
@@ -187,107 +187,112 @@ fn leave_rubbish(world: &Rc<World>, stream: StreamId) {
 
 /// What happens by itself at any moment: stores come through, the SMMU works on its queue, caches lose something,
 /// devices use what they have.
-fn meddle(world: &World, shared: &Shared) {
-    if !world.model.borrow().is_translating() {
+fn interleave(machine: &TestMachine, shared: &SharedState) {
+    if !machine.model.borrow().is_translating() {
         shared.is_ours.set(true);
     }
-    let mut numbers = shared.numbers.borrow_mut();
-    lose_queue(world, shared, &mut numbers);
-    if numbers.once_in(2) {
-        let pages = world.pages();
+    let mut random = shared.random.borrow_mut();
+    fail_command_reads(machine, shared, &mut random);
+    if random.once_in(2) {
+        let pages = machine.pages();
         for _ in 0..2 {
-            let page = pages[numbers.below(pages.len() as u64) as usize];
-            world.ram.drip(page, || numbers.once_in(2));
+            let page = pages[random.below(pages.len() as u64) as usize];
+            machine.ram.propagate_stores(page, || random.once_in(2));
         }
     }
-    if numbers.once_in(8) {
+    if random.once_in(8) {
         // Much at once, and everybody looks anew: a structure that is half written is seen so.
-        world.pages().into_iter().for_each(|page| world.ram.drip(page, || numbers.once_in(2)));
-        world.model.borrow_mut().lose(|| numbers.once_in(2));
-        (0..8).for_each(|_| access(world, shared, &mut numbers));
+        machine.pages().into_iter().for_each(|page| machine.ram.propagate_stores(page, || random.once_in(2)));
+        machine.model.borrow_mut().lose(|| random.once_in(2));
+        (0..8).for_each(|_| access(machine, shared, &mut random));
     }
-    let mut model = world.model.borrow_mut();
-    model.commands_per_step = numbers.below(5) as u32;
-    if numbers.once_in(4) {
+    let mut model = machine.model.borrow_mut();
+    model.commands_per_step = random.below(5) as u32;
+    if random.once_in(4) {
         model.step();
     }
-    if numbers.once_in(16) {
-        model.lose(|| numbers.once_in(8));
+    if random.once_in(16) {
+        model.lose(|| random.once_in(8));
     }
     drop(model);
-    fetch_ahead(world, shared, &mut numbers);
-    for _ in 0..numbers.below(3) {
-        access(world, shared, &mut numbers);
+    fetch_ahead(machine, shared, &mut random);
+    for _ in 0..random.below(3) {
+        access(machine, shared, &mut random);
     }
 }
 
 /// At long intervals the SMMU cannot read its queue, once or twice.
-fn lose_queue(world: &World, shared: &Shared, numbers: &mut Numbers) {
-    let calm = shared.calm.get().saturating_sub(1);
-    shared.calm.set(calm);
-    if calm == 0 && shared.is_ours.get() && numbers.once_in(500) {
-        shared.calm.set(2000);
-        world.bad_commands.set(2 + 2 * numbers.below(2) as u32);
+fn fail_command_reads(machine: &TestMachine, shared: &SharedState, random: &mut Random) {
+    let cooldown = shared.cooldown.get().saturating_sub(1);
+    shared.cooldown.set(cooldown);
+    if cooldown == 0 && shared.is_ours.get() && random.once_in(500) {
+        shared.cooldown.set(2000);
+        machine.bad_commands.set(2 + 2 * random.below(2) as u32);
     }
 }
 
 /// The SMMU looks at a page that nobody asks for.
-fn fetch_ahead(world: &World, shared: &Shared, numbers: &mut Numbers) {
+fn fetch_ahead(machine: &TestMachine, shared: &SharedState, random: &mut Random) {
     let oracle = shared.oracle.borrow();
-    if let Some((Some(client), page)) = oracle.recent(numbers) {
-        world.model.borrow_mut().fetch_ahead(oracle.stream(client), page << PAGE_SHIFT);
+    if let Some((Some(client), page)) = oracle.recent(random) {
+        machine.model.borrow_mut().fetch_ahead(oracle.stream(client), page << PAGE_SHIFT);
     }
 }
 
 /// One access of a random stream, most likely where something happened lately.
-fn access(world: &World, shared: &Shared, numbers: &mut Numbers) {
+fn access(machine: &TestMachine, shared: &SharedState, random: &mut Random) {
     if !shared.is_ours.get() {
         return;
     }
     let mut oracle = shared.oracle.borrow_mut();
-    let (client, page) = match oracle.recent(numbers) {
-        Some(recent) if !numbers.once_in(8) => recent,
-        _ => (None, numbers.below(1 << 11)),
+    let (client, page) = match oracle.recent(random) {
+        Some(recent) if !random.once_in(8) => recent,
+        _ => (None, random.below(1 << 11)),
     };
-    let any = numbers.below(CLIENTS as u64) as usize;
-    let client = client.filter(|_| !numbers.once_in(4)).unwrap_or(any);
-    let at = (page << PAGE_SHIFT) + 8 * numbers.below(512);
-    let direction = if numbers.once_in(2) { WRITE } else { READ };
+    let any = random.below(CLIENTS as u64) as usize;
+    let client = client.filter(|_| !random.once_in(4)).unwrap_or(any);
+    let at = (page << PAGE_SHIFT) + 8 * random.below(512);
+    let direction = if random.once_in(2) { WRITE } else { READ };
     if shared.certain_only && !oracle.is_certain(client, page) {
         return;
     }
-    let outcome = world.access(oracle.stream(client), at, direction);
-    world.outcomes.borrow_mut().push(outcome);
+    let outcome = machine.access(oracle.stream(client), at, direction);
+    machine.outcomes.borrow_mut().push(outcome);
     oracle.judge(client, at, direction, outcome);
 }
 
-impl Machine {
-    fn start(program: &Program, world: Rc<World>, shared: Rc<Shared>) -> Self {
-        let rig = Rig::start(world.clone()).unwrap();
-        Self::new(world, rig, shared, Frames::new(program.frames_apart))
+impl Executor {
+    fn start(program: &Program, machine: Rc<TestMachine>, shared: Rc<SharedState>) -> Self {
+        let fixture = Fixture::start(machine.clone()).unwrap();
+        Self::new(machine, fixture, shared, Frames::new(program.frames_apart))
     }
 
-    fn run(mut self, program: &Program) -> Tally {
+    fn run(mut self, program: &Program) -> RunTotals {
         self.check_idle();
         for op in &program.ops {
             self.step += 1;
-            self.shared.phase.set(Phase::Idle);
+            self.shared.phase.set(DriverPhase::Idle);
             self.execute(*op);
             arch::fake::take();
         }
         self.end()
     }
 
-    fn new(world: Rc<World>, mut rig: Rig, shared: Rc<Shared>, frames: Rc<Frames>) -> Self {
-        shared.phase.set(Phase::Create);
-        let domains = (0..DOMAINS).map(|_| Some(rig.domain().unwrap())).collect();
+    fn new(
+        machine: Rc<TestMachine>,
+        mut fixture: Fixture,
+        shared: Rc<SharedState>,
+        frames: Rc<Frames>,
+    ) -> Self {
+        shared.phase.set(DriverPhase::Create);
+        let domains = (0..DOMAINS).map(|_| Some(fixture.domain().unwrap())).collect();
         Self {
-            world,
-            rig,
+            machine,
+            fixture,
             shared,
             frames,
             domains,
-            pinned: Tables::default(),
+            pinned: PinnedTables::default(),
             attached: [None; CLIENTS],
             attachments: Vec::new(),
             step: 0,
@@ -296,64 +301,64 @@ impl Machine {
 
     /// Nothing is attached: nothing may come of any access.
     fn check_idle(&mut self) {
-        self.shared.phase.set(Phase::Idle);
+        self.shared.phase.set(DriverPhase::Idle);
         self.dma(8);
     }
 
-    fn execute(&mut self, op: Op) {
+    fn execute(&mut self, op: ProgramOp) {
         match op {
-            Op::Map { domain, page, order, count, writable } => {
+            ProgramOp::Map { domain, page, order, count, writable } => {
                 self.map(domain, page, order, count, writable);
             }
-            Op::MapWith { allowance, domain, page, count } => {
+            ProgramOp::MapWith { allowance, domain, page, count } => {
                 self.with_allowance(allowance.into(), |machine| machine.map(domain, page, 0, count, true));
             }
-            Op::MapPinned { domain, page, order, count, writable } => {
+            ProgramOp::MapPinned { domain, page, order, count, writable } => {
                 self.map_pinned(domain, page, order, count, writable);
             }
-            Op::Unmap { attachment } => {
+            ProgramOp::Unmap { attachment } => {
                 if let Some((index, pages)) = self.part(attachment, 0, usize::MAX) {
                     self.unmap(index, &pages, false);
                 }
             }
-            Op::UnmapWhole { attachment } => {
+            ProgramOp::UnmapWhole { attachment } => {
                 if let Some((index, pages)) = self.part(attachment, 0, usize::MAX) {
                     self.unmap(index, &pages, self.attachments[index].is_whole);
                 }
             }
-            Op::UnmapPinned { attachment } => self.unmap_pinned(attachment),
-            Op::UnmapPart { attachment, skip, pages } => self.unmap_part(attachment, skip, pages),
-            Op::UnmapPartWithoutMemory { attachment, skip, pages } => {
+            ProgramOp::UnmapPinned { attachment } => self.unmap_pinned(attachment),
+            ProgramOp::UnmapPart { attachment, skip, pages } => self.unmap_part(attachment, skip, pages),
+            ProgramOp::UnmapPartWithoutMemory { attachment, skip, pages } => {
                 self.with_allowance(0, |machine| machine.unmap_part(attachment, skip, pages));
             }
-            Op::Free { stale } => self.free(stale, false),
-            Op::FreeLate { stale } => self.free(stale, true),
-            Op::Attach { client, domain } => self.attach(client, domain),
-            Op::Detach { client } => self.detach(client),
-            Op::Renew { domain } => self.renew(domain),
-            Op::Trim { domain } => self.trim(domain),
-            Op::Dma { times } => self.dma(times),
-            Op::Events => self.read_events(),
+            ProgramOp::Free { stale } => self.free(stale, false),
+            ProgramOp::FreeLate { stale } => self.free(stale, true),
+            ProgramOp::Attach { client, domain } => self.attach(client, domain),
+            ProgramOp::Detach { client } => self.detach(client),
+            ProgramOp::Renew { domain } => self.renew(domain),
+            ProgramOp::Trim { domain } => self.trim(domain),
+            ProgramOp::Dma { times } => self.dma(times),
+            ProgramOp::Events => self.read_events(),
         }
     }
 
     fn with_allowance(&mut self, allowance: u64, action: impl FnOnce(&mut Self)) {
-        self.world.allowance.set(allowance);
+        self.machine.allowance.set(allowance);
         action(self);
-        self.world.allowance.set(u64::MAX);
+        self.machine.allowance.set(u64::MAX);
     }
 
     /// Calls `action` with the domain taken out, since the oracle is looked at meanwhile.
     pub fn in_phase<R>(
         &mut self,
-        phase: Phase,
+        phase: DriverPhase,
         domain: usize,
-        action: impl FnOnce(&mut Rig, &mut Domain) -> R,
+        action: impl FnOnce(&mut Fixture, &mut PagingDomain) -> R,
     ) -> R {
         let mut taken = self.domains[domain].take().expect("every domain is there between two steps");
         self.shared.phase.set(phase);
-        let result = action(&mut self.rig, &mut taken);
-        self.shared.phase.set(Phase::Idle);
+        let result = action(&mut self.fixture, &mut taken);
+        self.shared.phase.set(DriverPhase::Idle);
         self.domains[domain] = Some(taken);
         result
     }
@@ -361,8 +366,8 @@ impl Machine {
     fn map(&mut self, domain: usize, page: u64, order: u8, count: u8, writable: bool) {
         // Where blocks and groups can be used, mostly.
         let page = page & !((1 << order) - 1);
-        let loans = self.loans(order, count);
-        let targets = Self::targets(&loans, page, writable);
+        let leases = self.leases(order, count);
+        let targets = Self::targets(&leases, page, writable);
         let mut oracle = self.shared.oracle.borrow_mut();
         let unfit = |&(page, _): &(u64, Target)| {
             self.is_pinned(domain, page) || !oracle.is_free(domain, page) && !oracle.is_live(domain, page)
@@ -375,8 +380,10 @@ impl Machine {
         let step = self.step;
         targets.iter().for_each(|&(page, target)| oracle.may_lead(domain, page, step, target));
         drop(oracle);
-        let chunks: Vec<Chunk> = loans.iter().map(|loan| loan.chunk).collect();
-        let mapped = self.in_phase(Phase::Map, domain, |rig, taken| map(rig, taken, page, &chunks, writable));
+        let chunks: Vec<Chunk> = leases.iter().map(|lease| lease.chunk).collect();
+        let mapped = self.in_phase(DriverPhase::Map, domain, |fixture, taken| {
+            map(fixture, taken, page, &chunks, writable)
+        });
         self.check_mapped(mapped, taken);
         let mut oracle = self.shared.oracle.borrow_mut();
         for &(page, _) in &targets {
@@ -387,22 +394,22 @@ impl Machine {
         }
         drop(oracle);
         if mapped.is_ok() {
-            let of_each = loans.iter().flat_map(|loan| (0..loan.chunk.frames()).map(|_| loan.clone()));
+            let of_each = leases.iter().flat_map(|lease| (0..lease.chunk.frames()).map(|_| lease.clone()));
             let pages = (page..).zip(of_each).collect();
             self.attachments.push(Attachment { domain, pages, is_whole: true });
         }
     }
 
     /// So many chunks of an order that nobody has, or as many as there are.
-    pub fn loans(&self, order: u8, count: u8) -> Held {
-        let mut numbers = self.shared.numbers.borrow_mut();
-        (0..count).map_while(|_| self.frames.take(order, &mut numbers)).collect()
+    pub fn leases(&self, order: u8, count: u8) -> HeldChunks {
+        let mut random = self.shared.random.borrow_mut();
+        (0..count).map_while(|_| self.frames.take(order, &mut random)).collect()
     }
 
     /// The pages from `page` on, and where they are to lead.
-    pub fn targets(loans: &[Rc<Loan>], page: u64, writable: bool) -> Vec<(u64, Target)> {
-        let frames = loans.iter().flat_map(|loan| {
-            (0..loan.chunk.frames()).map(|frame| loan.chunk.start().raw() + frame * PAGE_SIZE)
+    pub fn targets(leases: &[Rc<ChunkLease>], page: u64, writable: bool) -> Vec<(u64, Target)> {
+        let frames = leases.iter().flat_map(|lease| {
+            (0..lease.chunk.frames()).map(|frame| lease.chunk.start().raw() + frame * PAGE_SIZE)
         });
         (page..).zip(frames.map(|frame| Target { frame, writable })).collect()
     }
@@ -415,7 +422,7 @@ impl Machine {
                 assert_eq!(at, Iova::new(page << PAGE_SHIFT), "the first page that was there before");
             }
             (Err(MapError::Table(TableError::OutOfTables)), _) => {
-                assert_eq!(self.world.allowance.get(), 0, "out of tables");
+                assert_eq!(self.machine.allowance.get(), 0, "out of tables");
             }
             other => panic!("{other:x?}"),
         }
@@ -440,18 +447,18 @@ impl Machine {
     /// With `whole`, that it is all of an attachment is said.
     fn unmap(&mut self, index: usize, pages: &[u64], whole: bool) {
         let (step, domain) = (self.step, self.attachments[index].domain);
-        let held: Held = pages.iter().map(|page| self.attachments[index].pages[page].clone()).collect();
+        let held: HeldChunks = pages.iter().map(|page| self.attachments[index].pages[page].clone()).collect();
         let mut oracle = self.shared.oracle.borrow_mut();
         pages.iter().for_each(|&page| oracle.is_going(domain, page, step));
         oracle.set_unsure(Some(domain));
         drop(oracle);
         let range = pages_at(pages[0] << PAGE_SHIFT, pages.len() as u64);
         let shared = self.shared.clone();
-        let unmapped = self.in_phase(Phase::Unmap, domain, |rig, taken| {
-            let crowd = Crowd::new(&rig.commands, &rig.world, &shared, step);
+        let unmapped = self.in_phase(DriverPhase::Unmap, domain, |fixture, taken| {
+            let concurrent_cpus = ConcurrentCpus::new(&fixture.commands, &fixture.machine, &shared, step);
             match whole {
-                true => iommu::Domain::unmap_whole(taken, &mut rig.source, &crowd, range, held),
-                false => iommu::Domain::unmap(taken, &mut rig.source, &crowd, range, held),
+                true => iommu::Domain::unmap_whole(taken, &mut fixture.memory, &concurrent_cpus, range, held),
+                false => iommu::Domain::unmap(taken, &mut fixture.memory, &concurrent_cpus, range, held),
             }
         });
         let mut oracle = self.shared.oracle.borrow_mut();
@@ -467,7 +474,7 @@ impl Machine {
                 self.shared.pending.borrow_mut().push(Pending { step, domain, pages: pages.to_vec(), stale });
             }
             Err(refused) => {
-                assert_eq!(self.world.allowance.get(), 0, "{:?}", refused.error);
+                assert_eq!(self.machine.allowance.get(), 0, "{:?}", refused.error);
                 pages.iter().for_each(|&page| oracle.leads(domain, page, step));
                 drop(oracle);
             }
@@ -479,16 +486,16 @@ impl Machine {
         let index = stale.checked_rem(self.shared.pending.borrow().len());
         let Some(index) = index else { return };
         let pending = self.shared.pending.borrow_mut().swap_remove(index);
-        self.shared.phase.set(Phase::Free);
-        self.world.model.borrow_mut().hung = late;
-        self.crowd().free(pending, late);
-        self.shared.phase.set(Phase::Idle);
+        self.shared.phase.set(DriverPhase::Free);
+        self.machine.model.borrow_mut().hung = late;
+        self.concurrent_cpus().free(pending, late);
+        self.shared.phase.set(DriverPhase::Idle);
         self.dma(2);
     }
 
     /// The command queue, and who else uses it.
-    fn crowd(&self) -> Crowd<'_> {
-        Crowd::new(&self.rig.commands, &self.world, &self.shared, self.step)
+    fn concurrent_cpus(&self) -> ConcurrentCpus<'_> {
+        ConcurrentCpus::new(&self.fixture.commands, &self.machine, &self.shared, self.step)
     }
 
     fn attach(&mut self, client: usize, domain: usize) {
@@ -497,7 +504,7 @@ impl Machine {
         }
         let stream = self.shared.oracle.borrow().stream(client);
         self.shared.oracle.borrow_mut().may_use(client, domain);
-        self.in_phase(Phase::Attach, domain, |rig, taken| rig.attach(stream, taken)).unwrap();
+        self.in_phase(DriverPhase::Attach, domain, |fixture, taken| fixture.attach(stream, taken)).unwrap();
         self.shared.oracle.borrow_mut().uses(client, Some(domain));
         self.attached[client] = Some(domain);
         self.dma(2);
@@ -507,16 +514,16 @@ impl Machine {
         let Some(domain) = self.attached[client].take() else { return };
         let stream = self.shared.oracle.borrow().stream(client);
         self.shared.oracle.borrow_mut().is_leaving(client);
-        self.in_phase(Phase::Detach, domain, |rig, taken| rig.detach(stream, taken)).unwrap();
+        self.in_phase(DriverPhase::Detach, domain, |fixture, taken| fixture.detach(stream, taken)).unwrap();
         self.shared.oracle.borrow_mut().uses(client, None);
         self.dma(2);
     }
 
     fn renew(&mut self, domain: usize) {
         self.destroy(domain);
-        self.shared.phase.set(Phase::Create);
-        self.domains[domain] = Some(self.rig.domain().unwrap());
-        self.shared.phase.set(Phase::Idle);
+        self.shared.phase.set(DriverPhase::Create);
+        self.domains[domain] = Some(self.fixture.domain().unwrap());
+        self.shared.phase.set(DriverPhase::Idle);
     }
 
     fn destroy(&mut self, domain: usize) {
@@ -531,47 +538,49 @@ impl Machine {
         }
         let runs = self.take_runs(domain);
         let taken = self.domains[domain].take().expect("every domain is there between two steps");
-        self.shared.phase.set(Phase::Destroy);
-        self.rig.destroy(taken).unwrap_or_else(|error| panic!("{error:?}"));
-        self.shared.phase.set(Phase::Idle);
+        self.shared.phase.set(DriverPhase::Destroy);
+        self.fixture.destroy(taken).unwrap_or_else(|error| panic!("{error:?}"));
+        self.shared.phase.set(DriverPhase::Idle);
         self.shared.oracle.borrow_mut().forget_domain(domain);
         drop(runs);
         self.attachments.retain(|attachment| attachment.domain != domain);
     }
 
     fn trim(&mut self, domain: usize) {
-        self.in_phase(Phase::Trim, domain, |rig, taken| taken.trim(&mut rig.source, &rig.commands))
-            .unwrap_or_else(|unfinished| panic!("{:?}", unfinished.error));
+        self.in_phase(DriverPhase::Trim, domain, |fixture, taken| {
+            taken.trim(&mut fixture.memory, &fixture.commands)
+        })
+        .unwrap_or_else(|unfinished| panic!("{:?}", unfinished.error));
     }
 
     /// Every event is of one of the program's streams, and of a kind that its accesses can meet.
     fn read_events(&mut self) {
         // What the SMMU wrote meanwhile is in the registers then.
-        self.world.step();
-        for report in self.rig.reports() {
-            let (Report::Event(event) | Report::Quiet(event)) = report else { continue };
+        self.machine.step();
+        for report in self.fixture.reports() {
+            let (EventReport::Event(event) | EventReport::Quiet(event)) = report else { continue };
             self.shared.oracle.borrow().judge_event(&event);
             self.shared.events.borrow_mut().push(event.to_string());
         }
     }
 
     fn dma(&mut self, times: u8) {
-        let mut numbers = self.shared.numbers.borrow_mut();
-        (0..times).for_each(|_| access(&self.world, &self.shared, &mut numbers));
+        let mut random = self.shared.random.borrow_mut();
+        (0..times).for_each(|_| access(&self.machine, &self.shared, &mut random));
     }
 
     /// Takes all of it apart; nothing may be left.
-    fn end(mut self) -> Tally {
+    fn end(mut self) -> RunTotals {
         self.step += 1;
         (0..DOMAINS).for_each(|domain| self.destroy(domain));
         self.dma(8);
         assert_eq!(self.frames.free(), Frames::all(), "frames are missing");
-        *self.world.meddle.borrow_mut() = None;
-        let left = self.world.model.borrow().cached_translations();
+        *self.machine.interleave.borrow_mut() = None;
+        let left = self.machine.model.borrow().cached_translations();
         assert_eq!(left, 0, "translations are left");
         let oracle = self.shared.oracle.borrow();
-        let counters = self.rig.commands.borrow().counters();
-        Tally {
+        let counters = self.fixture.commands.borrow().counters();
+        RunTotals {
             steps: self.step,
             accesses: oracle.accesses,
             reached: oracle.reached,
@@ -582,15 +591,15 @@ impl Machine {
 }
 
 fn map(
-    rig: &mut Rig,
-    domain: &mut Domain,
+    fixture: &mut Fixture,
+    domain: &mut PagingDomain,
     page: u64,
     chunks: &[Chunk],
     writable: bool,
 ) -> Result<(), MapError<CommandError>> {
     let at = Iova::new(page << PAGE_SHIFT);
-    let source: &mut Source = &mut rig.source;
-    iommu::Domain::map(domain, source, &rig.commands, at, chunks.iter().copied(), mapping(writable))
+    let memory: &mut TestMemory = &mut fixture.memory;
+    iommu::Domain::map(domain, memory, &fixture.commands, at, chunks.iter().copied(), mapping(writable))
 }
 
 pub fn mapping(writable: bool) -> Mapping {

@@ -1,11 +1,11 @@
 //! A started SMMU and what a kernel would have beside it, with the steps that tests take.
 
-use super::{Source, World};
+use super::{TestMachine, TestMemory};
 use addr::{AddrRange, Chunk, Iova, MemoryType, Order, PAGE_SIZE, Pfn, PhysAddr, StreamId};
 use drivers::iommu::{self, Iommu, MapError, Stale};
 use drivers::smmu::{
-    self, CommandError, CommandQueue, DestroyError, Domain, DomainError, EventQueue, Features, Report,
-    StartError, StreamError, StreamTable, Tags,
+    self, CommandError, CommandQueue, DestroyError, DomainError, EventQueue, EventReport, Features,
+    PagingDomain, StartError, StreamError, StreamTable, TlbTagAllocator,
 };
 use pagetable::Mapping;
 use smmu_spec::model::{Ids, Outcome};
@@ -28,44 +28,50 @@ pub fn kinds() -> Vec<(Ids, Walks)> {
 }
 
 /// A started SMMU and what a kernel would have beside it.
-pub struct Rig {
-    pub world: Rc<World>,
-    pub source: Source,
+pub struct Fixture {
+    pub machine: Rc<TestMachine>,
+    pub memory: TestMemory,
     pub features: Features,
     pub commands: RefCell<CommandQueue>,
     pub events: EventQueue,
     pub streams: StreamTable,
-    pub tags: Tags,
+    pub tags: TlbTagAllocator,
 }
 
-pub fn rig(ids: Ids, walks: Walks) -> Rig {
-    Rig::start(World::new(ids, walks)).unwrap()
+pub fn fixture(ids: Ids, walks: Walks) -> Fixture {
+    Fixture::start(TestMachine::new(ids, walks)).unwrap()
 }
 
-impl Rig {
-    pub fn start(world: Rc<World>) -> Result<Self, StartError> {
-        let registers = world.registers();
+impl Fixture {
+    pub fn start(machine: Rc<TestMachine>) -> Result<Self, StartError> {
+        let registers = machine.registers();
         let features = Features::probe(&registers).unwrap();
-        let mut source = Source(world.clone());
-        let smmu = smmu::start(registers, features, &mut source, World::clock())?;
+        let mut memory = TestMemory(machine.clone());
+        let smmu = smmu::start(registers, features, &mut memory, TestMachine::clock())?;
         let (events, streams, tags) = (smmu.events, smmu.streams, smmu.tags);
-        Ok(Self { world, source, features, commands: RefCell::new(smmu.commands), events, streams, tags })
+        Ok(Self { machine, memory, features, commands: RefCell::new(smmu.commands), events, streams, tags })
     }
 
-    pub fn domain(&mut self) -> Result<Domain, DomainError> {
+    pub fn domain(&mut self) -> Result<PagingDomain, DomainError> {
         let bits = self.features.input_bits();
-        Domain::new(&self.features, &mut self.tags, &mut Source(self.world.clone()), &mut self.source, bits)
+        PagingDomain::new(
+            &self.features,
+            &mut self.tags,
+            &mut TestMemory(self.machine.clone()),
+            &mut self.memory,
+            bits,
+        )
     }
 
-    pub fn attach(&mut self, stream: StreamId, domain: &mut Domain) -> Result<(), StreamError> {
-        self.streams.attach(&self.commands, &mut self.source, stream, domain)
+    pub fn attach(&mut self, stream: StreamId, domain: &mut PagingDomain) -> Result<(), StreamError> {
+        self.streams.attach(&self.commands, &mut self.memory, stream, domain)
     }
 
-    pub fn detach(&mut self, stream: StreamId, domain: &mut Domain) -> Result<(), StreamError> {
+    pub fn detach(&mut self, stream: StreamId, domain: &mut PagingDomain) -> Result<(), StreamError> {
         self.streams.detach(&self.commands, stream, domain)
     }
 
-    pub fn attached(&mut self, stream: StreamId) -> Domain {
+    pub fn attached(&mut self, stream: StreamId) -> PagingDomain {
         let mut domain = self.domain().unwrap();
         self.attach(stream, &mut domain).unwrap();
         domain
@@ -73,32 +79,32 @@ impl Rig {
 
     pub fn map(
         &mut self,
-        domain: &mut Domain,
+        domain: &mut PagingDomain,
         at: u64,
         chunks: &[Chunk],
     ) -> Result<(), MapError<CommandError>> {
         let chunks = chunks.iter().copied();
-        iommu::Domain::map(domain, &mut self.source, &self.commands, Iova::new(at), chunks, RW)
+        iommu::Domain::map(domain, &mut self.memory, &self.commands, Iova::new(at), chunks, RW)
     }
 
-    pub fn unmap<T>(&mut self, domain: &mut Domain, at: u64, pages: u64, held: T) -> Stale<T> {
+    pub fn unmap<T>(&mut self, domain: &mut PagingDomain, at: u64, pages: u64, held: T) -> Stale<T> {
         let range = pages_at(at, pages);
-        let unmapped = iommu::Domain::unmap(domain, &mut self.source, &self.commands, range, held);
+        let unmapped = iommu::Domain::unmap(domain, &mut self.memory, &self.commands, range, held);
         unmapped.unwrap_or_else(|refused| panic!("{:?}", refused.error))
     }
 
     pub fn free<T>(&mut self, stale: Stale<T>) -> T {
-        let freed = <Domain as iommu::Domain>::invalidate(&self.commands, stale);
-        freed.unwrap_or_else(|unfinished| panic!("{:?}", unfinished.error)).take(&mut self.source)
+        let freed = <PagingDomain as iommu::Domain>::invalidate(&self.commands, stale);
+        freed.unwrap_or_else(|unfinished| panic!("{:?}", unfinished.error)).take(&mut self.memory)
     }
 
-    pub fn destroy(&mut self, domain: Domain) -> Result<(), DestroyError> {
-        let regions = &mut Source(self.world.clone());
-        domain.destroy(&self.commands, &mut self.tags, regions, &mut self.source)
+    pub fn destroy(&mut self, domain: PagingDomain) -> Result<(), DestroyError> {
+        let regions = &mut TestMemory(self.machine.clone());
+        domain.destroy(&self.commands, &mut self.tags, regions, &mut self.memory)
     }
 
     pub fn access(&self, stream: StreamId, at: u64, direction: Direction) -> Outcome {
-        self.world.access(stream, at, direction)
+        self.machine.access(stream, at, direction)
     }
 
     /// Where an access of [`STREAM`] ends up, if it is translated.
@@ -110,7 +116,7 @@ impl Rig {
         }
     }
 
-    pub fn reports(&mut self) -> Vec<Report> {
+    pub fn reports(&mut self) -> Vec<EventReport> {
         let mut reports = Vec::new();
         while self.events.drain(|report| reports.push(report)) {}
         reports
@@ -121,7 +127,7 @@ pub fn pages_at(at: u64, pages: u64) -> AddrRange<Iova> {
     AddrRange::from_len(Iova::new(at), pages * PAGE_SIZE).unwrap()
 }
 
-/// A chunk of frames that no table of the world lives in.
+/// A chunk of frames that no table of the machine lives in.
 pub fn chunk(at: u64, log2: u8) -> Chunk {
     Chunk::new(Pfn::containing(PhysAddr::new(at)), Order::new(log2).unwrap()).unwrap()
 }

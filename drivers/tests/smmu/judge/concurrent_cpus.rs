@@ -4,47 +4,47 @@
 //! for the lock, another CPU may have had it meanwhile: it frees something that was unmapped, or unmaps what is in a pinned
 //! table, from beginning to end, and may find a third one on its way.
 
-use super::super::world::{Source, World};
-use super::machine::{Pending, Shared as Everything};
+use super::super::test_machine::{TestMachine, TestMemory};
+use super::executor::{Pending, SharedState};
 use super::pinned;
 use drivers::iommu::{self, Shared};
-use drivers::smmu::{CommandError, CommandQueue, Domain};
+use drivers::smmu::{CommandError, CommandQueue, PagingDomain};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 /// So many CPUs are under way at one time at most, besides the first.
 const MOST: u32 = 3;
 
-pub struct Crowd<'a> {
+pub struct ConcurrentCpus<'a> {
     queue: &'a RefCell<CommandQueue>,
-    world: &'a Rc<World>,
-    all: &'a Everything,
+    machine: &'a Rc<TestMachine>,
+    all: &'a SharedState,
     step: u64,
     others: Cell<u32>,
 }
 
-impl<'a> Crowd<'a> {
+impl<'a> ConcurrentCpus<'a> {
     pub fn new(
         queue: &'a RefCell<CommandQueue>,
-        world: &'a Rc<World>,
-        all: &'a Everything,
+        machine: &'a Rc<TestMachine>,
+        all: &'a SharedState,
         step: u64,
     ) -> Self {
-        Self { queue, world, all, step, others: Cell::new(0) }
+        Self { queue, machine, all, step, others: Cell::new(0) }
     }
 
     /// Frees something. If it is `late`, the SMMU does not answer at first.
     pub fn free(&self, pending: Pending, late: bool) {
         let (stale, domain, pages, step) = pending.into_parts();
-        let mut freed = <Domain as iommu::Domain>::invalidate(self, stale);
+        let mut freed = <PagingDomain as iommu::Domain>::invalidate(self, stale);
         if let Err(unfinished) = freed {
             let timed_out = matches!(unfinished.error, CommandError::TimedOut { .. });
             assert!(late && timed_out, "{:?}", unfinished.error);
-            self.world.model.borrow_mut().hung = false;
-            freed = <Domain as iommu::Domain>::invalidate(self, unfinished.stale);
+            self.machine.model.borrow_mut().hung = false;
+            freed = <PagingDomain as iommu::Domain>::invalidate(self, unfinished.stale);
         }
-        self.world.model.borrow_mut().hung = false;
-        let held = freed.unwrap().take(&mut Source(self.world.clone()));
+        self.machine.model.borrow_mut().hung = false;
+        let held = freed.unwrap().take(&mut TestMemory(self.machine.clone()));
         let mut oracle = self.all.oracle.borrow_mut();
         pages.iter().for_each(|&page| oracle.is_gone(domain, page, step));
         drop(oracle);
@@ -57,15 +57,15 @@ impl<'a> Crowd<'a> {
         let pending = self.all.pending.borrow_mut().pop();
         pending.or_else(|| {
             let run = self.all.runs.borrow_mut().pop()?;
-            Some(pinned::unmap(self.world, self.all, run, self.step))
+            Some(pinned::unmap(self.machine, self.all, run, self.step))
         })
     }
 
     /// Another CPU has something to do, now and then.
-    fn let_another_in(&self) {
+    fn run_another_cpu(&self) {
         let others = self.others.get();
-        let hung = self.world.model.borrow().hung;
-        if others == MOST || hung || self.all.certain_only || !self.all.numbers.borrow_mut().once_in(4) {
+        let hung = self.machine.model.borrow().hung;
+        if others == MOST || hung || self.all.certain_only || !self.all.random.borrow_mut().once_in(4) {
             return;
         }
         if let Some(pending) = self.something() {
@@ -76,9 +76,9 @@ impl<'a> Crowd<'a> {
     }
 }
 
-impl Shared<CommandQueue> for Crowd<'_> {
+impl Shared<CommandQueue> for ConcurrentCpus<'_> {
     fn with<R>(&self, action: impl FnOnce(&mut CommandQueue) -> R) -> R {
-        self.let_another_in();
+        self.run_another_cpu();
         action(&mut self.queue.borrow_mut())
     }
 }

@@ -7,9 +7,9 @@ use smmu_spec::Walks;
 
 /// The maintenance around shared memory, decided once by how the SMMU walks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Upkeep(pub Walks);
+pub(super) struct Coherency(pub Walks);
 
-impl Upkeep {
+impl Coherency {
     /// `words` were written by the CPU. Cleans them where the SMMU does not snoop; no barrier.
     #[inline]
     pub fn written(self, words: &[AtomicU64]) {
@@ -18,7 +18,7 @@ impl Upkeep {
         }
     }
 
-    /// [`Upkeep::written`] for what takes an effort to find.
+    /// [`Coherency::written`] for what takes an effort to find.
     #[inline]
     pub fn written_if<'a, const N: usize>(self, words: impl FnOnce() -> [&'a [AtomicU64]; N]) {
         if self.0 == Walks::NonCoherent {
@@ -26,7 +26,7 @@ impl Upkeep {
         }
     }
 
-    /// Everything written (and handed to [`Upkeep::written`]) before is seen by the SMMU before any register write that
+    /// Everything written (and handed to [`Coherency::written`]) before is seen by the SMMU before any register write that
     /// follows.
     #[inline]
     pub fn publish(self) {
