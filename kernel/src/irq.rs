@@ -4,12 +4,11 @@ mod secure_side;
 
 use crate::board::{self, InterruptController, Platform};
 use crate::memory::vmalloc::{self, RegistersError};
-use crate::percpu::{MAX_CPUS, PerCpu};
+use crate::percpu::{self, MAX_CPUS};
 use crate::sync::SpinLock;
 use addr::{AddrRange, PhysAddr};
 use alloc::vec::Vec;
 use core::fmt;
-use core::sync::atomic::{AtomicBool, Ordering};
 use drivers::bcm2836;
 use drivers::gic::Gic;
 use drivers::interrupts::{
@@ -39,9 +38,6 @@ static INTERFACE: Once<CpuInterface> = Once::new();
 static TARGETS: [Once<InterruptTarget>; MAX_CPUS] = [const { Once::new() }; MAX_CPUS];
 /// Read by every interrupt; written with interrupts masked, and only to add.
 static HANDLERS: RwLock<Vec<Registration>> = RwLock::new(Vec::new());
-
-/// Whether the CPU is inside [`dispatch`].
-static IN_HANDLER: PerCpu<AtomicBool> = PerCpu::new([const { AtomicBool::new(false) }; MAX_CPUS]);
 
 /// Why an interrupt cannot be had.
 #[derive(Debug)]
@@ -159,15 +155,13 @@ pub fn stop_others() {
     }
 }
 
-/// Whether this CPU is serving an interrupt: it must neither allocate nor wait.
-pub fn in_handler() -> bool {
-    IN_HANDLER.this().load(Ordering::Relaxed)
-}
-
 /// Serves all interrupts that wait for this CPU. Called with interrupts masked.
 pub fn dispatch() {
     let Some(interface) = INTERFACE.get() else { return };
-    IN_HANDLER.this().store(true, Ordering::Relaxed);
+    percpu::with_interrupt_context(|| serve_pending(interface));
+}
+
+fn serve_pending(interface: &CpuInterface) {
     while let Some(pending) = interface.acknowledge() {
         let arrived = pending.arrived();
         if arrived == ReceivedInterrupt::Software(STOP) {
@@ -178,5 +172,4 @@ pub fn dispatch() {
         mine.for_each(|entry| entry.handler.handle());
         interface.end(pending);
     }
-    IN_HANDLER.this().store(false, Ordering::Relaxed);
 }

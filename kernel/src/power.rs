@@ -3,10 +3,9 @@
 use crate::board::Platform;
 use crate::memory::vmalloc;
 use crate::sync::SpinLock;
-use crate::{console, kprintln, start};
+use crate::{console, firmware, kprintln};
 use addr::{KernelVa, PhysAddr};
 use arch::boot;
-use arch::psci::Conduit;
 use arch::timer::Deadline;
 use drivers::bcm2835::watchdog::Watchdog;
 use drivers::mmio::Mmio;
@@ -15,7 +14,6 @@ use spin::Once;
 /// How long a watchdog may take to run out.
 const WATCHDOG_NS: u64 = 100_000_000;
 
-static FIRMWARE: Once<Conduit> = Once::new();
 static WATCHDOG: SpinLock<Option<Watchdog>> = SpinLock::new(None);
 /// The controller that the secure side asks.
 static CONTROLLER: Once<PhysAddr> = Once::new();
@@ -27,9 +25,9 @@ const POWER_OFF: u32 = 1;
 /// own tables; [`move_to_final`] before these go.
 pub fn init(platform: &Platform) {
     if let Some(conduit) = platform.psci {
-        FIRMWARE.call_once(|| conduit);
+        firmware::set_psci(conduit);
     }
-    if let Some(controller) = platform.embedded_controller.filter(|_| start::entry_level() == 3) {
+    if let Some(controller) = platform.embedded_controller.filter(|_| firmware::entry_level() == 3) {
         CONTROLLER.call_once(|| controller);
     }
     *WATCHDOG.lock() = platform.watchdog.map(|registers| open(boot::map_early_device(registers.start())));
@@ -51,14 +49,9 @@ fn open(at: KernelVa) -> Watchdog {
     Watchdog::new(unsafe { Mmio::new(at) })
 }
 
-/// How the firmware is called, if there is one.
-pub fn firmware() -> Option<Conduit> {
-    FIRMWARE.get().copied()
-}
-
 /// Switches the machine off, by the firmware or a watchdog; without either, stops this CPU.
 pub fn off() -> ! {
-    match (firmware().map(arch::psci::system_off), WATCHDOG.lock().as_mut()) {
+    match (firmware::psci().map(arch::psci::system_off), WATCHDOG.lock().as_mut()) {
         (Some(Ok(())), _) => {}
         (_, Some(watchdog)) => wait_for(watchdog),
         (Some(Err(error)), None) => log::error!("power off: the firmware refuses ({error}); halted"),

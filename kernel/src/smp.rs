@@ -1,25 +1,20 @@
 //! Bringing the other CPUs up.
 
 use crate::board::{Cpu, Start};
+use crate::firmware;
 use crate::memory::stack::{KernelStack, StackError};
 use crate::memory::{self, InitError, linear, zones};
-use crate::percpu::MAX_CPUS;
-use crate::{power, start};
+use crate::percpu::{self, MAX_CPUS};
 use addr::{AddrRange, Address, KernelVa, PhysAddr};
 use arch::boot::SecondaryArgs;
 use arch::timer::Deadline;
 use core::fmt;
-use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use spin::Once;
 
 /// How long a CPU may take from being started to its first line of Rust: microseconds, but in a virtual machine the host
 /// may have other things to do.
 const START_TIMEOUT_NS: u64 = 5_000_000_000;
 
-/// CPUs that run, the boot CPU included.
-static ONLINE: AtomicUsize = AtomicUsize::new(1);
-/// A bit for each CPU that runs.
-static RUNNING: AtomicU64 = AtomicU64::new(1);
 /// The stack of each CPU's first thread, kept for good.
 static STACKS: [Once<KernelStack>; MAX_CPUS] = [const { Once::new() }; MAX_CPUS];
 
@@ -73,27 +68,6 @@ pub fn start_all(cpus: &[Cpu]) {
     }
 }
 
-/// CPUs that run.
-pub fn online() -> usize {
-    ONLINE.load(Ordering::Acquire)
-}
-
-/// The indices of all CPUs that run, and perhaps of some that do not.
-pub fn indices() -> core::ops::Range<usize> {
-    0..(u64::BITS - RUNNING.load(Ordering::Acquire).leading_zeros()) as usize
-}
-
-/// Whether CPU `index` runs.
-pub fn is_running(index: usize) -> bool {
-    RUNNING.load(Ordering::Acquire) & 1 << index != 0
-}
-
-/// Says that this CPU has arrived.
-pub fn arrive() {
-    RUNNING.fetch_or(1 << arch::cpu::index(), Ordering::AcqRel);
-    ONLINE.fetch_add(1, Ordering::AcqRel);
-}
-
 fn start_one(cpu: &Cpu, index: usize) -> Result<(), CpuError> {
     let root = memory::init_cpu(index).map_err(CpuError::Memory)?;
     let stack = KernelStack::new().map_err(CpuError::Stack)?;
@@ -106,7 +80,7 @@ fn start_one(cpu: &Cpu, index: usize) -> Result<(), CpuError> {
     let deadline = Deadline::in_ns(START_TIMEOUT_NS);
     // One look more when the time is up: this CPU may have been held up as well.
     let mut late = false;
-    while !is_running(index) {
+    while !percpu::is_online(index) {
         if late {
             // The page stays: the CPU may still read it.
             return Err(CpuError::Silent);
@@ -120,7 +94,7 @@ fn start_one(cpu: &Cpu, index: usize) -> Result<(), CpuError> {
 
 /// Sends a CPU to its first line, with its arguments.
 fn send_off(cpu: &Cpu, args: PhysAddr) -> Result<(), CpuError> {
-    match (cpu.start, power::firmware()) {
+    match (cpu.start, firmware::psci()) {
         (Some(Start::Psci), Some(firmware)) => {
             let entry = arch::boot::secondary_entry();
             arch::psci::cpu_on(firmware, cpu.mpidr, entry, args).map_err(CpuError::Firmware)
@@ -131,7 +105,7 @@ fn send_off(cpu: &Cpu, args: PhysAddr) -> Result<(), CpuError> {
             Ok(())
         }
         // Nobody was there before us: it entered the kernel together with this CPU, and waits in boot.s.
-        _ if start::entry_level() == 3 => {
+        _ if firmware::entry_level() == 3 => {
             arch::boot::release_parked(cpu.mpidr, args);
             Ok(())
         }

@@ -2,7 +2,7 @@
 
 use crate::board::{BootArgs, Platform, Reservation, Tree, TreeError, Uart};
 use crate::memory::{self, Sizes, heap, zones};
-use crate::{console, devices, dma, irq, power, sched, smp, user};
+use crate::{console, devices, dma, firmware, irq, percpu, power, sched, smp, user};
 use ::memory::Zone;
 use addr::{AddrRange, PAGE_SIZE, PhysAddr, Size};
 use alloc::vec::Vec;
@@ -10,7 +10,6 @@ use arch::boot::{BootInfo, EarlyDtbError};
 use core::fmt;
 use core::mem;
 use core::slice;
-use core::sync::atomic::{AtomicU8, Ordering};
 
 /// Why there is no description of the machine.
 #[derive(Debug)]
@@ -45,17 +44,10 @@ impl fmt::Display for NoPlatform {
     }
 }
 
-static ENTRY_LEVEL: AtomicU8 = AtomicU8::new(0);
-
-/// The exception level at which the loader entered the kernel.
-pub fn entry_level() -> u8 {
-    ENTRY_LEVEL.load(Ordering::Relaxed)
-}
-
 /// Boots the machine and never returns: a run ends by power off.
 pub fn boot(boot: &BootInfo, run: fn(&Platform, &BootArgs<'_>, devices::Started) -> !) -> ! {
     heap::init();
-    ENTRY_LEVEL.store(boot.entry_el, Ordering::Relaxed);
+    firmware::set_entry_level(boot.entry_el);
     let mut platform = read_platform(boot).unwrap_or_else(|error| {
         console::start_early(None);
         log::error!("{error}; halted");
@@ -79,7 +71,7 @@ pub fn boot(boot: &BootInfo, run: fn(&Platform, &BootArgs<'_>, devices::Started)
     irq::init(&platform);
     sched::init(platform.timer.as_ref());
     smp::start_all(&platform.cpus);
-    log::info!("cpu: {} of {} running", smp::online(), platform.cpus.len());
+    log::info!("cpu: {} of {} running", percpu::online(), platform.cpus.len());
     user::random::seed(&platform.rng_seed);
     let devices = devices::init(&platform, found, &args);
     if sched::spawn("main", move || run(&platform, &args, devices)).is_err() {
@@ -92,7 +84,7 @@ pub fn boot(boot: &BootInfo, run: fn(&Platform, &BootArgs<'_>, devices::Started)
 pub fn secondary() -> ! {
     irq::init_cpu();
     sched::init_cpu();
-    smp::arrive();
+    percpu::set_online();
     sched::run()
 }
 

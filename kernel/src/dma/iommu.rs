@@ -12,7 +12,7 @@ use crate::irq::{self, Handler};
 use crate::memory::vmalloc::{self, RegistersError};
 use crate::memory::{kmap, linear, tables, zones};
 use crate::sync::SpinLock;
-use crate::{board, events, kprintln};
+use crate::{board, kprintln, perf_counters};
 use addr::{Chunk, Order, PAGE_SIZE, Pfn, PhysAddr, StreamId};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -489,7 +489,7 @@ impl TableMemory for Tables {
     }
 
     fn written(&self, entries: &[AtomicU64]) {
-        events::stores(entries.len());
+        perf_counters::count_descriptor_stores(entries.len());
     }
 
     fn publish(&self) {

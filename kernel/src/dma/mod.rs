@@ -15,6 +15,8 @@ pub mod coherent;
 pub mod counters;
 mod device;
 pub mod domain;
+#[cfg(feature = "counters")]
+pub mod events;
 mod frames;
 pub mod iommu;
 mod loudest;

@@ -1,7 +1,7 @@
 //! Taking the interrupts from the secure side. Without firmware nobody has said that they are for us: after reset all are
 //! the secure side's, whose registers the kernel asks to be written ([`arch::secure`]).
 
-use crate::start;
+use crate::firmware;
 use addr::{AddrRange, PhysAddr};
 use arch::secure::{self, NoService};
 use spin::Once;
@@ -24,7 +24,7 @@ struct GicV2 {
 /// A GICv3 has one security state from here on (GICD_CTLR.DS; IHI 0069, 12.9.4), in which all of it is ours.
 pub(super) fn take_v3(distributor: AddrRange<PhysAddr>) {
     const GICD_CTLR_DS: u32 = 1 << 6;
-    if start::entry_level() == 3 {
+    if firmware::entry_level() == 3 {
         complain(secure::write32(distributor.start(), GICD_CTLR_DS));
     }
 }
@@ -32,7 +32,7 @@ pub(super) fn take_v3(distributor: AddrRange<PhysAddr>) {
 /// A GICv2's shared interrupts are in group 1 from here on, which is ours. Where it has no security extensions there is
 /// one group, and the registers ignore this.
 pub(super) fn take_v2(distributor: AddrRange<PhysAddr>, cpu_interface: AddrRange<PhysAddr>) {
-    if start::entry_level() == 3 {
+    if firmware::entry_level() == 3 {
         let gic = GicV2 { distributor: distributor.start(), cpu_interface: cpu_interface.start() };
         complain(gic.take_shared());
         GIC_V2.call_once(|| gic);

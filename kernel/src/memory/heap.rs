@@ -5,10 +5,9 @@
 //! [`ensure_reserve`] first, and ordinary allocations never dip into it - they grow the heap instead.
 
 use crate::checking::{self, Class};
-use crate::irq;
 use crate::memory::recent_blocks::RecentBlocks;
 use crate::memory::zones;
-use crate::percpu::{MAX_CPUS, PerCpu};
+use crate::percpu::{self, MAX_CPUS, PerCpu};
 use crate::sync::SpinLock;
 use addr::{Chunk, Order};
 use buddy_system_allocator::Heap;
@@ -155,7 +154,7 @@ pub fn watch_handlers() {
 #[inline]
 fn check_context(layout: Layout) {
     if WATCHED.load(Ordering::Relaxed) {
-        assert!(!irq::in_handler(), "an interrupt handler allocates or frees {layout:?}");
+        assert!(!percpu::in_interrupt(), "an interrupt handler allocates or frees {layout:?}");
     }
 }
 

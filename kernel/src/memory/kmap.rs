@@ -5,9 +5,9 @@
 //! own. The tables are there from before the CPU runs, and their entries are written without a walk or a lock: opening a
 //! window never allocates and so never fails.
 
-use crate::events;
 use crate::memory::{kernel_map, layout, linear, tables, zones};
 use crate::percpu::{MAX_CPUS, PerCpu};
+use crate::perf_counters;
 use addr::{AddrRange, Chunk, KernelVa, MemoryType, Order, PAGE_SIZE, Pfn, PhysAddr};
 use arch::cpu::IrqGuard;
 use core::mem;
@@ -135,13 +135,13 @@ impl Pages {
     #[inline]
     fn show(self, f: &mut impl FnMut(AddrRange<KernelVa>)) {
         let Some((window, _irqs)) = self.slot else { return };
-        events::stores(self.filled);
+        perf_counters::count_descriptor_stores(self.filled);
         arch::barrier::dsb_nshst();
         arch::barrier::isb();
         let range = AddrRange::new(PAGE_SLOT, PAGE_SLOT + self.filled as u64 * PAGE_SIZE);
         f(range);
         window.hide(self.filled);
-        events::stores(self.filled);
+        perf_counters::count_descriptor_stores(self.filled);
         match self.filled {
             1 => arch::tlb::own_leaf(PAGE_SLOT),
             _ => arch::tlb::own(range),
@@ -167,12 +167,12 @@ fn show_block(
     f: &mut impl FnMut(AddrRange<KernelVa>),
 ) {
     window.show_block::<KernelVa>(block, Mapping::read_write(memory));
-    events::stores(1);
+    perf_counters::count_descriptor_stores(1);
     arch::barrier::dsb_nshst();
     arch::barrier::isb();
     f(AddrRange::new(BLOCK_SLOT, BLOCK_SLOT + block.bytes()));
     window.hide_block();
-    events::stores(1);
+    perf_counters::count_descriptor_stores(1);
     arch::tlb::own_leaf(BLOCK_SLOT);
 }
 

@@ -6,8 +6,7 @@
 //! A CPU keeps at most 8.8 MiB of high and 1.1 MiB of low memory.
 
 use super::zones;
-use crate::percpu::{MAX_CPUS, PerCpu};
-use crate::smp;
+use crate::percpu::{self, MAX_CPUS, PerCpu};
 use crate::sync::SpinLock;
 use addr::{Chunk, Order};
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -66,7 +65,7 @@ pub(super) fn keep(chunk: OwnedChunk) -> Result<(), OwnedChunk> {
 }
 
 fn all(zone: Zone) -> impl Iterator<Item = &'static Kept> {
-    smp::indices().map(move |cpu| of(zone).of(cpu))
+    percpu::online_indices().map(move |cpu| of(zone).of(cpu))
 }
 
 /// Frames of `zone` in all magazines.

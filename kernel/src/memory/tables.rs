@@ -6,8 +6,8 @@
 //! next ones.
 
 use crate::checking::{self, Class, Last};
-use crate::events;
 use crate::memory::{linear, zones};
+use crate::perf_counters;
 use crate::sync::SpinLock;
 use addr::{AddrRange, Asid, Chunk, KernelVa, PAGE_SIZE, Pfn, PhysAddr, UserVa};
 use arch::tlb::Level;
@@ -72,7 +72,7 @@ pub fn take() -> Option<PhysAddr> {
         Some(table) => table,
         None => zones::take_zeroed_page()?.release().start(),
     };
-    events::table();
+    perf_counters::count_table_allocation();
     let now = IN_USE.fetch_add(1, Ordering::Relaxed) + 1;
     PEAK.fetch_max(now, Ordering::Relaxed);
     Some(table)
@@ -156,7 +156,7 @@ impl<F: Fn(u64, u64)> TableMemory for CpuTables<F> {
     }
 
     fn written(&self, entries: &[AtomicU64]) {
-        events::stores(entries.len());
+        perf_counters::count_descriptor_stores(entries.len());
     }
 
     fn publish(&self) {

@@ -12,7 +12,7 @@ use dma_api::{Attrs, Direction, DmaError, StreamMemory};
 use kernel::dma::iommu::Smmu;
 use kernel::dma::stream::{self, Pages};
 use kernel::dma::{self, Device};
-use kernel::{kprintln, smp};
+use kernel::{kprintln, percpu};
 
 /// Threads, one a CPU.
 const THREADS: [usize; 4] = [1, 2, 4, 8];
@@ -34,7 +34,7 @@ pub fn run(device: &Arc<Device>) -> Result<(), DmaError> {
     // Long enough for thousands of operations.
     let window = timer::frequency() / 20;
     for work in [Work::Alloc, Work::Map, Work::Sync] {
-        for threads in THREADS.into_iter().filter(|&threads| threads <= smp::online()) {
+        for threads in THREADS.into_iter().filter(|&threads| threads <= percpu::online()) {
             let mut windows = (0..WINDOWS)
                 .map(|_| measure(device, work, threads, window))
                 .collect::<Result<Vec<_>, _>>()?;

@@ -4,7 +4,7 @@ use ::alloc::vec::Vec;
 use arch::timer;
 use kernel::dma::counters::{self, Counters};
 #[cfg(feature = "counters")]
-use kernel::events::{self, Events};
+use kernel::dma::events::{self, Events};
 
 /// Rounds before the first that counts, at most: they fill pools and caches.
 const WARM: usize = 8;

@@ -20,7 +20,7 @@ pub fn whole_half() -> AddrRange<KernelVa> {
 }
 
 fn runs_at_el1() -> Outcome {
-    let (entry, now) = (kernel::start::entry_level(), arch::cpu::exception_level());
+    let (entry, now) = (kernel::firmware::entry_level(), arch::cpu::exception_level());
     check!(now == 1, "entered at EL{entry}, but runs at EL{now}");
     pass!("entered at EL{entry}, runs at EL{now}")
 }

@@ -14,7 +14,7 @@ use drivers::smmu::CommandError;
 use kernel::dma::iommu::{self, Smmu};
 use kernel::dma::stream::{self, Pages};
 use kernel::dma::{self, Device};
-use kernel::smp;
+use kernel::percpu;
 
 pub const TESTS: &[Test] = &[
     Test { name: "smmu.a_refused_command_is_replaced", run: refused_command_is_replaced },
@@ -60,7 +60,7 @@ fn nobody_notices() -> Outcome {
     let refused = after.illegal - before.illegal;
     check!(refused == ROUNDS, "{refused} of {ROUNDS} were refused");
     check!(after.time_outs == before.time_outs, "somebody waited in vain");
-    pass!("{ROUNDS} among {} others, of {} CPUs", after.commands - before.commands - ROUNDS, smp::online())
+    pass!("{ROUNDS} among {} others, of {} CPUs", after.commands - before.commands - ROUNDS, percpu::online())
 }
 
 /// Does something so many times while every CPU has commands of its own in the queue, which may not fail.
@@ -70,7 +70,7 @@ pub(super) fn among_others(
     trouble: impl Fn(u64) -> Result<(), String> + Send + Sync + 'static,
 ) -> Result<(), String> {
     let device = device.clone();
-    let seen = run_each(smp::online() + 1, move |thread| match thread {
+    let seen = run_each(percpu::online() + 1, move |thread| match thread {
         0 => (0..rounds).try_for_each(|round| {
             kernel::sched::yield_now();
             trouble(round)

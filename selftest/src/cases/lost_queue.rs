@@ -9,7 +9,7 @@ use alloc::format;
 use alloc::string::String;
 use drivers::smmu::CommandError;
 use kernel::dma::iommu::{self, Smmu};
-use kernel::smp;
+use kernel::percpu;
 use smmu_spec::Command;
 
 pub const TESTS: &[Test] = &[
@@ -58,7 +58,7 @@ fn nobody_notices() -> Outcome {
     let anew = after.begun_anew - before.begun_anew;
     check!(anew == ROUNDS, "it began anew {anew} times, after {ROUNDS} losses");
     check!(after.time_outs == before.time_outs, "somebody waited in vain");
-    pass!("{ROUNDS} losses among {} commands, of {} CPUs", after.commands - before.commands, smp::online())
+    pass!("{ROUNDS} losses among {} commands, of {} CPUs", after.commands - before.commands, percpu::online())
 }
 
 fn stays_lost() -> Outcome {

@@ -13,7 +13,7 @@ use arch::timer::Deadline;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use kernel::dma::counters;
 use kernel::memory::{kernel_map, kmap, layout, linear, magazines, zones};
-use kernel::smp;
+use kernel::percpu;
 use kernel::sync::SpinLock;
 use memory::{Frames, Reach, Request, Zone, chunks};
 
@@ -101,7 +101,7 @@ fn linear_map_has_all_lowmem() -> Outcome {
 /// Takes all of highmem, lets another CPU free some frames, which it keeps for itself, and asks for as many.
 fn what_another_cpu_keeps_is_found() -> Outcome {
     const PAGES: u64 = 24;
-    if smp::online() == 1 || zones::stats(Zone::High).free() < PAGES {
+    if percpu::online() == 1 || zones::stats(Zone::High).free() < PAGES {
         skip!("one CPU, or no highmem");
     }
     let request = Request { frames: PAGES, largest: Order::PAGE, reach: Reach::HIGH, ..Request::new(PAGES) };
@@ -175,7 +175,7 @@ fn windows_close() -> Outcome {
         ));
     });
     let after: Vec<_> = seen.iter().map(|(range, ..)| translate_kernel(range.start())).collect();
-    let elsewhere = (smp::online() > 1).then(|| looks_from_two_cpus(chunk));
+    let elsewhere = (percpu::online() > 1).then(|| looks_from_two_cpus(chunk));
     zones::give(owned);
     let [(range, Some(first), Some(last))] = seen[..] else {
         return Err(alloc::format!("windows: {seen:x?}"));

@@ -127,7 +127,7 @@ fn many_cpus_alloc_and_free() -> Outcome {
     const PATIENCE_NS: u64 = 5_000_000_000;
     const ROUNDS: u64 = 200;
     let device = any_device()?;
-    let cpus = kernel::smp::online();
+    let cpus = kernel::percpu::online();
     let before = Held::now();
     let lost = counters::read().lost_bytes.now;
     let deadline = Deadline::in_ns(PATIENCE_NS);

@@ -19,7 +19,7 @@ use ::alloc::format;
 use ::alloc::string::String;
 use kernel::board::Soak;
 use kernel::sched::time;
-use kernel::{kprintln, smp};
+use kernel::{kprintln, percpu};
 use round::{Kind, Tally};
 use state::{History, State};
 
@@ -28,7 +28,7 @@ const MINUTE_NS: u64 = 60_000_000_000;
 
 /// Works for as long as asked and prints the verdict.
 pub fn run(wish: Soak) {
-    kprintln!("soak: {} minutes, seed {}, {} CPUs", wish.minutes, wish.seed, smp::online());
+    kprintln!("soak: {} minutes, seed {}, {} CPUs", wish.minutes, wish.seed, percpu::online());
     match rounds(wish) {
         Ok(tally) => kprintln!("soak: passed: no leak, no drift, no slow-down; {tally}"),
         Err(what) => kprintln!("soak: FAILED: {what}"),
@@ -61,7 +61,7 @@ fn rounds(wish: Soak) -> Result<Tally, String> {
 
 /// Everybody works until the round is over, and gives back what they have.
 fn round(seed: u64, kind: Kind) -> Result<Tally, String> {
-    let (cpus, end) = (smp::online(), time::now() + ROUND_NS);
+    let (cpus, end) = (percpu::online(), time::now() + ROUND_NS);
     let tallies = run_each(round::jobs(cpus, kind).len(), move |thread| {
         let dice = dice::Dice::new(seed << 8 | thread as u64);
         round::jobs(cpus, kind)[thread].run(dice, end)

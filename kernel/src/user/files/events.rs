@@ -1,7 +1,7 @@
 //! `/dev/events`: what has been counted since boot, for a program that measures what it causes.
 
 use super::{Device, File, stat_device};
-use crate::events;
+use crate::dma::events;
 use crate::user::access::UserMemory;
 use abi::Errno;
 use abi::file::Stat;
