@@ -110,7 +110,7 @@ impl Domain for Direct {
         range: AddrRange<Iova>,
         held: T,
     ) -> Result<Stale<T>, NotUnmapped<T>> {
-        Ok(Stale::new(held, range, StaleTables::new(), Invalidation::NOTHING))
+        Ok(Stale::new(held, range, StaleTables::new(), Invalidation::EMPTY))
     }
 
     fn invalidate<T>(

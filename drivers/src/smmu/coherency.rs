@@ -3,17 +3,17 @@
 use addr::{AddrRange, KernelVa};
 use arch::{barrier, cache};
 use core::sync::atomic::AtomicU64;
-use smmu_spec::Walks;
+use smmu_spec::WalkCoherency;
 
 /// The maintenance around shared memory, decided once by how the SMMU walks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Coherency(pub Walks);
+pub(super) struct Coherency(pub WalkCoherency);
 
 impl Coherency {
     /// `words` were written by the CPU. Cleans them where the SMMU does not snoop; no barrier.
     #[inline]
     pub fn written(self, words: &[AtomicU64]) {
-        if self.0 == Walks::NonCoherent {
+        if self.0 == WalkCoherency::NonCoherent {
             cache::clean_lines(lines(words));
         }
     }
@@ -21,7 +21,7 @@ impl Coherency {
     /// [`Coherency::written`] for what takes an effort to find.
     #[inline]
     pub fn written_if<'a, const N: usize>(self, words: impl FnOnce() -> [&'a [AtomicU64]; N]) {
-        if self.0 == Walks::NonCoherent {
+        if self.0 == WalkCoherency::NonCoherent {
             words().into_iter().for_each(|words| cache::clean_lines(lines(words)));
         }
     }
@@ -31,9 +31,9 @@ impl Coherency {
     #[inline]
     pub fn publish(self) {
         match self.0 {
-            Walks::Coherent => barrier::dmb_oshst(),
+            WalkCoherency::Coherent => barrier::dmb_oshst(),
             // Only a DSB waits for cache maintenance.
-            Walks::NonCoherent => barrier::dsb_sy(),
+            WalkCoherency::NonCoherent => barrier::dsb_sy(),
         }
     }
 
@@ -41,7 +41,7 @@ impl Coherency {
     /// than the register.
     pub fn about_to_read(self, words: &[AtomicU64]) {
         barrier::dmb_oshld();
-        if self.0 == Walks::NonCoherent {
+        if self.0 == WalkCoherency::NonCoherent {
             // The lines are never dirty, so cleaning writes nothing over what the SMMU wrote.
             cache::clean_invalidate_lines(lines(words));
             barrier::dsb_sy();

@@ -10,7 +10,9 @@ use crate::iommu::{self, Freed, MapError, NotUnmapped, Placement, Shared, Stale,
 use crate::region::{Region, RegionSource};
 use addr::{AddrRange, Iova, PAGE_SIZE, PhysAddr};
 use pagetable::{Leaf, Mapping, PageTable, Stage1, StaleTables, TableMemory, UnmapError};
-use smmu_spec::{AddressSpace, ContextDescriptor, Invalidation, Stage2, Step, StreamConfig, Tag, update};
+use smmu_spec::{
+    ContextDescriptor, Invalidation, Stage1Config, Stage2Config, Step, StreamConfig, TlbTag, update,
+};
 
 /// Why there is no domain.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -63,8 +65,11 @@ impl PagingDomain {
             return Err(DomainError::InputBits(input_bits));
         }
         let tag = tags.allocate().ok_or(DomainError::OutOfTags)?;
-        let params =
-            TranslationParams { tag, ability: features.invalidation, coherency: Coherency(features.walks) };
+        let params = TranslationParams {
+            tag,
+            ranges: features.range_invalidation,
+            coherency: Coherency(features.coherency),
+        };
         let output_size = features.output_size();
         let Some(tables) = new_tables(params, output_size, regions, memory, input_bits) else {
             tags.release(tag);
@@ -128,7 +133,7 @@ impl PagingDomain {
         // The next mapping may put another table where one was unlinked, which is break-before-make: the old one is
         // forgotten before anybody else gets at the domain (DDI 0487, D8.16.1). If that fails, `invalidate` tries again.
         let forgotten = !tables.is_empty() && command_queue::run(commands, forget).is_ok();
-        let forget = if forgotten { Invalidation::NOTHING } else { forget };
+        let forget = if forgotten { Invalidation::EMPTY } else { forget };
         Ok(Stale::new(held, range, tables, forget))
     }
 
@@ -160,7 +165,7 @@ impl PagingDomain {
     }
 
     /// What its translations are tagged with.
-    pub fn tag(&self) -> Tag {
+    pub fn tag(&self) -> TlbTag {
         self.params.tag
     }
 
@@ -205,17 +210,17 @@ impl PagingDomain {
     pub(super) fn stream_config(&self) -> StreamConfig {
         match &self.tables {
             Tables::Stage1 { context, .. } => {
-                StreamConfig::Stage1 { context: context.start(), walks: self.params.coherency.0 }
+                StreamConfig::Stage1 { context: context.start(), coherency: self.params.coherency.0 }
             }
-            Tables::Stage2(tables) => StreamConfig::Stage2(Stage2 {
+            Tables::Stage2(tables) => StreamConfig::Stage2(Stage2Config {
                 vmid: match self.params.tag {
-                    Tag::Stage2(vmid) => vmid,
-                    Tag::Stage1(asid) => unreachable!("{asid:?} with stage 2 tables"),
+                    TlbTag::Stage2(vmid) => vmid,
+                    TlbTag::Stage1(asid) => unreachable!("{asid:?} with stage 2 tables"),
                 },
                 tables: tables.root(),
                 input_bits: tables.input_bits(),
                 output_size: self.output_size,
-                walks: self.params.coherency.0,
+                coherency: self.params.coherency.0,
             }),
         }
     }
@@ -304,7 +309,7 @@ impl iommu::Domain for PagingDomain {
         commands: &impl Shared<CommandQueue>,
         stale: Stale<T>,
     ) -> Result<Freed<T>, Unfinished<T, CommandError>> {
-        if stale.forget().is_nothing() {
+        if stale.forget().is_empty() {
             return Ok(stale.freed());
         }
         match command_queue::run(commands, stale.forget()) {
@@ -323,7 +328,7 @@ fn new_tables<M: TableMemory>(
 ) -> Option<Tables> {
     // Nobody walks these tables yet, so there is nothing to invalidate while they are made.
     let mut walked = SmmuTableMemory { memory, run: |_| Ok(()), params, failure: None };
-    let Tag::Stage1(asid) = params.tag else {
+    let TlbTag::Stage1(asid) = params.tag else {
         let tables = PageTable::new(&mut walked, input_bits).ok()?;
         return Some(Tables::Stage2(tables.keeping_one_empty()));
     };
@@ -332,14 +337,14 @@ fn new_tables<M: TableMemory>(
         regions.release(context);
         return None;
     };
-    let walks = params.coherency.0;
-    let space = AddressSpace { tables: tables.root(), input_bits, output_size, asid, walks };
+    let coherency = params.coherency.0;
+    let space = Stage1Config { tables: tables.root(), input_bits, output_size, asid, coherency };
     write_context(&context, space, params.coherency);
     Some(Tables::Stage1 { tables: tables.keeping_one_empty(), context })
 }
 
 /// Writes a descriptor that no entry leads to yet, so that no step has to be synchronised.
-fn write_context(context: &Region, space: AddressSpace, coherency: Coherency) {
+fn write_context(context: &Region, space: Stage1Config, coherency: Coherency) {
     for step in update(ContextDescriptor::INVALID, ContextDescriptor::new(space)).iter() {
         if let Step::Write { word, value } = step {
             context.store(word, &[value]);

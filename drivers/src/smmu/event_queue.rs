@@ -7,16 +7,16 @@ use super::rate_limit::{Dropped, EventRateLimit};
 use super::registers::{EventRegisters, bits};
 use crate::mmio::Mmio;
 use crate::region::Region;
-use smmu_spec::{Cursor, Event};
+use smmu_spec::{Cursor, EventRecord};
 use tock_registers::interfaces::{Readable, Writeable};
 
 /// What [`EventQueue::drain`] tells its caller.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum EventReport {
     /// An event that is worth a line: print it.
-    Event(Event),
+    Event(EventRecord),
     /// An event of a stream that had its lines: it is counted, and shown here for those who count themselves.
-    Quiet(Event),
+    Quiet(EventRecord),
     /// Events that were left out.
     Dropped(Dropped),
     /// The queue was full and the SMMU lost events; how often is not known.
@@ -79,9 +79,9 @@ impl EventQueue {
         let produced = self.readable(prod);
         self.clean_readable(produced);
         while self.consumed != produced {
-            let record = self.records.load(self.consumed.index() * Event::WORDS);
+            let record = self.records.load(self.consumed.index() * EventRecord::WORDS);
             self.consumed = self.consumed.advanced(1);
-            self.take(Event::decode(record), now, &mut report);
+            self.take(EventRecord::decode(record), now, &mut report);
         }
         self.limit.announce(now, |dropped| report(EventReport::Dropped(dropped)));
         self.coherency.done_reading();
@@ -100,7 +100,7 @@ impl EventQueue {
         self.records
     }
 
-    fn take(&mut self, event: Event, now: u64, report: &mut impl FnMut(EventReport)) {
+    fn take(&mut self, event: EventRecord, now: u64, report: &mut impl FnMut(EventReport)) {
         self.counters.events += 1;
         let worth = self.limit.admit(event.stream, now, &mut |dropped| report(EventReport::Dropped(dropped)));
         if worth {
@@ -133,13 +133,15 @@ impl EventQueue {
 
     fn clean_readable(&self, produced: Cursor) {
         let words = self.records.words();
-        let (first, end) = (self.consumed.index() * Event::WORDS, produced.index() * Event::WORDS);
+        let (first, end) =
+            (self.consumed.index() * EventRecord::WORDS, produced.index() * EventRecord::WORDS);
         if self.consumed == produced {
             // Nothing to read; equal indices would mean the whole queue below.
         } else if first < end {
             self.coherency.about_to_read(&words[first..end]);
         } else {
-            self.coherency.about_to_read(&words[first..self.consumed.entries() as usize * Event::WORDS]);
+            self.coherency
+                .about_to_read(&words[first..self.consumed.entries() as usize * EventRecord::WORDS]);
             self.coherency.about_to_read(&words[..end]);
         }
     }

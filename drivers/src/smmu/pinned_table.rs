@@ -7,7 +7,7 @@ use core::sync::atomic::AtomicU64;
 use pagetable::{
     Entries, LeafBits, MapError, Mapping, PINNED_BYTES, Stage1, Stage2, StaleTables, TableMemory, pinned_page,
 };
-use smmu_spec::Tag;
+use smmu_spec::TlbTag;
 
 /// A last-level table that stays in its domain's tree until the domain is destroyed. Whoever owns a page of it maps and
 /// unmaps that page alone: no walk, no lock, no table that comes or goes.
@@ -44,8 +44,8 @@ impl PinnedTable {
     ) -> Result<AddrRange<Iova>, MapError<Iova>> {
         let entries = memory.entries(self.table);
         let written = match self.params.tag {
-            Tag::Stage1(_) => stage1(entries).map(first, chunks, mapping),
-            Tag::Stage2(_) => stage2(entries).map(first, chunks, mapping),
+            TlbTag::Stage1(_) => stage1(entries).map(first, chunks, mapping),
+            TlbTag::Stage2(_) => stage2(entries).map(first, chunks, mapping),
         }?;
         Ok(self.show(memory, first, written))
     }
@@ -56,8 +56,8 @@ impl PinnedTable {
     /// [`MapError::Inexpressible`].
     pub fn bits(&self, mapping: Mapping) -> Result<LeafBits, MapError<Iova>> {
         match self.params.tag {
-            Tag::Stage1(_) => LeafBits::new::<Stage1, Iova>(mapping),
-            Tag::Stage2(_) => LeafBits::new::<Stage2, Iova>(mapping),
+            TlbTag::Stage1(_) => LeafBits::new::<Stage1, Iova>(mapping),
+            TlbTag::Stage2(_) => LeafBits::new::<Stage2, Iova>(mapping),
         }
     }
 
@@ -99,8 +99,8 @@ impl PinnedTable {
         let first = pinned_page(range.start());
         let pages = first..first + (range.len() / PAGE_SIZE) as usize;
         let written: &[AtomicU64] = match self.params.tag {
-            Tag::Stage1(_) => stage1(entries).unmap(pages),
-            Tag::Stage2(_) => stage2(entries).unmap(pages),
+            TlbTag::Stage1(_) => stage1(entries).unmap(pages),
+            TlbTag::Stage2(_) => stage2(entries).unmap(pages),
         };
         memory.written(written);
         self.params.coherency.written(written);

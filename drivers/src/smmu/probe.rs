@@ -3,7 +3,7 @@
 use super::registers::Registers;
 use core::fmt;
 use smmu_spec::field::{extract, is_set};
-use smmu_spec::{Ability, Cursor, Walks, cd};
+use smmu_spec::{Cursor, RangeInvalidation, WalkCoherency, cd};
 use tock_registers::interfaces::Readable;
 
 /// [`Features::event_room_log2`] if nobody says otherwise: one failing page leaves up to 1024 records under QEMU.
@@ -27,7 +27,7 @@ pub struct Features {
     pub stages: Stages,
     /// Whether its own accesses snoop (IDR0.COHACC). Where the device tree knows better, set it before
     /// [`start`](super::start).
-    pub walks: Walks,
+    pub coherency: WalkCoherency,
     /// Bits of ASID: 8 or 16.
     pub asid_bits: u8,
     /// Bits of VMID: 8 or 16.
@@ -43,7 +43,7 @@ pub struct Features {
     /// Entries that the event queue is given at most, log2: the user's choice, [`EVENT_ROOM_LOG2`] at first.
     pub event_room_log2: u8,
     /// How ranges can be invalidated.
-    pub invalidation: Ability,
+    pub range_invalidation: RangeInvalidation,
     /// Bits of physical address.
     pub output_bits: u8,
     /// Whether it can raise interrupts by MSI; the driver uses wires and turns MSIs off.
@@ -186,7 +186,7 @@ impl Ids {
                 0b10 => Stages::One,
                 _ => Stages::Both,
             },
-            walks: if is_set(4, idr0) { Walks::Coherent } else { Walks::NonCoherent },
+            coherency: if is_set(4, idr0) { WalkCoherency::Coherent } else { WalkCoherency::NonCoherent },
             asid_bits: if is_set(12, idr0) { 16 } else { 8 },
             vmid_bits: if is_set(18, idr0) { 16 } else { 8 },
             two_level_streams: extract(28, 27, idr0) != 0,
@@ -194,7 +194,11 @@ impl Ids {
             command_log2: queue_log2(25, 21),
             event_log2: queue_log2(20, 16),
             event_room_log2: EVENT_ROOM_LOG2,
-            invalidation: if is_set(10, idr3) { Ability::Ranges } else { Ability::Entries },
+            range_invalidation: if is_set(10, idr3) {
+                RangeInvalidation::Supported
+            } else {
+                RangeInvalidation::Unsupported
+            },
             output_bits: output_bits(self.idr5),
             msi: is_set(13, idr0),
             minor: extract(3, 0, self.aidr.into()) as u8,
@@ -223,7 +227,7 @@ mod tests {
         QEMU.check().unwrap();
         let expected = Features {
             stages: Stages::Both,
-            walks: Walks::Coherent,
+            coherency: WalkCoherency::Coherent,
             asid_bits: 16,
             vmid_bits: 16,
             two_level_streams: true,
@@ -231,7 +235,7 @@ mod tests {
             command_log2: 19,
             event_log2: 19,
             event_room_log2: EVENT_ROOM_LOG2,
-            invalidation: Ability::Ranges,
+            range_invalidation: RangeInvalidation::Supported,
             output_bits: 44,
             msi: false,
             minor: 1,
@@ -277,7 +281,10 @@ mod tests {
             Ids { idr0: 0b1010 | 2 << 21, idr1: 1 << 21 | 4, idr3: 0, idr5: 0x12, aidr: 0 }.features();
         assert_eq!((small.asid_bits, small.vmid_bits, small.stream_bits), (8, 8, 4));
         assert_eq!((small.command_log2, small.event_log2, small.output_bits), (1, 0, 40));
-        assert_eq!((small.walks, small.invalidation), (Walks::NonCoherent, Ability::Entries));
+        assert_eq!(
+            (small.coherency, small.range_invalidation),
+            (WalkCoherency::NonCoherent, RangeInvalidation::Unsupported)
+        );
         assert!(!small.two_level_streams);
     }
 }

@@ -15,7 +15,7 @@ use crate::region::{Region, RegionSource};
 use addr::{PAGE_SIZE, PhysAddr};
 use core::fmt;
 use smmu_spec::field::{address, field};
-use smmu_spec::{Command, Event};
+use smmu_spec::{Command, EventRecord};
 use tock_registers::interfaces::{Readable, Writeable};
 
 /// Why the SMMU does not translate. Transactions abort, as far as the SMMU listened.
@@ -86,7 +86,7 @@ pub fn start(
 
     let (control, commands, events) = split(registers);
     let Memory { commands: slots, command_log2, events: records, event_log2, streams } = memory;
-    let coherency = Coherency(features.walks);
+    let coherency = Coherency(features.coherency);
     let mut commands = CommandQueue::new(control, commands, slots, command_log2, coherency, clock);
     let events = EventQueue::new(events, records, event_log2, coherency, clock);
     if let Err(error) = enable(&mut commands) {
@@ -126,11 +126,11 @@ pub fn abort_all(registers: &Registers, clock: Clock) -> Result<FirmwareState, S
 
 impl Memory {
     fn allocate(features: &Features, source: &mut impl RegionSource) -> Option<Self> {
-        let coherency = Coherency(features.walks);
+        let coherency = Coherency(features.coherency);
         let command_log2 = features.command_log2.min(command_queue::MAX_LOG2);
         let event_log2 = features.event_queue_log2();
         let commands = queue(source, coherency, command_log2 + Command::LOG2_BYTES)?;
-        let Some(events) = queue(source, coherency, event_log2 + Event::LOG2_BYTES) else {
+        let Some(events) = queue(source, coherency, event_log2 + EventRecord::LOG2_BYTES) else {
             source.release(commands);
             return None;
         };
@@ -165,7 +165,7 @@ impl Memory {
 
 /// CR1: queues and tables are read as the CPU writes them.
 fn access_attributes(features: &Features) -> u32 {
-    let (cacheability, shareability) = (features.walks.cacheability(), features.walks.shareability());
+    let (cacheability, shareability) = (features.coherency.cacheability(), features.coherency.shareability());
     let queues = field(1, 0, cacheability) | field(3, 2, cacheability) | field(5, 4, shareability);
     let tables = field(7, 6, cacheability) | field(9, 8, cacheability) | field(11, 10, shareability);
     (queues | tables) as u32

@@ -11,7 +11,7 @@ use crate::region::{Region, RegionSource};
 use addr::{PAGE_SIZE, StreamId};
 use alloc::vec::Vec;
 use smmu_spec::field::{address, extract, field};
-use smmu_spec::{Command, L1Descriptor, Ste, Step, StreamConfig, Tag, update};
+use smmu_spec::{Command, L1Descriptor, Ste, Step, StreamConfig, TlbTag, update};
 use tock_registers::interfaces::Writeable;
 
 /// Streams in each second-level table, log2: 64 entries fill one page. A legal SPLIT.
@@ -59,7 +59,7 @@ pub struct StreamTable {
     log2: u8,
     coherency: Coherency,
     /// Who is attached, and the tag of what; in the order of streams.
-    attached: Vec<(StreamId, Tag)>,
+    attached: Vec<(StreamId, TlbTag)>,
 }
 
 impl StreamTable {

@@ -5,20 +5,20 @@ use super::command_queue::CommandError;
 use addr::{AddrRange, Iova, PhysAddr};
 use core::sync::atomic::{AtomicU16, AtomicU64};
 use pagetable::{Entries, TableMemory};
-use smmu_spec::{Ability, Invalidation, Tag};
+use smmu_spec::{Invalidation, RangeInvalidation, TlbTag};
 
 /// How the SMMU keeps and reads a domain's translations.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct TranslationParams {
-    pub tag: Tag,
-    pub ability: Ability,
+    pub tag: TlbTag,
+    pub ranges: RangeInvalidation,
     pub coherency: Coherency,
 }
 
 impl TranslationParams {
     /// What makes the SMMU forget `range`. With `leaf`, table pointers may stay.
     pub fn forget(self, range: AddrRange<Iova>, leaf: bool) -> Invalidation {
-        Invalidation::of_range(self.tag, range, leaf, self.ability)
+        Invalidation::of_range(self.tag, range, leaf, self.ranges)
     }
 }
 

@@ -4,7 +4,7 @@
 use super::probe::Features;
 use addr::{Asid, Vmid};
 use alloc::vec::Vec;
-use smmu_spec::Tag;
+use smmu_spec::TlbTag;
 
 /// The tags that no domain has.
 #[derive(Debug)]
@@ -25,7 +25,7 @@ impl TlbTagAllocator {
     }
 
     /// A tag of which the SMMU knows nothing; `None` when all are in use.
-    pub(super) fn allocate(&mut self) -> Option<Tag> {
+    pub(super) fn allocate(&mut self) -> Option<TlbTag> {
         let number = match self.freed.pop() {
             Some(number) => number,
             None if self.next < self.end => {
@@ -34,15 +34,15 @@ impl TlbTagAllocator {
             }
             None => return None,
         };
-        Some(if self.stage1 { Tag::Stage1(Asid::new(number)) } else { Tag::Stage2(Vmid::new(number)) })
+        Some(if self.stage1 { TlbTag::Stage1(Asid::new(number)) } else { TlbTag::Stage2(Vmid::new(number)) })
     }
 
     /// Takes a tag back after everything under it was invalidated. Without memory to remember it, it is never used
     /// again.
-    pub(super) fn release(&mut self, tag: Tag) {
+    pub(super) fn release(&mut self, tag: TlbTag) {
         let number = match tag {
-            Tag::Stage1(asid) => asid.raw(),
-            Tag::Stage2(vmid) => vmid.raw(),
+            TlbTag::Stage1(asid) => asid.raw(),
+            TlbTag::Stage2(vmid) => vmid.raw(),
         };
         if self.freed.try_reserve(1).is_ok() {
             self.freed.push(number);
@@ -58,7 +58,7 @@ mod tests {
     fn tags_are_unique_until_released() {
         let mut tags = TlbTagAllocator { stage1: false, next: 1, end: 4, freed: Vec::new() };
         let all: Vec<_> = core::iter::from_fn(|| tags.allocate()).collect();
-        assert_eq!(all, [1, 2, 3].map(|number| Tag::Stage2(Vmid::new(number))));
+        assert_eq!(all, [1, 2, 3].map(|number| TlbTag::Stage2(Vmid::new(number))));
         tags.release(all[1]);
         assert_eq!((tags.allocate(), tags.allocate()), (Some(all[1]), None));
     }

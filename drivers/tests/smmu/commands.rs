@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn a_refused_command_is_replaced_and_the_rest_still_happens() {
-    let mut fixture = fixture(Ids::STAGE1, Walks::NonCoherent);
+    let mut fixture = fixture(IdRegisters::STAGE1, WalkCoherency::NonCoherent);
     let mut domain = fixture.attached(STREAM);
     fixture.map(&mut domain, 0x1000, &[chunk(0x8000, 0)]).unwrap();
     assert!(fixture.reach(0x1000).is_some());
@@ -24,7 +24,7 @@ fn a_refused_command_is_replaced_and_the_rest_still_happens() {
 
 #[test]
 fn two_refused_commands_in_a_batch_are_both_replaced() {
-    let fixture = fixture(Ids::STAGE1, Walks::Coherent);
+    let fixture = fixture(IdRegisters::STAGE1, WalkCoherency::Coherent);
     let illegal = Command::TlbiS12Vmall { vmid: addr::Vmid::new(0) };
     let batch = [illegal, Command::CfgiAll, illegal, illegal];
     let error = fixture.commands.borrow_mut().run(batch);
@@ -35,7 +35,7 @@ fn two_refused_commands_in_a_batch_are_both_replaced() {
 
 #[test]
 fn a_refusal_that_the_interrupt_handler_met_is_still_the_waiters_error() {
-    let fixture = fixture(Ids::STAGE1, Walks::Coherent);
+    let fixture = fixture(IdRegisters::STAGE1, WalkCoherency::Coherent);
     let illegal = Command::TlbiS12Vmall { vmid: addr::Vmid::new(0) };
     let mut commands = fixture.commands.borrow_mut();
     commands.push(illegal).unwrap();
@@ -65,7 +65,7 @@ impl Shared<CommandQueue> for Busy<'_> {
 
 #[test]
 fn nobody_is_told_of_anothers_refused_commands() {
-    let mut fixture = fixture(Ids::STAGE1, Walks::Coherent);
+    let mut fixture = fixture(IdRegisters::STAGE1, WalkCoherency::Coherent);
     let mut domain = fixture.attached(STREAM);
     fixture.map(&mut domain, 0x1000, &[chunk(0x8000, 0)]).unwrap();
     assert!(fixture.reach(0x1000).is_some());
@@ -93,7 +93,7 @@ impl Shared<CommandQueue> for Trouble<'_> {
 
 #[test]
 fn whoever_looks_late_is_not_told_of_what_others_were_refused_meanwhile() {
-    let fixture = fixture(Ids::STAGE1, Walks::Coherent);
+    let fixture = fixture(IdRegisters::STAGE1, WalkCoherency::Coherent);
     let others = Trouble(&fixture.commands, false.into());
     assert_eq!(smmu::sync(&others), Ok(()));
     assert_eq!(fixture.commands.borrow().counters().illegal, 40);
@@ -101,7 +101,7 @@ fn whoever_looks_late_is_not_told_of_what_others_were_refused_meanwhile() {
 
 #[test]
 fn who_is_held_up_again_and_again_does_not_give_up() {
-    let fixture = fixture(Ids::SMALL, Walks::Coherent);
+    let fixture = fixture(IdRegisters::SMALL, WalkCoherency::Coherent);
     fixture.machine.after_step.set(Some(|machine| machine.pass_microseconds(TIMEOUT_US + 1)));
     // In many parts, and each refused command stops it.
     let illegal = Command::TlbiS12Vmall { vmid: addr::Vmid::new(0) };
@@ -114,7 +114,7 @@ fn who_is_held_up_again_and_again_does_not_give_up() {
 
 #[test]
 fn who_was_passed_by_a_full_turn_of_the_queue_sees_its_end() {
-    let mut fixture = fixture(Ids::SMALL, Walks::NonCoherent);
+    let mut fixture = fixture(IdRegisters::SMALL, WalkCoherency::NonCoherent);
     let mut domain = fixture.attached(STREAM);
     for page in 0..if cfg!(miri) { 8 } else { 3000u64 } {
         fixture.map(&mut domain, 0x1000 + page % 7 * 0x1000, &[chunk(0x8000, 0)]).unwrap();
@@ -127,7 +127,7 @@ fn who_was_passed_by_a_full_turn_of_the_queue_sees_its_end() {
 
 #[test]
 fn a_queue_that_aborts_once_is_read_again() {
-    let fixture = fixture(Ids::NESTED, Walks::Coherent);
+    let fixture = fixture(IdRegisters::NESTED, WalkCoherency::Coherent);
     fixture.machine.bad_reads.set(1);
     assert_eq!(fixture.commands.borrow_mut().run([Command::CfgiAll]), Ok(()));
     let mut commands = fixture.commands.borrow_mut();
@@ -163,7 +163,7 @@ fn a_queue_that_cannot_be_read_begins_anew_and_forgets_everything() {
 
 #[test]
 fn an_attachment_that_is_lost_in_the_queue_is_made_all_the_same() {
-    let mut fixture = fixture(Ids::NESTED, Walks::NonCoherent);
+    let mut fixture = fixture(IdRegisters::NESTED, WalkCoherency::NonCoherent);
     let mut domain = fixture.domain().unwrap();
     assert_eq!(fixture.reach(0x1000), None);
     fixture.machine.bad_reads.set(TWO_COMMANDS);
@@ -203,7 +203,7 @@ fn whoever_waits_for_a_queue_that_stays_unreadable_is_told_its_error() {
 /// Acknowledging an error that comes back at once would be an interrupt without end.
 #[test]
 fn the_interrupt_handler_lets_a_queue_try_again_once() {
-    let fixture = fixture(Ids::NESTED, Walks::Coherent);
+    let fixture = fixture(IdRegisters::NESTED, WalkCoherency::Coherent);
     let mut commands = fixture.commands.borrow_mut();
     fixture.machine.bad_reads.set(u32::MAX);
     commands.push(Command::Sync).unwrap();
@@ -220,7 +220,7 @@ fn the_interrupt_handler_lets_a_queue_try_again_once() {
 
 #[test]
 fn a_consumer_index_outside_of_the_queue_is_an_error() {
-    let fixture = fixture(Ids::NESTED, Walks::Coherent);
+    let fixture = fixture(IdRegisters::NESTED, WalkCoherency::Coherent);
     fixture.machine.model.borrow_mut().hung = true;
     fixture.machine.after_step.set(Some(|machine| machine.set_register(0x9c, 0x77)));
     let error = fixture.commands.borrow_mut().run([]);
@@ -229,7 +229,7 @@ fn a_consumer_index_outside_of_the_queue_is_an_error() {
 
 #[test]
 fn commands_are_seen_before_they_are_announced() {
-    let fixture = fixture(Ids::NESTED, Walks::NonCoherent);
+    let fixture = fixture(IdRegisters::NESTED, WalkCoherency::NonCoherent);
     thread_local!(static ANNOUNCED: RefCell<Vec<u32>> = const { RefCell::new(Vec::new()) });
     fixture.machine.watch.set(Some(|machine, event| {
         if event == arch::fake::Event::Barrier("dsb_sy") {

@@ -6,7 +6,7 @@ use super::*;
 #[cfg_attr(miri, ignore = "fills a queue of 1 024 events four times")]
 fn a_full_event_queue_is_counted_and_drained() {
     for global in [false, true] {
-        let mut fixture = fixture(Ids::NESTED, Walks::NonCoherent);
+        let mut fixture = fixture(IdRegisters::NESTED, WalkCoherency::NonCoherent);
         let _domain = fixture.attached(STREAM);
         fixture.machine.model.borrow_mut().overflow_is_global_error = global;
         for access in 0..1500 {
@@ -39,14 +39,17 @@ fn a_full_event_queue_is_counted_and_drained() {
 
 #[test]
 fn events_are_read_in_order_around_the_end_of_the_queue() {
-    let mut fixture = fixture(Ids::NESTED, Walks::NonCoherent);
+    let mut fixture = fixture(IdRegisters::NESTED, WalkCoherency::NonCoherent);
     let mut next = 0;
     let rounds = if cfg!(miri) { 1 } else { 40 };
     for _ in 0..rounds {
         let first = next;
         // Streams without a second level: C_BAD_STREAMID each.
         for stream in first..first + 100 {
-            assert!(matches!(fixture.access(StreamId::new(stream), 0, READ), Outcome::Aborted(Some(_))));
+            assert!(matches!(
+                fixture.access(StreamId::new(stream), 0, READ),
+                TransactionResult::Aborted(Some(_))
+            ));
         }
         let seen = fixture.reports().into_iter().filter_map(|report| match report {
             EventReport::Event(event) | EventReport::Quiet(event) => Some(event.stream.raw()),
@@ -60,7 +63,7 @@ fn events_are_read_in_order_around_the_end_of_the_queue() {
 
 #[test]
 fn a_producer_index_outside_of_the_queue_is_not_followed() {
-    let mut fixture = fixture(Ids::NESTED, Walks::Coherent);
+    let mut fixture = fixture(IdRegisters::NESTED, WalkCoherency::Coherent);
     fixture.machine.set_register(0x1_00a8, 0x601);
     assert_eq!(fixture.reports(), []);
     assert_eq!(fixture.events.counters().nonsense, 1);
@@ -69,7 +72,7 @@ fn a_producer_index_outside_of_the_queue_is_not_followed() {
 
 #[test]
 fn what_was_left_out_is_said_again_in_a_later_window() {
-    let mut fixture = fixture(Ids::NESTED, Walks::Coherent);
+    let mut fixture = fixture(IdRegisters::NESTED, WalkCoherency::Coherent);
     let _domain = fixture.attached(STREAM);
     (0..20).for_each(|access| assert_eq!(fixture.reach(access), None));
     fixture.reports();
@@ -84,8 +87,8 @@ fn what_was_left_out_is_said_again_in_a_later_window() {
 
 #[test]
 fn records_are_read_between_the_two_indices() {
-    let mut fixture = fixture(Ids::NESTED, Walks::Coherent);
-    assert!(matches!(fixture.access(STREAM, 0, READ), Outcome::Aborted(Some(_))));
+    let mut fixture = fixture(IdRegisters::NESTED, WalkCoherency::Coherent);
+    assert!(matches!(fixture.access(STREAM, 0, READ), TransactionResult::Aborted(Some(_))));
     thread_local!(static CONSUMED: RefCell<Vec<u32>> = const { RefCell::new(Vec::new()) });
     fixture.machine.watch.set(Some(|machine, event| {
         if event == arch::fake::Event::Barrier("dmb_oshld") {

@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn a_failed_map_that_cannot_be_taken_back_says_so() {
-    let mut fixture = fixture(Ids::NESTED, Walks::Coherent);
+    let mut fixture = fixture(IdRegisters::NESTED, WalkCoherency::Coherent);
     let mut domain = fixture.attached(STREAM);
     fixture.map(&mut domain, 0x20_0000, &[chunk(0x8000, 0)]).unwrap();
     let pages = fixture.machine.pages_in_use();
@@ -47,7 +47,7 @@ fn a_map_that_fails_under_the_devices_eyes_is_forgotten_with_its_tables() {
         let scattered = (0..3 * 512 + 1).map(|page| chunk(0x1_0000_0000 + page * 0x2000, 0)).inspect(|_| {
             for at in [0x0, 0x20_0000, 0x40_0000] {
                 let outcome = machine.model.borrow_mut().access(STREAM, at, READ);
-                *seen.borrow_mut() += usize::from(matches!(outcome, Outcome::Translated { .. }));
+                *seen.borrow_mut() += usize::from(matches!(outcome, TransactionResult::Translated { .. }));
             }
         });
         let at = Iova::new(0);
@@ -85,7 +85,7 @@ fn story_of(fixture: &mut Fixture, domain: &mut PagingDomain) -> Option<()> {
 }
 
 /// Starts an SMMU and tells the story with so many allocations; whether they were enough.
-fn story_with(ids: Ids, walks: Walks, allowance: u64) -> bool {
+fn story_with(ids: IdRegisters, walks: WalkCoherency, allowance: u64) -> bool {
     let machine = TestMachine::new(ids, walks);
     machine.allowance.set(allowance);
     let Ok(mut fixture) = Fixture::start(machine.clone()) else {

@@ -40,7 +40,7 @@ fn a_table_page_is_not_walked_after_it_was_given_back() {
 
 #[test]
 fn one_buffer_costs_one_command_and_one_sync() {
-    let mut fixture = fixture(Ids::NESTED, Walks::Coherent);
+    let mut fixture = fixture(IdRegisters::NESTED, WalkCoherency::Coherent);
     let mut domain = fixture.attached(STREAM);
     let before = fixture.commands.borrow().counters();
     let chunks: Vec<_> = (0..512).map(|page| chunk(0x1_0000_0000 + page * 0x2000, 0)).collect();
@@ -71,7 +71,7 @@ fn cutting_a_block_breaks_it_before_it_is_made_anew() {
 
 #[test]
 fn a_time_out_gives_nothing_back_and_can_be_tried_again() {
-    let mut fixture = fixture(Ids::NESTED, Walks::Coherent);
+    let mut fixture = fixture(IdRegisters::NESTED, WalkCoherency::Coherent);
     let mut domain = fixture.attached(STREAM);
     fixture.map(&mut domain, 0x1000, &[chunk(0x8000, 0)]).unwrap();
     assert!(fixture.reach(0x1000).is_some());
@@ -92,7 +92,7 @@ fn a_time_out_gives_nothing_back_and_can_be_tried_again() {
 
 #[test]
 fn what_the_smmu_never_forgot_is_never_dropped() {
-    let mut fixture = fixture(Ids::NESTED, Walks::Coherent);
+    let mut fixture = fixture(IdRegisters::NESTED, WalkCoherency::Coherent);
     let mut domain = fixture.attached(STREAM);
     let frames = Rc::new("frames that go back when dropped");
     for (hung, held_after) in [(true, 2), (false, 2)] {
@@ -109,7 +109,7 @@ fn what_the_smmu_never_forgot_is_never_dropped() {
 
 #[test]
 fn batches_larger_than_the_queue_go_in_parts() {
-    let mut fixture = fixture(Ids::SMALL, Walks::NonCoherent);
+    let mut fixture = fixture(IdRegisters::SMALL, WalkCoherency::NonCoherent);
     let mut domain = fixture.attached(STREAM);
     let chunks: Vec<_> = (0..50).map(|page| chunk(0x1_0000_0000 + page * 0x2000, 0)).collect();
     fixture.map(&mut domain, 0x1000, &chunks).unwrap();
@@ -128,7 +128,7 @@ fn a_lock_is_only_taken_where_it_is_needed() {
             panic!("the command queue was asked for")
         }
     }
-    let mut fixture = fixture(Ids::NESTED, Walks::Coherent);
+    let mut fixture = fixture(IdRegisters::NESTED, WalkCoherency::Coherent);
     let mut domain = fixture.attached(STREAM);
     let (at, range) = (Iova::new(0), pages_at(0, 513));
     let chunks = [chunk(0x4000_0000, 9), chunk(0x9000, 0)];

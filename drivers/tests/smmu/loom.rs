@@ -22,7 +22,7 @@ struct Scene {
 const AT: [u64; 3] = [0x1000, 0x2000, 0x40_0000];
 
 fn scene(pages: usize) -> Scene {
-    let mut fixture = fixture(Ids::SMALL, Walks::Coherent);
+    let mut fixture = fixture(IdRegisters::SMALL, WalkCoherency::Coherent);
     fixture.machine.model.borrow_mut().commands_per_step = 1;
     let mut domain = fixture.attached(STREAM);
     for (index, &at) in AT[..pages].iter().enumerate() {
@@ -54,7 +54,7 @@ fn forget(queue: &Locked, machine: &Rc<TestMachine>, at: u64, stale: iommu::Stal
     let freed = <PagingDomain as iommu::Domain>::invalidate(queue, stale).unwrap();
     freed.take(&mut TestMemory(machine.clone()));
     let outcome = machine.access(STREAM, at, READ);
-    assert_eq!(outcome, Outcome::Aborted(Some(EventKind::Translation)), "{at:#x}");
+    assert_eq!(outcome, TransactionResult::Aborted(Some(EventKind::Translation)), "{at:#x}");
 }
 
 /// Each CPU makes the SMMU forget a page of its own.

@@ -20,8 +20,8 @@ use drivers::smmu::{
     StreamError, TIMEOUT_US,
 };
 use pagetable::Mapping;
-use smmu_spec::model::{Ids, Outcome};
-use smmu_spec::{Command, EventKind, Tag, Walks};
+use smmu_spec::model::{IdRegisters, TransactionResult};
+use smmu_spec::{Command, EventKind, TlbTag, WalkCoherency};
 use std::cell::RefCell;
 use std::rc::Rc;
 use test_machine::fixture::{Fixture, READ, RW, STREAM, WRITE, chunk, fixture, kinds, pages_at};

@@ -8,21 +8,21 @@ fn before_and_while_starting_nothing_passes() {
         let machine = TestMachine::new(ids, walks);
         assert_eq!(
             machine.model.borrow_mut().access(STREAM, 0x1000, WRITE),
-            Outcome::Bypassed,
+            TransactionResult::Bypassed,
             "as after reset"
         );
         machine.after_step.set(Some(|machine| {
             let outcome = machine.model.borrow_mut().access(STREAM, 0x1000, WRITE);
-            assert!(matches!(outcome, Outcome::Aborted(_)), "{outcome:?}");
+            assert!(matches!(outcome, TransactionResult::Aborted(_)), "{outcome:?}");
         }));
         let fixture = Fixture::start(machine).unwrap();
-        assert!(matches!(fixture.access(STREAM, 0x1000, WRITE), Outcome::Aborted(_)));
+        assert!(matches!(fixture.access(STREAM, 0x1000, WRITE), TransactionResult::Aborted(_)));
     }
 }
 
 #[test]
 fn an_smmu_that_firmware_left_on_is_taken_over() {
-    let machine = TestMachine::new(Ids::NESTED, Walks::Coherent);
+    let machine = TestMachine::new(IdRegisters::NESTED, WalkCoherency::Coherent);
     const CR0: usize = 0x20;
     const CR0ACK: usize = 0x24;
     const GERROR: usize = 0x60;
@@ -55,7 +55,7 @@ fn starting_forgets_what_was_cached_before() {
 
 #[test]
 fn a_hung_smmu_is_refused_at_start_with_the_register() {
-    let machine = TestMachine::new(Ids::NESTED, Walks::Coherent);
+    let machine = TestMachine::new(IdRegisters::NESTED, WalkCoherency::Coherent);
     machine.model.borrow_mut().hung = true;
     let Err(StartError::TimedOut { register: "GBPA", .. }) = Fixture::start(machine.clone()).map(|_| ())
     else {
@@ -63,7 +63,7 @@ fn a_hung_smmu_is_refused_at_start_with_the_register() {
     };
     assert_eq!(machine.pages_in_use(), 0);
     // It hangs later: at the first commands.
-    let machine = TestMachine::new(Ids::NESTED, Walks::Coherent);
+    let machine = TestMachine::new(IdRegisters::NESTED, WalkCoherency::Coherent);
     machine.after_step.set(Some(|machine| {
         let enabled = machine.register(0x24) & 8 != 0;
         machine.model.borrow_mut().hung = enabled;

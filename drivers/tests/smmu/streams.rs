@@ -9,12 +9,12 @@ fn streams_nobody_attached_abort() {
         let _domain = fixture.attached(STREAM);
         // In the same table as an attached stream, in another, and outside of all.
         for stream in [StreamId::new(9), StreamId::new(0x4321), StreamId::new(u32::MAX)] {
-            assert!(matches!(fixture.access(stream, 0, READ), Outcome::Aborted(_)), "{stream:?}");
+            assert!(matches!(fixture.access(stream, 0, READ), TransactionResult::Aborted(_)), "{stream:?}");
         }
     }
-    let fixture = fixture(Ids::NESTED, Walks::Coherent);
+    let fixture = fixture(IdRegisters::NESTED, WalkCoherency::Coherent);
     let beyond = fixture.access(StreamId::new(0x1_0000), 0, READ);
-    assert_eq!(beyond, Outcome::Aborted(Some(EventKind::BadStreamId)));
+    assert_eq!(beyond, TransactionResult::Aborted(Some(EventKind::BadStreamId)));
 }
 
 #[test]
@@ -28,7 +28,7 @@ fn an_attached_stream_was_aborted_before_and_is_after_detaching() {
         fixture.attach(STREAM, &mut domain).unwrap();
         assert_eq!(fixture.reach(0x1000), Some(0x8000), "{ids:x?} {walks:?}");
         fixture.detach(STREAM, &mut domain).unwrap();
-        assert_eq!(fixture.access(STREAM, 0x1000, WRITE), Outcome::Aborted(None));
+        assert_eq!(fixture.access(STREAM, 0x1000, WRITE), TransactionResult::Aborted(None));
         assert_eq!(fixture.destroy(domain).map_err(|error| format!("{error:?}")), Ok(()));
         assert_eq!(fixture.machine.model.borrow().cached_translations(), 0);
     }
@@ -36,7 +36,7 @@ fn an_attached_stream_was_aborted_before_and_is_after_detaching() {
 
 #[test]
 fn a_stream_has_one_domain() {
-    let mut fixture = fixture(Ids::NESTED, Walks::Coherent);
+    let mut fixture = fixture(IdRegisters::NESTED, WalkCoherency::Coherent);
     let mut first = fixture.attached(STREAM);
     let mut second = fixture.domain().unwrap();
     assert_ne!(first.tag(), second.tag());
@@ -53,45 +53,45 @@ fn a_stream_has_one_domain() {
 
 #[test]
 fn streams_of_one_domain_share_its_addresses() {
-    let mut fixture = fixture(Ids::NESTED, Walks::Coherent);
+    let mut fixture = fixture(IdRegisters::NESTED, WalkCoherency::Coherent);
     let mut domain = fixture.attached(STREAM);
     let other = StreamId::new(0x100);
     fixture.attach(other, &mut domain).unwrap();
     fixture.map(&mut domain, 0, &[chunk(0x8000, 0)]).unwrap();
-    assert!(matches!(fixture.access(other, 0, READ), Outcome::Translated { to: 0x8000, .. }));
+    assert!(matches!(fixture.access(other, 0, READ), TransactionResult::Translated { to: 0x8000, .. }));
     fixture.detach(other, &mut domain).unwrap();
-    assert_eq!(fixture.access(other, 0, READ), Outcome::Aborted(None));
+    assert_eq!(fixture.access(other, 0, READ), TransactionResult::Aborted(None));
     assert_eq!(fixture.reach(0), Some(0x8000));
 }
 
 #[test]
 fn a_second_level_grows_for_each_span_once() {
-    let mut fixture = fixture(Ids::NESTED, Walks::Coherent);
+    let mut fixture = fixture(IdRegisters::NESTED, WalkCoherency::Coherent);
     let mut domain = fixture.domain().unwrap();
     for (stream, tables) in [(0x8, 1), (0x3f, 1), (0x40, 2), (0xffff, 3), (0x9, 3)] {
-        assert!(matches!(fixture.access(StreamId::new(stream), 0, READ), Outcome::Aborted(_)));
+        assert!(matches!(fixture.access(StreamId::new(stream), 0, READ), TransactionResult::Aborted(_)));
         fixture.attach(StreamId::new(stream), &mut domain).unwrap();
         assert_eq!(fixture.streams.second_level_tables(), tables, "{stream:#x}");
     }
     fixture.map(&mut domain, 0, &[chunk(0x8000, 0)]).unwrap();
     for stream in [0x8, 0x3f, 0x40, 0xffff, 0x9] {
         assert!(
-            matches!(fixture.access(StreamId::new(stream), 0, READ), Outcome::Translated { .. }),
+            matches!(fixture.access(StreamId::new(stream), 0, READ), TransactionResult::Translated { .. }),
             "{stream:#x}"
         );
     }
     // Its neighbours abort without an event: their entries say so.
-    assert_eq!(fixture.access(StreamId::new(0x41), 0, READ), Outcome::Aborted(None));
+    assert_eq!(fixture.access(StreamId::new(0x41), 0, READ), TransactionResult::Aborted(None));
 }
 
 #[test]
 fn eight_bits_of_tag_are_255_domains() {
-    let mut fixture = fixture(Ids::SMALL, Walks::Coherent);
+    let mut fixture = fixture(IdRegisters::SMALL, WalkCoherency::Coherent);
     let mut domains: Vec<_> = (0..255).map(|_| fixture.domain().unwrap()).collect();
     let pages = fixture.machine.pages_in_use();
     assert_eq!(fixture.domain().unwrap_err(), DomainError::OutOfTags);
     assert_eq!(fixture.machine.pages_in_use(), pages);
-    let tag: Tag = domains[7].tag();
+    let tag: TlbTag = domains[7].tag();
     fixture.destroy(domains.remove(7)).map_err(|error| format!("{error:?}")).unwrap();
     assert_eq!(fixture.domain().unwrap().tag(), tag);
 }

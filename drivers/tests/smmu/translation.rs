@@ -34,8 +34,8 @@ fn memory_types_are_the_ones_asked_for() {
         (MemoryType::NonCacheable, 0x44, 0b0101),
         (MemoryType::Device, 0x04, 0b0001),
     ];
-    for ids in [Ids::STAGE1, Ids::STAGE2] {
-        let mut fixture = fixture(ids, Walks::Coherent);
+    for ids in [IdRegisters::STAGE1, IdRegisters::STAGE2] {
+        let mut fixture = fixture(ids, WalkCoherency::Coherent);
         let mut domain = fixture.attached(STREAM);
         for (index, (memory, stage1, stage2)) in types.into_iter().enumerate() {
             let at = Iova::new(0x1000 * index as u64);
@@ -49,7 +49,8 @@ fn memory_types_are_the_ones_asked_for() {
                 mapping,
             )
             .unwrap();
-            let Outcome::Translated { attributes, .. } = fixture.access(STREAM, at.raw(), READ) else {
+            let TransactionResult::Translated { attributes, .. } = fixture.access(STREAM, at.raw(), READ)
+            else {
                 panic!("{memory:?}")
             };
             let expected = if ids.idr[0] & 2 != 0 { stage1 } else { stage2 };
@@ -60,14 +61,17 @@ fn memory_types_are_the_ones_asked_for() {
 
 #[test]
 fn rights_are_enforced_and_recorded() {
-    let mut fixture = fixture(Ids::NESTED, Walks::Coherent);
+    let mut fixture = fixture(IdRegisters::NESTED, WalkCoherency::Coherent);
     let mut domain = fixture.attached(STREAM);
     let mapping = Mapping::read_only(MemoryType::WriteBack);
     let at = Iova::new(0x4000);
     iommu::Domain::map(&mut domain, &mut fixture.memory, &fixture.commands, at, [chunk(0x9000, 0)], mapping)
         .unwrap();
-    assert!(matches!(fixture.access(STREAM, 0x4000, READ), Outcome::Translated { to: 0x9000, .. }));
-    assert_eq!(fixture.access(STREAM, 0x4008, WRITE), Outcome::Aborted(Some(EventKind::Permission)));
+    assert!(matches!(fixture.access(STREAM, 0x4000, READ), TransactionResult::Translated { to: 0x9000, .. }));
+    assert_eq!(
+        fixture.access(STREAM, 0x4008, WRITE),
+        TransactionResult::Aborted(Some(EventKind::Permission))
+    );
     let [EventReport::Event(event)] = fixture.reports()[..] else { panic!() };
     assert_eq!(event.to_string(), "smmu: event F_PERMISSION sid=0x8 iova=0x4008 write stage=1 class=IN");
     assert_eq!(fixture.machine.model.borrow().event_interrupts, 1);
@@ -75,7 +79,7 @@ fn rights_are_enforced_and_recorded() {
 
 #[test]
 fn a_domain_has_only_the_bits_that_are_there() {
-    let mut fixture = fixture(Ids::STAGE2, Walks::Coherent);
+    let mut fixture = fixture(IdRegisters::STAGE2, WalkCoherency::Coherent);
     let mut memory = TestMemory(fixture.machine.clone());
     for bits in [24, 45, 48, 49] {
         let domain =
@@ -103,9 +107,15 @@ fn domains_do_not_see_each_other() {
         fixture.map(&mut first, 0x1000, &[chunk(0x8000, 0)]).unwrap();
         fixture.map(&mut second, 0x1000, &[chunk(0x9000, 0)]).unwrap();
         assert_eq!(fixture.reach(0x1000), Some(0x8000));
-        assert!(matches!(fixture.access(other, 0x1000, READ), Outcome::Translated { to: 0x9000, .. }));
+        assert!(matches!(
+            fixture.access(other, 0x1000, READ),
+            TransactionResult::Translated { to: 0x9000, .. }
+        ));
         let stale = fixture.unmap(&mut first, 0x1000, 1, ());
         fixture.free(stale);
-        assert!(matches!(fixture.access(other, 0x1000, READ), Outcome::Translated { to: 0x9000, .. }));
+        assert!(matches!(
+            fixture.access(other, 0x1000, READ),
+            TransactionResult::Translated { to: 0x9000, .. }
+        ));
     }
 }

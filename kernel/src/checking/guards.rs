@@ -11,7 +11,7 @@ use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::fmt;
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
-use smmu_spec::{Direction, Event};
+use smmu_spec::{AccessKind, EventRecord};
 
 /// What is behind the end of a buffer.
 const CANARY: u8 = 0xc9;
@@ -289,7 +289,7 @@ impl fmt::Display for Miss {
 }
 
 /// Explains a fault, if it is near a buffer. For interrupt handlers.
-pub fn explain(smmu: &Smmu, event: &Event) {
+pub fn explain(smmu: &Smmu, event: &EventRecord) {
     let smmu = core::ptr::from_ref(smmu).addr();
     let device = {
         let known = KNOWN.lock();
@@ -298,10 +298,10 @@ pub fn explain(smmu: &Smmu, event: &Event) {
             .find(|known| (known.smmu, known.stream) == (smmu, event.stream))
             .map(|k| (k.domain, k.name))
     };
-    if let (Some((domain, name)), Some(input)) = (device, event.input)
-        && let Some((tag, at, gone)) = PLACES.lock().nearest(domain, Iova::new(input.address))
+    if let (Some((domain, name)), Some(transaction)) = (device, event.transaction)
+        && let Some((tag, at, gone)) = PLACES.lock().nearest(domain, Iova::new(transaction.address))
     {
-        let writes = input.direction == Direction::Write;
+        let writes = transaction.access == AccessKind::Write;
         let miss = Miss { device: name, writes, tag, at, gone };
         kprintln!("{miss}");
         MISS.lock().get_or_insert(miss);

@@ -13,7 +13,7 @@ use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use dma_api::{Attrs, DmaError, DmaMask};
 use drivers::direct::BusWindow;
-use smmu_spec::Event;
+use smmu_spec::EventRecord;
 
 /// A device that can be a bus master. Dropping it makes an SMMU abort whatever the device does from then on.
 pub struct Device {
@@ -152,7 +152,7 @@ impl Device {
     }
 
     /// The first of them.
-    pub fn first_fault(&self) -> Option<Event> {
+    pub fn first_fault(&self) -> Option<EventRecord> {
         self.faults.first()
     }
 

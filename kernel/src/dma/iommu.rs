@@ -36,7 +36,7 @@ use drivers::smmu::{
 };
 use memory::{OwnedChunk, Reach};
 use pagetable::{Entries, TableMemory};
-use smmu_spec::{Event, Walks};
+use smmu_spec::{EventRecord, WalkCoherency};
 use spin::Once;
 
 /// Events that a device leaves before anybody can read one: under QEMU, a page that is nowhere, four bytes at a time. A full
@@ -72,7 +72,7 @@ pub(super) struct Commands {
 
 struct Events {
     queue: EventQueue,
-    recent: [Option<Event>; KEPT],
+    recent: [Option<EventRecord>; KEPT],
     /// All events ever.
     count: usize,
     /// Whose most of them were when the queue was last found half full or more.
@@ -168,7 +168,8 @@ fn open(description: &board::Smmu, events: u64) -> Result<Smmu, OpenError> {
     let registers = unsafe { Mmio::<Registers>::new(registers.start()) };
     let mut features = Features::probe(&registers).map_err(OpenError::Unsupported)?;
     // The tree knows the interconnect, which IDR0.COHACC may not.
-    features.walks = if description.coherent { Walks::Coherent } else { Walks::NonCoherent };
+    features.coherency =
+        if description.coherent { WalkCoherency::Coherent } else { WalkCoherency::NonCoherent };
     features.event_room_log2 = events.ilog2() as u8;
     let smmu::SmmuV3 { features, commands, events, streams, tags } =
         smmu::start(registers, features, &mut Regions, Clock::system()).map_err(OpenError::Start)?;
@@ -350,7 +351,7 @@ impl Smmu {
         *loudest
     }
 
-    fn keep(&self, recent: &mut [Option<Event>; KEPT], count: &mut usize, event: Event) {
+    fn keep(&self, recent: &mut [Option<EventRecord>; KEPT], count: &mut usize, event: EventRecord) {
         quarantine::note(self, event);
         recent[*count % KEPT] = Some(event);
         *count += 1;
@@ -388,7 +389,7 @@ impl Smmu {
     }
 
     /// The last events (at most 16), oldest first, and how many there were in all. Forgets them.
-    pub fn take_events(&self) -> (impl Iterator<Item = Event>, usize) {
+    pub fn take_events(&self) -> (impl Iterator<Item = EventRecord>, usize) {
         self.service();
         let mut events = self.events.lock();
         let (recent, count) = (core::mem::replace(&mut events.recent, [None; KEPT]), events.count);

@@ -17,7 +17,7 @@ use addr::StreamId;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::sync::atomic::AtomicBool;
-use smmu_spec::Event;
+use smmu_spec::EventRecord;
 
 /// Faults that a device may have before it is blocked, unless its driver says otherwise. Every transaction that an SMMU
 /// aborts is one; QEMU makes one of every four bytes.
@@ -51,7 +51,7 @@ pub(super) struct Faults {
     /// How often it was armed again.
     armings: AtomicU64,
     /// The first since it was armed.
-    first: SpinLock<Option<Event>>,
+    first: SpinLock<Option<EventRecord>>,
 }
 
 impl Faults {
@@ -73,7 +73,7 @@ impl Faults {
     }
 
     /// The first since the device was armed.
-    pub(super) fn first(&self) -> Option<Event> {
+    pub(super) fn first(&self) -> Option<EventRecord> {
         *self.first.lock()
     }
 
@@ -117,7 +117,7 @@ impl Faults {
     }
 
     /// Notes a fault; whether it is the one that goes too far.
-    fn add(&self, event: Event) -> bool {
+    fn add(&self, event: EventRecord) -> bool {
         self.total.fetch_add(1, Relaxed);
         let count = self.count();
         if count == 1 {
@@ -227,7 +227,7 @@ pub(super) fn forget(smmu: &Smmu, stream: StreamId) {
 }
 
 /// Notes a fault. For interrupt handlers.
-pub(super) fn note(smmu: &Smmu, event: Event) {
+pub(super) fn note(smmu: &Smmu, event: EventRecord) {
     let too_far = {
         let watched = WATCHED.lock();
         find(&watched, smmu, event.stream).is_ok_and(|at| watched[at].faults.add(event))
@@ -302,8 +302,8 @@ fn next() -> Option<Arc<Device>> {
 mod tests {
     use super::*;
 
-    pub(super) fn event(number: u64) -> Event {
-        Event::decode([0x10 | 8 << 32, 0, number << 12, 0])
+    pub(super) fn event(number: u64) -> EventRecord {
+        EventRecord::decode([0x10 | 8 << 32, 0, number << 12, 0])
     }
 
     fn done() -> Result<(), ()> {

@@ -3,7 +3,7 @@
 use drivers::pcie::{Bdf, Capabilities, ConfigSpace, Host, HostDescription, Width};
 use kernel::board::{BootArgs, Glob, Platform, Tree};
 use program::{Archive, Executable};
-use smmu_spec::Event;
+use smmu_spec::EventRecord;
 use std::fmt::Write;
 use std::sync::OnceLock;
 
@@ -97,7 +97,7 @@ pub fn event_records(input: &[u8]) -> String {
     let mut said = String::new();
     for record in input.chunks_exact(32) {
         let word = |index: usize| u64::from_le_bytes(record[8 * index..][..8].try_into().unwrap());
-        let event = Event::decode(std::array::from_fn(word));
+        let event = EventRecord::decode(std::array::from_fn(word));
         write!(said, "{event}").unwrap();
     }
     said

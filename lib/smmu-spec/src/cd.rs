@@ -1,12 +1,12 @@
 //! Context descriptors: what stage 1 translation needs to know (IHI 0070, 5.4).
 
+use crate::coherency::WalkCoherency;
 use crate::field::{address, field, flag, is_set, mask};
-use crate::walks::Walks;
 use addr::{Asid, PhysAddr};
 
 /// A domain's stage 1 tables and how to walk them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct AddressSpace {
+pub struct Stage1Config {
     /// The first table, 4 KiB granule.
     pub tables: PhysAddr,
     /// Bits of input address that the tables translate, 25 to 48.
@@ -16,7 +16,7 @@ pub struct AddressSpace {
     /// The tag of its translations.
     pub asid: Asid,
     /// How the tables are read.
-    pub walks: Walks,
+    pub coherency: WalkCoherency,
 }
 
 /// A context descriptor.
@@ -50,12 +50,12 @@ impl ContextDescriptor {
     pub const BYTES: u64 = 64;
 
     /// The valid descriptor for `space`: AArch64 tables below TTB0 alone, faults abort the transaction and are recorded.
-    pub const fn new(space: AddressSpace) -> Self {
+    pub const fn new(space: Stage1Config) -> Self {
         let word0 = field(5, 0, 64 - space.input_bits as u64)  // T0SZ
             | field(7, 6, 0b00)                      // TG0: 4 KiB
-            | field(9, 8, space.walks.cacheability())    // IR0
-            | field(11, 10, space.walks.cacheability())  // OR0
-            | field(13, 12, space.walks.shareability())  // SH0
+            | field(9, 8, space.coherency.cacheability())    // IR0
+            | field(11, 10, space.coherency.cacheability())  // OR0
+            | field(13, 12, space.coherency.shareability())  // SH0
             | flag(14, false)                        // EPD0: walks happen
             | flag(15, false)                        // ENDI: little-endian tables
             | flag(30, true)                         // EPD1: nothing above TTB0's half
@@ -92,12 +92,12 @@ mod tests {
     use super::*;
     use crate::field::extract;
 
-    const SPACE: AddressSpace = AddressSpace {
+    const SPACE: Stage1Config = Stage1Config {
         tables: PhysAddr::new(0x9_8765_4000),
         input_bits: 48,
         output_size: 4,
         asid: Asid::new(0x1234),
-        walks: Walks::Coherent,
+        coherency: WalkCoherency::Coherent,
     };
 
     #[test]
@@ -111,7 +111,7 @@ mod tests {
 
     #[test]
     fn descriptors_that_are_not_snooped_are_read_from_memory() {
-        let cd = ContextDescriptor::new(AddressSpace { walks: Walks::NonCoherent, ..SPACE });
+        let cd = ContextDescriptor::new(Stage1Config { coherency: WalkCoherency::NonCoherent, ..SPACE });
         assert_eq!(extract(13, 8, cd.0[0]), 0b10_00_00);
     }
 

@@ -87,7 +87,7 @@ impl EventKind {
     }
 
     /// Whether the record carries the transaction's address, direction and privilege.
-    const fn has_input(self) -> bool {
+    const fn has_transaction(self) -> bool {
         matches!(
             self,
             Self::UnsupportedTransaction
@@ -138,7 +138,7 @@ impl fmt::Display for EventKind {
 
 /// What the device wanted to do.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Direction {
+pub enum AccessKind {
     /// The device reads memory (RnW = 1).
     Read,
     /// The device writes memory.
@@ -147,11 +147,11 @@ pub enum Direction {
 
 /// The transaction that led to an event, where the record describes it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Input {
+pub struct Transaction {
     /// The address the device used, all 64 bits.
     pub address: u64,
     /// Read or write.
-    pub direction: Direction,
+    pub access: AccessKind,
     /// Whether it was privileged (PnU).
     pub privileged: bool,
     /// Whether it was an instruction fetch (InD).
@@ -160,7 +160,7 @@ pub struct Input {
 
 /// What was translated when a fault happened (CLASS).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Class {
+pub enum FaultClass {
     /// The address of a context descriptor.
     Cd,
     /// The address of a stage 1 table.
@@ -173,16 +173,16 @@ pub enum Class {
 
 /// Where in the translation a fault happened.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Place {
+pub struct FaultLocation {
     /// 1 or 2.
     pub stage: u8,
     /// What was translated.
-    pub class: Class,
+    pub class: FaultClass,
 }
 
 /// An event record, decoded. What a kind of record does not say is `None`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Event {
+pub struct EventRecord {
     /// What happened.
     pub kind: EventKind,
     /// Who caused it.
@@ -190,9 +190,9 @@ pub struct Event {
     /// The substream, if the transaction had one.
     pub substream: Option<u32>,
     /// The transaction.
-    pub input: Option<Input>,
+    pub transaction: Option<Transaction>,
     /// Stage and class of a translation fault.
-    pub place: Option<Place>,
+    pub location: Option<FaultLocation>,
     /// The intermediate address of a fault at stage 2.
     pub ipa: Option<u64>,
     /// The physical address whose fetch aborted.
@@ -201,7 +201,7 @@ pub struct Event {
     pub stalled: Option<u16>,
 }
 
-impl Event {
+impl EventRecord {
     /// 64-bit words of a record.
     pub const WORDS: usize = 4;
     /// log2 of the bytes of a record.
@@ -216,8 +216,8 @@ impl Event {
             kind,
             stream: StreamId::new(extract(63, 32, word0) as u32),
             substream: is_set(11, word0).then_some(extract(31, 12, word0) as u32),
-            input: kind.has_input().then(|| Input::decode(word1, word2)),
-            place: kind.has_stage().then(|| Place::decode(word1)),
+            transaction: kind.has_transaction().then(|| Transaction::decode(word1, word2)),
+            location: kind.has_stage().then(|| FaultLocation::decode(word1)),
             ipa: (kind.has_stage() && stage2 && !kind.has_fetch()).then_some(word3 & mask(55, 12)),
             fetch: kind.has_fetch().then_some(word3 & mask(55, 3)),
             stalled: (kind.may_stall() && is_set(31, word1)).then_some(extract(15, 0, word1) as u16),
@@ -225,41 +225,41 @@ impl Event {
     }
 }
 
-impl Input {
+impl Transaction {
     fn decode(word1: u64, address: u64) -> Self {
         Self {
             address,
-            direction: if is_set(35, word1) { Direction::Read } else { Direction::Write },
+            access: if is_set(35, word1) { AccessKind::Read } else { AccessKind::Write },
             privileged: is_set(33, word1),
             instruction: is_set(34, word1),
         }
     }
 }
 
-impl Place {
+impl FaultLocation {
     fn decode(word1: u64) -> Self {
         let class = match extract(41, 40, word1) {
-            0b00 => Class::Cd,
-            0b01 => Class::Table,
-            0b10 => Class::Input,
-            _ => Class::Reserved,
+            0b00 => FaultClass::Cd,
+            0b01 => FaultClass::Table,
+            0b10 => FaultClass::Input,
+            _ => FaultClass::Reserved,
         };
         Self { stage: 1 + is_set(39, word1) as u8, class }
     }
 }
 
-impl fmt::Display for Event {
+impl fmt::Display for EventRecord {
     /// One line: `smmu: event F_TRANSLATION sid=0x8 iova=0x1000 read stage=1 class=IN`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "smmu: event {} sid={}", self.kind, self.stream)?;
         if let Some(substream) = self.substream {
             write!(f, " ssid={substream:#x}")?;
         }
-        if let Some(input) = self.input {
-            write!(f, "{input}")?;
+        if let Some(transaction) = self.transaction {
+            write!(f, "{transaction}")?;
         }
-        if let Some(place) = self.place {
-            write!(f, "{place}")?;
+        if let Some(location) = self.location {
+            write!(f, "{location}")?;
         }
         let last = [("ipa", self.ipa), ("fetch", self.fetch), ("stag", self.stalled.map(u64::from))];
         for (name, value) in last {
@@ -271,13 +271,13 @@ impl fmt::Display for Event {
     }
 }
 
-impl fmt::Display for Input {
+impl fmt::Display for Transaction {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let direction = match self.direction {
-            Direction::Read => "read",
-            Direction::Write => "write",
+        let access = match self.access {
+            AccessKind::Read => "read",
+            AccessKind::Write => "write",
         };
-        write!(f, " iova={:#x} {direction}", self.address)?;
+        write!(f, " iova={:#x} {access}", self.address)?;
         if self.instruction {
             f.write_str(" instruction")?;
         }
@@ -288,13 +288,13 @@ impl fmt::Display for Input {
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for FaultLocation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let class = match self.class {
-            Class::Cd => "CD",
-            Class::Table => "TT",
-            Class::Input => "IN",
-            Class::Reserved => "reserved",
+            FaultClass::Cd => "CD",
+            FaultClass::Table => "TT",
+            FaultClass::Input => "IN",
+            FaultClass::Reserved => "reserved",
         };
         write!(f, " stage={} class={class}", self.stage)
     }
@@ -308,7 +308,7 @@ mod tests {
     fn a_translation_fault_prints_as_the_contract_says() {
         // RnW = 1 (bit 99), CLASS = IN (bits [105:104] = 0b10).
         let record = [0x0000_0008_0000_0010, 1 << 35 | 0b10 << 40, 0x1234_5678, 0];
-        let event = Event::decode(record);
+        let event = EventRecord::decode(record);
         assert_eq!(
             event.to_string(),
             "smmu: event F_TRANSLATION sid=0x8 iova=0x12345678 read stage=1 class=IN"
@@ -320,7 +320,7 @@ mod tests {
     fn a_stage2_fault_has_its_intermediate_address() {
         let record = [0x0000_0100_0000_0013, 1 << 39 | 0b10 << 40, 0xffff_ffff_ffff_f000, 0x9000];
         assert_eq!(
-            Event::decode(record).to_string(),
+            EventRecord::decode(record).to_string(),
             "smmu: event F_PERMISSION sid=0x100 iova=0xfffffffffffff000 write stage=2 class=IN ipa=0x9000"
         );
     }
@@ -329,27 +329,30 @@ mod tests {
     fn configuration_errors_have_no_address() {
         let stale = [0xdead_0000_0000, u64::MAX, u64::MAX];
         let record = |number: u64| [0x0000_0009_0000_0000 | number, stale[0], stale[1], stale[2]];
-        assert_eq!(Event::decode(record(0x04)).to_string(), "smmu: event C_BAD_STE sid=0x9");
-        assert_eq!(Event::decode(record(0x02)).to_string(), "smmu: event C_BAD_STREAMID sid=0x9");
-        assert_eq!(Event::decode(record(0x0a)).to_string(), "smmu: event C_BAD_CD sid=0x9");
+        assert_eq!(EventRecord::decode(record(0x04)).to_string(), "smmu: event C_BAD_STE sid=0x9");
+        assert_eq!(EventRecord::decode(record(0x02)).to_string(), "smmu: event C_BAD_STREAMID sid=0x9");
+        assert_eq!(EventRecord::decode(record(0x0a)).to_string(), "smmu: event C_BAD_CD sid=0x9");
     }
 
     #[test]
     fn aborted_fetches_name_the_address() {
         let record = [0x0000_0001_0000_000b, 1 << 40, 0x5000, 0x000f_ffff_ffff_fff8];
         assert_eq!(
-            Event::decode(record).to_string(),
+            EventRecord::decode(record).to_string(),
             "smmu: event F_WALK_EABT sid=0x1 iova=0x5000 write stage=1 class=TT fetch=0xffffffffffff8"
         );
         let record = [0x0000_0001_0000_0003, 0, 0, 0x4000_0040];
-        assert_eq!(Event::decode(record).to_string(), "smmu: event F_STE_FETCH sid=0x1 fetch=0x40000040");
+        assert_eq!(
+            EventRecord::decode(record).to_string(),
+            "smmu: event F_STE_FETCH sid=0x1 fetch=0x40000040"
+        );
     }
 
     #[test]
     fn substreams_stalls_and_attributes_show() {
         let record = [0x0000_0001_0001_2800 | 0x12, 1 << 31 | 0x77 | 0b110 << 32 | 0b11 << 40, 0, 0];
         assert_eq!(
-            Event::decode(record).to_string(),
+            EventRecord::decode(record).to_string(),
             "smmu: event F_ACCESS sid=0x1 ssid=0x12 iova=0x0 write instruction privileged stage=1 \
              class=reserved stag=0x77"
         );
@@ -365,7 +368,7 @@ mod tests {
                 word ^= word << 17;
                 word
             });
-            let line = Event::decode(record).to_string();
+            let line = EventRecord::decode(record).to_string();
             assert!(line.starts_with("smmu: event ") && !line.contains('\n'), "{line}");
         }
     }

@@ -11,6 +11,7 @@
 extern crate alloc;
 
 pub mod cd;
+pub mod coherency;
 pub mod command;
 pub mod cursor;
 pub mod event;
@@ -20,13 +21,12 @@ pub mod model;
 pub mod range;
 pub mod ste;
 pub mod update;
-pub mod walks;
 
-pub use cd::{AddressSpace, ContextDescriptor};
+pub use cd::{ContextDescriptor, Stage1Config};
+pub use coherency::WalkCoherency;
 pub use command::{Command, Extent, Scope};
 pub use cursor::Cursor;
-pub use event::{Class, Direction, Event, EventKind, Input, Place};
-pub use range::{Ability, Invalidation};
-pub use ste::{L1Descriptor, STAGE1_VMID, Stage2, Ste, StreamConfig, Tag};
+pub use event::{AccessKind, EventKind, EventRecord, FaultClass, FaultLocation, Transaction};
+pub use range::{Invalidation, RangeInvalidation};
+pub use ste::{L1Descriptor, STAGE1_VMID, Stage2Config, Ste, StreamConfig, TlbTag};
 pub use update::{Step, Steps, update};
-pub use walks::Walks;

@@ -4,27 +4,27 @@
 //! there is one command a page, and from some size on forgetting the whole tag is cheaper.
 
 use crate::command::{Command, Extent, Scope};
-use crate::ste::{STAGE1_VMID, Tag};
+use crate::ste::{STAGE1_VMID, TlbTag};
 use addr::{AddrRange, Address, Asid, Iova, PAGE_SHIFT, PAGE_SIZE};
 
-/// What the SMMU can be told.
+/// Support for range-based TLB invalidation (IDR3.RIL).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Ability {
-    /// Ranges of pages (IDR3.RIL).
-    Ranges,
-    /// Single entries.
-    Entries,
+pub enum RangeInvalidation {
+    /// A TLBI covers a range of pages.
+    Supported,
+    /// A TLBI covers a single TLB entry.
+    Unsupported,
 }
 
 /// The most commands without range invalidation; a range of more pages costs its whole tag. A command is 16 bytes of
 /// queue and one look-up in the SMMU, while an entry that was forgotten needlessly costs a walk of up to four fetches,
 /// so the border is where a page count is likely to exceed what the TLB holds of other ranges.
-pub const MOST_ENTRIES: u64 = 64;
+pub const MAX_ENTRY_COMMANDS: u64 = 64;
 
 /// The commands that make the SMMU forget a range: an iterator, without the CMD_SYNC.
 #[derive(Clone, Copy, Debug)]
 pub struct Invalidation {
-    tag: Tag,
+    tag: TlbTag,
     leaf: bool,
     unit: Unit,
     start: Iova,
@@ -42,30 +42,35 @@ enum Unit {
 
 impl Invalidation {
     /// For what no SMMU knows.
-    pub const NOTHING: Self =
-        Self { tag: Tag::Stage1(Asid::new(0)), leaf: true, unit: Unit::Entry, start: Iova::new(0), pages: 0 };
+    pub const EMPTY: Self = Self {
+        tag: TlbTag::Stage1(Asid::new(0)),
+        leaf: true,
+        unit: Unit::Entry,
+        start: Iova::new(0),
+        pages: 0,
+    };
 
     /// Forgets the translations of `range` (whole pages) under `tag`. With `leaf`, table pointers may stay: only if no
     /// table was taken out.
     #[inline]
-    pub fn of_range(tag: Tag, range: AddrRange<Iova>, leaf: bool, ability: Ability) -> Self {
+    pub fn of_range(tag: TlbTag, range: AddrRange<Iova>, leaf: bool, ranges: RangeInvalidation) -> Self {
         assert!(range.start().is_aligned(PAGE_SIZE) && range.end().is_aligned(PAGE_SIZE), "{range:?}");
         let (start, pages) = (range.start(), range.len() >> PAGE_SHIFT);
-        let unit = match ability {
-            Ability::Ranges => Unit::Range,
-            Ability::Entries if pages > MOST_ENTRIES => Unit::Whole,
-            Ability::Entries => Unit::Entry,
+        let unit = match ranges {
+            RangeInvalidation::Supported => Unit::Range,
+            RangeInvalidation::Unsupported if pages > MAX_ENTRY_COMMANDS => Unit::Whole,
+            RangeInvalidation::Unsupported => Unit::Entry,
         };
         Self { tag, leaf, unit, start, pages }
     }
 
     /// Forgets everything under `tag`.
-    pub const fn of_tag(tag: Tag) -> Self {
+    pub const fn of_tag(tag: TlbTag) -> Self {
         Self { tag, leaf: false, unit: Unit::Whole, start: Iova::new(0), pages: 1 }
     }
 
     /// Whether there is nothing to forget.
-    pub const fn is_nothing(&self) -> bool {
+    pub const fn is_empty(&self) -> bool {
         self.pages == 0
     }
 
@@ -73,15 +78,15 @@ impl Invalidation {
     fn by_address(&self, extent: Extent) -> Command {
         let scope = Scope { start: self.start, extent, leaf: self.leaf };
         match self.tag {
-            Tag::Stage1(asid) => Command::TlbiNhVa { vmid: STAGE1_VMID, asid, scope },
-            Tag::Stage2(vmid) => Command::TlbiS2Ipa { vmid, scope },
+            TlbTag::Stage1(asid) => Command::TlbiNhVa { vmid: STAGE1_VMID, asid, scope },
+            TlbTag::Stage2(vmid) => Command::TlbiS2Ipa { vmid, scope },
         }
     }
 
     fn whole(&self) -> Command {
         match self.tag {
-            Tag::Stage1(asid) => Command::TlbiNhAsid { vmid: STAGE1_VMID, asid },
-            Tag::Stage2(vmid) => Command::TlbiS12Vmall { vmid },
+            TlbTag::Stage1(asid) => Command::TlbiNhAsid { vmid: STAGE1_VMID, asid },
+            TlbTag::Stage2(vmid) => Command::TlbiS12Vmall { vmid },
         }
     }
 }
@@ -128,14 +133,14 @@ mod tests {
     use super::*;
     use addr::Vmid;
 
-    const TAG: Tag = Tag::Stage1(Asid::new(7));
+    const TAG: TlbTag = TlbTag::Stage1(Asid::new(7));
 
     fn range(start: u64, pages: u64) -> AddrRange<Iova> {
         AddrRange::from_len(Iova::new(start), pages * PAGE_SIZE).unwrap()
     }
 
-    fn commands(pages: u64, ability: Ability) -> Vec<Command> {
-        Invalidation::of_range(TAG, range(0x10_0000, pages), true, ability).collect()
+    fn commands(pages: u64, ranges: RangeInvalidation) -> Vec<Command> {
+        Invalidation::of_range(TAG, range(0x10_0000, pages), true, ranges).collect()
     }
 
     fn scope(command: Command) -> Scope {
@@ -156,7 +161,7 @@ mod tests {
             1 << 36,
         ]) {
             let mut next = 0x10_0000;
-            let commands = commands(pages, Ability::Ranges);
+            let commands = commands(pages, RangeInvalidation::Supported);
             for &command in &commands {
                 let scope = scope(command);
                 assert_eq!(scope.start.raw(), next, "{pages:#x}");
@@ -173,26 +178,30 @@ mod tests {
     #[test]
     fn common_sizes_are_one_command() {
         for pages in [1, 2, 16, 31, 512, 31 * 512, 1 << 17, 1 << 18] {
-            assert_eq!(commands(pages, Ability::Ranges).len(), 1, "{pages}");
+            assert_eq!(commands(pages, RangeInvalidation::Supported).len(), 1, "{pages}");
         }
         let half_a_gigabyte = Extent::Pages { num: 0, scale: 17, ttl: 0 };
-        assert_eq!(scope(commands(1 << 17, Ability::Ranges)[0]).extent, half_a_gigabyte);
+        assert_eq!(scope(commands(1 << 17, RangeInvalidation::Supported)[0]).extent, half_a_gigabyte);
     }
 
     #[test]
     fn without_ranges_each_page_is_named_until_the_whole_tag_is_cheaper() {
-        let few = commands(3, Ability::Entries);
+        let few = commands(3, RangeInvalidation::Unsupported);
         let starts: Vec<_> = few.iter().map(|&command| scope(command).start.raw()).collect();
         assert_eq!(starts, [0x10_0000, 0x10_1000, 0x10_2000]);
-        assert_eq!(commands(MOST_ENTRIES, Ability::Entries).len(), MOST_ENTRIES as usize);
-        let many = commands(MOST_ENTRIES + 1, Ability::Entries);
+        assert_eq!(
+            commands(MAX_ENTRY_COMMANDS, RangeInvalidation::Unsupported).len(),
+            MAX_ENTRY_COMMANDS as usize
+        );
+        let many = commands(MAX_ENTRY_COMMANDS + 1, RangeInvalidation::Unsupported);
         assert_eq!(many, [Command::TlbiNhAsid { vmid: Vmid::new(0), asid: Asid::new(7) }]);
     }
 
     #[test]
     fn stage2_domains_are_named_by_vmid() {
-        let tag = Tag::Stage2(Vmid::new(9));
-        let by_address: Vec<_> = Invalidation::of_range(tag, range(0, 1), false, Ability::Ranges).collect();
+        let tag = TlbTag::Stage2(Vmid::new(9));
+        let by_address: Vec<_> =
+            Invalidation::of_range(tag, range(0, 1), false, RangeInvalidation::Supported).collect();
         let scope = Scope { start: Iova::new(0), extent: Extent::Entry, leaf: false };
         assert_eq!(by_address, [Command::TlbiS2Ipa { vmid: Vmid::new(9), scope }]);
         let whole: Vec<_> = Invalidation::of_tag(tag).collect();
@@ -201,6 +210,6 @@ mod tests {
 
     #[test]
     fn an_empty_range_needs_nothing() {
-        assert!(commands(0, Ability::Ranges).is_empty());
+        assert!(commands(0, RangeInvalidation::Supported).is_empty());
     }
 }

@@ -1,12 +1,12 @@
 //! Stream table entries and the first-level descriptors that lead to them (IHI 0070, 5.1 and 5.2).
 
+use crate::coherency::WalkCoherency;
 use crate::field::{address, extract, field, flag, is_set, mask};
-use crate::walks::Walks;
 use addr::{Asid, PhysAddr, Vmid};
 
 /// The tag under which a domain's translations are kept in the SMMU's TLB. There is one for each set of tables.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Tag {
+pub enum TlbTag {
     /// Stage 1: tagged by ASID, under VMID 0.
     Stage1(Asid),
     /// Stage 2 alone: tagged by VMID.
@@ -19,7 +19,7 @@ pub const STAGE1_VMID: Vmid = Vmid::new(0);
 
 /// What stage 2 translation needs to know, in an STE since there is no context descriptor for it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Stage2 {
+pub struct Stage2Config {
     /// The tag of its translations.
     pub vmid: Vmid,
     /// The first table, 4 KiB granule.
@@ -29,7 +29,7 @@ pub struct Stage2 {
     /// The encoded size of output addresses: [`crate::cd::output_size`].
     pub output_size: u64,
     /// How the tables are read.
-    pub walks: Walks,
+    pub coherency: WalkCoherency,
 }
 
 /// What shall happen to a stream's transactions.
@@ -44,10 +44,10 @@ pub enum StreamConfig {
         /// The one context descriptor, aligned to 64 bytes.
         context: PhysAddr,
         /// How the descriptor is read.
-        walks: Walks,
+        coherency: WalkCoherency,
     },
     /// Translated by stage 2 tables alone.
-    Stage2(Stage2),
+    Stage2(Stage2Config),
 }
 
 /// A stream table entry.
@@ -76,12 +76,12 @@ impl Ste {
             StreamConfig::Bypass => {
                 Self([VALID | field(3, 1, CONFIG_BYPASS), INCOMING_ATTRIBUTES, 0, 0, 0, 0, 0, 0])
             }
-            StreamConfig::Stage1 { context, walks } => Self::stage1(context, walks),
+            StreamConfig::Stage1 { context, coherency } => Self::stage1(context, coherency),
             StreamConfig::Stage2(stage2) => Self::stage2(stage2),
         }
     }
 
-    const fn stage1(context: PhysAddr, walks: Walks) -> Self {
+    const fn stage1(context: PhysAddr, coherency: WalkCoherency) -> Self {
         let word0 = VALID
             | field(3, 1, CONFIG_STAGE1)
             | field(5, 4, 0)                 // S1Fmt: linear (ignored, since there is one context)
@@ -89,20 +89,20 @@ impl Ste {
             | field(63, 59, 0); // S1CDMax: one context, no substreams
         let word1 = INCOMING_ATTRIBUTES
             | field(1, 0, 0b00)                  // S1DSS: terminate (ignored without substreams)
-            | field(3, 2, walks.cacheability())  // S1CIR
-            | field(5, 4, walks.cacheability())  // S1COR
-            | field(7, 6, walks.shareability()); // S1CSH
+            | field(3, 2, coherency.cacheability())  // S1CIR
+            | field(5, 4, coherency.cacheability())  // S1COR
+            | field(7, 6, coherency.shareability()); // S1CSH
         let word2 = field(15, 0, STAGE1_VMID.raw() as u64); // S2VMID tags stage 1 where stage 2 exists
         Self([word0, word1, word2, 0, 0, 0, 0, 0])
     }
 
-    const fn stage2(stage2: Stage2) -> Self {
+    const fn stage2(stage2: Stage2Config) -> Self {
         let word2 = field(15, 0, stage2.vmid.raw() as u64)     // S2VMID
             | field(37, 32, 64 - stage2.input_bits as u64)     // S2T0SZ
             | field(39, 38, stage2_start(stage2.input_bits))   // S2SL0
-            | field(41, 40, stage2.walks.cacheability())       // S2IR0
-            | field(43, 42, stage2.walks.cacheability())       // S2OR0
-            | field(45, 44, stage2.walks.shareability())       // S2SH0
+            | field(41, 40, stage2.coherency.cacheability())       // S2IR0
+            | field(43, 42, stage2.coherency.cacheability())       // S2OR0
+            | field(45, 44, stage2.coherency.shareability())       // S2SH0
             | field(47, 46, 0b00)                              // S2TG: 4 KiB
             | field(50, 48, stage2.output_size)                // S2PS
             | flag(51, true)                                   // S2AA64
@@ -197,8 +197,10 @@ mod tests {
 
     #[test]
     fn a_stage1_entry_has_the_manuals_bits() {
-        let config =
-            StreamConfig::Stage1 { context: PhysAddr::new(0x1234_5678_9a40), walks: Walks::Coherent };
+        let config = StreamConfig::Stage1 {
+            context: PhysAddr::new(0x1234_5678_9a40),
+            coherency: WalkCoherency::Coherent,
+        };
         let ste = Ste::new(config);
         assert_eq!(ste.0[0], 0x1234_5678_9a40 | 0b1011);
         // S1CIR = S1COR = 0b01, S1CSH = 0b11; SHCFG (bits [109:108]) = 0b01.
@@ -208,18 +210,19 @@ mod tests {
 
     #[test]
     fn a_context_that_is_not_snooped_is_read_from_memory() {
-        let config = StreamConfig::Stage1 { context: PhysAddr::new(0x1000), walks: Walks::NonCoherent };
+        let config =
+            StreamConfig::Stage1 { context: PhysAddr::new(0x1000), coherency: WalkCoherency::NonCoherent };
         assert_eq!(Ste::new(config).0[1], 0b10 << 6 | 1 << 44);
     }
 
     #[test]
     fn a_stage2_entry_has_the_manuals_bits() {
-        let ste = Ste::new(StreamConfig::Stage2(Stage2 {
+        let ste = Ste::new(StreamConfig::Stage2(Stage2Config {
             vmid: Vmid::new(0xabcd),
             tables: PhysAddr::new(0x8_0000_1000),
             input_bits: 44,
             output_size: 4,
-            walks: Walks::Coherent,
+            coherency: WalkCoherency::Coherent,
         }));
         assert_eq!(ste.0[0], 0b1101);
         assert_eq!(ste.0[1], 1 << 44);

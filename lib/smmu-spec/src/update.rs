@@ -164,9 +164,9 @@ fn deciding_word<S: Structure>(prepared: [u64; 8], target: S) -> Decision {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cd::AddressSpace;
-    use crate::ste::{Stage2, StreamConfig};
-    use crate::walks::Walks;
+    use crate::cd::Stage1Config;
+    use crate::coherency::WalkCoherency;
+    use crate::ste::{Stage2Config, StreamConfig};
     use addr::{Asid, PhysAddr, Vmid};
 
     /// What the SMMU makes of an entry: its words as far as it reads them.
@@ -222,16 +222,16 @@ mod tests {
     }
 
     fn stage1(context: u64) -> Ste {
-        Ste::new(StreamConfig::Stage1 { context: PhysAddr::new(context), walks: Walks::Coherent })
+        Ste::new(StreamConfig::Stage1 { context: PhysAddr::new(context), coherency: WalkCoherency::Coherent })
     }
 
     fn stage2(vmid: u16, tables: u64) -> Ste {
-        Ste::new(StreamConfig::Stage2(Stage2 {
+        Ste::new(StreamConfig::Stage2(Stage2Config {
             vmid: Vmid::new(vmid),
             tables: PhysAddr::new(tables),
             input_bits: 44,
             output_size: 4,
-            walks: Walks::NonCoherent,
+            coherency: WalkCoherency::NonCoherent,
         }))
     }
 
@@ -295,22 +295,22 @@ mod tests {
         assert!(replay(stage1(0x1000), stage2(1, 0x5000)));
     }
 
-    const SPACE: AddressSpace = AddressSpace {
+    const SPACE: Stage1Config = Stage1Config {
         tables: PhysAddr::new(0x1000),
         input_bits: 39,
         output_size: 2,
         asid: Asid::new(1),
-        walks: Walks::Coherent,
+        coherency: WalkCoherency::Coherent,
     };
 
     #[test]
     fn a_descriptor_changes_its_asid_live_and_its_tables_through_invalid() {
         let with = |space| ContextDescriptor::new(space);
-        assert!(!replay(with(SPACE), with(AddressSpace { asid: Asid::new(2), ..SPACE })));
+        assert!(!replay(with(SPACE), with(Stage1Config { asid: Asid::new(2), ..SPACE })));
         assert!(!replay(ContextDescriptor::INVALID, with(SPACE)));
         assert!(replay(
             with(SPACE),
-            with(AddressSpace { asid: Asid::new(2), tables: PhysAddr::new(0x2000), ..SPACE })
+            with(Stage1Config { asid: Asid::new(2), tables: PhysAddr::new(0x2000), ..SPACE })
         ));
         replay(with(SPACE), ContextDescriptor::INVALID);
     }
@@ -324,9 +324,9 @@ mod tests {
     #[test]
     fn descriptors_cost_so_many_syncs_and_are_hitless_or_not() {
         let (invalid, live) = (ContextDescriptor::INVALID, ContextDescriptor::new(SPACE));
-        let other_tag = ContextDescriptor::new(AddressSpace { asid: Asid::new(2), ..SPACE });
-        let other_tables = ContextDescriptor::new(AddressSpace { tables: PhysAddr::new(0x2000), ..SPACE });
-        let both = ContextDescriptor::new(AddressSpace {
+        let other_tag = ContextDescriptor::new(Stage1Config { asid: Asid::new(2), ..SPACE });
+        let other_tables = ContextDescriptor::new(Stage1Config { tables: PhysAddr::new(0x2000), ..SPACE });
+        let both = ContextDescriptor::new(Stage1Config {
             asid: Asid::new(2),
             tables: PhysAddr::new(0x2000),
             ..SPACE

@@ -1,7 +1,7 @@
 //! Formats and arithmetic, for all values where there are few enough.
 
 use addr::{AddrRange, Asid, Iova, PAGE_SIZE, Vmid};
-use smmu_spec::{Ability, Command, Cursor, Event, EventKind, Extent, Invalidation, Tag};
+use smmu_spec::{Command, Cursor, EventKind, EventRecord, Extent, Invalidation, RangeInvalidation, TlbTag};
 
 /// All values, or for Miri one of so many.
 const STEP: usize = if cfg!(miri) { 61 } else { 1 };
@@ -23,11 +23,11 @@ fn pages_named(commands: impl Iterator<Item = Command>, start: u64) -> u64 {
 
 #[test]
 fn every_length_up_to_a_gibibyte_is_invalidated_to_the_page() {
-    for tag in [Tag::Stage1(Asid::new(9)), Tag::Stage2(Vmid::new(9))] {
+    for tag in [TlbTag::Stage1(Asid::new(9)), TlbTag::Stage2(Vmid::new(9))] {
         for pages in (1..=if cfg!(miri) { 1u64 << 12 } else { 1 << 18 }).step_by(STEP) {
             let start = 0x40_0000_1000;
             let range = AddrRange::from_len(Iova::new(start), pages * PAGE_SIZE).unwrap();
-            let forget = || Invalidation::of_range(tag, range, pages % 2 == 0, Ability::Ranges);
+            let forget = || Invalidation::of_range(tag, range, pages % 2 == 0, RangeInvalidation::Supported);
             assert_eq!(pages_named(forget(), start), pages);
             let significant = 64 - pages.leading_zeros() - pages.trailing_zeros();
             assert!(forget().count() as u32 <= significant.div_ceil(5), "{pages}");
@@ -73,7 +73,7 @@ fn every_record_is_decoded_and_printed() {
     for kind in (0..=255u64).step_by(STEP) {
         assert_eq!(u64::from(EventKind::from_number(kind as u8).number()), kind);
         for flags in (0..1u64 << 10).step_by(STEP) {
-            let event = Event::decode([kind | 8 << 32, flags << 32, 0x1234_5678, 0x9abc_d000]);
+            let event = EventRecord::decode([kind | 8 << 32, flags << 32, 0x1234_5678, 0x9abc_d000]);
             assert_eq!(event.stream.raw(), 8);
             assert!(event.to_string().starts_with("smmu: event "), "{event}");
         }

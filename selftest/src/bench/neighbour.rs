@@ -147,7 +147,7 @@ fn faults(copier: &Copier, end: u64) -> Result<Count, DmaError> {
 }
 
 fn first_address(device: &Device) -> Option<Iova> {
-    device.first_fault()?.input.map(|input| Iova::new(input.address))
+    device.first_fault()?.transaction.map(|transaction| Iova::new(transaction.address))
 }
 
 fn page_at(direction: dma_engine::TransferDirection, memory: Iova) -> Transfer {

@@ -13,7 +13,7 @@ use dma_api::{Attrs, Direction, DmaError, Stream};
 use kernel::devices::{self, copier::Copier};
 use kernel::dma::{self, Attachment, iommu, quarantine};
 use kernel::sched;
-use smmu_spec::{Event, EventKind};
+use smmu_spec::{EventKind, EventRecord};
 
 pub const TESTS: &[Test] = &[
     Test { name: "smmu.unmapped_address_is_aborted", run: unmapped_address_is_aborted },
@@ -33,14 +33,14 @@ fn translated() -> Option<&'static Copier> {
 }
 
 /// The events since the last call.
-fn events(edu: &Copier) -> Vec<Event> {
+fn events(edu: &Copier) -> Vec<EventRecord> {
     edu.device().smmu().map_or(Vec::new(), |smmu| smmu.take_events().0.collect())
 }
 
 /// The first event is of this kind, of the device's stream, at `at`.
-fn check_event(edu: &Copier, events: &[Event], kind: EventKind, at: Iova) -> Result<String, String> {
+fn check_event(edu: &Copier, events: &[EventRecord], kind: EventKind, at: Iova) -> Result<String, String> {
     let Some(first) = events.first() else { return Err(format!("no event; {kind:?} at {at} was expected")) };
-    let input = first.input.map(|input| input.address);
+    let input = first.transaction.map(|transaction| transaction.address);
     if first.kind != kind || Some(first.stream) != edu.device().stream() || input != Some(at.raw()) {
         return Err(format!("event {first}; {kind:?} at {at} was expected"));
     }

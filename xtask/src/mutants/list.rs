@@ -66,7 +66,7 @@ pub const MUTANTS: [Mutant; 21] = [
         name: "a tag used again while the SMMU knows it",
         file: "drivers/src/smmu/domain.rs",
         from: "Invalidation::of_tag(self.params.tag)",
-        to: "Invalidation::NOTHING",
+        to: "Invalidation::EMPTY",
         judge: Judge::Smmu,
     },
     Mutant {
@@ -94,7 +94,7 @@ pub const MUTANTS: [Mutant; 21] = [
         name: "what leaves a pinned table not invalidated",
         file: "drivers/src/smmu/pinned_table.rs",
         from: "StaleTables::new(), self.params.forget(range, true)",
-        to: "StaleTables::new(), smmu_spec::Invalidation::NOTHING",
+        to: "StaleTables::new(), smmu_spec::Invalidation::EMPTY",
         judge: Judge::Smmu,
     },
     Mutant {

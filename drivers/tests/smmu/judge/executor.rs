@@ -14,7 +14,7 @@ use addr::{Chunk, Iova, MemoryType, PAGE_SHIFT, PAGE_SIZE, StreamId};
 use drivers::iommu::{self, MapError, Stale};
 use drivers::smmu::{CommandError, EventReport, PagingDomain};
 use pagetable::{Access, MapError as TableError, Mapping};
-use smmu_spec::model::Outcome;
+use smmu_spec::model::TransactionResult;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -123,7 +123,7 @@ pub fn run(program: &Program, prepare: impl FnOnce(&TestMachine, &Rc<SharedState
 
 /// What a run did, in order.
 pub struct RunTrace {
-    pub outcomes: Vec<Outcome>,
+    pub outcomes: Vec<TransactionResult>,
     /// The events that the driver read.
     pub events: Vec<String>,
     /// The commands that the model consumed.

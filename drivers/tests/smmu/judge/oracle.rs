@@ -6,8 +6,8 @@
 
 use super::super::test_machine::random::Random;
 use addr::{PAGE_SHIFT, PAGE_SIZE, StreamId};
-use smmu_spec::model::Outcome;
-use smmu_spec::{Direction, Event, EventKind};
+use smmu_spec::model::TransactionResult;
+use smmu_spec::{AccessKind, EventKind, EventRecord};
 use std::collections::BTreeMap;
 
 /// The events that accesses can meet.
@@ -25,8 +25,8 @@ pub struct Target {
 }
 
 impl Target {
-    fn allows(self, direction: Direction) -> bool {
-        direction == Direction::Read || self.writable
+    fn allows(self, direction: AccessKind) -> bool {
+        direction == AccessKind::Read || self.writable
     }
 }
 
@@ -163,22 +163,22 @@ impl Oracle {
     }
 
     /// Compares what became of an access with what is known. Panics when they disagree.
-    pub fn judge(&mut self, client: usize, at: u64, direction: Direction, outcome: Outcome) {
+    pub fn judge(&mut self, client: usize, at: u64, direction: AccessKind, outcome: TransactionResult) {
         self.accesses += 1;
         match outcome {
-            Outcome::Bypassed => panic!("stream {} is not translated", self.clients[client].stream),
-            Outcome::Translated { to, .. } => self.judge_reached(client, at, direction, to),
-            Outcome::Aborted(kind) => self.judge_aborted(client, at, direction, kind),
+            TransactionResult::Bypassed => panic!("stream {} is not translated", self.clients[client].stream),
+            TransactionResult::Translated { to, .. } => self.judge_reached(client, at, direction, to),
+            TransactionResult::Aborted(kind) => self.judge_aborted(client, at, direction, kind),
         }
     }
 
     /// A record has to be of an access that was made.
-    pub fn judge_event(&self, event: &Event) {
+    pub fn judge_event(&self, event: &EventRecord) {
         let known = self.clients.iter().any(|client| client.stream == event.stream);
         assert!(known && KNOWN.contains(&event.kind), "{event}");
     }
 
-    fn judge_reached(&mut self, client: usize, at: u64, direction: Direction, to: u64) {
+    fn judge_reached(&mut self, client: usize, at: u64, direction: AccessKind, to: u64) {
         let (stream, frame) = (self.clients[client].stream, to & !(PAGE_SIZE - 1));
         assert_eq!(to % PAGE_SIZE, at % PAGE_SIZE, "the offset in the page");
         let allowed = self.clients[client].may.iter().any(|&domain| {
@@ -192,7 +192,7 @@ impl Oracle {
         self.reached += 1;
     }
 
-    fn judge_aborted(&mut self, client: usize, at: u64, direction: Direction, kind: Option<EventKind>) {
+    fn judge_aborted(&mut self, client: usize, at: u64, direction: AccessKind, kind: Option<EventKind>) {
         let client = &self.clients[client];
         // Anything else is a structure that nobody meant, read while it was being written.
         assert!(kind.is_none_or(|kind| KNOWN.contains(&kind)), "stream {} meets {kind:?}", client.stream);

@@ -2,8 +2,8 @@
 
 use super::super::test_machine::StoreOrder;
 use proptest::prelude::*;
-use smmu_spec::Walks;
-use smmu_spec::model::Ids;
+use smmu_spec::WalkCoherency;
+use smmu_spec::model::IdRegisters;
 
 /// Domains of a program.
 pub const DOMAINS: usize = 3;
@@ -108,7 +108,7 @@ pub struct Program {
 #[derive(Clone, Copy, Debug)]
 pub struct MachineKind {
     pub smmu: usize,
-    pub walks: Walks,
+    pub walks: WalkCoherency,
     pub order: StoreOrder,
 }
 
@@ -117,13 +117,13 @@ impl MachineKind {
 
     /// The kind with this number.
     pub fn new(number: usize) -> Self {
-        let walks = if number & 4 == 0 { Walks::Coherent } else { Walks::NonCoherent };
+        let walks = if number & 4 == 0 { WalkCoherency::Coherent } else { WalkCoherency::NonCoherent };
         let order = if number & 8 == 0 { StoreOrder::Weak } else { StoreOrder::Strong };
         Self { smmu: number & 3, walks, order }
     }
 
-    pub fn ids(self) -> Ids {
-        [Ids::NESTED, Ids::STAGE1, Ids::STAGE2, Ids::SMALL][self.smmu]
+    pub fn ids(self) -> IdRegisters {
+        [IdRegisters::NESTED, IdRegisters::STAGE1, IdRegisters::STAGE2, IdRegisters::SMALL][self.smmu]
     }
 
     /// The streams that a program attaches: in the same second-level table and in others, where there are such.

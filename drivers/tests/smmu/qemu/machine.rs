@@ -3,8 +3,8 @@
 
 use addr::StreamId;
 use drivers::fake::FakeRegisters;
-use smmu_spec::Direction;
-use smmu_spec::model::Outcome;
+use smmu_spec::AccessKind;
+use smmu_spec::model::TransactionResult;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{BufRead, BufReader, Write};
@@ -54,7 +54,7 @@ pub struct Qemu {
     ram: &'static [AtomicU64],
     known: RefCell<BTreeMap<usize, u64>>,
     /// What the model made of the accesses that are to come.
-    pub expected: RefCell<VecDeque<Outcome>>,
+    pub expected: RefCell<VecDeque<TransactionResult>>,
 }
 
 impl Qemu {
@@ -161,30 +161,30 @@ impl Qemu {
     }
 
     /// An access of a device, which must end as it did in the model.
-    pub fn access(&self, stream: StreamId, at: u64, direction: Direction) -> Outcome {
+    pub fn access(&self, stream: StreamId, at: u64, direction: AccessKind) -> TransactionResult {
         const MARK: u64 = 0x7e55_e7a0_7e55_e7a0;
         let expected = self.expected.borrow_mut().pop_front().expect("the model made as many accesses");
         let word = match expected {
-            Outcome::Translated { to, .. } => Some(&self.ram[((to - RAM) / 8) as usize]),
+            TransactionResult::Translated { to, .. } => Some(&self.ram[((to - RAM) / 8) as usize]),
             _ => None,
         };
         word.into_iter().for_each(|word| word.store(MARK, Relaxed));
         self.transfer(stream, at, direction);
         let written = word.is_some_and(|word| word.load(Relaxed) != MARK);
-        let due = direction == Direction::Write && word.is_some();
+        let due = direction == AccessKind::Write && word.is_some();
         assert_eq!(written, due, "QEMU and the model ({expected:x?}) at {at:#x} of {stream}, {direction:?}");
         expected
     }
 
     /// Four bytes of a device's buffer, which are zeroes, to or from `at`.
-    fn transfer(&self, stream: StreamId, at: u64, direction: Direction) {
+    fn transfer(&self, stream: StreamId, at: u64, direction: AccessKind) {
         const BUFFER: u64 = 0x4_0000;
         let device = STREAMS.iter().position(|number| *number == stream.raw()).unwrap() as u64;
         let bar = BARS + (device << 20);
         // A device's buffer gets what it reads; what it writes comes from elsewhere in it.
         let (from, to, command) = match direction {
-            Direction::Read => (at, BUFFER, 0b01),
-            Direction::Write => (BUFFER + 64, at, 0b11),
+            AccessKind::Read => (at, BUFFER, 0b01),
+            AccessKind::Write => (BUFFER + 64, at, 0b11),
         };
         self.write64(bar + 0x80, from);
         self.write64(bar + 0x88, to);

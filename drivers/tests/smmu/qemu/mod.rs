@@ -7,7 +7,7 @@ pub use machine::{Qemu, STREAMS};
 
 use super::judge::{MachineKind, Program, ProgramOp, RunTrace, run_undisturbed, some_programs};
 use super::test_machine::StoreOrder;
-use smmu_spec::Walks;
+use smmu_spec::WalkCoherency;
 use std::rc::Rc;
 
 /// The names of commands in QEMU's trace.
@@ -51,7 +51,7 @@ fn compare(program: &Program) -> RunTrace {
 #[ignore = "asks QEMU: `cargo xtask test` does, where there is one"]
 fn qemus_smmu_does_what_the_model_does() {
     for (index, program) in some_programs(12, 400).into_iter().enumerate() {
-        let kind = MachineKind { smmu: index % 3, walks: Walks::Coherent, order: StoreOrder::Strong };
+        let kind = MachineKind { smmu: index % 3, walks: WalkCoherency::Coherent, order: StoreOrder::Strong };
         let ops = program.ops.into_iter().map(on_time).collect();
         let program = Program { kind, streams: STREAMS, frames_apart: 1 << 24, seed: program.seed, ops };
         let trace = compare(&program);

@@ -5,7 +5,7 @@ use super::{TestMachine, word};
 use addr::{AddrRange, KernelVa};
 use drivers::fake::FakeRegisters;
 use smmu_spec::Command;
-use smmu_spec::model::{Memory, RegisterFile};
+use smmu_spec::model::{PhysicalMemory, RegisterFile};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
@@ -82,7 +82,7 @@ fn fails(left: &Cell<u32>) -> bool {
     fails
 }
 
-impl Memory for Bus {
+impl PhysicalMemory for Bus {
     fn read(&self, at: u64) -> Option<u64> {
         assert!(at.is_multiple_of(8));
         if fails(&self.bad_reads) || self.queue_slot(at).is_some() && fails(&self.bad_commands) {

@@ -8,23 +8,28 @@ use drivers::smmu::{
     PagingDomain, StartError, StreamError, StreamTable, TlbTagAllocator,
 };
 use pagetable::Mapping;
-use smmu_spec::model::{Ids, Outcome};
-use smmu_spec::{Direction, Walks};
+use smmu_spec::model::{IdRegisters, TransactionResult};
+use smmu_spec::{AccessKind, WalkCoherency};
 use std::cell::RefCell;
 use std::rc::Rc;
 
-pub const READ: Direction = Direction::Read;
-pub const WRITE: Direction = Direction::Write;
+pub const READ: AccessKind = AccessKind::Read;
+pub const WRITE: AccessKind = AccessKind::Write;
 pub const RW: Mapping = Mapping::read_write(MemoryType::WriteBack);
 pub const STREAM: StreamId = StreamId::new(8);
 
 /// Every kind of SMMU, snooping and not; under Miri, which looks at the driver's memory and not at the SMMU, two.
-pub fn kinds() -> Vec<(Ids, Walks)> {
+pub fn kinds() -> Vec<(IdRegisters, WalkCoherency)> {
     if cfg!(miri) {
-        return vec![(Ids::NESTED, Walks::NonCoherent), (Ids::STAGE2, Walks::Coherent)];
+        return vec![
+            (IdRegisters::NESTED, WalkCoherency::NonCoherent),
+            (IdRegisters::STAGE2, WalkCoherency::Coherent),
+        ];
     }
-    let ids = [Ids::NESTED, Ids::STAGE1, Ids::STAGE2, Ids::SMALL];
-    ids.into_iter().flat_map(|ids| [(ids, Walks::Coherent), (ids, Walks::NonCoherent)]).collect()
+    let ids = [IdRegisters::NESTED, IdRegisters::STAGE1, IdRegisters::STAGE2, IdRegisters::SMALL];
+    ids.into_iter()
+        .flat_map(|ids| [(ids, WalkCoherency::Coherent), (ids, WalkCoherency::NonCoherent)])
+        .collect()
 }
 
 /// A started SMMU and what a kernel would have beside it.
@@ -38,7 +43,7 @@ pub struct Fixture {
     pub tags: TlbTagAllocator,
 }
 
-pub fn fixture(ids: Ids, walks: Walks) -> Fixture {
+pub fn fixture(ids: IdRegisters, walks: WalkCoherency) -> Fixture {
     Fixture::start(TestMachine::new(ids, walks)).unwrap()
 }
 
@@ -103,16 +108,16 @@ impl Fixture {
         domain.destroy(&self.commands, &mut self.tags, regions, &mut self.memory)
     }
 
-    pub fn access(&self, stream: StreamId, at: u64, direction: Direction) -> Outcome {
+    pub fn access(&self, stream: StreamId, at: u64, direction: AccessKind) -> TransactionResult {
         self.machine.access(stream, at, direction)
     }
 
     /// Where an access of [`STREAM`] ends up, if it is translated.
     pub fn reach(&self, at: u64) -> Option<u64> {
         match self.access(STREAM, at, WRITE) {
-            Outcome::Translated { to, .. } => Some(to),
-            Outcome::Bypassed => panic!("{at:#x} is not translated"),
-            Outcome::Aborted(_) => None,
+            TransactionResult::Translated { to, .. } => Some(to),
+            TransactionResult::Bypassed => panic!("{at:#x} is not translated"),
+            TransactionResult::Aborted(_) => None,
         }
     }
 

@@ -19,8 +19,8 @@ use drivers::region::{Region, RegionSource};
 use drivers::smmu::{Clock, Registers, TIMEOUT_US};
 use pagetable::{Entries, TableMemory};
 use ram::{PAGE_WORDS, PAGES, Ram};
-use smmu_spec::model::{Ids, Model, Outcome};
-use smmu_spec::{Direction, Walks};
+use smmu_spec::model::{IdRegisters, SmmuModel, TransactionResult};
+use smmu_spec::{AccessKind, WalkCoherency};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -33,7 +33,7 @@ const TICK: u64 = if cfg!(miri) { TIMEOUT_US / 50 } else { 100 };
 const RAM: u64 = 0x4000_0000;
 
 /// The SMMU model of a test.
-pub type SmmuModel = Model<FakeFile, Bus>;
+pub type MachineSmmu = SmmuModel<FakeFile, Bus>;
 
 /// Somebody who is told of barriers and cache maintenance.
 pub type EventHook = fn(&TestMachine, Event);
@@ -65,7 +65,7 @@ pub struct TestMachine {
     pub bad_reads: Rc<Cell<u32>>,
     /// Of these, reads of commands alone: two for each.
     pub bad_commands: Rc<Cell<u32>>,
-    pub model: RefCell<SmmuModel>,
+    pub model: RefCell<MachineSmmu>,
     /// Called after each step of the model.
     pub after_step: Cell<Option<fn(&TestMachine)>>,
     /// The events of the architecture layer, when they are wanted.
@@ -77,7 +77,7 @@ pub struct TestMachine {
     /// The SMMU, if it is not the model.
     qemu: Option<Rc<Qemu>>,
     /// What became of all accesses.
-    pub outcomes: RefCell<Vec<Outcome>>,
+    pub outcomes: RefCell<Vec<TransactionResult>>,
     time: Cell<u64>,
     file: Rc<FakeRegisters>,
 }
@@ -114,25 +114,25 @@ fn with(action: impl FnOnce(&TestMachine)) {
 
 impl TestMachine {
     /// A machine with this SMMU, whose walks snoop or do not.
-    pub fn new(ids: Ids, walks: Walks) -> Rc<Self> {
+    pub fn new(ids: IdRegisters, walks: WalkCoherency) -> Rc<Self> {
         Self::with_order(ids, walks, StoreOrder::Strong)
     }
 
     /// The same, and what the SMMU sees of the CPU's stores.
-    pub fn with_order(ids: Ids, walks: Walks, order: StoreOrder) -> Rc<Self> {
+    pub fn with_order(ids: IdRegisters, walks: WalkCoherency, order: StoreOrder) -> Rc<Self> {
         Self::with_ram(ids, walks, Ram::new(walks, order), None)
     }
 
     /// A machine whose RAM and SMMU are QEMU's.
-    pub fn with_qemu(ids: Ids, qemu: Rc<Qemu>) -> Rc<Self> {
-        let machine = Self::with_ram(ids, Walks::Coherent, Ram::shared(qemu.ram()), Some(qemu));
+    pub fn with_qemu(ids: IdRegisters, qemu: Rc<Qemu>) -> Rc<Self> {
+        let machine = Self::with_ram(ids, WalkCoherency::Coherent, Ram::shared(qemu.ram()), Some(qemu));
         machine.qemu.iter().for_each(|qemu| qemu.reset(&machine.file));
         machine
     }
 
-    fn with_ram(mut ids: Ids, walks: Walks, ram: Ram, qemu: Option<Rc<Qemu>>) -> Rc<Self> {
+    fn with_ram(mut ids: IdRegisters, walks: WalkCoherency, ram: Ram, qemu: Option<Rc<Qemu>>) -> Rc<Self> {
         const COHACC: u32 = 1 << 4;
-        ids.idr[0] = ids.idr[0] & !COHACC | if walks == Walks::Coherent { COHACC } else { 0 };
+        ids.idr[0] = ids.idr[0] & !COHACC | if walks == WalkCoherency::Coherent { COHACC } else { 0 };
         let ram = Rc::new(ram);
         let file = registers();
         let (bad_reads, bad_commands) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
@@ -154,7 +154,7 @@ impl TestMachine {
             allowance: Cell::new(u64::MAX),
             bad_reads,
             bad_commands,
-            model: RefCell::new(Model::new(registers, bus, ids)),
+            model: RefCell::new(SmmuModel::new(registers, bus, ids)),
             after_step: Cell::new(None),
             watch: Cell::new(None),
             interleave: RefCell::default(),
@@ -224,7 +224,7 @@ impl TestMachine {
     }
 
     /// An access of a device.
-    pub fn access(&self, stream: StreamId, at: u64, direction: Direction) -> Outcome {
+    pub fn access(&self, stream: StreamId, at: u64, direction: AccessKind) -> TransactionResult {
         match &self.qemu {
             Some(qemu) => qemu.access(stream, at, direction),
             None => self.model.borrow_mut().access(stream, at, direction),

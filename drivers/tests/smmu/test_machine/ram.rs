@@ -9,7 +9,7 @@
 use super::StoreOrder;
 use addr::{AddrRange, KernelVa, PAGE_SIZE};
 use arch::fake::Event;
-use smmu_spec::Walks;
+use smmu_spec::WalkCoherency;
 use std::cell::{Cell, RefCell};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -23,7 +23,7 @@ type Words = &'static [AtomicU64];
 
 /// All of it.
 pub struct Ram {
-    walks: Walks,
+    walks: WalkCoherency,
     order: StoreOrder,
     cpu: Words,
     device: Words,
@@ -72,9 +72,9 @@ impl Drop for Ram {
 }
 
 impl Ram {
-    pub fn new(walks: Walks, order: StoreOrder) -> Self {
+    pub fn new(walks: WalkCoherency, order: StoreOrder) -> Self {
         let cpu = words();
-        let one = walks == Walks::Coherent && order == StoreOrder::Strong;
+        let one = walks == WalkCoherency::Coherent && order == StoreOrder::Strong;
         let (device, settled) = if one { (cpu, cpu) } else { (words(), words()) };
         let written_by_device = vec![Cell::new(false); PAGES];
         let (cleaning, spare) = (RefCell::default(), true);
@@ -83,7 +83,7 @@ impl Ram {
 
     /// RAM that somebody else sees as the CPU does.
     pub fn shared(words: Words) -> Self {
-        let (walks, order) = (Walks::Coherent, StoreOrder::Strong);
+        let (walks, order) = (WalkCoherency::Coherent, StoreOrder::Strong);
         let words = &words[..PAGES * PAGE_WORDS];
         clear(words);
         let written_by_device = vec![Cell::new(false); PAGES];
@@ -104,7 +104,7 @@ impl Ram {
     pub fn device_write(&self, word: usize, value: u64) {
         self.written_by_device[word / PAGE_WORDS].set(true);
         self.device[word].store(value, Relaxed);
-        if self.walks == Walks::Coherent {
+        if self.walks == WalkCoherency::Coherent {
             self.cpu[word].store(value, Relaxed);
             self.settled[word].store(value, Relaxed);
         }
@@ -135,7 +135,7 @@ impl Ram {
                 self.fill(line);
             }),
             Event::Invalidate(range) => self.lines(range).for_each(|line| self.fill(line)),
-            Event::Barrier("dsb_sy" | "dsb_ish") if self.walks == Walks::NonCoherent => {
+            Event::Barrier("dsb_sy" | "dsb_ish") if self.walks == WalkCoherency::NonCoherent => {
                 for (line, values) in self.cleaning.take() {
                     self.store(line, values);
                 }
@@ -154,9 +154,9 @@ impl Ram {
         }
         for line in (page * PAGE_WORDS..(page + 1) * PAGE_WORDS).step_by(LINE_WORDS) {
             match self.walks {
-                Walks::NonCoherent if self.is_dirty(line) && chosen() => self.write_back(line),
-                Walks::NonCoherent => {}
-                Walks::Coherent => {
+                WalkCoherency::NonCoherent if self.is_dirty(line) && chosen() => self.write_back(line),
+                WalkCoherency::NonCoherent => {}
+                WalkCoherency::Coherent => {
                     for word in line..line + LINE_WORDS {
                         let value = self.cpu[word].load(Relaxed);
                         if value != self.settled[word].load(Relaxed) && chosen() {

@@ -1,7 +1,7 @@
 //! Consuming commands (IHI 0070, 4 and 7.1).
 
 use super::registers::{gerror, offset};
-use super::{Memory, Model, RegisterFile};
+use super::{PhysicalMemory, RegisterFile, SmmuModel};
 use crate::command::{Command, Extent, Scope};
 use crate::cursor::Cursor;
 use crate::field::{extract, field, is_set};
@@ -12,7 +12,7 @@ mod cerror {
     pub const ABORT: u64 = 2;
 }
 
-impl<R: RegisterFile, M: Memory> Model<R, M> {
+impl<R: RegisterFile, M: PhysicalMemory> SmmuModel<R, M> {
     /// Consumes one command, if there is one and the queue is not stopped by an error.
     pub(super) fn consume(&mut self) {
         let queue = self.queue(offset::CMDQ_BASE, Command::LOG2_BYTES.into());

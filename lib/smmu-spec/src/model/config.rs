@@ -1,38 +1,38 @@
 //! From a StreamID to what shall happen: stream table and context descriptor (IHI 0070, 3.3, 5.2.2 and 5.4.2), cached
 //! until a CMD_CFGI names them.
 
-use super::events::Fault;
+use super::events::TransactionFault;
 use super::registers::offset;
 use super::tlb::CacheTag;
-use super::{Memory, Model, RegisterFile};
+use super::{PhysicalMemory, RegisterFile, SmmuModel};
 use crate::command::Command;
-use crate::event::{Class, EventKind};
+use crate::event::{EventKind, FaultClass};
 use crate::field::{extract, is_set, mask};
 use addr::{Asid, StreamId, Vmid};
 use alloc::collections::BTreeMap;
 
-type Words = [u64; 8];
+type EntryWords = [u64; 8];
 
 /// What is cached: first-level descriptors by index, entries and context descriptors by stream. What a command has named
 /// goes at the next CMD_SYNC, and is used until then.
 #[derive(Default)]
 pub(super) struct ConfigCache {
-    first_level: BTreeMap<u32, Cached<u64>>,
-    entries: BTreeMap<u32, Cached<Words>>,
-    contexts: BTreeMap<u32, Cached<Words>>,
+    first_level: BTreeMap<u32, CachedConfig<u64>>,
+    entries: BTreeMap<u32, CachedConfig<EntryWords>>,
+    contexts: BTreeMap<u32, CachedConfig<EntryWords>>,
 }
 
-struct Cached<T> {
+struct CachedConfig<T> {
     value: T,
     doomed: bool,
 }
 
-fn doom<T>(cache: &mut BTreeMap<u32, Cached<T>>, named: impl Fn(u32) -> bool) {
+fn doom<T>(cache: &mut BTreeMap<u32, CachedConfig<T>>, named: impl Fn(u32) -> bool) {
     cache.iter_mut().filter(|(index, _)| named(**index)).for_each(|(_, cached)| cached.doomed = true);
 }
 
-fn keep<T>(cache: &mut BTreeMap<u32, Cached<T>>, index: u32, value: T) {
-    cache.insert(index, Cached { value, doomed: false });
+fn keep<T>(cache: &mut BTreeMap<u32, CachedConfig<T>>, index: u32, value: T) {
+    cache.insert(index, CachedConfig { value, doomed: false });
 }
 
 impl ConfigCache {
@@ -82,14 +82,14 @@ impl ConfigCache {
 }
 
 /// What an entry says.
-pub(super) enum Config {
+pub(super) enum StreamAction {
     Abort,
     Bypass,
-    Translate(Translation),
+    Translate(StageTranslation),
 }
 
 /// One stage of translation.
-pub(super) struct Translation {
+pub(super) struct StageTranslation {
     pub stage: u8,
     pub tag: CacheTag,
     pub table: u64,
@@ -99,22 +99,22 @@ pub(super) struct Translation {
     pub mair: u64,
 }
 
-impl<R: RegisterFile, M: Memory> Model<R, M> {
-    pub(super) fn configuration(&mut self, stream: StreamId) -> Result<Config, Fault> {
+impl<R: RegisterFile, M: PhysicalMemory> SmmuModel<R, M> {
+    pub(super) fn configuration(&mut self, stream: StreamId) -> Result<StreamAction, TransactionFault> {
         let entry = self.stream_entry(stream)?;
         if !is_set(0, entry[0]) {
-            return Err(Fault::of_config(EventKind::BadSte));
+            return Err(TransactionFault::of_config(EventKind::BadSte));
         }
         match extract(3, 1, entry[0]) {
-            0b100 => Ok(Config::Bypass),
-            0b101 if self.ids.stage1() => self.stage1(stream, &entry).map(Config::Translate),
-            0b110 if self.ids.stage2() => self.stage2(&entry).map(Config::Translate),
-            0b101.. => Err(Fault::of_config(EventKind::BadSte)),
-            _ => Ok(Config::Abort),
+            0b100 => Ok(StreamAction::Bypass),
+            0b101 if self.ids.stage1() => self.stage1(stream, &entry).map(StreamAction::Translate),
+            0b110 if self.ids.stage2() => self.stage2(&entry).map(StreamAction::Translate),
+            0b101.. => Err(TransactionFault::of_config(EventKind::BadSte)),
+            _ => Ok(StreamAction::Abort),
         }
     }
 
-    fn stream_entry(&mut self, stream: StreamId) -> Result<Words, Fault> {
+    fn stream_entry(&mut self, stream: StreamId) -> Result<EntryWords, TransactionFault> {
         if let Some(entry) = self.config.entries.get(&stream.raw()) {
             return Ok(entry.value);
         }
@@ -135,7 +135,7 @@ impl<R: RegisterFile, M: Memory> Model<R, M> {
     }
 
     /// Where the stream's entry is, by its first-level descriptor.
-    fn second_level(&mut self, stream: StreamId, base: u64) -> Result<u64, Fault> {
+    fn second_level(&mut self, stream: StreamId, base: u64) -> Result<u64, TransactionFault> {
         let split = self.split();
         assert!([6, 8, 10].contains(&split), "STRTAB_BASE_CFG.SPLIT is {split}");
         let (index, below) = (stream.raw() >> split, u64::from(stream.raw()) & ((1 << split) - 1));
@@ -144,7 +144,8 @@ impl<R: RegisterFile, M: Memory> Model<R, M> {
             None => {
                 let at = base + 8 * u64::from(index);
                 let read = self.memory.read(at);
-                let descriptor = read.ok_or(Fault::of_fetch(EventKind::SteFetch, Class::Cd, at))?;
+                let descriptor =
+                    read.ok_or(TransactionFault::of_fetch(EventKind::SteFetch, FaultClass::Cd, at))?;
                 keep(&mut self.config.first_level, index, descriptor);
                 descriptor
             }
@@ -158,28 +159,28 @@ impl<R: RegisterFile, M: Memory> Model<R, M> {
     }
 
     /// C_BAD_STREAMID is recorded only with CR2.RECINVSID.
-    fn bad_stream(&self) -> Fault {
+    fn bad_stream(&self) -> TransactionFault {
         let recorded = is_set(1, self.registers.get(offset::CR2).into());
-        Fault { recorded, ..Fault::of_config(EventKind::BadStreamId) }
+        TransactionFault { recorded, ..TransactionFault::of_config(EventKind::BadStreamId) }
     }
 
     pub(super) fn split(&self) -> u32 {
         extract(10, 6, self.registers.get(offset::STRTAB_BASE_CFG).into()) as u32
     }
 
-    fn stage1(&mut self, stream: StreamId, entry: &Words) -> Result<Translation, Fault> {
+    fn stage1(&mut self, stream: StreamId, entry: &EntryWords) -> Result<StageTranslation, TransactionFault> {
         let illegal = extract(31, 30, entry[1]) != 0          // STRW: NS-EL1 alone
             || is_set(27, entry[1])                           // S1STALLD without the stall model
             || extract(63, 59, entry[0]) != 0; // S1CDMax without substreams
         if illegal {
-            return Err(Fault::of_config(EventKind::BadSte));
+            return Err(TransactionFault::of_config(EventKind::BadSte));
         }
         let context = self.context(stream, entry[0] & mask(55, 6))?;
         let vmid = if self.ids.stage2() { extract(15, 0, entry[2]) as u16 } else { 0 };
-        self.stage1_of(&context, Vmid::new(vmid)).ok_or(Fault::of_config(EventKind::BadCd))
+        self.stage1_of(&context, Vmid::new(vmid)).ok_or(TransactionFault::of_config(EventKind::BadCd))
     }
 
-    fn context(&mut self, stream: StreamId, at: u64) -> Result<Words, Fault> {
+    fn context(&mut self, stream: StreamId, at: u64) -> Result<EntryWords, TransactionFault> {
         if let Some(context) = self.config.contexts.get(&stream.raw()) {
             return Ok(context.value);
         }
@@ -189,7 +190,7 @@ impl<R: RegisterFile, M: Memory> Model<R, M> {
     }
 
     /// What a context descriptor says; `None` when it is ILLEGAL or asks for what this model does not have.
-    fn stage1_of(&self, context: &Words, vmid: Vmid) -> Option<Translation> {
+    fn stage1_of(&self, context: &EntryWords, vmid: Vmid) -> Option<StageTranslation> {
         let [word0, word1, _, mair, ..] = *context;
         let t0sz = extract(5, 0, word0) as u32;
         let asid = extract(63, 48, word0) as u16;
@@ -204,7 +205,7 @@ impl<R: RegisterFile, M: Memory> Model<R, M> {
             && extract(7, 6, word0) == 0              // TG0
             && (16..=39).contains(&t0sz)
             && (self.ids.has(0, 12) || asid <= 0xff); // ASID16
-        legal.then(|| Translation {
+        legal.then(|| StageTranslation {
             stage: 1,
             tag: CacheTag { vmid, asid: Some(Asid::new(asid)) },
             table: word1 & mask(55, 4),
@@ -215,7 +216,7 @@ impl<R: RegisterFile, M: Memory> Model<R, M> {
         })
     }
 
-    fn stage2(&self, entry: &Words) -> Result<Translation, Fault> {
+    fn stage2(&self, entry: &EntryWords) -> Result<StageTranslation, TransactionFault> {
         let word2 = entry[2];
         let t0sz = extract(37, 32, word2) as u32;
         let vmid = extract(15, 0, word2) as u16;
@@ -231,9 +232,9 @@ impl<R: RegisterFile, M: Memory> Model<R, M> {
             && start == start_level(64 - t0sz)
             && (self.ids.has(0, 18) || vmid <= 0xff); // VMID16
         if !legal {
-            return Err(Fault::of_config(EventKind::BadSte));
+            return Err(TransactionFault::of_config(EventKind::BadSte));
         }
-        Ok(Translation {
+        Ok(StageTranslation {
             stage: 2,
             tag: CacheTag { vmid: Vmid::new(vmid), asid: None },
             table: entry[3] & mask(55, 4),
@@ -250,11 +251,11 @@ impl<R: RegisterFile, M: Memory> Model<R, M> {
         [32, 36, 40, 42, 44, 48][encoded as usize].min(self.ids.output_bits())
     }
 
-    fn fetch(&self, at: u64, kind: EventKind) -> Result<Words, Fault> {
+    fn fetch(&self, at: u64, kind: EventKind) -> Result<EntryWords, TransactionFault> {
         let mut words = [0; 8];
         for (index, word) in words.iter_mut().enumerate() {
             let read = self.memory.read(at + 8 * index as u64);
-            *word = read.ok_or(Fault::of_fetch(kind, Class::Cd, at))?;
+            *word = read.ok_or(TransactionFault::of_fetch(kind, FaultClass::Cd, at))?;
         }
         Ok(words)
     }

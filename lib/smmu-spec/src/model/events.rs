@@ -1,60 +1,67 @@
 //! Recording events (IHI 0070, 7.2 to 7.4).
 
 use super::registers::{cr0, gerror, irq, offset};
-use super::{Memory, Model, RegisterFile};
-use crate::event::{Class, Direction, Event, EventKind};
+use super::{PhysicalMemory, RegisterFile, SmmuModel};
+use crate::event::{AccessKind, EventKind, EventRecord, FaultClass};
 use crate::field::{field, flag};
 use addr::StreamId;
 
 /// Why a transaction is aborted.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Fault {
+pub(super) struct TransactionFault {
     pub kind: EventKind,
     pub stage: u8,
-    pub class: Class,
+    pub class: FaultClass,
     pub ipa: Option<u64>,
     pub fetch: Option<u64>,
     pub recorded: bool,
 }
 
-impl Fault {
+impl TransactionFault {
     pub fn of_config(kind: EventKind) -> Self {
-        Self { kind, stage: 1, class: Class::Cd, ipa: None, fetch: None, recorded: true }
+        Self { kind, stage: 1, class: FaultClass::Cd, ipa: None, fetch: None, recorded: true }
     }
 
     pub fn at_input(kind: EventKind, stage: u8) -> Self {
-        Self { stage, class: Class::Input, ..Self::of_config(kind) }
+        Self { stage, class: FaultClass::Input, ..Self::of_config(kind) }
     }
 
-    pub fn of_fetch(kind: EventKind, class: Class, at: u64) -> Self {
+    pub fn of_fetch(kind: EventKind, class: FaultClass, at: u64) -> Self {
         Self { class, fetch: Some(at), ..Self::of_config(kind) }
     }
 
     /// The record's words.
-    fn record(&self, stream: StreamId, address: u64, direction: Direction) -> [u64; 4] {
+    fn record(&self, stream: StreamId, address: u64, direction: AccessKind) -> [u64; 4] {
         let class = match self.class {
-            Class::Cd => 0b00,
-            Class::Table => 0b01,
-            Class::Input => 0b10,
-            Class::Reserved => 0b11,
+            FaultClass::Cd => 0b00,
+            FaultClass::Table => 0b01,
+            FaultClass::Input => 0b10,
+            FaultClass::Reserved => 0b11,
         };
         let word0 = field(7, 0, self.kind.number().into()) | field(63, 32, stream.raw().into());
-        let word1 = flag(35, direction == Direction::Read) | flag(39, self.stage == 2) | field(41, 40, class);
+        let word1 =
+            flag(35, direction == AccessKind::Read) | flag(39, self.stage == 2) | field(41, 40, class);
         let has_input = self.kind.number() >= 0x0b;
         let last = self.fetch.or(self.ipa).unwrap_or(0);
         if has_input { [word0, word1, address, last] } else { [word0, 0, 0, last] }
     }
 }
 
-impl<R: RegisterFile, M: Memory> Model<R, M> {
-    pub(super) fn record(&mut self, stream: StreamId, address: u64, direction: Direction, fault: Fault) {
+impl<R: RegisterFile, M: PhysicalMemory> SmmuModel<R, M> {
+    pub(super) fn record(
+        &mut self,
+        stream: StreamId,
+        address: u64,
+        direction: AccessKind,
+        fault: TransactionFault,
+    ) {
         if fault.recorded && self.enabled(cr0::EVENTQEN) {
             self.write_record(fault.record(stream, address, direction));
         }
     }
 
     fn write_record(&mut self, words: [u64; 4]) {
-        let queue = self.queue(offset::EVENTQ_BASE, Event::LOG2_BYTES.into());
+        let queue = self.queue(offset::EVENTQ_BASE, EventRecord::LOG2_BYTES.into());
         let (prod, cons) = (self.registers.get(offset::EVENTQ_PROD), self.registers.get(offset::EVENTQ_CONS));
         let (produced, consumed) = (queue.start.read(prod), queue.start.read(cons));
         let overflow = prod & (1 << 31);

@@ -2,14 +2,14 @@
 
 /// IDR0 to IDR5 and AIDR.
 #[derive(Clone, Copy, Debug)]
-pub struct Ids {
+pub struct IdRegisters {
     /// IDR0 to IDR5.
     pub idr: [u32; 6],
     /// AIDR.
     pub aidr: u32,
 }
 
-impl Ids {
+impl IdRegisters {
     /// Both stages: what QEMU 10.0's `virt` has, with 16 bits of StreamID.
     pub const NESTED: Self = Self { idr: [0x0d44_101b, 0x0273_0010, 0, 0x1414, 0, 0x74], aidr: 1 };
     /// Stage 1 alone: `virt-9.1`.

@@ -2,12 +2,12 @@
 //!
 //! It does what IHI 0070 says, and where the manual leaves a choice, what is worst for software:
 //!
-//! - nothing happens by itself: registers take effect and commands are consumed a few at each [`Model::step`], so a
+//! - nothing happens by itself: registers take effect and commands are consumed a few at each [`SmmuModel::step`], so a
 //!   driver that does not wait for an acknowledgement or for CONS is too early;
 //! - what an invalidation names stays in use until the CMD_SYNC, and what is cached again after it stays for good;
 //! - stream table entries, context descriptors (valid or not), table pointers and translations stay cached for ever
 //!   unless a command names them; a contiguous group or a block is cached as one entry;
-//! - of all these any may be lost at any time ([`Model::lose`]), so that it is read again when nobody expects it;
+//! - of all these any may be lost at any time ([`SmmuModel::lose`]), so that it is read again when nobody expects it;
 //! - what breaks the rules for software without an architected answer (registers written while they are in use, a
 //!   contiguous group that is not uniform, two cached translations of one address) panics with a message.
 //!
@@ -24,20 +24,20 @@ mod walk;
 #[cfg(test)]
 mod tests;
 
-pub use ids::Ids;
+pub use ids::IdRegisters;
 pub use walk::Attributes;
 
-use crate::event::{Direction, EventKind};
+use crate::event::{AccessKind, EventKind};
 use crate::field::is_set;
 use addr::StreamId;
 use alloc::vec::Vec;
-use config::{Config, ConfigCache, Translation};
-use events::Fault;
+use config::{ConfigCache, StageTranslation, StreamAction};
+use events::TransactionFault;
 use registers::{cr0, offset};
 use tlb::Tlb;
 
 /// Memory as the SMMU sees it.
-pub trait Memory {
+pub trait PhysicalMemory {
     /// The 64-bit word at `at`, a multiple of 8; `None` if the access aborts.
     fn read(&self, at: u64) -> Option<u64>;
     /// Stores a word; `false` if the access aborts.
@@ -54,7 +54,7 @@ pub trait RegisterFile {
 
 /// What became of a transaction.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Outcome {
+pub enum TransactionResult {
     /// It goes to memory at `to`.
     Translated {
         /// The physical address.
@@ -69,12 +69,12 @@ pub enum Outcome {
 }
 
 /// The SMMU.
-pub struct Model<R, M> {
+pub struct SmmuModel<R, M> {
     /// Its registers.
     pub registers: R,
     /// The memory it sees.
     pub memory: M,
-    /// Does nothing at [`Model::step`]: a broken SMMU.
+    /// Does nothing at [`SmmuModel::step`]: a broken SMMU.
     pub hung: bool,
     /// Commands consumed at each step.
     pub commands_per_step: u32,
@@ -88,7 +88,7 @@ pub struct Model<R, M> {
     pub error_interrupts: u32,
     /// How to say that the event queue was full: QEMU's way (GERROR.EVENTQ_ABT_ERR) or the manual's (OVFLG).
     pub overflow_is_global_error: bool,
-    ids: Ids,
+    ids: IdRegisters,
     gbpa: u32,
     config: ConfigCache,
     tlb: Tlb,
@@ -96,9 +96,9 @@ pub struct Model<R, M> {
     in_use: [u64; registers::GUARDED],
 }
 
-impl<R: RegisterFile, M: Memory> Model<R, M> {
+impl<R: RegisterFile, M: PhysicalMemory> SmmuModel<R, M> {
     /// An SMMU with these ID registers, as after reset: open (GBPA.ABORT = 0), with rubbish where reset values are unknown.
-    pub fn new(registers: R, memory: M, ids: Ids) -> Self {
+    pub fn new(registers: R, memory: M, ids: IdRegisters) -> Self {
         let model = Self {
             registers,
             memory,
@@ -145,16 +145,16 @@ impl<R: RegisterFile, M: Memory> Model<R, M> {
 
     /// A transaction of `stream` to or from `address`, unprivileged. Uses and fills all caches, and records an event if it
     /// is aborted and the manual says so.
-    pub fn access(&mut self, stream: StreamId, address: u64, direction: Direction) -> Outcome {
+    pub fn access(&mut self, stream: StreamId, address: u64, direction: AccessKind) -> TransactionResult {
         if !self.enabled(cr0::SMMUEN) {
             let abort = is_set(20, self.gbpa.into());
-            return if abort { Outcome::Aborted(None) } else { Outcome::Bypassed };
+            return if abort { TransactionResult::Aborted(None) } else { TransactionResult::Bypassed };
         }
         match self.translate(stream, address, direction) {
             Ok(outcome) => outcome,
             Err(fault) => {
                 self.record(stream, address, direction, fault);
-                Outcome::Aborted(Some(fault.kind))
+                TransactionResult::Aborted(Some(fault.kind))
             }
         }
     }
@@ -170,7 +170,7 @@ impl<R: RegisterFile, M: Memory> Model<R, M> {
         if !self.enabled(cr0::SMMUEN) {
             return;
         }
-        if let Ok(Config::Translate(translation)) = self.configuration(stream)
+        if let Ok(StreamAction::Translate(translation)) = self.configuration(stream)
             && address >> translation.input_bits == 0
         {
             let _ = self.walk(&translation, address);
@@ -183,29 +183,34 @@ impl<R: RegisterFile, M: Memory> Model<R, M> {
         self.tlb.lose(&mut chosen);
     }
 
-    fn translate(&mut self, stream: StreamId, address: u64, direction: Direction) -> Result<Outcome, Fault> {
+    fn translate(
+        &mut self,
+        stream: StreamId,
+        address: u64,
+        direction: AccessKind,
+    ) -> Result<TransactionResult, TransactionFault> {
         match self.configuration(stream)? {
-            Config::Abort => Ok(Outcome::Aborted(None)),
-            Config::Bypass => Ok(Outcome::Bypassed),
-            Config::Translate(translation) => self.look_up(&translation, address, direction),
+            StreamAction::Abort => Ok(TransactionResult::Aborted(None)),
+            StreamAction::Bypass => Ok(TransactionResult::Bypassed),
+            StreamAction::Translate(translation) => self.look_up(&translation, address, direction),
         }
     }
 
     fn look_up(
         &mut self,
-        translation: &Translation,
+        translation: &StageTranslation,
         address: u64,
-        direction: Direction,
-    ) -> Result<Outcome, Fault> {
+        direction: AccessKind,
+    ) -> Result<TransactionResult, TransactionFault> {
         if address >> translation.input_bits != 0 {
-            return Err(Fault::at_input(EventKind::Translation, translation.stage));
+            return Err(TransactionFault::at_input(EventKind::Translation, translation.stage));
         }
         let leaf = match self.tlb.find(translation.tag, address) {
             Some(leaf) => leaf,
             None => self.walk(translation, address)?,
         };
         leaf.check(translation.stage, address, direction)?;
-        Ok(Outcome::Translated { to: leaf.translate(address), attributes: leaf.attributes })
+        Ok(TransactionResult::Translated { to: leaf.translate(address), attributes: leaf.attributes })
     }
 
     /// Whether the SMMU translates: CR0ACK.SMMUEN.

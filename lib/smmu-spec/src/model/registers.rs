@@ -1,6 +1,6 @@
 //! Registers that are more than storage.
 
-use super::{Memory, Model, RegisterFile};
+use super::{PhysicalMemory, RegisterFile, SmmuModel};
 use crate::cursor::Cursor;
 use crate::field::{extract, mask};
 
@@ -57,12 +57,12 @@ pub(super) const GUARDED: usize = 6;
 const GBPA_UPDATE: u32 = 1 << 31;
 
 /// A queue, as its BASE register describes it.
-pub(super) struct Queue {
+pub(super) struct QueueGeometry {
     pub base: u64,
     pub start: Cursor,
 }
 
-impl<R: RegisterFile, M: Memory> Model<R, M> {
+impl<R: RegisterFile, M: PhysicalMemory> SmmuModel<R, M> {
     /// GBPA takes a value only with UPDATE, and clears it then.
     pub(super) fn take_gbpa(&mut self) {
         let value = self.registers.get(offset::GBPA);
@@ -133,11 +133,11 @@ impl<R: RegisterFile, M: Memory> Model<R, M> {
 
     /// The queue of `2^entry_log2`-byte entries that the register at `base` describes. Its address is taken as aligned to
     /// its size (IHI 0070, 6.3.26).
-    pub(super) fn queue(&self, base: usize, entry_log2: u32) -> Queue {
+    pub(super) fn queue(&self, base: usize, entry_log2: u32) -> QueueGeometry {
         let register = self.get64(base);
         let log2 = extract(4, 0, register) as u8;
         let size = u64::from(entry_log2) + u64::from(log2);
-        Queue { base: register & mask(55, 5) & !((1 << size) - 1), start: Cursor::new(log2) }
+        QueueGeometry { base: register & mask(55, 5) & !((1 << size) - 1), start: Cursor::new(log2) }
     }
 
     /// Raises a global error unless it is active already.

@@ -1,20 +1,20 @@
 //! The model against the manual, without a driver: what it keeps, what it refuses, what it records.
 
 use super::registers::{cr0, offset};
-use super::{Ids, Memory, Model, Outcome, RegisterFile};
-use crate::cd::{AddressSpace, ContextDescriptor};
+use super::{IdRegisters, PhysicalMemory, RegisterFile, SmmuModel, TransactionResult};
+use crate::cd::{ContextDescriptor, Stage1Config};
+use crate::coherency::WalkCoherency;
 use crate::command::{Command, Extent, Scope};
-use crate::event::{Direction, EventKind};
+use crate::event::{AccessKind, EventKind};
 use crate::ste::{L1Descriptor, Ste, StreamConfig};
-use crate::walks::Walks;
 use addr::{Asid, Iova, PhysAddr, StreamId, Vmid};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 #[derive(Default)]
-struct File(RefCell<BTreeMap<usize, u32>>);
+struct TestRegisters(RefCell<BTreeMap<usize, u32>>);
 
-impl RegisterFile for File {
+impl RegisterFile for TestRegisters {
     fn get(&self, offset: usize) -> u32 {
         self.0.borrow().get(&offset).copied().unwrap_or(0)
     }
@@ -25,9 +25,9 @@ impl RegisterFile for File {
 
 /// Zeroes, up to 16 MiB; aborts above.
 #[derive(Default)]
-struct Ram(BTreeMap<u64, u64>);
+struct TestMemory(BTreeMap<u64, u64>);
 
-impl Memory for Ram {
+impl PhysicalMemory for TestMemory {
     fn read(&self, at: u64) -> Option<u64> {
         (at < 1 << 24).then(|| self.0.get(&at).copied().unwrap_or(0))
     }
@@ -49,11 +49,11 @@ const ENTRY: u64 = SECOND + 64 * 5;
 /// Page: valid, AF, nG, inner shareable, AP[1].
 const LEAF: u64 = 0b11 | 1 << 6 | 0b11 << 8 | 1 << 10 | 1 << 11;
 
-type Smmu = Model<File, Ram>;
+type TestSmmu = SmmuModel<TestRegisters, TestMemory>;
 
 /// Running, with a two-level stream table whose second table has an entry for [`STREAM`], and one page mapped at 0.
-fn smmu(ids: Ids) -> Smmu {
-    let mut smmu = Model::new(File::default(), Ram::default(), ids);
+fn smmu(ids: IdRegisters) -> TestSmmu {
+    let mut smmu = SmmuModel::new(TestRegisters::default(), TestMemory::default(), ids);
     for (at, value) in [
         (offset::STRTAB_BASE, STREAMS as u32),
         (offset::STRTAB_BASE_CFG, 1 << 16 | 6 << 6 | 8),
@@ -78,26 +78,26 @@ fn smmu(ids: Ids) -> Smmu {
     smmu
 }
 
-fn attach(smmu: &mut Smmu, asid: Asid) {
+fn attach(smmu: &mut TestSmmu, asid: Asid) {
     let context = PhysAddr::new(CONTEXT);
-    store(smmu, ENTRY, Ste::new(StreamConfig::Stage1 { context, walks: Walks::Coherent }).0);
-    let space = AddressSpace {
+    store(smmu, ENTRY, Ste::new(StreamConfig::Stage1 { context, coherency: WalkCoherency::Coherent }).0);
+    let space = Stage1Config {
         tables: PhysAddr::new(TABLES),
         input_bits: 48,
         output_size: 4,
         asid,
-        walks: Walks::Coherent,
+        coherency: WalkCoherency::Coherent,
     };
     store(smmu, CONTEXT, ContextDescriptor::new(space).0);
 }
 
-fn store(smmu: &mut Smmu, at: u64, words: [u64; 8]) {
+fn store(smmu: &mut TestSmmu, at: u64, words: [u64; 8]) {
     for (index, word) in words.into_iter().enumerate() {
         smmu.memory.write(at + 8 * index as u64, word);
     }
 }
 
-fn issue(smmu: &mut Smmu, words: [u64; 2]) {
+fn issue(smmu: &mut TestSmmu, words: [u64; 2]) {
     let prod = smmu.registers.get(offset::CMDQ_PROD);
     smmu.memory.write(COMMANDS + 16 * u64::from(prod & 0x3f), words[0]);
     smmu.memory.write(COMMANDS + 16 * u64::from(prod & 0x3f) + 8, words[1]);
@@ -105,20 +105,20 @@ fn issue(smmu: &mut Smmu, words: [u64; 2]) {
     smmu.step();
 }
 
-fn run(smmu: &mut Smmu, commands: &[Command]) {
+fn run(smmu: &mut TestSmmu, commands: &[Command]) {
     commands.iter().for_each(|command| issue(smmu, command.encode()));
 }
 
-fn reach(smmu: &mut Smmu, at: u64) -> Option<u64> {
-    match smmu.access(STREAM, at, Direction::Write) {
-        Outcome::Translated { to, .. } => Some(to),
+fn reach(smmu: &mut TestSmmu, at: u64) -> Option<u64> {
+    match smmu.access(STREAM, at, AccessKind::Write) {
+        TransactionResult::Translated { to, .. } => Some(to),
         _ => None,
     }
 }
 
-fn kind(smmu: &mut Smmu) -> Option<EventKind> {
-    match smmu.access(STREAM, 0, Direction::Write) {
-        Outcome::Aborted(kind) => kind,
+fn kind(smmu: &mut TestSmmu) -> Option<EventKind> {
+    match smmu.access(STREAM, 0, AccessKind::Write) {
+        TransactionResult::Aborted(kind) => kind,
         other => panic!("{other:?}"),
     }
 }
@@ -133,20 +133,20 @@ fn by_va(vmid: u16, asid: u16, scope: Scope) -> Command {
 
 #[test]
 fn reset_is_open_and_gbpa_takes_a_value_only_with_update() {
-    let mut smmu = Model::new(File::default(), Ram::default(), Ids::NESTED);
-    assert_eq!(smmu.access(STREAM, 0, Direction::Read), Outcome::Bypassed);
+    let mut smmu = SmmuModel::new(TestRegisters::default(), TestMemory::default(), IdRegisters::NESTED);
+    assert_eq!(smmu.access(STREAM, 0, AccessKind::Read), TransactionResult::Bypassed);
     smmu.registers.set(offset::GBPA, 1 << 20);
     smmu.step();
-    assert_eq!(smmu.access(STREAM, 0, Direction::Read), Outcome::Bypassed);
+    assert_eq!(smmu.access(STREAM, 0, AccessKind::Read), TransactionResult::Bypassed);
     smmu.registers.set(offset::GBPA, 1 << 31 | 1 << 20);
     smmu.step();
-    assert_eq!(smmu.access(STREAM, 0, Direction::Read), Outcome::Aborted(None));
+    assert_eq!(smmu.access(STREAM, 0, AccessKind::Read), TransactionResult::Aborted(None));
     assert_eq!(smmu.registers.get(offset::GBPA), 1 << 20);
 }
 
 #[test]
 fn translations_stay_until_named_and_synchronised() {
-    let mut smmu = smmu(Ids::NESTED);
+    let mut smmu = smmu(IdRegisters::NESTED);
     assert_eq!(reach(&mut smmu, 0x123), Some(0x8123));
     smmu.memory.write(TABLES + 0x3000, 0);
     let named = by_va(0, 7, page(Extent::Entry, true));
@@ -171,7 +171,7 @@ fn translations_stay_until_named_and_synchronised() {
 #[test]
 fn table_pointers_stay_with_leaf() {
     for (leaf, expected) in [(true, Some(0x8000)), (false, Some(0x9000))] {
-        let mut smmu = smmu(Ids::NESTED);
+        let mut smmu = smmu(IdRegisters::NESTED);
         assert_eq!(reach(&mut smmu, 0), Some(0x8000));
         // The level 2 entry now leads to another table.
         smmu.memory.write(TABLES + 0x2000, 0x6_0000 | 0b11);
@@ -183,7 +183,7 @@ fn table_pointers_stay_with_leaf() {
 
 #[test]
 fn configuration_stays_valid_or_not() {
-    let mut smmu = smmu(Ids::NESTED);
+    let mut smmu = smmu(IdRegisters::NESTED);
     store(&mut smmu, ENTRY, [0; 8]);
     assert_eq!(kind(&mut smmu), Some(EventKind::BadSte));
     attach(&mut smmu, Asid::new(7));
@@ -201,7 +201,7 @@ fn configuration_stays_valid_or_not() {
 
 #[test]
 fn first_level_descriptors_go_only_with_leaf_0() {
-    let mut smmu = smmu(Ids::NESTED);
+    let mut smmu = smmu(IdRegisters::NESTED);
     smmu.memory.write(STREAMS + 8, 0);
     assert_eq!(kind(&mut smmu), Some(EventKind::BadStreamId));
     smmu.memory.write(STREAMS + 8, L1Descriptor::new(PhysAddr::new(SECOND), 6).0);
@@ -227,7 +227,7 @@ fn malformed_configuration_is_recorded_by_name() {
         (TABLES + 0x3000, LEAF & !(1 << 10), EventKind::AccessFlag),
     ];
     for (at, value, expected) in cases {
-        let mut smmu = smmu(Ids::NESTED);
+        let mut smmu = smmu(IdRegisters::NESTED);
         smmu.memory.write(at, value);
         assert_eq!(kind(&mut smmu), Some(expected), "{value:#x} at {at:#x}");
         let record = smmu.memory.read(EVENTS).unwrap();
@@ -237,17 +237,17 @@ fn malformed_configuration_is_recorded_by_name() {
 
 #[test]
 fn rights_come_from_all_levels() {
-    for (bit, direction) in [(1 << 6, Direction::Read), (1 << 7, Direction::Write)] {
-        let mut smmu = smmu(Ids::NESTED);
+    for (bit, direction) in [(1 << 6, AccessKind::Read), (1 << 7, AccessKind::Write)] {
+        let mut smmu = smmu(IdRegisters::NESTED);
         smmu.memory.write(TABLES + 0x3000, (0x8000 | LEAF) ^ bit);
-        let denied = Outcome::Aborted(Some(EventKind::Permission));
+        let denied = TransactionResult::Aborted(Some(EventKind::Permission));
         assert_eq!(smmu.access(STREAM, 0, direction), denied);
     }
     // APTable[1] at level 1: no writes below, also through the cached pointer.
-    let mut smmu = smmu(Ids::NESTED);
+    let mut smmu = smmu(IdRegisters::NESTED);
     smmu.memory.write(TABLES + 0x1000, (TABLES + 0x2000) | 0b11 | 1 << 62);
     smmu.memory.write(TABLES + 0x3008, 0x9000 | LEAF);
-    assert!(matches!(smmu.access(STREAM, 0, Direction::Read), Outcome::Translated { .. }));
+    assert!(matches!(smmu.access(STREAM, 0, AccessKind::Read), TransactionResult::Translated { .. }));
     assert_eq!(reach(&mut smmu, 0x1000), None);
 }
 
@@ -256,17 +256,17 @@ fn illegal_commands_stop_the_queue_until_replaced_and_acknowledged() {
     let va = |extent| by_va(0, 7, page(extent, true)).encode();
     let small = Extent::Pages { num: 3, scale: 0, ttl: 0 };
     let cases = [
-        (Ids::NESTED, va(Extent::Pages { num: 0, scale: 0, ttl: 0 })),
-        (Ids::SMALL, va(small)),
-        (Ids::STAGE1, Command::TlbiS12Vmall { vmid: Vmid::new(0) }.encode()),
-        (Ids::STAGE2, Command::TlbiNhAsid { vmid: Vmid::new(0), asid: Asid::new(7) }.encode()),
-        (Ids::STAGE2, Command::CfgiCdAll { stream: STREAM }.encode()),
-        (Ids::NESTED, [Command::CfgiAll.encode()[0] | 1 << 10, 31]),
-        (Ids::NESTED, [0x46 | 0b11 << 12, 0]),
-        (Ids::NESTED, [0xff, 0]),
+        (IdRegisters::NESTED, va(Extent::Pages { num: 0, scale: 0, ttl: 0 })),
+        (IdRegisters::SMALL, va(small)),
+        (IdRegisters::STAGE1, Command::TlbiS12Vmall { vmid: Vmid::new(0) }.encode()),
+        (IdRegisters::STAGE2, Command::TlbiNhAsid { vmid: Vmid::new(0), asid: Asid::new(7) }.encode()),
+        (IdRegisters::STAGE2, Command::CfgiCdAll { stream: STREAM }.encode()),
+        (IdRegisters::NESTED, [Command::CfgiAll.encode()[0] | 1 << 10, 31]),
+        (IdRegisters::NESTED, [0x46 | 0b11 << 12, 0]),
+        (IdRegisters::NESTED, [0xff, 0]),
     ];
     for (ids, words) in cases {
-        let mut smmu = Model::new(File::default(), Ram::default(), ids);
+        let mut smmu = SmmuModel::new(TestRegisters::default(), TestMemory::default(), ids);
         let queue = [
             (offset::CMDQ_BASE, COMMANDS as u32 | 4),
             (offset::CMDQ_PROD, 0),
@@ -290,7 +290,7 @@ fn illegal_commands_stop_the_queue_until_replaced_and_acknowledged() {
 #[test]
 #[should_panic(expected = "contiguous group")]
 fn a_contiguous_group_has_to_be_uniform() {
-    let mut smmu = smmu(Ids::NESTED);
+    let mut smmu = smmu(IdRegisters::NESTED);
     smmu.memory.write(TABLES + 0x3000, 0x1_0000 | LEAF | 1 << 52);
     // A member may be missing, as when the group is half written, but not be another's.
     smmu.memory.write(TABLES + 0x3008, 0x9_1000 | LEAF | 1 << 52);
@@ -300,7 +300,7 @@ fn a_contiguous_group_has_to_be_uniform() {
 #[test]
 #[should_panic(expected = "without break-before-make")]
 fn a_block_beside_its_cached_pages_is_a_conflict() {
-    let mut smmu = smmu(Ids::NESTED);
+    let mut smmu = smmu(IdRegisters::NESTED);
     assert_eq!(reach(&mut smmu, 0), Some(0x8000));
     smmu.memory.write(TABLES + 0x2000, LEAF & !0b11 | 0b01);
     // Drops the pointer to the table, but of its pages only one that is not cached.
@@ -312,14 +312,14 @@ fn a_block_beside_its_cached_pages_is_a_conflict() {
 #[test]
 #[should_panic(expected = "while in use")]
 fn the_stream_table_does_not_move_under_a_running_smmu() {
-    let mut smmu = smmu(Ids::NESTED);
+    let mut smmu = smmu(IdRegisters::NESTED);
     smmu.registers.set(offset::STRTAB_BASE, 0x8_0000);
     smmu.step();
 }
 
 #[test]
 fn the_event_queue_overflows_by_flag() {
-    let mut smmu = smmu(Ids::NESTED);
+    let mut smmu = smmu(IdRegisters::NESTED);
     for _ in 0..6 {
         assert_eq!(reach(&mut smmu, 0x10_0000), None);
     }

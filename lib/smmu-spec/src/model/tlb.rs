@@ -1,6 +1,6 @@
 //! Translations and table pointers, kept until a command names them and a CMD_SYNC completes it.
 
-use super::walk::{Leaf, TablePath};
+use super::walk::{CachedLeaf, TablePath};
 use crate::command::{Command, Extent, Scope};
 use addr::{Asid, Vmid};
 use alloc::vec::Vec;
@@ -15,20 +15,20 @@ pub(super) struct CacheTag {
 
 /// A cached pointer to a table that translates the `2^log2` bytes from `at` on.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Pointer {
+pub(super) struct TablePointer {
     pub at: u64,
     pub log2: u32,
     pub to: TablePath,
 }
 
-impl Pointer {
+impl TablePointer {
     fn overlaps(&self, first: u64, last: u64) -> bool {
         self.at <= last && first <= self.at + ((1 << self.log2) - 1)
     }
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Cached<T> {
+struct TlbEntry<T> {
     tag: CacheTag,
     value: T,
     /// A command has named it; it goes at the next CMD_SYNC, and is used until then.
@@ -38,8 +38,8 @@ struct Cached<T> {
 /// The caches. Nothing is ever evicted.
 #[derive(Default)]
 pub(super) struct Tlb {
-    leaves: Vec<Cached<Leaf>>,
-    pointers: Vec<Cached<Pointer>>,
+    leaves: Vec<TlbEntry<CachedLeaf>>,
+    pointers: Vec<TlbEntry<TablePointer>>,
 }
 
 impl Tlb {
@@ -48,8 +48,9 @@ impl Tlb {
     }
 
     /// The translation of `address`. Panics when there are two: that is a TLB conflict.
-    pub fn find(&self, tag: CacheTag, address: u64) -> Option<Leaf> {
-        let hits = |cached: &&Cached<Leaf>| cached.hits(tag) && cached.value.overlaps(address, address);
+    pub fn find(&self, tag: CacheTag, address: u64) -> Option<CachedLeaf> {
+        let hits =
+            |cached: &&TlbEntry<CachedLeaf>| cached.hits(tag) && cached.value.overlaps(address, address);
         let mut found = self.leaves.iter().filter(hits);
         let first = found.next();
         assert!(found.next().is_none(), "two cached translations of {address:#x} under {tag:?}");
@@ -60,25 +61,26 @@ impl Tlb {
     /// through it goes together with it.
     pub fn nearest(&self, tag: CacheTag, address: u64) -> Option<(TablePath, bool)> {
         let on_the_way =
-            |cached: &&Cached<Pointer>| cached.tag == tag && cached.value.overlaps(address, address);
+            |cached: &&TlbEntry<TablePointer>| cached.tag == tag && cached.value.overlaps(address, address);
         let nearest = self.pointers.iter().filter(on_the_way).max_by_key(|cached| cached.value.to.level)?;
         Some((nearest.value.to, nearest.doomed))
     }
 
     /// Keeps a translation. Panics when it overlaps another one: break-before-make was left out.
-    pub fn insert(&mut self, tag: CacheTag, leaf: Leaf, doomed: bool) {
-        let overlaps = |old: &&Cached<Leaf>| old.hits(tag) && old.value.overlaps(leaf.at, leaf.last());
+    pub fn insert(&mut self, tag: CacheTag, leaf: CachedLeaf, doomed: bool) {
+        let overlaps =
+            |old: &&TlbEntry<CachedLeaf>| old.hits(tag) && old.value.overlaps(leaf.at, leaf.last());
         if let Some(old) = self.leaves.iter().find(overlaps) {
             if old.value.is_same(&leaf) {
                 return;
             }
             panic!("{leaf:x?} is cached beside {old:x?}: changed without break-before-make");
         }
-        self.leaves.push(Cached { tag, value: leaf, doomed });
+        self.leaves.push(TlbEntry { tag, value: leaf, doomed });
     }
 
-    pub fn insert_pointer(&mut self, tag: CacheTag, pointer: Pointer, doomed: bool) {
-        self.pointers.push(Cached { tag, value: pointer, doomed });
+    pub fn insert_pointer(&mut self, tag: CacheTag, pointer: TablePointer, doomed: bool) {
+        self.pointers.push(TlbEntry { tag, value: pointer, doomed });
     }
 
     /// Loses what is `chosen`.
@@ -116,15 +118,15 @@ impl Tlb {
     }
 
     fn doom_tagged(&mut self, named: impl Fn(CacheTag) -> bool) {
-        self.leaves.iter_mut().filter(|cached| named(cached.tag)).for_each(Cached::doom);
-        self.pointers.iter_mut().filter(|cached| named(cached.tag)).for_each(Cached::doom);
+        self.leaves.iter_mut().filter(|cached| named(cached.tag)).for_each(TlbEntry::doom);
+        self.pointers.iter_mut().filter(|cached| named(cached.tag)).for_each(TlbEntry::doom);
     }
 
     /// Global translations stay, whichever ASID put them there.
     fn doom_asid(&mut self, tag: CacheTag) {
-        let named = |cached: &&mut Cached<Leaf>| cached.tag == tag && !cached.value.global;
-        self.leaves.iter_mut().filter(named).for_each(Cached::doom);
-        self.pointers.iter_mut().filter(|cached| cached.tag == tag).for_each(Cached::doom);
+        let named = |cached: &&mut TlbEntry<CachedLeaf>| cached.tag == tag && !cached.value.global;
+        self.leaves.iter_mut().filter(named).for_each(TlbEntry::doom);
+        self.pointers.iter_mut().filter(|cached| cached.tag == tag).for_each(TlbEntry::doom);
     }
 
     fn doom_scope(&mut self, scope: Scope, named: impl Fn(CacheTag) -> bool) {
@@ -132,7 +134,7 @@ impl Tlb {
         self.doom_pointers(scope, named);
     }
 
-    fn doom_leaves(&mut self, scope: Scope, named: impl Fn(&Cached<Leaf>) -> bool) {
+    fn doom_leaves(&mut self, scope: Scope, named: impl Fn(&TlbEntry<CachedLeaf>) -> bool) {
         let (first, last) = bounds(scope);
         let level_fits = |level: u8| match scope.extent {
             Extent::Pages { ttl: wanted @ 1.., .. } => wanted == level,
@@ -156,13 +158,13 @@ impl Tlb {
     }
 }
 
-impl<T> Cached<T> {
+impl<T> TlbEntry<T> {
     fn doom(&mut self) {
         self.doomed = true;
     }
 }
 
-impl Cached<Leaf> {
+impl TlbEntry<CachedLeaf> {
     /// Whether a transaction under `tag` uses it.
     fn hits(&self, tag: CacheTag) -> bool {
         let stage1 = self.tag.asid.is_some() && tag.asid.is_some();

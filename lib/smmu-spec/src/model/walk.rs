@@ -1,10 +1,10 @@
 //! Translation table walks, 4 KiB granule (DDI 0487, D8.2 and D8.3), decoded here from the manual's bits.
 
-use super::config::Translation;
-use super::events::Fault;
-use super::tlb::Pointer;
-use super::{Memory, Model, RegisterFile};
-use crate::event::{Class, Direction, EventKind};
+use super::config::StageTranslation;
+use super::events::TransactionFault;
+use super::tlb::TablePointer;
+use super::{PhysicalMemory, RegisterFile, SmmuModel};
+use crate::event::{AccessKind, EventKind, FaultClass};
 use crate::field::{extract, is_set, mask};
 
 /// What the last-level descriptor said about the memory.
@@ -18,7 +18,7 @@ pub struct Attributes {
 
 /// A cached translation.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Leaf {
+pub(super) struct CachedLeaf {
     pub at: u64,
     to: u64,
     log2: u32,
@@ -29,7 +29,7 @@ pub(super) struct Leaf {
     pub attributes: Attributes,
 }
 
-impl Leaf {
+impl CachedLeaf {
     pub fn last(&self) -> u64 {
         self.at + ((1 << self.log2) - 1)
     }
@@ -47,13 +47,17 @@ impl Leaf {
         self.to + (address - self.at)
     }
 
-    pub fn check(&self, stage: u8, address: u64, direction: Direction) -> Result<(), Fault> {
+    pub fn check(&self, stage: u8, address: u64, direction: AccessKind) -> Result<(), TransactionFault> {
         let allowed = match direction {
-            Direction::Read => self.read,
-            Direction::Write => self.write,
+            AccessKind::Read => self.read,
+            AccessKind::Write => self.write,
         };
         let ipa = (stage == 2).then_some(address);
-        if allowed { Ok(()) } else { Err(Fault { ipa, ..Fault::at_input(EventKind::Permission, stage) }) }
+        if allowed {
+            Ok(())
+        } else {
+            Err(TransactionFault { ipa, ..TransactionFault::at_input(EventKind::Permission, stage) })
+        }
     }
 }
 
@@ -68,8 +72,8 @@ pub(super) struct TablePath {
     read_only: bool,
 }
 
-struct Walk<'a> {
-    translation: &'a Translation,
+struct TableWalk<'a> {
+    translation: &'a StageTranslation,
     address: u64,
     now: TablePath,
     /// It began at a table that a command has named: what it finds goes at the next CMD_SYNC, as the manual promises that
@@ -83,9 +87,13 @@ const ACCESS_FLAG: u32 = 10;
 const OUTPUT: u64 = mask(47, 12);
 const GROUP_LOG2: u32 = 4;
 
-impl<R: RegisterFile, M: Memory> Model<R, M> {
+impl<R: RegisterFile, M: PhysicalMemory> SmmuModel<R, M> {
     /// Walks from the nearest cached table on; keeps what it finds. Faults are not kept.
-    pub(super) fn walk(&mut self, translation: &Translation, address: u64) -> Result<Leaf, Fault> {
+    pub(super) fn walk(
+        &mut self,
+        translation: &StageTranslation,
+        address: u64,
+    ) -> Result<CachedLeaf, TransactionFault> {
         let root = TablePath {
             level: translation.start_level,
             table: translation.table,
@@ -93,7 +101,7 @@ impl<R: RegisterFile, M: Memory> Model<R, M> {
             read_only: false,
         };
         let (now, doomed) = self.tlb.nearest(translation.tag, address).unwrap_or((root, false));
-        let mut walk = Walk { translation, address, now, doomed };
+        let mut walk = TableWalk { translation, address, now, doomed };
         loop {
             let entry = self.descriptor(&walk)?;
             if walk.now.level < LAST_LEVEL && extract(1, 0, entry) == 0b11 {
@@ -106,12 +114,16 @@ impl<R: RegisterFile, M: Memory> Model<R, M> {
         }
     }
 
-    fn descriptor(&self, walk: &Walk) -> Result<u64, Fault> {
+    fn descriptor(&self, walk: &TableWalk) -> Result<u64, TransactionFault> {
         let at = walk.slot();
-        self.memory.read(at).ok_or(Fault::of_fetch(EventKind::WalkExternalAbort, Class::Table, at))
+        self.memory.read(at).ok_or(TransactionFault::of_fetch(
+            EventKind::WalkExternalAbort,
+            FaultClass::Table,
+            at,
+        ))
     }
 
-    fn descend(&mut self, walk: &mut Walk, entry: u64) -> Result<(), Fault> {
+    fn descend(&mut self, walk: &mut TableWalk, entry: u64) -> Result<(), TransactionFault> {
         walk.check_output(entry & OUTPUT)?;
         let log2 = shift(walk.now.level);
         walk.now = TablePath {
@@ -121,11 +133,11 @@ impl<R: RegisterFile, M: Memory> Model<R, M> {
             read_only: walk.now.read_only || is_set(62, entry),
         };
         let at = walk.address & !((1 << log2) - 1);
-        self.tlb.insert_pointer(walk.translation.tag, Pointer { at, log2, to: walk.now }, walk.doomed);
+        self.tlb.insert_pointer(walk.translation.tag, TablePointer { at, log2, to: walk.now }, walk.doomed);
         Ok(())
     }
 
-    fn leaf(&self, walk: &Walk, entry: u64) -> Result<Leaf, Fault> {
+    fn leaf(&self, walk: &TableWalk, entry: u64) -> Result<CachedLeaf, TransactionFault> {
         let expected = if walk.now.level == LAST_LEVEL { 0b11 } else { 0b01 };
         if extract(1, 0, entry) != expected || walk.now.level == 0 {
             return Err(walk.fault(EventKind::Translation));
@@ -146,7 +158,7 @@ impl<R: RegisterFile, M: Memory> Model<R, M> {
 
     /// A contiguous group has sixteen descriptors that differ in their output alone, which follows on. Some may be
     /// invalid, before all are written or while all are cleared: the whole group is used all the same.
-    fn check_group(&self, walk: &Walk, entry: u64) -> Result<(), Fault> {
+    fn check_group(&self, walk: &TableWalk, entry: u64) -> Result<(), TransactionFault> {
         let own = 1 << shift(walk.now.level);
         let first = walk.slot() & !0x7f;
         let first_output = entry & OUTPUT & !(16 * own - 1);
@@ -163,18 +175,18 @@ impl<R: RegisterFile, M: Memory> Model<R, M> {
     }
 }
 
-impl Walk<'_> {
+impl TableWalk<'_> {
     fn slot(&self) -> u64 {
         let index = (self.address >> shift(self.now.level)) & 0x1ff;
         self.now.table + 8 * index
     }
 
-    fn fault(&self, kind: EventKind) -> Fault {
+    fn fault(&self, kind: EventKind) -> TransactionFault {
         let ipa = (self.translation.stage == 2).then_some(self.address);
-        Fault { ipa, ..Fault::at_input(kind, self.translation.stage) }
+        TransactionFault { ipa, ..TransactionFault::at_input(kind, self.translation.stage) }
     }
 
-    fn check_output(&self, output: u64) -> Result<(), Fault> {
+    fn check_output(&self, output: u64) -> Result<(), TransactionFault> {
         if output >> self.translation.output_bits == 0 {
             Ok(())
         } else {
@@ -182,7 +194,7 @@ impl Walk<'_> {
         }
     }
 
-    fn leaf(&self, entry: u64, log2: u32) -> Leaf {
+    fn leaf(&self, entry: u64, log2: u32) -> CachedLeaf {
         let low = (1 << log2) - 1;
         let stage1 = self.translation.stage == 1;
         let (read, write) = if stage1 {
@@ -197,7 +209,7 @@ impl Walk<'_> {
         } else {
             extract(5, 2, entry) as u8
         };
-        Leaf {
+        CachedLeaf {
             at: self.address & !low,
             to: entry & OUTPUT & !low,
             log2,

@@ -2,7 +2,7 @@
 
 /// Whether the SMMU's own accesses snoop the CPU's caches (IDR0.COHACC, or the device tree's `dma-coherent`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Walks {
+pub enum WalkCoherency {
     /// They do: cacheable, inner shareable, nothing to maintain.
     Coherent,
     /// They do not: non-cacheable, outer shareable; the CPU cleans what it wrote to the point of coherency.
@@ -16,7 +16,7 @@ const WRITE_BACK: u64 = 0b01;
 const OUTER_SHAREABLE: u64 = 0b10;
 const INNER_SHAREABLE: u64 = 0b11;
 
-impl Walks {
+impl WalkCoherency {
     /// The two-bit inner and outer cacheability (S1CIR, S1COR, IR0, OR0, S2IR0, S2OR0, CR1's *_IC and *_OC): write-back
     /// with read allocation, or non-cacheable.
     pub const fn cacheability(self) -> u64 {
