@@ -11,7 +11,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 use pagetable::Mapping;
-use program::TreeError;
+use program::InitramfsError;
 
 /// The environment of the first program.
 pub const ENVIRONMENT: [&str; 3] = ["PATH=/bin", "HOME=/", "TERM=dumb"];
@@ -44,14 +44,14 @@ pub enum MountError {
     /// The archive cannot be mapped.
     Map(VmallocError),
     /// The archive is damaged.
-    Tree(TreeError),
+    Initramfs(InitramfsError),
 }
 
 impl fmt::Display for MountError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Map(error) => write!(f, "cannot be mapped: {error:?}"),
-            Self::Tree(error) => error.fmt(f),
+            Self::Initramfs(error) => error.fmt(f),
         }
     }
 }
@@ -68,7 +68,7 @@ pub fn mount(archive: AddrRange<PhysAddr>) -> Result<(), MountError> {
     // SAFETY: mapped for good just now, with everything from `archive.start()` to its end; boot took it out of both
     // zones, so nothing ever writes it.
     let bytes = unsafe { core::slice::from_raw_parts(start as *const u8, archive.len() as usize) };
-    root::mount(bytes).map_err(MountError::Tree)
+    root::mount(bytes).map_err(MountError::Initramfs)
 }
 
 fn chunks(pages: AddrRange<PhysAddr>) -> Vec<Chunk> {

@@ -15,7 +15,10 @@ use alloc::vec::Vec;
 use arch::cpu::Features;
 use arch::exception::TrapFrame;
 use core::fmt;
-use program::{Executable, ExecutableError, Kind, Placement, StackImage, StackRequest, TooLong, USER_END};
+use program::{
+    ArgumentListTooLong, Executable, ExecutableError, LoadAddress, NodeKind, StackImage, StackRequest,
+    USER_END,
+};
 
 /// Bytes of the first stack; they come in when they are touched.
 pub const STACK_BYTES: u64 = 8 << 20;
@@ -38,7 +41,7 @@ pub enum StartError {
     /// Its segments cannot be placed or filled.
     Memory(Errno),
     /// Its arguments are too long, this many bytes.
-    Arguments(TooLong),
+    Arguments(ArgumentListTooLong),
 }
 
 impl fmt::Display for StartError {
@@ -49,7 +52,9 @@ impl fmt::Display for StartError {
             Self::NotAFile => write!(f, "not a regular file"),
             Self::Executable(error) => write!(f, "{error}"),
             Self::Memory(error) => write!(f, "cannot be loaded: {error}"),
-            Self::Arguments(TooLong(bytes)) => write!(f, "{bytes} bytes of arguments are too long"),
+            Self::Arguments(ArgumentListTooLong(bytes)) => {
+                write!(f, "{bytes} bytes of arguments are too long")
+            }
         }
     }
 }
@@ -82,7 +87,7 @@ pub fn start(launch: &Launch<'_>) -> Result<Arc<Process>, StartError> {
     run(new_process(space), launch.files, frame).map_err(StartError::Memory)
 }
 
-fn first_stack(launch: &Launch<'_>, executable: &Executable) -> Result<StackImage, TooLong> {
+fn first_stack(launch: &Launch<'_>, executable: &Executable) -> Result<StackImage, ArgumentListTooLong> {
     let arguments: Vec<&[u8]> =
         [launch.path].iter().chain(launch.arguments).map(|text| text.as_bytes()).collect();
     let environment: Vec<&[u8]> = launch.environment.iter().map(|text| text.as_bytes()).collect();
@@ -100,17 +105,17 @@ fn read_file(path: &[u8]) -> Result<&'static [u8], StartError> {
     let tree = root::tree().ok_or(StartError::NoFiles)?;
     let id = tree.resolve(root::Root::ROOT, path, true).map_err(StartError::Path)?;
     match tree.node(id).kind {
-        Kind::File(data) => Ok(data),
+        NodeKind::File(data) => Ok(data),
         _ => Err(StartError::NotAFile),
     }
 }
 
 fn place(executable: Executable) -> Result<Executable, StartError> {
-    match executable.placement {
-        Placement::Fixed => Ok(executable),
-        Placement::Anywhere(align) => {
+    match executable.load_address {
+        LoadAddress::Fixed => Ok(executable),
+        LoadAddress::Relocatable(align) => {
             let bias = UserVa::new(BIAS).align_up(align).map_or(0, UserVa::raw);
-            executable.placed(bias).ok_or(StartError::Memory(Errno::ENOMEM))
+            executable.relocated(bias).ok_or(StartError::Memory(Errno::ENOMEM))
         }
     }
 }

@@ -7,9 +7,9 @@ use addr::{Chunk, PAGE_SIZE, Pfn, PhysAddr};
 use alloc::vec::Vec;
 use dma_api::{Segment, StreamMemory};
 use memory::{ChunkError, Frames, OwnedChunk, Request, chunks};
-use program::Pins;
+use program::PinnedFrames;
 
-static PINS: SpinLock<Pins> = SpinLock::new(Pins::new());
+static PINS: SpinLock<PinnedFrames> = SpinLock::new(PinnedFrames::new());
 
 /// So many zero-filled frames, highmem first.
 pub fn take_zeroed(frames: u64) -> Result<Frames, ChunkError> {
@@ -20,7 +20,7 @@ pub fn take_zeroed(frames: u64) -> Result<Frames, ChunkError> {
 
 /// Ends a program's ownership of frames that no TLB has any more. Pinned ones go with their last pin.
 pub fn give_up(frames: impl Iterator<Item = PhysAddr>) {
-    let frames = frames.map(Pfn::containing).filter(|&frame| PINS.lock().orphan(frame));
+    let frames = frames.map(Pfn::containing).filter(|&frame| PINS.lock().unmap(frame));
     // One by one: a long list needs the heap's reserve again and again, and the pins' lock comes before the zones'.
     frames.for_each(|frame| zones::give_from(OwnedChunk::adopt(Chunk::page(frame)), Last::Program));
 }

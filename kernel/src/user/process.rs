@@ -12,7 +12,7 @@ use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::fmt;
 use core::sync::atomic::{AtomicBool, Ordering};
-use program::Descriptors;
+use program::FdTable;
 
 /// `RLIMIT_NOFILE`: enough to hold all of memory in small buffers.
 const FILES_MAX: usize = 1 << 16;
@@ -43,7 +43,7 @@ pub struct Process {
     /// Its memory.
     pub space: AddressSpace,
     /// Its open files.
-    pub files: SpinLock<Descriptors<Arc<OpenFile>>>,
+    pub files: SpinLock<FdTable<Arc<OpenFile>>>,
     /// Its threads that sleep on words of its memory.
     pub futexes: Futexes,
     /// What it wants to be done with signals; recorded only.
@@ -79,7 +79,7 @@ impl Process {
         Self {
             id: task::next_id(),
             space,
-            files: SpinLock::new(Descriptors::new(checking::rounds(FILES_MAX as u64) as usize)),
+            files: SpinLock::new(FdTable::new(checking::rounds(FILES_MAX as u64) as usize)),
             futexes: Futexes::new(),
             signals: SpinLock::new([action; SIGNALS]),
             threads: SpinLock::new(Vec::new()),

@@ -2,11 +2,11 @@
 
 use super::files::Device;
 use abi::Errno;
-use program::{Archive, Tree, TreeError};
+use program::{CpioArchive, Initramfs, InitramfsError};
 use spin::Once;
 
 /// The tree of files.
-pub type Root = Tree<'static, Device>;
+pub type Root = Initramfs<'static, Device>;
 
 static ROOT: Once<Root> = Once::new();
 
@@ -14,8 +14,8 @@ static ROOT: Once<Root> = Once::new();
 ///
 /// # Errors
 /// What is wrong with the archive, and where.
-pub fn mount(archive: &'static [u8]) -> Result<(), TreeError> {
-    let mut tree = Tree::from_archive(Archive::new(archive))?;
+pub fn mount(archive: &'static [u8]) -> Result<(), InitramfsError> {
+    let mut tree = Initramfs::from_archive(CpioArchive::new(archive))?;
     for device in Device::present() {
         if let Err(error) = tree.add_device(device.path().as_bytes(), device) {
             log::warn!("initramfs: no {}: {error}", device.path());

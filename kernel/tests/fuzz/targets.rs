@@ -2,7 +2,7 @@
 
 use drivers::pcie::{Bdf, Capabilities, ConfigSpace, Host, HostDescription, Width};
 use kernel::board::{BootArgs, Glob, Platform, Tree};
-use program::{Archive, Executable};
+use program::{CpioArchive, Executable};
 use smmu_spec::EventRecord;
 use std::fmt::Write;
 use std::sync::OnceLock;
@@ -26,8 +26,8 @@ pub fn device_trees() -> Vec<Vec<u8>> {
 
 /// An initramfs, entry by entry and as a tree.
 pub fn archive(input: &[u8]) -> String {
-    let entries: Result<Vec<_>, _> = Archive::new(input).collect();
-    let tree = program::Tree::<()>::from_archive(Archive::new(input));
+    let entries: Result<Vec<_>, _> = CpioArchive::new(input).collect();
+    let tree = program::Initramfs::<()>::from_archive(CpioArchive::new(input));
     format!(
         "{:?} {:?}",
         entries.map(|entries| entries.len()),
@@ -54,7 +54,7 @@ pub fn archives() -> Vec<Vec<u8>> {
     vec![bytes]
 }
 
-/// A program, planned and placed.
+/// A program, planned and relocated.
 pub fn executable(input: &[u8]) -> String {
     match Executable::parse(input) {
         Err(error) => format!("{error:?}"),
@@ -62,8 +62,8 @@ pub fn executable(input: &[u8]) -> String {
             let span = plan.span();
             assert!(span.end().raw() <= program::USER_END, "{span:?}");
             let segments = plan.segments.len();
-            let placed = plan.placed(0x5555_0000_0000).map(|plan| plan.span().len());
-            format!("{segments} segments {}", placed.is_some())
+            let relocated = plan.relocated(0x5555_0000_0000).map(|plan| plan.span().len());
+            format!("{segments} segments {}", relocated.is_some())
         }
     }
 }

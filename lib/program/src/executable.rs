@@ -19,7 +19,7 @@ const SEGMENTS_MAX: usize = 64;
 
 /// One run of pages to map: zeroes, but for `file`'s bytes, which go to `content`.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Segment {
+pub struct LoadSegment {
     /// Whole pages.
     pub range: AddrRange<UserVa>,
     /// Where the bytes from the file start.
@@ -32,18 +32,18 @@ pub struct Segment {
 
 /// Where a program may be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Placement {
+pub enum LoadAddress {
     /// Only where it was linked to (`ET_EXEC`).
     Fixed,
-    /// Anywhere, at a multiple of this (`ET_DYN`). Its addresses count from 0 until [`Executable::placed`].
-    Anywhere(u64),
+    /// Anywhere, at a multiple of this (`ET_DYN`). Its addresses count from 0 until [`Executable::relocated`].
+    Relocatable(u64),
 }
 
 /// A checked plan for loading a program: every segment is inside the file and the address space, on pages of its own.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Executable {
     /// Its segments, ascending.
-    pub segments: Vec<Segment>,
+    pub segments: Vec<LoadSegment>,
     /// Its first instruction, in an executable segment.
     pub entry: UserVa,
     /// Where the program headers are in its memory, if they are (`AT_PHDR`).
@@ -51,7 +51,7 @@ pub struct Executable {
     /// How many there are (`AT_PHNUM`); each has [`Executable::HEADER_BYTES`].
     pub header_count: u64,
     /// Where it may be.
-    pub placement: Placement,
+    pub load_address: LoadAddress,
 }
 
 /// Why a file cannot be started.
@@ -117,7 +117,7 @@ impl Executable {
     /// Checks `file` and plans how to load it.
     pub fn parse(file: &[u8]) -> Result<Self, ExecutableError> {
         let parsed = ElfBytes::<LittleEndian>::minimal_parse(file).map_err(ExecutableError::Parse)?;
-        let placement = check_header(&parsed)?;
+        let load_address = check_header(&parsed)?;
         let headers: Vec<ProgramHeader> = parsed.segments().into_iter().flatten().collect();
         if headers.len() > SEGMENTS_MAX {
             return Err(ExecutableError::TooManySegments(headers.len()));
@@ -125,12 +125,12 @@ impl Executable {
         if headers.iter().any(|header| header.p_type == PT_INTERP) {
             return Err(ExecutableError::Interpreter);
         }
-        let segments = load_plan(&headers, file.len(), placement)?;
+        let segments = load_plan(&headers, file.len(), load_address)?;
         let plan = Self {
             entry: UserVa::new(parsed.ehdr.e_entry),
             headers: headers_address(&headers, &segments, parsed.ehdr.e_phoff),
             header_count: headers.len() as u64,
-            placement: with_alignment(placement, &headers),
+            load_address: with_alignment(load_address, &headers),
             segments,
         };
         plan.check_entry()?;
@@ -144,9 +144,9 @@ impl Executable {
     }
 
     /// The plan with every address `bias` higher; `None` when that leaves the address space or `bias` is not a
-    /// multiple of what [`Placement::Anywhere`] says.
-    pub fn placed(mut self, bias: u64) -> Option<Self> {
-        let Placement::Anywhere(align) = self.placement else { return None };
+    /// multiple of what [`LoadAddress::Relocatable`] says.
+    pub fn relocated(mut self, bias: u64) -> Option<Self> {
+        let LoadAddress::Relocatable(align) = self.load_address else { return None };
         let end = self.span().end().checked_add(bias)?;
         if !bias.is_multiple_of(align)
             || end.raw() > USER_END
@@ -160,12 +160,12 @@ impl Executable {
         }
         self.entry = self.entry + bias;
         self.headers = self.headers.map(|at| at + bias);
-        self.placement = Placement::Fixed;
+        self.load_address = LoadAddress::Fixed;
         Some(self)
     }
 
     fn check_entry(&self) -> Result<(), ExecutableError> {
-        let inside = |s: &Segment| s.prot.contains(Prot::EXEC) && s.range.contains(self.entry);
+        let inside = |s: &LoadSegment| s.prot.contains(Prot::EXEC) && s.range.contains(self.entry);
         match self.segments.iter().any(inside) && self.entry.is_aligned(4) {
             true => Ok(()),
             false => Err(ExecutableError::Entry(self.entry)),
@@ -173,12 +173,12 @@ impl Executable {
     }
 }
 
-fn check_header(parsed: &ElfBytes<'_, LittleEndian>) -> Result<Placement, ExecutableError> {
+fn check_header(parsed: &ElfBytes<'_, LittleEndian>) -> Result<LoadAddress, ExecutableError> {
     let header = &parsed.ehdr;
     match (header.class, header.e_machine, header.e_type) {
         (Class::ELF32, _, _) => Err(ExecutableError::Class),
-        (_, EM_AARCH64, ET_EXEC) => Ok(Placement::Fixed),
-        (_, EM_AARCH64, ET_DYN) => Ok(Placement::Anywhere(PAGE_SIZE)),
+        (_, EM_AARCH64, ET_EXEC) => Ok(LoadAddress::Fixed),
+        (_, EM_AARCH64, ET_DYN) => Ok(LoadAddress::Relocatable(PAGE_SIZE)),
         (_, EM_AARCH64, kind) => Err(ExecutableError::Type(kind)),
         (_, machine, _) => Err(ExecutableError::Machine(machine)),
     }
@@ -187,13 +187,13 @@ fn check_header(parsed: &ElfBytes<'_, LittleEndian>) -> Result<Placement, Execut
 fn load_plan(
     headers: &[ProgramHeader],
     file_len: usize,
-    placement: Placement,
-) -> Result<Vec<Segment>, ExecutableError> {
-    let mut segments: Vec<Segment> = Vec::new();
+    load_address: LoadAddress,
+) -> Result<Vec<LoadSegment>, ExecutableError> {
+    let mut segments: Vec<LoadSegment> = Vec::new();
     let loads =
         headers.iter().enumerate().filter(|(_, header)| header.p_type == PT_LOAD && header.p_memsz > 0);
     for (number, header) in loads {
-        let segment = check_segment(number, header, file_len, placement)?;
+        let segment = check_segment(number, header, file_len, load_address)?;
         if segments.last().is_some_and(|before| before.range.end() > segment.range.start()) {
             return Err(ExecutableError::SegmentOverlap(number));
         }
@@ -206,8 +206,8 @@ fn check_segment(
     number: usize,
     header: &ProgramHeader,
     file_len: usize,
-    placement: Placement,
-) -> Result<Segment, ExecutableError> {
+    load_address: LoadAddress,
+) -> Result<LoadSegment, ExecutableError> {
     let file_end = header.p_offset.checked_add(header.p_filesz);
     if header.p_filesz > header.p_memsz || file_end.is_none_or(|end| end > file_len as u64) {
         return Err(ExecutableError::SegmentSize(number));
@@ -220,9 +220,9 @@ fn check_segment(
     let range = AddrRange::from_len(UserVa::new(header.p_vaddr), header.p_memsz)
         .and_then(|range| range.align_outward(PAGE_SIZE))
         .filter(|range| range.end().raw() <= USER_END)
-        .filter(|range| placement != Placement::Fixed || range.start().raw() >= USER_START)
+        .filter(|range| load_address != LoadAddress::Fixed || range.start().raw() >= USER_START)
         .ok_or(ExecutableError::SegmentAddress(number))?;
-    Ok(Segment {
+    Ok(LoadSegment {
         range,
         content: UserVa::new(header.p_vaddr),
         file: header.p_offset as usize..(header.p_offset + header.p_filesz) as usize,
@@ -239,11 +239,11 @@ fn check_alignment(number: usize, header: &ProgramHeader) -> Result<(), Executab
     }
 }
 
-fn with_alignment(placement: Placement, headers: &[ProgramHeader]) -> Placement {
+fn with_alignment(load_address: LoadAddress, headers: &[ProgramHeader]) -> LoadAddress {
     let largest = headers.iter().filter(|h| h.p_type == PT_LOAD).map(|h| h.p_align).max();
-    match placement {
-        Placement::Fixed => Placement::Fixed,
-        Placement::Anywhere(page) => Placement::Anywhere(largest.unwrap_or(page).max(page)),
+    match load_address {
+        LoadAddress::Fixed => LoadAddress::Fixed,
+        LoadAddress::Relocatable(page) => LoadAddress::Relocatable(largest.unwrap_or(page).max(page)),
     }
 }
 
@@ -253,7 +253,7 @@ fn access(flags: u32) -> Prot {
 }
 
 /// `PT_PHDR` says it, or it follows from the segment that has that part of the file.
-fn headers_address(headers: &[ProgramHeader], segments: &[Segment], offset: u64) -> Option<UserVa> {
+fn headers_address(headers: &[ProgramHeader], segments: &[LoadSegment], offset: u64) -> Option<UserVa> {
     let said = headers.iter().find(|header| header.p_type == PT_PHDR).map(|header| header.p_vaddr);
     let computed = || {
         let offset = offset as usize;
@@ -334,27 +334,27 @@ mod tests {
             (plan.entry.raw(), plan.headers, plan.header_count),
             (0x40_0100, Some(UserVa::new(0x40_0040)), 2)
         );
-        assert_eq!(plan.placement, Placement::Fixed);
+        assert_eq!(plan.load_address, LoadAddress::Fixed);
         let data = &plan.segments[1];
         assert_eq!((data.range.start().raw(), data.range.end().raw()), (0x41_0000, 0x41_3000));
         assert_eq!(
             (data.content.raw(), data.file.clone(), data.prot),
             (0x41_0800, 0x800..0x900, Prot::READ | Prot::WRITE)
         );
-        assert_eq!(plan.placed(0x1000), None);
+        assert_eq!(plan.relocated(0x1000), None);
     }
 
     #[test]
     fn a_static_pie_goes_anywhere_aligned() {
         let text = Header { vaddr: 0, align: 0x1_0000, ..TEXT };
         let plan = Executable::parse(&file(ET_DYN, 0x100, &[text])).unwrap();
-        assert_eq!(plan.placement, Placement::Anywhere(0x1_0000));
-        assert_eq!(plan.clone().placed(0x1000), None, "not aligned");
-        assert_eq!(plan.clone().placed(0), None, "below the lowest address");
-        assert_eq!(plan.clone().placed(USER_END), None, "above the highest address");
-        let placed = plan.placed(0x5555_0000).unwrap();
-        assert_eq!((placed.entry.raw(), placed.headers.unwrap().raw()), (0x5555_0100, 0x5555_0040));
-        assert_eq!(placed.span().start().raw(), 0x5555_0000);
+        assert_eq!(plan.load_address, LoadAddress::Relocatable(0x1_0000));
+        assert_eq!(plan.clone().relocated(0x1000), None, "not aligned");
+        assert_eq!(plan.clone().relocated(0), None, "below the lowest address");
+        assert_eq!(plan.clone().relocated(USER_END), None, "above the highest address");
+        let relocated = plan.relocated(0x5555_0000).unwrap();
+        assert_eq!((relocated.entry.raw(), relocated.headers.unwrap().raw()), (0x5555_0100, 0x5555_0040));
+        assert_eq!(relocated.span().start().raw(), 0x5555_0000);
     }
 
     #[test]

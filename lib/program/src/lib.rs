@@ -11,23 +11,23 @@
 
 extern crate alloc;
 
-mod archive;
-mod areas;
-mod clip;
-mod descriptors;
+mod chunk_range;
+mod cpio;
 mod executable;
-mod pins;
+mod fd_table;
+mod initramfs;
+mod pinned_frames;
 mod stack;
-mod tree;
+mod vma;
 
-pub use archive::{Archive, ArchiveError, Entry};
-pub use areas::{Alignment, Area, Areas, AreasError, Backing};
-pub use clip::{Clip, clip};
-pub use descriptors::{Descriptor, Descriptors};
-pub use executable::{Executable, ExecutableError, Placement, Segment};
-pub use pins::Pins;
-pub use stack::{StackImage, StackRequest, TooLong};
-pub use tree::{Kind, Node, NodeId, Tree, TreeError};
+pub use chunk_range::{ChunkRange, chunk_range};
+pub use cpio::{CpioArchive, CpioEntry, CpioError};
+pub use executable::{Executable, ExecutableError, LoadAddress, LoadSegment};
+pub use fd_table::{FdEntry, FdTable};
+pub use initramfs::{Initramfs, InitramfsError, Node, NodeId, NodeKind};
+pub use pinned_frames::PinnedFrames;
+pub use stack::{ArgumentListTooLong, StackImage, StackRequest};
+pub use vma::{Alignment, MappedObject, Vma, VmaError, VmaMap};
 
 /// The first address that is not a program's: 48 bits in TTBR0.
 pub const USER_END: u64 = 1 << 48;

@@ -36,41 +36,41 @@ pub struct StackImage {
 
 /// Arguments and environment take this many bytes: too many (`E2BIG`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct TooLong(pub usize);
+pub struct ArgumentListTooLong(pub usize);
 
-/// Texts from the top downwards, with the addresses that they get.
-struct Texts {
-    /// What was placed so far, last byte first.
+/// StringArea from the top downwards, with the addresses that they get.
+struct StringArea {
+    /// What was relocated so far, last byte first.
     reversed: Vec<u8>,
     top: u64,
 }
 
-impl Texts {
-    fn place(&mut self, bytes: &[u8]) -> u64 {
+impl StringArea {
+    fn push(&mut self, bytes: &[u8]) -> u64 {
         self.reversed.extend(bytes.iter().rev());
         self.top - self.reversed.len() as u64
     }
-    fn place_text(&mut self, text: &[u8]) -> u64 {
+    fn push_string(&mut self, text: &[u8]) -> u64 {
         self.reversed.push(0);
-        self.place(text)
+        self.push(text)
     }
 }
 
 impl StackImage {
-    /// Lays the stack out: texts at the top, below them the auxiliary vector, `envp`, `argv` and, at the stack
+    /// Lays the stack out: strings at the top, below them the auxiliary vector, `envp`, `argv` and, at the stack
     /// pointer, `argc`.
-    pub fn build(request: &StackRequest<'_>) -> Result<Self, TooLong> {
+    pub fn build(request: &StackRequest<'_>) -> Result<Self, ArgumentListTooLong> {
         let size = request.size();
         if size > LIMIT {
-            return Err(TooLong(size));
+            return Err(ArgumentListTooLong(size));
         }
-        let mut texts = Texts { reversed: Vec::with_capacity(size), top: request.top.raw() };
-        texts.place(&[0; 8]);
-        let path = texts.place_text(request.path);
-        let environment = place_all(&mut texts, request.environment);
-        let arguments = place_all(&mut texts, request.arguments);
-        let platform = texts.place_text(abi::MACHINE.as_bytes());
-        let random = texts.place(&request.random);
+        let mut strings = StringArea { reversed: Vec::with_capacity(size), top: request.top.raw() };
+        strings.push(&[0; 8]);
+        let path = strings.push_string(request.path);
+        let environment = push_strings(&mut strings, request.environment);
+        let arguments = push_strings(&mut strings, request.arguments);
+        let platform = strings.push_string(abi::MACHINE.as_bytes());
+        let random = strings.push(&request.random);
 
         let mut words = Vec::from([request.arguments.len() as u64]);
         words.extend(arguments.into_iter().chain([0]).chain(environment).chain([0]));
@@ -78,10 +78,10 @@ impl StackImage {
         words.extend([AT_EXECFN, path, AT_PLATFORM, platform, AT_RANDOM, random, AT_NULL, 0]);
 
         let bytes_below = words.len() as u64 * 8;
-        let pointer = (texts.top - texts.reversed.len() as u64 - bytes_below) & !15;
+        let pointer = (strings.top - strings.reversed.len() as u64 - bytes_below) & !15;
         let mut bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
-        bytes.resize((texts.top - pointer) as usize - texts.reversed.len(), 0);
-        bytes.extend(texts.reversed.iter().rev());
+        bytes.resize((strings.top - pointer) as usize - strings.reversed.len(), 0);
+        bytes.extend(strings.reversed.iter().rev());
         Ok(Self { pointer: UserVa::new(pointer), bytes })
     }
 }
@@ -89,14 +89,14 @@ impl StackImage {
 impl StackRequest<'_> {
     /// A bit more than all of it takes.
     fn size(&self) -> usize {
-        let texts = self.arguments.iter().chain(self.environment).chain([&self.path]);
+        let strings = self.arguments.iter().chain(self.environment).chain([&self.path]);
         let tables = 8 * (self.arguments.len() + self.environment.len() + 2 * self.auxiliary.len());
-        texts.map(|text| text.len() + 1).sum::<usize>() + tables + 256
+        strings.map(|text| text.len() + 1).sum::<usize>() + tables + 256
     }
 }
 
-fn place_all(texts: &mut Texts, list: &[&[u8]]) -> Vec<u64> {
-    let mut addresses: Vec<u64> = list.iter().rev().map(|text| texts.place_text(text)).collect();
+fn push_strings(strings: &mut StringArea, list: &[&[u8]]) -> Vec<u64> {
+    let mut addresses: Vec<u64> = list.iter().rev().map(|text| strings.push_string(text)).collect();
     addresses.reverse();
     addresses
 }
@@ -119,9 +119,9 @@ mod tests {
     }
 
     /// Reads the image as the program's start code does.
-    struct Reader<'a>(&'a StackImage);
+    struct StackReader<'a>(&'a StackImage);
 
-    impl Reader<'_> {
+    impl StackReader<'_> {
         fn word(&self, index: usize) -> u64 {
             u64::from_le_bytes(self.0.bytes[8 * index..][..8].try_into().unwrap())
         }
@@ -141,7 +141,7 @@ mod tests {
     #[test]
     fn start_code_finds_everything() {
         let image = StackImage::build(&request(&[b"x", b"-v", b""], &[b"A=1"])).unwrap();
-        let reader = Reader(&image);
+        let reader = StackReader(&image);
         assert_eq!(image.pointer.raw() % 16, 0);
         assert_eq!(image.pointer.raw() + image.bytes.len() as u64, TOP);
         assert_eq!(reader.word(0), 3);
@@ -159,7 +159,7 @@ mod tests {
         for length in 0..40 {
             let text = vec![b'x'; length];
             let image = StackImage::build(&request(&[&text], &[])).unwrap();
-            assert_eq!((image.pointer.raw() % 16, Reader(&image).word(0)), (0, 1));
+            assert_eq!((image.pointer.raw() % 16, StackReader(&image).word(0)), (0, 1));
             assert_eq!(image.pointer.raw() + image.bytes.len() as u64, TOP);
         }
     }
@@ -167,6 +167,8 @@ mod tests {
     #[test]
     fn too_much_is_refused() {
         let text = vec![b'x'; LIMIT];
-        assert!(StackImage::build(&request(&[&text], &[])).is_err_and(|TooLong(size)| size > LIMIT));
+        assert!(
+            StackImage::build(&request(&[&text], &[])).is_err_and(|ArgumentListTooLong(size)| size > LIMIT)
+        );
     }
 }

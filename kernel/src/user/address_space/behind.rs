@@ -6,7 +6,7 @@ use abi::memory::Prot;
 use addr::MemoryType;
 use alloc::sync::Arc;
 use pagetable::{Access, Mapping};
-use program::Backing;
+use program::MappedObject;
 
 /// What is behind an area.
 #[derive(Clone)]
@@ -17,7 +17,7 @@ pub enum Behind {
     Shared(Arc<Buffer>, Prot),
 }
 
-impl Backing for Behind {
+impl MappedObject for Behind {
     fn is_same(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Zeroes, Self::Zeroes) => true,

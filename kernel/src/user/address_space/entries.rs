@@ -12,7 +12,7 @@ use addr::{AddrRange, Chunk, PhysAddr, UserVa};
 use arch::tlb::Level;
 use core::ops::ControlFlow;
 use pagetable::{Leaf, MapError, Mapping};
-use program::clip;
+use program::chunk_range;
 
 impl Inner {
     pub(super) fn map(
@@ -38,7 +38,7 @@ impl Inner {
         prot: Prot,
     ) -> Result<(), Errno> {
         let mapping = access_mapping(shared.memory(), prot);
-        self.map(range.start(), clip(shared.chunks(), offset, range.len()), mapping)
+        self.map(range.start(), chunk_range(shared.chunks(), offset, range.len()), mapping)
             .map_err(|_| Errno::ENOMEM)
     }
 

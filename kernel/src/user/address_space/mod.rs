@@ -1,4 +1,4 @@
-//! A program's half of the address space: the plan ([`Areas`]), the tables that follow it, and the lock around both.
+//! A program's half of the address space: the plan ([`VmaMap`]), the tables that follow it, and the lock around both.
 //!
 //! Anonymous memory gets its frames on first touch ([`AddressSpace::resolve`]); buffers are mapped whole, at once. The
 //! lock is held, and so interrupts are masked, for one such step, never while a program's memory is copied.
@@ -24,15 +24,15 @@ use addr::{AddrRange, Address, Asid, KernelVa, PAGE_SIZE, PhysAddr, UserVa};
 use alloc::sync::Arc;
 use behind::check_access;
 use pagetable::{Leaf, PageTable, Stage1};
-use plan::areas_errno;
-use program::{Alignment, Area, Areas, USER_END, USER_START};
+use plan::vma_errno;
+use program::{Alignment, USER_END, USER_START, Vma, VmaMap};
 
 /// Bits of a program's address that are translated.
 const INPUT_BITS: u8 = 48;
 /// How much `MAP_POPULATE` fills in one go.
 const STEP: u64 = 2 << 20;
 /// Linux allows 65530; but here one program must not fill the kernel's heap.
-const AREAS_MAX: usize = 4096;
+const VMAS_MAX: usize = 4096;
 /// The heap (`brk`) grows from below, up to here; `mmap` places things from the top down.
 const HEAP_END: u64 = USER_END - (1 << 30);
 
@@ -68,7 +68,7 @@ pub struct AddressSpace {
 }
 
 struct Inner {
-    areas: Areas<Behind>,
+    vmas: VmaMap<Behind>,
     /// `None` after [`AddressSpace::clear`].
     table: Option<Table>,
     asid: Asid,
@@ -81,9 +81,9 @@ impl AddressSpace {
     pub fn new() -> Option<Self> {
         let asid = OwnedAsid::take()?;
         let table = Table::new(&mut tables::user(asid.get()), INPUT_BITS).ok()?;
-        let areas = Areas::new(AddrRange::new(UserVa::new(USER_START), UserVa::new(USER_END)), AREAS_MAX);
+        let vmas = VmaMap::new(AddrRange::new(UserVa::new(USER_START), UserVa::new(USER_END)), VMAS_MAX);
         let (root, heap) = (table.root(), AddrRange::EMPTY);
-        let inner = SpinLock::new(Inner { areas, table: Some(table), asid: asid.get(), heap });
+        let inner = SpinLock::new(Inner { vmas, table: Some(table), asid: asid.get(), heap });
         Some(Self { asid, root, inner })
     }
 
@@ -125,10 +125,10 @@ impl AddressSpace {
             let mut inner = self.inner.lock();
             let range = inner.make_room(len, place, Alignment::like_offset(shared.alignment(), offset))?;
             let backing = Behind::Shared(shared.clone(), most);
-            inner.areas.insert(Area { range, prot, backing, offset }).map_err(areas_errno)?;
+            inner.vmas.insert(Vma { range, prot, backing, offset }).map_err(vma_errno)?;
             inner.map_shared_part(&shared, offset, range, prot).inspect_err(|_| {
                 // What was just put in comes out again, joined or not.
-                let _ = inner.areas.take_first(range);
+                let _ = inner.vmas.remove_first(range);
             })?;
             range
         };
@@ -159,7 +159,7 @@ impl AddressSpace {
     pub fn grow(&self, range: AddrRange<UserVa>, more: AddrRange<UserVa>) -> Result<(), Errno> {
         let mut inner = self.inner.lock();
         let area =
-            inner.areas.find(range.start()).filter(|area| area.range.covers(&range)).ok_or(Errno::EFAULT)?;
+            inner.vmas.find(range.start()).filter(|area| area.range.covers(&range)).ok_or(Errno::EFAULT)?;
         if !matches!(area.backing, Behind::Zeroes) {
             return Err(Errno::EINVAL);
         }
@@ -170,7 +170,7 @@ impl AddressSpace {
     /// Anonymous memory in `range` is zero again.
     pub fn discard(&self, range: AddrRange<UserVa>) -> Result<(), Errno> {
         let mut inner = self.inner.lock();
-        let parts = inner.areas.list(range).map_err(areas_errno)?;
+        let parts = inner.vmas.try_parts(range).map_err(vma_errno)?;
         let zeroes = parts.iter().filter(|part| matches!(part.backing, Behind::Zeroes));
         zeroes.for_each(|part| inner.drop_zeroes(part.range));
         Ok(())
@@ -210,7 +210,7 @@ impl AddressSpace {
     pub fn populate(&self, range: AddrRange<UserVa>) {
         for step in steps(range) {
             let mut inner = self.inner.lock();
-            let Ok(parts) = inner.areas.list(step) else { return };
+            let Ok(parts) = inner.vmas.try_parts(step) else { return };
             for part in
                 parts.iter().filter(|part| matches!(part.backing, Behind::Zeroes) && !part.prot.is_empty())
             {
@@ -256,10 +256,10 @@ impl AddressSpace {
     }
 
     /// Shows what the tables have in the areas that `which` picks.
-    pub fn leaves(&self, which: impl Fn(&Area<Behind>) -> bool, mut show: impl FnMut(Leaf<UserVa>)) {
+    pub fn leaves(&self, which: impl Fn(&Vma<Behind>) -> bool, mut show: impl FnMut(Leaf<UserVa>)) {
         let inner = self.inner.lock();
         let Some(table) = &inner.table else { return };
-        for area in inner.areas.iter().filter(|area| which(area)) {
+        for area in inner.vmas.iter().filter(|area| which(area)) {
             table.leaves(&tables::user(inner.asid), area.range, &mut show);
         }
     }

@@ -7,7 +7,7 @@ use abi::Errno;
 use abi::memory::Prot;
 use addr::{AddrRange, Address, PAGE_SIZE, UserVa};
 use arch::tlb::Level;
-use program::{Alignment, Area, AreasError, USER_END, USER_START};
+use program::{Alignment, USER_END, USER_START, Vma, VmaError};
 
 impl Inner {
     /// A free range of at least `len` bytes.
@@ -28,9 +28,9 @@ impl Inner {
         match place {
             Place::Anywhere(hint) => {
                 let hint = hint.filter(|at| at.raw() >= USER_START);
-                self.areas.place(len, alignment, hint).ok_or(Errno::ENOMEM)
+                self.vmas.find_unmapped(len, alignment, hint).ok_or(Errno::ENOMEM)
             }
-            Place::Exactly(at) => match self.areas.parts(exactly(at)?).next() {
+            Place::Exactly(at) => match self.vmas.parts(exactly(at)?).next() {
                 None => exactly(at),
                 Some(_) => Err(Errno::EEXIST),
             },
@@ -44,8 +44,8 @@ impl Inner {
 
     pub(super) fn add_zeroes(&mut self, range: AddrRange<UserVa>, prot: Prot) -> Result<(), Errno> {
         check_access(prot)?;
-        let area = Area { range, prot, backing: Behind::Zeroes, offset: range.start().raw() };
-        self.areas.insert(area).map_err(areas_errno)
+        let area = Vma { range, prot, backing: Behind::Zeroes, offset: range.start().raw() };
+        self.vmas.insert(area).map_err(vma_errno)
     }
 
     /// Takes whatever is in `range` out of plan, tables and TLBs.
@@ -55,12 +55,12 @@ impl Inner {
     }
 
     /// The same for the first area that has a part in `range`; returns that part.
-    pub(super) fn unmap_first(&mut self, range: AddrRange<UserVa>) -> Result<Option<Area<Behind>>, Errno> {
-        let Some(part) = self.areas.take_first(range).map_err(areas_errno)? else { return Ok(None) };
+    pub(super) fn unmap_first(&mut self, range: AddrRange<UserVa>) -> Result<Option<Vma<Behind>>, Errno> {
+        let Some(part) = self.vmas.remove_first(range).map_err(vma_errno)? else { return Ok(None) };
         match part.backing {
             // Cutting a block needs a table, and can fail.
             Behind::Shared(..) if self.clear_entries(part.range).is_err() => {
-                self.areas.put_back(part);
+                self.vmas.reinsert(part);
                 return Err(Errno::ENOMEM);
             }
             Behind::Shared(..) => {}
@@ -70,13 +70,13 @@ impl Inner {
     }
 
     pub(super) fn protect(&mut self, range: AddrRange<UserVa>, prot: Prot) -> Result<(), Errno> {
-        let before = self.areas.list(range).map_err(areas_errno)?;
+        let before = self.vmas.try_parts(range).map_err(vma_errno)?;
         let denied =
-            |part: &Area<Behind>| matches!(part.backing, Behind::Shared(_, most) if !most.contains(prot));
+            |part: &Vma<Behind>| matches!(part.backing, Behind::Shared(_, most) if !most.contains(prot));
         if before.iter().any(denied) {
             return Err(Errno::EACCES);
         }
-        self.areas.protect(range, prot).map_err(areas_errno)?;
+        self.vmas.protect(range, prot).map_err(vma_errno)?;
         if prot.contains(Prot::EXEC) {
             self.sync_instructions(range);
         }
@@ -85,14 +85,14 @@ impl Inner {
         }
         // A table was missing. What was changed goes back; the same cuts need no table twice.
         for part in &before {
-            let _ = self.areas.protect(part.range, part.prot);
+            let _ = self.vmas.protect(part.range, part.prot);
             let _ = self.rewrite(part, part.prot);
         }
         Err(Errno::ENOMEM)
     }
 
     /// Gives the entries of `part` other rights.
-    fn rewrite(&mut self, part: &Area<Behind>, prot: Prot) -> Result<(), Errno> {
+    fn rewrite(&mut self, part: &Vma<Behind>, prot: Prot) -> Result<(), Errno> {
         let asid = self.asid;
         let Some(table) = &mut self.table else { return Ok(()) };
         let done = table.protect(&mut tables::user(asid), part.range, part.backing.mapping(prot));
@@ -102,10 +102,10 @@ impl Inner {
 }
 
 /// What a program is told when its plan cannot be changed.
-pub(super) fn areas_errno(error: AreasError) -> Errno {
+pub(super) fn vma_errno(error: VmaError) -> Errno {
     match error {
-        AreasError::Range => Errno::EINVAL,
-        AreasError::Overlap(_) => Errno::EEXIST,
-        AreasError::Hole(_) | AreasError::TooMany | AreasError::OutOfMemory => Errno::ENOMEM,
+        VmaError::Range => Errno::EINVAL,
+        VmaError::Overlap(_) => Errno::EEXIST,
+        VmaError::Hole(_) | VmaError::TooMany | VmaError::OutOfMemory => Errno::ENOMEM,
     }
 }

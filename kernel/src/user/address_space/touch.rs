@@ -7,14 +7,14 @@ use crate::user::pages;
 use abi::Errno;
 use abi::memory::Prot;
 use addr::{AddrRange, Address, PAGE_SIZE, PhysAddr, UserVa};
-use program::Area;
+use program::Vma;
 
 /// What a first touch brings in: this many bytes around it, as far as they are in the same area and not there yet.
 const AROUND: u64 = 64 << 10;
 
 impl Inner {
     pub(super) fn resolve(&mut self, at: UserVa, access: Prot) -> Result<(), AccessError> {
-        let area = self.areas.find(at).ok_or(AccessError::Unmapped)?.clone();
+        let area = self.vmas.find(at).ok_or(AccessError::Unmapped)?.clone();
         if !with_implied(area.prot).contains(access) || area.prot.is_empty() {
             return Err(AccessError::Denied);
         }
@@ -25,7 +25,7 @@ impl Inner {
         self.bring_in(at, &area)
     }
 
-    fn bring_in(&mut self, at: UserVa, area: &Area<Behind>) -> Result<(), AccessError> {
+    fn bring_in(&mut self, at: UserVa, area: &Vma<Behind>) -> Result<(), AccessError> {
         let around = AddrRange::new(at.align_down(AROUND), at.align_down(AROUND) + AROUND);
         let part = area.part(&around).ok_or(AccessError::Unmapped)?;
         match &area.backing {
@@ -79,7 +79,7 @@ impl Inner {
 
     /// Where the byte at `at` of the program's own memory is in RAM.
     pub(super) fn own_frame(&mut self, at: UserVa, access: Prot) -> Result<PhysAddr, Errno> {
-        let area = self.areas.find(at).ok_or(Errno::EFAULT)?.clone();
+        let area = self.vmas.find(at).ok_or(Errno::EFAULT)?.clone();
         if !matches!(area.backing, Behind::Zeroes) || !with_implied(area.prot).contains(access) {
             return Err(Errno::EFAULT);
         }

@@ -8,7 +8,7 @@ use abi::Errno;
 use abi::file::{DirentHead, Stat};
 use addr::UserVa;
 use alloc::vec::Vec;
-use program::{Kind, NodeId};
+use program::{NodeId, NodeKind};
 use zerocopy::IntoBytes;
 
 /// An open directory.
@@ -28,7 +28,7 @@ impl Directory {
     fn list(&self, first: usize, room: usize) -> Result<(Vec<u8>, usize), Errno> {
         let tree = root::mounted()?;
         let node = tree.node(self.id);
-        let Kind::Directory(names) = &node.kind else { return Err(Errno::ENOTDIR) };
+        let NodeKind::Directory(names) = &node.kind else { return Err(Errno::ENOTDIR) };
         let dots = [(&b"."[..], self.id), (&b".."[..], node.parent)].into_iter();
         let all = dots.chain(names.iter().map(|(name, &id)| (name.as_slice(), id)));
         let (mut out, mut count) = (Vec::new(), 0);

@@ -22,7 +22,7 @@ use alloc::sync::Arc;
 use core::sync::atomic::{AtomicU32, Ordering};
 use dma_buf::DmaBuf;
 use heap::{Heap, HeapFile};
-use program::{Kind, NodeId};
+use program::{NodeId, NodeKind};
 
 /// An open file. What a kind of file cannot do, it answers with Linux's error code for that.
 pub trait File: Send + Sync {
@@ -192,13 +192,13 @@ pub fn open(id: NodeId, flags: OpenFlags) -> Result<OpenFile, Errno> {
     let writes = flags.intersects(OpenFlags::WRITE_ONLY | OpenFlags::READ_WRITE | OpenFlags::TRUNCATE);
     let kind = &root::mounted()?.node(id).kind;
     match kind {
-        Kind::Directory(_) if writes => Err(Errno::EISDIR),
-        Kind::Directory(_) => Ok(OpenFile::new(directory::Directory::new(id), flags)),
+        NodeKind::Directory(_) if writes => Err(Errno::EISDIR),
+        NodeKind::Directory(_) => Ok(OpenFile::new(directory::Directory::new(id), flags)),
         _ if flags.contains(OpenFlags::DIRECTORY) => Err(Errno::ENOTDIR),
-        Kind::File(_) if writes => Err(Errno::EROFS),
-        Kind::File(data) => Ok(OpenFile::new(regular::Regular::new(id, data), flags)),
-        Kind::Link(_) => Err(Errno::ELOOP),
-        Kind::Device(device) => device.open(flags),
+        NodeKind::File(_) if writes => Err(Errno::EROFS),
+        NodeKind::File(data) => Ok(OpenFile::new(regular::Regular::new(id, data), flags)),
+        NodeKind::Link(_) => Err(Errno::ELOOP),
+        NodeKind::Device(device) => device.open(flags),
     }
 }
 
@@ -206,9 +206,9 @@ pub fn open(id: NodeId, flags: OpenFlags) -> Result<OpenFile, Errno> {
 pub fn stat_node(id: NodeId) -> Result<Stat, Errno> {
     let node = root::mounted()?.node(id);
     let (size, rdev, links) = match &node.kind {
-        Kind::Directory(_) => (0, 0, 2),
-        Kind::File(data) | Kind::Link(data) => (data.len(), 0, 1),
-        Kind::Device(device) => (0, device.number(), 1),
+        NodeKind::Directory(_) => (0, 0, 2),
+        NodeKind::File(data) | NodeKind::Link(data) => (data.len(), 0, 1),
+        NodeKind::Device(device) => (0, device.number(), 1),
     };
     let time = i64::from(node.mtime);
     Ok(Stat {

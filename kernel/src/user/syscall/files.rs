@@ -10,7 +10,7 @@ use abi::file::*;
 use addr::UserVa;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use program::{Kind, NodeId};
+use program::{NodeId, NodeKind};
 use zerocopy::{FromZeros, IntoBytes};
 
 /// How often a poll looks at its files.
@@ -79,7 +79,7 @@ pub fn ioctl(call: &Call<'_>) -> Answer {
 pub fn access_at(call: &Call<'_>) -> Answer {
     const WRITING: u64 = 2;
     let id = lookup(call, 0, call.address(1), true)?;
-    let writable = matches!(root::mounted()?.node(id).kind, Kind::Device(_));
+    let writable = matches!(root::mounted()?.node(id).kind, NodeKind::Device(_));
     if call.value(2) & WRITING != 0 && !writable { Err(Errno::EROFS) } else { Ok(0) }
 }
 
@@ -219,7 +219,7 @@ fn look(call: &Call<'_>, fd: &mut PollFd) -> bool {
 /// `readlinkat`
 pub fn read_link_at(call: &Call<'_>) -> Answer {
     let id = lookup(call, 0, call.address(1), false)?;
-    let Kind::Link(target) = root::mounted()?.node(id).kind else { return Err(Errno::EINVAL) };
+    let NodeKind::Link(target) = root::mounted()?.node(id).kind else { return Err(Errno::EINVAL) };
     if call.int(3) <= 0 {
         return Err(Errno::EINVAL);
     }

@@ -5,26 +5,26 @@ use alloc::vec::Vec;
 
 /// One used place in the table.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Descriptor<F> {
+pub struct FdEntry<F> {
     /// What is open there; shared with its duplicates.
     pub file: F,
     /// Whether `execve` closes it.
     pub close_on_exec: bool,
 }
 
-/// Descriptor numbers and what is open on them; the lowest free number is always given first.
+/// FdEntry numbers and what is open on them; the lowest free number is always given first.
 #[derive(Clone, Debug)]
-pub struct Descriptors<F> {
-    places: Vec<Option<Descriptor<F>>>,
+pub struct FdTable<F> {
+    slots: Vec<Option<FdEntry<F>>>,
     /// Below it no number is free, so nobody has to look there.
     full_below: usize,
     limit: usize,
 }
 
-impl<F: Clone> Descriptors<F> {
+impl<F: Clone> FdTable<F> {
     /// An empty table for at most `limit` files.
     pub const fn new(limit: usize) -> Self {
-        Self { places: Vec::new(), full_below: 0, limit }
+        Self { slots: Vec::new(), full_below: 0, limit }
     }
 
     /// How many files it holds at most.
@@ -42,7 +42,7 @@ impl<F: Clone> Descriptors<F> {
         }
         let from = lowest.max(self.full_below);
         let number = (from..self.limit).find(|&number| self.is_free(number)).ok_or(Errno::EMFILE)?;
-        self.put(number, Descriptor { file, close_on_exec })?;
+        self.put(number, FdEntry { file, close_on_exec })?;
         if from == self.full_below {
             self.full_below = number + 1;
         }
@@ -57,8 +57,8 @@ impl<F: Clone> Descriptors<F> {
         if number as usize >= self.limit {
             return Err(Errno::EBADF);
         }
-        let old = self.places.get_mut(number as usize).and_then(Option::take);
-        self.put(number as usize, Descriptor { file, close_on_exec })?;
+        let old = self.slots.get_mut(number as usize).and_then(Option::take);
+        self.put(number as usize, FdEntry { file, close_on_exec })?;
         Ok(old.map(|descriptor| descriptor.file))
     }
 
@@ -66,9 +66,9 @@ impl<F: Clone> Descriptors<F> {
     ///
     /// # Errors
     /// `EBADF`: nothing.
-    pub fn get(&self, number: i32) -> Result<&Descriptor<F>, Errno> {
+    pub fn get(&self, number: i32) -> Result<&FdEntry<F>, Errno> {
         let number = usize::try_from(number).map_err(|_| Errno::EBADF)?;
-        self.places.get(number).and_then(Option::as_ref).ok_or(Errno::EBADF)
+        self.slots.get(number).and_then(Option::as_ref).ok_or(Errno::EBADF)
     }
 
     /// Sets or clears the flag that closes it at `execve`.
@@ -77,7 +77,7 @@ impl<F: Clone> Descriptors<F> {
     /// `EBADF`: nothing is open there.
     pub fn set_close_on_exec(&mut self, number: i32, close: bool) -> Result<(), Errno> {
         self.get(number)?;
-        if let Some(Some(descriptor)) = self.places.get_mut(number as usize) {
+        if let Some(Some(descriptor)) = self.slots.get_mut(number as usize) {
             descriptor.close_on_exec = close;
         }
         Ok(())
@@ -90,26 +90,26 @@ impl<F: Clone> Descriptors<F> {
     pub fn remove(&mut self, number: i32) -> Result<F, Errno> {
         self.get(number)?;
         self.full_below = self.full_below.min(number as usize);
-        self.places[number as usize].take().map(|descriptor| descriptor.file).ok_or(Errno::EBADF)
+        self.slots[number as usize].take().map(|descriptor| descriptor.file).ok_or(Errno::EBADF)
     }
 
     /// Empties the table: every file in it, in the order of the numbers.
     pub fn take_all(&mut self) -> impl Iterator<Item = F> + use<F> {
         self.full_below = 0;
-        core::mem::take(&mut self.places).into_iter().flatten().map(|descriptor| descriptor.file)
+        core::mem::take(&mut self.slots).into_iter().flatten().map(|descriptor| descriptor.file)
     }
 
     fn is_free(&self, number: usize) -> bool {
-        !matches!(self.places.get(number), Some(Some(_)))
+        !matches!(self.slots.get(number), Some(Some(_)))
     }
 
-    fn put(&mut self, number: usize, descriptor: Descriptor<F>) -> Result<(), Errno> {
-        if self.places.len() <= number {
-            let more = number + 1 - self.places.len();
-            self.places.try_reserve(more).map_err(|_| Errno::ENOMEM)?;
-            self.places.resize(number + 1, None);
+    fn put(&mut self, number: usize, descriptor: FdEntry<F>) -> Result<(), Errno> {
+        if self.slots.len() <= number {
+            let more = number + 1 - self.slots.len();
+            self.slots.try_reserve(more).map_err(|_| Errno::ENOMEM)?;
+            self.slots.resize(number + 1, None);
         }
-        self.places[number] = Some(descriptor);
+        self.slots[number] = Some(descriptor);
         Ok(())
     }
 }
@@ -122,7 +122,7 @@ mod tests {
 
     #[test]
     fn the_lowest_free_number_comes_first() {
-        let mut table = Descriptors::new(4);
+        let mut table = FdTable::new(4);
         assert_eq!([table.insert('a', false, 0), table.insert('b', false, 0)], [Ok(0), Ok(1)]);
         assert_eq!(table.insert('c', true, 3), Ok(3));
         assert_eq!(table.remove(0), Ok('a'));
@@ -137,7 +137,7 @@ mod tests {
         fn the_lowest_free_number_comes_first_whatever_happened(
             steps in prop::collection::vec((any::<bool>(), 0usize..12), 1..60),
         ) {
-            let (mut table, mut model) = (Descriptors::new(10), BTreeSet::new());
+            let (mut table, mut model) = (FdTable::new(10), BTreeSet::new());
             for (insert, number) in steps {
                 if insert {
                     let free = (number..10).find(|n| !model.contains(n));
@@ -152,7 +152,7 @@ mod tests {
 
     #[test]
     fn numbers_nobody_opened_are_bad() {
-        let mut table = Descriptors::new(4);
+        let mut table = FdTable::new(4);
         assert_eq!(table.insert('a', false, 0), Ok(0));
         for number in [-1, 1, 4, i32::MAX, i32::MIN] {
             assert_eq!(table.get(number), Err(Errno::EBADF), "{number}");
@@ -164,10 +164,10 @@ mod tests {
 
     #[test]
     fn a_replaced_file_comes_back() {
-        let mut table = Descriptors::new(4);
+        let mut table = FdTable::new(4);
         assert_eq!(table.replace(2, 'a', false), Ok(None));
         assert_eq!(table.replace(2, 'b', true), Ok(Some('a')));
-        assert_eq!(table.get(2), Ok(&Descriptor { file: 'b', close_on_exec: true }));
+        assert_eq!(table.get(2), Ok(&FdEntry { file: 'b', close_on_exec: true }));
         assert_eq!(table.insert('c', false, 0), Ok(0));
     }
 }

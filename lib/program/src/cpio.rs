@@ -8,14 +8,14 @@ const TRAILER: &[u8] = b"TRAILER!!!";
 /// A `newc` archive, or several one after the other with zeroes between. Iterating gives the entries, and the first
 /// error ends it.
 #[derive(Clone)]
-pub struct Archive<'a> {
+pub struct CpioArchive<'a> {
     bytes: &'a [u8],
     at: usize,
 }
 
 /// One member of an archive.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Entry<'a> {
+pub struct CpioEntry<'a> {
     /// Where its header is in the archive.
     pub offset: usize,
     /// Kind and permissions (`st_mode`).
@@ -30,7 +30,7 @@ pub struct Entry<'a> {
 
 /// What is wrong with an archive; offsets are bytes from its start.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum ArchiveError {
+pub enum CpioError {
     /// No header at this offset: it starts with these bytes.
     Magic(usize, [u8; 6]),
     /// A character that is no hexadecimal digit in the header at this offset.
@@ -43,7 +43,7 @@ pub enum ArchiveError {
     NoTrailer(usize),
 }
 
-impl fmt::Display for ArchiveError {
+impl fmt::Display for CpioError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Magic(at, [0x1f, 0x8b, ..]) => {
@@ -60,13 +60,13 @@ impl fmt::Display for ArchiveError {
     }
 }
 
-impl<'a> Archive<'a> {
+impl<'a> CpioArchive<'a> {
     /// The archive in `bytes`.
     pub fn new(bytes: &'a [u8]) -> Self {
         Self { bytes, at: 0 }
     }
 
-    fn next_entry(&mut self) -> Result<Option<Entry<'a>>, ArchiveError> {
+    fn next_entry(&mut self) -> Result<Option<CpioEntry<'a>>, CpioError> {
         loop {
             let (entry, end) = self.entry_at(self.at)?;
             self.at = end;
@@ -83,30 +83,30 @@ impl<'a> Archive<'a> {
     }
 
     /// The entry at `at` and where the next one starts.
-    fn entry_at(&self, at: usize) -> Result<(Entry<'a>, usize), ArchiveError> {
+    fn entry_at(&self, at: usize) -> Result<(CpioEntry<'a>, usize), CpioError> {
         if at >= self.bytes.len() {
-            return Err(ArchiveError::NoTrailer(at));
+            return Err(CpioError::NoTrailer(at));
         }
-        let truncated = ArchiveError::Truncated(at);
+        let truncated = CpioError::Truncated(at);
         let header = self.bytes[at..].first_chunk::<HEADER>().ok_or(truncated)?;
         let magic: [u8; 6] = core::array::from_fn(|i| header[i]);
         if &magic != b"070701" && &magic != b"070702" {
-            return Err(ArchiveError::Magic(at, magic));
+            return Err(CpioError::Magic(at, magic));
         }
-        let field = |n: usize| hexadecimal(&header[6 + 8 * n..][..8]).ok_or(ArchiveError::Digit(at));
+        let field = |n: usize| hexadecimal(&header[6 + 8 * n..][..8]).ok_or(CpioError::Digit(at));
         let (mode, mtime, size, name_size) = (field(1)?, field(5)?, field(6)?, field(11)?);
         let name_end = at + HEADER + name_size as usize;
         let name = self.bytes.get(at + HEADER..name_end).ok_or(truncated)?;
-        let name = checked_name(name).ok_or(ArchiveError::Name(at))?;
+        let name = checked_name(name).ok_or(CpioError::Name(at))?;
         let start = name_end.next_multiple_of(4);
         let end = start + size as usize;
         let data = if size == 0 { &[] } else { self.bytes.get(start..end).ok_or(truncated)? };
-        Ok((Entry { offset: at, mode, mtime, name, data }, end.next_multiple_of(4)))
+        Ok((CpioEntry { offset: at, mode, mtime, name, data }, end.next_multiple_of(4)))
     }
 }
 
-impl<'a> Iterator for Archive<'a> {
-    type Item = Result<Entry<'a>, ArchiveError>;
+impl<'a> Iterator for CpioArchive<'a> {
+    type Item = Result<CpioEntry<'a>, CpioError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.at == usize::MAX {
@@ -154,15 +154,15 @@ pub(crate) mod tests {
         out
     }
 
-    fn names(bytes: &[u8]) -> Result<Vec<&[u8]>, ArchiveError> {
-        Archive::new(bytes).map(|entry| entry.map(|e| e.name)).collect()
+    fn names(bytes: &[u8]) -> Result<Vec<&[u8]>, CpioError> {
+        CpioArchive::new(bytes).map(|entry| entry.map(|e| e.name)).collect()
     }
 
     #[test]
     fn members_come_with_their_content() {
         let bytes =
             archive(&[("bin", 0o40755, b""), ("bin/a", 0o100755, b"hello"), ("l", 0o120777, b"bin/a")]);
-        let entries: Vec<_> = Archive::new(&bytes).map(Result::unwrap).collect();
+        let entries: Vec<_> = CpioArchive::new(&bytes).map(Result::unwrap).collect();
         assert_eq!(entries.len(), 3);
         assert_eq!((entries[1].name, entries[1].data, entries[1].mtime), (&b"bin/a"[..], &b"hello"[..], 7));
         assert_eq!((entries[2].mode, entries[2].data), (0o120777, &b"bin/a"[..]));
@@ -177,34 +177,34 @@ pub(crate) mod tests {
     #[test]
     fn an_empty_archive_has_a_trailer_at_least() {
         assert_eq!(names(&archive(&[])), Ok(vec![]));
-        assert_eq!(names(&[]), Err(ArchiveError::NoTrailer(0)));
-        assert_eq!(names(&member("a", 0o100644, b"1")), Err(ArchiveError::NoTrailer(116)));
+        assert_eq!(names(&[]), Err(CpioError::NoTrailer(0)));
+        assert_eq!(names(&member("a", 0o100644, b"1")), Err(CpioError::NoTrailer(116)));
     }
 
     #[test]
     fn errors_name_the_offset() {
         let good = archive(&[("a", 0o100644, b"1"), ("b", 0o100644, b"2")]);
-        let cases: [(usize, u8, ArchiveError); 4] = [
-            (0, 0x1f, ArchiveError::Magic(0, *b"\x1f70701")),
-            (116, b'x', ArchiveError::Magic(116, *b"x70701")),
-            (116 + 14, b'g', ArchiveError::Digit(116)),
-            (116 + 111, b'c', ArchiveError::Name(116)),
+        let cases: [(usize, u8, CpioError); 4] = [
+            (0, 0x1f, CpioError::Magic(0, *b"\x1f70701")),
+            (116, b'x', CpioError::Magic(116, *b"x70701")),
+            (116 + 14, b'g', CpioError::Digit(116)),
+            (116 + 111, b'c', CpioError::Name(116)),
         ];
         for (at, byte, error) in cases {
             let mut bad = good.clone();
             bad[at] = byte;
             assert_eq!(names(&bad), Err(error), "byte {at}");
         }
-        assert_eq!(names(&good[..200]), Err(ArchiveError::Truncated(116)));
+        assert_eq!(names(&good[..200]), Err(CpioError::Truncated(116)));
         let mut huge = good.clone();
         huge[54..62].copy_from_slice(b"FFFFFFFF");
-        assert_eq!(names(&huge), Err(ArchiveError::Truncated(0)));
+        assert_eq!(names(&huge), Err(CpioError::Truncated(0)));
     }
 
     #[test]
     fn compressed_archives_are_called_so() {
         let error = names(&[0x1f; 200]).unwrap_err();
-        assert!(matches!(error, ArchiveError::Magic(0, _)));
+        assert!(matches!(error, CpioError::Magic(0, _)));
         let mut gzip = vec![0x1f, 0x8b];
         gzip.resize(200, 0);
         assert!(names(&gzip).unwrap_err().to_string().contains("compressed"));

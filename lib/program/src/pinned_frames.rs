@@ -6,7 +6,7 @@ use alloc::collections::BTreeMap;
 /// Which frames are pinned, how often, and which of them no program owns any more. A frame of a program is free when
 /// the program has unmapped it *and* nobody has it pinned; whoever comes last gives it back.
 #[derive(Debug, Default)]
-pub struct Pins {
+pub struct PinnedFrames {
     pinned: BTreeMap<Pfn, Pin>,
 }
 
@@ -15,18 +15,18 @@ struct Pin {
     /// Never 0.
     count: u32,
     /// The program has unmapped it.
-    orphaned: bool,
+    unmapped: bool,
 }
 
-impl Pins {
+impl PinnedFrames {
     /// Nothing pinned.
     pub const fn new() -> Self {
         Self { pinned: BTreeMap::new() }
     }
 
-    /// Pins a frame that a program has mapped, once more.
+    /// PinnedFrames a frame that a program has mapped, once more.
     pub fn pin(&mut self, frame: Pfn) {
-        self.pinned.entry(frame).or_insert(Pin { count: 0, orphaned: false }).count += 1;
+        self.pinned.entry(frame).or_insert(Pin { count: 0, unmapped: false }).count += 1;
     }
 
     /// Takes one pin away. `true`: nobody has the frame any more, the caller frees it.
@@ -39,16 +39,16 @@ impl Pins {
         if pin.count > 0 {
             return false;
         }
-        self.pinned.remove(&frame).is_some_and(|pin| pin.orphaned)
+        self.pinned.remove(&frame).is_some_and(|pin| pin.unmapped)
     }
 
     /// A program has unmapped the frame and its TLB entries are gone. `true`: nobody has it pinned, the caller frees
     /// it; otherwise the last [`unpin`](Self::unpin) says so.
     #[must_use]
-    pub fn orphan(&mut self, frame: Pfn) -> bool {
+    pub fn unmap(&mut self, frame: Pfn) -> bool {
         match self.pinned.get_mut(&frame) {
             Some(pin) => {
-                pin.orphaned = true;
+                pin.unmapped = true;
                 false
             }
             None => true,
@@ -69,30 +69,30 @@ mod tests {
 
     #[test]
     fn the_last_one_frees_the_frame() {
-        let mut pins = Pins::new();
-        assert!(pins.orphan(FRAME), "nobody pinned it");
-        pins.pin(FRAME);
-        pins.pin(FRAME);
-        assert!(!pins.unpin(FRAME));
-        assert!(!pins.orphan(FRAME), "still pinned once");
-        assert!(pins.unpin(FRAME));
-        assert_eq!(pins.frames(), 0);
+        let mut pinned = PinnedFrames::new();
+        assert!(pinned.unmap(FRAME), "nobody pinned it");
+        pinned.pin(FRAME);
+        pinned.pin(FRAME);
+        assert!(!pinned.unpin(FRAME));
+        assert!(!pinned.unmap(FRAME), "still pinned once");
+        assert!(pinned.unpin(FRAME));
+        assert_eq!(pinned.frames(), 0);
     }
 
     #[test]
     fn a_frame_still_mapped_stays() {
-        let mut pins = Pins::new();
-        pins.pin(FRAME);
-        assert!(!pins.unpin(FRAME));
-        assert!(pins.orphan(FRAME));
+        let mut pinned = PinnedFrames::new();
+        pinned.pin(FRAME);
+        assert!(!pinned.unpin(FRAME));
+        assert!(pinned.unmap(FRAME));
     }
 
     #[test]
     #[should_panic(expected = "is not pinned")]
     fn unpinning_twice_is_our_mistake() {
-        let mut pins = Pins::new();
-        pins.pin(FRAME);
-        let _ = pins.unpin(FRAME);
-        let _ = pins.unpin(FRAME);
+        let mut pinned = PinnedFrames::new();
+        pinned.pin(FRAME);
+        let _ = pinned.unpin(FRAME);
+        let _ = pinned.unpin(FRAME);
     }
 }

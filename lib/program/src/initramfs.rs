@@ -1,6 +1,6 @@
 //! The read-only files of a program: the members of the initramfs and the device nodes, as one tree.
 
-use crate::{Archive, ArchiveError};
+use crate::{CpioArchive, CpioError};
 use abi::Errno;
 use abi::file::{NAME_MAX, PATH_MAX, S_IFCHR, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG};
 use alloc::borrow::ToOwned;
@@ -11,7 +11,7 @@ use core::fmt;
 /// How many symbolic links one path may lead through, as in Linux.
 const LINKS_MAX: usize = 40;
 
-/// A node of a [`Tree`]; the root is [`Tree::ROOT`].
+/// A node of a [`Initramfs`]; the root is [`Initramfs::ROOT`].
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct NodeId(usize);
 
@@ -24,7 +24,7 @@ impl NodeId {
 
 /// What a node is.
 #[derive(Clone, Debug)]
-pub enum Kind<'a, D> {
+pub enum NodeKind<'a, D> {
     /// A directory: names and nodes.
     Directory(BTreeMap<Vec<u8>, NodeId>),
     /// A regular file with its content.
@@ -39,7 +39,7 @@ pub enum Kind<'a, D> {
 #[derive(Clone, Debug)]
 pub struct Node<'a, D> {
     /// What it is and what is in it.
-    pub kind: Kind<'a, D>,
+    pub kind: NodeKind<'a, D>,
     /// The directory it is in; the root is in itself.
     pub parent: NodeId,
     /// `st_mode`.
@@ -50,15 +50,15 @@ pub struct Node<'a, D> {
 
 /// All nodes. `D` is what the kernel knows a device by.
 #[derive(Clone, Debug)]
-pub struct Tree<'a, D> {
+pub struct Initramfs<'a, D> {
     nodes: Vec<Node<'a, D>>,
 }
 
 /// Why an archive does not make a tree; offsets are bytes from the archive's start.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum TreeError {
+pub enum InitramfsError {
     /// The archive itself is damaged.
-    Archive(ArchiveError),
+    Cpio(CpioError),
     /// The entry at this offset has a path with `..` in it, or a name that is too long.
     Path(usize),
     /// The entry at this offset is in something that is no directory, or would replace a directory.
@@ -67,10 +67,10 @@ pub enum TreeError {
     Mode(usize, u32),
 }
 
-impl fmt::Display for TreeError {
+impl fmt::Display for InitramfsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Archive(error) => write!(f, "{error}"),
+            Self::Cpio(error) => write!(f, "{error}"),
             Self::Path(at) => write!(f, "the entry at offset {at:#x} has a path that cannot be used"),
             Self::Conflict(at) => write!(f, "the entry at offset {at:#x} conflicts with an earlier one"),
             Self::Mode(at, mode) => write!(f, "the entry at offset {at:#x} has the unknown mode {mode:#o}"),
@@ -78,7 +78,7 @@ impl fmt::Display for TreeError {
     }
 }
 
-impl<'a, D> Tree<'a, D> {
+impl<'a, D> Initramfs<'a, D> {
     /// The root directory.
     pub const ROOT: NodeId = NodeId(0);
 
@@ -89,21 +89,21 @@ impl<'a, D> Tree<'a, D> {
 
     /// The files of an archive. Directories that it names only as parts of paths are made; device nodes, FIFOs and
     /// sockets in it are left out, since the kernel has its own.
-    pub fn from_archive(archive: Archive<'a>) -> Result<Self, TreeError> {
+    pub fn from_archive(archive: CpioArchive<'a>) -> Result<Self, InitramfsError> {
         let mut tree = Self::new();
         for entry in archive {
-            let entry = entry.map_err(TreeError::Archive)?;
+            let entry = entry.map_err(InitramfsError::Cpio)?;
             let kind = match entry.mode & S_IFMT {
-                S_IFDIR => Kind::Directory(BTreeMap::new()),
-                S_IFREG => Kind::File(entry.data),
-                S_IFLNK => Kind::Link(entry.data),
+                S_IFDIR => NodeKind::Directory(BTreeMap::new()),
+                S_IFREG => NodeKind::File(entry.data),
+                S_IFLNK => NodeKind::Link(entry.data),
                 0o010000 | 0o140000 | 0o060000 | S_IFCHR => continue,
-                _ => return Err(TreeError::Mode(entry.offset, entry.mode)),
+                _ => return Err(InitramfsError::Mode(entry.offset, entry.mode)),
             };
             let node = Node { kind, parent: Self::ROOT, mode: entry.mode & 0o177777, mtime: entry.mtime };
             tree.insert(entry.name, node).map_err(|error| match error {
-                Errno::EINVAL | Errno::ENAMETOOLONG => TreeError::Path(entry.offset),
-                _ => TreeError::Conflict(entry.offset),
+                Errno::EINVAL | Errno::ENAMETOOLONG => InitramfsError::Path(entry.offset),
+                _ => InitramfsError::Conflict(entry.offset),
             })?;
         }
         Ok(tree)
@@ -114,7 +114,8 @@ impl<'a, D> Tree<'a, D> {
     /// # Errors
     /// Those of a path that leads through a file (`ENOTDIR`) or names a directory (`EISDIR`).
     pub fn add_device(&mut self, path: &[u8], device: D) -> Result<(), Errno> {
-        let node = Node { kind: Kind::Device(device), parent: Self::ROOT, mode: S_IFCHR | 0o666, mtime: 0 };
+        let node =
+            Node { kind: NodeKind::Device(device), parent: Self::ROOT, mode: S_IFCHR | 0o666, mtime: 0 };
         self.insert(path, node)
     }
 
@@ -135,7 +136,7 @@ impl<'a, D> Tree<'a, D> {
         if path.len() >= PATH_MAX {
             return Err(Errno::ENAMETOOLONG);
         }
-        Walk { tree: self, links_left: LINKS_MAX }.run(start, path, follow)
+        PathResolver { tree: self, links_left: LINKS_MAX }.run(start, path, follow)
     }
 
     fn insert(&mut self, path: &[u8], node: Node<'a, D>) -> Result<(), Errno> {
@@ -157,7 +158,7 @@ impl<'a, D> Tree<'a, D> {
         let node = Node { parent, ..node };
         match self.entries(parent)?.get(name).copied() {
             None => self.add(parent, name, node).map(drop),
-            Some(old) if matches!(self.node(old).kind, Kind::Directory(_)) => {
+            Some(old) if matches!(self.node(old).kind, NodeKind::Directory(_)) => {
                 self.become_directory(old, node)
             }
             Some(old) => {
@@ -169,7 +170,7 @@ impl<'a, D> Tree<'a, D> {
 
     /// A directory named once more only gets its mode and time.
     fn become_directory(&mut self, id: NodeId, node: Node<'a, D>) -> Result<(), Errno> {
-        if !matches!(node.kind, Kind::Directory(_)) {
+        if !matches!(node.kind, NodeKind::Directory(_)) {
             return Err(Errno::EISDIR);
         }
         (self.nodes[id.0].mode, self.nodes[id.0].mtime) = (node.mode, node.mtime);
@@ -185,7 +186,7 @@ impl<'a, D> Tree<'a, D> {
 
     fn add(&mut self, parent: NodeId, name: &[u8], node: Node<'a, D>) -> Result<NodeId, Errno> {
         let id = NodeId(self.nodes.len());
-        let Kind::Directory(entries) = &mut self.nodes[parent.0].kind else { return Err(Errno::ENOTDIR) };
+        let NodeKind::Directory(entries) = &mut self.nodes[parent.0].kind else { return Err(Errno::ENOTDIR) };
         entries.insert(name.to_owned(), id);
         self.nodes.push(node);
         Ok(id)
@@ -193,27 +194,27 @@ impl<'a, D> Tree<'a, D> {
 
     fn entries(&self, id: NodeId) -> Result<&BTreeMap<Vec<u8>, NodeId>, Errno> {
         match &self.node(id).kind {
-            Kind::Directory(entries) => Ok(entries),
+            NodeKind::Directory(entries) => Ok(entries),
             _ => Err(Errno::ENOTDIR),
         }
     }
 }
 
-impl<D> Default for Tree<'_, D> {
+impl<D> Default for Initramfs<'_, D> {
     fn default() -> Self {
         Self::new()
     }
 }
 
 /// One path resolution. It recurs once for each symbolic link, at most [`LINKS_MAX`] times.
-struct Walk<'t, 'a, D> {
-    tree: &'t Tree<'a, D>,
+struct PathResolver<'t, 'a, D> {
+    tree: &'t Initramfs<'a, D>,
     links_left: usize,
 }
 
-impl<D> Walk<'_, '_, D> {
+impl<D> PathResolver<'_, '_, D> {
     fn run(&mut self, start: NodeId, path: &[u8], follow: bool) -> Result<NodeId, Errno> {
-        let mut at = if path.starts_with(b"/") { Tree::<D>::ROOT } else { start };
+        let mut at = if path.starts_with(b"/") { Initramfs::<D>::ROOT } else { start };
         let must_be_directory = path.ends_with(b"/");
         let mut names = path.split(|&b| b == b'/').filter(|name| !name.is_empty()).peekable();
         while let Some(name) = names.next() {
@@ -235,7 +236,7 @@ impl<D> Walk<'_, '_, D> {
             _ => *entries.get(name).ok_or(Errno::ENOENT)?,
         };
         match self.tree.node(next).kind {
-            Kind::Link(target) if follow => {
+            NodeKind::Link(target) if follow => {
                 self.links_left = self.links_left.checked_sub(1).ok_or(Errno::ELOOP)?;
                 self.run(at, target, true)
             }
@@ -245,7 +246,7 @@ impl<D> Walk<'_, '_, D> {
 }
 
 fn directory<'a, D>(parent: NodeId) -> Node<'a, D> {
-    Node { kind: Kind::Directory(BTreeMap::new()), parent, mode: S_IFDIR | 0o755, mtime: 0 }
+    Node { kind: NodeKind::Directory(BTreeMap::new()), parent, mode: S_IFDIR | 0o755, mtime: 0 }
 }
 
 fn check_new_name(name: &[u8]) -> Result<(), Errno> {
@@ -259,7 +260,7 @@ fn check_new_name(name: &[u8]) -> Result<(), Errno> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::archive::tests::{archive, member};
+    use crate::cpio::tests::{archive, member};
 
     fn sample() -> Vec<u8> {
         archive(&[
@@ -275,9 +276,9 @@ mod tests {
         ])
     }
 
-    fn content<'a>(tree: &Tree<'a, &str>, path: &str) -> Result<&'a [u8], Errno> {
-        match tree.node(tree.resolve(Tree::<&str>::ROOT, path.as_bytes(), true)?).kind {
-            Kind::File(data) => Ok(data),
+    fn content<'a>(tree: &Initramfs<'a, &str>, path: &str) -> Result<&'a [u8], Errno> {
+        match tree.node(tree.resolve(Initramfs::<&str>::ROOT, path.as_bytes(), true)?).kind {
+            NodeKind::File(data) => Ok(data),
             _ => Err(Errno::EISDIR),
         }
     }
@@ -285,7 +286,7 @@ mod tests {
     #[test]
     fn paths_lead_to_files() {
         let bytes = sample();
-        let tree = Tree::from_archive(Archive::new(&bytes)).unwrap();
+        let tree = Initramfs::from_archive(CpioArchive::new(&bytes)).unwrap();
         for path in [
             "/bin/mosaic",
             "bin//mosaic",
@@ -317,25 +318,25 @@ mod tests {
     #[test]
     fn a_link_at_the_end_is_followed_on_request() {
         let bytes = sample();
-        let tree: Tree<&str> = Tree::from_archive(Archive::new(&bytes)).unwrap();
+        let tree: Initramfs<&str> = Initramfs::from_archive(CpioArchive::new(&bytes)).unwrap();
         let kind = |path: &str| {
-            tree.node(tree.resolve(Tree::<&str>::ROOT, path.as_bytes(), false).unwrap()).kind.clone()
+            tree.node(tree.resolve(Initramfs::<&str>::ROOT, path.as_bytes(), false).unwrap()).kind.clone()
         };
-        assert!(matches!(kind("/dir"), Kind::Link(b"lib")));
-        assert!(matches!(kind("/dir/"), Kind::Directory(_)));
+        assert!(matches!(kind("/dir"), NodeKind::Link(b"lib")));
+        assert!(matches!(kind("/dir/"), NodeKind::Directory(_)));
     }
 
     #[test]
     fn devices_stand_where_they_are_put() {
         let bytes = archive(&[("dev/null", 0o100644, b"a file"), ("file", 0o100644, b"")]);
-        let mut tree = Tree::from_archive(Archive::new(&bytes)).unwrap();
+        let mut tree = Initramfs::from_archive(CpioArchive::new(&bytes)).unwrap();
         tree.add_device(b"/dev/null", "null").unwrap();
         tree.add_device(b"/dev/dma_heap/system", "heap").unwrap();
         let device = |path: &str| match tree
-            .node(tree.resolve(Tree::<&str>::ROOT, path.as_bytes(), true).unwrap())
+            .node(tree.resolve(Initramfs::<&str>::ROOT, path.as_bytes(), true).unwrap())
             .kind
         {
-            Kind::Device(device) => device,
+            NodeKind::Device(device) => device,
             _ => "none",
         };
         assert_eq!((device("/dev/null"), device("/dev/dma_heap/system")), ("null", "heap"));
@@ -347,8 +348,8 @@ mod tests {
     #[test]
     fn the_roots_mode_can_be_set() {
         let bytes = sample();
-        let tree: Tree<&str> = Tree::from_archive(Archive::new(&bytes)).unwrap();
-        assert_eq!(tree.node(Tree::<&str>::ROOT).mode, 0o40700);
+        let tree: Initramfs<&str> = Initramfs::from_archive(CpioArchive::new(&bytes)).unwrap();
+        assert_eq!(tree.node(Initramfs::<&str>::ROOT).mode, 0o40700);
     }
 
     #[test]
@@ -356,17 +357,17 @@ mod tests {
         // Behind `bin` and `ok`.
         let offset = 116 + 120;
         let cases = [
-            ("../etc", 0o100644, TreeError::Path(offset)),
-            ("ok/file", 0o100644, TreeError::Conflict(offset)),
-            ("bin", 0o100644, TreeError::Conflict(offset)),
-            ("odd", 0o200644, TreeError::Mode(offset, 0o200644)),
+            ("../etc", 0o100644, InitramfsError::Path(offset)),
+            ("ok/file", 0o100644, InitramfsError::Conflict(offset)),
+            ("bin", 0o100644, InitramfsError::Conflict(offset)),
+            ("odd", 0o200644, InitramfsError::Mode(offset, 0o200644)),
         ];
         for (name, mode, error) in cases {
             let mut bytes = member("bin", 0o40755, b"");
             bytes.extend(member("ok", 0o100644, b"x"));
             assert_eq!(bytes.len(), offset);
             bytes.extend(archive(&[(name, mode, b"")]));
-            let found = Tree::<()>::from_archive(Archive::new(&bytes)).unwrap_err();
+            let found = Initramfs::<()>::from_archive(CpioArchive::new(&bytes)).unwrap_err();
             assert_eq!(found, error, "{name}");
             assert!(found.to_string().contains(&format!("{offset:#x}")), "{found}");
         }

@@ -4,14 +4,14 @@ use addr::{Chunk, PAGE_SHIFT, PAGE_SIZE, Pfn};
 
 /// The bytes from `offset` on, `len` of them (whole pages both), of the memory that `chunks` make up one after the
 /// other. What is cut at the ends comes as smaller chunks; if there is less, the rest is missing.
-pub fn clip<I: Iterator<Item = Chunk> + Clone>(chunks: I, offset: u64, len: u64) -> Clip<I> {
+pub fn chunk_range<I: Iterator<Item = Chunk> + Clone>(chunks: I, offset: u64, len: u64) -> ChunkRange<I> {
     debug_assert!(offset.is_multiple_of(PAGE_SIZE) && len.is_multiple_of(PAGE_SIZE));
-    Clip { chunks, skip: offset >> PAGE_SHIFT, left: len >> PAGE_SHIFT, at: Pfn::new(0), here: 0 }
+    ChunkRange { chunks, skip: offset >> PAGE_SHIFT, left: len >> PAGE_SHIFT, at: Pfn::new(0), here: 0 }
 }
 
-/// See [`clip`].
+/// See [`chunk_range`].
 #[derive(Clone, Debug)]
-pub struct Clip<I> {
+pub struct ChunkRange<I> {
     chunks: I,
     /// Frames still to be skipped.
     skip: u64,
@@ -22,7 +22,7 @@ pub struct Clip<I> {
     here: u64,
 }
 
-impl<I: Iterator<Item = Chunk>> Iterator for Clip<I> {
+impl<I: Iterator<Item = Chunk>> Iterator for ChunkRange<I> {
     type Item = Chunk;
 
     fn next(&mut self) -> Option<Chunk> {
@@ -63,7 +63,7 @@ mod tests {
         let all = frames(list.into_iter());
         for offset in 0..=all.len() {
             for len in 0..=all.len() - offset {
-                let part = clip(list.into_iter(), offset as u64 * PAGE_SIZE, len as u64 * PAGE_SIZE);
+                let part = chunk_range(list.into_iter(), offset as u64 * PAGE_SIZE, len as u64 * PAGE_SIZE);
                 assert_eq!(frames(part), all[offset..offset + len], "{offset} {len}");
             }
         }
@@ -72,9 +72,9 @@ mod tests {
     #[test]
     fn whole_chunks_stay_whole() {
         let list = [chunk(0x40, 3), chunk(0x100, 2)];
-        assert!(clip(list.into_iter(), 0, 12 * PAGE_SIZE).eq(list));
+        assert!(chunk_range(list.into_iter(), 0, 12 * PAGE_SIZE).eq(list));
         assert!(
-            clip(list.into_iter(), 8 * PAGE_SIZE, 100 * PAGE_SIZE).eq([list[1]]),
+            chunk_range(list.into_iter(), 8 * PAGE_SIZE, 100 * PAGE_SIZE).eq([list[1]]),
             "no more than there is"
         );
     }

@@ -6,14 +6,14 @@ use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
 /// What can be behind an area: zeroes, a buffer.
-pub trait Backing: Clone {
+pub trait MappedObject: Clone {
     /// Whether both are the same object, so that two areas of it can be one.
     fn is_same(&self, other: &Self) -> bool;
 }
 
 /// A run of pages with the same access to consecutive bytes of the same object.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Area<B> {
+pub struct Vma<B> {
     /// Whole pages, never empty.
     pub range: AddrRange<UserVa>,
     /// What the program may do there.
@@ -25,7 +25,7 @@ pub struct Area<B> {
     pub offset: u64,
 }
 
-impl<B: Backing> Area<B> {
+impl<B: MappedObject> Vma<B> {
     /// The part of it inside `range`; `None` when there is none.
     pub fn part(&self, range: &AddrRange<UserVa>) -> Option<Self> {
         if self.range.intersection(range).is_none() { None } else { self.clone().into_part(range) }
@@ -50,7 +50,7 @@ impl<B: Backing> Area<B> {
 
 /// Why the plan could not be changed. It is as before.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum AreasError {
+pub enum VmaError {
     /// The range is empty, not whole pages, or not inside the address space.
     Range,
     /// Something is mapped at this address.
@@ -89,58 +89,59 @@ impl Alignment {
 
 /// All areas of a program.
 #[derive(Clone, Debug)]
-pub struct Areas<B> {
-    areas: BTreeMap<UserVa, Area<B>>,
+pub struct VmaMap<B> {
+    vmas: BTreeMap<UserVa, Vma<B>>,
     bounds: AddrRange<UserVa>,
     limit: usize,
-    packed: Packed,
+    hole_cache: HoleCache,
 }
 
 /// What the last search for a place has seen, so that the next one need not pass all areas again: from the area at
 /// `from` upwards no hole is longer than `longest`.
 #[derive(Clone, Copy, Debug)]
-struct Packed {
+struct HoleCache {
     /// Where an area starts, or the end of the address space.
     from: UserVa,
     /// In bytes.
     longest: u64,
 }
 
-impl<B: Backing> Areas<B> {
+impl<B: MappedObject> VmaMap<B> {
     /// Nothing mapped inside `bounds` (whole pages); at most `limit` areas, since a program that asks for every second
     /// page would fill the kernel's heap.
     pub fn new(bounds: AddrRange<UserVa>, limit: usize) -> Self {
-        Self { areas: BTreeMap::new(), bounds, limit, packed: Packed { from: bounds.end(), longest: 0 } }
+        Self {
+            vmas: BTreeMap::new(),
+            bounds,
+            limit,
+            hole_cache: HoleCache { from: bounds.end(), longest: 0 },
+        }
     }
 
     /// The area that `address` is in.
-    pub fn find(&self, address: UserVa) -> Option<&Area<B>> {
-        self.areas
-            .range(..=address)
-            .next_back()
-            .map(|(_, area)| area)
-            .filter(|area| area.range.contains(address))
+    pub fn find(&self, address: UserVa) -> Option<&Vma<B>> {
+        self.vmas.range(..=address).next_back().map(|(_, vma)| vma).filter(|vma| vma.range.contains(address))
     }
 
     /// Where the first area that has a part in `range` is, as a whole.
     fn first_in(&self, range: AddrRange<UserVa>) -> Option<AddrRange<UserVa>> {
-        let whole = |(_, area): (_, &Area<B>)| area.range;
-        let below = self.areas.range(..=range.start()).next_back().map(whole);
+        let whole = |(_, vma): (_, &Vma<B>)| vma.range;
+        let below = self.vmas.range(..=range.start()).next_back().map(whole);
         below
             .filter(|below| below.contains(range.start()))
-            .or_else(|| self.areas.range(range.start()..range.end()).next().map(whole))
+            .or_else(|| self.vmas.range(range.start()..range.end()).next().map(whole))
     }
 
     /// All areas, ascending.
-    pub fn iter(&self) -> impl Iterator<Item = &Area<B>> {
-        self.areas.values()
+    pub fn iter(&self) -> impl Iterator<Item = &Vma<B>> {
+        self.vmas.values()
     }
 
     /// The parts of areas inside `range`, ascending.
-    pub fn parts(&self, range: AddrRange<UserVa>) -> impl Iterator<Item = Area<B>> + use<'_, B> {
-        let first = self.find(range.start()).map_or(range.start(), |area| area.range.start());
+    pub fn parts(&self, range: AddrRange<UserVa>) -> impl Iterator<Item = Vma<B>> + use<'_, B> {
+        let first = self.find(range.start()).map_or(range.start(), |vma| vma.range.start());
         let last = range.end().max(first);
-        self.areas.range(first..last).filter_map(move |(_, area)| area.part(&range))
+        self.vmas.range(first..last).filter_map(move |(_, vma)| vma.part(&range))
     }
 
     /// The first address of `range` where nothing is mapped.
@@ -156,18 +157,18 @@ impl<B: Backing> Areas<B> {
     }
 
     /// Adds an area where nothing is mapped, joined with its neighbours where they continue each other.
-    pub fn insert(&mut self, area: Area<B>) -> Result<(), AreasError> {
-        self.check(area.range, 1)?;
-        let range = area.range;
-        if self.put(area) {
+    pub fn insert(&mut self, vma: Vma<B>) -> Result<(), VmaError> {
+        self.check(vma.range, 1)?;
+        let range = vma.range;
+        if self.put(vma) {
             return Ok(());
         }
         let taken = self.first_in(range).map_or(range.start(), |taken| taken.start().max(range.start()));
-        Err(AreasError::Overlap(taken))
+        Err(VmaError::Overlap(taken))
     }
 
     /// Takes the first part of an area inside `range` out and returns it; `None` when nothing is mapped there.
-    pub fn take_first(&mut self, range: AddrRange<UserVa>) -> Result<Option<Area<B>>, AreasError> {
+    pub fn remove_first(&mut self, range: AddrRange<UserVa>) -> Result<Option<Vma<B>>, VmaError> {
         self.check(range, 0)?;
         let Some(whole) = self.first_in(range) else { return Ok(None) };
         let (below, above) = whole.without(&range);
@@ -175,37 +176,37 @@ impl<B: Backing> Areas<B> {
         if !below.is_empty() && !above.is_empty() {
             self.check(range, 1)?;
         }
-        let Some(area) = self.areas.remove(&whole.start()) else { return Ok(None) };
-        for rest in [below, above].iter().filter_map(|rest| area.part(rest)) {
-            self.areas.insert(rest.range.start(), rest);
+        let Some(vma) = self.vmas.remove(&whole.start()) else { return Ok(None) };
+        for rest in [below, above].iter().filter_map(|rest| vma.part(rest)) {
+            self.vmas.insert(rest.range.start(), rest);
         }
-        let part = area.into_part(&range);
-        if let Some(part) = part.as_ref().filter(|part| part.range.end() > self.packed.from) {
-            let next = self.areas.range(part.range.end()..).next();
-            self.packed.from = next.map_or(self.bounds.end(), |(&start, _)| start);
+        let part = vma.into_part(&range);
+        if let Some(part) = part.as_ref().filter(|part| part.range.end() > self.hole_cache.from) {
+            let next = self.vmas.range(part.range.end()..).next();
+            self.hole_cache.from = next.map_or(self.bounds.end(), |(&start, _)| start);
         }
         Ok(part)
     }
 
-    /// Puts back what [`Areas::take_first`] has just taken out; nothing has been added there since.
-    pub fn put_back(&mut self, part: Area<B>) {
+    /// Puts back what [`VmaMap::remove_first`] has just taken out; nothing has been added there since.
+    pub fn reinsert(&mut self, part: Vma<B>) {
         assert!(self.put(part), "there is something else now");
     }
 
     /// Changes the access to all of `range`, and returns its parts as they are now, ascending.
-    pub fn protect(&mut self, range: AddrRange<UserVa>, prot: Prot) -> Result<Vec<Area<B>>, AreasError> {
+    pub fn protect(&mut self, range: AddrRange<UserVa>, prot: Prot) -> Result<Vec<Vma<B>>, VmaError> {
         self.check(range, 2)?;
         if let Some(hole) = self.first_hole(range) {
-            return Err(AreasError::Hole(hole));
+            return Err(VmaError::Hole(hole));
         }
         let mut parts = self.cut(range)?;
         parts.iter_mut().for_each(|part| part.prot = prot);
-        parts.iter().cloned().for_each(|part| self.put_back(part));
+        parts.iter().cloned().for_each(|part| self.reinsert(part));
         Ok(parts)
     }
 
     /// A free range of `len` bytes: at `hint` if it is free there, else the highest there is.
-    pub fn place(
+    pub fn find_unmapped(
         &mut self,
         len: u64,
         alignment: Alignment,
@@ -223,19 +224,19 @@ impl<B: Backing> Areas<B> {
 
     /// The highest free range of `len` bytes.
     fn highest_gap(&mut self, len: u64, alignment: Alignment) -> Option<AddrRange<UserVa>> {
-        let top = Packed { from: self.bounds.end(), longest: 0 };
-        let mut seen = if len > self.packed.longest { self.packed } else { top };
+        let top = HoleCache { from: self.bounds.end(), longest: 0 };
+        let mut seen = if len > self.hole_cache.longest { self.hole_cache } else { top };
         let mut found = None;
-        for area in self.areas.range(..seen.from).rev().map(|(_, area)| area.range) {
-            found = fit(area.end(), seen.from, len, alignment);
+        for vma in self.vmas.range(..seen.from).rev().map(|(_, vma)| vma.range) {
+            found = fit(vma.end(), seen.from, len, alignment);
             if found.is_some() {
                 break;
             }
-            let hole = seen.from.raw().saturating_sub(area.end().raw());
-            seen = Packed { from: area.start(), longest: seen.longest.max(hole) };
+            let hole = seen.from.raw().saturating_sub(vma.end().raw());
+            seen = HoleCache { from: vma.start(), longest: seen.longest.max(hole) };
         }
-        if seen.from <= self.packed.from {
-            self.packed = seen;
+        if seen.from <= self.hole_cache.from {
+            self.hole_cache = seen;
         }
         found.or_else(|| fit(self.bounds.start(), seen.from, len, alignment))
     }
@@ -244,55 +245,55 @@ impl<B: Backing> Areas<B> {
         self.bounds.covers(range) && self.first_in(*range).is_none()
     }
 
-    fn check(&self, range: AddrRange<UserVa>, more: usize) -> Result<(), AreasError> {
+    fn check(&self, range: AddrRange<UserVa>, more: usize) -> Result<(), VmaError> {
         let whole_pages = range.start().is_aligned(PAGE_SIZE) && range.end().is_aligned(PAGE_SIZE);
         if range.is_empty() || !whole_pages || !self.bounds.covers(&range) {
-            return Err(AreasError::Range);
+            return Err(VmaError::Range);
         }
-        if self.areas.len() + more > self.limit { Err(AreasError::TooMany) } else { Ok(()) }
+        if self.vmas.len() + more > self.limit { Err(VmaError::TooMany) } else { Ok(()) }
     }
 
     /// A list of the parts of areas inside `range`, ascending.
-    pub fn list(&self, range: AddrRange<UserVa>) -> Result<Vec<Area<B>>, AreasError> {
+    pub fn try_parts(&self, range: AddrRange<UserVa>) -> Result<Vec<Vma<B>>, VmaError> {
         let mut parts = Vec::new();
-        parts.try_reserve_exact(self.parts(range).count()).map_err(|_| AreasError::OutOfMemory)?;
+        parts.try_reserve_exact(self.parts(range).count()).map_err(|_| VmaError::OutOfMemory)?;
         parts.extend(self.parts(range));
         Ok(parts)
     }
 
     /// Takes `range` out, and puts back what the areas at its borders have outside of it.
-    fn cut(&mut self, range: AddrRange<UserVa>) -> Result<Vec<Area<B>>, AreasError> {
-        let parts = self.list(range)?;
+    fn cut(&mut self, range: AddrRange<UserVa>) -> Result<Vec<Vma<B>>, VmaError> {
+        let parts = self.try_parts(range)?;
         for part in &parts {
             let Some(whole) = self.find(part.range.start()).cloned() else { continue };
-            self.areas.remove(&whole.range.start());
+            self.vmas.remove(&whole.range.start());
             let (below, above) = whole.range.without(&range);
             for rest in [below, above].iter().filter_map(|rest| whole.part(rest)) {
-                self.areas.insert(rest.range.start(), rest);
+                self.vmas.insert(rest.range.start(), rest);
             }
         }
         Ok(parts)
     }
 
     /// Adds an area, joined with its neighbours where they continue each other; false if the range is not free.
-    fn put(&mut self, mut area: Area<B>) -> bool {
-        let mut near = self.areas.range_mut(..=area.range.end()).rev().map(|(_, near)| near).peekable();
-        let above = near.next_if(|near| near.range.start() == area.range.end());
+    fn put(&mut self, mut vma: Vma<B>) -> bool {
+        let mut near = self.vmas.range_mut(..=vma.range.end()).rev().map(|(_, near)| near).peekable();
+        let above = near.next_if(|near| near.range.start() == vma.range.end());
         let below = near.next();
-        if below.as_ref().is_some_and(|below| below.range.end() > area.range.start()) {
+        if below.as_ref().is_some_and(|below| below.range.end() > vma.range.start()) {
             return false;
         }
-        let above = above.filter(|above| area.continues_with(above)).map(|above| above.range);
+        let above = above.filter(|above| vma.continues_with(above)).map(|above| above.range);
         if let Some(above) = above {
-            area.range = AddrRange::new(area.range.start(), above.end());
+            vma.range = AddrRange::new(vma.range.start(), above.end());
         }
-        let below = below.filter(|below| below.continues_with(&area));
-        let joined = below.map(|below| below.range = AddrRange::new(below.range.start(), area.range.end()));
+        let below = below.filter(|below| below.continues_with(&vma));
+        let joined = below.map(|below| below.range = AddrRange::new(below.range.start(), vma.range.end()));
         if let Some(above) = above {
-            self.areas.remove(&above.start());
+            self.vmas.remove(&above.start());
         }
         if joined.is_none() {
-            self.areas.insert(area.range.start(), area);
+            self.vmas.insert(vma.range.start(), vma);
         }
         true
     }
@@ -311,9 +312,9 @@ mod tests {
 
     /// A named object; two with the same name are the same.
     #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-    struct Object(u8);
+    struct TestObject(u8);
 
-    impl Backing for Object {
+    impl MappedObject for TestObject {
         fn is_same(&self, other: &Self) -> bool {
             self == other
         }
@@ -325,160 +326,162 @@ mod tests {
         AddrRange::from_len(UserVa::new(start * PAGE_SIZE), len * PAGE_SIZE).unwrap()
     }
 
-    fn area(start: u64, len: u64, prot: Prot, object: u8, offset: u64) -> Area<Object> {
-        Area { range: pages(start, len), prot, backing: Object(object), offset: offset * PAGE_SIZE }
+    fn vma(start: u64, len: u64, prot: Prot, object: u8, offset: u64) -> Vma<TestObject> {
+        Vma { range: pages(start, len), prot, backing: TestObject(object), offset: offset * PAGE_SIZE }
     }
 
     /// Takes everything inside `range` out, ascending.
     fn take_all(
-        areas: &mut Areas<Object>,
+        vmas: &mut VmaMap<TestObject>,
         range: AddrRange<UserVa>,
-    ) -> Result<Vec<Area<Object>>, AreasError> {
+    ) -> Result<Vec<Vma<TestObject>>, VmaError> {
         let mut parts = Vec::new();
-        while let Some(part) = areas.take_first(range)? {
-            assert!(parts.last().is_none_or(|last: &Area<_>| last.range.end() <= part.range.start()));
+        while let Some(part) = vmas.remove_first(range)? {
+            assert!(parts.last().is_none_or(|last: &Vma<_>| last.range.end() <= part.range.start()));
             parts.push(part);
         }
         Ok(parts)
     }
 
-    fn empty() -> Areas<Object> {
-        Areas::new(pages(1, PAGES - 1), 32)
+    fn empty() -> VmaMap<TestObject> {
+        VmaMap::new(pages(1, PAGES - 1), 32)
     }
 
     #[test]
     fn a_hole_in_the_middle_leaves_both_ends() {
-        let mut areas = empty();
-        areas.insert(area(10, 10, Prot::READ, 1, 100)).unwrap();
-        assert_eq!(areas.take_first(pages(12, 3)), Ok(Some(area(12, 3, Prot::READ, 1, 102))));
-        assert_eq!(areas.take_first(pages(12, 3)), Ok(None));
-        let left: Vec<_> = areas.iter().copied().collect();
-        assert_eq!(left, [area(10, 2, Prot::READ, 1, 100), area(15, 5, Prot::READ, 1, 105)]);
-        areas.insert(area(12, 3, Prot::READ, 1, 102)).unwrap();
-        assert_eq!(areas.iter().count(), 1, "what fits between is joined");
-        let part = areas.take_first(pages(12, 3)).unwrap().unwrap();
-        areas.put_back(part);
-        assert_eq!(areas.iter().copied().collect::<Vec<_>>(), [area(10, 10, Prot::READ, 1, 100)]);
+        let mut vmas = empty();
+        vmas.insert(vma(10, 10, Prot::READ, 1, 100)).unwrap();
+        assert_eq!(vmas.remove_first(pages(12, 3)), Ok(Some(vma(12, 3, Prot::READ, 1, 102))));
+        assert_eq!(vmas.remove_first(pages(12, 3)), Ok(None));
+        let left: Vec<_> = vmas.iter().copied().collect();
+        assert_eq!(left, [vma(10, 2, Prot::READ, 1, 100), vma(15, 5, Prot::READ, 1, 105)]);
+        vmas.insert(vma(12, 3, Prot::READ, 1, 102)).unwrap();
+        assert_eq!(vmas.iter().count(), 1, "what fits between is joined");
+        let part = vmas.remove_first(pages(12, 3)).unwrap().unwrap();
+        vmas.reinsert(part);
+        assert_eq!(vmas.iter().copied().collect::<Vec<_>>(), [vma(10, 10, Prot::READ, 1, 100)]);
     }
 
     #[test]
     fn other_objects_access_or_offsets_stay_apart() {
-        let neighbours = [
-            area(12, 1, Prot::READ, 2, 102),
-            area(12, 1, Prot::all(), 1, 102),
-            area(12, 1, Prot::READ, 1, 103),
-        ];
+        let neighbours =
+            [vma(12, 1, Prot::READ, 2, 102), vma(12, 1, Prot::all(), 1, 102), vma(12, 1, Prot::READ, 1, 103)];
         for neighbour in neighbours {
-            let mut areas = empty();
-            areas.insert(area(10, 2, Prot::READ, 1, 100)).unwrap();
-            areas.insert(neighbour).unwrap();
-            assert_eq!(areas.iter().count(), 2, "{neighbour:?}");
+            let mut vmas = empty();
+            vmas.insert(vma(10, 2, Prot::READ, 1, 100)).unwrap();
+            vmas.insert(neighbour).unwrap();
+            assert_eq!(vmas.iter().count(), 2, "{neighbour:?}");
         }
     }
 
     #[test]
     fn protection_needs_something_there() {
-        let mut areas = empty();
-        areas.insert(area(10, 4, Prot::READ, 1, 0)).unwrap();
-        areas.insert(area(15, 4, Prot::READ, 1, 5)).unwrap();
+        let mut vmas = empty();
+        vmas.insert(vma(10, 4, Prot::READ, 1, 0)).unwrap();
+        vmas.insert(vma(15, 4, Prot::READ, 1, 5)).unwrap();
         let hole = UserVa::new(14 * PAGE_SIZE);
-        assert_eq!(areas.protect(pages(12, 5), Prot::all()), Err(AreasError::Hole(hole)));
-        assert_eq!(areas.protect(pages(11, 2), Prot::all()).unwrap(), [area(11, 2, Prot::all(), 1, 1)]);
-        assert_eq!(areas.iter().count(), 4);
-        areas.protect(pages(11, 2), Prot::READ).unwrap();
-        assert_eq!(areas.iter().count(), 2, "the same again is joined again");
+        assert_eq!(vmas.protect(pages(12, 5), Prot::all()), Err(VmaError::Hole(hole)));
+        assert_eq!(vmas.protect(pages(11, 2), Prot::all()).unwrap(), [vma(11, 2, Prot::all(), 1, 1)]);
+        assert_eq!(vmas.iter().count(), 4);
+        vmas.protect(pages(11, 2), Prot::READ).unwrap();
+        assert_eq!(vmas.iter().count(), 2, "the same again is joined again");
     }
 
     #[test]
     fn bad_ranges_are_refused() {
-        let mut areas = empty();
-        areas.insert(area(10, 4, Prot::READ, 1, 0)).unwrap();
+        let mut vmas = empty();
+        vmas.insert(vma(10, 4, Prot::READ, 1, 0)).unwrap();
         let odd = AddrRange::new(UserVa::new(0x1001), UserVa::new(0x2000));
         for range in [pages(0, 2), pages(63, 2), pages(5, 0), odd] {
-            assert_eq!(areas.take_first(range), Err(AreasError::Range), "{range:?}");
+            assert_eq!(vmas.remove_first(range), Err(VmaError::Range), "{range:?}");
         }
-        let overlapping = areas.insert(area(13, 4, Prot::READ, 1, 0));
-        assert_eq!(overlapping, Err(AreasError::Overlap(UserVa::new(13 * PAGE_SIZE))));
+        let overlapping = vmas.insert(vma(13, 4, Prot::READ, 1, 0));
+        assert_eq!(overlapping, Err(VmaError::Overlap(UserVa::new(13 * PAGE_SIZE))));
     }
 
     #[test]
     fn the_number_of_areas_is_limited() {
-        let mut areas = Areas::new(pages(1, PAGES - 1), 3);
+        let mut vmas = VmaMap::new(pages(1, PAGES - 1), 3);
         for n in 0..3 {
-            areas.insert(area(10 + 2 * n, 1, Prot::READ, 1, 0)).unwrap();
+            vmas.insert(vma(10 + 2 * n, 1, Prot::READ, 1, 0)).unwrap();
         }
-        assert_eq!(areas.insert(area(20, 1, Prot::READ, 1, 0)), Err(AreasError::TooMany));
+        assert_eq!(vmas.insert(vma(20, 1, Prot::READ, 1, 0)), Err(VmaError::TooMany));
         assert_eq!(
-            take_all(&mut areas, pages(1, PAGES - 1)).map(|parts| parts.len()),
+            take_all(&mut vmas, pages(1, PAGES - 1)).map(|parts| parts.len()),
             Ok(3),
             "all can always go"
         );
-        areas.insert(area(10, 3, Prot::READ, 1, 0)).unwrap();
-        areas.insert(area(20, 1, Prot::READ, 1, 0)).unwrap();
-        areas.insert(area(22, 1, Prot::READ, 1, 0)).unwrap();
-        assert_eq!(areas.take_first(pages(11, 1)), Err(AreasError::TooMany), "a hole makes one more");
+        vmas.insert(vma(10, 3, Prot::READ, 1, 0)).unwrap();
+        vmas.insert(vma(20, 1, Prot::READ, 1, 0)).unwrap();
+        vmas.insert(vma(22, 1, Prot::READ, 1, 0)).unwrap();
+        assert_eq!(vmas.remove_first(pages(11, 1)), Err(VmaError::TooMany), "a hole makes one more");
     }
 
     #[test]
     fn places_are_high_and_aligned_like_the_buffer() {
-        let mut areas = empty();
-        assert_eq!(areas.place(2 * PAGE_SIZE, Alignment::PAGE, None), Some(pages(62, 2)));
-        areas.insert(area(60, 4, Prot::READ, 1, 0)).unwrap();
+        let mut vmas = empty();
+        assert_eq!(vmas.find_unmapped(2 * PAGE_SIZE, Alignment::PAGE, None), Some(pages(62, 2)));
+        vmas.insert(vma(60, 4, Prot::READ, 1, 0)).unwrap();
         let eight = Alignment::like_offset(8 * PAGE_SIZE, 3 * PAGE_SIZE);
-        assert_eq!(areas.place(4 * PAGE_SIZE, eight, None), Some(pages(51, 4)));
-        assert_eq!(areas.place(4 * PAGE_SIZE, eight, Some(UserVa::new(0x5000))), Some(pages(5, 4)));
+        assert_eq!(vmas.find_unmapped(4 * PAGE_SIZE, eight, None), Some(pages(51, 4)));
+        assert_eq!(vmas.find_unmapped(4 * PAGE_SIZE, eight, Some(UserVa::new(0x5000))), Some(pages(5, 4)));
         let taken = Some(UserVa::new(61 * PAGE_SIZE));
-        assert_eq!(areas.place(PAGE_SIZE, Alignment::PAGE, taken), Some(pages(59, 1)));
-        assert_eq!(areas.place(60 * PAGE_SIZE, Alignment::PAGE, None), None);
+        assert_eq!(vmas.find_unmapped(PAGE_SIZE, Alignment::PAGE, taken), Some(pages(59, 1)));
+        assert_eq!(vmas.find_unmapped(60 * PAGE_SIZE, Alignment::PAGE, None), None);
         for len in [0, 1, PAGE_SIZE + 1, !0xfff] {
-            assert_eq!(areas.place(len, Alignment::PAGE, None), None, "{len:#x}");
+            assert_eq!(vmas.find_unmapped(len, Alignment::PAGE, None), None, "{len:#x}");
         }
     }
 
     #[derive(Clone, Debug)]
-    enum Step {
+    enum Operation {
         Insert(u64, u64, Prot, u8, u64),
         Remove(u64, u64),
         Protect(u64, u64, Prot),
         Place(u64, u64, u64),
     }
 
-    fn steps() -> impl Strategy<Value = Step> {
+    fn steps() -> impl Strategy<Value = Operation> {
         let prot = || (0u32..4).prop_map(Prot::from_bits_truncate);
         let span = || (0u64..PAGES, 0u64..12);
         prop_oneof![
-            (span(), prot(), 0u8..2, 0u64..3).prop_map(|((s, l), p, o, d)| Step::Insert(s, l, p, o, s + d)),
-            span().prop_map(|(s, l)| Step::Remove(s, l)),
-            (span(), prot()).prop_map(|((s, l), p)| Step::Protect(s, l, p)),
-            (1u64..20, 0u32..4, 0u64..16).prop_map(|(l, a, o)| Step::Place(l, 1 << a, o)),
+            (span(), prot(), 0u8..2, 0u64..3).prop_map(|((s, l), p, o, d)| Operation::Insert(
+                s,
+                l,
+                p,
+                o,
+                s + d
+            )),
+            span().prop_map(|(s, l)| Operation::Remove(s, l)),
+            (span(), prot()).prop_map(|((s, l), p)| Operation::Protect(s, l, p)),
+            (1u64..20, 0u32..4, 0u64..16).prop_map(|(l, a, o)| Operation::Place(l, 1 << a, o)),
         ]
     }
 
     /// What every page is, as the plain model of the same thing.
-    type Model = BTreeMap<u64, (Prot, u8, u64)>;
+    type PageModel = BTreeMap<u64, (Prot, u8, u64)>;
 
-    fn model_of(areas: &Areas<Object>) -> Model {
-        let page = |a: &Area<Object>, n: u64| {
+    fn model_of(vmas: &VmaMap<TestObject>) -> PageModel {
+        let page = |a: &Vma<TestObject>, n: u64| {
             (a.range.start().raw() / PAGE_SIZE + n, (a.prot, a.backing.0, a.offset / PAGE_SIZE + n))
         };
-        areas
-            .iter()
+        vmas.iter()
             .flat_map(|a| (0..a.range.len() / PAGE_SIZE).map(|n| page(a, n)).collect::<Vec<_>>())
             .collect()
     }
 
-    fn apply(step: &Step, areas: &mut Areas<Object>, model: &mut Model) {
+    fn apply(step: &Operation, vmas: &mut VmaMap<TestObject>, model: &mut PageModel) {
         let inside = |s: u64, l: u64| s >= 1 && l > 0 && s + l <= PAGES;
         match *step {
-            Step::Insert(s, l, prot, object, offset) => {
+            Operation::Insert(s, l, prot, object, offset) => {
                 let free = (s..s + l).all(|page| !model.contains_key(&page));
-                let done = areas.insert(area(s, l, prot, object, offset)).is_ok();
+                let done = vmas.insert(vma(s, l, prot, object, offset)).is_ok();
                 assert_eq!(done, inside(s, l) && free);
                 if done {
                     model.extend((0..l).map(|n| (s + n, (prot, object, offset + n))));
                 }
             }
-            Step::Remove(s, l) => match take_all(areas, pages(s, l)) {
+            Operation::Remove(s, l) => match take_all(vmas, pages(s, l)) {
                 Ok(parts) => {
                     let bytes: u64 = parts.iter().map(|part| part.range.len()).sum();
                     assert_eq!(
@@ -486,20 +489,20 @@ mod tests {
                         (s..s + l).filter(|page| model.remove(page).is_some()).count() as u64
                     );
                 }
-                Err(error) => assert_eq!((error, inside(s, l)), (AreasError::Range, false)),
+                Err(error) => assert_eq!((error, inside(s, l)), (VmaError::Range, false)),
             },
-            Step::Protect(s, l, prot) => {
+            Operation::Protect(s, l, prot) => {
                 let full = (s..s + l).all(|page| model.contains_key(&page));
-                assert_eq!(areas.protect(pages(s, l), prot).is_ok(), inside(s, l) && full);
+                assert_eq!(vmas.protect(pages(s, l), prot).is_ok(), inside(s, l) && full);
                 if inside(s, l) && full {
                     (s..s + l).for_each(|page| model.get_mut(&page).unwrap().0 = prot);
                 }
             }
-            Step::Place(l, align, offset) => {
+            Operation::Place(l, align, offset) => {
                 let fits =
                     |s: u64| s % align == offset % align && (s..s + l).all(|page| !model.contains_key(&page));
                 let highest = (1..=PAGES.saturating_sub(l)).rev().find(|&s| fits(s));
-                let place = areas.place(
+                let place = vmas.find_unmapped(
                     l * PAGE_SIZE,
                     Alignment::like_offset(align * PAGE_SIZE, offset * PAGE_SIZE),
                     None,
@@ -512,11 +515,11 @@ mod tests {
     proptest! {
         #[test]
         fn areas_agree_with_a_page_by_page_model(steps in prop::collection::vec(steps(), 1..60)) {
-            let (mut areas, mut model) = (Areas::new(pages(1, PAGES - 1), 1000), Model::new());
+            let (mut vmas, mut model) = (VmaMap::new(pages(1, PAGES - 1), 1000), PageModel::new());
             for step in steps {
-                apply(&step, &mut areas, &mut model);
-                prop_assert_eq!(&model_of(&areas), &model);
-                let all: Vec<_> = areas.iter().collect();
+                apply(&step, &mut vmas, &mut model);
+                prop_assert_eq!(&model_of(&vmas), &model);
+                let all: Vec<_> = vmas.iter().collect();
                 prop_assert!(all.windows(2).all(|pair| !pair[0].continues_with(pair[1])), "{:?} not joined", all);
             }
         }
