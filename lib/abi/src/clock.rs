@@ -9,16 +9,6 @@ pub const NANOSECONDS: u64 = 1_000_000_000;
 pub const CLOCK_REALTIME: u64 = 0;
 /// Time since the boot.
 pub const CLOCK_MONOTONIC: u64 = 1;
-/// Time all threads of the program have run.
-pub const CLOCK_PROCESS_CPUTIME_ID: u64 = 2;
-/// Time this thread has run.
-pub const CLOCK_THREAD_CPUTIME_ID: u64 = 3;
-/// [`CLOCK_MONOTONIC`] without adjustment.
-pub const CLOCK_MONOTONIC_RAW: u64 = 4;
-/// [`CLOCK_REALTIME`], cheap.
-pub const CLOCK_REALTIME_COARSE: u64 = 5;
-/// [`CLOCK_MONOTONIC`], cheap.
-pub const CLOCK_MONOTONIC_COARSE: u64 = 6;
 /// [`CLOCK_MONOTONIC`] with the time asleep.
 pub const CLOCK_BOOTTIME: u64 = 7;
 

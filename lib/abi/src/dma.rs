@@ -1,6 +1,6 @@
 //! dma-buf and its heaps (Linux `dma-heap.h`, `dma-buf.h`), and what Tessera can tell about a buffer.
 
-use crate::{Direction, Ioctl};
+use crate::{Ioctl, IoctlDirection};
 use bitflags::bitflags;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -19,7 +19,7 @@ pub struct HeapAllocation {
 }
 
 /// Allocates a buffer from the heap that the descriptor is open on.
-pub const DMA_HEAP_IOCTL_ALLOC: Ioctl = Ioctl::new::<HeapAllocation>(Direction::ReadWrite, b'H', 0);
+pub const DMA_HEAP_IOCTL_ALLOC: Ioctl = Ioctl::new::<HeapAllocation>(IoctlDirection::ReadWrite, b'H', 0);
 
 bitflags! {
     /// Flags of [`DMA_BUF_IOCTL_SYNC`]; without `END` it starts an access.
@@ -44,7 +44,7 @@ pub struct BufferSync {
 
 /// Brackets the program's access to a dma-buf. `EIO`: a device that has it was blocked for its faults, so that what it
 /// should have written may not be there; `poll` reports `POLLERR` meanwhile.
-pub const DMA_BUF_IOCTL_SYNC: Ioctl = Ioctl::new::<BufferSync>(Direction::Write, b'b', 0);
+pub const DMA_BUF_IOCTL_SYNC: Ioctl = Ioctl::new::<BufferSync>(IoctlDirection::Write, b'b', 0);
 
 /// Where one chunk of a buffer is; `len` bytes each, in the order of the buffer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -78,7 +78,7 @@ pub struct ChunkQuery {
 }
 
 /// Tessera's own, on a dma-buf: the chunks it is made of. Linux answers `ENOTTY`.
-pub const DMA_BUF_CHUNKS: Ioctl = Ioctl::new::<ChunkQuery>(Direction::ReadWrite, b'T', 0);
+pub const DMA_BUF_CHUNKS: Ioctl = Ioctl::new::<ChunkQuery>(IoctlDirection::ReadWrite, b'T', 0);
 
 /// A counter now and the highest value it had.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -111,7 +111,7 @@ pub struct Statistics {
 }
 
 /// Tessera's own, on a heap or a dma-buf: what DMA costs. Linux answers `ENOTTY`.
-pub const DMA_STATISTICS: Ioctl = Ioctl::new::<Statistics>(Direction::Read, b'T', 1);
+pub const DMA_STATISTICS: Ioctl = Ioctl::new::<Statistics>(IoctlDirection::Read, b'T', 1);
 
 /// Descriptors by size that map a buffer; argument of [`DMA_BUF_LEAVES`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -128,7 +128,7 @@ pub struct Leaves {
 }
 
 /// Tessera's own, on a dma-buf: how the calling program's page tables map it. Linux answers `ENOTTY`.
-pub const DMA_BUF_LEAVES: Ioctl = Ioctl::new::<Leaves>(Direction::Read, b'T', 2);
+pub const DMA_BUF_LEAVES: Ioctl = Ioctl::new::<Leaves>(IoctlDirection::Read, b'T', 2);
 
 #[cfg(test)]
 mod tests {

@@ -16,7 +16,5 @@ pub const FUTEX_WAKE_BITSET: u32 = 10;
 pub const FUTEX_CMD_MASK: u32 = 0x7f;
 /// Flag: the word is this program's alone.
 pub const FUTEX_PRIVATE_FLAG: u32 = 128;
-/// Flag: the time-out is on [`CLOCK_REALTIME`](crate::clock::CLOCK_REALTIME).
-pub const FUTEX_CLOCK_REALTIME: u32 = 256;
 /// Bits that meet every other.
 pub const FUTEX_BITSET_MATCH_ANY: u32 = u32::MAX;

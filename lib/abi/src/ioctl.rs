@@ -3,7 +3,7 @@
 /// Who writes the argument structure.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
-pub enum Direction {
+pub enum IoctlDirection {
     /// There is none.
     None = 0,
     /// The program: the kernel reads it.
@@ -23,14 +23,10 @@ impl Ioctl {
     const SIZE_BITS: u32 = 14;
 
     /// The request number `number` of family `family` with an argument of type `T`.
-    pub const fn new<T>(direction: Direction, family: u8, number: u8) -> Self {
-        let size = if matches!(direction, Direction::None) { 0 } else { size_of::<T>() as u32 };
+    pub const fn new<T>(direction: IoctlDirection, family: u8, number: u8) -> Self {
+        let size = if matches!(direction, IoctlDirection::None) { 0 } else { size_of::<T>() as u32 };
         assert!(size < 1 << Self::SIZE_BITS);
         Self((direction as u32) << 30 | size << 16 | (family as u32) << 8 | number as u32)
-    }
-    /// A number from elsewhere, as `ioctl` gets it in its second argument (Linux looks at 32 bits too).
-    pub const fn from_raw(raw: u32) -> Self {
-        Self(raw)
     }
     /// The number.
     pub const fn raw(self) -> u32 {
@@ -45,8 +41,8 @@ mod tests {
     #[test]
     fn numbers_are_those_of_linux_headers() {
         // DMA_HEAP_IOCTL_ALLOC and DMA_BUF_IOCTL_SYNC as printed by a C program on Linux.
-        assert_eq!(Ioctl::new::<[u8; 24]>(Direction::ReadWrite, b'H', 0).raw(), 0xc018_4800);
-        assert_eq!(Ioctl::new::<u64>(Direction::Write, b'b', 0).raw(), 0x4008_6200);
-        assert_eq!(Ioctl::new::<u64>(Direction::None, b'x', 7).raw(), 0x7807);
+        assert_eq!(Ioctl::new::<[u8; 24]>(IoctlDirection::ReadWrite, b'H', 0).raw(), 0xc018_4800);
+        assert_eq!(Ioctl::new::<u64>(IoctlDirection::Write, b'b', 0).raw(), 0x4008_6200);
+        assert_eq!(Ioctl::new::<u64>(IoctlDirection::None, b'x', 7).raw(), 0x7807);
     }
 }

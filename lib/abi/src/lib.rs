@@ -9,8 +9,8 @@
 
 pub mod auxv;
 pub mod clock;
-pub mod device;
 pub mod dma;
+pub mod edu;
 mod errno;
 pub mod file;
 pub mod futex;
@@ -22,7 +22,7 @@ mod syscall;
 pub mod terminal;
 
 pub use errno::Errno;
-pub use ioctl::{Direction, Ioctl};
+pub use ioctl::{Ioctl, IoctlDirection};
 pub use syscall::Syscall;
 
 /// What `uname` answers for the machine, and the only architecture programs can have.

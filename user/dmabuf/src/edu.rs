@@ -5,7 +5,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 
-use abi::device::{
+use abi::edu::{
     EDU_COPY, EDU_COPY_PAGES, EDU_FROM_DEVICE, EDU_IMPORT, EDU_RELEASE, EDU_TO_DEVICE, EduCopy, EduImport,
     EduRelease,
 };

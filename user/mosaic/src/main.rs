@@ -27,7 +27,7 @@ use summary::Description;
 /// Larger than lowmem on the machine that `make run` starts (2 GiB, `lowmem=256M`).
 const DEFAULT_SIZE: u64 = 512 << 20;
 /// What edu holds; half of it on either side of a border.
-const PIECE: u64 = abi::device::EDU_BUFFER_BYTES;
+const PIECE: u64 = abi::edu::EDU_BUFFER_BYTES;
 
 /// What the arguments ask for.
 struct Wanted {

@@ -8,7 +8,7 @@ use dmabuf::{Buffer, Edu, Heap, Imported, Protection, SYSTEM, View};
 use crate::outcome::{Outcome, ensure, refused};
 use crate::rounds::rounds;
 
-const PIECE: u64 = abi::device::EDU_BUFFER_BYTES;
+const PIECE: u64 = abi::edu::EDU_BUFFER_BYTES;
 const MIB: u64 = 1 << 20;
 /// A device address where nothing is mapped.
 const NOWHERE: u64 = 0x0abc_d000;

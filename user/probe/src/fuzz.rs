@@ -8,11 +8,11 @@ use std::sync::Barrier;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread;
 
-use abi::device::{EDU_COPY, EDU_COPY_PAGES, EDU_IMPORT, EDU_RELEASE, EduCopy, EduImport, EduRelease};
 use abi::dma::{
     BufferSync, ChunkQuery, DMA_BUF_CHUNKS, DMA_BUF_IOCTL_SYNC, DMA_BUF_LEAVES, DMA_HEAP_IOCTL_ALLOC,
     DMA_STATISTICS, HeapAllocation,
 };
+use abi::edu::{EDU_COPY, EDU_COPY_PAGES, EDU_IMPORT, EDU_RELEASE, EduCopy, EduImport, EduRelease};
 use dmabuf::{Heap, SYSTEM};
 
 use crate::outcome::{Outcome, ensure};

@@ -14,7 +14,7 @@ use crate::sync::SpinLock;
 use crate::user::access::UserMemory;
 use crate::user::process::Process;
 use abi::Errno;
-use abi::device::*;
+use abi::edu::*;
 use abi::file::{PollEvents, Stat};
 use addr::{AddrRange, Iova, PAGE_SIZE, UserVa};
 use alloc::boxed::Box;

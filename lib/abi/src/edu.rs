@@ -1,6 +1,6 @@
 //! Requests of `/dev/edu0`: the device that QEMU has for teaching, with a DMA engine and a buffer of 4 KiB of its own.
 
-use crate::{Direction, Ioctl};
+use crate::{Ioctl, IoctlDirection};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Bytes of the device's own buffer.
@@ -21,7 +21,7 @@ pub struct EduImport {
 }
 
 /// Maps a dma-buf for the device: it may reach it from now on, until [`EDU_RELEASE`] or the file is closed.
-pub const EDU_IMPORT: Ioctl = Ioctl::new::<EduImport>(Direction::ReadWrite, b'E', 0);
+pub const EDU_IMPORT: Ioctl = Ioctl::new::<EduImport>(IoctlDirection::ReadWrite, b'E', 0);
 
 /// Argument of [`EDU_RELEASE`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -32,7 +32,7 @@ pub struct EduRelease {
 }
 
 /// Takes an imported buffer from the device: its accesses are aborted from now on.
-pub const EDU_RELEASE: Ioctl = Ioctl::new::<EduRelease>(Direction::Write, b'E', 1);
+pub const EDU_RELEASE: Ioctl = Ioctl::new::<EduRelease>(IoctlDirection::Write, b'E', 1);
 
 /// From memory into the device's buffer.
 pub const EDU_TO_DEVICE: u32 = 0;
@@ -58,10 +58,10 @@ pub struct EduCopy {
 
 /// Starts a copy and sleeps until the device's interrupt says that it is over. `EIO`: the IOMMU aborted some of it, or all
 /// since the device was blocked for its faults; whoever opens the device next gets it back.
-pub const EDU_COPY: Ioctl = Ioctl::new::<EduCopy>(Direction::Write, b'E', 2);
+pub const EDU_COPY: Ioctl = Ioctl::new::<EduCopy>(IoctlDirection::Write, b'E', 2);
 
 /// The same for memory of the program that is no dma-buf: its pages are pinned and mapped for the device while it runs.
-pub const EDU_COPY_PAGES: Ioctl = Ioctl::new::<EduCopy>(Direction::Write, b'E', 3);
+pub const EDU_COPY_PAGES: Ioctl = Ioctl::new::<EduCopy>(IoctlDirection::Write, b'E', 3);
 
 #[cfg(test)]
 mod tests {
