@@ -40,6 +40,7 @@ mod run;
 mod same_image;
 mod screen;
 mod skips;
+mod source;
 mod suite;
 mod tally;
 mod tools;

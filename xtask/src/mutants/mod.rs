@@ -12,6 +12,7 @@
 mod boot;
 mod judge;
 mod list;
+mod location;
 mod target;
 
 use std::fs;
@@ -57,11 +58,10 @@ fn all() -> impl Iterator<Item = &'static Mutant> {
 fn try_one(tree: &Path, mutant: &Mutant) -> Result<Verdict> {
     let path = tree.join(mutant.file);
     let text = fs::read_to_string(&path).map_err(Error::file("read", &path))?;
-    if text.matches(mutant.from).count() != 1 {
-        return Err(Error::Missing(format!("{}: {:?} is not there once", mutant.file, mutant.from)));
-    }
+    let mut mutated = text.clone();
+    mutated.replace_range(location::find(mutant, &text)?, mutant.to);
     let write = |text: &str| fs::write(&path, text).map_err(Error::file("write", &path));
-    write(&text.replace(mutant.from, mutant.to))?;
+    write(&mutated)?;
     let verdict = judge::run(tree, mutant.judge);
     write(&text)?;
     verdict
@@ -93,16 +93,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_mutant_has_its_place_and_is_in_the_documentation() {
+    fn the_documentation_lists_every_mutant() {
         let text = fs::read_to_string(workspace::root().join("doc/testing.md")).unwrap();
         let (_, section) = text.split_once("### Mutants of the source").unwrap();
         let section = section.split("\n#").next().unwrap();
         let listed: Vec<_> =
             section.lines().filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" | caught |")).collect();
         assert_eq!(listed, all().map(|mutant| mutant.name).collect::<Vec<_>>());
-        for mutant in all() {
-            let text = fs::read_to_string(workspace::root().join(mutant.file)).unwrap();
-            assert_eq!(text.matches(mutant.from).count(), 1, "{}", mutant.name);
-        }
+    }
+
+    #[test]
+    fn every_mutant_has_exactly_one_location() {
+        let errors = all().filter_map(|mutant| {
+            let text = fs::read_to_string(workspace::root().join(mutant.file));
+            let location = text
+                .map_err(|error| error.to_string())
+                .and_then(|text| location::find(mutant, &text).map_err(|error| error.to_string()));
+            location.err().map(|error| format!("{}: {}: {error}", mutant.file, mutant.name))
+        });
+        assert_eq!(errors.collect::<Vec<_>>(), [""; 0]);
     }
 }
