@@ -31,6 +31,7 @@ mod loom;
 mod machine;
 mod matrix;
 mod miri;
+mod modules;
 mod mutants;
 mod odd_trees;
 mod prepare;
@@ -49,7 +50,7 @@ mod workspace;
 mod wrap;
 
 const USAGE: &str =
-    "usage: cargo xtask build | run | image | test [CASE..] | inject [WORD..] | mutants [WORD..] | loom | miri [WORD..] | check | bench [GLOB | --bless | ..] | debug
+    "usage: cargo xtask build | run | image | test [CASE..] | inject [WORD..] | mutants [WORD..] | modules [FROM TO] | loom | miri [WORD..] | check | bench [GLOB | --bless | ..] | debug
 knobs (environment): BOARD MEM SMP APPEND QEMU_ARGS INITRD";
 
 fn main() -> ExitCode {
@@ -77,6 +78,7 @@ fn dispatch(verb: &str, rest: &[String]) -> Result<ExitCode> {
         "inject" => inject::inject(rest).map(conclude),
         "mutants" => mutants::mutants(rest).map(conclude),
         "miri" => miri::test(rest).map(conclude),
+        "modules" => modules::check(rest).map(conclude),
         "loom" => loom::test().map(conclude),
         "check" => check::check().map(conclude),
         _ => Err(Error::Usage(USAGE)),
