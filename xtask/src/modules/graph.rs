@@ -138,7 +138,7 @@ fn absolute(all: &Crate, module: &[String], path: &[String]) -> Option<ModulePat
             (module.get(..module.len().checked_sub(up)?)?.to_vec(), &path[up..])
         }
         _ => {
-            let child = [module, &[first.clone()]].concat();
+            let child = [module, std::slice::from_ref(first)].concat();
             all.modules.contains_key(&child).then_some((module.to_vec(), path))?
         }
     };

@@ -6,7 +6,7 @@ use super::judge::Judge;
 pub struct Mutant {
     pub name: &'static str,
     pub file: &'static str,
-    /// The end of the item's path: `fill_step`, `PageTable::cut_leaf`; in assembly the label.
+    /// The end of the item's path: `fill_step` or `PageTable::cut_leaf`; in assembly the label.
     pub item: &'static str,
     /// Its tokens are in the item exactly once, whatever their layout ([`super::location`]).
     pub from: &'static str,
@@ -27,7 +27,7 @@ pub const MUTANTS: [Mutant; 21] = [
     Mutant {
         name: "a block cut without breaking it first",
         file: "lib/pagetable/src/cut.rs",
-        item: "PageTable::cut_leaf",
+        item: "cut_leaf",
         from: "self.break_slots(m, table, level, slots.clone(), at);",
         to: "if false { self.break_slots(m, table, level, slots.clone(), at); }",
         judge: Judge::Smmu,
@@ -35,7 +35,7 @@ pub const MUTANTS: [Mutant; 21] = [
     Mutant {
         name: "what is left of a block not published",
         file: "lib/pagetable/src/cut.rs",
-        item: "PageTable::cut_leaf",
+        item: "cut_leaf",
         from: "m.publish(); Ok(())",
         to: "Ok(())",
         judge: Judge::Smmu,
@@ -51,7 +51,7 @@ pub const MUTANTS: [Mutant; 21] = [
     Mutant {
         name: "a table linked before its entries are seen",
         file: "lib/pagetable/src/map.rs",
-        item: "PageTable::fill_new_table",
+        item: "fill_new_table",
         from: "m.publish();",
         to: "",
         judge: Judge::Smmu,
@@ -59,7 +59,7 @@ pub const MUTANTS: [Mutant; 21] = [
     Mutant {
         name: "a table replaced while the old one may be cached",
         file: "drivers/src/smmu/domain.rs",
-        item: "Domain::stale",
+        item: "stale",
         from: "!tables.is_empty() && command_queue::run",
         to: "tables.is_empty() && false && command_queue::run",
         judge: Judge::Smmu,
@@ -67,7 +67,7 @@ pub const MUTANTS: [Mutant; 21] = [
     Mutant {
         name: "a second-level stream table linked before its entries are seen",
         file: "drivers/src/smmu/stream_table.rs",
-        item: "StreamTable::grow",
+        item: "grow",
         from: "coherency.publish();",
         to: "",
         judge: Judge::Smmu,
@@ -75,7 +75,7 @@ pub const MUTANTS: [Mutant; 21] = [
     Mutant {
         name: "a tag used again while the SMMU knows it",
         file: "drivers/src/smmu/domain.rs",
-        item: "Domain::destroy",
+        item: "destroy",
         from: "Invalidation::of_tag(self.params.tag)",
         to: "Invalidation::EMPTY",
         judge: Judge::Smmu,
@@ -83,7 +83,7 @@ pub const MUTANTS: [Mutant; 21] = [
     Mutant {
         name: "a frame that becomes non-cacheable keeps its alias",
         file: "kernel/src/dma/buffer.rs",
-        item: "Buffer::new",
+        item: "new",
         from: "for_each(linear::remove)",
         to: "for_each(|chunk| drop((linear::remove as fn(Chunk), chunk)))",
         judge: Judge::Caches,
@@ -107,7 +107,7 @@ pub const MUTANTS: [Mutant; 21] = [
     Mutant {
         name: "what leaves a pinned table not invalidated",
         file: "drivers/src/smmu/pinned_table.rs",
-        item: "Pinned::unmap",
+        item: "unmap",
         from: "self.params.forget(range, true)",
         to: "smmu_spec::Invalidation::EMPTY",
         judge: Judge::Smmu,
@@ -115,7 +115,7 @@ pub const MUTANTS: [Mutant; 21] = [
     Mutant {
         name: "a pinned table linked before its entries are seen",
         file: "lib/pagetable/src/pinned.rs",
-        item: "PageTable::pin",
+        item: "pin",
         from: "m.publish();",
         to: "",
         judge: Judge::Smmu,
@@ -123,7 +123,7 @@ pub const MUTANTS: [Mutant; 21] = [
     Mutant {
         name: "a pinned table that goes when it is empty",
         file: "lib/pagetable/src/pinned.rs",
-        item: "PageTable::pin",
+        item: "pin",
         from: "add_live(m, table, 1);",
         to: "let _ = add_live::<M>;",
         judge: Judge::Smmu,
@@ -139,7 +139,7 @@ pub const MUTANTS: [Mutant; 21] = [
     Mutant {
         name: "leaves alone invalidated where tables were unlinked",
         file: "drivers/src/smmu/domain.rs",
-        item: "Domain::stale",
+        item: "stale",
         from: "self.params.forget(range, tables.is_empty())",
         to: "self.params.forget(range, true)",
         judge: Judge::Smmu,
@@ -147,7 +147,7 @@ pub const MUTANTS: [Mutant; 21] = [
     Mutant {
         name: "slots given back before their owner is done",
         file: "lib/memory/src/slots.rs",
-        item: "Slots::give",
+        item: "give",
         from: "fetch_or(run, Ordering::Release)",
         to: "fetch_or(run, Ordering::Relaxed)",
         judge: Judge::Slots,
@@ -155,7 +155,7 @@ pub const MUTANTS: [Mutant; 21] = [
     Mutant {
         name: "slots taken before their last owner is seen to be done",
         file: "lib/memory/src/slots.rs",
-        item: "Word::take",
+        item: "take",
         from: "Ordering::Acquire, Ordering::Relaxed",
         to: "Ordering::Relaxed, Ordering::Relaxed",
         judge: Judge::Slots,
@@ -163,7 +163,7 @@ pub const MUTANTS: [Mutant; 21] = [
     Mutant {
         name: "a quarantine that does not see what its driver left",
         file: "kernel/src/dma/quarantine.rs",
-        item: "Faults::change",
+        item: "change",
         from: "compare_exchange(from, to, AcqRel, Relaxed)",
         to: "compare_exchange(from, to, Release, Relaxed)",
         judge: Judge::Quarantine,
@@ -171,7 +171,7 @@ pub const MUTANTS: [Mutant; 21] = [
     Mutant {
         name: "a batch that is done with its first command",
         file: "drivers/src/smmu/command_queue.rs",
-        item: "CommandQueue::advance",
+        item: "advance",
         from: "batch.whole && self.consumed >= batch.end",
         to: "batch.whole && self.consumed > batch.first",
         judge: Judge::Queue,

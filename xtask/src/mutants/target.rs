@@ -30,7 +30,7 @@ pub const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "memory that a program maps not zeroed",
         file: TOUCH,
-        item: "Inner::fill_hole",
+        item: "fill_hole",
         from: TAKE_ZEROED,
         to: "let zeroed = hole.start().raw() & 0x1f_ffff != 0x7_0000;\n        let mut frames = if zeroed { pages::take_zeroed(hole.len() / PAGE_SIZE) } else { memory::chunks::take(&mut zones::Source::default(), &memory::Request::new(hole.len() / PAGE_SIZE)) }",
         judge: test(FRESH, "not zero the next time"),
@@ -38,7 +38,7 @@ pub const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "a program's stack not zeroed",
         file: TOUCH,
-        item: "Inner::fill_hole",
+        item: "fill_hole",
         from: TAKE_ZEROED,
         to: "let zeroed = hole.start().raw() < (1 << 48) - (9 << 20);\n        let mut frames = if zeroed { pages::take_zeroed(hole.len() / PAGE_SIZE) } else { memory::chunks::take(&mut zones::Source::default(), &memory::Request::new(hole.len() / PAGE_SIZE)) }",
         judge: test(LEFT, "on the stack is not zero"),
@@ -46,7 +46,7 @@ pub const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "a buffer not zeroed",
         file: "kernel/src/dma/buffer.rs",
-        item: "Buffer::new",
+        item: "new",
         from: "kmap::zero_all(&buffer.frames)",
         to: "{}",
         judge: test("program.buffers_and_memory_read_as_zero", "word 0 is 0x5ec5"),
@@ -119,7 +119,7 @@ pub const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "vectors of somebody else in a new program",
         file: "arch/src/context.rs",
-        item: "FpState::new",
+        item: "new",
         from: "q: [0; 32]",
         to: "q: [7; 32]",
         judge: test(REGISTERS, "v0 is 0x7 at first"),
@@ -127,7 +127,7 @@ pub const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "a thread pointer of somebody else in a new program",
         file: "kernel/src/user/task.rs",
-        item: "Task::new",
+        item: "new",
         from: "FpState::new(), thread_pointer",
         to: "FpState::new(), thread_pointer: thread_pointer + 8",
         judge: test(REGISTERS, "TPIDR"),
@@ -159,7 +159,7 @@ pub const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "a device's buffer not cleared between programs",
         file: "kernel/src/devices/copier.rs",
-        item: "Copier::transfer_for",
+        item: "transfer_for",
         from: "self.clear()?;",
         to: "let _ = Self::clear;",
         judge: test(
@@ -170,7 +170,7 @@ pub const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "a buffer freed while a device's leaves lead to it",
         file: "kernel/src/dma/attachment.rs",
-        item: "Attachment::drop",
+        item: "drop",
         from: "self.device.domain().unmap(self.range, buffer)",
         to: "buffer",
         judge: test(RULES, "is free, and mapped by Domain("),
@@ -178,7 +178,7 @@ pub const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "a device's addresses given back while its leaves are there",
         file: "kernel/src/dma/domain.rs",
-        item: "Behind::unmap",
+        item: "unmap",
         from: "let small = self.small.get()",
         to: "if range.len() > Small::LONGEST {\n            self.translated.lock().free(range);\n            \
              core::mem::forget(held);\n            return Err(DmaError::IommuTimeout);\n        }\n        \
@@ -196,7 +196,7 @@ pub const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "a program's mapping with another memory type",
         file: "kernel/src/user/address_space/entries.rs",
-        item: "Inner::map_shared_part",
+        item: "map_shared_part",
         from: "shared.memory()",
         to: "addr::MemoryType::WriteBack",
         judge: test(AT_REST, "for Program("),
@@ -228,7 +228,7 @@ pub const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "a program's memory mapped for the kernel too",
         file: TOUCH,
-        item: "Inner::fill_hole",
+        item: "fill_hole",
         from: "let mapped = self.map(hole.start(), frames.chunks(), mapping);",
         to: "let mapped = self.map(hole.start(), frames.chunks(), mapping);\n        \
              let other = pagetable::Mapping::read_write(addr::MemoryType::WriteBack);\n        \
@@ -239,7 +239,7 @@ pub const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "a frame given back twice",
         file: "kernel/src/dma/buffer.rs",
-        item: "Buffer::drop",
+        item: "drop",
         from: "self.view = Once::new();",
         to: "self.view = Once::new();\n        if self.len() == PAGE_SIZE {\n            \
              self.chunks().for_each(|page| zones::give(OwnedChunk::adopt(page)));\n        }\n",
@@ -248,7 +248,7 @@ pub const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "a page table given back while it is linked",
         file: "lib/pagetable/src/unmap.rs",
-        item: "PageTable::clear",
+        item: "clear",
         from: "store(slot, Descriptor::INVALID);",
         to: "if level != 2 || !entry.is_table(level) { store(slot, Descriptor::INVALID); }",
         judge: test(RULES, "is free and a page table at once"),
@@ -256,7 +256,7 @@ pub const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "a table of a device's that no walk comes to",
         file: "kernel/src/dma/iommu.rs",
-        item: "Tables::allocate",
+        item: "allocate",
         from: "tables::take()?",
         to: "tables::take().and_then(|_| tables::take())?",
         judge: test(RULES, "bytes of tables, of"),
@@ -264,7 +264,7 @@ pub const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "a CPU's root that leads elsewhere",
         file: "lib/pagetable/src/root.rs",
-        item: "FixedRoot::own",
+        item: "own",
         from: "self.copy_to(m, root);",
         to: "self.copy_to(m, root);\n        store(&m.entries(root)[288], Descriptor::INVALID);",
         judge: test("boot.runs_at_el1", "tables of its own from"),
@@ -272,7 +272,7 @@ pub const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "a window left open",
         file: "kernel/src/memory/kmap.rs",
-        item: "Pages::show",
+        item: "show",
         from: "window.hide(self.filled);",
         to: "",
         judge: test(RULES, "is left in a window"),
@@ -305,7 +305,7 @@ pub const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "a descriptor of a program that was ended kept",
         file: "kernel/src/user/process.rs",
-        item: "Process::release",
+        item: "release",
         from: "files.for_each(drop);",
         to: "files.for_each(core::mem::forget);",
         judge: test(ENDED, "became"),
@@ -313,7 +313,7 @@ pub const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "a pin of a program that was ended kept",
         file: "kernel/src/user/pages.rs",
-        item: "PinnedPages::drop",
+        item: "drop",
         from: "let free = PINS.lock().unpin(frame);",
         to: "if crate::sched::is_current_interrupted() {\n                continue;\n            }\n            let free = PINS.lock().unpin(frame);",
         judge: test(ENDED, "became"),
