@@ -39,7 +39,7 @@ pub fn move_to_final(platform: &Platform) {
     let mapped = vmalloc::map_registers(registers);
     *WATCHDOG.lock() = mapped.as_ref().ok().map(|at| open(at.start()));
     if let Err(error) = mapped {
-        log::warn!("watchdog: left out: {error}");
+        log::warn!("watchdog: ignored: {error}");
     }
 }
 

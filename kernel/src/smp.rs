@@ -54,13 +54,13 @@ pub fn start_all(cpus: &[Cpu]) {
     let mut index = 1;
     for cpu in others {
         if index == MAX_CPUS {
-            log::warn!("cpu {:#x}: left out, {MAX_CPUS} are the most", cpu.mpidr);
+            log::warn!("cpu {:#x}: ignored: at most {MAX_CPUS} CPUs are supported", cpu.mpidr);
             continue;
         }
         match start_one(cpu, index) {
             Ok(()) => index += 1,
             Err(error) => {
-                log::warn!("cpu {:#x}: left out: {error}", cpu.mpidr);
+                log::warn!("cpu {:#x}: ignored: {error}", cpu.mpidr);
                 // A number once handed to a CPU that may still come up late is not used again.
                 index += 1;
             }

@@ -62,15 +62,15 @@ impl fmt::Display for BadArgument<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "bad boot argument \"{}\": ", self.argument)?;
         match self.why {
-            Why::Missing => write!(f, "it needs a value"),
-            Why::Unwanted => write!(f, "it takes no value"),
+            Why::Missing => write!(f, "a value is required"),
+            Why::Unwanted => write!(f, "no value is accepted"),
             Why::Size(SizeError::Malformed) => write!(f, "not a size such as 256M"),
-            Why::Size(SizeError::TooLarge) => write!(f, "a size of more than 64 bits"),
-            Why::NotOneOf(values) => write!(f, "it takes {values}"),
-            Why::NotMinutes => write!(f, "not minutes, or minutes:seed"),
+            Why::Size(SizeError::TooLarge) => write!(f, "the size does not fit 64 bits"),
+            Why::NotOneOf(values) => write!(f, "valid values: {values}"),
+            Why::NotMinutes => write!(f, "not MINUTES or MINUTES:SEED"),
             Why::NotAbsolute => write!(f, "the path must start with /"),
-            Why::NotANumber => write!(f, "not a number from 1 on"),
-            Why::NotThisBuild => write!(f, "only the checking build takes it"),
+            Why::NotANumber => write!(f, "not a positive number"),
+            Why::NotThisBuild => write!(f, "only the checking build supports it"),
         }
     }
 }

@@ -39,15 +39,17 @@ impl fmt::Display for TreeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotATree(magic) => {
-                write!(f, "no device tree: it starts with {magic:#010x}, not {MAGIC:#010x}")
+                write!(f, "no device tree: magic number {magic:#010x} instead of {MAGIC:#010x}")
             }
-            Self::TooLarge(total) => write!(f, "device tree of {total} bytes, more than {MAX_TREE_BYTES}"),
-            Self::Truncated { len, total } => write!(f, "device tree cut off: {len} of {total} bytes"),
-            Self::Damaged(error) => write!(f, "damaged device tree: {error}"),
+            Self::TooLarge(total) => {
+                write!(f, "device tree of {total} bytes exceeds the limit of {MAX_TREE_BYTES}")
+            }
+            Self::Truncated { len, total } => write!(f, "truncated device tree: {len} of {total} bytes"),
+            Self::Damaged(error) => write!(f, "malformed device tree: {error}"),
             Self::TooManyReservations(places) => {
                 write!(
                     f,
-                    "the device tree reserves memory in {places} places, {MAX_RESERVATIONS} are the most"
+                    "device tree with {places} memory reservations exceeds the limit of {MAX_RESERVATIONS}"
                 )
             }
         }

@@ -105,25 +105,29 @@ impl Reason {
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Missing(property) => write!(f, "no {property}"),
+            Self::Missing(property) => write!(f, "missing {property}"),
             Self::Malformed(property) => write!(f, "malformed {property}"),
-            Self::Unreachable(address) => write!(f, "no bus leads to {address:#x}"),
-            Self::PastTheEnd { start, len } => write!(f, "{len:#x} bytes at {start:#x} pass the end"),
-            Self::NoSuchNode(Phandle(phandle)) => write!(f, "no node has the phandle {phandle:#x}"),
-            Self::NoKnownController => write!(f, "its interrupts arrive at no controller known here"),
+            Self::Unreachable(address) => write!(f, "no ranges property translates address {address:#x}"),
+            Self::PastTheEnd { start, len } => {
+                write!(f, "{len:#x} bytes at {start:#x} exceed the address space")
+            }
+            Self::NoSuchNode(Phandle(phandle)) => write!(f, "no node has phandle {phandle:#x}"),
+            Self::NoKnownController => write!(f, "unsupported interrupt controller"),
             Self::BadInterrupt([kind, number, flags]) => {
-                write!(f, "no such interrupt: <{kind} {number} {flags}>")
+                write!(f, "invalid interrupt specifier <{kind} {number} {flags}>")
             }
             Self::Unknown { property, value } => write!(f, "unknown {property} \"{value}\""),
             Self::Misplaced { start, len } => {
-                write!(f, "{len:#x} bytes at {start:#x} are not all in free memory")
+                write!(f, "{len:#x} bytes at {start:#x} are not entirely in free memory")
             }
-            Self::HoldsRegisters(at) => write!(f, "memory cannot be where the registers at {at} are"),
-            Self::NothingAnswers(at) => write!(f, "nothing answers at {at}"),
-            Self::TooMany(most) => write!(f, "more than {most}"),
-            Self::Second => write!(f, "a second one"),
-            Self::DynamicReservation => write!(f, "a reservation without an address"),
-            Self::EcamTooSmall { len, buses } => write!(f, "{len:#x} bytes of ECAM for {buses} buses"),
+            Self::HoldsRegisters(at) => write!(f, "overlaps device registers at {at}"),
+            Self::NothingAnswers(at) => write!(f, "no response at {at}"),
+            Self::TooMany(most) => write!(f, "more than {most} of this kind"),
+            Self::Second => write!(f, "only one is supported"),
+            Self::DynamicReservation => write!(f, "dynamic reservations are not supported"),
+            Self::EcamTooSmall { len, buses } => {
+                write!(f, "ECAM region of {len:#x} bytes is too small for {buses} buses")
+            }
         }
     }
 }
@@ -145,7 +149,7 @@ impl Warning {
 
 impl fmt::Display for Warning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: left out: {}", self.path, self.reason)
+        write!(f, "{}: ignored: {}", self.path, self.reason)
     }
 }
 

@@ -50,7 +50,7 @@ pub fn start_dma(engine: &DmaEngine) -> Option<&'static Copier> {
     let started = start_channel(engine);
     match &started {
         Ok(copier) => log::info!("bcm2835-dma channel {}: {}", engine.channel, copier.summary()),
-        Err(error) => log::warn!("bcm2835-dma: left out: {error}"),
+        Err(error) => log::warn!("bcm2835-dma: ignored: {error}"),
     }
     started.ok()
 }

@@ -61,7 +61,7 @@ impl Started {
 
 fn passes(copier: &Copier) -> bool {
     let tried = dma::trace::without(|| trial::run(copier));
-    tried.inspect_err(|failed| log::warn!("{}: left out: {failed}", copier.device().name())).is_ok()
+    tried.inspect_err(|failed| log::warn!("{}: ignored: {failed}", copier.device().name())).is_ok()
 }
 
 /// The devices that copy and may be used, `edu`s first.

@@ -66,7 +66,7 @@ pub fn open(description: &HostDescription) -> Option<&'static PciHost> {
             Some(Box::leak(Box::new(SpinLock::new(host))))
         }
         Err(error) => {
-            log::warn!("pci host at {:#x}: left out: {error}", description.ecam.start());
+            log::warn!("pci host at {:#x}: ignored: {error}", description.ecam.start());
             None
         }
     }
@@ -125,7 +125,7 @@ pub fn start_edus(host: &'static PciHost, streams: &mut Streams, mask: DmaMask) 
     let functions: Vec<Function> = host.functions().iter().filter(is_edu).cloned().collect();
     let started = functions.iter().filter_map(|function| {
         start_edu(&mut host, function, streams, mask)
-            .inspect_err(|error| log::warn!("edu {}: left out: {error}", function.bdf))
+            .inspect_err(|error| log::warn!("edu {}: ignored: {error}", function.bdf))
             .ok()
     });
     started.collect()

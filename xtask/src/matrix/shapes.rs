@@ -46,7 +46,7 @@ pub const CASES: &[Case] = &[
             "init=/bin/probe -- hello",
             &[
                 "edu 81:00.0: stream 0x8100",
-                "warning: 81:00.0: left out: what it writes ",
+                "warning: 81:00.0: ignored: what it writes ",
                 "init: exit status 0",
             ],
         )
@@ -65,8 +65,8 @@ pub const CASES: &[Case] = &[
         cpus: "4",
         expect: Expect::Halt {
             shown: &[
-                "warning: cpu 0x1: left out: no way to start it",
-                "warning: cpu 0x3: left out: ",
+                "warning: cpu 0x1: ignored: no way to start it",
+                "warning: cpu 0x3: ignored: ",
                 "cpu: 1 of 4 running",
                 "init: exit status 0",
                 "; halted",
