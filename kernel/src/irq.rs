@@ -84,13 +84,13 @@ fn open(described: &InterruptController) -> Result<(Controller, CpuInterface), I
     }
 }
 
-fn open_gic(gic: &board::Gic) -> Result<(Controller, CpuInterface), IrqError> {
+fn open_gic(gic: &board::GicDescription) -> Result<(Controller, CpuInterface), IrqError> {
     let opened = match gic {
-        board::Gic::V2 { distributor, cpu_interface } => {
+        board::GicDescription::V2 { distributor, cpu_interface } => {
             secure_side::take_v2(*distributor, *cpu_interface);
             Gic::v2(window(*distributor)?, window(*cpu_interface)?)
         }
-        board::Gic::V3 { distributor, redistributors, .. } => {
+        board::GicDescription::V3 { distributor, redistributors, .. } => {
             secure_side::take_v3(*distributor);
             let redistributors =
                 redistributors.iter().map(|&range| window(range)).collect::<Result<_, _>>()?;

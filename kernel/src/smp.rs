@@ -1,6 +1,6 @@
 //! Bringing the other CPUs up.
 
-use crate::board::{Cpu, Start};
+use crate::board::{CpuDescription, EnableMethod};
 use crate::firmware;
 use crate::memory::stack::{KernelStack, StackError};
 use crate::memory::{self, InitError, linear, zones};
@@ -49,7 +49,7 @@ impl fmt::Display for CpuError {
 
 /// Starts every CPU of `cpus` but this one, numbered in the device tree's order after this one. One that does not
 /// start is left out with a warning.
-pub fn start_all(cpus: &[Cpu]) {
+pub fn start_all(cpus: &[CpuDescription]) {
     let others = cpus.iter().filter(|cpu| cpu.mpidr != arch::cpu::affinity());
     let mut index = 1;
     for cpu in others {
@@ -68,7 +68,7 @@ pub fn start_all(cpus: &[Cpu]) {
     }
 }
 
-fn start_one(cpu: &Cpu, index: usize) -> Result<(), CpuError> {
+fn start_one(cpu: &CpuDescription, index: usize) -> Result<(), CpuError> {
     let root = memory::init_cpu(index).map_err(CpuError::Memory)?;
     let stack = KernelStack::new().map_err(CpuError::Stack)?;
     let args = SecondaryArgs { ttbr1: root.address(), stack_top: stack.top(), index: index as u64 };
@@ -93,13 +93,13 @@ fn start_one(cpu: &Cpu, index: usize) -> Result<(), CpuError> {
 }
 
 /// Sends a CPU to its first line, with its arguments.
-fn send_off(cpu: &Cpu, args: PhysAddr) -> Result<(), CpuError> {
-    match (cpu.start, firmware::psci()) {
-        (Some(Start::Psci), Some(firmware)) => {
+fn send_off(cpu: &CpuDescription, args: PhysAddr) -> Result<(), CpuError> {
+    match (cpu.enable_method, firmware::psci()) {
+        (Some(EnableMethod::Psci), Some(firmware)) => {
             let entry = arch::boot::secondary_entry();
             arch::psci::cpu_on(firmware, cpu.mpidr, entry, args).map_err(CpuError::Firmware)
         }
-        (Some(Start::SpinTable(word)), _) => {
+        (Some(EnableMethod::SpinTable(word)), _) => {
             fetch_from_spin_table(word)?;
             arch::boot::release_parked(cpu.mpidr, args);
             Ok(())

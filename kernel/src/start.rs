@@ -1,6 +1,6 @@
 //! The story of a boot, one line a step.
 
-use crate::board::{BootArgs, Platform, Reservation, Tree, TreeError, Uart};
+use crate::board::{BootArgs, DeviceTree, DeviceTreeError, Platform, Reservation, Uart};
 use crate::memory::{self, Sizes, heap, zones};
 use crate::{console, devices, dma, firmware, irq, percpu, power, sched, smp, user};
 use ::memory::Zone;
@@ -17,7 +17,7 @@ pub enum NoPlatform {
     /// x0 does not lead to a device tree.
     NotFound(EarlyDtbError),
     /// It does, but the tree cannot be used.
-    Tree(TreeError),
+    Tree(DeviceTreeError),
 }
 
 impl fmt::Display for NoPlatform {
@@ -92,7 +92,7 @@ fn read_platform(boot: &BootInfo) -> Result<Platform, NoPlatform> {
     let blob = arch::boot::map_early_dtb(boot.dtb).map_err(NoPlatform::NotFound)?;
     // SAFETY: the range was just mapped readable and nobody writes it; it is not used after the early tables go.
     let blob = unsafe { slice::from_raw_parts(blob.start().raw() as *const u8, blob.len() as usize) };
-    Tree::new(blob).and_then(|tree| Platform::read(&tree)).map_err(NoPlatform::Tree)
+    DeviceTree::new(blob).and_then(|tree| Platform::read(&tree)).map_err(NoPlatform::Tree)
 }
 
 fn apply(args: &BootArgs<'_>) {

@@ -1,101 +1,101 @@
-//! What a device without IOMMU calls a physical address: the `dma-ranges` of every bus above it.
+//! Bus addresses of memory for a device without an IOMMU: the `dma-ranges` of all parent buses.
 
-use super::address::{BusRange, bus_ranges};
-use super::place::Cells;
-use super::{Place, Reason};
+use super::node::Cells;
+use super::translation::{BusRange, bus_ranges};
+use super::{NodeError, TreeNode};
 use addr::{AddrRange, Iova, PhysAddr};
 use alloc::vec::Vec;
 use drivers::direct::BusWindow;
 
-impl Place<'_> {
-    /// The memory that this device reaches without an IOMMU, and at which addresses. No windows: all of it, by
+impl TreeNode<'_> {
+    /// The memory that this device reaches without an IOMMU, with its bus addresses. No windows: all of memory, at
     /// physical addresses.
-    pub fn dma_windows(&self) -> Result<Vec<BusWindow>, Reason> {
-        Ok(Reach::of(self)?.windows())
+    pub fn dma_windows(&self) -> Result<Vec<BusWindow>, NodeError> {
+        Ok(DmaTranslation::of(self)?.windows())
     }
 
-    /// The same for the functions behind this PCI host bridge, whose own `dma-ranges` have three-cell addresses.
-    pub fn pci_dma_windows(&self) -> Result<Vec<BusWindow>, Reason> {
-        Ok(Reach::of(self)?.of_pci_host(self)?.windows())
+    /// The same for the functions behind this PCI host bridge; its `dma-ranges` have three-cell child addresses.
+    pub fn pci_dma_windows(&self) -> Result<Vec<BusWindow>, NodeError> {
+        Ok(DmaTranslation::of(self)?.behind_pci_host(self)?.windows())
     }
 }
 
-/// What is reached from a bus: everything by its own number, or windows.
+/// The memory that is reachable from a bus: all at identical addresses, or windows.
 #[derive(Clone)]
-enum Reach {
-    All,
+enum DmaTranslation {
+    Identity,
     Windows(Vec<BusWindow>),
 }
 
-impl Reach {
-    /// From where `place` is.
-    fn of(place: &Place<'_>) -> Result<Self, Reason> {
-        let mut reach = Self::All;
-        let mut buses: Vec<_> = place.upward().skip(1).filter(|bus| bus.parent().is_some()).collect();
+impl DmaTranslation {
+    /// The translation on the bus of `node`.
+    fn of(node: &TreeNode<'_>) -> Result<Self, NodeError> {
+        let mut translation = Self::Identity;
+        let mut buses: Vec<_> = node.ancestors().skip(1).filter(|bus| bus.parent().is_some()).collect();
         while let Some(bus) = buses.pop() {
-            // Linux reads a missing property like an empty one: the addresses pass unchanged.
-            let mut lines = bus_ranges(&bus, "dma-ranges")?.into_iter().flatten().peekable();
-            if lines.peek().is_some() {
-                reach = reach.through(lines)?;
+            // As in Linux, a missing property is equivalent to an empty one: an identity mapping.
+            let mut entries = bus_ranges(&bus, "dma-ranges")?.into_iter().flatten().peekable();
+            if entries.peek().is_some() {
+                translation = translation.through(entries)?;
             }
         }
-        Ok(reach)
+        Ok(translation)
     }
 
-    /// From behind the PCI host bridge `host`, which itself reaches `self`.
-    fn of_pci_host(self, host: &Place<'_>) -> Result<Self, Reason> {
-        const MALFORMED: Reason = Reason::Malformed("dma-ranges");
+    /// The translation behind the PCI host bridge `host`; `self` is the translation on the host's own bus.
+    fn behind_pci_host(self, host: &TreeNode<'_>) -> Result<Self, NodeError> {
+        const MALFORMED: NodeError = NodeError::Malformed("dma-ranges");
         let Some(value) = host.property("dma-ranges").filter(|value| !value.is_empty()) else {
             return Ok(self);
         };
         let parent = host.parent().map_or(2, |parent| parent.address_cells());
         let cells = host.cells("dma-ranges").ok_or(MALFORMED)?;
         let size = host.size_cells();
-        let line = parent.saturating_add(size).saturating_add(3);
-        if host.address_cells() != 3 || !(value.len() / 4).is_multiple_of(line) {
+        let entry = parent.saturating_add(size).saturating_add(3);
+        if host.address_cells() != 3 || !(value.len() / 4).is_multiple_of(entry) {
             return Err(MALFORMED);
         }
-        self.through(pci_lines(cells, parent, size))
+        self.through(pci_entries(cells, parent, size))
     }
 
-    /// What it is from a bus whose addresses `lines` move to this one's.
-    fn through(&self, lines: impl Iterator<Item = BusRange>) -> Result<Self, Reason> {
+    /// The translation on a child bus with the `dma-ranges` `entries`.
+    fn through(&self, entries: impl Iterator<Item = BusRange>) -> Result<Self, NodeError> {
         let windows: Vec<_> = match self {
-            Self::All => lines.filter_map(|line| part(&everything(), line)).collect(),
-            Self::Windows(windows) => {
-                lines.flat_map(|line| windows.iter().filter_map(move |window| part(window, line))).collect()
-            }
+            Self::Identity => entries.filter_map(|entry| intersect(&identity(), entry)).collect(),
+            Self::Windows(windows) => entries
+                .flat_map(|entry| windows.iter().filter_map(move |window| intersect(window, entry)))
+                .collect(),
         };
-        if windows.is_empty() { Err(Reason::Malformed("dma-ranges")) } else { Ok(Self::Windows(windows)) }
+        if windows.is_empty() { Err(NodeError::Malformed("dma-ranges")) } else { Ok(Self::Windows(windows)) }
     }
 
     fn windows(self) -> Vec<BusWindow> {
         match self {
-            Self::All => Vec::new(),
+            Self::Identity => Vec::new(),
             Self::Windows(windows) => windows,
         }
     }
 }
 
-/// The whole address space but its last byte, by its own numbers.
-fn everything() -> BusWindow {
+/// The identity mapping of the whole address space except its last byte.
+fn identity() -> BusWindow {
     let memory = AddrRange::new(PhysAddr::new(0), PhysAddr::new(u64::MAX));
     BusWindow { memory, bus: Iova::new(0) }
 }
 
-/// The part of `window` that `line` reaches, by the addresses of the bus behind it.
-fn part(window: &BusWindow, line: BusRange) -> Option<BusWindow> {
-    let ours = AddrRange::from_len(window.bus, window.memory.len())?;
-    let theirs = AddrRange::from_len(Iova::new(line.parent), line.len)?;
-    let both = ours.intersection(&theirs)?;
+/// The part of `window` that `entry` covers, in child bus addresses.
+fn intersect(window: &BusWindow, entry: BusRange) -> Option<BusWindow> {
+    let reachable = AddrRange::from_len(window.bus, window.memory.len())?;
+    let translated = AddrRange::from_len(Iova::new(entry.parent), entry.len)?;
+    let both = reachable.intersection(&translated)?;
     let start = window.memory.start().raw().checked_add(both.start().raw() - window.bus.raw())?;
     Some(BusWindow {
         memory: AddrRange::from_len(PhysAddr::new(start), both.len())?,
-        bus: Iova::new(line.child.checked_add(both.start().raw() - line.parent)?),
+        bus: Iova::new(entry.child.checked_add(both.start().raw() - entry.parent)?),
     })
 }
 
-fn pci_lines(mut cells: Cells<'_>, parent: usize, size: usize) -> impl Iterator<Item = BusRange> {
+fn pci_entries(mut cells: Cells<'_>, parent: usize, size: usize) -> impl Iterator<Item = BusRange> {
     core::iter::from_fn(move || {
         cells.next()?;
         Some(BusRange { child: cells.take(2)?, parent: cells.take(parent)?, len: cells.take(size)? })
@@ -104,12 +104,13 @@ fn pci_lines(mut cells: Cells<'_>, parent: usize, size: usize) -> impl Iterator<
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Tree, fixture};
+    use super::super::{DeviceTree, tests::fixture};
     use super::*;
-    use dtoolkit::model::DeviceTree;
+    use dtoolkit::model::DeviceTree as TreeModel;
 
-    /// A device on a bus with one-cell addresses, on a bus with two-cell addresses, each with its `dma-ranges`.
-    fn ranges(inner: Option<&[u32]>, outer: Option<&[u32]>) -> Result<Vec<BusWindow>, Reason> {
+    /// The windows of a device on a bus with one-cell addresses below a bus with two-cell addresses, each with its
+    /// `dma-ranges`.
+    fn ranges(inner: Option<&[u32]>, outer: Option<&[u32]>) -> Result<Vec<BusWindow>, NodeError> {
         let mut near = fixture::node("near").property(fixture::cells("#address-cells", &[1]));
         let mut far = fixture::node("far").property(fixture::cells("#address-cells", &[2]));
         if let Some(cells) = inner {
@@ -118,11 +119,11 @@ mod tests {
         if let Some(cells) = outer {
             far = far.property(fixture::cells("dma-ranges", cells));
         }
-        let mut model = DeviceTree::new();
+        let mut model = TreeModel::new();
         let near = near.child(fixture::node("device").build()).build();
         model.root.add_child(far.child(near).build());
         let blob = model.to_dtb();
-        Tree::new(&blob).unwrap().find("/far/near/device").unwrap().dma_windows()
+        DeviceTree::new(&blob).unwrap().find("/far/near/device").unwrap().dma_windows()
     }
 
     fn window(bus: u64, memory: u64, len: u64) -> BusWindow {
@@ -131,21 +132,21 @@ mod tests {
     }
 
     #[test]
-    fn without_ranges_addresses_pass_unchanged() {
+    fn missing_or_empty_dma_ranges_are_an_identity_mapping() {
         for empty in [None, Some(&[][..])] {
             assert_eq!(ranges(empty, empty), Ok(vec![]));
         }
     }
 
     #[test]
-    fn a_window_moves_and_limits() {
-        // As on a Raspberry Pi 3: memory 0 to 0x3f00_0000 is at 0xc000_0000.
+    fn window_translates_and_limits_addresses() {
+        // As on a Raspberry Pi 3: memory from 0 to 0x3f00_0000 has bus addresses from 0xc000_0000.
         let ranges = ranges(Some(&[0xc000_0000, 0, 0, 0x3f00_0000]), None).unwrap();
         assert_eq!(ranges, [window(0xc000_0000, 0, 0x3f00_0000)]);
     }
 
     #[test]
-    fn buses_on_buses_move_twice() {
+    fn nested_buses_translate_twice() {
         let inner = &[0, 0, 0x8000_0000, 0x4000_0000][..];
         let outer = &[0, 0x9000_0000, 1, 0, 0x1000_0000, 0, 0x4000_0000, 0, 0x4000_0000, 0x1000_0000][..];
         let found = ranges(Some(inner), Some(outer)).unwrap();
@@ -154,29 +155,29 @@ mod tests {
     }
 
     #[test]
-    fn lines_that_are_no_lines_are_an_error() {
-        assert_eq!(ranges(Some(&[1, 2, 3]), None), Err(Reason::Malformed("dma-ranges")));
-        assert_eq!(ranges(None, Some(&[1])), Err(Reason::Malformed("dma-ranges")));
-        let apart = ranges(Some(&[0, 0, 0, 0x1000]), Some(&[0, 0x1000, 0, 0, 0x1000]));
+    fn malformed_or_disjoint_dma_ranges_are_an_error() {
+        assert_eq!(ranges(Some(&[1, 2, 3]), None), Err(NodeError::Malformed("dma-ranges")));
+        assert_eq!(ranges(None, Some(&[1])), Err(NodeError::Malformed("dma-ranges")));
+        let disjoint = ranges(Some(&[0, 0, 0, 0x1000]), Some(&[0, 0x1000, 0, 0, 0x1000]));
         assert_eq!(
-            apart,
-            Err(Reason::Malformed("dma-ranges")),
-            "nothing is reached, which is not everything"
+            disjoint,
+            Err(NodeError::Malformed("dma-ranges")),
+            "an empty set of windows must not be read as an identity mapping"
         );
     }
 
     #[test]
-    fn a_host_bridge_has_ranges_of_its_own() {
+    fn host_bridge_dma_ranges_have_three_cell_addresses() {
         let mut model = fixture::virt();
-        let host = |model: &DeviceTree| {
+        let host = |model: &TreeModel| {
             let blob = model.to_dtb();
-            Tree::new(&blob).unwrap().find("/pcie").unwrap().pci_dma_windows()
+            DeviceTree::new(&blob).unwrap().find("/pcie").unwrap().pci_dma_windows()
         };
         assert_eq!(host(&model), Ok(vec![]));
         let lines = fixture::cells("dma-ranges", &[0x0200_0000, 0, 0, 0x1, 0, 0, 0xc000_0000]);
         fixture::find(&mut model, "/pcie").add_property(lines);
         assert_eq!(host(&model).unwrap(), [window(0, 0x1_0000_0000, 0xc000_0000)]);
         fixture::find(&mut model, "/pcie").add_property(fixture::cells("dma-ranges", &[0; 6]));
-        assert_eq!(host(&model), Err(Reason::Malformed("dma-ranges")));
+        assert_eq!(host(&model), Err(NodeError::Malformed("dma-ranges")));
     }
 }

@@ -1,104 +1,111 @@
-//! Which memory there is, and what of it is spoken for.
+//! Memory, reservations, the initramfs, and `/chosen`.
 
-use super::address::range;
-use super::{Place, Reason, Tree};
+use super::translation::range;
+use super::{DeviceTree, NodeError, TreeNode};
 use addr::{AddrRange, PhysAddr};
 
-/// Memory that the tree says to leave alone.
+/// Memory that the kernel must not use.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Reservation {
-    /// Where.
+    /// The reserved range.
     pub range: AddrRange<PhysAddr>,
-    /// Whether it must not even be mapped, so that no CPU speculates into it.
+    /// Whether the range must not be mapped either, so that no CPU accesses it speculatively.
     pub no_map: bool,
 }
 
-impl<'a> Tree<'a> {
-    /// The memory nodes' ranges, in the tree's order, not yet checked for overlaps.
-    pub fn memory(&self) -> impl Iterator<Item = (Place<'a>, Result<AddrRange<PhysAddr>, Reason>)> + use<'a> {
+impl<'a> DeviceTree<'a> {
+    /// The ranges of the memory nodes, in the order of the tree; they may overlap.
+    pub fn memory(
+        &self,
+    ) -> impl Iterator<Item = (TreeNode<'a>, Result<AddrRange<PhysAddr>, NodeError>)> + use<'a> {
         let nodes = self.root().children();
-        let nodes = nodes.filter(|place| place.text("device_type") == Some("memory") && place.is_enabled());
-        nodes.flat_map(|place| each_reg(&place).map(move |reg| (place, reg)))
+        let nodes = nodes.filter(|node| node.text("device_type") == Some("memory") && node.is_enabled());
+        nodes.flat_map(|node| each_reg(&node).map(move |reg| (node, reg)))
     }
 
-    /// What must not be used: `/memreserve/` and `/reserved-memory`. The tree itself and the initial file system are
-    /// not in it.
-    pub fn reservations(&self) -> impl Iterator<Item = (Place<'a>, Result<Reservation, Reason>)> + use<'a> {
+    /// The reservations in `/memreserve/` and `/reserved-memory`. They do not include the device tree itself and the
+    /// initramfs.
+    pub fn reservations(
+        &self,
+    ) -> impl Iterator<Item = (TreeNode<'a>, Result<Reservation, NodeError>)> + use<'a> {
         let root = self.root();
-        let block = self.fdt.memory_reservations().map(move |entry| {
+        let memreserve = self.fdt.memory_reservations().map(move |entry| {
             let range = range(entry.address(), entry.size());
             (root, range.map(|range| Reservation { range, no_map: false }))
         });
-        let nodes = self.find("/reserved-memory").into_iter().flat_map(|place| place.children());
-        let nodes = nodes.filter(|place| place.is_enabled() && !is_pool(place)).flat_map(|place| {
-            let no_map = place.property("no-map").is_some();
-            each_reg(&place).map(move |reg| {
-                let reason = |reason| {
-                    if reason == Reason::Missing("reg") { Reason::DynamicReservation } else { reason }
+        let nodes = self.find("/reserved-memory").into_iter().flat_map(|node| node.children());
+        let nodes = nodes.filter(|node| node.is_enabled() && !is_pool(node)).flat_map(|node| {
+            let no_map = node.property("no-map").is_some();
+            each_reg(&node).map(move |reg| {
+                let error = |error| {
+                    if error == NodeError::Missing("reg") { NodeError::DynamicReservation } else { error }
                 };
-                (place, reg.map(|range| Reservation { range, no_map }).map_err(reason))
+                (node, reg.map(|range| Reservation { range, no_map }).map_err(error))
             })
         });
-        block.chain(nodes)
+        memreserve.chain(nodes)
     }
 
-    /// Where the boot loader put the initial file system, if it did.
-    pub fn initrd(&self) -> Result<Option<AddrRange<PhysAddr>>, Reason> {
+    /// The initramfs, if the boot loader passed one.
+    pub fn initrd(&self) -> Result<Option<AddrRange<PhysAddr>>, NodeError> {
         let Some(chosen) = self.find("/chosen") else { return Ok(None) };
-        let edge = |name| chosen.property(name).map(|_| chosen.number(name).ok_or(Reason::Malformed(name)));
+        let edge =
+            |name| chosen.property(name).map(|_| chosen.number(name).ok_or(NodeError::Malformed(name)));
         let (start, end) = (edge("linux,initrd-start").transpose()?, edge("linux,initrd-end").transpose()?);
         match (start, end) {
             (None, None) => Ok(None),
             (Some(start), Some(end)) => {
-                let len = end.checked_sub(start).ok_or(Reason::Malformed("linux,initrd-end"))?;
+                let len = end.checked_sub(start).ok_or(NodeError::Malformed("linux,initrd-end"))?;
                 range(start, len).map(Some)
             }
-            (Some(_), None) => Err(Reason::Missing("linux,initrd-end")),
-            (None, Some(_)) => Err(Reason::Missing("linux,initrd-start")),
+            (Some(_), None) => Err(NodeError::Missing("linux,initrd-end")),
+            (None, Some(_)) => Err(NodeError::Missing("linux,initrd-start")),
         }
     }
 
-    /// Random bytes from the boot loader, empty when there are none.
+    /// Random bytes from the boot loader (`rng-seed`); empty if there are none.
     pub fn rng_seed(&self) -> &'a [u8] {
         self.find("/chosen").and_then(|chosen| chosen.property("rng-seed")).unwrap_or(&[])
     }
 
-    /// The boot arguments, empty when there are none.
-    pub fn bootargs(&self) -> Result<&'a str, Reason> {
+    /// The boot arguments; empty if there are none.
+    pub fn bootargs(&self) -> Result<&'a str, NodeError> {
         const NAME: &str = "bootargs";
         match self.find("/chosen").filter(|chosen| chosen.property(NAME).is_some_and(|text| !text.is_empty()))
         {
-            Some(chosen) => chosen.text(NAME).ok_or(Reason::Malformed(NAME)),
+            Some(chosen) => chosen.text(NAME).ok_or(NodeError::Malformed(NAME)),
             None => Ok(""),
         }
     }
 }
 
-/// Whether this asks for nothing but that the kernel keeps a pool for devices, which has no address yet and whose memory
-/// may be used for all else meanwhile (`reusable`).
-fn is_pool(place: &Place<'_>) -> bool {
-    place.property("reg").is_none() && place.property("reusable").is_some()
+/// Whether the node only requests a pool for devices (`reusable`, without an address), such as Linux's CMA: its memory
+/// is usable for other purposes.
+fn is_pool(node: &TreeNode<'_>) -> bool {
+    node.property("reg").is_none() && node.property("reusable").is_some()
 }
 
-/// The register ranges that are not empty, or the one reason that there are none.
-fn each_reg<'a>(place: &Place<'a>) -> impl Iterator<Item = Result<AddrRange<PhysAddr>, Reason>> + use<'a> {
-    let (regs, failed) = match place.regs() {
+/// The non-empty register ranges, or the error that prevents reading any.
+fn each_reg<'a>(
+    node: &TreeNode<'a>,
+) -> impl Iterator<Item = Result<AddrRange<PhysAddr>, NodeError>> + use<'a> {
+    let (regs, failed) = match node.regs() {
         Ok(regs) => (Some(regs), None),
-        Err(reason) => (None, Some(Err(reason))),
+        Err(error) => (None, Some(Err(error))),
     };
-    let filled = |reg: &Result<AddrRange<PhysAddr>, Reason>| !reg.as_ref().is_ok_and(|reg| reg.is_empty());
+    let filled = |reg: &Result<AddrRange<PhysAddr>, NodeError>| !reg.as_ref().is_ok_and(|reg| reg.is_empty());
     failed.into_iter().chain(regs.into_iter().flatten().filter(filled))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::fixture;
+    use super::super::tests::fixture;
     use super::*;
     use dtoolkit::memreserve::MemoryReservation;
-    use dtoolkit::model::DeviceTree;
+    use dtoolkit::model::DeviceTree as TreeModel;
 
-    fn with<R>(model: &DeviceTree, then: impl FnOnce(&Tree<'_>) -> R) -> R {
-        then(&Tree::new(&model.to_dtb()).unwrap())
+    fn with_tree<R>(model: &TreeModel, then: impl FnOnce(&DeviceTree<'_>) -> R) -> R {
+        then(&DeviceTree::new(&model.to_dtb()).unwrap())
     }
 
     fn at(start: u64, len: u64) -> AddrRange<PhysAddr> {
@@ -106,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_nodes_are_found_by_their_type() {
+    fn memory_nodes_are_found_by_device_type() {
         let mut model = fixture::virt();
         let far = fixture::node("memory@8000000000")
             .property(fixture::text("device_type", "memory"))
@@ -117,13 +124,13 @@ mod tests {
         model.root.add_child(
             fixture::node("memory-controller@2").property(fixture::cells("reg", &[0, 2, 0, 2])).build(),
         );
-        let found: Vec<_> = with(&model, |tree| tree.memory().map(|(_, range)| range).collect());
-        let past = Reason::PastTheEnd { start: u64::MAX, len: 1 << 32 };
+        let found: Vec<_> = with_tree(&model, |tree| tree.memory().map(|(_, range)| range).collect());
+        let past = NodeError::AddressOverflow { start: u64::MAX, len: 1 << 32 };
         assert_eq!(found, [Ok(at(0x4000_0000, 0x4000_0000)), Ok(at(0x80_0000_0000, 0x1000)), Err(past)]);
     }
 
     #[test]
-    fn both_kinds_of_reservation_count() {
+    fn memreserve_and_reserved_memory_nodes_are_reserved() {
         let mut model = fixture::virt();
         model.memory_reservations.push(MemoryReservation::new(0x4000_0000, 0x1000));
         model.memory_reservations.push(MemoryReservation::new(u64::MAX, 2));
@@ -140,18 +147,18 @@ mod tests {
             .property(fixture::cells("ranges", &[]));
         let parent = parent.child(fixed.build()).child(anywhere.build()).child(pool.build());
         model.root.add_child(parent.build());
-        let found: Vec<_> = with(&model, |tree| tree.reservations().map(|(_, found)| found).collect());
+        let found: Vec<_> = with_tree(&model, |tree| tree.reservations().map(|(_, found)| found).collect());
         let expected = [
             Ok(Reservation { range: at(0x4000_0000, 0x1000), no_map: false }),
-            Err(Reason::PastTheEnd { start: u64::MAX, len: 2 }),
+            Err(NodeError::AddressOverflow { start: u64::MAX, len: 2 }),
             Ok(Reservation { range: at(0x4e00_0000, 0x100_0000), no_map: true }),
-            Err(Reason::DynamicReservation),
+            Err(NodeError::DynamicReservation),
         ];
         assert_eq!(found, expected);
     }
 
     #[test]
-    fn the_initrd_may_be_written_in_one_or_two_cells() {
+    fn initrd_addresses_may_have_one_or_two_cells() {
         let initrd = |start: Option<&[u32]>, end: Option<&[u32]>| {
             let mut model = fixture::virt();
             let chosen = fixture::find(&mut model, "/chosen");
@@ -160,27 +167,27 @@ mod tests {
                     chosen.add_property(fixture::cells(name, cells));
                 }
             }
-            with(&model, |tree| tree.initrd())
+            with_tree(&model, |tree| tree.initrd())
         };
         assert_eq!(initrd(None, None), Ok(None));
         assert_eq!(initrd(Some(&[0x4800_0000]), Some(&[0x4830_0001])), Ok(Some(at(0x4800_0000, 0x30_0001))));
         assert_eq!(initrd(Some(&[1, 0]), Some(&[1, 0x10])), Ok(Some(at(0x1_0000_0000, 0x10))));
-        assert_eq!(initrd(Some(&[0x10]), None), Err(Reason::Missing("linux,initrd-end")));
-        assert_eq!(initrd(None, Some(&[0x10])), Err(Reason::Missing("linux,initrd-start")));
-        assert_eq!(initrd(Some(&[0x10]), Some(&[0xf])), Err(Reason::Malformed("linux,initrd-end")));
-        assert_eq!(initrd(Some(&[1, 2, 3]), Some(&[0xf])), Err(Reason::Malformed("linux,initrd-start")));
+        assert_eq!(initrd(Some(&[0x10]), None), Err(NodeError::Missing("linux,initrd-end")));
+        assert_eq!(initrd(None, Some(&[0x10])), Err(NodeError::Missing("linux,initrd-start")));
+        assert_eq!(initrd(Some(&[0x10]), Some(&[0xf])), Err(NodeError::Malformed("linux,initrd-end")));
+        assert_eq!(initrd(Some(&[1, 2, 3]), Some(&[0xf])), Err(NodeError::Malformed("linux,initrd-start")));
     }
 
     #[test]
-    fn boot_arguments_are_text_or_nothing() {
+    fn boot_arguments_must_be_a_terminated_utf8_string() {
         let mut model = fixture::virt();
-        let bootargs = |model: &DeviceTree| with(model, |tree| tree.bootargs().map(str::to_owned));
+        let bootargs = |model: &TreeModel| with_tree(model, |tree| tree.bootargs().map(str::to_owned));
         assert_eq!(bootargs(&model), Ok(String::new()));
         fixture::find(&mut model, "/chosen").add_property(fixture::text("bootargs", "selftest=a*"));
         assert_eq!(bootargs(&model), Ok("selftest=a*".to_owned()));
         for odd in [&b"selftest=\xff\0"[..], b"selftest"] {
             fixture::find(&mut model, "/chosen").add_property(fixture::bytes("bootargs", odd));
-            assert_eq!(bootargs(&model), Err(Reason::Malformed("bootargs")));
+            assert_eq!(bootargs(&model), Err(NodeError::Malformed("bootargs")));
         }
     }
 }

@@ -1,43 +1,39 @@
-//! What the machine is: the device tree turned into plain values, and the boot arguments.
+//! The description of the machine: the device tree parsed into plain values, and the boot arguments.
 //!
-//! Everything here is pure: bytes in, descriptions out, nothing is mapped or touched. The tree comes from outside, so
-//! nothing in it is believed: a damaged blob is a [`TreeError`], a node that makes no sense is left out with a
-//! [`Warning`] that says why, and nothing panics.
+//! The parser is pure: bytes in, descriptions out, no mapping and no MMIO. The device tree is untrusted input: a malformed
+//! blob is a [`DeviceTreeError`], an invalid node is ignored with a [`Warning`] that states the reason, and nothing
+//! panics.
 //!
-//! [`Tree`] and [`BootArgs`] need no heap, for what has to be known before there is one (memory, console, arguments);
-//! [`Platform`] is the whole description.
+//! [`DeviceTree`] and [`BootArgs`] need no heap, since memory, console and arguments are read before the heap exists;
+//! [`Platform`] is the complete description.
 
-mod address;
+mod bcm2835;
 mod bootargs;
 mod console;
-mod dma_engine;
+mod cpus;
+mod device_tree;
 mod dma_ranges;
-mod glob;
 mod interrupts;
 mod memory;
+mod node;
+mod node_error;
 mod pci;
-mod place;
 mod platform;
-mod processors;
 mod sbsa_ref;
 mod smmu;
-mod tree;
-mod warning;
+mod translation;
 
 #[cfg(test)]
-mod fixture;
-#[cfg(test)]
-mod mutants;
+mod tests;
 
-pub use bootargs::{BadArgument, BootArgs, Soak, Why};
+pub use bcm2835::{DmaChannelDescription, FirmwareMailbox};
+pub use bootargs::{ArgumentError, BadArgument, BootArgs, Glob, Soak};
 pub use console::{Uart, UartKind};
-pub use dma_engine::{DmaEngine, FirmwareMailbox};
-pub use glob::Glob;
-pub use interrupts::{Gic, InterruptController};
+pub use cpus::{CpuDescription, EnableMethod, TimerInterrupts};
+pub use device_tree::{DeviceTree, DeviceTreeError, MAX_DEVICE_TREE_BYTES, total_size};
+pub use interrupts::{GicDescription, InterruptController};
 pub use memory::Reservation;
-pub use place::Place;
-pub use platform::Platform;
-pub use processors::{Cpu, Start, Timer};
-pub use smmu::Smmu;
-pub use tree::{MAX_TREE_BYTES, Tree, TreeError, total_size};
-pub use warning::{Reason, Warning};
+pub use node::TreeNode;
+pub use node_error::NodeError;
+pub use platform::{Platform, Warning};
+pub use smmu::SmmuDescription;

@@ -1,8 +1,8 @@
-//! PCI host bridges with ECAM (`pci-host-ecam-generic`).
+//! PCI host bridges with ECAM (binding `pci-host-ecam-generic`).
 
-use super::interrupts::decode;
-use super::place::Cells;
-use super::{Place, Reason, Tree};
+use super::interrupts::decode_gic;
+use super::node::Cells;
+use super::{DeviceTree, NodeError, TreeNode};
 use addr::{AddrRange, PhysAddr};
 use alloc::vec::Vec;
 use core::ops::RangeInclusive;
@@ -11,40 +11,42 @@ use drivers::pcie::{
     RequesterRange,
 };
 
-/// Configuration space of one bus.
+/// The size of the configuration space of one bus.
 const BUS_BYTES: u64 = 1 << 20;
 
-impl<'a> Tree<'a> {
+impl<'a> DeviceTree<'a> {
     /// The PCI host bridges.
-    pub fn pci_hosts(&self) -> impl Iterator<Item = (Place<'a>, Result<HostDescription, Reason>)> + use<'a> {
+    pub fn pci_hosts(
+        &self,
+    ) -> impl Iterator<Item = (TreeNode<'a>, Result<HostDescription, NodeError>)> + use<'a> {
         let tree = *self;
-        self.compatible(&["pci-host-ecam-generic"]).map(move |place| (place, tree.pci_host(&place)))
+        self.compatible(&["pci-host-ecam-generic"]).map(move |node| (node, tree.pci_host(&node)))
     }
 
-    fn pci_host(&self, place: &Place<'a>) -> Result<HostDescription, Reason> {
-        let (ecam, buses) = config_space(place)?;
+    fn pci_host(&self, node: &TreeNode<'a>) -> Result<HostDescription, NodeError> {
+        let (ecam, buses) = config_space(node)?;
         Ok(HostDescription {
             ecam,
             buses,
-            domain: place.cell("linux,pci-domain").unwrap_or(0),
-            windows: windows(place)?,
-            interrupts: self.interrupt_map(place)?,
-            iommu: requester_map(place, ["iommu-map", "iommu-map-mask"])?,
-            msi: requester_map(place, ["msi-map", "msi-map-mask"])?,
-            dma: place.pci_dma_windows()?,
-            coherent: place.is_coherent(),
+            domain: node.cell("linux,pci-domain").unwrap_or(0),
+            windows: windows(node)?,
+            interrupts: self.interrupt_map(node)?,
+            iommu: requester_map(node, ["iommu-map", "iommu-map-mask"])?,
+            msi: requester_map(node, ["msi-map", "msi-map-mask"])?,
+            dma: node.pci_dma_windows()?,
+            coherent: node.is_coherent(),
         })
     }
 
     /// The `interrupt-map` (Devicetree specification, 2.4.3): child unit address and interrupt, parent, parent unit
-    /// address and interrupt. Lines that lead to something else than a GIC are passed over.
-    fn interrupt_map(&self, place: &Place<'a>) -> Result<InterruptMap, Reason> {
+    /// address and interrupt. Entries with a parent other than a GIC are skipped.
+    fn interrupt_map(&self, node: &TreeNode<'a>) -> Result<InterruptMap, NodeError> {
         const NAME: &str = "interrupt-map";
-        if place.property(NAME).is_none() {
+        if node.property(NAME).is_none() {
             return Ok(InterruptMap::default());
         }
-        let mut cells = place.cells(NAME).ok_or(Reason::Malformed(NAME))?;
-        let (requester_mask, pin_mask) = interrupt_mask(place)?;
+        let mut cells = node.cells(NAME).ok_or(NodeError::Malformed(NAME))?;
+        let (requester_mask, pin_mask) = interrupt_mask(node)?;
         let mut routes = Vec::new();
         while !cells.is_empty() {
             let route = self.interrupt_route(&mut cells, requester_mask, pin_mask)?;
@@ -58,28 +60,28 @@ impl<'a> Tree<'a> {
         cells: &mut Cells<'_>,
         requester_mask: u16,
         pin_mask: u8,
-    ) -> Result<Option<InterruptRoute>, Reason> {
-        let short = Reason::Malformed("interrupt-map");
+    ) -> Result<Option<InterruptRoute>, NodeError> {
+        let short = NodeError::Malformed("interrupt-map");
         let unit = cells.split(3).and_then(|mut unit| unit.next()).ok_or(short)?;
         let pin = cells.next().ok_or(short)?;
         let parent = Phandle(cells.next().ok_or(short)?);
-        let place = self.by_phandle(parent).ok_or(Reason::NoSuchNode(parent))?;
-        // Unlike for `reg`, a missing #address-cells counts as 0 here.
-        cells.split(place.cell("#address-cells").unwrap_or(0) as usize).ok_or(short)?;
-        let mut interrupt = cells.split(place.interrupt_cells()).ok_or(short)?;
-        if self.gic(parent).is_err() {
+        let node = self.by_phandle(parent).ok_or(NodeError::DanglingPhandle(parent))?;
+        // Unlike for `reg`, a missing #address-cells means 0 here.
+        cells.split(node.cell("#address-cells").unwrap_or(0) as usize).ok_or(short)?;
+        let mut interrupt = cells.split(node.interrupt_cells()).ok_or(short)?;
+        if self.gic_node(parent).is_err() {
             return Ok(None);
         }
-        let interrupt = decode(&mut interrupt)?;
+        let interrupt = decode_gic(&mut interrupt)?;
         let requester = (unit >> 8) as u16 & requester_mask;
         Ok(Some(InterruptRoute { requester, pin: pin as u8 & pin_mask, interrupt }))
     }
 }
 
-/// The configuration space and the bus numbers it holds.
-fn config_space(place: &Place<'_>) -> Result<(AddrRange<PhysAddr>, RangeInclusive<u8>), Reason> {
-    let ecam = place.reg(0)?;
-    let buses = match place.cells("bus-range") {
+/// The configuration space and its bus numbers.
+fn config_space(node: &TreeNode<'_>) -> Result<(AddrRange<PhysAddr>, RangeInclusive<u8>), NodeError> {
+    let ecam = node.reg(0)?;
+    let buses = match node.cells("bus-range") {
         None => 0..=255,
         Some(mut cells) => {
             let mut number = || cells.next().and_then(|bus| u8::try_from(bus).ok());
@@ -88,31 +90,36 @@ fn config_space(place: &Place<'_>) -> Result<(AddrRange<PhysAddr>, RangeInclusiv
                 .zip(last)
                 .filter(|(first, last)| first <= last)
                 .map(|(first, last)| first..=last)
-                .ok_or(Reason::Malformed("bus-range"))?
+                .ok_or(NodeError::Malformed("bus-range"))?
         }
     };
     let count = buses.len() as u64;
     if ecam.len() < count * BUS_BYTES {
-        return Err(Reason::EcamTooSmall { len: ecam.len(), buses: count as u32 });
+        return Err(NodeError::EcamTooSmall { len: ecam.len(), buses: count as u32 });
     }
     Ok((ecam, buses))
 }
 
-/// The `ranges`: a cell of flags, two of bus address, the parent's of CPU address, and the length.
-fn windows(place: &Place<'_>) -> Result<Vec<HostWindow>, Reason> {
+/// The windows in `ranges`: one cell of flags, two of bus address, the parent's number of cells of CPU address, and the
+/// length.
+fn windows(node: &TreeNode<'_>) -> Result<Vec<HostWindow>, NodeError> {
     const NAME: &str = "ranges";
-    place.property(NAME).ok_or(Reason::Missing(NAME))?;
-    let mut cells = place.cells(NAME).ok_or(Reason::Malformed(NAME))?;
-    let bus = place.parent().ok_or(Reason::Malformed(NAME))?;
+    node.property(NAME).ok_or(NodeError::Missing(NAME))?;
+    let mut cells = node.cells(NAME).ok_or(NodeError::Malformed(NAME))?;
+    let bus = node.parent().ok_or(NodeError::Malformed(NAME))?;
     let mut windows = Vec::new();
     while !cells.is_empty() {
-        windows.extend(window(&mut cells, &bus, place.size_cells())?);
+        windows.extend(window(&mut cells, &bus, node.size_cells())?);
     }
     Ok(windows)
 }
 
-fn window(cells: &mut Cells<'_>, parent: &Place<'_>, size: usize) -> Result<Option<HostWindow>, Reason> {
-    let short = Reason::Malformed("ranges");
+fn window(
+    cells: &mut Cells<'_>,
+    parent: &TreeNode<'_>,
+    size: usize,
+) -> Result<Option<HostWindow>, NodeError> {
+    let short = NodeError::Malformed("ranges");
     let flags = cells.next().ok_or(short)?;
     let bus = cells.take(2).ok_or(short)?;
     let cpu = cells.take(parent.address_cells()).ok_or(short)?;
@@ -121,38 +128,38 @@ fn window(cells: &mut Cells<'_>, parent: &Place<'_>, size: usize) -> Result<Opti
         1 => PciSpace::Io,
         2 => PciSpace::Memory32,
         3 => PciSpace::Memory64,
-        // Configuration space: `reg` says it better.
+        // Configuration space, which `reg` describes.
         _ => return Ok(None),
     };
-    let cpu = super::address::to_cpu(parent, cpu, len)?.start();
-    bus.checked_add(len).ok_or(Reason::PastTheEnd { start: bus, len })?;
+    let cpu = super::translation::translate(parent, cpu, len)?.start();
+    bus.checked_add(len).ok_or(NodeError::AddressOverflow { start: bus, len })?;
     Ok(Some(HostWindow { space, prefetchable: flags & 1 << 30 != 0, bus, cpu, len }))
 }
 
-/// The masks for an interrupt map's requester id and pin.
-fn interrupt_mask(place: &Place<'_>) -> Result<(u16, u8), Reason> {
+/// The requester ID mask and the pin mask of the interrupt map.
+fn interrupt_mask(node: &TreeNode<'_>) -> Result<(u16, u8), NodeError> {
     const NAME: &str = "interrupt-map-mask";
-    let Some(mut mask) = place.cells(NAME) else { return Ok((u16::MAX, u8::MAX)) };
+    let Some(mut mask) = node.cells(NAME) else { return Ok((u16::MAX, u8::MAX)) };
     let unit = mask.split(3).and_then(|mut unit| unit.next());
     match (unit, mask.next()) {
         (Some(unit), Some(pin)) => Ok(((unit >> 8) as u16, pin as u8)),
-        _ => Err(Reason::Malformed(NAME)),
+        _ => Err(NodeError::Malformed(NAME)),
     }
 }
 
-/// An `iommu-map` or `msi-map`: requester id, controller, id there, length.
-fn requester_map(place: &Place<'_>, [name, mask]: [&'static str; 2]) -> Result<RequesterMap, Reason> {
-    let mask = place.cell(mask).map_or(u16::MAX, |mask| mask as u16);
-    if place.property(name).is_none() {
+/// An `iommu-map` or `msi-map`: requester ID, controller, ID at the controller, length.
+fn requester_map(node: &TreeNode<'_>, [name, mask]: [&'static str; 2]) -> Result<RequesterMap, NodeError> {
+    let mask = node.cell(mask).map_or(u16::MAX, |mask| mask as u16);
+    if node.property(name).is_none() {
         return Ok(RequesterMap { mask, ranges: Vec::new() });
     }
     let mut cells =
-        place.cells(name).filter(|cells| cells.len().is_multiple_of(4)).ok_or(Reason::Malformed(name))?;
+        node.cells(name).filter(|cells| cells.len().is_multiple_of(4)).ok_or(NodeError::Malformed(name))?;
     let mut ranges = Vec::new();
     while let (Some(first), Some(controller), Some(base), Some(len)) =
         (cells.next(), cells.next(), cells.next(), cells.next())
     {
-        let first = u16::try_from(first).map_err(|_| Reason::Malformed(name))?;
+        let first = u16::try_from(first).map_err(|_| NodeError::Malformed(name))?;
         ranges.push(RequesterRange { first, len, controller: Phandle(controller), base });
     }
     Ok(RequesterMap { mask, ranges })
@@ -160,23 +167,23 @@ fn requester_map(place: &Place<'_>, [name, mask]: [&'static str; 2]) -> Result<R
 
 #[cfg(test)]
 mod tests {
-    use super::super::fixture;
+    use super::super::tests::fixture;
     use super::*;
     use drivers::gic::{IntId, Interrupt, Trigger};
     use drivers::pcie::Bdf;
 
-    fn host(change: &[(&str, &[u32])]) -> Result<HostDescription, Reason> {
+    fn host(change: &[(&str, &[u32])]) -> Result<HostDescription, NodeError> {
         let mut model = fixture::virt();
         let node = fixture::find(&mut model, "/pcie");
         for (name, cells) in change {
             node.add_property(fixture::cells(name, cells));
         }
         let blob = model.to_dtb();
-        Tree::new(&blob).unwrap().pci_hosts().next().unwrap().1
+        DeviceTree::new(&blob).unwrap().pci_hosts().next().unwrap().1
     }
 
     #[test]
-    fn the_host_of_the_virt_board_is_read() {
+    fn host_bridge_of_the_virt_board_is_read() {
         let host = host(&[]).unwrap();
         assert_eq!((host.ecam.start().raw(), host.ecam.len()), (0x40_1000_0000, 256 << 20));
         assert_eq!((host.buses.clone(), host.domain, host.coherent), (0..=255, 0, true));
@@ -198,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn pins_are_swizzled_by_the_map() {
+    fn interrupt_map_routes_pins_by_slot() {
         let interrupts = host(&[]).unwrap().interrupts;
         let spi = |number| Some(Interrupt { id: IntId::spi(number), trigger: Trigger::Level });
         for (device, pin, number) in [(0, 1, 3), (0, 4, 6), (1, 1, 4), (2, 3, 3), (3, 4, 5), (5, 1, 4)] {
@@ -216,26 +223,30 @@ mod tests {
     }
 
     #[test]
-    fn a_host_that_makes_no_sense_is_refused() {
-        let cases: [(&str, &[u32], Reason); 11] = [
-            ("bus-range", &[1, 0], Reason::Malformed("bus-range")),
-            ("bus-range", &[0, 256], Reason::Malformed("bus-range")),
-            ("bus-range", &[0], Reason::Malformed("bus-range")),
-            ("reg", &[0x40, 0x1000_0000, 0, 0x100_0000], Reason::EcamTooSmall { len: 16 << 20, buses: 256 }),
-            ("ranges", &[0x0200_0000, 0, 1], Reason::Malformed("ranges")),
+    fn invalid_host_bridges_are_rejected() {
+        let cases: [(&str, &[u32], NodeError); 11] = [
+            ("bus-range", &[1, 0], NodeError::Malformed("bus-range")),
+            ("bus-range", &[0, 256], NodeError::Malformed("bus-range")),
+            ("bus-range", &[0], NodeError::Malformed("bus-range")),
+            (
+                "reg",
+                &[0x40, 0x1000_0000, 0, 0x100_0000],
+                NodeError::EcamTooSmall { len: 16 << 20, buses: 256 },
+            ),
+            ("ranges", &[0x0200_0000, 0, 1], NodeError::Malformed("ranges")),
             (
                 "ranges",
                 &[0x0300_0000, u32::MAX, 0, 0, 0, 2, 0],
-                Reason::PastTheEnd { start: 0xffff_ffff_0000_0000, len: 2 << 32 },
+                NodeError::AddressOverflow { start: 0xffff_ffff_0000_0000, len: 2 << 32 },
             ),
-            ("interrupt-map", &[0, 0, 0, 1, 0x77, 0], Reason::NoSuchNode(Phandle(0x77))),
-            ("interrupt-map", &[0, 0, 0, 1, fixture::GIC, 0, 0, 0], Reason::Malformed("interrupt-map")),
-            ("interrupt-map-mask", &[0], Reason::Malformed("interrupt-map-mask")),
-            ("iommu-map", &[0, fixture::SMMU, 0], Reason::Malformed("iommu-map")),
-            ("iommu-map", &[0x1_0000, fixture::SMMU, 0, 1], Reason::Malformed("iommu-map")),
+            ("interrupt-map", &[0, 0, 0, 1, 0x77, 0], NodeError::DanglingPhandle(Phandle(0x77))),
+            ("interrupt-map", &[0, 0, 0, 1, fixture::GIC, 0, 0, 0], NodeError::Malformed("interrupt-map")),
+            ("interrupt-map-mask", &[0], NodeError::Malformed("interrupt-map-mask")),
+            ("iommu-map", &[0, fixture::SMMU, 0], NodeError::Malformed("iommu-map")),
+            ("iommu-map", &[0x1_0000, fixture::SMMU, 0, 1], NodeError::Malformed("iommu-map")),
         ];
-        for (name, cells, reason) in cases {
-            assert_eq!(host(&[(name, cells)]), Err(reason), "{name} {cells:?}");
+        for (name, cells, error) in cases {
+            assert_eq!(host(&[(name, cells)]), Err(error), "{name} {cells:?}");
         }
     }
 }

@@ -1,95 +1,116 @@
-//! The whole description of a machine.
+//! The complete description of a machine.
 
+use super::device_tree::MAX_RESERVATIONS;
+use super::node_error::Excerpt;
 use super::sbsa_ref;
-use super::tree::MAX_RESERVATIONS;
-use super::warning::Excerpt;
 use super::{
-    Cpu, DmaEngine, FirmwareMailbox, InterruptController, Place, Reason, Reservation, Smmu, Timer, Tree,
-    TreeError, Uart, Warning,
+    CpuDescription, DeviceTree, DeviceTreeError, DmaChannelDescription, FirmwareMailbox, InterruptController,
+    NodeError, Reservation, SmmuDescription, TimerInterrupts, TreeNode, Uart,
 };
 use addr::{AddrRange, Address, PhysAddr};
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use arch::psci::Conduit;
+use core::fmt;
 use drivers::pcie::HostDescription;
 
-/// A machine, as its device tree describes it.
+/// A part of the device tree that is ignored.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Warning {
+    /// The node's path, or the name of the memory range or file.
+    pub subject: String,
+    /// Why it is ignored.
+    pub error: NodeError,
+}
+
+impl Warning {
+    fn of(node: &TreeNode<'_>, error: NodeError) -> Self {
+        Self { subject: node.to_string(), error }
+    }
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: ignored: {}", self.subject, self.error)
+    }
+}
+
+/// The machine as described by its device tree.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Platform {
-    /// What it calls itself.
+    /// The machine's name.
     pub model: String,
-    /// The memory: ascending, without overlaps.
+    /// The memory ranges: ascending, neither overlapping nor adjacent.
     pub memory: Vec<AddrRange<PhysAddr>>,
-    /// What of it to leave alone. The tree itself and the initial file system are not in it.
+    /// The reserved ranges; they do not include the device tree itself and the initramfs.
     pub reserved: Vec<Reservation>,
-    /// The initial file system.
+    /// The initramfs.
     pub initrd: Option<AddrRange<PhysAddr>>,
     /// The boot arguments.
     pub bootargs: String,
-    /// Random bytes from the boot loader, if it gave any.
+    /// Random bytes from the boot loader; may be empty.
     pub rng_seed: Vec<u8>,
     /// The console.
     pub console: Option<Uart>,
-    /// How the firmware is called.
+    /// The PSCI conduit.
     pub psci: Option<Conduit>,
-    /// The CPUs, the one that boots among them.
-    pub cpus: Vec<Cpu>,
+    /// The CPUs, including the boot CPU.
+    pub cpus: Vec<CpuDescription>,
     /// The interrupt controller.
     pub interrupts: Option<InterruptController>,
-    /// The registers of a Raspberry Pi's watchdog, which can switch it off.
+    /// The registers of a Raspberry Pi's watchdog, which can power it off.
     pub watchdog: Option<AddrRange<PhysAddr>>,
-    /// The controller that switches an `sbsa-ref` off, for the secure side.
+    /// The embedded controller that powers an `sbsa-ref` off; accessible in the Secure state only.
     pub embedded_controller: Option<PhysAddr>,
     /// A channel of a Raspberry Pi's DMA engine.
-    pub dma_engine: Option<DmaEngine>,
-    /// The way to a Raspberry Pi's firmware.
+    pub dma_channel: Option<DmaChannelDescription>,
+    /// The mailbox to a Raspberry Pi's firmware.
     pub firmware_mailbox: Option<FirmwareMailbox>,
     /// The generic timer.
-    pub timer: Option<Timer>,
+    pub timer: Option<TimerInterrupts>,
     /// The PCI host bridges.
     pub pci_hosts: Vec<HostDescription>,
     /// The SMMUs.
-    pub smmus: Vec<Smmu>,
-    /// What was left out, and why.
+    pub smmus: Vec<SmmuDescription>,
+    /// The ignored parts of the tree.
     pub warnings: Vec<Warning>,
 }
 
-/// The most of a kind (memory ranges, CPUs, buses ...) that are looked at: more than any machine has, and few enough for
-/// the heap that there is before memory is known.
-const MAX_EACH: usize = 128;
-/// The most bytes of a text, and of a seed. Linux ends boot arguments at 2048.
+/// The most nodes of a kind (memory ranges, CPUs, host bridges ...) that are read: more than any machine has, and few
+/// enough for the early heap.
+const MAX_OF_KIND: usize = 128;
+/// The most bytes of the boot arguments and of the random seed. Linux's limit for boot arguments is 2048.
 const MAX_BYTES: usize = 4096;
 
 impl Platform {
-    /// Reads the whole tree. What makes no sense is left out with a warning.
+    /// Reads the whole tree. Invalid nodes are ignored with a warning.
     ///
     /// # Errors
-    /// [`TreeError::TooManyReservations`]: to leave one out would be to write over it.
-    pub fn read(tree: &Tree<'_>) -> Result<Self, TreeError> {
-        let mut reader = Reader { root: tree.root(), warnings: Vec::new() };
+    /// [`DeviceTreeError::TooManyReservations`]: an ignored reservation would be overwritten.
+    pub fn read(tree: &DeviceTree<'_>) -> Result<Self, DeviceTreeError> {
+        let mut reader = PlatformReader { root: tree.root(), warnings: Vec::new() };
         let reservations = tree.reservations().count();
         if reservations > MAX_RESERVATIONS {
-            return Err(TreeError::TooManyReservations(reservations));
+            return Err(DeviceTreeError::TooManyReservations(reservations));
         }
         let seed = tree.rng_seed();
         let mut platform = Self {
             model: Excerpt::of(model(&tree.root())).to_string(),
             memory: merge(reader.each(tree.memory())),
-            reserved: tree.reservations().filter_map(|(place, found)| reader.keep(&place, found)).collect(),
+            reserved: tree.reservations().filter_map(|(node, found)| reader.keep(&node, found)).collect(),
             initrd: reader.one(tree.initrd()).flatten(),
             bootargs: reader.one(bootargs(tree)).unwrap_or("").to_string(),
             rng_seed: seed[..seed.len().min(MAX_BYTES)].to_vec(),
             console: reader.one(tree.console()),
             psci: tree.psci().and_then(|psci| reader.one(psci)),
             cpus: reader.each(tree.cpus()),
-            interrupts: reader.only(
-                tree.places().filter_map(|place| Some((place, InterruptController::read(tree, &place)?))),
-            ),
-            watchdog: tree.watchdog().and_then(|(place, registers)| reader.keep(&place, registers)),
+            interrupts: reader
+                .first(tree.nodes().filter_map(|node| Some((node, InterruptController::read(tree, &node)?)))),
+            watchdog: tree.watchdog().and_then(|(node, registers)| reader.keep(&node, registers)),
             embedded_controller: None,
-            dma_engine: tree.dma_engine().and_then(|(place, engine)| reader.keep(&place, engine)),
-            firmware_mailbox: tree.firmware_mailbox().and_then(|(place, found)| reader.keep(&place, found)),
+            dma_channel: tree.dma_channel().and_then(|(node, engine)| reader.keep(&node, engine)),
+            firmware_mailbox: tree.firmware_mailbox().and_then(|(node, found)| reader.keep(&node, found)),
             timer: reader.one(tree.timer()),
             pci_hosts: reader.each(tree.pci_hosts()),
             smmus: reader.each(tree.smmus()),
@@ -103,104 +124,112 @@ impl Platform {
 }
 
 impl Platform {
-    /// Leaves an initial file system out that is not where a loader can have put one: in memory, clear of the kernel's
-    /// `image` and of what must not be mapped.
+    /// Ignores an initramfs that is not in memory or that overlaps the kernel's `image` or a range that must not be
+    /// mapped.
     pub fn check_initrd(&mut self, image: AddrRange<PhysAddr>) {
         let Some(initrd) = self.initrd else { return };
         let unmappable =
             self.reserved.iter().filter(|reserved| reserved.no_map).map(|reserved| reserved.range);
         let in_memory = self.memory.iter().any(|range| range.covers(&initrd));
-        let free = unmappable.chain([image]).all(|taken| !taken.overlaps(&initrd));
+        let free = unmappable.chain([image]).all(|reserved| !reserved.overlaps(&initrd));
         if initrd.is_empty() || !in_memory || !free {
-            let reason = Reason::Misplaced { start: initrd.start().raw(), len: initrd.len() };
-            self.warnings.push(Warning { path: "initramfs".to_string(), reason });
+            let error = NodeError::NotInFreeMemory { start: initrd.start().raw(), len: initrd.len() };
+            self.warnings.push(Warning { subject: "initramfs".to_string(), error });
             self.initrd = None;
         }
     }
 
-    /// Leaves memory out that cannot be: where a device's registers are, and where nothing `answers`, asked for the last
-    /// word of each range.
-    pub fn check_memory(&mut self, answers: impl Fn(PhysAddr) -> bool) {
+    /// Ignores memory ranges that overlap device registers, and ranges whose last word does not respond. `responds`
+    /// probes an address.
+    pub fn check_memory(&mut self, responds: impl Fn(PhysAddr) -> bool) {
         let registers = self.registers();
         let mut warnings = Vec::new();
         self.memory.retain(|range| {
             let last = PhysAddr::new(range.end().raw() - 1).align_down(4);
-            let reason = match registers.iter().find(|device| device.overlaps(range)) {
-                Some(device) => Reason::HoldsRegisters(device.start()),
-                None if !answers(last) => Reason::NothingAnswers(last),
+            let error = match registers.iter().find(|device| device.overlaps(range)) {
+                Some(device) => NodeError::OverlapsRegisters(device.start()),
+                None if !responds(last) => NodeError::NoResponse(last),
                 None => return true,
             };
-            warnings.push(Warning { path: format!("memory at {}", range.start()), reason });
+            warnings.push(Warning { subject: format!("memory at {}", range.start()), error });
             false
         });
         self.warnings.append(&mut warnings);
     }
 
-    /// The registers of all devices that the kernel drives.
+    /// The register ranges of all devices with a driver.
     fn registers(&self) -> Vec<AddrRange<PhysAddr>> {
         let controllers = self.interrupts.iter().flat_map(InterruptController::registers);
-        let one = self.console.map(|uart| uart.registers).into_iter().chain(self.watchdog);
-        let raspberry_pi = self.dma_engine.iter().map(|engine| engine.registers);
+        let uart = self.console.map(|uart| uart.registers);
+        let dma_channel = self.dma_channel.iter().map(|channel| channel.registers);
         let mailbox = self.firmware_mailbox.iter().map(|mailbox| mailbox.registers);
         let hosts = self.pci_hosts.iter().map(|host| host.ecam);
         let smmus = self.smmus.iter().map(|smmu| smmu.registers);
-        controllers.chain(one).chain(raspberry_pi).chain(mailbox).chain(hosts).chain(smmus).collect()
+        controllers
+            .chain(uart)
+            .chain(self.watchdog)
+            .chain(dma_channel)
+            .chain(mailbox)
+            .chain(hosts)
+            .chain(smmus)
+            .collect()
     }
 }
 
-fn bootargs<'a>(tree: &Tree<'a>) -> Result<&'a str, Reason> {
-    tree.bootargs()
-        .and_then(|text| if text.len() > MAX_BYTES { Err(Reason::Malformed("bootargs")) } else { Ok(text) })
+fn bootargs<'a>(tree: &DeviceTree<'a>) -> Result<&'a str, NodeError> {
+    tree.bootargs().and_then(|text| {
+        if text.len() > MAX_BYTES { Err(NodeError::Malformed("bootargs")) } else { Ok(text) }
+    })
 }
 
-/// What the machine calls itself, or what it is compatible with.
-fn model<'a>(root: &Place<'a>) -> &'a str {
+/// The root's `model`, or else its first `compatible`.
+fn model<'a>(root: &TreeNode<'a>) -> &'a str {
     root.text("model").or_else(|| root.text("compatible")).unwrap_or("unknown")
 }
 
-/// Keeps what is good, and a warning for what is not.
-struct Reader<'a> {
-    root: Place<'a>,
+/// Collects valid descriptions, and a warning for each invalid one.
+struct PlatformReader<'a> {
+    root: TreeNode<'a>,
     warnings: Vec<Warning>,
 }
 
-impl<'a> Reader<'a> {
-    fn keep<T>(&mut self, place: &Place<'_>, result: Result<T, Reason>) -> Option<T> {
-        result.map_err(|reason| self.warn(place, reason)).ok()
+impl<'a> PlatformReader<'a> {
+    fn keep<T>(&mut self, node: &TreeNode<'_>, result: Result<T, NodeError>) -> Option<T> {
+        result.map_err(|error| self.warn(node, error)).ok()
     }
 
-    fn warn(&mut self, place: &Place<'_>, reason: Reason) {
-        if self.warnings.len() < MAX_EACH {
-            self.warnings.push(Warning::new(place, reason));
+    fn warn(&mut self, node: &TreeNode<'_>, error: NodeError) {
+        if self.warnings.len() < MAX_OF_KIND {
+            self.warnings.push(Warning::of(node, error));
         }
     }
 
-    fn one<T>(&mut self, result: Result<T, Reason>) -> Option<T> {
+    fn one<T>(&mut self, result: Result<T, NodeError>) -> Option<T> {
         self.keep(&self.root.clone(), result)
     }
 
-    fn each<T>(&mut self, results: impl Iterator<Item = (Place<'a>, Result<T, Reason>)>) -> Vec<T> {
+    fn each<T>(&mut self, results: impl Iterator<Item = (TreeNode<'a>, Result<T, NodeError>)>) -> Vec<T> {
         let mut results = results.fuse();
-        let first = results.by_ref().take(MAX_EACH);
-        let kept = first.filter_map(|(place, result)| self.keep(&place, result)).collect();
-        if let Some((place, _)) = results.next() {
-            self.warn(&place, Reason::TooMany(MAX_EACH));
+        let first = results.by_ref().take(MAX_OF_KIND);
+        let kept = first.filter_map(|(node, result)| self.keep(&node, result)).collect();
+        if let Some((node, _)) = results.next() {
+            self.warn(&node, NodeError::TooMany(MAX_OF_KIND));
         }
         kept
     }
 
-    /// The first that is good; the kernel has no use for another.
-    fn only<T>(&mut self, results: impl Iterator<Item = (Place<'a>, Result<T, Reason>)>) -> Option<T> {
+    /// The first valid description; the kernel supports only one.
+    fn first<T>(&mut self, results: impl Iterator<Item = (TreeNode<'a>, Result<T, NodeError>)>) -> Option<T> {
         let mut first = None;
-        for (place, result) in results {
-            let result = if first.is_none() { result } else { Err(Reason::Second) };
-            first = self.keep(&place, result).or(first);
+        for (node, result) in results {
+            let result = if first.is_none() { result } else { Err(NodeError::Duplicate) };
+            first = self.keep(&node, result).or(first);
         }
         first
     }
 }
 
-/// The same memory in ascending ranges that neither touch nor overlap.
+/// Merges overlapping and adjacent ranges; the result is ascending.
 fn merge(mut ranges: Vec<AddrRange<PhysAddr>>) -> Vec<AddrRange<PhysAddr>> {
     ranges.sort_by_key(|range| range.start());
     let mut merged: Vec<AddrRange<PhysAddr>> = Vec::with_capacity(ranges.len());
@@ -217,14 +246,14 @@ fn merge(mut ranges: Vec<AddrRange<PhysAddr>>) -> Vec<AddrRange<PhysAddr>> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::fixture;
+    use super::super::tests::fixture;
     use super::*;
     use drivers::pcie::Phandle;
     use dtoolkit::memreserve::MemoryReservation;
-    use dtoolkit::model::DeviceTree;
+    use dtoolkit::model::DeviceTree as TreeModel;
 
-    fn read(model: &DeviceTree) -> Result<Platform, TreeError> {
-        Platform::read(&Tree::new(&model.to_dtb()).unwrap())
+    fn read(model: &TreeModel) -> Result<Platform, DeviceTreeError> {
+        Platform::read(&DeviceTree::new(&model.to_dtb()).unwrap())
     }
 
     fn range(start: u64, end: u64) -> AddrRange<PhysAddr> {
@@ -232,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn the_virt_board_is_whole() {
+    fn virt_board_is_read_without_warnings() {
         let platform = read(&fixture::virt()).unwrap();
         assert_eq!(platform.warnings, []);
         assert_eq!(platform.memory, [range(0x4000_0000, 0x8000_0000)]);
@@ -242,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn odd_nodes_are_left_out_with_a_reason() {
+    fn invalid_nodes_are_ignored_with_a_reason() {
         let mut model = fixture::virt();
         fixture::find(&mut model, "/smmuv3").add_property(fixture::cells("interrupt-parent", &[0x99]));
         fixture::find(&mut model, "/pcie").remove_property("ranges");
@@ -264,21 +293,21 @@ mod tests {
         assert_eq!(warnings, expected);
         assert_eq!((platform.smmus, platform.pci_hosts, platform.timer), (vec![], vec![], None));
         assert_eq!(
-            platform.warnings.iter().filter(|w| w.reason == Reason::NoSuchNode(Phandle(0x99))).count(),
+            platform.warnings.iter().filter(|w| w.error == NodeError::DanglingPhandle(Phandle(0x99))).count(),
             1
         );
     }
 
     #[test]
-    fn a_tree_may_have_nothing() {
+    fn tree_without_memory_or_any_node_is_read() {
         let mut model = fixture::virt();
         model.root.remove_child("memory@40000000");
         assert_eq!(read(&model).unwrap().memory, []);
-        assert!(read(&DeviceTree::new()).is_ok());
+        assert!(read(&TreeModel::new()).is_ok());
     }
 
     #[test]
-    fn memory_without_answer_or_with_registers_in_it_is_none() {
+    fn unresponsive_memory_and_memory_over_registers_are_ignored() {
         let mut platform = read(&fixture::virt()).unwrap();
         let [good, missing] = [range(0x4000_0000, 0x8000_0000), range(0x1_0000_0000, 0x2_0000_0000)];
         let devices =
@@ -286,19 +315,19 @@ mod tests {
         platform.memory = [&[good, missing][..], &devices].concat();
         platform.check_memory(|at| at != PhysAddr::new(0x1_ffff_fffc));
         assert_eq!(platform.memory, [good]);
-        let reasons: Vec<_> = platform.warnings.iter().map(|warning| warning.reason).collect();
+        let errors: Vec<_> = platform.warnings.iter().map(|warning| warning.error).collect();
         let at = PhysAddr::new;
         let expected = [
-            Reason::NothingAnswers(at(0x1_ffff_fffc)),
-            Reason::HoldsRegisters(at(0x800_0000)),
-            Reason::HoldsRegisters(at(0x905_0000)),
-            Reason::HoldsRegisters(at(0x40_1000_0000)),
+            NodeError::NoResponse(at(0x1_ffff_fffc)),
+            NodeError::OverlapsRegisters(at(0x800_0000)),
+            NodeError::OverlapsRegisters(at(0x905_0000)),
+            NodeError::OverlapsRegisters(at(0x40_1000_0000)),
         ];
-        assert_eq!(reasons, expected);
+        assert_eq!(errors, expected);
     }
 
     #[test]
-    fn what_the_first_heap_cannot_hold_is_not_read() {
+    fn nodes_beyond_the_early_heap_limits_are_ignored() {
         let mut model = fixture::virt();
         for number in 0..200_u32 {
             let cpu = fixture::node(&format!("cpu@{number}x")).property(fixture::text("device_type", "cpu"));
@@ -310,15 +339,15 @@ mod tests {
         fixture::find(&mut model, "/chosen").add_property(fixture::text("bootargs", &"x".repeat(MAX_BYTES)));
         fixture::find(&mut model, "/pcie").add_property(fixture::cells("iommu-map", &[1; 8000]));
         let platform = read(&model).unwrap();
-        assert_eq!((platform.cpus.len(), platform.warnings.len()), (MAX_EACH, MAX_EACH));
-        assert!(platform.warnings.iter().all(|warning| warning.path.len() < 200));
+        assert_eq!((platform.cpus.len(), platform.warnings.len()), (MAX_OF_KIND, MAX_OF_KIND));
+        assert!(platform.warnings.iter().all(|warning| warning.subject.len() < 200));
         assert_eq!((platform.bootargs.len(), platform.pci_hosts.len()), (MAX_BYTES, 0));
         model.memory_reservations = vec![MemoryReservation::new(0x4000_0000, 1); MAX_RESERVATIONS + 1];
-        assert_eq!(read(&model), Err(TreeError::TooManyReservations(MAX_RESERVATIONS + 1)));
+        assert_eq!(read(&model), Err(DeviceTreeError::TooManyReservations(MAX_RESERVATIONS + 1)));
     }
 
     #[test]
-    fn an_initrd_must_be_in_memory_and_clear_of_the_kernel() {
+    fn initrd_outside_memory_or_over_reserved_memory_is_ignored() {
         let platform = read(&fixture::virt()).unwrap();
         let image = range(0x4020_0000, 0x4100_0000);
         let secret = Reservation { range: range(0x5000_0000, 0x5010_0000), no_map: true };
@@ -339,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_merged_and_sorted() {
+    fn memory_ranges_are_merged_and_sorted() {
         let cases = [
             (vec![], vec![]),
             (vec![range(8, 9), range(0, 4), range(4, 6)], vec![range(0, 6), range(8, 9)]),

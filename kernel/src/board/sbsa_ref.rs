@@ -1,9 +1,12 @@
-//! QEMU's `sbsa-ref`: its tree has CPUs and memory, and leaves the rest to firmware. So this is a table, chosen by the
-//! root's `compatible`, of what the machine has at fixed places (QEMU, `hw/arm/sbsa-ref.c`).
+//! QEMU's `sbsa-ref`: its device tree describes only CPUs and memory, and firmware describes the rest. This table, selected
+//! by the root's `compatible`, lists the devices at their fixed addresses (QEMU, `hw/arm/sbsa-ref.c`).
 //!
-//! All of its RAM is above 4 GiB: a device with 32 address bits reaches memory through the SMMU or not at all.
+//! All RAM is above 4 GiB: a device with 32 address bits reaches memory only through the SMMU.
 
-use super::{Gic, InterruptController, Platform, Reason, Smmu, Timer, Tree, Uart, UartKind};
+use super::{
+    DeviceTree, GicDescription, InterruptController, NodeError, Platform, SmmuDescription, TimerInterrupts,
+    Uart, UartKind,
+};
 use addr::{AddrRange, PhysAddr};
 use alloc::vec::Vec;
 use drivers::gic::{self, IntId, Trigger};
@@ -13,20 +16,20 @@ use drivers::pcie::{
 };
 
 const COMPATIBLE: &str = "linux,sbsa-ref";
-/// What the table calls its own parts; the tree has no phandles.
+// Phandles for use within the table; the tree has none.
 const SMMU: Phandle = Phandle(u32::MAX - 1);
 const ITS: Phandle = Phandle(u32::MAX - 2);
-/// The embedded controller that switches the machine off; only the secure side reaches it.
+/// The embedded controller that powers the machine off; it is accessible only in the Secure state.
 const EMBEDDED_CONTROLLER: PhysAddr = PhysAddr::new(0x5000_0000);
-/// The first of the SPIs that INTA to INTD raise.
+/// The first of the four SPIs of INTA to INTD.
 const FIRST_INTX: u32 = 3;
 
-/// Whether `tree` is this machine's.
-pub(super) fn is(tree: &Tree<'_>) -> bool {
+/// Whether `tree` describes an `sbsa-ref`.
+pub(super) fn is(tree: &DeviceTree<'_>) -> bool {
     tree.root().is_compatible(&[COMPATIBLE])
 }
 
-/// Adds what the tree does not say, and takes back the complaints about that.
+/// Adds the devices that the tree does not describe, and removes the warnings about their absence.
 pub(super) fn complete(platform: &mut Platform) {
     platform.console = Some(Uart {
         kind: UartKind::Pl011,
@@ -34,18 +37,18 @@ pub(super) fn complete(platform: &mut Platform) {
         interrupt: Some(spi(1, Trigger::Level).into()),
         baud: None,
     });
-    platform.interrupts = Some(InterruptController::Gic(Gic::V3 {
+    platform.interrupts = Some(InterruptController::Gic(GicDescription::V3 {
         distributor: range(0x4006_0000, 0x1_0000),
         redistributors: Vec::from([range(0x4008_0000, 0x400_0000)]),
         its: Vec::from([range(0x4408_1000, 0x2_0000)]),
     }));
     let ppi = |number| Some(gic::Interrupt { id: IntId::ppi(number), trigger: Trigger::Level }.into());
-    platform.timer = Some(Timer { physical: ppi(14), virtual_: ppi(11) });
+    platform.timer = Some(TimerInterrupts { physical: ppi(14), virtual_: ppi(11) });
     platform.smmus = Vec::from([smmu()]);
     platform.pci_hosts = Vec::from([pci_host()]);
     platform.embedded_controller = Some(EMBEDDED_CONTROLLER);
-    let expected = [Reason::Missing("stdout-path"), Reason::Missing("arm,armv8-timer")];
-    platform.warnings.retain(|warning| !expected.contains(&warning.reason));
+    let expected = [NodeError::Missing("stdout-path"), NodeError::Missing("arm,armv8-timer")];
+    platform.warnings.retain(|warning| !expected.contains(&warning.error));
 }
 
 fn range(start: u64, len: u64) -> AddrRange<PhysAddr> {
@@ -56,9 +59,9 @@ fn spi(number: u32, trigger: Trigger) -> gic::Interrupt {
     gic::Interrupt { id: IntId::spi(number), trigger }
 }
 
-fn smmu() -> Smmu {
+fn smmu() -> SmmuDescription {
     let interrupt = |number| Some(spi(number, Trigger::Edge).into());
-    Smmu {
+    SmmuDescription {
         phandle: Some(SMMU),
         registers: range(0x6005_0000, 0x2_0000),
         event_queue: interrupt(12),
@@ -73,7 +76,7 @@ fn smmu() -> Smmu {
 fn pci_host() -> HostDescription {
     let window =
         |space, bus, cpu, len| HostWindow { space, prefetchable: false, bus, cpu: PhysAddr::new(cpu), len };
-    let all = |controller| RequesterMap {
+    let identity_map = |controller| RequesterMap {
         mask: u16::MAX,
         ranges: Vec::from([RequesterRange { first: 0, len: 0x1_0000, controller, base: 0 }]),
     };
@@ -86,16 +89,16 @@ fn pci_host() -> HostDescription {
             window(PciSpace::Memory32, 0x8000_0000, 0x8000_0000, 0x7000_0000),
             window(PciSpace::Memory64, 0x1_0000_0000, 0x1_0000_0000, 0xff_0000_0000),
         ]),
-        interrupts: interrupts(),
-        iommu: all(SMMU),
-        msi: all(ITS),
+        interrupts: interrupt_map(),
+        iommu: identity_map(SMMU),
+        msi: identity_map(ITS),
         dma: Vec::new(),
         coherent: true,
     }
 }
 
-/// Pin and slot decide together, so that the first pins of neighbouring slots differ.
-fn interrupts() -> InterruptMap {
+/// The standard swizzle: pin and slot select the SPI, so that INTA of neighbouring slots differs.
+fn interrupt_map() -> InterruptMap {
     let pins = |slot: u16| (1..=4u8).map(move |pin| (slot, pin));
     let route = |(slot, pin): (u16, u8)| InterruptRoute {
         requester: slot << 3,
@@ -107,14 +110,14 @@ fn interrupts() -> InterruptMap {
 
 #[cfg(test)]
 mod tests {
-    use super::super::fixture;
+    use super::super::tests::fixture;
     use super::*;
     use drivers::pcie::Bdf;
-    use dtoolkit::model::DeviceTree;
+    use dtoolkit::model::DeviceTree as TreeModel;
 
-    /// The tree that QEMU makes, as far as the kernel reads it.
-    fn tree() -> DeviceTree {
-        let mut tree = DeviceTree::new();
+    /// The parts of QEMU's tree that the kernel reads.
+    fn tree() -> TreeModel {
+        let mut tree = TreeModel::new();
         for property in [
             fixture::text("compatible", COMPATIBLE),
             fixture::cells("#address-cells", &[2]),
@@ -135,9 +138,9 @@ mod tests {
     }
 
     #[test]
-    fn the_table_completes_the_tree() {
+    fn table_adds_the_devices_missing_in_the_tree() {
         let blob = tree().to_dtb();
-        let platform = Platform::read(&Tree::new(&blob).unwrap()).unwrap();
+        let platform = Platform::read(&DeviceTree::new(&blob).unwrap()).unwrap();
         assert_eq!((platform.warnings.as_slice(), platform.cpus.len()), (&[][..], 1));
         assert_eq!(platform.memory, [range(0x100_0000_0000, 0x4000_0000)]);
         assert!(platform.console.is_some() && platform.timer.is_some() && platform.interrupts.is_some());
@@ -150,10 +153,10 @@ mod tests {
     }
 
     #[test]
-    fn no_other_board_gets_the_table() {
+    fn table_is_not_applied_to_other_boards() {
         let blob = fixture::virt().to_dtb();
-        assert!(!is(&Tree::new(&blob).unwrap()));
-        let platform = Platform::read(&Tree::new(&blob).unwrap()).unwrap();
+        assert!(!is(&DeviceTree::new(&blob).unwrap()));
+        let platform = Platform::read(&DeviceTree::new(&blob).unwrap()).unwrap();
         assert_eq!(platform.embedded_controller, None);
     }
 }

@@ -1,68 +1,70 @@
 //! SMMUv3 nodes.
 
-use super::{Place, Reason, Tree};
+use super::{DeviceTree, NodeError, TreeNode};
 use addr::{AddrRange, PhysAddr};
 use drivers::interrupts::Interrupt;
 use drivers::pcie::Phandle;
 
 /// An SMMUv3 (binding `arm,smmu-v3`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Smmu {
-    /// What the `iommu-map`s call it.
+pub struct SmmuDescription {
+    /// The phandle that `iommu-map` refers to.
     pub phandle: Option<Phandle>,
-    /// Its registers, page 0 and page 1.
+    /// The registers: page 0 and page 1.
     pub registers: AddrRange<PhysAddr>,
-    /// Raised when the event queue fills.
+    /// The event queue interrupt.
     pub event_queue: Option<Interrupt>,
-    /// Raised on global errors.
+    /// The global error interrupt (GERROR).
     pub global_error: Option<Interrupt>,
-    /// Raised by a `CMD_SYNC` that asks for it.
+    /// The interrupt of a `CMD_SYNC` with an interrupt as its completion signal.
     pub command_sync: Option<Interrupt>,
-    /// Raised when the page request queue fills.
+    /// The page request queue interrupt.
     pub page_request: Option<Interrupt>,
-    /// One interrupt for all of these.
+    /// The interrupt that combines all of the above.
     pub combined: Option<Interrupt>,
-    /// Whether its own accesses (tables, queues) snoop the CPUs' caches.
+    /// Whether the SMMU's own accesses (tables, queues) snoop the CPU caches.
     pub coherent: bool,
 }
 
-/// Page 0 and page 1 of an SMMU's registers, 64 KiB each (IHI 0070, 6.1).
+/// The size of register page 0 and page 1, 64 KiB each (IHI 0070, 6.1).
 const PAGES: u64 = 2 << 16;
 
-impl<'a> Tree<'a> {
+impl<'a> DeviceTree<'a> {
     /// The SMMUs.
-    pub fn smmus(&self) -> impl Iterator<Item = (Place<'a>, Result<Smmu, Reason>)> + use<'a> {
+    pub fn smmus(
+        &self,
+    ) -> impl Iterator<Item = (TreeNode<'a>, Result<SmmuDescription, NodeError>)> + use<'a> {
         let tree = *self;
-        self.compatible(&["arm,smmu-v3"]).map(move |place| (place, tree.smmu(&place)))
+        self.compatible(&["arm,smmu-v3"]).map(move |node| (node, tree.smmu(&node)))
     }
 
-    fn smmu(&self, place: &Place<'a>) -> Result<Smmu, Reason> {
-        let registers = place.reg(0)?;
+    fn smmu(&self, node: &TreeNode<'a>) -> Result<SmmuDescription, NodeError> {
+        let registers = node.reg(0)?;
         if registers.len() < PAGES {
-            return Err(Reason::Malformed("reg"));
+            return Err(NodeError::Malformed("reg"));
         }
-        let interrupt = |name| self.interrupt_named(place, name).transpose();
-        Ok(Smmu {
-            phandle: place.phandle(),
+        let interrupt = |name| self.interrupt_named(node, name).transpose();
+        Ok(SmmuDescription {
+            phandle: node.phandle(),
             registers,
             event_queue: interrupt("eventq")?,
             global_error: interrupt("gerror")?,
             command_sync: interrupt("cmdq-sync")?,
             page_request: interrupt("priq")?,
             combined: interrupt("combined")?,
-            coherent: place.is_coherent(),
+            coherent: node.is_coherent(),
         })
     }
 }
 
-impl Place<'_> {
-    /// Whether its memory accesses snoop the CPUs' caches: said by the nearest of itself and its parents that says
-    /// anything.
+impl TreeNode<'_> {
+    /// Whether the device's memory accesses snoop the CPU caches: `dma-coherent` or `dma-noncoherent` of the node or of
+    /// its nearest ancestor that has either.
     pub fn is_coherent(&self) -> bool {
-        self.upward()
-            .find_map(|place| match place {
-                _ if place.property("dma-coherent").is_some() => Some(true),
-                _ if place.property("dma-noncoherent").is_some() => Some(false),
+        self.ancestors()
+            .find_map(|node| match node {
+                _ if node.property("dma-coherent").is_some() => Some(true),
+                _ if node.property("dma-noncoherent").is_some() => Some(false),
                 _ => None,
             })
             .unwrap_or(false)
@@ -71,19 +73,19 @@ impl Place<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::fixture;
+    use super::super::tests::fixture;
     use super::*;
     use drivers::gic::{self, IntId, Trigger};
-    use dtoolkit::model::DeviceTree;
+    use dtoolkit::model::DeviceTree as TreeModel;
 
-    fn smmus(model: &DeviceTree) -> Vec<Result<Smmu, Reason>> {
-        Tree::new(&model.to_dtb()).unwrap().smmus().map(|(_, smmu)| smmu).collect()
+    fn smmus(model: &TreeModel) -> Vec<Result<SmmuDescription, NodeError>> {
+        DeviceTree::new(&model.to_dtb()).unwrap().smmus().map(|(_, smmu)| smmu).collect()
     }
 
     #[test]
-    fn interrupts_go_by_their_names() {
+    fn interrupts_are_found_by_name() {
         let spi = |number| Some(gic::Interrupt { id: IntId::spi(number), trigger: Trigger::Edge }.into());
-        let expected = Smmu {
+        let expected = SmmuDescription {
             phandle: Some(Phandle(fixture::SMMU)),
             registers: AddrRange::from_len(PhysAddr::new(0x905_0000), 0x2_0000).unwrap(),
             event_queue: spi(74),
@@ -100,29 +102,29 @@ mod tests {
         node.add_property(fixture::text("interrupt-names", "combined"));
         node.add_property(fixture::cells("dma-noncoherent", &[]));
         node.remove_property("dma-coherent");
-        let none = Smmu {
+        let none = SmmuDescription {
             event_queue: None,
             global_error: None,
             command_sync: None,
             page_request: None,
             ..expected
         };
-        assert_eq!(smmus(&model), [Ok(Smmu { combined: spi(74), coherent: false, ..none })]);
+        assert_eq!(smmus(&model), [Ok(SmmuDescription { combined: spi(74), coherent: false, ..none })]);
     }
 
     #[test]
-    fn coherency_is_inherited() {
+    fn coherency_is_inherited_from_the_nearest_ancestor() {
         let mut model = fixture::virt();
         fixture::find(&mut model, "/smmuv3").remove_property("dma-coherent");
-        assert!(smmus(&model)[0].unwrap().coherent, "the root says so");
+        assert!(smmus(&model)[0].unwrap().coherent, "inherited from the root");
         model.root.remove_property("dma-coherent");
         assert!(!smmus(&model)[0].unwrap().coherent);
     }
 
     #[test]
-    fn a_named_interrupt_that_is_missing_is_an_error() {
+    fn missing_specifier_of_a_named_interrupt_is_an_error() {
         let mut model = fixture::virt();
         fixture::find(&mut model, "/smmuv3").add_property(fixture::cells("interrupts", &[0, 74, 1]));
-        assert_eq!(smmus(&model), [Err(Reason::Missing("interrupts"))]);
+        assert_eq!(smmus(&model), [Err(NodeError::Missing("interrupts"))]);
     }
 }

@@ -1,7 +1,7 @@
 //! A Raspberry Pi's devices get their drivers.
 
 use super::copier::{Copier, Model};
-use crate::board::{DmaEngine, FirmwareMailbox};
+use crate::board::{DmaChannelDescription, FirmwareMailbox};
 use crate::dma::{Device, Space};
 use crate::irq;
 use crate::memory::vmalloc::{self, RegistersError};
@@ -46,7 +46,7 @@ impl fmt::Display for Bcm2835Error {
 }
 
 /// Starts the driver of the DMA engine's first channel that is free.
-pub fn start_dma(engine: &DmaEngine) -> Option<&'static Copier> {
+pub fn start_dma(engine: &DmaChannelDescription) -> Option<&'static Copier> {
     let started = start_channel(engine);
     match &started {
         Ok(copier) => log::info!("bcm2835-dma channel {}: {}", engine.channel, copier.summary()),
@@ -55,7 +55,7 @@ pub fn start_dma(engine: &DmaEngine) -> Option<&'static Copier> {
     started.ok()
 }
 
-fn start_channel(engine: &DmaEngine) -> Result<&'static Copier, Bcm2835Error> {
+fn start_channel(engine: &DmaChannelDescription) -> Result<&'static Copier, Bcm2835Error> {
     let at = vmalloc::map_registers(engine.registers).map_err(Bcm2835Error::Map)?;
     // SAFETY: mapped for good as Device memory, by the device tree's word a channel's registers, which its mask leaves to
     // us; nothing else drives them.

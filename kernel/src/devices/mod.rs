@@ -46,7 +46,7 @@ pub fn init(platform: &Platform, Found(hosts): Found, args: &BootArgs<'_>) -> St
     if let Some(mailbox) = &platform.firmware_mailbox {
         bcm2835::ask_firmware(mailbox, &platform.memory);
     }
-    let engine = platform.dma_engine.as_ref().and_then(bcm2835::start_dma);
+    let engine = platform.dma_channel.as_ref().and_then(bcm2835::start_dma);
     Started(edus.chain(engine).collect())
 }
 

@@ -104,7 +104,7 @@ impl fmt::Display for OpenError {
 
 /// Makes the machine's SMMUs abort everything, whatever an earlier stage left running, and says what they did before. To be
 /// called before any memory is given to anybody, while the early tables are in use.
-pub fn close(descriptions: &[board::Smmu]) {
+pub fn close(descriptions: &[board::SmmuDescription]) {
     for description in descriptions {
         let at = description.registers.start();
         let registers = arch::boot::map_early_device(at);
@@ -129,8 +129,8 @@ pub fn close(descriptions: &[board::Smmu]) {
 /// Starts the machine's SMMUs: nothing passes them until a device is attached. One that cannot be used is left out with
 /// a warning, and so are the devices behind it. `devices` says how many there are; their events have room in the queue,
 /// unless `most` is less.
-pub fn init(descriptions: &[board::Smmu], devices: impl Fn(Phandle) -> u64, most: Option<u64>) {
-    let start = |description: &board::Smmu| {
+pub fn init(descriptions: &[board::SmmuDescription], devices: impl Fn(Phandle) -> u64, most: Option<u64>) {
+    let start = |description: &board::SmmuDescription| {
         let devices = description.phandle.map_or(0, &devices);
         start(description, most.unwrap_or(u64::MAX).min(event_room(devices)))
     };
@@ -142,7 +142,7 @@ fn event_room(devices: u64) -> u64 {
     (devices * EVENTS_AT_ONCE).clamp(*EVENT_ROOM.start(), *EVENT_ROOM.end()).next_power_of_two()
 }
 
-fn start(description: &board::Smmu, events: u64) -> Option<&'static Smmu> {
+fn start(description: &board::SmmuDescription, events: u64) -> Option<&'static Smmu> {
     let at = description.registers.start();
     let smmu: &Smmu = match open(description, events) {
         Ok(smmu) => Box::leak(Box::new(smmu)),
@@ -161,7 +161,7 @@ fn start(description: &board::Smmu, events: u64) -> Option<&'static Smmu> {
     Some(smmu)
 }
 
-fn open(description: &board::Smmu, events: u64) -> Result<Smmu, OpenError> {
+fn open(description: &board::SmmuDescription, events: u64) -> Result<Smmu, OpenError> {
     let registers = vmalloc::map_registers(description.registers).map_err(OpenError::Map)?;
     // SAFETY: mapped for good as Device memory, by the device tree's word an SMMU's registers (both pages, which the
     // binding requires), and used here alone.

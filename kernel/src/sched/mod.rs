@@ -22,7 +22,7 @@ pub use queue::Nanoseconds;
 pub use thread::{OutOfMemory, Thread};
 pub use wait::{WaitError, Waiters};
 
-use crate::board::Timer;
+use crate::board::TimerInterrupts;
 use crate::checking::{self, Class};
 use crate::irq;
 use crate::percpu::{MAX_CPUS, PerCpu};
@@ -223,7 +223,7 @@ static TIMER: Once<Interrupt> = Once::new();
 
 /// Takes the timer's interrupts on the boot CPU. Without a timer nobody sleeps, and a program that never calls the
 /// kernel keeps its CPU; which is said.
-pub fn init(timer: Option<&Timer>) {
+pub fn init(timer: Option<&TimerInterrupts>) {
     let Some(interrupt) = timer.and_then(|timer| timer.virtual_) else {
         log::warn!("timer: the device tree names no interrupt");
         return;

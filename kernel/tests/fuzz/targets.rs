@@ -1,7 +1,7 @@
 //! What reads input from outside, and inputs to start from.
 
 use drivers::pcie::{Bdf, Capabilities, ConfigSpace, Host, HostDescription, Width};
-use kernel::board::{BootArgs, Glob, Platform, Tree};
+use kernel::board::{BootArgs, DeviceTree, Glob, Platform};
 use program::{CpioArchive, Executable};
 use smmu_spec::EventRecord;
 use std::fmt::Write;
@@ -11,7 +11,7 @@ const VIRT: &[u8] = include_bytes!("seeds/virt.dtb");
 
 /// A device tree, as a boot reads it.
 pub fn device_tree(input: &[u8]) -> String {
-    match Tree::new(input) {
+    match DeviceTree::new(input) {
         Err(error) => error.to_string(),
         Ok(tree) => match Platform::read(&tree) {
             Ok(platform) => platform.warnings.iter().map(|warning| format!("{warning:?};")).collect(),
@@ -137,7 +137,7 @@ pub fn configuration(input: &[u8]) -> String {
     // Reading it takes longer than all the rest.
     static DESCRIPTION: OnceLock<HostDescription> = OnceLock::new();
     let description = DESCRIPTION.get_or_init(|| {
-        let tree = Tree::new(VIRT).unwrap();
+        let tree = DeviceTree::new(VIRT).unwrap();
         HostDescription { buses: 0..=7, ..tree.pci_hosts().next().unwrap().1.unwrap() }
     });
     let mut host = Host::enumerate(Config(input.to_vec()), description.clone());

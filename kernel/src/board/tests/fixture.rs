@@ -1,7 +1,8 @@
-//! The tree of QEMU's `virt` board with GICv3 and SMMUv3, as far as the kernel reads it; tests change it as they need.
+//! Device tree fixture: the parts of the tree of QEMU's `virt` board with GICv3 and SMMUv3 that the kernel reads. Tests
+//! modify it.
 
 use dtoolkit::Node;
-use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeNodeBuilder, DeviceTreeProperty};
+use dtoolkit::model::{DeviceTree as TreeModel, DeviceTreeNode, DeviceTreeNodeBuilder, DeviceTreeProperty};
 
 pub const CLOCK: u32 = 0x8000;
 pub const GIC: u32 = 0x8003;
@@ -18,7 +19,7 @@ pub fn cells(name: &str, value: &[u32]) -> DeviceTreeProperty {
     DeviceTreeProperty::new(name, value).unwrap()
 }
 
-/// A property of one or more strings, separated by zeroes.
+/// A property of one or more zero-separated strings.
 pub fn text(name: &str, value: &str) -> DeviceTreeProperty {
     DeviceTreeProperty::new(name, value).unwrap()
 }
@@ -27,8 +28,8 @@ pub fn node(name: &str) -> DeviceTreeNodeBuilder {
     DeviceTreeNode::builder(name).unwrap()
 }
 
-pub fn virt() -> DeviceTree {
-    let mut tree = DeviceTree::new();
+pub fn virt() -> TreeModel {
+    let mut tree = TreeModel::new();
     let root = &mut tree.root;
     for property in [
         cells("interrupt-parent", &[GIC]),
@@ -92,15 +93,15 @@ fn gic() -> DeviceTreeNode {
         .build()
 }
 
-/// Turns the interrupt controller into the board's GICv2.
-pub fn make_gic_v2(tree: &mut DeviceTree) {
+/// Replaces the GICv3 with the board's GICv2.
+pub fn make_gic_v2(tree: &mut TreeModel) {
     let node = find(tree, "/intc");
     node.add_property(text("compatible", "arm,cortex-a15-gic"));
     node.add_property(cells("reg", &[0, 0x800_0000, 0, 0x1_0000, 0, 0x801_0000, 0, 0x1_0000]));
 }
 
-/// Adds a Raspberry Pi 3's interrupt controllers, on buses like its own.
-pub fn add_bcm2836(tree: &mut DeviceTree) {
+/// Adds the interrupt controllers of a Raspberry Pi 3, the peripheral one on a bus with the same `ranges`.
+pub fn add_bcm2836(tree: &mut TreeModel) {
     let controller = |name: &str, compatible: &str, phandle: u32, reg: &[u32]| {
         node(name)
             .property(text("compatible", compatible))
@@ -112,13 +113,14 @@ pub fn add_bcm2836(tree: &mut DeviceTree) {
     };
     let local = "brcm,bcm2836-l1-intc";
     let local = controller("local_intc@40000000", local, BCM2836_LOCAL, &[0, 0x4000_0000, 0, 0x100]);
-    let old = "brcm,bcm2836-armctrl-ic";
-    let old = controller("interrupt-controller@7e00b200", old, BCM2836_PERIPHERALS, &[0x7e00_b200, 0x200]);
+    let peripherals = "brcm,bcm2836-armctrl-ic";
+    let peripherals =
+        controller("interrupt-controller@7e00b200", peripherals, BCM2836_PERIPHERALS, &[0x7e00_b200, 0x200]);
     let soc = node("soc")
         .property(cells("#address-cells", &[1]))
         .property(cells("#size-cells", &[1]))
         .property(cells("ranges", &[0x7e00_0000, 0, 0x3f00_0000, 0x100_0000]))
-        .child(old.property(cells("interrupts", &[8, 4])).build());
+        .child(peripherals.property(cells("interrupts", &[8, 4])).build());
     tree.root.add_child(local.build());
     tree.root.add_child(soc.build());
 }
@@ -173,8 +175,8 @@ fn uart() -> DeviceTreeNode {
         .build()
 }
 
-/// The node at `path`, whose names may lack their unit addresses.
-pub fn find<'m>(model: &'m mut DeviceTree, path: &str) -> &'m mut DeviceTreeNode {
+/// The node at `path`; unit addresses may be omitted.
+pub fn find<'m>(model: &'m mut TreeModel, path: &str) -> &'m mut DeviceTreeNode {
     path.split('/').filter(|name| !name.is_empty()).fold(&mut model.root, |node, name| {
         let matches = |child: &&mut DeviceTreeNode| {
             let full: &str = (**child).name();

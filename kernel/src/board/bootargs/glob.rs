@@ -1,8 +1,8 @@
-//! Patterns for names.
+//! Glob patterns for names of tests, benchmarks and fault classes.
 
 use core::fmt;
 
-/// Patterns with commas between them: `*` stands for any text, `?` for any one character, everything else for itself.
+/// Comma-separated patterns: `*` matches any text, `?` any one character, any other character itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Glob<'a>(&'a str);
 
@@ -10,12 +10,13 @@ impl<'a> Glob<'a> {
     /// The pattern that matches every name.
     pub const ALL: Glob<'static> = Glob("*");
 
-    /// The pattern `text`.
+    /// The patterns in `text`.
     pub const fn new(text: &'a str) -> Self {
         Self(text)
     }
 
-    /// Whether one of them matches the whole of `name`. Takes at most time in proportion to the product of both lengths.
+    /// Whether one of the patterns matches the whole `name`. The time is at most proportional to the product of both
+    /// lengths.
     pub fn matches(&self, name: &str) -> bool {
         self.0.split(',').any(|pattern| matches(pattern, name))
     }
@@ -23,20 +24,20 @@ impl<'a> Glob<'a> {
 
 fn matches(pattern: &str, name: &str) -> bool {
     let (mut pattern, mut rest) = (pattern.chars(), name.chars());
-    // Behind the last star: the pattern, and the text that the star has not swallowed yet.
-    let mut retry = None;
+    // Backtracking point: the pattern after the last star, and the text after the star's match.
+    let mut backtrack = None;
     loop {
-        let (here, wanted) = (rest.clone().next(), pattern.next());
-        match (here, wanted) {
+        match (rest.clone().next(), pattern.next()) {
             (None, None) => return true,
-            (_, Some('*')) => retry = Some((pattern.clone(), rest.clone())),
-            (Some(character), Some(own)) if own == '?' || own == character => drop(rest.next()),
+            (_, Some('*')) => backtrack = Some((pattern.clone(), rest.clone())),
+            (Some(actual), Some(expected)) if expected == '?' || expected == actual => drop(rest.next()),
             _ => {
-                let Some((star, swallowed)) = &mut retry else { return false };
-                if swallowed.next().is_none() {
+                // The star matches one character more.
+                let Some((after_star, unmatched)) = &mut backtrack else { return false };
+                if unmatched.next().is_none() {
                     return false;
                 }
-                (pattern, rest) = (star.clone(), swallowed.clone());
+                (pattern, rest) = (after_star.clone(), unmatched.clone());
             }
         }
     }
@@ -53,13 +54,13 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// The definition, in exponential time.
-    fn defined(pattern: &[char], name: &[char]) -> bool {
+    /// Reference implementation, in exponential time.
+    fn reference(pattern: &[char], name: &[char]) -> bool {
         match pattern {
             [] => name.is_empty(),
-            ['*', rest @ ..] => (0..=name.len()).any(|skip| defined(rest, &name[skip..])),
-            [own, rest @ ..] => match name {
-                [first, left @ ..] => (*own == '?' || own == first) && defined(rest, left),
+            ['*', rest @ ..] => (0..=name.len()).any(|skip| reference(rest, &name[skip..])),
+            [expected, rest @ ..] => match name {
+                [actual, left @ ..] => (*expected == '?' || expected == actual) && reference(rest, left),
                 [] => false,
             },
         }
@@ -93,9 +94,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_matcher_agrees_with_the_definition(pattern in "[ab*?]{0,6}", name in "[ab]{0,8}") {
+        fn matcher_agrees_with_the_reference(pattern in "[ab*?]{0,6}", name in "[ab]{0,8}") {
             let chars = |text: &str| text.chars().collect::<Vec<_>>();
-            prop_assert_eq!(Glob::new(&pattern).matches(&name), defined(&chars(&pattern), &chars(&name)));
+            prop_assert_eq!(Glob::new(&pattern).matches(&name), reference(&chars(&pattern), &chars(&name)));
         }
     }
 }

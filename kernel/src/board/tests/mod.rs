@@ -1,0 +1,4 @@
+//! Test support: device trees built in memory.
+
+pub mod fixture;
+mod mutated_trees;
