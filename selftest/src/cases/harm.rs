@@ -77,9 +77,9 @@ fn at_rest() -> Outcome {
     }
     let before = Held::now();
     let alone = audit::check().map_err(|finding| format!("{finding}"))?;
-    let programs = start_all("rest", 2);
+    let programs = start_all("idle", 2);
     let at_rest = programs.iter().try_for_each(|program| match program {
-        Ok(program) => wait_for(program, |line| line.ends_with("at rest")),
+        Ok(program) => wait_for(program, |line| line.ends_with("idle")),
         Err(error) => Err(error.clone()),
     });
     let seen = at_rest.and_then(|()| audit::check().map_err(|finding| format!("meanwhile {finding}")));
@@ -98,7 +98,7 @@ fn one_takes_everything() -> Outcome {
         skip!("no initramfs");
     }
     let before = Held::now();
-    let working = Running::start(&["work"], Vec::new())?;
+    let working = Running::start(&["busy"], Vec::new())?;
     let done = wait_for(&working, |line| turns(line) > 0).and_then(|()| {
         ["exhaust-buffers", "exhaust-threads", "exhaust-mappings", "exhaust-descriptors"]
             .into_iter()
@@ -121,7 +121,7 @@ fn takes_everything(probe: &str, working: &Running) -> Result<(), String> {
 
 /// What a program that works says about how far it is.
 fn turns(line: &str) -> u64 {
-    line.split_once(" turns, ").and_then(|(count, _)| count.parse().ok()).unwrap_or(0)
+    line.split_once(" iterations, ").and_then(|(count, _)| count.parse().ok()).unwrap_or(0)
 }
 
 /// As near to a fork bomb as programs come, which start threads but no programs.

@@ -39,33 +39,33 @@ pub(super) const TESTS: &[Test] = probes! {
     "random_bytes_differ" by passes "random",
     "anonymous_memory_is_its_own" by passes "anonymous",
     "the_heap_grows" by passes "heap-growth",
-    "buffers_and_memory_read_as_zero" by passes "zeroes",
+    "buffers_and_memory_read_as_zero" by passes "zeroed-buffers",
     "a_buffer_has_the_size_asked_for" by passes "buffer-size",
     "a_view_outlives_its_descriptor" by passes "view-outlives-fd",
     "parts_can_be_unmapped" by passes "munmap-parts",
     "memory_grows_and_shrinks_in_place" by passes "mremap",
-    "threads_map_and_unmap_at_once" by passes "map-at-once",
+    "threads_map_and_unmap_at_once" by passes "concurrent-mmap",
     "access_can_be_changed" by passes "mprotect",
     "threads_lock_wait_and_join" by passes "threads",
     "floating_point_survives_switches" by passes "float",
-    "bad_pointers_get_an_error" by passes "hostile",
-    "unknown_calls_get_an_error" by passes "unknown-calls",
+    "bad_pointers_get_an_error" by passes "bad-pointers",
+    "unknown_calls_get_an_error" by passes "unknown-syscalls",
     "huge_lengths_get_an_error" by passes "huge-lengths",
-    "structures_carry_nothing_of_the_kernels" by passes "secret-structures",
-    "registers_carry_nothing_of_the_kernels" by passes "secret-registers",
-    "memory_given_back_is_zero_the_next_time" by passes "secret-fresh",
-    "endless_loops_do_not_stop_the_others" by passes "loops",
+    "structures_carry_nothing_of_the_kernels" by passes "infoleak-structures",
+    "registers_carry_nothing_of_the_kernels" by passes "infoleak-registers",
+    "memory_given_back_is_zero_the_next_time" by passes "infoleak-reuse",
+    "endless_loops_do_not_stop_the_others" by passes "preemption",
     "edu_copies_between_buffers" by passes_with_edu "edu-copy",
-    "edu_copies_own_pages" by passes_with_edu "edu-pages",
-    "a_buffer_unmapped_under_a_device_stays" by passes_with_edu "edu-hold",
-    "edu_refuses_what_makes_no_sense" by passes_with_edu "edu-refuses",
+    "edu_copies_own_pages" by passes_with_edu "edu-user-pages",
+    "a_buffer_unmapped_under_a_device_stays" by passes_with_edu "edu-buffer-lifetime",
+    "edu_refuses_what_makes_no_sense" by passes_with_edu "edu-bad-arguments",
     "who_uses_a_blocked_device_is_told" by passes_with_iommu "edu-quarantine",
-    "another_threads_faults_are_no_error" by passes_with_iommu "edu-neighbour",
+    "another_threads_faults_are_no_error" by passes_with_iommu "edu-concurrent-faults",
     "frames_run_out_and_come_back" by passes "exhaust-buffers",
     "descriptors_run_out_and_come_back" by passes "exhaust-descriptors",
     "threads_run_out_and_come_back" by passes "exhaust-threads",
     "mappings_run_out_and_come_back" by passes "exhaust-mappings",
-    "device_addresses_run_out_and_come_back" by passes_with_iommu "exhaust-addresses",
+    "device_addresses_run_out_and_come_back" by passes_with_iommu "exhaust-iova",
     "a_null_pointer_ends_it" by dies "segfault",
     "the_kernels_addresses_end_it" by dies "kernel-address",
     "code_cannot_be_written" by dies "write-code",
@@ -75,9 +75,9 @@ pub(super) const TESTS: &[Test] = probes! {
     "nothing_is_before_a_buffer" by dies "before-buffer",
     "a_read_only_view_cannot_be_written" by dies "read-only-buffer",
     "an_unmapped_part_is_gone" by dies "munmap-hole",
-    "a_fault_in_one_thread_ends_all" by dies "die-in-thread",
-    "an_undefined_instruction_ends_it" by dies_undefined "undefined",
-    "what_a_dying_program_held_is_released" by dies_with_edu "die-holding",
+    "a_fault_in_one_thread_ends_all" by dies "fault-in-thread",
+    "an_undefined_instruction_ends_it" by dies_undefined "undefined-instruction",
+    "what_a_dying_program_held_is_released" by dies_with_edu "fault-with-import",
 };
 
 const SHARE: Test = Test { name: "program.two_share_one_buffer", run: two_share_one_buffer };
@@ -196,20 +196,20 @@ fn a_hundred_leave_nothing() -> Outcome {
 /// One dies with secrets in all kinds of memory; the next one gets that memory, and looks.
 fn what_a_dead_one_knew() -> Outcome {
     for _ in 0..2 {
-        if let verdict @ Verdict::Skip(_) = dies("secret-leave")? {
+        if let verdict @ Verdict::Skip(_) = dies("infoleak-fill")? {
             return Ok(verdict);
         }
-        passes("secret-find")?;
+        passes("infoleak-scan")?;
     }
     pass!("twice, in heaps, on stacks and in buffers")
 }
 
 fn what_a_device_keeps() -> Outcome {
     for _ in 0..2 {
-        if let verdict @ Verdict::Skip(_) = expect_with_edu("edu-leave", Ending::Exited(0))? {
+        if let verdict @ Verdict::Skip(_) = expect_with_edu("edu-fill-buffer", Ending::Exited(0))? {
             return Ok(verdict);
         }
-        passes("edu-look")?;
+        passes("edu-scan-buffer")?;
     }
     pass!("the device's buffer is cleared between two programs")
 }

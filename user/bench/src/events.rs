@@ -5,17 +5,17 @@ use std::fs::File;
 use std::io::Read;
 
 /// Room for all words of one read.
-const ROOM: usize = 256;
+const BUFFER_BYTES: usize = 256;
 
 /// Where counts come from; nowhere on a kernel that does not count.
-pub struct Source(Option<File>);
+pub struct EventSource(Option<File>);
 
 /// The counts at one moment, as they were read. Looking into them takes memory and so causes events, which would be counted
 /// if it were done between two reads.
 #[derive(Clone, Copy)]
-pub struct Snapshot([u8; ROOM]);
+pub struct Snapshot([u8; BUFFER_BYTES]);
 
-impl Source {
+impl EventSource {
     /// Opens it.
     pub fn open() -> Self {
         Self(File::open("/dev/events").ok())
@@ -23,10 +23,10 @@ impl Source {
 
     /// The counts now.
     pub fn read(&mut self) -> Option<Snapshot> {
-        let mut bytes = [0; ROOM];
+        let mut bytes = [0; BUFFER_BYTES];
         // All words come with one read; what is not filled stays zero.
         let len = self.0.as_mut()?.read(&mut bytes).ok()?;
-        (len < ROOM).then_some(Snapshot(bytes))
+        (len < BUFFER_BYTES).then_some(Snapshot(bytes))
     }
 }
 

@@ -5,19 +5,19 @@ use std::fmt;
 use std::io;
 
 use crate::counter;
-use crate::events::{Snapshot, Source};
+use crate::events::{EventSource, Snapshot};
 
 /// Rounds before the first that counts, at most.
 const WARM: usize = 4;
 
 /// What both halves cost; shows as the words of a line.
-pub struct Measured {
-    up: Half,
-    down: Half,
+pub struct Measurement {
+    up: Phase,
+    down: Phase,
 }
 
 /// One half, round by round.
-struct Half {
+struct Phase {
     ticks: Vec<u64>,
     events: Vec<(Snapshot, Snapshot)>,
 }
@@ -27,26 +27,26 @@ pub fn measure<T>(
     rounds: usize,
     mut up: impl FnMut() -> io::Result<T>,
     mut down: impl FnMut(T),
-) -> io::Result<Measured> {
-    let mut source = Source::open();
+) -> io::Result<Measurement> {
+    let mut source = EventSource::open();
     for _ in 0..rounds.min(WARM) {
         up().map(&mut down)?;
     }
-    let (mut ups, mut downs) = (Half::with_capacity(rounds), Half::with_capacity(rounds));
+    let (mut ups, mut downs) = (Phase::with_capacity(rounds), Phase::with_capacity(rounds));
     for _ in 0..rounds {
         let made = ups.time(&mut source, &mut up)?;
         downs.time(&mut source, || down(made));
     }
-    Ok(Measured { up: ups, down: downs })
+    Ok(Measurement { up: ups, down: downs })
 }
 
-impl Half {
+impl Phase {
     fn with_capacity(rounds: usize) -> Self {
         Self { ticks: Vec::with_capacity(rounds), events: Vec::with_capacity(rounds) }
     }
 
     #[inline(always)]
-    fn time<R>(&mut self, source: &mut Source, action: impl FnOnce() -> R) -> R {
+    fn time<R>(&mut self, source: &mut EventSource, action: impl FnOnce() -> R) -> R {
         let before = source.read();
         let start = counter::now();
         let result = action();
@@ -71,7 +71,7 @@ impl Half {
     }
 }
 
-impl fmt::Display for Measured {
+impl fmt::Display for Measurement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (up, down) = (&self.up, &self.down);
         write!(f, "alloc_ticks={} free_ticks={} ", up.median(), down.median())?;

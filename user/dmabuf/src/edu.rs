@@ -23,7 +23,7 @@ pub struct Edu {
 
 /// A buffer that the device may reach until it is dropped.
 #[derive(Debug)]
-pub struct Imported<'edu> {
+pub struct ImportedBuffer<'edu> {
     edu: &'edu Edu,
     /// The device's address of the buffer's first byte.
     pub address: u64,
@@ -48,11 +48,11 @@ impl Edu {
     ///
     /// # Errors
     /// `EBADF` or `EINVAL` if it is none, `ENOMEM` without tables or addresses for it.
-    pub fn import(&self, buffer: &impl AsFd) -> io::Result<Imported<'_>> {
+    pub fn import(&self, buffer: &impl AsFd) -> io::Result<ImportedBuffer<'_>> {
         let fd = buffer.as_fd().as_raw_fd();
         let mut import = EduImport { fd, gap_fd: 0, device_address: 0, len: 0 };
         request(&self.file, EDU_IMPORT, &mut import)?;
-        Ok(Imported { edu: self, address: import.device_address, len: import.len })
+        Ok(ImportedBuffer { edu: self, address: import.device_address, len: import.len })
     }
 
     /// Copies from memory, at the device's address, into the device's own buffer.
@@ -103,7 +103,7 @@ impl Edu {
     }
 }
 
-impl Drop for Imported<'_> {
+impl Drop for ImportedBuffer<'_> {
     fn drop(&mut self) {
         // Closing the device would release it too, so a refusal here loses nothing.
         let _ = request(&self.edu.file, EDU_RELEASE, &mut EduRelease { device_address: self.address });

@@ -10,7 +10,7 @@ mod request;
 mod view;
 
 pub use buffer::Buffer;
-pub use edu::{Edu, Imported};
+pub use edu::{Edu, ImportedBuffer};
 pub use heap::{CONTIGUOUS, Heap, SYSTEM, UNCACHED};
 pub use request::{Argument, request};
 pub use view::{Protection, View};

@@ -12,17 +12,17 @@ use std::process::ExitCode;
 use abi::dma::SyncFlags;
 use dmabuf::{Buffer, Edu, Heap, Protection, SYSTEM, View};
 
-mod border;
+mod boundary;
+mod fragment;
+mod layout;
 mod pattern;
-mod picture;
 mod progress;
-mod scatter;
 mod size;
 mod summary;
 
-use border::Border;
+use boundary::ChunkBoundary;
 use progress::Progress;
-use summary::Description;
+use summary::BufferInfo;
 
 /// Larger than lowmem on the machine that `make run` starts (2 GiB, `lowmem=256M`).
 const DEFAULT_SIZE: u64 = 512 << 20;
@@ -30,7 +30,7 @@ const DEFAULT_SIZE: u64 = 512 << 20;
 const PIECE: u64 = abi::edu::EDU_BUFFER_BYTES;
 
 /// What the arguments ask for.
-struct Wanted {
+struct Options {
     size: u64,
     colour: bool,
 }
@@ -49,8 +49,8 @@ fn main() -> ExitCode {
     }
 }
 
-fn wanted(arguments: impl Iterator<Item = String>) -> io::Result<Wanted> {
-    let mut wanted = Wanted { size: DEFAULT_SIZE, colour: terminal_has_colour() };
+fn wanted(arguments: impl Iterator<Item = String>) -> io::Result<Options> {
+    let mut wanted = Options { size: DEFAULT_SIZE, colour: terminal_has_colour() };
     for argument in arguments {
         match argument.split_once('=') {
             None if argument == "--color" => wanted.colour = true,
@@ -75,10 +75,10 @@ fn terminal_has_colour() -> bool {
     io::stdout().is_terminal() && !term.is_empty() && term != "dumb" && std::env::var_os("NO_COLOR").is_none()
 }
 
-fn show(wanted: &Wanted) -> io::Result<()> {
+fn show(wanted: &Options) -> io::Result<()> {
     let progress = Progress::new(wanted.colour);
     let heap = Heap::open(SYSTEM)?;
-    let held = scatter::scatter(&heap, wanted.size, &progress)?;
+    let held = fragment::fragment(&heap, wanted.size, &progress)?;
     let buffer = progress.step(&format!("allocate {} from {SYSTEM}", size::shown(wanted.size)), || {
         heap.allocate(wanted.size).map_err(too_large)
     })?;
@@ -88,11 +88,11 @@ fn show(wanted: &Wanted) -> io::Result<()> {
     verify(&buffer, &view, copied.as_ref().ok(), &progress)?;
     let description = match &copied {
         Ok(copied) => &copied.description,
-        Err(_) => &Description::of(&heap, &buffer)?,
+        Err(_) => &BufferInfo::of(&heap, &buffer)?,
     };
     match description {
         Some(description) => {
-            println!("\n{}", picture::draw(&description.chunks, wanted.colour));
+            println!("\n{}", layout::draw(&description.chunks, wanted.colour));
             summary::print(&buffer, description);
         }
         None => println!("this kernel does not tell where a buffer lies: no picture"),
@@ -116,36 +116,37 @@ fn fill(buffer: &Buffer, view: &View, progress: &Progress) -> io::Result<()> {
 }
 
 /// What the device did.
-struct Copied {
+struct CopyReport {
     /// It read across this border.
-    from: Border,
+    from: ChunkBoundary,
     /// It wrote across this one.
-    to: Border,
+    to: ChunkBoundary,
     /// The buffer while the device had it.
-    description: Option<Description>,
+    description: Option<BufferInfo>,
 }
 
 /// Lets edu carry a piece from across one border to across another.
-fn copy(heap: &Heap, buffer: &Buffer, view: &View, progress: &Progress) -> io::Result<Copied> {
+fn copy(heap: &Heap, buffer: &Buffer, view: &View, progress: &Progress) -> io::Result<CopyReport> {
     let edu = Edu::open()?;
     let imported = edu.import(buffer)?;
-    let description = Description::of(heap, buffer)?;
+    let description = BufferInfo::of(heap, buffer)?;
     let chunks = description.as_ref().map_or(&[][..], |description| &description.chunks);
-    let (from, to) = border::two(chunks, view.bytes() as u64, PIECE)?;
+    let (from, to) = boundary::pick_two(chunks, view.bytes() as u64, PIECE)?;
     progress.step(&format!("edu reads {PIECE} bytes across {from}"), || {
         edu.load(imported.address + from.at - PIECE / 2, PIECE, 0)
     })?;
     progress.step(&format!("edu writes them across {to}"), || {
         edu.store(imported.address + to.at - PIECE / 2, PIECE, 0)
     })?;
-    Ok(Copied { from, to, description: Description::of(heap, buffer)? })
+    Ok(CopyReport { from, to, description: BufferInfo::of(heap, buffer)? })
 }
 
 /// Every word of the buffer: the pattern, except for the piece that the device wrote.
-fn verify(buffer: &Buffer, view: &View, copied: Option<&Copied>, progress: &Progress) -> io::Result<()> {
-    let start = |border: Border| ((border.at - PIECE / 2) / 8) as usize;
+fn verify(buffer: &Buffer, view: &View, copied: Option<&CopyReport>, progress: &Progress) -> io::Result<()> {
+    let start = |boundary: ChunkBoundary| ((boundary.at - PIECE / 2) / 8) as usize;
     let words = (PIECE / 8) as usize;
-    let moved = copied.map(|copied| pattern::Moved { from: start(copied.from), to: start(copied.to), words });
+    let moved =
+        copied.map(|copied| pattern::CopiedBlock { from: start(copied.from), to: start(copied.to), words });
     buffer.sync(SyncFlags::READ)?;
     progress.over("verify every byte", view.words(), |words| {
         for index in words {

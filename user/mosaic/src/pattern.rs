@@ -2,7 +2,7 @@
 
 /// A piece that was copied inside the buffer.
 #[derive(Clone, Copy, Debug)]
-pub struct Moved {
+pub struct CopiedBlock {
     /// First word it was taken from.
     pub from: usize,
     /// First word it was written to.
@@ -18,9 +18,9 @@ pub fn word(index: usize) -> u64 {
 
 /// What stands at `index` once `moved` was copied.
 #[inline]
-pub fn expected(index: usize, moved: Option<Moved>) -> u64 {
+pub fn expected(index: usize, moved: Option<CopiedBlock>) -> u64 {
     match moved {
-        Some(Moved { from, to, words }) if (to..to + words).contains(&index) => word(from + index - to),
+        Some(CopiedBlock { from, to, words }) if (to..to + words).contains(&index) => word(from + index - to),
         _ => word(index),
     }
 }
@@ -40,7 +40,7 @@ mod tests {
 
     #[test]
     fn only_the_copied_piece_is_expected_elsewhere() {
-        let moved = Some(Moved { from: 100, to: 7, words: 3 });
+        let moved = Some(CopiedBlock { from: 100, to: 7, words: 3 });
         assert_eq!((6..11).map(|i| expected(i, moved)).collect::<Vec<_>>(), [6, 100, 101, 102, 10].map(word));
         assert_eq!(expected(100, moved), word(100));
     }

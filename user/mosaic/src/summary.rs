@@ -13,14 +13,14 @@ use crate::size;
 const TABLE_SPAN: u64 = 2 << 20;
 
 /// What the kernel tells about a buffer and its cost.
-pub struct Description {
+pub struct BufferInfo {
     /// Where the buffer lies.
     pub chunks: Vec<BufferChunk>,
     statistics: Statistics,
     leaves: Leaves,
 }
 
-impl Description {
+impl BufferInfo {
     /// Asks the kernel, best while a device has the buffer; nothing from one that keeps it to itself.
     ///
     /// # Errors
@@ -37,7 +37,7 @@ impl Description {
 }
 
 /// Prints the counters, one a line.
-pub fn print(buffer: &Buffer, Description { chunks, statistics, leaves }: &Description) {
+pub fn print(buffer: &Buffer, BufferInfo { chunks, statistics, leaves }: &BufferInfo) {
     let of = |pick: fn(u64, u64) -> u64| chunks.iter().map(|chunk| chunk.len).reduce(pick).unwrap_or(0);
     println!("buffer: {} in {} chunks ({})", size::shown(buffer.bytes()), chunks.len(), sizes(chunks));
     println!("largest chunk: {}, smallest chunk: {}", size::shown(of(u64::max)), size::shown(of(u64::min)));

@@ -3,10 +3,10 @@
 use std::os::fd::{AsFd, AsRawFd};
 
 use abi::dma::SyncFlags;
-use dmabuf::{Buffer, Edu, Heap, Imported, Protection, SYSTEM, View};
+use dmabuf::{Buffer, Edu, Heap, ImportedBuffer, Protection, SYSTEM, View};
 
-use crate::outcome::{Outcome, ensure, refused};
-use crate::rounds::rounds;
+use crate::iterations::iterations;
+use crate::result::{ProbeResult, ensure, refused};
 
 const PIECE: u64 = abi::edu::EDU_BUFFER_BYTES;
 const MIB: u64 = 1 << 20;
@@ -22,7 +22,7 @@ fn fill(view: &View) {
 }
 
 /// Everything is as filled, except that the piece at byte `to` holds what stands at byte `from`.
-fn check(view: &View, from: u64, to: u64) -> Outcome {
+fn check(view: &View, from: u64, to: u64) -> ProbeResult {
     let (from, to, words) = ((from / 8) as usize, (to / 8) as usize, (PIECE / 8) as usize);
     for index in 0..view.words() {
         let source = if (to..to + words).contains(&index) { index - to + from } else { index };
@@ -32,7 +32,7 @@ fn check(view: &View, from: u64, to: u64) -> Outcome {
     Ok(())
 }
 
-fn carry(edu: &Edu, imported: &Imported<'_>, from: u64, to: u64) -> std::io::Result<()> {
+fn carry(edu: &Edu, imported: &ImportedBuffer<'_>, from: u64, to: u64) -> std::io::Result<()> {
     edu.load(imported.address + from, PIECE, 0)?;
     edu.store(imported.address + to, PIECE, 0)
 }
@@ -42,7 +42,7 @@ fn buffer(len: u64) -> std::io::Result<Buffer> {
 }
 
 /// A piece goes from one unaligned place of a buffer to another, and nothing else changes.
-pub fn copy(_: &[String]) -> Outcome {
+pub fn copy(_: &[String]) -> ProbeResult {
     let edu = Edu::open()?;
     let buffer = buffer(3 * MIB)?;
     let view = buffer.map(Protection::ReadWrite)?;
@@ -56,7 +56,7 @@ pub fn copy(_: &[String]) -> Outcome {
 
 /// The device reaches this program's own pages while a copy runs, from and to the middle of a page. Whole cache lines,
 /// so that it works for a device that does not see the caches too.
-pub fn pages(_: &[String]) -> Outcome {
+pub fn user_pages(_: &[String]) -> ProbeResult {
     let edu = Edu::open()?;
     let view = View::anonymous(16 * 4096)?;
     fill(&view);
@@ -74,7 +74,7 @@ pub fn pages(_: &[String]) -> Outcome {
 }
 
 /// What the device holds stays alive without a view, and without a descriptor.
-pub fn hold(_: &[String]) -> Outcome {
+pub fn buffer_lifetime(_: &[String]) -> ProbeResult {
     let edu = Edu::open()?;
     let buffer = buffer(2 * MIB)?;
     let view = buffer.map(Protection::ReadWrite)?;
@@ -94,7 +94,7 @@ pub fn hold(_: &[String]) -> Outcome {
 }
 
 /// Lengths, places and descriptors that are wrong.
-pub fn refuses(_: &[String]) -> Outcome {
+pub fn bad_arguments(_: &[String]) -> ProbeResult {
     let edu = Edu::open()?;
     let buffer = buffer(MIB)?;
     let imported = edu.import(&buffer)?;
@@ -108,7 +108,7 @@ pub fn refuses(_: &[String]) -> Outcome {
 
 /// A copy to where nothing is says so; a device that goes on with that is blocked, its buffer's owner is told, and who opens
 /// it next gets it back.
-pub fn quarantine(_: &[String]) -> Outcome {
+pub fn quarantine(_: &[String]) -> ProbeResult {
     const READ: SyncFlags = SyncFlags::READ;
     let edu = Edu::open()?;
     let buffer = buffer(MIB)?;
@@ -132,7 +132,7 @@ pub fn quarantine(_: &[String]) -> Outcome {
 }
 
 /// Leaves bytes in the device's own buffer.
-pub fn leave(_: &[String]) -> Outcome {
+pub fn fill_buffer(_: &[String]) -> ProbeResult {
     let edu = Edu::open()?;
     let buffer = buffer(PIECE)?;
     fill(&buffer.map(Protection::ReadWrite)?);
@@ -141,7 +141,7 @@ pub fn leave(_: &[String]) -> Outcome {
 }
 
 /// The device's own buffer holds nothing of whoever used it before; what this program puts there stays.
-pub fn look(_: &[String]) -> Outcome {
+pub fn scan_buffer(_: &[String]) -> ProbeResult {
     let edu = Edu::open()?;
     let buffer = buffer(2 * PIECE)?;
     let view = buffer.map(Protection::ReadWrite)?;
@@ -156,12 +156,12 @@ pub fn look(_: &[String]) -> Outcome {
 }
 
 /// One thread's copies to nowhere are no other thread's error, though both wait for the same device.
-pub fn neighbour(_: &[String]) -> Outcome {
-    let rounds = rounds(8);
+pub fn concurrent_faults(_: &[String]) -> ProbeResult {
+    let rounds = iterations(8);
     let buffer = buffer(MIB)?;
     std::thread::scope(|scope| {
         // A word each, so that the device is not blocked for it.
-        let failing = scope.spawn(|| -> Outcome {
+        let failing = scope.spawn(|| -> ProbeResult {
             let edu = Edu::open()?;
             (0..rounds).try_for_each(|_| refused("a copy to nowhere", edu.store(NOWHERE, 4, 0), libc::EIO))
         });
@@ -182,12 +182,12 @@ fn is_failed(buffer: &Buffer, milliseconds: i32) -> std::io::Result<bool> {
 }
 
 /// Dies while the device holds a buffer: the kernel has to take everything back.
-pub fn die_holding(_: &[String]) -> Outcome {
+pub fn fault_with_import(_: &[String]) -> ProbeResult {
     let edu = Edu::open()?;
     let buffer = buffer(8 * MIB)?;
     let view = buffer.map(Protection::ReadWrite)?;
     let imported = edu.import(&buffer)?;
     carry(&edu, &imported, 0, 4 * MIB)?;
     println!("  held at {:#x}, {} bytes mapped", imported.address, view.bytes());
-    crate::death::null(&[])
+    crate::fatal::null(&[])
 }

@@ -6,8 +6,8 @@ use std::thread;
 
 use dmabuf::{Buffer, Edu, Heap, Protection, SYSTEM, View};
 
-use crate::outcome::{Outcome, ensure, refused};
-use crate::rounds::rounds;
+use crate::iterations::iterations;
+use crate::result::{ProbeResult, ensure, refused};
 
 const MIB: u64 = 1 << 20;
 
@@ -26,7 +26,7 @@ fn ends_with<T>(
     what: &str,
     (taken, refusal): (Vec<T>, std::io::Error),
     errno: i32,
-) -> Result<usize, crate::outcome::Failure> {
+) -> Result<usize, crate::result::Failure> {
     let count = taken.len();
     drop(taken);
     refused::<()>(what, Err(refusal), errno)?;
@@ -36,7 +36,7 @@ fn ends_with<T>(
 }
 
 /// All frames, as buffers; twice, so that a leak shows as a smaller number.
-pub fn buffers(_: &[String]) -> Outcome {
+pub fn buffers(_: &[String]) -> ProbeResult {
     let heap = Heap::open(SYSTEM)?;
     let once = |what| ends_with(what, all(|| heap.allocate(MIB)), libc::ENOMEM);
     let (first, second) = (once("buffers of 1 MiB")?, once("again")?);
@@ -44,14 +44,14 @@ pub fn buffers(_: &[String]) -> Outcome {
 }
 
 /// All descriptors.
-pub fn descriptors(_: &[String]) -> Outcome {
+pub fn descriptors(_: &[String]) -> ProbeResult {
     ends_with("descriptors", all(|| File::open("/dev/null")), libc::EMFILE)?;
     File::open("/dev/null")?;
     Ok(())
 }
 
 /// All threads.
-pub fn threads(_: &[String]) -> Outcome {
+pub fn threads(_: &[String]) -> ProbeResult {
     thread::scope(|scope| {
         let gate = std::sync::Arc::new(std::sync::Mutex::new(()));
         let closed = gate.lock();
@@ -70,18 +70,18 @@ pub fn threads(_: &[String]) -> Outcome {
 }
 
 /// All addresses of a device, and all of this program's mappings.
-pub fn addresses(_: &[String]) -> Outcome {
+pub fn iova(_: &[String]) -> ProbeResult {
     let edu = Edu::open()?;
     // Smaller where it is done again and again: then the IOMMU does not answer now and then, and what it may still reach
     // is lost for good.
-    let buffer = Heap::open(SYSTEM)?.allocate(rounds(16) * MIB)?;
+    let buffer = Heap::open(SYSTEM)?.allocate(iterations(16) * MIB)?;
     ends_with("device addresses", all(|| edu.import(&buffer)), libc::ENOMEM)?;
     edu.import(&buffer)?;
     Ok(())
 }
 
 /// All mappings that a program may have.
-pub fn mappings(_: &[String]) -> Outcome {
+pub fn mappings(_: &[String]) -> ProbeResult {
     let buffer = Heap::open(SYSTEM)?.allocate(4096)?;
     ends_with("mappings", all(|| buffer.map(Protection::Read)), libc::ENOMEM)?;
     buffer.map(Protection::Read)?;
@@ -90,7 +90,7 @@ pub fn mappings(_: &[String]) -> Outcome {
 
 /// Buffers, mappings, and a device's copies of buffers and of the program's own pages by four threads, until somebody ends
 /// the program.
-pub fn churn(_: &[String]) -> Outcome {
+pub fn churn(_: &[String]) -> ProbeResult {
     let (heap, edu, all_there) = (Heap::open(SYSTEM)?, Edu::open()?, Barrier::new(4));
     thread::scope(|scope| {
         for thread in 0..4 {

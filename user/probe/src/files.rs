@@ -4,14 +4,14 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::fd::AsFd;
 
-use crate::outcome::{Outcome, ensure, refused};
+use crate::result::{ProbeResult, ensure, refused};
 
 fn this_program() -> std::io::Result<String> {
     Ok(std::env::current_exe().map_or_else(|_| "/bin/probe".into(), |path| path.display().to_string()))
 }
 
 /// This very program is found, listed, and can be read at any place.
-pub fn tree(_: &[String]) -> Outcome {
+pub fn tree(_: &[String]) -> ProbeResult {
     let path = this_program()?;
     let mut file = File::open(&path)?;
     let mut head = [0; 4];
@@ -32,13 +32,13 @@ pub fn tree(_: &[String]) -> Outcome {
 }
 
 /// The initramfs cannot be changed.
-pub fn read_only(_: &[String]) -> Outcome {
+pub fn read_only(_: &[String]) -> ProbeResult {
     refused("writing to a program", OpenOptions::new().write(true).open(this_program()?), libc::EROFS)?;
     refused("a new file", File::create("/bin/new"), libc::EROFS)
 }
 
 /// Duplicates share a position, closed numbers are used again.
-pub fn descriptors(_: &[String]) -> Outcome {
+pub fn descriptors(_: &[String]) -> ProbeResult {
     let mut first = File::open(this_program()?)?;
     let mut second = first.try_clone()?;
     second.seek(SeekFrom::Start(100))?;
@@ -54,7 +54,7 @@ pub fn descriptors(_: &[String]) -> Outcome {
 
 /// `checksum FILE SUM`: half a second from now the file's bytes are what they were when somebody else took their sum. DMA
 /// that was left running would have come by then.
-pub fn checksum(arguments: &[String]) -> Outcome {
+pub fn checksum(arguments: &[String]) -> ProbeResult {
     let [file, expected] = arguments else { return Err("a file and its sum are needed".into()) };
     std::thread::sleep(std::time::Duration::from_millis(500));
     let bytes = std::fs::read(file)?;

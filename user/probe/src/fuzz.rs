@@ -15,8 +15,8 @@ use abi::dma::{
 use abi::edu::{EDU_COPY, EDU_COPY_PAGES, EDU_IMPORT, EDU_RELEASE, EduCopy, EduImport, EduRelease};
 use dmabuf::{Heap, SYSTEM};
 
-use crate::outcome::{Outcome, ensure};
 use crate::raw;
+use crate::result::{ProbeResult, ensure};
 
 const THREADS: u64 = 4;
 /// The stretch of address space that is mapped, unmapped and handed to the kernel.
@@ -71,7 +71,7 @@ const SPARED: [i64; 18] = [
 ];
 
 /// See the module.
-pub fn fuzz(arguments: &[String]) -> Outcome {
+pub fn fuzz(arguments: &[String]) -> ProbeResult {
     let number = |at: usize| arguments.get(at).and_then(|text| text.parse::<u64>().ok());
     let (calls, seed) = (number(0).ok_or("a count is needed")?, number(1).unwrap_or(0x7e55_e4a5).max(1));
     ensure(Heap::open(SYSTEM)?.statistics().is_ok(), || "only on Tessera".into())?;

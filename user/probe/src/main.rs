@@ -1,108 +1,108 @@
 //! One program, many probes: `probe NAME [ARGUMENT..]` does one thing and says whether it went as it must.
 //!
 //! The last line is `probe: NAME: PASS`, or `FAIL` with what was seen; the exit status is 0 or 1. A probe of the kind
-//! [`End::Killed`] does what no program may: it passes by being ended with that signal, and says `FAIL` if it survives.
+//! [`Expectation::KilledBy`] does what no program may: it passes by being ended with that signal, and says `FAIL` if it survives.
 //! `probe list` prints all names with their ends, `probe all` runs those that need neither argument nor death.
 
 use std::process::ExitCode;
 
-use crate::outcome::{Outcome, ensure};
+use crate::result::{ProbeResult, ensure};
 
-mod death;
+mod background;
+mod bad_pointers;
 mod device;
 mod exhaust;
+mod fatal;
 mod files;
 mod fuzz;
-mod hostile;
-mod lengths;
+mod huge_lengths;
+mod infoleak;
+mod iterations;
 mod memory;
-mod outcome;
 mod pages;
 mod raw;
-mod rounds;
-mod secrets;
+mod result;
 mod share;
 mod start;
-mod steady;
 mod threads;
 mod time;
 
 /// How a probe ends when all is well.
 #[derive(Clone, Copy)]
-enum End {
+enum Expectation {
     /// By itself, with status 0.
-    Passes,
+    Pass,
     /// By itself, with arguments, or from outside: `all` leaves it out.
-    Asked,
+    Manual,
     /// By this signal.
-    Killed(&'static str),
+    KilledBy(&'static str),
 }
 
 /// A name, how it ends, and what it does with its arguments.
-type Probe = (&'static str, End, fn(&[String]) -> Outcome);
+type Probe = (&'static str, Expectation, fn(&[String]) -> ProbeResult);
 
 const PROBES: &[Probe] = &[
-    ("hello", End::Passes, start::hello),
-    ("args", End::Passes, start::arguments),
-    ("exit", End::Asked, start::exit),
-    ("files", End::Passes, files::tree),
-    ("checksum", End::Asked, files::checksum),
-    ("read-only", End::Passes, files::read_only),
-    ("descriptors", End::Passes, files::descriptors),
-    ("time", End::Passes, time::clocks),
-    ("random", End::Passes, time::random),
-    ("anonymous", End::Passes, memory::anonymous),
-    ("heap-growth", End::Passes, memory::heap_growth),
-    ("zeroes", End::Passes, memory::zeroes),
-    ("buffer-size", End::Passes, memory::buffer_size),
-    ("view-outlives-fd", End::Passes, memory::view_outlives_descriptor),
-    ("munmap-parts", End::Passes, pages::unmap_parts),
-    ("mremap", End::Passes, pages::remap),
-    ("map-at-once", End::Passes, pages::map_at_once),
-    ("mprotect", End::Passes, pages::protect),
-    ("threads", End::Passes, threads::locks_and_channels),
-    ("float", End::Passes, threads::floating_point),
-    ("hostile", End::Passes, hostile::bad_pointers),
-    ("unknown-calls", End::Passes, hostile::unknown_calls),
-    ("fuzz", End::Asked, fuzz::fuzz),
-    ("rest", End::Asked, steady::rest),
-    ("work", End::Asked, steady::work),
-    ("huge-lengths", End::Passes, lengths::huge),
-    ("secret-structures", End::Passes, secrets::structures),
-    ("secret-registers", End::Passes, secrets::registers),
-    ("secret-fresh", End::Passes, secrets::fresh),
-    ("secret-find", End::Passes, secrets::find),
-    ("edu-copy", End::Passes, device::copy),
-    ("edu-pages", End::Passes, device::pages),
-    ("edu-hold", End::Passes, device::hold),
-    ("edu-refuses", End::Passes, device::refuses),
-    ("edu-leave", End::Passes, device::leave),
-    ("edu-look", End::Asked, device::look),
-    ("edu-quarantine", End::Passes, device::quarantine),
-    ("edu-neighbour", End::Passes, device::neighbour),
-    ("exhaust-buffers", End::Passes, exhaust::buffers),
-    ("exhaust-descriptors", End::Passes, exhaust::descriptors),
-    ("exhaust-threads", End::Passes, exhaust::threads),
-    ("exhaust-addresses", End::Passes, exhaust::addresses),
-    ("exhaust-mappings", End::Passes, exhaust::mappings),
-    ("churn", End::Asked, exhaust::churn),
+    ("hello", Expectation::Pass, start::hello),
+    ("args", Expectation::Pass, start::arguments),
+    ("exit", Expectation::Manual, start::exit),
+    ("files", Expectation::Pass, files::tree),
+    ("checksum", Expectation::Manual, files::checksum),
+    ("read-only", Expectation::Pass, files::read_only),
+    ("descriptors", Expectation::Pass, files::descriptors),
+    ("time", Expectation::Pass, time::clocks),
+    ("random", Expectation::Pass, time::random),
+    ("anonymous", Expectation::Pass, memory::anonymous),
+    ("heap-growth", Expectation::Pass, memory::heap_growth),
+    ("zeroed-buffers", Expectation::Pass, memory::zeroed_buffers),
+    ("buffer-size", Expectation::Pass, memory::buffer_size),
+    ("view-outlives-fd", Expectation::Pass, memory::view_outlives_descriptor),
+    ("munmap-parts", Expectation::Pass, pages::unmap_parts),
+    ("mremap", Expectation::Pass, pages::remap),
+    ("concurrent-mmap", Expectation::Pass, pages::concurrent_mmap),
+    ("mprotect", Expectation::Pass, pages::protect),
+    ("threads", Expectation::Pass, threads::locks_and_channels),
+    ("float", Expectation::Pass, threads::floating_point),
+    ("bad-pointers", Expectation::Pass, bad_pointers::bad_pointers),
+    ("unknown-syscalls", Expectation::Pass, bad_pointers::unknown_syscalls),
+    ("fuzz", Expectation::Manual, fuzz::fuzz),
+    ("idle", Expectation::Manual, background::idle),
+    ("busy", Expectation::Manual, background::busy),
+    ("huge-lengths", Expectation::Pass, huge_lengths::huge_lengths),
+    ("infoleak-structures", Expectation::Pass, infoleak::structures),
+    ("infoleak-registers", Expectation::Pass, infoleak::registers),
+    ("infoleak-reuse", Expectation::Pass, infoleak::reuse),
+    ("infoleak-scan", Expectation::Pass, infoleak::scan),
+    ("edu-copy", Expectation::Pass, device::copy),
+    ("edu-user-pages", Expectation::Pass, device::user_pages),
+    ("edu-buffer-lifetime", Expectation::Pass, device::buffer_lifetime),
+    ("edu-bad-arguments", Expectation::Pass, device::bad_arguments),
+    ("edu-fill-buffer", Expectation::Pass, device::fill_buffer),
+    ("edu-scan-buffer", Expectation::Manual, device::scan_buffer),
+    ("edu-quarantine", Expectation::Pass, device::quarantine),
+    ("edu-concurrent-faults", Expectation::Pass, device::concurrent_faults),
+    ("exhaust-buffers", Expectation::Pass, exhaust::buffers),
+    ("exhaust-descriptors", Expectation::Pass, exhaust::descriptors),
+    ("exhaust-threads", Expectation::Pass, exhaust::threads),
+    ("exhaust-iova", Expectation::Pass, exhaust::iova),
+    ("exhaust-mappings", Expectation::Pass, exhaust::mappings),
+    ("churn", Expectation::Manual, exhaust::churn),
     // Its threads go on until the program ends, so it comes last of those that pass.
-    ("loops", End::Passes, threads::endless_loops),
-    ("share-write", End::Asked, share::write),
-    ("share-read", End::Asked, share::read),
-    ("segfault", End::Killed("SIGSEGV"), death::null),
-    ("kernel-address", End::Killed("SIGSEGV"), death::kernel_address),
-    ("write-code", End::Killed("SIGSEGV"), death::write_code),
-    ("execute-data", End::Killed("SIGSEGV"), death::execute_data),
-    ("execute-buffer", End::Killed("SIGSEGV"), death::execute_buffer),
-    ("beyond-buffer", End::Killed("SIGSEGV"), death::beyond_buffer),
-    ("before-buffer", End::Killed("SIGSEGV"), death::before_buffer),
-    ("read-only-buffer", End::Killed("SIGSEGV"), death::write_read_only_buffer),
-    ("munmap-hole", End::Killed("SIGSEGV"), death::unmapped_hole),
-    ("die-in-thread", End::Killed("SIGSEGV"), death::in_a_thread),
-    ("undefined", End::Killed("SIGILL"), death::undefined_instruction),
-    ("secret-leave", End::Killed("SIGSEGV"), secrets::leave),
-    ("die-holding", End::Killed("SIGSEGV"), device::die_holding),
+    ("preemption", Expectation::Pass, threads::preemption),
+    ("share-write", Expectation::Manual, share::write),
+    ("share-read", Expectation::Manual, share::read),
+    ("segfault", Expectation::KilledBy("SIGSEGV"), fatal::null),
+    ("kernel-address", Expectation::KilledBy("SIGSEGV"), fatal::kernel_address),
+    ("write-code", Expectation::KilledBy("SIGSEGV"), fatal::write_code),
+    ("execute-data", Expectation::KilledBy("SIGSEGV"), fatal::execute_data),
+    ("execute-buffer", Expectation::KilledBy("SIGSEGV"), fatal::execute_buffer),
+    ("beyond-buffer", Expectation::KilledBy("SIGSEGV"), fatal::beyond_buffer),
+    ("before-buffer", Expectation::KilledBy("SIGSEGV"), fatal::before_buffer),
+    ("read-only-buffer", Expectation::KilledBy("SIGSEGV"), fatal::write_read_only_buffer),
+    ("munmap-hole", Expectation::KilledBy("SIGSEGV"), fatal::unmapped_hole),
+    ("fault-in-thread", Expectation::KilledBy("SIGSEGV"), fatal::in_thread),
+    ("undefined-instruction", Expectation::KilledBy("SIGILL"), fatal::undefined_instruction),
+    ("infoleak-fill", Expectation::KilledBy("SIGSEGV"), infoleak::fill),
+    ("fault-with-import", Expectation::KilledBy("SIGSEGV"), device::fault_with_import),
 ];
 
 fn main() -> ExitCode {
@@ -126,8 +126,8 @@ fn main() -> ExitCode {
 
 fn run((name, end, body): &Probe, arguments: &[String]) -> ExitCode {
     let outcome = body(arguments).and_then(|()| match end {
-        End::Killed(signal) => ensure(false, || format!("survived what should end it by {signal}")),
-        End::Passes | End::Asked => Ok(()),
+        Expectation::KilledBy(signal) => ensure(false, || format!("survived what should end it by {signal}")),
+        Expectation::Pass | Expectation::Manual => Ok(()),
     });
     match outcome {
         Ok(()) => {
@@ -144,16 +144,16 @@ fn run((name, end, body): &Probe, arguments: &[String]) -> ExitCode {
 fn list() -> ExitCode {
     for (name, end, _) in PROBES {
         match end {
-            End::Passes => println!("{name} passes"),
-            End::Asked => println!("{name} needs arguments"),
-            End::Killed(signal) => println!("{name} is ended by {signal}"),
+            Expectation::Pass => println!("{name} passes"),
+            Expectation::Manual => println!("{name} needs arguments"),
+            Expectation::KilledBy(signal) => println!("{name} is ended by {signal}"),
         }
     }
     ExitCode::SUCCESS
 }
 
 fn all() -> ExitCode {
-    let wanted = PROBES.iter().filter(|probe| matches!(probe.1, End::Passes));
+    let wanted = PROBES.iter().filter(|probe| matches!(probe.1, Expectation::Pass));
     let failed = wanted.filter(|probe| run(probe, &[]) != ExitCode::SUCCESS).count();
     println!("probe: all: {failed} failed");
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
@@ -172,7 +172,7 @@ mod tests {
     /// What needs no device must hold on the Linux that builds this, too: the probes are measured, not only the kernel.
     #[test]
     fn linux_passes_what_needs_no_device() {
-        let portable: [fn(&[String]) -> Outcome; 12] = [
+        let portable: [fn(&[String]) -> ProbeResult; 12] = [
             start::hello,
             files::tree,
             files::descriptors,
@@ -183,7 +183,7 @@ mod tests {
             pages::unmap_parts,
             pages::protect,
             threads::locks_and_channels,
-            threads::endless_loops,
+            threads::preemption,
             threads::floating_point,
         ];
         for (n, probe) in portable.into_iter().enumerate() {

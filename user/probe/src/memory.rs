@@ -5,14 +5,14 @@ use std::os::fd::AsFd;
 
 use dmabuf::{CONTIGUOUS, Heap, Protection, SYSTEM, UNCACHED, View};
 
-use crate::outcome::{Outcome, ensure};
-use crate::rounds::rounds;
+use crate::iterations::iterations;
+use crate::result::{ProbeResult, ensure};
 
 const MIB: usize = 1 << 20;
 /// What the second round must not find in the memory of the first.
 const SECRET: u64 = 0x5ec5_e75e_c5e7_5ec5;
 
-fn first_that_is_not(view: &View, expected: u64) -> Outcome {
+fn first_that_is_not(view: &View, expected: u64) -> ProbeResult {
     match (0..view.words()).find(|&index| view.word(index) != expected) {
         None => Ok(()),
         Some(index) => {
@@ -26,8 +26,8 @@ fn write_everywhere(view: &View, value: u64) {
 }
 
 /// Anonymous memory starts as zeroes, also where another mapping was a moment ago.
-pub fn anonymous(_: &[String]) -> Outcome {
-    for _ in 0..rounds(20) {
+pub fn anonymous(_: &[String]) -> ProbeResult {
+    for _ in 0..iterations(20) {
         let view = View::anonymous(8 * MIB + 4096)?;
         first_that_is_not(&view, 0)?;
         write_everywhere(&view, SECRET);
@@ -37,8 +37,8 @@ pub fn anonymous(_: &[String]) -> Outcome {
 }
 
 /// The allocator of std grows and shrinks (brk and mmap).
-pub fn heap_growth(_: &[String]) -> Outcome {
-    for round in 0..rounds(50) as usize {
+pub fn heap_growth(_: &[String]) -> ProbeResult {
+    for round in 0..iterations(50) as usize {
         let blocks: Vec<Vec<u8>> = (0..64).map(|n| vec![n as u8; 1 + n * 997 + round * 64]).collect();
         let wrong = blocks.iter().enumerate().find(|(n, block)| block.iter().any(|byte| *byte != *n as u8));
         ensure(wrong.is_none(), || format!("round {round}: block {:?}", wrong.map(|(n, _)| n)))?;
@@ -47,7 +47,7 @@ pub fn heap_growth(_: &[String]) -> Outcome {
 }
 
 /// Buffers of every heap start as zeroes, also where another buffer's secret was a moment ago.
-pub fn zeroes(_: &[String]) -> Outcome {
+pub fn zeroed_buffers(_: &[String]) -> ProbeResult {
     for path in [SYSTEM, UNCACHED, CONTIGUOUS] {
         let heap = Heap::open(path)?;
         for len in [4096, 3 * MIB + 4096, 16 * MIB, 3 * MIB + 4096] {
@@ -62,7 +62,7 @@ pub fn zeroes(_: &[String]) -> Outcome {
 }
 
 /// `lseek` tells a buffer's size, in whole pages.
-pub fn buffer_size(_: &[String]) -> Outcome {
+pub fn buffer_size(_: &[String]) -> ProbeResult {
     let heap = Heap::open(SYSTEM)?;
     for (wanted, given) in [(1, 4096), (4096, 4096), (4097, 8192), (5 << 20, 5 << 20)] {
         let buffer = heap.allocate(wanted)?;
@@ -74,7 +74,7 @@ pub fn buffer_size(_: &[String]) -> Outcome {
 }
 
 /// A mapping keeps its buffer alive; two mappings show the same bytes.
-pub fn view_outlives_descriptor(_: &[String]) -> Outcome {
+pub fn view_outlives_descriptor(_: &[String]) -> ProbeResult {
     let buffer = Heap::open(SYSTEM)?.allocate(2 * MIB as u64)?;
     let first = buffer.map(Protection::ReadWrite)?;
     let second = buffer.map(Protection::Read)?;

@@ -2,13 +2,13 @@
 
 use dmabuf::{Heap, Protection, SYSTEM, View};
 
-use crate::outcome::{Outcome, ensure};
-use crate::rounds::rounds;
+use crate::iterations::iterations;
+use crate::result::{ProbeResult, ensure};
 
 const PAGE: usize = 4096;
 
 /// Unmapping the middle leaves both ends as they were, in fresh memory and in a buffer.
-pub fn unmap_parts(_: &[String]) -> Outcome {
+pub fn unmap_parts(_: &[String]) -> ProbeResult {
     middle(&View::anonymous(64 * PAGE)?)?;
     match Heap::open(SYSTEM) {
         Ok(heap) => middle(&heap.allocate(4 << 20)?.map(Protection::ReadWrite)?),
@@ -19,7 +19,7 @@ pub fn unmap_parts(_: &[String]) -> Outcome {
     }
 }
 
-fn middle(view: &View) -> Outcome {
+fn middle(view: &View) -> ProbeResult {
     let words = view.words();
     (0..words).for_each(|index| view.set_word(index, !(index as u64)));
     let (from, len) = (view.bytes() / 4 / PAGE * PAGE, view.bytes() / 2 / PAGE * PAGE);
@@ -33,7 +33,7 @@ fn middle(view: &View) -> Outcome {
 }
 
 /// The hole can be mapped again where it was, and is zero.
-fn again(view: &View, from: usize, len: usize) -> Outcome {
+fn again(view: &View, from: usize, len: usize) -> ProbeResult {
     let (bits, flags) =
         (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED);
     // SAFETY: exactly the hole that the caller made; nothing else is there, and the view's drop unmaps it.
@@ -48,7 +48,7 @@ fn again(view: &View, from: usize, len: usize) -> Outcome {
 }
 
 /// Protection of single pages changes back and forth, and what they hold stays.
-pub fn protect(_: &[String]) -> Outcome {
+pub fn protect(_: &[String]) -> ProbeResult {
     let view = View::anonymous(16 * PAGE)?;
     (0..view.words()).for_each(|index| view.set_word(index, index as u64));
     for page in [0, 7, 15] {
@@ -65,7 +65,7 @@ pub fn protect(_: &[String]) -> Outcome {
 }
 
 /// Memory grows into what is free above it and shrinks, and what it holds stays.
-pub fn remap(_: &[String]) -> Outcome {
+pub fn remap(_: &[String]) -> ProbeResult {
     let view = View::anonymous(8 * PAGE)?;
     view.set_word(0, 1);
     // SAFETY: the upper half is not looked at before it is there again.
@@ -86,13 +86,13 @@ pub fn remap(_: &[String]) -> Outcome {
 }
 
 /// Threads that map and unmap at the same time never lose what is theirs.
-pub fn map_at_once(_: &[String]) -> Outcome {
+pub fn concurrent_mmap(_: &[String]) -> ProbeResult {
     let threads: Vec<_> = (0..8u64).map(|number| std::thread::spawn(move || map_and_unmap(number))).collect();
     threads.into_iter().try_for_each(|thread| thread.join().map_err(|_| "a thread panicked")?)
 }
 
-fn map_and_unmap(number: u64) -> Outcome {
-    for round in 0..rounds(200) {
+fn map_and_unmap(number: u64) -> ProbeResult {
+    for round in 0..iterations(200) {
         let pages = 1 + (number + round) as usize % 5;
         let view = View::anonymous(pages * PAGE)?;
         let value = number << 32 | round;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use dmabuf::{Buffer, Protection, View};
 
-use crate::outcome::{Failure, Outcome, ensure};
+use crate::result::{Failure, ProbeResult, ensure};
 
 /// The last word; set when everything before it is written.
 const DONE: u64 = 0xd0e5_d0e5;
@@ -23,7 +23,7 @@ fn content(index: usize) -> u64 {
 }
 
 /// Fills the buffer; the last word comes last.
-pub fn write(arguments: &[String]) -> Outcome {
+pub fn write(arguments: &[String]) -> ProbeResult {
     let view = inherited(arguments, Protection::ReadWrite)?;
     let last = view.words() - 1;
     (0..last).for_each(|index| view.set_word(index, content(index)));
@@ -33,7 +33,7 @@ pub fn write(arguments: &[String]) -> Outcome {
 }
 
 /// Waits for the last word, then finds everything before it.
-pub fn read(arguments: &[String]) -> Outcome {
+pub fn read(arguments: &[String]) -> ProbeResult {
     let view = inherited(arguments, Protection::Read)?;
     let (last, started) = (view.words() - 1, Instant::now());
     while view.word(last) != DONE {

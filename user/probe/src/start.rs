@@ -2,17 +2,17 @@
 
 use std::env;
 
-use crate::outcome::{Outcome, ensure};
 use crate::raw;
+use crate::result::{ProbeResult, ensure};
 
 /// Prints a line.
-pub fn hello(_: &[String]) -> Outcome {
+pub fn hello(_: &[String]) -> ProbeResult {
     println!("hello from EL0, with std");
     Ok(())
 }
 
 /// Ends at once with the status given.
-pub fn exit(arguments: &[String]) -> Outcome {
+pub fn exit(arguments: &[String]) -> ProbeResult {
     match arguments.first().and_then(|text| text.parse().ok()) {
         Some(status) => std::process::exit(status),
         None => Err("exit needs a status".into()),
@@ -20,7 +20,7 @@ pub fn exit(arguments: &[String]) -> Outcome {
 }
 
 /// Prints arguments, environment and the auxiliary vector, and checks what must be in it.
-pub fn arguments(_: &[String]) -> Outcome {
+pub fn arguments(_: &[String]) -> ProbeResult {
     env::args().enumerate().for_each(|(n, argument)| println!("  argv[{n}] = {argument}"));
     env::vars().for_each(|(name, value)| println!("  {name}={value}"));
     for (name, kind) in ENTRIES {

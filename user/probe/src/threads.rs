@@ -5,13 +5,13 @@ use std::sync::{Arc, Barrier, Condvar, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::outcome::{Failure, Outcome, ensure};
+use crate::result::{Failure, ProbeResult, ensure};
 
 /// More than CPUs on most machines.
 const THREADS: usize = 6;
 
 /// Mutex, condition variable, barrier and channel (all futexes) between threads.
-pub fn locks_and_channels(_: &[String]) -> Outcome {
+pub fn locks_and_channels(_: &[String]) -> ProbeResult {
     const ROUNDS: u64 = 2_000;
     let shared = Arc::new((Mutex::new(0u64), Condvar::new()));
     let barrier = Arc::new(Barrier::new(THREADS));
@@ -38,7 +38,7 @@ pub fn locks_and_channels(_: &[String]) -> Outcome {
 }
 
 /// Threads that never call the kernel do not keep others from running; the program ends with them still looping.
-pub fn endless_loops(_: &[String]) -> Outcome {
+pub fn preemption(_: &[String]) -> ProbeResult {
     let counters: Arc<Vec<AtomicU64>> = Arc::new((0..THREADS).map(|_| AtomicU64::new(0)).collect());
     for n in 0..THREADS {
         let counters = Arc::clone(&counters);
@@ -68,7 +68,7 @@ pub fn endless_loops(_: &[String]) -> Outcome {
 }
 
 /// Every thread computes with its own numbers; the result is the same bits as without any other thread.
-pub fn floating_point(_: &[String]) -> Outcome {
+pub fn floating_point(_: &[String]) -> ProbeResult {
     const STEPS: u32 = 300_000;
     let seeds: Vec<f64> = (1..=THREADS).map(|n| n as f64 / (THREADS + 1) as f64).collect();
     let alone: Vec<u64> = seeds.iter().map(|seed| chaos(*seed, STEPS)).collect();

@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use crate::outcome::{Outcome, ensure};
+use crate::result::{ProbeResult, ensure};
 
 /// Time goes on, never back, and sleep lasts at least as long as was asked. How much longer is the host's business, but it
 /// ends.
-pub fn clocks(_: &[String]) -> Outcome {
+pub fn clocks(_: &[String]) -> ProbeResult {
     let mut last = Instant::now();
     for _ in 0..10_000 {
         let now = Instant::now();
@@ -25,7 +25,7 @@ pub fn clocks(_: &[String]) -> Outcome {
 }
 
 /// Two draws differ, and no draw is all zero.
-pub fn random(_: &[String]) -> Outcome {
+pub fn random(_: &[String]) -> ProbeResult {
     let draw = || {
         let mut bytes = [0u8; 32];
         // SAFETY: our own 32 bytes, and the length says so.

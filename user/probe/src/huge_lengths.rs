@@ -4,13 +4,13 @@ use std::io;
 
 use dmabuf::{CONTIGUOUS, Heap, SYSTEM, UNCACHED, View};
 
-use crate::outcome::{Outcome, ensure, refused};
 use crate::raw;
+use crate::result::{ProbeResult, ensure, refused};
 
 const HUGE: [u64; 5] = [1 << 44, 1 << 63, u64::MAX - 4095, u64::MAX - 1, u64::MAX];
 
 /// Buffers, mappings, reads and writes of impossible sizes are refused; possible ones work afterwards.
-pub fn huge(_: &[String]) -> Outcome {
+pub fn huge_lengths(_: &[String]) -> ProbeResult {
     for path in [SYSTEM, UNCACHED, CONTIGUOUS] {
         let heap = Heap::open(path)?;
         refused("an empty buffer", heap.allocate(0), libc::EINVAL)?;
@@ -31,7 +31,7 @@ pub fn huge(_: &[String]) -> Outcome {
 }
 
 /// A count is checked before a single byte moves, or ends at what is mapped.
-fn counts() -> Outcome {
+fn counts() -> ProbeResult {
     let view = View::anonymous(4096)?;
     let at = view.pointer().expose_provenance() as u64;
     for len in HUGE {

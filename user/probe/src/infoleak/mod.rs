@@ -4,7 +4,7 @@ mod memory;
 mod registers;
 mod structures;
 
-pub use memory::{find, fresh, leave};
+pub use memory::{fill, reuse, scan};
 pub use registers::registers;
 pub use structures::structures;
 

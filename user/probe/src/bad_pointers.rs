@@ -5,8 +5,8 @@ use std::os::fd::AsRawFd;
 
 use dmabuf::{Heap, SYSTEM};
 
-use crate::outcome::{Outcome, ensure};
 use crate::raw;
+use crate::result::{ProbeResult, ensure};
 
 /// Nothing of the program's is at any of these: null page, kernel image, linear map, hole between the halves, the end.
 const BAD: [u64; 7] = [
@@ -20,7 +20,7 @@ const BAD: [u64; 7] = [
 ];
 
 /// A call, arguments that are good but for one, and which one is an address.
-struct Target {
+struct PointerArgument {
     name: &'static str,
     number: i64,
     arguments: [u64; 6],
@@ -28,7 +28,7 @@ struct Target {
 }
 
 /// Every call of the subset that takes an address gets bad ones, and answers `EFAULT`.
-pub fn bad_pointers(_: &[String]) -> Outcome {
+pub fn bad_pointers(_: &[String]) -> ProbeResult {
     let program = File::open(std::env::current_exe().unwrap_or_else(|_| "/bin/probe".into()))?;
     for target in targets(program.as_raw_fd() as u64) {
         each_bad_address(&target)?;
@@ -40,7 +40,7 @@ pub fn bad_pointers(_: &[String]) -> Outcome {
     Ok(())
 }
 
-fn each_bad_address(target: &Target) -> Outcome {
+fn each_bad_address(target: &PointerArgument) -> ProbeResult {
     for bad in BAD {
         let mut arguments = target.arguments;
         arguments[target.address] = bad;
@@ -54,10 +54,10 @@ fn each_bad_address(target: &Target) -> Outcome {
     Ok(())
 }
 
-fn targets(file: u64) -> Vec<Target> {
+fn targets(file: u64) -> Vec<PointerArgument> {
     let here = libc::AT_FDCWD as u64;
     let stdout = 1;
-    let target = |name, number, arguments, address| Target { name, number, arguments, address };
+    let target = |name, number, arguments, address| PointerArgument { name, number, arguments, address };
     vec![
         target("openat", libc::SYS_openat, [here, 0, 0, 0, 0, 0], 1),
         target("read", libc::SYS_read, [file, 0, 64, 0, 0, 0], 1),
@@ -82,9 +82,9 @@ fn targets(file: u64) -> Vec<Target> {
 }
 
 /// Requests of the device files with bad arguments, and with good ones that carry bad addresses.
-fn device_requests(heap: &Heap) -> Outcome {
+fn device_requests(heap: &Heap) -> ProbeResult {
     let buffer = heap.allocate(4096)?;
-    let request = |name, fd: &dyn AsRawFd, request: abi::Ioctl| Target {
+    let request = |name, fd: &dyn AsRawFd, request: abi::Ioctl| PointerArgument {
         name,
         number: libc::SYS_ioctl,
         arguments: [fd.as_raw_fd() as u64, request.raw().into(), 0, 0, 0, 0],
@@ -98,7 +98,7 @@ fn device_requests(heap: &Heap) -> Outcome {
     each_bad_address(&request("DMA_BUF_CHUNKS", &fd, abi::dma::DMA_BUF_CHUNKS))?;
     for bad in BAD {
         let mut query = abi::dma::ChunkQuery { first: 0, capacity: 8, chunks: bad, written: 0, total: 0 };
-        crate::outcome::refused(
+        crate::result::refused(
             "chunks",
             dmabuf::request(&buffer, abi::dma::DMA_BUF_CHUNKS, &mut query),
             libc::EFAULT,
@@ -108,7 +108,7 @@ fn device_requests(heap: &Heap) -> Outcome {
 }
 
 /// Numbers of calls that nobody implements.
-pub fn unknown_calls(_: &[String]) -> Outcome {
+pub fn unknown_syscalls(_: &[String]) -> ProbeResult {
     for number in [1000, 4095, 0x7fff_ffff, -1] {
         // SAFETY: there are no such calls.
         let answer = unsafe { raw::call(number, [0; 6]) };

@@ -7,8 +7,8 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use dmabuf::{Heap, SYSTEM};
 
 use super::is_kernel_address;
-use crate::outcome::{Outcome, ensure};
 use crate::raw;
+use crate::result::{ProbeResult, ensure};
 
 /// In the place of an argument: the structure's address.
 const OUT: u64 = 0x7e55_e4a5_0047;
@@ -17,7 +17,7 @@ const DIRT: u8 = 0xc3;
 const ROOM: usize = 1024;
 
 /// A call that fills a structure.
-struct Call {
+struct StructureCall {
     name: &'static str,
     number: i64,
     arguments: [u64; 6],
@@ -28,12 +28,12 @@ struct Call {
 }
 
 /// See the module.
-pub fn structures(_: &[String]) -> Outcome {
+pub fn structures(_: &[String]) -> ProbeResult {
     let program = File::open(std::env::current_exe().unwrap_or_else(|_| "/bin/probe".into()))?;
     let mut calls = calls(program.as_raw_fd());
     let files = device_files();
     for (name, file) in &files {
-        calls.push(Call { name, ..fstat(file.as_raw_fd()) });
+        calls.push(StructureCall { name, ..fstat(file.as_raw_fd()) });
     }
     calls.iter().try_for_each(check)?;
     directory()?;
@@ -54,9 +54,9 @@ fn device_files() -> Vec<(&'static str, OwnedFd)> {
     files
 }
 
-fn fstat(fd: i32) -> Call {
+fn fstat(fd: i32) -> StructureCall {
     let arguments = [fd as u64, OUT, 0, 0, 0, 0];
-    Call {
+    StructureCall {
         name: "fstat",
         number: libc::SYS_fstat,
         arguments,
@@ -65,14 +65,14 @@ fn fstat(fd: i32) -> Call {
     }
 }
 
-fn calls(file: i32) -> Vec<Call> {
-    let call = |name, number, arguments, size| Call { name, number, arguments, size, gaps: &[] };
+fn calls(file: i32) -> Vec<StructureCall> {
+    let call = |name, number, arguments, size| StructureCall { name, number, arguments, size, gaps: &[] };
     let here = libc::AT_FDCWD as u64;
     let path = c"/bin".as_ptr().expose_provenance() as u64;
     vec![
         fstat(file),
-        Call { name: "fstat of the console", ..fstat(1) },
-        Call {
+        StructureCall { name: "fstat of the console", ..fstat(1) },
+        StructureCall {
             arguments: [here, path, OUT, 0, 0, 0],
             number: libc::SYS_newfstatat,
             name: "newfstatat",
@@ -83,17 +83,20 @@ fn calls(file: i32) -> Vec<Call> {
         call("prlimit64", libc::SYS_prlimit64, [0, 7, 0, OUT, 0, 0], 16),
         call("rt_sigaction", libc::SYS_rt_sigaction, [10, 0, OUT, 8, 0, 0], 32),
         call("rt_sigprocmask", libc::SYS_rt_sigprocmask, [0, 0, OUT, 8, 0, 0], 8),
-        Call { gaps: &[(12, 16)], ..call("sigaltstack", libc::SYS_sigaltstack, [0, OUT, 0, 0, 0, 0], 24) },
+        StructureCall {
+            gaps: &[(12, 16)],
+            ..call("sigaltstack", libc::SYS_sigaltstack, [0, OUT, 0, 0, 0, 0], 24)
+        },
         call("TCGETS", libc::SYS_ioctl, [1, 0x5401, OUT, 0, 0, 0], 36),
         call("TIOCGWINSZ", libc::SYS_ioctl, [1, 0x5413, OUT, 0, 0, 0], 8),
     ]
 }
 
 /// What the call leaves of `fill` in a structure and in the bytes behind it; `None` if it is refused.
-fn answer(call: &Call, fill: u8) -> Option<[u8; ROOM]> {
+fn answer(call: &StructureCall, fill: u8) -> Option<[u8; ROOM]> {
     #[repr(align(16))]
-    struct Out([u8; ROOM]);
-    let mut out = Out([fill; ROOM]);
+    struct OutBuffer([u8; ROOM]);
+    let mut out = OutBuffer([fill; ROOM]);
     dirty();
     let at = (&raw mut out).expose_provenance() as u64;
     let arguments = call.arguments.map(|argument| if argument == OUT { at } else { argument });
@@ -102,7 +105,7 @@ fn answer(call: &Call, fill: u8) -> Option<[u8; ROOM]> {
     (answer >= 0).then_some(out.0)
 }
 
-fn check(call: &Call) -> Outcome {
+fn check(call: &StructureCall) -> ProbeResult {
     let name = call.name;
     let (Some(one), Some(other)) = (answer(call, 0xaa), answer(call, 0x55)) else {
         // A console that is no terminal has no such thing.
@@ -119,7 +122,7 @@ fn check(call: &Call) -> Outcome {
     nothing_of_the_kernels(name, &one[..call.size])
 }
 
-fn nothing_of_the_kernels(name: &str, bytes: &[u8]) -> Outcome {
+fn nothing_of_the_kernels(name: &str, bytes: &[u8]) -> ProbeResult {
     let words = bytes.windows(8).map(|word| u64::from_le_bytes(word.try_into().expect("eight bytes")));
     let address = words.step_by(4).find(|&word| is_kernel_address(word));
     ensure(address.is_none(), || {
@@ -130,10 +133,11 @@ fn nothing_of_the_kernels(name: &str, bytes: &[u8]) -> Outcome {
 }
 
 /// Names of a directory: each record's end is padded with zeroes.
-fn directory() -> Outcome {
+fn directory() -> ProbeResult {
     let bin = File::open("/bin")?;
     let arguments = [bin.as_raw_fd() as u64, OUT, ROOM as u64, 0, 0, 0];
-    let call = Call { name: "getdents64", number: libc::SYS_getdents64, arguments, size: ROOM, gaps: &[] };
+    let call =
+        StructureCall { name: "getdents64", number: libc::SYS_getdents64, arguments, size: ROOM, gaps: &[] };
     let bytes = answer(&call, 0xaa).ok_or("getdents64 is refused")?;
     let mut at = 0;
     // The rest is as it was: 0xaaaa is no length that fits.

@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 
 /// A probe went well, or not.
-pub type Outcome = Result<(), Failure>;
+pub type ProbeResult = Result<(), Failure>;
 
 /// What was seen instead of what had to be.
 #[derive(Debug)]
@@ -29,12 +29,12 @@ impl From<&str> for Failure {
 }
 
 /// Fails with what was seen unless `holds`.
-pub fn ensure(holds: bool, seen: impl FnOnce() -> String) -> Outcome {
+pub fn ensure(holds: bool, seen: impl FnOnce() -> String) -> ProbeResult {
     if holds { Ok(()) } else { Err(Failure(seen())) }
 }
 
 /// Fails unless `result` is the refusal `errno`.
-pub fn refused<T: fmt::Debug>(what: &str, result: io::Result<T>, errno: i32) -> Outcome {
+pub fn refused<T: fmt::Debug>(what: &str, result: io::Result<T>, errno: i32) -> ProbeResult {
     let seen = result.as_ref().err().and_then(io::Error::raw_os_error);
     ensure(seen == Some(errno), || format!("{what}: errno {errno} expected, but: {result:?}"))
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use dmabuf::{CONTIGUOUS, Edu, Heap, Protection, SYSTEM, UNCACHED, View};
 
-use crate::outcome::{Outcome, ensure};
+use crate::result::{ProbeResult, ensure};
 
 const MIB: usize = 1 << 20;
 /// Words from one page to the next.
@@ -13,7 +13,7 @@ const PAGE: usize = 4096 / 8;
 
 /// Memory of every kind, touched: its own, with rights of every kind, and buffers of each heap, two views of each, one of
 /// them with the device. Says so, and sleeps.
-pub fn rest(_: &[String]) -> Outcome {
+pub fn idle(_: &[String]) -> ProbeResult {
     let own = View::anonymous(2 * MIB)?;
     touch(&own, 1);
     own.protect(0, MIB / 2, libc::PROT_READ)?;
@@ -27,7 +27,7 @@ pub fn rest(_: &[String]) -> Outcome {
         touch(&views.0, 2);
         held.push((views, edu.as_ref().map(|edu| edu.import(buffer))));
     }
-    println!("{} buffers, {} views, at rest", buffers.len(), 2 * held.len());
+    println!("{} buffers, {} views, idle", buffers.len(), 2 * held.len());
     loop {
         std::thread::sleep(Duration::from_secs(1));
     }
@@ -45,7 +45,7 @@ fn touch(view: &View, value: u64) {
 
 /// Works with what it has, whatever others take: its memory keeps what it holds, the clock goes on, and a call that needs
 /// something may be refused. Says how often it has done so, until it is ended.
-pub fn work(_: &[String]) -> Outcome {
+pub fn busy(_: &[String]) -> ProbeResult {
     let own = View::anonymous(MIB)?;
     let mut refused = 0;
     for turn in 1.. {
@@ -54,7 +54,7 @@ pub fn work(_: &[String]) -> Outcome {
         std::thread::sleep(Duration::from_millis(5));
         let wrong = (0..own.words()).step_by(PAGE).find(|&word| own.word(word) != turn);
         ensure(wrong.is_none(), || format!("word {wrong:?} is not what it was in turn {turn}"))?;
-        println!("{turn} turns, {refused} refusals");
+        println!("{turn} iterations, {refused} refused");
     }
     Ok(())
 }

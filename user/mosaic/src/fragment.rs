@@ -16,12 +16,12 @@ const UNMEASURED: u64 = 128 << 20;
 const SPARE: u64 = 3;
 
 /// What keeps the holes apart; dropped, memory is whole again.
-pub struct Held {
+pub struct FragmentedMemory {
     _buffers: Vec<Buffer>,
 }
 
 /// Fills highmem with small buffers and frees every second one, until the holes hold `wanted` bytes and a little more.
-pub fn scatter(heap: &Heap, wanted: u64, progress: &Progress) -> io::Result<Held> {
+pub fn fragment(heap: &Heap, wanted: u64, progress: &Progress) -> io::Result<FragmentedMemory> {
     let mut all = progress.step("fill highmem with small buffers", || fill(heap))?;
     let (count, bytes) = (all.len(), total(&all));
     let holes = punch(&mut all, wanted + wanted * SPARE / 100);
@@ -32,7 +32,7 @@ pub fn scatter(heap: &Heap, wanted: u64, progress: &Progress) -> io::Result<Held
         holes.0,
         size::about(holes.1)
     );
-    Ok(Held { _buffers: all })
+    Ok(FragmentedMemory { _buffers: all })
 }
 
 /// Small buffers until highmem is used up: the first one in lowmem is the sign, and goes back.

@@ -4,7 +4,7 @@ use std::thread;
 
 use dmabuf::{Heap, Protection, SYSTEM, View};
 
-use crate::outcome::Outcome;
+use crate::result::ProbeResult;
 
 const MIB: usize = 1 << 20;
 
@@ -41,37 +41,37 @@ fn with_code(view: &View) -> usize {
 }
 
 /// Address 0, as most programs that fail do.
-pub fn null(_: &[String]) -> Outcome {
+pub fn null(_: &[String]) -> ProbeResult {
     write(0);
     Ok(())
 }
 
 /// The kernel's half of the address space.
-pub fn kernel_address(_: &[String]) -> Outcome {
+pub fn kernel_address(_: &[String]) -> ProbeResult {
     read(0xffff_8000_0000_0000);
     Ok(())
 }
 
 /// This program's own instructions.
-pub fn write_code(_: &[String]) -> Outcome {
+pub fn write_code(_: &[String]) -> ProbeResult {
     write(write_code as *const () as usize);
     Ok(())
 }
 
 /// Fresh memory that was never mapped for execution.
-pub fn execute_data(_: &[String]) -> Outcome {
+pub fn execute_data(_: &[String]) -> ProbeResult {
     execute(with_code(&View::anonymous(MIB)?));
     Ok(())
 }
 
 /// A buffer for devices: what a device writes must never run.
-pub fn execute_buffer(_: &[String]) -> Outcome {
+pub fn execute_buffer(_: &[String]) -> ProbeResult {
     execute(with_code(&Heap::open(SYSTEM)?.allocate(MIB as u64)?.map(Protection::ReadWrite)?));
     Ok(())
 }
 
 /// The first byte behind a buffer.
-pub fn beyond_buffer(_: &[String]) -> Outcome {
+pub fn beyond_buffer(_: &[String]) -> ProbeResult {
     let view = Heap::open(SYSTEM)?.allocate(3 * MIB as u64)?.map(Protection::ReadWrite)?;
     read(address(&view) + 3 * MIB - 1);
     read(address(&view) + 3 * MIB);
@@ -79,7 +79,7 @@ pub fn beyond_buffer(_: &[String]) -> Outcome {
 }
 
 /// The last byte before a buffer.
-pub fn before_buffer(_: &[String]) -> Outcome {
+pub fn before_buffer(_: &[String]) -> ProbeResult {
     let view = Heap::open(SYSTEM)?.allocate(3 * MIB as u64)?.map(Protection::ReadWrite)?;
     read(address(&view));
     read(address(&view) - 1);
@@ -87,7 +87,7 @@ pub fn before_buffer(_: &[String]) -> Outcome {
 }
 
 /// A buffer mapped for reading.
-pub fn write_read_only_buffer(_: &[String]) -> Outcome {
+pub fn write_read_only_buffer(_: &[String]) -> ProbeResult {
     let view = Heap::open(SYSTEM)?.allocate(MIB as u64)?.map(Protection::Read)?;
     read(address(&view));
     write(address(&view));
@@ -95,7 +95,7 @@ pub fn write_read_only_buffer(_: &[String]) -> Outcome {
 }
 
 /// A page taken out of the middle of a buffer's mapping.
-pub fn unmapped_hole(_: &[String]) -> Outcome {
+pub fn unmapped_hole(_: &[String]) -> ProbeResult {
     let view = Heap::open(SYSTEM)?.allocate(4 * MIB as u64)?.map(Protection::ReadWrite)?;
     read(address(&view) + 2 * MIB);
     // SAFETY: touched afterwards only to see the fault.
@@ -107,13 +107,13 @@ pub fn unmapped_hole(_: &[String]) -> Outcome {
 }
 
 /// A second thread dies, and the program with it, while the first one waits.
-pub fn in_a_thread(_: &[String]) -> Outcome {
+pub fn in_thread(_: &[String]) -> ProbeResult {
     thread::spawn(|| write(0)).join().map_err(|_| "the thread panicked")?;
     Ok(())
 }
 
 /// An instruction that is none.
-pub fn undefined_instruction(_: &[String]) -> Outcome {
+pub fn undefined_instruction(_: &[String]) -> ProbeResult {
     #[cfg(target_arch = "aarch64")]
     // SAFETY: expected to end this program; if not, it has no effect.
     unsafe {

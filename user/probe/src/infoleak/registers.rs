@@ -1,11 +1,11 @@
 //! Registers: at the program's first instruction all are zero, and a system call changes the one that answers.
 
 #[cfg(not(target_arch = "aarch64"))]
-use crate::outcome::Outcome;
+use crate::result::ProbeResult;
 
 /// Only for the machine that Tessera is for.
 #[cfg(not(target_arch = "aarch64"))]
-pub fn registers(_: &[String]) -> Outcome {
+pub fn registers(_: &[String]) -> ProbeResult {
     Err("not this machine's registers".into())
 }
 
@@ -19,7 +19,7 @@ mod aarch64 {
     use std::sync::atomic::{AtomicBool, Ordering};
 
     use super::super::is_kernel_address;
-    use crate::outcome::{Outcome, ensure};
+    use crate::result::{ProbeResult, ensure};
 
     /// All that a program has.
     #[repr(C)]
@@ -49,7 +49,7 @@ mod aarch64 {
     const _: () = assert!(offset_of!(Registers, v) == 256 && offset_of!(Registers, special) == 768);
 
     /// See the module.
-    pub fn registers(_: &[String]) -> Outcome {
+    pub fn registers(_: &[String]) -> ProbeResult {
         first_instruction()?;
         // Others have values of their own in all registers, and run in between.
         let over = AtomicBool::new(false);
@@ -68,7 +68,7 @@ mod aarch64 {
         })
     }
 
-    fn first_instruction() -> Outcome {
+    fn first_instruction() -> ProbeResult {
         // SAFETY: written before `_start` and never again.
         let first = unsafe { (&raw const PROBE_FIRST).read() };
         let odd = (0..31).find(|&n| first.x[n] != 0);
@@ -85,7 +85,7 @@ mod aarch64 {
         ensure(first.sp != 0 && !is_kernel_address(first.sp), || format!("SP is {:#x} at first", first.sp))
     }
 
-    fn all_calls() -> Outcome {
+    fn all_calls() -> ProbeResult {
         let time = libc::timespec { tv_sec: 0, tv_nsec: 100_000 };
         let time = (&raw const time).expose_provenance() as u64;
         let mut room = [0u64; 64];
@@ -129,7 +129,7 @@ mod aarch64 {
         (before, after)
     }
 
-    fn compare(number: i64, before: &Registers, after: &Registers) -> Outcome {
+    fn compare(number: i64, before: &Registers, after: &Registers) -> ProbeResult {
         let odd = (1..31).find(|&n| before.x[n] != after.x[n]);
         ensure(odd.is_none(), || {
             let n = odd.unwrap_or(0);

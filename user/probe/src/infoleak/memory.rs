@@ -1,10 +1,10 @@
-//! Memory that is new to a program is zero, whatever somebody wrote there before: `leave` is ended with secrets everywhere,
-//! and `find` looks for them.
+//! Memory that is new to a program is zero, whatever somebody wrote there before: `fill` is ended with secrets everywhere,
+//! and `scan` looks for them.
 
 use dmabuf::{CONTIGUOUS, Heap, Protection, SYSTEM, UNCACHED, View};
 
-use crate::outcome::{Outcome, ensure};
 use crate::raw;
+use crate::result::{ProbeResult, ensure};
 
 const MIB: usize = 1 << 20;
 const PAGE: usize = 4096;
@@ -34,7 +34,7 @@ impl All {
         Ok(Self { views, brk })
     }
 
-    fn check(&self) -> Outcome {
+    fn check(&self) -> ProbeResult {
         for (number, view) in self.views.iter().enumerate() {
             let odd = (0..view.words()).find(|&word| view.word(word) != 0);
             ensure(odd.is_none(), || {
@@ -70,23 +70,23 @@ fn grow_heap() -> std::io::Result<*mut u64> {
 
 /// Fills all of it, its stacks too, and dies. What is given back last, the first stack, is what the next program starts
 /// from.
-pub fn leave(_: &[String]) -> Outcome {
+pub fn fill(_: &[String]) -> ProbeResult {
     let all = All::new()?;
     all.fill();
     let thread = std::thread::Builder::new().stack_size(2 * STACK).spawn(fill_stack)?;
     thread.join().map_err(|_| "a thread panicked")?;
     fill_stack();
-    crate::death::null(&[])
+    crate::fatal::null(&[])
 }
 
-/// As much of a stack as [`find`] looks at, and more.
+/// As much of a stack as [`scan`] looks at, and more.
 #[inline(never)]
 fn fill_stack() {
     std::hint::black_box(&[SECRET; STACK / 8]);
 }
 
 /// Looks at all of it, at the stack below what is in use, and at the ends of the program's own pages.
-pub fn find(_: &[String]) -> Outcome {
+pub fn scan(_: &[String]) -> ProbeResult {
     stack()?;
     tails()?;
     All::new()?.check()?;
@@ -95,7 +95,7 @@ pub fn find(_: &[String]) -> Outcome {
 }
 
 /// New memory is zero again after this program itself has written to it and given it back.
-pub fn fresh(_: &[String]) -> Outcome {
+pub fn reuse(_: &[String]) -> ProbeResult {
     for round in 0..3 {
         let all = All::new()?;
         all.check().map_err(|_| if round == 0 { "not zero at first" } else { "not zero the next time" })?;
@@ -108,7 +108,7 @@ pub fn fresh(_: &[String]) -> Outcome {
 
 /// Nothing is on the stack far below of what this thread has used of it.
 #[inline(never)]
-fn stack() -> Outcome {
+fn stack() -> ProbeResult {
     let here = 0u64;
     let used = 128 << 10;
     let end = (&raw const here).expose_provenance() - used;
@@ -119,7 +119,7 @@ fn stack() -> Outcome {
 }
 
 /// The last page of each part of the program ends in zeroes.
-fn tails() -> Outcome {
+fn tails() -> ProbeResult {
     let [headers, count, size] =
         [libc::AT_PHDR, libc::AT_PHNUM, libc::AT_PHENT].map(|kind| raw::auxiliary(kind) as usize);
     // The ELF header comes first, and the program headers right behind its 64 bytes.
