@@ -18,6 +18,8 @@
 // M C SA SA0 ITD SED EOS I DZE UCT nTWI nTWE WXN TSCXT EIS UCI nTLSMD LSMAOE
 .equ SCTLR_ON,  0x345dd99d
 .equ SCTLR_SPAN, 1 << 23
+.equ SCTLR_MSCEN, 1 << 33
+.equ HCRX_MSCEN, 1 << 11
 .equ SCTLR_EL2_OFF, 0x30c50830                // RES1, MMU off
 .equ TCR, 0xb5103510                          // 48-bit halves, 4 KiB, WB RA WA walks, inner shareable, ASID in TTBR0
 .equ TCR_IPS_SHIFT, 32
@@ -271,7 +273,10 @@ from_el2:
     msr     S3_4_C3_C1_6, xzr                 // HAFGRTR_EL2
 1:  id_field x9, id_aa64mmfr1_el1, 40         // FEAT_HCX
     b.eq    1f
-    msr     S3_4_C1_C2_2, xzr                 // HCRX_EL2
+    id_field x9, S3_0_C0_C6_2, 16             // ID_AA64ISAR2_EL1: FEAT_MOPS
+    mov     x10, #HCRX_MSCEN                  // SETP and the like execute at EL1 and EL0; their exceptions go to EL1 (MCE2)
+    csel    x10, xzr, x10, eq
+    msr     S3_4_C1_C2_2, x10                 // HCRX_EL2
 1:  mov     x9, #SPSR_EL1H
     msr     spsr_el2, x9
     msr     elr_el2, x30
@@ -452,6 +457,9 @@ enable_mmu:
     id_field x10, id_aa64mmfr1_el1, 20        // FEAT_PAN: SPAN clear sets PSTATE.PAN on every entry to EL1
     b.ne    1f
     orr     x9, x9, #SCTLR_SPAN
+1:  id_field x10, S3_0_C0_C6_2, 16            // FEAT_MOPS, for programs too
+    b.eq    1f
+    orr     x9, x9, #SCTLR_MSCEN
 1:  msr     sctlr_el1, x9
     isb
     br      x2

@@ -57,19 +57,9 @@ pub fn clean_invalidate_lines(range: AddrRange<KernelVa>) {
     line::clean_invalidate(range);
 }
 
-/// Fills `range` with zeroes. No barrier and no cleaning: ordinary stores.
-///
-/// # Safety
-/// The range is mapped writable as Normal memory, and nobody else refers to it.
-pub unsafe fn zero(range: AddrRange<KernelVa>) {
-    // SAFETY: the same promise.
-    unsafe { line::zero(range) };
-}
-
 #[cfg(target_os = "none")]
 mod line {
     use super::*;
-    use crate::memory::zero_lines;
     use addr::Address;
     use core::arch::asm;
 
@@ -155,26 +145,12 @@ mod line {
         }
         barrier::isb();
     }
-
-    pub unsafe fn zero(range: AddrRange<KernelVa>) {
-        let lines = range.align_inward(64);
-        // SAFETY: parts of the caller's range, which is writable and its alone; `lines` is whole lines.
-        unsafe {
-            if lines == range {
-                zero_lines(range.start().raw(), range.end().raw());
-            } else {
-                core::ptr::write_bytes(range.start().raw() as *mut u8, 0, range.len() as usize);
-            }
-        }
-    }
 }
 
 #[cfg(not(target_os = "none"))]
 mod line {
     use super::*;
     use crate::fake::{Event, record};
-    use crate::pointer;
-    use addr::Address;
 
     pub fn clean(range: AddrRange<KernelVa>) {
         record(Event::Clean(range));
@@ -191,28 +167,12 @@ mod line {
     pub fn sync_instructions(range: AddrRange<KernelVa>) {
         record(Event::SyncInstructions(range));
     }
-
-    pub unsafe fn zero(range: AddrRange<KernelVa>) {
-        record(Event::Zero(range));
-        let mut at = range.start();
-        while at < range.end() {
-            let end = range.end().min(at.align_down(addr::PAGE_SIZE) + addr::PAGE_SIZE);
-            // SAFETY: a part of the caller's range, which is writable and its alone, on a host too; it is in one page.
-            unsafe { core::ptr::write_bytes(pointer::to::<u8>(at), 0, (end.raw() - at.raw()) as usize) }
-            at = end;
-        }
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::fake::{self, Event};
-
-    fn range(memory: &mut [u8]) -> AddrRange<KernelVa> {
-        let start = KernelVa::new(memory.as_mut_ptr() as u64);
-        AddrRange::new(start, start + memory.len() as u64)
-    }
 
     #[test]
     fn maintenance_is_complete_only_with_its_barrier() {
@@ -234,17 +194,5 @@ mod tests {
         clean_lines(b);
         barrier::dsb_sy();
         assert_eq!(fake::take(), [Event::Clean(a), Event::Clean(b), Event::Barrier("dsb_sy")]);
-    }
-
-    #[test]
-    fn zero_zeroes_the_range_and_nothing_else() {
-        let mut memory = [0xff; 300];
-        let all = range(&mut memory);
-        let some = AddrRange::new(all.start() + 3, all.start() + 290);
-        // SAFETY: a part of `memory`.
-        unsafe { zero(some) };
-        assert!(memory[3..290].iter().all(|byte| *byte == 0));
-        assert_eq!((memory[2], memory[290]), (0xff, 0xff));
-        assert_eq!(fake::take(), [Event::Zero(some)]);
     }
 }

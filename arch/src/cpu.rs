@@ -9,7 +9,7 @@ pub const MAX_CPUS: usize = 32;
 pub const EMERGENCY_STACK_SIZE: u64 = 8 << 10;
 
 bitflags! {
-    /// What the boot CPU has. All CPUs are taken to be alike.
+    /// The features that all running CPUs have.
     #[derive(Clone, Copy, PartialEq, Eq, Debug)]
     pub struct Features: u64 {
         /// FEAT_PAN: the kernel cannot touch a program's pages by an ordinary load or store.
@@ -28,6 +28,8 @@ bitflags! {
         const CRC32 = 1 << 6;
         /// The GIC's CPU interface as system registers.
         const GIC_REGISTERS = 1 << 7;
+        /// FEAT_MOPS, enabled by every level above: SETP, CPYP and the instructions that follow them.
+        const MOPS = 1 << 8;
     }
 }
 
@@ -44,6 +46,7 @@ impl Features {
         features.set(Self::CRC32, field(ids.isar0, 16) != 0);
         features.set(Self::FP, field(ids.pfr0, 16) != 0xf);
         features.set(Self::GIC_REGISTERS, field(ids.pfr0, 24) != 0);
+        features.set(Self::MOPS, field(ids.isar2, 16) != 0);
         features
     }
 }
@@ -53,6 +56,7 @@ impl Features {
 struct IdRegisters {
     pfr0: u64,
     isar0: u64,
+    isar2: u64,
     mmfr0: u64,
     mmfr1: u64,
 }
@@ -109,7 +113,7 @@ pub fn halt() -> ! {
 #[cfg(target_os = "none")]
 mod target {
     use super::*;
-    use crate::boot;
+    use crate::{boot, probe};
     use aarch64_cpu::registers::{
         CurrentEL, DAIF, ID_AA64ISAR0_EL1, ID_AA64MMFR0_EL1, ID_AA64MMFR1_EL1, ID_AA64PFR0_EL1, MPIDR_EL1,
         Readable, TPIDR_EL1, Writeable,
@@ -142,7 +146,7 @@ mod target {
     }
 
     static LOCALS: [CpuLocal; MAX_CPUS] = [const { CpuLocal::new() }; MAX_CPUS];
-    /// [`Features`], read once.
+    /// The bits of [`features`].
     static FEATURES: AtomicU64 = AtomicU64::new(0);
 
     /// Makes this CPU number `index`. Panics past [`MAX_CPUS`].
@@ -151,8 +155,19 @@ mod target {
         local.index.store(index as u64, Relaxed);
         local.emergency_stack.store(boot::emergency_stack(index).end().raw(), Relaxed);
         TPIDR_EL1.set(core::ptr::from_ref(local) as u64);
+    }
+
+    /// Restricts [`features`] to those of this CPU. Each CPU calls it once exceptions are handled, the boot CPU first,
+    /// and before any thread can move between CPUs.
+    pub(crate) fn detect(index: usize) {
+        let mut own = Features::decode(&IdRegisters::read());
+        if own.contains(Features::MOPS) && !probe::executes_memory_set() {
+            own.remove(Features::MOPS);
+        }
         if index == 0 {
-            FEATURES.store(Features::decode(&IdRegisters::read()).bits(), Relaxed);
+            FEATURES.store(own.bits(), Relaxed);
+        } else {
+            FEATURES.fetch_and(own.bits(), Relaxed);
         }
     }
 
@@ -161,13 +176,23 @@ mod target {
             Self {
                 pfr0: ID_AA64PFR0_EL1.get(),
                 isar0: ID_AA64ISAR0_EL1.get(),
+                isar2: isar2(),
                 mmfr0: ID_AA64MMFR0_EL1.get(),
                 mmfr1: ID_AA64MMFR1_EL1.get(),
             }
         }
     }
 
-    /// What the CPUs have.
+    /// ID_AA64ISAR2_EL1, by its encoding: not every assembler has the name.
+    fn isar2() -> u64 {
+        let value: u64;
+        // SAFETY: reads an ID register; an encoding without a register reads as 0 in this block (D24.2).
+        unsafe { asm!("mrs {}, S3_0_C0_C6_2", out(reg) value, options(nomem, nostack, preserves_flags)) };
+        value
+    }
+
+    /// The features that all running CPUs have.
+    #[inline]
     pub fn features() -> Features {
         Features::from_bits_truncate(FEATURES.load(Relaxed))
     }
@@ -330,13 +355,19 @@ mod tests {
 
     #[test]
     fn features_of_a_cortex_a53_and_a_neoverse_n1() {
-        let a53 = IdRegisters { pfr0: 0x0000_2222, isar0: 0x0001_1120, mmfr0: 0x0000_1122, mmfr1: 0 };
+        let a53 = IdRegisters {
+            pfr0: 0x0000_2222,
+            isar0: 0x0001_1120,
+            mmfr0: 0x0000_1122,
+            ..IdRegisters::default()
+        };
         assert_eq!(Features::decode(&a53), Features::ASID16 | Features::FP | Features::CRC32);
         let n1 = IdRegisters {
             pfr0: 0x1100_0000_1111_1112,
             isar0: 0x0000_1000_1021_1120,
             mmfr0: 0x0000_0000_0010_1125,
             mmfr1: 0x0000_0000_1021_2122,
+            ..IdRegisters::default()
         };
         let expected = Features::ASID16
             | Features::FP

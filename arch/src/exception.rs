@@ -10,8 +10,10 @@
 //! When the first two return, what `frame` then describes goes on.
 
 mod esr;
+mod memory_operation;
 
 pub use esr::{Fault, Syndrome, SystemAccess};
+pub use memory_operation::MemoryOperation;
 
 use addr::UserVa;
 use core::fmt;

@@ -20,7 +20,7 @@ pub mod cpu;
 pub mod exception;
 #[cfg(not(target_os = "none"))]
 pub mod fake;
-mod memory;
+pub mod memory;
 pub mod mmu;
 pub mod pointer;
 pub mod probe;

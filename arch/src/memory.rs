@@ -1,19 +1,287 @@
-//! Copying and filling: `memcpy` and `memset`, which the compiler calls by name, and zeroing frames (`memory.s`).
+//! Zeroing memory, and `memcpy` and `memset`, which the compiler calls by name (`memory.s`). The compiler's own versions
+//! for this target access memory byte by byte, since they must not assume that unaligned accesses work.
 //!
-//! The compiler's own are for targets whose accesses must be aligned and go byte by byte where they are not.
+//! [`zero`] uses the first method that all CPUs offer:
+//!
+//! 1. SETP/SETM/SETE (FEAT_MOPS), if ID_AA64ISAR2_EL1 has them and they execute: they are UNDEFINED where a hypervisor
+//!    leaves HCRX_EL2.MSCEn clear, which EL1 cannot read;
+//! 2. DC ZVA, if DCZID_EL0.DZP is 0: a block of 4 bytes to 2 KiB (DCZID_EL0.BS);
+//! 3. stores.
+//!
+//! All three need Normal memory. Non-cacheable is enough: DC ZVA acts as a set of stores to the block and takes an
+//! Alignment fault only on Device memory (C5.3, DC ZVA), which includes all memory while the MMU is off.
+
+use addr::{AddrRange, Address, KernelVa};
+
+/// How memory is zeroed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ZeroMethod {
+    /// SETP, SETM, SETE.
+    MemorySet,
+    /// DC ZVA.
+    Blocks {
+        /// Bytes that an instruction zeroes, a power of two.
+        bytes: u64,
+    },
+    /// Stores of four SIMD registers.
+    Stores,
+}
+
+impl ZeroMethod {
+    /// The method for CPUs with these features and a DC ZVA block of `block` bytes; 0 where DC ZVA is prohibited.
+    #[cfg_attr(not(any(target_os = "none", test)), expect(dead_code, reason = "a host has no ID registers"))]
+    #[inline]
+    fn select(memory_set: bool, block: u64) -> Self {
+        match (memory_set, block) {
+            (true, _) => Self::MemorySet,
+            (false, 0) => Self::Stores,
+            (false, bytes) => Self::Blocks { bytes },
+        }
+    }
+
+    /// Fills `range` with zeroes by this method.
+    ///
+    /// # Safety
+    /// As for [`zero`]; and all CPUs offer the method ([`available`]).
+    pub unsafe fn zero(self, range: AddrRange<KernelVa>) {
+        // SAFETY: the caller's promise.
+        unsafe { target::zero_by(self, range) }
+    }
+}
+
+/// Fills `range` with zeroes. No barrier and no cache maintenance: the order is that of ordinary stores.
+///
+/// # Safety
+/// The range is mapped writable as Normal memory, and nothing else refers to it.
+#[inline]
+pub unsafe fn zero(range: AddrRange<KernelVa>) {
+    // SAFETY: the caller's promise.
+    unsafe { target::zero(range) };
+}
+
+/// The methods that all CPUs offer, the one that [`zero`] uses first.
+pub fn available() -> impl Iterator<Item = ZeroMethod> {
+    let (memory_set, block) = target::offered();
+    let methods = [
+        memory_set.then_some(ZeroMethod::MemorySet),
+        (block != 0).then_some(ZeroMethod::Blocks { bytes: block }),
+        Some(ZeroMethod::Stores),
+    ];
+    methods.into_iter().flatten()
+}
+
+/// Bytes of a DC ZVA block by DCZID_EL0 (D24.2); 0 where DZP prohibits the instruction or the size is reserved.
+#[cfg_attr(not(any(target_os = "none", test)), expect(dead_code, reason = "a host has no ID registers"))]
+fn block_bytes(dczid: u64) -> u64 {
+    const DZP: u64 = 1 << 4;
+    const LARGEST: u64 = 9;
+    let log2_words = dczid & 0xf;
+    if dczid & DZP != 0 || log2_words > LARGEST { 0 } else { 4 << log2_words }
+}
+
+/// The part of `range` that consists of whole aligned blocks of `bytes`, and the parts before and after it.
+#[cfg_attr(not(any(target_os = "none", test)), expect(dead_code, reason = "a host writes bytes"))]
+#[inline]
+fn whole_blocks(range: AddrRange<KernelVa>, bytes: u64) -> [AddrRange<KernelVa>; 3] {
+    let (start, end) = (range.start().raw().next_multiple_of(bytes), range.end().align_down(bytes).raw());
+    let (start, end) = if start < end { (start, end) } else { (range.end().raw(), range.end().raw()) };
+    let (start, end) = (KernelVa::new(start), KernelVa::new(end));
+    [AddrRange::new(range.start(), start), AddrRange::new(start, end), AddrRange::new(end, range.end())]
+}
 
 #[cfg(target_os = "none")]
 mod target {
+    use super::*;
+    use crate::cpu::{self, Features};
+    use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
     core::arch::global_asm!(include_str!("memory.s"), options(raw));
 
     unsafe extern "C" {
-        /// Zeroes `start..end`, a multiple of 64 bytes.
-        ///
-        /// # Safety
-        /// Normal memory, mapped writable, that nobody else refers to.
-        pub fn zero_lines(start: u64, end: u64);
+        fn zero_by_memory_set(start: u64, bytes: u64);
+        fn zero_by_memory_set_other_option(start: u64, bytes: u64, at_epilogue: u64);
+        fn zero_by_blocks(start: u64, bytes: u64, block: u64);
+        fn zero_by_stores(start: u64, end: u64);
+    }
+
+    /// Bytes of the CPUs' DC ZVA blocks; 0 where a CPU prohibits it or the CPUs differ.
+    static BLOCK: AtomicU64 = AtomicU64::new(0);
+
+    /// Takes this CPU's DC ZVA block into account. Each CPU calls it before it zeroes memory, the boot CPU first, and
+    /// before any thread can move between CPUs.
+    pub(crate) fn detect(index: usize) {
+        let own = block_bytes(dczid());
+        if index == 0 {
+            BLOCK.store(own, Relaxed);
+        } else if BLOCK.load(Relaxed) != own {
+            BLOCK.store(0, Relaxed);
+        }
+    }
+
+    fn dczid() -> u64 {
+        let value: u64;
+        // SAFETY: reads an ID register.
+        unsafe {
+            core::arch::asm!("mrs {}, dczid_el0", out(reg) value, options(nomem, nostack, preserves_flags));
+        }
+        value
+    }
+
+    #[inline]
+    pub(super) fn offered() -> (bool, u64) {
+        (cpu::features().contains(Features::MOPS), BLOCK.load(Relaxed))
+    }
+
+    #[inline]
+    pub(super) unsafe fn zero(range: AddrRange<KernelVa>) {
+        let (memory_set, block) = offered();
+        // SAFETY: the caller's promise; the CPUs offer the method.
+        unsafe { zero_by(ZeroMethod::select(memory_set, block), range) }
+    }
+
+    #[inline]
+    pub(super) unsafe fn zero_by(method: ZeroMethod, range: AddrRange<KernelVa>) {
+        // SAFETY: parts of the caller's range; starts and lengths are multiples of the blocks.
+        unsafe {
+            match method {
+                ZeroMethod::MemorySet => zero_by_memory_set(range.start().raw(), range.len()),
+                ZeroMethod::Blocks { bytes } => {
+                    by_blocks(range, bytes, |whole| zero_by_blocks(whole.start().raw(), whole.len(), bytes));
+                }
+                ZeroMethod::Stores => {
+                    by_blocks(range, 64, |whole| zero_by_stores(whole.start().raw(), whole.end().raw()));
+                }
+            }
+        }
+    }
+
+    /// Zeroes `range`: whole blocks by `blocks`, the rest by `memset`.
+    ///
+    /// # Safety
+    /// As for [`super::zero`].
+    #[inline]
+    unsafe fn by_blocks(range: AddrRange<KernelVa>, bytes: u64, blocks: impl FnOnce(AddrRange<KernelVa>)) {
+        let [before, whole, after] = whole_blocks(range, bytes);
+        for rest in [before, after] {
+            if !rest.is_empty() {
+                // SAFETY: a part of the caller's range.
+                unsafe { core::ptr::write_bytes(rest.start().raw() as *mut u8, 0, rest.len() as usize) };
+            }
+        }
+        blocks(whole);
+    }
+
+    /// [`zero`](super::zero) by [`ZeroMethod::MemorySet`], resumed after SETP as a thread would resume it that moved
+    /// here from a CPU of the other option; at SETE if `at_epilogue`, else at SETM. For the self-test of the exception
+    /// that this causes ([`MemoryOperation`](crate::exception::MemoryOperation)).
+    ///
+    /// # Safety
+    /// As for [`ZeroMethod::zero`].
+    pub unsafe fn zero_from_other_option(range: AddrRange<KernelVa>, at_epilogue: bool) {
+        // SAFETY: the caller's promise.
+        unsafe { zero_by_memory_set_other_option(range.start().raw(), range.len(), at_epilogue.into()) }
+    }
+}
+
+#[cfg(not(target_os = "none"))]
+mod target {
+    use super::*;
+    use crate::fake::{Event, record};
+    use crate::pointer;
+
+    pub(super) fn offered() -> (bool, u64) {
+        (false, 0)
+    }
+
+    pub(super) unsafe fn zero_by(_: ZeroMethod, range: AddrRange<KernelVa>) {
+        // SAFETY: the caller's promise.
+        unsafe { zero(range) }
+    }
+
+    pub(super) unsafe fn zero(range: AddrRange<KernelVa>) {
+        record(Event::Zero(range));
+        let mut at = range.start();
+        while at < range.end() {
+            let end = range.end().min(at.align_down(addr::PAGE_SIZE) + addr::PAGE_SIZE);
+            // SAFETY: a part of the caller's range, which is writable on a host too; it is in one page.
+            unsafe { core::ptr::write_bytes(pointer::to::<u8>(at), 0, (end.raw() - at.raw()) as usize) }
+            at = end;
+        }
+    }
+
+    /// [`zero`](super::zero) on a host.
+    ///
+    /// # Safety
+    /// As for [`super::zero`].
+    pub unsafe fn zero_from_other_option(range: AddrRange<KernelVa>, _: bool) {
+        // SAFETY: the caller's promise.
+        unsafe { zero(range) }
     }
 }
 
 #[cfg(target_os = "none")]
-pub(crate) use target::zero_lines;
+pub(crate) use target::detect;
+pub use target::zero_from_other_option;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fake::{self, Event};
+    use std::vec::Vec;
+
+    fn range(start: u64, end: u64) -> AddrRange<KernelVa> {
+        AddrRange::new(KernelVa::new(start), KernelVa::new(end))
+    }
+
+    #[test]
+    fn memory_set_precedes_blocks_precede_stores() {
+        assert_eq!(ZeroMethod::select(true, 64), ZeroMethod::MemorySet);
+        assert_eq!(ZeroMethod::select(true, 0), ZeroMethod::MemorySet);
+        assert_eq!(ZeroMethod::select(false, 64), ZeroMethod::Blocks { bytes: 64 });
+        assert_eq!(ZeroMethod::select(false, 0), ZeroMethod::Stores);
+    }
+
+    #[test]
+    fn dczid_gives_the_block_size() {
+        let cases = [(0, 4), (4, 64), (5, 128), (9, 2048), (0x14, 0), (0x10, 0), (10, 0)];
+        for (dczid, bytes) in cases {
+            assert_eq!(block_bytes(dczid), bytes, "{dczid:#x}");
+        }
+    }
+
+    #[test]
+    fn whole_blocks_are_aligned_and_inside() {
+        for (start, end, bytes, expected) in [
+            (0x1000, 0x2000, 64, range(0x1000, 0x2000)),
+            (0x1001, 0x2000, 64, range(0x1040, 0x2000)),
+            (0x1000, 0x1fff, 2048, range(0x1000, 0x1800)),
+            (0x1001, 0x103f, 64, range(0x103f, 0x103f)),
+            (0x103f, 0x1041, 64, range(0x1041, 0x1041)),
+            (0x1040, 0x1040, 64, range(0x1040, 0x1040)),
+            (0x1001, 0x1003, 4, range(0x1003, 0x1003)),
+        ] {
+            let all = range(start, end);
+            let [before, whole, after] = whole_blocks(all, bytes);
+            assert_eq!(whole, expected, "{all:?} in blocks of {bytes}");
+            assert_eq!((before.start(), before.end()), (all.start(), whole.start()));
+            assert_eq!((after.start(), after.end()), (whole.end(), all.end()));
+        }
+    }
+
+    #[test]
+    fn stores_are_always_available() {
+        assert_eq!(available().collect::<Vec<_>>(), [ZeroMethod::Stores]);
+    }
+
+    #[test]
+    fn zero_zeroes_the_range_and_nothing_else() {
+        let mut memory = [0xff_u8; 300];
+        let start = KernelVa::new(memory.as_mut_ptr() as u64);
+        let some = AddrRange::new(start + 3, start + 290);
+        // SAFETY: a part of `memory`.
+        unsafe { zero(some) };
+        assert!(memory[3..290].iter().all(|byte| *byte == 0));
+        assert_eq!((memory[2], memory[290]), (0xff, 0xff));
+        assert_eq!(fake::take(), [Event::Zero(some)]);
+    }
+}

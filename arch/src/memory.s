@@ -1,8 +1,9 @@
-// Copying and filling memory: what the compiler calls by name, and zeroing whole frames. Normal memory alone, since
-// accesses need not be aligned.
+// Copying, filling and zeroing. Normal memory only: accesses need not be aligned, and DC ZVA takes an Alignment fault
+// on Device memory.
 
 .arch_extension fp
 .arch_extension simd
+.arch_extension mops
 
 .text
 
@@ -25,7 +26,7 @@ memcpy:
     add     x3, x3, #64
     subs    x2, x2, #64
     b.hs    1b
-2:  tbz     x2, #5, 3f                        // the low six bits count what is left
+2:  tbz     x2, #5, 3f                        // bits 5:0 are the bytes left
     ldp     x4, x5, [x1], #16
     ldp     x6, x7, [x1], #16
     stp     x4, x5, [x3], #16
@@ -85,29 +86,81 @@ memset:
 8:  ret
 .size memset, . - memset
 
-// x0 = to, x1 = end; whole lines of 64 bytes. A store of four registers moves its address on by itself, which DC ZVA does
-// not: half the instructions. The registers belong to the program and are put back.
-.global zero_lines
-.type zero_lines, %function
-zero_lines:
+// x0 = start, x1 = bytes. FEAT_MOPS.
+.global zero_by_memory_set
+.type zero_by_memory_set, %function
+zero_by_memory_set:
+    setp    [x0]!, x1!, xzr
+    setm    [x0]!, x1!, xzr
+    sete    [x0]!, x1!, xzr
+    ret
+.size zero_by_memory_set, . - zero_by_memory_set
+
+// x0 = start, x1 = bytes, x2 = 0 to resume at SETM, 1 at SETE. The state that SETP leaves is converted to the option
+// that this CPU does not implement (C = 0: option A, C = 1: option B), so the CPU takes the Memory Copy and Memory Set
+// exception, whose handler returns to the SETP before it.
+.global zero_by_memory_set_other_option
+.type zero_by_memory_set_other_option, %function
+zero_by_memory_set_other_option:
+    setp    [x0]!, x1!, xzr
+    add     x0, x0, x1                        // A: end and minus the rest; B: next and the rest
+    neg     x1, x1
+    mov     x3, #(1 << 29)                    // NZCV with C alone
+    csel    x3, xzr, x3, cs
+    msr     nzcv, x3
+    tbnz    x2, #0, 3f
+    b       2f
+    setp    [x0]!, x1!, xzr
+2:  setm    [x0]!, x1!, xzr
+3:  sete    [x0]!, x1!, xzr
+    ret
+.size zero_by_memory_set_other_option, . - zero_by_memory_set_other_option
+
+// x0 = start, x1 = bytes, x2 = bytes of a DC ZVA block; start and bytes are multiples of it.
+.global zero_by_blocks
+.type zero_by_blocks, %function
+zero_by_blocks:
+    lsl     x3, x2, #5
+    subs    x1, x1, x3
+    b.lo    2f
+1:
+.rept 32
+    dc      zva, x0
+    add     x0, x0, x2
+.endr
+    subs    x1, x1, x3
+    b.hs    1b
+2:  adds    x1, x1, x3
+    b.eq    4f
+3:  dc      zva, x0
+    add     x0, x0, x2
+    subs    x1, x1, x2
+    b.ne    3b
+4:  ret
+.size zero_by_blocks, . - zero_by_blocks
+
+// x0 = start, x1 = end; start and bytes are multiples of 64. The registers belong to the program and are restored.
+.global zero_by_stores
+.type zero_by_stores, %function
+zero_by_stores:
     sub     sp, sp, #64
     st1     {v0.2d - v3.2d}, [sp]
     movi    v0.2d, #0
     movi    v1.2d, #0
     movi    v2.2d, #0
     movi    v3.2d, #0
-    sub     x2, x1, #4096
     b       2f
 1:
-.rept 64
+.rept 16
     st1     {v0.2d - v3.2d}, [x0], #64
 .endr
-2:  cmp     x0, x2
-    b.ls    1b
+2:  sub     x2, x1, x0
+    cmp     x2, #1024
+    b.hs    1b
     b       4f
 3:  st1     {v0.2d - v3.2d}, [x0], #64
 4:  cmp     x0, x1
     b.lo    3b
     ld1     {v0.2d - v3.2d}, [sp], #64
     ret
-.size zero_lines, . - zero_lines
+.size zero_by_stores, . - zero_by_stores

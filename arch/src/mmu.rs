@@ -3,7 +3,7 @@
 //! boot.s sets the registers that never change: two 48-bit halves in 4 KiB granules, walks write-back cacheable
 //! and inner shareable, the ASID in TTBR0 (16 bits where there are), no hardware access flag or dirty state
 //! (TCR_EL1); MAIR index 0 write-back, 1 non-cacheable, 2 Device-nGnRE; WXN, so that nothing writable is ever
-//! executable, PAN on every entry to EL1, and for programs cache maintenance, DC ZVA and CTR_EL0 (SCTLR_EL1).
+//! executable, PAN on every entry to EL1, and for programs cache maintenance, DC ZVA, CTR_EL0 and FEAT_MOPS (SCTLR_EL1).
 
 use addr::{Asid, KernelVa, PhysAddr};
 

@@ -26,10 +26,34 @@ mod target {
         ".balign 8",
         ".quad 1b, 2b, 3b",
         ".popsection",
+        // A set of 0 bytes, which accesses no memory.
+        ".arch_extension mops",
+        ".global probe_memory_set",
+        "probe_memory_set:",
+        "    mov     x0, xzr",
+        "    mov     x1, xzr",
+        "1:  setp    [x0]!, x1!, xzr",
+        "    setm    [x0]!, x1!, xzr",
+        "    sete    [x0]!, x1!, xzr",
+        "2:  mov     x0, #1",
+        "    ret",
+        "3:  mov     x0, xzr",
+        "    ret",
+        ".pushsection .fixups, \"a\"",
+        ".balign 8",
+        ".quad 1b, 2b, 3b",
+        ".popsection",
     );
 
     unsafe extern "C" {
         fn probe_load_32(at: u64) -> i64;
+        fn probe_memory_set() -> u64;
+    }
+
+    /// Whether SETP, SETM and SETE execute: at EL1 they are UNDEFINED while HCRX_EL2.MSCEn is 0.
+    pub(crate) fn executes_memory_set() -> bool {
+        // SAFETY: sets 0 bytes; that the instructions are undefined is caught.
+        unsafe { probe_memory_set() != 0 }
     }
 
     pub(super) fn read(at: u64) -> Option<u32> {
@@ -37,6 +61,9 @@ mod target {
         u32::try_from(unsafe { probe_load_32(at) }).ok()
     }
 }
+
+#[cfg(target_os = "none")]
+pub(crate) use target::executes_memory_set;
 
 #[cfg(not(target_os = "none"))]
 mod target {

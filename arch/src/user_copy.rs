@@ -67,10 +67,11 @@ mod target {
         unsafe { core::slice::from_raw_parts(start, end.offset_from(start) as usize) }
     }
 
-    /// If `frame` is a data abort of one of this module's own accesses to a program's memory, lets that
-    /// function return its error and says true. For synchronous exceptions from the kernel.
+    /// Whether `frame` is an exception that its instruction is allowed to cause: a data abort of an access to a program's
+    /// memory, or a probe of this crate. The function then returns its error. For synchronous exceptions from the
+    /// kernel.
     pub fn fixup(frame: &mut TrapFrame) -> bool {
-        if !matches!(frame.syndrome(), Syndrome::DataAbort { .. }) {
+        if !matches!(frame.syndrome(), Syndrome::DataAbort { .. } | Syndrome::Undefined) {
             return false;
         }
         let found = fixups().iter().find(|entry| (entry.first..entry.end).contains(&frame.elr));

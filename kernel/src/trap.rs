@@ -2,13 +2,13 @@
 //! from or to a program has met a bad address, which is the program's fault.
 
 use crate::{irq, panic, user};
-use arch::exception::{Origin, TrapFrame, Vector};
+use arch::exception::{Origin, Syndrome, TrapFrame, Vector};
 
 /// A synchronous exception.
 pub fn sync(frame: &mut TrapFrame, from: Origin) {
     match from {
         Origin::User => user::trap(frame),
-        Origin::Kernel if arch::user_copy::fixup(frame) => {}
+        Origin::Kernel if restarted(frame) || arch::user_copy::fixup(frame) => {}
         Origin::Kernel => panic::report_trap(&format_args!("{} in the kernel", frame.syndrome()), frame),
     }
 }
@@ -24,4 +24,11 @@ pub fn interrupt(_frame: &mut TrapFrame, from: Origin) {
 /// Something that nothing should ever cause.
 pub fn bad(frame: &TrapFrame, vector: Vector) -> ! {
     panic::report_trap(&format_args!("{vector:?}: {}", frame.syndrome()), frame)
+}
+
+/// Restarts a memory copy or memory set that the running thread began on another CPU.
+fn restarted(frame: &mut TrapFrame) -> bool {
+    let Syndrome::MemoryOperation(operation) = frame.syndrome() else { return false };
+    frame.restart(operation);
+    true
 }

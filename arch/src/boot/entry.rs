@@ -1,7 +1,7 @@
 //! The first Rust on each CPU, and how the others are brought to it.
 
 use super::{BootInfo, image, tables};
-use crate::{cache, cpu, exception};
+use crate::{cache, cpu, exception, memory};
 use addr::{AddrRange, KernelVa, PhysAddr};
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -65,13 +65,20 @@ pub(crate) fn replace_ttbr1_code() -> PhysAddr {
     image::image_phys(KernelVa::new(idmap_replace_ttbr1 as *const () as u64))
 }
 
+/// Sets up CPU number `index`: its identity, its exceptions, and what depends on its features.
+fn install(index: usize) {
+    cpu::install(index);
+    exception::install();
+    cpu::detect(index);
+    memory::detect(index);
+}
+
 /// The boot CPU's first Rust: MMU on, first stack, exceptions still masked.
 #[unsafe(no_mangle)]
 extern "C" fn boot_cpu_main(dtb: u64, image: u64, entry_el: u64) -> ! {
     image::loaded_at(PhysAddr::new(image));
     tables::map_emergency_stacks();
-    cpu::install(0);
-    exception::install();
+    install(0);
     tables::leave_identity_map();
     let boot = BootInfo { dtb: PhysAddr::new(dtb), image: image::image_range(), entry_el: entry_el as u8 };
     // SAFETY: defined by the kernel crate with this signature.
@@ -81,8 +88,7 @@ extern "C" fn boot_cpu_main(dtb: u64, image: u64, entry_el: u64) -> ! {
 /// A secondary CPU's first Rust: final tables, its own stack, exceptions still masked.
 #[unsafe(no_mangle)]
 extern "C" fn secondary_cpu_main(index: usize) -> ! {
-    cpu::install(index);
-    exception::install();
+    install(index);
     tables::leave_identity_map();
     // SAFETY: defined by the kernel crate with this signature.
     unsafe { secondary_main(index) }

@@ -1,5 +1,6 @@
 //! What ESR_EL1 says (D24.2.44), as an enum that prints.
 
+use super::MemoryOperation;
 use core::fmt;
 
 /// Why a synchronous exception was taken.
@@ -38,6 +39,8 @@ pub enum Syndrome {
     PcAlignment,
     /// A load or store through a stack pointer that is not a multiple of 16.
     SpAlignment,
+    /// SETM, SETE, CPYM or CPYE after a prologue on a CPU of the other option: to be restarted.
+    MemoryOperation(MemoryOperation),
     /// A trapped floating-point exception.
     FpException,
     /// An asynchronous error, with its syndrome.
@@ -140,6 +143,7 @@ impl Syndrome {
                 Self::DataAbort { fault: fault(), write: iss >> 6 & 1 != 0, no_address: iss >> 10 & 1 != 0 }
             }
             0x26 => Self::SpAlignment,
+            0x27 => Self::MemoryOperation(MemoryOperation::decode(iss)),
             0x2c => Self::FpException,
             0x2f => Self::SError(iss),
             0x30 | 0x31 => Self::Breakpoint,
@@ -213,6 +217,7 @@ impl fmt::Display for Syndrome {
             Self::DataAbort { fault, write: true, .. } => write!(f, "data abort on write: {fault}"),
             Self::PcAlignment => write!(f, "misaligned program counter"),
             Self::SpAlignment => write!(f, "misaligned stack pointer"),
+            Self::MemoryOperation(_) => write!(f, "memory copy or memory set of the other option"),
             Self::FpException => write!(f, "floating-point exception"),
             Self::SError(iss) => write!(f, "SError, syndrome {iss:#x}"),
             Self::Breakpoint => write!(f, "breakpoint"),
@@ -244,6 +249,7 @@ mod tests {
             (0x8600_000e, "instruction abort: permission fault, level 2"),
             (0x1e00_0000, "trapped FP/SIMD access"),
             (0x8a00_0000, "misaligned program counter"),
+            (0x9e01_0c43, "memory copy or memory set of the other option"),
             (0xbf00_0011, "SError, syndrome 0x1000011"),
             (0x6230_0001, "trapped mrs S3_0_C0_C0_0, x0"),
             (0xfe00_0000, "exception class 0x3f, syndrome 0x0"),

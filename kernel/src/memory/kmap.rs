@@ -196,7 +196,7 @@ pub fn with_frame(address: PhysAddr, f: impl FnMut(AddrRange<KernelVa>)) {
 /// alone, and the linear map to nobody.)
 pub fn zero(chunk: Chunk) {
     // SAFETY: the window maps the caller's chunk, writable, and nobody else refers to it yet.
-    with_write_back(chunk, |range| unsafe { arch::cache::zero(range) });
+    with_write_back(chunk, |range| unsafe { arch::memory::zero(range) });
     arch::barrier::dmb_oshst();
 }
 
@@ -212,7 +212,7 @@ pub fn zero_all(frames: &Frames) {
 #[inline(never)]
 fn zero_many(frames: &Frames) {
     // SAFETY: the window maps the caller's chunks, writable, and nobody else refers to them yet.
-    with_all(frames.chunks(), MemoryType::WriteBack, |range| unsafe { arch::cache::zero(range) });
+    with_all(frames.chunks(), MemoryType::WriteBack, |range| unsafe { arch::memory::zero(range) });
     arch::barrier::dmb_oshst();
 }
 
@@ -225,7 +225,7 @@ pub fn zero_all_non_cacheable(chunks: impl Iterator<Item = Chunk>) {
     with_all(chunks, MemoryType::NonCacheable, |range| {
         arch::cache::clean_invalidate(range);
         // SAFETY: the window maps the caller's chunks, writable, and nobody else refers to them yet.
-        unsafe { arch::cache::zero(range) };
+        unsafe { arch::memory::zero(range) };
         arch::barrier::dsb_sy();
     });
 }

@@ -132,7 +132,7 @@ fn take_pool(layout: &Layout) -> Result<(), InitError> {
     arch::boot::map_early_linear(pool);
     // SAFETY: the chunk was just taken from the zones and mapped, and is zeroed; the linear map will keep it mapped.
     unsafe {
-        arch::cache::zero(linear::range_of(pool.range()));
+        arch::memory::zero(linear::range_of(pool.range()));
         tables::init(pool, &layout.lowmem);
     }
     Ok(())

@@ -120,7 +120,7 @@ pub fn take(order: Order, reach: Reach) -> Option<OwnedChunk> {
 pub fn take_zeroed_page() -> Option<OwnedChunk> {
     let page = take(Order::PAGE, Reach::LOW)?;
     // SAFETY: the frame is ours, and lowmem is in the linear map, writable.
-    unsafe { arch::cache::zero(linear::range_of(page.chunk().range())) };
+    unsafe { arch::memory::zero(linear::range_of(page.chunk().range())) };
     Some(page)
 }
 

@@ -138,7 +138,7 @@ fn load_stack(space: &AddressSpace, stack: &StackImage) -> Result<(), Errno> {
 fn auxiliary(executable: &Executable) -> [(u64, u64); 15] {
     [
         (AT_HWCAP, hwcap().bits()),
-        (AT_HWCAP2, 0),
+        (AT_HWCAP2, hwcap2().bits()),
         (AT_PAGESZ, PAGE_SIZE),
         (AT_CLKTCK, 100),
         (AT_PHDR, executable.headers.map_or(0, UserVa::raw)),
@@ -163,6 +163,10 @@ fn hwcap() -> HwCap {
         (Features::CRC32, HwCap::CRC32),
     ];
     pairs.into_iter().filter(|(feature, _)| features.contains(*feature)).map(|(_, cap)| cap).collect()
+}
+
+fn hwcap2() -> HwCap2 {
+    if arch::cpu::features().contains(Features::MOPS) { HwCap2::MOPS } else { HwCap2::empty() }
 }
 
 /// On the heap at once: it is too large for the stack of somebody who has to take it apart again.

@@ -58,6 +58,7 @@ fn handle(frame: &mut TrapFrame) {
         Syndrome::Brk(_) | Syndrome::Breakpoint | Syndrome::Step | Syndrome::Watchpoint => {
             kill(task, frame, Signal::SIGTRAP);
         }
+        Syndrome::MemoryOperation(operation) => frame.restart(operation),
         Syndrome::FpException => kill(task, frame, Signal::SIGFPE),
         // Others wait with WFE for a lock, say; going on is always right.
         Syndrome::Wait => frame.elr += 4,

@@ -67,3 +67,12 @@ bitflags::bitflags! {
         const CPUID = 1 << 11;
     }
 }
+
+bitflags::bitflags! {
+    /// More instructions of the processor (`AT_HWCAP2`, Linux `arch/arm64/include/uapi/asm/hwcap.h`).
+    #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+    pub struct HwCap2: u64 {
+        /// FEAT_MOPS: memory copy and memory set.
+        const MOPS = 1 << 43;
+    }
+}

@@ -20,7 +20,7 @@ pub fn run(_: &Arc<Device>) -> Result<(), DmaError> {
     let range = linear::range_of(page.chunk().range());
     let fill = || {
         // SAFETY: the frame is this function's own, in the linear map, writable.
-        unsafe { arch::cache::zero(range) };
+        unsafe { arch::memory::zero(range) };
         Ok(())
     };
     let mut zero = Measured::new(ROUNDS, fill, |()| ())?;

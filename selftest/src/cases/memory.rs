@@ -23,6 +23,8 @@ pub const TESTS: &[Test] = &[
     Test { name: "memory.linear_map_has_all_lowmem", run: linear_map_has_all_lowmem },
     Test { name: "memory.fragmented_memory_gives_single_frames", run: fragmented_memory_gives_single_frames },
     Test { name: "memory.what_another_cpu_keeps_is_found", run: what_another_cpu_keeps_is_found },
+    Test { name: "memory.zeroing_clears_its_range_only", run: zeroing_clears_its_range_only },
+    Test { name: "cpu.memory_set_of_the_other_option_restarts", run: memory_set_restarts },
     Test { name: "memory.windows_close", run: windows_close },
     Test { name: "memory.alias_goes_and_comes_back", run: alias_goes_and_comes_back },
 ];
@@ -159,6 +161,86 @@ fn fragmented_memory_gives_single_frames() -> Outcome {
     check!(refused.is_some(), "4 GiB of the 2 MiB that were free: granted");
     check!(after.free() == before.free(), "{} frames free before, {} after", before.free(), after.free());
     pass!("1 MiB in {WANTED} chunks of 4 KiB; {} frames free before and after", after.free())
+}
+
+/// Bytes around the range that must stay.
+const MARGIN: u64 = 4096;
+/// What the bytes hold that must stay.
+const FILL: u8 = 0xa5;
+
+/// Fills `area`, lets `zero` clear all of it but `before` bytes at the start and [`MARGIN`] at the end, and returns
+/// whether exactly these are left.
+fn clears_exactly(
+    area: AddrRange<KernelVa>,
+    before: u64,
+    len: u64,
+    zero: impl Fn(AddrRange<KernelVa>),
+) -> bool {
+    let whole = before + len + MARGIN;
+    let range = AddrRange::new(area.start() + before, area.start() + before + len);
+    // SAFETY: the caller's own chunk, mapped writable and longer than `whole`.
+    let bytes =
+        unsafe { core::slice::from_raw_parts_mut(arch::pointer::to::<u8>(area.start()), whole as usize) };
+    bytes.fill(FILL);
+    zero(range);
+    let (head, rest) = bytes.split_at(before as usize);
+    let (middle, tail) = rest.split_at(len as usize);
+    middle.iter().all(|byte| *byte == 0) && head.iter().chain(tail).all(|byte| *byte == FILL)
+}
+
+/// Each method that the CPUs offer, over sizes around those of blocks and loops, at aligned and unaligned offsets, in
+/// write-back and, where there is highmem, in non-cacheable memory.
+fn zeroing_clears_its_range_only() -> Outcome {
+    const OFFSETS: [u64; 6] = [4096, 4096 + 1, 4096 + 16, 4096 + 63, 4096 + 64, 2 * 4096 - 1];
+    const SIZES: [u64; 12] = [0, 1, 63, 64, 65, 1000, 2047, 2048, 4096, 4096 + 192, 65536, 3 * 65536 + 7];
+    let Some(owned) = zones::take(Order::BLOCK_2M, Reach::ANYWHERE) else {
+        skip!("no 2 MiB chunk is free");
+    };
+    let mut wrong = None;
+    let mut try_all = |area, memory| {
+        for method in arch::memory::available() {
+            for (before, len) in OFFSETS.iter().flat_map(|before| SIZES.map(|len| (*before, len))) {
+                // SAFETY: a part of the test's own chunk, and the CPUs offer the method.
+                if !clears_exactly(area, before, len, |range| unsafe { method.zero(range) }) {
+                    wrong = Some((method, memory, before, len));
+                }
+            }
+        }
+        arch::cache::clean_invalidate(area);
+    };
+    kmap::with_write_back(owned.chunk(), |area| try_all(area, MemoryType::WriteBack));
+    // Lowmem has a write-back alias.
+    if !zones::is_low(owned.chunk().start()) {
+        kmap::with_window(owned.chunk(), MemoryType::NonCacheable, |area| {
+            try_all(area, MemoryType::NonCacheable)
+        });
+    }
+    zones::give(owned);
+    check!(wrong.is_none(), "method, memory type, offset, length: {wrong:?}");
+    let methods: Vec<_> = arch::memory::available().collect();
+    pass!("{methods:?} at {} sizes and {} offsets, used is the first", SIZES.len(), OFFSETS.len())
+}
+
+/// The Memory Copy and Memory Set exception at EL1.
+fn memory_set_restarts() -> Outcome {
+    const LEN: u64 = 3 * 4096 + 100;
+    if !arch::cpu::features().contains(arch::cpu::Features::MOPS) {
+        skip!("no FEAT_MOPS");
+    }
+    let Some(owned) = zones::take(Order::BLOCK_2M, Reach::LOW) else {
+        skip!("no 2 MiB chunk of lowmem is free");
+    };
+    let area = linear::range_of(owned.chunk().range());
+    let restarts = |at_epilogue| {
+        clears_exactly(area, 4096 + 3, LEN, |range| {
+            // SAFETY: a part of the test's own chunk, and the CPUs have FEAT_MOPS.
+            unsafe { arch::memory::zero_from_other_option(range, at_epilogue) };
+        })
+    };
+    let (main, epilogue) = (restarts(false), restarts(true));
+    zones::give(owned);
+    check!(main && epilogue, "resumed at SETM: {main}, at SETE: {epilogue}");
+    pass!("{LEN} bytes, resumed with the other option's registers at SETM and at SETE")
 }
 
 fn windows_close() -> Outcome {

@@ -40,6 +40,7 @@ pub(super) const TESTS: &[Test] = probes! {
     "anonymous_memory_is_its_own" by passes "anonymous",
     "the_heap_grows" by passes "heap-growth",
     "buffers_and_memory_read_as_zero" by passes "zeroed-buffers",
+    "memory_set_of_the_other_option_restarts" by passes "memory-set",
     "a_buffer_has_the_size_asked_for" by passes "buffer-size",
     "a_view_outlives_its_descriptor" by passes "view-outlives-fd",
     "parts_can_be_unmapped" by passes "munmap-parts",

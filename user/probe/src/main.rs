@@ -19,6 +19,7 @@ mod huge_lengths;
 mod infoleak;
 mod iterations;
 mod memory;
+mod memory_set;
 mod pages;
 mod raw;
 mod result;
@@ -54,6 +55,7 @@ const PROBES: &[Probe] = &[
     ("anonymous", Expectation::Pass, memory::anonymous),
     ("heap-growth", Expectation::Pass, memory::heap_growth),
     ("zeroed-buffers", Expectation::Pass, memory::zeroed_buffers),
+    ("memory-set", Expectation::Pass, memory_set::restarts),
     ("buffer-size", Expectation::Pass, memory::buffer_size),
     ("view-outlives-fd", Expectation::Pass, memory::view_outlives_descriptor),
     ("munmap-parts", Expectation::Pass, pages::unmap_parts),

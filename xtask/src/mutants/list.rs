@@ -92,7 +92,7 @@ pub const MUTANTS: [Mutant; 21] = [
         name: "a non-cacheable buffer not zeroed",
         file: "kernel/src/memory/kmap.rs",
         item: "zero_all_non_cacheable",
-        from: "unsafe { arch::cache::zero(range) };",
+        from: "unsafe { arch::memory::zero(range) };",
         to: "",
         judge: Judge::Caches,
     },

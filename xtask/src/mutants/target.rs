@@ -63,7 +63,7 @@ pub const MUTANTS: &[Mutant] = &[
         name: "an uncached buffer not zeroed",
         file: "kernel/src/memory/kmap.rs",
         item: "zero_all_non_cacheable",
-        from: "unsafe { arch::cache::zero(range) };",
+        from: "unsafe { arch::memory::zero(range) };",
         to: "",
         judge: test(FRESH, "not zero the next time"),
     },

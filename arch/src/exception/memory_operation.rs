@@ -1,0 +1,188 @@
+//! The Memory Copy and Memory Set exception (FEAT_MOPS), which a handler resolves by a restart of the sequence.
+//!
+//! SETP, SETM, SETE (or CPYP, CPYM, CPYE) keep their progress in their registers and in PSTATE, in one of two formats,
+//! option A or option B; a CPU implements one of them. SETM or SETE on a CPU that finds the other option's format, since the
+//! thread started the sequence on another CPU, takes this exception. The handler converts the registers to the format
+//! of the prologue and returns to it (rules CNTMJ and MWFQH of DDI 0487).
+//!
+//! | | option A | option B |
+//! |---|---|---|
+//! | set, forward copy | addresses of the end; minus the bytes left | next addresses; the bytes left |
+//! | backward copy | addresses of the start; the bytes left | addresses of the end; the bytes left; PSTATE.N is 1 |
+
+use super::TrapFrame;
+
+/// What ESR_EL1 tells of the instruction that took the exception.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct MemoryOperation {
+    /// SET*, not CPY*.
+    set: bool,
+    /// The last instruction of the sequence, not the second.
+    epilogue: bool,
+    /// The registers are in the format of option A: the CPU's option, unless the option is reported as wrong.
+    option_a: bool,
+    /// Register numbers.
+    destination: usize,
+    source: usize,
+    size: usize,
+}
+
+/// The operands of a sequence. A set has no source address.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Operands {
+    destination: u64,
+    source: u64,
+    size: u64,
+}
+
+impl MemoryOperation {
+    /// Decodes the syndrome (D24.2.44, ISS encoding for an exception from the Memory Copy and Memory Set instructions).
+    pub(super) fn decode(iss: u32) -> Self {
+        let bit = |lsb: u32| iss >> lsb & 1 != 0;
+        let register = |lsb: u32| (iss >> lsb & 0x1f) as usize;
+        let (wrong_option, option_a) = (bit(17), bit(16));
+        Self {
+            set: bit(24),
+            epilogue: bit(18),
+            option_a: option_a != wrong_option,
+            destination: register(10),
+            source: register(5),
+            size: register(0),
+        }
+    }
+
+    /// The operands with which the prologue does what is left to do. `negative` is PSTATE.N.
+    fn restarted(self, now: Operands, negative: bool) -> Operands {
+        let Operands { destination, source, size } = now;
+        let moved = |by: u64, size: u64| Operands {
+            destination: destination.wrapping_add(by),
+            source: source.wrapping_add(by),
+            size,
+        };
+        let backward = !self.set && if self.option_a { size >> 63 == 0 } else { negative };
+        match (self.option_a, backward) {
+            // The size is negative: from the end to the next byte.
+            (true, false) => moved(size, size.wrapping_neg()),
+            (true, true) | (false, false) => now,
+            (false, true) => moved(size.wrapping_neg(), size),
+        }
+    }
+
+    /// The address of the prologue, two or one instructions before `pc`.
+    fn prologue(self, pc: u64) -> u64 {
+        pc.wrapping_sub(if self.epilogue { 8 } else { 4 })
+    }
+}
+
+impl TrapFrame {
+    /// Makes the interrupted code restart `operation`, which this exception reports, at its prologue.
+    pub fn restart(&mut self, operation: MemoryOperation) {
+        const N: u64 = 1 << 31;
+        // Number 31 is the zero register: the source of a set.
+        let read = |register: usize| self.x.get(register).copied().unwrap_or(0);
+        let now = Operands {
+            destination: read(operation.destination),
+            source: read(operation.source),
+            size: read(operation.size),
+        };
+        let restarted = operation.restarted(now, self.spsr & N != 0);
+        let mut write = |register: usize, value| {
+            if let Some(x) = self.x.get_mut(register) {
+                *x = value;
+            }
+        };
+        write(operation.destination, restarted.destination);
+        // The source of a set is the byte to be set.
+        if !operation.set {
+            write(operation.source, restarted.source);
+        }
+        write(operation.size, restarted.size);
+        self.elr = operation.prologue(self.elr);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exception::Syndrome;
+    use addr::UserVa;
+
+    const SET: u32 = 1 << 24;
+    const COPY: u32 = 0;
+    const EPILOGUE: u32 = 1 << 18;
+    const WRONG: u32 = 1 << 17;
+    const A: u32 = 1 << 16;
+    const B: u32 = 0;
+
+    /// x3 is the destination, x5 the source, x7 the size.
+    const REGISTERS: u32 = 3 << 10 | 5 << 5 | 7;
+    const ESR: u64 = 0x27 << 26 | 1 << 25;
+
+    fn minus(size: u64) -> u64 {
+        size.wrapping_neg()
+    }
+
+    /// A frame at 0x1008 with destination, source, size, and PSTATE.N.
+    fn frame([destination, source, size]: [u64; 3], negative: bool) -> TrapFrame {
+        let mut frame = TrapFrame::program(UserVa::new(0x1008), UserVa::new(0));
+        (frame.x[3], frame.x[5], frame.x[7]) = (destination, source, size);
+        frame.spsr |= u64::from(negative) << 31;
+        frame
+    }
+
+    #[test]
+    fn operands_are_those_of_the_prologue() {
+        // Left to do: 0x300 bytes; what is done precedes the destination 0x8100 and the source 0x4100, or, backward,
+        // follows 0x8400 and 0x4400.
+        let left = [0x8100, 0x4100, 0x300];
+        let forward_a = [0x8400, 0x4400, minus(0x300)];
+        let backward_b = [0x8400, 0x4400, 0x300];
+        let cases = [
+            ("copy, A, forward", COPY | A, forward_a, false, left),
+            ("copy, A, backward", COPY | A, left, false, left),
+            ("copy, B, forward", COPY | B, left, false, left),
+            ("copy, B, backward", COPY | B, backward_b, true, left),
+            ("copy, B on a CPU of option A, forward", COPY | A | WRONG, left, false, left),
+            ("copy, B on a CPU of option A, backward", COPY | A | WRONG, backward_b, true, left),
+            ("copy, A on a CPU of option B, forward", COPY | B | WRONG, forward_a, false, left),
+            ("copy, A on a CPU of option B, backward", COPY | B | WRONG, left, false, left),
+            ("copy, A, N is not looked at", COPY | A, forward_a, true, left),
+            ("set, A", SET | A, [0x8400, 0xab, minus(0x300)], false, [0x8100, 0xab, 0x300]),
+            ("set, B", SET | B, [0x8100, 0xab, 0x300], false, [0x8100, 0xab, 0x300]),
+            (
+                "set, B on a CPU of option A",
+                SET | A | WRONG,
+                [0x8100, 0xab, 0x300],
+                false,
+                [0x8100, 0xab, 0x300],
+            ),
+            (
+                "set, A on a CPU of option B",
+                SET | WRONG,
+                [0x8400, 0xab, minus(0x300)],
+                false,
+                [0x8100, 0xab, 0x300],
+            ),
+            ("set, A, nothing left", SET | A, [0x8400, 0xab, 0], false, [0x8400, 0xab, 0]),
+            ("set, B, N is not looked at", SET | B, [0x8100, 0xab, 0x300], true, [0x8100, 0xab, 0x300]),
+        ];
+        for (name, syndrome, now, negative, expected) in cases {
+            for (epilogue, pc) in [(0, 0x1004), (EPILOGUE, 0x1000)] {
+                let mut frame = frame(now, negative);
+                let syndrome = Syndrome::decode(ESR | u64::from(syndrome | epilogue | REGISTERS));
+                let Syndrome::MemoryOperation(operation) = syndrome else { panic!("{name}: {syndrome:?}") };
+                frame.restart(operation);
+                assert_eq!([frame.x[3], frame.x[5], frame.x[7]], expected, "{name}");
+                assert_eq!(frame.elr, pc, "{name}");
+                assert_eq!(frame.x.iter().filter(|x| **x != 0).count(), 3 - usize::from(expected[2] == 0));
+            }
+        }
+    }
+
+    #[test]
+    fn zero_register_as_source_of_a_set_is_accepted() {
+        let mut frame = frame([0x8400, 0, minus(0x300)], false);
+        frame.restart(MemoryOperation::decode(SET | A | 3 << 10 | 31 << 5 | 7));
+        assert_eq!([frame.x[3], frame.x[5], frame.x[7]], [0x8100, 0, 0x300]);
+    }
+}
