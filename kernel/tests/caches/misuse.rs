@@ -1,16 +1,16 @@
-//! Memory that cannot be lent is refused by a named error, and comes back: of the misuses that can be written at all
-//! (`dma_api::misuse`), each.
+//! Invalid streaming mappings: each misuse that compiles (`dma_api::misuse`) is rejected with its own error, and the memory
+//! is returned.
 
-use super::machine::RAM;
+use super::cache_model::RAM;
 use addr::{PAGE_SIZE, PhysAddr};
 use dma_api::{Direction, DmaError, DmaMask, Segment, StreamMemory};
 use kernel::dma::{Device, stream};
 
-/// Pieces of RAM of which nobody looks at a byte.
-struct Pieces(Vec<Segment>);
+/// Segments of RAM that are never accessed.
+struct RawSegments(Vec<Segment>);
 
-// SAFETY: what is refused is never used.
-unsafe impl StreamMemory for Pieces {
+// SAFETY: every mapping is rejected, so the memory is never accessed.
+unsafe impl StreamMemory for RawSegments {
     fn segments(&self) -> &[Segment] {
         &self.0
     }
@@ -19,8 +19,8 @@ unsafe impl StreamMemory for Pieces {
     }
 }
 
-/// Lends pieces, by start and length, to a device that does not snoop and reaches the first 8 MiB of RAM.
-pub fn each_has_a_name() {
+/// Maps segments, given by start and length, for a non-coherent device that reaches the first 8 MiB of RAM.
+pub fn each_misuse_is_rejected_with_its_error() {
     let device = Device::direct("misused".into(), false, Vec::new());
     let mask = DmaMask::up_to(RAM + (8 << 20) - 1);
     device.set_mask(mask).unwrap();
@@ -37,11 +37,11 @@ pub fn each_has_a_name() {
         (&[(0, 1 << 63)], DmaError::TooLong { len: 1 << 63 }),
         (&[(far, PAGE_SIZE)], DmaError::PastMask { len: PAGE_SIZE, mask }),
     ];
-    for (pieces, error) in cases {
+    for (segments, error) in cases {
         let segments: Vec<_> =
-            pieces.iter().map(|&(start, len)| Segment { start: PhysAddr::new(start), len }).collect();
-        let lent = stream::map(&device, Box::new(Pieces(segments.clone())), Direction::FromDevice);
-        let refused = lent.err().unwrap_or_else(|| panic!("{pieces:x?} can be lent"));
-        assert_eq!((refused.error, refused.memory.segments()), (error, &*segments), "{pieces:x?}");
+            segments.iter().map(|&(start, len)| Segment { start: PhysAddr::new(start), len }).collect();
+        let mapped = stream::map(&device, Box::new(RawSegments(segments.clone())), Direction::FromDevice);
+        let rejected = mapped.err().unwrap_or_else(|| panic!("{segments:x?} was mapped"));
+        assert_eq!((rejected.error, rejected.memory.segments()), (error, &*segments), "{segments:x?}");
     }
 }

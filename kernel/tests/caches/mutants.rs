@@ -1,26 +1,26 @@
-//! Mutants of the kernel's cache maintenance: the machine has to notice each.
+//! Mutants of the kernel's cache maintenance; the cache model must detect each.
 
-use super::machine::Mutation;
+use super::cache_model::Mutation;
 use arch::fake::Event;
 
-/// What is done wrong.
+/// A deliberate fault in the cache maintenance.
 pub struct Mutant {
     pub name: &'static str,
     pub mutation: Mutation,
 }
 
-/// All of them. `doc/testing.md` has the same list.
+/// All mutants; `doc/testing.md` has the same list.
 pub const MUTANTS: &[Mutant] = &[
-    Mutant { name: "nothing is cleaned before the device reads", mutation: no_clean },
-    Mutant { name: "nothing is dropped after the device wrote", mutation: no_clean_invalidate },
-    Mutant { name: "clean where clean and invalidate is meant", mutation: clean_only },
-    Mutant { name: "invalidate where clean is meant", mutation: invalidate_for_clean },
-    Mutant { name: "invalidate where clean and invalidate is meant", mutation: invalidate_only },
-    Mutant { name: "maintenance not waited for", mutation: no_dsb },
-    Mutant { name: "an alias taken from the tables and not from the TLBs", mutation: no_tlbi },
-    Mutant { name: "a window taken from the tables and not from the TLB", mutation: no_own_tlbi },
-    Mutant { name: "zeroes not ordered before what shows them", mutation: no_dmb },
-    Mutant { name: "only the first line of a range", mutation: first_line },
+    Mutant { name: "no clean before a device read", mutation: no_clean },
+    Mutant { name: "no clean and invalidate after a device write", mutation: no_clean_invalidate },
+    Mutant { name: "clean instead of clean and invalidate", mutation: clean_only },
+    Mutant { name: "invalidate instead of clean", mutation: invalidate_for_clean },
+    Mutant { name: "invalidate instead of clean and invalidate", mutation: invalidate_only },
+    Mutant { name: "no DSB after maintenance", mutation: no_dsb },
+    Mutant { name: "no TLB invalidation after an alias is unmapped", mutation: no_tlbi },
+    Mutant { name: "no local TLB invalidation after a window is unmapped", mutation: no_own_tlbi },
+    Mutant { name: "no barrier between zeroing and mapping", mutation: no_dmb },
+    Mutant { name: "maintenance of only the first line of a range", mutation: first_line },
 ];
 
 fn no_clean(event: Event) -> Option<Event> {

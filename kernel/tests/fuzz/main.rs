@@ -1,29 +1,29 @@
-//! Inputs that nobody made on purpose, for everything that reads input from outside: an error is fine, a panic or a hang
-//! is not. A second each in `cargo test`; `make fuzz` takes a minute each.
+//! Fuzz tests of all parsers of untrusted input: an error is a valid outcome, a panic or a hang is a failure. Each target
+//! runs for a second in `cargo test` and for a minute in `make fuzz`.
 
-mod host;
-mod mutate;
-mod programs;
+mod fuzzer;
+mod host_memory;
+mod syscall_seeds;
 mod syscalls;
 mod targets;
 
-use mutate::{Target, fuzz};
+use fuzzer::{FuzzTarget, fuzz};
 use std::time::Duration;
 
-fn run(name: &str, target: Target, mut seeds: Vec<Vec<u8>>) {
+fn run(name: &str, target: FuzzTarget, mut seeds: Vec<Vec<u8>>) {
     let number = |name: &str, default| match std::env::var(name) {
         Ok(text) => text.parse().expect("a number"),
         Err(_) => default,
     };
     let (seconds, seed) = (number("FUZZ_SECONDS", 1), number("FUZZ_SEED", 0x7e55e7a));
-    seeds.extend(kept(name));
-    let tally = fuzz(target, seeds, seed, Duration::from_secs(seconds));
-    println!("{name}: {tally:?}");
-    assert!(tally.inputs > 0 && tally.outcomes > 1, "{tally:?}");
+    seeds.extend(regression_seeds(name));
+    let statistics = fuzz(target, seeds, seed, Duration::from_secs(seconds));
+    println!("{name}: {statistics:?}");
+    assert!(statistics.inputs > 0 && statistics.outcomes > 1, "{statistics:?}");
 }
 
-/// The inputs that were trouble once.
-fn kept(name: &str) -> Vec<Vec<u8>> {
+/// Stored inputs that failed in the past.
+fn regression_seeds(name: &str) -> Vec<Vec<u8>> {
     let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fuzz/seeds");
     let files = std::fs::read_dir(directory).unwrap().map(|file| file.unwrap().path());
     let of_target = |path: &std::path::PathBuf| {
@@ -33,43 +33,43 @@ fn kept(name: &str) -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn device_trees() {
+fn device_tree_parser_never_panics() {
     run("device_tree", targets::device_tree, targets::device_trees());
 }
 
 #[test]
-fn archives() {
+fn initramfs_parser_never_panics() {
     run("archive", targets::archive, targets::archives());
 }
 
 #[test]
-fn executables() {
+fn elf_parser_never_panics() {
     run("executable", targets::executable, targets::executables());
 }
 
 #[test]
-fn event_records() {
+fn event_record_decoder_never_panics() {
     run("event_records", targets::event_records, targets::records());
 }
 
 #[test]
-fn configuration_spaces() {
+fn pci_enumeration_never_panics() {
     run("configuration", targets::configuration, targets::configurations());
 }
 
 #[test]
-fn system_calls() {
-    host::boot(targets::archives().remove(0).leak());
-    programs::seeds().iter().for_each(|seed| syscalls::check_seed(seed));
-    run("syscalls", syscalls::syscalls, programs::seeds());
+fn system_calls_never_panic_or_leak_frames() {
+    host_memory::boot(targets::archives().remove(0).leak());
+    syscall_seeds::seeds().iter().for_each(|seed| syscalls::check_seed(seed));
+    run("syscalls", syscalls::syscalls, syscall_seeds::seeds());
 }
 
 #[test]
-fn boot_arguments() {
+fn boot_argument_parser_never_panics() {
     run("arguments", targets::arguments, targets::command_lines());
 }
 
 #[test]
-fn glob_patterns() {
+fn glob_matcher_never_panics() {
     run("patterns", targets::patterns, targets::pattern_seeds());
 }

@@ -1,9 +1,10 @@
-//! System calls and ioctls of a program, on a kernel whose memory and DMA core run on the host. What waits needs a
-//! scheduler, and is tried on the target (`user/probe`).
+//! System calls and ioctls on a kernel with memory management and DMA core on the host. Calls that block need a scheduler
+//! and are fuzzed on the target (`user/probe`).
 //!
-//! An input is what the program has in its memory, and calls: a number, and six arguments of three bytes.
+//! An input consists of the program's initial memory and of calls: one byte for the number and three bytes for each of six
+//! arguments.
 
-use super::host;
+use super::host_memory;
 use abi::Syscall;
 use abi::dma::{DMA_BUF_CHUNKS, DMA_BUF_IOCTL_SYNC, DMA_BUF_LEAVES, DMA_HEAP_IOCTL_ALLOC, DMA_STATISTICS};
 use abi::memory::Prot;
@@ -14,17 +15,17 @@ use kernel::user::{Process, Task, dispatch};
 use std::fmt::Write;
 use std::sync::Arc;
 
-/// Where the program's memory is.
+/// The address of the program's memory.
 pub const MEMORY: u64 = 0x1_0000;
-/// Bytes at the start of an input that are in it.
+/// The bytes of initial memory at the start of an input.
 pub const BYTES: usize = 256;
-/// Bytes of a call.
+/// The bytes of an encoded call.
 pub const CALL: usize = 1 + 6 * 3;
-/// The most calls of one input.
-const CALLS: usize = 64;
+/// The most calls of an input.
+const MAX_CALLS: usize = 64;
 
-/// Numbers that mean something to some call.
-const MEANINGS: [u64; 12] = [
+/// Values that are meaningful to some call.
+const KNOWN_VALUES: [u64; 12] = [
     DMA_HEAP_IOCTL_ALLOC.raw() as u64,
     DMA_BUF_IOCTL_SYNC.raw() as u64,
     DMA_BUF_CHUNKS.raw() as u64,
@@ -39,8 +40,8 @@ const MEANINGS: [u64; 12] = [
     MEMORY + PAGE_SIZE,
 ];
 
-/// Calls that wait, end the program or make threads.
-fn needs_a_scheduler(syscall: Syscall) -> bool {
+/// Calls that block, terminate the program or create threads.
+fn needs_scheduler(syscall: Syscall) -> bool {
     use Syscall::*;
     matches!(
         syscall,
@@ -58,21 +59,21 @@ fn needs_a_scheduler(syscall: Syscall) -> bool {
     )
 }
 
-/// A seed is a program most of whose calls succeed: else little would come of it.
+/// Asserts that most calls of a seed succeed; otherwise its mutations would cover little.
 pub fn check_seed(seed: &[u8]) {
-    let said = syscalls(seed);
-    let (calls, succeeded) = (said.matches(';').count(), said.matches(letter(0)).count());
-    assert!(3 * succeeded >= 2 * calls, "{said}");
+    let trace = syscalls(seed);
+    let (calls, succeeded) = (trace.matches(';').count(), trace.matches(outcome_char(0)).count());
+    assert!(3 * succeeded >= 2 * calls, "{trace}");
 }
 
-/// Does what the input says, and gives everything back.
+/// Executes the calls of the input, and asserts that all frames are released.
 pub fn syscalls(input: &[u8]) -> String {
-    let free = host::free_frames();
+    let free = host_memory::free_frames();
     let (memory, calls) = input.split_at(input.len().min(BYTES));
-    let said = run(memory, calls);
+    let trace = run(memory, calls);
     arch::fake::take();
-    assert_eq!(host::free_frames(), free, "frames are missing");
-    said
+    assert_eq!(host_memory::free_frames(), free, "frames leaked");
+    trace
 }
 
 fn run(memory: &[u8], calls: &[u8]) -> String {
@@ -83,33 +84,33 @@ fn run(memory: &[u8], calls: &[u8]) -> String {
     page[..memory.len()].copy_from_slice(memory);
     arch::fake::set_user_memory(UserVa::new(MEMORY), &page);
     let task = Arc::new(Task::new(1, Arc::new(Process::new(space)), UserVa::new(0)));
-    let (mut said, mut answers) = (String::new(), [0; 4]);
-    for (index, call) in calls.chunks_exact(CALL).take(CALLS).enumerate() {
+    let (mut trace, mut results) = (String::new(), [0; 4]);
+    for (index, call) in calls.chunks_exact(CALL).take(MAX_CALLS).enumerate() {
         let known = Syscall::ALL[usize::from(call[0]) % Syscall::ALL.len()];
         let number = if call[0] == 0xff { 0xffff } else { known.number() };
-        if call[0] != 0xff && needs_a_scheduler(known) {
+        if call[0] != 0xff && needs_scheduler(known) {
             continue;
         }
         let mut frame = TrapFrame::program(UserVa::new(0), UserVa::new(0));
         frame.x[8] = number;
         for (argument, bytes) in call[1..].chunks_exact(3).enumerate() {
-            frame.x[argument] = value([bytes[0], bytes[1], bytes[2]], &answers);
+            frame.x[argument] = value([bytes[0], bytes[1], bytes[2]], &results);
         }
         dispatch(&task, &mut frame);
-        answers[index % answers.len()] = frame.x[0];
+        results[index % results.len()] = frame.x[0];
         let error = (frame.x[0] as i64).clamp(-4096, 0);
-        write!(said, "{known:?} {};", letter(error)).unwrap();
+        write!(trace, "{known:?} {};", outcome_char(error)).unwrap();
     }
-    said
+    trace
 }
 
-/// What is no digit, since those do not count.
-fn letter(error: i64) -> char {
+/// Encodes a result as a non-digit character, since the fuzzer skips digits.
+fn outcome_char(error: i64) -> char {
     char::from_u32(0x100 + error.unsigned_abs() as u32).unwrap_or('?')
 }
 
-/// An argument: a number, an address, something known or an earlier answer.
-fn value([kind, low, high]: [u8; 3], answers: &[u64; 4]) -> u64 {
+/// Decodes an argument: a number, an address, a known value or an earlier result.
+fn value([kind, low, high]: [u8; 3], results: &[u64; 4]) -> u64 {
     let number = u16::from_le_bytes([low, high]);
     match kind % 8 {
         0 => number.into(),
@@ -117,8 +118,8 @@ fn value([kind, low, high]: [u8; 3], answers: &[u64; 4]) -> u64 {
         2 => MEMORY + u64::from(number) % (PAGE_SIZE + 8),
         3 => u64::from(number) * PAGE_SIZE,
         4 => (1u64 << (low % 64)).wrapping_add_signed(i64::from(high as i8)),
-        5 => MEANINGS[usize::from(low) % MEANINGS.len()],
-        6 => answers[usize::from(low) % answers.len()].wrapping_add(u64::from(high) * PAGE_SIZE),
+        5 => KNOWN_VALUES[usize::from(low) % KNOWN_VALUES.len()],
+        6 => results[usize::from(low) % results.len()].wrapping_add(u64::from(high) * PAGE_SIZE),
         _ => u64::from(number) << 32 | u64::from(number),
     }
 }

@@ -1,4 +1,4 @@
-//! What reads input from outside, and inputs to start from.
+//! The fuzz targets (parsers of untrusted input) and their seeds.
 
 use drivers::pcie::{Bdf, Capabilities, ConfigSpace, Host, HostDescription, Width};
 use kernel::board::{BootArgs, DeviceTree, Glob, Platform};
@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 
 const VIRT: &[u8] = include_bytes!("seeds/virt.dtb");
 
-/// A device tree, as a boot reads it.
+/// Reads a device tree as the boot does.
 pub fn device_tree(input: &[u8]) -> String {
     match DeviceTree::new(input) {
         Err(error) => error.to_string(),
@@ -24,7 +24,7 @@ pub fn device_trees() -> Vec<Vec<u8>> {
     vec![VIRT.to_vec()]
 }
 
-/// An initramfs, entry by entry and as a tree.
+/// Reads an initramfs, entry by entry and as a tree.
 pub fn archive(input: &[u8]) -> String {
     let entries: Result<Vec<_>, _> = CpioArchive::new(input).collect();
     let tree = program::Initramfs::<()>::from_archive(CpioArchive::new(input));
@@ -54,7 +54,7 @@ pub fn archives() -> Vec<Vec<u8>> {
     vec![bytes]
 }
 
-/// A program, planned and relocated.
+/// Parses and relocates an executable.
 pub fn executable(input: &[u8]) -> String {
     match Executable::parse(input) {
         Err(error) => format!("{error:?}"),
@@ -72,7 +72,7 @@ pub fn executables() -> Vec<Vec<u8>> {
     [2u16, 3].map(elf).to_vec()
 }
 
-/// A small ELF file of this type, with a segment of code and one of data.
+/// A small ELF file of this type with a code segment and a data segment.
 fn elf(kind: u16) -> Vec<u8> {
     let base: u64 = if kind == 2 { 0x40_0000 } else { 0 };
     let mut file = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
@@ -92,26 +92,26 @@ fn elf(kind: u16) -> Vec<u8> {
     file
 }
 
-/// Event records, decoded and printed.
+/// Decodes and prints event records.
 pub fn event_records(input: &[u8]) -> String {
-    let mut said = String::new();
+    let mut trace = String::new();
     for record in input.chunks_exact(32) {
         let word = |index: usize| u64::from_le_bytes(record[8 * index..][..8].try_into().unwrap());
         let event = EventRecord::decode(std::array::from_fn(word));
-        write!(said, "{event}").unwrap();
+        write!(trace, "{event}").unwrap();
     }
-    said
+    trace
 }
 
 pub fn records() -> Vec<Vec<u8>> {
     (0..=0x24).map(|kind| [&[kind, 0, 0, 0, 8, 0, 0, 0], &[0x5a; 24][..]].concat()).collect()
 }
 
-/// A host bridge whose functions are as the input says: 256 bytes a function, four a bus, and what is written stays.
-struct Config(Vec<u8>);
+/// A host bridge with configuration space from the input: 256 bytes per function, four functions per bus, all writable.
+struct FakeConfigSpace(Vec<u8>);
 
-impl Config {
-    fn place(&self, at: Bdf, offset: u16, width: Width) -> Option<usize> {
+impl FakeConfigSpace {
+    fn byte_offset(&self, at: Bdf, offset: u16, width: Width) -> Option<usize> {
         let function = usize::from(at.bus()) * 4 + usize::from(at.device());
         let start = 256 * function + usize::from(offset);
         let inside = at.device() < 4 && at.function() == 0 && offset < 256;
@@ -119,28 +119,30 @@ impl Config {
     }
 }
 
-impl ConfigSpace for Config {
+impl ConfigSpace for FakeConfigSpace {
     fn read(&self, at: Bdf, offset: u16, width: Width) -> u32 {
-        let Some(start) = self.place(at, offset, width) else { return u32::MAX >> (32 - 8 * width as u32) };
+        let Some(start) = self.byte_offset(at, offset, width) else {
+            return u32::MAX >> (32 - 8 * width as u32);
+        };
         (0..width as usize).rev().fold(0, |value, byte| value << 8 | u32::from(self.0[start + byte]))
     }
 
     fn write(&mut self, at: Bdf, offset: u16, width: Width, value: u32) {
-        if let Some(start) = self.place(at, offset, width) {
+        if let Some(start) = self.byte_offset(at, offset, width) {
             self.0[start..start + width as usize].copy_from_slice(&value.to_le_bytes()[..width as usize]);
         }
     }
 }
 
-/// Configuration spaces, enumerated and assigned, with their capabilities.
+/// Enumerates a configuration space, assigns resources and lists the capabilities.
 pub fn configuration(input: &[u8]) -> String {
-    // Reading it takes longer than all the rest.
+    // Parsed once: it takes longer than the rest of the target.
     static DESCRIPTION: OnceLock<HostDescription> = OnceLock::new();
     let description = DESCRIPTION.get_or_init(|| {
         let tree = DeviceTree::new(VIRT).unwrap();
         HostDescription { buses: 0..=7, ..tree.pci_hosts().next().unwrap().1.unwrap() }
     });
-    let mut host = Host::enumerate(Config(input.to_vec()), description.clone());
+    let mut host = Host::enumerate(FakeConfigSpace(input.to_vec()), description.clone());
     let functions: Vec<_> = host.functions().iter().map(|function| function.bdf).collect();
     let capabilities: usize = functions.iter().map(|&at| Capabilities::of(host.config(), at).count()).sum();
     format!("{} functions, {} capabilities, {:?}", functions.len(), capabilities.min(9), host.problems())
@@ -155,7 +157,7 @@ pub fn configurations() -> Vec<Vec<u8>> {
     vec![endpoint.clone(), [bridge.clone(), endpoint.clone(), vec![0xff; 512], endpoint].concat()]
 }
 
-/// The kernel's command line.
+/// Parses a kernel command line.
 pub fn arguments(input: &[u8]) -> String {
     let text = String::from_utf8_lossy(input);
     match BootArgs::parse(&text) {
@@ -174,7 +176,7 @@ pub fn command_lines() -> Vec<Vec<u8>> {
     .to_vec()
 }
 
-/// A pattern and a name, with a line end between them.
+/// Matches a name against a pattern; a newline separates the two.
 pub fn patterns(input: &[u8]) -> String {
     let text = String::from_utf8_lossy(input);
     let (pattern, name) = text.split_once('\n').unwrap_or((&text, "dma.alloc"));

@@ -94,7 +94,7 @@ impl Judge {
     fn tests(self) -> &'static str {
         match self {
             Self::Smmu => "judge::no_access_reaches_what_is_not_the_attachments",
-            Self::Caches => "a_device_that_does_not_snoop_and_the_cpu_see_each_others_data",
+            Self::Caches => "cpu_and_noncoherent_device_see_each_others_data",
             Self::Slots | Self::Boot(_) => "",
             Self::Quarantine | Self::Queue => "loom_",
         }

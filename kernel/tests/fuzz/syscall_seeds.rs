@@ -1,15 +1,15 @@
-//! Programs that do what programs do: what system calls are tried with starts from them.
+//! Seeds for the system call target: typical call sequences.
 
 use super::syscalls::{BYTES, CALL, MEMORY};
 use abi::Syscall;
 use addr::PAGE_SIZE;
 
-/// All of them.
+/// All seeds.
 pub fn seeds() -> Vec<Vec<u8>> {
     [heap(), anonymous(), files(), directory(), uncached()].map(|parts| parts.concat()).to_vec()
 }
 
-/// A buffer of a DMA heap: made, mapped, synced, looked at, cut and closed.
+/// A DMA heap buffer: allocated, mapped, synced, queried, partially unmapped and closed.
 fn heap() -> Vec<Vec<u8>> {
     vec![
         memory("/dev/dma_heap/system"),
@@ -19,28 +19,28 @@ fn heap() -> Vec<Vec<u8>> {
         call(Syscall::Ioctl, &[number(1), known(1), address(192)]),
         call(Syscall::Ioctl, &[number(1), known(2), address(200)]),
         call(Syscall::Ioctl, &[number(1), known(4), address(200)]),
-        call(Syscall::MProtect, &[answer(2), pages(1), number(1)]),
-        call(Syscall::MUnmap, &[answer(2), pages(2)]),
+        call(Syscall::MProtect, &[result(2), pages(1), number(1)]),
+        call(Syscall::MUnmap, &[result(2), pages(2)]),
         call(Syscall::LSeek, &[number(1), number(0), number(2)]),
         call(Syscall::Close, &[number(1)]),
     ]
 }
 
-/// Anonymous memory, which grows, moves and goes.
+/// Anonymous memory: mapped, protected, grown, moved and unmapped.
 fn anonymous() -> Vec<Vec<u8>> {
     vec![
         memory("/bin/a"),
         call(Syscall::MMap, &[number(0), pages(20), number(3), known(7), [1, 0xff, 0xff], number(0)]),
-        call(Syscall::MProtect, &[answer(0), pages(1), number(0)]),
-        call(Syscall::MRemap, &[answer(0), pages(20), pages(24), number(1)]),
-        call(Syscall::MAdvise, &[answer(0), pages(20), number(4)]),
-        call(Syscall::MMap, &[answer(0), pages(2), number(3), known(8), [1, 0xff, 0xff], number(0)]),
+        call(Syscall::MProtect, &[result(0), pages(1), number(0)]),
+        call(Syscall::MRemap, &[result(0), pages(20), pages(24), number(1)]),
+        call(Syscall::MAdvise, &[result(0), pages(20), number(4)]),
+        call(Syscall::MMap, &[result(0), pages(2), number(3), known(8), [1, 0xff, 0xff], number(0)]),
         call(Syscall::Brk, &[number(0)]),
-        call(Syscall::MUnmap, &[answer(0), pages(64)]),
+        call(Syscall::MUnmap, &[result(0), pages(64)]),
     ]
 }
 
-/// A file, opened, read and duplicated, and its names.
+/// A file: opened, read, duplicated, and looked up by path.
 fn files() -> Vec<Vec<u8>> {
     vec![
         memory("/bin/a"),
@@ -58,7 +58,7 @@ fn files() -> Vec<Vec<u8>> {
     ]
 }
 
-/// A directory, and what a program asks about itself.
+/// A directory, and queries about the process and the system.
 fn directory() -> Vec<Vec<u8>> {
     vec![
         memory("/dev"),
@@ -76,14 +76,14 @@ fn directory() -> Vec<Vec<u8>> {
     ]
 }
 
-/// The same as [`heap`], without caches.
+/// The same as [`heap`], with an uncached heap.
 fn uncached() -> Vec<Vec<u8>> {
     let mut parts = heap();
     parts[0] = memory("/dev/dma_heap/system-uncached");
     parts
 }
 
-/// What is in the program's memory: a path, an allocation of three pages, and a vector of one part.
+/// The program's initial memory: a path, an allocation request of three pages, and an I/O vector with one element.
 fn memory(path: &str) -> Vec<u8> {
     let mut memory = vec![0; BYTES];
     memory[..path.len()].copy_from_slice(path.as_bytes());
@@ -106,7 +106,7 @@ fn open(flags: u16) -> Vec<u8> {
     call(Syscall::OpenAt, &[known(5), address(0), number(flags)])
 }
 
-// The arguments that `syscalls::value` reads.
+// Encoders for the arguments that `syscalls::value` decodes.
 
 fn number(value: u16) -> [u8; 3] {
     [0, value as u8, (value >> 8) as u8]
@@ -124,6 +124,6 @@ fn known(index: u8) -> [u8; 3] {
     [5, index, 0]
 }
 
-fn answer(index: u8) -> [u8; 3] {
+fn result(index: u8) -> [u8; 3] {
     [6, index, 0]
 }

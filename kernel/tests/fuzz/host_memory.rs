@@ -1,5 +1,5 @@
-//! A kernel's memory on the host: RAM in which the linear map is found by arithmetic and everything else by the kernel's
-//! own tables. One for the whole process.
+//! Kernel memory on the host, one instance per process: the linear map is resolved by arithmetic until the kernel's tables
+//! exist, then all addresses are translated through these tables.
 
 use addr::{AddrRange, KernelVa, PAGE_SIZE, PhysAddr};
 use arch::boot::{BootInfo, LINEAR_BASE};
@@ -8,40 +8,40 @@ use kernel::memory::{self, Sizes, tables, zones};
 use kernel::user::root;
 use std::sync::OnceLock;
 
-/// Where RAM starts, and how much there is.
+/// The start and size of RAM.
 const RAM: u64 = 0x4000_0000;
 const RAM_BYTES: u64 = 32 << 20;
 
-/// RAM, for the process's one kernel.
-struct Host {
-    /// Where RAM is here.
+/// The RAM of the process's only kernel instance.
+struct HostMemory {
+    /// The host address of RAM.
     ram: u64,
-    /// The kernel's first table.
+    /// The kernel's root page table.
     root: OnceLock<PhysAddr>,
 }
 
-static HOST: OnceLock<Host> = OnceLock::new();
+static HOST: OnceLock<HostMemory> = OnceLock::new();
 
-fn host() -> &'static Host {
+fn host() -> &'static HostMemory {
     HOST.get_or_init(|| {
         let bytes = vec![0u64; ((RAM_BYTES + PAGE_SIZE) / 8) as usize].leak().as_mut_ptr();
         let ram = bytes.wrapping_add(bytes.align_offset(PAGE_SIZE as usize));
-        Host { ram: ram.expose_provenance() as u64, root: OnceLock::new() }
+        HostMemory { ram: ram.expose_provenance() as u64, root: OnceLock::new() }
     })
 }
 
-impl Host {
+impl HostMemory {
     fn pointer(&self, at: u64) -> u64 {
         assert!((RAM..RAM + RAM_BYTES).contains(&at), "no RAM at {at:#x}");
         self.ram + (at - RAM)
     }
 
     fn word(&self, at: u64) -> u64 {
-        // SAFETY: in RAM (`pointer`), which is leaked; one thread has the kernel.
+        // SAFETY: in RAM (`pointer`), which is leaked; one thread at a time uses the kernel.
         unsafe { std::ptr::with_exposed_provenance::<u64>(self.pointer(at) as usize).read() }
     }
 
-    /// What the kernel's tables say of `va` (DDI 0487, D8.3).
+    /// Translates `va` through the kernel's tables (DDI 0487, D8.3).
     fn walk(&self, va: u64) -> u64 {
         let Some(root) = self.root.get() else { return va - LINEAR_BASE.raw() };
         let mut table = root.raw();
@@ -55,7 +55,7 @@ impl Host {
                 _ => break,
             }
         }
-        panic!("the kernel has nothing at {va:#x}");
+        panic!("the kernel maps nothing at {va:#x}");
     }
 }
 
@@ -64,7 +64,7 @@ fn address_of(va: KernelVa) -> u64 {
     host.pointer(host.walk(va.raw()))
 }
 
-/// Boots, if it has not been done; then every thread that asks may use the kernel, one at a time.
+/// Initializes the kernel on first use, and sets up the calling thread. Only one thread at a time may use the kernel.
 pub fn boot(archive: &'static [u8]) {
     static BOOTED: OnceLock<()> = OnceLock::new();
     arch::fake::map_memory(address_of);
@@ -82,7 +82,7 @@ pub fn boot(archive: &'static [u8]) {
     });
 }
 
-/// Frames that nobody has.
+/// The number of free frames, including the pool of page tables.
 pub fn free_frames() -> u64 {
     let free: u64 = zones::free_chunks().unwrap().iter().map(|chunk| chunk.frames()).sum();
     free + tables::pool_left()

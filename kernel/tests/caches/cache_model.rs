@@ -1,10 +1,12 @@
-//! A CPU with caches that do what they like, a walker and a TLB, and RAM that a device reaches past the caches.
+//! Cache model: a CPU with adversarial caches, a page-table walker and a TLB, and RAM that a non-coherent device accesses
+//! directly.
 //!
-//! RAM exists twice: in memory, where the device reads and writes, and as the CPU sees it. A line is *cached* from the
-//! first cacheable access on, or whenever a cacheable mapping of it exists and the CPU feels like it; *dirty* when the CPU
-//! stored to it. Dirty lines are written back whole at any moment, clean ones dropped at any moment. Addresses are
-//! translated by the kernel's own tables, walked here from the manual's bits, and by what a TLB remembers of them.
-//! Two mappings of a page with different memory types, and a non-cacheable access to a cached line, are errors.
+//! RAM exists twice: memory, which the device reads and writes, and the CPU's view of it. A line is *cached* from the
+//! first cacheable access, or at any moment while a cacheable mapping of it exists (speculation); it is *dirty* after a
+//! CPU store. A dirty line may be written back, whole, at any moment; a clean line may be discarded at any moment.
+//! Addresses are translated through the kernel's own tables, walked here independently from the bits in the manual, and
+//! through cached TLB entries. Two mappings of a page with different memory types, and a non-cacheable access to a cached
+//! line, are errors.
 
 use addr::{AddrRange, KernelVa, PAGE_SIZE, PhysAddr};
 use arch::boot::LINEAR_BASE;
@@ -13,78 +15,78 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-/// Where RAM starts, and how much there is.
+/// The start and size of RAM.
 pub const RAM: u64 = 0x4000_0000;
 pub const RAM_BYTES: u64 = 64 << 20;
 pub const LINE: u64 = 64;
 const WORD: u64 = 8;
 
 type Word = u64;
-/// What is in a line.
+/// The contents of a cache line.
 pub type Line = [Word; (LINE / WORD) as usize];
 
-/// What the TLB holds; one of them goes when another comes.
-const TLB: usize = 48;
-/// The windows of a CPU, where doc/memory-map.md has them: a block, then pages.
+/// The number of TLB entries; a new entry evicts a random one.
+const TLB_ENTRIES: usize = 48;
+/// The temporary mapping windows of a CPU (doc/memory-map.md): a block, then pages.
 const WINDOWS: u64 = 0xffff_b000_0000_0000;
 
-/// What a mapping says of memory (the index of MAIR_EL1 that the kernel uses).
+/// The memory type of a mapping, in the order of the kernel's MAIR_EL1 indices.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Kind {
+pub enum MemoryType {
     WriteBack,
     NonCacheable,
     Device,
 }
 
-/// What to do with a line.
+/// A cache maintenance operation on a line.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Task {
+enum Maintenance {
     Clean,
     Invalidate,
     CleanInvalidate,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Entry {
+struct TlbEntry {
     page: u64,
-    kind: Kind,
-    /// The addresses of the page or block that it is of: an invalidation of any of them takes all.
+    memory_type: MemoryType,
+    /// The start and end of the page or block: invalidating any address in it removes the entry.
     leaf: (u64, u64),
 }
 
-/// What is altered of the kernel's maintenance.
+/// Alters or drops a logged operation of the kernel.
 pub type Mutation = fn(Event) -> Option<Event>;
 
-struct State {
+struct ModelState {
     memory: Vec<Word>,
-    /// The CPU's copy when it was last the same as memory.
-    settled: Vec<Word>,
+    /// The CPU's view when the line was last equal to memory.
+    last_written_back: Vec<Word>,
     cached: Vec<bool>,
-    /// Maintenance that no DSB has completed.
-    tasks: Vec<(u64, Task)>,
-    tlb: BTreeMap<u64, Entry>,
-    /// Frames to which something happens.
+    /// Maintenance operations that no DSB has completed yet.
+    pending: Vec<(u64, Maintenance)>,
+    tlb: BTreeMap<u64, TlbEntry>,
+    /// Recently used frames, the targets of speculation.
     frames: Vec<PhysAddr>,
-    /// Addresses at which they may be mapped, besides the linear map and the windows.
+    /// Addresses at which the frames may be mapped, besides the linear map and the windows.
     views: Vec<KernelVa>,
     seed: u64,
 }
 
-pub struct Machine {
-    /// What the CPU sees; the kernel has pointers into it.
+pub struct CacheModel {
+    /// The CPU's view; the kernel holds pointers into it.
     cpu: *mut Word,
     root: Cell<Option<PhysAddr>>,
     pub mutation: Cell<Option<Mutation>>,
-    /// Whether zeroes could still be seen later than what is stored next.
-    zeroes_late: Cell<bool>,
-    state: RefCell<State>,
+    /// Whether zeroes were stored without a barrier that orders them before later stores.
+    zeroes_unordered: Cell<bool>,
+    state: RefCell<ModelState>,
 }
 
 thread_local! {
-    static MACHINE: RefCell<Option<Rc<Machine>>> = const { RefCell::new(None) };
+    static MODEL: RefCell<Option<Rc<CacheModel>>> = const { RefCell::new(None) };
 }
 
-/// Which word of RAM `at` is.
+/// The index of the word at `at` in RAM.
 fn index(at: u64) -> usize {
     ((at - RAM) / WORD) as usize
 }
@@ -94,59 +96,59 @@ fn words(line: u64) -> impl Iterator<Item = u64> {
     (line..line + LINE).step_by(WORD as usize)
 }
 
-fn installed() -> Rc<Machine> {
-    MACHINE.with_borrow(Clone::clone).expect("this thread has a machine")
+fn installed() -> Rc<CacheModel> {
+    MODEL.with_borrow(Clone::clone).expect("a model is installed on this thread")
 }
 
-impl Machine {
-    /// This thread's machine, with zeroes in RAM.
+impl CacheModel {
+    /// Installs the model of this thread, with zeroed RAM.
     pub fn install() -> Rc<Self> {
         let words = || vec![0; (RAM_BYTES / WORD) as usize];
-        // Aligned as RAM is, for tables.
+        // Page-aligned like RAM, for page tables.
         let cpu = Vec::leak(vec![0; ((RAM_BYTES + PAGE_SIZE) / WORD) as usize]).as_mut_ptr();
         let cpu = cpu.wrapping_add(cpu.align_offset(PAGE_SIZE as usize));
         cpu.expose_provenance();
-        let state = State {
+        let state = ModelState {
             memory: words(),
-            settled: words(),
+            last_written_back: words(),
             cached: vec![false; (RAM_BYTES / LINE) as usize],
-            tasks: Vec::new(),
+            pending: Vec::new(),
             tlb: BTreeMap::new(),
             frames: Vec::new(),
             views: Vec::new(),
             seed: 1,
         };
-        let machine = Rc::new(Self {
+        let model = Rc::new(Self {
             cpu,
             root: Cell::new(None),
             mutation: Cell::new(None),
-            zeroes_late: Cell::new(false),
+            zeroes_unordered: Cell::new(false),
             state: RefCell::new(state),
         });
-        MACHINE.set(Some(machine.clone()));
+        MODEL.set(Some(model.clone()));
         arch::fake::map_memory(|va| installed().address_of(va));
-        machine
+        model
     }
 
-    /// From now on the kernel's tables translate, and caches are caches.
+    /// Enables translation through the kernel's tables, and the caches.
     pub fn start(&self, root: PhysAddr) {
         self.root.set(Some(root));
-        arch::fake::watch(|event| installed().happens(event));
+        arch::fake::watch(|event| installed().handle(event));
     }
 
     pub fn reseed(&self, seed: u64) {
         self.state.borrow_mut().seed = seed ^ 0x9e37_79b9_7f4a_7c15;
     }
 
-    /// One of `0..end`.
+    /// A random number in `0..end`.
     pub fn below(&self, end: u64) -> u64 {
         let seed = &mut self.state.borrow_mut().seed;
         *seed = seed.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
         (*seed >> 33) % end
     }
 
-    /// Something will happen to these frames.
-    pub fn look_at(&self, frames: impl Iterator<Item = PhysAddr>, view: Option<AddrRange<KernelVa>>) {
+    /// Makes these frames, and their mapping `view`, targets of speculation.
+    pub fn watch(&self, frames: impl Iterator<Item = PhysAddr>, view: Option<AddrRange<KernelVa>>) {
         let state = &mut *self.state.borrow_mut();
         state.frames.extend(frames);
         let surplus = state.frames.len().saturating_sub(64);
@@ -173,7 +175,7 @@ impl Machine {
     }
 
     fn cpu_load(&self, at: u64) -> Word {
-        // SAFETY: inside the leaked allocation (`cpu`); the kernel and the test take turns on one thread.
+        // SAFETY: inside the leaked allocation (`cpu`); the kernel and the test run on one thread.
         unsafe { self.cpu(at).read() }
     }
 
@@ -182,18 +184,18 @@ impl Machine {
         unsafe { self.cpu(at).write(value) }
     }
 
-    /// Where `va` is, as the TLB remembers it or as the tables say (DDI 0487, D8.3).
-    fn translate(&self, va: KernelVa) -> Option<(u64, Kind)> {
-        let entry = self.look_up_page(va.raw() & !(PAGE_SIZE - 1))?;
-        Some((entry.page + va.raw() % PAGE_SIZE, entry.kind))
+    /// Translates `va` through the TLB or the page tables (DDI 0487, D8.3).
+    fn translate(&self, va: KernelVa) -> Option<(u64, MemoryType)> {
+        let entry = self.lookup(va.raw() & !(PAGE_SIZE - 1))?;
+        Some((entry.page + va.raw() % PAGE_SIZE, entry.memory_type))
     }
 
-    fn look_up_page(&self, page: u64) -> Option<Entry> {
-        let remembered = self.state.borrow().tlb.get(&page).copied();
-        remembered.or_else(|| self.walk(page))
+    fn lookup(&self, page: u64) -> Option<TlbEntry> {
+        let cached = self.state.borrow().tlb.get(&page).copied();
+        cached.or_else(|| self.walk(page))
     }
 
-    fn walk(&self, page: u64) -> Option<Entry> {
+    fn walk(&self, page: u64) -> Option<TlbEntry> {
         let mut table = self.root.get()?.raw();
         for level in 0..4 {
             let shift = 39 - 9 * level;
@@ -204,9 +206,13 @@ impl Machine {
                 (0b11, 0..3) => table = output,
                 (0b01, 1 | 2) | (0b11, 3) => {
                     let (inside, start) = (page & ((1 << shift) - 1), page >> shift << shift);
-                    let kinds = [Kind::WriteBack, Kind::NonCacheable, Kind::Device];
-                    let kind = kinds[(entry >> 2 & 0b111) as usize];
-                    return Some(Entry { page: output + inside, kind, leaf: (start, start + (1 << shift)) });
+                    let memory_types = [MemoryType::WriteBack, MemoryType::NonCacheable, MemoryType::Device];
+                    let memory_type = memory_types[(entry >> 2 & 0b111) as usize];
+                    return Some(TlbEntry {
+                        page: output + inside,
+                        memory_type,
+                        leaf: (start, start + (1 << shift)),
+                    });
                 }
                 _ => return None,
             }
@@ -214,23 +220,23 @@ impl Machine {
         None
     }
 
-    /// The CPU uses `page`, or thinks that it might.
-    fn touch(&self, page: u64) -> Option<Entry> {
-        let entry = self.look_up_page(page)?;
-        let victim = self.below(TLB as u64) as usize;
+    /// Translates `page` for an architectural or speculative access, and caches the entry in the TLB.
+    fn load_tlb(&self, page: u64) -> Option<TlbEntry> {
+        let entry = self.lookup(page)?;
+        let victim = self.below(TLB_ENTRIES as u64) as usize;
         let state = &mut *self.state.borrow_mut();
-        if state.tlb.len() >= TLB {
+        if state.tlb.len() >= TLB_ENTRIES {
             let victim = state.tlb.keys().nth(victim).copied();
             state.tlb.retain(|page, _| Some(*page) != victim);
         }
         state.tlb.insert(page, entry);
-        for (other, known) in &state.tlb {
+        for (other, cached) in &state.tlb {
             assert!(
-                known.page != entry.page || known.kind == entry.kind,
+                cached.page != entry.page || cached.memory_type == entry.memory_type,
                 "mismatched aliases of {:#x}: {:?} at {page:#x}, {:?} at {other:#x}",
                 entry.page,
-                entry.kind,
-                known.kind
+                entry.memory_type,
+                cached.memory_type
             );
         }
         Some(entry)
@@ -238,7 +244,7 @@ impl Machine {
 
     fn is_dirty(&self, line: u64) -> bool {
         let state = self.state.borrow();
-        words(line).any(|at| self.cpu_load(at) != state.settled[index(at)])
+        words(line).any(|at| self.cpu_load(at) != state.last_written_back[index(at)])
     }
 
     fn is_cached(&self, line: u64) -> bool {
@@ -255,69 +261,71 @@ impl Machine {
             for at in words(line) {
                 let value = self.cpu_load(at);
                 state.memory[index(at)] = value;
-                state.settled[index(at)] = value;
+                state.last_written_back[index(at)] = value;
             }
         }
     }
 
-    fn drop_line(&self, line: u64) {
+    fn discard_line(&self, line: u64) {
         let state = &mut *self.state.borrow_mut();
         for at in words(line) {
             let value = state.memory[index(at)];
             self.cpu_store(at, value);
-            state.settled[index(at)] = value;
+            state.last_written_back[index(at)] = value;
         }
         state.cached[((line - RAM) / LINE) as usize] = false;
     }
 
-    fn perform(&self, line: u64, task: Task) {
-        if task != Task::Invalidate {
+    fn apply(&self, line: u64, maintenance: Maintenance) {
+        if maintenance != Maintenance::Invalidate {
             self.write_back(line);
         }
-        if task != Task::Clean {
-            self.drop_line(line);
+        if maintenance != Maintenance::Clean {
+            self.discard_line(line);
         }
     }
 
-    fn complete(&self) {
-        let tasks = std::mem::take(&mut self.state.borrow_mut().tasks);
-        tasks.into_iter().for_each(|(line, task)| self.perform(line, task));
+    fn complete_maintenance(&self) {
+        let pending = std::mem::take(&mut self.state.borrow_mut().pending);
+        pending.into_iter().for_each(|(line, maintenance)| self.apply(line, maintenance));
     }
 
-    fn begin(&self, range: AddrRange<KernelVa>, task: Task) {
+    fn start_maintenance(&self, range: AddrRange<KernelVa>, maintenance: Maintenance) {
         let first = range.start().raw() & !(LINE - 1);
         for va in (first..range.end().raw()).step_by(LINE as usize) {
             let at =
                 self.translate(KernelVa::new(va)).unwrap_or_else(|| panic!("maintenance of {va:#x}: fault"));
-            self.state.borrow_mut().tasks.push((at.0, task));
+            self.state.borrow_mut().pending.push((at.0, maintenance));
         }
     }
 
-    /// Zeroes are seen by whoever is shown them from now on.
-    pub fn assert_zeroes_first(&self) {
+    /// Asserts that zeroed memory is ordered before the page-table entry that makes it visible.
+    pub fn assert_zeroes_ordered(&self) {
         assert!(
-            !self.zeroes_late.get(),
-            "old data could be seen: nothing orders zeroes before the entry that shows them"
+            !self.zeroes_unordered.get(),
+            "old data may be visible: no barrier orders the zeroes before the entry that maps them"
         );
     }
 
-    /// Something that the kernel asks for.
-    fn happens(&self, event: Event) {
-        self.meddle();
+    /// Handles an operation that the kernel logs.
+    fn handle(&self, event: Event) {
+        self.speculate();
         let altered = match self.mutation.get() {
             Some(mutation) => mutation(event),
             None => Some(event),
         };
         match altered {
-            Some(Event::Clean(range)) => self.begin(range, Task::Clean),
-            Some(Event::Invalidate(range)) => self.begin(range, Task::Invalidate),
-            Some(Event::CleanInvalidate(range)) => self.begin(range, Task::CleanInvalidate),
-            Some(Event::Barrier("dmb_oshst")) => self.zeroes_late.set(false),
-            Some(Event::Barrier("dsb_sy")) => {
-                self.zeroes_late.set(false);
-                self.complete();
+            Some(Event::Clean(range)) => self.start_maintenance(range, Maintenance::Clean),
+            Some(Event::Invalidate(range)) => self.start_maintenance(range, Maintenance::Invalidate),
+            Some(Event::CleanInvalidate(range)) => {
+                self.start_maintenance(range, Maintenance::CleanInvalidate)
             }
-            Some(Event::Barrier("dsb_ish")) => self.complete(),
+            Some(Event::Barrier("dmb_oshst")) => self.zeroes_unordered.set(false),
+            Some(Event::Barrier("dsb_sy")) => {
+                self.zeroes_unordered.set(false);
+                self.complete_maintenance();
+            }
+            Some(Event::Barrier("dsb_ish")) => self.complete_maintenance(),
             Some(Event::Zero(range)) => self.zero(range),
             Some(Event::TlbKernel(range, _) | Event::TlbOwn(range)) => {
                 let gone = |(start, end): (u64, u64)| end > range.start().raw() && start < range.end().raw();
@@ -327,25 +335,27 @@ impl Machine {
         }
     }
 
-    /// The stores follow, to what the CPU sees.
+    /// The kernel stores the zeroes to the CPU's view after this event.
     fn zero(&self, range: AddrRange<KernelVa>) {
-        self.zeroes_late.set(true);
+        self.zeroes_unordered.set(true);
         for page in (range.start().raw()..range.end().raw()).step_by(PAGE_SIZE as usize) {
-            let (first, kind) = self.access(KernelVa::new(page));
+            let (first, memory_type) = self.access(KernelVa::new(page));
             for line in (first..first + PAGE_SIZE).step_by(LINE as usize) {
-                self.look_up(line, kind);
-                self.store(line, kind, Line::default());
+                self.access_line(line, memory_type);
+                self.store(line, memory_type, Line::default());
             }
         }
     }
 
-    /// What the CPU does by speculation: it looks at mappings, fetches lines, writes lines back and drops lines.
-    pub fn meddle(&self) {
+    /// Speculative behaviour: the CPU caches translations, and fetches, writes back and discards lines.
+    pub fn speculate(&self) {
         for _ in 0..3 {
-            if let Some(page) = self.some_address() {
+            if let Some(page) = self.random_address() {
                 let line = LINE * self.below(PAGE_SIZE / LINE);
-                match self.touch(page) {
-                    Some(Entry { page, kind: Kind::WriteBack, .. }) => self.set_cached(page + line, true),
+                match self.load_tlb(page) {
+                    Some(TlbEntry { page, memory_type: MemoryType::WriteBack, .. }) => {
+                        self.set_cached(page + line, true)
+                    }
                     _ => continue,
                 }
             }
@@ -356,17 +366,17 @@ impl Machine {
             let frame = self.state.borrow().frames[index].raw();
             let line = frame + LINE * self.below(PAGE_SIZE / LINE);
             if self.is_cached(line) {
-                self.perform(line, Task::CleanInvalidate);
+                self.apply(line, Maintenance::CleanInvalidate);
             }
         }
         if self.below(8) == 0 {
-            let task = self.state.borrow_mut().tasks.pop();
-            task.into_iter().for_each(|(line, task)| self.perform(line, task));
+            let maintenance = self.state.borrow_mut().pending.pop();
+            maintenance.into_iter().for_each(|(line, maintenance)| self.apply(line, maintenance));
         }
     }
 
-    /// An address at which something may be mapped.
-    fn some_address(&self) -> Option<u64> {
+    /// A random address that may be mapped.
+    fn random_address(&self) -> Option<u64> {
         let choice = self.below(8);
         let (first, second) = (self.below(1 << 20), self.below(512));
         let state = self.state.borrow();
@@ -381,20 +391,20 @@ impl Machine {
 
     /// The CPU stores a line at `va`.
     pub fn store_line(&self, va: KernelVa, value: Line) {
-        let (line, kind) = self.access(va);
-        self.store(line, kind, value);
+        let (line, memory_type) = self.access(va);
+        self.store(line, memory_type, value);
     }
 
-    fn store(&self, line: u64, kind: Kind, value: Line) {
+    fn store(&self, line: u64, memory_type: MemoryType, value: Line) {
         let state = &mut *self.state.borrow_mut();
         for (at, value) in words(line).zip(value) {
             self.cpu_store(at, value);
-            if kind == Kind::WriteBack {
-                // Dirty, even if it was the same before.
-                state.settled[index(at)] = !value;
+            if memory_type == MemoryType::WriteBack {
+                // Dirty even if the value is unchanged.
+                state.last_written_back[index(at)] = !value;
             } else {
                 state.memory[index(at)] = value;
-                state.settled[index(at)] = value;
+                state.last_written_back[index(at)] = value;
             }
         }
     }
@@ -405,38 +415,40 @@ impl Machine {
         std::array::from_fn(|word| self.cpu_load(line + WORD * word as u64))
     }
 
-    /// Where the line at `va` is, for an access of the CPU.
-    fn access(&self, va: KernelVa) -> (u64, Kind) {
-        self.meddle();
+    /// The physical address and memory type of the line at `va`, for a CPU access.
+    fn access(&self, va: KernelVa) -> (u64, MemoryType) {
+        self.speculate();
         let page = va.raw() & !(PAGE_SIZE - 1);
-        let entry = self.touch(page).unwrap_or_else(|| panic!("fault at {va}"));
+        let entry = self.load_tlb(page).unwrap_or_else(|| panic!("fault at {va}"));
         let line = entry.page + va.raw() % PAGE_SIZE;
-        self.look_up(line, entry.kind);
-        (line, entry.kind)
+        self.access_line(line, entry.memory_type);
+        (line, entry.memory_type)
     }
 
-    fn look_up(&self, line: u64, kind: Kind) {
-        match kind {
-            Kind::WriteBack => self.set_cached(line, true),
-            kind => assert!(!self.is_cached(line), "{kind:?} access to {line:#x}, which is cached"),
+    fn access_line(&self, line: u64, memory_type: MemoryType) {
+        match memory_type {
+            MemoryType::WriteBack => self.set_cached(line, true),
+            memory_type => {
+                assert!(!self.is_cached(line), "{memory_type:?} access to {line:#x}, which is cached")
+            }
         }
     }
 
     /// The device reads a line.
     pub fn device_load(&self, line: PhysAddr) -> Line {
-        self.meddle();
+        self.speculate();
         let state = self.state.borrow();
         std::array::from_fn(|word| state.memory[index(line.raw()) + word])
     }
 
-    /// The device writes a line. A CPU that does not have it will see it.
+    /// The device writes a line. The CPU sees the data if the line is not cached.
     pub fn device_store(&self, line: PhysAddr, value: Line) {
-        self.meddle();
+        self.speculate();
         let cached = self.is_cached(line.raw());
         let first = index(line.raw());
         self.state.borrow_mut().memory[first..first + value.len()].copy_from_slice(&value);
         if !cached {
-            self.drop_line(line.raw());
+            self.discard_line(line.raw());
         }
     }
 }
