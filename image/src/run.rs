@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 use kernel::board::{BootArgs, Glob, Platform};
-use kernel::{console, devices, power, user};
+use kernel::{console, devices, fs, power, process};
 use selftest::{bench, cases, soak};
 
 /// The first program, if the boot arguments name none: the demonstration.
@@ -16,12 +16,12 @@ pub fn main(platform: &Platform, args: &BootArgs<'_>, devices: devices::Started)
     devices.admit(args.bench.is_none());
     if let Some(chosen) = args.selftest {
         // Without files the tests of programs are skipped; what is wrong with them is a matter for `init=`.
-        platform.initrd.map(user::mount);
+        platform.initrd.map(fs::mount);
         run_selftests(chosen, args);
     } else if let Some(chosen) = args.bench {
         bench::run(chosen, platform.initrd);
     } else if let Some(wish) = args.soak {
-        platform.initrd.map(user::mount);
+        platform.initrd.map(fs::mount);
         soak::run(wish);
     } else {
         run_init(platform, args);
@@ -47,5 +47,5 @@ fn run_selftests(chosen: Glob<'_>, args: &BootArgs<'_>) {
 
 fn run_init(platform: &Platform, args: &BootArgs<'_>) {
     let arguments: Vec<&str> = args.init_args().collect();
-    user::run_init(platform.initrd, args.init.unwrap_or(DEFAULT_INIT), &arguments);
+    process::run_init(platform.initrd, args.init.unwrap_or(DEFAULT_INIT), &arguments);
 }

@@ -2,7 +2,7 @@
 
 use crate::board::{BootArgs, DeviceTree, DeviceTreeError, Platform, Reservation, Uart};
 use crate::memory::{self, Sizes, heap, zones};
-use crate::{console, devices, dma, firmware, irq, percpu, power, sched, smp, user};
+use crate::{console, devices, dma, firmware, irq, percpu, power, process, sched, smp};
 use ::memory::Zone;
 use addr::{AddrRange, PAGE_SIZE, PhysAddr, Size};
 use alloc::vec::Vec;
@@ -72,7 +72,7 @@ pub fn boot(boot: &BootInfo, run: fn(&Platform, &BootArgs<'_>, devices::Started)
     sched::init(platform.timer.as_ref());
     smp::start_all(&platform.cpus);
     log::info!("cpu: {} of {} running", percpu::online(), platform.cpus.len());
-    user::random::seed(&platform.rng_seed);
+    process::random::seed(&platform.rng_seed);
     let devices = devices::init(&platform, found, &args);
     if sched::spawn("main", move || run(&platform, &args, devices)).is_err() {
         power::fail(&"no memory for the first thread");

@@ -19,7 +19,7 @@ pub mod time;
 pub mod wait;
 
 pub use queue::Nanoseconds;
-pub use thread::{OutOfMemory, Thread};
+pub use thread::{EnterUser, OutOfMemory, Thread, UserThread};
 pub use wait::{WaitError, Waiters};
 
 use crate::board::TimerInterrupts;
@@ -27,7 +27,6 @@ use crate::checking::{self, Class};
 use crate::irq;
 use crate::percpu::{MAX_CPUS, PerCpu};
 use crate::sync::{SpinLock, SpinLockGuard};
-use crate::user::{self, Task};
 use addr::KernelVa;
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -73,17 +72,21 @@ pub fn spawn(name: &'static str, entry: impl FnOnce() + Send + 'static) -> Resul
     spawn_thread(name, None, Entry::Kernel(Box::new(entry))).inspect(make_ready)
 }
 
-/// Makes a thread of a program, which starts with `frame`. It does not run before [`make_ready`].
-pub fn new_user_thread(task: Arc<Task>, frame: TrapFrame) -> Result<Arc<Thread>, OutOfMemory> {
-    spawn_thread("program", Some(task), Entry::Program(Box::new(frame)))
+/// Makes a thread of a process, which calls `enter` with `frame`. It does not run before [`make_ready`].
+pub fn new_user_thread(
+    user: Arc<dyn UserThread>,
+    frame: TrapFrame,
+    enter: EnterUser,
+) -> Result<Arc<Thread>, OutOfMemory> {
+    spawn_thread("program", Some(user), Entry::User(Box::new(frame), enter))
 }
 
 fn spawn_thread(
     name: &'static str,
-    task: Option<Arc<Task>>,
+    user: Option<Arc<dyn UserThread>>,
     entry: Entry,
 ) -> Result<Arc<Thread>, OutOfMemory> {
-    let thread = Arc::new(Thread::new(name, task, entry, start)?);
+    let thread = Arc::new(Thread::new(name, user, entry, start)?);
     if checking::fails(Class::Heap) {
         return Err(OutOfMemory);
     }
@@ -176,7 +179,7 @@ pub fn is_current_interrupted() -> bool {
 
 /// Whether the thread should give up what it waits for, since its program is being ended.
 pub fn is_interrupted(thread: &Thread) -> bool {
-    thread.task().is_some_and(|task| task.is_ending())
+    thread.user().is_some_and(UserThread::is_ending)
 }
 
 /// Ends the thread that calls it. It must own nothing any more.
@@ -321,10 +324,22 @@ fn choose(scheduler: &mut Scheduler, local: &mut Local) -> Option<(*mut Context,
     if runnable && !Arc::ptr_eq(&current, &idle) {
         scheduler.queue.push(current.clone());
     }
-    user::switch(current.task(), next.task());
+    switch_user(current.user(), next.user());
     let contexts = (current.context(), next.context().cast_const());
     (local.previous, local.current) = (Some(current), Some(next));
     Some(contexts)
+}
+
+/// Changes the registers that only user space uses, and the address space.
+fn switch_user(from: Option<&dyn UserThread>, to: Option<&dyn UserThread>) {
+    if let Some(from) = from {
+        from.save();
+    }
+    match to {
+        Some(to) => to.restore(),
+        None if from.is_some() => arch::mmu::uninstall_user(),
+        None => {}
+    }
 }
 
 /// Sets this CPU's timer for the end of its slice or the first sleeper, whichever is first.
@@ -351,7 +366,7 @@ extern "C" fn start(_: usize) -> ! {
             entry();
         }
         // Out of its box here, since nothing after this call ever returns to free it.
-        Some((Entry::Program(frame), Some(stack_top))) => enter_program(unboxed(frame), stack_top),
+        Some((Entry::User(frame, enter), Some(stack_top))) => enter(unboxed(frame), stack_top),
         _ => {}
     }
     exit()
@@ -364,12 +379,4 @@ fn take_entry() -> Option<(Entry, Option<KernelVa>)> {
 
 fn unboxed(frame: Box<TrapFrame>) -> TrapFrame {
     *frame
-}
-
-fn enter_program(frame: TrapFrame, stack_top: KernelVa) -> ! {
-    user::before_return();
-    // SAFETY: the frame is one of `TrapFrame::program` or a copy of a trap from EL0; `user::switch` has installed the
-    // program's tables and restored its FP state when this thread was switched to; the top is that of this thread's
-    // stack, where only `frame` is still needed, which is read first.
-    unsafe { arch::context::enter_user(&frame, stack_top) }
 }

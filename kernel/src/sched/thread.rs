@@ -2,12 +2,12 @@
 
 use crate::memory::stack::KernelStack;
 use crate::sync::SpinLock;
-use crate::user::Task;
 use addr::KernelVa;
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use arch::context::Context;
 use arch::exception::TrapFrame;
+use core::any::Any;
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
@@ -15,11 +15,24 @@ use core::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct OutOfMemory;
 
-/// A thread of the kernel, and of a program if it has a task.
+/// The user side of a thread: the state that the kernel does not use itself, and the process behind it.
+pub trait UserThread: Any + Send + Sync {
+    /// Saves the registers that only user space uses. Called on the CPU that switches away, under the scheduler's lock.
+    fn save(&self);
+    /// Restores them and installs the address space. Called on the CPU that switches to it, under the scheduler's lock.
+    fn restore(&self);
+    /// Returns whether the thread must stop waiting and leave.
+    fn is_ending(&self) -> bool;
+}
+
+/// Enters user space with the registers in the frame; the address is the top of the thread's kernel stack.
+pub type EnterUser = fn(TrapFrame, KernelVa) -> !;
+
+/// A kernel thread, or a thread of a process if it has a user side.
 pub struct Thread {
     id: u32,
     name: &'static str,
-    task: Option<Arc<Task>>,
+    user: Option<Arc<dyn UserThread>>,
     stack: SpinLock<Option<KernelStack>>,
     entry: SpinLock<Option<Entry>>,
     /// Written by the CPU that switches away from the thread, read by the one that switches to it, both under the
@@ -33,8 +46,8 @@ pub struct Thread {
 pub(super) enum Entry {
     /// It runs this in the kernel, and ends.
     Kernel(Box<dyn FnOnce() + Send>),
-    /// It goes to its program.
-    Program(Box<TrapFrame>),
+    /// It enters user space.
+    User(Box<TrapFrame>, EnterUser),
 }
 
 // SAFETY: `context` is the only field that is not `Sync`; it is touched under the scheduler's lock alone (see
@@ -45,23 +58,23 @@ impl Thread {
     /// A thread with a stack of its own, that starts with `entry`.
     pub(super) fn new(
         name: &'static str,
-        task: Option<Arc<Task>>,
+        user: Option<Arc<dyn UserThread>>,
         entry: Entry,
         start: extern "C" fn(usize) -> !,
     ) -> Result<Self, OutOfMemory> {
         let stack = KernelStack::new().map_err(|_| OutOfMemory)?;
         let context = Context::new(stack.top(), start, 0);
         let (stack, entry) = (SpinLock::new(Some(stack)), SpinLock::new(Some(entry)));
-        Ok(Self { stack, entry, context: UnsafeCell::new(context), ..Self::on_boot_stack(name, task) })
+        Ok(Self { stack, entry, context: UnsafeCell::new(context), ..Self::on_boot_stack(name, user) })
     }
 
     /// The thread that this CPU is already running, on the stack it booted with.
-    pub(super) fn on_boot_stack(name: &'static str, task: Option<Arc<Task>>) -> Self {
+    pub(super) fn on_boot_stack(name: &'static str, user: Option<Arc<dyn UserThread>>) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(1);
         Self {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             name,
-            task,
+            user,
             stack: SpinLock::new(None),
             entry: SpinLock::new(None),
             context: UnsafeCell::new(Context::empty()),
@@ -79,9 +92,9 @@ impl Thread {
         self.name
     }
 
-    /// The program's side of it.
-    pub fn task(&self) -> Option<&Arc<Task>> {
-        self.task.as_ref()
+    /// The user side; `None` for a kernel thread.
+    pub fn user(&self) -> Option<&dyn UserThread> {
+        self.user.as_deref()
     }
 
     /// The first address above its kernel stack; `None` for a CPU's boot stack.

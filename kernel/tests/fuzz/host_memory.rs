@@ -4,8 +4,8 @@
 use addr::{AddrRange, KernelVa, PAGE_SIZE, PhysAddr};
 use arch::boot::{BootInfo, LINEAR_BASE};
 use kernel::board::Reservation;
+use kernel::fs::root;
 use kernel::memory::{self, Sizes, tables, zones};
-use kernel::user::root;
 use std::sync::OnceLock;
 
 /// The start and size of RAM.

@@ -10,8 +10,9 @@ use abi::dma::{DMA_BUF_CHUNKS, DMA_BUF_IOCTL_SYNC, DMA_BUF_LEAVES, DMA_HEAP_IOCT
 use abi::memory::Prot;
 use addr::{PAGE_SIZE, UserVa};
 use arch::exception::TrapFrame;
-use kernel::user::address_space::{AddressSpace, Place};
-use kernel::user::{Process, Task, dispatch};
+use kernel::process::{Process, Task};
+use kernel::syscall::dispatch;
+use kernel::vm::address_space::{AddressSpace, Place};
 use std::fmt::Write;
 use std::sync::Arc;
 

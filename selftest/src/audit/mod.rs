@@ -19,7 +19,8 @@ pub use held::Holder;
 use held::Shown;
 use kernel::dma::domain;
 use kernel::memory::{heap, kernel_map, kmap, zones};
-use kernel::user::{address_space::Behind, process};
+use kernel::process;
+use kernel::vm::address_space::VmaBacking;
 use mapped::Mappings;
 use pagetable::{Access, Leaf};
 
@@ -240,7 +241,7 @@ impl Audit {
     fn add_programs(&mut self) {
         for program in process::all() {
             let id = program.id();
-            let is_private = |behind: &Behind| matches!(behind, Behind::Zeroes);
+            let is_private = |backing: &VmaBacking| matches!(backing, VmaBacking::Zeroes);
             for (private, owner) in [(true, Owner::Private(id)), (false, Owner::Program(id))] {
                 program.space.leaves(
                     |area| is_private(&area.backing) == private,

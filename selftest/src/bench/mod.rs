@@ -22,7 +22,7 @@ use dma_api::{DmaError, DmaMask};
 use kernel::board::Glob;
 use kernel::devices;
 use kernel::dma::Device;
-use kernel::{kprintln, user};
+use kernel::{kprintln, process};
 
 /// The program that measures what only a program can see.
 const PROGRAM: &str = "/bin/bench";
@@ -71,7 +71,7 @@ pub fn run(chosen: Glob<'_>, initramfs: Option<AddrRange<PhysAddr>>) {
     if chosen.matches("mmap") {
         let sizes: Vec<String> =
             alloc::SIZES.iter().chain(&[LARGEST]).map(|(size, rounds)| format!("{size}:{rounds}")).collect();
-        user::run_init(initramfs, PROGRAM, &sizes.iter().map(String::as_str).collect::<Vec<_>>());
+        process::run_init(initramfs, PROGRAM, &sizes.iter().map(String::as_str).collect::<Vec<_>>());
     }
 }
 

@@ -11,8 +11,9 @@ use abi::signal::Signal;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
+use kernel::fs::root;
+use kernel::process::Ending;
 use kernel::sched::{self, time};
-use kernel::user::{Ending, root};
 use kernel::{checking, devices};
 
 pub(super) const TESTS: &[Test] = &[

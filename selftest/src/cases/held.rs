@@ -7,7 +7,7 @@ use alloc::string::String;
 use kernel::dma::counters::{self, Counters};
 use kernel::memory::{heap, tables, zones};
 use kernel::sched;
-use kernel::user::pages;
+use kernel::vm::pages;
 use memory::Zone;
 
 /// How long nothing may change where something is too much, and how often it is looked at: the last of a thread is its

@@ -13,11 +13,11 @@ use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use dma_api::Attrs;
+use kernel::fs::dma_buf::DmaBufFile;
+use kernel::fs::{File, OpenFile, root, stat_device};
+use kernel::process::{ENVIRONMENT, Ending, Launch, Process, start};
 use kernel::sync::SpinLock;
-use kernel::user::access::UserMemory;
-use kernel::user::files::dma_buf::DmaBufFile;
-use kernel::user::files::{File, OpenFile, stat_device};
-use kernel::user::{ENVIRONMENT, Ending, Launch, Process, root, start};
+use kernel::vm::access::UserMemory;
 use kernel::{checking, devices, dma, sched};
 
 const PROBE: &str = "/bin/probe";

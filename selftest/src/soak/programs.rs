@@ -7,8 +7,9 @@ use abi::signal::Signal;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use kernel::fs::root;
+use kernel::process::Ending;
 use kernel::sched::{self, time};
-use kernel::user::{Ending, root};
 
 /// A probe, and how it ends.
 #[derive(Clone, Copy)]

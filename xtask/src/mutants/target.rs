@@ -22,7 +22,7 @@ const ENDED: &str = "program.ended_at_any_moment_it_leaves_nothing";
 const AT_REST: &str = "program.at_rest_it_keeps_the_rules";
 const RULES: &str = "dma.mappings_and_free_frames_keep_the_rules";
 
-const TOUCH: &str = "kernel/src/user/address_space/touch.rs";
+const TOUCH: &str = "kernel/src/vm/address_space/page_fault.rs";
 const TAKE_ZEROED: &str = "let mut frames = pages::take_zeroed(hole.len() / PAGE_SIZE)";
 
 /// All of them. `doc/testing.md` has the same list, behind that of [`super::list`].
@@ -69,7 +69,7 @@ pub const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         name: "a gap in a structure not cleared",
-        file: "kernel/src/user/files/mod.rs",
+        file: "kernel/src/fs/mod.rs",
         item: "stat_node",
         from: "ctime: time,",
         to: "ctime: time,\n        gap_blksize: -1,",
@@ -77,7 +77,7 @@ pub const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         name: "an address of the kernel's in a structure",
-        file: "kernel/src/user/files/mod.rs",
+        file: "kernel/src/fs/mod.rs",
         item: "stat_device",
         from: "ino: rdev",
         to: "ino: &raw const rdev as u64",
@@ -85,7 +85,7 @@ pub const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         name: "a structure filled in part",
-        file: "kernel/src/user/syscall/process.rs",
+        file: "kernel/src/syscall/process.rs",
         item: "uname",
         from: "&NAME",
         to: "&NAME.sysname",
@@ -93,7 +93,7 @@ pub const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         name: "a structure made of what was on the stack",
-        file: "kernel/src/user/syscall/process.rs",
+        file: "kernel/src/syscall/process.rs",
         item: "uname",
         from: "call.memory().write(call.address(0), &NAME)",
         to: "let old = core::mem::MaybeUninit::<[u8; 390]>::uninit();\n    core::hint::black_box(&old);\n    \
@@ -102,7 +102,7 @@ pub const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         name: "the end of a name made of what was in the heap",
-        file: "kernel/src/user/files/directory.rs",
+        file: "kernel/src/fs/directory.rs",
         item: "push",
         from: "out.resize(end, 0);",
         to: "out.reserve(end - out.len());\n    unsafe { out.set_len(end) };",
@@ -126,7 +126,7 @@ pub const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         name: "a thread pointer of somebody else in a new program",
-        file: "kernel/src/user/task.rs",
+        file: "kernel/src/process/task.rs",
         item: "new",
         from: "FpState::new(), thread_pointer",
         to: "FpState::new(), thread_pointer: thread_pointer + 8",
@@ -134,7 +134,7 @@ pub const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         name: "vectors not changed with the thread",
-        file: "kernel/src/user/task.rs",
+        file: "kernel/src/process/task.rs",
         item: "switch",
         from: "registers.fp.restore();",
         to: "",
@@ -142,7 +142,7 @@ pub const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         name: "a register with an address of the kernel's after a call",
-        file: "kernel/src/user/syscall/mod.rs",
+        file: "kernel/src/syscall/mod.rs",
         item: "dispatch",
         from: "None => unknown(number),",
         to: "None => {\n            frame.x[9] = (&raw const *frame) as u64;\n            unknown(number)\n        }",
@@ -195,7 +195,7 @@ pub const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         name: "a program's mapping with another memory type",
-        file: "kernel/src/user/address_space/entries.rs",
+        file: "kernel/src/vm/address_space/entries.rs",
         item: "map_shared_part",
         from: "shared.memory()",
         to: "addr::MemoryType::WriteBack",
@@ -304,7 +304,7 @@ pub const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         name: "a descriptor of a program that was ended kept",
-        file: "kernel/src/user/process.rs",
+        file: "kernel/src/process/process.rs",
         item: "release",
         from: "files.for_each(drop);",
         to: "files.for_each(core::mem::forget);",
@@ -312,7 +312,7 @@ pub const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         name: "a pin of a program that was ended kept",
-        file: "kernel/src/user/pages.rs",
+        file: "kernel/src/vm/pages.rs",
         item: "drop",
         from: "let free = PINS.lock().unpin(frame);",
         to: "if crate::sched::is_current_interrupted() {\n                continue;\n            }\n            let free = PINS.lock().unpin(frame);",

@@ -1,0 +1,234 @@
+//! A dma-buf as a file: a buffer lives while somebody has it open, mapped or attached.
+
+use super::{Caller, File, stat_device};
+use crate::dma::counters::{self, Reading};
+use crate::dma::{Attachment, Buffer, Side};
+use crate::sync::SpinLock;
+use crate::vm::access::UserMemory;
+use crate::vm::address_space::VmaBacking;
+use abi::Errno;
+use abi::dma::*;
+use abi::file::{PollEvents, S_IFREG, SEEK_END, SEEK_SET, Stat};
+use addr::{Iova, Order, PAGE_SIZE, UserVa};
+use alloc::sync::{Arc, Weak};
+use alloc::vec::Vec;
+use dma_api::{Direction, DmaError};
+use pagetable::Leaf;
+
+/// A buffer, and the devices that programs have given it to.
+pub struct DmaBuf {
+    buffer: Arc<Buffer>,
+    attachments: SpinLock<Vec<Weak<Attachment>>>,
+}
+
+impl DmaBuf {
+    /// The buffer.
+    pub fn buffer(&self) -> &Arc<Buffer> {
+        &self.buffer
+    }
+
+    /// A device has it.
+    pub fn attached(&self, attachment: &Arc<Attachment>) {
+        let mut all = self.attachments.lock();
+        all.retain(|old| old.strong_count() > 0);
+        all.push(Arc::downgrade(attachment));
+    }
+
+    /// The devices that have it. Not to be dropped under a lock: the last of an attachment waits for the IOMMU.
+    fn attachments(&self) -> Vec<Arc<Attachment>> {
+        self.attachments.lock().iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Whether a device that has it was blocked for its faults, so that what it should have written may not be there.
+    fn is_in_quarantine(&self) -> bool {
+        self.attachments().iter().any(|attachment| attachment.device().is_quarantined())
+    }
+
+    /// Hands the data over between the program and devices that do not see the CPUs' caches, if it is with any.
+    fn sync(&self, to: Side, direction: Direction) -> Result<(), Errno> {
+        if self.attachments().iter().any(|attachment| !attachment.device().is_coherent()) {
+            self.buffer.sync(to, direction);
+        }
+        if self.is_in_quarantine() { Err(Errno::EIO) } else { Ok(()) }
+    }
+
+    /// Its chunks with the addresses by which the first device that still has it knows them, from number `first` on.
+    fn chunks(&self, first: usize) -> impl Iterator<Item = BufferChunk> {
+        let attachment = self.attachments.lock().iter().find_map(Weak::upgrade);
+        let mut offset = 0;
+        let all = self.buffer.chunks().map(move |chunk| {
+            let (start, len) = (offset, chunk.bytes());
+            offset += len;
+            let iova = attachment.as_ref().and_then(|attachment| attachment.address_at(start, chunk));
+            BufferChunk { iova: iova.map_or(NOT_ATTACHED, Iova::raw), pa: chunk.start().raw(), len }
+        });
+        all.skip(first)
+    }
+}
+
+/// An open buffer.
+pub struct DmaBufFile(Arc<DmaBuf>);
+
+/// Chunks that are copied to the program in one go.
+const PIECE: usize = 64;
+
+impl DmaBufFile {
+    /// The first descriptor of a new buffer.
+    pub fn new(buffer: Arc<Buffer>) -> Self {
+        Self(Arc::new(DmaBuf { buffer, attachments: SpinLock::new(Vec::new()) }))
+    }
+
+    fn describe(&self, memory: UserMemory<'_>, at: UserVa) -> Result<(), Errno> {
+        let mut query: ChunkQuery = memory.read(at)?;
+        let (total, first) = (self.0.buffer.chunk_count() as u64, query.first);
+        let left = total.saturating_sub(first).min(query.capacity);
+        let mut chunks = self.0.chunks(first as usize).take(left as usize);
+        let mut to = UserVa::new(query.chunks);
+        query.written = 0;
+        while query.written < left {
+            let piece: Vec<BufferChunk> = chunks.by_ref().take(PIECE).collect();
+            let bytes = zerocopy::IntoBytes::as_bytes(piece.as_slice());
+            memory.write_bytes(to, bytes)?;
+            to = to + bytes.len() as u64;
+            query.written += piece.len() as u64;
+        }
+        memory.write(at, &ChunkQuery { total, ..query })
+    }
+
+    fn leaves(&self, caller: &Caller<'_>) -> Leaves {
+        let buffer = &self.0.buffer;
+        let mut leaves = Leaves::default();
+        let is_ours = |behind: &VmaBacking| matches!(behind, VmaBacking::Shared(shared, _) if Arc::ptr_eq(shared, buffer));
+        caller.space.leaves(|area| is_ours(&area.backing), |leaf| count(&mut leaves, &leaf));
+        leaves
+    }
+}
+
+fn count(leaves: &mut Leaves, leaf: &Leaf<UserVa>) {
+    let kind = match leaf.bytes {
+        PAGE_SIZE if leaf.contiguous => &mut leaves.contiguous_pages,
+        PAGE_SIZE => &mut leaves.pages,
+        bytes if bytes == Order::BLOCK_2M.bytes() => &mut leaves.blocks_2m,
+        _ => &mut leaves.blocks_1g,
+    };
+    *kind += 1;
+}
+
+impl File for DmaBufFile {
+    /// The size, as Linux has it: by going to the end.
+    fn seek(&self, offset: i64, whence: u64) -> Result<u64, Errno> {
+        match (whence, offset) {
+            (SEEK_END, 0) => Ok(self.0.buffer.len()),
+            (SEEK_SET, 0) => Ok(0),
+            _ => Err(Errno::EINVAL),
+        }
+    }
+
+    fn stat(&self) -> Stat {
+        Stat { mode: S_IFREG | 0o600, rdev: 0, size: self.0.buffer.len() as i64, ..stat_device(0) }
+    }
+
+    fn ioctl(&self, caller: &Caller<'_>, request: u32, argument: u64) -> Result<u64, Errno> {
+        let (memory, at) = (UserMemory::new(caller.space), UserVa::new(argument));
+        if request == DMA_BUF_IOCTL_SYNC.raw() {
+            let sync: BufferSync = memory.read(at)?;
+            let (side, direction) = decode_sync(sync.flags)?;
+            self.0.sync(side, direction)?;
+        } else if request == DMA_BUF_CHUNKS.raw() {
+            self.describe(memory, at)?;
+        } else if request == DMA_BUF_LEAVES.raw() {
+            memory.write(at, &self.leaves(caller))?;
+        } else if request == DMA_STATISTICS.raw() {
+            memory.write(at, &statistics())?;
+        } else {
+            return Err(Errno::ENOTTY);
+        }
+        Ok(0)
+    }
+
+    fn poll(&self) -> PollEvents {
+        let usable = PollEvents::IN | PollEvents::OUT;
+        if self.0.is_in_quarantine() { usable | PollEvents::ERR } else { usable }
+    }
+
+    fn dma_buf(&self) -> Option<&Arc<DmaBuf>> {
+        Some(&self.0)
+    }
+}
+
+/// Whose turn it is next, and who writes: a program that will read wants what the device wrote.
+fn decode_sync(flags: u64) -> Result<(Side, Direction), Errno> {
+    let flags = SyncFlags::from_bits(flags).ok_or(Errno::EINVAL)?;
+    let side = if flags.contains(SyncFlags::END) { Side::Device } else { Side::Cpu };
+    match (flags.contains(SyncFlags::READ), flags.contains(SyncFlags::WRITE)) {
+        (true, true) => Ok((side, Direction::Bidirectional)),
+        (true, false) => Ok((side, Direction::FromDevice)),
+        (false, true) => Ok((side, Direction::ToDevice)),
+        (false, false) => Err(Errno::EINVAL),
+    }
+}
+
+/// What all buffers cost now.
+pub fn statistics() -> Statistics {
+    let all = counters::read();
+    let counter = |reading: Reading| Counter { now: reading.now, peak: reading.peak };
+    let total = |count: u64| Counter { now: count, peak: count };
+    Statistics {
+        low_bytes: counter(all.low_bytes),
+        high_bytes: counter(all.high_bytes),
+        vmalloc_bytes: counter(all.vmalloc_bytes),
+        table_pages: counter(all.table_pages),
+        iova_ranges: counter(all.iova_ranges),
+        commands: total(all.commands),
+        syncs: total(all.syncs),
+    }
+}
+
+/// What a program is told when the DMA core refuses.
+pub fn errno(error: DmaError) -> Errno {
+    match error {
+        DmaError::ZeroLength | DmaError::Ragged { .. } | DmaError::SharedLine { .. } => Errno::EINVAL,
+        DmaError::PastMask { .. } => Errno::ERANGE,
+        DmaError::Scattered { .. } => Errno::EINVAL,
+        DmaError::IommuTimeout | DmaError::IommuRefused => Errno::EIO,
+        _ => Errno::ENOMEM,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use addr::{MemoryType, PhysAddr};
+    use pagetable::Access;
+
+    #[test]
+    fn leaves_are_counted_by_size() {
+        let mut leaves = Leaves::default();
+        for (bytes, contiguous) in [(PAGE_SIZE, false), (PAGE_SIZE, true), (2 << 20, false), (1 << 30, true)]
+        {
+            let (at, to) = (UserVa::new(0), PhysAddr::new(0));
+            let (memory, access) = (MemoryType::WriteBack, Access::READ);
+            let leaf = Leaf { at, to, bytes, memory, access, contiguous, regular: true };
+            count(&mut leaves, &leaf);
+        }
+        assert_eq!(leaves, Leaves { blocks_1g: 1, blocks_2m: 1, contiguous_pages: 1, pages: 1 });
+    }
+
+    #[test]
+    fn a_sync_says_what_for() {
+        let cases = [
+            (1, Some((Side::Cpu, Direction::FromDevice))),
+            (2, Some((Side::Cpu, Direction::ToDevice))),
+            (3, Some((Side::Cpu, Direction::Bidirectional))),
+            (5, Some((Side::Device, Direction::FromDevice))),
+            (7, Some((Side::Device, Direction::Bidirectional))),
+            (0, None),
+            (4, None),
+            (8, None),
+            (9, None),
+        ];
+        for (flags, wanted) in cases {
+            assert_eq!(decode_sync(flags).ok(), wanted, "{flags}");
+        }
+    }
+}

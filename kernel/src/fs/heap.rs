@@ -1,0 +1,93 @@
+//! `/dev/dma_heap/*`: where buffers come from.
+
+use super::dma_buf::{DmaBufFile, errno, statistics};
+use super::{Caller, Device, File, OpenFile, stat_device};
+use crate::dma;
+use crate::vm::access::UserMemory;
+use abi::Errno;
+use abi::dma::{DMA_HEAP_IOCTL_ALLOC, DMA_STATISTICS, HeapAllocation};
+use abi::file::{OpenFlags, Stat};
+use addr::UserVa;
+use alloc::sync::Arc;
+use dma_api::Attrs;
+
+/// A kind of memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Heap {
+    /// Scattered, cached.
+    System,
+    /// Scattered, cached by nobody.
+    Uncached,
+    /// One run, cached.
+    Contiguous,
+}
+
+impl Heap {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::System, Self::Uncached, Self::Contiguous];
+
+    /// Where it is.
+    pub fn path(self) -> &'static str {
+        match self {
+            Self::System => "/dev/dma_heap/system",
+            Self::Uncached => "/dev/dma_heap/system-uncached",
+            Self::Contiguous => "/dev/dma_heap/contiguous",
+        }
+    }
+
+    /// What the DMA core is asked for: the kernel never looks at a program's buffer.
+    fn attrs(self) -> Attrs {
+        let kind = match self {
+            Self::System => Attrs::empty(),
+            Self::Uncached => Attrs::WRITE_COMBINE,
+            Self::Contiguous => Attrs::FORCE_CONTIGUOUS,
+        };
+        kind | Attrs::NO_KERNEL_MAPPING | Attrs::NO_WARN
+    }
+}
+
+/// An open heap.
+pub struct HeapFile(Heap);
+
+impl HeapFile {
+    /// An open `heap`.
+    pub fn new(heap: Heap) -> Self {
+        Self(heap)
+    }
+
+    fn allocate(&self, caller: &Caller<'_>, at: UserVa) -> Result<(), Errno> {
+        let memory = UserMemory::new(caller.space);
+        let mut wanted: HeapAllocation = memory.read(at)?;
+        let flags = OpenFlags::from_bits_retain(wanted.fd_flags);
+        let known = OpenFlags::CLOEXEC | OpenFlags::READ_WRITE | OpenFlags::WRITE_ONLY;
+        if wanted.fd != 0 || wanted.heap_flags != 0 || !known.contains(flags) {
+            return Err(Errno::EINVAL);
+        }
+        let buffer = dma::alloc_unattached(wanted.len, self.0.attrs()).map_err(errno)?;
+        let file = Arc::new(OpenFile::new(DmaBufFile::new(buffer), flags));
+        wanted.fd = caller.files.lock().insert(file, flags.contains(OpenFlags::CLOEXEC), 0)?;
+        memory.write(at, &wanted).inspect_err(|_| {
+            // The program does not know the number, so nobody would ever close it.
+            let file = caller.files.lock().remove(wanted.fd as i32);
+            drop(file);
+        })
+    }
+}
+
+impl File for HeapFile {
+    fn stat(&self) -> Stat {
+        stat_device(Device::Heap(self.0).number())
+    }
+
+    fn ioctl(&self, caller: &Caller<'_>, request: u32, argument: u64) -> Result<u64, Errno> {
+        let at = UserVa::new(argument);
+        if request == DMA_HEAP_IOCTL_ALLOC.raw() {
+            self.allocate(caller, at)?;
+        } else if request == DMA_STATISTICS.raw() {
+            UserMemory::new(caller.space).write(at, &statistics())?;
+        } else {
+            return Err(Errno::ENOTTY);
+        }
+        Ok(0)
+    }
+}

@@ -1,0 +1,57 @@
+//! Files of the initramfs.
+
+use super::{File, seek_to, stat_device, stat_node};
+use crate::sync::SpinLock;
+use crate::vm::access::UserMemory;
+use abi::Errno;
+use abi::file::Stat;
+use addr::UserVa;
+use program::NodeId;
+
+/// An open file of the initramfs.
+pub struct Regular {
+    id: NodeId,
+    data: &'static [u8],
+    position: SpinLock<u64>,
+}
+
+impl Regular {
+    /// The file `id`, whose content is `data`.
+    pub fn new(id: NodeId, data: &'static [u8]) -> Self {
+        Self { id, data, position: SpinLock::new(0) }
+    }
+
+    fn copy(&self, memory: UserMemory<'_>, to: UserVa, len: usize, offset: u64) -> Result<usize, Errno> {
+        let rest = usize::try_from(offset).ok().and_then(|offset| self.data.get(offset..)).unwrap_or(&[]);
+        let here = &rest[..rest.len().min(len)];
+        memory.write_bytes(to, here)?;
+        Ok(here.len())
+    }
+}
+
+impl File for Regular {
+    fn read(&self, memory: UserMemory<'_>, to: UserVa, len: usize) -> Result<usize, Errno> {
+        let offset = *self.position.lock();
+        let count = self.copy(memory, to, len, offset)?;
+        *self.position.lock() = offset + count as u64;
+        Ok(count)
+    }
+
+    fn read_at(&self, memory: UserMemory<'_>, to: UserVa, len: usize, offset: u64) -> Result<usize, Errno> {
+        self.copy(memory, to, len, offset)
+    }
+
+    fn seek(&self, offset: i64, whence: u64) -> Result<u64, Errno> {
+        let mut position = self.position.lock();
+        *position = seek_to(offset, whence, *position, self.data.len() as u64)?;
+        Ok(*position)
+    }
+
+    fn stat(&self) -> Stat {
+        stat_node(self.id).unwrap_or_else(|_| stat_device(0))
+    }
+
+    fn node(&self) -> Option<NodeId> {
+        Some(self.id)
+    }
+}

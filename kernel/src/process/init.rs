@@ -1,0 +1,33 @@
+//! The first program: with it the system's work begins and ends.
+
+use super::loader::{self, Launch};
+use crate::fs::{self, OpenFile, console};
+use crate::kprintln;
+use abi::file::OpenFlags;
+use addr::{AddrRange, PhysAddr};
+use alloc::sync::Arc;
+
+/// The environment of the first program.
+pub const ENVIRONMENT: [&str; 3] = ["PATH=/bin", "HOME=/", "TERM=dumb"];
+
+/// Mounts the initramfs, starts `path` with `arguments` after its name, and waits until it has ended. Whatever goes
+/// wrong is printed. In a thread; the caller powers off afterwards.
+pub fn run_init(initramfs: Option<AddrRange<PhysAddr>>, path: &str, arguments: &[&str]) {
+    let Some(initramfs) = initramfs else {
+        log::error!("init: {path}: there is no initramfs");
+        return;
+    };
+    if let Err(error) = fs::mount(initramfs) {
+        log::error!("initramfs: {error}");
+        return;
+    }
+    let console = Arc::new(OpenFile::new(console::Console, OpenFlags::READ_WRITE));
+    let files = [console.clone(), console.clone(), console];
+    match loader::start(&Launch { path, arguments, environment: &ENVIRONMENT, files: &files }) {
+        Ok(process) => {
+            let ending = process.wait();
+            kprintln!("init: {ending}");
+        }
+        Err(error) => log::error!("init: {path}: {error}"),
+    }
+}

@@ -1,0 +1,193 @@
+//! From a file of the initramfs to a program that is ready to run.
+
+use super::process::Process;
+use super::random;
+use super::return_to_user::enter_user;
+use super::task::Task;
+use crate::fs::OpenFile;
+use crate::fs::root;
+use crate::sched;
+use crate::vm::address_space::{AddressSpace, Place};
+use abi::Errno;
+use abi::auxv::*;
+use abi::memory::Prot;
+use addr::{Address, PAGE_SIZE, UserVa};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use arch::cpu::Features;
+use arch::exception::TrapFrame;
+use core::fmt;
+use program::{
+    ArgumentListTooLong, Executable, ExecutableError, LoadAddress, NodeKind, StackImage, StackRequest,
+    USER_END,
+};
+
+/// Bytes of the first stack; they come in when they are touched.
+pub const STACK_BYTES: u64 = 8 << 20;
+/// Where the first stack ends: a page below the end of the address space.
+const STACK_TOP: UserVa = UserVa::new(USER_END - PAGE_SIZE);
+/// Where programs go that can go anywhere: at two thirds of a smaller address space, as in Linux.
+const BIAS: u64 = 0x5555_5555_0000;
+
+/// Why a program did not start.
+#[derive(Debug)]
+pub enum StartError {
+    /// There is no initramfs.
+    NoFiles,
+    /// Its path leads nowhere.
+    Path(Errno),
+    /// It is a directory or a device.
+    NotAFile,
+    /// It is no program for this machine.
+    Executable(ExecutableError),
+    /// Its segments cannot be placed or filled.
+    Memory(Errno),
+    /// Its arguments are too long, this many bytes.
+    Arguments(ArgumentListTooLong),
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoFiles => write!(f, "there is no initramfs"),
+            Self::Path(error) => write!(f, "{error}"),
+            Self::NotAFile => write!(f, "not a regular file"),
+            Self::Executable(error) => write!(f, "{error}"),
+            Self::Memory(error) => write!(f, "cannot be loaded: {error}"),
+            Self::Arguments(ArgumentListTooLong(bytes)) => {
+                write!(f, "{bytes} bytes of arguments are too long")
+            }
+        }
+    }
+}
+
+/// A program that is to be started.
+#[derive(Clone, Copy)]
+pub struct Launch<'a> {
+    /// Its path in the initramfs.
+    pub path: &'a str,
+    /// Its arguments, without its name.
+    pub arguments: &'a [&'a str],
+    /// Its environment.
+    pub environment: &'a [&'a str],
+    /// Its open files, from descriptor 0 on.
+    pub files: &'a [Arc<OpenFile>],
+}
+
+/// Starts a program.
+///
+/// # Errors
+/// See [`StartError`]; nothing is left behind.
+pub fn start(launch: &Launch<'_>) -> Result<Arc<Process>, StartError> {
+    let file = read_file(launch.path.as_bytes())?;
+    let executable = place(Executable::parse(file).map_err(StartError::Executable)?)?;
+    let space = AddressSpace::new().ok_or(StartError::Memory(Errno::ENOMEM))?;
+    load(&space, &executable, file).map_err(StartError::Memory)?;
+    let stack = first_stack(launch, &executable).map_err(StartError::Arguments)?;
+    load_stack(&space, &stack).map_err(StartError::Memory)?;
+    let frame = TrapFrame::program(executable.entry, stack.pointer);
+    run(new_process(space), launch.files, frame).map_err(StartError::Memory)
+}
+
+fn first_stack(launch: &Launch<'_>, executable: &Executable) -> Result<StackImage, ArgumentListTooLong> {
+    let arguments: Vec<&[u8]> =
+        [launch.path].iter().chain(launch.arguments).map(|text| text.as_bytes()).collect();
+    let environment: Vec<&[u8]> = launch.environment.iter().map(|text| text.as_bytes()).collect();
+    StackImage::build(&StackRequest {
+        top: STACK_TOP,
+        path: launch.path.as_bytes(),
+        arguments: &arguments,
+        environment: &environment,
+        random: random::bytes(),
+        auxiliary: &auxiliary(executable),
+    })
+}
+
+fn read_file(path: &[u8]) -> Result<&'static [u8], StartError> {
+    let tree = root::tree().ok_or(StartError::NoFiles)?;
+    let id = tree.resolve(root::Root::ROOT, path, true).map_err(StartError::Path)?;
+    match tree.node(id).kind {
+        NodeKind::File(data) => Ok(data),
+        _ => Err(StartError::NotAFile),
+    }
+}
+
+fn place(executable: Executable) -> Result<Executable, StartError> {
+    match executable.load_address {
+        LoadAddress::Fixed => Ok(executable),
+        LoadAddress::Relocatable(align) => {
+            let bias = UserVa::new(BIAS).align_up(align).map_or(0, UserVa::raw);
+            executable.relocated(bias).ok_or(StartError::Memory(Errno::ENOMEM))
+        }
+    }
+}
+
+fn load(space: &AddressSpace, executable: &Executable, file: &[u8]) -> Result<(), Errno> {
+    for segment in &executable.segments {
+        space.map_zeroes(segment.range.len(), Place::Exactly(segment.range.start()), segment.prot)?;
+        space.store(segment.content, &file[segment.file.clone()])?;
+    }
+    space.set_heap_start(executable.span().end());
+    Ok(())
+}
+
+fn load_stack(space: &AddressSpace, stack: &StackImage) -> Result<(), Errno> {
+    let bottom = UserVa::new(STACK_TOP.raw() - STACK_BYTES);
+    space.map_zeroes(STACK_BYTES, Place::Exactly(bottom), Prot::READ | Prot::WRITE)?;
+    space.store(stack.pointer, &stack.bytes)
+}
+
+fn auxiliary(executable: &Executable) -> [(u64, u64); 15] {
+    [
+        (AT_HWCAP, hwcap().bits()),
+        (AT_HWCAP2, hwcap2().bits()),
+        (AT_PAGESZ, PAGE_SIZE),
+        (AT_CLKTCK, 100),
+        (AT_PHDR, executable.headers.map_or(0, UserVa::raw)),
+        (AT_PHENT, Executable::HEADER_BYTES),
+        (AT_PHNUM, executable.header_count),
+        (AT_BASE, 0),
+        (AT_FLAGS, 0),
+        (AT_ENTRY, executable.entry.raw()),
+        (AT_UID, 0),
+        (AT_EUID, 0),
+        (AT_GID, 0),
+        (AT_EGID, 0),
+        (AT_SECURE, 0),
+    ]
+}
+
+fn hwcap() -> HwCap {
+    let features = arch::cpu::features();
+    let pairs = [
+        (Features::FP, HwCap::FP | HwCap::ASIMD),
+        (Features::ATOMICS, HwCap::ATOMICS),
+        (Features::CRC32, HwCap::CRC32),
+    ];
+    pairs.into_iter().filter(|(feature, _)| features.contains(*feature)).map(|(_, cap)| cap).collect()
+}
+
+fn hwcap2() -> HwCap2 {
+    if arch::cpu::features().contains(Features::MOPS) { HwCap2::MOPS } else { HwCap2::empty() }
+}
+
+/// On the heap at once: it is too large for the stack of somebody who has to take it apart again.
+#[inline(never)]
+fn new_process(space: AddressSpace) -> Arc<Process> {
+    Arc::new(Process::new(space))
+}
+
+fn run(process: Arc<Process>, files: &[Arc<OpenFile>], frame: TrapFrame) -> Result<Arc<Process>, Errno> {
+    for file in files {
+        process.files.lock().insert(file.clone(), false, 0)?;
+    }
+    process.announce();
+    let task = Arc::new(Task::new(process.id(), process.clone(), UserVa::new(0)));
+    let thread = sched::new_user_thread(task, frame, enter_user).map_err(|_| Errno::ENOMEM)?;
+    if !process.add_thread(&thread) {
+        sched::discard(thread);
+        return Err(Errno::ENOMEM);
+    }
+    sched::make_ready(&thread);
+    Ok(process)
+}

@@ -1,0 +1,40 @@
+//! The way back to user space: preemption, the end of a process, and the first entry of a new thread.
+
+use super::task::Task;
+use crate::sched::{self, Thread};
+use addr::KernelVa;
+use arch::exception::TrapFrame;
+
+/// The last step before user space, after every exception: preempts the thread if its time slice is over, and ends a
+/// thread whose process is ending. Interrupts are masked, no lock is held.
+pub fn before_return() {
+    sched::preempt();
+    if sched::is_current_interrupted() {
+        leave();
+    }
+}
+
+/// Enters user space for the first time, with the registers in `frame`. `stack_top` is that of the running thread's kernel
+/// stack. Interrupts are masked, no lock is held.
+pub fn enter_user(frame: TrapFrame, stack_top: KernelVa) -> ! {
+    before_return();
+    // SAFETY: the frame is one of `TrapFrame::program` or a copy of a trap from EL0; `Task::restore` has installed the
+    // process's tables and restored its FP state when this thread was switched to; the top is that of this thread's
+    // stack, where only `frame` is still needed, which is read first.
+    unsafe { arch::context::enter_user(&frame, stack_top) }
+}
+
+/// Ends the running thread.
+fn leave() -> ! {
+    arch::cpu::unmask_irqs();
+    leave_process(&sched::current());
+    sched::exit()
+}
+
+fn leave_process(thread: &alloc::sync::Arc<Thread>) {
+    let Some(task) = Task::of(thread) else { return };
+    task.announce_end();
+    // Before the thread leaves the list: the last one frees the tables, and no CPU may walk them then.
+    arch::mmu::uninstall_user();
+    task.process().remove_thread(thread, task.status());
+}

@@ -1,0 +1,266 @@
+//! Calls on files.
+
+use super::{SyscallContext, SyscallResult};
+use crate::fs::root::{self, Root};
+use crate::fs::{self, OpenFile};
+use crate::sched::{self, WaitError};
+use abi::Errno;
+use abi::clock::Timespec;
+use abi::file::*;
+use addr::UserVa;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use program::{NodeId, NodeKind};
+use zerocopy::{FromZeros, IntoBytes};
+
+/// How often a poll looks at its files.
+const LOOK: u64 = 5_000_000;
+
+/// `getcwd`: always the root.
+pub fn get_cwd(call: &SyscallContext<'_>) -> SyscallResult {
+    if call.length(1) < 2 {
+        return Err(Errno::ERANGE);
+    }
+    call.memory().write_bytes(call.address(0), b"/\0")?;
+    Ok(2)
+}
+
+/// `dup`
+pub fn dup(call: &SyscallContext<'_>) -> SyscallResult {
+    insert(call, call.file(0)?, false, 0)
+}
+
+/// `dup3`
+pub fn dup3(call: &SyscallContext<'_>) -> SyscallResult {
+    let flags = OpenFlags::from_bits_retain(call.int(2) as u32);
+    if call.int(0) == call.int(1) || !OpenFlags::CLOEXEC.contains(flags) {
+        return Err(Errno::EINVAL);
+    }
+    let file = call.file(0)?;
+    let number = u32::try_from(call.int(1)).map_err(|_| Errno::EBADF)?;
+    let old = call.process().files.lock().replace(number, file, !flags.is_empty())?;
+    drop(old);
+    Ok(number.into())
+}
+
+/// `fcntl`
+pub fn fcntl(call: &SyscallContext<'_>) -> SyscallResult {
+    let file = call.file(0)?;
+    match call.value(1) {
+        F_DUPFD => insert(call, file, false, call.length(2)),
+        F_DUPFD_CLOEXEC => insert(call, file, true, call.length(2)),
+        F_GETFD => {
+            let closes = call.process().files.lock().get(call.int(0))?.close_on_exec;
+            Ok(if closes { FD_CLOEXEC } else { 0 })
+        }
+        F_SETFD => {
+            let closes = call.value(2) & FD_CLOEXEC != 0;
+            call.process().files.lock().set_close_on_exec(call.int(0), closes).map(|()| 0)
+        }
+        F_GETFL => Ok(file.flags().bits().into()),
+        F_SETFL => {
+            file.set_flags(OpenFlags::from_bits_retain(call.value(2) as u32));
+            Ok(0)
+        }
+        _ => Err(Errno::EINVAL),
+    }
+}
+
+fn insert(
+    call: &SyscallContext<'_>,
+    file: Arc<OpenFile>,
+    close_on_exec: bool,
+    lowest: usize,
+) -> SyscallResult {
+    call.process().files.lock().insert(file, close_on_exec, lowest).map(u64::from)
+}
+
+/// `ioctl`
+pub fn ioctl(call: &SyscallContext<'_>) -> SyscallResult {
+    call.file(0)?.file().ioctl(&call.process().caller(), call.value(1) as u32, call.value(2))
+}
+
+/// `faccessat`: everything may be read, nothing of the initramfs written.
+pub fn access_at(call: &SyscallContext<'_>) -> SyscallResult {
+    const WRITING: u64 = 2;
+    let id = lookup(call, 0, call.address(1), true)?;
+    let writable = matches!(root::mounted()?.node(id).kind, NodeKind::Device(_));
+    if call.value(2) & WRITING != 0 && !writable { Err(Errno::EROFS) } else { Ok(0) }
+}
+
+/// `openat`
+pub fn open_at(call: &SyscallContext<'_>) -> SyscallResult {
+    let flags = OpenFlags::from_bits_retain(call.value(2) as u32);
+    let id = match lookup(call, 0, call.address(1), !flags.contains(OpenFlags::NOFOLLOW)) {
+        Ok(_) if flags.contains(OpenFlags::CREATE | OpenFlags::EXCLUSIVE) => return Err(Errno::EEXIST),
+        Err(Errno::ENOENT) if flags.contains(OpenFlags::CREATE) => return Err(Errno::EROFS),
+        found => found?,
+    };
+    let file = Arc::new(fs::open(id, flags)?);
+    insert(call, file, flags.contains(OpenFlags::CLOEXEC), 0)
+}
+
+/// `close`
+pub fn close(call: &SyscallContext<'_>) -> SyscallResult {
+    let file = call.process().files.lock().remove(call.int(0))?;
+    // Outside of the lock: the last one takes buffers from devices, say.
+    drop(file);
+    Ok(0)
+}
+
+/// `getdents64`
+pub fn get_entries(call: &SyscallContext<'_>) -> SyscallResult {
+    let file = call.file(0)?;
+    Ok(file.readable()?.entries(call.memory(), call.address(1), call.length(2))? as u64)
+}
+
+/// `lseek`
+pub fn seek(call: &SyscallContext<'_>) -> SyscallResult {
+    call.file(0)?.file().seek(call.value(1) as i64, call.value(2))
+}
+
+/// `read`
+pub fn read(call: &SyscallContext<'_>) -> SyscallResult {
+    let file = call.file(0)?;
+    Ok(file.readable()?.read(call.memory(), call.address(1), bounded(call.value(2)))? as u64)
+}
+
+/// `pread64`
+pub fn read_at(call: &SyscallContext<'_>) -> SyscallResult {
+    let offset = u64::try_from(call.value(3) as i64).map_err(|_| Errno::EINVAL)?;
+    let file = call.file(0)?;
+    Ok(file.readable()?.read_at(call.memory(), call.address(1), bounded(call.value(2)), offset)? as u64)
+}
+
+/// `write`
+pub fn write(call: &SyscallContext<'_>) -> SyscallResult {
+    let file = call.file(0)?;
+    Ok(file.writable()?.write(call.memory(), call.address(1), bounded(call.value(2)))? as u64)
+}
+
+/// `readv`
+pub fn read_vector(call: &SyscallContext<'_>) -> SyscallResult {
+    let file = call.file(0)?;
+    let file = file.readable()?;
+    each_part(call, |at, len| file.read(call.memory(), at, len))
+}
+
+/// `writev`
+pub fn write_vector(call: &SyscallContext<'_>) -> SyscallResult {
+    let file = call.file(0)?;
+    let file = file.writable()?;
+    each_part(call, |at, len| file.write(call.memory(), at, len))
+}
+
+/// Moves every part of the vector, until one is short. An error counts only when nothing was moved before.
+fn each_part(
+    call: &SyscallContext<'_>,
+    mut step: impl FnMut(UserVa, usize) -> Result<usize, Errno>,
+) -> SyscallResult {
+    let count = usize::try_from(call.int(2)).ok().filter(|&count| count <= IOV_MAX).ok_or(Errno::EINVAL)?;
+    let mut parts = Vec::new();
+    parts.resize(count, IoVec::new_zeroed());
+    call.memory().read_bytes(call.address(1), parts.as_mut_bytes())?;
+    let mut total = 0;
+    for part in parts.iter().filter(|part| part.len > 0) {
+        let len = bounded(part.len.min(RW_MAX - total));
+        let moved = match step(UserVa::new(part.base), len) {
+            Ok(moved) => moved,
+            Err(error) if total == 0 => return Err(error),
+            Err(_) => break,
+        };
+        total += moved as u64;
+        if moved < len {
+            break;
+        }
+    }
+    Ok(total)
+}
+
+fn bounded(len: u64) -> usize {
+    len.min(RW_MAX) as usize
+}
+
+/// `ppoll`
+pub fn poll(call: &SyscallContext<'_>) -> SyscallResult {
+    let count = usize::try_from(call.value(1)).ok().filter(|&count| count <= 1024).ok_or(Errno::EINVAL)?;
+    let deadline = deadline(call)?;
+    let mut list = Vec::new();
+    list.resize(count, PollFd::new_zeroed());
+    call.memory().read_bytes(call.address(0), list.as_mut_bytes())?;
+    loop {
+        let ready = list.iter_mut().map(|fd| look(call, fd)).filter(|&ready| ready).count();
+        let over = deadline.is_some_and(|deadline| sched::time::now() >= deadline);
+        if ready > 0 || over {
+            call.memory().write_bytes(call.address(0), list.as_bytes())?;
+            return Ok(ready as u64);
+        }
+        let next = (sched::time::now() + LOOK).min(deadline.unwrap_or(u64::MAX));
+        if let Err(WaitError::Interrupted) = sched::sleep_until(next) {
+            return Err(Errno::EINTR);
+        }
+    }
+}
+
+fn deadline(call: &SyscallContext<'_>) -> Result<Option<u64>, Errno> {
+    if call.value(2) == 0 {
+        return Ok(None);
+    }
+    let time: Timespec = call.memory().read(call.address(2))?;
+    let wait = time.to_nanoseconds().ok_or(Errno::EINVAL)?;
+    Ok(Some(sched::time::now().saturating_add(wait)))
+}
+
+/// Says in `fd` what is there, and whether that is anything.
+fn look(call: &SyscallContext<'_>, fd: &mut PollFd) -> bool {
+    let always = PollEvents::ERR | PollEvents::HUP | PollEvents::NVAL;
+    let file = call.process().files.lock().get(fd.fd).map(|open| open.file.clone());
+    let found = match file {
+        _ if fd.fd < 0 => PollEvents::empty(),
+        Ok(open) => open.file().poll() & (PollEvents::from_bits_retain(fd.events) | always),
+        Err(_) => PollEvents::NVAL,
+    };
+    fd.revents = found.bits();
+    !found.is_empty()
+}
+
+/// `readlinkat`
+pub fn read_link_at(call: &SyscallContext<'_>) -> SyscallResult {
+    let id = lookup(call, 0, call.address(1), false)?;
+    let NodeKind::Link(target) = root::mounted()?.node(id).kind else { return Err(Errno::EINVAL) };
+    if call.int(3) <= 0 {
+        return Err(Errno::EINVAL);
+    }
+    let shown = &target[..target.len().min(call.length(3))];
+    call.memory().write_bytes(call.address(2), shown)?;
+    Ok(shown.len() as u64)
+}
+
+/// `newfstatat`
+pub fn stat_at(call: &SyscallContext<'_>) -> SyscallResult {
+    let flags = call.value(3);
+    let path = call.memory().read_text(call.address(1), PATH_MAX)?;
+    let stat = if path.is_empty() && flags & AT_EMPTY_PATH != 0 {
+        call.file(0)?.file().stat()
+    } else {
+        fs::stat_node(lookup(call, 0, call.address(1), flags & AT_SYMLINK_NOFOLLOW == 0)?)?
+    };
+    call.memory().write(call.address(2), &stat).map(|()| 0)
+}
+
+/// `fstat`
+pub fn stat(call: &SyscallContext<'_>) -> SyscallResult {
+    let stat = call.file(0)?.file().stat();
+    call.memory().write(call.address(1), &stat).map(|()| 0)
+}
+
+/// The node at the path at `path`, from the directory in argument `directory` on.
+fn lookup(call: &SyscallContext<'_>, directory: usize, path: UserVa, follow: bool) -> Result<NodeId, Errno> {
+    let path = call.memory().read_text(path, PATH_MAX)?;
+    let start = if call.int(directory) == AT_FDCWD || path.starts_with(b"/") {
+        Root::ROOT
+    } else {
+        call.file(directory)?.file().node().ok_or(Errno::ENOTDIR)?
+    };
+    root::mounted()?.resolve(start, &path, follow)
+}

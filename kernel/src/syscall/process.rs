@@ -1,0 +1,78 @@
+//! Calls on the program as a whole.
+
+use super::{SyscallContext, SyscallResult};
+use crate::process::Ending;
+use crate::process::STACK_BYTES;
+use crate::process::random;
+use abi::Errno;
+use abi::process::*;
+
+/// What C libraries compare with the oldest Linux they can run on.
+const RELEASE: &str = "6.1.0-tessera";
+
+/// `exit_group`
+pub fn exit_group(call: &SyscallContext<'_>) -> SyscallResult {
+    call.process().end(Ending::Exited(call.value(0) as u8));
+    Ok(0)
+}
+
+/// `uname`
+pub fn uname(call: &SyscallContext<'_>) -> SyscallResult {
+    const NAME: UtsName = UtsName {
+        // Programs ask for "Linux": it is Linux's interface that they get.
+        sysname: uts_text("Linux"),
+        nodename: uts_text("tessera"),
+        release: uts_text(RELEASE),
+        version: uts_text(concat!("#1 Tessera ", env!("CARGO_PKG_VERSION"))),
+        machine: uts_text(abi::MACHINE),
+        domainname: uts_text("(none)"),
+    };
+    call.memory().write(call.address(0), &NAME).map(|()| 0)
+}
+
+/// `prctl`: a thread may name itself; nothing else is known.
+pub fn prctl(call: &SyscallContext<'_>) -> SyscallResult {
+    const PR_SET_NAME: u64 = 15;
+    match call.value(0) {
+        PR_SET_NAME => Ok(0),
+        _ => Err(Errno::EINVAL),
+    }
+}
+
+/// `prlimit64`: there are two limits, and they cannot be changed.
+pub fn limit(call: &SyscallContext<'_>) -> SyscallResult {
+    let pid = call.int(0);
+    if pid != 0 && pid as u32 != call.process().id() {
+        return Err(Errno::ESRCH);
+    }
+    let files = call.process().files.lock().limit() as u64;
+    let limit = match call.value(1) {
+        RLIMIT_STACK => RLimit { current: STACK_BYTES, maximum: STACK_BYTES },
+        RLIMIT_NOFILE => RLimit { current: files, maximum: files },
+        other if other < RLIM_NLIMITS => RLimit { current: RLIM_INFINITY, maximum: RLIM_INFINITY },
+        _ => return Err(Errno::EINVAL),
+    };
+    if call.value(2) != 0 {
+        let wanted: RLimit = call.memory().read(call.address(2))?;
+        if wanted.current > wanted.maximum {
+            return Err(Errno::EINVAL);
+        }
+        if wanted.maximum > limit.maximum {
+            return Err(Errno::EPERM);
+        }
+    }
+    call.memory().write_if_wanted(call.address(3), &limit).map(|()| 0)
+}
+
+/// `getrandom`
+pub fn random(call: &SyscallContext<'_>) -> SyscallResult {
+    const FLAGS: u64 = 0b111;
+    if call.value(2) & !FLAGS != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let mut piece = [0; 256];
+    let here = &mut piece[..call.length(1).min(256)];
+    random::fill(here);
+    call.memory().write_bytes(call.address(0), here)?;
+    Ok(here.len() as u64)
+}

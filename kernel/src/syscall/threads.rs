@@ -1,0 +1,131 @@
+//! Calls on threads.
+
+use super::{SyscallContext, SyscallResult};
+use crate::process::{self, Task};
+use crate::sched;
+use abi::Errno;
+use abi::clock::Timespec;
+use abi::futex::*;
+use abi::process::CloneFlags;
+use addr::UserVa;
+use alloc::sync::Arc;
+use arch::exception::TrapFrame;
+use zerocopy::IntoBytes;
+
+/// `clone`: threads, no new programs.
+pub fn clone(call: &SyscallContext<'_>, frame: &TrapFrame) -> SyscallResult {
+    let flags = CloneFlags::from_bits_retain(call.value(0) as u32);
+    let needed =
+        CloneFlags::VM | CloneFlags::FS | CloneFlags::FILES | CloneFlags::SIGHAND | CloneFlags::THREAD;
+    if !flags.contains(needed) {
+        log::warn!("clone with flags {:#x}: only threads can be made", call.value(0));
+        return Err(Errno::ENOSYS);
+    }
+    let tls =
+        if flags.contains(CloneFlags::SETTLS) { call.address(3) } else { arch::context::thread_pointer() };
+    let id = process::next_id();
+    let task = Task::new(id, call.process().clone(), tls);
+    if flags.contains(CloneFlags::CHILD_CLEARTID) {
+        task.set_clear_tid(call.address(4));
+    }
+    tell_number(call, flags, id)?;
+    start(call, task, child_frame(frame, call.address(1)))?;
+    Ok(id.into())
+}
+
+fn tell_number(call: &SyscallContext<'_>, flags: CloneFlags, id: u32) -> Result<(), Errno> {
+    let places = [(CloneFlags::PARENT_SETTID, 2), (CloneFlags::CHILD_SETTID, 4)];
+    for (_, argument) in places.into_iter().filter(|(flag, _)| flags.contains(*flag)) {
+        call.memory().write(call.address(argument), &id)?;
+    }
+    Ok(())
+}
+
+/// The new thread returns from the same call, with 0, on its own stack.
+fn child_frame(frame: &TrapFrame, stack: UserVa) -> TrapFrame {
+    let mut child = frame.clone();
+    child.x[0] = 0;
+    if stack.raw() != 0 {
+        child.sp_el0 = stack.raw();
+    }
+    child
+}
+
+fn start(call: &SyscallContext<'_>, task: Task, frame: TrapFrame) -> Result<(), Errno> {
+    let thread =
+        sched::new_user_thread(Arc::new(task), frame, process::enter_user).map_err(|_| Errno::EAGAIN)?;
+    if !call.process().add_thread(&thread) {
+        sched::discard(thread);
+        return Err(Errno::EAGAIN);
+    }
+    sched::make_ready(&thread);
+    Ok(())
+}
+
+/// `exit`: this thread alone, and the program when it was the last.
+pub fn exit(call: &SyscallContext<'_>) -> SyscallResult {
+    call.task.leave(call.value(0) as u8);
+    Ok(0)
+}
+
+/// `set_tid_address`
+pub fn set_tid_address(call: &SyscallContext<'_>) -> SyscallResult {
+    call.task.set_clear_tid(call.address(0));
+    Ok(call.task.id().into())
+}
+
+/// `set_robust_list`: taken note of; what a thread leaves locked stays locked.
+pub fn set_robust_list(call: &SyscallContext<'_>) -> SyscallResult {
+    const HEAD_BYTES: u64 = 24;
+    if call.value(1) == HEAD_BYTES { Ok(0) } else { Err(Errno::EINVAL) }
+}
+
+/// `sched_yield`
+pub fn yield_now() -> SyscallResult {
+    sched::yield_now();
+    Ok(0)
+}
+
+/// `sched_getaffinity`: every CPU.
+pub fn get_affinity(call: &SyscallContext<'_>) -> SyscallResult {
+    let mask: u64 = sched::running_cpus();
+    let room = call.length(1);
+    if room < size_of::<u64>() || !room.is_multiple_of(size_of::<u64>()) {
+        return Err(Errno::EINVAL);
+    }
+    call.memory().write_bytes(call.address(2), mask.as_bytes())?;
+    Ok(size_of::<u64>() as u64)
+}
+
+/// `futex`
+pub fn futex(call: &SyscallContext<'_>) -> SyscallResult {
+    let (at, operation, value) = (call.address(0), call.value(1) as u32, call.value(2) as u32);
+    let (memory, futexes) = (call.memory(), &call.process().futexes);
+    let count = |n: u32| usize::try_from(n as i32).unwrap_or(0);
+    match operation & FUTEX_CMD_MASK {
+        FUTEX_WAIT => {
+            let deadline = wait_time(call)?.map(|wait| sched::time::now().saturating_add(wait));
+            futexes.wait(memory, at, value, FUTEX_BITSET_MATCH_ANY, deadline).map(|()| 0)
+        }
+        // Both clocks are one here, so a time on either is a deadline as it is.
+        FUTEX_WAIT_BITSET => {
+            futexes.wait(memory, at, value, call.value(5) as u32, wait_time(call)?).map(|()| 0)
+        }
+        FUTEX_WAKE => Ok(futexes.wake(at, count(value), FUTEX_BITSET_MATCH_ANY) as u64),
+        FUTEX_WAKE_BITSET => Ok(futexes.wake(at, count(value), call.value(5) as u32) as u64),
+        command @ (FUTEX_REQUEUE | FUTEX_CMP_REQUEUE) => {
+            let expected = (command == FUTEX_CMP_REQUEUE).then_some(call.value(5) as u32);
+            let (wake, moved) = ((at, count(value)), (call.address(4), count(call.value(3) as u32)));
+            futexes.requeue(memory, wake, moved, expected).map(|count| count as u64)
+        }
+        _ => Err(Errno::ENOSYS),
+    }
+}
+
+fn wait_time(call: &SyscallContext<'_>) -> Result<Option<u64>, Errno> {
+    if call.value(3) == 0 {
+        return Ok(None);
+    }
+    let time: Timespec = call.memory().read(call.address(3))?;
+    time.to_nanoseconds().map(Some).ok_or(Errno::EINVAL)
+}

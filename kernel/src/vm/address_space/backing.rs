@@ -1,0 +1,76 @@
+//! What is behind an area, and what its entries allow.
+
+use crate::dma::Buffer;
+use abi::Errno;
+use abi::memory::Prot;
+use addr::MemoryType;
+use alloc::sync::Arc;
+use pagetable::{Access, Mapping};
+use program::MappedObject;
+
+/// What is behind an area.
+#[derive(Clone)]
+pub enum VmaBacking {
+    /// Zeroes at first, the program's own frames after.
+    Zeroes,
+    /// A buffer, and what its descriptor allows at most.
+    Shared(Arc<Buffer>, Prot),
+}
+
+impl MappedObject for VmaBacking {
+    fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Zeroes, Self::Zeroes) => true,
+            (Self::Shared(one, may), Self::Shared(two, might)) => Arc::ptr_eq(one, two) && may == might,
+            _ => false,
+        }
+    }
+}
+
+impl VmaBacking {
+    /// What the entries say when the program may do `prot`.
+    pub(super) fn mapping(&self, prot: Prot) -> Mapping {
+        match self {
+            // Single pages: any of them can go or change without its neighbours' faulting for a moment.
+            Self::Zeroes => access_mapping(MemoryType::WriteBack, prot).pages_only(),
+            Self::Shared(shared, _) => access_mapping(shared.memory(), prot),
+        }
+    }
+}
+
+/// What Arm's entries can say of `prot`: writing and executing bring reading with them.
+pub(super) fn access_mapping(memory: MemoryType, prot: Prot) -> Mapping {
+    if prot.contains(Prot::WRITE) {
+        Mapping::read_write(memory)
+    } else if prot.contains(Prot::EXEC) {
+        Mapping::new(memory, Access::READ | Access::EXECUTE).unwrap_or(Mapping::read_only(memory))
+    } else if prot.contains(Prot::READ) {
+        Mapping::read_only(memory)
+    } else {
+        Mapping::read_only(memory).privileged()
+    }
+}
+
+/// Rights that come with `prot` on Arm.
+pub(super) fn with_implied(prot: Prot) -> Prot {
+    if prot.is_empty() { prot } else { prot | Prot::READ }
+}
+
+/// Nothing is writable and executable.
+pub(super) fn check_access(prot: Prot) -> Result<(), Errno> {
+    if prot.contains(Prot::WRITE | Prot::EXEC) { Err(Errno::EACCES) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rights_are_what_entries_can_say() {
+        let of = |prot| access_mapping(MemoryType::WriteBack, prot).access();
+        assert_eq!(of(Prot::empty()), Access::READ | Access::PRIVILEGED);
+        assert_eq!(of(Prot::WRITE), Access::READ | Access::WRITE);
+        assert_eq!(of(Prot::EXEC), Access::READ | Access::EXECUTE);
+        assert_eq!(check_access(Prot::all()), Err(Errno::EACCES));
+    }
+}

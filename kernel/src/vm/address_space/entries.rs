@@ -1,0 +1,116 @@
+//! The tables' entries, and the frames that leave with them.
+
+use super::Inner;
+use super::backing::access_mapping;
+use crate::checking::{self, Class};
+use crate::dma::Buffer;
+use crate::memory::{kmap, tables};
+use crate::vm::pages;
+use abi::Errno;
+use abi::memory::Prot;
+use addr::{AddrRange, Chunk, PhysAddr, UserVa};
+use arch::tlb::Level;
+use core::ops::ControlFlow;
+use pagetable::{Leaf, MapError, Mapping};
+use program::chunk_range;
+
+impl Inner {
+    pub(super) fn map(
+        &mut self,
+        at: UserVa,
+        chunks: impl Iterator<Item = Chunk> + Clone,
+        mapping: Mapping,
+    ) -> Result<(), MapError<UserVa>> {
+        let Some(table) = self.table.as_mut().filter(|_| !checking::fails(Class::Maps)) else {
+            return Err(MapError::OutOfTables);
+        };
+        table.map(&mut tables::user(self.asid), at, chunks, mapping)?;
+        arch::barrier::dsb_ishst();
+        arch::barrier::isb();
+        Ok(())
+    }
+
+    pub(super) fn map_shared_part(
+        &mut self,
+        shared: &Buffer,
+        offset: u64,
+        range: AddrRange<UserVa>,
+        prot: Prot,
+    ) -> Result<(), Errno> {
+        let mapping = access_mapping(shared.memory(), prot);
+        self.map(range.start(), chunk_range(shared.chunks(), offset, range.len()), mapping)
+            .map_err(|_| Errno::ENOMEM)
+    }
+
+    pub(super) fn clear_entries(&mut self, range: AddrRange<UserVa>) -> Result<(), Errno> {
+        let asid = self.asid;
+        let memory = &mut tables::user(asid);
+        let Some(table) = &mut self.table else { return Ok(()) };
+        let stale = table.unmap(memory, range).map_err(|_| Errno::ENOMEM)?;
+        let level = if stale.is_empty() { Level::Last } else { Level::Any };
+        arch::tlb::user(asid, range, level);
+        stale.release(memory);
+        Ok(())
+    }
+
+    /// Frees the frames of anonymous memory. Its pages are single entries, so nothing has to be cut and nothing fails.
+    pub(super) fn drop_zeroes(&mut self, range: AddrRange<UserVa>) {
+        let (mut rest, mut batch) = (range, Batch::new());
+        while let Some(part) = self.first_frames(rest, &mut batch) {
+            if self.clear_entries(part).is_err() {
+                panic!("anonymous pages at {part:?} are not single entries");
+            }
+            pages::give_up(batch.as_slice().iter().copied());
+            rest = AddrRange::new(part.end(), range.end());
+        }
+    }
+
+    /// Puts the first frames in `range` into `batch`, as many as it holds, instead of what it has, and says where they
+    /// are mapped; `None` when there are none.
+    fn first_frames(&self, range: AddrRange<UserVa>, batch: &mut Batch) -> Option<AddrRange<UserVa>> {
+        batch.count = 0;
+        let mut found: Option<AddrRange<UserVa>> = None;
+        self.table.as_ref()?.leaves_until(&tables::user(self.asid), range, |leaf| {
+            found = Some(AddrRange::new(found.map_or(leaf.at, |found| found.start()), leaf.at + leaf.bytes));
+            batch.push(leaf.to)
+        });
+        found
+    }
+
+    pub(super) fn translate(&self, at: UserVa) -> Option<Leaf<UserVa>> {
+        self.table.as_ref()?.translate(&tables::user(self.asid), at)
+    }
+
+    /// What was written as data in `range` can be executed now.
+    pub(super) fn sync_instructions(&self, range: AddrRange<UserVa>) {
+        let Some(table) = &self.table else { return };
+        table.leaves(&tables::user(self.asid), range, |leaf| {
+            kmap::with_frame(leaf.to, arch::cache::sync_instructions);
+        });
+    }
+}
+
+/// Frames that leave a program together; on the stack, since giving back must not need memory. It is an eighth of a
+/// kernel stack, so it is never moved.
+struct Batch {
+    frames: [PhysAddr; 256],
+    count: usize,
+}
+
+impl Batch {
+    #[inline(always)] // Where it is to be.
+    const fn new() -> Self {
+        Self { frames: [PhysAddr::new(0); 256], count: 0 }
+    }
+
+    /// Adds a frame, and says whether there is room for another.
+    fn push(&mut self, frame: PhysAddr) -> ControlFlow<()> {
+        self.frames[self.count] = frame;
+        self.count += 1;
+        if self.count == self.frames.len() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+
+    fn as_slice(&self) -> &[PhysAddr] {
+        &self.frames[..self.count]
+    }
+}

@@ -1,0 +1,91 @@
+//! Anonymous memory gets its frames when it is touched.
+
+use super::backing::{VmaBacking, with_implied};
+use super::{AccessError, Inner};
+use crate::memory::{kmap, zones};
+use crate::vm::pages;
+use abi::Errno;
+use abi::memory::Prot;
+use addr::{AddrRange, Address, PAGE_SIZE, PhysAddr, UserVa};
+use program::Vma;
+
+/// What a first touch brings in: this many bytes around it, as far as they are in the same area and not there yet.
+const AROUND: u64 = 64 << 10;
+
+impl Inner {
+    pub(super) fn resolve(&mut self, at: UserVa, access: Prot) -> Result<(), AccessError> {
+        let area = self.vmas.find(at).ok_or(AccessError::Unmapped)?.clone();
+        if !with_implied(area.prot).contains(access) || area.prot.is_empty() {
+            return Err(AccessError::Denied);
+        }
+        if self.translate(at).is_some() {
+            // Another thread was here first, or an entry was being changed.
+            return Ok(());
+        }
+        self.bring_in(at, &area)
+    }
+
+    fn bring_in(&mut self, at: UserVa, area: &Vma<VmaBacking>) -> Result<(), AccessError> {
+        let around = AddrRange::new(at.align_down(AROUND), at.align_down(AROUND) + AROUND);
+        let part = area.part(&around).ok_or(AccessError::Unmapped)?;
+        match &area.backing {
+            VmaBacking::Zeroes => self.fill(part.range, part.prot).or_else(|_| {
+                // Not as much as that, but one page?
+                let page = AddrRange::new(at.align_down(PAGE_SIZE), at.align_down(PAGE_SIZE) + PAGE_SIZE);
+                self.fill(page, part.prot)
+            }),
+            // A part that a failed `unmap` has left without entries.
+            VmaBacking::Shared(shared, _) => self
+                .map_shared_part(shared, part.offset, part.range, part.prot)
+                .map_err(|_| AccessError::OutOfMemory),
+        }
+    }
+
+    /// Gives every page of `range` that has no frame one: zeroes.
+    pub(super) fn fill(&mut self, range: AddrRange<UserVa>, prot: Prot) -> Result<(), AccessError> {
+        let mut at = range.start();
+        while at < range.end() {
+            if self.translate(at).is_some() {
+                at = at + PAGE_SIZE;
+                continue;
+            }
+            let mut end = at + PAGE_SIZE;
+            while end < range.end() && self.translate(end).is_none() {
+                end = end + PAGE_SIZE;
+            }
+            self.fill_hole(AddrRange::new(at, end), prot)?;
+            at = end;
+        }
+        Ok(())
+    }
+
+    fn fill_hole(&mut self, hole: AddrRange<UserVa>, prot: Prot) -> Result<(), AccessError> {
+        let mut frames = pages::take_zeroed(hole.len() / PAGE_SIZE).map_err(|_| AccessError::OutOfMemory)?;
+        if prot.contains(Prot::EXEC) {
+            frames.chunks().for_each(|chunk| kmap::with_write_back(chunk, arch::cache::sync_instructions));
+        }
+        let mapping = VmaBacking::Zeroes.mapping(prot);
+        let mapped = self.map(hole.start(), frames.chunks(), mapping);
+        if mapped.is_err() {
+            zones::give_all(frames);
+            return Err(AccessError::OutOfMemory);
+        }
+        // From here on the tables say whose they are.
+        frames.drain().for_each(|chunk| {
+            chunk.release();
+        });
+        Ok(())
+    }
+
+    /// Where the byte at `at` of the program's own memory is in RAM.
+    pub(super) fn own_frame(&mut self, at: UserVa, access: Prot) -> Result<PhysAddr, Errno> {
+        let area = self.vmas.find(at).ok_or(Errno::EFAULT)?.clone();
+        if !matches!(area.backing, VmaBacking::Zeroes) || !with_implied(area.prot).contains(access) {
+            return Err(Errno::EFAULT);
+        }
+        if self.translate(at).is_none() {
+            self.bring_in(at, &area).map_err(|_| Errno::ENOMEM)?;
+        }
+        self.translate(at).map(|leaf| leaf.translate(at)).ok_or(Errno::EFAULT)
+    }
+}

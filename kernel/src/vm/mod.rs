@@ -1,0 +1,6 @@
+//! User address spaces: VMAs, page faults, pinned pages, ASIDs, and user copies.
+
+pub mod access;
+pub mod address_space;
+mod asid;
+pub mod pages;
