@@ -1,17 +1,17 @@
-//! Sizes as people write and read them: `256M`.
+//! Parsing and printing of sizes: `256M`, `256 MiB`.
 
 use core::fmt;
 
-/// A size that cannot be understood.
+/// Why a text is not a valid size.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SizeError {
-    /// No digits, or something else than a number and a suffix.
+    /// Not a number with an optional suffix.
     Malformed,
-    /// More bytes than 64 bits count.
+    /// The number of bytes exceeds 64 bits.
     TooLarge,
 }
 
-/// The bytes of `text`: a decimal or `0x` number with an optional suffix `K`, `M`, `G` or `T` (powers of 1024, any
+/// Parses a size in bytes: a decimal or `0x` number with an optional suffix `K`, `M`, `G` or `T` (powers of 1024, any
 /// case).
 pub fn parse_size(text: &str) -> Result<u64, SizeError> {
     let suffix = text.chars().last().map(|c| c.to_ascii_uppercase());
@@ -34,7 +34,7 @@ pub fn parse_size(text: &str) -> Result<u64, SizeError> {
     number.checked_mul(1 << shift).ok_or(SizeError::TooLarge)
 }
 
-/// Prints a number of bytes with the largest suffix that leaves a whole number: `512 MiB`, `4 KiB`, `17 B`.
+/// A number of bytes, printed in the largest unit that divides it: `512 MiB`, `4 KiB`, `17 B`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Size(
     /// Bytes.
@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_sizes_are_refused() {
+    fn invalid_sizes_are_rejected() {
         for text in ["", "M", "12X", "-1", "+1", "1.5G", "0x", "1 M", "é", "1KK"] {
             assert_eq!(parse_size(text), Err(SizeError::Malformed), "{text}");
         }
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_print_short() {
+    fn size_is_printed_in_the_largest_exact_unit() {
         let cases = [
             (0, "0 B"),
             (17, "17 B"),

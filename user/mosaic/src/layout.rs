@@ -5,7 +5,7 @@
 
 use abi::dma::{BufferChunk, NOT_ATTACHED};
 
-use crate::size;
+use addr::Size;
 
 const WIDTH: usize = 64;
 /// Parts of the buffer that look different: the letters of the alphabet.
@@ -35,9 +35,9 @@ pub fn draw(chunks: &[BufferChunk], colour: bool) -> String {
         cells(offsets.clone().map(|(at, chunk)| (at, at, chunk.len)), 0, device_cell, bytes, bytes);
     let by_ram = cells(offsets.map(|(at, chunk)| (chunk.pa, at, chunk.len)), first, ram_cell, high, bytes);
     let origin = chunks.first().map(|chunk| chunk.iova).filter(|iova| *iova != NOT_ATTACHED).unwrap_or(0);
-    let mut text = format!("as the device sees it, a cell is {}:\n", size::shown(device_cell));
+    let mut text = format!("as the device sees it, a cell is {}:\n", Size(device_cell));
     text += &lines(&by_device, origin, device_cell, colour);
-    text += &format!("as it lies in RAM, a cell is {}:\n", size::shown(ram_cell));
+    text += &format!("as it lies in RAM, a cell is {}:\n", Size(ram_cell));
     text += &lines(&by_ram, first, ram_cell, colour);
     text
 }

@@ -10,6 +10,7 @@ use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 
 use abi::dma::SyncFlags;
+use addr::Size;
 use dmabuf::{Buffer, Edu, Heap, Protection, SYSTEM, View};
 
 mod boundary;
@@ -56,7 +57,7 @@ fn wanted(arguments: impl Iterator<Item = String>) -> io::Result<Options> {
             None if argument == "--color" => wanted.colour = true,
             None if argument == "--plain" => wanted.colour = false,
             Some(("--size", text)) => {
-                wanted.size = size::parse(text)
+                wanted.size = size::parse_pages(text)
                     .ok_or_else(|| io::Error::other(format!("--size={text}: not a size")))?;
             }
             _ => {
@@ -79,7 +80,7 @@ fn show(wanted: &Options) -> io::Result<()> {
     let progress = Progress::new(wanted.colour);
     let heap = Heap::open(SYSTEM)?;
     let held = fragment::fragment(&heap, wanted.size, &progress)?;
-    let buffer = progress.step(&format!("allocate {} from {SYSTEM}", size::shown(wanted.size)), || {
+    let buffer = progress.step(&format!("allocate {} from {SYSTEM}", Size(wanted.size)), || {
         heap.allocate(wanted.size).map_err(too_large)
     })?;
     let view = buffer.map(Protection::ReadWrite)?;

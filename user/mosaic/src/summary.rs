@@ -5,6 +5,7 @@ use std::io;
 
 use abi::Errno;
 use abi::dma::{BufferChunk, Leaves, Statistics};
+use addr::Size;
 use dmabuf::{Buffer, Heap};
 
 use crate::size;
@@ -39,8 +40,8 @@ impl BufferInfo {
 /// Prints the counters, one a line.
 pub fn print(buffer: &Buffer, BufferInfo { chunks, statistics, leaves }: &BufferInfo) {
     let of = |pick: fn(u64, u64) -> u64| chunks.iter().map(|chunk| chunk.len).reduce(pick).unwrap_or(0);
-    println!("buffer: {} in {} chunks ({})", size::shown(buffer.bytes()), chunks.len(), sizes(chunks));
-    println!("largest chunk: {}, smallest chunk: {}", size::shown(of(u64::max)), size::shown(of(u64::min)));
+    println!("buffer: {} in {} chunks ({})", Size(buffer.bytes()), chunks.len(), sizes(chunks));
+    println!("largest chunk: {}, smallest chunk: {}", Size(of(u64::max)), Size(of(u64::min)));
     println!(
         "mapped into the program by {} blocks of 2 MiB, {} contiguous pages, {} single pages",
         leaves.blocks_2m + leaves.blocks_1g * 512,
@@ -56,17 +57,14 @@ pub fn print(buffer: &Buffer, BufferInfo { chunks, statistics, leaves }: &Buffer
     println!("IOMMU commands: {}, of these syncs: {}", statistics.commands.now, statistics.syncs.now);
     println!("vmalloc bytes: {}", statistics.vmalloc_bytes.now);
     let tables = buffer.bytes().div_ceil(TABLE_SPAN);
-    println!(
-        "saved: {} of vmalloc space and {tables} table pages of a kernel mapping",
-        size::shown(buffer.bytes())
-    );
+    println!("saved: {} of vmalloc space and {tables} table pages of a kernel mapping", Size(buffer.bytes()));
 }
 
 /// `3 x 2 MiB, 1 x 64 KiB`, largest first.
 fn sizes(chunks: &[BufferChunk]) -> String {
     let mut counts = BTreeMap::<u64, usize>::new();
     chunks.iter().for_each(|chunk| *counts.entry(chunk.len).or_default() += 1);
-    let shown = counts.iter().rev().map(|(len, count)| format!("{count} x {}", size::shown(*len)));
+    let shown = counts.iter().rev().map(|(len, count)| format!("{count} x {}", Size(*len)));
     shown.collect::<Vec<_>>().join(", ")
 }
 
