@@ -3,23 +3,23 @@
 use std::process::Command;
 
 use crate::command::{self, cargo, shown};
+use crate::counts::TestCounts;
 use crate::error::Result;
-use crate::tally::Tally;
 use crate::workspace::{KERNEL_TARGET, USER_TARGET};
 use crate::{artifacts, suite, tools};
 
 /// Runs every check, also after one failed.
-pub fn check() -> Result<Tally> {
+pub fn check() -> Result<TestCounts> {
     tools::rust_components()?;
     tools::rust_targets()?;
     tools::qemu()?;
-    let mut tally = Tally::default();
+    let mut counts = TestCounts::default();
     for mut step in steps() {
         println!("$ {}", shown(&step));
-        tally += Tally::one(command::run(&mut step).is_ok());
+        counts += TestCounts::one(command::run(&mut step).is_ok());
     }
-    tally += suite::test(&[])?;
-    Ok(tally)
+    counts += suite::test(&[])?;
+    Ok(counts)
 }
 
 fn steps() -> [Command; 7] {

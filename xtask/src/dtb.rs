@@ -10,8 +10,8 @@ use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
 
 use crate::elf_file::{AARCH64, Segment, executable};
 use crate::error::{Error, Result};
-use crate::machine::{Boot, Entry, Machine};
-use crate::odd_trees::Change;
+use crate::machine::{BootImage, BootInput, QemuMachine};
+use crate::malformed_trees::TreeChange;
 use crate::{command, qemu};
 
 /// A header that looks right and offsets that point far outside.
@@ -27,10 +27,10 @@ pub fn damaged() -> Vec<u8> {
 /// QEMU's tree for this machine when it starts something without firmware (an ELF file: no PSCI), with the boot arguments
 /// and an initramfs at `initramfs`, and then changed. `at` is for the dump.
 pub fn of_bare_machine(
-    machine: &Machine,
+    machine: &QemuMachine,
     append: &str,
     initramfs: Option<Range<u64>>,
-    change: Change,
+    change: TreeChange,
     at: &Path,
 ) -> Result<Vec<u8>> {
     // `b .`; it never runs.
@@ -39,7 +39,7 @@ pub fn of_bare_machine(
     let stub = at.with_added_extension("elf");
     std::fs::write(&stub, executable(AARCH64, halt[0].address, &halt))
         .map_err(Error::file("write", &stub))?;
-    let boot = Boot { entry: Entry::Kernel(stub), initramfs: None, append: String::new() };
+    let boot = BootInput { entry: BootImage::Kernel(stub), initramfs: None, append: String::new() };
     dump(machine, &boot, at)?;
     let bytes = std::fs::read(at).map_err(Error::file("read", at))?;
     let reason = |reason: String| Error::Image { path: at.to_owned(), reason };
@@ -69,13 +69,18 @@ fn choose(
 }
 
 /// QEMU's tree for this machine with pieces of text replaced by others of the same length.
-pub fn patch_qemus(machine: &Machine, boot: &Boot, changes: &[(&str, &str)], at: &Path) -> Result<PathBuf> {
+pub fn patch_qemus(
+    machine: &QemuMachine,
+    boot: &BootInput,
+    changes: &[(&str, &str)],
+    at: &Path,
+) -> Result<PathBuf> {
     dump(machine, boot, at)?;
     patch(at, changes, at)
 }
 
 /// Writes QEMU's tree for this machine to the file `at`.
-fn dump(machine: &Machine, boot: &Boot, at: &Path) -> Result<()> {
+fn dump(machine: &QemuMachine, boot: &BootInput, at: &Path) -> Result<()> {
     let mut dump = machine.clone();
     dump.extra.extend([
         "-machine".into(),

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 /// Shorthand used throughout the tool.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Why a verb stopped. Failed tests are not errors: they are counted in a [`crate::tally::Tally`].
+/// Why a verb stopped. Failed tests are not errors: they are counted in a [`crate::counts::TestCounts`].
 #[derive(Debug)]
 pub enum Error {
     /// The verb is not known.

@@ -4,8 +4,8 @@ use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
 use crate::command::{cargo, question, shown};
+use crate::counts::TestCounts;
 use crate::error::{Error, Result};
-use crate::tally::Tally;
 use crate::{loom, miri, qemu};
 
 /// The test that drives QEMU's SMMU.
@@ -16,21 +16,21 @@ const FUZZ_SECONDS: &str = "60";
 
 /// Runs them all, passes their output on, and counts. The long ones, which plain `cargo test` leaves out or makes short,
 /// come last and optimised; what needs something that is not there is skipped.
-pub fn test() -> Result<Tally> {
-    let mut tally = run(cargo(&["test", "--workspace", "--no-fail-fast"]))?;
-    tally.skipped = 0; // What was left out follows now.
+pub fn test() -> Result<TestCounts> {
+    let mut counts = run(cargo(&["test", "--workspace", "--no-fail-fast"]))?;
+    counts.skipped = 0; // What was left out follows now.
     let mut long = cargo(&["test", "--profile=judge", "--package=drivers", "--test=smmu", "--", "--ignored"]);
     if !has_qemu() {
         println!("{ASKS_QEMU} ... skipped: there is no {}", qemu::PROGRAM);
         long.args(["--skip", ASKS_QEMU]);
-        tally.skipped += 1;
+        counts.skipped += 1;
     }
-    tally += run(long)?;
-    tally += run(fuzz())?;
-    tally += loom::test()?;
-    tally += miri::test(&[])?;
-    println!("host tests: {tally}");
-    Ok(tally)
+    counts += run(long)?;
+    counts += run(fuzz())?;
+    counts += loom::test()?;
+    counts += miri::test(&[])?;
+    println!("host tests: {counts}");
+    Ok(counts)
 }
 
 /// Every target of random input, for as long as the environment says.
@@ -48,25 +48,25 @@ fn has_qemu() -> bool {
 }
 
 /// Runs a `cargo test`, passes on what is news in its output, and counts.
-pub fn run(mut command: Command) -> Result<Tally> {
+pub fn run(mut command: Command) -> Result<TestCounts> {
     println!("$ {}", shown(&command));
     let failed = |cause| Error::Start { program: "cargo".into(), cause };
     let mut child = command.stdout(Stdio::piped()).spawn().map_err(failed)?;
     let output = child.stdout.take().expect("the output is piped");
-    let mut tally = Tally::default();
+    let mut counts = TestCounts::default();
     for line in BufReader::new(output).lines().map_while(std::result::Result::ok) {
         match result(&line) {
-            Some(one) => tally += one,
+            Some(one) => counts += one,
             None if is_news(&line) => println!("{line}"),
             None => {}
         }
     }
     let status = child.wait().map_err(failed)?;
-    if !status.success() && tally.failed == 0 {
+    if !status.success() && counts.failed == 0 {
         // It did not build, or a test program died.
-        tally.failed = 1;
+        counts.failed = 1;
     }
-    Ok(tally)
+    Ok(counts)
 }
 
 /// Hundreds of `test x ... ok` lines hide the one that matters.
@@ -75,20 +75,20 @@ pub fn is_news(line: &str) -> bool {
 }
 
 /// The count in `test result: ok. 3 passed; 0 failed; 1 ignored; ...`.
-pub fn result(line: &str) -> Option<Tally> {
-    let (_, counts) = line.strip_prefix("test result: ")?.split_once(". ")?;
-    let mut tally = Tally::default();
-    for part in counts.split(';') {
+pub fn result(line: &str) -> Option<TestCounts> {
+    let (_, text) = line.strip_prefix("test result: ")?.split_once(". ")?;
+    let mut counts = TestCounts::default();
+    for part in text.split(';') {
         let mut words = part.split_whitespace();
         let (Some(count), Some(what)) = (words.next(), words.next()) else { continue };
         match (count.parse(), what) {
-            (Ok(count), "passed") => tally.passed = count,
-            (Ok(count), "failed") => tally.failed = count,
-            (Ok(count), "ignored") => tally.skipped = count,
+            (Ok(count), "passed") => counts.passed = count,
+            (Ok(count), "failed") => counts.failed = count,
+            (Ok(count), "ignored") => counts.skipped = count,
             _ => {}
         }
     }
-    Some(tally)
+    Some(counts)
 }
 
 /// The tests that were not asked for, in the same line.
@@ -104,7 +104,7 @@ mod tests {
     #[test]
     fn the_counts_are_read_from_cargos_line() {
         let line = "test result: FAILED. 12 passed; 2 failed; 1 ignored; 0 measured; 3 filtered out; finished in 0.01s";
-        assert_eq!(result(line), Some(Tally { passed: 12, failed: 2, skipped: 1 }));
+        assert_eq!(result(line), Some(TestCounts { passed: 12, failed: 2, skipped: 1 }));
         assert_eq!(result("test judge::tests::x ... ok"), None);
     }
 }

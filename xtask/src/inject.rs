@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::artifacts;
+use crate::counts::TestCounts;
 use crate::error::Result;
 use crate::matrix::{CHECKING, Case};
-use crate::tally::Tally;
 use crate::{prepare, qemu, suite, tools, workspace};
 
 /// What a machine may take before it counts as lost. What is tried is bounded by numbers, not by this.
@@ -29,15 +29,15 @@ const LONG: &[&str] = &[
 ];
 
 /// Lets everything fail in the self-tests whose names contain one of the words; none: in all.
-pub fn inject(words: &[String]) -> Result<Tally> {
+pub fn inject(words: &[String]) -> Result<TestCounts> {
     tools::qemu()?;
     let built = artifacts::build()?;
     let wanted = |name: &String| words.is_empty() || words.iter().any(|word| name.contains(word.as_str()));
     let names: Vec<String> = names(&built)?.into_iter().filter(wanted).collect();
     let cases: Vec<Case> = groups(&names).enumerate().map(|(number, group)| case(number, &group)).collect();
-    let tally = suite::matrix(&cases.iter().collect::<Vec<_>>(), &built)?;
+    let counts = suite::matrix(&cases.iter().collect::<Vec<_>>(), &built)?;
     println!("{}", sum(cases.iter().filter_map(|case| std::fs::read_to_string(suite::log(case)).ok())));
-    Ok(tally)
+    Ok(counts)
 }
 
 /// Which tests go to a machine together.

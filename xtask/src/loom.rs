@@ -4,9 +4,9 @@
 //! be tested in the same build.
 
 use crate::command::cargo;
+use crate::counts::TestCounts;
 use crate::error::Result;
 use crate::host;
-use crate::tally::Tally;
 
 /// So often a thread is interrupted in favour of another, at most, unless `LOOM_MAX_PREEMPTIONS` says otherwise.
 pub const PREEMPTIONS: &str = "2";
@@ -19,15 +19,15 @@ const TESTS: [(&str, &[&str]); 3] = [
 ];
 
 /// Runs them all.
-pub fn test() -> Result<Tally> {
-    let mut tally = Tally::default();
+pub fn test() -> Result<TestCounts> {
+    let mut counts = TestCounts::default();
     for (package, tests) in TESTS {
         let mut command = cargo(&["test", "--features", "loom", "--package", package]);
         command.args(tests);
         if std::env::var_os("LOOM_MAX_PREEMPTIONS").is_none() {
             command.env("LOOM_MAX_PREEMPTIONS", PREEMPTIONS);
         }
-        tally += host::run(command)?;
+        counts += host::run(command)?;
     }
-    Ok(tally)
+    Ok(counts)
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 /// A machine of QEMU's. The default has everything that Tessera drives.
 #[derive(Clone, Debug)]
-pub struct Machine {
+pub struct QemuMachine {
     /// QEMU's machine name: `virt` (SMMU with two stages), `virt-9.1` (stage 1 only), `raspi3b` ...
     pub board: String,
     /// The version of the interrupt controller, 2 or 3, where that can be chosen (`virt`).
@@ -29,7 +29,7 @@ pub struct Machine {
 
 /// Machines that are described alike.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Family {
+pub enum BoardFamily {
     /// QEMU's own board: everything can be chosen.
     Virt,
     /// A Raspberry Pi: nothing can.
@@ -38,7 +38,7 @@ pub enum Family {
     SbsaRef,
 }
 
-impl Default for Machine {
+impl Default for QemuMachine {
     fn default() -> Self {
         Self {
             board: "virt".into(),
@@ -60,9 +60,9 @@ pub const EDU: [&str; 2] = ["-device", "edu"];
 
 /// What is booted.
 #[derive(Clone, Debug)]
-pub struct Boot {
+pub struct BootInput {
     /// How the image gets into memory.
-    pub entry: Entry,
+    pub entry: BootImage,
     /// The initramfs, if one is handed over.
     pub initramfs: Option<PathBuf>,
     /// The boot arguments.
@@ -71,9 +71,9 @@ pub struct Boot {
 
 /// How the image gets into memory.
 #[derive(Clone, Debug)]
-pub enum Entry {
+pub enum BootImage {
     /// A flat image, by the boot protocol: EL2 if the machine has it, else EL1, x0 = the device tree. Or an ELF file,
-    /// which QEMU enters at the highest exception level with x0 = 0 ([`crate::wrap`]).
+    /// which QEMU enters at the highest exception level with x0 = 0 ([`crate::el3_wrapper`]).
     Kernel(PathBuf),
     /// As above, with this device tree in place of QEMU's.
     KernelWithTree(PathBuf, PathBuf),
@@ -81,9 +81,9 @@ pub enum Entry {
     Disk { firmware: PathBuf, disk: PathBuf },
 }
 
-impl Machine {
+impl QemuMachine {
     /// QEMU's arguments, without the console.
-    pub fn arguments(&self, boot: &Boot) -> Vec<String> {
+    pub fn arguments(&self, boot: &BootInput) -> Vec<String> {
         let mut words = self.hardware();
         boot.entry.arguments(&mut words);
         if let Some(initramfs) = &boot.initramfs {
@@ -97,28 +97,28 @@ impl Machine {
     }
 
     /// What kind of machine it is.
-    pub fn family(&self) -> Family {
+    pub fn family(&self) -> BoardFamily {
         match self.board.as_str() {
-            "sbsa-ref" => Family::SbsaRef,
-            board if board.starts_with("raspi") => Family::RaspberryPi,
-            _ => Family::Virt,
+            "sbsa-ref" => BoardFamily::SbsaRef,
+            board if board.starts_with("raspi") => BoardFamily::RaspberryPi,
+            _ => BoardFamily::Virt,
         }
     }
 
     /// Where RAM starts.
     pub fn ram(&self) -> u64 {
         match self.family() {
-            Family::Virt => 1 << 30,
-            Family::RaspberryPi => 0,
-            Family::SbsaRef => 1 << 40,
+            BoardFamily::Virt => 1 << 30,
+            BoardFamily::RaspberryPi => 0,
+            BoardFamily::SbsaRef => 1 << 40,
         }
     }
 
     fn hardware(&self) -> Vec<String> {
         let mut words = match self.family() {
-            Family::Virt => self.virt(),
-            Family::RaspberryPi => ["-M", &self.board, "-no-reboot"].map(String::from).into(),
-            Family::SbsaRef => self.sbsa_ref(),
+            BoardFamily::Virt => self.virt(),
+            BoardFamily::RaspberryPi => ["-M", &self.board, "-no-reboot"].map(String::from).into(),
+            BoardFamily::SbsaRef => self.sbsa_ref(),
         };
         // The console is the next one, which whoever starts QEMU adds.
         words.extend(["-serial", "null"].repeat(self.console).into_iter().map(String::from));
@@ -144,7 +144,7 @@ impl Machine {
     }
 }
 
-impl Entry {
+impl BootImage {
     /// The file that QEMU loads.
     pub fn kernel(&self) -> &Path {
         match self {
@@ -172,13 +172,17 @@ impl Entry {
 mod tests {
     use super::*;
 
-    fn boot(append: &str) -> Boot {
-        Boot { entry: Entry::Kernel("k.img".into()), initramfs: Some("i.cpio".into()), append: append.into() }
+    fn boot(append: &str) -> BootInput {
+        BootInput {
+            entry: BootImage::Kernel("k.img".into()),
+            initramfs: Some("i.cpio".into()),
+            append: append.into(),
+        }
     }
 
     #[test]
     fn the_default_machine_is_spelled_out() {
-        let line = Machine::default().arguments(&boot("selftest lowmem=256M")).join(" ");
+        let line = QemuMachine::default().arguments(&boot("selftest lowmem=256M")).join(" ");
         assert_eq!(
             line,
             "-M virt,gic-version=3,iommu=smmuv3 -cpu max -smp 4 -m 2G -nic none -no-reboot -device edu \
@@ -188,21 +192,22 @@ mod tests {
 
     #[test]
     fn a_raspberry_pi_is_what_it_is() {
-        let machine = Machine { board: "raspi3b".into(), console: 1, ..Machine::default() };
+        let machine = QemuMachine { board: "raspi3b".into(), console: 1, ..QemuMachine::default() };
         let words = machine.arguments(&boot(""));
         assert_eq!(words[..5], ["-M", "raspi3b", "-no-reboot", "-serial", "null"]);
     }
 
     #[test]
     fn extra_arguments_come_last_so_that_they_win() {
-        let machine = Machine { extra: vec!["-m".into(), "8G".into()], ..Machine::default() };
+        let machine = QemuMachine { extra: vec!["-m".into(), "8G".into()], ..QemuMachine::default() };
         let words = machine.arguments(&boot("x"));
         assert_eq!(words[words.len() - 2..], ["-m", "8G"]);
     }
 
     #[test]
     fn a_machine_without_smmu_names_none() {
-        let machine = Machine { smmu: false, options: "virtualization=on".into(), ..Machine::default() };
+        let machine =
+            QemuMachine { smmu: false, options: "virtualization=on".into(), ..QemuMachine::default() };
         assert_eq!(machine.arguments(&boot(""))[1], "virt,gic-version=3,virtualization=on");
     }
 }

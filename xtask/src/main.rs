@@ -5,9 +5,9 @@
 
 use std::process::ExitCode;
 
+use crate::counts::TestCounts;
 use crate::error::{Error, Result};
 use crate::knobs::Knobs;
-use crate::tally::Tally;
 
 mod apt;
 mod artifacts;
@@ -15,25 +15,27 @@ mod bench;
 mod boards;
 mod check;
 mod command;
+mod counts;
 mod disk;
+mod dma_left_running;
 mod dtb;
+mod el3_wrapper;
 mod elf_file;
 mod error;
+mod expectation;
 mod flash;
-mod haunted;
 mod host;
 mod image;
 mod initramfs;
 mod inject;
-mod judge;
 mod knobs;
 mod loom;
 mod machine;
+mod malformed_trees;
 mod matrix;
 mod miri;
 mod modules;
 mod mutants;
-mod odd_trees;
 mod prepare;
 mod qemu;
 mod raspberry_pi;
@@ -43,11 +45,9 @@ mod screen;
 mod skips;
 mod source;
 mod suite;
-mod tally;
 mod tools;
 mod trace;
 mod workspace;
-mod wrap;
 
 const USAGE: &str =
     "usage: cargo xtask build | run | image | test [CASE..] | inject [WORD..] | mutants [WORD..] | modules [FROM TO] | loom | miri [WORD..] | check | bench [GLOB | --bless | ..] | debug
@@ -86,7 +86,7 @@ fn dispatch(verb: &str, rest: &[String]) -> Result<ExitCode> {
 }
 
 /// The line that everything ends with, and the exit status that agrees with it.
-fn conclude(tally: Tally) -> ExitCode {
-    println!("{tally}");
-    if tally.is_success() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+fn conclude(counts: TestCounts) -> ExitCode {
+    println!("{counts}");
+    if counts.is_success() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -10,8 +10,8 @@ use std::thread;
 use std::time::Instant;
 
 use crate::command::{question, shown};
+use crate::counts::TestCounts;
 use crate::error::{Error, Result};
-use crate::tally::Tally;
 use crate::{host, tools, workspace};
 
 /// The toolchain whose Miri judges, by its date: another one may have other rules.
@@ -71,60 +71,60 @@ const JOBS: &[Job] = &[
 ];
 
 /// Runs them all, or those whose names contain one of the words.
-pub fn test(only: &[String]) -> Result<Tally> {
+pub fn test(only: &[String]) -> Result<TestCounts> {
     let wanted = |job: &&Job| only.is_empty() || only.iter().any(|word| job.name().contains(word.as_str()));
     let jobs: Vec<_> = JOBS.iter().filter(wanted).collect();
     if let Err(why) = tools::miri(TOOLCHAIN) {
         println!("Miri: {} tests skipped: {why}", jobs.len());
-        return Ok(Tally { skipped: jobs.len(), ..Tally::default() });
+        return Ok(TestCounts { skipped: jobs.len(), ..TestCounts::default() });
     }
-    let (next, sum) = (AtomicUsize::new(0), Mutex::new(Tally::default()));
+    let (next, sum) = (AtomicUsize::new(0), Mutex::new(TestCounts::default()));
     thread::scope(|scope| {
         for _ in 0..AT_ONCE.min(jobs.len()) {
             scope.spawn(|| {
                 while let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let (tally, report) = one(job);
+                    let (counts, report) = one(job);
                     // Printed under the lock, so that two reports do not mix.
                     let mut sum = sum.lock().expect("no reporter panics");
-                    *sum += tally;
+                    *sum += counts;
                     print!("{report}");
                 }
             });
         }
     });
-    let tally = sum.into_inner().expect("no reporter panics");
-    println!("Miri: {tally}");
-    Ok(tally)
+    let counts = sum.into_inner().expect("no reporter panics");
+    println!("Miri: {counts}");
+    Ok(counts)
 }
 
 /// Runs one; an error of the tool itself is a failure.
-fn one(job: &Job) -> (Tally, String) {
+fn one(job: &Job) -> (TestCounts, String) {
     let started = Instant::now();
     let mut command = command(job);
     let output = command.output().map_err(|cause| Error::Start { program: "rustup".into(), cause });
-    let (tally, text) = match &output {
+    let (counts, text) = match &output {
         Ok(output) => {
             let text = String::from_utf8_lossy(&output.stdout);
-            let tally = tally(&text, output.status.success());
-            (tally, text + String::from_utf8_lossy(&output.stderr))
+            let counts = counts(&text, output.status.success());
+            (counts, text + String::from_utf8_lossy(&output.stderr))
         }
-        Err(error) => (Tally::one(false), error.to_string().into()),
+        Err(error) => (TestCounts::one(false), error.to_string().into()),
     };
-    let word = if tally.failed == 0 { "ok  " } else { "FAIL" };
+    let word = if counts.failed == 0 { "ok  " } else { "FAIL" };
     let took = started.elapsed().as_secs_f64();
-    let mut report = format!("{word} miri {:24} {took:6.1} s  {tally}\n", job.name());
-    if tally.failed != 0 {
+    let mut report = format!("{word} miri {:24} {took:6.1} s  {counts}\n", job.name());
+    if counts.failed != 0 {
         report += &format!("     $ {}\n", shown(&command));
         text.lines()
             .filter(|line| host::is_news(line))
             .for_each(|line| report += &format!("     | {line}\n"));
     }
-    (tally, report)
+    (counts, report)
 }
 
 /// The sum of what the tests of a job have printed. Those filtered out are skipped, too: a job says which.
-fn tally(text: &str, success: bool) -> Tally {
-    let mut sum = Tally::default();
+fn counts(text: &str, success: bool) -> TestCounts {
+    let mut sum = TestCounts::default();
     for line in text.lines() {
         host::result(line).into_iter().for_each(|one| sum += one);
         sum.skipped += host::filtered_out(line).unwrap_or(0);
@@ -163,9 +163,9 @@ mod tests {
     fn what_is_left_out_is_skipped_and_what_dies_has_failed() {
         let text =
             "test result: ok. 45 passed; 0 failed; 1 ignored; 0 measured; 62 filtered out; finished in 1s\n";
-        assert_eq!(tally(text, true), Tally { passed: 45, failed: 0, skipped: 63 });
-        assert_eq!(tally(text, false).failed, 1);
-        assert_eq!(tally("", true).failed, 1);
+        assert_eq!(counts(text, true), TestCounts { passed: 45, failed: 0, skipped: 63 });
+        assert_eq!(counts(text, false).failed, 1);
+        assert_eq!(counts("", true).failed, 1);
     }
 
     #[test]

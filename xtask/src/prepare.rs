@@ -6,58 +6,65 @@ use crate::artifacts::Artifacts;
 use crate::elf_file::{self, AARCH64, Segment};
 use crate::error::{Error, Result};
 use crate::initramfs::{self, Program};
-use crate::machine::{Boot, Entry, Machine};
-use crate::matrix::{Case, Start};
-use crate::{boards, disk, dtb, haunted, wrap};
+use crate::machine::{BootImage, BootInput, QemuMachine};
+use crate::matrix::{BootMethod, Case};
+use crate::{boards, disk, dma_left_running, dtb, el3_wrapper};
 
 /// ELF's number for the x86-64.
 const X86_64: u16 = 62;
 
 /// What this case boots; files made for it are named after `stem`.
-pub fn boot(case: &Case, machine: &Machine, built: &Artifacts, stem: &Path) -> Result<Boot> {
+pub fn boot(case: &Case, machine: &QemuMachine, built: &Artifacts, stem: &Path) -> Result<BootInput> {
     let append = case.append.to_owned();
-    let whole =
-        Boot { entry: Entry::Kernel(built.image.clone()), initramfs: Some(built.initramfs.clone()), append };
+    let whole = BootInput {
+        entry: BootImage::Kernel(built.image.clone()),
+        initramfs: Some(built.initramfs.clone()),
+        append,
+    };
     Ok(match case.start {
-        Start::Whole => whole,
-        Start::PatchedTree(changes) => {
+        BootMethod::Image => whole,
+        BootMethod::PatchedTree(changes) => {
             let tree = dtb::patch_qemus(machine, &whole, changes, &stem.with_added_extension("dtb"))?;
-            Boot { entry: Entry::KernelWithTree(built.image.clone(), tree), ..whole }
+            BootInput { entry: BootImage::KernelWithTree(built.image.clone(), tree), ..whole }
         }
-        Start::BoardTree(changes) => {
+        BootMethod::BoardTree(changes) => {
             let tree = boards::tree(&machine.board)?;
             let tree = dtb::patch(&tree, changes, &stem.with_added_extension("dtb"))?;
-            Boot { entry: Entry::KernelWithTree(built.image.clone(), tree), ..whole }
+            BootInput { entry: BootImage::KernelWithTree(built.image.clone(), tree), ..whole }
         }
-        Start::Disk => {
+        BootMethod::Disk => {
             let disk = stem.with_added_extension("img");
             disk::write(built, case.append, &disk)?;
-            let entry = Entry::Disk { firmware: boards::u_boot()?, disk };
-            Boot { entry, initramfs: None, append: String::new() }
+            let entry = BootImage::Disk { firmware: boards::u_boot()?, disk };
+            BootInput { entry, initramfs: None, append: String::new() }
         }
-        Start::Bare(tree) => {
-            let entry = wrap::wrap(machine, &whole, tree, &stem.with_added_extension("elf"))?;
-            Boot { entry, initramfs: None, append: String::new() }
+        BootMethod::El3(tree) => {
+            let entry = el3_wrapper::wrap(machine, &whole, tree, &stem.with_added_extension("elf"))?;
+            BootInput { entry, initramfs: None, append: String::new() }
         }
-        Start::Haunted => {
-            let append = format!("{} {}", whole.append, haunted::checksum(&built.initramfs)?);
-            let entry = haunted::wrap(machine, &Boot { append, ..whole }, &stem.with_added_extension("elf"))?;
-            Boot { entry, initramfs: None, append: String::new() }
+        BootMethod::DmaLeftRunning => {
+            let append = format!("{} {}", whole.append, dma_left_running::checksum(&built.initramfs)?);
+            let entry = dma_left_running::wrap(
+                machine,
+                &BootInput { append, ..whole },
+                &stem.with_added_extension("elf"),
+            )?;
+            BootInput { entry, initramfs: None, append: String::new() }
         }
-        Start::WithoutInitramfs => Boot { initramfs: None, ..whole },
-        Start::CutInitramfs | Start::WrongInitramfs | Start::BrokenPrograms => {
+        BootMethod::WithoutInitramfs => BootInput { initramfs: None, ..whole },
+        BootMethod::TruncatedInitramfs | BootMethod::InvalidInitramfs | BootMethod::InvalidPrograms => {
             let archive = stem.with_added_extension("cpio");
             let bytes = bad_initramfs(case.start, &built.initramfs)?;
             std::fs::write(&archive, bytes).map_err(Error::file("write", &archive))?;
-            Boot { initramfs: Some(archive), ..whole }
+            BootInput { initramfs: Some(archive), ..whole }
         }
     })
 }
 
-fn bad_initramfs(start: Start, good: &PathBuf) -> Result<Vec<u8>> {
+fn bad_initramfs(start: BootMethod, good: &PathBuf) -> Result<Vec<u8>> {
     match start {
-        Start::BrokenPrograms => Ok(initramfs::pack(&broken_programs())),
-        Start::WrongInitramfs => Ok(b"this is not an archive\n".repeat(200)),
+        BootMethod::InvalidPrograms => Ok(initramfs::pack(&broken_programs())),
+        BootMethod::InvalidInitramfs => Ok(b"this is not an archive\n".repeat(200)),
         _ => {
             let bytes = std::fs::read(good).map_err(Error::file("read", good))?;
             Ok(bytes[..bytes.len() / 2].to_vec())

@@ -20,7 +20,7 @@ const MOST_OUTPUT: usize = 64 << 20;
 
 /// How a run ended.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum End {
+pub enum QemuExit {
     /// QEMU ended by itself with status 0: the guest powered off.
     PoweredOff,
     /// QEMU ended by itself with another status, or by a signal.
@@ -35,11 +35,11 @@ pub enum End {
 
 /// What a run left behind.
 #[derive(Clone, Debug)]
-pub struct Run {
+pub struct QemuRun {
     /// Everything the guest and QEMU printed, line by line, without carriage returns.
     pub console: String,
     /// How it ended.
-    pub end: End,
+    pub end: QemuExit,
     /// How long it took.
     pub took: Duration,
 }
@@ -47,7 +47,12 @@ pub struct Run {
 /// Runs QEMU with its console captured into the log as well.
 ///
 /// `stop` looks at each line: when it says yes the guest is ended at once, for guests that halt on purpose.
-pub fn capture(words: &[String], limit: Duration, log: &Path, stop: impl FnMut(&str) -> bool) -> Result<Run> {
+pub fn capture(
+    words: &[String],
+    limit: Duration,
+    log: &Path,
+    stop: impl FnMut(&str) -> bool,
+) -> Result<QemuRun> {
     let mut command = Command::new(PROGRAM);
     command.args(words).args(["-display", "none", "-monitor", "none", "-serial", "stdio"]);
     let mut file = File::create(log).map_err(Error::file("create", log))?;
@@ -56,11 +61,11 @@ pub fn capture(words: &[String], limit: Duration, log: &Path, stop: impl FnMut(&
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors);
     let started = Instant::now();
     let child = command.spawn().map_err(|cause| Error::Start { program: PROGRAM.into(), cause })?;
-    let (console, end) = Watch { child, log: file, stop, deadline: started + limit, limit }.run();
-    Ok(Run { console, end, took: started.elapsed() })
+    let (console, end) = Monitor { child, log: file, stop, deadline: started + limit, limit }.run();
+    Ok(QemuRun { console, end, took: started.elapsed() })
 }
 
-struct Watch<F> {
+struct Monitor<F> {
     child: Child,
     log: File,
     stop: F,
@@ -68,8 +73,8 @@ struct Watch<F> {
     limit: Duration,
 }
 
-impl<F: FnMut(&str) -> bool> Watch<F> {
-    fn run(mut self) -> (String, End) {
+impl<F: FnMut(&str) -> bool> Monitor<F> {
+    fn run(mut self) -> (String, QemuExit) {
         let lines = lines_of(&mut self.child);
         let mut console = String::new();
         let end = self.follow(&lines, &mut console);
@@ -79,7 +84,7 @@ impl<F: FnMut(&str) -> bool> Watch<F> {
         (console, end)
     }
 
-    fn follow(&mut self, lines: &Receiver<String>, console: &mut String) -> End {
+    fn follow(&mut self, lines: &Receiver<String>, console: &mut String) -> QemuExit {
         loop {
             let left = self.deadline.saturating_duration_since(Instant::now());
             match lines.recv_timeout(left) {
@@ -89,32 +94,32 @@ impl<F: FnMut(&str) -> bool> Watch<F> {
                     // The log is for people; a full disk shows in other ways.
                     let _ = writeln!(self.log, "{line}");
                     if (self.stop)(&line) {
-                        return End::Stopped;
+                        return QemuExit::Stopped;
                     }
                     if console.len() > MOST_OUTPUT {
-                        return End::RanAway;
+                        return QemuExit::RanAway;
                     }
                 }
-                Err(RecvTimeoutError::Timeout) => return End::TimedOut(self.limit),
+                Err(RecvTimeoutError::Timeout) => return QemuExit::TimedOut(self.limit),
                 Err(RecvTimeoutError::Disconnected) => return self.ended(),
             }
         }
     }
 
     /// The console closed: QEMU ends now, or within what is left of the time.
-    fn ended(&mut self) -> End {
+    fn ended(&mut self) -> QemuExit {
         loop {
             match self.child.try_wait() {
                 Ok(Some(status)) => return end_of(status),
                 Ok(None) if Instant::now() < self.deadline => thread::sleep(Duration::from_millis(10)),
-                _ => return End::TimedOut(self.limit),
+                _ => return QemuExit::TimedOut(self.limit),
             }
         }
     }
 }
 
-fn end_of(status: ExitStatus) -> End {
-    if status.success() { End::PoweredOff } else { End::Died(status.code()) }
+fn end_of(status: ExitStatus) -> QemuExit {
+    if status.success() { QemuExit::PoweredOff } else { QemuExit::Died(status.code()) }
 }
 
 /// The console's lines, read on a thread of their own so that waiting for one can time out.

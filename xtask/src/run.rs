@@ -4,13 +4,13 @@ use std::io::IsTerminal;
 use std::process::{Command, ExitCode};
 
 use crate::artifacts::{self, Artifacts};
+use crate::el3_wrapper::{self, TreeSource};
 use crate::error::{Error, Result};
 use crate::knobs::Knobs;
-use crate::machine::{Boot, Entry, Family, Machine};
-use crate::wrap::{self, Tree};
+use crate::machine::{BoardFamily, BootImage, BootInput, QemuMachine};
 use crate::{boards, command, qemu, tools, workspace};
 
-/// Boot arguments of a run that names none: the demonstration's buffer shall be larger than lowmem.
+/// BootInput arguments of a run that names none: the demonstration's buffer shall be larger than lowmem.
 pub const DEFAULT_APPEND: &str = "lowmem=256M";
 
 /// The boards that can be started by name.
@@ -37,8 +37,8 @@ pub fn debug(knobs: &Knobs) -> Result<ExitCode> {
 fn start(knobs: &Knobs, built: &Artifacts, more: &[&str]) -> Result<ExitCode> {
     let terminal = std::io::stdout().is_terminal();
     let machine = machine(knobs)?;
-    let whole = Boot {
-        entry: Entry::Kernel(built.image.clone()),
+    let whole = BootInput {
+        entry: BootImage::Kernel(built.image.clone()),
         initramfs: Some(knobs.initrd.clone().unwrap_or_else(|| built.initramfs.clone())),
         append: boot_arguments(knobs.append.as_deref(), terminal),
     };
@@ -54,23 +54,23 @@ fn start(knobs: &Knobs, built: &Artifacts, more: &[&str]) -> Result<ExitCode> {
 }
 
 /// The same on a board that QEMU cannot start by itself as a real one does.
-fn on_board(machine: &Machine, whole: Boot) -> Result<Boot> {
+fn on_board(machine: &QemuMachine, whole: BootInput) -> Result<BootInput> {
     match machine.family() {
-        Family::Virt => Ok(whole),
-        Family::RaspberryPi => {
+        BoardFamily::Virt => Ok(whole),
+        BoardFamily::RaspberryPi => {
             let tree = boards::tree(&machine.board)?;
-            Ok(Boot { entry: Entry::KernelWithTree(whole.entry.kernel().to_owned(), tree), ..whole })
+            Ok(BootInput { entry: BootImage::KernelWithTree(whole.entry.kernel().to_owned(), tree), ..whole })
         }
-        Family::SbsaRef => {
+        BoardFamily::SbsaRef => {
             let elf = workspace::images().join("sbsa-ref.elf");
-            let entry = wrap::wrap(machine, &whole, Tree::Qemus, &elf)?;
-            Ok(Boot { entry, initramfs: None, append: String::new() })
+            let entry = el3_wrapper::wrap(machine, &whole, TreeSource::Qemu, &elf)?;
+            Ok(BootInput { entry, initramfs: None, append: String::new() })
         }
     }
 }
 
-fn machine(knobs: &Knobs) -> Result<Machine> {
-    let mut machine = Machine { extra: knobs.qemu.clone(), ..Machine::default() };
+fn machine(knobs: &Knobs) -> Result<QemuMachine> {
+    let mut machine = QemuMachine { extra: knobs.qemu.clone(), ..QemuMachine::default() };
     if let Some(board) = &knobs.board {
         if !BOARDS.contains(&board.as_str()) && !board.starts_with("virt-") {
             let wanted = "not a board this tool can start; it knows virt (and its versions: virt-9.1 ...), \
@@ -79,8 +79,8 @@ fn machine(knobs: &Knobs) -> Result<Machine> {
         }
         machine.board.clone_from(board);
         // A Raspberry Pi's tree names the second UART, as its firmware leaves it.
-        machine.console = usize::from(machine.family() == Family::RaspberryPi);
-        if machine.family() == Family::SbsaRef {
+        machine.console = usize::from(machine.family() == BoardFamily::RaspberryPi);
+        if machine.family() == BoardFamily::SbsaRef {
             machine.cpu = "neoverse-n2".into();
         }
     }

@@ -9,10 +9,10 @@ use elf::ElfBytes;
 use elf::abi::PT_LOAD;
 use elf::endian::LittleEndian;
 
+use crate::counts::TestCounts;
 use crate::disk;
 use crate::error::{Error, Result};
-use crate::machine::Entry;
-use crate::tally::Tally;
+use crate::machine::BootImage;
 
 /// The images that were started: a hash of each, and the cases that started it.
 #[derive(Debug, Default)]
@@ -27,27 +27,27 @@ impl Started {
     }
 
     /// Says what was found; anything but one image is a failure.
-    pub fn conclude(&self) -> Tally {
+    pub fn conclude(&self) -> TestCounts {
         for (hash, cases) in &self.0 {
             let named = if self.0.len() == 1 { String::new() } else { format!(": {}", cases.join(" ")) };
             println!("image {hash:016x} in {} runs{named}", cases.len());
         }
-        if self.0.is_empty() { Tally::default() } else { Tally::one(self.0.len() == 1) }
+        if self.0.is_empty() { TestCounts::default() } else { TestCounts::one(self.0.len() == 1) }
     }
 }
 
 /// The kernel's image in what QEMU is given.
-pub fn of(entry: &Entry) -> Result<Vec<u8>> {
+pub fn of(entry: &BootImage) -> Result<Vec<u8>> {
     match entry {
-        Entry::Kernel(path) | Entry::KernelWithTree(path, _) => {
+        BootImage::Kernel(path) | BootImage::KernelWithTree(path, _) => {
             let bytes = std::fs::read(path).map_err(Error::file("read", path))?;
             if bytes.starts_with(b"\x7fELF") { segment(&bytes, path) } else { Ok(bytes) }
         }
-        Entry::Disk { disk, .. } => disk::kernel_of(disk),
+        BootImage::Disk { disk, .. } => disk::kernel_of(disk),
     }
 }
 
-/// The first loaded segment, which is where [`crate::wrap`] puts the image.
+/// The first loaded segment, which is where [`crate::el3_wrapper`] puts the image.
 fn segment(file: &[u8], path: &Path) -> Result<Vec<u8>> {
     let found = || {
         let elf = ElfBytes::<LittleEndian>::minimal_parse(file).ok()?;
@@ -65,12 +65,12 @@ mod tests {
     #[test]
     fn two_images_are_a_failure() {
         let mut started = Started::default();
-        assert_eq!(started.conclude(), Tally::default(), "nothing was started, nothing is wrong");
+        assert_eq!(started.conclude(), TestCounts::default(), "nothing was started, nothing is wrong");
         started.note("virt", b"image");
         started.note("raspi3b", b"image");
-        assert_eq!(started.conclude(), Tally::one(true));
+        assert_eq!(started.conclude(), TestCounts::one(true));
         started.note("raspi4b", b"imagf");
-        assert_eq!(started.conclude(), Tally::one(false));
+        assert_eq!(started.conclude(), TestCounts::one(false));
     }
 
     #[test]

@@ -1,20 +1,20 @@
 //! How many self-tests each machine skips, written down in `xtask/skips.tsv`: a device that is silently lost, or a test
 //! that no longer runs anywhere, shows as another number.
 
-use crate::tally::Tally;
+use crate::counts::TestCounts;
 
 const TABLE: &str = include_str!("../skips.tsv");
 
 /// What is wrong with the count of this case, if anything is. A run in which something failed may have ended early, and
-/// has other complaints.
-pub fn complaints(case: &str, tally: &Tally) -> Vec<String> {
-    compare(expected(TABLE, case), tally)
+/// has other failures.
+pub fn failures(case: &str, counts: &TestCounts) -> Vec<String> {
+    compare(expected(TABLE, case), counts)
 }
 
-fn compare(expected: Option<usize>, tally: &Tally) -> Vec<String> {
-    let found = tally.skipped;
+fn compare(expected: Option<usize>, counts: &TestCounts) -> Vec<String> {
+    let found = counts.skipped;
     match expected {
-        Some(expected) if tally.failed == 0 && expected != found => {
+        Some(expected) if counts.failed == 0 && expected != found => {
             vec![format!("{found} skipped, {expected} expected: if that is right, say so in xtask/skips.tsv")]
         }
         _ => Vec::new(),
@@ -46,10 +46,10 @@ mod tests {
     fn another_number_is_complained_about() {
         let table = "# case\tskipped\nvirt-x\t3\n";
         assert_eq!((expected(table, "virt-x"), expected(table, "virt-y")), (Some(3), None));
-        let tally = |failed, skipped| Tally { passed: 1, failed, skipped };
-        assert_eq!(compare(Some(3), &tally(0, 2)).len(), 1);
-        assert_eq!(compare(Some(3), &tally(0, 3)), [""; 0]);
-        assert_eq!(compare(Some(3), &tally(1, 2)), [""; 0]);
-        assert_eq!(compare(None, &tally(0, 2)), [""; 0]);
+        let counts = |failed, skipped| TestCounts { passed: 1, failed, skipped };
+        assert_eq!(compare(Some(3), &counts(0, 2)).len(), 1);
+        assert_eq!(compare(Some(3), &counts(0, 3)), [""; 0]);
+        assert_eq!(compare(Some(3), &counts(1, 2)), [""; 0]);
+        assert_eq!(compare(None, &counts(0, 2)), [""; 0]);
     }
 }

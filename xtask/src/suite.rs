@@ -7,12 +7,12 @@ use std::thread;
 use std::time::Duration;
 
 use crate::artifacts::{self, Artifacts};
+use crate::counts::TestCounts;
 use crate::error::{Error, Result};
-use crate::judge::Verdict;
-use crate::matrix::{self, Case, Kernel};
-use crate::qemu::{self, Run};
+use crate::expectation::CaseResult;
+use crate::matrix::{self, Case, KernelBuild};
+use crate::qemu::{self, QemuRun};
 use crate::same_image::{self, Started};
-use crate::tally::Tally;
 use crate::{bench, boards, host, prepare, screen, skips, tools, workspace};
 
 /// More emulators than this on two cores only make each other time out.
@@ -21,21 +21,21 @@ const AT_ONCE: usize = 2;
 const TAIL: usize = 25;
 
 /// Runs everything, or only the cases whose names contain one of the given words.
-pub fn test(only: &[String]) -> Result<Tally> {
+pub fn test(only: &[String]) -> Result<TestCounts> {
     tools::qemu()?;
-    let mut tally = Tally::default();
+    let mut counts = TestCounts::default();
     if only.is_empty() {
-        tally += host::test()?;
+        counts += host::test()?;
     }
     let built = artifacts::build()?;
     let wanted = |case: &&Case| only.is_empty() || only.iter().any(|word| case.name.contains(word.as_str()));
-    tally += matrix(&matrix::cases().filter(wanted).collect::<Vec<_>>(), &built)?;
+    counts += matrix(&matrix::cases().filter(wanted).collect::<Vec<_>>(), &built)?;
     for (name, check) in bench::CHECKS {
         if only.is_empty() || only.iter().any(|word| name.contains(word.as_str())) {
-            tally += check(&built)?;
+            counts += check(&built)?;
         }
     }
-    Ok(tally)
+    Ok(counts)
 }
 
 /// The kernels that cases start, with the programs that go with them.
@@ -47,21 +47,21 @@ struct Kernels {
 
 impl Kernels {
     fn for_all(cases: &[&Case], product: &Artifacts) -> Result<Self> {
-        let wanted = cases.iter().any(|case| case.kernel == Kernel::Checking);
+        let wanted = cases.iter().any(|case| case.kernel == KernelBuild::Checking);
         let checking = wanted.then(|| artifacts::checking(product)).transpose()?;
         Ok(Self { product: product.clone(), checking })
     }
 
     fn of(&self, case: &Case) -> &Artifacts {
         match case.kernel {
-            Kernel::Product => &self.product,
-            Kernel::Checking => self.checking.as_ref().expect("built, since a case wants it"),
+            KernelBuild::Product => &self.product,
+            KernelBuild::Checking => self.checking.as_ref().expect("built, since a case wants it"),
         }
     }
 }
 
 /// Boots `cases`, two at a time, and says what came of each.
-pub fn matrix(cases: &[&Case], built: &Artifacts) -> Result<Tally> {
+pub fn matrix(cases: &[&Case], built: &Artifacts) -> Result<TestCounts> {
     let kernels = Kernels::for_all(cases, built)?;
     // One after the other, before two cases want the same.
     cases.iter().try_for_each(|case| boards::prepare(case.board))?;
@@ -69,7 +69,7 @@ pub fn matrix(cases: &[&Case], built: &Artifacts) -> Result<Tally> {
     std::fs::create_dir_all(&logs).map_err(Error::file("create", &logs))?;
     println!("{} boots, {AT_ONCE} at a time; consoles in {}", cases.len(), logs.display());
     let next = AtomicUsize::new(0);
-    let sum = Mutex::new((Tally::default(), Started::default()));
+    let sum = Mutex::new((TestCounts::default(), Started::default()));
     thread::scope(|scope| {
         for _ in 0..AT_ONCE.min(cases.len()) {
             scope.spawn(|| {
@@ -77,34 +77,34 @@ pub fn matrix(cases: &[&Case], built: &Artifacts) -> Result<Tally> {
                     let (verdict, image, report) = one(case, kernels.of(case), &logs);
                     // Printed under the lock, so that two reports do not mix.
                     let mut sum = sum.lock().expect("no reporter panics");
-                    sum.0 += verdict.tally;
-                    let image = image.filter(|_| case.kernel == Kernel::Product);
+                    sum.0 += verdict.counts;
+                    let image = image.filter(|_| case.kernel == KernelBuild::Product);
                     image.into_iter().for_each(|image| sum.1.note(case.name, &image));
                     print!("{report}");
                 }
             });
         }
     });
-    let (mut tally, started) = sum.into_inner().expect("no reporter panics");
-    if cases.iter().any(|case| case.kernel == Kernel::Product) {
-        tally += started.conclude();
+    let (mut counts, started) = sum.into_inner().expect("no reporter panics");
+    if cases.iter().any(|case| case.kernel == KernelBuild::Product) {
+        counts += started.conclude();
     }
-    Ok(tally)
+    Ok(counts)
 }
 
 /// Runs one case, and returns the image that it started; an error of the tool itself is a failure of the case.
-fn one(case: &Case, built: &Artifacts, logs: &Path) -> (Verdict, Option<Vec<u8>>, String) {
+fn one(case: &Case, built: &Artifacts, logs: &Path) -> (CaseResult, Option<Vec<u8>>, String) {
     let (verdict, image, took) = match boot(case, built, logs) {
         Ok((run, image, seen)) => {
-            let verdict = case.expect.judge(&run).and((case.inspect)(&run.console)).and(seen);
+            let verdict = case.expect.evaluate(&run).and((case.inspect)(&run.console)).and(seen);
             (verdict, Some(image), run.took)
         }
         Err(error) => {
-            let complaints = vec![error.to_string()];
-            (Verdict { tally: Tally::one(false), complaints }, None, Duration::ZERO)
+            let failures = vec![error.to_string()];
+            (CaseResult { counts: TestCounts::one(false), failures }, None, Duration::ZERO)
         }
     };
-    let odd = skips::complaints(case.name, &verdict.tally);
+    let odd = skips::failures(case.name, &verdict.counts);
     let verdict = verdict.and(odd);
     let report = report(case, &verdict, took, &log(case));
     (verdict, image, report)
@@ -116,7 +116,7 @@ pub fn log(case: &Case) -> PathBuf {
 }
 
 /// The run, the image that it started, and what is wrong with its screen.
-fn boot(case: &Case, built: &Artifacts, logs: &Path) -> Result<(Run, Vec<u8>, Vec<String>)> {
+fn boot(case: &Case, built: &Artifacts, logs: &Path) -> Result<(QemuRun, Vec<u8>, Vec<String>)> {
     let machine = case.machine();
     let boot = prepare::boot(case, &machine, built, &logs.join(case.name))?;
     let image = same_image::of(&boot.entry)?;
@@ -146,12 +146,12 @@ fn look(socket: &Path, picture: &Path) -> Vec<String> {
 }
 
 /// One line; for a failure also why, and the end of the log: the console, and what QEMU said itself.
-fn report(case: &Case, verdict: &Verdict, took: Duration, log: &Path) -> String {
-    let good = verdict.complaints.is_empty();
+fn report(case: &Case, verdict: &CaseResult, took: Duration, log: &Path) -> String {
+    let good = verdict.failures.is_empty();
     let word = if good { "ok  " } else { "FAIL" };
-    let mut report = format!("{word} {:28} {:6.1} s  {}\n", case.name, took.as_secs_f64(), verdict.tally);
+    let mut report = format!("{word} {:28} {:6.1} s  {}\n", case.name, took.as_secs_f64(), verdict.counts);
     if !good {
-        verdict.complaints.iter().for_each(|line| report += &format!("     {line}\n"));
+        verdict.failures.iter().for_each(|line| report += &format!("     {line}\n"));
         let text = String::from_utf8_lossy(&std::fs::read(log).unwrap_or_default()).into_owned();
         tail(&text).for_each(|line| report += &format!("     | {line}\n"));
     }

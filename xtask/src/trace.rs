@@ -22,16 +22,16 @@ const HIGHMEM: u64 = 0x5000_0000;
 pub fn mosaic(console: &str) -> Vec<String> {
     let events = match read(console) {
         Ok(events) => events,
-        Err(complaint) => return vec![complaint],
+        Err(failure) => return vec![failure],
     };
-    let mut complaints = Vec::new();
+    let mut failures = Vec::new();
     match events.iter().find(|event| event.kind == "attach") {
-        Some(first) => buffer(first, &mut complaints),
-        None => complaints.push("nothing was attached".into()),
+        Some(first) => buffer(first, &mut failures),
+        None => failures.push("nothing was attached".into()),
     }
-    balanced(&events, "alloc", "free", &mut complaints);
-    balanced(&events, "attach", "detach", &mut complaints);
-    complaints
+    balanced(&events, "alloc", "free", &mut failures);
+    balanced(&events, "attach", "detach", &mut failures);
+    failures
 }
 
 fn read(console: &str) -> Result<Vec<Event<'_>>, String> {
@@ -64,10 +64,10 @@ fn number(line: &str, key: &str) -> Option<u64> {
     u64::from_str_radix(value(line, key)?.strip_prefix("0x")?, 16).ok()
 }
 
-fn buffer(first: &Event<'_>, complaints: &mut Vec<String>) {
-    let mut expect = |holds: bool, complaint: String| {
+fn buffer(first: &Event<'_>, failures: &mut Vec<String>) {
+    let mut expect = |holds: bool, failure: String| {
         if !holds {
-            complaints.push(complaint);
+            failures.push(failure);
         }
     };
     let total: u64 = first.runs.iter().map(|run| run.1).sum();
@@ -86,14 +86,14 @@ fn buffer(first: &Event<'_>, complaints: &mut Vec<String>) {
 }
 
 /// As many bytes of each size were taken as were given back.
-fn balanced(events: &[Event<'_>], take: &str, give: &str, complaints: &mut Vec<String>) {
+fn balanced(events: &[Event<'_>], take: &str, give: &str, failures: &mut Vec<String>) {
     let mut open = BTreeMap::<u64, i64>::new();
     for event in events {
         let change = i64::from(event.kind == take) - i64::from(event.kind == give);
         *open.entry(event.len).or_default() += change;
     }
     let odd = open.iter().filter(|(_, count)| **count != 0);
-    complaints.extend(odd.map(|(len, count)| format!("{count} more {take} than {give} of {len:#x} bytes")));
+    failures.extend(odd.map(|(len, count)| format!("{count} more {take} than {give} of {len:#x} bytes")));
 }
 
 #[cfg(test)]
@@ -137,9 +137,9 @@ mod tests {
             ("held by the device", good().replace("dma: detach", "dma: mmap"), "1 more attach than detach"),
             ("another format", good().replace("attrs=0 ", ""), "unreadable"),
         ];
-        for (defect, console, complaint) in table {
+        for (defect, console, failure) in table {
             let seen = mosaic(&console);
-            assert!(seen.iter().any(|line| line.contains(complaint)), "{defect}: {seen:?}");
+            assert!(seen.iter().any(|line| line.contains(failure)), "{defect}: {seen:?}");
         }
     }
 

@@ -4,8 +4,8 @@ use super::figures::Figure;
 use super::session::{GROWTH, MACHINES};
 use super::table::{grouped, size};
 use crate::artifacts::Artifacts;
+use crate::counts::TestCounts;
 use crate::error::Result;
-use crate::tally::Tally;
 
 /// How a cost may depend on what is varied.
 #[derive(Clone, Copy)]
@@ -51,14 +51,14 @@ pub fn measure(built: &Artifacts) -> Result<Vec<Figure>> {
 
 /// Measures and holds everything against its law. Each series is a test, and so are the boot and the books of each large
 /// machine.
-pub fn check(built: &Artifacts) -> Result<Tally> {
-    let mut tally = Tally::default();
+pub fn check(built: &Artifacts) -> Result<TestCounts> {
+    let mut counts = TestCounts::default();
     for complaints in judge(&measure(built)?) {
-        tally += Tally::one(complaints.is_empty());
+        counts += TestCounts::one(complaints.is_empty());
         complaints.iter().for_each(|line| println!("FAIL growth: {line}"));
     }
-    println!("growth: {tally}");
-    Ok(tally)
+    println!("growth: {counts}");
+    Ok(counts)
 }
 
 /// Complaints, a list for each test.

@@ -21,8 +21,8 @@ mod table;
 use std::path::Path;
 
 use crate::artifacts::{self, Artifacts};
+use crate::counts::TestCounts;
 use crate::error::{Error, Result};
-use crate::tally::Tally;
 use crate::{command, qemu, tools, workspace};
 use figures::Figure;
 use peer::{Peer, Wanted};
@@ -39,7 +39,7 @@ const WALL_BOOTS: usize = 5;
 /// these names.
 pub const CHECKS: [(&str, Check); 3] =
     [("budgets", budget::check), ("growth", growth::check), ("neighbour", neighbour::check)];
-type Check = fn(&Artifacts) -> Result<Tally>;
+type Check = fn(&Artifacts) -> Result<TestCounts>;
 
 /// - without words: measures, prints the table and writes the report;
 /// - `--stored`: the same next to the peer's stored figures;
@@ -47,27 +47,27 @@ type Check = fn(&Artifacts) -> Result<Tally>;
 /// - `--bless`: writes the budgets and the table in the documentation anew; `--document`: only the table, without
 ///   measuring;
 /// - names as `bench=` takes them: measures these on one CPU and prints their table.
-pub fn bench(words: &[String]) -> Result<Tally> {
+pub fn bench(words: &[String]) -> Result<TestCounts> {
     tools::qemu()?;
     match words {
         [] => report(Wanted::Fresh),
         [word] if word == "--stored" => report(Wanted::Last),
         [word] if word == "--store-peer" => report(Wanted::Stored),
         [word] if word == "--bless" => budget::bless(&artifacts::build()?),
-        [word] if word == "--document" => document::update().map(|()| Tally::one(true)),
+        [word] if word == "--document" => document::update().map(|()| TestCounts::one(true)),
         [glob] if !glob.starts_with('-') => some(glob),
         _ => Err(Error::Usage(USAGE)),
     }
 }
 
 /// What matches `glob`, next to Linux's stored figures.
-fn some(glob: &str) -> Result<Tally> {
+fn some(glob: &str) -> Result<TestCounts> {
     let figures = Session { name: "some", glob, ..OPERATIONS }.measure(&artifacts::build()?)?;
     print!("{}", table::text(&table::all(&figures, &peer::stored()?.figures)));
-    Ok(Tally::one(true))
+    Ok(TestCounts::one(true))
 }
 
-fn report(wanted: Wanted) -> Result<Tally> {
+fn report(wanted: Wanted) -> Result<TestCounts> {
     let built = artifacts::build()?;
     let events = EVENTS.measure(&artifacts::counting(&built)?)?;
     let own = measure(&built)?;
@@ -90,7 +90,7 @@ fn report(wanted: Wanted) -> Result<Tally> {
         logs: &logs,
     };
     write(&directory.join("index.html"), &page.html())?;
-    Ok(Tally::one(true))
+    Ok(TestCounts::one(true))
 }
 
 fn measure(built: &Artifacts) -> Result<Vec<Figure>> {

@@ -3,8 +3,8 @@
 use super::figures::Figure;
 use super::session::{NEIGHBOUR, OVERFLOW, Session};
 use crate::artifacts::Artifacts;
+use crate::counts::TestCounts;
 use crate::error::{Error, Result};
-use crate::tally::Tally;
 
 /// A tenth.
 const ROOM_PERCENT: u64 = 10;
@@ -13,26 +13,26 @@ const ROOM_PERCENT: u64 = 10;
 const COSTS: [(&str, &str); 2] = [("lending a page", "alloc_ticks"), ("a transfer", "transfer_ticks")];
 
 /// Measures and judges, with room for all events and without. Each comparison is a test, and so is what the log says.
-pub fn check(built: &Artifacts) -> Result<Tally> {
-    let mut tally = Tally::default();
+pub fn check(built: &Artifacts) -> Result<TestCounts> {
+    let mut counts = TestCounts::default();
     for (session, queue) in [(&NEIGHBOUR, Queue::HasRoom), (&OVERFLOW, Queue::Overflows)] {
-        tally += check_one(session, queue, built)?;
+        counts += check_one(session, queue, built)?;
     }
-    println!("neighbour: {tally}");
-    Ok(tally)
+    println!("neighbour: {counts}");
+    Ok(counts)
 }
 
-fn check_one(session: &Session<'_>, queue: Queue, built: &Artifacts) -> Result<Tally> {
+fn check_one(session: &Session<'_>, queue: Queue, built: &Artifacts) -> Result<TestCounts> {
     let figures = session.measure(built)?;
     let log = session.log()?;
     let console = std::fs::read_to_string(&log).map_err(Error::file("read", &log))?;
-    let mut tally = Tally::default();
+    let mut counts = TestCounts::default();
     for complaint in judge(&figures, &console, queue) {
-        tally += Tally::one(complaint.is_none());
+        counts += TestCounts::one(complaint.is_none());
         complaint.iter().for_each(|line| println!("FAIL {}: {line}", session.name));
     }
     figures.iter().for_each(|figure| println!("     {}", shown(figure)));
-    Ok(tally)
+    Ok(counts)
 }
 
 /// The event queue.

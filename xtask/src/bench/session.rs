@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use super::figures::{self, Figure};
 use crate::artifacts::Artifacts;
 use crate::error::{Error, Result};
-use crate::machine::{Boot, Entry, Machine};
-use crate::qemu::{self, End};
+use crate::machine::{BootImage, BootInput, QemuMachine};
+use crate::qemu::{self, QemuExit};
 use crate::workspace;
 
 /// A run takes well below a minute on a free host.
@@ -101,8 +101,8 @@ impl Session<'_> {
         // A progress line that does not show is no fault of the measurement.
         let _ = std::io::Write::flush(&mut std::io::stdout());
         let started = Instant::now();
-        let boot = Boot {
-            entry: Entry::Kernel(built.image.clone()),
+        let boot = BootInput {
+            entry: BootImage::Kernel(built.image.clone()),
             initramfs: Some(built.initramfs.clone()),
             append: format!("bench={} loglevel=5 {}", self.glob, self.append),
         };
@@ -110,8 +110,10 @@ impl Session<'_> {
         let figures = figures::from_console(&run.console, self.mode.letter());
         println!("{} figures in {:.0} s", figures.len(), started.elapsed().as_secs_f64());
         let complaint = match run.end {
-            End::PoweredOff if figures.is_empty() => Some("measured nothing".into()),
-            End::PoweredOff => run.console.lines().find(|line| line.starts_with("error: ")).map(String::from),
+            QemuExit::PoweredOff if figures.is_empty() => Some("measured nothing".into()),
+            QemuExit::PoweredOff => {
+                run.console.lines().find(|line| line.starts_with("error: ")).map(String::from)
+            }
             end => Some(format!("{end:?}")),
         };
         match complaint {
@@ -128,7 +130,7 @@ impl Session<'_> {
     }
 
     /// The peer's machine, with an edu device whose mask is wide, and others as they are. RAM is not set aside on the host before it is used.
-    fn machine(&self) -> Machine {
+    fn machine(&self) -> QemuMachine {
         let words = |line: &str| line.split(' ').map(String::from).collect::<Vec<_>>();
         let ram = format!("-object memory-backend-ram,id=ram,size={},reserve=off", self.memory);
         let clock = match self.mode {
@@ -137,7 +139,7 @@ impl Session<'_> {
                 "-icount shift=0,sleep=off -seed 1 -rtc base=2024-01-01,clock=vm"
             }
         };
-        Machine {
+        QemuMachine {
             options: "memory-backend=ram".into(),
             cpu: "max,cntfrq=1000000000".into(),
             cpus: self.cpus.into(),
@@ -146,7 +148,7 @@ impl Session<'_> {
                 &("-device edu,dma_mask=0xffffffffffff".to_owned() + &" -device edu".repeat(self.neighbours)),
             ),
             extra: [words(&ram), words(clock)].concat(),
-            ..Machine::default()
+            ..QemuMachine::default()
         }
     }
 }

@@ -1,8 +1,8 @@
 //! What a row says: a machine, what is started on it, and what it has to show.
 
-use crate::judge::Expect;
-use crate::machine::Machine;
-use crate::wrap::Tree;
+use crate::el3_wrapper::TreeSource;
+use crate::expectation::Expectation;
+use crate::machine::QemuMachine;
 
 /// One boot and what it has to show.
 #[derive(Clone, Copy, Debug)]
@@ -10,7 +10,7 @@ pub struct Case {
     /// Names the case on the console and its log file.
     pub name: &'static str,
     /// Which kernel it is.
-    pub kernel: Kernel,
+    pub kernel: KernelBuild,
     /// QEMU's machine name.
     pub board: &'static str,
     /// The interrupt controller's version.
@@ -30,11 +30,11 @@ pub struct Case {
     /// Which of the serial lines is the console.
     pub console: usize,
     /// How it is started.
-    pub start: Start,
+    pub start: BootMethod,
     /// The boot arguments.
     pub append: &'static str,
     /// What it has to show.
-    pub expect: Expect,
+    pub expect: Expectation,
     /// The line of the console after which the screen shows the tesserae, if it does.
     pub screen: Option<&'static str>,
     /// Looks at the console once more, and complains.
@@ -45,7 +45,7 @@ pub struct Case {
 
 /// The kernels there are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Kernel {
+pub enum KernelBuild {
     /// The one that everybody gets.
     Product,
     /// The one that makes things fail and looks for what should not happen (feature `checking`).
@@ -54,34 +54,34 @@ pub enum Kernel {
 
 /// How a case is started.
 #[derive(Clone, Copy, Debug)]
-pub enum Start {
+pub enum BootMethod {
     /// The image and the initramfs, by the boot protocol.
-    Whole,
+    Image,
     /// The image alone.
     WithoutInitramfs,
     /// The image and an initramfs cut off in the middle of a file.
-    CutInitramfs,
+    TruncatedInitramfs,
     /// The image and an initramfs that is none.
-    WrongInitramfs,
+    InvalidInitramfs,
     /// The image and an initramfs of programs that are none (text, half of one, one for another machine).
-    BrokenPrograms,
-    /// As [`Start::Whole`], with the board's own device tree, pieces of it replaced.
+    InvalidPrograms,
+    /// As [`BootMethod::Image`], with the board's own device tree, pieces of it replaced.
     BoardTree(&'static [(&'static str, &'static str)]),
-    /// As [`Start::Whole`], with pieces of QEMU's device tree replaced.
+    /// As [`BootMethod::Image`], with pieces of QEMU's device tree replaced.
     PatchedTree(&'static [(&'static str, &'static str)]),
     /// The disk image of `make image BOARD=generic`, through U-Boot. The boot arguments are in it.
     Disk,
     /// At the highest exception level, on all CPUs at once, with this device tree.
-    Bare(Tree),
-    /// As [`Start::Bare`], after an earlier stage that left the device writing into the initramfs. The file's checksum comes
+    El3(TreeSource),
+    /// As [`BootMethod::El3`], after an earlier stage that left the device writing into the initramfs. The file's checksum comes
     /// behind the boot arguments.
-    Haunted,
+    DmaLeftRunning,
 }
 
 impl Case {
     /// The machine of this row.
-    pub fn machine(&self) -> Machine {
-        Machine {
+    pub fn machine(&self) -> QemuMachine {
+        QemuMachine {
             board: self.board.into(),
             gic: self.gic,
             smmu: self.smmu,

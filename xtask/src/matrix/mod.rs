@@ -11,7 +11,7 @@ mod trees;
 mod work;
 
 pub use bases::CHECKING;
-pub use case::{Case, Kernel, Start};
+pub use case::{BootMethod, Case, KernelBuild};
 
 /// All cases; the long ones first, so that two at a time end together.
 pub fn cases() -> impl Iterator<Item = &'static Case> {
@@ -62,7 +62,7 @@ mod tests {
                 case.cpu == "cortex-a72" && case.options.contains("virtualization=on")
             }),
             ("EL2 with VHE", |case| case.cpu == "neoverse-n1" && case.options.contains("virtualization=on")),
-            ("EL3 entry", |case| matches!(case.start, Start::Bare(_))),
+            ("EL3 entry", |case| matches!(case.start, BootMethod::El3(_))),
             ("a slow timer", |case| case.cpu.contains("cntfrq=1000000")),
         ];
         for (shape, is) in shapes {

@@ -1,15 +1,15 @@
 //! What bad input gets: boot arguments, initramfs archives and first programs that are none.
 
 use super::bases::{PANIC, raspberry_pi, refusal};
-use super::case::{Case, Start};
-use crate::judge::Expect;
+use super::case::{BootMethod, Case};
+use crate::expectation::Expectation;
 
 /// The rows.
 pub const CASES: &[Case] = &[
     refusal("bad-lowmem", "lowmem=banana", &["error: bad boot argument \"lowmem=banana\": "]),
     // A watchdog switches off before there are tables of the kernel's own, too.
     Case {
-        expect: Expect::PowerOff {
+        expect: Expectation::PowerOff {
             shown: &["error: bad boot argument \"lowmem=banana\": "],
             never: &[PANIC],
         },
@@ -18,7 +18,7 @@ pub const CASES: &[Case] = &[
         ..raspberry_pi("raspi3b-bad-lowmem", "raspi3b")
     },
     Case {
-        expect: Expect::PowerOff { shown: &["error: lowmem=0x100000: at least"], never: &[PANIC] },
+        expect: Expectation::PowerOff { shown: &["error: lowmem=0x100000: at least"], never: &[PANIC] },
         append: "lowmem=1M",
         limit: 60,
         ..raspberry_pi("raspi4b-lowmem-too-small", "raspi4b")
@@ -38,19 +38,19 @@ pub const CASES: &[Case] = &[
         &["warning: unknown boot argument \"frobnicate=1\"", "init: exit status 0"],
     ),
     refusal("missing-init", "init=/bin/nothing", &["error: init: /bin/nothing: "]),
-    Case { start: Start::WithoutInitramfs, ..refusal("no-initramfs", "", &["initramfs"]) },
-    Case { start: Start::CutInitramfs, ..refusal("cut-initramfs", "", &["initramfs"]) },
-    Case { start: Start::WrongInitramfs, ..refusal("wrong-initramfs", "", &["initramfs"]) },
+    Case { start: BootMethod::WithoutInitramfs, ..refusal("no-initramfs", "", &["initramfs"]) },
+    Case { start: BootMethod::TruncatedInitramfs, ..refusal("cut-initramfs", "", &["initramfs"]) },
+    Case { start: BootMethod::InvalidInitramfs, ..refusal("wrong-initramfs", "", &["initramfs"]) },
     Case {
-        start: Start::BrokenPrograms,
+        start: BootMethod::InvalidPrograms,
         ..refusal("init-is-text", "init=/bin/text", &["error: init: /bin/text: "])
     },
     Case {
-        start: Start::BrokenPrograms,
+        start: BootMethod::InvalidPrograms,
         ..refusal("init-is-cut", "init=/bin/cut", &["error: init: /bin/cut: "])
     },
     Case {
-        start: Start::BrokenPrograms,
+        start: BootMethod::InvalidPrograms,
         ..refusal("init-for-another-machine", "init=/bin/foreign", &["error: init: /bin/foreign: "])
     },
     refusal("init-is-a-directory", "init=/bin", &["error: init: /bin: "]),

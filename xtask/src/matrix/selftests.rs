@@ -1,9 +1,9 @@
 //! All self-tests, on every shape of machine that changes the code's path. These are the longest rows.
 
 use super::bases::{SELFTEST, raspberry_pi};
-use super::case::{Case, Start};
+use super::case::{BootMethod, Case};
 use super::devices::{BEHIND_BRIDGES, STAGE2_ONLY, TWO_EDUS, WIDE_EDU};
-use crate::judge::Expect;
+use crate::expectation::Expectation;
 
 /// Neither the devices nor the SMMU's walks snoop the caches.
 const NON_COHERENT: &[(&str, &str)] = &[("dma-coherent", "dma-coherenX")];
@@ -12,7 +12,7 @@ const FIRST_UART: &[(&str, &str)] = &[("serial1:115200n8", "serial0:115200n8")];
 
 /// The rows.
 pub const CASES: &[Case] = &[
-    Case { name: "virt-gicv3-4cpu-2G", devices: TWO_EDUS, expect: Expect::KtapWithoutSkips, ..SELFTEST },
+    Case { name: "virt-gicv3-4cpu-2G", devices: TWO_EDUS, expect: Expectation::KtapWithoutSkips, ..SELFTEST },
     Case { name: "virt-gicv3-4cpu-4G", memory: "4G", append: "selftest", ..SELFTEST },
     Case { name: "virt-gicv2-4cpu-2G", gic: 2, ..SELFTEST },
     Case { name: "virt-gicv3-1cpu-512M", cpus: "1", memory: "512M", append: "selftest", ..SELFTEST },
@@ -51,10 +51,14 @@ pub const CASES: &[Case] = &[
         options: "dtb-randomness=off,virtualization=on",
         ..SELFTEST
     },
-    Case { name: "virt-non-coherent", cpus: "2", start: Start::PatchedTree(NON_COHERENT), ..SELFTEST },
+    Case { name: "virt-non-coherent", cpus: "2", start: BootMethod::PatchedTree(NON_COHERENT), ..SELFTEST },
     Case { name: "virt-edu-behind-bridges", devices: BEHIND_BRIDGES, ..SELFTEST },
     Case { name: "virt-no-edu", devices: &[], ..SELFTEST },
     raspberry_pi("raspi3b", "raspi3b"),
-    Case { console: 0, start: Start::BoardTree(FIRST_UART), ..raspberry_pi("raspi4b-first-uart", "raspi4b") },
+    Case {
+        console: 0,
+        start: BootMethod::BoardTree(FIRST_UART),
+        ..raspberry_pi("raspi4b-first-uart", "raspi4b")
+    },
     Case { name: "virt-highmem-off", options: "dtb-randomness=off,highmem=off", ..SELFTEST },
 ];

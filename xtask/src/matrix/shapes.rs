@@ -1,11 +1,11 @@
 //! Other shapes of machine and other ways into the kernel, on which a part of the self-tests says enough.
 
 use super::bases::{SELFTEST, SHAPED, refusal};
-use super::case::{Case, Start};
+use super::case::{BootMethod, Case};
 use super::devices::{BYPASSED_ROOT, NUMA, SECOND_ROOT, UNRESERVED_300G};
-use crate::judge::Expect;
-use crate::odd_trees;
-use crate::wrap::Tree;
+use crate::el3_wrapper::TreeSource;
+use crate::expectation::Expectation;
+use crate::malformed_trees;
 
 /// RAM above 4 GiB alone, devices by a table.
 const SBSA_REF: Case = Case { board: "sbsa-ref", cpu: "neoverse-n2", ..SELFTEST };
@@ -36,7 +36,7 @@ pub const CASES: &[Case] = &[
     Case {
         name: "virt-bypassed-bus",
         options: "dtb-randomness=off,default-bus-bypass-iommu=on",
-        expect: Expect::Ktap,
+        expect: Expectation::Ktap,
         ..SHAPED
     },
     Case {
@@ -61,9 +61,9 @@ pub const CASES: &[Case] = &[
     },
     // Nobody starts the other CPUs, and nobody switches off.
     Case {
-        start: Start::Bare(Tree::Changed(odd_trees::no_psci)),
+        start: BootMethod::El3(TreeSource::Modified(malformed_trees::no_psci)),
         cpus: "4",
-        expect: Expect::Halt {
+        expect: Expectation::Halt {
             shown: &[
                 "warning: cpu 0x1: ignored: no way to start it",
                 "warning: cpu 0x3: ignored: ",
@@ -78,8 +78,8 @@ pub const CASES: &[Case] = &[
     Case {
         name: "el3-entry",
         options: "dtb-randomness=off,secure=on",
-        start: Start::Bare(Tree::Qemus),
-        expect: Expect::KtapThenHalt,
+        start: BootMethod::El3(TreeSource::Qemu),
+        expect: Expectation::KtapThenHalt,
         ..SELFTEST
     },
     Case {
@@ -87,25 +87,25 @@ pub const CASES: &[Case] = &[
         gic: 2,
         cpus: "4",
         options: "dtb-randomness=off,secure=on",
-        start: Start::Bare(Tree::Qemus),
-        expect: Expect::KtapThenHalt,
+        start: BootMethod::El3(TreeSource::Qemu),
+        expect: Expectation::KtapThenHalt,
         ..SHAPED
     },
     Case {
         name: "el3-entry-over-el2",
         options: "dtb-randomness=off,secure=on,virtualization=on",
-        start: Start::Bare(Tree::Qemus),
+        start: BootMethod::El3(TreeSource::Qemu),
         append: "selftest=boot.* lowmem=256M",
-        expect: Expect::KtapThenHalt,
+        expect: Expectation::KtapThenHalt,
         ..SELFTEST
     },
-    Case { name: "sbsa-ref", start: Start::Bare(Tree::Qemus), ..SBSA_REF },
+    Case { name: "sbsa-ref", start: BootMethod::El3(TreeSource::Qemu), ..SBSA_REF },
     // At EL2 its other CPUs are lost: QEMU sends them nowhere.
     Case {
         name: "sbsa-ref-el2",
         cpus: "1",
         append: "selftest=boot.*",
-        expect: Expect::KtapThenHalt,
+        expect: Expectation::KtapThenHalt,
         ..SBSA_REF
     },
 ];

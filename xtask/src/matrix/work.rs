@@ -1,17 +1,17 @@
 //! Boots that work: benchmarks under contention, the checking build, the demonstration, what programs try, the soak.
 
 use super::bases::{CHECKING, PANIC, SELFTEST, raspberry_pi};
-use super::case::{Case, Start};
+use super::case::{BootMethod, Case};
 use super::devices::{LEFT_RUNNING, TWO_EDUS, WIDE_EDU};
-use crate::judge::Expect;
+use crate::expectation::Expectation;
 use crate::{run, trace};
 
 /// DMA that an earlier stage left running comes while the kernel boots, or a program runs.
-const HAUNTED: Case = Case {
+const LEFT_RUNNING_BASE: Case = Case {
     options: "dtb-randomness=off,highmem=off",
     cpus: "1",
     devices: LEFT_RUNNING,
-    start: Start::Haunted,
+    start: BootMethod::DmaLeftRunning,
     append: "lowmem=256M init=/bin/probe -- checksum /bin/mosaic",
     ..SELFTEST
 };
@@ -23,7 +23,7 @@ pub const CASES: &[Case] = &[
         name: "contention-8cpu",
         cpus: "8",
         append: "bench=contention",
-        expect: Expect::PowerOff {
+        expect: Expectation::PowerOff {
             shown: &[
                 "attrs=alloc_64K_nkm",
                 "threads=8",
@@ -56,7 +56,7 @@ pub const CASES: &[Case] = &[
     Case {
         name: "mosaic",
         append: "lowmem=256M dma.trace",
-        expect: Expect::PowerOff {
+        expect: Expectation::PowerOff {
             shown: &["dma: attach", "vmalloc bytes: 0", "init: exit status 0"],
             never: &[PANIC, "smmu: event"],
         },
@@ -67,7 +67,7 @@ pub const CASES: &[Case] = &[
     Case {
         append: "lowmem=256M dma.trace -- --size=256M",
         screen: Some("screen: 640 x 480"),
-        expect: Expect::PowerOff {
+        expect: Expectation::PowerOff {
             shown: &[
                 "bcm2835-dma channel",
                 "where RAM jumps",
@@ -81,9 +81,9 @@ pub const CASES: &[Case] = &[
     // Through a real boot loader, from the disk image that goes onto a card.
     Case {
         name: "u-boot-disk",
-        start: Start::Disk,
+        start: BootMethod::Disk,
         append: run::DEFAULT_APPEND,
-        expect: Expect::PowerOff {
+        expect: Expectation::PowerOff {
             shown: &["U-Boot", "extlinux.conf", "Starting kernel", "vmalloc bytes: 0", "init: exit status 0"],
             never: &[PANIC, "smmu: event"],
         },
@@ -93,13 +93,16 @@ pub const CASES: &[Case] = &[
     Case {
         name: "probe-all",
         append: "init=/bin/probe -- all",
-        expect: Expect::PowerOff { shown: &["probe: all: 0 failed", "init: exit status 0"], never: &[PANIC] },
+        expect: Expectation::PowerOff {
+            shown: &["probe: all: 0 failed", "init: exit status 0"],
+            never: &[PANIC],
+        },
         ..SELFTEST
     },
     // DMA that an earlier stage left running. By instructions: it would come after 100 million of them.
     Case {
         name: "dma-left-running",
-        expect: Expect::PowerOff {
+        expect: Expectation::PowerOff {
             shown: &[
                 "smmu at 0x9050000: aborts what it let pass before",
                 "pci: 00:01.0 came as a bus master: stopped",
@@ -108,30 +111,33 @@ pub const CASES: &[Case] = &[
             ],
             never: &[PANIC],
         },
-        ..HAUNTED
+        ..LEFT_RUNNING_BASE
     },
     // The same where nothing but the bus can stop it.
     Case {
         name: "dma-left-running-no-smmu",
         smmu: false,
-        expect: Expect::PowerOff {
+        expect: Expectation::PowerOff {
             shown: &["pci: 00:01.0 came as a bus master: stopped", "probe: checksum: PASS"],
             never: &[PANIC],
         },
-        ..HAUNTED
+        ..LEFT_RUNNING_BASE
     },
     // A minute of everything at the same time; `make soak` has more of them.
     Case {
         name: "soak",
         devices: TWO_EDUS,
         append: "soak=1 lowmem=256M",
-        expect: Expect::PowerOff { shown: &["soak: passed"], never: &[PANIC, "soak: FAILED"] },
+        expect: Expectation::PowerOff { shown: &["soak: passed"], never: &[PANIC, "soak: FAILED"] },
         ..SELFTEST
     },
     Case {
         name: "probe-fuzz",
         append: "init=/bin/probe -- fuzz 50000",
-        expect: Expect::PowerOff { shown: &["probe: fuzz: PASS", "init: exit status 0"], never: &[PANIC] },
+        expect: Expectation::PowerOff {
+            shown: &["probe: fuzz: PASS", "init: exit status 0"],
+            never: &[PANIC],
+        },
         ..SELFTEST
     },
 ];

@@ -10,8 +10,8 @@ mod tree;
 
 use std::path::Path;
 
+use crate::counts::TestCounts;
 use crate::error::Result;
-use crate::tally::Tally;
 use crate::workspace;
 use graph::Graph;
 use tree::Crate;
@@ -42,8 +42,8 @@ impl Scope {
 ///
 /// # Errors
 /// A file is not read.
-pub fn check(words: &[String]) -> Result<Tally> {
-    let mut tally = Tally::default();
+pub fn check(words: &[String]) -> Result<TestCounts> {
+    let mut counts = TestCounts::default();
     for scope in &SCOPES {
         let graph = scope.graph(workspace::root())?;
         if let [from, to] = words {
@@ -53,9 +53,9 @@ pub fn check(words: &[String]) -> Result<Tally> {
         let report = graph.cycles();
         println!("{}: {}", scope.name(), if report.is_empty() { "no cycle" } else { "cycles" });
         report.iter().for_each(|line| println!("{line}"));
-        tally += Tally::one(report.is_empty());
+        counts += TestCounts::one(report.is_empty());
     }
-    Ok(tally)
+    Ok(counts)
 }
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
 //! The mistakes.
 
-use super::judge::Judge;
+use super::oracle::Oracle;
 
 /// A fault in the source: code of an item that is replaced by other code.
-pub struct Mutant {
+pub struct SourceMutant {
     pub name: &'static str,
     pub file: &'static str,
     /// The end of the item's path: `fill_step` or `PageTable::cut_leaf`; in assembly the label.
@@ -11,177 +11,177 @@ pub struct Mutant {
     /// Its tokens are in the item exactly once, whatever their layout ([`super::location`]).
     pub from: &'static str,
     pub to: &'static str,
-    pub judge: Judge,
+    pub oracle: Oracle,
 }
 
 /// All of them. `doc/testing.md` has the same list.
-pub const MUTANTS: [Mutant; 21] = [
-    Mutant {
+pub const MUTANTS: [SourceMutant; 21] = [
+    SourceMutant {
         name: "a stream table entry written in one go",
         file: "lib/smmu-spec/src/update.rs",
         item: "phases",
         from: "let prepared = prepare(live, target);",
         to: "let prepared = target.words();\n    let _ = prepare(live, target);",
-        judge: Judge::Smmu,
+        oracle: Oracle::Smmu,
     },
-    Mutant {
+    SourceMutant {
         name: "a block cut without breaking it first",
         file: "lib/pagetable/src/cut.rs",
         item: "cut_leaf",
         from: "self.break_slots(m, table, level, slots.clone(), at);",
         to: "if false { self.break_slots(m, table, level, slots.clone(), at); }",
-        judge: Judge::Smmu,
+        oracle: Oracle::Smmu,
     },
-    Mutant {
+    SourceMutant {
         name: "what is left of a block not published",
         file: "lib/pagetable/src/cut.rs",
         item: "cut_leaf",
         from: "m.publish(); Ok(())",
         to: "Ok(())",
-        judge: Judge::Smmu,
+        oracle: Oracle::Smmu,
     },
-    Mutant {
+    SourceMutant {
         name: "the contiguous hint on every leaf of a run",
         file: "lib/pagetable/src/fill.rs",
         item: "fill_step",
         from: "if step.contiguous",
         to: "if step.contiguous || step.leaves > 1",
-        judge: Judge::Smmu,
+        oracle: Oracle::Smmu,
     },
-    Mutant {
+    SourceMutant {
         name: "a table linked before its entries are seen",
         file: "lib/pagetable/src/map.rs",
         item: "fill_new_table",
         from: "m.publish();",
         to: "",
-        judge: Judge::Smmu,
+        oracle: Oracle::Smmu,
     },
-    Mutant {
+    SourceMutant {
         name: "a table replaced while the old one may be cached",
         file: "drivers/src/smmu/domain.rs",
         item: "stale",
         from: "!tables.is_empty() && command_queue::run",
         to: "tables.is_empty() && false && command_queue::run",
-        judge: Judge::Smmu,
+        oracle: Oracle::Smmu,
     },
-    Mutant {
+    SourceMutant {
         name: "a second-level stream table linked before its entries are seen",
         file: "drivers/src/smmu/stream_table.rs",
         item: "grow",
         from: "coherency.publish();",
         to: "",
-        judge: Judge::Smmu,
+        oracle: Oracle::Smmu,
     },
-    Mutant {
+    SourceMutant {
         name: "a tag used again while the SMMU knows it",
         file: "drivers/src/smmu/domain.rs",
         item: "destroy",
         from: "Invalidation::of_tag(self.params.tag)",
         to: "Invalidation::EMPTY",
-        judge: Judge::Smmu,
+        oracle: Oracle::Smmu,
     },
-    Mutant {
+    SourceMutant {
         name: "a frame that becomes non-cacheable keeps its alias",
         file: "kernel/src/dma/buffer.rs",
         item: "new",
         from: "for_each(linear::remove)",
         to: "for_each(|chunk| drop((linear::remove as fn(Chunk), chunk)))",
-        judge: Judge::Caches,
+        oracle: Oracle::Caches,
     },
-    Mutant {
+    SourceMutant {
         name: "a non-cacheable buffer not zeroed",
         file: "kernel/src/memory/kmap.rs",
         item: "zero_all_non_cacheable",
         from: "unsafe { arch::memory::zero(range) };",
         to: "",
-        judge: Judge::Caches,
+        oracle: Oracle::Caches,
     },
-    Mutant {
+    SourceMutant {
         name: "a line shared with a stream that the device writes",
         file: "kernel/src/dma/stream.rs",
         item: "check",
         from: "!(offset | (offset + bytes)).is_multiple_of(LINE)",
         to: "!(offset | (offset + bytes)).is_multiple_of(LINE) && false",
-        judge: Judge::Caches,
+        oracle: Oracle::Caches,
     },
-    Mutant {
+    SourceMutant {
         name: "what leaves a pinned table not invalidated",
         file: "drivers/src/smmu/pinned_table.rs",
         item: "unmap",
         from: "self.params.forget(range, true)",
         to: "smmu_spec::Invalidation::EMPTY",
-        judge: Judge::Smmu,
+        oracle: Oracle::Smmu,
     },
-    Mutant {
+    SourceMutant {
         name: "a pinned table linked before its entries are seen",
         file: "lib/pagetable/src/pinned.rs",
         item: "pin",
         from: "m.publish();",
         to: "",
-        judge: Judge::Smmu,
+        oracle: Oracle::Smmu,
     },
-    Mutant {
+    SourceMutant {
         name: "a pinned table that goes when it is empty",
         file: "lib/pagetable/src/pinned.rs",
         item: "pin",
         from: "add_live(m, table, 1);",
         to: "let _ = add_live::<M>;",
-        judge: Judge::Smmu,
+        oracle: Oracle::Smmu,
     },
-    Mutant {
+    SourceMutant {
         name: "a group in a pinned table that does not begin where groups do",
         file: "lib/pagetable/src/pinned.rs",
         item: "is_group",
         from: "slot.is_multiple_of(GROUP_LEN) && to",
         to: "to",
-        judge: Judge::Smmu,
+        oracle: Oracle::Smmu,
     },
-    Mutant {
+    SourceMutant {
         name: "leaves alone invalidated where tables were unlinked",
         file: "drivers/src/smmu/domain.rs",
         item: "stale",
         from: "self.params.forget(range, tables.is_empty())",
         to: "self.params.forget(range, true)",
-        judge: Judge::Smmu,
+        oracle: Oracle::Smmu,
     },
-    Mutant {
+    SourceMutant {
         name: "slots given back before their owner is done",
         file: "lib/memory/src/slots.rs",
         item: "give",
         from: "fetch_or(run, Ordering::Release)",
         to: "fetch_or(run, Ordering::Relaxed)",
-        judge: Judge::Slots,
+        oracle: Oracle::Slots,
     },
-    Mutant {
+    SourceMutant {
         name: "slots taken before their last owner is seen to be done",
         file: "lib/memory/src/slots.rs",
         item: "take",
         from: "Ordering::Acquire, Ordering::Relaxed",
         to: "Ordering::Relaxed, Ordering::Relaxed",
-        judge: Judge::Slots,
+        oracle: Oracle::Slots,
     },
-    Mutant {
+    SourceMutant {
         name: "a quarantine that does not see what its driver left",
         file: "kernel/src/dma/quarantine.rs",
         item: "change",
         from: "compare_exchange(from, to, AcqRel, Relaxed)",
         to: "compare_exchange(from, to, Release, Relaxed)",
-        judge: Judge::Quarantine,
+        oracle: Oracle::Quarantine,
     },
-    Mutant {
+    SourceMutant {
         name: "a batch that is done with its first command",
         file: "drivers/src/smmu/command_queue.rs",
         item: "advance",
         from: "batch.whole && self.consumed >= batch.end",
         to: "batch.whole && self.consumed > batch.first",
-        judge: Judge::Queue,
+        oracle: Oracle::Queue,
     },
-    Mutant {
+    SourceMutant {
         name: "a queue that begins anew and keeps what the SMMU has cached",
         file: "drivers/src/smmu/recovery.rs",
         item: "FORGET_ALL",
         from: "Command::TlbiNsnhAll",
         to: "Command::CfgiAll",
-        judge: Judge::Smmu,
+        oracle: Oracle::Smmu,
     },
 ];

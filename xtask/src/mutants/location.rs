@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use proc_macro2::TokenTree;
 
-use super::list::Mutant;
+use super::list::SourceMutant;
 use crate::error::{Error, Result};
 use crate::source::{self, Token};
 
@@ -14,7 +14,7 @@ use crate::source::{self, Token};
 ///
 /// # Errors
 /// The file has no such item, or the item has the code not exactly once.
-pub fn find(mutant: &Mutant, text: &str) -> Result<Range<usize>> {
+pub fn find(mutant: &SourceMutant, text: &str) -> Result<Range<usize>> {
     let is_assembly = mutant.file.ends_with(".s");
     let wanted = if is_assembly { assembly(mutant.from) } else { source::tokens(&source::lex(mutant.from)?) };
     let items = if is_assembly { labelled(text, mutant.item) } else { items(text, mutant.item)? };
@@ -101,7 +101,7 @@ fn assembly(text: &str) -> Vec<Token> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mutants::judge::Judge;
+    use crate::mutants::oracle::Oracle;
 
     const RUST: &str = "\
         impl Queue {\n    /// Pushes.\n    fn push(&mut self) {\n        // The barrier first.\n        \
@@ -109,7 +109,7 @@ mod tests {
         impl Drop for Queue { fn drop(&mut self) { self.ring() } }\nfn ring() {}\n";
 
     fn replaced(file: &'static str, item: &'static str, from: &'static str, text: &str) -> Result<String> {
-        let mutant = Mutant { name: "", file, item, from, to: "", judge: Judge::Smmu };
+        let mutant = SourceMutant { name: "", file, item, from, to: "", oracle: Oracle::Smmu };
         let mut text = text.to_owned();
         text.replace_range(find(&mutant, &text)?, "X");
         Ok(text)

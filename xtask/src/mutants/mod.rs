@@ -1,18 +1,18 @@
 //! `cargo xtask mutants`: mistakes in the source that no test can make from outside, each in a copy of the work tree, and
-//! the judge that has to notice it.
+//! the oracle that has to notice it.
 //!
 //! Most mutants need none of this: they are made between the driver and the model, and run with every `cargo test`
-//! (`drivers/tests/smmu/judge/mutants.rs`, `kernel/tests/caches/mutants.rs`).
+//! (`drivers/tests/smmu/oracle/mutants.rs`, `kernel/tests/caches/mutants.rs`).
 //!
-//! Some judges are boots: the kernel is built from the copy, and has to fail a self-test (`target.rs`).
+//! Some oracles are boots: the kernel is built from the copy, and has to fail a self-test (`target.rs`).
 //!
 //! The copy has a target directory of its own, in which a mutant only makes the crates anew that it is in or under. The
-//! judges run by themselves, for a bounded time: a mutant may well make them hang.
+//! oracles run by themselves, for a bounded time: a mutant may well make them hang.
 
 mod boot;
-mod judge;
 mod list;
 mod location;
+mod oracle;
 mod target;
 
 use std::fs;
@@ -20,49 +20,49 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use crate::command::question;
+use crate::counts::TestCounts;
 use crate::error::{Error, Result};
-use crate::tally::Tally;
 use crate::workspace;
-use judge::Verdict;
-use list::Mutant;
+use list::SourceMutant;
+use oracle::Outcome;
 
 /// Tries those whose names contain one of `words`, and for the word `target` those that a boot has to notice (all without
 /// words). Each mutant that is noticed counts as passed. First
-/// comes the source as it is, in which no judge may notice anything.
-pub fn mutants(words: &[String]) -> Result<Tally> {
+/// comes the source as it is, in which no oracle may notice anything.
+pub fn mutants(words: &[String]) -> Result<TestCounts> {
     let tree = workspace::target().join("mutants/tree");
     copy_sources(&tree)?;
-    let is_meant = |mutant: &Mutant, word: &str| {
-        mutant.name.contains(word) || (word == "target" && mutant.judge.is_boot())
+    let is_meant = |mutant: &SourceMutant, word: &str| {
+        mutant.name.contains(word) || (word == "target" && mutant.oracle.is_boot())
     };
-    let wanted = |mutant: &&Mutant| words.is_empty() || words.iter().any(|word| is_meant(mutant, word));
+    let wanted = |mutant: &&SourceMutant| words.is_empty() || words.iter().any(|word| is_meant(mutant, word));
     let wanted: Vec<_> = all().filter(wanted).collect();
-    judge::check(&tree, wanted.iter().map(|mutant| mutant.judge))?;
-    let mut tally = Tally::default();
+    oracle::check(&tree, wanted.iter().map(|mutant| mutant.oracle))?;
+    let mut counts = TestCounts::default();
     for (index, mutant) in wanted.iter().enumerate() {
         let start = Instant::now();
         let verdict = try_one(&tree, mutant)?;
         let seconds = start.elapsed().as_secs();
         println!("mutant {}/{} {verdict} in {seconds} s: {}", index + 1, wanted.len(), mutant.name);
-        tally += Tally::one(verdict.is_caught());
+        counts += TestCounts::one(verdict.is_killed());
     }
-    Ok(tally)
+    Ok(counts)
 }
 
 /// All mistakes, in the order of `doc/testing.md`.
-fn all() -> impl Iterator<Item = &'static Mutant> {
+fn all() -> impl Iterator<Item = &'static SourceMutant> {
     list::MUTANTS.iter().chain(target::MUTANTS)
 }
 
-/// What the judge says of the tree with this mistake in it. The tree is right again after it.
-fn try_one(tree: &Path, mutant: &Mutant) -> Result<Verdict> {
+/// What the oracle says of the tree with this mistake in it. The tree is right again after it.
+fn try_one(tree: &Path, mutant: &SourceMutant) -> Result<Outcome> {
     let path = tree.join(mutant.file);
     let text = fs::read_to_string(&path).map_err(Error::file("read", &path))?;
     let mut mutated = text.clone();
     mutated.replace_range(location::find(mutant, &text)?, mutant.to);
     let write = |text: &str| fs::write(&path, text).map_err(Error::file("write", &path));
     write(&mutated)?;
-    let verdict = judge::run(tree, mutant.judge);
+    let verdict = oracle::run(tree, mutant.oracle);
     write(&text)?;
     verdict
 }

@@ -1,17 +1,17 @@
 //! The mistakes that a self-test on the target, or a boot, has to notice.
 
-use super::boot::Boot;
-use super::judge::Judge;
-use super::list::Mutant;
+use super::boot::BootTest;
+use super::list::SourceMutant;
+use super::oracle::Oracle;
 
 /// A self-test that has to fail with these words.
-const fn test(name: &'static str, says: &'static str) -> Judge {
-    Judge::Boot(Boot::SelfTest { name, says })
+const fn test(name: &'static str, says: &'static str) -> Oracle {
+    Oracle::BootTest(BootTest::SelfTest { name, says })
 }
 
 /// A row of the matrix that has to show these words.
-const fn row(name: &'static str, says: &'static str) -> Judge {
-    Judge::Boot(Boot::Row { name, says })
+const fn row(name: &'static str, says: &'static str) -> Oracle {
+    Oracle::BootTest(BootTest::Row { name, says })
 }
 
 const FRESH: &str = "program.memory_given_back_is_zero_the_next_time";
@@ -26,156 +26,156 @@ const TOUCH: &str = "kernel/src/vm/address_space/page_fault.rs";
 const TAKE_ZEROED: &str = "let mut frames = pages::take_zeroed(hole.len() / PAGE_SIZE)";
 
 /// All of them. `doc/testing.md` has the same list, behind that of [`super::list`].
-pub const MUTANTS: &[Mutant] = &[
-    Mutant {
+pub const MUTANTS: &[SourceMutant] = &[
+    SourceMutant {
         name: "memory that a program maps not zeroed",
         file: TOUCH,
         item: "fill_hole",
         from: TAKE_ZEROED,
         to: "let zeroed = hole.start().raw() & 0x1f_ffff != 0x7_0000;\n        let mut frames = if zeroed { pages::take_zeroed(hole.len() / PAGE_SIZE) } else { memory::chunks::take(&mut zones::Source::default(), &memory::Request::new(hole.len() / PAGE_SIZE)) }",
-        judge: test(FRESH, "not zero the next time"),
+        oracle: test(FRESH, "not zero the next time"),
     },
-    Mutant {
+    SourceMutant {
         name: "a program's stack not zeroed",
         file: TOUCH,
         item: "fill_hole",
         from: TAKE_ZEROED,
         to: "let zeroed = hole.start().raw() < (1 << 48) - (9 << 20);\n        let mut frames = if zeroed { pages::take_zeroed(hole.len() / PAGE_SIZE) } else { memory::chunks::take(&mut zones::Source::default(), &memory::Request::new(hole.len() / PAGE_SIZE)) }",
-        judge: test(LEFT, "on the stack is not zero"),
+        oracle: test(LEFT, "on the stack is not zero"),
     },
-    Mutant {
+    SourceMutant {
         name: "a buffer not zeroed",
         file: "kernel/src/dma/buffer.rs",
         item: "new",
         from: "kmap::zero_all(&buffer.frames)",
         to: "{}",
-        judge: test("program.buffers_and_memory_read_as_zero", "word 0 is 0x5ec5"),
+        oracle: test("program.buffers_and_memory_read_as_zero", "word 0 is 0x5ec5"),
     },
-    Mutant {
+    SourceMutant {
         name: "the first piece of a buffer not zeroed",
         file: "kernel/src/memory/kmap.rs",
         item: "zero_many",
         from: "frames.chunks()",
         to: "frames.chunks().skip(1)",
-        judge: test("program.buffers_and_memory_read_as_zero", "word 0 is 0x5ec5"),
+        oracle: test("program.buffers_and_memory_read_as_zero", "word 0 is 0x5ec5"),
     },
-    Mutant {
+    SourceMutant {
         name: "an uncached buffer not zeroed",
         file: "kernel/src/memory/kmap.rs",
         item: "zero_all_non_cacheable",
         from: "unsafe { arch::memory::zero(range) };",
         to: "",
-        judge: test(FRESH, "not zero the next time"),
+        oracle: test(FRESH, "not zero the next time"),
     },
-    Mutant {
+    SourceMutant {
         name: "a gap in a structure not cleared",
         file: "kernel/src/fs/mod.rs",
         item: "stat_node",
         from: "ctime: time,",
         to: "ctime: time,\n        gap_blksize: -1,",
-        judge: test(STRUCTURES, "gap at"),
+        oracle: test(STRUCTURES, "gap at"),
     },
-    Mutant {
+    SourceMutant {
         name: "an address of the kernel's in a structure",
         file: "kernel/src/fs/mod.rs",
         item: "stat_device",
         from: "ino: rdev",
         to: "ino: &raw const rdev as u64",
-        judge: test(STRUCTURES, "looks like an address of the kernel"),
+        oracle: test(STRUCTURES, "looks like an address of the kernel"),
     },
-    Mutant {
+    SourceMutant {
         name: "a structure filled in part",
         file: "kernel/src/syscall/process.rs",
         item: "uname",
         from: "&NAME",
         to: "&NAME.sysname",
-        judge: test(STRUCTURES, "uname leaves byte"),
+        oracle: test(STRUCTURES, "uname leaves byte"),
     },
-    Mutant {
+    SourceMutant {
         name: "a structure made of what was on the stack",
         file: "kernel/src/syscall/process.rs",
         item: "uname",
         from: "call.memory().write(call.address(0), &NAME)",
         to: "let old = core::mem::MaybeUninit::<[u8; 390]>::uninit();\n    core::hint::black_box(&old);\n    \
              let _ = NAME;\n    call.memory().write_bytes(call.address(0), unsafe { old.assume_init_ref() })",
-        judge: test(STRUCTURES, "uname: "),
+        oracle: test(STRUCTURES, "uname: "),
     },
-    Mutant {
+    SourceMutant {
         name: "the end of a name made of what was in the heap",
         file: "kernel/src/fs/directory.rs",
         item: "push",
         from: "out.resize(end, 0);",
         to: "out.reserve(end - out.len());\n    unsafe { out.set_len(end) };",
-        judge: test(STRUCTURES, "a name without end"),
+        oracle: test(STRUCTURES, "a name without end"),
     },
-    Mutant {
+    SourceMutant {
         name: "registers of the kernel's in a new program",
         file: "arch/src/context.s",
         item: "context_enter_user",
         from: "ldp x0, x1, [x30]",
         to: "",
-        judge: test(REGISTERS, "at first"),
+        oracle: test(REGISTERS, "at first"),
     },
-    Mutant {
+    SourceMutant {
         name: "vectors of somebody else in a new program",
         file: "arch/src/context.rs",
         item: "new",
         from: "q: [0; 32]",
         to: "q: [7; 32]",
-        judge: test(REGISTERS, "v0 is 0x7 at first"),
+        oracle: test(REGISTERS, "v0 is 0x7 at first"),
     },
-    Mutant {
+    SourceMutant {
         name: "a thread pointer of somebody else in a new program",
         file: "kernel/src/process/task.rs",
         item: "new",
         from: "FpState::new(), thread_pointer",
         to: "FpState::new(), thread_pointer: thread_pointer + 8",
-        judge: test(REGISTERS, "TPIDR"),
+        oracle: test(REGISTERS, "TPIDR"),
     },
-    Mutant {
+    SourceMutant {
         name: "vectors not changed with the thread",
         file: "kernel/src/process/task.rs",
-        item: "switch",
+        item: "restore",
         from: "registers.fp.restore();",
         to: "",
-        judge: test(REGISTERS, ": v"),
+        oracle: test(REGISTERS, ": v"),
     },
-    Mutant {
+    SourceMutant {
         name: "a register with an address of the kernel's after a call",
         file: "kernel/src/syscall/mod.rs",
         item: "dispatch",
         from: "None => unknown(number),",
         to: "None => {\n            frame.x[9] = (&raw const *frame) as u64;\n            unknown(number)\n        }",
-        judge: test(REGISTERS, "x9"),
+        oracle: test(REGISTERS, "x9"),
     },
-    Mutant {
+    SourceMutant {
         name: "a borrowed register not cleared after a fault of the kernel's",
         file: "arch/src/exception.s",
         item: "sync_from_kernel",
         from: "msr tpidrro_el0, xzr",
         to: "",
-        judge: test(REGISTERS, "TPIDRRO"),
+        oracle: test(REGISTERS, "TPIDRRO"),
     },
-    Mutant {
+    SourceMutant {
         name: "a device's buffer not cleared between programs",
         file: "kernel/src/devices/copier.rs",
         item: "transfer_for",
         from: "self.clear()?;",
         to: "let _ = Self::clear;",
-        judge: test(
+        oracle: test(
             "program.what_a_device_keeps_of_one_no_other_gets",
             "of the device's buffer is another program's",
         ),
     },
-    Mutant {
+    SourceMutant {
         name: "a buffer freed while a device's leaves lead to it",
         file: "kernel/src/dma/attachment.rs",
         item: "drop",
         from: "self.device.domain().unmap(self.range, buffer)",
         to: "buffer",
-        judge: test(RULES, "is free, and mapped by Domain("),
+        oracle: test(RULES, "is free, and mapped by Domain("),
     },
-    Mutant {
+    SourceMutant {
         name: "a device's addresses given back while its leaves are there",
         file: "kernel/src/dma/domain.rs",
         item: "unmap",
@@ -183,49 +183,49 @@ pub const MUTANTS: &[Mutant] = &[
         to: "if range.len() > Small::LONGEST {\n            self.translated.lock().free(range);\n            \
              core::mem::forget(held);\n            return Err(DmaError::IommuTimeout);\n        }\n        \
              let small = self.small.get()",
-        judge: test(RULES, "which is nobody's"),
+        oracle: test(RULES, "which is nobody's"),
     },
-    Mutant {
+    SourceMutant {
         name: "a device's mapping with another memory type",
         file: "kernel/src/dma/attachment.rs",
         item: "mapping",
         from: "buffer.memory()",
         to: "MemoryType::NonCacheable",
-        judge: test(RULES, "is WriteBack for Linear and NonCacheable for Domain("),
+        oracle: test(RULES, "is WriteBack for Linear and NonCacheable for Domain("),
     },
-    Mutant {
+    SourceMutant {
         name: "a program's mapping with another memory type",
         file: "kernel/src/vm/address_space/entries.rs",
         item: "map_shared_part",
         from: "shared.memory()",
         to: "addr::MemoryType::WriteBack",
-        judge: test(AT_REST, "for Program("),
+        oracle: test(AT_REST, "for Program("),
     },
-    Mutant {
+    SourceMutant {
         name: "a page that can be executed stays writable",
         file: "lib/pagetable/src/protect.rs",
         item: "change_leaves",
         from: "old.with_attributes(attributes)",
         to: "old.with_attributes(attributes & !(1 << 7))",
-        judge: test(AT_REST, "can be written and executed by Private("),
+        oracle: test(AT_REST, "can be written and executed by Private("),
     },
-    Mutant {
+    SourceMutant {
         name: "what is a device's or a program's can be executed by the kernel",
         file: "lib/pagetable/src/fill.rs",
         item: "fill_step",
         from: "Descriptor::leaf(PhysAddr::new(cursor.to), step.level, attributes)",
         to: "Descriptor::leaf(PhysAddr::new(cursor.to), step.level, attributes & !((attributes & 1 << 11) << 42))",
-        judge: test(RULES, "can be written and executed by Domain("),
+        oracle: test(RULES, "can be written and executed by Domain("),
     },
-    Mutant {
+    SourceMutant {
         name: "a view of the kernel's within a program's reach",
         file: "lib/pagetable/src/fill.rs",
         item: "fill_step",
         from: "Descriptor::leaf(PhysAddr::new(cursor.to), step.level, attributes)",
         to: "Descriptor::leaf(PhysAddr::new(cursor.to), step.level, attributes | u64::from(cursor.at >> 43 == 0x12) << 6)",
-        judge: test(RULES, "is mapped by Kernel as no mapping is"),
+        oracle: test(RULES, "is mapped by Kernel as no mapping is"),
     },
-    Mutant {
+    SourceMutant {
         name: "a program's memory mapped for the kernel too",
         file: TOUCH,
         item: "fill_hole",
@@ -234,88 +234,88 @@ pub const MUTANTS: &[Mutant] = &[
              let other = pagetable::Mapping::read_write(addr::MemoryType::WriteBack);\n        \
              let view = crate::memory::vmalloc::VMALLOC.map(frames.chunks(), PAGE_SIZE, other);\n        \
              let _ = view.map(|view| view.leak());\n",
-        judge: test(AT_REST, "meanwhile 0x"),
+        oracle: test(AT_REST, "meanwhile 0x"),
     },
-    Mutant {
+    SourceMutant {
         name: "a frame given back twice",
         file: "kernel/src/dma/buffer.rs",
         item: "drop",
         from: "self.view = Once::new();",
         to: "self.view = Once::new();\n        if self.len() == PAGE_SIZE {\n            \
              self.chunks().for_each(|page| zones::give(OwnedChunk::adopt(page)));\n        }\n",
-        judge: test("program.a_buffer_has_the_size_asked_for", "is free twice"),
+        oracle: test("program.a_buffer_has_the_size_asked_for", "is free twice"),
     },
-    Mutant {
+    SourceMutant {
         name: "a page table given back while it is linked",
         file: "lib/pagetable/src/unmap.rs",
         item: "clear",
         from: "store(slot, Descriptor::INVALID);",
         to: "if level != 2 || !entry.is_table(level) { store(slot, Descriptor::INVALID); }",
-        judge: test(RULES, "is free and a page table at once"),
+        oracle: test(RULES, "is free and a page table at once"),
     },
-    Mutant {
+    SourceMutant {
         name: "a table of a device's that no walk comes to",
         file: "kernel/src/dma/iommu.rs",
         item: "allocate",
         from: "tables::take()?",
         to: "tables::take().and_then(|_| tables::take())?",
-        judge: test(RULES, "bytes of tables, of"),
+        oracle: test(RULES, "bytes of tables, of"),
     },
-    Mutant {
+    SourceMutant {
         name: "a CPU's root that leads elsewhere",
         file: "lib/pagetable/src/root.rs",
         item: "own",
         from: "self.copy_to(m, root);",
         to: "self.copy_to(m, root);\n        store(&m.entries(root)[288], Descriptor::INVALID);",
-        judge: test("boot.runs_at_el1", "tables of its own from"),
+        oracle: test("boot.runs_at_el1", "tables of its own from"),
     },
-    Mutant {
+    SourceMutant {
         name: "a window left open",
         file: "kernel/src/memory/kmap.rs",
         item: "show",
         from: "window.hide(self.filled);",
         to: "",
-        judge: test(RULES, "is left in a window"),
+        oracle: test(RULES, "is left in a window"),
     },
-    Mutant {
+    SourceMutant {
         name: "a window's block left open",
         file: "kernel/src/memory/kmap.rs",
         item: "show_block",
         from: "window.hide_block();",
         to: "",
-        judge: test("program.buffers_and_memory_read_as_zero", "is left in a window"),
+        oracle: test("program.buffers_and_memory_read_as_zero", "is left in a window"),
     },
-    Mutant {
+    SourceMutant {
         name: "bus masters not stopped",
         file: "drivers/src/pcie/function.rs",
         item: "INTX_OFF",
         from: "1 << 10",
         to: "1 << 10 | MASTER",
-        judge: row("dma-left-running-no-smmu", "probe: checksum: FAIL"),
+        oracle: row("dma-left-running-no-smmu", "probe: checksum: FAIL"),
     },
-    Mutant {
+    SourceMutant {
         name: "the SMMU left open for as long as a device needs",
         file: "kernel/src/start.rs",
         item: "boot",
         from: "dma::iommu::close(&platform.smmus);",
         to: "let _ = dma::iommu::close;\n        let deadline = arch::timer::Deadline::in_ns(200_000_000);\n        \
              while !deadline.passed() {}\n",
-        judge: row("dma-left-running", "probe: checksum: FAIL"),
+        oracle: row("dma-left-running", "probe: checksum: FAIL"),
     },
-    Mutant {
+    SourceMutant {
         name: "a descriptor of a program that was ended kept",
         file: "kernel/src/process/process.rs",
         item: "release",
         from: "files.for_each(drop);",
         to: "files.for_each(core::mem::forget);",
-        judge: test(ENDED, "became"),
+        oracle: test(ENDED, "became"),
     },
-    Mutant {
+    SourceMutant {
         name: "a pin of a program that was ended kept",
         file: "kernel/src/vm/pages.rs",
         item: "drop",
         from: "let free = PINS.lock().unpin(frame);",
         to: "if crate::sched::is_current_interrupted() {\n                continue;\n            }\n            let free = PINS.lock().unpin(frame);",
-        judge: test(ENDED, "became"),
+        oracle: test(ENDED, "became"),
     },
 ];

@@ -13,8 +13,8 @@ use super::figures::{Figure, Key};
 use super::session::{CONTENTION, EVENTS, OPERATIONS};
 use super::table::size;
 use crate::artifacts::{self, Artifacts};
+use crate::counts::TestCounts;
 use crate::error::{Error, Result};
-use crate::tally::Tally;
 use crate::workspace;
 use table::{Budgets, Costs};
 
@@ -24,20 +24,20 @@ const BLESS: &str = "cargo xtask bench --bless";
 const ROOM: u64 = 20;
 
 /// Measures and compares with the table. Each row is a test.
-pub fn check(built: &Artifacts) -> Result<Tally> {
+pub fn check(built: &Artifacts) -> Result<TestCounts> {
     let (budgets, measured) = (read()?, measure(built)?);
-    let mut tally = Tally::default();
+    let mut counts = TestCounts::default();
     for verdict in compare(&budgets, &measured) {
-        tally += Tally::one(verdict.worse.is_empty());
+        counts += TestCounts::one(verdict.worse.is_empty());
         verdict.worse.iter().for_each(|line| println!("FAIL budget: {line}"));
         verdict.better.iter().for_each(|line| println!("     {line}; lower it: {BLESS}"));
     }
-    println!("budgets: {tally}");
-    Ok(tally)
+    println!("budgets: {counts}");
+    Ok(counts)
 }
 
 /// Measures, says what changed, and writes the table.
-pub fn bless(built: &Artifacts) -> Result<Tally> {
+pub fn bless(built: &Artifacts) -> Result<TestCounts> {
     let measured = measure(built)?;
     for verdict in compare(&read().unwrap_or_default(), &measured) {
         verdict.worse.iter().chain(&verdict.better).for_each(|line| println!("{line}"));
@@ -46,7 +46,7 @@ pub fn bless(built: &Artifacts) -> Result<Tally> {
     std::fs::write(&path, table::write(&measured)).map_err(Error::file("write", &path))?;
     println!("{} rows in {}", measured.len(), path.display());
     document::update()?;
-    Ok(Tally::one(true))
+    Ok(TestCounts::one(true))
 }
 
 fn path() -> PathBuf {

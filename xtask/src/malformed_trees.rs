@@ -6,7 +6,7 @@ use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
 use dtoolkit::{Node, Property};
 
 /// Makes something wrong; `None` when the tree has not what is changed.
-pub type Change = fn(&mut DeviceTree) -> Option<()>;
+pub type TreeChange = fn(&mut DeviceTree) -> Option<()>;
 
 const MEMORY: &str = "/memory@40000000";
 const INTERRUPT_CONTROLLER: &str = "/intc@8000000";

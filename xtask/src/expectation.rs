@@ -4,12 +4,12 @@
 
 use std::collections::BTreeSet;
 
-use crate::qemu::{End, Run};
-use crate::tally::Tally;
+use crate::counts::TestCounts;
+use crate::qemu::{QemuExit, QemuRun};
 
 /// What a run has to show.
 #[derive(Clone, Copy, Debug)]
-pub enum Expect {
+pub enum Expectation {
     /// A KTAP report in which nothing fails, on a guest that powers off.
     Ktap,
     /// The same, and nothing is skipped: the machine has all that any test needs.
@@ -24,17 +24,17 @@ pub enum Expect {
 
 /// What came of one run.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Verdict {
+pub struct CaseResult {
     /// The count: one for each KTAP result, or one for the whole run.
-    pub tally: Tally,
+    pub counts: TestCounts,
     /// Why it failed, in words; empty when nothing did.
-    pub complaints: Vec<String>,
+    pub failures: Vec<String>,
 }
 
 const PANIC: &str = "kernel panic:";
 const TOTALS: &str = "# totals:";
 
-impl Expect {
+impl Expectation {
     /// Whether this line is the last thing a halting guest says.
     pub fn is_last(self, line: &str) -> bool {
         match self {
@@ -45,10 +45,10 @@ impl Expect {
     }
 
     /// Judges a finished run.
-    pub fn judge(self, run: &Run) -> Verdict {
+    pub fn evaluate(self, run: &QemuRun) -> CaseResult {
         let wanted = match self {
-            Self::Ktap | Self::KtapWithoutSkips | Self::PowerOff { .. } => End::PoweredOff,
-            Self::KtapThenHalt | Self::Halt { .. } => End::Stopped,
+            Self::Ktap | Self::KtapWithoutSkips | Self::PowerOff { .. } => QemuExit::PoweredOff,
+            Self::KtapThenHalt | Self::Halt { .. } => QemuExit::Stopped,
         };
         let mut verdict = match self {
             Self::Ktap | Self::KtapThenHalt => Ktap::read(&run.console).verdict(),
@@ -57,55 +57,56 @@ impl Expect {
             Self::Halt { shown } => text(&run.console, shown, &[PANIC]),
         };
         if run.end != wanted {
-            verdict.complaints.push(how_it_ended(run.end));
+            verdict.failures.push(how_it_ended(run.end));
         }
         verdict.settle(matches!(self, Self::PowerOff { .. } | Self::Halt { .. }))
     }
 }
 
-impl Verdict {
-    /// The same with more complaints; any of them makes a good verdict a failure.
-    pub fn and(mut self, complaints: Vec<String>) -> Self {
-        if !complaints.is_empty() && self.tally.failed == 0 {
-            self.tally = Tally { failed: 1, passed: self.tally.passed.saturating_sub(1), ..self.tally };
+impl CaseResult {
+    /// The same with more failures; any of them makes a good verdict a failure.
+    pub fn and(mut self, failures: Vec<String>) -> Self {
+        if !failures.is_empty() && self.counts.failed == 0 {
+            self.counts =
+                TestCounts { failed: 1, passed: self.counts.passed.saturating_sub(1), ..self.counts };
         }
-        self.complaints.extend(complaints);
+        self.failures.extend(failures);
         self
     }
 
-    /// A complaint that no single result stands for is a failure of its own; a run judged as a whole counts once.
+    /// A failure that no single result stands for is a failure of its own; a run judged as a whole counts once.
     fn settle(mut self, whole: bool) -> Self {
-        if !self.complaints.is_empty() && self.tally.failed == 0 {
-            self.tally.failed = 1;
-            self.tally.passed -= usize::from(whole);
+        if !self.failures.is_empty() && self.counts.failed == 0 {
+            self.counts.failed = 1;
+            self.counts.passed -= usize::from(whole);
         }
         self
     }
 }
 
-fn how_it_ended(end: End) -> String {
+fn how_it_ended(end: QemuExit) -> String {
     match end {
-        End::PoweredOff => "powered off before its last line".into(),
-        End::Died(Some(code)) => format!("QEMU ended with status {code}"),
-        End::Died(None) => "QEMU was ended by a signal".into(),
-        End::TimedOut(limit) => format!("still running after {} s", limit.as_secs()),
-        End::Stopped => "was stopped although it should power off".into(),
-        End::RanAway => "printed without end".into(),
+        QemuExit::PoweredOff => "powered off before its last line".into(),
+        QemuExit::Died(Some(code)) => format!("QEMU ended with status {code}"),
+        QemuExit::Died(None) => "QEMU was ended by a signal".into(),
+        QemuExit::TimedOut(limit) => format!("still running after {} s", limit.as_secs()),
+        QemuExit::Stopped => "was stopped although it should power off".into(),
+        QemuExit::RanAway => "printed without end".into(),
     }
 }
 
-fn text(console: &str, shown: &[&str], never: &[&str]) -> Verdict {
-    let mut complaints = Vec::new();
+fn text(console: &str, shown: &[&str], never: &[&str]) -> CaseResult {
+    let mut failures = Vec::new();
     let mut rest = console;
     for piece in shown {
         match rest.find(piece) {
             Some(at) => rest = &rest[at + piece.len()..],
-            None => complaints.push(format!("not shown, or not in this order: {piece}")),
+            None => failures.push(format!("not shown, or not in this order: {piece}")),
         }
     }
     let seen = never.iter().filter(|piece| console.contains(**piece));
-    complaints.extend(seen.map(|piece| format!("shown against expectation: {piece}")));
-    Verdict { tally: Tally::one(complaints.is_empty()), complaints }
+    failures.extend(seen.map(|piece| format!("shown against expectation: {piece}")));
+    CaseResult { counts: TestCounts::one(failures.is_empty()), failures }
 }
 
 /// A KTAP report as far as it got.
@@ -113,12 +114,12 @@ fn text(console: &str, shown: &[&str], never: &[&str]) -> Verdict {
 struct Ktap {
     plan: Option<usize>,
     seen: BTreeSet<usize>,
-    tally: Tally,
+    counts: TestCounts,
     skips: Vec<String>,
     /// What the test at hand said before its result.
     notes: Vec<String>,
-    totals: Option<Tally>,
-    complaints: Vec<String>,
+    totals: Option<TestCounts>,
+    failures: Vec<String>,
 }
 
 impl Ktap {
@@ -140,30 +141,30 @@ impl Ktap {
         } else if let Some(note) = line.strip_prefix("# ") {
             self.notes.push(note.to_owned());
         } else if line.contains(PANIC) {
-            self.complaints.push(line.trim().to_owned());
+            self.failures.push(line.trim().to_owned());
         }
     }
 
     fn planned(&mut self, count: usize) {
         if self.plan.replace(count).is_some() {
-            self.complaints.push("the plan is announced twice".into());
+            self.failures.push("the plan is announced twice".into());
         }
     }
 
     fn result(&mut self, rest: &str, ok: bool) {
         let (number, name) = rest.split_once(' ').unwrap_or((rest, ""));
         let Ok(number) = number.parse() else {
-            return self.complaints.push(format!("a result without a number: {rest}"));
+            return self.failures.push(format!("a result without a number: {rest}"));
         };
         if !self.seen.insert(number) {
-            self.complaints.push(format!("result {number} is given twice"));
+            self.failures.push(format!("result {number} is given twice"));
         }
         match (ok, skip_reason(name)) {
             (false, _) => self.failed(name),
-            (true, None) => self.tally.passed += 1,
+            (true, None) => self.counts.passed += 1,
             (true, Some("")) => self.failed(&format!("{name} (a skip without a reason)")),
             (true, Some(_)) => {
-                self.tally.skipped += 1;
+                self.counts.skipped += 1;
                 self.skips.push(name.trim_start_matches("- ").to_owned());
             }
         }
@@ -171,63 +172,63 @@ impl Ktap {
     }
 
     fn refuse_skips(mut self) -> Self {
-        self.complaints.extend(
+        self.failures.extend(
             self.skips.drain(..).map(|name| format!("skipped on a machine that has everything: {name}")),
         );
         self
     }
 
     fn failed(&mut self, name: &str) {
-        self.tally.failed += 1;
-        self.complaints.push(format!("not ok: {}", name.trim_start_matches("- ")));
-        self.complaints.extend(self.notes.drain(..).map(|note| format!("  {note}")));
+        self.counts.failed += 1;
+        self.failures.push(format!("not ok: {}", name.trim_start_matches("- ")));
+        self.failures.extend(self.notes.drain(..).map(|note| format!("  {note}")));
     }
 
     fn summed(&mut self, rest: &str) {
-        let mut totals = Tally::default();
+        let mut totals = TestCounts::default();
         for word in rest.split_whitespace() {
             match word.split_once(':').map(|(key, count)| (key, count.parse())) {
                 Some(("pass", Ok(count))) => totals.passed = count,
                 Some(("fail", Ok(count))) => totals.failed = count,
                 Some(("skip", Ok(count))) => totals.skipped = count,
-                _ => self.complaints.push(format!("unreadable totals: {rest}")),
+                _ => self.failures.push(format!("unreadable totals: {rest}")),
             }
         }
         self.totals = Some(totals);
     }
 
-    fn verdict(mut self) -> Verdict {
+    fn verdict(mut self) -> CaseResult {
         match self.plan {
-            None => self.complaints.push("no plan (1..N) was announced".into()),
-            Some(0) => self.complaints.push("the plan is empty".into()),
+            None => self.failures.push("no plan (1..N) was announced".into()),
+            Some(0) => self.failures.push("the plan is empty".into()),
             Some(plan) => self.check_plan(plan),
         }
         match self.totals {
-            None => self.complaints.push(format!("no `{TOTALS}` line")),
+            None => self.failures.push(format!("no `{TOTALS}` line")),
             Some(totals) if !self.agrees(totals) => {
-                self.complaints.push(format!("the totals say {totals}, the results {}", self.tally));
+                self.failures.push(format!("the totals say {totals}, the results {}", self.counts));
             }
             Some(_) => {}
         }
-        Verdict { tally: self.tally, complaints: self.complaints }
+        CaseResult { counts: self.counts, failures: self.failures }
     }
 
     fn check_plan(&mut self, plan: usize) {
         let missing = (1..=plan).filter(|number| !self.seen.contains(number)).count();
         if missing > 0 {
-            self.complaints.push(format!("{missing} of {plan} planned results are missing"));
+            self.failures.push(format!("{missing} of {plan} planned results are missing"));
         }
         if let Some(beyond) = self.seen.range(plan + 1..).next() {
-            self.complaints.push(format!("result {beyond} is beyond the plan of {plan}"));
+            self.failures.push(format!("result {beyond} is beyond the plan of {plan}"));
         }
         if self.seen.contains(&0) {
-            self.complaints.push("result 0 is not in any plan".into());
+            self.failures.push("result 0 is not in any plan".into());
         }
     }
 
     /// A skip without a reason is a failure here and a skip there; that is complained about already.
-    fn agrees(&self, totals: Tally) -> bool {
-        totals == self.tally || (self.tally.failed > 0 && totals.passed == self.tally.passed)
+    fn agrees(&self, totals: TestCounts) -> bool {
+        totals == self.counts || (self.counts.failed > 0 && totals.passed == self.counts.passed)
     }
 }
 
@@ -244,12 +245,12 @@ mod tests {
 
     use super::*;
 
-    fn ended(console: &str, end: End) -> Run {
-        Run { console: console.into(), end, took: Duration::ZERO }
+    fn ended(console: &str, end: QemuExit) -> QemuRun {
+        QemuRun { console: console.into(), end, took: Duration::ZERO }
     }
 
-    fn ktap(console: &str) -> Verdict {
-        Expect::Ktap.judge(&ended(console, End::PoweredOff))
+    fn ktap(console: &str) -> CaseResult {
+        Expectation::Ktap.evaluate(&ended(console, QemuExit::PoweredOff))
     }
 
     const GOOD: &str = "boot: 4 CPUs\nKTAP version 1\n1..3\nok 1 zones_do_not_overlap\n# edu: 2 chunks\n\
@@ -258,8 +259,8 @@ mod tests {
     #[test]
     fn a_clean_report_passes() {
         let verdict = ktap(GOOD);
-        assert_eq!(verdict.tally, Tally { passed: 2, failed: 0, skipped: 1 });
-        assert_eq!(verdict.complaints, [""; 0]);
+        assert_eq!(verdict.counts, TestCounts { passed: 2, failed: 0, skipped: 1 });
+        assert_eq!(verdict.failures, [""; 0]);
     }
 
     #[test]
@@ -283,74 +284,83 @@ mod tests {
             ),
             ("nothing at all", String::new(), "no plan"),
         ];
-        for (defect, console, complaint) in table {
+        for (defect, console, failure) in table {
             let verdict = ktap(&console);
-            assert!(verdict.tally.failed > 0, "{defect}");
-            assert!(verdict.complaints.iter().any(|line| line.contains(complaint)), "{defect}: {verdict:?}");
+            assert!(verdict.counts.failed > 0, "{defect}");
+            assert!(verdict.failures.iter().any(|line| line.contains(failure)), "{defect}: {verdict:?}");
         }
     }
 
     #[test]
     fn a_failure_brings_along_what_was_seen_and_nothing_older() {
         let console = "1..2\n# old\nok 1 a\n# saw 7, not 8\nnot ok 2 b\n# totals: pass:1 fail:1 skip:0\n";
-        assert_eq!(ktap(console).complaints, ["not ok: b", "  saw 7, not 8"]);
+        assert_eq!(ktap(console).failures, ["not ok: b", "  saw 7, not 8"]);
     }
 
     #[test]
     fn a_clean_report_is_not_enough_when_the_guest_does_not_end() {
         let limit = Duration::from_secs(60);
-        for end in [End::TimedOut(limit), End::Died(Some(1)), End::Died(None), End::RanAway, End::Stopped] {
-            let verdict = Expect::Ktap.judge(&ended(GOOD, end));
-            assert_eq!((verdict.tally.failed, verdict.complaints.len()), (1, 1), "{end:?}");
+        for end in [
+            QemuExit::TimedOut(limit),
+            QemuExit::Died(Some(1)),
+            QemuExit::Died(None),
+            QemuExit::RanAway,
+            QemuExit::Stopped,
+        ] {
+            let verdict = Expectation::Ktap.evaluate(&ended(GOOD, end));
+            assert_eq!((verdict.counts.failed, verdict.failures.len()), (1, 1), "{end:?}");
         }
     }
 
     #[test]
     fn a_machine_that_has_everything_skips_nothing() {
-        let verdict = Expect::KtapWithoutSkips.judge(&ended(GOOD, End::PoweredOff));
-        assert_eq!(verdict.tally, Tally { passed: 2, failed: 1, skipped: 1 });
-        assert!(verdict.complaints[0].ends_with("edu_crosses # SKIP no edu device"), "{verdict:?}");
+        let verdict = Expectation::KtapWithoutSkips.evaluate(&ended(GOOD, QemuExit::PoweredOff));
+        assert_eq!(verdict.counts, TestCounts { passed: 2, failed: 1, skipped: 1 });
+        assert!(verdict.failures[0].ends_with("edu_crosses # SKIP no edu device"), "{verdict:?}");
     }
 
     #[test]
     fn a_guest_without_power_off_is_stopped_at_its_totals() {
-        assert!(Expect::KtapThenHalt.is_last("# totals: pass:2 fail:0 skip:1"));
-        assert!(!Expect::Ktap.is_last("# totals: pass:2 fail:0 skip:1"));
-        assert_eq!(Expect::KtapThenHalt.judge(&ended(GOOD, End::Stopped)).tally.failed, 0);
-        assert_eq!(Expect::KtapThenHalt.judge(&ended(GOOD, End::Died(Some(1)))).tally.failed, 1);
+        assert!(Expectation::KtapThenHalt.is_last("# totals: pass:2 fail:0 skip:1"));
+        assert!(!Expectation::Ktap.is_last("# totals: pass:2 fail:0 skip:1"));
+        assert_eq!(Expectation::KtapThenHalt.evaluate(&ended(GOOD, QemuExit::Stopped)).counts.failed, 0);
+        assert_eq!(
+            Expectation::KtapThenHalt.evaluate(&ended(GOOD, QemuExit::Died(Some(1)))).counts.failed,
+            1
+        );
     }
 
     #[test]
     fn expected_text_must_come_in_order_and_forbidden_text_not_at_all() {
         let expect =
-            Expect::PowerOff { shown: &["vmalloc bytes: 0", "init: exit status 0"], never: &[PANIC] };
+            Expectation::PowerOff { shown: &["vmalloc bytes: 0", "init: exit status 0"], never: &[PANIC] };
         let table = [
-            ("vmalloc bytes: 0\ninit: exit status 0\n", End::PoweredOff, true),
-            ("init: exit status 0\nvmalloc bytes: 0\n", End::PoweredOff, false),
-            ("vmalloc bytes: 0\n", End::PoweredOff, false),
-            ("vmalloc bytes: 0\ninit: exit status 0\nkernel panic: late\n", End::PoweredOff, false),
-            ("vmalloc bytes: 0\ninit: exit status 0\n", End::TimedOut(Duration::ZERO), false),
+            ("vmalloc bytes: 0\ninit: exit status 0\n", QemuExit::PoweredOff, true),
+            ("init: exit status 0\nvmalloc bytes: 0\n", QemuExit::PoweredOff, false),
+            ("vmalloc bytes: 0\n", QemuExit::PoweredOff, false),
+            ("vmalloc bytes: 0\ninit: exit status 0\nkernel panic: late\n", QemuExit::PoweredOff, false),
+            ("vmalloc bytes: 0\ninit: exit status 0\n", QemuExit::TimedOut(Duration::ZERO), false),
         ];
         for (console, end, good) in table {
-            let verdict = expect.judge(&ended(console, end));
-            assert_eq!(verdict.tally, Tally::one(good), "{console}{end:?}");
+            let verdict = expect.evaluate(&ended(console, end));
+            assert_eq!(verdict.counts, TestCounts::one(good), "{console}{end:?}");
         }
     }
 
     #[test]
     fn a_later_complaint_turns_a_good_verdict_into_a_failure() {
-        let good = Verdict { tally: Tally::one(true), complaints: Vec::new() };
-        assert_eq!(good.clone().and(Vec::new()).tally, Tally::one(true));
-        assert_eq!(good.and(vec!["a leak".into()]).tally, Tally::one(false));
+        let good = CaseResult { counts: TestCounts::one(true), failures: Vec::new() };
+        assert_eq!(good.clone().and(Vec::new()).counts, TestCounts::one(true));
+        assert_eq!(good.and(vec!["a leak".into()]).counts, TestCounts::one(false));
     }
 
     #[test]
     fn a_halting_guest_is_stopped_after_its_last_words() {
-        let expect = Expect::Halt { shown: &["device tree", "bad magic"] };
+        let expect = Expectation::Halt { shown: &["device tree", "bad magic"] };
         assert!(expect.is_last("device tree at 0x0: bad magic"));
         assert!(!expect.is_last("device tree"));
-        let run = ended("device tree at 0x0: bad magic\n", End::Stopped);
-        assert_eq!(expect.judge(&run).tally, Tally::one(true));
-        assert_eq!(expect.judge(&ended("", End::PoweredOff)).tally, Tally::one(false));
+        let run = ended("device tree at 0x0: bad magic\n", QemuExit::Stopped);
+        assert_eq!(expect.evaluate(&run).counts, TestCounts::one(true));
+        assert_eq!(expect.evaluate(&ended("", QemuExit::PoweredOff)).counts, TestCounts::one(false));
     }
 }

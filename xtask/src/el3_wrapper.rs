@@ -9,18 +9,18 @@ use std::path::Path;
 use crate::dtb;
 use crate::elf_file::{AARCH64, Segment, executable};
 use crate::error::{Error, Result};
-use crate::machine::{Boot, Entry, Machine};
-use crate::odd_trees::Change;
+use crate::machine::{BootImage, BootInput, QemuMachine};
+use crate::malformed_trees::TreeChange;
 
 /// Which device tree the image gets to see.
 #[derive(Clone, Copy, Debug)]
-pub enum Tree {
+pub enum TreeSource {
     /// QEMU's own, with the boot arguments and the initramfs.
-    Qemus,
+    Qemu,
     /// The same, with something changed.
-    Changed(Change),
+    Modified(TreeChange),
     /// The same, whose second half is missing.
-    Cut,
+    Truncated,
     /// None: x0 = 0.
     None,
     /// A right magic number and size, then nonsense.
@@ -34,23 +34,23 @@ const TREE: u64 = 0x700_0000;
 const INITRAMFS: u64 = 0x800_0000;
 
 /// Wraps the image into an ELF file that starts it with this tree; `whole` is what would be booted without.
-pub fn wrap(machine: &Machine, whole: &Boot, tree: Tree, elf: &Path) -> Result<Entry> {
+pub fn wrap(machine: &QemuMachine, whole: &BootInput, tree: TreeSource, elf: &Path) -> Result<BootImage> {
     wrap_after(machine, whole, tree, elf, &|_| Vec::new())
 }
 
 /// The same, after an earlier stage: instructions that get the initramfs's address, and leave to the image what it needs.
 pub fn wrap_after(
-    machine: &Machine,
-    whole: &Boot,
-    tree: Tree,
+    machine: &QemuMachine,
+    whole: &BootInput,
+    tree: TreeSource,
     elf: &Path,
     earlier: &dyn Fn(u64) -> Vec<u32>,
-) -> Result<Entry> {
+) -> Result<BootImage> {
     let read = |path: &Path| std::fs::read(path).map_err(Error::file("read", path));
     let ram = machine.ram();
     let image = read(whole.entry.kernel())?;
     let initramfs = whole.initramfs.as_deref().map(read).transpose()?;
-    let qemus = |change: Change| {
+    let qemus = |change: TreeChange| {
         let end = initramfs.as_ref().map(|bytes| bytes.len() as u64);
         let range = end.map(|len| ram + INITRAMFS..ram + INITRAMFS + len);
         // Where an ELF file is entered at EL3 there is no PSCI, and the tree says so: it is that of the bare machine.
@@ -58,11 +58,11 @@ pub fn wrap_after(
         dtb::of_bare_machine(machine, &whole.append, range, change, &at)
     };
     let tree = match tree {
-        Tree::Qemus => Some(qemus(|_| Some(()))?),
-        Tree::Changed(change) => Some(qemus(change)?),
-        Tree::Cut => Some(cut(qemus(|_| Some(()))?)),
-        Tree::None => None,
-        Tree::Damaged => Some(dtb::damaged()),
+        TreeSource::Qemu => Some(qemus(|_| Some(()))?),
+        TreeSource::Modified(change) => Some(qemus(change)?),
+        TreeSource::Truncated => Some(cut(qemus(|_| Some(()))?)),
+        TreeSource::None => None,
+        TreeSource::Damaged => Some(dtb::damaged()),
     };
     let mut code: Vec<u8> = earlier(ram + INITRAMFS).iter().flat_map(|word| word.to_le_bytes()).collect();
     code.extend(trampoline(tree.as_ref().map_or(0, |_| ram + TREE), ram + IMAGE));
@@ -71,7 +71,7 @@ pub fn wrap_after(
     segments.extend(initramfs.as_deref().map(|bytes| Segment::new(ram + INITRAMFS, bytes)));
     let file = executable(AARCH64, ram + TRAMPOLINE, &segments);
     std::fs::write(elf, file).map_err(Error::file("write", elf))?;
-    Ok(Entry::Kernel(elf.to_owned()))
+    Ok(BootImage::Kernel(elf.to_owned()))
 }
 
 /// The first half, and nothing where the rest was.

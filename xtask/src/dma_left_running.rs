@@ -3,9 +3,9 @@
 
 use std::path::Path;
 
+use crate::el3_wrapper::{self, TreeSource};
 use crate::error::{Error, Result};
-use crate::machine::{Boot, Entry, Machine};
-use crate::wrap::{self, Tree};
+use crate::machine::{BootImage, BootInput, QemuMachine};
 
 /// The file that is to be overwritten.
 pub const FILE: &str = "bin/mosaic";
@@ -16,13 +16,15 @@ const EDU: u64 = ECAM + (1 << 15);
 const BAR: u64 = 0x1000_0000;
 
 /// An ELF file that leaves the device running and starts the image; `whole` is what would be booted without.
-pub fn wrap(machine: &Machine, whole: &Boot, elf: &Path) -> Result<Entry> {
+pub fn wrap(machine: &QemuMachine, whole: &BootInput, elf: &Path) -> Result<BootImage> {
     let archive = whole.initramfs.as_deref().unwrap_or(Path::new(""));
     let bytes = std::fs::read(archive).map_err(Error::file("read", archive))?;
     let file = find(&bytes, FILE).ok_or_else(|| Error::Missing(format!("{FILE} in the initramfs")))?;
     // In the middle of it.
     let target = (file.start + file.len() / 2) as u64;
-    wrap::wrap_after(machine, whole, Tree::Qemus, elf, &|initramfs| leave_running(initramfs + target))
+    el3_wrapper::wrap_after(machine, whole, TreeSource::Qemu, elf, &|initramfs| {
+        leave_running(initramfs + target)
+    })
 }
 
 /// Programs the device to write its 4 KiB of zeroes to `target`.

@@ -5,7 +5,7 @@ use std::ops::AddAssign;
 
 /// How many tests passed, failed and were skipped.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Tally {
+pub struct TestCounts {
     /// Ran and said yes.
     pub passed: usize,
     /// Said no, or never said anything.
@@ -14,7 +14,7 @@ pub struct Tally {
     pub skipped: usize,
 }
 
-impl Tally {
+impl TestCounts {
     /// One more that passed (`true`) or failed.
     pub fn one(passed: bool) -> Self {
         Self { passed: passed.into(), failed: (!passed).into(), skipped: 0 }
@@ -26,7 +26,7 @@ impl Tally {
     }
 }
 
-impl AddAssign for Tally {
+impl AddAssign for TestCounts {
     fn add_assign(&mut self, other: Self) {
         self.passed += other.passed;
         self.failed += other.failed;
@@ -34,7 +34,7 @@ impl AddAssign for Tally {
     }
 }
 
-impl fmt::Display for Tally {
+impl fmt::Display for TestCounts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} passed, {} failed, {} skipped", self.passed, self.failed, self.skipped)
     }
@@ -46,15 +46,15 @@ mod tests {
 
     #[test]
     fn a_run_without_a_test_is_no_success() {
-        assert!(!Tally::default().is_success());
-        assert!(!Tally { skipped: 3, ..Tally::default() }.is_success());
-        assert!(Tally::one(true).is_success());
+        assert!(!TestCounts::default().is_success());
+        assert!(!TestCounts { skipped: 3, ..TestCounts::default() }.is_success());
+        assert!(TestCounts::one(true).is_success());
     }
 
     #[test]
     fn one_failure_spoils_the_sum() {
-        let mut sum = Tally::one(true);
-        sum += Tally { passed: 40, failed: 1, skipped: 2 };
+        let mut sum = TestCounts::one(true);
+        sum += TestCounts { passed: 40, failed: 1, skipped: 2 };
         assert_eq!(sum.to_string(), "41 passed, 1 failed, 2 skipped");
         assert!(!sum.is_success());
     }

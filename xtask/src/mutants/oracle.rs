@@ -1,4 +1,4 @@
-//! A judge: a test program, built in the copy of the work tree and run for a bounded time, or a boot ([`super::boot`]).
+//! A oracle: a test program, built in the copy of the work tree and run for a bounded time, or a boot ([`super::boot`]).
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -6,19 +6,19 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::boot::{self, Boot};
+use super::boot::{self, BootTest};
 use crate::command::{capture, shown};
 use crate::error::{Error, Result};
 use crate::loom;
 
-/// So long a judge may take: several times what it takes when there is nothing to notice.
+/// So long a oracle may take: several times what it takes when there is nothing to notice.
 const PATIENCE: Duration = Duration::from_secs(600);
-/// Random programs that have to do, for the judges that count them.
+/// Random programs that have to do, for the oracles that count them.
 const PROGRAMS: &str = "400";
 
 /// Who has to notice.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Judge {
+pub enum Oracle {
     /// Random programs against the SMMU driver.
     Smmu,
     /// The DMA core on a machine with caches.
@@ -30,50 +30,50 @@ pub enum Judge {
     /// loom, of several CPUs at the command queue.
     Queue,
     /// The target.
-    Boot(Boot),
+    BootTest(BootTest),
 }
 
 /// What it said.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Verdict {
+pub enum Outcome {
     /// It failed.
-    Caught,
+    Killed,
     /// It did not end in its time.
-    Hung,
+    TimedOut,
     /// It passed.
-    Missed,
+    Survived,
     /// It did not come to what it is asked about, or failed for another reason.
-    Nothing(String),
+    Inconclusive(String),
 }
 
-impl Verdict {
+impl Outcome {
     /// Whether the mistake was noticed.
-    pub fn is_caught(&self) -> bool {
-        matches!(self, Self::Caught | Self::Hung)
+    pub fn is_killed(&self) -> bool {
+        matches!(self, Self::Killed | Self::TimedOut)
     }
 }
 
-impl fmt::Display for Verdict {
+impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Caught => f.write_str("caught"),
-            Self::Hung => f.write_str("caught (it hangs)"),
-            Self::Missed => f.write_str("MISSED"),
-            Self::Nothing(why) => write!(f, "NO VERDICT ({why})"),
+            Self::Killed => f.write_str("caught"),
+            Self::TimedOut => f.write_str("caught (it hangs)"),
+            Self::Survived => f.write_str("MISSED"),
+            Self::Inconclusive(why) => write!(f, "NO VERDICT ({why})"),
         }
     }
 }
 
-impl Judge {
+impl Oracle {
     /// Whether it is a boot.
     pub fn is_boot(self) -> bool {
         self.boot().is_some()
     }
 
     /// What is booted, if it is that.
-    fn boot(self) -> Option<Boot> {
+    fn boot(self) -> Option<BootTest> {
         match self {
-            Self::Boot(boot) => Some(boot),
+            Self::BootTest(boot) => Some(boot),
             _ => None,
         }
     }
@@ -86,72 +86,72 @@ impl Judge {
             Self::Slots => &["--package=memory", "--test=loom", "--features=loom"],
             Self::Quarantine => &["--package=kernel", "--lib", "--features=loom"],
             Self::Queue => &["--package=drivers", "--test=smmu", "--features=loom"],
-            Self::Boot(_) => &[],
+            Self::BootTest(_) => &[],
         }
     }
 
-    /// What all tests of it have in their names that judge.
+    /// What all tests of it have in their names that oracle.
     fn tests(self) -> &'static str {
         match self {
             Self::Smmu => "judge::no_access_reaches_what_is_not_the_attachments",
             Self::Caches => "cpu_and_noncoherent_device_see_each_others_data",
-            Self::Slots | Self::Boot(_) => "",
+            Self::Slots | Self::BootTest(_) => "",
             Self::Quarantine | Self::Queue => "loom_",
         }
     }
 }
 
-/// Makes sure that `judges` find nothing in `tree` as it is.
+/// Makes sure that `oracles` find nothing in `tree` as it is.
 ///
 /// # Errors
 /// One does, or it does not build.
-pub fn check(tree: &Path, judges: impl Iterator<Item = Judge> + Clone) -> Result<()> {
-    let boots: Vec<Boot> = judges.clone().filter_map(Judge::boot).collect();
+pub fn check(tree: &Path, oracles: impl Iterator<Item = Oracle> + Clone) -> Result<()> {
+    let boots: Vec<BootTest> = oracles.clone().filter_map(Oracle::boot).collect();
     boot::check(tree, &boots)?;
-    for judge in judges.filter(|judge| !judge.is_boot()).collect::<BTreeSet<_>>() {
+    for oracle in oracles.filter(|oracle| !oracle.is_boot()).collect::<BTreeSet<_>>() {
         let start = Instant::now();
-        if run(tree, judge)? != Verdict::Missed {
-            return Err(Error::Missing(format!("{judge:?} fails without any mutant")));
+        if run(tree, oracle)? != Outcome::Survived {
+            return Err(Error::Missing(format!("{oracle:?} fails without any mutant")));
         }
-        println!("no mutant, no complaint of {judge:?} in {} s", start.elapsed().as_secs());
+        println!("no mutant, no failure of {oracle:?} in {} s", start.elapsed().as_secs());
     }
     Ok(())
 }
 
-/// What `judge` says of the sources in `tree`.
-pub fn run(tree: &Path, judge: Judge) -> Result<Verdict> {
-    match judge {
-        Judge::Boot(boot) => boot.run(tree),
-        _ => run_program(tree, judge),
+/// What `oracle` says of the sources in `tree`.
+pub fn run(tree: &Path, oracle: Oracle) -> Result<Outcome> {
+    match oracle {
+        Oracle::BootTest(boot) => boot.run(tree),
+        _ => run_program(tree, oracle),
     }
 }
 
-fn run_program(tree: &Path, judge: Judge) -> Result<Verdict> {
-    let program = build(tree, judge)?;
+fn run_program(tree: &Path, oracle: Oracle) -> Result<Outcome> {
+    let program = build(tree, oracle)?;
     let mut command = Command::new(program);
-    command.arg(judge.tests()).current_dir(tree);
+    command.arg(oracle.tests()).current_dir(tree);
     // The first program that fails is enough: nobody reads a smaller one.
     command.envs([("RUST_BACKTRACE", "0"), ("JUDGE_SHRINKS", "0"), ("JUDGE_PROGRAMS", PROGRAMS)]);
     command.env("LOOM_MAX_PREEMPTIONS", loom::PREEMPTIONS);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let start = Instant::now();
-    let failed = |cause| Error::Start { program: "the judge".into(), cause };
+    let failed = |cause| Error::Start { program: "the oracle".into(), cause };
     let mut child = command.spawn().map_err(failed)?;
     while start.elapsed() < PATIENCE {
         if let Some(status) = child.try_wait().map_err(failed)? {
-            return Ok(if status.success() { Verdict::Missed } else { Verdict::Caught });
+            return Ok(if status.success() { Outcome::Survived } else { Outcome::Killed });
         }
         std::thread::sleep(Duration::from_millis(50));
     }
     child.kill().and_then(|()| child.wait()).map_err(failed)?;
-    Ok(Verdict::Hung)
+    Ok(Outcome::TimedOut)
 }
 
 /// Builds the test program, and says where it is.
-fn build(tree: &Path, judge: Judge) -> Result<PathBuf> {
+fn build(tree: &Path, oracle: Oracle) -> Result<PathBuf> {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(tree).args(["test", "--quiet", "--offline", "--no-run", "--message-format=json"]);
-    command.args(judge.program()).arg("--target-dir").arg(tree.with_file_name("build"));
+    command.args(oracle.program()).arg("--target-dir").arg(tree.with_file_name("build"));
     let output = capture(&mut command)?;
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     let built = said.lines().find_map(executable).filter(|_| output.status.success());
