@@ -1,37 +1,38 @@
-//! Context descriptors: what stage 1 translation needs to know (IHI 0070, 5.4).
+//! Context descriptors: stage 1 translation parameters (IHI 0070, 5.4).
 
 use crate::coherency::WalkCoherency;
 use crate::field::{address, field, flag, is_set, mask};
 use addr::{Asid, PhysAddr};
 
-/// A domain's stage 1 tables and how to walk them.
+/// Stage 1 translation parameters.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Stage1Config {
-    /// The first table, 4 KiB granule.
+    /// The root table, 4 KiB granule.
     pub tables: PhysAddr,
-    /// Bits of input address that the tables translate, 25 to 48.
+    /// The input address size in bits, 25 to 48.
     pub input_bits: u8,
-    /// The encoded size of output addresses: [`output_size`].
+    /// The encoded output address size: [`output_size`].
     pub output_size: u64,
-    /// The tag of its translations.
+    /// The tag of the translations.
     pub asid: Asid,
-    /// How the tables are read.
+    /// Coherency of table walks.
     pub coherency: WalkCoherency,
 }
 
 /// A context descriptor.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ContextDescriptor(
-    /// Its eight 64-bit words.
+    /// The eight 64-bit words.
     pub [u64; 8],
 );
 
-/// Memory attributes by index, the same as in the CPU's MAIR_EL1: 0 Normal write-back with read and write allocation,
-/// 1 Normal non-cacheable, 2 Device-nGnRE.
+/// Memory attributes by index, equal to the CPU's MAIR_EL1: 0 Normal write-back read- and write-allocate, 1
+/// Normal non-cacheable, 2 Device-nGnRE.
 pub const MAIR: u64 = field(7, 0, 0xff) | field(15, 8, 0x44) | field(23, 16, 0x04);
 
-/// The encoding of `bits` of output address in CD.IPS and STE.S2PS, for the 4 KiB granule: the largest that is not
-/// above it and not above 48 (5). Larger ones (6, 7) need other granules or LPA2, which these tables do not use.
+/// The encoding of an output address size of `bits` in CD.IPS and STE.S2PS for the 4 KiB granule, rounded
+/// down and at most 48 bits (5). Larger sizes (6, 7) need other granules or LPA2, which these tables do not
+/// use.
 pub const fn output_size(bits: u8) -> u64 {
     match bits {
         48.. => 5,
@@ -44,44 +45,45 @@ pub const fn output_size(bits: u8) -> u64 {
 }
 
 impl ContextDescriptor {
-    /// A descriptor that is not valid: transactions abort with C_BAD_CD.
+    /// An invalid descriptor: transactions abort with C_BAD_CD.
     pub const INVALID: Self = Self([0; 8]);
     /// Bytes of a descriptor.
     pub const BYTES: u64 = 64;
 
-    /// The valid descriptor for `space`: AArch64 tables below TTB0 alone, faults abort the transaction and are recorded.
+    /// The valid descriptor for `space`: AArch64 tables, TTB0 only; faults abort the transaction and are
+    /// recorded.
     pub const fn new(space: Stage1Config) -> Self {
-        let word0 = field(5, 0, 64 - space.input_bits as u64)  // T0SZ
-            | field(7, 6, 0b00)                      // TG0: 4 KiB
-            | field(9, 8, space.coherency.cacheability())    // IR0
-            | field(11, 10, space.coherency.cacheability())  // OR0
-            | field(13, 12, space.coherency.shareability())  // SH0
-            | flag(14, false)                        // EPD0: walks happen
-            | flag(15, false)                        // ENDI: little-endian tables
-            | flag(30, true)                         // EPD1: nothing above TTB0's half
-            | flag(31, true)                         // V
-            | field(34, 32, space.output_size)       // IPS
-            | flag(35, false)                        // AFFD: Access flag faults happen
-            | field(37, 36, 0b00)                    // WXN, UWXN
-            | field(39, 38, 0b00)                    // TBI0, TBI1: all address bits count
-            | flag(40, false)                        // PAN
-            | flag(41, true)                         // AA64
-            | field(43, 42, 0b00)                    // HD, HA: software sets the Access flag
-            | flag(44, false)                        // S: faults terminate, none stalls
-            | flag(45, true)                         // R: faults are recorded
-            | flag(46, true)                         // A: faults abort rather than read as zero
-            | flag(47, true)                         // ASET: no part in the CPU's broadcast by ASID
+        let word0 = field(5, 0, 64 - space.input_bits as u64) // T0SZ
+            | field(7, 6, 0b00)                               // TG0: 4 KiB
+            | field(9, 8, space.coherency.cacheability())     // IR0
+            | field(11, 10, space.coherency.cacheability())   // OR0
+            | field(13, 12, space.coherency.shareability())   // SH0
+            | flag(14, false)                                 // EPD0: TTB0 walks enabled
+            | flag(15, false)                                 // ENDI: little-endian tables
+            | flag(30, true)                                  // EPD1: TTB1 walks disabled
+            | flag(31, true)                                  // V
+            | field(34, 32, space.output_size)                // IPS
+            | flag(35, false)                                 // AFFD: Access flag faults happen
+            | field(37, 36, 0b00)                             // WXN, UWXN
+            | field(39, 38, 0b00)                             // TBI0, TBI1: the top byte is not ignored
+            | flag(40, false)                                 // PAN
+            | flag(41, true)                                  // AA64
+            | field(43, 42, 0b00)                             // HD, HA: software sets the Access flag
+            | flag(44, false)                                 // S: faults terminate, no stalls
+            | flag(45, true)                                  // R: faults are recorded
+            | flag(46, true)                                  // A: faults abort, not RAZ/WI
+            | flag(47, true)                                  // ASET: not affected by broadcast TLBI by ASID
             | field(63, 48, space.asid.raw() as u64); // ASID
         let word1 = address(55, 4, space.tables.raw()); // TTB0; HAD0 = 0
         Self([word0, word1, 0, MAIR, 0, 0, 0, 0])
     }
 
-    /// Whether the SMMU takes the descriptor as one.
+    /// Whether the descriptor is valid.
     pub const fn is_valid(&self) -> bool {
         is_set(31, self.0[0])
     }
 
-    /// Which bits of each word the SMMU reads, given what the others say.
+    /// The bits of each word that the SMMU uses with this configuration.
     pub const fn used_bits(&self) -> [u64; 8] {
         if self.is_valid() { [u64::MAX; 8] } else { [mask(31, 31), 0, 0, 0, 0, 0, 0, 0] }
     }
@@ -101,7 +103,7 @@ mod tests {
     };
 
     #[test]
-    fn a_descriptor_has_the_manuals_bits() {
+    fn descriptor_encoding_matches_the_manual() {
         let cd = ContextDescriptor::new(SPACE);
         // T0SZ 16, IR0 = OR0 = 1, SH0 = 3, EPD1, V; IPS 4, AA64, R, A, ASET, ASID.
         assert_eq!(cd.0[0] as u32, 16 | 1 << 8 | 1 << 10 | 3 << 12 | 1 << 30 | 1 << 31);
@@ -110,13 +112,13 @@ mod tests {
     }
 
     #[test]
-    fn descriptors_that_are_not_snooped_are_read_from_memory() {
+    fn non_coherent_walks_are_non_cacheable() {
         let cd = ContextDescriptor::new(Stage1Config { coherency: WalkCoherency::NonCoherent, ..SPACE });
         assert_eq!(extract(13, 8, cd.0[0]), 0b10_00_00);
     }
 
     #[test]
-    fn output_sizes_are_never_reserved_ones() {
+    fn output_size_is_never_a_reserved_encoding() {
         let cases = [(32, 0), (36, 1), (39, 1), (40, 2), (42, 3), (44, 4), (48, 5), (52, 5), (56, 5)];
         for (bits, encoded) in cases {
             assert_eq!(output_size(bits), encoded, "{bits}");

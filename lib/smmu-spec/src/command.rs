@@ -1,4 +1,4 @@
-//! Commands: what the driver asks of the SMMU (IHI 0070, 4).
+//! SMMU commands (IHI 0070, 4).
 
 use crate::field::{address, extract, field, flag, is_set, mask};
 use addr::{Asid, Iova, StreamId, Vmid};
@@ -6,79 +6,81 @@ use addr::{Asid, Iova, StreamId, Vmid};
 /// A command of the non-secure command queue.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Command {
-    /// CMD_CFGI_STE: forget one stream table entry and the context descriptors found through it.
+    /// CMD_CFGI_STE: invalidates one cached stream table entry and the context descriptors reached through
+    /// it.
     CfgiSte {
         /// The stream.
         stream: StreamId,
-        /// Keep the first-level descriptor that led to it.
+        /// The cached first-level descriptor may be kept.
         leaf: bool,
     },
-    /// CMD_CFGI_STE_RANGE: forget the entries of `2^(range + 1)` streams.
+    /// CMD_CFGI_STE_RANGE: invalidates the entries of `2^(range + 1)` streams.
     CfgiSteRange {
         /// Any stream of the aligned range.
         stream: StreamId,
         /// log2 of the number of streams, minus 1.
         range: u8,
     },
-    /// CMD_CFGI_ALL: forget all configuration. An encoding of CMD_CFGI_STE_RANGE.
+    /// CMD_CFGI_ALL: invalidates all configuration. An encoding of CMD_CFGI_STE_RANGE.
     CfgiAll,
-    /// CMD_CFGI_CD: forget one context descriptor. Illegal without stage 1.
+    /// CMD_CFGI_CD: invalidates one context descriptor. Illegal without stage 1.
     CfgiCd {
         /// The stream.
         stream: StreamId,
-        /// The substream; 0 where there are none.
+        /// The substream; 0 without substreams.
         substream: u32,
-        /// Keep the first-level descriptor that led to it.
+        /// The cached first-level descriptor may be kept.
         leaf: bool,
     },
-    /// CMD_CFGI_CD_ALL: forget all context descriptors of a stream. Illegal without stage 1.
+    /// CMD_CFGI_CD_ALL: invalidates all context descriptors of a stream. Illegal without stage 1.
     CfgiCdAll {
         /// The stream.
         stream: StreamId,
     },
-    /// CMD_TLBI_NH_ALL: forget all stage 1 translations of a VMID.
+    /// CMD_TLBI_NH_ALL: invalidates all stage 1 translations of a VMID.
     TlbiNhAll {
         /// The VMID.
         vmid: Vmid,
     },
-    /// CMD_TLBI_NH_ASID: forget the non-global stage 1 translations of an ASID.
+    /// CMD_TLBI_NH_ASID: invalidates the non-global stage 1 translations of an ASID.
     TlbiNhAsid {
         /// The VMID.
         vmid: Vmid,
         /// The ASID.
         asid: Asid,
     },
-    /// CMD_TLBI_NH_VA: forget stage 1 translations by address and ASID.
+    /// CMD_TLBI_NH_VA: invalidates stage 1 translations by address and ASID.
     TlbiNhVa {
         /// The VMID.
         vmid: Vmid,
         /// The ASID.
         asid: Asid,
-        /// Which addresses.
+        /// The addresses.
         scope: Scope,
     },
-    /// CMD_TLBI_NH_VAA: forget stage 1 translations by address, of all ASIDs.
+    /// CMD_TLBI_NH_VAA: invalidates stage 1 translations by address, of all ASIDs.
     TlbiNhVaa {
         /// The VMID.
         vmid: Vmid,
-        /// Which addresses.
+        /// The addresses.
         scope: Scope,
     },
-    /// CMD_TLBI_S12_VMALL: forget all translations of a VMID, of both stages. Illegal without stage 2.
+    /// CMD_TLBI_S12_VMALL: invalidates all translations of a VMID, of both stages. Illegal without stage 2.
     TlbiS12Vmall {
         /// The VMID.
         vmid: Vmid,
     },
-    /// CMD_TLBI_S2_IPA: forget stage 2 translations by address. Illegal without stage 2.
+    /// CMD_TLBI_S2_IPA: invalidates stage 2 translations by address. Illegal without stage 2.
     TlbiS2Ipa {
         /// The VMID.
         vmid: Vmid,
-        /// Which addresses.
+        /// The addresses.
         scope: Scope,
     },
-    /// CMD_TLBI_NSNH_ALL: forget all non-secure translations below EL2. Legal on every SMMU.
+    /// CMD_TLBI_NSNH_ALL: invalidates all non-secure translations below EL2. Legal on every SMMU.
     TlbiNsnhAll,
-    /// CMD_SYNC: consumed only when all before it is complete. Completion is seen by polling CONS.
+    /// CMD_SYNC: consumed only when all preceding commands are complete. Completion is detected by polling
+    /// CONS.
     Sync,
 }
 
@@ -87,16 +89,16 @@ pub enum Command {
 pub struct Scope {
     /// The first address; the lowest 12 bits are ignored.
     pub start: Iova,
-    /// How much from there on.
+    /// The size of the range.
     pub extent: Extent,
-    /// Only the last level is forgotten, table pointers may stay.
+    /// Only last-level entries are invalidated; cached table descriptors may be kept.
     pub leaf: bool,
 }
 
-/// How many addresses a [`Scope`] has.
+/// The size of a [`Scope`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Extent {
-    /// Whatever entry translates the address (TG = 0).
+    /// The TLB entry that translates the address, of any size (TG = 0).
     Entry,
     /// `(num + 1) << scale` granules of 4 KiB. Only with IDR3.RIL.
     Pages {
@@ -104,13 +106,13 @@ pub enum Extent {
         num: u8,
         /// 0 to 31.
         scale: u8,
-        /// The level whose leaves are forgotten, 1 to 3, or 0 for any. Not 0 for a single granule: that is reserved.
+        /// The level of the leaf entries, 1 to 3, or 0 for any level. 0 is reserved for a single granule.
         ttl: u8,
     },
 }
 
 impl Extent {
-    /// Bytes from the start on, or `None` for one entry of whatever size.
+    /// The size in bytes, or `None` for a single TLB entry.
     pub const fn bytes(self) -> Option<u64> {
         match self {
             Self::Entry => None,
@@ -134,7 +136,7 @@ mod opcode {
     pub const SYNC: u64 = 0x46;
 }
 
-/// CMD_CFGI_STE_RANGE's Range that stands for all streams.
+/// The value of CMD_CFGI_STE_RANGE.Range that means all streams.
 const ALL_STREAMS: u64 = 31;
 /// TG: 4 KiB granule.
 const GRANULE_4K: u64 = 0b01;
@@ -145,8 +147,8 @@ impl Command {
     /// log2 of the bytes of a command.
     pub const LOG2_BYTES: u8 = 4;
 
-    /// The two words in the queue.
-    #[inline(always)] // Mostly the command is known where it is encoded.
+    /// The command's two words.
+    #[inline(always)] // Most callers encode a constant command.
     pub const fn encode(self) -> [u64; 2] {
         match self {
             Self::CfgiSte { stream, leaf } => [of_stream(opcode::CFGI_STE, stream), flag(0, leaf)],
@@ -172,12 +174,12 @@ impl Command {
         }
     }
 
-    /// The opcode in two words of a queue.
+    /// The opcode of an encoded command.
     pub const fn opcode(words: [u64; 2]) -> u8 {
         extract(7, 0, words[0]) as u8
     }
 
-    /// The command in two words of a queue, or `None` when it is not one of these.
+    /// Decodes a command; `None` for an opcode that has no variant.
     pub const fn decode(words: [u64; 2]) -> Option<Self> {
         let [word0, word1] = words;
         let stream = StreamId::new(extract(63, 32, word0) as u32);
@@ -254,7 +256,7 @@ mod tests {
         Scope { start: Iova::new(0xffff_1234_5000), extent, leaf: true }
     }
 
-    /// Each command with the words that the figures of IHI 0070, 4.3, 4.4 and 4.7 give.
+    /// Each command with its words according to the figures of IHI 0070, 4.3, 4.4 and 4.7.
     fn cases() -> Vec<(Command, [u64; 2])> {
         let pages = Extent::Pages { num: 31, scale: 17, ttl: 2 };
         vec![
@@ -289,14 +291,14 @@ mod tests {
     }
 
     #[test]
-    fn commands_have_the_manuals_bits() {
+    fn encoding_matches_the_manual() {
         for (command, words) in cases() {
             assert_eq!(command.encode(), words, "{command:?}");
         }
     }
 
     #[test]
-    fn decoding_is_the_way_back() {
+    fn decode_inverts_encode() {
         for (command, words) in cases() {
             assert_eq!(Command::decode(words), Some(command));
         }
@@ -306,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn extents_count_bytes() {
+    fn extent_size_in_bytes() {
         assert_eq!(Extent::Entry.bytes(), None);
         assert_eq!(Extent::Pages { num: 0, scale: 0, ttl: 3 }.bytes(), Some(0x1000));
         assert_eq!(Extent::Pages { num: 31, scale: 13, ttl: 0 }.bytes(), Some(1 << 30));

@@ -1,6 +1,7 @@
-//! Where a queue's producer or consumer stands: index and wrap bit together, as in the registers (IHI 0070, 3.5.1).
+//! Producer and consumer positions of a queue: index and wrap bit, as in the registers (IHI 0070, 3.5.1).
 
-/// An index into a queue of `2^log2` entries with the wrap bit above it, which tells a full queue from an empty one.
+/// An index into a queue of `2^log2` entries, with the wrap bit above it that distinguishes a full queue from
+/// an empty one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Cursor {
     value: u32,
@@ -8,42 +9,43 @@ pub struct Cursor {
 }
 
 impl Cursor {
-    /// The largest log2 of entries that the registers have room for.
+    /// The largest log2 of the number of entries that the registers can hold.
     pub const MAX_LOG2: u8 = 19;
 
-    /// The start of a queue of `2^log2` entries.
+    /// The first entry of a queue of `2^log2` entries, wrap bit clear.
     pub const fn new(log2: u8) -> Self {
         assert!(log2 <= Self::MAX_LOG2, "more entries than the registers can count");
         Self { value: 0, log2 }
     }
 
-    /// The cursor in a PROD or CONS register of the same queue; flags above the wrap bit (OVFLG, ERR) are left out.
+    /// The cursor in a PROD or CONS register of the same queue; flags above the wrap bit (OVFLG, ERR) are
+    /// masked.
     pub const fn read(self, register: u32) -> Self {
         Self { value: register & self.wrap_mask(), log2: self.log2 }
     }
 
-    /// The value for the register, index and wrap bit.
+    /// The register value: index and wrap bit.
     pub const fn raw(self) -> u32 {
         self.value
     }
 
-    /// The number of the entry.
+    /// The index of the entry.
     pub const fn index(self) -> usize {
         (self.value & (self.entries() - 1)) as usize
     }
 
-    /// How many entries the queue has.
+    /// The number of entries of the queue.
     pub const fn entries(self) -> u32 {
         1 << self.log2
     }
 
-    /// The cursor `entries` further on, around the end.
+    /// The cursor advanced by `entries`, with wrap-around.
     pub const fn advanced(self, entries: u32) -> Self {
         Self { value: self.value.wrapping_add(entries) & self.wrap_mask(), log2: self.log2 }
     }
 
-    /// How many entries lie between `behind` and this one, of the same queue. More than [`Self::entries`] means that
-    /// the two contradict each other.
+    /// The number of entries between `behind` and this cursor of the same queue. More than [`Self::entries`]
+    /// means that the two cursors are inconsistent.
     pub const fn distance_from(self, behind: Self) -> u32 {
         self.value.wrapping_sub(behind.value) & self.wrap_mask()
     }
@@ -58,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn full_and_empty_differ_in_the_wrap_bit_alone() {
+    fn full_and_empty_queues_differ_only_in_the_wrap_bit() {
         let start = Cursor::new(3);
         let full = start.advanced(8);
         assert_eq!((start.index(), full.index()), (0, 0));
@@ -66,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn cursors_wrap_twice_around() {
+    fn index_and_wrap_bit_wrap_around() {
         let mut cursor = Cursor::new(2);
         let indices: Vec<_> = (0..9)
             .map(|_| {
@@ -79,14 +81,14 @@ mod tests {
     }
 
     #[test]
-    fn registers_carry_flags_above_the_cursor() {
+    fn read_masks_flags_above_the_wrap_bit() {
         let cursor = Cursor::new(19).read(0x8000_0000 | 0x000f_ffff);
         assert_eq!((cursor.raw(), cursor.index()), (0xf_ffff, 0x7_ffff));
         assert_eq!(Cursor::new(8).read(0x0100_000b).index(), 0xb);
     }
 
     #[test]
-    fn a_consumer_ahead_of_its_producer_shows() {
+    fn distance_exceeds_entries_if_the_consumer_is_ahead_of_the_producer() {
         let producer = Cursor::new(4).advanced(3);
         assert!(producer.distance_from(producer.advanced(1)) > producer.entries());
     }

@@ -1,55 +1,55 @@
-//! Event records: what the SMMU says of a transaction it ended (IHI 0070, 7.3).
+//! Event records of the event queue (IHI 0070, 7.3).
 
 use crate::field::{extract, is_set, mask};
 use addr::StreamId;
 use core::fmt;
 
-/// What happened. Named as in the manual.
+/// The event type, named as in the manual.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum EventKind {
     /// F_UUT: unsupported upstream transaction.
     UnsupportedTransaction,
-    /// C_BAD_STREAMID: the stream table does not reach that far.
+    /// C_BAD_STREAMID: the StreamID is outside of the stream table.
     BadStreamId,
-    /// F_STE_FETCH: reading the stream table entry aborted.
+    /// F_STE_FETCH: external abort on the fetch of the stream table entry.
     SteFetch,
-    /// C_BAD_STE: the entry is not valid, or illegal.
+    /// C_BAD_STE: the entry is invalid or illegal.
     BadSte,
-    /// F_BAD_ATS_TREQ: an ATS request where none is allowed.
+    /// F_BAD_ATS_TREQ: disallowed ATS translation request.
     BadAtsRequest,
-    /// F_STREAM_DISABLED: no substream where one is needed.
+    /// F_STREAM_DISABLED: a required substream is missing.
     StreamDisabled,
-    /// F_TRANSL_FORBIDDEN: a translated ATS transaction where none is allowed.
+    /// F_TRANSL_FORBIDDEN: disallowed translated ATS transaction.
     TranslationForbidden,
-    /// C_BAD_SUBSTREAMID: a substream out of range, or where none is allowed.
+    /// C_BAD_SUBSTREAMID: the substream is out of range or not allowed.
     BadSubstreamId,
-    /// F_CD_FETCH: reading the context descriptor aborted.
+    /// F_CD_FETCH: external abort on the fetch of the context descriptor.
     CdFetch,
-    /// C_BAD_CD: the descriptor is not valid, or illegal.
+    /// C_BAD_CD: the descriptor is invalid or illegal.
     BadCd,
-    /// F_WALK_EABT: reading a translation table aborted.
+    /// F_WALK_EABT: external abort on a translation table walk.
     WalkExternalAbort,
-    /// F_TRANSLATION: nothing is mapped there.
+    /// F_TRANSLATION: the address is not mapped.
     Translation,
-    /// F_ADDR_SIZE: a descriptor leads above the output size.
+    /// F_ADDR_SIZE: an output address exceeds the output size.
     AddressSize,
     /// F_ACCESS: the Access flag is clear.
     AccessFlag,
     /// F_PERMISSION: the mapping does not allow this access.
     Permission,
-    /// F_TLB_CONFLICT: two TLB entries matched.
+    /// F_TLB_CONFLICT: multiple TLB entries matched.
     TlbConflict,
-    /// F_CFG_CONFLICT: two configuration cache entries matched.
+    /// F_CFG_CONFLICT: multiple configuration cache entries matched.
     ConfigConflict,
-    /// E_PAGE_REQUEST: a hint that addresses will be used soon.
+    /// E_PAGE_REQUEST: a hint that addresses will be accessed soon.
     PageRequest,
-    /// F_VMS_FETCH: reading a VM structure aborted.
+    /// F_VMS_FETCH: external abort on the fetch of a VM structure.
     VmsFetch,
-    /// IMPDEF_EVENTn and numbers the manual does not name.
+    /// IMPDEF_EVENTn and reserved event numbers.
     Other(u8),
 }
 
-/// The number, the kind and the manual's name.
+/// Event number, kind and name.
 const KINDS: [(u8, EventKind, &str); 19] = [
     (0x01, EventKind::UnsupportedTransaction, "F_UUT"),
     (0x02, EventKind::BadStreamId, "C_BAD_STREAMID"),
@@ -73,12 +73,12 @@ const KINDS: [(u8, EventKind, &str); 19] = [
 ];
 
 impl EventKind {
-    /// The kind with this number.
+    /// The kind with this event number.
     pub fn from_number(number: u8) -> Self {
         KINDS.iter().find(|kind| kind.0 == number).map_or(Self::Other(number), |kind| kind.1)
     }
 
-    /// The number in the record.
+    /// The event number in the record.
     pub fn number(self) -> u8 {
         match self {
             Self::Other(number) => number,
@@ -86,7 +86,7 @@ impl EventKind {
         }
     }
 
-    /// Whether the record carries the transaction's address, direction and privilege.
+    /// Whether the record has the transaction's address, access kind and privilege.
     const fn has_transaction(self) -> bool {
         matches!(
             self,
@@ -102,8 +102,8 @@ impl EventKind {
         )
     }
 
-    /// Whether the record says at which stage and for what the fault happened.
-    const fn has_stage(self) -> bool {
+    /// Whether the record has the stage and class of the fault.
+    const fn has_location(self) -> bool {
         matches!(
             self,
             Self::WalkExternalAbort
@@ -115,12 +115,12 @@ impl EventKind {
         )
     }
 
-    /// Whether a transaction may be stalled by it.
+    /// Whether the event can stall a transaction.
     const fn may_stall(self) -> bool {
         matches!(self, Self::Translation | Self::AddressSize | Self::AccessFlag | Self::Permission)
     }
 
-    /// Whether the record's last word is the address of a fetch that aborted.
+    /// Whether the record's last word is the address of an aborted fetch.
     const fn has_fetch(self) -> bool {
         matches!(self, Self::SteFetch | Self::CdFetch | Self::WalkExternalAbort | Self::VmsFetch)
     }
@@ -136,68 +136,68 @@ impl fmt::Display for EventKind {
     }
 }
 
-/// What the device wanted to do.
+/// The kind of access of a transaction.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum AccessKind {
-    /// The device reads memory (RnW = 1).
+    /// A read (RnW = 1).
     Read,
-    /// The device writes memory.
+    /// A write.
     Write,
 }
 
-/// The transaction that led to an event, where the record describes it.
+/// The transaction that caused an event.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Transaction {
-    /// The address the device used, all 64 bits.
+    /// The input address, all 64 bits.
     pub address: u64,
     /// Read or write.
     pub access: AccessKind,
-    /// Whether it was privileged (PnU).
+    /// Whether the access was privileged (PnU).
     pub privileged: bool,
-    /// Whether it was an instruction fetch (InD).
+    /// Whether the access was an instruction fetch (InD).
     pub instruction: bool,
 }
 
-/// What was translated when a fault happened (CLASS).
+/// The kind of address whose translation faulted (CLASS).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum FaultClass {
     /// The address of a context descriptor.
     Cd,
     /// The address of a stage 1 table.
     Table,
-    /// The transaction's own address.
+    /// The transaction's input address.
     Input,
     /// A reserved value.
     Reserved,
 }
 
-/// Where in the translation a fault happened.
+/// Stage and class of a translation fault.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct FaultLocation {
-    /// 1 or 2.
+    /// The stage: 1 or 2.
     pub stage: u8,
-    /// What was translated.
+    /// The kind of address.
     pub class: FaultClass,
 }
 
-/// An event record, decoded. What a kind of record does not say is `None`.
+/// A decoded event record. Fields that the event kind does not have are `None`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct EventRecord {
-    /// What happened.
+    /// The event type.
     pub kind: EventKind,
-    /// Who caused it.
+    /// The StreamID of the transaction.
     pub stream: StreamId,
-    /// The substream, if the transaction had one.
+    /// The SubstreamID, if the transaction had one.
     pub substream: Option<u32>,
     /// The transaction.
     pub transaction: Option<Transaction>,
     /// Stage and class of a translation fault.
     pub location: Option<FaultLocation>,
-    /// The intermediate address of a fault at stage 2.
+    /// The intermediate physical address of a stage 2 fault.
     pub ipa: Option<u64>,
-    /// The physical address whose fetch aborted.
+    /// The physical address of the aborted fetch.
     pub fetch: Option<u64>,
-    /// The token of a stalled transaction (STAG). The driver never lets any stall.
+    /// The tag of a stalled transaction (STAG). The driver does not enable stalls.
     pub stalled: Option<u16>,
 }
 
@@ -207,7 +207,7 @@ impl EventRecord {
     /// log2 of the bytes of a record.
     pub const LOG2_BYTES: u8 = 5;
 
-    /// The event in the four words of a record. Every record is one: unknown numbers are [`EventKind::Other`].
+    /// Decodes a record. Every input is valid: unknown event numbers become [`EventKind::Other`].
     pub fn decode(words: [u64; 4]) -> Self {
         let [word0, word1, word2, word3] = words;
         let kind = EventKind::from_number(extract(7, 0, word0) as u8);
@@ -217,8 +217,8 @@ impl EventRecord {
             stream: StreamId::new(extract(63, 32, word0) as u32),
             substream: is_set(11, word0).then_some(extract(31, 12, word0) as u32),
             transaction: kind.has_transaction().then(|| Transaction::decode(word1, word2)),
-            location: kind.has_stage().then(|| FaultLocation::decode(word1)),
-            ipa: (kind.has_stage() && stage2 && !kind.has_fetch()).then_some(word3 & mask(55, 12)),
+            location: kind.has_location().then(|| FaultLocation::decode(word1)),
+            ipa: (kind.has_location() && stage2 && !kind.has_fetch()).then_some(word3 & mask(55, 12)),
             fetch: kind.has_fetch().then_some(word3 & mask(55, 3)),
             stalled: (kind.may_stall() && is_set(31, word1)).then_some(extract(15, 0, word1) as u16),
         }
@@ -305,7 +305,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_translation_fault_prints_as_the_contract_says() {
+    fn translation_fault_has_the_documented_log_line() {
         // RnW = 1 (bit 99), CLASS = IN (bits [105:104] = 0b10).
         let record = [0x0000_0008_0000_0010, 1 << 35 | 0b10 << 40, 0x1234_5678, 0];
         let event = EventRecord::decode(record);
@@ -317,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stage2_fault_has_its_intermediate_address() {
+    fn stage2_fault_reports_its_ipa() {
         let record = [0x0000_0100_0000_0013, 1 << 39 | 0b10 << 40, 0xffff_ffff_ffff_f000, 0x9000];
         assert_eq!(
             EventRecord::decode(record).to_string(),
@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn configuration_errors_have_no_address() {
+    fn configuration_errors_report_no_address() {
         let stale = [0xdead_0000_0000, u64::MAX, u64::MAX];
         let record = |number: u64| [0x0000_0009_0000_0000 | number, stale[0], stale[1], stale[2]];
         assert_eq!(EventRecord::decode(record(0x04)).to_string(), "smmu: event C_BAD_STE sid=0x9");
@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn aborted_fetches_name_the_address() {
+    fn aborted_fetches_report_the_fetch_address() {
         let record = [0x0000_0001_0000_000b, 1 << 40, 0x5000, 0x000f_ffff_ffff_fff8];
         assert_eq!(
             EventRecord::decode(record).to_string(),
@@ -349,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn substreams_stalls_and_attributes_show() {
+    fn substream_stall_tag_and_attributes_are_printed() {
         let record = [0x0000_0001_0001_2800 | 0x12, 1 << 31 | 0x77 | 0b110 << 32 | 0b11 << 40, 0, 0];
         assert_eq!(
             EventRecord::decode(record).to_string(),
@@ -359,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn any_record_is_an_event_of_one_line() {
+    fn any_record_decodes_to_one_line() {
         let mut word = 0x9e37_79b9_7f4a_7c15_u64;
         for _ in 0..if cfg!(miri) { 20 } else { 20_000 } {
             let record = core::array::from_fn(|_| {
@@ -374,7 +374,7 @@ mod tests {
     }
 
     #[test]
-    fn every_number_has_one_kind_and_a_name() {
+    fn every_event_number_has_one_kind_and_a_name() {
         for number in 0..=u8::MAX {
             let kind = EventKind::from_number(number);
             assert_eq!(kind.number(), number);

@@ -1,20 +1,20 @@
-//! Bit fields, written as the manual's tables write them: high bit, low bit, value.
+//! Bit fields, in the notation of the manual's tables: high bit, low bit, value.
 
-/// A 64-bit word with `value` in bits `hi` down to `lo` and zeroes around it. Panics when the bits do not exist or the
-/// value does not fit: both are mistakes of the caller, never of the outside.
+/// A 64-bit word with `value` in bits `hi` down to `lo` and zeroes elsewhere. Panics if the bits do not exist
+/// or the value does not fit: both are bugs in the caller, never consequences of external input.
 #[inline(always)]
 pub const fn field(hi: u32, lo: u32, value: u64) -> u64 {
     assert!(value <= mask(hi, lo) >> lo, "value does not fit its field");
     value << lo
 }
 
-/// A 64-bit word with bit `at` set if `set`.
+/// A 64-bit word with bit `at` equal to `set` and zeroes elsewhere.
 #[inline(always)]
 pub const fn flag(at: u32, set: bool) -> u64 {
     field(at, at, set as u64)
 }
 
-/// Bits `hi` down to `lo` of `word`, moved down to bit 0.
+/// Bits `hi` down to `lo` of `word`, shifted down to bit 0.
 #[inline(always)]
 pub const fn extract(hi: u32, lo: u32, word: u64) -> u64 {
     (word & mask(hi, lo)) >> lo
@@ -26,8 +26,8 @@ pub const fn is_set(at: u32, word: u64) -> bool {
     extract(at, at, word) != 0
 }
 
-/// The bits of `address` inside `hi` down to `lo`, where they are: how the manual stores addresses. Panics when the
-/// address has bits outside, which hardware would drop.
+/// An address field: bits `hi` down to `lo` of `address`, unshifted, as the manual stores addresses. Panics
+/// if `address` has other bits set, which hardware would ignore.
 #[inline(always)]
 pub const fn address(hi: u32, lo: u32, address: u64) -> u64 {
     assert!(address & !mask(hi, lo) == 0, "address does not fit its field");
@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fields_go_where_the_table_says() {
+    fn field_flag_address_and_mask_encode_at_the_given_bits() {
         assert_eq!(field(3, 1, 0b101), 0b1010);
         assert_eq!(field(63, 0, u64::MAX), u64::MAX);
         assert_eq!(field(63, 63, 1), 1 << 63);
@@ -56,7 +56,7 @@ mod tests {
     }
 
     #[test]
-    fn extraction_is_the_way_back() {
+    fn extract_inverts_field() {
         for (hi, lo) in [(3, 1), (63, 0), (63, 59), (0, 0), (47, 32)] {
             let largest = mask(hi, lo) >> lo;
             assert_eq!(extract(hi, lo, field(hi, lo, largest)), largest);
@@ -67,13 +67,13 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "does not fit its field")]
-    fn a_value_that_is_too_large_is_a_bug() {
+    fn field_panics_if_the_value_does_not_fit() {
         field(3, 1, 8);
     }
 
     #[test]
     #[should_panic(expected = "address does not fit")]
-    fn an_unaligned_address_is_a_bug() {
+    fn address_panics_if_unaligned() {
         address(51, 6, 0x20);
     }
 }

@@ -1,7 +1,7 @@
-//! SMMUv3 formats and arithmetic (IHI 0070): what the bits of its structures, commands and events mean, and in which
-//! order they may change. Nothing here waits or touches a register.
+//! SMMUv3 formats and arithmetic (IHI 0070): encoding of structures, commands and event records, and the
+//! order in which live structures are updated. No waiting, no MMIO.
 //!
-//! The only bit arithmetic of the SMMU side is in this crate; the driver builds values ([`Ste`], [`Command`], ...)
+//! All bit manipulation for the SMMU is in this crate; the driver builds values ([`Ste`], [`Command`], ...)
 //! and stores their words.
 
 #![cfg_attr(not(test), no_std)]

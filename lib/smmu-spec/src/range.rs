@@ -1,7 +1,8 @@
-//! Which commands make the SMMU forget a range of addresses, at the least cost.
+//! Selection of TLBI commands for a range of addresses.
 //!
-//! With range invalidation (IDR3.RIL) a command covers up to 32 times a power of two of pages, so few do. Without it
-//! there is one command a page, and from some size on forgetting the whole tag is cheaper.
+//! With range invalidation (IDR3.RIL) a command covers up to 32 times a power of two of pages, so a few
+//! commands cover any range. Without it each page needs a command, and for large ranges invalidation by tag
+//! is cheaper.
 
 use crate::command::{Command, Extent, Scope};
 use crate::ste::{STAGE1_VMID, TlbTag};
@@ -16,32 +17,33 @@ pub enum RangeInvalidation {
     Unsupported,
 }
 
-/// The most commands without range invalidation; a range of more pages costs its whole tag. A command is 16 bytes of
-/// queue and one look-up in the SMMU, while an entry that was forgotten needlessly costs a walk of up to four fetches,
-/// so the border is where a page count is likely to exceed what the TLB holds of other ranges.
-pub const MAX_ENTRY_COMMANDS: u64 = 64;
+/// The limit for per-page commands without range invalidation; larger ranges are invalidated by tag. A
+/// command costs 16 bytes of queue and one lookup in the SMMU, a needlessly invalidated entry costs a walk of
+/// up to four fetches. The limit is the page count above which the TLB is unlikely to hold as many entries of
+/// other ranges.
+const MAX_ENTRY_COMMANDS: u64 = 64;
 
-/// The commands that make the SMMU forget a range: an iterator, without the CMD_SYNC.
+/// The commands that invalidate a range: an iterator, without the CMD_SYNC.
 #[derive(Clone, Copy, Debug)]
 pub struct Invalidation {
     tag: TlbTag,
     leaf: bool,
     unit: Unit,
     start: Iova,
-    /// How much is left to forget; for a whole tag, anything but 0.
+    /// Remaining pages; for invalidation by tag, any value but 0.
     pages: u64,
 }
 
-/// What one command covers.
+/// The coverage of one command.
 #[derive(Clone, Copy, Debug)]
 enum Unit {
-    Whole,
+    Tag,
     Range,
     Entry,
 }
 
 impl Invalidation {
-    /// For what no SMMU knows.
+    /// No commands: the mapping was never visible to an SMMU.
     pub const EMPTY: Self = Self {
         tag: TlbTag::Stage1(Asid::new(0)),
         leaf: true,
@@ -50,26 +52,26 @@ impl Invalidation {
         pages: 0,
     };
 
-    /// Forgets the translations of `range` (whole pages) under `tag`. With `leaf`, table pointers may stay: only if no
-    /// table was taken out.
+    /// Invalidates the translations of `range` (whole pages) with `tag`. With `leaf`, cached table
+    /// descriptors may be kept, so no table may have been unlinked.
     #[inline]
     pub fn of_range(tag: TlbTag, range: AddrRange<Iova>, leaf: bool, ranges: RangeInvalidation) -> Self {
         assert!(range.start().is_aligned(PAGE_SIZE) && range.end().is_aligned(PAGE_SIZE), "{range:?}");
         let (start, pages) = (range.start(), range.len() >> PAGE_SHIFT);
         let unit = match ranges {
             RangeInvalidation::Supported => Unit::Range,
-            RangeInvalidation::Unsupported if pages > MAX_ENTRY_COMMANDS => Unit::Whole,
+            RangeInvalidation::Unsupported if pages > MAX_ENTRY_COMMANDS => Unit::Tag,
             RangeInvalidation::Unsupported => Unit::Entry,
         };
         Self { tag, leaf, unit, start, pages }
     }
 
-    /// Forgets everything under `tag`.
+    /// Invalidates all translations with `tag`.
     pub const fn of_tag(tag: TlbTag) -> Self {
-        Self { tag, leaf: false, unit: Unit::Whole, start: Iova::new(0), pages: 1 }
+        Self { tag, leaf: false, unit: Unit::Tag, start: Iova::new(0), pages: 1 }
     }
 
-    /// Whether there is nothing to forget.
+    /// Whether there are no commands.
     pub const fn is_empty(&self) -> bool {
         self.pages == 0
     }
@@ -83,7 +85,7 @@ impl Invalidation {
         }
     }
 
-    fn whole(&self) -> Command {
+    fn by_tag(&self) -> Command {
         match self.tag {
             TlbTag::Stage1(asid) => Command::TlbiNhAsid { vmid: STAGE1_VMID, asid },
             TlbTag::Stage2(vmid) => Command::TlbiS12Vmall { vmid },
@@ -98,7 +100,7 @@ impl Iterator for Invalidation {
     fn next(&mut self) -> Option<Command> {
         let (command, covered) = match self.unit {
             _ if self.pages == 0 => return None,
-            Unit::Whole => (self.whole(), self.pages),
+            Unit::Tag => (self.by_tag(), self.pages),
             Unit::Entry => (self.by_address(Extent::Entry), 1),
             Unit::Range => {
                 let (extent, covered) = largest_step(self.pages);
@@ -113,8 +115,9 @@ impl Iterator for Invalidation {
     }
 }
 
-/// The extent that takes the lowest five significant bits off `pages`, and how many pages that is. So a count of `n`
-/// significant bits needs at most `n / 5` commands, rounded up, and never covers a page too many.
+/// The extent for the lowest five significant bits of `pages`, and its number of pages. A count of `n`
+/// significant bits thus needs at most `n / 5` commands, rounded up, and no page outside of the range is
+/// invalidated.
 #[inline]
 fn largest_step(pages: u64) -> (Extent, u64) {
     let scale = (pages.trailing_zeros() as u8).min(31);
@@ -151,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn ranges_are_covered_exactly_once_and_in_order() {
+    fn commands_cover_the_range_exactly_once_in_order() {
         for pages in (1..if cfg!(miri) { 70 } else { 2000 }).chain([
             0xffff,
             0x1_0000,
@@ -176,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn common_sizes_are_one_command() {
+    fn common_sizes_take_one_command() {
         for pages in [1, 2, 16, 31, 512, 31 * 512, 1 << 17, 1 << 18] {
             assert_eq!(commands(pages, RangeInvalidation::Supported).len(), 1, "{pages}");
         }
@@ -185,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn without_ranges_each_page_is_named_until_the_whole_tag_is_cheaper() {
+    fn without_range_invalidation_large_ranges_are_invalidated_by_tag() {
         let few = commands(3, RangeInvalidation::Unsupported);
         let starts: Vec<_> = few.iter().map(|&command| scope(command).start.raw()).collect();
         assert_eq!(starts, [0x10_0000, 0x10_1000, 0x10_2000]);
@@ -198,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn stage2_domains_are_named_by_vmid() {
+    fn stage2_is_invalidated_by_vmid() {
         let tag = TlbTag::Stage2(Vmid::new(9));
         let by_address: Vec<_> =
             Invalidation::of_range(tag, range(0, 1), false, RangeInvalidation::Supported).collect();
@@ -209,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_range_needs_nothing() {
+    fn empty_range_needs_no_command() {
         assert!(commands(0, RangeInvalidation::Supported).is_empty());
     }
 }

@@ -1,28 +1,29 @@
-//! Changing a structure that the SMMU may read at any moment (IHI 0070, 3.21.3).
+//! Updates of live structures (IHI 0070, 3.21.3).
 //!
-//! The SMMU reads an entry's 64-bit words in any order and keeps what it read until it is told to forget. So between
-//! two synchronisations it may see any mixture of old and new words. [`update`] orders the writes such that every
-//! mixture acts like the old entry, like the new one, or - where more than one word decides - like no entry at all:
+//! The SMMU reads an entry's 64-bit words in any order and caches them until they are invalidated. Between
+//! two synchronisations it may therefore use any mixture of old and new words. [`update`] orders the writes
+//! such that every mixture is equivalent to the old entry, to the new entry, or, if the update cannot be
+//! hitless, to an invalid entry:
 //!
-//! 1. write the words, or the parts of words, that the SMMU does not read as long as the entry is what it is; sync
-//! 2. write the one word that decides; sync
-//! 3. write the rest, which the SMMU does not read any more; sync
+//! 1. write the bits that the SMMU does not use with the old configuration; sync
+//! 2. write the critical word; sync
+//! 3. write the bits that the SMMU does not use with the new configuration; sync
 //!
-//! When more than one word would decide, the entry passes through "not valid": 1. clear the valid bit; sync,
-//! 2. write all other words; sync, 3. write the first word; sync.
+//! If more than one word is critical, the entry passes through V = 0: 1. clear the valid bit; sync, 2. write
+//! all other words; sync, 3. write the first word; sync.
 
 use crate::cd::ContextDescriptor;
 use crate::ste::Ste;
 
-/// A 64-byte structure whose first word holds the valid bit.
+/// A 64-byte structure with the valid bit in its first word.
 pub trait Structure: Copy {
     /// The structure with these words.
     fn new(words: [u64; 8]) -> Self;
     /// The words.
     fn words(&self) -> [u64; 8];
-    /// Which bits of each word the SMMU reads, given what the others say.
+    /// The bits of each word that the SMMU uses with this configuration.
     fn used_bits(&self) -> [u64; 8];
-    /// An entry that is not valid.
+    /// An invalid entry.
     const INVALID: Self;
 }
 
@@ -52,24 +53,25 @@ impl Structure for ContextDescriptor {
     const INVALID: Self = ContextDescriptor::INVALID;
 }
 
-/// One thing to do.
+/// A step of an update.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Step {
-    /// Store a word, as one 64-bit access.
+    /// A single 64-bit store.
     Write {
-        /// Which of the eight.
+        /// The index of the word.
         word: usize,
-        /// Its value.
+        /// The new value.
         value: u64,
     },
-    /// Make the SMMU see all words and forget what it has read of the entry (CMD_CFGI_*, CMD_SYNC), and wait for that.
+    /// Makes the stores visible to the SMMU, invalidates its cached copy of the entry (CMD_CFGI_*, CMD_SYNC)
+    /// and waits for completion.
     Sync,
 }
 
-/// What to do, in order; always ends with a [`Step::Sync`].
+/// The steps of an update, in order. The last step is always a [`Step::Sync`].
 #[derive(Clone, Copy, Debug)]
 pub struct Steps {
-    // Three phases of at most eight words and a sync.
+    // Three phases of at most eight writes and a sync.
     steps: [Step; 3 * 9],
     len: usize,
 }
@@ -87,7 +89,7 @@ impl Steps {
         self.len += 1;
     }
 
-    /// Writes the words in which `to` differs from `from`, then a sync if there were any.
+    /// Appends writes of the words in which `to` differs from `from`, and a sync if there are any.
     fn phase(&mut self, from: &mut [u64; 8], to: [u64; 8]) {
         if *from == to {
             return;
@@ -102,8 +104,8 @@ impl Steps {
     }
 }
 
-/// The steps that turn `live` into `target`. For equal entries that is a sync alone: an earlier attempt may have
-/// written the words and failed to make the SMMU forget.
+/// The steps that change `live` to `target`. Equal entries need a sync too: an earlier update may have failed
+/// between the writes and the invalidation.
 pub fn update<S: Structure>(live: S, target: S) -> Steps {
     let mut steps = Steps::EMPTY;
     let mut now = live.words();
@@ -119,14 +121,14 @@ pub fn update<S: Structure>(live: S, target: S) -> Steps {
 /// The entry after each phase.
 fn phases<S: Structure>(live: S, target: S) -> [[u64; 8]; 3] {
     let prepared = prepare(live, target);
-    match deciding_word(prepared, target) {
-        Decision::None => [prepared, prepared, target.words()],
-        Decision::One(word) => {
-            let mut decided = prepared;
-            decided[word] = target.words()[word];
-            [prepared, decided, target.words()]
+    match critical_words(prepared, target) {
+        CriticalWords::None => [prepared, prepared, target.words()],
+        CriticalWords::One(word) => {
+            let mut switched = prepared;
+            switched[word] = target.words()[word];
+            [prepared, switched, target.words()]
         }
-        Decision::Many => through_invalid(live, target),
+        CriticalWords::Many => through_invalid(live, target),
     }
 }
 
@@ -138,26 +140,26 @@ fn through_invalid<S: Structure>(live: S, target: S) -> [[u64; 8]; 3] {
     [invalid, filled, target.words()]
 }
 
-/// The target's bits where the live entry's are not read, and the live ones where they are.
+/// The live entry with all bits that it does not use set to the target's.
 fn prepare<S: Structure>(live: S, target: S) -> [u64; 8] {
     let (now, then, used) = (live.words(), target.words(), live.used_bits());
     core::array::from_fn(|word| (now[word] & used[word]) | (then[word] & !used[word]))
 }
 
-/// How many words still differ in bits that matter to the target.
-enum Decision {
+/// The words that differ from the target in bits that the target uses.
+enum CriticalWords {
     None,
     One(usize),
     Many,
 }
 
-fn deciding_word<S: Structure>(prepared: [u64; 8], target: S) -> Decision {
+fn critical_words<S: Structure>(prepared: [u64; 8], target: S) -> CriticalWords {
     let (then, used) = (target.words(), target.used_bits());
     let mut differing = (0..8).filter(|&word| (prepared[word] ^ then[word]) & used[word] != 0);
     match (differing.next(), differing.next()) {
-        (None, _) => Decision::None,
-        (Some(word), None) => Decision::One(word),
-        _ => Decision::Many,
+        (None, _) => CriticalWords::None,
+        (Some(word), None) => CriticalWords::One(word),
+        _ => CriticalWords::Many,
     }
 }
 
@@ -169,13 +171,13 @@ mod tests {
     use crate::ste::{Stage2Config, StreamConfig};
     use addr::{Asid, PhysAddr, Vmid};
 
-    /// What the SMMU makes of an entry: its words as far as it reads them.
-    fn behaviour<S: Structure>(words: [u64; 8]) -> [u64; 8] {
+    /// The bits of an entry that determine the SMMU's behaviour.
+    fn effective_bits<S: Structure>(words: [u64; 8]) -> [u64; 8] {
         let used = S::new(words).used_bits();
         core::array::from_fn(|word| words[word] & used[word])
     }
 
-    /// Every mixture of the values that each word had since the last sync; for Miri some.
+    /// Every mixture of the values that each word had since the last sync; only three with Miri.
     fn mixtures(seen: &[Vec<u64>; 8]) -> Vec<[u64; 8]> {
         let mut mixtures = vec![[0; 8]];
         for word in 0..8 {
@@ -193,11 +195,11 @@ mod tests {
         mixtures
     }
 
-    /// Replays the steps; panics when the SMMU could see anything but old, new or not valid. Says whether "not valid"
-    /// could be seen.
+    /// Replays the steps. Panics if the SMMU could observe anything but the old, the new or an invalid entry.
+    /// Returns whether it could observe an invalid one.
     fn replay<S: Structure>(live: S, target: S) -> bool {
-        let invalid = behaviour::<S>(S::INVALID.words());
-        let (old, new) = (behaviour::<S>(live.words()), behaviour::<S>(target.words()));
+        let invalid = effective_bits::<S>(S::INVALID.words());
+        let (old, new) = (effective_bits::<S>(live.words()), effective_bits::<S>(target.words()));
         let mut now = live.words();
         let mut seen = now.map(|value| vec![value]);
         let mut interrupted = false;
@@ -211,7 +213,7 @@ mod tests {
                 Step::Sync => seen = now.map(|value| vec![value]),
             }
             for mixture in mixtures(&seen) {
-                let acts = behaviour::<S>(mixture);
+                let acts = effective_bits::<S>(mixture);
                 interrupted |= acts == invalid && acts != old && acts != new;
                 assert!(acts == old || acts == new || acts == invalid, "{mixture:x?} after {step:?}");
             }
@@ -235,7 +237,7 @@ mod tests {
         }))
     }
 
-    /// Both stages: no entry that anybody makes here, but one whose changes obey the same rules.
+    /// A nested entry. The driver builds none, but the rules for updates are the same.
     fn nested(stage1: Ste, stage2: Ste) -> Ste {
         let mut words = stage2.0;
         words[0] = stage1.0[0] | stage2.0[0];
@@ -256,7 +258,7 @@ mod tests {
             nested(stage1(0x1000), stage2(0, 0x5000)),
             nested(stage1(0x2040), stage2(0, 0x5000)),
             nested(stage1(0x2040), stage2(1, 0x6000)),
-            // What firmware may have left: reserved Config, nested, stray bits.
+            // Possible leftovers of firmware: reserved Config, nested, stray bits.
             Ste([0b0111, 5, 0, 0, 9, 0, 0, 0]),
             Ste([0b1111 | 0x7000, 0xd4, 0x1234, 0x8000, 0, 1, 0, 0]),
             Ste([0, u64::MAX, 3, 4, 5, 6, 7, 8]),
@@ -264,17 +266,17 @@ mod tests {
     }
 
     #[test]
-    fn the_smmu_sees_old_new_or_nothing_at_every_step() {
-        let some = if cfg!(miri) { 5 } else { 1 };
-        for live in entries().into_iter().step_by(some) {
-            for target in entries().into_iter().step_by(some) {
+    fn every_mixture_is_the_old_the_new_or_an_invalid_entry() {
+        let step = if cfg!(miri) { 5 } else { 1 };
+        for live in entries().into_iter().step_by(step) {
+            for target in entries().into_iter().step_by(step) {
                 replay(live, target);
             }
         }
     }
 
     #[test]
-    fn one_deciding_word_never_passes_through_invalid() {
+    fn update_of_one_critical_word_is_hitless() {
         let abort = Ste::new(StreamConfig::Abort);
         let pairs = [
             (abort, stage1(0x1000)),
@@ -290,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn several_deciding_words_pass_through_invalid() {
+    fn update_of_several_critical_words_passes_through_invalid() {
         assert!(replay(stage2(1, 0x5000), stage2(2, 0x6000)));
         assert!(replay(stage1(0x1000), stage2(1, 0x5000)));
     }
@@ -304,7 +306,7 @@ mod tests {
     };
 
     #[test]
-    fn a_descriptor_changes_its_asid_live_and_its_tables_through_invalid() {
+    fn context_descriptor_asid_changes_hitlessly_but_not_with_its_tables() {
         let with = |space| ContextDescriptor::new(space);
         assert!(!replay(with(SPACE), with(Stage1Config { asid: Asid::new(2), ..SPACE })));
         assert!(!replay(ContextDescriptor::INVALID, with(SPACE)));
@@ -315,14 +317,15 @@ mod tests {
         replay(with(SPACE), ContextDescriptor::INVALID);
     }
 
-    fn outcome<S: Structure>(live: S, target: S) -> (usize, bool) {
+    /// The number of syncs, and whether the update is hitless.
+    fn cost<S: Structure>(live: S, target: S) -> (usize, bool) {
         let syncs = update(live, target).iter().filter(|step| *step == Step::Sync).count();
         (syncs, !replay(live, target))
     }
 
-    /// The same for context descriptors.
+    /// Every transition of context descriptors, with its number of syncs and whether it is hitless.
     #[test]
-    fn descriptors_cost_so_many_syncs_and_are_hitless_or_not() {
+    fn context_descriptor_transitions_have_the_expected_cost() {
         let (invalid, live) = (ContextDescriptor::INVALID, ContextDescriptor::new(SPACE));
         let other_tag = ContextDescriptor::new(Stage1Config { asid: Asid::new(2), ..SPACE });
         let other_tables = ContextDescriptor::new(Stage1Config { tables: PhysAddr::new(0x2000), ..SPACE });
@@ -340,17 +343,18 @@ mod tests {
             (live, both, 3, false),
         ];
         for (live, target, syncs, hitless) in cases {
-            assert_eq!(outcome(live, target), (syncs, hitless), "{live:x?} -> {target:x?}");
+            assert_eq!(cost(live, target), (syncs, hitless), "{live:x?} -> {target:x?}");
         }
     }
 
-    /// Every transition, with its number of syncs and whether a transaction never meets an entry that is not valid.
+    /// Every transition of stream table entries, with its number of syncs and whether it is hitless (no
+    /// transaction observes an invalid entry).
     #[test]
-    fn transitions_cost_so_many_syncs_and_are_hitless_or_not() {
+    fn stream_table_entry_transitions_have_the_expected_cost() {
         let (invalid, abort, bypass) =
             (Ste::INVALID, Ste::new(StreamConfig::Abort), Ste::new(StreamConfig::Bypass));
         let (first, second) = (stage1(0x1000), stage2(1, 0x5000));
-        // Over the VMID that stage 1 alone has too.
+        // With the VMID of stage 1 entries.
         let both = nested(first, stage2(0, 0x5000));
         let cases = [
             (invalid, abort, 1, true),
@@ -391,7 +395,7 @@ mod tests {
             (both, nested(stage1(0x2040), stage2(0, 0x6000)), 3, false),
         ];
         for (live, target, syncs, hitless) in cases {
-            assert_eq!(outcome(live, target), (syncs, hitless), "{live:x?} -> {target:x?}");
+            assert_eq!(cost(live, target), (syncs, hitless), "{live:x?} -> {target:x?}");
         }
     }
 
@@ -402,7 +406,7 @@ mod tests {
     }
 
     #[test]
-    fn attaching_is_three_writes_and_two_syncs() {
+    fn abort_to_stage1_takes_three_writes_and_two_syncs() {
         let steps: Vec<_> = update(Ste::new(StreamConfig::Abort), stage1(0x1000)).iter().collect();
         let target = stage1(0x1000).0;
         let expected = [

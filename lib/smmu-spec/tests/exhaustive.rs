@@ -1,13 +1,13 @@
-//! Formats and arithmetic, for all values where there are few enough.
+//! Exhaustive tests of formats and arithmetic over small value ranges.
 
 use addr::{AddrRange, Asid, Iova, PAGE_SIZE, Vmid};
 use smmu_spec::{Command, Cursor, EventKind, EventRecord, Extent, Invalidation, RangeInvalidation, TlbTag};
 
-/// All values, or for Miri one of so many.
+/// The step between tested values; larger with Miri.
 const STEP: usize = if cfg!(miri) { 61 } else { 1 };
 
-/// The pages that a list of commands names, if each begins where the one before has ended.
-fn pages_named(commands: impl Iterator<Item = Command>, start: u64) -> u64 {
+/// The number of pages that the commands cover. Panics if they are not contiguous.
+fn pages_covered(commands: impl Iterator<Item = Command>, start: u64) -> u64 {
     let mut at = start;
     for command in commands {
         let scope = match command {
@@ -22,21 +22,22 @@ fn pages_named(commands: impl Iterator<Item = Command>, start: u64) -> u64 {
 }
 
 #[test]
-fn every_length_up_to_a_gibibyte_is_invalidated_to_the_page() {
+fn every_length_up_to_1_gib_is_invalidated_exactly() {
     for tag in [TlbTag::Stage1(Asid::new(9)), TlbTag::Stage2(Vmid::new(9))] {
         for pages in (1..=if cfg!(miri) { 1u64 << 12 } else { 1 << 18 }).step_by(STEP) {
             let start = 0x40_0000_1000;
             let range = AddrRange::from_len(Iova::new(start), pages * PAGE_SIZE).unwrap();
-            let forget = || Invalidation::of_range(tag, range, pages % 2 == 0, RangeInvalidation::Supported);
-            assert_eq!(pages_named(forget(), start), pages);
+            let commands =
+                || Invalidation::of_range(tag, range, pages % 2 == 0, RangeInvalidation::Supported);
+            assert_eq!(pages_covered(commands(), start), pages);
             let significant = 64 - pages.leading_zeros() - pages.trailing_zeros();
-            assert!(forget().count() as u32 <= significant.div_ceil(5), "{pages}");
+            assert!(commands().count() as u32 <= significant.div_ceil(5), "{pages}");
         }
     }
 }
 
 #[test]
-fn every_distance_of_every_small_queue_is_right() {
+fn cursor_distances_are_exact_for_all_small_queues() {
     for log2 in 0..=if cfg!(miri) { 3u8 } else { 6 } {
         let (entries, turn) = (1u32 << log2, 2u32 << log2);
         for consumed in 0..turn {
@@ -53,7 +54,7 @@ fn every_distance_of_every_small_queue_is_right() {
 }
 
 #[test]
-fn whatever_is_decoded_is_encoded_to_the_same() {
+fn decoded_commands_encode_to_an_equivalent_command() {
     let mut decoded = 0;
     for opcode in 0..=255u64 {
         for first in (0..64u32).step_by(STEP) {
@@ -69,7 +70,7 @@ fn whatever_is_decoded_is_encoded_to_the_same() {
 }
 
 #[test]
-fn every_record_is_decoded_and_printed() {
+fn every_event_record_is_decoded_and_printed() {
     for kind in (0..=255u64).step_by(STEP) {
         assert_eq!(u64::from(EventKind::from_number(kind as u8).number()), kind);
         for flags in (0..1u64 << 10).step_by(STEP) {

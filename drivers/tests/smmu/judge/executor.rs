@@ -203,7 +203,7 @@ fn interleave(machine: &TestMachine, shared: &SharedState) {
     if random.once_in(8) {
         // Much at once, and everybody looks anew: a structure that is half written is seen so.
         machine.pages().into_iter().for_each(|page| machine.ram.propagate_stores(page, || random.once_in(2)));
-        machine.model.borrow_mut().lose(|| random.once_in(2));
+        machine.model.borrow_mut().evict(|| random.once_in(2));
         (0..8).for_each(|_| access(machine, shared, &mut random));
     }
     let mut model = machine.model.borrow_mut();
@@ -212,7 +212,7 @@ fn interleave(machine: &TestMachine, shared: &SharedState) {
         model.step();
     }
     if random.once_in(16) {
-        model.lose(|| random.once_in(8));
+        model.evict(|| random.once_in(8));
     }
     drop(model);
     fetch_ahead(machine, shared, &mut random);
@@ -235,7 +235,7 @@ fn fail_command_reads(machine: &TestMachine, shared: &SharedState, random: &mut 
 fn fetch_ahead(machine: &TestMachine, shared: &SharedState, random: &mut Random) {
     let oracle = shared.oracle.borrow();
     if let Some((Some(client), page)) = oracle.recent(random) {
-        machine.model.borrow_mut().fetch_ahead(oracle.stream(client), page << PAGE_SHIFT);
+        machine.model.borrow_mut().prefetch(oracle.stream(client), page << PAGE_SHIFT);
     }
 }
 

@@ -1,4 +1,4 @@
-//! Consuming commands (IHI 0070, 4 and 7.1).
+//! Command consumption (IHI 0070, 4 and 7.1).
 
 use super::registers::{gerror, offset};
 use super::{PhysicalMemory, RegisterFile, SmmuModel};
@@ -13,7 +13,7 @@ mod cerror {
 }
 
 impl<R: RegisterFile, M: PhysicalMemory> SmmuModel<R, M> {
-    /// Consumes one command, if there is one and the queue is not stopped by an error.
+    /// Consumes one command unless the queue is empty or stopped by an error.
     pub(super) fn consume(&mut self) {
         let queue = self.queue(offset::CMDQ_BASE, Command::LOG2_BYTES.into());
         let produced = queue.start.read(self.registers.get(offset::CMDQ_PROD));
@@ -31,7 +31,7 @@ impl<R: RegisterFile, M: PhysicalMemory> SmmuModel<R, M> {
             Some(command) => {
                 self.execute(command);
                 self.opcodes.push(word0 as u8);
-                // ERR keeps its value, as the manual allows: software must not compare it with an index.
+                // ERR keeps its value, as the manual permits: software must mask it before comparing indices.
                 let error = self.registers.get(offset::CMDQ_CONS) & 0x7f00_0000;
                 self.registers.set(offset::CMDQ_CONS, consumed.advanced(1).raw() | error);
             }
@@ -43,7 +43,7 @@ impl<R: RegisterFile, M: PhysicalMemory> SmmuModel<R, M> {
         self.raise(gerror::CMDQ);
     }
 
-    /// What a command names now is gone only after the CMD_SYNC; what is cached after it stays.
+    /// Invalidations take effect only at the next CMD_SYNC, and do not affect entries cached in between.
     fn execute(&mut self, command: Command) {
         if command == Command::Sync {
             self.syncs += 1;
@@ -72,7 +72,8 @@ impl<R: RegisterFile, M: PhysicalMemory> SmmuModel<R, M> {
         }
     }
 
-    /// Without RIL the range fields are reserved; with it, one granule without a level hint is.
+    /// Without RIL the range fields are reserved; with RIL, a single granule without a level hint is
+    /// reserved.
     fn legal_scope(&self, scope: Scope, word0: u64, word1: u64) -> bool {
         let range_fields = extract(16, 12, word0) | extract(25, 20, word0) | extract(11, 8, word1);
         match scope.extent {

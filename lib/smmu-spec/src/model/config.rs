@@ -1,5 +1,5 @@
-//! From a StreamID to what shall happen: stream table and context descriptor (IHI 0070, 3.3, 5.2.2 and 5.4.2), cached
-//! until a CMD_CFGI names them.
+//! Configuration lookup: stream table and context descriptors (IHI 0070, 3.3, 5.2.2 and 5.4.2), cached until
+//! invalidated by CMD_CFGI.
 
 use super::events::TransactionFault;
 use super::registers::offset;
@@ -13,8 +13,7 @@ use alloc::collections::BTreeMap;
 
 type EntryWords = [u64; 8];
 
-/// What is cached: first-level descriptors by index, entries and context descriptors by stream. What a command has named
-/// goes at the next CMD_SYNC, and is used until then.
+/// The configuration cache: first-level descriptors by index, entries and context descriptors by stream.
 #[derive(Default)]
 pub(super) struct ConfigCache {
     first_level: BTreeMap<u32, CachedConfig<u64>>,
@@ -24,71 +23,74 @@ pub(super) struct ConfigCache {
 
 struct CachedConfig<T> {
     value: T,
-    doomed: bool,
+    /// An invalidation is pending: the entry is removed at the next CMD_SYNC and is used until then.
+    pending: bool,
 }
 
-fn doom<T>(cache: &mut BTreeMap<u32, CachedConfig<T>>, named: impl Fn(u32) -> bool) {
-    cache.iter_mut().filter(|(index, _)| named(**index)).for_each(|(_, cached)| cached.doomed = true);
+fn mark_pending<T>(cache: &mut BTreeMap<u32, CachedConfig<T>>, matches: impl Fn(u32) -> bool) {
+    cache.iter_mut().filter(|(index, _)| matches(**index)).for_each(|(_, cached)| cached.pending = true);
 }
 
-fn keep<T>(cache: &mut BTreeMap<u32, CachedConfig<T>>, index: u32, value: T) {
-    cache.insert(index, CachedConfig { value, doomed: false });
+fn insert<T>(cache: &mut BTreeMap<u32, CachedConfig<T>>, index: u32, value: T) {
+    cache.insert(index, CachedConfig { value, pending: false });
 }
 
 impl ConfigCache {
-    /// Dooms what `command` names. `split` is where a StreamID is cut in a two-level table.
+    /// Marks the entries that `command` invalidates. `split` is STRTAB_BASE_CFG.SPLIT.
     pub fn invalidate(&mut self, command: Command, split: u32) {
         match command {
             Command::CfgiAll => {
-                self.doom_streams(0, u32::MAX);
-                doom(&mut self.first_level, |_| true);
+                self.mark_streams(0, u32::MAX);
+                mark_pending(&mut self.first_level, |_| true);
             }
             Command::CfgiSte { stream, leaf } => {
-                self.doom_streams(stream.raw(), stream.raw());
-                doom(&mut self.first_level, |index| !leaf && index == stream.raw() >> split);
+                self.mark_streams(stream.raw(), stream.raw());
+                mark_pending(&mut self.first_level, |index| !leaf && index == stream.raw() >> split);
             }
             Command::CfgiSteRange { stream, range } => {
                 let low = mask(range.into(), 0) as u32;
                 let (first, last) = (stream.raw() & !low, stream.raw() | low);
-                self.doom_streams(first, last);
-                doom(&mut self.first_level, |index| (first >> split..=last >> split).contains(&index));
+                self.mark_streams(first, last);
+                mark_pending(&mut self.first_level, |index| {
+                    (first >> split..=last >> split).contains(&index)
+                });
             }
             Command::CfgiCd { stream, .. } | Command::CfgiCdAll { stream } => {
-                doom(&mut self.contexts, |of| of == stream.raw());
+                mark_pending(&mut self.contexts, |of| of == stream.raw());
             }
             _ => {}
         }
     }
 
-    /// A CMD_SYNC: what was named before is gone.
+    /// Completes pending invalidations (CMD_SYNC).
     pub fn complete(&mut self) {
-        self.first_level.retain(|_, cached| !cached.doomed);
-        self.entries.retain(|_, cached| !cached.doomed);
-        self.contexts.retain(|_, cached| !cached.doomed);
+        self.first_level.retain(|_, cached| !cached.pending);
+        self.entries.retain(|_, cached| !cached.pending);
+        self.contexts.retain(|_, cached| !cached.pending);
     }
 
-    /// Loses what is `chosen`.
-    pub fn lose(&mut self, chosen: &mut impl FnMut() -> bool) {
-        self.first_level.retain(|_, _| !chosen());
-        self.entries.retain(|_, _| !chosen());
-        self.contexts.retain(|_, _| !chosen());
+    /// Evicts the entries for which `evicted` returns true.
+    pub fn evict(&mut self, evicted: &mut impl FnMut() -> bool) {
+        self.first_level.retain(|_, _| !evicted());
+        self.entries.retain(|_, _| !evicted());
+        self.contexts.retain(|_, _| !evicted());
     }
 
-    /// Entries, and the context descriptors found through them.
-    fn doom_streams(&mut self, first: u32, last: u32) {
-        doom(&mut self.entries, |stream| (first..=last).contains(&stream));
-        doom(&mut self.contexts, |stream| (first..=last).contains(&stream));
+    /// Marks entries, and the context descriptors reached through them.
+    fn mark_streams(&mut self, first: u32, last: u32) {
+        mark_pending(&mut self.entries, |stream| (first..=last).contains(&stream));
+        mark_pending(&mut self.contexts, |stream| (first..=last).contains(&stream));
     }
 }
 
-/// What an entry says.
+/// The decoded Config field of a stream table entry.
 pub(super) enum StreamAction {
     Abort,
     Bypass,
     Translate(StageTranslation),
 }
 
-/// One stage of translation.
+/// Parameters of a translation stage.
 pub(super) struct StageTranslation {
     pub stage: u8,
     pub tag: CacheTag,
@@ -130,11 +132,11 @@ impl<R: RegisterFile, M: PhysicalMemory> SmmuModel<R, M> {
             format => panic!("STRTAB_BASE_CFG.FMT is {format}"),
         };
         let entry = self.fetch(at, EventKind::SteFetch)?;
-        keep(&mut self.config.entries, stream.raw(), entry);
+        insert(&mut self.config.entries, stream.raw(), entry);
         Ok(entry)
     }
 
-    /// Where the stream's entry is, by its first-level descriptor.
+    /// The address of the stream's entry in its second-level table.
     fn second_level(&mut self, stream: StreamId, base: u64) -> Result<u64, TransactionFault> {
         let split = self.split();
         assert!([6, 8, 10].contains(&split), "STRTAB_BASE_CFG.SPLIT is {split}");
@@ -146,19 +148,19 @@ impl<R: RegisterFile, M: PhysicalMemory> SmmuModel<R, M> {
                 let read = self.memory.read(at);
                 let descriptor =
                     read.ok_or(TransactionFault::of_fetch(EventKind::SteFetch, FaultClass::Cd, at))?;
-                keep(&mut self.config.first_level, index, descriptor);
+                insert(&mut self.config.first_level, index, descriptor);
                 descriptor
             }
         };
         let span = extract(4, 0, descriptor);
-        // Reserved and oversized spans lead nowhere, and neither does a stream past the end of its table.
+        // Reserved and oversized spans have no table, and the stream may be past the end of its table.
         if span == 0 || span > u64::from(split) + 1 || below >= 1 << (span - 1) {
             return Err(self.bad_stream());
         }
         Ok((descriptor & mask(55, 6) & !((64 << (span - 1)) - 1)) + 64 * below)
     }
 
-    /// C_BAD_STREAMID is recorded only with CR2.RECINVSID.
+    /// C_BAD_STREAMID, recorded only with CR2.RECINVSID.
     fn bad_stream(&self) -> TransactionFault {
         let recorded = is_set(1, self.registers.get(offset::CR2).into());
         TransactionFault { recorded, ..TransactionFault::of_config(EventKind::BadStreamId) }
@@ -169,7 +171,7 @@ impl<R: RegisterFile, M: PhysicalMemory> SmmuModel<R, M> {
     }
 
     fn stage1(&mut self, stream: StreamId, entry: &EntryWords) -> Result<StageTranslation, TransactionFault> {
-        let illegal = extract(31, 30, entry[1]) != 0          // STRW: NS-EL1 alone
+        let illegal = extract(31, 30, entry[1]) != 0          // STRW: NS-EL1 only
             || is_set(27, entry[1])                           // S1STALLD without the stall model
             || extract(63, 59, entry[0]) != 0; // S1CDMax without substreams
         if illegal {
@@ -185,24 +187,24 @@ impl<R: RegisterFile, M: PhysicalMemory> SmmuModel<R, M> {
             return Ok(context.value);
         }
         let context = self.fetch(at, EventKind::CdFetch)?;
-        keep(&mut self.config.contexts, stream.raw(), context);
+        insert(&mut self.config.contexts, stream.raw(), context);
         Ok(context)
     }
 
-    /// What a context descriptor says; `None` when it is ILLEGAL or asks for what this model does not have.
+    /// Decodes a context descriptor; `None` if it is ILLEGAL or uses a feature that this model does not have.
     fn stage1_of(&self, context: &EntryWords, vmid: Vmid) -> Option<StageTranslation> {
         let [word0, word1, _, mair, ..] = *context;
         let t0sz = extract(5, 0, word0) as u32;
         let asid = extract(63, 48, word0) as u16;
         let legal = is_set(31, word0)                 // V
-            && is_set(41, word0)                      // AA64
-            && is_set(46, word0)                      // A: TERM_MODEL has no other
-            && !is_set(44, word0)                     // S: no stalls
-            && extract(43, 42, word0) == 0            // HA, HD: no hardware update
-            && !is_set(15, word0)                     // ENDI
-            && !is_set(14, word0)                     // EPD0
-            && is_set(30, word0)                      // EPD1: TTB1 is not set up
-            && extract(7, 6, word0) == 0              // TG0
+            && is_set(41, word0)           // AA64
+            && is_set(46, word0)           // A: required by TERM_MODEL
+            && !is_set(44, word0)          // S: no stalls
+            && extract(43, 42, word0) == 0 // HA, HD: no hardware update
+            && !is_set(15, word0)          // ENDI
+            && !is_set(14, word0)          // EPD0
+            && is_set(30, word0)           // EPD1: TTB1 is not used
+            && extract(7, 6, word0) == 0   // TG0
             && (16..=39).contains(&t0sz)
             && (self.ids.has(0, 12) || asid <= 0xff); // ASID16
         legal.then(|| StageTranslation {
@@ -222,13 +224,13 @@ impl<R: RegisterFile, M: PhysicalMemory> SmmuModel<R, M> {
         let vmid = extract(15, 0, word2) as u16;
         let start = 2 - extract(39, 38, word2).min(2) as u8;
         let legal = is_set(51, word2)                 // S2AA64
-            && !is_set(52, word2)                     // S2ENDI
-            && extract(56, 55, word2) == 0            // S2HA, S2HD
-            && !is_set(57, word2)                     // S2S
-            && extract(47, 46, word2) == 0            // S2TG
+            && !is_set(52, word2)          // S2ENDI
+            && extract(56, 55, word2) == 0 // S2HA, S2HD
+            && !is_set(57, word2)          // S2S
+            && extract(47, 46, word2) == 0 // S2TG
             && (16..=39).contains(&t0sz)
             && 64 - t0sz <= self.ids.output_bits()
-            // No more than a start level's one table: this model does not concatenate.
+            // This model does not support concatenated start-level tables.
             && start == start_level(64 - t0sz)
             && (self.ids.has(0, 18) || vmid <= 0xff); // VMID16
         if !legal {
@@ -245,7 +247,7 @@ impl<R: RegisterFile, M: PhysicalMemory> SmmuModel<R, M> {
         })
     }
 
-    /// IPS or S2PS, no more than the SMMU has. Panics for what needs other granules.
+    /// The output size of IPS or S2PS, limited to the SMMU's. Panics for sizes that need other granules.
     fn size(&self, encoded: u64) -> u32 {
         assert!(encoded <= 5, "output size {encoded}");
         [32, 36, 40, 42, 44, 48][encoded as usize].min(self.ids.output_bits())
@@ -261,7 +263,7 @@ impl<R: RegisterFile, M: PhysicalMemory> SmmuModel<R, M> {
     }
 }
 
-/// The level at which one table covers `bits` bits.
+/// The start level for an input size of `bits`.
 fn start_level(bits: u32) -> u8 {
     match bits {
         40.. => 0,

@@ -1,4 +1,4 @@
-//! Recording events (IHI 0070, 7.2 to 7.4).
+//! Event recording (IHI 0070, 7.2 to 7.4).
 
 use super::registers::{cr0, gerror, irq, offset};
 use super::{PhysicalMemory, RegisterFile, SmmuModel};
@@ -6,7 +6,7 @@ use crate::event::{AccessKind, EventKind, EventRecord, FaultClass};
 use crate::field::{field, flag};
 use addr::StreamId;
 
-/// Why a transaction is aborted.
+/// The reason for an aborted transaction.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct TransactionFault {
     pub kind: EventKind,
@@ -30,7 +30,7 @@ impl TransactionFault {
         Self { class, fetch: Some(at), ..Self::of_config(kind) }
     }
 
-    /// The record's words.
+    /// The words of the event record.
     fn record(&self, stream: StreamId, address: u64, direction: AccessKind) -> [u64; 4] {
         let class = match self.class {
             FaultClass::Cd => 0b00,
@@ -66,7 +66,7 @@ impl<R: RegisterFile, M: PhysicalMemory> SmmuModel<R, M> {
         let (produced, consumed) = (queue.start.read(prod), queue.start.read(cons));
         let overflow = prod & (1 << 31);
         if produced.distance_from(consumed) >= produced.entries() {
-            return self.lose_record(prod, overflow != cons & (1 << 31));
+            return self.report_overflow(prod, overflow != cons & (1 << 31));
         }
         let at = queue.base + 32 * produced.index() as u64;
         let written = (0..4).all(|word| self.memory.write(at + 8 * word, words[word as usize]));
@@ -78,10 +78,11 @@ impl<R: RegisterFile, M: PhysicalMemory> SmmuModel<R, M> {
         }
     }
 
-    fn lose_record(&mut self, prod: u32, known: bool) {
+    /// Drops a record. `pending`: an earlier overflow is not acknowledged yet.
+    fn report_overflow(&mut self, prod: u32, pending: bool) {
         if self.overflow_is_global_error {
             self.raise(gerror::EVENTQ_ABORT);
-        } else if !known {
+        } else if !pending {
             self.registers.set(offset::EVENTQ_PROD, prod ^ (1 << 31));
         }
     }

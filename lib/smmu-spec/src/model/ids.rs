@@ -1,4 +1,4 @@
-//! Identification registers to choose from.
+//! Identification register sets of several SMMUs.
 
 /// IDR0 to IDR5 and AIDR.
 #[derive(Clone, Copy, Debug)]
@@ -10,14 +10,14 @@ pub struct IdRegisters {
 }
 
 impl IdRegisters {
-    /// Both stages: what QEMU 10.0's `virt` has, with 16 bits of StreamID.
+    /// Both stages: QEMU 10.0's `virt` machine, with 16-bit StreamIDs.
     pub const NESTED: Self = Self { idr: [0x0d44_101b, 0x0273_0010, 0, 0x1414, 0, 0x74], aidr: 1 };
-    /// Stage 1 alone: `virt-9.1`.
+    /// Stage 1 only: QEMU's `virt-9.1`.
     pub const STAGE1: Self = Self { idr: [0x0d44_101a, 0x0273_0010, 0, 0x1404, 0, 0x74], aidr: 1 };
-    /// Stage 2 alone.
+    /// Stage 2 only.
     pub const STAGE2: Self = Self { idr: [0x0d44_1019, 0x0273_0010, 0, 0x1414, 0, 0x74], aidr: 1 };
-    /// An early, small one: stage 1, linear stream table of 16 streams, 8-bit ASIDs, no range invalidation, walks that do
-    /// not snoop, 40 bits of address, queues of 16 entries.
+    /// An early, small one: stage 1, linear stream table of 16 streams, 8-bit ASIDs, no range invalidation,
+    /// walks that do not snoop, 40 bits of address, queues of 16 entries.
     pub const SMALL: Self = Self { idr: [0x0440_000a, 0x0084_0004, 0, 0, 0, 0x12], aidr: 0 };
 
     pub(super) const fn has(&self, register: usize, bit: u32) -> bool {

@@ -1,17 +1,18 @@
-//! A software SMMU, to judge drivers by.
+//! A software model of the SMMU, for driver tests.
 //!
-//! It does what IHI 0070 says, and where the manual leaves a choice, what is worst for software:
+//! It implements IHI 0070 and, where the manual permits several behaviours, the worst one for software:
 //!
-//! - nothing happens by itself: registers take effect and commands are consumed a few at each [`SmmuModel::step`], so a
-//!   driver that does not wait for an acknowledgement or for CONS is too early;
-//! - what an invalidation names stays in use until the CMD_SYNC, and what is cached again after it stays for good;
-//! - stream table entries, context descriptors (valid or not), table pointers and translations stay cached for ever
-//!   unless a command names them; a contiguous group or a block is cached as one entry;
-//! - of all these any may be lost at any time ([`SmmuModel::lose`]), so that it is read again when nobody expects it;
-//! - what breaks the rules for software without an architected answer (registers written while they are in use, a
-//!   contiguous group that is not uniform, two cached translations of one address) panics with a message.
+//! - register writes take effect and commands are consumed only in [`SmmuModel::step`], a few at a time, so a
+//!   driver that does not wait for an acknowledgement or for CONS continues too early;
+//! - invalidated entries stay in use until the CMD_SYNC; entries cached between a TLBI and its CMD_SYNC are
+//!   kept;
+//! - stream table entries, context descriptors (valid or not), table descriptors and translations stay cached
+//!   until invalidated by a command; a contiguous group or a block is cached as one entry;
+//! - any cached entry can be evicted at any time ([`SmmuModel::evict`]) and is then fetched again;
+//! - violations of software rules without an architected result (registers written while in use, a
+//!   non-uniform contiguous group, two cached translations of one address) panic with a message.
 //!
-//! It knows nothing of the page-table crate or of this crate's encoders: it decodes words on its own.
+//! It shares no code with the page-table crate or with this crate's encoders: it decodes words independently.
 
 mod commands;
 mod config;
@@ -36,68 +37,70 @@ use events::TransactionFault;
 use registers::{cr0, offset};
 use tlb::Tlb;
 
-/// Memory as the SMMU sees it.
+/// Physical memory, as accessed by the SMMU.
 pub trait PhysicalMemory {
-    /// The 64-bit word at `at`, a multiple of 8; `None` if the access aborts.
+    /// Reads the 64-bit word at `at`, a multiple of 8; `None` if the access aborts.
     fn read(&self, at: u64) -> Option<u64>;
-    /// Stores a word; `false` if the access aborts.
+    /// Stores a word. Returns `false` if the access aborts.
     fn write(&mut self, at: u64, value: u64) -> bool;
 }
 
-/// The registers, which the driver writes at the same time.
+/// The registers, shared with the driver under test.
 pub trait RegisterFile {
-    /// The 32 bits at `offset`.
+    /// Reads the 32-bit register at `offset`.
     fn get(&self, offset: usize) -> u32;
-    /// Sets the 32 bits at `offset`.
+    /// Writes the 32-bit register at `offset`.
     fn set(&self, offset: usize, value: u32);
 }
 
-/// What became of a transaction.
+/// The result of a transaction.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum TransactionResult {
-    /// It goes to memory at `to`.
+    /// Translated.
     Translated {
         /// The physical address.
         to: u64,
-        /// What the last-level descriptor said.
+        /// The attributes of the leaf descriptor.
         attributes: Attributes,
     },
-    /// It goes to memory untranslated.
+    /// Not translated.
     Bypassed,
-    /// It was aborted; with the event that was recorded, if one was to be.
+    /// Aborted, with the kind of event to be recorded, if any.
     Aborted(Option<EventKind>),
 }
 
-/// The SMMU.
+/// The SMMU model.
 pub struct SmmuModel<R, M> {
-    /// Its registers.
+    /// The registers.
     pub registers: R,
-    /// The memory it sees.
+    /// The memory that it accesses.
     pub memory: M,
-    /// Does nothing at [`SmmuModel::step`]: a broken SMMU.
+    /// [`SmmuModel::step`] does nothing: a hung SMMU.
     pub hung: bool,
-    /// Commands consumed at each step.
+    /// Commands consumed in each step.
     pub commands_per_step: u32,
-    /// CMD_SYNCs consumed.
+    /// Number of CMD_SYNCs consumed.
     pub syncs: u64,
-    /// All commands consumed, by opcode.
+    /// Opcodes of all commands consumed, in order.
     pub opcodes: Vec<u8>,
-    /// Interrupts for events (the queue became non-empty).
+    /// Number of event queue interrupts (the queue became non-empty).
     pub event_interrupts: u32,
-    /// Interrupts for global errors.
+    /// Number of global error interrupts.
     pub error_interrupts: u32,
-    /// How to say that the event queue was full: QEMU's way (GERROR.EVENTQ_ABT_ERR) or the manual's (OVFLG).
+    /// Event queue overflow is reported as by QEMU (GERROR.EVENTQ_ABT_ERR) instead of as in the manual
+    /// (OVFLG).
     pub overflow_is_global_error: bool,
     ids: IdRegisters,
     gbpa: u32,
     config: ConfigCache,
     tlb: Tlb,
-    /// Registers that must not change as long as they are in use.
+    /// Last values of the registers that must not change while in use.
     in_use: [u64; registers::GUARDED],
 }
 
 impl<R: RegisterFile, M: PhysicalMemory> SmmuModel<R, M> {
-    /// An SMMU with these ID registers, as after reset: open (GBPA.ABORT = 0), with rubbish where reset values are unknown.
+    /// An SMMU with these ID registers after reset: bypassing (GBPA.ABORT = 0), with arbitrary values where
+    /// reset values are UNKNOWN.
     pub fn new(registers: R, memory: M, ids: IdRegisters) -> Self {
         let model = Self {
             registers,
@@ -129,13 +132,13 @@ impl<R: RegisterFile, M: PhysicalMemory> SmmuModel<R, M> {
         unknown.into_iter().for_each(|at| self.registers.set(at, 0x0005_5555));
     }
 
-    /// Lets the SMMU look at its registers once, and do a little of what they ask for.
+    /// Applies register writes and consumes up to `commands_per_step` commands.
     pub fn step(&mut self) {
         if self.hung {
             return;
         }
-        self.take_gbpa();
-        self.take_enables();
+        self.update_gbpa();
+        self.acknowledge_enables();
         if self.enabled(cr0::CMDQEN) {
             for _ in 0..self.commands_per_step {
                 self.consume();
@@ -143,8 +146,8 @@ impl<R: RegisterFile, M: PhysicalMemory> SmmuModel<R, M> {
         }
     }
 
-    /// A transaction of `stream` to or from `address`, unprivileged. Uses and fills all caches, and records an event if it
-    /// is aborted and the manual says so.
+    /// Performs an unprivileged transaction of `stream` at `address`. Uses and fills all caches, and records
+    /// an event if the transaction is aborted and the manual requires an event.
     pub fn access(&mut self, stream: StreamId, address: u64, direction: AccessKind) -> TransactionResult {
         if !self.enabled(cr0::SMMUEN) {
             let abort = is_set(20, self.gbpa.into());
@@ -159,14 +162,13 @@ impl<R: RegisterFile, M: PhysicalMemory> SmmuModel<R, M> {
         }
     }
 
-    /// Translations, table pointers and configuration that are cached for anything: what a domain leaves behind.
+    /// The number of cached translations and table descriptors.
     pub fn cached_translations(&self) -> usize {
         self.tlb.len()
     }
 
-    /// Walks for `address` though nobody asks for it, and though it may be cached: an SMMU may fetch ahead. Faults are
-    /// nobody's.
-    pub fn fetch_ahead(&mut self, stream: StreamId, address: u64) {
+    /// Performs a speculative walk for `address`, which may be cached already. Faults are not reported.
+    pub fn prefetch(&mut self, stream: StreamId, address: u64) {
         if !self.enabled(cr0::SMMUEN) {
             return;
         }
@@ -177,10 +179,10 @@ impl<R: RegisterFile, M: PhysicalMemory> SmmuModel<R, M> {
         }
     }
 
-    /// Loses what is `chosen` of all that is cached: a cache may, whenever it likes.
-    pub fn lose(&mut self, mut chosen: impl FnMut() -> bool) {
-        self.config.lose(&mut chosen);
-        self.tlb.lose(&mut chosen);
+    /// Evicts the cached entries for which `evicted` returns true, as a cache may do at any time.
+    pub fn evict(&mut self, mut evicted: impl FnMut() -> bool) {
+        self.config.evict(&mut evicted);
+        self.tlb.evict(&mut evicted);
     }
 
     fn translate(

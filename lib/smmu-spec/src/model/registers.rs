@@ -1,4 +1,4 @@
-//! Registers that are more than storage.
+//! Registers with side effects.
 
 use super::{PhysicalMemory, RegisterFile, SmmuModel};
 use crate::cursor::Cursor;
@@ -43,7 +43,7 @@ pub(super) mod gerror {
     pub const EVENTQ_ABORT: u32 = 4;
 }
 
-/// Registers that software must leave alone while an enable is set, each with that enable.
+/// Registers that software must not write while an enable bit is set: offset, whether 64-bit, enable bits.
 const GUARDED_BY: [(usize, bool, u32); GUARDED] = [
     (offset::CR1, false, cr0::SMMUEN | cr0::CMDQEN | cr0::EVENTQEN),
     (offset::CR2, false, cr0::SMMUEN),
@@ -56,15 +56,15 @@ pub(super) const GUARDED: usize = 6;
 
 const GBPA_UPDATE: u32 = 1 << 31;
 
-/// A queue, as its BASE register describes it.
+/// Base address and size of a queue, from its BASE register.
 pub(super) struct QueueGeometry {
     pub base: u64,
     pub start: Cursor,
 }
 
 impl<R: RegisterFile, M: PhysicalMemory> SmmuModel<R, M> {
-    /// GBPA takes a value only with UPDATE, and clears it then.
-    pub(super) fn take_gbpa(&mut self) {
+    /// Applies a GBPA write, which takes effect only with UPDATE, and clears UPDATE.
+    pub(super) fn update_gbpa(&mut self) {
         let value = self.registers.get(offset::GBPA);
         if value & GBPA_UPDATE != 0 {
             self.gbpa = value & !GBPA_UPDATE;
@@ -72,7 +72,8 @@ impl<R: RegisterFile, M: PhysicalMemory> SmmuModel<R, M> {
         self.registers.set(offset::GBPA, self.gbpa);
     }
 
-    pub(super) fn take_enables(&mut self) {
+    /// Acknowledges the enable bits of CR0 and IRQ_CTRL.
+    pub(super) fn acknowledge_enables(&mut self) {
         self.check_guarded();
         self.check_enables();
         for (control, ack) in [(offset::CR0, offset::CR0ACK), (offset::IRQ_CTRL, offset::IRQ_CTRLACK)] {
@@ -81,7 +82,7 @@ impl<R: RegisterFile, M: PhysicalMemory> SmmuModel<R, M> {
         }
     }
 
-    /// Panics when a register changed while it was in use.
+    /// Panics if a register changed while it was in use.
     fn check_guarded(&mut self) {
         let enables = self.registers.get(offset::CR0ACK);
         for (index, (at, wide, guards)) in GUARDED_BY.into_iter().enumerate() {
@@ -92,12 +93,12 @@ impl<R: RegisterFile, M: PhysicalMemory> SmmuModel<R, M> {
         }
     }
 
-    /// Panics when an enable comes before what it needs.
+    /// Panics if an enable bit is set before its prerequisites.
     fn check_enables(&self) {
         let (wanted, now) = (self.registers.get(offset::CR0), self.registers.get(offset::CR0ACK));
         let new = wanted & !now;
         if new & cr0::SMMUEN != 0 {
-            assert!(wanted & cr0::CMDQEN != 0, "SMMUEN without a command queue to clear its caches with");
+            assert!(wanted & cr0::CMDQEN != 0, "SMMUEN without a command queue for invalidation");
             let log2 = extract(5, 0, self.registers.get(offset::STRTAB_BASE_CFG).into());
             assert!(log2 <= self.ids.stream_bits().into(), "a stream table for 2^{log2} streams");
         }
@@ -122,7 +123,7 @@ impl<R: RegisterFile, M: PhysicalMemory> SmmuModel<R, M> {
                 let (prod, cons) = (self.registers.get(prod), self.registers.get(cons));
                 assert!((prod, cons) == (0, 0), "a queue enabled with PROD={prod:#x} CONS={cons:#x}");
                 let log2 = extract(4, 0, self.get64(base));
-                assert!(log2 <= most, "a queue of 2^{log2} entries, where 2^{most} are the most");
+                assert!(log2 <= most, "a queue of 2^{log2} entries, the maximum is 2^{most}");
             }
         }
     }
@@ -131,8 +132,8 @@ impl<R: RegisterFile, M: PhysicalMemory> SmmuModel<R, M> {
         u64::from(self.registers.get(at)) | u64::from(self.registers.get(at + 4)) << 32
     }
 
-    /// The queue of `2^entry_log2`-byte entries that the register at `base` describes. Its address is taken as aligned to
-    /// its size (IHI 0070, 6.3.26).
+    /// The queue of `2^entry_log2`-byte entries that the register at `base` describes. Its address is taken
+    /// as aligned to its size (IHI 0070, 6.3.26).
     pub(super) fn queue(&self, base: usize, entry_log2: u32) -> QueueGeometry {
         let register = self.get64(base);
         let log2 = extract(4, 0, register) as u8;
@@ -140,7 +141,7 @@ impl<R: RegisterFile, M: PhysicalMemory> SmmuModel<R, M> {
         QueueGeometry { base: register & mask(55, 5) & !((1 << size) - 1), start: Cursor::new(log2) }
     }
 
-    /// Raises a global error unless it is active already.
+    /// Raises a global error unless it is already active.
     pub(super) fn raise(&mut self, error: u32) {
         if self.active_errors() & error != 0 {
             return;

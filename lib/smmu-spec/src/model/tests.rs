@@ -1,4 +1,4 @@
-//! The model against the manual, without a driver: what it keeps, what it refuses, what it records.
+//! Tests of the model against the manual, without a driver: caching, illegal commands, events.
 
 use super::registers::{cr0, offset};
 use super::{IdRegisters, PhysicalMemory, RegisterFile, SmmuModel, TransactionResult};
@@ -23,7 +23,7 @@ impl RegisterFile for TestRegisters {
     }
 }
 
-/// Zeroes, up to 16 MiB; aborts above.
+/// 16 MiB of zeroes; accesses above abort.
 #[derive(Default)]
 struct TestMemory(BTreeMap<u64, u64>);
 
@@ -43,7 +43,7 @@ const SECOND: u64 = 0x1_2000;
 const COMMANDS: u64 = 0x2_0000;
 const EVENTS: u64 = 0x3_0000;
 const CONTEXT: u64 = 0x4_0000;
-/// Four tables, one for each level.
+/// Four tables, one per level.
 const TABLES: u64 = 0x5_0000;
 const ENTRY: u64 = SECOND + 64 * 5;
 /// Page: valid, AF, nG, inner shareable, AP[1].
@@ -51,7 +51,7 @@ const LEAF: u64 = 0b11 | 1 << 6 | 0b11 << 8 | 1 << 10 | 1 << 11;
 
 type TestSmmu = SmmuModel<TestRegisters, TestMemory>;
 
-/// Running, with a two-level stream table whose second table has an entry for [`STREAM`], and one page mapped at 0.
+/// An enabled SMMU with a two-level stream table, an entry for [`STREAM`], and one page mapped at address 0.
 fn smmu(ids: IdRegisters) -> TestSmmu {
     let mut smmu = SmmuModel::new(TestRegisters::default(), TestMemory::default(), ids);
     for (at, value) in [
@@ -132,7 +132,7 @@ fn by_va(vmid: u16, asid: u16, scope: Scope) -> Command {
 }
 
 #[test]
-fn reset_is_open_and_gbpa_takes_a_value_only_with_update() {
+fn bypasses_after_reset_and_gbpa_changes_only_with_update() {
     let mut smmu = SmmuModel::new(TestRegisters::default(), TestMemory::default(), IdRegisters::NESTED);
     assert_eq!(smmu.access(STREAM, 0, AccessKind::Read), TransactionResult::Bypassed);
     smmu.registers.set(offset::GBPA, 1 << 20);
@@ -145,12 +145,12 @@ fn reset_is_open_and_gbpa_takes_a_value_only_with_update() {
 }
 
 #[test]
-fn translations_stay_until_named_and_synchronised() {
+fn translations_are_cached_until_invalidated_and_synchronised() {
     let mut smmu = smmu(IdRegisters::NESTED);
     assert_eq!(reach(&mut smmu, 0x123), Some(0x8123));
     smmu.memory.write(TABLES + 0x3000, 0);
     let named = by_va(0, 7, page(Extent::Entry, true));
-    // Nothing, another VMID, another ASID, another level, a CMD_SYNC alone.
+    // Invalidations of another VMID, another ASID and another level have no effect.
     let level2 = Extent::Pages { num: 0, scale: 0, ttl: 2 };
     run(
         &mut smmu,
@@ -169,11 +169,11 @@ fn translations_stay_until_named_and_synchronised() {
 }
 
 #[test]
-fn table_pointers_stay_with_leaf() {
+fn walk_cache_entries_are_kept_with_leaf_1() {
     for (leaf, expected) in [(true, Some(0x8000)), (false, Some(0x9000))] {
         let mut smmu = smmu(IdRegisters::NESTED);
         assert_eq!(reach(&mut smmu, 0), Some(0x8000));
-        // The level 2 entry now leads to another table.
+        // The level 2 entry now points to another table.
         smmu.memory.write(TABLES + 0x2000, 0x6_0000 | 0b11);
         smmu.memory.write(0x6_0000, 0x9000 | LEAF);
         run(&mut smmu, &[by_va(0, 7, page(Extent::Entry, leaf)), Command::Sync]);
@@ -182,25 +182,25 @@ fn table_pointers_stay_with_leaf() {
 }
 
 #[test]
-fn configuration_stays_valid_or_not() {
+fn configuration_is_cached_valid_or_invalid() {
     let mut smmu = smmu(IdRegisters::NESTED);
     store(&mut smmu, ENTRY, [0; 8]);
     assert_eq!(kind(&mut smmu), Some(EventKind::BadSte));
     attach(&mut smmu, Asid::new(7));
     assert_eq!(kind(&mut smmu), Some(EventKind::BadSte), "invalid entries are cached too");
-    let forget = Command::CfgiSte { stream: STREAM, leaf: true };
-    run(&mut smmu, &[forget, Command::Sync]);
+    let invalidate = Command::CfgiSte { stream: STREAM, leaf: true };
+    run(&mut smmu, &[invalidate, Command::Sync]);
     assert_eq!(reach(&mut smmu, 0), Some(0x8000));
-    // The context descriptor was cached through the stream, and goes with its entry.
+    // CMD_CFGI_STE also invalidates the context descriptor cached through the entry.
     attach(&mut smmu, Asid::new(9));
     smmu.memory.write(TABLES + 0x3000, 0x9000 | LEAF);
     assert_eq!(reach(&mut smmu, 0), Some(0x8000), "still under ASID 7");
-    run(&mut smmu, &[forget, Command::Sync]);
+    run(&mut smmu, &[invalidate, Command::Sync]);
     assert_eq!(reach(&mut smmu, 0), Some(0x9000), "nothing is cached under ASID 9");
 }
 
 #[test]
-fn first_level_descriptors_go_only_with_leaf_0() {
+fn first_level_descriptors_are_invalidated_only_with_leaf_0() {
     let mut smmu = smmu(IdRegisters::NESTED);
     smmu.memory.write(STREAMS + 8, 0);
     assert_eq!(kind(&mut smmu), Some(EventKind::BadStreamId));
@@ -212,9 +212,9 @@ fn first_level_descriptors_go_only_with_leaf_0() {
 }
 
 #[test]
-fn malformed_configuration_is_recorded_by_name() {
+fn malformed_configuration_is_recorded_with_its_event() {
     let cases = [
-        // A table of 4 entries does not reach stream 5 of its span; a span of 2^7 is more than SPLIT.
+        // Stream 5 is past the end of a table of 4 entries; a span of 2^7 exceeds SPLIT.
         (STREAMS + 8, SECOND | 3, EventKind::BadStreamId),
         (STREAMS + 8, SECOND | 8, EventKind::BadStreamId),
         (STREAMS + 8, 1 << 30 | 7, EventKind::SteFetch),
@@ -236,14 +236,14 @@ fn malformed_configuration_is_recorded_by_name() {
 }
 
 #[test]
-fn rights_come_from_all_levels() {
+fn permissions_combine_all_table_levels() {
     for (bit, direction) in [(1 << 6, AccessKind::Read), (1 << 7, AccessKind::Write)] {
         let mut smmu = smmu(IdRegisters::NESTED);
         smmu.memory.write(TABLES + 0x3000, (0x8000 | LEAF) ^ bit);
         let denied = TransactionResult::Aborted(Some(EventKind::Permission));
         assert_eq!(smmu.access(STREAM, 0, direction), denied);
     }
-    // APTable[1] at level 1: no writes below, also through the cached pointer.
+    // APTable[1] at level 1 denies writes below, also through the walk cache.
     let mut smmu = smmu(IdRegisters::NESTED);
     smmu.memory.write(TABLES + 0x1000, (TABLES + 0x2000) | 0b11 | 1 << 62);
     smmu.memory.write(TABLES + 0x3008, 0x9000 | LEAF);
@@ -252,7 +252,7 @@ fn rights_come_from_all_levels() {
 }
 
 #[test]
-fn illegal_commands_stop_the_queue_until_replaced_and_acknowledged() {
+fn illegal_command_stops_the_queue_until_replaced_and_acknowledged() {
     let va = |extent| by_va(0, 7, page(extent, true)).encode();
     let small = Extent::Pages { num: 3, scale: 0, ttl: 0 };
     let cases = [
@@ -289,21 +289,21 @@ fn illegal_commands_stop_the_queue_until_replaced_and_acknowledged() {
 
 #[test]
 #[should_panic(expected = "contiguous group")]
-fn a_contiguous_group_has_to_be_uniform() {
+fn non_uniform_contiguous_group_panics() {
     let mut smmu = smmu(IdRegisters::NESTED);
     smmu.memory.write(TABLES + 0x3000, 0x1_0000 | LEAF | 1 << 52);
-    // A member may be missing, as when the group is half written, but not be another's.
+    // An entry may be invalid, as in a partly written group, but must not map another output.
     smmu.memory.write(TABLES + 0x3008, 0x9_1000 | LEAF | 1 << 52);
     reach(&mut smmu, 0);
 }
 
 #[test]
 #[should_panic(expected = "without break-before-make")]
-fn a_block_beside_its_cached_pages_is_a_conflict() {
+fn missing_break_before_make_panics() {
     let mut smmu = smmu(IdRegisters::NESTED);
     assert_eq!(reach(&mut smmu, 0), Some(0x8000));
     smmu.memory.write(TABLES + 0x2000, LEAF & !0b11 | 0b01);
-    // Drops the pointer to the table, but of its pages only one that is not cached.
+    // Invalidates the walk cache entry, but only an uncached page of the table.
     let scope = Scope { start: Iova::new(0x5000), ..page(Extent::Entry, false) };
     run(&mut smmu, &[by_va(0, 7, scope), Command::Sync]);
     reach(&mut smmu, 0x5000);
@@ -311,20 +311,20 @@ fn a_block_beside_its_cached_pages_is_a_conflict() {
 
 #[test]
 #[should_panic(expected = "while in use")]
-fn the_stream_table_does_not_move_under_a_running_smmu() {
+fn changing_strtab_base_while_enabled_panics() {
     let mut smmu = smmu(IdRegisters::NESTED);
     smmu.registers.set(offset::STRTAB_BASE, 0x8_0000);
     smmu.step();
 }
 
 #[test]
-fn the_event_queue_overflows_by_flag() {
+fn event_queue_overflow_toggles_ovflg() {
     let mut smmu = smmu(IdRegisters::NESTED);
     for _ in 0..6 {
         assert_eq!(reach(&mut smmu, 0x10_0000), None);
     }
     assert_eq!(smmu.registers.get(offset::EVENTQ_PROD), 1 << 31 | 4);
-    // Room and an acknowledgement: the next overflow toggles it back.
+    // With free slots and the overflow acknowledged, the next overflow toggles OVFLG again.
     smmu.registers.set(offset::EVENTQ_CONS, 1 << 31 | 4);
     (0..5).for_each(|_| assert_eq!(reach(&mut smmu, 0x10_0000), None));
     assert_eq!(smmu.registers.get(offset::EVENTQ_PROD), 0);

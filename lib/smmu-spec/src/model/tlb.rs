@@ -1,11 +1,11 @@
-//! Translations and table pointers, kept until a command names them and a CMD_SYNC completes it.
+//! TLB and walk cache. Entries are kept until invalidated by a TLBI command and a CMD_SYNC.
 
 use super::walk::{CachedLeaf, TablePath};
 use crate::command::{Command, Extent, Scope};
 use addr::{Asid, Vmid};
 use alloc::vec::Vec;
 
-/// What a translation is tagged with. Where stage 2 does not exist the VMID is 0.
+/// The tag of a cached translation. The VMID is 0 without stage 2.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct CacheTag {
     pub vmid: Vmid,
@@ -13,7 +13,7 @@ pub(super) struct CacheTag {
     pub asid: Option<Asid>,
 }
 
-/// A cached pointer to a table that translates the `2^log2` bytes from `at` on.
+/// A walk cache entry: a table that translates the `2^log2` bytes from `at` on.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct TablePointer {
     pub at: u64,
@@ -31,11 +31,11 @@ impl TablePointer {
 struct TlbEntry<T> {
     tag: CacheTag,
     value: T,
-    /// A command has named it; it goes at the next CMD_SYNC, and is used until then.
-    doomed: bool,
+    /// An invalidation is pending: the entry is removed at the next CMD_SYNC and is used until then.
+    pending: bool,
 }
 
-/// The caches. Nothing is ever evicted.
+/// The TLB and the walk cache. No entry is evicted except by [`Tlb::evict`].
 #[derive(Default)]
 pub(super) struct Tlb {
     leaves: Vec<TlbEntry<CachedLeaf>>,
@@ -47,7 +47,7 @@ impl Tlb {
         self.leaves.len() + self.pointers.len()
     }
 
-    /// The translation of `address`. Panics when there are two: that is a TLB conflict.
+    /// The cached translation of `address`. Panics on a TLB conflict (two entries).
     pub fn find(&self, tag: CacheTag, address: u64) -> Option<CachedLeaf> {
         let hits =
             |cached: &&TlbEntry<CachedLeaf>| cached.hits(tag) && cached.value.overlaps(address, address);
@@ -57,115 +57,115 @@ impl Tlb {
         first.map(|cached| cached.value)
     }
 
-    /// The cached table furthest down the walk for `address`, and whether a command has named it: then what is found
-    /// through it goes together with it.
+    /// The lowest-level cached table for `address`, and whether its invalidation is pending: then it is also
+    /// pending for entries found through it.
     pub fn nearest(&self, tag: CacheTag, address: u64) -> Option<(TablePath, bool)> {
-        let on_the_way =
+        let on_path =
             |cached: &&TlbEntry<TablePointer>| cached.tag == tag && cached.value.overlaps(address, address);
-        let nearest = self.pointers.iter().filter(on_the_way).max_by_key(|cached| cached.value.to.level)?;
-        Some((nearest.value.to, nearest.doomed))
+        let nearest = self.pointers.iter().filter(on_path).max_by_key(|cached| cached.value.to.level)?;
+        Some((nearest.value.to, nearest.pending))
     }
 
-    /// Keeps a translation. Panics when it overlaps another one: break-before-make was left out.
-    pub fn insert(&mut self, tag: CacheTag, leaf: CachedLeaf, doomed: bool) {
+    /// Caches a translation. Panics if it overlaps a different one: break-before-make is missing.
+    pub fn insert(&mut self, tag: CacheTag, leaf: CachedLeaf, pending: bool) {
         let overlaps =
             |old: &&TlbEntry<CachedLeaf>| old.hits(tag) && old.value.overlaps(leaf.at, leaf.last());
         if let Some(old) = self.leaves.iter().find(overlaps) {
             if old.value.is_same(&leaf) {
                 return;
             }
-            panic!("{leaf:x?} is cached beside {old:x?}: changed without break-before-make");
+            panic!("{leaf:x?} overlaps the cached {old:x?}: changed without break-before-make");
         }
-        self.leaves.push(TlbEntry { tag, value: leaf, doomed });
+        self.leaves.push(TlbEntry { tag, value: leaf, pending });
     }
 
-    pub fn insert_pointer(&mut self, tag: CacheTag, pointer: TablePointer, doomed: bool) {
-        self.pointers.push(TlbEntry { tag, value: pointer, doomed });
+    pub fn insert_pointer(&mut self, tag: CacheTag, pointer: TablePointer, pending: bool) {
+        self.pointers.push(TlbEntry { tag, value: pointer, pending });
     }
 
-    /// Loses what is `chosen`.
-    pub fn lose(&mut self, chosen: &mut impl FnMut() -> bool) {
-        self.leaves.retain(|_| !chosen());
-        self.pointers.retain(|_| !chosen());
+    /// Evicts the entries for which `evicted` returns true.
+    pub fn evict(&mut self, evicted: &mut impl FnMut() -> bool) {
+        self.leaves.retain(|_| !evicted());
+        self.pointers.retain(|_| !evicted());
     }
 
-    /// A CMD_SYNC: what was named before is gone.
+    /// Completes pending invalidations (CMD_SYNC).
     pub fn complete(&mut self) {
-        self.leaves.retain(|cached| !cached.doomed);
-        self.pointers.retain(|cached| !cached.doomed);
+        self.leaves.retain(|cached| !cached.pending);
+        self.pointers.retain(|cached| !cached.pending);
     }
 
-    /// Dooms what `command` names, and nothing else.
+    /// Marks exactly the entries that `command` invalidates.
     pub fn invalidate(&mut self, command: Command) {
         match command {
-            Command::TlbiNsnhAll => self.doom_tagged(|_| true),
-            Command::TlbiNhAll { vmid } => self.doom_tagged(|tag| tag.vmid == vmid && tag.asid.is_some()),
-            Command::TlbiS12Vmall { vmid } => self.doom_tagged(|tag| tag.vmid == vmid),
-            Command::TlbiNhAsid { vmid, asid } => self.doom_asid(CacheTag { vmid, asid: Some(asid) }),
+            Command::TlbiNsnhAll => self.mark_tagged(|_| true),
+            Command::TlbiNhAll { vmid } => self.mark_tagged(|tag| tag.vmid == vmid && tag.asid.is_some()),
+            Command::TlbiS12Vmall { vmid } => self.mark_tagged(|tag| tag.vmid == vmid),
+            Command::TlbiNhAsid { vmid, asid } => self.mark_asid(CacheTag { vmid, asid: Some(asid) }),
             Command::TlbiNhVa { vmid, asid, scope } => {
                 let tag = CacheTag { vmid, asid: Some(asid) };
-                self.doom_leaves(scope, |cached| cached.hits(tag));
-                self.doom_pointers(scope, |of| of == tag);
+                self.mark_leaves(scope, |cached| cached.hits(tag));
+                self.mark_pointers(scope, |of| of == tag);
             }
             Command::TlbiNhVaa { vmid, scope } => {
-                self.doom_scope(scope, |tag| tag.vmid == vmid && tag.asid.is_some());
+                self.mark_scope(scope, |tag| tag.vmid == vmid && tag.asid.is_some());
             }
             Command::TlbiS2Ipa { vmid, scope } => {
-                self.doom_scope(scope, |tag| tag.vmid == vmid && tag.asid.is_none());
+                self.mark_scope(scope, |tag| tag.vmid == vmid && tag.asid.is_none());
             }
             _ => {}
         }
     }
 
-    fn doom_tagged(&mut self, named: impl Fn(CacheTag) -> bool) {
-        self.leaves.iter_mut().filter(|cached| named(cached.tag)).for_each(TlbEntry::doom);
-        self.pointers.iter_mut().filter(|cached| named(cached.tag)).for_each(TlbEntry::doom);
+    fn mark_tagged(&mut self, matches: impl Fn(CacheTag) -> bool) {
+        self.leaves.iter_mut().filter(|cached| matches(cached.tag)).for_each(TlbEntry::mark_pending);
+        self.pointers.iter_mut().filter(|cached| matches(cached.tag)).for_each(TlbEntry::mark_pending);
     }
 
-    /// Global translations stay, whichever ASID put them there.
-    fn doom_asid(&mut self, tag: CacheTag) {
-        let named = |cached: &&mut TlbEntry<CachedLeaf>| cached.tag == tag && !cached.value.global;
-        self.leaves.iter_mut().filter(named).for_each(TlbEntry::doom);
-        self.pointers.iter_mut().filter(|cached| cached.tag == tag).for_each(TlbEntry::doom);
+    /// Global translations are not invalidated by ASID.
+    fn mark_asid(&mut self, tag: CacheTag) {
+        let matches = |cached: &&mut TlbEntry<CachedLeaf>| cached.tag == tag && !cached.value.global;
+        self.leaves.iter_mut().filter(matches).for_each(TlbEntry::mark_pending);
+        self.pointers.iter_mut().filter(|cached| cached.tag == tag).for_each(TlbEntry::mark_pending);
     }
 
-    fn doom_scope(&mut self, scope: Scope, named: impl Fn(CacheTag) -> bool) {
-        self.doom_leaves(scope, |cached| named(cached.tag));
-        self.doom_pointers(scope, named);
+    fn mark_scope(&mut self, scope: Scope, matches: impl Fn(CacheTag) -> bool) {
+        self.mark_leaves(scope, |cached| matches(cached.tag));
+        self.mark_pointers(scope, matches);
     }
 
-    fn doom_leaves(&mut self, scope: Scope, named: impl Fn(&TlbEntry<CachedLeaf>) -> bool) {
+    fn mark_leaves(&mut self, scope: Scope, matches: impl Fn(&TlbEntry<CachedLeaf>) -> bool) {
         let (first, last) = bounds(scope);
         let level_fits = |level: u8| match scope.extent {
             Extent::Pages { ttl: wanted @ 1.., .. } => wanted == level,
             _ => true,
         };
         for cached in &mut self.leaves {
-            if named(cached) && cached.value.overlaps(first, last) && level_fits(cached.value.level) {
-                cached.doom();
+            if matches(cached) && cached.value.overlaps(first, last) && level_fits(cached.value.level) {
+                cached.mark_pending();
             }
         }
     }
 
-    /// With Leaf = 1 table pointers need not go, so they stay.
-    fn doom_pointers(&mut self, scope: Scope, named: impl Fn(CacheTag) -> bool) {
+    /// With Leaf = 1 the SMMU may keep walk cache entries, so the model keeps them.
+    fn mark_pointers(&mut self, scope: Scope, matches: impl Fn(CacheTag) -> bool) {
         let (first, last) = bounds(scope);
         for cached in &mut self.pointers {
-            if !scope.leaf && named(cached.tag) && cached.value.overlaps(first, last) {
-                cached.doom();
+            if !scope.leaf && matches(cached.tag) && cached.value.overlaps(first, last) {
+                cached.mark_pending();
             }
         }
     }
 }
 
 impl<T> TlbEntry<T> {
-    fn doom(&mut self) {
-        self.doomed = true;
+    fn mark_pending(&mut self) {
+        self.pending = true;
     }
 }
 
 impl TlbEntry<CachedLeaf> {
-    /// Whether a transaction under `tag` uses it.
+    /// Whether a transaction with `tag` hits the entry.
     fn hits(&self, tag: CacheTag) -> bool {
         let stage1 = self.tag.asid.is_some() && tag.asid.is_some();
         self.tag.vmid == tag.vmid && (self.tag.asid == tag.asid || (stage1 && self.value.global))

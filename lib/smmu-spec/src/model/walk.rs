@@ -1,4 +1,5 @@
-//! Translation table walks, 4 KiB granule (DDI 0487, D8.2 and D8.3), decoded here from the manual's bits.
+//! Translation table walks, 4 KiB granule (DDI 0487, D8.2 and D8.3). Descriptors are decoded independently of
+//! the page-table crate.
 
 use super::config::StageTranslation;
 use super::events::TransactionFault;
@@ -7,10 +8,10 @@ use super::{PhysicalMemory, RegisterFile, SmmuModel};
 use crate::event::{AccessKind, EventKind, FaultClass};
 use crate::field::{extract, is_set, mask};
 
-/// What the last-level descriptor said about the memory.
+/// Memory attributes of the leaf descriptor.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Attributes {
-    /// Stage 1: the MAIR byte that AttrIndx selects. Stage 2: MemAttr.
+    /// Stage 1: the MAIR byte selected by AttrIndx. Stage 2: MemAttr.
     pub memory: u8,
     /// SH.
     pub shareability: u8,
@@ -38,7 +39,7 @@ impl CachedLeaf {
         self.at <= last && first <= self.last()
     }
 
-    /// Whether both translate the same addresses to the same ones.
+    /// Whether both map the same input range to the same output range.
     pub fn is_same(&self, other: &Self) -> bool {
         (self.at, self.to, self.log2) == (other.at, other.to, other.log2)
     }
@@ -61,7 +62,7 @@ impl CachedLeaf {
     }
 }
 
-/// A table on the way down, and what the descriptors above it took away.
+/// A table reached by a walk, with the hierarchical permissions of the descriptors above it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct TablePath {
     pub level: u8,
@@ -76,9 +77,10 @@ struct TableWalk<'a> {
     translation: &'a StageTranslation,
     address: u64,
     now: TablePath,
-    /// It began at a table that a command has named: what it finds goes at the next CMD_SYNC, as the manual promises that
-    /// nothing is left then of what the old entries led to.
-    doomed: bool,
+    /// The walk started at a cached table whose invalidation is pending. Entries found through it are removed
+    /// at the next CMD_SYNC too: the architecture guarantees that no translation derived from the old entries
+    /// remains then.
+    pending: bool,
 }
 
 const LAST_LEVEL: u8 = 3;
@@ -88,7 +90,7 @@ const OUTPUT: u64 = mask(47, 12);
 const GROUP_LOG2: u32 = 4;
 
 impl<R: RegisterFile, M: PhysicalMemory> SmmuModel<R, M> {
-    /// Walks from the nearest cached table on; keeps what it finds. Faults are not kept.
+    /// Walks from the lowest-level cached table and caches the result. Faults are not cached.
     pub(super) fn walk(
         &mut self,
         translation: &StageTranslation,
@@ -100,15 +102,15 @@ impl<R: RegisterFile, M: PhysicalMemory> SmmuModel<R, M> {
             privileged_only: false,
             read_only: false,
         };
-        let (now, doomed) = self.tlb.nearest(translation.tag, address).unwrap_or((root, false));
-        let mut walk = TableWalk { translation, address, now, doomed };
+        let (now, pending) = self.tlb.nearest(translation.tag, address).unwrap_or((root, false));
+        let mut walk = TableWalk { translation, address, now, pending };
         loop {
             let entry = self.descriptor(&walk)?;
             if walk.now.level < LAST_LEVEL && extract(1, 0, entry) == 0b11 {
                 self.descend(&mut walk, entry)?;
             } else {
                 let leaf = self.leaf(&walk, entry)?;
-                self.tlb.insert(translation.tag, leaf, walk.doomed);
+                self.tlb.insert(translation.tag, leaf, walk.pending);
                 return Ok(leaf);
             }
         }
@@ -133,7 +135,7 @@ impl<R: RegisterFile, M: PhysicalMemory> SmmuModel<R, M> {
             read_only: walk.now.read_only || is_set(62, entry),
         };
         let at = walk.address & !((1 << log2) - 1);
-        self.tlb.insert_pointer(walk.translation.tag, TablePointer { at, log2, to: walk.now }, walk.doomed);
+        self.tlb.insert_pointer(walk.translation.tag, TablePointer { at, log2, to: walk.now }, walk.pending);
         Ok(())
     }
 
@@ -156,8 +158,8 @@ impl<R: RegisterFile, M: PhysicalMemory> SmmuModel<R, M> {
         Ok(walk.leaf(entry, log2))
     }
 
-    /// A contiguous group has sixteen descriptors that differ in their output alone, which follows on. Some may be
-    /// invalid, before all are written or while all are cleared: the whole group is used all the same.
+    /// Checks a contiguous group: sixteen descriptors that differ only in their consecutive output addresses.
+    /// Some may be invalid while the group is being written or cleared; the whole group is used nevertheless.
     fn check_group(&self, walk: &TableWalk, entry: u64) -> Result<(), TransactionFault> {
         let own = 1 << shift(walk.now.level);
         let first = walk.slot() & !0x7f;
@@ -222,7 +224,7 @@ impl TableWalk<'_> {
     }
 }
 
-/// log2 of the bytes that an entry of `level` translates.
+/// log2 of the bytes mapped by a descriptor of `level`.
 fn shift(level: u8) -> u32 {
     39 - 9 * u32::from(level)
 }
