@@ -79,7 +79,7 @@ fn is_caught(mutant: &Mutant) -> bool {
 
 #[test]
 fn documented_mutants_match_the_list() {
-    let text = include_str!("../../../doc/testing.md");
+    let text = include_str!("../../../doc/judges.md");
     let (_, section) = text.split_once("### Mutants of the cache maintenance").unwrap();
     let section = section.split("\n#").next().unwrap();
     let listed: Vec<_> =

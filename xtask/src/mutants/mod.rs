@@ -49,7 +49,7 @@ pub fn mutants(words: &[String]) -> Result<TestCounts> {
     Ok(counts)
 }
 
-/// All mistakes, in the order of `doc/testing.md`.
+/// All mistakes, in the order of `doc/judges.md`.
 fn all() -> impl Iterator<Item = &'static SourceMutant> {
     list::MUTANTS.iter().chain(target::MUTANTS)
 }
@@ -94,7 +94,7 @@ mod tests {
 
     #[test]
     fn the_documentation_lists_every_mutant() {
-        let text = fs::read_to_string(workspace::root().join("doc/testing.md")).unwrap();
+        let text = fs::read_to_string(workspace::root().join("doc/judges.md")).unwrap();
         let (_, section) = text.split_once("### Mutants of the source").unwrap();
         let section = section.split("\n#").next().unwrap();
         let listed: Vec<_> =

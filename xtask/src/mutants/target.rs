@@ -25,7 +25,7 @@ const RULES: &str = "dma.mappings_and_free_frames_keep_the_rules";
 const TOUCH: &str = "kernel/src/vm/address_space/page_fault.rs";
 const TAKE_ZEROED: &str = "let mut frames = pages::take_zeroed(hole.len() / PAGE_SIZE)";
 
-/// All of them. `doc/testing.md` has the same list, behind that of [`super::list`].
+/// All of them. `doc/judges.md` has the same list, behind that of [`super::list`].
 pub const MUTANTS: &[SourceMutant] = &[
     SourceMutant {
         name: "memory that a program maps not zeroed",

@@ -123,7 +123,7 @@ fn every_mutant_is_caught() {
 
 #[test]
 fn the_documentation_lists_the_mutants() {
-    let text = include_str!("../../../../doc/testing.md");
+    let text = include_str!("../../../../doc/judges.md");
     let (_, section) = text.split_once("### Mutants of the SMMU driver").unwrap();
     let section = section.split("\n#").next().unwrap();
     let listed: Vec<_> =
