@@ -1,6 +1,6 @@
 //! A Raspberry Pi's devices get their drivers.
 
-use super::copier::{Copier, Model};
+use super::dma_engine::{DmaEngineDevice, Model};
 use crate::board::{DmaChannelDescription, FirmwareMailbox};
 use crate::dma::{Device, Space};
 use crate::irq;
@@ -46,29 +46,30 @@ impl fmt::Display for Bcm2835Error {
 }
 
 /// Starts the driver of the DMA engine's first channel that is free.
-pub fn start_dma(engine: &DmaChannelDescription) -> Option<&'static Copier> {
-    let started = start_channel(engine);
+pub fn start_dma(channel: &DmaChannelDescription) -> Option<&'static DmaEngineDevice> {
+    let started = start_channel(channel);
     match &started {
-        Ok(copier) => log::info!("bcm2835-dma channel {}: {}", engine.channel, copier.summary()),
+        Ok(engine) => log::info!("bcm2835-dma channel {}: {}", channel.channel, engine.summary()),
         Err(error) => log::warn!("bcm2835-dma: ignored: {error}"),
     }
     started.ok()
 }
 
-fn start_channel(engine: &DmaChannelDescription) -> Result<&'static Copier, Bcm2835Error> {
-    let at = vmalloc::map_registers(engine.registers).map_err(Bcm2835Error::Map)?;
+fn start_channel(described: &DmaChannelDescription) -> Result<&'static DmaEngineDevice, Bcm2835Error> {
+    let at = vmalloc::map_registers(described.registers).map_err(Bcm2835Error::Map)?;
     // SAFETY: mapped for good as Device memory, by the device tree's word a channel's registers, which its mask leaves to
     // us; nothing else drives them.
     let registers = unsafe { Mmio::new(at.start()) };
-    let device = Device::direct("bcm2835-dma".into(), engine.coherent, engine.windows.clone());
+    let device = Device::direct("bcm2835-dma".into(), described.coherent, described.windows.clone());
     let channel = DmaChannel::new(registers, &Space::new(device.clone())).map_err(Bcm2835Error::Dma)?;
-    let copier: &Copier = Box::leak(Box::new(Copier::new(Model::Bcm2835Dma, device, channel)));
-    match engine.interrupt.map(|interrupt| irq::register(interrupt, copier)) {
-        Some(Ok(())) => copier.use_interrupt(),
+    let engine: &DmaEngineDevice =
+        Box::leak(Box::new(DmaEngineDevice::new(Model::Bcm2835Dma, device, channel)));
+    match described.interrupt.map(|interrupt| irq::register(interrupt, engine)) {
+        Some(Ok(())) => engine.use_interrupt(),
         Some(Err(error)) => log::warn!("bcm2835-dma: polled: {error}"),
         None => {}
     }
-    Ok(copier)
+    Ok(engine)
 }
 
 /// Asks the firmware what this board is, and says it; then shows a picture, if there is a screen. The mailbox is left as it

@@ -4,19 +4,19 @@
 //! device masters the bus only once its stream is live.
 
 mod bcm2835;
-pub mod copier;
+pub mod dma_engine;
+mod loopback;
 mod pci;
-mod trial;
 
 use crate::board::{BootArgs, Platform};
 use crate::dma;
 use alloc::vec::Vec;
-use copier::Copier;
 use dma_api::DmaMask;
+use dma_engine::DmaEngineDevice;
 use drivers::edu;
 use spin::Once;
 
-static COPIERS: Once<Vec<&'static Copier>> = Once::new();
+static DMA_ENGINES: Once<Vec<&'static DmaEngineDevice>> = Once::new();
 
 /// The host bridges whose functions have been found, and do nothing yet.
 pub struct Found(Vec<&'static pci::PciHost>);
@@ -29,7 +29,7 @@ pub fn find(platform: &Platform) -> Found {
 }
 
 /// Devices whose drivers have started, and that nobody uses yet.
-pub struct Started(Vec<&'static Copier>);
+pub struct Started(Vec<&'static DmaEngineDevice>);
 
 /// Starts the drivers. With `iommu=off` the SMMUs are left alone, and devices get physical addresses.
 pub fn init(platform: &Platform, Found(hosts): Found, args: &BootArgs<'_>) -> Started {
@@ -53,18 +53,18 @@ pub fn init(platform: &Platform, Found(hosts): Found, args: &BootArgs<'_>) -> St
 impl Started {
     /// Lets the devices be used, those that pass a `trial` if there is to be one. Only in a thread, once.
     pub fn admit(self, trial: bool) {
-        let mut copiers = self.0;
-        copiers.retain(|copier| !trial || passes(copier));
-        COPIERS.call_once(|| copiers);
+        let mut engines = self.0;
+        engines.retain(|engine| !trial || passes(engine));
+        DMA_ENGINES.call_once(|| engines);
     }
 }
 
-fn passes(copier: &Copier) -> bool {
-    let tried = dma::trace::without(|| trial::run(copier));
-    tried.inspect_err(|failed| log::warn!("{}: ignored: {failed}", copier.device().name())).is_ok()
+fn passes(engine: &DmaEngineDevice) -> bool {
+    let tried = dma::trace::without(|| loopback::check(engine));
+    tried.inspect_err(|failed| log::warn!("{}: ignored: {failed}", engine.device().name())).is_ok()
 }
 
 /// The devices that copy and may be used, `edu`s first.
-pub fn copiers() -> &'static [&'static Copier] {
-    COPIERS.get().map_or(&[], Vec::as_slice)
+pub fn dma_engines() -> &'static [&'static DmaEngineDevice] {
+    DMA_ENGINES.get().map_or(&[], Vec::as_slice)
 }

@@ -1,6 +1,6 @@
 //! PCI functions become devices of the DMA core, and get their drivers.
 
-use super::copier::{Copier, Model};
+use super::dma_engine::{DmaEngineDevice, Model};
 use crate::dma::{Device, iommu};
 use crate::irq;
 use crate::memory::vmalloc::{self, RegistersError};
@@ -119,7 +119,11 @@ pub fn devices_behind(host: &PciHost, phandle: Phandle) -> u64 {
 
 /// Starts the driver of every edu device behind `host`, which puts addresses within `mask` on the bus. One that does not
 /// start is left out with a warning.
-pub fn start_edus(host: &'static PciHost, streams: &mut Streams, mask: DmaMask) -> Vec<&'static Copier> {
+pub fn start_edus(
+    host: &'static PciHost,
+    streams: &mut Streams,
+    mask: DmaMask,
+) -> Vec<&'static DmaEngineDevice> {
     let mut host = host.lock();
     let is_edu = |function: &&Function| (function.vendor, function.device) == edu::PCI_ID;
     let functions: Vec<Function> = host.functions().iter().filter(is_edu).cloned().collect();
@@ -136,7 +140,7 @@ fn start_edu(
     function: &Function,
     streams: &mut Streams,
     mask: DmaMask,
-) -> Result<&'static Copier, PciError> {
+) -> Result<&'static DmaEngineDevice, PciError> {
     let bar = function.bars[0].and_then(|bar| bar.registers).ok_or(PciError::NoBar(0))?;
     let at = vmalloc::map_registers(bar).map_err(PciError::Map)?;
     // SAFETY: mapped for good as Device memory; BAR 0 of this PCI id is an edu's registers; nothing else drives it.
@@ -144,7 +148,7 @@ fn start_edu(
     let engine = edu::Edu::new(registers, mask.highest().raw()).map_err(PciError::Edu)?;
     let device = streams.device(host, function)?;
     device.set_mask(mask).map_err(PciError::Dma)?;
-    let driver: &Copier = Box::leak(Box::new(Copier::new(Model::Edu, device, engine)));
+    let driver: &DmaEngineDevice = Box::leak(Box::new(DmaEngineDevice::new(Model::Edu, device, engine)));
     connect_interrupt(host, function, driver)?;
     // The stream has been attached above, or nothing translates.
     host.enable_bus_master(function.bdf, StreamLive::promise(function.requester))
@@ -154,7 +158,11 @@ fn start_edu(
 }
 
 /// Lets the function interrupt by its pin; without one its driver polls.
-fn connect_interrupt(host: &mut Host, function: &Function, driver: &'static Copier) -> Result<(), PciError> {
+fn connect_interrupt(
+    host: &mut Host,
+    function: &Function,
+    driver: &'static DmaEngineDevice,
+) -> Result<(), PciError> {
     let Some(interrupt) = host.interrupt(function) else { return Ok(()) };
     match irq::register(interrupt, driver) {
         Ok(()) => {

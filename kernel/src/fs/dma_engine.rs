@@ -8,7 +8,7 @@
 
 use super::dma_buf::errno;
 use super::{Caller, Device, File, stat_device};
-use crate::devices::copier::{Copier, TransferError};
+use crate::devices::dma_engine::{DmaEngineDevice, TransferError};
 use crate::dma::{Attachment, Fit, stream};
 use crate::sync::SpinLock;
 use crate::vm::access::UserMemory;
@@ -25,8 +25,8 @@ use drivers::dma_engine::{CopyError, Transfer, TransferDirection};
 const NAMES: u64 = 1 << 52;
 
 /// The open device, with the buffers that were imported through it: closed, the device reaches them no more.
-pub struct CopierFile {
-    copier: &'static Copier,
+pub struct DmaEngineFile {
+    engine: &'static DmaEngineDevice,
     imports: SpinLock<Imports>,
 }
 
@@ -50,15 +50,15 @@ impl Import {
     }
 }
 
-impl CopierFile {
+impl DmaEngineFile {
     /// An open device. If it was blocked for its faults, it gets another chance.
-    pub fn new(copier: &'static Copier) -> Result<Self, Errno> {
-        copier.device().rearm().map_err(errno)?;
-        Ok(Self { copier, imports: SpinLock::new(Imports { all: Vec::new(), next: NAMES }) })
+    pub fn new(engine: &'static DmaEngineDevice) -> Result<Self, Errno> {
+        engine.device().rearm().map_err(errno)?;
+        Ok(Self { engine, imports: SpinLock::new(Imports { all: Vec::new(), next: NAMES }) })
     }
 
     fn is_translated(&self) -> bool {
-        self.copier.device().domain().is_translated()
+        self.engine.device().domain().is_translated()
     }
 
     fn import(&self, caller: &Caller<'_>, at: UserVa) -> Result<(), Errno> {
@@ -66,11 +66,11 @@ impl CopierFile {
         let mut import: EduImport = memory.read(at)?;
         let file = caller.files.lock().get(import.fd)?.file.clone();
         let dma_buf = file.file().dma_buf().ok_or(Errno::EINVAL)?;
-        let in_pieces = self.copier.gathers() && !self.is_translated();
+        let in_pieces = self.engine.gathers() && !self.is_translated();
         // The device may reach only the start of a buffer that is larger than all it can address.
         let fit = if in_pieces { Fit::Pieces } else { Fit::Start };
         let attachment =
-            Attachment::new(self.copier.device(), dma_buf.buffer().clone(), fit).map_err(errno)?;
+            Attachment::new(self.engine.device(), dma_buf.buffer().clone(), fit).map_err(errno)?;
         let attachment = Arc::new(attachment);
         let address = self.name(&attachment);
         (import.device_address, import.len) = (address, dma_buf.buffer().len());
@@ -124,10 +124,10 @@ impl CopierFile {
     }
 
     fn copy(&self, caller: &Caller<'_>, transfers: &[Transfer]) -> Result<(), Errno> {
-        if self.copier.device().is_quarantined() {
+        if self.engine.device().is_quarantined() {
             return Err(Errno::EIO);
         }
-        let done = self.copier.transfer_for(caller.process_id, transfers).map_err(|error| match error {
+        let done = self.engine.transfer_for(caller.process_id, transfers).map_err(|error| match error {
             TransferError::Clear(error) => errno(error),
             TransferError::Copy(CopyError::OutsideBuffer { .. } | CopyError::Ragged { .. }) => Errno::EINVAL,
             TransferError::Copy(CopyError::PastMask { .. }) => Errno::ERANGE,
@@ -164,7 +164,7 @@ impl CopierFile {
         };
         let range = AddrRange::from_len(UserVa::new(copy.address), copy.len).ok_or(Errno::EFAULT)?;
         let pages = caller.space.pin(range, towards.device_writes())?;
-        let lent = stream::map(self.copier.device(), Box::new(pages), towards)
+        let lent = stream::map(self.engine.device(), Box::new(pages), towards)
             .map_err(|refused| errno(refused.error))?;
         let (memory, offset) = (lent.iova(), copy.buffer_offset);
         let result = self.copy(caller, &[Transfer { direction, memory, offset, len: copy.len }]);
@@ -197,13 +197,13 @@ fn direction(copy: &EduCopy) -> Result<TransferDirection, Errno> {
     }
 }
 
-impl File for CopierFile {
+impl File for DmaEngineFile {
     fn poll(&self) -> PollEvents {
-        if self.copier.device().is_quarantined() { PollEvents::ERR } else { PollEvents::IN | PollEvents::OUT }
+        if self.engine.device().is_quarantined() { PollEvents::ERR } else { PollEvents::IN | PollEvents::OUT }
     }
 
     fn stat(&self) -> Stat {
-        stat_device(Device::Copier(self.copier.model()).number())
+        stat_device(Device::DmaEngine(self.engine.model()).number())
     }
 
     fn ioctl(&self, caller: &Caller<'_>, request: u32, argument: u64) -> Result<u64, Errno> {

@@ -12,7 +12,7 @@ mod null;
 mod regular;
 pub mod root;
 
-use crate::devices::{self, copier::Model};
+use crate::devices::{self, dma_engine::Model};
 use crate::sync::SpinLock;
 use crate::vm::access::UserMemory;
 use crate::vm::address_space::AddressSpace;
@@ -143,7 +143,7 @@ pub enum Device {
     /// `/dev/dma_heap/*`.
     Heap(Heap),
     /// The first device that copies, by the name of what it is.
-    Copier(Model),
+    DmaEngine(Model),
     /// `/dev/events`: what has been counted, in a build that counts.
     #[cfg(feature = "counters")]
     Events,
@@ -154,8 +154,8 @@ impl Device {
     pub fn present() -> impl Iterator<Item = Self> {
         let always = [Self::Console("/dev/console"), Self::Console("/dev/tty"), Self::Null];
         let heaps = Heap::ALL.into_iter().map(Self::Heap);
-        let copier = devices::copiers().first().map(|copier| Self::Copier(copier.model()));
-        let present = always.into_iter().chain(heaps).chain(copier);
+        let engine = devices::dma_engines().first().map(|engine| Self::DmaEngine(engine.model()));
+        let present = always.into_iter().chain(heaps).chain(engine);
         #[cfg(feature = "counters")]
         let present = present.chain([Self::Events]);
         present
@@ -167,8 +167,8 @@ impl Device {
             Self::Console(path) => path,
             Self::Null => "/dev/null",
             Self::Heap(heap) => heap.path(),
-            Self::Copier(Model::Edu) => "/dev/edu0",
-            Self::Copier(Model::Bcm2835Dma) => "/dev/bcm2835-dma0",
+            Self::DmaEngine(Model::Edu) => "/dev/edu0",
+            Self::DmaEngine(Model::Bcm2835Dma) => "/dev/bcm2835-dma0",
             #[cfg(feature = "counters")]
             Self::Events => "/dev/events",
         }
@@ -180,7 +180,7 @@ impl Device {
             Self::Console(_) => device_number(5, 1),
             Self::Null => device_number(1, 3),
             Self::Heap(heap) => device_number(240, *heap as u32),
-            Self::Copier(model) => device_number(241, *model as u32),
+            Self::DmaEngine(model) => device_number(241, *model as u32),
             #[cfg(feature = "counters")]
             Self::Events => device_number(242, 0),
         }
@@ -193,9 +193,9 @@ impl Device {
             #[cfg(feature = "counters")]
             Self::Events => OpenFile::new(events::EventsFile, flags),
             Self::Heap(heap) => OpenFile::new(HeapFile::new(heap), flags),
-            Self::Copier(_) => {
-                let copier = devices::copiers().first().ok_or(Errno::ENXIO)?;
-                OpenFile::new(dma_engine::CopierFile::new(copier)?, flags)
+            Self::DmaEngine(_) => {
+                let engine = devices::dma_engines().first().ok_or(Errno::ENXIO)?;
+                OpenFile::new(dma_engine::DmaEngineFile::new(engine)?, flags)
             }
         })
     }

@@ -77,7 +77,7 @@ pub fn run(chosen: Glob<'_>, initramfs: Option<AddrRange<PhysAddr>>) {
 
 /// The device that gets the buffers.
 fn device() -> Option<Arc<Device>> {
-    let Some(edu) = devices::copiers().first() else {
+    let Some(edu) = devices::dma_engines().first() else {
         log::error!("bench: there is no edu device to allocate for");
         return None;
     };

@@ -11,7 +11,7 @@ use dma_api::{Direction, DmaError, DmaMask, StreamMemory};
 use drivers::dma_engine::{self, Transfer};
 use drivers::edu;
 use kernel::devices;
-use kernel::devices::copier::Copier;
+use kernel::devices::dma_engine::DmaEngineDevice;
 use kernel::dma::Device;
 use kernel::dma::stream::{self, Pages};
 use kernel::{kprintln, sched};
@@ -36,7 +36,7 @@ struct Count {
 
 /// Measures without and with the faults; nothing if there are no neighbours or no SMMU.
 pub fn run(device: &Arc<Device>) -> Result<(), DmaError> {
-    let Some((first, neighbours)) = devices::copiers().split_first() else { return Ok(()) };
+    let Some((first, neighbours)) = devices::dma_engines().split_first() else { return Ok(()) };
     if neighbours.is_empty() || first.device().smmu().is_none() {
         return Ok(());
     }
@@ -54,8 +54,8 @@ pub fn run(device: &Arc<Device>) -> Result<(), DmaError> {
 }
 
 fn measure(
-    first: &'static Copier,
-    neighbours: &'static [&'static Copier],
+    first: &'static DmaEngineDevice,
+    neighbours: &'static [&'static DmaEngineDevice],
     window: u64,
 ) -> Result<Count, DmaError> {
     let end = timer::now() + window;
@@ -68,7 +68,7 @@ fn measure(
     counts.into_iter().try_fold(Count::default(), |sum, count| count.map(|count| sum.and(count)))
 }
 
-fn report(attrs: &str, neighbours: &[&Copier], window: u64, count: Count) {
+fn report(attrs: &str, neighbours: &[&DmaEngineDevice], window: u64, count: Count) {
     let Count { transfers, transfer_ticks, lent, faults, quarantines, told } = count;
     kprintln!(
         "BENCH neighbour size={PAGE_SIZE} attrs={attrs} alloc_ticks={} free_ticks=0 iters={lent} chunks=1 \
@@ -93,18 +93,18 @@ impl Count {
 }
 
 /// Lends a page for each of the device's transfers.
-fn transfers(copier: &Copier, end: u64) -> Result<Count, DmaError> {
+fn transfers(engine: &DmaEngineDevice, end: u64) -> Result<Count, DmaError> {
     let mut page: Box<dyn StreamMemory> = Pages::new(PAGE_SIZE)?;
     let (mut count, start) = (Count::default(), timer::now());
     while timer::now() < end {
         let lent =
-            stream::map(copier.device(), page, Direction::ToDevice).map_err(|refused| refused.error)?;
-        let copied = copier.transfer(page_at(dma_engine::TransferDirection::FromMemory, lent.iova()));
+            stream::map(engine.device(), page, Direction::ToDevice).map_err(|refused| refused.error)?;
+        let copied = engine.transfer(page_at(dma_engine::TransferDirection::FromMemory, lent.iova()));
         page = lent.unmap()?;
         match copied {
             Ok(done) if done.is_whole() => count.transfers += 1,
             other => {
-                log::error!("{}: {other:?}", copier.device().name());
+                log::error!("{}: {other:?}", engine.device().name());
                 break;
             }
         }
@@ -126,23 +126,23 @@ fn lends(device: &Arc<Device>, end: u64) -> Result<Count, DmaError> {
     Ok(count)
 }
 
-fn faults(copier: &Copier, end: u64) -> Result<Count, DmaError> {
-    let (mut count, before) = (Count::default(), copier.device().all_faults());
+fn faults(engine: &DmaEngineDevice, end: u64) -> Result<Count, DmaError> {
+    let (mut count, before) = (Count::default(), engine.device().all_faults());
     while timer::now() < end {
-        if let Err(error) = copier.transfer(page_at(dma_engine::TransferDirection::ToMemory, NOWHERE)) {
-            log::error!("{}: {error}", copier.device().name());
+        if let Err(error) = engine.transfer(page_at(dma_engine::TransferDirection::ToMemory, NOWHERE)) {
+            log::error!("{}: {error}", engine.device().name());
             break;
         }
-        let is_quarantined = copier.device().is_quarantined();
-        if count.told == 0 && first_address(copier.device()) == Some(NOWHERE) {
+        let is_quarantined = engine.device().is_quarantined();
+        if count.told == 0 && first_address(engine.device()) == Some(NOWHERE) {
             count.told = 1;
         }
         if is_quarantined {
             count.quarantines += 1;
-            copier.device().rearm()?;
+            engine.device().rearm()?;
         }
     }
-    count.faults = copier.device().all_faults() - before;
+    count.faults = engine.device().all_faults() - before;
     Ok(count)
 }
 

@@ -10,7 +10,7 @@ use alloc::vec::Vec;
 use core::fmt::Display;
 use dma_api::{Attrs, Direction};
 use kernel::checking::{Last, guards, poison};
-use kernel::devices::copier::Copier;
+use kernel::devices::dma_engine::DmaEngineDevice;
 use kernel::dma::stream::{self, Pages};
 use kernel::dma::{self, Attachment};
 use kernel::memory::zones;
@@ -27,12 +27,12 @@ pub const TESTS: &[Test] = &[
 ];
 
 /// Forgets what was found before.
-fn start() -> Option<&'static Copier> {
+fn start() -> Option<&'static DmaEngineDevice> {
     _ = (guards::take_miss(), guards::take_overrun(), poison::take_finding());
     edu().filter(|edu| edu.device().smmu().is_some())
 }
 
-fn new_buffer(edu: &Copier, len: u64) -> Result<Attachment, String> {
+fn new_buffer(edu: &DmaEngineDevice, len: u64) -> Result<Attachment, String> {
     dma::alloc(edu.device(), len, Attrs::NO_KERNEL_MAPPING).map_err(|error| error.to_string())
 }
 
@@ -44,7 +44,7 @@ fn said(found: Option<impl Display>, wanted: &str) -> Outcome {
 }
 
 /// What the SMMU has recorded is on the console, and explained.
-fn miss(edu: &Copier) -> Option<guards::Miss> {
+fn miss(edu: &DmaEngineDevice) -> Option<guards::Miss> {
     edu.device().smmu()?.service();
     guards::take_miss()
 }

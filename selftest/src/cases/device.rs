@@ -6,26 +6,31 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::slice;
 use drivers::dma_engine::{Transfer, TransferDirection};
-use kernel::devices::copier::Copier;
+use kernel::devices::dma_engine::DmaEngineDevice;
 use kernel::dma::Attachment;
 use kernel::memory::kmap;
 
 /// The first `edu`, or what stands in for it elsewhere; without one there is nothing that moves bytes.
-pub fn edu() -> Option<&'static Copier> {
-    kernel::devices::copiers().first().copied()
+pub fn edu() -> Option<&'static DmaEngineDevice> {
+    kernel::devices::dma_engines().first().copied()
 }
 
 /// The device reads `len` bytes at `from` into the start of its buffer.
-pub fn read_in(edu: &Copier, from: Iova, len: u64) -> Result<(), String> {
+pub fn read_in(edu: &DmaEngineDevice, from: Iova, len: u64) -> Result<(), String> {
     transfer(edu, TransferDirection::FromMemory, from, len)
 }
 
 /// The device writes the first `len` bytes of its buffer to `to`.
-pub fn write_out(edu: &Copier, to: Iova, len: u64) -> Result<(), String> {
+pub fn write_out(edu: &DmaEngineDevice, to: Iova, len: u64) -> Result<(), String> {
     transfer(edu, TransferDirection::ToMemory, to, len)
 }
 
-fn transfer(edu: &Copier, direction: TransferDirection, memory: Iova, len: u64) -> Result<(), String> {
+fn transfer(
+    edu: &DmaEngineDevice,
+    direction: TransferDirection,
+    memory: Iova,
+    len: u64,
+) -> Result<(), String> {
     edu.transfer(Transfer { direction, memory, offset: 0, len })
         .map(drop)
         .map_err(|error| format!("{direction:?} {len:#x} at {memory}: {error}"))

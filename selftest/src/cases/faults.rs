@@ -10,7 +10,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use arch::timer::Deadline;
 use dma_api::{Attrs, Direction, DmaError, Stream};
-use kernel::devices::{self, copier::Copier};
+use kernel::devices::{self, dma_engine::DmaEngineDevice};
 use kernel::dma::{self, Attachment, iommu, quarantine};
 use kernel::sched;
 use smmu_spec::{EventKind, EventRecord};
@@ -28,17 +28,22 @@ pub const TESTS: &[Test] = &[
 ];
 
 /// The device, if an SMMU translates for it.
-fn translated() -> Option<&'static Copier> {
+fn translated() -> Option<&'static DmaEngineDevice> {
     edu().filter(|edu| edu.device().smmu().is_some())
 }
 
 /// The events since the last call.
-fn events(edu: &Copier) -> Vec<EventRecord> {
+fn events(edu: &DmaEngineDevice) -> Vec<EventRecord> {
     edu.device().smmu().map_or(Vec::new(), |smmu| smmu.take_events().0.collect())
 }
 
 /// The first event is of this kind, of the device's stream, at `at`.
-fn check_event(edu: &Copier, events: &[EventRecord], kind: EventKind, at: Iova) -> Result<String, String> {
+fn check_event(
+    edu: &DmaEngineDevice,
+    events: &[EventRecord],
+    kind: EventKind,
+    at: Iova,
+) -> Result<String, String> {
     let Some(first) = events.first() else { return Err(format!("no event; {kind:?} at {at} was expected")) };
     let input = first.transaction.map(|transaction| transaction.address);
     if first.kind != kind || Some(first.stream) != edu.device().stream() || input != Some(at.raw()) {
@@ -47,7 +52,7 @@ fn check_event(edu: &Copier, events: &[EventRecord], kind: EventKind, at: Iova) 
     Ok(format!("{first}"))
 }
 
-fn new_buffer(edu: &Copier, len: u64) -> Result<Attachment, String> {
+fn new_buffer(edu: &DmaEngineDevice, len: u64) -> Result<Attachment, String> {
     dma::alloc(edu.device(), len, Attrs::NO_KERNEL_MAPPING).map_err(|error| error.to_string())
 }
 
@@ -198,7 +203,7 @@ fn keeps_faulting() -> Outcome {
 }
 
 /// How many faults it took.
-fn until_blocked(edu: &Copier) -> Result<u64, String> {
+fn until_blocked(edu: &DmaEngineDevice) -> Result<u64, String> {
     write_out(edu, NOWHERE, PAGE_SIZE)?;
     let deadline = Deadline::in_ns(PATIENCE_NS);
     while !edu.device().is_quarantined() {
@@ -209,14 +214,14 @@ fn until_blocked(edu: &Copier) -> Result<u64, String> {
 }
 
 /// Nothing arrives any more, and nothing is recorded; other devices go on.
-fn while_blocked(edu: &Copier, buffer: &Attachment) -> Result<(), String> {
+fn while_blocked(edu: &DmaEngineDevice, buffer: &Attachment) -> Result<(), String> {
     let before = edu.device().faults();
     poke(buffer, 0, b"before");
     write_out(edu, buffer.range().start(), 6)?;
     write_out(edu, NOWHERE, PAGE_SIZE)?;
     check!(peek(buffer, 0, 6) == b"before", "a blocked device wrote");
     check!(edu.device().faults() == before, "{} more faults", edu.device().faults() - before);
-    let Some(&other) = devices::copiers().get(1) else { return Ok(()) };
+    let Some(&other) = devices::dma_engines().get(1) else { return Ok(()) };
     let theirs = new_buffer(other, PAGE_SIZE)?;
     poke(&theirs, 0, b"theirs");
     read_in(other, theirs.range().start(), 6)?;
@@ -243,7 +248,7 @@ fn only_rearming_ends_it() -> Outcome {
     pass!("neither blocking nor unblocking changes a quarantine")
 }
 
-fn while_in_quarantine(edu: &Copier, buffer: &Attachment) -> Result<(), String> {
+fn while_in_quarantine(edu: &DmaEngineDevice, buffer: &Attachment) -> Result<(), String> {
     let refused = Err(DmaError::IommuRefused);
     let (blocked, unblocked) = (edu.device().block(), edu.device().unblock());
     check!(blocked == refused && unblocked == refused, "blocked {blocked:?}, unblocked {unblocked:?}");
@@ -257,8 +262,8 @@ fn while_in_quarantine(edu: &Copier, buffer: &Attachment) -> Result<(), String> 
 const AT_ONCE: usize = 8;
 
 fn first_events() -> Outcome {
-    let all = devices::copiers().iter().copied().filter(|edu| edu.device().smmu().is_some());
-    let edus: Vec<&'static Copier> = all.take(AT_ONCE).collect();
+    let all = devices::dma_engines().iter().copied().filter(|edu| edu.device().smmu().is_some());
+    let edus: Vec<&'static DmaEngineDevice> = all.take(AT_ONCE).collect();
     if edus.len() < 2 {
         skip!("fewer than two devices behind an SMMU");
     }

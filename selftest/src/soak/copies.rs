@@ -9,7 +9,7 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use dma_api::Attrs;
-use kernel::devices::{self, copier::Copier};
+use kernel::devices::{self, dma_engine::DmaEngineDevice};
 use kernel::dma::{self, Attachment};
 use kernel::sched::{self, time};
 
@@ -21,7 +21,7 @@ const PAGES: u64 = 64;
 /// Copies until `end`; nothing without a second device behind an SMMU.
 pub fn run(mut dice: Dice, end: u64) -> Result<Tally, String> {
     let mut tally = Tally::default();
-    let Some(edu) = devices::copiers().get(1).filter(|edu| edu.device().smmu().is_some()) else {
+    let Some(edu) = devices::dma_engines().get(1).filter(|edu| edu.device().smmu().is_some()) else {
         return Ok(tally);
     };
     while time::now() < end {
@@ -43,7 +43,7 @@ pub fn run(mut dice: Dice, end: u64) -> Result<Tally, String> {
 }
 
 /// Some bytes from one place of a buffer to another.
-fn copy(edu: &Copier, dice: &mut Dice) -> Result<(), String> {
+fn copy(edu: &DmaEngineDevice, dice: &mut Dice) -> Result<(), String> {
     let attrs = dice.pick(&[Attrs::empty(), Attrs::ALLOC_SINGLE_PAGES]) | Attrs::NO_KERNEL_MAPPING;
     let Ok(buffer) = dma::alloc(edu.device(), PAGES * PAGE_SIZE, attrs) else {
         sched::yield_now();
@@ -69,7 +69,7 @@ fn at(buffer: &Attachment, offset: u64) -> Iova {
 }
 
 /// Faults until the device is blocked, and arms it again.
-fn quarantine(edu: &Copier) -> Result<(), String> {
+fn quarantine(edu: &DmaEngineDevice) -> Result<(), String> {
     let deadline = time::now() + PATIENCE_NS;
     while !edu.device().is_quarantined() {
         write_out(edu, NOWHERE, PAGE_SIZE)?;

@@ -158,7 +158,7 @@ pub const MUTANTS: &[SourceMutant] = &[
     },
     SourceMutant {
         name: "a device's buffer not cleared between programs",
-        file: "kernel/src/devices/copier.rs",
+        file: "kernel/src/devices/dma_engine.rs",
         item: "transfer_for",
         from: "self.clear()?;",
         to: "let _ = Self::clear;",

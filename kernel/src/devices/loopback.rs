@@ -2,7 +2,7 @@
 //! and it may be wrong: a bus can be wired, or a machine configured, past an IOMMU that the tree puts in front of it.
 //! Then device addresses reach memory as they are, and whatever is there is overwritten.
 
-use super::copier::Copier;
+use super::dma_engine::DmaEngineDevice;
 use crate::dma;
 use addr::{KernelVa, PAGE_SIZE};
 use core::fmt;
@@ -13,21 +13,21 @@ use drivers::dma_engine::{CopyError, Transfer, TransferDirection};
 const MARK: u32 = 0x7e55_e4a5;
 
 /// Why a device is not used.
-pub(super) enum Failed {
+pub(super) enum LoopbackError {
     /// There is no buffer for it.
     NoBuffer(DmaError),
     /// It does not copy.
     Copy(CopyError),
     /// What it wrote went elsewhere, and its IOMMU has not seen it.
-    PastTheIommu,
+    BypassesIommu,
 }
 
-impl fmt::Display for Failed {
+impl fmt::Display for LoopbackError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoBuffer(error) => error.fmt(f),
             Self::Copy(error) => error.fmt(f),
-            Self::PastTheIommu => write!(
+            Self::BypassesIommu => write!(
                 f,
                 "what it writes does not pass the IOMMU that the device tree puts in front of it; a bypassed bus?"
             ),
@@ -36,20 +36,20 @@ impl fmt::Display for Failed {
 }
 
 /// Lets a device behind an IOMMU write four bytes, and looks whether they arrive. Only in a thread.
-pub(super) fn run(copier: &Copier) -> Result<(), Failed> {
-    if !copier.device().domain().is_translated() {
+pub(super) fn check(engine: &DmaEngineDevice) -> Result<(), LoopbackError> {
+    if !engine.device().domain().is_translated() {
         return Ok(());
     }
-    let buffer = dma::alloc(copier.device(), PAGE_SIZE, Attrs::empty()).map_err(Failed::NoBuffer)?;
-    let view = buffer.buffer().make_kernel_view().map_err(Failed::NoBuffer)?;
+    let buffer = dma::alloc(engine.device(), PAGE_SIZE, Attrs::empty()).map_err(LoopbackError::NoBuffer)?;
+    let view = buffer.buffer().make_kernel_view().map_err(LoopbackError::NoBuffer)?;
     let word = Word(view.start());
     word.write(MARK);
     let len = size_of::<u32>() as u64;
     let transfer =
         Transfer { direction: TransferDirection::ToMemory, memory: buffer.range().start(), offset: 0, len };
-    let done = copier.transfer(transfer).map_err(Failed::Copy)?;
+    let done = engine.transfer(transfer).map_err(LoopbackError::Copy)?;
     // What an IOMMU aborts has at least come by it.
-    if word.read() == MARK && done.aborted == 0 { Err(Failed::PastTheIommu) } else { Ok(()) }
+    if word.read() == MARK && done.aborted == 0 { Err(LoopbackError::BypassesIommu) } else { Ok(()) }
 }
 
 /// The first word of a mapped buffer, which a device may write.

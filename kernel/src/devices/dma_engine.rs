@@ -32,14 +32,14 @@ pub enum Model {
 
 /// What an IOMMU did to transfers that are over. Devices do not know.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Done {
+pub struct Completion {
     /// Accesses that it aborted and recorded.
     pub aborted: u64,
     /// The device might not do DMA all the time, or was about not to: nobody knows how many were aborted.
     pub blocked: bool,
 }
 
-impl Done {
+impl Completion {
     /// Whether all bytes were copied.
     pub fn is_whole(self) -> bool {
         self.aborted == 0 && !self.blocked
@@ -62,7 +62,7 @@ impl From<CopyError> for TransferError {
 }
 
 /// A device that copies.
-pub struct Copier {
+pub struct DmaEngineDevice {
     model: Model,
     device: Arc<Device>,
     engine: SpinLock<Box<dyn dma_engine::DmaEngine>>,
@@ -77,7 +77,7 @@ pub struct Copier {
     interrupts: AtomicBool,
 }
 
-impl Copier {
+impl DmaEngineDevice {
     /// The device, polled.
     pub fn new(model: Model, device: Arc<Device>, engine: impl dma_engine::DmaEngine + 'static) -> Self {
         Self {
@@ -137,23 +137,23 @@ impl Copier {
     ///
     /// # Errors
     /// What [`dma_engine::DmaEngine::start`] and [`dma_engine::DmaEngine::outcome`] say, and [`CopyError::TimedOut`].
-    pub fn transfer(&self, transfer: Transfer) -> Result<Done, CopyError> {
+    pub fn transfer(&self, transfer: Transfer) -> Result<Completion, CopyError> {
         self.transfer_all(&[transfer])
     }
 
     /// The same for several, in this order, in one go if the device gathers.
     ///
     /// # Errors
-    /// As for [`Copier::transfer`]; those before the one that fails have been done.
-    pub fn transfer_all(&self, transfers: &[Transfer]) -> Result<Done, CopyError> {
+    /// As for [`DmaEngineDevice::transfer`]; those before the one that fails have been done.
+    pub fn transfer_all(&self, transfers: &[Transfer]) -> Result<Completion, CopyError> {
         self.in_turn(|| self.watched(transfers))
     }
 
     /// The same for a program: what the device's buffer holds of another one is cleared before.
     ///
     /// # Errors
-    /// As for [`Copier::transfer`], and [`TransferError::Clear`].
-    pub fn transfer_for(&self, user: u32, transfers: &[Transfer]) -> Result<Done, TransferError> {
+    /// As for [`DmaEngineDevice::transfer`], and [`TransferError::Clear`].
+    pub fn transfer_for(&self, user: u32, transfers: &[Transfer]) -> Result<Completion, TransferError> {
         self.in_turn(|| {
             if self.user.load(Ordering::Relaxed) != user {
                 self.clear()?;
@@ -188,12 +188,12 @@ impl Copier {
     }
 
     /// Does the transfers of one turn. What is aborted meanwhile is theirs.
-    fn watched(&self, transfers: &[Transfer]) -> Result<Done, CopyError> {
+    fn watched(&self, transfers: &[Transfer]) -> Result<Completion, CopyError> {
         let notify = if self.has_interrupt() { Notify::Interrupt } else { Notify::Poll };
         let (armed, before) = (self.device.armed(), self.device.all_faults());
         transfers.chunks(self.most_transfers).try_for_each(|job| self.run(job, notify))?;
         let aborted = self.device.all_faults() - before;
-        Ok(Done { aborted, blocked: armed.is_none() || self.device.armed() != armed })
+        Ok(Completion { aborted, blocked: armed.is_none() || self.device.armed() != armed })
     }
 
     fn run(&self, job: &[Transfer], notify: Notify) -> Result<(), CopyError> {
@@ -235,7 +235,7 @@ impl Copier {
     }
 }
 
-impl Handler for Copier {
+impl Handler for DmaEngineDevice {
     fn handle(&self) {
         if self.engine.lock().acknowledge() && !checking::fails(Class::Interrupts) {
             self.waiters.wake_all();
