@@ -84,7 +84,7 @@ impl PinnedTable {
     /// Makes the SMMU see entries from page `first` on, and returns the addresses that they translate.
     #[inline]
     fn show<M: TableMemory>(&self, memory: &M, first: usize, written: &[AtomicU64]) -> AddrRange<Iova> {
-        memory.written(written);
+        memory.entries_written(written);
         self.params.coherency.written(written);
         self.params.coherency.publish();
         let start = self.start + ((first as u64) << PAGE_SHIFT);
@@ -102,7 +102,7 @@ impl PinnedTable {
             TlbTag::Stage1(_) => stage1(entries).unmap(pages),
             TlbTag::Stage2(_) => stage2(entries).unmap(pages),
         };
-        memory.written(written);
+        memory.entries_written(written);
         self.params.coherency.written(written);
         Stale::new(held, range, StaleTables::new(), self.params.forget(range, true))
     }

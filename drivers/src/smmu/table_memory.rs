@@ -29,8 +29,8 @@ impl<F: FnMut(Invalidation) -> Result<(), CommandError>> RunCommands for F {}
 
 /// Frames from `memory`, maintenance for the SMMU.
 ///
-/// Of `memory` the frames are used ([`TableMemory::allocate`], `release`, `entries`, `live`), and it is told what was
-/// written: what has to be cleaned and invalidated for an SMMU is this driver's knowledge.
+/// Of `memory` the frames are used ([`TableMemory::allocate`], `release`, `entries`, `valid_entries`), and it is
+/// told of entries written: what has to be cleaned and invalidated for an SMMU is this driver's knowledge.
 pub(super) struct SmmuTableMemory<'a, M, F> {
     pub memory: &'a mut M,
     /// Runs commands and waits for them.
@@ -58,16 +58,16 @@ impl<M: TableMemory, F: RunCommands> TableMemory for SmmuTableMemory<'_, M, F> {
         self.memory.entries(table)
     }
 
-    fn live(&self, table: PhysAddr) -> &AtomicU16 {
-        self.memory.live(table)
+    fn valid_entries(&self, table: PhysAddr) -> &AtomicU16 {
+        self.memory.valid_entries(table)
     }
 
-    fn written(&self, entries: &[AtomicU64]) {
+    fn entries_written(&self, entries: &[AtomicU64]) {
         self.params.coherency.written(entries);
-        self.memory.written(entries);
+        self.memory.entries_written(entries);
     }
 
-    fn publish(&self) {
+    fn order_before_link(&self) {
         self.params.coherency.publish();
     }
 

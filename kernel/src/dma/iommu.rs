@@ -485,15 +485,15 @@ impl TableMemory for Tables {
         tables::entries(table)
     }
 
-    fn live(&self, table: PhysAddr) -> &AtomicU16 {
-        tables::live(table)
+    fn valid_entries(&self, table: PhysAddr) -> &AtomicU16 {
+        tables::valid_entries(table)
     }
 
-    fn written(&self, entries: &[AtomicU64]) {
+    fn entries_written(&self, entries: &[AtomicU64]) {
         perf_counters::count_descriptor_stores(entries.len());
     }
 
-    fn publish(&self) {
+    fn order_before_link(&self) {
         arch::barrier::dsb_ishst();
     }
 

@@ -110,7 +110,7 @@ pub fn entries(table: PhysAddr) -> &'static Entries {
 }
 
 /// The counter that belongs to a table.
-pub fn live(table: PhysAddr) -> &'static AtomicU16 {
+pub fn valid_entries(table: PhysAddr) -> &'static AtomicU16 {
     let Some(live) = LIVE.get() else { panic!("no table counters yet") };
     &live.counters[(Pfn::containing(table).raw() - live.first.raw()) as usize]
 }
@@ -151,15 +151,15 @@ impl<F: Fn(u64, u64)> TableMemory for CpuTables<F> {
         entries(table)
     }
 
-    fn live(&self, table: PhysAddr) -> &AtomicU16 {
-        live(table)
+    fn valid_entries(&self, table: PhysAddr) -> &AtomicU16 {
+        valid_entries(table)
     }
 
-    fn written(&self, entries: &[AtomicU64]) {
+    fn entries_written(&self, entries: &[AtomicU64]) {
         perf_counters::count_descriptor_stores(entries.len());
     }
 
-    fn publish(&self) {
+    fn order_before_link(&self) {
         arch::barrier::dsb_ishst();
     }
 

@@ -2,7 +2,7 @@
 
 use crate::descriptor::{Descriptor, Format};
 use crate::geometry::{GROUP_LEN, LAST_LEVEL, TABLE_LEN, index, size, slot_start};
-use crate::table::{Found, add_live, load, store};
+use crate::table::{Found, add_valid, load, store};
 use crate::{InputAddress, OutOfTables, PageTable, TableMemory};
 use addr::PhysAddr;
 use core::ops::Range;
@@ -31,15 +31,15 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
         let slots =
             if group { slot & !(GROUP_LEN - 1)..(slot | (GROUP_LEN - 1)) + 1 } else { slot..slot + 1 };
         self.break_slots(m, table, level, slots.clone(), at);
-        m.publish();
+        m.order_before_link();
         let entries = &m.entries(table)[slots.clone()];
         for (entry, n) in entries.iter().zip(slots) {
             let whole = load(entry).mended().separate();
             store(entry, below.filter(|_| n == slot).map_or(whole, Descriptor::table));
         }
-        m.written(entries);
+        m.entries_written(entries);
         // What is left of it is seen again when this returns, as if it had always been there.
-        m.publish();
+        m.order_before_link();
         Ok(())
     }
 
@@ -56,7 +56,7 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
         for entry in entries {
             store(entry, load(entry).broken());
         }
-        m.written(entries);
+        m.entries_written(entries);
         let start = self.input.address(slot_start(at, level, slots.start));
         m.invalidate(start.raw(), slots.len() as u64 * size(level));
     }
@@ -95,8 +95,8 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
         if let Some(below) = below {
             store(&entries[cut], Descriptor::table(below));
         }
-        m.written(entries);
-        add_live(m, table, TABLE_LEN);
+        m.entries_written(entries);
+        add_valid(m, table, TABLE_LEN);
         Ok(table)
     }
 }

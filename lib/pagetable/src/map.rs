@@ -4,7 +4,7 @@ use crate::descriptor::{Descriptor, Format};
 use crate::fill::{Filled, fill};
 use crate::geometry::{TABLE_LEN, index, size, slot_start};
 use crate::steps::{Cursor, PAGES_ONLY, Step};
-use crate::table::{Found, add_live, clear_slot, live, load, write_link};
+use crate::table::{Found, add_valid, clear_slot, load, valid_count, write_link};
 use crate::unmap::Cleared;
 use crate::{Access, InputAddress, Mapping, OutOfTables, PageTable, TableMemory};
 use addr::{PAGE_SIZE, PhysAddr, Run};
@@ -124,7 +124,7 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
         let (top, table) = Self::new_tables(m, cursor.at, found.level + 1, step.level)?;
         let filled = fill(m.entries(table), step, cursor, attributes);
         account(m, table, &filled);
-        m.publish();
+        m.order_before_link();
         write_link(m, found.table, found.slot, top);
         self.tables += u32::from(step.level - found.level);
         Ok(())
@@ -165,7 +165,7 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
     ) -> Result<(), MapError<A>> {
         let start = slot_start(at, level, slot);
         let entry = load(&m.entries(table)[slot]);
-        if !entry.is_table(level) || live(m, entry.output()) > 0 {
+        if !entry.is_table(level) || valid_count(m, entry.output()) > 0 {
             let at = self.first_mapped(m, entry, level, start);
             return Err(MapError::AlreadyMapped(self.input.address(at)));
         }
@@ -205,7 +205,7 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
 /// Hands over and counts what went into a table.
 fn account<M: TableMemory>(m: &M, table: PhysAddr, filled: &Filled) {
     if filled.end > filled.first {
-        m.written(&m.entries(table)[filled.first..filled.end]);
-        add_live(m, table, filled.end - filled.first);
+        m.entries_written(&m.entries(table)[filled.first..filled.end]);
+        add_valid(m, table, filled.end - filled.first);
     }
 }

@@ -11,10 +11,10 @@ pub type Entries = [AtomicU64; 512];
 /// One value serves one table tree at a time (it knows whose entries [`TableMemory::invalidate`] is about). All
 /// functions are called with the owner's lock held; the walker reads at any time.
 pub trait TableMemory {
-    /// A frame for a table: zero-filled, the zeroes seen by the walker, its [`TableMemory::live`] zero.
+    /// A frame for a table: zero-filled, the zeroes seen by the walker, its [`TableMemory::valid_entries`] zero.
     fn allocate(&mut self) -> Option<PhysAddr>;
 
-    /// Takes a frame back that nothing can walk any more. Its contents are arbitrary, its `live` is zero.
+    /// Takes a frame back that nothing can walk any more. Its contents are arbitrary, its `valid_entries` is zero.
     fn release(&mut self, table: PhysAddr);
 
     /// The entries of a table that came from [`TableMemory::allocate`].
@@ -22,19 +22,19 @@ pub trait TableMemory {
 
     /// How many entries of the table are valid: a counter kept beside the frame, not in it. It belongs to this
     /// crate while the table is allocated, and makes "is this table empty?" one load.
-    fn live(&self, table: PhysAddr) -> &AtomicU16;
+    fn valid_entries(&self, table: PhysAddr) -> &AtomicU16;
 
     /// The entries were written. For a walker that does not snoop: clean them to the point of coherency. No
     /// barrier. Called once for each run of neighbours, after the last store to it.
-    fn written(&self, entries: &[AtomicU64]);
+    fn entries_written(&self, entries: &[AtomicU64]);
 
     /// Orders a table's contents before the entry that makes it reachable: whatever was stored, and handed to
-    /// `written`, before this call is observed by every walker before anything that is stored after it.
+    /// `entries_written`, before this call is observed by every walker before anything that is stored after it.
     ///
     /// A walk is made of reads that nothing else orders with our stores (D8.2, B2.3): without this a walker may
     /// follow the new entry into a frame whose zeroes and entries it does not see yet. DSB ISHST does it, and
     /// completes the cleaning for a walker that does not snoop; for walkers that do, DMB ISHST is enough.
-    fn publish(&self);
+    fn order_before_link(&self);
 
     /// Forgets the `len` bytes from input address `at` on, in every TLB and walk cache, and returns when that is
     /// complete. First makes earlier stores seen (DSB ISHST; TLBI; DSB ISH; or the SMMU's commands and CMD_SYNC).

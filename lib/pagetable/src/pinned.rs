@@ -3,7 +3,7 @@
 use crate::descriptor::{Descriptor, Format};
 use crate::geometry::{GROUP_LEN, LAST_LEVEL, TABLE_LEN, index, size};
 use crate::steps::fits_entry;
-use crate::table::{add_live, live, load, store, write_link};
+use crate::table::{add_valid, load, store, valid_count, write_link};
 use crate::unmap::clear_mapped;
 use crate::{Entries, InputAddress, MapError, Mapping, PageTable, TableMemory};
 use addr::{PAGE_SHIFT, PhysAddr, Run};
@@ -26,19 +26,19 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
             return Err(MapError::Misaligned(at));
         }
         let found = self.walk(m, first, LAST_LEVEL);
-        let table = if found.level == LAST_LEVEL && live(m, found.table) == 0 {
+        let table = if found.level == LAST_LEVEL && valid_count(m, found.table) == 0 {
             found.table
         } else if found.level == LAST_LEVEL || found.entry.is_valid() {
             return Err(MapError::AlreadyMapped(at));
         } else {
             let (top, table) = Self::new_tables(m, first, found.level + 1, LAST_LEVEL)?;
-            m.publish();
+            m.order_before_link();
             write_link(m, found.table, found.slot, top);
             self.tables += u32::from(LAST_LEVEL - found.level);
             table
         };
         // One more than is ever valid, so that it is never empty.
-        add_live(m, table, 1);
+        add_valid(m, table, 1);
         Ok(table)
     }
 }
@@ -80,7 +80,7 @@ impl<'a, F: Format, A: InputAddress> Pinned<'a, F, A> {
     }
 
     /// Maps `chunks`, or other runs of frames, one after the other, from page `first` of the table on, which are the caller's and not mapped.
-    /// Returns the entries, which the caller makes seen ([`TableMemory::written`] and a barrier).
+    /// Returns the entries, which the caller makes seen ([`TableMemory::entries_written`] and a barrier).
     ///
     /// # Errors
     /// [`MapError::Inexpressible`], [`MapError::OutputTooLarge`]. Nothing is mapped.

@@ -118,7 +118,7 @@ fn change_leaves<F: Format, M: TableMemory>(
         changed = true;
     }
     if changed {
-        m.written(&entries[slots]);
+        m.entries_written(&entries[slots]);
     }
     broken
 }
@@ -132,5 +132,5 @@ fn mend<M: TableMemory>(m: &M, table: PhysAddr, slots: Range<usize>, attributes:
             store(entry, old.mended().with_attributes(attributes));
         }
     }
-    m.written(entries);
+    m.entries_written(entries);
 }

@@ -2,7 +2,7 @@
 
 use crate::descriptor::Descriptor;
 use crate::geometry::{Input, LAST_LEVEL, TABLE_LEN, index, size};
-use crate::table::{add_live, load, store, write_link};
+use crate::table::{add_valid, load, store, write_link};
 use crate::{Format, InputAddress, MapError, OutOfTables, PageTable, TableMemory};
 use addr::{AddrRange, PhysAddr};
 use core::marker::PhantomData;
@@ -85,7 +85,7 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
     fn give_table<M: TableMemory>(&mut self, m: &mut M, slot: usize) -> Result<(), OutOfTables> {
         if !load(&m.entries(self.root)[slot]).is_valid() {
             let table = m.allocate().ok_or(OutOfTables)?;
-            m.publish();
+            m.order_before_link();
             write_link(m, self.root, slot, table);
             self.tables += 1;
         }
@@ -112,7 +112,7 @@ impl<F: Format, A: InputAddress> FixedRoot<F, A> {
         let below = PageTable::<F, A>::new_tables(m, offset + size(2), self.level + 1, LAST_LEVEL);
         let (top, pages) = below.inspect_err(|_| m.release(root))?;
         self.copy_to(m, root);
-        m.publish();
+        m.order_before_link();
         write_link(m, root, slot, top);
         // Down from the root, always by the only valid entry.
         let blocks = (self.level + 1..2).fold(top, |table, _| load(&m.entries(table)[0]).output());
@@ -124,8 +124,8 @@ impl<F: Format, A: InputAddress> FixedRoot<F, A> {
         for (from, to) in from.iter().zip(to) {
             store(to, load(from));
         }
-        m.written(to);
-        add_live(m, root, from.iter().filter(|entry| load(entry).is_valid()).count());
+        m.entries_written(to);
+        add_valid(m, root, from.iter().filter(|entry| load(entry).is_valid()).count());
     }
 
     /// The first address, if any, at which `own` leads elsewhere than the tree does, besides its own slot.

@@ -40,7 +40,7 @@ impl StaleTables {
         while let Some(table) = next {
             let link = m.entries(table)[0].load(Relaxed);
             next = (link & LINKED != 0).then(|| Descriptor::from_bits(link).output());
-            m.live(table).store(0, Relaxed);
+            m.valid_entries(table).store(0, Relaxed);
             m.release(table);
         }
     }

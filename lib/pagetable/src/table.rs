@@ -101,7 +101,7 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
         let Spare::Kept { table, at } = self.spare else {
             return None;
         };
-        if live(m, table) != 0 {
+        if valid_count(m, table) != 0 {
             return None;
         }
         self.spare = Spare::Free;
@@ -129,7 +129,7 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
     pub(crate) fn collect<M: TableMemory>(m: &M, table: PhysAddr, level: u8, stale: &mut StaleTables) {
         if level < LAST_LEVEL {
             let valid = m.entries(table).iter().map(load).filter(|entry| entry.is_valid());
-            for entry in valid.take(live(m, table).into()).filter(|entry| entry.is_table(level)) {
+            for entry in valid.take(valid_count(m, table).into()).filter(|entry| entry.is_table(level)) {
                 Self::collect(m, entry.output(), level + 1, stale);
             }
         }
@@ -171,7 +171,7 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
     ) -> bool {
         match self.spare {
             Spare::Kept { table: kept, .. } if kept == table => true,
-            Spare::Kept { table: kept, .. } if live(m, kept) == 0 => false,
+            Spare::Kept { table: kept, .. } if valid_count(m, kept) == 0 => false,
             Spare::Free | Spare::Kept { .. } if may_keep_another => {
                 self.spare = Spare::Kept { table, at };
                 true
@@ -192,19 +192,19 @@ pub(crate) fn store(slot: &AtomicU64, entry: Descriptor) {
 }
 
 /// The number of valid entries in `table`.
-pub(crate) fn live<M: TableMemory>(m: &M, table: PhysAddr) -> u16 {
-    m.live(table).load(Relaxed)
+pub(crate) fn valid_count<M: TableMemory>(m: &M, table: PhysAddr) -> u16 {
+    m.valid_entries(table).load(Relaxed)
 }
 
 /// `count` more entries of `table` are valid. A load and a store: nobody else counts.
-pub(crate) fn add_live<M: TableMemory>(m: &M, table: PhysAddr, count: usize) {
-    let counter = m.live(table);
+pub(crate) fn add_valid<M: TableMemory>(m: &M, table: PhysAddr, count: usize) {
+    let counter = m.valid_entries(table);
     counter.store(counter.load(Relaxed) + count as u16, Relaxed);
 }
 
 /// `count` entries of `table` became invalid.
-pub(crate) fn drop_live<M: TableMemory>(m: &M, table: PhysAddr, count: usize) {
-    let counter = m.live(table);
+pub(crate) fn drop_valid<M: TableMemory>(m: &M, table: PhysAddr, count: usize) {
+    let counter = m.valid_entries(table);
     counter.store(counter.load(Relaxed) - count as u16, Relaxed);
 }
 
@@ -212,14 +212,14 @@ pub(crate) fn drop_live<M: TableMemory>(m: &M, table: PhysAddr, count: usize) {
 pub(crate) fn write_link<M: TableMemory>(m: &M, table: PhysAddr, slot: usize, to: PhysAddr) {
     let entries = m.entries(table);
     store(&entries[slot], Descriptor::table(to));
-    m.written(&entries[slot..=slot]);
-    add_live(m, table, 1);
+    m.entries_written(&entries[slot..=slot]);
+    add_valid(m, table, 1);
 }
 
 /// Makes the valid entry in `slot` of `table` invalid.
 pub(crate) fn clear_slot<M: TableMemory>(m: &M, table: PhysAddr, slot: usize) {
     let entries = m.entries(table);
     store(&entries[slot], Descriptor::INVALID);
-    m.written(&entries[slot..=slot]);
-    drop_live(m, table, 1);
+    m.entries_written(&entries[slot..=slot]);
+    drop_valid(m, table, 1);
 }

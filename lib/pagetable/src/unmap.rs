@@ -2,7 +2,7 @@
 
 use crate::descriptor::{Descriptor, Format};
 use crate::geometry::{GROUP_LEN, LAST_LEVEL, index, size, slot_start};
-use crate::table::{Found, drop_live, live, load, store};
+use crate::table::{Found, drop_valid, load, store, valid_count};
 use crate::{InputAddress, OutOfTables, PageTable, StaleTables, TableMemory};
 use addr::{AddrRange, Address, PAGE_SIZE, PhysAddr};
 use core::sync::atomic::AtomicU64;
@@ -97,9 +97,9 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
         }
         let slots = &m.entries(found.table)[found.slot..=index(end - 1, LAST_LEVEL)];
         clear_mapped(slots);
-        m.written(slots);
-        drop_live(m, found.table, slots.len());
-        live(m, found.table) > 0 || self.may_stay(m, found.table, table_start, true)
+        m.entries_written(slots);
+        drop_valid(m, found.table, slots.len());
+        valid_count(m, found.table) > 0 || self.may_stay(m, found.table, table_start, true)
     }
 
     /// The walk to the last-level table that all of a range is in, and where that table begins; `None` if there are
@@ -144,10 +144,10 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
         }
         let removed = clear_leaves(slots);
         if removed > 0 {
-            m.written(slots);
-            drop_live(m, found.table, removed);
+            m.entries_written(slots);
+            drop_valid(m, found.table, removed);
         }
-        live(m, found.table) > 0 || self.may_stay(m, found.table, table_start, true)
+        valid_count(m, found.table) > 0 || self.may_stay(m, found.table, table_start, true)
     }
 
     /// The offsets of the first address and of the one behind the last.
@@ -188,8 +188,8 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
             }
         }
         if removed > 0 {
-            m.written(slots);
-            drop_live(m, table, removed);
+            m.entries_written(slots);
+            drop_valid(m, table, removed);
         }
     }
 
@@ -210,7 +210,7 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
         if last - first != whole - 1 || stays {
             self.clear(m, table, level, first, last, gone);
             let as_spare = gone.keep == Keep::OneAsSpare;
-            if stays || live(m, table) > 0 || self.may_stay(m, table, start, as_spare) {
+            if stays || valid_count(m, table) > 0 || self.may_stay(m, table, start, as_spare) {
                 return false;
             }
         }

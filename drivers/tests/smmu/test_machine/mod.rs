@@ -328,14 +328,14 @@ impl TableMemory for TestMemory {
         self.0.ram.cpu()[first..first + PAGE_WORDS].try_into().unwrap()
     }
 
-    fn live(&self, table: PhysAddr) -> &AtomicU16 {
+    fn valid_entries(&self, table: PhysAddr) -> &AtomicU16 {
         &self.0.live[page_of(table)]
     }
 
     /// Only told: the SMMU driver maintains its tables itself.
-    fn written(&self, _: &[AtomicU64]) {}
+    fn entries_written(&self, _: &[AtomicU64]) {}
 
-    fn publish(&self) {
+    fn order_before_link(&self) {
         panic!("the SMMU driver maintains its tables itself");
     }
 

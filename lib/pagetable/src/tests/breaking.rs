@@ -10,7 +10,7 @@ fn a_group_is_broken_as_a_whole_before_one_of_it_goes() {
     d.m.take_log();
     d.unmap(G + 0x5000, 4 * K);
     let log = d.m.take_log();
-    let breaking = [Written(16), Invalidate(G, 64 * K), Publish, Written(16), Publish];
+    let breaking = [Written(16), Invalidate(G, 64 * K), Barrier, Written(16), Barrier];
     assert_eq!(log, [&breaking[..], &[Written(1), Invalidate(G + 0x5000, 4 * K)]].concat());
     let leaves = d.leaves();
     assert_eq!(leaves.len(), 31);
@@ -50,7 +50,7 @@ fn a_block_in_a_group_is_split_with_the_group_broken_once() {
     let hole = 2 * M + 64 * K;
     d.unmap(hole, 64 * K);
     let splitting =
-        [Allocate, Written(512), Written(16), Invalidate(0, 32 * M), Publish, Written(16), Publish];
+        [Allocate, Written(512), Written(16), Invalidate(0, 32 * M), Barrier, Written(16), Barrier];
     assert_eq!(d.m.take_log(), [&splitting[..], &[Written(16), Invalidate(hole, 64 * K)]].concat());
     for at in [0, 2 * M, hole - 1, hole + 64 * K, 4 * M, 32 * M - 1] {
         assert_eq!(d.translate(at), Some(PhysAddr::new(G + at)), "{at:#x}");

@@ -1,9 +1,9 @@
-//! What mapping and unmapping costs, exactly: stores, calls of `written`, barriers, tables.
+//! What mapping and unmapping costs, exactly: stores, calls of `entries_written`, barriers, tables.
 
 use super::fake::Event;
 use super::*;
 
-/// Entries written, `written` calls, `publish` calls, tables taken, tables given back, invalidations.
+/// Entries written, `entries_written` calls, `order_before_link` calls, tables taken, tables given back, invalidations.
 #[derive(PartialEq, Eq, Debug, Default)]
 struct Cost([usize; 6]);
 
@@ -16,7 +16,7 @@ impl Cost {
                     cost.0[0] += count;
                     1
                 }
-                Event::Publish => 2,
+                Event::Barrier => 2,
                 Event::Allocate => 3,
                 Event::Release => 4,
                 Event::Invalidate(..) => 5,

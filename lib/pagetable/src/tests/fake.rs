@@ -16,7 +16,7 @@ pub enum Event {
     Release,
     /// This many neighbouring entries.
     Written(usize),
-    Publish,
+    Barrier,
     Invalidate(u64, u64),
 }
 
@@ -24,9 +24,9 @@ pub enum Event {
 #[derive(Clone, Debug)]
 struct Known {
     allocated: bool,
-    /// What the walker sees: the entries as last handed to `written`.
+    /// What the walker sees: the entries as last handed to `entries_written`.
     seen: Vec<u64>,
-    /// Whether something was written since the last `publish`.
+    /// Whether something was written since the last `order_before_link`.
     unpublished: bool,
     /// Level and first input offset, once a walker can reach it.
     reachable: Option<(u8, u64)>,
@@ -104,7 +104,7 @@ impl Fake {
         assert!(state.tainted.is_empty(), "not invalidated: {:x?}", state.tainted);
         for (n, known) in state.known.iter().enumerate().filter(|(_, known)| known.allocated) {
             let now: Vec<_> = self.tables[n].iter().map(|entry| entry.load(Relaxed)).collect();
-            assert!(now == known.seen, "table {n}: stores without `written`");
+            assert!(now == known.seen, "table {n}: stores without `entries_written`");
             let live = now.iter().filter(|bits| **bits & 1 != 0).count();
             if self.pinned.iter().all(|&pinned| number(pinned) != n) {
                 assert_eq!(live, usize::from(self.live[n].load(Relaxed)), "table {n}");
@@ -221,12 +221,12 @@ impl TableMemory for Fake {
         &self.tables[number(table)]
     }
 
-    fn live(&self, table: PhysAddr) -> &AtomicU16 {
+    fn valid_entries(&self, table: PhysAddr) -> &AtomicU16 {
         assert!(self.state.borrow().known[number(table)].allocated, "a released table is counted");
         &self.live[number(table)]
     }
 
-    fn written(&self, entries: &[AtomicU64]) {
+    fn entries_written(&self, entries: &[AtomicU64]) {
         let state = &mut *self.state.borrow_mut();
         state.log.push(Event::Written(entries.len()));
         let at = entries.as_ptr().addr();
@@ -242,9 +242,9 @@ impl TableMemory for Fake {
         }
     }
 
-    fn publish(&self) {
+    fn order_before_link(&self) {
         let state = &mut *self.state.borrow_mut();
-        state.log.push(Event::Publish);
+        state.log.push(Event::Barrier);
         state.known.iter_mut().for_each(|known| known.unpublished = false);
     }
 

@@ -27,7 +27,7 @@ fn a_page_is_mapped_found_and_unmapped() {
 fn new_tables_are_filled_then_published_then_linked() {
     let mut d = Device::new(39);
     d.map(0, [chunk(0x4000_0000, 64 * K)], RW);
-    assert_eq!(d.m.take_log(), [Allocate, Allocate, Written(1), Written(16), Publish, Written(1)]);
+    assert_eq!(d.m.take_log(), [Allocate, Allocate, Written(1), Written(16), Barrier, Written(1)]);
 }
 
 #[test]
@@ -177,11 +177,11 @@ impl TableMemory for Plain {
     fn entries(&self, table: PhysAddr) -> &Entries {
         &self.0[(table.raw() >> 12) as usize].0
     }
-    fn live(&self, table: PhysAddr) -> &AtomicU16 {
+    fn valid_entries(&self, table: PhysAddr) -> &AtomicU16 {
         &self.0[(table.raw() >> 12) as usize].1
     }
-    fn written(&self, _: &[AtomicU64]) {}
-    fn publish(&self) {}
+    fn entries_written(&self, _: &[AtomicU64]) {}
+    fn order_before_link(&self) {}
     fn invalidate(&mut self, _: u64, _: u64) {}
 }
 

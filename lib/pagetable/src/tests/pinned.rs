@@ -19,13 +19,13 @@ fn show(d: &Device, table: PhysAddr, first: usize, chunks: &[Chunk]) {
     let pages = Pinned::<Stage1, Iova>::new(d.m.entries(table));
     let written = pages.map(first, chunks.iter().copied(), RW).unwrap();
     assert_eq!(written.len() as u64, chunks.iter().map(|chunk| chunk.frames()).sum::<u64>());
-    d.m.written(written);
-    d.m.publish();
+    d.m.entries_written(written);
+    d.m.order_before_link();
 }
 
 fn hide(d: &mut Device, table: PhysAddr, first: usize, pages: usize) {
     let entries = Pinned::<Stage1, Iova>::new(d.m.entries(table)).unmap(first..first + pages);
-    d.m.written(entries);
+    d.m.entries_written(entries);
     d.m.invalidate(AT + first as u64 * 4 * K, pages as u64 * 4 * K);
 }
 

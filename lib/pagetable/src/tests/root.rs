@@ -61,7 +61,7 @@ fn fixed() -> (Kernel, FixedRoot<Stage1, KernelVa>) {
 
 fn own(d: &mut Kernel, fixed: &FixedRoot<Stage1, KernelVa>) -> OwnRoot {
     let own = fixed.own(&mut d.m, va(OWN)).unwrap();
-    d.m.publish();
+    d.m.order_before_link();
     d.m.install(own.root(), 0);
     own
 }
