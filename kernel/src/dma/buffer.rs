@@ -101,7 +101,7 @@ impl Buffer {
 
     /// The number of chunks.
     pub fn chunk_count(&self) -> usize {
-        self.frames.len()
+        self.frames.chunk_count()
     }
 
     /// The length of its largest chunk in bytes: the alignment at which blocks fit everywhere.
@@ -144,7 +144,8 @@ impl Buffer {
     /// The chunk, if it is the only one and the linear map shows it with the buffer's memory type.
     fn only_linear_chunk(&self) -> Option<Chunk> {
         let first = self.chunks().next()?;
-        (self.frames.len() == 1 && self.memory == MemoryType::WriteBack && is_low(first)).then_some(first)
+        (self.frames.chunk_count() == 1 && self.memory == MemoryType::WriteBack && is_low(first))
+            .then_some(first)
     }
 
     /// Makes what a device that does not snoop wrote visible to CPUs, or what CPUs wrote visible to such a device. A

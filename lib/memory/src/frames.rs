@@ -185,7 +185,7 @@ impl Frames {
     }
 
     /// The number of chunks.
-    pub fn len(&self) -> usize {
+    pub fn chunk_count(&self) -> usize {
         let last = self.pieces.last().map_or(0, Vec::len);
         usize::from(self.inline_len) + self.pieces.len().saturating_sub(1) * PIECE + last
     }
@@ -315,10 +315,10 @@ mod tests {
     fn a_long_list_keeps_its_order() {
         let mut frames = Frames::new();
         for number in 0..5000 {
-            assert_eq!((frames.len(), frames.only().is_some()), (number as usize, number == 1));
+            assert_eq!((frames.chunk_count(), frames.only().is_some()), (number as usize, number == 1));
             frames.push(page(number)).unwrap();
         }
-        assert_eq!((frames.len(), frames.frames(), frames.bytes()), (5000, 5000, 5000 << 12));
+        assert_eq!((frames.chunk_count(), frames.frames(), frames.bytes()), (5000, 5000, 5000 << 12));
         assert!(frames.chunks().map(|chunk| chunk.first().raw()).eq(0..5000));
         let out: Vec<_> = frames.drain().map(|chunk| chunk.release().first().raw()).collect();
         assert!(out.into_iter().eq(0..5000));
@@ -347,7 +347,7 @@ mod tests {
         for run in 0..40 {
             frames.push_pages(OwnedPages::adopt(Pfn::new(run * 64), 0x8000_0000_0000_ff01)).unwrap();
         }
-        assert_eq!((frames.len(), frames.frames()), (400, 400));
+        assert_eq!((frames.chunk_count(), frames.frames()), (400, 400));
         assert_eq!(frames.chunks().nth(9), Some(Chunk::page(Pfn::new(63))));
         assert!(frames.chunks().map(|chunk| chunk.first().raw()).is_sorted());
         let block = Chunk::new(Pfn::new(4096), Order::CONTIGUOUS).unwrap();
@@ -374,7 +374,7 @@ mod tests {
         let big = Chunk::new(Pfn::new(512), Order::BLOCK_2M).unwrap();
         frames.push(OwnedChunk::adopt(big)).unwrap();
         frames.push(page(3)).unwrap();
-        assert_eq!((frames.len(), frames.frames()), (2, 513));
+        assert_eq!((frames.chunk_count(), frames.frames()), (2, 513));
         assert_eq!(format!("{frames:?}"), "[Chunk(0x200000+0x200000), Chunk(0x3000+0x1000)]");
         frames.drain().for_each(|chunk| _ = chunk.release());
     }

@@ -148,7 +148,7 @@ fn requests_for_nothing_and_for_too_much_change_nothing() {
 fn single_pages_are_single() {
     let mut zones = zones(16, 0, 32);
     let mut pages = chunks::take(&mut zones, &Request { largest: Order::PAGE, ..Request::new(16) }).unwrap();
-    assert_eq!(pages.len(), 16);
+    assert_eq!(pages.chunk_count(), 16);
     assert_eq!(zones.stats(Zone::High).allocated, 16);
     pages.give_back(&mut zones);
     assert_eq!(zones.stats(Zone::High).allocated, 0);
@@ -167,7 +167,7 @@ fn single_pages_are_taken_and_given_many_at_a_time() {
     assert_eq!(free(&zones), (60, 1400));
     let mut all = chunks::take(&mut zones, &Request::new(1460)).unwrap();
     // As many as fresh memory is made of.
-    assert_eq!(all.len(), 16);
+    assert_eq!(all.chunk_count(), 16);
     all.give_back(&mut zones);
 }
 
@@ -205,7 +205,7 @@ fn three_hundred_gibibytes_are_a_few_hundred_chunks() {
     let mut zones = Zones::new(PhysAddr::new(2 << 30));
     zones.add(ram(start, end));
     let mut all = chunks::take(&mut zones, &Request::new(300 << 18)).unwrap();
-    assert_eq!(all.len(), 300);
+    assert_eq!(all.chunk_count(), 300);
     assert_eq!(all.chunks().map(|c| c.start()).min(), Some(PhysAddr::new(start)));
     assert_eq!(all.chunks().map(|c| c.range().end()).max(), Some(PhysAddr::new(end)));
     all.give_back(&mut zones);

@@ -149,7 +149,8 @@ fn fragmented_memory_gives_single_frames() -> Outcome {
     let fragmented = Fragmented::new(Reach::HIGH, 2 * WANTED);
     let request = Request { reach: Reach::HIGH, ..Request::new(WANTED) };
     let got = chunks::take(&mut zones::Source::default(), &request);
-    let seen = got.as_ref().map(|frames| (frames.len(), frames.chunks().all(|c| c.order() == Order::PAGE)));
+    let seen =
+        got.as_ref().map(|frames| (frames.chunk_count(), frames.chunks().all(|c| c.order() == Order::PAGE)));
     let seen = seen.map_err(|error| *error);
     let too_much = chunks::take(&mut zones::Source::default(), &Request { frames: 1 << 20, ..request });
     let refused = too_much.as_ref().err().copied();
