@@ -116,15 +116,15 @@ impl<A: Address> RangeAllocator<A> {
         assert!(align.is_power_of_two() && align >= PAGE_SIZE, "alignment {align:#x}");
         let full = RangeError::OutOfRange { len, highest };
         let need = self.with_gap(len, full)?;
-        let wish = Wish { len, need, align, highest };
-        if let Some(range) = self.take_recent(&wish) {
+        let request = RangeRequest { len, need, align, highest };
+        if let Some(range) = self.take_recent(&request) {
             return Ok(range);
         }
-        let found = match self.find(&wish) {
+        let found = match self.find(&request) {
             Some(found) => found,
             None => {
                 self.merge_recent();
-                self.find(&wish).or_else(|| self.find_slowly(&wish)).ok_or(full)?
+                self.find(&request).or_else(|| self.find_slowly(&request)).ok_or(full)?
             }
         };
         self.carve(found.hole, found.range.start(), found.end);
@@ -168,16 +168,16 @@ impl<A: Address> RangeAllocator<A> {
         Ok(())
     }
 
-    /// The range that came back last of those that are just as long as wished, and will do.
-    fn take_recent(&mut self, wish: &Wish<A>) -> Option<AddrRange<A>> {
+    /// The range that came back last of those that are exactly the requested length, and will do.
+    fn take_recent(&mut self, request: &RangeRequest<A>) -> Option<AddrRange<A>> {
         let fits = |&hole: &(A, A)| {
-            let fit = wish.fit(hole)?;
-            (fit.range.start() == hole.0 && fit.end == hole.1).then_some(fit.range)
+            let placement = request.place_in(hole)?;
+            (placement.range.start() == hole.0 && placement.end == hole.1).then_some(placement.range)
         };
         let (index, range) =
             self.recent.iter().enumerate().rev().find_map(|(n, hole)| Some((n, fits(hole)?)))?;
         self.recent.remove(index);
-        self.taken += wish.need;
+        self.taken += request.need;
         Some(range)
     }
 
@@ -225,11 +225,13 @@ impl<A: Address> RangeAllocator<A> {
     }
 
     /// A hole that fits, from a bounded number of looks.
-    fn find(&self, wish: &Wish<A>) -> Option<Fit<A>> {
-        let mut class = class_of(wish.need);
+    fn find(&self, request: &RangeRequest<A>) -> Option<RangePlacement<A>> {
+        let mut class = class_of(request.need);
         loop {
             class = self.classes.range((class, A::new(0))..).next()?.0;
-            if let Some(found) = self.holes_of(class..class + 1).take(TRIES).find_map(|hole| wish.fit(hole)) {
+            if let Some(found) =
+                self.holes_of(class..class + 1).take(TRIES).find_map(|hole| request.place_in(hole))
+            {
                 return Some(found);
             }
             class += 1;
@@ -237,10 +239,10 @@ impl<A: Address> RangeAllocator<A> {
     }
 
     /// A hole that fits, from the classes where not every hole does.
-    fn find_slowly(&self, wish: &Wish<A>) -> Option<Fit<A>> {
-        let enough = wish.need.saturating_add(wish.align).checked_next_power_of_two();
+    fn find_slowly(&self, request: &RangeRequest<A>) -> Option<RangePlacement<A>> {
+        let enough = request.need.saturating_add(request.align).checked_next_power_of_two();
         let always = enough.map_or(u64::BITS as u8, class_of);
-        self.holes_of(class_of(wish.need)..always).find_map(|hole| wish.fit(hole))
+        self.holes_of(class_of(request.need)..always).find_map(|hole| request.place_in(hole))
     }
 
     fn holes_of(&self, classes: core::ops::Range<u8>) -> impl Iterator<Item = (A, A)> {
@@ -277,7 +279,7 @@ fn class_of(len: u64) -> u8 {
 }
 
 /// A request, checked.
-struct Wish<A> {
+struct RangeRequest<A> {
     len: u64,
     /// Length and guard.
     need: u64,
@@ -285,21 +287,21 @@ struct Wish<A> {
     highest: A,
 }
 
-/// An answer to a wish.
-struct Fit<A> {
+/// An answer to a request.
+struct RangePlacement<A> {
     hole: (A, A),
     range: AddrRange<A>,
     /// Where the guard behind `range` ends.
     end: A,
 }
 
-impl<A: Address> Wish<A> {
+impl<A: Address> RangeRequest<A> {
     /// The lowest range in the hole that will do.
-    fn fit(&self, hole: (A, A)) -> Option<Fit<A>> {
+    fn place_in(&self, hole: (A, A)) -> Option<RangePlacement<A>> {
         let start = hole.0.align_up(self.align)?;
         let end = start.checked_add(self.need)?;
         let last = start.checked_add(self.len - 1)?;
         let range = AddrRange::from_len(start, self.len)?;
-        (end <= hole.1 && last <= self.highest).then_some(Fit { hole, range, end })
+        (end <= hole.1 && last <= self.highest).then_some(RangePlacement { hole, range, end })
     }
 }
