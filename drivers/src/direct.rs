@@ -3,7 +3,7 @@
 
 use crate::iommu::{Domain, Freed, Iommu, MapError, NotUnmapped, Placement, Shared, Stale, Unfinished};
 use crate::region::RegionSource;
-use addr::{AddrRange, Address, Iova, PhysAddr, Run, StreamId};
+use addr::{AddrRange, Address, FrameRun, Iova, PhysAddr, StreamId};
 use alloc::vec::Vec;
 use core::convert::Infallible;
 use pagetable::{Mapping, StaleTables, TableMemory};
@@ -65,7 +65,7 @@ impl Direct {
         (last <= self.mask).then_some(bus.start())
     }
 
-    fn address(&self, chunks: impl IntoIterator<Item: Run>) -> Result<Iova, MapError<Infallible>> {
+    fn address(&self, chunks: impl IntoIterator<Item: FrameRun>) -> Result<Iova, MapError<Infallible>> {
         let mut chunks = chunks.into_iter();
         let first = chunks.next().ok_or(MapError::Empty)?;
         let mut all = AddrRange::new(first.start(), first.end());
@@ -87,7 +87,10 @@ impl Domain for Direct {
         (u64::BITS - self.mask.leading_zeros()) as u8
     }
 
-    fn placement(&self, chunks: impl IntoIterator<Item: Run>) -> Result<Placement, MapError<Infallible>> {
+    fn placement(
+        &self,
+        chunks: impl IntoIterator<Item: FrameRun>,
+    ) -> Result<Placement, MapError<Infallible>> {
         self.address(chunks).map(Placement::At)
     }
 
@@ -96,7 +99,7 @@ impl Domain for Direct {
         _memory: &mut M,
         _commands: &impl Shared<()>,
         at: Iova,
-        chunks: impl IntoIterator<Item: Run>,
+        chunks: impl IntoIterator<Item: FrameRun>,
         _mapping: Mapping,
     ) -> Result<(), MapError<Infallible>> {
         let is = self.address(chunks)?;

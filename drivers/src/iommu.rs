@@ -16,7 +16,7 @@
 //! mapping, `unmap` only when the range cuts a block or empties a table.
 
 use crate::region::RegionSource;
-use addr::{AddrRange, Iova, PhysAddr, Run, StreamId};
+use addr::{AddrRange, FrameRun, Iova, PhysAddr, StreamId};
 use core::cell::RefCell;
 use core::fmt::Debug;
 use core::mem::ManuallyDrop;
@@ -156,7 +156,10 @@ pub trait Domain {
     fn input_bits(&self) -> u8;
 
     /// Where `chunks` may be mapped.
-    fn placement(&self, chunks: impl IntoIterator<Item: Run>) -> Result<Placement, MapError<Self::Error>>;
+    fn placement(
+        &self,
+        chunks: impl IntoIterator<Item: FrameRun>,
+    ) -> Result<Placement, MapError<Self::Error>>;
 
     /// Maps `chunks`, or other runs of frames, one after the other, from `at` on. The device sees the mapping before anything that is written
     /// after this returns, a doorbell or memory. After an error nothing is mapped.
@@ -165,7 +168,7 @@ pub trait Domain {
         memory: &mut M,
         commands: &impl Shared<Self::Commands>,
         at: Iova,
-        chunks: impl IntoIterator<Item: Run>,
+        chunks: impl IntoIterator<Item: FrameRun>,
         mapping: Mapping,
     ) -> Result<(), MapError<Self::Error>>;
 

@@ -247,7 +247,10 @@ impl iommu::Domain for PagingDomain {
         }
     }
 
-    fn placement(&self, _: impl IntoIterator<Item: addr::Run>) -> Result<Placement, MapError<CommandError>> {
+    fn placement(
+        &self,
+        _: impl IntoIterator<Item: addr::FrameRun>,
+    ) -> Result<Placement, MapError<CommandError>> {
         Ok(Placement::Anywhere)
     }
 
@@ -256,7 +259,7 @@ impl iommu::Domain for PagingDomain {
         memory: &mut M,
         commands: &impl Shared<CommandQueue>,
         at: Iova,
-        chunks: impl IntoIterator<Item: addr::Run>,
+        chunks: impl IntoIterator<Item: addr::FrameRun>,
         mapping: Mapping,
     ) -> Result<(), MapError<CommandError>> {
         let mut walked = walked(memory, commands, self.params);

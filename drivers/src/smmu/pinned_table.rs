@@ -2,7 +2,7 @@
 
 use super::table_memory::TranslationParams;
 use crate::iommu::Stale;
-use addr::{AddrRange, Iova, PAGE_SHIFT, PAGE_SIZE, PhysAddr, Run};
+use addr::{AddrRange, FrameRun, Iova, PAGE_SHIFT, PAGE_SIZE, PhysAddr};
 use core::sync::atomic::AtomicU64;
 use pagetable::{
     Entries, LeafBits, MapError, Mapping, PINNED_BYTES, Stage1, Stage2, StaleTables, TableMemory, pinned_page,
@@ -39,7 +39,7 @@ impl PinnedTable {
         &self,
         memory: &M,
         first: usize,
-        chunks: impl Iterator<Item: Run> + Clone,
+        chunks: impl Iterator<Item: FrameRun> + Clone,
         mapping: Mapping,
     ) -> Result<AddrRange<Iova>, MapError<Iova>> {
         let entries = memory.entries(self.table);
@@ -73,7 +73,7 @@ impl PinnedTable {
         &self,
         memory: &M,
         first: usize,
-        run: &impl Run,
+        run: &impl FrameRun,
         bits: LeafBits,
     ) -> Result<AddrRange<Iova>, MapError<Iova>> {
         // With the bits made, both stages store the same.

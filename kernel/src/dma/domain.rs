@@ -7,7 +7,7 @@ use super::small::{Place, Small};
 use super::translated::Translated;
 use crate::checking::{self, Class};
 use crate::sync::SpinLock;
-use addr::{AddrRange, Iova, PAGE_SIZE, PhysAddr, Run};
+use addr::{AddrRange, FrameRun, Iova, PAGE_SIZE, PhysAddr};
 use alloc::boxed::Box;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
@@ -132,7 +132,7 @@ impl Domain {
     /// After [`DmaError::IommuTimeout`] nobody may use the chunks again; after all others everything is as before.
     pub(super) fn map(
         &self,
-        chunks: impl Iterator<Item: Run> + Clone,
+        chunks: impl Iterator<Item: FrameRun> + Clone,
         wish: &Wish,
     ) -> Result<AddrRange<Iova>, DmaError> {
         if wish.fit != Fit::Start && !wish.mask.holds(wish.len) {
@@ -152,7 +152,12 @@ impl Domain {
     /// [`Domain::map`] of one run of write-back memory, at most [`Small::LONGEST`], by the shortest way; `None` when it
     /// has to go the other way, which also finds what is wrong if something is. Without `is_written` the devices only read.
     #[inline]
-    pub(super) fn map_run(&self, run: &impl Run, mask: DmaMask, is_written: bool) -> Option<AddrRange<Iova>> {
+    pub(super) fn map_run(
+        &self,
+        run: &impl FrameRun,
+        mask: DmaMask,
+        is_written: bool,
+    ) -> Option<AddrRange<Iova>> {
         let Kind::Translated(behind) = &self.kind else { return None };
         if mask.highest() < Small::HIGHEST {
             return None;
@@ -214,7 +219,7 @@ impl Behind {
     #[inline]
     fn map(
         &self,
-        chunks: impl Iterator<Item: Run> + Clone,
+        chunks: impl Iterator<Item: FrameRun> + Clone,
         wish: &Wish,
     ) -> Result<AddrRange<Iova>, DmaError> {
         if checking::fails(Class::Iova) {
@@ -234,7 +239,7 @@ impl Behind {
     #[inline(never)] // What it needs would weigh on those that are quick.
     fn map_slowly(
         &self,
-        chunks: impl Iterator<Item: Run> + Clone,
+        chunks: impl Iterator<Item: FrameRun> + Clone,
         wish: &Wish,
         is_small: bool,
     ) -> Result<AddrRange<Iova>, DmaError> {
@@ -301,7 +306,7 @@ fn direct(windows: &[BusWindow], mask: DmaMask) -> Direct {
 /// Where the bus shows `chunks`, if in one run and below the mask.
 fn place_direct(
     direct: &Direct,
-    chunks: impl Iterator<Item: Run> + Clone,
+    chunks: impl Iterator<Item: FrameRun> + Clone,
     wish: &Wish,
 ) -> Result<AddrRange<Iova>, DmaError> {
     match direct.placement(chunks.clone()) {
@@ -316,7 +321,7 @@ fn place_direct(
 /// A range of the whole's length from where the bus shows the first chunk, if the device reaches every one.
 fn place_pieces(
     direct: &Direct,
-    chunks: impl Iterator<Item: Run> + Clone,
+    chunks: impl Iterator<Item: FrameRun> + Clone,
     wish: &Wish,
 ) -> Result<AddrRange<Iova>, DmaError> {
     let past = DmaError::PastMask { len: wish.len, mask: wish.mask };
@@ -327,7 +332,7 @@ fn place_pieces(
 }
 
 /// The number of runs that chunks form.
-fn runs(chunks: impl Iterator<Item: Run>) -> usize {
+fn runs(chunks: impl Iterator<Item: FrameRun>) -> usize {
     let mut end = None;
     chunks.filter(|chunk| end.replace(chunk.end()) != Some(chunk.start())).count()
 }

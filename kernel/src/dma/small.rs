@@ -6,7 +6,7 @@
 
 use super::iommu::Tables;
 use crate::checking::{self, Class};
-use addr::{AddrRange, Iova, MemoryType, PAGE_SHIFT, PAGE_SIZE, Run};
+use addr::{AddrRange, FrameRun, Iova, MemoryType, PAGE_SHIFT, PAGE_SIZE};
 use alloc::boxed::Box;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use dma_api::DmaError;
@@ -174,7 +174,7 @@ impl Small {
     pub fn map(
         &self,
         place: Place,
-        chunks: impl Iterator<Item: Run> + Clone,
+        chunks: impl Iterator<Item: FrameRun> + Clone,
         len: u64,
         mapping: Mapping,
     ) -> Result<AddrRange<Iova>, DmaError> {
@@ -192,7 +192,7 @@ impl Small {
     /// Maps `run`, write-back memory of at most [`Small::LONGEST`], where there was room last; `None` if it does not go
     /// there.
     #[inline]
-    pub fn map_run(&self, run: &impl Run, is_written: bool) -> Option<AddrRange<Iova>> {
+    pub fn map_run(&self, run: &impl FrameRun, is_written: bool) -> Option<AddrRange<Iova>> {
         // The one that is to fail is left to who says so.
         if checking::is_armed(Class::Iova) {
             return None;

@@ -14,7 +14,7 @@ use super::domain::{Fit, Wish};
 use super::small::Small;
 use crate::checking::{self, Last, Tag};
 use crate::memory::{kmap, linear, zones};
-use addr::{AddrRange, Address, Chunk, Iova, MemoryType, Order, PAGE_SIZE, Pfn, PhysAddr, Run};
+use addr::{AddrRange, Address, Chunk, FrameRun, Iova, MemoryType, Order, PAGE_SIZE, Pfn, PhysAddr};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -221,7 +221,7 @@ impl WholePages {
     }
 }
 
-impl Run for WholePages {
+impl FrameRun for WholePages {
     #[inline]
     fn start(&self) -> PhysAddr {
         self.start

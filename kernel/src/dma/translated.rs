@@ -3,7 +3,7 @@
 use super::domain::{Fit, Wish};
 use super::iommu::{Smmu, Tables};
 use crate::checking::{self, Class};
-use addr::{AddrRange, Iova, Order, PAGE_SIZE, PhysAddr, Run};
+use addr::{AddrRange, FrameRun, Iova, Order, PAGE_SIZE, PhysAddr};
 use dma_api::DmaError;
 use drivers::iommu::{Domain as _, MapError, Stale};
 use drivers::smmu::{self, PinnedTable};
@@ -79,7 +79,7 @@ impl Translated {
     /// See [`Domain::map`](super::Domain::map).
     pub fn map(
         &mut self,
-        chunks: impl Iterator<Item: Run>,
+        chunks: impl Iterator<Item: FrameRun>,
         wish: &Wish,
     ) -> Result<AddrRange<Iova>, DmaError> {
         let range = self.place(wish)?;
@@ -113,7 +113,7 @@ impl Translated {
     /// Maps `chunks` to `range`; on failure the range is free again, unless the IOMMU might still know some of it.
     fn fill(
         &mut self,
-        chunks: impl Iterator<Item: Run>,
+        chunks: impl Iterator<Item: FrameRun>,
         range: AddrRange<Iova>,
         mapping: Mapping,
     ) -> Result<(), DmaError> {

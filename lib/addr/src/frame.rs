@@ -162,14 +162,14 @@ impl Chunk {
 }
 
 /// Whole frames that lie one behind the other: a chunk, or whatever else knows its start and its end.
-pub trait Run: Copy {
+pub trait FrameRun: Copy {
     /// The first byte, at a frame's border.
     fn start(&self) -> PhysAddr;
     /// The first byte behind it, at another frame's border.
     fn end(&self) -> PhysAddr;
 }
 
-impl Run for Chunk {
+impl FrameRun for Chunk {
     #[inline]
     fn start(&self) -> PhysAddr {
         Chunk::start(*self)

@@ -15,7 +15,7 @@ mod range;
 mod size;
 
 pub use address::{Address, Iova, KernelVa, PhysAddr, UserVa};
-pub use frame::{Chunk, Order, OrderError, PAGE_SHIFT, PAGE_SIZE, Pfn, Run};
+pub use frame::{Chunk, FrameRun, Order, OrderError, PAGE_SHIFT, PAGE_SIZE, Pfn};
 pub use ids::{Asid, StreamId, Vmid};
 pub use memory_type::MemoryType;
 pub use range::AddrRange;

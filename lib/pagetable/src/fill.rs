@@ -6,7 +6,7 @@ use crate::descriptor::Descriptor;
 use crate::geometry::{LAST_LEVEL, index, size};
 use crate::steps::{Cursor, Step};
 use crate::table::{load, store};
-use addr::{PhysAddr, Run};
+use addr::{FrameRun, PhysAddr};
 use core::sync::atomic::AtomicU64;
 
 /// What went into one table.
@@ -26,7 +26,7 @@ struct Occupied {
 
 /// Writes leaves into one table until it or the list is at its end, another level's turn comes, or a slot is taken.
 #[inline(always)] // A call would cost as much as the page that is most often mapped.
-pub(crate) fn fill<I: Iterator<Item: Run>>(
+pub(crate) fn fill<I: Iterator<Item: FrameRun>>(
     entries: &[AtomicU64],
     mut step: Step,
     cursor: &mut Cursor<I>,
@@ -60,7 +60,7 @@ pub(crate) fn fill<I: Iterator<Item: Run>>(
 
 /// Writes the leaves of one step, as far as there are slots for them, or none of them.
 #[inline]
-fn fill_step<I: Iterator<Item: Run>>(
+fn fill_step<I: Iterator<Item: FrameRun>>(
     slots: &[AtomicU64],
     cursor: &mut Cursor<I>,
     step: Step,
@@ -85,7 +85,7 @@ fn fill_step<I: Iterator<Item: Run>>(
 
 /// Writes page after page while runs are short: all that a fragmented buffer takes.
 #[inline]
-fn fill_pages<I: Iterator<Item: Run>>(
+fn fill_pages<I: Iterator<Item: FrameRun>>(
     slots: &[AtomicU64],
     cursor: &mut Cursor<I>,
     attributes: u64,

@@ -7,7 +7,7 @@ use crate::steps::{Cursor, PAGES_ONLY, Step};
 use crate::table::{Found, add_valid, clear_slot, load, valid_count, write_link};
 use crate::unmap::Cleared;
 use crate::{Access, InputAddress, Mapping, OutOfTables, PageTable, TableMemory};
-use addr::{PAGE_SIZE, PhysAddr, Run};
+use addr::{FrameRun, PAGE_SIZE, PhysAddr};
 
 /// Why a range was not mapped. Nothing of it is: what was done until then has been undone and invalidated.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -46,7 +46,7 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
         &mut self,
         m: &mut M,
         at: A,
-        chunks: impl IntoIterator<Item: Run>,
+        chunks: impl IntoIterator<Item: FrameRun>,
         mapping: Mapping,
     ) -> Result<(), MapError<A>> {
         if !at.is_aligned(PAGE_SIZE) {
@@ -65,7 +65,7 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
         mapped
     }
 
-    fn map_all<M: TableMemory, I: Iterator<Item: Run>>(
+    fn map_all<M: TableMemory, I: Iterator<Item: FrameRun>>(
         &mut self,
         m: &mut M,
         cursor: &mut Cursor<I>,
@@ -91,7 +91,7 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
 
     /// Fills a table that walkers use.
     #[inline]
-    fn fill_table<M: TableMemory, I: Iterator<Item: Run>>(
+    fn fill_table<M: TableMemory, I: Iterator<Item: FrameRun>>(
         &mut self,
         m: &mut M,
         table: PhysAddr,
@@ -110,7 +110,7 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
 
     /// Fills a new table, then links it, with the tables on the way to it, where a walk ended.
     #[inline(never)]
-    fn fill_new_table<M: TableMemory, I: Iterator<Item: Run>>(
+    fn fill_new_table<M: TableMemory, I: Iterator<Item: FrameRun>>(
         &mut self,
         m: &mut M,
         found: &Found,

@@ -6,7 +6,7 @@ use crate::steps::fits_entry;
 use crate::table::{add_valid, load, store, valid_count, write_link};
 use crate::unmap::clear_mapped;
 use crate::{Entries, InputAddress, MapError, Mapping, PageTable, TableMemory};
-use addr::{PAGE_SHIFT, PhysAddr, Run};
+use addr::{FrameRun, PAGE_SHIFT, PhysAddr};
 use core::marker::PhantomData;
 use core::ops::Range;
 use core::sync::atomic::AtomicU64;
@@ -91,7 +91,7 @@ impl<'a, F: Format, A: InputAddress> Pinned<'a, F, A> {
     pub fn map(
         &self,
         first: usize,
-        chunks: impl Iterator<Item: Run> + Clone,
+        chunks: impl Iterator<Item: FrameRun> + Clone,
         mapping: Mapping,
     ) -> Result<&'a [AtomicU64], MapError<A>> {
         let bits = LeafBits::new::<F, A>(mapping)?;
@@ -113,7 +113,7 @@ impl<'a, F: Format, A: InputAddress> Pinned<'a, F, A> {
     pub fn map_run(
         &self,
         first: usize,
-        run: &impl Run,
+        run: &impl FrameRun,
         bits: LeafBits,
     ) -> Result<&'a [AtomicU64], MapError<A>> {
         if !fits_entry(run) {
@@ -123,7 +123,7 @@ impl<'a, F: Format, A: InputAddress> Pinned<'a, F, A> {
     }
 
     #[inline]
-    fn fill(&self, first: usize, run: &impl Run, bits: LeafBits) -> &'a [AtomicU64] {
+    fn fill(&self, first: usize, run: &impl FrameRun, bits: LeafBits) -> &'a [AtomicU64] {
         let pages = ((run.end().raw() - run.start().raw()) >> PAGE_SHIFT) as usize;
         let slots = &self.entries[first..first + pages];
         let mut leaf = Descriptor::leaf(run.start(), LAST_LEVEL, bits.attributes);

@@ -3,7 +3,7 @@
 use crate::Descriptor;
 use crate::geometry::{LAST_LEVEL, OUTPUT_BITS};
 use crate::table::{load, store};
-use addr::{PAGE_SHIFT, PAGE_SIZE, PhysAddr, Run};
+use addr::{FrameRun, PAGE_SHIFT, PAGE_SIZE, PhysAddr};
 use core::sync::atomic::AtomicU64;
 
 /// Some equal leaves in a row, input and output both consecutive.
@@ -83,7 +83,7 @@ pub(crate) struct Cursor<I> {
     too_large: Option<PhysAddr>,
 }
 
-impl<I: Iterator<Item: Run>> Cursor<I> {
+impl<I: Iterator<Item: FrameRun>> Cursor<I> {
     pub fn new(at: u64, runs: I, top_level: u8) -> Self {
         let (mut runs, mut too_large) = (runs, None);
         let ahead = look(&mut runs, &mut too_large);
@@ -170,7 +170,7 @@ impl<I: Iterator<Item: Run>> Cursor<I> {
 /// Joins the neighbours behind a run that ends at `end`: where the last of them ends, and start and end of the run after
 /// it.
 #[inline(always)]
-fn join<R: Run>(
+fn join<R: FrameRun>(
     runs: &mut impl Iterator<Item = R>,
     mut end: u64,
     too_large: &mut Option<PhysAddr>,
@@ -187,7 +187,7 @@ fn join<R: Run>(
 
 /// Start and end of the next run; zeroes when there is none, or none that can be mapped.
 #[inline(always)]
-fn look<R: Run>(runs: &mut impl Iterator<Item = R>, too_large: &mut Option<PhysAddr>) -> (u64, u64) {
+fn look<R: FrameRun>(runs: &mut impl Iterator<Item = R>, too_large: &mut Option<PhysAddr>) -> (u64, u64) {
     match runs.next() {
         None => (0, 0),
         Some(run) if !fits_entry(&run) => {
@@ -200,7 +200,7 @@ fn look<R: Run>(runs: &mut impl Iterator<Item = R>, too_large: &mut Option<PhysA
 
 /// Whether entries can hold all its addresses.
 #[inline]
-pub(crate) fn fits_entry(run: &impl Run) -> bool {
+pub(crate) fn fits_entry(run: &impl FrameRun) -> bool {
     run.end().raw() <= 1 << OUTPUT_BITS
 }
 
