@@ -333,7 +333,7 @@ fn new_tables<M: TableMemory>(
     let mut walked = SmmuTableMemory { memory, run: |_| Ok(()), params, failure: None };
     let TlbTag::Stage1(asid) = params.tag else {
         let tables = PageTable::new(&mut walked, input_bits).ok()?;
-        return Some(Tables::Stage2(tables.keeping_one_empty()));
+        return Some(Tables::Stage2(tables.with_spare_table()));
     };
     let context = regions.allocate(PAGE_SIZE)?;
     let Ok(tables) = PageTable::new(&mut walked, input_bits) else {
@@ -343,7 +343,7 @@ fn new_tables<M: TableMemory>(
     let coherency = params.coherency.0;
     let space = Stage1Config { tables: tables.root(), input_bits, output_size, asid, coherency };
     write_context(&context, space, params.coherency);
-    Some(Tables::Stage1 { tables: tables.keeping_one_empty(), context })
+    Some(Tables::Stage1 { tables: tables.with_spare_table(), context })
 }
 
 /// Writes a descriptor that no entry leads to yet, so that no step has to be synchronised.

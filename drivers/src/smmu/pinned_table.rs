@@ -5,7 +5,8 @@ use crate::iommu::Stale;
 use addr::{AddrRange, FrameRun, Iova, PAGE_SHIFT, PAGE_SIZE, PhysAddr};
 use core::sync::atomic::AtomicU64;
 use pagetable::{
-    Entries, LeafBits, MapError, Mapping, PINNED_BYTES, Stage1, Stage2, StaleTables, TableMemory, pinned_page,
+    Entries, LeafAttributes, MapError, Mapping, PINNED_BYTES, Stage1, Stage2, StaleTables, TableMemory,
+    pinned_page,
 };
 use smmu_spec::TlbTag;
 
@@ -54,10 +55,10 @@ impl PinnedTable {
     ///
     /// # Errors
     /// [`MapError::Inexpressible`].
-    pub fn bits(&self, mapping: Mapping) -> Result<LeafBits, MapError<Iova>> {
+    pub fn bits(&self, mapping: Mapping) -> Result<LeafAttributes, MapError<Iova>> {
         match self.params.tag {
-            TlbTag::Stage1(_) => LeafBits::new::<Stage1, Iova>(mapping),
-            TlbTag::Stage2(_) => LeafBits::new::<Stage2, Iova>(mapping),
+            TlbTag::Stage1(_) => LeafAttributes::new::<Stage1, Iova>(mapping),
+            TlbTag::Stage2(_) => LeafAttributes::new::<Stage2, Iova>(mapping),
         }
     }
 
@@ -74,7 +75,7 @@ impl PinnedTable {
         memory: &M,
         first: usize,
         run: &impl FrameRun,
-        bits: LeafBits,
+        bits: LeafAttributes,
     ) -> Result<AddrRange<Iova>, MapError<Iova>> {
         // With the bits made, both stages store the same.
         let written = stage1(memory.entries(self.table)).map_run(first, run, bits)?;
@@ -108,10 +109,10 @@ impl PinnedTable {
     }
 }
 
-fn stage1(entries: &Entries) -> pagetable::Pinned<'_, Stage1, Iova> {
-    pagetable::Pinned::new(entries)
+fn stage1(entries: &Entries) -> pagetable::PinnedEntries<'_, Stage1, Iova> {
+    pagetable::PinnedEntries::new(entries)
 }
 
-fn stage2(entries: &Entries) -> pagetable::Pinned<'_, Stage2, Iova> {
-    pagetable::Pinned::new(entries)
+fn stage2(entries: &Entries) -> pagetable::PinnedEntries<'_, Stage2, Iova> {
+    pagetable::PinnedEntries::new(entries)
 }

@@ -12,7 +12,7 @@ use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use dma_api::DmaError;
 use drivers::smmu::PinnedTable;
 use memory::Slots;
-use pagetable::{LeafBits, MapError, Mapping};
+use pagetable::{LeafAttributes, MapError, Mapping};
 use spin::Once;
 
 /// The most tables: 1 GiB of addresses, and 2 MiB for the tables themselves.
@@ -38,7 +38,7 @@ pub(super) struct Table {
     pinned: PinnedTable,
     slots: Slots,
     /// For loans that the device may only read, and for those that it may write too.
-    loans: [LeafBits; 2],
+    loans: [LeafAttributes; 2],
 }
 
 const _: () = assert!(Slots::COUNT as u64 * PAGE_SIZE == PinnedTable::BYTES);

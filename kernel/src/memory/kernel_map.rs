@@ -7,7 +7,7 @@ use crate::memory::tables;
 use crate::sync::SpinLock;
 use addr::{AddrRange, Chunk, KernelVa, PhysAddr};
 use arch::tlb::Level;
-use pagetable::{FixedRoot, Leaf, MapError, Mapping, OutOfTables, OwnRoot, PageTable, Stage1};
+use pagetable::{FixedRoot, Leaf, MapError, Mapping, OutOfTables, PageTable, PerCpuRoot, Stage1};
 use spin::Once;
 
 /// Bits of a kernel address that are translated.
@@ -18,7 +18,7 @@ type Tree = PageTable<Stage1, KernelVa>;
 static TREE: SpinLock<Option<Tree>> = SpinLock::new(None);
 static ROOT: Once<FixedRoot<Stage1, KernelVa>> = Once::new();
 
-/// Makes an empty tree. Nothing walks it until an [`own_root`] is in TTBR1.
+/// Makes an empty tree. Nothing walks it until a [`per_cpu_root`] is in TTBR1.
 pub fn init() -> Result<(), OutOfTables> {
     *TREE.lock() = Some(Tree::new(&mut tables::kernel(), INPUT_BITS)?);
     Ok(())
@@ -39,12 +39,12 @@ pub fn fix_root(areas: impl IntoIterator<Item = AddrRange<KernelVa>>) -> Result<
 ///
 /// # Errors
 /// Out of tables.
-pub fn own_root(at: KernelVa) -> Result<OwnRoot, OutOfTables> {
-    fixed_root().own(&mut tables::kernel(), at)
+pub fn per_cpu_root(at: KernelVa) -> Result<PerCpuRoot, OutOfTables> {
+    fixed_root().per_cpu_root(&mut tables::kernel(), at)
 }
 
 /// The first address, if any, at which a CPU's root leads elsewhere than the tree, besides its own tables.
-pub fn difference(own: &OwnRoot) -> Option<KernelVa> {
+pub fn difference(own: &PerCpuRoot) -> Option<KernelVa> {
     fixed_root().difference(&tables::kernel(), own)
 }
 

@@ -12,23 +12,23 @@ use addr::{AddrRange, Chunk, KernelVa, MemoryType, Order, PAGE_SIZE, Pfn, PhysAd
 use arch::cpu::IrqGuard;
 use core::mem;
 use memory::Frames;
-use pagetable::{Leaf, Mapping, OutOfTables, OwnRoot, Window};
+use pagetable::{Leaf, MapWindow, Mapping, OutOfTables, PerCpuRoot};
 use spin::Once;
 
 /// The slot for a block. No other CPU has anything in the 512 GiB from here on.
 const BLOCK_SLOT: KernelVa = KernelVa::new(0xffff_b000_0000_0000);
 /// The slot for pages.
-const PAGE_SLOT: KernelVa = KernelVa::new(BLOCK_SLOT.raw() + Window::PAGES_OFFSET);
+const PAGE_SLOT: KernelVa = KernelVa::new(BLOCK_SLOT.raw() + MapWindow::PAGES_OFFSET);
 /// The most that is shown by pages.
 const PAGES: u64 = Order::BLOCK_2M.bytes() / 2;
 
-static WINDOWS: PerCpu<Once<Window<'static>>> = PerCpu::new([const { Once::new() }; MAX_CPUS]);
-static ROOTS: PerCpu<Once<OwnRoot>> = PerCpu::new([const { Once::new() }; MAX_CPUS]);
+static WINDOWS: PerCpu<Once<MapWindow<'static>>> = PerCpu::new([const { Once::new() }; MAX_CPUS]);
+static ROOTS: PerCpu<Once<PerCpuRoot>> = PerCpu::new([const { Once::new() }; MAX_CPUS]);
 
 /// Makes CPU `cpu`'s slots, and the root that leads to them.
 pub fn init_cpu(cpu: usize) -> Result<PhysAddr, OutOfTables> {
-    let own = kernel_map::own_root(BLOCK_SLOT)?;
-    WINDOWS.of(cpu).call_once(|| Window::new(tables::entries(own.blocks()), tables::entries(own.pages())));
+    let own = kernel_map::per_cpu_root(BLOCK_SLOT)?;
+    WINDOWS.of(cpu).call_once(|| MapWindow::new(tables::entries(own.blocks()), tables::entries(own.pages())));
     Ok(ROOTS.of(cpu).call_once(|| own).root())
 }
 
@@ -112,7 +112,7 @@ pub fn with_all(
 /// This CPU's page slot, at most [`PAGES`] bytes of it, while it is being filled. Interrupts are masked from the first
 /// page on.
 struct Pages {
-    slot: Option<(&'static Window<'static>, IrqGuard)>,
+    slot: Option<(&'static MapWindow<'static>, IrqGuard)>,
     filled: usize,
 }
 
@@ -128,7 +128,7 @@ impl Pages {
     #[inline]
     fn add(&mut self, chunk: Chunk, memory: MemoryType) {
         let (window, _) = self.slot.get_or_insert_with(own_window);
-        self.filled += window.show::<KernelVa>(self.filled, chunk, Mapping::read_write(memory));
+        self.filled += window.map::<KernelVa>(self.filled, chunk, Mapping::read_write(memory));
     }
 
     /// Shows what has been added for as long as `f` takes.
@@ -140,7 +140,7 @@ impl Pages {
         arch::barrier::isb();
         let range = AddrRange::new(PAGE_SLOT, PAGE_SLOT + self.filled as u64 * PAGE_SIZE);
         f(range);
-        window.hide(self.filled);
+        window.unmap(self.filled);
         perf_counters::count_descriptor_stores(self.filled);
         match self.filled {
             1 => arch::tlb::own_leaf(PAGE_SLOT),
@@ -151,7 +151,7 @@ impl Pages {
 
 /// This CPU's window, which stays this CPU's as long as interrupts are masked.
 #[inline]
-fn own_window() -> (&'static Window<'static>, IrqGuard) {
+fn own_window() -> (&'static MapWindow<'static>, IrqGuard) {
     let irqs = arch::cpu::mask_irqs();
     let cpu = arch::cpu::index();
     let Some(window) = WINDOWS.of(cpu).get() else { panic!("CPU {cpu} has no window yet") };
@@ -161,17 +161,17 @@ fn own_window() -> (&'static Window<'static>, IrqGuard) {
 /// Shows `block` in the block slot of this CPU's `window` for as long as `f` takes. Interrupts are masked. The entry is
 /// invalid, and in no TLB, between one block and the next (D8.16.1, break-before-make).
 fn show_block(
-    window: &Window<'_>,
+    window: &MapWindow<'_>,
     block: Chunk,
     memory: MemoryType,
     f: &mut impl FnMut(AddrRange<KernelVa>),
 ) {
-    window.show_block::<KernelVa>(block, Mapping::read_write(memory));
+    window.map_block::<KernelVa>(block, Mapping::read_write(memory));
     perf_counters::count_descriptor_stores(1);
     arch::barrier::dsb_nshst();
     arch::barrier::isb();
     f(AddrRange::new(BLOCK_SLOT, BLOCK_SLOT + block.bytes()));
-    window.hide_block();
+    window.unmap_block();
     perf_counters::count_descriptor_stores(1);
     arch::tlb::own_leaf(BLOCK_SLOT);
 }

@@ -16,7 +16,7 @@ pub const PINNED_BYTES: u64 = size(LAST_LEVEL - 1);
 
 impl<F: Format, A: InputAddress> PageTable<F, A> {
     /// Pins the table for the [`PINNED_BYTES`] from `at` on: it stays until the tree is destroyed. Nothing is mapped
-    /// there, and from now on only through [`Pinned`]; the tree still shows and translates what is.
+    /// there, and from now on only through [`PinnedEntries`]; the tree still shows and translates what is.
     ///
     /// # Errors
     /// [`MapError::Misaligned`], [`MapError::OutOfRange`], [`MapError::AlreadyMapped`], [`MapError::OutOfTables`].
@@ -46,12 +46,12 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
 /// What is the same in all leaves of a mapping, worked out once by somebody who maps often: for tables of the format and of
 /// the addresses that it was made for.
 #[derive(Clone, Copy, Debug)]
-pub struct LeafBits {
+pub struct LeafAttributes {
     attributes: u64,
     may_join: bool,
 }
 
-impl LeafBits {
+impl LeafAttributes {
     /// The bits for `mapping` in tables of format `F` that translate `A`.
     ///
     /// # Errors
@@ -67,12 +67,12 @@ impl LeafBits {
 
 /// The entries of a pinned table. Pages have one owner at a time; different owners need no lock between them.
 #[derive(Debug)]
-pub struct Pinned<'a, F, A> {
+pub struct PinnedEntries<'a, F, A> {
     entries: &'a Entries,
     format: PhantomData<(F, A)>,
 }
 
-impl<'a, F: Format, A: InputAddress> Pinned<'a, F, A> {
+impl<'a, F: Format, A: InputAddress> PinnedEntries<'a, F, A> {
     /// The entries of a table that [`PageTable::pin`] gave.
     #[inline]
     pub fn new(entries: &'a Entries) -> Self {
@@ -94,7 +94,7 @@ impl<'a, F: Format, A: InputAddress> Pinned<'a, F, A> {
         chunks: impl Iterator<Item: FrameRun> + Clone,
         mapping: Mapping,
     ) -> Result<&'a [AtomicU64], MapError<A>> {
-        let bits = LeafBits::new::<F, A>(mapping)?;
+        let bits = LeafAttributes::new::<F, A>(mapping)?;
         if let Some(run) = chunks.clone().find(|run| !fits_entry(run)) {
             return Err(MapError::OutputTooLarge(run.start()));
         }
@@ -102,7 +102,7 @@ impl<'a, F: Format, A: InputAddress> Pinned<'a, F, A> {
         Ok(&self.entries[first..next])
     }
 
-    /// [`Pinned::map`] of a single run.
+    /// [`PinnedEntries::map`] of a single run.
     ///
     /// # Errors
     /// [`MapError::OutputTooLarge`]. Nothing is mapped.
@@ -114,7 +114,7 @@ impl<'a, F: Format, A: InputAddress> Pinned<'a, F, A> {
         &self,
         first: usize,
         run: &impl FrameRun,
-        bits: LeafBits,
+        bits: LeafAttributes,
     ) -> Result<&'a [AtomicU64], MapError<A>> {
         if !fits_entry(run) {
             return Err(MapError::OutputTooLarge(run.start()));
@@ -123,7 +123,7 @@ impl<'a, F: Format, A: InputAddress> Pinned<'a, F, A> {
     }
 
     #[inline]
-    fn fill(&self, first: usize, run: &impl FrameRun, bits: LeafBits) -> &'a [AtomicU64] {
+    fn fill(&self, first: usize, run: &impl FrameRun, bits: LeafAttributes) -> &'a [AtomicU64] {
         let pages = ((run.end().raw() - run.start().raw()) >> PAGE_SHIFT) as usize;
         let slots = &self.entries[first..first + pages];
         let mut leaf = Descriptor::leaf(run.start(), LAST_LEVEL, bits.attributes);

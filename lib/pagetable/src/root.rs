@@ -20,14 +20,14 @@ pub struct FixedRoot<F, A> {
 
 /// A root for one walker alone, with tables of its own in one slot, which no tree knows.
 #[derive(Clone, Copy, Debug)]
-pub struct OwnRoot {
+pub struct PerCpuRoot {
     root: PhysAddr,
     slot: usize,
     blocks: PhysAddr,
     pages: PhysAddr,
 }
 
-impl OwnRoot {
+impl PerCpuRoot {
     /// The frames that it takes: the root, and a table of each level below.
     pub const TABLES: u64 = LAST_LEVEL as u64 + 1;
 
@@ -35,7 +35,7 @@ impl OwnRoot {
     pub fn root(&self) -> PhysAddr {
         self.root
     }
-    /// Its table of level 2, whose second entry leads to [`OwnRoot::pages`] and whose others lead nowhere.
+    /// Its table of level 2, whose second entry leads to [`PerCpuRoot::pages`] and whose others lead nowhere.
     pub fn blocks(&self) -> PhysAddr {
         self.blocks
     }
@@ -103,7 +103,7 @@ impl<F: Format, A: InputAddress> FixedRoot<F, A> {
     ///
     /// # Panics
     /// When `at` is not where a slot of the root begins, or the tree has something there.
-    pub fn own<M: TableMemory>(&self, m: &mut M, at: A) -> Result<OwnRoot, OutOfTables> {
+    pub fn per_cpu_root<M: TableMemory>(&self, m: &mut M, at: A) -> Result<PerCpuRoot, OutOfTables> {
         let Some(offset) = self.input.offset(at) else { panic!("{at:?} is outside of the tree") };
         assert!(offset.is_multiple_of(size(self.level)), "{at:?} is inside a slot");
         let slot = index(offset, self.level);
@@ -116,7 +116,7 @@ impl<F: Format, A: InputAddress> FixedRoot<F, A> {
         write_link(m, root, slot, top);
         // Down from the root, always by the only valid entry.
         let blocks = (self.level + 1..2).fold(top, |table, _| load(&m.entries(table)[0]).output());
-        Ok(OwnRoot { root, slot, blocks, pages })
+        Ok(PerCpuRoot { root, slot, blocks, pages })
     }
 
     fn copy_to<M: TableMemory>(&self, m: &M, root: PhysAddr) {
@@ -129,7 +129,7 @@ impl<F: Format, A: InputAddress> FixedRoot<F, A> {
     }
 
     /// The first address, if any, at which `own` leads elsewhere than the tree does, besides its own slot.
-    pub fn difference<M: TableMemory>(&self, m: &M, own: &OwnRoot) -> Option<A> {
+    pub fn difference<M: TableMemory>(&self, m: &M, own: &PerCpuRoot) -> Option<A> {
         let entry = |root, slot: usize| -> Descriptor { load(&m.entries(root)[slot]) };
         let differs = |&slot: &usize| slot != own.slot && entry(self.root, slot) != entry(own.root, slot);
         let slot = (0..TABLE_LEN).find(differs)?;

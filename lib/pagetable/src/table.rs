@@ -65,7 +65,7 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
     /// The same tree, which from now on keeps one table that becomes empty instead of unlinking it, so that mapping
     /// and unmapping a single buffer over and over does not take and give back its tables each time.
     /// [`PageTable::trim`] takes the table out again.
-    pub fn keeping_one_empty(self) -> Self {
+    pub fn with_spare_table(self) -> Self {
         Self { spare: Spare::Free, ..self }
     }
 
@@ -95,7 +95,7 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
         all.release(m);
     }
 
-    /// Unlinks the empty table that [`PageTable::keeping_one_empty`] kept, and what it leaves empty above. Returns
+    /// Unlinks the empty table that [`PageTable::with_spare_table`] kept, and what it leaves empty above. Returns
     /// the page to invalidate before the tables are released: the walk for it went through all of them.
     pub fn trim<M: TableMemory>(&mut self, m: &M) -> Option<(AddrRange<A>, StaleTables)> {
         let Spare::Kept { table, at } = self.spare else {

@@ -1,4 +1,4 @@
-//! A window: tables of one walker's own ([`OwnRoot`](crate::OwnRoot)), whose entries somebody fills and clears without a
+//! A window: tables of one walker's own ([`PerCpuRoot`](crate::PerCpuRoot)), whose entries somebody fills and clears without a
 //! walk.
 
 use crate::descriptor::{Descriptor, Format, Stage1};
@@ -8,21 +8,21 @@ use crate::{Entries, InputAddress, Leaf, Mapping};
 use addr::{Chunk, Order, PAGE_SIZE};
 use core::sync::atomic::AtomicU64;
 
-/// Room for one block of 2 MiB, and behind it for [`Window::PAGES`] pages. There is one user at a time.
+/// Room for one block of 2 MiB, and behind it for [`MapWindow::PAGES`] pages. There is one user at a time.
 #[derive(Clone, Copy, Debug)]
-pub struct Window<'a> {
+pub struct MapWindow<'a> {
     block: &'a AtomicU64,
     pages: &'a Entries,
 }
 
-impl<'a> Window<'a> {
+impl<'a> MapWindow<'a> {
     /// How many pages can be shown at a time.
     pub const PAGES: usize = size_of::<Entries>() / size_of::<AtomicU64>();
     /// How far the pages are from the block.
     pub const PAGES_OFFSET: u64 = size(LAST_LEVEL - 1);
 
-    /// The window of the tables [`OwnRoot::blocks`](crate::OwnRoot::blocks) and
-    /// [`OwnRoot::pages`](crate::OwnRoot::pages).
+    /// The window of the tables [`PerCpuRoot::blocks`](crate::PerCpuRoot::blocks) and
+    /// [`PerCpuRoot::pages`](crate::PerCpuRoot::pages).
     pub fn new(blocks: &'a Entries, pages: &'a Entries) -> Self {
         Self { block: &blocks[0], pages }
     }
@@ -32,7 +32,7 @@ impl<'a> Window<'a> {
     /// # Panics
     /// When it does not fit.
     #[inline]
-    pub fn show<A: InputAddress>(&self, at: usize, chunk: Chunk, mapping: Mapping) -> usize {
+    pub fn map<A: InputAddress>(&self, at: usize, chunk: Chunk, mapping: Mapping) -> usize {
         let pages = chunk.frames() as usize;
         let mut leaf = Descriptor::leaf(chunk.start(), LAST_LEVEL, Stage1::attributes::<A>(mapping));
         let slots = &self.pages[at..at + pages];
@@ -53,7 +53,7 @@ impl<'a> Window<'a> {
 
     /// Shows the first `pages` no more. The caller invalidates them (last-level entries are enough).
     #[inline]
-    pub fn hide(&self, pages: usize) {
+    pub fn unmap(&self, pages: usize) {
         let clear = |slot| store(slot, Descriptor::INVALID);
         let (groups, rest) = self.pages[..pages].as_chunks::<8>();
         groups.iter().for_each(|group| group.iter().for_each(clear));
@@ -65,14 +65,14 @@ impl<'a> Window<'a> {
     /// # Panics
     /// When it is not 2 MiB.
     #[inline]
-    pub fn show_block<A: InputAddress>(&self, block: Chunk, mapping: Mapping) {
+    pub fn map_block<A: InputAddress>(&self, block: Chunk, mapping: Mapping) {
         assert!(block.order() == Order::BLOCK_2M, "{block:?} is not a block");
         store(self.block, Descriptor::leaf(block.start(), LAST_LEVEL - 1, Stage1::attributes::<A>(mapping)));
     }
 
     /// Shows the block no more. The caller invalidates it.
     #[inline]
-    pub fn hide_block(&self) {
+    pub fn unmap_block(&self) {
         store(self.block, Descriptor::INVALID);
     }
 

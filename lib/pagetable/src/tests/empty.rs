@@ -6,7 +6,7 @@ use super::*;
 impl Device {
     fn keeping(bits: u8) -> Self {
         let Self { m, table } = Self::new(bits);
-        Self { m, table: table.keeping_one_empty() }
+        Self { m, table: table.with_spare_table() }
     }
     fn trim(&mut self) -> u32 {
         let Some((range, stale)) = self.table.trim(&self.m) else { return 0 };
@@ -138,7 +138,7 @@ fn what_was_mapped_whole_goes_whole_at_the_same_cost_in_tables() {
             let bytes = lists(n).iter().map(|chunk| chunk.bytes()).sum();
             let run = |whole: bool, neighbour: bool| {
                 let mut d = Device::new(48);
-                d.table = d.table.keeping_one_empty();
+                d.table = d.table.with_spare_table();
                 if neighbour {
                     d.map(at + bytes, [chunk(5 * G, 4 * K)], RW);
                 }

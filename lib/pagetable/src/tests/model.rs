@@ -87,7 +87,7 @@ impl<F: Format, A: InputAddress> Pair<F, A> {
         let mut m = Fake::new::<F>(first_address);
         let mut table = PageTable::new(&mut m, bits).unwrap();
         if keeps {
-            table = table.keeping_one_empty();
+            table = table.with_spare_table();
         }
         m.install(table.root(), table.start_level());
         Self { m, table, start: A::new(start), pages: vec![None; PAGES as usize], keeps }

@@ -1,7 +1,7 @@
 //! A table whose pages are mapped without a walk.
 
 use super::*;
-use crate::{Access, LeafBits, MapError, PINNED_BYTES, Pinned, pinned_page};
+use crate::{Access, LeafAttributes, MapError, PINNED_BYTES, PinnedEntries, pinned_page};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 const AT: u64 = G + 3 * PINNED_BYTES;
@@ -9,14 +9,14 @@ const AT: u64 = G + 3 * PINNED_BYTES;
 /// A tree with a pinned table at [`AT`].
 fn device() -> (Device, PhysAddr) {
     let mut d = Device::new(48);
-    d.table = d.table.keeping_one_empty();
+    d.table = d.table.with_spare_table();
     let table = d.table.pin(&mut d.m, Iova::new(AT)).unwrap();
     d.m.pinned.push(table);
     (d, table)
 }
 
 fn show(d: &Device, table: PhysAddr, first: usize, chunks: &[Chunk]) {
-    let pages = Pinned::<Stage1, Iova>::new(d.m.entries(table));
+    let pages = PinnedEntries::<Stage1, Iova>::new(d.m.entries(table));
     let written = pages.map(first, chunks.iter().copied(), RW).unwrap();
     assert_eq!(written.len() as u64, chunks.iter().map(|chunk| chunk.frames()).sum::<u64>());
     d.m.entries_written(written);
@@ -24,7 +24,7 @@ fn show(d: &Device, table: PhysAddr, first: usize, chunks: &[Chunk]) {
 }
 
 fn hide(d: &mut Device, table: PhysAddr, first: usize, pages: usize) {
-    let entries = Pinned::<Stage1, Iova>::new(d.m.entries(table)).unmap(first..first + pages);
+    let entries = PinnedEntries::<Stage1, Iova>::new(d.m.entries(table)).unmap(first..first + pages);
     d.m.entries_written(entries);
     d.m.invalidate(AT + first as u64 * 4 * K, pages as u64 * 4 * K);
 }
@@ -94,7 +94,7 @@ fn the_tree_does_not_map_over_it() {
 #[test]
 fn memory_that_no_entry_can_name_is_refused() {
     let (d, table) = device();
-    let pages = Pinned::<Stage1, Iova>::new(d.m.entries(table));
+    let pages = PinnedEntries::<Stage1, Iova>::new(d.m.entries(table));
     let far = Chunk::page(Pfn::new(1 << 36));
     let refused = pages.map(0, [chunk(G, 4 * K), far].into_iter(), RW);
     assert_eq!(refused.map(|_| ()), Err(MapError::OutputTooLarge(PhysAddr::new(1 << 48))));
@@ -104,7 +104,7 @@ fn memory_that_no_entry_can_name_is_refused() {
 #[test]
 fn a_run_alone_is_mapped_like_one_of_a_list() {
     let (d, table) = device();
-    let pages = Pinned::<Stage1, Iova>::new(d.m.entries(table));
+    let pages = PinnedEntries::<Stage1, Iova>::new(d.m.entries(table));
     let runs = [
         (7, chunk(2 * G, 4 * K)),
         (16, chunk(4 * G, 64 * K)),
@@ -112,7 +112,7 @@ fn a_run_alone_is_mapped_like_one_of_a_list() {
         (64, chunk(4 * G + 32 * K, 32 * K)),
     ];
     for mapping in [RW, RO, RW.pages_only()] {
-        let bits = LeafBits::new::<Stage1, Iova>(mapping).unwrap();
+        let bits = LeafAttributes::new::<Stage1, Iova>(mapping).unwrap();
         for (first, run) in runs {
             let stored = |entries: &[AtomicU64]| entries.iter().map(|e| e.load(Relaxed)).collect::<Vec<_>>();
             let alone = stored(pages.map_run(first, &run, bits).unwrap());
@@ -123,11 +123,11 @@ fn a_run_alone_is_mapped_like_one_of_a_list() {
             pages.unmap(range);
         }
     }
-    let bits = LeafBits::new::<Stage1, Iova>(RW).unwrap();
+    let bits = LeafAttributes::new::<Stage1, Iova>(RW).unwrap();
     let refused = pages.map_run(0, &Chunk::page(Pfn::new(1 << 36)), bits);
     assert_eq!(refused.map(|_| ()), Err(MapError::OutputTooLarge(PhysAddr::new(1 << 48))));
     let write_only = Mapping::new(MemoryType::WriteBack, Access::WRITE).unwrap();
-    let refused = LeafBits::new::<Stage1, Iova>(write_only);
+    let refused = LeafAttributes::new::<Stage1, Iova>(write_only);
     assert_eq!(refused.map(|_| ()), Err(MapError::Inexpressible(Access::WRITE)));
     assert_eq!(d.leaves(), []);
 }

@@ -1,7 +1,7 @@
 //! A root that is fixed, roots that are copies of it, and what each walker has for itself.
 
 use super::*;
-use crate::{Descriptor, FixedRoot, MapError, OutOfTables, OwnRoot, Window};
+use crate::{Descriptor, FixedRoot, MapError, MapWindow, OutOfTables, PerCpuRoot};
 use addr::KernelVa;
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering::Relaxed;
@@ -59,8 +59,8 @@ fn fixed() -> (Kernel, FixedRoot<Stage1, KernelVa>) {
     (d, fixed)
 }
 
-fn own(d: &mut Kernel, fixed: &FixedRoot<Stage1, KernelVa>) -> OwnRoot {
-    let own = fixed.own(&mut d.m, va(OWN)).unwrap();
+fn own(d: &mut Kernel, fixed: &FixedRoot<Stage1, KernelVa>) -> PerCpuRoot {
+    let own = fixed.per_cpu_root(&mut d.m, va(OWN)).unwrap();
     d.m.order_before_link();
     d.m.install(own.root(), 0);
     own
@@ -140,32 +140,32 @@ fn each_walker_has_its_own_window_at_the_same_address() {
     let owns = [own(&mut d, &fixed), own(&mut d, &fixed)];
     let windows = owns.map(|own| {
         let entries = [own.blocks(), own.pages()].map(|table| d.m.entries(table));
-        Window::new(entries[0], entries[1])
+        MapWindow::new(entries[0], entries[1])
     });
     let seen = |at| owns.map(|own| walk(&d.m, own.root(), OWN + at));
-    let pages = Window::PAGES_OFFSET;
+    let pages = MapWindow::PAGES_OFFSET;
     assert_eq!([seen(0), seen(pages)], [[None; 2]; 2]);
     let [first, second] = windows;
-    first.show_block::<KernelVa>(chunk(6 * M, 2 * M), RW);
-    let mut shown = first.show::<KernelVa>(0, chunk(0x8000_0000, 64 * K), RW);
-    shown += first.show::<KernelVa>(shown, chunk(0x4000_1000, 4 * K), RW);
+    first.map_block::<KernelVa>(chunk(6 * M, 2 * M), RW);
+    let mut shown = first.map::<KernelVa>(0, chunk(0x8000_0000, 64 * K), RW);
+    shown += first.map::<KernelVa>(shown, chunk(0x4000_1000, 4 * K), RW);
     assert_eq!(shown, 17);
-    assert_eq!(second.show::<KernelVa>(Window::PAGES - 1, chunk(0x5000_2000, 4 * K), RO), 1);
+    assert_eq!(second.map::<KernelVa>(MapWindow::PAGES - 1, chunk(0x5000_2000, 4 * K), RO), 1);
     let some = |at| Some(PhysAddr::new(at));
     assert_eq!(seen(M), [some(7 * M), None]);
     assert_eq!(seen(pages + 0xf123), [some(0x8000_f123), None]);
     assert_eq!(seen(pages + 0x1_0000), [some(0x4000_1000), None]);
     assert_eq!(seen(pages + 0x1_1000), [None, None]);
     assert_eq!(seen(pages + 2 * M - 1), [None, some(0x5000_2fff)]);
-    let shows = |window: Window<'_>| {
+    let shows = |window: MapWindow<'_>| {
         let mut all = Vec::new();
         window.leaves(va(OWN), |leaf| all.push((leaf.at.raw() - va(OWN).raw(), leaf.to.raw(), leaf.bytes)));
         all
     };
     assert_eq!(shows(first).len(), 18);
     assert_eq!(shows(first)[..2], [(0, 6 * M, 2 * M), (pages, 0x8000_0000, 4 * K)]);
-    first.hide_block();
-    first.hide(shown);
+    first.unmap_block();
+    first.unmap(shown);
     assert_eq!(shows(first), []);
     assert_eq!(shows(second), [(pages + 2 * M - 4 * K, 0x5000_2000, 4 * K)]);
 }
@@ -183,12 +183,12 @@ fn a_copy_that_differs_is_found() {
 fn without_frames_there_is_no_root_of_its_own_and_nothing_is_lost() {
     let (mut d, fixed) = fixed();
     let before = d.m.allocated();
-    for budget in 0..OwnRoot::TABLES as usize {
+    for budget in 0..PerCpuRoot::TABLES as usize {
         d.m.budget = budget;
-        assert!(matches!(fixed.own(&mut d.m, va(OWN)), Err(OutOfTables)));
+        assert!(matches!(fixed.per_cpu_root(&mut d.m, va(OWN)), Err(OutOfTables)));
         assert_eq!(d.m.allocated(), before, "{budget}");
     }
-    d.m.budget = OwnRoot::TABLES as usize;
+    d.m.budget = PerCpuRoot::TABLES as usize;
     own(&mut d, &fixed);
     assert_eq!(d.m.budget, 0);
     d.m.check_quiet();
@@ -208,5 +208,5 @@ fn a_root_is_fixed_for_addresses_of_the_tree_alone() {
 #[should_panic(expected = "the tree has something")]
 fn what_the_tree_has_is_nobodys_own() {
     let (mut d, fixed) = fixed();
-    _ = fixed.own(&mut d.m, va(2 * SLOT));
+    _ = fixed.per_cpu_root(&mut d.m, va(2 * SLOT));
 }
