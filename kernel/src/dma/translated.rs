@@ -42,7 +42,7 @@ impl Translated {
 
     /// Whether somebody has the page at `at`.
     pub fn is_taken(&self, at: Iova) -> bool {
-        self.ranges.is_taken(at)
+        self.ranges.is_allocated(at)
     }
 
     /// Shows every page or block of `range`, lowest first.

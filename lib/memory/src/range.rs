@@ -21,9 +21,9 @@ pub enum RangeError<A: Address> {
         highest: A,
     },
     /// Some of the range that was asked for by address is taken, or outside the space.
-    Taken(AddrRange<A>),
+    InUse(AddrRange<A>),
     /// Some of the range that came back was not out, or is none of ours: a double or a foreign free.
-    NotTaken(AddrRange<A>),
+    NotAllocated(AddrRange<A>),
 }
 
 /// Gives out ranges of whole pages, lowest addresses first within the smallest class of holes that fits.
@@ -47,7 +47,7 @@ pub struct RangeAllocator<A> {
     classes: BTreeSet<(u8, A)>,
     /// Ranges that came back lately, guards included, oldest first. Free, but no holes yet.
     recent: Vec<(A, A)>,
-    taken: u64,
+    allocated: u64,
 }
 
 /// Ranges kept at most.
@@ -67,7 +67,7 @@ impl<A: Address> RangeAllocator<A> {
         assert!(guard.is_multiple_of(PAGE_SIZE), "guard of {guard:#x} bytes");
         let space = space.align_inward(PAGE_SIZE);
         let (holes, classes, recent) = (BTreeMap::new(), BTreeSet::new(), Vec::with_capacity(RECENT));
-        let mut this = Self { space, guard, holes, classes, recent, taken: 0 };
+        let mut this = Self { space, guard, holes, classes, recent, allocated: 0 };
         if !space.is_empty() {
             this.insert_hole(space.start(), space.end());
         }
@@ -80,15 +80,15 @@ impl<A: Address> RangeAllocator<A> {
     }
 
     /// Whether the page at `at` is out, or the guard of what is.
-    pub fn is_taken(&self, at: A) -> bool {
+    pub fn is_allocated(&self, at: A) -> bool {
         let in_hole = self.holes.range(..=at).next_back().is_some_and(|(_, &end)| at < end);
         let came_back = self.recent.iter().any(|&(start, end)| start <= at && at < end);
         self.space.start() <= at && at < self.space.end() && !in_hole && !came_back
     }
 
     /// Bytes that are out, guards included.
-    pub fn taken(&self) -> u64 {
-        self.taken
+    pub fn allocated(&self) -> u64 {
+        self.allocated
     }
 
     /// The holes, lowest first.
@@ -134,9 +134,9 @@ impl<A: Address> RangeAllocator<A> {
     /// Takes exactly `range`.
     ///
     /// # Errors
-    /// [`RangeError::NotPages`]; [`RangeError::Taken`] when it, or its guard, is not all free.
+    /// [`RangeError::NotPages`]; [`RangeError::InUse`] when it, or its guard, is not all free.
     pub fn alloc_at(&mut self, range: AddrRange<A>) -> Result<(), RangeError<A>> {
-        let taken = RangeError::Taken(range);
+        let taken = RangeError::InUse(range);
         let (start, end) = self.extent(range, taken)?;
         self.merge_recent();
         let (&hole, &hole_end) = self.holes.range(..=start).next_back().ok_or(taken)?;
@@ -150,9 +150,9 @@ impl<A: Address> RangeAllocator<A> {
     /// Takes `range` back.
     ///
     /// # Errors
-    /// [`RangeError::NotPages`]; [`RangeError::NotTaken`] when it, or its guard, was not all out.
+    /// [`RangeError::NotPages`]; [`RangeError::NotAllocated`] when it, or its guard, was not all out.
     pub fn free(&mut self, range: AddrRange<A>) -> Result<(), RangeError<A>> {
-        let foreign = RangeError::NotTaken(range);
+        let foreign = RangeError::NotAllocated(range);
         let (start, end) = self.extent(range, foreign)?;
         // The last hole that begins below the end is the only one that can overlap.
         let hole = self.holes.range(..end).next_back().is_some_and(|(_, &hole_end)| hole_end > start);
@@ -164,7 +164,7 @@ impl<A: Address> RangeAllocator<A> {
             self.merge(start, end);
         }
         self.recent.push((start, end));
-        self.taken -= end.raw() - start.raw();
+        self.allocated -= end.raw() - start.raw();
         Ok(())
     }
 
@@ -177,7 +177,7 @@ impl<A: Address> RangeAllocator<A> {
         let (index, range) =
             self.recent.iter().enumerate().rev().find_map(|(n, hole)| Some((n, fits(hole)?)))?;
         self.recent.remove(index);
-        self.taken += request.need;
+        self.allocated += request.need;
         Some(range)
     }
 
@@ -259,7 +259,7 @@ impl<A: Address> RangeAllocator<A> {
         if end < hole.1 {
             self.insert_hole(end, hole.1);
         }
-        self.taken += end.raw() - start.raw();
+        self.allocated += end.raw() - start.raw();
     }
 
     fn insert_hole(&mut self, start: A, end: A) {

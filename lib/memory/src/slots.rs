@@ -9,12 +9,12 @@ use crate::sync::{AtomicU64, Ordering};
 /// its own: as long as that has room, CPUs do not meet.
 #[derive(Debug)]
 pub struct Slots {
-    words: [Word; WORDS],
+    words: [SlotWord; WORDS],
 }
 
 #[derive(Debug)]
 #[repr(align(64))]
-struct Word(AtomicU64);
+struct SlotWord(AtomicU64);
 
 const WORDS: usize = 8;
 
@@ -30,7 +30,7 @@ impl Slots {
 
     /// All of them free.
     pub fn new() -> Self {
-        Self { words: core::array::from_fn(|_| Word(AtomicU64::new(u64::MAX))) }
+        Self { words: core::array::from_fn(|_| SlotWord(AtomicU64::new(u64::MAX))) }
     }
 
     /// Takes `len` slots (1 to [`Slots::LONGEST`]) in a row and returns the first of them. `home` says where the search
@@ -81,7 +81,7 @@ impl Default for Slots {
     }
 }
 
-impl Word {
+impl SlotWord {
     #[inline]
     fn take(&self, len: u32) -> Option<u32> {
         let mut free = self.0.load(Ordering::Relaxed);

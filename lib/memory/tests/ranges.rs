@@ -16,7 +16,7 @@ fn the_lowest_address_goes_first() {
     let mut space = RangeAllocator::new(pages(1, 100));
     assert_eq!(space.alloc(PAGE_SIZE, PAGE_SIZE, ANY), Ok(pages(1, 2)));
     assert_eq!(space.alloc(3 * PAGE_SIZE, 4 * PAGE_SIZE, ANY), Ok(pages(4, 7)));
-    assert_eq!(space.taken(), 4 * PAGE_SIZE);
+    assert_eq!(space.allocated(), 4 * PAGE_SIZE);
     assert_eq!(space.alloc(2 * PAGE_SIZE, PAGE_SIZE, ANY), Ok(pages(2, 4)));
 }
 
@@ -43,22 +43,22 @@ fn bad_lengths_and_foreign_ranges_are_refused_with_their_values() {
     let huge = u64::MAX - PAGE_SIZE + 1;
     assert_eq!(space.alloc(huge, PAGE_SIZE, ANY), Err(RangeError::OutOfRange { len: huge, highest: ANY }));
     for range in [pages(0, 2), pages(99, 101), pages(200, 201)] {
-        assert_eq!(space.alloc_at(range), Err(RangeError::Taken(range)));
-        assert_eq!(space.free(range), Err(RangeError::NotTaken(range)));
+        assert_eq!(space.alloc_at(range), Err(RangeError::InUse(range)));
+        assert_eq!(space.free(range), Err(RangeError::NotAllocated(range)));
     }
-    assert_eq!(space.taken(), 0);
+    assert_eq!(space.allocated(), 0);
 }
 
 #[test]
 fn a_double_free_is_an_error() {
     let mut space = RangeAllocator::new(pages(0, 100));
     space.alloc_at(pages(10, 20)).unwrap();
-    assert_eq!(space.alloc_at(pages(19, 21)), Err(RangeError::Taken(pages(19, 21))));
+    assert_eq!(space.alloc_at(pages(19, 21)), Err(RangeError::InUse(pages(19, 21))));
     for foreign in [pages(9, 11), pages(19, 21), pages(5, 30), pages(30, 31)] {
-        assert_eq!(space.free(foreign), Err(RangeError::NotTaken(foreign)));
+        assert_eq!(space.free(foreign), Err(RangeError::NotAllocated(foreign)));
     }
     space.free(pages(10, 20)).unwrap();
-    assert_eq!(space.free(pages(10, 20)), Err(RangeError::NotTaken(pages(10, 20))));
+    assert_eq!(space.free(pages(10, 20)), Err(RangeError::NotAllocated(pages(10, 20))));
     assert!(space.holes().eq([pages(0, 100)]));
 }
 
@@ -81,7 +81,7 @@ fn a_guard_follows_every_range() {
     let full = RangeError::OutOfRange { len: 2 * PAGE_SIZE, highest: ANY };
     assert_eq!(space.alloc(2 * PAGE_SIZE, PAGE_SIZE, ANY), Err(full));
     assert_eq!(space.alloc(PAGE_SIZE, PAGE_SIZE, ANY), Ok(pages(8, 9)));
-    assert_eq!(space.taken(), 10 * PAGE_SIZE);
+    assert_eq!(space.allocated(), 10 * PAGE_SIZE);
     space.free(pages(4, 7)).unwrap();
     assert!(space.holes().eq([pages(4, 8)]));
 }
@@ -112,7 +112,7 @@ fn a_range_of_the_same_length_is_used_again_within_limit_and_alignment() {
     space.alloc_at(pages(0, 100)).unwrap();
     for range in [pages(9, 11), pages(20, 22), pages(30, 31), pages(41, 43)] {
         space.free(range).unwrap();
-        assert_eq!(space.free(range), Err(RangeError::NotTaken(range)));
+        assert_eq!(space.free(range), Err(RangeError::NotAllocated(range)));
     }
     let highest = Iova::new(30 * PAGE_SIZE);
     assert_eq!(space.alloc(2 * PAGE_SIZE, 2 * PAGE_SIZE, highest), Ok(pages(20, 22)));
@@ -204,8 +204,8 @@ proptest! {
                     if whole { (at..at + len).for_each(|page| { out.remove(&page); }) }
                 }
             }
-            prop_assert_eq!(space.taken(), out.len() as u64 * PAGE_SIZE);
-            let odd = (0..END + 2).find(|&page| space.is_taken(pages(page, page + 1).start()) != out.contains(&page));
+            prop_assert_eq!(space.allocated(), out.len() as u64 * PAGE_SIZE);
+            let odd = (0..END + 2).find(|&page| space.is_allocated(pages(page, page + 1).start()) != out.contains(&page));
             prop_assert_eq!(odd, None, "whether somebody has that page");
             let holes: Vec<_> = space.holes().collect();
             prop_assert!(holes.windows(2).all(|pair| pair[0].end() < pair[1].start()), "holes touch: {:?}", holes);
