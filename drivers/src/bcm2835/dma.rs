@@ -307,6 +307,6 @@ mod tests {
         space.fail_after(1, DmaError::OutOfFrames { wanted: 1, had: 0 });
         let error = DmaChannel::new(FakeRegisters::new(0x100).mmio(), &space).err();
         assert_eq!(error, Some(DmaError::OutOfFrames { wanted: 1, had: 0 }));
-        assert_eq!(space.live(), 0);
+        assert_eq!(space.mapping_count(), 0);
     }
 }

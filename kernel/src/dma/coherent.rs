@@ -12,7 +12,8 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::ptr::NonNull;
 use dma_api::{
-    Attrs, Backing, Direction, DmaBuffer, DmaError, DmaMask, DmaSpace, Refused, Stream, StreamMemory,
+    Attrs, BufferBacking, Direction, DmaBuffer, DmaError, DmaMask, DmaSpace, Stream, StreamMapError,
+    StreamMemory,
 };
 use memory::Reach;
 use memory::chunks::Request;
@@ -155,7 +156,7 @@ impl DmaSpace for Space {
         &self,
         memory: Box<dyn StreamMemory>,
         direction: Direction,
-    ) -> Result<Stream<dma_api::Device>, Refused> {
+    ) -> Result<Stream<dma_api::Device>, StreamMapError> {
         super::stream::map(&self.0, memory, direction)
     }
 }
@@ -163,7 +164,7 @@ impl DmaSpace for Space {
 /// A driver's buffer.
 struct Owned(Attachment);
 
-impl Backing for Owned {
+impl BufferBacking for Owned {
     fn chunks(&self, visit: &mut dyn FnMut(Chunk)) {
         self.0.buffer().chunks().for_each(visit);
     }

@@ -18,7 +18,9 @@ use addr::{AddrRange, Address, Chunk, FrameRun, Iova, MemoryType, Order, PAGE_SI
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use dma_api::{Direction, DmaError, Lender, Lent, Refused, Segment, Stream, StreamMemory};
+use dma_api::{
+    Direction, DmaError, PhysSegment, Stream, StreamMapError, StreamMapping, StreamMemory, StreamOps,
+};
 use memory::chunks::Request;
 use memory::{Frames, Reach};
 use pagetable::Mapping;
@@ -35,7 +37,7 @@ pub fn map(
     device: &Arc<Device>,
     memory: Box<dyn StreamMemory>,
     direction: Direction,
-) -> Result<Stream<dma_api::Device>, Refused> {
+) -> Result<Stream<dma_api::Device>, StreamMapError> {
     match lend_piece(device, &*memory, direction) {
         Some(lent) => Ok(Stream::new(device.clone(), lent, memory)),
         None => map_list(device, memory, direction),
@@ -45,19 +47,19 @@ pub fn map(
 /// What most loans are: one short piece for a device behind an IOMMU, which sees the CPUs' caches. `None` for all others,
 /// and for what cannot be lent.
 #[inline]
-fn lend_piece(device: &Device, memory: &dyn StreamMemory, direction: Direction) -> Option<Lent> {
-    let &[Segment { start, len }] = memory.segments() else { return None };
+fn lend_piece(device: &Device, memory: &dyn StreamMemory, direction: Direction) -> Option<StreamMapping> {
+    let &[PhysSegment { start, len }] = memory.segments() else { return None };
     // With the first of these no sum below overflows, and the length is not 0.
     if (start.raw() | len.wrapping_sub(1)) >> NUMBERS != 0 || !device.is_coherent() {
         return None;
     }
-    let pages = WholePages::around(&Segment { start, len });
+    let pages = WholePages::around(&PhysSegment { start, len });
     if pages.end.raw() - pages.start.raw() > Small::LONGEST {
         return None;
     }
     let at = device.domain().map_run(&pages, device.mask(), direction.device_writes())?.start();
     let start = at + start.raw() % PAGE_SIZE;
-    Some(Lent { range: AddrRange::new(start, start + len), direction })
+    Some(StreamMapping { range: AddrRange::new(start, start + len), direction })
 }
 
 /// [`map`] of whatever there is.
@@ -66,7 +68,7 @@ fn map_list(
     device: &Arc<Device>,
     memory: Box<dyn StreamMemory>,
     direction: Direction,
-) -> Result<Stream<dma_api::Device>, Refused> {
+) -> Result<Stream<dma_api::Device>, StreamMapError> {
     match lend(device, &*memory, direction) {
         Ok(lent) => Ok(Stream::new(device.clone(), lent, memory)),
         Err(error) => Err(refuse(memory, error)),
@@ -74,17 +76,17 @@ fn map_list(
 }
 
 #[cold]
-fn refuse(memory: Box<dyn StreamMemory>, error: DmaError) -> Refused {
+fn refuse(memory: Box<dyn StreamMemory>, error: DmaError) -> StreamMapError {
     if error != DmaError::IommuTimeout {
-        return Refused { memory, error };
+        return StreamMapError { memory, error };
     }
     let len = memory.segments().iter().map(|segment| segment.len).sum();
     super::counters::LOST_BYTES.add(len);
     core::mem::forget(memory);
-    Refused { memory: Box::new(Lost), error }
+    StreamMapError { memory: Box::new(Lost), error }
 }
 
-fn lend(device: &Device, memory: &dyn StreamMemory, direction: Direction) -> Result<Lent, DmaError> {
+fn lend(device: &Device, memory: &dyn StreamMemory, direction: Direction) -> Result<StreamMapping, DmaError> {
     let segments = memory.segments();
     let List { offset, bytes, longest } = check(segments, direction, device.is_coherent())?;
     if !device.is_coherent() {
@@ -101,7 +103,7 @@ fn lend(device: &Device, memory: &dyn StreamMemory, direction: Direction) -> Res
     let pages = device.domain().map(segments.iter().map(WholePages::around), &wish)?;
     Tag::new("stream", offset + bytes, Some(device)).attached(device, pages);
     let start = pages.start() + offset;
-    Ok(Lent { range: AddrRange::new(start, start + bytes), direction })
+    Ok(StreamMapping { range: AddrRange::new(start, start + bytes), direction })
 }
 
 impl Device {
@@ -112,16 +114,20 @@ impl Device {
     }
 }
 
-impl Lender for Device {
-    fn sync_for_cpu(&self, lent: Lent, memory: &mut dyn StreamMemory) {
+impl StreamOps for Device {
+    fn sync_for_cpu(&self, lent: StreamMapping, memory: &mut dyn StreamMemory) {
         self.hand_over(memory, Side::Cpu, lent.direction);
     }
 
-    fn sync_for_device(&self, lent: Lent, memory: &mut dyn StreamMemory) {
+    fn sync_for_device(&self, lent: StreamMapping, memory: &mut dyn StreamMemory) {
         self.hand_over(memory, Side::Device, lent.direction);
     }
 
-    fn unmap(&self, lent: Lent, memory: Box<dyn StreamMemory>) -> Result<Box<dyn StreamMemory>, DmaError> {
+    fn unmap(
+        &self,
+        lent: StreamMapping,
+        memory: Box<dyn StreamMemory>,
+    ) -> Result<Box<dyn StreamMemory>, DmaError> {
         // The whole pages around the bytes; it was mapped, so its end is no overflow.
         let start = lent.range.start().align_down(PAGE_SIZE);
         let pages = AddrRange::new(start, Iova::new(lent.range.end().raw().next_multiple_of(PAGE_SIZE)));
@@ -155,14 +161,14 @@ struct List {
 const NUMBERS: u32 = u64::BITS - 2;
 
 /// Looks at every piece once.
-fn check(segments: &[Segment], direction: Direction, coherent: bool) -> Result<List, DmaError> {
+fn check(segments: &[PhysSegment], direction: Direction, coherent: bool) -> Result<List, DmaError> {
     let Some((first, rest)) = segments.split_first() else { return Err(DmaError::ZeroLength) };
     let offset = first.start.raw() % PAGE_SIZE;
     let mut end = first.start.raw().wrapping_add(first.len);
     let (mut bytes, mut borders) = (first.len, 0);
     // All bits that any of them has: what this says of the highest bits is true of every piece.
     let (mut starts, mut lasts) = (first.start.raw(), first.len.wrapping_sub(1));
-    for Segment { start, len } in rest {
+    for PhysSegment { start, len } in rest {
         borders |= end | start.raw();
         end = start.raw().wrapping_add(*len);
         bytes = bytes.wrapping_add(*len);
@@ -184,9 +190,9 @@ fn check(segments: &[Segment], direction: Direction, coherent: bool) -> Result<L
 
 /// What is wrong with a list in which something is empty, is no memory, or does not meet its neighbour at a page border.
 #[cold]
-fn fault(segments: &[Segment]) -> DmaError {
+fn fault(segments: &[PhysSegment]) -> DmaError {
     let last = segments.len() - 1;
-    for (index, &Segment { start, len }) in segments.iter().enumerate() {
+    for (index, &PhysSegment { start, len }) in segments.iter().enumerate() {
         if (start.raw() | len.saturating_sub(1)) >> NUMBERS != 0 {
             return DmaError::TooLong { len };
         }
@@ -215,7 +221,7 @@ struct WholePages {
 
 impl WholePages {
     #[inline]
-    fn around(segment: &Segment) -> Self {
+    fn around(segment: &PhysSegment) -> Self {
         let end = (segment.start.raw() + segment.len).next_multiple_of(PAGE_SIZE);
         Self { start: segment.start.align_down(PAGE_SIZE), end: PhysAddr::new(end) }
     }
@@ -235,13 +241,13 @@ impl FrameRun for WholePages {
 /// The chunks of the whole pages around the pieces of a list that [`check`] has seen.
 #[derive(Clone)]
 struct PageChunks<'a> {
-    segments: core::slice::Iter<'a, Segment>,
+    segments: core::slice::Iter<'a, PhysSegment>,
     next: Pfn,
     end: Pfn,
 }
 
 impl<'a> PageChunks<'a> {
-    fn new(segments: &'a [Segment]) -> Self {
+    fn new(segments: &'a [PhysSegment]) -> Self {
         Self { segments: segments.iter(), next: Pfn::new(0), end: Pfn::new(0) }
     }
 }
@@ -272,7 +278,7 @@ struct Lost;
 
 // SAFETY: there is none.
 unsafe impl StreamMemory for Lost {
-    fn segments(&self) -> &[Segment] {
+    fn segments(&self) -> &[PhysSegment] {
         &[]
     }
     fn bytes(&mut self) -> Option<&mut [u8]> {
@@ -283,7 +289,7 @@ unsafe impl StreamMemory for Lost {
 /// Kernel memory made to be lent: whole low frames, one piece or many.
 pub struct Pages {
     frames: Frames,
-    segments: Vec<Segment>,
+    segments: Vec<PhysSegment>,
     tag: Tag,
 }
 
@@ -310,9 +316,9 @@ impl Pages {
         super::frames::take(&Request { reach: Reach::LOW, ..*request }, &mut pages.frames)?;
         if request.contiguous {
             let start = pages.frames.chunks().next().map_or(PhysAddr::new(0), Chunk::start);
-            pages.segments.push(Segment { start, len });
+            pages.segments.push(PhysSegment { start, len });
         } else {
-            let whole = |chunk: Chunk| Segment { start: chunk.start(), len: chunk.bytes() };
+            let whole = |chunk: Chunk| PhysSegment { start: chunk.start(), len: chunk.bytes() };
             pages.segments.extend(pages.frames.chunks().map(whole));
             if let Some(last) = pages.segments.last_mut() {
                 last.len -= pages.frames.bytes() - len;
@@ -341,7 +347,7 @@ impl Pages {
 
 // SAFETY: whole frames that belong to this value until it is dropped, given back nowhere else.
 unsafe impl StreamMemory for Pages {
-    fn segments(&self) -> &[Segment] {
+    fn segments(&self) -> &[PhysSegment] {
         &self.segments
     }
     fn bytes(&mut self) -> Option<&mut [u8]> {

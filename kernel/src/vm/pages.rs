@@ -5,7 +5,7 @@ use crate::memory::{kmap, zones};
 use crate::sync::SpinLock;
 use addr::{Chunk, PAGE_SIZE, Pfn, PhysAddr};
 use alloc::vec::Vec;
-use dma_api::{Segment, StreamMemory};
+use dma_api::{PhysSegment, StreamMemory};
 use memory::{ChunkError, Frames, OwnedChunk, Request, chunks};
 use program::PinnedFrames;
 
@@ -33,12 +33,12 @@ pub fn pinned() -> usize {
 /// Pages of a program that stay where they are, whatever the program does or however it ends, until this is dropped.
 #[derive(Debug, Default)]
 pub struct PinnedPages {
-    pieces: Vec<Segment>,
+    pieces: Vec<PhysSegment>,
 }
 
 impl PinnedPages {
     /// The bytes, in the order of the program's addresses; neighbours in RAM are one piece.
-    pub fn pieces(&self) -> &[Segment] {
+    pub fn pieces(&self) -> &[PhysSegment] {
         &self.pieces
     }
 
@@ -51,7 +51,7 @@ impl PinnedPages {
                 if checking::fails(Class::Heap) || self.pieces.try_reserve(1).is_err() {
                     return false;
                 }
-                self.pieces.push(Segment { start, len });
+                self.pieces.push(PhysSegment { start, len });
             }
         }
         PINS.lock().pin(Pfn::containing(start));
@@ -71,7 +71,7 @@ impl PinnedPages {
 // unpinned, which only `drop` does; the list never changes after `AddressSpace::pin` has made it. There are no bytes: the
 // kernel sees none of it.
 unsafe impl StreamMemory for PinnedPages {
-    fn segments(&self) -> &[Segment] {
+    fn segments(&self) -> &[PhysSegment] {
         &self.pieces
     }
 

@@ -3,15 +3,15 @@
 
 use super::cache_model::RAM;
 use addr::{PAGE_SIZE, PhysAddr};
-use dma_api::{Direction, DmaError, DmaMask, Segment, StreamMemory};
+use dma_api::{Direction, DmaError, DmaMask, PhysSegment, StreamMemory};
 use kernel::dma::{Device, stream};
 
 /// Segments of RAM that are never accessed.
-struct RawSegments(Vec<Segment>);
+struct RawSegments(Vec<PhysSegment>);
 
 // SAFETY: every mapping is rejected, so the memory is never accessed.
 unsafe impl StreamMemory for RawSegments {
-    fn segments(&self) -> &[Segment] {
+    fn segments(&self) -> &[PhysSegment] {
         &self.0
     }
     fn bytes(&mut self) -> Option<&mut [u8]> {
@@ -39,7 +39,7 @@ pub fn each_misuse_is_rejected_with_its_error() {
     ];
     for (segments, error) in cases {
         let segments: Vec<_> =
-            segments.iter().map(|&(start, len)| Segment { start: PhysAddr::new(start), len }).collect();
+            segments.iter().map(|&(start, len)| PhysSegment { start: PhysAddr::new(start), len }).collect();
         let mapped = stream::map(&device, Box::new(RawSegments(segments.clone())), Direction::FromDevice);
         let rejected = mapped.err().unwrap_or_else(|| panic!("{segments:x?} was mapped"));
         assert_eq!((rejected.error, rejected.memory.segments()), (error, &*segments), "{segments:x?}");

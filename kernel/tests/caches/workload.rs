@@ -3,7 +3,7 @@
 
 use super::cache_model::{CacheModel, LINE, Line, RAM, RAM_BYTES};
 use addr::{AddrRange, Address, Chunk, KernelVa, PAGE_SIZE, PhysAddr};
-use dma_api::{Attrs, Direction, DmaError, DmaMask, Segment, StreamMemory};
+use dma_api::{Attrs, Direction, DmaError, DmaMask, PhysSegment, StreamMemory};
 use kernel::dma::{self, Buffer, Device, Side, stream};
 use kernel::memory::linear;
 use std::rc::Rc;
@@ -177,7 +177,7 @@ impl RandomWorkload {
     fn stream_that_shares_a_line(&mut self) {
         let pages = stream::Pages::new(PAGE_SIZE).unwrap();
         let start = pages.segments()[0].start + LINE * self.model.below(8);
-        let segment = Segment { start, len: LINE * (1 + self.model.below(8)) };
+        let segment = PhysSegment { start, len: LINE * (1 + self.model.below(8)) };
         let whole = start.is_aligned(2 * LINE) && segment.len.is_multiple_of(2 * LINE);
         let mapped = stream::map(
             &self.device,
@@ -225,13 +225,13 @@ impl RandomWorkload {
 
 /// A segment inside pages, which it keeps allocated.
 struct PartialPages {
-    segment: Segment,
+    segment: PhysSegment,
     _pages: Box<stream::Pages>,
 }
 
 // SAFETY: the segment is part of pages that the value owns and that have no other user.
 unsafe impl StreamMemory for PartialPages {
-    fn segments(&self) -> &[Segment] {
+    fn segments(&self) -> &[PhysSegment] {
         std::slice::from_ref(&self.segment)
     }
     fn bytes(&mut self) -> Option<&mut [u8]> {

@@ -7,7 +7,7 @@ use core::fmt;
 use core::ptr::NonNull;
 
 /// What a buffer is made of, seen from its provider: dropping it detaches the device and frees the memory.
-pub trait Backing: Send {
+pub trait BufferBacking: Send {
     /// Calls `visit` with each chunk, in the order of the device's addresses.
     fn chunks(&self, visit: &mut dyn FnMut(Chunk));
 }
@@ -18,7 +18,7 @@ pub trait Backing: Send {
 pub struct DmaBuffer {
     iova: AddrRange<Iova>,
     view: Option<NonNull<u8>>,
-    backing: Box<dyn Backing>,
+    backing: Box<dyn BufferBacking>,
 }
 
 // SAFETY: the view shows memory that belongs to this value alone (`new`), wherever it goes; `backing` is Send.
@@ -29,7 +29,11 @@ impl DmaBuffer {
     /// Until `backing` is dropped,
     /// 1. a `view` is aligned to a page, and all `iova.len()` bytes from there on are mapped, readable and writable;
     /// 2. they are touched through this value alone, and by the device.
-    pub unsafe fn new(iova: AddrRange<Iova>, view: Option<NonNull<u8>>, backing: Box<dyn Backing>) -> Self {
+    pub unsafe fn new(
+        iova: AddrRange<Iova>,
+        view: Option<NonNull<u8>>,
+        backing: Box<dyn BufferBacking>,
+    ) -> Self {
         Self { iova, view, backing }
     }
 

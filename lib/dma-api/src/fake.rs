@@ -4,8 +4,8 @@
 //! that only a sync makes equal: a forgotten one shows.
 
 use crate::{
-    Attrs, Backing, Device, Direction, DmaBuffer, DmaError, DmaMask, DmaSpace, KernelView, Lender, Lent,
-    Refused, Segment, Stream, StreamMemory,
+    Attrs, BufferBacking, Device, Direction, DmaBuffer, DmaError, DmaMask, DmaSpace, KernelView, PhysSegment,
+    Stream, StreamMapError, StreamMapping, StreamMemory, StreamOps,
 };
 use addr::{AddrRange, Chunk, Iova, PAGE_SIZE, Pfn, PhysAddr};
 use alloc::alloc::{alloc_zeroed, dealloc, handle_alloc_error};
@@ -20,21 +20,21 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// The fake device went where nothing is mapped for it, or not in this direction.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Fault(
+pub struct FakeFault(
     /// The first address that was not allowed.
     pub Iova,
 );
 
 /// Page-aligned memory on the host's heap, zero-filled.
-struct Memory {
+struct HostMemory {
     base: NonNull<u8>,
     layout: Layout,
 }
 
 // SAFETY: the memory belongs to this value alone.
-unsafe impl Send for Memory {}
+unsafe impl Send for HostMemory {}
 
-impl Memory {
+impl HostMemory {
     fn new(len: usize) -> Self {
         let Ok(layout) = Layout::from_size_align(len, PAGE_SIZE as usize) else { panic!("{len:#x} bytes") };
         assert!(len > 0);
@@ -50,7 +50,7 @@ impl Memory {
     }
 }
 
-impl Drop for Memory {
+impl Drop for HostMemory {
     fn drop(&mut self) {
         // SAFETY: allocated in `new` with this layout, and not freed before.
         unsafe { dealloc(self.base.as_ptr(), self.layout) }
@@ -58,20 +58,20 @@ impl Drop for Memory {
 }
 
 /// What the device sees from one address on.
-struct Region {
-    memory: Memory,
+struct FakeRegion {
+    memory: HostMemory,
     direction: Direction,
 }
 
-struct State {
-    regions: BTreeMap<Iova, Region>,
+struct FakeState {
+    regions: BTreeMap<Iova, FakeRegion>,
     next: Iova,
     mask: DmaMask,
     failure: Option<(usize, DmaError)>,
 }
 
-impl State {
-    fn insert(&mut self, memory: Memory, direction: Direction) -> Result<Iova, DmaError> {
+impl FakeState {
+    fn insert(&mut self, memory: HostMemory, direction: Direction) -> Result<Iova, DmaError> {
         if let Some((left, error)) = self.failure {
             self.failure = left.checked_sub(1).map(|left| (left, error));
             if left == 0 {
@@ -84,18 +84,18 @@ impl State {
         }
         // A page between two regions, so that running over the end is a fault.
         self.next = at + len.next_multiple_of(PAGE_SIZE) + PAGE_SIZE;
-        self.regions.insert(at, Region { memory, direction });
+        self.regions.insert(at, FakeRegion { memory, direction });
         Ok(at)
     }
 
-    fn region(&self, at: Iova, len: usize) -> Result<(&Region, usize), Fault> {
-        let (start, region) = self.regions.range(..=at).next_back().ok_or(Fault(at))?;
+    fn region(&self, at: Iova, len: usize) -> Result<(&FakeRegion, usize), FakeFault> {
+        let (start, region) = self.regions.range(..=at).next_back().ok_or(FakeFault(at))?;
         let (offset, size) = ((at.raw() - start.raw()) as usize, region.memory.layout.size());
         if offset >= size {
-            return Err(Fault(at));
+            return Err(FakeFault(at));
         }
         if len > size - offset {
-            return Err(Fault(*start + size as u64));
+            return Err(FakeFault(*start + size as u64));
         }
         Ok((region, offset))
     }
@@ -103,11 +103,11 @@ impl State {
 
 /// The shared half of a space and of all that came from it.
 #[derive(Clone)]
-struct Shared(Arc<Mutex<State>>);
+struct SpaceHandle(Arc<Mutex<FakeState>>);
 
-impl Shared {
+impl SpaceHandle {
     /// A test that failed elsewhere must not hide its reason behind a poisoned lock.
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, FakeState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -115,7 +115,7 @@ impl Shared {
 /// A device's address space with a fake device: [`device_read`](Self::device_read) and
 /// [`device_write`](Self::device_write) do what the device would.
 #[derive(Clone)]
-pub struct FakeSpace(Shared);
+pub struct FakeSpace(SpaceHandle);
 
 impl Default for FakeSpace {
     fn default() -> Self {
@@ -127,7 +127,7 @@ impl FakeSpace {
     /// An empty space with a mask of 32 bits.
     pub fn new() -> Self {
         let (regions, mask, next) = (BTreeMap::new(), DmaMask::BITS_32, Iova::new(PAGE_SIZE));
-        Self(Shared(Arc::new(Mutex::new(State { regions, next, mask, failure: None }))))
+        Self(SpaceHandle(Arc::new(Mutex::new(FakeState { regions, next, mask, failure: None }))))
     }
 
     /// Lets `successes` requests pass and the one after them fail with `error`.
@@ -136,19 +136,19 @@ impl FakeSpace {
     }
 
     /// How many buffers and mappings are live.
-    pub fn live(&self) -> usize {
+    pub fn mapping_count(&self) -> usize {
         self.0.lock().regions.len()
     }
 
     /// The device reads memory.
     ///
     /// # Errors
-    /// [`Fault`] when it may not; nothing is read.
-    pub fn device_read(&self, at: Iova, bytes: &mut [u8]) -> Result<(), Fault> {
+    /// [`FakeFault`] when it may not; nothing is read.
+    pub fn device_read(&self, at: Iova, bytes: &mut [u8]) -> Result<(), FakeFault> {
         let state = self.0.lock();
         let (region, offset) = state.region(at, bytes.len())?;
         if !region.direction.device_reads() {
-            return Err(Fault(at));
+            return Err(FakeFault(at));
         }
         region.memory.view().read_bytes(offset, bytes);
         Ok(())
@@ -157,12 +157,12 @@ impl FakeSpace {
     /// The device writes memory.
     ///
     /// # Errors
-    /// [`Fault`] when it may not; nothing is written.
-    pub fn device_write(&self, at: Iova, bytes: &[u8]) -> Result<(), Fault> {
+    /// [`FakeFault`] when it may not; nothing is written.
+    pub fn device_write(&self, at: Iova, bytes: &[u8]) -> Result<(), FakeFault> {
         let state = self.0.lock();
         let (region, offset) = state.region(at, bytes.len())?;
         if !region.direction.device_writes() {
-            return Err(Fault(at));
+            return Err(FakeFault(at));
         }
         region.memory.view().write_bytes(offset, bytes);
         Ok(())
@@ -184,7 +184,7 @@ impl DmaSpace for FakeSpace {
             return Err(DmaError::ZeroLength);
         }
         let len = len.next_multiple_of(PAGE_SIZE as usize);
-        let memory = Memory::new(len);
+        let memory = HostMemory::new(len);
         let view = (!attrs.contains(Attrs::NO_KERNEL_MAPPING)).then_some(memory.base);
         let at = self.0.lock().insert(memory, Direction::Bidirectional)?;
         let backing = Box::new(Attached { at, len, space: self.0.clone() });
@@ -194,17 +194,21 @@ impl DmaSpace for FakeSpace {
         Ok(unsafe { DmaBuffer::new(iova, view, backing) })
     }
 
-    fn map(&self, memory: Box<dyn StreamMemory>, direction: Direction) -> Result<Stream<Device>, Refused> {
+    fn map(
+        &self,
+        memory: Box<dyn StreamMemory>,
+        direction: Direction,
+    ) -> Result<Stream<Device>, StreamMapError> {
         let len: usize = memory.segments().iter().map(|segment| segment.len as usize).sum();
         if len == 0 {
-            return Err(Refused { memory, error: DmaError::ZeroLength });
+            return Err(StreamMapError { memory, error: DmaError::ZeroLength });
         }
-        let at = match self.0.lock().insert(Memory::new(len), direction) {
+        let at = match self.0.lock().insert(HostMemory::new(len), direction) {
             Ok(at) => at,
-            Err(error) => return Err(Refused { memory, error }),
+            Err(error) => return Err(StreamMapError { memory, error }),
         };
         let (lender, mut memory) = (Arc::new(self.0.clone()), memory);
-        let lent = Lent { range: AddrRange::new(at, at + len as u64), direction };
+        let lent = StreamMapping { range: AddrRange::new(at, at + len as u64), direction };
         lender.sync_for_device(lent, &mut *memory);
         Ok(Stream::new(lender, lent, memory))
     }
@@ -214,7 +218,7 @@ impl DmaSpace for FakeSpace {
 struct Attached {
     at: Iova,
     len: usize,
-    space: Shared,
+    space: SpaceHandle,
 }
 
 impl Drop for Attached {
@@ -223,7 +227,7 @@ impl Drop for Attached {
     }
 }
 
-impl Backing for Attached {
+impl BufferBacking for Attached {
     fn chunks(&self, visit: &mut dyn FnMut(Chunk)) {
         // As if physical memory were where the device sees it.
         (0..self.len as u64).step_by(PAGE_SIZE as usize).for_each(|offset| {
@@ -232,8 +236,13 @@ impl Backing for Attached {
     }
 }
 
-impl Shared {
-    fn both(&self, lent: Lent, memory: &mut dyn StreamMemory, copy: impl FnOnce(KernelView<'_>, &mut [u8])) {
+impl SpaceHandle {
+    fn both(
+        &self,
+        lent: StreamMapping,
+        memory: &mut dyn StreamMemory,
+        copy: impl FnOnce(KernelView<'_>, &mut [u8]),
+    ) {
         let state = self.lock();
         if let (Some(region), Some(bytes)) = (state.regions.get(&lent.range.start()), memory.bytes()) {
             copy(region.memory.view(), bytes);
@@ -241,20 +250,20 @@ impl Shared {
     }
 }
 
-impl Lender for Shared {
-    fn sync_for_cpu(&self, lent: Lent, memory: &mut dyn StreamMemory) {
+impl StreamOps for SpaceHandle {
+    fn sync_for_cpu(&self, lent: StreamMapping, memory: &mut dyn StreamMemory) {
         if lent.direction.device_writes() {
             self.both(lent, memory, |device, cpu| device.read_bytes(0, cpu));
         }
     }
-    fn sync_for_device(&self, lent: Lent, memory: &mut dyn StreamMemory) {
+    fn sync_for_device(&self, lent: StreamMapping, memory: &mut dyn StreamMemory) {
         if lent.direction.device_reads() {
             self.both(lent, memory, |device, cpu| device.write_bytes(0, cpu));
         }
     }
     fn unmap(
         &self,
-        lent: Lent,
+        lent: StreamMapping,
         mut memory: Box<dyn StreamMemory>,
     ) -> Result<Box<dyn StreamMemory>, DmaError> {
         self.sync_for_cpu(lent, &mut *memory);
@@ -266,7 +275,7 @@ impl Lender for Shared {
 /// Host memory that can be lent to the fake device.
 pub struct FakeMemory {
     bytes: Vec<u8>,
-    segment: Segment,
+    segment: PhysSegment,
 }
 
 impl FakeMemory {
@@ -274,7 +283,7 @@ impl FakeMemory {
     pub fn new(bytes: &[u8]) -> Box<Self> {
         let bytes = Vec::from(bytes);
         let start = PhysAddr::new(bytes.as_ptr().addr() as u64);
-        let segment = Segment { start, len: bytes.len() as u64 };
+        let segment = PhysSegment { start, len: bytes.len() as u64 };
         Box::new(Self { bytes, segment })
     }
     /// `len` zeroes.
@@ -286,7 +295,7 @@ impl FakeMemory {
 // SAFETY: the vector's memory is its own and does not move, since it never grows; the fake never goes to the physical
 // address, which is only a number here, so the rest of its pages does not matter.
 unsafe impl StreamMemory for FakeMemory {
-    fn segments(&self) -> &[Segment] {
+    fn segments(&self) -> &[PhysSegment] {
         core::slice::from_ref(&self.segment)
     }
     fn bytes(&mut self) -> Option<&mut [u8]> {

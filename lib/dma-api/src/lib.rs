@@ -26,12 +26,14 @@ mod stream;
 mod view;
 
 pub use attrs::Attrs;
-pub use buffer::{Backing, DmaBuffer};
+pub use buffer::{BufferBacking, DmaBuffer};
 pub use error::DmaError;
 #[cfg(feature = "fake")]
-pub use fake::{FakeMemory, FakeSpace, Fault};
+pub use fake::{FakeFault, FakeMemory, FakeSpace};
 pub use mask::DmaMask;
-pub use stream::{Cpu, Device, Direction, Lender, Lent, Refused, Segment, Stream, StreamMemory};
+pub use stream::{
+    Cpu, Device, Direction, PhysSegment, Stream, StreamMapError, StreamMapping, StreamMemory, StreamOps,
+};
 pub use view::KernelView;
 
 use alloc::boxed::Box;
@@ -63,5 +65,9 @@ pub trait DmaSpace {
     ///
     /// # Errors
     /// See [`DmaError`]; the memory comes back.
-    fn map(&self, memory: Box<dyn StreamMemory>, direction: Direction) -> Result<Stream<Device>, Refused>;
+    fn map(
+        &self,
+        memory: Box<dyn StreamMemory>,
+        direction: Direction,
+    ) -> Result<Stream<Device>, StreamMapError>;
 }

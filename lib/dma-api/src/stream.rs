@@ -31,7 +31,7 @@ impl Direction {
 
 /// A piece of physical memory, not necessarily whole pages.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Segment {
+pub struct PhysSegment {
     /// The first byte.
     pub start: PhysAddr,
     /// Bytes.
@@ -46,41 +46,45 @@ pub struct Segment {
 /// each call. `bytes` shows the same memory.
 pub unsafe trait StreamMemory: Send {
     /// The pieces, in order.
-    fn segments(&self) -> &[Segment];
+    fn segments(&self) -> &[PhysSegment];
     /// The memory as the kernel sees it, if it does.
     fn bytes(&mut self) -> Option<&mut [u8]>;
 }
 
 /// Memory that was not lent, and why.
-pub struct Refused {
+pub struct StreamMapError {
     /// It belongs to the caller again.
     pub memory: Box<dyn StreamMemory>,
     /// What was wrong.
     pub error: DmaError,
 }
 
-impl fmt::Debug for Refused {
+impl fmt::Debug for StreamMapError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Refused").field("error", &self.error).finish_non_exhaustive()
+        f.debug_struct("StreamMapError").field("error", &self.error).finish_non_exhaustive()
     }
 }
 
 /// Who lends memory to a device and takes it back.
-pub trait Lender: Send + Sync {
+pub trait StreamOps: Send + Sync {
     /// Makes what the device wrote visible to the CPU.
-    fn sync_for_cpu(&self, lent: Lent, memory: &mut dyn StreamMemory);
+    fn sync_for_cpu(&self, lent: StreamMapping, memory: &mut dyn StreamMemory);
     /// Makes what the CPU wrote visible to the device.
-    fn sync_for_device(&self, lent: Lent, memory: &mut dyn StreamMemory);
-    /// Ends the loan: [`Lender::sync_for_cpu`], and the device reaches the memory no more.
+    fn sync_for_device(&self, lent: StreamMapping, memory: &mut dyn StreamMemory);
+    /// Ends the loan: [`StreamOps::sync_for_cpu`], and the device reaches the memory no more.
     ///
     /// # Errors
     /// When the IOMMU does not say that it has forgotten the mapping, nobody gets the memory back.
-    fn unmap(&self, lent: Lent, memory: Box<dyn StreamMemory>) -> Result<Box<dyn StreamMemory>, DmaError>;
+    fn unmap(
+        &self,
+        lent: StreamMapping,
+        memory: Box<dyn StreamMemory>,
+    ) -> Result<Box<dyn StreamMemory>, DmaError>;
 }
 
 /// A loan: where the memory is for the device, and for what.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Lent {
+pub struct StreamMapping {
     /// The device's addresses of the bytes.
     pub range: AddrRange<Iova>,
     /// Who writes and who reads.
@@ -97,30 +101,30 @@ pub struct Device;
 /// A streaming mapping that belongs to `Owner`, [`Cpu`] or [`Device`]. Only the CPU's has bytes, only the device's has
 /// an address to tell the device. Dropping it unmaps, and drops the memory.
 pub struct Stream<Owner> {
-    loan: Loan,
+    loan: MappingGuard,
     owner: PhantomData<Owner>,
 }
 
-struct Loan {
-    lender: Arc<dyn Lender>,
-    lent: Lent,
+struct MappingGuard {
+    lender: Arc<dyn StreamOps>,
+    lent: StreamMapping,
     /// `None` only while it ends.
     memory: Option<Box<dyn StreamMemory>>,
 }
 
-impl Loan {
+impl MappingGuard {
     fn end(&mut self) -> Option<Result<Box<dyn StreamMemory>, DmaError>> {
         Some(self.lender.unmap(self.lent, self.memory.take()?))
     }
 
-    fn sync(&mut self, sync: impl FnOnce(&dyn Lender, Lent, &mut dyn StreamMemory)) {
+    fn sync(&mut self, sync: impl FnOnce(&dyn StreamOps, StreamMapping, &mut dyn StreamMemory)) {
         if let Some(memory) = &mut self.memory {
             sync(&*self.lender, self.lent, &mut **memory);
         }
     }
 }
 
-impl Drop for Loan {
+impl Drop for MappingGuard {
     fn drop(&mut self) {
         // What does not come back stays where it is for good; the lender says so.
         drop(self.end());
@@ -158,8 +162,8 @@ impl<Owner> Stream<Owner> {
 
 impl Stream<Device> {
     /// For providers: `memory` is lent, and synced for the device.
-    pub fn new(lender: Arc<dyn Lender>, lent: Lent, memory: Box<dyn StreamMemory>) -> Self {
-        Self { loan: Loan { lender, lent, memory: Some(memory) }, owner: PhantomData }
+    pub fn new(lender: Arc<dyn StreamOps>, lent: StreamMapping, memory: Box<dyn StreamMemory>) -> Self {
+        Self { loan: MappingGuard { lender, lent, memory: Some(memory) }, owner: PhantomData }
     }
 
     /// The device's address of the first byte.

@@ -1,7 +1,7 @@
 //! The fake space shows the mistakes that drivers make.
 
 use addr::{Iova, PAGE_SIZE};
-use dma_api::{Attrs, Direction, DmaError, DmaMask, DmaSpace, FakeMemory, FakeSpace, Fault};
+use dma_api::{Attrs, Direction, DmaError, DmaMask, DmaSpace, FakeFault, FakeMemory, FakeSpace};
 
 #[test]
 fn a_coherent_buffer_is_shared_and_starts_as_zeroes() {
@@ -28,14 +28,14 @@ fn the_device_faults_one_byte_past_the_end_and_after_the_free() {
     let buffer = space.alloc(1, Attrs::empty()).unwrap();
     let (iova, end) = (buffer.iova(), buffer.iova() + PAGE_SIZE);
     let neighbour = space.alloc(1, Attrs::empty()).unwrap();
-    assert_eq!(space.device_write(end, &[1]), Err(Fault(end)));
-    assert_eq!(space.device_write(iova + 0xfff, &[1, 2]), Err(Fault(end)));
-    assert_eq!(space.device_read(Iova::new(0), &mut [0]), Err(Fault(Iova::new(0))));
+    assert_eq!(space.device_write(end, &[1]), Err(FakeFault(end)));
+    assert_eq!(space.device_write(iova + 0xfff, &[1, 2]), Err(FakeFault(end)));
+    assert_eq!(space.device_read(Iova::new(0), &mut [0]), Err(FakeFault(Iova::new(0))));
     drop(buffer);
-    assert_eq!(space.device_read(iova, &mut [0]), Err(Fault(iova)));
-    assert_eq!(space.live(), 1);
+    assert_eq!(space.device_read(iova, &mut [0]), Err(FakeFault(iova)));
+    assert_eq!(space.mapping_count(), 1);
     drop(neighbour);
-    assert_eq!(space.live(), 0);
+    assert_eq!(space.mapping_count(), 0);
 }
 
 #[test]
@@ -66,16 +66,16 @@ fn what_is_not_synced_is_not_seen() {
     space.device_write(iova, b"last").unwrap();
     let mut memory = stream.unmap().unwrap();
     assert_eq!(memory.bytes().unwrap(), b"lasthe device");
-    assert_eq!((space.live(), space.device_read(iova, &mut seen)), (0, Err(Fault(iova))));
+    assert_eq!((space.mapping_count(), space.device_read(iova, &mut seen)), (0, Err(FakeFault(iova))));
 }
 
 #[test]
 fn directions_hold_for_device_and_for_data() {
     let space = FakeSpace::new();
     let to = space.map(FakeMemory::new(b"secret"), Direction::ToDevice).unwrap();
-    assert_eq!(space.device_write(to.iova(), b"x"), Err(Fault(to.iova())));
+    assert_eq!(space.device_write(to.iova(), b"x"), Err(FakeFault(to.iova())));
     let from = space.map(FakeMemory::new(b"secret"), Direction::FromDevice).unwrap();
-    assert_eq!(space.device_read(from.iova(), &mut [0]), Err(Fault(from.iova())));
+    assert_eq!(space.device_read(from.iova(), &mut [0]), Err(FakeFault(from.iova())));
     space.device_write(from.iova(), b"public").unwrap();
     assert_eq!(from.unmap().unwrap().bytes().unwrap(), b"public");
 }
@@ -95,6 +95,6 @@ fn masks_and_planned_failures_are_errors_and_leave_nothing() {
     let mut refused = space.map(FakeMemory::new(b"mine"), Direction::ToDevice).unwrap_err();
     assert_eq!(refused.error, DmaError::OutOfTables);
     assert_eq!(refused.memory.bytes().unwrap(), b"mine");
-    assert_eq!(space.live(), 1);
+    assert_eq!(space.mapping_count(), 1);
     drop(kept);
 }

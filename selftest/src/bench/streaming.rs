@@ -8,7 +8,7 @@ use ::alloc::sync::Arc;
 use addr::PAGE_SIZE;
 use core::cell::Cell;
 use core::fmt::Display;
-use dma_api::{Direction, DmaError, Refused, StreamMemory};
+use dma_api::{Direction, DmaError, StreamMapError, StreamMemory};
 use kernel::dma::Device;
 use kernel::dma::stream::{self, Pages};
 use memory::Reach;
@@ -48,7 +48,7 @@ fn measure(
     };
     let measured = Measured::new(rounds, lend, |lent| own.set(lent.unmap().ok()));
     let mut measured = measured
-        .map_err(|refused| refused.map_or(DmaError::IommuTimeout, |refused: Refused| refused.error))?;
+        .map_err(|refused| refused.map_or(DmaError::IommuTimeout, |refused: StreamMapError| refused.error))?;
     Subject { name, size, attrs, chunks, tables: 0, metadata: 0, at: None }.print(&mut measured);
     Ok(())
 }
