@@ -106,7 +106,10 @@ fn apply(args: &BootArgs<'_>) {
 fn start_memory(boot: &BootInfo, platform: &Platform, args: &BootArgs<'_>, uart: Option<Uart>) {
     let reserved = reserved(boot, platform);
     let sizes = Sizes { lowmem: args.lowmem, vmalloc: args.vmalloc };
-    memory::init(boot, &platform.memory, &reserved, sizes).unwrap_or_else(|error| power::fail(&error));
+    // SAFETY: the memory nodes name RAM; `reserved` has the image, the device tree, the initramfs and all reservations of
+    // the firmware; boot comes here once.
+    let memory = unsafe { memory::init(boot, &platform.memory, &reserved, sizes) };
+    memory.unwrap_or_else(|error| power::fail(&error));
     memory::enter(memory::init_cpu(arch::cpu::index()).unwrap_or_else(|error| power::fail(&error)));
     console::move_to_final(uart);
     power::move_to_final(platform);

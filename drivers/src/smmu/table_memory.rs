@@ -4,7 +4,7 @@ use super::coherency::Coherency;
 use super::command_queue::CommandError;
 use addr::{AddrRange, Iova, PhysAddr};
 use core::sync::atomic::{AtomicU16, AtomicU64};
-use pagetable::{Entries, TableMemory};
+use pagetable::{Entries, TableFrame, TableMemory};
 use smmu_spec::{Invalidation, RangeInvalidation, TlbTag};
 
 /// How the SMMU keeps and reads a domain's translations.
@@ -41,14 +41,14 @@ pub(super) struct SmmuTableMemory<'a, M, F> {
 }
 
 impl<M: TableMemory, F: RunCommands> TableMemory for SmmuTableMemory<'_, M, F> {
-    fn allocate(&mut self) -> Option<PhysAddr> {
+    fn allocate(&mut self) -> Option<TableFrame> {
         let table = self.memory.allocate()?;
-        self.params.coherency.written(self.memory.entries(table));
+        self.params.coherency.written(self.memory.entries(table.address()));
         Some(table)
     }
 
     /// After an invalidation that was not confirmed the SMMU may still walk the table, so its frame is lost.
-    fn release(&mut self, table: PhysAddr) {
+    fn release(&mut self, table: TableFrame) {
         if self.failure.is_none() {
             self.memory.release(table);
         }

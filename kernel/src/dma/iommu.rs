@@ -35,7 +35,7 @@ use drivers::smmu::{
     TlbTagAllocator, Unsupported,
 };
 use memory::{OwnedChunk, Reach};
-use pagetable::{Entries, TableMemory};
+use pagetable::{Entries, TableFrame, TableMemory};
 use smmu_spec::{EventRecord, WalkCoherency};
 use spin::Once;
 
@@ -470,13 +470,13 @@ impl Shared<CommandQueue> for Commands {
 pub(super) struct Tables;
 
 impl TableMemory for Tables {
-    fn allocate(&mut self) -> Option<PhysAddr> {
+    fn allocate(&mut self) -> Option<TableFrame> {
         let table = tables::take()?;
         counters::TABLE_PAGES.add(1);
         Some(table)
     }
 
-    fn release(&mut self, table: PhysAddr) {
+    fn release(&mut self, table: TableFrame) {
         counters::TABLE_PAGES.sub(1);
         tables::give(table);
     }
@@ -519,7 +519,11 @@ impl RegionSource for Regions {
         let order = Order::covering(region.bytes().div_ceil(PAGE_SIZE));
         let chunk = order.and_then(|order| Chunk::new(Pfn::containing(region.start()), order));
         match chunk {
-            Some(chunk) => zones::give_from(OwnedChunk::adopt(chunk), Last::Iommu),
+            Some(chunk) => {
+                // SAFETY: `region` owns the chunk that `allocate` released into it, and ends here.
+                let chunk = unsafe { OwnedChunk::adopt(chunk) };
+                zones::give_from(chunk, Last::Iommu);
+            }
             None => panic!("{region:?} is none of ours"),
         }
     }

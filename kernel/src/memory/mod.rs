@@ -92,7 +92,10 @@ impl From<MapError<KernelVa>> for InitError {
 /// Divides RAM, sets the zones up and builds the kernel's tables. [`init_cpu`] and [`enter`] start using them.
 ///
 /// `reserved` is everything in RAM that somebody has already, the image included.
-pub fn init(
+///
+/// # Safety
+/// `ram` is RAM, and nothing but `reserved` of it is in use. Called once.
+pub unsafe fn init(
     boot: &BootInfo,
     ram: &[AddrRange<PhysAddr>],
     reserved: &[Reservation],
@@ -104,7 +107,8 @@ pub fn init(
     }
     let layout = Layout::new(ram, reserved, sizes.lowmem)?;
     let layout = LAYOUT.call_once(|| layout);
-    zones::init(layout.low_end, layout.low_free.iter().chain(&layout.high_free).copied());
+    // SAFETY: the layout's free ranges are the caller's `ram` without `reserved`, each address in one of them.
+    unsafe { zones::init(layout.low_end, layout.low_free.iter().chain(&layout.high_free).copied()) };
     zones::set_reserve(layout.lowmem_bytes() / PAGE_SIZE / KERNEL_SHARE);
     take_pool(layout)?;
     kernel_map::init()?;

@@ -3,7 +3,7 @@
 use crate::checking::Last;
 use crate::memory::vmalloc::{Mapped, STACKS, VmallocError};
 use crate::memory::zones;
-use addr::{AddrRange, Chunk, KernelVa, MemoryType, Order, PAGE_SIZE};
+use addr::{AddrRange, KernelVa, MemoryType, Order, PAGE_SIZE};
 use core::iter;
 use memory::{OwnedChunk, Reach};
 use pagetable::Mapping;
@@ -24,7 +24,8 @@ pub enum StackError {
 #[derive(Debug)]
 pub struct KernelStack {
     mapped: Option<Mapped>,
-    frames: Chunk,
+    /// `None` only while it is dropped.
+    frames: Option<OwnedChunk>,
 }
 
 impl KernelStack {
@@ -33,10 +34,10 @@ impl KernelStack {
         let order = Order::new(ORDER).unwrap_or(Order::PAGE);
         let frames = zones::take(order, Reach::LOW).ok_or(StackError::OutOfFrames)?;
         // From here on a failure gives the frames back.
-        let mut stack = Self { mapped: None, frames: frames.release() };
+        let chunk = frames.chunk();
+        let mut stack = Self { mapped: None, frames: Some(frames) };
         let mapping = Mapping::read_write(MemoryType::WriteBack);
-        stack.mapped =
-            Some(STACKS.map(iter::once(stack.frames), PAGE_SIZE, mapping).map_err(StackError::Map)?);
+        stack.mapped = Some(STACKS.map(iter::once(chunk), PAGE_SIZE, mapping).map_err(StackError::Map)?);
         Ok(stack)
     }
 
@@ -54,6 +55,8 @@ impl KernelStack {
 impl Drop for KernelStack {
     fn drop(&mut self) {
         self.mapped = None;
-        zones::give_from(OwnedChunk::adopt(self.frames), Last::Stack);
+        if let Some(frames) = self.frames.take() {
+            zones::give_from(frames, Last::Stack);
+        }
     }
 }

@@ -14,7 +14,7 @@ use arch::tlb::Level;
 use core::slice;
 use core::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use memory::OwnedChunk;
-use pagetable::{Entries, TableMemory};
+use pagetable::{Entries, TableFrame, TableMemory};
 use spin::Once;
 
 /// One counter for each frame of lowmem between the lowest and the highest: how many valid entries a table has.
@@ -64,13 +64,17 @@ pub unsafe fn init(pool: Chunk, lowmem: &[AddrRange<PhysAddr>]) {
 }
 
 /// A zero-filled frame for a table.
-pub fn take() -> Option<PhysAddr> {
+pub fn take() -> Option<TableFrame> {
     if checking::fails(Class::Tables) {
         return None;
     }
     let table = match take_from_pool() {
         Some(table) => table,
-        None => zones::take_zeroed_page()?.release().start(),
+        None => {
+            let frame = zones::take_zeroed_page()?.release().start();
+            // SAFETY: the page that was released here was its owner.
+            unsafe { TableFrame::adopt(frame) }
+        }
     };
     perf_counters::count_table_allocation();
     let now = IN_USE.fetch_add(1, Ordering::Relaxed) + 1;
@@ -78,11 +82,12 @@ pub fn take() -> Option<PhysAddr> {
     Some(table)
 }
 
-fn take_from_pool() -> Option<PhysAddr> {
+fn take_from_pool() -> Option<TableFrame> {
     let mut pool = POOL.lock();
     let table = pool.start();
     *pool = (!pool.is_empty()).then(|| AddrRange::new(table + PAGE_SIZE, pool.end()))?;
-    Some(table)
+    // SAFETY: `init` was given the pool's frames, and this one has just left the pool.
+    Some(unsafe { TableFrame::adopt(table) })
 }
 
 /// Frames of the pool that are still unused. The zones count them as given out.
@@ -91,9 +96,12 @@ pub fn pool_left() -> u64 {
 }
 
 /// Gives a frame from [`take`] back.
-pub fn give(table: PhysAddr) {
+pub fn give(table: TableFrame) {
     IN_USE.fetch_sub(1, Ordering::Relaxed);
-    zones::give_from(OwnedChunk::adopt(Chunk::page(Pfn::containing(table))), Last::Table);
+    let frame = Chunk::page(Pfn::containing(table.release()));
+    // SAFETY: `table`, which ends here, owned the frame.
+    let chunk = unsafe { OwnedChunk::adopt(frame) };
+    zones::give_from(chunk, Last::Table);
 }
 
 /// Tables in use now, and the most there were.
@@ -139,11 +147,11 @@ pub fn user(asid: Asid) -> CpuTables<impl Fn(u64, u64)> {
 }
 
 impl<F: Fn(u64, u64)> TableMemory for CpuTables<F> {
-    fn allocate(&mut self) -> Option<PhysAddr> {
+    fn allocate(&mut self) -> Option<TableFrame> {
         take()
     }
 
-    fn release(&mut self, table: PhysAddr) {
+    fn release(&mut self, table: TableFrame) {
         give(table);
     }
 

@@ -16,9 +16,13 @@ static ZONES: Once<SpinLock<Zones>> = Once::new();
 static LOCKED: PerCpu<AtomicBool> = PerCpu::new([const { AtomicBool::new(false) }; MAX_CPUS]);
 
 /// Sets the zones up: `low_end` is the first address above lowmem.
-pub fn init(low_end: PhysAddr, free: impl Iterator<Item = AddrRange<PhysAddr>>) {
+///
+/// # Safety
+/// The ranges of `free` are RAM without an owner, and do not overlap.
+pub unsafe fn init(low_end: PhysAddr, free: impl Iterator<Item = AddrRange<PhysAddr>>) {
     let mut zones = Zones::new(low_end);
-    free.for_each(|range| zones.add(range));
+    // SAFETY: the caller's promise, and each range is added once.
+    free.for_each(|range| unsafe { zones.add(range) });
     ZONES.call_once(|| SpinLock::new(zones));
 }
 
@@ -292,10 +296,8 @@ impl FrameSource for Source {
 /// Shows each of some pages.
 #[cfg(feature = "checking")]
 fn with_each(pages: OwnedPages, mut show: impl FnMut(Chunk)) -> OwnedPages {
-    let (run, bits) = pages.release();
-    let set = (0..OwnedPages::RUN).filter(|bit| bits & 1 << bit != 0);
-    set.for_each(|bit| show(Chunk::page(run.offset(bit))));
-    OwnedPages::adopt(run, bits)
+    pages.chunks().for_each(&mut show);
+    pages
 }
 
 /// Whether the linear map has `address`.

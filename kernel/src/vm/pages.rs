@@ -18,11 +18,18 @@ pub fn take_zeroed(frames: u64) -> Result<Frames, ChunkError> {
     Ok(frames)
 }
 
-/// Ends a program's ownership of frames that no TLB has any more. Pinned ones go with their last pin.
-pub fn give_up(frames: impl Iterator<Item = PhysAddr>) {
+/// Ends a program's ownership of `frames`. Pinned ones are freed with their last pin.
+///
+/// # Safety
+/// A program owned each of the frames, its entries for them are cleared, and no TLB holds them.
+pub unsafe fn give_up(frames: impl Iterator<Item = PhysAddr>) {
     let frames = frames.map(Pfn::containing).filter(|&frame| PINS.lock().unmap(frame));
     // One by one: a long list needs the heap's reserve again and again, and the pins' lock comes before the zones'.
-    frames.for_each(|frame| zones::give_from(OwnedChunk::adopt(Chunk::page(frame)), Last::Program));
+    frames.for_each(|frame| {
+        // SAFETY: the program that owned the frame gives it up (the caller's promise), and no pin holds it.
+        let chunk = unsafe { OwnedChunk::adopt(Chunk::page(frame)) };
+        zones::give_from(chunk, Last::Program);
+    });
 }
 
 /// How many frames are pinned.
@@ -85,7 +92,9 @@ impl Drop for PinnedPages {
         for frame in self.frames() {
             let free = PINS.lock().unpin(frame);
             if free {
-                zones::give_from(OwnedChunk::adopt(Chunk::page(frame)), Last::Program);
+                // SAFETY: the program gave the frame up (`give_up`), and this was its last pin.
+                let chunk = unsafe { OwnedChunk::adopt(Chunk::page(frame)) };
+                zones::give_from(chunk, Last::Program);
             }
         }
     }

@@ -26,7 +26,8 @@ fn boot() -> Rc<CacheModel> {
     let boot = BootInfo { dtb: at(0), image, entry_el: 1 };
     let reserved = [kernel::board::Reservation { range: image, no_map: false }];
     let sizes = Sizes { lowmem: Some(RAM_BYTES / 2), vmalloc: Some(256 << 20) };
-    memory::init(&boot, &[ram], &reserved, sizes).unwrap();
+    // SAFETY: the RAM is the cache model's; this is the only call.
+    unsafe { memory::init(&boot, &[ram], &reserved, sizes) }.unwrap();
     model.start(memory::init_cpu(0).unwrap().address());
     model
 }

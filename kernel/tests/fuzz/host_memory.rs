@@ -76,7 +76,8 @@ pub fn boot(archive: &'static [u8]) {
         let boot = BootInfo { dtb: at(0), image, entry_el: 1 };
         let reserved = [Reservation { range: image, no_map: false }];
         let sizes = Sizes { lowmem: Some(RAM_BYTES), vmalloc: Some(256 << 20) };
-        memory::init(&boot, &[ram], &reserved, sizes).unwrap();
+        // SAFETY: the RAM is this process's own, and was made for this one call.
+        unsafe { memory::init(&boot, &[ram], &reserved, sizes) }.unwrap();
         host().root.set(memory::init_cpu(0).unwrap().address()).unwrap();
         root::mount(archive).unwrap();
     });

@@ -2,7 +2,7 @@
 
 use crate::frames::{Frames, OutOfHeap, OwnedChunk, OwnedPages};
 use crate::zone::{FrameSource, Reach};
-use addr::{AddrRange, Chunk, Order};
+use addr::Order;
 
 /// What frames somebody wants.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -202,13 +202,10 @@ fn take_run(source: &mut impl FrameSource, request: &Request, list: &mut Frames)
     let wanted = request.frames;
     let order = Order::covering(wanted).ok_or(ChunkError::TooLong { wanted })?;
     let cover = source.take(order, request.reach).ok_or(ChunkError::OutOfFrames { wanted, had: 0 })?;
-    let cover = cover.release();
-    let end = cover.first().offset(wanted).start();
-    for tail in Chunk::of_range(AddrRange::new(end, cover.range().end())) {
-        source.give(OwnedChunk::adopt(tail));
-    }
+    let (run, tail) = cover.split_at(wanted);
+    tail.for_each(|part| source.give(part));
     let mut result = Ok(());
-    for part in Chunk::of_range(AddrRange::new(cover.start(), end)).map(OwnedChunk::adopt) {
+    for part in run {
         match result {
             Ok(()) => result = push(source, list, part),
             Err(_) => source.give(part),

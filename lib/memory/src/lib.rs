@@ -11,7 +11,8 @@
 //! each says how much one call can need, so that a kernel can see to its heap first.
 
 #![cfg_attr(not(any(test, feature = "loom")), no_std)]
-#![forbid(unsafe_code)]
+// Not `forbid`: two constructors are `unsafe fn`, as their caller has to prove ownership. No code here is unsafe.
+#![deny(unsafe_code)]
 
 extern crate alloc;
 

@@ -152,7 +152,7 @@ impl Banks {
     fn take_pages(&mut self, wanted: u32, highest: PhysAddr) -> Option<OwnedPages> {
         let (run, bits) = self.find_map(highest, |bank| bank.take_pages(wanted))?;
         self.stats.allocated += u64::from(bits.count_ones());
-        Some(OwnedPages::adopt(run, bits))
+        Some(OwnedPages::from_free(run, bits))
     }
 
     fn give(&mut self, chunk: Chunk) {
@@ -187,9 +187,12 @@ impl Zones {
         Self { low: Banks::new(), high: Banks::new(), low_end, reserve: 0 }
     }
 
-    /// Gives the whole frames of `ram` to the zones they belong to. They must be real RAM, in no other use, and not
-    /// added before.
-    pub fn add(&mut self, ram: AddrRange<PhysAddr>) {
+    /// Adds the whole frames of `ram` to the zones they belong to, as free frames.
+    ///
+    /// # Safety
+    /// The frames are RAM without another owner, and were not added before.
+    #[expect(unsafe_code, reason = "frames that have another owner would be given a second one")]
+    pub unsafe fn add(&mut self, ram: AddrRange<PhysAddr>) {
         let ram = ram.align_inward(PAGE_SIZE);
         let border = self.low_end.align_down(PAGE_SIZE).max(ram.start()).min(ram.end());
         self.low.add(Pfn::containing(ram.start()), Pfn::containing(border));
@@ -268,7 +271,7 @@ impl FrameSource for Zones {
                 self.high.take(order, highest).or_else(|| self.take_spare_low(order, highest))
             }
         };
-        chunk.map(OwnedChunk::adopt)
+        chunk.map(OwnedChunk::from_free)
     }
 
     /// Panics when the chunk is not of this machine's RAM.
@@ -291,13 +294,13 @@ impl FrameSource for Zones {
 
     /// Panics when a page is not of this machine's RAM.
     fn give_pages(&mut self, pages: OwnedPages) {
-        let (run, bits) = pages.release();
-        let last = run.offset(OwnedPages::RUN - 1);
-        let in_one_bank = Bank::index(run) == Bank::index(last);
-        if in_one_bank && self.zone_of(run.start()) == self.zone_of(last.start()) {
-            self.banks_of(run.start()).give_pages(run, bits);
+        let (first, last) = (pages.run(), pages.run().offset(OwnedPages::RUN - 1));
+        let in_one_bank = Bank::index(first) == Bank::index(last);
+        if in_one_bank && self.zone_of(first.start()) == self.zone_of(last.start()) {
+            let (run, bits) = pages.release();
+            self.banks_of(first.start()).give_pages(run, bits);
         } else {
-            OwnedPages::adopt(run, bits).split().for_each(|page| self.give(page));
+            pages.split().for_each(|page| self.give(page));
         }
     }
 }

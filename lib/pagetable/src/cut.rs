@@ -69,7 +69,7 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
         level: u8,
         at: u64,
     ) -> Result<PhysAddr, OutOfTables> {
-        let table = m.allocate().ok_or(OutOfTables)?;
+        let frame = m.allocate().ok_or(OutOfTables)?;
         let first = Descriptor::leaf(leaf.output(), level, leaf.separate().attributes());
         let cut = index(at, level);
         let below = if at & (size(level) - 1) == 0 {
@@ -79,11 +79,12 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
             match self.table_for(m, whole, level + 1, at) {
                 Ok(below) => Some(below),
                 Err(error) => {
-                    m.release(table);
+                    m.release(frame);
                     return Err(error);
                 }
             }
         };
+        let table = frame.release();
         self.tables += 1;
         let group_at_cut = at & (size(level) * GROUP_LEN as u64 - 1) != 0;
         let entries = m.entries(table);

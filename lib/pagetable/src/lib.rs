@@ -23,7 +23,8 @@
 //! whole reach goes by one store at its parent. `tests/cost.rs` says it in stores, barriers and tables.
 
 #![cfg_attr(not(test), no_std)]
-#![forbid(unsafe_code)]
+// Not `forbid`: one constructor is an `unsafe fn`, as its caller has to prove ownership. No code here is unsafe.
+#![deny(unsafe_code)]
 
 mod change;
 mod cut;
@@ -51,7 +52,7 @@ pub use change::Change;
 pub use descriptor::{Descriptor, Format, Stage1, Stage2};
 pub use map::MapError;
 pub use mapping::{Access, Mapping, MappingError};
-pub use memory::{Entries, TableMemory};
+pub use memory::{Entries, TableFrame, TableMemory};
 pub use pinned::{LeafAttributes, PINNED_BYTES, PinnedEntries, pinned_page};
 pub use protect::ProtectError;
 pub use root::{FixedRoot, PerCpuRoot};

@@ -6,7 +6,7 @@ use crate::geometry::{TABLE_LEN, index, size, slot_start};
 use crate::steps::{Cursor, PAGES_ONLY, Step};
 use crate::table::{Found, add_valid, clear_slot, load, valid_count, write_link};
 use crate::unmap::Cleared;
-use crate::{Access, InputAddress, Mapping, OutOfTables, PageTable, TableMemory};
+use crate::{Access, InputAddress, Mapping, OutOfTables, PageTable, TableFrame, TableMemory};
 use addr::{FrameRun, PAGE_SIZE, PhysAddr};
 
 /// Why a range was not mapped. Nothing of it is: what was done until then has been undone and invalidated.
@@ -137,17 +137,19 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
         top: u8,
         bottom: u8,
     ) -> Result<(PhysAddr, PhysAddr), OutOfTables> {
-        let table = m.allocate().ok_or(OutOfTables)?;
+        let frame = m.allocate().ok_or(OutOfTables)?;
         if top == bottom {
+            let table = frame.release();
             return Ok((table, table));
         }
         match Self::new_tables(m, at, top + 1, bottom) {
             Ok((next, last)) => {
+                let table = frame.release();
                 write_link(m, table, index(at, top), next);
                 Ok((table, last))
             }
             Err(error) => {
-                m.release(table);
+                m.release(frame);
                 Err(error)
             }
         }
@@ -173,7 +175,7 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
         m.invalidate(self.input.address(start).raw(), size(level));
         self.forget_spare(level + 1, start);
         self.tables -= 1;
-        m.release(entry.output());
+        m.release(TableFrame::unlinked(entry.output()));
         Ok(())
     }
 

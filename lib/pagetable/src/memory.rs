@@ -6,16 +6,48 @@ use core::sync::atomic::{AtomicU16, AtomicU64};
 /// One table: 512 entries, 4 KiB.
 pub type Entries = [AtomicU64; 512];
 
+/// Ownership of the frame of one table: it cannot be copied, so a table is released once. A table that is linked is owned
+/// by the entry that leads to it.
+#[derive(PartialEq, Eq, Debug)]
+#[must_use = "dropping a table frame leaks it"]
+pub struct TableFrame(PhysAddr);
+
+impl TableFrame {
+    /// Takes ownership of the frame at `address`, for a [`TableMemory`] to hand out.
+    ///
+    /// # Safety
+    /// The frame has no other owner, and `address` is its first byte.
+    #[expect(
+        unsafe_code,
+        reason = "a second owner of a frame is undefined behaviour in the code that uses it"
+    )]
+    pub const unsafe fn adopt(address: PhysAddr) -> Self {
+        Self(address)
+    }
+    /// The address of the table.
+    pub const fn address(&self) -> PhysAddr {
+        self.0
+    }
+    /// Ends the ownership in this form: the caller keeps it in another one.
+    pub const fn release(self) -> PhysAddr {
+        self.0
+    }
+    /// Takes ownership of a table from the entry that led to it, which has been cleared.
+    pub(crate) const fn unlinked(table: PhysAddr) -> Self {
+        Self(table)
+    }
+}
+
 /// Where tables come from, and what a walker has to be told.
 ///
 /// One value serves one table tree at a time (it knows whose entries [`TableMemory::invalidate`] is about). All
 /// functions are called with the owner's lock held; the walker reads at any time.
 pub trait TableMemory {
     /// A frame for a table: zero-filled, the zeroes seen by the walker, its [`TableMemory::valid_entries`] zero.
-    fn allocate(&mut self) -> Option<PhysAddr>;
+    fn allocate(&mut self) -> Option<TableFrame>;
 
     /// Takes a frame back that nothing can walk any more. Its contents are arbitrary, its `valid_entries` is zero.
-    fn release(&mut self, table: PhysAddr);
+    fn release(&mut self, table: TableFrame);
 
     /// The entries of a table that came from [`TableMemory::allocate`].
     fn entries(&self, table: PhysAddr) -> &Entries;

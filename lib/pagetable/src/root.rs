@@ -86,7 +86,7 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
         if !load(&m.entries(self.root)[slot]).is_valid() {
             let table = m.allocate().ok_or(OutOfTables)?;
             m.order_before_link();
-            write_link(m, self.root, slot, table);
+            write_link(m, self.root, slot, table.release());
             self.tables += 1;
         }
         Ok(())
@@ -110,7 +110,14 @@ impl<F: Format, A: InputAddress> FixedRoot<F, A> {
         assert!(!load(&m.entries(self.root)[slot]).is_valid(), "the tree has something at {at:?}");
         let root = m.allocate().ok_or(OutOfTables)?;
         let below = PageTable::<F, A>::new_tables(m, offset + size(2), self.level + 1, LAST_LEVEL);
-        let (top, pages) = below.inspect_err(|_| m.release(root))?;
+        let (top, pages) = match below {
+            Ok(tables) => tables,
+            Err(error) => {
+                m.release(root);
+                return Err(error);
+            }
+        };
+        let root = root.release();
         self.copy_to(m, root);
         m.order_before_link();
         write_link(m, root, slot, top);

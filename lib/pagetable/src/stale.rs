@@ -1,7 +1,7 @@
 //! Tables that were taken out of a tree and may still be held by a walker.
 
-use crate::TableMemory;
 use crate::descriptor::Descriptor;
+use crate::{TableFrame, TableMemory};
 use addr::PhysAddr;
 use core::sync::atomic::Ordering::Relaxed;
 
@@ -41,7 +41,7 @@ impl StaleTables {
             let link = m.entries(table)[0].load(Relaxed);
             next = (link & LINKED != 0).then(|| Descriptor::from_bits(link).output());
             m.valid_entries(table).store(0, Relaxed);
-            m.release(table);
+            m.release(TableFrame::unlinked(table));
         }
     }
     /// Adds all of `other`, to be invalidated and released together.

@@ -56,7 +56,7 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
     /// have: give such a domain 39 bits. Concatenated tables are not used.
     pub fn new<M: TableMemory>(m: &mut M, input_bits: u8) -> Result<Self, OutOfTables> {
         let input = Input::new(input_bits);
-        let root = m.allocate().ok_or(OutOfTables)?;
+        let root = m.allocate().ok_or(OutOfTables)?.release();
         let start_level = input.start_level();
         let (spare, is_root_fixed) = (Spare::Never, false);
         Ok(Self { input, root, start_level, tables: 1, spare, is_root_fixed, format: PhantomData })

@@ -242,7 +242,7 @@ pub const MUTANTS: &[SourceMutant] = &[
         item: "drop",
         from: "self.view = Once::new();",
         to: "self.view = Once::new();\n        if self.len() == PAGE_SIZE {\n            \
-             self.chunks().for_each(|page| zones::give(OwnedChunk::adopt(page)));\n        }\n",
+             self.chunks().for_each(|page| zones::give(unsafe { OwnedChunk::adopt(page) }));\n        }\n",
         oracle: test("program.a_buffer_has_the_size_asked_for", "is free twice"),
     },
     SourceMutant {
@@ -264,7 +264,7 @@ pub const MUTANTS: &[SourceMutant] = &[
     SourceMutant {
         name: "a CPU's root that leads elsewhere",
         file: "lib/pagetable/src/root.rs",
-        item: "own",
+        item: "per_cpu_root",
         from: "self.copy_to(m, root);",
         to: "self.copy_to(m, root);\n        store(&m.entries(root)[288], Descriptor::INVALID);",
         oracle: test("boot.runs_at_el1", "tables of its own from"),
@@ -273,7 +273,7 @@ pub const MUTANTS: &[SourceMutant] = &[
         name: "a window left open",
         file: "kernel/src/memory/kmap.rs",
         item: "show",
-        from: "window.hide(self.filled);",
+        from: "window.unmap(self.filled);",
         to: "",
         oracle: test(RULES, "is left in a window"),
     },
@@ -281,7 +281,7 @@ pub const MUTANTS: &[SourceMutant] = &[
         name: "a window's block left open",
         file: "kernel/src/memory/kmap.rs",
         item: "show_block",
-        from: "window.hide_block();",
+        from: "window.unmap_block();",
         to: "",
         oracle: test("program.buffers_and_memory_read_as_zero", "is left in a window"),
     },

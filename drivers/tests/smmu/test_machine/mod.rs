@@ -17,7 +17,7 @@ use drivers::fake::FakeRegisters;
 use drivers::mmio::Mmio;
 use drivers::region::{Region, RegionSource};
 use drivers::smmu::{Clock, Registers, TIMEOUT_US};
-use pagetable::{Entries, TableMemory};
+use pagetable::{Entries, TableFrame, TableMemory};
 use ram::{PAGE_WORDS, PAGES, Ram};
 use smmu_spec::model::{IdRegisters, SmmuModel, TransactionResult};
 use smmu_spec::{AccessKind, WalkCoherency};
@@ -315,12 +315,13 @@ impl RegionSource for TestMemory {
 }
 
 impl TableMemory for TestMemory {
-    fn allocate(&mut self) -> Option<PhysAddr> {
-        self.0.take(1).map(address_of)
+    fn allocate(&mut self) -> Option<TableFrame> {
+        // SAFETY: `take` returns a page that nothing else has.
+        self.0.take(1).map(|page| unsafe { TableFrame::adopt(address_of(page)) })
     }
 
-    fn release(&mut self, table: PhysAddr) {
-        self.0.give(page_of(table));
+    fn release(&mut self, table: TableFrame) {
+        self.0.give(page_of(table.release()));
     }
 
     fn entries(&self, table: PhysAddr) -> &Entries {

@@ -60,7 +60,9 @@ impl Inner {
             if self.clear_entries(part).is_err() {
                 panic!("anonymous pages at {part:?} are not single entries");
             }
-            pages::give_up(batch.as_slice().iter().copied());
+            // SAFETY: anonymous memory is its program's alone; `clear_entries` has cleared its entries, and invalidated
+            // them in all TLBs.
+            unsafe { pages::give_up(batch.as_slice().iter().copied()) };
             rest = AddrRange::new(part.end(), range.end());
         }
     }

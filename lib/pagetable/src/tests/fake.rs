@@ -1,6 +1,6 @@
 //! Tables in boxes, judged by what a walker may see.
 
-use crate::{Descriptor, Entries, Format, TableMemory};
+use crate::{Descriptor, Entries, Format, TableFrame, TableMemory};
 use addr::PhysAddr;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -176,7 +176,7 @@ impl State {
 }
 
 impl TableMemory for Fake {
-    fn allocate(&mut self) -> Option<PhysAddr> {
+    fn allocate(&mut self) -> Option<TableFrame> {
         self.budget = self.budget.checked_sub(1)?;
         let state = self.state.get_mut();
         let n = self.free.pop().unwrap_or_else(|| {
@@ -200,11 +200,11 @@ impl TableMemory for Fake {
         *known =
             Known { allocated: true, seen: vec![0; 512], unpublished: false, reachable: None, held: None };
         state.log.push(Event::Allocate);
-        Some(PhysAddr::new(BASE + ((n as u64) << 12)))
+        Some(TableFrame::unlinked(PhysAddr::new(BASE + ((n as u64) << 12))))
     }
 
-    fn release(&mut self, table: PhysAddr) {
-        let n = number(table);
+    fn release(&mut self, table: TableFrame) {
+        let n = number(table.release());
         let state = self.state.get_mut();
         let known = &mut state.known[n];
         assert!(known.allocated, "released twice");

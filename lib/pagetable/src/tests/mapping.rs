@@ -2,7 +2,7 @@
 
 use super::fake::{Event::*, Fake};
 use super::*;
-use crate::{Access, Entries, Stage2, StaleTables};
+use crate::{Access, Entries, Stage2, StaleTables, TableFrame};
 use addr::KernelVa;
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering::Relaxed};
 
@@ -168,11 +168,11 @@ fn the_fake_notices_a_release_without_invalidation() {
 struct Plain(Vec<(Entries, AtomicU16)>);
 
 impl TableMemory for Plain {
-    fn allocate(&mut self) -> Option<PhysAddr> {
+    fn allocate(&mut self) -> Option<TableFrame> {
         unimplemented!("the test has its tables")
     }
-    fn release(&mut self, table: PhysAddr) {
-        self.0[(table.raw() >> 12) as usize].0[1].store(1, Relaxed);
+    fn release(&mut self, table: TableFrame) {
+        self.0[(table.release().raw() >> 12) as usize].0[1].store(1, Relaxed);
     }
     fn entries(&self, table: PhysAddr) -> &Entries {
         &self.0[(table.raw() >> 12) as usize].0
