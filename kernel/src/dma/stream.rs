@@ -59,7 +59,8 @@ fn lend_piece(device: &Device, memory: &dyn StreamMemory, direction: Direction) 
     }
     let at = device.domain().map_run(&pages, device.mask(), direction.device_writes())?.start();
     let start = at + start.raw() % PAGE_SIZE;
-    Some(StreamMapping { range: AddrRange::new(start, start + len), direction })
+    // SAFETY: the device was just given the memory at this range; `map` makes the one stream of it.
+    Some(unsafe { StreamMapping::new(AddrRange::new(start, start + len), direction) })
 }
 
 /// [`map`] of whatever there is.
@@ -103,7 +104,8 @@ fn lend(device: &Device, memory: &dyn StreamMemory, direction: Direction) -> Res
     let pages = device.domain().map(segments.iter().map(WholePages::around), &wish)?;
     Tag::new("stream", offset + bytes, Some(device)).attached(device, pages);
     let start = pages.start() + offset;
-    Ok(StreamMapping { range: AddrRange::new(start, start + bytes), direction })
+    // SAFETY: the device was just given the memory at this range; `map_list` makes the one stream of it.
+    Ok(unsafe { StreamMapping::new(AddrRange::new(start, start + bytes), direction) })
 }
 
 impl Device {
@@ -116,11 +118,11 @@ impl Device {
 
 impl StreamOps for Device {
     fn sync_for_cpu(&self, lent: StreamMapping, memory: &mut dyn StreamMemory) {
-        self.hand_over(memory, Side::Cpu, lent.direction);
+        self.hand_over(memory, Side::Cpu, lent.direction());
     }
 
     fn sync_for_device(&self, lent: StreamMapping, memory: &mut dyn StreamMemory) {
-        self.hand_over(memory, Side::Device, lent.direction);
+        self.hand_over(memory, Side::Device, lent.direction());
     }
 
     fn unmap(
@@ -129,12 +131,12 @@ impl StreamOps for Device {
         memory: Box<dyn StreamMemory>,
     ) -> Result<Box<dyn StreamMemory>, DmaError> {
         // The whole pages around the bytes; it was mapped, so its end is no overflow.
-        let start = lent.range.start().align_down(PAGE_SIZE);
-        let pages = AddrRange::new(start, Iova::new(lent.range.end().raw().next_multiple_of(PAGE_SIZE)));
+        let start = lent.range().start().align_down(PAGE_SIZE);
+        let pages = AddrRange::new(start, Iova::new(lent.range().end().raw().next_multiple_of(PAGE_SIZE)));
         // The device first: until it can write no more, lines could be fetched again with what is old then.
         checking::detached(self, pages);
         let memory = self.domain().unmap(pages, memory)?;
-        self.hand_over(&*memory, Side::Cpu, lent.direction);
+        self.hand_over(&*memory, Side::Cpu, lent.direction());
         Ok(memory)
     }
 }

@@ -207,10 +207,11 @@ impl DmaSpace for FakeSpace {
             Ok(at) => at,
             Err(error) => return Err(StreamMapError { memory, error }),
         };
-        let (lender, mut memory) = (Arc::new(self.0.clone()), memory);
-        let lent = StreamMapping { range: AddrRange::new(at, at + len as u64), direction };
-        lender.sync_for_device(lent, &mut *memory);
-        Ok(Stream::new(lender, lent, memory))
+        let (ops, mut memory) = (Arc::new(self.0.clone()), memory);
+        // SAFETY: the region at `at` was just made for this memory, and the stream below is the only one of it.
+        let mapping = unsafe { StreamMapping::new(AddrRange::new(at, at + len as u64), direction) };
+        ops.sync_for_device(mapping, &mut *memory);
+        Ok(Stream::new(ops, mapping, memory))
     }
 }
 
@@ -239,35 +240,35 @@ impl BufferBacking for Attached {
 impl SpaceHandle {
     fn both(
         &self,
-        lent: StreamMapping,
+        mapping: StreamMapping,
         memory: &mut dyn StreamMemory,
         copy: impl FnOnce(KernelView<'_>, &mut [u8]),
     ) {
         let state = self.lock();
-        if let (Some(region), Some(bytes)) = (state.regions.get(&lent.range.start()), memory.bytes()) {
+        if let (Some(region), Some(bytes)) = (state.regions.get(&mapping.range().start()), memory.bytes()) {
             copy(region.memory.view(), bytes);
         }
     }
 }
 
 impl StreamOps for SpaceHandle {
-    fn sync_for_cpu(&self, lent: StreamMapping, memory: &mut dyn StreamMemory) {
-        if lent.direction.device_writes() {
-            self.both(lent, memory, |device, cpu| device.read_bytes(0, cpu));
+    fn sync_for_cpu(&self, mapping: StreamMapping, memory: &mut dyn StreamMemory) {
+        if mapping.direction().device_writes() {
+            self.both(mapping, memory, |device, cpu| device.read_bytes(0, cpu));
         }
     }
-    fn sync_for_device(&self, lent: StreamMapping, memory: &mut dyn StreamMemory) {
-        if lent.direction.device_reads() {
-            self.both(lent, memory, |device, cpu| device.write_bytes(0, cpu));
+    fn sync_for_device(&self, mapping: StreamMapping, memory: &mut dyn StreamMemory) {
+        if mapping.direction().device_reads() {
+            self.both(mapping, memory, |device, cpu| device.write_bytes(0, cpu));
         }
     }
     fn unmap(
         &self,
-        lent: StreamMapping,
+        mapping: StreamMapping,
         mut memory: Box<dyn StreamMemory>,
     ) -> Result<Box<dyn StreamMemory>, DmaError> {
-        self.sync_for_cpu(lent, &mut *memory);
-        self.lock().regions.remove(&lent.range.start());
+        self.sync_for_cpu(mapping, &mut *memory);
+        self.lock().regions.remove(&mapping.range().start());
         Ok(memory)
     }
 }

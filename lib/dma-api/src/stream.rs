@@ -1,4 +1,4 @@
-//! Memory that already exists, lent to a device.
+//! Streaming mappings: existing memory, mapped for a device.
 
 use crate::DmaError;
 use addr::{AddrRange, Iova, PhysAddr};
@@ -7,10 +7,10 @@ use alloc::sync::Arc;
 use core::fmt;
 use core::marker::PhantomData;
 
-/// Who writes and who reads.
+/// The direction of a transfer, as Linux's `dma_data_direction`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Direction {
-    /// The device writes and reads.
+    /// The device reads and writes.
     Bidirectional,
     /// The device reads only.
     ToDevice,
@@ -19,43 +19,43 @@ pub enum Direction {
 }
 
 impl Direction {
-    /// Whether the device may read: what the CPU wrote has to get there.
+    /// Whether the device may read: the CPU's writes have to reach it.
     pub const fn device_reads(self) -> bool {
         !matches!(self, Self::FromDevice)
     }
-    /// Whether the device may write: what it wrote has to get here.
+    /// Whether the device may write: its writes have to reach the CPU.
     pub const fn device_writes(self) -> bool {
         !matches!(self, Self::ToDevice)
     }
 }
 
-/// A piece of physical memory, not necessarily whole pages.
+/// A range of physical memory, not necessarily whole pages.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PhysSegment {
     /// The first byte.
     pub start: PhysAddr,
-    /// Bytes.
+    /// The length in bytes.
     pub len: u64,
 }
 
-/// Memory that can be lent: owned, present and fixed in place until it is dropped.
+/// Memory that can be mapped for a device: owned, present and fixed in place until it is dropped.
 ///
 /// # Safety
-/// The segments, and the rest of the pages that they touch, are RAM that belongs to this value (or is pinned by it) and
-/// stays so until it is dropped, whatever is written there: an IOMMU gives a device whole pages. They are the same at
-/// each call. `bytes` shows the same memory.
+/// The segments, and the rest of the pages that they touch, are RAM that belongs to this value (or is pinned by it)
+/// until it is dropped, and any content is valid there: an IOMMU maps whole pages for a device. Each call returns the
+/// same segments. `bytes` shows the same memory.
 pub unsafe trait StreamMemory: Send {
-    /// The pieces, in order.
+    /// The segments, in order.
     fn segments(&self) -> &[PhysSegment];
-    /// The memory as the kernel sees it, if it does.
+    /// The memory at its kernel address, if it has one.
     fn bytes(&mut self) -> Option<&mut [u8]>;
 }
 
-/// Memory that was not lent, and why.
+/// Memory that could not be mapped, and the reason.
 pub struct StreamMapError {
-    /// It belongs to the caller again.
+    /// The memory, which belongs to the caller again.
     pub memory: Box<dyn StreamMemory>,
-    /// What was wrong.
+    /// The reason.
     pub error: DmaError,
 }
 
@@ -65,134 +65,155 @@ impl fmt::Debug for StreamMapError {
     }
 }
 
-/// Who lends memory to a device and takes it back.
+/// The provider of streaming mappings: cache maintenance and unmapping.
 pub trait StreamOps: Send + Sync {
-    /// Makes what the device wrote visible to the CPU.
-    fn sync_for_cpu(&self, lent: StreamMapping, memory: &mut dyn StreamMemory);
-    /// Makes what the CPU wrote visible to the device.
-    fn sync_for_device(&self, lent: StreamMapping, memory: &mut dyn StreamMemory);
-    /// Ends the loan: [`StreamOps::sync_for_cpu`], and the device reaches the memory no more.
+    /// Makes the device's writes visible to the CPU.
+    fn sync_for_cpu(&self, mapping: StreamMapping, memory: &mut dyn StreamMemory);
+    /// Makes the CPU's writes visible to the device.
+    fn sync_for_device(&self, mapping: StreamMapping, memory: &mut dyn StreamMemory);
+    /// Unmaps the memory and syncs it for the CPU ([`StreamOps::sync_for_cpu`]).
     ///
     /// # Errors
-    /// When the IOMMU does not say that it has forgotten the mapping, nobody gets the memory back.
+    /// When the IOMMU does not confirm the invalidation, the memory stays out of use permanently.
     fn unmap(
         &self,
-        lent: StreamMapping,
+        mapping: StreamMapping,
         memory: Box<dyn StreamMemory>,
     ) -> Result<Box<dyn StreamMemory>, DmaError>;
 }
 
-/// A loan: where the memory is for the device, and for what.
+/// The device addresses and the direction of a streaming mapping.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct StreamMapping {
-    /// The device's addresses of the bytes.
-    pub range: AddrRange<Iova>,
-    /// Who writes and who reads.
-    pub direction: Direction,
+    range: AddrRange<Iova>,
+    direction: Direction,
 }
 
-/// The owner is the CPU: it reads and writes, and the device must not be running on it.
+impl StreamMapping {
+    /// The mapping of some memory at `range`.
+    ///
+    /// # Safety
+    /// The device reaches the memory at `range` and nowhere else, and the value is used only with that memory, for one
+    /// [`Stream`]: [`StreamOps::unmap`] takes the range away and returns the memory to its owner.
+    pub const unsafe fn new(range: AddrRange<Iova>, direction: Direction) -> Self {
+        Self { range, direction }
+    }
+
+    /// The device's addresses of the bytes.
+    pub const fn range(&self) -> AddrRange<Iova> {
+        self.range
+    }
+
+    /// The direction of transfers.
+    pub const fn direction(&self) -> Direction {
+        self.direction
+    }
+}
+
+/// Owner of a [`Stream`]: the CPU. It reads and writes; the device must not be using the memory.
 #[derive(Debug)]
 pub struct Cpu;
-/// The owner is the device.
+/// Owner of a [`Stream`]: the device.
 #[derive(Debug)]
 pub struct Device;
 
-/// A streaming mapping that belongs to `Owner`, [`Cpu`] or [`Device`]. Only the CPU's has bytes, only the device's has
-/// an address to tell the device. Dropping it unmaps, and drops the memory.
+/// A streaming mapping owned by `Owner`, [`Cpu`] or [`Device`]. Only `Stream<Cpu>` gives access to the bytes, only
+/// `Stream<Device>` has the address for the device. Dropping it unmaps the memory and drops it.
 pub struct Stream<Owner> {
-    loan: MappingGuard,
+    guard: MappingGuard,
     owner: PhantomData<Owner>,
 }
 
+/// Unmaps on drop.
 struct MappingGuard {
-    lender: Arc<dyn StreamOps>,
-    lent: StreamMapping,
-    /// `None` only while it ends.
+    ops: Arc<dyn StreamOps>,
+    mapping: StreamMapping,
+    /// `None` only during the unmap.
     memory: Option<Box<dyn StreamMemory>>,
 }
 
 impl MappingGuard {
-    fn end(&mut self) -> Option<Result<Box<dyn StreamMemory>, DmaError>> {
-        Some(self.lender.unmap(self.lent, self.memory.take()?))
+    fn unmap(&mut self) -> Option<Result<Box<dyn StreamMemory>, DmaError>> {
+        Some(self.ops.unmap(self.mapping, self.memory.take()?))
     }
 
     fn sync(&mut self, sync: impl FnOnce(&dyn StreamOps, StreamMapping, &mut dyn StreamMemory)) {
         if let Some(memory) = &mut self.memory {
-            sync(&*self.lender, self.lent, &mut **memory);
+            sync(&*self.ops, self.mapping, &mut **memory);
         }
     }
 }
 
 impl Drop for MappingGuard {
     fn drop(&mut self) {
-        // What does not come back stays where it is for good; the lender says so.
-        drop(self.end());
+        // After an error the memory stays out of use permanently; the provider reports it.
+        drop(self.unmap());
     }
 }
 
 impl<Owner> Stream<Owner> {
-    /// Bytes.
+    /// The length in bytes.
     pub fn len(&self) -> usize {
-        self.loan.lent.range.len() as usize
+        self.guard.mapping.range.len() as usize
     }
 
-    /// Whether there are none.
+    /// Whether the length is 0.
     pub fn is_empty(&self) -> bool {
-        self.loan.lent.range.is_empty()
+        self.guard.mapping.range.is_empty()
     }
 
-    /// Who writes and who reads.
+    /// The direction of transfers.
     pub fn direction(&self) -> Direction {
-        self.loan.lent.direction
+        self.guard.mapping.direction
     }
 
-    /// Ends the mapping, whoever owned it. The CPU sees what the device wrote.
+    /// Ends the mapping, whichever side owns it. The CPU sees the device's writes.
     ///
     /// # Errors
     /// [`DmaError::IommuTimeout`]: the memory is lost, since the device might still reach it.
     pub fn unmap(mut self) -> Result<Box<dyn StreamMemory>, DmaError> {
-        self.loan.end().unwrap_or(Err(DmaError::IommuTimeout))
+        self.guard.unmap().unwrap_or(Err(DmaError::IommuTimeout))
     }
 
-    fn pass_on<Next>(self) -> Stream<Next> {
-        Stream { loan: self.loan, owner: PhantomData }
+    fn with_owner<Next>(self) -> Stream<Next> {
+        Stream { guard: self.guard, owner: PhantomData }
     }
 }
 
 impl Stream<Device> {
-    /// For providers: `memory` is lent, and synced for the device.
-    pub fn new(lender: Arc<dyn StreamOps>, lent: StreamMapping, memory: Box<dyn StreamMemory>) -> Self {
-        Self { loan: MappingGuard { lender, lent, memory: Some(memory) }, owner: PhantomData }
+    /// The stream of `memory`, which is mapped and synced for the device. For providers.
+    pub fn new(ops: Arc<dyn StreamOps>, mapping: StreamMapping, memory: Box<dyn StreamMemory>) -> Self {
+        Self { guard: MappingGuard { ops, mapping, memory: Some(memory) }, owner: PhantomData }
     }
 
     /// The device's address of the first byte.
     pub fn iova(&self) -> Iova {
-        self.loan.lent.range.start()
+        self.guard.mapping.range.start()
     }
 
-    /// Takes the memory from the device, which has finished with it (its interrupt came, say).
+    /// Transfers ownership to the CPU. The device must have finished with the memory, for example raised its
+    /// interrupt.
     pub fn sync_for_cpu(mut self) -> Stream<Cpu> {
-        self.loan.sync(|lender, lent, memory| lender.sync_for_cpu(lent, memory));
-        self.pass_on()
+        self.guard.sync(|ops, mapping, memory| ops.sync_for_cpu(mapping, memory));
+        self.with_owner()
     }
 }
 
 impl Stream<Cpu> {
-    /// The memory, if the kernel sees it: pages of a program it does not.
+    /// The memory, if it has a kernel address: pages of a program have none.
     pub fn bytes(&mut self) -> Option<&mut [u8]> {
-        self.loan.memory.as_mut()?.bytes()
+        self.guard.memory.as_mut()?.bytes()
     }
 
-    /// Gives the memory to the device.
+    /// Transfers ownership to the device.
     pub fn sync_for_device(mut self) -> Stream<Device> {
-        self.loan.sync(|lender, lent, memory| lender.sync_for_device(lent, memory));
-        self.pass_on()
+        self.guard.sync(|ops, mapping, memory| ops.sync_for_device(mapping, memory));
+        self.with_owner()
     }
 }
 
 impl<Owner> fmt::Debug for Stream<Owner> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Stream({:?}, {:?})", self.loan.lent.range, self.loan.lent.direction)
+        write!(f, "Stream({:?}, {:?})", self.guard.mapping.range, self.guard.mapping.direction)
     }
 }
