@@ -1,24 +1,39 @@
-//! `make check`: what CI runs. Format and lints first, each counted as one test, then everything of `make test`.
+//! `make check`, CI's command: format, lints and documentation, the module graph, everything of `make test`, then the
+//! rest of the matrix, the budgets and the long tests.
 
 use std::process::Command;
+use std::time::Instant;
 
 use crate::command::{self, cargo, shown};
 use crate::counts::TestCounts;
 use crate::error::Result;
 use crate::workspace::{KERNEL_TARGET, USER_TARGET};
-use crate::{artifacts, suite, tools};
+use crate::{artifacts, host, mutants, suite, tools};
 
-/// Runs every check, also after one failed.
+/// Runs every step, also after a failure. Each of the first steps counts as one test.
+///
+/// # Errors
+/// A tool is missing and cannot be installed.
 pub fn check() -> Result<TestCounts> {
     tools::rust_components()?;
     tools::rust_targets()?;
     tools::qemu()?;
+    let start = Instant::now();
     let mut counts = TestCounts::default();
     for mut step in steps() {
         println!("$ {}", shown(&step));
         counts += TestCounts::one(command::run(&mut step).is_ok());
     }
-    counts += suite::test(&[])?;
+    let rest: [(&str, &dyn Fn() -> Result<TestCounts>); 4] = [
+        ("make test", &|| suite::test(&[])),
+        ("the rest of the matrix, and the budgets", &suite::rest),
+        ("long host tests", &host::long),
+        ("one mutant of each oracle", &mutants::sample),
+    ];
+    for (name, step) in rest {
+        println!("{name}, after {} min", start.elapsed().as_secs() / 60);
+        counts += step()?;
+    }
     Ok(counts)
 }
 
@@ -36,7 +51,7 @@ fn steps() -> [Command; 7] {
             lint
         });
     let mut documents = cargo(&["doc", "--workspace", "--no-deps", "--document-private-items"]);
-    // Links that lead nowhere; that public text names private items is no fault in a program.
+    // Broken links. A program's public documentation may name private items.
     documents.env("RUSTDOCFLAGS", "-D warnings -A rustdoc::private_intra_doc_links");
     [cargo(&["fmt", "--all", "--check"]), host, kernel, counting, checking, user, documents]
 }

@@ -1,4 +1,4 @@
-//! The tests that need no machine: `cargo test` over everything, counted.
+//! The tests that boot no kernel: `cargo test` over the workspace, counted.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
@@ -9,31 +9,43 @@ use crate::error::{Error, Result};
 use crate::{loom, miri, qemu};
 
 /// The test that drives QEMU's SMMU.
-const ASKS_QEMU: &str = "qemus_smmu_does_what_the_model_does";
+const NEEDS_QEMU: &str = "qemus_smmu_does_what_the_model_does";
 
-/// Random input for each of its targets, for so long.
-const FUZZ_SECONDS: &str = "60";
+/// Seconds of random input for each fuzz target in `make check`.
+const FUZZ_SECONDS: &str = "30";
 
-/// Runs them all, passes their output on, and counts. The long ones, which plain `cargo test` leaves out or makes short,
-/// come last and optimised; what needs something that is not there is skipped.
+/// Runs the tests of the workspace. The long ones are ignored here and part of [`long`].
+///
+/// # Errors
+/// cargo cannot be started.
 pub fn test() -> Result<TestCounts> {
-    let mut counts = run(cargo(&["test", "--workspace", "--no-fail-fast"]))?;
-    counts.skipped = 0; // What was left out follows now.
-    let mut long = cargo(&["test", "--profile=judge", "--package=drivers", "--test=smmu", "--", "--ignored"]);
-    if !has_qemu() {
-        println!("{ASKS_QEMU} ... skipped: there is no {}", qemu::PROGRAM);
-        long.args(["--skip", ASKS_QEMU]);
-        counts.skipped += 1;
-    }
-    counts += run(long)?;
-    counts += run(fuzz())?;
-    counts += loom::test()?;
-    counts += miri::test(&[])?;
+    let counts = run(cargo(&["test", "--workspace", "--no-fail-fast"]))?;
     println!("host tests: {counts}");
     Ok(counts)
 }
 
-/// Every target of random input, for as long as the environment says.
+/// Runs the long tests: the ignored ones in an optimised build, the fuzz targets, loom and Miri.
+///
+/// # Errors
+/// cargo cannot be started.
+pub fn long() -> Result<TestCounts> {
+    let mut counts = TestCounts::default();
+    let mut ignored =
+        cargo(&["test", "--profile=judge", "--package=drivers", "--test=smmu", "--", "--ignored"]);
+    if !has_qemu() {
+        println!("{NEEDS_QEMU} ... skipped: {} is not installed", qemu::PROGRAM);
+        ignored.args(["--skip", NEEDS_QEMU]);
+        counts.skipped += 1;
+    }
+    counts += run(ignored)?;
+    counts += run(fuzz())?;
+    counts += loom::test()?;
+    counts += miri::test(&[])?;
+    println!("long host tests: {counts}");
+    Ok(counts)
+}
+
+/// Every fuzz target, for `FUZZ_SECONDS` of the environment.
 fn fuzz() -> Command {
     let mut fuzz = cargo(&["test", "--profile=judge", "--package=kernel", "--test=fuzz"]);
     fuzz.args(["--", "--nocapture", "--test-threads=2"]);
@@ -47,7 +59,7 @@ fn has_qemu() -> bool {
     question(qemu::PROGRAM, &["--version"]).is_some()
 }
 
-/// Runs a `cargo test`, passes on what is news in its output, and counts.
+/// Runs a `cargo test`, forwards the relevant lines of its output, and counts.
 pub fn run(mut command: Command) -> Result<TestCounts> {
     println!("$ {}", shown(&command));
     let failed = |cause| Error::Start { program: "cargo".into(), cause };
@@ -57,20 +69,20 @@ pub fn run(mut command: Command) -> Result<TestCounts> {
     for line in BufReader::new(output).lines().map_while(std::result::Result::ok) {
         match result(&line) {
             Some(one) => counts += one,
-            None if is_news(&line) => println!("{line}"),
+            None if is_relevant(&line) => println!("{line}"),
             None => {}
         }
     }
     let status = child.wait().map_err(failed)?;
     if !status.success() && counts.failed == 0 {
-        // It did not build, or a test program died.
+        // It did not build, or a test program was killed.
         counts.failed = 1;
     }
     Ok(counts)
 }
 
-/// Hundreds of `test x ... ok` lines hide the one that matters.
-pub fn is_news(line: &str) -> bool {
+/// Whether a line is not one of the hundreds of `test x ... ok` lines.
+pub fn is_relevant(line: &str) -> bool {
     !line.is_empty() && !line.ends_with("... ok") && !line.starts_with("running ")
 }
 
@@ -80,8 +92,8 @@ pub fn result(line: &str) -> Option<TestCounts> {
     let mut counts = TestCounts::default();
     for part in text.split(';') {
         let mut words = part.split_whitespace();
-        let (Some(count), Some(what)) = (words.next(), words.next()) else { continue };
-        match (count.parse(), what) {
+        let (Some(count), Some(kind)) = (words.next(), words.next()) else { continue };
+        match (count.parse(), kind) {
             (Ok(count), "passed") => counts.passed = count,
             (Ok(count), "failed") => counts.failed = count,
             (Ok(count), "ignored") => counts.skipped = count,
@@ -91,7 +103,7 @@ pub fn result(line: &str) -> Option<TestCounts> {
     Some(counts)
 }
 
-/// The tests that were not asked for, in the same line.
+/// The number of filtered tests in the same line.
 pub fn filtered_out(line: &str) -> Option<usize> {
     let (before, _) = line.strip_prefix("test result: ")?.split_once(" filtered out")?;
     before.rsplit(' ').next()?.parse().ok()

@@ -37,6 +37,7 @@ mod miri;
 mod modules;
 mod mutants;
 mod prepare;
+mod progress;
 mod qemu;
 mod raspberry_pi;
 mod run;

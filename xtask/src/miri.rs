@@ -116,7 +116,7 @@ fn one(job: &Job) -> (TestCounts, String) {
     if counts.failed != 0 {
         report += &format!("     $ {}\n", shown(&command));
         text.lines()
-            .filter(|line| host::is_news(line))
+            .filter(|line| host::is_relevant(line))
             .for_each(|line| report += &format!("     | {line}\n"));
     }
     (counts, report)

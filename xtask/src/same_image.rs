@@ -1,5 +1,5 @@
-//! One image on every board: what each run started is read back from what QEMU got (a file, a segment of an ELF file, a
-//! file in a file system on a disk), and has to be the same bytes everywhere.
+//! One image on every board: the image of each run is read back from QEMU's input (a file, a segment of an ELF file, a
+//! file in a disk's file system), and must have the same bytes everywhere.
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hasher};
@@ -14,20 +14,20 @@ use crate::disk;
 use crate::error::{Error, Result};
 use crate::machine::BootImage;
 
-/// The images that were started: a hash of each, and the cases that started it.
+/// The images that were booted: the hash of each, and its cases.
 #[derive(Debug, Default)]
-pub struct Started(BTreeMap<u64, Vec<&'static str>>);
+pub struct StartedImages(BTreeMap<u64, Vec<&'static str>>);
 
-impl Started {
-    /// Notes what `case` starts.
-    pub fn note(&mut self, case: &'static str, image: &[u8]) {
+impl StartedImages {
+    /// Adds the image that `case` boots.
+    pub fn add(&mut self, case: &'static str, image: &[u8]) {
         let mut hasher = DefaultHasher::new();
         hasher.write(image);
         self.0.entry(hasher.finish()).or_default().push(case);
     }
 
-    /// Says what was found; anything but one image is a failure.
-    pub fn conclude(&self) -> TestCounts {
+    /// Prints the images; more than one is a failure.
+    pub fn check(&self) -> TestCounts {
         for (hash, cases) in &self.0 {
             let named = if self.0.len() == 1 { String::new() } else { format!(": {}", cases.join(" ")) };
             println!("image {hash:016x} in {} runs{named}", cases.len());
@@ -36,7 +36,7 @@ impl Started {
     }
 }
 
-/// The kernel's image in what QEMU is given.
+/// The kernel's image in QEMU's input.
 pub fn of(entry: &BootImage) -> Result<Vec<u8>> {
     match entry {
         BootImage::Kernel(path) | BootImage::KernelWithTree(path, _) => {
@@ -47,7 +47,7 @@ pub fn of(entry: &BootImage) -> Result<Vec<u8>> {
     }
 }
 
-/// The first loaded segment, which is where [`crate::el3_wrapper`] puts the image.
+/// The first loaded segment, which holds the image ([`crate::el3_wrapper`]).
 fn segment(file: &[u8], path: &Path) -> Result<Vec<u8>> {
     let found = || {
         let elf = ElfBytes::<LittleEndian>::minimal_parse(file).ok()?;
@@ -64,13 +64,13 @@ mod tests {
 
     #[test]
     fn two_images_are_a_failure() {
-        let mut started = Started::default();
-        assert_eq!(started.conclude(), TestCounts::default(), "nothing was started, nothing is wrong");
-        started.note("virt", b"image");
-        started.note("raspi3b", b"image");
-        assert_eq!(started.conclude(), TestCounts::one(true));
-        started.note("raspi4b", b"imagf");
-        assert_eq!(started.conclude(), TestCounts::one(false));
+        let mut started = StartedImages::default();
+        assert_eq!(started.check(), TestCounts::default(), "no image was booted");
+        started.add("virt", b"image");
+        started.add("raspi3b", b"image");
+        assert_eq!(started.check(), TestCounts::one(true));
+        started.add("raspi4b", b"imagf");
+        assert_eq!(started.check(), TestCounts::one(false));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! `make test`: host tests, then the matrix, two machines at a time, then what operations cost.
+//! `make test`: host tests, then the core cases of the matrix, two machines at a time.
 
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -10,112 +10,131 @@ use crate::artifacts::{self, Artifacts};
 use crate::counts::TestCounts;
 use crate::error::{Error, Result};
 use crate::expectation::CaseResult;
-use crate::matrix::{self, Case, KernelBuild};
+use crate::matrix::{self, Case, KernelBuild, Tier};
+use crate::progress::{self, Progress};
 use crate::qemu::{self, QemuRun};
-use crate::same_image::{self, Started};
+use crate::same_image::{self, StartedImages};
 use crate::{bench, boards, host, prepare, screen, skips, tools, workspace};
 
-/// More emulators than this on two cores only make each other time out.
+/// More emulators than this on two cores run into their time limits.
 const AT_ONCE: usize = 2;
-/// How much of a failed console is shown.
+/// Lines of a failed console that are shown.
 const TAIL: usize = 25;
 
-/// Runs everything, or only the cases whose names contain one of the given words.
-pub fn test(only: &[String]) -> Result<TestCounts> {
+/// Runs the host tests and the core cases; with words, the cases and measurements whose names contain one of them.
+pub fn test(words: &[String]) -> Result<TestCounts> {
     tools::qemu()?;
-    let mut counts = TestCounts::default();
-    if only.is_empty() {
-        counts += host::test()?;
+    if words.is_empty() {
+        let mut counts = host::test()?;
+        counts += matrix(&of_tier(Tier::Test), &artifacts::build()?)?;
+        return Ok(counts);
     }
+    let is_named = |name: &str| words.iter().any(|word| name.contains(word.as_str()));
     let built = artifacts::build()?;
-    let wanted = |case: &&Case| only.is_empty() || only.iter().any(|word| case.name.contains(word.as_str()));
-    counts += matrix(&matrix::cases().filter(wanted).collect::<Vec<_>>(), &built)?;
-    for (name, check) in bench::CHECKS {
-        if only.is_empty() || only.iter().any(|word| name.contains(word.as_str())) {
-            counts += check(&built)?;
-        }
+    let cases: Vec<_> = matrix::cases().filter(|case| is_named(case.name)).collect();
+    let mut counts = matrix(&cases, &built)?;
+    for (_, check) in bench::CHECKS.into_iter().filter(|(name, _)| is_named(name)) {
+        counts += check(&built)?;
     }
     Ok(counts)
 }
 
-/// The kernels that cases start, with the programs that go with them.
+/// Runs the cases that are not in `make test`, then compares all costs with their budgets.
+pub fn rest() -> Result<TestCounts> {
+    let built = artifacts::build()?;
+    let mut counts = matrix(&of_tier(Tier::Check), &built)?;
+    for (_, check) in bench::CHECKS {
+        counts += check(&built)?;
+    }
+    Ok(counts)
+}
+
+fn of_tier(tier: Tier) -> Vec<&'static Case> {
+    matrix::cases().filter(|case| case.tier == tier).collect()
+}
+
+/// The kernels that the cases boot, with their programs.
 struct Kernels {
     product: Artifacts,
-    /// Only if somebody wants it.
+    /// Built only if a case boots it.
     checking: Option<Artifacts>,
 }
 
 impl Kernels {
     fn for_all(cases: &[&Case], product: &Artifacts) -> Result<Self> {
-        let wanted = cases.iter().any(|case| case.kernel == KernelBuild::Checking);
-        let checking = wanted.then(|| artifacts::checking(product)).transpose()?;
+        let is_needed = cases.iter().any(|case| case.kernel == KernelBuild::Checking);
+        let checking = is_needed.then(|| artifacts::checking(product)).transpose()?;
         Ok(Self { product: product.clone(), checking })
     }
 
     fn of(&self, case: &Case) -> &Artifacts {
         match case.kernel {
             KernelBuild::Product => &self.product,
-            KernelBuild::Checking => self.checking.as_ref().expect("built, since a case wants it"),
+            KernelBuild::Checking => self.checking.as_ref().expect("built, since a case boots it"),
         }
     }
 }
 
-/// Boots `cases`, two at a time, and says what came of each.
+/// Boots `cases`, two at a time, the longest first, and reports each.
 pub fn matrix(cases: &[&Case], built: &Artifacts) -> Result<TestCounts> {
     let kernels = Kernels::for_all(cases, built)?;
-    // One after the other, before two cases want the same.
+    // Before the threads start: two cases may need the same file.
     cases.iter().try_for_each(|case| boards::prepare(case.board))?;
     let logs = workspace::logs();
     std::fs::create_dir_all(&logs).map_err(Error::file("create", &logs))?;
     println!("{} boots, {AT_ONCE} at a time; consoles in {}", cases.len(), logs.display());
+    let mut cases = cases.to_vec();
+    cases.sort_by(|a, b| progress::recorded(b.name).total_cmp(&progress::recorded(a.name)));
+    let progress = Progress::start(cases.iter().map(|case| case.name));
     let next = AtomicUsize::new(0);
-    let sum = Mutex::new((TestCounts::default(), Started::default()));
+    let sum = Mutex::new((TestCounts::default(), StartedImages::default(), progress));
     thread::scope(|scope| {
         for _ in 0..AT_ONCE.min(cases.len()) {
             scope.spawn(|| {
                 while let Some(case) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let (verdict, image, report) = one(case, kernels.of(case), &logs);
+                    let (result, image, report) = run_case(case, kernels.of(case), &logs);
                     // Printed under the lock, so that two reports do not mix.
                     let mut sum = sum.lock().expect("no reporter panics");
-                    sum.0 += verdict.counts;
+                    sum.0 += result.counts;
                     let image = image.filter(|_| case.kernel == KernelBuild::Product);
-                    image.into_iter().for_each(|image| sum.1.note(case.name, &image));
-                    print!("{report}");
+                    image.into_iter().for_each(|image| sum.1.add(case.name, &image));
+                    println!("{} {}", report.0, sum.2.finish(case.name));
+                    print!("{}", report.1);
                 }
             });
         }
     });
-    let (mut counts, started) = sum.into_inner().expect("no reporter panics");
+    let (mut counts, started, _) = sum.into_inner().expect("no reporter panics");
     if cases.iter().any(|case| case.kernel == KernelBuild::Product) {
-        counts += started.conclude();
+        counts += started.check();
     }
     Ok(counts)
 }
 
-/// Runs one case, and returns the image that it started; an error of the tool itself is a failure of the case.
-fn one(case: &Case, built: &Artifacts, logs: &Path) -> (CaseResult, Option<Vec<u8>>, String) {
-    let (verdict, image, took) = match boot(case, built, logs) {
-        Ok((run, image, seen)) => {
-            let verdict = case.expect.evaluate(&run).and((case.inspect)(&run.console)).and(seen);
-            (verdict, Some(image), run.took)
+/// Runs one case, and returns the image that it booted; an error of the tool is a failure of the case.
+fn run_case(case: &Case, built: &Artifacts, logs: &Path) -> (CaseResult, Option<Vec<u8>>, (String, String)) {
+    let (result, image, took) = match boot(case, built, logs) {
+        Ok((run, image, screen)) => {
+            let result = case.expect.evaluate(&run).and((case.inspect)(&run.console)).and(screen);
+            (result, Some(image), run.took)
         }
         Err(error) => {
             let failures = vec![error.to_string()];
             (CaseResult { counts: TestCounts::one(false), failures }, None, Duration::ZERO)
         }
     };
-    let odd = skips::failures(case.name, &verdict.counts);
-    let verdict = verdict.and(odd);
-    let report = report(case, &verdict, took, &log(case));
-    (verdict, image, report)
+    let skips = skips::failures(case.name, &result.counts);
+    let result = result.and(skips);
+    let report = report(case, &result, took, &log(case));
+    (result, image, report)
 }
 
-/// Where the console of a case goes.
+/// The log file of a case.
 pub fn log(case: &Case) -> PathBuf {
     workspace::logs().join(format!("{}.log", case.name))
 }
 
-/// The run, the image that it started, and what is wrong with its screen.
+/// The run, the image that it booted, and the failures of its screen.
 fn boot(case: &Case, built: &Artifacts, logs: &Path) -> Result<(QemuRun, Vec<u8>, Vec<String>)> {
     let machine = case.machine();
     let boot = prepare::boot(case, &machine, built, &logs.join(case.name))?;
@@ -123,39 +142,40 @@ fn boot(case: &Case, built: &Artifacts, logs: &Path) -> Result<(QemuRun, Vec<u8>
     let limit = Duration::from_secs(case.limit);
     let mut words = machine.arguments(&boot);
     let (socket, picture) = (logs.join("qmp"), logs.join(case.name).with_added_extension("ppm"));
-    let mut seen = Vec::new();
+    let mut screen_failures = Vec::new();
     if case.screen.is_some() {
-        seen.push("the screen was never shown".to_owned());
+        screen_failures.push("the screen was never captured".to_owned());
         words.extend(screen::arguments(&socket));
     }
     let run = qemu::capture(&words, limit, &log(case), |line| {
         if case.screen.is_some_and(|text| line.contains(text)) {
-            seen = look(&socket, &picture);
+            screen_failures = check_screen(&socket, &picture);
         }
         case.expect.is_last(line)
     })?;
-    Ok((run, image, seen))
+    Ok((run, image, screen_failures))
 }
 
-/// What is wrong with the screen.
-fn look(socket: &Path, picture: &Path) -> Vec<String> {
+/// The failures of the screen's content.
+fn check_screen(socket: &Path, picture: &Path) -> Vec<String> {
     match screen::dump(socket, picture).and_then(|()| std::fs::read(picture)) {
         Ok(ppm) => screen::tesserae(&ppm),
-        Err(error) => vec![format!("the screen cannot be seen: {error}")],
+        Err(error) => vec![format!("the screen cannot be captured: {error}")],
     }
 }
 
-/// One line; for a failure also why, and the end of the log: the console, and what QEMU said itself.
-fn report(case: &Case, verdict: &CaseResult, took: Duration, log: &Path) -> String {
-    let good = verdict.failures.is_empty();
+/// One line; and for a failure the reasons, with the end of the log (the console and QEMU's own output).
+fn report(case: &Case, result: &CaseResult, took: Duration, log: &Path) -> (String, String) {
+    let good = result.failures.is_empty();
     let word = if good { "ok  " } else { "FAIL" };
-    let mut report = format!("{word} {:28} {:6.1} s  {}\n", case.name, took.as_secs_f64(), verdict.counts);
+    let line = format!("{word} {:28} {:6.1} s  {}", case.name, took.as_secs_f64(), result.counts);
+    let mut details = String::new();
     if !good {
-        verdict.failures.iter().for_each(|line| report += &format!("     {line}\n"));
+        result.failures.iter().for_each(|line| details += &format!("     {line}\n"));
         let text = String::from_utf8_lossy(&std::fs::read(log).unwrap_or_default()).into_owned();
-        tail(&text).for_each(|line| report += &format!("     | {line}\n"));
+        tail(&text).for_each(|line| details += &format!("     | {line}\n"));
     }
-    report
+    (line, details)
 }
 
 fn tail(text: &str) -> impl Iterator<Item = &str> {

@@ -1,16 +1,17 @@
-//! What rows start from: `Case { what is different, ..BASE }`.
+//! The bases of rows: `Case { the differences, ..BASE }`.
 
-use super::case::{BootMethod, Case, KernelBuild};
+use super::case::{BootMethod, Case, KernelBuild, Tier};
 use super::devices::TWO_EDUS;
 use crate::expectation::Expectation;
 use crate::machine::EDU;
 
-/// What no console may show.
+/// The start of a panic's report.
 pub const PANIC: &str = "kernel panic:";
 
-/// All self-tests on the machine that has everything.
+/// All self-tests on the machine with every device.
 pub const SELFTEST: Case = Case {
     name: "",
+    tier: Tier::Test,
     kernel: KernelBuild::Product,
     board: "virt",
     gic: 3,
@@ -28,11 +29,12 @@ pub const SELFTEST: Case = Case {
     inspect: |_| Vec::new(),
     limit: 600,
 };
-/// The self-tests whose outcome depends on the machine's shape: tables, zones, devices, time, and a program of each kind.
+
+/// The self-tests that depend on the machine: tables, zones, devices, time, and a program of each kind.
 pub const SHAPE: &str = "selftest=boot.*,memory.*,dma.edu*,dma.default*,dma.many*,smmu.freed*,program.std*,\
                      program.clocks*,program.edu_copies*";
 
-/// A machine of another shape, on which some self-tests run and none is skipped.
+/// A machine on which [`SHAPE`] runs and no self-test is skipped.
 pub const SHAPED: Case = Case {
     cpus: "2",
     memory: "1G",
@@ -48,7 +50,7 @@ pub const fn raspberry_pi(name: &'static str, board: &'static str) -> Case {
     Case { name, board, console: 1, start, append, ..SELFTEST }
 }
 
-/// The self-tests on the checking build.
+/// All self-tests on the checking build.
 pub const CHECKING: Case = Case {
     name: "checking",
     kernel: KernelBuild::Checking,
@@ -57,7 +59,8 @@ pub const CHECKING: Case = Case {
     devices: TWO_EDUS,
     ..SELFTEST
 };
-/// Boots that end with an error of their own and power off; on the smallest machine.
+
+/// A boot that reports an error and powers off, on the smallest machine.
 pub const fn refusal(name: &'static str, append: &'static str, shown: &'static [&'static str]) -> Case {
     let expect = Expectation::PowerOff { shown, never: &[PANIC] };
     Case { name, cpus: "1", memory: "512M", append, expect, limit: 60, ..SELFTEST }

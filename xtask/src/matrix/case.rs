@@ -1,15 +1,17 @@
-//! What a row says: a machine, what is started on it, and what it has to show.
+//! A row of the matrix: a machine, the boot, and the expected console.
 
 use crate::el3_wrapper::TreeSource;
 use crate::expectation::Expectation;
 use crate::machine::QemuMachine;
 
-/// One boot and what it has to show.
+/// One boot and its expected console.
 #[derive(Clone, Copy, Debug)]
 pub struct Case {
-    /// Names the case on the console and its log file.
+    /// The case on the command line, in the report and in the name of its log file.
     pub name: &'static str,
-    /// Which kernel it is.
+    /// The verb that runs it.
+    pub tier: Tier,
+    /// The kernel.
     pub kernel: KernelBuild,
     /// QEMU's machine name.
     pub board: &'static str,
@@ -27,59 +29,68 @@ pub struct Case {
     pub memory: &'static str,
     /// QEMU arguments that add devices.
     pub devices: &'static [&'static str],
-    /// Which of the serial lines is the console.
+    /// The number of the serial line that is the console.
     pub console: usize,
-    /// How it is started.
+    /// How the kernel is booted.
     pub start: BootMethod,
     /// The boot arguments.
     pub append: &'static str,
-    /// What it has to show.
+    /// The expected console.
     pub expect: Expectation,
     /// The line of the console after which the screen shows the tesserae, if it does.
     pub screen: Option<&'static str>,
-    /// Looks at the console once more, and complains.
+    /// An additional check of the console; returns the failures.
     pub inspect: fn(&str) -> Vec<String>,
-    /// The time limit in seconds. QEMU shares two cores with another one; a case takes a fifth of this.
+    /// The time limit in seconds. Two QEMUs share two cores; a case takes a fifth of this.
     pub limit: u64,
 }
 
-/// The kernels there are.
+/// The verb that runs a case.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Tier {
+    /// `make test`: each board and each kind of boot once, within its 15 minutes.
+    Test,
+    /// `make check` alone: more machines of a kind, and long runs.
+    Check,
+}
+
+/// The kernels.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum KernelBuild {
-    /// The one that everybody gets.
+    /// The product.
     Product,
-    /// The one that makes things fail and looks for what should not happen (feature `checking`).
+    /// The product with fault injection and debug checks (feature `checking`).
     Checking,
 }
 
-/// How a case is started.
+/// How a case is booted.
 #[derive(Clone, Copy, Debug)]
 pub enum BootMethod {
     /// The image and the initramfs, by the boot protocol.
     Image,
     /// The image alone.
     WithoutInitramfs,
-    /// The image and an initramfs cut off in the middle of a file.
+    /// The image and an initramfs that is truncated in the middle of a file.
     TruncatedInitramfs,
-    /// The image and an initramfs that is none.
+    /// The image and a file that is not an archive.
     InvalidInitramfs,
-    /// The image and an initramfs of programs that are none (text, half of one, one for another machine).
+    /// The image and an initramfs of invalid programs (text, a truncated ELF file, another architecture).
     InvalidPrograms,
-    /// As [`BootMethod::Image`], with the board's own device tree, pieces of it replaced.
+    /// As [`BootMethod::Image`], with the board's own device tree in which strings are replaced.
     BoardTree(&'static [(&'static str, &'static str)]),
-    /// As [`BootMethod::Image`], with pieces of QEMU's device tree replaced.
+    /// As [`BootMethod::Image`], with QEMU's device tree in which strings are replaced.
     PatchedTree(&'static [(&'static str, &'static str)]),
     /// The disk image of `make image BOARD=generic`, through U-Boot. The boot arguments are in it.
     Disk,
     /// At the highest exception level, on all CPUs at once, with this device tree.
     El3(TreeSource),
-    /// As [`BootMethod::El3`], after an earlier stage that left the device writing into the initramfs. The file's checksum comes
-    /// behind the boot arguments.
+    /// As [`BootMethod::El3`], after an earlier stage that left the device writing into the initramfs. The file's
+    /// checksum is appended to the boot arguments.
     DmaLeftRunning,
 }
 
 impl Case {
-    /// The machine of this row.
+    /// The case's machine.
     pub fn machine(&self) -> QemuMachine {
         QemuMachine {
             board: self.board.into(),

@@ -11,7 +11,7 @@ mod trees;
 mod work;
 
 pub use bases::CHECKING;
-pub use case::{BootMethod, Case, KernelBuild};
+pub use case::{BootMethod, Case, KernelBuild, Tier};
 
 /// All cases; the long ones first, so that two at a time end together.
 pub fn cases() -> impl Iterator<Item = &'static Case> {

@@ -1,7 +1,7 @@
 //! All self-tests, on every shape of machine that changes the code's path. These are the longest rows.
 
 use super::bases::{SELFTEST, raspberry_pi};
-use super::case::{BootMethod, Case};
+use super::case::{BootMethod, Case, Tier};
 use super::devices::{BEHIND_BRIDGES, STAGE2_ONLY, TWO_EDUS, WIDE_EDU};
 use crate::expectation::Expectation;
 
@@ -13,18 +13,31 @@ const FIRST_UART: &[(&str, &str)] = &[("serial1:115200n8", "serial0:115200n8")];
 /// The rows.
 pub const CASES: &[Case] = &[
     Case { name: "virt-gicv3-4cpu-2G", devices: TWO_EDUS, expect: Expectation::KtapWithoutSkips, ..SELFTEST },
-    Case { name: "virt-gicv3-4cpu-4G", memory: "4G", append: "selftest", ..SELFTEST },
-    Case { name: "virt-gicv2-4cpu-2G", gic: 2, ..SELFTEST },
-    Case { name: "virt-gicv3-1cpu-512M", cpus: "1", memory: "512M", append: "selftest", ..SELFTEST },
+    Case { name: "virt-gicv3-4cpu-4G", tier: Tier::Check, memory: "4G", append: "selftest", ..SELFTEST },
+    Case { name: "virt-gicv2-4cpu-2G", tier: Tier::Check, gic: 2, ..SELFTEST },
+    Case {
+        name: "virt-gicv3-1cpu-512M",
+        tier: Tier::Check,
+        cpus: "1",
+        memory: "512M",
+        append: "selftest",
+        ..SELFTEST
+    },
     Case { name: "virt-gicv2-1cpu-4G", gic: 2, cpus: "1", memory: "4G", append: "selftest", ..SELFTEST },
-    Case { name: "virt-9.1-stage1-only", board: "virt-9.1", ..SELFTEST },
+    Case { name: "virt-9.1-stage1-only", tier: Tier::Check, board: "virt-9.1", ..SELFTEST },
     Case { name: "virt-9.1-stage2-only", board: "virt-9.1", cpus: "2", devices: STAGE2_ONLY, ..SELFTEST },
-    Case { name: "virt-el2-entry", options: "dtb-randomness=off,virtualization=on", ..SELFTEST },
+    Case {
+        name: "virt-el2-entry",
+        tier: Tier::Check,
+        options: "dtb-randomness=off,virtualization=on",
+        ..SELFTEST
+    },
     Case { name: "virt-no-smmu", smmu: false, ..SELFTEST },
-    Case { name: "virt-iommu-off", append: "selftest lowmem=256M iommu=off", ..SELFTEST },
+    Case { name: "virt-iommu-off", tier: Tier::Check, append: "selftest lowmem=256M iommu=off", ..SELFTEST },
     // The same with a device that reaches RAM by itself.
     Case {
         name: "virt-iommu-off-wide-edu",
+        tier: Tier::Check,
         devices: WIDE_EDU,
         append: "selftest=dma.*,stream.*,program.edu_copies_own*,program.edu_refuses* lowmem=256M \
                  iommu=off edu.mask=64",
@@ -32,6 +45,7 @@ pub const CASES: &[Case] = &[
     },
     Case {
         name: "virt-3cpu-768M-lowmem-64M",
+        tier: Tier::Check,
         cpus: "3",
         memory: "768M",
         append: "selftest lowmem=64M",
@@ -39,6 +53,7 @@ pub const CASES: &[Case] = &[
     },
     Case {
         name: "virt-cortex-a53",
+        tier: Tier::Check,
         cpu: "cortex-a53",
         cpus: "2",
         memory: "1G",
@@ -52,13 +67,18 @@ pub const CASES: &[Case] = &[
         ..SELFTEST
     },
     Case { name: "virt-non-coherent", cpus: "2", start: BootMethod::PatchedTree(NON_COHERENT), ..SELFTEST },
-    Case { name: "virt-edu-behind-bridges", devices: BEHIND_BRIDGES, ..SELFTEST },
-    Case { name: "virt-no-edu", devices: &[], ..SELFTEST },
+    Case { name: "virt-edu-behind-bridges", tier: Tier::Check, devices: BEHIND_BRIDGES, ..SELFTEST },
+    Case { name: "virt-no-edu", tier: Tier::Check, devices: &[], ..SELFTEST },
     raspberry_pi("raspi3b", "raspi3b"),
     Case {
         console: 0,
         start: BootMethod::BoardTree(FIRST_UART),
         ..raspberry_pi("raspi4b-first-uart", "raspi4b")
     },
-    Case { name: "virt-highmem-off", options: "dtb-randomness=off,highmem=off", ..SELFTEST },
+    Case {
+        name: "virt-highmem-off",
+        tier: Tier::Check,
+        options: "dtb-randomness=off,highmem=off",
+        ..SELFTEST
+    },
 ];

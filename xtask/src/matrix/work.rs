@@ -1,7 +1,7 @@
 //! Boots that work: benchmarks under contention, the checking build, the demonstration, what programs try, the soak.
 
 use super::bases::{CHECKING, PANIC, SELFTEST, raspberry_pi};
-use super::case::{BootMethod, Case};
+use super::case::{BootMethod, Case, Tier};
 use super::devices::{LEFT_RUNNING, TWO_EDUS, WIDE_EDU};
 use crate::expectation::Expectation;
 use crate::{run, trace};
@@ -21,6 +21,7 @@ pub const CASES: &[Case] = &[
     // More CPUs at work than this host has: what they do has to be right, however long it takes.
     Case {
         name: "contention-8cpu",
+        tier: Tier::Check,
         cpus: "8",
         append: "bench=contention",
         expect: Expectation::PowerOff {
@@ -41,6 +42,7 @@ pub const CASES: &[Case] = &[
     // Where no IOMMU keeps a device from memory. One CPU gets again what it has given back.
     Case {
         name: "checking-no-iommu",
+        tier: Tier::Check,
         cpus: "1",
         devices: WIDE_EDU,
         append: "selftest=checking.* lowmem=256M iommu=off edu.mask=64",
@@ -48,6 +50,7 @@ pub const CASES: &[Case] = &[
     },
     Case {
         name: "inject",
+        tier: Tier::Check,
         append: "selftest=dma.low_*,dma.a_buffer*,stream.scattered*,smmu.detached_s*,program.std*,program.edu_copies_own* \
                  inject inject.first=8 lowmem=256M",
         ..CHECKING
@@ -126,6 +129,7 @@ pub const CASES: &[Case] = &[
     // A minute of everything at the same time; `make soak` has more of them.
     Case {
         name: "soak",
+        tier: Tier::Check,
         devices: TWO_EDUS,
         append: "soak=1 lowmem=256M",
         expect: Expectation::PowerOff { shown: &["soak: passed"], never: &[PANIC, "soak: FAILED"] },
@@ -133,6 +137,7 @@ pub const CASES: &[Case] = &[
     },
     Case {
         name: "probe-fuzz",
+        tier: Tier::Check,
         append: "init=/bin/probe -- fuzz 50000",
         expect: Expectation::PowerOff {
             shown: &["probe: fuzz: PASS", "init: exit status 0"],

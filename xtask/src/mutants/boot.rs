@@ -1,8 +1,8 @@
-//! A oracle that is a boot: the kernel is built from the copy of the work tree, with the programs of the work tree itself,
-//! and runs one self-test or one row of the matrix.
+//! A boot as an oracle: the kernel is built from the copy of the work tree, with the programs of the work tree itself, and
+//! runs one self-test or one case of the matrix.
 //!
-//! A mistake is noticed if just that fails, and says what it has to say. A kernel that is not built, does not get there or
-//! fails otherwise says nothing about the oracle.
+//! A mutant is detected if that test fails with the expected text. A kernel that is not built, does not reach the test or
+//! fails otherwise is inconclusive.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -18,26 +18,26 @@ use crate::qemu::{self, QemuRun};
 use crate::workspace::{self, KERNEL_TARGET};
 use crate::{image, machine, prepare};
 
-/// What is booted, and the text by which it says that it has noticed the mistake.
+/// The boot, and the text of its failure.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum BootTest {
     /// A self-test, on [`MACHINE`].
-    SelfTest { name: &'static str, says: &'static str },
-    /// A row of the matrix.
-    Row { name: &'static str, says: &'static str },
+    SelfTest { name: &'static str, text: &'static str },
+    /// A case of the matrix.
+    Case { name: &'static str, text: &'static str },
 }
 
-/// The row on whose machine the self-tests run: it has all that any of them needs.
+/// The case on whose machine the self-tests run: it has every device.
 const MACHINE: &str = "virt-gicv3-4cpu-2G";
-/// The cargo profile of these kernels: quickly built, and optimised all the same.
+/// The cargo profile of these kernels: optimised, with a short build.
 const PROFILE: &str = "counting";
-/// A test that does not end says nothing; the longest takes a tenth of this.
-const PATIENCE: Duration = Duration::from_secs(200);
+/// The time limit of a boot; the longest takes a tenth of it.
+const TIME_LIMIT: Duration = Duration::from_secs(200);
 
-/// Makes sure that no boot fails with `tree` as it is.
+/// Checks that no boot fails with the unmodified `tree`.
 ///
 /// # Errors
-/// One does, or skips a test, or it is not built.
+/// A test fails or is skipped, or the kernel is not built.
 pub fn check(tree: &Path, boots: &[BootTest]) -> Result<()> {
     if boots.is_empty() {
         return Ok(());
@@ -49,14 +49,14 @@ pub fn check(tree: &Path, boots: &[BootTest]) -> Result<()> {
     if !tests.is_empty() {
         require_pass(&self_tests(&built, &tests.join(","))?, Expectation::KtapWithoutSkips)?;
     }
-    let mut rows: Vec<&str> = boots.iter().filter_map(|boot| boot.row()).collect();
-    rows.sort_unstable();
-    rows.dedup();
-    for name in rows {
-        let row = row(name)?;
-        require_pass(&start_row(row, &built)?, row.expect)?;
+    let mut cases: Vec<&str> = boots.iter().filter_map(|boot| boot.case()).collect();
+    cases.sort_unstable();
+    cases.dedup();
+    for name in cases {
+        let case = case_named(name)?;
+        require_pass(&boot_case(case, &built)?, case.expect)?;
     }
-    println!("no mutant, no failure of the target in {} s", start.elapsed().as_secs());
+    println!("all boots pass without a mutant in {} s", start.elapsed().as_secs());
     Ok(())
 }
 
@@ -69,44 +69,53 @@ fn require_pass(run: &QemuRun, expect: Expectation) -> Result<()> {
 }
 
 impl BootTest {
-    fn self_test(self) -> Option<&'static str> {
+    /// The self-test's or the case's name.
+    pub fn name(self) -> &'static str {
         match self {
-            Self::SelfTest { name, .. } => Some(name),
-            Self::Row { .. } => None,
+            Self::SelfTest { name, .. } | Self::Case { name, .. } => name,
         }
     }
 
-    fn row(self) -> Option<&'static str> {
+    fn self_test(self) -> Option<&'static str> {
         match self {
-            Self::Row { name, .. } => Some(name),
+            Self::SelfTest { name, .. } => Some(name),
+            Self::Case { .. } => None,
+        }
+    }
+
+    fn case(self) -> Option<&'static str> {
+        match self {
+            Self::Case { name, .. } => Some(name),
             Self::SelfTest { .. } => None,
         }
     }
 
-    /// What it says of the kernel in `tree`.
+    /// Boots the kernel of `tree`.
     pub fn run(self, tree: &Path) -> Result<Outcome> {
         let Ok(image) = build(tree) else { return Ok(Outcome::Inconclusive("it is not built".into())) };
         let built = Artifacts { image, initramfs: workspace::images().join("initramfs.cpio") };
         match self {
-            Self::SelfTest { name, says } => Ok(of_test(&self_tests(&built, name)?.console, name, says)),
-            Self::Row { name, says } => {
-                let row = row(name)?;
-                let run = start_row(row, &built)?;
-                Ok(of_row(&run.console, &row.expect.evaluate(&run).failures, says))
+            Self::SelfTest { name, text } => {
+                Ok(outcome_of_test(&self_tests(&built, name)?.console, name, text))
+            }
+            Self::Case { name, text } => {
+                let case = case_named(name)?;
+                let run = boot_case(case, &built)?;
+                Ok(outcome_of_case(&run.console, &case.expect.evaluate(&run).failures, text))
             }
         }
     }
 }
 
-/// What a console says of the self-test `name`, which has to fail with `says`.
-fn of_test(console: &str, name: &str, says: &str) -> Outcome {
+/// The outcome of the self-test `name`, whose failure must contain `text`.
+fn outcome_of_test(console: &str, name: &str, text: &str) -> Outcome {
     let mut seen = String::new();
     for line in console.lines() {
         let result =
             line.trim_start_matches("not ").strip_prefix("ok ").and_then(|rest| rest.split_once(' '));
         match result {
             Some((_, test)) if test == name && line.starts_with("ok") => return Outcome::Survived,
-            Some((_, test)) if test == name && seen.contains(says) => return Outcome::Killed,
+            Some((_, test)) if test == name && seen.contains(text) => return Outcome::Killed,
             Some(_) => return Outcome::Inconclusive(format!("{line}: {seen}")),
             None if line.starts_with("# ") => seen += line,
             None => {}
@@ -115,11 +124,11 @@ fn of_test(console: &str, name: &str, says: &str) -> Outcome {
     Outcome::Inconclusive(format!("no result; last is {:?}", console.lines().next_back().unwrap_or_default()))
 }
 
-/// What the console of a row says, of which these are the matrix's failures.
-fn of_row(console: &str, failures: &[String], says: &str) -> Outcome {
+/// The outcome of a case with these failures.
+fn outcome_of_case(console: &str, failures: &[String], text: &str) -> Outcome {
     match failures {
         [] => Outcome::Survived,
-        _ if console.contains(says) => Outcome::Killed,
+        _ if console.contains(text) => Outcome::Killed,
         _ => Outcome::Inconclusive(failures.join("; ")),
     }
 }
@@ -130,28 +139,28 @@ fn self_tests(built: &Artifacts, names: &str) -> Result<QemuRun> {
         initramfs: Some(built.initramfs.clone()),
         append: format!("selftest={names} lowmem=256M"),
     };
-    start(row(MACHINE)?, &boot)
+    start(case_named(MACHINE)?, &boot)
 }
 
-fn row(name: &str) -> Result<&'static Case> {
+fn case_named(name: &str) -> Result<&'static Case> {
     let found = matrix::cases().find(|case| case.name == name);
     found.ok_or_else(|| Error::Missing(format!("{name} in the matrix")))
 }
 
-fn start_row(row: &Case, built: &Artifacts) -> Result<QemuRun> {
-    start(row, &prepare::boot(row, &row.machine(), built, &workspace::target().join("mutants/boot"))?)
+fn boot_case(case: &Case, built: &Artifacts) -> Result<QemuRun> {
+    start(case, &prepare::boot(case, &case.machine(), built, &workspace::target().join("mutants/boot"))?)
 }
 
-fn start(row: &Case, boot: &machine::BootInput) -> Result<QemuRun> {
+fn start(case: &Case, boot: &machine::BootInput) -> Result<QemuRun> {
     qemu::capture(
-        &row.machine().arguments(boot),
-        PATIENCE,
+        &case.machine().arguments(boot),
+        TIME_LIMIT,
         &workspace::target().join("mutants/boot.log"),
         |_| false,
     )
 }
 
-/// Builds the kernel in `tree`, and says where its image is.
+/// Builds the kernel in `tree` and returns its image.
 fn build(tree: &Path) -> Result<PathBuf> {
     let target = tree.with_file_name("build");
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
@@ -164,7 +173,7 @@ fn build(tree: &Path) -> Result<PathBuf> {
         PROFILE,
     ]);
     command.args(["--target", KERNEL_TARGET, "--target-dir"]).arg(&target);
-    // A mistake may well leave something unused behind.
+    // A mutant may leave unused code, so warnings are not shown.
     command.env("CARGO_PROFILE_COUNTING_INCREMENTAL", "true").stderr(Stdio::null());
     run(&mut command)?;
     let image = target.join("kernel8.img");
@@ -177,8 +186,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_test_notices_a_mistake_only_by_failing_for_it() {
-        let of = |console| of_test(console, "a.b", "too many");
+    fn a_self_test_kills_a_mutant_only_with_its_text() {
+        let of = |console| outcome_of_test(console, "a.b", "too many");
         assert_eq!(of("1..1\n# 7 are too many\nnot ok 1 a.b\n"), Outcome::Killed);
         assert_eq!(of("1..1\n# all is well\nok 1 a.b\n"), Outcome::Survived);
         for other in [
@@ -193,10 +202,10 @@ mod tests {
     }
 
     #[test]
-    fn a_row_notices_a_mistake_only_by_failing_for_it() {
+    fn a_case_kills_a_mutant_only_with_its_text() {
         let failures = ["not shown: PASS".to_owned()];
-        assert_eq!(of_row("checksum: FAIL", &failures, "FAIL"), Outcome::Killed);
-        assert_eq!(of_row("checksum: PASS", &[], "FAIL"), Outcome::Survived);
-        assert!(matches!(of_row("kernel panic:", &failures, "FAIL"), Outcome::Inconclusive(_)));
+        assert_eq!(outcome_of_case("checksum: FAIL", &failures, "FAIL"), Outcome::Killed);
+        assert_eq!(outcome_of_case("checksum: PASS", &[], "FAIL"), Outcome::Survived);
+        assert!(matches!(outcome_of_case("kernel panic:", &failures, "FAIL"), Outcome::Inconclusive(_)));
     }
 }

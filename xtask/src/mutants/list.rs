@@ -1,4 +1,4 @@
-//! The mistakes.
+//! The mutants whose oracle is a host test.
 
 use super::oracle::Oracle;
 
@@ -14,10 +14,10 @@ pub struct SourceMutant {
     pub oracle: Oracle,
 }
 
-/// All of them. `doc/judges.md` has the same list.
+/// All of them; `doc/judges.md` has the same list.
 pub const MUTANTS: [SourceMutant; 21] = [
     SourceMutant {
-        name: "a stream table entry written in one go",
+        name: "stream table entry written in one step",
         file: "lib/smmu-spec/src/update.rs",
         item: "phases",
         from: "let prepared = prepare(live, target);",
@@ -25,7 +25,7 @@ pub const MUTANTS: [SourceMutant; 21] = [
         oracle: Oracle::Smmu,
     },
     SourceMutant {
-        name: "a block cut without breaking it first",
+        name: "block split without break-before-make",
         file: "lib/pagetable/src/cut.rs",
         item: "cut_leaf",
         from: "self.break_slots(m, table, level, slots.clone(), at);",
@@ -33,7 +33,7 @@ pub const MUTANTS: [SourceMutant; 21] = [
         oracle: Oracle::Smmu,
     },
     SourceMutant {
-        name: "what is left of a block not published",
+        name: "remainder of a split block without a barrier",
         file: "lib/pagetable/src/cut.rs",
         item: "cut_leaf",
         from: "m.order_before_link(); Ok(())",
@@ -41,7 +41,7 @@ pub const MUTANTS: [SourceMutant; 21] = [
         oracle: Oracle::Smmu,
     },
     SourceMutant {
-        name: "the contiguous hint on every leaf of a run",
+        name: "contiguous hint on every leaf of a run",
         file: "lib/pagetable/src/fill.rs",
         item: "fill_step",
         from: "if step.contiguous",
@@ -49,7 +49,7 @@ pub const MUTANTS: [SourceMutant; 21] = [
         oracle: Oracle::Smmu,
     },
     SourceMutant {
-        name: "a table linked before its entries are seen",
+        name: "page table linked before its entries are visible",
         file: "lib/pagetable/src/map.rs",
         item: "fill_new_table",
         from: "m.order_before_link();",
@@ -57,7 +57,7 @@ pub const MUTANTS: [SourceMutant; 21] = [
         oracle: Oracle::Smmu,
     },
     SourceMutant {
-        name: "a table replaced while the old one may be cached",
+        name: "page table replaced while the old one may be cached",
         file: "drivers/src/smmu/domain.rs",
         item: "stale",
         from: "!tables.is_empty() && command_queue::run",
@@ -65,7 +65,7 @@ pub const MUTANTS: [SourceMutant; 21] = [
         oracle: Oracle::Smmu,
     },
     SourceMutant {
-        name: "a second-level stream table linked before its entries are seen",
+        name: "second-level stream table linked before its entries are visible",
         file: "drivers/src/smmu/stream_table.rs",
         item: "grow",
         from: "coherency.publish();",
@@ -73,7 +73,7 @@ pub const MUTANTS: [SourceMutant; 21] = [
         oracle: Oracle::Smmu,
     },
     SourceMutant {
-        name: "a tag used again while the SMMU knows it",
+        name: "ASID reused without invalidation",
         file: "drivers/src/smmu/domain.rs",
         item: "destroy",
         from: "Invalidation::of_tag(self.params.tag)",
@@ -81,7 +81,7 @@ pub const MUTANTS: [SourceMutant; 21] = [
         oracle: Oracle::Smmu,
     },
     SourceMutant {
-        name: "a frame that becomes non-cacheable keeps its alias",
+        name: "non-cacheable frame keeps its cacheable alias",
         file: "kernel/src/dma/buffer.rs",
         item: "new",
         from: "for_each(linear::remove)",
@@ -89,7 +89,7 @@ pub const MUTANTS: [SourceMutant; 21] = [
         oracle: Oracle::Caches,
     },
     SourceMutant {
-        name: "a non-cacheable buffer not zeroed",
+        name: "non-cacheable buffer not zeroed (host)",
         file: "kernel/src/memory/kmap.rs",
         item: "zero_all_non_cacheable",
         from: "unsafe { arch::memory::zero(range) };",
@@ -97,7 +97,7 @@ pub const MUTANTS: [SourceMutant; 21] = [
         oracle: Oracle::Caches,
     },
     SourceMutant {
-        name: "a line shared with a stream that the device writes",
+        name: "cache line shared with a streaming mapping that the device writes",
         file: "kernel/src/dma/stream.rs",
         item: "check",
         from: "!(offset | (offset + bytes)).is_multiple_of(LINE)",
@@ -105,7 +105,7 @@ pub const MUTANTS: [SourceMutant; 21] = [
         oracle: Oracle::Caches,
     },
     SourceMutant {
-        name: "what leaves a pinned table not invalidated",
+        name: "unmap from a pinned table without invalidation",
         file: "drivers/src/smmu/pinned_table.rs",
         item: "unmap",
         from: "self.params.forget(range, true)",
@@ -113,7 +113,7 @@ pub const MUTANTS: [SourceMutant; 21] = [
         oracle: Oracle::Smmu,
     },
     SourceMutant {
-        name: "a pinned table linked before its entries are seen",
+        name: "pinned table linked before its entries are visible",
         file: "lib/pagetable/src/pinned.rs",
         item: "pin",
         from: "m.order_before_link();",
@@ -121,7 +121,7 @@ pub const MUTANTS: [SourceMutant; 21] = [
         oracle: Oracle::Smmu,
     },
     SourceMutant {
-        name: "a pinned table that goes when it is empty",
+        name: "pinned table released when it is empty",
         file: "lib/pagetable/src/pinned.rs",
         item: "pin",
         from: "add_valid(m, table, 1);",
@@ -129,7 +129,7 @@ pub const MUTANTS: [SourceMutant; 21] = [
         oracle: Oracle::Smmu,
     },
     SourceMutant {
-        name: "a group in a pinned table that does not begin where groups do",
+        name: "misaligned contiguous group in a pinned table",
         file: "lib/pagetable/src/pinned.rs",
         item: "is_group",
         from: "slot.is_multiple_of(GROUP_LEN) && to",
@@ -137,7 +137,7 @@ pub const MUTANTS: [SourceMutant; 21] = [
         oracle: Oracle::Smmu,
     },
     SourceMutant {
-        name: "leaves alone invalidated where tables were unlinked",
+        name: "leaf-only invalidation after page tables were unlinked",
         file: "drivers/src/smmu/domain.rs",
         item: "stale",
         from: "self.params.forget(range, tables.is_empty())",
@@ -145,7 +145,7 @@ pub const MUTANTS: [SourceMutant; 21] = [
         oracle: Oracle::Smmu,
     },
     SourceMutant {
-        name: "slots given back before their owner is done",
+        name: "slots released without release ordering",
         file: "lib/memory/src/slots.rs",
         item: "give",
         from: "fetch_or(run, Ordering::Release)",
@@ -153,7 +153,7 @@ pub const MUTANTS: [SourceMutant; 21] = [
         oracle: Oracle::Slots,
     },
     SourceMutant {
-        name: "slots taken before their last owner is seen to be done",
+        name: "slots taken without acquire ordering",
         file: "lib/memory/src/slots.rs",
         item: "take",
         from: "Ordering::Acquire, Ordering::Relaxed",
@@ -161,7 +161,7 @@ pub const MUTANTS: [SourceMutant; 21] = [
         oracle: Oracle::Slots,
     },
     SourceMutant {
-        name: "a quarantine that does not see what its driver left",
+        name: "quarantine without acquire ordering",
         file: "kernel/src/dma/quarantine.rs",
         item: "change",
         from: "compare_exchange(from, to, AcqRel, Relaxed)",
@@ -169,7 +169,7 @@ pub const MUTANTS: [SourceMutant; 21] = [
         oracle: Oracle::Quarantine,
     },
     SourceMutant {
-        name: "a batch that is done with its first command",
+        name: "batch completed by its first command",
         file: "drivers/src/smmu/command_queue.rs",
         item: "advance",
         from: "batch.whole && self.consumed >= batch.end",
@@ -177,7 +177,7 @@ pub const MUTANTS: [SourceMutant; 21] = [
         oracle: Oracle::Queue,
     },
     SourceMutant {
-        name: "a queue that begins anew and keeps what the SMMU has cached",
+        name: "command queue reset without TLB invalidation",
         file: "drivers/src/smmu/recovery.rs",
         item: "FORGET_ALL",
         from: "Command::TlbiNsnhAll",

@@ -1,13 +1,13 @@
-//! `cargo xtask mutants`: mistakes in the source that no test can make from outside, each in a copy of the work tree, and
-//! the oracle that has to notice it.
+//! `cargo xtask mutants`: faults in the source that no test can inject from outside, each in a copy of the work tree, and
+//! the oracle that must detect it.
 //!
-//! Most mutants need none of this: they are made between the driver and the model, and run with every `cargo test`
-//! (`drivers/tests/smmu/oracle/mutants.rs`, `kernel/tests/caches/mutants.rs`).
+//! Most mutants need no copy: they are injected between the driver and the model, in every `cargo test`
+//! (`drivers/tests/smmu/judge/mutants.rs`, `kernel/tests/caches/mutants.rs`).
 //!
-//! Some oracles are boots: the kernel is built from the copy, and has to fail a self-test (`target.rs`).
+//! Some oracles are boots: the kernel is built from the copy, and must fail a self-test (`target.rs`).
 //!
-//! The copy has a target directory of its own, in which a mutant only makes the crates anew that it is in or under. The
-//! oracles run by themselves, for a bounded time: a mutant may well make them hang.
+//! The copy has its own target directory, in which a mutant rebuilds only its crate and the dependents. The oracles run
+//! in processes of their own with a time limit, since a mutant may hang them.
 
 mod boot;
 mod list;
@@ -15,6 +15,7 @@ mod location;
 mod oracle;
 mod target;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -26,48 +27,64 @@ use crate::workspace;
 use list::SourceMutant;
 use oracle::Outcome;
 
-/// Tries those whose names contain one of `words`, and for the word `target` those that a boot has to notice (all without
-/// words). Each mutant that is noticed counts as passed. First
-/// comes the source as it is, in which no oracle may notice anything.
+/// Runs the mutants whose names contain one of `words`, and for the word `target` those with a boot as the oracle; all
+/// without words. A detected mutant counts as passed.
+///
+/// # Errors
+/// An oracle fails on the unmodified source, or cannot be built.
 pub fn mutants(words: &[String]) -> Result<TestCounts> {
-    let tree = workspace::target().join("mutants/tree");
-    copy_sources(&tree)?;
-    let is_meant = |mutant: &SourceMutant, word: &str| {
+    let is_named = |mutant: &SourceMutant, word: &str| {
         mutant.name.contains(word) || (word == "target" && mutant.oracle.is_boot())
     };
-    let wanted = |mutant: &&SourceMutant| words.is_empty() || words.iter().any(|word| is_meant(mutant, word));
-    let wanted: Vec<_> = all().filter(wanted).collect();
-    oracle::check(&tree, wanted.iter().map(|mutant| mutant.oracle))?;
+    let is_wanted =
+        |mutant: &&SourceMutant| words.is_empty() || words.iter().any(|word| is_named(mutant, word));
+    run(&all().filter(is_wanted).collect::<Vec<_>>())
+}
+
+/// Runs the first mutant of each oracle: whether the oracle still detects anything.
+///
+/// # Errors
+/// As for [`mutants`].
+pub fn sample() -> Result<TestCounts> {
+    let mut seen = BTreeSet::new();
+    run(&all().filter(|mutant| seen.insert(mutant.oracle.name())).collect::<Vec<_>>())
+}
+
+/// Runs the oracles on the unmodified source first, where they must pass.
+fn run(mutants: &[&SourceMutant]) -> Result<TestCounts> {
+    let tree = workspace::target().join("mutants/tree");
+    copy_sources(&tree)?;
+    oracle::check(&tree, mutants.iter().map(|mutant| mutant.oracle))?;
     let mut counts = TestCounts::default();
-    for (index, mutant) in wanted.iter().enumerate() {
+    for (index, mutant) in mutants.iter().enumerate() {
         let start = Instant::now();
-        let verdict = try_one(&tree, mutant)?;
+        let outcome = run_one(&tree, mutant)?;
         let seconds = start.elapsed().as_secs();
-        println!("mutant {}/{} {verdict} in {seconds} s: {}", index + 1, wanted.len(), mutant.name);
-        counts += TestCounts::one(verdict.is_killed());
+        println!("mutant {}/{} {outcome} in {seconds} s: {}", index + 1, mutants.len(), mutant.name);
+        counts += TestCounts::one(outcome.is_killed());
     }
     Ok(counts)
 }
 
-/// All mistakes, in the order of `doc/judges.md`.
+/// All mutants, in the order of `doc/judges.md`.
 fn all() -> impl Iterator<Item = &'static SourceMutant> {
     list::MUTANTS.iter().chain(target::MUTANTS)
 }
 
-/// What the oracle says of the tree with this mistake in it. The tree is right again after it.
-fn try_one(tree: &Path, mutant: &SourceMutant) -> Result<Outcome> {
+/// The outcome of one mutant. The tree is restored afterwards.
+fn run_one(tree: &Path, mutant: &SourceMutant) -> Result<Outcome> {
     let path = tree.join(mutant.file);
     let text = fs::read_to_string(&path).map_err(Error::file("read", &path))?;
     let mut mutated = text.clone();
     mutated.replace_range(location::find(mutant, &text)?, mutant.to);
     let write = |text: &str| fs::write(&path, text).map_err(Error::file("write", &path));
     write(&mutated)?;
-    let verdict = oracle::run(tree, mutant.oracle);
+    let outcome = oracle::run(tree, mutant.oracle);
     write(&text)?;
-    verdict
+    outcome
 }
 
-/// The work tree as it is now, without what git ignores.
+/// Copies the work tree without the files that git ignores.
 fn copy_sources(tree: &Path) -> Result<()> {
     let root = workspace::root();
     let listed = question(
@@ -80,7 +97,7 @@ fn copy_sources(tree: &Path) -> Result<()> {
         let directory = to.parent().unwrap_or(tree);
         fs::create_dir_all(directory).map_err(Error::file("make", directory))?;
         let text = fs::read(&from).map_err(Error::file("read", &from))?;
-        // What has not changed keeps its time, and is not built again.
+        // An unchanged file keeps its time and is not rebuilt.
         if fs::read(&to).ok().as_ref() != Some(&text) {
             fs::write(&to, text).map_err(Error::file("write", &to))?;
         }
@@ -98,7 +115,7 @@ mod tests {
         let (_, section) = text.split_once("### Mutants of the source").unwrap();
         let section = section.split("\n#").next().unwrap();
         let listed: Vec<_> =
-            section.lines().filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" | caught |")).collect();
+            section.lines().filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" | killed |")).collect();
         assert_eq!(listed, all().map(|mutant| mutant.name).collect::<Vec<_>>());
     }
 

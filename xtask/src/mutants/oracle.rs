@@ -1,4 +1,4 @@
-//! A oracle: a test program, built in the copy of the work tree and run for a bounded time, or a boot ([`super::boot`]).
+//! An oracle: a test program, built in the copy of the work tree and run with a time limit, or a boot ([`super::boot`]).
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -11,43 +11,43 @@ use crate::command::{capture, shown};
 use crate::error::{Error, Result};
 use crate::loom;
 
-/// So long a oracle may take: several times what it takes when there is nothing to notice.
-const PATIENCE: Duration = Duration::from_secs(600);
-/// Random programs that have to do, for the oracles that count them.
+/// The time limit of an oracle: several times its duration on the unmodified source.
+const TIME_LIMIT: Duration = Duration::from_secs(600);
+/// The number of random programs, for the oracles that run them.
 const PROGRAMS: &str = "400";
 
-/// Who has to notice.
+/// The test that must detect a mutant.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Oracle {
     /// Random programs against the SMMU driver.
     Smmu,
     /// The DMA core on a machine with caches.
     Caches,
-    /// loom, of what CPUs do to the slots of a table at a time.
+    /// loom: concurrent CPUs on the slots of a table.
     Slots,
-    /// loom, of a device's faults, its driver and the quarantine.
+    /// loom: a device's faults, its driver and the quarantine.
     Quarantine,
-    /// loom, of several CPUs at the command queue.
+    /// loom: concurrent CPUs on the command queue.
     Queue,
-    /// The target.
+    /// A boot of the kernel.
     BootTest(BootTest),
 }
 
-/// What it said.
+/// The result of an oracle on a mutant.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Outcome {
-    /// It failed.
+    /// The oracle failed.
     Killed,
-    /// It did not end in its time.
+    /// The time limit passed.
     TimedOut,
-    /// It passed.
+    /// The oracle passed.
     Survived,
-    /// It did not come to what it is asked about, or failed for another reason.
+    /// The oracle did not reach its test, or failed for another reason.
     Inconclusive(String),
 }
 
 impl Outcome {
-    /// Whether the mistake was noticed.
+    /// Whether the mutant was detected.
     pub fn is_killed(&self) -> bool {
         matches!(self, Self::Killed | Self::TimedOut)
     }
@@ -56,21 +56,33 @@ impl Outcome {
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Killed => f.write_str("caught"),
-            Self::TimedOut => f.write_str("caught (it hangs)"),
-            Self::Survived => f.write_str("MISSED"),
-            Self::Inconclusive(why) => write!(f, "NO VERDICT ({why})"),
+            Self::Killed => f.write_str("killed"),
+            Self::TimedOut => f.write_str("killed (time limit)"),
+            Self::Survived => f.write_str("SURVIVED"),
+            Self::Inconclusive(why) => write!(f, "INCONCLUSIVE ({why})"),
         }
     }
 }
 
 impl Oracle {
+    /// A name for the report; that of the self-test or of the case for a boot.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Smmu => "smmu",
+            Self::Caches => "caches",
+            Self::Slots => "slots",
+            Self::Quarantine => "quarantine",
+            Self::Queue => "queue",
+            Self::BootTest(boot) => boot.name(),
+        }
+    }
+
     /// Whether it is a boot.
     pub fn is_boot(self) -> bool {
         self.boot().is_some()
     }
 
-    /// What is booted, if it is that.
+    /// The boot, if it is one.
     fn boot(self) -> Option<BootTest> {
         match self {
             Self::BootTest(boot) => Some(boot),
@@ -78,7 +90,7 @@ impl Oracle {
         }
     }
 
-    /// The arguments that make cargo build its test program.
+    /// cargo's arguments for the test program.
     fn program(self) -> &'static [&'static str] {
         match self {
             Self::Smmu => &["--package=drivers", "--test=smmu"],
@@ -90,7 +102,7 @@ impl Oracle {
         }
     }
 
-    /// What all tests of it have in their names that oracle.
+    /// The filter for the program's tests.
     fn tests(self) -> &'static str {
         match self {
             Self::Smmu => "judge::no_access_reaches_what_is_not_the_attachments",
@@ -101,24 +113,24 @@ impl Oracle {
     }
 }
 
-/// Makes sure that `oracles` find nothing in `tree` as it is.
+/// Checks that `oracles` pass on the unmodified `tree`.
 ///
 /// # Errors
-/// One does, or it does not build.
+/// One fails, or does not build.
 pub fn check(tree: &Path, oracles: impl Iterator<Item = Oracle> + Clone) -> Result<()> {
     let boots: Vec<BootTest> = oracles.clone().filter_map(Oracle::boot).collect();
     boot::check(tree, &boots)?;
     for oracle in oracles.filter(|oracle| !oracle.is_boot()).collect::<BTreeSet<_>>() {
         let start = Instant::now();
         if run(tree, oracle)? != Outcome::Survived {
-            return Err(Error::Missing(format!("{oracle:?} fails without any mutant")));
+            return Err(Error::Missing(format!("{} fails without any mutant", oracle.name())));
         }
-        println!("no mutant, no failure of {oracle:?} in {} s", start.elapsed().as_secs());
+        println!("{} passes without a mutant in {} s", oracle.name(), start.elapsed().as_secs());
     }
     Ok(())
 }
 
-/// What `oracle` says of the sources in `tree`.
+/// Runs `oracle` on the sources in `tree`.
 pub fn run(tree: &Path, oracle: Oracle) -> Result<Outcome> {
     match oracle {
         Oracle::BootTest(boot) => boot.run(tree),
@@ -130,14 +142,14 @@ fn run_program(tree: &Path, oracle: Oracle) -> Result<Outcome> {
     let program = build(tree, oracle)?;
     let mut command = Command::new(program);
     command.arg(oracle.tests()).current_dir(tree);
-    // The first program that fails is enough: nobody reads a smaller one.
+    // Without shrinking: the first failure decides.
     command.envs([("RUST_BACKTRACE", "0"), ("JUDGE_SHRINKS", "0"), ("JUDGE_PROGRAMS", PROGRAMS)]);
     command.env("LOOM_MAX_PREEMPTIONS", loom::PREEMPTIONS);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let start = Instant::now();
     let failed = |cause| Error::Start { program: "the oracle".into(), cause };
     let mut child = command.spawn().map_err(failed)?;
-    while start.elapsed() < PATIENCE {
+    while start.elapsed() < TIME_LIMIT {
         if let Some(status) = child.try_wait().map_err(failed)? {
             return Ok(if status.success() { Outcome::Survived } else { Outcome::Killed });
         }
@@ -147,21 +159,21 @@ fn run_program(tree: &Path, oracle: Oracle) -> Result<Outcome> {
     Ok(Outcome::TimedOut)
 }
 
-/// Builds the test program, and says where it is.
+/// Builds the test program and returns its path.
 fn build(tree: &Path, oracle: Oracle) -> Result<PathBuf> {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(tree).args(["test", "--quiet", "--offline", "--no-run", "--message-format=json"]);
     command.args(oracle.program()).arg("--target-dir").arg(tree.with_file_name("build"));
     let output = capture(&mut command)?;
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    let built = said.lines().find_map(executable).filter(|_| output.status.success());
+    let messages = String::from_utf8_lossy(&output.stdout).into_owned();
+    let built = messages.lines().find_map(executable).filter(|_| output.status.success());
     built.map(PathBuf::from).ok_or_else(|| {
         let (command, status) = (shown(&command), output.status.to_string());
         Error::Program { command, status }
     })
 }
 
-/// The test program in a line of cargo's messages, if there is one. (A package's other programs are built with it.)
+/// The test program in a line of cargo's messages. (The package's other programs are in the messages too.)
 fn executable(line: &str) -> Option<&str> {
     if !line.contains(r#""test":true},"features""#) {
         return None;

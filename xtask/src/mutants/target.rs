@@ -1,17 +1,17 @@
-//! The mistakes that a self-test on the target, or a boot, has to notice.
+//! The mutants whose oracle is a self-test or a case of the matrix.
 
 use super::boot::BootTest;
 use super::list::SourceMutant;
 use super::oracle::Oracle;
 
-/// A self-test that has to fail with these words.
-const fn test(name: &'static str, says: &'static str) -> Oracle {
-    Oracle::BootTest(BootTest::SelfTest { name, says })
+/// A self-test that must fail with this text.
+const fn test(name: &'static str, text: &'static str) -> Oracle {
+    Oracle::BootTest(BootTest::SelfTest { name, text })
 }
 
-/// A row of the matrix that has to show these words.
-const fn row(name: &'static str, says: &'static str) -> Oracle {
-    Oracle::BootTest(BootTest::Row { name, says })
+/// A case of the matrix that must fail and show this text.
+const fn case(name: &'static str, text: &'static str) -> Oracle {
+    Oracle::BootTest(BootTest::Case { name, text })
 }
 
 const FRESH: &str = "program.memory_given_back_is_zero_the_next_time";
@@ -25,10 +25,10 @@ const RULES: &str = "dma.mappings_and_free_frames_keep_the_rules";
 const TOUCH: &str = "kernel/src/vm/address_space/page_fault.rs";
 const TAKE_ZEROED: &str = "let mut frames = pages::take_zeroed(hole.len() / PAGE_SIZE)";
 
-/// All of them. `doc/judges.md` has the same list, behind that of [`super::list`].
+/// All of them; `doc/judges.md` has the same list, after that of [`super::list`].
 pub const MUTANTS: &[SourceMutant] = &[
     SourceMutant {
-        name: "memory that a program maps not zeroed",
+        name: "anonymous memory not zeroed",
         file: TOUCH,
         item: "fill_hole",
         from: TAKE_ZEROED,
@@ -36,7 +36,7 @@ pub const MUTANTS: &[SourceMutant] = &[
         oracle: test(FRESH, "not zero the next time"),
     },
     SourceMutant {
-        name: "a program's stack not zeroed",
+        name: "program stack not zeroed",
         file: TOUCH,
         item: "fill_hole",
         from: TAKE_ZEROED,
@@ -44,7 +44,7 @@ pub const MUTANTS: &[SourceMutant] = &[
         oracle: test(LEFT, "on the stack is not zero"),
     },
     SourceMutant {
-        name: "a buffer not zeroed",
+        name: "buffer not zeroed",
         file: "kernel/src/dma/buffer.rs",
         item: "new",
         from: "kmap::zero_all(&buffer.frames)",
@@ -52,7 +52,7 @@ pub const MUTANTS: &[SourceMutant] = &[
         oracle: test("program.buffers_and_memory_read_as_zero", "word 0 is 0x5ec5"),
     },
     SourceMutant {
-        name: "the first piece of a buffer not zeroed",
+        name: "first chunk of a buffer not zeroed",
         file: "kernel/src/memory/kmap.rs",
         item: "zero_many",
         from: "frames.chunks()",
@@ -60,7 +60,7 @@ pub const MUTANTS: &[SourceMutant] = &[
         oracle: test("program.buffers_and_memory_read_as_zero", "word 0 is 0x5ec5"),
     },
     SourceMutant {
-        name: "an uncached buffer not zeroed",
+        name: "non-cacheable buffer not zeroed",
         file: "kernel/src/memory/kmap.rs",
         item: "zero_all_non_cacheable",
         from: "unsafe { arch::memory::zero(range) };",
@@ -68,7 +68,7 @@ pub const MUTANTS: &[SourceMutant] = &[
         oracle: test(FRESH, "not zero the next time"),
     },
     SourceMutant {
-        name: "a gap in a structure not cleared",
+        name: "padding of a UAPI structure not cleared",
         file: "kernel/src/fs/mod.rs",
         item: "stat_node",
         from: "ctime: time,",
@@ -76,7 +76,7 @@ pub const MUTANTS: &[SourceMutant] = &[
         oracle: test(STRUCTURES, "gap at"),
     },
     SourceMutant {
-        name: "an address of the kernel's in a structure",
+        name: "kernel address in a UAPI structure",
         file: "kernel/src/fs/mod.rs",
         item: "stat_device",
         from: "ino: rdev",
@@ -84,7 +84,7 @@ pub const MUTANTS: &[SourceMutant] = &[
         oracle: test(STRUCTURES, "looks like an address of the kernel"),
     },
     SourceMutant {
-        name: "a structure filled in part",
+        name: "UAPI structure partly filled",
         file: "kernel/src/syscall/process.rs",
         item: "uname",
         from: "&NAME",
@@ -92,7 +92,7 @@ pub const MUTANTS: &[SourceMutant] = &[
         oracle: test(STRUCTURES, "uname leaves byte"),
     },
     SourceMutant {
-        name: "a structure made of what was on the stack",
+        name: "UAPI structure from uninitialised stack",
         file: "kernel/src/syscall/process.rs",
         item: "uname",
         from: "call.memory().write(call.address(0), &NAME)",
@@ -101,7 +101,7 @@ pub const MUTANTS: &[SourceMutant] = &[
         oracle: test(STRUCTURES, "uname: "),
     },
     SourceMutant {
-        name: "the end of a name made of what was in the heap",
+        name: "directory entry padding from uninitialised heap",
         file: "kernel/src/fs/directory.rs",
         item: "push",
         from: "out.resize(end, 0);",
@@ -109,7 +109,7 @@ pub const MUTANTS: &[SourceMutant] = &[
         oracle: test(STRUCTURES, "a name without end"),
     },
     SourceMutant {
-        name: "registers of the kernel's in a new program",
+        name: "kernel register values in a new program",
         file: "arch/src/context.s",
         item: "context_enter_user",
         from: "ldp x0, x1, [x30]",
@@ -117,7 +117,7 @@ pub const MUTANTS: &[SourceMutant] = &[
         oracle: test(REGISTERS, "at first"),
     },
     SourceMutant {
-        name: "vectors of somebody else in a new program",
+        name: "vector registers not initialised in a new program",
         file: "arch/src/context.rs",
         item: "new",
         from: "q: [0; 32]",
@@ -125,7 +125,7 @@ pub const MUTANTS: &[SourceMutant] = &[
         oracle: test(REGISTERS, "v0 is 0x7 at first"),
     },
     SourceMutant {
-        name: "a thread pointer of somebody else in a new program",
+        name: "wrong TPIDR_EL0 in a new program",
         file: "kernel/src/process/task.rs",
         item: "new",
         from: "FpState::new(), thread_pointer",
@@ -133,7 +133,7 @@ pub const MUTANTS: &[SourceMutant] = &[
         oracle: test(REGISTERS, "TPIDR"),
     },
     SourceMutant {
-        name: "vectors not changed with the thread",
+        name: "vector registers not restored by a context switch",
         file: "kernel/src/process/task.rs",
         item: "restore",
         from: "registers.fp.restore();",
@@ -141,7 +141,7 @@ pub const MUTANTS: &[SourceMutant] = &[
         oracle: test(REGISTERS, ": v"),
     },
     SourceMutant {
-        name: "a register with an address of the kernel's after a call",
+        name: "kernel address in a register after a system call",
         file: "kernel/src/syscall/mod.rs",
         item: "dispatch",
         from: "None => unknown(number),",
@@ -149,7 +149,7 @@ pub const MUTANTS: &[SourceMutant] = &[
         oracle: test(REGISTERS, "x9"),
     },
     SourceMutant {
-        name: "a borrowed register not cleared after a fault of the kernel's",
+        name: "TPIDRRO_EL0 not cleared after a kernel fault",
         file: "arch/src/exception.s",
         item: "sync_from_kernel",
         from: "msr tpidrro_el0, xzr",
@@ -157,7 +157,7 @@ pub const MUTANTS: &[SourceMutant] = &[
         oracle: test(REGISTERS, "TPIDRRO"),
     },
     SourceMutant {
-        name: "a device's buffer not cleared between programs",
+        name: "device buffer not cleared between programs",
         file: "kernel/src/devices/dma_engine.rs",
         item: "transfer_for",
         from: "self.clear()?;",
@@ -168,7 +168,7 @@ pub const MUTANTS: &[SourceMutant] = &[
         ),
     },
     SourceMutant {
-        name: "a buffer freed while a device's leaves lead to it",
+        name: "buffer freed while mapped for a device",
         file: "kernel/src/dma/attachment.rs",
         item: "drop",
         from: "self.device.domain().unmap(self.range, buffer)",
@@ -176,7 +176,7 @@ pub const MUTANTS: &[SourceMutant] = &[
         oracle: test(RULES, "is free, and mapped by Domain("),
     },
     SourceMutant {
-        name: "a device's addresses given back while its leaves are there",
+        name: "IOVA range freed while mapped",
         file: "kernel/src/dma/domain.rs",
         item: "unmap",
         from: "let small = self.small.get()",
@@ -186,7 +186,7 @@ pub const MUTANTS: &[SourceMutant] = &[
         oracle: test(RULES, "which is nobody's"),
     },
     SourceMutant {
-        name: "a device's mapping with another memory type",
+        name: "device mapping with another memory type",
         file: "kernel/src/dma/attachment.rs",
         item: "mapping",
         from: "buffer.memory()",
@@ -194,7 +194,7 @@ pub const MUTANTS: &[SourceMutant] = &[
         oracle: test(RULES, "is WriteBack for Linear and NonCacheable for Domain("),
     },
     SourceMutant {
-        name: "a program's mapping with another memory type",
+        name: "program mapping with another memory type",
         file: "kernel/src/vm/address_space/entries.rs",
         item: "map_shared_part",
         from: "shared.memory()",
@@ -202,7 +202,7 @@ pub const MUTANTS: &[SourceMutant] = &[
         oracle: test(AT_REST, "for Program("),
     },
     SourceMutant {
-        name: "a page that can be executed stays writable",
+        name: "page writable and executable",
         file: "lib/pagetable/src/protect.rs",
         item: "change_leaves",
         from: "old.with_attributes(attributes)",
@@ -210,7 +210,7 @@ pub const MUTANTS: &[SourceMutant] = &[
         oracle: test(AT_REST, "can be written and executed by Private("),
     },
     SourceMutant {
-        name: "what is a device's or a program's can be executed by the kernel",
+        name: "device or program memory executable by the kernel",
         file: "lib/pagetable/src/fill.rs",
         item: "fill_step",
         from: "Descriptor::leaf(PhysAddr::new(cursor.to), step.level, attributes)",
@@ -218,7 +218,7 @@ pub const MUTANTS: &[SourceMutant] = &[
         oracle: test(RULES, "can be written and executed by Domain("),
     },
     SourceMutant {
-        name: "a view of the kernel's within a program's reach",
+        name: "kernel mapping accessible to EL0",
         file: "lib/pagetable/src/fill.rs",
         item: "fill_step",
         from: "Descriptor::leaf(PhysAddr::new(cursor.to), step.level, attributes)",
@@ -226,7 +226,7 @@ pub const MUTANTS: &[SourceMutant] = &[
         oracle: test(RULES, "is mapped by Kernel as no mapping is"),
     },
     SourceMutant {
-        name: "a program's memory mapped for the kernel too",
+        name: "program memory mapped for the kernel",
         file: TOUCH,
         item: "fill_hole",
         from: "let mapped = self.map(hole.start(), frames.chunks(), mapping);",
@@ -237,7 +237,7 @@ pub const MUTANTS: &[SourceMutant] = &[
         oracle: test(AT_REST, "meanwhile 0x"),
     },
     SourceMutant {
-        name: "a frame given back twice",
+        name: "frame freed twice",
         file: "kernel/src/dma/buffer.rs",
         item: "drop",
         from: "self.view = Once::new();",
@@ -246,7 +246,7 @@ pub const MUTANTS: &[SourceMutant] = &[
         oracle: test("program.a_buffer_has_the_size_asked_for", "is free twice"),
     },
     SourceMutant {
-        name: "a page table given back while it is linked",
+        name: "page table freed while linked",
         file: "lib/pagetable/src/unmap.rs",
         item: "clear",
         from: "store(slot, Descriptor::INVALID);",
@@ -254,7 +254,7 @@ pub const MUTANTS: &[SourceMutant] = &[
         oracle: test(RULES, "is free and a page table at once"),
     },
     SourceMutant {
-        name: "a table of a device's that no walk comes to",
+        name: "leaked device page table",
         file: "kernel/src/dma/iommu.rs",
         item: "allocate",
         from: "tables::take()?",
@@ -262,7 +262,7 @@ pub const MUTANTS: &[SourceMutant] = &[
         oracle: test(RULES, "bytes of tables, of"),
     },
     SourceMutant {
-        name: "a CPU's root that leads elsewhere",
+        name: "per-CPU root table differs from the kernel's",
         file: "lib/pagetable/src/root.rs",
         item: "per_cpu_root",
         from: "self.copy_to(m, root);",
@@ -270,7 +270,7 @@ pub const MUTANTS: &[SourceMutant] = &[
         oracle: test("boot.runs_at_el1", "tables of its own from"),
     },
     SourceMutant {
-        name: "a window left open",
+        name: "temporary mapping not removed",
         file: "kernel/src/memory/kmap.rs",
         item: "show",
         from: "window.unmap(self.filled);",
@@ -278,7 +278,7 @@ pub const MUTANTS: &[SourceMutant] = &[
         oracle: test(RULES, "is left in a window"),
     },
     SourceMutant {
-        name: "a window's block left open",
+        name: "temporary block mapping not removed",
         file: "kernel/src/memory/kmap.rs",
         item: "show_block",
         from: "window.unmap_block();",
@@ -286,24 +286,24 @@ pub const MUTANTS: &[SourceMutant] = &[
         oracle: test("program.buffers_and_memory_read_as_zero", "is left in a window"),
     },
     SourceMutant {
-        name: "bus masters not stopped",
+        name: "bus mastering not disabled at boot",
         file: "drivers/src/pcie/function.rs",
         item: "INTX_OFF",
         from: "1 << 10",
         to: "1 << 10 | MASTER",
-        oracle: row("dma-left-running-no-smmu", "probe: checksum: FAIL"),
+        oracle: case("dma-left-running-no-smmu", "probe: checksum: FAIL"),
     },
     SourceMutant {
-        name: "the SMMU left open for as long as a device needs",
+        name: "SMMU aborts too late at boot",
         file: "kernel/src/start.rs",
         item: "boot",
         from: "dma::iommu::close(&platform.smmus);",
         to: "let _ = dma::iommu::close;\n        let deadline = arch::timer::Deadline::in_ns(200_000_000);\n        \
              while !deadline.passed() {}\n",
-        oracle: row("dma-left-running", "probe: checksum: FAIL"),
+        oracle: case("dma-left-running", "probe: checksum: FAIL"),
     },
     SourceMutant {
-        name: "a descriptor of a program that was ended kept",
+        name: "file descriptor leaked by a killed program",
         file: "kernel/src/process/process.rs",
         item: "release",
         from: "files.for_each(drop);",
@@ -311,7 +311,7 @@ pub const MUTANTS: &[SourceMutant] = &[
         oracle: test(ENDED, "became"),
     },
     SourceMutant {
-        name: "a pin of a program that was ended kept",
+        name: "page pin leaked by a killed program",
         file: "kernel/src/vm/pages.rs",
         item: "drop",
         from: "let free = PINS.lock().unpin(frame);",
