@@ -1,9 +1,9 @@
-//! A part of a chunk list, as chunks again.
+//! Sub-ranges of a chunk list.
 
 use addr::{Chunk, PAGE_SHIFT, PAGE_SIZE, Pfn};
 
-/// The bytes from `offset` on, `len` of them (whole pages both), of the memory that `chunks` make up one after the
-/// other. What is cut at the ends comes as smaller chunks; if there is less, the rest is missing.
+/// The `len` bytes at `offset` (both page-aligned) of the concatenation of `chunks`, as chunks. Chunks across
+/// the ends are split; past the end of the list there are no more chunks.
 pub fn chunk_range<I: Iterator<Item = Chunk> + Clone>(chunks: I, offset: u64, len: u64) -> ChunkRange<I> {
     debug_assert!(offset.is_multiple_of(PAGE_SIZE) && len.is_multiple_of(PAGE_SIZE));
     ChunkRange { chunks, skip: offset >> PAGE_SHIFT, left: len >> PAGE_SHIFT, at: Pfn::new(0), here: 0 }
@@ -13,11 +13,11 @@ pub fn chunk_range<I: Iterator<Item = Chunk> + Clone>(chunks: I, offset: u64, le
 #[derive(Clone, Debug)]
 pub struct ChunkRange<I> {
     chunks: I,
-    /// Frames still to be skipped.
+    /// Remaining frames before the range.
     skip: u64,
-    /// Frames still to come.
+    /// Remaining frames of the range.
     left: u64,
-    /// The rest of the chunk that is being cut: its first frame, its frames.
+    /// First frame and number of frames of the rest of the chunk being split.
     at: Pfn,
     here: u64,
 }
@@ -58,7 +58,7 @@ mod tests {
     }
 
     #[test]
-    fn every_part_has_the_right_frames() {
+    fn every_sub_range_has_the_right_frames() {
         let list = [chunk(0x40, 3), chunk(0x100, 2), chunk(0x21, 0), chunk(0x80, 1)];
         let all = frames(list.into_iter());
         for offset in 0..=all.len() {
@@ -70,12 +70,12 @@ mod tests {
     }
 
     #[test]
-    fn whole_chunks_stay_whole() {
+    fn whole_chunks_are_not_split() {
         let list = [chunk(0x40, 3), chunk(0x100, 2)];
         assert!(chunk_range(list.into_iter(), 0, 12 * PAGE_SIZE).eq(list));
         assert!(
             chunk_range(list.into_iter(), 8 * PAGE_SIZE, 100 * PAGE_SIZE).eq([list[1]]),
-            "no more than there is"
+            "limited by the end of the list"
         );
     }
 }

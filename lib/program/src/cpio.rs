@@ -1,45 +1,45 @@
-//! The initramfs: a cpio archive of the `newc` kind (Linux `Documentation/driver-api/early-userspace/buffer-format.rst`).
+//! cpio archives in `newc` format (Linux `Documentation/driver-api/early-userspace/buffer-format.rst`).
 
 use core::fmt;
 
 const HEADER: usize = 110;
 const TRAILER: &[u8] = b"TRAILER!!!";
 
-/// A `newc` archive, or several one after the other with zeroes between. Iterating gives the entries, and the first
-/// error ends it.
+/// A `newc` archive, or several concatenated ones with zero padding in between. Iterates over the entries;
+/// ends after the first error.
 #[derive(Clone)]
 pub struct CpioArchive<'a> {
     bytes: &'a [u8],
     at: usize,
 }
 
-/// One member of an archive.
+/// An archive entry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct CpioEntry<'a> {
-    /// Where its header is in the archive.
+    /// The offset of the header in the archive.
     pub offset: usize,
-    /// Kind and permissions (`st_mode`).
+    /// File type and permissions (`st_mode`).
     pub mode: u32,
-    /// Seconds since 1970 of its last change.
+    /// Modification time in seconds since 1970.
     pub mtime: u32,
-    /// Its path, without the final zero.
+    /// The path, without the terminating zero.
     pub name: &'a [u8],
-    /// Content of a file, target of a symbolic link.
+    /// The content of a file or the target of a symbolic link.
     pub data: &'a [u8],
 }
 
-/// What is wrong with an archive; offsets are bytes from its start.
+/// An error in an archive, with its byte offset.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum CpioError {
-    /// No header at this offset: it starts with these bytes.
+    /// No header at this offset but these bytes.
     Magic(usize, [u8; 6]),
-    /// A character that is no hexadecimal digit in the header at this offset.
+    /// The header at this offset has an invalid hexadecimal digit.
     Digit(usize),
-    /// The entry at this offset goes on behind the end of the archive.
+    /// The entry at this offset extends past the end of the archive.
     Truncated(usize),
-    /// The name of the entry at this offset is empty or does not end with its only zero.
+    /// The name of the entry at this offset is empty, unterminated or contains a zero.
     Name(usize),
-    /// The archive ends at this offset without the trailer.
+    /// The archive ends at this offset without a trailer.
     NoTrailer(usize),
 }
 
@@ -47,15 +47,15 @@ impl fmt::Display for CpioError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Magic(at, [0x1f, 0x8b, ..]) => {
-                write!(f, "gzip data at offset {at:#x}: it must not be compressed")
+                write!(f, "gzip data at offset {at:#x}: compressed archives are not supported")
             }
-            Self::Magic(at, found) => write!(f, "no cpio newc header at offset {at:#x}, but {found:02x?}"),
+            Self::Magic(at, found) => write!(f, "no cpio newc header at offset {at:#x}: {found:02x?}"),
             Self::Digit(at) => {
-                write!(f, "the header at offset {at:#x} has a field that is no hexadecimal number")
+                write!(f, "invalid hexadecimal number in the header at offset {at:#x}")
             }
-            Self::Truncated(at) => write!(f, "the entry at offset {at:#x} goes on behind the end"),
-            Self::Name(at) => write!(f, "the entry at offset {at:#x} has a bad name"),
-            Self::NoTrailer(at) => write!(f, "it ends at offset {at:#x} without a trailer"),
+            Self::Truncated(at) => write!(f, "the entry at offset {at:#x} is truncated"),
+            Self::Name(at) => write!(f, "the entry at offset {at:#x} has an invalid name"),
+            Self::NoTrailer(at) => write!(f, "no trailer at the end, offset {at:#x}"),
         }
     }
 }
@@ -73,7 +73,7 @@ impl<'a> CpioArchive<'a> {
             if entry.name != TRAILER {
                 return Ok(Some(entry));
             }
-            // Behind a trailer there may be zeroes and then the next archive.
+            // A trailer may be followed by zero padding and another archive.
             let rest = self.bytes.get(end..).unwrap_or(&[]);
             match rest.iter().position(|&byte| byte != 0) {
                 None => return Ok(None),
@@ -82,7 +82,7 @@ impl<'a> CpioArchive<'a> {
         }
     }
 
-    /// The entry at `at` and where the next one starts.
+    /// The entry at `at`, and the offset of the next one.
     fn entry_at(&self, at: usize) -> Result<(CpioEntry<'a>, usize), CpioError> {
         if at >= self.bytes.len() {
             return Err(CpioError::NoTrailer(at));
@@ -134,7 +134,7 @@ pub(crate) mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// An archive member as a tool would write it.
+    /// An encoded archive entry.
     pub(crate) fn member(name: &str, mode: u32, data: &[u8]) -> Vec<u8> {
         let mut out = b"070701".to_vec();
         let fields = [1, mode, 0, 0, 1, 7, data.len() as u32, 0, 0, 0, 0, name.len() as u32 + 1, 0];
@@ -159,7 +159,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn members_come_with_their_content() {
+    fn iterates_over_entries_with_content() {
         let bytes =
             archive(&[("bin", 0o40755, b""), ("bin/a", 0o100755, b"hello"), ("l", 0o120777, b"bin/a")]);
         let entries: Vec<_> = CpioArchive::new(&bytes).map(Result::unwrap).collect();
@@ -169,20 +169,20 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn archives_can_follow_each_other() {
+    fn concatenated_archives_are_supported() {
         let two = [archive(&[("a", 0o100644, b"1")]), archive(&[("b", 0o100644, b"2")])].concat();
         assert_eq!(names(&two).unwrap(), [b"a", b"b"]);
     }
 
     #[test]
-    fn an_empty_archive_has_a_trailer_at_least() {
+    fn missing_trailer_is_an_error() {
         assert_eq!(names(&archive(&[])), Ok(vec![]));
         assert_eq!(names(&[]), Err(CpioError::NoTrailer(0)));
         assert_eq!(names(&member("a", 0o100644, b"1")), Err(CpioError::NoTrailer(116)));
     }
 
     #[test]
-    fn errors_name_the_offset() {
+    fn errors_carry_the_offset() {
         let good = archive(&[("a", 0o100644, b"1"), ("b", 0o100644, b"2")]);
         let cases: [(usize, u8, CpioError); 4] = [
             (0, 0x1f, CpioError::Magic(0, *b"\x1f70701")),
@@ -202,7 +202,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn compressed_archives_are_called_so() {
+    fn gzip_data_is_reported_as_compressed() {
         let error = names(&[0x1f; 200]).unwrap_err();
         assert!(matches!(error, CpioError::Magic(0, _)));
         let mut gzip = vec![0x1f, 0x8b];
@@ -212,7 +212,7 @@ pub(crate) mod tests {
 
     proptest! {
         #[test]
-        fn damage_is_an_error_or_other_entries_never_a_panic(at in 0usize..512, byte: u8, len in 0usize..600) {
+        fn corrupt_archives_never_panic(at in 0usize..512, byte: u8, len in 0usize..600) {
             let mut bytes = archive(&[("bin/a", 0o100755, b"hello"), ("b", 0o120777, b"bin/a")]);
             bytes[at] = byte;
             bytes.truncate(len);

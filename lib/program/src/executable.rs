@@ -1,6 +1,6 @@
-//! An ELF file that can be started: static or static-PIE, for arm64. A static-PIE program relocates itself (its start
-//! code does), so all there is to do is to put its segments somewhere. Stacks are never executable here, whatever
-//! `PT_GNU_STACK` says.
+//! ELF load plan for static and static-PIE arm64 executables. A static-PIE executable applies its own
+//! relocations at startup, so the loader only chooses its load bias. Stacks are never executable;
+//! `PT_GNU_STACK` is ignored.
 
 use crate::{USER_END, USER_START};
 use abi::memory::Prot;
@@ -14,107 +14,108 @@ use elf::file::Class;
 use elf::segment::ProgramHeader;
 use elf::{ElfBytes, ParseError};
 
-/// More segments than any linker makes.
+/// The limit of program headers, above the number that linkers emit.
 const SEGMENTS_MAX: usize = 64;
 
-/// One run of pages to map: zeroes, but for `file`'s bytes, which go to `content`.
+/// A `PT_LOAD` segment: zero-filled pages with the bytes `file` of the ELF file at `content`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct LoadSegment {
-    /// Whole pages.
+    /// The address range, page-aligned.
     pub range: AddrRange<UserVa>,
-    /// Where the bytes from the file start.
+    /// The address of the first byte from the file.
     pub content: UserVa,
-    /// Which bytes of the file these are.
+    /// The bytes of the file.
     pub file: Range<usize>,
-    /// What the program may do with it.
+    /// The protection.
     pub prot: Prot,
 }
 
-/// Where a program may be.
+/// The constraint on the load address.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LoadAddress {
-    /// Only where it was linked to (`ET_EXEC`).
+    /// The link address (`ET_EXEC`).
     Fixed,
-    /// Anywhere, at a multiple of this (`ET_DYN`). Its addresses count from 0 until [`Executable::relocated`].
+    /// Any multiple of this alignment (`ET_DYN`). Addresses are relative to 0 until
+    /// [`Executable::relocated`].
     Relocatable(u64),
 }
 
-/// A checked plan for loading a program: every segment is inside the file and the address space, on pages of its own.
+/// A validated load plan: every segment is inside the file and the address space, and segments share no
+/// pages.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Executable {
-    /// Its segments, ascending.
+    /// The segments, ascending.
     pub segments: Vec<LoadSegment>,
-    /// Its first instruction, in an executable segment.
+    /// The entry point, in an executable segment.
     pub entry: UserVa,
-    /// Where the program headers are in its memory, if they are (`AT_PHDR`).
+    /// The address of the program headers, if they are loaded (`AT_PHDR`).
     pub headers: Option<UserVa>,
-    /// How many there are (`AT_PHNUM`); each has [`Executable::HEADER_BYTES`].
+    /// The number of program headers (`AT_PHNUM`), of [`Executable::HEADER_BYTES`] each.
     pub header_count: u64,
-    /// Where it may be.
+    /// The constraint on the load address.
     pub load_address: LoadAddress,
 }
 
-/// Why a file cannot be started.
+/// The reason why a file cannot be loaded. Segments are identified by their program header index.
 #[derive(Debug)]
 pub enum ExecutableError {
-    /// Its structure is broken.
+    /// Malformed ELF structure.
     Parse(ParseError),
-    /// It is for 32 bits.
+    /// A 32-bit file.
     Class,
-    /// It is for this machine (`e_machine`).
+    /// A file for another machine (`e_machine`).
     Machine(u16),
-    /// It is of this type (`e_type`), not a program.
+    /// A file of this type (`e_type`), which is not an executable.
     Type(u16),
-    /// It needs a dynamic linker.
+    /// A dynamic linker (`PT_INTERP`) is required.
     Interpreter,
-    /// Nothing in it is to be loaded.
+    /// No `PT_LOAD` segment.
     NoSegments,
-    /// It has so many segments.
+    /// This number of program headers exceeds the limit.
     TooManySegments(usize),
-    /// The segment with this number takes more of the file than of memory, or more than the file has.
+    /// The segment's file size exceeds its memory size or the file.
     SegmentSize(usize),
-    /// The segment with this number is (partly) outside of a program's addresses.
+    /// The segment is (partly) outside of the user address space.
     SegmentAddress(usize),
-    /// The segment with this number has an alignment that is no power of two, or that its address or place in the
-    /// file does not have.
+    /// The segment's alignment is not a power of two, or its address and file offset are not congruent to it.
     SegmentAlignment(usize),
-    /// The segment with this number is to be writable and executable, which no mapping here is.
+    /// The segment is writable and executable, which is not permitted.
     SegmentAccess(usize),
-    /// The segment with this number is not wholly behind the one before, in pages of its own.
+    /// The segment shares pages with the previous one, or is below it.
     SegmentOverlap(usize),
-    /// The first instruction would be at this address, which is not in an executable segment.
+    /// This entry point is not in an executable segment.
     Entry(UserVa),
 }
 
 impl fmt::Display for ExecutableError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Parse(error) => write!(f, "no usable ELF file: {error}"),
-            Self::Class => write!(f, "a 32-bit program"),
+            Self::Parse(error) => write!(f, "invalid ELF file: {error}"),
+            Self::Class => write!(f, "32-bit ELF file"),
             Self::Machine(machine) => {
-                write!(f, "a program for ELF machine {machine}, not {EM_AARCH64} (AArch64)")
+                write!(f, "ELF machine {machine} is not {EM_AARCH64} (AArch64)")
             }
-            Self::Type(kind) => write!(f, "ELF type {kind} is not a program"),
-            Self::Interpreter => write!(f, "it needs a dynamic linker: link it statically"),
-            Self::NoSegments => write!(f, "nothing in it is to be loaded"),
-            Self::TooManySegments(count) => write!(f, "it has {count} program headers"),
+            Self::Type(kind) => write!(f, "ELF type {kind} is not an executable"),
+            Self::Interpreter => write!(f, "dynamically linked: only static executables are supported"),
+            Self::NoSegments => write!(f, "no PT_LOAD segment"),
+            Self::TooManySegments(count) => write!(f, "too many program headers: {count}"),
             Self::SegmentSize(n) => write!(f, "segment {n} is larger than the file or its memory"),
-            Self::SegmentAddress(n) => write!(f, "segment {n} is outside of a program's addresses"),
-            Self::SegmentAlignment(n) => write!(f, "segment {n} is not aligned as it says"),
+            Self::SegmentAddress(n) => write!(f, "segment {n} is outside of the user address space"),
+            Self::SegmentAlignment(n) => write!(f, "segment {n} is misaligned"),
             Self::SegmentAccess(n) => write!(f, "segment {n} is writable and executable"),
             Self::SegmentOverlap(n) => {
-                write!(f, "segment {n} shares pages with the one before or is below it")
+                write!(f, "segment {n} overlaps or precedes the previous one")
             }
-            Self::Entry(at) => write!(f, "its entry point {at} is not in an executable segment"),
+            Self::Entry(at) => write!(f, "entry point {at} is not in an executable segment"),
         }
     }
 }
 
 impl Executable {
-    /// Bytes of a program header (`AT_PHENT`).
+    /// The size of a program header (`AT_PHENT`).
     pub const HEADER_BYTES: u64 = 56;
 
-    /// Checks `file` and plans how to load it.
+    /// Validates `file` and computes its load plan.
     pub fn parse(file: &[u8]) -> Result<Self, ExecutableError> {
         let parsed = ElfBytes::<LittleEndian>::minimal_parse(file).map_err(ExecutableError::Parse)?;
         let load_address = check_header(&parsed)?;
@@ -137,14 +138,14 @@ impl Executable {
         Ok(plan)
     }
 
-    /// All addresses that its segments span.
+    /// The range from the first to the last segment.
     pub fn span(&self) -> AddrRange<UserVa> {
-        // `parse` leaves at least one segment, ascending.
+        // `parse` guarantees at least one segment, in ascending order.
         AddrRange::new(self.segments[0].range.start(), self.segments[self.segments.len() - 1].range.end())
     }
 
-    /// The plan with every address `bias` higher; `None` when that leaves the address space or `bias` is not a
-    /// multiple of what [`LoadAddress::Relocatable`] says.
+    /// The plan with `bias` added to every address; `None` if it is fixed, does not fit into the address
+    /// space, or `bias` is not a multiple of the alignment.
     pub fn relocated(mut self, bias: u64) -> Option<Self> {
         let LoadAddress::Relocatable(align) = self.load_address else { return None };
         let end = self.span().end().checked_add(bias)?;
@@ -252,15 +253,15 @@ fn access(flags: u32) -> Prot {
     pairs.into_iter().filter(|(flag, _)| flags & flag != 0).map(|(_, prot)| prot).collect()
 }
 
-/// `PT_PHDR` says it, or it follows from the segment that has that part of the file.
+/// The address of the program headers: from `PT_PHDR`, or from the segment that contains their file offset.
 fn headers_address(headers: &[ProgramHeader], segments: &[LoadSegment], offset: u64) -> Option<UserVa> {
-    let said = headers.iter().find(|header| header.p_type == PT_PHDR).map(|header| header.p_vaddr);
+    let declared = headers.iter().find(|header| header.p_type == PT_PHDR).map(|header| header.p_vaddr);
     let computed = || {
         let offset = offset as usize;
         let holds = segments.iter().find(|segment| segment.file.contains(&offset))?;
         Some(holds.content.raw() + (offset - holds.file.start) as u64)
     };
-    let address = UserVa::new(said.or_else(computed)?);
+    let address = UserVa::new(declared.or_else(computed)?);
     segments.iter().any(|segment| segment.range.contains(address)).then_some(address)
 }
 
@@ -328,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn a_static_program_goes_where_it_was_linked_to() {
+    fn et_exec_loads_at_its_link_address() {
         let plan = Executable::parse(&file(ET_EXEC, 0x40_0100, &[TEXT, DATA])).unwrap();
         assert_eq!(
             (plan.entry.raw(), plan.headers, plan.header_count),
@@ -345,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn a_static_pie_goes_anywhere_aligned() {
+    fn static_pie_relocates_to_any_aligned_address() {
         let text = Header { vaddr: 0, align: 0x1_0000, ..TEXT };
         let plan = Executable::parse(&file(ET_DYN, 0x100, &[text])).unwrap();
         assert_eq!(plan.load_address, LoadAddress::Relocatable(0x1_0000));
@@ -358,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named() {
+    fn malformed_segments_are_rejected_by_index() {
         let entry = 0x40_0100;
         let with = |change: fn(&mut Header)| {
             let mut data = DATA;
@@ -385,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn other_machines_and_other_files_are_refused() {
+    fn other_machines_and_file_formats_are_rejected() {
         let mut x86 = file(ET_EXEC, 0x40_0100, &[TEXT]);
         x86[18] = 62;
         assert!(matches!(Executable::parse(&x86), Err(ExecutableError::Machine(62))));
@@ -396,7 +397,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_damaged_file_is_refused_or_stays_in_bounds(changes in prop::collection::vec((0usize..0x100, any::<u8>()), 1..8), pie: bool) {
+        fn corrupt_file_is_rejected_or_its_plan_stays_in_bounds(changes in prop::collection::vec((0usize..0x100, any::<u8>()), 1..8), pie: bool) {
             let mut bytes = file(if pie { ET_DYN } else { ET_EXEC }, 0x40_0100, &[TEXT, DATA]);
             for (at, byte) in changes {
                 bytes[at] = byte;

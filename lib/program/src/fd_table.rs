@@ -1,41 +1,41 @@
-//! The table of open files of a process.
+//! The file descriptor table of a process.
 
 use abi::Errno;
 use alloc::vec::Vec;
 
-/// One used place in the table.
+/// An open file descriptor.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct FdEntry<F> {
-    /// What is open there; shared with its duplicates.
+    /// The open file, shared by duplicated descriptors.
     pub file: F,
-    /// Whether `execve` closes it.
+    /// `FD_CLOEXEC`: closed by `execve`.
     pub close_on_exec: bool,
 }
 
-/// FdEntry numbers and what is open on them; the lowest free number is always given first.
+/// A table of open files by descriptor number. Allocates the lowest free number, as POSIX requires.
 #[derive(Clone, Debug)]
 pub struct FdTable<F> {
     slots: Vec<Option<FdEntry<F>>>,
-    /// Below it no number is free, so nobody has to look there.
+    /// All numbers below are in use; the search for a free one starts here.
     full_below: usize,
     limit: usize,
 }
 
 impl<F: Clone> FdTable<F> {
-    /// An empty table for at most `limit` files.
+    /// An empty table with at most `limit` descriptors.
     pub const fn new(limit: usize) -> Self {
         Self { slots: Vec::new(), full_below: 0, limit }
     }
 
-    /// How many files it holds at most.
+    /// The maximum number of descriptors.
     pub fn limit(&self) -> usize {
         self.limit
     }
 
-    /// Opens `file` on the lowest free number that is at least `lowest`.
+    /// Adds `file` at the lowest free number not below `lowest`.
     ///
     /// # Errors
-    /// `EMFILE`: all numbers up to the limit are in use; `EINVAL`: `lowest` is past the limit; `ENOMEM`.
+    /// `EMFILE` if all numbers up to the limit are in use, `EINVAL` if `lowest` exceeds the limit, `ENOMEM`.
     pub fn insert(&mut self, file: F, close_on_exec: bool, lowest: usize) -> Result<u32, Errno> {
         if lowest >= self.limit {
             return Err(if lowest == 0 { Errno::EMFILE } else { Errno::EINVAL });
@@ -49,10 +49,10 @@ impl<F: Clone> FdTable<F> {
         Ok(number as u32)
     }
 
-    /// Opens `file` on exactly this number, and gives back what was there.
+    /// Replaces the file at `number` (`dup3`). Returns the previous file.
     ///
     /// # Errors
-    /// `EBADF`: the number is past the limit; `ENOMEM`.
+    /// `EBADF` if the number exceeds the limit, `ENOMEM`.
     pub fn replace(&mut self, number: u32, file: F, close_on_exec: bool) -> Result<Option<F>, Errno> {
         if number as usize >= self.limit {
             return Err(Errno::EBADF);
@@ -62,19 +62,19 @@ impl<F: Clone> FdTable<F> {
         Ok(old.map(|descriptor| descriptor.file))
     }
 
-    /// What is open on this number.
+    /// The descriptor with this number.
     ///
     /// # Errors
-    /// `EBADF`: nothing.
+    /// `EBADF` if it is not open.
     pub fn get(&self, number: i32) -> Result<&FdEntry<F>, Errno> {
         let number = usize::try_from(number).map_err(|_| Errno::EBADF)?;
         self.slots.get(number).and_then(Option::as_ref).ok_or(Errno::EBADF)
     }
 
-    /// Sets or clears the flag that closes it at `execve`.
+    /// Sets or clears `FD_CLOEXEC`.
     ///
     /// # Errors
-    /// `EBADF`: nothing is open there.
+    /// `EBADF` if it is not open.
     pub fn set_close_on_exec(&mut self, number: i32, close: bool) -> Result<(), Errno> {
         self.get(number)?;
         if let Some(Some(descriptor)) = self.slots.get_mut(number as usize) {
@@ -83,17 +83,17 @@ impl<F: Clone> FdTable<F> {
         Ok(())
     }
 
-    /// Takes what is open on this number out of the table; the file lives on in its duplicates.
+    /// Removes a descriptor and returns its file.
     ///
     /// # Errors
-    /// `EBADF`: nothing.
+    /// `EBADF` if it is not open.
     pub fn remove(&mut self, number: i32) -> Result<F, Errno> {
         self.get(number)?;
         self.full_below = self.full_below.min(number as usize);
         self.slots[number as usize].take().map(|descriptor| descriptor.file).ok_or(Errno::EBADF)
     }
 
-    /// Empties the table: every file in it, in the order of the numbers.
+    /// Empties the table and returns its files in ascending order of their numbers.
     pub fn take_all(&mut self) -> impl Iterator<Item = F> + use<F> {
         self.full_below = 0;
         core::mem::take(&mut self.slots).into_iter().flatten().map(|descriptor| descriptor.file)
@@ -121,7 +121,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     #[test]
-    fn the_lowest_free_number_comes_first() {
+    fn lowest_free_number_is_allocated() {
         let mut table = FdTable::new(4);
         assert_eq!([table.insert('a', false, 0), table.insert('b', false, 0)], [Ok(0), Ok(1)]);
         assert_eq!(table.insert('c', true, 3), Ok(3));
@@ -134,7 +134,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_lowest_free_number_comes_first_whatever_happened(
+        fn lowest_free_number_is_allocated_after_any_history(
             steps in prop::collection::vec((any::<bool>(), 0usize..12), 1..60),
         ) {
             let (mut table, mut model) = (FdTable::new(10), BTreeSet::new());
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_nobody_opened_are_bad() {
+    fn closed_numbers_return_ebadf() {
         let mut table = FdTable::new(4);
         assert_eq!(table.insert('a', false, 0), Ok(0));
         for number in [-1, 1, 4, i32::MAX, i32::MIN] {
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn a_replaced_file_comes_back() {
+    fn replace_returns_the_previous_file() {
         let mut table = FdTable::new(4);
         assert_eq!(table.replace(2, 'a', false), Ok(None));
         assert_eq!(table.replace(2, 'b', true), Ok(Some('a')));

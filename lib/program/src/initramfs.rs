@@ -1,4 +1,4 @@
-//! The read-only files of a program: the members of the initramfs and the device nodes, as one tree.
+//! The read-only root file system: the files of the initramfs and device nodes, in one tree.
 
 use crate::{CpioArchive, CpioError};
 use abi::Errno;
@@ -8,7 +8,7 @@ use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::fmt;
 
-/// How many symbolic links one path may lead through, as in Linux.
+/// The maximum number of symbolic links in a path resolution, as in Linux.
 const LINKS_MAX: usize = 40;
 
 /// A node of a [`Initramfs`]; the root is [`Initramfs::ROOT`].
@@ -16,54 +16,54 @@ const LINKS_MAX: usize = 40;
 pub struct NodeId(usize);
 
 impl NodeId {
-    /// The inode number: from 1 on.
+    /// The inode number, starting at 1.
     pub fn inode(self) -> u64 {
         self.0 as u64 + 1
     }
 }
 
-/// What a node is.
+/// The file type and content of a node.
 #[derive(Clone, Debug)]
 pub enum NodeKind<'a, D> {
-    /// A directory: names and nodes.
+    /// A directory: nodes by name.
     Directory(BTreeMap<Vec<u8>, NodeId>),
-    /// A regular file with its content.
+    /// A regular file: its content.
     File(&'a [u8]),
-    /// A symbolic link with its target.
+    /// A symbolic link: its target.
     Link(&'a [u8]),
     /// A device node.
     Device(D),
 }
 
-/// A file, directory, link or device.
+/// An inode.
 #[derive(Clone, Debug)]
 pub struct Node<'a, D> {
-    /// What it is and what is in it.
+    /// File type and content.
     pub kind: NodeKind<'a, D>,
-    /// The directory it is in; the root is in itself.
+    /// The parent directory; the root's parent is the root.
     pub parent: NodeId,
     /// `st_mode`.
     pub mode: u32,
-    /// Seconds since 1970 of its last change.
+    /// Modification time in seconds since 1970.
     pub mtime: u32,
 }
 
-/// All nodes. `D` is what the kernel knows a device by.
+/// The file tree. `D` identifies a device.
 #[derive(Clone, Debug)]
 pub struct Initramfs<'a, D> {
     nodes: Vec<Node<'a, D>>,
 }
 
-/// Why an archive does not make a tree; offsets are bytes from the archive's start.
+/// An error in the content of an archive, with the byte offset of the entry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum InitramfsError {
-    /// The archive itself is damaged.
+    /// The archive is malformed.
     Cpio(CpioError),
-    /// The entry at this offset has a path with `..` in it, or a name that is too long.
+    /// The entry's path contains `..` or a name that is too long.
     Path(usize),
-    /// The entry at this offset is in something that is no directory, or would replace a directory.
+    /// The entry's parent is not a directory, or the entry would replace a directory.
     Conflict(usize),
-    /// The entry at this offset has this mode, which is no kind of file known here.
+    /// The entry's mode has an unknown file type.
     Mode(usize, u32),
 }
 
@@ -71,7 +71,7 @@ impl fmt::Display for InitramfsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Cpio(error) => write!(f, "{error}"),
-            Self::Path(at) => write!(f, "the entry at offset {at:#x} has a path that cannot be used"),
+            Self::Path(at) => write!(f, "the entry at offset {at:#x} has an invalid path"),
             Self::Conflict(at) => write!(f, "the entry at offset {at:#x} conflicts with an earlier one"),
             Self::Mode(at, mode) => write!(f, "the entry at offset {at:#x} has the unknown mode {mode:#o}"),
         }
@@ -82,13 +82,13 @@ impl<'a, D> Initramfs<'a, D> {
     /// The root directory.
     pub const ROOT: NodeId = NodeId(0);
 
-    /// A root directory with nothing in it.
+    /// An empty root directory.
     pub fn new() -> Self {
         Self { nodes: Vec::from([directory(Self::ROOT)]) }
     }
 
-    /// The files of an archive. Directories that it names only as parts of paths are made; device nodes, FIFOs and
-    /// sockets in it are left out, since the kernel has its own.
+    /// Builds the tree from an archive. Missing parent directories are created. Device nodes, FIFOs and
+    /// sockets are skipped, since the kernel provides its own.
     pub fn from_archive(archive: CpioArchive<'a>) -> Result<Self, InitramfsError> {
         let mut tree = Self::new();
         for entry in archive {
@@ -109,26 +109,26 @@ impl<'a, D> Initramfs<'a, D> {
         Ok(tree)
     }
 
-    /// Puts a device node at `path` (from the root), over whatever the archive had there.
+    /// Adds a device node at `path`, relative to the root; replaces an existing file.
     ///
     /// # Errors
-    /// Those of a path that leads through a file (`ENOTDIR`) or names a directory (`EISDIR`).
+    /// `ENOTDIR` if a parent is not a directory, `EISDIR` if `path` is a directory.
     pub fn add_device(&mut self, path: &[u8], device: D) -> Result<(), Errno> {
         let node =
             Node { kind: NodeKind::Device(device), parent: Self::ROOT, mode: S_IFCHR | 0o666, mtime: 0 };
         self.insert(path, node)
     }
 
-    /// The node itself.
+    /// The node with this number.
     pub fn node(&self, id: NodeId) -> &Node<'a, D> {
         &self.nodes[id.0]
     }
 
-    /// The node that `path` leads to, from `start` or, when it starts with `/`, from the root. A symbolic link at
-    /// its end is followed only if `follow` says so or a `/` comes behind it.
+    /// Resolves `path` relative to `start`, or to the root if it starts with `/`. A trailing symbolic link is
+    /// followed if `follow` is set or a `/` follows it.
     ///
     /// # Errors
-    /// `ENOENT`, `ENOTDIR`, `ELOOP` and `ENAMETOOLONG` as `path_resolution(7)` has them.
+    /// `ENOENT`, `ENOTDIR`, `ELOOP` and `ENAMETOOLONG` as in `path_resolution(7)`.
     pub fn resolve(&self, start: NodeId, path: &[u8], follow: bool) -> Result<NodeId, Errno> {
         if path.is_empty() {
             return Err(Errno::ENOENT);
@@ -150,8 +150,8 @@ impl<'a, D> Initramfs<'a, D> {
             }
             at = self.subdirectory(at, name)?;
         }
-        // The path names the root itself.
-        self.become_directory(Self::ROOT, node)
+        // The path is the root.
+        self.update_directory(Self::ROOT, node)
     }
 
     fn put(&mut self, parent: NodeId, name: &[u8], node: Node<'a, D>) -> Result<(), Errno> {
@@ -159,7 +159,7 @@ impl<'a, D> Initramfs<'a, D> {
         match self.entries(parent)?.get(name).copied() {
             None => self.add(parent, name, node).map(drop),
             Some(old) if matches!(self.node(old).kind, NodeKind::Directory(_)) => {
-                self.become_directory(old, node)
+                self.update_directory(old, node)
             }
             Some(old) => {
                 self.nodes[old.0] = node;
@@ -168,8 +168,8 @@ impl<'a, D> Initramfs<'a, D> {
         }
     }
 
-    /// A directory named once more only gets its mode and time.
-    fn become_directory(&mut self, id: NodeId, node: Node<'a, D>) -> Result<(), Errno> {
+    /// Updates mode and modification time of an existing directory.
+    fn update_directory(&mut self, id: NodeId, node: Node<'a, D>) -> Result<(), Errno> {
         if !matches!(node.kind, NodeKind::Directory(_)) {
             return Err(Errno::EISDIR);
         }
@@ -206,7 +206,7 @@ impl<D> Default for Initramfs<'_, D> {
     }
 }
 
-/// One path resolution. It recurs once for each symbolic link, at most [`LINKS_MAX`] times.
+/// A path resolution. Recurses for each symbolic link, at most [`LINKS_MAX`] times.
 struct PathResolver<'t, 'a, D> {
     tree: &'t Initramfs<'a, D>,
     links_left: usize,
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn paths_lead_to_files() {
+    fn path_resolution_follows_directories_and_links() {
         let bytes = sample();
         let tree = Initramfs::from_archive(CpioArchive::new(&bytes)).unwrap();
         for path in [
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_at_the_end_is_followed_on_request() {
+    fn trailing_link_is_followed_only_if_requested() {
         let bytes = sample();
         let tree: Initramfs<&str> = Initramfs::from_archive(CpioArchive::new(&bytes)).unwrap();
         let kind = |path: &str| {
@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn devices_stand_where_they_are_put() {
+    fn device_nodes_replace_files_but_not_directories() {
         let bytes = archive(&[("dev/null", 0o100644, b"a file"), ("file", 0o100644, b"")]);
         let mut tree = Initramfs::from_archive(CpioArchive::new(&bytes)).unwrap();
         tree.add_device(b"/dev/null", "null").unwrap();
@@ -346,15 +346,15 @@ mod tests {
     }
 
     #[test]
-    fn the_roots_mode_can_be_set() {
+    fn archive_sets_the_mode_of_the_root() {
         let bytes = sample();
         let tree: Initramfs<&str> = Initramfs::from_archive(CpioArchive::new(&bytes)).unwrap();
         assert_eq!(tree.node(Initramfs::<&str>::ROOT).mode, 0o40700);
     }
 
     #[test]
-    fn bad_members_are_named() {
-        // Behind `bin` and `ok`.
+    fn invalid_entries_are_reported_with_their_offset() {
+        // After `bin` and `ok`.
         let offset = 116 + 120;
         let cases = [
             ("../etc", 0o100644, InitramfsError::Path(offset)),

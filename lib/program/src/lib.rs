@@ -1,10 +1,9 @@
-//! What a program is made of, as plain data: where its ELF file wants to be ([`Executable`]), what its first stack
-//! holds ([`StackImage`]), which ranges of its address space are what ([`Areas`]), the read-only files it sees
-//! ([`Archive`], [`Tree`]) and its descriptors ([`Descriptors`]), and which of its frames
-//! devices use ([`Pins`]).
+//! Data structures of a process, independent of the machine: ELF load plan ([`Executable`]), initial stack
+//! ([`StackImage`]), virtual memory areas ([`VmaMap`]), initramfs ([`CpioArchive`], [`Initramfs`]), file
+//! descriptor table ([`FdTable`]) and DMA-pinned frames ([`PinnedFrames`]).
 //!
-//! Everything that comes from outside (archive, ELF file, paths, addresses) is hostile: it is checked here, on
-//! construction, and refused with an error that names what is wrong.
+//! All external input (archives, ELF files, paths, addresses) is untrusted: it is validated on construction,
+//! and errors carry the offending value.
 
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
@@ -29,7 +28,7 @@ pub use pinned_frames::PinnedFrames;
 pub use stack::{ArgumentListTooLong, StackImage, StackRequest};
 pub use vma::{Alignment, MappedObject, Vma, VmaError, VmaMap};
 
-/// The first address that is not a program's: 48 bits in TTBR0.
+/// The end of the user address space: 48 bits in TTBR0.
 pub const USER_END: u64 = 1 << 48;
-/// The lowest address where anything can be mapped, so that a null pointer with an offset still faults.
+/// The lowest address that can be mapped, so that accesses at small offsets from a null pointer fault.
 pub const USER_START: u64 = 0x1_0000;

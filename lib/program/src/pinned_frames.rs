@@ -1,10 +1,10 @@
-//! Frames of programs that a device may be using.
+//! User frames pinned for DMA.
 
 use addr::Pfn;
 use alloc::collections::BTreeMap;
 
-/// Which frames are pinned, how often, and which of them no program owns any more. A frame of a program is free when
-/// the program has unmapped it *and* nobody has it pinned; whoever comes last gives it back.
+/// Pin counts of user frames. A frame is freed when it is unmapped *and* its pin count is 0, by the later of
+/// the two operations ([`unmap`](Self::unmap) or the last [`unpin`](Self::unpin)).
 #[derive(Debug, Default)]
 pub struct PinnedFrames {
     pinned: BTreeMap<Pfn, Pin>,
@@ -14,24 +14,25 @@ pub struct PinnedFrames {
 struct Pin {
     /// Never 0.
     count: u32,
-    /// The program has unmapped it.
+    /// The process has unmapped the frame.
     unmapped: bool,
 }
 
 impl PinnedFrames {
-    /// Nothing pinned.
+    /// An empty set.
     pub const fn new() -> Self {
         Self { pinned: BTreeMap::new() }
     }
 
-    /// PinnedFrames a frame that a program has mapped, once more.
+    /// Increments the pin count of a mapped frame.
     pub fn pin(&mut self, frame: Pfn) {
         self.pinned.entry(frame).or_insert(Pin { count: 0, unmapped: false }).count += 1;
     }
 
-    /// Takes one pin away. `true`: nobody has the frame any more, the caller frees it.
+    /// Decrements the pin count. Returns `true` if the frame is unmapped and no longer pinned: the caller
+    /// frees it.
     ///
-    /// Panics when the frame is not pinned: pins are values that exist as often as they were taken.
+    /// Panics if the frame is not pinned.
     #[must_use]
     pub fn unpin(&mut self, frame: Pfn) -> bool {
         let Some(pin) = self.pinned.get_mut(&frame) else { panic!("{frame:?} is not pinned") };
@@ -42,8 +43,9 @@ impl PinnedFrames {
         self.pinned.remove(&frame).is_some_and(|pin| pin.unmapped)
     }
 
-    /// A program has unmapped the frame and its TLB entries are gone. `true`: nobody has it pinned, the caller frees
-    /// it; otherwise the last [`unpin`](Self::unpin) says so.
+    /// Records that the process has unmapped the frame and its TLB entries are invalidated. Returns `true` if
+    /// the frame is not pinned: the caller frees it. Otherwise the last [`unpin`](Self::unpin) returns
+    /// `true`.
     #[must_use]
     pub fn unmap(&mut self, frame: Pfn) -> bool {
         match self.pinned.get_mut(&frame) {
@@ -55,7 +57,7 @@ impl PinnedFrames {
         }
     }
 
-    /// How many frames are pinned.
+    /// The number of pinned frames.
     pub fn frames(&self) -> usize {
         self.pinned.len()
     }
@@ -68,9 +70,9 @@ mod tests {
     const FRAME: Pfn = Pfn::new(7);
 
     #[test]
-    fn the_last_one_frees_the_frame() {
+    fn unmapped_frame_is_freed_by_the_last_unpin() {
         let mut pinned = PinnedFrames::new();
-        assert!(pinned.unmap(FRAME), "nobody pinned it");
+        assert!(pinned.unmap(FRAME), "not pinned");
         pinned.pin(FRAME);
         pinned.pin(FRAME);
         assert!(!pinned.unpin(FRAME));
@@ -80,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_still_mapped_stays() {
+    fn mapped_frame_is_not_freed_by_unpin() {
         let mut pinned = PinnedFrames::new();
         pinned.pin(FRAME);
         assert!(!pinned.unpin(FRAME));
@@ -89,7 +91,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "is not pinned")]
-    fn unpinning_twice_is_our_mistake() {
+    fn unbalanced_unpin_panics() {
         let mut pinned = PinnedFrames::new();
         pinned.pin(FRAME);
         let _ = pinned.unpin(FRAME);

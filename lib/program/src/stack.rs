@@ -1,46 +1,49 @@
-//! What a program finds on its stack when it starts (System V ABI for AArch64, "Process initialization"; the
-//! entries of the auxiliary vector: `getauxval(3)`).
+//! The initial process stack (System V ABI for AArch64, "Process initialization"; auxiliary vector:
+//! `getauxval(3)`).
 
 use abi::auxv::*;
 use addr::UserVa;
 use alloc::vec::Vec;
 
-/// Most bytes of arguments, environment and tables together.
+/// The maximum size of arguments, environment and tables together, in bytes.
 const LIMIT: usize = 128 << 10;
 
-/// What the first stack has to say.
+/// The content of the initial stack.
 #[derive(Clone, Copy, Debug)]
 pub struct StackRequest<'a> {
-    /// The first address above the stack.
+    /// The end of the stack (exclusive).
     pub top: UserVa,
-    /// The path that the program was started by.
+    /// The path of the executable (`AT_EXECFN`).
     pub path: &'a [u8],
     /// `argv`.
     pub arguments: &'a [&'a [u8]],
     /// `envp`.
     pub environment: &'a [&'a [u8]],
-    /// Sixteen bytes nobody can guess.
+    /// Sixteen random bytes (`AT_RANDOM`).
     pub random: [u8; 16],
-    /// Further entries of the auxiliary vector: what only the loader and the machine know.
+    /// Further entries of the auxiliary vector, from the loader and the machine.
     pub auxiliary: &'a [(u64, u64)],
 }
 
-/// The bytes of the first stack and where they go.
+/// The initial stack: bytes and stack pointer.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct StackImage {
-    /// The first stack pointer: a multiple of 16, and the address of the first of `bytes`.
+    /// The initial stack pointer: 16-byte aligned, the address of the first of `bytes`.
     pub pointer: UserVa,
-    /// From the pointer up to the top.
+    /// The bytes from the stack pointer to the top.
     pub bytes: Vec<u8>,
 }
 
-/// Arguments and environment take this many bytes: too many (`E2BIG`).
+/// The size of arguments and environment exceeds the limit (`E2BIG`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct ArgumentListTooLong(pub usize);
+pub struct ArgumentListTooLong(
+    /// The size in bytes.
+    pub usize,
+);
 
-/// StringArea from the top downwards, with the addresses that they get.
+/// The strings at the top of the stack, filled downwards.
 struct StringArea {
-    /// What was relocated so far, last byte first.
+    /// The bytes so far, last byte first.
     reversed: Vec<u8>,
     top: u64,
 }
@@ -50,15 +53,15 @@ impl StringArea {
         self.reversed.extend(bytes.iter().rev());
         self.top - self.reversed.len() as u64
     }
-    fn push_string(&mut self, text: &[u8]) -> u64 {
+    fn push_string(&mut self, string: &[u8]) -> u64 {
         self.reversed.push(0);
-        self.push(text)
+        self.push(string)
     }
 }
 
 impl StackImage {
-    /// Lays the stack out: strings at the top, below them the auxiliary vector, `envp`, `argv` and, at the stack
-    /// pointer, `argc`.
+    /// Builds the stack: strings at the top, below them the auxiliary vector, `envp`, `argv` and, at the
+    /// stack pointer, `argc`.
     pub fn build(request: &StackRequest<'_>) -> Result<Self, ArgumentListTooLong> {
         let size = request.size();
         if size > LIMIT {
@@ -87,16 +90,16 @@ impl StackImage {
 }
 
 impl StackRequest<'_> {
-    /// A bit more than all of it takes.
+    /// An upper bound of the size.
     fn size(&self) -> usize {
         let strings = self.arguments.iter().chain(self.environment).chain([&self.path]);
         let tables = 8 * (self.arguments.len() + self.environment.len() + 2 * self.auxiliary.len());
-        strings.map(|text| text.len() + 1).sum::<usize>() + tables + 256
+        strings.map(|string| string.len() + 1).sum::<usize>() + tables + 256
     }
 }
 
 fn push_strings(strings: &mut StringArea, list: &[&[u8]]) -> Vec<u64> {
-    let mut addresses: Vec<u64> = list.iter().rev().map(|text| strings.push_string(text)).collect();
+    let mut addresses: Vec<u64> = list.iter().rev().map(|string| strings.push_string(string)).collect();
     addresses.reverse();
     addresses
 }
@@ -118,14 +121,14 @@ mod tests {
         }
     }
 
-    /// Reads the image as the program's start code does.
+    /// Reads the image like C startup code.
     struct StackReader<'a>(&'a StackImage);
 
     impl StackReader<'_> {
         fn word(&self, index: usize) -> u64 {
             u64::from_le_bytes(self.0.bytes[8 * index..][..8].try_into().unwrap())
         }
-        fn text(&self, at: u64) -> &str {
+        fn string(&self, at: u64) -> &str {
             let bytes = &self.0.bytes[(at - self.0.pointer.raw()) as usize..];
             core::str::from_utf8(bytes.split(|&b| b == 0).next().unwrap()).unwrap()
         }
@@ -139,36 +142,39 @@ mod tests {
     }
 
     #[test]
-    fn start_code_finds_everything() {
+    fn image_has_argc_argv_envp_and_auxv() {
         let image = StackImage::build(&request(&[b"x", b"-v", b""], &[b"A=1"])).unwrap();
         let reader = StackReader(&image);
         assert_eq!(image.pointer.raw() % 16, 0);
         assert_eq!(image.pointer.raw() + image.bytes.len() as u64, TOP);
         assert_eq!(reader.word(0), 3);
-        assert_eq!([1, 2, 3].map(|i| reader.text(reader.word(i))), ["x", "-v", ""]);
-        assert_eq!((reader.word(4), reader.text(reader.word(5)), reader.word(6)), (0, "A=1", 0));
+        assert_eq!([1, 2, 3].map(|i| reader.string(reader.word(i))), ["x", "-v", ""]);
+        assert_eq!((reader.word(4), reader.string(reader.word(5)), reader.word(6)), (0, "A=1", 0));
         let auxiliary = reader.auxiliary(7);
         let value = |key| auxiliary.iter().find(|e| e.0 == key).unwrap().1;
         assert_eq!((value(AT_PAGESZ), value(AT_SECURE)), (4096, 0));
-        assert_eq!((reader.text(value(AT_EXECFN)), reader.text(value(AT_PLATFORM))), ("/bin/x", "aarch64"));
-        assert!(reader.text(value(AT_RANDOM)).starts_with("0123456789abcdef"));
+        assert_eq!(
+            (reader.string(value(AT_EXECFN)), reader.string(value(AT_PLATFORM))),
+            ("/bin/x", "aarch64")
+        );
+        assert!(reader.string(value(AT_RANDOM)).starts_with("0123456789abcdef"));
     }
 
     #[test]
-    fn the_pointer_is_aligned_whatever_the_texts_are() {
+    fn stack_pointer_is_aligned_for_any_string_length() {
         for length in 0..40 {
-            let text = vec![b'x'; length];
-            let image = StackImage::build(&request(&[&text], &[])).unwrap();
+            let string = vec![b'x'; length];
+            let image = StackImage::build(&request(&[&string], &[])).unwrap();
             assert_eq!((image.pointer.raw() % 16, StackReader(&image).word(0)), (0, 1));
             assert_eq!(image.pointer.raw() + image.bytes.len() as u64, TOP);
         }
     }
 
     #[test]
-    fn too_much_is_refused() {
-        let text = vec![b'x'; LIMIT];
+    fn oversized_arguments_are_rejected() {
+        let string = vec![b'x'; LIMIT];
         assert!(
-            StackImage::build(&request(&[&text], &[])).is_err_and(|ArgumentListTooLong(size)| size > LIMIT)
+            StackImage::build(&request(&[&string], &[])).is_err_and(|ArgumentListTooLong(size)| size > LIMIT)
         );
     }
 }

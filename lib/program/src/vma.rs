@@ -1,37 +1,37 @@
-//! Which ranges of a program's address space are mapped to what. This is the plan; the page tables follow it.
+//! Virtual memory areas (VMAs) of a process. The page tables are derived from them.
 
 use abi::memory::Prot;
 use addr::{AddrRange, Address, PAGE_SIZE, UserVa};
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
-/// What can be behind an area: zeroes, a buffer.
+/// The object behind a VMA: anonymous memory or a buffer.
 pub trait MappedObject: Clone {
-    /// Whether both are the same object, so that two areas of it can be one.
+    /// Whether both are the same object, so that adjacent VMAs of it can be merged.
     fn is_same(&self, other: &Self) -> bool;
 }
 
-/// A run of pages with the same access to consecutive bytes of the same object.
+/// A virtual memory area: pages with equal protection that map consecutive bytes of one object.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Vma<B> {
     /// Whole pages, never empty.
     pub range: AddrRange<UserVa>,
-    /// What the program may do there.
+    /// The protection.
     pub prot: Prot,
-    /// What is there.
+    /// The mapped object.
     pub backing: B,
-    /// Where in `backing` the range starts. For zeroes, where this means nothing, it is the address itself: so areas
-    /// that follow each other can be joined.
+    /// The offset of the range in `backing`. For anonymous memory it is the address itself, so that adjacent
+    /// VMAs can be merged.
     pub offset: u64,
 }
 
 impl<B: MappedObject> Vma<B> {
-    /// The part of it inside `range`; `None` when there is none.
+    /// The part inside `range`; `None` if they do not intersect.
     pub fn part(&self, range: &AddrRange<UserVa>) -> Option<Self> {
         if self.range.intersection(range).is_none() { None } else { self.clone().into_part(range) }
     }
 
-    /// The same of an area that nobody needs whole any more.
+    /// As [`Vma::part`], without a clone.
     fn into_part(mut self, range: &AddrRange<UserVa>) -> Option<Self> {
         let part = self.range.intersection(range)?;
         self.offset += part.start().raw() - self.range.start().raw();
@@ -39,8 +39,9 @@ impl<B: MappedObject> Vma<B> {
         Some(self)
     }
 
-    /// Where `next` starts is where this one ends, in the address space and in the object.
-    fn continues_with(&self, next: &Self) -> bool {
+    /// Whether `next` can be merged into this VMA: adjacent in the address space and in the object, equal
+    /// protection.
+    fn can_merge(&self, next: &Self) -> bool {
         self.range.end() == next.range.start()
             && self.offset.checked_add(self.range.len()) == Some(next.offset)
             && self.prot == next.prot
@@ -48,22 +49,22 @@ impl<B: MappedObject> Vma<B> {
     }
 }
 
-/// Why the plan could not be changed. It is as before.
+/// An error of a VMA operation. The VMAs are unchanged.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum VmaError {
-    /// The range is empty, not whole pages, or not inside the address space.
+    /// The range is empty, unaligned, or outside of the address space.
     Range,
-    /// Something is mapped at this address.
+    /// This address is already mapped.
     Overlap(UserVa),
-    /// Nothing is mapped at this address.
+    /// This address is not mapped.
     Hole(UserVa),
-    /// There would be more areas than the limit.
+    /// The limit of VMAs is exceeded.
     TooMany,
-    /// There is no memory for the list of what was there.
+    /// No memory for the list of affected VMAs.
     OutOfMemory,
 }
 
-/// Where a new area may start: at addresses that are `phase` above a multiple of `align`.
+/// The alignment of a new VMA: its start is congruent to `phase` modulo `align`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Alignment {
     align: u64,
@@ -71,23 +72,23 @@ pub struct Alignment {
 }
 
 impl Alignment {
-    /// On any page.
+    /// Page alignment.
     pub const PAGE: Self = Self { align: PAGE_SIZE, phase: 0 };
 
-    /// As `offset` lies to multiples of `align`: then addresses and a buffer's naturally aligned chunks of up to that
-    /// size agree, and blocks can map them. `align` is rounded to a power of two of at least a page.
+    /// Congruent to `offset` modulo `align`, so that block mappings fit a buffer's naturally aligned chunks
+    /// of up to that size. `align` is rounded up to a power of two of at least a page.
     pub fn like_offset(align: u64, offset: u64) -> Self {
         let align = align.max(PAGE_SIZE).checked_next_power_of_two().unwrap_or(PAGE_SIZE);
         Self { align, phase: offset & (align - 1) & !(PAGE_SIZE - 1) }
     }
 
-    /// The highest fitting address that is not above `limit`.
+    /// The highest suitable address not above `limit`.
     fn at_most(&self, limit: u64) -> Option<u64> {
         Some((limit.checked_sub(self.phase)? & !(self.align - 1)) + self.phase)
     }
 }
 
-/// All areas of a program.
+/// The VMAs of a process.
 #[derive(Clone, Debug)]
 pub struct VmaMap<B> {
     vmas: BTreeMap<UserVa, Vma<B>>,
@@ -96,19 +97,19 @@ pub struct VmaMap<B> {
     hole_cache: HoleCache,
 }
 
-/// What the last search for a place has seen, so that the next one need not pass all areas again: from the area at
-/// `from` upwards no hole is longer than `longest`.
+/// The result of the last search, so that the next one need not visit all VMAs: no hole above `from` is
+/// longer than `longest`.
 #[derive(Clone, Copy, Debug)]
 struct HoleCache {
-    /// Where an area starts, or the end of the address space.
+    /// The start of a VMA, or the end of the address space.
     from: UserVa,
     /// In bytes.
     longest: u64,
 }
 
 impl<B: MappedObject> VmaMap<B> {
-    /// Nothing mapped inside `bounds` (whole pages); at most `limit` areas, since a program that asks for every second
-    /// page would fill the kernel's heap.
+    /// An empty address space with the page-aligned `bounds`. `limit` is the maximum number of VMAs: it
+    /// bounds the kernel heap that a process can use by mapping every second page.
     pub fn new(bounds: AddrRange<UserVa>, limit: usize) -> Self {
         Self {
             vmas: BTreeMap::new(),
@@ -118,12 +119,12 @@ impl<B: MappedObject> VmaMap<B> {
         }
     }
 
-    /// The area that `address` is in.
+    /// The VMA that contains `address`.
     pub fn find(&self, address: UserVa) -> Option<&Vma<B>> {
         self.vmas.range(..=address).next_back().map(|(_, vma)| vma).filter(|vma| vma.range.contains(address))
     }
 
-    /// Where the first area that has a part in `range` is, as a whole.
+    /// The whole range of the first VMA that intersects `range`.
     fn first_in(&self, range: AddrRange<UserVa>) -> Option<AddrRange<UserVa>> {
         let whole = |(_, vma): (_, &Vma<B>)| vma.range;
         let below = self.vmas.range(..=range.start()).next_back().map(whole);
@@ -132,20 +133,20 @@ impl<B: MappedObject> VmaMap<B> {
             .or_else(|| self.vmas.range(range.start()..range.end()).next().map(whole))
     }
 
-    /// All areas, ascending.
+    /// All VMAs, ascending.
     pub fn iter(&self) -> impl Iterator<Item = &Vma<B>> {
         self.vmas.values()
     }
 
-    /// The parts of areas inside `range`, ascending.
+    /// The VMAs inside `range`, clipped to it, ascending.
     pub fn parts(&self, range: AddrRange<UserVa>) -> impl Iterator<Item = Vma<B>> + use<'_, B> {
         let first = self.find(range.start()).map_or(range.start(), |vma| vma.range.start());
         let last = range.end().max(first);
         self.vmas.range(first..last).filter_map(move |(_, vma)| vma.part(&range))
     }
 
-    /// The first address of `range` where nothing is mapped.
-    pub fn first_hole(&self, range: AddrRange<UserVa>) -> Option<UserVa> {
+    /// The first unmapped address of `range`.
+    fn first_hole(&self, range: AddrRange<UserVa>) -> Option<UserVa> {
         let mut at = range.start();
         for part in self.parts(range) {
             if part.range.start() > at {
@@ -156,7 +157,7 @@ impl<B: MappedObject> VmaMap<B> {
         (at < range.end()).then_some(at)
     }
 
-    /// Adds an area where nothing is mapped, joined with its neighbours where they continue each other.
+    /// Adds a VMA in an unmapped range and merges it with its neighbours if possible.
     pub fn insert(&mut self, vma: Vma<B>) -> Result<(), VmaError> {
         self.check(vma.range, 1)?;
         let range = vma.range;
@@ -167,12 +168,12 @@ impl<B: MappedObject> VmaMap<B> {
         Err(VmaError::Overlap(taken))
     }
 
-    /// Takes the first part of an area inside `range` out and returns it; `None` when nothing is mapped there.
+    /// Removes and returns the first VMA inside `range`, clipped to it; `None` if nothing is mapped there.
     pub fn remove_first(&mut self, range: AddrRange<UserVa>) -> Result<Option<Vma<B>>, VmaError> {
         self.check(range, 0)?;
         let Some(whole) = self.first_in(range) else { return Ok(None) };
         let (below, above) = whole.without(&range);
-        // Only a hole in the middle of an area makes one more.
+        // A hole in the middle of a VMA splits it in two.
         if !below.is_empty() && !above.is_empty() {
             self.check(range, 1)?;
         }
@@ -188,12 +189,13 @@ impl<B: MappedObject> VmaMap<B> {
         Ok(part)
     }
 
-    /// Puts back what [`VmaMap::remove_first`] has just taken out; nothing has been added there since.
+    /// Reinserts the result of [`VmaMap::remove_first`]. Its range must still be unmapped.
     pub fn reinsert(&mut self, part: Vma<B>) {
-        assert!(self.put(part), "there is something else now");
+        assert!(self.put(part), "the range is mapped again");
     }
 
-    /// Changes the access to all of `range`, and returns its parts as they are now, ascending.
+    /// Changes the protection of `range`, which must be mapped completely. Returns the changed parts,
+    /// ascending.
     pub fn protect(&mut self, range: AddrRange<UserVa>, prot: Prot) -> Result<Vec<Vma<B>>, VmaError> {
         self.check(range, 2)?;
         if let Some(hole) = self.first_hole(range) {
@@ -205,7 +207,7 @@ impl<B: MappedObject> VmaMap<B> {
         Ok(parts)
     }
 
-    /// A free range of `len` bytes: at `hint` if it is free there, else the highest there is.
+    /// An unmapped range of `len` bytes: at `hint` if unmapped, else the highest suitable one.
     pub fn find_unmapped(
         &mut self,
         len: u64,
@@ -222,23 +224,23 @@ impl<B: MappedObject> VmaMap<B> {
         self.highest_gap(len, alignment)
     }
 
-    /// The highest free range of `len` bytes.
+    /// The highest unmapped range of `len` bytes.
     fn highest_gap(&mut self, len: u64, alignment: Alignment) -> Option<AddrRange<UserVa>> {
         let top = HoleCache { from: self.bounds.end(), longest: 0 };
-        let mut seen = if len > self.hole_cache.longest { self.hole_cache } else { top };
+        let mut cache = if len > self.hole_cache.longest { self.hole_cache } else { top };
         let mut found = None;
-        for vma in self.vmas.range(..seen.from).rev().map(|(_, vma)| vma.range) {
-            found = fit(vma.end(), seen.from, len, alignment);
+        for vma in self.vmas.range(..cache.from).rev().map(|(_, vma)| vma.range) {
+            found = fit(vma.end(), cache.from, len, alignment);
             if found.is_some() {
                 break;
             }
-            let hole = seen.from.raw().saturating_sub(vma.end().raw());
-            seen = HoleCache { from: vma.start(), longest: seen.longest.max(hole) };
+            let hole = cache.from.raw().saturating_sub(vma.end().raw());
+            cache = HoleCache { from: vma.start(), longest: cache.longest.max(hole) };
         }
-        if seen.from <= self.hole_cache.from {
-            self.hole_cache = seen;
+        if cache.from <= self.hole_cache.from {
+            self.hole_cache = cache;
         }
-        found.or_else(|| fit(self.bounds.start(), seen.from, len, alignment))
+        found.or_else(|| fit(self.bounds.start(), cache.from, len, alignment))
     }
 
     fn is_free(&self, range: &AddrRange<UserVa>) -> bool {
@@ -253,7 +255,7 @@ impl<B: MappedObject> VmaMap<B> {
         if self.vmas.len() + more > self.limit { Err(VmaError::TooMany) } else { Ok(()) }
     }
 
-    /// A list of the parts of areas inside `range`, ascending.
+    /// The VMAs inside `range` as a list; fails if the list cannot be allocated.
     pub fn try_parts(&self, range: AddrRange<UserVa>) -> Result<Vec<Vma<B>>, VmaError> {
         let mut parts = Vec::new();
         parts.try_reserve_exact(self.parts(range).count()).map_err(|_| VmaError::OutOfMemory)?;
@@ -261,7 +263,7 @@ impl<B: MappedObject> VmaMap<B> {
         Ok(parts)
     }
 
-    /// Takes `range` out, and puts back what the areas at its borders have outside of it.
+    /// Removes all VMAs inside `range`; VMAs across its ends keep their parts outside.
     fn cut(&mut self, range: AddrRange<UserVa>) -> Result<Vec<Vma<B>>, VmaError> {
         let parts = self.try_parts(range)?;
         for part in &parts {
@@ -275,7 +277,7 @@ impl<B: MappedObject> VmaMap<B> {
         Ok(parts)
     }
 
-    /// Adds an area, joined with its neighbours where they continue each other; false if the range is not free.
+    /// Adds a VMA and merges it with its neighbours if possible. Returns false if the range is mapped.
     fn put(&mut self, mut vma: Vma<B>) -> bool {
         let mut near = self.vmas.range_mut(..=vma.range.end()).rev().map(|(_, near)| near).peekable();
         let above = near.next_if(|near| near.range.start() == vma.range.end());
@@ -283,11 +285,11 @@ impl<B: MappedObject> VmaMap<B> {
         if below.as_ref().is_some_and(|below| below.range.end() > vma.range.start()) {
             return false;
         }
-        let above = above.filter(|above| vma.continues_with(above)).map(|above| above.range);
+        let above = above.filter(|above| vma.can_merge(above)).map(|above| above.range);
         if let Some(above) = above {
             vma.range = AddrRange::new(vma.range.start(), above.end());
         }
-        let below = below.filter(|below| below.continues_with(&vma));
+        let below = below.filter(|below| below.can_merge(&vma));
         let joined = below.map(|below| below.range = AddrRange::new(below.range.start(), vma.range.end()));
         if let Some(above) = above {
             self.vmas.remove(&above.start());
@@ -299,7 +301,7 @@ impl<B: MappedObject> VmaMap<B> {
     }
 }
 
-/// The highest range of `len` bytes in a gap.
+/// The highest suitable range of `len` bytes between `start` and `end`.
 fn fit(start: UserVa, end: UserVa, len: u64, alignment: Alignment) -> Option<AddrRange<UserVa>> {
     let at = alignment.at_most(end.raw().checked_sub(len)?)?;
     if at < start.raw() { None } else { AddrRange::from_len(UserVa::new(at), len) }
@@ -310,7 +312,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// A named object; two with the same name are the same.
+    /// An object identified by its number.
     #[derive(Clone, Copy, PartialEq, Eq, Debug)]
     struct TestObject(u8);
 
@@ -330,7 +332,7 @@ mod tests {
         Vma { range: pages(start, len), prot, backing: TestObject(object), offset: offset * PAGE_SIZE }
     }
 
-    /// Takes everything inside `range` out, ascending.
+    /// Removes all VMAs inside `range`, ascending.
     fn take_all(
         vmas: &mut VmaMap<TestObject>,
         range: AddrRange<UserVa>,
@@ -348,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hole_in_the_middle_leaves_both_ends() {
+    fn removing_the_middle_splits_and_reinserting_merges() {
         let mut vmas = empty();
         vmas.insert(vma(10, 10, Prot::READ, 1, 100)).unwrap();
         assert_eq!(vmas.remove_first(pages(12, 3)), Ok(Some(vma(12, 3, Prot::READ, 1, 102))));
@@ -356,14 +358,14 @@ mod tests {
         let left: Vec<_> = vmas.iter().copied().collect();
         assert_eq!(left, [vma(10, 2, Prot::READ, 1, 100), vma(15, 5, Prot::READ, 1, 105)]);
         vmas.insert(vma(12, 3, Prot::READ, 1, 102)).unwrap();
-        assert_eq!(vmas.iter().count(), 1, "what fits between is joined");
+        assert_eq!(vmas.iter().count(), 1, "neighbours are merged");
         let part = vmas.remove_first(pages(12, 3)).unwrap().unwrap();
         vmas.reinsert(part);
         assert_eq!(vmas.iter().copied().collect::<Vec<_>>(), [vma(10, 10, Prot::READ, 1, 100)]);
     }
 
     #[test]
-    fn other_objects_access_or_offsets_stay_apart() {
+    fn different_object_protection_or_offset_is_not_merged() {
         let neighbours =
             [vma(12, 1, Prot::READ, 2, 102), vma(12, 1, Prot::all(), 1, 102), vma(12, 1, Prot::READ, 1, 103)];
         for neighbour in neighbours {
@@ -375,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn protection_needs_something_there() {
+    fn protect_fails_on_a_hole_and_splits_and_merges() {
         let mut vmas = empty();
         vmas.insert(vma(10, 4, Prot::READ, 1, 0)).unwrap();
         vmas.insert(vma(15, 4, Prot::READ, 1, 5)).unwrap();
@@ -384,11 +386,11 @@ mod tests {
         assert_eq!(vmas.protect(pages(11, 2), Prot::all()).unwrap(), [vma(11, 2, Prot::all(), 1, 1)]);
         assert_eq!(vmas.iter().count(), 4);
         vmas.protect(pages(11, 2), Prot::READ).unwrap();
-        assert_eq!(vmas.iter().count(), 2, "the same again is joined again");
+        assert_eq!(vmas.iter().count(), 2, "equal protection is merged again");
     }
 
     #[test]
-    fn bad_ranges_are_refused() {
+    fn invalid_and_overlapping_ranges_are_rejected() {
         let mut vmas = empty();
         vmas.insert(vma(10, 4, Prot::READ, 1, 0)).unwrap();
         let odd = AddrRange::new(UserVa::new(0x1001), UserVa::new(0x2000));
@@ -400,7 +402,7 @@ mod tests {
     }
 
     #[test]
-    fn the_number_of_areas_is_limited() {
+    fn number_of_vmas_is_limited() {
         let mut vmas = VmaMap::new(pages(1, PAGES - 1), 3);
         for n in 0..3 {
             vmas.insert(vma(10 + 2 * n, 1, Prot::READ, 1, 0)).unwrap();
@@ -409,16 +411,16 @@ mod tests {
         assert_eq!(
             take_all(&mut vmas, pages(1, PAGES - 1)).map(|parts| parts.len()),
             Ok(3),
-            "all can always go"
+            "removal of whole VMAs never fails"
         );
         vmas.insert(vma(10, 3, Prot::READ, 1, 0)).unwrap();
         vmas.insert(vma(20, 1, Prot::READ, 1, 0)).unwrap();
         vmas.insert(vma(22, 1, Prot::READ, 1, 0)).unwrap();
-        assert_eq!(vmas.remove_first(pages(11, 1)), Err(VmaError::TooMany), "a hole makes one more");
+        assert_eq!(vmas.remove_first(pages(11, 1)), Err(VmaError::TooMany), "a split needs one more");
     }
 
     #[test]
-    fn places_are_high_and_aligned_like_the_buffer() {
+    fn find_unmapped_returns_the_highest_aligned_range() {
         let mut vmas = empty();
         assert_eq!(vmas.find_unmapped(2 * PAGE_SIZE, Alignment::PAGE, None), Some(pages(62, 2)));
         vmas.insert(vma(60, 4, Prot::READ, 1, 0)).unwrap();
@@ -458,7 +460,7 @@ mod tests {
         ]
     }
 
-    /// What every page is, as the plain model of the same thing.
+    /// The reference model: protection, object and offset of every page.
     type PageModel = BTreeMap<u64, (Prot, u8, u64)>;
 
     fn model_of(vmas: &VmaMap<TestObject>) -> PageModel {
@@ -520,7 +522,7 @@ mod tests {
                 apply(&step, &mut vmas, &mut model);
                 prop_assert_eq!(&model_of(&vmas), &model);
                 let all: Vec<_> = vmas.iter().collect();
-                prop_assert!(all.windows(2).all(|pair| !pair[0].continues_with(pair[1])), "{:?} not joined", all);
+                prop_assert!(all.windows(2).all(|pair| !pair[0].can_merge(pair[1])), "{:?} not merged", all);
             }
         }
     }
