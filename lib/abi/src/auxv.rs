@@ -1,4 +1,4 @@
-//! The auxiliary vector that a program finds above its environment (`getauxval(3)`).
+//! The auxiliary vector (`getauxval(3)`).
 
 /// End of the vector.
 pub const AT_NULL: u64 = 0;
@@ -8,39 +8,39 @@ pub const AT_PHDR: u64 = 3;
 pub const AT_PHENT: u64 = 4;
 /// Number of program headers.
 pub const AT_PHNUM: u64 = 5;
-/// Bytes in a page.
+/// Page size in bytes.
 pub const AT_PAGESZ: u64 = 6;
-/// Where the dynamic linker is; 0 for a static program.
+/// Base address of the dynamic linker; 0 for a static program.
 pub const AT_BASE: u64 = 7;
-/// Flags, 0.
+/// Flags; always 0.
 pub const AT_FLAGS: u64 = 8;
-/// The program's entry point.
+/// Entry point of the program.
 pub const AT_ENTRY: u64 = 9;
-/// Real user.
+/// Real user ID.
 pub const AT_UID: u64 = 11;
-/// Effective user.
+/// Effective user ID.
 pub const AT_EUID: u64 = 12;
-/// Real group.
+/// Real group ID.
 pub const AT_GID: u64 = 13;
-/// Effective group.
+/// Effective group ID.
 pub const AT_EGID: u64 = 14;
-/// Address of the platform's name.
+/// Address of the platform name.
 pub const AT_PLATFORM: u64 = 15;
-/// What the processor can do, as bits (`HWCAP_*`).
+/// Processor features (`HWCAP_*`).
 pub const AT_HWCAP: u64 = 16;
-/// Ticks a second of `times(2)`.
+/// Clock ticks per second of `times(2)`.
 pub const AT_CLKTCK: u64 = 17;
-/// Whether the program must distrust its environment.
+/// Secure execution mode (setuid and similar).
 pub const AT_SECURE: u64 = 23;
 /// Address of sixteen random bytes.
 pub const AT_RANDOM: u64 = 25;
-/// More of what the processor can do (`HWCAP2_*`).
+/// More processor features (`HWCAP2_*`).
 pub const AT_HWCAP2: u64 = 26;
-/// Address of the path the program was started by.
+/// Address of the path of the executable.
 pub const AT_EXECFN: u64 = 31;
 
 bitflags::bitflags! {
-    /// What the processor can do (`AT_HWCAP`, Linux `arch/arm64/include/uapi/asm/hwcap.h`).
+    /// Processor features (`AT_HWCAP`, Linux `arch/arm64/include/uapi/asm/hwcap.h`).
     #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
     pub struct HwCap: u64 {
         /// Floating point.
@@ -59,11 +59,11 @@ bitflags::bitflags! {
         const CRC32 = 1 << 7;
         /// LSE atomics.
         const ATOMICS = 1 << 8;
-        /// Half precision floating point.
+        /// Half-precision floating point.
         const FPHP = 1 << 9;
-        /// Half precision SIMD.
+        /// Half-precision SIMD.
         const ASIMDHP = 1 << 10;
-        /// ID registers can be read (trapped and emulated); never set here.
+        /// ID registers are readable (trapped and emulated); never set by Tessera.
         const CPUID = 1 << 11;
     }
 }

@@ -1,18 +1,18 @@
-//! Time.
+//! Clocks and time.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// Nanoseconds in a second.
+/// Nanoseconds per second.
 pub const NANOSECONDS: u64 = 1_000_000_000;
 
-/// Seconds since the epoch. Without a real time clock Tessera's epoch is the boot.
+/// Time since the epoch. Without a real-time clock Tessera's epoch is boot.
 pub const CLOCK_REALTIME: u64 = 0;
-/// Time since the boot.
+/// Time since boot.
 pub const CLOCK_MONOTONIC: u64 = 1;
-/// [`CLOCK_MONOTONIC`] with the time asleep.
+/// [`CLOCK_MONOTONIC`] plus the time suspended.
 pub const CLOCK_BOOTTIME: u64 = 7;
 
-/// The time given to `clock_nanosleep` is a point in time, not a duration.
+/// `clock_nanosleep`: the time is absolute.
 pub const TIMER_ABSTIME: u64 = 1;
 
 /// `struct timespec`.
@@ -21,19 +21,18 @@ pub const TIMER_ABSTIME: u64 = 1;
 pub struct Timespec {
     /// Seconds.
     pub seconds: i64,
-    /// Nanoseconds, below a thousand million.
+    /// Nanoseconds, below [`NANOSECONDS`].
     pub nanoseconds: i64,
 }
 
 impl Timespec {
-    /// The same time as nanoseconds: `None` when it is negative or its nanoseconds make no sense (`EINVAL`). More
-    /// than 584 years are as good as for ever.
+    /// Converts to nanoseconds; `None` if negative or out of range (`EINVAL`). Saturates at 584 years.
     pub fn to_nanoseconds(self) -> Option<u64> {
         let seconds = u64::try_from(self.seconds).ok()?;
         let nanoseconds = u64::try_from(self.nanoseconds).ok().filter(|&n| n < NANOSECONDS)?;
         Some(seconds.saturating_mul(NANOSECONDS).saturating_add(nanoseconds))
     }
-    /// The time of so many nanoseconds.
+    /// Converts from nanoseconds.
     pub fn from_nanoseconds(nanoseconds: u64) -> Self {
         Self { seconds: (nanoseconds / NANOSECONDS) as i64, nanoseconds: (nanoseconds % NANOSECONDS) as i64 }
     }
@@ -44,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_convert_or_are_refused() {
+    fn conversion_rejects_invalid_times_and_saturates() {
         let cases = [
             ((0, 0), Some(0)),
             ((1, 5), Some(1_000_000_005)),

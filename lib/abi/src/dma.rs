@@ -1,4 +1,4 @@
-//! dma-buf and its heaps (Linux `dma-heap.h`, `dma-buf.h`), and what Tessera can tell about a buffer.
+//! dma-buf and dma-heap ioctls (Linux `dma-heap.h`, `dma-buf.h`), and Tessera's statistics ioctls.
 
 use crate::{Ioctl, IoctlDirection};
 use bitflags::bitflags;
@@ -8,28 +8,28 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct HeapAllocation {
-    /// In: bytes wanted.
+    /// In: length in bytes.
     pub len: u64,
-    /// Out: the new dma-buf; must be 0 going in.
+    /// Out: the new dma-buf descriptor; In: must be 0.
     pub fd: u32,
-    /// In: `O_CLOEXEC` and how the descriptor may be used.
+    /// In: `O_CLOEXEC` and access mode.
     pub fd_flags: u32,
     /// In: must be 0.
     pub heap_flags: u64,
 }
 
-/// Allocates a buffer from the heap that the descriptor is open on.
+/// Allocates a buffer from the heap.
 pub const DMA_HEAP_IOCTL_ALLOC: Ioctl = Ioctl::new::<HeapAllocation>(IoctlDirection::ReadWrite, b'H', 0);
 
 bitflags! {
-    /// Flags of [`DMA_BUF_IOCTL_SYNC`]; without `END` it starts an access.
+    /// Flags of [`DMA_BUF_IOCTL_SYNC`]; without `END` a CPU access starts.
     #[derive(Clone, Copy, PartialEq, Eq, Debug)]
     pub struct SyncFlags: u64 {
-        /// The program reads what a device wrote.
+        /// CPU reads.
         const READ = 1;
-        /// The program writes what a device will read.
+        /// CPU writes.
         const WRITE = 2;
-        /// The access is over.
+        /// The CPU access ends.
         const END = 4;
     }
 }
@@ -42,55 +42,55 @@ pub struct BufferSync {
     pub flags: u64,
 }
 
-/// Brackets the program's access to a dma-buf. `EIO`: a device that has it was blocked for its faults, so that what it
-/// should have written may not be there; `poll` reports `POLLERR` meanwhile.
+/// Starts or ends CPU access to a dma-buf. `EIO`: an attached device is quarantined after too many faults, so
+/// its data may be missing; `poll` reports `POLLERR` meanwhile.
 pub const DMA_BUF_IOCTL_SYNC: Ioctl = Ioctl::new::<BufferSync>(IoctlDirection::Write, b'b', 0);
 
-/// Where one chunk of a buffer is; `len` bytes each, in the order of the buffer.
+/// A chunk of a buffer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct BufferChunk {
-    /// The device's address (of the first attachment), or [`NOT_ATTACHED`].
+    /// IOVA in the first attachment, or [`NOT_ATTACHED`].
     pub iova: u64,
-    /// Where it is in RAM.
+    /// Physical address.
     pub pa: u64,
-    /// Bytes.
+    /// Length in bytes.
     pub len: u64,
 }
 
-/// A chunk's `iova` while no device has the buffer.
+/// The `iova` of a chunk without an attachment.
 pub const NOT_ATTACHED: u64 = u64::MAX;
 
 /// Argument of [`DMA_BUF_CHUNKS`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct ChunkQuery {
-    /// In: number of the first chunk wanted.
+    /// In: index of the first chunk to return.
     pub first: u64,
-    /// In: chunks that fit at `chunks`.
+    /// In: capacity of the array at `chunks`.
     pub capacity: u64,
     /// In: address of an array of [`BufferChunk`].
     pub chunks: u64,
-    /// Out: chunks that were written.
+    /// Out: number of chunks written.
     pub written: u64,
-    /// Out: chunks of the whole buffer.
+    /// Out: number of chunks of the buffer.
     pub total: u64,
 }
 
-/// Tessera's own, on a dma-buf: the chunks it is made of. Linux answers `ENOTTY`.
+/// Returns the chunks of a dma-buf, in buffer order. Tessera only; Linux returns `ENOTTY`.
 pub const DMA_BUF_CHUNKS: Ioctl = Ioctl::new::<ChunkQuery>(IoctlDirection::ReadWrite, b'T', 0);
 
-/// A counter now and the highest value it had.
+/// A counter with its peak.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Counter {
-    /// Now.
+    /// The current value.
     pub now: u64,
-    /// The highest value so far.
+    /// The highest value since boot.
     pub peak: u64,
 }
 
-/// What all buffers together cost; argument of [`DMA_STATISTICS`].
+/// Resource usage of all buffers; argument of [`DMA_STATISTICS`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Statistics {
@@ -100,20 +100,20 @@ pub struct Statistics {
     pub high_bytes: Counter,
     /// Bytes of kernel mappings of buffers (vmalloc).
     pub vmalloc_bytes: Counter,
-    /// Frames that are page tables of devices.
+    /// Page-table pages of IOMMU domains.
     pub table_pages: Counter,
-    /// Ranges of device addresses in use.
+    /// Allocated IOVA ranges.
     pub iova_ranges: Counter,
-    /// Commands given to the IOMMU.
+    /// IOMMU commands.
     pub commands: Counter,
-    /// Of these, waits for completion.
+    /// CMD_SYNCs among them.
     pub syncs: Counter,
 }
 
-/// Tessera's own, on a heap or a dma-buf: what DMA costs. Linux answers `ENOTTY`.
+/// Returns the resource usage of all buffers, on a heap or a dma-buf. Tessera only; Linux returns `ENOTTY`.
 pub const DMA_STATISTICS: Ioctl = Ioctl::new::<Statistics>(IoctlDirection::Read, b'T', 1);
 
-/// Descriptors by size that map a buffer; argument of [`DMA_BUF_LEAVES`].
+/// Number of leaf descriptors by size; argument of [`DMA_BUF_LEAVES`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Leaves {
@@ -127,7 +127,8 @@ pub struct Leaves {
     pub pages: u64,
 }
 
-/// Tessera's own, on a dma-buf: how the calling program's page tables map it. Linux answers `ENOTTY`.
+/// Returns the leaf descriptors that map a dma-buf in the calling process. Tessera only; Linux returns
+/// `ENOTTY`.
 pub const DMA_BUF_LEAVES: Ioctl = Ioctl::new::<Leaves>(IoctlDirection::Read, b'T', 2);
 
 #[cfg(test)]
@@ -135,13 +136,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn linux_requests_have_linux_numbers() {
+    fn linux_ioctl_numbers_match() {
         assert_eq!(DMA_HEAP_IOCTL_ALLOC.raw(), 0xc018_4800);
         assert_eq!(DMA_BUF_IOCTL_SYNC.raw(), 0x4008_6200);
     }
 
     #[test]
-    fn requests_of_one_family_differ() {
+    fn own_ioctl_numbers_are_unique() {
         let ours = [DMA_BUF_CHUNKS, DMA_STATISTICS, DMA_BUF_LEAVES];
         for (n, request) in ours.iter().enumerate() {
             assert!(!ours[n + 1..].contains(request));

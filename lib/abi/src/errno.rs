@@ -1,4 +1,4 @@
-//! Linux's error codes, as far as Tessera returns them.
+//! Linux error codes that Tessera returns.
 
 use core::fmt;
 
@@ -12,10 +12,10 @@ macro_rules! errors {
         }
 
         impl Errno {
-            /// Every code, in the order of the numbers.
+            /// All codes in ascending order.
             pub const ALL: &'static [Self] = &[$(Self::$name),*];
 
-            /// What it means, in words.
+            /// The description, as by `strerror(3)`.
             pub const fn meaning(self) -> &'static str {
                 match self {
                     $(Self::$name => $text,)*
@@ -30,32 +30,32 @@ errors! {
     ENOENT = 2 "no such file or directory",
     ESRCH = 3 "no such process",
     EINTR = 4 "interrupted",
-    EIO = 5 "input or output error",
+    EIO = 5 "input/output error",
     ENXIO = 6 "no such device or address",
     E2BIG = 7 "argument list too long",
-    ENOEXEC = 8 "not an executable file",
+    ENOEXEC = 8 "exec format error",
     EBADF = 9 "bad file descriptor",
-    EAGAIN = 11 "try again",
-    ENOMEM = 12 "out of memory or nothing mapped there",
+    EAGAIN = 11 "resource temporarily unavailable",
+    ENOMEM = 12 "cannot allocate memory",
     EACCES = 13 "permission denied",
     EFAULT = 14 "bad address",
-    EBUSY = 16 "busy",
-    EEXIST = 17 "exists already",
+    EBUSY = 16 "device or resource busy",
+    EEXIST = 17 "file exists",
     ENODEV = 19 "no such device",
     ENOTDIR = 20 "not a directory",
     EISDIR = 21 "is a directory",
     EINVAL = 22 "invalid argument",
     EMFILE = 24 "too many open files",
-    ENOTTY = 25 "not a request this file knows",
+    ENOTTY = 25 "inappropriate ioctl for device",
     EFBIG = 27 "file too large",
-    ENOSPC = 28 "no space left",
-    ESPIPE = 29 "cannot seek",
+    ENOSPC = 28 "no space left on device",
+    ESPIPE = 29 "illegal seek",
     EROFS = 30 "read-only file system",
-    ERANGE = 34 "result too large for the buffer",
-    ENAMETOOLONG = 36 "name too long",
-    ENOSYS = 38 "no such system call",
-    ELOOP = 40 "too many symbolic links",
-    EOVERFLOW = 75 "value too large",
+    ERANGE = 34 "numerical result out of range",
+    ENAMETOOLONG = 36 "file name too long",
+    ENOSYS = 38 "function not implemented",
+    ELOOP = 40 "too many levels of symbolic links",
+    EOVERFLOW = 75 "value too large for defined data type",
     EOPNOTSUPP = 95 "operation not supported",
     ETIMEDOUT = 110 "timed out",
 }
@@ -65,7 +65,7 @@ impl Errno {
     pub const fn number(self) -> i32 {
         self as i32
     }
-    /// What a system call leaves in x0 for it: the negative number.
+    /// The system call result in x0: the negative number.
     pub const fn to_result(self) -> u64 {
         -(self as i64) as u64
     }
@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn results_are_negative_numbers() {
+    fn syscall_results_are_negative() {
         assert_eq!(Errno::EPERM.to_result(), u64::MAX);
         assert_eq!(Errno::ENOSYS.to_result(), 0xffff_ffff_ffff_ffda);
         assert!(Errno::ALL.iter().all(|e| e.to_result() > (-4096i64) as u64));

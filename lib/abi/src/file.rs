@@ -1,52 +1,52 @@
-//! Files: what `openat`, `fstat`, `getdents64`, `ppoll` and the like take and give.
+//! File system calls: `openat`, `fstat`, `getdents64`, `ppoll` and related.
 
 use bitflags::bitflags;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// "The current directory" as a directory descriptor.
+/// The current directory, as a directory descriptor.
 pub const AT_FDCWD: i32 = -100;
-/// Look at a symbolic link itself.
+/// Do not follow a trailing symbolic link.
 pub const AT_SYMLINK_NOFOLLOW: u64 = 0x100;
-/// An empty path means the descriptor itself.
+/// An empty path refers to the descriptor itself.
 pub const AT_EMPTY_PATH: u64 = 0x1000;
 
-/// Longest path, with its final zero.
+/// Maximum length of a path, including the terminating zero.
 pub const PATH_MAX: usize = 4096;
-/// Longest name in a path.
+/// Maximum length of a name in a path.
 pub const NAME_MAX: usize = 255;
-/// Most parts of one `readv` or `writev`.
+/// Maximum number of segments of `readv` and `writev`.
 pub const IOV_MAX: usize = 1024;
-/// Most bytes that one `read` or `write` moves.
+/// Maximum number of bytes of one `read` or `write`.
 pub const RW_MAX: u64 = 0x7fff_f000;
 
 bitflags! {
     /// Flags of `openat`.
     #[derive(Clone, Copy, PartialEq, Eq, Debug)]
     pub struct OpenFlags: u32 {
-        /// For writing only.
+        /// `O_WRONLY`.
         const WRITE_ONLY = 0o1;
-        /// For reading and writing.
+        /// `O_RDWR`.
         const READ_WRITE = 0o2;
-        /// Make it if it is not there.
+        /// `O_CREAT`.
         const CREATE = 0o100;
-        /// Fail if it is there.
+        /// `O_EXCL`.
         const EXCLUSIVE = 0o200;
-        /// Make it empty.
+        /// `O_TRUNC`.
         const TRUNCATE = 0o1000;
-        /// Write at the end.
+        /// `O_APPEND`.
         const APPEND = 0o2000;
-        /// Do not wait.
+        /// `O_NONBLOCK`.
         const NONBLOCK = 0o4000;
-        /// Only a directory will do (arm64's value).
+        /// `O_DIRECTORY` (arm64's value).
         const DIRECTORY = 0o40000;
-        /// Not through a symbolic link at the end (arm64's value).
+        /// `O_NOFOLLOW` (arm64's value).
         const NOFOLLOW = 0o100000;
-        /// Closed by `execve`.
+        /// `O_CLOEXEC`.
         const CLOEXEC = 0o2000000;
     }
 }
 
-/// `st_mode`: the bits that say what kind of file it is.
+/// `st_mode`: mask of the file type.
 pub const S_IFMT: u32 = 0o170000;
 /// A directory.
 pub const S_IFDIR: u32 = 0o040000;
@@ -57,83 +57,84 @@ pub const S_IFREG: u32 = 0o100000;
 /// A symbolic link.
 pub const S_IFLNK: u32 = 0o120000;
 
-/// Offset from the start.
+/// `lseek`: offset from the start.
 pub const SEEK_SET: u64 = 0;
-/// Offset from the current position.
+/// `lseek`: offset from the current position.
 pub const SEEK_CUR: u64 = 1;
-/// Offset from the end.
+/// `lseek`: offset from the end.
 pub const SEEK_END: u64 = 2;
 
-/// `fcntl`: a copy of the descriptor.
+/// `fcntl`: duplicate the descriptor.
 pub const F_DUPFD: u64 = 0;
-/// `fcntl`: the descriptor's flags.
+/// `fcntl`: get the descriptor flags.
 pub const F_GETFD: u64 = 1;
-/// `fcntl`: set them.
+/// `fcntl`: set the descriptor flags.
 pub const F_SETFD: u64 = 2;
-/// `fcntl`: the file's flags.
+/// `fcntl`: get the file status flags.
 pub const F_GETFL: u64 = 3;
-/// `fcntl`: set them.
+/// `fcntl`: set the file status flags.
 pub const F_SETFL: u64 = 4;
-/// `fcntl`: a copy that `execve` closes.
+/// `fcntl`: duplicate the descriptor with `FD_CLOEXEC`.
 pub const F_DUPFD_CLOEXEC: u64 = 1030;
-/// The one flag of a descriptor: `execve` closes it.
+/// Descriptor flag: closed by `execve`.
 pub const FD_CLOEXEC: u64 = 1;
 
 /// `struct stat` of arm64.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Stat {
-    /// Which file system.
+    /// Device number of the file system.
     pub dev: u64,
-    /// Number of the file in it.
+    /// Inode number.
     pub ino: u64,
-    /// Kind and permissions.
+    /// File type and permissions.
     pub mode: u32,
-    /// Names it has.
+    /// Number of hard links.
     pub nlink: u32,
-    /// Owner.
+    /// User ID of the owner.
     pub uid: u32,
-    /// Group.
+    /// Group ID of the owner.
     pub gid: u32,
-    /// For a device: which.
+    /// Device number, for a device node.
     pub rdev: u64,
     /// Padding.
     pub gap_rdev: u64,
-    /// Bytes.
+    /// Size in bytes.
     pub size: i64,
-    /// Bytes that are good to move at a time.
+    /// Preferred I/O block size.
     pub blksize: i32,
     /// Padding.
     pub gap_blksize: i32,
-    /// Units of 512 bytes it takes.
+    /// Allocated 512-byte blocks.
     pub blocks: i64,
-    /// Last read, seconds.
+    /// Access time, seconds.
     pub atime: i64,
-    /// Last read, nanoseconds.
+    /// Access time, nanoseconds.
     pub atime_nsec: u64,
-    /// Last write, seconds.
+    /// Modification time, seconds.
     pub mtime: i64,
-    /// Last write, nanoseconds.
+    /// Modification time, nanoseconds.
     pub mtime_nsec: u64,
-    /// Last change, seconds.
+    /// Status change time, seconds.
     pub ctime: i64,
-    /// Last change, nanoseconds.
+    /// Status change time, nanoseconds.
     pub ctime_nsec: u64,
     /// Unused.
     pub gap_end: [u32; 2],
 }
 
-/// The head of a `struct linux_dirent64`; the name and a zero follow, then padding to a multiple of 8.
+/// The fixed part of `struct linux_dirent64`; followed by the zero-terminated name, padded to a multiple of
+/// 8.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C, packed)]
 pub struct DirentHead {
-    /// Number of the file.
+    /// Inode number.
     pub ino: u64,
-    /// Where the next entry starts, for `lseek`.
+    /// Offset of the next entry, for `lseek`.
     pub off: i64,
-    /// Bytes of this entry.
+    /// Size of this entry in bytes.
     pub reclen: u16,
-    /// Kind of file (`DT_*`, the top of `st_mode`).
+    /// File type (`DT_*`, the top bits of `st_mode`).
     pub kind: u8,
 }
 
@@ -141,9 +142,9 @@ pub struct DirentHead {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct IoVec {
-    /// First byte, in the program.
+    /// User address.
     pub base: u64,
-    /// Bytes.
+    /// Length in bytes.
     pub len: u64,
 }
 
@@ -151,17 +152,17 @@ bitflags! {
     /// Events of `ppoll`.
     #[derive(Clone, Copy, PartialEq, Eq, Debug)]
     pub struct PollEvents: i16 {
-        /// There is something to read.
+        /// Readable.
         const IN = 0x1;
-        /// There is something urgent to read.
+        /// Urgent data.
         const PRI = 0x2;
-        /// There is room to write.
+        /// Writable.
         const OUT = 0x4;
-        /// An error; always reported.
+        /// Error; always reported.
         const ERR = 0x8;
-        /// The other side hung up; always reported.
+        /// Hang-up; always reported.
         const HUP = 0x10;
-        /// Not an open descriptor; always reported.
+        /// Invalid descriptor; always reported.
         const NVAL = 0x20;
     }
 }
@@ -170,11 +171,11 @@ bitflags! {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct PollFd {
-    /// Which; a negative one is skipped.
+    /// Descriptor; ignored if negative.
     pub fd: i32,
-    /// What is asked for ([`PollEvents`]).
+    /// Requested [`PollEvents`].
     pub events: i16,
-    /// What there is.
+    /// Returned [`PollEvents`].
     pub revents: i16,
 }
 
@@ -190,7 +191,7 @@ mod tests {
     use core::mem::offset_of;
 
     #[test]
-    fn layouts_are_those_of_arm64_linux() {
+    fn layouts_match_arm64_linux() {
         assert_eq!(size_of::<Stat>(), 128);
         assert_eq!((offset_of!(Stat, mode), offset_of!(Stat, rdev), offset_of!(Stat, size)), (16, 32, 48));
         assert_eq!((offset_of!(Stat, blocks), offset_of!(Stat, ctime_nsec)), (64, 112));
@@ -198,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn device_numbers_are_those_of_makedev() {
+    fn device_number_matches_makedev() {
         assert_eq!(device_number(5, 1), 0x501);
         assert_eq!(device_number(0x1234, 0x5678), 0x1000_0562_3478);
     }

@@ -1,8 +1,9 @@
-//! What a program and the kernel must agree on: the part of the Linux UAPI for arm64 that Tessera implements, with
-//! Linux's numbers and layouts, and the ioctls of its own devices.
+//! The interface between programs and the kernel: the subset of the Linux UAPI for arm64 that Tessera
+//! implements, with Linux's numbers and layouts, and Tessera's own ioctls.
 //!
-//! Both sides use this crate: the kernel, and the programs under `user/` where `std` has no word for something.
-//! Structures are plain bytes (`zerocopy`), without padding that could carry kernel memory out: every gap has a name.
+//! Used by the kernel, and by the programs in `user/` for interfaces that `std` does not cover. Structures
+//! are plain bytes (`zerocopy`) without implicit padding, which could leak kernel memory: padding fields are
+//! named `gap_*`.
 
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
@@ -25,5 +26,5 @@ pub use errno::Errno;
 pub use ioctl::{Ioctl, IoctlDirection};
 pub use syscall::Syscall;
 
-/// What `uname` answers for the machine, and the only architecture programs can have.
+/// The machine name of `uname`; programs must be built for this architecture.
 pub const MACHINE: &str = "aarch64";

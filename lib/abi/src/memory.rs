@@ -1,16 +1,16 @@
-//! Memory: what `mmap` and its relatives take.
+//! Memory system calls: `mmap` and related.
 
 use bitflags::bitflags;
 
 bitflags! {
-    /// What may be done with pages (`PROT_*`); none is a guard.
+    /// Page protection (`PROT_*`); empty for a guard page.
     #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
     pub struct Prot: u32 {
-        /// Reading.
+        /// Readable.
         const READ = 1;
-        /// Writing.
+        /// Writable.
         const WRITE = 2;
-        /// Executing.
+        /// Executable.
         const EXEC = 4;
     }
 }
@@ -19,37 +19,37 @@ bitflags! {
     /// Flags of `mmap`.
     #[derive(Clone, Copy, PartialEq, Eq, Debug)]
     pub struct MapFlags: u32 {
-        /// Writes are seen by all who map it.
+        /// Writes are visible to all mappings of the object.
         const SHARED = 0x1;
-        /// Writes stay here.
+        /// Copy-on-write.
         const PRIVATE = 0x2;
-        /// Exactly at the address, over what is there.
+        /// Exactly at the address; replaces existing mappings.
         const FIXED = 0x10;
-        /// Zeroes, no file.
+        /// Zero-filled memory without a file.
         const ANONYMOUS = 0x20;
         /// Ignored, as in Linux.
         const DENYWRITE = 0x800;
         /// Ignored, as in Linux.
         const EXECUTABLE = 0x1000;
-        /// Stay resident; a hint here, since there is no swap.
+        /// Resident; a hint, since there is no swap.
         const LOCKED = 0x2000;
-        /// Do not count it against a limit; there is none.
+        /// No reservation; ignored, since there is no commit limit.
         const NORESERVE = 0x4000;
-        /// Fill it in at once.
+        /// Populates the page tables at once.
         const POPULATE = 0x8000;
-        /// Together with `POPULATE`: only what is there already.
+        /// With `POPULATE`: only pages that are already in memory.
         const NONBLOCK = 0x10000;
         /// For a stack; a hint.
         const STACK = 0x20000;
-        /// Exactly at the address, or `EEXIST`.
+        /// Exactly at the address; `EEXIST` if already mapped.
         const FIXED_NOREPLACE = 0x10_0000;
     }
 }
 
-/// `mremap`: it may be somewhere else afterwards.
+/// `mremap`: the mapping may move.
 pub const MREMAP_MAYMOVE: u64 = 1;
 
-/// `madvise`: the content is not needed any more; anonymous pages read as zero afterwards.
+/// `madvise`: discards the content; anonymous pages read as zero afterwards.
 pub const MADV_DONTNEED: u64 = 4;
-/// `madvise`: the content may go, when the kernel likes.
+/// `madvise`: the kernel may discard the content at any time.
 pub const MADV_FREE: u64 = 8;

@@ -4,39 +4,39 @@ use bitflags::bitflags;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 bitflags! {
-    /// Flags of `clone`; the low byte is the signal for the parent, 0 for threads.
+    /// Flags of `clone`; the low byte is the exit signal, 0 for threads.
     #[derive(Clone, Copy, PartialEq, Eq, Debug)]
     pub struct CloneFlags: u32 {
-        /// The same address space.
+        /// Shares the address space.
         const VM = 0x100;
-        /// The same current directory.
+        /// Shares the current directory.
         const FS = 0x200;
-        /// The same descriptors.
+        /// Shares the descriptor table.
         const FILES = 0x400;
-        /// The same signal handlers.
+        /// Shares the signal handlers.
         const SIGHAND = 0x800;
-        /// The same process.
+        /// A thread of the same process.
         const THREAD = 0x1_0000;
-        /// The same System V semaphore adjustments; there are none.
+        /// Shares System V semaphore adjustments; there are none.
         const SYSVSEM = 0x4_0000;
-        /// TPIDR_EL0 from the `tls` argument.
+        /// Sets TPIDR_EL0 to the `tls` argument.
         const SETTLS = 0x8_0000;
-        /// The thread's number goes to `parent_tid`.
+        /// Stores the thread ID at `parent_tid`.
         const PARENT_SETTID = 0x10_0000;
-        /// At its end: zero to `child_tid`, and a futex wake there.
+        /// On thread exit, clears `child_tid` and performs a futex wake there.
         const CHILD_CLEARTID = 0x20_0000;
         /// Ignored, as in Linux.
         const DETACHED = 0x40_0000;
-        /// The thread's number goes to `child_tid`.
+        /// Stores the thread ID at `child_tid`.
         const CHILD_SETTID = 0x100_0000;
     }
 }
 
-/// `prlimit64`: bytes of stack.
+/// `prlimit64`: stack size in bytes.
 pub const RLIMIT_STACK: u64 = 3;
-/// `prlimit64`: open files.
+/// `prlimit64`: number of open files.
 pub const RLIMIT_NOFILE: u64 = 7;
-/// `prlimit64`: one more than the last resource there is.
+/// `prlimit64`: number of resources.
 pub const RLIM_NLIMITS: u64 = 16;
 /// No limit.
 pub const RLIM_INFINITY: u64 = u64::MAX;
@@ -45,34 +45,34 @@ pub const RLIM_INFINITY: u64 = u64::MAX;
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct RLimit {
-    /// The limit in force.
+    /// The soft limit.
     pub current: u64,
-    /// How far the program may raise it.
+    /// The hard limit.
     pub maximum: u64,
 }
 
-/// One text of [`UtsName`], filled up with zeroes.
+/// A string of [`UtsName`], zero-padded.
 pub type UtsText = [u8; 65];
 
 /// `struct new_utsname`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct UtsName {
-    /// The system.
+    /// Operating system name.
     pub sysname: UtsText,
-    /// The machine's name.
+    /// Host name.
     pub nodename: UtsText,
-    /// The version, which C libraries compare with what they need.
+    /// Kernel release; C libraries check it against their minimum.
     pub release: UtsText,
-    /// More about the version.
+    /// Kernel version and build.
     pub version: UtsText,
-    /// The architecture.
+    /// Architecture.
     pub machine: UtsText,
-    /// The NIS domain.
+    /// NIS domain name.
     pub domainname: UtsText,
 }
 
-/// A text for [`UtsName`], cut off where it does not fit.
+/// Converts a string for [`UtsName`]; truncates it if necessary.
 pub const fn uts_text(text: &str) -> UtsText {
     let (mut field, bytes) = ([0; 65], text.as_bytes());
     let mut at = 0;
@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn texts_end_with_zero() {
+    fn uts_strings_are_truncated_and_zero_terminated() {
         assert_eq!(&uts_text("Linux")[..6], b"Linux\0");
         let long = "x".repeat(100);
         assert_eq!(uts_text(&long)[63..], [b'x', 0]);

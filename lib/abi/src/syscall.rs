@@ -2,7 +2,7 @@
 
 macro_rules! syscalls {
     ($($name:ident = $number:literal $text:literal),* $(,)?) => {
-        /// A system call that Tessera knows: its number goes into x8.
+        /// A system call that Tessera implements; the number is passed in x8.
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
         #[repr(u16)]
         pub enum Syscall {
@@ -10,23 +10,25 @@ macro_rules! syscalls {
         }
 
         impl Syscall {
-            /// Every call, in the order of the numbers.
+            /// All system calls in ascending order.
             pub const ALL: &'static [Self] = &[$(Self::$name),*];
 
-            /// The call with this number, if Tessera knows it.
+            /// The system call with this number; `None` if not implemented.
             pub const fn from_number(number: u64) -> Option<Self> {
                 match number {
                     $($number => Some(Self::$name),)*
                     _ => None,
                 }
             }
-            /// Its name as in Linux's manual.
+
+            /// The name, as in the Linux manual.
             pub const fn name(self) -> &'static str {
                 match self {
                     $(Self::$name => $text,)*
                 }
             }
-            /// Its number.
+
+            /// The number.
             pub const fn number(self) -> u64 {
                 self as u64
             }
@@ -96,19 +98,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_the_kernels_and_ascend() {
+    fn numbers_match_linux_and_ascend() {
         assert!(Syscall::ALL.windows(2).all(|pair| pair[0].number() < pair[1].number()));
         for &call in Syscall::ALL {
             assert_eq!(Syscall::from_number(call.number()), Some(call), "{}", call.name());
         }
-        // x8 of a few calls as every arm64 assembly listing has them.
+        // Well-known numbers, as in any arm64 assembly listing.
         assert_eq!(Syscall::Write.number(), 64);
         assert_eq!(Syscall::MMap.number(), 222);
         assert_eq!(Syscall::from_number(220), Some(Syscall::Clone));
     }
 
     #[test]
-    fn unknown_numbers_are_none() {
+    fn unimplemented_numbers_are_none() {
         for number in [0, 221, 1 << 16 | 64, u64::MAX] {
             assert_eq!(Syscall::from_number(number), None, "{number}");
         }

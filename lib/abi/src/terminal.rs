@@ -1,14 +1,14 @@
-//! Terminals, as far as `isatty` and a question for the window's size go.
+//! Terminal ioctls used by `isatty` and window size queries.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// Gets the [`Termios`]; what `isatty` asks in glibc.
+/// Gets the [`Termios`]; used by glibc's `isatty`.
 pub const TCGETS: u32 = 0x5401;
-/// Sets it.
+/// Sets the [`Termios`].
 pub const TCSETS: u32 = 0x5402;
-/// Gets the [`WinSize`]; what `isatty` asks in musl.
+/// Gets the [`WinSize`]; used by musl's `isatty`.
 pub const TIOCGWINSZ: u32 = 0x5413;
-/// Bytes that can be read without waiting.
+/// Gets the number of bytes that can be read without blocking.
 pub const FIONREAD: u32 = 0x541b;
 
 /// `struct termios` of the kernel interface.
@@ -30,7 +30,7 @@ pub struct Termios {
 }
 
 impl Termios {
-    /// A serial line at 115200 baud, 8 bits, that gives characters as they come and adds carriage returns.
+    /// A serial line: 115200 baud, 8 bits, non-canonical input, carriage returns added on output.
     pub const SERIAL: Self = Self {
         input: 0,
         output: 0o5,            // OPOST | ONLCR
@@ -45,9 +45,9 @@ impl Termios {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct WinSize {
-    /// Lines of text.
+    /// Rows of text.
     pub rows: u16,
-    /// Characters on a line.
+    /// Columns of text.
     pub columns: u16,
     /// Width in pixels, or 0.
     pub width: u16,
@@ -56,7 +56,7 @@ pub struct WinSize {
 }
 
 impl WinSize {
-    /// What a serial line is assumed to end at.
+    /// The assumed size of a serial terminal.
     pub const SERIAL: Self = Self { rows: 24, columns: 80, width: 0, height: 0 };
 }
 
@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn layouts_are_those_of_linux() {
+    fn layouts_match_linux() {
         assert_eq!((size_of::<Termios>(), size_of::<WinSize>()), (36, 8));
     }
 }
