@@ -77,78 +77,94 @@ fn complete_own(invalidate: impl FnOnce()) {
 
 #[cfg(target_os = "none")]
 mod instruction {
-    use super::plan::{Operation, plan};
+    use super::plan::{Operation, Plan};
     use super::*;
     use crate::cpu::{self, Features};
     use addr::PAGE_SIZE;
     use core::arch::asm;
 
-    /// One TLBI with an operand. By SYS encoding (op1 0, CRn c8), since not every assembler knows the range forms.
+    /// One TLBI instruction as a function of its operand. By its encoding (op1 0, CRn 8): not every assembler has the
+    /// range forms.
     macro_rules! tlbi {
-        ($crm:literal, $op2:literal, $operand:expr) => {{
-            #[cfg(feature = "counters")]
-            crate::counters::tlb_invalidation();
-            // SAFETY: forgets cached translations, which are walked again on use.
-            unsafe {
-                asm!(concat!("sys #0, c8, ", $crm, ", #", $op2, ", {}"), in(reg) $operand,
-                    options(nostack, preserves_flags));
+        ($crm:literal, $op2:literal) => {
+            |operand: u64| {
+                #[cfg(feature = "counters")]
+                crate::counters::tlb_invalidation();
+                // SAFETY: removes cached translations, which are walked again on use.
+                unsafe {
+                    asm!(concat!("sys #0, c8, ", $crm, ", #", $op2, ", {}"), in(reg) operand,
+                        options(nostack, preserves_flags));
+                }
             }
-        }};
+        };
     }
 
-    /// The instructions' plan for the pages that touch `start..end`.
-    fn plan_for(start: u64, end: u64) -> Option<impl Iterator<Item = (u64, Operation)>> {
+    /// Invalidates the pages that touch `start..end`, tagged `asid`: `page` and `range` execute the instruction for a page
+    /// and for a range with an operand, `all` one that invalidates more than the pages.
+    #[inline(always)]
+    fn pages(
+        (start, end): (u64, u64),
+        asid: Asid,
+        page: impl Fn(u64),
+        range: impl Fn(u64),
+        all: impl FnOnce(),
+    ) {
         let first = start / PAGE_SIZE;
-        let pages = end.div_ceil(PAGE_SIZE) - first;
-        plan(first * PAGE_SIZE, pages, cpu::features().contains(Features::TLB_RANGE))
+        let (va, count) = (first * PAGE_SIZE, end.div_ceil(PAGE_SIZE) - first);
+        match Plan::new(va, count, cpu::features().contains(Features::TLB_RANGE)) {
+            Plan::All => all(),
+            // The operand of the next page is one more.
+            Plan::Pages => {
+                let operand = Operation::Page.operand(va, asid);
+                (operand..operand + count).for_each(page);
+            }
+            Plan::Ranges(operations) => operations.for_each(|(va, operation)| {
+                let operand = operation.operand(va, asid);
+                match operation {
+                    Operation::Page => page(operand),
+                    Operation::Range { .. } => range(operand),
+                }
+            }),
+        }
     }
+
+    /// The kernel's entries are global, so no ASID is compared.
+    const ANY_ASID: Asid = Asid::new(0);
 
     pub fn kernel(range: AddrRange<KernelVa>, level: Level) {
-        let Some(operations) = plan_for(range.start().raw(), range.end().raw()) else { return all() };
-        for (va, operation) in operations {
-            let operand = operation.operand(va, Asid::new(0));
-            match (operation, level) {
-                (Operation::Page, Level::Any) => tlbi!("c3", "3", operand), // VAAE1IS
-                (Operation::Page, Level::Last) => tlbi!("c3", "7", operand), // VAALE1IS
-                (Operation::Range { .. }, Level::Any) => tlbi!("c2", "3", operand), // RVAAE1IS
-                (Operation::Range { .. }, Level::Last) => tlbi!("c2", "7", operand), // RVAALE1IS
-            }
+        let range = (range.start().raw(), range.end().raw());
+        match level {
+            // VAAE1IS, RVAAE1IS
+            Level::Any => pages(range, ANY_ASID, tlbi!("c3", "3"), tlbi!("c2", "3"), all),
+            // VAALE1IS, RVAALE1IS
+            Level::Last => pages(range, ANY_ASID, tlbi!("c3", "7"), tlbi!("c2", "7"), all),
         }
     }
 
     pub fn own(range: AddrRange<KernelVa>) {
-        let Some(operations) = plan_for(range.start().raw(), range.end().raw()) else { return all_own() };
-        for (va, operation) in operations {
-            let operand = operation.operand(va, Asid::new(0));
-            match operation {
-                Operation::Page => tlbi!("c7", "7", operand),         // VAALE1
-                Operation::Range { .. } => tlbi!("c6", "7", operand), // RVAALE1
-            }
-        }
+        // VAALE1, RVAALE1
+        let range = (range.start().raw(), range.end().raw());
+        pages(range, ANY_ASID, tlbi!("c7", "7"), tlbi!("c6", "7"), all_own);
     }
 
     #[inline]
     pub fn own_leaf(at: KernelVa) {
-        tlbi!("c7", "7", Operation::Page.operand(at.raw(), Asid::new(0))); // VAALE1
+        tlbi!("c7", "7")(Operation::Page.operand(at.raw(), ANY_ASID)); // VAALE1
     }
 
     pub fn user(asid: Asid, range: AddrRange<UserVa>, level: Level) {
-        let Some(operations) = plan_for(range.start().raw(), range.end().raw()) else {
-            return self::asid(asid);
-        };
-        for (va, operation) in operations {
-            let operand = operation.operand(va, asid);
-            match (operation, level) {
-                (Operation::Page, Level::Any) => tlbi!("c3", "1", operand), // VAE1IS
-                (Operation::Page, Level::Last) => tlbi!("c3", "5", operand), // VALE1IS
-                (Operation::Range { .. }, Level::Any) => tlbi!("c2", "1", operand), // RVAE1IS
-                (Operation::Range { .. }, Level::Last) => tlbi!("c2", "5", operand), // RVALE1IS
-            }
+        let range = (range.start().raw(), range.end().raw());
+        let all = || self::asid(asid);
+        match level {
+            // VAE1IS, RVAE1IS
+            Level::Any => pages(range, asid, tlbi!("c3", "1"), tlbi!("c2", "1"), all),
+            // VALE1IS, RVALE1IS
+            Level::Last => pages(range, asid, tlbi!("c3", "5"), tlbi!("c2", "5"), all),
         }
     }
 
     pub fn asid(asid: Asid) {
-        tlbi!("c3", "2", u64::from(asid.raw()) << 48); // ASIDE1IS
+        tlbi!("c3", "2")(u64::from(asid.raw()) << 48); // ASIDE1IS
     }
 
     fn all_own() {

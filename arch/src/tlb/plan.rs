@@ -33,33 +33,57 @@ impl Operation {
     }
 }
 
-/// The instructions that cover exactly the `pages` pages from `va` on, each with its first address; `None` when
-/// there would be too many. Ranges are taken from the smallest scale up, an odd page first.
-pub fn plan(va: u64, pages: u64, ranges: bool) -> Option<impl Iterator<Item = (u64, Operation)>> {
-    let operations = if ranges { 1 + 4 } else { pages };
-    if operations > MOST_OPERATIONS || (ranges && pages >> 21 != 0) {
-        return None;
+/// The instructions that invalidate a run of pages.
+pub enum Plan {
+    /// One that invalidates more: too many would be needed.
+    All,
+    /// One for each page.
+    Pages,
+    /// These, each with its first address: ranges from the smallest scale up, an odd page first.
+    Ranges(Ranges),
+}
+
+impl Plan {
+    /// For the `pages` pages from `va` on, `ranges` says whether there are range instructions.
+    pub fn new(va: u64, pages: u64, ranges: bool) -> Self {
+        match ranges {
+            false if pages > MOST_OPERATIONS => Self::All,
+            false => Self::Pages,
+            true if pages >> 21 != 0 => Self::All,
+            true => Self::Ranges(Ranges { va, pages, scale: 0 }),
+        }
     }
-    let (mut va, mut pages, mut scale) = (va, pages, 0);
-    Some(core::iter::from_fn(move || {
+}
+
+/// The operations of [`Plan::Ranges`].
+pub struct Ranges {
+    va: u64,
+    pages: u64,
+    scale: u64,
+}
+
+impl Iterator for Ranges {
+    type Item = (u64, Operation);
+
+    fn next(&mut self) -> Option<Self::Item> {
         let operation = loop {
-            if pages == 0 {
+            if self.pages == 0 {
                 return None;
             }
-            if !ranges || pages % 2 == 1 {
+            if self.pages % 2 == 1 {
                 break Operation::Page;
             }
-            let count = pages >> (5 * scale + 1) & 0x1f;
+            let count = self.pages >> (5 * self.scale + 1) & 0x1f;
             if count > 0 {
-                break Operation::Range { num: count - 1, scale };
+                break Operation::Range { num: count - 1, scale: self.scale };
             }
-            scale += 1;
+            self.scale += 1;
         };
-        let start = va;
-        va += operation.pages() * PAGE_SIZE;
-        pages -= operation.pages();
+        let start = self.va;
+        self.va += operation.pages() * PAGE_SIZE;
+        self.pages -= operation.pages();
         Some((start, operation))
-    }))
+    }
 }
 
 #[cfg(test)]
@@ -67,17 +91,16 @@ mod tests {
     use super::*;
     use std::vec::Vec;
 
-    fn planned(pages: u64, ranges: bool) -> Option<Vec<(u64, Operation)>> {
-        Some(plan(0x4000_0000, pages, ranges)?.collect())
-    }
-
     #[test]
     fn range_instructions_cover_exactly_the_pages() {
         for pages in (0..5000).chain([0xffff, 0x10000, 0x12345, (1 << 21) - 1]) {
-            let plan = planned(pages, true).unwrap();
-            assert!(plan.len() <= 5, "{pages} pages take {plan:?}");
+            let Plan::Ranges(operations) = Plan::new(0x4000_0000, pages, true) else {
+                panic!("{pages} pages: no ranges");
+            };
+            let operations: Vec<_> = operations.collect();
+            assert!(operations.len() <= 5, "{pages} pages take {operations:?}");
             let mut next = 0x4000_0000;
-            for (va, operation) in plan {
+            for (va, operation) in operations {
                 assert_eq!(va, next, "{pages} pages");
                 next += operation.pages() * PAGE_SIZE;
             }
@@ -86,16 +109,19 @@ mod tests {
     }
 
     #[test]
-    fn without_range_instructions_each_page_has_its_own() {
-        let plan = planned(3, false).unwrap();
-        assert_eq!(plan, [0, 1, 2].map(|page| (0x4000_0000 + page * PAGE_SIZE, Operation::Page)));
+    fn long_runs_are_invalidated_as_a_whole() {
+        assert!(matches!(Plan::new(0, MOST_OPERATIONS, false), Plan::Pages));
+        assert!(matches!(Plan::new(0, MOST_OPERATIONS + 1, false), Plan::All));
+        assert!(matches!(Plan::new(0, 1 << 21, true), Plan::All));
     }
 
     #[test]
-    fn long_ranges_are_not_worth_it() {
-        assert!(planned(MOST_OPERATIONS, false).is_some());
-        assert!(planned(MOST_OPERATIONS + 1, false).is_none());
-        assert!(planned(1 << 21, true).is_none());
+    fn operand_of_the_next_page_is_one_more() {
+        let operand =
+            |page: u64| Operation::Page.operand(0xffff_9000_0000_0000 + page * PAGE_SIZE, Asid::new(9));
+        for page in 0..MOST_OPERATIONS {
+            assert_eq!(operand(page + 1), operand(page) + 1);
+        }
     }
 
     #[test]
