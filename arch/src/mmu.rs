@@ -23,8 +23,6 @@ impl Translation {
     pub const WRITE_BACK: u8 = 0xff;
     /// [`Translation::attributes`] of non-cacheable memory.
     pub const NON_CACHEABLE: u8 = 0x44;
-    /// [`Translation::attributes`] of registers.
-    pub const DEVICE: u8 = 0x04;
 
     /// Reads PAR_EL1 (D24.2.124) after the translation of `address`.
     #[cfg_attr(not(any(target_os = "none", test)), expect(dead_code, reason = "a host translates nothing"))]

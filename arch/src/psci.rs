@@ -22,11 +22,6 @@ pub fn system_off(conduit: Conduit) -> Result<(), Error> {
     call::system_off(conduit)
 }
 
-/// Restarts the machine. Returns only when the firmware refuses.
-pub fn system_reset(conduit: Conduit) -> Result<(), Error> {
-    call::system_reset(conduit)
-}
-
 #[cfg(target_os = "none")]
 mod call {
     use super::*;
@@ -45,13 +40,6 @@ mod call {
             Conduit::Smc => psci::system_off::<Smc>(),
         }
     }
-
-    pub fn system_reset(conduit: Conduit) -> Result<(), Error> {
-        match conduit {
-            Conduit::Hvc => psci::system_reset::<Hvc>(),
-            Conduit::Smc => psci::system_reset::<Smc>(),
-        }
-    }
 }
 
 #[cfg(not(target_os = "none"))]
@@ -66,11 +54,6 @@ mod call {
 
     pub fn system_off(_: Conduit) -> Result<(), Error> {
         record(Event::Psci("system_off"));
-        Ok(())
-    }
-
-    pub fn system_reset(_: Conduit) -> Result<(), Error> {
-        record(Event::Psci("system_reset"));
         Ok(())
     }
 }

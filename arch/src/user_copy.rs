@@ -20,19 +20,9 @@ pub fn copy_to_user(to: UserVa, from: &[u8]) -> usize {
     target::copy_to(to.raw(), from)
 }
 
-/// The number of bytes before the first zero at `from`, at most `limit`: `limit` itself means that there is none.
-pub fn string_length(from: UserVa, limit: usize) -> Result<usize, UserFault> {
-    target::string_length(from.raw(), limit)
-}
-
 /// The 32-bit word at `from`, in one access: what a futex compares.
 pub fn load_u32(from: UserVa) -> Result<u32, UserFault> {
     target::load_u32(from.raw())
-}
-
-/// Stores a 32-bit word at `to`, in one access.
-pub fn store_u32(to: UserVa, value: u32) -> Result<(), UserFault> {
-    target::store_u32(to.raw(), value)
 }
 
 #[cfg(target_os = "none")]
@@ -45,9 +35,7 @@ mod target {
     unsafe extern "C" {
         fn user_copy_from(to: *mut u8, from: u64, bytes: usize) -> usize;
         fn user_copy_to(to: u64, from: *const u8, bytes: usize) -> usize;
-        fn user_string_length(from: u64, limit: usize) -> i64;
         fn user_load_32(from: u64) -> i64;
-        fn user_store_32(to: u64, value: u32) -> i64;
 
         static __fixups_start: Fixup;
         static __fixups_end: Fixup;
@@ -88,22 +76,10 @@ mod target {
         unsafe { user_copy_to(to, from.as_ptr(), from.len()) }
     }
 
-    pub(super) fn string_length(from: u64, limit: usize) -> Result<usize, UserFault> {
-        // SAFETY: reads as EL0.
-        let length = unsafe { user_string_length(from, limit) };
-        usize::try_from(length).map_err(|_| UserFault)
-    }
-
     pub(super) fn load_u32(from: u64) -> Result<u32, UserFault> {
         // SAFETY: reads as EL0.
         let value = unsafe { user_load_32(from) };
         u32::try_from(value).map_err(|_| UserFault)
-    }
-
-    pub(super) fn store_u32(to: u64, value: u32) -> Result<(), UserFault> {
-        // SAFETY: writes as EL0, which reaches none of the kernel's memory.
-        let result = unsafe { user_store_32(to, value) };
-        if result == 0 { Ok(()) } else { Err(UserFault) }
     }
 }
 
@@ -135,24 +111,9 @@ mod target {
         })
     }
 
-    pub(super) fn string_length(from: u64, limit: usize) -> Result<usize, UserFault> {
-        fake::with_user_memory(from, |memory| {
-            let within = &memory[..memory.len().min(limit)];
-            match within.iter().position(|byte| *byte == 0) {
-                Some(length) => Ok(length),
-                None if within.len() == limit => Ok(limit),
-                None => Err(UserFault),
-            }
-        })
-    }
-
     pub(super) fn load_u32(from: u64) -> Result<u32, UserFault> {
         let mut word = [0; 4];
         if copy_from(&mut word, from) == 0 { Ok(u32::from_le_bytes(word)) } else { Err(UserFault) }
-    }
-
-    pub(super) fn store_u32(to: u64, value: u32) -> Result<(), UserFault> {
-        if copy_to(to, &value.to_le_bytes()) == 0 { Ok(()) } else { Err(UserFault) }
     }
 }
 
@@ -174,18 +135,8 @@ mod tests {
     }
 
     #[test]
-    fn strings_end_at_zero_or_limit_or_fault() {
-        fake::set_user_memory(UserVa::new(0x1000), b"hello\0world");
-        assert_eq!(string_length(UserVa::new(0x1000), 100), Ok(5));
-        assert_eq!(string_length(UserVa::new(0x1000), 3), Ok(3));
-        assert_eq!(string_length(UserVa::new(0x1006), 100), Err(UserFault));
-        assert_eq!(string_length(UserVa::new(0x5000), 100), Err(UserFault));
-    }
-
-    #[test]
     fn words_are_whole_or_not_at_all() {
-        fake::set_user_memory(UserVa::new(0x1000), &[0; 6]);
-        assert_eq!(store_u32(UserVa::new(0x1002), 0x1234_5678), Ok(()));
+        fake::set_user_memory(UserVa::new(0x1000), &[0, 0, 0x78, 0x56, 0x34, 0x12]);
         assert_eq!(load_u32(UserVa::new(0x1002)), Ok(0x1234_5678));
         assert_eq!(load_u32(UserVa::new(0x1003)), Err(UserFault));
     }

@@ -97,38 +97,11 @@ user_copy_to:
     fixup   3b, 33b, 4b
     fixup   5b, 55b, 6b
 
-// x0 = from (program), x1 = at most so many bytes. Returns the bytes before the first zero, x1 without one, -1
-// on a fault.
-.global user_string_length
-user_string_length:
-    mov     x2, xzr
-1:  cmp     x2, x1
-    b.eq    4f
-2:  ldtrb   w3, [x0]
-22: cbz     w3, 4f
-    add     x0, x0, #1
-    add     x2, x2, #1
-    b       1b
-3:  mov     x2, #-1
-4:  mov     x0, x2
-    ret
-    fixup   2b, 22b, 3b
-
 // x0 = from (program). Returns the word, -1 on a fault.
 .global user_load_32
 user_load_32:
 1:  ldtr    w0, [x0]
 2:  ret
-3:  mov     x0, #-1
-    ret
-    fixup   1b, 2b, 3b
-
-// x0 = to (program), w1 = the word. Returns 0, -1 on a fault.
-.global user_store_32
-user_store_32:
-1:  sttr    w1, [x0]
-2:  mov     x0, xzr
-    ret
 3:  mov     x0, #-1
     ret
     fixup   1b, 2b, 3b
