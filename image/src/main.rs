@@ -21,6 +21,8 @@ mod entry {
 
     #[unsafe(no_mangle)]
     extern "C" fn kernel_main(boot: &BootInfo) -> ! {
+        #[cfg(feature = "checking")]
+        kernel::debug::install(&selftest::debug::AllChecks);
         start::boot(boot, run::main)
     }
 

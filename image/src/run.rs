@@ -11,7 +11,7 @@ const DEFAULT_INIT: &str = "/bin/mosaic";
 /// Does what the boot arguments ask for and switches the machine off.
 pub fn main(platform: &Platform, args: &BootArgs<'_>, devices: devices::Started) -> ! {
     #[cfg(feature = "checking")]
-    kernel::checking::poison::start();
+    selftest::debug::poison::start();
     // A benchmark measures the boot, too; a trial takes an edu 100 ms.
     devices.admit(args.bench.is_none());
     if let Some(chosen) = args.selftest {
@@ -41,8 +41,8 @@ fn run_selftests(chosen: Glob<'_>, args: &BootArgs<'_>) {
         cases::run(chosen);
         return;
     };
-    let first = args.inject_first.unwrap_or(cases::inject::FIRST);
-    cases::run_injected(chosen, &cases::inject::Plan { classes, first });
+    let first = args.inject_first.unwrap_or(cases::fault_injection::FIRST);
+    cases::run_injected(chosen, &cases::fault_injection::Plan { classes, first });
 }
 
 fn run_init(platform: &Platform, args: &BootArgs<'_>) {

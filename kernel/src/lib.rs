@@ -5,8 +5,8 @@
 extern crate alloc;
 
 pub mod board;
-pub mod checking;
 pub mod console;
+pub mod debug;
 pub mod devices;
 pub mod dma;
 pub mod firmware;

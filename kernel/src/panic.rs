@@ -2,7 +2,7 @@
 
 use crate::dma::counters;
 use crate::memory::{heap, tables};
-use crate::{console, irq, kprintln, power};
+use crate::{console, debug, irq, kprintln, power};
 use addr::Size;
 use arch::exception::TrapFrame;
 use core::fmt::Display;
@@ -48,8 +48,7 @@ fn finish(backtrace: impl Iterator<Item = u64>) -> ! {
     for address in backtrace {
         kprintln!("  {address:#018x}");
     }
-    #[cfg(feature = "checking")]
-    crate::checking::inject::last_words();
+    debug::on_panic();
     statistics();
     console::flush();
     power::off()

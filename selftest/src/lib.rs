@@ -9,5 +9,7 @@ extern crate alloc;
 pub mod audit;
 pub mod bench;
 pub mod cases;
+#[cfg(feature = "checking")]
+pub mod debug;
 pub mod fixture;
 pub mod soak;

@@ -1,7 +1,7 @@
 //! The kernel's side of a device that copies between memory and a buffer of its own: one job at a time, and somebody
 //! who waits for its end.
 
-use crate::checking::{self, Class};
+use crate::debug::{self, FailPoint};
 use crate::dma::Device;
 use crate::dma::stream::{self, Pages};
 use crate::irq::Handler;
@@ -237,7 +237,7 @@ impl DmaEngineDevice {
 
 impl Handler for DmaEngineDevice {
     fn handle(&self) {
-        if self.engine.lock().acknowledge() && !checking::fails(Class::Interrupts) {
+        if self.engine.lock().acknowledge() && !debug::fail_point(FailPoint::Interrupts) {
             self.waiters.wake_all();
         }
     }

@@ -4,6 +4,7 @@ use super::buffer::{Buffer, Side};
 use super::domain::{Fit, Wish};
 use super::trace::{self, Event};
 use super::{Device, counters};
+use crate::debug;
 use addr::{AddrRange, Chunk, Iova, MemoryType};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -46,7 +47,7 @@ impl Attachment {
                 return Err(error);
             }
         };
-        buffer.tag().attached(device, range);
+        debug::mapping_added(buffer.tag(), device.domain().key(), range);
         let this = Self { device: device.clone(), buffer: Some(buffer), range };
         trace::note("attach", || this.event());
         trace::chunks(this.buffer().chunks());
@@ -138,7 +139,7 @@ impl Drop for Attachment {
         if let Some(buffer) = buffer.as_ref().filter(|_| !self.device.is_coherent()) {
             buffer.sync(Side::Cpu, Direction::Bidirectional);
         }
-        crate::checking::detached(&self.device, self.range);
+        debug::mapping_removed(self.device.domain().key(), self.range);
         // A time-out is logged there, and keeps the buffer alive for good.
         drop(self.device.domain().unmap(self.range, buffer));
     }

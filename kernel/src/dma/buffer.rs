@@ -6,7 +6,7 @@
 use super::counters;
 use super::frames;
 use super::trace::{self, Event};
-use crate::checking::{Last, Tag};
+use crate::debug::{DebugTag, LastOwner};
 use crate::memory::vmalloc::{self, VMALLOC};
 use crate::memory::{heap, kmap, layout, linear, zones};
 use addr::{AddrRange, Chunk, KernelVa, MemoryType, PAGE_SIZE};
@@ -26,7 +26,7 @@ pub struct Buffer {
     attrs: Attrs,
     memory: MemoryType,
     view: Once<View>,
-    tag: Tag,
+    tag: DebugTag,
 }
 
 /// The kernel's mapping.
@@ -46,7 +46,7 @@ impl Buffer {
         request: &Request,
         attrs: Attrs,
         memory: MemoryType,
-        tag: Tag,
+        tag: DebugTag,
     ) -> Result<Arc<Self>, DmaError> {
         // An `Arc` that finds no room panics.
         if !heap::has_room(heap::block_bytes::<Self>()) {
@@ -65,12 +65,12 @@ impl Buffer {
                 kmap::zero_all_non_cacheable(buffer.chunks());
             }
         }
-        tag.draw(buffer.chunks(), memory);
+        tag.write_canary(buffer.chunks(), memory);
         Ok(buffer)
     }
 
-    /// What only the checking build knows of it.
-    pub fn tag(&self) -> &Tag {
+    /// The name in reports of the checking build.
+    pub fn tag(&self) -> &DebugTag {
         &self.tag
     }
 
@@ -184,12 +184,12 @@ impl Drop for Buffer {
             return;
         }
         trace::note("free", || self.event());
-        self.tag.look(self.frames.chunks(), self.memory);
+        self.tag.check_canary(self.frames.chunks(), self.memory);
         self.count(counters::Gauge::sub);
         // The kernel's mapping first: no frame gets its cacheable alias back, or another owner, while it is there.
         self.view = Once::new();
         if self.memory == MemoryType::WriteBack {
-            self.frames.give_back(&mut zones::Source::of(Last::Buffer));
+            self.frames.give_back(&mut zones::Source::of(LastOwner::Buffer));
         } else {
             self.frames.drain().for_each(give_back_cacheable);
         }
@@ -201,7 +201,7 @@ fn give_back_cacheable(chunk: OwnedChunk) {
     if is_low(chunk.chunk()) {
         linear::restore(chunk.chunk());
     }
-    zones::give_from(chunk, Last::Buffer);
+    zones::give_from(chunk, LastOwner::Buffer);
 }
 
 fn is_low(chunk: Chunk) -> bool {

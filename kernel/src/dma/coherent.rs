@@ -5,7 +5,7 @@ use super::buffer::Buffer;
 use super::device::Device;
 use super::domain::Fit;
 use super::trace;
-use crate::checking::Tag;
+use crate::debug::DebugTag;
 use crate::memory::heap;
 use addr::{Chunk, MemoryType, Order, PAGE_SIZE};
 use alloc::boxed::Box;
@@ -38,7 +38,7 @@ fn try_alloc(device: &Arc<Device>, len: u64, attrs: Attrs) -> Result<Attachment,
     }
     let memory = device.memory_type(attrs);
     let request = request(frames, attrs, device);
-    let tag = Tag::new("buffer", len, Some(device));
+    let tag = DebugTag::new("buffer", len, Some(device.name()));
     let buffer = match small_linear(&request, attrs, memory) {
         Some(low) => {
             Buffer::new(&low, attrs, memory, tag).or_else(|_| Buffer::new(&request, attrs, memory, tag))
@@ -67,7 +67,7 @@ pub fn alloc_unattached(len: u64, attrs: Attrs) -> Result<Arc<Buffer>, DmaError>
         contiguous: attrs.contains(Attrs::FORCE_CONTIGUOUS),
         ..Request::new(frames)
     };
-    let buffer = Buffer::new(&request, attrs, memory, Tag::new("dma-buf", frames * PAGE_SIZE, None))?;
+    let buffer = Buffer::new(&request, attrs, memory, DebugTag::new("dma-buf", frames * PAGE_SIZE, None))?;
     trace::note("alloc", || buffer.event());
     Ok(buffer)
 }

@@ -3,6 +3,7 @@
 use super::domain::Domain;
 use super::iommu::Smmu;
 use super::quarantine::{self, Faults};
+use crate::debug;
 use crate::memory::layout;
 use crate::sched;
 use addr::{AddrRange, MemoryType, PhysAddr, StreamId};
@@ -57,8 +58,7 @@ impl Device {
         let place = Some((smmu, stream));
         let device = Arc::new(Self { name, stream: place, coherent, mask: default_mask(), faults, domain });
         quarantine::watch(smmu, stream, device.faults.clone(), Arc::downgrade(&device));
-        #[cfg(feature = "checking")]
-        crate::checking::guards::introduce(&device);
+        debug::device_attached(smmu.stream_key(stream), device.domain.key(), &device.name);
         Ok(device)
     }
 
@@ -241,8 +241,7 @@ impl Drop for Device {
     fn drop(&mut self) {
         let Some((smmu, stream)) = self.stream else { return };
         quarantine::forget(smmu, stream);
-        #[cfg(feature = "checking")]
-        crate::checking::guards::dismiss(smmu, stream);
+        debug::device_removed(smmu.stream_key(stream));
         if self.faults.is_detached() {
             return;
         }

@@ -5,7 +5,7 @@ use super::counters;
 use super::iommu::{Smmu, Tables};
 use super::small::{Place, Small};
 use super::translated::Translated;
-use crate::checking::{self, Class};
+use crate::debug::{self, DomainKey, FailPoint};
 use crate::sync::SpinLock;
 use addr::{AddrRange, FrameRun, Iova, PAGE_SIZE, PhysAddr};
 use alloc::boxed::Box;
@@ -91,6 +91,11 @@ impl Domain {
         }
         all.push(Arc::downgrade(&domain));
         domain
+    }
+
+    /// The name of the domain in hooks of the checking build.
+    pub fn key(&self) -> DomainKey {
+        DomainKey(core::ptr::from_ref(self).addr())
     }
 
     /// Whether an IOMMU translates: then memory may be anywhere, and in pieces.
@@ -222,7 +227,7 @@ impl Behind {
         chunks: impl Iterator<Item: FrameRun> + Clone,
         wish: &Wish,
     ) -> Result<AddrRange<Iova>, DmaError> {
-        if checking::fails(Class::Iova) {
+        if debug::fail_point(FailPoint::Iova) {
             return Err(DmaError::OutOfIova { len: wish.len, highest: wish.mask.highest() });
         }
         let is_small = wish.len <= Small::LONGEST && wish.mask.highest() >= Small::HIGHEST;

@@ -7,7 +7,7 @@ use super::domain::Domain;
 use super::loudest::Loudest;
 use super::notices::Notices;
 use super::quarantine;
-use crate::checking::{self, Class, Last};
+use crate::debug::{self, FailPoint, LastOwner, StreamKey};
 use crate::irq::{self, Handler};
 use crate::memory::vmalloc::{self, RegistersError};
 use crate::memory::{kmap, linear, tables, zones};
@@ -30,9 +30,8 @@ use drivers::mmio::Mmio;
 use drivers::pcie::Phandle;
 use drivers::region::{Region, RegionSource};
 use drivers::smmu::{
-    self, Clock, CommandCounters, CommandError, CommandQueue, DestroyError, DomainError, Dropped, EventQueue,
-    EventReport, Features, FirmwareState, QueueFull, Registers, StartError, StreamError, StreamTable,
-    TlbTagAllocator, Unsupported,
+    self, Clock, CommandQueue, DestroyError, DomainError, Dropped, EventQueue, EventReport, Features,
+    FirmwareState, Registers, StartError, StreamError, StreamTable, TlbTagAllocator, Unsupported,
 };
 use memory::{OwnedChunk, Reach};
 use pagetable::{Entries, TableFrame, TableMemory};
@@ -60,7 +59,7 @@ pub struct Smmu {
 }
 
 /// The command queue. Its lock is held to write commands and to look at registers, never while the SMMU works.
-pub(super) struct Commands {
+pub struct Commands {
     queue: SpinLock<CommandQueue>,
     /// An interrupt wanted the queue while somebody had it.
     wanted: AtomicBool,
@@ -216,25 +215,14 @@ impl Smmu {
         &self.features
     }
 
-    /// From now on `mishaps` is asked whether a wait for the SMMU is to fail.
-    #[cfg(feature = "checking")]
-    pub fn inject_errors(&self, injector: Option<smmu::Injector>) {
-        self.commands.queue.lock().inject_errors(injector);
+    /// The command queue, for self-tests and fault injection.
+    pub fn command_queue(&self) -> &Commands {
+        &self.commands
     }
 
-    /// Has it look for commands where there is no memory ([`CommandQueue::break_base`]).
-    ///
-    /// # Errors
-    /// See [`smmu::BreakError`].
-    #[cfg(feature = "checking")]
-    pub fn break_queue(&self, nowhere: PhysAddr, lasting: bool) -> Result<(), smmu::BreakError> {
-        self.commands.with(|queue| queue.break_base(nowhere, lasting))
-    }
-
-    /// A command queue that begins anew is where it belongs.
-    #[cfg(feature = "checking")]
-    pub fn repair_queue(&self) {
-        self.commands.with(CommandQueue::restore_base);
+    /// The name of a stream in hooks of the checking build.
+    pub(super) fn stream_key(&self, stream: StreamId) -> StreamKey {
+        StreamKey { smmu: core::ptr::from_ref(self).addr(), stream }
     }
 
     /// Waits until it has done all that it was told before.
@@ -323,8 +311,7 @@ impl Smmu {
             let more = queue.drain(|report| match report {
                 EventReport::Event(event) => {
                     kprintln!("{event}");
-                    #[cfg(feature = "checking")]
-                    checking::guards::explain(self, &event);
+                    debug::translation_fault(self.stream_key(event.stream), &event);
                     now.add(event.stream);
                     self.keep(recent, count, event);
                 }
@@ -357,37 +344,6 @@ impl Smmu {
         *count += 1;
     }
 
-    /// Puts a command into the queue as its words; nobody waits for it. To show what becomes of one that is refused.
-    ///
-    /// # Errors
-    /// There is no room.
-    pub fn push_words(&self, words: [u64; 2]) -> Result<(), QueueFull> {
-        self.commands.with(|queue| {
-            queue.push_words(words)?;
-            queue.publish();
-            Ok(())
-        })
-    }
-
-    /// Puts a command into the queue as its words, alone, and waits for it.
-    ///
-    /// # Errors
-    /// What became of it, or of another that nobody had waited for.
-    pub fn run_words(&self, words: [u64; 2]) -> Result<(), CommandError> {
-        self.commands.with(|queue| {
-            while queue.push_words(words).is_err() {
-                queue.wait()?;
-            }
-            queue.publish();
-            queue.wait()
-        })
-    }
-
-    /// What went through the command queue so far.
-    pub fn command_counters(&self) -> CommandCounters {
-        self.commands.with(|queue| queue.counters())
-    }
-
     /// The last events (at most 16), oldest first, and how many there were in all. Forgets them.
     pub fn take_events(&self) -> (impl Iterator<Item = EventRecord>, usize) {
         self.service();
@@ -400,7 +356,7 @@ impl Smmu {
 impl Handler for Smmu {
     fn handle(&self) {
         // One that is lost: what it was for stays in the queue until somebody looks.
-        if checking::fails(Class::Interrupts) {
+        if debug::fail_point(FailPoint::Interrupts) {
             return;
         }
         self.service();
@@ -522,7 +478,7 @@ impl RegionSource for Regions {
             Some(chunk) => {
                 // SAFETY: `region` owns the chunk that `allocate` released into it, and ends here.
                 let chunk = unsafe { OwnedChunk::adopt(chunk) };
-                zones::give_from(chunk, Last::Iommu);
+                zones::give_from(chunk, LastOwner::Iommu);
             }
             None => panic!("{region:?} is none of ours"),
         }

@@ -5,7 +5,7 @@
 //! most small mappings at one time needed.
 
 use super::iommu::Tables;
-use crate::checking::{self, Class};
+use crate::debug::{self, FailPoint};
 use addr::{AddrRange, FrameRun, Iova, MemoryType, PAGE_SHIFT, PAGE_SIZE};
 use alloc::boxed::Box;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -194,7 +194,7 @@ impl Small {
     #[inline]
     pub fn map_run(&self, run: &impl FrameRun, is_written: bool) -> Option<AddrRange<Iova>> {
         // The one that is to fail is left to who says so.
-        if checking::is_armed(Class::Iova) {
+        if debug::is_armed(FailPoint::Iova) {
             return None;
         }
         let pages = slots(run.end().raw() - run.start().raw());
@@ -244,7 +244,7 @@ fn no_tables() -> Box<[Once<Box<Table>>; TABLES]> {
 /// Pages that a mapping of `len` bytes has to itself.
 #[inline]
 fn slots(len: u64) -> u32 {
-    ((len + checking::GUARD) >> PAGE_SHIFT) as u32
+    ((len + debug::GUARD_BYTES) >> PAGE_SHIFT) as u32
 }
 
 impl Table {

@@ -12,7 +12,7 @@ use super::buffer::Side;
 use super::device::Device;
 use super::domain::{Fit, Wish};
 use super::small::Small;
-use crate::checking::{self, Last, Tag};
+use crate::debug::{self, DebugTag, LastOwner};
 use crate::memory::{kmap, linear, zones};
 use addr::{AddrRange, Address, Chunk, FrameRun, Iova, MemoryType, Order, PAGE_SIZE, Pfn, PhysAddr};
 use alloc::boxed::Box;
@@ -102,7 +102,8 @@ fn lend(device: &Device, memory: &dyn StreamMemory, direction: Direction) -> Res
         mapping: mapping(direction),
     };
     let pages = device.domain().map(segments.iter().map(WholePages::around), &wish)?;
-    Tag::new("stream", offset + bytes, Some(device)).attached(device, pages);
+    let tag = DebugTag::new("stream", offset + bytes, Some(device.name()));
+    debug::mapping_added(&tag, device.domain().key(), pages);
     let start = pages.start() + offset;
     // SAFETY: the device was just given the memory at this range; `map_list` makes the one stream of it.
     Ok(unsafe { StreamMapping::new(AddrRange::new(start, start + bytes), direction) })
@@ -134,7 +135,7 @@ impl StreamOps for Device {
         let start = lent.range().start().align_down(PAGE_SIZE);
         let pages = AddrRange::new(start, Iova::new(lent.range().end().raw().next_multiple_of(PAGE_SIZE)));
         // The device first: until it can write no more, lines could be fetched again with what is old then.
-        checking::detached(self, pages);
+        debug::mapping_removed(self.domain().key(), pages);
         let memory = self.domain().unmap(pages, memory)?;
         self.hand_over(&*memory, Side::Cpu, lent.direction());
         Ok(memory)
@@ -292,7 +293,7 @@ unsafe impl StreamMemory for Lost {
 pub struct Pages {
     frames: Frames,
     segments: Vec<PhysSegment>,
-    tag: Tag,
+    tag: DebugTag,
 }
 
 impl Pages {
@@ -313,7 +314,7 @@ impl Pages {
     }
 
     fn take(request: &Request, len: u64) -> Result<Box<Self>, DmaError> {
-        let tag = Tag::new("pages", len, None);
+        let tag = DebugTag::new("pages", len, None);
         let mut pages = Self { segments: Vec::new(), frames: Frames::new(), tag };
         super::frames::take(&Request { reach: Reach::LOW, ..*request }, &mut pages.frames)?;
         if request.contiguous {
@@ -327,13 +328,12 @@ impl Pages {
             }
         }
         kmap::zero_all(&pages.frames);
-        tag.draw(pages.frames.chunks(), MemoryType::WriteBack);
+        tag.write_canary(pages.frames.chunks(), MemoryType::WriteBack);
         Ok(Box::new(pages))
     }
 
-    /// What only the checking build knows of it.
-    #[cfg(feature = "checking")]
-    pub fn tag(&self) -> &Tag {
+    /// The name in reports of the checking build.
+    pub fn tag(&self) -> &DebugTag {
         &self.tag
     }
 
@@ -359,7 +359,7 @@ unsafe impl StreamMemory for Pages {
 
 impl Drop for Pages {
     fn drop(&mut self) {
-        self.tag.look(self.frames.chunks(), MemoryType::WriteBack);
-        self.frames.give_back(&mut zones::Source::of(Last::Lent));
+        self.tag.check_canary(self.frames.chunks(), MemoryType::WriteBack);
+        self.frames.give_back(&mut zones::Source::of(LastOwner::Stream));
     }
 }

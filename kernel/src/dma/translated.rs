@@ -2,7 +2,7 @@
 
 use super::domain::{Fit, Wish};
 use super::iommu::{Smmu, Tables};
-use crate::checking::{self, Class};
+use crate::debug::{self, FailPoint};
 use addr::{AddrRange, FrameRun, Iova, Order, PAGE_SIZE, PhysAddr};
 use dma_api::DmaError;
 use drivers::iommu::{Domain as _, MapError, Stale};
@@ -22,7 +22,7 @@ impl Translated {
     pub fn new(smmu: &'static Smmu, domain: smmu::PagingDomain, input_bits: u8) -> Self {
         // Address 0 stays free: drivers and devices take it for "nothing".
         let space = AddrRange::new(Iova::new(PAGE_SIZE), Iova::new(1 << input_bits));
-        Self { smmu, ranges: RangeAllocator::with_guard(space, checking::GUARD), domain }
+        Self { smmu, ranges: RangeAllocator::with_guard(space, debug::GUARD_BYTES), domain }
     }
 
     /// The SMMU's part.
@@ -62,7 +62,7 @@ impl Translated {
     /// [`DmaError::OutOfTables`].
     pub fn pin(&mut self, at: Iova) -> Result<Option<PinnedTable>, DmaError> {
         // What is behind the range belongs to it too, and so to the table.
-        let range = AddrRange::new(at, at + (PinnedTable::BYTES - checking::GUARD));
+        let range = AddrRange::new(at, at + (PinnedTable::BYTES - debug::GUARD_BYTES));
         if self.ranges.alloc_at(range).is_err() {
             return Ok(None);
         }
@@ -118,7 +118,7 @@ impl Translated {
         mapping: Mapping,
     ) -> Result<(), DmaError> {
         let commands = &self.smmu.commands;
-        if checking::fails(Class::Maps) {
+        if debug::fail_point(FailPoint::Maps) {
             self.free(range);
             return Err(DmaError::OutOfTables);
         }

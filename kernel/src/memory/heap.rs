@@ -4,7 +4,7 @@
 //! held, when the heap cannot grow. Hence the reserve: whoever is about to lock the zones calls
 //! [`ensure_reserve`] first, and ordinary allocations never dip into it - they grow the heap instead.
 
-use crate::checking::{self, Class};
+use crate::debug::{self, FailPoint};
 use crate::memory::recent_blocks::RecentBlocks;
 use crate::memory::zones;
 use crate::percpu::{self, MAX_CPUS, PerCpu};
@@ -185,7 +185,7 @@ pub const fn block_bytes<T>() -> usize {
 /// Whether `bytes` can be allocated without touching the reserve, after taking more lowmem if need be. Asked before
 /// work that is done for a program: an allocation that fails inside it would be the end of the kernel.
 pub fn has_room(bytes: usize) -> bool {
-    !checking::fails(Class::Heap)
+    !debug::fail_point(FailPoint::Heap)
         && (FREE.load(Ordering::Relaxed) >= RESERVE.saturating_add(bytes) || grow(Layout::new::<u64>()))
 }
 

@@ -1,6 +1,6 @@
 //! Kernel stacks: 16 KiB of lowmem, mapped in an area of their own with an unmapped page on either side.
 
-use crate::checking::Last;
+use crate::debug::LastOwner;
 use crate::memory::vmalloc::{Mapped, STACKS, VmallocError};
 use crate::memory::zones;
 use addr::{AddrRange, KernelVa, MemoryType, Order, PAGE_SIZE};
@@ -56,7 +56,7 @@ impl Drop for KernelStack {
     fn drop(&mut self) {
         self.mapped = None;
         if let Some(frames) = self.frames.take() {
-            zones::give_from(frames, Last::Stack);
+            zones::give_from(frames, LastOwner::KernelStack);
         }
     }
 }

@@ -5,7 +5,7 @@
 //! boot maps early, at the address the linear map will have it. What the first tables leave of the pool serves the
 //! next ones.
 
-use crate::checking::{self, Class, Last};
+use crate::debug::{self, FailPoint, LastOwner};
 use crate::memory::{linear, zones};
 use crate::perf_counters;
 use crate::sync::SpinLock;
@@ -65,7 +65,7 @@ pub unsafe fn init(pool: Chunk, lowmem: &[AddrRange<PhysAddr>]) {
 
 /// A zero-filled frame for a table.
 pub fn take() -> Option<TableFrame> {
-    if checking::fails(Class::Tables) {
+    if debug::fail_point(FailPoint::Tables) {
         return None;
     }
     let table = match take_from_pool() {
@@ -101,7 +101,7 @@ pub fn give(table: TableFrame) {
     let frame = Chunk::page(Pfn::containing(table.release()));
     // SAFETY: `table`, which ends here, owned the frame.
     let chunk = unsafe { OwnedChunk::adopt(frame) };
-    zones::give_from(chunk, Last::Table);
+    zones::give_from(chunk, LastOwner::PageTable);
 }
 
 /// Tables in use now, and the most there were.

@@ -2,7 +2,7 @@
 //! a limit), stacks, and device registers. Each is an area of its own, and after each mapping in it there is a page
 //! that is never mapped.
 
-use crate::checking::{self, Class};
+use crate::debug::{self, FailPoint};
 use crate::memory::kernel_map;
 use crate::sync::SpinLock;
 use addr::{AddrRange, Address, Chunk, KernelVa, MemoryType, PAGE_SIZE, PhysAddr};
@@ -94,7 +94,7 @@ impl Area {
         let len = chunks.clone().map(Chunk::bytes).sum();
         // The guard gives the range back when mapping fails.
         let mut mapped = Mapped { area: self, range: self.reserve(len, align)?, present: false };
-        if checking::fails(Class::Maps) {
+        if debug::fail_point(FailPoint::Maps) {
             return Err(VmallocError::Map(MapError::OutOfTables));
         }
         kernel_map::map(mapped.range.start(), chunks, mapping).map_err(VmallocError::Map)?;
@@ -104,7 +104,7 @@ impl Area {
 
     fn reserve(&self, len: u64, align: u64) -> Result<AddrRange<KernelVa>, VmallocError> {
         let highest = KernelVa::new(u64::MAX);
-        if checking::fails(Class::Vmalloc) {
+        if debug::fail_point(FailPoint::Vmalloc) {
             return Err(VmallocError::OutOfRange(RangeError::OutOfRange { len, highest }));
         }
         let range = self.with(|ranges| ranges.alloc(len, align, highest));

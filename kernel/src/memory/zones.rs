@@ -1,11 +1,12 @@
 //! The frame allocators, behind one lock, and in front of them what each CPU keeps for itself ([`magazines`]).
 
-use crate::checking::{self, Class, Last};
+use crate::debug::{self, DebugOnly, FailPoint, LastOwner};
 use crate::memory::{heap, linear, magazines};
 use crate::percpu::{MAX_CPUS, PerCpu};
 use crate::sync::{SpinLock, SpinLockGuard};
 use addr::{AddrRange, Chunk, Order, PhysAddr};
 use alloc::vec::Vec;
+use core::iter;
 use core::ops::{Deref, DerefMut};
 use core::sync::atomic::{AtomicBool, Ordering};
 use memory::{FrameSource, Frames, Magazine, OwnedChunk, OwnedPages, Reach, Zone, ZoneStats, Zones};
@@ -87,15 +88,15 @@ pub fn take_for_heap(order: Order, room: impl Fn() -> bool) -> Option<Chunk> {
         chunk = zones.take(order, Reach::LOW);
     }
     drop(zones);
-    chunk.map(OwnedChunk::release).inspect(|&chunk| checking::taken(chunk))
+    chunk.map(OwnedChunk::release).inspect(|&chunk| debug::frame_allocated(chunk))
 }
 
 /// A chunk of exactly `order` in the preferred zone of `reach`, if this CPU keeps one: [`take`] may find more.
 #[inline]
 pub fn take_kept(order: Order, reach: Reach) -> Option<OwnedChunk> {
     // The one that is to fail is left to `take`.
-    let chunk = if checking::is_armed(Class::Frames) { None } else { magazines::take(order, reach) };
-    chunk.inspect(|chunk| checking::taken(chunk.chunk()))
+    let chunk = if debug::is_armed(FailPoint::Frames) { None } else { magazines::take(order, reach) };
+    chunk.inspect(|chunk| debug::frame_allocated(chunk.chunk()))
 }
 
 /// All chunks without owner, in no order, as they are at one moment. `None`: there is no memory for the list.
@@ -133,9 +134,9 @@ pub fn give(chunk: OwnedChunk) {
     Source::default().give(chunk);
 }
 
-/// Gives a chunk back that `last` had.
-pub fn give_from(chunk: OwnedChunk, last: Last) {
-    Source::of(last).give(chunk);
+/// Gives a chunk back that `owner` had.
+pub fn give_from(chunk: OwnedChunk, owner: LastOwner) {
+    Source::of(owner).give(chunk);
 }
 
 /// Gives a list of chunks back.
@@ -158,33 +159,24 @@ pub struct Source {
     left: u8,
     /// Whether the magazines have been emptied for this list.
     emptied: bool,
-    #[cfg(feature = "checking")]
-    last: Last,
+    /// The owner that frees the frames.
+    owner: DebugOnly,
 }
 
 impl Source {
-    /// For what `last` gives back; who that was only the checking build wants to know.
+    /// A source for the frames that `owner` frees.
     #[inline]
-    pub fn of(_last: Last) -> Self {
-        Self {
-            #[cfg(feature = "checking")]
-            last: _last,
-            ..Self::default()
+    pub fn of(owner: LastOwner) -> Self {
+        Self { owner: DebugOnly::new(owner), ..Self::default() }
+    }
+
+    /// Calls `hook` for each chunk, with the zones unlocked. Nothing in the product.
+    #[inline(always)]
+    fn with_debug_hook(&mut self, chunks: impl Iterator<Item = Chunk>, hook: impl Fn(Chunk, LastOwner)) {
+        if debug::ENABLED {
+            (self.zones, self.left) = (None, 0);
+            chunks.for_each(|chunk| hook(chunk, self.owner.get()));
         }
-    }
-
-    /// Looks at a chunk that was taken, without a lock.
-    #[cfg(feature = "checking")]
-    fn look(&mut self, chunk: Chunk) {
-        (self.zones, self.left) = (None, 0);
-        checking::taken(chunk);
-    }
-
-    /// Fills a chunk that is given back, without a lock.
-    #[cfg(feature = "checking")]
-    fn fill(&mut self, chunk: Chunk) {
-        (self.zones, self.left) = (None, 0);
-        checking::given(chunk, self.last);
     }
 
     #[inline]
@@ -257,19 +249,18 @@ impl Source {
 impl FrameSource for Source {
     #[inline]
     fn take(&mut self, order: Order, reach: Reach) -> Option<OwnedChunk> {
-        if checking::fails(Class::Frames) {
+        if debug::fail_point(FailPoint::Frames) {
             return None;
         }
         let chunk = self.take_chunk(order, reach);
-        #[cfg(feature = "checking")]
-        chunk.iter().for_each(|chunk| self.look(chunk.chunk()));
+        let taken = chunk.iter().map(OwnedChunk::chunk);
+        self.with_debug_hook(taken, |chunk, _| debug::frame_allocated(chunk));
         chunk
     }
 
     #[inline]
     fn give(&mut self, chunk: OwnedChunk) {
-        #[cfg(feature = "checking")]
-        self.fill(chunk.chunk());
+        self.with_debug_hook(iter::once(chunk.chunk()), debug::frame_freed);
         let refused = if self.zones.is_none() { magazines::keep(chunk) } else { Err(chunk) };
         if let Err(chunk) = refused {
             self.give_to_zones(chunk);
@@ -277,27 +268,19 @@ impl FrameSource for Source {
     }
 
     fn take_pages(&mut self, wanted: u32, reach: Reach) -> Option<OwnedPages> {
-        if checking::fails(Class::Frames) {
+        if debug::fail_point(FailPoint::Frames) {
             return None;
         }
         let pages = self.find(Order::PAGE, reach, MANY, |zones| zones.take_pages(wanted, reach));
-        #[cfg(feature = "checking")]
-        let pages = pages.map(|pages| with_each(pages, |page| self.look(page)));
+        let taken = pages.iter().flat_map(OwnedPages::chunks);
+        self.with_debug_hook(taken, |chunk, _| debug::frame_allocated(chunk));
         pages
     }
 
     fn give_pages(&mut self, pages: OwnedPages) {
-        #[cfg(feature = "checking")]
-        let pages = with_each(pages, |page| self.fill(page));
+        self.with_debug_hook(pages.chunks(), debug::frame_freed);
         self.zones(MANY).give_pages(pages);
     }
-}
-
-/// Shows each of some pages.
-#[cfg(feature = "checking")]
-fn with_each(pages: OwnedPages, mut show: impl FnMut(Chunk)) -> OwnedPages {
-    pages.chunks().for_each(&mut show);
-    pages
 }
 
 /// Whether the linear map has `address`.

@@ -2,7 +2,7 @@
 
 use super::futex::Futexes;
 use super::task::{self, Task};
-use crate::checking::{self, Class};
+use crate::debug::{self, FailPoint};
 use crate::fs::{Caller, FileTable};
 use crate::sched::{self, Thread, Waiters};
 use crate::sync::SpinLock;
@@ -79,7 +79,7 @@ impl Process {
         Self {
             id: task::next_id(),
             space,
-            files: SpinLock::new(FdTable::new(checking::rounds(FILES_MAX as u64) as usize)),
+            files: SpinLock::new(FdTable::new(debug::scaled(FILES_MAX as u64) as usize)),
             futexes: Futexes::new(),
             signals: SpinLock::new([action; SIGNALS]),
             threads: SpinLock::new(Vec::new()),
@@ -104,8 +104,9 @@ impl Process {
     /// for what is known of it.
     pub fn add_thread(&self, thread: &Arc<Thread>) -> bool {
         let mut threads = self.threads.lock();
-        let may = threads.len() < checking::rounds(THREADS_MAX as u64) as usize && !self.is_ending();
-        let has_room = || !checking::fails(Class::Heap) && self.futexes.make_room(threads.len() + 1).is_ok();
+        let may = threads.len() < debug::scaled(THREADS_MAX as u64) as usize && !self.is_ending();
+        let has_room =
+            || !debug::fail_point(FailPoint::Heap) && self.futexes.make_room(threads.len() + 1).is_ok();
         let added = may && has_room();
         if added {
             threads.push(thread.clone());

@@ -23,7 +23,7 @@ pub use thread::{EnterUser, OutOfMemory, Thread, UserThread};
 pub use wait::{WaitError, Waiters};
 
 use crate::board::TimerInterrupts;
-use crate::checking::{self, Class};
+use crate::debug::{self, FailPoint};
 use crate::irq;
 use crate::percpu::{MAX_CPUS, PerCpu};
 use crate::sync::{SpinLock, SpinLockGuard};
@@ -87,7 +87,7 @@ fn spawn_thread(
     entry: Entry,
 ) -> Result<Arc<Thread>, OutOfMemory> {
     let thread = Arc::new(Thread::new(name, user, entry, start)?);
-    if checking::fails(Class::Heap) {
+    if debug::fail_point(FailPoint::Heap) {
         return Err(OutOfMemory);
     }
     SCHEDULER.lock().queue.reserve().map_err(|_| OutOfMemory)?;

@@ -1,6 +1,6 @@
 //! A program's anonymous frames: zero when they come, pinned while a device has them, free when nobody has.
 
-use crate::checking::{self, Class, Last};
+use crate::debug::{self, FailPoint, LastOwner};
 use crate::memory::{kmap, zones};
 use crate::sync::SpinLock;
 use addr::{Chunk, PAGE_SIZE, Pfn, PhysAddr};
@@ -28,7 +28,7 @@ pub unsafe fn give_up(frames: impl Iterator<Item = PhysAddr>) {
     frames.for_each(|frame| {
         // SAFETY: the program that owned the frame gives it up (the caller's promise), and no pin holds it.
         let chunk = unsafe { OwnedChunk::adopt(Chunk::page(frame)) };
-        zones::give_from(chunk, Last::Program);
+        zones::give_from(chunk, LastOwner::Process);
     });
 }
 
@@ -55,7 +55,7 @@ impl PinnedPages {
         match self.pieces.last_mut() {
             Some(last) if last.start + last.len == start => last.len += len,
             _ => {
-                if checking::fails(Class::Heap) || self.pieces.try_reserve(1).is_err() {
+                if debug::fail_point(FailPoint::Heap) || self.pieces.try_reserve(1).is_err() {
                     return false;
                 }
                 self.pieces.push(PhysSegment { start, len });
@@ -94,7 +94,7 @@ impl Drop for PinnedPages {
             if free {
                 // SAFETY: the program gave the frame up (`give_up`), and this was its last pin.
                 let chunk = unsafe { OwnedChunk::adopt(Chunk::page(frame)) };
-                zones::give_from(chunk, Last::Program);
+                zones::give_from(chunk, LastOwner::Process);
             }
         }
     }

@@ -10,18 +10,18 @@
 //! 6. Every CPU's tables are the kernel's, but for its windows, and no window is open.
 //! 7. What a device reaches, it reaches at addresses that somebody has: an attachment, or a loan.
 
-mod held;
 mod mapped;
+mod ownership;
 
 use addr::{AddrRange, Iova, KernelVa, MemoryType, PhysAddr};
 use core::fmt;
-pub use held::Holder;
-use held::Shown;
 use kernel::dma::domain;
 use kernel::memory::{heap, kernel_map, kmap, zones};
 use kernel::process;
 use kernel::vm::address_space::VmaBacking;
 use mapped::Mappings;
+pub use ownership::Holder;
+use ownership::Shown;
 use pagetable::{Access, Leaf};
 
 /// Whose tables a mapping is in, and which part of them.

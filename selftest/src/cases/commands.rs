@@ -10,7 +10,8 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use dma_api::{Attrs, Direction, StreamMemory};
-use drivers::smmu::CommandError;
+use drivers::iommu::Shared;
+use drivers::smmu::{CommandCounters, CommandError, QueueFull};
 use kernel::dma::iommu::{self, Smmu};
 use kernel::dma::stream::{self, Pages};
 use kernel::dma::{self, Device};
@@ -21,6 +22,37 @@ pub const TESTS: &[Test] = &[
     Test { name: "smmu.nobody_notices_anothers_refused_commands", run: nobody_notices },
 ];
 
+/// Writes a command into the queue as its two doublewords, without a CMD_SYNC of its own.
+///
+/// # Errors
+/// The queue is full.
+pub(super) fn push_words(smmu: &Smmu, words: [u64; 2]) -> Result<(), QueueFull> {
+    smmu.command_queue().with(|queue| {
+        queue.push_words(words)?;
+        queue.publish();
+        Ok(())
+    })
+}
+
+/// Writes a command into the queue as its two doublewords, and waits for it.
+///
+/// # Errors
+/// The error of the command, or of an earlier one without a waiter.
+pub(super) fn run_words(smmu: &Smmu, words: [u64; 2]) -> Result<(), CommandError> {
+    smmu.command_queue().with(|queue| {
+        while queue.push_words(words).is_err() {
+            queue.wait()?;
+        }
+        queue.publish();
+        queue.wait()
+    })
+}
+
+/// Returns the counters of the command queue.
+pub(super) fn command_counters(smmu: &Smmu) -> CommandCounters {
+    smmu.command_queue().with(|queue| queue.counters())
+}
+
 /// No opcode, of any implementation (IHI 0070, 4.1.1).
 const ILLEGAL: [u64; 2] = [0xff, 0x7e55_e4a5];
 /// A PCI bus on which nothing is.
@@ -28,15 +60,15 @@ const NOBODY: StreamId = StreamId::new(0xf000);
 
 fn refused_command_is_replaced() -> Outcome {
     let Some(smmu) = iommu::all().first().copied() else { skip!("no SMMU") };
-    let before = smmu.command_counters();
-    let refused = smmu.run_words(ILLEGAL);
+    let before = command_counters(smmu);
+    let refused = run_words(smmu, ILLEGAL);
     check!(refused == Err(CommandError::Illegal { words: ILLEGAL }), "it answers {refused:?}");
-    let after = smmu.command_counters();
+    let after = command_counters(smmu);
     check!(after.illegal == before.illegal + 1, "{} were refused", after.illegal - before.illegal);
     // A legal one does not inherit the error, nor does anything that follows.
     let device = nobody(smmu)?;
     lend(&device, 16)?;
-    check!(smmu.command_counters().illegal == after.illegal, "more were refused");
+    check!(command_counters(smmu).illegal == after.illegal, "more were refused");
     pass!("CERROR_ILL, replaced, and 16 mappings came and went after it")
 }
 
@@ -45,18 +77,18 @@ fn nobody_notices() -> Outcome {
     // No more than the driver remembers: a thread may be held up from the first to the last.
     const ROUNDS: u64 = 48;
     let Some(smmu) = iommu::all().first().copied() else { skip!("no SMMU") };
-    let before = smmu.command_counters();
+    let before = command_counters(smmu);
     let device = nobody(smmu)?;
     among_others(&device, ROUNDS, move |round| {
         // Where the others have filled a queue that stands still, somebody has to make it go on.
-        while smmu.push_words(ILLEGAL).is_err() {
+        while push_words(smmu, ILLEGAL).is_err() {
             smmu.sync().map_err(|error| format!("round {round}: {error}"))?;
         }
         Ok(())
     })?;
     // The last ones may have come when nobody else had anything in the queue, and each stops it.
     smmu.sync().map_err(|error| format!("{error}"))?;
-    let after = smmu.command_counters();
+    let after = command_counters(smmu);
     let refused = after.illegal - before.illegal;
     check!(refused == ROUNDS, "{refused} of {ROUNDS} were refused");
     check!(after.time_outs == before.time_outs, "somebody waited in vain");

@@ -1,7 +1,7 @@
 //! The DMA core without a device that moves bytes: what is mapped where and how, what fails, and what is left behind.
 //! Translations are read back from the tables; the devices that go through them are tested elsewhere.
 
-use super::held::Held;
+use super::resource_snapshot::ResourceSnapshot;
 use super::{Outcome, Test};
 use crate::{audit, check, pass, skip};
 use addr::{AddrRange, Chunk, Iova, MemoryType, Order, PAGE_SIZE, StreamId};
@@ -51,7 +51,7 @@ pub(super) fn direct_device(coherent: bool) -> Arc<Device> {
 
 fn bad_requests() -> Outcome {
     let device = direct_device(true);
-    let before = Held::now();
+    let before = ResourceSnapshot::now();
     let quiet = Attrs::NO_WARN;
     let (total, mask) = (layout().total, device.mask());
     let cases = [
@@ -151,7 +151,7 @@ fn attributes() -> Outcome {
         let devices = [translated(coherent)?, Some(direct_device(coherent))];
         for device in devices.into_iter().flatten() {
             drop(dma::alloc(&device, 1 << 18, Attrs::empty()));
-            let before = Held::now();
+            let before = ResourceSnapshot::now();
             for bits in 0..1 << Attrs::all().iter().count() {
                 let attrs: Attrs = Attrs::all()
                     .iter()
@@ -284,7 +284,7 @@ fn views() -> Outcome {
     drop(dma::alloc(&first, 1 << 20, Attrs::NO_KERNEL_MAPPING));
     drop(dma::alloc(&second, 1 << 20, Attrs::NO_KERNEL_MAPPING));
     for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
-        let before = Held::now();
+        let before = ResourceSnapshot::now();
         let buffer = dma::alloc_unattached(1 << 20, Attrs::empty()).map_err(|error| format!("{error}"))?;
         let attach = |device: &Arc<Device>| Attachment::new(device, buffer.clone(), Fit::Whole);
         let (a, b) = (attach(&first), attach(&second));
@@ -377,7 +377,7 @@ fn vmalloc_exhausted() -> Outcome {
             filler.push(mapped);
         }
     }
-    let before = Held::now();
+    let before = ResourceSnapshot::now();
     // One low chunk would be seen through the linear map.
     let seen = dma::alloc(&device, 4 << 20, Attrs::NO_WARN | Attrs::ALLOC_SINGLE_PAGES);
     let unseen = dma::alloc(&device, 8 << 20, Attrs::NO_WARN | Attrs::NO_KERNEL_MAPPING);

@@ -2,24 +2,24 @@
 //!
 //! A test is a function in a file of its subject; [`TESTS`] lists them in the order in which they run.
 
+#[cfg(feature = "checking")]
+mod allocation_failures;
 mod boot;
 #[cfg(feature = "checking")]
-mod checks;
+mod command_queue_loss;
 mod commands;
+#[cfg(feature = "checking")]
+mod debug_checks;
 pub(crate) mod device;
 mod dma;
+#[cfg(feature = "checking")]
+pub mod fault_injection;
 mod faults;
-mod harm;
-pub(crate) mod held;
-#[cfg(feature = "checking")]
-pub mod inject;
-#[cfg(feature = "checking")]
-mod lost_queue;
+mod hostile_programs;
 mod memory;
 pub(crate) mod programs;
 mod report;
-#[cfg(feature = "checking")]
-mod steps;
+pub(crate) mod resource_snapshot;
 mod streaming;
 mod transfers;
 
@@ -80,13 +80,13 @@ const TESTS: &[&[Test]] = &[
     faults::TESTS,
     commands::TESTS,
     programs::TESTS,
-    harm::TESTS,
+    hostile_programs::TESTS,
     #[cfg(feature = "checking")]
-    lost_queue::TESTS,
+    command_queue_loss::TESTS,
     #[cfg(feature = "checking")]
-    steps::TESTS,
+    allocation_failures::TESTS,
     #[cfg(feature = "checking")]
-    checks::TESTS,
+    debug_checks::TESTS,
 ];
 
 fn all() -> impl Iterator<Item = &'static Test> + Clone {
@@ -105,8 +105,8 @@ fn audited(outcome: Outcome) -> Outcome {
 /// The verdict, if nobody wrote where nobody should.
 #[cfg(feature = "checking")]
 fn unharmed(verdict: Verdict) -> Outcome {
-    use kernel::checking::{guards, poison};
-    guards::take_miss();
+    use crate::debug::{guards, poison};
+    guards::take_near_miss();
     match (poison::take_finding(), guards::take_overrun()) {
         (None, None) => Ok(verdict),
         (Some(written), _) => Err(format!("{written}")),
@@ -121,8 +121,8 @@ fn unharmed(verdict: Verdict) -> Outcome {
 
 /// Runs the chosen tests with one event after the other failing. Returns whether none leaves anything behind.
 #[cfg(feature = "checking")]
-pub fn run_injected(chosen: Glob<'_>, plan: &inject::Plan<'_>) -> bool {
-    inject::run(all().filter(|test| chosen.matches(test.name)), plan)
+pub fn run_injected(chosen: Glob<'_>, plan: &fault_injection::Plan<'_>) -> bool {
+    fault_injection::run(all().filter(|test| chosen.matches(test.name)), plan)
 }
 
 /// Runs the chosen tests and prints the KTAP report. Returns whether none failed.

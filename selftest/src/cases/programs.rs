@@ -1,7 +1,7 @@
 //! Programs: `/bin/probe` does one thing each time, and is watched from outside: how it ends, what it says, and that
 //! nothing of it is left.
 
-use super::held::Held;
+use super::resource_snapshot::ResourceSnapshot;
 use super::{Outcome, Test, Verdict};
 use crate::{check, pass, skip};
 use abi::Errno;
@@ -18,7 +18,7 @@ use kernel::fs::{File, OpenFile, root, stat_device};
 use kernel::process::{ENVIRONMENT, Ending, Launch, Process, start};
 use kernel::sync::SpinLock;
 use kernel::vm::access::UserMemory;
-use kernel::{checking, devices, dma, sched};
+use kernel::{debug, devices, dma, sched};
 
 const PROBE: &str = "/bin/probe";
 
@@ -128,7 +128,7 @@ fn expect(probe: &str, expected: Ending) -> Outcome {
     if root::tree().is_none() {
         skip!("no initramfs");
     }
-    let before = Held::now();
+    let before = ResourceSnapshot::now();
     let program = Running::start(&[probe], Vec::new())?;
     let ending = program.process.wait();
     check!(ending == expected, "{ending} instead of {expected}; it said: {}", program.output.last_line());
@@ -142,7 +142,7 @@ fn two_share_one_buffer() -> Outcome {
         skip!("no initramfs");
     }
     const BYTES: u64 = 6 << 20;
-    let before = Held::now();
+    let before = ResourceSnapshot::now();
     let buffer =
         dma::alloc_unattached(BYTES, Attrs::NO_KERNEL_MAPPING).map_err(|error| format!("{error}"))?;
     let file = Arc::new(OpenFile::new(DmaBufFile::new(buffer), OpenFlags::READ_WRITE));
@@ -180,8 +180,8 @@ fn a_hundred_leave_nothing() -> Outcome {
     if root::tree().is_none() {
         skip!("no initramfs");
     }
-    let before = Held::now();
-    let rounds = checking::rounds(25);
+    let before = ResourceSnapshot::now();
+    let rounds = debug::scaled(25);
     for round in 0..rounds {
         let started =
             ["hello", "segfault", "threads", "anonymous"].map(|probe| Running::start(&[probe], Vec::new()));
@@ -229,7 +229,7 @@ impl Running {
         let mut files = Vec::from([file.clone(), file.clone(), file]);
         files.extend(more);
         let mut environment = Vec::from(ENVIRONMENT);
-        environment.extend((checking::rounds(10) < 10).then_some("ROUNDS=few"));
+        environment.extend((debug::scaled(10) < 10).then_some("ROUNDS=few"));
         let launch = Launch { path: PROBE, arguments, environment: &environment, files: &files };
         let process = start(&launch).map_err(|error| format!("{PROBE}: {error}"))?;
         Ok(Self { process, output })

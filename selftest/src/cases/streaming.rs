@@ -1,14 +1,14 @@
 //! Memory that exists already, lent to the device and taken back.
 
 use super::device::{edu, read_in, write_out};
-use super::held::Held;
+use super::resource_snapshot::ResourceSnapshot;
 use super::{Outcome, Test};
 use crate::{check, pass, skip};
 use addr::PAGE_SIZE;
 use alloc::string::ToString;
 use alloc::vec::Vec;
 use dma_api::{Direction, DmaError};
-use kernel::checking;
+use kernel::debug;
 use kernel::dma::stream::{self, Pages};
 
 pub const TESTS: &[Test] = &[
@@ -23,11 +23,11 @@ fn single_piece_goes_and_comes() -> Outcome {
     if !edu.reaches_memory() {
         skip!("no IOMMU: the device does not reach memory above its mask");
     }
-    let before = Held::now();
+    let before = ResourceSnapshot::now();
     let mut pages = Pages::new(5120).map_err(|error| error.to_string())?;
     pages.piece(0).unwrap_or_default()[4088..4104].copy_from_slice(b"0123456789abcdef");
     let lent = stream::map(edu.device(), pages, Direction::Bidirectional).map_err(|r| r.error.to_string())?;
-    let ranges = Held::now();
+    let ranges = ResourceSnapshot::now();
     read_in(edu, lent.iova() + 4088, 16)?;
     write_out(edu, lent.iova() + 4, 16)?;
     let mut mine = lent.sync_for_cpu();
@@ -107,7 +107,7 @@ fn many_small_pieces_at_a_time() -> Outcome {
     if !edu.device().domain().is_translated() {
         skip!("no IOMMU: the device does not reach memory above its mask");
     }
-    let before = Held::now();
+    let before = ResourceSnapshot::now();
     let mut all = Vec::new();
     for piece in 0..PIECES {
         let mut pages = Pages::new((1 + piece % 3) * PAGE_SIZE).map_err(|error| error.to_string())?;
@@ -120,7 +120,7 @@ fn many_small_pieces_at_a_time() -> Outcome {
     starts.sort_unstable();
     let apart = starts.windows(2).all(|pair| pair[0].0 + pair[0].1 <= pair[1].0);
     check!(apart, "two have the same device addresses");
-    let step = 97 * (10 / checking::rounds(10)) as usize;
+    let step = 97 * (10 / debug::scaled(10)) as usize;
     for lent in all.iter().step_by(step) {
         read_in(edu, lent.iova(), 8)?;
         write_out(edu, lent.iova() + 8, 8)?;

@@ -1,7 +1,7 @@
 //! The device moves bytes: through scattered chunks that it sees as one range, for several CPUs and devices at once.
 
 use super::device::{edu, frame_at, peek, poke, read_in, write_out};
-use super::held::Held;
+use super::resource_snapshot::ResourceSnapshot;
 use super::{Outcome, Test};
 use crate::fixture::Fragmented;
 use crate::{check, pass, skip};
@@ -128,7 +128,7 @@ fn many_cpus_alloc_and_free() -> Outcome {
     const ROUNDS: u64 = 200;
     let device = any_device()?;
     let cpus = kernel::percpu::online();
-    let before = Held::now();
+    let before = ResourceSnapshot::now();
     let lost = counters::read().lost_bytes.now;
     let deadline = Deadline::in_ns(PATIENCE_NS);
     let results = crate::fixture::run_each(cpus, move |thread| {

@@ -1,6 +1,6 @@
 //! The second device: pages through it and back, addresses where nothing is, and quarantines.
 
-use super::dice::Dice;
+use super::rng::Rng;
 use super::round::Tally;
 use crate::cases::device::{peek, poke, read_in, write_out};
 use crate::fixture::PATIENCE_NS;
@@ -19,21 +19,21 @@ const NOWHERE: Iova = Iova::new(0);
 const PAGES: u64 = 64;
 
 /// Copies until `end`; nothing without a second device behind an SMMU.
-pub fn run(mut dice: Dice, end: u64) -> Result<Tally, String> {
+pub fn run(mut rng: Rng, end: u64) -> Result<Tally, String> {
     let mut tally = Tally::default();
     let Some(edu) = devices::dma_engines().get(1).filter(|edu| edu.device().smmu().is_some()) else {
         return Ok(tally);
     };
     while time::now() < end {
         let before = edu.device().all_faults();
-        match dice.below(8) {
-            0 => write_out(edu, NOWHERE + dice.below(64) * 4, 4 + dice.below(60))?,
+        match rng.below(8) {
+            0 => write_out(edu, NOWHERE + rng.below(64) * 4, 4 + rng.below(60))?,
             1 => {
                 quarantine(edu)?;
                 tally.quarantines += 1;
             }
             _ => {
-                copy(edu, &mut dice)?;
+                copy(edu, &mut rng)?;
                 tally.copies += 1;
             }
         }
@@ -43,15 +43,15 @@ pub fn run(mut dice: Dice, end: u64) -> Result<Tally, String> {
 }
 
 /// Some bytes from one place of a buffer to another.
-fn copy(edu: &DmaEngineDevice, dice: &mut Dice) -> Result<(), String> {
-    let attrs = dice.pick(&[Attrs::empty(), Attrs::ALLOC_SINGLE_PAGES]) | Attrs::NO_KERNEL_MAPPING;
+fn copy(edu: &DmaEngineDevice, rng: &mut Rng) -> Result<(), String> {
+    let attrs = rng.pick(&[Attrs::empty(), Attrs::ALLOC_SINGLE_PAGES]) | Attrs::NO_KERNEL_MAPPING;
     let Ok(buffer) = dma::alloc(edu.device(), PAGES * PAGE_SIZE, attrs) else {
         sched::yield_now();
         return Ok(());
     };
-    let len = 1 + dice.below(PAGE_SIZE);
-    let (from, to) = (place(dice, len, 0), place(dice, len, PAGES / 2));
-    let sent: Vec<u8> = (0..len).map(|_| dice.below(256) as u8).collect();
+    let len = 1 + rng.below(PAGE_SIZE);
+    let (from, to) = (place(rng, len, 0), place(rng, len, PAGES / 2));
+    let sent: Vec<u8> = (0..len).map(|_| rng.below(256) as u8).collect();
     poke(&buffer, from, &sent);
     read_in(edu, at(&buffer, from), len)?;
     write_out(edu, at(&buffer, to), len)?;
@@ -60,8 +60,8 @@ fn copy(edu: &DmaEngineDevice, dice: &mut Dice) -> Result<(), String> {
 }
 
 /// Somewhere in the half of the buffer that starts with this page.
-fn place(dice: &mut Dice, len: u64, first: u64) -> u64 {
-    first * PAGE_SIZE + dice.below(PAGES / 2 * PAGE_SIZE - len)
+fn place(rng: &mut Rng, len: u64, first: u64) -> u64 {
+    first * PAGE_SIZE + rng.below(PAGES / 2 * PAGE_SIZE - len)
 }
 
 fn at(buffer: &Attachment, offset: u64) -> Iova {

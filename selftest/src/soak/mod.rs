@@ -5,15 +5,15 @@
 //! The seed decides what each thread does, not how the threads meet: that differs from run to run, which is the point.
 
 mod copies;
-pub(crate) mod dice;
-mod glutton;
+mod memory_hog;
 mod programs;
+pub(crate) mod rng;
 mod round;
 mod state;
 mod work;
 
 use crate::audit;
-use crate::cases::held::Held;
+use crate::cases::resource_snapshot::ResourceSnapshot;
 use crate::fixture::run_each;
 use ::alloc::format;
 use ::alloc::string::String;
@@ -44,7 +44,8 @@ fn rounds(wish: Soak) -> Result<Tally, String> {
         let tally = round(seed, Kind::of(history.rounds()))
             .map_err(|what| format!("at {seconds} s, round seed {seed}: {what}"))?;
         // The first round is the first use of much that stays: tables of streams, stacks.
-        held.get_or_insert_with(Held::now).settle(&format!("at {seconds} s, round seed {seed}"))?;
+        held.get_or_insert_with(ResourceSnapshot::now)
+            .settle(&format!("at {seconds} s, round seed {seed}"))?;
         audit::check().map_err(|finding| format!("at {seconds} s, round seed {seed}: {finding}"))?;
         all = all.and(tally);
         let state = State::now()?;
@@ -63,8 +64,8 @@ fn rounds(wish: Soak) -> Result<Tally, String> {
 fn round(seed: u64, kind: Kind) -> Result<Tally, String> {
     let (cpus, end) = (percpu::online(), time::now() + ROUND_NS);
     let tallies = run_each(round::jobs(cpus, kind).len(), move |thread| {
-        let dice = dice::Dice::new(seed << 8 | thread as u64);
-        round::jobs(cpus, kind)[thread].run(dice, end)
+        let rng = rng::Rng::new(seed << 8 | thread as u64);
+        round::jobs(cpus, kind)[thread].run(rng, end)
     })?;
     tallies.into_iter().try_fold(Tally::default(), |sum, tally| tally.map(|tally| sum.and(tally)))
 }

@@ -1,6 +1,6 @@
 //! Programs: some that end by themselves, some that are ended.
 
-use super::dice::Dice;
+use super::rng::Rng;
 use super::round::Tally;
 use crate::cases::programs::Running;
 use abi::signal::Signal;
@@ -72,20 +72,20 @@ pub const WITH_DEVICE: &[Program] = &[
 const MOST_MS: u64 = 300;
 
 /// Runs some of `programs` until `end`; nothing without an initramfs.
-pub fn run(mut dice: Dice, end: u64, programs: &[Program]) -> Result<Tally, String> {
+pub fn run(mut rng: Rng, end: u64, programs: &[Program]) -> Result<Tally, String> {
     let mut tally = Tally::default();
     while root::tree().is_some() && time::now() < end {
-        one(dice.pick(programs), &mut dice)?;
+        one(rng.pick(programs), &mut rng)?;
         tally.programs += 1;
     }
     Ok(tally)
 }
 
 /// Runs programs until `end` that may get no memory at any time: they end somehow.
-pub fn run_starving(mut dice: Dice, end: u64) -> Result<Tally, String> {
+pub fn run_starving(mut rng: Rng, end: u64) -> Result<Tally, String> {
     let mut tally = Tally::default();
     while root::tree().is_some() && time::now() < end {
-        match Running::start(&[dice.pick(PLAIN).probe], Vec::new()) {
+        match Running::start(&[rng.pick(PLAIN).probe], Vec::new()) {
             Ok(running) => drop(running.process.wait()),
             Err(_) => {
                 tally.refused += 1;
@@ -97,8 +97,8 @@ pub fn run_starving(mut dice: Dice, end: u64) -> Result<Tally, String> {
     Ok(tally)
 }
 
-fn one(program: Program, dice: &mut Dice) -> Result<(), String> {
-    let seed = dice.below(1 << 40).to_string();
+fn one(program: Program, rng: &mut Rng) -> Result<(), String> {
+    let seed = rng.below(1 << 40).to_string();
     let mut words = Vec::from([program.probe]);
     if let How::Fuzzes = program.ending {
         words.extend(["3000", &seed]);
@@ -106,7 +106,7 @@ fn one(program: Program, dice: &mut Dice) -> Result<(), String> {
     let running = Running::start(&words, Vec::new())?;
     if let How::IsEnded = program.ending {
         // An interruption is this thread's only, and it has none.
-        _ = sched::sleep_until(time::now() + dice.below(MOST_MS) * 1_000_000);
+        _ = sched::sleep_until(time::now() + rng.below(MOST_MS) * 1_000_000);
         running.process.end(Ending::Killed(Signal::SIGKILL));
     }
     let ending = running.process.wait();

@@ -1,7 +1,7 @@
 //! Who does what in a round.
 
-use super::dice::Dice;
-use super::{copies, glutton, programs, work};
+use super::rng::Rng;
+use super::{copies, memory_hog, programs, work};
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
@@ -53,7 +53,7 @@ pub enum Job {
     /// The second device, good and bad.
     Copies,
     /// All memory, again and again.
-    Glutton,
+    MemoryHog,
     /// Programs that get no memory now and then.
     Starving,
 }
@@ -79,20 +79,20 @@ impl Kind {
 pub fn jobs(cpus: usize, kind: Kind) -> Vec<Job> {
     let others: &[Job] = match kind {
         Kind::Ample => &[Job::Programs, Job::DevicePrograms, Job::Copies],
-        Kind::Tight => &[Job::Starving, Job::Copies, Job::Glutton],
+        Kind::Tight => &[Job::Starving, Job::Copies, Job::MemoryHog],
     };
     core::iter::repeat_n(Job::Work, cpus).chain(others.iter().copied()).collect()
 }
 
 impl Job {
-    pub fn run(self, dice: Dice, end: u64) -> Result<Tally, String> {
+    pub fn run(self, rng: Rng, end: u64) -> Result<Tally, String> {
         match self {
-            Self::Work => work::run(dice, end),
-            Self::Programs => programs::run(dice, end, programs::PLAIN),
-            Self::DevicePrograms => programs::run(dice, end, programs::WITH_DEVICE),
-            Self::Copies => copies::run(dice, end),
-            Self::Glutton => Ok(glutton::run(dice, end)),
-            Self::Starving => programs::run_starving(dice, end),
+            Self::Work => work::run(rng, end),
+            Self::Programs => programs::run(rng, end, programs::PLAIN),
+            Self::DevicePrograms => programs::run(rng, end, programs::WITH_DEVICE),
+            Self::Copies => copies::run(rng, end),
+            Self::MemoryHog => Ok(memory_hog::run(rng, end)),
+            Self::Starving => programs::run_starving(rng, end),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Buffers and mappings: allocated, written, attached twice, lent, and given back in any order.
 
-use super::dice::Dice;
+use super::rng::Rng;
 use super::round::Tally;
 use crate::cases::device::{peek, poke};
 use addr::{PAGE_SIZE, StreamId};
@@ -23,7 +23,7 @@ const FIRST_STREAM: u64 = 0x8000;
 const STREAMS: u64 = 16;
 
 struct Worker {
-    dice: Dice,
+    rng: Rng,
     devices: Vec<Arc<Device>>,
     /// With what was written into the first and last words.
     buffers: Vec<(Attachment, u64)>,
@@ -32,10 +32,10 @@ struct Worker {
 }
 
 /// Works until `end`, and gives everything back.
-pub fn run(dice: Dice, end: u64) -> Result<Tally, String> {
+pub fn run(rng: Rng, end: u64) -> Result<Tally, String> {
     let devices = devices::dma_engines().iter().map(|engine| engine.device().clone()).collect();
     let mut worker =
-        Worker { dice, devices, buffers: Vec::new(), tally: Tally::default(), next_mark: time::now() };
+        Worker { rng, devices, buffers: Vec::new(), tally: Tally::default(), next_mark: time::now() };
     while !worker.devices.is_empty() && time::now() < end {
         worker.step()?;
         sched::yield_now();
@@ -48,7 +48,7 @@ pub fn run(dice: Dice, end: u64) -> Result<Tally, String> {
 
 impl Worker {
     fn step(&mut self) -> Result<(), String> {
-        let result = match self.dice.below(16) {
+        let result = match self.rng.below(16) {
             0..5 => self.allocate(),
             5..9 => return self.free(),
             9..13 => self.lend(),
@@ -69,13 +69,13 @@ impl Worker {
     }
 
     fn device(&mut self) -> Arc<Device> {
-        let number = self.dice.below(self.devices.len() as u64);
+        let number = self.rng.below(self.devices.len() as u64);
         self.devices[number as usize].clone()
     }
 
     fn len(&mut self) -> u64 {
-        let whole = PAGE_SIZE << self.dice.below(SIZES);
-        whole + PAGE_SIZE * self.dice.below(3)
+        let whole = PAGE_SIZE << self.rng.below(SIZES);
+        whole + PAGE_SIZE * self.rng.below(3)
     }
 
     fn attrs(&mut self) -> Attrs {
@@ -86,7 +86,7 @@ impl Worker {
             Attrs::WRITE_COMBINE,
         );
         let attrs = [view, view, view | single, view | contiguous, view | combine, Attrs::empty(), combine];
-        self.dice.pick(&attrs) | Attrs::NO_WARN
+        self.rng.pick(&attrs) | Attrs::NO_WARN
     }
 
     fn allocate(&mut self) -> Result<(), DmaError> {
@@ -116,7 +116,7 @@ impl Worker {
         if self.buffers.is_empty() {
             return Ok(());
         }
-        let number = self.dice.below(self.buffers.len() as u64) as usize;
+        let number = self.rng.below(self.buffers.len() as u64) as usize;
         let (buffer, mark) = self.buffers.swap_remove(number);
         for at in [0, buffer.buffer().len() - 8] {
             let found = peek(&buffer, at, 8);
@@ -129,9 +129,9 @@ impl Worker {
     }
 
     fn lend(&mut self) -> Result<(), DmaError> {
-        let (device, pages) = (self.device(), 1 + self.dice.below(40));
+        let (device, pages) = (self.device(), 1 + self.rng.below(40));
         let direction =
-            self.dice.pick(&[Direction::ToDevice, Direction::FromDevice, Direction::Bidirectional]);
+            self.rng.pick(&[Direction::ToDevice, Direction::FromDevice, Direction::Bidirectional]);
         let memory = Pages::new(pages * PAGE_SIZE)?;
         let lent = stream::map(&device, memory, direction).map_err(|refused| refused.error)?;
         lent.unmap().map(drop)
@@ -157,7 +157,7 @@ impl Worker {
     /// A stream that nobody uses: attached, given a buffer, and detached.
     fn new_device(&mut self) -> Result<(), DmaError> {
         let Some(smmu) = self.devices[0].smmu() else { return Ok(()) };
-        let stream = FIRST_STREAM + arch::cpu::index() as u64 * STREAMS + self.dice.below(STREAMS);
+        let stream = FIRST_STREAM + arch::cpu::index() as u64 * STREAMS + self.rng.below(STREAMS);
         let name = String::from("soak");
         // Another worker may have had this CPU's number a moment ago, and still has the stream.
         let device = match Device::translated(name, smmu, StreamId::new(stream as u32), true) {

@@ -2,7 +2,7 @@
 
 use super::Inner;
 use super::backing::access_mapping;
-use crate::checking::{self, Class};
+use crate::debug::{self, FailPoint};
 use crate::dma::Buffer;
 use crate::memory::{kmap, tables};
 use crate::vm::pages;
@@ -21,7 +21,7 @@ impl Inner {
         chunks: impl Iterator<Item = Chunk> + Clone,
         mapping: Mapping,
     ) -> Result<(), MapError<UserVa>> {
-        let Some(table) = self.table.as_mut().filter(|_| !checking::fails(Class::Maps)) else {
+        let Some(table) = self.table.as_mut().filter(|_| !debug::fail_point(FailPoint::Maps)) else {
             return Err(MapError::OutOfTables);
         };
         table.map(&mut tables::user(self.asid), at, chunks, mapping)?;

@@ -1,7 +1,8 @@
-//! The checking build finds what it is to find: each test does what nobody may do, and compares the words.
+//! Self-tests of the debug checks: each provokes one violation and expects its report.
 
 use super::device::{edu, frame_at, peek, poke, read_in, with_page, write_out};
 use super::{Outcome, Test};
+use crate::debug::{guards, poison};
 use crate::{check, pass, skip};
 use addr::{MemoryType, Order, PAGE_SIZE, PhysAddr};
 use alloc::format;
@@ -9,7 +10,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt::Display;
 use dma_api::{Attrs, Direction};
-use kernel::checking::{Last, guards, poison};
+use kernel::debug::LastOwner;
 use kernel::devices::dma_engine::DmaEngineDevice;
 use kernel::dma::stream::{self, Pages};
 use kernel::dma::{self, Attachment};
@@ -17,18 +18,24 @@ use kernel::memory::zones;
 use memory::Reach;
 
 pub const TESTS: &[Test] = &[
-    Test { name: "checking.a_write_behind_a_buffer_names_it", run: behind_a_buffer },
-    Test { name: "checking.a_read_before_a_stream_names_it", run: before_a_stream },
-    Test { name: "checking.a_write_to_a_buffer_that_is_gone_names_it", run: to_what_is_gone },
-    Test { name: "checking.a_canary_that_a_device_wrote_is_found", run: canary_of_a_buffer },
-    Test { name: "checking.a_canary_that_the_kernel_wrote_is_found", run: canary_of_pages },
-    Test { name: "checking.a_write_to_a_free_frame_is_found", run: free_frame },
-    Test { name: "checking.a_device_that_writes_to_a_free_frame_is_found", run: free_frame_by_device },
+    Test { name: "debug.write_past_a_buffer_is_attributed_to_it", run: write_past_a_buffer },
+    Test {
+        name: "debug.read_before_a_streaming_mapping_is_attributed_to_it",
+        run: read_before_a_streaming_mapping,
+    },
+    Test { name: "debug.write_to_an_unmapped_buffer_is_attributed_to_it", run: write_to_an_unmapped_buffer },
+    Test { name: "debug.canary_overwritten_by_a_device_is_reported", run: canary_overwritten_by_a_device },
+    Test {
+        name: "debug.canary_overwritten_by_the_kernel_is_reported",
+        run: canary_overwritten_by_the_kernel,
+    },
+    Test { name: "debug.write_after_free_is_reported", run: write_after_free },
+    Test { name: "debug.device_write_after_free_is_reported", run: device_write_after_free },
 ];
 
-/// Forgets what was found before.
+/// Clears earlier findings, and returns the edu behind an SMMU.
 fn start() -> Option<&'static DmaEngineDevice> {
-    _ = (guards::take_miss(), guards::take_overrun(), poison::take_finding());
+    _ = (guards::take_near_miss(), guards::take_overrun(), poison::take_finding());
     edu().filter(|edu| edu.device().smmu().is_some())
 }
 
@@ -36,63 +43,69 @@ fn new_buffer(edu: &DmaEngineDevice, len: u64) -> Result<Attachment, String> {
     dma::alloc(edu.device(), len, Attrs::NO_KERNEL_MAPPING).map_err(|error| error.to_string())
 }
 
-/// What was found is said in these words.
-fn said(found: Option<impl Display>, wanted: &str) -> Outcome {
-    let said = found.map_or("nothing".to_string(), |found| found.to_string());
-    check!(said == wanted, "{said:?}, not {wanted:?}");
-    pass!("{said}")
+/// Passes if the report of the finding is `wanted`.
+fn expect_report(found: Option<impl Display>, wanted: &str) -> Outcome {
+    let report = found.map_or("nothing".to_string(), |found| found.to_string());
+    check!(report == wanted, "{report:?}, not {wanted:?}");
+    pass!("{report}")
 }
 
-/// What the SMMU has recorded is on the console, and explained.
-fn miss(edu: &DmaEngineDevice) -> Option<guards::Miss> {
+/// Drains the event queue and returns the explained fault.
+fn near_miss(edu: &DmaEngineDevice) -> Option<guards::NearMiss> {
     edu.device().smmu()?.service();
-    guards::take_miss()
+    guards::take_near_miss()
 }
 
-fn behind_a_buffer() -> Outcome {
+fn write_past_a_buffer() -> Outcome {
     let Some(edu) = start() else { skip!("no SMMU") };
     let (buffer, next) = (new_buffer(edu, PAGE_SIZE)?, new_buffer(edu, PAGE_SIZE)?);
-    // It may also be before it: another CPU takes from elsewhere.
+    // The second may also lie below: another CPU allocates from another part of the space.
     check!(next.range().start() != buffer.range().end(), "{next:?} follows {buffer:?} at once");
     write_out(edu, buffer.range().end() + 12, 4)?;
     let (name, tag) = (edu.device().name(), buffer.buffer().tag());
-    said(miss(edu), &format!("guard: {name} wrote 12 past {tag}"))
+    expect_report(near_miss(edu), &format!("guard: {name}: write 12 past the end of {tag}"))
 }
 
-fn before_a_stream() -> Outcome {
+fn read_before_a_streaming_mapping() -> Outcome {
     let Some(edu) = start() else { skip!("no SMMU") };
     let pages = Pages::new(32 * PAGE_SIZE).map_err(|error| error.to_string())?;
     let lent = stream::map(edu.device(), pages, Direction::ToDevice).map_err(|r| r.error.to_string())?;
     read_in(edu, addr::Iova::new(lent.iova().raw() - 8), 4)?;
-    let found = miss(edu).map_or("nothing".to_string(), |miss| miss.to_string());
-    let (start, end) = (format!("guard: {} read 8 before stream-", edu.device().name()), " of ");
+    let found = near_miss(edu).map_or("nothing".to_string(), |miss| miss.to_string());
+    let (start, end) = (format!("guard: {}: read 8 before stream-", edu.device().name()), " of ");
     check!(found.starts_with(&start) && found.contains(end), "{found:?}, not {start:?}");
     pass!("{found}")
 }
 
-fn to_what_is_gone() -> Outcome {
+fn write_to_an_unmapped_buffer() -> Outcome {
     let Some(edu) = start() else { skip!("no SMMU") };
     let buffer = new_buffer(edu, 3 * PAGE_SIZE)?;
     let (at, tag) = (buffer.range().start() + (PAGE_SIZE + 16), *buffer.buffer().tag());
     drop(buffer);
     write_out(edu, at, 4)?;
     let name = edu.device().name();
-    said(miss(edu), &format!("guard: {name} wrote at {} of {tag}, which is gone", PAGE_SIZE + 16))
+    expect_report(
+        near_miss(edu),
+        &format!("guard: {name}: write at offset {} of {tag} (unmapped)", PAGE_SIZE + 16),
+    )
 }
 
-fn canary_of_a_buffer() -> Outcome {
+fn canary_overwritten_by_a_device() -> Outcome {
     let Some(edu) = start() else { skip!("no SMMU") };
     let buffer = new_buffer(edu, PAGE_SIZE + 100)?;
     let tag = *buffer.buffer().tag();
     poke(&buffer, 0, &[7; 4]);
     read_in(edu, buffer.range().start(), 4)?;
     write_out(edu, buffer.range().start() + (PAGE_SIZE + 112), 4)?;
-    check!(guards::take_overrun().is_none(), "found before anybody looked");
+    check!(guards::take_overrun().is_none(), "reported before the buffer was freed");
     drop(buffer);
-    said(guards::take_overrun(), &format!("guard: somebody wrote 4 bytes 12 past {tag}"))
+    expect_report(
+        guards::take_overrun(),
+        &format!("guard: canary overwritten: 4 bytes, 12 past the end of {tag}"),
+    )
 }
 
-fn canary_of_pages() -> Outcome {
+fn canary_overwritten_by_the_kernel() -> Outcome {
     start();
     let mut pages = Pages::new(PAGE_SIZE - 64).map_err(|error| error.to_string())?;
     let tag = *pages.tag();
@@ -100,32 +113,35 @@ fn canary_of_pages() -> Outcome {
     let frame = dma_api::StreamMemory::segments(&*pages)[0].start;
     with_page(frame, MemoryType::WriteBack, |page| page[PAGE_SIZE as usize - 1] = 2);
     drop(pages);
-    said(guards::take_overrun(), &format!("guard: somebody wrote 1 bytes 63 past {tag}"))
+    expect_report(
+        guards::take_overrun(),
+        &format!("guard: canary overwritten: 1 bytes, 63 past the end of {tag}"),
+    )
 }
 
-fn free_frame() -> Outcome {
+fn write_after_free() -> Outcome {
     start();
     let reach = Reach::ANYWHERE;
     let page = zones::take(Order::PAGE, reach).ok_or("no frame")?;
     let frame = page.chunk().start();
-    zones::give_from(page, Last::Buffer);
+    zones::give_from(page, LastOwner::Buffer);
     with_page(frame, MemoryType::WriteBack, |page| page[12..16].fill(0));
-    // What a CPU has given back last it gets first.
+    // The per-CPU cache is LIFO: the frame is the next one.
     let again = zones::take(Order::PAGE, reach).ok_or("no frame")?;
     let same = again.chunk().start() == frame;
     zones::give(again);
     check!(same, "another frame than {frame}");
     let wanted =
-        format!("poison: 4 bytes at offset 12 of {frame} were written after a buffer had given it back");
-    said(poison::take_finding(), &wanted)
+        format!("poison: 4 bytes at offset 12 of {frame} written after free, last owner: DMA buffer");
+    expect_report(poison::take_finding(), &wanted)
 }
 
-/// Without an IOMMU nothing else keeps a device from what was its buffer.
-fn free_frame_by_device() -> Outcome {
+/// Without an IOMMU a device can still reach a freed buffer.
+fn device_write_after_free() -> Outcome {
     start();
-    let Some(edu) = edu() else { skip!("nothing moves bytes") };
+    let Some(edu) = edu() else { skip!("no DMA device") };
     if edu.device().smmu().is_some() {
-        skip!("the SMMU keeps it from that");
+        skip!("the SMMU aborts the access");
     }
     let buffer = match dma::alloc(edu.device(), PAGE_SIZE, Attrs::NO_KERNEL_MAPPING) {
         Ok(buffer) => buffer,
@@ -136,17 +152,17 @@ fn free_frame_by_device() -> Outcome {
     poke(&buffer, 0, &[0x15; 4]);
     read_in(edu, at, 4)?;
     write_out(edu, at + 8, 4)?;
-    check!(peek(&buffer, 8, 4) == [0x15; 4], "what it writes does not arrive");
+    check!(peek(&buffer, 8, 4) == [0x15; 4], "its write does not arrive");
     drop(buffer);
     write_out(edu, at + 12, 4)?;
-    check!(take_until(frame), "nobody gets {frame} again");
-    said(
+    check!(take_until(frame), "{frame} was not allocated again");
+    expect_report(
         poison::take_finding(),
-        &format!("poison: 4 bytes at offset 12 of {frame} were written after a buffer had given it back"),
+        &format!("poison: 4 bytes at offset 12 of {frame} written after free, last owner: DMA buffer"),
     )
 }
 
-/// Takes frames until `frame` is among them, and gives them back.
+/// Allocates frames until `frame` is among them, and frees them.
 fn take_until(frame: PhysAddr) -> bool {
     const MOST: usize = 4096;
     let mut taken = Vec::new();

@@ -4,8 +4,10 @@
 //! audit hold, and an ordinary use of everything works. What the books show is a leak if it shows twice: a list that
 //! has grown stays grown, once.
 
-use super::held::Held;
+use super::resource_snapshot::ResourceSnapshot;
 use super::{Outcome, Test, Verdict, report::Report};
+use crate::debug;
+use crate::debug::fault_injection::{FAIL_POINTS, Selection, arm, disarm, leaks_memory, name};
 use crate::{audit, fixture, pass};
 use addr::PAGE_SIZE;
 use alloc::format;
@@ -13,9 +15,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use dma_api::{Attrs, Direction};
 use kernel::board::Glob;
-use kernel::checking::Class;
-use kernel::checking::inject::{Which, arm, disarm};
-use kernel::checking::ways;
+use kernel::debug::FailPoint;
 use kernel::dma::stream::{self, Pages};
 use kernel::memory::heap;
 use kernel::{dma, kprintln, sched};
@@ -37,7 +37,7 @@ const HEAP_SLACK: usize = 4096;
 /// What is to fail.
 #[derive(Clone, Copy)]
 pub struct Plan<'a> {
-    /// Which classes.
+    /// Selection classes.
     pub classes: Glob<'a>,
     /// How many events of a class there may be for all of them to fail.
     pub first: u64,
@@ -59,7 +59,7 @@ pub fn run(tests: impl Iterator<Item = &'static Test> + Clone, plan: &Plan<'_>) 
 }
 
 fn all_classes(test: &Test, plan: &Plan<'_>) -> Outcome {
-    let classes = || Class::ALL.into_iter().filter(|class| plan.classes.matches(class.name()));
+    let classes = || FAIL_POINTS.into_iter().filter(|&class| plan.classes.matches(name(class)));
     if classes().next().is_none() {
         return pass!("nothing is to fail");
     }
@@ -67,17 +67,17 @@ fn all_classes(test: &Test, plan: &Plan<'_>) -> Outcome {
     if let Verdict::Skip(why) = clean(test)? {
         return Ok(Verdict::Skip(why));
     }
-    ways::forget();
+    debug::forget_all_paths();
     let mut seen = Vec::new();
     for class in classes() {
         let level = log::max_level();
         log::set_max_level(LevelFilter::Off);
         let tried = Trial::new(test, class).each_event(plan.first);
         log::set_max_level(level);
-        seen.push(format!("{} {}", class.name(), tried?));
+        seen.push(format!("{} {}", name(class), tried?));
     }
     clean(test)?;
-    let left = if ways::have_overflowed() { ", ways left" } else { "" };
+    let left = if debug::paths_overflowed() { ", ways left" } else { "" };
     pass!("{}{left}", seen.join(", "))
 }
 
@@ -88,7 +88,7 @@ fn clean(test: &Test) -> Outcome {
 /// A test that is tried with events of one class failing.
 struct Trial<'a> {
     test: &'a Test,
-    class: Class,
+    class: FailPoint,
     /// So many of the first fail one after the other.
     every: u64,
     /// How many failed, and those of them by a new way.
@@ -99,7 +99,7 @@ struct Trial<'a> {
 }
 
 impl<'a> Trial<'a> {
-    fn new(test: &'a Test, class: Class) -> Self {
+    fn new(test: &'a Test, class: FailPoint) -> Self {
         Self { test, class, every: 0, failed: 0, ways: 0, sign: sched::time::now() }
     }
 
@@ -108,7 +108,7 @@ impl<'a> Trial<'a> {
     fn each_event(mut self, first: u64) -> Result<String, String> {
         let all = self.count()?;
         self.every = if all <= first { first } else { first.div_ceil(FEW) };
-        let mut next = Some(Which::Nth(1));
+        let mut next = Some(Selection::Nth(1));
         let mut left = None;
         // The only place that calls it, so that a way looks alike whatever it is taken for.
         while let Some(which) = next {
@@ -119,7 +119,7 @@ impl<'a> Trial<'a> {
                 // What leaves something the first time alone has made something that stays.
                 (Some(Err(now)), None) => {
                     left = Some(now.clone());
-                    ways::forget_newest();
+                    debug::forget_newest_path();
                 }
                 (None, None) => next = self.behind_the_last(which, all),
                 _ => next = self.behind(which),
@@ -131,39 +131,39 @@ impl<'a> Trial<'a> {
     }
 
     /// What comes after `which`, which failed.
-    fn behind(&mut self, which: Which) -> Option<Which> {
+    fn behind(&mut self, which: Selection) -> Option<Selection> {
         self.failed += 1;
         match which {
-            Which::Nth(nth) if nth < self.every => Some(Which::Nth(nth + 1)),
-            Which::Nth(nth) => Some(Which::Nth(nth + nth.div_ceil(4))),
+            Selection::Nth(nth) if nth < self.every => Some(Selection::Nth(nth + 1)),
+            Selection::Nth(nth) => Some(Selection::Nth(nth + nth.div_ceil(4))),
             _ => {
                 self.ways += 1;
-                Some(Which::NewWay).filter(|_| self.ways < MOST_WAYS)
+                Some(Selection::NewPath).filter(|_| self.ways < MOST_WAYS)
             }
         }
     }
 
     /// What comes after `which`, which there was none of.
-    fn behind_the_last(&self, which: Which, all: u64) -> Option<Which> {
-        (which != Which::NewWay && self.failed < all).then_some(Which::NewWay)
+    fn behind_the_last(&self, which: Selection, all: u64) -> Option<Selection> {
+        (which != Selection::NewPath && self.failed < all).then_some(Selection::NewPath)
     }
 
     /// How many events there are with none failing.
     fn count(&self) -> Result<u64, String> {
-        arm(self.class, Which::None);
+        arm(self.class, Selection::None);
         let outcome = (self.test.run)();
         let seen = disarm().seen;
-        super::audited(outcome).map_err(|error| self.describe(Which::None, &error))?;
+        super::audited(outcome).map_err(|error| self.describe(Selection::None, &error))?;
         Ok(seen)
     }
 
     /// `None` if nothing was to fail; else what was left behind.
-    fn fail_once(&self, which: Which) -> Result<Option<Result<(), String>>, String> {
+    fn fail_once(&self, which: Selection) -> Result<Option<Result<(), String>>, String> {
         let books = Books::now();
         arm(self.class, which);
         let outcome = (self.test.run)();
         if !disarm().failed {
-            return outcome.map(|_| None).map_err(|error| self.describe(Which::None, &error));
+            return outcome.map(|_| None).map_err(|error| self.describe(Selection::None, &error));
         }
         drop(outcome);
         let found = books.settle(self.class);
@@ -178,32 +178,32 @@ impl<'a> Trial<'a> {
         next().map_err(|error| format!("the next operation: {error}"))
     }
 
-    fn describe(&self, which: Which, error: &str) -> String {
-        format!("{}, {which:?} failing: {error}", self.class.name())
+    fn describe(&self, which: Selection, error: &str) -> String {
+        format!("{}, {which:?} failing: {error}", name(self.class))
     }
 
-    fn give_sign(&mut self, which: Which) {
+    fn give_sign(&mut self, which: Selection) {
         if sched::time::now() > self.sign + PROGRESS_NS {
             self.sign = sched::time::now();
-            kprintln!("# {}: {} {which:?}", self.test.name, self.class.name());
+            kprintln!("# {}: {} {which:?}", self.test.name, name(self.class));
         }
     }
 }
 
 /// What is held, on the heap too.
 struct Books {
-    held: Held,
+    held: ResourceSnapshot,
     heap: usize,
 }
 
 impl Books {
     fn now() -> Self {
-        Self { held: Held::now(), heap: heap::usage().0 }
+        Self { held: ResourceSnapshot::now(), heap: heap::usage().0 }
     }
 
     /// Everything is as it was, but for what `class` may lose.
-    fn settle(self, class: Class) -> Result<(), String> {
-        let held = if class.loses_memory() {
+    fn settle(self, class: FailPoint) -> Result<(), String> {
+        let held = if leaks_memory(class) {
             self.held.settle_but_lost("afterwards")
         } else {
             self.held.settle("afterwards")
@@ -212,7 +212,7 @@ impl Books {
         let deadline = sched::time::now() + HEAP_PATIENCE_NS;
         loop {
             let heap = heap::usage().0;
-            if heap <= self.heap + HEAP_SLACK || class.loses_memory() {
+            if heap <= self.heap + HEAP_SLACK || leaks_memory(class) {
                 return Ok(());
             }
             if sched::time::now() > deadline {

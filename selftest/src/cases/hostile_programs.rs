@@ -1,11 +1,11 @@
 //! Programs that mean harm, beside others that do not: ended in the middle of what they do, or taking all there is of
 //! something.
 
-use super::held::Held;
 use super::programs::Running;
+use super::resource_snapshot::ResourceSnapshot;
 use super::{Outcome, Test};
 use crate::fixture::PATIENCE_NS;
-use crate::soak::dice::Dice;
+use crate::soak::rng::Rng;
 use crate::{audit, check, pass, skip};
 use abi::signal::Signal;
 use alloc::format;
@@ -14,7 +14,7 @@ use alloc::vec::Vec;
 use kernel::fs::root;
 use kernel::process::Ending;
 use kernel::sched::{self, time};
-use kernel::{checking, devices};
+use kernel::{debug, devices};
 
 pub(super) const TESTS: &[Test] = &[
     Test { name: "program.ended_at_any_moment_it_leaves_nothing", run: ended_at_any_moment },
@@ -32,12 +32,12 @@ fn ended_at_any_moment() -> Outcome {
     if root::tree().is_none() {
         skip!("no initramfs");
     }
-    let (before, seed) = (Held::now(), time::now());
-    let mut dice = Dice::new(seed);
+    let (before, seed) = (ResourceSnapshot::now(), time::now());
+    let mut rng = Rng::new(seed);
     // From its first instructions on to the middle of a copy, which takes 100 ms.
     let fixed = (0..FIXED).map(|round| round * round * 1_000_000);
-    let all = fixed.chain((0..RANDOM).map(|_| dice.below(LATEST_NS)));
-    let moments: Vec<u64> = all.step_by((FIXED / checking::rounds(FIXED)) as usize).collect();
+    let all = fixed.chain((0..RANDOM).map(|_| rng.below(LATEST_NS)));
+    let moments: Vec<u64> = all.step_by((FIXED / debug::scaled(FIXED)) as usize).collect();
     for &moment in &moments {
         let program = Running::start(&["churn"], Vec::new())?;
         check!(sched::sleep_until(time::now() + moment).is_ok(), "interrupted");
@@ -76,7 +76,7 @@ fn at_rest() -> Outcome {
     if root::tree().is_none() {
         skip!("no initramfs");
     }
-    let before = Held::now();
+    let before = ResourceSnapshot::now();
     let alone = audit::check().map_err(|finding| format!("{finding}"))?;
     let programs = start_all("idle", 2);
     let at_rest = programs.iter().try_for_each(|program| match program {
@@ -98,7 +98,7 @@ fn one_takes_everything() -> Outcome {
     if root::tree().is_none() {
         skip!("no initramfs");
     }
-    let before = Held::now();
+    let before = ResourceSnapshot::now();
     let working = Running::start(&["busy"], Vec::new())?;
     let done = wait_for(&working, |line| turns(line) > 0).and_then(|()| {
         ["exhaust-buffers", "exhaust-threads", "exhaust-mappings", "exhaust-descriptors"]
@@ -131,7 +131,7 @@ fn many_with_many_threads() -> Outcome {
     if root::tree().is_none() {
         skip!("no initramfs");
     }
-    let before = Held::now();
+    let before = ResourceSnapshot::now();
     let started = start_all("exhaust-threads", PROGRAMS);
     // All of them, however the first one ended.
     let ended = started.into_iter().map(|program| program.map(|program| (program.process.wait(), program)));

@@ -17,7 +17,7 @@ const STILL_LOOKS: u64 = 10_000;
 
 /// What is held.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Held {
+pub struct ResourceSnapshot {
     /// Frames of lowmem, without page tables and what the heap has taken, which it keeps.
     low_frames: u64,
     high_frames: u64,
@@ -35,7 +35,7 @@ pub struct Held {
     threads: usize,
 }
 
-impl Held {
+impl ResourceSnapshot {
     /// What is held now.
     pub fn now() -> Self {
         let counters: Counters = counters::read();
@@ -57,7 +57,7 @@ impl Held {
         }
     }
 
-    /// As [`Held::settle`], but for memory and addresses that an IOMMU may still reach, which are lost for good.
+    /// As [`ResourceSnapshot::settle`], but for memory and addresses that an IOMMU may still reach, which are lost for good.
     #[cfg(feature = "checking")]
     pub fn settle_but_lost(self, when: &str) -> Result<(), String> {
         let mut settling = Settling::from(self);
@@ -119,8 +119,8 @@ impl Held {
 /// A wait until no more is held than was before. It goes on while something changes, and while there is a thread more: the
 /// CPU that is to end it may be one that the host does not run.
 struct Settling {
-    before: Held,
-    last: Held,
+    before: ResourceSnapshot,
+    last: ResourceSnapshot,
     end: u64,
     /// When `last` was seen first, and how often since.
     since: u64,
@@ -128,13 +128,13 @@ struct Settling {
 }
 
 impl Settling {
-    fn from(before: Held) -> Self {
+    fn from(before: ResourceSnapshot) -> Self {
         let now = sched::time::now();
         Self { before, last: before, end: now + PATIENCE_NS, since: now, looks: 0 }
     }
 
     /// Whether what is held may still become less than it is `now`.
-    fn may_go_on(&mut self, now: Held) -> bool {
+    fn may_go_on(&mut self, now: ResourceSnapshot) -> bool {
         let time = sched::time::now();
         if now != self.last {
             (self.last, self.since, self.looks) = (now, time, 0);

@@ -1,13 +1,14 @@
 //! A command queue where there is no memory: the SMMU stops with CERROR_ABT, once more when it is asked to try again, and
 //! the queue begins anew. The checking build alone can take a queue away.
 
-use super::commands::{among_others, lend, nobody};
+use super::commands::{among_others, command_counters, lend, nobody, run_words};
 use super::{Outcome, Test};
 use crate::{check, pass, skip};
 use addr::{PAGE_SIZE, PhysAddr};
 use alloc::format;
 use alloc::string::String;
-use drivers::smmu::CommandError;
+use drivers::iommu::Shared;
+use drivers::smmu::{CommandError, CommandQueue};
 use kernel::dma::iommu::{self, Smmu};
 use kernel::percpu;
 use smmu_spec::Command;
@@ -27,20 +28,22 @@ fn nowhere(smmu: &Smmu) -> PhysAddr {
 }
 
 fn lose(smmu: &Smmu, lasting: bool) -> Result<(), String> {
-    smmu.break_queue(nowhere(smmu), lasting).map_err(|error| format!("{error:?}"))
+    smmu.command_queue()
+        .with(|queue| queue.break_base(nowhere(smmu), lasting))
+        .map_err(|error| format!("{error:?}"))
 }
 
 fn begins_anew() -> Outcome {
     let Some(smmu) = iommu::all().first().copied() else { skip!("no SMMU") };
-    let before = smmu.command_counters();
+    let before = command_counters(smmu);
     let device = nobody(smmu)?;
     for round in 1..=4 {
         lose(smmu, false)?;
         lend(&device, 4)?;
-        let anew = smmu.command_counters().begun_anew - before.begun_anew;
+        let anew = command_counters(smmu).begun_anew - before.begun_anew;
         check!(anew == round, "it began anew {anew} times, after {round} losses");
     }
-    let after = smmu.command_counters();
+    let after = command_counters(smmu);
     check!(after.illegal == before.illegal, "commands were refused");
     check!(after.time_outs == before.time_outs, "somebody waited in vain");
     pass!("CERROR_ABT at {}; four times anew, with 16 mappings", nowhere(smmu))
@@ -50,11 +53,11 @@ fn begins_anew() -> Outcome {
 fn nobody_notices() -> Outcome {
     const ROUNDS: u64 = 64;
     let Some(smmu) = iommu::all().first().copied() else { skip!("no SMMU") };
-    let before = smmu.command_counters();
+    let before = command_counters(smmu);
     let device = nobody(smmu)?;
     among_others(&device, ROUNDS, move |_| lose(smmu, false))?;
     smmu.sync().map_err(|error| format!("{error}"))?;
-    let after = smmu.command_counters();
+    let after = command_counters(smmu);
     let anew = after.begun_anew - before.begun_anew;
     check!(anew == ROUNDS, "it began anew {anew} times, after {ROUNDS} losses");
     check!(after.time_outs == before.time_outs, "somebody waited in vain");
@@ -63,15 +66,15 @@ fn nobody_notices() -> Outcome {
 
 fn stays_lost() -> Outcome {
     let Some(smmu) = iommu::all().first().copied() else { skip!("no SMMU") };
-    let before = smmu.command_counters();
+    let before = command_counters(smmu);
     let device = nobody(smmu)?;
     lose(smmu, true)?;
     // More than it has room for.
-    let seen = (0..300).map(|_| smmu.run_words(Command::Sync.encode())).find(|seen| *seen != STOPPED);
-    smmu.repair_queue();
+    let seen = (0..300).map(|_| run_words(smmu, Command::Sync.encode())).find(|seen| *seen != STOPPED);
+    smmu.command_queue().with(CommandQueue::restore_base);
     check!(seen.is_none(), "somebody who waited was told {seen:?}");
     lend(&device, 16)?;
-    let after = smmu.command_counters();
+    let after = command_counters(smmu);
     check!(after.begun_anew == before.begun_anew + 1, "it did not begin anew when it was back");
     check!(after.time_outs == before.time_outs, "somebody waited in vain");
     pass!("300 were told of CERROR {ABORTED}; and 16 mappings came and went after it")

@@ -2,26 +2,27 @@
 //! once and to the last table.
 
 use super::dma::{direct_device, memory, translated};
-use super::held::Held;
+use super::resource_snapshot::ResourceSnapshot;
 use super::{Outcome, Test};
+use crate::debug::fault_injection::{self, Selection};
 use crate::{check, pass, skip};
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
 use dma_api::{Attrs, Direction};
-use kernel::checking::Class;
-use kernel::checking::inject::{self, Which};
+use kernel::debug::FailPoint;
 use kernel::dma::stream::{self, Pages};
 use kernel::dma::{self, Device};
 
 pub const TESTS: &[Test] = &[Test { name: "dma.every_step_fails_and_leaves_nothing", run: failures }];
 
 /// What an allocation takes one after the other.
-const STEPS: [Class; 5] = [Class::Frames, Class::Iova, Class::Tables, Class::Maps, Class::Vmalloc];
+const STEPS: [FailPoint; 5] =
+    [FailPoint::Frames, FailPoint::Iova, FailPoint::Tables, FailPoint::Maps, FailPoint::Vmalloc];
 
 /// Lets every try of every step fail, until an allocation gets through without it.
 fn failures() -> Outcome {
-    if inject::is_busy() {
+    if fault_injection::is_busy() {
         skip!("it makes things fail itself");
     }
     let mut count = 0;
@@ -41,15 +42,15 @@ fn failures() -> Outcome {
 /// The same for memory that is lent: it comes back, and nothing else stays.
 fn fail_lending(len: u64) -> Result<u32, String> {
     let mut count = 0;
-    for step in [Class::Iova, Class::Tables] {
+    for step in [FailPoint::Iova, FailPoint::Tables] {
         for nth in 1.. {
-            let before = Held::now();
+            let before = ResourceSnapshot::now();
             // A new domain each time, without any table but its first.
             let Some(device) = translated(true)? else { return Ok(0) };
             let pages = memory(Pages::scattered(len))?;
-            inject::arm(step, Which::Nth(nth));
+            fault_injection::arm(step, Selection::Nth(nth));
             let result = stream::map(&device, pages, Direction::Bidirectional);
-            let failed = inject::disarm().failed;
+            let failed = fault_injection::disarm().failed;
             if let Err(refused) = &result {
                 let back: u64 = refused.memory.segments().iter().map(|segment| segment.len).sum();
                 check!(back == len, "{step:?} {nth}: {back:#x} bytes came back");
@@ -72,14 +73,17 @@ fn fail_each_step(device: &Arc<Device>, attrs: Attrs) -> Result<u32, String> {
     let mut count = 0;
     for step in STEPS {
         for nth in 1.. {
-            let before = Held::now();
-            inject::arm(step, Which::Nth(nth));
+            let before = ResourceSnapshot::now();
+            fault_injection::arm(step, Selection::Nth(nth));
             let result = dma::alloc(device, 0x2_3000, attrs);
-            let failed = inject::disarm().failed;
+            let failed = fault_injection::disarm().failed;
             if failed {
                 count += 1;
                 // A search for frames goes on with smaller chunks, so it may succeed all the same.
-                check!(result.is_err() || step == Class::Frames, "{step:?} {nth} under {attrs}: no error");
+                check!(
+                    result.is_err() || step == FailPoint::Frames,
+                    "{step:?} {nth} under {attrs}: no error"
+                );
             }
             drop(result);
             before.check(&format!("{step:?} {nth} under {attrs}"))?;

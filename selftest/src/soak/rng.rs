@@ -1,9 +1,9 @@
 //! Numbers that are random enough, and the same for the same seed.
 
 /// A xorshift generator.
-pub struct Dice(u64);
+pub struct Rng(u64);
 
-impl Dice {
+impl Rng {
     /// Another sequence for each seed.
     pub fn new(seed: u64) -> Self {
         // No seed makes it 0, from which it would not move.

@@ -1,10 +1,10 @@
 //! Takes all the memory there is, holds it for a moment, and gives it back for a moment: the others are refused what they
 //! want, or get the last of it.
 
-use super::dice::Dice;
+use super::rng::Rng;
 use super::round::Tally;
 use crate::fixture::take_all;
-use kernel::checking::Last;
+use kernel::debug::LastOwner;
 use kernel::memory::zones;
 use kernel::sched::{self, time};
 use memory::Reach;
@@ -13,20 +13,20 @@ use memory::Reach;
 const MOST_MS: u64 = 60;
 
 /// Takes and gives until `end`.
-pub fn run(mut dice: Dice, end: u64) -> Tally {
+pub fn run(mut rng: Rng, end: u64) -> Tally {
     let mut tally = Tally::default();
     while time::now() < end {
         // But for the kernel's own share of lowmem.
         let mut all = take_all(Reach::ANYWHERE);
-        pause(&mut dice);
-        all.give_back(&mut zones::Source::of(Last::Untouched));
-        pause(&mut dice);
+        pause(&mut rng);
+        all.give_back(&mut zones::Source::of(LastOwner::Untouched));
+        pause(&mut rng);
         tally.operations += 1;
     }
     tally
 }
 
-fn pause(dice: &mut Dice) {
+fn pause(rng: &mut Rng) {
     // An interruption is this thread's only, and it has none.
-    _ = sched::sleep_until(time::now() + dice.below(MOST_MS) * 1_000_000);
+    _ = sched::sleep_until(time::now() + rng.below(MOST_MS) * 1_000_000);
 }

@@ -1,0 +1,196 @@
+//! The hooks of the checking build: each calls the checks that [`install`] registered.
+
+use super::{DomainKey, FailPoint, LastOwner, StreamKey};
+use addr::{AddrRange, Chunk, Iova, MemoryType};
+use core::fmt;
+use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use smmu_spec::EventRecord;
+use spin::Once;
+
+/// The checks behind the hooks. A method that says so is called by interrupt handlers and with locks held.
+pub trait Checks: Sync {
+    /// Returns whether this operation is to fail. In any context.
+    fn fail_point(&self, point: FailPoint) -> bool;
+    /// Returns whether an operation at `point` is to fail soon, so that a fast path without a fail point must not be taken.
+    fn is_armed(&self, point: FailPoint) -> bool;
+    /// Returns a count of repetitions, reduced while fault injection runs.
+    fn scaled(&self, count: u64) -> u64;
+    /// `chunk` has a new owner. No lock is held.
+    fn frame_allocated(&self, chunk: Chunk);
+    /// `owner` is about to free `chunk`. No lock is held.
+    fn frame_freed(&self, chunk: Chunk, owner: LastOwner);
+    /// Fills the bytes between the end of the tagged memory and the end of its last page.
+    fn write_canary(&self, tag: &DebugTag, chunks: &mut dyn Iterator<Item = Chunk>, memory: MemoryType);
+    /// Reports a changed canary.
+    fn check_canary(&self, tag: &DebugTag, chunks: &mut dyn Iterator<Item = Chunk>, memory: MemoryType);
+    /// The tagged memory is mapped at `range` of `domain`.
+    fn mapping_added(&self, tag: &DebugTag, domain: DomainKey, range: AddrRange<Iova>);
+    /// The mapping at the start of `range` is about to be removed.
+    fn mapping_removed(&self, domain: DomainKey, range: AddrRange<Iova>);
+    /// A device uses `domain`.
+    fn device_attached(&self, key: StreamKey, domain: DomainKey, name: &str);
+    /// The device is gone.
+    fn device_removed(&self, key: StreamKey);
+    /// The SMMU recorded `event`. In interrupt context.
+    fn translation_fault(&self, key: StreamKey, event: &EventRecord);
+    /// The kernel panics; prints the state of fault injection.
+    fn on_panic(&self);
+}
+
+static CHECKS: Once<&'static dyn Checks> = Once::new();
+
+/// Registers the checks. Called once, before boot.
+pub fn install(checks: &'static dyn Checks) {
+    CHECKS.call_once(|| checks);
+}
+
+fn checks() -> Option<&'static dyn Checks> {
+    CHECKS.get().copied()
+}
+
+/// The longest name that a tag keeps.
+const NAME_BYTES: usize = 15;
+
+/// A short name, stored in place and truncated if need be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DebugName {
+    bytes: [u8; NAME_BYTES],
+    len: u8,
+}
+
+impl DebugName {
+    pub fn new(text: &str) -> Self {
+        let mut name = Self { bytes: [0; NAME_BYTES], len: text.len().min(NAME_BYTES) as u8 };
+        let len = usize::from(name.len);
+        name.bytes[..len].copy_from_slice(&text.as_bytes()[..len]);
+        name
+    }
+}
+
+impl fmt::Display for DebugName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(core::str::from_utf8(&self.bytes[..usize::from(self.len)]).unwrap_or("?"))
+    }
+}
+
+/// The name and length of a buffer in reports: `buffer-3 of 00:01.0`, `dma-buf-4`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DebugTag {
+    pub kind: &'static str,
+    pub number: u32,
+    pub owner: Option<DebugName>,
+    /// The requested length in bytes.
+    pub len: u64,
+}
+
+impl DebugTag {
+    /// A tag with the next number.
+    pub fn new(kind: &'static str, len: u64, owner: Option<&str>) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(1);
+        Self { kind, number: NEXT.fetch_add(1, Relaxed), owner: owner.map(DebugName::new), len }
+    }
+
+    pub fn write_canary(&self, mut chunks: impl Iterator<Item = Chunk>, memory: MemoryType) {
+        if let Some(checks) = checks() {
+            checks.write_canary(self, &mut chunks, memory);
+        }
+    }
+
+    pub fn check_canary(&self, mut chunks: impl Iterator<Item = Chunk>, memory: MemoryType) {
+        if let Some(checks) = checks() {
+            checks.check_canary(self, &mut chunks, memory);
+        }
+    }
+}
+
+impl fmt::Display for DebugTag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.kind, self.number)?;
+        self.owner.map_or(Ok(()), |owner| write!(f, " of {owner}"))
+    }
+}
+
+/// A value that only the checking build stores.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct DebugOnly(LastOwner);
+
+impl DebugOnly {
+    pub fn new(owner: LastOwner) -> Self {
+        Self(owner)
+    }
+
+    pub fn get(&self) -> LastOwner {
+        self.0
+    }
+}
+
+/// Returns whether this operation is to fail.
+pub fn fail_point(point: FailPoint) -> bool {
+    checks().is_some_and(|checks| checks.fail_point(point))
+}
+
+/// Returns whether an operation at `point` is to fail soon; a fast path without a fail point must not be taken then.
+pub fn is_armed(point: FailPoint) -> bool {
+    checks().is_some_and(|checks| checks.is_armed(point))
+}
+
+/// Returns a limit or a count of repetitions: a tenth of `count` while fault injection runs.
+pub fn scaled(count: u64) -> u64 {
+    checks().map_or(count, |checks| checks.scaled(count))
+}
+
+/// See [`Checks::frame_allocated`].
+pub fn frame_allocated(chunk: Chunk) {
+    if let Some(checks) = checks() {
+        checks.frame_allocated(chunk);
+    }
+}
+
+/// See [`Checks::frame_freed`].
+pub fn frame_freed(chunk: Chunk, owner: LastOwner) {
+    if let Some(checks) = checks() {
+        checks.frame_freed(chunk, owner);
+    }
+}
+
+/// See [`Checks::mapping_added`].
+pub fn mapping_added(tag: &DebugTag, domain: DomainKey, range: AddrRange<Iova>) {
+    if let Some(checks) = checks() {
+        checks.mapping_added(tag, domain, range);
+    }
+}
+
+/// See [`Checks::mapping_removed`].
+pub fn mapping_removed(domain: DomainKey, range: AddrRange<Iova>) {
+    if let Some(checks) = checks() {
+        checks.mapping_removed(domain, range);
+    }
+}
+
+/// See [`Checks::device_attached`].
+pub fn device_attached(key: StreamKey, domain: DomainKey, name: &str) {
+    if let Some(checks) = checks() {
+        checks.device_attached(key, domain, name);
+    }
+}
+
+/// See [`Checks::device_removed`].
+pub fn device_removed(key: StreamKey) {
+    if let Some(checks) = checks() {
+        checks.device_removed(key);
+    }
+}
+
+/// See [`Checks::translation_fault`].
+pub fn translation_fault(key: StreamKey, event: &EventRecord) {
+    if let Some(checks) = checks() {
+        checks.translation_fault(key, event);
+    }
+}
+
+/// See [`Checks::on_panic`].
+pub fn on_panic() {
+    if let Some(checks) = checks() {
+        checks.on_panic();
+    }
+}

@@ -1,0 +1,290 @@
+//! Guards of DMA buffers: canaries between the end of a buffer and the end of its last page, and reports that name the
+//! buffer next to a translation fault. The unmapped guard page behind each range of device addresses is the kernel's
+//! (`kernel::debug::GUARD_BYTES`).
+
+use addr::{AddrRange, Chunk, Iova, KernelVa, MemoryType, PAGE_SIZE};
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+use core::fmt;
+use kernel::debug::{DebugName, DebugTag, DomainKey, StreamKey};
+use kernel::kprintln;
+use kernel::memory::kmap;
+use kernel::sync::SpinLock;
+use smmu_spec::{AccessKind, EventRecord};
+
+/// The content of the bytes behind the end of a buffer.
+const CANARY: u8 = 0xc9;
+/// Removed mappings that are remembered.
+const REMEMBERED: usize = 32;
+/// The largest distance in bytes at which a fault is attributed to a buffer.
+const NEAR: u64 = 64 << 10;
+
+/// Writes the canary.
+pub(super) fn write_canary(tag: &DebugTag, chunks: &mut dyn Iterator<Item = Chunk>, memory: MemoryType) {
+    with_tail(tag, chunks, memory, |tail| tail.fill(CANARY));
+}
+
+/// Checks the canary, and reports a changed one.
+pub(super) fn check_canary(tag: &DebugTag, chunks: &mut dyn Iterator<Item = Chunk>, memory: MemoryType) {
+    let mut changed = None;
+    with_tail(tag, chunks, memory, |tail| {
+        let first = tail.iter().position(|&byte| byte != CANARY);
+        changed = first.zip(tail.iter().rposition(|&byte| byte != CANARY));
+    });
+    if let Some((first, last)) = changed {
+        let overrun = Overrun { tag: *tag, bytes: last + 1 - first, past: first };
+        kprintln!("{overrun}");
+        OVERRUN.lock().get_or_insert(overrun);
+    }
+}
+
+/// Returns whether only the kernel and devices access the memory: a program may write up to the end of a page.
+fn is_kernel_only(tag: &DebugTag) -> bool {
+    matches!(tag.kind, "buffer" | "pages")
+}
+
+/// Calls `f` with the bytes of the last page behind the end.
+fn with_tail(
+    tag: &DebugTag,
+    chunks: &mut dyn Iterator<Item = Chunk>,
+    memory: MemoryType,
+    mut f: impl FnMut(&mut [u8]),
+) {
+    let mut at = 0;
+    for chunk in chunks {
+        let end = at + chunk.bytes();
+        if is_kernel_only(tag) && (at + 1..end).contains(&tag.len) && end - tag.len < PAGE_SIZE {
+            let from = tag.len - at;
+            let mut shown = 0;
+            with_windows(chunk, memory, |window| {
+                let start = from.clamp(shown, shown + window.len()) - shown;
+                shown += window.len();
+                f(bytes(AddrRange::new(window.start() + start, window.end())));
+            });
+        }
+        at = end;
+    }
+}
+
+fn with_windows(chunk: Chunk, memory: MemoryType, f: impl FnMut(AddrRange<KernelVa>)) {
+    match memory {
+        MemoryType::WriteBack => kmap::with_write_back(chunk, f),
+        other => kmap::with_window(chunk, other, f),
+    }
+}
+
+fn bytes(range: AddrRange<KernelVa>) -> &'static mut [u8] {
+    let start = arch::pointer::to::<u8>(range.start());
+    // SAFETY: a part of a window that is mapped and writable until the closure that uses this returns, on bytes of a
+    // buffer that have no user.
+    unsafe { core::slice::from_raw_parts_mut(start, range.len() as usize) }
+}
+
+/// The mappings of devices, and the last removed ones. Locked by interrupt handlers too.
+struct Mappings {
+    live: BTreeMap<(DomainKey, Iova), TaggedRange>,
+    /// A ring of removed mappings.
+    removed: [Option<(DomainKey, TaggedRange)>; REMEMBERED],
+    next: usize,
+}
+
+#[derive(Clone, Copy)]
+struct TaggedRange {
+    range: AddrRange<Iova>,
+    tag: DebugTag,
+}
+
+impl Mappings {
+    const fn new() -> Self {
+        Self { live: BTreeMap::new(), removed: [None; REMEMBERED], next: 0 }
+    }
+
+    fn remove(&mut self, key: (DomainKey, Iova)) {
+        if let Some(mapping) = self.live.remove(&key) {
+            self.removed[self.next] = Some((key.0, mapping));
+            self.next = (self.next + 1) % REMEMBERED;
+        }
+    }
+
+    /// The removed mappings, the last one first.
+    fn removed(&self) -> impl Iterator<Item = &(DomainKey, TaggedRange)> {
+        let (newer, older) = self.removed.split_at(self.next);
+        newer.iter().rev().chain(older.iter().rev()).flatten()
+    }
+
+    /// Returns the mapping nearest to `at` in `domain`, and whether it is removed. At equal distance a live mapping
+    /// precedes a removed one, and a later removed one an earlier one.
+    fn nearest(&self, domain: DomainKey, at: Iova) -> Option<(DebugTag, Position, bool)> {
+        let below = self.live.range(..=(domain, at)).next_back();
+        let above = self.live.range((domain, at)..).next();
+        let live = [below, above].into_iter().flatten().filter(|((of, _), _)| *of == domain);
+        let live = live.map(|(_, mapping)| (mapping, false));
+        let removed = self.removed().filter(|(of, _)| *of == domain).map(|(_, mapping)| (mapping, true));
+        let all = live.chain(removed).map(|(mapping, removed)| {
+            let len = mapping.tag.len.min(mapping.range.len());
+            (mapping.tag, Position::of(mapping.range, len, at), removed)
+        });
+        all.filter(|(_, at, _)| at.distance() <= NEAR)
+            .min_by_key(|(_, at, removed)| (at.distance(), *removed))
+    }
+}
+
+static MAPPINGS: SpinLock<Mappings> = SpinLock::new(Mappings::new());
+
+/// A device behind an SMMU.
+struct AttachedDevice {
+    key: StreamKey,
+    domain: DomainKey,
+    name: DebugName,
+}
+
+static DEVICES: SpinLock<Vec<AttachedDevice>> = SpinLock::new(Vec::new());
+/// The first of each kind since it was taken.
+static OVERRUN: SpinLock<Option<Overrun>> = SpinLock::new(None);
+static NEAR_MISS: SpinLock<Option<NearMiss>> = SpinLock::new(None);
+
+/// Records a mapping.
+pub(super) fn mapping_added(tag: &DebugTag, domain: DomainKey, range: AddrRange<Iova>) {
+    MAPPINGS.lock().live.insert((domain, range.start()), TaggedRange { range, tag: *tag });
+}
+
+/// Moves a mapping to the removed ones.
+pub(super) fn mapping_removed(domain: DomainKey, range: AddrRange<Iova>) {
+    MAPPINGS.lock().remove((domain, range.start()));
+}
+
+/// Starts to explain the faults of a device.
+pub(super) fn device_attached(key: StreamKey, domain: DomainKey, name: &str) {
+    DEVICES.lock().push(AttachedDevice { key, domain, name: DebugName::new(name) });
+}
+
+/// Stops to explain the faults of a device.
+pub(super) fn device_removed(key: StreamKey) {
+    DEVICES.lock().retain(|device| device.key != key);
+}
+
+/// A write behind the end of a buffer, inside of its last page.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Overrun {
+    tag: DebugTag,
+    /// Bytes from the first to the last changed one.
+    bytes: usize,
+    /// The distance of the first from the end.
+    past: usize,
+}
+
+/// A translation fault, and the buffer next to it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NearMiss {
+    device: DebugName,
+    writes: bool,
+    tag: DebugTag,
+    at: Position,
+    removed: bool,
+}
+
+/// An address relative to a buffer, in bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Position {
+    Inside(u64),
+    /// Counted from the end.
+    Past(u64),
+    Before(u64),
+}
+
+impl Position {
+    fn of(range: AddrRange<Iova>, len: u64, at: Iova) -> Self {
+        let (start, at) = (range.start().raw(), at.raw());
+        match at.checked_sub(start) {
+            None => Self::Before(start - at),
+            Some(offset) if offset < len => Self::Inside(offset),
+            Some(offset) => Self::Past(offset - len),
+        }
+    }
+
+    fn distance(self) -> u64 {
+        match self {
+            Self::Inside(_) => 0,
+            Self::Past(bytes) => bytes + 1,
+            Self::Before(bytes) => bytes,
+        }
+    }
+}
+
+impl fmt::Display for Overrun {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { tag, bytes, past } = self;
+        write!(f, "guard: canary overwritten: {bytes} bytes, {past} past the end of {tag}")
+    }
+}
+
+impl fmt::Display for NearMiss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { device, writes, tag, at, removed } = self;
+        let access = if *writes { "write" } else { "read" };
+        match at {
+            Position::Inside(offset) => write!(f, "guard: {device}: {access} at offset {offset} of {tag}")?,
+            Position::Past(bytes) => write!(f, "guard: {device}: {access} {bytes} past the end of {tag}")?,
+            Position::Before(bytes) => write!(f, "guard: {device}: {access} {bytes} before {tag}")?,
+        }
+        f.write_str(if *removed { " (unmapped)" } else { "" })
+    }
+}
+
+/// Prints the buffer next to a fault, if there is one. In interrupt context.
+pub(super) fn explain_fault(key: StreamKey, event: &EventRecord) {
+    let device = {
+        let devices = DEVICES.lock();
+        devices.iter().find(|device| device.key == key).map(|device| (device.domain, device.name))
+    };
+    if let (Some((domain, name)), Some(input)) = (device, event.transaction)
+        && let Some((tag, at, removed)) = MAPPINGS.lock().nearest(domain, Iova::new(input.address))
+    {
+        let writes = input.access == AccessKind::Write;
+        let miss = NearMiss { device: name, writes, tag, at, removed };
+        kprintln!("{miss}");
+        NEAR_MISS.lock().get_or_insert(miss);
+    }
+}
+
+/// Returns the first overrun since the last call.
+pub fn take_overrun() -> Option<Overrun> {
+    OVERRUN.lock().take()
+}
+
+/// Returns the first explained fault since the last call.
+pub fn take_near_miss() -> Option<NearMiss> {
+    NEAR_MISS.lock().take()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Returns the number of the buffer nearest to `at`, and whether it is removed, after buffers of a page were mapped
+    /// and unmapped at `starts`.
+    fn nearest(starts: impl Iterator<Item = u64>, at: u64) -> Option<(u32, bool)> {
+        let (mut mappings, domain) = (Mappings::new(), DomainKey(1));
+        for (number, start) in starts.enumerate() {
+            let range = AddrRange::new(Iova::new(start), Iova::new(start + PAGE_SIZE));
+            let tag = DebugTag { kind: "buffer", number: number as u32, owner: None, len: PAGE_SIZE };
+            mappings.live.insert((domain, range.start()), TaggedRange { range, tag });
+            mappings.remove((domain, range.start()));
+        }
+        mappings.nearest(domain, Iova::new(at)).map(|(tag, _, removed)| (tag.number, removed))
+    }
+
+    #[test]
+    fn fault_is_attributed_to_the_last_removed_of_equal_mappings() {
+        for count in 1..3 * REMEMBERED as u32 {
+            let same = core::iter::repeat_n(0x1000, count as usize);
+            assert_eq!(nearest(same, 0x1800), Some((count - 1, true)), "{count}");
+        }
+    }
+
+    #[test]
+    fn nearer_mapping_precedes_a_later_one() {
+        assert_eq!(nearest([0x1000, 0x8000].into_iter(), 0x1fff), Some((0, true)));
+        assert_eq!(nearest([0x1000].into_iter(), 0x100_0000), None);
+    }
+}

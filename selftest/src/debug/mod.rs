@@ -1,0 +1,70 @@
+//! The checks of the checking build behind the kernel's debug hooks: fault injection, frame poison, and guards.
+
+mod call_path;
+pub mod fault_injection;
+pub mod guards;
+pub mod poison;
+
+pub use call_path::{forget_all_paths, forget_newest_path, paths_overflowed};
+
+use addr::{AddrRange, Chunk, Iova, MemoryType};
+use kernel::debug::{Checks, DebugTag, DomainKey, FailPoint, LastOwner, StreamKey};
+use smmu_spec::EventRecord;
+
+/// All checks. The image registers them with `kernel::debug::install`.
+pub struct AllChecks;
+
+impl Checks for AllChecks {
+    fn fail_point(&self, point: FailPoint) -> bool {
+        fault_injection::fails(point)
+    }
+
+    fn is_armed(&self, point: FailPoint) -> bool {
+        fault_injection::is_armed(point)
+    }
+
+    fn scaled(&self, count: u64) -> u64 {
+        // One repetition is like another, and each injected failure is a run of its own.
+        if fault_injection::is_busy() { count.div_ceil(10) } else { count }
+    }
+
+    fn frame_allocated(&self, chunk: Chunk) {
+        poison::check(chunk);
+    }
+
+    fn frame_freed(&self, chunk: Chunk, owner: LastOwner) {
+        poison::fill(chunk, owner);
+    }
+
+    fn write_canary(&self, tag: &DebugTag, chunks: &mut dyn Iterator<Item = Chunk>, memory: MemoryType) {
+        guards::write_canary(tag, chunks, memory);
+    }
+
+    fn check_canary(&self, tag: &DebugTag, chunks: &mut dyn Iterator<Item = Chunk>, memory: MemoryType) {
+        guards::check_canary(tag, chunks, memory);
+    }
+
+    fn mapping_added(&self, tag: &DebugTag, domain: DomainKey, range: AddrRange<Iova>) {
+        guards::mapping_added(tag, domain, range);
+    }
+
+    fn mapping_removed(&self, domain: DomainKey, range: AddrRange<Iova>) {
+        guards::mapping_removed(domain, range);
+    }
+
+    fn device_attached(&self, key: StreamKey, domain: DomainKey, name: &str) {
+        guards::device_attached(key, domain, name);
+    }
+
+    fn device_removed(&self, key: StreamKey) {
+        guards::device_removed(key);
+    }
+
+    fn translation_fault(&self, key: StreamKey, event: &EventRecord) {
+        guards::explain_fault(key, event);
+    }
+
+    fn on_panic(&self) {
+        fault_injection::report_on_panic();
+    }
+}
