@@ -1,15 +1,19 @@
-# A newcomer's verbs; `cargo xtask` does the work (xtask/src/main.rs).
+# The common verbs; `cargo xtask` implements them (xtask/src/main.rs).
 #
 #   make          build target/image/{kernel8.img,kernel.elf,initramfs.cpio}
 #   make run      boot them under QEMU; ctrl-a x ends it
-#   make image    what to put onto a card: BOARD=rpi, or BOARD=generic for any board with U-Boot
-#   make test     host tests, then the self-tests and contract cases on every machine of the matrix
-#   make check    what CI runs: format, lints, then all of `make test`
+#   make image    the files for a card: BOARD=rpi, or BOARD=generic for any board with U-Boot
+#   make test     host tests, then the self-tests and contract cases: each board and each kind of boot once
+#   make check    what CI runs: format, lints, documentation, `make test`, then the rest of the matrix, budgets, fuzzing,
+#                 loom, Miri, and one mutant of each oracle
 #   make bench    measure in guest instructions, next to Linux: a table, and target/report/index.html
-#   make fuzz     a minute of random input for each reader of input from outside (FUZZ_SECONDS=, FUZZ_SEED=)
-#   make soak     random work of all kinds on 4 CPUs for TIME= minutes (10), from SEED= (another one each time)
-#   make inject   each self-test again and again, every time with something else failing: up to an hour
+#   make fuzz     random input for each parser and system call (FUZZ_SECONDS=60 each, FUZZ_SEED=)
+#   make soak     random work of all kinds on 4 CPUs for TIME=10 minutes, from SEED= (another one each time)
+#   make inject   each self-test repeatedly, each time with another operation failing: up to an hour
 #   make debug    boot stopped, waiting for gdb on port 1234
+#
+# Parts of `make check` by themselves: make miri, loom, mutants (all of them), modules (cycles), prose, names.
+# Only some cases: `cargo xtask test NAME..`.
 #
 # Knobs, on the command line or in the environment:
 #   BOARD=virt-9.1  MEM=4G  SMP=4  APPEND="selftest"  INITRD=my.cpio  QEMU_ARGS="-device edu"
@@ -19,13 +23,14 @@ export BOARD MEM SMP APPEND QEMU_ARGS INITRD
 
 SUDO := $(if $(filter-out 0,$(shell id -u)),sudo)
 
-.PHONY: build run image test check bench inject debug
-build run image test check bench inject debug: | linker
+VERBS := build run image test check bench inject debug miri loom mutants modules prose names
+.PHONY: $(VERBS)
+$(VERBS): | linker
 	@cargo xtask $@ $(if $(filter bench,$@),$(BENCH:%='%'))
 
 .DEFAULT_GOAL := build
 
-# Optimised, and with the checks of a debug build.
+# Optimised, with debug assertions.
 .PHONY: fuzz
 fuzz: export FUZZ_SECONDS ?= 60
 fuzz: | linker
@@ -40,7 +45,7 @@ soak: | linker
 	  | tee target/soak.log
 	@grep -q "^soak: passed" target/soak.log
 
-# cargo links programs for this host (xtask, the tests) with cc; everything else xtask installs.
+# cargo links host programs (xtask, the tests) with cc; xtask installs everything else.
 .PHONY: linker
 linker:
 	@command -v cc >/dev/null || { \

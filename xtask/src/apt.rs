@@ -14,7 +14,7 @@ const LIST: &str = "/etc/apt/sources.list";
 
 /// One place packages come from.
 #[derive(Clone, Debug, Eq, PartialEq)]
-struct Source {
+struct AptSource {
     uri: String,
     suites: Vec<String>,
     components: Vec<String>,
@@ -73,7 +73,7 @@ pub fn extract(package: &str, architecture: Architecture, patterns: &[&str], dir
     if !is_here() {
         return Err(Error::Missing(format!("{package} is a Debian package, and there is no apt-get here")));
     }
-    let private = Private::new(architecture)?;
+    let private = PrivateApt::new(architecture)?;
     private.run("apt-get", &["update", "-q"])?;
     let real = private.real_name(package);
     println!("downloading {real}");
@@ -85,12 +85,12 @@ pub fn extract(package: &str, architecture: Architecture, patterns: &[&str], dir
 }
 
 /// apt with its state under `target/`, for packages of another architecture.
-struct Private {
+struct PrivateApt {
     root: PathBuf,
     architecture: Architecture,
 }
 
-impl Private {
+impl PrivateApt {
     fn new(architecture: Architecture) -> Result<Self> {
         let root = crate::workspace::target().join("apt").join(architecture.name());
         for part in ["state/lists/partial", "cache/archives/partial", "packages"] {
@@ -190,7 +190,7 @@ pub fn enable_backports() -> Result<String> {
 }
 
 /// The stanza for the suite: same mirror and keys as the release itself.
-fn backports(sources: &[Source], codename: &str, suite: &str) -> Option<String> {
+fn backports(sources: &[AptSource], codename: &str, suite: &str) -> Option<String> {
     let has = |list: &[String], word: &str| list.iter().any(|item| item == word);
     let release =
         sources.iter().find(|source| has(&source.suites, codename) && has(&source.components, "main"))?;
@@ -209,7 +209,7 @@ fn codename(os_release: &str) -> Option<String> {
     (value("ID")? == "debian").then(|| value("VERSION_CODENAME"))?
 }
 
-fn sources() -> Result<Vec<Source>> {
+fn sources() -> Result<Vec<AptSource>> {
     let mut found = Vec::new();
     let mut files = vec![PathBuf::from(LIST)];
     let directory = fs::read_dir(LISTS).map_err(Error::file("read", Path::new(LISTS)))?;
@@ -226,7 +226,7 @@ fn sources() -> Result<Vec<Source>> {
 }
 
 /// One stanza of a `.sources` file (deb822), if it is in use and offers binary packages.
-fn stanza(text: &str) -> Option<Source> {
+fn stanza(text: &str) -> Option<AptSource> {
     let field = |name: &str| field(text, name);
     let list = |name: &str| -> Option<Vec<String>> {
         Some(field(name)?.split_whitespace().map(str::to_owned).collect())
@@ -235,7 +235,7 @@ fn stanza(text: &str) -> Option<Source> {
     if switched_off || !list("Types")?.iter().any(|kind| kind == "deb") {
         return None;
     }
-    Some(Source {
+    Some(AptSource {
         uri: list("URIs")?.into_iter().next()?,
         suites: list("Suites")?,
         components: list("Components").unwrap_or_default(),
@@ -255,7 +255,7 @@ fn field(stanza: &str, name: &str) -> Option<String> {
 }
 
 /// One line of a `.list` file: `deb [option=value ...] URI SUITE COMPONENT...`.
-fn one_line(line: &str) -> Option<Source> {
+fn one_line(line: &str) -> Option<AptSource> {
     let rest = line.split('#').next()?.trim().strip_prefix("deb")?;
     let rest = rest.strip_prefix([' ', '\t'])?.trim_start();
     let (options, rest) = match rest.strip_prefix('[') {
@@ -263,7 +263,7 @@ fn one_line(line: &str) -> Option<Source> {
         None => ("", rest),
     };
     let mut words = rest.split_whitespace().map(str::to_owned);
-    Some(Source {
+    Some(AptSource {
         uri: words.next()?,
         suites: vec![words.next()?],
         components: words.collect(),
@@ -303,7 +303,7 @@ mod tests {
         ))
     }
 
-    fn derived(sources: &[Source]) -> Option<String> {
+    fn derived(sources: &[AptSource]) -> Option<String> {
         backports(sources, "bookworm", "bookworm-backports")
     }
 

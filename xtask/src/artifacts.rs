@@ -5,7 +5,7 @@ use std::process::Command;
 
 use crate::command::{cargo, run};
 use crate::error::{Error, Result};
-use crate::initramfs::{self, Program};
+use crate::initramfs::{self, PackedProgram};
 use crate::workspace::{self, KERNEL_TARGET, USER_TARGET};
 use crate::{image, tools};
 
@@ -66,10 +66,10 @@ fn movable_program(name: &str) -> Command {
     command
 }
 
-fn read_programs() -> Result<Vec<Program>> {
+fn read_programs() -> Result<Vec<PackedProgram>> {
     let read = |name| {
         let path = release(USER_TARGET, name);
-        Ok(Program { name, bytes: std::fs::read(&path).map_err(Error::file("read", &path))? })
+        Ok(PackedProgram { name, bytes: std::fs::read(&path).map_err(Error::file("read", &path))? })
     };
     PROGRAMS.into_iter().map(read).collect()
 }

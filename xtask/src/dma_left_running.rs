@@ -82,11 +82,11 @@ pub fn checksum(archive: &Path) -> Result<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::initramfs::{Program, pack};
+    use crate::initramfs::{PackedProgram, pack};
 
     #[test]
     fn a_file_is_found_where_its_bytes_are() {
-        let program = |name, byte| Program { name, bytes: vec![byte; 5001] };
+        let program = |name, byte| PackedProgram { name, bytes: vec![byte; 5001] };
         let archive = pack(&[program("bench", 1), program("mosaic", 7), program("probe", 3)]);
         let file = find(&archive, FILE).unwrap();
         assert_eq!(archive[file], [7; 5001]);

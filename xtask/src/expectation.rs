@@ -9,7 +9,7 @@ use crate::qemu::{QemuExit, QemuRun};
 
 /// What a run has to show.
 #[derive(Clone, Copy, Debug)]
-pub enum Expectation {
+pub enum ConsoleExpectation {
     /// A KTAP report in which nothing fails, on a guest that powers off.
     Ktap,
     /// The same, and nothing is skipped: the machine has all that any test needs.
@@ -34,7 +34,7 @@ pub struct CaseResult {
 const PANIC: &str = "kernel panic:";
 const TOTALS: &str = "# totals:";
 
-impl Expectation {
+impl ConsoleExpectation {
     /// Whether this line is the last thing a halting guest says.
     pub fn is_last(self, line: &str) -> bool {
         match self {
@@ -250,7 +250,7 @@ mod tests {
     }
 
     fn ktap(console: &str) -> CaseResult {
-        Expectation::Ktap.evaluate(&ended(console, QemuExit::PoweredOff))
+        ConsoleExpectation::Ktap.evaluate(&ended(console, QemuExit::PoweredOff))
     }
 
     const GOOD: &str = "boot: 4 CPUs\nKTAP version 1\n1..3\nok 1 zones_do_not_overlap\n# edu: 2 chunks\n\
@@ -307,33 +307,38 @@ mod tests {
             QemuExit::RanAway,
             QemuExit::Stopped,
         ] {
-            let verdict = Expectation::Ktap.evaluate(&ended(GOOD, end));
+            let verdict = ConsoleExpectation::Ktap.evaluate(&ended(GOOD, end));
             assert_eq!((verdict.counts.failed, verdict.failures.len()), (1, 1), "{end:?}");
         }
     }
 
     #[test]
     fn a_machine_that_has_everything_skips_nothing() {
-        let verdict = Expectation::KtapWithoutSkips.evaluate(&ended(GOOD, QemuExit::PoweredOff));
+        let verdict = ConsoleExpectation::KtapWithoutSkips.evaluate(&ended(GOOD, QemuExit::PoweredOff));
         assert_eq!(verdict.counts, TestCounts { passed: 2, failed: 1, skipped: 1 });
         assert!(verdict.failures[0].ends_with("edu_crosses # SKIP no edu device"), "{verdict:?}");
     }
 
     #[test]
     fn a_guest_without_power_off_is_stopped_at_its_totals() {
-        assert!(Expectation::KtapThenHalt.is_last("# totals: pass:2 fail:0 skip:1"));
-        assert!(!Expectation::Ktap.is_last("# totals: pass:2 fail:0 skip:1"));
-        assert_eq!(Expectation::KtapThenHalt.evaluate(&ended(GOOD, QemuExit::Stopped)).counts.failed, 0);
+        assert!(ConsoleExpectation::KtapThenHalt.is_last("# totals: pass:2 fail:0 skip:1"));
+        assert!(!ConsoleExpectation::Ktap.is_last("# totals: pass:2 fail:0 skip:1"));
         assert_eq!(
-            Expectation::KtapThenHalt.evaluate(&ended(GOOD, QemuExit::Died(Some(1)))).counts.failed,
+            ConsoleExpectation::KtapThenHalt.evaluate(&ended(GOOD, QemuExit::Stopped)).counts.failed,
+            0
+        );
+        assert_eq!(
+            ConsoleExpectation::KtapThenHalt.evaluate(&ended(GOOD, QemuExit::Died(Some(1)))).counts.failed,
             1
         );
     }
 
     #[test]
     fn expected_text_must_come_in_order_and_forbidden_text_not_at_all() {
-        let expect =
-            Expectation::PowerOff { shown: &["vmalloc bytes: 0", "init: exit status 0"], never: &[PANIC] };
+        let expect = ConsoleExpectation::PowerOff {
+            shown: &["vmalloc bytes: 0", "init: exit status 0"],
+            never: &[PANIC],
+        };
         let table = [
             ("vmalloc bytes: 0\ninit: exit status 0\n", QemuExit::PoweredOff, true),
             ("init: exit status 0\nvmalloc bytes: 0\n", QemuExit::PoweredOff, false),
@@ -356,7 +361,7 @@ mod tests {
 
     #[test]
     fn a_halting_guest_is_stopped_after_its_last_words() {
-        let expect = Expectation::Halt { shown: &["device tree", "bad magic"] };
+        let expect = ConsoleExpectation::Halt { shown: &["device tree", "bad magic"] };
         assert!(expect.is_last("device tree at 0x0: bad magic"));
         assert!(!expect.is_last("device tree"));
         let run = ended("device tree at 0x0: bad magic\n", QemuExit::Stopped);

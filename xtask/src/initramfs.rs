@@ -11,7 +11,7 @@ const DIRECTORY: u32 = 0o040_755;
 const PROGRAM: u32 = 0o100_755;
 
 /// One program: its name in `/bin` and its bytes.
-pub struct Program {
+pub struct PackedProgram {
     /// The name in `/bin`.
     pub name: &'static str,
     /// An ELF file.
@@ -19,7 +19,7 @@ pub struct Program {
 }
 
 /// The archive: `/bin` and the programs in it, no time stamps, owned by root, padded to whole 4 KiB pages.
-pub fn pack(programs: &[Program]) -> Vec<u8> {
+pub fn pack(programs: &[PackedProgram]) -> Vec<u8> {
     let directory = (entry("bin", DIRECTORY, 2), Cursor::new(&[][..]));
     let files = programs.iter().map(|program| {
         (entry(&format!("bin/{}", program.name), PROGRAM, 1), Cursor::new(&program.bytes[..]))
@@ -35,7 +35,7 @@ fn entry(name: &str, mode: u32, links: u32) -> NewcBuilder {
 }
 
 /// Packs the programs into a file.
-pub fn write(programs: &[Program], archive: &Path) -> Result<u64> {
+pub fn write(programs: &[PackedProgram], archive: &Path) -> Result<u64> {
     let bytes = pack(programs);
     std::fs::write(archive, &bytes).map_err(Error::file("write", archive))?;
     Ok(bytes.len() as u64)
@@ -45,10 +45,10 @@ pub fn write(programs: &[Program], archive: &Path) -> Result<u64> {
 mod tests {
     use super::*;
 
-    fn sample() -> Vec<Program> {
+    fn sample() -> Vec<PackedProgram> {
         vec![
-            Program { name: "mosaic", bytes: b"\x7fELF one".to_vec() },
-            Program { name: "probe", bytes: vec![7; 5001] },
+            PackedProgram { name: "mosaic", bytes: b"\x7fELF one".to_vec() },
+            PackedProgram { name: "probe", bytes: vec![7; 5001] },
         ]
     }
 

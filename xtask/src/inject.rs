@@ -82,14 +82,14 @@ fn leak(text: String) -> &'static str {
 
 /// Failures of a class, and how many there could have been.
 #[derive(Clone, Copy, Default)]
-struct Count {
+struct InjectedCount {
     failed: u64,
     events: u64,
 }
 
 /// How many failures there were of each class, and in how many tests some were left out.
 fn sum(consoles: impl Iterator<Item = String>) -> String {
-    let (mut counts, mut tests, mut cut, mut ways_left) = (BTreeMap::<String, Count>::new(), 0, 0, 0);
+    let (mut counts, mut tests, mut cut, mut ways_left) = (BTreeMap::<String, InjectedCount>::new(), 0, 0, 0);
     for console in consoles {
         let tried =
             console.lines().filter(|line| name_of(line).is_some()).filter_map(|line| line.split_once(" # "));
@@ -103,8 +103,8 @@ fn sum(consoles: impl Iterator<Item = String>) -> String {
             }
         }
     }
-    let of = |count: &Count| format!("{} of {}", count.failed, count.events);
-    let all = counts.values().fold(Count::default(), |all, one| Count {
+    let of = |count: &InjectedCount| format!("{} of {}", count.failed, count.events);
+    let all = counts.values().fold(InjectedCount::default(), |all, one| InjectedCount {
         failed: all.failed + one.failed,
         events: all.events + one.events,
     });
@@ -117,10 +117,10 @@ fn sum(consoles: impl Iterator<Item = String>) -> String {
 }
 
 /// The class and the numbers in `frames 18` or `frames 18 of 39`.
-fn class_of(part: &str) -> Option<(&str, Count)> {
+fn class_of(part: &str) -> Option<(&str, InjectedCount)> {
     let (class, count) = part.split_once(' ')?;
     let (failed, events) = count.split_once(" of ").unwrap_or((count, count));
-    Some((class, Count { failed: failed.parse().ok()?, events: events.parse().ok()? }))
+    Some((class, InjectedCount { failed: failed.parse().ok()?, events: events.parse().ok()? }))
 }
 
 #[cfg(test)]

@@ -36,8 +36,10 @@ mod matrix;
 mod miri;
 mod modules;
 mod mutants;
+mod names;
 mod prepare;
 mod progress;
+mod prose;
 mod qemu;
 mod raspberry_pi;
 mod run;
@@ -51,7 +53,7 @@ mod trace;
 mod workspace;
 
 const USAGE: &str =
-    "usage: cargo xtask build | run | image | test [CASE..] | inject [WORD..] | mutants [WORD..] | modules [FROM TO] | loom | miri [WORD..] | check | bench [GLOB | --bless | ..] | debug
+    "usage: cargo xtask build | run | image | test [CASE..] | inject [WORD..] | mutants [WORD..] | modules [FROM TO] | names | prose [PATH..] | loom | miri [WORD..] | check | bench [GLOB | --bless | ..] | debug
 knobs (environment): BOARD MEM SMP APPEND QEMU_ARGS INITRD";
 
 fn main() -> ExitCode {
@@ -80,6 +82,8 @@ fn dispatch(verb: &str, rest: &[String]) -> Result<ExitCode> {
         "mutants" => mutants::mutants(rest).map(conclude),
         "miri" => miri::test(rest).map(conclude),
         "modules" => modules::check(rest).map(conclude),
+        "names" => names::list().map(conclude),
+        "prose" => prose::check(rest).map(conclude),
         "loom" => loom::test().map(conclude),
         "check" => check::check().map(conclude),
         _ => Err(Error::Usage(USAGE)),

@@ -27,14 +27,14 @@ const FLAGS: &str = "-Zmiri-disable-isolation -Zmiri-permissive-provenance";
 const PROPTEST_CASES: &str = "4";
 
 /// Some tests of a package.
-struct Job {
+struct MiriJob {
     package: &'static str,
     tests: &'static [&'static str],
     /// More flags for Miri.
     flags: &'static str,
 }
 
-impl Job {
+impl MiriJob {
     const fn of(package: &'static str, tests: &'static [&'static str]) -> Self {
         Self { package, tests, flags: "" }
     }
@@ -52,27 +52,35 @@ const WHOLE_RAM: &str =
     "-Zmiri-ignore-leaks -Zmiri-disable-stacked-borrows -Zmiri-disable-data-race-detector";
 
 /// All that runs, the longest first.
-const JOBS: &[Job] = &[
+const JOBS: &[MiriJob] = &[
     // Those that map much have not been through it.
-    Job { package: "drivers", tests: &["--test", "smmu", "--", "commands::", "events::"], flags: WHOLE_RAM },
-    Job { package: "drivers", tests: &["--lib"], flags: LEAKS },
+    MiriJob {
+        package: "drivers",
+        tests: &["--test", "smmu", "--", "commands::", "events::"],
+        flags: WHOLE_RAM,
+    },
+    MiriJob { package: "drivers", tests: &["--lib"], flags: LEAKS },
     // Device trees, which safe code reads, take a minute a test.
-    Job { package: "kernel", tests: &["--lib", "--", "--skip", "board::"], flags: LEAKS },
-    Job { package: "kernel", tests: &["--test", "caches"], flags: WHOLE_RAM },
+    MiriJob { package: "kernel", tests: &["--lib", "--", "--skip", "board::"], flags: LEAKS },
+    MiriJob { package: "kernel", tests: &["--test", "caches"], flags: WHOLE_RAM },
     // Those that build whole tables take minutes, and the crate has no unsafe code.
-    Job::of("pagetable", &["--lib", "--", "change::", "descriptor::", "geometry::", "mapping::", "steps::"]),
-    Job::of("smmu-spec", &["--lib", "--tests"]),
-    Job::of("memory", &["--lib", "--tests"]),
-    Job::of("program", &["--lib", "--tests"]),
-    Job::of("arch", &["--lib"]),
-    Job::of("dma-api", &["--lib", "--tests"]),
-    Job::of("addr", &["--lib"]),
-    Job::of("abi", &["--lib"]),
+    MiriJob::of(
+        "pagetable",
+        &["--lib", "--", "change::", "descriptor::", "geometry::", "mapping::", "steps::"],
+    ),
+    MiriJob::of("smmu-spec", &["--lib", "--tests"]),
+    MiriJob::of("memory", &["--lib", "--tests"]),
+    MiriJob::of("program", &["--lib", "--tests"]),
+    MiriJob::of("arch", &["--lib"]),
+    MiriJob::of("dma-api", &["--lib", "--tests"]),
+    MiriJob::of("addr", &["--lib"]),
+    MiriJob::of("abi", &["--lib"]),
 ];
 
 /// Runs them all, or those whose names contain one of the words.
 pub fn test(only: &[String]) -> Result<TestCounts> {
-    let wanted = |job: &&Job| only.is_empty() || only.iter().any(|word| job.name().contains(word.as_str()));
+    let wanted =
+        |job: &&MiriJob| only.is_empty() || only.iter().any(|word| job.name().contains(word.as_str()));
     let jobs: Vec<_> = JOBS.iter().filter(wanted).collect();
     if let Err(why) = tools::miri(TOOLCHAIN) {
         println!("Miri: {} tests skipped: {why}", jobs.len());
@@ -98,7 +106,7 @@ pub fn test(only: &[String]) -> Result<TestCounts> {
 }
 
 /// Runs one; an error of the tool itself is a failure.
-fn one(job: &Job) -> (TestCounts, String) {
+fn one(job: &MiriJob) -> (TestCounts, String) {
     let started = Instant::now();
     let mut command = command(job);
     let output = command.output().map_err(|cause| Error::Start { program: "rustup".into(), cause });
@@ -136,7 +144,7 @@ fn counts(text: &str, success: bool) -> TestCounts {
     sum
 }
 
-fn command(job: &Job) -> Command {
+fn command(job: &MiriJob) -> Command {
     // Not `cargo` from the environment, which is that of the toolchain that runs this.
     let mut command = Command::new("rustup");
     command.args(["run", TOOLCHAIN, "cargo", "miri", "test", "--no-fail-fast", "--target-dir"]);

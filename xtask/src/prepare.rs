@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::artifacts::Artifacts;
 use crate::elf_file::{self, AARCH64, Segment};
 use crate::error::{Error, Result};
-use crate::initramfs::{self, Program};
+use crate::initramfs::{self, PackedProgram};
 use crate::machine::{BootImage, BootInput, QemuMachine};
 use crate::matrix::{BootMethod, Case};
 use crate::{boards, disk, dma_left_running, dtb, el3_wrapper};
@@ -73,11 +73,11 @@ fn bad_initramfs(start: BootMethod, good: &PathBuf) -> Result<Vec<u8>> {
 }
 
 /// Programs that cannot be started: a text, the start of a program, a program for another machine.
-fn broken_programs() -> [Program; 3] {
+fn broken_programs() -> [PackedProgram; 3] {
     let program = |machine| elf_file::executable(machine, 0x40_0000, &[Segment::new(0x40_0000, &[0; 4096])]);
     [
-        Program { name: "text", bytes: b"#!/bin/sh\necho no\n".to_vec() },
-        Program { name: "cut", bytes: program(AARCH64)[..100].to_vec() },
-        Program { name: "foreign", bytes: program(X86_64) },
+        PackedProgram { name: "text", bytes: b"#!/bin/sh\necho no\n".to_vec() },
+        PackedProgram { name: "cut", bytes: program(AARCH64)[..100].to_vec() },
+        PackedProgram { name: "foreign", bytes: program(X86_64) },
     ]
 }

@@ -9,7 +9,7 @@ const DURATIONS: &str = include_str!("../durations.tsv");
 
 /// How far a run of the matrix is.
 #[derive(Debug)]
-pub struct Progress {
+pub struct MatrixProgress {
     total: usize,
     finished: usize,
     /// Recorded seconds of all cases, and of those that have finished.
@@ -17,7 +17,7 @@ pub struct Progress {
     start: Instant,
 }
 
-impl Progress {
+impl MatrixProgress {
     /// Starts the clock for these cases.
     pub fn start<'a>(cases: impl Iterator<Item = &'a str>) -> Self {
         let mut progress = Self { total: 0, finished: 0, recorded: (0.0, 0.0), start: Instant::now() };
@@ -75,15 +75,16 @@ mod tests {
 
     #[test]
     fn the_estimate_scales_with_the_elapsed_time() {
-        let progress = Progress { total: 3, finished: 1, recorded: (90.0, 30.0), start: Instant::now() };
+        let progress =
+            MatrixProgress { total: 3, finished: 1, recorded: (90.0, 30.0), start: Instant::now() };
         assert_eq!(progress.left(Duration::from_secs(60)), Some(Duration::from_secs(120)));
-        let finished = Progress { finished: 3, recorded: (90.0, 90.0), ..progress };
+        let finished = MatrixProgress { finished: 3, recorded: (90.0, 90.0), ..progress };
         assert_eq!(finished.left(Duration::from_secs(60)), None);
     }
 
     #[test]
     fn the_last_case_has_no_estimate() {
-        let mut progress = Progress::start(["mosaic", "no-such-case"].into_iter());
+        let mut progress = MatrixProgress::start(["mosaic", "no-such-case"].into_iter());
         assert!(progress.finish("mosaic").starts_with("[1/2, "));
         assert_eq!(progress.finish("no-such-case"), "[2/2]");
         assert_eq!(

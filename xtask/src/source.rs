@@ -4,7 +4,7 @@
 
 use std::ops::Range;
 
-use proc_macro2::{Delimiter, Span, TokenStream, TokenTree};
+use proc_macro2::{Delimiter, Group, Span, TokenStream, TokenTree};
 
 use crate::error::{Error, Result};
 
@@ -19,6 +19,8 @@ pub struct Token {
 /// An item: its name, its tokens from the keyword on, and the group that holds its items, if it is a container.
 #[derive(Debug)]
 pub struct Item {
+    /// `fn`, `struct`, `impl` ...
+    pub keyword: String,
     /// The name; for `impl`, the last segment of the self type.
     pub name: String,
     pub trees: Vec<TokenTree>,
@@ -89,6 +91,38 @@ fn is_documentation(tree: &TokenTree) -> bool {
         && group.stream().into_iter().next().is_some_and(|first| is_word(&first, "doc")))
 }
 
+/// Drops each `#[cfg(test)]` with what it belongs to, at every depth.
+pub fn without_tests(trees: Vec<TokenTree>) -> Vec<TokenTree> {
+    let mut kept = Vec::new();
+    let mut trees = trees.into_iter();
+    while let Some(tree) = trees.next() {
+        match tree {
+            TokenTree::Group(group) if is_test_attribute(&group) => {
+                kept.pop();
+                let is_end = |tree: &TokenTree| match tree {
+                    TokenTree::Group(group) => group.delimiter() == Delimiter::Brace,
+                    TokenTree::Punct(punct) => [';', ','].contains(&punct.as_char()),
+                    _ => false,
+                };
+                trees.by_ref().find(is_end);
+            }
+            TokenTree::Group(group) => {
+                let inner = without_tests(group.stream().into_iter().collect());
+                let mut new = Group::new(group.delimiter(), inner.into_iter().collect());
+                new.set_span(group.span());
+                kept.push(new.into());
+            }
+            other => kept.push(other),
+        }
+    }
+    kept
+}
+
+fn is_test_attribute(group: &Group) -> bool {
+    let text: String = tokens(&[group.clone().into()]).into_iter().map(|token| token.text).collect();
+    text == "[cfg(test)]" || text.starts_with("[cfg(all(test,")
+}
+
 /// The items among `trees`, those of one level.
 pub fn items(trees: &[TokenTree]) -> Vec<Item> {
     let mut items = Vec::new();
@@ -131,7 +165,7 @@ fn item_at(trees: &[TokenTree]) -> Option<Item> {
         TokenTree::Group(body) if ["impl", "mod", "trait"].contains(&keyword.as_str()) => Some(body.stream()),
         _ => None,
     };
-    Some(Item { name, trees: trees[..=end].to_vec(), body })
+    Some(Item { keyword, name, trees: trees[..=end].to_vec(), body })
 }
 
 /// The last segment of the self type in the header of an `impl`.

@@ -11,7 +11,7 @@ use crate::counts::TestCounts;
 use crate::error::{Error, Result};
 use crate::expectation::CaseResult;
 use crate::matrix::{self, Case, KernelBuild, Tier};
-use crate::progress::{self, Progress};
+use crate::progress::{self, MatrixProgress};
 use crate::qemu::{self, QemuRun};
 use crate::same_image::{self, StartedImages};
 use crate::{bench, boards, host, prepare, screen, skips, tools, workspace};
@@ -85,7 +85,7 @@ pub fn matrix(cases: &[&Case], built: &Artifacts) -> Result<TestCounts> {
     println!("{} boots, {AT_ONCE} at a time; consoles in {}", cases.len(), logs.display());
     let mut cases = cases.to_vec();
     cases.sort_by(|a, b| progress::recorded(b.name).total_cmp(&progress::recorded(a.name)));
-    let progress = Progress::start(cases.iter().map(|case| case.name));
+    let progress = MatrixProgress::start(cases.iter().map(|case| case.name));
     let next = AtomicUsize::new(0);
     let sum = Mutex::new((TestCounts::default(), StartedImages::default(), progress));
     thread::scope(|scope| {

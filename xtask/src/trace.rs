@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 /// One event, as `dma: KIND dev=.. sid=.. iova=.. len=0x.. attrs=.. chunks=N`.
 #[derive(Debug)]
-struct Event<'a> {
+struct TraceEvent<'a> {
     kind: &'a str,
     len: u64,
     chunks: usize,
@@ -34,8 +34,8 @@ pub fn mosaic(console: &str) -> Vec<String> {
     failures
 }
 
-fn read(console: &str) -> Result<Vec<Event<'_>>, String> {
-    let mut events: Vec<Event<'_>> = Vec::new();
+fn read(console: &str) -> Result<Vec<TraceEvent<'_>>, String> {
+    let mut events: Vec<TraceEvent<'_>> = Vec::new();
     for line in console.lines() {
         if let Some(chunk) = line.strip_prefix("dma:   chunk ") {
             let run = number(chunk, "pa").zip(number(chunk, "len")).ok_or(format!("unreadable: {line}"))?;
@@ -48,12 +48,17 @@ fn read(console: &str) -> Result<Vec<Event<'_>>, String> {
     Ok(events)
 }
 
-fn event(rest: &str) -> Option<Event<'_>> {
+fn event(rest: &str) -> Option<TraceEvent<'_>> {
     let all = ["dev", "sid", "iova", "len", "attrs", "chunks"];
     let keys = rest.split_whitespace().skip(1).map(|word| word.split('=').next().unwrap_or(word));
     (keys.eq(all)).then_some(())?;
     let chunks = value(rest, "chunks")?.parse().ok()?;
-    Some(Event { kind: rest.split_whitespace().next()?, len: number(rest, "len")?, chunks, runs: Vec::new() })
+    Some(TraceEvent {
+        kind: rest.split_whitespace().next()?,
+        len: number(rest, "len")?,
+        chunks,
+        runs: Vec::new(),
+    })
 }
 
 fn value<'a>(line: &'a str, key: &str) -> Option<&'a str> {
@@ -64,7 +69,7 @@ fn number(line: &str, key: &str) -> Option<u64> {
     u64::from_str_radix(value(line, key)?.strip_prefix("0x")?, 16).ok()
 }
 
-fn buffer(first: &Event<'_>, failures: &mut Vec<String>) {
+fn buffer(first: &TraceEvent<'_>, failures: &mut Vec<String>) {
     let mut expect = |holds: bool, failure: String| {
         if !holds {
             failures.push(failure);
@@ -86,7 +91,7 @@ fn buffer(first: &Event<'_>, failures: &mut Vec<String>) {
 }
 
 /// As many bytes of each size were taken as were given back.
-fn balanced(events: &[Event<'_>], take: &str, give: &str, failures: &mut Vec<String>) {
+fn balanced(events: &[TraceEvent<'_>], take: &str, give: &str, failures: &mut Vec<String>) {
     let mut open = BTreeMap::<u64, i64>::new();
     for event in events {
         let change = i64::from(event.kind == take) - i64::from(event.kind == give);

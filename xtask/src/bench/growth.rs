@@ -17,7 +17,7 @@ enum Law {
 }
 
 /// A series: its name, what it is plotted over, and its law.
-struct Series {
+struct GrowthSeries {
     name: &'static str,
     over: Measure,
     law: Law,
@@ -26,13 +26,13 @@ struct Series {
 /// A number of a figure.
 type Measure = fn(&Figure) -> u64;
 
-const SERIES: [Series; 4] = [
-    Series { name: "growth_size", over: |figure| figure.key.size, law: Law::Linear(5) },
+const SERIES: [GrowthSeries; 4] = [
+    GrowthSeries { name: "growth_size", over: |figure| figure.key.size, law: Law::Linear(5) },
     // Places for small mappings are found among up to 512 pages of one table, by at most eight words.
-    Series { name: "growth_live", over: |figure| figure.key.count, law: Law::Flat(20) },
-    Series { name: "growth_streams", over: |figure| figure.key.count, law: Law::Flat(25) },
+    GrowthSeries { name: "growth_live", over: |figure| figure.key.count, law: Law::Flat(20) },
+    GrowthSeries { name: "growth_streams", over: |figure| figure.key.count, law: Law::Flat(25) },
     // With the number of pieces. Pieces of 2 MiB are left out: there one block takes the place of 512 pages.
-    Series { name: "growth_pieces", over: pieces, law: Law::Linear(5) },
+    GrowthSeries { name: "growth_pieces", over: pieces, law: Law::Linear(5) },
 ];
 const BLOCK: u64 = 2 << 20;
 /// A boot with more RAM may take so many times the instructions of the smallest one.
@@ -72,7 +72,7 @@ fn pieces(figure: &Figure) -> u64 {
     figure.key.size / figure.key.count.max(1)
 }
 
-impl Series {
+impl GrowthSeries {
     /// The measurements that differ in nothing but what is varied, in its order.
     fn groups<'a>(&self, figures: &'a [Figure]) -> Vec<Vec<&'a Figure>> {
         let mut groups: Vec<Vec<&Figure>> = Vec::new();

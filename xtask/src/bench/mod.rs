@@ -26,7 +26,7 @@ use crate::error::{Error, Result};
 use crate::{command, qemu, tools, workspace};
 use figures::Figure;
 use peer::{Peer, Wanted};
-use report::Report;
+use report::BenchReport;
 use session::{CONTENTION, EVENTS, GROWTH, MACHINES, OPERATIONS, Session, WALL};
 
 const USAGE: &str = "usage: cargo xtask bench [GLOB | --bless | --document | --stored | --store-peer]";
@@ -81,7 +81,7 @@ fn report(wanted: Wanted) -> Result<TestCounts> {
     let (mut about, logs) = (about(&peer)?, logs()?);
     about.push(repeated);
     about.iter().for_each(|line| println!("{line}"));
-    let page = Report {
+    let page = BenchReport {
         own: &own,
         linux: &peer.figures,
         rows: &rows,

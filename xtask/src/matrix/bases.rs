@@ -2,7 +2,7 @@
 
 use super::case::{BootMethod, Case, KernelBuild, Tier};
 use super::devices::TWO_EDUS;
-use crate::expectation::Expectation;
+use crate::expectation::ConsoleExpectation;
 use crate::machine::EDU;
 
 /// The start of a panic's report.
@@ -24,7 +24,7 @@ pub const SELFTEST: Case = Case {
     console: 0,
     start: BootMethod::Image,
     append: "selftest lowmem=256M",
-    expect: Expectation::Ktap,
+    expect: ConsoleExpectation::Ktap,
     screen: None,
     inspect: |_| Vec::new(),
     limit: 600,
@@ -39,7 +39,7 @@ pub const SHAPED: Case = Case {
     cpus: "2",
     memory: "1G",
     append: SHAPE,
-    expect: Expectation::KtapWithoutSkips,
+    expect: ConsoleExpectation::KtapWithoutSkips,
     limit: 150,
     ..SELFTEST
 };
@@ -62,6 +62,6 @@ pub const CHECKING: Case = Case {
 
 /// A boot that reports an error and powers off, on the smallest machine.
 pub const fn refusal(name: &'static str, append: &'static str, shown: &'static [&'static str]) -> Case {
-    let expect = Expectation::PowerOff { shown, never: &[PANIC] };
+    let expect = ConsoleExpectation::PowerOff { shown, never: &[PANIC] };
     Case { name, cpus: "1", memory: "512M", append, expect, limit: 60, ..SELFTEST }
 }

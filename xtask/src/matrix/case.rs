@@ -1,7 +1,7 @@
 //! A row of the matrix: a machine, the boot, and the expected console.
 
 use crate::el3_wrapper::TreeSource;
-use crate::expectation::Expectation;
+use crate::expectation::ConsoleExpectation;
 use crate::machine::QemuMachine;
 
 /// One boot and its expected console.
@@ -36,7 +36,7 @@ pub struct Case {
     /// The boot arguments.
     pub append: &'static str,
     /// The expected console.
-    pub expect: Expectation,
+    pub expect: ConsoleExpectation,
     /// The line of the console after which the screen shows the tesserae, if it does.
     pub screen: Option<&'static str>,
     /// An additional check of the console; returns the failures.

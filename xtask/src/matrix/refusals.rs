@@ -2,14 +2,14 @@
 
 use super::bases::{PANIC, raspberry_pi, refusal};
 use super::case::{BootMethod, Case};
-use crate::expectation::Expectation;
+use crate::expectation::ConsoleExpectation;
 
 /// The rows.
 pub const CASES: &[Case] = &[
     refusal("bad-lowmem", "lowmem=banana", &["error: bad boot argument \"lowmem=banana\": "]),
     // A watchdog switches off before there are tables of the kernel's own, too.
     Case {
-        expect: Expectation::PowerOff {
+        expect: ConsoleExpectation::PowerOff {
             shown: &["error: bad boot argument \"lowmem=banana\": "],
             never: &[PANIC],
         },
@@ -18,7 +18,10 @@ pub const CASES: &[Case] = &[
         ..raspberry_pi("raspi3b-bad-lowmem", "raspi3b")
     },
     Case {
-        expect: Expectation::PowerOff { shown: &["error: lowmem=0x100000: at least"], never: &[PANIC] },
+        expect: ConsoleExpectation::PowerOff {
+            shown: &["error: lowmem=0x100000: at least"],
+            never: &[PANIC],
+        },
         append: "lowmem=1M",
         limit: 60,
         ..raspberry_pi("raspi4b-lowmem-too-small", "raspi4b")

@@ -3,7 +3,7 @@
 use super::bases::{SELFTEST, raspberry_pi};
 use super::case::{BootMethod, Case, Tier};
 use super::devices::{BEHIND_BRIDGES, STAGE2_ONLY, TWO_EDUS, WIDE_EDU};
-use crate::expectation::Expectation;
+use crate::expectation::ConsoleExpectation;
 
 /// Neither the devices nor the SMMU's walks snoop the caches.
 const NON_COHERENT: &[(&str, &str)] = &[("dma-coherent", "dma-coherenX")];
@@ -12,7 +12,12 @@ const FIRST_UART: &[(&str, &str)] = &[("serial1:115200n8", "serial0:115200n8")];
 
 /// The rows.
 pub const CASES: &[Case] = &[
-    Case { name: "virt-gicv3-4cpu-2G", devices: TWO_EDUS, expect: Expectation::KtapWithoutSkips, ..SELFTEST },
+    Case {
+        name: "virt-gicv3-4cpu-2G",
+        devices: TWO_EDUS,
+        expect: ConsoleExpectation::KtapWithoutSkips,
+        ..SELFTEST
+    },
     Case { name: "virt-gicv3-4cpu-4G", tier: Tier::Check, memory: "4G", append: "selftest", ..SELFTEST },
     Case { name: "virt-gicv2-4cpu-2G", tier: Tier::Check, gic: 2, ..SELFTEST },
     Case {

@@ -4,7 +4,7 @@ use super::bases::{SELFTEST, SHAPED, refusal};
 use super::case::{BootMethod, Case};
 use super::devices::{BYPASSED_ROOT, NUMA, SECOND_ROOT, UNRESERVED_300G};
 use crate::el3_wrapper::TreeSource;
-use crate::expectation::Expectation;
+use crate::expectation::ConsoleExpectation;
 use crate::malformed_trees;
 
 /// RAM above 4 GiB alone, devices by a table.
@@ -36,7 +36,7 @@ pub const CASES: &[Case] = &[
     Case {
         name: "virt-bypassed-bus",
         options: "dtb-randomness=off,default-bus-bypass-iommu=on",
-        expect: Expectation::Ktap,
+        expect: ConsoleExpectation::Ktap,
         ..SHAPED
     },
     Case {
@@ -63,7 +63,7 @@ pub const CASES: &[Case] = &[
     Case {
         start: BootMethod::El3(TreeSource::Modified(malformed_trees::no_psci)),
         cpus: "4",
-        expect: Expectation::Halt {
+        expect: ConsoleExpectation::Halt {
             shown: &[
                 "warning: cpu 0x1: ignored: no way to start it",
                 "warning: cpu 0x3: ignored: ",
@@ -79,7 +79,7 @@ pub const CASES: &[Case] = &[
         name: "el3-entry",
         options: "dtb-randomness=off,secure=on",
         start: BootMethod::El3(TreeSource::Qemu),
-        expect: Expectation::KtapThenHalt,
+        expect: ConsoleExpectation::KtapThenHalt,
         ..SELFTEST
     },
     Case {
@@ -88,7 +88,7 @@ pub const CASES: &[Case] = &[
         cpus: "4",
         options: "dtb-randomness=off,secure=on",
         start: BootMethod::El3(TreeSource::Qemu),
-        expect: Expectation::KtapThenHalt,
+        expect: ConsoleExpectation::KtapThenHalt,
         ..SHAPED
     },
     Case {
@@ -96,7 +96,7 @@ pub const CASES: &[Case] = &[
         options: "dtb-randomness=off,secure=on,virtualization=on",
         start: BootMethod::El3(TreeSource::Qemu),
         append: "selftest=boot.* lowmem=256M",
-        expect: Expectation::KtapThenHalt,
+        expect: ConsoleExpectation::KtapThenHalt,
         ..SELFTEST
     },
     Case { name: "sbsa-ref", start: BootMethod::El3(TreeSource::Qemu), ..SBSA_REF },
@@ -105,7 +105,7 @@ pub const CASES: &[Case] = &[
         name: "sbsa-ref-el2",
         cpus: "1",
         append: "selftest=boot.*",
-        expect: Expectation::KtapThenHalt,
+        expect: ConsoleExpectation::KtapThenHalt,
         ..SBSA_REF
     },
 ];

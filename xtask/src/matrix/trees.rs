@@ -3,7 +3,7 @@
 use super::bases::refusal;
 use super::case::{BootMethod, Case};
 use crate::el3_wrapper::TreeSource;
-use crate::expectation::Expectation;
+use crate::expectation::ConsoleExpectation;
 use crate::malformed_trees;
 
 /// A device tree with odd nodes: their devices are left out, with a reason, and a program runs all the same.
@@ -101,7 +101,7 @@ pub const CASES: &[Case] = &[
         &["ignored: ", "init: exit status 0"],
     ),
     Case {
-        expect: Expectation::Halt {
+        expect: ConsoleExpectation::Halt {
             shown: &[
                 "error: device tree with 8000 memory reservations exceeds the limit of 1024",
                 "; halted",
@@ -138,17 +138,17 @@ pub const CASES: &[Case] = &[
     ),
     Case {
         start: BootMethod::El3(TreeSource::Truncated),
-        expect: Expectation::Halt { shown: &["error: malformed device tree: ", "; halted"] },
+        expect: ConsoleExpectation::Halt { shown: &["error: malformed device tree: ", "; halted"] },
         ..refusal("tree-cut", "", &[])
     },
     Case {
         start: BootMethod::El3(TreeSource::Damaged),
-        expect: Expectation::Halt { shown: &["error: ", "device tree", "; halted"] },
+        expect: ConsoleExpectation::Halt { shown: &["error: ", "device tree", "; halted"] },
         ..refusal("damaged-tree", "", &[])
     },
     Case {
         start: BootMethod::El3(TreeSource::None),
-        expect: Expectation::Halt { shown: &["error: no device tree: x0 = ", "; halted"] },
+        expect: ConsoleExpectation::Halt { shown: &["error: no device tree: x0 = ", "; halted"] },
         ..refusal("no-tree", "", &[])
     },
 ];

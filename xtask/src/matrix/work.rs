@@ -3,7 +3,7 @@
 use super::bases::{CHECKING, PANIC, SELFTEST, raspberry_pi};
 use super::case::{BootMethod, Case, Tier};
 use super::devices::{LEFT_RUNNING, TWO_EDUS, WIDE_EDU};
-use crate::expectation::Expectation;
+use crate::expectation::ConsoleExpectation;
 use crate::{run, trace};
 
 /// DMA that an earlier stage left running comes while the kernel boots, or a program runs.
@@ -24,7 +24,7 @@ pub const CASES: &[Case] = &[
         tier: Tier::Check,
         cpus: "8",
         append: "bench=contention",
-        expect: Expectation::PowerOff {
+        expect: ConsoleExpectation::PowerOff {
             shown: &[
                 "attrs=alloc_64K_nkm",
                 "threads=8",
@@ -59,7 +59,7 @@ pub const CASES: &[Case] = &[
     Case {
         name: "mosaic",
         append: "lowmem=256M dma.trace",
-        expect: Expectation::PowerOff {
+        expect: ConsoleExpectation::PowerOff {
             shown: &["dma: attach", "vmalloc bytes: 0", "init: exit status 0"],
             never: &[PANIC, "smmu: event"],
         },
@@ -70,7 +70,7 @@ pub const CASES: &[Case] = &[
     Case {
         append: "lowmem=256M dma.trace -- --size=256M",
         screen: Some("screen: 640 x 480"),
-        expect: Expectation::PowerOff {
+        expect: ConsoleExpectation::PowerOff {
             shown: &[
                 "bcm2835-dma channel",
                 "where RAM jumps",
@@ -86,7 +86,7 @@ pub const CASES: &[Case] = &[
         name: "u-boot-disk",
         start: BootMethod::Disk,
         append: run::DEFAULT_APPEND,
-        expect: Expectation::PowerOff {
+        expect: ConsoleExpectation::PowerOff {
             shown: &["U-Boot", "extlinux.conf", "Starting kernel", "vmalloc bytes: 0", "init: exit status 0"],
             never: &[PANIC, "smmu: event"],
         },
@@ -96,7 +96,7 @@ pub const CASES: &[Case] = &[
     Case {
         name: "probe-all",
         append: "init=/bin/probe -- all",
-        expect: Expectation::PowerOff {
+        expect: ConsoleExpectation::PowerOff {
             shown: &["probe: all: 0 failed", "init: exit status 0"],
             never: &[PANIC],
         },
@@ -105,7 +105,7 @@ pub const CASES: &[Case] = &[
     // DMA that an earlier stage left running. By instructions: it would come after 100 million of them.
     Case {
         name: "dma-left-running",
-        expect: Expectation::PowerOff {
+        expect: ConsoleExpectation::PowerOff {
             shown: &[
                 "smmu at 0x9050000: aborts what it let pass before",
                 "pci: 00:01.0 came as a bus master: stopped",
@@ -120,7 +120,7 @@ pub const CASES: &[Case] = &[
     Case {
         name: "dma-left-running-no-smmu",
         smmu: false,
-        expect: Expectation::PowerOff {
+        expect: ConsoleExpectation::PowerOff {
             shown: &["pci: 00:01.0 came as a bus master: stopped", "probe: checksum: PASS"],
             never: &[PANIC],
         },
@@ -132,14 +132,14 @@ pub const CASES: &[Case] = &[
         tier: Tier::Check,
         devices: TWO_EDUS,
         append: "soak=1 lowmem=256M",
-        expect: Expectation::PowerOff { shown: &["soak: passed"], never: &[PANIC, "soak: FAILED"] },
+        expect: ConsoleExpectation::PowerOff { shown: &["soak: passed"], never: &[PANIC, "soak: FAILED"] },
         ..SELFTEST
     },
     Case {
         name: "probe-fuzz",
         tier: Tier::Check,
         append: "init=/bin/probe -- fuzz 50000",
-        expect: Expectation::PowerOff {
+        expect: ConsoleExpectation::PowerOff {
             shown: &["probe: fuzz: PASS", "init: exit status 0"],
             never: &[PANIC],
         },

@@ -175,8 +175,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::modules::tree::without_tests;
-    use crate::source;
+    use crate::source::{self, without_tests};
 
     fn cycles(text: &str, scope: &[&str]) -> Vec<String> {
         let mut all = Crate::default();

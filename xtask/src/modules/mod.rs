@@ -17,18 +17,18 @@ use graph::Graph;
 use tree::Crate;
 
 /// A crate, and the module whose submodules are the nodes.
-struct Scope {
+struct GraphScope {
     crate_directory: &'static str,
     module: &'static [&'static str],
 }
 
-const SCOPES: [Scope; 3] = [
-    Scope { crate_directory: "kernel", module: &[] },
-    Scope { crate_directory: "kernel", module: &["dma"] },
-    Scope { crate_directory: "drivers", module: &["smmu"] },
+const SCOPES: [GraphScope; 3] = [
+    GraphScope { crate_directory: "kernel", module: &[] },
+    GraphScope { crate_directory: "kernel", module: &["dma"] },
+    GraphScope { crate_directory: "drivers", module: &["smmu"] },
 ];
 
-impl Scope {
+impl GraphScope {
     fn name(&self) -> String {
         [&[self.crate_directory, "src"], self.module].concat().join("/")
     }

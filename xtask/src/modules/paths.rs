@@ -11,7 +11,7 @@ pub struct Reference {
 
 /// What a `use` brings into its module.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Import {
+pub struct UseImport {
     /// The name that it has there; `*` for all of the path's module.
     pub name: String,
     pub target: Reference,
@@ -20,7 +20,7 @@ pub struct Import {
 }
 
 /// Adds the imports and the other paths in `trees`.
-pub fn read(trees: &[TokenTree], imports: &mut Vec<Import>, references: &mut Vec<Reference>) {
+pub fn read(trees: &[TokenTree], imports: &mut Vec<UseImport>, references: &mut Vec<Reference>) {
     let mut at = 0;
     while at < trees.len() {
         let is_path_before = at >= 2 && is_separator(&trees[at - 2..]);
@@ -65,7 +65,7 @@ fn is_public(before: &[TokenTree]) -> bool {
 }
 
 /// One use tree, or several with commas between them, behind `prefix`.
-fn read_use(trees: &[TokenTree], prefix: &[String], is_public: bool, imports: &mut Vec<Import>) {
+fn read_use(trees: &[TokenTree], prefix: &[String], is_public: bool, imports: &mut Vec<UseImport>) {
     for tree in trees.split(|tree| is_punct(tree, ',')) {
         let mut path = prefix.to_vec();
         let mut line = 0;
@@ -94,7 +94,7 @@ fn read_use(trees: &[TokenTree], prefix: &[String], is_public: bool, imports: &m
         }
         if let Some(last) = path.last() {
             let name = name.unwrap_or_else(|| last.clone());
-            imports.push(Import { name, target: Reference { path, line }, is_public });
+            imports.push(UseImport { name, target: Reference { path, line }, is_public });
         }
     }
 }

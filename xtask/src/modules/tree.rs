@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use proc_macro2::{Delimiter, TokenTree};
+use proc_macro2::TokenTree;
 
-use super::paths::{self, Import, Reference};
+use super::paths::{self, Reference, UseImport};
 use crate::error::{Error, Result};
 use crate::source;
 use crate::workspace;
@@ -21,7 +21,7 @@ pub struct Module {
     pub file: PathBuf,
     /// The names of its items.
     pub items: Vec<String>,
-    pub imports: Vec<Import>,
+    pub imports: Vec<UseImport>,
     pub references: Vec<Reference>,
 }
 
@@ -46,7 +46,7 @@ impl Crate {
     /// Reads a file and those of the modules that it declares, which are in `directory`.
     fn read_file(&mut self, file: &Path, directory: &Path, path: ModulePath) -> Result<()> {
         let text = fs::read_to_string(file).map_err(Error::file("read", file))?;
-        let trees = without_tests(source::lex(&text)?);
+        let trees = source::without_tests(source::lex(&text)?);
         for declared in self.add(file, &trees, path.clone()) {
             let name = &declared[declared.len() - 1];
             let directory =
@@ -73,7 +73,7 @@ impl Crate {
                     let inner = [&path[..], &[name.to_string()]].concat();
                     match end {
                         TokenTree::Group(body) => {
-                            let body = without_tests(body.stream().into_iter().collect());
+                            let body = source::without_tests(body.stream().into_iter().collect());
                             elsewhere.extend(self.add(file, &body, inner));
                         }
                         _ => elsewhere.push(inner),
@@ -91,36 +91,4 @@ impl Crate {
         self.modules.insert(path, module);
         elsewhere
     }
-}
-
-/// Drops each `#[cfg(test)]` with what it belongs to, at every depth.
-pub fn without_tests(trees: Vec<TokenTree>) -> Vec<TokenTree> {
-    let mut kept = Vec::new();
-    let mut trees = trees.into_iter();
-    while let Some(tree) = trees.next() {
-        match tree {
-            TokenTree::Group(group) if is_test_attribute(&group) => {
-                kept.pop();
-                let is_end = |tree: &TokenTree| match tree {
-                    TokenTree::Group(group) => group.delimiter() == Delimiter::Brace,
-                    TokenTree::Punct(punct) => [';', ','].contains(&punct.as_char()),
-                    _ => false,
-                };
-                trees.by_ref().find(is_end);
-            }
-            TokenTree::Group(group) => {
-                let inner = without_tests(group.stream().into_iter().collect());
-                let mut new = proc_macro2::Group::new(group.delimiter(), inner.into_iter().collect());
-                new.set_span(group.span());
-                kept.push(new.into());
-            }
-            other => kept.push(other),
-        }
-    }
-    kept
-}
-
-fn is_test_attribute(group: &proc_macro2::Group) -> bool {
-    let text: String = source::tokens(&[group.clone().into()]).into_iter().map(|token| token.text).collect();
-    text == "[cfg(test)]" || text.starts_with("[cfg(all(test,")
 }

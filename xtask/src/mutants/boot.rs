@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::oracle::Outcome;
+use super::oracle::MutantOutcome;
 use crate::artifacts::{self, Artifacts};
 use crate::command::run;
 use crate::error::{Error, Result};
-use crate::expectation::Expectation;
+use crate::expectation::ConsoleExpectation;
 use crate::matrix::{self, Case};
 use crate::qemu::{self, QemuRun};
 use crate::workspace::{self, KERNEL_TARGET};
@@ -47,7 +47,7 @@ pub fn check(tree: &Path, boots: &[BootTest]) -> Result<()> {
     let built = Artifacts { image: build(tree)?, initramfs };
     let tests: Vec<&str> = boots.iter().filter_map(|boot| boot.self_test()).collect();
     if !tests.is_empty() {
-        require_pass(&self_tests(&built, &tests.join(","))?, Expectation::KtapWithoutSkips)?;
+        require_pass(&self_tests(&built, &tests.join(","))?, ConsoleExpectation::KtapWithoutSkips)?;
     }
     let mut cases: Vec<&str> = boots.iter().filter_map(|boot| boot.case()).collect();
     cases.sort_unstable();
@@ -60,7 +60,7 @@ pub fn check(tree: &Path, boots: &[BootTest]) -> Result<()> {
     Ok(())
 }
 
-fn require_pass(run: &QemuRun, expect: Expectation) -> Result<()> {
+fn require_pass(run: &QemuRun, expect: ConsoleExpectation) -> Result<()> {
     let failures = expect.evaluate(run).failures;
     if failures.is_empty() {
         return Ok(());
@@ -91,8 +91,8 @@ impl BootTest {
     }
 
     /// Boots the kernel of `tree`.
-    pub fn run(self, tree: &Path) -> Result<Outcome> {
-        let Ok(image) = build(tree) else { return Ok(Outcome::Inconclusive("it is not built".into())) };
+    pub fn run(self, tree: &Path) -> Result<MutantOutcome> {
+        let Ok(image) = build(tree) else { return Ok(MutantOutcome::Inconclusive("it is not built".into())) };
         let built = Artifacts { image, initramfs: workspace::images().join("initramfs.cpio") };
         match self {
             Self::SelfTest { name, text } => {
@@ -108,28 +108,31 @@ impl BootTest {
 }
 
 /// The outcome of the self-test `name`, whose failure must contain `text`.
-fn outcome_of_test(console: &str, name: &str, text: &str) -> Outcome {
+fn outcome_of_test(console: &str, name: &str, text: &str) -> MutantOutcome {
     let mut seen = String::new();
     for line in console.lines() {
         let result =
             line.trim_start_matches("not ").strip_prefix("ok ").and_then(|rest| rest.split_once(' '));
         match result {
-            Some((_, test)) if test == name && line.starts_with("ok") => return Outcome::Survived,
-            Some((_, test)) if test == name && seen.contains(text) => return Outcome::Killed,
-            Some(_) => return Outcome::Inconclusive(format!("{line}: {seen}")),
+            Some((_, test)) if test == name && line.starts_with("ok") => return MutantOutcome::Survived,
+            Some((_, test)) if test == name && seen.contains(text) => return MutantOutcome::Killed,
+            Some(_) => return MutantOutcome::Inconclusive(format!("{line}: {seen}")),
             None if line.starts_with("# ") => seen += line,
             None => {}
         }
     }
-    Outcome::Inconclusive(format!("no result; last is {:?}", console.lines().next_back().unwrap_or_default()))
+    MutantOutcome::Inconclusive(format!(
+        "no result; last is {:?}",
+        console.lines().next_back().unwrap_or_default()
+    ))
 }
 
 /// The outcome of a case with these failures.
-fn outcome_of_case(console: &str, failures: &[String], text: &str) -> Outcome {
+fn outcome_of_case(console: &str, failures: &[String], text: &str) -> MutantOutcome {
     match failures {
-        [] => Outcome::Survived,
-        _ if console.contains(text) => Outcome::Killed,
-        _ => Outcome::Inconclusive(failures.join("; ")),
+        [] => MutantOutcome::Survived,
+        _ if console.contains(text) => MutantOutcome::Killed,
+        _ => MutantOutcome::Inconclusive(failures.join("; ")),
     }
 }
 
@@ -188,8 +191,8 @@ mod tests {
     #[test]
     fn a_self_test_kills_a_mutant_only_with_its_text() {
         let of = |console| outcome_of_test(console, "a.b", "too many");
-        assert_eq!(of("1..1\n# 7 are too many\nnot ok 1 a.b\n"), Outcome::Killed);
-        assert_eq!(of("1..1\n# all is well\nok 1 a.b\n"), Outcome::Survived);
+        assert_eq!(of("1..1\n# 7 are too many\nnot ok 1 a.b\n"), MutantOutcome::Killed);
+        assert_eq!(of("1..1\n# all is well\nok 1 a.b\n"), MutantOutcome::Survived);
         for other in [
             "",
             "1..1\nkernel panic: too many\n",
@@ -197,15 +200,18 @@ mod tests {
             "1..1\nok 1 a.b # SKIP too many\n",
             "1..1\n# too many\nnot ok 1 a.bc\n",
         ] {
-            assert!(matches!(of(other), Outcome::Inconclusive(_)), "{other}: {}", of(other));
+            assert!(matches!(of(other), MutantOutcome::Inconclusive(_)), "{other}: {}", of(other));
         }
     }
 
     #[test]
     fn a_case_kills_a_mutant_only_with_its_text() {
         let failures = ["not shown: PASS".to_owned()];
-        assert_eq!(outcome_of_case("checksum: FAIL", &failures, "FAIL"), Outcome::Killed);
-        assert_eq!(outcome_of_case("checksum: PASS", &[], "FAIL"), Outcome::Survived);
-        assert!(matches!(outcome_of_case("kernel panic:", &failures, "FAIL"), Outcome::Inconclusive(_)));
+        assert_eq!(outcome_of_case("checksum: FAIL", &failures, "FAIL"), MutantOutcome::Killed);
+        assert_eq!(outcome_of_case("checksum: PASS", &[], "FAIL"), MutantOutcome::Survived);
+        assert!(matches!(
+            outcome_of_case("kernel panic:", &failures, "FAIL"),
+            MutantOutcome::Inconclusive(_)
+        ));
     }
 }

@@ -25,7 +25,7 @@ use crate::counts::TestCounts;
 use crate::error::{Error, Result};
 use crate::workspace;
 use list::SourceMutant;
-use oracle::Outcome;
+use oracle::MutantOutcome;
 
 /// Runs the mutants whose names contain one of `words`, and for the word `target` those with a boot as the oracle; all
 /// without words. A detected mutant counts as passed.
@@ -72,7 +72,7 @@ fn all() -> impl Iterator<Item = &'static SourceMutant> {
 }
 
 /// The outcome of one mutant. The tree is restored afterwards.
-fn run_one(tree: &Path, mutant: &SourceMutant) -> Result<Outcome> {
+fn run_one(tree: &Path, mutant: &SourceMutant) -> Result<MutantOutcome> {
     let path = tree.join(mutant.file);
     let text = fs::read_to_string(&path).map_err(Error::file("read", &path))?;
     let mut mutated = text.clone();

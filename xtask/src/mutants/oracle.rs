@@ -35,7 +35,7 @@ pub enum Oracle {
 
 /// The result of an oracle on a mutant.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Outcome {
+pub enum MutantOutcome {
     /// The oracle failed.
     Killed,
     /// The time limit passed.
@@ -46,14 +46,14 @@ pub enum Outcome {
     Inconclusive(String),
 }
 
-impl Outcome {
+impl MutantOutcome {
     /// Whether the mutant was detected.
     pub fn is_killed(&self) -> bool {
         matches!(self, Self::Killed | Self::TimedOut)
     }
 }
 
-impl fmt::Display for Outcome {
+impl fmt::Display for MutantOutcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Killed => f.write_str("killed"),
@@ -122,7 +122,7 @@ pub fn check(tree: &Path, oracles: impl Iterator<Item = Oracle> + Clone) -> Resu
     boot::check(tree, &boots)?;
     for oracle in oracles.filter(|oracle| !oracle.is_boot()).collect::<BTreeSet<_>>() {
         let start = Instant::now();
-        if run(tree, oracle)? != Outcome::Survived {
+        if run(tree, oracle)? != MutantOutcome::Survived {
             return Err(Error::Missing(format!("{} fails without any mutant", oracle.name())));
         }
         println!("{} passes without a mutant in {} s", oracle.name(), start.elapsed().as_secs());
@@ -131,14 +131,14 @@ pub fn check(tree: &Path, oracles: impl Iterator<Item = Oracle> + Clone) -> Resu
 }
 
 /// Runs `oracle` on the sources in `tree`.
-pub fn run(tree: &Path, oracle: Oracle) -> Result<Outcome> {
+pub fn run(tree: &Path, oracle: Oracle) -> Result<MutantOutcome> {
     match oracle {
         Oracle::BootTest(boot) => boot.run(tree),
         _ => run_program(tree, oracle),
     }
 }
 
-fn run_program(tree: &Path, oracle: Oracle) -> Result<Outcome> {
+fn run_program(tree: &Path, oracle: Oracle) -> Result<MutantOutcome> {
     let program = build(tree, oracle)?;
     let mut command = Command::new(program);
     command.arg(oracle.tests()).current_dir(tree);
@@ -151,12 +151,12 @@ fn run_program(tree: &Path, oracle: Oracle) -> Result<Outcome> {
     let mut child = command.spawn().map_err(failed)?;
     while start.elapsed() < TIME_LIMIT {
         if let Some(status) = child.try_wait().map_err(failed)? {
-            return Ok(if status.success() { Outcome::Survived } else { Outcome::Killed });
+            return Ok(if status.success() { MutantOutcome::Survived } else { MutantOutcome::Killed });
         }
         std::thread::sleep(Duration::from_millis(50));
     }
     child.kill().and_then(|()| child.wait()).map_err(failed)?;
-    Ok(Outcome::TimedOut)
+    Ok(MutantOutcome::TimedOut)
 }
 
 /// Builds the test program and returns its path.

@@ -16,7 +16,7 @@ use crate::artifacts::{self, Artifacts};
 use crate::counts::TestCounts;
 use crate::error::{Error, Result};
 use crate::workspace;
-use table::{Budgets, Costs};
+use table::{BudgetCosts, Budgets};
 
 /// The command that writes the table anew.
 const BLESS: &str = "cargo xtask bench --bless";
@@ -69,11 +69,11 @@ fn measure(built: &Artifacts) -> Result<Budgets> {
 }
 
 /// The instructions of `figure`, and the events of the same measurement.
-fn costs(figure: &Figure, events: &[Figure]) -> Costs {
+fn costs(figure: &Figure, events: &[Figure]) -> BudgetCosts {
     let ticks = [("alloc_ticks", figure.alloc), ("free_ticks", figure.free)];
     let counted = events.iter().find(|events| events.key == figure.key);
     let of_events = |counter: &String| Some((counter.clone(), *counted?.fields.get(counter)?));
-    let mut costs: Costs =
+    let mut costs: BudgetCosts =
         table::counters().iter().filter(|name| !name.ends_with("_ticks")).filter_map(of_events).collect();
     costs.extend(ticks.map(|(name, count)| (name.to_owned(), count)));
     costs
@@ -83,7 +83,7 @@ fn costs(figure: &Figure, events: &[Figure]) -> Costs {
 
 /// The budgets as figures.
 pub fn figures() -> Result<Vec<Figure>> {
-    let figure = |(key, costs): (Key, Costs)| {
+    let figure = |(key, costs): (Key, BudgetCosts)| {
         let cost = |name| costs.get(name).copied().unwrap_or(0);
         Figure {
             key,
@@ -98,35 +98,35 @@ pub fn figures() -> Result<Vec<Figure>> {
 
 /// What became of one row.
 #[derive(Default)]
-struct Verdict {
+struct BudgetResult {
     /// Why it fails.
     worse: Vec<String>,
     /// What could be lowered.
     better: Vec<String>,
 }
 
-fn compare(budgets: &Budgets, measured: &Budgets) -> Vec<Verdict> {
+fn compare(budgets: &Budgets, measured: &Budgets) -> Vec<BudgetResult> {
     let find = |rows: &Budgets, key: &Key| rows.iter().find(|row| row.0 == *key).map(|row| row.1.clone());
-    let mut verdicts: Vec<Verdict> = budgets
+    let mut verdicts: Vec<BudgetResult> = budgets
         .iter()
         .map(|(key, budget)| match find(measured, key) {
             Some(costs) => judge(key, budget, &costs),
-            None => Verdict {
+            None => BudgetResult {
                 worse: vec![format!("{}: not measured any more; {BLESS}", name(key))],
-                ..Verdict::default()
+                ..BudgetResult::default()
             },
         })
         .collect();
     let new = measured.iter().filter(|(key, _)| find(budgets, key).is_none());
-    verdicts.extend(new.map(|(key, _)| Verdict {
+    verdicts.extend(new.map(|(key, _)| BudgetResult {
         worse: vec![format!("{}: has no budget yet; {BLESS}", name(key))],
-        ..Verdict::default()
+        ..BudgetResult::default()
     }));
     verdicts
 }
 
-fn judge(key: &Key, budget: &Costs, costs: &Costs) -> Verdict {
-    let mut verdict = Verdict::default();
+fn judge(key: &Key, budget: &BudgetCosts, costs: &BudgetCosts) -> BudgetResult {
+    let mut verdict = BudgetResult::default();
     for (counter, &old) in budget {
         let Some(&new) = costs.get(counter) else {
             verdict.worse.push(format!("{}: {counter} is not counted any more; {BLESS}", name(key)));

@@ -13,9 +13,9 @@ const KEYS: [&str; 5] = ["mode", "name", "size", "attrs", "count"];
 const NOTE: &str = "# What each operation may cost at most; see doc/performance.md. Written by `cargo xtask bench --bless`.\n";
 
 /// Measurements and what each may cost, by counter. Rows are in the order in which they are measured.
-pub type Budgets = Vec<(Key, Costs)>;
-/// Costs by the name of the counter.
-pub type Costs = BTreeMap<String, u64>;
+pub type Budgets = Vec<(Key, BudgetCosts)>;
+/// BudgetCosts by the name of the counter.
+pub type BudgetCosts = BTreeMap<String, u64>;
 
 /// The names of the columns of costs: instructions and events of the operation and of what takes it back, and what a live
 /// buffer consists of and takes.
@@ -55,7 +55,7 @@ pub fn read(text: &str) -> Result<Budgets, String> {
     lines.map(row).collect()
 }
 
-fn row(heads: &[&str], line: &str) -> Option<(Key, Costs)> {
+fn row(heads: &[&str], line: &str) -> Option<(Key, BudgetCosts)> {
     let cells: BTreeMap<&str, &str> = heads.iter().copied().zip(line.split('\t')).collect();
     let number = |head: &str| cells.get(head)?.parse().ok();
     let key = Key {
@@ -65,7 +65,7 @@ fn row(heads: &[&str], line: &str) -> Option<(Key, Costs)> {
         attrs: (*cells.get("attrs")?).into(),
         count: number("count")?,
     };
-    let mut costs = Costs::new();
+    let mut costs = BudgetCosts::new();
     for (head, cell) in cells.iter().filter(|(head, cell)| !KEYS.contains(head) && **cell != "-") {
         costs.insert((*head).into(), cell.parse().ok()?);
     }
@@ -93,7 +93,7 @@ mod tests {
 
     #[test]
     fn a_damaged_line_is_named() {
-        let text = write(&vec![(key("alloc"), Costs::new())]).replace("4096", "many");
+        let text = write(&vec![(key("alloc"), BudgetCosts::new())]).replace("4096", "many");
         assert!(read(&text).unwrap_err().starts_with("line 3: a\talloc\tmany"));
     }
 }

@@ -14,7 +14,7 @@ const STYLE: &str = include_str!("style.css");
 const WORDS: [&str; 3] = ["measurement", "attributes", "above the floor"];
 
 /// What the page is made of.
-pub struct Report<'a> {
+pub struct BenchReport<'a> {
     /// All of Tessera's figures.
     pub own: &'a [Figure],
     /// Linux's.
@@ -29,7 +29,7 @@ pub struct Report<'a> {
     pub logs: &'a [(String, String)],
 }
 
-impl Report<'_> {
+impl BenchReport<'_> {
     /// The page.
     pub fn html(&self) -> String {
         let mut page = format!(
@@ -158,7 +158,7 @@ mod tests {
                        BENCH growth_live size=4096 attrs=NO_KERNEL_MAPPING alloc_ticks=9 free_ticks=5 chunks=1 live=10\n\
                        BENCH boot size=2147483648 attrs=0 alloc_ticks=7 free_ticks=0 chunks=0 metadata=4096\n";
         let own = from_console(console, "a");
-        let page = Report {
+        let page = BenchReport {
             own: &own,
             linux: &[],
             rows: &rows(&own, &[], &[]),

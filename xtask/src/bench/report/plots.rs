@@ -13,12 +13,12 @@ const STREAMS: Axis = Axis { title: "attached streams", value: grouped, base: 2.
 const CPUS: Axis = Axis { title: "CPUs", value: grouped, base: 2.0 };
 const INSTRUCTIONS: &str = "guest instructions";
 
-type Half = fn(u64, u64) -> u64;
-const UP: Half = |up, _| up;
-const DOWN: Half = |_, down| down;
+type Combine = fn(u64, u64) -> u64;
+const UP: Combine = |up, _| up;
+const DOWN: Combine = |_, down| down;
 
 /// Both kernels, over size: measurement, attributes, title, half.
-const KERNELS: [(&str, &str, &str, Half); 8] = [
+const KERNELS: [(&str, &str, &str, Combine); 8] = [
     ("alloc", NKM, "Allocating without a kernel mapping", UP),
     ("alloc", NKM, "Freeing it", DOWN),
     ("alloc", "0", "Allocating with a kernel mapping", UP),
@@ -34,7 +34,7 @@ pub fn kernels(rows: &[Row<'_>]) -> Vec<Plot> {
     KERNELS.map(|(name, attrs, title, half)| cost(rows, name, attrs, title, half)).into()
 }
 
-fn cost(rows: &[Row<'_>], name: &str, attrs: &str, title: &str, half: Half) -> Plot {
+fn cost(rows: &[Row<'_>], name: &str, attrs: &str, title: &str, half: Combine) -> Plot {
     let is = |row: &&Row<'_>| (row.own.key.name.as_str(), row.own.key.attrs.as_str()) == (name, attrs);
     let mut chosen: Vec<&Row<'_>> = rows.iter().filter(is).collect();
     chosen.sort_by_key(|row| row.own.key.size);
@@ -54,10 +54,10 @@ fn cost(rows: &[Row<'_>], name: &str, attrs: &str, title: &str, half: Half) -> P
 }
 
 /// A line of a plot of growth: its name, which measurement it shows (its name, attributes and size), which half.
-type Series = (&'static str, &'static str, &'static str, u64, Half);
+type PlotSeries = (&'static str, &'static str, &'static str, u64, Combine);
 
 /// A plot over how many there are of something: title, axis, lines.
-type Counted = (&'static str, Axis, &'static [Series]);
+type Counted = (&'static str, Axis, &'static [PlotSeries]);
 
 const COUNTED: [Counted; 4] = [
     (
@@ -109,7 +109,7 @@ pub fn growth(own: &[Figure], linux: &[Figure]) -> Vec<Plot> {
     plots
 }
 
-fn counted(own: &[Figure], &(name, measurement, attrs, size, half): &Series, who: Who) -> Line {
+fn counted(own: &[Figure], &(name, measurement, attrs, size, half): &PlotSeries, who: Who) -> Line {
     let is = |figure: &&Figure| {
         let key = &figure.key;
         (key.name.as_str(), key.attrs.as_str(), key.size) == (measurement, attrs, size)
@@ -121,7 +121,7 @@ fn counted(own: &[Figure], &(name, measurement, attrs, size, half): &Series, who
 }
 
 fn by_size(own: &[Figure]) -> Plot {
-    let line = |name: &str, who, half: Half| {
+    let line = |name: &str, who, half: Combine| {
         let sizes = own.iter().filter(|figure| figure.key.name == "growth_size");
         let points = sizes.map(|figure| (figure.key.size, half(figure.alloc, figure.free))).collect();
         Line { name: name.into(), who, points }

@@ -1,0 +1,80 @@
+//! `cargo xtask names`: type names with more than one meaning in the workspace, outside of tests.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use crate::command::question;
+use crate::counts::TestCounts;
+use crate::error::{Error, Result};
+use crate::source::{self, Item};
+use crate::workspace;
+
+/// Names that are conventional in each module that has one.
+const CONVENTIONAL: [&str; 6] = ["Error", "Features", "Item", "Iter", "Registers", "Result"];
+const TYPES: [&str; 5] = ["struct", "enum", "trait", "type", "union"];
+
+/// Prints each name that is defined more than once, with the files.
+///
+/// # Errors
+/// git is missing, or a file is not Rust.
+pub fn list() -> Result<TestCounts> {
+    let repeated = repeated()?;
+    for (name, files) in &repeated {
+        println!("{name}: {}", files.join(" "));
+    }
+    println!("{} type names with more than one meaning", repeated.len());
+    Ok(TestCounts::one(true))
+}
+
+fn repeated() -> Result<BTreeMap<String, Vec<String>>> {
+    let root = workspace::root();
+    let listed = question("git", &["-C", &root.to_string_lossy(), "ls-files", "--", "*.rs"]);
+    let listed = listed.ok_or_else(|| Error::Missing("git, for the list of files".into()))?;
+    let mut found = BTreeMap::<String, Vec<String>>::new();
+    for file in listed.lines().filter(|file| !is_test(file)) {
+        let path = root.join(file);
+        if !path.is_file() {
+            continue;
+        }
+        let text = fs::read_to_string(&path).map_err(Error::file("read", &path))?;
+        for name in types(&text)? {
+            found.entry(name).or_default().push(file.into());
+        }
+    }
+    found.retain(|name, files| files.len() > 1 && !CONVENTIONAL.contains(&name.as_str()));
+    Ok(found)
+}
+
+fn is_test(file: &str) -> bool {
+    file.contains("/tests/") || file.ends_with("/tests.rs")
+}
+
+/// The names of the types in a file, without those of tests and of functions.
+fn types(text: &str) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    collect(source::items(&source::without_tests(source::lex(text)?)), &mut names);
+    Ok(names)
+}
+
+fn collect(items: Vec<Item>, names: &mut Vec<String>) {
+    for item in items {
+        if TYPES.contains(&item.keyword.as_str()) {
+            names.push(item.name);
+        } else if item.keyword == "mod" {
+            let body: Vec<_> = item.body.unwrap_or_default().into_iter().collect();
+            collect(source::items(&body), names);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn types_are_listed_but_not_associated_or_test_types() {
+        let text = "pub struct A<T>(T); mod m { enum B {} } impl X for A { type Item = u8; } type C = u8;\n\
+                    union D { a: u8 } trait E { type F; } #[cfg(test)] mod tests { struct G; }";
+        assert_eq!(types(text).unwrap(), ["A", "B", "C", "D", "E"]);
+    }
+}
