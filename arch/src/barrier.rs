@@ -16,7 +16,7 @@ macro_rules! barrier {
                 core::arch::asm!($instruction, options(nostack, preserves_flags));
             }
             #[cfg(not(target_os = "none"))]
-            crate::fake::record(crate::fake::Event::Barrier(stringify!($name)));
+            crate::fake::record(crate::fake::Instruction::Barrier(stringify!($name)));
         }
     };
 }

@@ -5,7 +5,7 @@
 //! its own tables, [`map_early_device`] and [`map_early_dtb`] reach a UART and the device tree.
 //!
 //! What a loader that enters at EL3 owes: CNTFRQ_EL0. Interrupts may be in group 0: their registers' addresses are in a
-//! device tree that is not read yet, and the kernel moves them later ([`secure`](crate::secure)). CPUs that come along with the boot CPU
+//! device tree that is not read yet, and the kernel moves them later ([`monitor`](crate::monitor)). CPUs that come along with the boot CPU
 //! wait for [`release_parked`].
 
 #[cfg(target_os = "none")]

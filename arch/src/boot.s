@@ -27,7 +27,7 @@
 .equ TCR_E0PD1, 1 << 56
 .equ MAIR, 0x0444ff                           // 0 write-back, 1 non-cacheable, 2 Device-nGnRE
 
-.equ SECURE_WRITE, 0x5401                     // low half of the function id; secure.rs has the whole
+.equ SECURE_WRITE, 0x5401                     // low half of the function id; monitor.rs has the whole
 .equ SECURE_WRITE_OWNER, 0xc300
 
 .equ SPSR_EL1H, 0x3c5                         // DAIF masked
@@ -299,7 +299,7 @@ refuse_calls:
 .endr
 
 // EL3's vectors, when no firmware was there before: an SMC from the kernel at EL1 is served, by the one function there
-// is (secure.rs): w2 goes to the register at x1, as the secure side. x3 may be lost (DEN 0028, 2.6). All else is told
+// is (monitor.rs): w2 goes to the register at x1, as the secure side. x3 may be lost (DEN 0028, 2.6). All else is told
 // NOT_SUPPORTED.
 .balign 2048
 serve_calls:

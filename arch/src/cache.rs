@@ -150,29 +150,29 @@ mod line {
 #[cfg(not(target_os = "none"))]
 mod line {
     use super::*;
-    use crate::fake::{Event, record};
+    use crate::fake::{Instruction, record};
 
     pub fn clean(range: AddrRange<KernelVa>) {
-        record(Event::Clean(range));
+        record(Instruction::Clean(range));
     }
 
     pub fn invalidate(range: AddrRange<KernelVa>) {
-        record(Event::Invalidate(range));
+        record(Instruction::Invalidate(range));
     }
 
     pub fn clean_invalidate(range: AddrRange<KernelVa>) {
-        record(Event::CleanInvalidate(range));
+        record(Instruction::CleanInvalidate(range));
     }
 
     pub fn sync_instructions(range: AddrRange<KernelVa>) {
-        record(Event::SyncInstructions(range));
+        record(Instruction::SyncInstructions(range));
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fake::{self, Event};
+    use crate::fake::{self, Instruction};
 
     #[test]
     fn maintenance_is_complete_only_with_its_barrier() {
@@ -181,9 +181,15 @@ mod tests {
         clean_invalidate(some);
         // SAFETY: nothing is written there.
         unsafe { invalidate(some) };
-        let end = Event::Barrier("dsb_sy");
-        let expected =
-            [Event::Clean(some), end, Event::CleanInvalidate(some), end, Event::Invalidate(some), end];
+        let end = Instruction::Barrier("dsb_sy");
+        let expected = [
+            Instruction::Clean(some),
+            end,
+            Instruction::CleanInvalidate(some),
+            end,
+            Instruction::Invalidate(some),
+            end,
+        ];
         assert_eq!(fake::take(), expected);
     }
 
@@ -193,6 +199,9 @@ mod tests {
         clean_lines(a);
         clean_lines(b);
         barrier::dsb_sy();
-        assert_eq!(fake::take(), [Event::Clean(a), Event::Clean(b), Event::Barrier("dsb_sy")]);
+        assert_eq!(
+            fake::take(),
+            [Instruction::Clean(a), Instruction::Clean(b), Instruction::Barrier("dsb_sy")]
+        );
     }
 }

@@ -11,7 +11,7 @@ pub const EMERGENCY_STACK_SIZE: u64 = 8 << 10;
 bitflags! {
     /// The features that all running CPUs have.
     #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-    pub struct Features: u64 {
+    pub struct CpuFeatures: u64 {
         /// FEAT_PAN: the kernel cannot touch a program's pages by an ordinary load or store.
         const PAN = 1 << 0;
         /// ASIDs of 16 bits.
@@ -33,7 +33,7 @@ bitflags! {
     }
 }
 
-impl Features {
+impl CpuFeatures {
     /// Decodes the ID registers (D24.2).
     fn decode(ids: &IdRegisters) -> Self {
         let field = |register: u64, lsb: u32| register >> lsb & 0xf;
@@ -51,7 +51,7 @@ impl Features {
     }
 }
 
-/// The ID registers that [`Features`] come from.
+/// The ID registers that [`CpuFeatures`] come from.
 #[derive(Clone, Copy, Default)]
 struct IdRegisters {
     pfr0: u64,
@@ -160,9 +160,9 @@ mod target {
     /// Restricts [`features`] to those of this CPU. Each CPU calls it once exceptions are handled, the boot CPU first,
     /// and before any thread can move between CPUs.
     pub(crate) fn detect(index: usize) {
-        let mut own = Features::decode(&IdRegisters::read());
-        if own.contains(Features::MOPS) && !probe::executes_memory_set() {
-            own.remove(Features::MOPS);
+        let mut own = CpuFeatures::decode(&IdRegisters::read());
+        if own.contains(CpuFeatures::MOPS) && !probe::executes_memory_set() {
+            own.remove(CpuFeatures::MOPS);
         }
         if index == 0 {
             FEATURES.store(own.bits(), Relaxed);
@@ -193,8 +193,8 @@ mod target {
 
     /// The features that all running CPUs have.
     #[inline]
-    pub fn features() -> Features {
-        Features::from_bits_truncate(FEATURES.load(Relaxed))
+    pub fn features() -> CpuFeatures {
+        CpuFeatures::from_bits_truncate(FEATURES.load(Relaxed))
     }
 
     /// The bits of a physical address that the CPUs put out, at most 48 (PARange).
@@ -263,7 +263,7 @@ mod target {
 
     /// 64 random bits from the CPU; `None` where there are none, or none at the moment.
     pub fn random() -> Option<u64> {
-        if !features().contains(Features::RANDOM) {
+        if !features().contains(CpuFeatures::RANDOM) {
             return None;
         }
         let (value, failed): (u64, u64);
@@ -279,11 +279,11 @@ mod target {
 #[cfg(not(target_os = "none"))]
 mod target {
     use super::*;
-    use crate::fake::{self, Event};
+    use crate::fake::{self, Instruction};
 
     /// What the CPUs have.
-    pub fn features() -> Features {
-        Features::decode(&IdRegisters::default())
+    pub fn features() -> CpuFeatures {
+        CpuFeatures::decode(&IdRegisters::default())
     }
 
     /// The bits of a physical address that the CPUs put out, at most 48 (PARange).
@@ -317,17 +317,17 @@ mod target {
 
     /// Sleeps until an interrupt is pending, masked or not.
     pub fn wfi() {
-        fake::record(Event::Wait("wfi"));
+        fake::record(Instruction::Hint("wfi"));
     }
 
     /// Sleeps until an event or an interrupt.
     pub fn wfe() {
-        fake::record(Event::Wait("wfe"));
+        fake::record(Instruction::Hint("wfe"));
     }
 
     /// Sends all CPUs an event.
     pub fn sev() {
-        fake::record(Event::Wait("sev"));
+        fake::record(Instruction::Hint("sev"));
     }
 
     /// 64 random bits from the CPU; `None` where there are none, or none at the moment.
@@ -361,7 +361,7 @@ mod tests {
             mmfr0: 0x0000_1122,
             ..IdRegisters::default()
         };
-        assert_eq!(Features::decode(&a53), Features::ASID16 | Features::FP | Features::CRC32);
+        assert_eq!(CpuFeatures::decode(&a53), CpuFeatures::ASID16 | CpuFeatures::FP | CpuFeatures::CRC32);
         let n1 = IdRegisters {
             pfr0: 0x1100_0000_1111_1112,
             isar0: 0x0000_1000_1021_1120,
@@ -369,12 +369,12 @@ mod tests {
             mmfr1: 0x0000_0000_1021_2122,
             ..IdRegisters::default()
         };
-        let expected = Features::ASID16
-            | Features::FP
-            | Features::CRC32
-            | Features::PAN
-            | Features::ATOMICS
-            | Features::GIC_REGISTERS;
-        assert_eq!(Features::decode(&n1), expected);
+        let expected = CpuFeatures::ASID16
+            | CpuFeatures::FP
+            | CpuFeatures::CRC32
+            | CpuFeatures::PAN
+            | CpuFeatures::ATOMICS
+            | CpuFeatures::GIC_REGISTERS;
+        assert_eq!(CpuFeatures::decode(&n1), expected);
     }
 }

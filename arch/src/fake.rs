@@ -3,12 +3,12 @@
 //! A test takes the log before and after what it checks and compares:
 //!
 //! ```
-//! use arch::{barrier, fake::{self, Event}, tlb};
+//! use arch::{barrier, fake::{self, Instruction}, tlb};
 //! use addr::Asid;
 //! tlb::asid(Asid::new(7));
 //! assert_eq!(
 //!     fake::take(),
-//!     [Event::Barrier("dsb_ishst"), Event::TlbAsid(Asid::new(7)), Event::Barrier("dsb_ish"), Event::Barrier("isb")]
+//!     [Instruction::Barrier("dsb_ishst"), Instruction::TlbAsid(Asid::new(7)), Instruction::Barrier("dsb_ish"), Instruction::Barrier("isb")]
 //! );
 //! ```
 
@@ -19,7 +19,7 @@ use std::vec::Vec;
 
 /// One thing that was asked for. Barriers inside a function are events of their own, after or around its event.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Event {
+pub enum Instruction {
     /// A barrier, by the name of its function in [`barrier`](crate::barrier).
     Barrier(&'static str),
     /// Lines written back to the point of coherency.
@@ -35,7 +35,7 @@ pub enum Event {
     /// Kernel translations dropped on all CPUs.
     TlbKernel(AddrRange<KernelVa>, Level),
     /// Kernel leaves that this CPU alone can have, dropped there.
-    TlbOwn(AddrRange<KernelVa>),
+    TlbLocal(AddrRange<KernelVa>),
     /// A program's translations dropped on all CPUs.
     TlbUser(Asid, AddrRange<UserVa>, Level),
     /// All of a program's translations dropped on all CPUs.
@@ -49,7 +49,7 @@ pub enum Event {
     /// No program's tables installed.
     UninstallUser,
     /// A CPU released to a SecondaryArgs.
-    Release(u64, PhysAddr),
+    ReleaseParked(u64, PhysAddr),
     /// The next timer interrupt, in ticks.
     TimerAt(u64),
     /// The timer turned off.
@@ -59,32 +59,32 @@ pub enum Event {
     /// A call to the firmware.
     Psci(&'static str),
     /// A wait for interrupts or events, by the name of its function in [`cpu`](crate::cpu).
-    Wait(&'static str),
+    Hint(&'static str),
 }
 
 /// Says where on the host an address of the kernel's is.
 pub type AddressOf = fn(KernelVa) -> u64;
 
 std::thread_local! {
-    static LOG: RefCell<Vec<Event>> = const { RefCell::new(Vec::new()) };
+    static LOG: RefCell<Vec<Instruction>> = const { RefCell::new(Vec::new()) };
     static TICKS: Cell<u64> = const { Cell::new(0) };
-    static WATCHER: Cell<Option<fn(Event)>> = const { Cell::new(None) };
+    static WATCHER: Cell<Option<fn(Instruction)>> = const { Cell::new(None) };
     static MEMORY: Cell<Option<AddressOf>> = const { Cell::new(None) };
     static MASKED: Cell<bool> = const { Cell::new(true) };
     static USER: RefCell<(u64, Vec<u8>)> = const { RefCell::new((0, Vec::new())) };
 }
 
 /// Appends to this thread's log.
-pub(crate) fn record(event: Event) {
-    LOG.with_borrow_mut(|log| log.push(event));
+pub(crate) fn record(instruction: Instruction) {
+    LOG.with_borrow_mut(|log| log.push(instruction));
     if let Some(watcher) = WATCHER.get() {
-        watcher(event);
+        watcher(instruction);
     }
 }
 
 /// Calls `watcher` with every event on this thread from now on, when it happens: for a test that plays the cache, and has
 /// to know what memory holds at the moment it is cleaned.
-pub fn watch(watcher: fn(Event)) {
+pub fn watch(watcher: fn(Instruction)) {
     WATCHER.set(Some(watcher));
 }
 
@@ -100,7 +100,7 @@ pub(crate) fn address_of(va: KernelVa) -> u64 {
 }
 
 /// Takes this thread's log, leaving it empty.
-pub fn take() -> Vec<Event> {
+pub fn take() -> Vec<Instruction> {
     LOG.take()
 }
 

@@ -92,7 +92,7 @@ fn whole_blocks(range: AddrRange<KernelVa>, bytes: u64) -> [AddrRange<KernelVa>;
 #[cfg(target_os = "none")]
 mod target {
     use super::*;
-    use crate::cpu::{self, Features};
+    use crate::cpu::{self, CpuFeatures};
     use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
     core::arch::global_asm!(include_str!("memory.s"), options(raw));
@@ -129,7 +129,7 @@ mod target {
 
     #[inline]
     pub(super) fn offered() -> (bool, u64) {
-        (cpu::features().contains(Features::MOPS), BLOCK.load(Relaxed))
+        (cpu::features().contains(CpuFeatures::MOPS), BLOCK.load(Relaxed))
     }
 
     #[inline]
@@ -186,7 +186,7 @@ mod target {
 #[cfg(not(target_os = "none"))]
 mod target {
     use super::*;
-    use crate::fake::{Event, record};
+    use crate::fake::{Instruction, record};
     use crate::pointer;
 
     pub(super) fn offered() -> (bool, u64) {
@@ -199,7 +199,7 @@ mod target {
     }
 
     pub(super) unsafe fn zero(range: AddrRange<KernelVa>) {
-        record(Event::Zero(range));
+        record(Instruction::Zero(range));
         let mut at = range.start();
         while at < range.end() {
             let end = range.end().min(at.align_down(addr::PAGE_SIZE) + addr::PAGE_SIZE);
@@ -226,7 +226,7 @@ pub use target::zero_from_other_option;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fake::{self, Event};
+    use crate::fake::{self, Instruction};
     use std::vec::Vec;
 
     fn range(start: u64, end: u64) -> AddrRange<KernelVa> {
@@ -282,6 +282,6 @@ mod tests {
         unsafe { zero(some) };
         assert!(memory[3..290].iter().all(|byte| *byte == 0));
         assert_eq!((memory[2], memory[290]), (0xff, 0xff));
-        assert_eq!(fake::take(), [Event::Zero(some)]);
+        assert_eq!(fake::take(), [Instruction::Zero(some)]);
     }
 }

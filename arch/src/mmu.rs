@@ -154,14 +154,14 @@ mod target {
 #[cfg(not(target_os = "none"))]
 mod target {
     use super::*;
-    use crate::fake::{Event, record};
+    use crate::fake::{Instruction, record};
 
     /// Makes this CPU walk `root` for the kernel's half.
     ///
     /// # Safety
     /// None on a host.
     pub unsafe fn replace_ttbr1(root: PhysAddr) {
-        record(Event::ReplaceTtbr1(root));
+        record(Instruction::ReplaceTtbr1(root));
     }
 
     /// The kernel's tables on this CPU.
@@ -179,12 +179,12 @@ mod target {
     /// # Safety
     /// None on a host.
     pub unsafe fn install_user(root: PhysAddr, asid: Asid) {
-        record(Event::InstallUser(root, asid));
+        record(Instruction::InstallUser(root, asid));
     }
 
     /// Makes this CPU walk an empty table for the programs' half.
     pub fn uninstall_user() {
-        record(Event::UninstallUser);
+        record(Instruction::UninstallUser);
     }
 }
 
@@ -192,7 +192,7 @@ pub use target::*;
 
 /// How many bits of an ASID the CPUs compare: 8 or 16.
 pub fn asid_bits() -> u32 {
-    if crate::cpu::features().contains(crate::cpu::Features::ASID16) { 16 } else { 8 }
+    if crate::cpu::features().contains(crate::cpu::CpuFeatures::ASID16) { 16 } else { 8 }
 }
 
 #[cfg(test)]

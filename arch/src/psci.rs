@@ -45,15 +45,15 @@ mod call {
 #[cfg(not(target_os = "none"))]
 mod call {
     use super::*;
-    use crate::fake::{Event, record};
+    use crate::fake::{Instruction, record};
 
     pub fn cpu_on(_: Conduit, _: u64, _: u64, _: u64) -> Result<(), Error> {
-        record(Event::Psci("cpu_on"));
+        record(Instruction::Psci("cpu_on"));
         Ok(())
     }
 
     pub fn system_off(_: Conduit) -> Result<(), Error> {
-        record(Event::Psci("system_off"));
+        record(Instruction::Psci("system_off"));
         Ok(())
     }
 }

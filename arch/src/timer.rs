@@ -96,7 +96,7 @@ mod counter {
 
 #[cfg(not(target_os = "none"))]
 mod counter {
-    use crate::fake::{self, Event};
+    use crate::fake::{self, Instruction};
 
     pub fn now() -> u64 {
         fake::ticks()
@@ -107,11 +107,11 @@ mod counter {
     }
 
     pub fn interrupt_at(ticks: u64) {
-        fake::record(Event::TimerAt(ticks));
+        fake::record(Instruction::TimerAt(ticks));
     }
 
     pub fn off() {
-        fake::record(Event::TimerOff);
+        fake::record(Instruction::TimerOff);
     }
 }
 

@@ -5,7 +5,7 @@
 //! old translation and all accesses made through one are done; and an ISB for this CPU. When one returns, the
 //! frames that were mapped, and with [`Level::Any`] the tables, may be given away.
 //!
-//! [`own`] is for tables that one CPU's TTBR1 alone leads to. A TLB entry serves the CPU that walked for it and no other
+//! [`local`] is for tables that one CPU's TTBR1 alone leads to. A TLB entry serves the CPU that walked for it and no other
 //! as long as TTBRn_EL1.CnP is 0, which it is here, so there is nothing to broadcast and nobody to wait for.
 
 #[cfg(any(target_os = "none", test))]
@@ -30,14 +30,14 @@ pub fn kernel(range: AddrRange<KernelVa>, level: Level) {
 
 /// Forgets this CPU's leaves in `range`, which no other CPU's tables lead to. What was stored through them is seen by all
 /// CPUs before anything that this one stores later.
-pub fn own(range: AddrRange<KernelVa>) {
-    complete_own(|| instruction::own(range));
+pub fn local(range: AddrRange<KernelVa>) {
+    complete_local(|| instruction::local(range));
 }
 
-/// [`own`] for the page or block at `at` alone.
+/// [`local`] for the page or block at `at` alone.
 #[inline]
-pub fn own_leaf(at: KernelVa) {
-    complete_own(|| instruction::own_leaf(at));
+pub fn local_leaf(at: KernelVa) {
+    complete_local(|| instruction::local_leaf(at));
 }
 
 /// Forgets the translations of `asid` in `range`. Ones that were mapped global do not go.
@@ -68,7 +68,7 @@ fn complete(invalidate: impl FnOnce()) {
 /// The barriers around an `invalidate` on this CPU alone. The first is for all CPUs because of what was stored through the
 /// leaves: whoever owned the frames had them zeroed, and an entry that shows them to somebody else comes later.
 #[inline]
-fn complete_own(invalidate: impl FnOnce()) {
+fn complete_local(invalidate: impl FnOnce()) {
     barrier::dsb_ishst();
     invalidate();
     barrier::dsb_nsh();
@@ -79,7 +79,7 @@ fn complete_own(invalidate: impl FnOnce()) {
 mod instruction {
     use super::plan::{Operation, Plan};
     use super::*;
-    use crate::cpu::{self, Features};
+    use crate::cpu::{self, CpuFeatures};
     use addr::PAGE_SIZE;
     use core::arch::asm;
 
@@ -111,7 +111,7 @@ mod instruction {
     ) {
         let first = start / PAGE_SIZE;
         let (va, count) = (first * PAGE_SIZE, end.div_ceil(PAGE_SIZE) - first);
-        match Plan::new(va, count, cpu::features().contains(Features::TLB_RANGE)) {
+        match Plan::new(va, count, cpu::features().contains(CpuFeatures::TLB_RANGE)) {
             Plan::All => all(),
             // The operand of the next page is one more.
             Plan::Pages => {
@@ -141,14 +141,14 @@ mod instruction {
         }
     }
 
-    pub fn own(range: AddrRange<KernelVa>) {
+    pub fn local(range: AddrRange<KernelVa>) {
         // VAALE1, RVAALE1
         let range = (range.start().raw(), range.end().raw());
-        pages(range, ANY_ASID, tlbi!("c7", "7"), tlbi!("c6", "7"), all_own);
+        pages(range, ANY_ASID, tlbi!("c7", "7"), tlbi!("c6", "7"), all_local);
     }
 
     #[inline]
-    pub fn own_leaf(at: KernelVa) {
+    pub fn local_leaf(at: KernelVa) {
         tlbi!("c7", "7")(Operation::Page.operand(at.raw(), ANY_ASID)); // VAALE1
     }
 
@@ -167,7 +167,7 @@ mod instruction {
         tlbi!("c3", "2")(u64::from(asid.raw()) << 48); // ASIDE1IS
     }
 
-    fn all_own() {
+    fn all_local() {
         #[cfg(feature = "counters")]
         crate::counters::tlb_invalidation();
         // SAFETY: forgets cached translations, which are walked again on use.
@@ -185,58 +185,58 @@ mod instruction {
 #[cfg(not(target_os = "none"))]
 mod instruction {
     use super::*;
-    use crate::fake::{Event, record};
+    use crate::fake::{Instruction, record};
 
     pub fn kernel(range: AddrRange<KernelVa>, level: Level) {
-        record(Event::TlbKernel(range, level));
+        record(Instruction::TlbKernel(range, level));
     }
 
-    pub fn own(range: AddrRange<KernelVa>) {
-        record(Event::TlbOwn(range));
+    pub fn local(range: AddrRange<KernelVa>) {
+        record(Instruction::TlbLocal(range));
     }
 
-    pub fn own_leaf(at: KernelVa) {
-        record(Event::TlbOwn(AddrRange::new(at, at + addr::PAGE_SIZE)));
+    pub fn local_leaf(at: KernelVa) {
+        record(Instruction::TlbLocal(AddrRange::new(at, at + addr::PAGE_SIZE)));
     }
 
     pub fn user(asid: Asid, range: AddrRange<UserVa>, level: Level) {
-        record(Event::TlbUser(asid, range, level));
+        record(Instruction::TlbUser(asid, range, level));
     }
 
     pub fn asid(asid: Asid) {
-        record(Event::TlbAsid(asid));
+        record(Instruction::TlbAsid(asid));
     }
 
     pub fn all() {
-        record(Event::TlbAll);
+        record(Instruction::TlbAll);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fake::{self, Event};
+    use crate::fake::{self, Instruction};
 
     #[test]
     fn the_barriers_are_inside() {
         let range = AddrRange::new(KernelVa::new(0x1000), KernelVa::new(0x2000));
         kernel(range, Level::Last);
         let expected = [
-            Event::Barrier("dsb_ishst"),
-            Event::TlbKernel(range, Level::Last),
-            Event::Barrier("dsb_ish"),
-            Event::Barrier("isb"),
+            Instruction::Barrier("dsb_ishst"),
+            Instruction::TlbKernel(range, Level::Last),
+            Instruction::Barrier("dsb_ish"),
+            Instruction::Barrier("isb"),
         ];
         assert_eq!(fake::take(), expected);
-        own(range);
+        local(range);
         let expected = [
-            Event::Barrier("dsb_ishst"),
-            Event::TlbOwn(range),
-            Event::Barrier("dsb_nsh"),
-            Event::Barrier("isb"),
+            Instruction::Barrier("dsb_ishst"),
+            Instruction::TlbLocal(range),
+            Instruction::Barrier("dsb_nsh"),
+            Instruction::Barrier("isb"),
         ];
         assert_eq!(fake::take(), expected);
-        own_leaf(range.start());
+        local_leaf(range.start());
         assert_eq!(fake::take(), expected);
     }
 }

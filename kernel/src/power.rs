@@ -55,7 +55,7 @@ pub fn off() -> ! {
         (Some(Ok(())), _) => {}
         (_, Some(watchdog)) => wait_for(watchdog),
         (Some(Err(error)), None) => log::error!("power off: the firmware refuses ({error}); halted"),
-        (None, None) => match CONTROLLER.get().map(|&at| arch::secure::write32(at, POWER_OFF)) {
+        (None, None) => match CONTROLLER.get().map(|&at| arch::monitor::write32(at, POWER_OFF)) {
             Some(Ok(())) => {}
             _ => log::error!("power off: no firmware to ask, no watchdog; halted"),
         },

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::cpu;
-use crate::fake::{Event, record};
+use crate::fake::{Instruction, record};
 
 const LOADED_AT: u64 = 0x4020_0000;
 
@@ -52,7 +52,7 @@ pub fn parking_entry() -> PhysAddr {
 
 /// Sends a CPU that waits in boot.s to [`secondary_entry`].
 pub fn release_parked(affinity: u64, args: PhysAddr) {
-    record(Event::Release(affinity, args));
+    record(Instruction::ReleaseParked(affinity, args));
 }
 
 /// Maps the 2 MiB around `pa` as Device-nGnRE and returns where `pa` is.

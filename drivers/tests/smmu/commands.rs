@@ -232,7 +232,7 @@ fn commands_are_seen_before_they_are_announced() {
     let fixture = fixture(IdRegisters::NESTED, WalkCoherency::NonCoherent);
     thread_local!(static ANNOUNCED: RefCell<Vec<u32>> = const { RefCell::new(Vec::new()) });
     fixture.machine.watch.set(Some(|machine, event| {
-        if event == arch::fake::Event::Barrier("dsb_sy") {
+        if event == arch::fake::Instruction::Barrier("dsb_sy") {
             ANNOUNCED.with_borrow_mut(|seen| seen.push(machine.register(0x98)));
         }
     }));

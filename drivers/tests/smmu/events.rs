@@ -91,7 +91,7 @@ fn records_are_read_between_the_two_indices() {
     assert!(matches!(fixture.access(STREAM, 0, READ), TransactionResult::Aborted(Some(_))));
     thread_local!(static CONSUMED: RefCell<Vec<u32>> = const { RefCell::new(Vec::new()) });
     fixture.machine.watch.set(Some(|machine, event| {
-        if event == arch::fake::Event::Barrier("dmb_oshld") {
+        if event == arch::fake::Instruction::Barrier("dmb_oshld") {
             CONSUMED.with_borrow_mut(|seen| seen.push(machine.register(0x1_00ac)));
         }
     }));

@@ -1,9 +1,9 @@
 //! Taking the interrupts from the secure side. Without firmware nobody has said that they are for us: after reset all are
-//! the secure side's, whose registers the kernel asks to be written ([`arch::secure`]).
+//! the secure side's, whose registers the kernel asks to be written ([`arch::monitor`]).
 
 use crate::firmware;
 use addr::{AddrRange, PhysAddr};
-use arch::secure::{self, NoService};
+use arch::monitor::{self, NotSupported};
 use spin::Once;
 
 /// GICD_IGROUPR0 (IHI 0048B, 4.3.4), a bit for each interrupt; the one of CPUs' own interrupts is a copy for each CPU.
@@ -25,7 +25,7 @@ struct GicV2 {
 pub(super) fn take_v3(distributor: AddrRange<PhysAddr>) {
     const GICD_CTLR_DS: u32 = 1 << 6;
     if firmware::entry_level() == 3 {
-        complain(secure::write32(distributor.start(), GICD_CTLR_DS));
+        complain(monitor::write32(distributor.start(), GICD_CTLR_DS));
     }
 }
 
@@ -47,22 +47,22 @@ pub(super) fn take_cpus_own() {
 }
 
 impl GicV2 {
-    fn take_shared(self) -> Result<(), NoService> {
+    fn take_shared(self) -> Result<(), NotSupported> {
         (1..GROUP_REGISTERS).try_for_each(|word| self.to_group_1(word))
     }
 
-    fn take_private(self) -> Result<(), NoService> {
+    fn take_private(self) -> Result<(), NotSupported> {
         self.to_group_1(0)?;
         // As long as it is in the more urgent half, writes from our side are ignored (4.4.2).
-        secure::write32(self.cpu_interface + GICC_PMR, 0xff)
+        monitor::write32(self.cpu_interface + GICC_PMR, 0xff)
     }
 
-    fn to_group_1(self, word: u64) -> Result<(), NoService> {
-        secure::write32(self.distributor + GICD_IGROUPR + 4 * word, u32::MAX)
+    fn to_group_1(self, word: u64) -> Result<(), NotSupported> {
+        monitor::write32(self.distributor + GICD_IGROUPR + 4 * word, u32::MAX)
     }
 }
 
-fn complain(taken: Result<(), NoService>) {
+fn complain(taken: Result<(), NotSupported>) {
     if let Err(error) = taken {
         log::warn!("interrupts: they stay the secure side's: {error:?}");
     }
@@ -71,7 +71,7 @@ fn complain(taken: Result<(), NoService>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use arch::fake::{self, Event};
+    use arch::fake::{self, Instruction};
 
     #[test]
     fn all_interrupts_of_a_gic_v2_go_to_group_1_and_each_cpu_takes_its_own() {
@@ -79,10 +79,11 @@ mod tests {
         fake::take();
         assert_eq!(gic.take_shared(), Ok(()));
         let log = fake::take();
-        assert_eq!((&log[0], log.len()), (&Event::SecureWrite(0x800_0084, u32::MAX), 31));
-        assert_eq!(log[30], Event::SecureWrite(0x800_00fc, u32::MAX));
+        assert_eq!((&log[0], log.len()), (&Instruction::SecureWrite(0x800_0084, u32::MAX), 31));
+        assert_eq!(log[30], Instruction::SecureWrite(0x800_00fc, u32::MAX));
         assert_eq!(gic.take_private(), Ok(()));
-        let own = [Event::SecureWrite(0x800_0080, u32::MAX), Event::SecureWrite(0x801_0004, 0xff)];
+        let own =
+            [Instruction::SecureWrite(0x800_0080, u32::MAX), Instruction::SecureWrite(0x801_0004, 0xff)];
         assert_eq!(fake::take(), own);
     }
 }

@@ -143,8 +143,8 @@ impl Pages {
         window.unmap(self.filled);
         perf_counters::count_descriptor_stores(self.filled);
         match self.filled {
-            1 => arch::tlb::own_leaf(PAGE_SLOT),
-            _ => arch::tlb::own(range),
+            1 => arch::tlb::local_leaf(PAGE_SLOT),
+            _ => arch::tlb::local(range),
         }
     }
 }
@@ -173,7 +173,7 @@ fn show_block(
     f(AddrRange::new(BLOCK_SLOT, BLOCK_SLOT + block.bytes()));
     window.unmap_block();
     perf_counters::count_descriptor_stores(1);
-    arch::tlb::own_leaf(BLOCK_SLOT);
+    arch::tlb::local_leaf(BLOCK_SLOT);
 }
 
 /// Shows `chunk`, which is or will be write-back memory, as such: through the linear map where that has it, else

@@ -14,7 +14,7 @@ use abi::memory::Prot;
 use addr::{Address, PAGE_SIZE, UserVa};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use arch::cpu::Features;
+use arch::cpu::CpuFeatures;
 use arch::exception::TrapFrame;
 use core::fmt;
 use program::{
@@ -160,15 +160,15 @@ fn auxiliary(executable: &Executable) -> [(u64, u64); 15] {
 fn hwcap() -> HwCap {
     let features = arch::cpu::features();
     let pairs = [
-        (Features::FP, HwCap::FP | HwCap::ASIMD),
-        (Features::ATOMICS, HwCap::ATOMICS),
-        (Features::CRC32, HwCap::CRC32),
+        (CpuFeatures::FP, HwCap::FP | HwCap::ASIMD),
+        (CpuFeatures::ATOMICS, HwCap::ATOMICS),
+        (CpuFeatures::CRC32, HwCap::CRC32),
     ];
     pairs.into_iter().filter(|(feature, _)| features.contains(*feature)).map(|(_, cap)| cap).collect()
 }
 
 fn hwcap2() -> HwCap2 {
-    if arch::cpu::features().contains(Features::MOPS) { HwCap2::MOPS } else { HwCap2::empty() }
+    if arch::cpu::features().contains(CpuFeatures::MOPS) { HwCap2::MOPS } else { HwCap2::empty() }
 }
 
 /// On the heap at once: it is too large for the stack of somebody who has to take it apart again.

@@ -47,6 +47,6 @@ mod tests {
         assert_ne!(number.raw(), 0);
         arch::fake::take();
         drop(tag);
-        assert!(arch::fake::take().contains(&arch::fake::Event::TlbAsid(number)));
+        assert!(arch::fake::take().contains(&arch::fake::Instruction::TlbAsid(number)));
     }
 }

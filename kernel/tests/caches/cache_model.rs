@@ -10,7 +10,7 @@
 
 use addr::{AddrRange, KernelVa, PAGE_SIZE, PhysAddr};
 use arch::boot::LINEAR_BASE;
-use arch::fake::Event;
+use arch::fake::Instruction;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -55,7 +55,7 @@ struct TlbEntry {
 }
 
 /// Alters or drops a logged operation of the kernel.
-pub type Mutation = fn(Event) -> Option<Event>;
+pub type Mutation = fn(Instruction) -> Option<Instruction>;
 
 struct ModelState {
     memory: Vec<Word>,
@@ -308,26 +308,26 @@ impl CacheModel {
     }
 
     /// Handles an operation that the kernel logs.
-    fn handle(&self, event: Event) {
+    fn handle(&self, event: Instruction) {
         self.speculate();
         let altered = match self.mutation.get() {
             Some(mutation) => mutation(event),
             None => Some(event),
         };
         match altered {
-            Some(Event::Clean(range)) => self.start_maintenance(range, Maintenance::Clean),
-            Some(Event::Invalidate(range)) => self.start_maintenance(range, Maintenance::Invalidate),
-            Some(Event::CleanInvalidate(range)) => {
+            Some(Instruction::Clean(range)) => self.start_maintenance(range, Maintenance::Clean),
+            Some(Instruction::Invalidate(range)) => self.start_maintenance(range, Maintenance::Invalidate),
+            Some(Instruction::CleanInvalidate(range)) => {
                 self.start_maintenance(range, Maintenance::CleanInvalidate)
             }
-            Some(Event::Barrier("dmb_oshst")) => self.zeroes_unordered.set(false),
-            Some(Event::Barrier("dsb_sy")) => {
+            Some(Instruction::Barrier("dmb_oshst")) => self.zeroes_unordered.set(false),
+            Some(Instruction::Barrier("dsb_sy")) => {
                 self.zeroes_unordered.set(false);
                 self.complete_maintenance();
             }
-            Some(Event::Barrier("dsb_ish")) => self.complete_maintenance(),
-            Some(Event::Zero(range)) => self.zero(range),
-            Some(Event::TlbKernel(range, _) | Event::TlbOwn(range)) => {
+            Some(Instruction::Barrier("dsb_ish")) => self.complete_maintenance(),
+            Some(Instruction::Zero(range)) => self.zero(range),
+            Some(Instruction::TlbKernel(range, _) | Instruction::TlbLocal(range)) => {
                 let gone = |(start, end): (u64, u64)| end > range.start().raw() && start < range.end().raw();
                 self.state.borrow_mut().tlb.retain(|_, entry| !gone(entry.leaf));
             }

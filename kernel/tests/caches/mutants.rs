@@ -1,7 +1,7 @@
 //! Mutants of the kernel's cache maintenance; the cache model must detect each.
 
 use super::cache_model::Mutation;
-use arch::fake::Event;
+use arch::fake::Instruction;
 
 /// A deliberate fault in the cache maintenance.
 pub struct Mutant {
@@ -23,48 +23,60 @@ pub const MUTANTS: &[Mutant] = &[
     Mutant { name: "maintenance of only the first line of a range", mutation: first_line },
 ];
 
-fn no_clean(event: Event) -> Option<Event> {
-    (!matches!(event, Event::Clean(_))).then_some(event)
+fn no_clean(instruction: Instruction) -> Option<Instruction> {
+    (!matches!(instruction, Instruction::Clean(_))).then_some(instruction)
 }
 
-fn no_clean_invalidate(event: Event) -> Option<Event> {
-    (!matches!(event, Event::CleanInvalidate(_))).then_some(event)
+fn no_clean_invalidate(instruction: Instruction) -> Option<Instruction> {
+    (!matches!(instruction, Instruction::CleanInvalidate(_))).then_some(instruction)
 }
 
-fn clean_only(event: Event) -> Option<Event> {
-    Some(if let Event::CleanInvalidate(range) = event { Event::Clean(range) } else { event })
+fn clean_only(instruction: Instruction) -> Option<Instruction> {
+    Some(if let Instruction::CleanInvalidate(range) = instruction {
+        Instruction::Clean(range)
+    } else {
+        instruction
+    })
 }
 
-fn invalidate_for_clean(event: Event) -> Option<Event> {
-    Some(if let Event::Clean(range) = event { Event::Invalidate(range) } else { event })
+fn invalidate_for_clean(instruction: Instruction) -> Option<Instruction> {
+    Some(if let Instruction::Clean(range) = instruction {
+        Instruction::Invalidate(range)
+    } else {
+        instruction
+    })
 }
 
-fn invalidate_only(event: Event) -> Option<Event> {
-    Some(if let Event::CleanInvalidate(range) = event { Event::Invalidate(range) } else { event })
+fn invalidate_only(instruction: Instruction) -> Option<Instruction> {
+    Some(if let Instruction::CleanInvalidate(range) = instruction {
+        Instruction::Invalidate(range)
+    } else {
+        instruction
+    })
 }
 
-fn no_dsb(event: Event) -> Option<Event> {
-    (!matches!(event, Event::Barrier("dsb_sy"))).then_some(event)
+fn no_dsb(instruction: Instruction) -> Option<Instruction> {
+    (!matches!(instruction, Instruction::Barrier("dsb_sy"))).then_some(instruction)
 }
 
-fn no_dmb(event: Event) -> Option<Event> {
-    (!matches!(event, Event::Barrier("dmb_oshst"))).then_some(event)
+fn no_dmb(instruction: Instruction) -> Option<Instruction> {
+    (!matches!(instruction, Instruction::Barrier("dmb_oshst"))).then_some(instruction)
 }
 
-fn no_tlbi(event: Event) -> Option<Event> {
-    (!matches!(event, Event::TlbKernel(..))).then_some(event)
+fn no_tlbi(instruction: Instruction) -> Option<Instruction> {
+    (!matches!(instruction, Instruction::TlbKernel(..))).then_some(instruction)
 }
 
-fn no_own_tlbi(event: Event) -> Option<Event> {
-    (!matches!(event, Event::TlbOwn(_))).then_some(event)
+fn no_own_tlbi(instruction: Instruction) -> Option<Instruction> {
+    (!matches!(instruction, Instruction::TlbLocal(_))).then_some(instruction)
 }
 
-fn first_line(event: Event) -> Option<Event> {
+fn first_line(instruction: Instruction) -> Option<Instruction> {
     let first =
         |range: addr::AddrRange<addr::KernelVa>| addr::AddrRange::new(range.start(), range.start() + 64);
-    Some(match event {
-        Event::Clean(range) => Event::Clean(first(range)),
-        Event::CleanInvalidate(range) => Event::CleanInvalidate(first(range)),
-        event => event,
+    Some(match instruction {
+        Instruction::Clean(range) => Instruction::Clean(first(range)),
+        Instruction::CleanInvalidate(range) => Instruction::CleanInvalidate(first(range)),
+        instruction => instruction,
     })
 }

@@ -225,7 +225,7 @@ fn zeroing_clears_its_range_only() -> Outcome {
 /// The Memory Copy and Memory Set exception at EL1.
 fn memory_set_restarts() -> Outcome {
     const LEN: u64 = 3 * 4096 + 100;
-    if !arch::cpu::features().contains(arch::cpu::Features::MOPS) {
+    if !arch::cpu::features().contains(arch::cpu::CpuFeatures::MOPS) {
         skip!("no FEAT_MOPS");
     }
     let Some(owned) = zones::take(Order::BLOCK_2M, Reach::LOW) else {

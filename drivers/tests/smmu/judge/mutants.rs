@@ -7,7 +7,7 @@ use super::super::test_machine::TestMachine;
 use super::super::test_machine::bus::MutateCommands;
 use super::executor::{DriverPhase, SharedState};
 use addr::{Asid, StreamId, Vmid};
-use arch::fake::Event;
+use arch::fake::Instruction;
 use smmu_spec::{Command, Extent, Scope};
 use std::rc::Rc;
 
@@ -19,7 +19,7 @@ pub enum Fault {
     /// A CMD_SYNC before what it is to complete.
     SyncFirst,
     /// Barriers or maintenance left out.
-    Maintenance(fn(&TestMachine, &Event) -> bool),
+    Maintenance(fn(&TestMachine, &Instruction) -> bool),
     /// The driver waits for the first progress, not for the end.
     WaitsForAnything,
 }
@@ -243,22 +243,22 @@ fn only_context(command: Command) -> Option<Command> {
 }
 
 /// Cleaning of anything but commands.
-fn clean(machine: &TestMachine, event: &Event) -> bool {
-    matches!(event, Event::Clean(range) if !machine.is_command_queue(*range))
+fn clean(machine: &TestMachine, event: &Instruction) -> bool {
+    matches!(event, Instruction::Clean(range) if !machine.is_command_queue(*range))
 }
 
-fn clean_commands(machine: &TestMachine, event: &Event) -> bool {
-    matches!(event, Event::Clean(range) if machine.is_command_queue(*range))
+fn clean_commands(machine: &TestMachine, event: &Instruction) -> bool {
+    matches!(event, Instruction::Clean(range) if machine.is_command_queue(*range))
 }
 
-fn clean_invalidate(_: &TestMachine, event: &Event) -> bool {
-    matches!(event, Event::CleanInvalidate(_))
+fn clean_invalidate(_: &TestMachine, event: &Instruction) -> bool {
+    matches!(event, Instruction::CleanInvalidate(_))
 }
 
-fn dsb(_: &TestMachine, event: &Event) -> bool {
-    *event == Event::Barrier("dsb_sy")
+fn dsb(_: &TestMachine, event: &Instruction) -> bool {
+    *event == Instruction::Barrier("dsb_sy")
 }
 
-fn dmb(_: &TestMachine, event: &Event) -> bool {
-    *event == Event::Barrier("dmb_oshst")
+fn dmb(_: &TestMachine, event: &Instruction) -> bool {
+    *event == Instruction::Barrier("dmb_oshst")
 }

@@ -11,7 +11,7 @@ pub mod random;
 
 use super::qemu::Qemu;
 use addr::{PAGE_SIZE, PhysAddr, StreamId};
-use arch::fake::Event;
+use arch::fake::Instruction;
 use bus::{Bus, CommandMutation, FakeFile};
 use drivers::fake::FakeRegisters;
 use drivers::mmio::Mmio;
@@ -36,13 +36,13 @@ const RAM: u64 = 0x4000_0000;
 pub type MachineSmmu = SmmuModel<FakeFile, Bus>;
 
 /// Somebody who is told of barriers and cache maintenance.
-pub type EventHook = fn(&TestMachine, Event);
+pub type EventHook = fn(&TestMachine, Instruction);
 
 /// Somebody who is let in whenever anything happens, before it takes effect.
 pub type Interleaving = Rc<dyn Fn(&TestMachine)>;
 
 /// Which barriers and maintenance do not happen.
-pub type Ignored = Box<dyn Fn(&TestMachine, &Event) -> bool>;
+pub type Ignored = Box<dyn Fn(&TestMachine, &Instruction) -> bool>;
 
 /// In which order the SMMU sees what the CPU stores.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -267,7 +267,7 @@ impl TestMachine {
         }
     }
 
-    fn maintain(&self, event: Event) {
+    fn maintain(&self, event: Instruction) {
         if let Some(watch) = self.watch.get() {
             watch(self, event);
         }

@@ -8,7 +8,7 @@
 
 use super::StoreOrder;
 use addr::{AddrRange, KernelVa, PAGE_SIZE};
-use arch::fake::Event;
+use arch::fake::Instruction;
 use smmu_spec::WalkCoherency;
 use std::cell::{Cell, RefCell};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -127,20 +127,20 @@ impl Ram {
     }
 
     /// A barrier or cache maintenance. `pages` are in use.
-    pub fn maintain(&self, event: Event, pages: impl Iterator<Item = usize>) {
+    pub fn maintain(&self, event: Instruction, pages: impl Iterator<Item = usize>) {
         match event {
-            Event::Clean(range) => self.lines(range).for_each(|line| self.clean(line)),
-            Event::CleanInvalidate(range) => self.lines(range).for_each(|line| {
+            Instruction::Clean(range) => self.lines(range).for_each(|line| self.clean(line)),
+            Instruction::CleanInvalidate(range) => self.lines(range).for_each(|line| {
                 self.write_back(line);
                 self.fill(line);
             }),
-            Event::Invalidate(range) => self.lines(range).for_each(|line| self.fill(line)),
-            Event::Barrier("dsb_sy" | "dsb_ish") if self.walks == WalkCoherency::NonCoherent => {
+            Instruction::Invalidate(range) => self.lines(range).for_each(|line| self.fill(line)),
+            Instruction::Barrier("dsb_sy" | "dsb_ish") if self.walks == WalkCoherency::NonCoherent => {
                 for (line, values) in self.cleaning.take() {
                     self.store(line, values);
                 }
             }
-            Event::Barrier("dmb_oshst" | "dsb_sy") if self.order == StoreOrder::Weak => {
+            Instruction::Barrier("dmb_oshst" | "dsb_sy") if self.order == StoreOrder::Weak => {
                 pages.for_each(|page| self.propagate_stores(page, || true));
             }
             _ => {}

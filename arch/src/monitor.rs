@@ -8,14 +8,14 @@ use addr::PhysAddr;
 /// Writes `value` to the 32-bit register at `at` as the secure side. Only for a kernel that was entered at EL3.
 ///
 /// # Errors
-/// [`NoService`] when nobody is there to do it.
-pub fn write32(at: PhysAddr, value: u32) -> Result<(), NoService> {
-    if call::secure_write(at.raw(), value) == 0 { Ok(()) } else { Err(NoService) }
+/// [`NotSupported`] when nobody is there to do it.
+pub fn write32(at: PhysAddr, value: u32) -> Result<(), NotSupported> {
+    if call::secure_write(at.raw(), value) == 0 { Ok(()) } else { Err(NotSupported) }
 }
 
 /// What is at EL3 is not ours.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct NoService;
+pub struct NotSupported;
 
 #[cfg(target_os = "none")]
 mod call {
@@ -33,10 +33,10 @@ mod call {
 
 #[cfg(not(target_os = "none"))]
 mod call {
-    use crate::fake::{Event, record};
+    use crate::fake::{Instruction, record};
 
     pub fn secure_write(at: u64, value: u32) -> u64 {
-        record(Event::SecureWrite(at, value));
+        record(Instruction::SecureWrite(at, value));
         0
     }
 }
@@ -44,12 +44,12 @@ mod call {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fake::{self, Event};
+    use crate::fake::{self, Instruction};
 
     #[test]
     fn a_write_is_one_call() {
         fake::take();
         assert_eq!(write32(PhysAddr::new(0x5000_0000), 1), Ok(()));
-        assert_eq!(fake::take(), [Event::SecureWrite(0x5000_0000, 1)]);
+        assert_eq!(fake::take(), [Instruction::SecureWrite(0x5000_0000, 1)]);
     }
 }
