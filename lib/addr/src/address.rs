@@ -1,9 +1,9 @@
-//! One type per address space, made by one macro.
+//! One type per address space, defined by one macro.
 
 use core::fmt;
 use core::ops::Add;
 
-/// What all address types have in common, for code that is generic over the address space
+/// The interface of all address types, for code that is generic over the address space
 /// ([`AddrRange`](crate::AddrRange), range allocators).
 pub trait Address: Copy + Ord + fmt::Debug + fmt::LowerHex {
     /// The lowest address.
@@ -68,8 +68,8 @@ macro_rules! address {
 
         impl Add<u64> for $name {
             type Output = Self;
-            /// Panics past the end of the address space: an overflow here is a broken invariant of ours. Use
-            /// [`Address::checked_add`] on values that come from outside.
+            /// Panics on overflow, which is a broken invariant. Use [`Address::checked_add`] for untrusted
+            /// values.
             #[inline]
             fn add(self, bytes: u64) -> Self {
                 match self.0.checked_add(bytes) {
@@ -108,12 +108,13 @@ address! {
     KernelVa
 }
 address! {
-    /// A virtual address in a program's half (TTBR0). Holding one proves nothing about what is mapped there:
-    /// only the kernel's user-access routines turn it into bytes.
+    /// A virtual address in a program's half (TTBR0). The type does not guarantee that the address is mapped:
+    /// only the kernel's user-access routines read and write through it.
     UserVa
 }
 address! {
-    /// An address that a device puts on the bus: what the IOMMU translates, or what `dma-ranges` maps to RAM.
+    /// An I/O virtual address, as a device puts it on the bus: the input of the IOMMU, or without one a bus
+    /// address that `dma-ranges` maps to RAM.
     Iova
 }
 
@@ -122,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn alignment_goes_both_ways() {
+    fn addresses_align_down_and_up() {
         let cases = [(0, 0, 0), (1, 0, 0x1000), (0xfff, 0, 0x1000), (0x1000, 0x1000, 0x1000)];
         for (raw, down, up) in cases {
             assert_eq!(PhysAddr::new(raw).align_down(0x1000), PhysAddr::new(down));
@@ -132,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn sums_past_the_end_are_none() {
+    fn checked_add_and_align_up_return_none_on_overflow() {
         assert_eq!(Iova::new(u64::MAX).checked_add(1), None);
         assert_eq!(Iova::new(u64::MAX).align_up(0x1000), None);
         assert_eq!(Iova::new(u64::MAX - 1).checked_add(1), Some(Iova::new(u64::MAX)));
@@ -140,7 +141,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "overflows")]
-    fn plus_past_the_end_panics_with_the_value() {
+    fn add_panics_on_overflow() {
         let _ = PhysAddr::new(u64::MAX) + 1;
     }
 

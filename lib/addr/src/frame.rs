@@ -1,4 +1,4 @@
-//! Frames of 4 KiB and naturally aligned runs of them.
+//! 4 KiB frames, and naturally aligned runs of frames.
 
 use crate::{AddrRange, Address, PhysAddr};
 use core::fmt;
@@ -30,7 +30,7 @@ impl Pfn {
     pub const fn start(self) -> PhysAddr {
         PhysAddr::new(self.0 << PAGE_SHIFT)
     }
-    /// The frame `frames` further up.
+    /// The frame `frames` above this one.
     pub const fn offset(self, frames: u64) -> Self {
         Self(self.0 + frames)
     }
@@ -44,25 +44,25 @@ pub struct Order(u8);
 /// An order above [`Order::MAX`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct OrderError(
-    /// The order asked for.
+    /// The requested order.
     pub u8,
 );
 
 impl Order {
     /// One frame, 4 KiB.
     pub const PAGE: Self = Self(0);
-    /// 64 KiB: sixteen pages, what a contiguous hint covers at level 3.
+    /// 64 KiB: sixteen pages, a contiguous group at level 3.
     pub const CONTIGUOUS: Self = Self(4);
     /// 2 MiB: a level 2 block.
     pub const BLOCK_2M: Self = Self(9);
-    /// 1 GiB: a level 1 block, and the largest chunk there is.
+    /// 1 GiB: a level 1 block, and the largest chunk.
     pub const MAX: Self = Self(18);
 
-    /// The order with this logarithm.
+    /// The order `log2`, up to [`Order::MAX`].
     pub const fn new(log2: u8) -> Result<Self, OrderError> {
         if log2 > Self::MAX.0 { Err(OrderError(log2)) } else { Ok(Self(log2)) }
     }
-    /// The largest order whose frames fit into `frames`, at most [`Order::MAX`]; `None` for no frames.
+    /// The largest order of at most `frames` frames, up to [`Order::MAX`]; `None` for 0 frames.
     pub const fn fitting(frames: u64) -> Option<Self> {
         match frames.checked_ilog2() {
             None => None,
@@ -70,14 +70,14 @@ impl Order {
             Some(log2) => Some(Self(log2 as u8)),
         }
     }
-    /// The smallest order that holds `frames`; `None` for no frames or more than [`Order::MAX`] holds.
+    /// The smallest order of at least `frames` frames; `None` for 0 frames or more than [`Order::MAX`] has.
     pub const fn covering(frames: u64) -> Option<Self> {
         if frames == 0 || frames > Self::MAX.frames() {
             return None;
         }
         Some(Self(frames.next_power_of_two().trailing_zeros() as u8))
     }
-    /// The next smaller order; `None` below a single frame.
+    /// The next smaller order; `None` for a single frame.
     pub const fn smaller(self) -> Option<Self> {
         if self.0 == 0 { None } else { Some(Self(self.0 - 1)) }
     }
@@ -95,9 +95,9 @@ impl Order {
     }
 }
 
-/// A naturally aligned power-of-two run of frames: what buffers are made of.
+/// A naturally aligned power-of-two run of frames, the unit of buffers and of the frame allocator.
 ///
-/// Eight bytes: frame number and order share a word, since lists of chunks are as long as memory is fragmented.
+/// Frame number and order share one 64-bit word, since lists of chunks are long when memory is fragmented.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(transparent)]
 pub struct Chunk(u64);
@@ -105,7 +105,8 @@ pub struct Chunk(u64);
 impl Chunk {
     const ORDER_BITS: u32 = 8;
 
-    /// The chunk of `order` that starts at `first`; `None` unless `first` is a multiple of the order's frames.
+    /// The chunk of `order` that starts at `first`; `None` unless `first` is a multiple of the order's
+    /// frames.
     pub const fn new(first: Pfn, order: Order) -> Option<Self> {
         if first.0 & (order.frames() - 1) != 0 {
             return None;
@@ -136,18 +137,18 @@ impl Chunk {
     pub const fn bytes(self) -> u64 {
         self.order().bytes()
     }
-    /// All its bytes.
+    /// The addresses of its bytes.
     pub fn range(self) -> AddrRange<PhysAddr> {
         AddrRange::new(self.start(), self.start() + self.bytes())
     }
-    /// The largest naturally aligned chunk that starts at `first` and has at most `frames` frames; `None` for no
-    /// frames.
+    /// The largest naturally aligned chunk that starts at `first` and has at most `frames` frames; `None` for
+    /// 0 frames.
     pub fn largest_at(first: Pfn, frames: u64) -> Option<Self> {
         let fits = Order::fitting(frames)?;
         let aligned = (first.0.trailing_zeros() as u8).min(Order::MAX.0);
         Self::new(first, fits.min(Order(aligned)))
     }
-    /// The chunks that make up the whole frames of `range`, largest first at each step.
+    /// The chunks that cover the whole frames of `range`: at each address the largest chunk that fits.
     pub fn of_range(range: AddrRange<PhysAddr>) -> impl Iterator<Item = Self> + Clone {
         let first =
             range.start().align_up(PAGE_SIZE).map_or(u64::MAX >> PAGE_SHIFT, |a| a.raw() >> PAGE_SHIFT);
@@ -161,11 +162,11 @@ impl Chunk {
     }
 }
 
-/// Whole frames that lie one behind the other: a chunk, or whatever else knows its start and its end.
+/// A run of physically contiguous frames: a chunk, or another type with a start and an end.
 pub trait FrameRun: Copy {
-    /// The first byte, at a frame's border.
+    /// The first byte, aligned to a frame.
     fn start(&self) -> PhysAddr;
-    /// The first byte behind it, at another frame's border.
+    /// The first byte behind the run, aligned to a frame.
     fn end(&self) -> PhysAddr;
 }
 
@@ -191,7 +192,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn orders_round_both_ways() {
+    fn orders_round_down_and_up() {
         let cases = [
             (0, None, None),
             (1, Some(0), Some(0)),
@@ -209,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chunk_is_naturally_aligned() {
+    fn misaligned_chunk_is_rejected() {
         let order = Order::new(3).unwrap();
         assert!(Chunk::new(Pfn::new(4), order).is_none());
         let chunk = Chunk::new(Pfn::new(8), order).unwrap();
@@ -218,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn a_range_splits_into_the_largest_chunks() {
+    fn range_splits_into_the_largest_chunks() {
         let range = AddrRange::new(PhysAddr::new(0x1800), PhysAddr::new(0x9fff));
         let chunks: Vec<_> = Chunk::of_range(range).map(|c| (c.start().raw(), c.bytes())).collect();
         assert_eq!(chunks, [(0x2000, 0x2000), (0x4000, 0x4000), (0x8000, 0x1000)]);
@@ -226,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn frame_zero_is_aligned_to_everything() {
+    fn frame_zero_is_aligned_to_every_order() {
         assert_eq!(Chunk::largest_at(Pfn::new(0), u64::MAX).unwrap().order(), Order::MAX);
     }
 }

@@ -1,13 +1,13 @@
-//! The SMMU's and the MMU's names for who is asking.
+//! Identifiers of translations: StreamID, ASID and VMID.
 
 use core::fmt;
 
-/// A StreamID (IHI 0070, 3.2): which device a transaction comes from.
+/// A StreamID (IHI 0070, 3.2): identifies the device that issued a transaction.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct StreamId(u32);
 
 impl StreamId {
-    /// The stream with this number. Whether the SMMU has that many is the stream table's question.
+    /// The stream with this number. The stream table checks it against the SMMU's limit.
     pub const fn new(raw: u32) -> Self {
         Self(raw)
     }
@@ -23,7 +23,7 @@ impl fmt::Display for StreamId {
     }
 }
 
-/// An address space identifier: the tag on stage 1 translations in the TLBs of a CPU or an SMMU.
+/// An address space identifier: tags stage 1 translations in the TLBs of a CPU or an SMMU.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Asid(u16);
 
@@ -38,7 +38,7 @@ impl Asid {
     }
 }
 
-/// A virtual machine identifier: the tag on translations in the TLBs where stage 2 exists.
+/// A virtual machine identifier: tags translations that use stage 2 in the TLBs.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Vmid(u16);
 

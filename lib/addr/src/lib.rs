@@ -1,7 +1,7 @@
-//! The words every layer shares: one type for each address space, ranges of them, frames, chunks and the
-//! memory type of a buffer.
+//! Types shared by all layers: one type per address space, address ranges, frames, chunks and the memory type
+//! of a buffer.
 //!
-//! Nothing here knows a machine. A value of one address space never becomes one of another by itself: only the
+//! The crate is independent of the machine. There is no implicit conversion between address spaces: only the
 //! layers that own a translation (page tables, the linear map, `dma-ranges`) convert, by `raw` and `new`.
 
 #![cfg_attr(not(test), no_std)]

@@ -1,7 +1,7 @@
-//! The memory type of a buffer, which all its mappings share.
+//! The memory type of a buffer, shared by all its mappings.
 
-/// How the processors and devices that map a frame reach it. It belongs to the buffer, never to one mapping: two
-/// mappings of a frame with different types lose coherency (DDI 0487, B2.8 "Mismatched memory attributes").
+/// The memory type of a frame in all its mappings. It belongs to the buffer, not to a mapping: mappings of a
+/// frame with different types lose coherency (DDI 0487, B2.8 "Mismatched memory attributes").
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum MemoryType {
     /// Normal, inner and outer write-back cacheable, inner shareable.

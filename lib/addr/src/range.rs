@@ -3,7 +3,7 @@
 use crate::Address;
 use core::fmt;
 
-/// The addresses from `start` up to, not including, `end`; never inverted.
+/// The addresses from `start` up to, not including, `end`. `start` is never above `end`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct AddrRange<A> {
     start: A,
@@ -11,11 +11,11 @@ pub struct AddrRange<A> {
 }
 
 impl<A: Address> AddrRange<A> {
-    /// No addresses, at zero.
+    /// The empty range at zero.
     pub const EMPTY: Self = Self { start: A::ZERO, end: A::ZERO };
 
-    /// The range between the two addresses. Panics when `end` is below `start`: callers with outside values use
-    /// [`AddrRange::from_len`].
+    /// The range between the two addresses. Panics when `end` is below `start`: use [`AddrRange::from_len`]
+    /// for untrusted values.
     pub fn new(start: A, end: A) -> Self {
         assert!(start <= end, "inverted range {start:?}..{end:?}");
         Self { start, end }
@@ -36,38 +36,41 @@ impl<A: Address> AddrRange<A> {
     pub fn len(&self) -> u64 {
         self.end.raw() - self.start.raw()
     }
-    /// Whether there is no address in it.
+    /// Whether the range has no address.
     pub fn is_empty(&self) -> bool {
         self.start == self.end
     }
-    /// Whether `address` is in it.
+    /// Whether `address` is in the range.
     pub fn contains(&self, address: A) -> bool {
         self.start <= address && address < self.end
     }
-    /// Whether all of `other` is in it. An empty range is in any range that includes or touches its start.
+    /// Whether all of `other` is in the range. An empty `other` is covered by a range that includes or
+    /// touches its start.
     pub fn covers(&self, other: &Self) -> bool {
         self.start <= other.start && other.end <= self.end
     }
-    /// What both have in common, if anything.
+    /// The addresses in both ranges; `None` if there are none.
     pub fn intersection(&self, other: &Self) -> Option<Self> {
         let (start, end) = (self.start.max(other.start), self.end.min(other.end));
         (start < end).then_some(Self { start, end })
     }
-    /// Whether they have an address in common.
+    /// Whether an address is in both ranges.
     pub fn overlaps(&self, other: &Self) -> bool {
         self.intersection(other).is_some()
     }
-    /// The smallest range of whole multiples of `align` (a power of two) around it; `None` past the end.
+    /// The smallest range around this one whose borders are multiples of `align` (a power of two); `None` on
+    /// overflow.
     pub fn align_outward(&self, align: u64) -> Option<Self> {
         Some(Self { start: self.start.align_down(align), end: self.end.align_up(align)? })
     }
-    /// The largest range of whole multiples of `align` (a power of two) inside it, possibly empty.
+    /// The largest range inside this one whose borders are multiples of `align` (a power of two), possibly
+    /// empty.
     pub fn align_inward(&self, align: u64) -> Self {
         let end = self.end.align_down(align);
         let start = self.start.align_up(align).unwrap_or(end).min(end);
         Self { start, end }
     }
-    /// What is left of it below and above `hole`; either may be empty.
+    /// The parts below and above `hole`; either may be empty.
     pub fn without(&self, hole: &Self) -> (Self, Self) {
         let below = Self { start: self.start, end: hole.start.clamp(self.start, self.end) };
         let above = Self { start: hole.end.clamp(self.start, self.end), end: self.end };
@@ -91,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn ranges_meet_or_do_not() {
+    fn ranges_intersect_cover_and_contain() {
         assert_eq!(range(0, 10).intersection(&range(5, 20)), Some(range(5, 10)));
         assert!(!range(0, 10).overlaps(&range(10, 20)));
         assert!(range(0, 10).covers(&range(0, 10)) && !range(0, 10).covers(&range(5, 11)));
@@ -99,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hole_leaves_what_is_around_it() {
+    fn without_returns_the_parts_around_a_hole() {
         assert_eq!(range(0, 10).without(&range(3, 5)), (range(0, 3), range(5, 10)));
         assert_eq!(range(4, 10).without(&range(3, 5)), (range(4, 4), range(5, 10)));
         assert_eq!(range(4, 10).without(&range(0, 20)), (range(4, 4), range(10, 10)));
@@ -107,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn alignment_grows_or_shrinks() {
+    fn ranges_align_outward_and_inward() {
         assert_eq!(range(0x1001, 0x2fff).align_outward(0x1000), Some(range(0x1000, 0x3000)));
         assert_eq!(range(0x1001, 0x3fff).align_inward(0x1000), range(0x2000, 0x3000));
         assert!(range(0x1001, 0x1fff).align_inward(0x1000).is_empty());
@@ -115,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn a_length_past_the_end_is_refused() {
+    fn from_len_returns_none_on_overflow() {
         assert_eq!(AddrRange::from_len(Iova::new(u64::MAX), 2), None);
         assert_eq!(AddrRange::from_len(Iova::new(8), 2), Some(range(8, 10)));
     }

@@ -11,8 +11,8 @@ pub enum SizeError {
     TooLarge,
 }
 
-/// Parses a size in bytes: a decimal or `0x` number with an optional suffix `K`, `M`, `G` or `T` (powers of 1024, any
-/// case).
+/// Parses a size in bytes: a decimal or `0x` number with an optional suffix `K`, `M`, `G` or `T` (powers of
+/// 1024, any case).
 pub fn parse_size(text: &str) -> Result<u64, SizeError> {
     let suffix = text.chars().last().map(|c| c.to_ascii_uppercase());
     let shift = match suffix {
