@@ -1,7 +1,8 @@
 //! From a length to chunks: the largest first, high memory first, single frames when memory is fragmented.
 
-use crate::frames::{Frames, OutOfHeap, OwnedChunk, OwnedPages};
-use crate::zone::{FrameSource, Reach};
+use crate::frames::{Frames, OutOfHeap};
+use crate::owned::{OwnedChunk, OwnedPages};
+use crate::source::{FrameSource, Reach};
 use addr::Order;
 
 /// What frames somebody wants.

@@ -1,146 +1,14 @@
 //! Frames with an owner.
 
-use crate::zone::FrameSource;
-use addr::{AddrRange, Chunk, Order, Pfn};
+use crate::owned::{OwnedChunk, OwnedPages, next_page};
+use crate::source::FrameSource;
+use addr::{Chunk, Order, Pfn};
 use alloc::vec::Vec;
 use core::{fmt, slice};
 
 /// The heap had no room for the list itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct OutOfHeap;
-
-/// A chunk that belongs to whoever holds this value. There is one for every chunk, since it cannot be copied; a
-/// [`FrameSource`] makes it and takes it back. Forgetting it leaks the frames.
-#[must_use = "dropping an owned chunk leaks its frames"]
-#[derive(PartialEq, Eq)]
-pub struct OwnedChunk(Chunk);
-
-impl OwnedChunk {
-    /// Takes ownership of `chunk`: the inverse of [`release`](Self::release).
-    ///
-    /// # Safety
-    /// No frame of `chunk` is free or has another owner. The caller owned them in another form (a page table entry, a
-    /// [`Chunk`] from [`release`](Self::release)) and gives that form up.
-    #[expect(
-        unsafe_code,
-        reason = "a second owner of a frame is undefined behaviour in the code that uses it"
-    )]
-    pub const unsafe fn adopt(chunk: Chunk) -> Self {
-        Self(chunk)
-    }
-    /// Takes ownership of `chunk`, which the calling allocator has just removed from its free frames.
-    pub(crate) const fn from_free(chunk: Chunk) -> Self {
-        Self(chunk)
-    }
-    /// Which chunk.
-    pub const fn chunk(&self) -> Chunk {
-        self.0
-    }
-    /// Ends the ownership in this form: the caller keeps it in another one.
-    pub const fn release(self) -> Chunk {
-        self.0
-    }
-    /// Splits the chunk behind its first `frames` frames: the chunks of the first part, and those of the rest.
-    ///
-    /// # Panics
-    /// When it has fewer frames.
-    pub fn split_at(self, frames: u64) -> (impl Iterator<Item = Self>, impl Iterator<Item = Self>) {
-        let range = self.0.range();
-        let border = self.0.first().offset(frames).start();
-        let part = |start, end| Chunk::of_range(AddrRange::new(start, end)).map(Self);
-        (part(range.start(), border), part(border, range.end()))
-    }
-    /// Splits the chunk into chunks of `order`; one of a smaller order stays whole.
-    pub fn split_into(self, order: Order) -> impl Iterator<Item = Self> {
-        let order = order.min(self.0.order());
-        let parts = (0..self.0.frames()).step_by(order.frames() as usize);
-        parts.filter_map(move |first| Chunk::new(self.0.first().offset(first), order)).map(Self)
-    }
-}
-
-impl fmt::Debug for OwnedChunk {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-/// Up to 64 single frames that belong to whoever holds this value, as an [`OwnedChunk`] does: each a bit of a naturally
-/// aligned run.
-#[must_use = "dropping owned pages leaks them"]
-#[derive(PartialEq, Eq)]
-pub struct OwnedPages {
-    run: Pfn,
-    bits: u64,
-}
-
-impl OwnedPages {
-    /// Frames of a run.
-    pub const RUN: u64 = u64::BITS as u64;
-
-    /// Takes ownership of frames of the run that starts at `run` (a multiple of 64): those whose bits are set. The
-    /// inverse of [`release`](Self::release).
-    ///
-    /// # Safety
-    /// As for [`OwnedChunk::adopt`], for each of the frames.
-    #[expect(
-        unsafe_code,
-        reason = "a second owner of a frame is undefined behaviour in the code that uses it"
-    )]
-    pub const unsafe fn adopt(run: Pfn, bits: u64) -> Self {
-        Self::from_free(run, bits)
-    }
-
-    /// Takes ownership of frames that the calling allocator has just removed from its free frames.
-    pub(crate) const fn from_free(run: Pfn, bits: u64) -> Self {
-        debug_assert!(run.raw().is_multiple_of(Self::RUN));
-        Self { run, bits }
-    }
-
-    /// The first frame of the run, whether or not it is one of the pages.
-    pub(crate) const fn run(&self) -> Pfn {
-        self.run
-    }
-
-    /// The pages, lowest first.
-    pub fn chunks(&self) -> impl Iterator<Item = Chunk> + use<> {
-        let Self { run, mut bits } = *self;
-        (0..bits.count_ones()).map(move |_| next_page(run, &mut bits))
-    }
-
-    /// Ends the ownership in this form: the first frame of the run, and the bits.
-    pub const fn release(self) -> (Pfn, u64) {
-        (self.run, self.bits)
-    }
-
-    /// One by one.
-    pub fn split(self) -> impl Iterator<Item = OwnedChunk> {
-        self.chunks().map(OwnedChunk)
-    }
-}
-
-impl From<OwnedChunk> for OwnedPages {
-    /// Only of a chunk that lies within one run: 64 frames at most.
-    fn from(chunk: OwnedChunk) -> Self {
-        let chunk = chunk.release();
-        let (first, frames) = (chunk.first().raw(), chunk.frames());
-        assert!(frames <= Self::RUN, "{chunk:?} is more than a run");
-        let bits = u64::MAX >> (Self::RUN - frames) << (first % Self::RUN);
-        Self { run: Pfn::new(first - first % Self::RUN), bits }
-    }
-}
-
-impl fmt::Debug for OwnedPages {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "OwnedPages({:#x}, {:#x})", self.run.start(), self.bits)
-    }
-}
-
-/// The page of the lowest bit, which goes.
-fn next_page(run: Pfn, bits: &mut u64) -> Chunk {
-    let page = Chunk::page(run.offset(u64::from(bits.trailing_zeros())));
-    *bits &= bits.wrapping_sub(1);
-    page
-}
 
 /// Chunks held in place, without heap. Enough for 64 KiB of single frames.
 const INLINE: usize = 16;
@@ -202,7 +70,7 @@ impl Frames {
                         let count = (PIECE - piece.len()).min(bits.count_ones() as usize);
                         piece.extend((0..count).map(|_| next_page(run, &mut bits)));
                     }
-                    Err(full) => return Err((OwnedPages { run, bits }, full)),
+                    Err(full) => return Err((OwnedPages::from_list(run, bits), full)),
                 }
             }
             self.frames += u64::from((before ^ bits).count_ones());
@@ -271,7 +139,7 @@ impl Frames {
         let mut emptied = emptied;
         emptied.frames = 0;
         let pieces = core::mem::take(&mut emptied.pieces);
-        inline.chain(pieces.into_iter().flatten()).map(OwnedChunk)
+        inline.chain(pieces.into_iter().flatten()).map(OwnedChunk::from_list)
     }
 
     fn inline(&self) -> &[Chunk] {
@@ -309,7 +177,7 @@ fn give_slice(mut chunks: &[Chunk], source: &mut impl FrameSource) {
             source.give_pages(pages);
             chunks = &chunks[count..];
         } else {
-            source.give(OwnedChunk(*chunk));
+            source.give(OwnedChunk::from_list(*chunk));
             chunks = rest;
         }
     }
@@ -330,7 +198,7 @@ fn pages_of_run(chunks: &[Chunk]) -> (usize, OwnedPages) {
         .take_while(same)
         .map(|chunk| bits |= 1 << (chunk.first().raw() % OwnedPages::RUN))
         .count();
-    (count, OwnedPages { run: Pfn::new(run * OwnedPages::RUN), bits })
+    (count, OwnedPages::from_list(Pfn::new(run * OwnedPages::RUN), bits))
 }
 
 impl Default for Frames {
@@ -357,7 +225,7 @@ mod tests {
     use crate::Reach;
 
     fn page(number: u64) -> OwnedChunk {
-        OwnedChunk(Chunk::page(Pfn::new(number)))
+        OwnedChunk::from_list(Chunk::page(Pfn::new(number)))
     }
 
     #[test]
@@ -394,13 +262,13 @@ mod tests {
     fn pages_of_a_run_go_into_a_list_and_out_together() {
         let mut frames = Frames::new();
         for run in 0..40 {
-            frames.push_pages(OwnedPages { run: Pfn::new(run * 64), bits: 0x8000_0000_0000_ff01 }).unwrap();
+            frames.push_pages(OwnedPages::from_list(Pfn::new(run * 64), 0x8000_0000_0000_ff01)).unwrap();
         }
         assert_eq!((frames.chunk_count(), frames.frames()), (400, 400));
         assert_eq!(frames.chunks().nth(9), Some(Chunk::page(Pfn::new(63))));
         assert!(frames.chunks().map(|chunk| chunk.first().raw()).is_sorted());
         let block = Chunk::new(Pfn::new(4096), Order::CONTIGUOUS).unwrap();
-        frames.push(OwnedChunk(block)).unwrap();
+        frames.push(OwnedChunk::from_list(block)).unwrap();
         frames.push(page(4097)).unwrap();
         let mut returned = Returned(Vec::new());
         frames.give_back(&mut returned);
@@ -412,32 +280,10 @@ mod tests {
     }
 
     #[test]
-    fn a_small_chunk_is_pages_of_a_run() {
-        let chunk = Chunk::new(Pfn::new(96), Order::CONTIGUOUS).unwrap();
-        assert_eq!(OwnedPages::from(OwnedChunk(chunk)).release(), (Pfn::new(64), 0xffff << 32));
-    }
-
-    #[test]
-    fn a_chunk_splits_into_aligned_parts() {
-        let order = |log2| Order::new(log2).unwrap();
-        let chunk = || OwnedChunk(Chunk::new(Pfn::new(16), order(4)).unwrap());
-        let parts = |part: &mut dyn Iterator<Item = OwnedChunk>| -> Vec<_> {
-            part.map(|part| part.release()).map(|part| (part.first().raw(), part.order().log2())).collect()
-        };
-        let (mut first, mut rest) = chunk().split_at(11);
-        assert_eq!(parts(&mut first), [(16, 3), (24, 1), (26, 0)]);
-        assert_eq!(parts(&mut rest), [(27, 0), (28, 2)]);
-        let (mut all, mut none) = chunk().split_at(16);
-        assert_eq!((parts(&mut all), parts(&mut none)), (vec![(16, 4)], vec![]));
-        assert_eq!(parts(&mut chunk().split_into(order(3))), [(16, 3), (24, 3)]);
-        assert_eq!(parts(&mut chunk().split_into(order(5))), [(16, 4)]);
-    }
-
-    #[test]
     fn frames_are_counted_not_chunks() {
         let mut frames = Frames::new();
         let big = Chunk::new(Pfn::new(512), Order::BLOCK_2M).unwrap();
-        frames.push(OwnedChunk(big)).unwrap();
+        frames.push(OwnedChunk::from_list(big)).unwrap();
         frames.push(page(3)).unwrap();
         assert_eq!((frames.chunk_count(), frames.frames()), (2, 513));
         assert_eq!(format!("{frames:?}"), "[Chunk(0x200000+0x200000), Chunk(0x3000+0x1000)]");

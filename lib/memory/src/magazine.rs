@@ -1,6 +1,6 @@
 //! Free chunks that one CPU keeps for itself.
 
-use crate::frames::OwnedChunk;
+use crate::owned::OwnedChunk;
 use addr::{Chunk, Order, PhysAddr};
 
 /// Orders that are kept: up to 2 MiB. Merging larger ones is rare, and holding them back would tear large holes.
@@ -82,7 +82,7 @@ impl Magazine {
         }
         *len = below;
         self.frames -= chunk.frames();
-        Some(OwnedChunk::from_free(chunk))
+        Some(OwnedChunk::from_list(chunk))
     }
 
     /// What is in it.
@@ -113,7 +113,7 @@ mod tests {
     const ANY: PhysAddr = PhysAddr::new(u64::MAX);
 
     fn page(number: u64) -> OwnedChunk {
-        OwnedChunk::from_free(Chunk::page(Pfn::new(number)))
+        OwnedChunk::from_list(Chunk::page(Pfn::new(number)))
     }
 
     #[test]
@@ -138,7 +138,7 @@ mod tests {
     #[test]
     fn large_chunks_are_not_kept() {
         let order = Order::new(10).unwrap();
-        let large = || OwnedChunk::from_free(Chunk::new(Pfn::new(1024), order).unwrap());
+        let large = || OwnedChunk::from_list(Chunk::new(Pfn::new(1024), order).unwrap());
         let mut magazine = Magazine::new();
         assert_eq!(magazine.push(large()), Err(large()));
         assert_eq!((magazine.pop(order, ANY), magazine.pop_any()), (None, None));
@@ -155,7 +155,7 @@ mod tests {
                 let stack = &mut model[usize::from(log2)];
                 let first = (number as u64) << 12;
                 if push {
-                    let kept = magazine.push(OwnedChunk::from_free(Chunk::new(Pfn::new(first), order).unwrap()));
+                    let kept = magazine.push(OwnedChunk::from_list(Chunk::new(Pfn::new(first), order).unwrap()));
                     let room = DEPTH.get(usize::from(log2)).is_some_and(|&depth| stack.len() < usize::from(depth));
                     prop_assert_eq!(kept.is_ok(), room);
                     if room { stack.push(first) }

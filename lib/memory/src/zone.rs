@@ -1,89 +1,15 @@
 //! Low and high memory: who may have which frames, and who falls back to whom.
 
 use crate::bank::{self, Bank};
-use crate::frames::{OwnedChunk, OwnedPages};
 use crate::heap;
 use crate::large;
+use crate::owned::{OwnedChunk, OwnedPages};
+use crate::source::{FrameSource, Preference, Reach, Zone};
 use addr::{AddrRange, Address, Chunk, Order, PAGE_SIZE, Pfn, PhysAddr};
 use alloc::boxed::Box;
 
 /// Frame numbers have 40 bits: physical addresses have 52 at most.
 const BANKS: usize = 40;
-
-/// A kind of RAM.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Zone {
-    /// In the kernel's linear map.
-    Low,
-    /// Without any kernel mapping.
-    High,
-}
-
-/// Which frames a request can use.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Reach {
-    highest: PhysAddr,
-    zones: Preference,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Preference {
-    HighFirst,
-    Only(Zone),
-}
-
-impl Reach {
-    /// All RAM, high memory first; low memory only down to the reserve ([`Zones::set_reserve`]). For buffers and
-    /// program pages.
-    pub const ANYWHERE: Self = Self { highest: PhysAddr::new(u64::MAX), zones: Preference::HighFirst };
-    /// Low memory to its last frame. For what the kernel itself reads and writes.
-    pub const LOW: Self = Self { zones: Preference::Only(Zone::Low), ..Self::ANYWHERE };
-    /// High memory alone.
-    pub const HIGH: Self = Self { zones: Preference::Only(Zone::High), ..Self::ANYWHERE };
-
-    /// The same, without the frames that have a byte above `highest`.
-    ///
-    /// Banks are taken or left as a whole: a `highest` that is not the end of RAM or one less than a power of two
-    /// leaves out the frames of its bank that it would still reach.
-    pub fn up_to(self, highest: PhysAddr) -> Self {
-        Self { highest: self.highest.min(highest), ..self }
-    }
-    /// The highest usable physical address.
-    pub const fn highest(self) -> PhysAddr {
-        self.highest
-    }
-    /// The preferred of its zones alone.
-    pub const fn preferred(self) -> Self {
-        Self { highest: self.highest, zones: Preference::Only(self.zone()) }
-    }
-    /// The zone that it prefers.
-    pub const fn zone(self) -> Zone {
-        match self.zones {
-            Preference::HighFirst => Zone::High,
-            Preference::Only(zone) => zone,
-        }
-    }
-}
-
-/// Where chunks come from: all of RAM, or a cache in front of it.
-pub trait FrameSource {
-    /// A chunk of exactly `order` within `reach`; `None` when there is none.
-    fn take(&mut self, order: Order, reach: Reach) -> Option<OwnedChunk>;
-    /// Takes the chunk back. It may be a part of one that was taken.
-    fn give(&mut self, chunk: OwnedChunk);
-
-    /// Some single frames within `reach`, at least one and at most `wanted` (not 0): as many as are found at once. `None`
-    /// when there is none.
-    fn take_pages(&mut self, wanted: u32, reach: Reach) -> Option<OwnedPages> {
-        debug_assert!(wanted > 0);
-        self.take(Order::PAGE, reach).map(OwnedPages::from)
-    }
-
-    /// Takes single frames back.
-    fn give_pages(&mut self, pages: OwnedPages) {
-        pages.split().for_each(|page| self.give(page));
-    }
-}
 
 /// Frames of one zone, by what happened to them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -152,7 +78,7 @@ impl Banks {
     fn take_pages(&mut self, wanted: u32, highest: PhysAddr) -> Option<OwnedPages> {
         let (run, bits) = self.find_map(highest, |bank| bank.take_pages(wanted))?;
         self.stats.allocated += u64::from(bits.count_ones());
-        Some(OwnedPages::from_free(run, bits))
+        Some(OwnedPages::from_list(run, bits))
     }
 
     fn give(&mut self, chunk: Chunk) {
@@ -263,15 +189,15 @@ impl Zones {
 
 impl FrameSource for Zones {
     fn take(&mut self, order: Order, reach: Reach) -> Option<OwnedChunk> {
-        let highest = reach.highest;
-        let chunk = match reach.zones {
+        let highest = reach.highest();
+        let chunk = match reach.preference() {
             Preference::Only(Zone::High) => self.high.take(order, highest),
             Preference::Only(Zone::Low) => self.low.take(order, highest),
             Preference::HighFirst => {
                 self.high.take(order, highest).or_else(|| self.take_spare_low(order, highest))
             }
         };
-        chunk.map(OwnedChunk::from_free)
+        chunk.map(OwnedChunk::from_list)
     }
 
     /// Panics when the chunk is not of this machine's RAM.
@@ -281,8 +207,8 @@ impl FrameSource for Zones {
     }
 
     fn take_pages(&mut self, wanted: u32, reach: Reach) -> Option<OwnedPages> {
-        let highest = reach.highest;
-        match reach.zones {
+        let highest = reach.highest();
+        match reach.preference() {
             Preference::Only(Zone::High) => self.high.take_pages(wanted, highest),
             Preference::Only(Zone::Low) => self.low.take_pages(wanted, highest),
             Preference::HighFirst => {
