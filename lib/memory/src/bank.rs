@@ -33,10 +33,6 @@ pub(crate) struct Bank {
 
 type Group = [Option<Box<Block>>; GROUP];
 
-/// Heap bytes of the books for one more partly free block, at most.
-pub(crate) const BYTES_PER_BLOCK: usize =
-    size_of::<Block>().next_power_of_two() + size_of::<Group>().next_power_of_two();
-
 impl Bank {
     /// The bank with this index, empty.
     pub(crate) fn new(index: usize) -> Self {

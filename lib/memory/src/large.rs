@@ -4,7 +4,7 @@ use addr::Order;
 use alloc::collections::BTreeSet;
 
 /// From one block to the largest chunk.
-pub(crate) const ORDERS: usize = (Order::MAX.log2() - Order::BLOCK_2M.log2()) as usize + 1;
+const ORDERS: usize = (Order::MAX.log2() - Order::BLOCK_2M.log2()) as usize + 1;
 
 /// Free runs of 2^n whole blocks.
 pub(crate) struct Large {

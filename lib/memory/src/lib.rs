@@ -20,7 +20,6 @@ mod bank;
 mod block;
 pub mod chunks;
 mod frames;
-mod heap;
 mod large;
 mod magazine;
 mod owned;

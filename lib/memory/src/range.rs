@@ -1,6 +1,5 @@
 //! Ranges of an address space: of `Iova` for devices, of `KernelVa` for vmalloc, of `UserVa` for programs.
 
-use crate::heap;
 use addr::{AddrRange, Address, PAGE_SIZE};
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
@@ -95,16 +94,6 @@ impl<A: Address> RangeAllocator<A> {
     pub fn holes(&mut self) -> impl Iterator<Item = AddrRange<A>> {
         self.merge_recent();
         self.holes.iter().map(|(&start, &end)| AddrRange::new(start, end))
-    }
-
-    /// Heap bytes that one call of [`alloc`](Self::alloc), [`alloc_at`](Self::alloc_at) or [`free`](Self::free) can
-    /// need at most.
-    pub fn heap_per_operation(&self) -> usize {
-        let entries = (self.holes.len() + RECENT + 2) as u64;
-        // All recent ranges become holes, then one hole becomes two; of so many, one in five splits a node above too.
-        let nodes = (RECENT + 2) * 5 / 4;
-        let sizes = [size_of::<(A, A)>(), size_of::<(u8, A)>()];
-        sizes.into_iter().map(|bytes| heap::insertion(entries, bytes) + nodes * heap::node(bytes)).sum()
     }
 
     /// Takes `len` bytes (whole pages) that start at a multiple of `align` (a power of two, at least a page) and end

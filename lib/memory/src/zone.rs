@@ -1,8 +1,6 @@
 //! Low and high memory: who may have which frames, and who falls back to whom.
 
-use crate::bank::{self, Bank};
-use crate::heap;
-use crate::large;
+use crate::bank::Bank;
 use crate::owned::{OwnedChunk, OwnedPages};
 use crate::source::{FrameSource, Preference, Reach, Zone};
 use addr::{AddrRange, Address, Chunk, Order, PAGE_SIZE, Pfn, PhysAddr};
@@ -148,16 +146,6 @@ impl Zones {
     pub fn free_chunks(&self) -> impl Iterator<Item = Chunk> {
         let banks = [&self.low, &self.high].into_iter().flat_map(|banks| banks.slots.iter().flatten());
         banks.flat_map(|bank| bank.free_chunks())
-    }
-
-    /// Heap bytes that one [`take`](FrameSource::take) or [`give`](FrameSource::give) can need at most.
-    pub fn heap_per_operation(&self) -> usize {
-        let blocks = self.low.stats.total.max(self.high.stats.total) >> Order::BLOCK_2M.log2();
-        let file = heap::insertion(blocks, size_of::<u32>());
-        // Splitting the largest chunk down to a page inserts into the tree of every order on the way.
-        let split: usize =
-            (0..large::ORDERS).map(|order| heap::insertion(blocks >> order, size_of::<u64>())).sum();
-        split + file + bank::BYTES_PER_BLOCK
     }
 
     /// Frames of low memory above the reserve.
