@@ -1,4 +1,4 @@
-//! The free frames of one zone between two powers of two.
+//! The free frames of a zone between two powers of two.
 
 use crate::block::{self, Block};
 use crate::large::Large;
@@ -11,30 +11,31 @@ const ORDERS: usize = Order::MAX.log2() as usize + 1;
 /// Blocks in an entry of the directory.
 const GROUP: usize = 64;
 
-/// A bank holds frames of [2^k, 2^(k+1)) alone. No naturally aligned chunk crosses such a border, so banks lose no
-/// chunk that a single allocator would have had, and a device's limit is a choice of banks instead of a search.
-/// (The one exception: a chunk that starts at frame 0 would span all smaller banks, and is never formed.)
+/// The free frames with numbers in [2^k, 2^(k+1)). No naturally aligned chunk crosses such a border, so banks
+/// form every chunk that a single allocator would form, and a device's address limit selects banks instead of
+/// requiring a search. (The only exception: a chunk that starts at frame 0 would span all smaller banks, and
+/// is never formed.)
 ///
-/// Whole 2 MiB blocks are in [`Large`]; a [`Block`] exists for each that is partly free, and only as long as it is. So
-/// taking or giving a frame is a matter of bits, and of trees only when a block's largest chunk changes.
+/// Whole free 2 MiB blocks are in [`Large`]; each partly free block has a [`Block`]. Allocating or freeing a
+/// frame changes bits, and the trees only when the order of a block's largest chunk changes.
 pub(crate) struct Bank {
     large: Large,
-    /// Partly free blocks, by their number from the bank's first, up to the last frame ever added.
+    /// The partly free blocks, by their number from the bank's first, up to the last frame ever added.
     groups: Vec<Option<Box<Group>>>,
-    /// Their numbers, by the order of the largest free chunk.
+    /// The numbers of the partly free blocks, by the order of their largest free chunk.
     by_largest: [BTreeSet<u32>; block::ORDERS],
     first_block: u64,
     free: u64,
-    /// The highest frame ever added: a limit at or above it reaches the whole bank.
+    /// The highest frame ever added: a limit at or above it includes the whole bank.
     last: Pfn,
-    /// No free chunk has this order or more. Learnt from failures, forgotten when something comes back.
-    hopeless: u8,
+    /// No free chunk has this order or more: set by a failed allocation, reset when frames are freed.
+    failed_order: u8,
 }
 
 type Group = [Option<Box<Block>>; GROUP];
 
 impl Bank {
-    /// The bank with this index, empty.
+    /// An empty bank with this index.
     pub(crate) fn new(index: usize) -> Self {
         Self {
             large: Large::new(),
@@ -43,11 +44,11 @@ impl Bank {
             first_block: block_of(Pfn::new(1 << index)),
             free: 0,
             last: Pfn::new(0),
-            hopeless: 0,
+            failed_order: 0,
         }
     }
 
-    /// The bank that `frame` belongs to: the position of its highest bit. Frame 0 shares the bank of frame 1.
+    /// The index of the bank of `frame`: the position of its highest bit. Frame 0 shares the bank of frame 1.
     pub(crate) fn index(frame: Pfn) -> usize {
         frame.raw().checked_ilog2().unwrap_or(0) as usize
     }
@@ -59,7 +60,8 @@ impl Bank {
         self.last = self.last.max(Pfn::new(end.raw() - 1));
     }
 
-    /// Makes room in the directory: as much as it takes up to `last`, since a bank may be far larger than its memory.
+    /// Grows the directory up to `last`, and no further: a bank may span far more addresses than it has
+    /// memory.
     fn cover(&mut self, last: Pfn) {
         let groups = (block_of(last) - self.first_block) as usize / GROUP + 1;
         if let Some(more) = groups.checked_sub(self.groups.len()) {
@@ -73,7 +75,7 @@ impl Bank {
     }
 
     pub(crate) fn take(&mut self, order: Order) -> Option<Chunk> {
-        if order.log2() >= self.hopeless || order.frames() > self.free {
+        if order.log2() >= self.failed_order || order.frames() > self.free {
             return None;
         }
         match self.take_first(order) {
@@ -82,7 +84,7 @@ impl Bank {
                 Chunk::new(first, order)
             }
             None => {
-                self.hopeless = order.log2();
+                self.failed_order = order.log2();
                 None
             }
         }
@@ -96,7 +98,7 @@ impl Bank {
         }
     }
 
-    /// From a block whose largest chunk is just enough, or else from a new one.
+    /// Takes from the partly free block whose largest chunk fits best, or else splits a whole block.
     fn take_small(&mut self, order: usize) -> Option<Pfn> {
         let Some(number) = self.partly_free(order) else {
             let whole = self.large.take(0)?;
@@ -106,7 +108,8 @@ impl Bank {
         Some(self.first_of(number).offset(first as u64))
     }
 
-    /// Some single frames, `wanted` (not 0) at most, of one run: the run's first frame, and a bit for each.
+    /// Takes at most `wanted` (not 0) single frames of one run: the run's first frame, and a bit for each
+    /// frame taken.
     pub(crate) fn take_pages(&mut self, wanted: u32) -> Option<(Pfn, u64)> {
         let (run, pages) = match self.partly_free(0) {
             Some(number) => {
@@ -123,7 +126,7 @@ impl Bank {
         Some((run, pages))
     }
 
-    /// The block that a chunk of `order` is to come from, if one is partly free.
+    /// The partly free block that fits a chunk of `order` best.
     fn partly_free(&self, order: usize) -> Option<u32> {
         self.by_largest[order..].iter().find_map(|blocks| blocks.first().copied())
     }
@@ -132,9 +135,9 @@ impl Bank {
         Pfn::new((self.first_block + u64::from(number)) << block::ORDERS)
     }
 
-    /// Takes something from, or gives something to, a partly free block.
+    /// Allocates from, or frees to, a partly free block.
     fn change<R>(&mut self, number: u32, change: impl FnOnce(&mut Block) -> R) -> R {
-        let block = slot(&mut self.groups, number).get_or_insert_with(|| Box::new(Block::full()));
+        let block = slot(&mut self.groups, number).get_or_insert_with(|| Box::new(Block::allocated()));
         let before = block.largest();
         let result = change(block);
         let after = block.largest();
@@ -144,9 +147,9 @@ impl Bank {
         result
     }
 
-    /// Makes a partly free block of one that was free, and takes its first chunk.
+    /// Makes a whole free block a partly free one by taking its first chunk.
     fn split(&mut self, whole: u64, order: usize) -> Pfn {
-        let mut block = Block::full();
+        let mut block = Block::allocated();
         (order..block::ORDERS).for_each(|half| _ = block.give(1 << half, half));
         let number = (whole - self.first_block) as u32;
         self.refile(number, None, block.largest());
@@ -156,7 +159,7 @@ impl Bank {
 
     pub(crate) fn give(&mut self, chunk: Chunk) {
         self.free += chunk.frames();
-        self.hopeless = ORDERS as u8;
+        self.failed_order = ORDERS as u8;
         let block = block_of(chunk.first());
         let log2 = usize::from(chunk.order().log2());
         match log2.checked_sub(block::ORDERS) {
@@ -168,10 +171,10 @@ impl Bank {
         }
     }
 
-    /// Takes single frames of the run that starts at `run` back.
+    /// Frees single frames of the run that starts at `run`.
     pub(crate) fn give_pages(&mut self, run: Pfn, pages: u64) {
         self.free += u64::from(pages.count_ones());
-        self.hopeless = ORDERS as u8;
+        self.failed_order = ORDERS as u8;
         let run_in_block = run.raw() as usize % (1 << block::ORDERS) / block::RUN;
         self.give_small(block_of(run), |block| block.give_pages(run_in_block, pages));
     }
@@ -199,7 +202,8 @@ impl Bank {
             .filter_map(|(first, order)| Chunk::new(Pfn::new(first), Order::new(order as u8).ok()?))
     }
 
-    /// Notes that a block's largest chunk has changed. A block without free chunk is forgotten.
+    /// Updates the index after the order of a block's largest chunk has changed. Drops a block without free
+    /// chunks.
     fn refile(&mut self, number: u32, before: Option<usize>, after: Option<usize>) {
         before.map(|order| self.by_largest[order].remove(&number));
         match after {
@@ -214,7 +218,7 @@ fn block_of(frame: Pfn) -> u64 {
     frame.raw() >> block::ORDERS
 }
 
-/// Where the books of a block are, if it has any.
+/// The directory entry of a block.
 fn slot(groups: &mut [Option<Box<Group>>], number: u32) -> &mut Option<Box<Block>> {
     let group = groups[number as usize / GROUP].get_or_insert_with(|| Box::new([const { None }; GROUP]));
     &mut group[number as usize % GROUP]
@@ -225,7 +229,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn far_memory_costs_what_near_memory_costs() {
+    fn directory_size_depends_on_the_memory_not_on_its_address() {
         let far = Pfn::new((64 << 40) / addr::PAGE_SIZE);
         let mut bank = Bank::new(Bank::index(far));
         bank.add(far, far.offset(1 << 18));
@@ -236,12 +240,12 @@ mod tests {
         assert_eq!(
             bank.take(Order::PAGE),
             Chunk::new(first, Order::PAGE),
-            "the block that is partly free goes first"
+            "the partly free block is used first"
         );
     }
 
     #[test]
-    fn the_highest_bit_names_the_bank() {
+    fn bank_index_is_the_highest_bit_of_the_frame() {
         let cases = [(0, 0), (1, 0), (2, 1), (3, 1), (4, 2), (0x7ffff, 18), (0x80000, 19)];
         for (frame, bank) in cases {
             assert_eq!(Bank::index(Pfn::new(frame)), bank, "{frame:#x}");
@@ -249,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_order_is_tried_again_after_a_free() {
+    fn failed_order_is_retried_after_a_free() {
         let mut bank = Bank::new(2);
         bank.add(Pfn::new(4), Pfn::new(8));
         let order = Order::new(2).unwrap();

@@ -1,29 +1,30 @@
-//! The free chunks inside of one 2 MiB block: a bit for each chunk that can be, and no search.
+//! The free chunks inside one 2 MiB block: a buddy allocator on a bitmap with one bit per possible chunk.
 
 use addr::Order;
 
-/// Orders of the chunks in here; the whole block is none of them.
+/// The number of orders, all below that of the whole block.
 pub(crate) const ORDERS: usize = Order::BLOCK_2M.log2() as usize;
 
-/// A block of which some frames are free and some are not.
+/// A partly free block.
 ///
-/// A chunk's bit is set when the chunk is free as it is: neither a part of it nor more than it.
+/// A chunk's bit is set when exactly this chunk is free: not only a part of it, and not as part of a larger
+/// free chunk.
 #[derive(Debug)]
 pub(crate) struct Block {
-    /// The bits of order 0, then those of order 1, and so on: 1022 of them.
+    /// The bits of order 0, then those of order 1, and so on: 1022 bits.
     bits: [u64; 16],
-    /// A bit for each order that has some.
+    /// A bit for each order with a free chunk.
     orders: u16,
 }
 
 /// log2 of [`RUN`].
 const RUN_ORDER: usize = 6;
-/// Frames in a run: those whose bits of order 0 are one word.
+/// Frames in a run: their bits of order 0 are one word.
 pub(crate) const RUN: usize = 1 << RUN_ORDER;
 
 impl Block {
     /// A block without a free frame.
-    pub(crate) const fn full() -> Self {
+    pub(crate) const fn allocated() -> Self {
         Self { bits: [0; 16], orders: 0 }
     }
 
@@ -32,8 +33,8 @@ impl Block {
         self.orders.checked_ilog2().map(|order| order as usize)
     }
 
-    /// Takes a chunk of 2^`order` frames, the lowest one of the smallest that will do, and returns its first frame,
-    /// counted from the block's.
+    /// Takes a chunk of 2^`order` frames from the smallest free chunk that is large enough, the lowest of
+    /// that order. Returns its first frame, relative to the block.
     pub(crate) fn take(&mut self, order: usize) -> Option<usize> {
         let enough = self.orders >> order;
         if enough == 0 {
@@ -49,7 +50,8 @@ impl Block {
         Some(index << order)
     }
 
-    /// Takes a chunk back. Whether the whole block is free now: then it has no bit set, and belongs to somebody else.
+    /// Frees a chunk. Returns whether the whole block is free now: then no bit is set, and the caller takes
+    /// the block over.
     pub(crate) fn give(&mut self, first: usize, order: usize) -> bool {
         let mut index = first >> order;
         for order in order..ORDERS {
@@ -63,8 +65,8 @@ impl Block {
         true
     }
 
-    /// Takes some single frames, `wanted` (not 0) at most, that lie in one run: which run, and a bit for each. They come
-    /// from the smallest chunks.
+    /// Takes at most `wanted` (not 0) single frames of one run, from the smallest free chunks: the run, and a
+    /// bit for each frame taken.
     pub(crate) fn take_pages(&mut self, wanted: u32) -> Option<(usize, u64)> {
         if self.orders & 1 == 0 {
             let smallest = self.orders.trailing_zeros();
@@ -79,10 +81,10 @@ impl Block {
         Some((run, pages))
     }
 
-    /// Takes single frames of one run back, all at a time. Whether the whole block is free now, as for
-    /// [`give`](Self::give).
+    /// Frees single frames of one run together. Returns whether the whole block is free now, as
+    /// [`give`](Self::give) does.
     pub(crate) fn give_pages(&mut self, run: usize, pages: u64) -> bool {
-        // The chunks of an order that come back; two of them that are halves of one come back as one of the next.
+        // The chunks of an order that become free; two buddies become one chunk of the next order.
         let mut back = pages;
         for order in 0..RUN_ORDER {
             let bit = base(order) + (run << (RUN_ORDER - order));
@@ -109,20 +111,20 @@ impl Block {
         self.give(run * RUN, RUN_ORDER)
     }
 
-    /// The lowest chunk of an order.
+    /// The lowest free chunk of an order.
     fn lowest(&self, order: usize) -> Option<usize> {
         (base(order) / 64..=(base(order + 1) - 1) / 64).find_map(|word| self.lowest_in(order, word))
     }
 
-    /// The lowest chunk of an order whose bit is in this word, which has bits of that order.
+    /// The lowest free chunk of an order whose bit is in `word`, which has bits of that order.
     fn lowest_in(&self, order: usize, word: usize) -> Option<usize> {
-        // Bits of smaller orders come before, those of larger ones behind.
+        // Bits of smaller orders precede, bits of larger orders follow.
         let (start, end) = (base(order).max(word * 64), base(order + 1).min(word * 64 + 64));
         let bits = self.bits[word] >> (start % 64) & ones(end - start);
         (bits != 0).then(|| start - base(order) + bits.trailing_zeros() as usize)
     }
 
-    /// The free chunks: the first frame, counted from the block's, and the order.
+    /// The free chunks: the first frame, relative to the block, and the order.
     pub(crate) fn chunks(&self) -> impl Iterator<Item = (usize, usize)> {
         let orders = (0..ORDERS).filter(|order| self.orders >> order & 1 == 1);
         orders.flat_map(move |order| {
@@ -149,16 +151,17 @@ impl Block {
         self.note_cleared(order, bit / 64);
     }
 
-    /// Bits of `order` in this word were cleared: maybe there is none left.
+    /// Updates `orders` after bits of `order` in `word` were cleared.
     fn note_cleared(&mut self, order: usize, word: usize) {
-        // A word that is not empty need not have one of this order, an empty one has none for certain.
+        // Words at the border of two orders have bits of both, so the word is searched first, then the
+        // others.
         if self.lowest_in(order, word).is_none() && self.lowest(order).is_none() {
             self.orders &= !(1 << order);
         }
     }
 }
 
-/// The bits with even numbers.
+/// The even bits.
 const EVEN: u64 = 0x5555_5555_5555_5555;
 
 /// The lowest `count` bits.
@@ -166,7 +169,7 @@ fn ones(count: usize) -> u64 {
     u64::MAX >> (64 - count)
 }
 
-/// The lowest `count` bits of those that are set.
+/// The lowest `count` set bits of `word`.
 fn lowest_ones(word: u64, count: u32) -> u64 {
     if word.count_ones() <= count {
         return word;
@@ -176,7 +179,7 @@ fn lowest_ones(word: u64, count: u32) -> u64 {
     word ^ others
 }
 
-/// The bits with even numbers, moved together; the others are 0.
+/// Compresses the even bits of `bits`, whose odd bits are 0, into the lower half.
 fn even_bits(bits: u64) -> u64 {
     let mut bits = bits;
     for (shift, mask) in [
@@ -191,7 +194,7 @@ fn even_bits(bits: u64) -> u64 {
     bits
 }
 
-/// The number of the first bit of an order: 512 bits of order 0, half as many of each next one.
+/// The index of the first bit of an order: order 0 has 512 bits, each next order half as many.
 const fn base(order: usize) -> usize {
     1024 - (1024 >> order)
 }
@@ -206,8 +209,8 @@ mod tests {
     }
 
     #[test]
-    fn all_frames_come_and_go_once() {
-        let mut block = Block::full();
+    fn each_frame_is_allocated_and_freed_once() {
+        let mut block = Block::allocated();
         assert_eq!((block.largest(), block.take(0)), (None, None));
         assert!((0..511).all(|page| !block.give(page, 0)));
         assert_eq!(block.largest(), Some(8));
@@ -219,8 +222,8 @@ mod tests {
     }
 
     #[test]
-    fn the_smallest_that_will_do_is_split() {
-        let mut block = Block::full();
+    fn smallest_sufficient_chunk_is_split() {
+        let mut block = Block::allocated();
         block.give(256, 8);
         block.give(8, 2);
         assert_eq!(block.take(1), Some(8));
@@ -233,8 +236,8 @@ mod tests {
     }
 
     #[test]
-    fn frames_come_and_go_a_run_at_a_time() {
-        let mut block = Block::full();
+    fn frames_of_a_run_are_allocated_and_freed_together() {
+        let mut block = Block::allocated();
         assert_eq!(block.take_pages(64), None);
         assert!((0..8).all(|run| block.give_pages(run, u64::MAX) == (run == 7)));
         assert_eq!(block.bits, [0; 16]);
@@ -245,8 +248,8 @@ mod tests {
     }
 
     #[test]
-    fn single_frames_of_larger_chunks_are_a_chunk() {
-        let mut block = Block::full();
+    fn pages_from_a_larger_chunk_are_contiguous() {
+        let mut block = Block::allocated();
         block.give(256, 8);
         assert_eq!(block.take_pages(64), Some((4, u64::MAX)));
         assert_eq!(block.take_pages(5), Some((5, 0xf)));
@@ -257,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn even_bits_move_together() {
+    fn even_bits_are_compressed() {
         let cases = [(0, 0), (EVEN, u64::from(u32::MAX)), (1 << 62, 1 << 31), (0b1_0100, 0b110)];
         for (bits, together) in cases {
             assert_eq!(even_bits(bits), together, "{bits:#x}");
@@ -265,10 +268,10 @@ mod tests {
     }
 
     proptest! {
-        /// Giving frames back together leaves the same bits as giving them one by one.
+        /// Freeing the frames of a run together leaves the same bits as freeing them one by one.
         #[test]
-        fn together_is_one_by_one(steps in prop::collection::vec((0usize..8, any::<u64>(), any::<u64>()), 1..20)) {
-            let (mut together, mut single) = (Block::full(), Block::full());
+        fn freeing_together_equals_freeing_one_by_one(steps in prop::collection::vec((0usize..8, any::<u64>(), any::<u64>()), 1..20)) {
+            let (mut together, mut single) = (Block::allocated(), Block::allocated());
             let mut free = [0u64; 8];
             for (run, give, take) in steps {
                 let back = give & !free[run];
@@ -291,9 +294,9 @@ mod tests {
     }
 
     #[test]
-    fn every_order_has_bits_of_its_own() {
+    fn orders_share_no_bits() {
         for order in 0..ORDERS {
-            let mut block = Block::full();
+            let mut block = Block::allocated();
             let last = (512 >> order) - 1;
             block.give(last << order, order);
             assert_eq!((block.largest(), block.take(order)), (Some(order), Some(last << order)));

@@ -1,30 +1,31 @@
-//! From a length to chunks: the largest first, high memory first, single frames when memory is fragmented.
+//! Allocation of a number of frames as chunks: largest order first, highmem first, single frames when memory
+//! is fragmented.
 
 use crate::frames::{Frames, OutOfHeap};
 use crate::owned::{OwnedChunk, OwnedPages};
 use crate::source::{FrameSource, Reach};
 use addr::Order;
 
-/// What frames somebody wants.
+/// A request for frames.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Request {
-    /// How many.
+    /// The number of frames.
     pub frames: u64,
-    /// No chunk is larger than this.
+    /// The largest order of a chunk.
     pub largest: Order,
-    /// Whether all frames must lie in one run. `largest` does not matter then.
+    /// Whether the frames must be contiguous. `largest` is ignored then.
     pub contiguous: bool,
-    /// Where they may lie.
+    /// The zones and addresses allowed.
     pub reach: Reach,
 }
 
 impl Request {
-    /// `frames` of any form, from anywhere.
+    /// A request for `frames` frames without constraints.
     pub const fn new(frames: u64) -> Self {
         Self { frames, largest: Order::MAX, contiguous: false, reach: Reach::ANYWHERE }
     }
 
-    /// The order of the chunk that [`take`] looks for first, if that alone is all that is wanted.
+    /// The order of the request, if [`take`] first tries a single chunk of exactly that size.
     #[inline]
     pub const fn one_chunk(&self) -> Option<Order> {
         match Order::fitting(self.frames) {
@@ -35,21 +36,21 @@ impl Request {
     }
 }
 
-/// Why there are no frames. Everything is as it was before.
+/// The reason of a failed allocation. The source is unchanged.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ChunkError {
-    /// A request for nothing.
+    /// A request for 0 frames.
     Nothing,
     /// A contiguous run longer than the largest chunk.
     TooLong {
-        /// Frames asked for.
+        /// The number of frames requested.
         wanted: u64,
     },
-    /// Memory is full, within the request's reach, or has no such run.
+    /// Too few free frames within the reach, or no contiguous run.
     OutOfFrames {
-        /// Frames asked for.
+        /// The number of frames requested.
         wanted: u64,
-        /// Frames that were found before the search ended.
+        /// The number of frames found before the search ended.
         had: u64,
     },
     /// The heap has no room for the list of chunks.
@@ -62,24 +63,25 @@ impl From<OutOfHeap> for ChunkError {
     }
 }
 
-/// Takes what `request` asks for.
+/// Allocates frames.
 ///
-/// The chunks come in falling order, so that each is naturally aligned within the buffer too: a mapping that starts
-/// at a multiple of the largest chunk can use a block for every chunk that is big enough.
+/// The chunks are in descending order of size, so that each is naturally aligned within the buffer too: a
+/// mapping that starts at a multiple of the largest chunk can use a block for every chunk that is large
+/// enough.
 ///
-/// 1. Zone by zone, high first: a small chunk of high memory is better than a large one of low memory.
-/// 2. In a zone from the largest order down, never up again: each order fails at most once.
-/// 3. Chunks of the zones are merged by order.
+/// 1. Zone by zone, highmem first: a small chunk of highmem is preferred to a large one of lowmem.
+/// 2. Within a zone from the largest order down: each order fails at most once.
+/// 3. The chunks of the zones are merged by order.
 ///
 /// # Errors
-/// See [`ChunkError`]; all frames are back in `source`.
+/// See [`ChunkError`]; all frames are freed to `source` again.
 pub fn take(source: &mut impl FrameSource, request: &Request) -> Result<Frames, ChunkError> {
     let mut frames = Frames::new();
     take_into(source, request, &mut frames)?;
     Ok(frames)
 }
 
-/// [`take`] into a list where it stays: a list is large enough for moving it to cost more than a short search.
+/// [`take`] into an existing list: moving a list costs more than a short search.
 ///
 /// # Errors
 /// As [`take`]; the list is empty.
@@ -107,7 +109,7 @@ pub fn take_into(
     Err(ChunkError::OutOfFrames { wanted: request.frames, had })
 }
 
-/// As many of the `wanted` frames as there are within `reach`, into an empty list. After an error it is empty again.
+/// Allocates up to `wanted` frames within `reach` into an empty list. After an error it is empty again.
 fn take_from(
     source: &mut impl FrameSource,
     reach: Reach,
@@ -128,7 +130,7 @@ fn take_from(
     Ok(())
 }
 
-/// The rest of [`take_from`], when there is nothing larger than single frames, or nothing larger is wanted.
+/// The rest of [`take_from`], once only single frames are left or requested.
 fn take_pages(
     source: &mut impl FrameSource,
     reach: Reach,
@@ -147,7 +149,7 @@ fn take_pages(
     Ok(())
 }
 
-/// [`take_from`], joined with what the list has.
+/// [`take_from`], merged with the chunks in the list.
 fn take_more(
     source: &mut impl FrameSource,
     reach: Reach,
@@ -164,7 +166,7 @@ fn take_more(
     Ok(())
 }
 
-/// Appends the chunk, or gives everything back.
+/// Appends the chunk, or frees all.
 fn push(source: &mut impl FrameSource, list: &mut Frames, chunk: OwnedChunk) -> Result<(), OutOfHeap> {
     list.push(chunk).map_err(|(chunk, error)| {
         source.give(chunk);
@@ -173,7 +175,7 @@ fn push(source: &mut impl FrameSource, list: &mut Frames, chunk: OwnedChunk) -> 
     })
 }
 
-/// Two falling lists as one.
+/// Merges two lists in descending order.
 fn merge(source: &mut impl FrameSource, mut a: Frames, mut b: Frames) -> Result<Frames, OutOfHeap> {
     if a.is_empty() {
         return Ok(b);
@@ -198,7 +200,7 @@ fn merge(source: &mut impl FrameSource, mut a: Frames, mut b: Frames) -> Result<
     result.map(|()| merged)
 }
 
-/// One run: the chunk that covers it, without the frames behind its end.
+/// Allocates a contiguous run: the chunk that covers it, without the frames behind its end.
 fn take_run(source: &mut impl FrameSource, request: &Request, list: &mut Frames) -> Result<(), ChunkError> {
     let wanted = request.frames;
     let order = Order::covering(wanted).ok_or(ChunkError::TooLong { wanted })?;

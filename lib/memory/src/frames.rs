@@ -1,4 +1,4 @@
-//! Frames with an owner.
+//! Lists of owned frames.
 
 use crate::owned::{OwnedChunk, OwnedPages, next_page};
 use crate::source::FrameSource;
@@ -6,19 +6,20 @@ use addr::{Chunk, Order, Pfn};
 use alloc::vec::Vec;
 use core::{fmt, slice};
 
-/// The heap had no room for the list itself.
+/// The heap has no memory for the list itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct OutOfHeap;
 
-/// Chunks held in place, without heap. Enough for 64 KiB of single frames.
+/// Chunks stored inline, without heap. Enough for 64 KiB of single frames.
 const INLINE: usize = 16;
-/// Chunks in a piece of the list on the heap: 4 KiB, so that a long list needs no long run of low memory.
+/// Chunks in a piece of the list on the heap: 4 KiB, so that a long list needs no contiguous lowmem.
 const PIECE: usize = 512;
 
-/// A list of chunks and the ownership of their frames.
+/// A list of chunks, with the ownership of their frames.
 ///
-/// It is not tied to its source: whoever holds it has to [`give_back`](Self::give_back) at last. Dropping it full is
-/// a bug: debug builds panic, others leak the frames, which the zone's accounting then shows.
+/// It does not refer to its source: the owner has to call [`give_back`](Self::give_back). Dropping a list
+/// that is not empty is a bug: debug builds panic, others leak the frames, which the zone's accounting then
+/// shows.
 pub struct Frames {
     inline: [Chunk; INLINE],
     inline_len: u8,
@@ -27,13 +28,13 @@ pub struct Frames {
 }
 
 impl Frames {
-    /// No frames.
+    /// An empty list.
     pub const fn new() -> Self {
         let nothing = Chunk::page(Pfn::new(0));
         Self { inline: [nothing; INLINE], inline_len: 0, pieces: Vec::new(), frames: 0 }
     }
 
-    /// Appends the chunk. When the heap has no room for the list to grow, the chunk comes back.
+    /// Appends the chunk. Returns it if the heap has no memory for the list.
     #[inline]
     pub fn push(&mut self, chunk: OwnedChunk) -> Result<(), (OwnedChunk, OutOfHeap)> {
         let Some(slot) = self.inline.get_mut(usize::from(self.inline_len)) else {
@@ -56,7 +57,7 @@ impl Frames {
         Ok(())
     }
 
-    /// Appends the pages, lowest first. When the heap has no room for the list to grow, the rest comes back.
+    /// Appends the pages, lowest first. Returns the rest if the heap has no memory for the list.
     pub fn push_pages(&mut self, pages: OwnedPages) -> Result<(), (OwnedPages, OutOfHeap)> {
         let (run, mut bits) = pages.release();
         while bits != 0 {
@@ -94,10 +95,10 @@ impl Frames {
         Chunks { piece: self.inline().iter(), pieces: self.pieces.iter() }
     }
 
-    /// The chunk, if there is only one.
+    /// The chunk of a list with exactly one.
     #[inline]
     pub fn only(&self) -> Option<Chunk> {
-        // There is a piece only behind a full list in place.
+        // There are pieces only once the inline part is full.
         if self.inline_len == 1 { Some(self.inline[0]) } else { None }
     }
 
@@ -117,12 +118,12 @@ impl Frames {
         self.frames * addr::PAGE_SIZE
     }
 
-    /// Whether there is no frame in it.
+    /// Whether the list is empty.
     pub const fn is_empty(&self) -> bool {
         self.frames == 0
     }
 
-    /// Gives all frames back to where they came from; the list is empty then.
+    /// Frees all frames to `source`, and empties the list.
     pub fn give_back(&mut self, source: &mut impl FrameSource) {
         self.frames = 0;
         give_slice(self.inline(), source);
@@ -132,7 +133,8 @@ impl Frames {
         }
     }
 
-    /// Takes all chunks out, in order. What the iterator has not returned when it is dropped is leaked.
+    /// Empties the list, and returns its chunks in order. Dropping the iterator leaks the chunks it has not
+    /// returned.
     pub fn drain(&mut self) -> impl Iterator<Item = OwnedChunk> {
         let emptied = core::mem::take(self);
         let inline = emptied.inline.into_iter().take(usize::from(emptied.inline_len));
@@ -147,7 +149,7 @@ impl Frames {
     }
 }
 
-/// The chunks of a list. Made for short ones, which are most: no more state than is needed.
+/// The chunks of a list. Little state, since most lists are short.
 #[derive(Clone)]
 struct Chunks<'a> {
     piece: slice::Iter<'a, Chunk>,
@@ -168,7 +170,7 @@ impl Iterator for Chunks<'_> {
     }
 }
 
-/// Gives chunks back; single frames that are neighbours in the list and of one run go together.
+/// Frees chunks; single frames of one run that are neighbours in the list are freed together.
 fn give_slice(mut chunks: &[Chunk], source: &mut impl FrameSource) {
     while let [chunk, rest @ ..] = chunks {
         let next = rest.first().filter(|next| next.order() == Order::PAGE && chunk.order() == Order::PAGE);
@@ -183,12 +185,12 @@ fn give_slice(mut chunks: &[Chunk], source: &mut impl FrameSource) {
     }
 }
 
-/// The number of the run that a page is in.
+/// The number of the run of a page.
 fn run_of(page: &Chunk) -> u64 {
     page.first().raw() / OwnedPages::RUN
 }
 
-/// The single frames at the start of `chunks` that are of one run: how many, and which.
+/// The single frames at the start of `chunks` that are in the same run: their number, and the pages.
 fn pages_of_run(chunks: &[Chunk]) -> (usize, OwnedPages) {
     let run = chunks.first().map_or(0, run_of);
     let mut bits = 0;
@@ -229,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_list_keeps_its_order() {
+    fn long_list_keeps_its_order() {
         let mut frames = Frames::new();
         for number in 0..5000 {
             assert_eq!((frames.chunk_count(), frames.only().is_some()), (number as usize, number == 1));
@@ -243,7 +245,7 @@ mod tests {
         assert_eq!(frames.chunks().count(), 0);
     }
 
-    /// What came back, one entry for each call.
+    /// The frames that were freed, one entry for each call.
     struct Returned(Vec<Vec<u64>>);
 
     impl FrameSource for Returned {
@@ -259,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn pages_of_a_run_go_into_a_list_and_out_together() {
+    fn pages_of_a_run_are_appended_and_freed_together() {
         let mut frames = Frames::new();
         for run in 0..40 {
             frames.push_pages(OwnedPages::from_list(Pfn::new(run * 64), 0x8000_0000_0000_ff01)).unwrap();
@@ -273,14 +275,14 @@ mod tests {
         let mut returned = Returned(Vec::new());
         frames.give_back(&mut returned);
         assert_eq!((frames.is_empty(), frames.chunks().count()), (true, 0));
-        // The second run is cut where the list goes on elsewhere.
+        // The second run is split where the inline part ends.
         let lens: Vec<_> = returned.0.iter().map(Vec::len).collect();
         assert_eq!((&lens[..4], lens.len()), (&[10, 6, 4, 10][..], 43));
         assert_eq!(returned.0[41..], [[4096], [4097]]);
     }
 
     #[test]
-    fn frames_are_counted_not_chunks() {
+    fn frames_and_chunks_are_counted_separately() {
         let mut frames = Frames::new();
         let big = Chunk::new(Pfn::new(512), Order::BLOCK_2M).unwrap();
         frames.push(OwnedChunk::from_list(big)).unwrap();
@@ -293,7 +295,7 @@ mod tests {
     #[test]
     #[cfg(debug_assertions)]
     #[should_panic(expected = "dropped instead of given back")]
-    fn dropping_frames_is_noticed() {
+    fn dropping_a_list_that_is_not_empty_panics() {
         let mut frames = Frames::new();
         frames.push(page(1)).unwrap();
     }

@@ -1,9 +1,9 @@
-//! Free chunks of 2 MiB and more, by order: a buddy allocator in units of blocks.
+//! Free chunks of 2 MiB and more, by order: a buddy allocator in units of 2 MiB blocks.
 
 use addr::Order;
 use alloc::collections::BTreeSet;
 
-/// From one block to the largest chunk.
+/// The number of orders, from one block to the largest chunk.
 const ORDERS: usize = (Order::MAX.log2() - Order::BLOCK_2M.log2()) as usize + 1;
 
 /// Free runs of 2^n whole blocks.
@@ -16,7 +16,8 @@ impl Large {
         Self { free: [const { BTreeSet::new() }; ORDERS] }
     }
 
-    /// Takes 2^`order` blocks, the lowest of the smallest run that will do, and returns the first.
+    /// Takes 2^`order` blocks from the smallest run that is large enough, the lowest of that order. Returns
+    /// the first.
     pub(crate) fn take(&mut self, order: usize) -> Option<u64> {
         let from = (order..ORDERS).find(|&from| !self.free[from].is_empty())?;
         let first = self.free[from].pop_first()?;
@@ -31,7 +32,7 @@ impl Large {
         self.free.iter().enumerate().flat_map(|(order, runs)| runs.iter().map(move |&first| (first, order)))
     }
 
-    /// Takes blocks back, and merges them with their neighbours.
+    /// Frees blocks, and merges them with their buddies.
     pub(crate) fn give(&mut self, mut first: u64, mut order: usize) {
         while order + 1 < ORDERS && self.free[order].remove(&(first ^ 1 << order)) {
             first &= !(1 << order);
@@ -63,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn no_run_is_larger_than_the_largest_chunk() {
+    fn runs_of_the_largest_order_do_not_merge() {
         let mut large = Large::new();
         large.give(0, ORDERS - 1);
         large.give(1 << (ORDERS - 1), ORDERS - 1);

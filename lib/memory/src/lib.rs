@@ -1,17 +1,18 @@
-//! Allocators over indices and ranges. Nothing here touches the memory it hands out, and all state belongs to the
-//! caller, who also brings the lock.
+//! Allocators of frames, address ranges and slots. They never access the memory that they allocate. The
+//! caller owns the state and provides the lock.
 //!
-//! - [`Zones`]: the free frames of the machine, low and high.
-//! - [`Magazine`]: a few of them for one CPU alone.
-//! - [`chunks`]: a length to the [`Frames`] that make it up, over any [`FrameSource`].
-//! - [`RangeAllocator`]: address ranges, for devices, for vmalloc and for programs.
-//! - [`Slots`]: the pages of one table; the one thing here that needs no lock.
+//! - [`Zones`]: the free frames of the machine, lowmem and highmem.
+//! - [`Magazine`]: a per-CPU cache of free chunks.
+//! - [`chunks`]: allocates the [`Frames`] of a buffer from any [`FrameSource`].
+//! - [`RangeAllocator`]: address ranges of devices, of vmalloc and of programs.
+//! - [`Slots`]: the pages of one table; the only allocator that needs no lock.
 //!
-//! Their own books live in the global heap. Taking *and giving back* may allocate there; `heap_per_operation` of
-//! each says how much one call can need, so that a kernel can see to its heap first.
+//! The accounting is on the global heap. Allocating *and freeing* may allocate there (`tests/heap.rs` bounds
+//! how much), so the kernel keeps a heap reserve for it.
 
 #![cfg_attr(not(any(test, feature = "loom")), no_std)]
-// Not `forbid`: two constructors are `unsafe fn`, as their caller has to prove ownership. No code here is unsafe.
+// Not `forbid`: some constructors are `unsafe fn`, since their caller has to prove ownership. There is no
+// unsafe block.
 #![deny(unsafe_code)]
 
 extern crate alloc;

@@ -1,13 +1,13 @@
-//! Free chunks that one CPU keeps for itself.
+//! The per-CPU cache of free chunks.
 
 use crate::owned::OwnedChunk;
 use addr::{Chunk, Order, PhysAddr};
 
-/// Orders that are kept: up to 2 MiB. Merging larger ones is rare, and holding them back would tear large holes.
+/// The cached orders, up to 2 MiB. Larger chunks are rarely merged, and caching them would fragment memory.
 const ORDERS: usize = Order::BLOCK_2M.log2() as usize + 1;
-/// Chunks kept of each order, at most.
+/// The capacity of each order.
 const DEPTH: [u8; ORDERS] = [32, 8, 8, 8, 8, 2, 2, 2, 2, 2];
-/// Where the stack of each order starts, and, behind them, where the last one ends.
+/// The start of each order's stack, followed by the end of the last one.
 const START: [usize; ORDERS + 1] = {
     let mut start = [0; ORDERS + 1];
     let mut order = 0;
@@ -18,22 +18,22 @@ const START: [usize; ORDERS + 1] = {
     start
 };
 
-/// Small stacks of free chunks, one for each order, in front of all zones that others use too.
+/// A magazine: one small LIFO stack of free chunks per order, in front of the shared zones.
 ///
-/// Whoever frees a chunk and takes another would make the allocator merge it up to the largest chunk and split that down
-/// again; here it costs a few instructions, and no lock that another CPU wants. What is kept is free memory like any
-/// other: whoever finds none elsewhere empties the magazines first.
+/// Freeing a chunk and allocating another would make the zones merge it up to the largest chunk and split
+/// that again; with a magazine it costs a few instructions and no shared lock. Cached chunks are free memory:
+/// an allocation that finds no memory in the zones empties the magazines before it fails.
 pub struct Magazine {
     chunks: [Chunk; START[ORDERS]],
     lens: [u8; ORDERS],
-    /// Frames of all chunks.
+    /// The number of frames in all chunks.
     frames: u64,
 }
 
 impl Magazine {
-    /// Chunks of all orders that it holds at most.
+    /// The capacity in chunks, all orders together.
     pub const CAPACITY: usize = START[ORDERS];
-    /// Frames that it holds at most: 8.8 MiB.
+    /// The capacity in frames: 8.8 MiB.
     pub const MOST_FRAMES: u64 = {
         let mut most = 0;
         let mut order = 0;
@@ -43,10 +43,10 @@ impl Magazine {
         }
         most
     };
-    /// Single frames that are worth taking when there is none, and giving away when there are too many.
+    /// The number of single frames to take when the magazine has none, and to give away when it is full.
     pub const BATCH: u32 = DEPTH[0] as u32 / 2;
 
-    /// Without any chunk.
+    /// An empty magazine.
     pub const fn new() -> Self {
         Self { chunks: [Chunk::page(addr::Pfn::new(0)); START[ORDERS]], lens: [0; ORDERS], frames: 0 }
     }
@@ -56,7 +56,7 @@ impl Magazine {
         self.frames
     }
 
-    /// Keeps the chunk, unless there are enough of its order.
+    /// Caches the chunk; returns it if the stack of its order is full.
     #[inline]
     pub fn push(&mut self, chunk: OwnedChunk) -> Result<(), OwnedChunk> {
         let order = usize::from(chunk.chunk().order().log2());
@@ -70,7 +70,7 @@ impl Magazine {
         Ok(())
     }
 
-    /// The last chunk of this order, if it has no byte above `highest`.
+    /// Takes the last chunk of this order, if it has no byte above `highest`.
     #[inline]
     pub fn pop(&mut self, order: Order, highest: PhysAddr) -> Option<OwnedChunk> {
         let order = usize::from(order.log2());
@@ -85,13 +85,13 @@ impl Magazine {
         Some(OwnedChunk::from_list(chunk))
     }
 
-    /// What is in it.
+    /// The cached chunks.
     pub fn chunks(&self) -> impl Iterator<Item = Chunk> {
         let stacks = self.lens.iter().zip(START);
         stacks.flat_map(|(&len, start)| self.chunks[start..start + usize::from(len)].iter().copied())
     }
 
-    /// Any chunk, as long as there is one.
+    /// Takes a chunk of any order; `None` if the magazine is empty.
     pub fn pop_any(&mut self) -> Option<OwnedChunk> {
         let order = self.lens.iter().rposition(|&len| len > 0)?;
         self.pop(Order::new(order as u8).ok()?, PhysAddr::new(u64::MAX))
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_comes_first_and_one_too_many_is_refused() {
+    fn magazine_is_lifo_and_rejects_chunks_above_its_capacity() {
         let mut magazine = Magazine::new();
         (0..32).for_each(|n| magazine.push(page(n)).unwrap());
         assert_eq!(magazine.push(page(32)), Err(page(32)));
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_counts_the_last_byte() {
+    fn limit_applies_to_the_last_byte() {
         let mut magazine = Magazine::new();
         magazine.push(page(1)).unwrap();
         assert_eq!(magazine.pop(Order::PAGE, PhysAddr::new(0x1ffe)), None);
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn large_chunks_are_not_kept() {
+    fn large_chunks_are_not_cached() {
         let order = Order::new(10).unwrap();
         let large = || OwnedChunk::from_list(Chunk::new(Pfn::new(1024), order).unwrap());
         let mut magazine = Magazine::new();
@@ -145,9 +145,10 @@ mod tests {
     }
 
     proptest! {
-        /// Against a list for each order: what is kept comes out once, in its order, and no more than is allowed.
+        /// Compares with a list per order: each cached chunk is returned once, last in first out, within the
+        /// capacity.
         #[test]
-        fn chunks_are_kept_once(steps in prop::collection::vec((any::<bool>(), 0u8..12), 1..300)) {
+        fn magazine_agrees_with_the_model(steps in prop::collection::vec((any::<bool>(), 0u8..12), 1..300)) {
             let mut magazine = Magazine::new();
             let mut model: Vec<Vec<u64>> = vec![Vec::new(); 12];
             for (number, (push, log2)) in steps.into_iter().enumerate() {

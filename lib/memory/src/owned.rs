@@ -3,8 +3,8 @@
 use addr::{AddrRange, Chunk, Order, Pfn};
 use core::fmt;
 
-/// A chunk that belongs to whoever holds this value. There is one for every chunk, since it cannot be copied; a
-/// [`FrameSource`] makes it and takes it back. Forgetting it leaks the frames.
+/// Ownership of a chunk. It cannot be copied, so a chunk has one owner; a [`FrameSource`](crate::FrameSource)
+/// allocates and frees it. Forgetting it leaks the frames.
 #[must_use = "dropping an owned chunk leaks its frames"]
 #[derive(PartialEq, Eq)]
 pub struct OwnedChunk(Chunk);
@@ -13,8 +13,8 @@ impl OwnedChunk {
     /// Takes ownership of `chunk`: the inverse of [`release`](Self::release).
     ///
     /// # Safety
-    /// No frame of `chunk` is free or has another owner. The caller owned them in another form (a page table entry, a
-    /// [`Chunk`] from [`release`](Self::release)) and gives that form up.
+    /// No frame of `chunk` is free or has another owner. The caller owned them in another form (a page table
+    /// entry, a [`Chunk`] from [`release`](Self::release)) and gives that form up.
     #[expect(
         unsafe_code,
         reason = "a second owner of a frame is undefined behaviour in the code that uses it"
@@ -22,11 +22,12 @@ impl OwnedChunk {
     pub const unsafe fn adopt(chunk: Chunk) -> Self {
         Self(chunk)
     }
-    /// Takes ownership of `chunk`, which the calling allocator has just removed from its free frames.
+    /// Takes ownership of `chunk` from a list of this crate (free frames, [`Frames`](crate::Frames)) that no
+    /// longer has it.
     pub(crate) const fn from_list(chunk: Chunk) -> Self {
         Self(chunk)
     }
-    /// Which chunk.
+    /// The chunk.
     pub const fn chunk(&self) -> Chunk {
         self.0
     }
@@ -34,10 +35,11 @@ impl OwnedChunk {
     pub const fn release(self) -> Chunk {
         self.0
     }
-    /// Splits the chunk behind its first `frames` frames: the chunks of the first part, and those of the rest.
+    /// Splits the chunk behind its first `frames` frames: the chunks of the first part, and those of the
+    /// rest.
     ///
     /// # Panics
-    /// When it has fewer frames.
+    /// If the chunk has fewer frames.
     pub fn split_at(self, frames: u64) -> (impl Iterator<Item = Self>, impl Iterator<Item = Self>) {
         let range = self.0.range();
         let border = self.0.first().offset(frames).start();
@@ -58,8 +60,7 @@ impl fmt::Debug for OwnedChunk {
     }
 }
 
-/// Up to 64 single frames that belong to whoever holds this value, as an [`OwnedChunk`] does: each a bit of a naturally
-/// aligned run.
+/// Ownership of up to 64 single frames of a naturally aligned run, one bit for each. See [`OwnedChunk`].
 #[must_use = "dropping owned pages leaks them"]
 #[derive(PartialEq, Eq)]
 pub struct OwnedPages {
@@ -68,11 +69,11 @@ pub struct OwnedPages {
 }
 
 impl OwnedPages {
-    /// Frames of a run.
+    /// Frames in a run.
     pub const RUN: u64 = u64::BITS as u64;
 
-    /// Takes ownership of frames of the run that starts at `run` (a multiple of 64): those whose bits are set. The
-    /// inverse of [`release`](Self::release).
+    /// Takes ownership of frames of the run that starts at `run` (a multiple of 64): those whose bits are
+    /// set. The inverse of [`release`](Self::release).
     ///
     /// # Safety
     /// As for [`OwnedChunk::adopt`], for each of the frames.
@@ -84,13 +85,13 @@ impl OwnedPages {
         Self::from_list(run, bits)
     }
 
-    /// Takes ownership of frames that the calling allocator has just removed from its free frames.
+    /// Takes ownership of frames from a list of this crate that no longer has them.
     pub(crate) const fn from_list(run: Pfn, bits: u64) -> Self {
         debug_assert!(run.raw().is_multiple_of(Self::RUN));
         Self { run, bits }
     }
 
-    /// The first frame of the run, whether or not it is one of the pages.
+    /// The first frame of the run, which may be none of the pages.
     pub(crate) const fn run(&self) -> Pfn {
         self.run
     }
@@ -106,14 +107,14 @@ impl OwnedPages {
         (self.run, self.bits)
     }
 
-    /// One by one.
+    /// Splits into single pages, lowest first.
     pub fn split(self) -> impl Iterator<Item = OwnedChunk> {
         self.chunks().map(OwnedChunk)
     }
 }
 
 impl From<OwnedChunk> for OwnedPages {
-    /// Only of a chunk that lies within one run: 64 frames at most.
+    /// Panics unless the chunk is within one run, that is, has at most 64 frames.
     fn from(chunk: OwnedChunk) -> Self {
         let chunk = chunk.release();
         let (first, frames) = (chunk.first().raw(), chunk.frames());
@@ -129,7 +130,7 @@ impl fmt::Debug for OwnedPages {
     }
 }
 
-/// The page of the lowest bit, which goes.
+/// The page of the lowest bit, which is cleared.
 pub(crate) fn next_page(run: Pfn, bits: &mut u64) -> Chunk {
     let page = Chunk::page(run.offset(u64::from(bits.trailing_zeros())));
     *bits &= bits.wrapping_sub(1);
@@ -141,13 +142,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_small_chunk_is_pages_of_a_run() {
+    fn small_chunk_converts_to_pages_of_its_run() {
         let chunk = Chunk::new(Pfn::new(96), Order::CONTIGUOUS).unwrap();
         assert_eq!(OwnedPages::from(OwnedChunk(chunk)).release(), (Pfn::new(64), 0xffff << 32));
     }
 
     #[test]
-    fn a_chunk_splits_into_aligned_parts() {
+    fn chunk_splits_into_aligned_parts() {
         let order = |log2| Order::new(log2).unwrap();
         let chunk = || OwnedChunk(Chunk::new(Pfn::new(16), order(4)).unwrap());
         let parts = |part: &mut dyn Iterator<Item = OwnedChunk>| -> Vec<_> {

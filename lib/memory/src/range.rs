@@ -1,67 +1,70 @@
-//! Ranges of an address space: of `Iova` for devices, of `KernelVa` for vmalloc, of `UserVa` for programs.
+//! The allocator of address ranges: of `Iova` for devices, of `KernelVa` for vmalloc, of `UserVa` for
+//! programs.
 
 use addr::{AddrRange, Address, PAGE_SIZE};
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
-/// Why a range was not given, or not taken back. Nothing has changed.
+/// The reason a range was not allocated or not freed. The allocator is unchanged.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum RangeError<A: Address> {
-    /// The length, or a border of the range, is not a whole number of pages, or it is zero.
+    /// The length is zero, or the length or the start is not a multiple of the page size.
     NotPages {
-        /// Bytes asked for.
+        /// The requested bytes.
         len: u64,
     },
-    /// No hole is big enough below the limit.
+    /// No hole below the limit is large enough.
     OutOfRange {
-        /// Bytes asked for.
+        /// The requested bytes.
         len: u64,
-        /// The highest address that would have been usable.
+        /// The highest usable address.
         highest: A,
     },
-    /// Some of the range that was asked for by address is taken, or outside the space.
+    /// Part of the requested range is allocated, or outside the space.
     InUse(AddrRange<A>),
-    /// Some of the range that came back was not out, or is none of ours: a double or a foreign free.
+    /// Part of the freed range is not allocated, or outside the space: a double free or a foreign range.
     NotAllocated(AddrRange<A>),
 }
 
-/// Gives out ranges of whole pages, lowest addresses first within the smallest class of holes that fits.
+/// Allocates ranges of whole pages, lowest address first within the smallest size class of holes that fits.
 ///
-/// Bottom-up, because addresses that lie close together share page tables, and because the lowest hole of a class is
-/// then also the one that a limit allows, if it allows any: a limit costs no search. Holes are filed under the power
-/// of two below their size. The first class whose every hole fits ends the search, so that it takes O(log holes)
-/// however many ranges are out; only a request that would fail otherwise looks at every hole of the smaller classes.
+/// Bottom-up, because close addresses share page tables, and because the lowest hole of a class is also the
+/// one that an address limit allows, if it allows any: a limit costs no search. The class of a hole is the
+/// power of two at or below its size. The search ends in the first class whose holes all fit, so it takes
+/// O(log holes) for any number of allocated ranges; only a request that would otherwise fail tries all holes
+/// of the smaller classes.
 ///
-/// The last few ranges that came back are kept as they are: a request for just that length gets one of them, without
+/// The last few freed ranges are cached unmerged: a request for exactly that length takes one of them without
 /// a search.
 ///
-/// Every range is followed by a gap of `guard` bytes that nobody gets. A part of a range may come back alone when
-/// there is no guard.
+/// Every range is followed by a guard of `guard` bytes that is never allocated. Without a guard, part of a
+/// range may be freed alone.
 pub struct RangeAllocator<A> {
     space: AddrRange<A>,
     guard: u64,
-    /// Start and end of each hole. Holes never touch.
+    /// Start and end of each hole. Holes are never adjacent.
     holes: BTreeMap<A, A>,
-    /// The same holes by class and start.
+    /// The same holes, by class and start.
     classes: BTreeSet<(u8, A)>,
-    /// Ranges that came back lately, guards included, oldest first. Free, but no holes yet.
+    /// Recently freed ranges, guards included, oldest first. Free, but not merged into holes yet.
     recent: Vec<(A, A)>,
+    /// Allocated bytes, guards included.
     allocated: u64,
 }
 
-/// Ranges kept at most.
+/// The capacity of the cache of recently freed ranges.
 const RECENT: usize = 8;
 
-/// Holes of one class looked at, lowest first, before the next larger class is tried.
-const TRIES: usize = 4;
+/// The number of holes tried in a class, lowest first, before the next larger class.
+const HOLES_TRIED: usize = 4;
 
 impl<A: Address> RangeAllocator<A> {
-    /// Manages the whole pages of `space`, all of them free.
+    /// An allocator of the whole pages of `space`, all free.
     pub fn new(space: AddrRange<A>) -> Self {
         Self::with_guard(space, 0)
     }
 
-    /// The same, with `guard` bytes (whole pages) unused behind each range.
+    /// The same, with a guard of `guard` bytes (whole pages) behind each range.
     pub fn with_guard(space: AddrRange<A>, guard: u64) -> Self {
         assert!(guard.is_multiple_of(PAGE_SIZE), "guard of {guard:#x} bytes");
         let space = space.align_inward(PAGE_SIZE);
@@ -73,19 +76,19 @@ impl<A: Address> RangeAllocator<A> {
         this
     }
 
-    /// All addresses it manages.
+    /// The managed addresses.
     pub fn space(&self) -> AddrRange<A> {
         self.space
     }
 
-    /// Whether the page at `at` is out, or the guard of what is.
+    /// Whether the page at `at` is in an allocated range or its guard.
     pub fn is_allocated(&self, at: A) -> bool {
         let in_hole = self.holes.range(..=at).next_back().is_some_and(|(_, &end)| at < end);
         let came_back = self.recent.iter().any(|&(start, end)| start <= at && at < end);
         self.space.start() <= at && at < self.space.end() && !in_hole && !came_back
     }
 
-    /// Bytes that are out, guards included.
+    /// Allocated bytes, guards included.
     pub fn allocated(&self) -> u64 {
         self.allocated
     }
@@ -96,15 +99,15 @@ impl<A: Address> RangeAllocator<A> {
         self.holes.iter().map(|(&start, &end)| AddrRange::new(start, end))
     }
 
-    /// Takes `len` bytes (whole pages) that start at a multiple of `align` (a power of two, at least a page) and end
-    /// at or below `highest`, an address that is still usable.
+    /// Allocates `len` bytes (whole pages), aligned to `align` (a power of two, at least a page). `highest`
+    /// is the highest usable address.
     ///
     /// # Errors
     /// [`RangeError::NotPages`], [`RangeError::OutOfRange`].
     pub fn alloc(&mut self, len: u64, align: u64, highest: A) -> Result<AddrRange<A>, RangeError<A>> {
         assert!(align.is_power_of_two() && align >= PAGE_SIZE, "alignment {align:#x}");
         let full = RangeError::OutOfRange { len, highest };
-        let need = self.with_gap(len, full)?;
+        let need = self.guarded_len(len, full)?;
         let request = RangeRequest { len, need, align, highest };
         if let Some(range) = self.take_recent(&request) {
             return Ok(range);
@@ -113,36 +116,37 @@ impl<A: Address> RangeAllocator<A> {
             Some(found) => found,
             None => {
                 self.merge_recent();
-                self.find(&request).or_else(|| self.find_slowly(&request)).ok_or(full)?
+                self.find(&request).or_else(|| self.find_in_small_classes(&request)).ok_or(full)?
             }
         };
-        self.carve(found.hole, found.range.start(), found.end);
+        self.take_from_hole(found.hole, found.range.start(), found.end);
         Ok(found.range)
     }
 
-    /// Takes exactly `range`.
+    /// Allocates exactly `range`.
     ///
     /// # Errors
-    /// [`RangeError::NotPages`]; [`RangeError::InUse`] when it, or its guard, is not all free.
+    /// [`RangeError::NotPages`]; [`RangeError::InUse`] if part of it, or of its guard, is not free.
     pub fn alloc_at(&mut self, range: AddrRange<A>) -> Result<(), RangeError<A>> {
         let taken = RangeError::InUse(range);
-        let (start, end) = self.extent(range, taken)?;
+        let (start, end) = self.guarded(range, taken)?;
         self.merge_recent();
         let (&hole, &hole_end) = self.holes.range(..=start).next_back().ok_or(taken)?;
         if end > hole_end {
             return Err(taken);
         }
-        self.carve((hole, hole_end), start, end);
+        self.take_from_hole((hole, hole_end), start, end);
         Ok(())
     }
 
-    /// Takes `range` back.
+    /// Frees `range`.
     ///
     /// # Errors
-    /// [`RangeError::NotPages`]; [`RangeError::NotAllocated`] when it, or its guard, was not all out.
+    /// [`RangeError::NotPages`]; [`RangeError::NotAllocated`] if part of it, or of its guard, is not
+    /// allocated.
     pub fn free(&mut self, range: AddrRange<A>) -> Result<(), RangeError<A>> {
         let foreign = RangeError::NotAllocated(range);
-        let (start, end) = self.extent(range, foreign)?;
+        let (start, end) = self.guarded(range, foreign)?;
         // The last hole that begins below the end is the only one that can overlap.
         let hole = self.holes.range(..end).next_back().is_some_and(|(_, &hole_end)| hole_end > start);
         if hole || self.recent.iter().any(|&(other, other_end)| other < end && start < other_end) {
@@ -157,7 +161,7 @@ impl<A: Address> RangeAllocator<A> {
         Ok(())
     }
 
-    /// The range that came back last of those that are exactly the requested length, and will do.
+    /// Takes the most recently freed range that has exactly the requested length and satisfies the request.
     fn take_recent(&mut self, request: &RangeRequest<A>) -> Option<AddrRange<A>> {
         let fits = |&hole: &(A, A)| {
             let placement = request.place_in(hole)?;
@@ -170,14 +174,14 @@ impl<A: Address> RangeAllocator<A> {
         Some(range)
     }
 
-    /// Makes holes of all ranges that came back lately.
+    /// Merges all recently freed ranges into the holes.
     fn merge_recent(&mut self) {
         while let Some((start, end)) = self.recent.pop() {
             self.merge(start, end);
         }
     }
 
-    /// Makes a hole of a free range, one with its neighbours.
+    /// Inserts a free range as a hole, merged with adjacent ones.
     fn merge(&mut self, mut start: A, mut end: A) {
         let below = self.holes.range(..=start).next_back().map(|(&start, &end)| (start, end));
         let above = self.holes.range(start..).next().map(|(&start, &end)| (start, end));
@@ -192,20 +196,20 @@ impl<A: Address> RangeAllocator<A> {
         self.insert_hole(start, end);
     }
 
-    /// `len` and the guard behind it, both checked.
-    fn with_gap(&self, len: u64, too_long: RangeError<A>) -> Result<u64, RangeError<A>> {
+    /// The length with the guard, checked.
+    fn guarded_len(&self, len: u64, too_long: RangeError<A>) -> Result<u64, RangeError<A>> {
         if len == 0 || !len.is_multiple_of(PAGE_SIZE) {
             return Err(RangeError::NotPages { len });
         }
         len.checked_add(self.guard).ok_or(too_long)
     }
 
-    /// Start and end of `range` with its guard, which lie in the space.
-    fn extent(&self, range: AddrRange<A>, outside: RangeError<A>) -> Result<(A, A), RangeError<A>> {
+    /// Start and end of `range` with its guard, checked against the space.
+    fn guarded(&self, range: AddrRange<A>, outside: RangeError<A>) -> Result<(A, A), RangeError<A>> {
         if !range.start().is_aligned(PAGE_SIZE) {
             return Err(RangeError::NotPages { len: range.len() });
         }
-        let need = self.with_gap(range.len(), outside)?;
+        let need = self.guarded_len(range.len(), outside)?;
         let end = range.start().checked_add(need).ok_or(outside)?;
         if range.start() < self.space.start() || end > self.space.end() {
             return Err(outside);
@@ -213,13 +217,13 @@ impl<A: Address> RangeAllocator<A> {
         Ok((range.start(), end))
     }
 
-    /// A hole that fits, from a bounded number of looks.
+    /// Finds a hole that fits, with a bounded number of tries per class.
     fn find(&self, request: &RangeRequest<A>) -> Option<RangePlacement<A>> {
         let mut class = class_of(request.need);
         loop {
             class = self.classes.range((class, A::new(0))..).next()?.0;
             if let Some(found) =
-                self.holes_of(class..class + 1).take(TRIES).find_map(|hole| request.place_in(hole))
+                self.holes_of(class..class + 1).take(HOLES_TRIED).find_map(|hole| request.place_in(hole))
             {
                 return Some(found);
             }
@@ -227,8 +231,8 @@ impl<A: Address> RangeAllocator<A> {
         }
     }
 
-    /// A hole that fits, from the classes where not every hole does.
-    fn find_slowly(&self, request: &RangeRequest<A>) -> Option<RangePlacement<A>> {
+    /// Finds a hole that fits in the classes whose holes do not all fit, by trying each hole.
+    fn find_in_small_classes(&self, request: &RangeRequest<A>) -> Option<RangePlacement<A>> {
         let enough = request.need.saturating_add(request.align).checked_next_power_of_two();
         let always = enough.map_or(u64::BITS as u8, class_of);
         self.holes_of(class_of(request.need)..always).find_map(|hole| request.place_in(hole))
@@ -239,8 +243,8 @@ impl<A: Address> RangeAllocator<A> {
         keys.filter_map(|(_, start)| Some((*start, *self.holes.get(start)?)))
     }
 
-    /// Takes `start..end` out of a hole around it.
-    fn carve(&mut self, hole: (A, A), start: A, end: A) {
+    /// Allocates `start..end` from the hole around it.
+    fn take_from_hole(&mut self, hole: (A, A), start: A, end: A) {
         self.remove_hole(hole);
         if hole.0 < start {
             self.insert_hole(hole.0, start);
@@ -262,30 +266,30 @@ impl<A: Address> RangeAllocator<A> {
     }
 }
 
-/// The power of two at or below a size that is not zero.
+/// The size class: log2 of the power of two at or below `len`, which is not zero.
 fn class_of(len: u64) -> u8 {
     len.ilog2() as u8
 }
 
-/// A request, checked.
+/// A checked request.
 struct RangeRequest<A> {
     len: u64,
-    /// Length and guard.
+    /// The length with the guard.
     need: u64,
     align: u64,
     highest: A,
 }
 
-/// An answer to a request.
+/// A range that satisfies a request, and the hole it is in.
 struct RangePlacement<A> {
     hole: (A, A),
     range: AddrRange<A>,
-    /// Where the guard behind `range` ends.
+    /// The end of the guard behind `range`.
     end: A,
 }
 
 impl<A: Address> RangeRequest<A> {
-    /// The lowest range in the hole that will do.
+    /// The lowest range in the hole that satisfies the request.
     fn place_in(&self, hole: (A, A)) -> Option<RangePlacement<A>> {
         let start = hole.0.align_up(self.align)?;
         let end = start.checked_add(self.need)?;

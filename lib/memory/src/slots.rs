@@ -1,12 +1,12 @@
-//! Which of 512 slots are free: bits that many CPUs take and give back at a time, without a lock.
+//! A lock-free allocator of 512 slots: a bitmap shared by all CPUs.
 
 use crate::sync::{AtomicU64, Ordering};
 
-/// The slots of one table, say. All are free at first.
+/// The slots of one table, for example. All are free at first.
 ///
-/// Slots are taken in runs that are aligned to the power of two at or above their length, so that a run never crosses a
-/// word and one compare-and-exchange takes it. Each word has a cache line to itself, and each CPU starts at a word of
-/// its own: as long as that has room, CPUs do not meet.
+/// Slots are allocated in runs aligned to the power of two at or above their length, so that a run never
+/// crosses a word and one compare-and-exchange allocates it. Each word has its own cache line, and each CPU
+/// starts its search at its own word: CPUs do not contend as long as their words have free slots.
 #[derive(Debug)]
 pub struct Slots {
     words: [SlotWord; WORDS],
@@ -18,45 +18,46 @@ struct SlotWord(AtomicU64);
 
 const WORDS: usize = 8;
 
-/// By log2 of a run's alignment: the bits where such a run may start.
+/// The bits where a run may start, by log2 of its alignment.
 const STARTS: [u64; 7] =
     [u64::MAX, u64::MAX / 0x3, u64::MAX / 0xf, u64::MAX / 0xff, u64::MAX / 0xffff, u64::MAX / 0xffff_ffff, 1];
 
 impl Slots {
-    /// How many there are.
+    /// The number of slots.
     pub const COUNT: usize = WORDS * 64;
-    /// The longest run.
+    /// The length of the longest run.
     pub const LONGEST: u32 = 64;
 
-    /// All of them free.
+    /// Slots that are all free.
     pub fn new() -> Self {
         Self { words: core::array::from_fn(|_| SlotWord(AtomicU64::new(u64::MAX))) }
     }
 
-    /// Takes `len` slots (1 to [`Slots::LONGEST`]) in a row and returns the first of them. `home` says where the search
-    /// starts. What the last owner did before it gave them back has happened before this.
+    /// Allocates a run of `len` slots (1 to [`Slots::LONGEST`]) and returns the first. `home` is the word
+    /// where the search starts. Everything that the previous owner did before [`Slots::give`] happens before
+    /// this returns.
     #[inline]
     pub fn take(&self, len: u32, home: usize) -> Option<usize> {
         debug_assert!((1..=Self::LONGEST).contains(&len), "{len} slots");
         let word = home % WORDS;
         match self.words[word].take(len) {
             Some(bit) => Some(word * 64 + bit as usize),
-            None => self.take_behind(len, word),
+            None => self.take_elsewhere(len, word),
         }
     }
 
     #[cold]
-    fn take_behind(&self, len: u32, home: usize) -> Option<usize> {
+    fn take_elsewhere(&self, len: u32, home: usize) -> Option<usize> {
         (1..WORDS).map(|n| (home + n) % WORDS).find_map(|word| {
             let bit = self.words[word].take(len)?;
             Some(word * 64 + bit as usize)
         })
     }
 
-    /// Gives back the `len` slots from `first` on, which came from one [`Slots::take`].
+    /// Frees the run of `len` slots from `first` on, which one [`Slots::take`] returned.
     ///
     /// # Panics
-    /// When one of them is free already.
+    /// If one of them is free.
     #[inline]
     pub fn give(&self, first: usize, len: u32) {
         let run = (u64::MAX >> (64 - len)) << (first % 64);
@@ -64,12 +65,12 @@ impl Slots {
         assert!(before & run == 0, "slot {first} given back twice");
     }
 
-    /// Whether somebody has this one.
+    /// Whether the slot is allocated.
     pub fn is_taken(&self, slot: usize) -> bool {
         self.words[slot / 64].0.load(Ordering::Relaxed) & 1 << (slot % 64) == 0
     }
 
-    /// How many are free.
+    /// The number of free slots.
     pub fn free(&self) -> u32 {
         self.words.iter().map(|word| word.0.load(Ordering::Relaxed).count_ones()).sum()
     }
@@ -100,7 +101,7 @@ impl SlotWord {
     }
 }
 
-/// The bits of `free` at which an aligned run of `len` ones starts.
+/// The bits of `free` where an aligned run of `len` set bits starts.
 #[inline]
 fn starts(free: u64, len: u32) -> u64 {
     if len == 1 {
@@ -108,7 +109,8 @@ fn starts(free: u64, len: u32) -> u64 {
     }
     let log2 = len.next_power_of_two().trailing_zeros();
     let (mut starts, mut width) = (free, 1);
-    // A run of free slots as long as its alignment: what is behind a shorter one is left for shorter ones.
+    // A run of free slots as long as its alignment; the slots behind a shorter run remain free for shorter
+    // runs.
     while width < 1 << log2 {
         starts &= starts >> width;
         width *= 2;
@@ -123,7 +125,7 @@ mod tests {
     use std::sync::atomic::AtomicU8;
 
     #[test]
-    fn every_slot_is_given_out_once() {
+    fn every_slot_is_allocated_once() {
         let slots = Slots::new();
         let all: BTreeSet<_> = (0..Slots::COUNT).map(|_| slots.take(1, 3).unwrap()).collect();
         assert_eq!((all.len(), slots.take(1, 0), slots.free()), (Slots::COUNT, None, 0));
@@ -132,8 +134,8 @@ mod tests {
     }
 
     #[test]
-    fn runs_are_aligned_and_apart() {
-        // Miri takes a thousand times as long.
+    fn runs_are_aligned_and_do_not_overlap() {
+        // Miri is a thousand times slower.
         for len in (1..=Slots::LONGEST).step_by(if cfg!(miri) { 21 } else { 1 }) {
             let (slots, align) = (Slots::new(), len.next_power_of_two() as usize);
             let mut taken = BTreeSet::new();
@@ -151,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_is_somebodys_until_it_comes_back() {
+    fn slots_of_a_run_are_taken_until_it_is_freed() {
         let slots = Slots::new();
         let first = slots.take(3, 5).unwrap();
         let taken = || (0..Slots::COUNT).filter(|&slot| slots.is_taken(slot)).collect::<Vec<_>>();
@@ -161,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_run_leaves_is_for_shorter_ones() {
+    fn slots_behind_a_run_serve_shorter_runs() {
         let slots = Slots::new();
         let three = slots.take(3, 0).unwrap();
         assert_eq!(slots.take(1, 0), Some(three + 3));
@@ -170,7 +172,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "slot 9 given back twice")]
-    fn a_slot_comes_back_once() {
+    fn double_free_of_a_slot_panics() {
         let slots = Slots::new();
         slots.take(16, 0).unwrap();
         slots.give(9, 1);
@@ -178,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn no_two_threads_have_the_same_slot() {
+    fn threads_never_own_the_same_slot() {
         const ROUNDS: u32 = if cfg!(miri) { 50 } else { 20_000 };
         let slots = Slots::new();
         let owners: Vec<_> = (0..Slots::COUNT).map(|_| AtomicU8::new(0)).collect();
@@ -188,7 +190,7 @@ mod tests {
                 scope.spawn(move || {
                     for round in 0..ROUNDS {
                         let len = 1 + (round * 7 + thread) % 16;
-                        // All start at the same word, to meet.
+                        // All threads start at the same word, so that they contend.
                         let Some(first) = slots.take(len, 0) else { continue };
                         let mine = &owners[first..first + len as usize];
                         assert!(mine.iter().all(|owner| owner.swap(1, Ordering::Relaxed) == 0));

@@ -3,16 +3,16 @@
 use crate::owned::{OwnedChunk, OwnedPages};
 use addr::{Order, PhysAddr};
 
-/// A kind of RAM.
+/// A zone of RAM.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Zone {
-    /// In the kernel's linear map.
+    /// Lowmem: in the kernel's linear map.
     Low,
-    /// Without any kernel mapping.
+    /// Highmem: without a kernel mapping.
     High,
 }
 
-/// Which frames a request can use.
+/// The frames that a request may use: zones and highest address.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Reach {
     highest: PhysAddr,
@@ -26,18 +26,18 @@ pub(crate) enum Preference {
 }
 
 impl Reach {
-    /// All RAM, high memory first; low memory only down to the reserve ([`Zones::set_reserve`]). For buffers and
-    /// program pages.
+    /// All RAM, highmem first, lowmem down to the reserve
+    /// ([`Zones::set_reserve`](crate::Zones::set_reserve)). For buffers and program pages.
     pub const ANYWHERE: Self = Self { highest: PhysAddr::new(u64::MAX), zones: Preference::HighFirst };
-    /// Low memory to its last frame. For what the kernel itself reads and writes.
+    /// Lowmem including the reserve. For memory that the kernel itself accesses.
     pub const LOW: Self = Self { zones: Preference::Only(Zone::Low), ..Self::ANYWHERE };
-    /// High memory alone.
+    /// Highmem only.
     pub const HIGH: Self = Self { zones: Preference::Only(Zone::High), ..Self::ANYWHERE };
 
-    /// The same, without the frames that have a byte above `highest`.
+    /// The same, limited to frames without a byte above `highest`.
     ///
-    /// Banks are taken or left as a whole: a `highest` that is not the end of RAM or one less than a power of two
-    /// leaves out the frames of its bank that it would still reach.
+    /// The limit selects whole banks: one that is neither the end of RAM nor one less than a power of two
+    /// excludes the bank that it is in.
     pub fn up_to(self, highest: PhysAddr) -> Self {
         Self { highest: self.highest.min(highest), ..self }
     }
@@ -45,7 +45,7 @@ impl Reach {
     pub const fn highest(self) -> PhysAddr {
         self.highest
     }
-    /// The preferred of its zones alone.
+    /// The same, limited to the preferred zone.
     pub const fn preferred(self) -> Self {
         Self { highest: self.highest, zones: Preference::Only(self.zone()) }
     }
@@ -62,21 +62,21 @@ impl Reach {
     }
 }
 
-/// Where chunks come from: all of RAM, or a cache in front of it.
+/// A source of frames: the zones, or a cache in front of them.
 pub trait FrameSource {
-    /// A chunk of exactly `order` within `reach`; `None` when there is none.
+    /// Allocates a chunk of exactly `order` within `reach`; `None` if there is none.
     fn take(&mut self, order: Order, reach: Reach) -> Option<OwnedChunk>;
-    /// Takes the chunk back. It may be a part of one that was taken.
+    /// Frees the chunk. It may be a part of one that was allocated.
     fn give(&mut self, chunk: OwnedChunk);
 
-    /// Some single frames within `reach`, at least one and at most `wanted` (not 0): as many as are found at once. `None`
-    /// when there is none.
+    /// Allocates single frames within `reach`: at least one and at most `wanted` (not 0), depending on how
+    /// many one lookup finds. `None` if there is none.
     fn take_pages(&mut self, wanted: u32, reach: Reach) -> Option<OwnedPages> {
         debug_assert!(wanted > 0);
         self.take(Order::PAGE, reach).map(OwnedPages::from)
     }
 
-    /// Takes single frames back.
+    /// Frees single frames.
     fn give_pages(&mut self, pages: OwnedPages) {
         pages.split().for_each(|page| self.give(page));
     }

@@ -1,4 +1,4 @@
-//! The atomics of this crate: the processor's, or loom's, which try everything that other threads may see
+//! The atomics of this crate: `core`'s, or loom's, which explore all permitted interleavings
 //! (`tests/loom.rs`).
 
 #[cfg(not(feature = "loom"))]

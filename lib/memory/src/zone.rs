@@ -1,4 +1,4 @@
-//! Low and high memory: who may have which frames, and who falls back to whom.
+//! The zones lowmem and highmem, and the fallback between them.
 
 use crate::bank::Bank;
 use crate::owned::{OwnedChunk, OwnedPages};
@@ -9,17 +9,17 @@ use alloc::boxed::Box;
 /// Frame numbers have 40 bits: physical addresses have 52 at most.
 const BANKS: usize = 40;
 
-/// Frames of one zone, by what happened to them.
+/// The frame counts of a zone.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct ZoneStats {
-    /// All frames there are.
+    /// All frames.
     pub total: u64,
-    /// Frames that have an owner.
+    /// Allocated frames.
     pub allocated: u64,
 }
 
 impl ZoneStats {
-    /// Frames without owner.
+    /// Free frames.
     pub const fn free(&self) -> u64 {
         self.total - self.allocated
     }
@@ -55,7 +55,8 @@ impl Banks {
         Some(chunk)
     }
 
-    /// The first thing that `take` finds in the banks that `highest` reaches whole, the highest bank first.
+    /// The first result of `take` on the banks whose frames are all at or below `highest`, the highest bank
+    /// first.
     fn find_map<R>(&mut self, highest: PhysAddr, take: impl Fn(&mut Bank) -> Option<R>) -> Option<R> {
         let beyond = highest.raw().saturating_add(1) / PAGE_SIZE;
         let mut candidates = self.occupied;
@@ -72,7 +73,7 @@ impl Banks {
         None
     }
 
-    /// Single frames as [`FrameSource::take_pages`] has them.
+    /// Allocates single frames as [`FrameSource::take_pages`] does.
     fn take_pages(&mut self, wanted: u32, highest: PhysAddr) -> Option<OwnedPages> {
         let (run, bits) = self.find_map(highest, |bank| bank.take_pages(wanted))?;
         self.stats.allocated += u64::from(bits.count_ones());
@@ -97,7 +98,7 @@ impl Banks {
     }
 }
 
-/// All RAM that can be given out.
+/// The frame allocator of all usable RAM.
 pub struct Zones {
     low: Banks,
     high: Banks,
@@ -106,7 +107,7 @@ pub struct Zones {
 }
 
 impl Zones {
-    /// No RAM yet. What lies below `low_end` will be low, the rest high.
+    /// Zones without RAM. RAM below `low_end` will be lowmem, the rest highmem.
     pub const fn new(low_end: PhysAddr) -> Self {
         Self { low: Banks::new(), high: Banks::new(), low_end, reserve: 0 }
     }
@@ -123,8 +124,8 @@ impl Zones {
         self.high.add(Pfn::containing(border), Pfn::containing(ram.end()));
     }
 
-    /// Keeps the last `frames` of low memory from requests that could have had high memory ([`Reach::ANYWHERE`]),
-    /// so that buffers cannot starve the kernel.
+    /// Reserves the last `frames` free frames of lowmem for requests that need lowmem: [`Reach::ANYWHERE`]
+    /// does not get them, so that buffers cannot starve the kernel.
     pub fn set_reserve(&mut self, frames: u64) {
         self.reserve = frames;
     }
@@ -134,7 +135,7 @@ impl Zones {
         if address < self.low_end { Zone::Low } else { Zone::High }
     }
 
-    /// What happened to the frames of `zone`.
+    /// The frame counts of `zone`.
     pub fn stats(&self, zone: Zone) -> ZoneStats {
         match zone {
             Zone::Low => self.low.stats,
@@ -142,13 +143,13 @@ impl Zones {
         }
     }
 
-    /// All chunks without owner, in no order.
+    /// All free chunks, in no particular order.
     pub fn free_chunks(&self) -> impl Iterator<Item = Chunk> {
         let banks = [&self.low, &self.high].into_iter().flat_map(|banks| banks.slots.iter().flatten());
         banks.flat_map(|bank| bank.free_chunks())
     }
 
-    /// Frames of low memory above the reserve.
+    /// The number of free frames of lowmem above the reserve.
     fn spare_low(&self) -> u64 {
         self.low.stats.free().saturating_sub(self.reserve)
     }
@@ -188,7 +189,7 @@ impl FrameSource for Zones {
         chunk.map(OwnedChunk::from_list)
     }
 
-    /// Panics when the chunk is not of this machine's RAM.
+    /// Panics if the chunk was never added.
     fn give(&mut self, chunk: OwnedChunk) {
         let chunk = chunk.release();
         self.banks_of(chunk.start()).give(chunk);
@@ -206,7 +207,7 @@ impl FrameSource for Zones {
         }
     }
 
-    /// Panics when a page is not of this machine's RAM.
+    /// Panics if a page was never added.
     fn give_pages(&mut self, pages: OwnedPages) {
         let (first, last) = (pages.run(), pages.run().offset(OwnedPages::RUN - 1));
         let in_one_bank = Bank::index(first) == Bank::index(last);

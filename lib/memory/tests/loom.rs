@@ -1,19 +1,19 @@
-//! What several CPUs may see of one another in [`Slots`]: all of it, as far as loom tries.
+//! [`Slots`] under all interleavings and memory orderings that loom explores.
 
 use loom::cell::UnsafeCell;
 use loom::sync::Arc;
 use loom::thread;
 use memory::Slots;
 
-/// Slots of which few are free, and what their owners have there: two owners at a time, or one who does not see what the
-/// last one did, are a mistake that loom notices.
-struct Shared {
+/// Slots with few free ones, and a cell for each: loom reports two owners at a time, and an owner that does
+/// not see the writes of the previous one.
+struct OwnedSlots {
     slots: Slots,
     owned: [UnsafeCell<()>; 4],
 }
 
-impl Shared {
-    /// The first `free` slots are free, 4 at most.
+impl OwnedSlots {
+    /// Only the first `free` slots are free, at most 4.
     fn new(free: usize) -> Arc<Self> {
         let slots = Slots::new();
         while slots.take(64, 0).is_some() {}
@@ -21,7 +21,7 @@ impl Shared {
         Arc::new(Self { slots, owned: Default::default() })
     }
 
-    /// Has a run for a moment, if there is one.
+    /// Allocates, writes and frees a run, if there is one.
     fn use_run(&self, len: u32) -> bool {
         let Some(first) = self.slots.take(len, 0) else { return false };
         self.owned[first..first + len as usize].iter().for_each(|slot| slot.with_mut(|_| ()));
@@ -30,9 +30,9 @@ impl Shared {
     }
 }
 
-/// Threads that want runs of these lengths; the result of each.
-fn meet<const N: usize>(free: usize, lens: [u32; N]) -> [bool; N] {
-    let shared = Shared::new(free);
+/// Runs one thread per length, and returns whether each got its run.
+fn contend<const N: usize>(free: usize, lens: [u32; N]) -> [bool; N] {
+    let shared = OwnedSlots::new(free);
     let threads = lens.map(|len| {
         let shared = shared.clone();
         thread::spawn(move || shared.use_run(len))
@@ -43,16 +43,16 @@ fn meet<const N: usize>(free: usize, lens: [u32; N]) -> [bool; N] {
 }
 
 #[test]
-fn a_slot_has_one_owner_who_sees_what_the_last_one_did() {
-    loom::model(|| assert!(meet(1, [1, 1]).contains(&true)));
+fn slot_has_one_owner_that_sees_the_writes_of_the_previous_one() {
+    loom::model(|| assert!(contend(1, [1, 1]).contains(&true)));
 }
 
 #[test]
-fn whoever_finds_room_for_all_gets_some() {
-    loom::model(|| assert_eq!(meet(2, [1, 1]), [true, true]));
+fn no_thread_fails_while_slots_suffice_for_all() {
+    loom::model(|| assert_eq!(contend(2, [1, 1]), [true, true]));
 }
 
 #[test]
 fn runs_and_single_slots_do_not_overlap() {
-    loom::model(|| assert!(meet(4, [2, 1, 4]).contains(&true)));
+    loom::model(|| assert!(contend(4, [2, 1, 4]).contains(&true)));
 }

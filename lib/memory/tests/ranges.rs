@@ -1,4 +1,4 @@
-//! The range allocator against a set of pages.
+//! The range allocator against a model: a set of pages.
 
 use addr::{AddrRange, Iova, PAGE_SIZE};
 use memory::{RangeAllocator, RangeError};
@@ -12,7 +12,7 @@ fn pages(start: u64, end: u64) -> AddrRange<Iova> {
 }
 
 #[test]
-fn the_lowest_address_goes_first() {
+fn lowest_address_is_allocated_first() {
     let mut space = RangeAllocator::new(pages(1, 100));
     assert_eq!(space.alloc(PAGE_SIZE, PAGE_SIZE, ANY), Ok(pages(1, 2)));
     assert_eq!(space.alloc(3 * PAGE_SIZE, 4 * PAGE_SIZE, ANY), Ok(pages(4, 7)));
@@ -21,7 +21,7 @@ fn the_lowest_address_goes_first() {
 }
 
 #[test]
-fn the_limit_is_the_last_usable_byte() {
+fn limit_is_the_last_usable_byte() {
     let mut space = RangeAllocator::new(pages(0, 100));
     let limit = Iova::new(10 * PAGE_SIZE - 1);
     let full = |pages: u64, highest| Err(RangeError::OutOfRange { len: pages * PAGE_SIZE, highest });
@@ -34,7 +34,7 @@ fn the_limit_is_the_last_usable_byte() {
 }
 
 #[test]
-fn bad_lengths_and_foreign_ranges_are_refused_with_their_values() {
+fn bad_lengths_and_foreign_ranges_are_rejected_with_their_values() {
     let mut space = RangeAllocator::new(pages(1, 100));
     assert_eq!(space.alloc(0, PAGE_SIZE, ANY), Err(RangeError::NotPages { len: 0 }));
     assert_eq!(space.alloc(5, PAGE_SIZE, ANY), Err(RangeError::NotPages { len: 5 }));
@@ -50,7 +50,7 @@ fn bad_lengths_and_foreign_ranges_are_refused_with_their_values() {
 }
 
 #[test]
-fn a_double_free_is_an_error() {
+fn double_free_is_an_error() {
     let mut space = RangeAllocator::new(pages(0, 100));
     space.alloc_at(pages(10, 20)).unwrap();
     assert_eq!(space.alloc_at(pages(19, 21)), Err(RangeError::InUse(pages(19, 21))));
@@ -63,7 +63,7 @@ fn a_double_free_is_an_error() {
 }
 
 #[test]
-fn parts_come_back_alone_and_meet_again() {
+fn parts_are_freed_alone_and_merge_again() {
     let mut space = RangeAllocator::new(pages(0, 100));
     space.alloc_at(pages(10, 20)).unwrap();
     space.free(pages(12, 14)).unwrap();
@@ -74,7 +74,7 @@ fn parts_come_back_alone_and_meet_again() {
 }
 
 #[test]
-fn a_guard_follows_every_range() {
+fn guard_follows_every_range() {
     let mut space = RangeAllocator::with_guard(pages(0, 10), PAGE_SIZE);
     assert_eq!(space.alloc(3 * PAGE_SIZE, PAGE_SIZE, ANY), Ok(pages(0, 3)));
     assert_eq!(space.alloc(3 * PAGE_SIZE, PAGE_SIZE, ANY), Ok(pages(4, 7)));
@@ -86,9 +86,9 @@ fn a_guard_follows_every_range() {
     assert!(space.holes().eq([pages(4, 8)]));
 }
 
-/// Many small holes in the class of the request come before the one that fits.
+/// Many small holes in the class of the request precede the only one that fits.
 #[test]
-fn the_last_hole_that_fits_is_found() {
+fn only_hole_that_fits_is_found() {
     let mut space = RangeAllocator::new(pages(0, 1000));
     space.alloc_at(pages(0, 1000)).unwrap();
     (0..100).for_each(|n| space.free(pages(n * 8, n * 8 + 4)).unwrap());
@@ -97,7 +97,7 @@ fn the_last_hole_that_fits_is_found() {
 }
 
 #[test]
-fn what_came_back_lately_is_cut_and_joined_when_nothing_else_is_left() {
+fn recently_freed_ranges_are_split_and_merged_when_no_hole_fits() {
     let mut space = RangeAllocator::new(pages(0, 200));
     space.alloc_at(pages(0, 200)).unwrap();
     space.free(pages(0, 100)).unwrap();
@@ -107,7 +107,7 @@ fn what_came_back_lately_is_cut_and_joined_when_nothing_else_is_left() {
 }
 
 #[test]
-fn a_range_of_the_same_length_is_used_again_within_limit_and_alignment() {
+fn recently_freed_range_of_equal_length_is_reused_within_limit_and_alignment() {
     let mut space = RangeAllocator::new(pages(0, 100));
     space.alloc_at(pages(0, 100)).unwrap();
     for range in [pages(9, 11), pages(20, 22), pages(30, 31), pages(41, 43)] {
@@ -122,26 +122,26 @@ fn a_range_of_the_same_length_is_used_again_within_limit_and_alignment() {
 }
 
 #[test]
-fn an_empty_space_has_nothing() {
+fn empty_space_allocates_nothing() {
     let mut space = RangeAllocator::new(AddrRange::new(Iova::new(0x1001), Iova::new(0x1fff)));
     let full = RangeError::OutOfRange { len: PAGE_SIZE, highest: ANY };
     assert_eq!(space.alloc(PAGE_SIZE, PAGE_SIZE, ANY), Err(full));
 }
 
 #[derive(Clone, Debug)]
-enum Step {
+enum RangeOp {
     Alloc { len: u64, align: u32, highest: u64 },
     AllocAt(u64, u64),
     Free(usize),
     FreePart(u64, u64),
 }
 
-fn step() -> impl Strategy<Value = Step> {
+fn step() -> impl Strategy<Value = RangeOp> {
     prop_oneof![
-        3 => (1u64..20, 0u32..5, 0u64..140).prop_map(|(len, align, highest)| Step::Alloc { len, align, highest }),
-        1 => (0u64..130, 1u64..10).prop_map(|(at, len)| Step::AllocAt(at, len)),
-        2 => any::<usize>().prop_map(Step::Free),
-        1 => (0u64..130, 1u64..10).prop_map(|(at, len)| Step::FreePart(at, len)),
+        3 => (1u64..20, 0u32..5, 0u64..140).prop_map(|(len, align, highest)| RangeOp::Alloc { len, align, highest }),
+        1 => (0u64..130, 1u64..10).prop_map(|(at, len)| RangeOp::AllocAt(at, len)),
+        2 => any::<usize>().prop_map(RangeOp::Free),
+        1 => (0u64..130, 1u64..10).prop_map(|(at, len)| RangeOp::FreePart(at, len)),
     ]
 }
 
@@ -149,7 +149,7 @@ fn all_in(out: &BTreeSet<u64>, range: std::ops::Range<u64>) -> bool {
     range.clone().count() == out.range(range).count()
 }
 
-/// Whether any aligned run of free pages would have done.
+/// Whether an aligned run of free pages satisfies the request.
 fn would_fit(out: &BTreeSet<u64>, len: u64, align: u64, highest: u64) -> bool {
     (FIRST..END)
         .filter(|start| start % align == 0 && start + len <= END.min(highest + 1))
@@ -161,13 +161,13 @@ const END: u64 = 128;
 
 proptest! {
     #[test]
-    fn ranges_are_pages_of_a_set(steps in prop::collection::vec(step(), 1..80)) {
+    fn range_allocator_agrees_with_the_model(steps in prop::collection::vec(step(), 1..80)) {
         let mut space = RangeAllocator::new(pages(FIRST, END));
         let mut out: BTreeSet<u64> = BTreeSet::new();
         let mut held: Vec<AddrRange<Iova>> = Vec::new();
         for step in steps {
             match step {
-                Step::Alloc { len, align, highest } => {
+                RangeOp::Alloc { len, align, highest } => {
                     let last = Iova::new((highest + 1) * PAGE_SIZE - 1);
                     match space.alloc(len * PAGE_SIZE, PAGE_SIZE << align, last) {
                         Ok(range) => {
@@ -184,13 +184,13 @@ proptest! {
                         }
                     }
                 }
-                Step::AllocAt(at, len) => {
+                RangeOp::AllocAt(at, len) => {
                     let range = pages(at, at + len);
                     let free = at >= FIRST && at + len <= END && out.range(at..at + len).next().is_none();
                     prop_assert_eq!(space.alloc_at(range).is_ok(), free);
                     if free { out.extend(at..at + len); held.push(range) }
                 }
-                Step::Free(index) => {
+                RangeOp::Free(index) => {
                     if held.is_empty() { continue }
                     let range = held.swap_remove(index % held.len());
                     let (at, end) = (range.start().raw() / PAGE_SIZE, range.end().raw() / PAGE_SIZE);
@@ -198,7 +198,7 @@ proptest! {
                     prop_assert_eq!(space.free(range).is_ok(), whole);
                     if whole { (at..end).for_each(|page| { out.remove(&page); }) }
                 }
-                Step::FreePart(at, len) => {
+                RangeOp::FreePart(at, len) => {
                     let whole = all_in(&out, at..at + len);
                     prop_assert_eq!(space.free(pages(at, at + len)).is_ok(), whole);
                     if whole { (at..at + len).for_each(|page| { out.remove(&page); }) }
@@ -206,9 +206,9 @@ proptest! {
             }
             prop_assert_eq!(space.allocated(), out.len() as u64 * PAGE_SIZE);
             let odd = (0..END + 2).find(|&page| space.is_allocated(pages(page, page + 1).start()) != out.contains(&page));
-            prop_assert_eq!(odd, None, "whether somebody has that page");
+            prop_assert_eq!(odd, None, "whether that page is allocated");
             let holes: Vec<_> = space.holes().collect();
-            prop_assert!(holes.windows(2).all(|pair| pair[0].end() < pair[1].start()), "holes touch: {:?}", holes);
+            prop_assert!(holes.windows(2).all(|pair| pair[0].end() < pair[1].start()), "adjacent holes: {:?}", holes);
         }
     }
 }

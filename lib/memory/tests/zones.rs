@@ -1,4 +1,4 @@
-//! The zones and the chunk search against a set of frames.
+//! The zones and the chunk allocation against a model: a set of frames.
 
 use addr::{AddrRange, Order, PAGE_SIZE, Pfn, PhysAddr};
 use memory::chunks::{self, ChunkError, Request};
@@ -12,7 +12,7 @@ fn ram(start: u64, end: u64) -> AddrRange<PhysAddr> {
 
 /// Adds `ram` to `zones`.
 fn add(zones: &mut Zones, ram: AddrRange<PhysAddr>) {
-    // SAFETY: the frames are numbers; no test reads or writes memory through them.
+    // SAFETY: the frames are only numbers; no test accesses memory through them.
     unsafe { zones.add(ram) }
 }
 
@@ -20,7 +20,7 @@ fn order(log2: u8) -> Order {
     Order::new(log2).unwrap()
 }
 
-/// Frames `first..end` of RAM, low below `low_end` (all in frame numbers).
+/// Zones with frames `first..end`, lowmem below `low_end` (all in frame numbers).
 fn zones(first: u64, low_end: u64, end: u64) -> Zones {
     let mut zones = Zones::new(Pfn::new(low_end).start());
     add(&mut zones, ram(first * PAGE_SIZE, end * PAGE_SIZE));
@@ -36,7 +36,7 @@ fn free(zones: &Zones) -> (u64, u64) {
 }
 
 #[test]
-fn high_memory_goes_first_and_low_memory_helps_out() {
+fn highmem_is_allocated_first_then_lowmem() {
     let mut zones = zones(16, 24, 32);
     let mut all = chunks::take(&mut zones, &Request::new(16)).unwrap();
     assert_eq!(starts(&all), [(24, 3), (16, 3)]);
@@ -52,7 +52,7 @@ fn high_memory_goes_first_and_low_memory_helps_out() {
 }
 
 #[test]
-fn the_reserve_is_kept_from_those_who_could_have_had_high_memory() {
+fn lowmem_reserve_is_only_for_lowmem_requests() {
     let mut zones = zones(16, 24, 32);
     zones.set_reserve(3);
     let mut most = chunks::take(&mut zones, &Request::new(13)).unwrap();
@@ -66,7 +66,7 @@ fn the_reserve_is_kept_from_those_who_could_have_had_high_memory() {
 }
 
 #[test]
-fn a_small_high_chunk_comes_before_a_large_low_one_and_the_list_still_falls() {
+fn small_highmem_chunk_is_preferred_and_chunks_stay_in_descending_order() {
     let mut zones = zones(16, 32, 36);
     let hole = zones.take(order(1), Reach::HIGH).unwrap();
     assert_eq!(hole.chunk().first(), Pfn::new(32));
@@ -77,7 +77,7 @@ fn a_small_high_chunk_comes_before_a_large_low_one_and_the_list_still_falls() {
 }
 
 #[test]
-fn a_limit_selects_banks_at_powers_of_two() {
+fn address_limit_selects_banks_at_powers_of_two() {
     for border in [2u64, 16, 1 << 8, 1 << 20] {
         let last_byte = border * PAGE_SIZE - 1;
         let mut zones = zones(border / 2, 0, border * 2);
@@ -97,7 +97,7 @@ fn a_limit_selects_banks_at_powers_of_two() {
 }
 
 #[test]
-fn a_limit_at_the_end_of_ram_reaches_a_bank_that_is_not_full() {
+fn address_limit_at_the_end_of_ram_includes_a_partial_bank() {
     let mut zones = zones(8, 0, 11);
     let reach = Reach::ANYWHERE.up_to(PhysAddr::new(11 * PAGE_SIZE - 1));
     let mut all = chunks::take(&mut zones, &Request { reach, ..Request::new(3) }).unwrap();
@@ -106,7 +106,7 @@ fn a_limit_at_the_end_of_ram_reaches_a_bank_that_is_not_full() {
 }
 
 #[test]
-fn contiguous_runs_give_back_their_tail() {
+fn contiguous_allocation_frees_its_tail() {
     let mut zones = zones(16, 0, 32);
     let request = Request { contiguous: true, ..Request::new(11) };
     let mut run = chunks::take(&mut zones, &request).unwrap();
@@ -125,7 +125,7 @@ fn contiguous_runs_give_back_their_tail() {
 }
 
 #[test]
-fn a_request_for_one_chunk_says_which() {
+fn one_chunk_returns_the_order_of_an_exact_request() {
     let whole = |frames| Request::new(frames).one_chunk().map(Order::log2);
     assert_eq!(
         [0, 1, 2, 3, 512, 513, 1 << 19].map(whole),
@@ -139,7 +139,7 @@ fn a_request_for_one_chunk_says_which() {
 }
 
 #[test]
-fn requests_for_nothing_and_for_too_much_change_nothing() {
+fn empty_and_excessive_requests_change_nothing() {
     let mut zones = zones(16, 20, 32);
     assert_eq!(chunks::take(&mut zones, &Request::new(0)).unwrap_err(), ChunkError::Nothing);
     let error = chunks::take(&mut zones, &Request::new(17)).unwrap_err();
@@ -151,7 +151,7 @@ fn requests_for_nothing_and_for_too_much_change_nothing() {
 }
 
 #[test]
-fn single_pages_are_single() {
+fn largest_order_limits_the_chunks() {
     let mut zones = zones(16, 0, 32);
     let mut pages = chunks::take(&mut zones, &Request { largest: Order::PAGE, ..Request::new(16) }).unwrap();
     assert_eq!(pages.chunk_count(), 16);
@@ -161,7 +161,7 @@ fn single_pages_are_single() {
 }
 
 #[test]
-fn single_pages_are_taken_and_given_many_at_a_time() {
+fn single_pages_are_allocated_and_freed_in_batches() {
     let mut zones = zones(40, 100, 1500);
     let mut all = Frames::new();
     while let Some(pages) = zones.take_pages(50, Reach::ANYWHERE) {
@@ -172,13 +172,13 @@ fn single_pages_are_taken_and_given_many_at_a_time() {
     all.give_back(&mut zones);
     assert_eq!(free(&zones), (60, 1400));
     let mut all = chunks::take(&mut zones, &Request::new(1460)).unwrap();
-    // As many as fresh memory is made of.
+    // As many chunks as in fresh memory.
     assert_eq!(all.chunk_count(), 16);
     all.give_back(&mut zones);
 }
 
 #[test]
-fn many_pages_leave_the_reserve() {
+fn page_batches_leave_the_reserve() {
     let mut zones = zones(64, 128, 130);
     zones.set_reserve(60);
     let mut taken = Frames::new();
@@ -191,13 +191,13 @@ fn many_pages_leave_the_reserve() {
 
 #[test]
 #[should_panic(expected = "was never added")]
-fn a_foreign_chunk_is_refused() {
-    // SAFETY: the frame is a number, and no memory is reached through it.
+fn freeing_a_foreign_chunk_panics() {
+    // SAFETY: the frame is only a number; the test accesses no memory through it.
     zones(16, 0, 32).give(unsafe { OwnedChunk::adopt(addr::Chunk::page(Pfn::new(3))) });
 }
 
 #[test]
-fn partial_frames_of_ram_are_left_out() {
+fn partial_frames_of_ram_are_not_added() {
     let mut zones = Zones::new(PhysAddr::new(0));
     add(&mut zones, ram(0x1001, 0x3fff));
     add(&mut zones, ram(0x10_0001, 0x10_0fff));
@@ -205,9 +205,9 @@ fn partial_frames_of_ram_are_left_out() {
     assert_eq!(zones.take(Order::PAGE, Reach::HIGH).unwrap().release().first(), Pfn::new(2));
 }
 
-/// Counts, so that "quick" is not a matter of the machine's mood.
+/// Counts chunks instead of time, so that the result does not depend on the host.
 #[test]
-fn three_hundred_gibibytes_are_a_few_hundred_chunks() {
+fn three_hundred_gibibytes_are_three_hundred_chunks() {
     let (start, end) = (1u64 << 30, 301u64 << 30);
     let mut zones = Zones::new(PhysAddr::new(2 << 30));
     add(&mut zones, ram(start, end));
@@ -218,13 +218,13 @@ fn three_hundred_gibibytes_are_a_few_hundred_chunks() {
     all.give_back(&mut zones);
 }
 
-/// A source that fails at its n-th chunk, to see that nothing stays behind.
-struct Failing<'a> {
+/// A source that fails after `left` chunks, to test for leaks.
+struct FailingSource<'a> {
     zones: &'a mut Zones,
     left: u32,
 }
 
-impl FrameSource for Failing<'_> {
+impl FrameSource for FailingSource<'_> {
     fn take(&mut self, order: Order, reach: Reach) -> Option<OwnedChunk> {
         self.left = self.left.checked_sub(1)?;
         self.zones.take(order, reach)
@@ -235,12 +235,12 @@ impl FrameSource for Failing<'_> {
 }
 
 #[test]
-fn a_failure_at_any_chunk_gives_everything_back() {
+fn failure_at_any_chunk_frees_all_frames() {
     let mut zones = zones(16, 24, 64);
     let before = free(&zones);
     for left in 0..48 {
         let request = Request { largest: order(1), ..Request::new(48) };
-        match chunks::take(&mut Failing { zones: &mut zones, left }, &request) {
+        match chunks::take(&mut FailingSource { zones: &mut zones, left }, &request) {
             Ok(mut frames) => frames.give_back(&mut zones),
             Err(error) => assert!(matches!(error, ChunkError::OutOfFrames { wanted: 48, .. }), "{error:?}"),
         }
@@ -249,21 +249,22 @@ fn a_failure_at_any_chunk_gives_everything_back() {
 }
 
 #[derive(Clone, Debug)]
-enum Step {
+enum ZoneOp {
     Take { frames: u64, largest: u8, contiguous: bool, high: u64 },
     Give(usize),
 }
 
-fn step() -> impl Strategy<Value = Step> {
+fn step() -> impl Strategy<Value = ZoneOp> {
     prop_oneof![
-        (1u64..80, 0u8..8, any::<bool>(), prop_oneof![Just(u64::MAX), 0u64..0x10_0000])
-            .prop_map(|(frames, largest, contiguous, high)| Step::Take { frames, largest, contiguous, high }),
-        any::<usize>().prop_map(Step::Give),
+        (1u64..80, 0u8..8, any::<bool>(), prop_oneof![Just(u64::MAX), 0u64..0x10_0000]).prop_map(
+            |(frames, largest, contiguous, high)| ZoneOp::Take { frames, largest, contiguous, high }
+        ),
+        any::<usize>().prop_map(ZoneOp::Give),
     ]
 }
 
 proptest! {
-    /// Frames that are out never overlap, keep to the limit, and all come back.
+    /// Allocated frames never overlap, respect the limit, and are all freed.
     #[test]
     fn frames_have_one_owner(first in 0u64..40, low in 0u64..200, steps in prop::collection::vec(step(), 1..60)) {
         let mut zones = zones(first, low, 200);
@@ -271,7 +272,7 @@ proptest! {
         let mut held: Vec<Frames> = Vec::new();
         for step in steps {
             match step {
-                Step::Take { frames, largest, contiguous, high } => {
+                ZoneOp::Take { frames, largest, contiguous, high } => {
                     let reach = Reach::ANYWHERE.up_to(PhysAddr::new(high));
                     let request = Request { frames, largest: order(largest), contiguous, reach };
                     let Ok(list) = chunks::take(&mut zones, &request) else { continue };
@@ -283,13 +284,13 @@ proptest! {
                         prop_assert!(chunk.range().end().raw() - 1 <= high);
                         for frame in chunk.first().raw()..chunk.first().raw() + chunk.frames() {
                             prop_assert!((first..200).contains(&frame));
-                            prop_assert!(out.insert(frame), "{} given twice", frame);
+                            prop_assert!(out.insert(frame), "{} allocated twice", frame);
                         }
                         offset += chunk.frames();
                     }
                     held.push(list);
                 }
-                Step::Give(index) => {
+                ZoneOp::Give(index) => {
                     if held.is_empty() { continue }
                     let mut list = held.swap_remove(index % held.len());
                     for chunk in list.chunks() {
