@@ -1,5 +1,5 @@
 //! The kernel image: what assembly calls by name. On a host this is an empty program, so that the workspace builds
-//! everywhere. The story begins in `start`.
+//! everywhere. The boot sequence is `kernel::boot`.
 
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
@@ -17,18 +17,18 @@ mod entry {
     use crate::run;
     use arch::boot::BootInfo;
     use arch::exception::{Origin, TrapFrame, Vector};
-    use kernel::{panic, start, trap};
+    use kernel::{boot, panic, trap};
 
     #[unsafe(no_mangle)]
     extern "C" fn kernel_main(boot: &BootInfo) -> ! {
         #[cfg(feature = "checking")]
         kernel::debug::install(&selftest::debug::AllChecks);
-        start::boot(boot, run::main)
+        boot::start_kernel(boot, run::main)
     }
 
     #[unsafe(no_mangle)]
     extern "C" fn secondary_main(_cpu: usize) -> ! {
-        start::secondary()
+        boot::start_secondary()
     }
 
     #[unsafe(no_mangle)]

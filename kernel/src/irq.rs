@@ -1,9 +1,9 @@
 //! Interrupts: who handles which, and the controller behind it.
 
-mod secure_side;
+mod secure_interrupts;
 
 use crate::board::{self, InterruptController, Platform};
-use crate::memory::vmalloc::{self, RegistersError};
+use crate::memory::vmalloc::{self, MapRegistersError};
 use crate::percpu::{self, MAX_CPUS};
 use crate::sync::SpinLock;
 use addr::{AddrRange, PhysAddr};
@@ -47,7 +47,7 @@ pub enum IrqError {
     /// It refuses.
     Controller(InterruptError),
     /// Its registers cannot be mapped.
-    Map(RegistersError),
+    Map(MapRegistersError),
 }
 
 impl fmt::Display for IrqError {
@@ -87,11 +87,11 @@ fn open(described: &InterruptController) -> Result<(Controller, CpuInterface), I
 fn open_gic(gic: &board::GicDescription) -> Result<(Controller, CpuInterface), IrqError> {
     let opened = match gic {
         board::GicDescription::V2 { distributor, cpu_interface } => {
-            secure_side::take_v2(*distributor, *cpu_interface);
+            secure_interrupts::take_v2(*distributor, *cpu_interface);
             Gic::v2(window(*distributor)?, window(*cpu_interface)?)
         }
         board::GicDescription::V3 { distributor, redistributors, .. } => {
-            secure_side::take_v3(*distributor);
+            secure_interrupts::take_v3(*distributor);
             let redistributors =
                 redistributors.iter().map(|&range| window(range)).collect::<Result<_, _>>()?;
             Gic::v3(window(*distributor)?, redistributors)
@@ -110,7 +110,7 @@ fn window(registers: AddrRange<PhysAddr>) -> Result<MmioWindow, IrqError> {
 /// Sets up the part that belongs to the CPU this runs on.
 pub fn init_cpu() {
     let Some(controller) = CONTROLLER.get() else { return };
-    secure_side::take_cpus_own();
+    secure_interrupts::take_cpus_own();
     match controller.lock().init_cpu(arch::cpu::affinity()) {
         Ok(target) => {
             TARGETS[arch::cpu::index()].call_once(|| target);

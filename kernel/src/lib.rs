@@ -1,10 +1,11 @@
-//! Policy: who gets which memory, and the order of things. `start` is the story of a boot.
+//! Policy: who gets which memory, and the order of things. `boot` is the boot sequence.
 
 #![cfg_attr(not(test), no_std)]
 
 extern crate alloc;
 
 pub mod board;
+pub mod boot;
 pub mod console;
 pub mod debug;
 pub mod devices;
@@ -20,7 +21,6 @@ pub mod power;
 pub mod process;
 pub mod sched;
 pub mod smp;
-pub mod start;
 pub mod sync;
 pub mod syscall;
 pub mod trap;

@@ -1,7 +1,7 @@
 //! The end: a broken invariant of ours. Says everything that helps, once, and switches the machine off.
 
 use crate::dma::counters;
-use crate::memory::{heap, tables};
+use crate::memory::{heap, table_frames};
 use crate::{console, debug, irq, kprintln, power};
 use addr::Size;
 use arch::exception::TrapFrame;
@@ -57,7 +57,7 @@ fn finish(backtrace: impl Iterator<Item = u64>) -> ! {
 /// The counters that can be read without a lock: this CPU may hold any.
 fn statistics() {
     let (free, grown) = heap::gauges();
-    let (in_use, peak) = tables::count();
+    let (in_use, peak) = table_frames::count();
     kprintln!("heap: {} free, {} from lowmem; tables: {in_use}, at most {peak}", Size(free), Size(grown));
     let dma = counters::gauges();
     for (name, value) in [

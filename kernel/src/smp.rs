@@ -19,7 +19,7 @@ const START_TIMEOUT_NS: u64 = 5_000_000_000;
 static STACKS: [Once<KernelStack>; MAX_CPUS] = [const { Once::new() }; MAX_CPUS];
 
 /// Why a CPU does not run.
-enum CpuError {
+enum CpuStartError {
     /// The device tree does not say how to start it, or in a way that is not there.
     NoMethod,
     /// The word that it polls is not in reserved lowmem.
@@ -34,7 +34,7 @@ enum CpuError {
     Memory(InitError),
 }
 
-impl fmt::Display for CpuError {
+impl fmt::Display for CpuStartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoMethod => write!(f, "no way to start it"),
@@ -68,22 +68,22 @@ pub fn start_all(cpus: &[CpuDescription]) {
     }
 }
 
-fn start_one(cpu: &CpuDescription, index: usize) -> Result<(), CpuError> {
-    let root = memory::init_cpu(index).map_err(CpuError::Memory)?;
-    let stack = KernelStack::new().map_err(CpuError::Stack)?;
+fn start_one(cpu: &CpuDescription, index: usize) -> Result<(), CpuStartError> {
+    let root = memory::init_cpu(index).map_err(CpuStartError::Memory)?;
+    let stack = KernelStack::new().map_err(CpuStartError::Stack)?;
     let args = SecondaryArgs { ttbr1: root.address(), stack_top: stack.top(), index: index as u64 };
     STACKS[index].call_once(|| stack);
-    let page = zones::take_zeroed_page().ok_or(CpuError::Stack(StackError::OutOfFrames))?;
+    let page = zones::take_zeroed_page().ok_or(CpuStartError::Stack(StackError::OutOfFrames))?;
     let args_at = page.chunk().start();
-    hand_over(linear::address_of(args_at), args);
-    send_off(cpu, args_at)?;
+    write_args(linear::address_of(args_at), args);
+    release(cpu, args_at)?;
     let deadline = Deadline::in_ns(START_TIMEOUT_NS);
     // One look more when the time is up: this CPU may have been held up as well.
     let mut late = false;
     while !percpu::is_online(index) {
         if late {
             // The page stays: the CPU may still read it.
-            return Err(CpuError::Silent);
+            return Err(CpuStartError::Silent);
         }
         late = deadline.passed();
         core::hint::spin_loop();
@@ -93,11 +93,11 @@ fn start_one(cpu: &CpuDescription, index: usize) -> Result<(), CpuError> {
 }
 
 /// Sends a CPU to its first line, with its arguments.
-fn send_off(cpu: &CpuDescription, args: PhysAddr) -> Result<(), CpuError> {
+fn release(cpu: &CpuDescription, args: PhysAddr) -> Result<(), CpuStartError> {
     match (cpu.enable_method, firmware::psci()) {
         (Some(EnableMethod::Psci), Some(firmware)) => {
             let entry = arch::boot::secondary_entry();
-            arch::psci::cpu_on(firmware, cpu.mpidr, entry, args).map_err(CpuError::Firmware)
+            arch::psci::cpu_on(firmware, cpu.mpidr, entry, args).map_err(CpuStartError::Firmware)
         }
         (Some(EnableMethod::SpinTable(word)), _) => {
             fetch_from_spin_table(word)?;
@@ -109,16 +109,16 @@ fn send_off(cpu: &CpuDescription, args: PhysAddr) -> Result<(), CpuError> {
             arch::boot::release_parked(cpu.mpidr, args);
             Ok(())
         }
-        _ => Err(CpuError::NoMethod),
+        _ => Err(CpuStartError::NoMethod),
     }
 }
 
 /// Makes the CPU that polls `word`, its caches off, wait at our own place.
-fn fetch_from_spin_table(word: PhysAddr) -> Result<(), CpuError> {
+fn fetch_from_spin_table(word: PhysAddr) -> Result<(), CpuStartError> {
     let layout = memory::layout();
     let within = |ranges: &[AddrRange<PhysAddr>]| ranges.iter().any(|range| range.contains(word));
     if !word.is_aligned(8) || !within(&layout.lowmem) || within(&layout.low_free) {
-        return Err(CpuError::ReleaseAddress(word));
+        return Err(CpuStartError::ReleaseAddress(word));
     }
     let at = linear::address_of(word);
     // SAFETY: lowmem, so mapped; reserved, so nobody else's; aligned. By the device tree's word it is for this.
@@ -129,7 +129,7 @@ fn fetch_from_spin_table(word: PhysAddr) -> Result<(), CpuError> {
 }
 
 /// Writes `args` to memory, where a CPU with its MMU off reads them.
-fn hand_over(at: KernelVa, args: SecondaryArgs) {
+fn write_args(at: KernelVa, args: SecondaryArgs) {
     let place = at.raw() as *mut SecondaryArgs;
     // SAFETY: the page is ours, mapped by the linear map and aligned; nobody reads it before CPU_ON.
     unsafe { place.write(args) };

@@ -4,7 +4,7 @@ use super::dma_engine::{DmaEngineDevice, Model};
 use crate::board::{DmaChannelDescription, FirmwareMailbox};
 use crate::dma::{Device, Space};
 use crate::irq;
-use crate::memory::vmalloc::{self, RegistersError};
+use crate::memory::vmalloc::{self, MapRegistersError};
 use addr::{AddrRange, PhysAddr, Size};
 use alloc::boxed::Box;
 use arch::timer::Deadline;
@@ -17,7 +17,7 @@ use drivers::mmio::{Mmio, MmioWindow};
 /// Why a device is left out.
 enum Bcm2835Error {
     /// Its registers cannot be mapped.
-    Map(RegistersError),
+    Map(MapRegistersError),
     /// It gets no memory.
     Dma(DmaError),
     /// It does not answer.

@@ -5,7 +5,7 @@ use crate::debug::{self, FailPoint};
 use crate::dma::Device;
 use crate::dma::stream::{self, Pages};
 use crate::irq::Handler;
-use crate::sched::{WaitError, Waiters};
+use crate::sched::{WaitError, WaitQueue};
 use crate::sync::SpinLock;
 use alloc::boxed::Box;
 use alloc::string::String;
@@ -73,7 +73,7 @@ pub struct DmaEngineDevice {
     /// The program whose bytes are in the device's buffer; 0: nobody's. Whoever has the turn changes it.
     user: AtomicU32,
     /// Those who wait for their turn or for the end of a transfer.
-    waiters: Waiters,
+    waiters: WaitQueue,
     interrupts: AtomicBool,
 }
 
@@ -87,7 +87,7 @@ impl DmaEngineDevice {
             engine: SpinLock::new(Box::new(engine)),
             taken: AtomicBool::new(false),
             user: AtomicU32::new(0),
-            waiters: Waiters::new(),
+            waiters: WaitQueue::new(),
             interrupts: AtomicBool::new(false),
         }
     }

@@ -3,7 +3,7 @@
 use super::dma_engine::{DmaEngineDevice, Model};
 use crate::dma::{Device, iommu};
 use crate::irq;
-use crate::memory::vmalloc::{self, RegistersError};
+use crate::memory::vmalloc::{self, MapRegistersError};
 use crate::sync::SpinLock;
 use addr::StreamId;
 use alloc::boxed::Box;
@@ -23,7 +23,7 @@ pub type PciHost = SpinLock<Host>;
 /// Why a host or a function is left out.
 enum PciError {
     /// Registers cannot be mapped.
-    Map(RegistersError),
+    Map(MapRegistersError),
     /// Configuration space is too short.
     Ecam(EcamError),
     /// The BAR that the driver needs has no address.

@@ -8,7 +8,7 @@ use super::frames;
 use super::trace::{self, Event};
 use crate::debug::{DebugTag, LastOwner};
 use crate::memory::vmalloc::{self, VMALLOC};
-use crate::memory::{heap, kmap, layout, linear, zones};
+use crate::memory::{heap, layout, linear, window, zones};
 use addr::{AddrRange, Chunk, KernelVa, MemoryType, PAGE_SIZE};
 use alloc::sync::Arc;
 use dma_api::{Attrs, Direction, DmaError};
@@ -34,7 +34,7 @@ pub struct Buffer {
 enum View {
     /// One low chunk has it anyway.
     Linear(AddrRange<KernelVa>),
-    Vmalloc(vmalloc::Mapped),
+    Vmalloc(vmalloc::KernelMapping),
 }
 
 impl Buffer {
@@ -59,10 +59,10 @@ impl Buffer {
         // From here on, dropping the buffer is the undo.
         buffer.count(counters::Gauge::add);
         match memory {
-            MemoryType::WriteBack => kmap::zero_all(&buffer.frames),
+            MemoryType::WriteBack => window::zero_all(&buffer.frames),
             _ => {
                 buffer.chunks().filter(|&chunk| is_low(chunk)).for_each(linear::remove);
-                kmap::zero_all_non_cacheable(buffer.chunks());
+                window::zero_all_non_cacheable(buffer.chunks());
             }
         }
         tag.write_canary(buffer.chunks(), memory);
@@ -189,7 +189,7 @@ impl Drop for Buffer {
         // The kernel's mapping first: no frame gets its cacheable alias back, or another owner, while it is there.
         self.view = Once::new();
         if self.memory == MemoryType::WriteBack {
-            self.frames.give_back(&mut zones::Source::of(LastOwner::Buffer));
+            self.frames.give_back(&mut zones::FrameAllocator::of(LastOwner::Buffer));
         } else {
             self.frames.drain().for_each(give_back_cacheable);
         }
@@ -227,9 +227,9 @@ impl Side {
     pub(super) fn maintain_lines(self, chunks: impl Iterator<Item = Chunk> + Clone, direction: Direction) {
         match self {
             // For every direction: a dirty line would be written over what the device writes, at any time.
-            Self::Device => kmap::with_all(chunks, MemoryType::WriteBack, arch::cache::clean_lines),
+            Self::Device => window::with_chunks(chunks, MemoryType::WriteBack, arch::cache::clean_lines),
             Self::Cpu if direction.device_writes() => {
-                kmap::with_all(chunks, MemoryType::WriteBack, arch::cache::clean_invalidate_lines);
+                window::with_chunks(chunks, MemoryType::WriteBack, arch::cache::clean_invalidate_lines);
             }
             Self::Cpu => {}
         }

@@ -24,13 +24,13 @@ pub(super) fn take(request: &Request, list: &mut Frames) -> Result<(), DmaError>
 /// The one chunk that is wanted, if this CPU keeps it. Which is most of the time, and needs no search.
 #[inline]
 fn kept(request: &Request) -> Option<OwnedChunk> {
-    zones::take_kept(request.one_chunk()?, request.reach)
+    zones::take_cached(request.one_chunk()?, request.reach)
 }
 
 #[inline(never)]
 fn search(request: &Request, list: &mut Frames) -> Result<(), DmaError> {
     fail_early(request.frames)?;
-    chunks::take_into(&mut zones::Source::default(), request, list).map_err(|error| match error {
+    chunks::take_into(&mut zones::FrameAllocator::default(), request, list).map_err(|error| match error {
         ChunkError::Nothing => DmaError::ZeroLength,
         ChunkError::TooLong { wanted } => DmaError::TooLong { len: wanted * addr::PAGE_SIZE },
         ChunkError::OutOfFrames { wanted, had } => DmaError::OutOfFrames { wanted, had },

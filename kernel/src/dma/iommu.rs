@@ -9,8 +9,8 @@ use super::notices::Notices;
 use super::quarantine;
 use crate::debug::{self, FailPoint, LastOwner, StreamKey};
 use crate::irq::{self, Handler};
-use crate::memory::vmalloc::{self, RegistersError};
-use crate::memory::{kmap, linear, tables, zones};
+use crate::memory::vmalloc::{self, MapRegistersError};
+use crate::memory::{linear, table_frames, window, zones};
 use crate::sync::SpinLock;
 use crate::{board, kprintln, perf_counters};
 use addr::{Chunk, Order, PAGE_SIZE, Pfn, PhysAddr, StreamId};
@@ -84,7 +84,7 @@ static SMMUS: Once<Vec<&'static Smmu>> = Once::new();
 #[derive(Debug)]
 enum OpenError {
     /// Its registers cannot be mapped.
-    Map(RegistersError),
+    Map(MapRegistersError),
     /// It cannot do what is needed.
     Unsupported(Unsupported),
     /// It did not start.
@@ -427,22 +427,22 @@ pub(super) struct Tables;
 
 impl TableMemory for Tables {
     fn allocate(&mut self) -> Option<TableFrame> {
-        let table = tables::take()?;
+        let table = table_frames::take()?;
         counters::TABLE_PAGES.add(1);
         Some(table)
     }
 
     fn release(&mut self, table: TableFrame) {
         counters::TABLE_PAGES.sub(1);
-        tables::give(table);
+        table_frames::give(table);
     }
 
     fn entries(&self, table: PhysAddr) -> &Entries {
-        tables::entries(table)
+        table_frames::entries(table)
     }
 
     fn valid_entries(&self, table: PhysAddr) -> &AtomicU16 {
-        tables::valid_entries(table)
+        table_frames::valid_entries(table)
     }
 
     fn entries_written(&self, entries: &[AtomicU64]) {
@@ -465,7 +465,7 @@ impl RegionSource for Regions {
     fn allocate(&mut self, bytes: u64) -> Option<Region> {
         let order = Order::covering(bytes.div_ceil(PAGE_SIZE))?;
         let chunk = zones::take(order, Reach::LOW)?.release();
-        kmap::zero(chunk);
+        window::zero(chunk);
         let words = arch::pointer::to::<AtomicU64>(linear::address_of(chunk.start()));
         // SAFETY: the chunk is ours until `release`, which gets the region back, in the linear map, aligned and zeroed.
         Some(Region::new(chunk.start(), unsafe { slice::from_raw_parts(words, (bytes / 8) as usize) }))

@@ -9,7 +9,7 @@
 
 use super::device::Device;
 use super::iommu::{self, Smmu};
-use crate::sched::{self, Nanoseconds, WaitError, Waiters};
+use crate::sched::{self, Nanoseconds, WaitError, WaitQueue};
 use crate::sync::SpinLock;
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use crate::sync::atomic::{AtomicU8, AtomicU64};
@@ -205,7 +205,7 @@ fn find(list: &[Watched], smmu: &Smmu, stream: StreamId) -> Result<usize, usize>
 /// In the order of SMMUs and streams. Taken by interrupt handlers too.
 static WATCHED: SpinLock<Vec<Watched>> = SpinLock::new(Vec::new());
 /// The thread.
-static WAITING: Waiters = Waiters::new();
+static WAITING: WaitQueue = WaitQueue::new();
 /// Events were left out, and their number may not have been told.
 static UNTOLD: AtomicBool = AtomicBool::new(false);
 /// When it is: the window in which a stream has a few lines is over then ([`drivers::smmu::EVENT_WINDOW_US`]).

@@ -13,7 +13,7 @@ use super::device::Device;
 use super::domain::{Fit, Wish};
 use super::small::Small;
 use crate::debug::{self, DebugTag, LastOwner};
-use crate::memory::{kmap, linear, zones};
+use crate::memory::{linear, window, zones};
 use addr::{AddrRange, Address, Chunk, FrameRun, Iova, MemoryType, Order, PAGE_SIZE, Pfn, PhysAddr};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -327,7 +327,7 @@ impl Pages {
                 last.len -= pages.frames.bytes() - len;
             }
         }
-        kmap::zero_all(&pages.frames);
+        window::zero_all(&pages.frames);
         tag.write_canary(pages.frames.chunks(), MemoryType::WriteBack);
         Ok(Box::new(pages))
     }
@@ -360,6 +360,6 @@ unsafe impl StreamMemory for Pages {
 impl Drop for Pages {
     fn drop(&mut self) {
         self.tag.check_canary(self.frames.chunks(), MemoryType::WriteBack);
-        self.frames.give_back(&mut zones::Source::of(LastOwner::Stream));
+        self.frames.give_back(&mut zones::FrameAllocator::of(LastOwner::Stream));
     }
 }

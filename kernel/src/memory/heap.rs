@@ -5,7 +5,7 @@
 //! [`ensure_reserve`] first, and ordinary allocations never dip into it - they grow the heap instead.
 
 use crate::debug::{self, FailPoint};
-use crate::memory::recent_blocks::RecentBlocks;
+use crate::memory::heap_cache::HeapCache;
 use crate::memory::zones;
 use crate::percpu::{self, MAX_CPUS, PerCpu};
 use crate::sync::SpinLock;
@@ -36,8 +36,8 @@ static INITIAL_HEAP: InitialHeap = InitialHeap(UnsafeCell::new([0; INITIAL]));
 
 static HEAP: SpinLock<Heap<ORDERS>> = SpinLock::new(Heap::new());
 /// What each CPU keeps in front of it. Others want it only when the heap is used up.
-static RECENT: PerCpu<SpinLock<RecentBlocks>> =
-    PerCpu::new([const { SpinLock::new(RecentBlocks::new()) }; MAX_CPUS]);
+static CACHES: PerCpu<SpinLock<HeapCache>> =
+    PerCpu::new([const { SpinLock::new(HeapCache::new()) }; MAX_CPUS]);
 /// A copy of the heap's free bytes (without recent blocks) that can be read without its lock.
 static FREE: AtomicUsize = AtomicUsize::new(0);
 /// Whether interrupt handlers are watched.
@@ -66,7 +66,7 @@ unsafe impl GlobalAlloc for KernelHeap {
         check_context(layout);
         let whole = block_of(layout);
         // In a statement of its own: the lock is free again when the heap is asked.
-        let kept = RECENT.this().lock().pop(whole.size());
+        let kept = CACHES.this().lock().pop(whole.size());
         match kept {
             Some(block) => block.as_ptr(),
             None => allocate(whole),
@@ -80,7 +80,7 @@ unsafe impl GlobalAlloc for KernelHeap {
         // SAFETY: the caller got this block from `alloc` with this layout and gives it back; `alloc` took the whole
         // block from this heap, at one time or another with the same layout.
         unsafe {
-            let kept = RECENT.this().lock().push(block, whole.size());
+            let kept = CACHES.this().lock().push(block, whole.size());
             if !kept {
                 give_back(block, whole);
             }
@@ -124,9 +124,9 @@ unsafe fn give_back(block: NonNull<u8>, whole: Layout) {
 /// Gives what all CPUs keep to the heap, for merging. Whether there was something.
 fn gather() -> bool {
     let mut some = false;
-    for recent in RECENT.iter() {
-        let mut recent = recent.lock();
-        while let Some((block, size)) = recent.pop_any() {
+    for cache in CACHES.iter() {
+        let mut cache = cache.lock();
+        while let Some((block, size)) = cache.pop_any() {
             let Ok(whole) = Layout::from_size_align(size, size) else {
                 unreachable!("a block of {size} bytes")
             };
@@ -235,7 +235,7 @@ pub fn usage() -> (usize, usize) {
         let heap = HEAP.lock();
         (heap.stats_alloc_actual(), heap.stats_total_bytes())
     };
-    let kept: usize = RECENT.iter().map(|recent| recent.lock().bytes()).sum();
+    let kept: usize = CACHES.iter().map(|cache| cache.lock().bytes()).sum();
     (used.saturating_sub(kept), all)
 }
 

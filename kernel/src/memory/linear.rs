@@ -5,7 +5,7 @@
 //! invalid, waits for the TLBs of all CPUs, and only then is the data cleaned and invalidated from the caches
 //! through another mapping. [`restore`] puts the same entries back.
 
-use crate::memory::kernel_map;
+use crate::memory::kernel_tables;
 use addr::{AddrRange, Chunk, KernelVa, MemoryType, PhysAddr};
 use pagetable::{MapError, Mapping};
 
@@ -26,20 +26,20 @@ pub fn range_of(range: AddrRange<PhysAddr>) -> AddrRange<KernelVa> {
 /// Maps all of `lowmem`, less what `holes` name, readable and writable.
 pub fn init(lowmem: impl Iterator<Item = AddrRange<PhysAddr>>) -> Result<(), MapError<KernelVa>> {
     for range in lowmem {
-        kernel_map::map(address_of(range.start()), Chunk::of_range(range), mapping())?;
+        kernel_tables::map(address_of(range.start()), Chunk::of_range(range), mapping())?;
     }
     Ok(())
 }
 
 /// Takes the alias of `chunk` away and returns when no CPU has it any more. Its lines may still be in the caches.
 pub fn remove(chunk: Chunk) {
-    kernel_map::unmap_keeping_tables(range_of(chunk.range()));
+    kernel_tables::unmap_keeping_tables(range_of(chunk.range()));
 }
 
 /// Puts the alias of `chunk` back, which [`remove`] took. Every other mapping of it that is not write-back is gone
 /// already, everywhere. Needs no memory, since the tables have stayed.
 pub fn restore(chunk: Chunk) {
-    if let Err(error) = kernel_map::map(address_of(chunk.start()), core::iter::once(chunk), mapping()) {
+    if let Err(error) = kernel_tables::map(address_of(chunk.start()), core::iter::once(chunk), mapping()) {
         panic!("alias of {chunk:?}: {error:?}");
     }
 }

@@ -12,18 +12,18 @@ use addr::{Chunk, Order};
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use memory::{FrameSource, Magazine, OwnedChunk, Reach, Zone};
 
-/// The largest chunk of low memory that is kept: of the larger ones there are few.
+/// The largest chunk of low memory that is cached: of the larger ones there are few.
 const LARGEST_LOW: Order = Order::CONTIGUOUS;
 
 /// What a CPU keeps of a zone; a cache line of its own.
 #[repr(align(64))]
-struct Kept {
+struct CpuMagazine {
     magazine: SpinLock<Magazine>,
     /// A copy of the number of frames that can be read without the lock.
     frames: AtomicU64,
 }
 
-impl Kept {
+impl CpuMagazine {
     const fn new() -> Self {
         Self { magazine: SpinLock::new(Magazine::new()), frames: AtomicU64::new(0) }
     }
@@ -37,11 +37,11 @@ impl Kept {
     }
 }
 
-static HIGH: PerCpu<Kept> = PerCpu::new([const { Kept::new() }; MAX_CPUS]);
-static LOW: PerCpu<Kept> = PerCpu::new([const { Kept::new() }; MAX_CPUS]);
+static HIGH: PerCpu<CpuMagazine> = PerCpu::new([const { CpuMagazine::new() }; MAX_CPUS]);
+static LOW: PerCpu<CpuMagazine> = PerCpu::new([const { CpuMagazine::new() }; MAX_CPUS]);
 
 #[inline]
-fn of(zone: Zone) -> &'static PerCpu<Kept> {
+fn of(zone: Zone) -> &'static PerCpu<CpuMagazine> {
     match zone {
         Zone::High => &HIGH,
         Zone::Low => &LOW,
@@ -64,19 +64,19 @@ pub(super) fn keep(chunk: OwnedChunk) -> Result<(), OwnedChunk> {
     of(zone).this().change(|magazine| magazine.push(chunk))
 }
 
-fn all(zone: Zone) -> impl Iterator<Item = &'static Kept> {
+fn all(zone: Zone) -> impl Iterator<Item = &'static CpuMagazine> {
     percpu::online_indices().map(move |cpu| of(zone).of(cpu))
 }
 
 /// Frames of `zone` in all magazines.
 pub fn frames(zone: Zone) -> u64 {
-    all(zone).map(|kept| kept.frames.load(Relaxed)).sum()
+    all(zone).map(|cached| cached.frames.load(Relaxed)).sum()
 }
 
 /// Shows every chunk that a CPU keeps. Who has the zones locked sees each free chunk there or here.
 pub(super) fn each_chunk(mut show: impl FnMut(Chunk)) {
-    [Zone::Low, Zone::High].into_iter().flat_map(all).for_each(|kept| {
-        kept.magazine.lock().chunks().for_each(&mut show);
+    [Zone::Low, Zone::High].into_iter().flat_map(all).for_each(|cached| {
+        cached.magazine.lock().chunks().for_each(&mut show);
     });
 }
 
@@ -85,10 +85,10 @@ pub(super) fn each_chunk(mut show: impl FnMut(Chunk)) {
 pub(super) fn empty(reach: Reach) -> bool {
     let other = (reach != reach.preferred()).then_some(Zone::Low);
     let mut some = false;
-    for kept in [Some(reach.zone()), other].into_iter().flatten().flat_map(all) {
-        if kept.frames.load(Relaxed) > 0 {
+    for cached in [Some(reach.zone()), other].into_iter().flatten().flat_map(all) {
+        if cached.frames.load(Relaxed) > 0 {
             // Locked for each anew: the heap's reserve has room for what the zones write down about one.
-            empty_into(&mut *zones::lock(), kept);
+            empty_into(&mut *zones::lock(), cached);
             some = true;
         }
     }
@@ -97,12 +97,12 @@ pub(super) fn empty(reach: Reach) -> bool {
 
 /// Gives the low frames that any CPU keeps to `zones`, one CPU's at each call. `false` when there are none.
 pub(super) fn empty_one_low(zones: &mut impl FrameSource) -> bool {
-    let kept = all(Zone::Low).find(|kept| kept.frames.load(Relaxed) > 0);
-    kept.map(|kept| empty_into(zones, kept)).is_some()
+    let cached = all(Zone::Low).find(|cached| cached.frames.load(Relaxed) > 0);
+    cached.map(|cached| empty_into(zones, cached)).is_some()
 }
 
-fn empty_into(zones: &mut impl FrameSource, kept: &Kept) {
-    kept.change(|magazine| core::iter::from_fn(|| magazine.pop_any()).for_each(|chunk| zones.give(chunk)));
+fn empty_into(zones: &mut impl FrameSource, cached: &CpuMagazine) {
+    cached.change(|magazine| core::iter::from_fn(|| magazine.pop_any()).for_each(|chunk| zones.give(chunk)));
 }
 
 /// Gives `page`, which is one too many, and some more of its kind to the zones.

@@ -3,15 +3,15 @@
 //! `doc/memory-map.md` draws it.
 
 pub mod heap;
-pub mod kernel_map;
-pub mod kmap;
+mod heap_cache;
+pub mod kernel_tables;
 pub mod layout;
 pub mod linear;
 pub mod magazines;
-mod recent_blocks;
 pub mod stack;
-pub mod tables;
+pub mod table_frames;
 pub mod vmalloc;
+pub mod window;
 pub mod zones;
 
 use crate::board::Reservation;
@@ -111,11 +111,11 @@ pub unsafe fn init(
     unsafe { zones::init(layout.low_end, layout.low_free.iter().chain(&layout.high_free).copied()) };
     zones::set_reserve(layout.lowmem_bytes() / PAGE_SIZE / KERNEL_SHARE);
     take_pool(layout)?;
-    kernel_map::init()?;
+    kernel_tables::init()?;
     map_image()?;
     // The image is not in the linear map: its text would be writable there.
     linear::init(layout::without(&layout.lowmem, &[boot.image]).into_iter())?;
-    kernel_map::fix_root(vmalloc::init(vmalloc))?;
+    kernel_tables::fix_root(vmalloc::init(vmalloc))?;
     Ok(())
 }
 
@@ -129,7 +129,7 @@ pub fn layout() -> &'static Layout {
 
 /// Sets frames aside for the first tables, and maps them where the linear map will have them.
 fn take_pool(layout: &Layout) -> Result<(), InitError> {
-    let bytes = tables::pool_bytes(&layout.lowmem);
+    let bytes = table_frames::pool_bytes(&layout.lowmem);
     let order = Order::covering(bytes.div_ceil(PAGE_SIZE)).unwrap_or(Order::MAX).max(Order::BLOCK_2M);
     let pool = zones::take(order, Reach::LOW).ok_or(InitError::NoPool(order.bytes()))?;
     let pool = pool.release();
@@ -137,7 +137,7 @@ fn take_pool(layout: &Layout) -> Result<(), InitError> {
     // SAFETY: the chunk was just taken from the zones and mapped, and is zeroed; the linear map will keep it mapped.
     unsafe {
         arch::memory::zero(linear::range_of(pool.range()));
-        tables::init(pool, &layout.lowmem);
+        table_frames::init(pool, &layout.lowmem);
     }
     Ok(())
 }
@@ -152,7 +152,7 @@ fn map_image() -> Result<(), InitError> {
         };
         let phys = AddrRange::new(section.phys, section.phys + section.virt.len());
         // Pages only: the tables in use map the same pages, so that no size changes under the running code.
-        kernel_map::map(section.virt.start(), Chunk::of_range(phys), mapping.pages_only())?;
+        kernel_tables::map(section.virt.start(), Chunk::of_range(phys), mapping.pages_only())?;
     }
     Ok(())
 }
@@ -179,5 +179,5 @@ impl CpuRoot {
 /// # Errors
 /// [`InitError::OutOfTables`].
 pub fn init_cpu(cpu: usize) -> Result<CpuRoot, InitError> {
-    Ok(CpuRoot(kmap::init_cpu(cpu)?))
+    Ok(CpuRoot(window::init_cpu(cpu)?))
 }

@@ -1,7 +1,7 @@
 //! Kernel stacks: 16 KiB of lowmem, mapped in an area of their own with an unmapped page on either side.
 
 use crate::debug::LastOwner;
-use crate::memory::vmalloc::{Mapped, STACKS, VmallocError};
+use crate::memory::vmalloc::{KernelMapping, STACKS, VmallocError};
 use crate::memory::zones;
 use addr::{AddrRange, KernelVa, MemoryType, Order, PAGE_SIZE};
 use core::iter;
@@ -23,7 +23,7 @@ pub enum StackError {
 /// A stack of its own; dropped, its frames are free again.
 #[derive(Debug)]
 pub struct KernelStack {
-    mapped: Option<Mapped>,
+    mapped: Option<KernelMapping>,
     /// `None` only while it is dropped.
     frames: Option<OwnedChunk>,
 }
@@ -43,7 +43,7 @@ impl KernelStack {
 
     /// Where it is.
     pub fn range(&self) -> AddrRange<KernelVa> {
-        self.mapped.as_ref().map_or(AddrRange::EMPTY, Mapped::range)
+        self.mapped.as_ref().map_or(AddrRange::EMPTY, KernelMapping::range)
     }
 
     /// What SP starts with.

@@ -3,7 +3,7 @@
 //! that is never mapped.
 
 use crate::debug::{self, FailPoint};
-use crate::memory::kernel_map;
+use crate::memory::kernel_tables;
 use crate::sync::SpinLock;
 use addr::{AddrRange, Address, Chunk, KernelVa, MemoryType, PAGE_SIZE, PhysAddr};
 use core::fmt;
@@ -22,14 +22,14 @@ pub enum VmallocError {
 
 /// Why there is no way to a device's registers.
 #[derive(Debug)]
-pub enum RegistersError {
+pub enum MapRegistersError {
     /// They cannot be mapped.
     Map(VmallocError),
     /// No device is there, whatever the device tree says.
     NoAnswer(PhysAddr),
 }
 
-impl fmt::Display for RegistersError {
+impl fmt::Display for MapRegistersError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Map(error) => write!(f, "registers: {error:?}"),
@@ -39,7 +39,7 @@ impl fmt::Display for RegistersError {
 }
 
 /// A part of the kernel's half and who has what in it.
-pub struct Area {
+pub struct KernelArea {
     start: KernelVa,
     ranges: SpinLock<Option<RangeAllocator<KernelVa>>>,
     used: AtomicU64,
@@ -50,11 +50,11 @@ const VMALLOC_START: KernelVa = KernelVa::new(0xffff_9000_0000_0000);
 const STACKS_START: KernelVa = KernelVa::new(0xffff_9800_0000_0000);
 
 /// Kernel views of buffers.
-pub static VMALLOC: Area = Area::new(VMALLOC_START);
+pub static VMALLOC: KernelArea = KernelArea::new(VMALLOC_START);
 /// Kernel stacks.
-pub static STACKS: Area = Area::new(STACKS_START);
+pub static STACKS: KernelArea = KernelArea::new(STACKS_START);
 /// Device registers, and other things that stay for good.
-pub static REGISTERS: Area = Area::new(KernelVa::new(0xffff_a000_0000_0000));
+pub static REGISTERS: KernelArea = KernelArea::new(KernelVa::new(0xffff_a000_0000_0000));
 
 /// The least and the most that `vmalloc=` can be: a page with its gap, and up to the stacks.
 pub const VMALLOC_LIMITS: core::ops::RangeInclusive<u64> =
@@ -72,7 +72,7 @@ pub fn init(vmalloc: u64) -> [AddrRange<KernelVa>; 3] {
         .map(|(area, bytes)| area.init(bytes))
 }
 
-impl Area {
+impl KernelArea {
     const fn new(start: KernelVa) -> Self {
         let (used, peak) = (AtomicU64::new(0), AtomicU64::new(0));
         Self { start, ranges: SpinLock::new(None), used, peak }
@@ -90,14 +90,14 @@ impl Area {
         chunks: impl Iterator<Item = Chunk> + Clone,
         align: u64,
         mapping: Mapping,
-    ) -> Result<Mapped, VmallocError> {
+    ) -> Result<KernelMapping, VmallocError> {
         let len = chunks.clone().map(Chunk::bytes).sum();
         // The guard gives the range back when mapping fails.
-        let mut mapped = Mapped { area: self, range: self.reserve(len, align)?, present: false };
+        let mut mapped = KernelMapping { area: self, range: self.reserve(len, align)?, present: false };
         if debug::fail_point(FailPoint::Maps) {
             return Err(VmallocError::Map(MapError::OutOfTables));
         }
-        kernel_map::map(mapped.range.start(), chunks, mapping).map_err(VmallocError::Map)?;
+        kernel_tables::map(mapped.range.start(), chunks, mapping).map_err(VmallocError::Map)?;
         mapped.present = true;
         Ok(mapped)
     }
@@ -139,15 +139,15 @@ impl Area {
     }
 }
 
-/// A mapping in an [`Area`]; dropped, it is gone from all CPUs and its addresses are free.
+/// A mapping in an [`KernelArea`]; dropped, it is gone from all CPUs and its addresses are free.
 #[derive(Debug)]
-pub struct Mapped {
-    area: &'static Area,
+pub struct KernelMapping {
+    area: &'static KernelArea,
     range: AddrRange<KernelVa>,
     present: bool,
 }
 
-impl Mapped {
+impl KernelMapping {
     /// The addresses.
     pub fn range(&self) -> AddrRange<KernelVa> {
         self.range
@@ -161,28 +161,28 @@ impl Mapped {
     }
 }
 
-impl Drop for Mapped {
+impl Drop for KernelMapping {
     fn drop(&mut self) {
         if self.present {
-            kernel_map::unmap(self.range);
+            kernel_tables::unmap(self.range);
         }
         self.area.free(self.range);
     }
 }
 
-impl core::fmt::Debug for Area {
+impl core::fmt::Debug for KernelArea {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        write!(f, "Area({})", self.start)
+        write!(f, "KernelArea({})", self.start)
     }
 }
 
 /// Maps a device's registers for good, as Device memory, and returns where exactly they are. Reads the first of them, to
 /// see that something is there; so the kernel's own tables must be in use.
-pub fn map_registers(registers: AddrRange<PhysAddr>) -> Result<AddrRange<KernelVa>, RegistersError> {
-    let at = map_known_registers(registers).map_err(RegistersError::Map)?;
+pub fn map_registers(registers: AddrRange<PhysAddr>) -> Result<AddrRange<KernelVa>, MapRegistersError> {
+    let at = map_known_registers(registers).map_err(MapRegistersError::Map)?;
     match arch::probe::read_u32(at.start().align_down(4)) {
         Some(_) => Ok(at),
-        None => Err(RegistersError::NoAnswer(registers.start())),
+        None => Err(MapRegistersError::NoAnswer(registers.start())),
     }
 }
 

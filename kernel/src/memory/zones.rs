@@ -33,9 +33,9 @@ pub fn locked_here() -> bool {
 }
 
 /// The zones, locked. Whatever allocates meanwhile uses the heap's reserve.
-pub struct Locked(SpinLockGuard<'static, Zones>);
+pub struct ZonesGuard(SpinLockGuard<'static, Zones>);
 
-impl Locked {
+impl ZonesGuard {
     fn new(zones: &'static SpinLock<Zones>) -> Self {
         let zones = zones.lock();
         LOCKED.this().store(true, Ordering::Relaxed);
@@ -44,29 +44,29 @@ impl Locked {
 }
 
 /// Waits for the zones, after making sure that the heap can hold what they write down.
-pub fn lock() -> Locked {
+pub fn lock() -> ZonesGuard {
     // Without a reserve there may still be enough: the zones panic on a failed allocation, nobody else.
     heap::ensure_reserve();
     match ZONES.get() {
-        Some(zones) => Locked::new(zones),
+        Some(zones) => ZonesGuard::new(zones),
         None => panic!("no zones yet"),
     }
 }
 
-impl Deref for Locked {
+impl Deref for ZonesGuard {
     type Target = Zones;
     fn deref(&self) -> &Zones {
         &self.0
     }
 }
 
-impl DerefMut for Locked {
+impl DerefMut for ZonesGuard {
     fn deref_mut(&mut self) -> &mut Zones {
         &mut self.0
     }
 }
 
-impl Drop for Locked {
+impl Drop for ZonesGuard {
     fn drop(&mut self) {
         LOCKED.this().store(false, Ordering::Relaxed);
     }
@@ -82,7 +82,7 @@ pub fn set_reserve(frames: u64) {
 /// The heap has no reserve to see to now, so that what CPUs keep is given to the zones, who write that down, only as
 /// long as there is `room`.
 pub fn take_for_heap(order: Order, room: impl Fn() -> bool) -> Option<Chunk> {
-    let mut zones = Locked::new(ZONES.get()?);
+    let mut zones = ZonesGuard::new(ZONES.get()?);
     let mut chunk = zones.take(order, Reach::LOW);
     while chunk.is_none() && room() && magazines::empty_one_low(&mut *zones) {
         chunk = zones.take(order, Reach::LOW);
@@ -93,7 +93,7 @@ pub fn take_for_heap(order: Order, room: impl Fn() -> bool) -> Option<Chunk> {
 
 /// A chunk of exactly `order` in the preferred zone of `reach`, if this CPU keeps one: [`take`] may find more.
 #[inline]
-pub fn take_kept(order: Order, reach: Reach) -> Option<OwnedChunk> {
+pub fn take_cached(order: Order, reach: Reach) -> Option<OwnedChunk> {
     // The one that is to fail is left to `take`.
     let chunk = if debug::is_armed(FailPoint::Frames) { None } else { magazines::take(order, reach) };
     chunk.inspect(|chunk| debug::frame_allocated(chunk.chunk()))
@@ -118,7 +118,7 @@ pub fn free_chunks() -> Option<Vec<Chunk>> {
 
 /// A chunk of exactly `order` within `reach`; `None` when there is none.
 pub fn take(order: Order, reach: Reach) -> Option<OwnedChunk> {
-    Source::default().take(order, reach)
+    FrameAllocator::default().take(order, reach)
 }
 
 /// A frame of lowmem, zero-filled.
@@ -131,20 +131,20 @@ pub fn take_zeroed_page() -> Option<OwnedChunk> {
 
 /// Gives a chunk back.
 pub fn give(chunk: OwnedChunk) {
-    Source::default().give(chunk);
+    FrameAllocator::default().give(chunk);
 }
 
 /// Gives a chunk back that `owner` had.
 pub fn give_from(chunk: OwnedChunk, owner: LastOwner) {
-    Source::of(owner).give(chunk);
+    FrameAllocator::of(owner).give(chunk);
 }
 
 /// Gives a list of chunks back.
 pub fn give_all(mut frames: Frames) {
-    frames.give_back(&mut Source::default());
+    frames.give_back(&mut FrameAllocator::default());
 }
 
-/// Chunks that change hands while [`Source`] keeps the zones locked: some 10 000 instructions.
+/// Chunks that change hands while [`FrameAllocator`] keeps the zones locked: some 10 000 instructions.
 const TURN: u8 = 64;
 /// As many chunks does the taking or giving of some 64 single frames at once count for.
 const MANY: u8 = 8;
@@ -153,8 +153,8 @@ const MANY: u8 = 8;
 /// time, and the heap's reserve, which a long list of small chunks would use up, is seen to before each turn. It is no
 /// longer alive than the list's making.
 #[derive(Default)]
-pub struct Source {
-    zones: Option<Locked>,
+pub struct FrameAllocator {
+    zones: Option<ZonesGuard>,
     /// Chunks until somebody else has a turn.
     left: u8,
     /// Whether the magazines have been emptied for this list.
@@ -163,7 +163,7 @@ pub struct Source {
     owner: DebugOnly,
 }
 
-impl Source {
+impl FrameAllocator {
     /// A source for the frames that `owner` frees.
     #[inline]
     pub fn of(owner: LastOwner) -> Self {
@@ -191,7 +191,7 @@ impl Source {
     }
 
     /// The zones, for as much as `cost` chunks.
-    fn zones(&mut self, cost: u8) -> &mut Locked {
+    fn zones(&mut self, cost: u8) -> &mut ZonesGuard {
         if self.left < cost {
             // Unlocked before it is locked again.
             self.zones = None;
@@ -246,7 +246,7 @@ impl Source {
     }
 }
 
-impl FrameSource for Source {
+impl FrameSource for FrameAllocator {
     #[inline]
     fn take(&mut self, order: Order, reach: Reach) -> Option<OwnedChunk> {
         if debug::fail_point(FailPoint::Frames) {

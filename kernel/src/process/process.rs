@@ -4,7 +4,7 @@ use super::futex::Futexes;
 use super::task::{self, Task};
 use crate::debug::{self, FailPoint};
 use crate::fs::{Caller, FileTable};
-use crate::sched::{self, Thread, Waiters};
+use crate::sched::{self, Thread, WaitQueue};
 use crate::sync::SpinLock;
 use crate::vm::address_space::AddressSpace;
 use abi::signal::{SIGNALS, SigAction, Signal};
@@ -54,7 +54,7 @@ pub struct Process {
     is_ending: AtomicBool,
     /// Everything is released.
     is_over: AtomicBool,
-    over: Waiters,
+    over: WaitQueue,
 }
 
 /// All that have not been forgotten by everybody.
@@ -86,7 +86,7 @@ impl Process {
             ending: SpinLock::new(None),
             is_ending: AtomicBool::new(false),
             is_over: AtomicBool::new(false),
-            over: Waiters::new(),
+            over: WaitQueue::new(),
         }
     }
 

@@ -13,14 +13,14 @@
 //! - Without anything to run a CPU waits in WFI, marked in `idle`; who makes a thread ready sends one of these CPUs
 //!   an interrupt.
 
-mod queue;
+mod run_queue;
 mod thread;
 pub mod time;
 pub mod wait;
 
-pub use queue::Nanoseconds;
+pub use run_queue::Nanoseconds;
 pub use thread::{EnterUser, OutOfMemory, Thread, UserThread};
-pub use wait::{WaitError, Waiters};
+pub use wait::{WaitError, WaitQueue};
 
 use crate::board::TimerInterrupts;
 use crate::debug::{self, FailPoint};
@@ -35,7 +35,7 @@ use arch::cpu::mask_irqs;
 use arch::exception::TrapFrame;
 use core::sync::atomic::{AtomicU64, Ordering};
 use drivers::interrupts::Interrupt;
-use queue::RunQueue;
+use run_queue::RunQueue;
 use spin::Once;
 use thread::Entry;
 use time::Ticks;
@@ -51,15 +51,15 @@ struct Scheduler {
 type Guard = SpinLockGuard<'static, Scheduler>;
 
 /// What a CPU is doing. Its lock is only ever taken by its own CPU.
-struct Local {
+struct CpuState {
     current: Option<Arc<Thread>>,
     /// Who ran before, until its registers are known to be saved.
     previous: Option<Arc<Thread>>,
     idle: Option<Arc<Thread>>,
 }
 
-static LOCAL: PerCpu<SpinLock<Local>> =
-    PerCpu::new([const { SpinLock::new(Local { current: None, previous: None, idle: None }) }; MAX_CPUS]);
+static CPU_STATE: PerCpu<SpinLock<CpuState>> =
+    PerCpu::new([const { SpinLock::new(CpuState { current: None, previous: None, idle: None }) }; MAX_CPUS]);
 /// A bit for each CPU in [`run`].
 static RUNNING: AtomicU64 = AtomicU64::new(0);
 /// When each CPU's slice is over, in ticks of the counter, since every way back to a program looks at it.
@@ -118,7 +118,7 @@ pub fn running_cpus() -> u64 {
 
 /// The thread that this CPU runs.
 pub fn current() -> Arc<Thread> {
-    match &LOCAL.this().lock().current {
+    match &CPU_STATE.this().lock().current {
         Some(thread) => thread.clone(),
         None => panic!("CPU {} runs no thread yet", arch::cpu::index()),
     }
@@ -126,7 +126,7 @@ pub fn current() -> Arc<Thread> {
 
 /// Whether threads run on this CPU yet.
 pub fn is_running() -> bool {
-    LOCAL.this().lock().current.is_some()
+    CPU_STATE.this().lock().current.is_some()
 }
 
 /// Lets the others in the line run first.
@@ -141,7 +141,7 @@ pub fn park(deadline: Option<Nanoseconds>) {
     let _irqs = mask_irqs();
     let thread = current();
     let mut scheduler = SCHEDULER.lock();
-    if !thread.parking.park() {
+    if !thread.wait_state.sleep() {
         return;
     }
     if let Some(deadline) = deadline {
@@ -153,7 +153,7 @@ pub fn park(deadline: Option<Nanoseconds>) {
 /// Ends a wait in [`park`], or the next one before it starts.
 pub fn unpark(thread: &Arc<Thread>) {
     let mut scheduler = SCHEDULER.lock();
-    if thread.parking.call() {
+    if thread.wait_state.wake() {
         let sleeper = scheduler.queue.wake(|other| Arc::ptr_eq(other, thread));
         scheduler.queue.push(sleeper.unwrap_or_else(|| thread.clone()));
         kick(&mut scheduler);
@@ -174,7 +174,7 @@ pub fn sleep_until(deadline: Nanoseconds) -> Result<(), WaitError> {
 
 /// [`is_interrupted`] of the thread that this CPU runs.
 pub fn is_current_interrupted() -> bool {
-    LOCAL.this().lock().current.as_ref().is_some_and(|thread| is_interrupted(thread))
+    CPU_STATE.this().lock().current.as_ref().is_some_and(|thread| is_interrupted(thread))
 }
 
 /// Whether the thread should give up what it waits for, since its program is being ended.
@@ -187,7 +187,7 @@ pub fn exit() -> ! {
     // Not restored: nothing comes after.
     core::mem::forget(mask_irqs());
     let mut scheduler = SCHEDULER.lock();
-    current().parking.end();
+    current().wait_state.exit();
     scheduler.queue.release();
     reschedule(scheduler);
     panic!("a thread ran after its end");
@@ -198,7 +198,7 @@ pub fn exit() -> ! {
 pub fn run() -> ! {
     let idle = Arc::new(Thread::on_boot_stack("idle", None));
     {
-        let mut local = LOCAL.this().lock();
+        let mut local = CPU_STATE.this().lock();
         (local.current, local.idle) = (Some(idle.clone()), Some(idle));
     }
     RUNNING.fetch_or(this_cpu(), Ordering::Relaxed);
@@ -248,8 +248,8 @@ pub fn init_cpu() {
 fn on_timer() {
     let mut scheduler = SCHEDULER.lock();
     let now = time::now();
-    while let Some(thread) = scheduler.queue.due(now) {
-        if thread.parking.call() {
+    while let Some(thread) = scheduler.queue.pop_expired(now) {
+        if thread.wait_state.wake() {
             scheduler.queue.push(thread);
             kick(&mut scheduler);
         }
@@ -293,22 +293,22 @@ fn kick(scheduler: &mut Scheduler) {
 
 /// Runs the next in line; returns when it is the caller's turn again. Interrupts are masked, no other lock is held.
 fn reschedule(mut scheduler: Guard) {
-    let mut local = LOCAL.this().lock();
-    let Some((from, to)) = choose(&mut scheduler, &mut local) else { return };
+    let mut local = CPU_STATE.this().lock();
+    let Some((from, to)) = pick_next(&mut scheduler, &mut local) else { return };
     drop(local);
     // Released by `finish_switch`, on the other stack.
     core::mem::forget(scheduler);
-    // SAFETY: both contexts are in threads that `Local` holds (`previous` and `current`), so they stay. The scheduler's
+    // SAFETY: both contexts are in threads that `CpuState` holds (`previous` and `current`), so they stay. The scheduler's
     // lock is ours, so nobody else touches them. Interrupts are masked.
     unsafe { arch::context::switch(from, to) };
     finish_switch();
 }
 
 /// Decides who runs now: the contexts of the caller and of the next one, unless that is the caller itself.
-fn choose(scheduler: &mut Scheduler, local: &mut Local) -> Option<(*mut Context, *const Context)> {
+fn pick_next(scheduler: &mut Scheduler, local: &mut CpuState) -> Option<(*mut Context, *const Context)> {
     let (current, idle) = (local.current.clone()?, local.idle.clone()?);
     scheduler.idle &= !this_cpu();
-    let runnable = current.parking.is_runnable();
+    let runnable = current.wait_state.is_runnable();
     let next = match scheduler.queue.pop() {
         Some(next) => next,
         None if runnable => current.clone(),
@@ -351,8 +351,8 @@ fn set_timer(scheduler: &Scheduler, slice_end: Option<Ticks>) {
 fn finish_switch() {
     // SAFETY: this CPU holds the lock since `reschedule`, which forgot the guard.
     unsafe { SCHEDULER.force_unlock() };
-    let previous = LOCAL.this().lock().previous.take();
-    if let Some(ended) = previous.filter(|thread| thread.parking.has_ended()) {
+    let previous = CPU_STATE.this().lock().previous.take();
+    if let Some(ended) = previous.filter(|thread| thread.wait_state.has_exited()) {
         ended.free_stack();
     }
 }

@@ -39,7 +39,7 @@ pub struct Thread {
     /// scheduler's lock.
     context: UnsafeCell<Context>,
     /// Changed under the scheduler's lock alone.
-    pub(super) parking: Parking,
+    pub(super) wait_state: WaitState,
 }
 
 /// What a thread does first.
@@ -78,7 +78,7 @@ impl Thread {
             stack: SpinLock::new(None),
             entry: SpinLock::new(None),
             context: UnsafeCell::new(Context::empty()),
-            parking: Parking::new(),
+            wait_state: WaitState::new(),
         }
     }
 
@@ -119,50 +119,50 @@ impl Thread {
 }
 
 /// Whether a thread waits, and whether somebody has called it before it did.
-pub(super) struct Parking(AtomicU8);
+pub(super) struct WaitState(AtomicU8);
 
 const RUNNABLE: u8 = 0;
-const CALLED: u8 = 1;
-const PARKED: u8 = 2;
-const ENDED: u8 = 3;
+const WAKEUP_PENDING: u8 = 1;
+const SLEEPING: u8 = 2;
+const EXITED: u8 = 3;
 
-impl Parking {
+impl WaitState {
     const fn new() -> Self {
         Self(AtomicU8::new(RUNNABLE))
     }
 
     /// The thread is about to wait. `false`: somebody has called it, it must not.
-    pub(super) fn park(&self) -> bool {
-        let called = self.0.swap(PARKED, Ordering::Relaxed) == CALLED;
-        if called {
+    pub(super) fn sleep(&self) -> bool {
+        let pending = self.0.swap(SLEEPING, Ordering::Relaxed) == WAKEUP_PENDING;
+        if pending {
             self.0.store(RUNNABLE, Ordering::Relaxed);
         }
-        !called
+        !pending
     }
 
     /// Somebody calls the thread. `true`: it waited and has to be made ready.
-    pub(super) fn call(&self) -> bool {
+    pub(super) fn wake(&self) -> bool {
         match self.0.load(Ordering::Relaxed) {
-            PARKED => self.0.store(RUNNABLE, Ordering::Relaxed),
-            ENDED => return false,
+            SLEEPING => self.0.store(RUNNABLE, Ordering::Relaxed),
+            EXITED => return false,
             _ => {
-                self.0.store(CALLED, Ordering::Relaxed);
+                self.0.store(WAKEUP_PENDING, Ordering::Relaxed);
                 return false;
             }
         }
         true
     }
 
-    pub(super) fn end(&self) {
-        self.0.store(ENDED, Ordering::Relaxed);
+    pub(super) fn exit(&self) {
+        self.0.store(EXITED, Ordering::Relaxed);
     }
 
     pub(super) fn is_runnable(&self) -> bool {
-        self.0.load(Ordering::Relaxed) < PARKED
+        self.0.load(Ordering::Relaxed) < SLEEPING
     }
 
-    pub(super) fn has_ended(&self) -> bool {
-        self.0.load(Ordering::Relaxed) == ENDED
+    pub(super) fn has_exited(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == EXITED
     }
 }
 
@@ -172,19 +172,19 @@ mod tests {
 
     #[test]
     fn a_call_before_the_wait_is_not_lost() {
-        let parking = Parking::new();
-        assert!(!parking.call(), "not waiting, so nothing to make ready");
-        assert!(!parking.park(), "called before: must not wait");
-        assert!(parking.park(), "the call is used up");
-        assert!(!parking.is_runnable());
-        assert!(parking.call(), "waiting: make it ready");
-        assert!(parking.is_runnable() && parking.park());
+        let wait_state = WaitState::new();
+        assert!(!wait_state.wake(), "not waiting, so nothing to make ready");
+        assert!(!wait_state.sleep(), "called before: must not wait");
+        assert!(wait_state.sleep(), "the call is used up");
+        assert!(!wait_state.is_runnable());
+        assert!(wait_state.wake(), "waiting: make it ready");
+        assert!(wait_state.is_runnable() && wait_state.sleep());
     }
 
     #[test]
     fn nobody_wakes_the_dead() {
-        let parking = Parking::new();
-        parking.end();
-        assert!(!parking.call() && !parking.is_runnable() && parking.has_ended());
+        let wait_state = WaitState::new();
+        wait_state.exit();
+        assert!(!wait_state.wake() && !wait_state.is_runnable() && wait_state.has_exited());
     }
 }

@@ -1,6 +1,6 @@
 //! Time: the generic timer's counter as nanoseconds since the boot.
 
-use super::queue::Nanoseconds;
+use super::run_queue::Nanoseconds;
 
 /// How long a thread runs while others are ready.
 const SLICE: Nanoseconds = 10_000_000;

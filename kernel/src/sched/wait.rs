@@ -1,6 +1,6 @@
 //! Waiting for something that an interrupt handler or another thread brings about.
 
-use super::queue::Nanoseconds;
+use super::run_queue::Nanoseconds;
 use super::thread::Thread;
 use crate::sync::SpinLock;
 use alloc::sync::Arc;
@@ -16,10 +16,10 @@ pub enum WaitError {
 }
 
 /// The threads that wait for one thing. Whoever brings it about first changes the state that the condition looks at,
-/// then calls [`Waiters::wake_all`], which interrupt handlers may do.
-pub struct Waiters(SpinLock<Vec<Arc<Thread>>>);
+/// then calls [`WaitQueue::wake_all`], which interrupt handlers may do.
+pub struct WaitQueue(SpinLock<Vec<Arc<Thread>>>);
 
-impl Waiters {
+impl WaitQueue {
     /// Nobody.
     pub const fn new() -> Self {
         Self(SpinLock::new(Vec::new()))
@@ -71,7 +71,7 @@ impl Waiters {
     }
 }
 
-impl Default for Waiters {
+impl Default for WaitQueue {
     fn default() -> Self {
         Self::new()
     }

@@ -2,7 +2,7 @@
 
 use super::{SyscallContext, SyscallResult};
 use crate::memory;
-use crate::vm::address_space::Place;
+use crate::vm::address_space::MapPlacement;
 use abi::Errno;
 use abi::file::OpenFlags;
 use abi::memory::{MADV_DONTNEED, MADV_FREE, MREMAP_MAYMOVE, MapFlags, Prot};
@@ -91,7 +91,7 @@ pub fn map(call: &SyscallContext<'_>) -> SyscallResult {
     let place = place(call.address(0), flags);
     let at = if flags.contains(MapFlags::ANONYMOUS) {
         check_commitment(len, prot, flags)?;
-        let at = call.process().space.map_zeroes(len, place, prot)?;
+        let at = call.process().space.map_anonymous(len, place, prot)?;
         if flags.contains(MapFlags::POPULATE) {
             populate(call, at, len);
         }
@@ -109,13 +109,13 @@ fn check_commitment(len: u64, prot: Prot, flags: MapFlags) -> Result<(), Errno> 
     if counts && len > memory::layout().total { Err(Errno::ENOMEM) } else { Ok(()) }
 }
 
-fn place(at: UserVa, flags: MapFlags) -> Place {
+fn place(at: UserVa, flags: MapFlags) -> MapPlacement {
     if flags.contains(MapFlags::FIXED_NOREPLACE) {
-        Place::Exactly(at)
+        MapPlacement::FixedNoReplace(at)
     } else if flags.contains(MapFlags::FIXED) {
-        Place::Replace(at)
+        MapPlacement::Fixed(at)
     } else {
-        Place::Anywhere((at.raw() != 0).then_some(at))
+        MapPlacement::Hint((at.raw() != 0).then_some(at))
     }
 }
 
@@ -131,7 +131,7 @@ fn map_file(
     len: u64,
     prot: Prot,
     flags: MapFlags,
-    place: Place,
+    place: MapPlacement,
 ) -> Result<UserVa, Errno> {
     let (file, offset) = (call.file(4)?, call.value(5));
     let shared = file.readable().map_err(|_| Errno::EACCES)?.dma_buf().ok_or(Errno::ENODEV)?.buffer().clone();

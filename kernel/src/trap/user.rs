@@ -41,7 +41,7 @@ fn handle(frame: &mut TrapFrame) {
 fn memory_fault(task: &Task, frame: &TrapFrame, fault: Fault, access: Prot) {
     let resolvable = matches!(fault, Fault::Translation(_) | Fault::Permission(_) | Fault::AccessFlag(_));
     let signal = match frame.fault_address() {
-        Some(at) if resolvable => match task.process().space.resolve(UserVa::new(at), access) {
+        Some(at) if resolvable => match task.process().space.handle_fault(UserVa::new(at), access) {
             Ok(()) => return,
             Err(AccessError::Unmapped | AccessError::Denied) => Signal::SIGSEGV,
             Err(AccessError::OutOfMemory) => Signal::SIGKILL,

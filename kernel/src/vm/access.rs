@@ -85,7 +85,7 @@ impl<'a> UserMemory<'a> {
         match user_copy::load_u32(from) {
             Ok(word) => Ok(word),
             Err(_) => {
-                self.bring_in(from, Prot::READ)?;
+                self.fault_in(from, Prot::READ)?;
                 user_copy::load_u32(from).map_err(|_| Errno::EFAULT)
             }
         }
@@ -118,14 +118,14 @@ impl<'a> UserMemory<'a> {
             tried = Some(done);
             let first = at + done as u64;
             let last = at + (len - 1) as u64;
-            self.bring_in(first, access)?;
-            self.bring_in((first + (WIDEST - 1)).min(last), access)?;
+            self.fault_in(first, access)?;
+            self.fault_in((first + (WIDEST - 1)).min(last), access)?;
         }
         Ok(())
     }
 
-    fn bring_in(&self, at: UserVa, access: Prot) -> Result<(), Errno> {
-        self.space.resolve(at, access).map_err(|_| Errno::EFAULT)
+    fn fault_in(&self, at: UserVa, access: Prot) -> Result<(), Errno> {
+        self.space.handle_fault(at, access).map_err(|_| Errno::EFAULT)
     }
 
     fn check(&self, at: UserVa, len: usize) -> Result<(), Errno> {

@@ -15,7 +15,7 @@ pub struct OwnedAsid(Asid);
 
 impl OwnedAsid {
     /// A free one; `None` when all are taken.
-    pub fn take() -> Option<Self> {
+    pub fn allocate() -> Option<Self> {
         let mut taken = TAKEN.lock();
         let number = (1..COUNT).find(|&number| !taken[number])?;
         taken[number] = true;
@@ -42,7 +42,7 @@ mod tests {
 
     #[test]
     fn a_tag_is_forgotten_by_the_tlbs_before_it_is_free() {
-        let tag = OwnedAsid::take().unwrap();
+        let tag = OwnedAsid::allocate().unwrap();
         let number = tag.get();
         assert_ne!(number.raw(), 0);
         arch::fake::take();

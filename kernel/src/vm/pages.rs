@@ -1,7 +1,7 @@
 //! A program's anonymous frames: zero when they come, pinned while a device has them, free when nobody has.
 
 use crate::debug::{self, FailPoint, LastOwner};
-use crate::memory::{kmap, zones};
+use crate::memory::{window, zones};
 use crate::sync::SpinLock;
 use addr::{Chunk, PAGE_SIZE, Pfn, PhysAddr};
 use alloc::vec::Vec;
@@ -13,8 +13,8 @@ static PINS: SpinLock<PinnedFrames> = SpinLock::new(PinnedFrames::new());
 
 /// So many zero-filled frames, highmem first.
 pub fn take_zeroed(frames: u64) -> Result<Frames, ChunkError> {
-    let frames = chunks::take(&mut zones::Source::default(), &Request::new(frames))?;
-    kmap::zero_all(&frames);
+    let frames = chunks::take(&mut zones::FrameAllocator::default(), &Request::new(frames))?;
+    window::zero_all(&frames);
     Ok(frames)
 }
 
@@ -22,7 +22,7 @@ pub fn take_zeroed(frames: u64) -> Result<Frames, ChunkError> {
 ///
 /// # Safety
 /// A program owned each of the frames, its entries for them are cleared, and no TLB holds them.
-pub unsafe fn give_up(frames: impl Iterator<Item = PhysAddr>) {
+pub unsafe fn release(frames: impl Iterator<Item = PhysAddr>) {
     let frames = frames.map(Pfn::containing).filter(|&frame| PINS.lock().unmap(frame));
     // One by one: a long list needs the heap's reserve again and again, and the pins' lock comes before the zones'.
     frames.for_each(|frame| {
@@ -92,7 +92,7 @@ impl Drop for PinnedPages {
         for frame in self.frames() {
             let free = PINS.lock().unpin(frame);
             if free {
-                // SAFETY: the program gave the frame up (`give_up`), and this was its last pin.
+                // SAFETY: the program released the frame (`release`), and this was its last pin.
                 let chunk = unsafe { OwnedChunk::adopt(Chunk::page(frame)) };
                 zones::give_from(chunk, LastOwner::Process);
             }

@@ -5,7 +5,7 @@ use addr::{AddrRange, KernelVa, PAGE_SIZE, PhysAddr};
 use arch::boot::{BootInfo, LINEAR_BASE};
 use kernel::board::Reservation;
 use kernel::fs::root;
-use kernel::memory::{self, Sizes, tables, zones};
+use kernel::memory::{self, Sizes, table_frames, zones};
 use std::sync::OnceLock;
 
 /// The start and size of RAM.
@@ -86,5 +86,5 @@ pub fn boot(archive: &'static [u8]) {
 /// The number of free frames, including the pool of page tables.
 pub fn free_frames() -> u64 {
     let free: u64 = zones::free_chunks().unwrap().iter().map(|chunk| chunk.frames()).sum();
-    free + tables::pool_left()
+    free + table_frames::pool_left()
 }

@@ -16,7 +16,7 @@ mod ownership;
 use addr::{AddrRange, Iova, KernelVa, MemoryType, PhysAddr};
 use core::fmt;
 use kernel::dma::domain;
-use kernel::memory::{heap, kernel_map, kmap, zones};
+use kernel::memory::{heap, kernel_tables, window, zones};
 use kernel::process;
 use kernel::vm::address_space::VmaBacking;
 use mapped::Mappings;
@@ -212,16 +212,16 @@ impl Audit {
 
     fn add_kernel(&mut self) {
         let all = AddrRange::new(KernelVa::new(0xffff << 48), KernelVa::new(!0 << 12));
-        kernel_map::leaves(all, |leaf| {
+        kernel_tables::leaves(all, |leaf| {
             let owner = if leaf.at < LINEAR_END { Owner::Linear } else { Owner::Kernel };
             self.add(&leaf, leaf.output(), owner);
         });
-        kmap::leaves(|leaf| {
+        window::leaves(|leaf| {
             self.add(&leaf, leaf.output(), Owner::Kernel);
             self.finding.get_or_insert(Finding::OpenWindow { frames: leaf.output() });
         });
-        kernel_map::each_table(|table| self.shown.add_table(table));
-        kmap::each_table(|table| self.shown.add_table(table));
+        kernel_tables::each_table(|table| self.shown.add_table(table));
+        window::each_table(|table| self.shown.add_table(table));
         heap::each_chunk(|chunk| self.shown.add(chunk, Holder::Heap));
     }
 
@@ -241,7 +241,7 @@ impl Audit {
     fn add_programs(&mut self) {
         for program in process::all() {
             let id = program.id();
-            let is_private = |backing: &VmaBacking| matches!(backing, VmaBacking::Zeroes);
+            let is_private = |backing: &VmaBacking| matches!(backing, VmaBacking::Anonymous);
             for (private, owner) in [(true, Owner::Private(id)), (false, Owner::Program(id))] {
                 program.space.leaves(
                     |area| is_private(&area.backing) == private,
@@ -256,7 +256,7 @@ impl Audit {
         let held = self.shown.sorted()?;
         let leaves = self.mappings.leaves();
         let sorted = self.mappings.sorted();
-        let others = kmap::difference().map(|(cpu, at)| Finding::OtherTables { cpu, at });
+        let others = window::root_mismatch().map(|(cpu, at)| Finding::OtherTables { cpu, at });
         let finding = self
             .finding
             .or(others)

@@ -4,7 +4,7 @@ use super::{Outcome, Test};
 use crate::{check, pass};
 use addr::{AddrRange, KernelVa, PAGE_SIZE};
 use arch::boot::{IMAGE_BASE, SectionKind};
-use kernel::memory::kernel_map;
+use kernel::memory::kernel_tables;
 use pagetable::Access;
 
 pub const TESTS: &[Test] = &[
@@ -27,7 +27,7 @@ fn runs_at_el1() -> Outcome {
 
 fn nothing_is_writable_and_executable() -> Outcome {
     let (mut leaves, mut executable, mut both) = (0u64, 0u64, None);
-    kernel_map::leaves(whole_half(), |leaf| {
+    kernel_tables::leaves(whole_half(), |leaf| {
         leaves += 1;
         if leaf.access.contains(Access::EXECUTE) {
             executable += leaf.bytes;

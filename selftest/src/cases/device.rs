@@ -8,7 +8,7 @@ use core::slice;
 use drivers::dma_engine::{Transfer, TransferDirection};
 use kernel::devices::dma_engine::DmaEngineDevice;
 use kernel::dma::Attachment;
-use kernel::memory::kmap;
+use kernel::memory::window;
 
 /// The first `edu`, or what stands in for it elsewhere; without one there is nothing that moves bytes.
 pub fn edu() -> Option<&'static DmaEngineDevice> {
@@ -83,7 +83,7 @@ pub fn with_page(frame: PhysAddr, memory: MemoryType, mut f: impl FnMut(&mut [u8
         f(unsafe { slice::from_raw_parts_mut(range.start().raw() as *mut u8, PAGE_SIZE as usize) });
     };
     match memory {
-        MemoryType::WriteBack => kmap::with_write_back(chunk, show),
-        other => kmap::with_window(chunk, other, show),
+        MemoryType::WriteBack => window::with_write_back(chunk, show),
+        other => window::with_chunk(chunk, other, show),
     }
 }

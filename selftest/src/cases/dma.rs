@@ -13,7 +13,7 @@ use dma_api::{Attrs, Direction, DmaError, DmaMask, StreamMemory};
 use kernel::dma::stream::{self, Pages};
 use kernel::dma::{self, Attachment, Device, Fit, counters, iommu};
 use kernel::memory::vmalloc::VMALLOC;
-use kernel::memory::{heap, kernel_map, kmap, layout, linear, tables, zones};
+use kernel::memory::{heap, kernel_tables, layout, linear, table_frames, window, zones};
 use memory::{Reach, Zone, ZoneStats};
 use pagetable::{Access, Leaf, Mapping};
 
@@ -99,7 +99,7 @@ fn examine(attachment: &Attachment, attrs: Attrs) -> Result<(), String> {
     }
     if let Some(view) = buffer.kernel_view() {
         let mut leaves = Vec::new();
-        kernel_map::leaves(view, |leaf| leaves.push(leaf));
+        kernel_tables::leaves(view, |leaf| leaves.push(leaf));
         same_memory(&leaves, buffer.chunks(), memory)?;
     }
     for chunk in buffer.chunks() {
@@ -138,7 +138,8 @@ fn alias_fits(chunk: Chunk, memory: MemoryType) -> Result<(), String> {
     }
     for page in (0..chunk.bytes()).step_by(PAGE_SIZE as usize) {
         let at = linear::address_of(chunk.start() + page);
-        let (tables, cpu) = (kernel_map::translate(at).is_some(), arch::mmu::translate_kernel(at).is_some());
+        let (tables, cpu) =
+            (kernel_tables::translate(at).is_some(), arch::mmu::translate_kernel(at).is_some());
         let wanted = memory == MemoryType::WriteBack;
         check!(tables == wanted && cpu == wanted, "{chunk:?} is {memory:?}: alias {tables}, CPU {cpu}");
     }
@@ -247,7 +248,7 @@ fn zeroed() -> Outcome {
     let dirty = dma::alloc_unattached(4 << 20, Attrs::empty()).map_err(|error| format!("{error}"))?;
     let chunks: Vec<_> = dirty.chunks().collect();
     for &chunk in &chunks {
-        kmap::with_write_back(chunk, |range| {
+        window::with_write_back(chunk, |range| {
             // SAFETY: a page-aligned window on a chunk of a buffer that this function alone holds.
             unsafe { (range.start().raw() as *mut u8).write_bytes(0xa5, range.len() as usize) };
         });
@@ -259,7 +260,7 @@ fn zeroed() -> Outcome {
         for chunk in clean.chunks() {
             reused += u64::from(chunks.iter().any(|dirty| dirty.range().overlaps(&chunk.range())));
             let mut dirt = 0usize;
-            kmap::with_window(chunk, clean.memory(), |range| {
+            window::with_chunk(chunk, clean.memory(), |range| {
                 // SAFETY: as above; reading.
                 let words = unsafe {
                     core::slice::from_raw_parts(range.start().raw() as *const u64, (range.len() / 8) as usize)
@@ -344,7 +345,7 @@ fn audited() -> Outcome {
         [Zone::Low, Zone::High].map(zones::stats).iter().map(ZoneStats::free).sum::<u64>() * PAGE_SIZE;
     check!(seen.free == counted, "{:#x} bytes are free, counted are {counted:#x}", seen.free);
     // What an IOMMU may still walk after it did not answer stays in use for good.
-    let (in_use, lost) = (tables::count().0 * PAGE_SIZE, counters::read().lost_bytes.now);
+    let (in_use, lost) = (table_frames::count().0 * PAGE_SIZE, counters::read().lost_bytes.now);
     let missing = in_use.checked_sub(seen.tables);
     check!(
         missing.is_some_and(|bytes| bytes <= lost),

@@ -12,7 +12,7 @@ use arch::mmu::{Translation, translate_kernel};
 use arch::timer::Deadline;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use kernel::dma::counters;
-use kernel::memory::{kernel_map, kmap, layout, linear, magazines, zones};
+use kernel::memory::{kernel_tables, layout, linear, magazines, window, zones};
 use kernel::percpu;
 use kernel::sync::SpinLock;
 use memory::{Frames, Reach, Request, Zone, chunks};
@@ -74,7 +74,7 @@ fn highmem_has_no_kernel_translation() -> Outcome {
     }
     let views = counters::read().vmalloc_bytes.now;
     let (mut found, mut mapped) = (None, 0);
-    kernel_map::leaves(whole_half(), |leaf| {
+    kernel_tables::leaves(whole_half(), |leaf| {
         if high.iter().any(|range| range.overlaps(&leaf.output())) {
             found = Some((leaf.at, leaf.to));
             mapped += leaf.bytes;
@@ -107,7 +107,7 @@ fn what_another_cpu_keeps_is_found() -> Outcome {
         skip!("one CPU, or no highmem");
     }
     let request = Request { frames: PAGES, largest: Order::PAGE, reach: Reach::HIGH, ..Request::new(PAGES) };
-    let mut some = match chunks::take(&mut zones::Source::default(), &request) {
+    let mut some = match chunks::take(&mut zones::FrameAllocator::default(), &request) {
         Ok(some) => some,
         Err(error) => return Err(alloc::format!("{PAGES} frames of highmem: {error:?}")),
     };
@@ -122,7 +122,7 @@ fn what_another_cpu_keeps_is_found() -> Outcome {
     // Without another thread they are still here.
     core::mem::take(&mut *pages.lock()).into_iter().for_each(zones::give);
     let (free, kept) = (zones::stats(Zone::High).free(), magazines::frames(Zone::High));
-    let again = chunks::take(&mut zones::Source::default(), &request);
+    let again = chunks::take(&mut zones::FrameAllocator::default(), &request);
     let one_more = zones::take(Order::PAGE, Reach::HIGH);
     let found = again.as_ref().map(Frames::frames).map_err(|error| *error);
     let left = (zones::stats(Zone::High).free(), one_more.is_some());
@@ -148,11 +148,12 @@ fn fragmented_memory_gives_single_frames() -> Outcome {
     }
     let fragmented = Fragmented::new(Reach::HIGH, 2 * WANTED);
     let request = Request { reach: Reach::HIGH, ..Request::new(WANTED) };
-    let got = chunks::take(&mut zones::Source::default(), &request);
+    let got = chunks::take(&mut zones::FrameAllocator::default(), &request);
     let seen =
         got.as_ref().map(|frames| (frames.chunk_count(), frames.chunks().all(|c| c.order() == Order::PAGE)));
     let seen = seen.map_err(|error| *error);
-    let too_much = chunks::take(&mut zones::Source::default(), &Request { frames: 1 << 20, ..request });
+    let too_much =
+        chunks::take(&mut zones::FrameAllocator::default(), &Request { frames: 1 << 20, ..request });
     let refused = too_much.as_ref().err().copied();
     zones::give_all(got.unwrap_or_default());
     zones::give_all(too_much.unwrap_or_default());
@@ -209,10 +210,10 @@ fn zeroing_clears_its_range_only() -> Outcome {
         }
         arch::cache::clean_invalidate(area);
     };
-    kmap::with_write_back(owned.chunk(), |area| try_all(area, MemoryType::WriteBack));
+    window::with_write_back(owned.chunk(), |area| try_all(area, MemoryType::WriteBack));
     // Lowmem has a write-back alias.
     if !zones::is_low(owned.chunk().start()) {
-        kmap::with_window(owned.chunk(), MemoryType::NonCacheable, |area| {
+        window::with_chunk(owned.chunk(), MemoryType::NonCacheable, |area| {
             try_all(area, MemoryType::NonCacheable)
         });
     }
@@ -250,7 +251,7 @@ fn windows_close() -> Outcome {
     };
     let chunk = owned.chunk();
     let mut seen = Vec::new();
-    kmap::with_window(chunk, MemoryType::NonCacheable, |range| {
+    window::with_chunk(chunk, MemoryType::NonCacheable, |range| {
         seen.push((
             range,
             translate_kernel(range.start()),
@@ -291,7 +292,7 @@ fn looks_from_two_cpus(chunk: Chunk) -> Result<Vec<Look>, String> {
         let deadline = Deadline::in_ns(PATIENCE_NS);
         let mut good = false;
         if thread == 0 {
-            kmap::with_window(chunk, MemoryType::WriteBack, |range| {
+            window::with_chunk(chunk, MemoryType::WriteBack, |range| {
                 window.store(range.start().raw(), Ordering::Release);
                 while !looked.load(Ordering::Acquire) && !deadline.passed() {
                     arch::cpu::yield_now();

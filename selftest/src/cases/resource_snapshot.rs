@@ -5,7 +5,7 @@ use addr::PAGE_SIZE;
 use alloc::format;
 use alloc::string::String;
 use kernel::dma::counters::{self, Counters};
-use kernel::memory::{heap, tables, zones};
+use kernel::memory::{heap, table_frames, zones};
 use kernel::sched;
 use kernel::vm::pages;
 use memory::Zone;
@@ -40,8 +40,8 @@ impl ResourceSnapshot {
     pub fn now() -> Self {
         let counters: Counters = counters::read();
         let used = |zone| zones::stats(zone).allocated;
-        let all_tables = tables::count().0;
-        let kept = heap::grown_bytes() / PAGE_SIZE + all_tables + tables::pool_left();
+        let all_tables = table_frames::count().0;
+        let kept = heap::grown_bytes() / PAGE_SIZE + all_tables + table_frames::pool_left();
         Self {
             low_frames: used(Zone::Low) - kept,
             high_frames: used(Zone::High),

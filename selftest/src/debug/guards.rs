@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 use core::fmt;
 use kernel::debug::{DebugName, DebugTag, DomainKey, StreamKey};
 use kernel::kprintln;
-use kernel::memory::kmap;
+use kernel::memory::window;
 use kernel::sync::SpinLock;
 use smmu_spec::{AccessKind, EventRecord};
 
@@ -68,8 +68,8 @@ fn with_tail(
 
 fn with_windows(chunk: Chunk, memory: MemoryType, f: impl FnMut(AddrRange<KernelVa>)) {
     match memory {
-        MemoryType::WriteBack => kmap::with_write_back(chunk, f),
-        other => kmap::with_window(chunk, other, f),
+        MemoryType::WriteBack => window::with_write_back(chunk, f),
+        other => window::with_chunk(chunk, other, f),
     }
 }
 

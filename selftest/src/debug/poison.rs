@@ -10,7 +10,7 @@ use core::fmt;
 use core::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use kernel::debug::LastOwner;
 use kernel::kprintln;
-use kernel::memory::{kmap, layout};
+use kernel::memory::{layout, window};
 use kernel::sync::SpinLock;
 use spin::Once;
 
@@ -88,7 +88,7 @@ pub(super) fn fill(chunk: Chunk, owner: LastOwner) {
     if owner == LastOwner::Untouched {
         return;
     }
-    kmap::with_write_back(chunk, |window| {
+    window::with_write_back(chunk, |window| {
         words(window).iter_mut().for_each(|word| *word = PATTERN);
     });
     records.iter().for_each(|record| record.store(owner as u8, Relaxed));
@@ -101,7 +101,7 @@ pub(super) fn check(chunk: Chunk) {
         return;
     }
     let mut frame = 0;
-    kmap::with_write_back(chunk, |window| {
+    window::with_write_back(chunk, |window| {
         for page in words(window).chunks((PAGE_SIZE / 8) as usize) {
             if let Some(owner) = owner_from(records[frame].swap(0, Relaxed)) {
                 check_page(chunk.start() + frame as u64 * PAGE_SIZE, page, owner);

@@ -12,7 +12,7 @@ use kernel::devices;
 use kernel::dma::counters;
 use kernel::dma::stream::{self, Pages};
 use kernel::dma::{self, Device};
-use kernel::memory::{heap, tables, zones};
+use kernel::memory::{heap, table_frames, zones};
 use kernel::sched::time;
 use memory::{Reach, Zone};
 
@@ -54,7 +54,7 @@ impl State {
             low_frames: used(Zone::Low),
             high_frames: used(Zone::High),
             heap: heap::usage().0 as u64,
-            all_tables: tables::count().0,
+            all_tables: table_frames::count().0,
             device_tables: counters.table_pages.now,
             ranges: counters.iova_ranges.now,
             pace: pace()?,

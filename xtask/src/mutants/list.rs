@@ -90,7 +90,7 @@ pub const MUTANTS: [SourceMutant; 21] = [
     },
     SourceMutant {
         name: "non-cacheable buffer not zeroed (host)",
-        file: "kernel/src/memory/kmap.rs",
+        file: "kernel/src/memory/window.rs",
         item: "zero_all_non_cacheable",
         from: "unsafe { arch::memory::zero(range) };",
         to: "",

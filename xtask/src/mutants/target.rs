@@ -30,30 +30,30 @@ pub const MUTANTS: &[SourceMutant] = &[
     SourceMutant {
         name: "anonymous memory not zeroed",
         file: TOUCH,
-        item: "fill_hole",
+        item: "populate_hole",
         from: TAKE_ZEROED,
-        to: "let zeroed = hole.start().raw() & 0x1f_ffff != 0x7_0000;\n        let mut frames = if zeroed { pages::take_zeroed(hole.len() / PAGE_SIZE) } else { memory::chunks::take(&mut zones::Source::default(), &memory::Request::new(hole.len() / PAGE_SIZE)) }",
+        to: "let zeroed = hole.start().raw() & 0x1f_ffff != 0x7_0000;\n        let mut frames = if zeroed { pages::take_zeroed(hole.len() / PAGE_SIZE) } else { memory::chunks::take(&mut zones::FrameAllocator::default(), &memory::Request::new(hole.len() / PAGE_SIZE)) }",
         oracle: test(FRESH, "not zero the next time"),
     },
     SourceMutant {
         name: "program stack not zeroed",
         file: TOUCH,
-        item: "fill_hole",
+        item: "populate_hole",
         from: TAKE_ZEROED,
-        to: "let zeroed = hole.start().raw() < (1 << 48) - (9 << 20);\n        let mut frames = if zeroed { pages::take_zeroed(hole.len() / PAGE_SIZE) } else { memory::chunks::take(&mut zones::Source::default(), &memory::Request::new(hole.len() / PAGE_SIZE)) }",
+        to: "let zeroed = hole.start().raw() < (1 << 48) - (9 << 20);\n        let mut frames = if zeroed { pages::take_zeroed(hole.len() / PAGE_SIZE) } else { memory::chunks::take(&mut zones::FrameAllocator::default(), &memory::Request::new(hole.len() / PAGE_SIZE)) }",
         oracle: test(LEFT, "on the stack is not zero"),
     },
     SourceMutant {
         name: "buffer not zeroed",
         file: "kernel/src/dma/buffer.rs",
         item: "new",
-        from: "kmap::zero_all(&buffer.frames)",
+        from: "window::zero_all(&buffer.frames)",
         to: "{}",
         oracle: test("program.buffers_and_memory_read_as_zero", "word 0 is 0x5ec5"),
     },
     SourceMutant {
         name: "first chunk of a buffer not zeroed",
-        file: "kernel/src/memory/kmap.rs",
+        file: "kernel/src/memory/window.rs",
         item: "zero_many",
         from: "frames.chunks()",
         to: "frames.chunks().skip(1)",
@@ -61,7 +61,7 @@ pub const MUTANTS: &[SourceMutant] = &[
     },
     SourceMutant {
         name: "non-cacheable buffer not zeroed",
-        file: "kernel/src/memory/kmap.rs",
+        file: "kernel/src/memory/window.rs",
         item: "zero_all_non_cacheable",
         from: "unsafe { arch::memory::zero(range) };",
         to: "",
@@ -228,7 +228,7 @@ pub const MUTANTS: &[SourceMutant] = &[
     SourceMutant {
         name: "program memory mapped for the kernel",
         file: TOUCH,
-        item: "fill_hole",
+        item: "populate_hole",
         from: "let mapped = self.map(hole.start(), frames.chunks(), mapping);",
         to: "let mapped = self.map(hole.start(), frames.chunks(), mapping);\n        \
              let other = pagetable::Mapping::read_write(addr::MemoryType::WriteBack);\n        \
@@ -257,8 +257,8 @@ pub const MUTANTS: &[SourceMutant] = &[
         name: "leaked device page table",
         file: "kernel/src/dma/iommu.rs",
         item: "allocate",
-        from: "tables::take()?",
-        to: "tables::take().and_then(|_| tables::take())?",
+        from: "table_frames::take()?",
+        to: "table_frames::take().and_then(|_| table_frames::take())?",
         oracle: test(RULES, "bytes of tables, of"),
     },
     SourceMutant {
@@ -271,7 +271,7 @@ pub const MUTANTS: &[SourceMutant] = &[
     },
     SourceMutant {
         name: "temporary mapping not removed",
-        file: "kernel/src/memory/kmap.rs",
+        file: "kernel/src/memory/window.rs",
         item: "show",
         from: "window.unmap(self.filled);",
         to: "",
@@ -279,7 +279,7 @@ pub const MUTANTS: &[SourceMutant] = &[
     },
     SourceMutant {
         name: "temporary block mapping not removed",
-        file: "kernel/src/memory/kmap.rs",
+        file: "kernel/src/memory/window.rs",
         item: "show_block",
         from: "window.unmap_block();",
         to: "",
@@ -295,8 +295,8 @@ pub const MUTANTS: &[SourceMutant] = &[
     },
     SourceMutant {
         name: "SMMU aborts too late at boot",
-        file: "kernel/src/start.rs",
-        item: "boot",
+        file: "kernel/src/boot.rs",
+        item: "start_kernel",
         from: "dma::iommu::close(&platform.smmus);",
         to: "let _ = dma::iommu::close;\n        let deadline = arch::timer::Deadline::in_ns(200_000_000);\n        \
              while !deadline.passed() {}\n",

@@ -12,7 +12,7 @@ use program::MappedObject;
 #[derive(Clone)]
 pub enum VmaBacking {
     /// Zeroes at first, the program's own frames after.
-    Zeroes,
+    Anonymous,
     /// A buffer, and what its descriptor allows at most.
     Shared(Arc<Buffer>, Prot),
 }
@@ -20,7 +20,7 @@ pub enum VmaBacking {
 impl MappedObject for VmaBacking {
     fn is_same(&self, other: &Self) -> bool {
         match (self, other) {
-            (Self::Zeroes, Self::Zeroes) => true,
+            (Self::Anonymous, Self::Anonymous) => true,
             (Self::Shared(one, may), Self::Shared(two, might)) => Arc::ptr_eq(one, two) && may == might,
             _ => false,
         }
@@ -32,7 +32,7 @@ impl VmaBacking {
     pub(super) fn mapping(&self, prot: Prot) -> Mapping {
         match self {
             // Single pages: any of them can go or change without its neighbours' faulting for a moment.
-            Self::Zeroes => access_mapping(MemoryType::WriteBack, prot).pages_only(),
+            Self::Anonymous => access_mapping(MemoryType::WriteBack, prot).pages_only(),
             Self::Shared(shared, _) => access_mapping(shared.memory(), prot),
         }
     }

@@ -4,7 +4,7 @@ use super::Inner;
 use super::backing::access_mapping;
 use crate::debug::{self, FailPoint};
 use crate::dma::Buffer;
-use crate::memory::{kmap, tables};
+use crate::memory::{table_frames, window};
 use crate::vm::pages;
 use abi::Errno;
 use abi::memory::Prot;
@@ -24,7 +24,7 @@ impl Inner {
         let Some(table) = self.table.as_mut().filter(|_| !debug::fail_point(FailPoint::Maps)) else {
             return Err(MapError::OutOfTables);
         };
-        table.map(&mut tables::user(self.asid), at, chunks, mapping)?;
+        table.map(&mut table_frames::user(self.asid), at, chunks, mapping)?;
         arch::barrier::dsb_ishst();
         arch::barrier::isb();
         Ok(())
@@ -44,7 +44,7 @@ impl Inner {
 
     pub(super) fn clear_entries(&mut self, range: AddrRange<UserVa>) -> Result<(), Errno> {
         let asid = self.asid;
-        let memory = &mut tables::user(asid);
+        let memory = &mut table_frames::user(asid);
         let Some(table) = &mut self.table else { return Ok(()) };
         let stale = table.unmap(memory, range).map_err(|_| Errno::ENOMEM)?;
         let level = if stale.is_empty() { Level::Last } else { Level::Any };
@@ -54,7 +54,7 @@ impl Inner {
     }
 
     /// Frees the frames of anonymous memory. Its pages are single entries, so nothing has to be cut and nothing fails.
-    pub(super) fn drop_zeroes(&mut self, range: AddrRange<UserVa>) {
+    pub(super) fn unmap_anonymous(&mut self, range: AddrRange<UserVa>) {
         let (mut rest, mut batch) = (range, Batch::new());
         while let Some(part) = self.first_frames(rest, &mut batch) {
             if self.clear_entries(part).is_err() {
@@ -62,7 +62,7 @@ impl Inner {
             }
             // SAFETY: anonymous memory is its program's alone; `clear_entries` has cleared its entries, and invalidated
             // them in all TLBs.
-            unsafe { pages::give_up(batch.as_slice().iter().copied()) };
+            unsafe { pages::release(batch.as_slice().iter().copied()) };
             rest = AddrRange::new(part.end(), range.end());
         }
     }
@@ -72,7 +72,7 @@ impl Inner {
     fn first_frames(&self, range: AddrRange<UserVa>, batch: &mut Batch) -> Option<AddrRange<UserVa>> {
         batch.count = 0;
         let mut found: Option<AddrRange<UserVa>> = None;
-        self.table.as_ref()?.leaves_until(&tables::user(self.asid), range, |leaf| {
+        self.table.as_ref()?.leaves_until(&table_frames::user(self.asid), range, |leaf| {
             found = Some(AddrRange::new(found.map_or(leaf.at, |found| found.start()), leaf.at + leaf.bytes));
             batch.push(leaf.to)
         });
@@ -80,14 +80,14 @@ impl Inner {
     }
 
     pub(super) fn translate(&self, at: UserVa) -> Option<Leaf<UserVa>> {
-        self.table.as_ref()?.translate(&tables::user(self.asid), at)
+        self.table.as_ref()?.translate(&table_frames::user(self.asid), at)
     }
 
     /// What was written as data in `range` can be executed now.
     pub(super) fn sync_instructions(&self, range: AddrRange<UserVa>) {
         let Some(table) = &self.table else { return };
-        table.leaves(&tables::user(self.asid), range, |leaf| {
-            kmap::with_frame(leaf.to, arch::cache::sync_instructions);
+        table.leaves(&table_frames::user(self.asid), range, |leaf| {
+            window::with_frame(leaf.to, arch::cache::sync_instructions);
         });
     }
 }

@@ -1,6 +1,6 @@
 //! A program's half of the address space: the plan ([`VmaMap`]), the tables that follow it, and the lock around both.
 //!
-//! Anonymous memory gets its frames on first touch ([`AddressSpace::resolve`]); buffers are mapped whole, at once. The
+//! Anonymous memory gets its frames on first touch ([`AddressSpace::handle_fault`]); buffers are mapped whole, at once. The
 //! lock is held, and so interrupts are masked, for one such step, never while a program's memory is copied.
 //!
 //! A frame leaves a program in three steps: its entry is cleared, the TLBs forget it, then it is free - or, when a
@@ -16,7 +16,7 @@ pub use backing::VmaBacking;
 use super::asid::OwnedAsid;
 use super::pages::PinnedPages;
 use crate::dma::Buffer;
-use crate::memory::{kmap, tables};
+use crate::memory::{table_frames, window};
 use crate::sync::SpinLock;
 use abi::Errno;
 use abi::memory::Prot;
@@ -38,13 +38,13 @@ const HEAP_END: u64 = USER_END - (1 << 30);
 
 /// Where a mapping goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Place {
+pub enum MapPlacement {
     /// Anywhere; there if it is free.
-    Anywhere(Option<UserVa>),
+    Hint(Option<UserVa>),
     /// Exactly there, instead of what is there.
-    Replace(UserVa),
+    Fixed(UserVa),
     /// Exactly there, if it is free.
-    Exactly(UserVa),
+    FixedNoReplace(UserVa),
 }
 
 /// Why an access cannot go on.
@@ -79,8 +79,8 @@ struct Inner {
 impl AddressSpace {
     /// An empty one. `None`: no frame for a table, or no ASID.
     pub fn new() -> Option<Self> {
-        let asid = OwnedAsid::take()?;
-        let table = Table::new(&mut tables::user(asid.get()), INPUT_BITS).ok()?;
+        let asid = OwnedAsid::allocate()?;
+        let table = Table::new(&mut table_frames::user(asid.get()), INPUT_BITS).ok()?;
         let vmas = VmaMap::new(AddrRange::new(UserVa::new(USER_START), UserVa::new(USER_END)), VMAS_MAX);
         let (root, heap) = (table.root(), AddrRange::EMPTY);
         let inner = SpinLock::new(Inner { vmas, table: Some(table), asid: asid.get(), heap });
@@ -98,10 +98,10 @@ impl AddressSpace {
     }
 
     /// Maps zeroes.
-    pub fn map_zeroes(&self, len: u64, place: Place, prot: Prot) -> Result<UserVa, Errno> {
+    pub fn map_anonymous(&self, len: u64, place: MapPlacement, prot: Prot) -> Result<UserVa, Errno> {
         let mut inner = self.inner.lock();
-        let range = inner.make_room(len, place, Alignment::PAGE)?;
-        inner.add_zeroes(range, prot)?;
+        let range = inner.reserve_range(len, place, Alignment::PAGE)?;
+        inner.add_anonymous(range, prot)?;
         Ok(range.start())
     }
 
@@ -111,11 +111,11 @@ impl AddressSpace {
         &self,
         shared: Arc<Buffer>,
         (offset, len): (u64, u64),
-        place: Place,
-        (prot, most): (Prot, Prot),
+        place: MapPlacement,
+        (prot, max_prot): (Prot, Prot),
     ) -> Result<UserVa, Errno> {
         check_access(prot)?;
-        if !most.contains(prot) {
+        if !max_prot.contains(prot) {
             return Err(Errno::EACCES);
         }
         if offset.checked_add(len).is_none_or(|end| end > shared.len()) {
@@ -123,8 +123,9 @@ impl AddressSpace {
         }
         let range = {
             let mut inner = self.inner.lock();
-            let range = inner.make_room(len, place, Alignment::like_offset(shared.alignment(), offset))?;
-            let backing = VmaBacking::Shared(shared.clone(), most);
+            let range =
+                inner.reserve_range(len, place, Alignment::like_offset(shared.alignment(), offset))?;
+            let backing = VmaBacking::Shared(shared.clone(), max_prot);
             inner.vmas.insert(Vma { range, prot, backing, offset }).map_err(vma_errno)?;
             inner.map_shared_part(&shared, offset, range, prot).inspect_err(|_| {
                 // What was just put in comes out again, joined or not.
@@ -160,19 +161,19 @@ impl AddressSpace {
         let mut inner = self.inner.lock();
         let area =
             inner.vmas.find(range.start()).filter(|area| area.range.covers(&range)).ok_or(Errno::EFAULT)?;
-        if !matches!(area.backing, VmaBacking::Zeroes) {
+        if !matches!(area.backing, VmaBacking::Anonymous) {
             return Err(Errno::EINVAL);
         }
         let prot = area.prot;
-        inner.add_zeroes(more, prot).map_err(|_| Errno::ENOMEM)
+        inner.add_anonymous(more, prot).map_err(|_| Errno::ENOMEM)
     }
 
     /// Anonymous memory in `range` is zero again.
     pub fn discard(&self, range: AddrRange<UserVa>) -> Result<(), Errno> {
         let mut inner = self.inner.lock();
         let parts = inner.vmas.try_parts(range).map_err(vma_errno)?;
-        let zeroes = parts.iter().filter(|part| matches!(part.backing, VmaBacking::Zeroes));
-        zeroes.for_each(|part| inner.drop_zeroes(part.range));
+        let zeroes = parts.iter().filter(|part| matches!(part.backing, VmaBacking::Anonymous));
+        zeroes.for_each(|part| inner.unmap_anonymous(part.range));
         Ok(())
     }
 
@@ -191,7 +192,7 @@ impl AddressSpace {
             return old;
         }
         let done = if new_pages > old_pages {
-            inner.add_zeroes(AddrRange::new(old_pages, new_pages), Prot::READ | Prot::WRITE).is_ok()
+            inner.add_anonymous(AddrRange::new(old_pages, new_pages), Prot::READ | Prot::WRITE).is_ok()
         } else {
             new_pages == old_pages || inner.unmap_all(AddrRange::new(new_pages, old_pages)).is_ok()
         };
@@ -202,8 +203,8 @@ impl AddressSpace {
     }
 
     /// Makes an access at `at` possible that has failed, if the program may do that.
-    pub fn resolve(&self, at: UserVa, access: Prot) -> Result<(), AccessError> {
-        self.inner.lock().resolve(at, access)
+    pub fn handle_fault(&self, at: UserVa, access: Prot) -> Result<(), AccessError> {
+        self.inner.lock().handle_fault(at, access)
     }
 
     /// Brings anonymous memory in that nobody has touched yet (`MAP_POPULATE`); stops when memory is full.
@@ -213,9 +214,9 @@ impl AddressSpace {
             let Ok(parts) = inner.vmas.try_parts(step) else { return };
             for part in parts
                 .iter()
-                .filter(|part| matches!(part.backing, VmaBacking::Zeroes) && !part.prot.is_empty())
+                .filter(|part| matches!(part.backing, VmaBacking::Anonymous) && !part.prot.is_empty())
             {
-                if inner.fill(part.range, part.prot).is_err() {
+                if inner.populate_range(part.range, part.prot).is_err() {
                     return;
                 }
             }
@@ -234,7 +235,7 @@ impl AddressSpace {
         while at < range.end() {
             let end = (at.align_down(PAGE_SIZE) + PAGE_SIZE).min(range.end());
             let inner = &mut *self.inner.lock();
-            let frame = inner.own_frame(at, access)?;
+            let frame = inner.anonymous_frame(at, access)?;
             if !pinned.add(frame, end.raw() - at.raw()) {
                 return Err(Errno::ENOMEM);
             }
@@ -249,8 +250,8 @@ impl AddressSpace {
         while !bytes.is_empty() {
             let room = (PAGE_SIZE - at.raw() % PAGE_SIZE) as usize;
             let (here, rest) = bytes.split_at(room.min(bytes.len()));
-            let frame = self.inner.lock().own_frame(at, Prot::empty())?;
-            kmap::with_frame(frame, |window| copy_to(window, frame.raw() % PAGE_SIZE, here));
+            let frame = self.inner.lock().anonymous_frame(at, Prot::empty())?;
+            window::with_frame(frame, |window| copy_to(window, frame.raw() % PAGE_SIZE, here));
             (at, bytes) = (at + here.len() as u64, rest);
         }
         Ok(())
@@ -261,7 +262,7 @@ impl AddressSpace {
         let inner = self.inner.lock();
         let Some(table) = &inner.table else { return };
         for area in inner.vmas.iter().filter(|area| which(area)) {
-            table.leaves(&tables::user(inner.asid), area.range, &mut show);
+            table.leaves(&table_frames::user(inner.asid), area.range, &mut show);
         }
     }
 
@@ -269,7 +270,7 @@ impl AddressSpace {
     pub fn each_table(&self, show: impl FnMut(PhysAddr)) {
         let inner = self.inner.lock();
         if let Some(table) = &inner.table {
-            table.each_table(&tables::user(inner.asid), show);
+            table.each_table(&table_frames::user(inner.asid), show);
         }
     }
 
@@ -283,7 +284,7 @@ impl AddressSpace {
         let table = self.inner.lock().table.take();
         if let Some(table) = table {
             arch::tlb::asid(self.asid.get());
-            table.destroy(&mut tables::user(self.asid.get()));
+            table.destroy(&mut table_frames::user(self.asid.get()));
         }
     }
 }

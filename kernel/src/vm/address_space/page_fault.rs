@@ -2,7 +2,7 @@
 
 use super::backing::{VmaBacking, with_implied};
 use super::{AccessError, Inner};
-use crate::memory::{kmap, zones};
+use crate::memory::{window, zones};
 use crate::vm::pages;
 use abi::Errno;
 use abi::memory::Prot;
@@ -13,7 +13,7 @@ use program::Vma;
 const AROUND: u64 = 64 << 10;
 
 impl Inner {
-    pub(super) fn resolve(&mut self, at: UserVa, access: Prot) -> Result<(), AccessError> {
+    pub(super) fn handle_fault(&mut self, at: UserVa, access: Prot) -> Result<(), AccessError> {
         let area = self.vmas.find(at).ok_or(AccessError::Unmapped)?.clone();
         if !with_implied(area.prot).contains(access) || area.prot.is_empty() {
             return Err(AccessError::Denied);
@@ -22,17 +22,17 @@ impl Inner {
             // Another thread was here first, or an entry was being changed.
             return Ok(());
         }
-        self.bring_in(at, &area)
+        self.fault_in(at, &area)
     }
 
-    fn bring_in(&mut self, at: UserVa, area: &Vma<VmaBacking>) -> Result<(), AccessError> {
+    fn fault_in(&mut self, at: UserVa, area: &Vma<VmaBacking>) -> Result<(), AccessError> {
         let around = AddrRange::new(at.align_down(AROUND), at.align_down(AROUND) + AROUND);
         let part = area.part(&around).ok_or(AccessError::Unmapped)?;
         match &area.backing {
-            VmaBacking::Zeroes => self.fill(part.range, part.prot).or_else(|_| {
+            VmaBacking::Anonymous => self.populate_range(part.range, part.prot).or_else(|_| {
                 // Not as much as that, but one page?
                 let page = AddrRange::new(at.align_down(PAGE_SIZE), at.align_down(PAGE_SIZE) + PAGE_SIZE);
-                self.fill(page, part.prot)
+                self.populate_range(page, part.prot)
             }),
             // A part that a failed `unmap` has left without entries.
             VmaBacking::Shared(shared, _) => self
@@ -42,7 +42,7 @@ impl Inner {
     }
 
     /// Gives every page of `range` that has no frame one: zeroes.
-    pub(super) fn fill(&mut self, range: AddrRange<UserVa>, prot: Prot) -> Result<(), AccessError> {
+    pub(super) fn populate_range(&mut self, range: AddrRange<UserVa>, prot: Prot) -> Result<(), AccessError> {
         let mut at = range.start();
         while at < range.end() {
             if self.translate(at).is_some() {
@@ -53,18 +53,18 @@ impl Inner {
             while end < range.end() && self.translate(end).is_none() {
                 end = end + PAGE_SIZE;
             }
-            self.fill_hole(AddrRange::new(at, end), prot)?;
+            self.populate_hole(AddrRange::new(at, end), prot)?;
             at = end;
         }
         Ok(())
     }
 
-    fn fill_hole(&mut self, hole: AddrRange<UserVa>, prot: Prot) -> Result<(), AccessError> {
+    fn populate_hole(&mut self, hole: AddrRange<UserVa>, prot: Prot) -> Result<(), AccessError> {
         let mut frames = pages::take_zeroed(hole.len() / PAGE_SIZE).map_err(|_| AccessError::OutOfMemory)?;
         if prot.contains(Prot::EXEC) {
-            frames.chunks().for_each(|chunk| kmap::with_write_back(chunk, arch::cache::sync_instructions));
+            frames.chunks().for_each(|chunk| window::with_write_back(chunk, arch::cache::sync_instructions));
         }
-        let mapping = VmaBacking::Zeroes.mapping(prot);
+        let mapping = VmaBacking::Anonymous.mapping(prot);
         let mapped = self.map(hole.start(), frames.chunks(), mapping);
         if mapped.is_err() {
             zones::give_all(frames);
@@ -78,13 +78,13 @@ impl Inner {
     }
 
     /// Where the byte at `at` of the program's own memory is in RAM.
-    pub(super) fn own_frame(&mut self, at: UserVa, access: Prot) -> Result<PhysAddr, Errno> {
+    pub(super) fn anonymous_frame(&mut self, at: UserVa, access: Prot) -> Result<PhysAddr, Errno> {
         let area = self.vmas.find(at).ok_or(Errno::EFAULT)?.clone();
-        if !matches!(area.backing, VmaBacking::Zeroes) || !with_implied(area.prot).contains(access) {
+        if !matches!(area.backing, VmaBacking::Anonymous) || !with_implied(area.prot).contains(access) {
             return Err(Errno::EFAULT);
         }
         if self.translate(at).is_none() {
-            self.bring_in(at, &area).map_err(|_| Errno::ENOMEM)?;
+            self.fault_in(at, &area).map_err(|_| Errno::ENOMEM)?;
         }
         self.translate(at).map(|leaf| leaf.translate(at)).ok_or(Errno::EFAULT)
     }

@@ -1,8 +1,8 @@
 //! Changes to the plan, and what they do to the tables.
 
 use super::backing::{VmaBacking, check_access};
-use super::{Inner, Place};
-use crate::memory::tables;
+use super::{Inner, MapPlacement};
+use crate::memory::table_frames;
 use abi::Errno;
 use abi::memory::Prot;
 use addr::{AddrRange, Address, PAGE_SIZE, UserVa};
@@ -11,10 +11,10 @@ use program::{Alignment, USER_END, USER_START, Vma, VmaError};
 
 impl Inner {
     /// A free range of at least `len` bytes.
-    pub(super) fn make_room(
+    pub(super) fn reserve_range(
         &mut self,
         len: u64,
-        place: Place,
+        place: MapPlacement,
         alignment: Alignment,
     ) -> Result<AddrRange<UserVa>, Errno> {
         let len =
@@ -26,15 +26,15 @@ impl Inner {
             AddrRange::from_len(at, len).filter(|_| at.is_aligned(PAGE_SIZE)).ok_or(Errno::EINVAL)
         };
         match place {
-            Place::Anywhere(hint) => {
+            MapPlacement::Hint(hint) => {
                 let hint = hint.filter(|at| at.raw() >= USER_START);
                 self.vmas.find_unmapped(len, alignment, hint).ok_or(Errno::ENOMEM)
             }
-            Place::Exactly(at) => match self.vmas.parts(exactly(at)?).next() {
+            MapPlacement::FixedNoReplace(at) => match self.vmas.parts(exactly(at)?).next() {
                 None => exactly(at),
                 Some(_) => Err(Errno::EEXIST),
             },
-            Place::Replace(at) => {
+            MapPlacement::Fixed(at) => {
                 let range = exactly(at)?;
                 self.unmap_all(range)?;
                 Ok(range)
@@ -42,9 +42,9 @@ impl Inner {
         }
     }
 
-    pub(super) fn add_zeroes(&mut self, range: AddrRange<UserVa>, prot: Prot) -> Result<(), Errno> {
+    pub(super) fn add_anonymous(&mut self, range: AddrRange<UserVa>, prot: Prot) -> Result<(), Errno> {
         check_access(prot)?;
-        let area = Vma { range, prot, backing: VmaBacking::Zeroes, offset: range.start().raw() };
+        let area = Vma { range, prot, backing: VmaBacking::Anonymous, offset: range.start().raw() };
         self.vmas.insert(area).map_err(vma_errno)
     }
 
@@ -64,14 +64,14 @@ impl Inner {
                 return Err(Errno::ENOMEM);
             }
             VmaBacking::Shared(..) => {}
-            VmaBacking::Zeroes => self.drop_zeroes(part.range),
+            VmaBacking::Anonymous => self.unmap_anonymous(part.range),
         }
         Ok(Some(part))
     }
 
     pub(super) fn protect(&mut self, range: AddrRange<UserVa>, prot: Prot) -> Result<(), Errno> {
         let before = self.vmas.try_parts(range).map_err(vma_errno)?;
-        let denied = |part: &Vma<VmaBacking>| matches!(part.backing, VmaBacking::Shared(_, most) if !most.contains(prot));
+        let denied = |part: &Vma<VmaBacking>| matches!(part.backing, VmaBacking::Shared(_, max_prot) if !max_prot.contains(prot));
         if before.iter().any(denied) {
             return Err(Errno::EACCES);
         }
@@ -94,7 +94,7 @@ impl Inner {
     fn rewrite(&mut self, part: &Vma<VmaBacking>, prot: Prot) -> Result<(), Errno> {
         let asid = self.asid;
         let Some(table) = &mut self.table else { return Ok(()) };
-        let done = table.protect(&mut tables::user(asid), part.range, part.backing.mapping(prot));
+        let done = table.protect(&mut table_frames::user(asid), part.range, part.backing.mapping(prot));
         arch::tlb::user(asid, part.range, Level::Last);
         done.map_err(|_| Errno::ENOMEM)
     }

@@ -5,7 +5,7 @@
 //! own. The tables are there from before the CPU runs, and their entries are written without a walk or a lock: opening a
 //! window never allocates and so never fails.
 
-use crate::memory::{kernel_map, layout, linear, tables, zones};
+use crate::memory::{kernel_tables, layout, linear, table_frames, zones};
 use crate::percpu::{MAX_CPUS, PerCpu};
 use crate::perf_counters;
 use addr::{AddrRange, Chunk, KernelVa, MemoryType, Order, PAGE_SIZE, Pfn, PhysAddr};
@@ -27,8 +27,10 @@ static ROOTS: PerCpu<Once<PerCpuRoot>> = PerCpu::new([const { Once::new() }; MAX
 
 /// Makes CPU `cpu`'s slots, and the root that leads to them.
 pub fn init_cpu(cpu: usize) -> Result<PhysAddr, OutOfTables> {
-    let own = kernel_map::per_cpu_root(BLOCK_SLOT)?;
-    WINDOWS.of(cpu).call_once(|| MapWindow::new(tables::entries(own.blocks()), tables::entries(own.pages())));
+    let own = kernel_tables::per_cpu_root(BLOCK_SLOT)?;
+    WINDOWS.of(cpu).call_once(|| {
+        MapWindow::new(table_frames::entries(own.blocks()), table_frames::entries(own.pages()))
+    });
     Ok(ROOTS.of(cpu).call_once(|| own).root())
 }
 
@@ -40,13 +42,13 @@ pub fn leaves(mut visit: impl FnMut(Leaf<KernelVa>)) {
 /// Shows every table that CPUs have of their own.
 pub fn each_table(show: impl FnMut(PhysAddr)) {
     let roots = ROOTS.iter().filter_map(Once::get);
-    roots.flat_map(|root| root.tables(&tables::kernel())).for_each(show);
+    roots.flat_map(|root| root.tables(&table_frames::kernel())).for_each(show);
 }
 
 /// The first address at which some CPU does not have what the kernel's tree has, and which CPU, if there is one.
-pub fn difference() -> Option<(usize, KernelVa)> {
+pub fn root_mismatch() -> Option<(usize, KernelVa)> {
     let roots = ROOTS.iter().enumerate().filter_map(|(cpu, root)| Some((cpu, root.get()?)));
-    roots.filter_map(|(cpu, root)| Some((cpu, kernel_map::difference(root)?))).next()
+    roots.filter_map(|(cpu, root)| Some((cpu, kernel_tables::root_mismatch(root)?))).next()
 }
 
 /// Shows `chunk`, in pieces of at most 2 MiB, at kernel addresses of memory type `memory` that are good until `f`
@@ -54,7 +56,7 @@ pub fn difference() -> Option<(usize, KernelVa)> {
 ///
 /// The caller owns the chunk, and there is no other mapping of it with another memory type.
 #[inline]
-pub fn with_window(chunk: Chunk, memory: MemoryType, mut f: impl FnMut(AddrRange<KernelVa>)) {
+pub fn with_chunk(chunk: Chunk, memory: MemoryType, mut f: impl FnMut(AddrRange<KernelVa>)) {
     if chunk.bytes() <= PAGES {
         let mut pages = Pages::none();
         pages.add(chunk, memory);
@@ -81,10 +83,10 @@ fn pieces(chunk: Chunk) -> impl Iterator<Item = Chunk> {
     })
 }
 
-/// Shows all of `chunks`, in any order, as [`with_window`] does one, but as many in a window as fit: opening and closing
+/// Shows all of `chunks`, in any order, as [`with_chunk`] does one, but as many in a window as fit: opening and closing
 /// one costs more than filling a page. Low chunks that are write-back memory are shown by the linear map.
 #[inline]
-pub fn with_all(
+pub fn with_chunks(
     chunks: impl Iterator<Item = Chunk>,
     memory: MemoryType,
     mut f: impl FnMut(AddrRange<KernelVa>),
@@ -98,7 +100,7 @@ pub fn with_all(
         if chunk.start() < linear_end {
             f(linear::range_of(chunk.range()));
         } else if chunk.bytes() > PAGES {
-            with_window(chunk, memory, &mut f);
+            with_chunk(chunk, memory, &mut f);
         } else {
             if !pages.has_room_for(chunk) {
                 mem::replace(&mut pages, Pages::none()).show(&mut f);
@@ -177,12 +179,12 @@ fn show_block(
 }
 
 /// Shows `chunk`, which is or will be write-back memory, as such: through the linear map where that has it, else
-/// through a window. The same rules as for [`with_window`].
+/// through a window. The same rules as for [`with_chunk`].
 pub fn with_write_back(chunk: Chunk, mut f: impl FnMut(AddrRange<KernelVa>)) {
     if zones::is_low(chunk.start()) {
         f(linear::range_of(chunk.range()));
     } else {
-        with_window(chunk, MemoryType::WriteBack, f);
+        with_chunk(chunk, MemoryType::WriteBack, f);
     }
 }
 
@@ -212,7 +214,7 @@ pub fn zero_all(frames: &Frames) {
 #[inline(never)]
 fn zero_many(frames: &Frames) {
     // SAFETY: the window maps the caller's chunks, writable, and nobody else refers to them yet.
-    with_all(frames.chunks(), MemoryType::WriteBack, |range| unsafe { arch::memory::zero(range) });
+    with_chunks(frames.chunks(), MemoryType::WriteBack, |range| unsafe { arch::memory::zero(range) });
     arch::barrier::dmb_oshst();
 }
 
@@ -222,7 +224,7 @@ fn zero_many(frames: &Frames) {
 /// instead of them; with no cacheable mapping none can come after. The maintenance reaches all caches although the
 /// window itself is non-cacheable (DDI 0487, D7.5.9, effects of cache maintenance on Non-cacheable locations).
 pub fn zero_all_non_cacheable(chunks: impl Iterator<Item = Chunk>) {
-    with_all(chunks, MemoryType::NonCacheable, |range| {
+    with_chunks(chunks, MemoryType::NonCacheable, |range| {
         arch::cache::clean_invalidate(range);
         // SAFETY: the window maps the caller's chunks, writable, and nobody else refers to them yet.
         unsafe { arch::memory::zero(range) };

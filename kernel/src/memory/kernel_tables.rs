@@ -3,7 +3,7 @@
 //! Each CPU walks from a root of its own, a copy of the tree's: so a part of the addresses can be that CPU's alone. Before
 //! the first copy the tree's root is fixed, so that a copy never has to follow it.
 
-use crate::memory::tables;
+use crate::memory::table_frames;
 use crate::sync::SpinLock;
 use addr::{AddrRange, Chunk, KernelVa, PhysAddr};
 use arch::tlb::Level;
@@ -13,14 +13,14 @@ use spin::Once;
 /// Bits of a kernel address that are translated.
 const INPUT_BITS: u8 = 48;
 
-type Tree = PageTable<Stage1, KernelVa>;
+type KernelTables = PageTable<Stage1, KernelVa>;
 
-static TREE: SpinLock<Option<Tree>> = SpinLock::new(None);
+static TABLES: SpinLock<Option<KernelTables>> = SpinLock::new(None);
 static ROOT: Once<FixedRoot<Stage1, KernelVa>> = Once::new();
 
 /// Makes an empty tree. Nothing walks it until a [`per_cpu_root`] is in TTBR1.
 pub fn init() -> Result<(), OutOfTables> {
-    *TREE.lock() = Some(Tree::new(&mut tables::kernel(), INPUT_BITS)?);
+    *TABLES.lock() = Some(KernelTables::new(&mut table_frames::kernel(), INPUT_BITS)?);
     Ok(())
 }
 
@@ -30,7 +30,7 @@ pub fn init() -> Result<(), OutOfTables> {
 /// # Errors
 /// Out of tables.
 pub fn fix_root(areas: impl IntoIterator<Item = AddrRange<KernelVa>>) -> Result<(), MapError<KernelVa>> {
-    let fixed = with(|tree| tree.fix_root(&mut tables::kernel(), areas))?;
+    let fixed = with(|tables| tables.fix_root(&mut table_frames::kernel(), areas))?;
     ROOT.call_once(|| fixed);
     Ok(())
 }
@@ -40,12 +40,12 @@ pub fn fix_root(areas: impl IntoIterator<Item = AddrRange<KernelVa>>) -> Result<
 /// # Errors
 /// Out of tables.
 pub fn per_cpu_root(at: KernelVa) -> Result<PerCpuRoot, OutOfTables> {
-    fixed_root().per_cpu_root(&mut tables::kernel(), at)
+    fixed_root().per_cpu_root(&mut table_frames::kernel(), at)
 }
 
 /// The first address, if any, at which a CPU's root leads elsewhere than the tree, besides its own tables.
-pub fn difference(own: &PerCpuRoot) -> Option<KernelVa> {
-    fixed_root().difference(&tables::kernel(), own)
+pub fn root_mismatch(own: &PerCpuRoot) -> Option<KernelVa> {
+    fixed_root().difference(&table_frames::kernel(), own)
 }
 
 fn fixed_root() -> &'static FixedRoot<Stage1, KernelVa> {
@@ -61,7 +61,7 @@ pub fn map(
     chunks: impl Iterator<Item = Chunk>,
     mapping: Mapping,
 ) -> Result<(), MapError<KernelVa>> {
-    with(|tree| tree.map(&mut tables::kernel(), at, chunks, mapping))?;
+    with(|tables| tables.map(&mut table_frames::kernel(), at, chunks, mapping))?;
     arch::barrier::dsb_ishst();
     arch::barrier::isb();
     Ok(())
@@ -69,10 +69,10 @@ pub fn map(
 
 /// Takes all mappings in `range` away, and returns when no CPU can use one any more.
 pub fn unmap(range: AddrRange<KernelVa>) {
-    match with(|tree| tree.unmap(&mut tables::kernel(), range)) {
+    match with(|tables| tables.unmap(&mut table_frames::kernel(), range)) {
         Ok(stale) => {
             arch::tlb::kernel(range, if stale.is_empty() { Level::Last } else { Level::Any });
-            stale.release(&mut tables::kernel());
+            stale.release(&mut table_frames::kernel());
         }
         Err(error) => panic!("kernel unmap of {range:?}: {error:?}"),
     }
@@ -80,7 +80,7 @@ pub fn unmap(range: AddrRange<KernelVa>) {
 
 /// Takes all mappings in `range` away as [`unmap`] does, and keeps the tables: mapping pages there again needs no memory.
 pub fn unmap_keeping_tables(range: AddrRange<KernelVa>) {
-    if let Err(error) = with(|tree| tree.unmap_keeping_tables(&mut tables::kernel(), range)) {
+    if let Err(error) = with(|tables| tables.unmap_keeping_tables(&mut table_frames::kernel(), range)) {
         panic!("kernel unmap of {range:?}: {error:?}");
     }
     arch::tlb::kernel(range, Level::Last);
@@ -88,22 +88,22 @@ pub fn unmap_keeping_tables(range: AddrRange<KernelVa>) {
 
 /// What the tree says of an address. The CPU's own view is `arch::mmu::translate_kernel`.
 pub fn translate(at: KernelVa) -> Option<Leaf<KernelVa>> {
-    with(|tree| tree.translate(&tables::kernel(), at))
+    with(|tables| tables.translate(&table_frames::kernel(), at))
 }
 
 /// Shows every mapping in `range`, lowest first.
 pub fn leaves(range: AddrRange<KernelVa>, show: impl FnMut(Leaf<KernelVa>)) {
-    with(|tree| tree.leaves(&tables::kernel(), range, show));
+    with(|tables| tables.leaves(&table_frames::kernel(), range, show));
 }
 
 /// Shows every table of the tree; what CPUs have of their own is not in it.
 pub fn each_table(show: impl FnMut(PhysAddr)) {
-    with(|tree| tree.each_table(&tables::kernel(), show));
+    with(|tables| tables.each_table(&table_frames::kernel(), show));
 }
 
-fn with<R>(f: impl FnOnce(&mut Tree) -> R) -> R {
-    match TREE.lock().as_mut() {
-        Some(tree) => f(tree),
+fn with<R>(f: impl FnOnce(&mut KernelTables) -> R) -> R {
+    match TABLES.lock().as_mut() {
+        Some(tables) => f(tables),
         None => panic!("no kernel tables yet"),
     }
 }

@@ -13,14 +13,14 @@ use core::slice;
 
 /// Why there is no description of the machine.
 #[derive(Debug)]
-pub enum NoPlatform {
+pub enum PlatformError {
     /// x0 does not lead to a device tree.
     NotFound(EarlyDtbError),
     /// It does, but the tree cannot be used.
     Tree(DeviceTreeError),
 }
 
-impl fmt::Display for NoPlatform {
+impl fmt::Display for PlatformError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotFound(EarlyDtbError::NoAddress(x0)) => write!(f, "no device tree: x0 = {x0}"),
@@ -45,7 +45,7 @@ impl fmt::Display for NoPlatform {
 }
 
 /// Boots the machine and never returns: a run ends by power off.
-pub fn boot(boot: &BootInfo, run: fn(&Platform, &BootArgs<'_>, devices::Started) -> !) -> ! {
+pub fn start_kernel(boot: &BootInfo, run: fn(&Platform, &BootArgs<'_>, devices::Started) -> !) -> ! {
     heap::init();
     firmware::set_entry_level(boot.entry_el);
     let mut platform = read_platform(boot).unwrap_or_else(|error| {
@@ -81,18 +81,18 @@ pub fn boot(boot: &BootInfo, run: fn(&Platform, &BootArgs<'_>, devices::Started)
 }
 
 /// What a secondary CPU does once it has its own stack: it says so and waits for threads.
-pub fn secondary() -> ! {
+pub fn start_secondary() -> ! {
     irq::init_cpu();
     sched::init_cpu();
     percpu::set_online();
     sched::run()
 }
 
-fn read_platform(boot: &BootInfo) -> Result<Platform, NoPlatform> {
-    let blob = arch::boot::map_early_dtb(boot.dtb).map_err(NoPlatform::NotFound)?;
+fn read_platform(boot: &BootInfo) -> Result<Platform, PlatformError> {
+    let blob = arch::boot::map_early_dtb(boot.dtb).map_err(PlatformError::NotFound)?;
     // SAFETY: the range was just mapped readable and nobody writes it; it is not used after the early tables go.
     let blob = unsafe { slice::from_raw_parts(blob.start().raw() as *const u8, blob.len() as usize) };
-    DeviceTree::new(blob).and_then(|tree| Platform::read(&tree)).map_err(NoPlatform::Tree)
+    DeviceTree::new(blob).and_then(|tree| Platform::read(&tree)).map_err(PlatformError::Tree)
 }
 
 fn apply(args: &BootArgs<'_>) {

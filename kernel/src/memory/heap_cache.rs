@@ -17,15 +17,15 @@ struct Link {
 }
 
 /// Stacks of unused blocks, one for each size, linked through the blocks; 160 KiB at most.
-pub struct RecentBlocks {
+pub struct HeapCache {
     stacks: [Option<NonNull<Link>>; SIZES],
     lens: [u32; SIZES],
 }
 
 // SAFETY: the blocks belong to this value alone; no CPU has anything of its own about them.
-unsafe impl Send for RecentBlocks {}
+unsafe impl Send for HeapCache {}
 
-impl RecentBlocks {
+impl HeapCache {
     /// None.
     pub const fn new() -> Self {
         Self { stacks: [None; SIZES], lens: [0; SIZES] }
@@ -92,44 +92,44 @@ mod tests {
     fn blocks_come_out_in_reverse_and_only_in_their_size() {
         let mut memory = std::boxed::Box::new(Memory([0; 4 * LIMIT]));
         let blocks = blocks(&mut memory, 64);
-        let mut recent = RecentBlocks::new();
+        let mut cache = HeapCache::new();
         for block in &blocks[..3] {
             // SAFETY: an aligned block of 64 bytes that nobody else uses.
-            assert!(unsafe { recent.push(*block, 64) });
+            assert!(unsafe { cache.push(*block, 64) });
         }
-        assert_eq!((recent.bytes(), recent.pop(32), recent.pop(128)), (192, None, None));
-        let out: Vec<_> = core::iter::from_fn(|| recent.pop(64)).collect();
+        assert_eq!((cache.bytes(), cache.pop(32), cache.pop(128)), (192, None, None));
+        let out: Vec<_> = core::iter::from_fn(|| cache.pop(64)).collect();
         assert_eq!(out, [blocks[2], blocks[1], blocks[0]]);
-        assert_eq!(recent.bytes(), 0);
+        assert_eq!(cache.bytes(), 0);
     }
 
     #[test]
     fn there_is_a_limit_for_each_size() {
         let mut memory = std::boxed::Box::new(Memory([0; 4 * LIMIT]));
-        let mut recent = RecentBlocks::new();
+        let mut cache = HeapCache::new();
         for size in [8, 256, 4096] {
             let blocks = blocks(&mut memory, size);
             // SAFETY: aligned blocks that nobody else uses: those of another size were taken out again.
-            let kept = blocks.iter().filter(|block| unsafe { recent.push(**block, size) }).count();
+            let kept = blocks.iter().filter(|block| unsafe { cache.push(**block, size) }).count();
             assert_eq!(kept, LIMIT / size, "{size}");
             assert_eq!(
-                (recent.pop_any(), recent.bytes()),
+                (cache.pop_any(), cache.bytes()),
                 (Some((blocks[LIMIT / size - 1], size)), LIMIT - size)
             );
-            while recent.pop(size).is_some() {}
-            assert_eq!(recent.pop_any(), None);
+            while cache.pop(size).is_some() {}
+            assert_eq!(cache.pop_any(), None);
         }
     }
 
     #[test]
     fn other_sizes_are_not_kept() {
         let mut memory = std::boxed::Box::new(Memory([0; 4 * LIMIT]));
-        let mut recent = RecentBlocks::new();
+        let mut cache = HeapCache::new();
         for size in [1, 4, 8192] {
             let block = NonNull::from(&mut memory.0).cast();
             // SAFETY: nobody else uses the memory.
-            assert!(!unsafe { recent.push(block, size) }, "{size}");
-            assert_eq!(recent.pop(size), None);
+            assert!(!unsafe { cache.push(block, size) }, "{size}");
+            assert_eq!(cache.pop(size), None);
         }
     }
 }

@@ -80,7 +80,7 @@ impl<T> RunQueue<T> {
     }
 
     /// Takes a sleeper whose time has come out of the list, whoever should have woken it.
-    pub fn due(&mut self, now: Nanoseconds) -> Option<T> {
+    pub fn pop_expired(&mut self, now: Nanoseconds) -> Option<T> {
         self.sleepers.pop_if(|sleeper| sleeper.deadline <= now).map(|sleeper| sleeper.thread)
     }
 
@@ -121,8 +121,11 @@ mod tests {
         queue.sleep('c', 20, 1);
         queue.sleep('d', 40, 1);
         assert_eq!([0, 1, 2].map(|cpu| queue.next_deadline(cpu)), [Some(10), Some(20), None]);
-        assert_eq!(queue.due(9), None);
-        assert_eq!([queue.due(20), queue.due(20), queue.due(20)], [Some('b'), Some('c'), None]);
+        assert_eq!(queue.pop_expired(9), None);
+        assert_eq!(
+            [queue.pop_expired(20), queue.pop_expired(20), queue.pop_expired(20)],
+            [Some('b'), Some('c'), None]
+        );
         assert_eq!([0, 1].map(|cpu| queue.next_deadline(cpu)), [Some(30), Some(40)]);
     }
 
@@ -146,7 +149,7 @@ mod tests {
             }
             assert_eq!((queue.ready.capacity(), queue.sleepers.capacity()), room, "round {round}");
             while queue.pop().is_some() {}
-            while queue.due(u64::MAX).is_some() {}
+            while queue.pop_expired(u64::MAX).is_some() {}
         }
     }
 }
