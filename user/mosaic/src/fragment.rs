@@ -1,4 +1,4 @@
-//! Makes free memory look as it does after a long day: many holes of 64 KiB to 2 MiB, none of them neighbours.
+//! Fragmentation of free memory, as after a long uptime: many non-adjacent holes of 64 KiB to 2 MiB.
 
 use std::io;
 
@@ -8,24 +8,24 @@ use crate::progress::Progress;
 use crate::size;
 
 const SMALLEST: u64 = 64 << 10;
-/// Doublings of the smallest: up to 2 MiB.
+/// The number of sizes, each twice the previous one: up to 2 MiB.
 const SIZES: u64 = 6;
-/// How much is scattered where nobody says how much memory there is.
+/// Bytes to allocate if the kernel does not report its memory use.
 const UNMEASURED: u64 = 128 << 20;
-/// Percent of holes beyond what the buffer needs, so that it need not take the very last.
+/// Extra free memory in percent of the buffer, so that it does not need every hole.
 const SPARE: u64 = 3;
 
-/// What keeps the holes apart; dropped, memory is whole again.
+/// The buffers between the holes; dropping them ends the fragmentation.
 pub struct FragmentedMemory {
     _buffers: Vec<Buffer>,
 }
 
-/// Fills highmem with small buffers and frees every second one, until the holes hold `wanted` bytes and a little more.
+/// Fills highmem with small buffers and frees every second one until `wanted` bytes and a reserve are free.
 pub fn fragment(heap: &Heap, wanted: u64, progress: &Progress) -> io::Result<FragmentedMemory> {
     let mut all = progress.step("fill highmem with small buffers", || fill(heap))?;
     let (count, bytes) = (all.len(), total(&all));
     let holes = punch(&mut all, wanted + wanted * SPARE / 100);
-    let which = if holes.0 <= count.div_ceil(2) { "every second one" } else { "most of them" };
+    let which = if holes.0 <= count.div_ceil(2) { "every second buffer" } else { "most buffers" };
     println!(
         "  {count} buffers, {}; freed {which}: {} holes, {}",
         size::about(bytes),
@@ -35,14 +35,15 @@ pub fn fragment(heap: &Heap, wanted: u64, progress: &Progress) -> io::Result<Fra
     Ok(FragmentedMemory { _buffers: all })
 }
 
-/// Small buffers until highmem is used up: the first one in lowmem is the sign, and goes back.
+/// Allocates small buffers until highmem is exhausted, which shows as the first buffer in lowmem; that one is
+/// freed.
 fn fill(heap: &Heap) -> io::Result<Vec<Buffer>> {
     let low = |heap: &Heap| heap.statistics().ok().map(|statistics| statistics.low_bytes.now);
     let before = low(heap);
     let mut all: Vec<Buffer> = Vec::new();
-    let mut dice = 0x7e55_e4a5_u64;
+    let mut state = 0x7e55_e4a5_u64;
     loop {
-        let buffer = match heap.allocate(roll(&mut dice)) {
+        let buffer = match heap.allocate(random_size(&mut state)) {
             Ok(buffer) => buffer,
             Err(_) if !all.is_empty() => return Ok(all),
             Err(error) => return Err(error),
@@ -62,18 +63,20 @@ fn total(buffers: &[Buffer]) -> u64 {
     buffers.iter().map(Buffer::bytes).sum()
 }
 
-/// 64 KiB to 2 MiB, each as likely as the other (xorshift: the same holes in every run).
-fn roll(dice: &mut u64) -> u64 {
-    *dice ^= *dice << 13;
-    *dice ^= *dice >> 7;
-    *dice ^= *dice << 17;
-    SMALLEST << ((*dice >> 32) % SIZES)
+/// A random size from 64 KiB to 2 MiB, uniform over the powers of two (xorshift: the same sizes in every
+/// run).
+fn random_size(state: &mut u64) -> u64 {
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    SMALLEST << ((*state >> 32) % SIZES)
 }
 
-/// The buffers that are freed, of any eight in a row: every second one, and others only if these are not enough.
+/// The order in which the buffers of each group of eight are freed: every second one first.
 const FREED: [usize; 7] = [0, 2, 4, 6, 1, 5, 3];
 
-/// Frees buffers, in rounds over all of memory, until `wanted` bytes are free; how many, how much.
+/// Frees buffers, spread over all of memory, until `wanted` bytes are free. Returns the number of holes and
+/// of bytes.
 fn punch(all: &mut Vec<Buffer>, wanted: u64) -> (usize, u64) {
     let mut slots: Vec<Option<Buffer>> = all.drain(..).map(Some).collect();
     let (mut holes, mut bytes, count) = (0, 0, slots.len());
@@ -97,9 +100,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_size_between_64_kib_and_2_mib_comes_up() {
-        let mut dice = 0x7e55_e4a5;
-        let sizes: BTreeSet<u64> = (0..200).map(|_| roll(&mut dice)).collect();
+    fn all_sizes_from_64_kib_to_2_mib_occur() {
+        let mut state = 0x7e55_e4a5;
+        let sizes: BTreeSet<u64> = (0..200).map(|_| random_size(&mut state)).collect();
         assert_eq!(sizes, (16..22).map(|shift| 1 << shift).collect());
     }
 }

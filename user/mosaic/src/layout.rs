@@ -1,26 +1,26 @@
-//! The mosaic, drawn twice: as the device sees it, and as it lies in RAM.
+//! Maps of the buffer in IOVA order and in physical address order.
 //!
-//! A cell stands for a stretch of addresses. Its letter (or colour) is the part of the buffer that fills most of it;
-//! lower case (or a lighter block) where more than half of the stretch is something else.
+//! A cell is a range of addresses. Its letter (or colour) is the part of the buffer that occupies most of it;
+//! lower case (or a lighter block) if the buffer occupies at most half of the range.
 
 use abi::dma::{BufferChunk, NOT_ATTACHED};
 
 use addr::Size;
 
 const WIDTH: usize = 64;
-/// Parts of the buffer that look different: the letters of the alphabet.
+/// The number of parts of the buffer with different letters.
 const PARTS: u64 = 26;
-/// RAM is drawn in at most this many lines.
+/// The maximum number of lines of the physical map.
 const LINES: u64 = 8;
 
-/// One cell: how many bytes of each part lie in it.
+/// A cell: the number of bytes of each part.
 #[derive(Clone)]
 struct Cell {
     bytes: [u64; PARTS as usize],
 }
 
-/// Both drawings and what they mean.
-pub fn draw(chunks: &[BufferChunk], colour: bool) -> String {
+/// Draws both maps.
+pub fn draw(chunks: &[BufferChunk], color: bool) -> String {
     let bytes: u64 = chunks.iter().map(|chunk| chunk.len).sum();
     let low = chunks.iter().map(|chunk| chunk.pa).min().unwrap_or(0);
     let high = chunks.iter().map(|chunk| chunk.pa + chunk.len).max().unwrap_or(0);
@@ -35,10 +35,10 @@ pub fn draw(chunks: &[BufferChunk], colour: bool) -> String {
         cells(offsets.clone().map(|(at, chunk)| (at, at, chunk.len)), 0, device_cell, bytes, bytes);
     let by_ram = cells(offsets.map(|(at, chunk)| (chunk.pa, at, chunk.len)), first, ram_cell, high, bytes);
     let origin = chunks.first().map(|chunk| chunk.iova).filter(|iova| *iova != NOT_ATTACHED).unwrap_or(0);
-    let mut text = format!("as the device sees it, a cell is {}:\n", Size(device_cell));
-    text += &lines(&by_device, origin, device_cell, colour);
-    text += &format!("as it lies in RAM, a cell is {}:\n", Size(ram_cell));
-    text += &lines(&by_ram, first, ram_cell, colour);
+    let mut text = format!("buffer in IOVA order, one cell is {}:\n", Size(device_cell));
+    text += &lines(&by_device, origin, device_cell, color);
+    text += &format!("buffer in physical memory, one cell is {}:\n", Size(ram_cell));
+    text += &lines(&by_ram, first, ram_cell, color);
     text
 }
 
@@ -51,7 +51,7 @@ fn starts(chunks: &[BufferChunk]) -> impl Iterator<Item = u64> + Clone {
     })
 }
 
-/// Spreads runs (where drawn, offset in the buffer, length) over cells of `size` bytes from `first` to `end`.
+/// Distributes runs (address, buffer offset, length) over cells of `size` bytes from `first` to `end`.
 fn cells(
     runs: impl Iterator<Item = (u64, u64, u64)>,
     first: u64,
@@ -73,23 +73,23 @@ fn cells(
     cells
 }
 
-fn lines(cells: &[Cell], first: u64, size: u64, colour: bool) -> String {
+fn lines(cells: &[Cell], first: u64, size: u64, color: bool) -> String {
     let mut text = String::new();
     for (n, row) in cells.chunks(WIDTH).enumerate() {
         let at = first + (n * WIDTH) as u64 * size;
-        let drawn: String = row.iter().map(|cell| cell.drawn(size, colour)).collect();
-        let reset = if colour { "\x1b[0m" } else { "" };
+        let drawn: String = row.iter().map(|cell| cell.drawn(size, color)).collect();
+        let reset = if color { "\x1b[0m" } else { "" };
         text += &format!("  {at:#012x} {drawn}{reset}\n");
     }
     text
 }
 
 impl Cell {
-    fn drawn(&self, size: u64, colour: bool) -> String {
+    fn drawn(&self, size: u64, color: bool) -> String {
         let most =
             (0..PARTS as usize).max_by_key(|&part| (self.bytes[part], PARTS as usize - part)).unwrap_or(0);
         let filled: u64 = self.bytes.iter().sum();
-        match (filled, colour) {
+        match (filled, color) {
             (0, false) => ".".into(),
             (0, true) => "\x1b[38;5;238m·".into(),
             (_, false) => letter(most, filled * 2 > size).into(),
@@ -102,7 +102,7 @@ fn letter(part: usize, upper: bool) -> char {
     char::from(part as u8 + if upper { b'A' } else { b'a' })
 }
 
-/// Around the rim of the 6x6x6 colour cube of a 256-colour terminal: red, yellow, green, cyan, blue, magenta.
+/// A hue of the 6x6x6 colour cube of a 256-colour terminal: red, yellow, green, cyan, blue, magenta.
 fn hue(part: usize) -> u32 {
     let (sector, step) = (part * 30 / PARTS as usize / 5, (part * 30 / PARTS as usize % 5) as u32);
     let (red, green, blue) = match sector {
@@ -120,7 +120,7 @@ fn hue(part: usize) -> u32 {
 mod tests {
     use super::*;
 
-    /// Four chunks of 64 KiB, in RAM in reverse order with a gap after each.
+    /// Four chunks of 64 KiB, in descending physical order with gaps.
     fn reversed() -> Vec<BufferChunk> {
         let at = |n: u64| BufferChunk {
             iova: 0x100_0000 + n * 0x1_0000,
@@ -131,10 +131,10 @@ mod tests {
     }
 
     #[test]
-    fn the_device_sees_the_alphabet_and_ram_has_it_mixed() {
+    fn iova_map_is_in_order_and_physical_map_is_not() {
         let text = draw(&reversed(), false);
         let rows: Vec<&str> = text.lines().collect();
-        assert_eq!(rows[0], "as the device sees it, a cell is 4 KiB:");
+        assert_eq!(rows[0], "buffer in IOVA order, one cell is 4 KiB:");
         let device = rows[1].split_whitespace().last().unwrap();
         assert!(device.starts_with("AABBB") && device.ends_with("YYZZ"), "{device}");
         assert_eq!(device.len(), WIDTH);
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn a_buffer_that_no_device_has_is_drawn_by_its_offsets() {
+    fn unattached_buffer_is_drawn_by_offset() {
         let chunks = reversed()
             .into_iter()
             .map(|chunk| BufferChunk { iova: NOT_ATTACHED, ..chunk })
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn colours_are_those_of_the_cube_and_differ() {
+    fn hues_are_unique_cube_colours() {
         let hues: std::collections::BTreeSet<u32> = (0..PARTS as usize).map(hue).collect();
         assert_eq!(hues.len(), PARTS as usize);
         assert!(hues.iter().all(|hue| (16..232).contains(hue)));

@@ -1,10 +1,12 @@
-//! The demonstration, and the default init: one buffer, larger than lowmem, made of tiles that lie anywhere in RAM.
+//! The demonstration and default init: a DMA buffer larger than lowmem, made of chunks scattered over
+//! highmem.
 //!
-//! It scatters free memory on purpose, allocates the buffer, fills it through `mmap`, lets a device copy across the
-//! border of two tiles that are not neighbours, checks every byte, and draws the mosaic. The kernel never has a mapping
-//! of the buffer: that is what the line `vmalloc bytes: 0` says.
+//! It fragments free memory, allocates the buffer, fills it through `mmap`, lets a device copy across the
+//! boundaries of chunks that are not physically adjacent, verifies every byte, and draws the chunks in IOVA
+//! order and in physical order. The kernel never maps the buffer, which the line `vmalloc bytes: 0` shows.
 //!
-//! `mosaic [--color] [--size=512M]`; on another kernel or without the device it does what can be done, and says so.
+//! `mosaic [--color|--plain] [--size=512M]`. On another kernel, or without the device, it performs the steps
+//! that are possible and reports the others.
 
 use std::io::{self, IsTerminal};
 use std::process::ExitCode;
@@ -25,22 +27,22 @@ use boundary::ChunkBoundary;
 use progress::Progress;
 use summary::BufferInfo;
 
-/// Larger than lowmem on the machine that `make run` starts (2 GiB, `lowmem=256M`).
+/// Larger than lowmem with `make run` (2 GiB of RAM, `lowmem=256M`).
 const DEFAULT_SIZE: u64 = 512 << 20;
-/// What edu holds; half of it on either side of a border.
+/// The size of a copy: the device's internal buffer. Half of it is on either side of the chunk boundary.
 const PIECE: u64 = abi::edu::EDU_BUFFER_BYTES;
 
-/// What the arguments ask for.
+/// Command-line options.
 struct Options {
     size: u64,
-    colour: bool,
+    color: bool,
 }
 
 fn main() -> ExitCode {
-    let result = wanted(std::env::args().skip(1)).and_then(|wanted| show(&wanted));
+    let result = parse_options(std::env::args().skip(1)).and_then(|options| run(&options));
     match result {
         Ok(()) => {
-            println!("mosaic: every byte is where it belongs");
+            println!("mosaic: all data verified");
             ExitCode::SUCCESS
         }
         Err(error) => {
@@ -50,99 +52,100 @@ fn main() -> ExitCode {
     }
 }
 
-fn wanted(arguments: impl Iterator<Item = String>) -> io::Result<Options> {
-    let mut wanted = Options { size: DEFAULT_SIZE, colour: terminal_has_colour() };
+fn parse_options(arguments: impl Iterator<Item = String>) -> io::Result<Options> {
+    let mut options = Options { size: DEFAULT_SIZE, color: terminal_has_color() };
     for argument in arguments {
         match argument.split_once('=') {
-            None if argument == "--color" => wanted.colour = true,
-            None if argument == "--plain" => wanted.colour = false,
+            None if argument == "--color" => options.color = true,
+            None if argument == "--plain" => options.color = false,
             Some(("--size", text)) => {
-                wanted.size = size::parse_pages(text)
-                    .ok_or_else(|| io::Error::other(format!("--size={text}: not a size")))?;
+                options.size = size::parse_pages(text)
+                    .ok_or_else(|| io::Error::other(format!("--size={text}: invalid size")))?;
             }
             _ => {
                 return Err(io::Error::other(format!(
-                    "{argument}: unknown; [--color|--plain] [--size=512M]"
+                    "unknown argument {argument}; usage: mosaic [--color|--plain] [--size=512M]"
                 )));
             }
         }
     }
-    Ok(wanted)
+    Ok(options)
 }
 
-/// A serial line looks like a terminal whoever listens, so a kernel that has one sets no `TERM`.
-fn terminal_has_colour() -> bool {
+/// Whether stdout is a terminal with colours. A serial console is always a terminal, so the kernel leaves
+/// `TERM` unset.
+fn terminal_has_color() -> bool {
     let term = std::env::var("TERM").unwrap_or_default();
     io::stdout().is_terminal() && !term.is_empty() && term != "dumb" && std::env::var_os("NO_COLOR").is_none()
 }
 
-fn show(wanted: &Options) -> io::Result<()> {
-    let progress = Progress::new(wanted.colour);
+fn run(options: &Options) -> io::Result<()> {
+    let progress = Progress::new(options.color);
     let heap = Heap::open(SYSTEM)?;
-    let held = fragment::fragment(&heap, wanted.size, &progress)?;
-    let buffer = progress.step(&format!("allocate {} from {SYSTEM}", Size(wanted.size)), || {
-        heap.allocate(wanted.size).map_err(too_large)
+    let fragmentation = fragment::fragment(&heap, options.size, &progress)?;
+    let buffer = progress.step(&format!("allocate {} from {SYSTEM}", Size(options.size)), || {
+        heap.allocate(options.size).map_err(with_hint)
     })?;
     let view = buffer.map(Protection::ReadWrite)?;
     fill(&buffer, &view, &progress)?;
     let copied = copy(&heap, &buffer, &view, &progress);
     verify(&buffer, &view, copied.as_ref().ok(), &progress)?;
-    let description = match &copied {
-        Ok(copied) => &copied.description,
+    let info = match &copied {
+        Ok(copied) => &copied.info,
         Err(_) => &BufferInfo::of(&heap, &buffer)?,
     };
-    match description {
-        Some(description) => {
-            println!("\n{}", layout::draw(&description.chunks, wanted.colour));
-            summary::print(&buffer, description);
+    match info {
+        Some(info) => {
+            println!("\n{}", layout::draw(&info.chunks, options.color));
+            summary::print(&buffer, info);
         }
-        None => println!("this kernel does not tell where a buffer lies: no picture"),
+        None => println!("no chunk information from this kernel: layout not shown"),
     }
-    drop(held);
+    drop(fragmentation);
     copied.map(drop)
 }
 
-/// Says what a person can do about it.
-fn too_large(error: io::Error) -> io::Error {
-    io::Error::other(format!("{error}; more memory, or --size=, would help"))
+/// Adds a hint to an allocation error.
+fn with_hint(error: io::Error) -> io::Error {
+    io::Error::other(format!("{error}; use more memory (MEM=) or a smaller buffer (--size=)"))
 }
 
 fn fill(buffer: &Buffer, view: &View, progress: &Progress) -> io::Result<()> {
     buffer.sync(SyncFlags::WRITE)?;
-    progress.over("fill it through mmap", view.words(), |words| {
+    progress.over("fill the buffer through mmap", view.words(), |words| {
         words.for_each(|index| view.set_word(index, pattern::word(index)));
         Ok(())
     })?;
     buffer.sync(SyncFlags::WRITE | SyncFlags::END)
 }
 
-/// What the device did.
+/// The device's copy.
 struct CopyReport {
-    /// It read across this border.
+    /// The source, centred on this boundary.
     from: ChunkBoundary,
-    /// It wrote across this one.
+    /// The destination, centred on this boundary.
     to: ChunkBoundary,
-    /// The buffer while the device had it.
-    description: Option<BufferInfo>,
+    /// The buffer while attached to the device.
+    info: Option<BufferInfo>,
 }
 
-/// Lets edu carry a piece from across one border to across another.
+/// Lets the device copy a block across a chunk boundary to another boundary.
 fn copy(heap: &Heap, buffer: &Buffer, view: &View, progress: &Progress) -> io::Result<CopyReport> {
     let edu = Edu::open()?;
     let imported = edu.import(buffer)?;
-    let description = BufferInfo::of(heap, buffer)?;
-    let chunks = description.as_ref().map_or(&[][..], |description| &description.chunks);
+    let info = BufferInfo::of(heap, buffer)?;
+    let chunks = info.as_ref().map_or(&[][..], |info| &info.chunks);
     let (from, to) = boundary::pick_two(chunks, view.bytes() as u64, PIECE)?;
-    progress.step(&format!("edu reads {PIECE} bytes across {from}"), || {
+    progress.step(&format!("device reads {PIECE} bytes across {from}"), || {
         edu.load(imported.address + from.at - PIECE / 2, PIECE, 0)
     })?;
-    progress.step(&format!("edu writes them across {to}"), || {
+    progress.step(&format!("device writes them across {to}"), || {
         edu.store(imported.address + to.at - PIECE / 2, PIECE, 0)
     })?;
-    Ok(CopyReport { from, to, description: BufferInfo::of(heap, buffer)? })
+    Ok(CopyReport { from, to, info: BufferInfo::of(heap, buffer)? })
 }
 
-/// Every word of the buffer: the pattern, except for the piece that the device wrote.
+/// Verifies every word of the buffer: the fill pattern, except for the block written by the device.
 fn verify(buffer: &Buffer, view: &View, copied: Option<&CopyReport>, progress: &Progress) -> io::Result<()> {
     let start = |boundary: ChunkBoundary| ((boundary.at - PIECE / 2) / 8) as usize;
     let words = (PIECE / 8) as usize;

@@ -1,22 +1,22 @@
-//! What the buffer is filled with: every word tells where it belongs, so no two places can be mistaken.
+//! The fill pattern: a different value for every word, so that misplaced data is detected.
 
-/// A piece that was copied inside the buffer.
+/// A block copied within the buffer.
 #[derive(Clone, Copy, Debug)]
 pub struct CopiedBlock {
-    /// First word it was taken from.
+    /// The first source word.
     pub from: usize,
-    /// First word it was written to.
+    /// The first destination word.
     pub to: usize,
-    /// Its length in words.
+    /// The length in words.
     pub words: usize,
 }
 
-/// The word that belongs at `index`. An odd factor makes it different for every index.
+/// The fill value at `index`. Unique, since the factor is odd.
 pub fn word(index: usize) -> u64 {
     (index as u64).wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
-/// What stands at `index` once `moved` was copied.
+/// The expected value at `index` after the copy `moved`.
 #[inline]
 pub fn expected(index: usize, moved: Option<CopiedBlock>) -> u64 {
     match moved {
@@ -32,14 +32,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_differ_and_none_is_zero() {
+    fn fill_values_are_unique_and_nonzero() {
         let words: BTreeSet<u64> = (0..10_000).map(word).collect();
         assert_eq!(words.len(), 10_000);
         assert!(!words.contains(&0));
     }
 
     #[test]
-    fn only_the_copied_piece_is_expected_elsewhere() {
+    fn only_the_copied_block_differs_from_the_fill() {
         let moved = Some(CopiedBlock { from: 100, to: 7, words: 3 });
         assert_eq!((6..11).map(|i| expected(i, moved)).collect::<Vec<_>>(), [6, 100, 101, 102, 10].map(word));
         assert_eq!(expected(100, moved), word(100));

@@ -1,24 +1,24 @@
-//! Shows that something happens, and how long it took: one line a step, rewritten in place where that is seen.
+//! Progress output: one line per step with its duration, updated in place on a terminal.
 
 use std::io::{self, Write};
 use std::ops::Range;
 use std::time::Instant;
 
-/// A bar of this many parts.
+/// The number of segments of a progress bar.
 const PARTS: usize = 32;
 
-/// Where progress goes.
+/// The progress output.
 pub struct Progress {
     live: bool,
 }
 
 impl Progress {
-    /// `live`: somebody watches, so a line may be rewritten.
+    /// `live`: the output is a terminal, so lines are updated in place.
     pub fn new(live: bool) -> Self {
         Self { live }
     }
 
-    /// One thing that takes a while.
+    /// Runs `work` as one step.
     pub fn step<T>(&self, what: &str, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
         self.begin(what);
         let started = Instant::now();
@@ -27,7 +27,7 @@ impl Progress {
         Ok(done)
     }
 
-    /// `count` things done in parts, with a bar.
+    /// Runs `part` over all subranges of `0..count`, with a progress bar.
     pub fn over(
         &self,
         what: &str,
@@ -43,7 +43,7 @@ impl Progress {
         Ok(())
     }
 
-    /// Part `done` of the bar is reached; a plain console gets a line at each quarter only.
+    /// Updates the bar to `done` segments; without a terminal, prints a line for each quarter.
     pub fn bar(&self, what: &str, done: usize) {
         if self.live {
             let (full, empty) = ("#".repeat(done), ".".repeat(PARTS - done));
@@ -69,7 +69,7 @@ impl Progress {
         println!();
     }
 
-    /// Back to the start, clear to the end of the line. What cannot be shown is no reason to stop.
+    /// Rewrites the current line. Output errors are ignored.
     fn rewrite(&self, line: &str) {
         print!("\r\x1b[K{line}");
         let _ = io::stdout().flush();

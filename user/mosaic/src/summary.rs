@@ -1,4 +1,4 @@
-//! What the mosaic cost, and what a kernel mapping of it would have cost.
+//! Summary: resource usage of the buffer, and the cost of a kernel mapping of it.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -10,22 +10,23 @@ use dmabuf::{Buffer, Heap};
 
 use crate::size;
 
-/// Bytes that one last-level table maps.
+/// Bytes mapped by a last-level table.
 const TABLE_SPAN: u64 = 2 << 20;
 
-/// What the kernel tells about a buffer and its cost.
+/// Chunks, mappings and resource usage of a buffer, from Tessera's ioctls.
 pub struct BufferInfo {
-    /// Where the buffer lies.
+    /// The chunks in buffer order.
     pub chunks: Vec<BufferChunk>,
     statistics: Statistics,
     leaves: Leaves,
 }
 
 impl BufferInfo {
-    /// Asks the kernel, best while a device has the buffer; nothing from one that keeps it to itself.
+    /// Queries the kernel; `None` if it is not Tessera (`ENOTTY`). IOVAs are valid only while a device is
+    /// attached.
     ///
     /// # Errors
-    /// Any other refusal than `ENOTTY`.
+    /// Any error other than `ENOTTY`.
     pub fn of(heap: &Heap, buffer: &Buffer) -> io::Result<Option<Self>> {
         let ask = || -> io::Result<Self> {
             Ok(Self { chunks: buffer.chunks()?, statistics: heap.statistics()?, leaves: buffer.leaves()? })
@@ -37,27 +38,30 @@ impl BufferInfo {
     }
 }
 
-/// Prints the counters, one a line.
+/// Prints one line per figure.
 pub fn print(buffer: &Buffer, BufferInfo { chunks, statistics, leaves }: &BufferInfo) {
     let of = |pick: fn(u64, u64) -> u64| chunks.iter().map(|chunk| chunk.len).reduce(pick).unwrap_or(0);
     println!("buffer: {} in {} chunks ({})", Size(buffer.bytes()), chunks.len(), sizes(chunks));
     println!("largest chunk: {}, smallest chunk: {}", Size(of(u64::max)), Size(of(u64::min)));
     println!(
-        "mapped into the program by {} blocks of 2 MiB, {} contiguous pages, {} single pages",
+        "user mapping: {} blocks of 2 MiB, {} pages with the contiguous hint, {} other pages",
         leaves.blocks_2m + leaves.blocks_1g * 512,
         leaves.contiguous_pages,
         leaves.pages
     );
     println!(
-        "all buffers at this moment: {} in highmem, {} in lowmem",
+        "all buffers: {} in highmem, {} in lowmem",
         size::about(statistics.high_bytes.now),
         size::about(statistics.low_bytes.now)
     );
     println!("device table pages: {}", statistics.table_pages.now);
-    println!("IOMMU commands: {}, of these syncs: {}", statistics.commands.now, statistics.syncs.now);
+    println!("IOMMU commands: {} ({} CMD_SYNC)", statistics.commands.now, statistics.syncs.now);
     println!("vmalloc bytes: {}", statistics.vmalloc_bytes.now);
     let tables = buffer.bytes().div_ceil(TABLE_SPAN);
-    println!("saved: {} of vmalloc space and {tables} table pages of a kernel mapping", Size(buffer.bytes()));
+    println!(
+        "saved by not mapping it in the kernel: {} of vmalloc space, {tables} page-table pages",
+        Size(buffer.bytes())
+    );
 }
 
 /// `3 x 2 MiB, 1 x 64 KiB`, largest first.
@@ -73,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn chunk_sizes_are_counted_largest_first() {
+    fn chunk_sizes_are_listed_largest_first() {
         let chunk = |len| BufferChunk { iova: 0, pa: 0, len };
         let chunks = [0x1_0000, 0x20_0000, 0x1_0000, 0x1000].map(chunk);
         assert_eq!(sizes(&chunks), "1 x 2 MiB, 2 x 64 KiB, 1 x 4 KiB");
