@@ -1,15 +1,15 @@
-//! The counter that programs may read.
+//! The virtual counter (CNTVCT_EL0).
 
-/// Its value, not read ahead of what precedes it.
+/// Reads the counter after all preceding instructions.
 #[cfg(target_arch = "aarch64")]
 pub fn now() -> u64 {
     let ticks: u64;
-    // SAFETY: reads a counter that Linux and Tessera let programs read, and touches nothing else.
+    // SAFETY: reads a counter that Linux and Tessera make accessible to EL0; no other effect.
     unsafe { core::arch::asm!("isb", "mrs {}, cntvct_el0", out(reg) ticks, options(nostack)) };
     ticks
 }
 
-/// Nanoseconds on a host that has no such counter.
+/// Nanoseconds, on hosts without this counter.
 #[cfg(not(target_arch = "aarch64"))]
 pub fn now() -> u64 {
     use std::sync::OnceLock;

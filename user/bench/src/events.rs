@@ -1,37 +1,37 @@
-//! Events that the kernel counts, if it was built to: `/dev/events`.
+//! Event counters of a kernel built with feature `counters`: `/dev/events`.
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 
-/// Room for all words of one read.
+/// The maximum size of one read.
 const BUFFER_BYTES: usize = 256;
 
-/// Where counts come from; nowhere on a kernel that does not count.
+/// The counter file, if the kernel has it.
 pub struct EventSource(Option<File>);
 
-/// The counts at one moment, as they were read. Looking into them takes memory and so causes events, which would be counted
-/// if it were done between two reads.
+/// A snapshot of the counters as text. It is parsed only after the measurement, since parsing allocates
+/// memory and would cause events.
 #[derive(Clone, Copy)]
 pub struct Snapshot([u8; BUFFER_BYTES]);
 
 impl EventSource {
-    /// Opens it.
+    /// Opens the counter file.
     pub fn open() -> Self {
         Self(File::open("/dev/events").ok())
     }
 
-    /// The counts now.
+    /// Reads the counters.
     pub fn read(&mut self) -> Option<Snapshot> {
         let mut bytes = [0; BUFFER_BYTES];
-        // All words come with one read; what is not filled stays zero.
+        // One read returns all counters; the rest of the array stays zero.
         let len = self.0.as_mut()?.read(&mut bytes).ok()?;
         (len < BUFFER_BYTES).then_some(Snapshot(bytes))
     }
 }
 
 impl Snapshot {
-    /// What happened between `earlier` and this, by name.
+    /// The number of events since `earlier`, by name.
     pub fn since(&self, earlier: &Self) -> BTreeMap<String, u64> {
         let before = earlier.counts();
         let now = self.counts().into_iter();

@@ -1,6 +1,6 @@
-//! What mapping a buffer costs a program: one line a measurement, in ticks of the counter, as the kernel prints them.
+//! Cost of mapping a buffer into a process: one `BENCH` line per measurement, in counter ticks.
 //!
-//! `bench BYTES:ROUNDS ..` maps a buffer of each size so often.
+//! `bench BYTES:ROUNDS ..` maps a buffer of each size that number of times.
 
 mod counter;
 mod events;
@@ -31,13 +31,13 @@ fn run() -> io::Result<()> {
     })
 }
 
-/// How much to map, and how often.
+/// Parses size and number of rounds.
 fn request(word: &str) -> Option<(u64, usize)> {
     let (size, rounds) = word.split_once(':')?;
     Some((size.parse().ok()?, rounds.parse().ok()?))
 }
 
-/// A system call that does nothing, and a mapping of nothing.
+/// Lower bounds: a trivial system call, and a mapping that is not accessed.
 fn floors() -> io::Result<()> {
     const ROUNDS: usize = 256;
     let call = measure(ROUNDS, || Ok(std::os::unix::process::parent_id()), drop)?;

@@ -1,4 +1,4 @@
-//! Timing an operation and the one that takes it back.
+//! Timing of an operation and its inverse.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,29 +7,29 @@ use std::io;
 use crate::counter;
 use crate::events::{EventSource, Snapshot};
 
-/// Rounds before the first that counts, at most.
-const WARM: usize = 4;
+/// The maximum number of warm-up rounds.
+const WARM_UP: usize = 4;
 
-/// What both halves cost; shows as the words of a line.
+/// The cost of both operations; displays as the fields of a `BENCH` line.
 pub struct Measurement {
     up: Phase,
     down: Phase,
 }
 
-/// One half, round by round.
+/// The samples of one operation.
 struct Phase {
     ticks: Vec<u64>,
     events: Vec<(Snapshot, Snapshot)>,
 }
 
-/// Does `up` and `down` in turn, some rounds for warming up and then `rounds` that count.
+/// Runs `up` and `down` alternately: some warm-up rounds, then `rounds` measured rounds.
 pub fn measure<T>(
     rounds: usize,
     mut up: impl FnMut() -> io::Result<T>,
     mut down: impl FnMut(T),
 ) -> io::Result<Measurement> {
     let mut source = EventSource::open();
-    for _ in 0..rounds.min(WARM) {
+    for _ in 0..rounds.min(WARM_UP) {
         up().map(&mut down)?;
     }
     let (mut ups, mut downs) = (Phase::with_capacity(rounds), Phase::with_capacity(rounds));
@@ -76,8 +76,8 @@ impl fmt::Display for Measurement {
         let (up, down) = (&self.up, &self.down);
         write!(f, "alloc_ticks={} free_ticks={} ", up.median(), down.median())?;
         write!(f, "alloc_mean={} free_mean={} iters={}", up.mean(), down.mean(), up.ticks.len())?;
-        for (half, events) in [("alloc", up.events()), ("free", down.events())] {
-            events.iter().try_for_each(|(name, count)| write!(f, " {half}_{name}={count}"))?;
+        for (phase, events) in [("alloc", up.events()), ("free", down.events())] {
+            events.iter().try_for_each(|(name, count)| write!(f, " {phase}_{name}={count}"))?;
         }
         Ok(())
     }

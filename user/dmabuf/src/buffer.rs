@@ -1,4 +1,4 @@
-//! A dma-buf: memory that devices and programs share, held by its descriptor.
+//! dma-bufs: memory shared by devices and programs, referenced by a file descriptor.
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
@@ -11,7 +11,8 @@ use abi::dma::{
 
 use crate::{Protection, View, request};
 
-/// A buffer. Its memory lives until the descriptor is closed, its views are gone and no device holds it.
+/// A dma-buf. Its memory is freed when the descriptor is closed, all mappings are removed and no device has
+/// it attached.
 #[derive(Debug)]
 pub struct Buffer {
     fd: OwnedFd,
@@ -29,38 +30,38 @@ impl Buffer {
         Self { fd, len }
     }
 
-    /// A buffer that somebody handed over; asks for its size.
+    /// Wraps an inherited descriptor and queries its size.
     ///
     /// # Errors
-    /// `ESPIPE` if it is no buffer.
+    /// `ESPIPE` if it is not a dma-buf.
     pub fn from_fd(fd: OwnedFd) -> io::Result<Self> {
         let mut file = File::from(fd);
         let len = file.seek(SeekFrom::End(0))?;
         Ok(Self { fd: file.into(), len })
     }
 
-    /// Its length in bytes.
+    /// The length in bytes.
     pub fn bytes(&self) -> u64 {
         self.len
     }
 
-    /// Maps all of it into this program.
+    /// Maps the whole buffer.
     ///
     /// # Errors
-    /// Whatever `mmap` answers.
+    /// Those of `mmap`.
     pub fn map(&self, protection: Protection) -> io::Result<View> {
         View::of_file(self, self.len as usize, protection)
     }
 
-    /// Says that this program starts (or with `END` stops) to read or write what a device writes or reads.
+    /// Starts (or with `END` ends) CPU access.
     ///
     /// # Errors
-    /// `EINVAL` for flags that mean nothing, `EIO` if a device that has it was blocked for its faults.
+    /// `EINVAL` for invalid flags, `EIO` if an attached device is quarantined.
     pub fn sync(&self, flags: SyncFlags) -> io::Result<()> {
         request(self, DMA_BUF_IOCTL_SYNC, &mut BufferSync { flags: flags.bits() })
     }
 
-    /// The chunks it is made of, in its own order.
+    /// The chunks of the buffer, in buffer order.
     ///
     /// # Errors
     /// `ENOTTY` on a kernel other than Tessera.
@@ -80,7 +81,7 @@ impl Buffer {
         }
     }
 
-    /// How this program's page tables map it.
+    /// The leaf descriptors that map the buffer in this process.
     ///
     /// # Errors
     /// `ENOTTY` on a kernel other than Tessera.

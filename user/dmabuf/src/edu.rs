@@ -1,5 +1,5 @@
-//! QEMU's device for teaching, as `/dev/edu0`: it copies between memory and 4 KiB of its own. On a Raspberry Pi a
-//! channel of the DMA engine does the same, by the same requests.
+//! `/dev/edu0`: QEMU's educational device, which copies between memory and an internal buffer of 4 KiB. On a
+//! Raspberry Pi a channel of the DMA engine provides the same ioctls.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -12,22 +12,22 @@ use abi::edu::{
 
 use crate::request;
 
-/// The devices of this kind, the first that is there is taken.
+/// The device files; the first existing one is used.
 const PATHS: [&str; 2] = ["/dev/edu0", "/dev/bcm2835-dma0"];
 
-/// The open device.
+/// The open device file.
 #[derive(Debug)]
 pub struct Edu {
     file: File,
 }
 
-/// A buffer that the device may reach until it is dropped.
+/// A buffer attached to the device; detached when dropped.
 #[derive(Debug)]
 pub struct ImportedBuffer<'edu> {
     edu: &'edu Edu,
-    /// The device's address of the buffer's first byte.
+    /// The IOVA of the first byte.
     pub address: u64,
-    /// The buffer's length in bytes, as the device sees it.
+    /// The mapped length in bytes.
     pub len: u64,
 }
 
@@ -35,7 +35,7 @@ impl Edu {
     /// Opens the device.
     ///
     /// # Errors
-    /// Names the path: a machine without it is the most likely reason.
+    /// The error of `open`, with the path.
     pub fn open() -> io::Result<Self> {
         let [usual, other] = PATHS.map(|path| {
             let file = OpenOptions::new().read(true).write(true).open(path);
@@ -44,10 +44,10 @@ impl Edu {
         usual.or_else(|error| other.map_err(|_| error)).map(|file| Self { file })
     }
 
-    /// Lets the device reach a dma-buf.
+    /// Attaches a dma-buf to the device.
     ///
     /// # Errors
-    /// `EBADF` or `EINVAL` if it is none, `ENOMEM` without tables or addresses for it.
+    /// `EBADF` or `EINVAL` if it is not a dma-buf, `ENOMEM` without page tables or IOVA space.
     pub fn import(&self, buffer: &impl AsFd) -> io::Result<ImportedBuffer<'_>> {
         let fd = buffer.as_fd().as_raw_fd();
         let mut import = EduImport { fd, gap_fd: 0, device_address: 0, len: 0 };
@@ -55,16 +55,15 @@ impl Edu {
         Ok(ImportedBuffer { edu: self, address: import.device_address, len: import.len })
     }
 
-    /// Copies from memory, at the device's address, into the device's own buffer.
+    /// Copies from memory at the IOVA `address` to the device's internal buffer.
     ///
-    /// # Errors
-    /// `EINVAL` if it does not fit into the device's buffer, `ERANGE` past what the device can address, `EIO` if the IOMMU
-    /// aborted some of it.
+    /// # Errors `EINVAL` if the range exceeds the internal buffer, `ERANGE` if the address exceeds the DMA
+    /// mask, `EIO` if the IOMMU aborted an access.
     pub fn load(&self, address: u64, len: u64, buffer_offset: u64) -> io::Result<()> {
         self.copy(EDU_COPY, EDU_TO_DEVICE, address, len, buffer_offset)
     }
 
-    /// Copies from the device's own buffer into memory, at the device's address.
+    /// Copies from the device's internal buffer to memory at the IOVA `address`.
     ///
     /// # Errors
     /// As [`Edu::load`].
@@ -72,40 +71,42 @@ impl Edu {
         self.copy(EDU_COPY, EDU_FROM_DEVICE, address, len, buffer_offset)
     }
 
-    /// Copies this program's own memory into the device's buffer; its pages are pinned meanwhile.
+    /// Copies from this process's memory to the device's internal buffer. The pages are pinned during the
+    /// copy.
     ///
     /// # Errors
-    /// `EFAULT` if the program may not read there, else as [`Edu::load`].
+    /// `EFAULT` if the memory is not readable, else as [`Edu::load`].
     pub fn load_pages(&self, address: *const u8, len: u64, buffer_offset: u64) -> io::Result<()> {
         self.copy(EDU_COPY_PAGES, EDU_TO_DEVICE, address.expose_provenance() as u64, len, buffer_offset)
     }
 
-    /// Copies the device's buffer into this program's own memory; its pages are pinned meanwhile.
+    /// Copies from the device's internal buffer to this process's memory. The pages are pinned during the
+    /// copy.
     ///
     /// # Errors
-    /// `EFAULT` if the program may not write there, else as [`Edu::load`].
+    /// `EFAULT` if the memory is not writable, else as [`Edu::load`].
     ///
     /// # Safety
-    /// `address` is valid for writes of `len` bytes, and no reference to them lives.
+    /// `address` must be valid for writes of `len` bytes, and no reference to them may exist.
     pub unsafe fn store_pages(&self, address: *mut u8, len: u64, buffer_offset: u64) -> io::Result<()> {
         self.copy(EDU_COPY_PAGES, EDU_FROM_DEVICE, address.expose_provenance() as u64, len, buffer_offset)
     }
 
     fn copy(
         &self,
-        what: abi::Ioctl,
+        ioctl: abi::Ioctl,
         direction: u32,
         address: u64,
         len: u64,
         buffer_offset: u64,
     ) -> io::Result<()> {
-        request(&self.file, what, &mut EduCopy { direction, flags: 0, buffer_offset, address, len })
+        request(&self.file, ioctl, &mut EduCopy { direction, flags: 0, buffer_offset, address, len })
     }
 }
 
 impl Drop for ImportedBuffer<'_> {
     fn drop(&mut self) {
-        // Closing the device would release it too, so a refusal here loses nothing.
+        // Errors are ignored: closing the device file detaches the buffer too.
         let _ = request(&self.edu.file, EDU_RELEASE, &mut EduRelease { device_address: self.address });
     }
 }

@@ -1,4 +1,4 @@
-//! The places buffers come from.
+//! dma-heaps.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -8,11 +8,11 @@ use abi::dma::{DMA_HEAP_IOCTL_ALLOC, DMA_STATISTICS, HeapAllocation, Statistics}
 
 use crate::{Buffer, request};
 
-/// Scattered, cached memory.
+/// The heap of scattered, cacheable memory.
 pub const SYSTEM: &str = "/dev/dma_heap/system";
-/// Scattered memory that no mapping caches.
+/// The heap of scattered, non-cacheable memory.
 pub const UNCACHED: &str = "/dev/dma_heap/system-uncached";
-/// One piece of memory.
+/// The heap of physically contiguous memory.
 pub const CONTIGUOUS: &str = "/dev/dma_heap/contiguous";
 
 /// An open heap.
@@ -25,28 +25,28 @@ impl Heap {
     /// Opens the heap at `path`.
     ///
     /// # Errors
-    /// Names the path: a machine without it is the most likely reason.
+    /// The error of `open`, with the path.
     pub fn open(path: &str) -> io::Result<Self> {
         let file = OpenOptions::new().read(true).write(true).open(path);
         file.map(|file| Self { file })
             .map_err(|error| io::Error::new(error.kind(), format!("{path}: {error}")))
     }
 
-    /// A zero-filled buffer of `len` bytes.
+    /// Allocates a zero-filled buffer of `len` bytes.
     ///
     /// # Errors
-    /// `EINVAL` for 0, `ENOMEM` for more than there is.
+    /// `EINVAL` for a length of 0, `ENOMEM` without memory.
     pub fn allocate(&self, len: u64) -> io::Result<Buffer> {
         let fd_flags = (libc::O_RDWR | libc::O_CLOEXEC) as u32;
-        let mut wanted = HeapAllocation { len, fd: 0, fd_flags, heap_flags: 0 };
-        request(&self.file, DMA_HEAP_IOCTL_ALLOC, &mut wanted)?;
-        let fd = i32::try_from(wanted.fd).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
-        // SAFETY: the kernel just gave us this descriptor, and nobody else knows it.
+        let mut allocation = HeapAllocation { len, fd: 0, fd_flags, heap_flags: 0 };
+        request(&self.file, DMA_HEAP_IOCTL_ALLOC, &mut allocation)?;
+        let fd = i32::try_from(allocation.fd).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
+        // SAFETY: the ioctl has just created this descriptor, so it has no other owner.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
         Ok(Buffer::new(fd, len))
     }
 
-    /// What all buffers together cost the kernel.
+    /// Resource usage of all buffers.
     ///
     /// # Errors
     /// `ENOTTY` on a kernel other than Tessera.

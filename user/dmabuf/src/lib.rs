@@ -1,7 +1,8 @@
-//! Buffers for devices as a program sees them, with Linux's names and numbers: heaps give dma-bufs, a dma-buf is
-//! mapped with `mmap`, and `/dev/edu0` reaches it by DMA.
+//! User-space interface to DMA buffers, with Linux's names and numbers: dma-heaps allocate dma-bufs, `mmap`
+//! maps them, and `/dev/edu0` accesses them by DMA.
 //!
-//! Everything but [`Edu`], [`Buffer::chunks`], [`Buffer::leaves`] and [`Heap::statistics`] works on an ordinary Linux too.
+//! [`Edu`], [`Buffer::chunks`], [`Buffer::leaves`] and [`Heap::statistics`] need Tessera; the rest also works
+//! on Linux.
 
 mod buffer;
 mod edu;
