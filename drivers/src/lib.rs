@@ -1,7 +1,7 @@
-//! The only MMIO: drivers that say what they need (registers, memory, an address space) and never who provides it.
+//! Device drivers, the only code that accesses MMIO. The caller supplies registers, memory and DMA address space.
 //!
-//! A driver takes `&mut self`, never locks and never prints. What it waits for is split into start, poll and
-//! acknowledge wherever the caller may prefer to sleep until an interrupt.
+//! A driver takes `&mut self`, and neither locks nor prints. Operations that may take long are split into start, poll and
+//! acknowledge, so that the caller can sleep until the interrupt.
 
 #![cfg_attr(not(test), no_std)]
 
@@ -19,6 +19,8 @@ pub mod interrupts;
 pub mod iommu;
 pub mod mmio;
 pub mod pcie;
+pub mod poll;
+pub mod rate_limiter;
 pub mod region;
 pub mod smmu;
 pub mod uart;

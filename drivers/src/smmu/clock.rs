@@ -1,26 +1,24 @@
-//! Bounded waiting.
+//! Polling of SMMU registers with a time limit.
 
-/// What time it is, and what to do until it is later. The kernel knows both.
+use crate::poll::{TimedOut, poll_until};
+
+/// The current time, and a hint to the CPU for the time between two polls. Both are supplied by the kernel.
 #[derive(Clone, Copy)]
 pub struct Clock {
-    /// Microseconds since some moment.
+    /// Microseconds since an arbitrary moment.
     pub now: fn() -> u64,
-    /// Called between two looks at a register: a hint to the CPU.
+    /// Called between two polls of a register.
     pub relax: fn(),
 }
 
-/// How long any step of the SMMU may take, in microseconds. The manual has no number; a healthy SMMU needs microseconds,
-/// and one that lets a second pass is broken.
+/// Time limit of each step of the SMMU, in microseconds. The manual gives no number; a working SMMU needs microseconds, and
+/// an SMMU that takes a second is broken.
 pub const TIMEOUT_US: u64 = 1_000_000;
 
-/// Looks that it takes to give up, too: a CPU of a virtual machine may be held up for longer than [`TIMEOUT_US`], and comes
-/// back to an SMMU that has done its part and waits for the next of a long batch, or for a refused command to be replaced.
-/// An SMMU's register takes far less than a ten thousandth of [`TIMEOUT_US`] to read.
+/// Minimum number of polls before a timeout. The CPU of a virtual machine may be descheduled for longer than [`TIMEOUT_US`];
+/// meanwhile the SMMU has finished the queued part of a long batch, or has stopped at an illegal command, and needs the CPU
+/// to continue. A read of an SMMU register takes far less than a ten-thousandth of [`TIMEOUT_US`].
 const MIN_POLLS: u32 = 100;
-
-/// The condition did not come true in time.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct TimedOut;
 
 impl Clock {
     /// The CPU's own counter.
@@ -28,28 +26,24 @@ impl Clock {
         Self { now: || arch::timer::now_ns() / 1000, relax: core::hint::spin_loop }
     }
 
-    /// Calls `poll` until it gives something, for [`TIMEOUT_US`], however often that is, and at least a hundred times. The
-    /// clock is not looked at if it does so at once; and there is one call more after the time is up, since a CPU may have
-    /// been held up between two.
+    /// Polls until `poll` returns a value, for at least [`TIMEOUT_US`] and at least [`MIN_POLLS`] polls. The clock is read
+    /// only after two polls without result.
+    ///
+    /// # Errors
+    /// [`TimedOut`].
     pub fn wait<T>(&self, mut poll: impl FnMut() -> Option<T>) -> Result<T, TimedOut> {
+        // Usually one of the first two polls succeeds, and reading the time costs more than a poll.
         if let Some(value) = poll() {
             return Ok(value);
         }
-        // Mostly it is true at once, and reading the time costs more than a look.
-        if let Some(value) = poll() {
-            return Ok(value);
-        }
-        let (start, mut looks) = ((self.now)(), 0u32);
-        loop {
+        let (mut start, mut polls) = (None, 0u32);
+        let expired = || {
+            let start = *start.get_or_insert_with(self.now);
             (self.relax)();
-            looks = looks.saturating_add(1);
-            let late = looks > MIN_POLLS && (self.now)().wrapping_sub(start) > TIMEOUT_US;
-            match poll() {
-                Some(value) => return Ok(value),
-                None if late => return Err(TimedOut),
-                None => {}
-            }
-        }
+            polls = polls.saturating_add(1);
+            polls > MIN_POLLS && (self.now)().wrapping_sub(start) > TIMEOUT_US
+        };
+        poll_until(expired, poll)
     }
 }
 
@@ -59,7 +53,7 @@ mod tests {
     use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
     #[test]
-    fn a_condition_that_comes_true_late_is_still_seen() {
+    fn condition_that_becomes_true_after_the_timeout_is_still_seen() {
         static NOW: AtomicU64 = AtomicU64::new(0);
         let clock = Clock {
             now: || NOW.load(Relaxed),
@@ -67,16 +61,18 @@ mod tests {
                 NOW.fetch_add(TIMEOUT_US + 1, Relaxed);
             },
         };
-        let mut polls = 0;
-        let seen = clock.wait(|| {
-            polls += 1;
-            (polls == 2).then_some(polls)
-        });
-        assert_eq!(seen, Ok(2));
+        for wanted in [2, MIN_POLLS + 3] {
+            let mut polls = 0;
+            let seen = clock.wait(|| {
+                polls += 1;
+                (polls == wanted).then_some(polls)
+            });
+            assert_eq!(seen, Ok(wanted));
+        }
     }
 
     #[test]
-    fn waiting_ends() {
+    fn wait_times_out_across_a_wrap_of_the_clock() {
         static NOW: AtomicU64 = AtomicU64::new(u64::MAX - 5);
         let clock = Clock { now: || NOW.fetch_add(TIMEOUT_US / 4, Relaxed), relax: || {} };
         assert_eq!(clock.wait(|| None::<()>), Err(TimedOut));

@@ -1,16 +1,16 @@
-//! What it takes until the SMMU sees what the CPU wrote, and the CPU what the SMMU wrote.
+//! Coherency between the CPU's and the SMMU's accesses to shared memory: barriers and cache maintenance.
 
 use addr::{AddrRange, KernelVa};
 use arch::{barrier, cache};
 use core::sync::atomic::AtomicU64;
 use smmu_spec::WalkCoherency;
 
-/// The maintenance around shared memory, decided once by how the SMMU walks.
+/// The required maintenance, by whether the SMMU's own accesses snoop the CPU's caches.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Coherency(pub WalkCoherency);
 
 impl Coherency {
-    /// `words` were written by the CPU. Cleans them where the SMMU does not snoop; no barrier.
+    /// Cleans `words`, which the CPU has written, if the SMMU does not snoop. Executes no barrier.
     #[inline]
     pub fn written(self, words: &[AtomicU64]) {
         if self.0 == WalkCoherency::NonCoherent {
@@ -18,7 +18,7 @@ impl Coherency {
         }
     }
 
-    /// [`Coherency::written`] for what takes an effort to find.
+    /// [`Coherency::written`] of words that are computed only if they need cleaning.
     #[inline]
     pub fn written_if<'a, const N: usize>(self, words: impl FnOnce() -> [&'a [AtomicU64]; N]) {
         if self.0 == WalkCoherency::NonCoherent {
@@ -26,8 +26,8 @@ impl Coherency {
         }
     }
 
-    /// Everything written (and handed to [`Coherency::written`]) before is seen by the SMMU before any register write that
-    /// follows.
+    /// Makes earlier stores (and those passed to [`Coherency::written`]) visible to the SMMU before any later register
+    /// write.
     #[inline]
     pub fn publish(self) {
         match self.0 {
@@ -37,24 +37,24 @@ impl Coherency {
         }
     }
 
-    /// The CPU is about to read `words`, which only the SMMU writes, because a register said so: what is read is no older
-    /// than the register.
+    /// Prepares a read of `words`, which only the SMMU writes, after a register read announced them: the CPU reads values
+    /// no older than the register's.
     pub fn about_to_read(self, words: &[AtomicU64]) {
         barrier::dmb_oshld();
         if self.0 == WalkCoherency::NonCoherent {
-            // The lines are never dirty, so cleaning writes nothing over what the SMMU wrote.
+            // The lines are never dirty, so the clean does not overwrite the SMMU's stores.
             cache::clean_invalidate_lines(lines(words));
             barrier::dsb_sy();
         }
     }
 
-    /// What the CPU read before was read before the SMMU sees any register write that follows, and may write there again.
+    /// Completes earlier reads before any later register write, which allows the SMMU to overwrite the words.
     pub fn done_reading(self) {
         barrier::dmb_oshld();
     }
 }
 
-/// Where `words` are; the cache functions widen it to whole lines.
+/// The addresses of `words`; the cache functions extend the range to whole lines.
 fn lines(words: &[AtomicU64]) -> AddrRange<KernelVa> {
     let ends = words.as_ptr_range();
     AddrRange::new(KernelVa::new(ends.start.addr() as u64), KernelVa::new(ends.end.addr() as u64))

@@ -1,4 +1,4 @@
-//! A domain: one set of tables, one tag, and at stage 1 one context descriptor (IHI 0070, 3.3.2 and 5.4).
+//! A paging domain: page tables, a TLB tag, and at stage 1 a context descriptor (IHI 0070, 3.3.2 and 5.4).
 
 use super::coherency::Coherency;
 use super::command_queue::{self, CommandError, CommandQueue};
@@ -6,54 +6,84 @@ use super::pinned_table::PinnedTable;
 use super::probe::Features;
 use super::table_memory::{RunCommands, SmmuTableMemory, TranslationParams};
 use super::tlb_tags::TlbTagAllocator;
-use crate::iommu::{self, Freed, MapError, NotUnmapped, Placement, Shared, Stale, Unfinished};
+use crate::iommu::{Freed, NotInvalidated, NotUnmapped, Shared, Stale};
 use crate::region::{Region, RegionSource};
-use addr::{AddrRange, Iova, PAGE_SIZE, PhysAddr};
-use pagetable::{Leaf, Mapping, PageTable, Stage1, StaleTables, TableMemory, UnmapError};
+use addr::{AddrRange, FrameRun, Iova, PAGE_SIZE, PhysAddr};
+use pagetable::{Leaf, MapError, Mapping, PageTable, Stage1, StaleTables, TableMemory, UnmapError};
 use smmu_spec::{
     ContextDescriptor, Invalidation, Stage1Config, Stage2Config, Step, StreamConfig, TlbTag, update,
 };
 
-/// Why there is no domain.
+/// The domain was not created.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum DomainError {
-    /// As many input bits as the SMMU does not translate (or fewer than 25).
+    /// The SMMU does not translate this number of input bits, or it is below 25.
     InputBits(u8),
-    /// All tags are in use.
+    /// All TLB tags are in use.
     OutOfTags,
     /// No memory for the context descriptor or the first table.
     OutOfMemory,
 }
 
-/// Why a domain was not taken apart. It is as before.
+/// The domain was not destroyed, and is unchanged.
 #[derive(Debug)]
 pub enum DestroyError {
-    /// So many streams are attached.
+    /// Streams are attached.
     InUse(PagingDomain),
-    /// The SMMU did not say that it has forgotten.
+    /// The invalidation did not complete.
     Command(CommandError, PagingDomain),
 }
 
-/// The tables, by stage. The stage is the SMMU's, so all its domains have the same.
+/// Nothing was mapped.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DomainMapError {
+    /// Error of the page table. The IOTLB has no entries of the range.
+    Table(MapError<Iova>),
+    /// The mapping failed halfway, and then the invalidation of its first part failed. Neither the chunks nor the IOVAs may
+    /// be reused.
+    NotInvalidated {
+        /// Why the mapping failed.
+        cause: MapError<Iova>,
+        /// Why the invalidation failed.
+        error: CommandError,
+    },
+}
+
+/// The page table. The SMMU determines the stage, which is the same for all of its domains.
 #[derive(Debug)]
-enum Tables {
+enum StageTables {
     Stage1 { tables: PageTable<Stage1, Iova>, context: Region },
     Stage2(PageTable<pagetable::Stage2, Iova>),
 }
 
-/// An address space for the devices of the streams attached to it.
+/// Evaluates an expression for the page table of either stage.
+macro_rules! either_stage {
+    ($stage:expr, $tables:ident => $result:expr) => {
+        match $stage {
+            StageTables::Stage1 { tables: $tables, .. } => $result,
+            StageTables::Stage2($tables) => $result,
+        }
+    };
+}
+
+/// An IOVA space for the devices of the attached streams.
+///
+/// Locking: the caller has exclusive access to the domain. The command queue is [`Shared`] by all domains and locked only
+/// where commands are needed: by `map` to undo a failed mapping, by `unmap` if the range splits a block or empties a table.
 #[derive(Debug)]
 pub struct PagingDomain {
-    tables: Tables,
+    tables: StageTables,
     params: TranslationParams,
     output_size: u64,
-    /// How many streams are attached.
-    pub(super) streams: u32,
+    /// Number of attached streams.
+    streams: u32,
 }
 
 impl PagingDomain {
-    /// An empty domain that translates `input_bits` bits of address, 25 to [`Features::input_bits`]: nothing is mapped,
-    /// no stream attached.
+    /// An empty domain of `input_bits` bits of address, from 25 to [`Features::input_bits`], without streams.
+    ///
+    /// # Errors
+    /// [`DomainError`].
     pub fn new<M: TableMemory>(
         features: &Features,
         tags: &mut TlbTagAllocator,
@@ -78,7 +108,10 @@ impl PagingDomain {
         Ok(Self { tables, params, output_size, streams: 0 })
     }
 
-    /// Takes the domain apart, whatever is still mapped in it. All its streams are detached.
+    /// Destroys the domain and its remaining mappings. All streams must be detached.
+    ///
+    /// # Errors
+    /// [`DestroyError`].
     pub fn destroy<M: TableMemory>(
         self,
         commands: &impl Shared<CommandQueue>,
@@ -93,30 +126,75 @@ impl PagingDomain {
             return Err(DestroyError::Command(error, self));
         }
         match self.tables {
-            Tables::Stage1 { tables, context } => {
+            StageTables::Stage1 { tables, context } => {
                 tables.destroy(memory);
                 regions.release(context);
             }
-            Tables::Stage2(tables) => tables.destroy(memory),
+            StageTables::Stage2(tables) => tables.destroy(memory),
         }
         tags.release(self.params.tag);
         Ok(())
     }
 
-    /// Gives back the one empty table that the domain keeps for its next mapping.
-    pub fn trim<M: TableMemory>(
+    /// Maps `chunks`, or other runs of frames, in order from `at` on. The device observes the mapping before any store that
+    /// follows this call, to a doorbell or to memory.
+    ///
+    /// # Errors
+    /// [`DomainMapError`]; nothing is mapped.
+    pub fn map<M: TableMemory>(
         &mut self,
         memory: &mut M,
         commands: &impl Shared<CommandQueue>,
-    ) -> Result<(), Unfinished<(), CommandError>> {
-        let Some((range, tables)) = self.unlink_spare(&walked(memory, commands, self.params)) else {
-            return Ok(());
-        };
-        let stale = Stale::new((), range, tables, self.params.forget(range, false));
-        <Self as iommu::Domain>::invalidate(commands, stale).map(|freed| freed.take(memory))
+        at: Iova,
+        chunks: impl IntoIterator<Item: FrameRun>,
+        mapping: Mapping,
+    ) -> Result<(), DomainMapError> {
+        let mut memory = smmu_memory(memory, commands, self.params);
+        let mapped = either_stage!(&mut self.tables, tables => tables.map(&mut memory, at, chunks, mapping));
+        // Invalid entries are not cached, so the new ones only have to be visible.
+        self.params.coherency.publish();
+        mapped.map_err(|cause| match memory.failure {
+            None => DomainMapError::Table(cause),
+            Some(error) => DomainMapError::NotInvalidated { cause, error },
+        })
     }
 
-    /// What is stale after `range` was unmapped and tables were unlinked, or why it was not.
+    /// Clears the entries of `range`. `held` is returned by [`PagingDomain::invalidate`] and must not be reused before.
+    ///
+    /// # Errors
+    /// [`NotUnmapped`]; `held` is still mapped.
+    pub fn unmap<T, M: TableMemory>(
+        &mut self,
+        memory: &mut M,
+        commands: &impl Shared<CommandQueue>,
+        range: AddrRange<Iova>,
+        held: T,
+    ) -> Result<Stale<T>, NotUnmapped<T>> {
+        let mut memory = smmu_memory(memory, commands, self.params);
+        // Splitting a block is break-before-make. If the SMMU does not confirm the break, the device may use the old or the
+        // new entries until `invalidate` succeeds.
+        let unmapped = either_stage!(&mut self.tables, tables => tables.unmap(&mut memory, range));
+        self.stale(commands, range, unmapped, held)
+    }
+
+    /// [`PagingDomain::unmap`] of a range that whole calls of [`PagingDomain::map`] have mapped, without holes: it splits no
+    /// block, which makes it faster.
+    ///
+    /// # Errors
+    /// As [`PagingDomain::unmap`].
+    pub fn unmap_whole<T, M: TableMemory>(
+        &mut self,
+        memory: &mut M,
+        commands: &impl Shared<CommandQueue>,
+        range: AddrRange<Iova>,
+        held: T,
+    ) -> Result<Stale<T>, NotUnmapped<T>> {
+        let memory = smmu_memory(memory, commands, self.params);
+        let unmapped = either_stage!(&mut self.tables, tables => tables.unmap_whole(&memory, range));
+        self.stale(commands, range, unmapped, held)
+    }
+
+    /// The result of an unmap. If it unlinked tables, they are invalidated now.
     #[inline]
     fn stale<T>(
         &self,
@@ -129,105 +207,112 @@ impl PagingDomain {
             Ok(tables) => tables,
             Err(error) => return Err(NotUnmapped { error, held }),
         };
-        let forget = self.params.forget(range, tables.is_empty());
-        // The next mapping may put another table where one was unlinked, which is break-before-make: the old one is
-        // forgotten before anybody else gets at the domain (DDI 0487, D8.16.1). If that fails, `invalidate` tries again.
-        let forgotten = !tables.is_empty() && command_queue::run(commands, forget).is_ok();
-        let forget = if forgotten { Invalidation::EMPTY } else { forget };
-        Ok(Stale::new(held, range, tables, forget))
+        let invalidation = self.params.invalidation(range, tables.is_empty());
+        // The next mapping may link another table in place of an unlinked one, which is break-before-make: the SMMU must
+        // drop the old one before the lock of the domain is released (DDI 0487, D8.16.1). If that fails, `invalidate`
+        // retries it.
+        let invalidated = !tables.is_empty() && command_queue::run(commands, invalidation).is_ok();
+        let invalidation = if invalidated { Invalidation::EMPTY } else { invalidation };
+        Ok(Stale::new(held, range, tables, invalidation))
     }
 
-    fn unlink_spare<M: TableMemory>(&mut self, walked: &M) -> Option<(AddrRange<Iova>, StaleTables)> {
-        match &mut self.tables {
-            Tables::Stage1 { tables, .. } => tables.trim(walked),
-            Tables::Stage2(tables) => tables.trim(walked),
+    /// Invalidates the IOTLB entries of `stale`, and waits for the completion within a time limit. Needs no access to the
+    /// domain.
+    ///
+    /// # Errors
+    /// [`NotInvalidated`].
+    #[inline(always)] // The result is large, and most callers take it apart at once.
+    pub fn invalidate<T>(
+        commands: &impl Shared<CommandQueue>,
+        stale: Stale<T>,
+    ) -> Result<Freed<T>, NotInvalidated<T, CommandError>> {
+        if stale.invalidation().is_empty() {
+            return Ok(stale.freed());
+        }
+        match command_queue::run(commands, stale.invalidation()) {
+            Ok(()) => Ok(stale.freed()),
+            Err(error) => Err(NotInvalidated { error, stale }),
         }
     }
 
-    /// Pins the table for the [`PinnedTable::BYTES`] from `at` on, a multiple of them, where nothing is mapped. From then on
-    /// what is there is mapped and unmapped through the result alone.
+    /// Pins the table of the [`PinnedTable::BYTES`] from `at` on. `at` must be a multiple of that size, and nothing may be
+    /// mapped there; from then on the range is mapped and unmapped through the result only.
     ///
     /// # Errors
-    /// As the page table says; everything is as before.
+    /// [`MapError`]; nothing is changed.
     pub fn pin<M: TableMemory>(
         &mut self,
         memory: &mut M,
         commands: &impl Shared<CommandQueue>,
         at: Iova,
-    ) -> Result<PinnedTable, pagetable::MapError<Iova>> {
-        let mut walked = walked(memory, commands, self.params);
-        let table = match &mut self.tables {
-            Tables::Stage1 { tables, .. } => tables.pin(&mut walked, at),
-            Tables::Stage2(tables) => tables.pin(&mut walked, at),
-        }?;
+    ) -> Result<PinnedTable, MapError<Iova>> {
+        let mut memory = smmu_memory(memory, commands, self.params);
+        let table = either_stage!(&mut self.tables, tables => tables.pin(&mut memory, at))?;
         self.params.coherency.publish();
         Ok(PinnedTable::new(table, at, self.params))
     }
 
-    /// What its translations are tagged with.
+    /// The tag of its TLB entries.
     pub fn tag(&self) -> TlbTag {
         self.params.tag
     }
 
-    /// Streams attached to it.
+    /// Number of attached streams.
     pub fn streams(&self) -> u32 {
         self.streams
     }
 
-    /// Frames in its page table.
+    /// Counts a stream whose entry is about to lead here.
+    pub(super) fn add_stream(&mut self) {
+        self.streams += 1;
+    }
+
+    /// Counts a stream whose entry no longer leads here.
+    pub(super) fn remove_stream(&mut self) {
+        self.streams -= 1;
+    }
+
+    /// Frames of its page table.
     pub fn table_frames(&self) -> u32 {
-        match &self.tables {
-            Tables::Stage1 { tables, .. } => tables.tables(),
-            Tables::Stage2(tables) => tables.tables(),
-        }
+        either_stage!(&self.tables, tables => tables.tables())
     }
 
-    /// What `at` is translated to.
+    /// The translation of `at`.
     pub fn translate<M: TableMemory>(&self, memory: &M, at: Iova) -> Option<Leaf<Iova>> {
-        match &self.tables {
-            Tables::Stage1 { tables, .. } => tables.translate(memory, at),
-            Tables::Stage2(tables) => tables.translate(memory, at),
-        }
+        either_stage!(&self.tables, tables => tables.translate(memory, at))
     }
 
-    /// Calls `visit` for each page or block in `range`, from the lowest up.
+    /// Calls `visit` for each page or block in `range`, in ascending order.
     pub fn leaves<M: TableMemory>(&self, memory: &M, range: AddrRange<Iova>, visit: impl FnMut(Leaf<Iova>)) {
-        match &self.tables {
-            Tables::Stage1 { tables, .. } => tables.leaves(memory, range, visit),
-            Tables::Stage2(tables) => tables.leaves(memory, range, visit),
-        }
+        either_stage!(&self.tables, tables => tables.leaves(memory, range, visit))
     }
 
-    /// Shows every table that the SMMU's walks can come to, the first ones first.
-    pub fn each_table<M: TableMemory>(&self, memory: &M, show: impl FnMut(PhysAddr)) {
-        match &self.tables {
-            Tables::Stage1 { tables, .. } => tables.each_table(memory, show),
-            Tables::Stage2(tables) => tables.each_table(memory, show),
-        }
+    /// Calls `visit` for each table that the SMMU can walk, top level first.
+    pub fn each_table<M: TableMemory>(&self, memory: &M, visit: impl FnMut(PhysAddr)) {
+        either_stage!(&self.tables, tables => tables.each_table(memory, visit))
     }
 
-    /// What the stream table entry of an attached stream says.
+    /// The configuration in the stream table entry of an attached stream.
     pub(super) fn stream_config(&self) -> StreamConfig {
-        match &self.tables {
-            Tables::Stage1 { context, .. } => {
-                StreamConfig::Stage1 { context: context.start(), coherency: self.params.coherency.0 }
+        let coherency = self.params.coherency.0;
+        match (&self.tables, self.params.tag) {
+            (StageTables::Stage1 { context, .. }, _) => {
+                StreamConfig::Stage1 { context: context.start(), coherency }
             }
-            Tables::Stage2(tables) => StreamConfig::Stage2(Stage2Config {
-                vmid: match self.params.tag {
-                    TlbTag::Stage2(vmid) => vmid,
-                    TlbTag::Stage1(asid) => unreachable!("{asid:?} with stage 2 tables"),
-                },
+            (StageTables::Stage2(tables), TlbTag::Stage2(vmid)) => StreamConfig::Stage2(Stage2Config {
+                vmid,
                 tables: tables.root(),
                 input_bits: tables.input_bits(),
                 output_size: self.output_size,
-                coherency: self.params.coherency.0,
+                coherency,
             }),
+            (StageTables::Stage2(_), TlbTag::Stage1(asid)) => unreachable!("{asid:?} with stage 2 tables"),
         }
     }
 }
 
-/// `memory` while tables change that the SMMU walks.
-fn walked<'a, M>(
+/// `memory` during a change of tables that the SMMU walks.
+fn smmu_memory<'a, M>(
     memory: &'a mut M,
     commands: &'a impl Shared<CommandQueue>,
     params: TranslationParams,
@@ -236,117 +321,31 @@ fn walked<'a, M>(
     SmmuTableMemory { memory, run, params, failure: None }
 }
 
-impl iommu::Domain for PagingDomain {
-    type Commands = CommandQueue;
-    type Error = CommandError;
-
-    fn input_bits(&self) -> u8 {
-        match &self.tables {
-            Tables::Stage1 { tables, .. } => tables.input_bits(),
-            Tables::Stage2(tables) => tables.input_bits(),
-        }
-    }
-
-    fn placement(
-        &self,
-        _: impl IntoIterator<Item: addr::FrameRun>,
-    ) -> Result<Placement, MapError<CommandError>> {
-        Ok(Placement::Anywhere)
-    }
-
-    fn map<M: TableMemory>(
-        &mut self,
-        memory: &mut M,
-        commands: &impl Shared<CommandQueue>,
-        at: Iova,
-        chunks: impl IntoIterator<Item: addr::FrameRun>,
-        mapping: Mapping,
-    ) -> Result<(), MapError<CommandError>> {
-        let mut walked = walked(memory, commands, self.params);
-        let mapped = match &mut self.tables {
-            Tables::Stage1 { tables, .. } => tables.map(&mut walked, at, chunks, mapping),
-            Tables::Stage2(tables) => tables.map(&mut walked, at, chunks, mapping),
-        };
-        // Entries that were invalid are not cached, so being seen is all it takes.
-        self.params.coherency.publish();
-        mapped.map_err(|cause| match walked.failure {
-            None => MapError::Table(cause),
-            Some(error) => MapError::NotForgotten { cause, error },
-        })
-    }
-
-    fn unmap<T, M: TableMemory>(
-        &mut self,
-        memory: &mut M,
-        commands: &impl Shared<CommandQueue>,
-        range: AddrRange<Iova>,
-        held: T,
-    ) -> Result<Stale<T>, NotUnmapped<T>> {
-        let mut walked = walked(memory, commands, self.params);
-        // A block that is cut is broken before it is made anew. If the SMMU does not confirm that, the device may see
-        // either until it does, and `invalidate` says so.
-        let unmapped = match &mut self.tables {
-            Tables::Stage1 { tables, .. } => tables.unmap(&mut walked, range),
-            Tables::Stage2(tables) => tables.unmap(&mut walked, range),
-        };
-        self.stale(commands, range, unmapped, held)
-    }
-
-    fn unmap_whole<T, M: TableMemory>(
-        &mut self,
-        memory: &mut M,
-        commands: &impl Shared<CommandQueue>,
-        range: AddrRange<Iova>,
-        held: T,
-    ) -> Result<Stale<T>, NotUnmapped<T>> {
-        let walked = walked(memory, commands, self.params);
-        let unmapped = match &mut self.tables {
-            Tables::Stage1 { tables, .. } => tables.unmap_whole(&walked, range),
-            Tables::Stage2(tables) => tables.unmap_whole(&walked, range),
-        };
-        self.stale(commands, range, unmapped, held)
-    }
-
-    #[inline(always)] // Its result is large, and mostly taken apart at once.
-    fn invalidate<T>(
-        commands: &impl Shared<CommandQueue>,
-        stale: Stale<T>,
-    ) -> Result<Freed<T>, Unfinished<T, CommandError>> {
-        if stale.forget().is_empty() {
-            return Ok(stale.freed());
-        }
-        match command_queue::run(commands, stale.forget()) {
-            Ok(()) => Ok(stale.freed()),
-            Err(error) => Err(Unfinished { error, stale }),
-        }
-    }
-}
-
 fn new_tables<M: TableMemory>(
     params: TranslationParams,
     output_size: u64,
     regions: &mut impl RegionSource,
     memory: &mut M,
     input_bits: u8,
-) -> Option<Tables> {
-    // Nobody walks these tables yet, so there is nothing to invalidate while they are made.
-    let mut walked = SmmuTableMemory { memory, run: |_| Ok(()), params, failure: None };
+) -> Option<StageTables> {
+    // The SMMU does not walk these tables yet, so nothing needs invalidation.
+    let mut memory = SmmuTableMemory { memory, run: |_| Ok(()), params, failure: None };
     let TlbTag::Stage1(asid) = params.tag else {
-        let tables = PageTable::new(&mut walked, input_bits).ok()?;
-        return Some(Tables::Stage2(tables.with_spare_table()));
+        let tables = PageTable::new(&mut memory, input_bits).ok()?;
+        return Some(StageTables::Stage2(tables.with_spare_table()));
     };
     let context = regions.allocate(PAGE_SIZE)?;
-    let Ok(tables) = PageTable::new(&mut walked, input_bits) else {
+    let Ok(tables) = PageTable::new(&mut memory, input_bits) else {
         regions.release(context);
         return None;
     };
     let coherency = params.coherency.0;
     let space = Stage1Config { tables: tables.root(), input_bits, output_size, asid, coherency };
     write_context(&context, space, params.coherency);
-    Some(Tables::Stage1 { tables: tables.with_spare_table(), context })
+    Some(StageTables::Stage1 { tables: tables.with_spare_table(), context })
 }
 
-/// Writes a descriptor that no entry leads to yet, so that no step has to be synchronised.
+/// Writes a context descriptor. No stream table entry leads to it yet, so no step needs a synchronization.
 fn write_context(context: &Region, space: Stage1Config, coherency: Coherency) {
     for step in update(ContextDescriptor::INVALID, ContextDescriptor::new(space)).iter() {
         if let Step::Write { word, value } = step {

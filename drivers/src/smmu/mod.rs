@@ -1,29 +1,27 @@
-//! The SMMUv3 (IHI 0070): translation for devices.
+//! The SMMUv3 (IHI 0070): address translation for devices.
 //!
 //! ```text
-//! Features::probe     what is there; refused if it cannot work
-//! start               abort everything, disable, program, enable -> SmmuV3, in parts that have their own locks:
-//!   commands            CommandQueue: push, publish, wait
-//!   events              EventQueue: drained by the interrupt handler
-//!   streams             StreamTable: attach, detach (trait Iommu)
-//!   tlb_tags                ASIDs for PagingDomain::new
-//! PagingDomain              tables of a device's addresses: map, unmap, invalidate (trait iommu::Domain)
-//! PinnedTable              one of its tables, whose pages need no lock
+//! Features::probe    capabilities; an unsuitable SMMU is rejected
+//! start              aborts all streams, resets, enables -> SmmuV3, in parts with locks of their own:
+//!   commands         CommandQueue: invalidations and their completion
+//!   events           EventQueue: drained by the interrupt handler
+//!   streams          StreamTable: attach, detach
+//!   tags             TlbTagAllocator: ASIDs or VMIDs for PagingDomain::new
+//! PagingDomain       an IOVA space: map, unmap, invalidate
+//! PinnedTable        a last-level table of a domain, whose pages are mapped without the domain's lock
 //! ```
 //!
-//! Lock order, for whoever locks: domain, stream table, commands. The event queue is taken alone.
+//! Lock order: domain, stream table, command queue. The event queue is locked alone.
 
 mod clock;
 mod coherency;
 mod command_queue;
+mod control;
 mod domain;
 mod event_queue;
-#[cfg(feature = "checking")]
-mod inject;
+mod event_rate_limit;
 mod pinned_table;
 mod probe;
-mod rate_limit;
-mod recovery;
 mod registers;
 mod reset;
 mod stream_table;
@@ -31,15 +29,18 @@ mod table_memory;
 mod tlb_tags;
 
 pub use clock::{Clock, TIMEOUT_US};
-pub use command_queue::{CommandCounters, CommandError, CommandQueue, GlobalErrors, QueueFull, sync};
-pub use domain::{DestroyError, DomainError, PagingDomain};
-pub use event_queue::{EventCounters, EventQueue, EventReport};
-#[cfg(feature = "checking")]
-pub use inject::{BreakError, InjectedError, Injector};
+#[cfg(feature = "fault-injection")]
+pub use command_queue::{BreakError, InjectedError, Injector};
+pub use command_queue::{
+    CommandCounters, CommandError, CommandQueue, GlobalErrors, QueueFull, run, run_encoded, sync,
+};
+pub use control::{FirmwareState, RegisterTimeout};
+pub use domain::{DestroyError, DomainError, DomainMapError, PagingDomain};
+pub use event_queue::{EventQueue, EventReport};
+pub use event_rate_limit::Dropped;
 pub use pinned_table::PinnedTable;
 pub use probe::{Features, Missing, Stages, Unsupported};
-pub use rate_limit::{Dropped, RateLimiter, WINDOW as EVENT_WINDOW_US};
 pub use registers::Registers;
-pub use reset::{FirmwareState, SmmuV3, StartError, abort_all, start};
+pub use reset::{SmmuV3, StartError, abort_all, start};
 pub use stream_table::{StreamError, StreamTable};
 pub use tlb_tags::TlbTagAllocator;

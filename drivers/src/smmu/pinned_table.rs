@@ -1,4 +1,4 @@
-//! Tables of a domain whose pages are mapped and unmapped without the domain.
+//! Last-level tables whose pages are mapped and unmapped without access to the domain.
 
 use super::table_memory::TranslationParams;
 use crate::iommu::Stale;
@@ -10,8 +10,8 @@ use pagetable::{
 };
 use smmu_spec::TlbTag;
 
-/// A last-level table that stays in its domain's tree until the domain is destroyed. Whoever owns a page of it maps and
-/// unmaps that page alone: no walk, no lock, no table that comes or goes.
+/// A last-level table that stays in its domain's tree until the domain is destroyed. The owner of a page maps and unmaps
+/// it without a table walk, a lock, or an allocation.
 #[derive(Clone, Copy, Debug)]
 pub struct PinnedTable {
     table: PhysAddr,
@@ -27,14 +27,14 @@ impl PinnedTable {
         Self { table, start, params }
     }
 
-    /// Maps `chunks`, one after the other, from page `first` of the table on, which belong to the caller and are not
-    /// mapped. The device sees the mapping before anything that is written after this returns.
+    /// Maps `chunks` in order from page `first` of the table on. The pages must belong to the caller and not be mapped. The
+    /// device observes the mapping before any store that follows this call.
     ///
     /// # Errors
-    /// As the page table says; nothing is mapped.
+    /// [`MapError`]; nothing is mapped.
     ///
     /// # Panics
-    /// When they pass the end of the table.
+    /// If the chunks exceed the table.
     #[inline]
     pub fn map<M: TableMemory>(
         &self,
@@ -48,10 +48,10 @@ impl PinnedTable {
             TlbTag::Stage1(_) => stage1(entries).map(first, chunks, mapping),
             TlbTag::Stage2(_) => stage2(entries).map(first, chunks, mapping),
         }?;
-        Ok(self.show(memory, first, written))
+        Ok(self.publish(memory, first, written))
     }
 
-    /// What [`PinnedTable::map_run`] takes for `mapping`, good for all tables of the domain.
+    /// The descriptor bits of `mapping` for [`PinnedTable::map_run`], valid for all tables of the domain.
     ///
     /// # Errors
     /// [`MapError::Inexpressible`].
@@ -62,13 +62,13 @@ impl PinnedTable {
         }
     }
 
-    /// [`PinnedTable::map`] of a single run, with bits that [`PinnedTable::bits`] made.
+    /// [`PinnedTable::map`] of a single run with bits from [`PinnedTable::bits`].
     ///
     /// # Errors
     /// [`MapError::OutputTooLarge`]; nothing is mapped.
     ///
     /// # Panics
-    /// When it passes the end of the table.
+    /// If the run exceeds the table.
     #[inline]
     pub fn map_run<M: TableMemory>(
         &self,
@@ -77,14 +77,14 @@ impl PinnedTable {
         run: &impl FrameRun,
         bits: LeafAttributes,
     ) -> Result<AddrRange<Iova>, MapError<Iova>> {
-        // With the bits made, both stages store the same.
+        // The bits are the only difference between the stages.
         let written = stage1(memory.entries(self.table)).map_run(first, run, bits)?;
-        Ok(self.show(memory, first, written))
+        Ok(self.publish(memory, first, written))
     }
 
-    /// Makes the SMMU see entries from page `first` on, and returns the addresses that they translate.
+    /// Makes the entries from page `first` on visible to the SMMU, and returns the addresses that they translate.
     #[inline]
-    fn show<M: TableMemory>(&self, memory: &M, first: usize, written: &[AtomicU64]) -> AddrRange<Iova> {
+    fn publish<M: TableMemory>(&self, memory: &M, first: usize, written: &[AtomicU64]) -> AddrRange<Iova> {
         memory.entries_written(written);
         self.params.coherency.written(written);
         self.params.coherency.publish();
@@ -92,8 +92,8 @@ impl PinnedTable {
         AddrRange::new(start, start + ((written.len() as u64) << PAGE_SHIFT))
     }
 
-    /// Takes `range`, which one [`PinnedTable::map`] returned, out of the table. `held` is what must not be reused before the
-    /// SMMU has forgotten; nor may the pages of the table.
+    /// Clears the entries of `range`, the result of one [`PinnedTable::map`]. Neither `held` nor the pages of the table may
+    /// be reused before the invalidation.
     #[inline]
     pub fn unmap<T, M: TableMemory>(&self, memory: &M, range: AddrRange<Iova>, held: T) -> Stale<T> {
         let entries = memory.entries(self.table);
@@ -105,7 +105,7 @@ impl PinnedTable {
         };
         memory.entries_written(written);
         self.params.coherency.written(written);
-        Stale::new(held, range, StaleTables::new(), self.params.forget(range, true))
+        Stale::new(held, range, StaleTables::new(), self.params.invalidation(range, true))
     }
 }
 

@@ -3,8 +3,9 @@
 //! All accesses are 32 bits wide except those to the base addresses, which the manual allows as 64 bits.
 
 use crate::mmio::{Mmio, ReadOnly};
-use addr::KernelVa;
+use addr::{KernelVa, PhysAddr};
 use core::mem::{offset_of, size_of};
+use smmu_spec::field::{address, field};
 use tock_registers::registers::ReadWrite;
 
 /// All non-secure registers that the driver uses.
@@ -122,6 +123,11 @@ pub(super) fn split(
     // SAFETY: the parts are blocks of `tock-registers` fields inside of `registers`, which is consumed here: so they are
     // mapped as long as it would have been, no other code drives them, and they do not overlap.
     unsafe { (Mmio::new(control), Mmio::new(commands), Mmio::new(events)) }
+}
+
+/// CMDQ_BASE or EVENTQ_BASE of a queue with `2^log2` entries.
+pub(super) fn queue_base(queue: PhysAddr, log2: u8) -> u64 {
+    address(55, 5, queue.raw()) | field(4, 0, log2.into()) | bits::BASE_ALLOCATE
 }
 
 /// Bits of the registers, as the manual numbers them.

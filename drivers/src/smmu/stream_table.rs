@@ -1,12 +1,12 @@
-//! The stream table (IHI 0070, 3.3.1 and 5.1): which stream may do what. A stream that was never attached aborts: in a
-//! linear table by an entry that says so, in a two-level table also for want of a second level.
+//! The stream table (IHI 0070, 3.3.1 and 5.1). Streams without a domain abort: in a linear table by their entry, in a
+//! two-level table also because their second-level table is missing.
 
 use super::coherency::Coherency;
 use super::command_queue::{self, CommandError, CommandQueue};
 use super::domain::PagingDomain;
 use super::probe::Features;
 use super::registers::{CommandRegisters, bits};
-use crate::iommu::{Iommu, Shared};
+use crate::iommu::Shared;
 use crate::region::{Region, RegionSource};
 use addr::{PAGE_SIZE, StreamId};
 use alloc::vec::Vec;
@@ -14,27 +14,28 @@ use smmu_spec::field::{address, extract, field};
 use smmu_spec::{Command, L1Descriptor, Ste, Step, StreamConfig, TlbTag, update};
 use tock_registers::interfaces::Writeable;
 
-/// Streams in each second-level table, log2: 64 entries fill one page. A legal SPLIT.
+/// Streams in each second-level table, log2: 64 entries fill one page. A valid SPLIT.
 const SPLIT: u8 = 6;
-/// The most streams of a linear table, log2: 64 Ki entries are 4 MiB.
+/// Largest linear table in streams, log2: 64 Ki entries are 4 MiB.
 const MAX_LINEAR_LOG2: u8 = 16;
-/// The most streams of a two-level table, log2: its first level is 1 MiB then.
+/// Largest two-level table in streams, log2: its first level is 1 MiB.
 const MAX_TWO_LEVEL_LOG2: u8 = 17 + SPLIT;
 /// 64-bit words of an entry.
 const STE_WORDS: usize = Ste::BYTES as usize / 8;
 
-/// Why a stream was not attached or detached.
+/// The stream was not attached or detached.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum StreamError {
-    /// The table does not reach this stream.
+    /// The table has no entry for the stream.
     OutOfRange(StreamId),
-    /// It uses a domain already.
+    /// The stream is attached to a domain.
     AlreadyAttached(StreamId),
-    /// It uses another domain, or none.
+    /// The stream is attached to another domain, or to none.
     NotAttached(StreamId),
     /// No memory for a second-level table.
     OutOfMemory(StreamId),
-    /// The SMMU did not say that it knows the new entry. The stream counts as attached: detach it before its domain goes.
+    /// The invalidation of the entry did not complete. The stream counts as attached: it must be detached before its domain is
+    /// destroyed.
     Command(CommandError),
 }
 
@@ -44,26 +45,26 @@ impl From<CommandError> for StreamError {
     }
 }
 
-enum Format {
+enum TableFormat {
     Linear(Region),
     TwoLevel {
         first: Region,
-        /// The tables that descriptors lead to, sorted by the descriptor's index.
+        /// The second-level tables, sorted by the index of their first-level descriptors.
         second: Vec<(usize, Region)>,
     },
 }
 
-/// The table. Entries change by the steps of [`update()`], each made known to the SMMU before the next.
+/// The stream table. Entries are changed by the steps of [`update()`]; the SMMU observes each step before the next.
 pub struct StreamTable {
-    format: Format,
+    format: TableFormat,
     log2: u8,
     coherency: Coherency,
-    /// Who is attached, and the tag of what; in the order of streams.
+    /// The attached streams, sorted, with the tags of their domains.
     attached: Vec<(StreamId, TlbTag)>,
 }
 
 impl StreamTable {
-    /// A table in which every stream aborts; `None` without memory.
+    /// A table that aborts every stream; `None` without memory.
     pub(super) fn new(
         features: &Features,
         coherency: Coherency,
@@ -75,54 +76,54 @@ impl StreamTable {
         let bytes = if two_level { 8 << (log2 - SPLIT) } else { Ste::BYTES << log2 };
         let region = memory.allocate(bytes.max(PAGE_SIZE))?;
         let format = if two_level {
-            // Zeroes are descriptors without a second level.
+            // Zero is a descriptor without second-level table.
             coherency.written(region.words());
-            Format::TwoLevel { first: region, second: Vec::new() }
+            TableFormat::TwoLevel { first: region, second: Vec::new() }
         } else {
             fill_with_abort(&region, coherency);
-            Format::Linear(region)
+            TableFormat::Linear(region)
         };
         Some(Self { format, log2, coherency, attached: Vec::new() })
     }
 
-    /// Tells the SMMU where the table is. SMMUEN is 0.
+    /// Writes the SMMU's base registers. SMMUEN must be 0.
     pub(super) fn install(&self, registers: &CommandRegisters) {
         let (table, format) = match &self.format {
-            Format::Linear(table) => (table, field(17, 16, 0b00)),
-            Format::TwoLevel { first, .. } => (first, field(17, 16, 0b01) | field(10, 6, SPLIT.into())),
+            TableFormat::Linear(table) => (table, field(17, 16, 0b00)),
+            TableFormat::TwoLevel { first, .. } => (first, field(17, 16, 0b01) | field(10, 6, SPLIT.into())),
         };
         let base = address(55, 6, table.start().raw()) | bits::BASE_ALLOCATE;
         registers.strtab_base.set(base);
         registers.strtab_base_cfg.set((format | field(5, 0, self.log2.into())) as u32);
     }
 
-    /// Gives the memory back. The SMMU never learned of it, or was disabled since.
+    /// Releases the memory. The table must not be installed, or the SMMU must be disabled.
     pub(super) fn release(self, memory: &mut impl RegionSource) {
         match self.format {
-            Format::Linear(table) => memory.release(table),
-            Format::TwoLevel { first, second } => {
+            TableFormat::Linear(table) => memory.release(table),
+            TableFormat::TwoLevel { first, second } => {
                 second.into_iter().for_each(|(_, table)| memory.release(table));
                 memory.release(first);
             }
         }
     }
 
-    /// Streams the table has room for, log2. All others abort.
+    /// Number of streams with an entry, log2. All others abort.
     pub fn stream_bits(&self) -> u8 {
         self.log2
     }
 
-    /// Second-level tables so far.
+    /// Number of second-level tables.
     pub fn second_level_tables(&self) -> usize {
         match &self.format {
-            Format::Linear(_) => 0,
-            Format::TwoLevel { second, .. } => second.len(),
+            TableFormat::Linear(_) => 0,
+            TableFormat::TwoLevel { second, .. } => second.len(),
         }
     }
 
-    /// The entry of `stream` as the SMMU reads it, or `None` where there is no second level.
+    /// The entry of `stream`; `None` without a second-level table.
     pub fn entry(&self, stream: StreamId) -> Option<Ste> {
-        let (table, first) = self.place(stream)?;
+        let (table, first) = self.entry_words(stream)?;
         Some(Ste(table.load(first)))
     }
 
@@ -130,12 +131,12 @@ impl StreamTable {
         if u64::from(stream.raw()) < 1 << self.log2 { Ok(()) } else { Err(StreamError::OutOfRange(stream)) }
     }
 
-    /// The table with the stream's entry and the entry's first word in it.
-    fn place(&self, stream: StreamId) -> Option<(&Region, usize)> {
+    /// The table that contains the stream's entry, and the index of the entry's first word.
+    fn entry_words(&self, stream: StreamId) -> Option<(&Region, usize)> {
         self.check_range(stream).ok()?;
         match &self.format {
-            Format::Linear(table) => Some((table, stream.raw() as usize * STE_WORDS)),
-            Format::TwoLevel { second, .. } => {
+            TableFormat::Linear(table) => Some((table, stream.raw() as usize * STE_WORDS)),
+            TableFormat::TwoLevel { second, .. } => {
                 let (above, below) = split(stream);
                 let at = second.binary_search_by_key(&above, |(index, _)| *index).ok()?;
                 Some((&second[at].1, below * STE_WORDS))
@@ -143,17 +144,17 @@ impl StreamTable {
         }
     }
 
-    /// Makes sure that the stream has an entry. The descriptor that led nowhere may be cached: whoever changes the entry
-    /// makes the SMMU forget both (Leaf = 0), and until then the stream aborts either way.
+    /// Allocates the stream's second-level table, if needed. The invalid first-level descriptor may be cached: the change of
+    /// the entry invalidates both levels (Leaf = 0), and until then the stream aborts in either case.
     fn grow(&mut self, memory: &mut impl RegionSource, stream: StreamId) -> Result<(), StreamError> {
         let coherency = self.coherency;
-        let Format::TwoLevel { first, second } = &mut self.format else { return Ok(()) };
+        let TableFormat::TwoLevel { first, second } = &mut self.format else { return Ok(()) };
         let (above, _) = split(stream);
         let Err(at) = second.binary_search_by_key(&above, |(index, _)| *index) else { return Ok(()) };
         second.try_reserve(1).map_err(|_| StreamError::OutOfMemory(stream))?;
         let table = memory.allocate(Ste::BYTES << SPLIT).ok_or(StreamError::OutOfMemory(stream))?;
         fill_with_abort(&table, coherency);
-        // The entries before the descriptor that leads to them.
+        // The entries must be visible before the descriptor that leads to them.
         coherency.publish();
         first.store(above, &[L1Descriptor::new(table.start(), SPLIT).0]);
         coherency.written(&first.words()[above..=above]);
@@ -161,14 +162,14 @@ impl StreamTable {
         Ok(())
     }
 
-    /// Turns the stream's entry into the one for `config`.
-    fn set(
+    /// Changes the stream's entry to `config`.
+    fn set_entry(
         &self,
         commands: &impl Shared<CommandQueue>,
         stream: StreamId,
         config: StreamConfig,
     ) -> Result<(), StreamError> {
-        let (table, first) = self.place(stream).ok_or(StreamError::OutOfRange(stream))?;
+        let (table, first) = self.entry_words(stream).ok_or(StreamError::OutOfRange(stream))?;
         let steps = update(Ste(table.load(first)), Ste::new(config));
         for step in steps.iter() {
             match step {
@@ -176,24 +177,23 @@ impl StreamTable {
                     table.store(first + word, &[value]);
                     self.coherency.written(&table.words()[first + word..=first + word]);
                 }
-                // Even an entry that was not valid may be cached.
+                // Invalid entries may be cached, too.
                 Step::Sync => command_queue::run(commands, [Command::CfgiSte { stream, leaf: false }])?,
             }
         }
         Ok(())
     }
 
-    /// Where the stream is among the attached ones, or would be.
+    /// The index of the stream in `attached`, or the index to insert it at.
     fn find(&self, stream: StreamId) -> Result<usize, usize> {
         self.attached.binary_search_by_key(&stream, |(attached, _)| *attached)
     }
-}
 
-impl Iommu for StreamTable {
-    type Domain = PagingDomain;
-    type Error = StreamError;
-
-    fn attach(
+    /// Attaches `stream` to `domain`. The device may become a bus master only after this.
+    ///
+    /// # Errors
+    /// [`StreamError`].
+    pub fn attach(
         &mut self,
         commands: &impl Shared<CommandQueue>,
         memory: &mut impl RegionSource,
@@ -205,11 +205,15 @@ impl Iommu for StreamTable {
         self.attached.try_reserve(1).map_err(|_| StreamError::OutOfMemory(stream))?;
         self.grow(memory, stream)?;
         self.attached.insert(at, (stream, domain.tag()));
-        domain.streams += 1;
-        self.set(commands, stream, domain.stream_config())
+        domain.add_stream();
+        self.set_entry(commands, stream, domain.stream_config())
     }
 
-    fn detach(
+    /// Aborts all further transactions of `stream`. No earlier one is in flight when this returns.
+    ///
+    /// # Errors
+    /// [`StreamError`]. The stream may still access the domain; the call may be repeated.
+    pub fn detach(
         &mut self,
         commands: &impl Shared<CommandQueue>,
         stream: StreamId,
@@ -217,14 +221,14 @@ impl Iommu for StreamTable {
     ) -> Result<(), StreamError> {
         let found = self.find(stream).ok().filter(|&at| self.attached[at].1 == domain.tag());
         let at = found.ok_or(StreamError::NotAttached(stream))?;
-        self.set(commands, stream, StreamConfig::Abort)?;
+        self.set_entry(commands, stream, StreamConfig::Abort)?;
         self.attached.remove(at);
-        domain.streams -= 1;
+        domain.remove_stream();
         Ok(())
     }
 }
 
-/// The index of a stream's first-level descriptor, and of its entry in the second level.
+/// The indices of a stream's first-level descriptor and of its entry in the second-level table.
 fn split(stream: StreamId) -> (usize, usize) {
     let stream = u64::from(stream.raw());
     let above = extract(31, SPLIT.into(), stream);

@@ -1,4 +1,4 @@
-//! The kernel's table memory as the page table sees it for tables that an SMMU walks.
+//! Memory of page tables that an SMMU walks.
 
 use super::coherency::Coherency;
 use super::command_queue::CommandError;
@@ -7,7 +7,7 @@ use core::sync::atomic::{AtomicU16, AtomicU64};
 use pagetable::{Entries, TableFrame, TableMemory};
 use smmu_spec::{Invalidation, RangeInvalidation, TlbTag};
 
-/// How the SMMU keeps and reads a domain's translations.
+/// Parameters of a domain's translations: the TLB tag, the supported invalidations, the coherency of table walks.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct TranslationParams {
     pub tag: TlbTag,
@@ -16,27 +16,27 @@ pub(super) struct TranslationParams {
 }
 
 impl TranslationParams {
-    /// What makes the SMMU forget `range`. With `leaf`, table pointers may stay.
-    pub fn forget(self, range: AddrRange<Iova>, leaf: bool) -> Invalidation {
+    /// The invalidation of `range`; with `leaf` cached table descriptors are kept.
+    pub fn invalidation(self, range: AddrRange<Iova>, leaf: bool) -> Invalidation {
         Invalidation::of_range(self.tag, range, leaf, self.ranges)
     }
 }
 
-/// Something that runs commands and waits for them.
+/// A function that runs commands and waits for their completion.
 pub(super) trait RunCommands: FnMut(Invalidation) -> Result<(), CommandError> {}
 
 impl<F: FnMut(Invalidation) -> Result<(), CommandError>> RunCommands for F {}
 
-/// Frames from `memory`, maintenance for the SMMU.
+/// Frames of `memory` with the SMMU's maintenance.
 ///
-/// Of `memory` the frames are used ([`TableMemory::allocate`], `release`, `entries`, `valid_entries`), and it is
-/// told of entries written: what has to be cleaned and invalidated for an SMMU is this driver's knowledge.
+/// Frames, entries and counters come from `memory`, which is also notified of written entries. Cache maintenance and
+/// invalidation for the SMMU are done here.
 pub(super) struct SmmuTableMemory<'a, M, F> {
     pub memory: &'a mut M,
-    /// Runs commands and waits for them.
+    /// Runs commands and waits for their completion.
     pub run: F,
     pub params: TranslationParams,
-    /// The first invalidation that was not confirmed.
+    /// The first invalidation that failed.
     pub failure: Option<CommandError>,
 }
 
@@ -47,7 +47,7 @@ impl<M: TableMemory, F: RunCommands> TableMemory for SmmuTableMemory<'_, M, F> {
         Some(table)
     }
 
-    /// After an invalidation that was not confirmed the SMMU may still walk the table, so its frame is lost.
+    /// After a failed invalidation the SMMU may still walk the table, so its frame is lost.
     fn release(&mut self, table: TableFrame) {
         if self.failure.is_none() {
             self.memory.release(table);
@@ -73,7 +73,7 @@ impl<M: TableMemory, F: RunCommands> TableMemory for SmmuTableMemory<'_, M, F> {
 
     fn invalidate(&mut self, at: u64, len: u64) {
         let range = AddrRange::new(Iova::new(at), Iova::new(at + len));
-        if let Err(error) = (self.run)(self.params.forget(range, false)) {
+        if let Err(error) = (self.run)(self.params.invalidation(range, false)) {
             self.failure.get_or_insert(error);
         }
     }

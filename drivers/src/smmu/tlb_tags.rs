@@ -1,30 +1,30 @@
-//! ASIDs (or VMIDs, where only stage 2 exists) for domains: each set of tables has its own, since the SMMU's TLB does not
-//! know streams.
+//! ASIDs (VMIDs where only stage 2 is implemented) for domains. Each domain has its own, since the SMMU's TLB is not tagged
+//! by stream.
 
 use super::probe::Features;
 use addr::{Asid, Vmid};
 use alloc::vec::Vec;
 use smmu_spec::TlbTag;
 
-/// The tags that no domain has.
+/// Allocator of ASIDs or VMIDs.
 #[derive(Debug)]
 pub struct TlbTagAllocator {
     stage1: bool,
-    /// The lowest number never given out; 0 stays unused, as what a forgotten field would name.
+    /// The lowest number never allocated. 0 stays unused: an uninitialized field would name it.
     next: u32,
     end: u32,
     freed: Vec<u16>,
 }
 
 impl TlbTagAllocator {
-    /// All tags that the SMMU can tell apart.
+    /// All tags that the SMMU implements are free.
     pub(super) fn new(features: &Features) -> Self {
         let stage1 = features.uses_stage1();
         let bits = if stage1 { features.asid_bits } else { features.vmid_bits };
         Self { stage1, next: 1, end: if bits == 16 { 1 << 16 } else { 1 << 8 }, freed: Vec::new() }
     }
 
-    /// A tag of which the SMMU knows nothing; `None` when all are in use.
+    /// A tag without TLB entries; `None` when all are in use.
     pub(super) fn allocate(&mut self) -> Option<TlbTag> {
         let number = match self.freed.pop() {
             Some(number) => number,
@@ -37,8 +37,7 @@ impl TlbTagAllocator {
         Some(if self.stage1 { TlbTag::Stage1(Asid::new(number)) } else { TlbTag::Stage2(Vmid::new(number)) })
     }
 
-    /// Takes a tag back after everything under it was invalidated. Without memory to remember it, it is never used
-    /// again.
+    /// Frees a tag, whose TLB entries must be invalidated. Without memory for the free list the tag is lost.
     pub(super) fn release(&mut self, tag: TlbTag) {
         let number = match tag {
             TlbTag::Stage1(asid) => asid.raw(),

@@ -37,28 +37,32 @@ fn two_refused_commands_in_a_batch_are_both_replaced() {
 fn a_refusal_that_the_interrupt_handler_met_is_still_the_waiters_error() {
     let fixture = fixture(IdRegisters::STAGE1, WalkCoherency::Coherent);
     let illegal = Command::TlbiS12Vmall { vmid: addr::Vmid::new(0) };
-    let mut commands = fixture.commands.borrow_mut();
-    commands.push(illegal).unwrap();
-    commands.push(Command::Sync).unwrap();
-    commands.publish();
-    fixture.machine.step();
+    let interrupted = Interrupted(&fixture.commands);
+    assert_eq!(smmu::run(&interrupted, [illegal]), Err(CommandError::Illegal { words: illegal.encode() }));
     assert_eq!(fixture.machine.model.borrow().error_interrupts, 1);
-    assert!(!commands.service_errors().is_empty());
-    fixture.machine.step();
-    assert_eq!(commands.wait(), Err(CommandError::Illegal { words: illegal.encode() }));
-    assert_eq!(commands.run([]), Ok(()));
+    assert_eq!(smmu::sync(&interrupted), Ok(()));
 }
 
-/// A queue in which another CPU puts a command before and behind each that somebody else writes.
+/// A queue whose error interrupt is handled before each access.
+struct Interrupted<'a>(&'a RefCell<CommandQueue>);
+
+impl Shared<CommandQueue> for Interrupted<'_> {
+    fn with<R>(&self, action: impl FnOnce(&mut CommandQueue) -> R) -> R {
+        let queue = &mut *self.0.borrow_mut();
+        queue.service_errors();
+        action(queue)
+    }
+}
+
+/// A queue in which another CPU queues a command before and after each access.
 struct Busy<'a>(&'a RefCell<CommandQueue>, Command);
 
 impl Shared<CommandQueue> for Busy<'_> {
     fn with<R>(&self, action: impl FnOnce(&mut CommandQueue) -> R) -> R {
         let queue = &mut *self.0.borrow_mut();
-        let _ = queue.push(self.1);
+        let _ = queue.submit(self.1.encode());
         let result = action(queue);
-        let _ = queue.push(self.1);
-        queue.publish();
+        let _ = queue.submit(self.1.encode());
         result
     }
 }
@@ -71,7 +75,7 @@ fn nobody_is_told_of_anothers_refused_commands() {
     assert!(fixture.reach(0x1000).is_some());
     let stale = fixture.unmap(&mut domain, 0x1000, 1, ());
     let others = Busy(&fixture.commands, Command::TlbiS12Vmall { vmid: addr::Vmid::new(0) });
-    let freed = <PagingDomain as iommu::Domain>::invalidate(&others, stale).unwrap();
+    let freed = PagingDomain::invalidate(&others, stale).unwrap();
     freed.take(&mut fixture.memory);
     assert_eq!(fixture.reach(0x1000), None);
     assert!(fixture.commands.borrow().counters().illegal >= 1);
@@ -109,7 +113,7 @@ fn who_is_held_up_again_and_again_does_not_give_up() {
     assert_eq!(fixture.commands.borrow_mut().run(long.clone()), Ok(()));
     let error = fixture.commands.borrow_mut().run(long.chain([illegal, illegal]));
     assert_eq!(error, Err(CommandError::Illegal { words: illegal.encode() }));
-    assert_eq!(fixture.commands.borrow().counters().time_outs, 0);
+    assert_eq!(fixture.commands.borrow().counters().timeouts, 0);
 }
 
 #[test]
@@ -120,7 +124,7 @@ fn who_was_passed_by_a_full_turn_of_the_queue_sees_its_end() {
         fixture.map(&mut domain, 0x1000 + page % 7 * 0x1000, &[chunk(0x8000, 0)]).unwrap();
         let stale = fixture.unmap(&mut domain, 0x1000 + page % 7 * 0x1000, 1, ());
         let others = Busy(&fixture.commands, Command::TlbiNsnhAll);
-        let freed = <PagingDomain as iommu::Domain>::invalidate(&others, stale).unwrap();
+        let freed = PagingDomain::invalidate(&others, stale).unwrap();
         freed.take(&mut fixture.memory);
     }
 }
@@ -131,7 +135,7 @@ fn a_queue_that_aborts_once_is_read_again() {
     fixture.machine.bad_reads.set(1);
     assert_eq!(fixture.commands.borrow_mut().run([Command::CfgiAll]), Ok(()));
     let mut commands = fixture.commands.borrow_mut();
-    assert_eq!(commands.counters().begun_anew, 0);
+    assert_eq!(commands.counters().reinitialized, 0);
     assert_eq!(commands.service_errors().to_string(), "global error CMDQ_ERR, CERROR 0x2");
 }
 
@@ -154,10 +158,10 @@ fn a_queue_that_cannot_be_read_begins_anew_and_forgets_everything() {
             assert_eq!(fixture.machine.bad_reads.get(), 0);
             assert_eq!(fixture.reach(0x1000), None, "{ids:x?} {walks:?}");
             let counters = fixture.commands.borrow().counters();
-            assert_eq!((counters.begun_anew, counters.time_outs), (round + 1, 0));
+            assert_eq!((counters.reinitialized, counters.timeouts), (round + 1, 0));
         }
         let errors = fixture.commands.borrow_mut().service_errors().to_string();
-        assert_eq!(errors, "global error CMDQ_ERR, CERROR 0x2: the command queue begins anew");
+        assert_eq!(errors, "global error CMDQ_ERR, CERROR 0x2: command queue reinitialized");
     }
 }
 
@@ -173,7 +177,7 @@ fn an_attachment_that_is_lost_in_the_queue_is_made_all_the_same() {
     fixture.machine.bad_reads.set(TWO_COMMANDS);
     fixture.detach(STREAM, &mut domain).unwrap();
     assert_eq!(fixture.reach(0x1000), None);
-    assert_eq!(fixture.commands.borrow().counters().begun_anew, 2);
+    assert_eq!(fixture.commands.borrow().counters().reinitialized, 2);
 }
 
 #[test]
@@ -185,7 +189,7 @@ fn whoever_waits_for_a_queue_that_stays_unreadable_is_told_its_error() {
         assert!(fixture.reach(0x1000).is_some());
         let stale = fixture.unmap(&mut domain, 0x1000, 1, ());
         fixture.machine.bad_reads.set(u32::MAX);
-        let unfinished = <PagingDomain as iommu::Domain>::invalidate(&fixture.commands, stale).unwrap_err();
+        let unfinished = PagingDomain::invalidate(&fixture.commands, stale).unwrap_err();
         assert_eq!(unfinished.error, CommandError::Stopped { code: 2 });
         // More than the queue has room for.
         for _ in 0..if cfg!(miri) { 2 } else { 300 } {
@@ -196,7 +200,7 @@ fn whoever_waits_for_a_queue_that_stays_unreadable_is_told_its_error() {
         assert!(fixture.reach(0x1000).is_some(), "forgotten without a word");
         fixture.free(unfinished.stale);
         assert_eq!(fixture.reach(0x1000), None);
-        assert_eq!(fixture.commands.borrow().counters().begun_anew, 1);
+        assert_eq!(fixture.commands.borrow().counters().reinitialized, 1);
     }
 }
 
@@ -206,8 +210,7 @@ fn the_interrupt_handler_lets_a_queue_try_again_once() {
     let fixture = fixture(IdRegisters::NESTED, WalkCoherency::Coherent);
     let mut commands = fixture.commands.borrow_mut();
     fixture.machine.bad_reads.set(u32::MAX);
-    commands.push(Command::Sync).unwrap();
-    commands.publish();
+    commands.submit(Command::Sync.encode()).unwrap();
     for _ in 0..10 {
         fixture.machine.step();
         commands.service_errors();
@@ -215,7 +218,7 @@ fn the_interrupt_handler_lets_a_queue_try_again_once() {
     assert_eq!(fixture.machine.model.borrow().error_interrupts, 2);
     fixture.machine.bad_reads.set(0);
     assert_eq!(commands.run([Command::CfgiAll]), Ok(()));
-    assert_eq!(commands.counters().begun_anew, 1);
+    assert_eq!(commands.counters().reinitialized, 1);
 }
 
 #[test]
@@ -224,7 +227,7 @@ fn a_consumer_index_outside_of_the_queue_is_an_error() {
     fixture.machine.model.borrow_mut().hung = true;
     fixture.machine.after_step.set(Some(|machine| machine.set_register(0x9c, 0x77)));
     let error = fixture.commands.borrow_mut().run([]);
-    assert_eq!(error, Err(CommandError::Nonsense { consumed: 0x77 }));
+    assert_eq!(error, Err(CommandError::InvalidConsumer { consumed: 0x77 }));
 }
 
 #[test]

@@ -77,13 +77,13 @@ fn a_time_out_gives_nothing_back_and_can_be_tried_again() {
     assert!(fixture.reach(0x1000).is_some());
     let stale = fixture.unmap(&mut domain, 0x1000, 1, "frames");
     fixture.machine.model.borrow_mut().hung = true;
-    let unfinished = <PagingDomain as iommu::Domain>::invalidate(&fixture.commands, stale).unwrap_err();
+    let unfinished = PagingDomain::invalidate(&fixture.commands, stale).unwrap_err();
     let CommandError::TimedOut { produced, consumed, opcode } = unfinished.error else {
         panic!("{:?}", unfinished.error)
     };
     assert_eq!(produced.distance_from(consumed), 2);
     assert_eq!(opcode, 0x12, "CMD_TLBI_NH_VA");
-    assert_eq!(fixture.commands.borrow().counters().time_outs, 1);
+    assert_eq!(fixture.commands.borrow().counters().timeouts, 1);
     assert_eq!(fixture.reach(0x1000), Some(0x8000));
     fixture.machine.model.borrow_mut().hung = false;
     assert_eq!(fixture.free(unfinished.stale), "frames");
@@ -99,10 +99,7 @@ fn what_the_smmu_never_forgot_is_never_dropped() {
         fixture.map(&mut domain, 0x1000, &[chunk(0x8000, 0)]).unwrap();
         let stale = fixture.unmap(&mut domain, 0x1000, 1, frames.clone());
         fixture.machine.model.borrow_mut().hung = hung;
-        drop(
-            <PagingDomain as iommu::Domain>::invalidate(&fixture.commands, stale)
-                .map(|freed| freed.take(&mut fixture.memory)),
-        );
+        drop(PagingDomain::invalidate(&fixture.commands, stale).map(|freed| freed.take(&mut fixture.memory)));
         assert_eq!(Rc::strong_count(&frames), held_after, "hung: {hung}");
     }
 }
@@ -132,8 +129,8 @@ fn a_lock_is_only_taken_where_it_is_needed() {
     let mut domain = fixture.attached(STREAM);
     let (at, range) = (Iova::new(0), pages_at(0, 513));
     let chunks = [chunk(0x4000_0000, 9), chunk(0x9000, 0)];
-    iommu::Domain::map(&mut domain, &mut fixture.memory, &Locked, at, chunks, RW).unwrap();
-    let stale = iommu::Domain::unmap(&mut domain, &mut fixture.memory, &Locked, range, ()).unwrap();
+    domain.map(&mut fixture.memory, &Locked, at, chunks, RW).unwrap();
+    let stale = domain.unmap(&mut fixture.memory, &Locked, range, ()).unwrap();
     fixture.free(stale);
 }
 

@@ -51,7 +51,7 @@ fn spawn(action: impl FnOnce() + 'static) -> thread::JoinHandle<()> {
 
 /// Makes the SMMU forget a page, and looks whether it has when that is said.
 fn forget(queue: &Locked, machine: &Rc<TestMachine>, at: u64, stale: iommu::Stale<()>) {
-    let freed = <PagingDomain as iommu::Domain>::invalidate(queue, stale).unwrap();
+    let freed = PagingDomain::invalidate(queue, stale).unwrap();
     freed.take(&mut TestMemory(machine.clone()));
     let outcome = machine.access(STREAM, at, READ);
     assert_eq!(outcome, TransactionResult::Aborted(Some(EventKind::Translation)), "{at:#x}");

@@ -14,10 +14,10 @@ mod test_machine;
 mod translation;
 
 use addr::{Iova, MemoryType, PAGE_SIZE, StreamId};
-use drivers::iommu::{self, MapError, Shared};
+use drivers::iommu::Shared;
 use drivers::smmu::{
-    self, CommandError, CommandQueue, DestroyError, DomainError, EventReport, PagingDomain, StartError,
-    StreamError, TIMEOUT_US,
+    self, CommandError, CommandQueue, DestroyError, DomainError, DomainMapError, EventReport, PagingDomain,
+    RegisterTimeout, StartError, StreamError, TIMEOUT_US,
 };
 use pagetable::Mapping;
 use smmu_spec::model::{IdRegisters, TransactionResult};

@@ -57,7 +57,8 @@ fn starting_forgets_what_was_cached_before() {
 fn a_hung_smmu_is_refused_at_start_with_the_register() {
     let machine = TestMachine::new(IdRegisters::NESTED, WalkCoherency::Coherent);
     machine.model.borrow_mut().hung = true;
-    let Err(StartError::TimedOut { register: "GBPA", .. }) = Fixture::start(machine.clone()).map(|_| ())
+    let Err(StartError::Register(RegisterTimeout { register: "GBPA", .. })) =
+        Fixture::start(machine.clone()).map(|_| ())
     else {
         panic!()
     };

@@ -88,7 +88,6 @@ mod tests {
     use addr::{Chunk, Iova, Order, Pfn};
     use drivers::bcm2836::InterruptSource;
     use drivers::direct::Direct;
-    use drivers::iommu::{Domain, Placement};
     use dtoolkit::model::DeviceTree as TreeModel;
 
     fn dma_channel(model: &TreeModel) -> Result<DmaChannelDescription, NodeError> {
@@ -145,9 +144,9 @@ mod tests {
             (PI_4, 0x1_0000_0000, None),
         ] {
             let channel = dma_channel(&board(ranges, dma_ranges, 1)).unwrap();
-            let direct = Direct::new(channel.windows, u32::MAX.into());
-            let placed = direct.placement([page(memory)]).ok();
-            assert_eq!(placed, bus.map(|bus| Placement::At(Iova::new(bus))), "{memory:#x}");
+            let direct = Direct::new(&channel.windows, u32::MAX.into());
+            let address = direct.address([page(memory)]).ok();
+            assert_eq!(address, bus.map(Iova::new), "{memory:#x}");
         }
     }
 

@@ -12,8 +12,7 @@ use alloc::boxed::Box;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use dma_api::{DmaError, DmaMask};
-use drivers::direct::{BusWindow, Direct};
-use drivers::iommu::{Domain as _, MapError, Placement};
+use drivers::direct::{BusAddressError, BusWindow, Direct};
 use drivers::smmu::{self, Stages};
 use pagetable::Mapping;
 use spin::Once;
@@ -146,9 +145,9 @@ impl Domain {
         let range = match &self.kind {
             Kind::Translated(behind) => behind.map(chunks, wish),
             Kind::Direct(windows) if wish.fit == Fit::Pieces => {
-                place_pieces(&direct(windows, wish.mask), chunks, wish)
+                place_pieces(direct(windows, wish.mask), chunks, wish)
             }
-            Kind::Direct(windows) => place_direct(&direct(windows, wish.mask), chunks, wish),
+            Kind::Direct(windows) => place_direct(direct(windows, wish.mask), chunks, wish),
         }?;
         counters::IOVA_RANGES.add(1);
         Ok(range)
@@ -304,28 +303,30 @@ impl Drop for Domain {
     }
 }
 
-fn direct(windows: &[BusWindow], mask: DmaMask) -> Direct {
-    Direct::new(windows.to_vec(), mask.highest().raw())
+fn direct(windows: &[BusWindow], mask: DmaMask) -> Direct<'_> {
+    Direct::new(windows, mask.highest().raw())
 }
 
 /// Where the bus shows `chunks`, if in one run and below the mask.
 fn place_direct(
-    direct: &Direct,
+    direct: Direct<'_>,
     chunks: impl Iterator<Item: FrameRun> + Clone,
     wish: &Wish,
 ) -> Result<AddrRange<Iova>, DmaError> {
-    match direct.placement(chunks.clone()) {
-        Ok(Placement::At(at)) => {
+    match direct.address(chunks.clone()) {
+        Ok(at) => {
             AddrRange::from_len(at, wish.len).ok_or(DmaError::PastMask { len: wish.len, mask: wish.mask })
         }
-        Err(MapError::NotContiguous(_)) => Err(DmaError::Scattered { runs: runs(chunks) }),
-        _ => Err(DmaError::PastMask { len: wish.len, mask: wish.mask }),
+        Err(BusAddressError::NotContiguous(_)) => Err(DmaError::Scattered { runs: runs(chunks) }),
+        Err(BusAddressError::Empty | BusAddressError::Unreachable(_)) => {
+            Err(DmaError::PastMask { len: wish.len, mask: wish.mask })
+        }
     }
 }
 
 /// A range of the whole's length from where the bus shows the first chunk, if the device reaches every one.
 fn place_pieces(
-    direct: &Direct,
+    direct: Direct<'_>,
     chunks: impl Iterator<Item: FrameRun> + Clone,
     wish: &Wish,
 ) -> Result<AddrRange<Iova>, DmaError> {

@@ -25,7 +25,7 @@ use core::sync::atomic::{
     Ordering::{Relaxed, SeqCst},
 };
 use dma_api::DmaError;
-use drivers::iommu::{Iommu as _, Shared};
+use drivers::iommu::Shared;
 use drivers::mmio::Mmio;
 use drivers::pcie::Phandle;
 use drivers::region::{Region, RegionSource};

@@ -3,7 +3,7 @@
 use crate::kprintln;
 use crate::sched::time;
 use core::fmt::Display;
-use drivers::smmu::RateLimiter;
+use drivers::rate_limiter::RateLimiter;
 
 /// Lines in each second.
 const BURST: u32 = 8;
@@ -42,10 +42,10 @@ impl Notices {
     /// Says how many lines were left out, if their second is over.
     pub(super) fn catch_up(&mut self) {
         let now = time::now() / 1000;
-        if let Some(left_out) = self.errors.renew(now) {
+        if let Some(left_out) = self.errors.roll_over(now) {
             kprintln!("smmu: {left_out} more errors of its own");
         }
-        if let Some(left_out) = self.losses.renew(now) {
+        if let Some(left_out) = self.losses.roll_over(now) {
             kprintln!("smmu: events were lost {left_out} more times");
         }
     }

@@ -208,8 +208,8 @@ static WATCHED: SpinLock<Vec<Watched>> = SpinLock::new(Vec::new());
 static WAITING: WaitQueue = WaitQueue::new();
 /// Events were left out, and their number may not have been told.
 static UNTOLD: AtomicBool = AtomicBool::new(false);
-/// When it is: the window in which a stream has a few lines is over then ([`drivers::smmu::EVENT_WINDOW_US`]).
-const TELLING_NS: u64 = (drivers::smmu::EVENT_WINDOW_US + 100_000) * 1000;
+/// When it is: the window in which a stream has a few lines is over then ([`drivers::rate_limiter::WINDOW_US`]).
+const TELLING_NS: u64 = (drivers::rate_limiter::WINDOW_US + 100_000) * 1000;
 
 /// Counts the faults of `device` from now on.
 pub(super) fn watch(smmu: &'static Smmu, stream: StreamId, faults: Arc<Faults>, device: Weak<Device>) {

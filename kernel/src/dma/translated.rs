@@ -5,8 +5,8 @@ use super::iommu::{Smmu, Tables};
 use crate::debug::{self, FailPoint};
 use addr::{AddrRange, FrameRun, Iova, Order, PAGE_SIZE, PhysAddr};
 use dma_api::DmaError;
-use drivers::iommu::{Domain as _, MapError, Stale};
-use drivers::smmu::{self, PinnedTable};
+use drivers::iommu::Stale;
+use drivers::smmu::{self, DomainMapError, PinnedTable};
 use memory::{RangeAllocator, RangeError};
 use pagetable::{Leaf, Mapping};
 
@@ -124,12 +124,12 @@ impl Translated {
         }
         let error = match self.domain.map(&mut Tables, commands, range.start(), chunks, mapping) {
             Ok(()) => return Ok(()),
-            Err(MapError::NotForgotten { error, .. }) => {
+            Err(DomainMapError::NotInvalidated { error, .. }) => {
                 log::error!("IOMMU: {range:?} stays out of use: {error:?}");
                 return Err(DmaError::IommuTimeout);
             }
-            Err(MapError::Table(pagetable::MapError::OutOfTables)) => DmaError::OutOfTables,
-            Err(MapError::Table(pagetable::MapError::OutputTooLarge(_))) => {
+            Err(DomainMapError::Table(pagetable::MapError::OutOfTables)) => DmaError::OutOfTables,
+            Err(DomainMapError::Table(pagetable::MapError::OutputTooLarge(_))) => {
                 DmaError::TooLong { len: range.len() }
             }
             // The range was free, aligned and inside; an error here is a broken invariant.

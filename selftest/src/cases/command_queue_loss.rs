@@ -40,12 +40,12 @@ fn begins_anew() -> Outcome {
     for round in 1..=4 {
         lose(smmu, false)?;
         lend(&device, 4)?;
-        let anew = command_counters(smmu).begun_anew - before.begun_anew;
+        let anew = command_counters(smmu).reinitialized - before.reinitialized;
         check!(anew == round, "it began anew {anew} times, after {round} losses");
     }
     let after = command_counters(smmu);
     check!(after.illegal == before.illegal, "commands were refused");
-    check!(after.time_outs == before.time_outs, "somebody waited in vain");
+    check!(after.timeouts == before.timeouts, "somebody waited in vain");
     pass!("CERROR_ABT at {}; four times anew, with 16 mappings", nowhere(smmu))
 }
 
@@ -58,9 +58,9 @@ fn nobody_notices() -> Outcome {
     among_others(&device, ROUNDS, move |_| lose(smmu, false))?;
     smmu.sync().map_err(|error| format!("{error}"))?;
     let after = command_counters(smmu);
-    let anew = after.begun_anew - before.begun_anew;
+    let anew = after.reinitialized - before.reinitialized;
     check!(anew == ROUNDS, "it began anew {anew} times, after {ROUNDS} losses");
-    check!(after.time_outs == before.time_outs, "somebody waited in vain");
+    check!(after.timeouts == before.timeouts, "somebody waited in vain");
     pass!("{ROUNDS} losses among {} commands, of {} CPUs", after.commands - before.commands, percpu::online())
 }
 
@@ -75,8 +75,8 @@ fn stays_lost() -> Outcome {
     check!(seen.is_none(), "somebody who waited was told {seen:?}");
     lend(&device, 16)?;
     let after = command_counters(smmu);
-    check!(after.begun_anew == before.begun_anew + 1, "it did not begin anew when it was back");
-    check!(after.time_outs == before.time_outs, "somebody waited in vain");
+    check!(after.reinitialized == before.reinitialized + 1, "it did not begin anew when it was back");
+    check!(after.timeouts == before.timeouts, "somebody waited in vain");
     pass!("300 were told of CERROR {ABORTED}; and 16 mappings came and went after it")
 }
 

@@ -27,25 +27,15 @@ pub const TESTS: &[Test] = &[
 /// # Errors
 /// The queue is full.
 pub(super) fn push_words(smmu: &Smmu, words: [u64; 2]) -> Result<(), QueueFull> {
-    smmu.command_queue().with(|queue| {
-        queue.push_words(words)?;
-        queue.publish();
-        Ok(())
-    })
+    smmu.command_queue().with(|queue| queue.submit(words))
 }
 
 /// Writes a command into the queue as its two doublewords, and waits for it.
 ///
 /// # Errors
-/// The error of the command, or of an earlier one without a waiter.
+/// See [`CommandError`].
 pub(super) fn run_words(smmu: &Smmu, words: [u64; 2]) -> Result<(), CommandError> {
-    smmu.command_queue().with(|queue| {
-        while queue.push_words(words).is_err() {
-            queue.wait()?;
-        }
-        queue.publish();
-        queue.wait()
-    })
+    drivers::smmu::run_encoded(smmu.command_queue(), [words])
 }
 
 /// Returns the counters of the command queue.
@@ -91,7 +81,7 @@ fn nobody_notices() -> Outcome {
     let after = command_counters(smmu);
     let refused = after.illegal - before.illegal;
     check!(refused == ROUNDS, "{refused} of {ROUNDS} were refused");
-    check!(after.time_outs == before.time_outs, "somebody waited in vain");
+    check!(after.timeouts == before.timeouts, "somebody waited in vain");
     pass!("{ROUNDS} among {} others, of {} CPUs", after.commands - before.commands - ROUNDS, percpu::online())
 }
 

@@ -7,7 +7,7 @@
 use super::super::test_machine::{TestMachine, TestMemory};
 use super::executor::{Pending, SharedState};
 use super::pinned;
-use drivers::iommu::{self, Shared};
+use drivers::iommu::Shared;
 use drivers::smmu::{CommandError, CommandQueue, PagingDomain};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -36,12 +36,12 @@ impl<'a> ConcurrentCpus<'a> {
     /// Frees something. If it is `late`, the SMMU does not answer at first.
     pub fn free(&self, pending: Pending, late: bool) {
         let (stale, domain, pages, step) = pending.into_parts();
-        let mut freed = <PagingDomain as iommu::Domain>::invalidate(self, stale);
+        let mut freed = PagingDomain::invalidate(self, stale);
         if let Err(unfinished) = freed {
             let timed_out = matches!(unfinished.error, CommandError::TimedOut { .. });
             assert!(late && timed_out, "{:?}", unfinished.error);
             self.machine.model.borrow_mut().hung = false;
-            freed = <PagingDomain as iommu::Domain>::invalidate(self, unfinished.stale);
+            freed = PagingDomain::invalidate(self, unfinished.stale);
         }
         self.machine.model.borrow_mut().hung = false;
         let held = freed.unwrap().take(&mut TestMemory(self.machine.clone()));

@@ -11,8 +11,8 @@ use super::oracle::{Oracle, Target};
 use super::pinned::{PinnedRun, PinnedTables};
 use super::program::{CLIENTS, DOMAINS, Program, ProgramOp};
 use addr::{Chunk, Iova, MemoryType, PAGE_SHIFT, PAGE_SIZE, StreamId};
-use drivers::iommu::{self, MapError, Stale};
-use drivers::smmu::{CommandError, EventReport, PagingDomain};
+use drivers::iommu::Stale;
+use drivers::smmu::{DomainMapError, EventReport, PagingDomain};
 use pagetable::{Access, MapError as TableError, Mapping};
 use smmu_spec::model::TransactionResult;
 use std::cell::{Cell, RefCell};
@@ -33,7 +33,6 @@ pub enum DriverPhase {
     UnmapPinned,
     Free,
     Destroy,
-    Trim,
     Idle,
 }
 
@@ -336,7 +335,6 @@ impl Executor {
             ProgramOp::Attach { client, domain } => self.attach(client, domain),
             ProgramOp::Detach { client } => self.detach(client),
             ProgramOp::Renew { domain } => self.renew(domain),
-            ProgramOp::Trim { domain } => self.trim(domain),
             ProgramOp::Dma { times } => self.dma(times),
             ProgramOp::Events => self.read_events(),
         }
@@ -415,13 +413,13 @@ impl Executor {
     }
 
     /// `taken` is the first page that was mapped before.
-    fn check_mapped(&self, mapped: Result<(), MapError<CommandError>>, taken: Option<u64>) {
+    fn check_mapped(&self, mapped: Result<(), DomainMapError>, taken: Option<u64>) {
         match (mapped, taken) {
             (Ok(()), None) => {}
-            (Err(MapError::Table(TableError::AlreadyMapped(at))), Some(page)) => {
+            (Err(DomainMapError::Table(TableError::AlreadyMapped(at))), Some(page)) => {
                 assert_eq!(at, Iova::new(page << PAGE_SHIFT), "the first page that was there before");
             }
-            (Err(MapError::Table(TableError::OutOfTables)), _) => {
+            (Err(DomainMapError::Table(TableError::OutOfTables)), _) => {
                 assert_eq!(self.machine.allowance.get(), 0, "out of tables");
             }
             other => panic!("{other:x?}"),
@@ -457,8 +455,8 @@ impl Executor {
         let unmapped = self.in_phase(DriverPhase::Unmap, domain, |fixture, taken| {
             let concurrent_cpus = ConcurrentCpus::new(&fixture.commands, &fixture.machine, &shared, step);
             match whole {
-                true => iommu::Domain::unmap_whole(taken, &mut fixture.memory, &concurrent_cpus, range, held),
-                false => iommu::Domain::unmap(taken, &mut fixture.memory, &concurrent_cpus, range, held),
+                true => taken.unmap_whole(&mut fixture.memory, &concurrent_cpus, range, held),
+                false => taken.unmap(&mut fixture.memory, &concurrent_cpus, range, held),
             }
         });
         let mut oracle = self.shared.oracle.borrow_mut();
@@ -546,13 +544,6 @@ impl Executor {
         self.attachments.retain(|attachment| attachment.domain != domain);
     }
 
-    fn trim(&mut self, domain: usize) {
-        self.in_phase(DriverPhase::Trim, domain, |fixture, taken| {
-            taken.trim(&mut fixture.memory, &fixture.commands)
-        })
-        .unwrap_or_else(|unfinished| panic!("{:?}", unfinished.error));
-    }
-
     /// Every event is of one of the program's streams, and of a kind that its accesses can meet.
     fn read_events(&mut self) {
         // What the SMMU wrote meanwhile is in the registers then.
@@ -596,10 +587,10 @@ fn map(
     page: u64,
     chunks: &[Chunk],
     writable: bool,
-) -> Result<(), MapError<CommandError>> {
+) -> Result<(), DomainMapError> {
     let at = Iova::new(page << PAGE_SHIFT);
     let memory: &mut TestMemory = &mut fixture.memory;
-    iommu::Domain::map(domain, memory, &fixture.commands, at, chunks.iter().copied(), mapping(writable))
+    domain.map(memory, &fixture.commands, at, chunks.iter().copied(), mapping(writable))
 }
 
 pub fn mapping(writable: bool) -> Mapping {

@@ -52,7 +52,6 @@ pub const MUTANTS: &[Mutant] = &[
     mutant("no TLBI after unmapping", &[Free], Fault::Command(no_tlbi)),
     mutant("no TLBI when a block is cut or a table emptied", &[Unmap], Fault::Command(no_tlbi)),
     mutant("no TLBI when a map fails", &[Map], Fault::Command(no_tlbi)),
-    mutant("no TLBI when a spare table goes", &[Trim], Fault::Command(no_tlbi)),
     mutant("no TLBI when a domain goes", &[Destroy], Fault::Command(no_tlbi)),
     mutant("no TLBI at start", &[Start], Fault::Command(no_tlbi)),
     mutant("TLBI with another ASID", &[], Fault::Command(other_asid)),

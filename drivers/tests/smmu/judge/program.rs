@@ -79,10 +79,6 @@ pub enum ProgramOp {
     Renew {
         domain: usize,
     },
-    /// Gives back the empty table that a domain keeps.
-    Trim {
-        domain: usize,
-    },
     /// Accesses, most of them where something happened lately.
     Dma {
         times: u8,
@@ -183,7 +179,6 @@ fn op() -> impl Strategy<Value = ProgramOp> {
         8 => (0..CLIENTS, 0..DOMAINS).prop_map(|(client, domain)| ProgramOp::Attach { client, domain }),
         3 => (0..CLIENTS).prop_map(|client| ProgramOp::Detach { client }),
         1 => (0..DOMAINS).prop_map(|domain| ProgramOp::Renew { domain }),
-        2 => (0..DOMAINS).prop_map(|domain| ProgramOp::Trim { domain }),
         12 => (1..12u8).prop_map(|times| ProgramOp::Dma { times }),
         2 => Just(ProgramOp::Events),
     ]

@@ -2,9 +2,9 @@
 
 use super::{TestMachine, TestMemory};
 use addr::{AddrRange, Chunk, Iova, MemoryType, Order, PAGE_SIZE, Pfn, PhysAddr, StreamId};
-use drivers::iommu::{self, Iommu, MapError, Stale};
+use drivers::iommu::Stale;
 use drivers::smmu::{
-    self, CommandError, CommandQueue, DestroyError, DomainError, EventQueue, EventReport, Features,
+    self, CommandQueue, DestroyError, DomainError, DomainMapError, EventQueue, EventReport, Features,
     PagingDomain, StartError, StreamError, StreamTable, TlbTagAllocator,
 };
 use pagetable::Mapping;
@@ -87,19 +87,19 @@ impl Fixture {
         domain: &mut PagingDomain,
         at: u64,
         chunks: &[Chunk],
-    ) -> Result<(), MapError<CommandError>> {
+    ) -> Result<(), DomainMapError> {
         let chunks = chunks.iter().copied();
-        iommu::Domain::map(domain, &mut self.memory, &self.commands, Iova::new(at), chunks, RW)
+        domain.map(&mut self.memory, &self.commands, Iova::new(at), chunks, RW)
     }
 
     pub fn unmap<T>(&mut self, domain: &mut PagingDomain, at: u64, pages: u64, held: T) -> Stale<T> {
         let range = pages_at(at, pages);
-        let unmapped = iommu::Domain::unmap(domain, &mut self.memory, &self.commands, range, held);
+        let unmapped = domain.unmap(&mut self.memory, &self.commands, range, held);
         unmapped.unwrap_or_else(|refused| panic!("{:?}", refused.error))
     }
 
     pub fn free<T>(&mut self, stale: Stale<T>) -> T {
-        let freed = <PagingDomain as iommu::Domain>::invalidate(&self.commands, stale);
+        let freed = PagingDomain::invalidate(&self.commands, stale);
         freed.unwrap_or_else(|unfinished| panic!("{:?}", unfinished.error)).take(&mut self.memory)
     }
 
