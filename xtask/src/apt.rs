@@ -1,6 +1,6 @@
-//! Debian packages, and the backports suite of the mirror this machine already uses.
+//! Debian packages, and the backports suite of this machine's mirror.
 //!
-//! Where packages come from is read from the machine's own sources; nothing here names a mirror.
+//! The mirror is read from the machine's own sources.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 const LISTS: &str = "/etc/apt/sources.list.d";
 const LIST: &str = "/etc/apt/sources.list";
 
-/// One place packages come from.
+/// An apt source.
 #[derive(Clone, Debug, Eq, PartialEq)]
 struct AptSource {
     uri: String,
@@ -49,10 +49,10 @@ pub fn candidate(package: &str) -> Option<String> {
     (line != "(none)").then(|| line.to_owned())
 }
 
-/// What a package is built for.
+/// The architecture of a package.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Architecture {
-    /// 64-bit Arm, whatever this machine is.
+    /// 64-bit Arm, independent of this machine.
     Arm64,
 }
 
@@ -64,11 +64,10 @@ impl Architecture {
     }
 }
 
-/// Copies the files that match `patterns` (as `tar` understands them) out of a package into `directory`, without their
-/// paths. Nothing is installed: the lists and the package go to a directory of their own, for which nobody needs to be
-/// root.
+/// Copies the files that match `patterns` (`tar`'s wildcards) from a package into `directory`, without their paths. Nothing
+/// is installed: the lists and the package are kept in a directory under `target/`, which needs no root.
 ///
-/// A package that only depends on the newest of a series (`linux-image-arm64`) stands for that one.
+/// A package that only depends on the newest of a series (`linux-image-arm64`) is replaced by that one.
 pub fn extract(package: &str, architecture: Architecture, patterns: &[&str], directory: &Path) -> Result<()> {
     if !is_here() {
         return Err(Error::Missing(format!("{package} is a Debian package, and there is no apt-get here")));
@@ -112,7 +111,7 @@ impl PrivateApt {
             place("Dir::State::status", "status"),
             place("Dir::Cache", "cache"),
             "Acquire::Languages=none".into(),
-            // As root, apt would download as a user that cannot write here.
+            // As root, apt would download as a user without write permission here.
             "APT::Sandbox::User=root".into(),
         ];
         command.current_dir(self.root.join("packages"));
@@ -124,7 +123,7 @@ impl PrivateApt {
         run(self.command(program).args(words))
     }
 
-    /// The one package that `package` stands for, if it depends on just one of nearly the same name.
+    /// The package that `package` depends on, if it is a metapackage of a series.
     fn real_name(&self, package: &str) -> String {
         let output = self.command("apt-cache").args(["depends", "--important", package]).output();
         let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
@@ -142,7 +141,7 @@ impl PrivateApt {
     }
 }
 
-/// From what `apt-cache depends` prints: the dependency that carries a version in its name.
+/// Finds the dependency with a version in its name in the output of `apt-cache depends`.
 fn newest(package: &str, depends: &str) -> Option<String> {
     let (series, architecture) = package.rsplit_once('-')?;
     let names = depends.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
@@ -150,7 +149,7 @@ fn newest(package: &str, depends: &str) -> Option<String> {
     real.next().filter(|name| *name != package).map(str::to_owned)
 }
 
-/// `dpkg-deb --fsys-tarfile ARCHIVE | tar -x`, of the wanted files alone.
+/// `dpkg-deb --fsys-tarfile ARCHIVE | tar -x`, only of the matching files.
 fn unpack(archive: &Path, patterns: &[&str], directory: &Path) -> Result<()> {
     let mut packed = Command::new("dpkg-deb");
     packed.arg("--fsys-tarfile").arg(archive).stdout(Stdio::piped());
@@ -163,15 +162,15 @@ fn unpack(archive: &Path, patterns: &[&str], directory: &Path) -> Result<()> {
     let mut tar = Command::new("tar");
     tar.args(["--extract", "--wildcards", "--transform=s,.*/,,", "--directory"]).arg(directory);
     let result = run(tar.args(patterns).stdin(output));
-    // It ends with its reader; tar has already said what is wrong.
+    // It ends with its reader, and tar has already reported the error.
     let _ = packed.wait();
     result
 }
 
-/// Makes the backports suite of this Debian release known to apt, and returns its name.
+/// Adds the backports suite of this Debian release to apt's sources, and returns its name.
 ///
 /// # Errors
-/// `Missing` if this is no Debian release, or its sources do not say where the release comes from.
+/// `Missing` if this is no Debian release, or its sources do not name the release's mirror.
 pub fn enable_backports() -> Result<String> {
     let codename = codename(&fs::read_to_string("/etc/os-release").unwrap_or_default())
         .ok_or_else(|| Error::Missing("this is no Debian release, so it has no backports suite".into()))?;

@@ -1,4 +1,4 @@
-//! Builds what `make` promises: the flat image, the kernel with its symbols, and the initramfs.
+//! Builds the artifacts of `make`: the flat image, the kernel with its symbols, and the initramfs.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -9,10 +9,10 @@ use crate::initramfs::{self, PackedProgram};
 use crate::workspace::{self, KERNEL_TARGET, USER_TARGET};
 use crate::{image, tools};
 
-/// The programs that go into the initramfs, each a package under `user/`.
+/// The programs in the initramfs, each a package under `user/`.
 pub const PROGRAMS: [&str; 3] = ["mosaic", "probe", "bench"];
 
-/// Where the finished files lie.
+/// The paths of the finished files.
 #[derive(Clone, Debug)]
 pub struct Artifacts {
     /// The flat arm64 `Image`.
@@ -21,7 +21,7 @@ pub struct Artifacts {
     pub initramfs: PathBuf,
 }
 
-/// Builds everything, and says how large it became.
+/// Builds everything, and prints the sizes.
 pub fn build() -> Result<Artifacts> {
     tools::rust_targets()?;
     run(&mut cargo(&["build", "--package=image", "--release", "--target", KERNEL_TARGET]))?;
@@ -32,7 +32,7 @@ pub fn build() -> Result<Artifacts> {
     Ok(Artifacts { image, initramfs })
 }
 
-/// Builds the programs alone, and says where the initramfs is that holds them.
+/// Builds the programs alone, and returns the initramfs.
 pub fn programs() -> Result<PathBuf> {
     run(&mut fixed_program("mosaic"))?;
     run(&mut movable_program("probe"))?;
@@ -44,16 +44,16 @@ pub fn programs() -> Result<PathBuf> {
     Ok(initramfs)
 }
 
-/// An ordinary static program, linked for fixed addresses: what rustc makes for this target.
+/// A static program, linked for fixed addresses: rustc's default for this target.
 fn fixed_program(name: &str) -> Command {
     let mut command = cargo(&["rustc", "--release", "--target", USER_TARGET, "--package", name]);
-    // Debug information is three quarters of a program, and the kernel would have to keep it in lowmem.
+    // Debug information is three quarters of a program, and the initramfs is in lowmem.
     command.env("CARGO_PROFILE_RELEASE_STRIP", "debuginfo");
     command
 }
 
-/// A static-PIE program, so that both kinds are loaded in every test. rustc does not make them for this target by
-/// itself, but brings all that is needed: the start code that relocates (`rcrt1.o`) and the linker.
+/// A static-PIE program, so that every test loads both kinds. rustc does not link them for this target, but has the start
+/// code that relocates (`rcrt1.o`) and the linker.
 fn movable_program(name: &str) -> Command {
     let objects = tools::sysroot().join("lib/rustlib").join(USER_TARGET).join("lib/self-contained");
     let object = |file: &str| format!("-Clink-arg={}", objects.join(file).display());
@@ -82,17 +82,17 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
     std::fs::copy(from, to).map(drop).map_err(Error::file("copy", from))
 }
 
-/// Builds the kernel that counts events as well, to run with the same programs.
+/// Builds the kernel with event counters, to run with the same programs.
 pub fn counting(product: &Artifacts) -> Result<Artifacts> {
     variant(product, "counting", "counters")
 }
 
-/// Builds the kernel that makes things fail and looks for what should not happen, to run with the same programs.
+/// Builds the kernel with fault injection and debug checks, to run with the same programs.
 pub fn checking(product: &Artifacts) -> Result<Artifacts> {
     variant(product, "checking", "checking")
 }
 
-/// Another kernel, built with the profile `name` and one feature.
+/// A kernel built with the profile `name` and one feature.
 fn variant(product: &Artifacts, name: &str, feature: &str) -> Result<Artifacts> {
     let words = ["build", "--package=image", "--profile", name, "--features", feature];
     run(cargo(&words).args(["--target", KERNEL_TARGET]))?;

@@ -1,4 +1,4 @@
-//! What belongs to a board and is not ours: its device tree, fetched from Debian's kernel when it is first needed.
+//! Files of other projects that a board needs, such as its device tree; fetched from Debian's packages on first use.
 
 use std::path::PathBuf;
 
@@ -6,10 +6,10 @@ use crate::apt::{self, Architecture};
 use crate::error::{Error, Result};
 use crate::workspace;
 
-/// Debian's kernel, which brings the device trees of all boards that it knows.
+/// Debian's kernel, whose package contains the device trees of its boards.
 const KERNEL: &str = "linux-image-arm64";
 
-/// The file of that kernel which describes a board.
+/// The board's device tree file in that package.
 fn tree_of(board: &str) -> Option<&'static str> {
     Some(match board {
         "raspi3b" => "bcm2837-rpi-3-b.dtb",
@@ -18,7 +18,7 @@ fn tree_of(board: &str) -> Option<&'static str> {
     })
 }
 
-/// The device tree of a QEMU board that stands for a real one.
+/// The device tree of a QEMU board that models a real one.
 pub fn tree(board: &str) -> Result<PathBuf> {
     let Some(name) = tree_of(board) else {
         return Err(Error::Missing(format!("no device tree is known for the board {board}")));
@@ -35,7 +35,7 @@ pub fn tree(board: &str) -> Result<PathBuf> {
     Ok(file)
 }
 
-/// U-Boot for QEMU's virt board, as Debian builds it.
+/// U-Boot for QEMU's virt board, Debian's build.
 pub fn u_boot() -> Result<PathBuf> {
     const PACKAGE: &str = "u-boot-qemu";
     let directory = workspace::target().join("boards");
@@ -50,7 +50,7 @@ pub fn u_boot() -> Result<PathBuf> {
     Ok(file)
 }
 
-/// Fetches what a run on this board needs, if it needs anything.
+/// Fetches the files that a boot on this board needs.
 pub fn prepare(board: &str) -> Result<()> {
     if tree_of(board).is_some() { tree(board).map(drop) } else { Ok(()) }
 }

@@ -1,11 +1,11 @@
-//! Running other programs, with errors that show the command.
+//! Child processes, with errors that show the command.
 
 use std::process::{Command, Output, Stdio};
 
 use crate::error::{Error, Result};
 use crate::workspace;
 
-/// A cargo that builds in this work tree, whatever directory or target directory the environment says.
+/// A cargo command for this work tree, independent of the current directory and of `CARGO_TARGET_DIR`.
 pub fn cargo(words: &[&str]) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     let (verb, rest) = words.split_first().expect("cargo needs a verb");
@@ -17,13 +17,13 @@ pub fn cargo(words: &[&str]) -> Command {
     command
 }
 
-/// A command line as one would type it.
+/// A command line as typed in a shell.
 pub fn shown(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
 }
 
-/// Runs it with this terminal; anything but success is an error.
+/// Runs it on this terminal; a status other than success is an error.
 pub fn run(command: &mut Command) -> Result<()> {
     let status = command.status().map_err(start_error(command))?;
     match status.success() {
@@ -32,13 +32,13 @@ pub fn run(command: &mut Command) -> Result<()> {
     }
 }
 
-/// Runs it and returns what it printed and how it ended; its standard error stays on this terminal.
+/// Runs it and returns its output and status; its standard error stays on this terminal.
 pub fn capture(command: &mut Command) -> Result<Output> {
     command.stdin(Stdio::null()).stderr(Stdio::inherit());
     command.output().map_err(start_error(command))
 }
 
-/// What a program that must succeed printed, or `None` if it is missing or failed.
+/// The output of a program, or `None` if it is missing or fails.
 pub fn question(program: &str, words: &[&str]) -> Option<String> {
     let output =
         Command::new(program).args(words).stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;

@@ -1,26 +1,26 @@
-//! The count that a run ends with.
+//! The result of a verb, in its last line.
 
 use std::fmt;
 use std::ops::AddAssign;
 
-/// How many tests passed, failed and were skipped.
+/// The numbers of passed, failed and skipped tests.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct TestCounts {
-    /// Ran and said yes.
+    /// Ran and passed.
     pub passed: usize,
-    /// Said no, or never said anything.
+    /// Ran and failed, or did not report a result.
     pub failed: usize,
-    /// Did not run, and said why.
+    /// Did not run, with a reason.
     pub skipped: usize,
 }
 
 impl TestCounts {
-    /// One more that passed (`true`) or failed.
+    /// One test that passed (`true`) or failed.
     pub fn one(passed: bool) -> Self {
         Self { passed: passed.into(), failed: (!passed).into(), skipped: 0 }
     }
 
-    /// Nothing failed, and something ran: a run without a test proves nothing.
+    /// No test failed, and at least one passed.
     pub fn is_success(&self) -> bool {
         self.failed == 0 && self.passed > 0
     }

@@ -1,5 +1,5 @@
 //! A disk image for boards whose boot loader is U-Boot with distro boot: a GPT, one FAT partition, and in it the image,
-//! the initramfs and `extlinux/extlinux.conf`, which says how to start them. The device tree is the boot loader's.
+//! the initramfs and `extlinux/extlinux.conf`, which names them. The boot loader provides the device tree.
 
 use std::io::{Cursor, Read, Write};
 use std::ops::Range;
@@ -15,11 +15,11 @@ use crate::error::{Error, Result};
 
 const BLOCK: u64 = 512;
 const PARTITION_AT: u64 = 1 << 20;
-/// What FAT32 needs at least is 33 MiB of clusters.
+/// FAT32 needs at least 33 MiB of clusters.
 const PARTITION: u64 = 64 << 20;
-/// Room for the second copy of the partition table.
+/// Space for the second copy of the partition table.
 const DISK: u64 = PARTITION_AT + PARTITION + (1 << 20);
-/// "Legacy BIOS bootable" (UEFI, 5.3.3): the partition where distro boot looks first.
+/// "Legacy BIOS bootable" (UEFI, 5.3.3): distro boot looks in this partition first.
 const BOOTABLE: u64 = 1 << 2;
 const IMAGE: &str = "kernel8.img";
 const INITRAMFS: &str = "initramfs.cpio";
@@ -27,7 +27,7 @@ const MENU: &str = "extlinux/extlinux.conf";
 
 type Volume<'disk> = FileSystem<Cursor<&'disk mut [u8]>>;
 
-/// What distro boot reads. `append` is the kernel's command line.
+/// The menu of distro boot. `append` is the kernel's command line.
 fn menu(append: &str) -> String {
     format!(
         "# What U-Boot's distro boot starts. Boot arguments are on the last line.\n\
@@ -85,7 +85,7 @@ fn add(volume: &Volume<'_>, path: &str, content: &[u8]) -> std::io::Result<()> {
     file.write_all(content)
 }
 
-/// An empty disk with a partition table, and where its one partition is.
+/// An empty disk with a partition table, and the range of its only partition.
 fn partitioned() -> std::result::Result<(Vec<u8>, Range<usize>), String> {
     let mut bytes = Cursor::new(vec![0; DISK as usize]);
     let blocks = u32::try_from(DISK / BLOCK - 1).map_err(words)?;
@@ -102,7 +102,7 @@ fn partitioned() -> std::result::Result<(Vec<u8>, Range<usize>), String> {
     Ok((bytes.into_inner(), start..start + len))
 }
 
-/// A file's content, found as a boot loader does: by the partition table, then the file system.
+/// A file's content, found like a boot loader does: by the partition table, then the file system.
 fn file(disk: &mut [u8], path: &str) -> std::result::Result<Vec<u8>, String> {
     let table = GptConfig::new().writable(false).open_from_device(Cursor::new(&mut *disk)).map_err(words)?;
     let partition = table.partitions().values().next().ok_or("no partition")?;
@@ -122,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_is_found_again() {
+    fn a_written_file_is_read_back() {
         let content: Vec<u8> = (0..200_000u32).map(|n| n as u8).collect();
         let mut disk = image(&[("kernel8.img", content.clone()), (MENU, b"menu".to_vec())]).unwrap();
         assert_eq!(file(&mut disk, "kernel8.img").unwrap(), content);
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn the_menu_names_the_files_that_are_there() {
+    fn the_menu_names_the_files() {
         let menu = menu("lowmem=256M");
         for line in ["kernel /kernel8.img", "initrd /initramfs.cpio", "append lowmem=256M"] {
             assert!(menu.lines().any(|own| own.trim() == line), "{line}");

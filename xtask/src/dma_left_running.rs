@@ -1,5 +1,5 @@
-//! An earlier stage that leaves a device's DMA running: `edu` is told to overwrite a file in the initramfs, a tenth of a
-//! second later, and the image is entered at once.
+//! An earlier boot stage that leaves a device's DMA running: it programs `edu` to overwrite a file in the initramfs after a
+//! tenth of a second, and enters the image at once.
 
 use std::path::Path;
 
@@ -7,22 +7,22 @@ use crate::el3_wrapper::{self, TreeSource};
 use crate::error::{Error, Result};
 use crate::machine::{BootImage, BootInput, QemuMachine};
 
-/// The file that is to be overwritten.
+/// The overwritten file.
 pub const FILE: &str = "bin/mosaic";
-/// Configuration space of bus 0 with `highmem=off`, and the device that `-device edu` is there.
+/// Configuration space of bus 0 with `highmem=off`, and of the device that `-device edu` adds.
 const ECAM: u64 = 0x3f00_0000;
 const EDU: u64 = ECAM + (1 << 15);
-/// Where its registers are put: PCI memory space.
+/// The address of its registers, in PCI memory space.
 const BAR: u64 = 0x1000_0000;
 
-/// An ELF file that leaves the device running and starts the image; `whole` is what would be booted without.
-pub fn wrap(machine: &QemuMachine, whole: &BootInput, elf: &Path) -> Result<BootImage> {
-    let archive = whole.initramfs.as_deref().unwrap_or(Path::new(""));
+/// Writes an ELF file that leaves the device running and enters the image of `input`.
+pub fn wrap(machine: &QemuMachine, input: &BootInput, elf: &Path) -> Result<BootImage> {
+    let archive = input.initramfs.as_deref().unwrap_or(Path::new(""));
     let bytes = std::fs::read(archive).map_err(Error::file("read", archive))?;
     let file = find(&bytes, FILE).ok_or_else(|| Error::Missing(format!("{FILE} in the initramfs")))?;
-    // In the middle of it.
+    // In the middle of the file.
     let target = (file.start + file.len() / 2) as u64;
-    el3_wrapper::wrap_after(machine, whole, TreeSource::Qemu, elf, &|initramfs| {
+    el3_wrapper::wrap_after(machine, input, TreeSource::Qemu, elf, &|initramfs| {
         leave_running(initramfs + target)
     })
 }
@@ -41,7 +41,7 @@ fn leave_running(target: u64) -> Vec<u32> {
 const STR_W: u32 = 0xb900_0022;
 const STR_X: u32 = 0xf900_0022;
 
-/// `mov x1, at; mov x2, value; str`, for numbers of 48 bits.
+/// `mov x1, at; mov x2, value; str`, for 48-bit values.
 fn store(at: u64, value: u64, str: u32) -> Vec<u32> {
     [&mov(1, at)[..], &mov(2, value), &[str]].concat()
 }
@@ -52,7 +52,7 @@ fn mov(register: u32, value: u64) -> [u32; 3] {
     [0xd280_0000 | part(0), 0xf280_0000 | part(1), 0xf280_0000 | part(2)]
 }
 
-/// Where the bytes of a file are in a `newc` archive.
+/// The range of a file's content in a `newc` archive.
 fn find(archive: &[u8], name: &str) -> Option<std::ops::Range<usize>> {
     const HEADER: usize = 110;
     let number = |header: &[u8], field: usize| {
@@ -72,7 +72,7 @@ fn find(archive: &[u8], name: &str) -> Option<std::ops::Range<usize>> {
     }
 }
 
-/// What `probe checksum` says of a file's bytes.
+/// The checksum of a file as `probe checksum` computes it.
 pub fn checksum(archive: &Path) -> Result<u64> {
     let bytes = std::fs::read(archive).map_err(Error::file("read", archive))?;
     let file = find(&bytes, FILE).ok_or_else(|| Error::Missing(format!("{FILE} in the initramfs")))?;
@@ -85,7 +85,7 @@ mod tests {
     use crate::initramfs::{PackedProgram, pack};
 
     #[test]
-    fn a_file_is_found_where_its_bytes_are() {
+    fn the_range_of_a_file_is_its_content() {
         let program = |name, byte| PackedProgram { name, bytes: vec![byte; 5001] };
         let archive = pack(&[program("bench", 1), program("mosaic", 7), program("probe", 3)]);
         let file = find(&archive, FILE).unwrap();
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn the_instructions_are_what_an_assembler_makes_of_them() {
+    fn instructions_match_the_assemblers() {
         // movz x1, #0x8010; movk x1, #0x3f00, lsl #16; movk x1, #0, lsl #32; movz x2, #6; ...; str w2, [x1]
         let expected =
             [0xd290_0201, 0xf2a7_e001, 0xf2c0_0001, 0xd280_00c2, 0xf2a0_0002, 0xf2c0_0002, 0xb900_0022];

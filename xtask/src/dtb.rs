@@ -1,4 +1,4 @@
-//! Device trees with something wrong in them.
+//! Modified and malformed device trees.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -14,8 +14,8 @@ use crate::machine::{BootImage, BootInput, QemuMachine};
 use crate::malformed_trees::TreeChange;
 use crate::{command, qemu};
 
-/// A header that looks right and offsets that point far outside.
-pub fn damaged() -> Vec<u8> {
+/// A valid magic number and size with offsets outside of the tree.
+pub fn invalid() -> Vec<u8> {
     let mut tree: Vec<u8> = [0xd00d_feed_u32, 0x1000, 0xffff_fff0, 0x7fff_ffff]
         .iter()
         .flat_map(|word| word.to_be_bytes())
@@ -24,8 +24,8 @@ pub fn damaged() -> Vec<u8> {
     tree
 }
 
-/// QEMU's tree for this machine when it starts something without firmware (an ELF file: no PSCI), with the boot arguments
-/// and an initramfs at `initramfs`, and then changed. `at` is for the dump.
+/// QEMU's tree for a machine without firmware (an ELF file: no PSCI), with the boot arguments and an initramfs at
+/// `initramfs`, then modified by `change`. `at` is the file of the dump.
 pub fn of_bare_machine(
     machine: &QemuMachine,
     append: &str,
@@ -33,7 +33,7 @@ pub fn of_bare_machine(
     change: TreeChange,
     at: &Path,
 ) -> Result<Vec<u8>> {
-    // `b .`; it never runs.
+    // `b .`; never executed.
     let code = 0x1400_0000_u32.to_le_bytes();
     let halt = [Segment::new(machine.ram() + 0x20_0000, &code)];
     let stub = at.with_added_extension("elf");
@@ -68,7 +68,7 @@ fn choose(
     Ok(())
 }
 
-/// QEMU's tree for this machine with pieces of text replaced by others of the same length.
+/// QEMU's tree for this machine with strings replaced by others of the same length.
 pub fn patch_qemus(
     machine: &QemuMachine,
     boot: &BootInput,
@@ -92,7 +92,7 @@ fn dump(machine: &QemuMachine, boot: &BootInput, at: &Path) -> Result<()> {
     command::capture(command.args(dump.arguments(boot))).map(drop)
 }
 
-/// The tree in the file `from` with pieces of text replaced by others of the same length.
+/// The tree in the file `from` with strings replaced by others of the same length.
 pub fn patch(from: &Path, changes: &[(&str, &str)], at: &Path) -> Result<PathBuf> {
     let mut tree = std::fs::read(from).map_err(Error::file("read", from))?;
     for (old, new) in changes {
@@ -104,7 +104,7 @@ pub fn patch(from: &Path, changes: &[(&str, &str)], at: &Path) -> Result<PathBuf
     Ok(at.to_owned())
 }
 
-/// Cuts off the room that QEMU leaves for growth: it doubles whatever tree it is given.
+/// Removes the free space that QEMU leaves for growth: it doubles the size of each tree that it loads.
 fn trim(tree: &mut Vec<u8>) {
     let word = |at: usize| {
         tree.get(at..at + 4).map_or(0, |bytes| u32::from_be_bytes(bytes.try_into().unwrap_or_default()))
@@ -133,7 +133,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_trimmed_tree_ends_behind_its_last_block() {
+    fn a_trimmed_tree_ends_after_its_last_block() {
         let header = [0xd00d_feed_u32, 4096, 40, 60, 0, 17, 16, 0, 9, 16];
         let mut tree: Vec<u8> = header.iter().flat_map(|word| word.to_be_bytes()).collect();
         tree.resize(4096, 7);
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn a_patch_changes_every_place_and_nothing_else() {
+    fn a_patch_replaces_every_occurrence_and_nothing_else() {
         let mut tree = b"..smmu-v3..smmu-v3.".to_vec();
         replace(&mut tree, b"smmu-v3", b"smmu-vX").unwrap();
         assert_eq!(tree, b"..smmu-vX..smmu-vX.");

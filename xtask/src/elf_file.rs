@@ -1,21 +1,21 @@
-//! Small executables made here: to start the image in odd ways, and to test what reads executables.
+//! Small ELF files: for boot states of the image, and for the tests of ELF readers.
 
 /// ELF's number for 64-bit Arm.
 pub const AARCH64: u16 = 183;
 
-/// One loaded segment.
+/// A loaded segment.
 #[derive(Clone, Copy, Debug)]
 pub struct Segment<'a> {
-    /// Where it goes, both as a virtual and as a physical address.
+    /// Its virtual and physical address.
     pub address: u64,
-    /// What it holds.
+    /// Its content.
     pub bytes: &'a [u8],
-    /// Its size in memory; what `bytes` do not fill is zero.
+    /// Its size in memory; the rest after `bytes` is zero.
     pub memory: u64,
 }
 
 impl<'a> Segment<'a> {
-    /// A segment filled by its bytes.
+    /// A segment of the size of its content.
     pub fn new(address: u64, bytes: &'a [u8]) -> Self {
         Self { address, bytes, memory: bytes.len() as u64 }
     }
@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn another_reader_finds_every_segment_in_its_place() {
+    fn an_elf_reader_finds_every_segment() {
         let data = Segment { memory: 0x100, ..Segment::new(0x9000, b"more data") };
         let file = executable(AARCH64, 0x1000, &[Segment::new(0x1000, b"code"), data]);
         let elf = ElfBytes::<LittleEndian>::minimal_parse(&file).unwrap();

@@ -1,30 +1,30 @@
-//! What can go wrong in the tool, with the words a person needs to put it right.
+//! The errors of the tool, with a hint for the user.
 
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Shorthand used throughout the tool.
+/// The result of the tool's functions.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Why a verb stopped. Failed tests are not errors: they are counted in a [`crate::counts::TestCounts`].
+/// The reason why a verb stopped. Failed tests are counted in a [`crate::counts::TestCounts`] instead.
 #[derive(Debug)]
 pub enum Error {
-    /// The verb is not known.
+    /// An unknown verb.
     Usage(&'static str),
-    /// A knob has a value that means nothing.
+    /// A knob with an invalid value.
     Knob { name: &'static str, value: String, wanted: &'static str },
     /// A file operation failed.
     File { doing: &'static str, path: PathBuf, cause: io::Error },
     /// A program could not be started.
     Start { program: String, cause: io::Error },
-    /// A program ran and said no.
+    /// A program returned a failure status.
     Program { command: String, status: String },
     /// The linked kernel cannot be turned into an image.
     Image { path: PathBuf, reason: String },
-    /// A boot that should measure did not.
+    /// A boot did not print its measurements.
     Measurement { session: String, why: String, log: PathBuf },
-    /// Something is missing that only a person can provide.
+    /// Something is missing that the tool cannot install.
     Missing(String),
 }
 

@@ -1,33 +1,33 @@
-//! Reads a console and says what it proves.
+//! Checks a console against the expectation of its case.
 //!
-//! Nothing is taken on trust: a KTAP run must announce its plan, keep it, add it up, and end by powering off.
+//! A KTAP run must announce its plan, keep it, sum it up, and end by powering off.
 
 use std::collections::BTreeSet;
 
 use crate::counts::TestCounts;
 use crate::qemu::{QemuExit, QemuRun};
 
-/// What a run has to show.
+/// The expected console of a case.
 #[derive(Clone, Copy, Debug)]
 pub enum ConsoleExpectation {
     /// A KTAP report in which nothing fails, on a guest that powers off.
     Ktap,
-    /// The same, and nothing is skipped: the machine has all that any test needs.
+    /// The same, without skips: the machine has every device.
     KtapWithoutSkips,
-    /// The same from a guest that has no means to power off: it is stopped after its totals.
+    /// The same from a guest that cannot power off: it is stopped after its totals.
     KtapThenHalt,
-    /// These pieces of text in this order, none of those, and then power off.
+    /// The texts of `shown` in this order, none of `never`, then power off.
     PowerOff { shown: &'static [&'static str], never: &'static [&'static str] },
-    /// These pieces of text in this order; the guest halts and is stopped after the last one.
+    /// The texts of `shown` in this order; the guest halts and is stopped after the last one.
     Halt { shown: &'static [&'static str] },
 }
 
-/// What came of one run.
+/// The result of one run.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct CaseResult {
-    /// The count: one for each KTAP result, or one for the whole run.
+    /// One test for each KTAP result, or one for the whole run.
     pub counts: TestCounts,
-    /// Why it failed, in words; empty when nothing did.
+    /// The reasons for the failures.
     pub failures: Vec<String>,
 }
 
@@ -35,7 +35,7 @@ const PANIC: &str = "kernel panic:";
 const TOTALS: &str = "# totals:";
 
 impl ConsoleExpectation {
-    /// Whether this line is the last thing a halting guest says.
+    /// Whether this line is the last one of a halting guest.
     pub fn is_last(self, line: &str) -> bool {
         match self {
             Self::KtapThenHalt => line.starts_with(TOTALS),
@@ -44,27 +44,27 @@ impl ConsoleExpectation {
         }
     }
 
-    /// Judges a finished run.
+    /// Checks a finished run.
     pub fn evaluate(self, run: &QemuRun) -> CaseResult {
-        let wanted = match self {
+        let expected_exit = match self {
             Self::Ktap | Self::KtapWithoutSkips | Self::PowerOff { .. } => QemuExit::PoweredOff,
             Self::KtapThenHalt | Self::Halt { .. } => QemuExit::Stopped,
         };
-        let mut verdict = match self {
-            Self::Ktap | Self::KtapThenHalt => Ktap::read(&run.console).verdict(),
-            Self::KtapWithoutSkips => Ktap::read(&run.console).refuse_skips().verdict(),
+        let mut result = match self {
+            Self::Ktap | Self::KtapThenHalt => Ktap::read(&run.console).result(),
+            Self::KtapWithoutSkips => Ktap::read(&run.console).without_skips().result(),
             Self::PowerOff { shown, never } => text(&run.console, shown, never),
             Self::Halt { shown } => text(&run.console, shown, &[PANIC]),
         };
-        if run.end != wanted {
-            verdict.failures.push(how_it_ended(run.end));
+        if run.exit != expected_exit {
+            result.failures.push(exit_failure(run.exit));
         }
-        verdict.settle(matches!(self, Self::PowerOff { .. } | Self::Halt { .. }))
+        result.count_failures(matches!(self, Self::PowerOff { .. } | Self::Halt { .. }))
     }
 }
 
 impl CaseResult {
-    /// The same with more failures; any of them makes a good verdict a failure.
+    /// The same with more failures; any of them makes a passed result a failed one.
     pub fn and(mut self, failures: Vec<String>) -> Self {
         if !failures.is_empty() && self.counts.failed == 0 {
             self.counts =
@@ -74,8 +74,8 @@ impl CaseResult {
         self
     }
 
-    /// A failure that no single result stands for is a failure of its own; a run judged as a whole counts once.
-    fn settle(mut self, whole: bool) -> Self {
+    /// A failure without a failed test counts as one; a run that counts as a whole has one test.
+    fn count_failures(mut self, whole: bool) -> Self {
         if !self.failures.is_empty() && self.counts.failed == 0 {
             self.counts.failed = 1;
             self.counts.passed -= usize::from(whole);
@@ -84,14 +84,14 @@ impl CaseResult {
     }
 }
 
-fn how_it_ended(end: QemuExit) -> String {
+fn exit_failure(end: QemuExit) -> String {
     match end {
         QemuExit::PoweredOff => "powered off before its last line".into(),
-        QemuExit::Died(Some(code)) => format!("QEMU ended with status {code}"),
-        QemuExit::Died(None) => "QEMU was ended by a signal".into(),
+        QemuExit::Failed(Some(code)) => format!("QEMU ended with status {code}"),
+        QemuExit::Failed(None) => "QEMU was killed by a signal".into(),
         QemuExit::TimedOut(limit) => format!("still running after {} s", limit.as_secs()),
-        QemuExit::Stopped => "was stopped although it should power off".into(),
-        QemuExit::RanAway => "printed without end".into(),
+        QemuExit::Stopped => "was stopped before it powered off".into(),
+        QemuExit::OutputLimit => "exceeded the limit of output".into(),
     }
 }
 
@@ -101,11 +101,11 @@ fn text(console: &str, shown: &[&str], never: &[&str]) -> CaseResult {
     for piece in shown {
         match rest.find(piece) {
             Some(at) => rest = &rest[at + piece.len()..],
-            None => failures.push(format!("not shown, or not in this order: {piece}")),
+            None => failures.push(format!("not shown in this order: {piece}")),
         }
     }
-    let seen = never.iter().filter(|piece| console.contains(**piece));
-    failures.extend(seen.map(|piece| format!("shown against expectation: {piece}")));
+    let forbidden = never.iter().filter(|piece| console.contains(**piece));
+    failures.extend(forbidden.map(|piece| format!("shown but forbidden: {piece}")));
     CaseResult { counts: TestCounts::one(failures.is_empty()), failures }
 }
 
@@ -116,7 +116,7 @@ struct Ktap {
     seen: BTreeSet<usize>,
     counts: TestCounts,
     skips: Vec<String>,
-    /// What the test at hand said before its result.
+    /// The notes of the current test.
     notes: Vec<String>,
     totals: Option<TestCounts>,
     failures: Vec<String>,
@@ -131,9 +131,9 @@ impl Ktap {
 
     fn line(&mut self, line: &str) {
         if let Some(rest) = line.strip_prefix("not ok ") {
-            self.result(rest, false);
+            self.add_result(rest, false);
         } else if let Some(rest) = line.strip_prefix("ok ") {
-            self.result(rest, true);
+            self.add_result(rest, true);
         } else if let Some(count) = line.strip_prefix("1..").and_then(|rest| rest.trim().parse().ok()) {
             self.planned(count);
         } else if let Some(rest) = line.strip_prefix(TOTALS) {
@@ -151,7 +151,7 @@ impl Ktap {
         }
     }
 
-    fn result(&mut self, rest: &str, ok: bool) {
+    fn add_result(&mut self, rest: &str, ok: bool) {
         let (number, name) = rest.split_once(' ').unwrap_or((rest, ""));
         let Ok(number) = number.parse() else {
             return self.failures.push(format!("a result without a number: {rest}"));
@@ -171,9 +171,9 @@ impl Ktap {
         self.notes.clear();
     }
 
-    fn refuse_skips(mut self) -> Self {
+    fn without_skips(mut self) -> Self {
         self.failures.extend(
-            self.skips.drain(..).map(|name| format!("skipped on a machine that has everything: {name}")),
+            self.skips.drain(..).map(|name| format!("skipped on the machine with every device: {name}")),
         );
         self
     }
@@ -197,7 +197,7 @@ impl Ktap {
         self.totals = Some(totals);
     }
 
-    fn verdict(mut self) -> CaseResult {
+    fn result(mut self) -> CaseResult {
         match self.plan {
             None => self.failures.push("no plan (1..N) was announced".into()),
             Some(0) => self.failures.push("the plan is empty".into()),
@@ -226,7 +226,7 @@ impl Ktap {
         }
     }
 
-    /// A skip without a reason is a failure here and a skip there; that is complained about already.
+    /// A skip without a reason is a failure here and a skip in the kernel's totals; it is reported already.
     fn agrees(&self, totals: TestCounts) -> bool {
         totals == self.counts || (self.counts.failed > 0 && totals.passed == self.counts.passed)
     }
@@ -245,12 +245,12 @@ mod tests {
 
     use super::*;
 
-    fn ended(console: &str, end: QemuExit) -> QemuRun {
-        QemuRun { console: console.into(), end, took: Duration::ZERO }
+    fn finished(console: &str, exit: QemuExit) -> QemuRun {
+        QemuRun { console: console.into(), exit, took: Duration::ZERO }
     }
 
     fn ktap(console: &str) -> CaseResult {
-        ConsoleExpectation::Ktap.evaluate(&ended(console, QemuExit::PoweredOff))
+        ConsoleExpectation::Ktap.evaluate(&finished(console, QemuExit::PoweredOff))
     }
 
     const GOOD: &str = "boot: 4 CPUs\nKTAP version 1\n1..3\nok 1 zones_do_not_overlap\n# edu: 2 chunks\n\
@@ -258,13 +258,13 @@ mod tests {
 
     #[test]
     fn a_clean_report_passes() {
-        let verdict = ktap(GOOD);
-        assert_eq!(verdict.counts, TestCounts { passed: 2, failed: 0, skipped: 1 });
-        assert_eq!(verdict.failures, [""; 0]);
+        let result = ktap(GOOD);
+        assert_eq!(result.counts, TestCounts { passed: 2, failed: 0, skipped: 1 });
+        assert_eq!(result.failures, [""; 0]);
     }
 
     #[test]
-    fn every_defect_of_a_report_is_a_failure() {
+    fn each_defect_of_a_report_is_a_failure() {
         let table = [
             ("a failed result", GOOD.replace("ok 3 hash", "not ok 3 hash"), "not ok: hash#name"),
             ("a missing result", GOOD.replace("ok 3 hash#name\n", ""), "1 of 3 planned results are missing"),
@@ -285,56 +285,59 @@ mod tests {
             ("nothing at all", String::new(), "no plan"),
         ];
         for (defect, console, failure) in table {
-            let verdict = ktap(&console);
-            assert!(verdict.counts.failed > 0, "{defect}");
-            assert!(verdict.failures.iter().any(|line| line.contains(failure)), "{defect}: {verdict:?}");
+            let result = ktap(&console);
+            assert!(result.counts.failed > 0, "{defect}");
+            assert!(result.failures.iter().any(|line| line.contains(failure)), "{defect}: {result:?}");
         }
     }
 
     #[test]
-    fn a_failure_brings_along_what_was_seen_and_nothing_older() {
+    fn a_failure_is_reported_with_the_notes_of_its_test() {
         let console = "1..2\n# old\nok 1 a\n# saw 7, not 8\nnot ok 2 b\n# totals: pass:1 fail:1 skip:0\n";
         assert_eq!(ktap(console).failures, ["not ok: b", "  saw 7, not 8"]);
     }
 
     #[test]
-    fn a_clean_report_is_not_enough_when_the_guest_does_not_end() {
+    fn a_passed_report_fails_without_power_off() {
         let limit = Duration::from_secs(60);
         for end in [
             QemuExit::TimedOut(limit),
-            QemuExit::Died(Some(1)),
-            QemuExit::Died(None),
-            QemuExit::RanAway,
+            QemuExit::Failed(Some(1)),
+            QemuExit::Failed(None),
+            QemuExit::OutputLimit,
             QemuExit::Stopped,
         ] {
-            let verdict = ConsoleExpectation::Ktap.evaluate(&ended(GOOD, end));
-            assert_eq!((verdict.counts.failed, verdict.failures.len()), (1, 1), "{end:?}");
+            let result = ConsoleExpectation::Ktap.evaluate(&finished(GOOD, end));
+            assert_eq!((result.counts.failed, result.failures.len()), (1, 1), "{end:?}");
         }
     }
 
     #[test]
-    fn a_machine_that_has_everything_skips_nothing() {
-        let verdict = ConsoleExpectation::KtapWithoutSkips.evaluate(&ended(GOOD, QemuExit::PoweredOff));
-        assert_eq!(verdict.counts, TestCounts { passed: 2, failed: 1, skipped: 1 });
-        assert!(verdict.failures[0].ends_with("edu_crosses # SKIP no edu device"), "{verdict:?}");
+    fn a_skip_on_the_machine_with_every_device_fails() {
+        let result = ConsoleExpectation::KtapWithoutSkips.evaluate(&finished(GOOD, QemuExit::PoweredOff));
+        assert_eq!(result.counts, TestCounts { passed: 2, failed: 1, skipped: 1 });
+        assert!(result.failures[0].ends_with("edu_crosses # SKIP no edu device"), "{result:?}");
     }
 
     #[test]
-    fn a_guest_without_power_off_is_stopped_at_its_totals() {
+    fn a_guest_without_power_off_is_stopped_after_its_totals() {
         assert!(ConsoleExpectation::KtapThenHalt.is_last("# totals: pass:2 fail:0 skip:1"));
         assert!(!ConsoleExpectation::Ktap.is_last("# totals: pass:2 fail:0 skip:1"));
         assert_eq!(
-            ConsoleExpectation::KtapThenHalt.evaluate(&ended(GOOD, QemuExit::Stopped)).counts.failed,
+            ConsoleExpectation::KtapThenHalt.evaluate(&finished(GOOD, QemuExit::Stopped)).counts.failed,
             0
         );
         assert_eq!(
-            ConsoleExpectation::KtapThenHalt.evaluate(&ended(GOOD, QemuExit::Died(Some(1)))).counts.failed,
+            ConsoleExpectation::KtapThenHalt
+                .evaluate(&finished(GOOD, QemuExit::Failed(Some(1))))
+                .counts
+                .failed,
             1
         );
     }
 
     #[test]
-    fn expected_text_must_come_in_order_and_forbidden_text_not_at_all() {
+    fn texts_must_be_in_order_and_forbidden_ones_absent() {
         let expect = ConsoleExpectation::PowerOff {
             shown: &["vmalloc bytes: 0", "init: exit status 0"],
             never: &[PANIC],
@@ -347,8 +350,8 @@ mod tests {
             ("vmalloc bytes: 0\ninit: exit status 0\n", QemuExit::TimedOut(Duration::ZERO), false),
         ];
         for (console, end, good) in table {
-            let verdict = expect.evaluate(&ended(console, end));
-            assert_eq!(verdict.counts, TestCounts::one(good), "{console}{end:?}");
+            let result = expect.evaluate(&finished(console, end));
+            assert_eq!(result.counts, TestCounts::one(good), "{console}{end:?}");
         }
     }
 
@@ -360,12 +363,12 @@ mod tests {
     }
 
     #[test]
-    fn a_halting_guest_is_stopped_after_its_last_words() {
+    fn a_halting_guest_is_stopped_after_its_last_line() {
         let expect = ConsoleExpectation::Halt { shown: &["device tree", "bad magic"] };
         assert!(expect.is_last("device tree at 0x0: bad magic"));
         assert!(!expect.is_last("device tree"));
-        let run = ended("device tree at 0x0: bad magic\n", QemuExit::Stopped);
+        let run = finished("device tree at 0x0: bad magic\n", QemuExit::Stopped);
         assert_eq!(expect.evaluate(&run).counts, TestCounts::one(true));
-        assert_eq!(expect.evaluate(&ended("", QemuExit::PoweredOff)).counts, TestCounts::one(false));
+        assert_eq!(expect.evaluate(&finished("", QemuExit::PoweredOff)).counts, TestCounts::one(false));
     }
 }

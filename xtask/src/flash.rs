@@ -1,4 +1,4 @@
-//! `make image`: what to put onto a card or disk, by `BOARD=`.
+//! `make image`: the files for a card or disk, by `BOARD=`.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use crate::knobs::Knobs;
 use crate::run::DEFAULT_APPEND;
 use crate::{disk, raspberry_pi, workspace};
 
-/// Builds, and writes the files for the board.
+/// Builds and writes the files for the board.
 pub fn images(knobs: &Knobs) -> Result<()> {
     let board = knobs.board.as_deref().unwrap_or("generic");
     if !["generic", "rpi"].contains(&board) {

@@ -1,7 +1,7 @@
-//! Flattens the linked kernel into the arm64 `Image` that every loader understands.
+//! Flattens the linked kernel into the arm64 `Image` that boot loaders load.
 //!
-//! Segments keep their distances; what is zero at the end (BSS) is left out of the file and covered by the
-//! header's `image_size`, which is checked here: a loader puts the device tree right behind it.
+//! Segments keep their distances. Zeroes at the end (BSS) are not in the file but in the header's `image_size`, which is
+//! checked here: a boot loader may put the device tree directly after it.
 
 use std::path::Path;
 
@@ -10,14 +10,14 @@ use elf::abi::PT_LOAD;
 use elf::endian::LittleEndian;
 use elf::segment::ProgramHeader;
 
-/// Where Linux's `Image` header has its size (64 bits) and its magic.
+/// Offsets of the size (64 bits) and the magic number in Linux's `Image` header.
 const IMAGE_SIZE_AT: usize = 0x10;
 const MAGIC_AT: usize = 0x38;
 const MAGIC: &[u8] = b"ARM\x64";
-/// Far above any kernel; a stray segment would otherwise become a file of many gigabytes.
+/// Far above any kernel; otherwise a stray segment would make a file of many gigabytes.
 const MOST: u64 = 64 << 20;
 
-/// The bytes of the `Image` for a linked kernel, or why there is none.
+/// The `Image` of a linked kernel, or the reason why there is none.
 pub fn flatten(file: &[u8]) -> Result<Vec<u8>, String> {
     let elf = ElfBytes::<LittleEndian>::minimal_parse(file).map_err(|error| error.to_string())?;
     let headers = elf.segments().ok_or("no program headers")?;

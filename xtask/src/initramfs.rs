@@ -1,4 +1,4 @@
-//! Packs the programs into an initramfs (cpio `newc`): the same input gives the same bytes.
+//! Packs the programs into an initramfs (cpio `newc`), reproducibly.
 
 use std::io::Cursor;
 use std::path::Path;
@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 const DIRECTORY: u32 = 0o040_755;
 const PROGRAM: u32 = 0o100_755;
 
-/// One program: its name in `/bin` and its bytes.
+/// A program of the initramfs.
 pub struct PackedProgram {
     /// The name in `/bin`.
     pub name: &'static str,
@@ -59,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_finds_the_directory_and_every_program() {
+    fn a_cpio_reader_finds_the_directory_and_every_program() {
         let archive = pack(&sample());
         let mut rest = &archive[..];
         let mut seen = Vec::new();

@@ -1,5 +1,5 @@
-//! `cargo xtask inject`: fail everything. The self-tests on the checking build, a few to a machine, each test again and
-//! again with another event failing, and at the end how many there were. `make test` has a part of it.
+//! `cargo xtask inject`: fault injection over the self-tests. Each self-test of the checking build runs repeatedly, each time
+//! with another operation failing; the report has the totals. `make check` has a part of it.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,11 +10,11 @@ use crate::error::Result;
 use crate::matrix::{CHECKING, Case};
 use crate::{prepare, qemu, suite, tools, workspace};
 
-/// What a machine may take before it counts as lost. What is tried is bounded by numbers, not by this.
+/// The time limit of a machine in seconds. The number of injected failures is bounded by the kernel, not by this.
 const LIMIT: u64 = 3600;
-/// Tests to a machine.
+/// Self-tests per machine.
 const TOGETHER: usize = 8;
-/// Those that take minutes: each has a machine of its own, and they come first, so that two at a time end together.
+/// Self-tests that take minutes: each has its own machine, and they run first, so that both lanes end together.
 const LONG: &[&str] = &[
     "program.descriptors_run_out_and_come_back",
     "program.threads_run_out_and_come_back",
@@ -28,7 +28,7 @@ const LONG: &[&str] = &[
     "memory.what_another_cpu_keeps_is_found",
 ];
 
-/// Lets everything fail in the self-tests whose names contain one of the words; none: in all.
+/// Injects failures into the self-tests whose names contain one of the words; into all without words.
 pub fn inject(words: &[String]) -> Result<TestCounts> {
     tools::qemu()?;
     let built = artifacts::build()?;
@@ -40,7 +40,7 @@ pub fn inject(words: &[String]) -> Result<TestCounts> {
     Ok(counts)
 }
 
-/// Which tests go to a machine together.
+/// The self-tests of each machine.
 fn groups(names: &[String]) -> impl Iterator<Item = Vec<&str>> {
     let (long, short): (Vec<&str>, Vec<&str>) =
         names.iter().map(String::as_str).partition(|name| LONG.contains(name));
@@ -48,7 +48,7 @@ fn groups(names: &[String]) -> impl Iterator<Item = Vec<&str>> {
     long.into_iter().map(|name| vec![name]).chain(short)
 }
 
-/// The names of all self-tests, from a run in which nothing is to fail.
+/// The names of all self-tests, from a run without failures.
 fn names(built: &artifacts::Artifacts) -> Result<Vec<String>> {
     let case = Case { append: "selftest inject=nothing lowmem=256M", ..CHECKING };
     let checking = artifacts::checking(built)?;
@@ -72,7 +72,7 @@ fn case(number: usize, tests: &[&str]) -> Case {
         [test] => format!("inject-{test}"),
         _ => format!("inject-{number}"),
     };
-    // Little memory, since some tests use all of it. As long as the tool runs, like the cases of the table.
+    // Little memory, since some tests exhaust it. Leaked, since a case's strings are static.
     Case { name: leak(name), append: leak(append), limit: LIMIT, memory: "320M", ..CHECKING }
 }
 
@@ -80,14 +80,14 @@ fn leak(text: String) -> &'static str {
     Box::leak(text.into_boxed_str())
 }
 
-/// Failures of a class, and how many there could have been.
+/// Injected failures of a class, and the operations of that class.
 #[derive(Clone, Copy, Default)]
 struct InjectedCount {
     failed: u64,
     events: u64,
 }
 
-/// How many failures there were of each class, and in how many tests some were left out.
+/// The totals of each class, and the number of tests with operations that were not failed.
 fn sum(consoles: impl Iterator<Item = String>) -> String {
     let (mut counts, mut tests, mut cut, mut ways_left) = (BTreeMap::<String, InjectedCount>::new(), 0, 0, 0);
     for console in consoles {
@@ -116,7 +116,7 @@ fn sum(consoles: impl Iterator<Item = String>) -> String {
     )
 }
 
-/// The class and the numbers in `frames 18` or `frames 18 of 39`.
+/// The class and the counts in `frames 18` or `frames 18 of 39`.
 fn class_of(part: &str) -> Option<(&str, InjectedCount)> {
     let (class, count) = part.split_once(' ')?;
     let (failed, events) = count.split_once(" of ").unwrap_or((count, count));
@@ -128,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn failures_are_added_up() {
+    fn failures_are_summed_by_class() {
         let console = |line: &str| format!("1..1\n# a.b: frames 9\n{line}\n# totals: pass:1 fail:0 skip:0\n");
         let consoles = [
             console("ok 1 inject:a.b # frames 18 of 39, tables 9"),

@@ -1,9 +1,9 @@
-//! The knobs of the verbs, read once from the environment (`make` exports them).
+//! The knobs of the verbs, read from the environment (`make` exports them).
 
 use std::env;
 use std::path::PathBuf;
 
-/// What a person can change about a run without editing anything. An empty value counts as not given.
+/// The parameters of a run. An empty value counts as not given.
 #[derive(Clone, Debug, Default)]
 pub struct Knobs {
     /// `BOARD=`: a QEMU machine; default `virt`. For `make image`: `rpi` or `generic`.
@@ -14,7 +14,7 @@ pub struct Knobs {
     pub cpus: Option<String>,
     /// `APPEND=`: the boot arguments; default [`crate::run::DEFAULT_APPEND`].
     pub append: Option<String>,
-    /// `QEMU_ARGS=`: more arguments for QEMU, split at white space and put last, so that they win.
+    /// `QEMU_ARGS=`: more arguments for QEMU, split at white space and put last, so that they override.
     pub qemu: Vec<String>,
     /// `INITRD=`: another initramfs than the built one.
     pub initrd: Option<PathBuf>,

@@ -1,17 +1,16 @@
-//! `cargo xtask loom`: the tests in which loom decides what threads see of one another, and who goes on.
+//! `cargo xtask loom`: the tests that run under loom, which explores thread interleavings and memory orderings.
 //!
-//! They are built with the feature `loom`, which puts loom's atomics in the place of the processor's, so nothing else can
-//! be tested in the same build.
+//! They need a build of their own: the feature `loom` replaces the atomics of `core` by loom's.
 
 use crate::command::cargo;
 use crate::counts::TestCounts;
 use crate::error::Result;
 use crate::host;
 
-/// So often a thread is interrupted in favour of another, at most, unless `LOOM_MAX_PREEMPTIONS` says otherwise.
+/// The maximum number of preemptions per execution, unless `LOOM_MAX_PREEMPTIONS` is set.
 pub const PREEMPTIONS: &str = "2";
 
-/// Which tests of which package.
+/// The packages and the filters of their tests.
 const TESTS: [(&str, &[&str]); 3] = [
     ("memory", &["--test", "loom"]),
     ("kernel", &["--lib", "loom_"]),

@@ -1,15 +1,15 @@
-//! A machine to boot on, as QEMU arguments.
+//! A machine as QEMU arguments.
 
 use std::path::{Path, PathBuf};
 
-/// A machine of QEMU's. The default has everything that Tessera drives.
+/// A QEMU machine. The default has every device that Tessera drives.
 #[derive(Clone, Debug)]
 pub struct QemuMachine {
     /// QEMU's machine name: `virt` (SMMU with two stages), `virt-9.1` (stage 1 only), `raspi3b` ...
     pub board: String,
-    /// The version of the interrupt controller, 2 or 3, where that can be chosen (`virt`).
+    /// The version of the interrupt controller, 2 or 3 (`virt` only).
     pub gic: u8,
-    /// Whether an SMMUv3 sits before PCIe, where that can be chosen (`virt`).
+    /// Whether there is an SMMUv3 in front of PCIe (`virt` only).
     pub smmu: bool,
     /// Other machine options, such as `virtualization=on`.
     pub options: String,
@@ -21,20 +21,20 @@ pub struct QemuMachine {
     pub memory: String,
     /// Arguments that add devices.
     pub devices: Vec<String>,
-    /// Which of the serial lines is the console; the ones before it go nowhere.
+    /// The number of the serial line that is the console; the ones before it are not connected.
     pub console: usize,
-    /// Arguments that change anything of the above; put last.
+    /// More arguments; put last, so that they override.
     pub extra: Vec<String>,
 }
 
-/// Machines that are described alike.
+/// The boards by their configurable parts.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum BoardFamily {
-    /// QEMU's own board: everything can be chosen.
+    /// QEMU's virtual board: everything can be configured.
     Virt,
-    /// A Raspberry Pi: nothing can.
+    /// A Raspberry Pi: nothing can be configured.
     RaspberryPi,
-    /// QEMU's server board: CPUs and memory can.
+    /// QEMU's server board: CPUs and memory can be configured.
     SbsaRef,
 }
 
@@ -58,18 +58,18 @@ impl Default for QemuMachine {
 /// The device that the demonstration and most self-tests use.
 pub const EDU: [&str; 2] = ["-device", "edu"];
 
-/// What is booted.
+/// The files and the boot arguments.
 #[derive(Clone, Debug)]
 pub struct BootInput {
-    /// How the image gets into memory.
+    /// The image and its loader.
     pub entry: BootImage,
-    /// The initramfs, if one is handed over.
+    /// The initramfs, if there is one.
     pub initramfs: Option<PathBuf>,
     /// The boot arguments.
     pub append: String,
 }
 
-/// How the image gets into memory.
+/// The image and its loader.
 #[derive(Clone, Debug)]
 pub enum BootImage {
     /// A flat image, by the boot protocol: EL2 if the machine has it, else EL1, x0 = the device tree. Or an ELF file,
@@ -77,7 +77,7 @@ pub enum BootImage {
     Kernel(PathBuf),
     /// As above, with this device tree in place of QEMU's.
     KernelWithTree(PathBuf, PathBuf),
-    /// A disk image, by the boot loader that is the machine's firmware.
+    /// A disk image, loaded by the boot loader that is the machine's firmware.
     Disk { firmware: PathBuf, disk: PathBuf },
 }
 
@@ -96,7 +96,7 @@ impl QemuMachine {
         words
     }
 
-    /// What kind of machine it is.
+    /// The board's family.
     pub fn family(&self) -> BoardFamily {
         match self.board.as_str() {
             "sbsa-ref" => BoardFamily::SbsaRef,
@@ -105,7 +105,7 @@ impl QemuMachine {
         }
     }
 
-    /// Where RAM starts.
+    /// The start of RAM.
     pub fn ram(&self) -> u64 {
         match self.family() {
             BoardFamily::Virt => 1 << 30,
@@ -120,13 +120,13 @@ impl QemuMachine {
             BoardFamily::RaspberryPi => ["-M", &self.board, "-no-reboot"].map(String::from).into(),
             BoardFamily::SbsaRef => self.sbsa_ref(),
         };
-        // The console is the next one, which whoever starts QEMU adds.
+        // The caller adds the console, which is the next one.
         words.extend(["-serial", "null"].repeat(self.console).into_iter().map(String::from));
         words
     }
 
     fn sbsa_ref(&self) -> Vec<String> {
-        // Its display adapter wants a file that Debian packages elsewhere.
+        // Its display adapter needs a ROM file that is in another Debian package.
         let fixed = ["-nic", "none", "-no-reboot", "-global", "bochs-display.romfile="];
         let sized = ["-M", &self.board, "-cpu", &self.cpu, "-smp", &self.cpus, "-m", &self.memory];
         let words = sized.iter().chain(&fixed).map(|word| (*word).to_owned());
@@ -145,7 +145,7 @@ impl QemuMachine {
 }
 
 impl BootImage {
-    /// The file that QEMU loads.
+    /// The file with the image.
     pub fn kernel(&self) -> &Path {
         match self {
             Self::Kernel(path) | Self::KernelWithTree(path, _) | Self::Disk { disk: path, .. } => path,
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn the_default_machine_is_spelled_out() {
+    fn the_default_machine_has_every_device() {
         let line = QemuMachine::default().arguments(&boot("selftest lowmem=256M")).join(" ");
         assert_eq!(
             line,
@@ -191,21 +191,21 @@ mod tests {
     }
 
     #[test]
-    fn a_raspberry_pi_is_what_it_is() {
+    fn a_raspberry_pi_has_no_options() {
         let machine = QemuMachine { board: "raspi3b".into(), console: 1, ..QemuMachine::default() };
         let words = machine.arguments(&boot(""));
         assert_eq!(words[..5], ["-M", "raspi3b", "-no-reboot", "-serial", "null"]);
     }
 
     #[test]
-    fn extra_arguments_come_last_so_that_they_win() {
+    fn extra_arguments_come_last() {
         let machine = QemuMachine { extra: vec!["-m".into(), "8G".into()], ..QemuMachine::default() };
         let words = machine.arguments(&boot("x"));
         assert_eq!(words[words.len() - 2..], ["-m", "8G"]);
     }
 
     #[test]
-    fn a_machine_without_smmu_names_none() {
+    fn a_machine_without_smmu_has_no_iommu_option() {
         let machine =
             QemuMachine { smmu: false, options: "virtualization=on".into(), ..QemuMachine::default() };
         assert_eq!(machine.arguments(&boot(""))[1], "virt,gic-version=3,virtualization=on");

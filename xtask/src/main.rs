@@ -1,5 +1,4 @@
-//! The host tool behind the Makefile: builds the image and the initramfs, starts QEMU per board, judges
-//! what the serial line says.
+//! The host tool behind the Makefile: builds the image and the initramfs, boots them in QEMU, and checks the console.
 //!
 //! `cargo xtask <verb>`, with the knobs of [`knobs::Knobs`] in the environment. Nothing depends on this crate.
 
@@ -90,7 +89,7 @@ fn dispatch(verb: &str, rest: &[String]) -> Result<ExitCode> {
     }
 }
 
-/// The line that everything ends with, and the exit status that agrees with it.
+/// Prints the last line of a verb, and returns the matching exit status.
 fn conclude(counts: TestCounts) -> ExitCode {
     println!("{counts}");
     if counts.is_success() { ExitCode::SUCCESS } else { ExitCode::FAILURE }

@@ -1,11 +1,12 @@
-//! QEMU's own device tree with something wrong in it that its format allows: each boots, or ends with a line that says
-//! what is wrong, and none panics. Ten thousand worse ones are read on the host (`kernel/src/board/mutants.rs`).
+//! QEMU's device tree with unusual or inconsistent content that the format allows: the kernel boots, or ends with an error
+//! that names the defect, and never panics. Ten thousand random ones are parsed on the host
+//! (`kernel/src/board/mutants.rs`).
 
 use dtoolkit::memreserve::MemoryReservation;
 use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
 use dtoolkit::{Node, Property};
 
-/// Makes something wrong; `None` when the tree has not what is changed.
+/// Modifies a tree; `None` if the tree does not have the node or property.
 pub type TreeChange = fn(&mut DeviceTree) -> Option<()>;
 
 const MEMORY: &str = "/memory@40000000";
@@ -13,10 +14,10 @@ const INTERRUPT_CONTROLLER: &str = "/intc@8000000";
 const SMMU: &str = "/smmuv3@9050000";
 const PCIE: &str = "/pcie@10000000";
 
-/// Where QEMU's image is: what the tree calls reserved there is the kernel itself.
+/// The image's address in QEMU: a reservation there overlaps the kernel.
 const KERNEL: u64 = 0x4020_0000;
 
-/// Memory named twice, in part, and with no bytes at all.
+/// Overlapping memory nodes, and an empty one.
 pub fn overlapping_memory(tree: &mut DeviceTree) -> Option<()> {
     add_memory(tree, 0x5000_0000, 0x1000_0000)?;
     add_memory(tree, 0x4fff_f800, 0x1000_0001)?;
@@ -24,37 +25,37 @@ pub fn overlapping_memory(tree: &mut DeviceTree) -> Option<()> {
     add_memory(tree, 0, 0)
 }
 
-/// The only memory has no bytes.
+/// An empty memory node as the only one.
 pub fn empty_memory(tree: &mut DeviceTree) -> Option<()> {
     set(tree, MEMORY, "reg", &[0, 0x4000_0000, 0, 0])
 }
 
-/// Memory that ends past the last address.
-pub fn endless_memory(tree: &mut DeviceTree) -> Option<()> {
+/// A memory node that ends after the last address.
+pub fn overflowing_memory(tree: &mut DeviceTree) -> Option<()> {
     add_memory(tree, 1 << 63, u64::MAX)
 }
 
-/// Memory 64 TiB above the rest, where there is none.
-pub fn far_memory(tree: &mut DeviceTree) -> Option<()> {
+/// A memory node 64 TiB above the rest, without RAM.
+pub fn absent_memory(tree: &mut DeviceTree) -> Option<()> {
     add_memory(tree, 64 << 40, 1 << 30)
 }
 
-/// More memory than there is.
+/// A memory node larger than RAM.
 pub fn too_much_memory(tree: &mut DeviceTree) -> Option<()> {
     set(tree, MEMORY, "reg", &[0, 0x4000_0000, 0x10, 0])
 }
 
-/// The devices' registers are memory too.
-pub fn registers_as_memory(tree: &mut DeviceTree) -> Option<()> {
+/// A memory node that overlaps device registers.
+pub fn memory_over_registers(tree: &mut DeviceTree) -> Option<()> {
     add_memory(tree, 0x0800_0000, 0x0200_0000)
 }
 
-/// All memory is one piece that has the devices in it.
+/// A single memory node that contains the devices.
 pub fn devices_in_memory(tree: &mut DeviceTree) -> Option<()> {
     set(tree, MEMORY, "reg", &[0, 0, 0, 0x6000_0000])
 }
 
-/// Reservations inside the kernel, with and without a mapping, and of nothing.
+/// Reservations inside the kernel, with and without `no-map`, and an empty one.
 pub fn reserved_kernel(tree: &mut DeviceTree) -> Option<()> {
     let reserved = |name: &str, at: u64, len: u64| {
         let node = DeviceTreeNode::builder(name).ok()?;
@@ -71,31 +72,31 @@ pub fn reserved_kernel(tree: &mut DeviceTree) -> Option<()> {
     Some(())
 }
 
-/// As many reservations as a tree has room for, a byte each.
+/// As many one-byte reservations as fit into a tree.
 pub fn many_reservations(tree: &mut DeviceTree) -> Option<()> {
     let each = (0..8000).map(|n| MemoryReservation::new(0x5000_0000 + n * 0x2000, 1));
     tree.memory_reservations.extend(each);
     Some(())
 }
 
-/// The root's addresses are wider than all that is written in them.
-pub fn odd_address_cells(tree: &mut DeviceTree) -> Option<()> {
+/// `#address-cells` of the root larger than its `reg` properties.
+pub fn excess_address_cells(tree: &mut DeviceTree) -> Option<()> {
     set(tree, "/", "#address-cells", &[3])
 }
 
-/// The root's sizes have no cells.
+/// `#size-cells` of the root is 0.
 pub fn no_size_cells(tree: &mut DeviceTree) -> Option<()> {
     set(tree, "/", "#size-cells", &[0])
 }
 
-/// The CPUs' numbers are wider than they are, and the buses' narrower.
-pub fn odd_cells_below(tree: &mut DeviceTree) -> Option<()> {
+/// `#address-cells` of the CPUs too large, and of the buses too small.
+pub fn child_cells(tree: &mut DeviceTree) -> Option<()> {
     set(tree, "/cpus", "#address-cells", &[4])?;
     set(tree, PCIE, "#address-cells", &[1])?;
     set(tree, INTERRUPT_CONTROLLER, "#interrupt-cells", &[0xffff_ffff])
 }
 
-/// Properties that nobody knows in every node, and nodes that nobody knows, deep in each other.
+/// Unknown properties in every node, and deeply nested unknown nodes.
 pub fn unknown_properties(tree: &mut DeviceTree) -> Option<()> {
     add_everywhere(&mut tree.root)?;
     let deep = (0..60).try_fold(DeviceTreeNode::new("bottom").ok()?, |below, level| {
@@ -106,8 +107,8 @@ pub fn unknown_properties(tree: &mut DeviceTree) -> Option<()> {
     Some(())
 }
 
-/// Interrupt parents and IOMMUs that lead back to themselves.
-pub fn circles(tree: &mut DeviceTree) -> Option<()> {
+/// Cycles of interrupt parents and of IOMMUs.
+pub fn cycles(tree: &mut DeviceTree) -> Option<()> {
     let [gic, smmu] = [INTERRUPT_CONTROLLER, SMMU].map(|path| phandle(tree, path));
     let (gic, smmu) = (gic?, smmu?);
     set(tree, INTERRUPT_CONTROLLER, "interrupt-parent", &[smmu])?;
@@ -117,8 +118,8 @@ pub fn circles(tree: &mut DeviceTree) -> Option<()> {
     set(tree, "/", "interrupt-parent", &[smmu])
 }
 
-/// Every node has the same phandle.
-pub fn one_phandle(tree: &mut DeviceTree) -> Option<()> {
+/// The same phandle in every node.
+pub fn duplicate_phandles(tree: &mut DeviceTree) -> Option<()> {
     fn all(node: &mut DeviceTreeNode) -> Option<()> {
         node.add_property(property("phandle", &[1])?);
         node.children_mut().try_for_each(all)
@@ -126,12 +127,12 @@ pub fn one_phandle(tree: &mut DeviceTree) -> Option<()> {
     all(&mut tree.root)
 }
 
-/// No firmware to ask for CPUs, or to switch off.
+/// No PSCI: no CPU start and no power off.
 pub fn no_psci(tree: &mut DeviceTree) -> Option<()> {
     tree.root.remove_child("psci").map(drop)
 }
 
-/// Two hundred CPUs, all of them the first.
+/// Two hundred CPUs with the same MPIDR.
 pub fn too_many_cpus(tree: &mut DeviceTree) -> Option<()> {
     let first = tree.find_node("/cpus/cpu@0")?.clone();
     let cpus = tree.find_node_mut("/cpus")?;

@@ -1,7 +1,7 @@
-//! `cargo xtask miri`: host tests in an interpreter that knows what the language leaves undefined.
+//! `cargo xtask miri`: host tests in Miri, the interpreter that detects undefined behaviour.
 //!
-//! Two at a time, each in a process of its own; what one of them says is shown when it ends. It takes a nightly toolchain,
-//! which is installed if it is missing. Where that cannot be had, everything here is skipped, with the reason.
+//! Two processes at a time; the output of each is shown when it ends. Miri needs a nightly toolchain, which is installed if
+//! it is missing. Without one, everything here is skipped, with the reason.
 
 use std::process::Command;
 use std::sync::Mutex;
@@ -14,16 +14,16 @@ use crate::counts::TestCounts;
 use crate::error::{Error, Result};
 use crate::{host, tools, workspace};
 
-/// The toolchain whose Miri judges, by its date: another one may have other rules.
+/// The toolchain of Miri, pinned by its date: another one may have other rules.
 pub const TOOLCHAIN: &str = "nightly-2026-05-20";
 
-/// More at a time only wait for each other on two cores.
+/// More processes than this on two cores do not finish earlier.
 const AT_ONCE: usize = 2;
 
-/// Tests read files and the clock; kernel and fakes make pointers of addresses, as the hardware does.
+/// Tests read files and the clock; kernel and fakes convert addresses to pointers, as the hardware does.
 const FLAGS: &str = "-Zmiri-disable-isolation -Zmiri-permissive-provenance";
 
-/// Random cases of each property; thousands of times slower than the processor.
+/// Random cases of each property test; Miri is thousands of times slower than the processor.
 const PROPTEST_CASES: &str = "4";
 
 /// Some tests of a package.
@@ -44,26 +44,25 @@ impl MiriJob {
     }
 }
 
-/// What tests give a driver as `'static` is never freed.
+/// Memory that tests give to a driver as `'static` is never freed.
 const LEAKS: &str = "-Zmiri-ignore-leaks";
-/// Borrows of a machine's whole RAM are followed for each of its words, which takes minutes a test; the tests have one
-/// thread.
+/// Stacked Borrows track each word of a machine's whole RAM, which takes minutes a test; these tests have one thread.
 const WHOLE_RAM: &str =
     "-Zmiri-ignore-leaks -Zmiri-disable-stacked-borrows -Zmiri-disable-data-race-detector";
 
-/// All that runs, the longest first.
+/// All jobs, the longest first.
 const JOBS: &[MiriJob] = &[
-    // Those that map much have not been through it.
+    // Tests that map much memory take too long.
     MiriJob {
         package: "drivers",
         tests: &["--test", "smmu", "--", "commands::", "events::"],
         flags: WHOLE_RAM,
     },
     MiriJob { package: "drivers", tests: &["--lib"], flags: LEAKS },
-    // Device trees, which safe code reads, take a minute a test.
+    // Device tree tests take a minute each, and the parser is safe code.
     MiriJob { package: "kernel", tests: &["--lib", "--", "--skip", "board::"], flags: LEAKS },
     MiriJob { package: "kernel", tests: &["--test", "caches"], flags: WHOLE_RAM },
-    // Those that build whole tables take minutes, and the crate has no unsafe code.
+    // Tests that build whole tables take minutes, and the crate has no unsafe code.
     MiriJob::of(
         "pagetable",
         &["--lib", "--", "change::", "descriptor::", "geometry::", "mapping::", "steps::"],
@@ -77,7 +76,7 @@ const JOBS: &[MiriJob] = &[
     MiriJob::of("abi", &["--lib"]),
 ];
 
-/// Runs them all, or those whose names contain one of the words.
+/// Runs all jobs, or those whose names contain one of the words.
 pub fn test(only: &[String]) -> Result<TestCounts> {
     let wanted =
         |job: &&MiriJob| only.is_empty() || only.iter().any(|word| job.name().contains(word.as_str()));
@@ -105,7 +104,7 @@ pub fn test(only: &[String]) -> Result<TestCounts> {
     Ok(counts)
 }
 
-/// Runs one; an error of the tool itself is a failure.
+/// Runs one job; an error of the tool is a failure.
 fn one(job: &MiriJob) -> (TestCounts, String) {
     let started = Instant::now();
     let mut command = command(job);
@@ -130,7 +129,7 @@ fn one(job: &MiriJob) -> (TestCounts, String) {
     (counts, report)
 }
 
-/// The sum of what the tests of a job have printed. Those filtered out are skipped, too: a job says which.
+/// The sum of a job's test results. Filtered tests count as skipped.
 fn counts(text: &str, success: bool) -> TestCounts {
     let mut sum = TestCounts::default();
     for line in text.lines() {
@@ -138,14 +137,14 @@ fn counts(text: &str, success: bool) -> TestCounts {
         sum.skipped += host::filtered_out(line).unwrap_or(0);
     }
     if sum.failed == 0 && (!success || sum.passed == 0) {
-        // It did not build, a test program died, or nothing ran.
+        // It did not build, a test program was killed, or no test ran.
         sum.failed = 1;
     }
     sum
 }
 
 fn command(job: &MiriJob) -> Command {
-    // Not `cargo` from the environment, which is that of the toolchain that runs this.
+    // Not `cargo` of the environment, which belongs to the running toolchain.
     let mut command = Command::new("rustup");
     command.args(["run", TOOLCHAIN, "cargo", "miri", "test", "--no-fail-fast", "--target-dir"]);
     command.arg(workspace::target()).args(["--package", job.package]).args(job.tests);
@@ -154,7 +153,7 @@ fn command(job: &MiriJob) -> Command {
     command
 }
 
-/// Whether the toolchain is there, with what Miri needs of it.
+/// Whether the toolchain is installed with Miri and the library's source.
 pub fn is_installed(toolchain: &str) -> bool {
     let source = "lib/rustlib/src/rust/library/Cargo.lock";
     let asked = |words: &[&str]| question("rustup", &[&["run", toolchain], words].concat());
@@ -168,7 +167,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_left_out_is_skipped_and_what_dies_has_failed() {
+    fn filtered_tests_are_skipped_and_a_crash_is_a_failure() {
         let text =
             "test result: ok. 45 passed; 0 failed; 1 ignored; 0 measured; 62 filtered out; finished in 1s\n";
         assert_eq!(counts(text, true), TestCounts { passed: 45, failed: 0, skipped: 63 });
@@ -177,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn no_package_of_the_libraries_is_left_out() {
+    fn every_library_has_a_job() {
         let libraries = std::fs::read_dir(workspace::root().join("lib")).unwrap();
         let names = libraries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
         for name in names.chain(["arch", "drivers", "kernel"].map(str::to_owned)) {

@@ -1,4 +1,4 @@
-//! Makes what a case boots: the built files, or worse ones.
+//! The boot files of a case: the built ones, or invalid ones.
 
 use std::path::{Path, PathBuf};
 
@@ -10,27 +10,27 @@ use crate::machine::{BootImage, BootInput, QemuMachine};
 use crate::matrix::{BootMethod, Case};
 use crate::{boards, disk, dma_left_running, dtb, el3_wrapper};
 
-/// ELF's number for the x86-64.
+/// ELF's machine number of x86-64.
 const X86_64: u16 = 62;
 
-/// What this case boots; files made for it are named after `stem`.
+/// The files of this case; generated files are named after `stem`.
 pub fn boot(case: &Case, machine: &QemuMachine, built: &Artifacts, stem: &Path) -> Result<BootInput> {
     let append = case.append.to_owned();
-    let whole = BootInput {
+    let input = BootInput {
         entry: BootImage::Kernel(built.image.clone()),
         initramfs: Some(built.initramfs.clone()),
         append,
     };
     Ok(match case.start {
-        BootMethod::Image => whole,
+        BootMethod::Image => input,
         BootMethod::PatchedTree(changes) => {
-            let tree = dtb::patch_qemus(machine, &whole, changes, &stem.with_added_extension("dtb"))?;
-            BootInput { entry: BootImage::KernelWithTree(built.image.clone(), tree), ..whole }
+            let tree = dtb::patch_qemus(machine, &input, changes, &stem.with_added_extension("dtb"))?;
+            BootInput { entry: BootImage::KernelWithTree(built.image.clone(), tree), ..input }
         }
         BootMethod::BoardTree(changes) => {
             let tree = boards::tree(&machine.board)?;
             let tree = dtb::patch(&tree, changes, &stem.with_added_extension("dtb"))?;
-            BootInput { entry: BootImage::KernelWithTree(built.image.clone(), tree), ..whole }
+            BootInput { entry: BootImage::KernelWithTree(built.image.clone(), tree), ..input }
         }
         BootMethod::Disk => {
             let disk = stem.with_added_extension("img");
@@ -39,31 +39,31 @@ pub fn boot(case: &Case, machine: &QemuMachine, built: &Artifacts, stem: &Path) 
             BootInput { entry, initramfs: None, append: String::new() }
         }
         BootMethod::El3(tree) => {
-            let entry = el3_wrapper::wrap(machine, &whole, tree, &stem.with_added_extension("elf"))?;
+            let entry = el3_wrapper::wrap(machine, &input, tree, &stem.with_added_extension("elf"))?;
             BootInput { entry, initramfs: None, append: String::new() }
         }
         BootMethod::DmaLeftRunning => {
-            let append = format!("{} {}", whole.append, dma_left_running::checksum(&built.initramfs)?);
+            let append = format!("{} {}", input.append, dma_left_running::checksum(&built.initramfs)?);
             let entry = dma_left_running::wrap(
                 machine,
-                &BootInput { append, ..whole },
+                &BootInput { append, ..input },
                 &stem.with_added_extension("elf"),
             )?;
             BootInput { entry, initramfs: None, append: String::new() }
         }
-        BootMethod::WithoutInitramfs => BootInput { initramfs: None, ..whole },
+        BootMethod::WithoutInitramfs => BootInput { initramfs: None, ..input },
         BootMethod::TruncatedInitramfs | BootMethod::InvalidInitramfs | BootMethod::InvalidPrograms => {
             let archive = stem.with_added_extension("cpio");
-            let bytes = bad_initramfs(case.start, &built.initramfs)?;
+            let bytes = invalid_initramfs(case.start, &built.initramfs)?;
             std::fs::write(&archive, bytes).map_err(Error::file("write", &archive))?;
-            BootInput { initramfs: Some(archive), ..whole }
+            BootInput { initramfs: Some(archive), ..input }
         }
     })
 }
 
-fn bad_initramfs(start: BootMethod, good: &PathBuf) -> Result<Vec<u8>> {
+fn invalid_initramfs(start: BootMethod, good: &PathBuf) -> Result<Vec<u8>> {
     match start {
-        BootMethod::InvalidPrograms => Ok(initramfs::pack(&broken_programs())),
+        BootMethod::InvalidPrograms => Ok(initramfs::pack(&invalid_programs())),
         BootMethod::InvalidInitramfs => Ok(b"this is not an archive\n".repeat(200)),
         _ => {
             let bytes = std::fs::read(good).map_err(Error::file("read", good))?;
@@ -72,12 +72,12 @@ fn bad_initramfs(start: BootMethod, good: &PathBuf) -> Result<Vec<u8>> {
     }
 }
 
-/// Programs that cannot be started: a text, the start of a program, a program for another machine.
-fn broken_programs() -> [PackedProgram; 3] {
+/// Invalid programs: a text, a truncated ELF file, a program for another architecture.
+fn invalid_programs() -> [PackedProgram; 3] {
     let program = |machine| elf_file::executable(machine, 0x40_0000, &[Segment::new(0x40_0000, &[0; 4096])]);
     [
         PackedProgram { name: "text", bytes: b"#!/bin/sh\necho no\n".to_vec() },
-        PackedProgram { name: "cut", bytes: program(AARCH64)[..100].to_vec() },
-        PackedProgram { name: "foreign", bytes: program(X86_64) },
+        PackedProgram { name: "truncated", bytes: program(AARCH64)[..100].to_vec() },
+        PackedProgram { name: "other", bytes: program(X86_64) },
     ]
 }

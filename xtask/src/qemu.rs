@@ -1,4 +1,4 @@
-//! One QEMU run: the console captured line by line, a time limit, and an end in every case.
+//! One QEMU run: the console captured line by line, with a time limit.
 //!
 //! Only the child that was started here is ever killed, through its own handle.
 
@@ -15,38 +15,38 @@ use crate::error::{Error, Result};
 
 /// The emulator.
 pub const PROGRAM: &str = "qemu-system-aarch64";
-/// A console that prints more than this has run away.
-const MOST_OUTPUT: usize = 64 << 20;
+/// The limit of a console's output.
+const OUTPUT_LIMIT: usize = 64 << 20;
 
 /// How a run ended.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum QemuExit {
-    /// QEMU ended by itself with status 0: the guest powered off.
+    /// QEMU exited with status 0: the guest powered off.
     PoweredOff,
-    /// QEMU ended by itself with another status, or by a signal.
-    Died(Option<i32>),
+    /// QEMU exited with another status, or was killed by a signal.
+    Failed(Option<i32>),
     /// The time limit passed.
     TimedOut(Duration),
-    /// The line that was waited for came, so the guest was stopped.
+    /// The expected last line came, so the guest was stopped.
     Stopped,
-    /// The console printed more than any honest run does.
-    RanAway,
+    /// The console exceeded its limit.
+    OutputLimit,
 }
 
-/// What a run left behind.
+/// The result of a run.
 #[derive(Clone, Debug)]
 pub struct QemuRun {
-    /// Everything the guest and QEMU printed, line by line, without carriage returns.
+    /// The output of the guest and of QEMU, without carriage returns.
     pub console: String,
     /// How it ended.
-    pub end: QemuExit,
+    pub exit: QemuExit,
     /// How long it took.
     pub took: Duration,
 }
 
-/// Runs QEMU with its console captured into the log as well.
+/// Runs QEMU, and captures its console into the log as well.
 ///
-/// `stop` looks at each line: when it says yes the guest is ended at once, for guests that halt on purpose.
+/// `stop` checks each line: if it returns true the guest is stopped at once, for guests that halt.
 pub fn capture(
     words: &[String],
     limit: Duration,
@@ -61,8 +61,8 @@ pub fn capture(
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors);
     let started = Instant::now();
     let child = command.spawn().map_err(|cause| Error::Start { program: PROGRAM.into(), cause })?;
-    let (console, end) = Monitor { child, log: file, stop, deadline: started + limit, limit }.run();
-    Ok(QemuRun { console, end, took: started.elapsed() })
+    let (console, exit) = Monitor { child, log: file, stop, deadline: started + limit, limit }.run();
+    Ok(QemuRun { console, exit, took: started.elapsed() })
 }
 
 struct Monitor<F> {
@@ -78,7 +78,7 @@ impl<F: FnMut(&str) -> bool> Monitor<F> {
         let lines = lines_of(&mut self.child);
         let mut console = String::new();
         let end = self.follow(&lines, &mut console);
-        // It may have ended by itself; then there is nothing to kill.
+        // QEMU may have exited already; then there is nothing to kill.
         let _ = self.child.kill();
         let _ = self.child.wait();
         (console, end)
@@ -91,13 +91,13 @@ impl<F: FnMut(&str) -> bool> Monitor<F> {
                 Ok(line) => {
                     console.push_str(&line);
                     console.push('\n');
-                    // The log is for people; a full disk shows in other ways.
+                    // The log is for people; a full disk is reported elsewhere.
                     let _ = writeln!(self.log, "{line}");
                     if (self.stop)(&line) {
                         return QemuExit::Stopped;
                     }
-                    if console.len() > MOST_OUTPUT {
-                        return QemuExit::RanAway;
+                    if console.len() > OUTPUT_LIMIT {
+                        return QemuExit::OutputLimit;
                     }
                 }
                 Err(RecvTimeoutError::Timeout) => return QemuExit::TimedOut(self.limit),
@@ -106,7 +106,7 @@ impl<F: FnMut(&str) -> bool> Monitor<F> {
         }
     }
 
-    /// The console closed: QEMU ends now, or within what is left of the time.
+    /// The console closed: QEMU exits now, or before the time limit.
     fn ended(&mut self) -> QemuExit {
         loop {
             match self.child.try_wait() {
@@ -119,10 +119,10 @@ impl<F: FnMut(&str) -> bool> Monitor<F> {
 }
 
 fn end_of(status: ExitStatus) -> QemuExit {
-    if status.success() { QemuExit::PoweredOff } else { QemuExit::Died(status.code()) }
+    if status.success() { QemuExit::PoweredOff } else { QemuExit::Failed(status.code()) }
 }
 
-/// The console's lines, read on a thread of their own so that waiting for one can time out.
+/// The console's lines, read on a separate thread so that the receiver can time out.
 fn lines_of(child: &mut Child) -> Receiver<String> {
     let output = child.stdout.take().expect("the output is piped");
     let (send, receive) = channel();

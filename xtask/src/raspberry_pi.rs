@@ -1,4 +1,4 @@
-//! What goes onto the boot partition of a Raspberry Pi 3 or 4, as a folder and as a zip archive.
+//! The boot partition of a Raspberry Pi 3 or 4, as a folder and as a zip archive.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -44,7 +44,7 @@ the wiring, what to expect on the console, and what to do when nothing comes.
 /// The boot arguments of a board with 1 GiB or more.
 const COMMAND_LINE: &str = "lowmem=256M -- --size=256M\n";
 
-/// Writes folder and archive next to the image; returns them.
+/// Writes the folder and the archive next to the image, and returns them.
 pub fn write(built: &Artifacts, directory: &Path) -> Result<[PathBuf; 2]> {
     let folder = directory.join("rpi");
     fs::create_dir_all(&folder).map_err(Error::file("create", &folder))?;
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn the_firmware_is_told_of_files_that_are_there() {
+    fn the_firmware_configuration_names_existing_files() {
         let has = |line: &str| CONFIG.lines().any(|own| own == line);
         assert!(
             has("kernel=kernel8.img") && has("initramfs initramfs.cpio followkernel") && has("arm_64bit=1")

@@ -1,4 +1,4 @@
-//! `make run` and `make debug`: one machine, shaped by the knobs, on this terminal.
+//! `make run` and `make debug`: one machine on this terminal, configured by the knobs.
 
 use std::io::IsTerminal;
 use std::process::{Command, ExitCode};
@@ -10,13 +10,13 @@ use crate::knobs::Knobs;
 use crate::machine::{BoardFamily, BootImage, BootInput, QemuMachine};
 use crate::{boards, command, qemu, tools, workspace};
 
-/// BootInput arguments of a run that names none: the demonstration's buffer shall be larger than lowmem.
+/// Default boot arguments: the demonstration's buffer is larger than lowmem.
 pub const DEFAULT_APPEND: &str = "lowmem=256M";
 
-/// The boards that can be started by name.
+/// The boards that `BOARD=` accepts.
 const BOARDS: [&str; 4] = ["virt", "raspi3b", "raspi4b", "sbsa-ref"];
 
-/// Boots and hands this terminal to the guest; the exit status is QEMU's.
+/// Boots and connects the console to this terminal; the exit status is QEMU's.
 pub fn interactive(knobs: &Knobs) -> Result<ExitCode> {
     tools::qemu()?;
     let built = artifacts::build()?;
@@ -37,12 +37,12 @@ pub fn debug(knobs: &Knobs) -> Result<ExitCode> {
 fn start(knobs: &Knobs, built: &Artifacts, more: &[&str]) -> Result<ExitCode> {
     let terminal = std::io::stdout().is_terminal();
     let machine = machine(knobs)?;
-    let whole = BootInput {
+    let input = BootInput {
         entry: BootImage::Kernel(built.image.clone()),
         initramfs: Some(knobs.initrd.clone().unwrap_or_else(|| built.initramfs.clone())),
         append: boot_arguments(knobs.append.as_deref(), terminal),
     };
-    let boot = on_board(&machine, whole)?;
+    let boot = on_board(&machine, input)?;
     let mut line = Command::new(qemu::PROGRAM);
     line.args(["-display", "none"]).args(more).args(machine.arguments(&boot)).args(["-serial", "mon:stdio"]);
     println!("{}", command::shown(&line));
@@ -53,17 +53,17 @@ fn start(knobs: &Knobs, built: &Artifacts, more: &[&str]) -> Result<ExitCode> {
     Ok(status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))
 }
 
-/// The same on a board that QEMU cannot start by itself as a real one does.
-fn on_board(machine: &QemuMachine, whole: BootInput) -> Result<BootInput> {
+/// The boot on a board whose firmware QEMU does not model.
+fn on_board(machine: &QemuMachine, input: BootInput) -> Result<BootInput> {
     match machine.family() {
-        BoardFamily::Virt => Ok(whole),
+        BoardFamily::Virt => Ok(input),
         BoardFamily::RaspberryPi => {
             let tree = boards::tree(&machine.board)?;
-            Ok(BootInput { entry: BootImage::KernelWithTree(whole.entry.kernel().to_owned(), tree), ..whole })
+            Ok(BootInput { entry: BootImage::KernelWithTree(input.entry.kernel().to_owned(), tree), ..input })
         }
         BoardFamily::SbsaRef => {
             let elf = workspace::images().join("sbsa-ref.elf");
-            let entry = el3_wrapper::wrap(machine, &whole, TreeSource::Qemu, &elf)?;
+            let entry = el3_wrapper::wrap(machine, &input, TreeSource::Qemu, &elf)?;
             Ok(BootInput { entry, initramfs: None, append: String::new() })
         }
     }
@@ -78,7 +78,7 @@ fn machine(knobs: &Knobs) -> Result<QemuMachine> {
             return Err(Error::Knob { name: "BOARD", value: board.clone(), wanted });
         }
         machine.board.clone_from(board);
-        // A Raspberry Pi's tree names the second UART, as its firmware leaves it.
+        // The Raspberry Pi's device tree selects the second UART, as its firmware does.
         machine.console = usize::from(machine.family() == BoardFamily::RaspberryPi);
         if machine.family() == BoardFamily::SbsaRef {
             machine.cpu = "neoverse-n2".into();
@@ -89,7 +89,7 @@ fn machine(knobs: &Knobs) -> Result<QemuMachine> {
     Ok(machine)
 }
 
-/// The demonstration cannot see whether a person watches the serial line, so it is told.
+/// The demonstration cannot detect a terminal behind the serial line, so `--color` is passed.
 fn boot_arguments(given: Option<&str>, terminal: bool) -> String {
     let append = given.unwrap_or(DEFAULT_APPEND);
     let names_its_program = append.split_whitespace().any(|word| {
@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn colour_is_asked_for_only_on_a_terminal_and_only_for_the_demonstration() {
+    fn color_is_passed_only_on_a_terminal_and_to_the_demonstration() {
         let table = [
             (None, false, "lowmem=256M"),
             (None, true, "lowmem=256M -- --color"),

@@ -1,11 +1,11 @@
-//! What a guest shows on its screen, asked of QEMU while it runs (QMP, `screendump`).
+//! A guest's screen, captured from QEMU while it runs (QMP, `screendump`).
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-/// QEMU's arguments that let a screen be asked for at `socket`.
+/// QEMU's arguments for QMP at `socket`.
 pub fn arguments(socket: &Path) -> [String; 2] {
     ["-qmp".into(), format!("unix:{},server=on,wait=off", socket.display())]
 }
@@ -24,7 +24,7 @@ pub fn dump(socket: &Path, picture: &Path) -> std::io::Result<()> {
     ];
     for command in commands {
         writeln!(stream, "{command}")?;
-        // Events, and the greeting, come in between.
+        // Events, and the greeting, come before the response.
         let answer = answers.by_ref().find(|line| {
             line.as_ref().map_or(true, |line| line.contains("\"return\"") || line.contains("\"error\""))
         });
@@ -38,7 +38,7 @@ pub fn dump(socket: &Path, picture: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-/// What is wrong with the picture that a Raspberry Pi's kernel draws: 8 by 6 tiles of 80 pixels.
+/// The failures of the picture that a Raspberry Pi's kernel draws: 8 by 6 tiles of 80 pixels.
 pub fn tesserae(ppm: &[u8]) -> Vec<String> {
     let Some(pixels) = ppm.strip_prefix(b"P6\n640 480\n255\n") else {
         return vec!["the screen is no picture of 640 x 480".into()];
@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_wrong_tile_shows() {
+    fn a_wrong_tile_is_reported() {
         let mut ppm = b"P6\n640 480\n255\n".to_vec();
         for y in 0..480 {
             for x in 0..640 {

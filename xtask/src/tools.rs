@@ -1,4 +1,4 @@
-//! What the verbs need from the machine: installed if it is missing, and said.
+//! The tools that the verbs need, installed if missing.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::workspace::{KERNEL_TARGET, USER_TARGET};
 use crate::{apt, miri, qemu};
 
-/// The oldest QEMU whose SMMU, device tree and machine versions the tests rely on.
+/// The oldest QEMU with the SMMU, device tree and machine versions that the tests rely on.
 const OLDEST_QEMU: u32 = 10;
 
 /// The kernel's and the programs' Rust targets.
@@ -23,7 +23,7 @@ pub fn rust_targets() -> Result<()> {
     Ok(())
 }
 
-/// Where the Rust toolchain in use keeps its targets.
+/// The directory of the Rust toolchain in use.
 pub fn sysroot() -> PathBuf {
     PathBuf::from(question("rustc", &["--print", "sysroot"]).unwrap_or_default().trim())
 }
@@ -39,10 +39,10 @@ pub fn rust_components() -> Result<()> {
     Ok(())
 }
 
-/// A nightly toolchain with Miri and the standard library's source, of which Miri's own is built.
+/// A nightly toolchain with Miri and the standard library's source, from which Miri builds its own.
 ///
 /// # Errors
-/// Why it cannot be had.
+/// The toolchain cannot be installed.
 pub fn miri(toolchain: &str) -> Result<()> {
     if !miri::is_installed(toolchain) {
         println!("installing the Rust toolchain {toolchain} for Miri");
@@ -50,7 +50,7 @@ pub fn miri(toolchain: &str) -> Result<()> {
         let words = ["toolchain", "install", toolchain, "--no-self-update", "--profile", "minimal"];
         rustup(&[&words[..], &components].concat())?;
     }
-    // Takes what the standard library depends on from the registry, the first time.
+    // Downloads the standard library's dependencies on first use.
     rustup(&["run", toolchain, "cargo", "miri", "setup"])
 }
 
@@ -59,7 +59,7 @@ fn rustup(words: &[&str]) -> Result<()> {
         .map_err(|error| Error::Missing(format!("`rustup {}` is needed, but: {error}", words.join(" "))))
 }
 
-/// QEMU for 64-bit Arm, new enough.
+/// QEMU for 64-bit Arm, not too old.
 pub fn qemu() -> Result<()> {
     let found = installed_qemu();
     if found.is_some_and(|major| major >= OLDEST_QEMU) {
@@ -92,7 +92,7 @@ fn from(suite: Option<&str>) -> String {
     suite.map(|suite| format!(" from {suite}")).unwrap_or_default()
 }
 
-/// A debugger that reads AArch64.
+/// A debugger for AArch64.
 pub fn gdb() -> Result<()> {
     if question("gdb-multiarch", &["--version"]).is_some() {
         return Ok(());
@@ -127,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn versions_are_read_from_what_the_tools_print() {
+    fn versions_are_parsed() {
         assert_eq!(qemu_major("QEMU emulator version 10.0.2 (Debian 1:10.0.2+ds-2)\n"), Some(10));
         assert_eq!(qemu_major("QEMU emulator version 7.2.17\n"), Some(7));
         assert_eq!(qemu_major("something else"), None);

@@ -1,4 +1,4 @@
-//! What `dma.trace` printed, read back and held against what the demonstration claims.
+//! Checks the output of `dma.trace` against the demonstration's claims.
 
 use std::collections::BTreeMap;
 
@@ -14,11 +14,11 @@ struct TraceEvent<'a> {
 
 /// The demonstration's buffer.
 const BUFFER: u64 = 512 << 20;
-/// Where highmem starts on `virt` with `lowmem=256M`.
+/// The start of highmem on `virt` with `lowmem=256M`.
 const HIGHMEM: u64 = 0x5000_0000;
 
-/// What is wrong with the demonstration's trace: its first attachment has to be the whole buffer, scattered over
-/// highmem, and everything has to be given back by the end.
+/// The failures of the demonstration's trace: its first attachment must be the whole buffer, scattered over highmem, and
+/// everything must be freed at the end.
 pub fn mosaic(console: &str) -> Vec<String> {
     let events = match read(console) {
         Ok(events) => events,
@@ -90,7 +90,7 @@ fn buffer(first: &TraceEvent<'_>, failures: &mut Vec<String>) {
     }
 }
 
-/// As many bytes of each size were taken as were given back.
+/// For each size, as many bytes must be freed as were allocated.
 fn balanced(events: &[TraceEvent<'_>], take: &str, give: &str, failures: &mut Vec<String>) {
     let mut open = BTreeMap::<u64, i64>::new();
     for event in events {
@@ -105,7 +105,7 @@ fn balanced(events: &[TraceEvent<'_>], take: &str, give: &str, failures: &mut Ve
 mod tests {
     use super::*;
 
-    /// A trace of the whole life of one buffer made of 256 chunks of 2 MiB, every second 2 MiB of highmem.
+    /// A trace of the life of a buffer of 256 chunks of 2 MiB, every second 2 MiB of highmem.
     fn good() -> String {
         let line = |kind: &str| {
             format!("dma: {kind} dev=00:01.0 sid=0x8 iova=0x400000 len=0x20000000 attrs=0 chunks=256\n")
@@ -117,12 +117,12 @@ mod tests {
     }
 
     #[test]
-    fn a_scattered_buffer_that_is_given_back_is_what_was_promised() {
+    fn a_scattered_buffer_that_is_freed_passes() {
         assert_eq!(mosaic(&good()), [""; 0]);
     }
 
     #[test]
-    fn every_broken_promise_is_named() {
+    fn each_defect_of_a_trace_is_reported() {
         let table = [
             ("no attachment", good().replace("attach", "mmap"), "follows no attachment"),
             ("nothing at all", String::new(), "nothing was attached"),
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_in_one_piece_is_no_mosaic() {
+    fn a_contiguous_buffer_fails() {
         let mut console = good();
         for n in 0..256u64 {
             console = console.replace(

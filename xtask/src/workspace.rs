@@ -1,4 +1,4 @@
-//! Where things lie in the work tree.
+//! Paths in the work tree.
 
 use std::path::{Path, PathBuf};
 
@@ -12,7 +12,7 @@ pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the work tree")
 }
 
-/// Cargo's target directory; passed to every cargo started here, so that the artefacts lie where they are looked for.
+/// Cargo's target directory; passed to every cargo started here, so that the artifacts are found.
 pub fn target() -> PathBuf {
     root().join("target")
 }
@@ -22,7 +22,7 @@ pub fn images() -> PathBuf {
     target().join("image")
 }
 
-/// One console log per test case.
+/// The console logs, one per case.
 pub fn logs() -> PathBuf {
     target().join("test-logs")
 }

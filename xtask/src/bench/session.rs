@@ -109,7 +109,7 @@ impl Session<'_> {
         let run = qemu::capture(&self.machine().arguments(&boot), LIMIT, &log, |_| false)?;
         let figures = figures::from_console(&run.console, self.mode.letter());
         println!("{} figures in {:.0} s", figures.len(), started.elapsed().as_secs_f64());
-        let complaint = match run.end {
+        let complaint = match run.exit {
             QemuExit::PoweredOff if figures.is_empty() => Some("measured nothing".into()),
             QemuExit::PoweredOff => {
                 run.console.lines().find(|line| line.starts_with("error: ")).map(String::from)

@@ -61,7 +61,7 @@ pub const CHECKING: Case = Case {
 };
 
 /// A boot that reports an error and powers off, on the smallest machine.
-pub const fn refusal(name: &'static str, append: &'static str, shown: &'static [&'static str]) -> Case {
+pub const fn error_boot(name: &'static str, append: &'static str, shown: &'static [&'static str]) -> Case {
     let expect = ConsoleExpectation::PowerOff { shown, never: &[PANIC] };
     Case { name, cpus: "1", memory: "512M", append, expect, limit: 60, ..SELFTEST }
 }

@@ -1,6 +1,6 @@
-//! What is plugged into a machine, as QEMU's arguments.
+//! Devices of the machines, as QEMU arguments.
 
-/// Root port, bridge to conventional PCI, another bridge: three more buses before edu.
+/// A root port, a PCIe-to-PCI bridge and a PCI bridge: three more buses before edu.
 pub const BEHIND_BRIDGES: &[&str] = &[
     "-device",
     "pcie-root-port,id=rp0,chassis=1",
@@ -15,7 +15,7 @@ pub const BEHIND_BRIDGES: &[&str] = &[
 /// An SMMU without stage 1 (the machine sets the stage itself from `virt-9.2` on).
 pub const STAGE2_ONLY: &[&str] = &["-global", "arm-smmuv3.stage=2", "-device", "edu"];
 
-/// Another root of the PCI hierarchy, which the tree does not mention: its buses start at 128. Only a port fits on it.
+/// A second PCI root that the device tree does not describe: its buses start at 128. It accepts only a port.
 pub const SECOND_ROOT: &[&str] = &[
     "-device",
     "pxb-pcie,bus_nr=128,id=px",
@@ -25,7 +25,7 @@ pub const SECOND_ROOT: &[&str] = &[
     "edu,bus=rp0",
 ];
 
-/// The same past the SMMU.
+/// The same, bypassing the SMMU.
 pub const BYPASSED_ROOT: &[&str] = &[
     "-device",
     "pxb-pcie,bus_nr=128,id=px,bypass_iommu=on",
@@ -35,7 +35,7 @@ pub const BYPASSED_ROOT: &[&str] = &[
     "edu,bus=rp0",
 ];
 
-/// Memory in three nodes, two of them with CPUs, and distances between them.
+/// Three NUMA nodes, two of them with CPUs, and their distances.
 pub const NUMA: &[&str] = &[
     "-object",
     "memory-backend-ram,id=m0,size=512M",
@@ -59,16 +59,16 @@ pub const NUMA: &[&str] = &[
     "edu",
 ];
 
-/// RAM that the host need not have: what is not touched is not there.
+/// RAM that the host does not reserve: pages that are never touched cost nothing.
 pub const UNRESERVED_300G: &[&str] =
     &["-object", "memory-backend-ram,id=ram,size=300G,reserve=off", "-device", "edu"];
 
-/// A device that reaches all of RAM by itself.
+/// A device whose DMA mask covers all of RAM.
 pub const WIDE_EDU: &[&str] = &["-device", "edu,dma_mask=0xffffffffffffffff"];
 
 /// Two devices that can share a buffer.
 pub const TWO_EDUS: &[&str] = &["-device", "edu", "-device", "edu"];
 
-/// A device that reaches all of RAM by itself, on a machine whose time is instructions.
+/// A device whose DMA mask covers all of RAM, on a machine whose clock counts instructions.
 pub const LEFT_RUNNING: &[&str] =
     &["-device", "edu,dma_mask=0xffffffffffffffff", "-icount", "shift=0,sleep=off"];

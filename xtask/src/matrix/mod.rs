@@ -1,21 +1,23 @@
-//! Every machine and every boot of `make test`, a row each. To add a case, add a row where its kind is; what it starts
-//! from is in [`bases`], what can be plugged in in [`devices`].
+//! The matrix: every machine and every boot, a row each. To add a case, add a row to the file of its kind; [`bases`] has
+//! the bases of rows, [`devices`] the devices.
 
 mod bases;
 mod case;
 mod devices;
-mod refusals;
+mod invalid_input;
 mod selftests;
 mod shapes;
 mod trees;
-mod work;
+mod workloads;
 
 pub use bases::CHECKING;
 pub use case::{BootMethod, Case, KernelBuild, Tier};
 
-/// All cases; the long ones first, so that two at a time end together.
+/// All cases.
 pub fn cases() -> impl Iterator<Item = &'static Case> {
-    [selftests::CASES, shapes::CASES, work::CASES, refusals::CASES, trees::CASES].into_iter().flatten()
+    [selftests::CASES, shapes::CASES, workloads::CASES, invalid_input::CASES, trees::CASES]
+        .into_iter()
+        .flatten()
 }
 
 #[cfg(test)]
@@ -29,7 +31,7 @@ mod tests {
     type Holds = fn(&Case) -> bool;
 
     #[test]
-    fn every_case_has_a_name_of_its_own_that_can_be_a_file() {
+    fn case_names_are_unique_file_names() {
         let names: BTreeSet<_> = cases().map(|case| case.name).collect();
         assert_eq!(names.len(), cases().count());
         let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
@@ -37,7 +39,7 @@ mod tests {
     }
 
     #[test]
-    fn the_promised_shapes_are_all_there() {
+    fn every_required_machine_is_covered() {
         let selftests = || cases().filter(|case| case.append.starts_with("selftest"));
         let shapes: &[(&str, Holds)] = &[
             ("GICv2", |case| case.gic == 2),

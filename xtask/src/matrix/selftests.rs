@@ -1,4 +1,4 @@
-//! All self-tests, on every shape of machine that changes the code's path. These are the longest rows.
+//! All self-tests, on each machine that changes the code's path. These are the longest rows.
 
 use super::bases::{SELFTEST, raspberry_pi};
 use super::case::{BootMethod, Case, Tier};
@@ -7,7 +7,7 @@ use crate::expectation::ConsoleExpectation;
 
 /// Neither the devices nor the SMMU's walks snoop the caches.
 const NON_COHERENT: &[(&str, &str)] = &[("dma-coherent", "dma-coherenX")];
-/// The console on the first UART, as `dtoverlay=disable-bt` makes it.
+/// The console on the first UART, as with `dtoverlay=disable-bt`.
 const FIRST_UART: &[(&str, &str)] = &[("serial1:115200n8", "serial0:115200n8")];
 
 /// The rows.
@@ -39,7 +39,7 @@ pub const CASES: &[Case] = &[
     },
     Case { name: "virt-no-smmu", smmu: false, ..SELFTEST },
     Case { name: "virt-iommu-off", tier: Tier::Check, append: "selftest lowmem=256M iommu=off", ..SELFTEST },
-    // The same with a device that reaches RAM by itself.
+    // A device that reaches all of RAM without translation.
     Case {
         name: "virt-iommu-off-wide-edu",
         tier: Tier::Check,

@@ -1,13 +1,13 @@
-//! Other shapes of machine and other ways into the kernel, on which a part of the self-tests says enough.
+//! Other machines and other boot states, for which some of the self-tests are enough.
 
-use super::bases::{SELFTEST, SHAPED, refusal};
+use super::bases::{SELFTEST, SHAPED, error_boot};
 use super::case::{BootMethod, Case};
 use super::devices::{BYPASSED_ROOT, NUMA, SECOND_ROOT, UNRESERVED_300G};
 use crate::el3_wrapper::TreeSource;
 use crate::expectation::ConsoleExpectation;
 use crate::malformed_trees;
 
-/// RAM above 4 GiB alone, devices by a table.
+/// All RAM above 4 GiB, devices from a table.
 const SBSA_REF: Case = Case { board: "sbsa-ref", cpu: "neoverse-n2", ..SELFTEST };
 
 /// The rows.
@@ -32,7 +32,7 @@ pub const CASES: &[Case] = &[
         ..SHAPED
     },
     Case { name: "virt-timer-1MHz", cpu: "max,cntfrq=1000000", cpus: "4", ..SHAPED },
-    // Past the SMMU that the tree puts in front of it: QEMU tells only ACPI.
+    // The bus bypasses the SMMU that the device tree puts in front of it: QEMU describes the bypass only in ACPI.
     Case {
         name: "virt-bypassed-bus",
         options: "dtb-randomness=off,default-bus-bypass-iommu=on",
@@ -41,7 +41,7 @@ pub const CASES: &[Case] = &[
     },
     Case {
         devices: BYPASSED_ROOT,
-        ..refusal(
+        ..error_boot(
             "virt-bypassed-root",
             "init=/bin/probe -- hello",
             &[
@@ -51,7 +51,7 @@ pub const CASES: &[Case] = &[
             ],
         )
     },
-    // QEMU's edu wants MSIs, which nobody takes here.
+    // QEMU's edu needs MSIs, and there is no MSI controller.
     Case {
         name: "virt-no-its",
         options: "dtb-randomness=off,its=off",
@@ -59,7 +59,7 @@ pub const CASES: &[Case] = &[
         append: "selftest=boot.*,memory.*,program.std*",
         ..SHAPED
     },
-    // Nobody starts the other CPUs, and nobody switches off.
+    // Without PSCI: the other CPUs are not started, and the kernel halts instead of powering off.
     Case {
         start: BootMethod::El3(TreeSource::Modified(malformed_trees::no_psci)),
         cpus: "4",
@@ -72,9 +72,9 @@ pub const CASES: &[Case] = &[
                 "; halted",
             ],
         },
-        ..refusal("virt-no-psci", "init=/bin/probe -- hello", &[])
+        ..error_boot("virt-no-psci", "init=/bin/probe -- hello", &[])
     },
-    // Without any firmware: all CPUs arrive at EL3, and nobody switches off.
+    // Without firmware: all CPUs arrive at EL3, and the kernel halts instead of powering off.
     Case {
         name: "el3-entry",
         options: "dtb-randomness=off,secure=on",
@@ -100,7 +100,7 @@ pub const CASES: &[Case] = &[
         ..SELFTEST
     },
     Case { name: "sbsa-ref", start: BootMethod::El3(TreeSource::Qemu), ..SBSA_REF },
-    // At EL2 its other CPUs are lost: QEMU sends them nowhere.
+    // At EL2, QEMU does not start its other CPUs.
     Case {
         name: "sbsa-ref-el2",
         cpus: "1",

@@ -1,21 +1,21 @@
-//! Device trees that are odd, damaged or missing.
+//! Device trees with unusual, malformed or missing content.
 
-use super::bases::refusal;
+use super::bases::error_boot;
 use super::case::{BootMethod, Case};
 use crate::el3_wrapper::TreeSource;
 use crate::expectation::ConsoleExpectation;
 use crate::malformed_trees;
 
-/// A device tree with odd nodes: their devices are left out, with a reason, and a program runs all the same.
+/// A device tree with unsupported nodes: their devices are ignored with a reason, and a program runs.
 const fn patched_tree(
     name: &'static str,
     changes: &'static [(&'static str, &'static str)],
     shown: &'static [&'static str],
 ) -> Case {
-    Case { start: BootMethod::PatchedTree(changes), ..refusal(name, "init=/bin/probe -- hello", shown) }
+    Case { start: BootMethod::PatchedTree(changes), ..error_boot(name, "init=/bin/probe -- hello", shown) }
 }
 
-/// QEMU's tree with something changed that the format allows.
+/// QEMU's tree with a change that the format allows.
 const fn malformed_tree(
     name: &'static str,
     change: malformed_trees::TreeChange,
@@ -23,7 +23,7 @@ const fn malformed_tree(
 ) -> Case {
     Case {
         start: BootMethod::El3(TreeSource::Modified(change)),
-        ..refusal(name, "init=/bin/probe -- hello", shown)
+        ..error_boot(name, "init=/bin/probe -- hello", shown)
     }
 }
 
@@ -65,13 +65,13 @@ pub const CASES: &[Case] = &[
         &["error: the device tree names no memory"],
     ),
     malformed_tree(
-        "tree-endless-memory",
-        malformed_trees::endless_memory,
+        "tree-overflowing-memory",
+        malformed_trees::overflowing_memory,
         &["warning: /memory@8000000000000000: ignored: ", "init: exit status 0"],
     ),
     malformed_tree(
-        "tree-far-memory",
-        malformed_trees::far_memory,
+        "tree-absent-memory",
+        malformed_trees::absent_memory,
         &["warning: memory at 0x400000000000: ignored: no response at ", "init: exit status 0"],
     ),
     malformed_tree(
@@ -83,8 +83,8 @@ pub const CASES: &[Case] = &[
         ],
     ),
     malformed_tree(
-        "tree-registers-as-memory",
-        malformed_trees::registers_as_memory,
+        "tree-memory-over-registers",
+        malformed_trees::memory_over_registers,
         &["warning: memory at 0x8000000: ignored: overlaps device registers at ", "init: exit status 0"],
     ),
     malformed_tree(
@@ -110,8 +110,8 @@ pub const CASES: &[Case] = &[
         ..malformed_tree("tree-many-reservations", malformed_trees::many_reservations, &[])
     },
     malformed_tree(
-        "tree-odd-address-cells",
-        malformed_trees::odd_address_cells,
+        "tree-excess-address-cells",
+        malformed_trees::excess_address_cells,
         &["warning: /memory@40000000: ignored: malformed reg", "error: the device tree names no memory"],
     ),
     malformed_tree(
@@ -120,8 +120,8 @@ pub const CASES: &[Case] = &[
         &["error: the device tree names no memory"],
     ),
     malformed_tree(
-        "tree-odd-cells-below",
-        malformed_trees::odd_cells_below,
+        "tree-child-cells",
+        malformed_trees::child_cells,
         &["warning: /pcie@10000000: ignored: malformed interrupt-map", "init: exit status 0"],
     ),
     malformed_tree(
@@ -129,8 +129,12 @@ pub const CASES: &[Case] = &[
         malformed_trees::unknown_properties,
         &["edu 00:01.0: stream 0x8", "init: exit status 0"],
     ),
-    malformed_tree("tree-circles", malformed_trees::circles, &["ignored: ", "init: exit status 0"]),
-    malformed_tree("tree-one-phandle", malformed_trees::one_phandle, &["ignored: ", "init: exit status 0"]),
+    malformed_tree("tree-cycles", malformed_trees::cycles, &["ignored: ", "init: exit status 0"]),
+    malformed_tree(
+        "tree-duplicate-phandles",
+        malformed_trees::duplicate_phandles,
+        &["ignored: ", "init: exit status 0"],
+    ),
     malformed_tree(
         "tree-too-many-cpus",
         malformed_trees::too_many_cpus,
@@ -139,16 +143,16 @@ pub const CASES: &[Case] = &[
     Case {
         start: BootMethod::El3(TreeSource::Truncated),
         expect: ConsoleExpectation::Halt { shown: &["error: malformed device tree: ", "; halted"] },
-        ..refusal("tree-cut", "", &[])
+        ..error_boot("tree-truncated", "", &[])
     },
     Case {
-        start: BootMethod::El3(TreeSource::Damaged),
+        start: BootMethod::El3(TreeSource::Invalid),
         expect: ConsoleExpectation::Halt { shown: &["error: ", "device tree", "; halted"] },
-        ..refusal("damaged-tree", "", &[])
+        ..error_boot("tree-invalid", "", &[])
     },
     Case {
         start: BootMethod::El3(TreeSource::None),
         expect: ConsoleExpectation::Halt { shown: &["error: no device tree: x0 = ", "; halted"] },
-        ..refusal("no-tree", "", &[])
+        ..error_boot("tree-missing", "", &[])
     },
 ];

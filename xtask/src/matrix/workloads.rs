@@ -1,4 +1,4 @@
-//! Boots that work: benchmarks under contention, the checking build, the demonstration, what programs try, the soak.
+//! Successful boots: benchmarks under contention, the checking build, the demonstration, the probes, the soak test.
 
 use super::bases::{CHECKING, PANIC, SELFTEST, raspberry_pi};
 use super::case::{BootMethod, Case, Tier};
@@ -6,7 +6,7 @@ use super::devices::{LEFT_RUNNING, TWO_EDUS, WIDE_EDU};
 use crate::expectation::ConsoleExpectation;
 use crate::{run, trace};
 
-/// DMA that an earlier stage left running comes while the kernel boots, or a program runs.
+/// DMA that an earlier stage left running completes while the kernel boots or a program runs.
 const LEFT_RUNNING_BASE: Case = Case {
     options: "dtb-randomness=off,highmem=off",
     cpus: "1",
@@ -18,7 +18,7 @@ const LEFT_RUNNING_BASE: Case = Case {
 
 /// The rows.
 pub const CASES: &[Case] = &[
-    // More CPUs at work than this host has: what they do has to be right, however long it takes.
+    // More CPUs than the host has: the results must be correct, however slow.
     Case {
         name: "contention-8cpu",
         tier: Tier::Check,
@@ -37,9 +37,9 @@ pub const CASES: &[Case] = &[
         },
         ..SELFTEST
     },
-    // The checking build: everything once, and some of it with one thing after the other failing.
+    // The checking build: every self-test, and some of them with fault injection.
     CHECKING,
-    // Where no IOMMU keeps a device from memory. One CPU gets again what it has given back.
+    // Without an IOMMU. One CPU, so that its own free lists return its freed memory.
     Case {
         name: "checking-no-iommu",
         tier: Tier::Check,
@@ -66,7 +66,7 @@ pub const CASES: &[Case] = &[
         inspect: trace::mosaic,
         ..SELFTEST
     },
-    // The same program where nothing translates: the DMA engine gathers the pieces.
+    // The same program without an IOMMU: the DMA engine gathers the chunks.
     Case {
         append: "lowmem=256M dma.trace -- --size=256M",
         screen: Some("screen: 640 x 480"),
@@ -76,7 +76,7 @@ pub const CASES: &[Case] = &[
         },
         ..raspberry_pi("raspi3b-mosaic", "raspi3b")
     },
-    // Through a real boot loader, from the disk image that goes onto a card.
+    // Through a real boot loader, from the disk image for cards.
     Case {
         name: "u-boot-disk",
         start: BootMethod::Disk,
@@ -87,7 +87,7 @@ pub const CASES: &[Case] = &[
         },
         ..SELFTEST
     },
-    // What else a program can try.
+    // Every probe.
     Case {
         name: "probe-all",
         append: "init=/bin/probe -- all",
@@ -97,7 +97,7 @@ pub const CASES: &[Case] = &[
         },
         ..SELFTEST
     },
-    // DMA that an earlier stage left running. By instructions: it would come after 100 million of them.
+    // DMA that an earlier stage left running. The clock counts instructions: the write comes after 100 million of them.
     Case {
         name: "dma-left-running",
         expect: ConsoleExpectation::PowerOff {
@@ -111,7 +111,7 @@ pub const CASES: &[Case] = &[
         },
         ..LEFT_RUNNING_BASE
     },
-    // The same where nothing but the bus can stop it.
+    // The same without an SMMU: only the bus can stop the device.
     Case {
         name: "dma-left-running-no-smmu",
         smmu: false,
@@ -121,7 +121,7 @@ pub const CASES: &[Case] = &[
         },
         ..LEFT_RUNNING_BASE
     },
-    // A minute of everything at the same time; `make soak` has more of them.
+    // A minute of the soak test; `make soak` runs longer.
     Case {
         name: "soak",
         tier: Tier::Check,
