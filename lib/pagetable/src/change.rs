@@ -4,17 +4,17 @@ use crate::{Descriptor, Format};
 
 /// How one entry becomes another.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Change {
+pub enum EntryChange {
     /// They are the same.
-    Nothing,
+    Unchanged,
     /// One store. Until the TLBs are invalidated, either of the two may be in effect.
-    Live,
+    InPlace,
     /// Invalid first, then an invalidation that completes, then the new entry: break-before-make. With both in TLBs
     /// at once, a lookup may return a mix of the two, or fault for want of a single answer.
-    BreakFirst,
+    BreakBeforeMake,
 }
 
-impl Change {
+impl EntryChange {
     /// The way from `old` to `new`, two entries of one slot.
     ///
     /// From and to invalid is one store. Between valid entries only the rights may change live: not the output, the
@@ -23,11 +23,11 @@ impl Change {
     pub fn between<F: Format>(old: Descriptor, new: Descriptor) -> Self {
         let rights_alone = (old.bits() ^ new.bits()) & !F::RIGHTS == 0;
         if old == new {
-            Self::Nothing
+            Self::Unchanged
         } else if !old.is_valid() || !new.is_valid() || (rights_alone && !old.is_contiguous()) {
-            Self::Live
+            Self::InPlace
         } else {
-            Self::BreakFirst
+            Self::BreakBeforeMake
         }
     }
 }
@@ -48,26 +48,26 @@ mod tests {
             (Mapping::read_only(MemoryType::WriteBack), Mapping::read_write(MemoryType::WriteBack));
         let page = |m| leaf::<Stage1, UserVa>(0x20_0000, 3, m);
         let cases = [
-            (page(rw), page(rw), Change::Nothing),
-            (page(rw), page(ro), Change::Live),
-            (page(ro), page(Mapping::code()), Change::Live),
-            (page(ro), page(ro.privileged()), Change::Live),
-            (page(ro), Descriptor::INVALID, Change::Live),
-            (Descriptor::INVALID, page(ro), Change::Live),
-            (page(rw).broken(), page(ro), Change::Live),
-            (page(ro), page(Mapping::read_only(MemoryType::NonCacheable)), Change::BreakFirst),
-            (page(ro), leaf::<Stage1, UserVa>(0x20_1000, 3, ro), Change::BreakFirst),
-            (page(ro), leaf::<Stage1, KernelVa>(0x20_0000, 3, ro.privileged()), Change::BreakFirst),
+            (page(rw), page(rw), EntryChange::Unchanged),
+            (page(rw), page(ro), EntryChange::InPlace),
+            (page(ro), page(Mapping::code()), EntryChange::InPlace),
+            (page(ro), page(ro.privileged()), EntryChange::InPlace),
+            (page(ro), Descriptor::INVALID, EntryChange::InPlace),
+            (Descriptor::INVALID, page(ro), EntryChange::InPlace),
+            (page(rw).broken(), page(ro), EntryChange::InPlace),
+            (page(ro), page(Mapping::read_only(MemoryType::NonCacheable)), EntryChange::BreakBeforeMake),
+            (page(ro), leaf::<Stage1, UserVa>(0x20_1000, 3, ro), EntryChange::BreakBeforeMake),
+            (page(ro), leaf::<Stage1, KernelVa>(0x20_0000, 3, ro.privileged()), EntryChange::BreakBeforeMake),
             (
                 leaf::<Stage1, UserVa>(0x20_0000, 2, ro),
                 Descriptor::table(PhysAddr::new(0x5000)),
-                Change::BreakFirst,
+                EntryChange::BreakBeforeMake,
             ),
-            (page(ro), page(ro).contiguous(), Change::BreakFirst),
-            (page(ro).contiguous(), page(rw).contiguous(), Change::BreakFirst),
+            (page(ro), page(ro).contiguous(), EntryChange::BreakBeforeMake),
+            (page(ro).contiguous(), page(rw).contiguous(), EntryChange::BreakBeforeMake),
         ];
         for (old, new, expected) in cases {
-            assert_eq!(Change::between::<Stage1>(old, new), expected, "{old:?} -> {new:?}");
+            assert_eq!(EntryChange::between::<Stage1>(old, new), expected, "{old:?} -> {new:?}");
         }
     }
 
@@ -78,8 +78,8 @@ mod tests {
         let changes = [Access::READ, Access::WRITE, Access::READ | Access::EXECUTE];
         for access in changes {
             assert_eq!(
-                Change::between::<Stage2>(page(Access::READ | Access::WRITE), page(access)),
-                Change::Live
+                EntryChange::between::<Stage2>(page(Access::READ | Access::WRITE), page(access)),
+                EntryChange::InPlace
             );
         }
     }

@@ -73,7 +73,7 @@ impl Descriptor {
         Self(self.0 | CONTIGUOUS)
     }
     /// The same without the contiguous hint.
-    pub const fn separate(self) -> Self {
+    pub const fn without_contiguous(self) -> Self {
         Self(self.0 & !CONTIGUOUS)
     }
     /// The same with the attributes replaced; output, size and contiguous hint stay.
@@ -81,7 +81,7 @@ impl Descriptor {
         Self(self.0 & (OUTPUT | CONTIGUOUS | TABLE_OR_PAGE | VALID) | attributes)
     }
     /// The same leaf, `bytes` further up.
-    pub(crate) const fn further(self, bytes: u64) -> Self {
+    pub(crate) const fn advanced(self, bytes: u64) -> Self {
         Self(self.0 + bytes)
     }
     /// The same, invalid: a walker sees no translation, while software finds what was there.
@@ -93,7 +93,7 @@ impl Descriptor {
         self.0 != 0 && !self.is_valid()
     }
     /// What [`Descriptor::broken`] was made from.
-    pub const fn mended(self) -> Self {
+    pub const fn restored(self) -> Self {
         Self(self.0 | VALID)
     }
 }
@@ -361,7 +361,7 @@ mod tests {
     fn a_broken_entry_is_invalid_and_mends() {
         let leaf = Descriptor::leaf(PhysAddr::new(0x20_0000), 2, ACCESSED).contiguous();
         assert_eq!(leaf.bits(), 0x0010_0000_0020_0401);
-        assert!(!leaf.broken().is_valid() && leaf.broken().is_broken() && leaf.broken().mended() == leaf);
+        assert!(!leaf.broken().is_valid() && leaf.broken().is_broken() && leaf.broken().restored() == leaf);
         assert!(!Descriptor::INVALID.is_broken() && !leaf.is_broken());
     }
 }

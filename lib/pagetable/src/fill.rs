@@ -4,7 +4,7 @@
 
 use crate::descriptor::Descriptor;
 use crate::geometry::{LAST_LEVEL, index, size};
-use crate::steps::{Cursor, Step};
+use crate::steps::{LeafStep, RunCursor};
 use crate::table::{load, store};
 use addr::{FrameRun, PhysAddr};
 use core::sync::atomic::AtomicU64;
@@ -28,15 +28,15 @@ struct Occupied {
 #[inline(always)] // A call would cost as much as the page that is most often mapped.
 pub(crate) fn fill<I: Iterator<Item: FrameRun>>(
     entries: &[AtomicU64],
-    mut step: Step,
-    cursor: &mut Cursor<I>,
+    mut step: LeafStep,
+    cursor: &mut RunCursor<I>,
     attributes: u64,
 ) -> Filled {
     let level = step.level;
     let first = index(cursor.at, level);
     let mut end = first;
     loop {
-        let filled = if cursor.is_pages() {
+        let filled = if cursor.needs_pages() {
             fill_pages(&entries[end..], cursor, attributes)
         } else {
             fill_step(&entries[end..], cursor, step, attributes)
@@ -62,8 +62,8 @@ pub(crate) fn fill<I: Iterator<Item: FrameRun>>(
 #[inline]
 fn fill_step<I: Iterator<Item: FrameRun>>(
     slots: &[AtomicU64],
-    cursor: &mut Cursor<I>,
-    step: Step,
+    cursor: &mut RunCursor<I>,
+    step: LeafStep,
     attributes: u64,
 ) -> Result<usize, Occupied> {
     let count = (step.leaves as usize).min(slots.len());
@@ -77,7 +77,7 @@ fn fill_step<I: Iterator<Item: FrameRun>>(
     let size = size(step.level);
     for slot in &slots[..count] {
         store(slot, leaf);
-        leaf = leaf.further(size);
+        leaf = leaf.advanced(size);
     }
     cursor.advance(count as u64 * size);
     Ok(count)
@@ -87,7 +87,7 @@ fn fill_step<I: Iterator<Item: FrameRun>>(
 #[inline]
 fn fill_pages<I: Iterator<Item: FrameRun>>(
     slots: &[AtomicU64],
-    cursor: &mut Cursor<I>,
+    cursor: &mut RunCursor<I>,
     attributes: u64,
 ) -> Result<usize, Occupied> {
     let page = Descriptor::leaf(PhysAddr::new(0), LAST_LEVEL, attributes);

@@ -34,12 +34,12 @@ pub(crate) const fn slot_start(at: u64, level: u8, slot: usize) -> u64 {
 
 /// The size and place of an input address space.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Input<A> {
+pub(crate) struct InputSpace<A> {
     bits: u8,
     address: PhantomData<A>,
 }
 
-impl<A: InputAddress> Input<A> {
+impl<A: InputAddress> InputSpace<A> {
     /// Panics unless `bits` is in 25..=48, the sizes that TCR.TxSZ can say without further extensions.
     pub fn new(bits: u8) -> Self {
         assert!((25..=48).contains(&bits), "{bits} input bits");
@@ -84,25 +84,25 @@ mod tests {
     fn the_start_level_follows_from_the_size() {
         let cases = [(48, 0), (40, 0), (39, 1), (31, 1), (30, 2), (25, 2)];
         for (bits, level) in cases {
-            assert_eq!(Input::<Iova>::new(bits).start_level(), level, "{bits}");
+            assert_eq!(InputSpace::<Iova>::new(bits).start_level(), level, "{bits}");
         }
     }
 
     #[test]
     fn offsets_count_from_the_first_address() {
-        let half = Input::<KernelVa>::new(40);
+        let half = InputSpace::<KernelVa>::new(40);
         let (first, last) = (KernelVa::new(0xffff_ff00_0000_0000), KernelVa::new(u64::MAX));
         assert_eq!((half.offset(first), half.offset(last)), (Some(0), Some((1 << 40) - 1)));
         assert_eq!(half.offset(KernelVa::new(first.raw() - 1)), None);
         assert_eq!(half.address((1 << 40) - 1), last);
-        let space = Input::<Iova>::new(39);
+        let space = InputSpace::<Iova>::new(39);
         assert_eq!(space.offset(Iova::new(0x7f_ffff_ffff)), Some(0x7f_ffff_ffff));
         assert_eq!(space.offset(Iova::new(0x80_0000_0000)), None);
     }
 
     #[test]
     fn the_root_may_be_short() {
-        let cases = [48, 40, 39, 31, 30, 25].map(|bits| Input::<Iova>::new(bits).root_len());
+        let cases = [48, 40, 39, 31, 30, 25].map(|bits| InputSpace::<Iova>::new(bits).root_len());
         assert_eq!(cases, [512, 2, 512, 2, 512, 16]);
     }
 
@@ -116,6 +116,6 @@ mod tests {
     #[test]
     #[should_panic(expected = "49 input bits")]
     fn a_fifth_level_is_refused() {
-        Input::<Iova>::new(49);
+        InputSpace::<Iova>::new(49);
     }
 }

@@ -27,7 +27,6 @@
 #![deny(unsafe_code)]
 
 mod change;
-mod cut;
 mod descriptor;
 mod fill;
 mod geometry;
@@ -38,6 +37,7 @@ mod pinned;
 mod protect;
 mod root;
 mod space;
+mod split;
 mod stale;
 mod steps;
 mod table;
@@ -48,7 +48,7 @@ mod window;
 #[cfg(test)]
 mod tests;
 
-pub use change::Change;
+pub use change::EntryChange;
 pub use descriptor::{Descriptor, Format, Stage1, Stage2};
 pub use map::MapError;
 pub use mapping::{Access, Mapping, MappingError};

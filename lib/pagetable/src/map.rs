@@ -3,8 +3,8 @@
 use crate::descriptor::{Descriptor, Format};
 use crate::fill::{Filled, fill};
 use crate::geometry::{TABLE_LEN, index, size, slot_start};
-use crate::steps::{Cursor, PAGES_ONLY, Step};
-use crate::table::{Found, add_valid, clear_slot, load, valid_count, write_link};
+use crate::steps::{LeafStep, PAGES_ONLY, RunCursor};
+use crate::table::{WalkEnd, add_valid, clear_slot, load, valid_count, write_link};
 use crate::unmap::Cleared;
 use crate::{Access, InputAddress, Mapping, OutOfTables, PageTable, TableFrame, TableMemory};
 use addr::{FrameRun, PAGE_SIZE, PhysAddr};
@@ -57,10 +57,10 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
         }
         let first = self.input.offset(at).ok_or(MapError::OutOfRange(at))?;
         let top_level = if mapping.is_pages_only() { PAGES_ONLY } else { self.start_level };
-        let mut cursor = Cursor::new(first, chunks.into_iter(), top_level);
+        let mut cursor = RunCursor::new(first, chunks.into_iter(), top_level);
         let mapped = self.map_all(m, &mut cursor, F::attributes::<A>(mapping));
         if mapped.is_err() && cursor.at > first {
-            self.take_back(m, first, cursor.at - first);
+            self.undo(m, first, cursor.at - first);
         }
         mapped
     }
@@ -68,7 +68,7 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
     fn map_all<M: TableMemory, I: Iterator<Item: FrameRun>>(
         &mut self,
         m: &mut M,
-        cursor: &mut Cursor<I>,
+        cursor: &mut RunCursor<I>,
         attributes: u64,
     ) -> Result<(), MapError<A>> {
         while cursor.left() > 0 {
@@ -86,7 +86,7 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
                 self.fill_new_table(m, &found, step, cursor, attributes)?;
             }
         }
-        cursor.ended().map_err(MapError::OutputTooLarge)
+        cursor.finish().map_err(MapError::OutputTooLarge)
     }
 
     /// Fills a table that walkers use.
@@ -95,16 +95,16 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
         &mut self,
         m: &mut M,
         table: PhysAddr,
-        step: Step,
-        cursor: &mut Cursor<I>,
+        step: LeafStep,
+        cursor: &mut RunCursor<I>,
         attributes: u64,
     ) -> Result<(), MapError<A>> {
         let len = if step.level == self.start_level { self.input.root_len() } else { TABLE_LEN };
         let filled = fill(&m.entries(table)[..len], step, cursor, attributes);
-        account(m, table, &filled);
+        record_filled(m, table, &filled);
         match filled.occupied {
             None => Ok(()),
-            Some(slot) => self.make_room(m, table, step.level, slot, cursor.at),
+            Some(slot) => self.unlink_empty_table(m, table, step.level, slot, cursor.at),
         }
     }
 
@@ -113,9 +113,9 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
     fn fill_new_table<M: TableMemory, I: Iterator<Item: FrameRun>>(
         &mut self,
         m: &mut M,
-        found: &Found,
-        step: Step,
-        cursor: &mut Cursor<I>,
+        found: &WalkEnd,
+        step: LeafStep,
+        cursor: &mut RunCursor<I>,
         attributes: u64,
     ) -> Result<(), MapError<A>> {
         if self.is_root_fixed() && found.level == self.start_level {
@@ -123,7 +123,7 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
         }
         let (top, table) = Self::new_tables(m, cursor.at, found.level + 1, step.level)?;
         let filled = fill(m.entries(table), step, cursor, attributes);
-        account(m, table, &filled);
+        record_filled(m, table, &filled);
         m.order_before_link();
         write_link(m, found.table, found.slot, top);
         self.tables += u32::from(step.level - found.level);
@@ -157,7 +157,7 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
 
     /// Unlinks the empty table that a leaf of `level` has to replace in `slot`; `at` is in the same table. Anything
     /// else there is a mapping that was there before.
-    fn make_room<M: TableMemory>(
+    fn unlink_empty_table<M: TableMemory>(
         &mut self,
         m: &mut M,
         table: PhysAddr,
@@ -196,16 +196,16 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
 
     /// Undoes the first `len` bytes of a map that failed. All entries there are its own, as no valid one was
     /// overwritten; they may have been walked, so the tables go back only after an invalidation.
-    fn take_back<M: TableMemory>(&mut self, m: &mut M, first: u64, len: u64) {
-        let mut gone = Cleared::leaving_none_empty();
-        self.clear(m, self.root, self.start_level, first, first + len - 1, &mut gone);
+    fn undo<M: TableMemory>(&mut self, m: &mut M, first: u64, len: u64) {
+        let mut cleared = Cleared::unlinking_all();
+        self.clear(m, self.root, self.start_level, first, first + len - 1, &mut cleared);
         m.invalidate(self.input.address(first).raw(), len);
-        gone.stale.release(m);
+        cleared.stale.release(m);
     }
 }
 
 /// Hands over and counts what went into a table.
-fn account<M: TableMemory>(m: &M, table: PhysAddr, filled: &Filled) {
+fn record_filled<M: TableMemory>(m: &M, table: PhysAddr, filled: &Filled) {
     if filled.end > filled.first {
         m.entries_written(&m.entries(table)[filled.first..filled.end]);
         add_valid(m, table, filled.end - filled.first);

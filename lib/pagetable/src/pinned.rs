@@ -48,7 +48,7 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
 #[derive(Clone, Copy, Debug)]
 pub struct LeafAttributes {
     attributes: u64,
-    may_join: bool,
+    allows_contiguous: bool,
 }
 
 impl LeafAttributes {
@@ -61,7 +61,7 @@ impl LeafAttributes {
         if !F::can_express(mapping.access()) {
             return Err(MapError::Inexpressible(mapping.access()));
         }
-        Ok(Self { attributes: F::attributes::<A>(mapping), may_join: !mapping.is_pages_only() })
+        Ok(Self { attributes: F::attributes::<A>(mapping), allows_contiguous: !mapping.is_pages_only() })
     }
 }
 
@@ -127,13 +127,13 @@ impl<'a, F: Format, A: InputAddress> PinnedEntries<'a, F, A> {
         let pages = ((run.end().raw() - run.start().raw()) >> PAGE_SHIFT) as usize;
         let slots = &self.entries[first..first + pages];
         let mut leaf = Descriptor::leaf(run.start(), LAST_LEVEL, bits.attributes);
-        if pages == GROUP_LEN && bits.may_join && is_group(first, run.start()) {
+        if pages == GROUP_LEN && bits.allows_contiguous && is_group(first, run.start()) {
             leaf = leaf.contiguous();
         }
         for slot in slots {
             debug_assert!(!load(slot).is_valid(), "page {first} or one behind it has an owner");
             store(slot, leaf);
-            leaf = leaf.further(size(LAST_LEVEL));
+            leaf = leaf.advanced(size(LAST_LEVEL));
         }
         slots
     }

@@ -1,6 +1,6 @@
 //! Changing rights or memory type of what is mapped.
 
-use crate::change::Change;
+use crate::change::EntryChange;
 use crate::descriptor::Format;
 use crate::geometry::{index, size, slot_start};
 use crate::table::{load, store};
@@ -28,9 +28,9 @@ impl<A: Address> From<OutOfTables> for ProtectError<A> {
 
 /// Leaves of one table that are broken and not mended yet.
 #[derive(Default)]
-struct Broken(Option<(usize, usize)>);
+struct BrokenSlots(Option<(usize, usize)>);
 
-impl Broken {
+impl BrokenSlots {
     fn add(&mut self, slot: usize) {
         self.0 = Some((self.0.map_or(slot, |(first, _)| first), slot + 1));
     }
@@ -56,8 +56,8 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
         }
         let (first, end) = self.offsets(range).map_err(|BadRange| ProtectError::BadRange(range))?;
         if first < end {
-            self.cut(m, first)?;
-            self.cut(m, end)?;
+            self.split_at(m, first)?;
+            self.split_at(m, end)?;
             self.change(m, self.root, self.start_level, (first, end - 1), F::attributes::<A>(mapping));
         }
         Ok(())
@@ -97,9 +97,9 @@ fn change_leaves<F: Format, M: TableMemory>(
     level: u8,
     slots: Range<usize>,
     attributes: u64,
-) -> Broken {
+) -> BrokenSlots {
     let entries = m.entries(table);
-    let mut broken = Broken::default();
+    let mut broken = BrokenSlots::default();
     let mut changed = false;
     for slot in slots.clone() {
         let old = load(&entries[slot]);
@@ -107,10 +107,10 @@ fn change_leaves<F: Format, M: TableMemory>(
             continue;
         }
         let new = old.with_attributes(attributes);
-        match Change::between::<F>(old, new) {
-            Change::Nothing => continue,
-            Change::Live => store(&entries[slot], new),
-            Change::BreakFirst => {
+        match EntryChange::between::<F>(old, new) {
+            EntryChange::Unchanged => continue,
+            EntryChange::InPlace => store(&entries[slot], new),
+            EntryChange::BreakBeforeMake => {
                 store(&entries[slot], old.broken());
                 broken.add(slot);
             }
@@ -129,7 +129,7 @@ fn mend<M: TableMemory>(m: &M, table: PhysAddr, slots: Range<usize>, attributes:
     for entry in entries {
         let old = load(entry);
         if old.is_broken() {
-            store(entry, old.mended().with_attributes(attributes));
+            store(entry, old.restored().with_attributes(attributes));
         }
     }
     m.entries_written(entries);

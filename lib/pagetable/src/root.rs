@@ -1,7 +1,7 @@
 //! Roots of several walkers that lead to the same tables, but for one slot of each walker's own.
 
 use crate::descriptor::Descriptor;
-use crate::geometry::{Input, LAST_LEVEL, TABLE_LEN, index, size};
+use crate::geometry::{InputSpace, LAST_LEVEL, TABLE_LEN, index, size};
 use crate::table::{add_valid, load, store, write_link};
 use crate::{Format, InputAddress, MapError, OutOfTables, PageTable, TableMemory};
 use addr::{AddrRange, PhysAddr};
@@ -12,7 +12,7 @@ use core::marker::PhantomData;
 /// Only [`PageTable::fix_root`] makes one, and the tree is never destroyed.
 #[derive(Debug)]
 pub struct FixedRoot<F, A> {
-    input: Input<A>,
+    input: InputSpace<A>,
     root: PhysAddr,
     level: u8,
     format: PhantomData<F>,
@@ -74,7 +74,7 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
                 return Err(MapError::OutOfRange(range.start()));
             };
             for slot in index(first, self.start_level)..=index(end - 1, self.start_level) {
-                self.give_table(m, slot)?;
+                self.link_table(m, slot)?;
             }
         }
         self.is_root_fixed = true;
@@ -82,7 +82,7 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
     }
 
     /// Links an empty table at `slot` of the root, if there is none.
-    fn give_table<M: TableMemory>(&mut self, m: &mut M, slot: usize) -> Result<(), OutOfTables> {
+    fn link_table<M: TableMemory>(&mut self, m: &mut M, slot: usize) -> Result<(), OutOfTables> {
         if !load(&m.entries(self.root)[slot]).is_valid() {
             let table = m.allocate().ok_or(OutOfTables)?;
             m.order_before_link();

@@ -8,7 +8,7 @@ use core::sync::atomic::AtomicU64;
 
 /// Some equal leaves in a row, input and output both consecutive.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Step {
+pub(crate) struct LeafStep {
     pub level: u8,
     pub contiguous: bool,
     /// Whole groups of sixteen if contiguous. At least one leaf.
@@ -19,9 +19,9 @@ pub(crate) struct Step {
 pub(crate) const PAGES_ONLY: u8 = LAST_LEVEL + 1;
 
 /// log2 of the smallest thing that is not a single page.
-const SMALLEST_SHAPE: u32 = 16;
+const GROUP_SHIFT: u32 = 16;
 
-impl Step {
+impl LeafStep {
     const fn pages(bytes: u64) -> Self {
         Self { level: LAST_LEVEL, contiguous: false, leaves: bytes >> PAGE_SHIFT }
     }
@@ -30,7 +30,7 @@ impl Step {
     #[inline]
     pub fn first(at: u64, to: u64, left: u64, top_level: u8) -> Self {
         // What a fragmented buffer is made of takes one comparison.
-        if left < 1 << SMALLEST_SHAPE { Self::pages(left) } else { Self::large(at, to, left, top_level) }
+        if left < 1 << GROUP_SHIFT { Self::pages(left) } else { Self::large(at, to, left, top_level) }
     }
 
     fn large(at: u64, to: u64, mut left: u64, top_level: u8) -> Self {
@@ -44,8 +44,8 @@ impl Step {
         if top_level <= 2 && shape(21, &mut left) {
             return Self { level: 2, contiguous: false, leaves: left >> 21 };
         }
-        if top_level <= LAST_LEVEL && shape(SMALLEST_SHAPE, &mut left) {
-            return Self { level: LAST_LEVEL, contiguous: true, leaves: left >> SMALLEST_SHAPE << 4 };
+        if top_level <= LAST_LEVEL && shape(GROUP_SHIFT, &mut left) {
+            return Self { level: LAST_LEVEL, contiguous: true, leaves: left >> GROUP_SHIFT << 4 };
         }
         Self::pages(left)
     }
@@ -66,7 +66,7 @@ impl Step {
 }
 
 /// The way through a list of runs: where the next leaf goes, and to what.
-pub(crate) struct Cursor<I> {
+pub(crate) struct RunCursor<I> {
     /// Offset of the next leaf in the input address space.
     pub at: u64,
     /// Output address of the next leaf.
@@ -83,10 +83,10 @@ pub(crate) struct Cursor<I> {
     too_large: Option<PhysAddr>,
 }
 
-impl<I: Iterator<Item: FrameRun>> Cursor<I> {
+impl<I: Iterator<Item: FrameRun>> RunCursor<I> {
     pub fn new(at: u64, runs: I, top_level: u8) -> Self {
         let (mut runs, mut too_large) = (runs, None);
-        let ahead = look(&mut runs, &mut too_large);
+        let ahead = bounds_of_next(&mut runs, &mut too_large);
         let mut cursor = Self { at, to: 0, end: 0, top_level, runs: Some(runs), ahead, too_large };
         cursor.next_run();
         cursor
@@ -100,8 +100,8 @@ impl<I: Iterator<Item: FrameRun>> Cursor<I> {
 
     /// The next step, when there is anything left.
     #[inline]
-    pub fn step(&self) -> Step {
-        Step::first(self.at, self.to, self.left(), self.top_level)
+    pub fn step(&self) -> LeafStep {
+        LeafStep::first(self.at, self.to, self.left(), self.top_level)
     }
 
     /// Goes on by `bytes`, at most what is left of the run.
@@ -116,8 +116,8 @@ impl<I: Iterator<Item: FrameRun>> Cursor<I> {
 
     /// Whether the run is too short for anything but separate pages.
     #[inline]
-    pub fn is_pages(&self) -> bool {
-        self.left().wrapping_sub(1) < (1 << SMALLEST_SHAPE) - 1
+    pub fn needs_pages(&self) -> bool {
+        self.left().wrapping_sub(1) < (1 << GROUP_SHIFT) - 1
     }
 
     /// Writes page after page into free slots, while runs are short: all that a fragmented buffer takes. Returns how many
@@ -129,21 +129,21 @@ impl<I: Iterator<Item: FrameRun>> Cursor<I> {
         let Self { mut to, mut end, mut ahead, .. } = *self;
         let mut left = slots.iter();
         let mut occupied = false;
-        while end - to < 1 << SMALLEST_SHAPE {
+        while end - to < 1 << GROUP_SHIFT {
             let Some(slot) = left.as_slice().first() else { break };
             occupied = load(slot).is_valid();
             if occupied {
                 break;
             }
             left.next();
-            store(slot, page.further(to));
+            store(slot, page.advanced(to));
             to += PAGE_SIZE;
             if to == end {
                 (to, end) = ahead;
                 if to == end {
                     break;
                 }
-                (end, ahead) = join(&mut runs, end, &mut self.too_large);
+                (end, ahead) = join_adjacent(&mut runs, end, &mut self.too_large);
             }
         }
         let count = slots.len() - left.len();
@@ -157,12 +157,12 @@ impl<I: Iterator<Item: FrameRun>> Cursor<I> {
         if let Some(runs) = &mut self.runs
             && self.to != self.end
         {
-            (self.end, self.ahead) = join(runs, self.end, &mut self.too_large);
+            (self.end, self.ahead) = join_adjacent(runs, self.end, &mut self.too_large);
         }
     }
 
     /// Whether the list ended for want of runs, or else the start of one that cannot be mapped.
-    pub fn ended(&self) -> Result<(), PhysAddr> {
+    pub fn finish(&self) -> Result<(), PhysAddr> {
         self.too_large.map_or(Ok(()), Err)
     }
 }
@@ -170,13 +170,13 @@ impl<I: Iterator<Item: FrameRun>> Cursor<I> {
 /// Joins the neighbours behind a run that ends at `end`: where the last of them ends, and start and end of the run after
 /// it.
 #[inline(always)]
-fn join<R: FrameRun>(
+fn join_adjacent<R: FrameRun>(
     runs: &mut impl Iterator<Item = R>,
     mut end: u64,
     too_large: &mut Option<PhysAddr>,
 ) -> (u64, (u64, u64)) {
     loop {
-        let ahead = look(runs, too_large);
+        let ahead = bounds_of_next(runs, too_large);
         // The end of the list is no neighbour: no run ends at 0.
         if ahead.0 != end {
             return (end, ahead);
@@ -187,7 +187,10 @@ fn join<R: FrameRun>(
 
 /// Start and end of the next run; zeroes when there is none, or none that can be mapped.
 #[inline(always)]
-fn look<R: FrameRun>(runs: &mut impl Iterator<Item = R>, too_large: &mut Option<PhysAddr>) -> (u64, u64) {
+fn bounds_of_next<R: FrameRun>(
+    runs: &mut impl Iterator<Item = R>,
+    too_large: &mut Option<PhysAddr>,
+) -> (u64, u64) {
     match runs.next() {
         None => (0, 0),
         Some(run) if !fits_entry(&run) => {
@@ -214,7 +217,7 @@ mod tests {
     fn steps(mut at: u64, mut to: u64, mut left: u64, top: u8) -> Vec<(u8, bool, u64)> {
         let mut all = Vec::new();
         while left > 0 {
-            let step = Step::first(at, to, left, top);
+            let step = LeafStep::first(at, to, left, top);
             let bytes = step.leaves << shift(step.level);
             assert!(step.leaves > 0 && bytes <= left, "{step:?} of {left:#x}");
             all.push((step.level, step.contiguous, step.leaves));
@@ -267,7 +270,7 @@ mod tests {
     fn neighbouring_chunks_are_one_run() {
         let page = |n| Chunk::page(Pfn::new(n));
         let two = Chunk::new(Pfn::new(10), Order::new(1).unwrap()).unwrap();
-        let mut cursor = Cursor::new(0x8000, [page(8), page(9), two, page(20), page(19)].into_iter(), 0);
+        let mut cursor = RunCursor::new(0x8000, [page(8), page(9), two, page(20), page(19)].into_iter(), 0);
         let mut runs = Vec::new();
         while cursor.left() > 0 {
             runs.push((cursor.at, cursor.to, cursor.left()));

@@ -1,7 +1,7 @@
 //! The tree: its root, its size, its beginning and end.
 
 use crate::descriptor::{Descriptor, Format};
-use crate::geometry::{Input, LAST_LEVEL, TABLE_LEN, shift};
+use crate::geometry::{InputSpace, LAST_LEVEL, TABLE_LEN, shift};
 use crate::unmap::Cleared;
 use crate::{InputAddress, StaleTables, TableMemory};
 use addr::{AddrRange, PAGE_SIZE, PhysAddr};
@@ -18,7 +18,7 @@ pub struct OutOfTables;
 /// [`PageTable::destroy`] gives them back.
 #[derive(Debug)]
 pub struct PageTable<F, A> {
-    pub(crate) input: Input<A>,
+    pub(crate) input: InputSpace<A>,
     pub(crate) root: PhysAddr,
     pub(crate) start_level: u8,
     pub(crate) tables: u32,
@@ -41,7 +41,7 @@ pub(crate) enum Spare {
 }
 
 /// Where a walk ended.
-pub(crate) struct Found {
+pub(crate) struct WalkEnd {
     pub table: PhysAddr,
     pub level: u8,
     pub slot: usize,
@@ -55,7 +55,7 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
     /// that is a level 0 table from 40 bits on, which hardware with less than 44 bits of physical address does not
     /// have: give such a domain 39 bits. Concatenated tables are not used.
     pub fn new<M: TableMemory>(m: &mut M, input_bits: u8) -> Result<Self, OutOfTables> {
-        let input = Input::new(input_bits);
+        let input = InputSpace::new(input_bits);
         let root = m.allocate().ok_or(OutOfTables)?.release();
         let start_level = input.start_level();
         let (spare, is_root_fixed) = (Spare::Never, false);
@@ -105,21 +105,21 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
             return None;
         }
         self.spare = Spare::Free;
-        let mut gone = Cleared::leaving_none_empty();
-        self.clear(m, self.root, self.start_level, at, at, &mut gone);
-        Some((AddrRange::from_len(self.input.address(at), PAGE_SIZE)?, gone.stale))
+        let mut cleared = Cleared::unlinking_all();
+        self.clear(m, self.root, self.start_level, at, at, &mut cleared);
+        Some((AddrRange::from_len(self.input.address(at), PAGE_SIZE)?, cleared.stale))
     }
 
     /// Walks as far as there are tables, at most to `stop`.
     #[inline]
-    pub(crate) fn walk<M: TableMemory>(&self, m: &M, at: u64, stop: u8) -> Found {
+    pub(crate) fn walk<M: TableMemory>(&self, m: &M, at: u64, stop: u8) -> WalkEnd {
         let (mut table, mut level) = (self.root, self.start_level);
         let mut shift = shift(level);
         loop {
             let slot = (at >> shift) as usize & (TABLE_LEN - 1);
             let entry = load(&m.entries(table)[slot]);
             if level == stop || !entry.is_table(level) {
-                return Found { table, level, slot, entry };
+                return WalkEnd { table, level, slot, entry };
             }
             (table, level, shift) = (entry.output(), level + 1, shift - 9);
         }
@@ -162,7 +162,7 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
     }
 
     /// Whether `table`, which just became empty, stays as the spare one. It translates from `at` on.
-    pub(crate) fn may_stay<M: TableMemory>(
+    pub(crate) fn keep_as_spare<M: TableMemory>(
         &mut self,
         m: &M,
         table: PhysAddr,

@@ -1,19 +1,19 @@
 //! The whole crate over a memory that watches like a walker.
 
-mod breaking;
+mod break_before_make;
 mod cost;
-mod elsewhere;
-mod empty;
-mod failing;
+mod empty_tables;
+mod errors;
 mod fake;
 mod mapping;
 mod model;
 mod pinned;
+mod ported;
 mod root;
 
 use crate::{InputAddress, Mapping, PageTable, Stage1, TableMemory};
 use addr::{AddrRange, Chunk, Iova, MemoryType, Order, Pfn, PhysAddr};
-use fake::Fake;
+use fake::FakeTableMemory;
 
 const RW: Mapping = Mapping::read_write(MemoryType::WriteBack);
 const RO: Mapping = Mapping::read_only(MemoryType::WriteBack);
@@ -22,14 +22,14 @@ const M: u64 = 1 << 20;
 const G: u64 = 1 << 30;
 
 /// Stage 1 of an IOMMU: table and memory, with an empty log.
-struct Device {
-    m: Fake,
+struct IommuFixture {
+    m: FakeTableMemory,
     table: PageTable<Stage1, Iova>,
 }
 
-impl Device {
+impl IommuFixture {
     fn new(bits: u8) -> Self {
-        let mut m = Fake::new::<Stage1>(0);
+        let mut m = FakeTableMemory::new::<Stage1>(0);
         let table = PageTable::new(&mut m, bits).unwrap();
         m.install(table.root(), table.start_level());
         m.take_log();

@@ -2,7 +2,7 @@
 
 use crate::descriptor::{Descriptor, Format};
 use crate::geometry::{GROUP_LEN, LAST_LEVEL, index, size, slot_start};
-use crate::table::{Found, drop_valid, load, store, valid_count};
+use crate::table::{WalkEnd, drop_valid, load, store, valid_count};
 use crate::{InputAddress, OutOfTables, PageTable, StaleTables, TableMemory};
 use addr::{AddrRange, Address, PAGE_SIZE, PhysAddr};
 use core::sync::atomic::AtomicU64;
@@ -42,10 +42,10 @@ enum Keep {
 }
 
 impl Cleared {
-    pub const fn leaving_a_spare() -> Self {
+    pub const fn keeping_spare() -> Self {
         Self { stale: StaleTables::new(), keep: Keep::OneAsSpare }
     }
-    pub const fn leaving_none_empty() -> Self {
+    pub const fn unlinking_all() -> Self {
         Self { stale: StaleTables::new(), keep: Keep::Spare }
     }
 }
@@ -64,13 +64,13 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
         range: AddrRange<A>,
     ) -> Result<StaleTables, UnmapError<A>> {
         let (first, end) = self.offsets(range).map_err(|BadRange| UnmapError::BadRange(range))?;
-        let mut gone = Cleared::leaving_a_spare();
+        let mut cleared = Cleared::keeping_spare();
         if first < end && !self.clear_pages(m, first, end) {
-            self.cut(m, first)?;
-            self.cut(m, end)?;
-            self.clear(m, self.root, self.start_level, first, end - 1, &mut gone);
+            self.split_at(m, first)?;
+            self.split_at(m, end)?;
+            self.clear(m, self.root, self.start_level, first, end - 1, &mut cleared);
         }
-        Ok(gone.stale)
+        Ok(cleared.stale)
     }
 
     /// [`PageTable::unmap`] of what some calls of [`PageTable::map`] have mapped, all of it: each page of `range` is
@@ -81,17 +81,17 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
         range: AddrRange<A>,
     ) -> Result<StaleTables, UnmapError<A>> {
         let (first, end) = self.offsets(range).map_err(|BadRange| UnmapError::BadRange(range))?;
-        let mut gone = Cleared::leaving_a_spare();
+        let mut cleared = Cleared::keeping_spare();
         if first < end && !self.clear_whole_pages(m, first, end) {
-            self.clear(m, self.root, self.start_level, first, end - 1, &mut gone);
+            self.clear(m, self.root, self.start_level, first, end - 1, &mut cleared);
         }
-        Ok(gone.stale)
+        Ok(cleared.stale)
     }
 
     /// [`PageTable::clear_pages`] where all of them are mapped.
     #[inline]
     fn clear_whole_pages<M: TableMemory>(&mut self, m: &M, first: u64, end: u64) -> bool {
-        let Some((found, table_start)) = self.only_table(m, first, end) else { return false };
+        let Some((found, table_start)) = self.single_table(m, first, end) else { return false };
         if found.level != LAST_LEVEL {
             return false;
         }
@@ -99,13 +99,13 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
         clear_mapped(slots);
         m.entries_written(slots);
         drop_valid(m, found.table, slots.len());
-        valid_count(m, found.table) > 0 || self.may_stay(m, found.table, table_start, true)
+        valid_count(m, found.table) > 0 || self.keep_as_spare(m, found.table, table_start, true)
     }
 
     /// The walk to the last-level table that all of a range is in, and where that table begins; `None` if there are
     /// several, or the range is all of it.
     #[inline]
-    fn only_table<M: TableMemory>(&self, m: &M, first: u64, end: u64) -> Option<(Found, u64)> {
+    fn single_table<M: TableMemory>(&self, m: &M, first: u64, end: u64) -> Option<(WalkEnd, u64)> {
         let table_size = size(LAST_LEVEL - 1);
         let table_start = first & !(table_size - 1);
         let one = end - table_start <= table_size && end - first < table_size;
@@ -121,8 +121,8 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
     ) -> Result<(), UnmapError<A>> {
         let (first, end) = self.offsets(range).map_err(|BadRange| UnmapError::BadRange(range))?;
         if first < end {
-            self.cut(m, first)?;
-            self.cut(m, end)?;
+            self.split_at(m, first)?;
+            self.split_at(m, end)?;
             let mut none = Cleared { stale: StaleTables::new(), keep: Keep::All };
             self.clear(m, self.root, self.start_level, first, end - 1, &mut none);
             debug_assert!(none.stale.is_empty());
@@ -134,12 +134,12 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
     /// enough. `false` if it takes more: then it has cleared nothing, or left a table empty.
     #[inline]
     fn clear_pages<M: TableMemory>(&mut self, m: &M, first: u64, end: u64) -> bool {
-        let Some((found, table_start)) = self.only_table(m, first, end) else { return false };
+        let Some((found, table_start)) = self.single_table(m, first, end) else { return false };
         if found.level != LAST_LEVEL {
             return !found.entry.is_valid();
         }
         let slots = &m.entries(found.table)[found.slot..=index(end - 1, LAST_LEVEL)];
-        if cuts_group(&slots[0], first) || cuts_group(&slots[slots.len() - 1], end) {
+        if splits_group(&slots[0], first) || splits_group(&slots[slots.len() - 1], end) {
             return false;
         }
         let removed = clear_leaves(slots);
@@ -147,7 +147,7 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
             m.entries_written(slots);
             drop_valid(m, found.table, removed);
         }
-        valid_count(m, found.table) > 0 || self.may_stay(m, found.table, table_start, true)
+        valid_count(m, found.table) > 0 || self.keep_as_spare(m, found.table, table_start, true)
     }
 
     /// The offsets of the first address and of the one behind the last.
@@ -170,7 +170,7 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
         level: u8,
         first: u64,
         last: u64,
-        gone: &mut Cleared,
+        cleared: &mut Cleared,
     ) {
         let first_slot = index(first, level);
         let slots = &m.entries(table)[first_slot..=index(last, level)];
@@ -180,7 +180,7 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
             let stays = entry.is_table(level) && {
                 let start = slot_start(first, level, n);
                 let part = (first.max(start), last.min(start + size(level) - 1));
-                !self.clear_table(m, entry.output(), level + 1, part, gone)
+                !self.clear_table(m, entry.output(), level + 1, part, cleared)
             };
             if entry.is_valid() && !stays {
                 store(slot, Descriptor::INVALID);
@@ -200,27 +200,27 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
         table: PhysAddr,
         level: u8,
         (first, last): (u64, u64),
-        gone: &mut Cleared,
+        cleared: &mut Cleared,
     ) -> bool {
         let whole = size(level - 1);
         let start = first & !(whole - 1);
-        let stays = gone.keep == Keep::All || self.is_root_fixed() && level == self.start_level + 1;
+        let stays = cleared.keep == Keep::All || self.is_root_fixed() && level == self.start_level + 1;
         // A table that goes as a whole keeps its entries: one store instead of 512, and they mean no more than
         // what is in TLBs until the same invalidation.
         if last - first != whole - 1 || stays {
-            self.clear(m, table, level, first, last, gone);
-            let as_spare = gone.keep == Keep::OneAsSpare;
-            if stays || valid_count(m, table) > 0 || self.may_stay(m, table, start, as_spare) {
+            self.clear(m, table, level, first, last, cleared);
+            let as_spare = cleared.keep == Keep::OneAsSpare;
+            if stays || valid_count(m, table) > 0 || self.keep_as_spare(m, table, start, as_spare) {
                 return false;
             }
         }
-        self.unlink(m, table, level, start, &mut gone.stale);
+        self.unlink(m, table, level, start, &mut cleared.stale);
         true
     }
 }
 
 /// Whether `at`, a border of the page in `slot`, is inside a contiguous group that the page is in.
-fn cuts_group(slot: &AtomicU64, at: u64) -> bool {
+fn splits_group(slot: &AtomicU64, at: u64) -> bool {
     at & (size(LAST_LEVEL) * GROUP_LEN as u64 - 1) != 0 && load(slot).is_contiguous()
 }
 

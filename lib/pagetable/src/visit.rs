@@ -32,7 +32,7 @@ impl<A: InputAddress> Leaf<A> {
     /// What a valid `entry` of `level` says, which translates from `at` on.
     pub(crate) fn of<F: Format>(entry: Descriptor, level: u8, at: A) -> Self {
         let (memory, access) = (F::memory(entry), F::access::<A>(entry));
-        let is_written_so = |mapping| F::attributes::<A>(mapping) == entry.separate().attributes();
+        let is_written_so = |mapping| F::attributes::<A>(mapping) == entry.without_contiguous().attributes();
         Self {
             at,
             to: entry.output(),
@@ -52,7 +52,7 @@ impl<A: InputAddress> Leaf<A> {
         AddrRange::new(self.to, self.to + self.bytes)
     }
     /// The bytes that may share one TLB entry with it: the group's, or its own.
-    pub fn reach(&self) -> u64 {
+    pub fn tlb_span(&self) -> u64 {
         if self.contiguous { self.bytes * GROUP_LEN as u64 } else { self.bytes }
     }
 }

@@ -42,7 +42,7 @@ impl<'a> MapWindow<'a> {
         }
         let mut next = |slot| {
             store(slot, leaf);
-            leaf = leaf.further(PAGE_SIZE);
+            leaf = leaf.advanced(PAGE_SIZE);
         };
         // Eight at a time: a loop costs as much as a store.
         let (groups, rest) = slots.as_chunks::<8>();

@@ -1,6 +1,6 @@
 //! What mapping and unmapping costs, exactly: stores, calls of `entries_written`, barriers, tables.
 
-use super::fake::Event;
+use super::fake::TableEvent;
 use super::*;
 
 /// Entries written, `entries_written` calls, `order_before_link` calls, tables taken, tables given back, invalidations.
@@ -8,18 +8,18 @@ use super::*;
 struct Cost([usize; 6]);
 
 impl Cost {
-    fn of(log: &[Event]) -> Self {
+    fn of(log: &[TableEvent]) -> Self {
         let mut cost = Self::default();
         for event in log {
             let at = match event {
-                Event::Written(count) => {
+                TableEvent::Written(count) => {
                     cost.0[0] += count;
                     1
                 }
-                Event::Barrier => 2,
-                Event::Allocate => 3,
-                Event::Release => 4,
-                Event::Invalidate(..) => 5,
+                TableEvent::Barrier => 2,
+                TableEvent::Allocate => 3,
+                TableEvent::Release => 4,
+                TableEvent::Invalidate(..) => 5,
             };
             cost.0[at] += 1;
         }
@@ -29,7 +29,7 @@ impl Cost {
 
 /// Costs of mapping at 1 GiB in an empty 48-bit tree, and of unmapping.
 fn measure(list: Vec<Chunk>) -> [[usize; 6]; 2] {
-    let mut d = Device::new(48);
+    let mut d = IommuFixture::new(48);
     let len = list.iter().map(|chunk| chunk.bytes()).sum();
     d.map(G, list, RW);
     let map = Cost::of(&d.m.take_log());
@@ -60,7 +60,7 @@ fn every_entry_is_written_once() {
 
 #[test]
 fn a_small_buffer_among_others_costs_its_own_entries() {
-    let mut d = Device::new(48);
+    let mut d = IommuFixture::new(48);
     d.map(0, [chunk(G, 4 * K)], RW);
     d.map(2 * M, [chunk(G, 2 * M)], RW);
     for (at, bytes, entries) in

@@ -11,7 +11,7 @@ const BASE: u64 = 0x7000_0000_0000;
 
 /// What the page table asked for, in its order.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Event {
+pub enum TableEvent {
     Allocate,
     Release,
     /// This many neighbouring entries.
@@ -22,7 +22,7 @@ pub enum Event {
 
 /// What is known of a table beside its entries.
 #[derive(Clone, Debug)]
-struct Known {
+struct TableState {
     allocated: bool,
     /// What the walker sees: the entries as last handed to `entries_written`.
     seen: Vec<u64>,
@@ -35,9 +35,9 @@ struct Known {
 }
 
 #[derive(Default)]
-struct State {
-    log: Vec<Event>,
-    known: Vec<Known>,
+struct WalkerState {
+    log: Vec<TableEvent>,
+    known: Vec<TableState>,
     by_address: BTreeMap<usize, usize>,
     /// Offsets (first, end) that TLBs may still translate as they were.
     tainted: Vec<(u64, u64)>,
@@ -45,11 +45,11 @@ struct State {
 
 /// A [`TableMemory`] that panics on what would be wrong on a machine: valid entries swapped without
 /// break-before-make, tables linked before their contents are seen, released while a walker may hold them.
-pub struct Fake {
+pub struct FakeTableMemory {
     tables: Vec<Box<Entries>>,
     live: Vec<AtomicU16>,
     free: Vec<usize>,
-    state: RefCell<State>,
+    state: RefCell<WalkerState>,
     rights: u64,
     first_address: u64,
     /// How many more allocations succeed.
@@ -66,7 +66,7 @@ fn number(table: PhysAddr) -> usize {
     ((table.raw() - BASE) >> 12) as usize
 }
 
-impl Fake {
+impl FakeTableMemory {
     /// For tables of one format; input offsets count from `first_address`.
     pub fn new<F: Format>(first_address: u64) -> Self {
         Self {
@@ -82,7 +82,7 @@ impl Fake {
     }
     /// The root that a walker now starts from.
     pub fn install(&mut self, root: PhysAddr, level: u8) {
-        self.state.get_mut().reach(number(root), level, 0);
+        self.state.get_mut().mark_reachable(number(root), level, 0);
     }
     /// The walkers no longer start from the root, and everything was invalidated.
     pub fn uninstall(&mut self) {
@@ -92,7 +92,7 @@ impl Fake {
             (known.reachable, known.held) = (None, None);
         }
     }
-    pub fn take_log(&mut self) -> Vec<Event> {
+    pub fn take_log(&mut self) -> Vec<TableEvent> {
         core::mem::take(&mut self.state.get_mut().log)
     }
     pub fn allocated(&self) -> usize {
@@ -114,20 +114,20 @@ impl Fake {
     }
 }
 
-impl State {
+impl WalkerState {
     /// The table in a valid entry, if it is one of ours.
     fn child(&self, bits: u64) -> Option<usize> {
         let entry = Descriptor::from_bits(bits);
         (entry.is_valid() && entry.output().raw() >> 32 == BASE >> 32).then(|| number(entry.output()))
     }
 
-    fn reach(&mut self, n: usize, level: u8, start: u64) {
+    fn mark_reachable(&mut self, n: usize, level: u8, start: u64) {
         assert!(self.known[n].allocated, "link to a released table");
         assert!(!self.known[n].unpublished, "linked before its contents were published");
         self.known[n].reachable = Some((level, start));
         for (slot, bits) in self.known[n].seen.clone().into_iter().enumerate() {
             if let Some(child) = self.child(bits) {
-                self.reach(child, level + 1, start + slot as u64 * span(level));
+                self.mark_reachable(child, level + 1, start + slot as u64 * span(level));
             }
         }
     }
@@ -169,13 +169,13 @@ impl State {
         } else if is.is_valid() {
             assert!(!self.remembers(level + 1, range), "{is:?} at {start:#x} while the old one is in TLBs");
             if let Some(child) = self.child(new) {
-                self.reach(child, level + 1, start);
+                self.mark_reachable(child, level + 1, start);
             }
         }
     }
 }
 
-impl TableMemory for Fake {
+impl TableMemory for FakeTableMemory {
     fn allocate(&mut self) -> Option<TableFrame> {
         self.budget = self.budget.checked_sub(1)?;
         let state = self.state.get_mut();
@@ -185,7 +185,7 @@ impl TableMemory for Fake {
             let n = self.tables.len() - 1;
             state.by_address.insert(self.tables[n].as_ptr().addr(), n);
             let seen = Vec::new();
-            state.known.push(Known {
+            state.known.push(TableState {
                 allocated: false,
                 seen,
                 unpublished: false,
@@ -197,9 +197,14 @@ impl TableMemory for Fake {
         self.tables[n].iter().for_each(|entry| entry.store(0, Relaxed));
         assert_eq!(self.live[n].load(Relaxed), 0, "released with live entries");
         let known = &mut state.known[n];
-        *known =
-            Known { allocated: true, seen: vec![0; 512], unpublished: false, reachable: None, held: None };
-        state.log.push(Event::Allocate);
+        *known = TableState {
+            allocated: true,
+            seen: vec![0; 512],
+            unpublished: false,
+            reachable: None,
+            held: None,
+        };
+        state.log.push(TableEvent::Allocate);
         Some(TableFrame::unlinked(PhysAddr::new(BASE + ((n as u64) << 12))))
     }
 
@@ -213,7 +218,7 @@ impl TableMemory for Fake {
         // What follows a dangling link finds this.
         self.tables[n].iter().for_each(|entry| entry.store(0xdead_dead_dead_dead, Relaxed));
         self.free.push(n);
-        state.log.push(Event::Release);
+        state.log.push(TableEvent::Release);
     }
 
     fn entries(&self, table: PhysAddr) -> &Entries {
@@ -228,7 +233,7 @@ impl TableMemory for Fake {
 
     fn entries_written(&self, entries: &[AtomicU64]) {
         let state = &mut *self.state.borrow_mut();
-        state.log.push(Event::Written(entries.len()));
+        state.log.push(TableEvent::Written(entries.len()));
         let at = entries.as_ptr().addr();
         let (&table, &n) = state.by_address.range(..=at).next_back().expect("entries of a table");
         let first = (at - table) / 8;
@@ -244,7 +249,7 @@ impl TableMemory for Fake {
 
     fn order_before_link(&self) {
         let state = &mut *self.state.borrow_mut();
-        state.log.push(Event::Barrier);
+        state.log.push(TableEvent::Barrier);
         state.known.iter_mut().for_each(|known| known.unpublished = false);
     }
 
@@ -252,7 +257,7 @@ impl TableMemory for Fake {
         let first = at.wrapping_sub(self.first_address);
         let end = first + len;
         let state = self.state.get_mut();
-        state.log.push(Event::Invalidate(at, len));
+        state.log.push(TableEvent::Invalidate(at, len));
         let old = core::mem::take(&mut state.tainted);
         state.tainted = old
             .into_iter()

@@ -1,6 +1,6 @@
 //! What is mapped is found; what is unmapped is not.
 
-use super::fake::{Event::*, Fake};
+use super::fake::{FakeTableMemory, TableEvent::*};
 use super::*;
 use crate::{Access, Entries, Stage2, StaleTables, TableFrame};
 use addr::KernelVa;
@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU16, AtomicU64, Ordering::Relaxed};
 
 #[test]
 fn a_page_is_mapped_found_and_unmapped() {
-    let mut d = Device::new(48);
+    let mut d = IommuFixture::new(48);
     d.map(0x1234_5000, [chunk(0x8000_1000, 4 * K)], RW);
     let leaf = d.table.translate(&d.m, Iova::new(0x1234_5678)).unwrap();
     assert_eq!(leaf.translate(Iova::new(0x1234_5678)), PhysAddr::new(0x8000_1678));
@@ -25,14 +25,14 @@ fn a_page_is_mapped_found_and_unmapped() {
 
 #[test]
 fn new_tables_are_filled_then_published_then_linked() {
-    let mut d = Device::new(39);
+    let mut d = IommuFixture::new(39);
     d.map(0, [chunk(0x4000_0000, 64 * K)], RW);
     assert_eq!(d.m.take_log(), [Allocate, Allocate, Written(1), Written(16), Barrier, Written(1)]);
 }
 
 #[test]
 fn entries_have_the_manuals_bits() {
-    let mut d = Device::new(39);
+    let mut d = IommuFixture::new(39);
     d.map(G, [chunk(2 * G, G)], RW);
     d.map(2 * G, [chunk(0x1234_5000, 4 * K)], Mapping::read_write(MemoryType::NonCacheable));
     let entry = |table: PhysAddr, slot: usize| d.m.entries(table)[slot].load(Relaxed);
@@ -48,7 +48,7 @@ fn entries_have_the_manuals_bits() {
 
 #[test]
 fn leaves_are_as_large_as_both_sides_allow() {
-    let mut d = Device::new(48);
+    let mut d = IommuFixture::new(48);
     d.map(0, [chunk(G, G)], RW);
     d.map(2 * G, [chunk(4 * G, 2 * M), chunk(6 * G, 64 * K), chunk(7 * G, 4 * K)], RW);
     let mut expected = vec![(0, G, G, false), (2 * G, 4 * G, 2 * M, false)];
@@ -59,7 +59,7 @@ fn leaves_are_as_large_as_both_sides_allow() {
 
 #[test]
 fn small_chunks_that_are_neighbours_make_large_leaves() {
-    let mut d = Device::new(48);
+    let mut d = IommuFixture::new(48);
     d.map(32 * M, (0..32 * M).step_by(4096).map(|at| chunk(G + at, 4 * K)), RW);
     let expected: Vec<_> = (0..16).map(|n| ((32 + 2 * n) * M, G + 2 * n * M, 2 * M, true)).collect();
     assert_eq!(d.leaves(), expected);
@@ -67,7 +67,7 @@ fn small_chunks_that_are_neighbours_make_large_leaves() {
 
 #[test]
 fn pages_only_means_pages_without_hint() {
-    let mut d = Device::new(48);
+    let mut d = IommuFixture::new(48);
     d.map(0, [chunk(G, 2 * M)], RW.pages_only());
     let leaves = d.leaves();
     assert_eq!(leaves.len(), 512);
@@ -77,7 +77,7 @@ fn pages_only_means_pages_without_hint() {
 #[test]
 fn a_page_leaves_the_linear_map_and_comes_back() {
     let base = 0xffff_0000_0000_0000;
-    let mut m = Fake::new::<Stage1>(base);
+    let mut m = FakeTableMemory::new::<Stage1>(base);
     let mut table = PageTable::<Stage1, KernelVa>::new(&mut m, 48).unwrap();
     m.install(table.root(), table.start_level());
     let at = KernelVa::new(base + G);
@@ -97,7 +97,7 @@ fn a_page_leaves_the_linear_map_and_comes_back() {
 
 #[test]
 fn stage_2_starts_where_one_table_is_enough() {
-    let mut m = Fake::new::<Stage2>(0);
+    let mut m = FakeTableMemory::new::<Stage2>(0);
     let mut table = PageTable::<Stage2, Iova>::new(&mut m, 39).unwrap();
     assert_eq!((table.start_level(), table.input_bits()), (1, 39));
     m.install(table.root(), 1);
@@ -111,7 +111,7 @@ fn stage_2_starts_where_one_table_is_enough() {
 
 #[test]
 fn a_visit_shows_whole_leaves_that_touch_the_range() {
-    let mut d = Device::new(48);
+    let mut d = IommuFixture::new(48);
     d.map(0, [chunk(G, 2 * M), chunk(3 * G, 4 * K), chunk(4 * G, 4 * K)], RW);
     let seen = |at, len| {
         let mut seen = Vec::new();
@@ -127,7 +127,7 @@ fn a_visit_shows_whole_leaves_that_touch_the_range() {
 
 #[test]
 fn unmapping_holes_is_nothing() {
-    let mut d = Device::new(48);
+    let mut d = IommuFixture::new(48);
     d.map(G, [chunk(G, 4 * K)], RW);
     d.m.take_log();
     for (at, len) in [(0, G), (G + 4 * K, 4 * K), (G + 4 * K, 1 << 47), (1 << 47, 1 << 47), (G, 0)] {
@@ -139,7 +139,7 @@ fn unmapping_holes_is_nothing() {
 
 #[test]
 fn stale_tables_are_released_only_on_request() {
-    let mut d = Device::new(48);
+    let mut d = IommuFixture::new(48);
     d.map(0, scattered(G, 3 * 512), RW);
     d.map(8 * G, [chunk(G, 4 * K)], RW);
     assert_eq!(d.m.allocated(), 1 + 2 + 3 + 2);
@@ -159,15 +159,15 @@ fn stale_tables_are_released_only_on_request() {
 #[test]
 #[should_panic(expected = "a walker may hold it")]
 fn the_fake_notices_a_release_without_invalidation() {
-    let mut d = Device::new(48);
+    let mut d = IommuFixture::new(48);
     d.map(0, [chunk(G, 4 * K)], RW);
     d.table.unmap(&mut d.m, range(0, 4 * K)).unwrap().release(&mut d.m);
 }
 
 /// Tables at any address, zero too.
-struct Plain(Vec<(Entries, AtomicU16)>);
+struct PlainTableMemory(Vec<(Entries, AtomicU16)>);
 
-impl TableMemory for Plain {
+impl TableMemory for PlainTableMemory {
     fn allocate(&mut self) -> Option<TableFrame> {
         unimplemented!("the test has its tables")
     }
@@ -187,7 +187,8 @@ impl TableMemory for Plain {
 
 #[test]
 fn a_stale_table_may_be_at_address_zero() {
-    let mut m = Plain((0..3).map(|_| ([const { AtomicU64::new(0) }; 512], AtomicU16::new(7))).collect());
+    let mut m =
+        PlainTableMemory((0..3).map(|_| ([const { AtomicU64::new(0) }; 512], AtomicU16::new(7))).collect());
     let mut stale = StaleTables::new();
     for table in [0x1000, 0, 0x2000] {
         stale.push(&m, PhysAddr::new(table));
@@ -199,11 +200,11 @@ fn a_stale_table_may_be_at_address_zero() {
 
 #[test]
 fn destroying_gives_back_whatever_is_mapped() {
-    let mut d = Device::new(48);
+    let mut d = IommuFixture::new(48);
     d.map(0, scattered(G, 5000), RW);
     d.map(1 << 40, [chunk(G, G), chunk(0, G)], RW);
     d.m.uninstall();
-    let Device { mut m, table } = d;
+    let IommuFixture { mut m, table } = d;
     table.destroy(&mut m);
     assert_eq!(m.allocated(), 0);
 }

@@ -1,6 +1,6 @@
 //! Random maps, unmaps and protects, against a flat array of pages. The fake judges every store on the way.
 
-use super::fake::Fake;
+use super::fake::FakeTableMemory;
 use crate::{Access, Format, InputAddress, Leaf, MapError, Mapping, PageTable, ProtectError, Stage1, Stage2};
 use crate::{StaleTables, TableMemory, UnmapError};
 use addr::{AddrRange, Chunk, Iova, KernelVa, MemoryType, Order, PAGE_SIZE, Pfn, PhysAddr, UserVa};
@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 /// The pages of the window: 72 MiB, so that it holds a whole 32 MiB group wherever it begins.
 const PAGES: u64 = 72 << 8;
 
-type Page = (u64, MemoryType, Access);
+type PageState = (u64, MemoryType, Access);
 
 #[derive(Clone, Debug)]
 enum Action {
@@ -72,19 +72,19 @@ fn chunks(runs: &[(u64, u64)]) -> Vec<Chunk> {
 }
 
 /// A page table, its memory, and what has to be mapped.
-struct Pair<F, A> {
-    m: Fake,
+struct ModelFixture<F, A> {
+    m: FakeTableMemory,
     table: PageTable<F, A>,
     /// The window's first address.
     start: A,
-    pages: Vec<Option<Page>>,
+    pages: Vec<Option<PageState>>,
     /// Whether an empty table may stay, or go when a block needs its place.
     keeps: bool,
 }
 
-impl<F: Format, A: InputAddress> Pair<F, A> {
+impl<F: Format, A: InputAddress> ModelFixture<F, A> {
     fn new(bits: u8, first_address: u64, start: u64, keeps: bool) -> Self {
-        let mut m = Fake::new::<F>(first_address);
+        let mut m = FakeTableMemory::new::<F>(first_address);
         let mut table = PageTable::new(&mut m, bits).unwrap();
         if keeps {
             table = table.with_spare_table();
@@ -233,7 +233,10 @@ impl<F: Format, A: InputAddress> Pair<F, A> {
 fn check_groups<A: InputAddress>(leaves: &[Leaf<A>]) {
     let mut groups = leaves.iter().filter(|leaf| leaf.contiguous);
     while let Some(first) = groups.next() {
-        assert!((first.at.raw() | first.to.raw()).is_multiple_of(first.reach()), "{first:?} begins no group");
+        assert!(
+            (first.at.raw() | first.to.raw()).is_multiple_of(first.tlb_span()),
+            "{first:?} begins no group"
+        );
         let mut next = *first;
         for _ in 1..16 {
             next = Leaf { at: A::new(next.at.raw() + next.bytes), to: next.to + next.bytes, ..next };
@@ -242,7 +245,7 @@ fn check_groups<A: InputAddress>(leaves: &[Leaf<A>]) {
     }
 }
 
-fn play<F: Format, A: InputAddress>(mut pair: Pair<F, A>, actions: &[(Action, Option<usize>)]) {
+fn play<F: Format, A: InputAddress>(mut pair: ModelFixture<F, A>, actions: &[(Action, Option<usize>)]) {
     for (action, budget) in actions {
         pair.act(action, budget.unwrap_or(usize::MAX));
         pair.compare();
@@ -268,37 +271,37 @@ proptest! {
     #[test]
     fn device_addresses_agree_with_the_model(script in script(), keep: bool) {
         // The window crosses a 1 GiB and a 32 MiB border.
-        play(Pair::<Stage1, Iova>::new(39, 0, (1 << 30) - (36 << 20), keep), &script);
+        play(ModelFixture::<Stage1, Iova>::new(39, 0, (1 << 30) - (36 << 20), keep), &script);
     }
 
     #[test]
     fn kernel_addresses_agree_with_the_model(script in script(), keep: bool) {
         let first = 0xffff_0000_0000_0000;
-        play(Pair::<Stage1, KernelVa>::new(48, first, first + (512 << 30) - (40 << 20), keep), &script);
+        play(ModelFixture::<Stage1, KernelVa>::new(48, first, first + (512 << 30) - (40 << 20), keep), &script);
     }
 
     #[test]
     fn the_top_of_the_kernels_half_agrees_with_the_model(script in script()) {
         let first = 0xffff_ff80_0000_0000;
         let start = 0u64.wrapping_sub((PAGES + 1) * PAGE_SIZE);
-        play(Pair::<Stage1, KernelVa>::new(39, first, start, false), &script);
+        play(ModelFixture::<Stage1, KernelVa>::new(39, first, start, false), &script);
     }
 
     #[test]
     fn user_addresses_agree_with_the_model(script in script(), keep: bool) {
-        play(Pair::<Stage1, UserVa>::new(48, 0, 0, keep), &script);
+        play(ModelFixture::<Stage1, UserVa>::new(48, 0, 0, keep), &script);
     }
 
     #[test]
     fn stage_2_agrees_with_the_model(script in script(), keep: bool) {
         // The last 72 MiB of a space whose root is a level 2 table.
-        play(Pair::<Stage2, Iova>::new(30, 0, (1 << 30) - (72 << 20), keep), &script);
+        play(ModelFixture::<Stage2, Iova>::new(30, 0, (1 << 30) - (72 << 20), keep), &script);
     }
 }
 
 #[test]
 fn blocks_of_1_gib_split_down_to_pages() {
-    let mut m = Fake::new::<Stage1>(0);
+    let mut m = FakeTableMemory::new::<Stage1>(0);
     let mut table = PageTable::<Stage1, Iova>::new(&mut m, 48).unwrap();
     m.install(table.root(), table.start_level());
     let giga = Chunk::new(Pfn::new(1 << 18), Order::MAX).unwrap();

@@ -7,15 +7,15 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 const AT: u64 = G + 3 * PINNED_BYTES;
 
 /// A tree with a pinned table at [`AT`].
-fn device() -> (Device, PhysAddr) {
-    let mut d = Device::new(48);
+fn device() -> (IommuFixture, PhysAddr) {
+    let mut d = IommuFixture::new(48);
     d.table = d.table.with_spare_table();
     let table = d.table.pin(&mut d.m, Iova::new(AT)).unwrap();
     d.m.pinned.push(table);
     (d, table)
 }
 
-fn show(d: &Device, table: PhysAddr, first: usize, chunks: &[Chunk]) {
+fn show(d: &IommuFixture, table: PhysAddr, first: usize, chunks: &[Chunk]) {
     let pages = PinnedEntries::<Stage1, Iova>::new(d.m.entries(table));
     let written = pages.map(first, chunks.iter().copied(), RW).unwrap();
     assert_eq!(written.len() as u64, chunks.iter().map(|chunk| chunk.frames()).sum::<u64>());
@@ -23,7 +23,7 @@ fn show(d: &Device, table: PhysAddr, first: usize, chunks: &[Chunk]) {
     d.m.order_before_link();
 }
 
-fn hide(d: &mut Device, table: PhysAddr, first: usize, pages: usize) {
+fn hide(d: &mut IommuFixture, table: PhysAddr, first: usize, pages: usize) {
     let entries = PinnedEntries::<Stage1, Iova>::new(d.m.entries(table)).unmap(first..first + pages);
     d.m.entries_written(entries);
     d.m.invalidate(AT + first as u64 * 4 * K, pages as u64 * 4 * K);
@@ -70,10 +70,10 @@ fn the_table_stays_when_nothing_is_mapped_in_it() {
 
 #[test]
 fn nothing_may_be_mapped_there_before() {
-    let mut d = Device::new(48);
+    let mut d = IommuFixture::new(48);
     d.map(4 * K, [chunk(G, 4 * K)], RW);
     d.map(PINNED_BYTES, [chunk(G, 2 * M)], RW);
-    let pin = |d: &mut Device, at: u64| d.table.pin(&mut d.m, Iova::new(at));
+    let pin = |d: &mut IommuFixture, at: u64| d.table.pin(&mut d.m, Iova::new(at));
     assert_eq!(pin(&mut d, 0), Err(MapError::AlreadyMapped(Iova::new(0))));
     assert_eq!(pin(&mut d, PINNED_BYTES), Err(MapError::AlreadyMapped(Iova::new(PINNED_BYTES))));
     assert_eq!(pin(&mut d, 4 * K), Err(MapError::Misaligned(Iova::new(4 * K))));

@@ -15,14 +15,14 @@ const OWN: u64 = 9 * SLOT;
 const BASE: u64 = 0xffff << 48;
 
 /// A kernel's tree; addresses count from [`BASE`].
-struct Kernel {
-    m: Fake,
+struct KernelFixture {
+    m: FakeTableMemory,
     table: PageTable<Stage1, KernelVa>,
 }
 
-impl Kernel {
+impl KernelFixture {
     fn new() -> Self {
-        let mut m = Fake::new::<Stage1>(BASE);
+        let mut m = FakeTableMemory::new::<Stage1>(BASE);
         let table = PageTable::new(&mut m, 48).unwrap();
         m.install(table.root(), 0);
         Self { m, table }
@@ -50,8 +50,8 @@ fn va(at: u64) -> KernelVa {
 }
 
 /// A tree with a page in its first slot, fixed with two more slots.
-fn fixed() -> (Kernel, FixedRoot<Stage1, KernelVa>) {
-    let mut d = Kernel::new();
+fn fixed() -> (KernelFixture, FixedRoot<Stage1, KernelVa>) {
+    let mut d = KernelFixture::new();
     d.map(0, [chunk(G, 4 * K)]).unwrap();
     let areas = [range(BASE + 2 * SLOT + G, SLOT), range(BASE + 5 * SLOT, 0)];
     let fixed = d.table.fix_root(&mut d.m, areas).unwrap();
@@ -59,7 +59,7 @@ fn fixed() -> (Kernel, FixedRoot<Stage1, KernelVa>) {
     (d, fixed)
 }
 
-fn own(d: &mut Kernel, fixed: &FixedRoot<Stage1, KernelVa>) -> PerCpuRoot {
+fn own(d: &mut KernelFixture, fixed: &FixedRoot<Stage1, KernelVa>) -> PerCpuRoot {
     let own = fixed.per_cpu_root(&mut d.m, va(OWN)).unwrap();
     d.m.order_before_link();
     d.m.install(own.root(), 0);
@@ -67,7 +67,7 @@ fn own(d: &mut Kernel, fixed: &FixedRoot<Stage1, KernelVa>) -> PerCpuRoot {
 }
 
 /// Where a walker that starts from `root` gets.
-fn walk(m: &Fake, root: PhysAddr, at: u64) -> Option<PhysAddr> {
+fn walk(m: &FakeTableMemory, root: PhysAddr, at: u64) -> Option<PhysAddr> {
     let mut table = root;
     for level in 0..4 {
         let bits = 39 - 9 * level;
@@ -196,7 +196,7 @@ fn without_frames_there_is_no_root_of_its_own_and_nothing_is_lost() {
 
 #[test]
 fn a_root_is_fixed_for_addresses_of_the_tree_alone() {
-    let mut d = Kernel::new();
+    let mut d = KernelFixture::new();
     let below = d.table.fix_root(&mut d.m, [range(BASE - G, G)]);
     assert_eq!(below.map(|_| ()), Err(MapError::OutOfRange(KernelVa::new(BASE - G))));
     d.m.budget = 0;

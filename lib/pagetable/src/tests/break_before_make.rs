@@ -1,11 +1,11 @@
 //! Break-before-make: what is broken, how much of it, and in which order.
 
-use super::fake::Event::*;
+use super::fake::TableEvent::*;
 use super::*;
 
 #[test]
 fn a_group_is_broken_as_a_whole_before_one_of_it_goes() {
-    let mut d = Device::new(48);
+    let mut d = IommuFixture::new(48);
     d.map(G, [chunk(4 * G, 128 * K)], RW);
     d.m.take_log();
     d.unmap(G + 0x5000, 4 * K);
@@ -20,7 +20,7 @@ fn a_group_is_broken_as_a_whole_before_one_of_it_goes() {
 #[test]
 fn a_group_is_broken_at_either_of_its_ends() {
     for (at, len) in [(0, 4 * K), (60 * K, 4 * K), (4 * K, 60 * K), (0, 60 * K), (60 * K, 8 * K)] {
-        let mut d = Device::new(48);
+        let mut d = IommuFixture::new(48);
         d.map(G, [chunk(4 * G, 256 * K)], RW);
         d.m.take_log();
         d.unmap(G + at, len);
@@ -32,7 +32,7 @@ fn a_group_is_broken_at_either_of_its_ends() {
 
 #[test]
 fn whole_groups_and_blocks_go_without_breaking() {
-    let mut d = Device::new(48);
+    let mut d = IommuFixture::new(48);
     d.map(G, [chunk(4 * G, 128 * K)], RW);
     d.map(G + 32 * M, [chunk(6 * G, 64 * M)], RW);
     d.m.take_log();
@@ -44,7 +44,7 @@ fn whole_groups_and_blocks_go_without_breaking() {
 
 #[test]
 fn a_block_in_a_group_is_split_with_the_group_broken_once() {
-    let mut d = Device::new(48);
+    let mut d = IommuFixture::new(48);
     d.map(0, [chunk(G, 32 * M)], RW);
     d.m.take_log();
     let hole = 2 * M + 64 * K;
@@ -63,7 +63,7 @@ fn a_block_in_a_group_is_split_with_the_group_broken_once() {
 
 #[test]
 fn both_ends_of_a_hole_are_cut_where_they_are() {
-    let mut d = Device::new(48);
+    let mut d = IommuFixture::new(48);
     d.map(0, [chunk(G, 4 * M)], RW);
     d.unmap(2 * M - 12 * K, 20 * K);
     let (below, above) = (2 * M - 12 * K, 2 * M + 8 * K);
@@ -76,7 +76,7 @@ fn both_ends_of_a_hole_are_cut_where_they_are() {
 
 #[test]
 fn rights_change_live_unless_in_a_group() {
-    let mut d = Device::new(48);
+    let mut d = IommuFixture::new(48);
     d.map(0, scattered(G, 20), RW);
     d.map(2 * M, [chunk(G, 2 * M)], RW);
     d.map(4 * M, [chunk(G, 64 * K)], RW);
@@ -96,7 +96,7 @@ fn rights_change_live_unless_in_a_group() {
 
 #[test]
 fn a_memory_type_never_changes_live() {
-    let mut d = Device::new(48);
+    let mut d = IommuFixture::new(48);
     d.map(0x3000, scattered(G, 4), RW);
     d.m.take_log();
     d.protect(0, 0x5000, Mapping::read_write(MemoryType::NonCacheable));
@@ -111,7 +111,7 @@ fn a_memory_type_never_changes_live() {
 
 #[test]
 fn protecting_a_part_of_a_block_splits_it() {
-    let mut d = Device::new(48);
+    let mut d = IommuFixture::new(48);
     d.map(0, [chunk(G, 2 * M)], RW);
     d.protect(64 * K, 64 * K, RO);
     let access = |at| d.table.translate(&d.m, Iova::new(at)).unwrap().access;

@@ -2,39 +2,39 @@
 
 use crate::descriptor::{Descriptor, Format};
 use crate::geometry::{GROUP_LEN, LAST_LEVEL, TABLE_LEN, index, size, slot_start};
-use crate::table::{Found, add_valid, load, store};
+use crate::table::{WalkEnd, add_valid, load, store};
 use crate::{InputAddress, OutOfTables, PageTable, TableMemory};
 use addr::PhysAddr;
 use core::ops::Range;
 
 impl<F: Format, A: InputAddress> PageTable<F, A> {
     /// Makes sure that no leaf and no contiguous group is on both sides of `at`; translations stay what they are.
-    pub(crate) fn cut<M: TableMemory>(&mut self, m: &mut M, at: u64) -> Result<(), OutOfTables> {
+    pub(crate) fn split_at<M: TableMemory>(&mut self, m: &mut M, at: u64) -> Result<(), OutOfTables> {
         if at >= self.input.len() {
             return Ok(());
         }
         let found = self.walk(m, at, LAST_LEVEL);
-        if found.entry.is_valid() { self.cut_leaf(m, at, found) } else { Ok(()) }
+        if found.entry.is_valid() { self.split_leaf(m, at, found) } else { Ok(()) }
     }
 
     /// Replaces a block around `at` by a table, a contiguous group around it by separate leaves: both at once, with
     /// the translation broken once.
-    fn cut_leaf<M: TableMemory>(&mut self, m: &mut M, at: u64, found: Found) -> Result<(), OutOfTables> {
-        let Found { table, level, slot, entry: leaf } = found;
+    fn split_leaf<M: TableMemory>(&mut self, m: &mut M, at: u64, found: WalkEnd) -> Result<(), OutOfTables> {
+        let WalkEnd { table, level, slot, entry: leaf } = found;
         let mask = size(level) - 1;
         let group = leaf.is_contiguous() && at & (size(level) * GROUP_LEN as u64 - 1) != 0;
         let inside = at & mask != 0;
         if !group && !inside {
             return Ok(());
         }
-        let below = if inside { Some(self.table_for(m, leaf, level + 1, at)?) } else { None };
+        let below = if inside { Some(self.split_table(m, leaf, level + 1, at)?) } else { None };
         let slots =
             if group { slot & !(GROUP_LEN - 1)..(slot | (GROUP_LEN - 1)) + 1 } else { slot..slot + 1 };
         self.break_slots(m, table, level, slots.clone(), at);
         m.order_before_link();
         let entries = &m.entries(table)[slots.clone()];
         for (entry, n) in entries.iter().zip(slots) {
-            let whole = load(entry).mended().separate();
+            let whole = load(entry).restored().without_contiguous();
             store(entry, below.filter(|_| n == slot).map_or(whole, Descriptor::table));
         }
         m.entries_written(entries);
@@ -62,7 +62,7 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
     }
 
     /// A table of `level` that translates as the larger `leaf` did, with no leaf and no group across `at`.
-    fn table_for<M: TableMemory>(
+    fn split_table<M: TableMemory>(
         &mut self,
         m: &mut M,
         leaf: Descriptor,
@@ -70,13 +70,13 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
         at: u64,
     ) -> Result<PhysAddr, OutOfTables> {
         let frame = m.allocate().ok_or(OutOfTables)?;
-        let first = Descriptor::leaf(leaf.output(), level, leaf.separate().attributes());
+        let first = Descriptor::leaf(leaf.output(), level, leaf.without_contiguous().attributes());
         let cut = index(at, level);
         let below = if at & (size(level) - 1) == 0 {
             None
         } else {
-            let whole = first.further(cut as u64 * size(level));
-            match self.table_for(m, whole, level + 1, at) {
+            let whole = first.advanced(cut as u64 * size(level));
+            match self.split_table(m, whole, level + 1, at) {
                 Ok(below) => Some(below),
                 Err(error) => {
                     m.release(frame);
@@ -89,7 +89,7 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
         let group_at_cut = at & (size(level) * GROUP_LEN as u64 - 1) != 0;
         let entries = m.entries(table);
         for (slot, entry) in entries.iter().enumerate() {
-            let leaf = first.further(slot as u64 * size(level));
+            let leaf = first.advanced(slot as u64 * size(level));
             let separate = group_at_cut && slot / GROUP_LEN == cut / GROUP_LEN;
             store(entry, if separate { leaf } else { leaf.contiguous() });
         }

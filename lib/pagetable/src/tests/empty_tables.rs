@@ -1,9 +1,9 @@
 //! Tables that become empty: at once gone, or one of them kept.
 
-use super::fake::Event::*;
+use super::fake::TableEvent::*;
 use super::*;
 
-impl Device {
+impl IommuFixture {
     fn keeping(bits: u8) -> Self {
         let Self { m, table } = Self::new(bits);
         Self { m, table: table.with_spare_table() }
@@ -20,7 +20,7 @@ impl Device {
 
 #[test]
 fn an_empty_table_goes_at_once_by_default() {
-    let mut d = Device::new(48);
+    let mut d = IommuFixture::new(48);
     d.map(0, [chunk(G, 4 * K)], RW);
     d.unmap(0, 4 * K);
     assert_eq!((d.table.tables(), d.m.allocated()), (1, 1));
@@ -29,7 +29,7 @@ fn an_empty_table_goes_at_once_by_default() {
 
 #[test]
 fn a_kept_table_makes_the_next_buffer_cheap() {
-    let mut d = Device::keeping(48);
+    let mut d = IommuFixture::keeping(48);
     d.map(0x5000, [chunk(G, 4 * K)], RW);
     d.unmap(0x5000, 4 * K);
     assert_eq!(d.table.tables(), 4);
@@ -44,7 +44,7 @@ fn a_kept_table_makes_the_next_buffer_cheap() {
 
 #[test]
 fn one_empty_table_is_kept_and_no_more() {
-    let mut d = Device::keeping(48);
+    let mut d = IommuFixture::keeping(48);
     for at in [0, 2 * M, G, 1 << 40] {
         d.map(at, [chunk(G, 4 * K)], RW);
     }
@@ -58,7 +58,7 @@ fn one_empty_table_is_kept_and_no_more() {
 
 #[test]
 fn a_kept_table_that_is_used_again_makes_room_for_another() {
-    let mut d = Device::keeping(48);
+    let mut d = IommuFixture::keeping(48);
     d.map(0, [chunk(G, 4 * K)], RW);
     d.map(2 * M, [chunk(G, 4 * K)], RW);
     d.unmap(0, 4 * K);
@@ -72,7 +72,7 @@ fn a_kept_table_that_is_used_again_makes_room_for_another() {
 
 #[test]
 fn a_block_takes_the_place_of_a_kept_table() {
-    let mut d = Device::keeping(39);
+    let mut d = IommuFixture::keeping(39);
     d.map(2 * M, [chunk(G, 4 * K)], RW);
     d.map(4 * M, [chunk(G, 2 * M)], RW);
     d.unmap(2 * M, 4 * K);
@@ -88,7 +88,7 @@ fn a_block_takes_the_place_of_a_kept_table() {
 
 #[test]
 fn a_kept_table_goes_with_the_range_it_is_in() {
-    let mut d = Device::keeping(39);
+    let mut d = IommuFixture::keeping(39);
     d.map(0, [chunk(G, 4 * K)], RW);
     d.unmap(0, 4 * K);
     d.unmap(0, 2 * M);
@@ -99,7 +99,7 @@ fn a_kept_table_goes_with_the_range_it_is_in() {
 
 #[test]
 fn a_failed_map_leaves_no_table_to_keep() {
-    let mut d = Device::keeping(48);
+    let mut d = IommuFixture::keeping(48);
     d.m.budget = 3;
     d.table.map(&mut d.m, Iova::new(0), scattered(G, 513), RW).unwrap_err();
     d.m.check_quiet();
@@ -108,7 +108,7 @@ fn a_failed_map_leaves_no_table_to_keep() {
 
 #[test]
 fn tables_kept_on_request_serve_the_next_map_without_memory() {
-    let mut d = Device::new(48);
+    let mut d = IommuFixture::new(48);
     d.map(0, [chunk(G, 4 * M)], RW.pages_only());
     let tables = d.table.tables();
     d.table.unmap_keeping_tables(&mut d.m, range(0, 4 * M)).unwrap();
@@ -137,7 +137,7 @@ fn what_was_mapped_whole_goes_whole_at_the_same_cost_in_tables() {
         for n in 0..6 {
             let bytes = lists(n).iter().map(|chunk| chunk.bytes()).sum();
             let run = |whole: bool, neighbour: bool| {
-                let mut d = Device::new(48);
+                let mut d = IommuFixture::new(48);
                 d.table = d.table.with_spare_table();
                 if neighbour {
                     d.map(at + bytes, [chunk(5 * G, 4 * K)], RW);

@@ -1,6 +1,6 @@
 //! What cannot be done leaves no trace.
 
-use super::fake::Event;
+use super::fake::TableEvent;
 use super::*;
 use crate::{Access, MapError, ProtectError, Stage2, UnmapError};
 
@@ -13,7 +13,7 @@ fn pieces() -> Vec<Chunk> {
 
 #[test]
 fn a_map_without_tables_undoes_its_part_at_every_step() {
-    let mut d = Device::new(48);
+    let mut d = IommuFixture::new(48);
     let at = G - 2 * M;
     let list = || scattered(7 * G, 512).chain(pieces());
     d.map(at, list(), RW);
@@ -28,7 +28,7 @@ fn a_map_without_tables_undoes_its_part_at_every_step() {
         assert_eq!((d.leaves(), d.table.tables(), d.m.allocated()), (vec![], 1, 1), "{budget}");
         d.m.check_quiet();
         // Something was walkable as soon as the first table was linked, the third that was taken.
-        let invalidated = d.m.take_log().iter().any(|event| matches!(event, Event::Invalidate(..)));
+        let invalidated = d.m.take_log().iter().any(|event| matches!(event, TableEvent::Invalidate(..)));
         assert_eq!(invalidated, budget >= 3, "{budget}");
     }
     d.m.budget = tables;
@@ -50,7 +50,7 @@ fn a_map_over_something_undoes_its_part() {
         ("a larger block", 0, chunk(0, G), 0),
     ];
     for (name, at, obstacle, meets) in obstacles {
-        let mut d = Device::new(39);
+        let mut d = IommuFixture::new(39);
         d.map(at, [obstacle], RO);
         let before = (d.leaves(), d.table.tables(), d.m.allocated());
         let error = d.table.map(&mut d.m, Iova::new(0), list(), RW);
@@ -62,7 +62,7 @@ fn a_map_over_something_undoes_its_part() {
 
 #[test]
 fn what_cannot_be_mapped_is_refused() {
-    let mut d = Device::new(39);
+    let mut d = IommuFixture::new(39);
     let end = 1 << 39;
     let cases = [
         ("unaligned", 0x800, vec![chunk(G, 4 * K)], RW, MapError::Misaligned(Iova::new(0x800))),
@@ -117,7 +117,7 @@ fn what_cannot_be_mapped_is_refused() {
 fn a_short_root_has_an_end() {
     // Roots of 2 entries at level 1, of 16 at level 2.
     for (bits, bytes) in [(31, G), (25, 2 * M)] {
-        let mut d = Device::new(bits);
+        let mut d = IommuFixture::new(bits);
         let end = 1 << bits;
         let list = [chunk(4 * G, bytes), chunk(8 * G, bytes)];
         let error = d.table.map(&mut d.m, Iova::new(end - bytes), list, RW);
@@ -131,7 +131,7 @@ fn a_short_root_has_an_end() {
 
 #[test]
 fn stage_2_cannot_tell_who_is_privileged() {
-    let mut m = Fake::new::<Stage2>(0);
+    let mut m = FakeTableMemory::new::<Stage2>(0);
     let mut table = PageTable::<Stage2, Iova>::new(&mut m, 39).unwrap();
     let access = RW.privileged().access();
     let error = table.map(&mut m, Iova::new(0), [chunk(G, 4 * K)], RW.privileged());
@@ -142,7 +142,7 @@ fn stage_2_cannot_tell_who_is_privileged() {
 
 #[test]
 fn bad_ranges_are_refused() {
-    let mut d = Device::new(39);
+    let mut d = IommuFixture::new(39);
     for (at, len) in [(0x10, 4 * K), (0, 0x10), (1 << 39, 4 * K), ((1 << 39) - 4 * K, 8 * K)] {
         let bad = range(at, len);
         assert_eq!(d.table.unmap(&mut d.m, bad).err(), Some(UnmapError::BadRange(bad)));
@@ -154,7 +154,7 @@ fn bad_ranges_are_refused() {
 fn without_tables_no_block_is_split_and_nothing_is_lost() {
     // A cut at 4 KiB needs two tables under a 1 GiB block.
     for (budget, at) in [(0, 4 * K), (1, 4 * K), (0, 2 * M)] {
-        let mut d = Device::new(39);
+        let mut d = IommuFixture::new(39);
         d.map(0, [chunk(G, G)], RW);
         d.m.take_log();
         d.m.budget = budget;
@@ -162,6 +162,6 @@ fn without_tables_no_block_is_split_and_nothing_is_lost() {
         assert_eq!(d.table.protect(&mut d.m, range(0, at), RO), Err(ProtectError::OutOfTables));
         d.m.check_quiet();
         assert_eq!((d.leaves(), d.table.tables(), d.m.allocated()), (vec![(0, G, G, false)], 1, 1));
-        assert!(!d.m.take_log().iter().any(|event| matches!(event, Event::Invalidate(..))));
+        assert!(!d.m.take_log().iter().any(|event| matches!(event, TableEvent::Invalidate(..))));
     }
 }

@@ -18,12 +18,16 @@ fn outputs(bytes: u64) -> [u64; 2] {
     [4 * G, (1 << 48) - bytes]
 }
 
-fn try_map(d: &mut Device, at: u64, chunks: impl IntoIterator<Item = Chunk>) -> Result<(), MapError<Iova>> {
+fn try_map(
+    d: &mut IommuFixture,
+    at: u64,
+    chunks: impl IntoIterator<Item = Chunk>,
+) -> Result<(), MapError<Iova>> {
     d.table.map(&mut d.m, Iova::new(at), chunks, RW)
 }
 
 /// The map is refused because of what is at `taken`, and nothing is other than before.
-fn refused(d: &mut Device, at: u64, bytes: u64, taken: u64) {
+fn refused(d: &mut IommuFixture, at: u64, bytes: u64, taken: u64) {
     let before = (d.leaves(), d.table.tables());
     let error = try_map(d, at, Chunk::of_range(range_of(8 * G, bytes)));
     assert_eq!(error, Err(MapError::AlreadyMapped(Iova::new(taken))), "{at:#x}+{bytes:#x}");
@@ -39,7 +43,7 @@ fn every_size_of_block_is_mapped_refused_and_unmapped_at_fresh_addresses() {
     for &bits in INPUTS {
         for &bytes in SIZES.iter().filter(|bytes| *bytes * 4 <= 1 << bits) {
             for to in outputs(bytes) {
-                let mut d = Device::new(bits);
+                let mut d = IommuFixture::new(bits);
                 let tables = d.table.tables();
                 // At the start, somewhere, and the last below the top.
                 for at in [0, 2 * bytes, (1 << bits) - bytes] {
@@ -75,7 +79,7 @@ fn refusal(at: u64, bytes: u64) -> u64 {
 #[test]
 fn nothing_is_mapped_past_the_top_of_either_side() {
     for &bits in INPUTS {
-        let mut d = Device::new(bits);
+        let mut d = IommuFixture::new(bits);
         let past = try_map(&mut d, (1 << bits) - 4 * K, [chunk(G, 8 * K)]);
         assert!(matches!(past, Err(MapError::OutOfRange(_))), "{past:?}");
         let past = try_map(&mut d, 0, [chunk((1 << 48) - 4 * K, 4 * K), chunk(1 << 48, 4 * K)]);
@@ -86,7 +90,7 @@ fn nothing_is_mapped_past_the_top_of_either_side() {
 
 #[test]
 fn a_thousand_random_ranges_collide_as_they_have_to() {
-    let mut d = Device::new(39);
+    let mut d = IommuFixture::new(39);
     let (tables, mut taken, mut mapped) = (d.table.tables(), BTreeSet::new(), Vec::new());
     let rounds = if cfg!(miri) { 12 } else { 1000 };
     let mut number: u64 = 42;
@@ -114,7 +118,7 @@ fn a_thousand_random_ranges_collide_as_they_have_to() {
 
 #[test]
 fn a_block_takes_the_place_of_smaller_pages_and_they_of_it() {
-    let mut d = Device::new(48);
+    let mut d = IommuFixture::new(48);
     for (large, small) in [(2 * M, 4 * K), (G, 2 * M)] {
         let tables = d.table.tables();
         for _ in 0..2 {
@@ -143,7 +147,7 @@ fn a_part_of_a_block_leaves_so_many_leaves() {
         ((0, G), [0, 0, 0]),
     ];
     for ((at, len), expected) in cases {
-        let mut d = Device::new(39);
+        let mut d = IommuFixture::new(39);
         d.map(G, [chunk(4 * G, G)], RW);
         d.unmap(G + at, len);
         let leaves = d.leaves();
@@ -157,7 +161,7 @@ fn a_part_of_a_block_leaves_so_many_leaves() {
 
 #[test]
 fn every_overlap_is_refused_and_changes_nothing() {
-    let mut d = Device::new(39);
+    let mut d = IommuFixture::new(39);
     d.map(2 * M + 32 * K, [chunk(4 * G, 32 * K)], RW);
     for start in (0..24u64).step_by(STEP) {
         for pages in (1..=24 - start).step_by(STEP) {
@@ -177,14 +181,14 @@ fn every_overlap_is_refused_and_changes_nothing() {
 fn every_part_of_a_small_buffer_goes_alone() {
     for start in (0..20u64).step_by(STEP) {
         for pages in (1..=20 - start).step_by(STEP) {
-            let mut d = Device::new(39);
+            let mut d = IommuFixture::new(39);
             // A group in the middle: parts of it, all of it, around it.
             d.map(2 * M - 8 * K, Chunk::of_range(range_of(4 * G - 8 * K, 80 * K)), RW);
             d.unmap(2 * M - 8 * K + start * 4 * K, pages * 4 * K);
             for page in 0..20 {
                 let at = 2 * M - 8 * K + page * 4 * K;
-                let gone = (start..start + pages).contains(&page);
-                let expected = (!gone).then(|| PhysAddr::new(at + 4 * G - 2 * M));
+                let unmapped = (start..start + pages).contains(&page);
+                let expected = (!unmapped).then(|| PhysAddr::new(at + 4 * G - 2 * M));
                 assert_eq!(d.translate(at), expected, "{start}+{pages}: {page}");
             }
         }
