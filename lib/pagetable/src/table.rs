@@ -2,9 +2,8 @@
 
 use crate::descriptor::{Descriptor, Format};
 use crate::geometry::{InputSpace, LAST_LEVEL, TABLE_LEN, shift};
-use crate::unmap::Cleared;
 use crate::{InputAddress, StaleTables, TableMemory};
-use addr::{AddrRange, PAGE_SIZE, PhysAddr};
+use addr::PhysAddr;
 use core::marker::PhantomData;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -93,21 +92,6 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
         Self::collect(m, self.root, self.start_level, &mut all);
         debug_assert_eq!(all.count(), self.tables);
         all.release(m);
-    }
-
-    /// Unlinks the empty table that [`PageTable::with_spare_table`] kept, and what it leaves empty above. Returns
-    /// the page to invalidate before the tables are released: the walk for it went through all of them.
-    pub fn trim<M: TableMemory>(&mut self, m: &M) -> Option<(AddrRange<A>, StaleTables)> {
-        let Spare::Kept { table, at } = self.spare else {
-            return None;
-        };
-        if valid_count(m, table) != 0 {
-            return None;
-        }
-        self.spare = Spare::Free;
-        let mut cleared = Cleared::unlinking_all();
-        self.clear(m, self.root, self.start_level, at, at, &mut cleared);
-        Some((AddrRange::from_len(self.input.address(at), PAGE_SIZE)?, cleared.stale))
     }
 
     /// Walks as far as there are tables, at most to `stop`.

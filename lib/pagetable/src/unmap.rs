@@ -2,7 +2,7 @@
 
 use crate::descriptor::{Descriptor, Format};
 use crate::geometry::{GROUP_LEN, LAST_LEVEL, index, size, slot_start};
-use crate::table::{WalkEnd, drop_valid, load, store, valid_count};
+use crate::table::{Spare, WalkEnd, drop_valid, load, store, valid_count};
 use crate::{InputAddress, OutOfTables, PageTable, StaleTables, TableMemory};
 use addr::{AddrRange, Address, PAGE_SIZE, PhysAddr};
 use core::sync::atomic::AtomicU64;
@@ -128,6 +128,21 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
             debug_assert!(none.stale.is_empty());
         }
         Ok(())
+    }
+
+    /// Unlinks the empty table that [`PageTable::with_spare_table`] kept, and what it leaves empty above. Returns
+    /// the page to invalidate before the tables are released: the walk for it went through all of them.
+    pub fn trim<M: TableMemory>(&mut self, m: &M) -> Option<(AddrRange<A>, StaleTables)> {
+        let Spare::Kept { table, at } = self.spare else {
+            return None;
+        };
+        if valid_count(m, table) != 0 {
+            return None;
+        }
+        self.spare = Spare::Free;
+        let mut cleared = Cleared::unlinking_all();
+        self.clear(m, self.root, self.start_level, at, at, &mut cleared);
+        Some((AddrRange::from_len(self.input.address(at), PAGE_SIZE)?, cleared.stale))
     }
 
     /// Clears a range of pages that are not all in their table, so that one walk and no look at other tables is
