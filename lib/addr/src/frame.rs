@@ -166,7 +166,7 @@ impl Chunk {
 pub trait FrameRun: Copy {
     /// The first byte, aligned to a frame.
     fn start(&self) -> PhysAddr;
-    /// The first byte behind the run, aligned to a frame.
+    /// The first byte after the run, aligned to a frame.
     fn end(&self) -> PhysAddr;
 }
 

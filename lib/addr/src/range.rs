@@ -28,7 +28,7 @@ impl<A: Address> AddrRange<A> {
     pub fn start(&self) -> A {
         self.start
     }
-    /// The first address behind the range.
+    /// The first address after the range.
     pub fn end(&self) -> A {
         self.end
     }

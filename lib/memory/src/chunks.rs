@@ -200,7 +200,7 @@ fn merge(source: &mut impl FrameSource, mut a: Frames, mut b: Frames) -> Result<
     result.map(|()| merged)
 }
 
-/// Allocates a contiguous run: the chunk that covers it, without the frames behind its end.
+/// Allocates a contiguous run: the chunk that covers it, without the frames after its end.
 fn take_run(source: &mut impl FrameSource, request: &Request, list: &mut Frames) -> Result<(), ChunkError> {
     let wanted = request.frames;
     let order = Order::covering(wanted).ok_or(ChunkError::TooLong { wanted })?;

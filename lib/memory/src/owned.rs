@@ -35,7 +35,7 @@ impl OwnedChunk {
     pub const fn release(self) -> Chunk {
         self.0
     }
-    /// Splits the chunk behind its first `frames` frames: the chunks of the first part, and those of the
+    /// Splits the chunk after its first `frames` frames: the chunks of the first part, and those of the
     /// rest.
     ///
     /// # Panics

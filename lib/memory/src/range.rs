@@ -64,7 +64,7 @@ impl<A: Address> RangeAllocator<A> {
         Self::with_guard(space, 0)
     }
 
-    /// The same, with a guard of `guard` bytes (whole pages) behind each range.
+    /// The same, with a guard of `guard` bytes (whole pages) after each range.
     pub fn with_guard(space: AddrRange<A>, guard: u64) -> Self {
         assert!(guard.is_multiple_of(PAGE_SIZE), "guard of {guard:#x} bytes");
         let space = space.align_inward(PAGE_SIZE);
@@ -284,7 +284,7 @@ struct RangeRequest<A> {
 struct RangePlacement<A> {
     hole: (A, A),
     range: AddrRange<A>,
-    /// The end of the guard behind `range`.
+    /// The end of the guard after `range`.
     end: A,
 }
 

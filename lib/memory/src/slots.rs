@@ -109,7 +109,7 @@ fn starts(free: u64, len: u32) -> u64 {
     }
     let log2 = len.next_power_of_two().trailing_zeros();
     let (mut starts, mut width) = (free, 1);
-    // A run of free slots as long as its alignment; the slots behind a shorter run remain free for shorter
+    // A run of free slots as long as its alignment; the slots after a shorter run remain free for shorter
     // runs.
     while width < 1 << log2 {
         starts &= starts >> width;

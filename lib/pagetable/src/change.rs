@@ -1,25 +1,26 @@
-//! Which change of an entry is safe while walkers use it (D8.16.1).
+//! Which changes of an entry need break-before-make (D8.16.1).
 
 use crate::{Descriptor, Format};
 
-/// How one entry becomes another.
+/// How to change an entry that walkers may be using.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum EntryChange {
-    /// They are the same.
+    /// The entries are equal.
     Unchanged,
-    /// One store. Until the TLBs are invalidated, either of the two may be in effect.
+    /// One store. Until the TLBs are invalidated, either entry may be in effect.
     InPlace,
-    /// Invalid first, then an invalidation that completes, then the new entry: break-before-make. With both in TLBs
-    /// at once, a lookup may return a mix of the two, or fault for want of a single answer.
+    /// An invalid entry, a completed invalidation, then the new entry. With both entries in TLBs at the same
+    /// time, a lookup may return an amalgamation of the two, or a TLB conflict abort.
     BreakBeforeMake,
 }
 
 impl EntryChange {
-    /// The way from `old` to `new`, two entries of one slot.
+    /// How to change the entry of a slot from `old` to `new`.
     ///
-    /// From and to invalid is one store. Between valid entries only the rights may change live: not the output, the
-    /// size, the memory type, the shareability, nG or the contiguous hint. In a contiguous group nothing may, as
-    /// its sixteen entries have to agree at any time (D8.7.1): the group is broken as a whole.
+    /// A change from or to an invalid entry is one store. Between valid entries only the rights may change in
+    /// place: not the output address, the size, the memory type, the shareability, nG or the contiguous hint.
+    /// In a contiguous group nothing may change in place, since its sixteen entries have to agree at any time
+    /// (D8.7.1): the group is broken as a whole.
     pub fn between<F: Format>(old: Descriptor, new: Descriptor) -> Self {
         let rights_alone = (old.bits() ^ new.bits()) & !F::RIGHTS == 0;
         if old == new {
@@ -43,7 +44,7 @@ mod tests {
     }
 
     #[test]
-    fn between_valid_entries_only_rights_change_live() {
+    fn only_rights_change_in_place_between_valid_entries() {
         let (ro, rw) =
             (Mapping::read_only(MemoryType::WriteBack), Mapping::read_write(MemoryType::WriteBack));
         let page = |m| leaf::<Stage1, UserVa>(0x20_0000, 3, m);
@@ -72,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn stage_2_has_its_own_rights() {
+    fn stage_2_rights_change_in_place() {
         let page =
             |access| leaf::<Stage2, Iova>(0x1000, 3, Mapping::new(MemoryType::WriteBack, access).unwrap());
         let changes = [Access::READ, Access::WRITE, Access::READ | Access::EXECUTE];

@@ -1,4 +1,4 @@
-//! One 64-bit entry (D8.3): values in words on one side, bits on the other.
+//! The encoding of a 64-bit translation table descriptor (D8.3).
 
 use crate::geometry::LAST_LEVEL;
 use crate::{Access, InputAddress, Mapping};
@@ -16,7 +16,7 @@ const VALID: u64 = field(0, 0, 1);
 const TABLE_OR_PAGE: u64 = field(1, 1, 1);
 const INNER_SHAREABLE: u64 = field(9, 8, 0b11);
 const OUTER_SHAREABLE: u64 = field(9, 8, 0b10);
-/// AF: always set, so that an access never faults to tell us of itself.
+/// AF: always set, so that accesses never take Access flag faults.
 const ACCESSED: u64 = field(10, 10, 1);
 /// Output address or next table, bits 47 to 12.
 const OUTPUT: u64 = field(47, 12, (1 << 36) - 1);
@@ -39,7 +39,7 @@ impl Descriptor {
     pub const fn bits(self) -> u64 {
         self.0
     }
-    /// The entry that leads to `table`, adding no restriction of its own.
+    /// A table descriptor for `table`, without hierarchical restrictions.
     pub const fn table(table: PhysAddr) -> Self {
         Self(table.raw() & OUTPUT | TABLE_OR_PAGE | VALID)
     }
@@ -48,23 +48,23 @@ impl Descriptor {
         let kind = if level == LAST_LEVEL { TABLE_OR_PAGE } else { 0 };
         Self(output.raw() | attributes | kind | VALID)
     }
-    /// Whether a walk goes on with it.
+    /// Whether the entry is valid.
     pub const fn is_valid(self) -> bool {
         self.0 & VALID != 0
     }
-    /// Whether it leads to a table, when found at `level`.
+    /// Whether it is a table descriptor, for an entry of `level`.
     pub const fn is_table(self, level: u8) -> bool {
         level < LAST_LEVEL && self.0 & (VALID | TABLE_OR_PAGE) == VALID | TABLE_OR_PAGE
     }
-    /// The output address, or the next table.
+    /// The output address, or the address of the next table.
     pub const fn output(self) -> PhysAddr {
         PhysAddr::new(self.0 & OUTPUT)
     }
-    /// What [`Format::attributes`] made, with the contiguous hint.
+    /// The attributes ([`Format::attributes`]), with the contiguous hint.
     pub const fn attributes(self) -> u64 {
         self.0 & !(OUTPUT | TABLE_OR_PAGE | VALID)
     }
-    /// Whether a TLB may keep one entry for the aligned group of sixteen that this is one of (D8.7.1).
+    /// Whether a TLB may cache the aligned group of sixteen entries as one (D8.7.1).
     pub const fn is_contiguous(self) -> bool {
         self.0 & CONTIGUOUS != 0
     }
@@ -80,19 +80,19 @@ impl Descriptor {
     pub const fn with_attributes(self, attributes: u64) -> Self {
         Self(self.0 & (OUTPUT | CONTIGUOUS | TABLE_OR_PAGE | VALID) | attributes)
     }
-    /// The same leaf, `bytes` further up.
+    /// The same leaf with the output address advanced by `bytes`.
     pub(crate) const fn advanced(self, bytes: u64) -> Self {
         Self(self.0 + bytes)
     }
-    /// The same, invalid: a walker sees no translation, while software finds what was there.
+    /// The same, invalid: walkers see no translation, while software can restore the entry.
     pub const fn broken(self) -> Self {
         Self(self.0 & !VALID)
     }
-    /// Whether [`Descriptor::broken`] made it.
+    /// Whether [`Descriptor::broken`] returned it.
     pub const fn is_broken(self) -> bool {
         self.0 != 0 && !self.is_valid()
     }
-    /// What [`Descriptor::broken`] was made from.
+    /// The inverse of [`Descriptor::broken`].
     pub const fn restored(self) -> Self {
         Self(self.0 | VALID)
     }
@@ -112,31 +112,31 @@ mod sealed {
 
 /// The attribute bits of one translation stage.
 pub trait Format: sealed::Sealed {
-    /// The bits that decide about rights: the ones that may change while an entry is live (D8.16.1).
+    /// The access permission bits, which may change without break-before-make (D8.16.1).
     const RIGHTS: u64;
 
-    /// Whether this stage can say what `access` asks for, no more and no less.
+    /// Whether this stage can encode exactly `access`.
     fn can_express(access: Access) -> bool;
     /// The attribute bits of a leaf, without the contiguous hint.
     fn attributes<A: InputAddress>(mapping: Mapping) -> u64;
     /// The memory type of a leaf.
     fn memory(leaf: Descriptor) -> MemoryType;
-    /// The rights that a leaf gives.
+    /// The access rights of a leaf.
     fn access<A: InputAddress>(leaf: Descriptor) -> Access;
 }
 
-/// Stage 1 of the EL1&0 regime, and of an SMMU context descriptor. Expects MAIR to hold, by index: 0 Normal
+/// Stage 1 of the EL1&0 regime, and of an SMMU context descriptor. MAIR must hold, by index: 0 Normal
 /// write-back (0xff), 1 Normal non-cacheable (0x44), 2 Device-nGnRE (0x04).
 #[derive(Debug)]
 pub enum Stage1 {}
 
-/// Stage 2, of a stream table entry. Memory types without FEAT_S2FWB, execution rights readable with and without
-/// FEAT_XNX.
+/// Stage 2, of a stream table entry. Memory types without FEAT_S2FWB; execute permissions have the same
+/// meaning with and without FEAT_XNX.
 #[derive(Debug)]
 pub enum Stage2 {}
 
-/// SH: the shareability that goes with a memory type. Non-cacheable and Device memory are outer shareable whatever
-/// an entry says (D8.6); saying so keeps all aliases alike.
+/// SH: the shareability of a memory type. Non-cacheable and Device memory are outer shareable regardless of
+/// the field (D8.6); encoding it keeps the attributes of all aliases equal.
 const fn shareability(memory: MemoryType) -> u64 {
     match memory {
         MemoryType::WriteBack => INNER_SHAREABLE,
@@ -146,7 +146,7 @@ const fn shareability(memory: MemoryType) -> u64 {
 
 impl Stage1 {
     const ATTR_INDEX: u64 = field(4, 2, 0b111);
-    /// AP\[1\]: unprivileged accesses too.
+    /// AP\[1\]: unprivileged accesses are permitted.
     const UNPRIVILEGED: u64 = field(6, 6, 1);
     /// AP\[2\].
     const READ_ONLY: u64 = field(7, 7, 1);
@@ -215,7 +215,7 @@ impl Stage2 {
     const READ: u64 = field(6, 6, 1);
     /// S2AP\[1\].
     const WRITE: u64 = field(7, 7, 1);
-    /// XN\[1:0\], and its one value for "nobody executes" with and without FEAT_XNX.
+    /// XN\[1:0\], and its value for execute-never at EL0 and EL1, with and without FEAT_XNX.
     const XN: u64 = field(54, 53, 0b11);
     const EXECUTE_NEVER: u64 = field(54, 53, 0b10);
 
@@ -277,7 +277,7 @@ mod tests {
     const WB: MemoryType = MemoryType::WriteBack;
 
     #[test]
-    fn stage_1_leaves_have_the_manuals_bits() {
+    fn stage_1_attributes_match_the_manual() {
         // AttrIndx 4:2, AP 7:6, SH 9:8, AF 10, nG 11, PXN 53, UXN 54.
         let rw = Mapping::read_write(WB);
         let ro = Mapping::read_only(NC);
@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn stage_2_leaves_have_the_manuals_bits() {
+    fn stage_2_attributes_match_the_manual() {
         // MemAttr 5:2, S2AP 7:6, SH 9:8, AF 10, XN 54:53.
         let write_only = Mapping::new(NC, Access::WRITE).unwrap();
         let cases = [
@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_encoded_is_decoded() {
+    fn attributes_round_trip() {
         check_round_trip::<Stage1, KernelVa>();
         check_round_trip::<Stage1, UserVa>();
         check_round_trip::<Stage1, Iova>();
@@ -340,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_stage_cannot_say_is_known() {
+    fn can_express_rejects_rights_without_an_encoding() {
         assert!(!Stage1::can_express(Access::WRITE) && !Stage1::can_express(Access::empty()));
         assert!(!Stage1::can_express(Access::EXECUTE));
         assert!(!Stage2::can_express(Access::READ | Access::PRIVILEGED));
@@ -348,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kind_of_an_entry_depends_on_the_level() {
+    fn descriptor_type_depends_on_the_level() {
         let output = PhysAddr::new(0x4000_0000);
         assert_eq!(Descriptor::leaf(output, 3, 0).bits(), 0x4000_0003);
         assert_eq!(Descriptor::leaf(output, 2, 0).bits(), 0x4000_0001);
@@ -358,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_entry_is_invalid_and_mends() {
+    fn broken_entry_is_invalid_and_restorable() {
         let leaf = Descriptor::leaf(PhysAddr::new(0x20_0000), 2, ACCESSED).contiguous();
         assert_eq!(leaf.bits(), 0x0010_0000_0020_0401);
         assert!(!leaf.broken().is_valid() && leaf.broken().is_broken() && leaf.broken().restored() == leaf);

@@ -1,6 +1,7 @@
 //! Writing leaves into one table: the inner loops of mapping.
 //!
-//! What a leaf costs is here: two passes over the slots of a run (all free? then write), one over scattered pages.
+//! Large runs take two passes over their slots (check that all are free, then write), scattered pages take
+//! one.
 
 use crate::descriptor::Descriptor;
 use crate::geometry::{LAST_LEVEL, index, size};
@@ -9,23 +10,25 @@ use crate::table::{load, store};
 use addr::{FrameRun, PhysAddr};
 use core::sync::atomic::AtomicU64;
 
-/// What went into one table.
+/// The slots of one table that were written.
 pub(crate) struct Filled {
-    /// The slots from `first` up to, not including, `end` were written.
+    /// The first slot written.
     pub first: usize,
+    /// The slot after the last one written.
     pub end: usize,
-    /// The slot that was not free where a leaf had to go.
+    /// The slot that is not free, if that ended the loop.
     pub occupied: Option<usize>,
 }
 
-/// A slot that is not free, and how many before it were written.
+/// A slot that is not free, and the number of slots written before it.
 struct Occupied {
     written: usize,
     slot: usize,
 }
 
-/// Writes leaves into one table until it or the list is at its end, another level's turn comes, or a slot is taken.
-#[inline(always)] // A call would cost as much as the page that is most often mapped.
+/// Writes leaves into one table until the table or the list ends, the next leaf is of another level, or a
+/// slot is not free.
+#[inline(always)] // The call would cost as much as mapping one page, the most common case.
 pub(crate) fn fill<I: Iterator<Item: FrameRun>>(
     entries: &[AtomicU64],
     mut step: LeafStep,
@@ -58,7 +61,7 @@ pub(crate) fn fill<I: Iterator<Item: FrameRun>>(
     Filled { first, end, occupied: None }
 }
 
-/// Writes the leaves of one step, as far as there are slots for them, or none of them.
+/// Writes the leaves of one step up to the end of the table. If one of their slots is not free, writes none.
 #[inline]
 fn fill_step<I: Iterator<Item: FrameRun>>(
     slots: &[AtomicU64],
@@ -83,7 +86,7 @@ fn fill_step<I: Iterator<Item: FrameRun>>(
     Ok(count)
 }
 
-/// Writes page after page while runs are short: all that a fragmented buffer takes.
+/// Writes single pages while runs are short, the fast path of fragmented buffers.
 #[inline]
 fn fill_pages<I: Iterator<Item: FrameRun>>(
     slots: &[AtomicU64],

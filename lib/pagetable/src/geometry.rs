@@ -3,13 +3,13 @@
 use crate::InputAddress;
 use core::marker::PhantomData;
 
-/// The level whose entries are pages.
+/// The level of page entries.
 pub(crate) const LAST_LEVEL: u8 = 3;
-/// The largest output address that entries of this format hold.
+/// Bits of output address in an entry.
 pub(crate) const OUTPUT_BITS: u32 = 48;
 /// Entries in a table.
 pub(crate) const TABLE_LEN: usize = 512;
-/// Entries in a contiguous group (D8.7.1), at levels 2 and 3 alike.
+/// Entries in a contiguous group (D8.7.1), at levels 2 and 3.
 pub(crate) const GROUP_LEN: usize = 16;
 
 /// log2 of the bytes that one entry of `level` covers.
@@ -22,17 +22,17 @@ pub(crate) const fn size(level: u8) -> u64 {
     1 << shift(level)
 }
 
-/// The slot that translates `at` in a table of `level`.
+/// The slot for `at` in a table of `level`.
 pub(crate) const fn index(at: u64, level: u8) -> usize {
     (at >> shift(level)) as usize & (TABLE_LEN - 1)
 }
 
-/// The offset from which on `slot` translates, in the table of `level` that translates `at`.
+/// The first offset that `slot` translates, in the table of `level` that contains `at`.
 pub(crate) const fn slot_start(at: u64, level: u8, slot: usize) -> u64 {
     (at >> shift(level) >> 9 << 9 | slot as u64) << shift(level)
 }
 
-/// The size and place of an input address space.
+/// The bounds of an input address space.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct InputSpace<A> {
     bits: u8,
@@ -40,7 +40,7 @@ pub(crate) struct InputSpace<A> {
 }
 
 impl<A: InputAddress> InputSpace<A> {
-    /// Panics unless `bits` is in 25..=48, the sizes that TCR.TxSZ can say without further extensions.
+    /// Panics unless `bits` is in 25..=48, the sizes that TCR.TxSZ supports without further extensions.
     pub fn new(bits: u8) -> Self {
         assert!((25..=48).contains(&bits), "{bits} input bits");
         Self { bits, address: PhantomData }
@@ -48,7 +48,7 @@ impl<A: InputAddress> InputSpace<A> {
     pub fn bits(self) -> u8 {
         self.bits
     }
-    /// The lowest level whose one table covers the space, so that stage 2 needs no concatenated tables.
+    /// The start level that needs a single root table, so that stage 2 needs no concatenated tables.
     pub fn start_level(self) -> u8 {
         4 - (self.bits - 12).div_ceil(9)
     }
@@ -56,8 +56,8 @@ impl<A: InputAddress> InputSpace<A> {
     pub fn len(self) -> u64 {
         1 << self.bits
     }
-    /// How far `at` is from the first address of the space; `None` outside of it. Everything inside this crate
-    /// counts from there, so that a half that ends at the top of the 64 bits needs no special care.
+    /// The offset of `at` from the first address of the space; `None` outside of it. The crate works with
+    /// these offsets, so that a space that ends at the top of the 64-bit range needs no special case.
     pub fn offset(self, at: A) -> Option<u64> {
         let offset = at.raw().wrapping_sub(self.first());
         (offset < self.len()).then_some(offset)
@@ -66,7 +66,7 @@ impl<A: InputAddress> InputSpace<A> {
     pub fn address(self, offset: u64) -> A {
         A::new(self.first() + offset)
     }
-    /// The entries that the root table has, at most 512.
+    /// The number of entries in the root table, at most 512.
     pub fn root_len(self) -> usize {
         1 << (u32::from(self.bits) - shift(self.start_level()))
     }
@@ -81,7 +81,7 @@ mod tests {
     use addr::{Iova, KernelVa};
 
     #[test]
-    fn the_start_level_follows_from_the_size() {
+    fn start_level_follows_from_the_size() {
         let cases = [(48, 0), (40, 0), (39, 1), (31, 1), (30, 2), (25, 2)];
         for (bits, level) in cases {
             assert_eq!(InputSpace::<Iova>::new(bits).start_level(), level, "{bits}");
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn offsets_count_from_the_first_address() {
+    fn offsets_are_relative_to_the_first_address() {
         let half = InputSpace::<KernelVa>::new(40);
         let (first, last) = (KernelVa::new(0xffff_ff00_0000_0000), KernelVa::new(u64::MAX));
         assert_eq!((half.offset(first), half.offset(last)), (Some(0), Some((1 << 40) - 1)));
@@ -101,13 +101,13 @@ mod tests {
     }
 
     #[test]
-    fn the_root_may_be_short() {
+    fn root_may_have_fewer_entries() {
         let cases = [48, 40, 39, 31, 30, 25].map(|bits| InputSpace::<Iova>::new(bits).root_len());
         assert_eq!(cases, [512, 2, 512, 2, 512, 16]);
     }
 
     #[test]
-    fn sizes_are_the_granules() {
+    fn sizes_and_indices_match_the_4_kib_granule() {
         assert_eq!([size(0), size(1), size(2), size(3)], [512 << 30, 1 << 30, 2 << 20, 4096]);
         let at = 0x1 << 39 | 0x2 << 30 | 0x3 << 21 | 0x1ff << 12;
         assert_eq!([index(at, 0), index(at, 1), index(at, 2), index(at, 3)], [1, 2, 3, 0x1ff]);
@@ -115,7 +115,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "49 input bits")]
-    fn a_fifth_level_is_refused() {
+    fn more_than_48_input_bits_panic() {
         InputSpace::<Iova>::new(49);
     }
 }

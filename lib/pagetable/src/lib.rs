@@ -1,29 +1,32 @@
-//! Page tables in the format that Arm CPUs and SMMUs share: TTBR1 (the kernel), TTBR0 (programs), SMMU stage 1 and
-//! stage 2. The 4 KiB granule, 48 bits at most, blocks of 1 GiB and 2 MiB, the contiguous hint at levels 2 and 3.
+//! Page tables in the format that Arm CPUs and SMMUs share: TTBR1 (the kernel), TTBR0 (programs), SMMU stage
+//! 1 and stage 2. The 4 KiB granule, 48 bits at most, blocks of 1 GiB and 2 MiB, the contiguous hint at
+//! levels 2 and 3.
 //!
-//! The crate holds no memory, no lock and no instruction: [`TableMemory`] lends it tables, barriers and
+//! The crate has no memory, no lock and no instructions: [`TableMemory`] provides tables, barriers and
 //! invalidations. Section numbers are those of DDI 0487 (K.a).
 //!
-//! # Who does what, in which order
+//! # Contract with the caller
 //!
-//! - [`PageTable::map`] only turns invalid entries into valid ones. The caller then makes them seen (DSB ISHST, and
-//!   ISB on a CPU that uses the address at once); no invalidation is needed, since invalid entries are never cached.
-//! - [`PageTable::unmap`] clears entries. **The frames behind them and the [`StaleTables`] it returns stay in use**
-//!   until the caller has invalidated the range everywhere; with stale tables, by a form that also drops cached
-//!   table entries (not `TLBI VALE1IS`, not `Leaf=1`).
-//! - [`PageTable::protect`] rewrites entries; the caller invalidates the range before it counts on the new rights.
-//! - What needs break-before-make (D8.16.1) in the middle of a call - splitting a block, a contiguous group, a new
-//!   memory type, taking back a failed map - goes through [`TableMemory::invalidate`] by itself. While an entry is
-//!   broken, an access through it faults: a CPU has to retry it, a device must not be using it.
-
+//! - [`PageTable::map`] only turns invalid entries into valid ones. The caller then makes them visible to the
+//!   walker (DSB ISHST, and ISB on a CPU that uses the address at once). No invalidation is needed, since
+//!   TLBs never cache invalid entries.
+//! - [`PageTable::unmap`] clears entries. **The mapped frames and the returned [`StaleTables`] stay in use**
+//!   until the caller has invalidated the range in all TLBs; with stale tables, by a form that also drops
+//!   cached table entries (not `TLBI VALE1IS`, not `Leaf=1`).
+//! - [`PageTable::protect`] rewrites entries. The new rights are guaranteed once the caller has invalidated
+//!   the range.
+//! - Break-before-make (D8.16.1) within a call - splitting a block or a contiguous group, changing a memory
+//!   type, undoing a failed map - uses [`TableMemory::invalidate`]. An access through a broken entry faults:
+//!   a CPU has to retry it; a device must not be using the range.
 //!
-//! # What it costs
+//! # Cost
 //!
-//! Every entry is written once, tables are walked once for each table touched, and a range that covers a table's
-//! whole reach goes by one store at its parent. `tests/cost.rs` says it in stores, barriers and tables.
+//! Every entry is written once, each table is walked to once, and a range that covers all of a table is
+//! unmapped by one store in its parent. `tests/cost.rs` counts stores, barriers and tables.
 
 #![cfg_attr(not(test), no_std)]
-// Not `forbid`: one constructor is an `unsafe fn`, as its caller has to prove ownership. No code here is unsafe.
+// Not `forbid`: one constructor is an `unsafe fn`, since its caller has to prove ownership. There is no
+// unsafe block.
 #![deny(unsafe_code)]
 
 mod change;

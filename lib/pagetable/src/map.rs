@@ -1,4 +1,4 @@
-//! Mapping: invalid entries become valid, and nothing else changes.
+//! Mapping: invalid entries become valid; no valid entry changes.
 
 use crate::descriptor::{Descriptor, Format};
 use crate::fill::{Filled, fill};
@@ -9,22 +9,23 @@ use crate::unmap::Cleared;
 use crate::{Access, InputAddress, Mapping, OutOfTables, PageTable, TableFrame, TableMemory};
 use addr::{FrameRun, PAGE_SIZE, PhysAddr};
 
-/// Why a range was not mapped. Nothing of it is: what was done until then has been undone and invalidated.
+/// The reason a range was not mapped. No part of it is: the entries written before the error were cleared and
+/// invalidated.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum MapError<A> {
     /// No frame for a table.
     OutOfTables,
-    /// There is a mapping at this address already.
+    /// This address is mapped already.
     AlreadyMapped(A),
-    /// This start is not a multiple of 4 KiB.
+    /// This start address is not a multiple of 4 KiB.
     Misaligned(A),
-    /// What goes to this address passes the end of the input address space.
+    /// The run mapped at this address exceeds the input address space.
     OutOfRange(A),
-    /// The chunk at this address passes the 48 bits of an entry.
+    /// The run at this physical address exceeds the 48-bit output address of an entry.
     OutputTooLarge(PhysAddr),
-    /// This translation stage cannot give just these rights.
+    /// This translation stage cannot encode exactly these rights.
     Inexpressible(Access),
-    /// The root has no table for this address, and is fixed ([`PageTable::fix_root`]).
+    /// The fixed root ([`PageTable::fix_root`]) has no table for this address.
     FixedRoot(A),
 }
 
@@ -35,13 +36,14 @@ impl<A> From<OutOfTables> for MapError<A> {
 }
 
 impl<F: Format, A: InputAddress> PageTable<F, A> {
-    /// Maps `chunks`, or other runs of frames, one after the other, from `at` on.
+    /// Maps `chunks`, or other runs of frames, in order from `at` on.
     ///
-    /// Leaves are as large as input and output allow; neighbours count as one. Every entry is written once,
-    /// and a table is filled before it is linked. The caller makes the entries seen before it hands out the range.
+    /// Leaves are as large as input and output addresses allow; adjacent runs count as one. Every entry is
+    /// written once, and a table is filled before it is linked. The caller makes the entries visible to the
+    /// walker before it uses the range.
     ///
-    /// After an error nothing of the range is mapped and nothing of it is in a TLB: entries that had been written
-    /// were taken back through [`TableMemory::invalidate`], their tables released.
+    /// After an error no part of the range is mapped or in a TLB: the entries that had been written are
+    /// cleared and invalidated ([`TableMemory::invalidate`]), and their tables released.
     pub fn map<M: TableMemory>(
         &mut self,
         m: &mut M,
@@ -75,7 +77,7 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
             if cursor.left() > self.input.len().saturating_sub(cursor.at) {
                 return Err(MapError::OutOfRange(self.input.address(cursor.at)));
             }
-            // One turn for each table, not for each leaf.
+            // One iteration per table, not per leaf.
             let step = cursor.step();
             let found = self.walk(m, cursor.at, step.level);
             if found.level == step.level {
@@ -89,7 +91,7 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
         cursor.finish().map_err(MapError::OutputTooLarge)
     }
 
-    /// Fills a table that walkers use.
+    /// Writes leaves into a linked table.
     #[inline]
     fn fill_table<M: TableMemory, I: Iterator<Item: FrameRun>>(
         &mut self,
@@ -108,7 +110,7 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
         }
     }
 
-    /// Fills a new table, then links it, with the tables on the way to it, where a walk ended.
+    /// Fills a new table, then links it, with the tables on the path to it, where the walk ended.
     #[inline(never)]
     fn fill_new_table<M: TableMemory, I: Iterator<Item: FrameRun>>(
         &mut self,
@@ -130,7 +132,8 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
         Ok(())
     }
 
-    /// New tables for `at` from level `top` to level `bottom`, each leading to the next.
+    /// New tables for `at` from level `top` to level `bottom`, each linked to the next. Returns the first and
+    /// the last.
     pub(crate) fn new_tables<M: TableMemory>(
         m: &mut M,
         at: u64,
@@ -155,8 +158,8 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
         }
     }
 
-    /// Unlinks the empty table that a leaf of `level` has to replace in `slot`; `at` is in the same table. Anything
-    /// else there is a mapping that was there before.
+    /// Unlinks the empty table in `slot`, for a leaf of `level` to replace it; `at` is in the same table. Any
+    /// other entry is an existing mapping.
     fn unlink_empty_table<M: TableMemory>(
         &mut self,
         m: &mut M,
@@ -179,7 +182,7 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
         Ok(())
     }
 
-    /// The first mapped address under a valid `entry`, which translates from `start` on.
+    /// The first mapped address below a valid `entry` that translates from `start` on.
     fn first_mapped<M: TableMemory>(&self, m: &M, entry: Descriptor, level: u8, start: u64) -> u64 {
         if !entry.is_table(level) {
             return start;
@@ -194,8 +197,8 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
             .unwrap_or(start)
     }
 
-    /// Undoes the first `len` bytes of a map that failed. All entries there are its own, as no valid one was
-    /// overwritten; they may have been walked, so the tables go back only after an invalidation.
+    /// Undoes the first `len` bytes of a failed map. All entries there are its own, since no valid entry is
+    /// ever overwritten. Walkers may have cached them, so the tables are released after an invalidation.
     fn undo<M: TableMemory>(&mut self, m: &mut M, first: u64, len: u64) {
         let mut cleared = Cleared::unlinking_all();
         self.clear(m, self.root, self.start_level, first, first + len - 1, &mut cleared);
@@ -204,7 +207,7 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
     }
 }
 
-/// Hands over and counts what went into a table.
+/// Reports the written slots of a table, and counts them.
 fn record_filled<M: TableMemory>(m: &M, table: PhysAddr, filled: &Filled) {
     if filled.end > filled.first {
         m.entries_written(&m.entries(table)[filled.first..filled.end]);

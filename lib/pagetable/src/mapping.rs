@@ -1,29 +1,29 @@
-//! What a mapping allows: memory type and rights.
+//! Attributes of a mapping: memory type and access rights.
 
 use addr::MemoryType;
 
 bitflags::bitflags! {
-    /// What may be done through a mapping.
+    /// Access rights.
     ///
-    /// *Who* may do it follows from the address space ([`InputAddress`](crate::InputAddress)): through a `KernelVa`
-    /// only EL1; through a `UserVa` EL0, and EL1 as far as PAN lets it; through an `Iova` any transaction of an
-    /// attached device.
+    /// They apply to the accesses that the address space implies ([`InputAddress`](crate::InputAddress)):
+    /// `KernelVa` to EL1 only; `UserVa` to EL0, and to EL1 unless PAN prevents it; `Iova` to all transactions
+    /// of an attached device.
     #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
     pub struct Access: u8 {
-        /// Loads. Stage 1 cannot say anything without it.
+        /// Loads. Required in stage 1.
         const READ = 1 << 0;
-        /// Stores. Stage 1 also needs `READ`; stage 2 can do without.
+        /// Stores. In stage 1 only together with `READ`.
         const WRITE = 1 << 1;
-        /// Instruction fetches, by whom the mapping is for: a page is never executable by EL0 and EL1 both.
-        /// Excludes `WRITE`.
+        /// Instruction fetches at the exception level of the address space: no page is executable at both EL0
+        /// and EL1. Excludes `WRITE`.
         const EXECUTE = 1 << 2;
-        /// Only privileged accesses: EL1 through a `UserVa` (a program's `PROT_NONE` page), privileged transactions
-        /// through an `Iova`. Implied by `KernelVa`, impossible in stage 2.
+        /// Privileged accesses only: EL1 for a `UserVa` (a program's `PROT_NONE` page), privileged
+        /// transactions for an `Iova`. Implied by `KernelVa`, not supported in stage 2.
         const PRIVILEGED = 1 << 3;
     }
 }
 
-/// A combination that is never mapped.
+/// A rejected combination of attributes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum MappingError {
     /// Writable and executable.
@@ -32,7 +32,7 @@ pub enum MappingError {
     ExecutableDevice,
 }
 
-/// How a range is mapped. No value of it is writable and executable.
+/// The attributes of a mapping. It is never both writable and executable.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Mapping {
     memory: MemoryType,
@@ -41,7 +41,7 @@ pub struct Mapping {
 }
 
 impl Mapping {
-    /// The mapping with this memory type and these rights, in descriptors as large as fit.
+    /// A mapping with this memory type and these rights, in the largest descriptors that fit.
     pub const fn new(memory: MemoryType, access: Access) -> Result<Self, MappingError> {
         if access.contains(Access::EXECUTE) {
             if access.contains(Access::WRITE) {
@@ -53,15 +53,15 @@ impl Mapping {
         }
         Ok(Self { memory, access, pages_only: false })
     }
-    /// Loads only.
+    /// Read-only.
     pub const fn read_only(memory: MemoryType) -> Self {
         Self { memory, access: Access::READ, pages_only: false }
     }
-    /// Loads and stores.
+    /// Readable and writable.
     pub const fn read_write(memory: MemoryType) -> Self {
         Self { memory, access: Access::READ.union(Access::WRITE), pages_only: false }
     }
-    /// Code: loads and instruction fetches from write-back memory.
+    /// Code: readable and executable write-back memory.
     pub const fn code() -> Self {
         let access = Access::READ.union(Access::EXECUTE);
         Self { memory: MemoryType::WriteBack, access, pages_only: false }
@@ -70,8 +70,8 @@ impl Mapping {
     pub const fn privileged(self) -> Self {
         Self { access: self.access.union(Access::PRIVILEGED), ..self }
     }
-    /// The same in 4 KiB pages alone, no blocks and no contiguous hint: any single page of it can be unmapped and
-    /// protected without break-before-make, so its neighbours never fault for a moment.
+    /// The same in 4 KiB pages, without blocks and contiguous hints: each page can be unmapped and protected
+    /// without break-before-make, so that accesses to its neighbours never fault temporarily.
     pub const fn pages_only(self) -> Self {
         Self { pages_only: true, ..self }
     }
@@ -79,11 +79,11 @@ impl Mapping {
     pub const fn memory(self) -> MemoryType {
         self.memory
     }
-    /// The rights.
+    /// The access rights.
     pub const fn access(self) -> Access {
         self.access
     }
-    /// Whether blocks and contiguous groups are left out.
+    /// Whether blocks and contiguous hints are not used.
     pub const fn is_pages_only(self) -> bool {
         self.pages_only
     }
@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_is_writable_and_executable() {
+    fn writable_executable_and_executable_device_memory_are_rejected() {
         let all = Access::READ | Access::WRITE | Access::EXECUTE;
         assert_eq!(Mapping::new(MemoryType::WriteBack, all), Err(MappingError::WritableExecutable));
         let fetch = Access::READ | Access::EXECUTE;

@@ -1,4 +1,4 @@
-//! What a page table asks of the world around it.
+//! The interface through which page tables get frames, barriers and invalidations.
 
 use addr::PhysAddr;
 use core::sync::atomic::{AtomicU16, AtomicU64};
@@ -6,8 +6,8 @@ use core::sync::atomic::{AtomicU16, AtomicU64};
 /// One table: 512 entries, 4 KiB.
 pub type Entries = [AtomicU64; 512];
 
-/// Ownership of the frame of one table: it cannot be copied, so a table is released once. A table that is linked is owned
-/// by the entry that leads to it.
+/// Ownership of the frame of one table. It cannot be copied, so a table is released once. A linked table is
+/// owned by the entry that points to it.
 #[derive(PartialEq, Eq, Debug)]
 #[must_use = "dropping a table frame leaks it"]
 pub struct TableFrame(PhysAddr);
@@ -32,47 +32,53 @@ impl TableFrame {
     pub const fn release(self) -> PhysAddr {
         self.0
     }
-    /// Takes ownership of a table from the entry that led to it, which has been cleared.
+    /// Takes ownership of a table from the entry that pointed to it, which has been cleared.
     pub(crate) const fn unlinked(table: PhysAddr) -> Self {
         Self(table)
     }
 }
 
-/// Where tables come from, and what a walker has to be told.
+/// The provider of table frames, and of the maintenance for one kind of walker.
 ///
-/// One value serves one table tree at a time (it knows whose entries [`TableMemory::invalidate`] is about). All
-/// functions are called with the owner's lock held; the walker reads at any time.
+/// One value serves one tree at a time, since it knows the address space that [`TableMemory::invalidate`]
+/// applies to. All functions are called with the tree's lock held; walkers read at any time.
 pub trait TableMemory {
-    /// A frame for a table: zero-filled, the zeroes seen by the walker, its [`TableMemory::valid_entries`] zero.
+    /// Allocates a frame for a table: zero-filled, the zeroes visible to the walker, its
+    /// [`TableMemory::valid_entries`] zero.
     fn allocate(&mut self) -> Option<TableFrame>;
 
-    /// Takes a frame back that nothing can walk any more. Its contents are arbitrary, its `valid_entries` is zero.
+    /// Frees a frame that no walker can reach any more. Its contents are arbitrary, its `valid_entries` is
+    /// zero.
     fn release(&mut self, table: TableFrame);
 
     /// The entries of a table that came from [`TableMemory::allocate`].
     fn entries(&self, table: PhysAddr) -> &Entries;
 
-    /// How many entries of the table are valid: a counter kept beside the frame, not in it. It belongs to this
-    /// crate while the table is allocated, and makes "is this table empty?" one load.
+    /// The counter of the table's valid entries, which is not stored in its frame. Only this crate changes it
+    /// while the table is allocated; an empty table is detected with one load.
     fn valid_entries(&self, table: PhysAddr) -> &AtomicU16;
 
-    /// The entries were written. For a walker that does not snoop: clean them to the point of coherency. No
-    /// barrier. Called once for each run of neighbours, after the last store to it.
+    /// Notes that the entries were written. For a walker that does not snoop, the implementor cleans them to
+    /// the point of coherency. No barrier. Called once for each run of adjacent entries, after the last store
+    /// to it.
     fn entries_written(&self, entries: &[AtomicU64]);
 
-    /// Orders a table's contents before the entry that makes it reachable: whatever was stored, and handed to
-    /// `entries_written`, before this call is observed by every walker before anything that is stored after it.
+    /// Orders a table's contents before the entry that links it: every walker observes the stores before this
+    /// call (which were passed to `entries_written`) before the stores after it.
     ///
-    /// A walk is made of reads that nothing else orders with our stores (D8.2, B2.3): without this a walker may
-    /// follow the new entry into a frame whose zeroes and entries it does not see yet. DSB ISHST does it, and
-    /// completes the cleaning for a walker that does not snoop; for walkers that do, DMB ISHST is enough.
+    /// The reads of a walk are not ordered with stores otherwise (D8.2, B2.3): without this a walker may
+    /// follow the new entry into a frame whose zeroes and entries it does not observe yet. DSB ISHST is
+    /// sufficient, and completes the cleaning for a walker that does not snoop; for walkers that do, DMB
+    /// ISHST is sufficient.
     fn order_before_link(&self);
 
-    /// Forgets the `len` bytes from input address `at` on, in every TLB and walk cache, and returns when that is
-    /// complete. First makes earlier stores seen (DSB ISHST; TLBI; DSB ISH; or the SMMU's commands and CMD_SYNC).
-    /// Must use forms that drop cached table entries too. Called for break-before-make, and by a `map` that fails.
+    /// Invalidates the `len` bytes from input address `at` on in all TLBs and walk caches, and returns when
+    /// that is complete. Earlier stores are made visible first (DSB ISHST; TLBI; DSB ISH; or the SMMU's
+    /// commands and CMD_SYNC). Must use forms that also drop cached table entries. Called for
+    /// break-before-make, and when a `map` fails.
     ///
-    /// What cannot confirm completion (an SMMU that does not answer) notes it, keeps every table that
-    /// [`TableMemory::release`] brings from then on, and has its caller keep the frames.
+    /// An implementor that cannot confirm completion (an SMMU that does not respond) records that, leaks
+    /// every table passed to [`TableMemory::release`] from then on, and makes its caller keep the mapped
+    /// frames.
     fn invalidate(&mut self, at: u64, len: u64);
 }

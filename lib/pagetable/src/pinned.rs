@@ -1,4 +1,4 @@
-//! Pages that are mapped and unmapped without a walk, in a last-level table that stays where it is.
+//! Pinned last-level tables, whose pages are mapped and unmapped without a walk.
 
 use crate::descriptor::{Descriptor, Format};
 use crate::geometry::{GROUP_LEN, LAST_LEVEL, TABLE_LEN, index, size};
@@ -11,15 +11,17 @@ use core::marker::PhantomData;
 use core::ops::Range;
 use core::sync::atomic::AtomicU64;
 
-/// What one pinned table translates.
+/// The size of the range that a pinned table translates.
 pub const PINNED_BYTES: u64 = size(LAST_LEVEL - 1);
 
 impl<F: Format, A: InputAddress> PageTable<F, A> {
-    /// Pins the table for the [`PINNED_BYTES`] from `at` on: it stays until the tree is destroyed. Nothing is mapped
-    /// there, and from now on only through [`PinnedEntries`]; the tree still shows and translates what is.
+    /// Pins the table for the [`PINNED_BYTES`] from `at` on, where nothing is mapped: it stays until the tree
+    /// is destroyed, and pages in it are mapped only through [`PinnedEntries`]. The tree still visits and
+    /// translates them.
     ///
     /// # Errors
-    /// [`MapError::Misaligned`], [`MapError::OutOfRange`], [`MapError::AlreadyMapped`], [`MapError::OutOfTables`].
+    /// [`MapError::Misaligned`], [`MapError::OutOfRange`], [`MapError::AlreadyMapped`],
+    /// [`MapError::OutOfTables`].
     pub fn pin<M: TableMemory>(&mut self, m: &mut M, at: A) -> Result<PhysAddr, MapError<A>> {
         let first = self.input.offset(at).ok_or(MapError::OutOfRange(at))?;
         if !first.is_multiple_of(PINNED_BYTES) {
@@ -37,14 +39,14 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
             self.tables += u32::from(LAST_LEVEL - found.level);
             table
         };
-        // One more than is ever valid, so that it is never empty.
+        // One more than the valid entries, so that the table never counts as empty.
         add_valid(m, table, 1);
         Ok(table)
     }
 }
 
-/// What is the same in all leaves of a mapping, worked out once by somebody who maps often: for tables of the format and of
-/// the addresses that it was made for.
+/// The precomputed attribute bits of a [`Mapping`], for callers that map often. Valid for tables of the
+/// format and of the address space that it was made for.
 #[derive(Clone, Copy, Debug)]
 pub struct LeafAttributes {
     attributes: u64,
@@ -65,7 +67,7 @@ impl LeafAttributes {
     }
 }
 
-/// The entries of a pinned table. Pages have one owner at a time; different owners need no lock between them.
+/// The entries of a pinned table. A page has one owner at a time; different owners need no common lock.
 #[derive(Debug)]
 pub struct PinnedEntries<'a, F, A> {
     entries: &'a Entries,
@@ -73,20 +75,21 @@ pub struct PinnedEntries<'a, F, A> {
 }
 
 impl<'a, F: Format, A: InputAddress> PinnedEntries<'a, F, A> {
-    /// The entries of a table that [`PageTable::pin`] gave.
+    /// The entries of a table that [`PageTable::pin`] returned.
     #[inline]
     pub fn new(entries: &'a Entries) -> Self {
         Self { entries, format: PhantomData }
     }
 
-    /// Maps `chunks`, or other runs of frames, one after the other, from page `first` of the table on, which are the caller's and not mapped.
-    /// Returns the entries, which the caller makes seen ([`TableMemory::entries_written`] and a barrier).
+    /// Maps `chunks`, or other runs of frames, in order from page `first` of the table on. The caller owns
+    /// these pages, and none of them is mapped. Returns the entries, which the caller makes visible to the
+    /// walker ([`TableMemory::entries_written`] and a barrier).
     ///
     /// # Errors
     /// [`MapError::Inexpressible`], [`MapError::OutputTooLarge`]. Nothing is mapped.
     ///
     /// # Panics
-    /// When they pass the end of the table.
+    /// If the runs exceed the table.
     #[inline]
     pub fn map(
         &self,
@@ -108,7 +111,7 @@ impl<'a, F: Format, A: InputAddress> PinnedEntries<'a, F, A> {
     /// [`MapError::OutputTooLarge`]. Nothing is mapped.
     ///
     /// # Panics
-    /// When it passes the end of the table.
+    /// If the run exceeds the table.
     #[inline]
     pub fn map_run(
         &self,
@@ -131,15 +134,16 @@ impl<'a, F: Format, A: InputAddress> PinnedEntries<'a, F, A> {
             leaf = leaf.contiguous();
         }
         for slot in slots {
-            debug_assert!(!load(slot).is_valid(), "page {first} or one behind it has an owner");
+            debug_assert!(!load(slot).is_valid(), "page {first} or a following one is mapped");
             store(slot, leaf);
             leaf = leaf.advanced(size(LAST_LEVEL));
         }
         slots
     }
 
-    /// Unmaps `pages`, all that one call has mapped. The caller invalidates them (last-level entries are enough) and
-    /// reuses them and the frames only then. Returns the entries, to be made seen.
+    /// Unmaps `pages`, which one call has mapped. The caller invalidates them (last-level entries are
+    /// sufficient) before it reuses the pages and the frames. Returns the entries, to be made visible to the
+    /// walker.
     #[inline]
     pub fn unmap(&self, pages: Range<usize>) -> &'a [AtomicU64] {
         let slots = &self.entries[pages];
@@ -148,13 +152,13 @@ impl<'a, F: Format, A: InputAddress> PinnedEntries<'a, F, A> {
     }
 }
 
-/// Whether sixteen pages from `slot` and from `to` on may share a TLB entry.
+/// Whether the sixteen pages from `slot` and from `to` on are aligned as a contiguous group.
 fn is_group(slot: usize, to: PhysAddr) -> bool {
     let inside = size(LAST_LEVEL) * GROUP_LEN as u64 - 1;
     slot.is_multiple_of(GROUP_LEN) && to.raw() & inside == 0
 }
 
-/// The page of its pinned table that translates `at`.
+/// The index of the page at `at` in its pinned table.
 #[inline]
 pub fn pinned_page<A: InputAddress>(at: A) -> usize {
     const { assert!(TABLE_LEN as u64 * size(LAST_LEVEL) == PINNED_BYTES) };

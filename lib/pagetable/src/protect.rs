@@ -1,4 +1,4 @@
-//! Changing rights or memory type of what is mapped.
+//! Changing access rights or memory type of mapped ranges.
 
 use crate::change::EntryChange;
 use crate::descriptor::Format;
@@ -9,14 +9,14 @@ use crate::{Access, InputAddress, Mapping, OutOfTables, PageTable, TableMemory};
 use addr::{AddrRange, Address, PhysAddr};
 use core::ops::Range;
 
-/// Why a range was not changed. All its translations are as before.
+/// The reason a range was not changed. All its translations are unchanged.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ProtectError<A: Address> {
-    /// No frame for the table that a block at the range's edge has to be split into.
+    /// No frame for splitting a block at the edge of the range.
     OutOfTables,
-    /// Not whole pages, or not inside the input address space.
+    /// The range is not page-aligned, or not inside the input address space.
     BadRange(AddrRange<A>),
-    /// This translation stage cannot give just these rights.
+    /// This translation stage cannot encode exactly these rights.
     Inexpressible(Access),
 }
 
@@ -26,7 +26,7 @@ impl<A: Address> From<OutOfTables> for ProtectError<A> {
     }
 }
 
-/// Leaves of one table that are broken and not mended yet.
+/// The range of slots of one table that are broken and not restored yet: first, and the one after the last.
 #[derive(Default)]
 struct BrokenSlots(Option<(usize, usize)>);
 
@@ -40,11 +40,13 @@ impl BrokenSlots {
 }
 
 impl<F: Format, A: InputAddress> PageTable<F, A> {
-    /// Gives everything that is mapped in `range` the rights and the memory type of `mapping`; holes are fine. The
-    /// size of leaves stays (`pages_only` means nothing here), except for blocks and groups that the range cuts.
+    /// Changes the access rights and the memory type of all mapped pages in `range` to those of `mapping`;
+    /// holes are allowed. Leaves keep their size (`pages_only` is ignored), except for blocks and groups that
+    /// the range splits.
     ///
-    /// Rights of separate leaves change live: until the caller has invalidated the range, both the old and the new
-    /// may be in effect. Everything else goes through break-before-make, and is in effect on return.
+    /// Rights of leaves without the contiguous hint change in place: until the caller has invalidated the
+    /// range, both the old and the new rights may be in effect. All other changes use break-before-make, and
+    /// are in effect on return.
     pub fn protect<M: TableMemory>(
         &mut self,
         m: &mut M,
@@ -63,7 +65,8 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
         Ok(())
     }
 
-    /// Changes the leaves from `first` to `last` in `table`; both are in it, and no leaf or group reaches across.
+    /// Changes the leaves from `first` to `last`, which `table` contains; no leaf or group spans these
+    /// borders.
     fn change<M: TableMemory>(
         &mut self,
         m: &mut M,
@@ -90,7 +93,7 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
     }
 }
 
-/// Changes the leaves in `slots` that may change live, and breaks those that may not.
+/// Changes the leaves in `slots` that may change in place, and breaks the others.
 fn change_leaves<F: Format, M: TableMemory>(
     m: &M,
     table: PhysAddr,
@@ -123,7 +126,7 @@ fn change_leaves<F: Format, M: TableMemory>(
     broken
 }
 
-/// Makes the broken leaves in `slots` valid again, with other attributes.
+/// Makes the broken leaves in `slots` valid again, with the new attributes.
 fn mend<M: TableMemory>(m: &M, table: PhysAddr, slots: Range<usize>, attributes: u64) {
     let entries = &m.entries(table)[slots];
     for entry in entries {

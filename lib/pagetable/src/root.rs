@@ -1,4 +1,4 @@
-//! Roots of several walkers that lead to the same tables, but for one slot of each walker's own.
+//! Per-CPU root tables that share all tables of a tree except those of one slot.
 
 use crate::descriptor::Descriptor;
 use crate::geometry::{InputSpace, LAST_LEVEL, TABLE_LEN, index, size};
@@ -7,9 +7,9 @@ use crate::{Format, InputAddress, MapError, OutOfTables, PageTable, TableMemory}
 use addr::{AddrRange, PhysAddr};
 use core::marker::PhantomData;
 
-/// Says that a tree's root never changes again: a copy of it leads wherever the root itself will ever lead.
+/// Proof that a tree's root never changes again: a copy of the root translates the same at all times.
 ///
-/// Only [`PageTable::fix_root`] makes one, and the tree is never destroyed.
+/// Only [`PageTable::fix_root`] returns one, and the tree must never be destroyed.
 #[derive(Debug)]
 pub struct FixedRoot<F, A> {
     input: InputSpace<A>,
@@ -18,7 +18,8 @@ pub struct FixedRoot<F, A> {
     format: PhantomData<F>,
 }
 
-/// A root for one walker alone, with tables of its own in one slot, which no tree knows.
+/// The root for one CPU: a copy of the tree's root, with private tables in one slot, which are not part of
+/// the tree.
 #[derive(Clone, Copy, Debug)]
 pub struct PerCpuRoot {
     root: PhysAddr,
@@ -28,47 +29,47 @@ pub struct PerCpuRoot {
 }
 
 impl PerCpuRoot {
-    /// The frames that it takes: the root, and a table of each level below.
+    /// The number of frames: the root, and one table of each lower level.
     pub const TABLES: u64 = LAST_LEVEL as u64 + 1;
 
-    /// What goes into TTBRn.
+    /// The root's address, for TTBRn.
     pub fn root(&self) -> PhysAddr {
         self.root
     }
-    /// Its table of level 2, whose second entry leads to [`PerCpuRoot::pages`] and whose others lead nowhere.
+    /// The private level 2 table: its second entry points to [`PerCpuRoot::pages`], the others are invalid.
     pub fn blocks(&self) -> PhysAddr {
         self.blocks
     }
-    /// Its table of level 3, with nothing in it.
+    /// The private level 3 table, empty at first.
     pub fn pages(&self) -> PhysAddr {
         self.pages
     }
-    /// All that no tree knows: the root, and what is below its own slot.
+    /// All tables that are not part of the tree: the root, and the private tables.
     pub fn tables<M: TableMemory>(&self, m: &M) -> [PhysAddr; Self::TABLES as usize] {
         [self.root, load(&m.entries(self.root)[self.slot]).output(), self.blocks, self.pages]
     }
 }
 
 impl<F: Format, A: InputAddress> PageTable<F, A> {
-    /// Whether entries of the root are never written again. Asked of trees for [`InputAddress::UPPER`] alone: others, whose
-    /// operations cost more than this question may, have one walker or several from the same root.
+    /// Whether the root's entries never change again. Only checked for [`InputAddress::UPPER`] trees: all
+    /// walkers of other trees use the same root, and the check would slow down their operations.
     #[inline]
     pub(crate) fn is_root_fixed(&self) -> bool {
         A::UPPER && self.is_root_fixed
     }
 
-    /// Gives the root a table for every slot that `ranges` touch, and fixes it: what is mapped later has to lie in these
-    /// slots or in those that were in use before ([`MapError::FixedRoot`]), and tables at the root's entries stay linked
-    /// when they become empty. Once for a tree.
+    /// Links a table in every slot of the root that `ranges` touch, and fixes the root: later mappings must
+    /// be in these slots or in those used before ([`MapError::FixedRoot`]), and the root's tables stay linked
+    /// when they become empty. Called once for a tree.
     ///
     /// # Errors
-    /// [`MapError::OutOfTables`], [`MapError::OutOfRange`]. The tables that were made stay until something is unmapped.
+    /// [`MapError::OutOfTables`], [`MapError::OutOfRange`]. The new tables stay until an unmap removes them.
     pub fn fix_root<M: TableMemory>(
         &mut self,
         m: &mut M,
         ranges: impl IntoIterator<Item = AddrRange<A>>,
     ) -> Result<FixedRoot<F, A>, MapError<A>> {
-        const { assert!(A::UPPER, "nobody asks whether the root is fixed") };
+        const { assert!(A::UPPER, "a fixed root is only checked for in upper trees") };
         for range in ranges.into_iter().filter(|range| !range.is_empty()) {
             let Ok((first, end)) = self.offsets(range) else {
                 return Err(MapError::OutOfRange(range.start()));
@@ -81,7 +82,7 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
         Ok(FixedRoot { input: self.input, root: self.root, level: self.start_level, format: PhantomData })
     }
 
-    /// Links an empty table at `slot` of the root, if there is none.
+    /// Links an empty table in `slot` of the root, unless there is one.
     fn link_table<M: TableMemory>(&mut self, m: &mut M, slot: usize) -> Result<(), OutOfTables> {
         if !load(&m.entries(self.root)[slot]).is_valid() {
             let table = m.allocate().ok_or(OutOfTables)?;
@@ -94,20 +95,20 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
 }
 
 impl<F: Format, A: InputAddress> FixedRoot<F, A> {
-    /// A root that leads where this one does, and from `at` on to tables of its own: one of level 2 for blocks and one of
-    /// level 3 for pages. The tree has nothing in that slot of the root. The caller makes the tables seen before a walker
-    /// uses them.
+    /// A copy of the root, with private tables in the slot of `at`: one of level 2 for blocks and one of
+    /// level 3 for pages. The tree has no entry in that slot. The caller makes the tables visible before a
+    /// walker uses them.
     ///
     /// # Errors
     /// No frame for a table.
     ///
     /// # Panics
-    /// When `at` is not where a slot of the root begins, or the tree has something there.
+    /// If `at` is not the first address of a slot of the root, or the tree has an entry there.
     pub fn per_cpu_root<M: TableMemory>(&self, m: &mut M, at: A) -> Result<PerCpuRoot, OutOfTables> {
         let Some(offset) = self.input.offset(at) else { panic!("{at:?} is outside of the tree") };
         assert!(offset.is_multiple_of(size(self.level)), "{at:?} is inside a slot");
         let slot = index(offset, self.level);
-        assert!(!load(&m.entries(self.root)[slot]).is_valid(), "the tree has something at {at:?}");
+        assert!(!load(&m.entries(self.root)[slot]).is_valid(), "the tree has an entry at {at:?}");
         let root = m.allocate().ok_or(OutOfTables)?;
         let below = PageTable::<F, A>::new_tables(m, offset + size(2), self.level + 1, LAST_LEVEL);
         let (top, pages) = match below {
@@ -121,7 +122,7 @@ impl<F: Format, A: InputAddress> FixedRoot<F, A> {
         self.copy_to(m, root);
         m.order_before_link();
         write_link(m, root, slot, top);
-        // Down from the root, always by the only valid entry.
+        // Down from the top, each time through the only valid entry.
         let blocks = (self.level + 1..2).fold(top, |table, _| load(&m.entries(table)[0]).output());
         Ok(PerCpuRoot { root, slot, blocks, pages })
     }
@@ -135,7 +136,8 @@ impl<F: Format, A: InputAddress> FixedRoot<F, A> {
         add_valid(m, root, from.iter().filter(|entry| load(entry).is_valid()).count());
     }
 
-    /// The first address, if any, at which `own` leads elsewhere than the tree does, besides its own slot.
+    /// The first address, if any, at which the copy `own` differs from the tree's root, except for the
+    /// private slot.
     pub fn difference<M: TableMemory>(&self, m: &M, own: &PerCpuRoot) -> Option<A> {
         let entry = |root, slot: usize| -> Descriptor { load(&m.entries(root)[slot]) };
         let differs = |&slot: &usize| slot != own.slot && entry(self.root, slot) != entry(own.root, slot);

@@ -1,14 +1,14 @@
-//! The input address spaces, and what they say about the entries that translate them.
+//! The input address spaces, and the attributes that they imply.
 
 use addr::{Address, Iova, KernelVa, UserVa};
 
-/// An address that a table tree can translate.
+/// An input address of a translation table.
 pub trait InputAddress: Address {
-    /// Whether the space ends at the top of the 64 bits (TTBR1) instead of beginning at zero.
+    /// Whether the space ends at the top of the 64-bit range (TTBR1) instead of starting at zero.
     const UPPER: bool;
-    /// Whether entries apply under every ASID (nG clear).
+    /// Whether entries are global, valid for every ASID (nG clear).
     const GLOBAL: bool;
-    /// Whether every mapping is for privileged accesses alone.
+    /// Whether all mappings are for privileged accesses only.
     const PRIVILEGED: bool;
 }
 

@@ -1,4 +1,4 @@
-//! Splitting a block or a contiguous group, so that no leaf reaches across an address.
+//! Splitting blocks and contiguous groups at an address.
 
 use crate::descriptor::{Descriptor, Format};
 use crate::geometry::{GROUP_LEN, LAST_LEVEL, TABLE_LEN, index, size, slot_start};
@@ -8,7 +8,7 @@ use addr::PhysAddr;
 use core::ops::Range;
 
 impl<F: Format, A: InputAddress> PageTable<F, A> {
-    /// Makes sure that no leaf and no contiguous group is on both sides of `at`; translations stay what they are.
+    /// Splits the leaf and the contiguous group that span `at`, if any. All translations stay the same.
     pub(crate) fn split_at<M: TableMemory>(&mut self, m: &mut M, at: u64) -> Result<(), OutOfTables> {
         if at >= self.input.len() {
             return Ok(());
@@ -17,8 +17,8 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
         if found.entry.is_valid() { self.split_leaf(m, at, found) } else { Ok(()) }
     }
 
-    /// Replaces a block around `at` by a table, a contiguous group around it by separate leaves: both at once, with
-    /// the translation broken once.
+    /// Replaces a block that spans `at` by a table, and a contiguous group that spans it by leaves without
+    /// the hint: both in one break-before-make sequence.
     fn split_leaf<M: TableMemory>(&mut self, m: &mut M, at: u64, found: WalkEnd) -> Result<(), OutOfTables> {
         let WalkEnd { table, level, slot, entry: leaf } = found;
         let mask = size(level) - 1;
@@ -38,12 +38,12 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
             store(entry, below.filter(|_| n == slot).map_or(whole, Descriptor::table));
         }
         m.entries_written(entries);
-        // What is left of it is seen again when this returns, as if it had always been there.
+        // The remaining translations must be visible to walkers when this returns.
         m.order_before_link();
         Ok(())
     }
 
-    /// Makes valid leaves invalid everywhere; they can be mended.
+    /// Makes valid leaves invalid, and invalidates them in all TLBs. [`Descriptor::restored`] reverts them.
     fn break_slots<M: TableMemory>(
         &self,
         m: &mut M,
@@ -61,7 +61,7 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
         m.invalidate(start.raw(), slots.len() as u64 * size(level));
     }
 
-    /// A table of `level` that translates as the larger `leaf` did, with no leaf and no group across `at`.
+    /// A new table of `level` with the translations of the larger `leaf`, split at `at`.
     fn split_table<M: TableMemory>(
         &mut self,
         m: &mut M,

@@ -1,19 +1,20 @@
-//! Tables that were taken out of a tree and may still be held by a walker.
+//! Tables that were unlinked from a tree and may still be in walk caches.
 
 use crate::descriptor::Descriptor;
 use crate::{TableFrame, TableMemory};
 use addr::PhysAddr;
 use core::sync::atomic::Ordering::Relaxed;
 
-/// Marks a link to a next table in a stale table's entry 0, so that a table at address zero can be one. Bit 0 stays
-/// clear: to a walker the entry is invalid.
+/// Marks entry 0 of a stale table as a link to the next one, so that a table at address zero can be linked.
+/// Bit 0 is clear: the entry is invalid for walkers.
 const LINKED: u64 = 0b10;
 
-/// Tables that no entry leads to any more. They are to be released after the range has been invalidated, by a form
-/// that drops cached table entries too; dropping this value leaks them.
+/// Unlinked tables. They are released after the range has been invalidated by a form that also drops cached
+/// table entries; dropping this value leaks them.
 ///
-/// They are chained through their own entry 0, so a list of them costs no memory. Their other entries may still be
-/// valid: a walker that holds such a table goes on to see frames that its owner holds until the same invalidation.
+/// The list is linked through entry 0 of each table, so it needs no memory. The other entries may still be
+/// valid: a walker with a cached table entry continues to reach frames, which their owner keeps until the
+/// same invalidation.
 #[derive(Debug, Default)]
 #[must_use = "the tables are lost unless released"]
 pub struct StaleTables {
@@ -26,7 +27,7 @@ impl StaleTables {
     pub const fn new() -> Self {
         Self { ends: None, count: 0 }
     }
-    /// Whether there are none. Then an invalidation of last-level entries is enough.
+    /// Whether there are none. Then an invalidation of last-level entries is sufficient.
     pub const fn is_empty(&self) -> bool {
         self.ends.is_none()
     }
@@ -34,7 +35,8 @@ impl StaleTables {
     pub const fn count(&self) -> u32 {
         self.count
     }
-    /// Gives the tables back. The caller has invalidated the range they translated and waited for completion.
+    /// Releases the tables. The caller has invalidated the range that they translated, and the invalidation
+    /// is complete.
     pub fn release<M: TableMemory>(self, m: &mut M) {
         let mut next = self.ends.map(|(head, _)| head);
         while let Some(table) = next {
@@ -44,7 +46,7 @@ impl StaleTables {
             m.release(TableFrame::unlinked(table));
         }
     }
-    /// Adds all of `other`, to be invalidated and released together.
+    /// Adds the tables of `other`, to be invalidated and released together.
     pub fn append<M: TableMemory>(&mut self, m: &M, other: Self) {
         let Some((head, tail)) = other.ends else { return };
         let first = match self.ends {
@@ -57,7 +59,7 @@ impl StaleTables {
         self.ends = Some((first, tail));
         self.count += other.count;
     }
-    /// Adds a table that was just unlinked.
+    /// Adds an unlinked table.
     pub(crate) fn push<M: TableMemory>(&mut self, m: &M, table: PhysAddr) {
         let link = self.ends.map_or(0, |(head, _)| head.raw() | LINKED);
         m.entries(table)[0].store(link, Relaxed);

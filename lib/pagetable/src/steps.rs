@@ -1,4 +1,5 @@
-//! From a list of runs of frames to leaves: neighbours joined into runs, runs cut into the largest leaves that fit.
+//! Conversion of runs of frames into leaves: adjacent runs are merged, then divided into the largest leaves
+//! that fit.
 
 use crate::Descriptor;
 use crate::geometry::{LAST_LEVEL, OUTPUT_BITS};
@@ -6,19 +7,19 @@ use crate::table::{load, store};
 use addr::{FrameRun, PAGE_SHIFT, PAGE_SIZE, PhysAddr};
 use core::sync::atomic::AtomicU64;
 
-/// Some equal leaves in a row, input and output both consecutive.
+/// A sequence of leaves of one size, with consecutive input and output addresses.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct LeafStep {
     pub level: u8,
     pub contiguous: bool,
-    /// Whole groups of sixteen if contiguous. At least one leaf.
+    /// The number of leaves, at least one; a multiple of sixteen if contiguous.
     pub leaves: u64,
 }
 
-/// A top level that leaves nothing but separate pages: no blocks, and no groups of pages either.
+/// A top level that permits only pages without the contiguous hint.
 pub(crate) const PAGES_ONLY: u8 = LAST_LEVEL + 1;
 
-/// log2 of the smallest thing that is not a single page.
+/// log2 of the bytes of a contiguous group of pages, the smallest leaf larger than a page.
 const GROUP_SHIFT: u32 = 16;
 
 impl LeafStep {
@@ -26,10 +27,11 @@ impl LeafStep {
         Self { level: LAST_LEVEL, contiguous: false, leaves: bytes >> PAGE_SHIFT }
     }
 
-    /// The first step from `at` to `to`, `left` bytes (whole pages, not none) to go. No entry above `top_level`, or [`PAGES_ONLY`].
+    /// The first step of mapping `left` bytes (whole pages, not zero) from `at` to `to`. No entry is above
+    /// `top_level`, which may be [`PAGES_ONLY`].
     #[inline]
     pub fn first(at: u64, to: u64, left: u64, top_level: u8) -> Self {
-        // What a fragmented buffer is made of takes one comparison.
+        // Short runs, as in fragmented buffers, take one comparison.
         if left < 1 << GROUP_SHIFT { Self::pages(left) } else { Self::large(at, to, left, top_level) }
     }
 
@@ -50,12 +52,13 @@ impl LeafStep {
         Self::pages(left)
     }
 
-    /// Whether something of `bits` covers the first bytes. If not, but further on, `left` goes as far as there.
+    /// Whether a leaf or group of 2^`bits` bytes fits at the start. If only a later one may fit, reduces
+    /// `left` to end where it starts.
     #[inline(always)]
     fn covers(bits: u32, at: u64, to: u64, left: &mut u64) -> bool {
         let inside = (1u64 << bits) - 1;
         if (at ^ to) & inside != 0 {
-            return false; // Never both aligned to it.
+            return false; // Input and output are never both aligned.
         }
         if at & inside != 0 {
             *left = (*left).min((at | inside) - at + 1);
@@ -65,21 +68,21 @@ impl LeafStep {
     }
 }
 
-/// The way through a list of runs: where the next leaf goes, and to what.
+/// The position in a list of runs: input and output address of the next leaf.
 pub(crate) struct RunCursor<I> {
     /// Offset of the next leaf in the input address space.
     pub at: u64,
     /// Output address of the next leaf.
     pub to: u64,
-    /// Where the run ends that it is in, its neighbours included; `to` at the end of the list.
+    /// The end of the current run, merged with adjacent ones; equal to `to` at the end of the list.
     end: u64,
-    /// No leaf is in a table above this level; or [`PAGES_ONLY`].
+    /// The lowest level that may have leaves, or [`PAGES_ONLY`].
     top_level: u8,
-    /// `None` only while somebody has taken it out.
+    /// `None` only inside [`RunCursor::write_pages`].
     runs: Option<I>,
-    /// Start and end of the run that was looked at and did not join: the same at the end of the list.
+    /// Start and end of the next run, which is not adjacent; both equal at the end of the list.
     ahead: (u64, u64),
-    /// The run that ended the list early, since no entry can hold its addresses.
+    /// The run that ended the list early, since its addresses exceed an entry.
     too_large: Option<PhysAddr>,
 }
 
@@ -92,19 +95,19 @@ impl<I: Iterator<Item: FrameRun>> RunCursor<I> {
         cursor
     }
 
-    /// Bytes left of the run. None at the end of the list.
+    /// The bytes left in the current run; 0 at the end of the list.
     #[inline]
     pub fn left(&self) -> u64 {
         self.end - self.to
     }
 
-    /// The next step, when there is anything left.
+    /// The next step; `left` must not be 0.
     #[inline]
     pub fn step(&self) -> LeafStep {
         LeafStep::first(self.at, self.to, self.left(), self.top_level)
     }
 
-    /// Goes on by `bytes`, at most what is left of the run.
+    /// Advances by `bytes`, at most `left`.
     #[inline]
     pub fn advance(&mut self, bytes: u64) {
         self.at += bytes;
@@ -114,17 +117,17 @@ impl<I: Iterator<Item: FrameRun>> RunCursor<I> {
         }
     }
 
-    /// Whether the run is too short for anything but separate pages.
+    /// Whether the current run is too short for a contiguous group.
     #[inline]
     pub fn needs_pages(&self) -> bool {
         self.left().wrapping_sub(1) < (1 << GROUP_SHIFT) - 1
     }
 
-    /// Writes page after page into free slots, while runs are short: all that a fragmented buffer takes. Returns how many
-    /// that were, and whether a slot was not free.
+    /// Writes single pages into free slots while runs are short, the fast path of fragmented buffers. Returns
+    /// the number of pages, and whether a slot was not free.
     #[inline]
     pub fn write_pages(&mut self, slots: &[AtomicU64], page: Descriptor) -> (usize, bool) {
-        // Copies: their addresses are nobody's, so they live in registers for the time of the loop.
+        // Local copies, whose addresses are not taken, stay in registers during the loop.
         let Some(mut runs) = self.runs.take() else { return (0, false) };
         let Self { mut to, mut end, mut ahead, .. } = *self;
         let mut left = slots.iter();
@@ -161,14 +164,14 @@ impl<I: Iterator<Item: FrameRun>> RunCursor<I> {
         }
     }
 
-    /// Whether the list ended for want of runs, or else the start of one that cannot be mapped.
+    /// `Err` with the start of the run that exceeds an entry, if that ended the list.
     pub fn finish(&self) -> Result<(), PhysAddr> {
         self.too_large.map_or(Ok(()), Err)
     }
 }
 
-/// Joins the neighbours behind a run that ends at `end`: where the last of them ends, and start and end of the run after
-/// it.
+/// Merges the runs adjacent to one that ends at `end`. Returns the end of the merged run, and start and end
+/// of the next.
 #[inline(always)]
 fn join_adjacent<R: FrameRun>(
     runs: &mut impl Iterator<Item = R>,
@@ -177,7 +180,7 @@ fn join_adjacent<R: FrameRun>(
 ) -> (u64, (u64, u64)) {
     loop {
         let ahead = bounds_of_next(runs, too_large);
-        // The end of the list is no neighbour: no run ends at 0.
+        // The end of the list (0) is never adjacent: no run ends at 0.
         if ahead.0 != end {
             return (end, ahead);
         }
@@ -185,7 +188,7 @@ fn join_adjacent<R: FrameRun>(
     }
 }
 
-/// Start and end of the next run; zeroes when there is none, or none that can be mapped.
+/// Start and end of the next run; zeroes if there is none, or it exceeds an entry.
 #[inline(always)]
 fn bounds_of_next<R: FrameRun>(
     runs: &mut impl Iterator<Item = R>,
@@ -201,7 +204,7 @@ fn bounds_of_next<R: FrameRun>(
     }
 }
 
-/// Whether entries can hold all its addresses.
+/// Whether all addresses of the run fit into the output address of an entry.
 #[inline]
 pub(crate) fn fits_entry(run: &impl FrameRun) -> bool {
     run.end().raw() <= 1 << OUTPUT_BITS
@@ -227,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_takes_the_largest_leaves_that_fit() {
+    fn runs_are_divided_into_the_largest_leaves_that_fit() {
         let (k, m, g) = (1 << 10, 1 << 20, 1 << 30);
         let cases = [
             ("a page", 0, 0, 4 * k, vec![(3, false, 1)]),
@@ -261,13 +264,13 @@ mod tests {
     }
 
     #[test]
-    fn no_leaf_is_above_the_root() {
+    fn no_leaf_is_above_the_top_level() {
         assert_eq!(steps(0, 0, 1 << 30, 2), [(2, true, 512)]);
         assert_eq!(steps(0, 0, 1 << 30, PAGES_ONLY), [(3, false, 1 << 18)]);
     }
 
     #[test]
-    fn neighbouring_chunks_are_one_run() {
+    fn adjacent_chunks_are_merged() {
         let page = |n| Chunk::page(Pfn::new(n));
         let two = Chunk::new(Pfn::new(10), Order::new(1).unwrap()).unwrap();
         let mut cursor = RunCursor::new(0x8000, [page(8), page(9), two, page(20), page(19)].into_iter(), 0);

@@ -1,4 +1,4 @@
-//! The tree: its root, its size, its beginning and end.
+//! The tree of tables: construction, destruction, walks, and access to entries.
 
 use crate::descriptor::{Descriptor, Format};
 use crate::geometry::{InputSpace, LAST_LEVEL, TABLE_LEN, shift};
@@ -13,8 +13,8 @@ pub struct OutOfTables;
 
 /// A tree of tables of one format for one input address space.
 ///
-/// Belongs to whoever holds the lock around it; walkers read it at any time. Dropping it leaks its tables:
-/// [`PageTable::destroy`] gives them back.
+/// The caller serializes all operations with a lock; walkers read at any time. Dropping it leaks its tables:
+/// [`PageTable::destroy`] releases them.
 #[derive(Debug)]
 pub struct PageTable<F, A> {
     pub(crate) input: InputSpace<A>,
@@ -22,24 +22,24 @@ pub struct PageTable<F, A> {
     pub(crate) start_level: u8,
     pub(crate) tables: u32,
     pub(crate) spare: Spare,
-    /// Whether entries of the root are never written again.
+    /// Whether the root's entries never change again.
     pub(crate) is_root_fixed: bool,
     format: PhantomData<F>,
 }
 
-/// Whether a table that becomes empty may stay, and which one did. At most one table in the tree is empty at any
-/// time, apart from the root.
+/// The spare table: an empty table that stays linked. At most one table in the tree is empty at any time,
+/// apart from the root.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Spare {
-    /// Empty tables are unlinked at once.
+    /// The tree keeps no spare table.
     Never,
-    /// The first table that becomes empty stays.
+    /// The next table that becomes empty becomes the spare table.
     Free,
-    /// `table`, which translates `at`, stayed when it became empty. It may have been filled since.
+    /// `table`, which translates `at`, became the spare table. It may have been filled since.
     Kept { table: PhysAddr, at: u64 },
 }
 
-/// Where a walk ended.
+/// The entry where a walk ended.
 pub(crate) struct WalkEnd {
     pub table: PhysAddr,
     pub level: u8,
@@ -50,9 +50,9 @@ pub(crate) struct WalkEnd {
 impl<F: Format, A: InputAddress> PageTable<F, A> {
     /// An empty tree for `input_bits` bits of input address: 64 minus TxSZ, from 25 to 48 (panics otherwise).
     ///
-    /// The walk starts at [`PageTable::start_level`], the one that needs a single table at the root. For stage 2
-    /// that is a level 0 table from 40 bits on, which hardware with less than 44 bits of physical address does not
-    /// have: give such a domain 39 bits. Concatenated tables are not used.
+    /// Walks start at [`PageTable::start_level`], which needs a single root table. For stage 2 of 40 bits or
+    /// more that is a level 0 table, which hardware with less than 44 bits of physical address does not
+    /// support: use 39 bits there. Concatenated tables are not used.
     pub fn new<M: TableMemory>(m: &mut M, input_bits: u8) -> Result<Self, OutOfTables> {
         let input = InputSpace::new(input_bits);
         let root = m.allocate().ok_or(OutOfTables)?.release();
@@ -61,14 +61,14 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
         Ok(Self { input, root, start_level, tables: 1, spare, is_root_fixed, format: PhantomData })
     }
 
-    /// The same tree, which from now on keeps one table that becomes empty instead of unlinking it, so that mapping
-    /// and unmapping a single buffer over and over does not take and give back its tables each time.
-    /// [`PageTable::trim`] takes the table out again.
+    /// The same tree, which keeps one empty table linked as a spare, so that mapping and unmapping one buffer
+    /// repeatedly does not allocate and release its tables each time. [`PageTable::trim`] unlinks the spare
+    /// table.
     pub fn with_spare_table(self) -> Self {
         Self { spare: Spare::Free, ..self }
     }
 
-    /// The first table: what TTBRn, CD.TTB0 or STE.S2TTB hold.
+    /// The root table, for TTBRn, CD.TTB0 or STE.S2TTB.
     pub fn root(&self) -> PhysAddr {
         self.root
     }
@@ -76,17 +76,17 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
     pub fn input_bits(&self) -> u8 {
         self.input.bits()
     }
-    /// The level of the root table (for VTCR.SL0 and STE.S2SL0; stage 1 walkers know it from TxSZ).
+    /// The level of the root table (for VTCR.SL0 and STE.S2SL0; stage 1 walkers derive it from TxSZ).
     pub fn start_level(&self) -> u8 {
         self.start_level
     }
-    /// The frames in the tree: the root, and every table that an entry leads to.
+    /// The number of tables in the tree, the root included.
     pub fn tables(&self) -> u32 {
         self.tables
     }
 
-    /// Gives all tables back, whatever is mapped. The caller has taken the root from every walker and invalidated
-    /// what they cached.
+    /// Releases all tables, including those with mappings. The caller has removed the root from all walkers,
+    /// and invalidated their TLBs and walk caches.
     pub fn destroy<M: TableMemory>(self, m: &mut M) {
         let mut all = StaleTables::new();
         Self::collect(m, self.root, self.start_level, &mut all);
@@ -94,7 +94,7 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
         all.release(m);
     }
 
-    /// Walks as far as there are tables, at most to `stop`.
+    /// Walks to the table of level `stop`, or as far as there are tables.
     #[inline]
     pub(crate) fn walk<M: TableMemory>(&self, m: &M, at: u64, stop: u8) -> WalkEnd {
         let (mut table, mut level) = (self.root, self.start_level);
@@ -109,7 +109,7 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
         }
     }
 
-    /// Adds `table`, which nothing leads to any more, and every table under it.
+    /// Adds the unlinked `table` and all tables below it to `stale`.
     pub(crate) fn collect<M: TableMemory>(m: &M, table: PhysAddr, level: u8, stale: &mut StaleTables) {
         if level < LAST_LEVEL {
             let valid = m.entries(table).iter().map(load).filter(|entry| entry.is_valid());
@@ -120,8 +120,8 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
         stale.push(m, table);
     }
 
-    /// Takes `table` of `level`, which translated `at`, out of the tree with all under it; the entry that led to it
-    /// is gone.
+    /// Removes `table` of `level`, which translated `at`, and all tables below it from the tree. The caller
+    /// clears the entry that points to it.
     pub(crate) fn unlink<M: TableMemory>(
         &mut self,
         m: &M,
@@ -136,7 +136,8 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
         self.forget_spare(level, at);
     }
 
-    /// The spare table is no longer linked if it was the table of `level` that translates `at`, or under that.
+    /// Resets the spare table if it is the table of `level` that translates `at`, or below that: it is
+    /// unlinked.
     pub(crate) fn forget_spare(&mut self, level: u8, at: u64) {
         if let Spare::Kept { at: kept, .. } = self.spare
             && (kept ^ at) >> shift(level - 1) == 0
@@ -145,7 +146,7 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
         }
     }
 
-    /// Whether `table`, which just became empty, stays as the spare one. It translates from `at` on.
+    /// Whether `table`, which has become empty and translates from `at` on, stays linked as the spare table.
     pub(crate) fn keep_as_spare<M: TableMemory>(
         &mut self,
         m: &M,
@@ -165,12 +166,13 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
     }
 }
 
-/// The entry in `slot`. No ordering: only the lock's holder writes, and walkers are the hooks' business.
+/// Loads an entry. Relaxed: only the lock holder writes, and the [`TableMemory`] hooks order stores for
+/// walkers.
 pub(crate) fn load(slot: &AtomicU64) -> Descriptor {
     Descriptor::from_bits(slot.load(Relaxed))
 }
 
-/// Writes an entry, in one store as the walker requires.
+/// Writes an entry in a single store, as walkers require.
 pub(crate) fn store(slot: &AtomicU64, entry: Descriptor) {
     slot.store(entry.bits(), Relaxed);
 }
@@ -180,19 +182,21 @@ pub(crate) fn valid_count<M: TableMemory>(m: &M, table: PhysAddr) -> u16 {
     m.valid_entries(table).load(Relaxed)
 }
 
-/// `count` more entries of `table` are valid. A load and a store: nobody else counts.
+/// Adds `count` to the valid entries of `table`. A load and a store, since only the lock holder writes the
+/// counter.
 pub(crate) fn add_valid<M: TableMemory>(m: &M, table: PhysAddr, count: usize) {
     let counter = m.valid_entries(table);
     counter.store(counter.load(Relaxed) + count as u16, Relaxed);
 }
 
-/// `count` entries of `table` became invalid.
+/// Subtracts `count` from the valid entries of `table`.
 pub(crate) fn drop_valid<M: TableMemory>(m: &M, table: PhysAddr, count: usize) {
     let counter = m.valid_entries(table);
     counter.store(counter.load(Relaxed) - count as u16, Relaxed);
 }
 
-/// Makes `to`, whose contents are published, reachable from `slot` of `table`.
+/// Links `to`, whose contents are ordered before this ([`TableMemory::order_before_link`]), in `slot` of
+/// `table`.
 pub(crate) fn write_link<M: TableMemory>(m: &M, table: PhysAddr, slot: usize, to: PhysAddr) {
     let entries = m.entries(table);
     store(&entries[slot], Descriptor::table(to));
@@ -200,7 +204,7 @@ pub(crate) fn write_link<M: TableMemory>(m: &M, table: PhysAddr, slot: usize, to
     add_valid(m, table, 1);
 }
 
-/// Makes the valid entry in `slot` of `table` invalid.
+/// Clears the valid entry in `slot` of `table`.
 pub(crate) fn clear_slot<M: TableMemory>(m: &M, table: PhysAddr, slot: usize) {
     let entries = m.entries(table);
     store(&entries[slot], Descriptor::INVALID);

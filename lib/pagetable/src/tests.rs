@@ -1,4 +1,4 @@
-//! The whole crate over a memory that watches like a walker.
+//! Tests of the whole crate on a fake [`TableMemory`] that checks each store as a walker would observe it.
 
 mod break_before_make;
 mod cost;
@@ -21,7 +21,7 @@ const K: u64 = 1 << 10;
 const M: u64 = 1 << 20;
 const G: u64 = 1 << 30;
 
-/// Stage 1 of an IOMMU: table and memory, with an empty log.
+/// An IOMMU stage 1 page table and its memory, with an empty log.
 struct IommuFixture {
     m: FakeTableMemory,
     table: PageTable<Stage1, Iova>,
@@ -52,7 +52,7 @@ impl IommuFixture {
         self.m.check_quiet();
         self.m.invalidate(at, len);
     }
-    /// Every leaf: input, output, size, whether contiguous.
+    /// All leaves: input, output, size, whether contiguous.
     fn leaves(&self) -> Vec<(u64, u64, u64, bool)> {
         let mut all = Vec::new();
         self.table.all_leaves(&self.m, |l| all.push((l.at.raw(), l.to.raw(), l.bytes, l.contiguous)));
@@ -73,7 +73,7 @@ fn chunk(start: u64, bytes: u64) -> Chunk {
     Chunk::new(Pfn::containing(PhysAddr::new(start)), order).unwrap()
 }
 
-/// `count` single pages with a gap after each, so that no two make a run.
+/// `count` single pages with a gap after each, so that none are adjacent.
 fn scattered(first: u64, count: u64) -> impl Iterator<Item = Chunk> {
     (0..count).map(move |n| Chunk::page(Pfn::containing(PhysAddr::new(first + n * 8 * K))))
 }

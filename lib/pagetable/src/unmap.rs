@@ -1,4 +1,4 @@
-//! Unmapping: valid entries become invalid; tables that become empty are unlinked.
+//! Unmapping: valid entries become invalid, and empty tables are unlinked.
 
 use crate::descriptor::{Descriptor, Format};
 use crate::geometry::{GROUP_LEN, LAST_LEVEL, index, size, slot_start};
@@ -7,12 +7,12 @@ use crate::{InputAddress, OutOfTables, PageTable, StaleTables, TableMemory};
 use addr::{AddrRange, Address, PAGE_SIZE, PhysAddr};
 use core::sync::atomic::AtomicU64;
 
-/// Why a range was not unmapped. All its translations are as before.
+/// The reason a range was not unmapped. All its translations are unchanged.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum UnmapError<A: Address> {
-    /// No frame for the table that a block at the range's edge has to be split into.
+    /// No frame for splitting a block at the edge of the range.
     OutOfTables,
-    /// Not whole pages, or not inside the input address space.
+    /// The range is not page-aligned, or not inside the input address space.
     BadRange(AddrRange<A>),
 }
 
@@ -22,7 +22,7 @@ impl<A: Address> From<OutOfTables> for UnmapError<A> {
     }
 }
 
-/// What clearing leaves behind.
+/// The options and the result of [`PageTable::clear`].
 pub(crate) struct Cleared {
     /// The tables that were unlinked.
     pub stale: StaleTables,
@@ -33,11 +33,11 @@ pub(crate) struct Cleared {
 /// Which empty tables stay linked.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Keep {
-    /// None but a spare one that is there already.
+    /// Only an existing spare table.
     Spare,
-    /// One, as the spare one, if the tree keeps one at all.
+    /// One more becomes the spare table, if the tree keeps one and has none.
     OneAsSpare,
-    /// All of them.
+    /// All.
     All,
 }
 
@@ -50,14 +50,15 @@ impl Cleared {
     }
 }
 
-/// A range outside of the address space, or of broken pages.
+/// A range outside of the input address space, or not page-aligned.
 pub(crate) struct BadRange;
 
 impl<F: Format, A: InputAddress> PageTable<F, A> {
-    /// Unmaps what is mapped in `range`; holes are fine.
+    /// Unmaps `range`; holes are allowed.
     ///
-    /// A block or contiguous group that the range cuts is split first, with break-before-make; only that allocates,
-    /// and only that can fail. The caller invalidates the range, then releases the tables and reuses the frames.
+    /// A block or contiguous group that spans a border of the range is split first, with break-before-make;
+    /// only that allocates and can fail. The caller invalidates the range, then releases the tables and
+    /// reuses the frames.
     pub fn unmap<M: TableMemory>(
         &mut self,
         m: &mut M,
@@ -73,8 +74,9 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
         Ok(cleared.stale)
     }
 
-    /// [`PageTable::unmap`] of what some calls of [`PageTable::map`] have mapped, all of it: each page of `range` is
-    /// mapped, and no block or group reaches across its borders. So it needs no memory, and counts no entries.
+    /// [`PageTable::unmap`] of a range that calls of [`PageTable::map`] have mapped completely: each page of
+    /// `range` is mapped, and no block or group spans its borders. It needs no memory, and does not count
+    /// entries.
     pub fn unmap_whole<M: TableMemory>(
         &mut self,
         m: &M,
@@ -88,7 +90,7 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
         Ok(cleared.stale)
     }
 
-    /// [`PageTable::clear_pages`] where all of them are mapped.
+    /// [`PageTable::clear_pages`] of a range without holes.
     #[inline]
     fn clear_whole_pages<M: TableMemory>(&mut self, m: &M, first: u64, end: u64) -> bool {
         let Some((found, table_start)) = self.single_table(m, first, end) else { return false };
@@ -102,8 +104,8 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
         valid_count(m, found.table) > 0 || self.keep_as_spare(m, found.table, table_start, true)
     }
 
-    /// The walk to the last-level table that all of a range is in, and where that table begins; `None` if there are
-    /// several, or the range is all of it.
+    /// The walk to the last-level table that contains the range, and the first offset of that table; `None`
+    /// if the range needs several tables, or covers the whole table.
     #[inline]
     fn single_table<M: TableMemory>(&self, m: &M, first: u64, end: u64) -> Option<(WalkEnd, u64)> {
         let table_size = size(LAST_LEVEL - 1);
@@ -112,8 +114,8 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
         one.then(|| (self.walk(m, first, LAST_LEVEL), table_start))
     }
 
-    /// Unmaps what is mapped in `range`, and keeps the tables, so that mapping pages there again needs no memory. The
-    /// caller invalidates the range (last-level entries are enough), then reuses the frames.
+    /// Unmaps `range`, and keeps the tables, so that mapping pages there again needs no memory. The caller
+    /// invalidates the range (last-level entries are sufficient), then reuses the frames.
     pub fn unmap_keeping_tables<M: TableMemory>(
         &mut self,
         m: &mut M,
@@ -130,8 +132,9 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
         Ok(())
     }
 
-    /// Unlinks the empty table that [`PageTable::with_spare_table`] kept, and what it leaves empty above. Returns
-    /// the page to invalidate before the tables are released: the walk for it went through all of them.
+    /// Unlinks the spare table ([`PageTable::with_spare_table`]), if it is empty, and the tables above it
+    /// that become empty. Returns them with the page to invalidate before they are released: its walk goes
+    /// through all of them.
     pub fn trim<M: TableMemory>(&mut self, m: &M) -> Option<(AddrRange<A>, StaleTables)> {
         let Spare::Kept { table, at } = self.spare else {
             return None;
@@ -145,8 +148,8 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
         Some((AddrRange::from_len(self.input.address(at), PAGE_SIZE)?, cleared.stale))
     }
 
-    /// Clears a range of pages that are not all in their table, so that one walk and no look at other tables is
-    /// enough. `false` if it takes more: then it has cleared nothing, or left a table empty.
+    /// Fast path: clears pages of a single last-level table with one walk. `false` if that is not sufficient:
+    /// then it has cleared nothing, or left a table empty.
     #[inline]
     fn clear_pages<M: TableMemory>(&mut self, m: &M, first: u64, end: u64) -> bool {
         let Some((found, table_start)) = self.single_table(m, first, end) else { return false };
@@ -165,7 +168,7 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
         valid_count(m, found.table) > 0 || self.keep_as_spare(m, found.table, table_start, true)
     }
 
-    /// The offsets of the first address and of the one behind the last.
+    /// The offsets of the start and of the end of `range`.
     pub(crate) fn offsets(&self, range: AddrRange<A>) -> Result<(u64, u64), BadRange> {
         if !range.start().is_aligned(PAGE_SIZE) || !range.end().is_aligned(PAGE_SIZE) {
             return Err(BadRange);
@@ -177,7 +180,7 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
         Ok((first, first + range.len()))
     }
 
-    /// Clears what is mapped from `first` to `last` in `table`; both are in it, and no leaf reaches across them.
+    /// Clears the mappings from `first` to `last`, which `table` contains; no leaf spans these borders.
     pub(crate) fn clear<M: TableMemory>(
         &mut self,
         m: &M,
@@ -208,7 +211,8 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
         }
     }
 
-    /// Clears the part from `first` to `last` of what `table` translates. Whether the table is to be unlinked.
+    /// Clears the part from `first` to `last` of the range that `table` translates. Returns whether the table
+    /// was unlinked; then the caller clears its entry.
     fn clear_table<M: TableMemory>(
         &mut self,
         m: &M,
@@ -220,8 +224,8 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
         let whole = size(level - 1);
         let start = first & !(whole - 1);
         let stays = cleared.keep == Keep::All || self.is_root_fixed() && level == self.start_level + 1;
-        // A table that goes as a whole keeps its entries: one store instead of 512, and they mean no more than
-        // what is in TLBs until the same invalidation.
+        // A table that is unlinked as a whole keeps its entries: one store instead of 512. Until the
+        // invalidation they have the same effect as the TLB entries that it removes.
         if last - first != whole - 1 || stays {
             self.clear(m, table, level, first, last, cleared);
             let as_spare = cleared.keep == Keep::OneAsSpare;
@@ -234,12 +238,12 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
     }
 }
 
-/// Whether `at`, a border of the page in `slot`, is inside a contiguous group that the page is in.
+/// Whether `at`, a border of the page in `slot`, is inside the page's contiguous group.
 fn splits_group(slot: &AtomicU64, at: u64) -> bool {
     at & (size(LAST_LEVEL) * GROUP_LEN as u64 - 1) != 0 && load(slot).is_contiguous()
 }
 
-/// Clears all valid entries, and counts them.
+/// Clears the valid entries, and returns their number.
 fn clear_leaves(slots: &[AtomicU64]) -> usize {
     let mut removed = 0;
     for slot in slots {
@@ -251,12 +255,12 @@ fn clear_leaves(slots: &[AtomicU64]) -> usize {
     removed
 }
 
-/// Clears entries that are all valid.
+/// Clears entries, all of which are valid.
 #[inline]
 pub(crate) fn clear_mapped(slots: &[AtomicU64]) {
-    debug_assert!(slots.iter().all(|slot| load(slot).is_valid()), "a hole in what is mapped");
+    debug_assert!(slots.iter().all(|slot| load(slot).is_valid()), "a hole in a range that has none");
     let (eights, rest) = slots.as_chunks::<8>();
-    // Eight at a time: the stores are all that counts.
+    // Unrolled, so that the loop overhead is small against the stores.
     for eight in eights {
         for slot in eight {
             store(slot, Descriptor::INVALID);

@@ -1,4 +1,4 @@
-//! Looking at what is mapped.
+//! Reading mappings: translation and visits.
 
 use crate::descriptor::{Descriptor, Format};
 use crate::geometry::{GROUP_LEN, LAST_LEVEL, index, size, slot_start};
@@ -8,28 +8,28 @@ use crate::{Access, InputAddress, Mapping, PageTable, TableMemory};
 use addr::{AddrRange, MemoryType, PhysAddr};
 use core::ops::ControlFlow;
 
-/// One page or block.
+/// A mapped page or block.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Leaf<A> {
     /// The first input address.
     pub at: A,
-    /// What it translates to.
+    /// The first output address.
     pub to: PhysAddr,
     /// The size: 4 KiB, 2 MiB or 1 GiB.
     pub bytes: u64,
     /// The memory type.
     pub memory: MemoryType,
-    /// The rights, as asked for in [`Mapping`].
+    /// The access rights, as in [`Mapping`].
     pub access: Access,
-    /// Whether it is one of an aligned group of sixteen that may share a TLB entry.
+    /// Whether it has the contiguous hint.
     pub contiguous: bool,
-    /// Whether the entry is what a [`Mapping`] with this memory type and these rights is written as: nobody else may do
-    /// anything through it, either.
+    /// Whether the entry is exactly the encoding of a [`Mapping`] with this memory type and these rights: it
+    /// gives no other access.
     pub regular: bool,
 }
 
 impl<A: InputAddress> Leaf<A> {
-    /// What a valid `entry` of `level` says, which translates from `at` on.
+    /// The leaf of a valid `entry` of `level` that translates from `at` on.
     pub(crate) fn of<F: Format>(entry: Descriptor, level: u8, at: A) -> Self {
         let (memory, access) = (F::memory(entry), F::access::<A>(entry));
         let is_written_so = |mapping| F::attributes::<A>(mapping) == entry.without_contiguous().attributes();
@@ -43,22 +43,22 @@ impl<A: InputAddress> Leaf<A> {
             regular: Mapping::new(memory, access).is_ok_and(is_written_so),
         }
     }
-    /// What `at`, an address in this leaf, translates to.
+    /// The output address of `at`, an address in this leaf.
     pub fn translate(&self, at: A) -> PhysAddr {
         self.to + (at.raw() - self.at.raw())
     }
-    /// Its output addresses.
+    /// The output addresses.
     pub fn output(&self) -> AddrRange<PhysAddr> {
         AddrRange::new(self.to, self.to + self.bytes)
     }
-    /// The bytes that may share one TLB entry with it: the group's, or its own.
+    /// The bytes that one TLB entry may cover: those of the contiguous group, or its own.
     pub fn tlb_span(&self) -> u64 {
         if self.contiguous { self.bytes * GROUP_LEN as u64 } else { self.bytes }
     }
 }
 
 impl<F: Format, A: InputAddress> PageTable<F, A> {
-    /// The leaf that translates `at`, if one does: what a walker finds once it sees all stores.
+    /// The leaf that translates `at`, as a walker finds it once all stores are visible.
     pub fn translate<M: TableMemory>(&self, m: &M, at: A) -> Option<Leaf<A>> {
         let offset = self.input.offset(at)?;
         let found = self.walk(m, offset, LAST_LEVEL);
@@ -66,8 +66,8 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
         found.entry.is_valid().then(|| self.leaf(found.entry, found.level, start))
     }
 
-    /// Shows every leaf that has an address in `range`, whole, from the lowest up. A range that leaves the input
-    /// address space or is of broken pages has none.
+    /// Visits every leaf that overlaps `range`, lowest first. A range outside of the input address space or
+    /// not page-aligned has none.
     pub fn leaves<M: TableMemory>(&self, m: &M, range: AddrRange<A>, mut visit: impl FnMut(Leaf<A>)) {
         self.leaves_until(m, range, |leaf| {
             visit(leaf);
@@ -75,7 +75,7 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
         });
     }
 
-    /// The same, until `visit` has seen enough.
+    /// The same, until `visit` breaks.
     pub fn leaves_until<M: TableMemory>(
         &self,
         m: &M,
@@ -90,7 +90,7 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
         }
     }
 
-    /// Shows every leaf there is, from the lowest up.
+    /// Visits every leaf, lowest first.
     pub fn all_leaves<M: TableMemory>(&self, m: &M, mut visit: impl FnMut(Leaf<A>)) {
         let mut all = |leaf| {
             visit(leaf);
@@ -99,7 +99,7 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
         let _ = self.visit(m, self.root, self.start_level, (0, self.input.len() - 1), &mut all);
     }
 
-    /// Shows every table that a walk can come to, the root first.
+    /// Visits every table of the tree, the root first.
     pub fn each_table<M: TableMemory>(&self, m: &M, mut show: impl FnMut(PhysAddr)) {
         tables_from(m, self.root, self.start_level, &mut show);
     }
@@ -130,7 +130,7 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
     }
 }
 
-/// Shows `table` and all tables below it.
+/// Visits `table` and all tables below it.
 fn tables_from<M: TableMemory>(m: &M, table: PhysAddr, level: u8, show: &mut impl FnMut(PhysAddr)) {
     show(table);
     for entry in m.entries(table).iter().map(load).filter(|entry| entry.is_table(level)) {
@@ -145,7 +145,7 @@ mod tests {
     use crate::descriptor::Stage2;
     use addr::{Iova, KernelVa, UserVa};
 
-    /// Whether a leaf with the bits of `mapping`, some of them flipped, is regular.
+    /// Whether a leaf of `mapping` with the bits `flipped` inverted is regular.
     fn regular<F: Format, A: InputAddress>(mapping: Mapping, flipped: u64) -> bool {
         let bits = F::attributes::<A>(mapping) ^ flipped;
         let entry = Descriptor::leaf(PhysAddr::new(0x4000_0000), LAST_LEVEL, bits);
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn what_mappings_are_written_as_is_regular_and_no_bit_more_or_less() {
+    fn only_exact_encodings_of_mappings_are_regular() {
         let write_back = Mapping::read_write(MemoryType::WriteBack);
         let mappings = [write_back, Mapping::code(), Mapping::read_only(MemoryType::NonCacheable)];
         for mapping in mappings {
@@ -166,11 +166,12 @@ mod tests {
         }
         // AP[1], SH[1], AF, nG, PXN, UXN.
         for bit in [6, 9, 10, 11, 53, 54] {
-            assert!(!regular::<Stage1, KernelVa>(write_back, 1 << bit), "bit {bit} of the kernel's");
+            assert!(!regular::<Stage1, KernelVa>(write_back, 1 << bit), "bit {bit} of a kernel leaf");
         }
-        // Of a program's AP[1] says whether the program may: that is a right. The kernel never executes it.
+        // AP[1] of a user leaf is an access right (unprivileged or not), so it is left out. The kernel never
+        // executes it (PXN).
         for bit in [9, 10, 11, 53, 54] {
-            assert!(!regular::<Stage1, UserVa>(write_back, 1 << bit), "bit {bit} of a program's");
+            assert!(!regular::<Stage1, UserVa>(write_back, 1 << bit), "bit {bit} of a user leaf");
         }
     }
 }

@@ -1,5 +1,5 @@
-//! A window: tables of one walker's own ([`PerCpuRoot`](crate::PerCpuRoot)), whose entries somebody fills and clears without a
-//! walk.
+//! Temporary per-CPU mappings: entries of private tables ([`PerCpuRoot`](crate::PerCpuRoot)), written without
+//! a walk.
 
 use crate::descriptor::{Descriptor, Format, Stage1};
 use crate::geometry::{LAST_LEVEL, size};
@@ -8,7 +8,8 @@ use crate::{Entries, InputAddress, Leaf, Mapping};
 use addr::{Chunk, Order, PAGE_SIZE};
 use core::sync::atomic::AtomicU64;
 
-/// Room for one block of 2 MiB, and behind it for [`MapWindow::PAGES`] pages. There is one user at a time.
+/// A window of entries for one 2 MiB block, followed by [`MapWindow::PAGES`] pages. It has one user at a
+/// time.
 #[derive(Clone, Copy, Debug)]
 pub struct MapWindow<'a> {
     block: &'a AtomicU64,
@@ -16,21 +17,22 @@ pub struct MapWindow<'a> {
 }
 
 impl<'a> MapWindow<'a> {
-    /// How many pages can be shown at a time.
+    /// The capacity in pages.
     pub const PAGES: usize = size_of::<Entries>() / size_of::<AtomicU64>();
-    /// How far the pages are from the block.
+    /// The offset of the pages from the block.
     pub const PAGES_OFFSET: u64 = size(LAST_LEVEL - 1);
 
-    /// The window of the tables [`PerCpuRoot::blocks`](crate::PerCpuRoot::blocks) and
+    /// The window in the tables [`PerCpuRoot::blocks`](crate::PerCpuRoot::blocks) and
     /// [`PerCpuRoot::pages`](crate::PerCpuRoot::pages).
     pub fn new(blocks: &'a Entries, pages: &'a Entries) -> Self {
         Self { block: &blocks[0], pages }
     }
 
-    /// Shows `chunk` from page `at` on, and returns how many pages that are. The caller makes the entries seen.
+    /// Maps `chunk` from page `at` on, and returns its number of pages. The caller makes the entries visible
+    /// to the walker.
     ///
     /// # Panics
-    /// When it does not fit.
+    /// If the chunk does not fit.
     #[inline]
     pub fn map<A: InputAddress>(&self, at: usize, chunk: Chunk, mapping: Mapping) -> usize {
         let pages = chunk.frames() as usize;
@@ -44,14 +46,14 @@ impl<'a> MapWindow<'a> {
             store(slot, leaf);
             leaf = leaf.advanced(PAGE_SIZE);
         };
-        // Eight at a time: a loop costs as much as a store.
+        // Unrolled, since the loop overhead would be as large as a store.
         let (groups, rest) = slots.as_chunks::<8>();
         groups.iter().for_each(|group| group.iter().for_each(&mut next));
         rest.iter().for_each(next);
         pages
     }
 
-    /// Shows the first `pages` no more. The caller invalidates them (last-level entries are enough).
+    /// Unmaps the first `pages` pages. The caller invalidates them (last-level entries are sufficient).
     #[inline]
     pub fn unmap(&self, pages: usize) {
         let clear = |slot| store(slot, Descriptor::INVALID);
@@ -60,23 +62,23 @@ impl<'a> MapWindow<'a> {
         rest.iter().for_each(clear);
     }
 
-    /// Shows `block` in the place of the block. The caller makes the entry seen.
+    /// Maps `block` in the block entry. The caller makes the entry visible to the walker.
     ///
     /// # Panics
-    /// When it is not 2 MiB.
+    /// If it is not 2 MiB.
     #[inline]
     pub fn map_block<A: InputAddress>(&self, block: Chunk, mapping: Mapping) {
         assert!(block.order() == Order::BLOCK_2M, "{block:?} is not a block");
         store(self.block, Descriptor::leaf(block.start(), LAST_LEVEL - 1, Stage1::attributes::<A>(mapping)));
     }
 
-    /// Shows the block no more. The caller invalidates it.
+    /// Unmaps the block. The caller invalidates it.
     #[inline]
     pub fn unmap_block(&self) {
         store(self.block, Descriptor::INVALID);
     }
 
-    /// Calls `visit` with what the window, which translates from `at` on, shows now.
+    /// Visits the current mappings of the window, whose first address is `at`.
     pub fn leaves<A: InputAddress>(&self, at: A, mut visit: impl FnMut(Leaf<A>)) {
         let mut valid = |slot, level, offset| {
             let entry = load(slot);

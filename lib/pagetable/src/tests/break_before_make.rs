@@ -1,10 +1,10 @@
-//! Break-before-make: what is broken, how much of it, and in which order.
+//! Break-before-make: which entries are broken, and the order of stores and invalidations.
 
 use super::fake::TableEvent::*;
 use super::*;
 
 #[test]
-fn a_group_is_broken_as_a_whole_before_one_of_it_goes() {
+fn group_is_broken_as_a_whole_before_one_page_is_unmapped() {
     let mut d = IommuFixture::new(48);
     d.map(G, [chunk(4 * G, 128 * K)], RW);
     d.m.take_log();
@@ -18,7 +18,7 @@ fn a_group_is_broken_as_a_whole_before_one_of_it_goes() {
 }
 
 #[test]
-fn a_group_is_broken_at_either_of_its_ends() {
+fn group_is_split_at_either_end() {
     for (at, len) in [(0, 4 * K), (60 * K, 4 * K), (4 * K, 60 * K), (0, 60 * K), (60 * K, 8 * K)] {
         let mut d = IommuFixture::new(48);
         d.map(G, [chunk(4 * G, 256 * K)], RW);
@@ -31,7 +31,7 @@ fn a_group_is_broken_at_either_of_its_ends() {
 }
 
 #[test]
-fn whole_groups_and_blocks_go_without_breaking() {
+fn whole_groups_and_blocks_are_unmapped_without_breaking() {
     let mut d = IommuFixture::new(48);
     d.map(G, [chunk(4 * G, 128 * K)], RW);
     d.map(G + 32 * M, [chunk(6 * G, 64 * M)], RW);
@@ -43,7 +43,7 @@ fn whole_groups_and_blocks_go_without_breaking() {
 }
 
 #[test]
-fn a_block_in_a_group_is_split_with_the_group_broken_once() {
+fn block_in_a_group_is_split_with_one_break() {
     let mut d = IommuFixture::new(48);
     d.map(0, [chunk(G, 32 * M)], RW);
     d.m.take_log();
@@ -55,14 +55,15 @@ fn a_block_in_a_group_is_split_with_the_group_broken_once() {
     for at in [0, 2 * M, hole - 1, hole + 64 * K, 4 * M, 32 * M - 1] {
         assert_eq!(d.translate(at), Some(PhysAddr::new(G + at)), "{at:#x}");
     }
-    // The hole is a whole group: every other page of the block keeps the hint, the other blocks lose theirs.
+    // The hole is a whole group: all other pages of the block have the hint, and the other blocks have lost
+    // it.
     let leaves = d.leaves();
     assert_eq!(leaves.len(), 15 + 496);
     assert!(leaves.iter().all(|&(_, _, bytes, contiguous)| contiguous == (bytes == 4 * K)));
 }
 
 #[test]
-fn both_ends_of_a_hole_are_cut_where_they_are() {
+fn hole_splits_the_blocks_at_both_ends() {
     let mut d = IommuFixture::new(48);
     d.map(0, [chunk(G, 4 * M)], RW);
     d.unmap(2 * M - 12 * K, 20 * K);
@@ -71,11 +72,11 @@ fn both_ends_of_a_hole_are_cut_where_they_are() {
         assert_eq!(d.translate(at), mapped.then_some(PhysAddr::new(G + at)), "{at:#x}");
     }
     let separate = d.leaves().into_iter().filter(|leaf| !leaf.3).count();
-    assert_eq!(separate, 13 + 14, "only the two groups that were cut");
+    assert_eq!(separate, 13 + 14, "only the two groups that were split");
 }
 
 #[test]
-fn rights_change_live_unless_in_a_group() {
+fn rights_change_in_place_unless_in_a_group() {
     let mut d = IommuFixture::new(48);
     d.map(0, scattered(G, 20), RW);
     d.map(2 * M, [chunk(G, 2 * M)], RW);
@@ -91,16 +92,16 @@ fn rights_change_live_unless_in_a_group() {
     d.protect(0, 6 * M, RO);
     assert_eq!(d.m.take_log(), [Invalidate(0, 6 * M)], "nothing to change");
     d.table.all_leaves(&d.m, |leaf| assert_eq!(leaf.access, RO.access()));
-    assert_eq!(d.leaves().into_iter().filter(|leaf| leaf.3).count(), 16, "the group is one still");
+    assert_eq!(d.leaves().into_iter().filter(|leaf| leaf.3).count(), 16, "the group is kept");
 }
 
 #[test]
-fn a_memory_type_never_changes_live() {
+fn memory_type_changes_by_break_before_make() {
     let mut d = IommuFixture::new(48);
     d.map(0x3000, scattered(G, 4), RW);
     d.m.take_log();
     d.protect(0, 0x5000, Mapping::read_write(MemoryType::NonCacheable));
-    // Broken from the first page that is mapped to the last in the range.
+    // Broken from the first mapped page to the last in the range.
     let log = d.m.take_log();
     assert_eq!(log, [Written(5), Invalidate(0x3000, 8 * K), Written(2), Invalidate(0, 0x5000)]);
     let mut types = Vec::new();
@@ -110,11 +111,11 @@ fn a_memory_type_never_changes_live() {
 }
 
 #[test]
-fn protecting_a_part_of_a_block_splits_it() {
+fn protecting_part_of_a_block_splits_it() {
     let mut d = IommuFixture::new(48);
     d.map(0, [chunk(G, 2 * M)], RW);
     d.protect(64 * K, 64 * K, RO);
     let access = |at| d.table.translate(&d.m, Iova::new(at)).unwrap().access;
     assert_eq!([0, 64 * K, 128 * K].map(access), [RW.access(), RO.access(), RW.access()]);
-    assert_eq!(d.leaves().into_iter().filter(|leaf| leaf.3).count(), 512, "all groups are whole");
+    assert_eq!(d.leaves().into_iter().filter(|leaf| leaf.3).count(), 512, "all groups are complete");
 }

@@ -1,9 +1,10 @@
-//! What mapping and unmapping costs, exactly: stores, calls of `entries_written`, barriers, tables.
+//! The exact cost of mapping and unmapping in stores, calls of `entries_written`, barriers and tables.
 
 use super::fake::TableEvent;
 use super::*;
 
-/// Entries written, `entries_written` calls, `order_before_link` calls, tables taken, tables given back, invalidations.
+/// Entries written, `entries_written` calls, `order_before_link` calls, tables allocated, tables released,
+/// invalidations.
 #[derive(PartialEq, Eq, Debug, Default)]
 struct Cost([usize; 6]);
 
@@ -27,7 +28,7 @@ impl Cost {
     }
 }
 
-/// Costs of mapping at 1 GiB in an empty 48-bit tree, and of unmapping.
+/// The costs of mapping at 1 GiB in an empty 48-bit tree, and of unmapping.
 fn measure(list: Vec<Chunk>) -> [[usize; 6]; 2] {
     let mut d = IommuFixture::new(48);
     let len = list.iter().map(|chunk| chunk.bytes()).sum();
@@ -41,13 +42,14 @@ fn measure(list: Vec<Chunk>) -> [[usize; 6]; 2] {
 fn every_entry_is_written_once() {
     #[rustfmt::skip]
     let cases = [
-        // stores, runs, barriers, taken, given, invalidations: of map, then of unmap
+        // stores, runs, barriers, allocated, released, invalidations: of map, then of unmap
         ("4 KiB", vec![chunk(2 * G, 4 * K)], [[3 + 1, 4, 1, 3, 0, 0], [3 + 1, 4, 0, 0, 3, 1]]),
         ("64 KiB", vec![chunk(2 * G, 64 * K)], [[3 + 16, 4, 1, 3, 0, 0], [3 + 16, 4, 0, 0, 3, 1]]),
         ("2 MiB", vec![chunk(2 * G, 2 * M)], [[2 + 1, 3, 1, 2, 0, 0], [2 + 1, 3, 0, 0, 2, 1]]),
         ("256 MiB", vec![chunk(2 * G, 256 * M)], [[2 + 128, 3, 1, 2, 0, 0], [2 + 128, 3, 0, 0, 2, 1]]),
         ("1 GiB", vec![chunk(2 * G, G)], [[1 + 1, 2, 1, 1, 0, 0], [1 + 1, 2, 0, 0, 1, 1]]),
-        // 128 tables, each filled and published on its own; gone by one store each, their entries left alone.
+        // 128 tables, each filled, ordered and linked on its own; unlinked by one store each, their entries
+        // not cleared.
         ("256 MiB in scattered pages", scattered(2 * G, 65536).collect(),
             [[2 + 128 + 65536, 2 + 2 * 128, 128, 2 + 128, 0, 0], [2 + 128, 3, 0, 0, 2 + 128, 1]]),
         ("256 MiB in 64 KiB", (0..4096).map(|n| chunk(2 * G + n * 128 * K, 64 * K)).collect(),
@@ -59,7 +61,7 @@ fn every_entry_is_written_once() {
 }
 
 #[test]
-fn a_small_buffer_among_others_costs_its_own_entries() {
+fn small_buffer_in_an_existing_table_costs_only_its_entries() {
     let mut d = IommuFixture::new(48);
     d.map(0, [chunk(G, 4 * K)], RW);
     d.map(2 * M, [chunk(G, 2 * M)], RW);

@@ -1,10 +1,10 @@
-//! Tables that become empty: at once gone, or one of them kept.
+//! Tables that become empty: unlinked immediately, or one kept as the spare table.
 
 use super::fake::TableEvent::*;
 use super::*;
 
 impl IommuFixture {
-    fn keeping(bits: u8) -> Self {
+    fn with_spare(bits: u8) -> Self {
         let Self { m, table } = Self::new(bits);
         Self { m, table: table.with_spare_table() }
     }
@@ -19,7 +19,7 @@ impl IommuFixture {
 }
 
 #[test]
-fn an_empty_table_goes_at_once_by_default() {
+fn empty_table_is_unlinked_immediately_by_default() {
     let mut d = IommuFixture::new(48);
     d.map(0, [chunk(G, 4 * K)], RW);
     d.unmap(0, 4 * K);
@@ -28,8 +28,8 @@ fn an_empty_table_goes_at_once_by_default() {
 }
 
 #[test]
-fn a_kept_table_makes_the_next_buffer_cheap() {
-    let mut d = IommuFixture::keeping(48);
+fn spare_table_saves_allocations_for_the_next_buffer() {
+    let mut d = IommuFixture::with_spare(48);
     d.map(0x5000, [chunk(G, 4 * K)], RW);
     d.unmap(0x5000, 4 * K);
     assert_eq!(d.table.tables(), 4);
@@ -43,8 +43,8 @@ fn a_kept_table_makes_the_next_buffer_cheap() {
 }
 
 #[test]
-fn one_empty_table_is_kept_and_no_more() {
-    let mut d = IommuFixture::keeping(48);
+fn only_one_empty_table_is_kept() {
+    let mut d = IommuFixture::with_spare(48);
     for at in [0, 2 * M, G, 1 << 40] {
         d.map(at, [chunk(G, 4 * K)], RW);
     }
@@ -52,43 +52,47 @@ fn one_empty_table_is_kept_and_no_more() {
     for at in [2 * M, 0, G, 1 << 40] {
         d.unmap(at, 4 * K);
     }
-    // The first that became empty, with what leads to it.
+    // The first that became empty, with the tables above it.
     assert_eq!((d.table.tables(), d.trim(), d.table.tables()), (4, 3, 1));
 }
 
 #[test]
-fn a_kept_table_that_is_used_again_makes_room_for_another() {
-    let mut d = IommuFixture::keeping(48);
+fn used_spare_table_is_replaced_by_the_next_empty_one() {
+    let mut d = IommuFixture::with_spare(48);
     d.map(0, [chunk(G, 4 * K)], RW);
     d.map(2 * M, [chunk(G, 4 * K)], RW);
     d.unmap(0, 4 * K);
     d.map(0, [chunk(G, 4 * K)], RW);
     d.unmap(2 * M, 4 * K);
-    assert_eq!(d.table.tables(), 5, "the second table is the kept one now");
+    assert_eq!(d.table.tables(), 5, "the second table is the spare one now");
     d.unmap(0, 4 * K);
     assert_eq!(d.table.tables(), 4);
     assert_eq!(d.trim(), 3);
 }
 
 #[test]
-fn a_block_takes_the_place_of_a_kept_table() {
-    let mut d = IommuFixture::keeping(39);
+fn block_replaces_the_spare_table() {
+    let mut d = IommuFixture::with_spare(39);
     d.map(2 * M, [chunk(G, 4 * K)], RW);
     d.map(4 * M, [chunk(G, 2 * M)], RW);
     d.unmap(2 * M, 4 * K);
     assert_eq!(d.table.tables(), 3);
     d.m.take_log();
     d.map(2 * M, [chunk(4 * G, 2 * M)], RW);
-    // The table is unlinked and forgotten by all walkers before the block is there.
+    // The table is unlinked and invalidated before the block is written.
     assert_eq!(d.m.take_log(), [Written(1), Invalidate(2 * M, 2 * M), Release, Written(1)]);
     assert_eq!(d.trim(), 0);
     d.unmap(2 * M, 4 * M);
-    assert_eq!((d.table.tables(), d.trim(), d.table.tables()), (2, 1, 1), "a level 2 table is kept as well");
+    assert_eq!(
+        (d.table.tables(), d.trim(), d.table.tables()),
+        (2, 1, 1),
+        "a level 2 table becomes the spare one too"
+    );
 }
 
 #[test]
-fn a_kept_table_goes_with_the_range_it_is_in() {
-    let mut d = IommuFixture::keeping(39);
+fn spare_table_is_unlinked_with_its_range() {
+    let mut d = IommuFixture::with_spare(39);
     d.map(0, [chunk(G, 4 * K)], RW);
     d.unmap(0, 4 * K);
     d.unmap(0, 2 * M);
@@ -98,8 +102,8 @@ fn a_kept_table_goes_with_the_range_it_is_in() {
 }
 
 #[test]
-fn a_failed_map_leaves_no_table_to_keep() {
-    let mut d = IommuFixture::keeping(48);
+fn failed_map_leaves_no_spare_table() {
+    let mut d = IommuFixture::with_spare(48);
     d.m.budget = 3;
     d.table.map(&mut d.m, Iova::new(0), scattered(G, 513), RW).unwrap_err();
     d.m.check_quiet();
@@ -107,7 +111,7 @@ fn a_failed_map_leaves_no_table_to_keep() {
 }
 
 #[test]
-fn tables_kept_on_request_serve_the_next_map_without_memory() {
+fn unmap_keeping_tables_lets_the_next_map_succeed_without_memory() {
     let mut d = IommuFixture::new(48);
     d.map(0, [chunk(G, 4 * M)], RW.pages_only());
     let tables = d.table.tables();
@@ -122,7 +126,7 @@ fn tables_kept_on_request_serve_the_next_map_without_memory() {
 }
 
 #[test]
-fn what_was_mapped_whole_goes_whole_at_the_same_cost_in_tables() {
+fn unmap_whole_has_the_same_result_as_unmap() {
     let lists = |n: u64| -> Vec<Chunk> {
         match n {
             0 => vec![chunk(2 * G, 4 * K)],

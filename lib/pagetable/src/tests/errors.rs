@@ -1,10 +1,10 @@
-//! What cannot be done leaves no trace.
+//! Failed operations change nothing.
 
 use super::fake::TableEvent;
 use super::*;
 use crate::{Access, MapError, ProtectError, Stage2, UnmapError};
 
-/// Four scattered pieces under four level 2 tables, with pages, a group and a block among them.
+/// Chunks that need pages, a contiguous group and blocks, under several level 2 tables.
 fn pieces() -> Vec<Chunk> {
     let mut all = vec![chunk(G, G), chunk(4 * G, 2 * M), chunk(5 * G, 64 * K)];
     all.extend(scattered(6 * G, 1000));
@@ -12,7 +12,7 @@ fn pieces() -> Vec<Chunk> {
 }
 
 #[test]
-fn a_map_without_tables_undoes_its_part_at_every_step() {
+fn map_is_undone_when_any_table_allocation_fails() {
     let mut d = IommuFixture::new(48);
     let at = G - 2 * M;
     let list = || scattered(7 * G, 512).chain(pieces());
@@ -27,7 +27,8 @@ fn a_map_without_tables_undoes_its_part_at_every_step() {
         assert_eq!(error, Err(MapError::OutOfTables), "{budget}");
         assert_eq!((d.leaves(), d.table.tables(), d.m.allocated()), (vec![], 1, 1), "{budget}");
         d.m.check_quiet();
-        // Something was walkable as soon as the first table was linked, the third that was taken.
+        // Walkers may have cached entries once the first path of tables was linked, with the third
+        // allocation.
         let invalidated = d.m.take_log().iter().any(|event| matches!(event, TableEvent::Invalidate(..)));
         assert_eq!(invalidated, budget >= 3, "{budget}");
     }
@@ -36,10 +37,10 @@ fn a_map_without_tables_undoes_its_part_at_every_step() {
 }
 
 #[test]
-fn a_map_over_something_undoes_its_part() {
+fn map_over_an_existing_mapping_is_undone() {
     let all = 2 * M + 64 * K + 1000 * 4 * K;
     let list = || pieces().into_iter().skip(1);
-    // What is in the way: at, a chunk of it, and where the map meets it.
+    // An existing mapping: its address, its chunk, and the address where the map fails.
     let obstacles = [
         ("a page under the block", 0x7000, chunk(0, 4 * K), 0x7000),
         ("a page in the group", 2 * M + 0xf000, chunk(0, 4 * K), 2 * M + 0xf000),
@@ -61,7 +62,7 @@ fn a_map_over_something_undoes_its_part() {
 }
 
 #[test]
-fn what_cannot_be_mapped_is_refused() {
+fn invalid_map_requests_are_rejected() {
     let mut d = IommuFixture::new(39);
     let end = 1 << 39;
     let cases = [
@@ -114,7 +115,7 @@ fn what_cannot_be_mapped_is_refused() {
 }
 
 #[test]
-fn a_short_root_has_an_end() {
+fn short_root_limits_the_range() {
     // Roots of 2 entries at level 1, of 16 at level 2.
     for (bits, bytes) in [(31, G), (25, 2 * M)] {
         let mut d = IommuFixture::new(bits);
@@ -130,7 +131,7 @@ fn a_short_root_has_an_end() {
 }
 
 #[test]
-fn stage_2_cannot_tell_who_is_privileged() {
+fn stage_2_rejects_privileged_mappings() {
     let mut m = FakeTableMemory::new::<Stage2>(0);
     let mut table = PageTable::<Stage2, Iova>::new(&mut m, 39).unwrap();
     let access = RW.privileged().access();
@@ -141,7 +142,7 @@ fn stage_2_cannot_tell_who_is_privileged() {
 }
 
 #[test]
-fn bad_ranges_are_refused() {
+fn bad_ranges_are_rejected() {
     let mut d = IommuFixture::new(39);
     for (at, len) in [(0x10, 4 * K), (0, 0x10), (1 << 39, 4 * K), ((1 << 39) - 4 * K, 8 * K)] {
         let bad = range(at, len);
@@ -151,8 +152,8 @@ fn bad_ranges_are_refused() {
 }
 
 #[test]
-fn without_tables_no_block_is_split_and_nothing_is_lost() {
-    // A cut at 4 KiB needs two tables under a 1 GiB block.
+fn failed_split_leaves_the_block_mapped() {
+    // A split at 4 KiB needs two tables under a 1 GiB block.
     for (budget, at) in [(0, 4 * K), (1, 4 * K), (0, 2 * M)] {
         let mut d = IommuFixture::new(39);
         d.map(0, [chunk(G, G)], RW);

@@ -1,4 +1,4 @@
-//! Tables in boxes, judged by what a walker may see.
+//! A fake [`TableMemory`] on the heap, with an oracle for the stores that walkers observe.
 
 use crate::{Descriptor, Entries, Format, TableFrame, TableMemory};
 use addr::PhysAddr;
@@ -6,31 +6,31 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering::Relaxed};
 
-/// Where the fake's tables lie; no test maps anything there.
+/// The address of the fake's tables; no test maps memory there.
 const BASE: u64 = 0x7000_0000_0000;
 
-/// What the page table asked for, in its order.
+/// A call of a [`TableMemory`] hook.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum TableEvent {
     Allocate,
     Release,
-    /// This many neighbouring entries.
+    /// The number of adjacent entries.
     Written(usize),
     Barrier,
     Invalidate(u64, u64),
 }
 
-/// What is known of a table beside its entries.
+/// The state of a table.
 #[derive(Clone, Debug)]
 struct TableState {
     allocated: bool,
-    /// What the walker sees: the entries as last handed to `entries_written`.
+    /// The entries as a walker observes them: as last passed to `entries_written`.
     seen: Vec<u64>,
-    /// Whether something was written since the last `order_before_link`.
-    unpublished: bool,
+    /// Whether entries were written since the last `order_before_link`.
+    unordered: bool,
     /// Level and first input offset, once a walker can reach it.
     reachable: Option<(u8, u64)>,
-    /// The same, after it was unlinked and before an invalidation.
+    /// The same, for an unlinked table before the invalidation.
     held: Option<(u8, u64)>,
 }
 
@@ -39,12 +39,13 @@ struct WalkerState {
     log: Vec<TableEvent>,
     known: Vec<TableState>,
     by_address: BTreeMap<usize, usize>,
-    /// Offsets (first, end) that TLBs may still translate as they were.
+    /// Offsets (first, end) with stale translations that TLBs may still hold.
     tainted: Vec<(u64, u64)>,
 }
 
-/// A [`TableMemory`] that panics on what would be wrong on a machine: valid entries swapped without
-/// break-before-make, tables linked before their contents are seen, released while a walker may hold them.
+/// A [`TableMemory`] that panics on violations of the architecture: valid entries replaced without
+/// break-before-make, tables linked before their contents are observable, or released while a walker may hold
+/// them.
 pub struct FakeTableMemory {
     tables: Vec<Box<Entries>>,
     live: Vec<AtomicU16>,
@@ -52,9 +53,9 @@ pub struct FakeTableMemory {
     state: RefCell<WalkerState>,
     rights: u64,
     first_address: u64,
-    /// How many more allocations succeed.
+    /// The number of further allocations that succeed.
     pub budget: usize,
-    /// Tables that are never empty, whatever is mapped in them.
+    /// Pinned tables, whose counter is one more than their valid entries.
     pub pinned: Vec<PhysAddr>,
 }
 
@@ -67,7 +68,7 @@ fn number(table: PhysAddr) -> usize {
 }
 
 impl FakeTableMemory {
-    /// For tables of one format; input offsets count from `first_address`.
+    /// A fake for tables of one format; input offsets are relative to `first_address`.
     pub fn new<F: Format>(first_address: u64) -> Self {
         Self {
             tables: Vec::new(),
@@ -80,11 +81,11 @@ impl FakeTableMemory {
             pinned: Vec::new(),
         }
     }
-    /// The root that a walker now starts from.
+    /// Makes walkers start at `root`.
     pub fn install(&mut self, root: PhysAddr, level: u8) {
         self.state.get_mut().mark_reachable(number(root), level, 0);
     }
-    /// The walkers no longer start from the root, and everything was invalidated.
+    /// Removes the root from all walkers, and invalidates everything.
     pub fn uninstall(&mut self) {
         let state = self.state.get_mut();
         state.tainted.clear();
@@ -98,7 +99,7 @@ impl FakeTableMemory {
     pub fn allocated(&self) -> usize {
         self.state.borrow().known.iter().filter(|known| known.allocated).count()
     }
-    /// Checks that the counters are right, every entry was handed over, and TLBs hold nothing that is gone.
+    /// Checks that the counters are right, all stores were reported, and TLBs hold no stale translations.
     pub fn check_quiet(&self) {
         let state = self.state.borrow();
         assert!(state.tainted.is_empty(), "not invalidated: {:x?}", state.tainted);
@@ -115,7 +116,7 @@ impl FakeTableMemory {
 }
 
 impl WalkerState {
-    /// The table in a valid entry, if it is one of ours.
+    /// The fake's table that a valid entry points to.
     fn child(&self, bits: u64) -> Option<usize> {
         let entry = Descriptor::from_bits(bits);
         (entry.is_valid() && entry.output().raw() >> 32 == BASE >> 32).then(|| number(entry.output()))
@@ -123,7 +124,7 @@ impl WalkerState {
 
     fn mark_reachable(&mut self, n: usize, level: u8, start: u64) {
         assert!(self.known[n].allocated, "link to a released table");
-        assert!(!self.known[n].unpublished, "linked before its contents were published");
+        assert!(!self.known[n].unordered, "linked before its contents were ordered");
         self.known[n].reachable = Some((level, start));
         for (slot, bits) in self.known[n].seen.clone().into_iter().enumerate() {
             if let Some(child) = self.child(bits) {
@@ -132,8 +133,8 @@ impl WalkerState {
         }
     }
 
-    /// A valid entry is gone: TLBs may keep the leaf, or the leaves and tables under it.
-    fn lose(&mut self, level: u8, start: u64, bits: u64) {
+    /// Handles a cleared entry: TLBs may keep the leaf, or the leaves and tables below it.
+    fn mark_stale(&mut self, level: u8, start: u64, bits: u64) {
         let Some(child) = self.child(bits) else {
             if bits & 1 != 0 {
                 self.tainted.push((start, start + span(level)));
@@ -144,18 +145,18 @@ impl WalkerState {
         assert_eq!(self.known[child].reachable.take(), Some(place));
         self.known[child].held = Some(place);
         for (slot, bits) in self.known[child].seen.clone().into_iter().enumerate() {
-            self.lose(level + 1, start + slot as u64 * span(level + 1), bits);
+            self.mark_stale(level + 1, start + slot as u64 * span(level + 1), bits);
         }
     }
 
-    /// Whether a TLB may still hold a leaf in the range, or the table of `level` that begins with it.
-    fn remembers(&self, level: u8, (start, end): (u64, u64)) -> bool {
+    /// Whether a TLB may still hold a leaf in the range, or the table of `level` at its start.
+    fn may_be_cached(&self, level: u8, (start, end): (u64, u64)) -> bool {
         self.tainted.iter().any(|(first, last)| *first < end && start < *last)
             || self.known.iter().any(|known| known.held == Some((level, start)))
     }
 
-    /// The walker sees that one entry of a reachable table changed.
-    fn judge(&mut self, level: u8, start: u64, (old, new): (u64, u64), rights: u64) {
+    /// Checks the change of one entry of a reachable table.
+    fn check_change(&mut self, level: u8, start: u64, (old, new): (u64, u64), rights: u64) {
         let (was, is) = (Descriptor::from_bits(old), Descriptor::from_bits(new));
         let range = (start, start + span(level));
         if old == new {
@@ -165,9 +166,12 @@ impl WalkerState {
             assert_eq!((old ^ new) & !rights, 0, "{was:?} -> {is:?} at {start:#x} without break-before-make");
             assert!(!was.is_contiguous(), "one entry of a live group: {was:?} -> {is:?} at {start:#x}");
         } else if was.is_valid() {
-            self.lose(level, start, old);
+            self.mark_stale(level, start, old);
         } else if is.is_valid() {
-            assert!(!self.remembers(level + 1, range), "{is:?} at {start:#x} while the old one is in TLBs");
+            assert!(
+                !self.may_be_cached(level + 1, range),
+                "{is:?} at {start:#x} while the old one is in TLBs"
+            );
             if let Some(child) = self.child(new) {
                 self.mark_reachable(child, level + 1, start);
             }
@@ -188,7 +192,7 @@ impl TableMemory for FakeTableMemory {
             state.known.push(TableState {
                 allocated: false,
                 seen,
-                unpublished: false,
+                unordered: false,
                 reachable: None,
                 held: None,
             });
@@ -197,13 +201,8 @@ impl TableMemory for FakeTableMemory {
         self.tables[n].iter().for_each(|entry| entry.store(0, Relaxed));
         assert_eq!(self.live[n].load(Relaxed), 0, "released with live entries");
         let known = &mut state.known[n];
-        *known = TableState {
-            allocated: true,
-            seen: vec![0; 512],
-            unpublished: false,
-            reachable: None,
-            held: None,
-        };
+        *known =
+            TableState { allocated: true, seen: vec![0; 512], unordered: false, reachable: None, held: None };
         state.log.push(TableEvent::Allocate);
         Some(TableFrame::unlinked(PhysAddr::new(BASE + ((n as u64) << 12))))
     }
@@ -215,7 +214,7 @@ impl TableMemory for FakeTableMemory {
         assert!(known.allocated, "released twice");
         assert_eq!((known.reachable, known.held), (None, None), "a walker may hold it");
         known.allocated = false;
-        // What follows a dangling link finds this.
+        // Poison, for walks through dangling links.
         self.tables[n].iter().for_each(|entry| entry.store(0xdead_dead_dead_dead, Relaxed));
         self.free.push(n);
         state.log.push(TableEvent::Release);
@@ -237,12 +236,12 @@ impl TableMemory for FakeTableMemory {
         let at = entries.as_ptr().addr();
         let (&table, &n) = state.by_address.range(..=at).next_back().expect("entries of a table");
         let first = (at - table) / 8;
-        state.known[n].unpublished = true;
+        state.known[n].unordered = true;
         for (slot, entry) in (first..).zip(entries) {
             let new = entry.load(Relaxed);
             let old = core::mem::replace(&mut state.known[n].seen[slot], new);
             if let Some((level, start)) = state.known[n].reachable {
-                state.judge(level, start + slot as u64 * span(level), (old, new), self.rights);
+                state.check_change(level, start + slot as u64 * span(level), (old, new), self.rights);
             }
         }
     }
@@ -250,7 +249,7 @@ impl TableMemory for FakeTableMemory {
     fn order_before_link(&self) {
         let state = &mut *self.state.borrow_mut();
         state.log.push(TableEvent::Barrier);
-        state.known.iter_mut().for_each(|known| known.unpublished = false);
+        state.known.iter_mut().for_each(|known| known.unordered = false);
     }
 
     fn invalidate(&mut self, at: u64, len: u64) {
@@ -265,7 +264,7 @@ impl TableMemory for FakeTableMemory {
             .filter(|(a, b)| a < b)
             .collect();
         for known in &mut state.known {
-            // A table at `level` translates as much as one entry of the level above.
+            // A table of `level` translates the range of one entry of the level above.
             if known.held.is_some_and(|(level, start)| first < start + span(level - 1) && start < end) {
                 known.held = None;
             }

@@ -1,4 +1,4 @@
-//! What is mapped is found; what is unmapped is not.
+//! Mapping, translation and unmapping.
 
 use super::fake::{FakeTableMemory, TableEvent::*};
 use super::*;
@@ -7,7 +7,7 @@ use addr::KernelVa;
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering::Relaxed};
 
 #[test]
-fn a_page_is_mapped_found_and_unmapped() {
+fn page_is_mapped_translated_and_unmapped() {
     let mut d = IommuFixture::new(48);
     d.map(0x1234_5000, [chunk(0x8000_1000, 4 * K)], RW);
     let leaf = d.table.translate(&d.m, Iova::new(0x1234_5678)).unwrap();
@@ -24,14 +24,14 @@ fn a_page_is_mapped_found_and_unmapped() {
 }
 
 #[test]
-fn new_tables_are_filled_then_published_then_linked() {
+fn new_tables_are_filled_then_ordered_then_linked() {
     let mut d = IommuFixture::new(39);
     d.map(0, [chunk(0x4000_0000, 64 * K)], RW);
     assert_eq!(d.m.take_log(), [Allocate, Allocate, Written(1), Written(16), Barrier, Written(1)]);
 }
 
 #[test]
-fn entries_have_the_manuals_bits() {
+fn entries_match_the_manual() {
     let mut d = IommuFixture::new(39);
     d.map(G, [chunk(2 * G, G)], RW);
     d.map(2 * G, [chunk(0x1234_5000, 4 * K)], Mapping::read_write(MemoryType::NonCacheable));
@@ -47,7 +47,7 @@ fn entries_have_the_manuals_bits() {
 }
 
 #[test]
-fn leaves_are_as_large_as_both_sides_allow() {
+fn leaves_are_as_large_as_input_and_output_allow() {
     let mut d = IommuFixture::new(48);
     d.map(0, [chunk(G, G)], RW);
     d.map(2 * G, [chunk(4 * G, 2 * M), chunk(6 * G, 64 * K), chunk(7 * G, 4 * K)], RW);
@@ -58,7 +58,7 @@ fn leaves_are_as_large_as_both_sides_allow() {
 }
 
 #[test]
-fn small_chunks_that_are_neighbours_make_large_leaves() {
+fn adjacent_small_chunks_are_mapped_by_large_leaves() {
     let mut d = IommuFixture::new(48);
     d.map(32 * M, (0..32 * M).step_by(4096).map(|at| chunk(G + at, 4 * K)), RW);
     let expected: Vec<_> = (0..16).map(|n| ((32 + 2 * n) * M, G + 2 * n * M, 2 * M, true)).collect();
@@ -66,7 +66,7 @@ fn small_chunks_that_are_neighbours_make_large_leaves() {
 }
 
 #[test]
-fn pages_only_means_pages_without_hint() {
+fn pages_only_maps_pages_without_the_contiguous_hint() {
     let mut d = IommuFixture::new(48);
     d.map(0, [chunk(G, 2 * M)], RW.pages_only());
     let leaves = d.leaves();
@@ -75,7 +75,7 @@ fn pages_only_means_pages_without_hint() {
 }
 
 #[test]
-fn a_page_leaves_the_linear_map_and_comes_back() {
+fn page_of_the_linear_map_is_unmapped_and_mapped_again() {
     let base = 0xffff_0000_0000_0000;
     let mut m = FakeTableMemory::new::<Stage1>(base);
     let mut table = PageTable::<Stage1, KernelVa>::new(&mut m, 48).unwrap();
@@ -89,14 +89,14 @@ fn a_page_leaves_the_linear_map_and_comes_back() {
         assert!(stale.is_empty());
         assert_eq!(table.translate(&m, KernelVa::new(base + page)), None);
         table.map(&mut m, KernelVa::new(base + page), [chunk(page, 4 * K)], RW.pages_only()).unwrap();
-        // One store each way, no table, nothing broken on the way.
+        // One store each way, no table, and no break-before-make.
         assert_eq!(m.take_log(), [Written(1), Invalidate(base + page, 4 * K), Written(1)]);
         m.check_quiet();
     }
 }
 
 #[test]
-fn stage_2_starts_where_one_table_is_enough() {
+fn stage_2_starts_at_a_single_root_table() {
     let mut m = FakeTableMemory::new::<Stage2>(0);
     let mut table = PageTable::<Stage2, Iova>::new(&mut m, 39).unwrap();
     assert_eq!((table.start_level(), table.input_bits()), (1, 39));
@@ -110,7 +110,7 @@ fn stage_2_starts_where_one_table_is_enough() {
 }
 
 #[test]
-fn a_visit_shows_whole_leaves_that_touch_the_range() {
+fn leaves_visits_all_leaves_that_overlap_the_range() {
     let mut d = IommuFixture::new(48);
     d.map(0, [chunk(G, 2 * M), chunk(3 * G, 4 * K), chunk(4 * G, 4 * K)], RW);
     let seen = |at, len| {
@@ -126,7 +126,7 @@ fn a_visit_shows_whole_leaves_that_touch_the_range() {
 }
 
 #[test]
-fn unmapping_holes_is_nothing() {
+fn unmapping_holes_changes_nothing() {
     let mut d = IommuFixture::new(48);
     d.map(G, [chunk(G, 4 * K)], RW);
     d.m.take_log();
@@ -138,7 +138,7 @@ fn unmapping_holes_is_nothing() {
 }
 
 #[test]
-fn stale_tables_are_released_only_on_request() {
+fn stale_tables_stay_allocated_until_released() {
     let mut d = IommuFixture::new(48);
     d.map(0, scattered(G, 3 * 512), RW);
     d.map(8 * G, [chunk(G, 4 * K)], RW);
@@ -158,18 +158,18 @@ fn stale_tables_are_released_only_on_request() {
 
 #[test]
 #[should_panic(expected = "a walker may hold it")]
-fn the_fake_notices_a_release_without_invalidation() {
+fn fake_detects_a_release_without_invalidation() {
     let mut d = IommuFixture::new(48);
     d.map(0, [chunk(G, 4 * K)], RW);
     d.table.unmap(&mut d.m, range(0, 4 * K)).unwrap().release(&mut d.m);
 }
 
-/// Tables at any address, zero too.
+/// Tables from address zero on.
 struct PlainTableMemory(Vec<(Entries, AtomicU16)>);
 
 impl TableMemory for PlainTableMemory {
     fn allocate(&mut self) -> Option<TableFrame> {
-        unimplemented!("the test has its tables")
+        unimplemented!("the tables exist from the start")
     }
     fn release(&mut self, table: TableFrame) {
         self.0[(table.release().raw() >> 12) as usize].0[1].store(1, Relaxed);
@@ -186,7 +186,7 @@ impl TableMemory for PlainTableMemory {
 }
 
 #[test]
-fn a_stale_table_may_be_at_address_zero() {
+fn stale_table_may_be_at_address_zero() {
     let mut m =
         PlainTableMemory((0..3).map(|_| ([const { AtomicU64::new(0) }; 512], AtomicU16::new(7))).collect());
     let mut stale = StaleTables::new();
@@ -199,7 +199,7 @@ fn a_stale_table_may_be_at_address_zero() {
 }
 
 #[test]
-fn destroying_gives_back_whatever_is_mapped() {
+fn destroy_releases_all_tables() {
     let mut d = IommuFixture::new(48);
     d.map(0, scattered(G, 5000), RW);
     d.map(1 << 40, [chunk(G, G), chunk(0, G)], RW);

@@ -1,4 +1,4 @@
-//! Random maps, unmaps and protects, against a flat array of pages. The fake judges every store on the way.
+//! Random operations compared with a model, a flat array of pages. The fake checks every store.
 
 use super::fake::FakeTableMemory;
 use crate::{Access, Format, InputAddress, Leaf, MapError, Mapping, PageTable, ProtectError, Stage1, Stage2};
@@ -8,7 +8,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 
-/// The pages of the window: 72 MiB, so that it holds a whole 32 MiB group wherever it begins.
+/// The pages of the tested range: 72 MiB, which contains a whole 32 MiB group at any alignment.
 const PAGES: u64 = 72 << 8;
 
 type PageState = (u64, MemoryType, Access);
@@ -22,7 +22,7 @@ enum Action {
     Trim,
 }
 
-/// Page numbers and lengths that like the edges of groups, blocks and tables.
+/// Page numbers, preferably at the edges of groups, blocks and tables.
 fn page() -> impl Strategy<Value = u64> {
     let aligned = |shift: u32| (0..PAGES >> shift).prop_map(move |n| n << shift);
     let near = (aligned(9), 0..3u64).prop_map(|(page, by)| (page + 1).saturating_sub(by));
@@ -33,14 +33,14 @@ fn length() -> impl Strategy<Value = u64> {
     prop_oneof![4 => 1..40u64, 2 => 1..2000u64, 2 => Just(512), 1 => Just(16), 1 => Just(512 * 16), 1 => Just(512 * 16 + 17)]
 }
 
-/// First page and length: a length of its own, or as far as another page that likes edges.
+/// First page and length: a random length, or up to another page near an edge.
 fn part() -> impl Strategy<Value = (u64, u64)> {
     let far = (page(), page()).prop_map(|(a, b)| (a.min(b), a.abs_diff(b) + 1));
     let near = (page(), 1..4u64).prop_map(|(page, groups)| (page, (page & !15) + 16 * groups - page));
     prop_oneof![4 => (page(), length()), 1 => far, 2 => near]
 }
 
-/// A run of frames, aligned more or less.
+/// A run of frames of random alignment.
 fn run() -> impl Strategy<Value = (u64, u64)> {
     (1..1u64 << 20, prop_oneof![Just(0), Just(4), Just(9), Just(13)], length())
         .prop_map(|(frame, shift, frames)| (frame >> shift << shift, frames))
@@ -71,14 +71,15 @@ fn chunks(runs: &[(u64, u64)]) -> Vec<Chunk> {
     runs.iter().flat_map(|&(first, frames)| Chunk::of_range(range(first, frames))).collect()
 }
 
-/// A page table, its memory, and what has to be mapped.
+/// A page table, its memory, and the model.
 struct ModelFixture<F, A> {
     m: FakeTableMemory,
     table: PageTable<F, A>,
-    /// The window's first address.
+    /// The first address of the tested range.
     start: A,
+    /// The expected mapping of each page.
     pages: Vec<Option<PageState>>,
-    /// Whether an empty table may stay, or go when a block needs its place.
+    /// Whether the tree keeps a spare table, which a block may replace.
     keeps: bool,
 }
 
@@ -97,7 +98,7 @@ impl<F: Format, A: InputAddress> ModelFixture<F, A> {
         A::new(self.start.raw() + page * PAGE_SIZE)
     }
 
-    /// A range of the window and its addresses.
+    /// The pages of the model and the addresses of a part of the tested range.
     fn part(&self, page: u64, len: u64) -> (std::ops::Range<usize>, AddrRange<A>) {
         let end = (page + len).min(PAGES);
         (page as usize..end as usize, AddrRange::new(self.at(page), self.at(end)))
@@ -157,8 +158,8 @@ impl<F: Format, A: InputAddress> ModelFixture<F, A> {
             Err(MapError::OutOfTables) => assert_eq!(self.m.budget, 0),
             Err(error) => panic!("{error:?}"),
         }
-        assert!(self.table.tables() <= before, "tables are left of a map that failed");
-        assert!(self.keeps || self.table.tables() == before, "a map that failed took tables away");
+        assert!(self.table.tables() <= before, "a failed map left tables");
+        assert!(self.keeps || self.table.tables() == before, "a failed map removed tables");
     }
 
     fn unmap(&mut self, page: u64, len: u64) {
@@ -187,13 +188,13 @@ impl<F: Format, A: InputAddress> ModelFixture<F, A> {
         }
     }
 
-    /// Visits all leaves and compares page by page; contiguous groups have to be uniform and complete.
+    /// Compares all leaves with the model page by page; contiguous groups must be uniform and complete.
     fn compare(&self) {
         let mut found = vec![None; PAGES as usize];
         let mut leaves = Vec::new();
         self.table.all_leaves(&self.m, |leaf| leaves.push(leaf));
         let mut tables = BTreeSet::new();
-        self.table.each_table(&self.m, |table| assert!(tables.insert(table), "{table} is shown twice"));
+        self.table.each_table(&self.m, |table| assert!(tables.insert(table), "{table} is visited twice"));
         assert_eq!(tables.len(), self.table.tables() as usize);
         for leaf in &leaves {
             let first = (leaf.at.raw() - self.start.raw()) / PAGE_SIZE;
@@ -218,7 +219,7 @@ impl<F: Format, A: InputAddress> ModelFixture<F, A> {
         }
     }
 
-    /// Unmaps everything; nothing but the root may be left.
+    /// Unmaps everything; only the root may be left.
     fn end(mut self) {
         self.act(&Action::Unmap(0, PAGES), usize::MAX);
         self.act(&Action::Trim, usize::MAX);
@@ -235,7 +236,7 @@ fn check_groups<A: InputAddress>(leaves: &[Leaf<A>]) {
     while let Some(first) = groups.next() {
         assert!(
             (first.at.raw() | first.to.raw()).is_multiple_of(first.tlb_span()),
-            "{first:?} begins no group"
+            "{first:?} is not the start of a group"
         );
         let mut next = *first;
         for _ in 1..16 {
@@ -254,12 +255,12 @@ fn play<F: Format, A: InputAddress>(mut pair: ModelFixture<F, A>, actions: &[(Ac
     pair.end();
 }
 
-/// Actions, some with few tables to be had.
+/// Actions, some with few tables available.
 fn script() -> impl Strategy<Value = Vec<(Action, Option<usize>)>> {
     vec((action(), proptest::option::weighted(0.25, 0..4usize)), 1..24)
 }
 
-/// `PROPTEST_CASES` deepens the search; there is no file of old failures, as each becomes a test of its own.
+/// `PROPTEST_CASES` deepens the search. Failures are not persisted: each becomes a regression test.
 fn config() -> ProptestConfig {
     let default = ProptestConfig::default();
     ProptestConfig { cases: default.cases / 6, failure_persistence: None, ..default }
@@ -270,7 +271,7 @@ proptest! {
 
     #[test]
     fn device_addresses_agree_with_the_model(script in script(), keep: bool) {
-        // The window crosses a 1 GiB and a 32 MiB border.
+        // The range crosses a 1 GiB and a 32 MiB border.
         play(ModelFixture::<Stage1, Iova>::new(39, 0, (1 << 30) - (36 << 20), keep), &script);
     }
 
@@ -281,7 +282,7 @@ proptest! {
     }
 
     #[test]
-    fn the_top_of_the_kernels_half_agrees_with_the_model(script in script()) {
+    fn top_of_the_kernel_half_agrees_with_the_model(script in script()) {
         let first = 0xffff_ff80_0000_0000;
         let start = 0u64.wrapping_sub((PAGES + 1) * PAGE_SIZE);
         play(ModelFixture::<Stage1, KernelVa>::new(39, first, start, false), &script);
@@ -300,7 +301,7 @@ proptest! {
 }
 
 #[test]
-fn blocks_of_1_gib_split_down_to_pages() {
+fn block_of_1_gib_splits_down_to_pages() {
     let mut m = FakeTableMemory::new::<Stage1>(0);
     let mut table = PageTable::<Stage1, Iova>::new(&mut m, 48).unwrap();
     m.install(table.root(), table.start_level());
@@ -320,7 +321,7 @@ fn blocks_of_1_gib_split_down_to_pages() {
     for leaf in &leaves {
         assert_eq!(leaf.to, PhysAddr::new(leaf.at.raw() + (1 << 30)));
     }
-    // All of the block but the cut group at each level keeps the hint.
+    // All leaves except the split group of each level have the hint.
     let separate = leaves.iter().filter(|leaf| !leaf.contiguous).map(|leaf| leaf.bytes);
     assert_eq!(separate.clone().filter(|bytes| *bytes == PAGE_SIZE).count(), 15);
     assert_eq!(separate.filter(|bytes| *bytes == 2 << 20).count(), 15);

@@ -1,4 +1,4 @@
-//! A table whose pages are mapped without a walk.
+//! Pinned tables.
 
 use super::*;
 use crate::{Access, LeafAttributes, MapError, PINNED_BYTES, PinnedEntries, pinned_page};
@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 const AT: u64 = G + 3 * PINNED_BYTES;
 
 /// A tree with a pinned table at [`AT`].
-fn device() -> (IommuFixture, PhysAddr) {
+fn pinned_fixture() -> (IommuFixture, PhysAddr) {
     let mut d = IommuFixture::new(48);
     d.table = d.table.with_spare_table();
     let table = d.table.pin(&mut d.m, Iova::new(AT)).unwrap();
@@ -30,8 +30,8 @@ fn hide(d: &mut IommuFixture, table: PhysAddr, first: usize, pages: usize) {
 }
 
 #[test]
-fn its_pages_are_translated_and_shown_like_others() {
-    let (mut d, table) = device();
+fn pages_of_a_pinned_table_are_translated_and_visited() {
+    let (mut d, table) = pinned_fixture();
     show(&d, table, 7, &[chunk(2 * G, 8 * K), chunk(3 * G, 4 * K)]);
     show(&d, table, 16, &[chunk(4 * G, 64 * K)]);
     show(&d, table, 36, &[chunk(5 * G, 64 * K)]);
@@ -40,7 +40,7 @@ fn its_pages_are_translated_and_shown_like_others() {
     assert_eq!(leaves[0], (AT + 7 * 4 * K, 2 * G, 4 * K, false));
     assert_eq!(leaves[2], (AT + 9 * 4 * K, 3 * G, 4 * K, false));
     assert_eq!(leaves[3], (AT + 64 * K, 4 * G, 4 * K, true));
-    assert_eq!(leaves[19], (AT + 36 * 4 * K, 5 * G, 4 * K, false), "not at a group's border");
+    assert_eq!(leaves[19], (AT + 36 * 4 * K, 5 * G, 4 * K, false), "not aligned to a group");
     assert_eq!(d.translate(AT + 8 * 4 * K + 5), Some(PhysAddr::new(2 * G + 4 * K + 5)));
     hide(&mut d, table, 16, 16);
     show(&d, table, 17, &[chunk(6 * G, 4 * K)]);
@@ -48,16 +48,16 @@ fn its_pages_are_translated_and_shown_like_others() {
 }
 
 #[test]
-fn the_table_stays_when_nothing_is_mapped_in_it() {
-    let (mut d, table) = device();
+fn empty_pinned_table_stays_linked() {
+    let (mut d, table) = pinned_fixture();
     assert_eq!(d.table.tables(), 4);
     let page = pinned_page(Iova::new(AT + 5 * 4 * K + 1));
     assert_eq!(page, 5);
     for round in 0..3 {
         show(&d, table, page, &[chunk(G, 4 * K)]);
-        // In the table that was left empty by the round before.
+        // In the same table, which the previous round left empty.
         assert_eq!(d.translate(AT + 5 * 4 * K), Some(PhysAddr::new(G)), "round {round}");
-        // Another mapping under the same tables comes and goes.
+        // Another mapping under the same parent tables.
         d.map(AT + PINNED_BYTES, [chunk(2 * G, 4 * K)], RW);
         hide(&mut d, table, page, 1);
         d.unmap(AT + PINNED_BYTES, 4 * K);
@@ -69,7 +69,7 @@ fn the_table_stays_when_nothing_is_mapped_in_it() {
 }
 
 #[test]
-fn nothing_may_be_mapped_there_before() {
+fn pin_rejects_mapped_and_misaligned_ranges() {
     let mut d = IommuFixture::new(48);
     d.map(4 * K, [chunk(G, 4 * K)], RW);
     d.map(PINNED_BYTES, [chunk(G, 2 * M)], RW);
@@ -85,15 +85,15 @@ fn nothing_may_be_mapped_there_before() {
 }
 
 #[test]
-fn the_tree_does_not_map_over_it() {
-    let (mut d, _) = device();
+fn block_does_not_replace_a_pinned_table() {
+    let (mut d, _) = pinned_fixture();
     let mapped = d.table.map(&mut d.m, Iova::new(AT), [chunk(G, 2 * M)], RW);
     assert_eq!(mapped, Err(MapError::AlreadyMapped(Iova::new(AT))));
 }
 
 #[test]
-fn memory_that_no_entry_can_name_is_refused() {
-    let (d, table) = device();
+fn output_above_48_bits_is_rejected() {
+    let (d, table) = pinned_fixture();
     let pages = PinnedEntries::<Stage1, Iova>::new(d.m.entries(table));
     let far = Chunk::page(Pfn::new(1 << 36));
     let refused = pages.map(0, [chunk(G, 4 * K), far].into_iter(), RW);
@@ -102,8 +102,8 @@ fn memory_that_no_entry_can_name_is_refused() {
 }
 
 #[test]
-fn a_run_alone_is_mapped_like_one_of_a_list() {
-    let (d, table) = device();
+fn map_run_writes_the_same_entries_as_map() {
+    let (d, table) = pinned_fixture();
     let pages = PinnedEntries::<Stage1, Iova>::new(d.m.entries(table));
     let runs = [
         (7, chunk(2 * G, 4 * K)),

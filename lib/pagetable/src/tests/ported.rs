@@ -1,19 +1,19 @@
-//! What other trees of page tables are tested with: every size of block at fresh addresses, maps over what is there, the
-//! last block below the top, ranges at random that collide, blocks in the place of pages, parts of blocks, every overlap
-//! and every part of a small buffer. The tables after it are as many as before.
+//! Test cases of other page table implementations: every block size at fresh addresses, maps over existing
+//! mappings, the last block below the top, colliding random ranges, blocks replacing pages, parts of blocks,
+//! every overlap and every part of a small buffer. The number of tables is the same before and after.
 
 use super::*;
 use crate::MapError;
 use std::collections::BTreeSet;
 
-/// Bits of input with a root of every length and level.
+/// Input sizes that give roots of every length and level.
 const INPUTS: &[u8] = if cfg!(miri) { &[31] } else { &[25, 30, 31, 36, 39, 40, 42, 44, 48] };
-/// Every start and length, or for Miri one of so many.
+/// The stride through all starts and lengths; larger for Miri.
 const STEP: usize = if cfg!(miri) { 7 } else { 1 };
 /// Every size of leaf, and of a contiguous group.
 const SIZES: &[u64] = if cfg!(miri) { &[64 * K] } else { &[4 * K, 64 * K, 2 * M, 32 * M, G] };
 
-/// The output for a leaf of `bytes`, in the middle and at the end of the 48 bits that an entry has.
+/// Output addresses for a leaf of `bytes`: in the middle and at the end of the 48-bit output range.
 fn outputs(bytes: u64) -> [u64; 2] {
     [4 * G, (1 << 48) - bytes]
 }
@@ -26,8 +26,8 @@ fn try_map(
     d.table.map(&mut d.m, Iova::new(at), chunks, RW)
 }
 
-/// The map is refused because of what is at `taken`, and nothing is other than before.
-fn refused(d: &mut IommuFixture, at: u64, bytes: u64, taken: u64) {
+/// Checks that a map fails because of the mapping at `taken`, and changes nothing.
+fn check_rejected(d: &mut IommuFixture, at: u64, bytes: u64, taken: u64) {
     let before = (d.leaves(), d.table.tables());
     let error = try_map(d, at, Chunk::of_range(range_of(8 * G, bytes)));
     assert_eq!(error, Err(MapError::AlreadyMapped(Iova::new(taken))), "{at:#x}+{bytes:#x}");
@@ -39,13 +39,13 @@ fn range_of(start: u64, len: u64) -> AddrRange<PhysAddr> {
 }
 
 #[test]
-fn every_size_of_block_is_mapped_refused_and_unmapped_at_fresh_addresses() {
+fn every_block_size_is_mapped_rejected_twice_and_unmapped() {
     for &bits in INPUTS {
         for &bytes in SIZES.iter().filter(|bytes| *bytes * 4 <= 1 << bits) {
             for to in outputs(bytes) {
                 let mut d = IommuFixture::new(bits);
                 let tables = d.table.tables();
-                // At the start, somewhere, and the last below the top.
+                // At the start, in between, and the last below the top.
                 for at in [0, 2 * bytes, (1 << bits) - bytes] {
                     d.map(at, [chunk(to, bytes)], RW);
                     for offset in [0, bytes / 2 + 42, bytes - 1] {
@@ -55,8 +55,8 @@ fn every_size_of_block_is_mapped_refused_and_unmapped_at_fresh_addresses() {
                             "{bits} {at:#x}"
                         );
                     }
-                    refused(&mut d, at, bytes, at);
-                    refused(&mut d, at + bytes - 4 * K, 4 * K, refusal(at, bytes));
+                    check_rejected(&mut d, at, bytes, at);
+                    check_rejected(&mut d, at + bytes - 4 * K, 4 * K, at + bytes - 4 * K);
                 }
                 assert_eq!(d.translate(bytes), None);
                 for at in [0, 2 * bytes, (1 << bits) - bytes] {
@@ -71,13 +71,8 @@ fn every_size_of_block_is_mapped_refused_and_unmapped_at_fresh_addresses() {
     }
 }
 
-/// Where a map of the last page meets a block: at the page itself.
-fn refusal(at: u64, bytes: u64) -> u64 {
-    at + bytes - 4 * K
-}
-
 #[test]
-fn nothing_is_mapped_past_the_top_of_either_side() {
+fn nothing_is_mapped_past_the_end_of_input_or_output() {
     for &bits in INPUTS {
         let mut d = IommuFixture::new(bits);
         let past = try_map(&mut d, (1 << bits) - 4 * K, [chunk(G, 8 * K)]);
@@ -89,7 +84,7 @@ fn nothing_is_mapped_past_the_top_of_either_side() {
 }
 
 #[test]
-fn a_thousand_random_ranges_collide_as_they_have_to() {
+fn random_ranges_are_rejected_exactly_when_they_overlap() {
     let mut d = IommuFixture::new(39);
     let (tables, mut taken, mut mapped) = (d.table.tables(), BTreeSet::new(), Vec::new());
     let rounds = if cfg!(miri) { 12 } else { 1000 };
@@ -103,7 +98,7 @@ fn a_thousand_random_ranges_collide_as_they_have_to() {
         let page = if below(2) == 0 { page & !(pages - 1) } else { page };
         let first = (page..page + pages).find(|page| taken.contains(page));
         match first {
-            Some(first) => refused(&mut d, page * 4 * K, pages * 4 * K, first * 4 * K),
+            Some(first) => check_rejected(&mut d, page * 4 * K, pages * 4 * K, first * 4 * K),
             None => {
                 d.map(page * 4 * K, [chunk(16 * G + (page & !(pages - 1)) * 4 * K, pages * 4 * K)], RW);
                 taken.extend(page..page + pages);
@@ -117,7 +112,7 @@ fn a_thousand_random_ranges_collide_as_they_have_to() {
 }
 
 #[test]
-fn a_block_takes_the_place_of_smaller_pages_and_they_of_it() {
+fn blocks_replace_pages_and_pages_replace_blocks() {
     let mut d = IommuFixture::new(48);
     for (large, small) in [(2 * M, 4 * K), (G, 2 * M)] {
         let tables = d.table.tables();
@@ -134,8 +129,8 @@ fn a_block_takes_the_place_of_smaller_pages_and_they_of_it() {
 }
 
 #[test]
-fn a_part_of_a_block_leaves_so_many_leaves() {
-    // What goes out of 1 GiB, and how many leaves of 1 GiB, 2 MiB and 4 KiB stay.
+fn unmapping_part_of_a_block_leaves_the_largest_leaves() {
+    // The part unmapped from 1 GiB, and the number of leaves of 1 GiB, 2 MiB and 4 KiB that stay.
     let cases = [
         ((0, 4 * K), [0, 511, 511]),
         ((G - 4 * K, 4 * K), [0, 511, 511]),
@@ -155,19 +150,19 @@ fn a_part_of_a_block_leaves_so_many_leaves() {
         assert_eq!([G, 2 * M, 4 * K].map(count), expected, "{at:#x}+{len:#x}");
         let total: u64 = leaves.iter().map(|leaf| leaf.2).sum();
         assert_eq!(total, G - len);
-        assert!(leaves.iter().all(|leaf| leaf.1 == leaf.0 + 3 * G), "outputs move");
+        assert!(leaves.iter().all(|leaf| leaf.1 == leaf.0 + 3 * G), "an output address changed");
     }
 }
 
 #[test]
-fn every_overlap_is_refused_and_changes_nothing() {
+fn every_overlap_is_rejected_and_changes_nothing() {
     let mut d = IommuFixture::new(39);
     d.map(2 * M + 32 * K, [chunk(4 * G, 32 * K)], RW);
     for start in (0..24u64).step_by(STEP) {
         for pages in (1..=24 - start).step_by(STEP) {
             let (at, first) = (2 * M + start * 4 * K, start.max(8));
             if start < 16 && start + pages > 8 {
-                refused(&mut d, at, pages * 4 * K, 2 * M + first * 4 * K);
+                check_rejected(&mut d, at, pages * 4 * K, 2 * M + first * 4 * K);
             } else {
                 d.map(at, Chunk::of_range(range_of(8 * G, pages * 4 * K)), RW);
                 d.unmap(at, pages * 4 * K);
@@ -178,11 +173,11 @@ fn every_overlap_is_refused_and_changes_nothing() {
 }
 
 #[test]
-fn every_part_of_a_small_buffer_goes_alone() {
+fn every_part_of_a_small_buffer_unmaps_alone() {
     for start in (0..20u64).step_by(STEP) {
         for pages in (1..=20 - start).step_by(STEP) {
             let mut d = IommuFixture::new(39);
-            // A group in the middle: parts of it, all of it, around it.
+            // With a contiguous group in the middle.
             d.map(2 * M - 8 * K, Chunk::of_range(range_of(4 * G - 8 * K, 80 * K)), RW);
             d.unmap(2 * M - 8 * K + start * 4 * K, pages * 4 * K);
             for page in 0..20 {

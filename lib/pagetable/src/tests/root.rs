@@ -1,4 +1,4 @@
-//! A root that is fixed, roots that are copies of it, and what each walker has for itself.
+//! Fixed roots, per-CPU roots and their windows.
 
 use super::*;
 use crate::{Descriptor, FixedRoot, MapError, MapWindow, OutOfTables, PerCpuRoot};
@@ -6,15 +6,15 @@ use addr::KernelVa;
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering::Relaxed;
 
-/// What one entry of the root covers.
+/// The range of one entry of the root.
 const SLOT: u64 = 512 * G;
-/// Where each walker has tables of its own.
+/// The slot with private tables of each walker.
 const OWN: u64 = 9 * SLOT;
 
-/// Where the tree's addresses begin.
+/// The first address of the tree.
 const BASE: u64 = 0xffff << 48;
 
-/// A kernel's tree; addresses count from [`BASE`].
+/// A kernel page table; addresses are relative to [`BASE`].
 struct KernelFixture {
     m: FakeTableMemory,
     table: PageTable<Stage1, KernelVa>,
@@ -49,7 +49,7 @@ fn va(at: u64) -> KernelVa {
     KernelVa::new(BASE + at)
 }
 
-/// A tree with a page in its first slot, fixed with two more slots.
+/// A tree with a page in its first slot, fixed with tables in two more slots.
 fn fixed() -> (KernelFixture, FixedRoot<Stage1, KernelVa>) {
     let mut d = KernelFixture::new();
     d.map(0, [chunk(G, 4 * K)]).unwrap();
@@ -66,7 +66,7 @@ fn own(d: &mut KernelFixture, fixed: &FixedRoot<Stage1, KernelVa>) -> PerCpuRoot
     own
 }
 
-/// Where a walker that starts from `root` gets.
+/// The translation of `at` by a walker that starts at `root`.
 fn walk(m: &FakeTableMemory, root: PhysAddr, at: u64) -> Option<PhysAddr> {
     let mut table = root;
     for level in 0..4 {
@@ -83,10 +83,10 @@ fn walk(m: &FakeTableMemory, root: PhysAddr, at: u64) -> Option<PhysAddr> {
 }
 
 #[test]
-fn what_the_tree_maps_later_every_walker_finds() {
+fn later_mappings_are_visible_through_every_per_cpu_root() {
     let (mut d, fixed) = fixed();
     let owns = [own(&mut d, &fixed), own(&mut d, &fixed)];
-    // The slots are those in use before, and the ones that were asked for.
+    // In the slots that were in use before, and in the requested ones.
     for at in [3 * G, 2 * SLOT, 4 * SLOT - 2 * M] {
         d.map(at, [chunk(4 * G, 2 * M)]).unwrap();
         assert!(owns.iter().all(|own| walk(&d.m, own.root(), at + 5) == Some(PhysAddr::new(4 * G + 5))));
@@ -97,30 +97,30 @@ fn what_the_tree_maps_later_every_walker_finds() {
 }
 
 #[test]
-fn every_table_is_the_trees_or_a_walkers_own() {
+fn every_table_belongs_to_the_tree_or_to_one_cpu() {
     let (mut d, fixed) = fixed();
     let own = own(&mut d, &fixed);
     let mut tables = BTreeSet::from(own.tables(&d.m));
-    d.table.each_table(&d.m, |table| assert!(tables.insert(table), "{table} is shown twice"));
+    d.table.each_table(&d.m, |table| assert!(tables.insert(table), "{table} is visited twice"));
     assert_eq!((tables.len(), own.tables(&d.m)[0]), (d.m.allocated(), own.root()));
 }
 
 #[test]
-fn tables_at_a_fixed_root_stay_when_all_is_unmapped() {
+fn tables_of_a_fixed_root_stay_linked_when_empty() {
     let (mut d, fixed) = fixed();
     let own = own(&mut d, &fixed);
     let tables = d.table.tables();
     d.map(2 * SLOT, [chunk(4 * G, 2 * M)]).unwrap();
-    // All of it: by the root's entries it would be one store each.
+    // Whole slots, which would otherwise be unlinked by one store each in the root.
     d.unmap(0, 4 * SLOT);
     assert_eq!((d.leaves(), fixed.difference(&d.m, &own)), (0, None));
-    assert_eq!(d.table.tables(), tables - 2, "those of the page");
+    assert_eq!(d.table.tables(), tables - 2, "the tables of the page");
     d.map(SLOT - 4 * K, [chunk(G, 4 * K)]).unwrap();
     assert_eq!(walk(&d.m, own.root(), SLOT - 1), Some(PhysAddr::new(G + 4 * K - 1)));
 }
 
 #[test]
-fn nothing_is_mapped_where_a_fixed_root_has_no_table() {
+fn map_fails_where_a_fixed_root_has_no_table() {
     let (mut d, _) = fixed();
     let before = (d.leaves(), d.table.tables());
     let mut refused = |at, chunks: &[Chunk], missing| {
@@ -130,12 +130,12 @@ fn nothing_is_mapped_where_a_fixed_root_has_no_table() {
     };
     refused(SLOT, &[chunk(G, 4 * K)], SLOT);
     refused(OWN, &[chunk(4 * G, 2 * M)], OWN);
-    // What fits in front of it is taken back.
+    // The part before it is undone.
     refused(4 * SLOT - 2 * M, &[chunk(4 * G, 2 * M), chunk(G, 4 * K)], 4 * SLOT);
 }
 
 #[test]
-fn each_walker_has_its_own_window_at_the_same_address() {
+fn each_cpu_has_its_own_window_at_the_same_address() {
     let (mut d, fixed) = fixed();
     let owns = [own(&mut d, &fixed), own(&mut d, &fixed)];
     let windows = owns.map(|own| {
@@ -171,7 +171,7 @@ fn each_walker_has_its_own_window_at_the_same_address() {
 }
 
 #[test]
-fn a_copy_that_differs_is_found() {
+fn difference_finds_a_modified_copy() {
     let (mut d, fixed) = fixed();
     let own = own(&mut d, &fixed);
     assert_eq!(fixed.difference(&d.m, &own), None);
@@ -180,7 +180,7 @@ fn a_copy_that_differs_is_found() {
 }
 
 #[test]
-fn without_frames_there_is_no_root_of_its_own_and_nothing_is_lost() {
+fn per_cpu_root_without_frames_fails_and_leaks_nothing() {
     let (mut d, fixed) = fixed();
     let before = d.m.allocated();
     for budget in 0..PerCpuRoot::TABLES as usize {
@@ -195,7 +195,7 @@ fn without_frames_there_is_no_root_of_its_own_and_nothing_is_lost() {
 }
 
 #[test]
-fn a_root_is_fixed_for_addresses_of_the_tree_alone() {
+fn fix_root_rejects_ranges_outside_of_the_tree() {
     let mut d = KernelFixture::new();
     let below = d.table.fix_root(&mut d.m, [range(BASE - G, G)]);
     assert_eq!(below.map(|_| ()), Err(MapError::OutOfRange(KernelVa::new(BASE - G))));
@@ -205,8 +205,8 @@ fn a_root_is_fixed_for_addresses_of_the_tree_alone() {
 }
 
 #[test]
-#[should_panic(expected = "the tree has something")]
-fn what_the_tree_has_is_nobodys_own() {
+#[should_panic(expected = "the tree has an entry")]
+fn per_cpu_root_panics_on_a_slot_of_the_tree() {
     let (mut d, fixed) = fixed();
     _ = fixed.per_cpu_root(&mut d.m, va(2 * SLOT));
 }
