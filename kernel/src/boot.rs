@@ -2,7 +2,7 @@
 
 use crate::board::{BootArgs, DeviceTree, DeviceTreeError, Platform, Reservation, Uart};
 use crate::memory::{self, Sizes, heap, zones};
-use crate::{console, devices, dma, firmware, irq, percpu, power, process, sched, smp};
+use crate::{console, devices, dma, firmware, iommu, irq, percpu, power, process, sched, smp};
 use ::memory::Zone;
 use addr::{AddrRange, PAGE_SIZE, PhysAddr, Size};
 use alloc::vec::Vec;
@@ -64,7 +64,7 @@ pub fn start_kernel(boot: &BootInfo, run: fn(&Platform, &BootArgs<'_>, devices::
     let args = BootArgs::parse(bootargs).unwrap_or_else(|error| power::fail(&error));
     apply(&args);
     if !args.iommu_off {
-        dma::iommu::close(&platform.smmus);
+        iommu::abort_all(&platform.smmus);
     }
     start_memory(boot, &platform, &args, uart);
     let found = devices::find(&platform);

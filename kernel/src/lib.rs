@@ -12,6 +12,7 @@ pub mod devices;
 pub mod dma;
 pub mod firmware;
 pub mod fs;
+pub mod iommu;
 pub mod irq;
 pub mod memory;
 pub mod panic;

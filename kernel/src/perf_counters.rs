@@ -1,7 +1,6 @@
-//! Counts of events that an instruction count does not show, for the budgets (`doc/budgets.tsv`): descriptor stores and
-//! page-table allocations. Only a build with the feature `counters` counts; elsewhere the functions are empty.
+//! Gauges, and counts of events that an instruction count does not show (`doc/budgets.tsv`): descriptor stores and
+//! page-table allocations. Only a build with the feature `counters` has the latter; elsewhere the functions are empty.
 
-#[cfg(feature = "counters")]
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 #[cfg(feature = "counters")]
@@ -33,4 +32,40 @@ pub fn descriptor_stores() -> u64 {
 #[cfg(feature = "counters")]
 pub fn table_allocations() -> u64 {
     TABLE_ALLOCATIONS.load(Relaxed)
+}
+
+/// A current value and its peak.
+pub struct Gauge {
+    now: AtomicU64,
+    peak: AtomicU64,
+}
+
+/// The reading of a gauge.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Reading {
+    pub now: u64,
+    pub peak: u64,
+}
+
+impl Gauge {
+    pub const fn new() -> Self {
+        Self { now: AtomicU64::new(0), peak: AtomicU64::new(0) }
+    }
+
+    #[inline]
+    pub fn add(&self, amount: u64) {
+        let now = self.now.fetch_add(amount, Relaxed) + amount;
+        // A load is cheaper than fetch_max, and a new peak is rare.
+        if now > self.peak.load(Relaxed) {
+            self.peak.fetch_max(now, Relaxed);
+        }
+    }
+
+    pub fn sub(&self, amount: u64) {
+        self.now.fetch_sub(amount, Relaxed);
+    }
+
+    pub fn read(&self) -> Reading {
+        Reading { now: self.now.load(Relaxed), peak: self.peak.load(Relaxed) }
+    }
 }

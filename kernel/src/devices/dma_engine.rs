@@ -190,10 +190,10 @@ impl DmaEngineDevice {
     /// Does the transfers of one turn. What is aborted meanwhile is theirs.
     fn watched(&self, transfers: &[Transfer]) -> Result<Completion, CopyError> {
         let notify = if self.has_interrupt() { Notify::Interrupt } else { Notify::Poll };
-        let (armed, before) = (self.device.armed(), self.device.all_faults());
+        let (armed, before) = (self.device.arming(), self.device.all_faults());
         transfers.chunks(self.most_transfers).try_for_each(|job| self.run(job, notify))?;
         let aborted = self.device.all_faults() - before;
-        Ok(Completion { aborted, blocked: armed.is_none() || self.device.armed() != armed })
+        Ok(Completion { aborted, blocked: armed.is_none() || self.device.arming() != armed })
     }
 
     fn run(&self, job: &[Transfer], notify: Notify) -> Result<(), CopyError> {

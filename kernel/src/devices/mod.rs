@@ -10,6 +10,7 @@ mod pci;
 
 use crate::board::{BootArgs, Platform};
 use crate::dma;
+use crate::iommu;
 use alloc::vec::Vec;
 use dma_api::DmaMask;
 use dma_engine::DmaEngineDevice;
@@ -23,7 +24,7 @@ pub struct Found(Vec<&'static pci::PciHost>);
 
 /// Finds what is behind the host bridges, and ends the DMA that an earlier stage left running there: no function masters
 /// the bus any more. To be called as soon as registers can be mapped for good; where there is an SMMU it aborts already
-/// ([`dma::iommu::close`]).
+/// ([`iommu::abort_all`]).
 pub fn find(platform: &Platform) -> Found {
     Found(platform.pci_hosts.iter().filter_map(pci::open).collect())
 }
@@ -35,8 +36,8 @@ pub struct Started(Vec<&'static DmaEngineDevice>);
 pub fn init(platform: &Platform, Found(hosts): Found, args: &BootArgs<'_>) -> Started {
     if !args.iommu_off {
         let devices = |smmu| hosts.iter().map(|host| pci::devices_behind(host, smmu)).sum();
-        dma::iommu::init(&platform.smmus, devices, args.iommu_events);
-        if dma::quarantine::start().is_err() {
+        iommu::init(&platform.smmus, devices, args.iommu_events);
+        if dma::fault::start().is_err() {
             log::warn!("no memory for a thread: devices that keep faulting are not blocked");
         }
     }

@@ -1,7 +1,8 @@
 //! PCI functions become devices of the DMA core, and get their drivers.
 
 use super::dma_engine::{DmaEngineDevice, Model};
-use crate::dma::{Device, iommu};
+use crate::dma::Device;
+use crate::iommu;
 use crate::irq;
 use crate::memory::vmalloc::{self, MapRegistersError};
 use crate::sync::SpinLock;

@@ -1,10 +1,11 @@
 //! A buffer in a device's domain.
 
+use super::Device;
 use super::buffer::{Buffer, Side};
-use super::domain::{Fit, Wish};
+use super::request::{MapPlacement, MapRequest};
 use super::trace::{self, Event};
-use super::{Device, counters};
 use crate::debug;
+use crate::iommu::LOST_BYTES;
 use addr::{AddrRange, Chunk, Iova, MemoryType};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -24,24 +25,24 @@ impl Attachment {
     /// Lets `device` reach all of `buffer` from one address on.
     ///
     /// # Errors
-    /// [`DmaError::PastMask`] (with [`Fit::Whole`]), [`DmaError::OutOfIova`], [`DmaError::OutOfTables`],
+    /// [`DmaError::PastMask`] (with [`MapPlacement::Whole`]), [`DmaError::OutOfIova`], [`DmaError::OutOfTables`],
     /// [`DmaError::Scattered`] without IOMMU; everything is as before.
-    pub fn new(device: &Arc<Device>, buffer: Arc<Buffer>, fit: Fit) -> Result<Self, DmaError> {
-        let wish = Wish {
+    pub fn new(device: &Arc<Device>, buffer: Arc<Buffer>, placement: MapPlacement) -> Result<Self, DmaError> {
+        let request = MapRequest {
             len: buffer.len(),
             align: buffer.alignment(),
             mask: device.mask(),
-            fit,
+            placement,
             mapping: mapping(device, &buffer),
         };
         if buffer.memory() == MemoryType::WriteBack && !device.is_coherent() {
             buffer.sync(Side::Device, Direction::Bidirectional);
         }
-        let range = match device.domain().map(buffer.chunks(), &wish) {
+        let range = match device.domain().map(buffer.chunks(), &request) {
             Ok(range) => range,
             Err(error) => {
                 if error == DmaError::IommuTimeout {
-                    counters::LOST_BYTES.add(buffer.len());
+                    LOST_BYTES.add(buffer.len());
                     core::mem::forget(buffer);
                 }
                 return Err(error);
@@ -60,7 +61,7 @@ impl Attachment {
     }
 
     /// The device's addresses of the buffer's bytes from `offset` to before `end`, in order. More than one range only
-    /// without translation ([`Fit::Pieces`]).
+    /// without translation ([`MapPlacement::Pieces`]).
     pub fn pieces(&self, offset: u64, end: u64) -> Vec<AddrRange<Iova>> {
         let domain = self.device.domain();
         if domain.is_translated() {

@@ -3,7 +3,7 @@
 use super::attachment::Attachment;
 use super::buffer::Buffer;
 use super::device::Device;
-use super::domain::Fit;
+use super::request::MapPlacement;
 use super::trace;
 use crate::debug::DebugTag;
 use crate::memory::heap;
@@ -46,7 +46,7 @@ fn try_alloc(device: &Arc<Device>, len: u64, attrs: Attrs) -> Result<Attachment,
         None => Buffer::new(&request, attrs, memory, tag),
     }?;
     trace::note("alloc", || buffer.event().for_device(device));
-    let attachment = Attachment::new(device, buffer, Fit::Whole)?;
+    let attachment = Attachment::new(device, buffer, MapPlacement::Whole)?;
     if wants_view(device, attrs) {
         attachment.buffer().make_kernel_view()?;
     }
@@ -109,7 +109,7 @@ fn small_linear(request: &Request, attrs: Attrs, memory: MemoryType) -> Option<R
     })
 }
 
-/// Without IOMMU the wish for no mapping is ignored: nothing is saved, and drivers need not notice.
+/// Without IOMMU the request for no mapping is ignored: nothing is saved, and drivers need not notice.
 fn wants_view(device: &Device, attrs: Attrs) -> bool {
     !attrs.contains(Attrs::NO_KERNEL_MAPPING) || !device.domain().is_translated()
 }

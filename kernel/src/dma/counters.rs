@@ -1,45 +1,8 @@
 //! What buffers cost: each number now, and the highest it ever was.
 
+use crate::iommu::{self, LOST_BYTES, TABLE_PAGES};
 use crate::memory::vmalloc::VMALLOC;
-use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
-
-/// A number that goes up and down.
-pub struct Gauge {
-    now: AtomicU64,
-    peak: AtomicU64,
-}
-
-/// A gauge, read.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Reading {
-    /// The value now.
-    pub now: u64,
-    /// The highest value so far.
-    pub peak: u64,
-}
-
-impl Gauge {
-    const fn new() -> Self {
-        Self { now: AtomicU64::new(0), peak: AtomicU64::new(0) }
-    }
-
-    #[inline]
-    pub(super) fn add(&self, amount: u64) {
-        let now = self.now.fetch_add(amount, Relaxed) + amount;
-        // Mostly not a new peak, and then a load is all it costs.
-        if now > self.peak.load(Relaxed) {
-            self.peak.fetch_max(now, Relaxed);
-        }
-    }
-
-    pub(super) fn sub(&self, amount: u64) {
-        self.now.fetch_sub(amount, Relaxed);
-    }
-
-    fn read(&self) -> Reading {
-        Reading { now: self.now.load(Relaxed), peak: self.peak.load(Relaxed) }
-    }
-}
+pub use crate::perf_counters::{Gauge, Reading};
 
 /// Bytes of buffers in low memory.
 pub(super) static LOW_BYTES: Gauge = Gauge::new();
@@ -47,10 +10,6 @@ pub(super) static LOW_BYTES: Gauge = Gauge::new();
 pub(super) static HIGH_BYTES: Gauge = Gauge::new();
 /// Ranges of device addresses in use.
 pub(super) static IOVA_RANGES: Gauge = Gauge::new();
-/// Frames that are tables of devices.
-pub(super) static TABLE_PAGES: Gauge = Gauge::new();
-/// Bytes that nobody may use again, since something that might still reach them did not answer. Never goes down.
-pub(super) static LOST_BYTES: Gauge = Gauge::new();
 
 /// All of them at one moment (nearly: each is read on its own).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -77,7 +36,7 @@ pub struct Counters {
 
 /// The numbers now.
 pub fn read() -> Counters {
-    let (commands, syncs, register_writes) = super::iommu::commands();
+    let (commands, syncs, register_writes) = iommu::command_counts();
     Counters { commands, syncs, register_writes, ..gauges() }
 }
 

@@ -1,9 +1,9 @@
 //! A device as the DMA core knows it.
 
 use super::domain::Domain;
-use super::iommu::Smmu;
-use super::quarantine::{self, Faults};
+use super::fault::{self, FaultState, Quarantine};
 use crate::debug;
+use crate::iommu::Smmu;
 use crate::memory::layout;
 use crate::sched;
 use addr::{AddrRange, MemoryType, PhysAddr, StreamId};
@@ -23,7 +23,7 @@ pub struct Device {
     /// Whether its accesses snoop the CPUs' caches.
     coherent: bool,
     mask: AtomicU64,
-    faults: Arc<Faults>,
+    faults: Arc<FaultState>,
     domain: Arc<Domain>,
 }
 
@@ -38,7 +38,7 @@ impl Device {
         stream: StreamId,
         coherent: bool,
     ) -> Result<Arc<Self>, DmaError> {
-        let domain = smmu.new_domain()?;
+        let domain = Domain::translated(smmu)?;
         Self::in_group(name, smmu, stream, coherent, domain)
     }
 
@@ -53,11 +53,12 @@ impl Device {
         coherent: bool,
         domain: Arc<Domain>,
     ) -> Result<Arc<Self>, DmaError> {
-        smmu.attach(stream, &domain)?;
-        let faults = Arc::new(Faults::new());
+        domain.attach(stream)?;
+        let faults = Arc::new(FaultState::new());
         let place = Some((smmu, stream));
         let device = Arc::new(Self { name, stream: place, coherent, mask: default_mask(), faults, domain });
-        quarantine::watch(smmu, stream, device.faults.clone(), Arc::downgrade(&device));
+        let watched: Arc<dyn Quarantine> = device.clone();
+        fault::watch(smmu, stream, device.faults.clone(), Arc::downgrade(&watched));
         debug::device_attached(smmu.stream_key(stream), device.domain.key(), &device.name);
         Ok(device)
     }
@@ -65,7 +66,7 @@ impl Device {
     /// A device without IOMMU, whose bus shows memory through `windows` (none: at its physical addresses).
     pub fn direct(name: String, coherent: bool, windows: Vec<BusWindow>) -> Arc<Self> {
         let domain = Arc::new(Domain::direct(windows));
-        let (mask, faults) = (default_mask(), Arc::new(Faults::new()));
+        let (mask, faults) = (default_mask(), Arc::new(FaultState::new()));
         Arc::new(Self { name, stream: None, coherent, mask, faults, domain })
     }
 
@@ -136,11 +137,11 @@ impl Device {
     }
 
     fn attach(&self) -> Result<(), DmaError> {
-        self.stream.map_or(Ok(()), |(smmu, stream)| smmu.attach(stream, &self.domain))
+        self.stream().map_or(Ok(()), |stream| self.domain.attach(stream))
     }
 
     fn detach(&self) -> Result<(), DmaError> {
-        self.stream.map_or(Ok(()), |(smmu, stream)| smmu.detach(stream, &self.domain))
+        self.stream().map_or(Ok(()), |stream| self.domain.detach(stream))
     }
 
     /// Accesses of it that the SMMU aborted and recorded, since it was armed.
@@ -164,15 +165,15 @@ impl Device {
         self.faults.total()
     }
 
-    /// Says after how many faults it is blocked; at least 1. [`quarantine::DEFAULT_LIMIT`] if nobody does.
+    /// Says after how many faults it is blocked; at least 1. [`fault::DEFAULT_LIMIT`] if nobody does.
     pub fn set_fault_limit(&self, limit: u64) {
         self.faults.set_limit(limit);
     }
 
     /// Which time it is that it may do DMA; `None` while it may not, or is about not to. Where this is the same before and
     /// after, all that was aborted in between is among [`Device::all_faults`].
-    pub fn armed(&self) -> Option<u64> {
-        self.faults.armed()
+    pub fn arming(&self) -> Option<u64> {
+        self.faults.arming()
     }
 
     /// Whether it is blocked because it had too many faults.
@@ -193,23 +194,6 @@ impl Device {
             self.smmu().into_iter().for_each(Smmu::service);
         }
         self.faults.rearm(|| self.attach())
-    }
-
-    /// Blocks it, if it is to be.
-    pub(super) fn quarantine(&self) {
-        match self.faults.quarantine(|| self.detach()) {
-            Some(Ok(())) => {
-                let faults = self.faults.count();
-                let held = self.faults.held_until() > sched::time::now();
-                let why = if held { " that left no room for those of others" } else { "" };
-                log::warn!(
-                    "{}: {faults} faults{why}; the IOMMU aborts whatever it does from now on",
-                    self.name
-                );
-            }
-            Some(Err(error)) => log::error!("{}: it faults, and cannot be blocked: {error}", self.name),
-            None => {}
-        }
     }
 
     /// The memory type of a coherent buffer for it.
@@ -240,13 +224,31 @@ impl fmt::Debug for Device {
 impl Drop for Device {
     fn drop(&mut self) {
         let Some((smmu, stream)) = self.stream else { return };
-        quarantine::forget(smmu, stream);
+        fault::forget(smmu, stream);
         debug::device_removed(smmu.stream_key(stream));
         if self.faults.is_detached() {
             return;
         }
-        if let Err(error) = smmu.detach(stream, &self.domain) {
+        if let Err(error) = self.domain.detach(stream) {
             log::error!("{}: {error}", self.name);
+        }
+    }
+}
+
+impl Quarantine for Device {
+    fn quarantine(&self) {
+        match self.faults.quarantine(|| self.detach()) {
+            Some(Ok(())) => {
+                let faults = self.faults.count();
+                let overflow = self.faults.held_until() > sched::time::now();
+                let reason = if overflow { ", and the event queue overflowed" } else { "" };
+                log::warn!(
+                    "{}: quarantined after {faults} faults{reason}; the IOMMU aborts its transactions",
+                    self.name
+                );
+            }
+            Some(Err(error)) => log::error!("{}: too many faults, and the detach failed: {error}", self.name),
+            None => {}
         }
     }
 }

@@ -2,19 +2,19 @@
 //! they translate to.
 
 use super::counters;
-use super::iommu::{Smmu, Tables};
-use super::small::{Place, Small};
-use super::translated::Translated;
+use super::iova_space::IovaSpace;
+use super::request::{MapPlacement, MapRequest};
+use super::small_mappings::{SmallMappings, SmallSlot};
 use crate::debug::{self, DomainKey, FailPoint};
+use crate::iommu::{LOST_BYTES, Smmu, Tables};
 use crate::sync::SpinLock;
-use addr::{AddrRange, FrameRun, Iova, PAGE_SIZE, PhysAddr};
+use addr::{AddrRange, FrameRun, Iova, PAGE_SIZE, PhysAddr, StreamId};
 use alloc::boxed::Box;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use dma_api::{DmaError, DmaMask};
 use drivers::direct::{BusAddressError, BusWindow, Direct};
-use drivers::smmu::{self, Stages};
-use pagetable::Mapping;
+use drivers::smmu::{PagingDomain, Stages, StreamError};
 use spin::Once;
 
 /// An address space for devices. Its lock is held while tables change, not while the IOMMU is waited for.
@@ -23,17 +23,17 @@ pub struct Domain {
 }
 
 enum Kind {
-    Translated(Box<Behind>),
+    Translated(Box<SmmuDomain>),
     /// No IOMMU: addresses are what the bus makes of physical ones.
     Direct(Vec<BusWindow>),
 }
 
 /// A domain behind an SMMU.
-struct Behind {
+struct SmmuDomain {
     smmu: &'static Smmu,
     /// Mappings that need no lock, from the first one on.
-    small: Once<Box<Small>>,
-    translated: SpinLock<Translated>,
+    small: Once<Box<SmallMappings>>,
+    translated: SpinLock<IovaSpace>,
 }
 
 static ALL: SpinLock<Vec<Weak<Domain>>> = SpinLock::new(Vec::new());
@@ -43,43 +43,20 @@ pub fn all() -> Vec<Arc<Domain>> {
     ALL.lock().iter().filter_map(Weak::upgrade).collect()
 }
 
-/// What a mapping has to be like.
-#[derive(Clone, Copy)]
-pub(super) struct Wish {
-    /// Bytes, whole pages.
-    pub len: u64,
-    /// The alignment at which the largest descriptors can be used.
-    pub align: u64,
-    /// What the device can address.
-    pub mask: DmaMask,
-    /// How much of it the device has to be able to address.
-    pub fit: Fit,
-    pub mapping: Mapping,
-}
-
-/// How much of a mapping has to lie below the device's mask.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Fit {
-    /// All.
-    Whole,
-    /// The start, as long as it goes: a buffer larger than all that the device can address is mapped whole, and the
-    /// device is told only of addresses that it can use.
-    Start,
-    /// All, and without translation each chunk for itself: for a device that gathers. What it has then is no range of
-    /// addresses; [`Domain::bus_addresses`] says which ones.
-    Pieces,
-}
-
 impl Domain {
     /// A domain without translation. No windows: bus addresses are physical ones.
     pub fn direct(windows: Vec<BusWindow>) -> Self {
         Self { kind: Kind::Direct(windows) }
     }
 
-    /// An empty domain of `smmu`'s.
-    pub(super) fn translated(smmu: &'static Smmu, domain: smmu::PagingDomain, input_bits: u8) -> Arc<Self> {
-        let translated = SpinLock::new(Translated::new(smmu, domain, input_bits));
-        let behind = Behind { smmu, small: Once::new(), translated };
+    /// An empty domain of `smmu`.
+    ///
+    /// # Errors
+    /// See [`Smmu::new_domain`].
+    pub(super) fn translated(smmu: &'static Smmu) -> Result<Arc<Self>, DmaError> {
+        let (domain, input_bits) = (smmu.new_domain()?, smmu.features().input_bits());
+        let translated = SpinLock::new(IovaSpace::new(smmu, domain, input_bits));
+        let behind = SmmuDomain { smmu, small: Once::new(), translated };
         let domain = Arc::new(Self { kind: Kind::Translated(Box::new(behind)) });
         let mut all = ALL.lock();
         // Those that are gone leave when there is no more room: rarely enough not to count, however many there are.
@@ -89,7 +66,7 @@ impl Domain {
             all.reserve(live + 1);
         }
         all.push(Arc::downgrade(&domain));
-        domain
+        Ok(domain)
     }
 
     /// The name of the domain in hooks of the checking build.
@@ -137,23 +114,23 @@ impl Domain {
     pub(super) fn map(
         &self,
         chunks: impl Iterator<Item: FrameRun> + Clone,
-        wish: &Wish,
+        request: &MapRequest,
     ) -> Result<AddrRange<Iova>, DmaError> {
-        if wish.fit != Fit::Start && !wish.mask.holds(wish.len) {
-            return Err(DmaError::PastMask { len: wish.len, mask: wish.mask });
+        if request.placement != MapPlacement::Start && !request.mask.holds(request.len) {
+            return Err(DmaError::PastMask { len: request.len, mask: request.mask });
         }
         let range = match &self.kind {
-            Kind::Translated(behind) => behind.map(chunks, wish),
-            Kind::Direct(windows) if wish.fit == Fit::Pieces => {
-                place_pieces(direct(windows, wish.mask), chunks, wish)
+            Kind::Translated(behind) => behind.map(chunks, request),
+            Kind::Direct(windows) if request.placement == MapPlacement::Pieces => {
+                place_pieces(direct(windows, request.mask), chunks, request)
             }
-            Kind::Direct(windows) => place_direct(direct(windows, wish.mask), chunks, wish),
+            Kind::Direct(windows) => place_direct(direct(windows, request.mask), chunks, request),
         }?;
         counters::IOVA_RANGES.add(1);
         Ok(range)
     }
 
-    /// [`Domain::map`] of one run of write-back memory, at most [`Small::LONGEST`], by the shortest way; `None` when it
+    /// [`Domain::map`] of one run of write-back memory, at most [`SmallMappings::LONGEST`], by the shortest way; `None` when it
     /// has to go the other way, which also finds what is wrong if something is. Without `is_written` the devices only read.
     #[inline]
     pub(super) fn map_run(
@@ -163,7 +140,7 @@ impl Domain {
         is_written: bool,
     ) -> Option<AddrRange<Iova>> {
         let Kind::Translated(behind) = &self.kind else { return None };
-        if mask.highest() < Small::HIGHEST {
+        if mask.highest() < SmallMappings::HIGHEST {
             return None;
         }
         let range = behind.small.get()?.map_run(run, is_written)?;
@@ -210,33 +187,58 @@ impl Domain {
         }
     }
 
-    /// Calls `action` with the SMMU's domain, if there is one.
-    pub(super) fn with_smmu<R>(&self, action: impl FnOnce(&mut smmu::PagingDomain) -> R) -> Option<R> {
-        match &self.kind {
-            Kind::Translated(behind) => Some(action(behind.translated.lock().smmu_domain())),
-            Kind::Direct(_) => None,
-        }
+    /// Attaches `stream`. Nothing without an IOMMU.
+    ///
+    /// # Errors
+    /// [`DmaError::IommuTimeout`], [`DmaError::IommuRefused`], [`DmaError::OutOfTables`].
+    pub(super) fn attach(&self, stream: StreamId) -> Result<(), DmaError> {
+        let Kind::Translated(behind) = &self.kind else { return Ok(()) };
+        let result = behind.smmu.attach(stream, behind.translated.lock().smmu_domain());
+        result.map_err(|error| {
+            log::error!("IOMMU: stream {stream}: {error:?}");
+            if let StreamError::Command(_) = error {
+                // The stream counts as attached. If this fails too, so does destroying the domain, which leaks it.
+                _ = self.detach(stream);
+            }
+            stream_error(error)
+        })
+    }
+
+    /// Makes the SMMU abort all transactions of `stream`. After a time-out the command is repeated once: the entry in
+    /// memory aborts by then, while the stream counts as attached, and cannot be used.
+    ///
+    /// # Errors
+    /// [`DmaError::IommuTimeout`], [`DmaError::IommuRefused`].
+    pub(super) fn detach(&self, stream: StreamId) -> Result<(), DmaError> {
+        let Kind::Translated(behind) = &self.kind else { return Ok(()) };
+        let detach = || behind.smmu.detach(stream, behind.translated.lock().smmu_domain());
+        let result = match detach() {
+            Err(StreamError::Command(_)) => detach(),
+            result => result,
+        };
+        result.map_err(stream_error)
     }
 }
 
-impl Behind {
+impl SmmuDomain {
     #[inline]
     fn map(
         &self,
         chunks: impl Iterator<Item: FrameRun> + Clone,
-        wish: &Wish,
+        request: &MapRequest,
     ) -> Result<AddrRange<Iova>, DmaError> {
         if debug::fail_point(FailPoint::Iova) {
-            return Err(DmaError::OutOfIova { len: wish.len, highest: wish.mask.highest() });
+            return Err(DmaError::OutOfIova { len: request.len, highest: request.mask.highest() });
         }
-        let is_small = wish.len <= Small::LONGEST && wish.mask.highest() >= Small::HIGHEST;
+        let is_small =
+            request.len <= SmallMappings::LONGEST && request.mask.highest() >= SmallMappings::HIGHEST;
         if is_small
             && let Some(small) = self.small.get()
-            && let Some(place) = small.take(wish.len)
+            && let Some(place) = small.take(request.len)
         {
-            return small.map(place, chunks, wish.len, wish.mapping);
+            return small.map(place, chunks, request.len, request.mapping);
         }
-        self.map_slowly(chunks, wish, is_small)
+        self.map_slowly(chunks, request, is_small)
     }
 
     /// A small mapping for which there is no room yet, or one that is not small.
@@ -244,28 +246,28 @@ impl Behind {
     fn map_slowly(
         &self,
         chunks: impl Iterator<Item: FrameRun> + Clone,
-        wish: &Wish,
+        request: &MapRequest,
         is_small: bool,
     ) -> Result<AddrRange<Iova>, DmaError> {
-        if is_small && let Some((small, place)) = self.new_place(wish)? {
-            return small.map(place, chunks, wish.len, wish.mapping);
+        if is_small && let Some((small, place)) = self.new_place(request)? {
+            return small.map(place, chunks, request.len, request.mapping);
         }
-        self.translated.lock().map(chunks, wish)
+        self.translated.lock().map(chunks, request)
     }
 
     /// A place for a small mapping after there was none; `None` if there cannot be any.
-    fn new_place(&self, wish: &Wish) -> Result<Option<(&Small, Place)>, DmaError> {
-        let small = self.small.call_once(|| Box::new(Small::new()));
+    fn new_place(&self, request: &MapRequest) -> Result<Option<(&SmallMappings, SmallSlot)>, DmaError> {
+        let small = self.small.call_once(|| Box::new(SmallMappings::new()));
         if small.is_used_up() {
             return Ok(None);
         }
         let mut translated = self.translated.lock();
         // Another CPU may have made room meanwhile.
-        if let Some(place) = small.take(wish.len) {
+        if let Some(place) = small.take(request.len) {
             return Ok(Some((small, place)));
         }
         small.grow(|at| translated.pin(at))?;
-        Ok(small.take(wish.len).map(|place| (&**small, place)))
+        Ok(small.take(request.len).map(|place| (&**small, place)))
     }
 
     #[inline]
@@ -275,11 +277,11 @@ impl Behind {
             Some((_, (_, table))) => table.pinned().unmap(&Tables, range, held),
             None => self.translated.lock().unmap(range, held),
         };
-        let freed = match smmu::PagingDomain::invalidate(&self.smmu.commands, stale) {
+        let freed = match PagingDomain::invalidate(self.smmu.command_queue(), stale) {
             Ok(freed) => freed,
             Err(unfinished) => {
                 log::error!("IOMMU: {:?} stays out of use: {:?}", range, unfinished.error);
-                counters::LOST_BYTES.add(range.len());
+                LOST_BYTES.add(range.len());
                 // What is stale is never dropped: `held` stays as it is for good.
                 return Err(DmaError::IommuTimeout);
             }
@@ -297,7 +299,7 @@ impl Drop for Domain {
     fn drop(&mut self) {
         let kind = core::mem::replace(&mut self.kind, Kind::Direct(Vec::new()));
         if let Kind::Translated(behind) = kind {
-            let Behind { smmu, translated, .. } = *behind;
+            let SmmuDomain { smmu, translated, .. } = *behind;
             smmu.destroy(translated.into_inner().into_smmu_domain());
         }
     }
@@ -307,19 +309,28 @@ fn direct(windows: &[BusWindow], mask: DmaMask) -> Direct<'_> {
     Direct::new(windows, mask.highest().raw())
 }
 
+fn stream_error(error: StreamError) -> DmaError {
+    match error {
+        StreamError::Command(_) => DmaError::IommuTimeout,
+        StreamError::OutOfMemory(_) => DmaError::OutOfTables,
+        StreamError::OutOfRange(_) | StreamError::AlreadyAttached(_) | StreamError::NotAttached(_) => {
+            DmaError::IommuRefused
+        }
+    }
+}
+
 /// Where the bus shows `chunks`, if in one run and below the mask.
 fn place_direct(
     direct: Direct<'_>,
     chunks: impl Iterator<Item: FrameRun> + Clone,
-    wish: &Wish,
+    request: &MapRequest,
 ) -> Result<AddrRange<Iova>, DmaError> {
     match direct.address(chunks.clone()) {
-        Ok(at) => {
-            AddrRange::from_len(at, wish.len).ok_or(DmaError::PastMask { len: wish.len, mask: wish.mask })
-        }
+        Ok(at) => AddrRange::from_len(at, request.len)
+            .ok_or(DmaError::PastMask { len: request.len, mask: request.mask }),
         Err(BusAddressError::NotContiguous(_)) => Err(DmaError::Scattered { runs: runs(chunks) }),
         Err(BusAddressError::Empty | BusAddressError::Unreachable(_)) => {
-            Err(DmaError::PastMask { len: wish.len, mask: wish.mask })
+            Err(DmaError::PastMask { len: request.len, mask: request.mask })
         }
     }
 }
@@ -328,13 +339,13 @@ fn place_direct(
 fn place_pieces(
     direct: Direct<'_>,
     chunks: impl Iterator<Item: FrameRun> + Clone,
-    wish: &Wish,
+    request: &MapRequest,
 ) -> Result<AddrRange<Iova>, DmaError> {
-    let past = DmaError::PastMask { len: wish.len, mask: wish.mask };
+    let past = DmaError::PastMask { len: request.len, mask: request.mask };
     let mut places = chunks.map(|chunk| direct.translate(AddrRange::new(chunk.start(), chunk.end())));
     let first = places.next().flatten().ok_or(past)?;
     let all = places.all(|place| place.is_some());
-    AddrRange::from_len(first, wish.len).filter(|_| all).ok_or(past)
+    AddrRange::from_len(first, request.len).filter(|_| all).ok_or(past)
 }
 
 /// The number of runs that chunks form.

@@ -1,13 +1,12 @@
-//! The DMA core: buffers made of chunks, the devices they are attached to, and memory lent to devices.
+//! The DMA core: buffers made of chunks, the devices they are attached to, and streaming mappings.
 //!
-//! - [`coherent`]: [`alloc`](coherent::alloc) a buffer for a device, or for devices to come; a driver's [`Space`].
-//! - [`Buffer`], [`Attachment`]: a buffer lives until its last view is gone, an attachment is one of them.
-//! - [`stream`]: lend memory that exists already.
-//! - [`Device`], [`Domain`]: who can reach what, at which addresses; [`iommu`] has the SMMU's locks, [`quarantine`] what
-//!   becomes of a device that tries more.
-//! - [`counters`], [`trace`]: what it costs, what happens.
+//! - [`coherent`]: allocation of a buffer for a device ([`alloc`]), or for later attachments; a driver's [`Space`].
+//! - [`Buffer`], [`Attachment`]: a buffer lives until its last view is gone; an attachment is a view.
+//! - [`stream`]: streaming mappings of existing memory.
+//! - [`Device`], [`Domain`]: the IOVA space of a device; [`fault`] counts translation faults and quarantines a device.
+//! - [`counters`], [`trace`]: costs, and the log of `dma.trace`.
 //!
-//! `doc/life-of-a-dma-buffer.md` tells it in order.
+//! `doc/life-of-a-dma-buffer.md` follows one buffer in order.
 
 mod attachment;
 mod buffer;
@@ -17,18 +16,17 @@ mod device;
 pub mod domain;
 #[cfg(feature = "counters")]
 pub mod events;
+pub mod fault;
 mod frames;
-pub mod iommu;
-mod loudest;
-mod notices;
-pub mod quarantine;
-mod small;
+mod iova_space;
+mod request;
+mod small_mappings;
 pub mod stream;
 pub mod trace;
-mod translated;
 
 pub use attachment::Attachment;
 pub use buffer::{Buffer, Side};
 pub use coherent::{Space, alloc, alloc_unattached};
 pub use device::Device;
-pub use domain::{Domain, Fit};
+pub use domain::Domain;
+pub use request::MapPlacement;

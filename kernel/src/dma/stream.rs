@@ -10,9 +10,10 @@
 
 use super::buffer::Side;
 use super::device::Device;
-use super::domain::{Fit, Wish};
-use super::small::Small;
+use super::request::{MapPlacement, MapRequest};
+use super::small_mappings::SmallMappings;
 use crate::debug::{self, DebugTag, LastOwner};
+use crate::iommu::LOST_BYTES;
 use crate::memory::{linear, window, zones};
 use addr::{AddrRange, Address, Chunk, FrameRun, Iova, MemoryType, Order, PAGE_SIZE, Pfn, PhysAddr};
 use alloc::boxed::Box;
@@ -54,7 +55,7 @@ fn lend_piece(device: &Device, memory: &dyn StreamMemory, direction: Direction) 
         return None;
     }
     let pages = WholePages::around(&PhysSegment { start, len });
-    if pages.end.raw() - pages.start.raw() > Small::LONGEST {
+    if pages.end.raw() - pages.start.raw() > SmallMappings::LONGEST {
         return None;
     }
     let at = device.domain().map_run(&pages, device.mask(), direction.device_writes())?.start();
@@ -82,7 +83,7 @@ fn refuse(memory: Box<dyn StreamMemory>, error: DmaError) -> StreamMapError {
         return StreamMapError { memory, error };
     }
     let len = memory.segments().iter().map(|segment| segment.len).sum();
-    super::counters::LOST_BYTES.add(len);
+    LOST_BYTES.add(len);
     core::mem::forget(memory);
     StreamMapError { memory: Box::new(Lost), error }
 }
@@ -93,15 +94,15 @@ fn lend(device: &Device, memory: &dyn StreamMemory, direction: Direction) -> Res
     if !device.is_coherent() {
         hand_over(PageChunks::new(segments), Side::Device, direction);
     }
-    let wish = Wish {
+    let request = MapRequest {
         // The pieces meet at page borders, so this is the sum of their pages.
         len: (offset + bytes).next_multiple_of(PAGE_SIZE),
         align: alignment(longest),
         mask: device.mask(),
-        fit: Fit::Whole,
+        placement: MapPlacement::Whole,
         mapping: mapping(direction),
     };
-    let pages = device.domain().map(segments.iter().map(WholePages::around), &wish)?;
+    let pages = device.domain().map(segments.iter().map(WholePages::around), &request)?;
     let tag = DebugTag::new("stream", offset + bytes, Some(device.name()));
     debug::mapping_added(&tag, device.domain().key(), pages);
     let start = pages.start() + offset;

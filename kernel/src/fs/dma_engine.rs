@@ -9,7 +9,7 @@
 use super::dma_buf::errno;
 use super::{Caller, Device, File, stat_device};
 use crate::devices::dma_engine::{DmaEngineDevice, TransferError};
-use crate::dma::{Attachment, Fit, stream};
+use crate::dma::{Attachment, MapPlacement, stream};
 use crate::sync::SpinLock;
 use crate::vm::access::UserMemory;
 use abi::Errno;
@@ -68,7 +68,7 @@ impl DmaEngineFile {
         let dma_buf = file.file().dma_buf().ok_or(Errno::EINVAL)?;
         let in_pieces = self.engine.gathers() && !self.is_translated();
         // The device may reach only the start of a buffer that is larger than all it can address.
-        let fit = if in_pieces { Fit::Pieces } else { Fit::Start };
+        let fit = if in_pieces { MapPlacement::Pieces } else { MapPlacement::Start };
         let attachment =
             Attachment::new(self.engine.device(), dma_buf.buffer().clone(), fit).map_err(errno)?;
         let attachment = Arc::new(attachment);

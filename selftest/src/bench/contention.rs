@@ -9,9 +9,9 @@ use ::alloc::vec::Vec;
 use addr::PAGE_SIZE;
 use arch::timer;
 use dma_api::{Attrs, Direction, DmaError, StreamMemory};
-use kernel::dma::iommu::Smmu;
 use kernel::dma::stream::{self, Pages};
 use kernel::dma::{self, Device};
+use kernel::iommu::Smmu;
 use kernel::{kprintln, percpu};
 
 /// Threads, one a CPU.

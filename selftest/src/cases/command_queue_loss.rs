@@ -9,7 +9,7 @@ use alloc::format;
 use alloc::string::String;
 use drivers::iommu::Shared;
 use drivers::smmu::{CommandError, CommandQueue};
-use kernel::dma::iommu::{self, Smmu};
+use kernel::iommu::{self, Smmu};
 use kernel::percpu;
 use smmu_spec::Command;
 

@@ -12,9 +12,9 @@ use alloc::sync::Arc;
 use dma_api::{Attrs, Direction, StreamMemory};
 use drivers::iommu::Shared;
 use drivers::smmu::{CommandCounters, CommandError, QueueFull};
-use kernel::dma::iommu::{self, Smmu};
 use kernel::dma::stream::{self, Pages};
 use kernel::dma::{self, Device};
+use kernel::iommu::{self, Smmu};
 use kernel::percpu;
 
 pub const TESTS: &[Test] = &[

@@ -11,7 +11,8 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use dma_api::{Attrs, Direction, DmaError, DmaMask, StreamMemory};
 use kernel::dma::stream::{self, Pages};
-use kernel::dma::{self, Attachment, Device, Fit, counters, iommu};
+use kernel::dma::{self, Attachment, Device, MapPlacement, counters};
+use kernel::iommu;
 use kernel::memory::vmalloc::VMALLOC;
 use kernel::memory::{heap, kernel_tables, layout, linear, table_frames, window, zones};
 use memory::{Reach, Zone, ZoneStats};
@@ -204,7 +205,7 @@ fn direct() -> Outcome {
         dma::alloc_unattached(0x4000, Attrs::ALLOC_SINGLE_PAGES).map_err(|error| format!("{error}"))?;
     let one_run = scattered.chunks().collect::<Vec<_>>();
     let one_run = one_run.windows(2).all(|pair| pair[0].range().end() == pair[1].start());
-    let refused = Attachment::new(&device, scattered, Fit::Whole).err();
+    let refused = Attachment::new(&device, scattered, MapPlacement::Whole).err();
     check!(refused.is_some() || one_run, "a scattered buffer was attached without IOMMU");
     pass!("{:?} at {:?}; scattered: {refused:?}", buffer.chunks().next(), attachment.range())
 }
@@ -233,9 +234,9 @@ fn masks() -> Outcome {
     drop(held);
     let big = dma::alloc_unattached(1 << 20, Attrs::NO_KERNEL_MAPPING).map_err(|error| format!("{error}"))?;
     device.set_mask(DmaMask::bits(20)).map_err(|error| format!("{error}"))?;
-    let whole = Attachment::new(&device, big.clone(), Fit::Whole).err();
+    let whole = Attachment::new(&device, big.clone(), MapPlacement::Whole).err();
     check!(matches!(whole, Some(DmaError::OutOfIova { .. })), "1 MiB below 2^20: {whole:?}");
-    let start = Attachment::new(&device, big, Fit::Start).map_err(|error| format!("{error}"))?;
+    let start = Attachment::new(&device, big, MapPlacement::Start).map_err(|error| format!("{error}"))?;
     let (range, reachable) = (start.range(), start.reachable());
     check!(
         range.len() == 1 << 20 && reachable.len() < range.len() && !reachable.is_empty(),
@@ -287,7 +288,7 @@ fn views() -> Outcome {
     for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
         let before = ResourceSnapshot::now();
         let buffer = dma::alloc_unattached(1 << 20, Attrs::empty()).map_err(|error| format!("{error}"))?;
-        let attach = |device: &Arc<Device>| Attachment::new(device, buffer.clone(), Fit::Whole);
+        let attach = |device: &Arc<Device>| Attachment::new(device, buffer.clone(), MapPlacement::Whole);
         let (a, b) = (attach(&first), attach(&second));
         let (mut a, mut b) = (Some(a.map_err(|e| format!("{e}"))?), Some(b.map_err(|e| format!("{e}"))?));
         let frames = buffer.len() / PAGE_SIZE;
@@ -330,7 +331,10 @@ fn audited() -> Outcome {
             let attachment = dma::alloc(device, 0x6_5000, attrs).map_err(|error| format!("{error}"))?;
             for other in devices.iter().filter(|other| other.domain().is_translated()) {
                 let buffer = attachment.buffer().clone();
-                held.push(Attachment::new(other, buffer, Fit::Whole).map_err(|error| format!("{error}"))?);
+                held.push(
+                    Attachment::new(other, buffer, MapPlacement::Whole)
+                        .map_err(|error| format!("{error}"))?,
+                );
             }
             held.push(attachment);
         }

@@ -3,7 +3,7 @@
 use super::device::{edu, frame_at, peek, poke, read_in, with_page, write_out};
 use super::{Outcome, Test};
 use crate::fixture::PATIENCE_NS;
-use crate::{check, pass, skip};
+use crate::{check, fixture, pass, skip};
 use addr::{Iova, MemoryType, PAGE_SIZE, PhysAddr};
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -11,7 +11,8 @@ use alloc::vec::Vec;
 use arch::timer::Deadline;
 use dma_api::{Attrs, Direction, DmaError, Stream};
 use kernel::devices::{self, dma_engine::DmaEngineDevice};
-use kernel::dma::{self, Attachment, iommu, quarantine};
+use kernel::dma::{self, Attachment, fault};
+use kernel::iommu;
 use kernel::sched;
 use smmu_spec::{EventKind, EventRecord};
 
@@ -34,7 +35,7 @@ fn translated() -> Option<&'static DmaEngineDevice> {
 
 /// The events since the last call.
 fn events(edu: &DmaEngineDevice) -> Vec<EventRecord> {
-    edu.device().smmu().map_or(Vec::new(), |smmu| smmu.take_events().0.collect())
+    edu.device().smmu().map_or(Vec::new(), fixture::take_events)
 }
 
 /// The first event is of this kind, of the device's stream, at `at`.
@@ -191,7 +192,7 @@ fn keeps_faulting() -> Outcome {
     let buffer = new_buffer(edu, PAGE_SIZE)?;
     edu.device().set_fault_limit(LIMIT);
     let seen = until_blocked(edu).and_then(|faults| while_blocked(edu, &buffer).map(|()| faults));
-    edu.device().set_fault_limit(quarantine::DEFAULT_LIMIT);
+    edu.device().set_fault_limit(fault::DEFAULT_LIMIT);
     again(|| edu.device().rearm())?;
     let faults = seen?;
     check!(edu.device().faults() == 0, "{} faults before it did anything", edu.device().faults());
@@ -237,7 +238,7 @@ fn only_rearming_ends_it() -> Outcome {
     poke(&buffer, 0, b"before");
     edu.device().set_fault_limit(LIMIT);
     let seen = until_blocked(edu).and_then(|_| while_in_quarantine(edu, &buffer));
-    edu.device().set_fault_limit(quarantine::DEFAULT_LIMIT);
+    edu.device().set_fault_limit(fault::DEFAULT_LIMIT);
     again(|| edu.device().rearm())?;
     seen?;
     check!(!edu.device().is_quarantined(), "armed again, it is still in quarantine");
@@ -285,7 +286,7 @@ fn first_events() -> Outcome {
     })?;
     let seen: Vec<_> = edus.iter().map(|edu| (edu.device().faults(), edu.device().first_fault())).collect();
     for edu in &edus {
-        edu.device().set_fault_limit(quarantine::DEFAULT_LIMIT);
+        edu.device().set_fault_limit(fault::DEFAULT_LIMIT);
         // An own test's events are no other test's.
         events(edu);
     }

@@ -94,7 +94,7 @@ fn one_buffer_for_two_devices() -> Outcome {
     }
     let Some(other) = kernel::devices::dma_engines().get(1) else { skip!("only one edu device") };
     let buffer = alloc(edu.device(), 4 * PAGE_SIZE, NO_VIEW)?;
-    let second = Attachment::new(other.device(), buffer.buffer().clone(), dma::Fit::Whole);
+    let second = Attachment::new(other.device(), buffer.buffer().clone(), dma::MapPlacement::Whole);
     let second = second.map_err(|error| error.to_string())?;
     let sent = pattern(7, 300);
     poke(&buffer, 4000, &sent);

@@ -9,7 +9,7 @@ use core::sync::atomic::{
 use drivers::iommu::Shared;
 use drivers::smmu::{InjectedError, Injector};
 use kernel::debug::FailPoint;
-use kernel::dma::iommu;
+use kernel::iommu;
 use kernel::kprintln;
 
 /// All fail points.

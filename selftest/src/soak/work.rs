@@ -11,7 +11,7 @@ use alloc::vec::Vec;
 use dma_api::{Attrs, Direction, DmaError};
 use kernel::devices;
 use kernel::dma::stream::{self, Pages};
-use kernel::dma::{self, Attachment, Device, Fit};
+use kernel::dma::{self, Attachment, Device, MapPlacement};
 use kernel::sched::{self, time};
 
 /// Buffers that a worker has at most.
@@ -141,7 +141,7 @@ impl Worker {
     fn attach_again(&mut self) -> Result<(), DmaError> {
         let device = self.device();
         let Some((first, mark)) = self.buffers.pop() else { return Ok(()) };
-        match Attachment::new(&device, first.buffer().clone(), Fit::Whole) {
+        match Attachment::new(&device, first.buffer().clone(), MapPlacement::Whole) {
             Ok(second) => {
                 drop(first);
                 self.buffers.push((second, mark));
@@ -173,7 +173,7 @@ impl Worker {
         let (len, attrs) = (self.len(), self.attrs());
         let buffer = dma::alloc_unattached(len, attrs)?;
         let device = self.device();
-        let attachment = Attachment::new(&device, buffer, Fit::Whole)?;
+        let attachment = Attachment::new(&device, buffer, MapPlacement::Whole)?;
         if !self.is_full() {
             self.keep(attachment);
         }

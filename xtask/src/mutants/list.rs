@@ -162,7 +162,7 @@ pub const MUTANTS: [SourceMutant; 21] = [
     },
     SourceMutant {
         name: "quarantine without acquire ordering",
-        file: "kernel/src/dma/quarantine.rs",
+        file: "kernel/src/dma/fault/state.rs",
         item: "change",
         from: "compare_exchange(from, to, AcqRel, Relaxed)",
         to: "compare_exchange(from, to, Release, Relaxed)",

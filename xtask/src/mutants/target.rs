@@ -255,7 +255,7 @@ pub const MUTANTS: &[SourceMutant] = &[
     },
     SourceMutant {
         name: "leaked device page table",
-        file: "kernel/src/dma/iommu.rs",
+        file: "kernel/src/iommu/table_memory.rs",
         item: "allocate",
         from: "table_frames::take()?",
         to: "table_frames::take().and_then(|_| table_frames::take())?",
@@ -297,7 +297,7 @@ pub const MUTANTS: &[SourceMutant] = &[
         name: "SMMU aborts too late at boot",
         file: "kernel/src/boot.rs",
         item: "start_kernel",
-        from: "dma::iommu::close(&platform.smmus);",
+        from: "iommu::abort_all(&platform.smmus);",
         to: "let _ = dma::iommu::close;\n        let deadline = arch::timer::Deadline::in_ns(200_000_000);\n        \
              while !deadline.passed() {}\n",
         oracle: case("dma-left-running", "probe: checksum: FAIL"),

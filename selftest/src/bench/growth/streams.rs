@@ -11,8 +11,8 @@ use ::alloc::vec::Vec;
 use addr::StreamId;
 use core::fmt::Display;
 use dma_api::DmaError;
-use kernel::dma::iommu::Smmu;
 use kernel::dma::{self, Device};
+use kernel::iommu::Smmu;
 
 const COUNTS: [u32; 7] = [1, 4, 16, 64, 256, 1024, 4096];
 /// The first stream; PCI bus 16 and up, where no bus is.

@@ -1,11 +1,11 @@
-//! Small mappings of a domain: pages of tables that stay, found, written and given back without the domain's lock.
+//! SmallMappings mappings of a domain: pages of tables that stay, found, written and given back without the domain's lock.
 //!
 //! They have the domain's addresses from 4 GiB down, table by table: each table's addresses are kept from everybody else,
 //! and the table is pinned, when all before it are in use. It stays until the domain ends, so there are never more than the
 //! most small mappings at one time needed.
 
-use super::iommu::Tables;
 use crate::debug::{self, FailPoint};
+use crate::iommu::Tables;
 use addr::{AddrRange, FrameRun, Iova, MemoryType, PAGE_SHIFT, PAGE_SIZE};
 use alloc::boxed::Box;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -21,9 +21,9 @@ const TABLES: usize = 512;
 const TRIES: usize = 8;
 
 /// The addresses for small mappings and who has which of them.
-pub(super) struct Small {
+pub(super) struct SmallMappings {
     /// 8 KiB, which no stack has room for: they are made where they stay.
-    tables: Box<[Once<Box<Table>>; TABLES]>,
+    tables: Box<[Once<Box<PinnedSlots>>; TABLES]>,
     /// How many there are; [`TABLES`] when there will be no more.
     made: AtomicUsize,
     /// Where there was room last; [`TABLES`] when nowhere.
@@ -34,7 +34,7 @@ pub(super) struct Small {
 }
 
 /// A table and its pages' owners.
-pub(super) struct Table {
+pub(super) struct PinnedSlots {
     pinned: PinnedTable,
     slots: Slots,
     /// For loans that the device may only read, and for those that it may write too.
@@ -45,9 +45,9 @@ const _: () = assert!(Slots::COUNT as u64 * PAGE_SIZE == PinnedTable::BYTES);
 
 /// A place for a mapping: the number of its first page, counted over all tables.
 #[derive(Clone, Copy)]
-pub(super) struct Place(u32);
+pub(super) struct SmallSlot(u32);
 
-impl Place {
+impl SmallSlot {
     #[inline]
     fn new(table: usize, page: usize) -> Self {
         Self((table * Slots::COUNT + page) as u32)
@@ -62,7 +62,7 @@ impl Place {
     }
 }
 
-impl Small {
+impl SmallMappings {
     /// The longest mapping that is small.
     pub const LONGEST: u64 = 16 * PAGE_SIZE;
 
@@ -81,17 +81,17 @@ impl Small {
 
     /// Room for `len` bytes (whole pages), aligned to the power of two at or above it, if there is a table with some.
     #[inline]
-    pub fn take(&self, len: u64) -> Option<Place> {
+    pub fn take(&self, len: u64) -> Option<SmallSlot> {
         let (pages, cpu) = (slots(len), arch::cpu::index());
         let table = self.current.load(Relaxed);
         match self.tables.get(table).and_then(Once::get).and_then(|table| table.slots.take(pages, cpu)) {
-            Some(page) => Some(Place::new(table, page)),
+            Some(page) => Some(SmallSlot::new(table, page)),
             None => self.take_elsewhere(pages, cpu),
         }
     }
 
     #[cold]
-    fn take_elsewhere(&self, pages: u32, cpu: usize) -> Option<Place> {
+    fn take_elsewhere(&self, pages: u32, cpu: usize) -> Option<SmallSlot> {
         if self.is_used_up() {
             return None;
         }
@@ -101,7 +101,7 @@ impl Small {
         {
             if let Some(page) = this.slots.take(pages, cpu) {
                 self.current.store(table, Relaxed);
-                return Some(Place::new(table, page));
+                return Some(SmallSlot::new(table, page));
             }
             if this.slots.free() == 0 {
                 self.set_full(table);
@@ -149,7 +149,7 @@ impl Small {
         let Some(table) = self.tables.get(index) else { return Ok(()) };
         match pin(Self::start_of(index))? {
             Some(pinned) => {
-                table.call_once(|| Box::new(Table::new(pinned)));
+                table.call_once(|| Box::new(PinnedSlots::new(pinned)));
                 self.made.store(index + 1, Relaxed);
                 self.current.store(index, Relaxed);
             }
@@ -173,7 +173,7 @@ impl Small {
     #[inline]
     pub fn map(
         &self,
-        place: Place,
+        place: SmallSlot,
         chunks: impl Iterator<Item: FrameRun> + Clone,
         len: u64,
         mapping: Mapping,
@@ -189,7 +189,7 @@ impl Small {
         }
     }
 
-    /// Maps `run`, write-back memory of at most [`Small::LONGEST`], where there was room last; `None` if it does not go
+    /// Maps `run`, write-back memory of at most [`SmallMappings::LONGEST`], where there was room last; `None` if it does not go
     /// there.
     #[inline]
     pub fn map_run(&self, run: &impl FrameRun, is_written: bool) -> Option<AddrRange<Iova>> {
@@ -211,7 +211,7 @@ impl Small {
 
     /// The table that `range` was mapped in, if it is one of these.
     #[inline]
-    pub fn table_of(&self, range: AddrRange<Iova>) -> Option<(usize, &Table)> {
+    pub fn table_of(&self, range: AddrRange<Iova>) -> Option<(usize, &PinnedSlots)> {
         let index = (Self::HIGHEST.raw().wrapping_sub(range.start().raw()) / PinnedTable::BYTES) as usize;
         Some((index, self.tables.get(index)?.get()?))
     }
@@ -224,7 +224,7 @@ impl Small {
 
     /// Ends the use of addresses in table `index` that the SMMU has forgotten.
     #[inline]
-    pub fn give(&self, (index, table): (usize, &Table), range: AddrRange<Iova>) {
+    pub fn give(&self, (index, table): (usize, &PinnedSlots), range: AddrRange<Iova>) {
         table.slots.give(pagetable::pinned_page(range.start()), slots(range.len()));
         if self.is_full(index) {
             self.full[index / 64].fetch_and(!(1 << (index % 64)), Relaxed);
@@ -233,7 +233,7 @@ impl Small {
     }
 }
 
-fn no_tables() -> Box<[Once<Box<Table>>; TABLES]> {
+fn no_tables() -> Box<[Once<Box<PinnedSlots>>; TABLES]> {
     let tables: Box<[_]> = (0..TABLES).map(|_| Once::new()).collect();
     match tables.try_into() {
         Ok(tables) => tables,
@@ -247,7 +247,7 @@ fn slots(len: u64) -> u32 {
     ((len + debug::GUARD_BYTES) >> PAGE_SHIFT) as u32
 }
 
-impl Table {
+impl PinnedSlots {
     fn new(pinned: PinnedTable) -> Self {
         let loans = [Mapping::read_only, Mapping::read_write].map(|of| {
             let mapping = of(MemoryType::WriteBack);

@@ -1,8 +1,8 @@
 //! A domain behind an SMMU: which addresses are taken, and the tables behind them.
 
-use super::domain::{Fit, Wish};
-use super::iommu::{Smmu, Tables};
+use super::request::{MapPlacement, MapRequest};
 use crate::debug::{self, FailPoint};
+use crate::iommu::{Smmu, Tables};
 use addr::{AddrRange, FrameRun, Iova, Order, PAGE_SIZE, PhysAddr};
 use dma_api::DmaError;
 use drivers::iommu::Stale;
@@ -11,13 +11,13 @@ use memory::{RangeAllocator, RangeError};
 use pagetable::{Leaf, Mapping};
 
 /// What the lock of a domain protects.
-pub(super) struct Translated {
+pub(super) struct IovaSpace {
     smmu: &'static Smmu,
     ranges: RangeAllocator<Iova>,
     domain: smmu::PagingDomain,
 }
 
-impl Translated {
+impl IovaSpace {
     /// `domain`, in which nothing is mapped.
     pub fn new(smmu: &'static Smmu, domain: smmu::PagingDomain, input_bits: u8) -> Self {
         // Address 0 stays free: drivers and devices take it for "nothing".
@@ -66,7 +66,7 @@ impl Translated {
         if self.ranges.alloc_at(range).is_err() {
             return Ok(None);
         }
-        match self.domain.pin(&mut Tables, &self.smmu.commands, at) {
+        match self.domain.pin(&mut Tables, self.smmu.command_queue(), at) {
             Ok(pinned) => Ok(Some(pinned)),
             Err(pagetable::MapError::OutOfTables) => {
                 self.free(range);
@@ -80,32 +80,36 @@ impl Translated {
     pub fn map(
         &mut self,
         chunks: impl Iterator<Item: FrameRun>,
-        wish: &Wish,
+        request: &MapRequest,
     ) -> Result<AddrRange<Iova>, DmaError> {
-        let range = self.place(wish)?;
-        self.fill(chunks, range, wish.mapping)?;
+        let range = self.place(request)?;
+        self.fill(chunks, range, request.mapping)?;
         Ok(range)
     }
 
     /// Addresses for a mapping: aligned as wished, or less where the space below the mask is too small for that.
-    fn place(&mut self, wish: &Wish) -> Result<AddrRange<Iova>, DmaError> {
-        let highest = wish.mask.highest();
-        let full = DmaError::OutOfIova { len: wish.len, highest };
-        let limit = match wish.fit {
-            Fit::Whole | Fit::Pieces => highest,
+    fn place(&mut self, request: &MapRequest) -> Result<AddrRange<Iova>, DmaError> {
+        let highest = request.mask.highest();
+        let full = DmaError::OutOfIova { len: request.len, highest };
+        let limit = match request.placement {
+            MapPlacement::Whole | MapPlacement::Pieces => highest,
             // Its first page is reachable then.
-            Fit::Start => Iova::new(highest.raw().saturating_add(wish.len - PAGE_SIZE)),
+            MapPlacement::Start => Iova::new(highest.raw().saturating_add(request.len - PAGE_SIZE)),
         };
-        let range = self.ranges.alloc(wish.len, wish.align, limit);
-        range.or_else(|_| self.place_less_aligned(wish, limit)).map_err(|_| full)
+        let range = self.ranges.alloc(request.len, request.align, limit);
+        range.or_else(|_| self.place_less_aligned(request, limit)).map_err(|_| full)
     }
 
     #[cold]
-    fn place_less_aligned(&mut self, wish: &Wish, limit: Iova) -> Result<AddrRange<Iova>, RangeError<Iova>> {
+    fn place_less_aligned(
+        &mut self,
+        request: &MapRequest,
+        limit: Iova,
+    ) -> Result<AddrRange<Iova>, RangeError<Iova>> {
         let smaller = [Order::BLOCK_2M, Order::CONTIGUOUS, Order::PAGE].map(Order::bytes);
-        let mut found = Err(RangeError::OutOfRange { len: wish.len, highest: limit });
-        for align in smaller.into_iter().filter(|&align| align < wish.align) {
-            found = found.or_else(|_| self.ranges.alloc(wish.len, align, limit));
+        let mut found = Err(RangeError::OutOfRange { len: request.len, highest: limit });
+        for align in smaller.into_iter().filter(|&align| align < request.align) {
+            found = found.or_else(|_| self.ranges.alloc(request.len, align, limit));
         }
         found
     }
@@ -117,7 +121,7 @@ impl Translated {
         range: AddrRange<Iova>,
         mapping: Mapping,
     ) -> Result<(), DmaError> {
-        let commands = &self.smmu.commands;
+        let commands = self.smmu.command_queue();
         if debug::fail_point(FailPoint::Maps) {
             self.free(range);
             return Err(DmaError::OutOfTables);
@@ -141,7 +145,7 @@ impl Translated {
 
     /// Clears the tables of a range that one call has mapped.
     pub fn unmap<T>(&mut self, range: AddrRange<Iova>, held: T) -> Stale<T> {
-        match self.domain.unmap_whole(&mut Tables, &self.smmu.commands, range, held) {
+        match self.domain.unmap_whole(&mut Tables, self.smmu.command_queue(), range, held) {
             Ok(stale) => stale,
             // It was mapped by one call, so no block is cut and no table is needed.
             Err(refused) => panic!("unmap of {range:?}: {:?}", refused.error),

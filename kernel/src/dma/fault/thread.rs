@@ -1,0 +1,48 @@
+//! The thread that quarantines devices.
+
+use super::registry::{self, FaultSink, Quarantine, WAITING};
+use crate::iommu;
+use crate::sched::{self, WaitError};
+use alloc::sync::Arc;
+
+/// The delay of a requested drain: the window of the rate limit is over then ([`drivers::rate_limiter::WINDOW_US`]).
+const DRAIN_DELAY_NS: u64 = (drivers::rate_limiter::WINDOW_US + 100_000) * 1000;
+
+/// Registers the event sink, and starts the thread.
+///
+/// # Errors
+/// Out of memory for the thread.
+pub fn start() -> Result<(), sched::OutOfMemory> {
+    iommu::register_sink(&FaultSink);
+    sched::spawn("quarantine", || {
+        loop {
+            match wait() {
+                Some(device) => device.quarantine(),
+                None => drain(),
+            }
+        }
+    })
+    .map(|_| ())
+}
+
+/// Waits for a pending quarantine, or for the end of the delay of a requested drain.
+fn wait() -> Option<Arc<dyn Quarantine>> {
+    loop {
+        let until = registry::is_drain_requested().then(|| sched::time::now() + DRAIN_DELAY_NS);
+        let changed = || {
+            let is_new_request = || until.is_none() && registry::is_drain_requested();
+            registry::next_pending().map(Some).or_else(|| is_new_request().then_some(None))
+        };
+        match WAITING.wait_until(until, changed) {
+            Ok(Some(device)) => return Some(device),
+            Err(WaitError::TimedOut) => return None,
+            Ok(None) | Err(WaitError::Interrupted) => {}
+        }
+    }
+}
+
+/// Drains all event queues, which prints the number of suppressed lines.
+fn drain() {
+    registry::clear_drain_request();
+    iommu::all().iter().for_each(|smmu| smmu.service());
+}

@@ -1,0 +1,82 @@
+//! The command queue behind its lock, and the acknowledgement of global errors.
+
+use super::events;
+use super::fault_log::FaultLog;
+use crate::sync::SpinLock;
+use core::fmt;
+use core::sync::atomic::{
+    AtomicBool,
+    Ordering::{Relaxed, SeqCst},
+};
+use drivers::iommu::Shared;
+use drivers::smmu::CommandQueue;
+
+/// The command queue. Its lock is held while commands are written and registers are read, never while the SMMU works.
+pub struct Commands {
+    queue: SpinLock<CommandQueue>,
+    /// Set by an interrupt handler that found the queue locked.
+    service_wanted: AtomicBool,
+    /// Events were lost, and the stream that filled the queue is not quarantined yet.
+    events_lost: AtomicBool,
+    /// Locked last.
+    log: SpinLock<FaultLog>,
+}
+
+impl Commands {
+    pub(super) fn new(queue: CommandQueue) -> Self {
+        Self {
+            queue: SpinLock::new(queue),
+            service_wanted: AtomicBool::new(false),
+            events_lost: AtomicBool::new(false),
+            log: SpinLock::new(FaultLog::new()),
+        }
+    }
+
+    /// Acknowledges and logs global errors. If the queue is locked, the holder of the lock does it.
+    pub(super) fn service(&self) {
+        self.log.lock().report_suppressed();
+        self.service_wanted.store(true, SeqCst);
+        let Some(mut queue) = self.queue.try_lock() else { return };
+        self.service_wanted.store(false, Relaxed);
+        let (lost, errors) = queue.service_errors().lost_events();
+        drop(queue);
+        if lost {
+            self.note_lost_events();
+        }
+        if !errors.is_empty() {
+            self.log(&errors);
+        }
+    }
+
+    /// Records that the event queue overflowed.
+    pub(super) fn note_lost_events(&self) {
+        self.events_lost.store(true, Relaxed);
+        self.log.lock().events_lost();
+        // The next drain of the queue handles both.
+        events::request_drain();
+    }
+
+    /// Returns whether events were lost since the last call.
+    pub(super) fn take_lost_events(&self) -> bool {
+        self.events_lost.swap(false, Relaxed)
+    }
+
+    fn log(&self, error: &dyn fmt::Display) {
+        if !self.log.lock().error(error) {
+            events::request_drain();
+        }
+    }
+}
+
+impl Shared<CommandQueue> for Commands {
+    #[inline]
+    fn with<R>(&self, action: impl FnOnce(&mut CommandQueue) -> R) -> R {
+        let result = action(&mut self.queue.lock());
+        // Not Relaxed: either this load sees the interrupt's store, or the interrupt's `try_lock` sees the unlocking. A
+        // Load-Acquire is not observed before an earlier Store-Release, here the unlocking (DDI 0487, B2.3.10).
+        if self.service_wanted.load(SeqCst) {
+            self.service();
+        }
+        result
+    }
+}

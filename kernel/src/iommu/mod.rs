@@ -1,0 +1,25 @@
+//! The SMMUs of the machine behind their locks: bring-up, stream tables, command completion, and the event queue.
+//!
+//! Lock order: paging domain (held by the caller), stream table, command queue. The event queue is locked alone, by the
+//! interrupt handler too. Recorded events go to the registered [`EventSink`]s.
+
+mod bringup;
+mod commands;
+mod dominant_stream;
+mod events;
+mod fault_log;
+mod smmu;
+mod table_memory;
+
+pub use bringup::{EVENTS_AT_ONCE, abort_all, init};
+pub use commands::Commands;
+pub use events::{EventSink, register_sink};
+pub use smmu::{Smmu, all, command_counts, find};
+pub use table_memory::Tables;
+
+use crate::perf_counters::Gauge;
+
+/// Page-table frames of all paging domains.
+pub static TABLE_PAGES: Gauge = Gauge::new();
+/// Bytes that are never reused, since an IOMMU that may still access them did not answer. Never decreases.
+pub static LOST_BYTES: Gauge = Gauge::new();

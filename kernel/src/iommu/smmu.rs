@@ -1,0 +1,165 @@
+//! An SMMU: its paging domains, streams and queues, each behind its lock.
+
+use super::LOST_BYTES;
+use super::commands::Commands;
+use super::events::{self, Events};
+use super::table_memory::{Regions, Tables};
+use crate::debug::{self, FailPoint, StreamKey};
+use crate::irq::Handler;
+use crate::sync::SpinLock;
+use addr::{PAGE_SIZE, StreamId};
+use alloc::vec::Vec;
+use dma_api::DmaError;
+use drivers::iommu::Shared as _;
+use drivers::pcie::Phandle;
+use drivers::smmu::{
+    self, DestroyError, DomainError, Features, PagingDomain, SmmuV3, StreamError, StreamTable,
+    TlbTagAllocator,
+};
+use spin::Once;
+
+/// An enabled SMMU.
+pub struct Smmu {
+    /// The phandle of its device tree node.
+    phandle: Option<Phandle>,
+    features: Features,
+    commands: Commands,
+    streams: SpinLock<StreamTable>,
+    tags: SpinLock<TlbTagAllocator>,
+    events: SpinLock<Events>,
+}
+
+static SMMUS: Once<Vec<&'static Smmu>> = Once::new();
+
+/// Registers the SMMUs in use. Called once.
+pub(super) fn register_all(smmus: Vec<&'static Smmu>) {
+    SMMUS.call_once(|| smmus);
+}
+
+/// Returns the SMMUs in use.
+pub fn all() -> &'static [&'static Smmu] {
+    SMMUS.get().map_or(&[], Vec::as_slice)
+}
+
+/// Returns the SMMU with this phandle, if it is in use.
+pub fn find(phandle: Phandle) -> Option<&'static Smmu> {
+    all().iter().copied().find(|smmu| smmu.phandle == Some(phandle))
+}
+
+/// Returns the commands, the CMD_SYNCs among them, and the register writes of all SMMUs since boot.
+pub fn command_counts() -> (u64, u64, u64) {
+    let counters = all().iter().map(|smmu| smmu.commands.with(|queue| queue.counters()));
+    counters
+        .fold((0, 0, 0), |sum, one| (sum.0 + one.commands, sum.1 + one.syncs, sum.2 + one.register_writes))
+}
+
+impl Smmu {
+    /// Puts the parts that the driver started behind their locks.
+    pub(super) fn new(phandle: Option<Phandle>, started: SmmuV3) -> Self {
+        let SmmuV3 { features, commands, events, streams, tags } = started;
+        Self {
+            phandle,
+            features,
+            commands: Commands::new(commands),
+            streams: SpinLock::new(streams),
+            tags: SpinLock::new(tags),
+            events: SpinLock::new(Events::new(events)),
+        }
+    }
+
+    pub fn features(&self) -> &Features {
+        &self.features
+    }
+
+    pub fn command_queue(&self) -> &Commands {
+        &self.commands
+    }
+
+    /// The name of a stream in hooks of the checking build.
+    pub fn stream_key(&self, stream: StreamId) -> StreamKey {
+        StreamKey { smmu: core::ptr::from_ref(self).addr(), stream }
+    }
+
+    /// Waits for the completion of all earlier commands.
+    ///
+    /// # Errors
+    /// [`DmaError::IommuTimeout`].
+    pub fn sync(&self) -> Result<(), DmaError> {
+        smmu::sync(&self.commands).map_err(|_| DmaError::IommuTimeout)
+    }
+
+    /// Returns an empty paging domain with [`Features::input_bits`] bits of device addresses.
+    ///
+    /// # Errors
+    /// [`DmaError::OutOfTables`], [`DmaError::IommuRefused`] without a free ASID or VMID.
+    pub fn new_domain(&self) -> Result<PagingDomain, DmaError> {
+        let bits = self.features.input_bits();
+        let domain =
+            PagingDomain::new(&self.features, &mut self.tags.lock(), &mut Regions, &mut Tables, bits);
+        domain.map_err(|error| match error {
+            DomainError::OutOfMemory => DmaError::OutOfTables,
+            DomainError::OutOfTags | DomainError::InputBits(_) => DmaError::IommuRefused,
+        })
+    }
+
+    /// Frees a paging domain without attached streams. On an error the domain is leaked: its tables and its ASID or VMID
+    /// are not reused, since the SMMU may still walk them.
+    pub fn destroy(&self, domain: PagingDomain) {
+        let destroyed = domain.destroy(&self.commands, &mut self.tags.lock(), &mut Regions, &mut Tables);
+        match destroyed {
+            Ok(()) => {}
+            // `PagingDomain` has no `drop`.
+            Err(DestroyError::InUse(domain)) => {
+                LOST_BYTES.add(table_bytes(&domain));
+                log::error!("IOMMU: domain leaked: {} streams are attached", domain.streams());
+            }
+            Err(DestroyError::Command(error, domain)) => {
+                LOST_BYTES.add(table_bytes(&domain));
+                log::error!("IOMMU: domain leaked: {error}");
+            }
+        }
+    }
+
+    /// Attaches `stream` to `domain`, whose lock the caller holds.
+    ///
+    /// # Errors
+    /// After [`StreamError::Command`] the stream counts as attached.
+    pub fn attach(&self, stream: StreamId, domain: &mut PagingDomain) -> Result<(), StreamError> {
+        self.streams.lock().attach(&self.commands, &mut Regions, stream, domain)
+    }
+
+    /// Makes the SMMU abort all transactions of `stream`, which is attached to `domain`, whose lock the caller holds.
+    ///
+    /// # Errors
+    /// After [`StreamError::Command`] the entry in memory aborts, and the stream still counts as attached.
+    pub fn detach(&self, stream: StreamId, domain: &mut PagingDomain) -> Result<(), StreamError> {
+        self.streams.lock().detach(&self.commands, stream, domain)
+    }
+
+    /// Drains the event queue and acknowledges global errors. Called by the SMMU's interrupts, and where a caller needs the
+    /// events before the next interrupt.
+    pub fn service(&self) {
+        let dominant = self.events.lock().drain(self);
+        self.commands.service();
+        if self.commands.take_lost_events()
+            && let Some(stream) = dominant.stream()
+        {
+            events::report_overflow(self, stream);
+        }
+    }
+}
+
+impl Handler for Smmu {
+    fn handle(&self) {
+        // After a lost interrupt the events stay in the queue until the next drain.
+        if debug::fail_point(FailPoint::Interrupts) {
+            return;
+        }
+        self.service();
+    }
+}
+
+/// Bytes of the page tables of a domain and of its context descriptor.
+fn table_bytes(domain: &PagingDomain) -> u64 {
+    (u64::from(domain.table_frames()) + 1) * PAGE_SIZE
+}
