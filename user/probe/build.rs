@@ -1,4 +1,4 @@
-//! The program's first instruction is its own, so that it can look at what the kernel left in the registers.
+//! Sets the entry point to `probe_first_instruction`, which records the initial register values.
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");

@@ -1,4 +1,4 @@
-//! Programs that stay until somebody ends them: one at rest with all kinds of memory, one that goes on working.
+//! Programs that run until they are killed: an idle one with all kinds of memory, and a busy one.
 
 use std::fs::File;
 use std::time::Duration;
@@ -8,11 +8,11 @@ use dmabuf::{CONTIGUOUS, Edu, Heap, Protection, SYSTEM, UNCACHED, View};
 use crate::result::{ProbeResult, ensure};
 
 const MIB: usize = 1 << 20;
-/// Words from one page to the next.
+/// Words per page.
 const PAGE: usize = 4096 / 8;
 
-/// Memory of every kind, touched: its own, with rights of every kind, and buffers of each heap, two views of each, one of
-/// them with the device. Says so, and sleeps.
+/// Allocates and touches all kinds of memory: private memory with all protections, and buffers of each heap,
+/// mapped twice and imported by the device. Then prints a line and sleeps.
 pub fn idle(_: &[String]) -> ProbeResult {
     let own = View::anonymous(2 * MIB)?;
     touch(&own, 1);
@@ -33,7 +33,7 @@ pub fn idle(_: &[String]) -> ProbeResult {
     }
 }
 
-/// A buffer of each heap that has one.
+/// Buffers of the available heaps.
 fn buffers() -> Vec<dmabuf::Buffer> {
     let heaps = [(SYSTEM, 3 * MIB), (SYSTEM, 20 << 10), (UNCACHED, MIB), (CONTIGUOUS, 256 << 10)];
     heaps.iter().filter_map(|&(path, len)| Heap::open(path).ok()?.allocate(len as u64).ok()).collect()
@@ -43,8 +43,8 @@ fn touch(view: &View, value: u64) {
     (0..view.words()).step_by(PAGE).for_each(|word| view.set_word(word, value));
 }
 
-/// Works with what it has, whatever others take: its memory keeps what it holds, the clock goes on, and a call that needs
-/// something may be refused. Says how often it has done so, until it is ended.
+/// Continues to work while other programs exhaust resources: its memory keeps its content and its sleeps end;
+/// system calls that allocate may fail. Prints the number of iterations and of failed calls.
 pub fn busy(_: &[String]) -> ProbeResult {
     let own = View::anonymous(MIB)?;
     let mut refused = 0;
@@ -53,7 +53,7 @@ pub fn busy(_: &[String]) -> ProbeResult {
         refused += u64::from(File::open("/dev/null").is_err());
         std::thread::sleep(Duration::from_millis(5));
         let wrong = (0..own.words()).step_by(PAGE).find(|&word| own.word(word) != turn);
-        ensure(wrong.is_none(), || format!("word {wrong:?} is not what it was in turn {turn}"))?;
+        ensure(wrong.is_none(), || format!("word {wrong:?} changed in iteration {turn}"))?;
         println!("{turn} iterations, {refused} refused");
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! Addresses and numbers from a program that means harm: each gets an error code, and the kernel goes on.
+//! Invalid pointers and system call numbers: each returns an error code.
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
@@ -8,7 +8,8 @@ use dmabuf::{Heap, SYSTEM};
 use crate::raw;
 use crate::result::{ProbeResult, ensure};
 
-/// Nothing of the program's is at any of these: null page, kernel image, linear map, hole between the halves, the end.
+/// Addresses outside of the program's mappings: null page, kernel image, linear map, non-canonical, end of
+/// the range.
 const BAD: [u64; 7] = [
     8,
     0xffff_8000_0000_0000,
@@ -19,15 +20,16 @@ const BAD: [u64; 7] = [
     u64::MAX - 7,
 ];
 
-/// A call, arguments that are good but for one, and which one is an address.
+/// A system call with valid arguments except for one pointer.
 struct PointerArgument {
     name: &'static str,
     number: i64,
     arguments: [u64; 6],
+    /// The index of the pointer argument.
     address: usize,
 }
 
-/// Every call of the subset that takes an address gets bad ones, and answers `EFAULT`.
+/// Every system call with a pointer argument returns `EFAULT` for invalid pointers.
 pub fn bad_pointers(_: &[String]) -> ProbeResult {
     let program = File::open(std::env::current_exe().unwrap_or_else(|_| "/bin/probe".into()))?;
     for target in targets(program.as_raw_fd() as u64) {
@@ -35,7 +37,7 @@ pub fn bad_pointers(_: &[String]) -> ProbeResult {
     }
     match Heap::open(SYSTEM) {
         Ok(heap) => device_requests(&heap)?,
-        Err(error) => println!("  {error}: its requests were not tried"),
+        Err(error) => println!("  {error}: heap and buffer ioctls skipped"),
     }
     Ok(())
 }
@@ -44,7 +46,7 @@ fn each_bad_address(target: &PointerArgument) -> ProbeResult {
     for bad in BAD {
         let mut arguments = target.arguments;
         arguments[target.address] = bad;
-        // SAFETY: the address is one where this program has nothing; the other arguments change nothing.
+        // SAFETY: the program has no mapping at this address; the other arguments modify no memory.
         let answer = unsafe { raw::call(target.number, arguments) };
         let expected = -i64::from(libc::EFAULT);
         ensure(answer == expected, || {
@@ -81,7 +83,8 @@ fn targets(file: u64) -> Vec<PointerArgument> {
     ]
 }
 
-/// Requests of the device files with bad arguments, and with good ones that carry bad addresses.
+/// Ioctls of the device files with invalid argument pointers, and with arguments that contain invalid
+/// pointers.
 fn device_requests(heap: &Heap) -> ProbeResult {
     let buffer = heap.allocate(4096)?;
     let request = |name, fd: &dyn AsRawFd, request: abi::Ioctl| PointerArgument {
@@ -107,10 +110,10 @@ fn device_requests(heap: &Heap) -> ProbeResult {
     Ok(())
 }
 
-/// Numbers of calls that nobody implements.
+/// Unknown system call numbers return `ENOSYS`.
 pub fn unknown_syscalls(_: &[String]) -> ProbeResult {
     for number in [1000, 4095, 0x7fff_ffff, -1] {
-        // SAFETY: there are no such calls.
+        // SAFETY: no such system calls exist.
         let answer = unsafe { raw::call(number, [0; 6]) };
         ensure(answer == -i64::from(libc::ENOSYS), || format!("call {number}: {answer}"))?;
     }

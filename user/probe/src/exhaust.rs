@@ -1,4 +1,4 @@
-//! Programs that take all there is of something: each gets an error at the end, and can go on.
+//! Resource exhaustion: each probe allocates until it gets an error, and can continue afterwards.
 
 use std::fs::File;
 use std::sync::Barrier;
@@ -11,7 +11,7 @@ use crate::result::{ProbeResult, ensure, refused};
 
 const MIB: u64 = 1 << 20;
 
-/// What `take` gives until it refuses, and the refusal.
+/// All results of `take` until its first error, and the error.
 fn all<T>(mut take: impl FnMut() -> std::io::Result<T>) -> (Vec<T>, std::io::Error) {
     let mut taken = Vec::new();
     loop {
@@ -30,12 +30,12 @@ fn ends_with<T>(
     let count = taken.len();
     drop(taken);
     refused::<()>(what, Err(refusal), errno)?;
-    ensure(count > 1, || format!("{what}: {count} were enough"))?;
+    ensure(count > 1, || format!("{what}: error after {count}"))?;
     println!("  {what}: {count}, then an error");
     Ok(count)
 }
 
-/// All frames, as buffers; twice, so that a leak shows as a smaller number.
+/// All memory, as buffers; twice, so that a leak shows as a smaller number.
 pub fn buffers(_: &[String]) -> ProbeResult {
     let heap = Heap::open(SYSTEM)?;
     let once = |what| ends_with(what, all(|| heap.allocate(MIB)), libc::ENOMEM);
@@ -43,7 +43,7 @@ pub fn buffers(_: &[String]) -> ProbeResult {
     ensure(second + 8 >= first, || format!("{first} buffers, and then only {second}"))
 }
 
-/// All descriptors.
+/// All file descriptors.
 pub fn descriptors(_: &[String]) -> ProbeResult {
     ends_with("descriptors", all(|| File::open("/dev/null")), libc::EMFILE)?;
     File::open("/dev/null")?;
@@ -69,18 +69,18 @@ pub fn threads(_: &[String]) -> ProbeResult {
     })
 }
 
-/// All addresses of a device, and all of this program's mappings.
+/// The IOVA space of a device.
 pub fn iova(_: &[String]) -> ProbeResult {
     let edu = Edu::open()?;
-    // Smaller where it is done again and again: then the IOMMU does not answer now and then, and what it may still reach
-    // is lost for good.
+    // A smaller buffer in repeated runs: these inject IOMMU timeouts, after which frames that the device may
+    // still access are lost permanently.
     let buffer = Heap::open(SYSTEM)?.allocate(iterations(16) * MIB)?;
-    ends_with("device addresses", all(|| edu.import(&buffer)), libc::ENOMEM)?;
+    ends_with("IOVA ranges", all(|| edu.import(&buffer)), libc::ENOMEM)?;
     edu.import(&buffer)?;
     Ok(())
 }
 
-/// All mappings that a program may have.
+/// All mappings of a process.
 pub fn mappings(_: &[String]) -> ProbeResult {
     let buffer = Heap::open(SYSTEM)?.allocate(4096)?;
     ends_with("mappings", all(|| buffer.map(Protection::Read)), libc::ENOMEM)?;
@@ -88,8 +88,8 @@ pub fn mappings(_: &[String]) -> ProbeResult {
     Ok(())
 }
 
-/// Buffers, mappings, and a device's copies of buffers and of the program's own pages by four threads, until somebody ends
-/// the program.
+/// Four threads allocate and map buffers and let the device copy from buffers and from the program's pages,
+/// until the program is killed.
 pub fn churn(_: &[String]) -> ProbeResult {
     let (heap, edu, all_there) = (Heap::open(SYSTEM)?, Edu::open()?, Barrier::new(4));
     thread::scope(|scope| {
@@ -97,7 +97,7 @@ pub fn churn(_: &[String]) -> ProbeResult {
             let (heap, edu, all_there) = (&heap, &edu, &all_there);
             scope.spawn(move || {
                 all_there.wait();
-                // A refusal is as good as an answer: what is tried again and again is ended in the middle of one.
+                // Errors are ignored: the purpose is to be killed in the middle of such an operation.
                 loop {
                     let _ = turn(heap, edu, thread);
                 }
@@ -120,7 +120,7 @@ fn turn(heap: &Heap, edu: &Edu, thread: u64) -> std::io::Result<()> {
         1 => {
             let own = View::anonymous(2 * 4096)?;
             edu.load_pages(own.pointer().wrapping_add(2048), 4096, 0)?;
-            // SAFETY: inside the view, which hands out no references.
+            // SAFETY: inside the view, which returns no references.
             unsafe { edu.store_pages(own.pointer().wrapping_add(2048), 4096, 0) }
         }
         _ => Ok(()),

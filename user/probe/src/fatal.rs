@@ -1,4 +1,5 @@
-//! What no program may do. Each of these returns only if the kernel let it happen.
+//! Invalid accesses that must terminate the program. Each of these probes returns only if the access
+//! succeeded.
 
 use std::thread;
 
@@ -8,22 +9,22 @@ use crate::result::ProbeResult;
 
 const MIB: usize = 1 << 20;
 
-/// Reads without believing that the address is good for it.
+/// Reads from an address that may be invalid.
 fn read(address: usize) {
-    // SAFETY: on purpose none: the access is expected to end this program.
+    // SAFETY: deliberately violated: the access is expected to terminate this program.
     let byte = unsafe { std::ptr::with_exposed_provenance::<u8>(address).read_volatile() };
     println!("  read {byte:#x} at {address:#x}");
 }
 
 fn write(address: usize) {
-    // SAFETY: on purpose none: the access is expected to end this program.
+    // SAFETY: deliberately violated: the access is expected to terminate this program.
     unsafe { std::ptr::with_exposed_provenance_mut::<u8>(address).write_volatile(0) };
     println!("  wrote at {address:#x}");
 }
 
-/// Jumps to `address`; where that holds `ret`, it comes back.
+/// Calls `address`; returns if a `ret` instruction is executed there.
 fn execute(address: usize) {
-    // SAFETY: on purpose none: the jump is expected to end this program.
+    // SAFETY: deliberately violated: the call is expected to terminate this program.
     let function: extern "C" fn() = unsafe { std::mem::transmute(address) };
     function();
     println!("  executed {address:#x}");
@@ -33,44 +34,44 @@ fn address(view: &View) -> usize {
     view.pointer().expose_provenance()
 }
 
-/// A view whose first words are instructions that return.
+/// Writes return instructions to the start of the view.
 fn with_code(view: &View) -> usize {
-    // On AArch64 `ret; ret`, elsewhere never run in earnest.
+    // AArch64 `ret; ret`; not executed on other architectures.
     view.set_word(0, 0xd65f_03c0_d65f_03c0);
     address(view)
 }
 
-/// Address 0, as most programs that fail do.
+/// Null pointer write.
 pub fn null(_: &[String]) -> ProbeResult {
     write(0);
     Ok(())
 }
 
-/// The kernel's half of the address space.
+/// Read in the kernel half of the address space.
 pub fn kernel_address(_: &[String]) -> ProbeResult {
     read(0xffff_8000_0000_0000);
     Ok(())
 }
 
-/// This program's own instructions.
+/// Write to the program's text segment.
 pub fn write_code(_: &[String]) -> ProbeResult {
     write(write_code as *const () as usize);
     Ok(())
 }
 
-/// Fresh memory that was never mapped for execution.
+/// Execution of anonymous memory without PROT_EXEC.
 pub fn execute_data(_: &[String]) -> ProbeResult {
     execute(with_code(&View::anonymous(MIB)?));
     Ok(())
 }
 
-/// A buffer for devices: what a device writes must never run.
+/// Execution of a DMA buffer, which a device may write.
 pub fn execute_buffer(_: &[String]) -> ProbeResult {
     execute(with_code(&Heap::open(SYSTEM)?.allocate(MIB as u64)?.map(Protection::ReadWrite)?));
     Ok(())
 }
 
-/// The first byte behind a buffer.
+/// Read past the end of a buffer.
 pub fn beyond_buffer(_: &[String]) -> ProbeResult {
     let view = Heap::open(SYSTEM)?.allocate(3 * MIB as u64)?.map(Protection::ReadWrite)?;
     read(address(&view) + 3 * MIB - 1);
@@ -78,7 +79,7 @@ pub fn beyond_buffer(_: &[String]) -> ProbeResult {
     Ok(())
 }
 
-/// The last byte before a buffer.
+/// Read before the start of a buffer.
 pub fn before_buffer(_: &[String]) -> ProbeResult {
     let view = Heap::open(SYSTEM)?.allocate(3 * MIB as u64)?.map(Protection::ReadWrite)?;
     read(address(&view));
@@ -86,7 +87,7 @@ pub fn before_buffer(_: &[String]) -> ProbeResult {
     Ok(())
 }
 
-/// A buffer mapped for reading.
+/// Write to a read-only mapping of a buffer.
 pub fn write_read_only_buffer(_: &[String]) -> ProbeResult {
     let view = Heap::open(SYSTEM)?.allocate(MIB as u64)?.map(Protection::Read)?;
     read(address(&view));
@@ -94,11 +95,11 @@ pub fn write_read_only_buffer(_: &[String]) -> ProbeResult {
     Ok(())
 }
 
-/// A page taken out of the middle of a buffer's mapping.
+/// Read of a page unmapped from the middle of a buffer's mapping.
 pub fn unmapped_hole(_: &[String]) -> ProbeResult {
     let view = Heap::open(SYSTEM)?.allocate(4 * MIB as u64)?.map(Protection::ReadWrite)?;
     read(address(&view) + 2 * MIB);
-    // SAFETY: touched afterwards only to see the fault.
+    // SAFETY: accessed afterwards only to provoke the fault.
     unsafe { view.unmap_part(2 * MIB, 4096)? };
     read(address(&view) + 2 * MIB - 1);
     read(address(&view) + 2 * MIB + 4096);
@@ -106,16 +107,16 @@ pub fn unmapped_hole(_: &[String]) -> ProbeResult {
     Ok(())
 }
 
-/// A second thread dies, and the program with it, while the first one waits.
+/// A fault in a second thread terminates the process while the first thread waits.
 pub fn in_thread(_: &[String]) -> ProbeResult {
     thread::spawn(|| write(0)).join().map_err(|_| "the thread panicked")?;
     Ok(())
 }
 
-/// An instruction that is none.
+/// Undefined instruction.
 pub fn undefined_instruction(_: &[String]) -> ProbeResult {
     #[cfg(target_arch = "aarch64")]
-    // SAFETY: expected to end this program; if not, it has no effect.
+    // SAFETY: expected to terminate this program; otherwise it has no effect.
     unsafe {
         std::arch::asm!("udf #0")
     };

@@ -1,4 +1,4 @@
-//! The initramfs as a file tree.
+//! The initramfs file system.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -10,7 +10,7 @@ fn this_program() -> std::io::Result<String> {
     Ok(std::env::current_exe().map_or_else(|_| "/bin/probe".into(), |path| path.display().to_string()))
 }
 
-/// This very program is found, listed, and can be read at any place.
+/// The program's own file is found, listed, and readable at any offset.
 pub fn tree(_: &[String]) -> ProbeResult {
     let path = this_program()?;
     let mut file = File::open(&path)?;
@@ -20,7 +20,7 @@ pub fn tree(_: &[String]) -> ProbeResult {
     let size = file.metadata()?.len();
     let end = file.seek(SeekFrom::End(0))?;
     ensure(size == end && size > 4096, || format!("size {size}, end {end}"))?;
-    ensure(file.read(&mut head)? == 0, || "something is behind the end".into())?;
+    ensure(file.read(&mut head)? == 0, || "read past the end of the file".into())?;
     file.seek(SeekFrom::Start(1))?;
     file.read_exact(&mut head[..3])?;
     ensure(&head[..3] == b"ELF", || format!("at 1: {head:x?}"))?;
@@ -31,13 +31,13 @@ pub fn tree(_: &[String]) -> ProbeResult {
     refused("a file as a directory", File::open(format!("{path}/x")), libc::ENOTDIR)
 }
 
-/// The initramfs cannot be changed.
+/// The initramfs is read-only.
 pub fn read_only(_: &[String]) -> ProbeResult {
     refused("writing to a program", OpenOptions::new().write(true).open(this_program()?), libc::EROFS)?;
     refused("a new file", File::create("/bin/new"), libc::EROFS)
 }
 
-/// Duplicates share a position, closed numbers are used again.
+/// Duplicated descriptors share a file offset; closed descriptor numbers are reused.
 pub fn descriptors(_: &[String]) -> ProbeResult {
     let mut first = File::open(this_program()?)?;
     let mut second = first.try_clone()?;
@@ -48,12 +48,12 @@ pub fn descriptors(_: &[String]) -> ProbeResult {
     let freed = number(&second);
     drop(second);
     let third = File::open(this_program()?)?;
-    ensure(number(&third) <= freed, || format!("{freed} is free, but {} was given", number(&third)))?;
+    ensure(number(&third) <= freed, || format!("{freed} is free, but {} was returned", number(&third)))?;
     refused("writing to a file open for reading", first.write(b"x"), libc::EBADF)
 }
 
-/// `checksum FILE SUM`: half a second from now the file's bytes are what they were when somebody else took their sum. DMA
-/// that was left running would have come by then.
+/// `checksum FILE SUM`: the file has this checksum half a second after start. DMA left running by the
+/// previous boot stage would have modified it by then.
 pub fn checksum(arguments: &[String]) -> ProbeResult {
     let [file, expected] = arguments else { return Err("a file and its sum are needed".into()) };
     std::thread::sleep(std::time::Duration::from_millis(500));

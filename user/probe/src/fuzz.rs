@@ -1,8 +1,8 @@
-//! `fuzz CALLS [SEED]`: random calls from four threads at a time, on memory, descriptors, buffers and a device that all of
-//! them share. Nothing is expected of the answers; the kernel has to live, and to take everything back.
+//! `fuzz CALLS [SEED]`: random system calls from four concurrent threads on shared memory, descriptors,
+//! buffers and a device. Results are not checked: the kernel must survive and release all resources.
 //!
-//! Each thread owns a stretch of address space that it may never touch itself: only the kernel is asked to, and another
-//! thread may be unmapping it meanwhile. For Tessera alone: Linux has calls that do real harm.
+//! Memory arguments are in an arena of address space that the threads never access themselves, since another
+//! thread may unmap it at any time. Runs only on Tessera: on Linux random system calls could do harm.
 
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -19,9 +19,9 @@ use crate::raw;
 use crate::result::{ProbeResult, ensure};
 
 const THREADS: u64 = 4;
-/// The stretch of address space that is mapped, unmapped and handed to the kernel.
+/// The size of the arena: address space that is mapped, unmapped and passed to the kernel.
 const ARENA: u64 = 64 << 20;
-/// The descriptors that are opened, duplicated and closed.
+/// The descriptor numbers that are opened, duplicated and closed.
 const SLOTS: std::ops::Range<u64> = 64..96;
 const PAGE: u64 = 4096;
 const PATHS: [&std::ffi::CStr; 7] = [
@@ -33,8 +33,8 @@ const PATHS: [&std::ffi::CStr; 7] = [
     c"/bin",
     c"/nothing",
 ];
-/// No descriptor of ours (those are small), no address of ours.
-const NONSENSE: [u64; 12] = [
+/// Invalid descriptors and addresses.
+const INVALID: [u64; 12] = [
     0,
     8,
     200,
@@ -48,8 +48,8 @@ const NONSENSE: [u64; 12] = [
     u64::MAX - 7,
     u64::MAX,
 ];
-/// Calls that end, block, split or unmap whoever makes them, or read from the console.
-const SPARED: [i64; 18] = [
+/// System calls that terminate, block or fork the caller, unmap its memory, or read from the console.
+const EXCLUDED: [i64; 18] = [
     libc::SYS_exit,
     libc::SYS_exit_group,
     libc::SYS_clone,
@@ -77,28 +77,29 @@ pub fn fuzz(arguments: &[String]) -> ProbeResult {
     ensure(Heap::open(SYSTEM)?.statistics().is_ok(), || "only on Tessera".into())?;
     println!("  {calls} calls from {THREADS} threads, seed {seed}");
     let (arena, done) = (reserve()?, AtomicU64::new(0));
-    // Holes in the arena are good enough for a new thread's stack, so there are no new threads once it has any.
+    // All threads must exist before the first hole in the arena: the kernel could place a thread's stack
+    // there.
     let all_there = Barrier::new(THREADS as usize);
     thread::scope(|scope| {
         for thread in 0..THREADS {
-            let mut fuzzer = Fuzzer { dice: seed + thread, arena, tally: [0; 2] };
+            let mut fuzzer = Fuzzer { state: seed + thread, arena, tally: [0; 2] };
             let (done, all_there) = (&done, &all_there);
             scope.spawn(move || {
                 all_there.wait();
                 while done.fetch_add(1, Relaxed) < calls {
                     fuzzer.step();
                 }
-                println!("  thread {thread}: {} answers, {} errors", fuzzer.tally[0], fuzzer.tally[1]);
+                println!("  thread {thread}: {} succeeded, {} failed", fuzzer.tally[0], fuzzer.tally[1]);
             });
         }
     });
     Ok(())
 }
 
-/// Address space without anything in it.
+/// Reserves inaccessible address space.
 fn reserve() -> std::io::Result<u64> {
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-    // SAFETY: at an address of the kernel's choice, so nothing of ours is there.
+    // SAFETY: at an address chosen by the kernel, so no existing mapping is replaced.
     let at = unsafe { libc::mmap(std::ptr::null_mut(), ARENA as usize, libc::PROT_NONE, flags, -1, 0) };
     if at == libc::MAP_FAILED {
         Err(std::io::Error::last_os_error())
@@ -108,15 +109,15 @@ fn reserve() -> std::io::Result<u64> {
 }
 
 struct Fuzzer {
-    dice: u64,
+    state: u64,
     arena: u64,
-    /// Answers, and errors.
+    /// Numbers of successful and of failed calls.
     tally: [u64; 2],
 }
 
 impl Fuzzer {
     fn step(&mut self) {
-        match self.roll() % 24 {
+        match self.random() % 24 {
             0..3 => self.map_memory(),
             3..6 => self.map_buffer(),
             6..8 => self.unmap(),
@@ -126,38 +127,38 @@ impl Fuzzer {
             14 => self.open(),
             15..17 => self.new_buffer(),
             17 => self.move_descriptor(),
-            18..20 => self.ask_buffer(),
-            20 => self.ask_device(),
+            18..20 => self.buffer_ioctl(),
+            20 => self.device_ioctl(),
             21 => self.wait(),
-            _ => self.nonsense(),
+            _ => self.invalid_call(),
         }
     }
 
-    fn roll(&mut self) -> u64 {
-        self.dice ^= self.dice << 13;
-        self.dice ^= self.dice >> 7;
-        self.dice ^= self.dice << 17;
-        self.dice >> 16
+    fn random(&mut self) -> u64 {
+        self.state ^= self.state << 13;
+        self.state ^= self.state >> 7;
+        self.state ^= self.state << 17;
+        self.state >> 16
     }
 
     fn pick<T: Copy>(&mut self, from: &[T]) -> T {
-        from[(self.roll() % from.len() as u64) as usize]
+        from[(self.random() % from.len() as u64) as usize]
     }
 
     fn slot(&mut self) -> u64 {
-        SLOTS.start + self.roll() % (SLOTS.end - SLOTS.start)
+        SLOTS.start + self.random() % (SLOTS.end - SLOTS.start)
     }
 
-    /// An address in the arena, mostly of a page.
+    /// An address in the arena, mostly page-aligned.
     fn place(&mut self) -> u64 {
-        let at = self.arena + self.roll() % ARENA;
-        if self.roll().is_multiple_of(8) { at } else { at & !(PAGE - 1) }
+        let at = self.arena + self.random() % ARENA;
+        if self.random().is_multiple_of(8) { at } else { at & !(PAGE - 1) }
     }
 
-    /// A length that stays in the arena from `place` on.
+    /// A length such that the range at `place` stays in the arena.
     fn length(&mut self, place: u64) -> u64 {
         let most = self.pick(&[1, PAGE, 16 * PAGE, 2 << 20, 9 << 20]);
-        (1 + self.roll() % most).min(self.arena + ARENA - place)
+        (1 + self.random() % most).min(self.arena + ARENA - place)
     }
 
     fn protection(&mut self) -> u64 {
@@ -165,9 +166,10 @@ impl Fuzzer {
         self.pick(&[0, read, read | write, read | write, read | execute, write | execute]) as u64
     }
 
-    /// No argument is an address outside of the arena that this program has.
+    /// Performs a call. Pointer arguments must be in the arena, invalid, or to local variables.
     fn call(&mut self, number: i64, arguments: [u64; 6]) -> i64 {
-        // SAFETY: what the call may change lies in the arena, in a slot, or in a local variable that nobody else uses.
+        // SAFETY: the call can modify only the arena, a descriptor slot, or an exclusively owned local
+        // variable.
         let answer = unsafe { raw::call(number, arguments) };
         self.tally[usize::from(answer < 0)] += 1;
         answer
@@ -197,13 +199,13 @@ impl Fuzzer {
     fn change_memory(&mut self) {
         let at = self.place();
         let len = self.length(at);
-        match self.roll() % 3 {
+        match self.random() % 3 {
             0 => {
                 let protection = self.protection();
                 self.call(libc::SYS_mprotect, [at, len, protection, 0, 0, 0])
             }
             1 => self.call(libc::SYS_madvise, [at, len, libc::MADV_DONTNEED as u64, 0, 0, 0]),
-            // In place only, and not past the arena's end.
+            // In place, and within the arena.
             _ => {
                 let new = self.length(at);
                 self.call(libc::SYS_mremap, [at, len, new, 0, 0, 0])
@@ -214,7 +216,7 @@ impl Fuzzer {
     fn let_kernel_write(&mut self) {
         let (to, slot) = (self.place(), self.slot());
         let len = self.length(to);
-        match self.roll() % 4 {
+        match self.random() % 4 {
             0 => self.call(libc::SYS_getrandom, [to, len.min(70_000), 0, 0, 0, 0]),
             1 => self.call(libc::SYS_pread64, [slot, to, len, 0, 0, 0]),
             2 => self.call(libc::SYS_getdents64, [slot, to, len, 0, 0, 0]),
@@ -225,14 +227,14 @@ impl Fuzzer {
     fn let_kernel_read(&mut self) {
         let (from, slot) = (self.place(), self.slot());
         let len = self.length(from);
-        match self.roll() % 3 {
+        match self.random() % 3 {
             0 => self.call(libc::SYS_write, [slot, from, len, 0, 0, 0]),
             1 => self.call(libc::SYS_writev, [slot, from, len % 2000, 0, 0, 0]),
             _ => self.call(libc::SYS_openat, [libc::AT_FDCWD as u64, from, 0, 0, 0, 0]),
         };
     }
 
-    /// Puts an open descriptor into a slot.
+    /// Moves an open descriptor to a slot.
     fn keep(&mut self, descriptor: i64) {
         if descriptor >= 0 {
             let slot = self.slot();
@@ -253,23 +255,23 @@ impl Fuzzer {
         let mut allocation =
             HeapAllocation { len, fd: 0, fd_flags: self.pick(&[0o2, 0o2, 0o2, 0o0, !0]), heap_flags: 0 };
         let slot = self.slot();
-        if self.ask(slot, DMA_HEAP_IOCTL_ALLOC, &mut allocation) >= 0 {
+        if self.ioctl(slot, DMA_HEAP_IOCTL_ALLOC, &mut allocation) >= 0 {
             self.keep(allocation.fd.into());
         }
     }
 
     fn move_descriptor(&mut self) {
         let (from, to) = (self.slot(), self.slot());
-        if self.roll().is_multiple_of(2) {
+        if self.random().is_multiple_of(2) {
             self.call(libc::SYS_close, [from, 0, 0, 0, 0, 0]);
         } else {
             self.call(libc::SYS_dup3, [from, to, 0, 0, 0, 0]);
         }
     }
 
-    /// A request whose argument is good, or in the arena.
-    fn ask<T>(&mut self, slot: u64, request: abi::Ioctl, argument: &mut T) -> i64 {
-        let argument = if self.roll().is_multiple_of(4) {
+    /// An ioctl with a valid argument, or with an argument in the arena.
+    fn ioctl<T>(&mut self, slot: u64, request: abi::Ioctl, argument: &mut T) -> i64 {
+        let argument = if self.random().is_multiple_of(4) {
             self.place()
         } else {
             std::ptr::from_mut(argument).expose_provenance() as u64
@@ -277,56 +279,56 @@ impl Fuzzer {
         self.call(libc::SYS_ioctl, [slot, request.raw().into(), argument, 0, 0, 0])
     }
 
-    fn ask_buffer(&mut self) {
+    fn buffer_ioctl(&mut self) {
         let slot = self.slot();
-        match self.roll() % 4 {
+        match self.random() % 4 {
             0 => {
-                let mut sync = BufferSync { flags: self.roll() % 9 };
-                self.ask(slot, DMA_BUF_IOCTL_SYNC, &mut sync);
+                let mut sync = BufferSync { flags: self.random() % 9 };
+                self.ioctl(slot, DMA_BUF_IOCTL_SYNC, &mut sync);
             }
             1 => {
-                let (first, capacity, chunks) = (self.roll() % 3, self.roll() % 900, self.place());
+                let (first, capacity, chunks) = (self.random() % 3, self.random() % 900, self.place());
                 let mut query = ChunkQuery { first, capacity, chunks, written: 0, total: 0 };
-                self.ask(slot, DMA_BUF_CHUNKS, &mut query);
+                self.ioctl(slot, DMA_BUF_CHUNKS, &mut query);
             }
             2 => {
-                self.ask(slot, DMA_BUF_LEAVES, &mut abi::dma::Leaves::default());
+                self.ioctl(slot, DMA_BUF_LEAVES, &mut abi::dma::Leaves::default());
             }
             _ => {
-                self.ask(slot, DMA_STATISTICS, &mut abi::dma::Statistics::default());
+                self.ioctl(slot, DMA_STATISTICS, &mut abi::dma::Statistics::default());
             }
         }
     }
 
-    fn ask_device(&mut self) {
+    fn device_ioctl(&mut self) {
         let slot = self.slot();
         let buffer = self.slot();
-        // A copy that the device accepts takes a tenth of a second of its time.
-        match self.roll() % 256 {
+        // Rare, since a valid copy takes the device a tenth of a second.
+        match self.random() % 256 {
             0 => self.copy(slot, EDU_COPY),
             1 => self.copy(slot, EDU_COPY_PAGES),
             2..64 => {
-                let mut release = EduRelease { device_address: (self.roll() % 64) << 20 };
-                self.ask(slot, EDU_RELEASE, &mut release);
+                let mut release = EduRelease { device_address: (self.random() % 64) << 20 };
+                self.ioctl(slot, EDU_RELEASE, &mut release);
             }
             _ => {
                 let mut import = EduImport { fd: buffer as i32, gap_fd: 0, device_address: 0, len: 0 };
-                self.ask(slot, EDU_IMPORT, &mut import);
+                self.ioctl(slot, EDU_IMPORT, &mut import);
             }
         }
     }
 
     fn copy(&mut self, slot: u64, request: abi::Ioctl) {
-        let (direction, address) = ((self.roll() % 3) as u32, self.place());
-        let (buffer_offset, len) = (self.roll() % 5000, self.roll() % 5000);
-        self.ask(slot, request, &mut EduCopy { direction, flags: 0, buffer_offset, address, len });
+        let (direction, address) = ((self.random() % 3) as u32, self.place());
+        let (buffer_offset, len) = (self.random() % 5000, self.random() % 5000);
+        self.ioctl(slot, request, &mut EduCopy { direction, flags: 0, buffer_offset, address, len });
     }
 
     fn wait(&mut self) {
         let nanosecond = libc::timespec { tv_sec: 0, tv_nsec: 1 };
         let soon = std::ptr::from_ref(&nanosecond).expose_provenance() as u64;
-        let (at, number) = (self.place() & !3, self.roll() % 64);
-        match self.roll() % 4 {
+        let (at, number) = (self.place() & !3, self.random() % 64);
+        match self.random() % 4 {
             0 => self.call(libc::SYS_futex, [at, libc::FUTEX_WAKE as u64, 1, 0, 0, 0]),
             1 => self.call(libc::SYS_futex, [at, libc::FUTEX_WAIT as u64, number % 2, soon, 0, 0]),
             2 => self.call(libc::SYS_ppoll, [at, number, soon, 0, 0, 0]),
@@ -334,11 +336,11 @@ impl Fuzzer {
         };
     }
 
-    /// Any call, with arguments that are nothing.
-    fn nonsense(&mut self) {
-        let number = (self.roll() % 460) as i64;
-        if !SPARED.contains(&number) {
-            let arguments = std::array::from_fn(|_| self.pick(&NONSENSE));
+    /// Any other system call with invalid arguments.
+    fn invalid_call(&mut self) {
+        let number = (self.random() % 460) as i64;
+        if !EXCLUDED.contains(&number) {
+            let arguments = std::array::from_fn(|_| self.pick(&INVALID));
             self.call(number, arguments);
         }
     }

@@ -1,4 +1,4 @@
-//! Lengths that nothing can satisfy.
+//! Lengths that cannot be satisfied.
 
 use std::io;
 
@@ -9,7 +9,7 @@ use crate::result::{ProbeResult, ensure, refused};
 
 const HUGE: [u64; 5] = [1 << 44, 1 << 63, u64::MAX - 4095, u64::MAX - 1, u64::MAX];
 
-/// Buffers, mappings, reads and writes of impossible sizes are refused; possible ones work afterwards.
+/// Buffers, mappings, reads and writes with impossible lengths fail; valid ones succeed afterwards.
 pub fn huge_lengths(_: &[String]) -> ProbeResult {
     for path in [SYSTEM, UNCACHED, CONTIGUOUS] {
         let heap = Heap::open(path)?;
@@ -23,14 +23,14 @@ pub fn huge_lengths(_: &[String]) -> ProbeResult {
         drop(heap.allocate(4096)?);
     }
     refused("an empty mapping", View::anonymous(0), libc::EINVAL)?;
-    // 16 TiB that nobody touches cost nothing, so a kernel may grant them.
+    // Untouched memory needs no frames, so a kernel may map 16 TiB.
     for len in &HUGE[1..] {
         refused("a huge mapping", View::anonymous(*len as usize), libc::ENOMEM)?;
     }
     counts()
 }
 
-/// A count is checked before a single byte moves, or ends at what is mapped.
+/// Lengths of other system calls are validated before any effect.
 fn counts() -> ProbeResult {
     let view = View::anonymous(4096)?;
     let at = view.pointer().expose_provenance() as u64;
@@ -42,7 +42,7 @@ fn counts() -> ProbeResult {
             ("mprotect", libc::SYS_mprotect, [1, len, 0, 0, 0, 0]),
         ];
         for (name, number, arguments) in calls {
-            // SAFETY: the descriptor or the address is wrong, so nothing can be changed.
+            // SAFETY: the descriptor or the address is invalid, so no memory is modified.
             let answer = unsafe { raw::call(number, arguments) };
             ensure((-4095..0).contains(&answer), || format!("{name} of {len:#x} bytes: {answer}"))?;
         }

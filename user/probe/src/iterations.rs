@@ -1,6 +1,7 @@
-//! How often what is repeated is repeated.
+//! Iteration counts.
 
-/// Of `all` rounds a tenth where whoever started this program says `ROUNDS=few`: it runs it again and again itself.
+/// `all` iterations, or a tenth of them with `ROUNDS=few` in the environment, set by tests that repeat the
+/// whole program.
 pub fn iterations(all: u64) -> u64 {
     let few = std::env::var_os("ROUNDS").is_some_and(|word| word == "few");
     if few { all.div_ceil(10) } else { all }

@@ -1,8 +1,9 @@
-//! One program, many probes: `probe NAME [ARGUMENT..]` does one thing and says whether it went as it must.
+//! Tests of the system call interface: `probe NAME [ARGUMENT..]` runs one probe.
 //!
-//! The last line is `probe: NAME: PASS`, or `FAIL` with what was seen; the exit status is 0 or 1. A probe of the kind
-//! [`Expectation::KilledBy`] does what no program may: it passes by being ended with that signal, and says `FAIL` if it survives.
-//! `probe list` prints all names with their ends, `probe all` runs those that need neither argument nor death.
+//! The last line is `probe: NAME: PASS`, or `FAIL` with a description; the exit status is 0 or 1. A probe
+//! with [`Expectation::KilledBy`] performs an invalid access: it passes if it is killed by that signal, and
+//! prints `FAIL` if it survives. `probe list` prints all names and expectations, `probe all` runs those with
+//! [`Expectation::Pass`].
 
 use std::process::ExitCode;
 
@@ -28,18 +29,18 @@ mod start;
 mod threads;
 mod time;
 
-/// How a probe ends when all is well.
+/// The expected end of a probe.
 #[derive(Clone, Copy)]
 enum Expectation {
-    /// By itself, with status 0.
+    /// Exit status 0.
     Pass,
-    /// By itself, with arguments, or from outside: `all` leaves it out.
+    /// Needs arguments or must be killed; not run by `probe all`.
     Manual,
-    /// By this signal.
+    /// Killed by this signal.
     KilledBy(&'static str),
 }
 
-/// A name, how it ends, and what it does with its arguments.
+/// Name, expected end, and function.
 type Probe = (&'static str, Expectation, fn(&[String]) -> ProbeResult);
 
 const PROBES: &[Probe] = &[
@@ -88,7 +89,7 @@ const PROBES: &[Probe] = &[
     ("exhaust-iova", Expectation::Pass, exhaust::iova),
     ("exhaust-mappings", Expectation::Pass, exhaust::mappings),
     ("churn", Expectation::Manual, exhaust::churn),
-    // Its threads go on until the program ends, so it comes last of those that pass.
+    // Last of the passing probes, since its threads run until the program exits.
     ("preemption", Expectation::Pass, threads::preemption),
     ("share-write", Expectation::Manual, share::write),
     ("share-read", Expectation::Manual, share::read),
@@ -120,15 +121,15 @@ fn main() -> ExitCode {
             }
         },
         None => {
-            println!("probe NAME [ARGUMENT..]; `probe list` names them");
+            println!("usage: probe NAME [ARGUMENT..]; `probe list` prints all names");
             ExitCode::FAILURE
         }
     }
 }
 
-fn run((name, end, body): &Probe, arguments: &[String]) -> ExitCode {
-    let outcome = body(arguments).and_then(|()| match end {
-        Expectation::KilledBy(signal) => ensure(false, || format!("survived what should end it by {signal}")),
+fn run((name, expectation, body): &Probe, arguments: &[String]) -> ExitCode {
+    let outcome = body(arguments).and_then(|()| match expectation {
+        Expectation::KilledBy(signal) => ensure(false, || format!("not killed by {signal}")),
         Expectation::Pass | Expectation::Manual => Ok(()),
     });
     match outcome {
@@ -144,11 +145,11 @@ fn run((name, end, body): &Probe, arguments: &[String]) -> ExitCode {
 }
 
 fn list() -> ExitCode {
-    for (name, end, _) in PROBES {
-        match end {
+    for (name, expectation, _) in PROBES {
+        match expectation {
             Expectation::Pass => println!("{name} passes"),
-            Expectation::Manual => println!("{name} needs arguments"),
-            Expectation::KilledBy(signal) => println!("{name} is ended by {signal}"),
+            Expectation::Manual => println!("{name} is started manually"),
+            Expectation::KilledBy(signal) => println!("{name} is killed by {signal}"),
         }
     }
     ExitCode::SUCCESS
@@ -171,9 +172,9 @@ mod tests {
         assert_eq!(names.len(), PROBES.len());
     }
 
-    /// What needs no device must hold on the Linux that builds this, too: the probes are measured, not only the kernel.
+    /// Probes without a device also pass on the Linux build host, which validates the probes themselves.
     #[test]
-    fn linux_passes_what_needs_no_device() {
+    fn portable_probes_pass_on_linux() {
         let portable: [fn(&[String]) -> ProbeResult; 12] = [
             start::hello,
             files::tree,

@@ -1,4 +1,4 @@
-//! Fresh memory: always zero, and given back.
+//! New memory is zeroed, and freed memory is reusable.
 
 use std::io::{Seek, SeekFrom};
 use std::os::fd::AsFd;
@@ -9,7 +9,7 @@ use crate::iterations::iterations;
 use crate::result::{ProbeResult, ensure};
 
 const MIB: usize = 1 << 20;
-/// What the second round must not find in the memory of the first.
+/// The value that must not reappear in reused memory.
 const SECRET: u64 = 0x5ec5_e75e_c5e7_5ec5;
 
 fn first_that_is_not(view: &View, expected: u64) -> ProbeResult {
@@ -25,7 +25,7 @@ fn write_everywhere(view: &View, value: u64) {
     (0..view.words()).for_each(|index| view.set_word(index, value));
 }
 
-/// Anonymous memory starts as zeroes, also where another mapping was a moment ago.
+/// Anonymous memory is zeroed, also after reuse.
 pub fn anonymous(_: &[String]) -> ProbeResult {
     for _ in 0..iterations(20) {
         let view = View::anonymous(8 * MIB + 4096)?;
@@ -36,7 +36,7 @@ pub fn anonymous(_: &[String]) -> ProbeResult {
     Ok(())
 }
 
-/// The allocator of std grows and shrinks (brk and mmap).
+/// The allocator of std grows and shrinks the heap (brk and mmap).
 pub fn heap_growth(_: &[String]) -> ProbeResult {
     for round in 0..iterations(50) as usize {
         let blocks: Vec<Vec<u8>> = (0..64).map(|n| vec![n as u8; 1 + n * 997 + round * 64]).collect();
@@ -46,7 +46,7 @@ pub fn heap_growth(_: &[String]) -> ProbeResult {
     Ok(())
 }
 
-/// Buffers of every heap start as zeroes, also where another buffer's secret was a moment ago.
+/// Buffers of every heap are zeroed, also after reuse.
 pub fn zeroed_buffers(_: &[String]) -> ProbeResult {
     for path in [SYSTEM, UNCACHED, CONTIGUOUS] {
         let heap = Heap::open(path)?;
@@ -61,7 +61,7 @@ pub fn zeroed_buffers(_: &[String]) -> ProbeResult {
     Ok(())
 }
 
-/// `lseek` tells a buffer's size, in whole pages.
+/// `lseek` returns the size of a buffer, in whole pages.
 pub fn buffer_size(_: &[String]) -> ProbeResult {
     let heap = Heap::open(SYSTEM)?;
     for (wanted, given) in [(1, 4096), (4096, 4096), (4097, 8192), (5 << 20, 5 << 20)] {
@@ -73,7 +73,7 @@ pub fn buffer_size(_: &[String]) -> ProbeResult {
     Ok(())
 }
 
-/// A mapping keeps its buffer alive; two mappings show the same bytes.
+/// A mapping keeps its buffer alive after the descriptor is closed; two mappings share the content.
 pub fn view_outlives_descriptor(_: &[String]) -> ProbeResult {
     let buffer = Heap::open(SYSTEM)?.allocate(2 * MIB as u64)?;
     let first = buffer.map(Protection::ReadWrite)?;

@@ -6,8 +6,8 @@ use crate::result::{ProbeResult, ensure};
 /// Linux's `HWCAP2_MOPS`.
 const HWCAP2_MOPS: u64 = 1 << 43;
 
-/// A memory set that continues with the registers of the option that this CPU does not implement, as after a move to
-/// another CPU. Where the instructions are not advertised, there is nothing to see.
+/// A memory set that continues with the registers of the option that this CPU does not implement, as after a
+/// move to another CPU. Where the instructions are not advertised, there is nothing to see.
 pub fn restarts(_: &[String]) -> ProbeResult {
     const MARGIN: usize = 100;
     if raw::auxiliary(libc::AT_HWCAP2) & HWCAP2_MOPS == 0 {
@@ -25,8 +25,9 @@ pub fn restarts(_: &[String]) -> ProbeResult {
     Ok(())
 }
 
-/// Fills `memory` with `byte` by SETP; the sequence resumes at SETM or SETE with the state converted: option A has the
-/// end and minus the bytes left (PSTATE.C is 0), option B the next address and the bytes left (C is 1).
+/// Fills `memory` with `byte` by SETP; the sequence resumes at SETM or SETE with the state converted: option
+/// A has the end and minus the bytes left (PSTATE.C is 0), option B the next address and the bytes left (C is
+/// 1).
 #[cfg(target_arch = "aarch64")]
 fn fill_from_other_option(memory: &mut [u8], byte: u64, at_epilogue: bool) {
     // SAFETY: writes `memory`, and no other memory.

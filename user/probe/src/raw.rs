@@ -1,20 +1,20 @@
-//! System calls as numbers, for what no library would do.
+//! Raw system calls, for arguments that libraries do not pass.
 
 use std::io;
 
-/// A system call with these arguments; what the kernel answers, as Linux's `-errno` or a value.
+/// Performs a system call. Returns the result, or `-errno`.
 ///
-/// # Safety
-/// The call must not change memory that somebody relies on: its addresses are wrong on purpose, or the caller's own.
+/// # Safety The call must not modify memory that is in use by other code: its addresses must be invalid or
+/// owned by the caller.
 pub unsafe fn call(number: i64, arguments: [u64; 6]) -> i64 {
     let [a, b, c, d, e, f] = arguments;
-    // SAFETY: passed on to the caller.
+    // SAFETY: the requirement is passed on to the caller.
     let answer = unsafe { libc::syscall(number as libc::c_long, a, b, c, d, e, f) } as i64;
     if answer == -1 { -i64::from(io::Error::last_os_error().raw_os_error().unwrap_or(0)) } else { answer }
 }
 
 /// An entry of the auxiliary vector, or 0.
 pub fn auxiliary(kind: u64) -> u64 {
-    // SAFETY: reads what the kernel left on the first stack; any number is allowed.
+    // SAFETY: reads the auxiliary vector; any key is valid.
     unsafe { libc::getauxval(kind) }
 }

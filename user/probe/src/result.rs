@@ -1,12 +1,12 @@
-//! What a probe reports.
+//! Probe results.
 
 use std::fmt;
 use std::io;
 
-/// A probe went well, or not.
+/// The result of a probe.
 pub type ProbeResult = Result<(), Failure>;
 
-/// What was seen instead of what had to be.
+/// A description of the observed deviation.
 #[derive(Debug)]
 pub struct Failure(String);
 
@@ -28,12 +28,12 @@ impl From<&str> for Failure {
     }
 }
 
-/// Fails with what was seen unless `holds`.
+/// Fails with the description `seen` unless `holds`.
 pub fn ensure(holds: bool, seen: impl FnOnce() -> String) -> ProbeResult {
     if holds { Ok(()) } else { Err(Failure(seen())) }
 }
 
-/// Fails unless `result` is the refusal `errno`.
+/// Fails unless `result` is the error `errno`.
 pub fn refused<T: fmt::Debug>(what: &str, result: io::Result<T>, errno: i32) -> ProbeResult {
     let seen = result.as_ref().err().and_then(io::Error::raw_os_error);
     ensure(seen == Some(errno), || format!("{what}: errno {errno} expected, but: {result:?}"))

@@ -1,4 +1,4 @@
-//! Two programs and one buffer: both are started with the same dma-buf and get its number as their argument.
+//! A buffer shared by two processes: both inherit the same dma-buf and get its descriptor number as argument.
 
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -7,13 +7,13 @@ use dmabuf::{Buffer, Protection, View};
 
 use crate::result::{Failure, ProbeResult, ensure};
 
-/// The last word; set when everything before it is written.
+/// The last word, written after all others.
 const DONE: u64 = 0xd0e5_d0e5;
 
 fn inherited(arguments: &[String], protection: Protection) -> Result<View, Failure> {
     let number =
         arguments.first().and_then(|text| text.parse().ok()).ok_or("the number of a dma-buf is needed")?;
-    // SAFETY: whoever started this program left the descriptor to it, and nothing else here uses that number.
+    // SAFETY: the descriptor is inherited from the parent process, and nothing else in this program uses it.
     let fd = unsafe { OwnedFd::from_raw_fd(number) };
     Ok(Buffer::from_fd(fd)?.map(protection)?)
 }
@@ -22,7 +22,7 @@ fn content(index: usize) -> u64 {
     (index as u64).wrapping_mul(0x0123_4567_89ab_cdef) ^ 0x07e5_5e7a
 }
 
-/// Fills the buffer; the last word comes last.
+/// Fills the buffer, the last word last.
 pub fn write(arguments: &[String]) -> ProbeResult {
     let view = inherited(arguments, Protection::ReadWrite)?;
     let last = view.words() - 1;
@@ -32,7 +32,7 @@ pub fn write(arguments: &[String]) -> ProbeResult {
     Ok(())
 }
 
-/// Waits for the last word, then finds everything before it.
+/// Waits for the last word, then checks all others.
 pub fn read(arguments: &[String]) -> ProbeResult {
     let view = inherited(arguments, Protection::Read)?;
     let (last, started) = (view.words() - 1, Instant::now());

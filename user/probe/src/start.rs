@@ -1,4 +1,4 @@
-//! What a program finds when it starts, and how it ends.
+//! Program startup and exit.
 
 use std::env;
 
@@ -11,7 +11,7 @@ pub fn hello(_: &[String]) -> ProbeResult {
     Ok(())
 }
 
-/// Ends at once with the status given.
+/// Exits with the given status.
 pub fn exit(arguments: &[String]) -> ProbeResult {
     match arguments.first().and_then(|text| text.parse().ok()) {
         Some(status) => std::process::exit(status),
@@ -19,7 +19,7 @@ pub fn exit(arguments: &[String]) -> ProbeResult {
     }
 }
 
-/// Prints arguments, environment and the auxiliary vector, and checks what must be in it.
+/// Prints arguments, environment and auxiliary vector, and checks required entries.
 pub fn arguments(_: &[String]) -> ProbeResult {
     env::args().enumerate().for_each(|(n, argument)| println!("  argv[{n}] = {argument}"));
     env::vars().for_each(|(name, value)| println!("  {name}={value}"));

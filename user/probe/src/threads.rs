@@ -1,4 +1,4 @@
-//! Several threads: locks, endless loops that must be preempted, and registers that must survive it.
+//! Threads: locks, preemption of endless loops, and register preservation across context switches.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Barrier, Condvar, Mutex, mpsc};
@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use crate::result::{Failure, ProbeResult, ensure};
 
-/// More than CPUs on most machines.
+/// More than the CPUs of most machines.
 const THREADS: usize = 6;
 
-/// Mutex, condition variable, barrier and channel (all futexes) between threads.
+/// Mutex, condition variable, barrier and channel between threads, all based on futexes.
 pub fn locks_and_channels(_: &[String]) -> ProbeResult {
     const ROUNDS: u64 = 2_000;
     let shared = Arc::new((Mutex::new(0u64), Condvar::new()));
@@ -22,7 +22,7 @@ pub fn locks_and_channels(_: &[String]) -> ProbeResult {
             barrier.wait();
             (0..ROUNDS).for_each(|_| *shared.0.lock().expect("no holder panics") += 1);
             shared.1.notify_all();
-            // The receiver may have given up; then the test has failed already.
+            // The receiver exists unless the probe has already failed.
             let _ = send.send(n);
         });
     }
@@ -37,7 +37,7 @@ pub fn locks_and_channels(_: &[String]) -> ProbeResult {
     ensure(sum == (0..THREADS as u64).sum(), || format!("the threads' numbers add up to {sum}"))
 }
 
-/// Threads that never call the kernel do not keep others from running; the program ends with them still looping.
+/// Threads without system calls are preempted, and the process exits while they are still running.
 pub fn preemption(_: &[String]) -> ProbeResult {
     let counters: Arc<Vec<AtomicU64>> = Arc::new((0..THREADS).map(|_| AtomicU64::new(0)).collect());
     for n in 0..THREADS {
@@ -67,7 +67,7 @@ pub fn preemption(_: &[String]) -> ProbeResult {
     Ok(())
 }
 
-/// Every thread computes with its own numbers; the result is the same bits as without any other thread.
+/// Floating-point results of concurrent threads are bit-identical to those of a single thread.
 pub fn floating_point(_: &[String]) -> ProbeResult {
     const STEPS: u32 = 300_000;
     let seeds: Vec<f64> = (1..=THREADS).map(|n| n as f64 / (THREADS + 1) as f64).collect();
@@ -80,7 +80,7 @@ pub fn floating_point(_: &[String]) -> ProbeResult {
     Ok(())
 }
 
-/// Eight logistic maps side by side: the smallest slip in any register changes everything after it.
+/// Eight logistic maps in parallel: chaotic, so that any register corruption changes the result.
 fn chaos(seed: f64, steps: u32) -> u64 {
     let mut lanes: [f64; 8] = std::array::from_fn(|n| seed / (n + 1) as f64);
     for _ in 0..steps {

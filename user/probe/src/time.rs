@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use crate::result::{ProbeResult, ensure};
 
-/// Time goes on, never back, and sleep lasts at least as long as was asked. How much longer is the host's business, but it
-/// ends.
+/// Time is monotonic, and sleep lasts at least as long as requested. The upper limit is generous, since it
+/// depends on the load of the host.
 pub fn clocks(_: &[String]) -> ProbeResult {
     let mut last = Instant::now();
     for _ in 0..10_000 {
@@ -24,11 +24,11 @@ pub fn clocks(_: &[String]) -> ProbeResult {
     Ok(())
 }
 
-/// Two draws differ, and no draw is all zero.
+/// Two random draws differ, and the first is not all zero.
 pub fn random(_: &[String]) -> ProbeResult {
     let draw = || {
         let mut bytes = [0u8; 32];
-        // SAFETY: our own 32 bytes, and the length says so.
+        // SAFETY: a local array with its length.
         let got = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
         (got, bytes)
     };

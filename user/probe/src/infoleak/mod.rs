@@ -1,4 +1,4 @@
-//! What a program must not learn: addresses of the kernel, what was in memory before it, what was in registers.
+//! Information leaks: kernel addresses, and previous content of memory and registers.
 
 mod memory;
 mod registers;
@@ -8,7 +8,8 @@ pub use memory::{fill, reuse, scan};
 pub use registers::registers;
 pub use structures::structures;
 
-/// Whether this could be an address of the kernel's: the upper half of the address space, but for what errors look like.
+/// Whether `word` may be a kernel address: in the upper half of the address space, and not a negative error
+/// code.
 fn is_kernel_address(word: u64) -> bool {
     word >> 48 == 0xffff && word < u64::MAX - 0xffff
 }
@@ -18,7 +19,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn kernel_addresses_are_told_from_errors() {
+    fn error_codes_are_not_kernel_addresses() {
         assert!(
             [0xffff_0000_4000_0000, 0xffff_8000_0000_0000, 0xffff_b000_0000_0008].map(is_kernel_address)
                 == [true; 3]

@@ -1,12 +1,12 @@
-//! Registers: at the program's first instruction all are zero, and a system call changes the one that answers.
+//! Registers: all are zero at the first instruction, and a system call changes only the result register.
 
 #[cfg(not(target_arch = "aarch64"))]
 use crate::result::ProbeResult;
 
-/// Only for the machine that Tessera is for.
+/// Unsupported on other architectures.
 #[cfg(not(target_arch = "aarch64"))]
 pub fn registers(_: &[String]) -> ProbeResult {
-    Err("not this machine's registers".into())
+    Err("only on AArch64".into())
 }
 
 #[cfg(target_arch = "aarch64")]
@@ -21,7 +21,7 @@ mod aarch64 {
     use super::super::is_kernel_address;
     use crate::result::{ProbeResult, ensure};
 
-    /// All that a program has.
+    /// All registers accessible to a program.
     #[repr(C)]
     #[derive(Clone, Copy)]
     struct Registers {
@@ -38,20 +38,21 @@ mod aarch64 {
     static mut PROBE_FIRST: Registers = ZERO;
 
     unsafe extern "C" {
-        /// Loads `before`, makes the system call that it says, stores `after`. TPIDR_EL0 and SP stay.
+        /// Loads the registers from `before` (except SP and TPIDR_EL0), performs a system call, stores them
+        /// to `after`.
         fn probe_call_with(before: *const Registers, after: *mut Registers);
     }
 
     global_asm!(include_str!("registers.s"));
 
-    // What registers.s counts on.
+    // Offsets in registers.s.
     const _: () = assert!(offset_of!(Registers, x) == 0 && offset_of!(Registers, sp) == 248);
     const _: () = assert!(offset_of!(Registers, v) == 256 && offset_of!(Registers, special) == 768);
 
-    /// See the module.
+    /// See the module documentation.
     pub fn registers(_: &[String]) -> ProbeResult {
         first_instruction()?;
-        // Others have values of their own in all registers, and run in between.
+        // Other threads run in between, with different values in all registers.
         let over = AtomicBool::new(false);
         std::thread::scope(|scope| {
             for thread in 0..4 {
@@ -69,20 +70,20 @@ mod aarch64 {
     }
 
     fn first_instruction() -> ProbeResult {
-        // SAFETY: written before `_start` and never again.
+        // SAFETY: written only before `_start`.
         let first = unsafe { (&raw const PROBE_FIRST).read() };
         let odd = (0..31).find(|&n| first.x[n] != 0);
         ensure(odd.is_none(), || {
-            format!("x{} is {:#x} at first", odd.unwrap_or(0), first.x[odd.unwrap_or(0)])
+            format!("x{} is {:#x} at entry", odd.unwrap_or(0), first.x[odd.unwrap_or(0)])
         })?;
         let odd = (0..32).find(|&n| first.v[n] != 0);
         ensure(odd.is_none(), || {
-            format!("v{} is {:#x} at first", odd.unwrap_or(0), first.v[odd.unwrap_or(0)])
+            format!("v{} is {:#x} at entry", odd.unwrap_or(0), first.v[odd.unwrap_or(0)])
         })?;
         ensure(first.special == [0; 4], || {
-            format!("FPCR, FPSR, TPIDR, TPIDRRO are {:x?} at first", first.special)
+            format!("FPCR, FPSR, TPIDR, TPIDRRO are {:x?} at entry", first.special)
         })?;
-        ensure(first.sp != 0 && !is_kernel_address(first.sp), || format!("SP is {:#x} at first", first.sp))
+        ensure(first.sp != 0 && !is_kernel_address(first.sp), || format!("SP is {:#x} at entry", first.sp))
     }
 
     fn all_calls() -> ProbeResult {
@@ -113,18 +114,18 @@ mod aarch64 {
         Ok(())
     }
 
-    /// Makes a call with numbers of this seed in all other registers.
+    /// Performs a system call with values derived from `seed` in all other registers.
     fn call(number: i64, arguments: [u64; 6], seed: u64) -> (Registers, Registers) {
         let mut before = ZERO;
         before.x = std::array::from_fn(|n| seed << 32 | (n as u64) << 8 | 0x77);
         before.x[..6].copy_from_slice(&arguments);
         before.x[8] = number as u64;
         before.v = std::array::from_fn(|n| u128::from(seed) << 64 | n as u128);
-        // Round towards zero; an inexact result was seen.
+        // FPCR: round towards zero. FPSR: cumulative inexact.
         before.special = [0b11 << 22, 1 << 4, 0, 0];
         let mut after = ZERO;
-        // SAFETY: both are ours; the call changes no memory but `room` of its caller, and what is kept across a function
-        // call is kept.
+        // SAFETY: both are local; the system call modifies only the caller's `room`, and the function
+        // preserves the callee-saved registers.
         unsafe { probe_call_with(&before, &mut after) };
         (before, after)
     }

@@ -1,4 +1,4 @@
-// All registers that a program has, into and out of a `Registers` (registers.rs).
+// Loads and stores all registers from and to a `Registers` structure (registers.rs).
 
 .equ X, 0
 .equ SP_EL0, 248
@@ -8,25 +8,25 @@
 .equ TPIDR, 784
 .equ TPIDRRO, 792
 
-// A function's caller wants x19 to x30 and d8 to d15 back (AAPCS64): room for them, and for x1.
+// Stack frame: callee-saved registers x19 to x30 and d8 to d15 (AAPCS64), and x1.
 .equ KEPT, 176
 .equ KEPT_X1, 160
 
-// x2 to x30, with x0 = Registers.
+// Applies `op` to x2 to x30, with x0 = Registers.
 .macro each_x op
 .irp n, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30
     \op     x\n, [x0, #X + 8 * \n]
 .endr
 .endm
 
-// All vectors, with x0 = Registers.
+// Applies `op` to all vector registers, with x0 = Registers.
 .macro each_q op
 .irp n, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31
     \op     q\n, [x0, #V + 16 * \n]
 .endr
 .endm
 
-// A register of the system's from or to x0 = Registers. Changes x1.
+// Stores or loads a system register, with x0 = Registers. Clobbers x1.
 .macro store_special name, at
     mrs     x1, \name
     str     x1, [x0, #\at]
@@ -36,7 +36,7 @@
     msr     \name, x1
 .endm
 
-// Everything into x0 = Registers; what x0 and x1 were is pushed. Pops it, and changes x1 to x3.
+// Stores all registers, with x0 = Registers and the original x0 and x1 on the stack. Pops them; clobbers x1 to x3.
 .macro store_all
     each_x  str
     ldp     x2, x3, [sp], #16
@@ -50,7 +50,7 @@
     store_special tpidrro_el0, TPIDRRO
 .endm
 
-// Everything but SP and TPIDR from x0 = Registers.
+// Loads all registers except SP and TPIDR, with x0 = Registers.
 .macro load_all
     each_q  ldr
     load_special fpcr, FPCR
@@ -59,7 +59,7 @@
     ldp     x0, x1, [x0, #X]
 .endm
 
-// What the caller wants back, with `op` stp or ldp.
+// Saves or restores the callee-saved registers; `op` is stp or ldp.
 .macro each_kept op
     \op     x19, x20, [sp, #16]
     \op     x21, x22, [sp, #32]
@@ -72,7 +72,7 @@
     \op     d14, d15, [sp, #144]
 .endm
 
-// The program's entry: notes what it finds, and goes on where a program usually begins.
+// The entry point: stores the initial registers and continues at `_start`.
 .global probe_first_instruction
 probe_first_instruction:
     stp     x0, x1, [sp, #-16]!
@@ -83,7 +83,7 @@ probe_first_instruction:
     ldp     x0, x1, [x0, #X]
     b       _start
 
-// x0 = Registers before the call, x1 = Registers after it.
+// Performs a system call: x0 = Registers before it, x1 = Registers after it.
 .global probe_call_with
 probe_call_with:
     stp     x29, x30, [sp, #-KEPT]!

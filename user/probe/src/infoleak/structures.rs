@@ -1,5 +1,5 @@
-//! Every structure that a call fills: all of its bytes are written, none behind it, gaps are zero, and nothing in it is an
-//! address of the kernel or what the kernel had on its stack a moment ago.
+//! Output structures of system calls: all bytes are written, none past the end, padding is zero, and they
+//! contain neither kernel addresses nor old kernel stack content.
 
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -10,24 +10,24 @@ use super::is_kernel_address;
 use crate::raw;
 use crate::result::{ProbeResult, ensure};
 
-/// In the place of an argument: the structure's address.
+/// The placeholder argument for the address of the structure.
 const OUT: u64 = 0x7e55_e4a5_0047;
-/// What the kernel is made to have on its stack.
-const DIRT: u8 = 0xc3;
+/// The byte pattern that is put on the kernel stack.
+const STACK_POISON: u8 = 0xc3;
 const ROOM: usize = 1024;
 
-/// A call that fills a structure.
+/// A system call with an output structure.
 struct StructureCall {
     name: &'static str,
     number: i64,
     arguments: [u64; 6],
-    /// Bytes that it fills.
+    /// The size of the structure.
     size: usize,
-    /// Bytes of it that mean nothing, from and to.
+    /// Padding, as ranges.
     gaps: &'static [(usize, usize)],
 }
 
-/// See the module.
+/// See the module documentation.
 pub fn structures(_: &[String]) -> ProbeResult {
     let program = File::open(std::env::current_exe().unwrap_or_else(|_| "/bin/probe".into()))?;
     let mut calls = calls(program.as_raw_fd());
@@ -41,7 +41,7 @@ pub fn structures(_: &[String]) -> ProbeResult {
     Ok(())
 }
 
-/// Files that are there on Tessera, or some of them.
+/// Files of different types, as far as they exist.
 fn device_files() -> Vec<(&'static str, OwnedFd)> {
     let mut files = Vec::new();
     for path in ["/dev/null", "/dev/edu0", SYSTEM, "/bin"] {
@@ -92,77 +92,77 @@ fn calls(file: i32) -> Vec<StructureCall> {
     ]
 }
 
-/// What the call leaves of `fill` in a structure and in the bytes behind it; `None` if it is refused.
-fn answer(call: &StructureCall, fill: u8) -> Option<[u8; ROOM]> {
+/// The output buffer, filled with `fill` before the call; `None` if the call fails.
+fn output(call: &StructureCall, fill: u8) -> Option<[u8; ROOM]> {
     #[repr(align(16))]
     struct OutBuffer([u8; ROOM]);
     let mut out = OutBuffer([fill; ROOM]);
-    dirty();
+    poison_kernel_stack();
     let at = (&raw mut out).expose_provenance() as u64;
     let arguments = call.arguments.map(|argument| if argument == OUT { at } else { argument });
-    // SAFETY: the kernel writes to `out`, which nobody else uses and which is larger than any of the structures.
+    // SAFETY: the kernel writes to `out`, which is exclusively owned and larger than any of the structures.
     let answer = unsafe { raw::call(call.number, arguments) };
     (answer >= 0).then_some(out.0)
 }
 
 fn check(call: &StructureCall) -> ProbeResult {
     let name = call.name;
-    let (Some(one), Some(other)) = (answer(call, 0xaa), answer(call, 0x55)) else {
-        // A console that is no terminal has no such thing.
+    let (Some(one), Some(other)) = (output(call, 0xaa), output(call, 0x55)) else {
+        // Terminal ioctls fail if the console is not a terminal.
         return ensure(name.starts_with('T'), || format!("{name} is refused"));
     };
     let written = |at: usize| one[at] != 0xaa || other[at] != 0x55;
-    // Two answers that differ and happen to be the fills would look unwritten, which is a fault that shows.
+    // A byte written as 0xaa in one call and as 0x55 in the other would look unwritten; that fails the probe.
     let missing = (0..call.size).find(|&at| !written(at));
-    ensure(missing.is_none(), || format!("{name} leaves byte {missing:?} of {} as it was", call.size))?;
+    ensure(missing.is_none(), || format!("{name} does not write byte {missing:?} of {}", call.size))?;
     let behind = (call.size..ROOM).find(|&at| written(at));
-    ensure(behind.is_none(), || format!("{name} writes to byte {behind:?} behind its {}", call.size))?;
+    ensure(behind.is_none(), || format!("{name} writes byte {behind:?} past its {}", call.size))?;
     let gap = call.gaps.iter().flat_map(|&(from, to)| from..to).find(|&at| one[at] != 0);
-    ensure(gap.is_none(), || format!("{name}: gap at {gap:?} holds {:#x}", one[gap.unwrap_or(0)]))?;
-    nothing_of_the_kernels(name, &one[..call.size])
+    ensure(gap.is_none(), || format!("{name}: padding at {gap:?} is {:#x}", one[gap.unwrap_or(0)]))?;
+    check_no_kernel_data(name, &one[..call.size])
 }
 
-fn nothing_of_the_kernels(name: &str, bytes: &[u8]) -> ProbeResult {
+fn check_no_kernel_data(name: &str, bytes: &[u8]) -> ProbeResult {
     let words = bytes.windows(8).map(|word| u64::from_le_bytes(word.try_into().expect("eight bytes")));
     let address = words.step_by(4).find(|&word| is_kernel_address(word));
     ensure(address.is_none(), || {
         format!("{name}: {:#x} looks like an address of the kernel", address.unwrap_or(0))
     })?;
-    let dirt = bytes.windows(4).position(|piece| piece == [DIRT; 4]);
-    ensure(dirt.is_none(), || format!("{name}: at {dirt:?} is what another call had on its stack"))
+    let poison = bytes.windows(4).position(|piece| piece == [STACK_POISON; 4]);
+    ensure(poison.is_none(), || format!("{name}: old kernel stack content at {poison:?}"))
 }
 
-/// Names of a directory: each record's end is padded with zeroes.
+/// Directory entries: the padding after each name is zero.
 fn directory() -> ProbeResult {
     let bin = File::open("/bin")?;
     let arguments = [bin.as_raw_fd() as u64, OUT, ROOM as u64, 0, 0, 0];
     let call =
         StructureCall { name: "getdents64", number: libc::SYS_getdents64, arguments, size: ROOM, gaps: &[] };
-    let bytes = answer(&call, 0xaa).ok_or("getdents64 is refused")?;
+    let bytes = output(&call, 0xaa).ok_or("getdents64 is refused")?;
     let mut at = 0;
-    // The rest is as it was: 0xaaaa is no length that fits.
+    // The unwritten rest is 0xaa; 0xaaaa is not a valid record length.
     while let Some(len) = bytes.get(at + 16..at + 18).map(|len| u16::from_le_bytes([len[0], len[1]]) as usize)
     {
         let Some(record) = bytes.get(at..at + len).filter(|_| len > 19) else { break };
         let name = record[19..].iter().position(|&byte| byte == 0).ok_or("a name without end")?;
         let padded = record[19 + name..].iter().all(|&byte| byte == 0);
         ensure(padded, || format!("behind {:?}: {:x?}", &record[19..19 + name], &record[19 + name..]))?;
-        nothing_of_the_kernels("getdents64", record)?;
+        check_no_kernel_data("getdents64", record)?;
         at += len;
     }
     ensure(at > 0, || "no names in /bin".into())
 }
 
-/// Makes the kernel use its stack for bytes that are known again: a path that leads nowhere, data for nobody, and requests
-/// that mean nothing.
-fn dirty() {
-    let bytes = [DIRT; ROOM];
+/// Puts a known pattern on the kernel stack: a nonexistent path, a write to a closed descriptor, and invalid
+/// arguments.
+fn poison_kernel_stack() {
+    let bytes = [STACK_POISON; ROOM];
     let mut path = bytes;
     path[ROOM - 1] = 0;
     let here = libc::AT_FDCWD as u64;
     let [path, bytes] = [&path, &bytes].map(|bytes| bytes.as_ptr().expose_provenance() as u64);
-    // SAFETY: none of these changes memory: a path is looked up, bytes are written to a descriptor that is not open, and
-    // three structures are read.
+    // SAFETY: no memory is modified: a path is looked up, bytes are written to a closed descriptor, and three
+    // structures are read.
     unsafe {
         raw::call(libc::SYS_openat, [here, path, 0, 0, 0, 0]);
         raw::call(libc::SYS_write, [u64::from(u32::MAX), bytes, ROOM as u64, 0, 0, 0]);
