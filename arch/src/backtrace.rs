@@ -1,29 +1,29 @@
-//! Who called whom, by the chain of frame records (AAPCS64, 6.4.6). The kernel is built with frame pointers, and a
-//! TrapFrame holds a record too, so a walk goes on through exceptions.
+//! Backtraces from the chain of frame records (AAPCS64, 6.4.6). The kernel is built with frame pointers, and a
+//! `TrapFrame` contains a record, so the chain continues through exceptions.
 
-/// Longer chains are taken for a loop.
+/// Limit on the frames of a backtrace: a longer chain is assumed to be a loop.
 const MOST_FRAMES: usize = 64;
 
-/// The return addresses from the caller's own outward. Never faults: each record is looked up in the tables
-/// before it is read. Inlined, since the walk is lazy and must start at a frame that is still there.
+/// The return addresses from the caller's own outward. Never faults: the address of each record is translated before the
+/// record is read. Inlined, since the walk is lazy and must start at a live frame.
 #[inline(always)]
 pub fn here() -> impl Iterator<Item = u64> {
     walk(target::frame_pointer(), target::read)
 }
 
-/// As [`here`], but only to where the kernel was interrupted, if it was: what was interrupted called nobody.
+/// [`here`], ended at the return to interrupted kernel code, if an interrupt is being handled.
 #[inline(always)]
 pub fn since_interrupt() -> impl Iterator<Item = u64> {
     here().take_while(|&link| link != target::interrupt_return())
 }
 
-/// The return addresses from the frame record at `record` outward; for an exception's frame start with
-/// its `x[29]`, and print its `elr` first.
+/// The return addresses from the frame record at `record` outward. For a trap frame pass its `x[29]`, and print its
+/// `elr` first.
 pub fn from(record: u64) -> impl Iterator<Item = u64> {
     walk(record, target::read)
 }
 
-/// Follows the records that `read` finds; ends at one that is 0, misaligned, or unreadable.
+/// Follows the chain of records, read by `read`. Ends at a record address that is 0, misaligned or unreadable.
 fn walk(record: u64, read: impl Fn(u64) -> Option<u64>) -> impl Iterator<Item = u64> {
     let mut record = record;
     let frames = core::iter::from_fn(move || {
@@ -55,24 +55,24 @@ mod target {
         static irq_from_kernel_return: u8;
     }
 
-    /// Where the handler of an interrupt that the kernel had returns to.
+    /// The return address of the handler of an interrupt taken from the kernel.
     #[inline]
     pub fn interrupt_return() -> u64 {
         (&raw const irq_from_kernel_return) as u64
     }
 
-    /// The word at `at`, if that is ordinary memory that the kernel can read.
+    /// The word at `at`, if that is write-back memory readable by the kernel.
     pub fn read(at: u64) -> Option<u64> {
         let found = translate_kernel(KernelVa::new(at))?;
-        // SAFETY: mapped and readable by the line above, aligned by `walk`, and not Device, so reading changes
-        // nothing; volatile, since it may be anything by now.
+        // SAFETY: mapped and readable by the line above, aligned by `walk`, and not Device memory, so the read has no
+        // side effect; volatile, since other code may write it concurrently.
         (found.attributes == Translation::WRITE_BACK).then(|| unsafe { (at as *const u64).read_volatile() })
     }
 }
 
 #[cfg(not(target_os = "none"))]
 mod target {
-    /// A host's own frames are not the kernel's business.
+    /// No record: backtraces of a host are not taken here.
     pub fn frame_pointer() -> u64 {
         0
     }
@@ -98,18 +98,18 @@ mod tests {
     }
 
     #[test]
-    fn a_chain_ends_at_zero() {
+    fn chain_ends_at_null_frame_pointer() {
         let memory = [(0x100, 0x200), (0x108, 11), (0x200, 0x300), (0x208, 22), (0x300, 0), (0x308, 33)];
         assert_eq!(addresses(&memory, 0x100), [11, 22, 33]);
     }
 
     #[test]
-    fn a_program_s_record_of_zeroes_ends_it() {
+    fn zero_return_address_ends_the_chain() {
         assert_eq!(addresses(&[(0x100, 0), (0x108, 0)], 0x100), []);
     }
 
     #[test]
-    fn damage_ends_it_too() {
+    fn corrupt_chain_ends() {
         assert_eq!(addresses(&[(0x100, 0x201), (0x108, 11)], 0x100), [11]);
         assert_eq!(addresses(&[(0x100, 0x9000), (0x108, 11)], 0x100), [11]);
         assert_eq!(addresses(&[(0x100, 0x100), (0x108, 11)], 0x100).len(), MOST_FRAMES);

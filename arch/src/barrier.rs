@@ -1,7 +1,6 @@
-//! Barriers (B2.3.12), named after the instruction. Each also keeps the compiler from moving memory accesses
-//! across.
+//! Barrier instructions (B2.3.12). Each is also a compiler barrier for memory accesses.
 
-/// Defines one barrier function: the instruction on the target, an entry in the log on the host.
+/// Defines a barrier function: the instruction on the target, a log entry on the host.
 macro_rules! barrier {
     ($(#[$doc:meta])* $name:ident, $instruction:literal) => {
         $(#[$doc])*
@@ -10,8 +9,8 @@ macro_rules! barrier {
             #[cfg(feature = "counters")]
             crate::counters::barrier();
             #[cfg(target_os = "none")]
-            // SAFETY: a barrier changes no register and no memory; without `nomem` the compiler orders accesses
-            // too.
+            // SAFETY: a barrier changes no register and no memory; without `nomem` the compiler does not move accesses
+            // across.
             unsafe {
                 core::arch::asm!($instruction, options(nostack, preserves_flags));
             }
@@ -22,41 +21,41 @@ macro_rules! barrier {
 }
 
 barrier! {
-    /// All earlier stores are visible to all CPUs' accesses and table walks before anything later executes: after
-    /// writing a descriptor, before the TLBI or the access that uses it.
+    /// Earlier stores are visible to the accesses and table walks of all CPUs before any later instruction executes:
+    /// required between a descriptor write and the TLBI or access that depends on it.
     dsb_ishst, "dsb ishst"
 }
 barrier! {
-    /// [`dsb_ishst`] for this CPU's accesses and table walks alone.
+    /// [`dsb_ishst`] for the accesses and table walks of this CPU only.
     dsb_nshst, "dsb nshst"
 }
 barrier! {
-    /// All earlier accesses, cache and TLB maintenance are complete on all CPUs before anything later executes.
+    /// Earlier accesses, cache maintenance and TLB maintenance are complete on all CPUs before any later instruction
+    /// executes.
     dsb_ish, "dsb ish"
 }
 barrier! {
-    /// [`dsb_ish`] for this CPU alone.
+    /// [`dsb_ish`] for this CPU only.
     dsb_nsh, "dsb nsh"
 }
 barrier! {
-    /// All earlier accesses and maintenance are complete for the whole system, devices included, before
-    /// anything later executes.
+    /// Earlier accesses and maintenance are complete for the full system, devices included, before any later
+    /// instruction executes.
     dsb_sy, "dsb sy"
 }
 barrier! {
-    /// Earlier stores are seen by devices before later ones: descriptors in memory before the doorbell.
+    /// Devices observe earlier stores before later stores: descriptors before the doorbell.
     dmb_oshst, "dmb oshst"
 }
 barrier! {
-    /// Earlier loads are done before later accesses, devices included: a device's "done" before the data it
-    /// announces.
+    /// Earlier loads complete before later accesses, with respect to devices: a completion flag before the data.
     dmb_oshld, "dmb oshld"
 }
 barrier! {
-    /// Earlier accesses are seen before later ones by all CPUs.
+    /// All CPUs observe earlier accesses before later accesses.
     dmb_ish, "dmb ish"
 }
 barrier! {
-    /// What follows is fetched anew and sees all earlier changes of system registers and translation.
+    /// Later instructions are fetched after the effects of earlier changes to system registers and translations.
     isb, "isb"
 }

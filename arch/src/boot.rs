@@ -1,12 +1,12 @@
-//! From the loader's jump to `kernel_main`, and what is known about the image.
+//! The boot path from the entry point to `kernel_main`, and the layout of the image.
 //!
-//! boot.s enters at EL3, EL2 or EL1, goes down to EL1, maps the image at its link address in 4 KiB pages with the
-//! final permissions, turns MMU and caches on and goes on in Rust on the first stack. Until the kernel installs
-//! its own tables, [`map_early_device`] and [`map_early_dtb`] reach a UART and the device tree.
+//! boot.s is entered at EL3, EL2 or EL1. It drops to EL1, maps the image at its link address in 4 KiB pages with the final
+//! permissions, enables MMU and caches, and calls Rust on the boot stack. Until the kernel installs its own tables,
+//! [`map_early_device`] and [`map_early_dtb`] map a UART and the device tree.
 //!
-//! What a loader that enters at EL3 owes: CNTFRQ_EL0. Interrupts may be in group 0: their registers' addresses are in a
-//! device tree that is not read yet, and the kernel moves them later ([`monitor`](crate::monitor)). CPUs that come along with the boot CPU
-//! wait for [`release_parked`].
+//! A loader that enters at EL3 must set CNTFRQ_EL0. Interrupts may be in group 0: the addresses of the interrupt controller
+//! are in the device tree, so the kernel configures the groups later ([`monitor`](crate::monitor)). CPUs that enter
+//! together with the boot CPU wait for [`release_parked`].
 
 #[cfg(target_os = "none")]
 mod entry;
@@ -24,74 +24,73 @@ pub use {entry::*, image::*, tables::*};
 #[cfg(not(target_os = "none"))]
 pub use host::*;
 
-/// What the loader left, as `kernel_main` gets it.
+/// State at entry, passed to `kernel_main`.
 #[derive(Clone, Copy, Debug)]
 pub struct BootInfo {
-    /// x0 at entry: the device tree by the boot protocol, but check its magic; ELF loaders leave 0.
+    /// x0 at entry: the device tree by the boot protocol, 0 from ELF loaders. Its magic number is not checked yet.
     pub dtb: PhysAddr,
-    /// The image in memory, with .bss and stacks.
+    /// The memory of the image, .bss and stacks included.
     pub image: AddrRange<PhysAddr>,
     /// The exception level of entry, 1 to 3.
     pub entry_el: u8,
 }
 
-/// Where the image is linked.
+/// The link address of the image.
 pub const IMAGE_BASE: KernelVa = KernelVa::new(0xffff_8000_0000_0000);
-/// Where the linear map would have physical address 0.
+/// The address of physical address 0 in the linear map.
 pub const LINEAR_BASE: KernelVa = KernelVa::new(0xffff_0000_0000_0000);
-/// Where [`map_early_device`] starts. The final layout has device registers there too.
+/// The first address of [`map_early_device`]. The final layout maps device registers there too.
 pub const EARLY_DEVICES: KernelVa = KernelVa::new(0xffff_a000_0000_0000);
-/// Where [`map_early_dtb`] maps the device tree.
+/// The address of the block in which [`map_early_dtb`] maps the device tree.
 pub const EARLY_DTB: KernelVa = KernelVa::new(0xffff_c000_0000_0000);
 
-/// What a part of the image may be used for.
+/// The permissions of a section of the image.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SectionKind {
-    /// Read and execute.
+    /// Read, execute.
     Text,
     /// Read.
     Rodata,
-    /// Read and write.
+    /// Read, write.
     Data,
-    /// Read and write, with an unmapped guard page below.
+    /// Read, write; an unmapped guard page below.
     Stack,
 }
 
-/// A part of the image with one set of permissions, whole pages.
+/// A part of the image with uniform permissions, in whole pages.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Section {
-    /// What for.
+    /// The permissions.
     pub kind: SectionKind,
-    /// Where it is linked.
+    /// The link address.
     pub virt: AddrRange<KernelVa>,
-    /// Where it was loaded.
+    /// The load address.
     pub phys: PhysAddr,
 }
 
-/// Why there is no device tree.
+/// The reason why no device tree was found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum EarlyDtbError {
     /// The address is 0, not a multiple of 8, or wider than 48 bits.
     NoAddress(PhysAddr),
-    /// Nothing answers there.
+    /// The memory cannot be read.
     Unreadable(PhysAddr),
-    /// There is a list of ATAGs, the boot protocol of 32-bit kernels.
+    /// The address is that of an ATAG list, the boot protocol of 32-bit kernels.
     Atags(PhysAddr),
     /// The first word is not the magic number.
     BadMagic(u32),
-    /// `totalsize` is above the 2 MiB that the boot protocol allows.
+    /// `totalsize` exceeds 2 MiB, the limit of the boot protocol.
     TooLarge(u32),
 }
 
-/// What a secondary CPU needs to get going; it reads this with its MMU off, so the three words must be cleaned
-/// to the point of coherency.
+/// Arguments of a secondary CPU. The CPU reads them with its MMU off, so they must be cleaned to the point of coherency.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct SecondaryArgs {
-    /// The root of its own.
+    /// The root of the CPU's kernel tables.
     pub ttbr1: PhysAddr,
-    /// The top of its stack, 16-byte aligned.
+    /// The top of the CPU's stack, 16-byte aligned.
     pub stack_top: KernelVa,
-    /// Its number, below [`MAX_CPUS`](crate::cpu::MAX_CPUS).
+    /// The CPU number, below [`MAX_CPUS`](crate::cpu::MAX_CPUS).
     pub index: u64,
 }

@@ -1,50 +1,50 @@
-//! Data and instruction caches by kernel virtual address (D7.5).
+//! Cache maintenance by kernel virtual address (D7.5).
 //!
-//! Each function comes twice: `clean` ends with the barrier that completes it, `clean_lines` leaves that to the
-//! caller, who issues one [`barrier::dsb_sy`] for a whole list. A range is widened to whole cache lines, so the
-//! caller of an invalidation must own the lines at both ends entirely.
+//! `clean` ends with the barrier that completes it; `clean_lines` does not, so that a caller can issue one
+//! [`barrier::dsb_sy`] for a list of ranges. The same holds for the other operations. Ranges are widened to whole cache
+//! lines: the caller of an invalidation must own the first and the last line entirely.
 //!
-//! The range must be mapped, and not as Device: a fault here is a kernel fault.
+//! The range must be mapped as Normal memory. A fault here is a kernel fault.
 
 use crate::barrier;
 use addr::{AddrRange, KernelVa};
 
-/// What the CPU wrote in `range` is in memory, where devices that do not snoop see it, before anything later
-/// executes.
+/// Writes dirty lines of `range` back to the point of coherency, where non-coherent devices observe them. Complete on
+/// return.
 pub fn clean(range: AddrRange<KernelVa>) {
     clean_lines(range);
     barrier::dsb_sy();
 }
 
-/// No cache holds a copy of `range` any more, so the next load sees what a device wrote. Speculation may fetch
-/// lines again as long as a cacheable mapping exists.
+/// Discards the cached lines of `range`, so that later loads observe the writes of a device. Complete on return. While a
+/// cacheable mapping exists, speculation may allocate lines again.
 ///
 /// # Safety
-/// What was written to the range's lines and not cleaned is lost: nobody may need it.
+/// Dirty data in the lines of `range` is lost. No code may depend on it.
 pub unsafe fn invalidate(range: AddrRange<KernelVa>) {
-    // SAFETY: the same promise.
+    // SAFETY: the caller's promise.
     unsafe { invalidate_lines(range) };
     barrier::dsb_sy();
 }
 
-/// [`clean`], and no cache holds a copy any more: what precedes a change of memory type.
+/// Cleans and invalidates the lines of `range`. Required before a change of the memory type.
 pub fn clean_invalidate(range: AddrRange<KernelVa>) {
     clean_invalidate_lines(range);
     barrier::dsb_sy();
 }
 
-/// Instruction fetches on all CPUs see what was written to `range`, through whatever address they fetch it,
-/// once they have passed an ISB or an exception return; this CPU has.
+/// Makes earlier stores to `range` visible to instruction fetches, through any alias. Another CPU must execute an ISB or an
+/// exception return before it executes the new code; this CPU executes an ISB here.
 pub fn sync_instructions(range: AddrRange<KernelVa>) {
     line::sync_instructions(range);
 }
 
-/// [`clean`] without its barrier: complete only after the caller's [`barrier::dsb_sy`].
+/// [`clean`] without the barrier. Complete after a [`barrier::dsb_sy`] of the caller.
 pub fn clean_lines(range: AddrRange<KernelVa>) {
     line::clean(range);
 }
 
-/// [`invalidate`] without its barrier: complete only after the caller's [`barrier::dsb_sy`].
+/// [`invalidate`] without the barrier. Complete after a [`barrier::dsb_sy`] of the caller.
 ///
 /// # Safety
 /// As for [`invalidate`].
@@ -52,7 +52,7 @@ pub unsafe fn invalidate_lines(range: AddrRange<KernelVa>) {
     line::invalidate(range);
 }
 
-/// [`clean_invalidate`] without its barrier: complete only after the caller's [`barrier::dsb_sy`].
+/// [`clean_invalidate`] without the barrier. Complete after a [`barrier::dsb_sy`] of the caller.
 pub fn clean_invalidate_lines(range: AddrRange<KernelVa>) {
     line::clean_invalidate(range);
 }
@@ -69,7 +69,7 @@ mod line {
             #[inline(always)]
             fn $name() -> u64 {
                 let value: u64;
-                // SAFETY: reads a constant.
+                // SAFETY: reads an ID register.
                 unsafe { asm!(concat!("mrs {}, ", stringify!($name)), out(reg) value, options(nomem, nostack, preserves_flags)) };
                 value
             }
@@ -87,11 +87,11 @@ mod line {
         4 << (ctr_el0() & 0xf)
     }
 
-    /// Calls `each` with the first address of every `size`-byte line that touches `range`.
+    /// Calls `each` with the address of every `size`-byte line that overlaps `range`.
     #[inline(always)]
     fn each_line(range: AddrRange<KernelVa>, size: u64, each: impl Fn(u64)) {
         let mut line = range.start().align_down(size).raw();
-        // Eight at a time: a loop costs as much as two lines.
+        // Unrolled: the loop overhead is that of two lines.
         while range.end().raw().saturating_sub(line) >= 8 * size {
             for _ in 0..8 {
                 each(line);
@@ -109,7 +109,7 @@ mod line {
         ($name:ident, $instruction:literal) => {
             pub fn $name(range: AddrRange<KernelVa>) {
                 each_line(range, data_line(), |line| {
-                    // SAFETY: writes back or drops a line, as the calling function's doc and contract say.
+                    // SAFETY: cleans or invalidates a line, under the contract of the calling function.
                     unsafe { asm!(concat!("dc ", $instruction, ", {}"), in(reg) line, options(nostack, preserves_flags)) }
                 });
             }
@@ -120,8 +120,8 @@ mod line {
     data_lines!(clean_invalidate, "civac");
     data_lines!(clean_to_unification, "cvau");
 
-    /// CTR_EL0 says what of this the hardware does by itself (D7.5.9: IDC, DIC), and whether fetches through
-    /// another address could hit lines that IC IVAU by this one leaves (L1Ip VIPT).
+    /// CTR_EL0.IDC and DIC tell which steps the hardware does not need (D7.5.9). With a VIPT instruction cache
+    /// (CTR_EL0.L1Ip), IC IVAU does not reach the lines of other aliases.
     pub fn sync_instructions(range: AddrRange<KernelVa>) {
         const L1IP: u64 = 0b11 << 14;
         const VIPT: u64 = 0b10 << 14;
@@ -133,11 +133,11 @@ mod line {
         barrier::dsb_ish();
         if ctr_el0() & DIC == 0 {
             if ctr_el0() & L1IP == VIPT {
-                // SAFETY: drops copies of memory.
+                // SAFETY: an instruction cache holds no dirty data.
                 unsafe { asm!("ic ialluis", options(nostack, preserves_flags)) };
             } else {
                 each_line(range, instruction_line(), |line| {
-                    // SAFETY: drops a copy of memory.
+                    // SAFETY: an instruction cache holds no dirty data.
                     unsafe { asm!("ic ivau, {}", in(reg) line, options(nostack, preserves_flags)) }
                 });
             }
@@ -175,11 +175,11 @@ mod tests {
     use crate::fake::{self, Instruction};
 
     #[test]
-    fn maintenance_is_complete_only_with_its_barrier() {
+    fn maintenance_ends_with_dsb() {
         let some = AddrRange::new(KernelVa::new(0x1000), KernelVa::new(0x3000));
         clean(some);
         clean_invalidate(some);
-        // SAFETY: nothing is written there.
+        // SAFETY: no memory is accessed on a host.
         unsafe { invalidate(some) };
         let end = Instruction::Barrier("dsb_sy");
         let expected = [
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_has_one_barrier() {
+    fn list_of_ranges_takes_one_barrier() {
         let [a, b] = [0x1000, 0x8000].map(|at| AddrRange::new(KernelVa::new(at), KernelVa::new(at + 0x1000)));
         clean_lines(a);
         clean_lines(b);

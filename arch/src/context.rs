@@ -1,33 +1,33 @@
-//! Changing what a CPU runs: one kernel thread to another, and the kernel to a program.
+//! Context switch between kernel threads, and entry to EL0.
 
 use addr::{KernelVa, UserVa};
 
-/// Where a kernel thread goes on: the registers that a function call keeps (AAPCS64), and the stack.
+/// The saved context of a kernel thread: the callee-saved registers (AAPCS64) and the stack pointer.
 #[repr(C)]
 #[derive(Clone, Debug)]
 pub struct Context {
     /// x19 to x28.
-    kept: [u64; 10],
+    callee_saved: [u64; 10],
     /// x29.
-    frame: u64,
-    /// x30, where it goes on.
+    frame_pointer: u64,
+    /// x30, the resume address.
     link: u64,
     stack: u64,
 }
 
 impl Context {
-    /// For [`switch`] to save the running thread into.
+    /// A context for [`switch`] to save into.
     pub const fn empty() -> Self {
-        Self { kept: [0; 10], frame: 0, link: 0, stack: 0 }
+        Self { callee_saved: [0; 10], frame_pointer: 0, link: 0, stack: 0 }
     }
 
-    /// A thread that calls `entry` with `argument` on an empty stack. Interrupts are as the thread that
-    /// switches to it left them.
+    /// The context of a new thread that calls `entry` with `argument` on an empty stack. It starts with the interrupt mask
+    /// of the thread that switches to it.
     pub fn new(stack_top: KernelVa, entry: extern "C" fn(usize) -> !, argument: usize) -> Self {
         let mut context = Self::empty();
-        context.kept[0] = argument as u64;
-        context.kept[1] = entry as *const () as u64;
-        context.link = target::first_step();
+        context.callee_saved[0] = argument as u64;
+        context.callee_saved[1] = entry as *const () as u64;
+        context.link = target::thread_start();
         context.stack = stack_top.raw();
         context
     }
@@ -39,8 +39,8 @@ impl Default for Context {
     }
 }
 
-/// A program's FP and SIMD registers. The kernel is built without them, so they stay the program's until
-/// another runs.
+/// FP and SIMD registers of a user thread. The kernel is built without FP, so they are saved and restored only when another
+/// user thread runs.
 #[repr(C, align(16))]
 #[derive(Clone, Debug)]
 pub struct FpState {
@@ -50,17 +50,17 @@ pub struct FpState {
 }
 
 impl FpState {
-    /// What a program starts with: zeroes, round to nearest, no exceptions trapped.
+    /// The initial state of a program: zeros, round to nearest, no trapped exceptions.
     pub const fn new() -> Self {
         Self { q: [0; 32], fpcr: 0, fpsr: 0 }
     }
 
-    /// Takes this CPU's registers.
+    /// Saves the registers of this CPU.
     pub fn save(&mut self) {
         target::save_fp(self);
     }
 
-    /// Puts them into this CPU.
+    /// Loads the registers of this CPU.
     pub fn restore(&self) {
         target::restore_fp(self);
     }
@@ -72,12 +72,12 @@ impl Default for FpState {
     }
 }
 
-/// The program's thread pointer (TPIDR_EL0), which the program sets itself: to be saved when another runs.
+/// The user thread pointer (TPIDR_EL0). Writable at EL0, so a context switch must save it.
 pub fn thread_pointer() -> UserVa {
     UserVa::new(target::tpidr_el0())
 }
 
-/// Sets the program's thread pointer.
+/// Sets the user thread pointer.
 pub fn set_thread_pointer(value: UserVa) {
     target::set_tpidr_el0(value.raw());
 }
@@ -92,36 +92,36 @@ mod target {
 
     unsafe extern "C" {
         fn context_switch(from: *mut Context, to: *const Context);
-        fn context_first_step();
+        fn context_thread_start();
         fn context_enter_user(frame: *const TrapFrame, stack_top: u64) -> !;
         fn fp_save(state: *mut FpState);
         fn fp_restore(state: *const FpState);
     }
 
-    /// Saves the running thread into `from` and goes on with `to`. Returns when something switches to `from`,
-    /// perhaps on another CPU.
+    /// Saves the running thread in `from` and resumes `to`. Returns after a switch to `from`, possibly on another CPU.
     ///
     /// # Safety
-    /// Interrupts are masked. `to` was saved by `switch` or made by [`Context::new`], its stack is intact and
-    /// nobody runs on it, and it is used once. Both stay valid until then, across CPUs by the caller's lock.
+    /// Interrupts are masked. `to` was saved by `switch` or made by [`Context::new`], and is resumed once only; its stack is
+    /// intact and not in use by another CPU. Both contexts stay valid until they are resumed; the caller's lock orders
+    /// the accesses of different CPUs.
     pub unsafe fn switch(from: *mut Context, to: *const Context) {
         // SAFETY: the caller's promise.
         unsafe { context_switch(from, to) }
     }
 
-    /// Leaves the kernel for the program in `frame`. The thread's next exception finds an empty stack below
+    /// Returns to EL0 with the registers in `frame`. The next exception of the thread starts on an empty stack below
     /// `stack_top`.
     ///
     /// # Safety
-    /// `frame` describes EL0, a program's tables are installed, its FP state is restored. `stack_top` is the
-    /// 16-byte aligned top of the running thread's stack; nothing on it is needed again.
+    /// `frame.spsr` selects EL0, the program's tables are installed, and its FP state is loaded. `stack_top` is the 16-byte
+    /// aligned top of the running thread's stack, whose contents are no longer needed.
     pub unsafe fn enter_user(frame: &TrapFrame, stack_top: KernelVa) -> ! {
-        // SAFETY: the caller's promise; a frame on this very stack is read before anything is pushed.
+        // SAFETY: the caller's promise; a frame on this stack is read before the next push.
         unsafe { context_enter_user(frame, stack_top.raw()) }
     }
 
-    pub(super) fn first_step() -> u64 {
-        context_first_step as *const () as u64
+    pub(super) fn thread_start() -> u64 {
+        context_thread_start as *const () as u64
     }
 
     pub(super) fn save_fp(state: &mut FpState) {
@@ -130,7 +130,7 @@ mod target {
     }
 
     pub(super) fn restore_fp(state: &FpState) {
-        // SAFETY: `state` has the layout that the assembly reads; the kernel itself uses none of these registers.
+        // SAFETY: `state` has the layout that the assembly reads; the kernel uses none of these registers.
         unsafe { fp_restore(state) }
     }
 
@@ -143,13 +143,13 @@ mod target {
     }
 }
 
-/// A host changes nothing: it has no other context to run.
+/// No context switch on a host.
 #[cfg(not(target_os = "none"))]
 mod target {
     use super::*;
     use crate::exception::TrapFrame;
 
-    /// Does nothing on a host.
+    /// No operation on a host.
     ///
     /// # Safety
     /// None on a host.
@@ -163,7 +163,7 @@ mod target {
         panic!("no EL0 on a host to enter at {:#x}", frame.elr)
     }
 
-    pub(super) fn first_step() -> u64 {
+    pub(super) fn thread_start() -> u64 {
         0
     }
 

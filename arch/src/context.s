@@ -1,5 +1,4 @@
-// Switching threads, entering programs, FP state. Layouts: Context and FpState (context.rs), TrapFrame
-// (exception.rs).
+// Context switch, entry to EL0, FP state. Layouts: Context and FpState (context.rs), TrapFrame (exception.rs).
 
 .arch_extension fp
 .arch_extension simd
@@ -27,14 +26,14 @@ context_switch:
     mov     sp, x9
     ret
 
-// A new thread's first step: x19 = argument, x20 = entry. x29 is 0, which ends backtraces.
-.global context_first_step
-context_first_step:
+// Resume address of a new thread: x19 = argument, x20 = entry. x29 is 0, which ends backtraces.
+.global context_thread_start
+context_thread_start:
     mov     x0, x19
     mov     x30, xzr
     br      x20
 
-// x0 = TrapFrame, which may lie on the stack that is emptied; x1 = the stack's top.
+// x0 = TrapFrame, which may be on the discarded stack; x1 = top of the stack.
 .global context_enter_user
 context_enter_user:
     msr     daifset, #0xf
@@ -62,7 +61,7 @@ context_enter_user:
     ldp     x28, x29, [x30, #224]
     ldr     x30, [x30, #240]
     eret
-    dsb     nsh                               // no speculation past ERET
+    dsb     nsh                               // stops straight-line speculation past ERET
     isb
 
 // x0 = FpState.

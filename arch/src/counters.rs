@@ -1,6 +1,6 @@
-//! How many barriers and TLB invalidations were executed, for the budgets of a build with the feature `counters`.
+//! Counters of executed barriers and TLB invalidations, for the budgets (feature `counters`).
 //!
-//! Counted are those in Rust; the few in assembly are entries to and returns from exceptions, and boot.
+//! Instructions in assembly files are not counted: boot, exception entry and return.
 
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -17,12 +17,12 @@ pub fn tlb_invalidations() -> u64 {
     TLB_INVALIDATIONS.load(Relaxed)
 }
 
-/// Notes one barrier.
+/// Counts a barrier.
 pub(crate) fn barrier() {
     BARRIERS.fetch_add(1, Relaxed);
 }
 
-/// Notes one TLBI.
+/// Counts a TLBI.
 #[cfg(target_os = "none")]
 pub(crate) fn tlb_invalidation() {
     TLB_INVALIDATIONS.fetch_add(1, Relaxed);

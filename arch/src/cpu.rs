@@ -1,24 +1,24 @@
-//! Who am I: this CPU's place in the machine, what it can do, its interrupt mask, waiting and halting.
+//! The running CPU: number, affinity, features, interrupt mask, wait and halt instructions.
 
 use bitflags::bitflags;
 use core::marker::PhantomData;
 
-/// The most CPUs the kernel starts; linker.ld reserves an emergency stack for each.
+/// The maximum number of CPUs. linker.ld reserves an emergency stack for each.
 pub const MAX_CPUS: usize = 32;
-/// Bytes of the stack a CPU falls back to when its own overflowed; linker.ld says so too.
+/// Size in bytes of the stack that a CPU uses after a stack overflow; must match linker.ld.
 pub const EMERGENCY_STACK_SIZE: u64 = 8 << 10;
 
 bitflags! {
     /// The features that all running CPUs have.
     #[derive(Clone, Copy, PartialEq, Eq, Debug)]
     pub struct CpuFeatures: u64 {
-        /// FEAT_PAN: the kernel cannot touch a program's pages by an ordinary load or store.
+        /// FEAT_PAN: ordinary loads and stores of the kernel cannot access user pages.
         const PAN = 1 << 0;
-        /// ASIDs of 16 bits.
+        /// 16-bit ASIDs.
         const ASID16 = 1 << 1;
         /// FEAT_TLBIRANGE.
         const TLB_RANGE = 1 << 2;
-        /// FEAT_RNG: random numbers.
+        /// FEAT_RNG: random number registers.
         const RANDOM = 1 << 3;
         /// FEAT_LSE: atomic read-modify-write instructions.
         const ATOMICS = 1 << 4;
@@ -26,16 +26,16 @@ bitflags! {
         const FP = 1 << 5;
         /// CRC32 instructions.
         const CRC32 = 1 << 6;
-        /// The GIC's CPU interface as system registers.
+        /// System register access to the GIC CPU interface.
         const GIC_REGISTERS = 1 << 7;
-        /// FEAT_MOPS, enabled by every level above: SETP, CPYP and the instructions that follow them.
+        /// FEAT_MOPS, not disabled by a higher exception level: memory copy and memory set instructions.
         const MOPS = 1 << 8;
     }
 }
 
 impl CpuFeatures {
     /// Decodes the ID registers (D24.2).
-    fn decode(ids: &IdRegisters) -> Self {
+    fn decode(ids: &CpuIdRegisters) -> Self {
         let field = |register: u64, lsb: u32| register >> lsb & 0xf;
         let mut features = Self::empty();
         features.set(Self::PAN, field(ids.mmfr1, 20) != 0);
@@ -51,9 +51,9 @@ impl CpuFeatures {
     }
 }
 
-/// The ID registers that [`CpuFeatures`] come from.
+/// The ID registers that [`CpuFeatures`] decodes.
 #[derive(Clone, Copy, Default)]
-struct IdRegisters {
+struct CpuIdRegisters {
     pfr0: u64,
     isar0: u64,
     isar2: u64,
@@ -61,20 +61,20 @@ struct IdRegisters {
     mmfr1: u64,
 }
 
-/// Masks interrupts (PSTATE.I) until the guard is dropped, which puts the mask back as it was. Guards nest.
+/// Masks interrupts (PSTATE.I) until the guard is dropped, which restores the previous mask. Guards nest.
 pub fn mask_irqs() -> IrqGuard {
-    let guard = IrqGuard { was_masked: irqs_masked(), here: PhantomData };
+    let guard = IrqGuard { was_masked: irqs_masked(), not_send: PhantomData };
     set_irqs_masked(true);
     guard
 }
 
-/// Interrupts stay masked on this CPU as long as it lives.
-#[must_use = "interrupts are unmasked again when it is dropped"]
+/// Keeps interrupts masked on this CPU.
+#[must_use = "interrupts are unmasked when the guard is dropped"]
 #[derive(Debug)]
 pub struct IrqGuard {
     was_masked: bool,
-    /// It is this CPU's: not to be sent to another.
-    here: PhantomData<*const ()>,
+    /// Not `Send`: the guard belongs to one CPU.
+    not_send: PhantomData<*const ()>,
 }
 
 impl Drop for IrqGuard {
@@ -85,12 +85,12 @@ impl Drop for IrqGuard {
     }
 }
 
-/// Takes interrupts from here on.
+/// Unmasks interrupts.
 pub fn unmask_irqs() {
     set_irqs_masked(false);
 }
 
-/// Says that this CPU waits for another one (YIELD, C6.2): the time is somebody else's, if there is such a thing.
+/// Hints that this CPU is in a spin loop (YIELD, C6.2), so that another hardware thread or virtual CPU can run.
 #[inline]
 pub fn yield_now() {
     #[cfg(target_os = "none")]
@@ -102,7 +102,7 @@ pub fn yield_now() {
     core::hint::spin_loop();
 }
 
-/// Stops this CPU for ever.
+/// Stops this CPU permanently.
 pub fn halt() -> ! {
     set_irqs_masked(true);
     loop {
@@ -122,13 +122,13 @@ mod target {
     use core::mem::offset_of;
     use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-    /// What assembly finds through TPIDR_EL1 (offsets are in exception.s too).
+    /// CPU-local data, at TPIDR_EL1. exception.s uses the offsets.
     #[repr(C)]
     struct CpuLocal {
         index: AtomicU64,
         /// The top of the emergency stack.
         emergency_stack: AtomicU64,
-        /// Not 0 once it was needed.
+        /// Not 0 after a stack overflow.
         overflowed: AtomicU64,
     }
 
@@ -149,7 +149,7 @@ mod target {
     /// The bits of [`features`].
     static FEATURES: AtomicU64 = AtomicU64::new(0);
 
-    /// Makes this CPU number `index`. Panics past [`MAX_CPUS`].
+    /// Sets up the CPU-local data of this CPU with number `index`. Panics if `index` is not below [`MAX_CPUS`].
     pub(crate) fn install(index: usize) {
         let local = &LOCALS[index];
         local.index.store(index as u64, Relaxed);
@@ -157,10 +157,10 @@ mod target {
         TPIDR_EL1.set(core::ptr::from_ref(local) as u64);
     }
 
-    /// Restricts [`features`] to those of this CPU. Each CPU calls it once exceptions are handled, the boot CPU first,
-    /// and before any thread can move between CPUs.
+    /// Removes the features that this CPU lacks from [`features`]; the boot CPU, which must be first, sets them. Requires
+    /// the vector table, and must precede the first migration of a thread.
     pub(crate) fn detect(index: usize) {
-        let mut own = CpuFeatures::decode(&IdRegisters::read());
+        let mut own = CpuFeatures::decode(&CpuIdRegisters::read());
         if own.contains(CpuFeatures::MOPS) && !probe::executes_memory_set() {
             own.remove(CpuFeatures::MOPS);
         }
@@ -171,7 +171,7 @@ mod target {
         }
     }
 
-    impl IdRegisters {
+    impl CpuIdRegisters {
         fn read() -> Self {
             Self {
                 pfr0: ID_AA64PFR0_EL1.get(),
@@ -197,7 +197,7 @@ mod target {
         CpuFeatures::from_bits_truncate(FEATURES.load(Relaxed))
     }
 
-    /// The bits of a physical address that the CPUs put out, at most 48 (PARange).
+    /// The width of physical addresses (PARange), at most 48 bits.
     pub fn physical_bits() -> u32 {
         [32, 36, 40, 42, 44, 48][ID_AA64MMFR0_EL1.read(ID_AA64MMFR0_EL1::PARange).min(5) as usize]
     }
@@ -206,16 +206,16 @@ mod target {
     #[inline]
     pub fn index() -> usize {
         let local = TPIDR_EL1.get() as *const CpuLocal;
-        // SAFETY: `install` pointed TPIDR_EL1 at an element of LOCALS before any Rust code beyond boot ran here.
+        // SAFETY: `install` set TPIDR_EL1 to an element of LOCALS before other Rust code ran on this CPU.
         unsafe { (*local).index.load(Relaxed) as usize }
     }
 
-    /// The exception level this runs at.
+    /// The current exception level.
     pub fn exception_level() -> u8 {
         (CurrentEL.get() >> 2) as u8
     }
 
-    /// This CPU's affinity, as PSCI and the device tree's `reg` have it (MPIDR_EL1 without its flag bits).
+    /// The affinity of this CPU (MPIDR_EL1 without flag bits), as in PSCI and in `reg` of the device tree.
     pub fn affinity() -> u64 {
         MPIDR_EL1.get() & 0xff_00ff_ffff
     }
@@ -228,7 +228,7 @@ mod target {
 
     #[inline]
     pub(super) fn set_irqs_masked(masked: bool) {
-        // SAFETY: changes PSTATE.I alone. Not `nomem`: accesses stay on their side.
+        // SAFETY: changes PSTATE.I only. Without `nomem`, the compiler does not move accesses across.
         unsafe {
             match masked {
                 true => asm!("msr daifset, #2", options(nostack, preserves_flags)),
@@ -237,7 +237,7 @@ mod target {
         }
     }
 
-    /// Defines a function of one instruction that only waits or wakes.
+    /// Defines a function of one hint instruction.
     macro_rules! hint {
         ($(#[$doc:meta])* $name:ident) => {
             $(#[$doc])*
@@ -249,25 +249,25 @@ mod target {
         };
     }
     hint! {
-        /// Sleeps until an interrupt is pending, masked or not.
+        /// Waits for a pending interrupt, masked or not.
         wfi
     }
     hint! {
-        /// Sleeps until an event or an interrupt.
+        /// Waits for an event or an interrupt.
         wfe
     }
     hint! {
-        /// Sends all CPUs an event. Issue a [`dsb_ish`](crate::barrier::dsb_ish) first if it announces a store.
+        /// Sends an event to all CPUs. If the event announces a store, a [`dsb_ish`](crate::barrier::dsb_ish) must precede.
         sev
     }
 
-    /// 64 random bits from the CPU; `None` where there are none, or none at the moment.
+    /// A random number from RNDR; `None` without FEAT_RNG, or if RNDR has no number available.
     pub fn random() -> Option<u64> {
         if !features().contains(CpuFeatures::RANDOM) {
             return None;
         }
         let (value, failed): (u64, u64);
-        // SAFETY: reads RNDR (S3_3_C2_C4_0), which sets Z when it has nothing.
+        // SAFETY: reads RNDR (S3_3_C2_C4_0), which sets PSTATE.Z on failure.
         unsafe {
             asm!("mrs {}, S3_3_C2_C4_0", "cset {}, eq", out(reg) value, out(reg) failed, options(nostack))
         };
@@ -275,18 +275,18 @@ mod target {
     }
 }
 
-/// On a host every thread is CPU 0 of a plain machine.
+/// On a host every thread is CPU 0 of a machine without optional features.
 #[cfg(not(target_os = "none"))]
 mod target {
     use super::*;
     use crate::fake::{self, Instruction};
 
-    /// What the CPUs have.
+    /// The features that all running CPUs have.
     pub fn features() -> CpuFeatures {
-        CpuFeatures::decode(&IdRegisters::default())
+        CpuFeatures::decode(&CpuIdRegisters::default())
     }
 
-    /// The bits of a physical address that the CPUs put out, at most 48 (PARange).
+    /// The width of physical addresses, at most 48 bits.
     pub fn physical_bits() -> u32 {
         48
     }
@@ -296,12 +296,12 @@ mod target {
         0
     }
 
-    /// The exception level this runs at.
+    /// The current exception level; 0 on a host.
     pub fn exception_level() -> u8 {
         0
     }
 
-    /// This CPU's affinity, as PSCI and the device tree's `reg` have it (MPIDR_EL1 without its flag bits).
+    /// The affinity of this CPU.
     pub fn affinity() -> u64 {
         0
     }
@@ -315,22 +315,22 @@ mod target {
         fake::set_irqs_masked(masked);
     }
 
-    /// Sleeps until an interrupt is pending, masked or not.
+    /// Waits for a pending interrupt, masked or not.
     pub fn wfi() {
         fake::record(Instruction::Hint("wfi"));
     }
 
-    /// Sleeps until an event or an interrupt.
+    /// Waits for an event or an interrupt.
     pub fn wfe() {
         fake::record(Instruction::Hint("wfe"));
     }
 
-    /// Sends all CPUs an event.
+    /// Sends an event to all CPUs.
     pub fn sev() {
         fake::record(Instruction::Hint("sev"));
     }
 
-    /// 64 random bits from the CPU; `None` where there are none, or none at the moment.
+    /// A random number of the CPU; always `None` on a host.
     pub fn random() -> Option<u64> {
         None
     }
@@ -344,30 +344,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn interrupt_guards_nest() {
+    fn irq_guards_nest() {
         unmask_irqs();
         let outer = mask_irqs();
         drop(mask_irqs());
-        assert!(irqs_masked(), "the inner guard found them masked and leaves them so");
+        assert!(irqs_masked(), "the inner guard restores the masked state");
         drop(outer);
         assert!(!irqs_masked());
     }
 
     #[test]
     fn features_of_a_cortex_a53_and_a_neoverse_n1() {
-        let a53 = IdRegisters {
+        let a53 = CpuIdRegisters {
             pfr0: 0x0000_2222,
             isar0: 0x0001_1120,
             mmfr0: 0x0000_1122,
-            ..IdRegisters::default()
+            ..CpuIdRegisters::default()
         };
         assert_eq!(CpuFeatures::decode(&a53), CpuFeatures::ASID16 | CpuFeatures::FP | CpuFeatures::CRC32);
-        let n1 = IdRegisters {
+        let n1 = CpuIdRegisters {
             pfr0: 0x1100_0000_1111_1112,
             isar0: 0x0000_1000_1021_1120,
             mmfr0: 0x0000_0000_0010_1125,
             mmfr1: 0x0000_0000_1021_2122,
-            ..IdRegisters::default()
+            ..CpuIdRegisters::default()
         };
         let expected = CpuFeatures::ASID16
             | CpuFeatures::FP

@@ -1,13 +1,13 @@
-//! Exceptions: the vector table, what it saves, and what a syndrome means.
+//! Exceptions: vector table, trap frame, syndromes.
 //!
-//! exception.s calls three functions that the kernel crate defines with C names, on the interrupted thread's kernel
-//! stack and with all exceptions masked:
+//! exception.s calls three functions with C names, defined by the kernel image, on the kernel stack of the interrupted
+//! thread and with all exceptions masked:
 //!
 //! - `handle_sync(frame: &mut TrapFrame, from: Origin)`
 //! - `handle_irq(frame: &mut TrapFrame, from: Origin)`
 //! - `handle_bad(frame: &mut TrapFrame, vector: Vector) -> !`
 //!
-//! When the first two return, what `frame` then describes goes on.
+//! When one of the first two returns, execution resumes with the registers in `frame`.
 
 mod esr;
 mod memory_operation;
@@ -19,46 +19,46 @@ use addr::UserVa;
 use core::fmt;
 use core::mem::offset_of;
 
-/// The registers of what was interrupted (layout shared with exception.s).
+/// The registers at an exception. exception.s uses the layout.
 #[repr(C, align(16))]
 #[derive(Clone)]
 pub struct TrapFrame {
     /// x0 to x30.
     pub x: [u64; 31],
-    /// The program's stack pointer. In the frame of a [`Vector::StackOverflow`] the overflowed one.
+    /// SP_EL0; for [`Vector::StackOverflow`] the overflowed kernel stack pointer.
     pub sp_el0: u64,
-    /// Where it goes on.
+    /// ELR_EL1, the return address.
     pub elr: u64,
-    /// PSTATE.
+    /// SPSR_EL1, the saved PSTATE.
     pub spsr: u64,
-    /// What happened; [`TrapFrame::syndrome`] decodes it.
+    /// ESR_EL1; decoded by [`TrapFrame::syndrome`].
     pub esr: u64,
-    /// The address it happened at, where `esr` says that this is valid.
+    /// FAR_EL1, valid for some exception classes only ([`TrapFrame::fault_address`]).
     pub far: u64,
     /// The frame record that x29 points to, for backtraces.
     record: [u64; 2],
 }
 
 impl TrapFrame {
-    /// What a program starts with: at `pc`, its stack pointer `sp`, all else 0, interrupts unmasked.
+    /// The initial frame of a program: start address `pc`, stack pointer `sp`, other registers 0, interrupts unmasked.
     pub fn program(pc: UserVa, sp: UserVa) -> Self {
         const EL0: u64 = 0;
         Self { x: [0; 31], sp_el0: sp.raw(), elr: pc.raw(), spsr: EL0, esr: 0, far: 0, record: [0; 2] }
     }
 
-    /// What happened, for a synchronous exception or an SError.
+    /// The syndrome of a synchronous exception or an SError.
     pub fn syndrome(&self) -> Syndrome {
         Syndrome::decode(self.esr)
     }
 
-    /// The address it happened at; `None` where there is none.
+    /// The faulting address; `None` if FAR_EL1 is not valid for the exception.
     pub fn fault_address(&self) -> Option<u64> {
         self.syndrome().has_address().then_some(self.far)
     }
 }
 
 impl fmt::Debug for TrapFrame {
-    /// All registers, two to a line.
+    /// Writes all registers, two per line.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "pc  {:016x}  pstate {:08x}  esr {:08x}", self.elr, self.spsr, self.esr)?;
         writeln!(f, "far {:016x}  sp_el0 {:016x}", self.far, self.sp_el0)?;
@@ -80,7 +80,7 @@ const _: () = assert!(
         && offset_of!(TrapFrame, record) == 288
 );
 
-/// Who was interrupted.
+/// The exception level from which an exception was taken.
 #[repr(u64)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Origin {
@@ -90,17 +90,17 @@ pub enum Origin {
     User = 1,
 }
 
-/// A vector that nothing should ever arrive at.
+/// A vector of an unexpected exception.
 #[repr(u64)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Vector {
-    /// Synchronous, at EL1 on the program's stack pointer.
+    /// Synchronous, from EL1 with SP_EL0.
     SyncSp0 = 0,
-    /// IRQ, likewise.
+    /// IRQ, from EL1 with SP_EL0.
     IrqSp0 = 1,
-    /// FIQ, likewise.
+    /// FIQ, from EL1 with SP_EL0.
     FiqSp0 = 2,
-    /// SError, likewise.
+    /// SError, from EL1 with SP_EL0.
     SErrorSp0 = 3,
     /// FIQ from the kernel.
     FiqKernel = 6,
@@ -108,7 +108,7 @@ pub enum Vector {
     SErrorKernel = 7,
     /// FIQ from a program.
     FiqUser = 10,
-    /// SError while a program ran.
+    /// SError from a program.
     SErrorUser = 11,
     /// Synchronous, from AArch32.
     Sync32 = 12,
@@ -118,7 +118,7 @@ pub enum Vector {
     Fiq32 = 14,
     /// SError from AArch32.
     SError32 = 15,
-    /// A kernel stack ran into its guard page. The frame is on the CPU's emergency stack.
+    /// Kernel stack overflow into the guard page. The frame is on the emergency stack of the CPU.
     StackOverflow = 16,
 }
 
@@ -133,7 +133,7 @@ mod target {
         static vectors: u8;
     }
 
-    /// Points this CPU at the vector table.
+    /// Sets VBAR_EL1 of this CPU.
     pub(crate) fn install() {
         VBAR_EL1.set((&raw const vectors) as u64);
         barrier::isb();

@@ -1,7 +1,7 @@
-// The vector table (DDI 0487, D1.3.1) and the way in and out.
+// The vector table (DDI 0487, D1.3.1), exception entry and return.
 //
-// A TrapFrame (exception.rs) is built on the kernel stack: x0-x30, SP_EL0, ELR, SPSR, ESR, FAR, and a frame record
-// {x29, ELR} which x29 points to, so that a backtrace walks through the exception into what was interrupted.
+// Entry builds a TrapFrame (exception.rs) on the kernel stack: x0-x30, SP_EL0, ELR, SPSR, ESR, FAR, and a frame record
+// {x29, ELR}. x29 points to the record, so that a backtrace continues into the interrupted code.
 
 .equ FRAME, 304
 .equ FRAME_SP_EL0, 248
@@ -15,7 +15,7 @@
 .equ FROM_USER, 1
 .equ STACK_OVERFLOW, 16                       // Vector::StackOverflow
 
-// x0-x30 and the exception's registers into the frame at sp. Afterwards x9 = ELR.
+// Saves x0-x30 and the exception registers in the frame at sp. Afterwards x9 = ELR.
 .macro save
     stp     x0, x1, [sp]
     stp     x2, x3, [sp, #16]
@@ -42,7 +42,7 @@
     stp     x11, x12, [sp, #FRAME_ESR]
 .endm
 
-// The frame record: chained to the interrupted code's when that was the kernel, the end of the chain when not.
+// Writes the frame record: linked to the interrupted kernel code, or the end of the chain for a program.
 .macro record from
     .if \from == FROM_KERNEL
     stp     x29, x9, [sp, #FRAME_RECORD]
@@ -61,11 +61,11 @@
 .balign 2048
 .global vectors
 vectors:
-    vector  bad_0                             // from EL1 on SP_EL0, which we never use
+    vector  bad_0                             // from EL1 with SP_EL0, which is never selected
     vector  bad_1
     vector  bad_2
     vector  bad_3
-    vector  sync_from_kernel                  // from EL1 on SP_EL1
+    vector  sync_from_kernel                  // from EL1 with SP_EL1
     vector  irq_from_kernel
     vector  bad_6
     vector  bad_7
@@ -92,19 +92,18 @@ vectors:
     b       exception_return
 .endm
 
-.global irq_from_kernel_return                // in a backtrace: what is behind it was interrupted
+.global irq_from_kernel_return                // in a backtrace: the frames after it are interrupted code
 handler irq_from_kernel, FROM_KERNEL, handle_irq
 handler irq_from_user, FROM_USER, handle_irq
 handler sync_from_user, FROM_USER, handle_sync
 
-// A push below the stack lands in its guard page, faults, and comes here with SP still in it: another push
-// would fault for ever. So ask the MMU first whether the frame can be written. TPIDRRO_EL0, unused otherwise,
-// lends the register that takes; PAR_EL1 needs no saving, since whoever uses it does so with exceptions masked
-// and cannot fault.
+// After a stack overflow, SP points into the guard page, and a push here would fault recursively. So translate the address
+// of the frame for a write first. TPIDRRO_EL0, otherwise unused, holds x0 meanwhile. PAR_EL1 is not saved: its users mask
+// interrupts and cannot fault.
 sync_from_kernel:
     msr     tpidrro_el0, x0
     mov     x0, sp
-    tst     x0, #15                           // a misaligned SP faults on use just as often
+    tst     x0, #15                           // a misaligned SP would fault too
     b.ne    stack_overflow
     sub     x0, x0, #FRAME
     at      s1e1w, x0
@@ -121,7 +120,7 @@ sync_from_kernel:
     bl      handle_sync
     b       exception_return
 
-// Never returns, so the program's SP_EL0 may go: the frame shows the overflowed stack pointer in its place.
+// Does not return, so SP_EL0 can be overwritten: the frame has the overflowed stack pointer in its place.
 stack_overflow:
     mov     x0, sp
     msr     sp_el0, x0
@@ -135,7 +134,7 @@ stack_overflow:
     record  FROM_KERNEL
     mrs     x2, tpidr_el1
     ldr     x1, [x2, #CPU_OVERFLOWED]
-    cbnz    x1, .                             // this stack overflowed as well: nothing is left to say it with
+    cbnz    x1, .                             // overflow of the emergency stack: no stack remains for a report
     mov     x1, #1
     str     x1, [x2, #CPU_OVERFLOWED]
     mov     x0, sp
@@ -162,7 +161,7 @@ bad_\number:
 bad     \number
 .endr
 
-// Restores the frame at sp and returns to what it describes.
+// Restores the frame at sp and returns from the exception.
 exception_return:
     ldp     x9, x10, [sp, #FRAME_ELR]
     msr     elr_el1, x9
@@ -187,5 +186,5 @@ exception_return:
     ldr     x30, [sp, #240]
     add     sp, sp, #FRAME
     eret
-    dsb     nsh                               // no speculation past ERET
+    dsb     nsh                               // stops straight-line speculation past ERET
     isb

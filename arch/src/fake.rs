@@ -1,6 +1,6 @@
-//! The host's log: what the functions of this crate were asked, in order, one log per thread.
+//! The host implementation: a per-thread log of instructions, and the state that tests can set.
 //!
-//! A test takes the log before and after what it checks and compares:
+//! A test clears the log with [`take`], runs the code under test, and compares:
 //!
 //! ```
 //! use arch::{barrier, fake::{self, Instruction}, tlb};
@@ -17,52 +17,52 @@ use addr::{AddrRange, Asid, KernelVa, PhysAddr, UserVa};
 use std::cell::{Cell, RefCell};
 use std::vec::Vec;
 
-/// One thing that was asked for. Barriers inside a function are events of their own, after or around its event.
+/// An instruction, or a short sequence, in the log. Barriers inside a function have entries of their own.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Instruction {
     /// A barrier, by the name of its function in [`barrier`](crate::barrier).
     Barrier(&'static str),
-    /// Lines written back to the point of coherency.
+    /// Data cache clean to the point of coherency (DC CVAC).
     Clean(AddrRange<KernelVa>),
-    /// Lines dropped.
+    /// Data cache invalidate (DC IVAC).
     Invalidate(AddrRange<KernelVa>),
-    /// Lines written back and dropped.
+    /// Data cache clean and invalidate (DC CIVAC).
     CleanInvalidate(AddrRange<KernelVa>),
-    /// Memory zeroed.
+    /// Zeroing of memory.
     Zero(AddrRange<KernelVa>),
-    /// Instruction fetches made to see earlier stores.
+    /// Synchronization of instruction fetches with stores.
     SyncInstructions(AddrRange<KernelVa>),
-    /// Kernel translations dropped on all CPUs.
+    /// TLB invalidation of kernel addresses on all CPUs.
     TlbKernel(AddrRange<KernelVa>, Level),
-    /// Kernel leaves that this CPU alone can have, dropped there.
+    /// TLB invalidation of last-level entries of kernel addresses on this CPU.
     TlbLocal(AddrRange<KernelVa>),
-    /// A program's translations dropped on all CPUs.
+    /// TLB invalidation of user addresses of an ASID on all CPUs.
     TlbUser(Asid, AddrRange<UserVa>, Level),
-    /// All of a program's translations dropped on all CPUs.
+    /// TLB invalidation of an ASID on all CPUs.
     TlbAsid(Asid),
-    /// All translations dropped on all CPUs.
+    /// TLB invalidation of all entries on all CPUs.
     TlbAll,
-    /// The kernel's tables replaced.
+    /// Replacement of TTBR1_EL1.
     ReplaceTtbr1(PhysAddr),
-    /// A program's tables installed.
+    /// Write of a user table and an ASID to TTBR0_EL1.
     InstallUser(PhysAddr, Asid),
-    /// No program's tables installed.
+    /// Write of the empty table to TTBR0_EL1.
     UninstallUser,
-    /// A CPU released to a SecondaryArgs.
+    /// Release of a parked CPU: its affinity and its SecondaryArgs.
     ReleaseParked(u64, PhysAddr),
-    /// The next timer interrupt, in ticks.
+    /// Timer compare value, in ticks.
     TimerAt(u64),
-    /// The timer turned off.
+    /// Timer disabled.
     TimerOff,
-    /// A register written as the secure side: where and what.
+    /// Monitor call that writes a Secure register: address and value.
     SecureWrite(u64, u32),
-    /// A call to the firmware.
+    /// PSCI call.
     Psci(&'static str),
-    /// A wait for interrupts or events, by the name of its function in [`cpu`](crate::cpu).
+    /// WFI, WFE or SEV, by the name of its function in [`cpu`](crate::cpu).
     Hint(&'static str),
 }
 
-/// Says where on the host an address of the kernel's is.
+/// Maps a kernel virtual address to a host address.
 pub type AddressOf = fn(KernelVa) -> u64;
 
 std::thread_local! {
@@ -82,55 +82,54 @@ pub(crate) fn record(instruction: Instruction) {
     }
 }
 
-/// Calls `watcher` with every event on this thread from now on, when it happens: for a test that plays the cache, and has
-/// to know what memory holds at the moment it is cleaned.
+/// Installs a callback for every later log entry of this thread, called at the time of the instruction: for a cache model,
+/// which needs the contents of memory at the time of a clean.
 pub fn watch(watcher: fn(Instruction)) {
     WATCHER.set(Some(watcher));
 }
 
-/// Says where on the host this thread finds what the kernel has mapped at an address, for as long as the address does not
-/// leave its page.
+/// Sets the mapping from kernel virtual addresses to host addresses for this thread. It is applied per page.
 pub fn map_memory(address_of: AddressOf) {
     MEMORY.set(Some(address_of));
 }
 
-/// Where on the host `va` is; without [`map_memory`] it is an address of the host's.
+/// The host address of `va`; `va` itself without [`map_memory`].
 pub(crate) fn address_of(va: KernelVa) -> u64 {
     MEMORY.get().map_or(va.raw(), |address_of| address_of(va))
 }
 
-/// Takes this thread's log, leaving it empty.
+/// Takes the log of this thread and leaves it empty.
 pub fn take() -> Vec<Instruction> {
     LOG.take()
 }
 
-/// This thread's counter. Each look moves it on by one, so that a loop with a deadline ends.
+/// The counter of this thread. Each read advances it by one tick, so that a loop with a deadline ends.
 pub(crate) fn ticks() -> u64 {
     TICKS.set(TICKS.get() + 1);
     TICKS.get()
 }
 
-/// Moves this thread's counter on by `ticks`.
-pub fn pass(ticks: u64) {
+/// Advances the counter of this thread by `ticks`.
+pub fn advance(ticks: u64) {
     TICKS.set(TICKS.get() + ticks);
 }
 
-/// Whether interrupts are masked on this thread; true at first, as after boot.
+/// Whether interrupts are masked on this thread; initially true, as after boot.
 pub(crate) fn irqs_masked() -> bool {
     MASKED.get()
 }
 
-/// Masks or unmasks this thread's interrupts.
+/// Masks or unmasks interrupts on this thread.
 pub(crate) fn set_irqs_masked(masked: bool) {
     MASKED.set(masked);
 }
 
-/// Gives this thread's program a copy of `bytes` at `at`, and nothing else, for [`user_copy`](crate::user_copy).
+/// Sets the user memory of this thread for [`user_copy`](crate::user_copy): a copy of `bytes` at `at`.
 pub fn set_user_memory(at: UserVa, bytes: &[u8]) {
     USER.set((at.raw(), bytes.to_vec()));
 }
 
-/// Calls `access` with the program's memory from `at` on, empty where there is none.
+/// Calls `access` with the user memory from `at` on; empty if `at` is outside.
 pub(crate) fn with_user_memory<R>(at: u64, access: impl FnOnce(&mut [u8]) -> R) -> R {
     USER.with_borrow_mut(|(base, bytes)| {
         let offset = at.checked_sub(*base).and_then(|offset| usize::try_from(offset).ok());

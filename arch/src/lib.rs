@@ -1,9 +1,8 @@
-//! The only instructions in Tessera: boot, MMU, TLB, caches, exceptions, timer, PSCI.
+//! All inline and global assembly of Tessera: boot, MMU, TLB, caches, exceptions, timer, PSCI.
 //!
-//! Everything here exists twice. On the bare target it does what its name says; on a host, where `cargo test` runs,
-//! the same functions write what they were asked into a log (`fake`), so that a test can compare the order of
-//! maintenance with what the manual asks for. Section numbers without a document are those of DDI 0487, the Arm
-//! Architecture Reference Manual.
+//! Every function has two implementations. The bare target's executes the instructions; the host's, used by `cargo test`,
+//! appends them to a log (`fake`), so that tests can check the order of maintenance against the manual. Section numbers
+//! without a document are those of DDI 0487, the Arm Architecture Reference Manual.
 
 #![cfg_attr(not(test), no_std)]
 #[cfg(not(target_os = "none"))]

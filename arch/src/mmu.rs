@@ -1,18 +1,18 @@
-//! Which tables this CPU walks, and what it finds there.
+//! Translation table base registers and address translation instructions.
 //!
-//! boot.s sets the registers that never change: two 48-bit halves in 4 KiB granules, walks write-back cacheable
-//! and inner shareable, the ASID in TTBR0 (16 bits where there are), no hardware access flag or dirty state
-//! (TCR_EL1); MAIR index 0 write-back, 1 non-cacheable, 2 Device-nGnRE; WXN, so that nothing writable is ever
+//! boot.s sets the registers that never change: two 48-bit halves with 4 KiB granule, write-back cacheable and inner
+//! shareable walks, the ASID in TTBR0 (16 bits if implemented), no hardware update of access flag or dirty state
+//! (TCR_EL1); MAIR index 0 write-back, 1 non-cacheable, 2 Device-nGnRE; WXN, so that no writable page is ever
 //! executable, PAN on every entry to EL1, and for programs cache maintenance, DC ZVA, CTR_EL0 and FEAT_MOPS (SCTLR_EL1).
 
 use addr::{Asid, KernelVa, PhysAddr};
 
-/// What a CPU makes of an address.
+/// The result of an address translation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Translation {
-    /// Where it leads.
+    /// The output address.
     pub phys: PhysAddr,
-    /// The memory type, as a byte of MAIR_EL1.
+    /// The memory type, encoded as in MAIR_EL1.
     pub attributes: u8,
     /// 0 non, 2 outer, 3 inner shareable.
     pub shareability: u8,
@@ -24,8 +24,11 @@ impl Translation {
     /// [`Translation::attributes`] of non-cacheable memory.
     pub const NON_CACHEABLE: u8 = 0x44;
 
-    /// Reads PAR_EL1 (D24.2.124) after the translation of `address`.
-    #[cfg_attr(not(any(target_os = "none", test)), expect(dead_code, reason = "a host translates nothing"))]
+    /// Decodes PAR_EL1 (D24.2.124) after the translation of `address`.
+    #[cfg_attr(
+        not(any(target_os = "none", test)),
+        expect(dead_code, reason = "a host has no AT instruction")
+    )]
     fn from_par(par: u64, address: u64) -> Option<Self> {
         const FAULT: u64 = 1;
         const FRAME: u64 = 0x000f_ffff_ffff_f000;
@@ -37,12 +40,12 @@ impl Translation {
     }
 }
 
-/// What the kernel reads at `va` (AT S1E1R): `None` when that would fault.
+/// Translates `va` for a kernel read (AT S1E1R); `None` if the read would fault.
 pub fn translate_kernel(va: KernelVa) -> Option<Translation> {
     walk::s1e1r(va.raw())
 }
 
-/// What the kernel writes at `va` (AT S1E1W): `None` when that would fault.
+/// Translates `va` for a kernel write (AT S1E1W); `None` if the write would fault.
 pub fn translate_kernel_write(va: KernelVa) -> Option<Translation> {
     walk::s1e1w(va.raw())
 }
@@ -53,14 +56,14 @@ mod walk {
     use crate::cpu;
     use core::arch::asm;
 
-    /// Defines a translation by one AT instruction.
+    /// Defines a translation by an AT instruction.
     macro_rules! translate {
         ($name:ident) => {
             pub fn $name(va: u64) -> Option<Translation> {
-                // An interrupt between the two could translate something else.
+                // An interrupt handler could overwrite PAR_EL1.
                 let _masked = cpu::mask_irqs();
                 let par: u64;
-                // SAFETY: AT and PAR_EL1 touch nothing else; a fault shows in PAR_EL1 alone.
+                // SAFETY: AT changes PAR_EL1 only, and reports a fault there.
                 unsafe {
                     asm!(concat!("at ", stringify!($name), ", {0}"), "isb", "mrs {0}, par_el1",
                         inout(reg) va => par, options(nostack, preserves_flags));
@@ -96,22 +99,21 @@ mod target {
     const ASID_SHIFT: u32 = 48;
     const BADDR: u64 = 0x0000_ffff_ffff_fffe;
 
-    /// Makes this CPU walk `root` for the kernel's half.
+    /// Sets TTBR1_EL1 of this CPU to `root`.
     ///
-    /// The early and the final tables map the same addresses with different sizes, which no TLB may hold at
-    /// once (D8.16.1, break-before-make). So the switch runs at its physical address through TTBR0, with an
-    /// empty TTBR1 and a TLB invalidation in between. Only for the boot CPU, before others walk tables;
-    /// afterwards no program is installed.
+    /// The early and the final tables map the same addresses with different block sizes, and a TLB must not hold both
+    /// (D8.16.1, break-before-make). The code therefore runs from the identity map in TTBR0, and installs an empty TTBR1
+    /// and invalidates the TLB in between. For the boot CPU only, before other CPUs run; afterwards TTBR0 is empty.
     ///
     /// # Safety
-    /// `root` is a level 0 table that lives for ever, maps the image as [`boot::sections`] says, and whatever
-    /// else is in use: this stack, the UART.
+    /// `root` is a level 0 table that is never freed. It maps the image by [`boot::sections`], the current stack and every
+    /// other address in use, such as the UART.
     pub unsafe fn replace_ttbr1(root: PhysAddr) {
         let _masked = cpu::mask_irqs();
         TTBR0_EL1.set(boot::identity_root().raw());
         barrier::isb();
-        // SAFETY: the code at this physical address is mapped there by the tables just installed, uses no
-        // memory, and returns through the new tables, which map this function by the caller's promise.
+        // SAFETY: the identity map maps the code at its physical address; the code accesses no memory and returns
+        // through the new tables, which map this function by the caller's promise.
         unsafe {
             asm!("blr {code}", code = in(reg) boot::replace_ttbr1_code().raw(),
                 in("x0") root.raw(), in("x1") boot::no_tables().raw(), out("x30") _, options(nostack));
@@ -119,32 +121,31 @@ mod target {
         boot::leave_identity_map();
     }
 
-    /// The kernel's tables on this CPU.
+    /// The root in TTBR1_EL1 of this CPU.
     pub fn kernel_root() -> PhysAddr {
         PhysAddr::new(TTBR1_EL1.get() & BADDR)
     }
 
-    /// The installed program's tables and ASID on this CPU; `None` when there is no program.
+    /// The user root and ASID in TTBR0_EL1 of this CPU; `None` while no program is installed.
     pub fn user_root() -> Option<(PhysAddr, Asid)> {
         let ttbr = TTBR0_EL1.get();
         let root = PhysAddr::new(ttbr & BADDR);
         (root != boot::no_tables()).then(|| (root, Asid::new((ttbr >> ASID_SHIFT) as u16)))
     }
 
-    /// Makes this CPU walk `root` for the programs' half, and tag what it finds with `asid`. One write changes
-    /// both, so that no translation of one program gets the tag of another.
+    /// Sets user root and ASID in TTBR0_EL1 of this CPU. A single write changes both, so that no TLB entry gets the ASID of
+    /// another program.
     ///
     /// # Safety
-    /// `root` is a level 0 table; it lives until it is uninstalled on every CPU and
-    /// [`tlb::asid`](crate::tlb::asid) was called. `asid` is not 0, which is the tag of "no program", fits
-    /// [`asid_bits`], and has no translations of another program left.
+    /// `root` is a level 0 table, not freed before it is uninstalled on all CPUs and [`tlb::asid`](crate::tlb::asid) has
+    /// returned. `asid` is not 0, the ASID of the empty table, fits [`asid_bits`], and no TLB has entries of another
+    /// program with it.
     pub unsafe fn install_user(root: PhysAddr, asid: Asid) {
         TTBR0_EL1.set(root.raw() | u64::from(asid.raw()) << ASID_SHIFT);
         barrier::isb();
     }
 
-    /// Makes this CPU walk an empty table for the programs' half. What the TLB holds of the program stays until
-    /// [`tlb::asid`](crate::tlb::asid).
+    /// Sets TTBR0_EL1 of this CPU to the empty table. TLB entries of the program remain until [`tlb::asid`](crate::tlb::asid).
     pub fn uninstall_user() {
         TTBR0_EL1.set(boot::no_tables().raw());
         barrier::isb();
@@ -156,7 +157,7 @@ mod target {
     use super::*;
     use crate::fake::{Instruction, record};
 
-    /// Makes this CPU walk `root` for the kernel's half.
+    /// Sets TTBR1_EL1.
     ///
     /// # Safety
     /// None on a host.
@@ -164,17 +165,17 @@ mod target {
         record(Instruction::ReplaceTtbr1(root));
     }
 
-    /// The kernel's tables on this CPU.
+    /// The root in TTBR1_EL1; 0 on a host.
     pub fn kernel_root() -> PhysAddr {
         PhysAddr::new(0)
     }
 
-    /// The installed program's tables and ASID on this CPU; a host has no program.
+    /// The user root and ASID; always `None` on a host.
     pub fn user_root() -> Option<(PhysAddr, Asid)> {
         None
     }
 
-    /// Makes this CPU walk `root` for the programs' half, and tag what it finds with `asid`.
+    /// Sets user root and ASID in TTBR0_EL1.
     ///
     /// # Safety
     /// None on a host.
@@ -182,7 +183,7 @@ mod target {
         record(Instruction::InstallUser(root, asid));
     }
 
-    /// Makes this CPU walk an empty table for the programs' half.
+    /// Sets TTBR0_EL1 to the empty table.
     pub fn uninstall_user() {
         record(Instruction::UninstallUser);
     }
@@ -190,7 +191,7 @@ mod target {
 
 pub use target::*;
 
-/// How many bits of an ASID the CPUs compare: 8 or 16.
+/// The width of an ASID, 8 or 16 bits.
 pub fn asid_bits() -> u32 {
     if crate::cpu::features().contains(crate::cpu::CpuFeatures::ASID16) { 16 } else { 8 }
 }
@@ -200,7 +201,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn par_holds_frame_type_and_shareability() {
+    fn par_is_decoded() {
         let found = Translation::from_par(0xff00_0000_4020_1b80, 0xffff_8000_0000_1234).unwrap();
         assert_eq!(found.phys, PhysAddr::new(0x4020_1234));
         assert_eq!((found.attributes, found.shareability), (Translation::WRITE_BACK, 3));

@@ -1,25 +1,25 @@
-//! The secure side, where no firmware is: what boot.s leaves at EL3 when it enters there does one thing for the kernel.
+//! The kernel's own Secure monitor, installed by boot.s at EL3 on a machine without firmware.
 //!
-//! A kernel that was entered at EL3 owns the machine, and has nobody else to protect; still it runs at EL1, where some
-//! registers are out of its reach (who may use the interrupt controller, who may switch off).
+//! A kernel that was entered at EL3 controls the whole machine, but it runs at Non-secure EL1, from which Secure registers
+//! (interrupt groups, a power controller) are not accessible. The monitor has one service: a write to such a register.
 
 use addr::PhysAddr;
 
-/// Writes `value` to the 32-bit register at `at` as the secure side. Only for a kernel that was entered at EL3.
+/// Writes `value` to the 32-bit register at `at` from EL3, in Secure state. Requires that the kernel was entered at EL3.
 ///
 /// # Errors
-/// [`NotSupported`] when nobody is there to do it.
+/// [`NotSupported`] when EL3 belongs to firmware.
 pub fn write32(at: PhysAddr, value: u32) -> Result<(), NotSupported> {
     if call::secure_write(at.raw(), value) == 0 { Ok(()) } else { Err(NotSupported) }
 }
 
-/// What is at EL3 is not ours.
+/// EL3 does not implement the service.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct NotSupported;
 
 #[cfg(target_os = "none")]
 mod call {
-    /// An OEM service call (DEN 0028, 6): boot.s knows it by the same number.
+    /// Function ID of the service, in the range of OEM calls (DEN 0028, 6); defined in boot.s too.
     const SECURE_WRITE: u64 = 0xc300_5401;
 
     pub fn secure_write(at: u64, value: u32) -> u64 {
@@ -47,7 +47,7 @@ mod tests {
     use crate::fake::{self, Instruction};
 
     #[test]
-    fn a_write_is_one_call() {
+    fn write_is_one_monitor_call() {
         fake::take();
         assert_eq!(write32(PhysAddr::new(0x5000_0000), 1), Ok(()));
         assert_eq!(fake::take(), [Instruction::SecureWrite(0x5000_0000, 1)]);

@@ -1,9 +1,9 @@
-//! From an address of the kernel's to a pointer.
+//! Conversion of a kernel virtual address to a pointer.
 
 use addr::KernelVa;
 
-/// The pointer to `va`, which the kernel maps. On a host, where the kernel maps nothing, the pointer is into whatever the
-/// test has in place of memory ([`fake::map_memory`](crate::fake)).
+/// The pointer to `va`. On a host it points into the memory that the test provides
+/// ([`fake::map_memory`](crate::fake)).
 #[inline]
 pub fn to<T>(va: KernelVa) -> *mut T {
     #[cfg(target_os = "none")]

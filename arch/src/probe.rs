@@ -1,19 +1,20 @@
-//! Reading where perhaps nothing answers: what a loader or a device tree only claims to be there.
+//! Accesses and instructions that may fault: memory that a loader or a device tree only claims to exist, and features that
+//! a hypervisor may disable.
 
 use addr::KernelVa;
 
-/// The 32-bit word at `at`, which is a multiple of 4; `None` when the read ends in a synchronous abort: nothing is
-/// mapped there, or nothing answers at the physical address behind it. (A system that reports the latter as an SError
-/// cannot be asked.)
+/// Reads the 32-bit word at `at`, which must be 4-byte aligned; `None` on a synchronous abort: the address is not
+/// mapped, or no component responds at the physical address. (On a system that reports the latter as an SError the
+/// probe does not work.)
 ///
-/// The caller answers for what the read does to a device.
+/// The caller must accept the side effects of the read on a device.
 pub fn read_u32(at: KernelVa) -> Option<u32> {
     target::read(at.raw())
 }
 
 #[cfg(target_os = "none")]
 mod target {
-    // An entry of .fixups (user_copy.s) lets the load's abort go on behind it, with an impossible value.
+    // Entries of .fixups (user_copy.s) resume after the fault, with -1 for a failed load.
     core::arch::global_asm!(
         ".text",
         ".global probe_load_32",
@@ -52,12 +53,12 @@ mod target {
 
     /// Whether SETP, SETM and SETE execute: at EL1 they are UNDEFINED while HCRX_EL2.MSCEn is 0.
     pub(crate) fn executes_memory_set() -> bool {
-        // SAFETY: sets 0 bytes; that the instructions are undefined is caught.
+        // SAFETY: sets 0 bytes; .fixups handles an Undefined Instruction exception.
         unsafe { probe_memory_set() != 0 }
     }
 
     pub(super) fn read(at: u64) -> Option<u32> {
-        // SAFETY: a load whose abort is caught.
+        // SAFETY: a load; .fixups handles its abort.
         u32::try_from(unsafe { probe_load_32(at) }).ok()
     }
 }
@@ -67,7 +68,7 @@ pub(crate) use target::executes_memory_set;
 
 #[cfg(not(target_os = "none"))]
 mod target {
-    /// A host's memory is not the kernel's business.
+    /// No memory of a host can be probed.
     pub(super) fn read(_: u64) -> Option<u32> {
         None
     }

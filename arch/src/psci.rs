@@ -1,23 +1,23 @@
-//! The firmware's power interface (DEN 0022), by the conduit that the device tree names.
+//! PSCI (DEN 0022), through the conduit that the device tree names.
 
 use addr::PhysAddr;
 pub use smccc::psci::Error;
 
-/// How the firmware is called (`method` in the device tree's `/psci`).
+/// The instruction that calls the firmware (`method` of the device tree's `/psci` node).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Conduit {
-    /// A hypervisor at EL2.
+    /// HVC: a hypervisor at EL2.
     Hvc,
-    /// A monitor at EL3.
+    /// SMC: a Secure monitor at EL3.
     Smc,
 }
 
-/// Starts the CPU with this affinity at `entry`, which finds `context` in x0.
+/// Starts the CPU with this affinity at `entry`, with `context` in x0 (CPU_ON).
 pub fn cpu_on(conduit: Conduit, affinity: u64, entry: PhysAddr, context: PhysAddr) -> Result<(), Error> {
     call::cpu_on(conduit, affinity, entry.raw(), context.raw())
 }
 
-/// Turns the machine off. Returns only when the firmware refuses.
+/// Powers the machine off (SYSTEM_OFF). Returns only on an error.
 pub fn system_off(conduit: Conduit) -> Result<(), Error> {
     call::system_off(conduit)
 }

@@ -1,16 +1,16 @@
-//! The generic timer (D12): the virtual counter, which programs read too, and this CPU's virtual timer.
+//! The Generic Timer (D12): the virtual counter, which programs can read, and the virtual timer of this CPU.
 
-/// The counter, in ticks, not read ahead of what precedes it (D12.2.2).
+/// The counter, in ticks. An ISB prevents an early, speculative read (D12.2.2).
 pub fn now() -> u64 {
     counter::now()
 }
 
-/// Ticks a second.
+/// Counter frequency in Hz.
 pub fn frequency() -> u64 {
     counter::frequency()
 }
 
-/// Nanoseconds since the counter started. Counts to 584 years.
+/// The counter in nanoseconds. Overflows after 584 years.
 pub fn now_ns() -> u64 {
     ticks_to_ns(now())
 }
@@ -20,24 +20,24 @@ pub fn ticks_to_ns(ticks: u64) -> u64 {
     scale(ticks, 1_000_000_000, frequency())
 }
 
-/// `ns` in ticks, rounded up, so that waiting for them is never too short.
+/// `ns` in ticks, rounded up: a wait is never too short.
 pub fn ns_to_ticks(ns: u64) -> u64 {
-    at_least(ns, frequency())
+    scale_up(ns, frequency())
 }
 
-/// `ns` in ticks of a counter with this frequency, rounded up, at most `u64::MAX`.
-fn at_least(ns: u64, frequency: u64) -> u64 {
+/// `ns` in ticks of a counter with this frequency, rounded up, saturating.
+fn scale_up(ns: u64, frequency: u64) -> u64 {
     let product = u128::from(ns) * u128::from(frequency);
     u64::try_from(product.div_ceil(1_000_000_000)).unwrap_or(u64::MAX)
 }
 
-/// `value * numerator / denominator`, rounded down, at most `u64::MAX`.
+/// `value * numerator / denominator`, rounded down, saturating.
 fn scale(value: u64, numerator: u64, denominator: u64) -> u64 {
     let product = u128::from(value) * u128::from(numerator);
     u64::try_from(product / u128::from(denominator)).unwrap_or(u64::MAX)
 }
 
-/// A point in time to give up at.
+/// The time at which an operation times out.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Deadline(u64);
 
@@ -46,23 +46,23 @@ impl Deadline {
     pub fn in_ns(ns: u64) -> Self {
         Self(now().saturating_add(ns_to_ticks(ns)))
     }
-    /// Whether it is over.
+    /// Whether the deadline has passed.
     pub fn passed(self) -> bool {
         now() >= self.0
     }
-    /// The counter's value then.
+    /// The counter value of the deadline.
     pub fn ticks(self) -> u64 {
         self.0
     }
 }
 
-/// Asks for this CPU's timer interrupt once the counter reaches `ticks`; at once if it has. The interrupt stays
-/// asserted until the time is moved or the timer turned off.
+/// Sets the timer of this CPU to interrupt when the counter reaches `ticks`, or immediately if it has. The interrupt stays
+/// asserted until a later time is set or the timer is disabled.
 pub fn interrupt_at(ticks: u64) {
     counter::interrupt_at(ticks);
 }
 
-/// Turns this CPU's timer off.
+/// Disables the timer of this CPU.
 pub fn off() {
     counter::off();
 }
@@ -77,7 +77,7 @@ mod counter {
         CNTVCT_EL0.get()
     }
 
-    /// A frequency nobody set reads as 0; 1 keeps arithmetic defined.
+    /// CNTFRQ_EL0; 1 if firmware left it 0, to avoid a division by zero.
     pub fn frequency() -> u64 {
         CNTFRQ_EL0.get().max(1)
     }
@@ -121,59 +121,58 @@ mod tests {
     use crate::fake;
 
     #[test]
-    fn conversions_round_away_from_too_early() {
+    fn ticks_round_down_and_nanoseconds_round_up() {
         assert_eq!((ticks_to_ns(3), ns_to_ticks(3000), ns_to_ticks(3001)), (3000, 3, 4));
         assert_eq!(scale(7, 1_000_000_000, 62_500_000), 112);
         assert_eq!(scale(u64::MAX, 1_000_000_000, 1), u64::MAX);
         assert_eq!(ns_to_ticks(u64::MAX), 18_446_744_073_709_552);
     }
 
-    /// The least and the most that the architecture's counters run at, and those of the boards: a Raspberry Pi 3 and 4,
-    /// QEMU's CPUs.
+    /// The limits of the architecture, and the frequencies of a Raspberry Pi 3 and 4 and of QEMU.
     const FREQUENCIES: [u64; 5] = [1_000_000, 19_200_000, 54_000_000, 62_500_000, 1_000_000_000];
 
     #[test]
-    fn ticks_survive_the_way_to_nanoseconds_and_back() {
+    fn ticks_to_nanoseconds_and_back_is_identity() {
         for frequency in FREQUENCIES {
             let century = frequency * 3_000_000_000;
             for ticks in [0, 1, 2, 3, 999, 1_000_000_007, century, century + 1] {
                 let ns = scale(ticks, 1_000_000_000, frequency);
-                assert_eq!(at_least(ns, frequency), ticks, "{frequency} Hz, {ns} ns");
+                assert_eq!(scale_up(ns, frequency), ticks, "{frequency} Hz, {ns} ns");
             }
         }
     }
 
     #[test]
-    fn no_wait_is_shorter_than_asked_for_nor_longer_by_a_tick() {
+    fn wait_exceeds_its_duration_by_less_than_a_tick() {
         for frequency in FREQUENCIES {
             for ns in [1, 15, 16, 17, 999, 1000, 1001, 10_000_000, 86_400_000_000_000, u64::MAX / 1_000_000] {
-                let waited = u128::from(at_least(ns, frequency)) * 1_000_000_000;
+                let waited = u128::from(scale_up(ns, frequency)) * 1_000_000_000;
                 let wanted = u128::from(ns) * u128::from(frequency);
                 assert!(waited >= wanted, "{frequency} Hz, {ns} ns");
                 assert!(waited - wanted < 1_000_000_000, "{frequency} Hz, {ns} ns");
             }
-            assert_eq!(at_least(1, frequency), 1, "less than a tick is a tick at {frequency} Hz");
+            assert_eq!(scale_up(1, frequency), 1, "1 ns rounds up to a tick at {frequency} Hz");
         }
     }
 
     #[test]
-    fn what_does_not_fit_is_for_ever() {
-        assert_eq!(at_least(u64::MAX, 1_000_000_000), u64::MAX);
-        assert_eq!(at_least(u64::MAX, 2_000_000_000), u64::MAX);
+    fn conversions_saturate() {
+        assert_eq!(scale_up(u64::MAX, 1_000_000_000), u64::MAX);
+        assert_eq!(scale_up(u64::MAX, 2_000_000_000), u64::MAX);
         assert_eq!(scale(u64::MAX, 1_000_000_000, 1_000_000), u64::MAX);
-        assert_eq!(at_least(u64::MAX, 1), 18_446_744_074, "a frequency that nobody set counts seconds");
+        assert_eq!(scale_up(u64::MAX, 1), 18_446_744_074, "an unset frequency counts seconds");
     }
 
     #[test]
-    fn a_deadline_passes() {
+    fn deadline_passes() {
         let deadline = Deadline::in_ns(10_000);
         assert!(!deadline.passed());
-        fake::pass(10);
+        fake::advance(10);
         assert!(deadline.passed());
     }
 
     #[test]
-    fn a_loop_with_a_deadline_ends_on_a_host() {
+    fn polling_advances_the_host_counter() {
         let deadline = Deadline::in_ns(1_000_000);
         while !deadline.passed() {}
     }

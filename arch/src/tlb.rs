@@ -1,12 +1,12 @@
-//! TLB invalidation (D8.16), by what is to be forgotten.
+//! TLB invalidation (D8.16).
 //!
-//! Each function is whole: a DSB ISHST first, so that the table writes that precede it are what any later walk
-//! finds; then the TLBIs, broadcast to the inner shareable domain; then a DSB ISH, after which no CPU uses an
-//! old translation and all accesses made through one are done; and an ISB for this CPU. When one returns, the
-//! frames that were mapped, and with [`Level::Any`] the tables, may be given away.
+//! Each function includes its barriers: DSB ISHST, so that later walks observe the preceding descriptor writes; the TLBIs,
+//! broadcast to the inner shareable domain; DSB ISH, after which no CPU uses an old translation and accesses through old
+//! translations are complete; ISB for this CPU. On return the unmapped frames may be freed, and with [`Level::Any`] the
+//! unlinked tables.
 //!
-//! [`local`] is for tables that one CPU's TTBR1 alone leads to. A TLB entry serves the CPU that walked for it and no other
-//! as long as TTBRn_EL1.CnP is 0, which it is here, so there is nothing to broadcast and nobody to wait for.
+//! [`local`] is for tables that only one CPU's TTBR1 reaches. While TTBRn_EL1.CnP is 0, as here, CPUs do not share TLB
+//! entries, so no broadcast is needed.
 
 #[cfg(any(target_os = "none", test))]
 mod plan;
@@ -14,49 +14,49 @@ mod plan;
 use crate::barrier;
 use addr::{AddrRange, Asid, KernelVa, UserVa};
 
-/// Which cached levels of a walk have to go.
+/// The levels of cached translations to be invalidated.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Level {
-    /// All: needed when a table descriptor changed, so before a table is freed.
+    /// All levels: required after a change of a table descriptor, before the table is freed.
     Any,
-    /// Leaves alone: enough when only page or block descriptors changed.
+    /// The last level: sufficient if only page or block descriptors changed.
     Last,
 }
 
-/// Forgets the kernel's translations in `range`.
+/// Invalidates the kernel translations of `range` on all CPUs.
 pub fn kernel(range: AddrRange<KernelVa>, level: Level) {
     complete(|| instruction::kernel(range, level));
 }
 
-/// Forgets this CPU's leaves in `range`, which no other CPU's tables lead to. What was stored through them is seen by all
-/// CPUs before anything that this one stores later.
+/// Invalidates the last-level translations of `range` on this CPU. The tables of other CPUs must not map the range. All CPUs
+/// observe earlier stores through the translations before later stores of this CPU.
 pub fn local(range: AddrRange<KernelVa>) {
     complete_local(|| instruction::local(range));
 }
 
-/// [`local`] for the page or block at `at` alone.
+/// [`local`] for a single page or block at `at`.
 #[inline]
 pub fn local_leaf(at: KernelVa) {
     complete_local(|| instruction::local_leaf(at));
 }
 
-/// Forgets the translations of `asid` in `range`. Ones that were mapped global do not go.
+/// Invalidates the non-global translations of `asid` in `range` on all CPUs.
 pub fn user(asid: Asid, range: AddrRange<UserVa>, level: Level) {
     complete(|| instruction::user(asid, range, level));
 }
 
-/// Forgets all translations of `asid` that were not mapped global: needed before the ASID or its tables are used
-/// for another program.
+/// Invalidates all non-global translations of `asid` on all CPUs: required before the ASID is reused or its tables are
+/// freed.
 pub fn asid(asid: Asid) {
     complete(|| instruction::asid(asid));
 }
 
-/// Forgets everything.
+/// Invalidates all translations on all CPUs.
 pub fn all() {
     complete(instruction::all);
 }
 
-/// The barriers around `invalidate`, for several ranges at a time.
+/// Executes `invalidate` between the barriers.
 #[inline]
 fn complete(invalidate: impl FnOnce()) {
     barrier::dsb_ishst();
@@ -65,8 +65,8 @@ fn complete(invalidate: impl FnOnce()) {
     barrier::isb();
 }
 
-/// The barriers around an `invalidate` on this CPU alone. The first is for all CPUs because of what was stored through the
-/// leaves: whoever owned the frames had them zeroed, and an entry that shows them to somebody else comes later.
+/// Executes an `invalidate` of this CPU only between the barriers. The first barrier covers all CPUs, since it also orders the
+/// stores through the translations: zeroed contents must be visible before a later descriptor maps the frame elsewhere.
 #[inline]
 fn complete_local(invalidate: impl FnOnce()) {
     barrier::dsb_ishst();
@@ -77,7 +77,7 @@ fn complete_local(invalidate: impl FnOnce()) {
 
 #[cfg(target_os = "none")]
 mod instruction {
-    use super::plan::{Operation, Plan};
+    use super::plan::{TlbiExtent, TlbiPlan};
     use super::*;
     use crate::cpu::{self, CpuFeatures};
     use addr::PAGE_SIZE;
@@ -99,8 +99,8 @@ mod instruction {
         };
     }
 
-    /// Invalidates the pages that touch `start..end`, tagged `asid`: `page` and `range` execute the instruction for a page
-    /// and for a range with an operand, `all` one that invalidates more than the pages.
+    /// Invalidates the pages that overlap `start..end` for `asid`. `page` and `range` execute the TLBI for a page and for a
+    /// range with an operand; `all` executes a TLBI that covers more than the pages.
     #[inline(always)]
     fn pages(
         (start, end): (u64, u64),
@@ -111,18 +111,18 @@ mod instruction {
     ) {
         let first = start / PAGE_SIZE;
         let (va, count) = (first * PAGE_SIZE, end.div_ceil(PAGE_SIZE) - first);
-        match Plan::new(va, count, cpu::features().contains(CpuFeatures::TLB_RANGE)) {
-            Plan::All => all(),
+        match TlbiPlan::new(va, count, cpu::features().contains(CpuFeatures::TLB_RANGE)) {
+            TlbiPlan::All => all(),
             // The operand of the next page is one more.
-            Plan::Pages => {
-                let operand = Operation::Page.operand(va, asid);
+            TlbiPlan::Pages => {
+                let operand = TlbiExtent::Page.operand(va, asid);
                 (operand..operand + count).for_each(page);
             }
-            Plan::Ranges(operations) => operations.for_each(|(va, operation)| {
-                let operand = operation.operand(va, asid);
-                match operation {
-                    Operation::Page => page(operand),
-                    Operation::Range { .. } => range(operand),
+            TlbiPlan::Ranges(instructions) => instructions.for_each(|(va, extent)| {
+                let operand = extent.operand(va, asid);
+                match extent {
+                    TlbiExtent::Page => page(operand),
+                    TlbiExtent::Range { .. } => range(operand),
                 }
             }),
         }
@@ -149,7 +149,7 @@ mod instruction {
 
     #[inline]
     pub fn local_leaf(at: KernelVa) {
-        tlbi!("c7", "7")(Operation::Page.operand(at.raw(), ANY_ASID)); // VAALE1
+        tlbi!("c7", "7")(TlbiExtent::Page.operand(at.raw(), ANY_ASID)); // VAALE1
     }
 
     pub fn user(asid: Asid, range: AddrRange<UserVa>, level: Level) {
@@ -170,14 +170,14 @@ mod instruction {
     fn all_local() {
         #[cfg(feature = "counters")]
         crate::counters::tlb_invalidation();
-        // SAFETY: forgets cached translations, which are walked again on use.
+        // SAFETY: removes cached translations, which are walked again on use.
         unsafe { asm!("tlbi vmalle1", options(nostack, preserves_flags)) };
     }
 
     pub fn all() {
         #[cfg(feature = "counters")]
         crate::counters::tlb_invalidation();
-        // SAFETY: forgets cached translations, which are walked again on use.
+        // SAFETY: removes cached translations, which are walked again on use.
         unsafe { asm!("tlbi vmalle1is", options(nostack, preserves_flags)) };
     }
 }
@@ -218,7 +218,7 @@ mod tests {
     use crate::fake::{self, Instruction};
 
     #[test]
-    fn the_barriers_are_inside() {
+    fn barriers_surround_the_tlbi() {
         let range = AddrRange::new(KernelVa::new(0x1000), KernelVa::new(0x2000));
         kernel(range, Level::Last);
         let expected = [

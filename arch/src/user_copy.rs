@@ -1,26 +1,26 @@
-//! Bytes between the kernel and the installed program, with the program's own permissions.
+//! Access to user memory with the permissions of EL0.
 //!
-//! A program's address is only an address: every access here may fault, and then says so. That works because the
-//! kernel's `handle_sync` asks [`fixup`] first.
+//! A user address is not validated: every access may fault, and reports the fault as an error. Requires that the
+//! kernel's `handle_sync` calls [`fixup`].
 
 use addr::UserVa;
 
-/// The program may not access what it named.
+/// EL0 has no access to the user address.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct UserFault;
 
-/// Copies from the program's `from` into `to`. Returns how many bytes at the end of `to` were not copied, and
-/// are as before.
+/// Copies user memory at `from` to `to`. Returns the number of bytes not copied; these bytes at the end of `to` are
+/// unchanged.
 pub fn copy_from_user(to: &mut [u8], from: UserVa) -> usize {
     target::copy_from(to, from.raw())
 }
 
-/// Copies `from` to the program's `to`. Returns how many bytes at the end of `from` were not copied.
+/// Copies `from` to user memory at `to`. Returns the number of bytes not copied, at the end of `from`.
 pub fn copy_to_user(to: UserVa, from: &[u8]) -> usize {
     target::copy_to(to.raw(), from)
 }
 
-/// The 32-bit word at `from`, in one access: what a futex compares.
+/// Loads the 32-bit word at `from` in a single access, as a futex comparison requires.
 pub fn load_u32(from: UserVa) -> Result<u32, UserFault> {
     target::load_u32(from.raw())
 }
@@ -51,13 +51,12 @@ mod target {
 
     fn fixups() -> &'static [Fixup] {
         let (start, end) = (&raw const __fixups_start, &raw const __fixups_end);
-        // SAFETY: the linker puts whole entries, and nothing else, between the two symbols, in read-only data.
+        // SAFETY: the section between the two symbols consists of whole entries, in read-only data.
         unsafe { core::slice::from_raw_parts(start, end.offset_from(start) as usize) }
     }
 
-    /// Whether `frame` is an exception that its instruction is allowed to cause: a data abort of an access to a program's
-    /// memory, or a probe of this crate. The function then returns its error. For synchronous exceptions from the
-    /// kernel.
+    /// Resumes at the fixup of the faulting instruction: an access to user memory or a probe of this crate, which then
+    /// returns its error. `false` if the instruction has none. To be called for synchronous exceptions from the kernel.
     pub fn fixup(frame: &mut TrapFrame) -> bool {
         if !matches!(frame.syndrome(), Syndrome::DataAbort { .. } | Syndrome::Undefined) {
             return false;
@@ -67,12 +66,12 @@ mod target {
     }
 
     pub(super) fn copy_from(to: &mut [u8], from: u64) -> usize {
-        // SAFETY: writes at most `to`'s bytes; reads as EL0, where a fault ends the copy.
+        // SAFETY: writes at most `to.len()` bytes of `to`; reads as EL0, where a fault ends the copy.
         unsafe { user_copy_from(to.as_mut_ptr(), from, to.len()) }
     }
 
     pub(super) fn copy_to(to: u64, from: &[u8]) -> usize {
-        // SAFETY: reads at most `from`'s bytes; writes as EL0, which reaches none of the kernel's memory.
+        // SAFETY: reads at most `from.len()` bytes of `from`; writes as EL0, which cannot access kernel memory.
         unsafe { user_copy_to(to, from.as_ptr(), from.len()) }
     }
 
@@ -83,14 +82,14 @@ mod target {
     }
 }
 
-/// A host's program has the memory that [`fake::set_user_memory`](crate::fake::set_user_memory) gave it.
+/// User memory of a host is set by [`fake::set_user_memory`](crate::fake::set_user_memory).
 #[cfg(not(target_os = "none"))]
 mod target {
     use super::UserFault;
     use crate::exception::TrapFrame;
     use crate::fake;
 
-    /// A host takes no exceptions.
+    /// Always `false`: a host takes no exceptions.
     pub fn fixup(_: &mut TrapFrame) -> bool {
         false
     }
@@ -125,7 +124,7 @@ mod tests {
     use crate::fake;
 
     #[test]
-    fn copies_stop_where_the_memory_ends() {
+    fn copies_stop_at_the_end_of_user_memory() {
         fake::set_user_memory(UserVa::new(0x1000), b"hello\0world");
         let mut buffer = [0xff; 16];
         assert_eq!(copy_from_user(&mut buffer, UserVa::new(0x1006)), 11);
@@ -135,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn words_are_whole_or_not_at_all() {
+    fn word_load_is_complete_or_fails() {
         fake::set_user_memory(UserVa::new(0x1000), &[0, 0, 0x78, 0x56, 0x34, 0x12]);
         assert_eq!(load_u32(UserVa::new(0x1002)), Ok(0x1234_5678));
         assert_eq!(load_u32(UserVa::new(0x1003)), Err(UserFault));

@@ -1,9 +1,8 @@
-// Copies between the kernel and a program by LDTR and STTR, which access memory as EL0 would: with the
-// program's own permissions, and whatever PSTATE.PAN says.
+// Copies between kernel and user memory by LDTR and STTR: accesses with EL0 permissions, independent of PSTATE.PAN.
 //
-// Each of those instructions is covered by an entry of .fixups (first, end, where to go on), all three
-// absolute, since the image always runs where it is linked. A fault in a wide step goes on bytewise from the
-// same place, so that the count of bytes not copied is exact.
+// Each of these instructions is covered by an entry of .fixups: first, end, resume address. The addresses are absolute,
+// since the image runs at its link address. After a fault in a wide step the copy continues by bytes from the same
+// position, so that the number of bytes not copied is exact.
 
 .macro fixup first, end, target
     .pushsection .fixups, "a"
@@ -14,7 +13,7 @@
 
 .text
 
-// x0 = to (kernel), x1 = from (program), x2 = bytes. Returns the bytes not copied.
+// x0 = to (kernel), x1 = from (user), x2 = bytes. Returns the bytes not copied.
 .global user_copy_from
 user_copy_from:
     cmp     x2, #64
@@ -54,7 +53,7 @@ user_copy_from:
     fixup   3b, 33b, 4b
     fixup   5b, 55b, 6b
 
-// x0 = to (program), x1 = from (kernel), x2 = bytes. Returns the bytes not copied.
+// x0 = to (user), x1 = from (kernel), x2 = bytes. Returns the bytes not copied.
 .global user_copy_to
 user_copy_to:
     cmp     x2, #64
@@ -97,7 +96,7 @@ user_copy_to:
     fixup   3b, 33b, 4b
     fixup   5b, 55b, 6b
 
-// x0 = from (program). Returns the word, -1 on a fault.
+// x0 = from (user). Returns the word, -1 on a fault.
 .global user_load_32
 user_load_32:
 1:  ldtr    w0, [x0]

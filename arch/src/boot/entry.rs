@@ -1,4 +1,4 @@
-//! The first Rust on each CPU, and how the others are brought to it.
+//! The Rust entry point of each CPU, and the release of secondary CPUs.
 
 use super::{BootInfo, image, tables};
 use crate::{cache, cpu, exception, memory};
@@ -15,12 +15,13 @@ unsafe extern "C" {
 
 #[expect(improper_ctypes, reason = "both sides are Rust, and only a pointer crosses")]
 unsafe extern "C" {
-    // The kernel crate's.
+    // Defined by the kernel image.
     fn kernel_main(boot: &BootInfo) -> !;
     fn secondary_main(cpu: usize) -> !;
 }
 
-/// Affinity and SecondaryArgs address for a CPU that waits in boot.s. In .data: .bss is zeroed under its eyes.
+/// Mailbox of the CPUs that wait in boot.s: an affinity and the address of a SecondaryArgs. In .data, since .bss is
+/// zeroed while CPUs already poll.
 #[repr(C, align(128))]
 struct Parked {
     affinity: AtomicU64,
@@ -30,27 +31,26 @@ struct Parked {
 #[unsafe(link_section = ".data.parked")]
 static PARKED: Parked = Parked { affinity: AtomicU64::new(0), args: AtomicU64::new(0) };
 
-/// Where CPU_ON has to send a CPU, with the physical address of its [`SecondaryArgs`](super::SecondaryArgs) as
-/// context.
+/// The entry point for CPU_ON; the context is the physical address of a [`SecondaryArgs`](super::SecondaryArgs).
 pub fn secondary_entry() -> PhysAddr {
     image::image_phys(KernelVa::new(secondary_start as *const () as u64))
 }
 
-/// Where to send a CPU without a context, to wait for [`release_parked`]: what a spin table takes
-/// (`cpu-release-addr`).
+/// The entry point for a start method without context: a spin table (`cpu-release-addr`). The CPU waits there for
+/// [`release_parked`].
 pub fn parking_entry() -> PhysAddr {
     image::image_phys(KernelVa::new(parking_lot as *const () as u64))
 }
 
-/// Sends the CPU with this affinity to [`secondary_entry`] with the physical address of its
-/// [`SecondaryArgs`](super::SecondaryArgs), if it waits in boot.s: since the loader started it together with
-/// the boot CPU, or sent it to [`parking_entry`]. One at a time: the next only when this one is seen to run.
+/// Releases the parked CPU with this affinity to [`secondary_entry`]; `args` is the physical address of its
+/// [`SecondaryArgs`](super::SecondaryArgs). A CPU is parked if the loader started it together with the boot CPU, or at
+/// [`parking_entry`]. The caller must wait until the CPU runs before it releases another one.
 pub fn release_parked(affinity: u64, args: PhysAddr) {
     let line = AddrRange::new(
         KernelVa::new(core::ptr::from_ref(&PARKED) as u64),
         KernelVa::new(core::ptr::from_ref(&PARKED) as u64 + size_of::<Parked>() as u64),
     );
-    // The waiting CPU has its caches off, and must never see the new affinity with the old arguments.
+    // The parked CPU has its caches off, and must never observe the new affinity with the old arguments.
     PARKED.args.store(0, Relaxed);
     cache::clean(line);
     PARKED.affinity.store(affinity, Relaxed);
@@ -60,12 +60,12 @@ pub fn release_parked(affinity: u64, args: PhysAddr) {
     cpu::sev();
 }
 
-/// The code in the identity-mapped page which changes TTBR1 (boot.s).
+/// The physical address of the code in the identity-mapped page that writes TTBR1 (boot.s).
 pub(crate) fn replace_ttbr1_code() -> PhysAddr {
     image::image_phys(KernelVa::new(idmap_replace_ttbr1 as *const () as u64))
 }
 
-/// Sets up CPU number `index`: its identity, its exceptions, and what depends on its features.
+/// Initializes CPU `index`: CPU-local data, vector table, features.
 fn install(index: usize) {
     cpu::install(index);
     exception::install();
@@ -73,7 +73,7 @@ fn install(index: usize) {
     memory::detect(index);
 }
 
-/// The boot CPU's first Rust: MMU on, first stack, exceptions still masked.
+/// Rust entry point of the boot CPU: MMU on, boot stack, exceptions masked.
 #[unsafe(no_mangle)]
 extern "C" fn boot_cpu_main(dtb: u64, image: u64, entry_el: u64) -> ! {
     image::loaded_at(PhysAddr::new(image));
@@ -85,7 +85,7 @@ extern "C" fn boot_cpu_main(dtb: u64, image: u64, entry_el: u64) -> ! {
     unsafe { kernel_main(&boot) }
 }
 
-/// A secondary CPU's first Rust: final tables, its own stack, exceptions still masked.
+/// Rust entry point of a secondary CPU: final tables, its own stack, exceptions masked.
 #[unsafe(no_mangle)]
 extern "C" fn secondary_cpu_main(index: usize) -> ! {
     install(index);

@@ -1,4 +1,4 @@
-//! Where the image is and which of its parts may be used for what: the linker script's symbols (linker.ld).
+//! The layout of the image, from the symbols of the linker script (linker.ld).
 
 use super::{IMAGE_BASE, Section, SectionKind};
 use crate::cpu;
@@ -6,7 +6,7 @@ use addr::{AddrRange, KernelVa, PAGE_SIZE, PhysAddr};
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 unsafe extern "C" {
-    // Addresses only.
+    // Only the addresses are defined.
     static __image_start: u8;
     static __image_end: u8;
     static __text_start: u8;
@@ -30,24 +30,24 @@ macro_rules! symbols {
     };
 }
 
-/// Where a part of the image was loaded.
+/// The load address of `va`, an address in the image.
 pub fn image_phys(va: KernelVa) -> PhysAddr {
     PhysAddr::new(va.raw().wrapping_add(IMAGE_OFFSET.load(Relaxed)))
 }
 
-/// The stack below which CPU `index` has a guard page, for when its own stack overflowed.
+/// The emergency stack of CPU `index`, used after a kernel stack overflow. A guard page precedes it.
 pub fn emergency_stack(index: usize) -> AddrRange<KernelVa> {
     let stride = PAGE_SIZE + cpu::EMERGENCY_STACK_SIZE;
     let guard = (&raw const __emergency_stacks) as u64 + stride * index as u64;
     AddrRange::new(KernelVa::new(guard + PAGE_SIZE), KernelVa::new(guard + stride))
 }
 
-/// The first stack.
+/// The boot stack.
 pub fn boot_stack() -> AddrRange<KernelVa> {
     symbols!(__boot_stack_bottom, __boot_stack_top)
 }
 
-/// All that the final tables must map of the image. What is between the parts is guard pages.
+/// The sections of the image that the final tables must map. The pages between them are guard pages.
 pub fn sections() -> impl Iterator<Item = Section> {
     let fixed = [
         (SectionKind::Text, symbols!(__text_start, __text_end)),
@@ -63,12 +63,12 @@ pub fn sections() -> impl Iterator<Item = Section> {
     })
 }
 
-/// Notes where the image was loaded, before anything else asks.
+/// Sets the load address of the image. Must precede all other functions of this module.
 pub(super) fn loaded_at(start: PhysAddr) {
     IMAGE_OFFSET.store(start.raw().wrapping_sub(IMAGE_BASE.raw()), Relaxed);
 }
 
-/// What the image takes in memory.
+/// The physical range of the image.
 pub(super) fn image_range() -> AddrRange<PhysAddr> {
     let virt = symbols!(__image_start, __image_end);
     AddrRange::new(image_phys(virt.start()), image_phys(virt.start()) + virt.len())

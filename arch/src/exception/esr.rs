@@ -1,105 +1,106 @@
-//! What ESR_EL1 says (D24.2.44), as an enum that prints.
+//! Decoding of ESR_EL1 (D24.2.44).
 
 use super::MemoryOperation;
 use core::fmt;
 
-/// Why a synchronous exception was taken.
+/// A decoded syndrome.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Syndrome {
-    /// An instruction that does not exist, or not at this exception level.
+    /// Undefined instruction, at this exception level or at all.
     Undefined,
-    /// A trapped WFI or WFE.
+    /// Trapped WFI or WFE.
     Wait,
-    /// FP or SIMD registers while CPACR_EL1 traps them.
+    /// FP or SIMD access trapped by CPACR_EL1.
     FpAccess,
-    /// SVE or SME registers.
+    /// Trapped SVE or SME access.
     SveAccess,
-    /// A branch to where no landing pad is.
+    /// Branch target exception: no landing pad (BTI) at the target.
     BranchTarget,
-    /// PSTATE.IL was set.
+    /// Illegal Execution state (PSTATE.IL).
     IllegalState,
-    /// A system call, with the instruction's immediate.
+    /// SVC, with its immediate.
     Svc(u16),
-    /// A trapped MSR, MRS or system instruction.
+    /// Trapped MSR, MRS or system instruction.
     SystemRegister(SystemAccess),
-    /// A pointer failed its authentication.
+    /// Pointer authentication failure.
     PointerAuthentication,
-    /// A fetch failed.
+    /// Instruction abort.
     InstructionAbort(Fault),
-    /// A load or store failed.
+    /// Data abort.
     DataAbort {
-        /// Why.
+        /// The fault status.
         fault: Fault,
-        /// A store, or cache maintenance, which counts as one.
+        /// WnR: a store, or cache maintenance, which is reported as a write.
         write: bool,
-        /// FAR_EL1 does not hold the address.
+        /// FnV: FAR_EL1 is not valid.
         no_address: bool,
     },
-    /// The program counter is not a multiple of 4.
+    /// PC alignment fault.
     PcAlignment,
-    /// A load or store through a stack pointer that is not a multiple of 16.
+    /// SP alignment fault.
     SpAlignment,
-    /// SETM, SETE, CPYM or CPYE after a prologue on a CPU of the other option: to be restarted.
+    /// Memory Copy and Memory Set exception, to be resolved by [`TrapFrame::restart`](super::TrapFrame::restart).
     MemoryOperation(MemoryOperation),
-    /// A trapped floating-point exception.
+    /// Trapped floating-point exception.
     FpException,
-    /// An asynchronous error, with its syndrome.
+    /// SError, with its syndrome.
     SError(u32),
-    /// A hardware breakpoint.
+    /// Hardware breakpoint.
     Breakpoint,
     /// Software step.
     Step,
-    /// A watchpoint.
+    /// Watchpoint.
     Watchpoint,
-    /// A BRK, with its immediate.
+    /// BRK, with its immediate.
     Brk(u16),
-    /// Another exception class.
+    /// An exception class that is not decoded.
     Other {
-        /// The class.
+        /// The exception class (EC).
         class: u8,
-        /// Its syndrome.
+        /// The instruction specific syndrome (ISS).
         iss: u32,
     },
 }
 
-/// A trapped system register access, by its encoding.
+/// A trapped system register access.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SystemAccess {
-    /// The encoding fields: op0, op1, CRn, CRm, op2.
+    /// The encoding: op0, op1, CRn, CRm, op2.
     pub register: [u8; 5],
-    /// The general-purpose register, 31 for none.
+    /// The general-purpose register, 31 for XZR.
     pub rt: u8,
-    /// MRS, not MSR.
+    /// MRS; otherwise MSR or a system instruction.
     pub read: bool,
 }
 
-/// Why an access failed. The level is that of the table where the walk ended, -1 to 3.
+/// A fault status. The level, -1 to 3, is that of the table at which the walk ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fault {
-    /// A descriptor leads past the physical address size.
+    /// Output address beyond the physical address size.
     AddressSize(i8),
-    /// No valid descriptor.
+    /// Translation fault: invalid descriptor.
     Translation(i8),
-    /// A descriptor without the access flag.
+    /// Access flag clear in the descriptor.
     AccessFlag(i8),
-    /// The descriptor forbids it.
+    /// Access denied by the descriptor.
     Permission(i8),
-    /// The bus answered with an error.
+    /// Synchronous external abort.
     External,
-    /// The bus answered a table walk with an error.
+    /// Synchronous external abort on a table walk.
     ExternalOnWalk(i8),
-    /// A parity or ECC error.
+    /// Parity or ECC error.
     Parity,
-    /// A misaligned access that must be aligned: to Device memory, exclusive, atomic.
+    /// Alignment fault: an unaligned access to Device memory, an unaligned exclusive or atomic access, DC ZVA on Device
+    /// memory.
     Alignment,
-    /// Several TLB entries for one address.
+    /// TLB conflict: several entries match an address.
     TlbConflict,
-    /// Another fault status code.
+    /// A fault status code that is not decoded.
     Other(u8),
 }
 
 impl Fault {
-    /// Decodes the fault status code, the low six bits of an abort's syndrome.
+    /// Decodes DFSC or IFSC, bits 5:0 of the syndrome of an abort.
     fn decode(code: u8) -> Self {
         let level = (code & 3) as i8;
         match code {
@@ -154,7 +155,7 @@ impl Syndrome {
         }
     }
 
-    /// Whether FAR_EL1 holds the address it happened at.
+    /// Whether FAR_EL1 holds the faulting address.
     pub fn has_address(&self) -> bool {
         match self {
             Self::DataAbort { no_address, .. } => !no_address,
@@ -235,7 +236,7 @@ mod tests {
     use std::format;
 
     #[test]
-    fn syndromes_print_what_they_mean() {
+    fn syndromes_are_decoded_and_printed() {
         let cases = [
             (0x0200_0000, "undefined instruction"),
             (0x5600_0000, "svc #0x0"),
@@ -260,14 +261,14 @@ mod tests {
     }
 
     #[test]
-    fn an_abort_says_whether_its_address_is_known() {
+    fn fault_address_validity_follows_class_and_fnv() {
         assert!(Syndrome::decode(0x9600_0045).has_address());
         assert!(!Syndrome::decode(0x9600_0410).has_address(), "FnV");
         assert!(!Syndrome::decode(0x5600_0000).has_address());
     }
 
     #[test]
-    fn every_fault_status_decodes_to_one_fault() {
+    fn fault_status_codes_are_decoded() {
         for level in 0..4 {
             let code = level as u8;
             assert_eq!(Fault::decode(code), Fault::AddressSize(level));

@@ -1,25 +1,25 @@
-//! The Memory Copy and Memory Set exception (FEAT_MOPS), which a handler resolves by a restart of the sequence.
+//! The Memory Copy and Memory Set exception (FEAT_MOPS), resolved by a restart of the instruction sequence.
 //!
-//! SETP, SETM, SETE (or CPYP, CPYM, CPYE) keep their progress in their registers and in PSTATE, in one of two formats,
-//! option A or option B; a CPU implements one of them. SETM or SETE on a CPU that finds the other option's format, since the
-//! thread started the sequence on another CPU, takes this exception. The handler converts the registers to the format
-//! of the prologue and returns to it (rules CNTMJ and MWFQH of DDI 0487).
+//! SETP, SETM, SETE (or CPYP, CPYM, CPYE) keep their progress in registers and PSTATE, in the format of option A or of option
+//! B; a CPU implements one of them. If a thread migrates within a sequence to a CPU of the other option, SETM or SETE takes
+//! this exception there. The handler converts the registers to the format of the prologue and returns to it (DDI 0487,
+//! rules CNTMJ and MWFQH).
 //!
 //! | | option A | option B |
 //! |---|---|---|
-//! | set, forward copy | addresses of the end; minus the bytes left | next addresses; the bytes left |
-//! | backward copy | addresses of the start; the bytes left | addresses of the end; the bytes left; PSTATE.N is 1 |
+//! | set, forward copy | end addresses; minus the remaining bytes | next addresses; remaining bytes |
+//! | backward copy | start addresses; remaining bytes | end addresses; remaining bytes; PSTATE.N is 1 |
 
 use super::TrapFrame;
 
-/// What ESR_EL1 tells of the instruction that took the exception.
+/// The decoded syndrome of a Memory Copy and Memory Set exception.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct MemoryOperation {
     /// SET*, not CPY*.
     set: bool,
     /// The last instruction of the sequence, not the second.
     epilogue: bool,
-    /// The registers are in the format of option A: the CPU's option, unless the option is reported as wrong.
+    /// The registers have the format of option A: OptionA, inverted by WrongOption.
     option_a: bool,
     /// Register numbers.
     destination: usize,
@@ -27,7 +27,7 @@ pub struct MemoryOperation {
     size: usize,
 }
 
-/// The operands of a sequence. A set has no source address.
+/// The operands of a sequence. `source` is not an address for SET*.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Operands {
     destination: u64,
@@ -51,7 +51,7 @@ impl MemoryOperation {
         }
     }
 
-    /// The operands with which the prologue does what is left to do. `negative` is PSTATE.N.
+    /// The operands for the prologue of the remaining operation. `negative` is PSTATE.N.
     fn restarted(self, now: Operands, negative: bool) -> Operands {
         let Operands { destination, source, size } = now;
         let moved = |by: u64, size: u64| Operands {
@@ -61,24 +61,24 @@ impl MemoryOperation {
         };
         let backward = !self.set && if self.option_a { size >> 63 == 0 } else { negative };
         match (self.option_a, backward) {
-            // The size is negative: from the end to the next byte.
+            // The size is negative.
             (true, false) => moved(size, size.wrapping_neg()),
             (true, true) | (false, false) => now,
             (false, true) => moved(size.wrapping_neg(), size),
         }
     }
 
-    /// The address of the prologue, two or one instructions before `pc`.
+    /// The address of the prologue, one or two instructions before `pc`.
     fn prologue(self, pc: u64) -> u64 {
         pc.wrapping_sub(if self.epilogue { 8 } else { 4 })
     }
 }
 
 impl TrapFrame {
-    /// Makes the interrupted code restart `operation`, which this exception reports, at its prologue.
+    /// Restarts `operation`, the syndrome of this frame, at its prologue.
     pub fn restart(&mut self, operation: MemoryOperation) {
         const N: u64 = 1 << 31;
-        // Number 31 is the zero register: the source of a set.
+        // Register 31 is XZR, possible as the source of SET*.
         let read = |register: usize| self.x.get(register).copied().unwrap_or(0);
         let now = Operands {
             destination: read(operation.destination),
@@ -92,7 +92,7 @@ impl TrapFrame {
             }
         };
         write(operation.destination, restarted.destination);
-        // The source of a set is the byte to be set.
+        // The source of SET* is a data value.
         if !operation.set {
             write(operation.source, restarted.source);
         }
@@ -122,7 +122,7 @@ mod tests {
         size.wrapping_neg()
     }
 
-    /// A frame at 0x1008 with destination, source, size, and PSTATE.N.
+    /// A frame with ELR 0x1008, these values of destination, source and size, and PSTATE.N.
     fn frame([destination, source, size]: [u64; 3], negative: bool) -> TrapFrame {
         let mut frame = TrapFrame::program(UserVa::new(0x1008), UserVa::new(0));
         (frame.x[3], frame.x[5], frame.x[7]) = (destination, source, size);
@@ -131,22 +131,21 @@ mod tests {
     }
 
     #[test]
-    fn operands_are_those_of_the_prologue() {
-        // Left to do: 0x300 bytes; what is done precedes the destination 0x8100 and the source 0x4100, or, backward,
-        // follows 0x8400 and 0x4400.
-        let left = [0x8100, 0x4100, 0x300];
+    fn restart_restores_the_prologue_operands() {
+        // 0x300 bytes remain, from 0x4100 to 0x8100.
+        let remaining = [0x8100, 0x4100, 0x300];
         let forward_a = [0x8400, 0x4400, minus(0x300)];
         let backward_b = [0x8400, 0x4400, 0x300];
         let cases = [
-            ("copy, A, forward", COPY | A, forward_a, false, left),
-            ("copy, A, backward", COPY | A, left, false, left),
-            ("copy, B, forward", COPY | B, left, false, left),
-            ("copy, B, backward", COPY | B, backward_b, true, left),
-            ("copy, B on a CPU of option A, forward", COPY | A | WRONG, left, false, left),
-            ("copy, B on a CPU of option A, backward", COPY | A | WRONG, backward_b, true, left),
-            ("copy, A on a CPU of option B, forward", COPY | B | WRONG, forward_a, false, left),
-            ("copy, A on a CPU of option B, backward", COPY | B | WRONG, left, false, left),
-            ("copy, A, N is not looked at", COPY | A, forward_a, true, left),
+            ("copy, A, forward", COPY | A, forward_a, false, remaining),
+            ("copy, A, backward", COPY | A, remaining, false, remaining),
+            ("copy, B, forward", COPY | B, remaining, false, remaining),
+            ("copy, B, backward", COPY | B, backward_b, true, remaining),
+            ("copy, B on a CPU of option A, forward", COPY | A | WRONG, remaining, false, remaining),
+            ("copy, B on a CPU of option A, backward", COPY | A | WRONG, backward_b, true, remaining),
+            ("copy, A on a CPU of option B, forward", COPY | B | WRONG, forward_a, false, remaining),
+            ("copy, A on a CPU of option B, backward", COPY | B | WRONG, remaining, false, remaining),
+            ("copy, A, N is ignored", COPY | A, forward_a, true, remaining),
             ("set, A", SET | A, [0x8400, 0xab, minus(0x300)], false, [0x8100, 0xab, 0x300]),
             ("set, B", SET | B, [0x8100, 0xab, 0x300], false, [0x8100, 0xab, 0x300]),
             (
@@ -163,8 +162,8 @@ mod tests {
                 false,
                 [0x8100, 0xab, 0x300],
             ),
-            ("set, A, nothing left", SET | A, [0x8400, 0xab, 0], false, [0x8400, 0xab, 0]),
-            ("set, B, N is not looked at", SET | B, [0x8100, 0xab, 0x300], true, [0x8100, 0xab, 0x300]),
+            ("set, A, no bytes remain", SET | A, [0x8400, 0xab, 0], false, [0x8400, 0xab, 0]),
+            ("set, B, N is ignored", SET | B, [0x8100, 0xab, 0x300], true, [0x8100, 0xab, 0x300]),
         ];
         for (name, syndrome, now, negative, expected) in cases {
             for (epilogue, pc) in [(0, 0x1004), (EPILOGUE, 0x1000)] {
@@ -180,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn zero_register_as_source_of_a_set_is_accepted() {
+    fn restart_accepts_xzr_as_source_of_set() {
         let mut frame = frame([0x8400, 0, minus(0x300)], false);
         frame.restart(MemoryOperation::decode(SET | A | 3 << 10 | 31 << 5 | 7));
         assert_eq!([frame.x[3], frame.x[5], frame.x[7]], [0x8100, 0, 0x300]);

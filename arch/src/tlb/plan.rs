@@ -1,20 +1,20 @@
-//! Which TLBI instructions cover a range: arithmetic only.
+//! The selection of TLBI instructions for a range of pages, and their operands.
 
 use addr::{Asid, PAGE_SIZE};
 
-/// Above this many instructions it is cheaper to forget everything the range belongs to.
-const MOST_OPERATIONS: u64 = 256;
+/// Limit on the number of instructions. Above it, an invalidation of the whole ASID or of all entries is cheaper.
+const MAX_INSTRUCTIONS: u64 = 256;
 
-/// One TLBI instruction's share of a range.
+/// The extent of a TLBI instruction.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Operation {
+pub enum TlbiExtent {
     /// A page.
     Page,
     /// `(num + 1) << (5 * scale + 1)` pages (C5.5, TLBI RVAE1IS).
     Range { num: u64, scale: u64 },
 }
 
-impl Operation {
+impl TlbiExtent {
     fn pages(self) -> u64 {
         match self {
             Self::Page => 1,
@@ -22,7 +22,7 @@ impl Operation {
         }
     }
 
-    /// The register operand for the pages from `va` on.
+    /// The register operand for the pages from `va`.
     pub fn operand(self, va: u64, asid: Asid) -> u64 {
         const TG_4K: u64 = 0b01 << 46;
         let (page, asid) = (va / PAGE_SIZE, u64::from(asid.raw()) << 48);
@@ -33,21 +33,21 @@ impl Operation {
     }
 }
 
-/// The instructions that invalidate a run of pages.
-pub enum Plan {
-    /// One that invalidates more: too many would be needed.
+/// The instructions that invalidate a range of pages.
+pub enum TlbiPlan {
+    /// A single instruction that covers more than the range.
     All,
-    /// One for each page.
+    /// An instruction for each page.
     Pages,
-    /// These, each with its first address: ranges from the smallest scale up, an odd page first.
+    /// Range instructions.
     Ranges(Ranges),
 }
 
-impl Plan {
-    /// For the `pages` pages from `va` on, `ranges` says whether there are range instructions.
+impl TlbiPlan {
+    /// The instructions for the `pages` pages from `va`; `ranges`: FEAT_TLBIRANGE is implemented.
     pub fn new(va: u64, pages: u64, ranges: bool) -> Self {
         match ranges {
-            false if pages > MOST_OPERATIONS => Self::All,
+            false if pages > MAX_INSTRUCTIONS => Self::All,
             false => Self::Pages,
             true if pages >> 21 != 0 => Self::All,
             true => Self::Ranges(Ranges { va, pages, scale: 0 }),
@@ -55,7 +55,8 @@ impl Plan {
     }
 }
 
-/// The operations of [`Plan::Ranges`].
+/// The instructions of [`TlbiPlan::Ranges`] with their first addresses, by increasing scale; a single page for an odd count
+/// precedes.
 pub struct Ranges {
     va: u64,
     pages: u64,
@@ -63,26 +64,26 @@ pub struct Ranges {
 }
 
 impl Iterator for Ranges {
-    type Item = (u64, Operation);
+    type Item = (u64, TlbiExtent);
 
     fn next(&mut self) -> Option<Self::Item> {
-        let operation = loop {
+        let extent = loop {
             if self.pages == 0 {
                 return None;
             }
             if self.pages % 2 == 1 {
-                break Operation::Page;
+                break TlbiExtent::Page;
             }
             let count = self.pages >> (5 * self.scale + 1) & 0x1f;
             if count > 0 {
-                break Operation::Range { num: count - 1, scale: self.scale };
+                break TlbiExtent::Range { num: count - 1, scale: self.scale };
             }
             self.scale += 1;
         };
         let start = self.va;
-        self.va += operation.pages() * PAGE_SIZE;
-        self.pages -= operation.pages();
-        Some((start, operation))
+        self.va += extent.pages() * PAGE_SIZE;
+        self.pages -= extent.pages();
+        Some((start, extent))
     }
 }
 
@@ -92,44 +93,44 @@ mod tests {
     use std::vec::Vec;
 
     #[test]
-    fn range_instructions_cover_exactly_the_pages() {
+    fn range_instructions_cover_the_pages_exactly() {
         for pages in (0..5000).chain([0xffff, 0x10000, 0x12345, (1 << 21) - 1]) {
-            let Plan::Ranges(operations) = Plan::new(0x4000_0000, pages, true) else {
+            let TlbiPlan::Ranges(instructions) = TlbiPlan::new(0x4000_0000, pages, true) else {
                 panic!("{pages} pages: no ranges");
             };
-            let operations: Vec<_> = operations.collect();
-            assert!(operations.len() <= 5, "{pages} pages take {operations:?}");
+            let instructions: Vec<_> = instructions.collect();
+            assert!(instructions.len() <= 5, "{pages} pages take {instructions:?}");
             let mut next = 0x4000_0000;
-            for (va, operation) in operations {
+            for (va, extent) in instructions {
                 assert_eq!(va, next, "{pages} pages");
-                next += operation.pages() * PAGE_SIZE;
+                next += extent.pages() * PAGE_SIZE;
             }
             assert_eq!(next, 0x4000_0000 + pages * PAGE_SIZE);
         }
     }
 
     #[test]
-    fn long_runs_are_invalidated_as_a_whole() {
-        assert!(matches!(Plan::new(0, MOST_OPERATIONS, false), Plan::Pages));
-        assert!(matches!(Plan::new(0, MOST_OPERATIONS + 1, false), Plan::All));
-        assert!(matches!(Plan::new(0, 1 << 21, true), Plan::All));
+    fn too_many_pages_invalidate_all() {
+        assert!(matches!(TlbiPlan::new(0, MAX_INSTRUCTIONS, false), TlbiPlan::Pages));
+        assert!(matches!(TlbiPlan::new(0, MAX_INSTRUCTIONS + 1, false), TlbiPlan::All));
+        assert!(matches!(TlbiPlan::new(0, 1 << 21, true), TlbiPlan::All));
     }
 
     #[test]
-    fn operand_of_the_next_page_is_one_more() {
+    fn operand_of_the_next_page_is_one_higher() {
         let operand =
-            |page: u64| Operation::Page.operand(0xffff_9000_0000_0000 + page * PAGE_SIZE, Asid::new(9));
-        for page in 0..MOST_OPERATIONS {
+            |page: u64| TlbiExtent::Page.operand(0xffff_9000_0000_0000 + page * PAGE_SIZE, Asid::new(9));
+        for page in 0..MAX_INSTRUCTIONS {
             assert_eq!(operand(page + 1), operand(page) + 1);
         }
     }
 
     #[test]
-    fn operands_have_their_fields_where_the_manual_does() {
+    fn operand_fields_match_the_manual() {
         let va = 0xffff_9000_1234_5000;
         let asid = Asid::new(0xabcd);
-        assert_eq!(Operation::Page.operand(va, asid), 0xabcd_0ff9_0001_2345 & !(0xf << 44) | 0xabcd << 48);
-        let range = Operation::Range { num: 3, scale: 2 };
+        assert_eq!(TlbiExtent::Page.operand(va, asid), 0xabcd_0ff9_0001_2345 & !(0xf << 44) | 0xabcd << 48);
+        let range = TlbiExtent::Range { num: 3, scale: 2 };
         assert_eq!(range.pages(), 4 << 11);
         let operand = range.operand(va, asid);
         assert_eq!(operand >> 48, 0xabcd);
