@@ -1,11 +1,11 @@
-//! Backtraces from the chain of frame records (AAPCS64, 6.4.6). The kernel is built with frame pointers, and a
-//! `TrapFrame` contains a record, so the chain continues through exceptions.
+//! Backtraces from the chain of frame records (AAPCS64, 6.4.6). The kernel is built with frame pointers, and
+//! a `TrapFrame` contains a record, so the chain continues through exceptions.
 
 /// Limit on the frames of a backtrace: a longer chain is assumed to be a loop.
 const MOST_FRAMES: usize = 64;
 
-/// The return addresses from the caller's own outward. Never faults: the address of each record is translated before the
-/// record is read. Inlined, since the walk is lazy and must start at a live frame.
+/// The return addresses from the caller's own outward. Never faults: the address of each record is translated
+/// before the record is read. Inlined, since the walk is lazy and must start at a live frame.
 #[inline(always)]
 pub fn here() -> impl Iterator<Item = u64> {
     walk(target::frame_pointer(), target::read)
@@ -17,13 +17,14 @@ pub fn since_interrupt() -> impl Iterator<Item = u64> {
     here().take_while(|&link| link != target::interrupt_return())
 }
 
-/// The return addresses from the frame record at `record` outward. For a trap frame pass its `x[29]`, and print its
-/// `elr` first.
+/// The return addresses from the frame record at `record` outward. For a trap frame pass its `x[29]`, and
+/// print its `elr` first.
 pub fn from(record: u64) -> impl Iterator<Item = u64> {
     walk(record, target::read)
 }
 
-/// Follows the chain of records, read by `read`. Ends at a record address that is 0, misaligned or unreadable.
+/// Follows the chain of records, read by `read`. Ends at a record address that is 0, misaligned or
+/// unreadable.
 fn walk(record: u64, read: impl Fn(u64) -> Option<u64>) -> impl Iterator<Item = u64> {
     let mut record = record;
     let frames = core::iter::from_fn(move || {
@@ -64,8 +65,8 @@ mod target {
     /// The word at `at`, if that is write-back memory readable by the kernel.
     pub fn read(at: u64) -> Option<u64> {
         let found = translate_kernel(KernelVa::new(at))?;
-        // SAFETY: mapped and readable by the line above, aligned by `walk`, and not Device memory, so the read has no
-        // side effect; volatile, since other code may write it concurrently.
+        // SAFETY: mapped and readable by the line above, aligned by `walk`, and not Device memory, so the
+        // read has no side effect; volatile, since other code may write it concurrently.
         (found.attributes == Translation::WRITE_BACK).then(|| unsafe { (at as *const u64).read_volatile() })
     }
 }

@@ -9,8 +9,8 @@ macro_rules! barrier {
             #[cfg(feature = "counters")]
             crate::counters::barrier();
             #[cfg(target_os = "none")]
-            // SAFETY: a barrier changes no register and no memory; without `nomem` the compiler does not move accesses
-            // across.
+            // SAFETY: a barrier changes no register and no memory; without `nomem` the compiler does not move
+            // accesses across.
             unsafe {
                 core::arch::asm!($instruction, options(nostack, preserves_flags));
             }
@@ -21,8 +21,8 @@ macro_rules! barrier {
 }
 
 barrier! {
-    /// Earlier stores are visible to the accesses and table walks of all CPUs before any later instruction executes:
-    /// required between a descriptor write and the TLBI or access that depends on it.
+    /// Earlier stores are visible to the accesses and table walks of all CPUs before any later instruction
+    /// executes: required between a descriptor write and the TLBI or access that depends on it.
     dsb_ishst, "dsb ishst"
 }
 barrier! {
@@ -30,8 +30,8 @@ barrier! {
     dsb_nshst, "dsb nshst"
 }
 barrier! {
-    /// Earlier accesses, cache maintenance and TLB maintenance are complete on all CPUs before any later instruction
-    /// executes.
+    /// Earlier accesses, cache maintenance and TLB maintenance are complete on all CPUs before any later
+    /// instruction executes.
     dsb_ish, "dsb ish"
 }
 barrier! {
@@ -48,7 +48,8 @@ barrier! {
     dmb_oshst, "dmb oshst"
 }
 barrier! {
-    /// Earlier loads complete before later accesses, with respect to devices: a completion flag before the data.
+    /// Earlier loads complete before later accesses, with respect to devices: a completion flag before the
+    /// data.
     dmb_oshld, "dmb oshld"
 }
 barrier! {
@@ -56,6 +57,7 @@ barrier! {
     dmb_ish, "dmb ish"
 }
 barrier! {
-    /// Later instructions are fetched after the effects of earlier changes to system registers and translations.
+    /// Later instructions are fetched after the effects of earlier changes to system registers and
+    /// translations.
     isb, "isb"
 }

@@ -1,12 +1,12 @@
 //! The boot path from the entry point to `kernel_main`, and the layout of the image.
 //!
-//! boot.s is entered at EL3, EL2 or EL1. It drops to EL1, maps the image at its link address in 4 KiB pages with the final
-//! permissions, enables MMU and caches, and calls Rust on the boot stack. Until the kernel installs its own tables,
-//! [`map_early_device`] and [`map_early_dtb`] map a UART and the device tree.
+//! boot.s is entered at EL3, EL2 or EL1. It drops to EL1, maps the image at its link address in 4 KiB pages
+//! with the final permissions, enables MMU and caches, and calls Rust on the boot stack. Until the kernel
+//! installs its own tables, [`map_early_device`] and [`map_early_dtb`] map a UART and the device tree.
 //!
-//! A loader that enters at EL3 must set CNTFRQ_EL0. Interrupts may be in group 0: the addresses of the interrupt controller
-//! are in the device tree, so the kernel configures the groups later ([`monitor`](crate::monitor)). CPUs that enter
-//! together with the boot CPU wait for [`release_parked`].
+//! A loader that enters at EL3 must set CNTFRQ_EL0. Interrupts may be in group 0: the addresses of the
+//! interrupt controller are in the device tree, so the kernel configures the groups later
+//! ([`monitor`](crate::monitor)). CPUs that enter together with the boot CPU wait for [`release_parked`].
 
 #[cfg(target_os = "none")]
 mod entry;
@@ -27,7 +27,8 @@ pub use host::*;
 /// State at entry, passed to `kernel_main`.
 #[derive(Clone, Copy, Debug)]
 pub struct BootInfo {
-    /// x0 at entry: the device tree by the boot protocol, 0 from ELF loaders. Its magic number is not checked yet.
+    /// x0 at entry: the device tree by the boot protocol, 0 from ELF loaders. Its magic number is not checked
+    /// yet.
     pub dtb: PhysAddr,
     /// The memory of the image, .bss and stacks included.
     pub image: AddrRange<PhysAddr>,
@@ -83,7 +84,8 @@ pub enum EarlyDtbError {
     TooLarge(u32),
 }
 
-/// Arguments of a secondary CPU. The CPU reads them with its MMU off, so they must be cleaned to the point of coherency.
+/// Arguments of a secondary CPU. The CPU reads them with its MMU off, so they must be cleaned to the point of
+/// coherency.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct SecondaryArgs {

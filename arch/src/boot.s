@@ -1,12 +1,11 @@
-// Entry, the way down to EL1, the first tables and the jump to the high half.
+// Entry point, drop to EL1, early page tables, and the branch to the high half.
 //
-// All of it runs at whatever 2 MiB-aligned physical address the image was loaded, so every symbol is reached by
-// ADRP, and every boundary named here is on a page (linker.ld). The only absolute addresses are those of the
-// high half, in literals. Section numbers without a document are those of DDI 0487 (Arm ARM); registers are in
-// its D24.
+// The code is position-independent: the image may be loaded at any 2 MiB-aligned physical address. Symbols
+// are addressed by ADRP, so the section boundaries used here are page-aligned (linker.ld). The only absolute
+// addresses are those of the high half, in literals. Section numbers without a document are those of DDI 0487
+// (Arm ARM); registers are in its D24.
 //
-// Held across the whole primary path: x20 the device tree's address as it arrived in x0, x21 the exception level of
-// entry.
+// Live throughout the primary path: x20 = x0 at entry (device tree), x21 = exception level at entry.
 
 .equ PAGE, 4096
 .equ PAGE_TABLE, 0b11                         // D8.3.1: a valid table or page descriptor
@@ -14,33 +13,33 @@
 .equ PAGE_R,  0x0060000000000783              // PXN too
 .equ PAGE_RW, 0x0060000000000703              // writable
 
-.equ SCTLR_OFF, 0x30d00800                    // RES1 in some version: LSMAOE nTLSMD SPAN EIS TSCXT EOS. MMU off, LE
+.equ SCTLR_OFF, 0x30d00800                    // MMU off, LE; LSMAOE nTLSMD SPAN EIS TSCXT EOS: RES1 once
 // M C SA SA0 ITD SED EOS I DZE UCT nTWI nTWE WXN TSCXT EIS UCI nTLSMD LSMAOE
 .equ SCTLR_ON,  0x345dd99d
 .equ SCTLR_SPAN, 1 << 23
 .equ SCTLR_MSCEN, 1 << 33
 .equ HCRX_MSCEN, 1 << 11
 .equ SCTLR_EL2_OFF, 0x30c50830                // RES1, MMU off
-.equ TCR, 0xb5103510                          // 48-bit halves, 4 KiB, WB RA WA walks, inner shareable, ASID in TTBR0
+.equ TCR, 0xb5103510                          // 48-bit halves, 4 KiB, WB RA WA IS walks, ASID in TTBR0
 .equ TCR_IPS_SHIFT, 32
 .equ TCR_AS, 1 << 36
 .equ TCR_E0PD1, 1 << 56
 .equ MAIR, 0x0444ff                           // 0 write-back, 1 non-cacheable, 2 Device-nGnRE
 
-.equ SECURE_WRITE, 0x5401                     // low half of the function id; monitor.rs has the whole
+.equ SECURE_WRITE, 0x5401                     // low half of the function ID (monitor.rs)
 .equ SECURE_WRITE_OWNER, 0xc300
 
 .equ SPSR_EL1H, 0x3c5                         // DAIF masked
 .equ SPSR_EL2H, 0x3c9
 
-// "dst = field `lsb`..`lsb`+4 of ID register `reg`", flags set for zero.
+// dst = the 4-bit field at `lsb` of ID register `reg`; Z is set if it is 0.
 .macro id_field dst, reg, lsb
     mrs     \dst, \reg
     ubfx    \dst, \dst, #\lsb, #4
     cmp     \dst, #0
 .endm
 
-// ---- the arm64 Image header (Linux, Documentation/arch/arm64/booting.rst) ------------------------------------------
+// ---- the arm64 Image header (Linux, Documentation/arch/arm64/booting.rst) ---------------------------------
 
 .section .boot, "ax"
 .global _start
@@ -48,20 +47,20 @@ _start:
     b       primary_start
     .long   0
     .quad   0                                 // text_offset
-    .quad   __image_size                      // what the image takes in memory, .bss and stacks included
+    .quad   __image_size                      // size in memory, including .bss and stacks
     .quad   0b1010                            // little endian, 4 KiB pages, anywhere in memory
     .quad   0, 0, 0
     .ascii  "ARM\x64"
     .long   0
 
-// ---- the boot CPU ------------------------------------------------------------------------------------------------
+// ---- the boot CPU -----------------------------------------------------------------------------------------
 
 primary_start:
     mrs     x21, CurrentEL
     lsr     x21, x21, #2
     cmp     x21, #3
     b.ne    1f
-    // With no firmware at all every CPU comes here at once; the one with affinity 0 goes on.
+    // Without firmware all CPUs enter here at once. The CPU with affinity 0 boots, the others are parked.
     mrs     x9, mpidr_el1
     ldr     x10, =0xff00ffffff
     tst     x9, x10
@@ -70,9 +69,9 @@ primary_start:
     bl      drop_to_el1
     bl      init_el1
 
-    // The loader cleaned what it loaded to the point of coherency, but not .bss. With the MMU off we write past
-    // the caches, so lines that still hold something older must neither be evicted over our zeroes (invalidate
-    // first) nor be hit once the caches are on (invalidate again).
+    // The loader cleaned the image to the point of coherency, but not .bss. Stores with the MMU off bypass
+    // the caches. Stale lines must not be evicted over the zeros (first invalidation) and must not be hit
+    // after the caches are enabled (second invalidation).
     adrp    x0, __bss_start
     adrp    x1, __bss_end
     bl      invalidate_to_poc
@@ -103,9 +102,9 @@ primary_high:
     bl      boot_cpu_main
     b       .
 
-// ---- the other CPUs ----------------------------------------------------------------------------------------------
+// ---- secondary CPUs ---------------------------------------------------------------------------------------
 
-// Waits here, at any exception level, until boot::release_parked writes this CPU's affinity and then the
+// Waits, at any exception level, until boot::release_parked writes the affinity of this CPU and then the
 // address of its SecondaryArgs.
 .global parking_lot
 parking_lot:
@@ -118,12 +117,14 @@ parking_lot:
     ldr     x11, [x10]
     cmp     x11, x9
     b.ne    1b
-    // In this order: the affinity changes only while the arguments are 0, so these can no longer be another CPU's.
+    // Affinity before arguments: the affinity changes only while the arguments are 0, so the arguments read
+    // now are those of this CPU.
     dsb     sy
     ldr     x0, [x10, #8]
     cbz     x0, 1b
 
-// x0 = physical address of a SecondaryArgs (boot.rs): by CPU_ON at EL2 or EL1, or from the loop above.
+// x0 = physical address of a SecondaryArgs (boot.rs). Entered by CPU_ON at EL2 or EL1, or from the loop
+// above.
 .global secondary_start
 secondary_start:
     mov     x20, x0
@@ -143,9 +144,9 @@ secondary_high:
     bl      secondary_cpu_main
     b       .
 
-// ---- down to EL1 -------------------------------------------------------------------------------------------------
+// ---- drop to EL1 ------------------------------------------------------------------------------------------
 
-// Returns at EL1h with DAIF masked and the MMU off, whatever level it was called at. Clobbers x9-x12.
+// Called at any exception level; returns at EL1h with DAIF masked and the MMU off. Clobbers x9-x12.
 drop_to_el1:
     msr     daifset, #0xf
     mrs     x9, CurrentEL
@@ -159,9 +160,9 @@ drop_to_el1:
     msr     spsel, #1
     ret
 
-// EL3: no firmware below us. Open everything to the Non-secure side. What cannot be done here, since it takes
-// addresses from the device tree, the kernel asks for later (serve_calls): the interrupt controller's registers for
-// it. CNTFRQ_EL0 is left as reset or the loader set it.
+// EL3: there is no firmware. Disables the traps of Non-secure state. The interrupt groups are configured
+// later through el3_vectors, since the addresses of the interrupt controller are in the device tree.
+// CNTFRQ_EL0 keeps the value of the reset or the loader.
 from_el3:
     mov     x10, #0x531                       // SCR_EL3: NS, RES1 5:4, HCE, RW
     mrs     x9, id_aa64isar1_el1              // pointer authentication: APA 7:4, API 11:8
@@ -178,9 +179,9 @@ from_el3:
     b.eq    1f
     orr     x10, x10, #(1 << 38)              // HXEn
 1:  msr     scr_el3, x10
-    msr     cptr_el3, xzr                     // FP/SIMD not trapped; SVE and SME, which nobody here uses, are
+    msr     cptr_el3, xzr                     // traps SVE and SME, which are not used; does not trap FP/SIMD
     msr     mdcr_el3, xzr
-    adr     x9, serve_calls
+    adr     x9, el3_vectors
     msr     vbar_el3, x9
     isb
     id_field x9, id_aa64pfr0_el1, 24          // GIC CPU interface as system registers (IHI 0069, 12.2)
@@ -188,11 +189,11 @@ from_el3:
     mov     x9, #0xf                          // SRE, DFB, DIB, Enable
     msr     S3_6_C12_C12_5, x9                // ICC_SRE_EL3
     isb
-1:  id_field x9, id_aa64pfr0_el1, 8           // EL2 there?
+1:  id_field x9, id_aa64pfr0_el1, 8           // EL2 implemented?
     b.eq    1f
     ldr     x9, =SCTLR_EL2_OFF
     msr     sctlr_el2, x9
-    mov     x9, #(1 << 31)                    // HCR_EL2.RW alone: E2H and TGE are unknown after reset
+    mov     x9, #(1 << 31)                    // HCR_EL2.RW only: E2H and TGE are UNKNOWN after reset
     msr     hcr_el2, x9
     mov     x9, #SPSR_EL2H
     adr     x10, from_el2
@@ -205,7 +206,8 @@ from_el3:
     msr     elr_el3, x10
     eret
 
-// EL2: give EL1 the machine. Each register is written whole; after reset most are unknown.
+// EL2: disables the traps and the virtualization of EL1. Each register is written as a whole: after reset
+// most fields are UNKNOWN.
 from_el2:
     mov     x10, #(1 << 31)                   // HCR_EL2.RW
     mrs     x9, id_aa64isar1_el1
@@ -214,8 +216,8 @@ from_el2:
     orr     x10, x10, #(3 << 40)              // APK, API
 1:  msr     hcr_el2, x10
     isb
-    // Where E2H is RES1 (FEAT_E2H0 absent) the write of 0 had no effect: CPTR_EL2 and CNTHCTL_EL2 have their VHE
-    // layout, and "sctlr_el1" would name SCTLR_EL2 (D24.1.2, register redirection).
+    // If E2H is RES1 (no FEAT_E2H0), the write of 0 had no effect: CPTR_EL2 and CNTHCTL_EL2 have the VHE
+    // layout, and "sctlr_el1" accesses SCTLR_EL2 (D24.1.2, register redirection).
     mrs     x10, hcr_el2
     ldr     x9, =SCTLR_OFF
     tbnz    x10, #34, 2f
@@ -231,16 +233,16 @@ from_el2:
 3:  msr     cnthctl_el2, x9
     msr     cntvoff_el2, xzr
     msr     hstr_el2, xzr
-    adr     x9, refuse_calls
+    adr     x9, el2_vectors
     msr     vbar_el2, x9
     msr     vttbr_el2, xzr                    // VMID 0; stage 2 itself is off in HCR_EL2
     mrs     x9, midr_el1
     msr     vpidr_el2, x9
     mrs     x9, mpidr_el1
     msr     vmpidr_el2, x9
-    id_field x9, id_aa64dfr0_el1, 8           // PMUVer: MDCR_EL2.HPMN must not be above the number of counters
+    id_field x9, id_aa64dfr0_el1, 8           // PMUVer: MDCR_EL2.HPMN must not exceed PMCR_EL0.N
     b.eq    1f
-    cmp     x9, #0xf                          // not the architecture's
+    cmp     x9, #0xf                          // IMPLEMENTATION DEFINED PMU
     mov     x9, xzr
     b.eq    1f
     mrs     x9, pmcr_el0
@@ -252,7 +254,7 @@ from_el2:
     msr     S3_4_C12_C9_5, x9                 // ICC_SRE_EL2: SRE, DFB, DIB, Enable
     isb
     mrs     x9, S3_4_C12_C9_5
-    tbz     x9, #0, 1f                        // kept in memory-mapped mode by EL3
+    tbz     x9, #0, 1f                        // EL3 keeps the CPU interface memory-mapped
     msr     S3_4_C12_C11_0, xzr               // ICH_HCR_EL2: no virtual interrupts, no traps
 1:  id_field x9, id_aa64mmfr0_el1, 56         // FEAT_FGT
     b.eq    1f
@@ -274,7 +276,7 @@ from_el2:
 1:  id_field x9, id_aa64mmfr1_el1, 40         // FEAT_HCX
     b.eq    1f
     id_field x9, S3_0_C0_C6_2, 16             // ID_AA64ISAR2_EL1: FEAT_MOPS
-    mov     x10, #HCRX_MSCEN                  // SETP and the like execute at EL1 and EL0; their exceptions go to EL1 (MCE2)
+    mov     x10, #HCRX_MSCEN                  // enabled at EL1 and EL0; MCE2 = 0: exceptions to EL1
     csel    x10, xzr, x10, eq
     msr     S3_4_C1_C2_2, x10                 // HCRX_EL2
 1:  mov     x9, #SPSR_EL1H
@@ -282,10 +284,10 @@ from_el2:
     msr     elr_el2, x30
     eret
 
-// The vectors of the levels we came down from: no firmware is there any more, so an HVC or SMC is told NOT_SUPPORTED
-// (DEN 0028, 5.2). Nothing else is routed or trapped to them.
+// EL2 vectors. There is no hypervisor, so an HVC returns NOT_SUPPORTED (DEN 0028, 5.2). No other exception is
+// routed to EL2.
 .balign 2048
-refuse_calls:
+el2_vectors:
 .rept 8
     b       .
     .balign 128
@@ -298,11 +300,10 @@ refuse_calls:
     .balign 128
 .endr
 
-// EL3's vectors, when no firmware was there before: an SMC from the kernel at EL1 is served, by the one function there
-// is (monitor.rs): w2 goes to the register at x1, as the secure side. x3 may be lost (DEN 0028, 2.6). All else is told
-// NOT_SUPPORTED.
+// EL3 vectors of a machine without firmware. The only function (monitor.rs) writes w2 to the Secure register
+// at x1. x3 is clobbered, as DEN 0028, 2.6 permits. Other function IDs return NOT_SUPPORTED.
 .balign 2048
-serve_calls:
+el3_vectors:
 .rept 8
     b       .
     .balign 128
@@ -322,12 +323,12 @@ serve_calls:
     .balign 128
 .endr
 
-// EL1's own registers, the same on every CPU. Clobbers x9.
+// EL1 registers with the same value on all CPUs. Clobbers x9.
 init_el1:
     mov     x9, #(3 << 20)
-    msr     cpacr_el1, x9                     // FP/SIMD for programs; the kernel touches it only to save and restore
+    msr     cpacr_el1, x9                     // FPEN: no FP/SIMD traps at EL0 and EL1
     mov     x9, #2
-    msr     cntkctl_el1, x9                   // EL0VCTEN: programs read CNTVCT_EL0, and nothing else of the timer
+    msr     cntkctl_el1, x9                   // EL0VCTEN: EL0 reads CNTVCT_EL0 and no other timer register
     msr     mdscr_el1, xzr
     msr     contextidr_el1, xzr
     msr     cntv_ctl_el0, xzr
@@ -344,13 +345,13 @@ init_el1:
     msr     S3_3_C13_C2_3, xzr                // AMUSERENR_EL0
 1:  id_field x9, id_aa64mmfr1_el1, 20         // FEAT_PAN
     b.eq    1f
-    .inst   0xd500419f                        // msr pan, #1; later entries to EL1 set it by SCTLR_EL1.SPAN = 0
+    .inst   0xd500419f                        // msr pan, #1; exceptions set it by SCTLR_EL1.SPAN = 0
 1:  isb
     ret
 
-// ---- the first tables --------------------------------------------------------------------------------------------
+// ---- early page tables ------------------------------------------------------------------------------------
 
-// Drops the lines of x0..x1 (line aligned) without writing them back. Clobbers x9, x10.
+// Invalidates the cache lines of x0..x1 (line-aligned) without a write-back. Clobbers x9, x10.
 invalidate_to_poc:
     mrs     x9, ctr_el0
     ubfx    x9, x9, #16, #4                   // DminLine, log2 of words
@@ -369,7 +370,7 @@ invalidate_to_poc:
     adrp    x10, \end
     ldr     x11, =\attributes
 1:  sub     x12, x9, x13
-    lsr     x12, x12, #9                      // eight bytes a page
+    lsr     x12, x12, #9                      // a descriptor of eight bytes for each page
     orr     x15, x9, x11
     str     x15, [x14, x12]
     add     x9, x9, #PAGE
@@ -377,8 +378,8 @@ invalidate_to_poc:
     b.lo    1b
 .endm
 
-// The image at its link address in 4 KiB pages, W^X from the start and guard pages left out; and one page of
-// it, the code that turns the MMU on, at its physical address. Clobbers x9-x17.
+// Maps the image at its link address in 4 KiB pages, W^X and without the guard pages, and the page of code
+// that enables the MMU at its physical address. Clobbers x9-x17.
 build_tables:
     adrp    x13, __image_start
     adrp    x14, EARLY_PAGES
@@ -415,7 +416,7 @@ build_tables:
     cmp     x11, #12
     b.ne    1b
     ubfx    x12, x9, #12, #9
-    ldr     x11, =PAGE_RX | 1 << 11           // nG: it goes away with its ASID
+    ldr     x11, =PAGE_RX | 1 << 11           // nG: removed by an invalidation of its ASID
     orr     x11, x11, x9
     str     x11, [x10, x12, lsl #3]
     dsb     sy
@@ -423,16 +424,16 @@ build_tables:
 
 .ltorg
 
-// ---- the page that is mapped at its physical address too ---------------------------------------------------------
+// ---- identity-mapped page ---------------------------------------------------------------------------------
 
 .section .idmap, "ax"
 
-// x0 = TTBR0 (identity), x1 = TTBR1, x2 = where to go on, in the high half. Clobbers x9-x12.
+// x0 = TTBR0 (identity map), x1 = TTBR1, x2 = branch target in the high half. Clobbers x9-x12.
 enable_mmu:
     ldr     x9, =MAIR
     msr     mair_el1, x9
     ldr     x9, =TCR
-    id_field x10, id_aa64mmfr0_el1, 0         // PARange; 6 and up need 52-bit descriptors, so 48 bits (5) are the most
+    id_field x10, id_aa64mmfr0_el1, 0         // PARange, at most 48 bits (5): 6 needs 52-bit descriptors
     mov     x11, #5
     cmp     x10, x11
     csel    x10, x10, x11, lo
@@ -441,7 +442,7 @@ enable_mmu:
     b.eq    1f
     mov     x11, #TCR_AS
     orr     x9, x9, x11
-1:  id_field x10, id_aa64mmfr2_el1, 60        // FEAT_E0PD: programs' accesses to our half fault without a walk
+1:  id_field x10, id_aa64mmfr2_el1, 60        // FEAT_E0PD: EL0 faults on the high half without a walk
     b.eq    1f
     mov     x11, #TCR_E0PD1
     orr     x9, x9, x11
@@ -454,18 +455,18 @@ enable_mmu:
     dsb     nsh
     isb
     ldr     x9, =SCTLR_ON
-    id_field x10, id_aa64mmfr1_el1, 20        // FEAT_PAN: SPAN clear sets PSTATE.PAN on every entry to EL1
+    id_field x10, id_aa64mmfr1_el1, 20        // FEAT_PAN: with SPAN = 0, exceptions to EL1 set PSTATE.PAN
     b.ne    1f
     orr     x9, x9, #SCTLR_SPAN
-1:  id_field x10, S3_0_C0_C6_2, 16            // FEAT_MOPS, for programs too
+1:  id_field x10, S3_0_C0_C6_2, 16            // ID_AA64ISAR2_EL1: FEAT_MOPS, enabled at EL0
     b.eq    1f
     orr     x9, x9, #SCTLR_MSCEN
 1:  msr     sctlr_el1, x9
     isb
     br      x2
 
-// x0 = the new TTBR1, x1 = an empty table; called at its physical address (mmu::replace_ttbr1). Uses no memory,
-// since the stack is in the half that goes away.
+// x0 = new TTBR1, x1 = empty table. Called at its physical address (mmu::replace_ttbr1). Accesses no memory,
+// since the stack is unmapped meanwhile.
 .global idmap_replace_ttbr1
 idmap_replace_ttbr1:
     msr     ttbr1_el1, x1

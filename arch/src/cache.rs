@@ -1,23 +1,23 @@
 //! Cache maintenance by kernel virtual address (D7.5).
 //!
 //! `clean` ends with the barrier that completes it; `clean_lines` does not, so that a caller can issue one
-//! [`barrier::dsb_sy`] for a list of ranges. The same holds for the other operations. Ranges are widened to whole cache
-//! lines: the caller of an invalidation must own the first and the last line entirely.
+//! [`barrier::dsb_sy`] for a list of ranges. The same holds for the other operations. Ranges are widened to
+//! whole cache lines: the caller of an invalidation must own the first and the last line entirely.
 //!
 //! The range must be mapped as Normal memory. A fault here is a kernel fault.
 
 use crate::barrier;
 use addr::{AddrRange, KernelVa};
 
-/// Writes dirty lines of `range` back to the point of coherency, where non-coherent devices observe them. Complete on
-/// return.
+/// Writes dirty lines of `range` back to the point of coherency, where non-coherent devices observe them.
+/// Complete on return.
 pub fn clean(range: AddrRange<KernelVa>) {
     clean_lines(range);
     barrier::dsb_sy();
 }
 
-/// Discards the cached lines of `range`, so that later loads observe the writes of a device. Complete on return. While a
-/// cacheable mapping exists, speculation may allocate lines again.
+/// Discards the cached lines of `range`, so that later loads observe the writes of a device. Complete on
+/// return. While a cacheable mapping exists, speculation may allocate lines again.
 ///
 /// # Safety
 /// Dirty data in the lines of `range` is lost. No code may depend on it.
@@ -33,8 +33,8 @@ pub fn clean_invalidate(range: AddrRange<KernelVa>) {
     barrier::dsb_sy();
 }
 
-/// Makes earlier stores to `range` visible to instruction fetches, through any alias. Another CPU must execute an ISB or an
-/// exception return before it executes the new code; this CPU executes an ISB here.
+/// Makes earlier stores to `range` visible to instruction fetches, through any alias. Another CPU must
+/// execute an ISB or an exception return before it executes the new code; this CPU executes an ISB here.
 pub fn sync_instructions(range: AddrRange<KernelVa>) {
     line::sync_instructions(range);
 }
@@ -70,7 +70,10 @@ mod line {
             fn $name() -> u64 {
                 let value: u64;
                 // SAFETY: reads an ID register.
-                unsafe { asm!(concat!("mrs {}, ", stringify!($name)), out(reg) value, options(nomem, nostack, preserves_flags)) };
+                unsafe {
+                    asm!(concat!("mrs {}, ", stringify!($name)), out(reg) value,
+                        options(nomem, nostack, preserves_flags));
+                }
                 value
             }
         };
@@ -110,7 +113,10 @@ mod line {
             pub fn $name(range: AddrRange<KernelVa>) {
                 each_line(range, data_line(), |line| {
                     // SAFETY: cleans or invalidates a line, under the contract of the calling function.
-                    unsafe { asm!(concat!("dc ", $instruction, ", {}"), in(reg) line, options(nostack, preserves_flags)) }
+                    unsafe {
+                        asm!(concat!("dc ", $instruction, ", {}"), in(reg) line,
+                            options(nostack, preserves_flags));
+                    }
                 });
             }
         };
@@ -120,8 +126,8 @@ mod line {
     data_lines!(clean_invalidate, "civac");
     data_lines!(clean_to_unification, "cvau");
 
-    /// CTR_EL0.IDC and DIC tell which steps the hardware does not need (D7.5.9). With a VIPT instruction cache
-    /// (CTR_EL0.L1Ip), IC IVAU does not reach the lines of other aliases.
+    /// CTR_EL0.IDC and DIC tell which steps the hardware does not need (D7.5.9). With a VIPT instruction
+    /// cache (CTR_EL0.L1Ip), IC IVAU does not reach the lines of other aliases.
     pub fn sync_instructions(range: AddrRange<KernelVa>) {
         const L1IP: u64 = 0b11 << 14;
         const VIPT: u64 = 0b10 << 14;

@@ -21,8 +21,8 @@ impl Context {
         Self { callee_saved: [0; 10], frame_pointer: 0, link: 0, stack: 0 }
     }
 
-    /// The context of a new thread that calls `entry` with `argument` on an empty stack. It starts with the interrupt mask
-    /// of the thread that switches to it.
+    /// The context of a new thread that calls `entry` with `argument` on an empty stack. It starts with the
+    /// interrupt mask of the thread that switches to it.
     pub fn new(stack_top: KernelVa, entry: extern "C" fn(usize) -> !, argument: usize) -> Self {
         let mut context = Self::empty();
         context.callee_saved[0] = argument as u64;
@@ -39,8 +39,8 @@ impl Default for Context {
     }
 }
 
-/// FP and SIMD registers of a user thread. The kernel is built without FP, so they are saved and restored only when another
-/// user thread runs.
+/// FP and SIMD registers of a user thread. The kernel is built without FP, so they are saved and restored
+/// only when another user thread runs.
 #[repr(C, align(16))]
 #[derive(Clone, Debug)]
 pub struct FpState {
@@ -98,23 +98,24 @@ mod target {
         fn fp_restore(state: *const FpState);
     }
 
-    /// Saves the running thread in `from` and resumes `to`. Returns after a switch to `from`, possibly on another CPU.
+    /// Saves the running thread in `from` and resumes `to`. Returns after a switch to `from`, possibly on
+    /// another CPU.
     ///
     /// # Safety
-    /// Interrupts are masked. `to` was saved by `switch` or made by [`Context::new`], and is resumed once only; its stack is
-    /// intact and not in use by another CPU. Both contexts stay valid until they are resumed; the caller's lock orders
-    /// the accesses of different CPUs.
+    /// Interrupts are masked. `to` was saved by `switch` or made by [`Context::new`], and is resumed once
+    /// only; its stack is intact and not in use by another CPU. Both contexts stay valid until they are
+    /// resumed; the caller's lock orders the accesses of different CPUs.
     pub unsafe fn switch(from: *mut Context, to: *const Context) {
         // SAFETY: the caller's promise.
         unsafe { context_switch(from, to) }
     }
 
-    /// Returns to EL0 with the registers in `frame`. The next exception of the thread starts on an empty stack below
-    /// `stack_top`.
+    /// Returns to EL0 with the registers in `frame`. The next exception of the thread starts on an empty
+    /// stack below `stack_top`.
     ///
     /// # Safety
-    /// `frame.spsr` selects EL0, the program's tables are installed, and its FP state is loaded. `stack_top` is the 16-byte
-    /// aligned top of the running thread's stack, whose contents are no longer needed.
+    /// `frame.spsr` selects EL0, the program's tables are installed, and its FP state is loaded. `stack_top`
+    /// is the 16-byte aligned top of the running thread's stack, whose contents are no longer needed.
     pub unsafe fn enter_user(frame: &TrapFrame, stack_top: KernelVa) -> ! {
         // SAFETY: the caller's promise; a frame on this stack is read before the next push.
         unsafe { context_enter_user(frame, stack_top.raw()) }

@@ -1,4 +1,5 @@
-// Context switch, entry to EL0, FP state. Layouts: Context and FpState (context.rs), TrapFrame (exception.rs).
+// Context switch, entry to EL0, FP state. Layouts: Context and FpState (context.rs), TrapFrame
+// (exception.rs).
 
 .arch_extension fp
 .arch_extension simd

@@ -90,7 +90,8 @@ pub fn unmask_irqs() {
     set_irqs_masked(false);
 }
 
-/// Hints that this CPU is in a spin loop (YIELD, C6.2), so that another hardware thread or virtual CPU can run.
+/// Hints that this CPU is in a spin loop (YIELD, C6.2), so that another hardware thread or virtual CPU can
+/// run.
 #[inline]
 pub fn yield_now() {
     #[cfg(target_os = "none")]
@@ -113,11 +114,12 @@ pub fn halt() -> ! {
 #[cfg(target_os = "none")]
 mod target {
     use super::*;
-    use crate::{boot, probe};
+    use crate::probe;
     use aarch64_cpu::registers::{
         CurrentEL, DAIF, ID_AA64ISAR0_EL1, ID_AA64MMFR0_EL1, ID_AA64MMFR1_EL1, ID_AA64PFR0_EL1, MPIDR_EL1,
         Readable, TPIDR_EL1, Writeable,
     };
+    use addr::KernelVa;
     use core::arch::asm;
     use core::mem::offset_of;
     use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -149,16 +151,17 @@ mod target {
     /// The bits of [`features`].
     static FEATURES: AtomicU64 = AtomicU64::new(0);
 
-    /// Sets up the CPU-local data of this CPU with number `index`. Panics if `index` is not below [`MAX_CPUS`].
-    pub(crate) fn install(index: usize) {
+    /// Sets up the CPU-local data of this CPU: its number `index` and the top of its emergency stack. Panics
+    /// if `index` is not below [`MAX_CPUS`].
+    pub(crate) fn install(index: usize, emergency_stack: KernelVa) {
         let local = &LOCALS[index];
         local.index.store(index as u64, Relaxed);
-        local.emergency_stack.store(boot::emergency_stack(index).end().raw(), Relaxed);
+        local.emergency_stack.store(emergency_stack.raw(), Relaxed);
         TPIDR_EL1.set(core::ptr::from_ref(local) as u64);
     }
 
-    /// Removes the features that this CPU lacks from [`features`]; the boot CPU, which must be first, sets them. Requires
-    /// the vector table, and must precede the first migration of a thread.
+    /// Removes the features that this CPU lacks from [`features`]; the boot CPU, which must be first, sets
+    /// them. Requires the vector table, and must precede the first migration of a thread.
     pub(crate) fn detect(index: usize) {
         let mut own = CpuFeatures::decode(&CpuIdRegisters::read());
         if own.contains(CpuFeatures::MOPS) && !probe::executes_memory_set() {
@@ -257,7 +260,8 @@ mod target {
         wfe
     }
     hint! {
-        /// Sends an event to all CPUs. If the event announces a store, a [`dsb_ish`](crate::barrier::dsb_ish) must precede.
+        /// Sends an event to all CPUs. If the event announces a store, a [`dsb_ish`](crate::barrier::dsb_ish)
+        /// must precede.
         sev
     }
 

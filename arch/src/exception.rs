@@ -1,7 +1,7 @@
 //! Exceptions: vector table, trap frame, syndromes.
 //!
-//! exception.s calls three functions with C names, defined by the kernel image, on the kernel stack of the interrupted
-//! thread and with all exceptions masked:
+//! exception.s calls three functions with C names, defined by the kernel image, on the kernel stack of the
+//! interrupted thread and with all exceptions masked:
 //!
 //! - `handle_sync(frame: &mut TrapFrame, from: Origin)`
 //! - `handle_irq(frame: &mut TrapFrame, from: Origin)`
@@ -40,7 +40,8 @@ pub struct TrapFrame {
 }
 
 impl TrapFrame {
-    /// The initial frame of a program: start address `pc`, stack pointer `sp`, other registers 0, interrupts unmasked.
+    /// The initial frame of a program: start address `pc`, stack pointer `sp`, other registers 0, interrupts
+    /// unmasked.
     pub fn program(pc: UserVa, sp: UserVa) -> Self {
         const EL0: u64 = 0;
         Self { x: [0; 31], sp_el0: sp.raw(), elr: pc.raw(), spsr: EL0, esr: 0, far: 0, record: [0; 2] }

@@ -1,7 +1,7 @@
 // The vector table (DDI 0487, D1.3.1), exception entry and return.
 //
-// Entry builds a TrapFrame (exception.rs) on the kernel stack: x0-x30, SP_EL0, ELR, SPSR, ESR, FAR, and a frame record
-// {x29, ELR}. x29 points to the record, so that a backtrace continues into the interrupted code.
+// Entry builds a TrapFrame (exception.rs) on the kernel stack: x0-x30, SP_EL0, ELR, SPSR, ESR, FAR, and a
+// frame record {x29, ELR}. x29 points to the record, so that a backtrace continues into the interrupted code.
 
 .equ FRAME, 304
 .equ FRAME_SP_EL0, 248
@@ -97,9 +97,9 @@ handler irq_from_kernel, FROM_KERNEL, handle_irq
 handler irq_from_user, FROM_USER, handle_irq
 handler sync_from_user, FROM_USER, handle_sync
 
-// After a stack overflow, SP points into the guard page, and a push here would fault recursively. So translate the address
-// of the frame for a write first. TPIDRRO_EL0, otherwise unused, holds x0 meanwhile. PAR_EL1 is not saved: its users mask
-// interrupts and cannot fault.
+// After a stack overflow, SP points into the guard page, and a push here would fault recursively. So
+// translate the address of the frame for a write first. TPIDRRO_EL0, otherwise unused, holds x0 meanwhile.
+// PAR_EL1 is not saved: its users mask interrupts and cannot fault.
 sync_from_kernel:
     msr     tpidrro_el0, x0
     mov     x0, sp
@@ -134,7 +134,7 @@ stack_overflow:
     record  FROM_KERNEL
     mrs     x2, tpidr_el1
     ldr     x1, [x2, #CPU_OVERFLOWED]
-    cbnz    x1, .                             // overflow of the emergency stack: no stack remains for a report
+    cbnz    x1, .                             // emergency stack overflow: no stack left for a report
     mov     x1, #1
     str     x1, [x2, #CPU_OVERFLOWED]
     mov     x0, sp

@@ -8,11 +8,16 @@
 //! tlb::asid(Asid::new(7));
 //! assert_eq!(
 //!     fake::take(),
-//!     [Instruction::Barrier("dsb_ishst"), Instruction::TlbAsid(Asid::new(7)), Instruction::Barrier("dsb_ish"), Instruction::Barrier("isb")]
+//!     [
+//!         Instruction::Barrier("dsb_ishst"),
+//!         Instruction::TlbAsid(Asid::new(7)),
+//!         Instruction::Barrier("dsb_ish"),
+//!         Instruction::Barrier("isb"),
+//!     ]
 //! );
 //! ```
 
-use crate::tlb::Level;
+use crate::tlb_level::Level;
 use addr::{AddrRange, Asid, KernelVa, PhysAddr, UserVa};
 use std::cell::{Cell, RefCell};
 use std::vec::Vec;
@@ -82,8 +87,8 @@ pub(crate) fn record(instruction: Instruction) {
     }
 }
 
-/// Installs a callback for every later log entry of this thread, called at the time of the instruction: for a cache model,
-/// which needs the contents of memory at the time of a clean.
+/// Installs a callback for every later log entry of this thread, called at the time of the instruction: for a
+/// cache model, which needs the contents of memory at the time of a clean.
 pub fn watch(watcher: fn(Instruction)) {
     WATCHER.set(Some(watcher));
 }

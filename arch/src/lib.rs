@@ -1,8 +1,8 @@
 //! All inline and global assembly of Tessera: boot, MMU, TLB, caches, exceptions, timer, PSCI.
 //!
-//! Every function has two implementations. The bare target's executes the instructions; the host's, used by `cargo test`,
-//! appends them to a log (`fake`), so that tests can check the order of maintenance against the manual. Section numbers
-//! without a document are those of DDI 0487, the Arm Architecture Reference Manual.
+//! Every function has two implementations. The bare target's executes the instructions; the host's, used by
+//! `cargo test`, appends them to a log (`fake`), so that tests can check the order of maintenance against the
+//! manual. Section numbers without a document are those of DDI 0487, the Arm Architecture Reference Manual.
 
 #![cfg_attr(not(test), no_std)]
 #[cfg(not(target_os = "none"))]
@@ -27,4 +27,5 @@ pub mod probe;
 pub mod psci;
 pub mod timer;
 pub mod tlb;
+mod tlb_level;
 pub mod user_copy;

@@ -1,34 +1,38 @@
-//! Zeroing memory, and `memcpy` and `memset`, which the compiler calls by name (`memory.s`). The compiler's own versions
-//! for this target access memory byte by byte, since they must not assume that unaligned accesses work.
+//! Zeroing of memory, and `memcpy` and `memset`, called by compiled code (`memory.s`). The versions of
+//! `compiler_builtins` for this target access single bytes, since the target does not allow unaligned
+//! accesses.
 //!
-//! [`zero`] uses the first method that all CPUs offer:
+//! [`zero`] uses the first of these methods that all CPUs support:
 //!
-//! 1. SETP/SETM/SETE (FEAT_MOPS), if ID_AA64ISAR2_EL1 has them and they execute: they are UNDEFINED where a hypervisor
-//!    leaves HCRX_EL2.MSCEn clear, which EL1 cannot read;
-//! 2. DC ZVA, if DCZID_EL0.DZP is 0: a block of 4 bytes to 2 KiB (DCZID_EL0.BS);
-//! 3. stores.
+//! 1. SETP/SETM/SETE, if ID_AA64ISAR2_EL1.MOPS is not 0 and the instructions execute. They are UNDEFINED
+//!    while HCRX_EL2.MSCEn is 0. A kernel that was entered at EL1 can not access that register, so it
+//!    executes a set of 0 bytes as a probe.
+//! 2. DC ZVA, if DCZID_EL0.DZP is 0. The block size is 4 bytes to 2 KiB (DCZID_EL0.BS).
+//! 3. SIMD stores.
 //!
-//! All three need Normal memory. Non-cacheable is enough: DC ZVA acts as a set of stores to the block and takes an
-//! Alignment fault only on Device memory (C5.3, DC ZVA), which includes all memory while the MMU is off.
+//! All methods require Normal memory; cacheability does not matter. DC ZVA behaves as a set of stores to the
+//! block and takes an Alignment fault only on Device memory (C5.3, DC ZVA), as all memory is while the MMU is
+//! off.
 
 use addr::{AddrRange, Address, KernelVa};
 
-/// How memory is zeroed.
+/// A method to zero memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ZeroMethod {
     /// SETP, SETM, SETE.
     MemorySet,
     /// DC ZVA.
     Blocks {
-        /// Bytes that an instruction zeroes, a power of two.
+        /// Block size in bytes, a power of two.
         bytes: u64,
     },
-    /// Stores of four SIMD registers.
+    /// ST1 of four SIMD registers.
     Stores,
 }
 
 impl ZeroMethod {
-    /// The method for CPUs with these features and a DC ZVA block of `block` bytes; 0 where DC ZVA is prohibited.
+    /// The method for CPUs with (`memory_set`) or without FEAT_MOPS, and a DC ZVA block of `block` bytes, 0
+    /// for none.
     #[cfg_attr(not(any(target_os = "none", test)), expect(dead_code, reason = "a host has no ID registers"))]
     #[inline]
     fn select(memory_set: bool, block: u64) -> Self {
@@ -39,29 +43,29 @@ impl ZeroMethod {
         }
     }
 
-    /// Fills `range` with zeroes by this method.
+    /// Fills `range` with zeros by this method.
     ///
     /// # Safety
-    /// As for [`zero`]; and all CPUs offer the method ([`available`]).
+    /// As for [`zero`]; in addition, all CPUs support the method ([`supported`]).
     pub unsafe fn zero(self, range: AddrRange<KernelVa>) {
         // SAFETY: the caller's promise.
         unsafe { target::zero_by(self, range) }
     }
 }
 
-/// Fills `range` with zeroes. No barrier and no cache maintenance: the order is that of ordinary stores.
+/// Fills `range` with zeros, without barrier and cache maintenance: other observers see ordinary stores.
 ///
 /// # Safety
-/// The range is mapped writable as Normal memory, and nothing else refers to it.
+/// `range` is mapped writable as Normal memory, and there is no other reference to it.
 #[inline]
 pub unsafe fn zero(range: AddrRange<KernelVa>) {
     // SAFETY: the caller's promise.
     unsafe { target::zero(range) };
 }
 
-/// The methods that all CPUs offer, the one that [`zero`] uses first.
-pub fn available() -> impl Iterator<Item = ZeroMethod> {
-    let (memory_set, block) = target::offered();
+/// The methods that all CPUs support, in order of preference; [`zero`] uses the first.
+pub fn supported() -> impl Iterator<Item = ZeroMethod> {
+    let (memory_set, block) = target::features();
     let methods = [
         memory_set.then_some(ZeroMethod::MemorySet),
         (block != 0).then_some(ZeroMethod::Blocks { bytes: block }),
@@ -70,7 +74,7 @@ pub fn available() -> impl Iterator<Item = ZeroMethod> {
     methods.into_iter().flatten()
 }
 
-/// Bytes of a DC ZVA block by DCZID_EL0 (D24.2); 0 where DZP prohibits the instruction or the size is reserved.
+/// The DC ZVA block size in bytes (DCZID_EL0, D24.2); 0 if DZP prohibits the instruction or BS is reserved.
 #[cfg_attr(not(any(target_os = "none", test)), expect(dead_code, reason = "a host has no ID registers"))]
 fn block_bytes(dczid: u64) -> u64 {
     const DZP: u64 = 1 << 4;
@@ -79,7 +83,7 @@ fn block_bytes(dczid: u64) -> u64 {
     if dczid & DZP != 0 || log2_words > LARGEST { 0 } else { 4 << log2_words }
 }
 
-/// The part of `range` that consists of whole aligned blocks of `bytes`, and the parts before and after it.
+/// Splits `range` into the part before the first aligned block of `bytes`, the whole blocks, and the rest.
 #[cfg_attr(not(any(target_os = "none", test)), expect(dead_code, reason = "a host writes bytes"))]
 #[inline]
 fn whole_blocks(range: AddrRange<KernelVa>, bytes: u64) -> [AddrRange<KernelVa>; 3] {
@@ -104,11 +108,12 @@ mod target {
         fn zero_by_stores(start: u64, end: u64);
     }
 
-    /// Bytes of the CPUs' DC ZVA blocks; 0 where a CPU prohibits it or the CPUs differ.
+    /// The DC ZVA block size of all CPUs in bytes; 0 if a CPU prohibits the instruction or the sizes differ.
     static BLOCK: AtomicU64 = AtomicU64::new(0);
 
-    /// Takes this CPU's DC ZVA block into account. Each CPU calls it before it zeroes memory, the boot CPU first, and
-    /// before any thread can move between CPUs.
+    /// Sets the block size on the boot CPU, which must be first; on another CPU, sets it to 0 if this CPU's
+    /// differs. Must precede the first use of [`zero`](super::zero) on this CPU and the first migration of a
+    /// thread.
     pub(crate) fn detect(index: usize) {
         let own = block_bytes(dczid());
         if index == 0 {
@@ -127,21 +132,22 @@ mod target {
         value
     }
 
+    /// FEAT_MOPS, and the DC ZVA block size.
     #[inline]
-    pub(super) fn offered() -> (bool, u64) {
+    pub(super) fn features() -> (bool, u64) {
         (cpu::features().contains(CpuFeatures::MOPS), BLOCK.load(Relaxed))
     }
 
     #[inline]
     pub(super) unsafe fn zero(range: AddrRange<KernelVa>) {
-        let (memory_set, block) = offered();
-        // SAFETY: the caller's promise; the CPUs offer the method.
+        let (memory_set, block) = features();
+        // SAFETY: the caller's promise; all CPUs support the method.
         unsafe { zero_by(ZeroMethod::select(memory_set, block), range) }
     }
 
     #[inline]
     pub(super) unsafe fn zero_by(method: ZeroMethod, range: AddrRange<KernelVa>) {
-        // SAFETY: parts of the caller's range; starts and lengths are multiples of the blocks.
+        // SAFETY: parts of the caller's range, aligned to the blocks.
         unsafe {
             match method {
                 ZeroMethod::MemorySet => zero_by_memory_set(range.start().raw(), range.len()),
@@ -155,7 +161,7 @@ mod target {
         }
     }
 
-    /// Zeroes `range`: whole blocks by `blocks`, the rest by `memset`.
+    /// Zeroes the whole blocks of `range` by `blocks` and the rest by `memset`.
     ///
     /// # Safety
     /// As for [`super::zero`].
@@ -171,9 +177,9 @@ mod target {
         blocks(whole);
     }
 
-    /// [`zero`](super::zero) by [`ZeroMethod::MemorySet`], resumed after SETP as a thread would resume it that moved
-    /// here from a CPU of the other option; at SETE if `at_epilogue`, else at SETM. For the self-test of the exception
-    /// that this causes ([`MemoryOperation`](crate::exception::MemoryOperation)).
+    /// Zeroes `range` by [`ZeroMethod::MemorySet`] as a thread does that migrates after SETP from a CPU of
+    /// the other option; it resumes at SETE if `at_epilogue`, else at SETM. For the self-test of the
+    /// exception ([`MemoryOperation`](crate::exception::MemoryOperation)).
     ///
     /// # Safety
     /// As for [`ZeroMethod::zero`].
@@ -189,7 +195,7 @@ mod target {
     use crate::fake::{Instruction, record};
     use crate::pointer;
 
-    pub(super) fn offered() -> (bool, u64) {
+    pub(super) fn features() -> (bool, u64) {
         (false, 0)
     }
 
@@ -234,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_set_precedes_blocks_precede_stores() {
+    fn memory_set_is_preferred_to_blocks_and_blocks_to_stores() {
         assert_eq!(ZeroMethod::select(true, 64), ZeroMethod::MemorySet);
         assert_eq!(ZeroMethod::select(true, 0), ZeroMethod::MemorySet);
         assert_eq!(ZeroMethod::select(false, 64), ZeroMethod::Blocks { bytes: 64 });
@@ -242,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn dczid_gives_the_block_size() {
+    fn dczid_is_decoded() {
         let cases = [(0, 4), (4, 64), (5, 128), (9, 2048), (0x14, 0), (0x10, 0), (10, 0)];
         for (dczid, bytes) in cases {
             assert_eq!(block_bytes(dczid), bytes, "{dczid:#x}");
@@ -269,12 +275,12 @@ mod tests {
     }
 
     #[test]
-    fn stores_are_always_available() {
-        assert_eq!(available().collect::<Vec<_>>(), [ZeroMethod::Stores]);
+    fn stores_are_always_supported() {
+        assert_eq!(supported().collect::<Vec<_>>(), [ZeroMethod::Stores]);
     }
 
     #[test]
-    fn zero_zeroes_the_range_and_nothing_else() {
+    fn zero_leaves_neighbours_unchanged() {
         let mut memory = [0xff_u8; 300];
         let start = KernelVa::new(memory.as_mut_ptr() as u64);
         let some = AddrRange::new(start + 3, start + 290);

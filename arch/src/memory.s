@@ -1,5 +1,5 @@
-// Copying, filling and zeroing. Normal memory only: accesses need not be aligned, and DC ZVA takes an Alignment fault
-// on Device memory.
+// Copying, filling and zeroing. Normal memory only: accesses need not be aligned, and DC ZVA takes an
+// Alignment fault on Device memory.
 
 .arch_extension fp
 .arch_extension simd
@@ -7,7 +7,7 @@
 
 .text
 
-// x0 = to, x1 = from, x2 = bytes; returns x0. They do not overlap.
+// x0 = to, x1 = from, x2 = bytes; returns x0. The ranges must not overlap.
 .global memcpy
 .type memcpy, %function
 memcpy:
@@ -96,16 +96,16 @@ zero_by_memory_set:
     ret
 .size zero_by_memory_set, . - zero_by_memory_set
 
-// x0 = start, x1 = bytes, x2 = 0 to resume at SETM, 1 at SETE. The state that SETP leaves is converted to the option
-// that this CPU does not implement (C = 0: option A, C = 1: option B), so the CPU takes the Memory Copy and Memory Set
-// exception, whose handler returns to the SETP before it.
+// x0 = start, x1 = bytes, x2 = 0 to resume at SETM, 1 at SETE. Converts the state after SETP to the option
+// that this CPU does not implement (C = 0: option A, C = 1: option B). The CPU takes the Memory Copy and
+// Memory Set exception, whose handler returns to the second SETP.
 .global zero_by_memory_set_other_option
 .type zero_by_memory_set_other_option, %function
 zero_by_memory_set_other_option:
     setp    [x0]!, x1!, xzr
-    add     x0, x0, x1                        // A: end and minus the rest; B: next and the rest
+    add     x0, x0, x1                        // A: end, minus the rest; B: next address, the rest
     neg     x1, x1
-    mov     x3, #(1 << 29)                    // NZCV with C alone
+    mov     x3, #(1 << 29)                    // NZCV with only C set
     csel    x3, xzr, x3, cs
     msr     nzcv, x3
     tbnz    x2, #0, 3f
@@ -139,7 +139,7 @@ zero_by_blocks:
 4:  ret
 .size zero_by_blocks, . - zero_by_blocks
 
-// x0 = start, x1 = end; start and bytes are multiples of 64. The registers belong to the program and are restored.
+// x0 = start, x1 = end, both multiples of 64. The SIMD registers belong to the user thread and are restored.
 .global zero_by_stores
 .type zero_by_stores, %function
 zero_by_stores:

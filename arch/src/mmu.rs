@@ -1,9 +1,10 @@
 //! Translation table base registers and address translation instructions.
 //!
-//! boot.s sets the registers that never change: two 48-bit halves with 4 KiB granule, write-back cacheable and inner
-//! shareable walks, the ASID in TTBR0 (16 bits if implemented), no hardware update of access flag or dirty state
-//! (TCR_EL1); MAIR index 0 write-back, 1 non-cacheable, 2 Device-nGnRE; WXN, so that no writable page is ever
-//! executable, PAN on every entry to EL1, and for programs cache maintenance, DC ZVA, CTR_EL0 and FEAT_MOPS (SCTLR_EL1).
+//! boot.s sets the registers that never change: two 48-bit halves with 4 KiB granule, write-back cacheable
+//! and inner shareable walks, the ASID in TTBR0 (16 bits if implemented), no hardware update of access flag
+//! or dirty state (TCR_EL1); MAIR index 0 write-back, 1 non-cacheable, 2 Device-nGnRE; WXN, so that no
+//! writable page is ever executable, PAN on every entry to EL1, and for programs cache maintenance, DC ZVA,
+//! CTR_EL0 and FEAT_MOPS (SCTLR_EL1).
 
 use addr::{Asid, KernelVa, PhysAddr};
 
@@ -101,19 +102,20 @@ mod target {
 
     /// Sets TTBR1_EL1 of this CPU to `root`.
     ///
-    /// The early and the final tables map the same addresses with different block sizes, and a TLB must not hold both
-    /// (D8.16.1, break-before-make). The code therefore runs from the identity map in TTBR0, and installs an empty TTBR1
-    /// and invalidates the TLB in between. For the boot CPU only, before other CPUs run; afterwards TTBR0 is empty.
+    /// The early and the final tables map the same addresses with different block sizes, and a TLB must not
+    /// hold both (D8.16.1, break-before-make). The code therefore runs from the identity map in TTBR0, and
+    /// installs an empty TTBR1 and invalidates the TLB in between. For the boot CPU only, before other CPUs
+    /// run; afterwards TTBR0 is empty.
     ///
     /// # Safety
-    /// `root` is a level 0 table that is never freed. It maps the image by [`boot::sections`], the current stack and every
-    /// other address in use, such as the UART.
+    /// `root` is a level 0 table that is never freed. It maps the image by [`boot::sections`], the current
+    /// stack and every other address in use, such as the UART.
     pub unsafe fn replace_ttbr1(root: PhysAddr) {
         let _masked = cpu::mask_irqs();
         TTBR0_EL1.set(boot::identity_root().raw());
         barrier::isb();
-        // SAFETY: the identity map maps the code at its physical address; the code accesses no memory and returns
-        // through the new tables, which map this function by the caller's promise.
+        // SAFETY: the identity map maps the code at its physical address; the code accesses no memory and
+        // returns through the new tables, which map this function by the caller's promise.
         unsafe {
             asm!("blr {code}", code = in(reg) boot::replace_ttbr1_code().raw(),
                 in("x0") root.raw(), in("x1") boot::no_tables().raw(), out("x30") _, options(nostack));
@@ -133,19 +135,20 @@ mod target {
         (root != boot::no_tables()).then(|| (root, Asid::new((ttbr >> ASID_SHIFT) as u16)))
     }
 
-    /// Sets user root and ASID in TTBR0_EL1 of this CPU. A single write changes both, so that no TLB entry gets the ASID of
-    /// another program.
+    /// Sets user root and ASID in TTBR0_EL1 of this CPU. A single write changes both, so that no TLB entry
+    /// gets the ASID of another program.
     ///
     /// # Safety
-    /// `root` is a level 0 table, not freed before it is uninstalled on all CPUs and [`tlb::asid`](crate::tlb::asid) has
-    /// returned. `asid` is not 0, the ASID of the empty table, fits [`asid_bits`], and no TLB has entries of another
-    /// program with it.
+    /// `root` is a level 0 table, not freed before it is uninstalled on all CPUs and
+    /// [`tlb::asid`](crate::tlb::asid) has returned. `asid` is not 0, the ASID of the empty table, fits
+    /// [`asid_bits`], and no TLB has entries of another program with it.
     pub unsafe fn install_user(root: PhysAddr, asid: Asid) {
         TTBR0_EL1.set(root.raw() | u64::from(asid.raw()) << ASID_SHIFT);
         barrier::isb();
     }
 
-    /// Sets TTBR0_EL1 of this CPU to the empty table. TLB entries of the program remain until [`tlb::asid`](crate::tlb::asid).
+    /// Sets TTBR0_EL1 of this CPU to the empty table. TLB entries of the program remain until
+    /// [`tlb::asid`](crate::tlb::asid).
     pub fn uninstall_user() {
         TTBR0_EL1.set(boot::no_tables().raw());
         barrier::isb();

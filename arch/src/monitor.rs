@@ -1,11 +1,13 @@
 //! The kernel's own Secure monitor, installed by boot.s at EL3 on a machine without firmware.
 //!
-//! A kernel that was entered at EL3 controls the whole machine, but it runs at Non-secure EL1, from which Secure registers
-//! (interrupt groups, a power controller) are not accessible. The monitor has one service: a write to such a register.
+//! A kernel that was entered at EL3 controls the whole machine, but it runs at Non-secure EL1, from which
+//! Secure registers (interrupt groups, a power controller) are not accessible. The monitor has one service: a
+//! write to such a register.
 
 use addr::PhysAddr;
 
-/// Writes `value` to the 32-bit register at `at` from EL3, in Secure state. Requires that the kernel was entered at EL3.
+/// Writes `value` to the 32-bit register at `at` from EL3, in Secure state. Requires that the kernel was
+/// entered at EL3.
 ///
 /// # Errors
 /// [`NotSupported`] when EL3 belongs to firmware.

@@ -1,11 +1,11 @@
-//! Accesses and instructions that may fault: memory that a loader or a device tree only claims to exist, and features that
-//! a hypervisor may disable.
+//! Accesses and instructions that may fault: memory that a loader or a device tree only claims to exist, and
+//! features that a hypervisor may disable.
 
 use addr::KernelVa;
 
-/// Reads the 32-bit word at `at`, which must be 4-byte aligned; `None` on a synchronous abort: the address is not
-/// mapped, or no component responds at the physical address. (On a system that reports the latter as an SError the
-/// probe does not work.)
+/// Reads the 32-bit word at `at`, which must be 4-byte aligned; `None` on a synchronous abort: the address is
+/// not mapped, or no component responds at the physical address. (On a system that reports the latter as an
+/// SError the probe does not work.)
 ///
 /// The caller must accept the side effects of the read on a device.
 pub fn read_u32(at: KernelVa) -> Option<u32> {

@@ -56,8 +56,8 @@ impl Deadline {
     }
 }
 
-/// Sets the timer of this CPU to interrupt when the counter reaches `ticks`, or immediately if it has. The interrupt stays
-/// asserted until a later time is set or the timer is disabled.
+/// Sets the timer of this CPU to interrupt when the counter reaches `ticks`, or immediately if it has. The
+/// interrupt stays asserted until a later time is set or the timer is disabled.
 pub fn interrupt_at(ticks: u64) {
     counter::interrupt_at(ticks);
 }

@@ -1,35 +1,27 @@
 //! TLB invalidation (D8.16).
 //!
-//! Each function includes its barriers: DSB ISHST, so that later walks observe the preceding descriptor writes; the TLBIs,
-//! broadcast to the inner shareable domain; DSB ISH, after which no CPU uses an old translation and accesses through old
-//! translations are complete; ISB for this CPU. On return the unmapped frames may be freed, and with [`Level::Any`] the
-//! unlinked tables.
+//! Each function includes its barriers: DSB ISHST, so that later walks observe the preceding descriptor
+//! writes; the TLBIs, broadcast to the inner shareable domain; DSB ISH, after which no CPU uses an old
+//! translation and accesses through old translations are complete; ISB for this CPU. On return the unmapped
+//! frames may be freed, and with [`Level::Any`] the unlinked tables.
 //!
-//! [`local`] is for tables that only one CPU's TTBR1 reaches. While TTBRn_EL1.CnP is 0, as here, CPUs do not share TLB
-//! entries, so no broadcast is needed.
+//! [`local`] is for tables that only one CPU's TTBR1 reaches. While TTBRn_EL1.CnP is 0, as here, CPUs do not
+//! share TLB entries, so no broadcast is needed.
 
 #[cfg(any(target_os = "none", test))]
-mod plan;
+mod range;
 
 use crate::barrier;
+pub use crate::tlb_level::Level;
 use addr::{AddrRange, Asid, KernelVa, UserVa};
-
-/// The levels of cached translations to be invalidated.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Level {
-    /// All levels: required after a change of a table descriptor, before the table is freed.
-    Any,
-    /// The last level: sufficient if only page or block descriptors changed.
-    Last,
-}
 
 /// Invalidates the kernel translations of `range` on all CPUs.
 pub fn kernel(range: AddrRange<KernelVa>, level: Level) {
     complete(|| instruction::kernel(range, level));
 }
 
-/// Invalidates the last-level translations of `range` on this CPU. The tables of other CPUs must not map the range. All CPUs
-/// observe earlier stores through the translations before later stores of this CPU.
+/// Invalidates the last-level translations of `range` on this CPU. The tables of other CPUs must not map the
+/// range. All CPUs observe earlier stores through the translations before later stores of this CPU.
 pub fn local(range: AddrRange<KernelVa>) {
     complete_local(|| instruction::local(range));
 }
@@ -45,8 +37,8 @@ pub fn user(asid: Asid, range: AddrRange<UserVa>, level: Level) {
     complete(|| instruction::user(asid, range, level));
 }
 
-/// Invalidates all non-global translations of `asid` on all CPUs: required before the ASID is reused or its tables are
-/// freed.
+/// Invalidates all non-global translations of `asid` on all CPUs: required before the ASID is reused or its
+/// tables are freed.
 pub fn asid(asid: Asid) {
     complete(|| instruction::asid(asid));
 }
@@ -65,8 +57,9 @@ fn complete(invalidate: impl FnOnce()) {
     barrier::isb();
 }
 
-/// Executes an `invalidate` of this CPU only between the barriers. The first barrier covers all CPUs, since it also orders the
-/// stores through the translations: zeroed contents must be visible before a later descriptor maps the frame elsewhere.
+/// Executes an `invalidate` of this CPU only between the barriers. The first barrier covers all CPUs, since
+/// it also orders the stores through the translations: zeroed contents must be visible before a later
+/// descriptor maps the frame elsewhere.
 #[inline]
 fn complete_local(invalidate: impl FnOnce()) {
     barrier::dsb_ishst();
@@ -77,14 +70,14 @@ fn complete_local(invalidate: impl FnOnce()) {
 
 #[cfg(target_os = "none")]
 mod instruction {
-    use super::plan::{TlbiExtent, TlbiPlan};
+    use super::range::{TlbiExtent, TlbiSequence};
     use super::*;
     use crate::cpu::{self, CpuFeatures};
     use addr::PAGE_SIZE;
     use core::arch::asm;
 
-    /// One TLBI instruction as a function of its operand. By its encoding (op1 0, CRn 8): not every assembler has the
-    /// range forms.
+    /// One TLBI instruction as a function of its operand. By its encoding (op1 0, CRn 8): not every assembler
+    /// has the range forms.
     macro_rules! tlbi {
         ($crm:literal, $op2:literal) => {
             |operand: u64| {
@@ -99,8 +92,8 @@ mod instruction {
         };
     }
 
-    /// Invalidates the pages that overlap `start..end` for `asid`. `page` and `range` execute the TLBI for a page and for a
-    /// range with an operand; `all` executes a TLBI that covers more than the pages.
+    /// Invalidates the pages that overlap `start..end` for `asid`. `page` and `range` execute the TLBI for a
+    /// page and for a range with an operand; `all` executes a TLBI that covers more than the pages.
     #[inline(always)]
     fn pages(
         (start, end): (u64, u64),
@@ -111,14 +104,14 @@ mod instruction {
     ) {
         let first = start / PAGE_SIZE;
         let (va, count) = (first * PAGE_SIZE, end.div_ceil(PAGE_SIZE) - first);
-        match TlbiPlan::new(va, count, cpu::features().contains(CpuFeatures::TLB_RANGE)) {
-            TlbiPlan::All => all(),
+        match TlbiSequence::new(va, count, cpu::features().contains(CpuFeatures::TLB_RANGE)) {
+            TlbiSequence::All => all(),
             // The operand of the next page is one more.
-            TlbiPlan::Pages => {
+            TlbiSequence::Pages => {
                 let operand = TlbiExtent::Page.operand(va, asid);
                 (operand..operand + count).for_each(page);
             }
-            TlbiPlan::Ranges(instructions) => instructions.for_each(|(va, extent)| {
+            TlbiSequence::Ranges(instructions) => instructions.for_each(|(va, extent)| {
                 let operand = extent.operand(va, asid);
                 match extent {
                     TlbiExtent::Page => page(operand),

@@ -1,7 +1,7 @@
 //! Access to user memory with the permissions of EL0.
 //!
-//! A user address is not validated: every access may fault, and reports the fault as an error. Requires that the
-//! kernel's `handle_sync` calls [`fixup`].
+//! A user address is not validated: every access may fault, and reports the fault as an error. Requires that
+//! the kernel's `handle_sync` calls [`fixup`].
 
 use addr::UserVa;
 
@@ -9,8 +9,8 @@ use addr::UserVa;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct UserFault;
 
-/// Copies user memory at `from` to `to`. Returns the number of bytes not copied; these bytes at the end of `to` are
-/// unchanged.
+/// Copies user memory at `from` to `to`. Returns the number of bytes not copied; these bytes at the end of
+/// `to` are unchanged.
 pub fn copy_from_user(to: &mut [u8], from: UserVa) -> usize {
     target::copy_from(to, from.raw())
 }
@@ -55,8 +55,9 @@ mod target {
         unsafe { core::slice::from_raw_parts(start, end.offset_from(start) as usize) }
     }
 
-    /// Resumes at the fixup of the faulting instruction: an access to user memory or a probe of this crate, which then
-    /// returns its error. `false` if the instruction has none. To be called for synchronous exceptions from the kernel.
+    /// Resumes at the fixup of the faulting instruction: an access to user memory or a probe of this crate,
+    /// which then returns its error. `false` if the instruction has none. To be called for synchronous
+    /// exceptions from the kernel.
     pub fn fixup(frame: &mut TrapFrame) -> bool {
         if !matches!(frame.syndrome(), Syndrome::DataAbort { .. } | Syndrome::Undefined) {
             return false;
@@ -71,7 +72,8 @@ mod target {
     }
 
     pub(super) fn copy_to(to: u64, from: &[u8]) -> usize {
-        // SAFETY: reads at most `from.len()` bytes of `from`; writes as EL0, which cannot access kernel memory.
+        // SAFETY: reads at most `from.len()` bytes of `from`; writes as EL0, which cannot access kernel
+        // memory.
         unsafe { user_copy_to(to, from.as_ptr(), from.len()) }
     }
 

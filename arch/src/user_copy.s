@@ -1,8 +1,9 @@
-// Copies between kernel and user memory by LDTR and STTR: accesses with EL0 permissions, independent of PSTATE.PAN.
+// Copies between kernel and user memory by LDTR and STTR: accesses with EL0 permissions, independent of
+// PSTATE.PAN.
 //
-// Each of these instructions is covered by an entry of .fixups: first, end, resume address. The addresses are absolute,
-// since the image runs at its link address. After a fault in a wide step the copy continues by bytes from the same
-// position, so that the number of bytes not copied is exact.
+// Each of these instructions is covered by an entry of .fixups: first, end, resume address. The addresses are
+// absolute, since the image runs at its link address. After a fault in a wide step the copy continues by
+// bytes from the same position, so that the number of bytes not copied is exact.
 
 .macro fixup first, end, target
     .pushsection .fixups, "a"

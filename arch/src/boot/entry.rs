@@ -20,8 +20,8 @@ unsafe extern "C" {
     fn secondary_main(cpu: usize) -> !;
 }
 
-/// Mailbox of the CPUs that wait in boot.s: an affinity and the address of a SecondaryArgs. In .data, since .bss is
-/// zeroed while CPUs already poll.
+/// Mailbox of the CPUs that wait in boot.s: an affinity and the address of a SecondaryArgs. In .data, since
+/// .bss is zeroed while CPUs already poll.
 #[repr(C, align(128))]
 struct Parked {
     affinity: AtomicU64,
@@ -31,20 +31,21 @@ struct Parked {
 #[unsafe(link_section = ".data.parked")]
 static PARKED: Parked = Parked { affinity: AtomicU64::new(0), args: AtomicU64::new(0) };
 
-/// The entry point for CPU_ON; the context is the physical address of a [`SecondaryArgs`](super::SecondaryArgs).
+/// The entry point for CPU_ON; the context is the physical address of a
+/// [`SecondaryArgs`](super::SecondaryArgs).
 pub fn secondary_entry() -> PhysAddr {
     image::image_phys(KernelVa::new(secondary_start as *const () as u64))
 }
 
-/// The entry point for a start method without context: a spin table (`cpu-release-addr`). The CPU waits there for
-/// [`release_parked`].
+/// The entry point for a start method without context: a spin table (`cpu-release-addr`). The CPU waits there
+/// for [`release_parked`].
 pub fn parking_entry() -> PhysAddr {
     image::image_phys(KernelVa::new(parking_lot as *const () as u64))
 }
 
 /// Releases the parked CPU with this affinity to [`secondary_entry`]; `args` is the physical address of its
-/// [`SecondaryArgs`](super::SecondaryArgs). A CPU is parked if the loader started it together with the boot CPU, or at
-/// [`parking_entry`]. The caller must wait until the CPU runs before it releases another one.
+/// [`SecondaryArgs`](super::SecondaryArgs). A CPU is parked if the loader started it together with the boot
+/// CPU, or at [`parking_entry`]. The caller must wait until the CPU runs before it releases another one.
 pub fn release_parked(affinity: u64, args: PhysAddr) {
     let line = AddrRange::new(
         KernelVa::new(core::ptr::from_ref(&PARKED) as u64),
@@ -67,7 +68,7 @@ pub(crate) fn replace_ttbr1_code() -> PhysAddr {
 
 /// Initializes CPU `index`: CPU-local data, vector table, features.
 fn install(index: usize) {
-    cpu::install(index);
+    cpu::install(index, image::emergency_stack(index).end());
     exception::install();
     cpu::detect(index);
     memory::detect(index);

@@ -1,5 +1,5 @@
-//! The early page tables, in use until the kernel installs its own. boot.s maps the image; the functions here map the
-//! UART, the device tree, the first chunk of the linear map and the emergency stacks.
+//! The early page tables, in use until the kernel installs its own. boot.s maps the image; the functions here
+//! map the UART, the device tree, the first chunk of the linear map and the emergency stacks.
 
 use super::{EARLY_DEVICES, EARLY_DTB, EarlyDtbError, IMAGE_BASE, emergency_stack, image_phys};
 use crate::{barrier, cpu, probe};
@@ -37,7 +37,8 @@ static EARLY_ROOT: EarlyTables<512> = EarlyTables::empty();
 static EARLY_L1: EarlyTables<512> = EarlyTables::empty();
 #[unsafe(no_mangle)]
 static EARLY_L2: EarlyTables<512> = EarlyTables::empty();
-/// Eight contiguous level 3 tables for the first 16 MiB of the image, indexed by the page number in the image.
+/// Eight contiguous level 3 tables for the first 16 MiB of the image, indexed by the page number in the
+/// image.
 #[unsafe(no_mangle)]
 static EARLY_PAGES: EarlyTables<4096> = EarlyTables::empty();
 /// A table of each level, which map one page, .idmap of boot.s, at its physical address.
@@ -71,8 +72,8 @@ fn publish() {
     barrier::isb();
 }
 
-/// Maps the 2 MiB around `pa` as Device-nGnRE and returns the virtual address of `pa`. Valid until the kernel installs its
-/// own tables. Panics after 512 calls.
+/// Maps the 2 MiB around `pa` as Device-nGnRE and returns the virtual address of `pa`. Valid until the kernel
+/// installs its own tables. Panics after 512 calls.
 pub fn map_early_device(pa: PhysAddr) -> KernelVa {
     let slot = DEVICES.fetch_add(1, Relaxed);
     link(EARLY_DEVICES, &DEVICE_L1, &DEVICE_L2);
@@ -81,11 +82,11 @@ pub fn map_early_device(pa: PhysAddr) -> KernelVa {
     EARLY_DEVICES + slot as u64 * BLOCK + pa.raw() % BLOCK
 }
 
-/// Maps the device tree at `pa` read-only and returns its range, `totalsize` bytes. Valid until the kernel installs its
-/// own tables.
+/// Maps the device tree at `pa` read-only and returns its range, `totalsize` bytes. Valid until the kernel
+/// installs its own tables.
 ///
-/// The second 2 MiB block is mapped only if `totalsize` reaches into it: the boot protocol does not guarantee that it is
-/// memory.
+/// The second 2 MiB block is mapped only if `totalsize` reaches into it: the boot protocol does not guarantee
+/// that it is memory.
 pub fn map_early_dtb(pa: PhysAddr) -> Result<AddrRange<KernelVa>, EarlyDtbError> {
     if pa.raw() == 0 || !pa.is_aligned(8) || pa.raw() >> 48 != 0 {
         return Err(EarlyDtbError::NoAddress(pa));
@@ -116,14 +117,16 @@ pub fn map_early_dtb(pa: PhysAddr) -> Result<AddrRange<KernelVa>, EarlyDtbError>
     }
 }
 
-/// The first two words of a device tree, magic number and `totalsize`. `at` is 8-byte aligned, so they are in one page.
+/// The first two words of a device tree, magic number and `totalsize`. `at` is 8-byte aligned, so they are in
+/// one page.
 fn header(at: KernelVa) -> Option<(u32, u32)> {
     let word = |at| probe::read_u32(at).map(u32::from_be);
     Some((word(at)?, word(at + 4)?))
 }
 
 /// Maps `chunk`, at least 2 MiB of RAM, writable at its address in the linear map: its physical address above
-/// [`LINEAR_BASE`](super::LINEAR_BASE). Valid until the kernel installs its own tables. Must be called once only.
+/// [`LINEAR_BASE`](super::LINEAR_BASE). Valid until the kernel installs its own tables. Must be called once
+/// only.
 pub fn map_early_linear(chunk: Chunk) {
     assert!(chunk.bytes() >= BLOCK, "{chunk:?} is smaller than a block");
     let (root, l1) = (chunk.start().raw() >> 39 & 0x1ff, chunk.start().raw() >> 30 & 0x1ff);
@@ -161,6 +164,7 @@ pub(crate) fn no_tables() -> PhysAddr {
 pub(crate) fn leave_identity_map() {
     TTBR0_EL1.set(table_phys(&NO_USER).raw());
     barrier::isb();
-    // SAFETY: removes cached translations of this CPU, which are walked again on use; the identity map is not in use.
+    // SAFETY: removes cached translations of this CPU, which are walked again on use; the identity map is not
+    // in use.
     unsafe { core::arch::asm!("tlbi vmalle1", "dsb nsh", "isb", options(nostack, preserves_flags)) };
 }

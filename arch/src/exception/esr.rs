@@ -39,7 +39,8 @@ pub enum Syndrome {
     PcAlignment,
     /// SP alignment fault.
     SpAlignment,
-    /// Memory Copy and Memory Set exception, to be resolved by [`TrapFrame::restart`](super::TrapFrame::restart).
+    /// Memory Copy and Memory Set exception, to be resolved by
+    /// [`TrapFrame::restart`](super::TrapFrame::restart).
     MemoryOperation(MemoryOperation),
     /// Trapped floating-point exception.
     FpException,
@@ -90,8 +91,8 @@ pub enum Fault {
     ExternalOnWalk(i8),
     /// Parity or ECC error.
     Parity,
-    /// Alignment fault: an unaligned access to Device memory, an unaligned exclusive or atomic access, DC ZVA on Device
-    /// memory.
+    /// Alignment fault: an unaligned access to Device memory, an unaligned exclusive or atomic access, DC ZVA
+    /// on Device memory.
     Alignment,
     /// TLB conflict: several entries match an address.
     TlbConflict,

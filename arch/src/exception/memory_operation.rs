@@ -1,9 +1,9 @@
 //! The Memory Copy and Memory Set exception (FEAT_MOPS), resolved by a restart of the instruction sequence.
 //!
-//! SETP, SETM, SETE (or CPYP, CPYM, CPYE) keep their progress in registers and PSTATE, in the format of option A or of option
-//! B; a CPU implements one of them. If a thread migrates within a sequence to a CPU of the other option, SETM or SETE takes
-//! this exception there. The handler converts the registers to the format of the prologue and returns to it (DDI 0487,
-//! rules CNTMJ and MWFQH).
+//! SETP, SETM, SETE (or CPYP, CPYM, CPYE) keep their progress in registers and PSTATE, in the format of
+//! option A or of option B; a CPU implements one of them. If a thread migrates within a sequence to a CPU of
+//! the other option, SETM or SETE takes this exception there. The handler converts the registers to the
+//! format of the prologue and returns to it (DDI 0487, rules CNTMJ and MWFQH).
 //!
 //! | | option A | option B |
 //! |---|---|---|
@@ -36,7 +36,8 @@ struct Operands {
 }
 
 impl MemoryOperation {
-    /// Decodes the syndrome (D24.2.44, ISS encoding for an exception from the Memory Copy and Memory Set instructions).
+    /// Decodes the syndrome (D24.2.44, ISS encoding for an exception from the Memory Copy and Memory Set
+    /// instructions).
     pub(super) fn decode(iss: u32) -> Self {
         let bit = |lsb: u32| iss >> lsb & 1 != 0;
         let register = |lsb: u32| (iss >> lsb & 0x1f) as usize;

@@ -200,7 +200,7 @@ fn zeroing_clears_its_range_only() -> Outcome {
     };
     let mut wrong = None;
     let mut try_all = |area, memory| {
-        for method in arch::memory::available() {
+        for method in arch::memory::supported() {
             for (before, len) in OFFSETS.iter().flat_map(|before| SIZES.map(|len| (*before, len))) {
                 // SAFETY: a part of the test's own chunk, and the CPUs offer the method.
                 if !clears_exactly(area, before, len, |range| unsafe { method.zero(range) }) {
@@ -219,7 +219,7 @@ fn zeroing_clears_its_range_only() -> Outcome {
     }
     zones::give(owned);
     check!(wrong.is_none(), "method, memory type, offset, length: {wrong:?}");
-    let methods: Vec<_> = arch::memory::available().collect();
+    let methods: Vec<_> = arch::memory::supported().collect();
     pass!("{methods:?} at {} sizes and {} offsets, used is the first", SIZES.len(), OFFSETS.len())
 }
 

@@ -2,7 +2,8 @@
 
 use addr::{Asid, PAGE_SIZE};
 
-/// Limit on the number of instructions. Above it, an invalidation of the whole ASID or of all entries is cheaper.
+/// Limit on the number of instructions. Above it, an invalidation of the whole ASID or of all entries is
+/// cheaper.
 const MAX_INSTRUCTIONS: u64 = 256;
 
 /// The extent of a TLBI instruction.
@@ -34,7 +35,7 @@ impl TlbiExtent {
 }
 
 /// The instructions that invalidate a range of pages.
-pub enum TlbiPlan {
+pub enum TlbiSequence {
     /// A single instruction that covers more than the range.
     All,
     /// An instruction for each page.
@@ -43,7 +44,7 @@ pub enum TlbiPlan {
     Ranges(Ranges),
 }
 
-impl TlbiPlan {
+impl TlbiSequence {
     /// The instructions for the `pages` pages from `va`; `ranges`: FEAT_TLBIRANGE is implemented.
     pub fn new(va: u64, pages: u64, ranges: bool) -> Self {
         match ranges {
@@ -55,8 +56,8 @@ impl TlbiPlan {
     }
 }
 
-/// The instructions of [`TlbiPlan::Ranges`] with their first addresses, by increasing scale; a single page for an odd count
-/// precedes.
+/// The instructions of [`TlbiSequence::Ranges`] with their first addresses, by increasing scale; a single
+/// page for an odd count precedes.
 pub struct Ranges {
     va: u64,
     pages: u64,
@@ -95,7 +96,7 @@ mod tests {
     #[test]
     fn range_instructions_cover_the_pages_exactly() {
         for pages in (0..5000).chain([0xffff, 0x10000, 0x12345, (1 << 21) - 1]) {
-            let TlbiPlan::Ranges(instructions) = TlbiPlan::new(0x4000_0000, pages, true) else {
+            let TlbiSequence::Ranges(instructions) = TlbiSequence::new(0x4000_0000, pages, true) else {
                 panic!("{pages} pages: no ranges");
             };
             let instructions: Vec<_> = instructions.collect();
@@ -111,9 +112,9 @@ mod tests {
 
     #[test]
     fn too_many_pages_invalidate_all() {
-        assert!(matches!(TlbiPlan::new(0, MAX_INSTRUCTIONS, false), TlbiPlan::Pages));
-        assert!(matches!(TlbiPlan::new(0, MAX_INSTRUCTIONS + 1, false), TlbiPlan::All));
-        assert!(matches!(TlbiPlan::new(0, 1 << 21, true), TlbiPlan::All));
+        assert!(matches!(TlbiSequence::new(0, MAX_INSTRUCTIONS, false), TlbiSequence::Pages));
+        assert!(matches!(TlbiSequence::new(0, MAX_INSTRUCTIONS + 1, false), TlbiSequence::All));
+        assert!(matches!(TlbiSequence::new(0, 1 << 21, true), TlbiSequence::All));
     }
 
     #[test]
