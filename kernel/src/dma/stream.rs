@@ -32,7 +32,7 @@ const LINE: u64 = 128;
 /// Lends `memory` to `device`, which may use it when this returns.
 ///
 /// # Errors
-/// [`DmaError::ZeroLength`], [`DmaError::Ragged`], [`DmaError::SharedLine`], [`DmaError::PastMask`],
+/// [`DmaError::ZeroLength`], [`DmaError::UnalignedSegment`], [`DmaError::SharedLine`], [`DmaError::PastMask`],
 /// [`DmaError::OutOfIova`], [`DmaError::OutOfTables`], without IOMMU [`DmaError::Scattered`]; the memory comes back.
 pub fn map(
     device: &Arc<Device>,
@@ -203,7 +203,7 @@ fn fault(segments: &[PhysSegment]) -> DmaError {
         let starts = index == 0 || start.is_aligned(PAGE_SIZE);
         let ends = index == last || (start + len).is_aligned(PAGE_SIZE);
         if len == 0 || !starts || !ends {
-            return if last == 0 { DmaError::ZeroLength } else { DmaError::Ragged { index } };
+            return if last == 0 { DmaError::ZeroLength } else { DmaError::UnalignedSegment { index } };
         }
     }
     DmaError::TooLong { len: segments.iter().fold(0, |sum, segment| segment.len.saturating_add(sum)) }

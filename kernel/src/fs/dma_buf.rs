@@ -187,7 +187,9 @@ pub fn statistics() -> Statistics {
 /// What a program is told when the DMA core refuses.
 pub fn errno(error: DmaError) -> Errno {
     match error {
-        DmaError::ZeroLength | DmaError::Ragged { .. } | DmaError::SharedLine { .. } => Errno::EINVAL,
+        DmaError::ZeroLength | DmaError::UnalignedSegment { .. } | DmaError::SharedLine { .. } => {
+            Errno::EINVAL
+        }
         DmaError::PastMask { .. } => Errno::ERANGE,
         DmaError::Scattered { .. } => Errno::EINVAL,
         DmaError::IommuTimeout | DmaError::IommuRefused => Errno::EIO,

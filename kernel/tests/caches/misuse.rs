@@ -28,9 +28,9 @@ pub fn each_misuse_is_rejected_with_its_error() {
     let cases: [(&[(u64, u64)], DmaError); 10] = [
         (&[], DmaError::ZeroLength),
         (&[(RAM, 0)], DmaError::ZeroLength),
-        (&[(RAM, PAGE_SIZE), (RAM + PAGE_SIZE, 0)], DmaError::Ragged { index: 1 }),
-        (&[(RAM, 128), (RAM + PAGE_SIZE, PAGE_SIZE)], DmaError::Ragged { index: 0 }),
-        (&[(RAM, PAGE_SIZE), (RAM + PAGE_SIZE + 128, 128)], DmaError::Ragged { index: 1 }),
+        (&[(RAM, PAGE_SIZE), (RAM + PAGE_SIZE, 0)], DmaError::UnalignedSegment { index: 1 }),
+        (&[(RAM, 128), (RAM + PAGE_SIZE, PAGE_SIZE)], DmaError::UnalignedSegment { index: 0 }),
+        (&[(RAM, PAGE_SIZE), (RAM + PAGE_SIZE + 128, 128)], DmaError::UnalignedSegment { index: 1 }),
         (&[(RAM + 64, 64)], DmaError::SharedLine { offset: 64, len: 64 }),
         (&[(RAM, PAGE_SIZE), (RAM + 2 * PAGE_SIZE, PAGE_SIZE)], DmaError::Scattered { runs: 2 }),
         (&[(1 << 63, PAGE_SIZE)], DmaError::TooLong { len: PAGE_SIZE }),

@@ -1,27 +1,27 @@
-//! What a caller of [`alloc`](crate::DmaSpace::alloc) wishes.
+//! Attributes of [`alloc`](crate::DmaSpace::alloc).
 
 use core::fmt;
 
 bitflags::bitflags! {
-    /// Wishes for a buffer, with Linux's names and bits (`DMA_ATTR_*`).
+    /// Attributes of a buffer, with Linux's names and bits (`DMA_ATTR_*`).
     #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
     pub struct Attrs: u32 {
-        /// The CPU's writes may be gathered and reordered: a non-cacheable buffer even for a coherent device.
+        /// The CPU's writes may be gathered and reordered: non-cacheable memory even for a coherent device.
         const WRITE_COMBINE = 1 << 2;
-        /// The kernel will not look at the data and wants no mapping of it.
+        /// The kernel does not access the data and needs no mapping of it.
         const NO_KERNEL_MAPPING = 1 << 4;
-        /// One run of physical memory. Not a hint: there is an error when there is none.
+        /// Physically contiguous memory. Not a hint: the allocation fails without it.
         const FORCE_CONTIGUOUS = 1 << 6;
-        /// Single frames will do; do not look for larger chunks.
+        /// Single frames are sufficient; larger chunks are not tried.
         const ALLOC_SINGLE_PAGES = 1 << 7;
-        /// Failure is expected; do not log it.
+        /// Failure is expected and not logged.
         const NO_WARN = 1 << 8;
-        /// Only privileged transactions of the device reach it, where the bus tells them apart.
+        /// Accessible to privileged transactions of the device only, if the bus distinguishes them.
         const PRIVILEGED = 1 << 9;
     }
 }
 
-/// Names joined by `|` in the order of their bits, or `0`.
+/// Prints the names in bit order, separated by `|`, or `0`.
 impl fmt::Display for Attrs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.is_empty() {
@@ -53,7 +53,7 @@ mod tests {
     }
 
     #[test]
-    fn the_bits_are_linux_s() {
+    fn bits_match_linux() {
         assert_eq!(Attrs::all().bits(), 0b11_1101_0100);
     }
 }

@@ -1,4 +1,4 @@
-//! A coherent buffer in a driver's hands.
+//! Coherent buffers.
 
 use crate::KernelView;
 use addr::{AddrRange, Chunk, Iova};
@@ -6,29 +6,32 @@ use alloc::boxed::Box;
 use core::fmt;
 use core::ptr::NonNull;
 
-/// What a buffer is made of, seen from its provider: dropping it detaches the device and frees the memory.
+/// The provider's part of a buffer. Dropping it detaches the device and frees the memory.
 pub trait BufferBacking: Send {
-    /// Calls `visit` with each chunk, in the order of the device's addresses.
+    /// Visits the chunks in the order of the device's addresses.
     fn chunks(&self, visit: &mut dyn FnMut(Chunk));
 }
 
-/// Memory that one device and the CPU share, for as long as this value lives.
+/// A coherent buffer: memory shared by one device and the CPU until it is dropped.
 ///
-/// It may be sent to another CPU, but not shared between two: access through the view is not atomic.
+/// It can be sent to another CPU, but not shared between CPUs: access through the view is not atomic.
 pub struct DmaBuffer {
     iova: AddrRange<Iova>,
     view: Option<NonNull<u8>>,
     backing: Box<dyn BufferBacking>,
 }
 
-// SAFETY: the view shows memory that belongs to this value alone (`new`), wherever it goes; `backing` is Send.
+// SAFETY: the view is of memory that belongs to this value alone (`new`) on any CPU; `backing` is Send.
 unsafe impl Send for DmaBuffer {}
 
 impl DmaBuffer {
+    /// The buffer that the device reaches at `iova`, and the kernel at `view`.
+    ///
     /// # Safety
     /// Until `backing` is dropped,
-    /// 1. a `view` is aligned to a page, and all `iova.len()` bytes from there on are mapped, readable and writable;
-    /// 2. they are touched through this value alone, and by the device.
+    /// 1. `view`, if there is one, is page-aligned, and `iova.len()` bytes from there on are mapped, readable
+    ///    and writable;
+    /// 2. these bytes are accessed only through this value, and by the device.
     pub unsafe fn new(
         iova: AddrRange<Iova>,
         view: Option<NonNull<u8>>,
@@ -42,7 +45,7 @@ impl DmaBuffer {
         self.iova.start()
     }
 
-    /// Bytes, whole pages.
+    /// The length in bytes, a multiple of the page size.
     pub fn len(&self) -> usize {
         self.iova.len() as usize
     }
@@ -52,14 +55,15 @@ impl DmaBuffer {
         self.iova.is_empty()
     }
 
-    /// The kernel's mapping, if there is one. With `NO_KERNEL_MAPPING` there may still be: it is a hint.
+    /// The kernel mapping, if there is one. `NO_KERNEL_MAPPING` is a hint: there may be a mapping
+    /// nevertheless.
     pub fn kernel_view(&self) -> Option<KernelView<'_>> {
-        // SAFETY: `new` was promised both, until `backing` is dropped, which this borrow prevents; the value is
-        // not Sync, so that no other thread uses a view of it meanwhile.
+        // SAFETY: `new` requires both points until `backing` is dropped, which this borrow prevents; the
+        // value is not Sync, so that no other thread uses a view of it at the same time.
         self.view.map(|base| unsafe { KernelView::new(base, self.len()) })
     }
 
-    /// Calls `visit` with each chunk, in the order of the device's addresses.
+    /// Visits the chunks in the order of the device's addresses.
     pub fn chunks(&self, mut visit: impl FnMut(Chunk)) {
         self.backing.chunks(&mut visit);
     }

@@ -1,7 +1,7 @@
-//! A device's address space on the host, for tests of drivers.
+//! A fake DMA address space on the host, for tests of drivers.
 //!
-//! Coherent buffers are one piece of memory for both sides. Streaming memory has two copies, one for each side,
-//! that only a sync makes equal: a forgotten one shows.
+//! A coherent buffer is one block of memory for both sides. Streaming memory has one copy per side, which
+//! only a sync makes equal, so that tests detect a missing sync.
 
 use crate::{
     Attrs, BufferBacking, Device, Direction, DmaBuffer, DmaError, DmaMask, DmaSpace, KernelView, PhysSegment,
@@ -18,10 +18,10 @@ use core::alloc::Layout;
 use core::ptr::NonNull;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// The fake device went where nothing is mapped for it, or not in this direction.
+/// An access of the fake device to an address that is not mapped, or not in this direction.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct FakeFault(
-    /// The first address that was not allowed.
+    /// The first faulting address.
     pub Iova,
 );
 
@@ -38,14 +38,14 @@ impl HostMemory {
     fn new(len: usize) -> Self {
         let Ok(layout) = Layout::from_size_align(len, PAGE_SIZE as usize) else { panic!("{len:#x} bytes") };
         assert!(len > 0);
-        // SAFETY: the layout has a size.
+        // SAFETY: the size is not 0.
         let base = unsafe { alloc_zeroed(layout) };
         Self { base: NonNull::new(base).unwrap_or_else(|| handle_alloc_error(layout)), layout }
     }
 
     fn view(&self) -> KernelView<'_> {
-        // SAFETY: allocated in `new`, page-aligned, this long, until drop, which the borrow prevents; nobody
-        // makes references, and all users hold the space's lock or run on the test's thread.
+        // SAFETY: allocated in `new`, page-aligned, of this length, until drop, which the borrow prevents; no
+        // references are made, and all users hold the space's lock or run on the test's thread.
         unsafe { KernelView::new(self.base, self.layout.size()) }
     }
 }
@@ -57,7 +57,7 @@ impl Drop for HostMemory {
     }
 }
 
-/// What the device sees from one address on.
+/// Memory mapped for the fake device.
 struct FakeRegion {
     memory: HostMemory,
     direction: Direction,
@@ -82,7 +82,7 @@ impl FakeState {
         if !self.mask.reaches(at, len) {
             return Err(DmaError::OutOfIova { len, highest: self.mask.highest() });
         }
-        // A page between two regions, so that running over the end is a fault.
+        // A guard page between regions, so that an overrun faults.
         self.next = at + len.next_multiple_of(PAGE_SIZE) + PAGE_SIZE;
         self.regions.insert(at, FakeRegion { memory, direction });
         Ok(at)
@@ -101,19 +101,19 @@ impl FakeState {
     }
 }
 
-/// The shared half of a space and of all that came from it.
+/// The state shared by a space and its buffers and mappings.
 #[derive(Clone)]
 struct SpaceHandle(Arc<Mutex<FakeState>>);
 
 impl SpaceHandle {
-    /// A test that failed elsewhere must not hide its reason behind a poisoned lock.
+    /// Ignores poisoning, which would hide the reason of the first failure.
     fn lock(&self) -> MutexGuard<'_, FakeState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A device's address space with a fake device: [`device_read`](Self::device_read) and
-/// [`device_write`](Self::device_write) do what the device would.
+/// A DMA address space with a fake device: [`device_read`](Self::device_read) and
+/// [`device_write`](Self::device_write) are its accesses.
 #[derive(Clone)]
 pub struct FakeSpace(SpaceHandle);
 
@@ -124,26 +124,26 @@ impl Default for FakeSpace {
 }
 
 impl FakeSpace {
-    /// An empty space with a mask of 32 bits.
+    /// An empty space with a 32-bit mask.
     pub fn new() -> Self {
         let (regions, mask, next) = (BTreeMap::new(), DmaMask::BITS_32, Iova::new(PAGE_SIZE));
         Self(SpaceHandle(Arc::new(Mutex::new(FakeState { regions, next, mask, failure: None }))))
     }
 
-    /// Lets `successes` requests pass and the one after them fail with `error`.
+    /// Makes the next `successes` requests succeed and the one after them fail with `error`.
     pub fn fail_after(&self, successes: usize, error: DmaError) {
         self.0.lock().failure = Some((successes, error));
     }
 
-    /// How many buffers and mappings are live.
+    /// The number of buffers and streaming mappings.
     pub fn mapping_count(&self) -> usize {
         self.0.lock().regions.len()
     }
 
-    /// The device reads memory.
+    /// Reads memory as the device.
     ///
     /// # Errors
-    /// [`FakeFault`] when it may not; nothing is read.
+    /// [`FakeFault`]; nothing is read.
     pub fn device_read(&self, at: Iova, bytes: &mut [u8]) -> Result<(), FakeFault> {
         let state = self.0.lock();
         let (region, offset) = state.region(at, bytes.len())?;
@@ -154,10 +154,10 @@ impl FakeSpace {
         Ok(())
     }
 
-    /// The device writes memory.
+    /// Writes memory as the device.
     ///
     /// # Errors
-    /// [`FakeFault`] when it may not; nothing is written.
+    /// [`FakeFault`]; nothing is written.
     pub fn device_write(&self, at: Iova, bytes: &[u8]) -> Result<(), FakeFault> {
         let state = self.0.lock();
         let (region, offset) = state.region(at, bytes.len())?;
@@ -187,10 +187,10 @@ impl DmaSpace for FakeSpace {
         let memory = HostMemory::new(len);
         let view = (!attrs.contains(Attrs::NO_KERNEL_MAPPING)).then_some(memory.base);
         let at = self.0.lock().insert(memory, Direction::Bidirectional)?;
-        let backing = Box::new(Attached { at, len, space: self.0.clone() });
+        let backing = Box::new(FakeBacking { at, len, space: self.0.clone() });
         let iova = AddrRange::new(at, at + len as u64);
-        // SAFETY: the region's memory is page-aligned, `len` bytes long, and stays in the space until `Attached` is
-        // dropped; besides the buffer only the fake device reaches it.
+        // SAFETY: the region's memory is page-aligned, has `len` bytes, and stays in the space until
+        // `FakeBacking` is dropped; only the buffer and the fake device access it.
         Ok(unsafe { DmaBuffer::new(iova, view, backing) })
     }
 
@@ -208,29 +208,30 @@ impl DmaSpace for FakeSpace {
             Err(error) => return Err(StreamMapError { memory, error }),
         };
         let (ops, mut memory) = (Arc::new(self.0.clone()), memory);
-        // SAFETY: the region at `at` was just made for this memory, and the stream below is the only one of it.
+        // SAFETY: the region at `at` was just made for this memory, and the stream below is the only one of
+        // it.
         let mapping = unsafe { StreamMapping::new(AddrRange::new(at, at + len as u64), direction) };
         ops.sync_for_device(mapping, &mut *memory);
         Ok(Stream::new(ops, mapping, memory))
     }
 }
 
-/// A region that ends with this value.
-struct Attached {
+/// Removes its region on drop.
+struct FakeBacking {
     at: Iova,
     len: usize,
     space: SpaceHandle,
 }
 
-impl Drop for Attached {
+impl Drop for FakeBacking {
     fn drop(&mut self) {
         self.space.lock().regions.remove(&self.at);
     }
 }
 
-impl BufferBacking for Attached {
+impl BufferBacking for FakeBacking {
     fn chunks(&self, visit: &mut dyn FnMut(Chunk)) {
-        // As if physical memory were where the device sees it.
+        // With physical addresses equal to the device's addresses.
         (0..self.len as u64).step_by(PAGE_SIZE as usize).for_each(|offset| {
             visit(Chunk::page(Pfn::containing(PhysAddr::new(self.at.raw() + offset))));
         });
@@ -273,28 +274,28 @@ impl StreamOps for SpaceHandle {
     }
 }
 
-/// Host memory that can be lent to the fake device.
+/// Host memory that can be mapped for the fake device.
 pub struct FakeMemory {
     bytes: Vec<u8>,
     segment: PhysSegment,
 }
 
 impl FakeMemory {
-    /// With this content.
+    /// Memory with this content.
     pub fn new(bytes: &[u8]) -> Box<Self> {
         let bytes = Vec::from(bytes);
         let start = PhysAddr::new(bytes.as_ptr().addr() as u64);
         let segment = PhysSegment { start, len: bytes.len() as u64 };
         Box::new(Self { bytes, segment })
     }
-    /// `len` zeroes.
+    /// `len` bytes of zeroes.
     pub fn zeroed(len: usize) -> Box<Self> {
         Self::new(&vec![0; len])
     }
 }
 
-// SAFETY: the vector's memory is its own and does not move, since it never grows; the fake never goes to the physical
-// address, which is only a number here, so the rest of its pages does not matter.
+// SAFETY: the vector owns its memory, which does not move, since it never grows; the fake never accesses the
+// physical address, which is only a number here, so the rest of its pages does not matter.
 unsafe impl StreamMemory for FakeMemory {
     fn segments(&self) -> &[PhysSegment] {
         core::slice::from_ref(&self.segment)

@@ -1,12 +1,12 @@
-//! What a driver may ask for when its device needs memory, and what it gets. The kernel provides it
-//! ([`DmaSpace`]); `FakeSpace` (feature `fake`) does for host tests of drivers.
+//! The DMA API of drivers. The kernel implements it ([`DmaSpace`]); `FakeSpace` (feature `fake`) is the
+//! implementation for host tests of drivers.
 //!
-//! The words are those of Linux's DMA API: *coherent* buffers ([`DmaSpace::alloc`]) that device and CPU may both use at
-//! any time, and *streaming* mappings ([`DmaSpace::map`]) of memory that already exists, which belongs to one side at
-//! a time.
+//! The terms are those of Linux's DMA API: *coherent* buffers ([`DmaSpace::alloc`]), which device and CPU may
+//! use at the same time, and *streaming* mappings ([`DmaSpace::map`]) of existing memory, which is owned by
+//! one side at a time.
 //!
-//! Unsafe code is in `view.rs`, where bytes are touched, and in `buffer.rs` and `fake.rs`, where a view is tied to
-//! the memory it shows.
+//! Unsafe code is in `view.rs`, which accesses the bytes, and in `buffer.rs` and `fake.rs`, which create
+//! views.
 
 #![cfg_attr(not(test), no_std)]
 
@@ -38,33 +38,32 @@ pub use view::KernelView;
 
 use alloc::boxed::Box;
 
-/// The address space of one device, as its driver sees it.
+/// The DMA address space of one device.
 pub trait DmaSpace {
-    /// What the device can address.
+    /// The device's DMA mask.
     fn mask(&self) -> DmaMask;
 
-    /// Says what the device can address. A device starts with 32 bits. Buffers that it already has stay where they
-    /// are.
+    /// Sets the DMA mask, which is 32 bits at first. Existing buffers keep their addresses.
     ///
     /// # Errors
-    /// [`DmaError::PastMask`] when nothing at all could be reached.
+    /// [`DmaError::PastMask`] if no memory is addressable with the mask.
     fn set_mask(&self, mask: DmaMask) -> Result<(), DmaError>;
 
-    /// A zero-filled coherent buffer of at least `len` bytes, in whole pages. All `attrs` are hints, but for
-    /// [`Attrs::FORCE_CONTIGUOUS`]: the buffer says what it got.
+    /// Allocates a zero-filled coherent buffer of at least `len` bytes, in whole pages. All `attrs` are
+    /// hints, except [`Attrs::FORCE_CONTIGUOUS`].
     ///
-    /// What the CPU writes through its view is seen by the device that looks after a later write to one of its
-    /// registers, and what the device wrote before its interrupt is seen by the CPU after it, given the barriers that
-    /// register access and interrupt entry bring.
+    /// The CPU's writes through its view are visible to device reads that follow a later write to a device
+    /// register. The device's writes before its interrupt are visible to the CPU after the interrupt. The
+    /// barriers of register access and interrupt entry provide this.
     ///
     /// # Errors
-    /// See [`DmaError`]; everything is as before.
+    /// See [`DmaError`]; nothing has changed.
     fn alloc(&self, len: usize, attrs: Attrs) -> Result<DmaBuffer, DmaError>;
 
-    /// Gives `memory` to the device, as one range of its addresses.
+    /// Maps `memory` for the device, as one range of its addresses.
     ///
     /// # Errors
-    /// See [`DmaError`]; the memory comes back.
+    /// See [`DmaError`]; the error returns the memory.
     fn map(
         &self,
         memory: Box<dyn StreamMemory>,

@@ -1,24 +1,24 @@
-//! How far a device's addresses reach.
+//! The DMA mask.
 
 use addr::Iova;
 use core::fmt;
 
-/// The highest address a device can put on the bus.
+/// A DMA mask: the highest address that a device can put on the bus.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DmaMask(u64);
 
 impl DmaMask {
-    /// 32 bits: what a device has until its driver says more.
+    /// 32 bits: the default until the driver sets a mask.
     pub const BITS_32: Self = Self::bits(32);
     /// No limit.
     pub const BITS_64: Self = Self(u64::MAX);
 
-    /// The lowest `bits` address bits, 1 to 64. Panics otherwise: drivers write this as a constant.
+    /// A mask of `bits` address bits, 1 to 64. Panics otherwise: drivers use constants.
     pub const fn bits(bits: u32) -> Self {
         assert!(bits >= 1 && bits <= 64);
         Self(u64::MAX >> (64 - bits))
     }
-    /// Every address up to `highest`, which is usable itself.
+    /// A mask with the highest usable address `highest`.
     pub const fn up_to(highest: u64) -> Self {
         Self(highest)
     }
@@ -26,11 +26,11 @@ impl DmaMask {
     pub const fn highest(self) -> Iova {
         Iova::new(self.0)
     }
-    /// Whether `len` bytes fit below the limit at all.
+    /// Whether `len` bytes fit below the mask.
     pub const fn holds(self, len: u64) -> bool {
         len > 0 && len - 1 <= self.0
     }
-    /// Whether the device can reach all `len` bytes from `at` on.
+    /// Whether the device can address all `len` bytes from `at` on.
     pub fn reaches(self, at: Iova, len: u64) -> bool {
         len > 0 && at.raw().checked_add(len - 1).is_some_and(|last| last <= self.0)
     }
@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn masks_end_at_their_last_byte() {
+    fn mask_includes_its_highest_address() {
         let mask = DmaMask::bits(28);
         assert_eq!(mask.highest(), Iova::new(0x0fff_ffff));
         assert!(mask.holds(0x1000_0000) && !mask.holds(0x1000_0001) && !mask.holds(0));

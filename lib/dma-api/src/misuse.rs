@@ -1,6 +1,6 @@
-//! What drivers do wrong with DMA memory, by the classes that Linux's `CONFIG_DMA_API_DEBUG` finds when they happen. Here
-//! they cannot be written, or are errors with a name. Each example has to fail to compile; the first one compiles, so
-//! that they fail for what they say.
+//! Misuses of DMA memory, by the classes that Linux's `CONFIG_DMA_API_DEBUG` reports at run time. Here they
+//! do not compile, or return an error. The first example is correct and compiles, so that the others fail for
+//! the stated reason.
 //!
 //! ```
 //! # use dma_api::*; use std::boxed::Box;
@@ -16,7 +16,7 @@
 //! }
 //! ```
 //!
-//! *Freed twice*, and *freed by another function than it was mapped with*: there is one, and it takes the value.
+//! *Double free*, and *freed with the wrong function*: there is one function, and it consumes the value.
 //! ```compile_fail,E0382
 //! # use dma_api::*;
 //! fn wrong(stream: Stream<Device>) {
@@ -32,7 +32,7 @@
 //! }
 //! ```
 //!
-//! *Freed with another size, address or direction*: there are none to give.
+//! *Freed with a different size, address or direction*: the function has no such parameters.
 //! ```compile_fail,E0061
 //! # use dma_api::*;
 //! fn wrong(stream: Stream<Device>) {
@@ -40,7 +40,7 @@
 //! }
 //! ```
 //!
-//! *Used after it was freed*:
+//! *Use after free*:
 //! ```compile_fail,E0505
 //! # use dma_api::*;
 //! fn wrong(buffer: DmaBuffer) -> u8 {
@@ -50,7 +50,7 @@
 //! }
 //! ```
 //!
-//! *Touched by the CPU while the device has it* (an overlap of two mappings' syncs, or none):
+//! *CPU access while the device owns the memory* (a missing sync, or overlapping ones):
 //! ```compile_fail,E0599
 //! # use dma_api::*;
 //! fn wrong(mut stream: Stream<Device>) {
@@ -58,7 +58,7 @@
 //! }
 //! ```
 //!
-//! *Told to the device while the CPU has it*:
+//! *Address passed to the device while the CPU owns the memory*:
 //! ```compile_fail,E0599
 //! # use dma_api::*;
 //! fn wrong(stream: Stream<Cpu>) -> addr::Iova {
@@ -66,7 +66,7 @@
 //! }
 //! ```
 //!
-//! *Synced towards the wrong side*, and *synced without a mapping*:
+//! *Sync in the wrong direction*, and *sync without a mapping*:
 //! ```compile_fail,E0599
 //! # use dma_api::*;
 //! fn wrong(stream: Stream<Cpu>) -> Stream<Cpu> {
@@ -81,7 +81,8 @@
 //! }
 //! ```
 //!
-//! *A failed mapping not looked at* (unused `Result`, which the lints deny, and no address without looking):
+//! *Unchecked mapping error* (an unused `Result` is denied by the lints, and there is no address without a
+//! check):
 //! ```compile_fail,E0599
 //! # use dma_api::*; use std::boxed::Box;
 //! fn wrong(space: &impl DmaSpace, memory: Box<dyn StreamMemory>) -> addr::Iova {
@@ -89,8 +90,8 @@
 //! }
 //! ```
 //!
-//! *Memory mapped that is still used, on the stack, or code*: what is lent has been given away, and only what says that
-//! it may be lent (an `unsafe trait`) can be.
+//! *Mapping of memory in use, stack memory or code*: mapping consumes the memory, and its type has to
+//! implement an `unsafe trait`.
 //! ```compile_fail,E0382
 //! # use dma_api::*; use std::boxed::Box;
 //! fn wrong(space: &impl DmaSpace, mut memory: Box<dyn StreamMemory>) {
@@ -105,7 +106,7 @@
 //! }
 //! ```
 //!
-//! *Two CPUs in one buffer at once*:
+//! *Concurrent access to a buffer by two CPUs*:
 //! ```compile_fail,E0277
 //! # use dma_api::*;
 //! fn shared(_: impl Sync) {}
@@ -114,7 +115,8 @@
 //! }
 //! ```
 //!
-//! At run time, by name: past the device's mask ([`DmaError::PastMask`](crate::DmaError::PastMask)), lines shared with
-//! something else ([`SharedLine`](crate::DmaError::SharedLine)), pieces that do not meet at pages
-//! ([`Ragged`](crate::DmaError::Ragged)), nothing at all ([`ZeroLength`](crate::DmaError::ZeroLength)). A mapping that its
-//! driver forgets is unmapped when it is dropped.
+//! Errors at run time: memory beyond the DMA mask ([`DmaError::PastMask`](crate::DmaError::PastMask)), cache
+//! lines shared with other data ([`SharedLine`](crate::DmaError::SharedLine)), segments not aligned to page
+//! boundaries ([`UnalignedSegment`](crate::DmaError::UnalignedSegment)), a length of 0
+//! ([`ZeroLength`](crate::DmaError::ZeroLength)). A mapping that its driver does not unmap is unmapped on
+//! drop.

@@ -41,9 +41,9 @@ pub struct PhysSegment {
 /// Memory that can be mapped for a device: owned, present and fixed in place until it is dropped.
 ///
 /// # Safety
-/// The segments, and the rest of the pages that they touch, are RAM that belongs to this value (or is pinned by it)
-/// until it is dropped, and any content is valid there: an IOMMU maps whole pages for a device. Each call returns the
-/// same segments. `bytes` shows the same memory.
+/// The segments, and the rest of the pages that they touch, are RAM that belongs to this value (or is pinned
+/// by it) until it is dropped, and any content is valid there: an IOMMU maps whole pages for a device. Each
+/// call returns the same segments. `bytes` shows the same memory.
 pub unsafe trait StreamMemory: Send {
     /// The segments, in order.
     fn segments(&self) -> &[PhysSegment];
@@ -93,8 +93,9 @@ impl StreamMapping {
     /// The mapping of some memory at `range`.
     ///
     /// # Safety
-    /// The device reaches the memory at `range` and nowhere else, and the value is used only with that memory, for one
-    /// [`Stream`]: [`StreamOps::unmap`] takes the range away and returns the memory to its owner.
+    /// The device reaches the memory at `range` and nowhere else, and the value is used only with that
+    /// memory, for one [`Stream`]: [`StreamOps::unmap`] takes the range away and returns the memory to its
+    /// owner.
     pub const unsafe fn new(range: AddrRange<Iova>, direction: Direction) -> Self {
         Self { range, direction }
     }
@@ -117,8 +118,8 @@ pub struct Cpu;
 #[derive(Debug)]
 pub struct Device;
 
-/// A streaming mapping owned by `Owner`, [`Cpu`] or [`Device`]. Only `Stream<Cpu>` gives access to the bytes, only
-/// `Stream<Device>` has the address for the device. Dropping it unmaps the memory and drops it.
+/// A streaming mapping owned by `Owner`, [`Cpu`] or [`Device`]. Only `Stream<Cpu>` gives access to the bytes,
+/// only `Stream<Device>` has the address for the device. Dropping it unmaps the memory and drops it.
 pub struct Stream<Owner> {
     guard: MappingGuard,
     owner: PhantomData<Owner>,

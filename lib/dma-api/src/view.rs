@@ -1,14 +1,14 @@
-//! The CPU's look at memory that a device may change at any moment.
+//! CPU access to memory that a device may change at any time.
 
 use core::marker::PhantomData;
 use core::ptr::NonNull;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
-/// Bytes shared with a device. All access is by volatile copies: never a reference, so that nothing is assumed
-/// about what the device does meanwhile.
+/// A view of bytes shared with a device. All accesses are volatile copies, never references, so that the
+/// compiler assumes nothing about concurrent device writes.
 ///
-/// Offsets are in bytes. One that leaves the view, or is not aligned for the type, is a bug of the driver and
-/// panics with its value; what a device *wrote* must be checked before it becomes an offset.
+/// Offsets are in bytes. An offset outside of the view, or not aligned for the type, is a driver bug and
+/// panics with its value; data from the device must be checked before use as an offset.
 #[derive(Clone, Copy)]
 pub struct KernelView<'a> {
     base: NonNull<u8>,
@@ -17,11 +17,13 @@ pub struct KernelView<'a> {
 }
 
 impl KernelView<'_> {
+    /// The view of the `len` bytes from `base` on.
+    ///
     /// # Safety
-    /// For as long as the result lives,
-    /// 1. `base` is aligned to a page and `len` bytes from there on are mapped, readable and writable;
-    /// 2. no reference to any of them exists, and no other thread touches them but through another view whose
-    ///    use the owner of both orders.
+    /// During the lifetime of the result,
+    /// 1. `base` is page-aligned and `len` bytes from there on are mapped, readable and writable;
+    /// 2. no reference to any of them exists, and other threads access them only through other views, ordered
+    ///    by their common owner.
     pub const unsafe fn new(base: NonNull<u8>, len: usize) -> Self {
         Self { base, len, memory: PhantomData }
     }
@@ -36,24 +38,24 @@ impl KernelView<'_> {
         self.len == 0
     }
 
-    /// The first byte, for kernels that have to say where a view is.
+    /// The first byte, for the kernel to derive the view's address.
     pub const fn base(&self) -> NonNull<u8> {
         self.base
     }
 
-    /// The value at `offset` as it is now. Larger than 8 bytes, it is not read in one piece.
+    /// Reads the value at `offset`. A value larger than 8 bytes is not read in a single access.
     pub fn read<T: FromBytes>(&self, offset: usize) -> T {
         let at = self.place::<T>(offset);
-        // SAFETY: `place` has checked bounds and alignment, and `new` promised the rest; every bit pattern is
-        // a `T`; volatile, since the device may write at any moment.
+        // SAFETY: `place` has checked bounds and alignment, and `new` requires the rest; every bit pattern is
+        // a valid `T`; volatile, since the device may write at any time.
         unsafe { at.read_volatile() }
     }
 
-    /// Writes the value at `offset`. Larger than 8 bytes, it is not written in one piece.
+    /// Writes the value at `offset`. A value larger than 8 bytes is not written in a single access.
     pub fn write<T: IntoBytes + Immutable>(&self, offset: usize, value: T) {
         let at = self.place::<T>(offset);
-        // SAFETY: `place` has checked bounds and alignment, and `new` promised the rest; volatile, since the
-        // device may read at any moment.
+        // SAFETY: `place` has checked bounds and alignment, and `new` requires the rest; volatile, since the
+        // device may read at any time.
         unsafe { at.write_volatile(value) }
     }
 
@@ -71,7 +73,7 @@ impl KernelView<'_> {
         tail.iter_mut().enumerate().for_each(|(i, byte)| *byte = self.read(tail_at + i));
     }
 
-    /// Copies `bytes` to `offset` and on.
+    /// Copies `bytes` to the view, from `offset` on.
     pub fn write_bytes(&self, offset: usize, bytes: &[u8]) {
         self.check(offset, bytes.len());
         let (head, words) = split(offset, bytes.len());
@@ -89,7 +91,7 @@ impl KernelView<'_> {
 
     fn place<T>(&self, offset: usize) -> NonNull<T> {
         self.check(offset, size_of::<T>());
-        // SAFETY: `check` has seen that `offset` is inside the memory that `new` was given.
+        // SAFETY: `check` has checked that `offset` is inside the memory given to `new`.
         let at = unsafe { self.base.add(offset) }.cast::<T>();
         assert!(at.is_aligned(), "offset {offset:#x} is not aligned to {}", align_of::<T>());
         at
@@ -101,7 +103,7 @@ impl KernelView<'_> {
     }
 }
 
-/// Bytes before the first aligned word, and words after them.
+/// The number of bytes before the first aligned word, and the number of whole words after them.
 fn split(offset: usize, len: usize) -> (usize, usize) {
     let head = (offset.next_multiple_of(8) - offset).min(len);
     (head, (len - head) / 8)
@@ -116,12 +118,12 @@ mod tests {
 
     fn with_view(work: impl FnOnce(KernelView<'_>)) {
         let mut page = Page([0; 64]);
-        // SAFETY: the page is this function's own and outlives the view; aligned by its type.
+        // SAFETY: the page belongs to this function and outlives the view; its type aligns it.
         work(unsafe { KernelView::new(NonNull::from(&mut page.0).cast(), 64) });
     }
 
     #[test]
-    fn bytes_go_in_and_out_at_any_offset_and_length() {
+    fn bytes_are_copied_at_any_offset_and_length() {
         for offset in 0..20 {
             for len in 0..40 {
                 with_view(|view| {
@@ -141,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn values_are_what_was_written() {
+    fn values_are_read_back() {
         with_view(|view| {
             view.write(8, 0x0102_0304_0506_0708u64);
             assert_eq!(view.read::<u32>(8), 0x0506_0708);
@@ -152,19 +154,19 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "8 bytes at 0x3c leave a view of 0x40")]
-    fn reading_over_the_end_panics() {
+    fn reading_past_the_end_panics() {
         with_view(|view| _ = view.read::<u64>(0x3c));
     }
 
     #[test]
     #[should_panic(expected = "leave a view")]
-    fn an_offset_that_overflows_panics() {
+    fn offset_overflow_panics() {
         with_view(|view| view.read_bytes(usize::MAX, &mut [0; 2]));
     }
 
     #[test]
     #[should_panic(expected = "offset 0x2 is not aligned to 4")]
-    fn a_crooked_offset_panics() {
+    fn unaligned_offset_panics() {
         with_view(|view| view.write(2, 1u32));
     }
 }

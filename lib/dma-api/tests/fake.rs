@@ -1,10 +1,10 @@
-//! The fake space shows the mistakes that drivers make.
+//! [`FakeSpace`] detects driver bugs.
 
 use addr::{Iova, PAGE_SIZE};
 use dma_api::{Attrs, Direction, DmaError, DmaMask, DmaSpace, FakeFault, FakeMemory, FakeSpace};
 
 #[test]
-fn a_coherent_buffer_is_shared_and_starts_as_zeroes() {
+fn coherent_buffer_is_shared_and_zeroed() {
     let space = FakeSpace::new();
     let buffer = space.alloc(100, Attrs::empty()).unwrap();
     assert_eq!(buffer.len(), PAGE_SIZE as usize);
@@ -23,7 +23,7 @@ fn a_coherent_buffer_is_shared_and_starts_as_zeroes() {
 }
 
 #[test]
-fn the_device_faults_one_byte_past_the_end_and_after_the_free() {
+fn device_faults_one_byte_past_the_end_and_after_free() {
     let space = FakeSpace::new();
     let buffer = space.alloc(1, Attrs::empty()).unwrap();
     let (iova, end) = (buffer.iova(), buffer.iova() + PAGE_SIZE);
@@ -39,13 +39,13 @@ fn the_device_faults_one_byte_past_the_end_and_after_the_free() {
 }
 
 #[test]
-fn no_kernel_mapping_is_taken_at_its_word() {
+fn no_kernel_mapping_buffer_has_no_view() {
     let buffer = FakeSpace::new().alloc(1, Attrs::NO_KERNEL_MAPPING).unwrap();
     assert!(buffer.kernel_view().is_none());
 }
 
 #[test]
-fn what_is_not_synced_is_not_seen() {
+fn streaming_data_is_visible_only_after_a_sync() {
     let space = FakeSpace::new();
     let stream = space.map(FakeMemory::new(b"to the device"), Direction::Bidirectional).unwrap();
     let mut seen = [0; 13];
@@ -58,7 +58,7 @@ fn what_is_not_synced_is_not_seen() {
     assert_eq!(stream.bytes().unwrap(), b"backhe device");
     stream.bytes().unwrap()[0] = b'p';
     space.device_read(iova, &mut seen[..4]).unwrap();
-    assert_eq!(&seen[..4], b"back", "not given to the device yet");
+    assert_eq!(&seen[..4], b"back", "not synced for the device yet");
     let stream = stream.sync_for_device();
     space.device_read(iova, &mut seen[..4]).unwrap();
     assert_eq!(&seen[..4], b"pack");
@@ -70,7 +70,7 @@ fn what_is_not_synced_is_not_seen() {
 }
 
 #[test]
-fn directions_hold_for_device_and_for_data() {
+fn direction_limits_device_access_and_copies() {
     let space = FakeSpace::new();
     let to = space.map(FakeMemory::new(b"secret"), Direction::ToDevice).unwrap();
     assert_eq!(space.device_write(to.iova(), b"x"), Err(FakeFault(to.iova())));
@@ -81,7 +81,7 @@ fn directions_hold_for_device_and_for_data() {
 }
 
 #[test]
-fn masks_and_planned_failures_are_errors_and_leave_nothing() {
+fn mask_and_injected_failures_return_errors_without_leaks() {
     let space = FakeSpace::new();
     assert_eq!(space.alloc(0, Attrs::empty()).unwrap_err(), DmaError::ZeroLength);
     let refused = space.map(FakeMemory::zeroed(0), Direction::ToDevice).unwrap_err();
