@@ -45,7 +45,7 @@ pub const CASES: &[Case] = &[
         tier: Tier::Check,
         cpus: "1",
         devices: WIDE_EDU,
-        append: "selftest=checking.* lowmem=256M iommu=off edu.mask=64",
+        append: "selftest=debug.* lowmem=256M iommu=off edu.mask=64",
         ..CHECKING
     },
     Case {
