@@ -1,9 +1,8 @@
-//! The interrupt controllers of a Raspberry Pi 3: the local one beside the CPUs (BCM2836, "QA7": timers, mailboxes
-//! between cores) and, as one of its inputs, the older one of the peripherals (BCM2835, section 7).
+//! The interrupt controllers of a Raspberry Pi 3: the local one of the cores (BCM2836, "QA7": timers, mailboxes
+//! between cores) and, as one of its inputs, that of the peripherals (BCM2835, section 7).
 //!
-//! There are no priorities and nothing to end: an interrupt is a level that falls when its device is served. Mailbox 0
-//! of each core carries the software interrupts, a bit each. All of the peripherals' interrupts go to one core, the
-//! first.
+//! There are no priorities and no end of interrupt: an interrupt is a level that the device deasserts when it is served.
+//! Mailbox 0 of each core carries the IPIs, one bit each. All interrupts of the peripherals go to the first core.
 
 use crate::mmio::{Mmio, MmioWindow, ReadOnly, TooShort};
 use core::fmt;
@@ -13,31 +12,31 @@ use tock_registers::registers::{ReadWrite, WriteOnly};
 
 const CORES: usize = 4;
 
-/// QA7, section 4. Arrays have an element for each core.
+/// QA7, section 4. Arrays are indexed by core.
 #[repr(C)]
 struct LocalRegisters {
     control: ReadWrite<u32>,
     after_control: [u32; 2],
-    /// Which core gets the peripherals' interrupts (bits 1:0).
+    /// Target core of the peripherals' interrupts (bits 1:0).
     gpu_routing: ReadWrite<u32>,
     after_gpu_routing: [u32; 12],
-    /// Bit n: timer n interrupts (0 secure, 1 non-secure, 2 hypervisor, 3 virtual).
+    /// Bit n enables the interrupt of timer n (0 secure, 1 non-secure, 2 hypervisor, 3 virtual).
     timer_control: [ReadWrite<u32>; CORES],
-    /// Bit n: mailbox n interrupts.
+    /// Bit n enables the interrupt of mailbox n.
     mailbox_control: [ReadWrite<u32>; CORES],
-    /// What waits: 0 to 3 timers, 4 to 7 mailboxes, 8 the peripherals.
+    /// Pending interrupts: bits 0 to 3 timers, 4 to 7 mailboxes, 8 the peripherals.
     irq_source: [ReadOnly<u32>; CORES],
     fiq_source: [ReadOnly<u32>; CORES],
-    /// Four mailboxes for each core: writing ones sets them.
+    /// Four mailboxes per core: writing ones sets bits.
     mailbox_set: [[WriteOnly<u32>; 4]; CORES],
-    /// The same: reading shows them, writing ones clears them.
+    /// The same mailboxes: readable, writing ones clears bits.
     mailbox_clear: [[ReadWrite<u32>; 4]; CORES],
 }
 const _: () = assert!(offset_of!(LocalRegisters, timer_control) == 0x40);
 const _: () =
     assert!(offset_of!(LocalRegisters, mailbox_set) == 0x80 && size_of::<LocalRegisters>() == 0x100);
 
-/// BCM2835 ARM Peripherals, 7.5. Bank 0 is the "basic" one.
+/// BCM2835 ARM Peripherals, 7.5. Bank 0 is the "basic" bank.
 #[repr(C)]
 struct PeripheralRegisters {
     pending: [ReadOnly<u32>; 3],
@@ -53,13 +52,13 @@ const _: () = assert!(size_of::<PeripheralRegisters>() == 0x28);
 const TIMERS: u32 = 4;
 const MAILBOX_0: u32 = 1 << 4;
 const PERIPHERALS: u32 = 1 << 8;
-/// Bank 0 has eight interrupts; its other bits summarise the banks 1 and 2.
+/// Bank 0 has eight interrupts; its other bits summarize banks 1 and 2.
 const BANK_0: u32 = 0xff;
 
-/// An interrupt that a device raises.
+/// An interrupt of a device.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum InterruptSource {
-    /// An input of the local controller, one for each core: 0 to 3 are its timers.
+    /// An input of the local controller, banked per core: 0 to 3 are the timers.
     Local(u32),
     /// An input of the peripherals' controller.
     Peripheral {
@@ -70,14 +69,14 @@ pub enum InterruptSource {
     },
 }
 
-/// What these controllers cannot do.
+/// The controllers refused a request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Bcm2836Error {
-    /// There are too few registers.
+    /// A register window is too short.
     TooShort(TooShort),
     /// No core has this affinity.
     NoSuchCore(u64),
-    /// There is no such interrupt, or it is none that a device raises.
+    /// The interrupt does not exist or belongs to no device.
     NoSuchSource(InterruptSource),
 }
 
@@ -110,41 +109,41 @@ impl Core {
     }
 }
 
-/// What all cores share.
+/// The shared part of the controllers.
 pub struct Controller {
     local: Mmio<LocalRegisters>,
     peripherals: Mmio<PeripheralRegisters>,
 }
 
-/// What every core may use at once.
+/// The part for concurrent use by all cores.
 pub struct Interface {
     local: Mmio<LocalRegisters>,
     peripherals: Mmio<PeripheralRegisters>,
 }
 
-// SAFETY: a core reads what waits for it and clears its own mailbox; setting a mailbox's bit is a complete request of
-// its own. The peripherals' pending registers are only read.
+// SAFETY: a core reads its own pending register and clears its own mailbox; setting a bit of a mailbox is a complete
+// request. The pending registers of the peripherals are only read.
 unsafe impl Sync for Interface {}
 
-/// An interrupt that has been taken.
+/// An acknowledged interrupt.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Pending {
-    /// A software interrupt, cleared already.
+    /// An IPI, whose mailbox bit is cleared.
     Software(u32),
-    /// A device's, which falls when that is served.
+    /// A device's interrupt, which the device deasserts when it is served.
     Device(InterruptSource),
 }
 
-/// The two controllers with these registers. Everything is disabled, and the peripherals' interrupts go to core 0.
+/// The controllers with these registers. All interrupts are disabled, those of the peripherals go to core 0.
 ///
 /// # Errors
-/// When there are too few registers.
+/// [`Bcm2836Error::TooShort`].
 pub fn open(local: MmioWindow, peripherals: MmioWindow) -> Result<(Controller, Interface), Bcm2836Error> {
     local.at_least(size_of::<LocalRegisters>() as u64)?;
     peripherals.at_least(size_of::<PeripheralRegisters>() as u64)?;
     let (local, peripherals) = (local.address(), peripherals.address());
-    // SAFETY: both structs hold register fields alone; the windows, checked for length, promise the mapping and were
-    // given to us.
+    // SAFETY: both structs contain register fields only; the windows, whose lengths were checked, guarantee the mapping and
+    // are owned by this function.
     let controller = unsafe { Controller { local: Mmio::new(local), peripherals: Mmio::new(peripherals) } };
     // SAFETY: as above; the second pair shares the registers as `Sync for Interface` explains.
     let interface = unsafe { Interface { local: Mmio::new(local), peripherals: Mmio::new(peripherals) } };
@@ -159,7 +158,7 @@ impl Controller {
         self.local.gpu_routing.set(0);
     }
 
-    /// Readies the core that calls this: no timer interrupts, software interrupts do.
+    /// Initializes the calling core: timer interrupts are disabled, IPIs enabled.
     ///
     /// # Errors
     /// [`Bcm2836Error::NoSuchCore`].
@@ -171,7 +170,7 @@ impl Controller {
         Ok(core)
     }
 
-    /// Lets `source` through: a timer's to `core`, which is the caller; all others go where they all go.
+    /// Enables `source`; a timer on `core`, which must be the caller.
     ///
     /// # Errors
     /// [`Bcm2836Error::NoSuchSource`].
@@ -194,7 +193,7 @@ impl Controller {
 }
 
 impl Interface {
-    /// Takes an interrupt that waits for this core. What the handler reads is read after this.
+    /// Acknowledges a pending interrupt of this core. Later reads are not performed before the acknowledgement.
     pub fn acknowledge(&self) -> Option<Pending> {
         let core = Core::of(arch::cpu::affinity()).ok()?;
         let waiting = self.local.irq_source[core.0].get();
@@ -220,7 +219,7 @@ impl Interface {
         })
     }
 
-    /// The first enabled interrupt that waits; the registers show no others.
+    /// The first pending interrupt; the registers show enabled ones only.
     fn peripheral(&self) -> Option<InterruptSource> {
         let masks = [BANK_0, u32::MAX, u32::MAX];
         let banks = self.peripherals.pending.iter().zip(masks).enumerate();
@@ -230,13 +229,13 @@ impl Interface {
             .map(|(bank, waiting)| InterruptSource::Peripheral { bank, number: waiting.trailing_zeros() })
     }
 
-    /// Sends software interrupt `number`, below 32. Memory written before is seen by the handler.
+    /// Sends IPI `number`, below 32. The handler observes all earlier stores.
     pub fn send(&self, number: u32, core: Core) {
         arch::barrier::dsb_ishst();
         self.local.mailbox_set[core.0][0].set(1 << number);
     }
 
-    /// The same to every core but this one.
+    /// Sends IPI `number` to every core except this one.
     pub fn send_to_others(&self, number: u32) {
         let own = arch::cpu::affinity();
         (0..CORES).filter(|&core| core as u64 != own).for_each(|core| self.send(number, Core(core)));
@@ -262,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn all_starts_disabled_but_for_the_mailbox() {
+    fn init_enables_only_the_ipi_mailbox() {
         let Fixture { local, peripherals, mut controller, .. } = fixture();
         assert_eq!([0x1c, 0x20, 0x24].map(|at| peripherals.get32(at)), [u32::MAX; 3]);
         local.set32(0x48, 0xf);
@@ -273,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn each_source_has_its_enable_bit() {
+    fn enable_sets_the_bit_of_the_source() {
         let Fixture { local, peripherals, mut controller, .. } = fixture();
         let core = controller.init_cpu(1).unwrap();
         controller.enable(InterruptSource::Local(1), core).unwrap();
@@ -295,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_is_taken_in_turn() {
+    fn pending_interrupts_are_acknowledged_in_order() {
         let Fixture { local, peripherals, interface, .. } = fixture();
         assert_eq!(interface.acknowledge(), None);
         local.set32(0x60, 1 << 8 | 1 << 4 | 1 << 3);
@@ -305,7 +304,7 @@ mod tests {
         local.set32(0x60, 1 << 8 | 1 << 3);
         assert_eq!(interface.acknowledge(), Some(Pending::Device(InterruptSource::Local(3))));
         local.set32(0x60, 1 << 8);
-        // Bit 9 of bank 0 says that something is in bank 2.
+        // Bit 9 of bank 0: an interrupt of bank 2 is pending.
         peripherals.set32(0, 1 << 9);
         peripherals.set32(8, 1 << 25);
         let uart = InterruptSource::Peripheral { bank: 2, number: 25 };
@@ -316,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn software_interrupts_go_to_the_others_mailboxes() {
+    fn ipi_sets_the_mailbox_of_each_other_core() {
         let Fixture { local, interface, .. } = fixture();
         interface.send(3, Core(2));
         assert_eq!([0x80, 0x90, 0xa0, 0xb0].map(|at| local.get32(at)), [0, 0, 8, 0]);
@@ -325,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn short_registers_are_refused() {
+    fn short_register_window_is_rejected() {
         let open = |local, peripherals| {
             open(FakeRegisters::new(local).window(), FakeRegisters::new(peripherals).window()).err()
         };

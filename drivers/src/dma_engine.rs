@@ -1,15 +1,15 @@
-//! What devices have in common that copy between memory and a buffer of [`BUFFER_LEN`] bytes of their own: QEMU's
-//! `edu`, and the DMA engine of a Raspberry Pi with a buffer that its driver gives it.
+//! DMA engines that copy between memory and a buffer of [`BUFFER_LEN`] bytes: QEMU's `edu` with its internal buffer, and the
+//! DMA engine of a Raspberry Pi with a buffer in memory, which its driver allocates.
 //!
-//! A job is started, then waited for by polling or by interrupt; which, the caller decides.
+//! A job is started, then waited for by polling or by interrupt, as the caller decides.
 
 use addr::Iova;
 use core::fmt;
 
-/// Bytes in the device's own buffer.
+/// Size of the device's buffer in bytes.
 pub const BUFFER_LEN: u64 = 4096;
 
-/// Which way a transfer goes.
+/// Direction of a transfer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum TransferDirection {
     /// From memory into the device's buffer.
@@ -18,30 +18,30 @@ pub enum TransferDirection {
     ToMemory,
 }
 
-/// How the end of a job is announced. The device can be polled in either case.
+/// Notification of the end of a job. Polling works in either case.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Notify {
-    /// Not at all.
+    /// None.
     Poll,
-    /// By an interrupt, which stays raised until it is acknowledged.
+    /// An interrupt, which stays asserted until it is acknowledged.
     Interrupt,
 }
 
 /// A copy between memory and the device's buffer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Transfer {
-    /// Which way.
+    /// Its direction.
     pub direction: TransferDirection,
-    /// The memory, at the device's address for it.
+    /// Device address of the memory.
     pub memory: Iova,
-    /// The first byte in the device's buffer.
+    /// Offset of the first byte in the device's buffer.
     pub offset: u64,
-    /// How many bytes.
+    /// Length in bytes.
     pub len: u64,
 }
 
 impl Transfer {
-    /// Refuses what is not inside the device's buffer, or not all within a device's reach.
+    /// Checks that the transfer is inside the device's buffer, and its memory within the device's mask.
     pub(crate) fn check(&self, mask: u64) -> Result<(), CopyError> {
         let Self { memory, offset, len, .. } = *self;
         if len == 0 || offset.checked_add(len).is_none_or(|end| end > BUFFER_LEN) {
@@ -54,44 +54,44 @@ impl Transfer {
     }
 }
 
-/// Why bytes were not copied.
+/// A copy failed or was not started.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum CopyError {
     /// A job is still running.
     Busy,
-    /// The bytes are not inside the device's buffer, or there are none.
+    /// The bytes are not inside the device's buffer, or the length is zero.
     OutsideBuffer {
-        /// The first byte's offset in the buffer.
+        /// Offset of the first byte in the buffer.
         offset: u64,
-        /// How many bytes.
+        /// Length in bytes.
         len: u64,
     },
-    /// The device does not reach all of the memory.
+    /// The memory exceeds the device's mask.
     PastMask {
-        /// Where the memory starts.
+        /// Device address of the memory.
         memory: Iova,
-        /// How many bytes.
+        /// Length in bytes.
         len: u64,
-        /// The highest address it reaches.
+        /// The device's highest address.
         mask: u64,
     },
-    /// The device copies whole words: this address, offset or length is no multiple of one.
-    Ragged {
-        /// What it is.
+    /// The device copies whole words: this address, offset or length is not a multiple of the word size.
+    Unaligned {
+        /// The address, offset or length.
         value: u64,
         /// Bytes in a word.
         word: u64,
     },
-    /// The job has this many transfers, and the device does `most` at a time.
+    /// The job has more transfers than the device supports.
     TooMany {
-        /// How many there are.
+        /// Transfers of the job.
         transfers: usize,
-        /// How many there may be.
+        /// Maximum.
         most: usize,
     },
-    /// The device gave up, with this in its error register.
+    /// The device reported an error; the value of its error register.
     Failed(u32),
-    /// The job was not over in time.
+    /// The job did not finish in time.
     TimedOut,
 }
 
@@ -105,40 +105,40 @@ impl fmt::Display for CopyError {
             Self::PastMask { memory, len, mask } => {
                 write!(f, "{len:#x} bytes at {memory:#x} pass the highest address {mask:#x}")
             }
-            Self::Ragged { value, word } => write!(f, "{value:#x} is no multiple of {word}"),
+            Self::Unaligned { value, word } => write!(f, "{value:#x} is not a multiple of {word}"),
             Self::TooMany { transfers, most } => {
                 write!(f, "{transfers} transfers at once, {most} are the most")
             }
-            Self::Failed(errors) => write!(f, "the device gave up: {errors:#x}"),
-            Self::TimedOut => write!(f, "the transfer is not over in time"),
+            Self::Failed(errors) => write!(f, "device error {errors:#x}"),
+            Self::TimedOut => write!(f, "the transfer timed out"),
         }
     }
 }
 
 impl core::error::Error for CopyError {}
 
-/// A device of this kind.
+/// A DMA engine.
 pub trait DmaEngine: Send {
-    /// How many transfers it does in one go: above 1, memory in several pieces is no obstacle.
+    /// Maximum number of transfers of a job; above 1 the engine supports scatter-gather lists.
     fn most_transfers(&self) -> usize;
 
-    /// Starts a job: `transfers`, in this order. What the CPU wrote to the memory before is in it; the memory belongs
-    /// to the device until [`is_done`](Self::is_done).
+    /// Starts a job of `transfers`, in this order. The device observes all earlier stores to the memory, which it owns until
+    /// [`is_done`](Self::is_done).
     ///
     /// # Errors
-    /// [`CopyError`], but for [`CopyError::Failed`] and [`CopyError::TimedOut`]; nothing was started.
+    /// [`CopyError`], except [`CopyError::Failed`] and [`CopyError::TimedOut`]; nothing was started.
     fn start(&mut self, transfers: &[Transfer], notify: Notify) -> Result<(), CopyError>;
 
-    /// Whether no job is running. If so, what it wrote is seen by what the CPU reads next.
+    /// Whether no job is running. If true, later reads observe the stores of the job.
     fn is_done(&self) -> bool;
 
-    /// How the last job ended, as far as the device says anything about that.
+    /// The result of the last job, if the device reports one.
     ///
     /// # Errors
     /// [`CopyError::Failed`].
     fn outcome(&mut self) -> Result<(), CopyError>;
 
-    /// Takes back the device's interrupt; whether it was raised because a job is over. For an interrupt handler: it
-    /// neither waits nor allocates.
+    /// Deasserts the device's interrupt, and returns whether it signalled the end of a job. For an interrupt handler: does
+    /// not wait or allocate.
     fn acknowledge(&mut self) -> bool;
 }

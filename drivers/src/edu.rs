@@ -1,8 +1,8 @@
 //! QEMU's educational device: a DMA engine with a buffer of 4 KiB that copies to and from memory.
 //!
-//! A transfer is started, then waited for by polling or by interrupt; which, the caller decides. The device says that
-//! a transfer is over, never whether it worked: a read that faulted brings zeroes, a write that faulted vanishes. It
-//! also believes every offset and length it is given, so the driver is what keeps transfers inside the buffer.
+//! The device reports that a transfer has finished, but not whether it succeeded: a faulted read stores zeroes in the
+//! buffer, a faulted write is dropped. The device accepts any offset and length, so the driver checks that transfers are
+//! inside the buffer.
 
 use crate::dma_engine::{CopyError, DmaEngine, Notify, Transfer, TransferDirection};
 use crate::mmio::{Mmio, ReadOnly};
@@ -13,20 +13,20 @@ use tock_registers::registers::{ReadWrite, WriteOnly};
 
 /// The PCI vendor and device id.
 pub const PCI_ID: (u16, u16) = (0x1234, 0x11e8);
-/// The highest address that it puts on the bus, unless QEMU is told another: 28 bits. Higher address bits are lost.
+/// The highest address on the bus, unless configured otherwise in QEMU: 28 bits. Higher address bits are lost.
 pub const DMA_MASK: u64 = (1 << 28) - 1;
-/// Where the buffer is in the device's own address space.
+/// Address of the buffer in the device's address space.
 const BUFFER: u64 = 0x4_0000;
-/// The identification: major and minor revision above these bits.
+/// The identification; the bits above are the major and minor revision.
 const ID: u32 = 0xed;
 const ID_MASK: u32 = 0xffff;
 const RUN: u64 = 1 << 0;
 const TO_MEMORY: u64 = 1 << 1;
 const INTERRUPT: u64 = 1 << 2;
-/// The interrupt status of a transfer that is over.
+/// Interrupt status: a transfer has finished.
 const DMA_DONE: u32 = 0x100;
 
-/// BAR 0. From `source` on registers take 64-bit accesses, before it 32-bit ones alone.
+/// BAR 0. Registers from `source` on have 64 bits, those before it 32 bits.
 #[repr(C)]
 pub struct Registers {
     id: ReadOnly<u32>,
@@ -47,16 +47,16 @@ const _: () =
     assert!(offset_of!(Registers, interrupt_raise) == 0x60 && offset_of!(Registers, source) == 0x80);
 const _: () = assert!(offset_of!(Registers, command) == 0x98);
 
-/// What goes wrong.
+/// The device is unusable.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum EduError {
-    /// The identification register says that this is something else.
+    /// The identification register has another value.
     NotEdu(u32),
-    /// The liveness register gave this back instead of the inverse of what was written.
+    /// The liveness register does not return the inverse of the written value.
     NotAlive {
-        /// What was written.
+        /// Written value.
         wrote: u32,
-        /// What was read.
+        /// Value read back.
         read: u32,
     },
     /// A transfer is still running.
@@ -68,7 +68,7 @@ impl fmt::Display for EduError {
         match self {
             Self::NotEdu(id) => write!(f, "not an edu device: its id is {id:#x}"),
             Self::NotAlive { wrote, read } => {
-                write!(f, "edu does not live: wrote {wrote:#x}, read {read:#x}")
+                write!(f, "edu liveness check failed: wrote {wrote:#x}, read {read:#x}")
             }
             Self::Busy => write!(f, "a transfer is still running"),
         }
@@ -84,8 +84,8 @@ pub struct Edu {
 }
 
 impl Edu {
-    /// The device with these registers (BAR 0) and this highest address ([`DMA_MASK`] unless QEMU was told another),
-    /// once it has shown that it is one and lives.
+    /// The device with these registers (BAR 0) and this highest address ([`DMA_MASK`] unless configured otherwise in QEMU).
+    /// Checks identification and liveness.
     pub fn new(registers: Mmio<Registers>, mask: u64) -> Result<Self, EduError> {
         let id = registers.id.get();
         if id & ID_MASK != ID {

@@ -1,5 +1,5 @@
-//! Host builds only: plain memory that stands for registers. It has no behaviour: the test plays the device between
-//! two steps of the driver.
+//! Host builds only: plain memory in place of registers. It has no behaviour: the test acts as the device between two steps
+//! of the driver.
 
 use alloc::boxed::Box;
 
@@ -8,7 +8,7 @@ use addr::KernelVa;
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
-/// Zeroed memory behind a driver's registers. Its values are read and set by offset in bytes.
+/// Zeroed memory in place of a driver's registers. Values are accessed by offset in bytes.
 pub struct FakeRegisters {
     words: &'static [AtomicU32],
 }
@@ -17,12 +17,12 @@ pub struct FakeRegisters {
 struct Aligned([u32; 64 * 1024 / 4]);
 
 impl FakeRegisters {
-    /// `len` bytes (a multiple of 4), zeroed and aligned to 64 KiB. They are never freed, as a device's registers
-    /// are not.
+    /// `len` bytes (a multiple of 4), zeroed and aligned to 64 KiB. They are never freed, as a driver's registers are not
+    /// either.
     pub fn new(len: usize) -> Self {
         assert!(len.is_multiple_of(4), "not whole registers: {len}");
         let blocks = Box::<[Aligned]>::new_zeroed_slice(len.div_ceil(size_of::<Aligned>()).max(1));
-        // SAFETY: zeroes are a `u32`.
+        // SAFETY: zero is a valid `u32`.
         let blocks = unsafe { blocks.assume_init() };
         let start = Box::leak(blocks).as_mut_ptr().cast::<AtomicU32>();
         // SAFETY: `AtomicU32` has the layout of the `u32`s that were leaked here, which nothing else refers to; `len`
@@ -43,12 +43,12 @@ impl FakeRegisters {
         unsafe { MmioWindow::new(self.address(), self.words.len() as u64 * 4) }
     }
 
-    /// Where the memory is.
+    /// The address of the memory.
     pub fn address(&self) -> KernelVa {
         KernelVa::new(self.words.as_ptr().expose_provenance() as u64)
     }
 
-    /// Zeroes everywhere, as after [`FakeRegisters::new`].
+    /// Zeroes all registers, as after [`FakeRegisters::new`].
     pub fn clear(&self) {
         let start = self.words.as_ptr().cast_mut();
         // SAFETY: atomics may be written through a shared reference; the slice is in bounds of itself, and test and driver

@@ -1,11 +1,11 @@
 //! The interrupt controller: a GICv2 or GICv3 (IHI 0048, IHI 0069) behind one pair of types.
 //!
-//! [`Gic`] is what all CPUs share (which interrupt is enabled, how and where to); it takes `&mut self`, so the kernel
-//! keeps it under a lock. [`CpuInterface`] is what each CPU has of its own: acknowledging, ending and sending need no
-//! lock and may be called from any CPU, each acting on itself.
+//! [`Gic`] is shared by all CPUs (enables, configuration, targets); it takes `&mut self`, under a lock of the kernel.
+//! [`CpuInterface`] is per CPU: acknowledging, ending and sending need no lock, are callable from any CPU, and act on that
+//! CPU.
 //!
-//! Order: [`Gic::v2`] or [`Gic::v3`], then [`Gic::init_cpu`] on every CPU, by itself and the boot CPU first. All
-//! interrupts start disabled; [`Gic::configure`] one, then [`Gic::enable`] it.
+//! Order: [`Gic::v2`] or [`Gic::v3`], then [`Gic::init_cpu`] on every CPU for itself, the boot CPU first. All interrupts
+//! are disabled at first: [`Gic::configure`], then [`Gic::enable`] them.
 
 mod v2;
 mod v3;
@@ -16,31 +16,31 @@ use core::fmt;
 
 pub use arm_gic::{IntId, Trigger};
 
-/// The priority that every interrupt starts with; lower numbers are more urgent. The upper half is what
-/// a non-secure kernel may use.
+/// Initial priority of every interrupt; lower numbers are more urgent. The upper half is available to a non-secure
+/// kernel.
 pub const DEFAULT_PRIORITY: u8 = 0xa0;
 
-/// An interrupt and how its line signals it.
+/// An interrupt and its trigger.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Interrupt {
-    /// Its number at the GIC.
+    /// Its number (INTID).
     pub id: IntId,
-    /// By an edge (a pulse, latched by the GIC) or by a level (held until the device is served).
+    /// Edge (a pulse, latched by the GIC) or level (asserted until the device is served).
     pub trigger: Trigger,
 }
 
-/// What the GIC cannot do.
+/// The GIC refused a request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum GicError {
-    /// There are too few registers.
+    /// A register window is too short.
     TooShort(TooShort),
-    /// No redistributor belongs to the CPU with this affinity.
+    /// No redistributor has this affinity.
     NoRedistributor(u64),
-    /// This GIC does not implement the interrupt.
+    /// The interrupt is not implemented.
     NotImplemented(IntId),
-    /// The CPU cannot be addressed by a software-generated interrupt: its Aff0 is 16 or more.
+    /// The CPU is not a valid target of software-generated interrupts (SGIs): its Aff0 is 16 or more.
     Unaddressable(u64),
-    /// The redistributor's or distributor's registers refused it.
+    /// The redistributor or distributor refused the request.
     Refused(IntId),
 }
 
@@ -64,7 +64,7 @@ impl From<TooShort> for GicError {
     }
 }
 
-/// A CPU, as the GIC addresses it: made by [`Gic::init_cpu`] on that CPU.
+/// A CPU as an interrupt target, created by [`Gic::init_cpu`] on that CPU.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct CpuTarget {
     /// The affinity fields of its MPIDR_EL1.
@@ -73,16 +73,16 @@ pub struct CpuTarget {
     mask: u8,
 }
 
-/// Who gets a software-generated interrupt.
+/// Destination of an SGI.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SgiTo {
     /// This CPU.
     One(CpuTarget),
-    /// Every CPU but the one that sends it.
+    /// Every CPU except the sender.
     Others,
 }
 
-/// The shared part of the interrupt controller.
+/// The shared part of the GIC.
 pub struct Gic(Version);
 
 enum Version {
@@ -91,14 +91,13 @@ enum Version {
 }
 
 impl Gic {
-    /// A GICv2 with these registers (GICD and GICC). Everything is disabled, and the distributor forwards.
+    /// A GICv2 with these registers (GICD and GICC). All interrupts are disabled; the distributor forwards.
     pub fn v2(distributor: MmioWindow, cpu_interface: MmioWindow) -> Result<(Self, CpuInterface), GicError> {
         let (distributor, interface) = v2::new(distributor, cpu_interface)?;
         Ok((Self(Version::V2(distributor)), CpuInterface(Interface::V2(interface))))
     }
 
-    /// A GICv3 or v4 with these registers (GICD and the GICR regions). Everything is disabled, and the distributor
-    /// forwards.
+    /// A GICv3 or v4 with these registers (GICD and the GICR regions). All interrupts are disabled; the distributor forwards.
     pub fn v3(
         distributor: MmioWindow,
         redistributors: Vec<MmioWindow>,
@@ -107,8 +106,8 @@ impl Gic {
         Ok((Self(Version::V3(distributor)), CpuInterface(Interface::V3)))
     }
 
-    /// Readies the CPU that calls this, whose affinity (MPIDR_EL1) this is: its private interrupts are disabled but
-    /// for the software-generated ones, and its interface forwards all priorities.
+    /// Initializes the calling CPU, whose affinity (MPIDR_EL1) is `affinity`: its private interrupts except SGIs are disabled,
+    /// and its CPU interface forwards all priorities.
     pub fn init_cpu(&mut self, affinity: u64) -> Result<CpuTarget, GicError> {
         match &mut self.0 {
             Version::V2(gic) => Ok(CpuTarget { affinity, mask: gic.init_cpu() }),
@@ -116,8 +115,8 @@ impl Gic {
         }
     }
 
-    /// Sets trigger and priority of a disabled interrupt, and for a shared one the CPU it goes to. A private one is
-    /// configured on `cpu`, which on a GICv2 must be the caller. Disables it first if it is not.
+    /// Disables an interrupt and sets its trigger and priority, and for a shared interrupt (SPI) its target. A private
+    /// interrupt is configured on `cpu`, which on a GICv2 must be the caller.
     pub fn configure(&mut self, interrupt: Interrupt, priority: u8, cpu: CpuTarget) -> Result<(), GicError> {
         self.disable(interrupt.id, cpu)?;
         match &mut self.0 {
@@ -126,7 +125,7 @@ impl Gic {
         }
     }
 
-    /// Lets the interrupt through. For a private one, on `cpu` (on a GICv2: the caller).
+    /// Enables an interrupt; a private one on `cpu`, which on a GICv2 must be the caller.
     pub fn enable(&mut self, id: IntId, cpu: CpuTarget) -> Result<(), GicError> {
         match &mut self.0 {
             Version::V2(gic) => gic.enable(id, true),
@@ -134,7 +133,7 @@ impl Gic {
         }
     }
 
-    /// Stops the interrupt. One that a CPU has already been told of may still arrive once.
+    /// Disables an interrupt. If it is already pending at a CPU interface it may be received once more.
     pub fn disable(&mut self, id: IntId, cpu: CpuTarget) -> Result<(), GicError> {
         match &mut self.0 {
             Version::V2(gic) => gic.enable(id, false),
@@ -143,23 +142,23 @@ impl Gic {
     }
 }
 
-/// An acknowledged interrupt, to be ended once it has been handled.
+/// An acknowledged interrupt, to be ended after it was handled.
 #[derive(PartialEq, Eq, Debug)]
 #[must_use = "an interrupt that is not ended blocks all others of its priority"]
 pub struct Pending {
     id: IntId,
-    /// What the acknowledge register said; a GICv2 wants all of it back.
+    /// The value of the acknowledge register, which a GICv2 expects in EOIR.
     raw: u32,
 }
 
 impl Pending {
-    /// Which interrupt it is.
+    /// Its number.
     pub fn id(&self) -> IntId {
         self.id
     }
 }
 
-/// The part of the interrupt controller that each CPU has of its own.
+/// The per-CPU part of the GIC.
 pub struct CpuInterface(Interface);
 
 enum Interface {
@@ -168,8 +167,8 @@ enum Interface {
 }
 
 impl CpuInterface {
-    /// Takes the most urgent interrupt that waits for this CPU; `None` when there is none (a spurious interrupt needs
-    /// nothing else). What the handler reads is read after this.
+    /// Acknowledges the most urgent pending interrupt of this CPU; `None` for a spurious interrupt, which needs no end. Later
+    /// reads are not performed before the acknowledgement.
     pub fn acknowledge(&self) -> Option<Pending> {
         let pending = match &self.0 {
             Interface::V2(interface) => interface.acknowledge(),
@@ -180,9 +179,9 @@ impl CpuInterface {
         pending
     }
 
-    /// Ends a handled interrupt; the device has seen all that the handler wrote.
+    /// Ends a handled interrupt, after all stores of the handler have reached the device.
     pub fn end(&self, pending: Pending) {
-        // A level must have fallen before the GIC looks at it again.
+        // The device must deassert a level-triggered interrupt before the GIC samples it again.
         arch::barrier::dsb_sy();
         match &self.0 {
             Interface::V2(interface) => interface.end(pending.raw),
@@ -191,8 +190,7 @@ impl CpuInterface {
         arch::barrier::isb();
     }
 
-    /// Sends software-generated interrupt `number`. Panics when it is 16 or more. Memory written before is seen by
-    /// the handlers.
+    /// Sends SGI `number`, which must be below 16. The handlers observe all earlier stores.
     pub fn send_sgi(&self, number: u32, to: SgiTo) -> Result<(), GicError> {
         let id = IntId::sgi(number);
         arch::barrier::dsb_ishst();
@@ -210,7 +208,7 @@ impl CpuInterface {
     }
 }
 
-/// The interrupt that an acknowledge register named, unless it is a special number.
+/// The interrupt in a value of the acknowledge register, unless it is a special number.
 fn real(raw: u32) -> Option<Pending> {
     let id = IntId::try_from(raw & 0xff_ffff).ok()?;
     let special = (IntId::SPECIAL_SECURE..=IntId::SPECIAL_NONE).contains(&id);

@@ -1,9 +1,9 @@
-//! Whatever interrupt controller the machine has, behind one set of types: a GIC ([`crate::gic`]) or a Raspberry Pi 3's
-//! own ([`crate::bcm2836`]).
+//! The machine's interrupt controller behind one set of types: a GIC ([`crate::gic`]) or that of a Raspberry Pi 3
+//! ([`crate::bcm2836`]).
 //!
-//! [`Controller`] is what all CPUs share, so the kernel keeps it under a lock; [`CpuInterface`] needs none: it may be
-//! called from any CPU, and acts on that CPU. Order: open the controller, then [`Controller::init_cpu`] on every CPU,
-//! by itself and the boot CPU first, then [`Controller::enable`].
+//! [`Controller`] is shared by all CPUs, under a lock of the kernel; [`CpuInterface`] needs no lock: it is callable from any
+//! CPU and acts on that CPU. Order: open the controller, then [`Controller::init_cpu`] on every CPU for itself, the boot CPU
+//! first, then [`Controller::enable`].
 
 use crate::{bcm2836, gic};
 use core::fmt;
@@ -11,9 +11,9 @@ use core::fmt;
 /// An interrupt of a device.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Interrupt {
-    /// One of a GIC.
+    /// An interrupt of a GIC.
     Gic(gic::Interrupt),
-    /// One of a Raspberry Pi 3's controllers.
+    /// An interrupt of a Raspberry Pi 3's controllers.
     Bcm2836(bcm2836::InterruptSource),
 }
 
@@ -23,14 +23,14 @@ impl From<gic::Interrupt> for Interrupt {
     }
 }
 
-/// What a controller cannot do.
+/// The controller refused a request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum InterruptError {
-    /// A GIC refuses.
+    /// Error of a GIC.
     Gic(gic::GicError),
-    /// A Raspberry Pi 3's controllers refuse.
+    /// Error of a Raspberry Pi 3's controllers.
     Bcm2836(bcm2836::Bcm2836Error),
-    /// The interrupt, or the CPU, is another kind of controller's.
+    /// The interrupt or the CPU belongs to another type of controller.
     Foreign,
 }
 
@@ -58,21 +58,21 @@ impl From<bcm2836::Bcm2836Error> for InterruptError {
     }
 }
 
-/// A CPU, as the controller addresses it: made by [`Controller::init_cpu`] on that CPU.
+/// A CPU as an interrupt target, created by [`Controller::init_cpu`] on that CPU.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum InterruptTarget {
-    /// At a GIC.
+    /// A GIC's.
     Gic(gic::CpuTarget),
-    /// On a Raspberry Pi 3.
+    /// A Raspberry Pi 3's.
     Bcm2836(bcm2836::Core),
 }
 
-/// Who gets a software interrupt.
+/// Destination of an inter-processor interrupt (IPI).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum IpiTarget {
     /// This CPU.
     One(InterruptTarget),
-    /// Every CPU but the one that sends it.
+    /// Every CPU except the sender.
     Others,
 }
 
@@ -85,11 +85,11 @@ pub enum Controller {
 }
 
 impl Controller {
-    /// Readies the CPU that calls this, whose affinity (MPIDR_EL1) this is: its private interrupts are disabled, and
-    /// software interrupts reach it.
+    /// Initializes the calling CPU, whose affinity (MPIDR_EL1) is `affinity`: disables its private interrupts and enables
+    /// IPIs.
     ///
     /// # Errors
-    /// When the controller does not know this CPU.
+    /// The controller does not know this CPU.
     pub fn init_cpu(&mut self, affinity: u64) -> Result<InterruptTarget, InterruptError> {
         Ok(match self {
             Self::Gic(gic) => InterruptTarget::Gic(gic.init_cpu(affinity)?),
@@ -97,11 +97,11 @@ impl Controller {
         })
     }
 
-    /// Lets `interrupt` through, to `cpu` if it can be directed. A private one is set up for `cpu`, which must be the
+    /// Enables `interrupt`, with target `cpu` if the controller supports targets. For a private interrupt `cpu` must be the
     /// caller.
     ///
     /// # Errors
-    /// When the controller has no such interrupt.
+    /// The controller has no such interrupt.
     pub fn enable(&mut self, interrupt: Interrupt, cpu: InterruptTarget) -> Result<(), InterruptError> {
         match (self, interrupt, cpu) {
             (Self::Gic(gic), Interrupt::Gic(interrupt), InterruptTarget::Gic(cpu)) => {
@@ -116,10 +116,10 @@ impl Controller {
     }
 }
 
-/// What has arrived at a CPU.
+/// An interrupt received by a CPU.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ReceivedInterrupt {
-    /// The software interrupt of this number.
+    /// The IPI with this number.
     Software(u32),
     /// A GIC's interrupt.
     Gic(gic::IntId),
@@ -138,7 +138,7 @@ impl ReceivedInterrupt {
     }
 }
 
-/// An interrupt that has been taken, to be ended once it has been handled.
+/// An acknowledged interrupt, to be ended after it was handled.
 #[must_use = "an interrupt that is not ended may block all others"]
 pub struct Pending(Taken);
 
@@ -148,8 +148,8 @@ enum Taken {
 }
 
 impl Pending {
-    /// What it is.
-    pub fn arrived(&self) -> ReceivedInterrupt {
+    /// The received interrupt.
+    pub fn received(&self) -> ReceivedInterrupt {
         match &self.0 {
             Taken::Gic(pending) => match u32::from(pending.id()) {
                 number @ 0..16 => ReceivedInterrupt::Software(number),
@@ -161,7 +161,7 @@ impl Pending {
     }
 }
 
-/// The part of the interrupt controller that each CPU has of its own.
+/// The per-CPU part of the interrupt controller.
 pub enum CpuInterface {
     /// A GIC's.
     Gic(gic::CpuInterface),
@@ -170,8 +170,7 @@ pub enum CpuInterface {
 }
 
 impl CpuInterface {
-    /// Takes an interrupt that waits for this CPU; `None` when there is none. What the handler reads is read after
-    /// this.
+    /// Acknowledges a pending interrupt of this CPU, if any. Later reads are not performed before the acknowledgement.
     pub fn acknowledge(&self) -> Option<Pending> {
         match self {
             Self::Gic(interface) => interface.acknowledge().map(Taken::Gic),
@@ -180,19 +179,19 @@ impl CpuInterface {
         .map(Pending)
     }
 
-    /// Ends a handled interrupt; the device has seen all that the handler wrote.
+    /// Ends a handled interrupt, after all stores of the handler have reached the device.
     pub fn end(&self, pending: Pending) {
         match (self, pending.0) {
             (Self::Gic(interface), Taken::Gic(pending)) => interface.end(pending),
-            // A level that has fallen is gone; nothing is to be told.
+            // A deasserted level-triggered interrupt needs no end of interrupt.
             _ => arch::barrier::dsb_sy(),
         }
     }
 
-    /// Sends software interrupt `number`, below 16. Memory written before is seen by the handlers.
+    /// Sends IPI `number`, below 16. The handlers observe all earlier stores.
     ///
     /// # Errors
-    /// When the CPU cannot be addressed.
+    /// The CPU cannot be addressed.
     pub fn send(&self, number: u32, to: IpiTarget) -> Result<(), InterruptError> {
         match (self, to) {
             (Self::Gic(interface), IpiTarget::Others) => Ok(interface.send_sgi(number, gic::SgiTo::Others)?),
@@ -219,7 +218,7 @@ mod tests {
     use gic::{IntId, Trigger};
 
     #[test]
-    fn an_interrupt_of_another_controller_is_refused() {
+    fn interrupt_of_another_controller_is_refused() {
         let (controller, interface) =
             bcm2836::open(FakeRegisters::new(0x100).window(), FakeRegisters::new(0x200).window()).unwrap();
         let (mut controller, interface) = (Controller::Bcm2836(controller), CpuInterface::Bcm2836(interface));

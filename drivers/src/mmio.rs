@@ -1,10 +1,10 @@
-//! The one pointer to a register block: [`Mmio`] where a struct describes the registers, [`MmioWindow`] where only
-//! offsets do (PCI configuration space, a BAR nobody described).
+//! Pointers to registers: [`Mmio`] for a register block described by a struct, [`MmioWindow`] for registers known by offset
+//! (PCI configuration space, a BAR without a driver).
 //!
-//! Both are made once, where the mapping is known (the kernel's board code), by an `unsafe fn`; drivers then need
+//! Both are created once, where the mapping is known (the kernel's board code), by an `unsafe fn`; drivers then need
 //! no `unsafe` for their registers. Register structs are `#[repr(C)]` blocks of `tock-registers` fields (`WriteOnly`,
 //! `ReadWrite`) and of this module's [`ReadOnly`], whose accesses are volatile and exactly as wide as the field.
-//! Ordering against memory (DSB, DMB) is the driver's task: an access here is the access and nothing else.
+//! Ordering against memory accesses (DSB, DMB) is the driver's task.
 
 use addr::{Address, KernelVa};
 use core::fmt;
@@ -15,13 +15,13 @@ use tock_registers::interfaces::Readable;
 use tock_registers::registers::ReadWrite;
 use tock_registers::{RegisterLongName, UIntLike};
 
-/// A device's registers, laid out as `T`. It derefs to `T`, so that `registers.cr0.set(1)` reads as in the manual.
+/// A device's registers with the layout of `T`. Derefs to `T`, so that `registers.cr0.set(1)` reads as in the manual.
 pub struct Mmio<T> {
     registers: NonNull<T>,
 }
 
-// SAFETY: the registers are reached by volatile accesses alone, from whichever CPU owns this value; `new` has promised
-// that the mapping outlives it on every CPU.
+// SAFETY: the registers are accessed by volatile accesses only, from the CPU that owns this value; the caller of `new`
+// guarantees that the mapping outlives it on every CPU.
 unsafe impl<T> Send for Mmio<T> {}
 
 impl<T> Mmio<T> {
@@ -30,17 +30,17 @@ impl<T> Mmio<T> {
     /// # Safety
     ///
     /// - `T` is a `#[repr(C)]` struct of [`ReadOnly`], of `tock-registers`' `WriteOnly` and `ReadWrite`, and of padding, so
-    ///   that every access is volatile, any bit pattern is a value and all that a device changes is a cell.
+    ///   that every access is volatile, any bit pattern is valid, and every field that the device changes is a cell.
     /// - `at` maps `size_of::<T>()` bytes of such registers as Device memory (or a fake's memory) for as long as the
     ///   value lives.
-    /// - No other code drives the same registers meanwhile.
+    /// - No other code accesses the same registers meanwhile.
     pub unsafe fn new(at: KernelVa) -> Self {
         assert!(at.is_aligned(align_of::<T>() as u64), "unaligned registers at {at}");
         let pointer = core::ptr::with_exposed_provenance_mut(at.raw() as usize);
         Self { registers: NonNull::new(pointer).expect("registers at address 0") }
     }
 
-    /// Where the registers are mapped.
+    /// The virtual address of the registers.
     pub fn address(&self) -> KernelVa {
         KernelVa::new(self.registers.as_ptr().expose_provenance() as u64)
     }
@@ -56,10 +56,10 @@ impl<T> Deref for Mmio<T> {
     }
 }
 
-/// A register that is only read.
+/// A read-only register.
 ///
-/// That of `tock-registers` holds a plain value, and a shared reference to a plain value says that it stays as it is while
-/// the reference is used. A device changes it meanwhile, so here it is a cell.
+/// The type of this name in `tock-registers` contains a plain value, and a shared reference to a plain value implies that
+/// it does not change during the lifetime of the reference. A device changes it, so here it is a cell.
 #[repr(transparent)]
 pub struct ReadOnly<T: UIntLike, R: RegisterLongName = ()>(ReadWrite<T, R>);
 
@@ -73,8 +73,8 @@ impl<T: UIntLike, R: RegisterLongName> Readable for ReadOnly<T, R> {
     }
 }
 
-/// A stretch of registers known by offsets. Every access is checked against the length, then volatile and exactly as
-/// wide as its name says.
+/// A range of registers known by offset. Every access is checked against the length, then volatile and exactly as wide as
+/// its name says.
 pub struct MmioWindow {
     start: NonNull<u8>,
     len: u64,
@@ -86,14 +86,14 @@ unsafe impl Send for MmioWindow {}
 
 macro_rules! access {
     ($read:ident, $write:ident, $width:ty) => {
-        /// Reads the register at `offset` bytes. Panics past the end or when `offset` is not aligned to the width:
-        /// callers check what comes from outside.
+        /// Reads the register at `offset` bytes. Panics if it exceeds the window or `offset` is not aligned to the width:
+        /// callers check untrusted offsets.
         pub fn $read(&self, offset: u64) -> $width {
             let register = self.register::<$width>(offset);
-            // SAFETY: inside the mapping and aligned (`register`); registers may be read at any moment.
+            // SAFETY: inside the mapping and aligned (`register`); registers may be read at any time.
             unsafe { register.read_volatile() }
         }
-        /// Writes the register at `offset` bytes. Panics as the read does.
+        /// Writes the register at `offset` bytes. Panics like the read.
         pub fn $write(&mut self, offset: u64, value: $width) {
             let register = self.register::<$width>(offset);
             // SAFETY: inside the mapping and aligned (`register`); `&mut self` and the promise of `new` make us the
@@ -103,12 +103,12 @@ macro_rules! access {
     };
 }
 
-/// Registers take more bytes than there are.
+/// A window is shorter than the register block.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct TooShort {
-    /// The bytes there are.
+    /// Length of the window in bytes.
     pub len: u64,
-    /// The bytes it takes.
+    /// Length of the register block in bytes.
     pub wanted: u64,
 }
 
@@ -133,7 +133,7 @@ impl MmioWindow {
         Self { start: NonNull::new(pointer).expect("registers at address 0"), len, _registers: PhantomData }
     }
 
-    /// Where the registers are mapped.
+    /// The virtual address of the registers.
     pub fn address(&self) -> KernelVa {
         KernelVa::new(self.start.as_ptr().expose_provenance() as u64)
     }
@@ -143,7 +143,7 @@ impl MmioWindow {
         self.len
     }
 
-    /// Refuses a window of fewer bytes than `wanted`.
+    /// Checks that the window has at least `wanted` bytes.
     ///
     /// # Errors
     /// [`TooShort`].
@@ -151,7 +151,7 @@ impl MmioWindow {
         if self.len < wanted { Err(TooShort { len: self.len, wanted }) } else { Ok(()) }
     }
 
-    /// Whether there is nothing in it.
+    /// Whether the length is zero.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
@@ -186,7 +186,7 @@ mod tests {
     const _: () = assert!(offset_of!(Registers, address) == 8 && size_of::<Registers>() == 16);
 
     #[test]
-    fn fields_are_the_memory_at_their_offsets() {
+    fn fields_access_memory_at_their_offsets() {
         let fake = FakeRegisters::new(16);
         let registers = fake.mmio::<Registers>();
         fake.set32(0, 0xed);
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_window_reads_and_writes_each_width() {
+    fn window_reads_and_writes_each_width() {
         let fake = FakeRegisters::new(16);
         let mut window = fake.window();
         window.write64(8, 0x0807_0605_0403_0201);
@@ -210,20 +210,20 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "register 0xd of 0x10")]
-    fn a_window_ends_where_it_says() {
+    fn access_past_the_window_panics() {
         FakeRegisters::new(16).window().read32(13);
     }
 
     #[test]
     #[should_panic(expected = "register 0xfffffffffffffffc of 0x10")]
-    fn an_offset_that_wraps_is_outside() {
+    fn offset_overflow_panics() {
         FakeRegisters::new(16).window().read64(u64::MAX - 3);
     }
 
     #[test]
     #[should_panic(expected = "unaligned registers")]
-    fn unaligned_registers_are_refused() {
-        // SAFETY: panics before anything is reached.
+    fn unaligned_registers_panic() {
+        // SAFETY: panics before any access.
         let _ = unsafe { Mmio::<Registers>::new(KernelVa::new(0x1004)) };
     }
 }

@@ -1,4 +1,4 @@
-//! Rate limit with a count of what was suppressed.
+//! Rate limit that counts suppressed events.
 
 /// Length of the window of a [`RateLimiter`] in microseconds.
 pub const WINDOW_US: u64 = 1_000_000;

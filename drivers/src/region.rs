@@ -1,31 +1,31 @@
-//! Memory that a device reads or writes by physical address: queues, tables, rings.
+//! Memory shared with a device by physical address: queues, tables, rings.
 
 use addr::PhysAddr;
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// Physically contiguous memory that one driver shares with its device, as 64-bit words.
+/// Physically contiguous memory that a driver shares with its device, as 64-bit words.
 ///
-/// The words are atomic because the device may access them at any moment. Accesses are relaxed: what has to be seen
-/// before what is the driver's task (`arch::barrier`).
+/// The words are atomic because the device may access them at any time. Accesses are relaxed: the driver provides the
+/// ordering (`arch::barrier`).
 pub struct Region {
     start: PhysAddr,
     words: &'static [AtomicU64],
 }
 
 impl Region {
-    /// The memory at `start`, reached by the CPU through `words`. Its maker promises that both are the same memory and
-    /// that nobody else uses it until [`RegionSource::release`] gets it back.
+    /// The memory at `start`, which the CPU accesses through `words`. Both must be the same memory, without other users until
+    /// [`RegionSource::release`].
     pub const fn new(start: PhysAddr, words: &'static [AtomicU64]) -> Self {
         Self { start, words }
     }
 
-    /// The first byte, for the device.
+    /// Physical address of the first byte.
     pub const fn start(&self) -> PhysAddr {
         self.start
     }
 
-    /// The words, for the CPU.
+    /// The words.
     pub const fn words(&self) -> &'static [AtomicU64] {
         self.words
     }
@@ -54,11 +54,11 @@ impl fmt::Debug for Region {
     }
 }
 
-/// Where regions come from: the kernel's lowmem, a test's arena.
+/// Allocator of regions: the kernel's lowmem, or a test's RAM.
 pub trait RegionSource {
-    /// `bytes` (a power of two, 4096 or more) of zeroed memory, physically contiguous and aligned to its size.
+    /// Allocates `bytes` (a power of two, at least 4096) of zeroed memory, physically contiguous and aligned to its size.
     fn allocate(&mut self, bytes: u64) -> Option<Region>;
 
-    /// Takes a region back that its device cannot reach any more.
+    /// Frees a region that its device can no longer access.
     fn release(&mut self, region: Region);
 }

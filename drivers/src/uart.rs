@@ -1,6 +1,6 @@
-//! Consoles: UARTs that are written to and read from by polling, early in boot and ever after.
+//! Consoles: polled UARTs, from early boot on.
 //!
-//! The firmware has set clock and speed; a driver here only makes sure that the transmitter is on.
+//! The firmware sets clock and baud rate; a driver only enables the transmitter.
 
 use crate::mmio::{Mmio, ReadOnly};
 use core::mem::offset_of;
@@ -8,23 +8,23 @@ use tock_registers::interfaces::{Readable, Writeable};
 use tock_registers::register_bitfields;
 use tock_registers::registers::ReadWrite;
 
-/// Reads of a full UART before a byte is given up: more than a tenth of a second on any machine, and a byte takes
-/// 0.1 ms at 115200 baud.
-const PATIENCE: u32 = 1_000_000;
+/// Polls of a full UART before a byte is dropped: more than 0.1 s on any machine, while a byte takes 0.1 ms at 115200
+/// baud.
+const MAX_POLLS: u32 = 1_000_000;
 
-/// Something that text can be written to.
+/// A byte-oriented console.
 pub trait Console: Send {
-    /// Sends the bytes as they are. A byte that the device does not take within bounded time is dropped.
+    /// Sends the bytes unchanged. A byte that the device does not accept in time is dropped.
     fn write(&mut self, bytes: &[u8]);
-    /// Waits, within bounds, until everything is on the line: before the power goes.
+    /// Waits, within a time limit, until all bytes are transmitted: needed before power off.
     fn flush(&mut self);
-    /// The oldest byte that has arrived and was not read yet, if any.
+    /// The oldest received byte that was not read yet, if any.
     fn read(&mut self) -> Option<u8>;
 }
 
-/// Whether `done` came true within the bounds.
-fn patiently(done: impl Fn() -> bool) -> bool {
-    (0..PATIENCE).any(|_| {
+/// Polls until `done` returns true, at most [`MAX_POLLS`] times. Returns whether it did.
+fn poll(done: impl Fn() -> bool) -> bool {
+    (0..MAX_POLLS).any(|_| {
         done() || {
             core::hint::spin_loop();
             false
@@ -59,7 +59,7 @@ register_bitfields![u32,
 /// PL011 (DDI 0183, 3.2).
 #[repr(C)]
 pub struct Pl011Registers {
-    /// Reading takes a byte out of the receive FIFO; its errors are above bit 7.
+    /// A read pops the receive FIFO; errors are above bit 7.
     dr: ReadWrite<u32>,
     after_dr: [u32; 5],
     fr: ReadOnly<u32, Flags::Register>,
@@ -77,14 +77,14 @@ pub struct Pl011(Mmio<Pl011Registers>);
 
 impl Pl011 {
     /// Whether the identification registers, read by `word` at their offsets, are those of a PL011: part number and
-    /// designer (DDI 0183, 3.3.14), and what every PrimeCell has (3.3.15).
-    pub fn answers(word: impl Fn(u64) -> Option<u32>) -> bool {
+    /// designer (DDI 0183, 3.3.14), and the PrimeCell identification (3.3.15).
+    pub fn is_present(word: impl Fn(u64) -> Option<u32>) -> bool {
         const IDS: [(u64, u32); 6] =
             [(0xfe0, 0x11), (0xfe4, 0x10), (0xff0, 0x0d), (0xff4, 0xf0), (0xff8, 0x05), (0xffc, 0xb1)];
         IDS.iter().all(|&(offset, id)| word(offset).is_some_and(|word| word & 0xff == id))
     }
 
-    /// The UART with these registers, switched on if the firmware left it off. Its interrupts are masked.
+    /// The UART with these registers, enabled if the firmware has not enabled it. Its interrupts are masked.
     pub fn new(registers: Mmio<Pl011Registers>) -> Self {
         registers.imsc.set(0);
         if !registers.cr.matches_all(Control::UARTEN::SET + Control::TXE::SET) {
@@ -98,14 +98,14 @@ impl Pl011 {
 impl Console for Pl011 {
     fn write(&mut self, bytes: &[u8]) {
         for &byte in bytes {
-            if patiently(|| !self.0.fr.is_set(Flags::TXFF)) {
+            if poll(|| !self.0.fr.is_set(Flags::TXFF)) {
                 self.0.dr.set(u32::from(byte));
             }
         }
     }
 
     fn flush(&mut self) {
-        patiently(|| !self.0.fr.is_set(Flags::BUSY));
+        poll(|| !self.0.fr.is_set(Flags::BUSY));
     }
 
     fn read(&mut self) -> Option<u8> {
@@ -115,9 +115,9 @@ impl Console for Pl011 {
 
 register_bitfields![u32,
     LineStatus [
-        /// A byte has arrived.
+        /// A byte was received.
         RX_READY 0,
-        /// The transmit FIFO takes a byte.
+        /// The transmit FIFO accepts a byte.
         TX_READY 5,
         /// The transmitter is idle.
         TX_IDLE 6
@@ -137,7 +137,7 @@ const _: () = assert!(offset_of!(MiniUartRegisters, lsr) == 0x14);
 pub struct MiniUart(Mmio<MiniUartRegisters>);
 
 impl MiniUart {
-    /// The UART with these registers, as the firmware left it.
+    /// The UART with these registers, configured by the firmware.
     pub fn new(registers: Mmio<MiniUartRegisters>) -> Self {
         Self(registers)
     }
@@ -146,14 +146,14 @@ impl MiniUart {
 impl Console for MiniUart {
     fn write(&mut self, bytes: &[u8]) {
         for &byte in bytes {
-            if patiently(|| self.0.lsr.is_set(LineStatus::TX_READY)) {
+            if poll(|| self.0.lsr.is_set(LineStatus::TX_READY)) {
                 self.0.io.set(u32::from(byte));
             }
         }
     }
 
     fn flush(&mut self) {
-        patiently(|| self.0.lsr.is_set(LineStatus::TX_IDLE));
+        poll(|| self.0.lsr.is_set(LineStatus::TX_IDLE));
     }
 
     fn read(&mut self) -> Option<u8> {
@@ -167,7 +167,7 @@ mod tests {
     use crate::fake::FakeRegisters;
 
     #[test]
-    fn a_pl011_that_is_off_is_switched_on() {
+    fn disabled_pl011_is_enabled() {
         let fake = FakeRegisters::new(0x40);
         fake.set32(0x38, 0x7ff);
         let mut uart = Pl011::new(fake.mmio());
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pl011_that_is_on_keeps_its_settings() {
+    fn enabled_pl011_keeps_its_settings() {
         let fake = FakeRegisters::new(0x40);
         fake.set32(0x2c, 0x60);
         fake.set32(0x30, 0xc101);
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pl011_is_known_by_its_identification() {
+    fn pl011_is_detected_by_identification() {
         let ids = |offset| match offset {
             0xfe0 => Some(0x11),
             0xfe4 => Some(0x10),
@@ -195,18 +195,21 @@ mod tests {
             0xff0..0x1000 => Some([0x0d, 0xf0, 0x05, 0xb1][(offset as usize - 0xff0) / 4]),
             _ => Some(0),
         };
-        assert!(Pl011::answers(ids));
+        assert!(Pl011::is_present(ids));
         assert!(
-            !Pl011::answers(|offset| ids(offset).filter(|_| offset != 0xff8)),
-            "one that does not answer"
+            !Pl011::is_present(|offset| ids(offset).filter(|_| offset != 0xff8)),
+            "an unreadable register"
         );
-        assert!(!Pl011::answers(|offset| Some(if offset == 0xfe0 { 0x31 } else { ids(offset)? })), "a PL031");
-        assert!(!Pl011::answers(|_| Some(0)) && !Pl011::answers(|_| None));
+        assert!(
+            !Pl011::is_present(|offset| Some(if offset == 0xfe0 { 0x31 } else { ids(offset)? })),
+            "a PL031"
+        );
+        assert!(!Pl011::is_present(|_| Some(0)) && !Pl011::is_present(|_| None));
     }
 
     #[test]
-    #[cfg_attr(miri, ignore = "a million looks at a register")]
-    fn a_uart_that_never_drains_does_not_hang_the_writer() {
+    #[cfg_attr(miri, ignore = "a million polls")]
+    fn full_uart_drops_bytes_instead_of_blocking() {
         let fake = FakeRegisters::new(0x40);
         fake.set32(0x18, 1 << 5 | 1 << 3);
         let mut uart = Pl011::new(fake.mmio());
@@ -216,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn the_mini_uart_waits_for_room() {
+    fn mini_uart_drops_bytes_when_full() {
         let fake = FakeRegisters::new(0x18);
         let mut uart = MiniUart::new(fake.mmio());
         uart.write(b"x");

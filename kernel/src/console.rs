@@ -60,7 +60,7 @@ fn find() -> Option<Uart> {
     let usual = usual_places(boot::image_phys(IMAGE_BASE)).iter().map(|&at| PhysAddr::new(at));
     let found = usual.into_iter().find(|&at| {
         let registers = boot::map_early_device(at);
-        Pl011::answers(|offset| arch::probe::read_u32(registers + offset))
+        Pl011::is_present(|offset| arch::probe::read_u32(registers + offset))
     });
     let registers = AddrRange::from_len(found?, PAGE_SIZE)?;
     Some(Uart { kind: UartKind::Pl011, registers, interrupt: None, baud: None })

@@ -163,7 +163,7 @@ pub fn dispatch() {
 
 fn serve_pending(interface: &CpuInterface) {
     while let Some(pending) = interface.acknowledge() {
-        let arrived = pending.arrived();
+        let arrived = pending.received();
         if arrived == ReceivedInterrupt::Software(STOP) {
             arch::cpu::halt();
         }

@@ -1,11 +1,11 @@
-//! A channel of the DMA engine (BCM2835 ARM Peripherals, 4). It copies from memory to memory as a chain of control
-//! blocks tells it, so memory in several pieces costs it nothing.
+//! A channel of the DMA engine (BCM2835 ARM Peripherals, 4). It copies from memory to memory as described by a chain of
+//! control blocks, so it supports scatter-gather lists.
 //!
-//! As a [`DmaEngine`] it has a buffer like all memory, which this driver asks for. Both this buffer and the control blocks
-//! are coherent memory: the engine sees no caches. It knows memory by bus addresses, which the [`DmaSpace`] knows.
+//! The buffer of the [`DmaEngine`] is memory that this driver allocates. The buffer and the control blocks are coherent
+//! memory, since the engine does not snoop caches. The engine uses bus addresses, which the [`DmaSpace`] supplies.
 //!
-//! Addresses and lengths are whole words here: that is what the engine moves at a time, and an emulator exists that
-//! never ends otherwise.
+//! Addresses and lengths must be multiples of a word, the unit of the engine's transfers. An emulator exists that never
+//! finishes an unaligned transfer.
 
 use crate::dma_engine::{BUFFER_LEN, CopyError, DmaEngine, Notify, Transfer, TransferDirection};
 use crate::mmio::{Mmio, ReadOnly};
@@ -16,13 +16,13 @@ use tock_registers::interfaces::{Readable, Writeable};
 use tock_registers::registers::ReadWrite;
 use zerocopy::{Immutable, IntoBytes};
 
-/// The distance from one channel's registers to the next one's.
+/// Distance between the registers of two channels.
 pub const CHANNEL_STRIDE: u64 = 0x100;
-/// Channels from here on are smaller: no two-dimensional transfers, lengths of 16 bits. Not used here.
+/// First of the lite channels: no two-dimensional transfers, 16-bit lengths. Not used here.
 pub const FIRST_LITE: u32 = 7;
 /// Addresses and lengths are multiples of this.
 pub const WORD: u64 = 4;
-/// The engine's addresses have 32 bits; what memory that reaches is the bus's matter.
+/// The engine has 32-bit addresses; the bus determines the memory behind them.
 pub const MASK: DmaMask = DmaMask::BITS_32;
 
 /// 4.2.1.2.
@@ -39,16 +39,16 @@ const ACTIVE: u32 = 1 << 0;
 const END: u32 = 1 << 1;
 const INT: u32 = 1 << 2;
 const ERROR: u32 = 1 << 8;
-/// The priorities that Linux uses: 8 of 15, 15 in need (bits 19:16 and 23:20).
+/// The priorities that Linux uses: 8 of 15, panic priority 15 (bits 19:16 and 23:20).
 const PRIORITY: u32 = 8 << 16 | 15 << 20;
-/// END comes when the writes are done, not when they were sent.
+/// END is set when the writes are complete, not when they are sent.
 const WAIT_FOR_WRITES: u32 = 1 << 28;
 const RESET: u32 = 1 << 31;
-/// DEBUG: which error it was, cleared by writing ones.
+/// DEBUG: error bits, cleared by writing ones.
 const ERRORS: u32 = 0b111;
 
 const TI_INTERRUPT: u32 = 1 << 0;
-/// Each write is answered before the next.
+/// Each write is acknowledged before the next one.
 const TI_WAIT_RESPONSE: u32 = 1 << 3;
 const TI_DESTINATION_INCREMENT: u32 = 1 << 4;
 const TI_SOURCE_INCREMENT: u32 = 1 << 8;
@@ -68,7 +68,7 @@ struct ControlBlock {
 const BLOCK_LEN: usize = size_of::<ControlBlock>();
 const _: () = assert!(BLOCK_LEN == 32);
 
-/// A page of them.
+/// Control blocks in a page.
 const MOST_BLOCKS: usize = 4096 / BLOCK_LEN;
 
 /// A channel, its control blocks and its buffer.
@@ -79,10 +79,10 @@ pub struct DmaChannel {
 }
 
 impl DmaChannel {
-    /// The channel with these registers, reset, which reaches memory through `space`.
+    /// Resets the channel with these registers, whose memory comes from `space`.
     ///
     /// # Errors
-    /// What the space says when it is asked for two pages; [`DmaError::OutOfVmalloc`] if it cannot show the control
+    /// Errors of the allocation of two pages; [`DmaError::OutOfVmalloc`] without a kernel mapping of the control
     /// blocks.
     pub fn new(registers: Mmio<Channel>, space: &dyn DmaSpace) -> Result<Self, DmaError> {
         space.set_mask(MASK)?;
@@ -90,7 +90,7 @@ impl DmaChannel {
         if blocks.kernel_view().is_none() {
             return Err(DmaError::OutOfVmalloc { len: blocks.len() as u64 });
         }
-        // Nobody but the engine ever looks into it.
+        // Only the engine accesses the buffer.
         let buffer = space.alloc(BUFFER_LEN as usize, Attrs::NO_KERNEL_MAPPING)?;
         registers.cs.set(RESET);
         registers.cs.set(END | INT);
@@ -108,13 +108,13 @@ impl DmaChannel {
             transfer.check(MASK.highest().raw())?;
             let words = [transfer.memory.raw(), transfer.offset, transfer.len];
             if let Some(&value) = words.iter().find(|value| !value.is_multiple_of(WORD)) {
-                return Err(CopyError::Ragged { value, word: WORD });
+                return Err(CopyError::Unaligned { value, word: WORD });
             }
         }
         if self.is_done() { Ok(()) } else { Err(CopyError::Busy) }
     }
 
-    /// The block for a transfer; `next` is the bus address of the one after it, 0 after the last.
+    /// The control block of a transfer; `next` is the bus address of the following block, 0 for the last one.
     fn block(&self, transfer: &Transfer, next: u32, notify: Notify) -> ControlBlock {
         let own = low(self.buffer.iova()) + transfer.offset as u32;
         let memory = low(transfer.memory);
@@ -136,7 +136,7 @@ impl DmaChannel {
     }
 }
 
-/// An address below [`MASK`], which was checked.
+/// The low 32 bits of an address that was checked against [`MASK`].
 fn low(address: Iova) -> u32 {
     address.raw() as u32
 }
@@ -148,7 +148,7 @@ impl DmaEngine for DmaChannel {
 
     fn start(&mut self, transfers: &[Transfer], notify: Notify) -> Result<(), CopyError> {
         self.check(transfers)?;
-        let Some(view) = self.blocks.kernel_view() else { unreachable!("`new` has seen it") };
+        let Some(view) = self.blocks.kernel_view() else { unreachable!("checked by `new`") };
         let first = low(self.blocks.iova());
         for (index, transfer) in transfers.iter().enumerate() {
             let following = index + 1;
@@ -156,7 +156,7 @@ impl DmaEngine for DmaChannel {
             let next = if is_last { 0 } else { first + (following * BLOCK_LEN) as u32 };
             view.write(index * BLOCK_LEN, self.block(transfer, next, notify));
         }
-        // The blocks, and what they copy, are in memory before the engine is told to look.
+        // The blocks and their source data must be in memory before the engine starts.
         arch::barrier::dsb_sy();
         self.registers.conblk_ad.set(first);
         self.registers.cs.set(WAIT_FOR_WRITES | PRIORITY | END | INT | ACTIVE);
@@ -182,7 +182,7 @@ impl DmaEngine for DmaChannel {
         let status = self.registers.cs.get();
         let raised = status & INT != 0;
         if raised {
-            // All else as it is: writing ACTIVE as 0 would pause a job.
+            // Keeps the other bits: writing 0 to ACTIVE pauses a job.
             self.registers.cs.set(status & (ACTIVE | WAIT_FOR_WRITES) | PRIORITY | END | INT);
         }
         raised
@@ -214,7 +214,7 @@ mod tests {
     }
 
     impl Fixture {
-        /// The words of the control block that the engine would load from `at`, as it sees memory.
+        /// The words of the control block at `at`, read from memory as by the engine.
         fn block(&self, at: u32) -> [u32; 8] {
             let mut bytes = [0; BLOCK_LEN];
             self.space.device_read(Iova::new(at.into()), &mut bytes).unwrap();
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn pieces_become_a_chain_of_control_blocks() {
+    fn scatter_gather_list_becomes_a_chain_of_control_blocks() {
         let mut fixture = fixture();
         let own = low(fixture.channel.buffer.iova());
         let pieces = [
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn the_other_way_swaps_source_and_destination() {
+    fn transfer_to_memory_swaps_source_and_destination() {
         let mut fixture = fixture();
         let own = low(fixture.channel.buffer.iova());
         fixture.channel.start(&[transfer(TransferDirection::ToMemory, 0x1000, 8, 4)], Notify::Poll).unwrap();
@@ -251,13 +251,13 @@ mod tests {
     }
 
     #[test]
-    fn what_the_engine_cannot_copy_never_reaches_it() {
+    fn invalid_transfer_is_rejected_before_the_hardware() {
         let mut fixture = fixture();
-        let ragged = |value| CopyError::Ragged { value, word: 4 };
+        let unaligned = |value| CopyError::Unaligned { value, word: 4 };
         for (memory, offset, len, error) in [
-            (0x1000, 0, 6, ragged(6)),
-            (0x1002, 0, 4, ragged(0x1002)),
-            (0x1000, 1, 4, ragged(1)),
+            (0x1000, 0, 6, unaligned(6)),
+            (0x1002, 0, 4, unaligned(0x1002)),
+            (0x1000, 1, 4, unaligned(1)),
             (0x1000, 0, 0, CopyError::OutsideBuffer { offset: 0, len: 0 }),
             (0x1000, 4092, 8, CopyError::OutsideBuffer { offset: 4092, len: 8 }),
             (
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn one_job_runs_at_a_time() {
+    fn start_while_busy_is_rejected() {
         let mut fixture = fixture();
         let job = [transfer(TransferDirection::FromMemory, 0, 0, 4)];
         fixture.channel.start(&job, Notify::Poll).unwrap();
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn an_interrupt_is_taken_back_and_an_error_told() {
+    fn acknowledge_clears_the_interrupt_and_outcome_reports_errors() {
         let Fixture { fake, mut channel, .. } = fixture();
         assert!(!channel.acknowledge());
         fake.set32(0, END | INT);
@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn without_memory_there_is_no_channel() {
+    fn failed_allocation_releases_all_memory() {
         let space = FakeSpace::new();
         space.fail_after(1, DmaError::OutOfFrames { wanted: 1, had: 0 });
         let error = DmaChannel::new(FakeRegisters::new(0x100).mmio(), &space).err();

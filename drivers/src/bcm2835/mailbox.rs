@@ -1,9 +1,10 @@
-//! The mailbox to a Raspberry Pi's firmware, and its property interface: a message of tags in memory, of which the firmware
-//! replaces the values (raspberrypi/firmware wiki, "Mailbox property interface").
+//! The mailbox to a Raspberry Pi's firmware, and its property interface: a message of tags in memory, whose values the
+//! firmware replaces (raspberrypi/firmware wiki, "Mailbox property interface").
 //!
-//! The message is in coherent memory, and the firmware is told its bus address.
+//! The message is in coherent memory; the firmware gets its bus address.
 
 use crate::mmio::{Mmio, ReadOnly};
+use crate::poll::{TimedOut, poll_until};
 use addr::PhysAddr;
 use core::fmt;
 use core::mem::offset_of;
@@ -11,7 +12,7 @@ use dma_api::{Attrs, DmaBuffer, DmaError, DmaMask, DmaSpace, KernelView};
 use tock_registers::interfaces::{Readable, Writeable};
 use tock_registers::registers::WriteOnly;
 
-/// Mailbox 0, which the firmware fills, and mailbox 1, which it empties.
+/// Mailbox 0 (from the firmware) and mailbox 1 (to the firmware).
 #[repr(C)]
 pub struct Registers {
     read: ReadOnly<u32>,
@@ -27,50 +28,50 @@ const _: () = assert!(offset_of!(Registers, write) == 0x20 && offset_of!(Registe
 
 const EMPTY: u32 = 1 << 30;
 const FULL: u32 = 1 << 31;
-/// The channel of the property interface, in the low bits of an address that is a multiple of 16.
+/// Channel of the property interface, in the low bits of an address that is a multiple of 16.
 const PROPERTIES: u32 = 8;
 const CHANNEL_MASK: u32 = 0xf;
 
 const REQUEST: u32 = 0;
 const SUCCESS: u32 = 0x8000_0000;
-/// In a tag's length once it has been answered.
+/// Response bit in a tag's length.
 const ANSWERED: u32 = 0x8000_0000;
-/// Words of a value here: none that is used has more.
+/// Words of a value; the tags used here have no more.
 const VALUE_WORDS: usize = 2;
-/// A tag in a message: its number, room, length, value.
+/// A tag in a message: number, value buffer size, length, value.
 const TAG_WORDS: usize = 3 + VALUE_WORDS;
 /// Size and code before the tags.
 const HEAD_WORDS: usize = 2;
-/// What the message has room for.
+/// Maximum number of tags in a message.
 const MOST_TAGS: usize = 8;
-/// The last word is the end.
+/// The last word is the end tag.
 const MESSAGE_WORDS: usize = HEAD_WORDS + MOST_TAGS * TAG_WORDS + 1;
 
-/// What the firmware adds to an address of memory to say that it goes past its own cache.
+/// Alias bits in bus addresses of memory that the firmware does not cache.
 const ALIAS: u32 = 0xc000_0000;
 
-/// What the firmware can be asked.
+/// A property of the firmware.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PropertyTag {
-    /// Its own version, as the time it was built, in seconds since 1970.
+    /// Firmware version: build time in seconds since 1970.
     FirmwareRevision,
     /// The board's revision code.
     BoardRevision,
     /// The board's serial number.
     BoardSerial,
-    /// The memory that belongs to the CPUs: first address, length.
+    /// The CPUs' part of memory: first address, length.
     ArmMemory,
-    /// The size of the picture: width, height.
+    /// Size of the display in pixels: width, height.
     SetPhysicalSize,
-    /// The size of the memory behind it: width, height.
+    /// Size of the framebuffer in pixels: width, height.
     SetVirtualSize,
-    /// Bits of a pixel.
+    /// Bits per pixel.
     SetDepth,
-    /// 1: red first.
+    /// Pixel order; 1: red first.
     SetPixelOrder,
-    /// Memory for the picture: in, its alignment; out, its bus address and length.
+    /// Framebuffer allocation: alignment in, bus address and length out.
     AllocateFramebuffer,
-    /// Bytes of a line.
+    /// Bytes per line.
     Pitch,
 }
 
@@ -91,12 +92,12 @@ impl PropertyTag {
     }
 }
 
-/// Why there is no answer.
+/// The firmware did not answer a request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum MailboxError {
-    /// The mailbox stayed full, or empty.
+    /// The mailbox remained full, or empty.
     TimedOut,
-    /// The message was refused with this code.
+    /// The firmware refused the message with this code.
     Refused(u32),
     /// The firmware does not know the tag.
     Unanswered(PropertyTag),
@@ -114,32 +115,38 @@ impl fmt::Display for MailboxError {
 
 impl core::error::Error for MailboxError {}
 
-/// A picture on the screen, 32 bits a pixel, red in the lowest eight.
+impl From<TimedOut> for MailboxError {
+    fn from(TimedOut: TimedOut) -> Self {
+        Self::TimedOut
+    }
+}
+
+/// A framebuffer with 32 bits per pixel, red in the lowest eight.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Framebuffer {
-    /// Where it is in memory; outside of what belongs to the CPUs.
+    /// Its physical address, outside of the CPUs' part of memory.
     pub start: PhysAddr,
-    /// Its length in bytes: enough for all lines.
+    /// Its length in bytes, enough for all lines.
     pub len: u64,
-    /// Bytes from one line to the next.
+    /// Bytes between the starts of two lines.
     pub pitch: u64,
-    /// Pixels of a line.
+    /// Pixels per line.
     pub width: u32,
-    /// Lines.
+    /// Number of lines.
     pub height: u32,
 }
 
-/// The mailbox and the message.
+/// The mailbox and its message buffer.
 pub struct Mailbox {
     registers: Mmio<Registers>,
     message: DmaBuffer,
 }
 
 impl Mailbox {
-    /// The mailbox with these registers, whose firmware sees memory through `space`.
+    /// The mailbox with these registers; the message buffer comes from `space`.
     ///
     /// # Errors
-    /// What the space says when it is asked for a page; [`DmaError::OutOfVmalloc`] if it cannot show it.
+    /// Errors of the allocation of a page; [`DmaError::OutOfVmalloc`] without a kernel mapping of it.
     pub fn new(registers: Mmio<Registers>, space: &dyn DmaSpace) -> Result<Self, DmaError> {
         space.set_mask(DmaMask::BITS_32)?;
         let message = space.alloc(MESSAGE_WORDS * 4, Attrs::empty())?;
@@ -149,10 +156,10 @@ impl Mailbox {
         Ok(Self { registers, message })
     }
 
-    /// Asks for `tag` and waits for the answer, as long as `expired` says that there is time.
+    /// Reads a property. Waits for the answer until `expired` returns true.
     ///
     /// # Errors
-    /// [`MailboxError`]. After [`MailboxError::TimedOut`] the firmware may still write to the message.
+    /// [`MailboxError`]. After [`MailboxError::TimedOut`] the firmware may still write to the message buffer.
     pub fn ask(
         &mut self,
         tag: PropertyTag,
@@ -162,10 +169,10 @@ impl Mailbox {
         Ok(answer)
     }
 
-    /// Asks for a picture of this size, all in one message: a part alone means nothing to the firmware.
+    /// Allocates a framebuffer of this size. One message sets all properties, since the firmware ignores an incomplete set.
     ///
     /// # Errors
-    /// As [`ask`](Self::ask); [`MailboxError::Unanswered`] also when what it gives is too small.
+    /// As [`ask`](Self::ask); [`MailboxError::Unanswered`] also for a framebuffer that is too small.
     pub fn framebuffer(
         &mut self,
         width: u32,
@@ -192,7 +199,7 @@ impl Mailbox {
         }
     }
 
-    /// Sends the tags with these values, and returns the values that come back.
+    /// Sends the tags with these values, and returns the firmware's values.
     fn exchange<const N: usize>(
         &mut self,
         tags: [(PropertyTag, [u32; VALUE_WORDS]); N],
@@ -201,12 +208,13 @@ impl Mailbox {
         const { assert!(N <= MOST_TAGS) };
         self.write(&tags);
         let address = self.message.iova().raw() as u32 & !CHANNEL_MASK;
-        wait(&mut expired, || self.registers.write_status.get() & FULL == 0)?;
-        // The message is in memory before the firmware is told to look.
+        poll_until(&mut expired, || (self.registers.write_status.get() & FULL == 0).then_some(()))?;
+        // The message must be in memory before the firmware reads it.
         arch::barrier::dsb_sy();
         self.registers.write.set(address | PROPERTIES);
-        wait(&mut expired, || {
-            self.registers.read_status.get() & EMPTY == 0 && self.registers.read.get() == address | PROPERTIES
+        poll_until(&mut expired, || {
+            let is_empty = self.registers.read_status.get() & EMPTY != 0;
+            (!is_empty && self.registers.read.get() == address | PROPERTIES).then_some(())
         })?;
         arch::barrier::dsb_sy();
         let mut answers = [[0; VALUE_WORDS]; N];
@@ -219,7 +227,7 @@ impl Mailbox {
     fn view(&self) -> KernelView<'_> {
         match self.message.kernel_view() {
             Some(view) => view,
-            None => unreachable!("`new` has seen it"),
+            None => unreachable!("checked by `new`"),
         }
     }
 
@@ -247,19 +255,6 @@ impl Mailbox {
     }
 }
 
-fn wait(expired: &mut impl FnMut() -> bool, is_there: impl Fn() -> bool) -> Result<(), MailboxError> {
-    // One look more when the time is up: the CPU may have been held up.
-    let mut late = false;
-    while !is_there() {
-        if late {
-            return Err(MailboxError::TimedOut);
-        }
-        late = expired();
-        core::hint::spin_loop();
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -267,7 +262,7 @@ mod tests {
     use addr::Iova;
     use dma_api::FakeSpace;
 
-    /// What a mailbox makes of a firmware that answers like this.
+    /// Runs `ask` with a mailbox whose firmware answers by `answer`.
     fn with<R>(
         answer: impl Fn(&FakeSpace, u32),
         ask: impl FnOnce(&mut Mailbox, &mut dyn FnMut() -> bool) -> R,
@@ -292,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn a_picture_is_asked_for_in_one_message() {
+    fn framebuffer_is_allocated_by_one_message() {
         let picture = |base: u32, len: u32, pitch: u32| {
             let answer = move |space: &FakeSpace, at: u32| {
                 let tag = |number: u32, first: u32, second: u32| [number, 8, ANSWERED | 8, first, second];
@@ -329,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_has_one_tag_and_an_end() {
+    fn message_has_one_tag_and_an_end_tag() {
         let answer = ask(|space, at| {
             let mut bytes = [0; 32];
             space.device_read(Iova::new(at.into()), &mut bytes).unwrap();
@@ -342,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_answer_is_an_error() {
+    fn invalid_answer_is_an_error() {
         let refused = ask(|space, at| write(space, at, &[32, 0x8000_0001]));
         assert_eq!(refused, Err(MailboxError::Refused(0x8000_0001)));
         for length in [0, ANSWERED] {

@@ -1,4 +1,4 @@
-//! What a Raspberry Pi has beside CPUs and interrupt controllers: the BCM2835's peripherals, kept by all models since.
+//! Peripherals of the BCM2835, which all Raspberry Pi models contain.
 
 pub mod dma;
 pub mod mailbox;

@@ -1,7 +1,7 @@
 //! GICv2 (IHI 0048B).
 //!
-//! Not `arm_gic::gicv2`: that one sets a priority by writing its neighbours' to 0, returns an SGI's source CPU as
-//! part of its number, has no interrupt targets and no start for a second CPU, and enables group 1 by a bit that the
+//! `arm_gic::gicv2` is not used: it overwrites neighbouring priorities with 0, returns the source CPU of an SGI as part of
+//! its number, has no interrupt targets and no initialization of secondary CPUs, and enables group 1 by a bit that the
 //! non-secure view does not have. The registers are few.
 
 use super::{GicError, IntId, Interrupt, Pending, SgiTo, Trigger, real};
@@ -10,8 +10,7 @@ use core::mem::offset_of;
 use tock_registers::interfaces::{Readable, Writeable};
 use tock_registers::registers::{ReadWrite, WriteOnly};
 
-/// GICD (IHI 0048B, 4.3). Registers up to number 7 of `isenabler` and the like are a copy for each CPU in their part
-/// for interrupts 0 to 31.
+/// GICD (IHI 0048B, 4.3). The parts of `isenabler` and the like for interrupts 0 to 31 are banked per CPU.
 #[repr(C)]
 struct Registers {
     ctlr: ReadWrite<u32>,
@@ -33,7 +32,7 @@ struct Registers {
 const _: () = assert!(offset_of!(Registers, igroupr) == 0x80 && offset_of!(Registers, icactiver) == 0x380);
 const _: () = assert!(offset_of!(Registers, itargetsr) == 0x800 && offset_of!(Registers, sgir) == 0xf00);
 
-/// GICC (IHI 0048B, 4.4), a copy for each CPU.
+/// GICC (IHI 0048B, 4.4), banked per CPU.
 #[repr(C)]
 struct InterfaceRegisters {
     ctlr: ReadWrite<u32>,
@@ -44,27 +43,27 @@ struct InterfaceRegisters {
 }
 const _: () = assert!(offset_of!(InterfaceRegisters, eoir) == 0x10);
 
-/// GICD_CTLR and GICC_CTLR: forward the one group that a kernel has. To a non-secure kernel that is group 1; without
-/// security extensions it is group 0; the bit is the same.
+/// GICD_CTLR and GICC_CTLR: forward the kernel's group. That is group 1 for a non-secure kernel and group 0 without
+/// security extensions; the bit is the same.
 const ENABLE: u32 = 1;
-/// GICD_SGIR: to all but the sender.
+/// GICD_SGIR: all CPUs except the sender.
 const SGI_OTHERS: u32 = 0b01 << 24;
 
 pub(super) struct Distributor {
     registers: Mmio<Registers>,
     interface: Mmio<InterfaceRegisters>,
-    /// Interrupts that exist.
+    /// Number of implemented interrupts.
     count: u32,
 }
 
-/// What every CPU may use at once.
+/// The CPU interface, and the distributor's GICD_SGIR, for concurrent use by all CPUs.
 pub(super) struct Interface {
     registers: Mmio<InterfaceRegisters>,
     distributor: Mmio<Registers>,
 }
 
-// SAFETY: the CPU interface's registers are a copy for each CPU, and of the distributor's only GICD_SGIR is used,
-// whose every write is a complete request of its own.
+// SAFETY: the registers of the CPU interface are banked per CPU; of the distributor only GICD_SGIR is used, where each
+// write is a complete request.
 unsafe impl Sync for Interface {}
 
 pub(super) fn new(
@@ -74,8 +73,8 @@ pub(super) fn new(
     distributor.at_least(size_of::<Registers>() as u64)?;
     interface.at_least(size_of::<InterfaceRegisters>() as u64)?;
     let (gicd, gicc) = (distributor.address(), interface.address());
-    // SAFETY: both structs hold register fields alone; the windows, checked for length, promise the mapping and were
-    // given to us. The second pair shares it as `Sync for Interface` explains.
+    // SAFETY: both structs contain register fields only; the windows, whose lengths were checked, guarantee the mapping and
+    // are owned by this function. The second pair shares it as `Sync for Interface` explains.
     let (registers, interface) = unsafe { (Mmio::<Registers>::new(gicd), Mmio::new(gicc)) };
     // SAFETY: as above.
     let shared = unsafe { Interface { registers: Mmio::new(gicc), distributor: Mmio::new(gicd) } };
@@ -86,11 +85,11 @@ pub(super) fn new(
 }
 
 impl Distributor {
-    /// Disables all shared interrupts and forgets what waits, then forwards.
+    /// Disables all SPIs, clears their pending and active state, and enables forwarding.
     fn init(&mut self) {
         self.registers.ctlr.set(0);
         for word in 1..self.count.div_ceil(32) as usize {
-            self.quiet(word);
+            self.disable_word(word);
         }
         for id in 32..self.count as usize {
             self.registers.ipriorityr[id].set(super::DEFAULT_PRIORITY);
@@ -98,24 +97,24 @@ impl Distributor {
         self.registers.ctlr.set(ENABLE);
     }
 
-    /// Disables 32 interrupts and forgets their state.
-    fn quiet(&mut self, word: usize) {
+    /// Disables 32 interrupts and clears their pending and active state.
+    fn disable_word(&mut self, word: usize) {
         self.registers.icenabler[word].set(u32::MAX);
         self.registers.icpendr[word].set(u32::MAX);
         self.registers.icactiver[word].set(u32::MAX);
     }
 
-    /// Readies this CPU; its bit in target masks.
+    /// Initializes this CPU, and returns its bit in target masks.
     pub(super) fn init_cpu(&mut self) -> u8 {
-        self.quiet(0);
+        self.disable_word(0);
         for id in 0..32 {
             self.registers.ipriorityr[id].set(super::DEFAULT_PRIORITY);
         }
-        // Where software-generated interrupts can be disabled at all, they are enabled for good.
+        // SGIs are enabled permanently, where they can be disabled at all.
         self.registers.isenabler[0].set(0xffff);
         self.interface.pmr.set(0xff);
         self.interface.ctlr.set(ENABLE);
-        // The targets of one's own interrupts are oneself; a uniprocessor may say 0 (4.3.12).
+        // The target registers of private interrupts read as the CPU's own bit; on a uniprocessor possibly as 0 (4.3.12).
         let mask = (0..32).fold(0, |mask, id| mask | self.registers.itargetsr[id].get());
         if mask == 0 { 1 } else { mask }
     }
@@ -124,7 +123,7 @@ impl Distributor {
         let id = self.checked(interrupt.id)?;
         let (word, bit) = (id / 16, 2 << (id % 16 * 2));
         let others = self.registers.icfgr[word].get() & !bit;
-        // Those of SGIs, and often those of PPIs, ignore the write: they are what they are.
+        // The bits of SGIs, and often those of PPIs, are read-only.
         self.registers.icfgr[word].set(if interrupt.trigger == Trigger::Edge {
             others | bit
         } else {
@@ -157,7 +156,7 @@ impl Distributor {
 impl Interface {
     pub(super) fn acknowledge(&self) -> Option<Pending> {
         let raw = self.registers.iar.get();
-        // Bits 12 to 10 name the CPU that sent an SGI; the number alone is the interrupt.
+        // Bits 12 to 10 are the source CPU of an SGI.
         real(raw & 0x3ff).map(|pending| Pending { raw, ..pending })
     }
 

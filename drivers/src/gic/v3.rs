@@ -1,4 +1,4 @@
-//! GICv3 and v4 (IHI 0069), over the `arm-gic` crate; the CPU interface is system registers.
+//! GICv3 and v4 (IHI 0069) on top of the `arm-gic` crate; the CPU interface consists of system registers.
 
 use super::{DEFAULT_PRIORITY, GicError, IntId, Interrupt, Pending, SgiTo, real};
 use crate::mmio::MmioWindow;
@@ -8,7 +8,7 @@ use arm_gic::gicv3::{GicCpuInterface, GicDistributor, GicRedistributor, SgiTarge
 use arm_gic::{InterruptGroup, UniqueMmioPointer};
 use core::ptr::NonNull;
 
-/// A redistributor's frames: RD and SGI, and two more where virtual LPIs exist.
+/// Size of a redistributor: the frames RD and SGI, twice that with virtual LPIs.
 const FRAMES: u64 = size_of::<GicrSgi>() as u64;
 
 pub(super) struct Distributor {
@@ -16,7 +16,7 @@ pub(super) struct Distributor {
     regions: Vec<MmioWindow>,
 }
 
-// SAFETY: both are pointers to registers that any CPU may drive; `&mut self` makes sure that one does at a time.
+// SAFETY: both are pointers to registers that any CPU may access; `&mut self` excludes concurrent accesses.
 unsafe impl Send for Distributor {}
 
 impl Distributor {
@@ -25,8 +25,8 @@ impl Distributor {
         regions.iter().try_for_each(|region| region.at_least(FRAMES))?;
         let pointer = core::ptr::with_exposed_provenance_mut(registers.address().raw() as usize);
         let pointer = NonNull::new(pointer).expect("a window is not at address 0");
-        // SAFETY: mapped registers of at least this size, as the window promises (checked above), which was given to
-        // us and is used through this pointer alone.
+        // SAFETY: mapped registers of at least this size, as the window guarantees (checked above), which this function owns
+        // and accesses through this pointer only.
         let gicd = GicDistributor::new(unsafe { UniqueMmioPointer::new(pointer) });
         let mut gic = Self { gicd, regions };
         gic.init();
@@ -38,11 +38,11 @@ impl Distributor {
         self.gicd.configure_default_settings();
     }
 
-    /// Readies this CPU: its redistributor, then its system registers.
+    /// Initializes this CPU: its redistributor, then its system registers.
     pub(super) fn init_cpu(&mut self, affinity: u64) -> Result<(), GicError> {
         let mut redistributor = self.redistributor(affinity)?;
         redistributor.power_on();
-        // It may be awake already, which is no error.
+        // Fails if the redistributor is awake already.
         let _ = redistributor.mark_core_awake();
         redistributor.configure_default_settings();
         for id in (0..16).map(IntId::sgi) {
@@ -50,7 +50,7 @@ impl Distributor {
             redistributor.enable_interrupt(id, true).map_err(|_| GicError::Refused(id))?;
         }
         GicCpuInterface::enable_system_register_el1();
-        // The other ICC registers exist from here on.
+        // The other ICC registers are accessible from here on.
         arch::barrier::isb();
         GicCpuInterface::set_priority_mask(0xff);
         GicCpuInterface::enable_group1(true);
@@ -69,7 +69,7 @@ impl Distributor {
         if id.is_private() {
             let mut redistributor = self.redistributor(affinity)?;
             redistributor.set_interrupt_priority(id, priority).map_err(refused)?;
-            // An SGI is an edge and nothing else.
+            // SGIs are always edge-triggered.
             return if id.is_sgi() {
                 Ok(())
             } else {
@@ -95,7 +95,7 @@ impl Distributor {
         Ok(())
     }
 
-    /// Only what is there: the kernel uses no extended and no message interrupts on a GICv3.
+    /// Checks that the interrupt is implemented. The kernel uses no extended and no message-based interrupts on a GICv3.
     fn checked(&self, interrupt: Interrupt) -> Result<Interrupt, GicError> {
         let id = interrupt.id;
         let spis = self.gicd.typer().num_spis();
@@ -128,8 +128,8 @@ fn frames_at(region: &mut MmioWindow, offset: u64) -> GicRedistributor<'_> {
     let address = region.address() + offset;
     let pointer = core::ptr::with_exposed_provenance_mut(address.raw() as usize);
     let pointer = NonNull::new(pointer).expect("a window is not at address 0");
-    // SAFETY: mapped registers, since the caller keeps the frames inside the window; `&mut` makes this the only
-    // pointer to them while it lives.
+    // SAFETY: mapped registers, since the caller keeps the frames inside the window; `&mut` excludes other pointers to them
+    // during its lifetime.
     GicRedistributor::new(unsafe { UniqueMmioPointer::new(pointer) })
 }
 
@@ -149,7 +149,7 @@ pub(super) fn send_sgi(id: IntId, to: SgiTo) -> Result<(), GicError> {
     GicCpuInterface::send_sgi(id, target, SgiTargetGroup::CurrentGroup1).map_err(|_| GicError::Refused(id))
 }
 
-/// The one CPU with this affinity.
+/// The target list of the CPU with this affinity.
 fn list(affinity: u64) -> Result<SgiTarget, GicError> {
     let [aff0, affinity1, affinity2, _, affinity3, ..] = affinity.to_le_bytes();
     if aff0 >= 16 {
@@ -178,9 +178,9 @@ mod tests {
         (gicd, first, second, gic)
     }
 
-    // The fake system registers are the process's: one test uses them.
+    // The fake system registers are shared by the process: only this test uses them.
     #[test]
-    fn each_cpu_finds_its_redistributor() {
+    fn redistributor_is_found_by_affinity() {
         let (gicd, first, second, mut gic) = fixture();
         assert_eq!(gicd.get32(0) & 0x12, 0x12, "affinity routing, group 1");
         assert_eq!(gic.init_cpu(2), Err(GicError::NoRedistributor(2)));
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cpu_is_addressed_by_its_affinity() {
+    fn sgi_target_list_follows_affinity() {
         let expected = SgiTarget::List { affinity3: 1, affinity2: 0, affinity1: 2, target_list: 1 << 3 };
         assert_eq!(list(0x01_0000_0203), Ok(expected));
         assert_eq!(list(0x10), Err(GicError::Unaddressable(0x10)));
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn a_region_without_a_last_redistributor_ends_where_it_ends() {
+    fn redistributor_search_stops_at_the_end_of_the_region() {
         let (gicd, region) = (FakeRegisters::new(0x1_0000), FakeRegisters::new(0x4_0000));
         let (mut gic, _) = Gic::v3(gicd.window(), alloc::vec![region.window()]).unwrap();
         assert_eq!(gic.init_cpu(7), Err(GicError::NoRedistributor(7)));

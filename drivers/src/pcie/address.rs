@@ -1,9 +1,8 @@
-//! Bus, device and function: the address of a function in configuration space, and the requester id it sends.
+//! Bus, device and function: the address of a function in configuration space and its requester ID.
 
 use core::fmt;
 
-/// A function's address. Its 16 bits are also the requester id of what the function sends, unless a bridge on the
-/// way puts its own there.
+/// A function's address. Its 16 bits are also the function's requester ID, unless a bridge upstream replaces it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Bdf(u16);
 
@@ -18,11 +17,7 @@ impl Bdf {
         assert!(device < Self::DEVICES && function < Self::FUNCTIONS);
         Self((bus as u16) << 8 | (device as u16) << 3 | function as u16)
     }
-    /// The function whose requester id this is.
-    pub const fn from_requester(id: u16) -> Self {
-        Self(id)
-    }
-    /// The requester id.
+    /// The requester ID.
     pub const fn requester(self) -> u16 {
         self.0
     }
@@ -57,10 +52,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_numbers_are_the_requester_id() {
+    fn requester_id_encodes_bus_device_function() {
         let function = Bdf::new(0x81, 0x1f, 7);
         assert_eq!((function.requester(), function.to_string().as_str()), (0x81ff, "81:1f.7"));
         assert_eq!((function.bus(), function.device(), function.function()), (0x81, 0x1f, 7));
-        assert_eq!(Bdf::from_requester(0x0008), Bdf::new(0, 1, 0));
+        assert_eq!(Bdf::new(0, 1, 0).requester(), 0x0008);
     }
 }

@@ -1,15 +1,19 @@
-//! Where BARs go.
+//! Assignment of BARs.
 //!
-//! There are two pools. *Narrow* is memory below 4 GiB: what a bridge's ordinary window forwards, and every 32-bit
-//! BAR. *Wide* is memory anywhere: 64-bit BARs on a root bus, and prefetchable 64-bit ones behind bridges whose
-//! prefetchable windows have 64-bit addresses. (A prefetchable BAR may go where others do, not the other way round.)
+//! There are two pools. *Narrow* is memory below 4 GiB: the ordinary windows of bridges, and all 32-bit BARs. *Wide* is
+//! memory at any address: 64-bit BARs on a root bus, and prefetchable 64-bit BARs behind bridges whose prefetchable windows
+//! have 64-bit addresses. (A prefetchable BAR may be placed among non-prefetchable ones, but not vice versa.)
 //!
-//! What a bus wants of a pool is a list of claims, a BAR's or a bridge's for all that is behind it, the largest
-//! alignment first. Laid out one after the other they give the bridge's own claim; at a root bus each finds its place
-//! in a window of the host. A claim that finds none is reported and its BARs stay without address.
+//! The demand of a bus on a pool is a list of claims, of a BAR or of a bridge for all BARs behind it, in descending order of
+//! alignment. The layout of these claims yields the claim of the bus's own bridge; a claim on a root bus is placed in a
+//! window of the host. A claim without room is reported, and its BARs remain without address.
 
-use super::bar::program;
-use super::{BarKind, Bdf, ConfigSpace, Function, HostWindow, PciSpace, Problem};
+use super::address::Bdf;
+use super::bar::{BarKind, program};
+use super::config::ConfigSpace;
+use super::description::{HostWindow, PciSpace};
+use super::function::Function;
+use super::problem::Problem;
 use addr::{AddrRange, PhysAddr};
 use alloc::vec::Vec;
 
@@ -19,7 +23,7 @@ const PREFETCHABLE_WINDOW: u16 = 0x24;
 const PREFETCHABLE_BASE_HIGH: u16 = 0x28;
 const PREFETCHABLE_LIMIT_HIGH: u16 = 0x2c;
 const IO_WINDOW: u16 = 0x1c;
-/// A window whose base is above its limit forwards nothing.
+/// A window whose base exceeds its limit is closed.
 const CLOSED: u32 = 0x0000_fff0;
 const GRANULE: u64 = 1 << 20;
 
@@ -35,16 +39,16 @@ enum Claimant {
     Bridge(usize),
 }
 
-/// A wish for `size` bytes at a multiple of `align`.
+/// A demand for `size` bytes at a multiple of `align`.
 struct Claim {
     claimant: Claimant,
     size: u64,
     align: u64,
-    /// Whether all in it is prefetchable.
+    /// Whether all of its BARs are prefetchable.
     prefetchable: bool,
 }
 
-/// A window of the host, filled from the bottom.
+/// A window of the host, allocated from the bottom up.
 struct Supply {
     window: HostWindow,
     next: u64,
@@ -59,7 +63,7 @@ pub(super) fn assign(
     problems: &mut Vec<Problem>,
 ) {
     for function in functions.iter().filter(|function| function.bridge.is_some()) {
-        close(config, function.bdf);
+        close_windows(config, function.bdf);
     }
     let mut assigner = Assigner { config, functions, problems };
     let mut supplies: Vec<_> = windows.iter().filter_map(Supply::new).collect();
@@ -70,8 +74,8 @@ pub(super) fn assign(
     }
 }
 
-fn close(config: &mut impl ConfigSpace, at: Bdf) {
-    // I/O: base 0xf000, limit 0; the status register above clears what is written as ones.
+fn close_windows(config: &mut impl ConfigSpace, at: Bdf) {
+    // I/O: base 0xf000, limit 0. The status register above is written as zero, since ones clear its bits.
     config.write16(at, IO_WINDOW, 0x00f0);
     config.write32(at, MEMORY_WINDOW, CLOSED);
     config.write32(at, PREFETCHABLE_WINDOW, CLOSED);
@@ -87,7 +91,7 @@ impl Supply {
             PciSpace::Memory32 => end.min(1 << 32),
             PciSpace::Memory64 => end,
         };
-        // Address 0 means to many that there is none.
+        // Many drivers take address 0 for an unassigned BAR.
         Some(Self { window: *window, next: window.bus.max(1), end })
     }
 
@@ -111,7 +115,7 @@ struct Assigner<'a, C> {
 }
 
 impl<C: ConfigSpace> Assigner<'_, C> {
-    /// What the functions behind `bridge` (or on root buses) want of `pool`.
+    /// The claims on `pool` of the functions behind `bridge`, or on root buses.
     fn claims(&mut self, bridge: Option<usize>, pool: Pool) -> Vec<Claim> {
         let mut claims = Vec::new();
         for index in 0..self.functions.len() {
@@ -137,7 +141,7 @@ impl<C: ConfigSpace> Assigner<'_, C> {
         (own == pool).then_some(Claim { claimant, size: wanted.size, align: wanted.size, prefetchable })
     }
 
-    /// One claim for all that is behind a bridge.
+    /// One claim for all BARs behind a bridge.
     fn bridge_claim(&mut self, index: usize, pool: Pool) -> Option<Claim> {
         let inner = self.claims(Some(index), pool);
         let align = inner.first()?.align.max(GRANULE);
@@ -150,9 +154,9 @@ impl<C: ConfigSpace> Assigner<'_, C> {
         Some(Claim { claimant: Claimant::Bridge(index), size, align, prefetchable })
     }
 
-    /// Finds a place for a root bus's claim.
+    /// Places a claim of a root bus in a window.
     fn supply(&mut self, claim: &Claim, pool: Pool, supplies: &mut [Supply]) {
-        // Wide claims leave the narrow windows to those that need them.
+        // Wide claims use narrow windows last.
         let (wide, narrow): (Vec<_>, Vec<_>) = supplies
             .iter_mut()
             .filter(|supply| supply.suits(claim, pool))
@@ -177,10 +181,16 @@ impl<C: ConfigSpace> Assigner<'_, C> {
                 let inner = self.claims(Some(index), pool);
                 let ends = layout(&inner);
                 for (claim, end) in inner.iter().zip(ends) {
-                    let offset = end.expect("the whole was laid out before") - claim.size;
+                    let offset = end.expect("`bridge_claim` has laid out the same claims") - claim.size;
                     self.place(claim, pool, address + offset, window);
                 }
-                open(self.config, self.functions[index].bdf, pool, address, address + (claim.size - 1));
+                open_window(
+                    self.config,
+                    self.functions[index].bdf,
+                    pool,
+                    address,
+                    address + (claim.size - 1),
+                );
             }
         }
     }
@@ -194,8 +204,8 @@ impl<C: ConfigSpace> Assigner<'_, C> {
     }
 }
 
-/// Where each claim ends when they lie one after the other from a start that suits them all; `None` from the first on
-/// that passes the end of the address space.
+/// The end of each claim when all are laid out in order from a sufficiently aligned start; `None` from the first overflow of
+/// the address space on.
 fn layout(claims: &[Claim]) -> Vec<Option<u64>> {
     let mut end = Some(0);
     let ends = claims.iter().map(|claim| {
@@ -205,8 +215,8 @@ fn layout(claims: &[Claim]) -> Vec<Option<u64>> {
     ends.collect()
 }
 
-/// Lets a bridge forward the addresses from `first` to `last`.
-fn open(config: &mut impl ConfigSpace, at: Bdf, pool: Pool, first: u64, last: u64) {
+/// Opens a bridge's window for the addresses from `first` to `last`.
+fn open_window(config: &mut impl ConfigSpace, at: Bdf, pool: Pool, first: u64, last: u64) {
     let megabytes = (first >> 16) as u32 & 0xfff0 | (last & !(GRANULE - 1)) as u32 & 0xfff0_0000;
     match pool {
         Pool::Narrow => config.write32(at, MEMORY_WINDOW, megabytes),
@@ -235,7 +245,7 @@ mod tests {
         cpu: PhysAddr::new(0x1000_0000),
         len: 0x2eff_0000,
     };
-    /// Seen elsewhere by the CPU.
+    /// Bus and physical addresses differ.
     const WIDE: HostWindow = HostWindow {
         space: PciSpace::Memory64,
         prefetchable: false,
@@ -260,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn bars_on_the_root_bus_go_to_the_window_they_can_reach() {
+    fn root_bus_bars_are_placed_in_suitable_windows() {
         let bus = FakeBus::new([
             endpoint(2).bar(0, 0, 4096).bar(1, 0, 1 << 20).bar(2, 4, 16384),
             endpoint(3).bar(0, 0xc, 1 << 30).bar(5, 1, 32),
@@ -283,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn bridges_forward_what_is_behind_them() {
+    fn bridge_windows_cover_the_bars_behind_them() {
         let port = FakeFunction::express(
             4,
             [
@@ -294,7 +304,7 @@ mod tests {
         let (config, functions, problems) =
             assigned(FakeBus::new([port, endpoint(4).bar(0, 0, 4096)]), &[NARROW, WIDE]);
         assert_eq!(problems, []);
-        // The inner bridge's window first (1 MiB), then the 4 KiB.
+        // The inner bridge's window (1 MiB) precedes the 4 KiB.
         assert_eq!((at(&functions, 3, 0), at(&functions, 2, 0)), (Some(0x1000_0000), Some(0x1010_0000)));
         assert_eq!(at(&functions, 2, 2), Some(0x90_0000_0000));
         assert_eq!(at(&functions, 4, 0), Some(0x1020_0000));
@@ -307,13 +317,13 @@ mod tests {
     }
 
     #[test]
-    fn without_a_wide_window_everything_is_narrow() {
+    fn wide_bars_fall_back_to_narrow_windows() {
         let (_, functions, problems) = assigned(FakeBus::new([endpoint(2).bar(0, 0xc, 16384)]), &[NARROW]);
         assert_eq!((at(&functions, 2, 0), problems), (Some(0x1000_0000), vec![]));
     }
 
     #[test]
-    fn a_prefetchable_window_takes_prefetchable_bars_only() {
+    fn prefetchable_window_takes_prefetchable_bars_only() {
         let only = HostWindow { prefetchable: true, ..WIDE };
         let bus = FakeBus::new([endpoint(2).bar(0, 0xc, 4096).bar(2, 4, 4096)]);
         let (_, functions, problems) = assigned(bus, &[only]);
@@ -322,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn what_finds_no_room_is_left_without_address() {
+    fn bar_without_room_is_reported_and_unassigned() {
         let small = HostWindow { len: 0x20_0000, ..NARROW };
         let port = FakeFunction::express(4, [endpoint(3).bar(0, 0, 2 << 20)]);
         let (_, functions, problems) = assigned(FakeBus::new([endpoint(2).bar(0, 0, 4096), port]), &[small]);
@@ -332,10 +342,10 @@ mod tests {
     }
 
     #[test]
-    fn absurd_sizes_do_not_overflow() {
-        let absurd = || endpoint(2).bar(0, 0xc, 1 << 63).bar(2, 0xc, 1 << 63);
+    fn huge_bar_sizes_do_not_overflow() {
+        let huge = || endpoint(2).bar(0, 0xc, 1 << 63).bar(2, 0xc, 1 << 63);
         let bus =
-            FakeBus::new([FakeFunction::express(4, [absurd(), absurd()]), endpoint(3).bar(0, 0xc, 1 << 63)]);
+            FakeBus::new([FakeFunction::express(4, [huge(), huge()]), endpoint(3).bar(0, 0xc, 1 << 63)]);
         let (_, functions, problems) = assigned(bus, &[NARROW, WIDE]);
         assert!(functions.iter().flat_map(|f| f.bars.iter().flatten()).all(|bar| bar.registers.is_none()));
         let root = Problem::NoRoom { at: Bdf::new(0, 1, 0), size: 1 << 63 };

@@ -1,20 +1,21 @@
-//! Base address registers: what a function wants, and where it got it.
+//! Base address registers: size and assigned address.
 
-use super::{Bdf, ConfigSpace};
+use super::address::Bdf;
+use super::config::ConfigSpace;
 use addr::{AddrRange, PhysAddr};
 
 const BARS: u16 = 0x10;
 
-/// What a BAR decodes.
+/// Type of a BAR.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum BarKind {
-    /// I/O ports, which the kernel does not use.
+    /// I/O space, not used by the kernel.
     Io,
-    /// Memory.
+    /// Memory space.
     Memory {
-        /// Whether its address has 64 bits.
+        /// Whether the address has 64 bits.
         wide: bool,
-        /// Whether reads have no side effects.
+        /// Whether reads are free of side effects.
         prefetchable: bool,
     },
 }
@@ -22,15 +23,15 @@ pub enum BarKind {
 /// A base address register.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Bar {
-    /// What it decodes.
+    /// Its type.
     pub kind: BarKind,
-    /// The bytes it decodes, a power of two.
+    /// Its size in bytes, a power of two.
     pub size: u64,
-    /// Where the CPU finds them; `None` where no room was found and for I/O ports.
+    /// Its physical address range; `None` without an assigned address, and for I/O space.
     pub registers: Option<AddrRange<PhysAddr>>,
 }
 
-/// A BAR whose writable bits make no size.
+/// A BAR whose writable bits are not a valid size mask.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct BadBar {
     pub index: u8,
@@ -41,8 +42,8 @@ fn register(index: usize) -> u16 {
     BARS + 4 * index as u16
 }
 
-/// The BARs among the first `count` (6, or 2 for a bridge) and the ones that make no sense. The function must not
-/// decode meanwhile: its addresses are all ones for a moment.
+/// Sizes the first `count` BARs (6, or 2 of a bridge), and calls `bad` for invalid ones. Decoding must be disabled, since
+/// sizing writes all ones to the addresses.
 pub(super) fn size_all(
     config: &mut impl ConfigSpace,
     at: Bdf,
@@ -55,7 +56,7 @@ pub(super) fn size_all(
         let (kind, writable, width) = probe(config, at, index);
         if writable != 0 {
             let size = writable & writable.wrapping_neg();
-            // The writable bits reach from the size up to the top.
+            // A valid mask has all bits from the size up.
             let top = if width == 2 { u64::MAX } else { u32::MAX.into() };
             let io_top = kind == BarKind::Io && writable == 0xffff & !(size - 1);
             match index + width <= count && (writable == top & !(size - 1) || io_top) {
@@ -68,7 +69,7 @@ pub(super) fn size_all(
     bars
 }
 
-/// What BAR `index` decodes, which of its address bits can be written, and how many registers it takes.
+/// The type of BAR `index`, its writable address bits, and the number of its registers.
 fn probe(config: &mut impl ConfigSpace, at: Bdf, index: usize) -> (BarKind, u64, usize) {
     let low = register(index);
     let flags = config.read32(at, low);
@@ -84,7 +85,7 @@ fn probe(config: &mut impl ConfigSpace, at: Bdf, index: usize) -> (BarKind, u64,
     (kind, mask, if wide { 2 } else { 1 })
 }
 
-/// The bits that stay set when all are written.
+/// The writable bits of a register.
 fn writable(config: &mut impl ConfigSpace, at: Bdf, register: u16) -> u32 {
     let old = config.read32(at, register);
     config.write32(at, register, u32::MAX);
@@ -93,7 +94,7 @@ fn writable(config: &mut impl ConfigSpace, at: Bdf, register: u16) -> u32 {
     set
 }
 
-/// Writes the address on the bus into BAR `index`.
+/// Writes a bus address to BAR `index`.
 pub(super) fn program(config: &mut impl ConfigSpace, at: Bdf, index: usize, kind: BarKind, address: u64) {
     config.write32(at, register(index), address as u32);
     if kind == (BarKind::Memory { wide: true, prefetchable: true })
@@ -122,7 +123,7 @@ mod tests {
     const NARROW: BarKind = BarKind::Memory { wide: false, prefetchable: false };
 
     #[test]
-    fn sizes_are_what_cannot_be_written() {
+    fn bars_are_sized_by_their_read_only_bits() {
         let function = FakeFunction::endpoint(1, 2)
             .bar(0, 0, 1 << 20)
             .bar(1, 1, 32)
@@ -144,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn sizing_leaves_the_address() {
+    fn sizing_restores_the_address() {
         let mut function = FakeFunction::endpoint(1, 2).bar(0, 0, 4096);
         function.set32(0x10, 0x1234_5000);
         let mut bus = FakeBus::new([function]);
@@ -153,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn bars_that_make_no_sense_are_named() {
+    fn invalid_bars_are_reported() {
         let holes = FakeFunction::endpoint(1, 2).writable32(0x10, 0xfff0_f000);
         assert_eq!(sized(holes, 6), ([None; 6], vec![BadBar { index: 0, writable: 0xfff0_f000 }]));
         let last = FakeFunction::endpoint(1, 2).bar(5, 4, 4096);

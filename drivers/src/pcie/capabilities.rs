@@ -1,29 +1,30 @@
-//! The list of capabilities (PCI 3.0, 6.7), walked without trusting it.
+//! The capability list (PCI 3.0, 6.7), which is not trusted.
 
-use super::{Bdf, ConfigSpace};
+use super::address::Bdf;
+use super::config::ConfigSpace;
 
 const STATUS: u16 = 0x06;
 const STATUS_LIST: u16 = 1 << 4;
 const POINTER: u16 = 0x34;
-/// Capabilities start behind the header and are 4 bytes long at least.
+/// Capabilities follow the header and have at least 4 bytes.
 const FIRST: u8 = 0x40;
 const MOST: usize = (256 - FIRST as usize) / 4;
 
 /// A capability.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Capability {
-    /// What it is.
+    /// Its ID.
     pub id: u8,
-    /// Where its first register is.
+    /// Offset of its first register.
     pub offset: u16,
 }
 
 impl Capability {
-    /// The id of PCI Express.
+    /// The ID of PCI Express.
     pub const EXPRESS: u8 = 0x10;
 }
 
-/// The capabilities of a function. A list that loops or points into the header ends.
+/// Iterator over the capabilities of a function. Stops at a loop or at a pointer into the header.
 pub struct Capabilities<'c, C> {
     config: &'c C,
     at: Bdf,
@@ -32,7 +33,7 @@ pub struct Capabilities<'c, C> {
 }
 
 impl<'c, C: ConfigSpace> Capabilities<'c, C> {
-    /// Of the function at `at`.
+    /// The capabilities of the function at `at`.
     pub fn of(config: &'c C, at: Bdf) -> Self {
         let listed = config.read16(at, STATUS) & STATUS_LIST != 0;
         let next = if listed { config.read8(at, POINTER) } else { 0 };
@@ -75,13 +76,13 @@ mod tests {
     }
 
     #[test]
-    fn a_list_is_followed_to_its_end() {
+    fn capability_list_is_walked_to_its_end() {
         assert_eq!(list(&[(0x40, 5, 0x52), (0x50, 0x10, 0)], 0x41), [(5, 0x40), (0x10, 0x50)]);
         assert_eq!(list(&[], 0), []);
     }
 
     #[test]
-    fn a_list_that_loops_or_leaves_ends() {
+    fn looping_or_invalid_capability_list_terminates() {
         assert_eq!(list(&[(0x40, 5, 0x44), (0x44, 6, 0x40)], 0x40).len(), MOST);
         assert_eq!(list(&[(0x40, 5, 0x40)], 0x40).len(), MOST);
         assert_eq!(list(&[(0xfc, 9, 0x3c)], 0xff), [(9, 0xfc)]);

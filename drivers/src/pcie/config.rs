@@ -1,4 +1,4 @@
-//! Configuration space: 4 KiB of registers for each function, reached through ECAM (PCIe 5.0, 7.2.2).
+//! Configuration space: 4 KiB of registers per function, accessed through ECAM (PCIe 5.0, 7.2.2).
 
 use super::Bdf;
 use crate::mmio::MmioWindow;
@@ -16,11 +16,11 @@ pub enum Width {
     Word = 4,
 }
 
-/// Access to the configuration space of all functions. Offsets are in bytes, multiples of the width and below 4096.
+/// Configuration space of all functions. Offsets are in bytes, multiples of the width and below 4096.
 pub trait ConfigSpace {
-    /// Reads a register; all ones where there is no function.
+    /// Reads a register; all ones without a function.
     fn read(&self, at: Bdf, offset: u16, width: Width) -> u32;
-    /// Writes a register; without effect where there is no function.
+    /// Writes a register; no effect without a function.
     fn write(&mut self, at: Bdf, offset: u16, width: Width, value: u32);
 
     /// Reads 8 bits.
@@ -50,7 +50,7 @@ pub trait ConfigSpace {
 pub struct EcamError {
     /// The window's length in bytes.
     pub len: u64,
-    /// The bytes that the buses take.
+    /// The required length in bytes.
     pub wanted: u64,
 }
 
@@ -62,20 +62,20 @@ impl fmt::Display for EcamError {
 
 impl core::error::Error for EcamError {}
 
-/// Memory-mapped configuration space, 1 MiB a bus.
+/// Memory-mapped configuration space, 1 MiB per bus.
 pub struct Ecam {
     window: MmioWindow,
     buses: RangeInclusive<u8>,
 }
 
 impl Ecam {
-    /// The configuration space of `buses` in `window`, which starts with the first of them.
+    /// The configuration space of `buses` in `window`, which starts at the first bus.
     pub fn new(window: MmioWindow, buses: RangeInclusive<u8>) -> Result<Self, EcamError> {
         let (len, wanted) = (window.len(), (buses.len() as u64) << 20);
         if len < wanted { Err(EcamError { len, wanted }) } else { Ok(Self { window, buses }) }
     }
 
-    /// Where a register is, if its bus is here. Panics on a register past the function's 4 KiB.
+    /// Offset of a register in the window, if it contains the bus. Panics if `offset` exceeds the function's 4 KiB.
     fn offset(&self, at: Bdf, offset: u16) -> Option<u64> {
         assert!(offset < 0x1000, "configuration register {offset:#x}");
         if !self.buses.contains(&at.bus()) {
@@ -112,7 +112,7 @@ mod tests {
     use crate::fake::FakeRegisters;
 
     #[test]
-    fn a_function_is_at_its_number_above_the_first_bus() {
+    fn ecam_offset_is_relative_to_the_first_bus() {
         let fake = FakeRegisters::new(2 << 20);
         let mut ecam = Ecam::new(fake.window(), 4..=5).unwrap();
         let at = Bdf::new(5, 3, 2);
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn other_buses_are_empty() {
+    fn buses_outside_the_window_are_empty() {
         let fake = FakeRegisters::new(1 << 20);
         let mut ecam = Ecam::new(fake.window(), 4..=4).unwrap();
         for bus in [0, 3, 5, 255] {
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_window_too_short_for_its_buses_is_refused() {
+    fn short_window_is_rejected() {
         let error = Ecam::new(FakeRegisters::new(1 << 20).window(), 0..=1).err();
         assert_eq!(error, Some(EcamError { len: 1 << 20, wanted: 2 << 20 }));
     }

@@ -1,4 +1,4 @@
-//! What a host bridge's node in the device tree says, as plain values. The kernel's board code fills it in.
+//! A host bridge's device tree node as plain values, supplied by the kernel's board code.
 
 use super::Bdf;
 use crate::direct::BusWindow;
@@ -7,99 +7,99 @@ use addr::{AddrRange, PhysAddr};
 use alloc::vec::Vec;
 use core::ops::RangeInclusive;
 
-/// A device tree's name for a node that others point at.
+/// Device tree phandle.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Phandle(pub u32);
 
-/// Which of PCI's address spaces a window opens.
+/// PCI address space of a window.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum PciSpace {
-    /// I/O ports.
+    /// I/O space.
     Io,
-    /// Memory below 4 GiB on the bus.
+    /// Memory space below 4 GiB.
     Memory32,
-    /// Memory anywhere on the bus.
+    /// Memory space with 64-bit addresses.
     Memory64,
 }
 
-/// A part of the bus's address space that the CPU reaches at other addresses of its own.
+/// A window through which the CPU accesses the bus.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct HostWindow {
-    /// Of which space.
+    /// Its address space.
     pub space: PciSpace,
-    /// Whether reads there may be merged and repeated.
+    /// Whether reads may be merged and repeated.
     pub prefetchable: bool,
-    /// The first address on the bus.
+    /// First bus address.
     pub bus: u64,
-    /// Where the CPU sees it.
+    /// First physical address.
     pub cpu: PhysAddr,
-    /// The length in bytes.
+    /// Length in bytes.
     pub len: u64,
 }
 
-/// One line of an `interrupt-map`, its unit address and pin already masked.
+/// An entry of an `interrupt-map`, with its unit address and pin masked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct InterruptRoute {
-    /// The function, as far as the mask looks at it.
+    /// The masked requester ID.
     pub requester: u16,
     /// The pin: 1 for INTA to 4 for INTD.
     pub pin: u8,
-    /// Where it arrives.
+    /// The interrupt.
     pub interrupt: Interrupt,
 }
 
-/// The `interrupt-map`: which interrupt a function's INTx pin raises.
+/// The `interrupt-map`: from INTx pins to interrupts.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct InterruptMap {
-    /// The bits of the requester id that matter.
+    /// Mask of the requester ID.
     pub requester_mask: u16,
-    /// The bits of the pin that matter.
+    /// Mask of the pin.
     pub pin_mask: u8,
-    /// The lines.
+    /// The entries.
     pub routes: Vec<InterruptRoute>,
 }
 
 impl InterruptMap {
-    /// The interrupt that `pin` (1 to 4) of `function` raises, for a function directly on the root bus; behind
-    /// bridges swizzle first ([`super::Function::intx`]).
+    /// The interrupt of `pin` (1 to 4) of `function`, which must be on the root bus; for functions behind bridges use the
+    /// swizzled pin ([`Function::intx`](super::Function::intx)).
     pub fn lookup(&self, function: Bdf, pin: u8) -> Option<Interrupt> {
         let wanted = (function.requester() & self.requester_mask, pin & self.pin_mask);
         self.routes.iter().find(|route| (route.requester, route.pin) == wanted).map(|route| route.interrupt)
     }
 }
 
-/// One line of an `iommu-map` or `msi-map`.
+/// An entry of an `iommu-map` or `msi-map`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct RequesterRange {
-    /// The first requester id.
+    /// First requester ID.
     pub first: u16,
-    /// How many.
+    /// Number of requester IDs.
     pub len: u32,
-    /// The IOMMU or interrupt controller they belong to.
+    /// Their IOMMU or interrupt controller.
     pub controller: Phandle,
-    /// What the first one is called there.
+    /// Stream ID or device ID of the first one.
     pub base: u32,
 }
 
-/// An `iommu-map` or `msi-map`: what a requester id is called at its IOMMU or interrupt controller.
+/// An `iommu-map` or `msi-map`: from requester IDs to stream IDs or device IDs.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RequesterMap {
-    /// The bits of the requester id that matter.
+    /// Mask of the requester ID.
     pub mask: u16,
-    /// The lines; the first that matches counts.
+    /// The entries; the first match counts.
     pub ranges: Vec<RequesterRange>,
 }
 
 impl Default for RequesterMap {
-    /// The map that has no line.
+    /// The empty map.
     fn default() -> Self {
         Self { mask: u16::MAX, ranges: Vec::new() }
     }
 }
 
 impl RequesterMap {
-    /// The controller of `requester` and its number there; `None` when no line covers it, which for an `iommu-map`
-    /// means that nothing translates it.
+    /// The controller of `requester` and its ID there; `None` without a matching entry, which in an `iommu-map` means that no
+    /// IOMMU translates it.
     pub fn lookup(&self, requester: u16) -> Option<(Phandle, u32)> {
         let id = requester & self.mask;
         self.ranges.iter().find_map(|range| {
@@ -109,26 +109,26 @@ impl RequesterMap {
     }
 }
 
-/// A host bridge as the device tree describes it.
+/// A host bridge in the device tree.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct HostDescription {
-    /// The configuration space, 1 MiB a bus, starting with the first of `buses`.
+    /// Configuration space, 1 MiB per bus, from the first of `buses` on.
     pub ecam: AddrRange<PhysAddr>,
-    /// The bus numbers it may use.
+    /// Its bus numbers.
     pub buses: RangeInclusive<u8>,
-    /// The PCI domain number.
+    /// PCI domain number.
     pub domain: u32,
-    /// Where BARs can go.
+    /// Windows for BARs.
     pub windows: Vec<HostWindow>,
-    /// INTx.
+    /// Map of INTx.
     pub interrupts: InterruptMap,
-    /// Requester id to stream id.
+    /// Map from requester IDs to stream IDs.
     pub iommu: RequesterMap,
-    /// Requester id to the id that interrupt messages carry.
+    /// Map from requester IDs to device IDs of MSIs.
     pub msi: RequesterMap,
-    /// The memory that its devices reach without an IOMMU; none: all of it, by physical addresses.
+    /// `dma-ranges` of devices without an IOMMU; empty: bus addresses are physical addresses.
     pub dma: Vec<BusWindow>,
-    /// Whether its devices' accesses snoop the CPUs' caches.
+    /// Whether DMA snoops the CPUs' caches.
     pub coherent: bool,
 }
 
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn an_interrupt_map_looks_at_the_masked_bits_only() {
+    fn interrupt_map_compares_masked_bits() {
         let map = InterruptMap {
             requester_mask: 0x18,
             pin_mask: 7,
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn a_requester_map_adds_the_offset_to_the_base() {
+    fn requester_map_adds_the_offset_to_the_base() {
         let range = |first, len, base| RequesterRange { first, len, controller: Phandle(5), base };
         let map = RequesterMap {
             mask: u16::MAX,
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_past_32_bits_is_not_mapped() {
+    fn requester_map_overflow_is_unmapped() {
         let ranges = alloc::vec![RequesterRange { first: 0, len: 2, controller: Phandle(1), base: u32::MAX }];
         assert_eq!(RequesterMap { mask: u16::MAX, ranges }.lookup(1), None);
     }

@@ -1,35 +1,39 @@
-//! Finding functions: silence them, number the buses depth first, then read what is there.
+//! Enumeration of functions.
 //!
-//! 1. Every function that answers stops mastering, decoding and interrupting, and every bridge forgets its buses.
-//! 2. Buses that still answer are root buses: the first one, and those of expander bridges (`pxb-pcie`), which no
-//!    device tree names.
-//! 3. Each root's bridges get the numbers up to the next root, depth first; a bridge forwards all numbers that are
-//!    left while what is behind it is searched, and then only those in use.
+//! 1. Disables bus mastering, decoding and interrupts of all functions that respond, and resets the bus numbers of all
+//!    bridges.
+//! 2. Buses that still respond are root buses: the first one, and those of expander bridges (`pxb-pcie`), which no
+//!    device tree describes.
+//! 3. The bridges of each root get the bus numbers below the next root, depth first. A bridge forwards all remaining numbers
+//!    while the buses behind it are enumerated, and then only those in use.
 
-use super::function::{COMMAND, HEADER_TYPE, INTX_OFF, MASTER};
-use super::{Bdf, Bridge, ConfigSpace, Function, Problem, bar};
+use super::address::Bdf;
+use super::bar;
+use super::config::ConfigSpace;
+use super::function::{Bridge, COMMAND, Function, HEADER_TYPE, INTX_OFF, MASTER};
+use super::problem::Problem;
 use alloc::vec::Vec;
 use core::ops::RangeInclusive;
 
-/// Primary, secondary and subordinate bus, and the secondary latency timer, which PCI Express ignores.
+/// Primary, secondary and subordinate bus number, and the secondary latency timer, which PCI Express ignores.
 const BUS_NUMBERS: u16 = 0x18;
 const PREFETCHABLE: u16 = 0x24;
 const MULTIFUNCTION: u8 = 0x80;
-/// Bridges on bridges. Each level is a level of recursion.
+/// Maximum nesting of bridges; each level is a level of recursion.
 const MAX_DEPTH: usize = 16;
 
-/// What was found, parents before children, and what was left out.
+/// The result of enumeration: functions, bridges before the functions behind them, and problems.
 #[derive(Default)]
 pub(super) struct Found {
     pub functions: Vec<Function>,
     pub problems: Vec<Problem>,
-    /// Functions that mastered the bus before, where they were then.
+    /// Functions that were bus masters before, at their addresses of that time.
     pub masters: Vec<Bdf>,
 }
 
-/// Finds all functions on `buses`. Their BARs are sized but not assigned.
+/// Enumerates all functions on `buses`. BARs are sized but not assigned.
 pub(super) fn enumerate(config: &mut impl ConfigSpace, buses: RangeInclusive<u8>) -> Found {
-    let mut found = Found { masters: silence(config, buses.clone()), ..Found::default() };
+    let mut found = Found { masters: disable_all(config, buses.clone()), ..Found::default() };
     let roots: Vec<u8> =
         buses.clone().filter(|&bus| bus == *buses.start() || !functions_on(config, bus).is_empty()).collect();
     for (index, &root) in roots.iter().enumerate() {
@@ -39,9 +43,9 @@ pub(super) fn enumerate(config: &mut impl ConfigSpace, buses: RangeInclusive<u8>
     found
 }
 
-/// Step 1. The functions that mastered the bus: what they did is over when this returns.
-fn silence(config: &mut impl ConfigSpace, buses: RangeInclusive<u8>) -> Vec<Bdf> {
-    // What firmware has numbered is behind bridges with lower numbers, which must not forget it first.
+/// Step 1. Returns the functions that were bus masters; their transfers have ended.
+fn disable_all(config: &mut impl ConfigSpace, buses: RangeInclusive<u8>) -> Vec<Bdf> {
+    // Firmware numbered buses behind bridges with lower numbers, which must be reset after them.
     let all: Vec<_> = buses.flat_map(|bus| functions_on(config, bus)).collect();
     let masters = all.iter().copied().filter(|&at| config.read16(at, COMMAND) & MASTER != 0).collect();
     for at in all.into_iter().rev() {
@@ -53,7 +57,7 @@ fn silence(config: &mut impl ConfigSpace, buses: RangeInclusive<u8>) -> Vec<Bdf>
     masters
 }
 
-/// The functions on a bus. One that is not 0 exists only beside a function 0 that says so.
+/// The functions on a bus. Functions other than 0 exist only in a multi-function device.
 fn functions_on(config: &impl ConfigSpace, bus: u8) -> Vec<Bdf> {
     let mut functions = Vec::new();
     for first in (0..Bdf::DEVICES).map(|device| Bdf::new(bus, device, 0)).filter(|&at| is_present(config, at))
@@ -71,7 +75,7 @@ fn is_present(config: &impl ConfigSpace, at: Bdf) -> bool {
     !matches!(config.read16(at, 0), 0xffff | 0)
 }
 
-/// The search below one root.
+/// The enumeration below one root.
 struct Search<'s, C> {
     config: &'s mut C,
     found: &'s mut Found,
@@ -80,7 +84,7 @@ struct Search<'s, C> {
 }
 
 impl<C: ConfigSpace> Search<'_, C> {
-    /// Searches `bus`, which is behind `bridges` (indices, the outermost first). The last bus number in use.
+    /// Enumerates `bus`, which is behind `bridges` (indices, the outermost first). Returns the last bus number in use.
     fn bus(&mut self, bus: u8, bridges: &[usize]) -> u8 {
         let mut used = bus;
         for at in functions_on(self.config, bus) {
@@ -89,7 +93,7 @@ impl<C: ConfigSpace> Search<'_, C> {
         used
     }
 
-    /// Reads a function, and searches behind it if it is a bridge. The last bus number in use.
+    /// Reads a function, and enumerates the buses behind a bridge. Returns the last bus number in use.
     fn function(&mut self, at: Bdf, bridges: &[usize], used: u8) -> u8 {
         self.config.write16(at, COMMAND, INTX_OFF);
         let header = self.config.read8(at, HEADER_TYPE) & !MULTIFUNCTION;
@@ -114,7 +118,7 @@ impl<C: ConfigSpace> Search<'_, C> {
         if header == 1 { self.bridge(at, bridges, used) } else { used }
     }
 
-    /// Gives the bridge that was found last a bus of its own and searches there. The last bus number in use.
+    /// Assigns a bus number to the bridge found last and enumerates that bus. Returns the last bus number in use.
     fn bridge(&mut self, at: Bdf, bridges: &[usize], used: u8) -> u8 {
         if bridges.len() == MAX_DEPTH {
             self.found.problems.push(Problem::TooDeep(at));
@@ -195,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    #[cfg_attr(miri, ignore = "256 buses; 18 are tried by the others")]
+    #[cfg_attr(miri, ignore = "256 buses; the other tests use 18")]
     fn expander_roots_keep_their_numbers() {
         let mut config = FakeBus::new([FakeFunction::express(4, [endpoint(2)])])
             .root(2, [FakeFunction::express(4, [endpoint(3)])])
@@ -209,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_that_firmware_left_are_forgotten() {
+    fn bus_numbers_of_firmware_are_reset() {
         let mut bridge = FakeFunction::express(4, [endpoint(2)]);
         bridge.set32(BUS_NUMBERS, 0x0050_5000);
         bridge.set8(COMMAND, 7);
@@ -220,19 +224,23 @@ mod tests {
     }
 
     #[test]
-    fn what_firmware_left_running_behind_a_bridge_is_stopped_too() {
+    fn bus_masters_behind_bridges_are_disabled() {
         let mut running = endpoint(2);
         running.set8(COMMAND, 6);
         let mut bridge = FakeFunction::express(4, [running]);
         bridge.set32(BUS_NUMBERS, 0x0003_0300);
         let mut config = FakeBus::new([bridge]);
-        assert_eq!(silence(&mut config, BUSES), [Bdf::new(3, 0, 0)], "the bridge let it pass, and was none");
+        assert_eq!(
+            disable_all(&mut config, BUSES),
+            [Bdf::new(3, 0, 0)],
+            "the bridge let it pass, and was none"
+        );
         config.write32(Bdf::new(0, 0, 0), BUS_NUMBERS, 0x0003_0300);
         assert_eq!(config.read16(Bdf::new(3, 0, 0), COMMAND), INTX_OFF);
     }
 
     #[test]
-    fn functions_beside_the_first_count_when_it_says_so() {
+    fn multi_function_devices_are_enumerated() {
         let mut config = FakeBus::new([
             endpoint(2).beside([endpoint(3), FakeFunction::endpoint(0xffff, 0), endpoint(4)]),
             endpoint(5).beside([endpoint(6)]),
@@ -247,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bridge_without_a_number_is_left_out() {
+    fn bridge_without_bus_number_is_reported() {
         let mut config =
             FakeBus::new([FakeFunction::express(4, [endpoint(2)]), FakeFunction::express(4, [endpoint(3)])]);
         let found = enumerate(&mut config, 0..=1);
@@ -256,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn bridges_too_deep_are_left_out() {
+    fn too_deep_bridge_is_reported() {
         let chain = (0..20).fold(endpoint(2), |below, _| FakeFunction::express(4, [below]));
         let found = enumerate(&mut FakeBus::new([chain]), BUSES);
         assert_eq!(found.problems, [Problem::TooDeep(Bdf::new(16, 0, 0))]);
@@ -264,21 +272,21 @@ mod tests {
     }
 
     #[test]
-    fn requester_ids_are_what_the_bridges_make_of_them() {
+    fn bridges_replace_requester_ids() {
         let legacy = FakeFunction::bridge([endpoint(2), endpoint(3)]);
         let nested = FakeFunction::express(7, [endpoint(4), FakeFunction::bridge([endpoint(5)])]);
         let port = FakeFunction::express(4, [endpoint(6).with_express(0)]);
         let found = enumerate(&mut FakeBus::new([legacy, nested, port, endpoint(7)]), BUSES);
         let requester =
             |device| found.functions.iter().find(|function| function.device == device).unwrap().requester;
-        // Bus 1 is behind the legacy bridge 00:00.0, 2 behind the express one, 3 behind a legacy one there, 4 the port's.
+        // Bus 1 is behind the legacy bridge 00:00.0, 2 behind the PCI Express one, 3 behind a legacy one there, 4 behind the port.
         assert_eq!([2, 3].map(requester), [0x0000, 0x0000], "the legacy bridge's own");
         assert_eq!([4, 5].map(requester), [0x0200, 0x0200], "the secondary bus of the express bridge");
         assert_eq!([6, 7].map(requester), [0x0400, 0x0018], "their own");
     }
 
     #[test]
-    fn pins_turn_on_every_bridge() {
+    fn pins_are_swizzled_by_every_bridge() {
         let at = |device: u8| (0..device).map(|_| FakeFunction::endpoint(0xffff, 0));
         let deep = FakeFunction::express(7, at(2).chain([endpoint(2)]));
         let bus = FakeBus::new(at(5).chain([FakeFunction::express(4, [deep])]));
@@ -290,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn a_header_nobody_knows_is_left_out() {
+    fn unknown_header_type_is_reported() {
         let mut odd = endpoint(2);
         odd.set8(HEADER_TYPE, 2);
         let found = enumerate(&mut FakeBus::new([odd]), BUSES);

@@ -1,18 +1,19 @@
-//! Tests only: a tree of functions and bridges that answers configuration accesses as hardware does, down to BAR
-//! sizing and the forwarding of bus numbers.
+//! Tests only: a tree of functions and bridges with the behaviour of hardware in configuration space, including BAR sizing
+//! and the forwarding of bus numbers.
 
-use super::{Bdf, ConfigSpace, Width};
+use super::address::Bdf;
+use super::config::{ConfigSpace, Width};
 use core::ops::RangeInclusive;
 use std::vec::Vec;
 
-/// The buses that tests search: all, but for Miri, to whom they take a minute each time.
+/// The buses that tests enumerate: all, except under Miri, where they take a minute.
 pub const BUSES: RangeInclusive<u8> = 0..=if cfg!(miri) { 17 } else { 255 };
 
-/// A function: its registers, which of their bits can be written, and what is behind it.
+/// A function: its registers, their writable bits, and the functions behind it.
 pub struct FakeFunction {
     registers: [u8; 256],
     writable: [u8; 256],
-    /// Behind a bridge: functions at device 0, 1, ...
+    /// Functions behind a bridge, at device 0, 1, ...
     behind: Vec<FakeFunction>,
     /// Functions 1, 2, ... of the same device.
     beside: Vec<FakeFunction>,
@@ -54,7 +55,7 @@ impl FakeFunction {
         self
     }
 
-    /// A BAR with these flags. The size's upper half matters to a 64-bit one alone.
+    /// A BAR with these flags. The upper half of the size applies to a 64-bit BAR only.
     pub fn bar(mut self, index: u16, flags: u32, size: u64) -> Self {
         let mask = !(size - 1);
         let register = 0x10 + 4 * index;
@@ -103,7 +104,7 @@ impl FakeBus {
         Self { roots: vec![(0, functions.into_iter().collect())] }
     }
 
-    /// Another root bus, as a `pxb-pcie` makes.
+    /// Adds a root bus, as a `pxb-pcie` does.
     pub fn root(mut self, number: u8, functions: impl IntoIterator<Item = FakeFunction>) -> Self {
         self.roots.push((number, functions.into_iter().collect()));
         self
@@ -137,7 +138,7 @@ fn by_address(functions: &mut [FakeFunction], wanted: *const FakeFunction) -> Op
     })
 }
 
-/// The bus `number`, as the bridges forward it.
+/// The bus `number`, found as the bridges forward it.
 fn behind(functions: &[FakeFunction], number: u8) -> Option<&Vec<FakeFunction>> {
     functions.iter().find_map(|bridge| match bridge.buses()? {
         (secondary, _) if secondary == number => Some(&bridge.behind),

@@ -1,20 +1,23 @@
-//! A function that was found, and what its place in the tree means.
+//! An enumerated function and its properties.
 
-use super::{Bar, BarKind, Bdf, Capabilities, Capability, ConfigSpace};
+use super::address::Bdf;
+use super::bar::{Bar, BarKind};
+use super::capabilities::{Capabilities, Capability};
+use super::config::ConfigSpace;
 use core::fmt;
 
 pub(super) const COMMAND: u16 = 0x04;
-/// Command register: decode memory.
+/// Command register: memory space enable.
 pub(super) const MEMORY: u16 = 1 << 1;
-/// Command register: master the bus.
+/// Command register: bus master enable.
 pub(super) const MASTER: u16 = 1 << 2;
-/// Command register: keep INTx quiet.
+/// Command register: INTx disable.
 pub(super) const INTX_OFF: u16 = 1 << 10;
 const REVISION_AND_CLASS: u16 = 0x08;
 pub(super) const HEADER_TYPE: u16 = 0x0e;
 const INTERRUPT_PIN: u16 = 0x3d;
 
-/// What a function is for (PCI Code and ID Assignment Specification).
+/// Class code (PCI Code and ID Assignment Specification).
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct ClassCode(u32);
 
@@ -24,7 +27,7 @@ impl ClassCode {
         Self((base as u32) << 16 | (sub as u32) << 8 | interface as u32)
     }
 
-    /// Whether it is a bridge of any kind, a host bridge too.
+    /// Whether it is a bridge of any type, including host bridges.
     pub const fn is_bridge(self) -> bool {
         self.0 >> 16 == 6
     }
@@ -36,16 +39,16 @@ impl fmt::Debug for ClassCode {
     }
 }
 
-/// How a function is connected (PCI Express capabilities register, device/port type).
+/// Link type of a function (PCI Express capabilities register, device/port type).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LinkType {
-    /// By conventional PCI: it has no PCI Express capability.
+    /// Conventional PCI: no PCI Express capability.
     Conventional,
-    /// By PCI Express.
+    /// PCI Express.
     Express,
-    /// A bridge from PCI Express above to conventional PCI below.
+    /// Bridge with PCI Express upstream and conventional PCI downstream.
     ExpressToPci,
-    /// A bridge from conventional PCI above to PCI Express below.
+    /// Bridge with conventional PCI upstream and PCI Express downstream.
     PciToExpress,
 }
 
@@ -64,44 +67,44 @@ impl LinkType {
 /// The buses behind a bridge.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Bridge {
-    /// The bus directly behind it.
+    /// Secondary bus.
     pub secondary: u8,
-    /// The last bus anywhere behind it.
+    /// Subordinate bus: the last one behind the bridge.
     pub subordinate: u8,
-    /// Whether it and all bridges above it forward 64-bit prefetchable addresses.
+    /// Whether the bridge and all bridges upstream forward 64-bit prefetchable addresses.
     pub(super) wide: bool,
 }
 
 /// A function.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Function {
-    /// Where it is.
+    /// Its address.
     pub bdf: Bdf,
-    /// Its maker.
+    /// Vendor ID.
     pub vendor: u16,
-    /// Which of its maker's devices.
+    /// Device ID.
     pub device: u16,
-    /// The revision of it.
+    /// Revision ID.
     pub revision: u8,
-    /// What it is for.
+    /// Class code.
     pub class: ClassCode,
-    /// How it is connected.
+    /// Link type.
     pub link: LinkType,
-    /// Its BARs by their number; the second half of a 64-bit one is `None`.
+    /// BARs by number; the upper half of a 64-bit BAR is `None`.
     pub bars: [Option<Bar>; 6],
-    /// The buses behind it, if it is a bridge.
+    /// Buses behind it, if it is a bridge.
     pub bridge: Option<Bridge>,
-    /// The interrupt pin it uses: the function on the root bus and the pin there (1 to 4) at which its INTx arrives.
+    /// Its INTx at the root bus: the function and the pin (1 to 4) at which it arrives.
     pub intx: Option<(Bdf, u8)>,
-    /// The requester id that the IOMMU sees, with what bridges on the way put in its place. Functions with the same
-    /// one cannot be told apart and form a group.
+    /// The requester ID that the IOMMU receives, after replacement by bridges upstream. Functions with the same ID are
+    /// indistinguishable and form a group.
     pub requester: u16,
-    /// The bridge above, as an index.
+    /// Index of the bridge upstream.
     pub(super) parent: Option<usize>,
 }
 
 impl Function {
-    /// Reads what does not depend on the place.
+    /// Reads the properties that do not depend on bridges.
     pub(super) fn read(config: &impl ConfigSpace, bdf: Bdf) -> Self {
         let (ids, class) = (config.read32(bdf, 0), config.read32(bdf, REVISION_AND_CLASS));
         let pin = config.read8(bdf, INTERRUPT_PIN);
@@ -120,8 +123,8 @@ impl Function {
         }
     }
 
-    /// What the function becomes when seen from above `bridge`, one of the bridges over it, the nearest first: its
-    /// requester id (PCI Express to PCI Bridge 1.0, 2.3) and its pin (PCI-to-PCI Bridge 1.2, 9.1).
+    /// Applies the effect of `bridge` on the requester ID (PCI Express to PCI Bridge 1.0, 2.3) and the interrupt pin
+    /// (PCI-to-PCI Bridge 1.2, 9.1). Called for the bridges upstream, the nearest first.
     pub(super) fn pass(&mut self, bridge: &Function) {
         match (bridge.link, bridge.bridge) {
             (LinkType::ExpressToPci, Some(Bridge { secondary, .. })) => {
@@ -136,7 +139,7 @@ impl Function {
         }
     }
 
-    /// Whether everything that it decodes as memory has an address.
+    /// Whether all memory BARs have addresses.
     pub(super) fn is_assigned(&self) -> bool {
         let mut memory = self.bars.iter().flatten().filter(|bar| bar.kind != BarKind::Io);
         memory.all(|bar| bar.registers.is_some())
@@ -144,7 +147,7 @@ impl Function {
 }
 
 impl fmt::Display for Function {
-    /// As `lspci -n` has it: address, class, vendor and device.
+    /// In the format of `lspci -n`: address, class, vendor and device.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {:?} {:04x}:{:04x}", self.bdf, self.class, self.vendor, self.device)
     }

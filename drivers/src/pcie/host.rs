@@ -1,83 +1,41 @@
-//! A host bridge at work: its functions, and what each may do.
+//! An enumerated host bridge: its functions, their interrupts and bus mastering.
 
-use super::function::{COMMAND, INTX_OFF, MASTER, MEMORY};
-use super::{Bdf, ConfigSpace, Ecam, Function, HostDescription, Phandle, assign, enumerate};
+use super::address::Bdf;
+use super::config::{ConfigSpace, Ecam};
+use super::description::{HostDescription, Phandle};
+use super::function::{COMMAND, Function, INTX_OFF, MASTER, MEMORY};
+use super::problem::Problem;
+use super::{assign, enumerate};
 use crate::gic::Interrupt;
 use addr::StreamId;
 use alloc::vec::Vec;
 use core::fmt;
 
-/// What was left out.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Problem {
-    /// The buses behind this bridge got no number: there are too many.
-    NoBusNumber(Bdf),
-    /// The buses behind this bridge were not searched: too many bridges are above it.
-    TooDeep(Bdf),
-    /// This function's header has a type that nobody uses any more.
-    UnknownHeader {
-        /// The function.
-        at: Bdf,
-        /// The type.
-        header: u8,
-    },
-    /// The address bits of this BAR make no size.
-    BadBar {
-        /// The function.
-        at: Bdf,
-        /// The BAR's number.
-        bar: u8,
-        /// Its writable address bits.
-        writable: u64,
-    },
-    /// No window has room for this function's BAR, or for all that is behind this bridge.
-    NoRoom {
-        /// The function.
-        at: Bdf,
-        /// The bytes it wants.
-        size: u64,
-    },
-}
-
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NoBusNumber(at) => write!(f, "{at}: no bus number left for what is behind it"),
-            Self::TooDeep(at) => write!(f, "{at}: behind too many bridges"),
-            Self::UnknownHeader { at, header } => write!(f, "{at}: unknown header type {header:#x}"),
-            Self::BadBar { at, bar, writable } => {
-                write!(f, "{at}: BAR {bar} has the address bits {writable:#x}")
-            }
-            Self::NoRoom { at, size } => write!(f, "{at}: no window has {size:#x} bytes left"),
-        }
-    }
-}
-
-/// The word of whoever attached a stream that its IOMMU now translates (or that it has none, and its devices may reach
-/// all memory): what [`Host::enable_bus_master`] asks for. Dropping it means nothing; the promise is that the stream
-/// stays so until [`Host::disable_bus_master`].
+/// Promise that a stream is attached (or has no IOMMU, and its devices may access all memory), required by
+/// [`Host::enable_bus_master`]. The stream must remain attached while the function is a bus master; dropping the value has
+/// no effect.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct StreamLive {
     requester: u16,
 }
 
 impl StreamLive {
-    /// The stream of this requester id is live.
+    /// Promises that the stream of this requester ID is attached.
     pub fn promise(requester: u16) -> Self {
         Self { requester }
     }
 }
 
-/// Why a function does not become a bus master.
+/// The function is not changed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum MasterError {
-    /// There is no such function.
+    /// The function does not exist.
     NoSuchFunction(Bdf),
-    /// Another stream is live, not the function's.
+    /// The attached stream is not the function's.
     OtherStream {
-        /// The requester id of the live stream.
+        /// Requester ID of the attached stream.
         live: u16,
-        /// The function's.
+        /// Requester ID of the function.
         own: u16,
     },
 }
@@ -93,7 +51,7 @@ impl fmt::Display for MasterError {
 
 impl core::error::Error for MasterError {}
 
-/// A host bridge whose functions have been found.
+/// An enumerated host bridge.
 pub struct Host<C = Ecam> {
     config: C,
     description: HostDescription,
@@ -103,8 +61,8 @@ pub struct Host<C = Ecam> {
 }
 
 impl<C: ConfigSpace> Host<C> {
-    /// Finds all functions, assigns their BARs, and lets those decode memory that have all their addresses. None
-    /// masters the bus or interrupts.
+    /// Enumerates all functions, assigns their BARs, and enables memory decoding of functions with all addresses assigned. Bus
+    /// mastering and interrupts are disabled.
     pub fn enumerate(mut config: C, description: HostDescription) -> Self {
         let mut found = enumerate::enumerate(&mut config, description.buses.clone());
         assign::assign(&mut config, &mut found.functions, &description.windows, &mut found.problems);
@@ -115,28 +73,28 @@ impl<C: ConfigSpace> Host<C> {
         Self { config, description, functions, problems, masters }
     }
 
-    /// The functions that mastered the bus before they were found, at the numbers that they had then. They do not any
-    /// more; a transfer that they were at has failed for them.
+    /// The functions that were bus masters before enumeration, at their addresses of that time. Bus mastering is disabled now;
+    /// their transfers in flight have failed.
     pub fn masters(&self) -> &[Bdf] {
         &self.masters
     }
 
-    /// The functions, bridges before what is behind them.
+    /// The functions, bridges before the functions behind them.
     pub fn functions(&self) -> &[Function] {
         &self.functions
     }
 
-    /// What was left out.
+    /// Problems of the enumeration.
     pub fn problems(&self) -> &[Problem] {
         &self.problems
     }
 
-    /// What the device tree says of the host.
+    /// The host's description in the device tree.
     pub fn description(&self) -> &HostDescription {
         &self.description
     }
 
-    /// Configuration space, for what a device's driver needs there.
+    /// Configuration space, for device drivers.
     pub fn config(&mut self) -> &mut C {
         &mut self.config
     }
@@ -146,25 +104,28 @@ impl<C: ConfigSpace> Host<C> {
         self.functions.iter().find(|function| function.bdf == bdf)
     }
 
-    /// The functions that send this requester id: one domain holds them all.
+    /// The functions with this requester ID, which share a domain.
     pub fn group(&self, requester: u16) -> impl Iterator<Item = &Function> {
         self.functions.iter().filter(move |function| function.requester == requester)
     }
 
-    /// The IOMMU that translates for the function, and its stream there; `None` when none does.
+    /// The function's IOMMU and its stream there; `None` without an IOMMU.
     pub fn stream(&self, function: &Function) -> Option<(Phandle, StreamId)> {
         let (iommu, stream) = self.description.iommu.lookup(function.requester)?;
         Some((iommu, StreamId::new(stream)))
     }
 
-    /// The interrupt that the function's pin raises.
+    /// The interrupt of the function's INTx pin.
     pub fn interrupt(&self, function: &Function) -> Option<Interrupt> {
         let (root, pin) = function.intx?;
         self.description.interrupts.lookup(root, pin)
     }
 
-    /// Lets the function master the bus: bridges above it first, then itself. Enable one function of a group only
-    /// when all of its functions may use the stream.
+    /// Enables bus mastering, first of the bridges upstream, then of the function. All functions of its group must be allowed
+    /// to use the stream.
+    ///
+    /// # Errors
+    /// [`MasterError`].
     pub fn enable_bus_master(&mut self, bdf: Bdf, live: StreamLive) -> Result<(), MasterError> {
         let index = self.index(bdf)?;
         let own = self.functions[index].requester;
@@ -179,16 +140,10 @@ impl<C: ConfigSpace> Host<C> {
         Ok(())
     }
 
-    /// Stops the function from mastering the bus. What it has sent may still be on its way until a read from the
-    /// device has returned, which this does.
-    pub fn disable_bus_master(&mut self, bdf: Bdf) -> Result<(), MasterError> {
-        self.index(bdf)?;
-        self.change_command(bdf, 0, MASTER);
-        self.config.read16(bdf, COMMAND);
-        Ok(())
-    }
-
-    /// Whether the function may interrupt by its pin.
+    /// Enables or disables the function's INTx.
+    ///
+    /// # Errors
+    /// [`MasterError::NoSuchFunction`].
     pub fn enable_intx(&mut self, bdf: Bdf, enable: bool) -> Result<(), MasterError> {
         self.index(bdf)?;
         if enable {
@@ -265,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn functions_decode_when_they_have_their_addresses_and_do_nothing_else() {
+    fn enumeration_enables_only_memory_decoding() {
         let mut host = host();
         assert_eq!(host.problems(), [Problem::NoRoom { at: Bdf::new(0, 1, 0), size: (1 << 30) + (1 << 20) }]);
         assert_eq!(command(&mut host, 0, 0), INTX_OFF | MEMORY);
@@ -273,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn mastering_needs_the_functions_own_stream() {
+    fn bus_mastering_requires_the_functions_own_stream() {
         let mut host = host();
         let (edu, behind) = (Bdf::new(0, 0, 0), Bdf::new(1, 1, 0));
         let own = Bdf::new(0, 1, 0).requester();
@@ -285,19 +240,17 @@ mod tests {
         host.enable_bus_master(behind, StreamLive::promise(own)).unwrap();
         assert_eq!((command(&mut host, 1, 1) & MASTER, command(&mut host, 0, 1) & MASTER), (MASTER, MASTER));
         assert_eq!((command(&mut host, 0, 0) & MASTER, command(&mut host, 1, 0) & MASTER), (0, 0));
-        host.disable_bus_master(behind).unwrap();
-        assert_eq!(command(&mut host, 1, 1) & MASTER, 0);
         host.enable_bus_master(edu, StreamLive::promise(0)).unwrap();
         assert_eq!(command(&mut host, 0, 0), INTX_OFF | MEMORY | MASTER);
-        let nobody = Bdf::new(9, 0, 0);
+        let absent = Bdf::new(9, 0, 0);
         assert_eq!(
-            host.enable_bus_master(nobody, StreamLive::promise(0)),
-            Err(MasterError::NoSuchFunction(nobody))
+            host.enable_bus_master(absent, StreamLive::promise(0)),
+            Err(MasterError::NoSuchFunction(absent))
         );
     }
 
     #[test]
-    fn pins_are_quiet_until_asked() {
+    fn intx_is_disabled_until_enabled() {
         let mut host = host();
         host.enable_intx(Bdf::new(0, 0, 0), true).unwrap();
         assert_eq!(command(&mut host, 0, 0) & INTX_OFF, 0);
@@ -306,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn streams_interrupts_and_groups_follow_the_tree() {
+    fn streams_interrupts_and_groups_follow_the_topology() {
         let host = host();
         let function = |bus, device| host.function(Bdf::new(bus, device, 0)).unwrap();
         assert_eq!(host.stream(function(0, 0)), Some((Phandle(5), StreamId::new(0x1000))));

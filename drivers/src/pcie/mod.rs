@@ -1,10 +1,10 @@
-//! PCI Express behind an ECAM host bridge: configuration space, enumeration over bridges, BAR assignment, INTx and
-//! requester ids.
+//! PCI Express behind an ECAM host bridge: configuration space, enumeration across bridges, BAR assignment, INTx and
+//! requester IDs.
 //!
-//! [`Host::enumerate`] silences every function, numbers all buses, sizes and assigns all BARs, and leaves a list of
-//! [`Function`]s that decode memory but neither master the bus nor raise interrupts until each is asked to
-//! ([`Host::enable_bus_master`], [`Host::enable_intx`]). I/O space is not used. An SMMU must see no command before
-//! this is done: its stream ids hang on the bus numbers.
+//! [`Host::enumerate`] disables every function, numbers all buses, sizes and assigns all BARs, and returns a list of
+//! [`Function`]s that decode memory. They become bus masters and raise interrupts only after [`Host::enable_bus_master`] and
+//! [`Host::enable_intx`]. I/O space is not used. Enumeration must precede the first stream attachment of an SMMU, since
+//! stream IDs depend on bus numbers.
 
 mod address;
 mod assign;
@@ -17,6 +17,7 @@ mod enumerate;
 mod fake;
 mod function;
 mod host;
+mod problem;
 
 pub use address::Bdf;
 pub use bar::{Bar, BarKind};
@@ -27,4 +28,5 @@ pub use description::{
     RequesterRange,
 };
 pub use function::{Bridge, ClassCode, Function, LinkType};
-pub use host::{Host, MasterError, Problem, StreamLive};
+pub use host::{Host, MasterError, StreamLive};
+pub use problem::Problem;

@@ -129,7 +129,9 @@ impl DmaEngineFile {
         }
         let done = self.engine.transfer_for(caller.process_id, transfers).map_err(|error| match error {
             TransferError::Clear(error) => errno(error),
-            TransferError::Copy(CopyError::OutsideBuffer { .. } | CopyError::Ragged { .. }) => Errno::EINVAL,
+            TransferError::Copy(CopyError::OutsideBuffer { .. } | CopyError::Unaligned { .. }) => {
+                Errno::EINVAL
+            }
             TransferError::Copy(CopyError::PastMask { .. }) => Errno::ERANGE,
             TransferError::Copy(CopyError::Busy) => Errno::EBUSY,
             TransferError::Copy(_) => Errno::EIO,
