@@ -72,19 +72,6 @@ impl OwnedPages {
     /// Frames in a run.
     pub const RUN: u64 = u64::BITS as u64;
 
-    /// Takes ownership of frames of the run that starts at `run` (a multiple of 64): those whose bits are
-    /// set. The inverse of [`release`](Self::release).
-    ///
-    /// # Safety
-    /// As for [`OwnedChunk::adopt`], for each of the frames.
-    #[expect(
-        unsafe_code,
-        reason = "a second owner of a frame is undefined behaviour in the code that uses it"
-    )]
-    pub const unsafe fn adopt(run: Pfn, bits: u64) -> Self {
-        Self::from_list(run, bits)
-    }
-
     /// Takes ownership of frames from a list of this crate that no longer has them.
     pub(crate) const fn from_list(run: Pfn, bits: u64) -> Self {
         debug_assert!(run.raw().is_multiple_of(Self::RUN));
@@ -103,7 +90,7 @@ impl OwnedPages {
     }
 
     /// Ends the ownership in this form: the first frame of the run, and the bits.
-    pub const fn release(self) -> (Pfn, u64) {
+    pub(crate) const fn release(self) -> (Pfn, u64) {
         (self.run, self.bits)
     }
 

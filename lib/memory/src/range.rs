@@ -5,6 +5,9 @@ use addr::{AddrRange, Address, PAGE_SIZE};
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
+#[cfg(test)]
+mod tests;
+
 /// The reason a range was not allocated or not freed. The allocator is unchanged.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum RangeError<A: Address> {
@@ -48,8 +51,6 @@ pub struct RangeAllocator<A> {
     classes: BTreeSet<(u8, A)>,
     /// Recently freed ranges, guards included, oldest first. Free, but not merged into holes yet.
     recent: Vec<(A, A)>,
-    /// Allocated bytes, guards included.
-    allocated: u64,
 }
 
 /// The capacity of the cache of recently freed ranges.
@@ -69,7 +70,7 @@ impl<A: Address> RangeAllocator<A> {
         assert!(guard.is_multiple_of(PAGE_SIZE), "guard of {guard:#x} bytes");
         let space = space.align_inward(PAGE_SIZE);
         let (holes, classes, recent) = (BTreeMap::new(), BTreeSet::new(), Vec::with_capacity(RECENT));
-        let mut this = Self { space, guard, holes, classes, recent, allocated: 0 };
+        let mut this = Self { space, guard, holes, classes, recent };
         if !space.is_empty() {
             this.insert_hole(space.start(), space.end());
         }
@@ -86,17 +87,6 @@ impl<A: Address> RangeAllocator<A> {
         let in_hole = self.holes.range(..=at).next_back().is_some_and(|(_, &end)| at < end);
         let came_back = self.recent.iter().any(|&(start, end)| start <= at && at < end);
         self.space.start() <= at && at < self.space.end() && !in_hole && !came_back
-    }
-
-    /// Allocated bytes, guards included.
-    pub fn allocated(&self) -> u64 {
-        self.allocated
-    }
-
-    /// The holes, lowest first.
-    pub fn holes(&mut self) -> impl Iterator<Item = AddrRange<A>> {
-        self.merge_recent();
-        self.holes.iter().map(|(&start, &end)| AddrRange::new(start, end))
     }
 
     /// Allocates `len` bytes (whole pages), aligned to `align` (a power of two, at least a page). `highest`
@@ -157,7 +147,6 @@ impl<A: Address> RangeAllocator<A> {
             self.merge(start, end);
         }
         self.recent.push((start, end));
-        self.allocated -= end.raw() - start.raw();
         Ok(())
     }
 
@@ -170,7 +159,6 @@ impl<A: Address> RangeAllocator<A> {
         let (index, range) =
             self.recent.iter().enumerate().rev().find_map(|(n, hole)| Some((n, fits(hole)?)))?;
         self.recent.remove(index);
-        self.allocated += request.need;
         Some(range)
     }
 
@@ -252,7 +240,6 @@ impl<A: Address> RangeAllocator<A> {
         if end < hole.1 {
             self.insert_hole(end, hole.1);
         }
-        self.allocated += end.raw() - start.raw();
     }
 
     fn insert_hole(&mut self, start: A, end: A) {

@@ -4,7 +4,7 @@ use crate::{Descriptor, Format};
 
 /// How to change an entry that walkers may be using.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum EntryChange {
+pub(crate) enum EntryChange {
     /// The entries are equal.
     Unchanged,
     /// One store. Until the TLBs are invalidated, either entry may be in effect.
@@ -21,7 +21,7 @@ impl EntryChange {
     /// place: not the output address, the size, the memory type, the shareability, nG or the contiguous hint.
     /// In a contiguous group nothing may change in place, since its sixteen entries have to agree at any time
     /// (D8.7.1): the group is broken as a whole.
-    pub fn between<F: Format>(old: Descriptor, new: Descriptor) -> Self {
+    pub(crate) fn between<F: Format>(old: Descriptor, new: Descriptor) -> Self {
         let rights_alone = (old.bits() ^ new.bits()) & !F::RIGHTS == 0;
         if old == new {
             Self::Unchanged

@@ -51,7 +51,6 @@ mod window;
 #[cfg(test)]
 mod tests;
 
-pub use change::EntryChange;
 pub use descriptor::{Descriptor, Format, Stage1, Stage2};
 pub use map::MapError;
 pub use mapping::{Access, Mapping, MappingError};

@@ -1,7 +1,7 @@
 //! Reading mappings: translation and visits.
 
 use crate::descriptor::{Descriptor, Format};
-use crate::geometry::{GROUP_LEN, LAST_LEVEL, index, size, slot_start};
+use crate::geometry::{LAST_LEVEL, index, size, slot_start};
 use crate::table::load;
 use crate::unmap::BadRange;
 use crate::{Access, InputAddress, Mapping, PageTable, TableMemory};
@@ -50,10 +50,6 @@ impl<A: InputAddress> Leaf<A> {
     /// The output addresses.
     pub fn output(&self) -> AddrRange<PhysAddr> {
         AddrRange::new(self.to, self.to + self.bytes)
-    }
-    /// The bytes that one TLB entry may cover: those of the contiguous group, or its own.
-    pub fn tlb_span(&self) -> u64 {
-        if self.contiguous { self.bytes * GROUP_LEN as u64 } else { self.bytes }
     }
 }
 

@@ -235,7 +235,7 @@ fn check_groups<A: InputAddress>(leaves: &[Leaf<A>]) {
     let mut groups = leaves.iter().filter(|leaf| leaf.contiguous);
     while let Some(first) = groups.next() {
         assert!(
-            (first.at.raw() | first.to.raw()).is_multiple_of(first.tlb_span()),
+            (first.at.raw() | first.to.raw()).is_multiple_of(first.bytes * 16),
             "{first:?} is not the start of a group"
         );
         let mut next = *first;
