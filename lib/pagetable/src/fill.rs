@@ -6,7 +6,7 @@
 use crate::descriptor::Descriptor;
 use crate::geometry::{LAST_LEVEL, index, size};
 use crate::steps::{LeafStep, RunCursor};
-use crate::table::{load, store};
+use crate::table::{load, write_leaves};
 use addr::{FrameRun, PhysAddr};
 use core::sync::atomic::AtomicU64;
 
@@ -78,10 +78,7 @@ fn fill_step<I: Iterator<Item: FrameRun>>(
         leaf = leaf.contiguous();
     }
     let size = size(step.level);
-    for slot in &slots[..count] {
-        store(slot, leaf);
-        leaf = leaf.advanced(size);
-    }
+    write_leaves(&slots[..count], leaf, size);
     cursor.advance(count as u64 * size);
     Ok(count)
 }

@@ -3,7 +3,7 @@
 use crate::descriptor::{Descriptor, Format};
 use crate::geometry::{GROUP_LEN, LAST_LEVEL, TABLE_LEN, index, size};
 use crate::steps::fits_entry;
-use crate::table::{add_valid, load, store, valid_count, write_link};
+use crate::table::{add_valid, load, valid_count, write_leaves, write_link};
 use crate::unmap::clear_mapped;
 use crate::{Entries, InputAddress, MapError, Mapping, PageTable, TableMemory};
 use addr::{FrameRun, PAGE_SHIFT, PhysAddr};
@@ -133,11 +133,11 @@ impl<'a, F: Format, A: InputAddress> PinnedEntries<'a, F, A> {
         if pages == GROUP_LEN && bits.allows_contiguous && is_group(first, run.start()) {
             leaf = leaf.contiguous();
         }
-        for slot in slots {
-            debug_assert!(!load(slot).is_valid(), "page {first} or a following one is mapped");
-            store(slot, leaf);
-            leaf = leaf.advanced(size(LAST_LEVEL));
-        }
+        debug_assert!(
+            slots.iter().all(|slot| !load(slot).is_valid()),
+            "page {first} or a following one is mapped"
+        );
+        write_leaves(slots, leaf, size(LAST_LEVEL));
         slots
     }
 

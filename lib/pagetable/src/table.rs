@@ -177,6 +177,15 @@ pub(crate) fn store(slot: &AtomicU64, entry: Descriptor) {
     slot.store(entry.bits(), Relaxed);
 }
 
+/// Writes `leaf` and its successors, each `size` bytes further, to `slots`.
+#[inline(always)]
+pub(crate) fn write_leaves(slots: &[AtomicU64], mut leaf: Descriptor, size: u64) {
+    for slot in slots {
+        store(slot, leaf);
+        leaf = leaf.advanced(size);
+    }
+}
+
 /// The number of valid entries in `table`.
 pub(crate) fn valid_count<M: TableMemory>(m: &M, table: PhysAddr) -> u16 {
     m.valid_entries(table).load(Relaxed)
