@@ -11,7 +11,10 @@ use addr::PhysAddr;
 ///
 /// # Errors
 /// [`NotSupported`] when EL3 belongs to firmware.
-pub fn write32(at: PhysAddr, value: u32) -> Result<(), NotSupported> {
+///
+/// # Safety
+/// `at` is a device register, and the write does not change memory or the CPUs' access to it.
+pub unsafe fn write32(at: PhysAddr, value: u32) -> Result<(), NotSupported> {
     if call::secure_write(at.raw(), value) == 0 { Ok(()) } else { Err(NotSupported) }
 }
 
@@ -51,7 +54,8 @@ mod tests {
     #[test]
     fn write_is_one_monitor_call() {
         fake::take();
-        assert_eq!(write32(PhysAddr::new(0x5000_0000), 1), Ok(()));
+        // SAFETY: only recorded.
+        assert_eq!(unsafe { write32(PhysAddr::new(0x5000_0000), 1) }, Ok(()));
         assert_eq!(fake::take(), [Instruction::SecureWrite(0x5000_0000, 1)]);
     }
 }

@@ -23,12 +23,14 @@ mod entry {
     extern "C" fn kernel_main(boot: &BootInfo) -> ! {
         #[cfg(feature = "checking")]
         kernel::debug::install(&selftest::debug::AllChecks);
-        boot::start_kernel(boot, run::main)
+        // SAFETY: boot.s calls this once, on the boot CPU.
+        unsafe { boot::start_kernel(boot, run::main) }
     }
 
     #[unsafe(no_mangle)]
     extern "C" fn secondary_main(_cpu: usize) -> ! {
-        boot::start_secondary()
+        // SAFETY: boot.s calls this once on each secondary CPU.
+        unsafe { boot::start_secondary() }
     }
 
     #[unsafe(no_mangle)]

@@ -45,7 +45,10 @@ impl fmt::Display for PlatformError {
 }
 
 /// Boots the machine and never returns: a run ends by power off.
-pub fn start_kernel(boot: &BootInfo, run: fn(&Platform, &BootArgs<'_>, devices::Started) -> !) -> ! {
+///
+/// # Safety
+/// Called once, on the boot CPU, with boot's tables installed, and `boot` describes how the machine was entered.
+pub unsafe fn start_kernel(boot: &BootInfo, run: fn(&Platform, &BootArgs<'_>, devices::Started) -> !) -> ! {
     heap::init();
     firmware::set_entry_level(boot.entry_el);
     let mut platform = read_platform(boot).unwrap_or_else(|error| {
@@ -81,7 +84,10 @@ pub fn start_kernel(boot: &BootInfo, run: fn(&Platform, &BootArgs<'_>, devices::
 }
 
 /// What a secondary CPU does once it has its own stack: it says so and waits for threads.
-pub fn start_secondary() -> ! {
+///
+/// # Safety
+/// Called once on each CPU that [`smp`] starts.
+pub unsafe fn start_secondary() -> ! {
     irq::init_cpu();
     sched::init_cpu();
     percpu::set_online();

@@ -6,6 +6,7 @@ use crate::sync::SpinLock;
 use crate::{console, firmware, kprintln};
 use addr::{KernelVa, PhysAddr};
 use arch::boot;
+use arch::monitor::NotSupported;
 use arch::timer::Deadline;
 use drivers::bcm2835::watchdog::Watchdog;
 use drivers::mmio::Mmio;
@@ -55,12 +56,17 @@ pub fn off() -> ! {
         (Some(Ok(())), _) => {}
         (_, Some(watchdog)) => wait_for(watchdog),
         (Some(Err(error)), None) => log::error!("power off: the firmware refuses ({error}); halted"),
-        (None, None) => match CONTROLLER.get().map(|&at| arch::monitor::write32(at, POWER_OFF)) {
+        (None, None) => match CONTROLLER.get().map(|&at| secure_power_off(at)) {
             Some(Ok(())) => {}
             _ => log::error!("power off: no firmware to ask, no watchdog; halted"),
         },
     }
     arch::cpu::halt()
+}
+
+fn secure_power_off(controller: PhysAddr) -> Result<(), NotSupported> {
+    // SAFETY: the register of the embedded controller.
+    unsafe { arch::monitor::write32(controller, POWER_OFF) }
 }
 
 /// Ends in a reset that stays off; returns when it does not come.

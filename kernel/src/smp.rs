@@ -3,12 +3,13 @@
 use crate::board::{CpuDescription, EnableMethod};
 use crate::firmware;
 use crate::memory::stack::{KernelStack, StackError};
-use crate::memory::{self, InitError, linear, zones};
+use crate::memory::{InitError, init_cpu, layout, linear, zones};
 use crate::percpu::{self, MAX_CPUS};
-use addr::{AddrRange, Address, KernelVa, PhysAddr};
+use addr::{AddrRange, Address, PhysAddr};
 use arch::boot::SecondaryArgs;
 use arch::timer::Deadline;
 use core::fmt;
+use memory::OwnedChunk;
 use spin::Once;
 
 /// How long a CPU may take from being started to its first line of Rust: microseconds, but in a virtual machine the host
@@ -69,14 +70,13 @@ pub fn start_all(cpus: &[CpuDescription]) {
 }
 
 fn start_one(cpu: &CpuDescription, index: usize) -> Result<(), CpuStartError> {
-    let root = memory::init_cpu(index).map_err(CpuStartError::Memory)?;
+    let root = init_cpu(index).map_err(CpuStartError::Memory)?;
     let stack = KernelStack::new().map_err(CpuStartError::Stack)?;
     let args = SecondaryArgs { ttbr1: root.address(), stack_top: stack.top(), index: index as u64 };
     STACKS[index].call_once(|| stack);
-    let page = zones::take_zeroed_page().ok_or(CpuStartError::Stack(StackError::OutOfFrames))?;
-    let args_at = page.chunk().start();
-    write_args(linear::address_of(args_at), args);
-    release(cpu, args_at)?;
+    let mut page = zones::take_zeroed_page().ok_or(CpuStartError::Stack(StackError::OutOfFrames))?;
+    write_args(&mut page, args);
+    release(cpu, page.chunk().start())?;
     let deadline = Deadline::in_ns(START_TIMEOUT_NS);
     // One look more when the time is up: this CPU may have been held up as well.
     let mut late = false;
@@ -115,23 +115,26 @@ fn release(cpu: &CpuDescription, args: PhysAddr) -> Result<(), CpuStartError> {
 
 /// Makes the CPU that polls `word`, its caches off, wait at our own place.
 fn fetch_from_spin_table(word: PhysAddr) -> Result<(), CpuStartError> {
-    let layout = memory::layout();
+    let layout = layout();
     let within = |ranges: &[AddrRange<PhysAddr>]| ranges.iter().any(|range| range.contains(word));
-    if !word.is_aligned(8) || !within(&layout.lowmem) || within(&layout.low_free) {
+    let in_image = arch::boot::sections()
+        .any(|section| AddrRange::new(section.phys, section.phys + section.virt.len()).contains(word));
+    if !word.is_aligned(8) || !within(&layout.lowmem) || within(&layout.low_free) || in_image {
         return Err(CpuStartError::ReleaseAddress(word));
     }
     let at = linear::address_of(word);
-    // SAFETY: lowmem, so mapped; reserved, so nobody else's; aligned. By the device tree's word it is for this.
-    unsafe { (at.raw() as *mut u64).write_volatile(arch::boot::parking_entry().raw()) };
+    // SAFETY: aligned, in the linear map, and in none of the kernel's memory: reserved by the firmware, which by the
+    // device tree polls it.
+    unsafe { arch::pointer::to::<u64>(at).write_volatile(arch::boot::parking_entry().raw()) };
     arch::cache::clean(AddrRange::new(at, at + size_of::<u64>() as u64));
     arch::cpu::sev();
     Ok(())
 }
 
-/// Writes `args` to memory, where a CPU with its MMU off reads them.
-fn write_args(at: KernelVa, args: SecondaryArgs) {
-    let place = at.raw() as *mut SecondaryArgs;
-    // SAFETY: the page is ours, mapped by the linear map and aligned; nobody reads it before CPU_ON.
-    unsafe { place.write(args) };
+/// Writes `args` to `page`, a page of lowmem, where a CPU with its MMU off reads them.
+fn write_args(page: &mut OwnedChunk, args: SecondaryArgs) {
+    let at = linear::address_of(page.chunk().start());
+    // SAFETY: a page that is borrowed mutably, so this is the only access; the linear map maps it, page-aligned.
+    unsafe { arch::pointer::to::<SecondaryArgs>(at).write(args) };
     arch::cache::clean(AddrRange::new(at, at + size_of::<SecondaryArgs>() as u64));
 }

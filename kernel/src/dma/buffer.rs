@@ -57,13 +57,14 @@ impl Buffer {
         let Some(this) = Arc::get_mut(&mut buffer) else { unreachable!("nobody else has seen it") };
         frames::take(request, &mut this.frames)?;
         // From here on, dropping the buffer is the undo.
-        buffer.count(counters::Gauge::add);
+        this.count(counters::Gauge::add);
         match memory {
-            MemoryType::WriteBack => window::zero_all(&buffer.frames),
-            _ => {
-                buffer.chunks().filter(|&chunk| is_low(chunk)).for_each(linear::remove);
-                window::zero_all_non_cacheable(buffer.chunks());
-            }
+            MemoryType::WriteBack => window::zero_all(&mut this.frames),
+            // SAFETY: the frames were just taken, so that nothing else uses them; `drop` restores the alias.
+            _ => unsafe {
+                this.chunks().filter(|&chunk| is_low(chunk)).for_each(|chunk| linear::remove(chunk));
+                window::zero_all_non_cacheable(&mut this.frames);
+            },
         }
         tag.write_canary(buffer.chunks(), memory);
         Ok(buffer)
@@ -135,7 +136,9 @@ impl Buffer {
         }
         let mapping = Mapping::read_write(self.memory);
         let align = self.alignment().min(addr::Order::BLOCK_2M.bytes());
-        VMALLOC.map(self.chunks(), align, mapping).map(View::Vmalloc).map_err(|error| match error {
+        // SAFETY: the buffer owns the chunks, drops the mapping before them, and all its mappings have its memory type.
+        let mapped = unsafe { VMALLOC.map(self.chunks(), align, mapping) };
+        mapped.map(View::Vmalloc).map_err(|error| match error {
             vmalloc::VmallocError::OutOfRange(_) => DmaError::OutOfVmalloc { len: self.len() },
             vmalloc::VmallocError::Map(_) => DmaError::OutOfTables,
         })
@@ -152,7 +155,8 @@ impl Buffer {
     /// non-cacheable buffer needs neither.
     pub fn sync(&self, to: Side, direction: Direction) {
         if self.memory == MemoryType::WriteBack {
-            to.maintain_lines(self.chunks(), direction);
+            // SAFETY: the buffer's own chunks, write-back as just checked.
+            unsafe { to.maintain_lines(self.chunks(), direction) };
             arch::barrier::dsb_sy();
         }
     }
@@ -199,7 +203,8 @@ impl Drop for Buffer {
 /// Gives back a chunk that was non-cacheable. A low one gets its alias back first; the next owner counts on it.
 fn give_back_cacheable(chunk: OwnedChunk) {
     if is_low(chunk.chunk()) {
-        linear::restore(chunk.chunk());
+        // SAFETY: `new` removed the alias; every other mapping ended with the buffer.
+        unsafe { linear::restore(chunk.chunk()) };
     }
     zones::give_from(chunk, LastOwner::Buffer);
 }
@@ -224,13 +229,24 @@ impl Side {
     /// Towards the CPUs the lines are dropped, since speculation may have fetched them while the device was writing.
     /// They are cleaned too, which does nothing to the lines of a well-behaved owner: dropping dirty ones could bring
     /// back what the frame held before it was zeroed.
-    pub(super) fn maintain_lines(self, chunks: impl Iterator<Item = Chunk> + Clone, direction: Direction) {
+    ///
+    /// # Safety
+    /// As for [`window::with_chunks`].
+    pub(super) unsafe fn maintain_lines(
+        self,
+        chunks: impl Iterator<Item = Chunk> + Clone,
+        direction: Direction,
+    ) {
         match self {
             // For every direction: a dirty line would be written over what the device writes, at any time.
-            Self::Device => window::with_chunks(chunks, MemoryType::WriteBack, arch::cache::clean_lines),
-            Self::Cpu if direction.device_writes() => {
+            // SAFETY: passed on to the caller.
+            Self::Device => unsafe {
+                window::with_chunks(chunks, MemoryType::WriteBack, arch::cache::clean_lines);
+            },
+            // SAFETY: passed on to the caller.
+            Self::Cpu if direction.device_writes() => unsafe {
                 window::with_chunks(chunks, MemoryType::WriteBack, arch::cache::clean_invalidate_lines);
-            }
+            },
             Self::Cpu => {}
         }
     }

@@ -92,7 +92,7 @@ fn lend(device: &Device, memory: &dyn StreamMemory, direction: Direction) -> Res
     let segments = memory.segments();
     let List { offset, bytes, longest } = check(segments, direction, device.is_coherent())?;
     if !device.is_coherent() {
-        hand_over(PageChunks::new(segments), Side::Device, direction);
+        hand_over(memory, Side::Device, direction);
     }
     let request = MapRequest {
         // The pieces meet at page borders, so this is the sum of their pages.
@@ -113,7 +113,7 @@ fn lend(device: &Device, memory: &dyn StreamMemory, direction: Direction) -> Res
 impl Device {
     fn hand_over(&self, memory: &dyn StreamMemory, to: Side, direction: Direction) {
         if !self.is_coherent() {
-            hand_over(PageChunks::new(memory.segments()), to, direction);
+            hand_over(memory, to, direction);
         }
     }
 }
@@ -271,9 +271,10 @@ impl Iterator for PageChunks<'_> {
     }
 }
 
-/// Cache maintenance for a list, complete when this returns.
-fn hand_over(chunks: impl Iterator<Item = Chunk> + Clone, to: Side, direction: Direction) {
-    to.maintain_lines(chunks, direction);
+/// Cache maintenance for `memory`, complete when this returns.
+fn hand_over(memory: &dyn StreamMemory, to: Side, direction: Direction) {
+    // SAFETY: whole pages of RAM that belong to `memory`, borrowed here, and are cacheable everywhere.
+    unsafe { to.maintain_lines(PageChunks::new(memory.segments()), direction) };
     arch::barrier::dsb_sy();
 }
 
@@ -328,7 +329,7 @@ impl Pages {
                 last.len -= pages.frames.bytes() - len;
             }
         }
-        window::zero_all(&pages.frames);
+        window::zero_all(&mut pages.frames);
         tag.write_canary(pages.frames.chunks(), MemoryType::WriteBack);
         Ok(Box::new(pages))
     }

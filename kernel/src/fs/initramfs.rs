@@ -30,10 +30,10 @@ impl fmt::Display for MountError {
 pub fn mount(archive: AddrRange<PhysAddr>) -> Result<(), MountError> {
     // Mapped on its own: it may be in highmem.
     let pages = archive.align_outward(PAGE_SIZE).unwrap_or(archive);
-    let mapped = vmalloc::REGISTERS
-        .map(chunks(pages).iter().copied(), PAGE_SIZE, Mapping::read_only(MemoryType::WriteBack))
-        .map_err(MountError::Map)?
-        .leak();
+    let mapping = Mapping::read_only(MemoryType::WriteBack);
+    // SAFETY: the archive is reserved RAM, which nothing writes; where it is lowmem, its linear alias is write-back too.
+    let mapped = unsafe { vmalloc::REGISTERS.map(chunks(pages).iter().copied(), PAGE_SIZE, mapping) };
+    let mapped = mapped.map_err(MountError::Map)?.leak();
     let start = mapped.start().raw() + (archive.start().raw() - pages.start().raw());
     // SAFETY: mapped for good just now, with everything from `archive.start()` to its end; boot took it out of both
     // zones, so nothing ever writes it.

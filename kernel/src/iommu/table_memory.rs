@@ -27,7 +27,8 @@ impl TableMemory for Tables {
     }
 
     fn entries(&self, table: PhysAddr) -> &Entries {
-        table_frames::entries(table)
+        // SAFETY: the page table passes its own tables alone.
+        unsafe { table_frames::entries(table) }
     }
 
     fn valid_entries(&self, table: PhysAddr) -> &AtomicU16 {
@@ -53,8 +54,9 @@ pub(super) struct Regions;
 impl RegionSource for Regions {
     fn allocate(&mut self, bytes: u64) -> Option<Region> {
         let order = Order::covering(bytes.div_ceil(PAGE_SIZE))?;
-        let chunk = zones::take(order, Reach::LOW)?.release();
-        window::zero(chunk);
+        let mut chunk = zones::take(order, Reach::LOW)?;
+        window::zero(&mut chunk);
+        let chunk = chunk.release();
         let words = arch::pointer::to::<AtomicU64>(linear::address_of(chunk.start()));
         // SAFETY: the chunk is owned until `release` gets the region back, in the linear map, aligned and zeroed.
         Some(Region::new(chunk.start(), unsafe { slice::from_raw_parts(words, (bytes / 8) as usize) }))

@@ -25,7 +25,8 @@ struct GicV2 {
 pub(super) fn take_v3(distributor: AddrRange<PhysAddr>) {
     const GICD_CTLR_DS: u32 = 1 << 6;
     if firmware::entry_level() == 3 {
-        complain(monitor::write32(distributor.start(), GICD_CTLR_DS));
+        // SAFETY: a register of the interrupt controller.
+        complain(unsafe { monitor::write32(distributor.start(), GICD_CTLR_DS) });
     }
 }
 
@@ -54,11 +55,13 @@ impl GicV2 {
     fn take_private(self) -> Result<(), NotSupported> {
         self.to_group_1(0)?;
         // As long as it is in the more urgent half, writes from our side are ignored (4.4.2).
-        monitor::write32(self.cpu_interface + GICC_PMR, 0xff)
+        // SAFETY: a register of the interrupt controller.
+        unsafe { monitor::write32(self.cpu_interface + GICC_PMR, 0xff) }
     }
 
     fn to_group_1(self, word: u64) -> Result<(), NotSupported> {
-        monitor::write32(self.distributor + GICD_IGROUPR + 4 * word, u32::MAX)
+        // SAFETY: a register of the interrupt controller.
+        unsafe { monitor::write32(self.distributor + GICD_IGROUPR + 4 * word, u32::MAX) }
     }
 }
 

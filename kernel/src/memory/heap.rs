@@ -166,7 +166,8 @@ fn note_free(heap: &Heap<ORDERS>) {
 pub fn init() {
     let start = INITIAL_HEAP.0.get() as usize;
     let mut heap = HEAP.lock();
-    // SAFETY: the array is static and nothing else refers to it.
+    assert_eq!(heap.stats_total_bytes(), 0, "the heap is initialized twice");
+    // SAFETY: the array is static and, as this is the first call, nothing else refers to it.
     unsafe { heap.add_to_heap(start, start + INITIAL) };
     note_free(&heap);
 }

@@ -56,7 +56,11 @@ fn fixed_root() -> &'static FixedRoot<Stage1, KernelVa> {
 }
 
 /// Maps `chunks` one after the other from `at` on, for all CPUs from the moment this returns.
-pub fn map(
+///
+/// # Safety
+/// The caller owns the addresses, and `chunks`, or has the right to map them (a borrow, device registers). No mapping of
+/// `chunks` has another memory type.
+pub unsafe fn map(
     at: KernelVa,
     chunks: impl Iterator<Item = Chunk>,
     mapping: Mapping,
@@ -68,7 +72,10 @@ pub fn map(
 }
 
 /// Takes all mappings in `range` away, and returns when no CPU can use one any more.
-pub fn unmap(range: AddrRange<KernelVa>) {
+///
+/// # Safety
+/// The caller owns the addresses of `range`, and nothing uses them any more.
+pub unsafe fn unmap(range: AddrRange<KernelVa>) {
     match with(|tables| tables.unmap(&mut table_frames::kernel(), range)) {
         Ok(stale) => {
             arch::tlb::kernel(range, if stale.is_empty() { Level::Last } else { Level::Any });
@@ -79,7 +86,10 @@ pub fn unmap(range: AddrRange<KernelVa>) {
 }
 
 /// Takes all mappings in `range` away as [`unmap`] does, and keeps the tables: mapping pages there again needs no memory.
-pub fn unmap_keeping_tables(range: AddrRange<KernelVa>) {
+///
+/// # Safety
+/// As for [`unmap`].
+pub unsafe fn unmap_keeping_tables(range: AddrRange<KernelVa>) {
     if let Err(error) = with(|tables| tables.unmap_keeping_tables(&mut table_frames::kernel(), range)) {
         panic!("kernel unmap of {range:?}: {error:?}");
     }

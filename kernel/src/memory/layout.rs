@@ -18,6 +18,8 @@ const LOWMEM_DEFAULT_MAX: u64 = 1 << 30;
 /// RAM, divided.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Layout {
+    /// All RAM: sorted, without overlaps.
+    pub ram: Vec<AddrRange<PhysAddr>>,
     /// What the linear map has: all lowmem, reservations included unless they say "no-map". Sorted.
     pub lowmem: Vec<AddrRange<PhysAddr>>,
     /// What the low zone may hand out: `lowmem` less the reservations.
@@ -80,6 +82,7 @@ impl Layout {
             high_free: without(&high, &reserved),
             low_end: lowmem.last().map_or(PhysAddr::new(0), AddrRange::end),
             lowmem: without(&lowmem, &unmapped),
+            ram,
             total,
         })
     }

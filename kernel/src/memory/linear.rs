@@ -24,22 +24,36 @@ pub fn range_of(range: AddrRange<PhysAddr>) -> AddrRange<KernelVa> {
 }
 
 /// Maps all of `lowmem`, less what `holes` name, readable and writable.
-pub fn init(lowmem: impl Iterator<Item = AddrRange<PhysAddr>>) -> Result<(), MapError<KernelVa>> {
+///
+/// # Safety
+/// `lowmem` is RAM, mapped nowhere else as anything but write-back memory.
+pub unsafe fn init(lowmem: impl Iterator<Item = AddrRange<PhysAddr>>) -> Result<(), MapError<KernelVa>> {
     for range in lowmem {
-        kernel_tables::map(address_of(range.start()), Chunk::of_range(range), mapping())?;
+        // SAFETY: passed on to the caller; the linear map alone uses its addresses.
+        unsafe { kernel_tables::map(address_of(range.start()), Chunk::of_range(range), mapping()) }?;
     }
     Ok(())
 }
 
 /// Takes the alias of `chunk` away and returns when no CPU has it any more. Its lines may still be in the caches.
-pub fn remove(chunk: Chunk) {
-    kernel_tables::unmap_keeping_tables(range_of(chunk.range()));
+///
+/// # Safety
+/// The caller owns `chunk`, and nothing uses the alias before [`restore`].
+pub unsafe fn remove(chunk: Chunk) {
+    // SAFETY: passed on to the caller.
+    unsafe { kernel_tables::unmap_keeping_tables(range_of(chunk.range())) };
 }
 
 /// Puts the alias of `chunk` back, which [`remove`] took. Every other mapping of it that is not write-back is gone
 /// already, everywhere. Needs no memory, since the tables have stayed.
-pub fn restore(chunk: Chunk) {
-    if let Err(error) = kernel_tables::map(address_of(chunk.start()), core::iter::once(chunk), mapping()) {
+///
+/// # Safety
+/// The caller owns `chunk`, whose alias [`remove`] removed. No mapping of it with another memory type is left.
+pub unsafe fn restore(chunk: Chunk) {
+    let at = address_of(chunk.start());
+    // SAFETY: passed on to the caller; the linear map alone uses its addresses.
+    let restored = unsafe { kernel_tables::map(at, core::iter::once(chunk), mapping()) };
+    if let Err(error) = restored {
         panic!("alias of {chunk:?}: {error:?}");
     }
 }

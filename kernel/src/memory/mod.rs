@@ -114,7 +114,8 @@ pub unsafe fn init(
     kernel_tables::init()?;
     map_image()?;
     // The image is not in the linear map: its text would be writable there.
-    linear::init(layout::without(&layout.lowmem, &[boot.image]).into_iter())?;
+    // SAFETY: `lowmem` is a part of the caller's `ram`; all other mappings of it are write-back too.
+    unsafe { linear::init(layout::without(&layout.lowmem, &[boot.image]).into_iter()) }?;
     kernel_tables::fix_root(vmalloc::init(vmalloc))?;
     Ok(())
 }
@@ -152,32 +153,38 @@ fn map_image() -> Result<(), InitError> {
         };
         let phys = AddrRange::new(section.phys, section.phys + section.virt.len());
         // Pages only: the tables in use map the same pages, so that no size changes under the running code.
-        kernel_tables::map(section.virt.start(), Chunk::of_range(phys), mapping.pages_only())?;
+        // SAFETY: the image owns its addresses and frames; the mappings in use are write-back too.
+        unsafe { kernel_tables::map(section.virt.start(), Chunk::of_range(phys), mapping.pages_only()) }?;
     }
     Ok(())
 }
 
-/// Makes the boot CPU walk `root`, which [`init_cpu`] made for it. What boot mapped early (UART, device tree) is gone then.
+/// Switches this CPU to `root`, which [`init_cpu`] made for it. Boot's early mappings (UART, device tree) end here.
 pub fn enter(root: CpuRoot) {
-    // SAFETY: the tree is never torn down, nor a CPU's root, and `init` mapped all of the image, this stack included.
-    unsafe { arch::mmu::replace_ttbr1(root.0) };
+    assert_eq!(root.cpu, arch::cpu::index(), "a root of another CPU has that CPU's windows");
+    // SAFETY: neither the kernel's tables nor a CPU's root are ever freed, and `init` mapped the whole image, this stack
+    // included.
+    unsafe { arch::mmu::replace_ttbr1(root.address) };
 }
 
-/// What a CPU's TTBR1 has to hold: it leads to the kernel's tree and to that CPU's windows.
+/// The root table for one CPU's TTBR1: the kernel's tables, and the CPU's windows.
 #[derive(Clone, Copy, Debug)]
-pub struct CpuRoot(PhysAddr);
+pub struct CpuRoot {
+    cpu: usize,
+    address: PhysAddr,
+}
 
 impl CpuRoot {
-    /// Where it is.
+    /// The address of the table.
     pub fn address(self) -> PhysAddr {
-        self.0
+        self.address
     }
 }
 
-/// Gives CPU `cpu` its windows, and a root that has them. Called once per CPU before it runs.
+/// Makes the windows of CPU `cpu`, and its root table. Called once per CPU before it runs.
 ///
 /// # Errors
 /// [`InitError::OutOfTables`].
 pub fn init_cpu(cpu: usize) -> Result<CpuRoot, InitError> {
-    Ok(CpuRoot(window::init_cpu(cpu)?))
+    Ok(CpuRoot { cpu, address: window::init_cpu(cpu)? })
 }

@@ -37,7 +37,9 @@ impl KernelStack {
         let chunk = frames.chunk();
         let mut stack = Self { mapped: None, frames: Some(frames) };
         let mapping = Mapping::read_write(MemoryType::WriteBack);
-        stack.mapped = Some(STACKS.map(iter::once(chunk), PAGE_SIZE, mapping).map_err(StackError::Map)?);
+        // SAFETY: the stack owns the chunk, and drops the mapping before it; the linear alias is write-back too.
+        let mapped = unsafe { STACKS.map(iter::once(chunk), PAGE_SIZE, mapping) };
+        stack.mapped = Some(mapped.map_err(StackError::Map)?);
         Ok(stack)
     }
 

@@ -110,7 +110,10 @@ pub fn count() -> (u64, u64) {
 }
 
 /// The entries of a table from [`take`].
-pub fn entries(table: PhysAddr) -> &'static Entries {
+///
+/// # Safety
+/// `table` came from [`take`], and is not given back while the result is used.
+pub unsafe fn entries(table: PhysAddr) -> &'static Entries {
     let address = arch::pointer::to::<Entries>(linear::address_of(table));
     // SAFETY: tables are frames of lowmem, which the linear map has whole, aligned and for good; entries are atomics,
     // so that sharing them with a walker and with other CPUs is no race.
@@ -156,7 +159,8 @@ impl<F: Fn(u64, u64)> TableMemory for CpuTables<F> {
     }
 
     fn entries(&self, table: PhysAddr) -> &Entries {
-        entries(table)
+        // SAFETY: the page table passes its own tables alone.
+        unsafe { entries(table) }
     }
 
     fn valid_entries(&self, table: PhysAddr) -> &AtomicU16 {

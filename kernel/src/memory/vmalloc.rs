@@ -20,12 +20,14 @@ pub enum VmallocError {
     Map(MapError<KernelVa>),
 }
 
-/// Why there is no way to a device's registers.
+/// Why a device's registers cannot be used.
 #[derive(Debug)]
 pub enum MapRegistersError {
     /// They cannot be mapped.
     Map(VmallocError),
-    /// No device is there, whatever the device tree says.
+    /// The registers lie in RAM, according to the device tree.
+    Ram(PhysAddr),
+    /// No device answers at the address that the device tree gives.
     NoAnswer(PhysAddr),
 }
 
@@ -33,6 +35,7 @@ impl fmt::Display for MapRegistersError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Map(error) => write!(f, "registers: {error:?}"),
+            Self::Ram(at) => write!(f, "registers at {at} lie in RAM"),
             Self::NoAnswer(at) => write!(f, "no device answers at {at}"),
         }
     }
@@ -85,7 +88,11 @@ impl KernelArea {
     }
 
     /// Maps `chunks` one after the other at an address of this area that is a multiple of `align`.
-    pub fn map(
+    ///
+    /// # Safety
+    /// The caller owns `chunks`, or has the right to map them (a borrow, device registers), until the mapping is dropped.
+    /// No mapping of them has another memory type.
+    pub unsafe fn map(
         &'static self,
         chunks: impl Iterator<Item = Chunk> + Clone,
         align: u64,
@@ -97,7 +104,8 @@ impl KernelArea {
         if debug::fail_point(FailPoint::Maps) {
             return Err(VmallocError::Map(MapError::OutOfTables));
         }
-        kernel_tables::map(mapped.range.start(), chunks, mapping).map_err(VmallocError::Map)?;
+        // SAFETY: passed on to the caller; the addresses were just reserved.
+        unsafe { kernel_tables::map(mapped.range.start(), chunks, mapping) }.map_err(VmallocError::Map)?;
         mapped.present = true;
         Ok(mapped)
     }
@@ -164,7 +172,8 @@ impl KernelMapping {
 impl Drop for KernelMapping {
     fn drop(&mut self) {
         if self.present {
-            kernel_tables::unmap(self.range);
+            // SAFETY: this value owns the addresses, and its owner, who used them, drops it.
+            unsafe { kernel_tables::unmap(self.range) };
         }
         self.area.free(self.range);
     }
@@ -176,21 +185,26 @@ impl core::fmt::Debug for KernelArea {
     }
 }
 
-/// Maps a device's registers for good, as Device memory, and returns where exactly they are. Reads the first of them, to
-/// see that something is there; so the kernel's own tables must be in use.
+/// Maps a device's registers permanently, as Device memory, and returns their address. Reads the first of them to detect
+/// a device that does not exist, so the kernel's own tables must be in use.
 pub fn map_registers(registers: AddrRange<PhysAddr>) -> Result<AddrRange<KernelVa>, MapRegistersError> {
-    let at = map_known_registers(registers).map_err(MapRegistersError::Map)?;
+    let at = map_known_registers(registers)?;
     match arch::probe::read_u32(at.start().align_down(4)) {
         Some(_) => Ok(at),
         None => Err(MapRegistersError::NoAnswer(registers.start())),
     }
 }
 
-/// The same for a device that is known to be there.
-pub fn map_known_registers(registers: AddrRange<PhysAddr>) -> Result<AddrRange<KernelVa>, VmallocError> {
+/// Maps the registers of a device that is known to exist; see [`map_registers`].
+pub fn map_known_registers(registers: AddrRange<PhysAddr>) -> Result<AddrRange<KernelVa>, MapRegistersError> {
     let pages = registers.align_outward(PAGE_SIZE).unwrap_or(AddrRange::EMPTY);
+    if super::layout().ram.iter().any(|ram| ram.overlaps(&pages)) {
+        return Err(MapRegistersError::Ram(registers.start()));
+    }
     let mapping = Mapping::read_write(MemoryType::Device);
-    let at = REGISTERS.map(Chunk::of_range(pages), PAGE_SIZE, mapping)?.leak().start();
+    // SAFETY: registers are no RAM (just checked), so they have no owner and no other memory type.
+    let mapped = unsafe { REGISTERS.map(Chunk::of_range(pages), PAGE_SIZE, mapping) };
+    let at = mapped.map_err(MapRegistersError::Map)?.leak().start();
     let start = at + (registers.start().raw() - pages.start().raw());
     Ok(AddrRange::new(start, start + registers.len()))
 }

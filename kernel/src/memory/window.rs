@@ -11,7 +11,7 @@ use crate::perf_counters;
 use addr::{AddrRange, Chunk, KernelVa, MemoryType, Order, PAGE_SIZE, Pfn, PhysAddr};
 use arch::cpu::IrqGuard;
 use core::mem;
-use memory::Frames;
+use memory::{Frames, OwnedChunk};
 use pagetable::{Leaf, MapWindow, Mapping, OutOfTables, PerCpuRoot};
 use spin::Once;
 
@@ -29,7 +29,10 @@ static ROOTS: PerCpu<Once<PerCpuRoot>> = PerCpu::new([const { Once::new() }; MAX
 pub fn init_cpu(cpu: usize) -> Result<PhysAddr, OutOfTables> {
     let own = kernel_tables::per_cpu_root(BLOCK_SLOT)?;
     WINDOWS.of(cpu).call_once(|| {
-        MapWindow::new(table_frames::entries(own.blocks()), table_frames::entries(own.pages()))
+        // SAFETY: tables of the root's own, which is never freed.
+        let [blocks, pages] =
+            [own.blocks(), own.pages()].map(|table| unsafe { table_frames::entries(table) });
+        MapWindow::new(blocks, pages)
     });
     Ok(ROOTS.of(cpu).call_once(|| own).root())
 }
@@ -54,15 +57,22 @@ pub fn root_mismatch() -> Option<(usize, KernelVa)> {
 /// Shows `chunk`, in pieces of at most 2 MiB, at kernel addresses of memory type `memory` that are good until `f`
 /// returns. `f` must neither sleep nor open another window.
 ///
-/// The caller owns the chunk, and there is no other mapping of it with another memory type.
+/// # Safety
+/// `chunk` is RAM that the caller owns, or borrows from its owner until this returns. No mapping of it has another memory
+/// type.
 #[inline]
-pub fn with_chunk(chunk: Chunk, memory: MemoryType, mut f: impl FnMut(AddrRange<KernelVa>)) {
+pub unsafe fn with_chunk(chunk: Chunk, memory: MemoryType, mut f: impl FnMut(AddrRange<KernelVa>)) {
+    map_chunk(chunk, memory, &mut f);
+}
+
+#[inline]
+fn map_chunk(chunk: Chunk, memory: MemoryType, f: &mut impl FnMut(AddrRange<KernelVa>)) {
     if chunk.bytes() <= PAGES {
         let mut pages = Pages::none();
         pages.add(chunk, memory);
-        pages.show(&mut f);
+        pages.show(f);
     } else {
-        show_blocks(chunk, memory, &mut f);
+        show_blocks(chunk, memory, f);
     }
 }
 
@@ -85,8 +95,11 @@ fn pieces(chunk: Chunk) -> impl Iterator<Item = Chunk> {
 
 /// Shows all of `chunks`, in any order, as [`with_chunk`] does one, but as many in a window as fit: opening and closing
 /// one costs more than filling a page. Low chunks that are write-back memory are shown by the linear map.
+///
+/// # Safety
+/// As for [`with_chunk`], for each of `chunks`.
 #[inline]
-pub fn with_chunks(
+pub unsafe fn with_chunks(
     chunks: impl Iterator<Item = Chunk>,
     memory: MemoryType,
     mut f: impl FnMut(AddrRange<KernelVa>),
@@ -100,7 +113,7 @@ pub fn with_chunks(
         if chunk.start() < linear_end {
             f(linear::range_of(chunk.range()));
         } else if chunk.bytes() > PAGES {
-            with_chunk(chunk, memory, &mut f);
+            map_chunk(chunk, memory, &mut f);
         } else {
             if !pages.has_room_for(chunk) {
                 mem::replace(&mut pages, Pages::none()).show(&mut f);
@@ -179,55 +192,78 @@ fn show_block(
 }
 
 /// Shows `chunk`, which is or will be write-back memory, as such: through the linear map where that has it, else
-/// through a window. The same rules as for [`with_chunk`].
-pub fn with_write_back(chunk: Chunk, mut f: impl FnMut(AddrRange<KernelVa>)) {
+/// through a window.
+///
+/// # Safety
+/// As for [`with_chunk`]; the linear alias of a low chunk is not removed.
+pub unsafe fn with_write_back(chunk: Chunk, mut f: impl FnMut(AddrRange<KernelVa>)) {
     if zones::is_low(chunk.start()) {
         f(linear::range_of(chunk.range()));
     } else {
-        with_chunk(chunk, MemoryType::WriteBack, f);
+        map_chunk(chunk, MemoryType::WriteBack, &mut f);
     }
 }
 
 /// Shows the frame that holds `address`, which is write-back memory.
-pub fn with_frame(address: PhysAddr, f: impl FnMut(AddrRange<KernelVa>)) {
-    with_write_back(Chunk::page(Pfn::containing(address)), f);
+///
+/// # Safety
+/// As for [`with_write_back`].
+pub unsafe fn with_frame(address: PhysAddr, f: impl FnMut(AddrRange<KernelVa>)) {
+    // SAFETY: passed on to the caller.
+    unsafe { with_write_back(Chunk::page(Pfn::containing(address)), f) };
 }
 
 /// Fills `chunk`, which is or will be write-back memory, with zeroes. They are seen by everybody before what is stored
 /// later: so whoever finds an entry that shows them finds nothing older there. (A window that closes says so to the CPUs
 /// alone, and the linear map to nobody.)
-pub fn zero(chunk: Chunk) {
-    // SAFETY: the window maps the caller's chunk, writable, and nobody else refers to it yet.
-    with_write_back(chunk, |range| unsafe { arch::memory::zero(range) });
+pub fn zero(chunk: &mut OwnedChunk) {
+    // SAFETY: `chunk` owns its frames, borrowed mutably here; a chunk taken from the zones has no mapping but its linear
+    // alias.
+    unsafe { zero_write_back(chunk.chunk()) };
+}
+
+/// # Safety
+/// As for [`with_write_back`], and no reference to the contents exists.
+unsafe fn zero_write_back(chunk: Chunk) {
+    // SAFETY: passed on to the caller; the range is mapped writable while the closure runs.
+    unsafe { with_write_back(chunk, |range| arch::memory::zero(range)) };
     arch::barrier::dmb_oshst();
 }
 
 /// Fills all of `frames`, which are or will be write-back memory, with zeroes, as [`zero`] does.
 #[inline]
-pub fn zero_all(frames: &Frames) {
+pub fn zero_all(frames: &mut Frames) {
     match frames.only() {
-        Some(chunk) => zero(chunk),
+        // SAFETY: as in `zero`; `frames` owns the chunk.
+        Some(chunk) => unsafe { zero_write_back(chunk) },
         None => zero_many(frames),
     }
 }
 
 #[inline(never)]
-fn zero_many(frames: &Frames) {
-    // SAFETY: the window maps the caller's chunks, writable, and nobody else refers to them yet.
-    with_chunks(frames.chunks(), MemoryType::WriteBack, |range| unsafe { arch::memory::zero(range) });
+fn zero_many(frames: &mut Frames) {
+    // SAFETY: as in `zero`; `frames` owns the chunks. The range is mapped writable while the closure runs.
+    unsafe {
+        with_chunks(frames.chunks(), MemoryType::WriteBack, |range| arch::memory::zero(range));
+    }
     arch::barrier::dmb_oshst();
 }
 
-/// Fills `chunks`, which will be non-cacheable and have no cacheable mapping any more, with zeroes.
+/// Fills all of `frames`, which become non-cacheable, with zeroes.
 ///
 /// Lines that an earlier owner left in a cache go first, or they could be written back over the zeroes or hit
 /// instead of them; with no cacheable mapping none can come after. The maintenance reaches all caches although the
 /// window itself is non-cacheable (DDI 0487, D7.5.9, effects of cache maintenance on Non-cacheable locations).
-pub fn zero_all_non_cacheable(chunks: impl Iterator<Item = Chunk>) {
-    with_chunks(chunks, MemoryType::NonCacheable, |range| {
+///
+/// # Safety
+/// No cacheable mapping of `frames` is left: the linear aliases of low chunks are [removed](linear::remove).
+pub unsafe fn zero_all_non_cacheable(frames: &mut Frames) {
+    let zero = |range| {
         arch::cache::clean_invalidate(range);
-        // SAFETY: the window maps the caller's chunks, writable, and nobody else refers to them yet.
+        // SAFETY: the window maps frames that the caller owns, borrowed mutably, writable while the closure runs.
         unsafe { arch::memory::zero(range) };
         arch::barrier::dsb_sy();
-    });
+    };
+    // SAFETY: `frames` owns the chunks; the caller removed their mappings of another type.
+    unsafe { with_chunks(frames.chunks(), MemoryType::NonCacheable, zero) };
 }

@@ -187,7 +187,8 @@ fn run(process: Arc<Process>, files: &[Arc<OpenFile>], frame: TrapFrame) -> Resu
     }
     process.announce();
     let task = Arc::new(Task::new(process.id(), process.clone(), UserVa::new(0)));
-    let thread = sched::new_user_thread(task, frame, enter_user).map_err(|_| Errno::ENOMEM)?;
+    // SAFETY: the frame is `TrapFrame::program`'s.
+    let thread = unsafe { sched::new_user_thread(task, frame, enter_user) }.map_err(|_| Errno::ENOMEM)?;
     if !process.add_thread(&thread) {
         sched::discard(thread);
         return Err(Errno::ENOMEM);

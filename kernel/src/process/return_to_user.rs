@@ -16,11 +16,14 @@ pub fn before_return() {
 
 /// Enters user space for the first time, with the registers in `frame`. `stack_top` is that of the running thread's kernel
 /// stack. Interrupts are masked, no lock is held.
-pub fn enter_user(frame: TrapFrame, stack_top: KernelVa) -> ! {
+///
+/// # Safety
+/// `frame` is one of `TrapFrame::program` or a copy of a trap from EL0. Nothing on the stack below `stack_top` is needed any
+/// more but `frame`.
+pub unsafe fn enter_user(frame: TrapFrame, stack_top: KernelVa) -> ! {
     before_return();
-    // SAFETY: the frame is one of `TrapFrame::program` or a copy of a trap from EL0; `Task::restore` has installed the
-    // process's tables and restored its FP state when this thread was switched to; the top is that of this thread's
-    // stack, where only `frame` is still needed, which is read first.
+    // SAFETY: frame and stack are the caller's promise, and `frame` is read first; `Task::restore` installed the process's
+    // tables and restored its FP state when this thread was switched to.
     unsafe { arch::context::enter_user(&frame, stack_top) }
 }
 

@@ -115,7 +115,8 @@ impl UserThread for Task {
         let registers = self.registers.lock();
         registers.fp.restore();
         arch::context::set_thread_pointer(registers.thread_pointer);
-        self.process.space.install();
+        // SAFETY: `leave_process` uninstalls it before the thread leaves the process; `clear` runs after the last one.
+        unsafe { self.process.space.install() };
     }
 
     fn is_ending(&self) -> bool {

@@ -73,7 +73,10 @@ pub fn spawn(name: &'static str, entry: impl FnOnce() + Send + 'static) -> Resul
 }
 
 /// Makes a thread of a process, which calls `enter` with `frame`. It does not run before [`make_ready`].
-pub fn new_user_thread(
+///
+/// # Safety
+/// `enter` may enter user space with `frame`.
+pub unsafe fn new_user_thread(
     user: Arc<dyn UserThread>,
     frame: TrapFrame,
     enter: EnterUser,
@@ -199,6 +202,7 @@ pub fn run() -> ! {
     let idle = Arc::new(Thread::on_boot_stack("idle", None));
     {
         let mut local = CPU_STATE.this().lock();
+        assert!(local.current.is_none(), "CPU {} already runs threads", arch::cpu::index());
         (local.current, local.idle) = (Some(idle.clone()), Some(idle));
     }
     RUNNING.fetch_or(this_cpu(), Ordering::Relaxed);
@@ -366,7 +370,9 @@ extern "C" fn start(_: usize) -> ! {
             entry();
         }
         // Out of its box here, since nothing after this call ever returns to free it.
-        Some((Entry::User(frame, enter), Some(stack_top))) => enter(unboxed(frame), stack_top),
+        // SAFETY: `new_user_thread`'s caller chose the pair; the top is that of this thread's own stack, on which nothing
+        // is needed any more.
+        Some((Entry::User(frame, enter), Some(stack_top))) => unsafe { enter(unboxed(frame), stack_top) },
         _ => {}
     }
     exit()

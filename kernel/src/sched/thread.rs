@@ -26,7 +26,10 @@ pub trait UserThread: Any + Send + Sync {
 }
 
 /// Enters user space with the registers in the frame; the address is the top of the thread's kernel stack.
-pub type EnterUser = fn(TrapFrame, KernelVa) -> !;
+///
+/// # Safety
+/// The frame is one of user space. The address is the top of the running thread's stack, and nothing on it is needed.
+pub type EnterUser = unsafe fn(TrapFrame, KernelVa) -> !;
 
 /// A kernel thread, or a thread of a process if it has a user side.
 pub struct Thread {

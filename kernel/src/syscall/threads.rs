@@ -52,8 +52,9 @@ fn child_frame(frame: &TrapFrame, stack: UserVa) -> TrapFrame {
 }
 
 fn start(call: &SyscallContext<'_>, task: Task, frame: TrapFrame) -> Result<(), Errno> {
-    let thread =
-        sched::new_user_thread(Arc::new(task), frame, process::enter_user).map_err(|_| Errno::EAGAIN)?;
+    // SAFETY: the frame is a copy of the calling thread's, from EL0.
+    let thread = unsafe { sched::new_user_thread(Arc::new(task), frame, process::enter_user) };
+    let thread = thread.map_err(|_| Errno::EAGAIN)?;
     if !call.process().add_thread(&thread) {
         sched::discard(thread);
         return Err(Errno::EAGAIN);

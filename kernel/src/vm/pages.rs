@@ -13,8 +13,8 @@ static PINS: SpinLock<PinnedFrames> = SpinLock::new(PinnedFrames::new());
 
 /// So many zero-filled frames, highmem first.
 pub fn take_zeroed(frames: u64) -> Result<Frames, ChunkError> {
-    let frames = chunks::take(&mut zones::FrameAllocator::default(), &Request::new(frames))?;
-    window::zero_all(&frames);
+    let mut frames = chunks::take(&mut zones::FrameAllocator::default(), &Request::new(frames))?;
+    window::zero_all(&mut frames);
     Ok(frames)
 }
 
@@ -49,8 +49,11 @@ impl PinnedPages {
         &self.pieces
     }
 
-    /// Adds `len` bytes at `start`, which are in one frame that a program owns. `false`: the heap has no room.
-    pub(super) fn add(&mut self, start: PhysAddr, len: u64) -> bool {
+    /// Pins the frame of the `len` bytes at `start`, and adds them. Returns `false` if the heap is exhausted.
+    ///
+    /// # Safety
+    /// A program owns the frame, and its address space is locked.
+    pub(super) unsafe fn add(&mut self, start: PhysAddr, len: u64) -> bool {
         debug_assert!(len > 0 && start.raw() % PAGE_SIZE + len <= PAGE_SIZE);
         match self.pieces.last_mut() {
             Some(last) if last.start + last.len == start => last.len += len,

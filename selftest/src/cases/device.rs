@@ -82,8 +82,11 @@ pub fn with_page(frame: PhysAddr, memory: MemoryType, mut f: impl FnMut(&mut [u8
         // SAFETY: the window maps this whole page until the closure returns, and the test is the only one that looks.
         f(unsafe { slice::from_raw_parts_mut(range.start().raw() as *mut u8, PAGE_SIZE as usize) });
     };
-    match memory {
-        MemoryType::WriteBack => window::with_write_back(chunk, show),
-        other => window::with_chunk(chunk, other, show),
+    // SAFETY: the callers pass pages of a buffer of their own, with its memory type.
+    unsafe {
+        match memory {
+            MemoryType::WriteBack => window::with_write_back(chunk, show),
+            other => window::with_chunk(chunk, other, show),
+        }
     }
 }

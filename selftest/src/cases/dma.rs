@@ -249,10 +249,12 @@ fn zeroed() -> Outcome {
     let dirty = dma::alloc_unattached(4 << 20, Attrs::empty()).map_err(|error| format!("{error}"))?;
     let chunks: Vec<_> = dirty.chunks().collect();
     for &chunk in &chunks {
-        window::with_write_back(chunk, |range| {
-            // SAFETY: a page-aligned window on a chunk of a buffer that this function alone holds.
-            unsafe { (range.start().raw() as *mut u8).write_bytes(0xa5, range.len() as usize) };
-        });
+        // SAFETY: a page-aligned window on a chunk of a write-back buffer that this function alone holds.
+        unsafe {
+            window::with_write_back(chunk, |range| {
+                (range.start().raw() as *mut u8).write_bytes(0xa5, range.len() as usize);
+            });
+        }
     }
     drop(dirty);
     let mut reused = 0;
@@ -261,13 +263,15 @@ fn zeroed() -> Outcome {
         for chunk in clean.chunks() {
             reused += u64::from(chunks.iter().any(|dirty| dirty.range().overlaps(&chunk.range())));
             let mut dirt = 0usize;
-            window::with_chunk(chunk, clean.memory(), |range| {
+            let count = |range: AddrRange<addr::KernelVa>| {
                 // SAFETY: as above; reading.
                 let words = unsafe {
                     core::slice::from_raw_parts(range.start().raw() as *const u64, (range.len() / 8) as usize)
                 };
                 dirt += words.iter().filter(|&&word| word != 0).count();
-            });
+            };
+            // SAFETY: as above, with the buffer's memory type.
+            unsafe { window::with_chunk(chunk, clean.memory(), count) };
             check!(dirt == 0, "{chunk:?} under {attrs}: {dirt} words are not zero");
         }
     }
@@ -378,7 +382,8 @@ fn vmalloc_exhausted() -> Outcome {
     for shift in (0..20).rev() {
         let again = core::iter::repeat_n(chunk.chunk(), 1 << shift);
         let mapping = Mapping::read_write(MemoryType::WriteBack);
-        while let Ok(mapped) = VMALLOC.map(again.clone(), Order::BLOCK_2M.bytes(), mapping) {
+        // SAFETY: the test's own chunk, write-back everywhere; the mappings go before it.
+        while let Ok(mapped) = unsafe { VMALLOC.map(again.clone(), Order::BLOCK_2M.bytes(), mapping) } {
             filler.push(mapped);
         }
     }

@@ -210,12 +210,13 @@ fn zeroing_clears_its_range_only() -> Outcome {
         }
         arch::cache::clean_invalidate(area);
     };
-    window::with_write_back(owned.chunk(), |area| try_all(area, MemoryType::WriteBack));
+    // SAFETY: the test's own chunk, which has no mapping but its linear alias.
+    unsafe { window::with_write_back(owned.chunk(), |area| try_all(area, MemoryType::WriteBack)) };
     // Lowmem has a write-back alias.
     if !zones::is_low(owned.chunk().start()) {
-        window::with_chunk(owned.chunk(), MemoryType::NonCacheable, |area| {
-            try_all(area, MemoryType::NonCacheable)
-        });
+        let try_all = |area| try_all(area, MemoryType::NonCacheable);
+        // SAFETY: the test's own chunk of highmem, which has no other mapping.
+        unsafe { window::with_chunk(owned.chunk(), MemoryType::NonCacheable, try_all) };
     }
     zones::give(owned);
     check!(wrong.is_none(), "method, memory type, offset, length: {wrong:?}");
@@ -251,13 +252,12 @@ fn windows_close() -> Outcome {
     };
     let chunk = owned.chunk();
     let mut seen = Vec::new();
-    window::with_chunk(chunk, MemoryType::NonCacheable, |range| {
-        seen.push((
-            range,
-            translate_kernel(range.start()),
-            translate_kernel(KernelVa::new(range.end().raw() - PAGE_SIZE)),
-        ));
-    });
+    let look = |range: AddrRange<KernelVa>| {
+        let last = KernelVa::new(range.end().raw() - PAGE_SIZE);
+        seen.push((range, translate_kernel(range.start()), translate_kernel(last)));
+    };
+    // SAFETY: the test's own chunk, whose contents neither this window nor a linear alias accesses.
+    unsafe { window::with_chunk(chunk, MemoryType::NonCacheable, look) };
     let after: Vec<_> = seen.iter().map(|(range, ..)| translate_kernel(range.start())).collect();
     let elsewhere = (percpu::online() > 1).then(|| looks_from_two_cpus(chunk));
     zones::give(owned);
@@ -292,13 +292,15 @@ fn looks_from_two_cpus(chunk: Chunk) -> Result<Vec<Look>, String> {
         let deadline = Deadline::in_ns(PATIENCE_NS);
         let mut good = false;
         if thread == 0 {
-            window::with_chunk(chunk, MemoryType::WriteBack, |range| {
+            let wait = |range: AddrRange<KernelVa>| {
                 window.store(range.start().raw(), Ordering::Release);
                 while !looked.load(Ordering::Acquire) && !deadline.passed() {
                     arch::cpu::yield_now();
                 }
                 good = looked.load(Ordering::Acquire);
-            });
+            };
+            // SAFETY: the caller's own chunk, which has no mapping but its linear alias.
+            unsafe { window::with_chunk(chunk, MemoryType::WriteBack, wait) };
         } else {
             while window.load(Ordering::Acquire) == 0 && !deadline.passed() {
                 arch::cpu::yield_now();
@@ -317,11 +319,13 @@ fn alias_goes_and_comes_back() -> Outcome {
     };
     let (chunk, at) = (owned.chunk(), linear::address_of(owned.chunk().start()));
     let before = translate_kernel(at);
-    linear::remove(chunk);
+    // SAFETY: the test's own page, which it does not access.
+    unsafe { linear::remove(chunk) };
     let between = translate_kernel(at);
     let neighbours =
         [at.raw() - PAGE_SIZE, at.raw() + PAGE_SIZE].map(|at| translate_kernel(KernelVa::new(at)));
-    linear::restore(chunk);
+    // SAFETY: as above; no other mapping was made.
+    unsafe { linear::restore(chunk) };
     let after = translate_kernel(at);
     zones::give(owned);
     check!(between.is_none(), "{at} still leads to {between:x?}");

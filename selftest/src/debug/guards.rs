@@ -67,9 +67,12 @@ fn with_tail(
 }
 
 fn with_windows(chunk: Chunk, memory: MemoryType, f: impl FnMut(AddrRange<KernelVa>)) {
-    match memory {
-        MemoryType::WriteBack => window::with_write_back(chunk, f),
-        other => window::with_chunk(chunk, other, f),
+    // SAFETY: a chunk of a buffer that has no user, with the buffer's memory type.
+    unsafe {
+        match memory {
+            MemoryType::WriteBack => window::with_write_back(chunk, f),
+            other => window::with_chunk(chunk, other, f),
+        }
     }
 }
 

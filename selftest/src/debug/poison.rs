@@ -88,9 +88,9 @@ pub(super) fn fill(chunk: Chunk, owner: LastOwner) {
     if owner == LastOwner::Untouched {
         return;
     }
-    window::with_write_back(chunk, |window| {
-        words(window).iter_mut().for_each(|word| *word = PATTERN);
-    });
+    let poison = |window| words(window).iter_mut().for_each(|word| *word = PATTERN);
+    // SAFETY: the chunk is about to be freed, and its owner no longer uses it; free frames are write-back memory.
+    unsafe { window::with_write_back(chunk, poison) };
     records.iter().for_each(|record| record.store(owner as u8, Relaxed));
 }
 
@@ -101,14 +101,16 @@ pub(super) fn check(chunk: Chunk) {
         return;
     }
     let mut frame = 0;
-    window::with_write_back(chunk, |window| {
+    let check_pages = |window| {
         for page in words(window).chunks((PAGE_SIZE / 8) as usize) {
             if let Some(owner) = owner_from(records[frame].swap(0, Relaxed)) {
                 check_page(chunk.start() + frame as u64 * PAGE_SIZE, page, owner);
             }
             frame += 1;
         }
-    });
+    };
+    // SAFETY: the chunk was just allocated, and its new owner does not use it yet; free frames are write-back memory.
+    unsafe { window::with_write_back(chunk, check_pages) };
 }
 
 fn check_page(frame: PhysAddr, page: &[u64], owner: LastOwner) {

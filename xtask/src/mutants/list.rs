@@ -84,8 +84,8 @@ pub const MUTANTS: [SourceMutant; 21] = [
         name: "non-cacheable frame keeps its cacheable alias",
         file: "kernel/src/dma/buffer.rs",
         item: "new",
-        from: "for_each(linear::remove)",
-        to: "for_each(|chunk| drop((linear::remove as fn(Chunk), chunk)))",
+        from: "linear::remove(chunk)",
+        to: "drop((linear::remove as unsafe fn(Chunk), chunk))",
         oracle: Oracle::Caches,
     },
     SourceMutant {

@@ -47,7 +47,7 @@ pub const MUTANTS: &[SourceMutant] = &[
         name: "buffer not zeroed",
         file: "kernel/src/dma/buffer.rs",
         item: "new",
-        from: "window::zero_all(&buffer.frames)",
+        from: "window::zero_all(&mut this.frames)",
         to: "{}",
         oracle: test("program.buffers_and_memory_read_as_zero", "word 0 is 0x5ec5"),
     },

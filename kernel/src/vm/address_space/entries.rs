@@ -87,7 +87,8 @@ impl Inner {
     pub(super) fn sync_instructions(&self, range: AddrRange<UserVa>) {
         let Some(table) = &self.table else { return };
         table.leaves(&table_frames::user(self.asid), range, |leaf| {
-            window::with_frame(leaf.to, arch::cache::sync_instructions);
+            // SAFETY: the tables map the program's own frames; instructions are in write-back memory alone.
+            unsafe { window::with_frame(leaf.to, arch::cache::sync_instructions) };
         });
     }
 }

@@ -87,13 +87,16 @@ impl AddressSpace {
         Some(Self { asid, root, inner })
     }
 
-    /// Makes this CPU see it.
-    pub fn install(&self) {
+    /// Installs it on this CPU.
+    ///
+    /// # Safety
+    /// This CPU uninstalls it before [`clear`](Self::clear) or the drop.
+    pub unsafe fn install(&self) {
         if arch::mmu::user_root() == Some((self.root, self.asid.get())) {
             return;
         }
-        // SAFETY: the table lives until `clear`, which runs when no thread of the program can come back here and each
-        // has uninstalled it on its CPU; the ASID is ours until drop, and no TLB knows it from before (`OwnedAsid`).
+        // SAFETY: the table lives until `clear`, before which the caller uninstalls it; the ASID is owned until drop, and
+        // no TLB holds entries of an earlier owner (`OwnedAsid`).
         unsafe { arch::mmu::install_user(self.root, self.asid.get()) };
     }
 
@@ -236,7 +239,8 @@ impl AddressSpace {
             let end = (at.align_down(PAGE_SIZE) + PAGE_SIZE).min(range.end());
             let inner = &mut *self.inner.lock();
             let frame = inner.anonymous_frame(at, access)?;
-            if !pinned.add(frame, end.raw() - at.raw()) {
+            // SAFETY: the frame of an anonymous page of this program, whose address space is locked.
+            if !unsafe { pinned.add(frame, end.raw() - at.raw()) } {
                 return Err(Errno::ENOMEM);
             }
             at = end;
@@ -251,7 +255,10 @@ impl AddressSpace {
             let room = (PAGE_SIZE - at.raw() % PAGE_SIZE) as usize;
             let (here, rest) = bytes.split_at(room.min(bytes.len()));
             let frame = self.inner.lock().anonymous_frame(at, Prot::empty())?;
-            window::with_frame(frame, |window| copy_to(window, frame.raw() % PAGE_SIZE, here));
+            let offset = frame.raw() % PAGE_SIZE;
+            // SAFETY: the frame is the program's own, write-back memory, and stays: the program does not run yet. No
+            // reference to it exists, and the window is writable.
+            unsafe { window::with_frame(frame, |window| copy_to(window, offset, here)) };
             (at, bytes) = (at + here.len() as u64, rest);
         }
         Ok(())
@@ -306,10 +313,13 @@ fn steps(range: AddrRange<UserVa>) -> impl Iterator<Item = AddrRange<UserVa>> {
 }
 
 /// Copies `bytes` to `offset` in a window, and makes them fit to be executed.
-fn copy_to(window: AddrRange<KernelVa>, offset: u64, bytes: &[u8]) {
+///
+/// # Safety
+/// The window is mapped, writable, and nothing else uses its contents.
+unsafe fn copy_to(window: AddrRange<KernelVa>, offset: u64, bytes: &[u8]) {
     assert!(offset + bytes.len() as u64 <= window.len(), "{offset:#x} + {} past the window", bytes.len());
     let target = (window.start().raw() + offset) as *mut u8;
-    // SAFETY: the window is mapped, writable and nobody else's until we return; the bytes fit by the assertion.
+    // SAFETY: the caller's promise; the bytes fit by the assertion.
     unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), target, bytes.len()) };
     arch::cache::sync_instructions(window);
 }

@@ -62,7 +62,10 @@ impl Inner {
     fn populate_hole(&mut self, hole: AddrRange<UserVa>, prot: Prot) -> Result<(), AccessError> {
         let mut frames = pages::take_zeroed(hole.len() / PAGE_SIZE).map_err(|_| AccessError::OutOfMemory)?;
         if prot.contains(Prot::EXEC) {
-            frames.chunks().for_each(|chunk| window::with_write_back(chunk, arch::cache::sync_instructions));
+            for chunk in frames.chunks() {
+                // SAFETY: `frames` owns the chunk, which is mapped write-back alone.
+                unsafe { window::with_write_back(chunk, arch::cache::sync_instructions) };
+            }
         }
         let mapping = VmaBacking::Anonymous.mapping(prot);
         let mapped = self.map(hole.start(), frames.chunks(), mapping);
