@@ -1,6 +1,6 @@
-//! The story of a boot, one line a step.
+//! The boot sequence: one line per step.
 
-use crate::board::{BootArgs, DeviceTree, DeviceTreeError, Platform, Reservation, Uart};
+use crate::board::{BootArgs, DeviceTree, DeviceTreeError, Platform, Reservation};
 use crate::memory::{self, Sizes, heap, zones};
 use crate::{console, devices, dma, firmware, iommu, irq, percpu, power, process, sched, smp};
 use ::memory::Zone;
@@ -11,12 +11,12 @@ use core::fmt;
 use core::mem;
 use core::slice;
 
-/// Why there is no description of the machine.
+/// The machine cannot be described.
 #[derive(Debug)]
 pub enum PlatformError {
-    /// x0 does not lead to a device tree.
+    /// x0 does not point to a device tree.
     NotFound(EarlyDtbError),
-    /// It does, but the tree cannot be used.
+    /// The device tree is not usable.
     Tree(DeviceTreeError),
 }
 
@@ -30,11 +30,11 @@ impl fmt::Display for PlatformError {
             Self::NotFound(EarlyDtbError::Atags(at)) => {
                 write!(
                     f,
-                    "no device tree: x0 = {at} leads to ATAGs, which describe a machine to 32-bit kernels"
+                    "no device tree: x0 = {at} points to ATAGs, which describe a machine to 32-bit kernels"
                 )
             }
             Self::NotFound(EarlyDtbError::BadMagic(word)) => {
-                write!(f, "no device tree: what x0 points to starts with {word:#010x}, not 0xd00dfeed")
+                write!(f, "no device tree: x0 points to {word:#010x}, not 0xd00dfeed")
             }
             Self::NotFound(EarlyDtbError::TooLarge(size)) => {
                 write!(f, "device tree of {}, more than 2 MiB", Size(u64::from(*size)))
@@ -44,7 +44,7 @@ impl fmt::Display for PlatformError {
     }
 }
 
-/// Boots the machine and never returns: a run ends by power off.
+/// Boots the machine. Never returns: `run` ends by powering off.
 ///
 /// # Safety
 /// Called once, on the boot CPU, with boot's tables installed, and `boot` describes how the machine was entered.
@@ -57,19 +57,19 @@ pub unsafe fn start_kernel(boot: &BootInfo, run: fn(&Platform, &BootArgs<'_>, de
         arch::cpu::halt()
     });
     power::init(&platform);
-    let uart = console::start_early(platform.console);
+    console::start_early(platform.console);
     log::info!("Tessera {} on {}, entered at EL{}", env!("CARGO_PKG_VERSION"), platform.model, boot.entry_el);
     platform.check_memory(|at| arch::probe::read_u32(arch::boot::map_early_device(at)).is_some());
     platform.check_initrd(boot.image);
     platform.warnings.iter().for_each(|warning| log::warn!("{warning}"));
-    // The arguments are needed until power off, as is their text.
+    // The arguments borrow the text until power off.
     let bootargs: &'static str = mem::take(&mut platform.bootargs).leak();
     let args = BootArgs::parse(bootargs).unwrap_or_else(|error| power::fail(&error));
     apply(&args);
     if !args.iommu_off {
         iommu::abort_all(&platform.smmus);
     }
-    start_memory(boot, &platform, &args, uart);
+    start_memory(boot, &platform, &args);
     let found = devices::find(&platform);
     irq::init(&platform);
     sched::init(platform.timer.as_ref());
@@ -83,7 +83,7 @@ pub unsafe fn start_kernel(boot: &BootInfo, run: fn(&Platform, &BootArgs<'_>, de
     sched::run()
 }
 
-/// What a secondary CPU does once it has its own stack: it says so and waits for threads.
+/// Initializes a secondary CPU, marks it online and runs threads.
 ///
 /// # Safety
 /// Called once on each CPU that [`smp`] starts.
@@ -96,7 +96,7 @@ pub unsafe fn start_secondary() -> ! {
 
 fn read_platform(boot: &BootInfo) -> Result<Platform, PlatformError> {
     let blob = arch::boot::map_early_dtb(boot.dtb).map_err(PlatformError::NotFound)?;
-    // SAFETY: the range was just mapped readable and nobody writes it; it is not used after the early tables go.
+    // SAFETY: just mapped, and nothing writes it; it is not used after boot's tables go.
     let blob = unsafe { slice::from_raw_parts(blob.start().raw() as *const u8, blob.len() as usize) };
     DeviceTree::new(blob).and_then(|tree| Platform::read(&tree)).map_err(PlatformError::Tree)
 }
@@ -109,23 +109,23 @@ fn apply(args: &BootArgs<'_>) {
     args.unknown().for_each(|argument| log::warn!("unknown boot argument \"{argument}\""));
 }
 
-fn start_memory(boot: &BootInfo, platform: &Platform, args: &BootArgs<'_>, uart: Option<Uart>) {
+fn start_memory(boot: &BootInfo, platform: &Platform, args: &BootArgs<'_>) {
     let reserved = reserved(boot, platform);
     let sizes = Sizes { lowmem: args.lowmem, vmalloc: args.vmalloc };
-    // SAFETY: the memory nodes name RAM; `reserved` has the image, the device tree, the initramfs and all reservations of
-    // the firmware; boot comes here once.
+    // SAFETY: the memory nodes describe RAM; `reserved` has the image, the initramfs and all reservations of the firmware;
+    // this is called once.
     let memory = unsafe { memory::init(boot, &platform.memory, &reserved, sizes) };
     memory.unwrap_or_else(|error| power::fail(&error));
     memory::enter(memory::init_cpu(arch::cpu::index()).unwrap_or_else(|error| power::fail(&error)));
-    console::move_to_final(uart);
-    power::move_to_final(platform);
+    console::remap();
+    power::remap(platform);
     let free = |zone| Size(zones::stats(zone).free() * PAGE_SIZE);
     let total = memory::layout().total;
     log::info!("memory: {}, free lowmem {}, free highmem {}", Size(total), free(Zone::Low), free(Zone::High));
 }
 
-/// What of RAM is taken: what the tree says, the image, and the initial file system. The tree itself is not: it has
-/// been read.
+/// The RAM in use: the firmware's reservations, the image and the initramfs. The device tree itself is not needed any
+/// more.
 fn reserved(boot: &BootInfo, platform: &Platform) -> Vec<Reservation> {
     let mapped = |range: AddrRange<PhysAddr>| Reservation { range, no_map: false };
     let mut reserved = platform.reserved.clone();

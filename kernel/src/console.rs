@@ -1,8 +1,7 @@
-//! The console: one UART, the `log` macros' sink, and plain lines for output that other programs read.
+//! The console: one UART, the sink of the `log` macros, and plain lines for output that other programs parse.
 
 use crate::board::{Uart, UartKind};
-use crate::memory::vmalloc;
-use crate::sync::SpinLock;
+use crate::memory::early_device::{self, EarlyDevice, OpenDriver};
 use addr::{AddrRange, KernelVa, PAGE_SIZE, PhysAddr};
 use arch::boot::{self, IMAGE_BASE};
 use core::fmt::{self, Write};
@@ -11,7 +10,7 @@ use drivers::mmio::Mmio;
 use drivers::uart::{Console, MiniUart, Pl011};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
-/// A UART of any kind. Not in a box: the console works before the heap does, and after it stopped working.
+/// A UART of any kind. Not boxed: the console works before the heap does, and after the heap has failed.
 enum Port {
     Pl011(Pl011),
     MiniUart(MiniUart),
@@ -26,39 +25,37 @@ impl Port {
     }
 }
 
-static PORT: SpinLock<Option<Port>> = SpinLock::new(None);
-/// Whether boot's own tables are in use, with room for a UART.
+static PORT: EarlyDevice<Port> = EarlyDevice::new();
+/// Whether boot's tables are in use, in which a UART can be mapped.
 static EARLY: AtomicBool = AtomicBool::new(true);
-/// One more than the number of the CPU that prints its last words; 0 while all is well.
+/// One more than the index of the CPU that panics; 0 without a panic.
 static SEIZED: AtomicUsize = AtomicUsize::new(0);
-/// How often a panic tries for the console before it takes it by force: long enough for a line at 115200 baud.
-const TRIES: usize = 1_000_000;
+/// Attempts of a panic to lock the console before it is taken without the lock: long enough for a line at 115200 baud.
+const LOCK_ATTEMPTS: usize = 1_000_000;
 
-/// Starts on the UART that the device tree names, through boot's own mapping of it; without one, on the PL011 of a
-/// machine we know. Log messages up to "info" are printed from now on. Returns which UART it is.
-pub fn start_early(named: Option<Uart>) -> Option<Uart> {
-    let uart = named.filter(answers).or_else(find);
+/// Opens the UART that the device tree names, or else the PL011 of a known machine, and sets the logger up, at level
+/// "info". Requires that boot's tables are in use.
+pub fn start_early(named: Option<Uart>) {
+    assert!(EARLY.load(Ordering::Relaxed), "boot's tables are no longer in use");
+    let uart = named.filter(|uart| early_device::is_present(uart.registers)).or_else(find);
     if let Some(uart) = uart {
-        let at = boot::map_early_device(uart.registers.start());
-        *PORT.lock() = Some(open(uart.kind, at));
+        let open: OpenDriver<Port> = match uart.kind {
+            UartKind::Pl011 => open_pl011,
+            UartKind::MiniUart => open_mini_uart,
+        };
+        // SAFETY: a UART of this kind answers there, by the device tree or its identification; only the console drives it.
+        unsafe { PORT.open(uart.registers, open) };
     }
     start_log();
     if let Some(missing) = named.filter(|_| uart != named) {
         log::warn!("console: no UART answers at {}", missing.registers.start());
     }
-    uart
 }
 
-/// Whether something is there at all.
-fn answers(uart: &Uart) -> bool {
-    arch::probe::read_u32(boot::map_early_device(uart.registers.start())).is_some()
-}
-
-/// A PL011 where the machines we know have one. Its identification registers say whether it is there, so that nothing
-/// else is written to.
+/// Finds the PL011 of a known machine by its identification registers, so that no other device is written to.
 fn find() -> Option<Uart> {
-    let usual = usual_places(boot::image_phys(IMAGE_BASE)).iter().map(|&at| PhysAddr::new(at));
-    let found = usual.into_iter().find(|&at| {
+    let addresses = known_addresses(boot::image_phys(IMAGE_BASE)).iter().map(|&at| PhysAddr::new(at));
+    let found = addresses.into_iter().find(|&at| {
         let registers = boot::map_early_device(at);
         Pl011::is_present(|offset| arch::probe::read_u32(registers + offset))
     });
@@ -66,9 +63,9 @@ fn find() -> Option<Uart> {
     Some(Uart { kind: UartKind::Pl011, registers, interrupt: None, baud: None })
 }
 
-/// Where to look for a PL011, told from where RAM is: from 0 on a Raspberry Pi (3 and 4), from 1 GiB on QEMU's virt,
-/// from 1 TiB on its sbsa-ref.
-fn usual_places(image: PhysAddr) -> &'static [u64] {
+/// The addresses of a PL011 on the known machines, which differ in the start of RAM: 0 on a Raspberry Pi (3 and 4), 1 GiB
+/// on QEMU's virt, 1 TiB on its sbsa-ref.
+fn known_addresses(image: PhysAddr) -> &'static [u64] {
     match image.raw() {
         0..0x4000_0000 => &[0x3f20_1000, 0xfe20_1000],
         0x4000_0000..0x100_0000_0000 => &[0x0900_0000],
@@ -76,43 +73,45 @@ fn usual_places(image: PhysAddr) -> &'static [u64] {
     }
 }
 
-/// Maps the UART where it stays. Called as soon as the kernel's own tables are in use, which do not have the early
-/// mapping; nothing may be printed in between.
-pub fn move_to_final(uart: Option<Uart>) {
+/// Maps the UART in the kernel's own tables; see [`EarlyDevice::remap`]. Nothing may be printed between the switch of the
+/// tables and this call.
+pub fn remap() {
     EARLY.store(false, Ordering::Relaxed);
-    let Some(uart) = uart else { return };
-    let registers = vmalloc::map_known_registers(uart.registers);
-    *PORT.lock() = registers.ok().map(|registers| open(uart.kind, registers.start()));
+    // Without a mapping there is no console to report the error on.
+    let _ = PORT.remap();
 }
 
-fn open(kind: UartKind, at: KernelVa) -> Port {
-    // SAFETY: the callers have mapped the registers of a UART of this kind at `at`, as Device memory, for as long as the
-    // value is in `PORT`; nothing else drives it.
-    unsafe {
-        match kind {
-            UartKind::Pl011 => Port::Pl011(Pl011::new(Mmio::new(at))),
-            UartKind::MiniUart => Port::MiniUart(MiniUart::new(Mmio::new(at))),
-        }
-    }
+/// # Safety
+/// As for [`OpenDriver`], for a PL011.
+unsafe fn open_pl011(at: KernelVa) -> Port {
+    // SAFETY: passed on to the caller.
+    Port::Pl011(Pl011::new(unsafe { Mmio::new(at) }))
+}
+
+/// # Safety
+/// As for [`OpenDriver`], for a mini UART.
+unsafe fn open_mini_uart(at: KernelVa) -> Port {
+    // SAFETY: passed on to the caller.
+    Port::MiniUart(MiniUart::new(unsafe { Mmio::new(at) }))
 }
 
 fn start_log() {
-    // Fails only when a logger is set already, which is then this one.
+    // Fails only if this logger is set already.
     let _ = log::set_logger(&ConsoleLog);
     log::set_max_level(LevelFilter::Info);
 }
 
-/// Bytes to the console, as they are (but `\n` becomes `\r\n`). One call's bytes stay together.
+/// Writes bytes to the console, unchanged except that `\n` becomes `\r\n`. The bytes of one call stay together.
 pub fn write_bytes(bytes: &[u8]) {
     with_port(|port| send(port, bytes));
 }
 
-/// A byte that was typed, if any.
+/// Returns a received byte, if any.
 pub fn read_byte() -> Option<u8> {
     with_port(|port| port.read())?
 }
 
-/// Waits until all that was printed is on the line.
+/// Waits until the UART has sent all output.
 pub fn flush() {
     with_port(|port| port.flush());
 }
@@ -120,21 +119,21 @@ pub fn flush() {
 /// Prints the arguments and a newline as one piece. Use [`kprintln!`](crate::kprintln).
 pub fn print_line(args: fmt::Arguments<'_>) {
     with_port(|port| {
-        let mut out = Out(port);
-        // `Out` never fails; an error could only come from a `Display` of ours.
+        let mut out = ConsoleWriter(port);
+        // `ConsoleWriter` never fails; an error could only come from a `Display` of the kernel's.
         let _ = out.write_fmt(args);
         let _ = out.write_str("\n");
     });
 }
 
-/// Takes the console for the last words of this CPU: what others print from now on is lost. Whoever prints a line may
-/// end it, within bounds: it could be this very CPU. A console that never started is looked for.
+/// Reserves the console for this CPU, which panics: the output of other CPUs is dropped from now on. A line in progress
+/// may be completed, for a bounded time, since this CPU may be the one that prints it. A console that was not started yet is
+/// started.
 ///
 /// # Safety
-///
-/// The caller holds no reference to the port that it will use again, and never returns.
+/// The caller holds no reference to the port that it uses again, and never returns.
 pub unsafe fn seize() {
-    let started = (0..TRIES).find_map(|_| PORT.try_lock()).map(|port| port.is_some());
+    let started = (0..LOCK_ATTEMPTS).find_map(|_| PORT.try_is_open());
     if started == Some(false) && EARLY.load(Ordering::Relaxed) {
         start_early(None);
     }
@@ -146,13 +145,12 @@ pub unsafe fn seize() {
 
 fn with_port<R>(f: impl FnOnce(&mut dyn Console) -> R) -> Option<R> {
     match SEIZED.load(Ordering::Relaxed) {
-        0 => Some(f(PORT.lock().as_mut()?.console())),
+        0 => PORT.with(|port| f(port.console())),
         cpu if cpu == arch::cpu::index() + 1 => {
-            // SAFETY: after `seize` this CPU alone comes here. Another that was inside the lock for too long may mix its
-            // text with ours, which is all that can go wrong: a port is the address of its registers, which never
+            // SAFETY: only the CPU that called `seize` gets here. A CPU that holds the lock for longer than `seize` waits
+            // may mix its text with this one's, and nothing worse: a port is the address of its registers, which never
             // changes.
-            let port = unsafe { (*PORT.as_ptr()).as_mut() };
-            port.map(|port| f(port.console()))
+            unsafe { PORT.with_unlocked(|port| f(port.console())) }
         }
         _ => None,
     }
@@ -170,9 +168,9 @@ fn send(port: &mut dyn Console, bytes: &[u8]) {
     }
 }
 
-struct Out<'a>(&'a mut dyn Console);
+struct ConsoleWriter<'a>(&'a mut dyn Console);
 
-impl Write for Out<'_> {
+impl Write for ConsoleWriter<'_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         send(self.0, text.as_bytes());
         Ok(())
@@ -211,14 +209,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_machine_we_know_has_its_usual_places() {
+    fn each_known_machine_has_its_uart_address() {
         for (image, uart) in [
             (0x8_0000, 0x3f20_1000),
             (0x20_0000, 0xfe20_1000),
             (0x4020_0000, 0x0900_0000),
             (0x100_0020_0000, 0x6000_0000),
         ] {
-            let places = usual_places(PhysAddr::new(image));
+            let places = known_addresses(PhysAddr::new(image));
             assert!(places.contains(&uart), "{image:#x}: {places:x?}");
         }
     }

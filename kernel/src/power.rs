@@ -1,67 +1,76 @@
-//! Switching the machine off.
+//! Power off, by firmware (PSCI), a watchdog or an embedded controller.
 
 use crate::board::Platform;
-use crate::memory::vmalloc;
-use crate::sync::SpinLock;
+use crate::memory::early_device::{self, EarlyDevice};
 use crate::{console, firmware, kprintln};
 use addr::{KernelVa, PhysAddr};
-use arch::boot;
 use arch::monitor::NotSupported;
 use arch::timer::Deadline;
 use drivers::bcm2835::watchdog::Watchdog;
 use drivers::mmio::Mmio;
 use spin::Once;
 
-/// How long a watchdog may take to run out.
+/// The time limit for the watchdog's reset.
 const WATCHDOG_NS: u64 = 100_000_000;
 
-static WATCHDOG: SpinLock<Option<Watchdog>> = SpinLock::new(None);
-/// The controller that the secure side asks.
-static CONTROLLER: Once<PhysAddr> = Once::new();
+static WATCHDOG: EarlyDevice<Watchdog> = EarlyDevice::new();
+/// The command register of the embedded controller, which only Secure state reaches.
+static EMBEDDED_CONTROLLER: Once<PhysAddr> = Once::new();
 
-/// The embedded controller of QEMU's `sbsa-ref`: its one register takes commands.
+/// The power-off command of the embedded controller of QEMU's `sbsa-ref`.
 const POWER_OFF: u32 = 1;
 
-/// Finds what switches the machine off, so that whatever fails from here on does. A watchdog is reached through boot's
-/// own tables; [`move_to_final`] before these go.
+/// Finds the means of powering off, so that every later failure can. A watchdog is mapped by boot's tables until
+/// [`remap`].
 pub fn init(platform: &Platform) {
     if let Some(conduit) = platform.psci {
         firmware::set_psci(conduit);
     }
     if let Some(controller) = platform.embedded_controller.filter(|_| firmware::entry_level() == 3) {
-        CONTROLLER.call_once(|| controller);
+        EMBEDDED_CONTROLLER.call_once(|| controller);
     }
-    *WATCHDOG.lock() = platform.watchdog.map(|registers| open(boot::map_early_device(registers.start())));
+    if let Some(registers) = platform.watchdog.filter(|&registers| early_device::is_present(registers)) {
+        // SAFETY: the device tree describes a BCM2835 power manager, which nothing else drives.
+        unsafe { WATCHDOG.open(registers, open_watchdog) };
+    }
 }
 
-/// Maps the watchdog where it stays. Called as soon as the kernel's own tables are in use; nothing may fail in between.
-pub fn move_to_final(platform: &Platform) {
+/// Maps the watchdog in the kernel's own tables; see [`EarlyDevice::remap`].
+pub fn remap(platform: &Platform) {
     let Some(registers) = platform.watchdog else { return };
-    let mapped = vmalloc::map_registers(registers);
-    *WATCHDOG.lock() = mapped.as_ref().ok().map(|at| open(at.start()));
-    if let Err(error) = mapped {
-        log::warn!("watchdog: ignored: {error}");
+    match (WATCHDOG.remap(), WATCHDOG.try_is_open()) {
+        (Err(error), _) => log::warn!("watchdog: ignored: {error}"),
+        (_, Some(false)) => log::warn!("watchdog: ignored: no device answers at {}", registers.start()),
+        _ => {}
     }
 }
 
-fn open(at: KernelVa) -> Watchdog {
-    // SAFETY: the callers have mapped, as Device memory and for as long as the value is in `WATCHDOG`, what by the device
-    // tree's word is a BCM2835's power manager, which nothing else drives.
+/// # Safety
+/// As for [`OpenDriver`](early_device::OpenDriver), for a BCM2835 power manager.
+unsafe fn open_watchdog(at: KernelVa) -> Watchdog {
+    // SAFETY: passed on to the caller.
     Watchdog::new(unsafe { Mmio::new(at) })
 }
 
-/// Switches the machine off, by the firmware or a watchdog; without either, stops this CPU.
+/// Powers the machine off; without any means to, halts this CPU.
 pub fn off() -> ! {
-    match (firmware::psci().map(arch::psci::system_off), WATCHDOG.lock().as_mut()) {
-        (Some(Ok(())), _) => {}
-        (_, Some(watchdog)) => wait_for(watchdog),
-        (Some(Err(error)), None) => log::error!("power off: the firmware refuses ({error}); halted"),
-        (None, None) => match CONTROLLER.get().map(|&at| secure_power_off(at)) {
-            Some(Ok(())) => {}
-            _ => log::error!("power off: no firmware to ask, no watchdog; halted"),
-        },
+    match firmware::psci().map(arch::psci::system_off) {
+        Some(Ok(())) => {}
+        refused => {
+            if WATCHDOG.with(reset).is_none() {
+                off_without_watchdog(refused.and_then(Result::err));
+            }
+        }
     }
     arch::cpu::halt()
+}
+
+fn off_without_watchdog(refused: Option<arch::psci::Error>) {
+    match (refused, EMBEDDED_CONTROLLER.get().map(|&at| secure_power_off(at))) {
+        (Some(error), _) => log::error!("power off: the firmware returns an error ({error}); halted"),
+        (None, Some(Ok(()))) => {}
+        _ => log::error!("power off: no PSCI, no watchdog; halted"),
+    }
 }
 
 fn secure_power_off(controller: PhysAddr) -> Result<(), NotSupported> {
@@ -69,17 +78,17 @@ fn secure_power_off(controller: PhysAddr) -> Result<(), NotSupported> {
     unsafe { arch::monitor::write32(controller, POWER_OFF) }
 }
 
-/// Ends in a reset that stays off; returns when it does not come.
-fn wait_for(watchdog: &mut Watchdog) {
+/// Resets the machine into the state in which it stays off; returns if the reset does not happen.
+fn reset(watchdog: &mut Watchdog) {
     watchdog.power_off();
     let deadline = Deadline::in_ns(WATCHDOG_NS);
     while !deadline.passed() {
         arch::cpu::yield_now();
     }
-    log::error!("power off: the watchdog does not bite; halted");
+    log::error!("power off: the watchdog does not reset the machine; halted");
 }
 
-/// Says why nothing more can be done, whatever the log level, and switches the machine off.
+/// Prints a fatal error at any log level, and powers the machine off.
 pub fn fail(error: &dyn core::fmt::Display) -> ! {
     kprintln!("error: {error}");
     console::flush();

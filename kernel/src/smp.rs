@@ -1,4 +1,4 @@
-//! Bringing the other CPUs up.
+//! Bring-up of the secondary CPUs.
 
 use crate::board::{CpuDescription, EnableMethod};
 use crate::firmware;
@@ -9,29 +9,30 @@ use addr::{AddrRange, Address, PhysAddr};
 use arch::boot::SecondaryArgs;
 use arch::timer::Deadline;
 use core::fmt;
+use drivers::poll::{TimedOut, poll_until};
 use memory::OwnedChunk;
 use spin::Once;
 
-/// How long a CPU may take from being started to its first line of Rust: microseconds, but in a virtual machine the host
-/// may have other things to do.
+/// The time limit from the start of a CPU until it is online. It takes microseconds, but the host of a virtual machine may
+/// not schedule the CPU at once.
 const START_TIMEOUT_NS: u64 = 5_000_000_000;
 
-/// The stack of each CPU's first thread, kept for good.
+/// The stack of each CPU's first thread, never freed.
 static STACKS: [Once<KernelStack>; MAX_CPUS] = [const { Once::new() }; MAX_CPUS];
 
-/// Why a CPU does not run.
+/// A CPU does not run.
 enum CpuStartError {
-    /// The device tree does not say how to start it, or in a way that is not there.
+    /// The device tree names no enable method, or PSCI without describing it.
     NoMethod,
-    /// The word that it polls is not in reserved lowmem.
+    /// The spin-table word is not in reserved lowmem.
     ReleaseAddress(PhysAddr),
-    /// The firmware refuses.
+    /// The firmware returned an error.
     Firmware(arch::psci::Error),
-    /// It was started and was not seen again.
-    Silent,
+    /// It was started and did not get online in time.
+    TimedOut,
     /// No memory for its stack.
     Stack(StackError),
-    /// No memory for its windows.
+    /// No memory for its windows and root table.
     Memory(InitError),
 }
 
@@ -41,14 +42,14 @@ impl fmt::Display for CpuStartError {
             Self::NoMethod => write!(f, "no way to start it"),
             Self::ReleaseAddress(word) => write!(f, "cpu-release-addr {word} is not in reserved lowmem"),
             Self::Firmware(error) => write!(f, "CPU_ON: {error}"),
-            Self::Silent => write!(f, "not heard of within {} ms", START_TIMEOUT_NS / 1_000_000),
+            Self::TimedOut => write!(f, "not online within {} ms", START_TIMEOUT_NS / 1_000_000),
             Self::Stack(error) => write!(f, "no stack: {error:?}"),
             Self::Memory(error) => error.fmt(f),
         }
     }
 }
 
-/// Starts every CPU of `cpus` but this one, numbered in the device tree's order after this one. One that does not
+/// Starts every CPU of `cpus` except this one, numbered in the device tree's order after this one. A CPU that does not
 /// start is left out with a warning.
 pub fn start_all(cpus: &[CpuDescription]) {
     let others = cpus.iter().filter(|cpu| cpu.mpidr != arch::cpu::affinity());
@@ -62,7 +63,7 @@ pub fn start_all(cpus: &[CpuDescription]) {
             Ok(()) => index += 1,
             Err(error) => {
                 log::warn!("cpu {:#x}: ignored: {error}", cpu.mpidr);
-                // A number once handed to a CPU that may still come up late is not used again.
+                // Not reused: the CPU may still get online late, with this index.
                 index += 1;
             }
         }
@@ -78,21 +79,17 @@ fn start_one(cpu: &CpuDescription, index: usize) -> Result<(), CpuStartError> {
     write_args(&mut page, args);
     release(cpu, page.chunk().start())?;
     let deadline = Deadline::in_ns(START_TIMEOUT_NS);
-    // One look more when the time is up: this CPU may have been held up as well.
-    let mut late = false;
-    while !percpu::is_online(index) {
-        if late {
-            // The page stays: the CPU may still read it.
-            return Err(CpuStartError::Silent);
-        }
-        late = deadline.passed();
+    let online = || {
         core::hint::spin_loop();
-    }
+        percpu::is_online(index).then_some(())
+    };
+    // After a timeout the page is not freed: the CPU may still read it.
+    poll_until(|| deadline.passed(), online).map_err(|TimedOut| CpuStartError::TimedOut)?;
     zones::give(page);
     Ok(())
 }
 
-/// Sends a CPU to its first line, with its arguments.
+/// Makes a CPU enter the kernel, with its arguments.
 fn release(cpu: &CpuDescription, args: PhysAddr) -> Result<(), CpuStartError> {
     match (cpu.enable_method, firmware::psci()) {
         (Some(EnableMethod::Psci), Some(firmware)) => {
@@ -100,11 +97,11 @@ fn release(cpu: &CpuDescription, args: PhysAddr) -> Result<(), CpuStartError> {
             arch::psci::cpu_on(firmware, cpu.mpidr, entry, args).map_err(CpuStartError::Firmware)
         }
         (Some(EnableMethod::SpinTable(word)), _) => {
-            fetch_from_spin_table(word)?;
+            move_from_spin_table(word)?;
             arch::boot::release_parked(cpu.mpidr, args);
             Ok(())
         }
-        // Nobody was there before us: it entered the kernel together with this CPU, and waits in boot.s.
+        // Without firmware: the CPU entered the kernel together with this one, and waits in boot.s.
         _ if firmware::entry_level() == 3 => {
             arch::boot::release_parked(cpu.mpidr, args);
             Ok(())
@@ -113,8 +110,8 @@ fn release(cpu: &CpuDescription, args: PhysAddr) -> Result<(), CpuStartError> {
     }
 }
 
-/// Makes the CPU that polls `word`, its caches off, wait at our own place.
-fn fetch_from_spin_table(word: PhysAddr) -> Result<(), CpuStartError> {
+/// Moves the CPU that polls `word`, with its caches off, to the kernel's own parking loop.
+fn move_from_spin_table(word: PhysAddr) -> Result<(), CpuStartError> {
     let layout = layout();
     let within = |ranges: &[AddrRange<PhysAddr>]| ranges.iter().any(|range| range.contains(word));
     let in_image = arch::boot::sections()

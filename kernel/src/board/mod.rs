@@ -35,5 +35,5 @@ pub use interrupts::{GicDescription, InterruptController};
 pub use memory::Reservation;
 pub use node::TreeNode;
 pub use node_error::NodeError;
-pub use platform::{Platform, Warning};
+pub use platform::{Platform, Warning, merge_ranges};
 pub use smmu::SmmuDescription;

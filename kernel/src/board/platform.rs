@@ -97,7 +97,7 @@ impl Platform {
         let seed = tree.rng_seed();
         let mut platform = Self {
             model: Excerpt::of(model(&tree.root())).to_string(),
-            memory: merge(reader.each(tree.memory())),
+            memory: merge_ranges(reader.each(tree.memory())),
             reserved: tree.reservations().filter_map(|(node, found)| reader.keep(&node, found)).collect(),
             initrd: reader.one(tree.initrd()).flatten(),
             bootargs: reader.one(bootargs(tree)).unwrap_or("").to_string(),
@@ -230,7 +230,7 @@ impl<'a> PlatformReader<'a> {
 }
 
 /// Merges overlapping and adjacent ranges; the result is ascending.
-fn merge(mut ranges: Vec<AddrRange<PhysAddr>>) -> Vec<AddrRange<PhysAddr>> {
+pub fn merge_ranges(mut ranges: Vec<AddrRange<PhysAddr>>) -> Vec<AddrRange<PhysAddr>> {
     ranges.sort_by_key(|range| range.start());
     let mut merged: Vec<AddrRange<PhysAddr>> = Vec::with_capacity(ranges.len());
     for range in ranges {
@@ -375,7 +375,7 @@ mod tests {
             (vec![range(0, 10), range(2, 3), range(5, 12)], vec![range(0, 12)]),
         ];
         for (given, merged) in cases {
-            assert_eq!(merge(given), merged);
+            assert_eq!(merge_ranges(given), merged);
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Which RAM becomes lowmem, which highmem, and what neither zone may have.
 
 use super::linear::LIMIT;
-use crate::board::Reservation;
+use crate::board::{Reservation, merge_ranges};
 use addr::{AddrRange, Address, PAGE_SIZE, PhysAddr};
 use alloc::vec::Vec;
 use core::fmt;
@@ -60,7 +60,8 @@ impl Layout {
         reserved: &[Reservation],
         lowmem: Option<u64>,
     ) -> Result<Self, LayoutError> {
-        let ram = merged(ram);
+        let pages = ram.iter().map(|range| range.align_inward(PAGE_SIZE)).filter(|range| !range.is_empty());
+        let ram = merge_ranges(pages.collect());
         let total: u64 = ram.iter().map(AddrRange::len).sum();
         if total == 0 {
             return Err(LayoutError::NoRam);
@@ -91,23 +92,6 @@ impl Layout {
     pub fn lowmem_bytes(&self) -> u64 {
         self.lowmem.iter().map(AddrRange::len).sum()
     }
-}
-
-/// Whole pages, sorted, without overlaps.
-fn merged(ranges: &[AddrRange<PhysAddr>]) -> Vec<AddrRange<PhysAddr>> {
-    let mut sorted: Vec<_> =
-        ranges.iter().map(|r| r.align_inward(PAGE_SIZE)).filter(|r| !r.is_empty()).collect();
-    sorted.sort_by_key(AddrRange::start);
-    let mut result: Vec<AddrRange<PhysAddr>> = Vec::new();
-    for range in sorted {
-        match result.last_mut() {
-            Some(last) if range.start() <= last.end() => {
-                *last = AddrRange::new(last.start(), last.end().max(range.end()));
-            }
-            _ => result.push(range),
-        }
-    }
-    result
 }
 
 /// The lowest `bytes` of `ram`, up to a multiple of [`CUT`], and the rest. What is past the linear map's end is high.

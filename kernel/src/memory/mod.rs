@@ -2,6 +2,7 @@
 //!
 //! `doc/memory-map.md` draws it.
 
+pub mod early_device;
 pub mod heap;
 mod heap_cache;
 pub mod kernel_tables;
