@@ -516,7 +516,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn areas_agree_with_a_page_by_page_model(steps in prop::collection::vec(steps(), 1..60)) {
+        fn vma_map_agrees_with_a_page_model(steps in prop::collection::vec(steps(), 1..60)) {
             let (mut vmas, mut model) = (VmaMap::new(pages(1, PAGES - 1), 1000), PageModel::new());
             for step in steps {
                 apply(&step, &mut vmas, &mut model);

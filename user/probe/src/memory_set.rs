@@ -7,7 +7,7 @@ use crate::result::{ProbeResult, ensure};
 const HWCAP2_MOPS: u64 = 1 << 43;
 
 /// A memory set that continues with the registers of the option that this CPU does not implement, as after a
-/// move to another CPU. Where the instructions are not advertised, there is nothing to see.
+/// move to another CPU. Without the hardware capability the probe passes.
 pub fn restarts(_: &[String]) -> ProbeResult {
     const MARGIN: usize = 100;
     if raw::auxiliary(libc::AT_HWCAP2) & HWCAP2_MOPS == 0 {
@@ -30,7 +30,7 @@ pub fn restarts(_: &[String]) -> ProbeResult {
 /// 1).
 #[cfg(target_arch = "aarch64")]
 fn fill_from_other_option(memory: &mut [u8], byte: u64, at_epilogue: bool) {
-    // SAFETY: writes `memory`, and no other memory.
+    // SAFETY: writes only `memory`.
     unsafe {
         std::arch::asm!(
             ".arch_extension mops",

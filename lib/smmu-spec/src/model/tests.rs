@@ -25,9 +25,9 @@ impl RegisterFile for TestRegisters {
 
 /// 16 MiB of zeroes; accesses above abort.
 #[derive(Default)]
-struct TestMemory(BTreeMap<u64, u64>);
+struct ModelMemory(BTreeMap<u64, u64>);
 
-impl PhysicalMemory for TestMemory {
+impl PhysicalMemory for ModelMemory {
     fn read(&self, at: u64) -> Option<u64> {
         (at < 1 << 24).then(|| self.0.get(&at).copied().unwrap_or(0))
     }
@@ -49,11 +49,11 @@ const ENTRY: u64 = SECOND + 64 * 5;
 /// Page: valid, AF, nG, inner shareable, AP[1].
 const LEAF: u64 = 0b11 | 1 << 6 | 0b11 << 8 | 1 << 10 | 1 << 11;
 
-type TestSmmu = SmmuModel<TestRegisters, TestMemory>;
+type TestSmmu = SmmuModel<TestRegisters, ModelMemory>;
 
 /// An enabled SMMU with a two-level stream table, an entry for [`STREAM`], and one page mapped at address 0.
 fn smmu(ids: IdRegisters) -> TestSmmu {
-    let mut smmu = SmmuModel::new(TestRegisters::default(), TestMemory::default(), ids);
+    let mut smmu = SmmuModel::new(TestRegisters::default(), ModelMemory::default(), ids);
     for (at, value) in [
         (offset::STRTAB_BASE, STREAMS as u32),
         (offset::STRTAB_BASE_CFG, 1 << 16 | 6 << 6 | 8),
@@ -133,7 +133,7 @@ fn by_va(vmid: u16, asid: u16, scope: Scope) -> Command {
 
 #[test]
 fn bypasses_after_reset_and_gbpa_changes_only_with_update() {
-    let mut smmu = SmmuModel::new(TestRegisters::default(), TestMemory::default(), IdRegisters::NESTED);
+    let mut smmu = SmmuModel::new(TestRegisters::default(), ModelMemory::default(), IdRegisters::NESTED);
     assert_eq!(smmu.access(STREAM, 0, AccessKind::Read), TransactionResult::Bypassed);
     smmu.registers.set(offset::GBPA, 1 << 20);
     smmu.step();
@@ -266,7 +266,7 @@ fn illegal_command_stops_the_queue_until_replaced_and_acknowledged() {
         (IdRegisters::NESTED, [0xff, 0]),
     ];
     for (ids, words) in cases {
-        let mut smmu = SmmuModel::new(TestRegisters::default(), TestMemory::default(), ids);
+        let mut smmu = SmmuModel::new(TestRegisters::default(), ModelMemory::default(), ids);
         let queue = [
             (offset::CMDQ_BASE, COMMANDS as u32 | 4),
             (offset::CMDQ_PROD, 0),

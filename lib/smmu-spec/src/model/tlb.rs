@@ -28,7 +28,7 @@ impl TablePointer {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct TlbEntry<T> {
+struct TaggedEntry<T> {
     tag: CacheTag,
     value: T,
     /// An invalidation is pending: the entry is removed at the next CMD_SYNC and is used until then.
@@ -38,8 +38,8 @@ struct TlbEntry<T> {
 /// The TLB and the walk cache. No entry is evicted except by [`Tlb::evict`].
 #[derive(Default)]
 pub(super) struct Tlb {
-    leaves: Vec<TlbEntry<CachedLeaf>>,
-    pointers: Vec<TlbEntry<TablePointer>>,
+    leaves: Vec<TaggedEntry<CachedLeaf>>,
+    pointers: Vec<TaggedEntry<TablePointer>>,
 }
 
 impl Tlb {
@@ -50,7 +50,7 @@ impl Tlb {
     /// The cached translation of `address`. Panics on a TLB conflict (two entries).
     pub fn find(&self, tag: CacheTag, address: u64) -> Option<CachedLeaf> {
         let hits =
-            |cached: &&TlbEntry<CachedLeaf>| cached.hits(tag) && cached.value.overlaps(address, address);
+            |cached: &&TaggedEntry<CachedLeaf>| cached.hits(tag) && cached.value.overlaps(address, address);
         let mut found = self.leaves.iter().filter(hits);
         let first = found.next();
         assert!(found.next().is_none(), "two cached translations of {address:#x} under {tag:?}");
@@ -60,8 +60,9 @@ impl Tlb {
     /// The lowest-level cached table for `address`, and whether its invalidation is pending: then it is also
     /// pending for entries found through it.
     pub fn nearest(&self, tag: CacheTag, address: u64) -> Option<(TablePath, bool)> {
-        let on_path =
-            |cached: &&TlbEntry<TablePointer>| cached.tag == tag && cached.value.overlaps(address, address);
+        let on_path = |cached: &&TaggedEntry<TablePointer>| {
+            cached.tag == tag && cached.value.overlaps(address, address)
+        };
         let nearest = self.pointers.iter().filter(on_path).max_by_key(|cached| cached.value.to.level)?;
         Some((nearest.value.to, nearest.pending))
     }
@@ -69,18 +70,18 @@ impl Tlb {
     /// Caches a translation. Panics if it overlaps a different one: break-before-make is missing.
     pub fn insert(&mut self, tag: CacheTag, leaf: CachedLeaf, pending: bool) {
         let overlaps =
-            |old: &&TlbEntry<CachedLeaf>| old.hits(tag) && old.value.overlaps(leaf.at, leaf.last());
+            |old: &&TaggedEntry<CachedLeaf>| old.hits(tag) && old.value.overlaps(leaf.at, leaf.last());
         if let Some(old) = self.leaves.iter().find(overlaps) {
             if old.value.is_same(&leaf) {
                 return;
             }
             panic!("{leaf:x?} overlaps the cached {old:x?}: changed without break-before-make");
         }
-        self.leaves.push(TlbEntry { tag, value: leaf, pending });
+        self.leaves.push(TaggedEntry { tag, value: leaf, pending });
     }
 
     pub fn insert_pointer(&mut self, tag: CacheTag, pointer: TablePointer, pending: bool) {
-        self.pointers.push(TlbEntry { tag, value: pointer, pending });
+        self.pointers.push(TaggedEntry { tag, value: pointer, pending });
     }
 
     /// Evicts the entries for which `evicted` returns true.
@@ -118,15 +119,15 @@ impl Tlb {
     }
 
     fn mark_tagged(&mut self, matches: impl Fn(CacheTag) -> bool) {
-        self.leaves.iter_mut().filter(|cached| matches(cached.tag)).for_each(TlbEntry::mark_pending);
-        self.pointers.iter_mut().filter(|cached| matches(cached.tag)).for_each(TlbEntry::mark_pending);
+        self.leaves.iter_mut().filter(|cached| matches(cached.tag)).for_each(TaggedEntry::mark_pending);
+        self.pointers.iter_mut().filter(|cached| matches(cached.tag)).for_each(TaggedEntry::mark_pending);
     }
 
     /// Global translations are not invalidated by ASID.
     fn mark_asid(&mut self, tag: CacheTag) {
-        let matches = |cached: &&mut TlbEntry<CachedLeaf>| cached.tag == tag && !cached.value.global;
-        self.leaves.iter_mut().filter(matches).for_each(TlbEntry::mark_pending);
-        self.pointers.iter_mut().filter(|cached| cached.tag == tag).for_each(TlbEntry::mark_pending);
+        let matches = |cached: &&mut TaggedEntry<CachedLeaf>| cached.tag == tag && !cached.value.global;
+        self.leaves.iter_mut().filter(matches).for_each(TaggedEntry::mark_pending);
+        self.pointers.iter_mut().filter(|cached| cached.tag == tag).for_each(TaggedEntry::mark_pending);
     }
 
     fn mark_scope(&mut self, scope: Scope, matches: impl Fn(CacheTag) -> bool) {
@@ -134,7 +135,7 @@ impl Tlb {
         self.mark_pointers(scope, matches);
     }
 
-    fn mark_leaves(&mut self, scope: Scope, matches: impl Fn(&TlbEntry<CachedLeaf>) -> bool) {
+    fn mark_leaves(&mut self, scope: Scope, matches: impl Fn(&TaggedEntry<CachedLeaf>) -> bool) {
         let (first, last) = bounds(scope);
         let level_fits = |level: u8| match scope.extent {
             Extent::Pages { ttl: wanted @ 1.., .. } => wanted == level,
@@ -158,13 +159,13 @@ impl Tlb {
     }
 }
 
-impl<T> TlbEntry<T> {
+impl<T> TaggedEntry<T> {
     fn mark_pending(&mut self) {
         self.pending = true;
     }
 }
 
-impl TlbEntry<CachedLeaf> {
+impl TaggedEntry<CachedLeaf> {
     /// Whether a transaction with `tag` hits the entry.
     fn hits(&self, tag: CacheTag) -> bool {
         let stage1 = self.tag.asid.is_some() && tag.asid.is_some();
