@@ -163,7 +163,7 @@ mod tests {
     use crate::fake::FakeRegisters;
     use addr::Iova;
 
-    /// Plain memory cannot invert what is written to it, so the fake is driven past `Edu::new`.
+    /// Bypasses `Edu::new`, since plain memory does not invert written values.
     fn edu() -> (FakeRegisters, Edu) {
         let fake = FakeRegisters::new(0x100);
         let edu = Edu { registers: fake.mmio(), mask: DMA_MASK };
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn something_else_is_no_edu() {
+    fn other_device_is_rejected() {
         let fake = FakeRegisters::new(0x100);
         fake.set32(0, 0x0100_00ee);
         assert_eq!(Edu::new(fake.mmio(), DMA_MASK).err(), Some(EduError::NotEdu(0x0100_00ee)));
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn transfers_are_what_the_registers_say() {
+    fn transfer_is_written_to_the_registers() {
         let (fake, mut edu) = edu();
         let words = || [0x80, 0x88, 0x90, 0x98].map(|register| fake.get64(register));
         edu.start(&[transfer(TransferDirection::FromMemory, 0xfff_f000, 0, 4096)], Notify::Poll).unwrap();
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn one_transfer_runs_at_a_time() {
+    fn start_while_busy_is_rejected() {
         let (fake, mut edu) = edu();
         let first = transfer(TransferDirection::FromMemory, 0, 0, 1);
         edu.start(&[first], Notify::Poll).unwrap();
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_outside_the_buffer_ever_reaches_the_device() {
+    fn transfer_outside_the_buffer_is_rejected() {
         let (fake, mut edu) = edu();
         for (offset, len) in
             [(0, 0), (0, 4097), (1, 4096), (4096, 1), (u64::MAX, 1), (1, u64::MAX), (4096, 0)]
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_past_the_mask_is_refused() {
+    fn memory_above_the_mask_is_rejected() {
         let (_, mut edu) = edu();
         for (memory, len) in [(DMA_MASK, 2), (DMA_MASK + 1, 1), (u64::MAX, 2), (0x4000_0000, 16)] {
             let past = CopyError::PastMask { memory: Iova::new(memory), len, mask: DMA_MASK };
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn an_interrupt_is_acknowledged_with_what_it_says() {
+    fn interrupt_is_acknowledged_with_its_status() {
         let (fake, mut edu) = edu();
         assert!(!edu.acknowledge());
         assert_eq!(fake.get32(0x64), 0);
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn it_does_one_transfer_at_a_time() {
+    fn scatter_gather_job_is_rejected() {
         let (_, mut edu) = edu();
         let one = transfer(TransferDirection::FromMemory, 0, 0, 1);
         let error = Err(CopyError::TooMany { transfers: 2, most: 1 });

@@ -7,11 +7,11 @@
 //! Freed<T>::take()           T: frames and addresses may be reused
 //! ```
 //!
-//! `T` is what the mapping keeps in use: the frames and the `Iova` range, or the pins of a program's pages. There is no
-//! other way to get it out, so nothing can be reused too early.
+//! `T` is the memory behind the mapping: frames and the `Iova` range, or the pins of a program's pages. No other API
+//! returns it, so it cannot be reused too early.
 //!
-//! Locks belong to the kernel. Each domain has its own; what several domains share (a command queue) is passed as a
-//! [`Shared`], which is locked only where needed.
+//! Locks belong to the kernel. Each domain has its own; the command queue, which several domains share, is passed as a
+//! [`Shared`] and locked only where needed.
 
 use addr::{AddrRange, Iova};
 use core::cell::RefCell;
@@ -33,7 +33,7 @@ impl<T> Shared<T> for RefCell<T> {
 
 /// Unmapped memory that a device may still access through the IOMMU's caches.
 ///
-/// Dropping it leaks what it holds: without an invalidation, the memory must stay out of use permanently.
+/// Dropping it leaks its contents: without an invalidation, the memory must stay out of use permanently.
 #[derive(Debug)]
 #[must_use = "its contents are leaked unless invalidated"]
 pub struct Stale<T> {

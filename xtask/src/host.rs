@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::{loom, miri, qemu};
 
 /// The test that drives QEMU's SMMU.
-const NEEDS_QEMU: &str = "qemus_smmu_does_what_the_model_does";
+const NEEDS_QEMU: &str = "qemu_smmu_matches_the_model";
 
 /// Seconds of random input for each fuzz target in `make check`.
 const FUZZ_SECONDS: &str = "30";

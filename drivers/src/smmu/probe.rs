@@ -1,4 +1,4 @@
-//! What this SMMU can do: its ID registers, read once (IHI 0070, 6.3.1 to 6.3.8).
+//! Capabilities of the SMMU from its ID registers (IHI 0070, 6.3.1 to 6.3.8).
 
 use super::registers::Registers;
 use core::fmt;
@@ -6,26 +6,26 @@ use smmu_spec::field::{extract, is_set};
 use smmu_spec::{Cursor, RangeInvalidation, WalkCoherency, cd};
 use tock_registers::interfaces::Readable;
 
-/// [`Features::event_room_log2`] if nobody says otherwise: one failing page leaves up to 1024 records under QEMU.
+/// Default of [`Features::event_room_log2`]: one faulting page leaves up to 1024 records under QEMU.
 const EVENT_ROOM_LOG2: u8 = 10;
 
-/// Which translation stages there are.
+/// Implemented translation stages.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Stages {
-    /// Stage 1 alone.
+    /// Stage 1 only.
     One,
-    /// Stage 2 alone: domains are tagged by VMID and have no context descriptor.
+    /// Stage 2 only: domains are tagged by VMID and have no context descriptor.
     Two,
     /// Both; this driver uses stage 1.
     Both,
 }
 
-/// What the SMMU can do, as far as the driver cares.
+/// The capabilities that the driver uses.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Features {
     /// Translation stages.
     pub stages: Stages,
-    /// Whether its own accesses snoop (IDR0.COHACC). Where the device tree knows better, set it before
+    /// Whether the SMMU's own accesses snoop (IDR0.COHACC). If the device tree says otherwise, the caller changes this before
     /// [`start`](super::start).
     pub coherency: WalkCoherency,
     /// Bits of ASID: 8 or 16.
@@ -36,51 +36,51 @@ pub struct Features {
     pub two_level_streams: bool,
     /// Bits of StreamID.
     pub stream_bits: u8,
-    /// log2 of the most commands in the queue.
+    /// Maximum number of commands in the queue, log2.
     pub command_log2: u8,
-    /// log2 of the most events in the queue.
+    /// Maximum number of events in the queue, log2.
     pub event_log2: u8,
-    /// Entries that the event queue is given at most, log2: the user's choice, [`EVENT_ROOM_LOG2`] at first.
+    /// Limit on the size of the event queue, log2, chosen by the caller; [`EVENT_ROOM_LOG2`] at first.
     pub event_room_log2: u8,
-    /// How ranges can be invalidated.
+    /// Whether range invalidation is supported.
     pub range_invalidation: RangeInvalidation,
     /// Bits of physical address.
     pub output_bits: u8,
-    /// Whether it can raise interrupts by MSI; the driver uses wires and turns MSIs off.
+    /// Whether it supports MSIs; the driver uses wired interrupts and disables MSIs.
     pub msi: bool,
     /// The architecture's minor revision: 1 for SMMUv3.1.
     pub minor: u8,
 }
 
-/// Why the driver cannot work with this SMMU.
+/// A capability that the driver requires.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Missing {
-    /// Neither stage of translation.
+    /// A stage of translation.
     Translation,
     /// AArch64 tables (TTF).
     Aarch64Tables,
     /// Little-endian tables (TTENDIAN).
     LittleEndianTables,
-    /// Faults that end a transaction instead of stalling it (STALL_MODEL).
+    /// Faults that terminate a transaction instead of stalling it (STALL_MODEL).
     Termination,
-    /// Queues and tables where the driver wants them (TABLES_PRESET, QUEUES_PRESET).
+    /// Queues and tables at addresses of the driver's choice (TABLES_PRESET, QUEUES_PRESET).
     OwnQueues,
-    /// Room for a command and its CMD_SYNC (CMDQS).
+    /// A queue of at least two entries, for a command and its CMD_SYNC (CMDQS).
     Commands,
     /// The 4 KiB granule (GRAN4K).
     Granule,
-    /// A version of the architecture that this driver knows (AIDR).
+    /// A supported version of the architecture (AIDR).
     Architecture,
 }
 
-/// The SMMU lacks something, as `register` with its `value` says.
+/// The SMMU lacks a required capability.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Unsupported {
-    /// The register's name.
+    /// Name of the register.
     pub register: &'static str,
-    /// What it read.
+    /// Value of the register.
     pub value: u32,
-    /// What is missing.
+    /// The capability.
     pub missing: Missing,
 }
 
@@ -101,17 +101,20 @@ struct Ids {
 }
 
 impl Features {
-    /// Entries of the event queue, log2.
+    /// Number of entries of the event queue, log2.
     pub(super) fn event_queue_log2(&self) -> u8 {
         self.event_log2.min(self.event_room_log2)
     }
 
-    /// Events that its queue has room for.
+    /// Number of entries of the event queue.
     pub fn event_room(&self) -> u64 {
         1 << self.event_queue_log2()
     }
 
-    /// Reads the ID registers. Changes nothing.
+    /// Reads the ID registers.
+    ///
+    /// # Errors
+    /// [`Unsupported`].
     pub fn probe(registers: &Registers) -> Result<Self, Unsupported> {
         let [idr0, idr1, _, idr3, _, idr5] = &registers.control.id;
         let ids = Ids {
@@ -130,8 +133,8 @@ impl Features {
         self.stages != Stages::Two
     }
 
-    /// The most bits of input address a domain may have. Stage 2 takes no more than the physical address size, and its
-    /// walks start at level 1 (39 bits) where that is below 44 bits, since tables are not concatenated.
+    /// Maximum input size of a domain in bits. Stage 2 is limited by the physical address size, and below 44 bits to 39 bits
+    /// (walks from level 1), since tables are not concatenated.
     pub fn input_bits(&self) -> u8 {
         const VIRTUAL: u8 = 48;
         match self.stages {
@@ -223,7 +226,7 @@ mod tests {
     const QEMU: Ids = Ids { idr0: 0x0d44_101b, idr1: 0x0273_0010, idr3: 0x1414, idr5: 0x74, aidr: 1 };
 
     #[test]
-    fn a_known_smmu_is_understood() {
+    fn qemu_smmu_is_supported() {
         QEMU.check().unwrap();
         let expected = Features {
             stages: Stages::Both,
@@ -247,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn stage2_alone_translates_what_it_can_put_out() {
+    fn stage_2_input_size_follows_output_size() {
         let stage2 = Features { stages: Stages::Two, ..QEMU.features() };
         for (output, input) in [(32, 32), (36, 36), (40, 39), (42, 39), (44, 44), (48, 48), (52, 48)] {
             assert_eq!(Features { output_bits: output, ..stage2 }.input_bits(), input);
@@ -255,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_work_is_refused_by_register_and_value() {
+    fn unsupported_smmu_is_rejected_with_the_register() {
         let cases = [
             (Ids { idr0: QEMU.idr0 & !0b11, ..QEMU }, "IDR0", Missing::Translation),
             (Ids { idr0: QEMU.idr0 & !0b1000, ..QEMU }, "IDR0", Missing::Aarch64Tables),
@@ -276,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn small_implementations_are_used_as_they_are() {
+    fn minimal_smmu_is_supported() {
         let small =
             Ids { idr0: 0b1010 | 2 << 21, idr1: 1 << 21 | 4, idr3: 0, idr5: 0x12, aidr: 0 }.features();
         assert_eq!((small.asid_bits, small.vmid_bits, small.stream_bits), (8, 8, 4));

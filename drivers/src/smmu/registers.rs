@@ -1,6 +1,6 @@
-//! The register blocks (IHI 0070, 6.1 and 6.3): page 0, and of page 1 the event queue's indices.
+//! Register blocks (IHI 0070, 6.1 and 6.3): page 0, and the event queue's indices in page 1.
 //!
-//! All accesses are 32 bits wide except those to the base addresses, which the manual allows as 64 bits.
+//! All accesses are 32 bits wide except those to the base registers, for which the manual allows 64 bits.
 
 use crate::mmio::{Mmio, ReadOnly};
 use addr::{KernelVa, PhysAddr};
@@ -8,17 +8,17 @@ use core::mem::{offset_of, size_of};
 use smmu_spec::field::{address, field};
 use tock_registers::registers::ReadWrite;
 
-/// All non-secure registers that the driver uses.
+/// The non-secure registers that the driver uses.
 #[repr(C)]
 pub struct Registers {
     /// Identification and enables.
     pub control: ControlRegisters,
     /// Global errors and the command queue.
     pub commands: CommandRegisters,
-    /// Where the event queue is.
+    /// Base of the event queue.
     pub eventq_base: ReadWrite<u64>,
     _eventq_base_irq_cfg0: u64,
-    /// Where an MSI for events goes; 0 for none.
+    /// Address of the MSI for events; 0 disables it.
     pub eventq_irq_cfg0: ReadWrite<u64>,
     _irq_cfg0_page1: [u64; (PAGE_1 + 0xa8 - 0xb8) / 8],
     /// The event queue's indices, in page 1.
@@ -26,63 +26,63 @@ pub struct Registers {
     _events_end: [u64; (PAGE_1 - 0xb0) / 8],
 }
 
-/// What the SMMU is, and what is enabled.
+/// Identification, enables and access attributes.
 #[repr(C)]
 pub struct ControlRegisters {
-    /// What the implementation has: IDR0 to IDR5.
+    /// Capabilities: IDR0 to IDR5.
     pub id: [ReadOnly<u32>; 6],
-    /// Who made it.
+    /// Implementer.
     pub iidr: ReadOnly<u32>,
-    /// Which revision of the architecture it follows.
+    /// Architecture revision.
     pub aidr: ReadOnly<u32>,
     /// Enables.
     pub cr0: ReadWrite<u32>,
-    /// The enables that took effect.
+    /// Acknowledged enables.
     pub cr0ack: ReadOnly<u32>,
-    /// How tables and queues are accessed.
+    /// Memory attributes of tables and queues.
     pub cr1: ReadWrite<u32>,
-    /// What is recorded and broadcast.
+    /// Recorded events and broadcast TLB maintenance.
     pub cr2: ReadWrite<u32>,
     _cr2_gbpa: [u32; 5],
-    /// What happens to transactions while SMMUEN is 0.
+    /// Treatment of transactions while SMMUEN is 0.
     pub gbpa: ReadWrite<u32>,
     _gbpa_irq_ctrl: [u32; 2],
-    /// Which interrupts are raised.
+    /// Interrupt enables.
     pub irq_ctrl: ReadWrite<u32>,
-    /// The interrupt enables that took effect.
+    /// Acknowledged interrupt enables.
     pub irq_ctrl_ack: ReadOnly<u32>,
     _irq_ctrl_ack_gerror: [u32; 2],
 }
 
-/// What the command queue's owner uses after reset.
+/// Registers of the command queue's owner after reset.
 #[repr(C)]
 pub struct CommandRegisters {
-    /// Global errors: active where they differ from `gerrorn`.
+    /// Global errors: active where different from `gerrorn`.
     pub gerror: ReadOnly<u32>,
-    /// Global errors that were acknowledged.
+    /// Acknowledged global errors.
     pub gerrorn: ReadWrite<u32>,
-    /// Where an MSI for global errors goes; 0 for none.
+    /// Address of the MSI for global errors; 0 disables it.
     pub gerror_irq_cfg0: ReadWrite<u64>,
     _irq_cfg0_strtab: [u64; 2],
-    /// Where the stream table is.
+    /// Base of the stream table.
     pub strtab_base: ReadWrite<u64>,
-    /// What it looks like.
+    /// Format and size of the stream table.
     pub strtab_base_cfg: ReadWrite<u32>,
     _strtab_cmdq: u32,
-    /// Where the command queue is.
+    /// Base of the command queue.
     pub cmdq_base: ReadWrite<u64>,
-    /// Up to where there are commands.
+    /// Producer index.
     pub cmdq_prod: ReadWrite<u32>,
-    /// Up to where they were consumed, and why no further.
+    /// Consumer index and error code.
     pub cmdq_cons: ReadWrite<u32>,
 }
 
-/// What the event queue's owner uses after reset.
+/// Registers of the event queue's owner after reset.
 #[repr(C)]
 pub struct EventRegisters {
-    /// Up to where there are events, and whether some were lost.
+    /// Producer index and overflow flag.
     pub eventq_prod: ReadWrite<u32>,
-    /// Up to where they were read, and which loss is known.
+    /// Consumer index and overflow acknowledgement.
     pub eventq_cons: ReadWrite<u32>,
 }
 
@@ -108,11 +108,11 @@ const _: () = {
 };
 
 impl Registers {
-    /// Bytes that have to be mapped: both pages.
+    /// Length of the mapping: both pages.
     pub const BYTES: u64 = size_of::<Self>() as u64;
 }
 
-/// The registers by who owns them once the queues are set up.
+/// Splits the registers by owner: control, command queue, event queue.
 pub(super) fn split(
     registers: Mmio<Registers>,
 ) -> (Mmio<ControlRegisters>, Mmio<CommandRegisters>, Mmio<EventRegisters>) {
@@ -120,8 +120,8 @@ pub(super) fn split(
     let control = at(offset_of!(Registers, control));
     let commands = at(offset_of!(Registers, commands));
     let events = at(offset_of!(Registers, events));
-    // SAFETY: the parts are blocks of `tock-registers` fields inside of `registers`, which is consumed here: so they are
-    // mapped as long as it would have been, no other code drives them, and they do not overlap.
+    // SAFETY: the parts are blocks of `tock-registers` fields inside `registers`, which is consumed here: so they remain
+    // mapped, no other code accesses them, and they do not overlap.
     unsafe { (Mmio::new(control), Mmio::new(commands), Mmio::new(events)) }
 }
 
@@ -149,7 +149,7 @@ pub(super) mod bits {
     pub const IRQ_GERROR: u32 = flag(0, true) as u32;
     pub const IRQ_EVENTQ: u32 = flag(2, true) as u32;
 
-    /// GERROR.CMDQ_ERR: the command queue stopped.
+    /// GERROR.CMDQ_ERR: the command queue has stopped.
     pub const GERROR_CMDQ: u32 = flag(0, true) as u32;
 
     /// OVFLG and OVACKFLG.

@@ -1,9 +1,9 @@
-//! The command queue: errors, restarts, order.
+//! The command queue: errors, restarts, ordering.
 
 use super::*;
 
 #[test]
-fn a_refused_command_is_replaced_and_the_rest_still_happens() {
+fn illegal_command_is_replaced_and_the_batch_continues() {
     let mut fixture = fixture(IdRegisters::STAGE1, WalkCoherency::NonCoherent);
     let mut domain = fixture.attached(STREAM);
     fixture.map(&mut domain, 0x1000, &[chunk(0x8000, 0)]).unwrap();
@@ -14,7 +14,7 @@ fn a_refused_command_is_replaced_and_the_rest_still_happens() {
     let batch = [illegal, Command::TlbiNsnhAll];
     let error = fixture.commands.borrow_mut().run(batch);
     assert_eq!(error, Err(CommandError::Illegal { words: illegal.encode() }));
-    assert_eq!(fixture.reach(0x1000), None, "the second command was lost");
+    assert_eq!(fixture.reach(0x1000), None, "the second command was not executed");
     assert_eq!(fixture.commands.borrow().counters().illegal, 1);
     let errors = fixture.commands.borrow_mut().service_errors();
     assert_eq!(errors.to_string(), "global error CMDQ_ERR");
@@ -23,7 +23,7 @@ fn a_refused_command_is_replaced_and_the_rest_still_happens() {
 }
 
 #[test]
-fn two_refused_commands_in_a_batch_are_both_replaced() {
+fn several_illegal_commands_of_a_batch_are_replaced() {
     let fixture = fixture(IdRegisters::STAGE1, WalkCoherency::Coherent);
     let illegal = Command::TlbiS12Vmall { vmid: addr::Vmid::new(0) };
     let batch = [illegal, Command::CfgiAll, illegal, illegal];
@@ -34,7 +34,7 @@ fn two_refused_commands_in_a_batch_are_both_replaced() {
 }
 
 #[test]
-fn a_refusal_that_the_interrupt_handler_met_is_still_the_waiters_error() {
+fn illegal_command_serviced_by_the_interrupt_handler_is_reported_to_its_batch() {
     let fixture = fixture(IdRegisters::STAGE1, WalkCoherency::Coherent);
     let illegal = Command::TlbiS12Vmall { vmid: addr::Vmid::new(0) };
     let interrupted = Interrupted(&fixture.commands);
@@ -55,9 +55,9 @@ impl Shared<CommandQueue> for Interrupted<'_> {
 }
 
 /// A queue in which another CPU queues a command before and after each access.
-struct Busy<'a>(&'a RefCell<CommandQueue>, Command);
+struct OtherCommands<'a>(&'a RefCell<CommandQueue>, Command);
 
-impl Shared<CommandQueue> for Busy<'_> {
+impl Shared<CommandQueue> for OtherCommands<'_> {
     fn with<R>(&self, action: impl FnOnce(&mut CommandQueue) -> R) -> R {
         let queue = &mut *self.0.borrow_mut();
         let _ = queue.submit(self.1.encode());
@@ -68,23 +68,23 @@ impl Shared<CommandQueue> for Busy<'_> {
 }
 
 #[test]
-fn nobody_is_told_of_anothers_refused_commands() {
+fn illegal_command_is_reported_only_to_its_batch() {
     let mut fixture = fixture(IdRegisters::STAGE1, WalkCoherency::Coherent);
     let mut domain = fixture.attached(STREAM);
     fixture.map(&mut domain, 0x1000, &[chunk(0x8000, 0)]).unwrap();
     assert!(fixture.reach(0x1000).is_some());
     let stale = fixture.unmap(&mut domain, 0x1000, 1, ());
-    let others = Busy(&fixture.commands, Command::TlbiS12Vmall { vmid: addr::Vmid::new(0) });
+    let others = OtherCommands(&fixture.commands, Command::TlbiS12Vmall { vmid: addr::Vmid::new(0) });
     let freed = PagingDomain::invalidate(&others, stale).unwrap();
     freed.take(&mut fixture.memory);
     assert_eq!(fixture.reach(0x1000), None);
     assert!(fixture.commands.borrow().counters().illegal >= 1);
 }
 
-/// A queue in which forty commands of others are refused before somebody looks at it once more.
-struct Trouble<'a>(&'a RefCell<CommandQueue>, core::cell::Cell<bool>);
+/// A queue in which 40 commands of other batches are illegal before its second access.
+struct OtherIllegalCommands<'a>(&'a RefCell<CommandQueue>, core::cell::Cell<bool>);
 
-impl Shared<CommandQueue> for Trouble<'_> {
+impl Shared<CommandQueue> for OtherIllegalCommands<'_> {
     fn with<R>(&self, action: impl FnOnce(&mut CommandQueue) -> R) -> R {
         let queue = &mut *self.0.borrow_mut();
         if self.1.replace(true) {
@@ -96,18 +96,18 @@ impl Shared<CommandQueue> for Trouble<'_> {
 }
 
 #[test]
-fn whoever_looks_late_is_not_told_of_what_others_were_refused_meanwhile() {
+fn illegal_commands_during_a_delay_are_not_reported_to_another_batch() {
     let fixture = fixture(IdRegisters::STAGE1, WalkCoherency::Coherent);
-    let others = Trouble(&fixture.commands, false.into());
+    let others = OtherIllegalCommands(&fixture.commands, false.into());
     assert_eq!(smmu::sync(&others), Ok(()));
     assert_eq!(fixture.commands.borrow().counters().illegal, 40);
 }
 
 #[test]
-fn who_is_held_up_again_and_again_does_not_give_up() {
+fn timeout_requires_a_minimum_number_of_polls() {
     let fixture = fixture(IdRegisters::SMALL, WalkCoherency::Coherent);
     fixture.machine.after_step.set(Some(|machine| machine.pass_microseconds(TIMEOUT_US + 1)));
-    // In many parts, and each refused command stops it.
+    // Long batches are queued in parts, and each illegal command stops the queue.
     let illegal = Command::TlbiS12Vmall { vmid: addr::Vmid::new(0) };
     let long = std::iter::repeat_n(Command::CfgiAll, 100);
     assert_eq!(fixture.commands.borrow_mut().run(long.clone()), Ok(()));
@@ -117,20 +117,20 @@ fn who_is_held_up_again_and_again_does_not_give_up() {
 }
 
 #[test]
-fn who_was_passed_by_a_full_turn_of_the_queue_sees_its_end() {
+fn completion_is_seen_after_the_queue_has_wrapped() {
     let mut fixture = fixture(IdRegisters::SMALL, WalkCoherency::NonCoherent);
     let mut domain = fixture.attached(STREAM);
     for page in 0..if cfg!(miri) { 8 } else { 3000u64 } {
         fixture.map(&mut domain, 0x1000 + page % 7 * 0x1000, &[chunk(0x8000, 0)]).unwrap();
         let stale = fixture.unmap(&mut domain, 0x1000 + page % 7 * 0x1000, 1, ());
-        let others = Busy(&fixture.commands, Command::TlbiNsnhAll);
+        let others = OtherCommands(&fixture.commands, Command::TlbiNsnhAll);
         let freed = PagingDomain::invalidate(&others, stale).unwrap();
         freed.take(&mut fixture.memory);
     }
 }
 
 #[test]
-fn a_queue_that_aborts_once_is_read_again() {
+fn read_abort_of_the_queue_is_retried_once() {
     let fixture = fixture(IdRegisters::NESTED, WalkCoherency::Coherent);
     fixture.machine.bad_reads.set(1);
     assert_eq!(fixture.commands.borrow_mut().run([Command::CfgiAll]), Ok(()));
@@ -139,12 +139,12 @@ fn a_queue_that_aborts_once_is_read_again() {
     assert_eq!(commands.service_errors().to_string(), "global error CMDQ_ERR, CERROR 0x2");
 }
 
-/// Reads of the model for two commands: the queue stops, and stops there again.
+/// Failing reads for two commands: the queue stops, and stops there again.
 const TWO_COMMANDS: u32 = 4;
 
-/// What it has in it is lost, and done all the same.
+/// The lost commands count as complete.
 #[test]
-fn a_queue_that_cannot_be_read_begins_anew_and_forgets_everything() {
+fn unreadable_queue_is_reinitialized_and_invalidates_everything() {
     for (ids, walks) in kinds() {
         let mut fixture = fixture(ids, walks);
         let mut domain = fixture.attached(STREAM);
@@ -152,7 +152,7 @@ fn a_queue_that_cannot_be_read_begins_anew_and_forgets_everything() {
             fixture.map(&mut domain, 0x1000, &[chunk(0x8000, 0)]).unwrap();
             assert_eq!(fixture.reach(0x1000), Some(0x8000));
             let stale = fixture.unmap(&mut domain, 0x1000, 1, ());
-            assert!(fixture.reach(0x1000).is_some(), "the model forgets what it need not");
+            assert!(fixture.reach(0x1000).is_some(), "the model did not keep the entry");
             fixture.machine.bad_reads.set(TWO_COMMANDS);
             fixture.free(stale);
             assert_eq!(fixture.machine.bad_reads.get(), 0);
@@ -166,7 +166,7 @@ fn a_queue_that_cannot_be_read_begins_anew_and_forgets_everything() {
 }
 
 #[test]
-fn an_attachment_that_is_lost_in_the_queue_is_made_all_the_same() {
+fn attach_and_detach_complete_when_their_commands_are_lost() {
     let mut fixture = fixture(IdRegisters::NESTED, WalkCoherency::NonCoherent);
     let mut domain = fixture.domain().unwrap();
     assert_eq!(fixture.reach(0x1000), None);
@@ -181,7 +181,7 @@ fn an_attachment_that_is_lost_in_the_queue_is_made_all_the_same() {
 }
 
 #[test]
-fn whoever_waits_for_a_queue_that_stays_unreadable_is_told_its_error() {
+fn permanently_unreadable_queue_fails_each_batch() {
     for (ids, walks) in kinds() {
         let mut fixture = fixture(ids, walks);
         let mut domain = fixture.attached(STREAM);
@@ -191,22 +191,22 @@ fn whoever_waits_for_a_queue_that_stays_unreadable_is_told_its_error() {
         fixture.machine.bad_reads.set(u32::MAX);
         let unfinished = PagingDomain::invalidate(&fixture.commands, stale).unwrap_err();
         assert_eq!(unfinished.error, CommandError::Stopped { code: 2 });
-        // More than the queue has room for.
+        // More than the capacity of the queue.
         for _ in 0..if cfg!(miri) { 2 } else { 300 } {
             let error = fixture.commands.borrow_mut().run([Command::CfgiAll]);
             assert_eq!(error, Err(CommandError::Stopped { code: 2 }));
         }
         fixture.machine.bad_reads.set(0);
-        assert!(fixture.reach(0x1000).is_some(), "forgotten without a word");
+        assert!(fixture.reach(0x1000).is_some(), "invalidated without a completion");
         fixture.free(unfinished.stale);
         assert_eq!(fixture.reach(0x1000), None);
         assert_eq!(fixture.commands.borrow().counters().reinitialized, 1);
     }
 }
 
-/// Acknowledging an error that comes back at once would be an interrupt without end.
+/// Acknowledging an error that recurs at once would cause endless interrupts.
 #[test]
-fn the_interrupt_handler_lets_a_queue_try_again_once() {
+fn interrupt_handler_retries_a_read_abort_once() {
     let fixture = fixture(IdRegisters::NESTED, WalkCoherency::Coherent);
     let mut commands = fixture.commands.borrow_mut();
     fixture.machine.bad_reads.set(u32::MAX);
@@ -222,7 +222,7 @@ fn the_interrupt_handler_lets_a_queue_try_again_once() {
 }
 
 #[test]
-fn a_consumer_index_outside_of_the_queue_is_an_error() {
+fn consumer_index_outside_of_the_queue_is_an_error() {
     let fixture = fixture(IdRegisters::NESTED, WalkCoherency::Coherent);
     fixture.machine.model.borrow_mut().hung = true;
     fixture.machine.after_step.set(Some(|machine| machine.set_register(0x9c, 0x77)));
@@ -231,16 +231,16 @@ fn a_consumer_index_outside_of_the_queue_is_an_error() {
 }
 
 #[test]
-fn commands_are_seen_before_they_are_announced() {
+fn commands_are_visible_before_the_doorbell() {
     let fixture = fixture(IdRegisters::NESTED, WalkCoherency::NonCoherent);
-    thread_local!(static ANNOUNCED: RefCell<Vec<u32>> = const { RefCell::new(Vec::new()) });
+    thread_local!(static DOORBELL: RefCell<Vec<u32>> = const { RefCell::new(Vec::new()) });
     fixture.machine.watch.set(Some(|machine, event| {
         if event == arch::fake::Instruction::Barrier("dsb_sy") {
-            ANNOUNCED.with_borrow_mut(|seen| seen.push(machine.register(0x98)));
+            DOORBELL.with_borrow_mut(|seen| seen.push(machine.register(0x98)));
         }
     }));
     let before = fixture.machine.register(0x98);
     fixture.commands.borrow_mut().run([Command::CfgiAll]).unwrap();
-    assert_eq!(ANNOUNCED.take(), [before], "one barrier, and PROD after it");
+    assert_eq!(DOORBELL.take(), [before], "one barrier, and PROD after it");
     assert_eq!(fixture.machine.register(0x98), before + 2);
 }

@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 #[cfg_attr(miri, ignore = "fills a queue of 1 024 events four times")]
-fn a_full_event_queue_is_counted_and_drained() {
+fn event_queue_overflow_is_reported_and_drained() {
     for global in [false, true] {
         let mut fixture = fixture(IdRegisters::NESTED, WalkCoherency::NonCoherent);
         let _domain = fixture.attached(STREAM);
@@ -24,7 +24,7 @@ fn a_full_event_queue_is_counted_and_drained() {
         assert_eq!(errors.to_string() == "global error EVENTQ_ABT_ERR", global);
         assert_eq!((errors.lost_events().0, errors.lost_events().1.is_empty()), (global, true));
         assert_eq!(count(|report| matches!(report, EventReport::Overflow)), usize::from(!global));
-        // Room again, and the overflow was acknowledged: a second one shows.
+        // The queue has room again, and the overflow was acknowledged: a second one is reported.
         assert_eq!((fixture.reach(0), fixture.reports().len()), (None, 1));
         (0..1500).for_each(|access| assert_eq!(fixture.reach(4 * access), None));
         let reports = fixture.reports();
@@ -34,13 +34,13 @@ fn a_full_event_queue_is_counted_and_drained() {
 }
 
 #[test]
-fn events_are_read_in_order_around_the_end_of_the_queue() {
+fn events_are_read_in_order_across_the_wrap() {
     let mut fixture = fixture(IdRegisters::NESTED, WalkCoherency::NonCoherent);
     let mut next = 0;
     let rounds = if cfg!(miri) { 1 } else { 40 };
     for _ in 0..rounds {
         let first = next;
-        // Streams without a second level: C_BAD_STREAMID each.
+        // Streams without a second-level table: C_BAD_STREAMID each.
         for stream in first..first + 100 {
             assert!(matches!(
                 fixture.access(StreamId::new(stream), 0, READ),
@@ -58,7 +58,7 @@ fn events_are_read_in_order_around_the_end_of_the_queue() {
 }
 
 #[test]
-fn a_producer_index_outside_of_the_queue_is_not_followed() {
+fn producer_index_outside_of_the_queue_is_ignored() {
     let mut fixture = fixture(IdRegisters::NESTED, WalkCoherency::Coherent);
     fixture.machine.set_register(0x1_00a8, 0x601);
     assert_eq!(fixture.reports(), []);
@@ -66,7 +66,7 @@ fn a_producer_index_outside_of_the_queue_is_not_followed() {
 }
 
 #[test]
-fn what_was_left_out_is_said_again_in_a_later_window() {
+fn suppressed_events_are_reported_in_the_next_window() {
     let mut fixture = fixture(IdRegisters::NESTED, WalkCoherency::Coherent);
     let _domain = fixture.attached(STREAM);
     (0..20).for_each(|access| assert_eq!(fixture.reach(access), None));
@@ -81,7 +81,7 @@ fn what_was_left_out_is_said_again_in_a_later_window() {
 }
 
 #[test]
-fn records_are_read_between_the_two_indices() {
+fn records_are_read_after_prod_and_before_cons() {
     let mut fixture = fixture(IdRegisters::NESTED, WalkCoherency::Coherent);
     assert!(matches!(fixture.access(STREAM, 0, READ), TransactionResult::Aborted(Some(_))));
     thread_local!(static CONSUMED: RefCell<Vec<u32>> = const { RefCell::new(Vec::new()) });

@@ -1,15 +1,15 @@
-//! What cannot be done leaves nothing behind.
+//! Failed operations leave nothing behind.
 
 use super::*;
 
 #[test]
-fn a_failed_map_that_cannot_be_taken_back_says_so() {
+fn failed_map_with_failed_invalidation_is_reported() {
     let mut fixture = fixture(IdRegisters::NESTED, WalkCoherency::Coherent);
     let mut domain = fixture.attached(STREAM);
     fixture.map(&mut domain, 0x20_0000, &[chunk(0x8000, 0)]).unwrap();
     let pages = fixture.machine.pages_in_use();
     fixture.machine.model.borrow_mut().hung = true;
-    // Its second half meets the page that is there.
+    // The second chunk meets a mapped page.
     let chunks = [chunk(0x5000, 0), chunk(0x7000, 0)];
     let error = fixture.map(&mut domain, 0x1f_f000, &chunks).unwrap_err();
     assert!(matches!(error, DomainMapError::NotInvalidated { .. }), "{error:?}");
@@ -17,7 +17,7 @@ fn a_failed_map_that_cannot_be_taken_back_says_so() {
 }
 
 #[test]
-fn a_failed_map_leaves_nothing_behind() {
+fn failed_map_leaves_no_mapping_and_no_table() {
     for (ids, walks) in kinds() {
         let mut fixture = fixture(ids, walks);
         let mut domain = fixture.attached(STREAM);
@@ -37,13 +37,13 @@ fn a_failed_map_leaves_nothing_behind() {
 }
 
 #[test]
-fn a_map_that_fails_under_the_devices_eyes_is_forgotten_with_its_tables() {
+fn failed_map_is_invalidated_with_its_tables() {
     for (ids, walks) in kinds() {
         let mut fixture = fixture(ids, walks);
         let mut domain = fixture.attached(STREAM);
         fixture.map(&mut domain, 0x60_0000, &[chunk(0x8000, 0)]).unwrap();
         let before = fixture.machine.pages_in_use();
-        // Three tables are filled and used by the device before the page that is there already.
+        // Three tables are filled, and used by the device, before the mapped page is reached.
         let (machine, seen) = (fixture.machine.clone(), RefCell::new(0));
         let scattered = (0..3 * 512 + 1).map(|page| chunk(0x1_0000_0000 + page * 0x2000, 0)).inspect(|_| {
             for at in [0x0, 0x20_0000, 0x40_0000] {
@@ -64,18 +64,18 @@ fn a_map_that_fails_under_the_devices_eyes_is_forgotten_with_its_tables() {
     }
 }
 
-/// What a kernel does with a device from start to end; `?` at every step that can fail.
-fn story(fixture: &mut Fixture) -> Option<()> {
+/// The life of a device in a kernel; `?` at every step that can fail.
+fn lifecycle(fixture: &mut Fixture) -> Option<()> {
     let mut domain = fixture.domain().ok()?;
-    let told = story_of(fixture, &mut domain);
+    let completed = use_device(fixture, &mut domain);
     if domain.streams() > 0 {
         fixture.detach(STREAM, &mut domain).unwrap();
     }
     fixture.destroy(domain).map_err(|error| format!("{error:?}")).unwrap();
-    told
+    completed
 }
 
-fn story_of(fixture: &mut Fixture, domain: &mut PagingDomain) -> Option<()> {
+fn use_device(fixture: &mut Fixture, domain: &mut PagingDomain) -> Option<()> {
     fixture.attach(STREAM, domain).ok()?;
     let chunks = [chunk(0x1_0000_5000, 0), chunk(0x2_0000_0000, 9), chunk(0x9000, 0)];
     fixture.map(domain, 0x1f_f000, &chunks).ok()?;
@@ -85,8 +85,8 @@ fn story_of(fixture: &mut Fixture, domain: &mut PagingDomain) -> Option<()> {
     Some(())
 }
 
-/// Starts an SMMU and tells the story with so many allocations; whether they were enough.
-fn story_with(ids: IdRegisters, walks: WalkCoherency, allowance: u64) -> bool {
+/// Starts an SMMU and runs [`lifecycle`] with a limited number of allocations. Returns whether it completed.
+fn runs_with_allowance(ids: IdRegisters, walks: WalkCoherency, allowance: u64) -> bool {
     let machine = TestMachine::new(ids, walks);
     machine.allowance.set(allowance);
     let Ok(mut fixture) = Fixture::start(machine.clone()) else {
@@ -94,18 +94,18 @@ fn story_with(ids: IdRegisters, walks: WalkCoherency, allowance: u64) -> bool {
         return false;
     };
     let before = machine.pages_in_use();
-    let told = story(&mut fixture).is_some();
-    // A second-level table stays for the next stream; nothing else does.
+    let completed = lifecycle(&mut fixture).is_some();
+    // A second-level stream table remains for the next stream.
     assert_eq!(machine.pages_in_use(), before + fixture.streams.second_level_tables() as u64);
     machine.allowance.set(u64::MAX);
-    assert_eq!(story(&mut fixture), Some(()), "the failure left something in the way");
-    told
+    assert_eq!(lifecycle(&mut fixture), Some(()), "the failure left something in the way");
+    completed
 }
 
 #[test]
-fn every_allocation_may_fail_once_and_leaves_nothing_behind() {
+fn every_allocation_failure_leaks_nothing() {
     for (ids, walks) in kinds() {
-        let enough = (0..40).position(|allowance| story_with(ids, walks, allowance));
+        let enough = (0..40).position(|allowance| runs_with_allowance(ids, walks, allowance));
         assert!(enough.is_some_and(|failures| failures >= 7), "{enough:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! What was unmapped: how long it is reachable, and what it costs to make the SMMU forget.
+//! Unmapped memory: how long devices can access it, and the cost of its invalidation.
 
 use super::*;
 
@@ -10,18 +10,18 @@ fn unmapped_memory_stays_reachable_until_invalidated() {
         fixture.map(&mut domain, 0x1000, &[chunk(0x8000, 0), chunk(0x5000, 0)]).unwrap();
         assert_eq!((fixture.reach(0x1000), fixture.reach(0x2000)), (Some(0x8000), Some(0x5000)));
         let stale = fixture.unmap(&mut domain, 0x1000, 2, "frames");
-        assert_eq!(fixture.reach(0x1000), Some(0x8000), "the model kept nothing");
+        assert_eq!(fixture.reach(0x1000), Some(0x8000), "the model did not keep the entry");
         assert_eq!(fixture.free(stale), "frames");
         assert_eq!((fixture.reach(0x1000), fixture.reach(0x2000)), (None, None), "{ids:x?} {walks:?}");
     }
 }
 
 #[test]
-fn a_table_page_is_not_walked_after_it_was_given_back() {
+fn released_table_is_not_walked() {
     for (ids, walks) in kinds() {
         let mut fixture = fixture(ids, walks);
         let mut domain = fixture.attached(STREAM);
-        // Two last-level tables: one may stay as a spare, the other goes.
+        // Two last-level tables: one may remain as a spare, the other is released.
         fixture.map(&mut domain, 0x0, &[chunk(0x8000, 0)]).unwrap();
         fixture.map(&mut domain, 0x20_0000, &[chunk(0x9000, 0)]).unwrap();
         let tables = domain.table_frames();
@@ -31,7 +31,7 @@ fn a_table_page_is_not_walked_after_it_was_given_back() {
             fixture.free(stale);
         }
         assert!(domain.table_frames() < tables);
-        // A cached pointer would lead into the released frame, which is full of valid-looking descriptors.
+        // A stale table pointer leads to the released frame, which is full of valid-looking descriptors.
         assert_eq!((fixture.reach(0x1000), fixture.reach(0x20_1000)), (None, None));
         fixture.map(&mut domain, 0x20_0000, &[chunk(0x7000, 0)]).unwrap();
         assert_eq!(fixture.reach(0x20_0000), Some(0x7000));
@@ -55,13 +55,13 @@ fn one_buffer_costs_one_command_and_one_sync() {
 }
 
 #[test]
-fn cutting_a_block_breaks_it_before_it_is_made_anew() {
+fn splitting_a_block_is_break_before_make() {
     for (ids, walks) in kinds() {
         let mut fixture = fixture(ids, walks);
         let mut domain = fixture.attached(STREAM);
         fixture.map(&mut domain, 0x20_0000, &[chunk(0x4000_0000, 9)]).unwrap();
         assert_eq!(fixture.reach(0x20_1000), Some(0x4000_1000));
-        // The model panics if the pages are cached beside the block.
+        // The model panics if pages and their block are cached at the same time.
         let stale = fixture.unmap(&mut domain, 0x20_3000, 1, ());
         fixture.free(stale);
         assert_eq!((fixture.reach(0x20_2fff), fixture.reach(0x20_3000)), (Some(0x4000_2fff), None));
@@ -70,7 +70,7 @@ fn cutting_a_block_breaks_it_before_it_is_made_anew() {
 }
 
 #[test]
-fn a_time_out_gives_nothing_back_and_can_be_tried_again() {
+fn timed_out_invalidation_returns_stale_and_can_be_retried() {
     let mut fixture = fixture(IdRegisters::NESTED, WalkCoherency::Coherent);
     let mut domain = fixture.attached(STREAM);
     fixture.map(&mut domain, 0x1000, &[chunk(0x8000, 0)]).unwrap();
@@ -91,7 +91,7 @@ fn a_time_out_gives_nothing_back_and_can_be_tried_again() {
 }
 
 #[test]
-fn what_the_smmu_never_forgot_is_never_dropped() {
+fn stale_memory_is_never_dropped() {
     let mut fixture = fixture(IdRegisters::NESTED, WalkCoherency::Coherent);
     let mut domain = fixture.attached(STREAM);
     let frames = Rc::new("frames that go back when dropped");
@@ -105,7 +105,7 @@ fn what_the_smmu_never_forgot_is_never_dropped() {
 }
 
 #[test]
-fn batches_larger_than_the_queue_go_in_parts() {
+fn batch_larger_than_the_queue_is_split() {
     let mut fixture = fixture(IdRegisters::SMALL, WalkCoherency::NonCoherent);
     let mut domain = fixture.attached(STREAM);
     let chunks: Vec<_> = (0..50).map(|page| chunk(0x1_0000_0000 + page * 0x2000, 0)).collect();
@@ -118,11 +118,11 @@ fn batches_larger_than_the_queue_go_in_parts() {
 }
 
 #[test]
-fn a_lock_is_only_taken_where_it_is_needed() {
+fn queue_lock_is_not_taken_without_commands() {
     struct Locked;
     impl Shared<CommandQueue> for Locked {
         fn with<R>(&self, _: impl FnOnce(&mut CommandQueue) -> R) -> R {
-            panic!("the command queue was asked for")
+            panic!("the command queue was locked")
         }
     }
     let mut fixture = fixture(IdRegisters::NESTED, WalkCoherency::Coherent);
@@ -135,16 +135,16 @@ fn a_lock_is_only_taken_where_it_is_needed() {
 }
 
 #[test]
-fn a_table_is_replaced_only_after_the_old_one_is_forgotten() {
+fn unlinked_table_is_invalidated_before_its_replacement() {
     for (ids, walks) in kinds() {
         let mut fixture = fixture(ids, walks);
         let mut domain = fixture.attached(STREAM);
-        // Two last-level tables: one may stay as a spare, the other goes.
+        // Two last-level tables: one may remain as a spare, the other is released.
         fixture.map(&mut domain, 0, &[chunk(0x8000, 0)]).unwrap();
         fixture.map(&mut domain, 0x20_0000, &[chunk(0x9000, 0)]).unwrap();
         assert_eq!((fixture.reach(0), fixture.reach(0x20_0000)), (Some(0x8000), Some(0x9000)));
         let stale = [0, 0x20_0000].map(|at| fixture.unmap(&mut domain, at, 1, ()));
-        // Another CPU maps beside what was unmapped before the first one has had its invalidation.
+        // Another CPU maps next to the unmapped page before the first CPU has invalidated it.
         for (at, to) in [(0x1000, 0x5000), (0x20_1000, 0x6000)] {
             fixture.map(&mut domain, at, &[chunk(to, 0)]).unwrap();
             assert_eq!(fixture.reach(at), Some(to), "the device walks a table that is unlinked");
@@ -154,7 +154,7 @@ fn a_table_is_replaced_only_after_the_old_one_is_forgotten() {
 }
 
 #[test]
-fn what_is_left_of_a_block_is_there_when_the_rest_is_gone() {
+fn remaining_pages_of_a_split_block_are_visible_after_unmap() {
     for (ids, walks) in kinds() {
         let machine = TestMachine::with_order(ids, walks, StoreOrder::Weak);
         let mut fixture = Fixture::start(machine).unwrap();
@@ -170,11 +170,11 @@ fn what_is_left_of_a_block_is_there_when_the_rest_is_gone() {
 }
 
 #[test]
-fn pinned_pages_are_reached_until_invalidated_like_others() {
+fn pinned_pages_are_reachable_until_invalidated() {
     for (ids, walks) in kinds() {
         let mut fixture = fixture(ids, walks);
         let mut domain = fixture.attached(STREAM);
-        // The SMMU remembers that there was nothing, and the tables on the way.
+        // The SMMU caches the invalid entry and the tables on the way.
         assert_eq!(fixture.reach(0x20_3000), None);
         fixture.map(&mut domain, 0x40_0000, &[chunk(0x7000, 0)]).unwrap();
         let pinned = domain.pin(&mut fixture.memory, &fixture.commands, Iova::new(0x20_0000)).unwrap();

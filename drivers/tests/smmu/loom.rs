@@ -1,9 +1,10 @@
-//! The command queue behind a lock that loom hands around: which CPU has it next is tried in every way, where the judge's
-//! concurrent_cpus tries some at random. The SMMU does a little whenever somebody waits.
+//! The command queue behind a loom lock: loom explores all orders of acquisition, where the judge's `ConcurrentCpus`
+//! explores random ones. The SMMU advances whenever a CPU waits.
 
 use super::*;
 use ::loom::sync::{Arc, Mutex};
 use ::loom::thread;
+use drivers::iommu::Stale;
 
 struct Locked(Mutex<CommandQueue>);
 
@@ -13,15 +14,15 @@ impl Shared<CommandQueue> for Locked {
     }
 }
 
-/// A domain with a page for each CPU, which the device has used.
-struct Scene {
+/// A domain with one page per CPU, all cached by the SMMU.
+struct CachedPages {
     fixture: Fixture,
     domain: PagingDomain,
 }
 
 const AT: [u64; 3] = [0x1000, 0x2000, 0x40_0000];
 
-fn scene(pages: usize) -> Scene {
+fn cached_pages(pages: usize) -> CachedPages {
     let mut fixture = fixture(IdRegisters::SMALL, WalkCoherency::Coherent);
     fixture.machine.model.borrow_mut().commands_per_step = 1;
     let mut domain = fixture.attached(STREAM);
@@ -29,43 +30,43 @@ fn scene(pages: usize) -> Scene {
         fixture.map(&mut domain, at, &[chunk(0x9000_0000 + 0x1000 * index as u64, 0)]).unwrap();
         fixture.reach(at).unwrap();
     }
-    Scene { fixture, domain }
+    CachedPages { fixture, domain }
 }
 
-/// Something that stays on this thread of the host: all of loom's are coroutines of one.
-struct Here<T>(T);
+/// A value that stays on one thread of the host: loom's threads are coroutines of one.
+struct SameThread<T>(T);
 
-// SAFETY: it never gets to another thread of the host (see `Here`).
-unsafe impl<T> Send for Here<T> {}
+// SAFETY: the value does not move to another thread of the host (see `SameThread`).
+unsafe impl<T> Send for SameThread<T> {}
 
-/// A thread of loom's with room for a driver on its stack.
+/// Spawns a loom thread with sufficient stack for the driver.
 fn spawn(action: impl FnOnce() + 'static) -> thread::JoinHandle<()> {
     const STACK: usize = 1 << 20;
-    let here = Here(action);
+    let same_thread = SameThread(action);
     let run = move || {
-        let Here(action) = { here };
+        let SameThread(action) = { same_thread };
         action();
     };
     thread::Builder::new().stack_size(STACK).spawn(run).unwrap()
 }
 
-/// Makes the SMMU forget a page, and looks whether it has when that is said.
-fn forget(queue: &Locked, machine: &Rc<TestMachine>, at: u64, stale: iommu::Stale<()>) {
+/// Invalidates a page, and checks afterwards that the SMMU does not translate it.
+fn invalidate(queue: &Locked, machine: &Rc<TestMachine>, at: u64, stale: Stale<()>) {
     let freed = PagingDomain::invalidate(queue, stale).unwrap();
     freed.take(&mut TestMemory(machine.clone()));
     let outcome = machine.access(STREAM, at, READ);
     assert_eq!(outcome, TransactionResult::Aborted(Some(EventKind::Translation)), "{at:#x}");
 }
 
-/// Each CPU makes the SMMU forget a page of its own.
-fn forget_at_once(cpus: usize) {
-    let Scene { mut fixture, mut domain } = scene(cpus);
+/// Each CPU invalidates its own page.
+fn invalidate_concurrently(cpus: usize) {
+    let CachedPages { mut fixture, mut domain } = cached_pages(cpus);
     let stale: Vec<_> = AT[..cpus].iter().map(|&at| (at, fixture.unmap(&mut domain, at, 1, ()))).collect();
     let machine = fixture.machine.clone();
     let queue = Arc::new(Locked(Mutex::new(fixture.commands.into_inner())));
     let cpu = |(at, stale)| {
         let (queue, machine) = (queue.clone(), machine.clone());
-        spawn(move || forget(&queue, &machine, at, stale))
+        spawn(move || invalidate(&queue, &machine, at, stale))
     };
     let cpus: Vec<_> = stale.into_iter().map(cpu).collect();
     cpus.into_iter().for_each(|cpu| cpu.join().unwrap());
@@ -73,15 +74,15 @@ fn forget_at_once(cpus: usize) {
 }
 
 fn try_all(cpus: usize) {
-    ::loom::model(move || spawn(move || forget_at_once(cpus)).join().unwrap());
+    ::loom::model(move || spawn(move || invalidate_concurrently(cpus)).join().unwrap());
 }
 
 #[test]
-fn loom_two_cpus_have_their_pages_forgotten_at_a_time() {
+fn loom_two_cpus_invalidate_concurrently() {
     try_all(2);
 }
 
 #[test]
-fn loom_three_cpus_have_their_pages_forgotten_at_a_time() {
+fn loom_three_cpus_invalidate_concurrently() {
     try_all(3);
 }

@@ -1,4 +1,4 @@
-//! The real SMMU driver against the model: what the driver says it did is what the model does.
+//! The SMMU driver against the SMMU model.
 
 mod commands;
 mod events;

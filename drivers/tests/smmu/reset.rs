@@ -1,9 +1,9 @@
-//! From reset, or from what firmware left, to an SMMU that aborts what nobody attached.
+//! Initialization, from reset or from any state left by firmware.
 
 use super::*;
 
 #[test]
-fn before_and_while_starting_nothing_passes() {
+fn all_transactions_abort_before_and_during_start() {
     for (ids, walks) in kinds() {
         let machine = TestMachine::new(ids, walks);
         assert_eq!(
@@ -21,7 +21,7 @@ fn before_and_while_starting_nothing_passes() {
 }
 
 #[test]
-fn an_smmu_that_firmware_left_on_is_taken_over() {
+fn smmu_enabled_by_firmware_is_taken_over() {
     let machine = TestMachine::new(IdRegisters::NESTED, WalkCoherency::Coherent);
     const CR0: usize = 0x20;
     const CR0ACK: usize = 0x24;
@@ -37,14 +37,14 @@ fn an_smmu_that_firmware_left_on_is_taken_over() {
 }
 
 #[test]
-fn starting_forgets_what_was_cached_before() {
+fn start_invalidates_cached_state_of_an_earlier_kernel() {
     for (ids, walks) in kinds() {
         let machine = TestMachine::new(ids, walks);
         let mut before = Fixture::start(machine.clone()).unwrap();
         let mut domain = before.attached(STREAM);
         before.map(&mut domain, 0x1000, &[chunk(0x8000, 0)]).unwrap();
         assert_eq!(before.reach(0x1000), Some(0x8000));
-        // A kernel that starts after another one: same tags, other tables.
+        // A second kernel: the same tags, other tables.
         let mut after = Fixture::start(machine).unwrap();
         assert_eq!(after.reach(0x1000), None);
         let mut domain = after.attached(STREAM);
@@ -54,7 +54,7 @@ fn starting_forgets_what_was_cached_before() {
 }
 
 #[test]
-fn a_hung_smmu_is_refused_at_start_with_the_register() {
+fn unresponsive_smmu_is_reported_with_its_register() {
     let machine = TestMachine::new(IdRegisters::NESTED, WalkCoherency::Coherent);
     machine.model.borrow_mut().hung = true;
     let Err(StartError::Register(RegisterTimeout { register: "GBPA", .. })) =
@@ -63,7 +63,7 @@ fn a_hung_smmu_is_refused_at_start_with_the_register() {
         panic!()
     };
     assert_eq!(machine.pages_in_use(), 0);
-    // It hangs later: at the first commands.
+    // The SMMU hangs at the first commands.
     let machine = TestMachine::new(IdRegisters::NESTED, WalkCoherency::Coherent);
     machine.after_step.set(Some(|machine| {
         let enabled = machine.register(0x24) & 8 != 0;

@@ -1,13 +1,13 @@
-//! Who may use which domain.
+//! Attachment of streams to domains.
 
 use super::*;
 
 #[test]
-fn streams_nobody_attached_abort() {
+fn unattached_streams_abort() {
     for (ids, walks) in kinds() {
         let mut fixture = fixture(ids, walks);
         let _domain = fixture.attached(STREAM);
-        // In the same table as an attached stream, in another, and outside of all.
+        // Streams in the table of an attached stream, in another table, and outside of all tables.
         for stream in [StreamId::new(9), StreamId::new(0x4321), StreamId::new(u32::MAX)] {
             assert!(matches!(fixture.access(stream, 0, READ), TransactionResult::Aborted(_)), "{stream:?}");
         }
@@ -18,12 +18,12 @@ fn streams_nobody_attached_abort() {
 }
 
 #[test]
-fn an_attached_stream_was_aborted_before_and_is_after_detaching() {
+fn stream_aborts_before_attach_and_after_detach() {
     for (ids, walks) in kinds() {
         let mut fixture = fixture(ids, walks);
         let mut domain = fixture.domain().unwrap();
         fixture.map(&mut domain, 0x1000, &[chunk(0x8000, 0)]).unwrap();
-        // The model keeps the aborting entry, and a first-level descriptor without a table.
+        // The model caches the aborting entry, and an invalid first-level descriptor.
         assert_eq!(fixture.reach(0x1000), None);
         fixture.attach(STREAM, &mut domain).unwrap();
         assert_eq!(fixture.reach(0x1000), Some(0x8000), "{ids:x?} {walks:?}");
@@ -35,7 +35,7 @@ fn an_attached_stream_was_aborted_before_and_is_after_detaching() {
 }
 
 #[test]
-fn a_stream_has_one_domain() {
+fn stream_cannot_be_attached_twice() {
     let mut fixture = fixture(IdRegisters::NESTED, WalkCoherency::Coherent);
     let mut first = fixture.attached(STREAM);
     let mut second = fixture.domain().unwrap();
@@ -52,7 +52,7 @@ fn a_stream_has_one_domain() {
 }
 
 #[test]
-fn streams_of_one_domain_share_its_addresses() {
+fn streams_of_a_domain_share_its_mappings() {
     let mut fixture = fixture(IdRegisters::NESTED, WalkCoherency::Coherent);
     let mut domain = fixture.attached(STREAM);
     let other = StreamId::new(0x100);
@@ -65,7 +65,7 @@ fn streams_of_one_domain_share_its_addresses() {
 }
 
 #[test]
-fn a_second_level_grows_for_each_span_once() {
+fn second_level_table_is_allocated_once_per_span() {
     let mut fixture = fixture(IdRegisters::NESTED, WalkCoherency::Coherent);
     let mut domain = fixture.domain().unwrap();
     for (stream, tables) in [(0x8, 1), (0x3f, 1), (0x40, 2), (0xffff, 3), (0x9, 3)] {
@@ -80,7 +80,7 @@ fn a_second_level_grows_for_each_span_once() {
             "{stream:#x}"
         );
     }
-    // Its neighbours abort without an event: their entries say so.
+    // Their entries abort the neighbours without an event.
     assert_eq!(fixture.access(StreamId::new(0x41), 0, READ), TransactionResult::Aborted(None));
 }
 

@@ -1,9 +1,9 @@
-//! What is mapped is where the model goes, and nowhere else.
+//! Translations, permissions and memory types of mappings.
 
 use super::*;
 
 #[test]
-fn what_is_mapped_is_where_the_model_goes() {
+fn mappings_translate_in_the_model() {
     for (ids, walks) in kinds() {
         let mut fixture = fixture(ids, walks);
         let mut domain = fixture.attached(STREAM);
@@ -27,8 +27,8 @@ fn what_is_mapped_is_where_the_model_goes() {
 }
 
 #[test]
-fn memory_types_are_the_ones_asked_for() {
-    // Stage 1: the MAIR byte; stage 2: MemAttr. Both by DDI 0487.
+fn memory_types_are_encoded_in_descriptors() {
+    // Stage 1: the MAIR byte; stage 2: MemAttr (DDI 0487).
     let types = [
         (MemoryType::WriteBack, 0xff, 0b1111),
         (MemoryType::NonCacheable, 0x44, 0b0101),
@@ -52,7 +52,7 @@ fn memory_types_are_the_ones_asked_for() {
 }
 
 #[test]
-fn rights_are_enforced_and_recorded() {
+fn permissions_are_enforced_and_faults_recorded() {
     let mut fixture = fixture(IdRegisters::NESTED, WalkCoherency::Coherent);
     let mut domain = fixture.attached(STREAM);
     let mapping = Mapping::read_only(MemoryType::WriteBack);
@@ -69,7 +69,7 @@ fn rights_are_enforced_and_recorded() {
 }
 
 #[test]
-fn a_domain_has_only_the_bits_that_are_there() {
+fn domain_input_size_is_limited_by_the_smmu() {
     let mut fixture = fixture(IdRegisters::STAGE2, WalkCoherency::Coherent);
     let mut memory = TestMemory(fixture.machine.clone());
     for bits in [24, 45, 48, 49] {
@@ -90,7 +90,7 @@ fn a_domain_has_only_the_bits_that_are_there() {
 }
 
 #[test]
-fn domains_do_not_see_each_other() {
+fn domains_are_isolated() {
     for (ids, walks) in kinds() {
         let mut fixture = fixture(ids, walks);
         let (mut first, other) = (fixture.attached(STREAM), StreamId::new(3));

@@ -105,7 +105,7 @@ impl Oracle {
     /// The filter for the program's tests.
     fn tests(self) -> &'static str {
         match self {
-            Self::Smmu => "judge::no_access_reaches_what_is_not_the_attachments",
+            Self::Smmu => "judge::accesses_reach_only_attached_memory",
             Self::Caches => "cpu_and_noncoherent_device_see_each_others_data",
             Self::Slots | Self::BootTest(_) => "",
             Self::Quarantine | Self::Queue => "loom_",

@@ -1,8 +1,8 @@
 //! Several CPUs at one command queue.
 //!
-//! The driver locks the queue to put commands into it and to look how far they are, not while it waits. Whenever it asks
-//! for the lock, another CPU may have had it meanwhile: it frees something that was unmapped, or unmaps what is in a pinned
-//! table, from beginning to end, and may find a third one on its way.
+//! The driver locks the queue to write commands and to read CONS, not while it waits. Before each acquisition of the lock
+//! another CPU may acquire it: it frees an unmapped buffer, or unmaps and frees a run of a pinned table, completely, and may
+//! be interleaved with a third one.
 
 use super::super::test_machine::{TestMachine, TestMemory};
 use super::executor::{Pending, SharedState};
@@ -12,7 +12,7 @@ use drivers::smmu::{CommandError, CommandQueue, PagingDomain};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-/// So many CPUs are under way at one time at most, besides the first.
+/// Maximum number of interleaved CPUs besides the first.
 const MOST: u32 = 3;
 
 pub struct ConcurrentCpus<'a> {
@@ -33,7 +33,7 @@ impl<'a> ConcurrentCpus<'a> {
         Self { queue, machine, all, step, others: Cell::new(0) }
     }
 
-    /// Frees something. If it is `late`, the SMMU does not answer at first.
+    /// Frees an unmapped buffer. If `late`, the SMMU does not respond at first.
     pub fn free(&self, pending: Pending, late: bool) {
         let (stale, domain, pages, step) = pending.into_parts();
         let mut freed = PagingDomain::invalidate(self, stale);
@@ -48,11 +48,11 @@ impl<'a> ConcurrentCpus<'a> {
         let mut oracle = self.all.oracle.borrow_mut();
         pages.iter().for_each(|&page| oracle.is_gone(domain, page, step));
         drop(oracle);
-        // Whoever is next may have the frames.
+        // The frames may be reused now.
         drop(held);
     }
 
-    /// What another CPU is about to free: what was unmapped before, or small mappings, whatever is done to the domain.
+    /// The next buffer to be freed by another CPU: one that was unmapped before, or a pinned run, in any state of its domain.
     fn something(&self) -> Option<Pending> {
         let pending = self.all.pending.borrow_mut().pop();
         pending.or_else(|| {
@@ -61,7 +61,7 @@ impl<'a> ConcurrentCpus<'a> {
         })
     }
 
-    /// Another CPU has something to do, now and then.
+    /// Runs another CPU at random times.
     fn run_another_cpu(&self) {
         let others = self.others.get();
         let hung = self.machine.model.borrow().hung;

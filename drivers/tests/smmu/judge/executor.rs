@@ -1,5 +1,5 @@
-//! Runs a program: the driver does the work, the oracle is told what was asked for, and at every barrier, at all cache
-//! maintenance and while the driver waits the devices, the SMMU and the caches do something of their own.
+//! Executes a program. The driver does the work, the oracle is notified of each request, and devices, SMMU and caches act at
+//! every barrier, at every cache maintenance operation, and while the driver waits.
 
 use super::super::qemu::Qemu;
 use super::super::test_machine::fixture::{Fixture, READ, WRITE, pages_at};
@@ -19,7 +19,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-/// What the driver is asked to do at this moment.
+/// The request that the driver is executing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum DriverPhase {
     Start,
@@ -36,38 +36,38 @@ pub enum DriverPhase {
     Idle,
 }
 
-/// What the machine shares with whoever is let in.
+/// State shared with the interleaved actors.
 pub struct SharedState {
     pub oracle: RefCell<Oracle>,
     pub random: RefCell<Random>,
     pub phase: Cell<DriverPhase>,
-    /// Whether the SMMU has stopped since an earlier kernel ran it: what streams reach before that is not the driver's
-    /// doing.
+    /// Whether the SMMU was stopped since the previous kernel ran. Accesses before that are not the responsibility of the
+    /// driver.
     pub is_ours: Cell<bool>,
-    /// For so many moments the SMMU can read its queue.
+    /// Remaining steps in which reads of the queue succeed.
     cooldown: Cell<u32>,
-    /// Leaves out accesses that may end in several ways.
+    /// Skips accesses with several legal outcomes.
     pub certain_only: bool,
-    /// What was unmapped and not yet forgotten.
+    /// Unmapped buffers, not yet invalidated.
     pub pending: RefCell<Vec<Pending>>,
-    /// What is mapped in pinned tables.
+    /// Runs that are mapped in pinned tables.
     pub runs: RefCell<Vec<PinnedRun>>,
-    /// What the driver read in the event queue.
+    /// Events read by the driver.
     pub events: RefCell<Vec<String>>,
 }
 
-/// Pages that were unmapped together.
+/// Chunks that were unmapped together.
 pub type HeldChunks = Vec<Rc<ChunkLease>>;
 
-/// A buffer in a domain: its first page, and the chunk behind each page that is still mapped.
+/// A buffer in a domain: the chunk behind each page that is still mapped.
 struct Attachment {
     domain: usize,
     pages: BTreeMap<u64, Rc<ChunkLease>>,
-    /// Nobody has taken a part of it out.
+    /// Whether no part was unmapped.
     is_whole: bool,
 }
 
-/// Something unmapped of which the SMMU does not know yet.
+/// An unmapped buffer, not yet invalidated.
 pub struct Pending {
     step: u64,
     domain: usize,
@@ -87,7 +87,7 @@ pub struct Executor {
     pub step: u64,
 }
 
-/// What a run was like.
+/// Totals of a run.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct RunTotals {
     pub steps: u64,
@@ -107,7 +107,7 @@ impl std::ops::AddAssign for RunTotals {
     }
 }
 
-/// Runs `program` after `prepare` has had the machine. Panics when anything is not as it has to be.
+/// Executes `program` after `prepare` has changed the machine. Panics on any violation.
 pub fn run(program: &Program, prepare: impl FnOnce(&TestMachine, &Rc<SharedState>)) -> RunTotals {
     let kind = program.kind;
     let machine = TestMachine::with_order(kind.ids(), kind.walks, kind.order);
@@ -120,16 +120,16 @@ pub fn run(program: &Program, prepare: impl FnOnce(&TestMachine, &Rc<SharedState
     Executor::start(program, machine, shared).run(program)
 }
 
-/// What a run did, in order.
+/// Record of a run, in order.
 pub struct RunTrace {
     pub outcomes: Vec<TransactionResult>,
-    /// The events that the driver read.
+    /// Events read by the driver.
     pub events: Vec<String>,
-    /// The commands that the model consumed.
+    /// Commands consumed by the model.
     pub opcodes: Vec<u8>,
 }
 
-/// Runs `program` on a machine that does nothing of its own: the model, or QEMU.
+/// Executes `program` without interleaved actors, on the model or on QEMU.
 pub fn run_undisturbed(program: &Program, qemu: Option<Rc<Qemu>>) -> RunTrace {
     let kind = program.kind;
     let machine = match qemu {
@@ -144,12 +144,12 @@ pub fn run_undisturbed(program: &Program, qemu: Option<Rc<Qemu>>) -> RunTrace {
 }
 
 impl Pending {
-    /// `pages` of a domain were unmapped by `step`.
+    /// `pages` of a domain, unmapped by `step`.
     pub fn new(step: u64, domain: usize, pages: Vec<u64>, stale: Stale<HeldChunks>) -> Self {
         Self { step, domain, pages, stale }
     }
 
-    /// What the SMMU has to forget, and what is to be said when it has: the domain, its pages and since when.
+    /// The stale buffer, and its domain, pages and step for the notification of the oracle.
     pub fn into_parts(self) -> (Stale<HeldChunks>, usize, Vec<u64>, u64) {
         (self.stale, self.domain, self.pages, self.step)
     }
@@ -171,8 +171,8 @@ impl SharedState {
     }
 }
 
-/// What an earlier kernel left in the SMMU's caches: an attached stream, translations, everything under the tags that the
-/// next one will use first.
+/// Fills the SMMU's caches as an earlier kernel would: an attached stream and translations with the TLB tags that the next
+/// kernel uses first.
 fn warm_up_caches(machine: &Rc<TestMachine>, stream: StreamId) {
     let mut before = Fixture::start(machine.clone()).unwrap();
     let mut domain = before.attached(stream);
@@ -184,8 +184,8 @@ fn warm_up_caches(machine: &Rc<TestMachine>, stream: StreamId) {
     before.access(StreamId::new(stream.raw() + 1), 0, READ);
 }
 
-/// What happens by itself at any moment: stores come through, the SMMU works on its queue, caches lose something,
-/// devices use what they have.
+/// The interleaved actors: stores become visible, the SMMU executes commands, caches evict entries, devices access
+/// memory.
 fn interleave(machine: &TestMachine, shared: &SharedState) {
     if !machine.model.borrow().is_translating() {
         shared.is_ours.set(true);
@@ -200,7 +200,7 @@ fn interleave(machine: &TestMachine, shared: &SharedState) {
         }
     }
     if random.once_in(8) {
-        // Much at once, and everybody looks anew: a structure that is half written is seen so.
+        // Many at once, after evictions: half-written structures are observed.
         machine.pages().into_iter().for_each(|page| machine.ram.propagate_stores(page, || random.once_in(2)));
         machine.model.borrow_mut().evict(|| random.once_in(2));
         (0..8).for_each(|_| access(machine, shared, &mut random));
@@ -220,7 +220,7 @@ fn interleave(machine: &TestMachine, shared: &SharedState) {
     }
 }
 
-/// At long intervals the SMMU cannot read its queue, once or twice.
+/// At long intervals, one or two reads of the queue fail.
 fn fail_command_reads(machine: &TestMachine, shared: &SharedState, random: &mut Random) {
     let cooldown = shared.cooldown.get().saturating_sub(1);
     shared.cooldown.set(cooldown);
@@ -230,7 +230,7 @@ fn fail_command_reads(machine: &TestMachine, shared: &SharedState, random: &mut 
     }
 }
 
-/// The SMMU looks at a page that nobody asks for.
+/// The SMMU prefetches a translation.
 fn fetch_ahead(machine: &TestMachine, shared: &SharedState, random: &mut Random) {
     let oracle = shared.oracle.borrow();
     if let Some((Some(client), page)) = oracle.recent(random) {
@@ -238,7 +238,7 @@ fn fetch_ahead(machine: &TestMachine, shared: &SharedState, random: &mut Random)
     }
 }
 
-/// One access of a random stream, most likely where something happened lately.
+/// One access of a random stream, usually near a recent change.
 fn access(machine: &TestMachine, shared: &SharedState, random: &mut Random) {
     if !shared.is_ours.get() {
         return;
@@ -298,7 +298,7 @@ impl Executor {
         }
     }
 
-    /// Nothing is attached: nothing may come of any access.
+    /// Nothing is attached: all accesses must abort.
     fn check_idle(&mut self) {
         self.shared.phase.set(DriverPhase::Idle);
         self.dma(8);
@@ -346,7 +346,7 @@ impl Executor {
         self.machine.allowance.set(u64::MAX);
     }
 
-    /// Calls `action` with the domain taken out, since the oracle is looked at meanwhile.
+    /// Calls `action` with the domain taken out, since the oracle is accessed meanwhile.
     pub fn in_phase<R>(
         &mut self,
         phase: DriverPhase,
@@ -362,7 +362,7 @@ impl Executor {
     }
 
     fn map(&mut self, domain: usize, page: u64, order: u8, count: u8, writable: bool) {
-        // Where blocks and groups can be used, mostly.
+        // Usually aligned for blocks and contiguous groups.
         let page = page & !((1 << order) - 1);
         let leases = self.leases(order, count);
         let targets = Self::targets(&leases, page, writable);
@@ -371,7 +371,7 @@ impl Executor {
             self.is_pinned(domain, page) || !oracle.is_free(domain, page) && !oracle.is_live(domain, page)
         };
         if targets.is_empty() || targets.iter().any(unfit) {
-            // An allocator of addresses would not have given these out.
+            // An IOVA allocator would not return this range.
             return;
         }
         let taken = targets.iter().map(|&(page, _)| page).find(|&page| oracle.is_live(domain, page));
@@ -398,13 +398,13 @@ impl Executor {
         }
     }
 
-    /// So many chunks of an order that nobody has, or as many as there are.
+    /// Up to `count` free chunks of an order.
     pub fn leases(&self, order: u8, count: u8) -> HeldChunks {
         let mut random = self.shared.random.borrow_mut();
         (0..count).map_while(|_| self.frames.take(order, &mut random)).collect()
     }
 
-    /// The pages from `page` on, and where they are to lead.
+    /// The pages from `page` on and their targets.
     pub fn targets(leases: &[Rc<ChunkLease>], page: u64, writable: bool) -> Vec<(u64, Target)> {
         let frames = leases.iter().flat_map(|lease| {
             (0..lease.chunk.frames()).map(|frame| lease.chunk.start().raw() + frame * PAGE_SIZE)
@@ -412,7 +412,7 @@ impl Executor {
         (page..).zip(frames.map(|frame| Target { frame, writable })).collect()
     }
 
-    /// `taken` is the first page that was mapped before.
+    /// `taken` is the first page that was already mapped.
     fn check_mapped(&self, mapped: Result<(), DomainMapError>, taken: Option<u64>) {
         match (mapped, taken) {
             (Ok(()), None) => {}
@@ -426,12 +426,12 @@ impl Executor {
         }
     }
 
-    /// So many pages of an attachment, and its index.
+    /// A part of an attachment, and its index.
     fn part(&self, attachment: usize, skip: usize, most: usize) -> Option<(usize, Vec<u64>)> {
         let index = attachment.checked_rem(self.attachments.len())?;
         let pages = &self.attachments[index].pages;
         let run: Vec<u64> = pages.keys().copied().skip(skip % pages.len()).take(most).collect();
-        // Earlier parts have left holes.
+        // Earlier partial unmaps leave holes.
         let together = run.windows(2).take_while(|pair| pair[1] == pair[0] + 1).count() + 1;
         Some((index, run[..together].to_vec()))
     }
@@ -442,7 +442,7 @@ impl Executor {
         }
     }
 
-    /// With `whole`, that it is all of an attachment is said.
+    /// With `whole`, calls `unmap_whole`.
     fn unmap(&mut self, index: usize, pages: &[u64], whole: bool) {
         let (step, domain) = (self.step, self.attachments[index].domain);
         let held: HeldChunks = pages.iter().map(|page| self.attachments[index].pages[page].clone()).collect();
@@ -491,7 +491,7 @@ impl Executor {
         self.dma(2);
     }
 
-    /// The command queue, and who else uses it.
+    /// The command queue, shared with the interleaved CPUs.
     fn concurrent_cpus(&self) -> ConcurrentCpus<'_> {
         ConcurrentCpus::new(&self.fixture.commands, &self.machine, &self.shared, self.step)
     }
@@ -527,7 +527,7 @@ impl Executor {
     fn destroy(&mut self, domain: usize) {
         let clients = (0..CLIENTS).filter(|&client| self.attached[client] == Some(domain));
         clients.collect::<Vec<_>>().into_iter().for_each(|client| self.detach(client));
-        // The manual way of some; the others go with the domain.
+        // Some are freed explicitly; the others are destroyed with the domain.
         let of_domain = |pending: &Pending| pending.domain == domain;
         loop {
             let index = self.shared.pending.borrow().iter().position(of_domain);
@@ -544,9 +544,9 @@ impl Executor {
         self.attachments.retain(|attachment| attachment.domain != domain);
     }
 
-    /// Every event is of one of the program's streams, and of a kind that its accesses can meet.
+    /// Every event must have a stream of the program and a kind that its accesses can cause.
     fn read_events(&mut self) {
-        // What the SMMU wrote meanwhile is in the registers then.
+        // The step copies the SMMU's producer index to the registers.
         self.machine.step();
         for report in self.fixture.reports() {
             let (EventReport::Event(event) | EventReport::Quiet(event)) = report else { continue };
@@ -560,7 +560,7 @@ impl Executor {
         (0..times).for_each(|_| access(&self.machine, &self.shared, &mut random));
     }
 
-    /// Takes all of it apart; nothing may be left.
+    /// Destroys all domains; nothing may remain.
     fn end(mut self) -> RunTotals {
         self.step += 1;
         (0..DOMAINS).for_each(|domain| self.destroy(domain));

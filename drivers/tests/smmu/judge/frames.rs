@@ -1,4 +1,4 @@
-//! The memory that programs map. No table lives in it, and nobody ever reads it.
+//! The memory that programs map. It contains no tables, and its contents are not accessed.
 
 use super::super::test_machine::random::Random;
 use addr::Chunk;
@@ -6,16 +6,16 @@ use std::cell::RefCell;
 use std::fmt;
 use std::rc::Rc;
 
-/// Chunks of each order that exist. There are few, so that they are soon used again.
+/// Number of chunks of each order; small, so that they are soon reused.
 const COUNTS: [u64; 10] = [48, 4, 4, 2, 5, 1, 1, 0, 0, 3];
 
-/// Where those of order 0 are; those of other orders are at distances of a program's choice.
+/// Address of the chunks of order 0; the other orders follow at a distance chosen by the program.
 const FIRST: u64 = 0x5000_0000;
 
-/// The chunks that nobody has, by order.
+/// The free chunks by order.
 pub struct Frames(RefCell<[Vec<Chunk>; 10]>);
 
-/// A chunk that somebody has; dropped, it may be used again.
+/// An allocated chunk; freed when dropped.
 pub struct ChunkLease {
     pub chunk: Chunk,
     pool: Rc<Frames>,
@@ -30,21 +30,21 @@ impl Frames {
         }))))
     }
 
-    /// A chunk of this order that nobody has.
+    /// Allocates a chunk of this order.
     pub fn take(self: &Rc<Self>, order: u8, random: &mut Random) -> Option<Rc<ChunkLease>> {
         let free = &mut self.0.borrow_mut()[usize::from(order)];
         let last = free.len().checked_sub(1)? as u64;
-        // Mostly the one that came back last; sometimes another, so that neighbours meet.
+        // Usually the chunk freed last; sometimes another one, so that neighbours are combined.
         let index = if random.once_in(4) { random.below(last + 1) } else { last };
         Some(Rc::new(ChunkLease { chunk: free.remove(index as usize), pool: self.clone() }))
     }
 
-    /// Chunks that nobody has.
+    /// Number of free chunks.
     pub fn free(&self) -> usize {
         self.0.borrow().iter().map(Vec::len).sum()
     }
 
-    /// All chunks there are.
+    /// Number of all chunks.
     pub fn all() -> usize {
         COUNTS.iter().sum::<u64>() as usize
     }

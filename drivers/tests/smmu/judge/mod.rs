@@ -1,5 +1,5 @@
-//! Random programs of attach, map, unmap, free, reuse and DMA, on a machine where everything happens at the worst moment,
-//! judged access by access.
+//! Random programs of attach, map, unmap, free, reuse and DMA, on a machine with adversarial interleaving. An oracle judges
+//! each access.
 
 mod concurrent_cpus;
 mod executor;
@@ -22,10 +22,10 @@ use std::fmt::Debug;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::str::FromStr;
 
-/// Where random programs start from, unless `JUDGE_SEED` says otherwise.
+/// Default seed of the random programs (`JUDGE_SEED`).
 const SEED: u64 = 0x7e55e7a;
 
-/// How often a program that fails is made smaller, unless `JUDGE_SHRINKS` says otherwise.
+/// Default limit of shrinking steps of a failed program (`JUDGE_SHRINKS`).
 const SHRINKS: u32 = 20_000;
 
 fn number<N: FromStr<Err: Debug>>(name: &str, default: N) -> N {
@@ -36,7 +36,7 @@ fn seed() -> u64 {
     number("JUDGE_SEED", SEED)
 }
 
-/// Runs so many programs of at most so many steps, and says what they did.
+/// Runs `cases` programs of at most `steps` steps, and returns their totals.
 fn run_programs(cases: u32, steps: usize) -> RunTotals {
     let config = Config {
         cases,
@@ -57,7 +57,7 @@ fn run_programs(cases: u32, steps: usize) -> RunTotals {
 }
 
 #[test]
-fn no_access_reaches_what_is_not_the_attachments() {
+fn accesses_reach_only_attached_memory() {
     let (programs, steps) = if cfg!(miri) { (2, 15) } else { (60, 300) };
     let totals = run_programs(number("JUDGE_PROGRAMS", programs), steps);
     println!("{totals:?}");
@@ -72,7 +72,7 @@ fn a_million_steps() {
     assert!(totals.steps >= 1_000_000, "{totals:?}");
 }
 
-/// How many programs it takes until `mutant` is caught, and how; `None` after so many.
+/// The number of programs until `mutant` is detected, and the failure; `None` if `most` programs pass.
 fn catch(mutant: &'static Mutant, most: u32) -> Option<(u32, String)> {
     let config = Config { rng_seed: RngSeed::Fixed(seed()), ..Config::default() };
     let mut runner = TestRunner::new(config);
@@ -86,14 +86,14 @@ fn catch(mutant: &'static Mutant, most: u32) -> Option<(u32, String)> {
     })
 }
 
-/// So many programs of at most so many steps.
+/// `count` programs of at most `steps` steps.
 pub fn some_programs(count: usize, steps: usize) -> Vec<Program> {
     let config = Config { rng_seed: RngSeed::Fixed(seed()), ..Config::default() };
     let mut runner = TestRunner::new(config);
     (0..count).map(|_| program::programs(steps).new_tree(&mut runner).unwrap().current()).collect()
 }
 
-/// Keeps what mutants say on their way out off the console.
+/// Suppresses the panic messages of mutants.
 fn without_output<T>(action: impl FnOnce() -> T) -> T {
     thread_local!(static QUIET: Cell<bool> = const { Cell::new(false) });
     let hook = std::panic::take_hook();
@@ -122,7 +122,7 @@ fn every_mutant_is_caught() {
 }
 
 #[test]
-fn the_documentation_lists_the_mutants() {
+fn documentation_lists_all_mutants() {
     let text = include_str!("../../../../doc/judges.md");
     let (_, section) = text.split_once("### Mutants of the SMMU driver").unwrap();
     let section = section.split("\n#").next().unwrap();

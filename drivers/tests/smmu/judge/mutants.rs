@@ -1,7 +1,7 @@
-//! Mutants of the driver: each breaks one rule, and the judge has to notice.
+//! Mutants of the driver: each breaks one rule, and the judge must detect it.
 //!
-//! The driver's code stays as it is. What it does is altered on its way to the SMMU: commands when the SMMU reads them
-//! from the queue, barriers and cache maintenance when they would take effect, CONS when the driver reads it.
+//! The driver's code is unchanged. Its effects are altered on the way to the SMMU: commands when the SMMU reads them from
+//! the queue, barriers and cache maintenance when they take effect, CONS when the driver reads it.
 
 use super::super::test_machine::TestMachine;
 use super::super::test_machine::bus::MutateCommands;
@@ -11,23 +11,23 @@ use arch::fake::Instruction;
 use smmu_spec::{Command, Extent, Scope};
 use std::rc::Rc;
 
-/// What is done wrong.
+/// Kind of a mutation.
 #[derive(Clone, Copy)]
 pub enum Fault {
-    /// Other commands than these; `None` for none.
+    /// Replaces commands; `None` removes the command.
     Command(fn(Command) -> Option<Command>),
-    /// A CMD_SYNC before what it is to complete.
+    /// Moves CMD_SYNC before the command that it is to complete.
     SyncFirst,
-    /// Barriers or maintenance left out.
+    /// Omits barriers or maintenance.
     Maintenance(fn(&TestMachine, &Instruction) -> bool),
-    /// The driver waits for the first progress, not for the end.
+    /// Lets the driver stop waiting after the first progress.
     WaitsForAnything,
 }
 
-/// One mutant.
+/// A mutant.
 pub struct Mutant {
     pub name: &'static str,
-    /// While it does this; always, if empty.
+    /// The phases in which it is active; all, if empty.
     pub phases: &'static [DriverPhase],
     pub fault: Fault,
 }
@@ -38,7 +38,7 @@ const fn mutant(name: &'static str, phases: &'static [DriverPhase], fault: Fault
 
 use DriverPhase::*;
 
-/// All of them. `doc/judges.md` has the same list.
+/// All mutants; `doc/judges.md` has the same list.
 pub const MUTANTS: &[Mutant] = &[
     mutant("no CMD_SYNC after unmapping", &[Free, Unmap], Fault::Command(no_sync)),
     mutant("no CMD_SYNC when a block is split or a table emptied", &[Unmap], Fault::Command(no_sync)),
@@ -88,7 +88,7 @@ pub const MUTANTS: &[Mutant] = &[
 ];
 
 impl Mutant {
-    /// Makes it part of `machine`.
+    /// Activates the mutant on `machine`.
     pub fn install(&'static self, machine: &TestMachine, shared: &Rc<SharedState>) {
         let inside = shared.clone();
         let active = move || self.phases.is_empty() || self.phases.contains(&inside.phase.get());
@@ -125,7 +125,7 @@ impl<F: Fn() -> bool> MutateCommands for Active<F> {
     }
 }
 
-/// A command that is legal everywhere and names nothing.
+/// A command that is always legal and has no effect.
 const NOTHING: Command = Command::CfgiSte { stream: StreamId::new(0xdead), leaf: true };
 
 fn no_sync(command: Command) -> Option<Command> {
@@ -165,7 +165,7 @@ fn other_vmid(command: Command) -> Option<Command> {
     })
 }
 
-/// The command with another scope, if it has one; `None` for a scope of nothing.
+/// The command with its scope changed, if it has one; `None` removes it.
 fn scoped(command: Command, change: impl Fn(Scope) -> Option<Scope>) -> Option<Command> {
     Some(match command {
         Command::TlbiNhVa { vmid, asid, scope } => Command::TlbiNhVa { vmid, asid, scope: change(scope)? },
@@ -178,7 +178,7 @@ fn pages(scope: Scope) -> u64 {
     scope.extent.bytes().unwrap_or(0x1000) >> 12
 }
 
-/// The extent of so many pages, or of fewer if there is none of so many.
+/// The extent of `pages` pages, or of fewer if that number has no encoding.
 fn extent(pages: u64) -> Extent {
     let scale = (0..).find(|scale| pages >> scale <= 32).unwrap_or(0);
     match (pages >> scale, scale) {
@@ -241,7 +241,7 @@ fn only_context(command: Command) -> Option<Command> {
     })
 }
 
-/// Cleaning of anything but commands.
+/// Cleaning outside of the command queue.
 fn clean(machine: &TestMachine, event: &Instruction) -> bool {
     matches!(event, Instruction::Clean(range) if !machine.is_command_queue(*range))
 }

@@ -1,8 +1,8 @@
-//! What each access may reach, must reach and must not reach: kept by the program from what it asked the driver for, and
-//! from nothing that the driver says.
+//! The oracle: the frames that each access may reach, must reach and must not reach. It is notified of the program's
+//! requests to the driver, and independent of the driver's state.
 //!
-//! A page *may* reach a frame from the moment at which the driver is asked to map it until the moment at which the driver
-//! says that it is forgotten. It *must* reach it from the end of the one call to the beginning of the other.
+//! A page *may* reach a frame from the request of the mapping until the completion of its invalidation. It *must* reach the
+//! frame from the completion of the map to the request of the unmap.
 
 use super::super::test_machine::random::Random;
 use addr::{PAGE_SHIFT, PAGE_SIZE, StreamId};
@@ -10,16 +10,16 @@ use smmu_spec::model::TransactionResult;
 use smmu_spec::{AccessKind, EventKind, EventRecord};
 use std::collections::BTreeMap;
 
-/// The events that accesses can meet.
+/// Events that accesses can cause.
 const KNOWN: [EventKind; 3] = [EventKind::Translation, EventKind::Permission, EventKind::BadStreamId];
 
-/// So many recent pages are remembered.
+/// Number of recently changed pages remembered.
 const RECENT: usize = 64;
 
-/// Where a page leads.
+/// Target of a page.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Target {
-    /// The physical address of the frame.
+    /// Physical address of the frame.
     pub frame: u64,
     pub writable: bool,
 }
@@ -33,29 +33,29 @@ impl Target {
 #[derive(Default)]
 struct Page {
     live: Option<Target>,
-    /// What it may lead to as well, and since which step.
+    /// Further possible targets, and the step of each.
     also: Vec<(u64, Target)>,
 }
 
-/// Who sends transactions.
+/// A stream that sends transactions.
 struct Client {
     stream: StreamId,
-    /// The domains that it may use.
+    /// Domains that it may use.
     may: Vec<usize>,
-    /// The domain that it uses for certain.
+    /// Domain that it must use.
     must: Option<usize>,
 }
 
-/// All that is known.
+/// Expected state of all domains and streams.
 #[derive(Default)]
 pub struct Oracle {
     domains: Vec<BTreeMap<u64, Page>>,
     clients: Vec<Client>,
-    /// Pages to which something happened lately.
+    /// Recently changed pages.
     recent: Vec<(usize, u64)>,
-    /// The one of them to be replaced next.
+    /// Index in `recent` to be replaced next.
     next: usize,
-    /// The domain of which a block is being cut: its pages may be away for a moment.
+    /// The domain in which a block is being split: its pages may be invalid meanwhile.
     unsure: Option<usize>,
     pub accesses: u64,
     pub reached: u64,
@@ -71,7 +71,7 @@ impl Oracle {
         self.clients[client].stream
     }
 
-    /// A page worth a look, as something happened to it not long ago, and a stream that may use its domain, if any.
+    /// A recently changed page, and a stream that may use its domain, if any.
     pub fn recent(&self, random: &mut Random) -> Option<(Option<usize>, u64)> {
         let index = random.below(RECENT as u64) as usize;
         let (domain, page) = *self.recent.get(index)?;
@@ -81,7 +81,7 @@ impl Oracle {
         Some((client, page))
     }
 
-    /// Something happens to the page: it is worth a look.
+    /// Records a page as recently changed.
     pub fn note(&mut self, domain: usize, page: u64) {
         if self.recent.len() < RECENT {
             self.recent.push((domain, page));
@@ -91,20 +91,20 @@ impl Oracle {
         }
     }
 
-    /// `page` may lead to `target` from now on, because of what `step` asks for.
+    /// `page` may lead to `target` from now on, by a request of `step`.
     pub fn may_lead(&mut self, domain: usize, page: u64, step: u64, target: Target) {
         self.domains[domain].entry(page).or_default().also.push((step, target));
         self.note(domain, page);
     }
 
-    /// It does.
+    /// `page` must lead to its target.
     pub fn leads(&mut self, domain: usize, page: u64, step: u64) {
         let page = self.domains[domain].get_mut(&page).expect("may_lead comes first");
         let at = page.also.iter().position(|(since, _)| *since == step).expect("may_lead comes first");
         page.live = Some(page.also.remove(at).1);
     }
 
-    /// It may still, but need not.
+    /// `page` may still lead to its target.
     pub fn is_going(&mut self, domain: usize, page: u64, step: u64) {
         let entry = self.domains[domain].get_mut(&page).expect("it is mapped");
         let target = entry.live.take().expect("it is mapped");
@@ -112,7 +112,7 @@ impl Oracle {
         self.note(domain, page);
     }
 
-    /// What began with `step` is over: it leads there no more.
+    /// The target of `step` is invalidated.
     pub fn is_gone(&mut self, domain: usize, page: u64, step: u64) {
         let entry = self.domains[domain].get_mut(&page).expect("it was mapped");
         entry.also.retain(|(since, _)| *since != step);
@@ -122,17 +122,17 @@ impl Oracle {
         self.note(domain, page);
     }
 
-    /// Nothing is mapped in the domain any more.
+    /// All mappings of the domain are gone.
     pub fn forget_domain(&mut self, domain: usize) {
         self.domains[domain].clear();
     }
 
-    /// Whether nobody ever had the page, or all is forgotten.
+    /// Whether the page has no possible target.
     pub fn is_free(&self, domain: usize, page: u64) -> bool {
         !self.domains[domain].contains_key(&page)
     }
 
-    /// Whether something is mapped at the page.
+    /// Whether the page is mapped.
     pub fn is_live(&self, domain: usize, page: u64) -> bool {
         self.domains[domain].get(&page).is_some_and(|page| page.live.is_some())
     }
@@ -150,19 +150,19 @@ impl Oracle {
         self.clients[client].may = domain.into_iter().collect();
     }
 
-    /// It need not, but may.
+    /// The stream may still use its domain.
     pub fn is_leaving(&mut self, client: usize) {
         self.clients[client].must = None;
     }
 
-    /// Whether an access between two steps can end in one way only.
+    /// Whether an access between two steps has a single legal outcome.
     pub fn is_certain(&self, client: usize, page: u64) -> bool {
         let open =
             |domain: &usize| self.domains[*domain].get(&page).is_some_and(|page| !page.also.is_empty());
         !self.clients[client].may.iter().any(open)
     }
 
-    /// Compares what became of an access with what is known. Panics when they disagree.
+    /// Judges the outcome of an access. Panics on a violation.
     pub fn judge(&mut self, client: usize, at: u64, direction: AccessKind, outcome: TransactionResult) {
         self.accesses += 1;
         match outcome {
@@ -172,7 +172,7 @@ impl Oracle {
         }
     }
 
-    /// A record has to be of an access that was made.
+    /// Judges an event record: it must belong to an access of the program.
     pub fn judge_event(&self, event: &EventRecord) {
         let known = self.clients.iter().any(|client| client.stream == event.stream);
         assert!(known && KNOWN.contains(&event.kind), "{event}");
@@ -194,7 +194,7 @@ impl Oracle {
 
     fn judge_aborted(&mut self, client: usize, at: u64, direction: AccessKind, kind: Option<EventKind>) {
         let client = &self.clients[client];
-        // Anything else is a structure that nobody meant, read while it was being written.
+        // Any other event means that a partially written structure was read.
         assert!(kind.is_none_or(|kind| KNOWN.contains(&kind)), "stream {} meets {kind:?}", client.stream);
         let Some(domain) = client.must.filter(|domain| self.unsure != Some(*domain)) else { return };
         let live = self.domains[domain].get(&(at >> PAGE_SHIFT)).and_then(|page| page.live);

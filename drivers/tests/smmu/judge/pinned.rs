@@ -1,4 +1,4 @@
-//! Pages of a pinned table: mapped and unmapped without the domain, each by its owner alone.
+//! Pages of pinned tables, mapped and unmapped by their owners without access to the domain.
 
 use super::super::test_machine::fixture::pages_at;
 use super::super::test_machine::{TestMachine, TestMemory};
@@ -10,12 +10,12 @@ use drivers::smmu::PinnedTable;
 use pagetable::MapError;
 use std::rc::Rc;
 
-/// Where each domain's pinned table begins: beside what others map, so that they share the tables above.
+/// First page of each domain's pinned table: next to other mappings, so that they share the upper tables.
 pub const FIRST: u64 = 0x600;
-/// Pages of a table.
+/// Number of pages of a table.
 const PAGES: u64 = PinnedTable::BYTES >> PAGE_SHIFT;
 
-/// What one call has mapped in a pinned table.
+/// A run mapped by one call in a pinned table.
 pub struct PinnedRun {
     pub domain: usize,
     table: PinnedTable,
@@ -23,7 +23,7 @@ pub struct PinnedRun {
     held: HeldChunks,
 }
 
-/// The table of each domain that has one.
+/// The pinned table of each domain, if any.
 pub type PinnedTables = [Option<PinnedTable>; DOMAINS];
 
 impl PinnedRun {
@@ -32,7 +32,7 @@ impl PinnedRun {
     }
 }
 
-/// Takes a run out of its table. Needs no lock: another CPU may do so whatever becomes of the rest of the domain.
+/// Unmaps a run. Needs no lock: another CPU may do so in any state of the domain.
 pub fn unmap(machine: &Rc<TestMachine>, shared: &SharedState, run: PinnedRun, step: u64) -> Pending {
     let (domain, pages) = (run.domain, run.pages());
     let mut oracle = shared.oracle.borrow_mut();
@@ -45,12 +45,12 @@ pub fn unmap(machine: &Rc<TestMachine>, shared: &SharedState, run: PinnedRun, st
 }
 
 impl Executor {
-    /// Whether a page of the domain may only be mapped through its pinned table.
+    /// Whether a page may only be mapped through the domain's pinned table.
     pub fn is_pinned(&self, domain: usize, page: u64) -> bool {
         self.pinned[domain].is_some() && (FIRST..FIRST + PAGES).contains(&page)
     }
 
-    /// The domain's pinned table, made now if there is none. `None` where something else is mapped, or was a moment ago.
+    /// The domain's pinned table, created if needed. `None` where pages are mapped or not yet invalidated.
     fn pin(&mut self, domain: usize) -> Option<PinnedTable> {
         if self.pinned[domain].is_some() {
             return self.pinned[domain];
@@ -77,11 +77,11 @@ impl Executor {
         self.pinned[domain]
     }
 
-    /// Maps chunks in the domain's pinned table from its `page` on, as far as they fit.
+    /// Maps chunks in the domain's pinned table from `page` on, as far as they fit.
     pub fn map_pinned(&mut self, domain: usize, page: u64, order: u8, count: u8, writable: bool) {
         let Some(table) = self.pin(domain) else { return };
         let order = order.min(4);
-        // As its slots are given out, mostly.
+        // Usually aligned, as the slot allocator does.
         let is_aligned = !self.shared.random.borrow_mut().once_in(3);
         let page = if is_aligned { page & !((1 << order) - 1) } else { page };
         let count = u64::from(count).min((PAGES - page) >> order) as u8;
@@ -119,7 +119,7 @@ impl Executor {
         mapped.unwrap_or_else(|error| panic!("{error:?}"))
     }
 
-    /// Takes what one call has mapped out of its pinned table.
+    /// Unmaps a run from its pinned table.
     pub fn unmap_pinned(&mut self, attachment: usize) {
         let index = attachment.checked_rem(self.shared.runs.borrow().len());
         let Some(index) = index else { return };
@@ -128,7 +128,7 @@ impl Executor {
         self.shared.pending.borrow_mut().push(pending);
     }
 
-    /// The domain and all that is mapped in its pinned table are about to go.
+    /// Removes all runs of a domain that is about to be destroyed.
     pub fn take_runs(&mut self, domain: usize) -> Vec<PinnedRun> {
         self.pinned[domain] = None;
         self.shared.runs.borrow_mut().extract_if(.., |run| run.domain == domain).collect()

@@ -1,19 +1,19 @@
-//! Random programs, and how proptest makes and shrinks them.
+//! Random programs, generated and shrunk by proptest.
 
 use super::super::test_machine::StoreOrder;
 use proptest::prelude::*;
 use smmu_spec::WalkCoherency;
 use smmu_spec::model::IdRegisters;
 
-/// Domains of a program.
+/// Number of domains of a program.
 pub const DOMAINS: usize = 3;
-/// Streams of a program.
+/// Number of streams of a program.
 pub const CLIENTS: usize = 4;
 
-/// One thing to do. Random choose among what there is, whatever it is, so that a shrunk program still means something.
+/// One operation. Indices are taken modulo the number of candidates, so that a shrunk program remains valid.
 #[derive(Clone, Copy, Debug)]
 pub enum ProgramOp {
-    /// Maps chunks of `2^order` frames at a page, `count` of them; `order` 0 to 9.
+    /// Maps `count` chunks of `2^order` frames at a page; `order` 0 to 9.
     Map {
         domain: usize,
         page: u64,
@@ -21,14 +21,14 @@ pub enum ProgramOp {
         count: u8,
         writable: bool,
     },
-    /// The same, but only so many allocations succeed.
+    /// The same with a limited number of successful allocations.
     MapWith {
         allowance: u8,
         domain: usize,
         page: u64,
         count: u8,
     },
-    /// Maps pages of the table that is pinned for such; pins it before, if it is not.
+    /// Maps pages in the pinned table, which is created if needed.
     MapPinned {
         domain: usize,
         page: u64,
@@ -36,35 +36,35 @@ pub enum ProgramOp {
         count: u8,
         writable: bool,
     },
-    /// Takes an attachment out of the tables.
+    /// Unmaps an attachment.
     Unmap {
         attachment: usize,
     },
-    /// The same, and if nobody has taken a part of it before, the driver is told so.
+    /// The same, by `unmap_whole` if no part was unmapped before.
     UnmapWhole {
         attachment: usize,
     },
-    /// Takes what was mapped at once out of its pinned table.
+    /// Unmaps a run from its pinned table.
     UnmapPinned {
         attachment: usize,
     },
-    /// Takes a part of it out.
+    /// Unmaps a part of an attachment.
     UnmapPart {
         attachment: usize,
         skip: u8,
         pages: u8,
     },
-    /// The same with no memory for tables.
+    /// The same without memory for tables.
     UnmapPartWithoutMemory {
         attachment: usize,
         skip: u8,
         pages: u8,
     },
-    /// Makes the SMMU forget something that was unmapped.
+    /// Invalidates and frees an unmapped buffer.
     Free {
         stale: usize,
     },
-    /// The same, but at first the SMMU does not answer.
+    /// The same, with an SMMU that does not respond at first.
     FreeLate {
         stale: usize,
     },
@@ -75,11 +75,11 @@ pub enum ProgramOp {
     Detach {
         client: usize,
     },
-    /// Takes a domain apart, with whatever is mapped in it, and makes a new one.
+    /// Destroys a domain with its mappings and creates a new one.
     Renew {
         domain: usize,
     },
-    /// Accesses, most of them where something happened lately.
+    /// Accesses, usually near recent changes.
     Dma {
         times: u8,
     },
@@ -87,20 +87,20 @@ pub enum ProgramOp {
     Events,
 }
 
-/// A machine and what is done on it.
+/// A machine and the operations executed on it.
 #[derive(Clone, Debug)]
 pub struct Program {
     pub kind: MachineKind,
-    /// Of everything that the machine chooses.
+    /// Seed of the machine's choices.
     pub seed: u64,
-    /// Who sends transactions.
+    /// Streams that send transactions.
     pub streams: [u32; CLIENTS],
-    /// Bytes between frames of one order and of the next.
+    /// Distance between the chunks of two orders in bytes.
     pub frames_apart: u64,
     pub ops: Vec<ProgramOp>,
 }
 
-/// A kind of machine.
+/// Type of a machine.
 #[derive(Clone, Copy, Debug)]
 pub struct MachineKind {
     pub smmu: usize,
@@ -111,7 +111,7 @@ pub struct MachineKind {
 impl MachineKind {
     pub const ALL: usize = 16;
 
-    /// The kind with this number.
+    /// The type with this number.
     pub fn new(number: usize) -> Self {
         let walks = if number & 4 == 0 { WalkCoherency::Coherent } else { WalkCoherency::NonCoherent };
         let order = if number & 8 == 0 { StoreOrder::Weak } else { StoreOrder::Strong };
@@ -122,13 +122,13 @@ impl MachineKind {
         [IdRegisters::NESTED, IdRegisters::STAGE1, IdRegisters::STAGE2, IdRegisters::SMALL][self.smmu]
     }
 
-    /// The streams that a program attaches: in the same second-level table and in others, where there are such.
+    /// Streams of a program: in the same second-level table and in others, if the SMMU has several.
     fn streams(self) -> [u32; CLIENTS] {
         if self.smmu == 3 { [1, 8, 9, 14] } else { [1, 8, 0x47, 0x1234] }
     }
 }
 
-/// Pages that tables of every level begin and end around: few, so that they meet.
+/// Pages around the boundaries of tables of every level; few, so that they collide.
 fn page() -> impl Strategy<Value = u64> {
     let regions = prop_oneof![
         4 => Just(0),
@@ -144,7 +144,7 @@ fn order() -> impl Strategy<Value = u8> {
     prop_oneof![10 => Just(0), 2 => 1..4u8, 3 => Just(4), 1 => 5..7u8, 3 => Just(9)]
 }
 
-/// Pages of a pinned table, where groups start and around them.
+/// Pages of a pinned table at and around contiguous groups.
 fn pinned_page() -> impl Strategy<Value = u64> {
     prop_oneof![0..40u64, Just(495), Just(496), Just(511)]
 }
@@ -184,7 +184,7 @@ fn op() -> impl Strategy<Value = ProgramOp> {
     ]
 }
 
-/// Programs of at most so many steps.
+/// Programs of at most `steps` steps.
 pub fn programs(steps: usize) -> impl Strategy<Value = Program> {
     let parts = (0..MachineKind::ALL, any::<u64>(), prop::collection::vec(op(), 1..=steps));
     parts.prop_map(|(kind, seed, ops)| {

@@ -1,5 +1,5 @@
-//! QEMU as a test's SMMU: its RAM is shared with the test, its registers and its devices are driven over the qtest
-//! protocol while its only CPU waits for interrupts. There is no guest kernel.
+//! QEMU as the SMMU of a test: the test shares its RAM, and drives its registers and devices over the qtest protocol. Its
+//! only CPU waits for interrupts; there is no guest kernel.
 
 use addr::StreamId;
 use drivers::fake::FakeRegisters;
@@ -19,13 +19,13 @@ const RAM: u64 = 0x4000_0000;
 const RAM_BYTES: u64 = 512 << 20;
 const SMMU: u64 = 0x905_0000;
 const ECAM: u64 = 0x40_1000_0000;
-/// Where the devices' registers go, 1 MiB each.
+/// Addresses of the devices' registers, 1 MiB each.
 const BARS: u64 = 0x1000_0000;
-/// The devices are functions 0 of these slots: their streams.
+/// Streams of the devices, which are functions 0 of these slots.
 pub const STREAMS: [u32; 4] = [8, 16, 24, 32];
 
-/// Registers that the driver writes, with their bytes, in the order in which the SMMU gets what changed of them: queues
-/// before they are enabled, the index that starts the work last.
+/// Registers written by the driver, with their sizes, in the order in which changes are copied to the SMMU: queue bases
+/// before the enables, the producer index that starts execution last.
 const WRITTEN: [(usize, u64); 16] = [
     (0x44, 4), // GBPA
     (0x28, 4), // CR1
@@ -37,14 +37,14 @@ const WRITTEN: [(usize, u64); 16] = [
     (0xa0, 8), // EVENTQ_BASE
     (0x1_00a8, 4),
     (0x1_00ac, 4),
-    (0x60, 4), // GERROR, which nobody writes
+    (0x60, 4), // GERROR, never written
     (0x64, 4), // GERRORN
     (0x50, 4), // IRQ_CTRL
     (0x20, 4), // CR0
     (0x98, 4), // CMDQ_PROD
     (0xb4, 4), // EVENTQ_IRQ_CFG1
 ];
-/// Registers that the SMMU writes.
+/// Registers written by the SMMU.
 const READ: [usize; 7] = [0x24, 0x44, 0x54, 0x60, 0x9c, 0x1_00a8, 0x98];
 
 pub struct Qemu {
@@ -53,7 +53,7 @@ pub struct Qemu {
     directory: PathBuf,
     ram: &'static [AtomicU64],
     known: RefCell<BTreeMap<usize, u64>>,
-    /// What the model made of the accesses that are to come.
+    /// The model's outcomes of the next accesses.
     pub expected: RefCell<VecDeque<TransactionResult>>,
 }
 
@@ -65,7 +65,7 @@ impl Qemu {
         let path = |name: &str| directory.join(name).display().to_string();
         let memory = format!("memory-backend-file,id=ram,size=512M,share=on,mem-path={}", path("ram"));
         let socket = format!("unix:{},server=on,wait=off", path("qtest"));
-        // WFI, and back to it.
+        // A loop of WFI.
         let code = "loader,addr=0x48000000,data=0x17ffffffd503207f,data-len=8";
         let mut command = Command::new("timeout");
         let board = ["virt", "virt-9.1", "virt-9.1"][stages];
@@ -92,7 +92,7 @@ impl Qemu {
         qemu
     }
 
-    /// The RAM, from its start on.
+    /// The RAM.
     pub fn ram(&self) -> &'static [AtomicU64] {
         self.ram
     }
@@ -118,14 +118,14 @@ impl Qemu {
         self.ask(&format!("writeq {at:#x} {value:#x}"));
     }
 
-    /// Gives a device its BAR and lets it be a bus master.
+    /// Assigns a device's BAR and enables decoding and bus mastering.
     fn enable(&self, device: u64) {
         let config = ECAM + ((device + 1) << 15);
         self.write32(config + 0x10, (BARS + (device << 20)) as u32);
         self.write32(config + 0x04, 0b110);
     }
 
-    /// Lets the driver's fake registers and the SMMU's have what the other wrote.
+    /// Copies changed registers between the driver's fake registers and the SMMU.
     pub fn exchange(&self, registers: &FakeRegisters) {
         let mut known = self.known.borrow_mut();
         for (at, bytes) in WRITTEN {
@@ -144,7 +144,7 @@ impl Qemu {
         }
     }
 
-    /// The identification registers, and what others hold at reset.
+    /// Copies the reset values of all registers to the fake.
     pub fn reset(&self, registers: &FakeRegisters) {
         for at in (0..0x20).step_by(4).chain(READ) {
             registers.set32(at, self.read32(SMMU + at as u64));
@@ -160,7 +160,7 @@ impl Qemu {
         }
     }
 
-    /// An access of a device, which must end as it did in the model.
+    /// An access of a device. The outcome must equal the model's.
     pub fn access(&self, stream: StreamId, at: u64, direction: AccessKind) -> TransactionResult {
         const MARK: u64 = 0x7e55_e7a0_7e55_e7a0;
         let expected = self.expected.borrow_mut().pop_front().expect("the model made as many accesses");
@@ -176,12 +176,12 @@ impl Qemu {
         expected
     }
 
-    /// Four bytes of a device's buffer, which are zeroes, to or from `at`.
+    /// Transfers four bytes between a device's buffer, which is zeroed, and `at`.
     fn transfer(&self, stream: StreamId, at: u64, direction: AccessKind) {
         const BUFFER: u64 = 0x4_0000;
         let device = STREAMS.iter().position(|number| *number == stream.raw()).unwrap() as u64;
         let bar = BARS + (device << 20);
-        // A device's buffer gets what it reads; what it writes comes from elsewhere in it.
+        // Reads store to the start of the buffer, writes load from another part of it.
         let (from, to, command) = match direction {
             AccessKind::Read => (at, BUFFER, 0b01),
             AccessKind::Write => (BUFFER + 64, at, 0b11),
@@ -196,7 +196,7 @@ impl Qemu {
         }
     }
 
-    /// The commands that the SMMU consumed, by QEMU's names for them.
+    /// QEMU's names of the commands consumed by the SMMU.
     pub fn commands(&self) -> Vec<String> {
         let trace = std::fs::read_to_string(self.directory.join("trace")).unwrap();
         let names = trace.lines().filter_map(|line| line.split_whitespace().last());
@@ -206,7 +206,7 @@ impl Qemu {
 
 impl Drop for Qemu {
     fn drop(&mut self) {
-        // SAFETY: a signal to the process that was started here and is not waited for yet; `timeout` passes it on.
+        // SAFETY: signals the child process, which is not waited for yet; `timeout` forwards the signal.
         unsafe { libc::kill(self.process.id() as i32, libc::SIGTERM) };
         let _ = self.process.wait();
         let _ = std::fs::remove_dir_all(&self.directory);
@@ -224,7 +224,7 @@ fn connect(path: &std::path::Path) -> UnixStream {
     }
 }
 
-/// QEMU's RAM.
+/// Maps QEMU's RAM.
 fn map(path: &std::path::Path) -> &'static [AtomicU64] {
     let start = Instant::now();
     let file = loop {
@@ -241,6 +241,6 @@ fn map(path: &std::path::Path) -> &'static [AtomicU64] {
         libc::mmap(null, RAM_BYTES as usize, protection, libc::MAP_SHARED, file.as_raw_fd(), 0)
     };
     assert_ne!(at, libc::MAP_FAILED, "{}", std::io::Error::last_os_error());
-    // SAFETY: page-aligned, of this length, for good (above); atomics may be shared with another process.
+    // SAFETY: page-aligned, of this length, never unmapped (above); atomics may be shared with another process.
     unsafe { std::slice::from_raw_parts(at.cast(), (RAM_BYTES / 8) as usize) }
 }

@@ -1,5 +1,5 @@
-//! The same programs on the model and on QEMU's SMMU, with the same driver: every access has to end alike, and so have the
-//! commands and the events. A difference is a mistake in one of the two.
+//! The same programs and driver on the model and on QEMU's SMMU: outcomes of accesses, commands and events must be equal. A
+//! difference is a bug in one of the two.
 
 mod machine;
 
@@ -10,7 +10,7 @@ use super::test_machine::StoreOrder;
 use smmu_spec::WalkCoherency;
 use std::rc::Rc;
 
-/// The names of commands in QEMU's trace.
+/// QEMU's trace name of a command.
 fn name(opcode: u8) -> &'static str {
     match opcode {
         0x03 => "SMMU_CMD_CFGI_STE",
@@ -26,7 +26,7 @@ fn name(opcode: u8) -> &'static str {
     }
 }
 
-/// QEMU's SMMU is never late.
+/// QEMU's SMMU always responds in time.
 fn on_time(op: ProgramOp) -> ProgramOp {
     match op {
         ProgramOp::FreeLate { stale } => ProgramOp::Free { stale },
@@ -49,7 +49,7 @@ fn compare(program: &Program) -> RunTrace {
 
 #[test]
 #[ignore = "asks QEMU: `cargo xtask test` does, where there is one"]
-fn qemus_smmu_does_what_the_model_does() {
+fn qemu_smmu_matches_the_model() {
     for (index, program) in some_programs(12, 400).into_iter().enumerate() {
         let kind = MachineKind { smmu: index % 3, walks: WalkCoherency::Coherent, order: StoreOrder::Strong };
         let ops = program.ops.into_iter().map(on_time).collect();

@@ -1,4 +1,4 @@
-//! What lies between the driver and the SMMU model: registers and RAM, and whoever tampers with them on the way.
+//! The registers and RAM between driver and SMMU model, with hooks that mutate them.
 
 use super::ram::Ram;
 use super::{TestMachine, word};
@@ -14,23 +14,23 @@ const QUEUE_ADDRESS: u64 = 0xff_ffff_ffff_ffe0;
 const CMDQ_PROD: usize = 0x98;
 const CMDQ_CONS: usize = 0x9c;
 
-/// Makes other commands of the driver's.
+/// Mutation of the driver's commands.
 pub trait MutateCommands {
-    /// What the SMMU shall read in place of `command`, which has these neighbours in the queue. The one after it is
-    /// given only if the SMMU may read it already.
+    /// The command that the SMMU reads in place of `command`, given its neighbours in the queue. `after` is given only if it is
+    /// published.
     fn command(&mut self, before: Option<Command>, command: Command, after: Option<Command>) -> Command;
-    /// Whether the driver shall believe that everything is consumed.
+    /// Whether the driver reads CONS = PROD.
     fn reports_all_consumed(&self) -> bool;
 }
 
-/// Who tampers, if anybody does.
+/// The active mutation, if any.
 pub type CommandMutation = Rc<RefCell<Option<Box<dyn MutateCommands>>>>;
 
-/// The registers as the model sees them.
+/// The registers as accessed by the model.
 pub struct FakeFile {
     pub registers: Rc<FakeRegisters>,
     pub mutation: CommandMutation,
-    /// What CMDQ_CONS is, whatever the driver reads.
+    /// The actual CMDQ_CONS, if the driver reads another value.
     pub consumed: Cell<Option<u32>>,
 }
 
@@ -54,10 +54,10 @@ impl RegisterFile for FakeFile {
 }
 
 impl FakeFile {
-    /// Lets the driver read how much is consumed, or that everything is.
+    /// Sets the driver's view of CMDQ_CONS.
     fn show_consumed(&self, consumed: u32) {
         let lies = self.mutation.borrow().as_ref().is_some_and(|mutate| mutate.reports_all_consumed());
-        // Once the driver was lied to, the truth is kept here.
+        // After the first false value, the actual one is kept here.
         if lies || self.consumed.get().is_some() {
             self.consumed.set(Some(consumed));
         }
@@ -66,7 +66,7 @@ impl FakeFile {
     }
 }
 
-/// RAM as the model sees it.
+/// RAM as accessed by the model.
 pub struct Bus {
     pub ram: Rc<Ram>,
     pub bad_reads: Rc<Cell<u32>>,
@@ -75,7 +75,7 @@ pub struct Bus {
     pub mutation: CommandMutation,
 }
 
-/// Whether this read is one of those that are to abort.
+/// Whether this read aborts.
 fn fails(left: &Cell<u32>) -> bool {
     let fails = left.get() > 0;
     left.set(left.get().saturating_sub(1));
@@ -109,7 +109,7 @@ impl TestMachine {
 }
 
 impl Bus {
-    /// The slot of the command queue that this address is in, and how many there are.
+    /// The slot of the command queue at this address, and the number of slots.
     fn queue_slot(&self, at: u64) -> Option<(u64, u64)> {
         let register = self.registers.get64(CMDQ_BASE);
         let entries = 1 << (register & 0x1f);
@@ -117,7 +117,7 @@ impl Bus {
         (slot < entries).then_some((slot, entries))
     }
 
-    /// What somebody has made of a word of the command queue.
+    /// The mutated word of the command queue, if `at` is one.
     fn mutated(&self, at: u64) -> Option<u64> {
         let mut mutation = self.mutation.borrow_mut();
         let mutate = mutation.as_mut()?;
@@ -129,7 +129,7 @@ impl Bus {
         };
         let produced = u64::from(self.registers.get32(CMDQ_PROD)) % entries;
         let after = Some((slot + 1) % entries).filter(|next| *next != produced).and_then(command);
-        // The first word decides once for both.
+        // The decision at the first word holds for both.
         let words = mutate.command(command(slot + entries - 1), command(slot)?, after).encode();
         Some(words[(at / 8 % 2) as usize])
     }

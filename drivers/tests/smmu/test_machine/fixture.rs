@@ -1,4 +1,4 @@
-//! A started SMMU and what a kernel would have beside it, with the steps that tests take.
+//! A started SMMU with the state that a kernel keeps, and common test steps.
 
 use super::{TestMachine, TestMemory};
 use addr::{AddrRange, Chunk, Iova, MemoryType, Order, PAGE_SIZE, Pfn, PhysAddr, StreamId};
@@ -18,7 +18,7 @@ pub const WRITE: AccessKind = AccessKind::Write;
 pub const RW: Mapping = Mapping::read_write(MemoryType::WriteBack);
 pub const STREAM: StreamId = StreamId::new(8);
 
-/// Every kind of SMMU, snooping and not; under Miri, which looks at the driver's memory and not at the SMMU, two.
+/// All types of SMMU, coherent and not; two under Miri, which checks the driver's memory accesses, not the SMMU.
 pub fn kinds() -> Vec<(IdRegisters, WalkCoherency)> {
     if cfg!(miri) {
         return vec![
@@ -32,7 +32,7 @@ pub fn kinds() -> Vec<(IdRegisters, WalkCoherency)> {
         .collect()
 }
 
-/// A started SMMU and what a kernel would have beside it.
+/// A started SMMU with the state that a kernel keeps.
 pub struct Fixture {
     pub machine: Rc<TestMachine>,
     pub memory: TestMemory,
@@ -112,7 +112,7 @@ impl Fixture {
         self.machine.access(stream, at, direction)
     }
 
-    /// Where an access of [`STREAM`] ends up, if it is translated.
+    /// The translation of an access of [`STREAM`], if there is one.
     pub fn reach(&self, at: u64) -> Option<u64> {
         match self.access(STREAM, at, WRITE) {
             TransactionResult::Translated { to, .. } => Some(to),
@@ -132,7 +132,7 @@ pub fn pages_at(at: u64, pages: u64) -> AddrRange<Iova> {
     AddrRange::from_len(Iova::new(at), pages * PAGE_SIZE).unwrap()
 }
 
-/// A chunk of frames that no table of the machine lives in.
+/// A chunk outside of the machine's table memory.
 pub fn chunk(at: u64, log2: u8) -> Chunk {
     Chunk::new(Pfn::containing(PhysAddr::new(at)), Order::new(log2).unwrap()).unwrap()
 }

@@ -1,8 +1,8 @@
-//! A machine in a test: RAM, an SMMU model, the registers between it and the driver, and a clock.
+//! A test machine: RAM, an SMMU model, its registers, and a clock.
 //!
-//! Nothing runs by itself. The model does a little whenever the driver waits ([`Clock::relax`]), and time passes whenever
-//! somebody looks at it. Somebody else may be let in at every barrier, at all cache maintenance and at each step of the
-//! model ([`TestMachine::interleave`]).
+//! The machine is single-threaded. The model advances whenever the driver waits ([`Clock::relax`]), and time advances
+//! whenever the clock is read. Other actors can be interleaved at every barrier, every cache maintenance operation and each
+//! step of the model ([`TestMachine::interleave`]).
 
 pub mod bus;
 pub mod fixture;
@@ -26,57 +26,57 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU16, AtomicU64};
 
-/// Microseconds from one look at the clock to the next. Patience ends after so many steps of the model.
+/// Microseconds between two reads of the clock; determines the number of model steps before a timeout.
 const TICK: u64 = if cfg!(miri) { TIMEOUT_US / 50 } else { 100 };
 
-/// Where RAM starts.
+/// Start of RAM.
 const RAM: u64 = 0x4000_0000;
 
 /// The SMMU model of a test.
 pub type MachineSmmu = SmmuModel<FakeFile, Bus>;
 
-/// Somebody who is told of barriers and cache maintenance.
+/// Observer of barriers and cache maintenance.
 pub type EventHook = fn(&TestMachine, Instruction);
 
-/// Somebody who is let in whenever anything happens, before it takes effect.
+/// Actors interleaved before each event takes effect.
 pub type Interleaving = Rc<dyn Fn(&TestMachine)>;
 
-/// Which barriers and maintenance do not happen.
+/// Selects barriers and maintenance without effect.
 pub type Ignored = Box<dyn Fn(&TestMachine, &Instruction) -> bool>;
 
-/// In which order the SMMU sees what the CPU stores.
+/// The order in which the SMMU observes the CPU's stores.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum StoreOrder {
-    /// In the order of the program.
+    /// Program order.
     Strong,
-    /// In any, between two barriers.
+    /// Any order between two barriers.
     Weak,
 }
 
-/// All of it. Tests hold it through [`TestMachine::new`]'s `Rc`; the clock and the cache find it by thread.
+/// The machine. Tests own it by an `Rc`; the clock and the cache hooks find it by thread.
 pub struct TestMachine {
     pub ram: Rc<Ram>,
-    /// Pages in use, and for tables their counters.
+    /// Allocated pages: first page and count.
     used: RefCell<BTreeMap<usize, u64>>,
     live: Vec<AtomicU16>,
-    /// Allocations that still succeed.
+    /// Remaining successful allocations.
     pub allowance: Cell<u64>,
-    /// Reads by the SMMU that still abort.
+    /// Remaining reads by the SMMU that abort.
     pub bad_reads: Rc<Cell<u32>>,
-    /// Of these, reads of commands alone: two for each.
+    /// The same for reads of commands only, two for each command.
     pub bad_commands: Rc<Cell<u32>>,
     pub model: RefCell<MachineSmmu>,
     /// Called after each step of the model.
     pub after_step: Cell<Option<fn(&TestMachine)>>,
-    /// The events of the architecture layer, when they are wanted.
+    /// Observer of the architecture layer's events, if any.
     pub watch: Cell<Option<EventHook>>,
     pub interleave: RefCell<Option<Interleaving>>,
-    /// Barriers and maintenance that do not happen.
+    /// Barriers and maintenance without effect.
     pub ignored: RefCell<Option<Ignored>>,
     pub mutation: CommandMutation,
     /// The SMMU, if it is not the model.
     qemu: Option<Rc<Qemu>>,
-    /// What became of all accesses.
+    /// Outcomes of all accesses.
     pub outcomes: RefCell<Vec<TransactionResult>>,
     time: Cell<u64>,
     file: Rc<FakeRegisters>,
@@ -87,7 +87,7 @@ thread_local! {
     static MACHINE: RefCell<Option<Rc<TestMachine>>> = const { RefCell::new(None) };
 }
 
-/// Registers that read zero: a machine's that is gone, since they are never freed.
+/// Zeroed registers, reused from a dropped machine if possible, since they are never freed.
 fn registers() -> Rc<FakeRegisters> {
     let registers = SPARE.with_borrow_mut(Vec::pop);
     match registers {
@@ -113,17 +113,17 @@ fn with(action: impl FnOnce(&TestMachine)) {
 }
 
 impl TestMachine {
-    /// A machine with this SMMU, whose walks snoop or do not.
+    /// A machine with this SMMU, whose walks are coherent or not.
     pub fn new(ids: IdRegisters, walks: WalkCoherency) -> Rc<Self> {
         Self::with_order(ids, walks, StoreOrder::Strong)
     }
 
-    /// The same, and what the SMMU sees of the CPU's stores.
+    /// The same with a store order.
     pub fn with_order(ids: IdRegisters, walks: WalkCoherency, order: StoreOrder) -> Rc<Self> {
         Self::with_ram(ids, walks, Ram::new(walks, order), None)
     }
 
-    /// A machine whose RAM and SMMU are QEMU's.
+    /// A machine with the RAM and the SMMU of QEMU.
     pub fn with_qemu(ids: IdRegisters, qemu: Rc<Qemu>) -> Rc<Self> {
         let machine = Self::with_ram(ids, WalkCoherency::Coherent, Ram::shared(qemu.ram()), Some(qemu));
         machine.qemu.iter().for_each(|qemu| qemu.reset(&machine.file));
@@ -170,7 +170,7 @@ impl TestMachine {
         machine
     }
 
-    /// Nobody finds this thread's machine any more.
+    /// Drops this thread's reference to its machine.
     pub fn forget() {
         MACHINE.set(None);
     }
@@ -189,7 +189,7 @@ impl TestMachine {
         self.file.set32(offset, value);
     }
 
-    /// Time, and a model that works while the driver waits.
+    /// A clock that advances the model while the driver waits.
     pub fn clock() -> Clock {
         fn now() -> u64 {
             let mut time = 0;
@@ -208,7 +208,7 @@ impl TestMachine {
 
     pub fn step(&self) {
         if self.model.borrow().hung {
-            // Nothing happens any more; so that patience ends soon.
+            // Shortens the wait for the timeout.
             self.pass_microseconds(TIMEOUT_US / 4);
         }
         self.run_interleaving();
@@ -231,7 +231,7 @@ impl TestMachine {
         }
     }
 
-    /// Pages that somebody has.
+    /// Number of allocated pages.
     pub fn pages_in_use(&self) -> u64 {
         self.used.borrow().values().sum()
     }
@@ -278,7 +278,7 @@ impl TestMachine {
         }
     }
 
-    /// The pages that somebody has.
+    /// The allocated pages.
     pub fn pages(&self) -> Vec<usize> {
         self.used.borrow().iter().flat_map(|(&first, &pages)| first..first + pages as usize).collect()
     }
@@ -298,7 +298,7 @@ fn address_of(page: usize) -> PhysAddr {
     PhysAddr::new(RAM + page as u64 * PAGE_SIZE)
 }
 
-/// The allocator, as the driver and the page table see it.
+/// The page allocator, as used by the driver and the page table.
 pub struct TestMemory(pub Rc<TestMachine>);
 
 impl RegionSource for TestMemory {
@@ -316,7 +316,7 @@ impl RegionSource for TestMemory {
 
 impl TableMemory for TestMemory {
     fn allocate(&mut self) -> Option<TableFrame> {
-        // SAFETY: `take` returns a page that nothing else has.
+        // SAFETY: `take` returns a page without other owner.
         self.0.take(1).map(|page| unsafe { TableFrame::adopt(address_of(page)) })
     }
 
@@ -333,7 +333,7 @@ impl TableMemory for TestMemory {
         &self.0.live[page_of(table)]
     }
 
-    /// Only told: the SMMU driver maintains its tables itself.
+    /// Notification only: the SMMU driver maintains its tables itself.
     fn entries_written(&self, _: &[AtomicU64]) {}
 
     fn order_before_link(&self) {

@@ -1,10 +1,10 @@
-//! RAM, as the CPU sees it and as the SMMU does.
+//! RAM with separate views of the CPU and the SMMU.
 //!
-//! - *Strong* and coherent: the two are one.
-//! - *Weak* and coherent: a store reaches the SMMU at the next barrier for stores, or at any moment before it
-//!   ([`Ram::propagate_stores`]), each word on its own.
-//! - Not coherent: a store reaches the SMMU when its line is cleaned and a DSB completes that, or, if weak, at any moment
-//!   together with its whole line. The CPU sees what the SMMU wrote only after it has dropped the line.
+//! - *Strong* and coherent: both views are the same.
+//! - *Weak* and coherent: a store reaches the SMMU at the next store barrier, or at any time before it
+//!   ([`Ram::propagate_stores`]), each word independently.
+//! - Non-coherent: a store reaches the SMMU when its line is cleaned and a DSB completes the clean; if weak, also at any
+//!   time with its whole line. The CPU observes the SMMU's stores only after it has invalidated the line.
 
 use super::StoreOrder;
 use addr::{AddrRange, KernelVa, PAGE_SIZE};
@@ -13,27 +13,27 @@ use smmu_spec::WalkCoherency;
 use std::cell::{Cell, RefCell};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// Pages of RAM.
+/// Number of pages of RAM.
 pub const PAGES: usize = 640;
-/// Words of a page.
+/// Number of words in a page.
 pub const PAGE_WORDS: usize = PAGE_SIZE as usize / 8;
 const LINE_WORDS: usize = 8;
 
 type Words = &'static [AtomicU64];
 
-/// All of it.
+/// The RAM.
 pub struct Ram {
     walks: WalkCoherency,
     order: StoreOrder,
     cpu: Words,
     device: Words,
-    /// What of the CPU's stores is on its way no more: a word that is not as here is dirty.
+    /// The CPU's stores that have propagated: a word that differs is dirty.
     settled: Words,
-    /// Lines that were cleaned, with what they held, until a DSB.
+    /// Cleaned lines and their contents, until the next DSB.
     cleaning: RefCell<Vec<(usize, [u64; LINE_WORDS])>>,
     /// Pages that the SMMU writes and the CPU does not.
     written_by_device: Vec<Cell<bool>>,
-    /// Whether it is used again by another machine.
+    /// Whether another machine may reuse it.
     spare: bool,
 }
 
@@ -41,25 +41,25 @@ thread_local! {
     static SPARE: RefCell<Vec<Words>> = const { RefCell::new(Vec::new()) };
 }
 
-/// RAM full of zeroes. It is never freed, as the driver holds it as `'static`, but used again by the thread's next machine.
+/// Zeroed RAM. The driver holds it as `'static`, so it is not freed but reused by the thread's next machine.
 fn words() -> Words {
     if let Some(words) = SPARE.with_borrow_mut(Vec::pop) {
         clear(words);
         return words;
     }
     let words = Box::new_zeroed_slice((PAGES + 1) * PAGE_WORDS);
-    // SAFETY: zeroes are an `AtomicU64`.
+    // SAFETY: zero is a valid `AtomicU64`.
     let words: Words = Box::leak(unsafe { words.assume_init() });
-    // Cache lines of the host's addresses and of physical ones have to agree.
+    // Host addresses and physical addresses must agree in their offsets within a cache line.
     let skip = (words.as_ptr().addr() % PAGE_SIZE as usize).wrapping_neg() % PAGE_SIZE as usize / 8;
     &words[skip..skip + PAGES * PAGE_WORDS]
 }
 
-/// Zeroes in one go, which takes Miri no longer than a single store.
+/// Zeroes all words at once, which under Miri takes no longer than a single store.
 fn clear(words: Words) {
     let start = words.as_ptr().cast_mut();
-    // SAFETY: atomics may be written through a shared reference; the slice is in bounds of itself; whoever had the words
-    // is gone, or is not yet there.
+    // SAFETY: atomics may be written through a shared reference; the slice is in bounds of itself; no other code accesses
+    // the words at this time.
     unsafe { start.write_bytes(0, words.len()) };
 }
 
@@ -81,7 +81,7 @@ impl Ram {
         Self { walks, order, cpu, device, settled, cleaning, written_by_device, spare }
     }
 
-    /// RAM that somebody else sees as the CPU does.
+    /// RAM whose other users share the CPU's view.
     pub fn shared(words: Words) -> Self {
         let (walks, order) = (WalkCoherency::Coherent, StoreOrder::Strong);
         let words = &words[..PAGES * PAGE_WORDS];
@@ -92,7 +92,7 @@ impl Ram {
         Self { walks, order, cpu: words, device: words, settled: words, cleaning, written_by_device, spare }
     }
 
-    /// As the CPU sees it.
+    /// The CPU's view.
     pub fn cpu(&self) -> Words {
         self.cpu
     }
@@ -110,7 +110,7 @@ impl Ram {
         }
     }
 
-    /// The CPU's zeroes are in its cache; the SMMU still sees the last owner's.
+    /// Zeroes words in the CPU's cache; the SMMU still observes the values of the last owner.
     pub fn zero(&self, words: std::ops::Range<usize>) {
         words
             .clone()
@@ -119,14 +119,14 @@ impl Ram {
         self.cpu[words].iter().for_each(|word| word.store(0, Relaxed));
     }
 
-    /// Whoever still reads it sees rubbish, and a walker a valid descriptor that leads out of RAM.
+    /// Poisons freed pages with a descriptor that looks valid and leads out of RAM.
     pub fn poison(&self, words: std::ops::Range<usize>) {
         for copy in [self.cpu, self.device, self.settled] {
             copy[words.clone()].iter().for_each(|word| word.store(0x0bad_b743, Relaxed));
         }
     }
 
-    /// A barrier or cache maintenance. `pages` are in use.
+    /// Applies a barrier or cache maintenance. `pages` are in use.
     pub fn maintain(&self, event: Instruction, pages: impl Iterator<Item = usize>) {
         match event {
             Instruction::Clean(range) => self.lines(range).for_each(|line| self.clean(line)),
@@ -147,7 +147,7 @@ impl Ram {
         }
     }
 
-    /// Lets some of the CPU's stores to `page` through, those for which `chosen` says so.
+    /// Propagates the CPU's stores to `page` that `chosen` selects.
     pub fn propagate_stores(&self, page: usize, mut chosen: impl FnMut() -> bool) {
         if self.order == StoreOrder::Strong || self.written_by_device[page].get() {
             return;
@@ -169,7 +169,7 @@ impl Ram {
         }
     }
 
-    /// The first words of the cache lines that touch `range`.
+    /// The first words of the cache lines that `range` touches.
     fn lines(&self, range: AddrRange<KernelVa>) -> impl Iterator<Item = usize> + use<> {
         let base = self.cpu.as_ptr().addr() as u64;
         let first = (range.start().raw() - base) / 64;
@@ -186,14 +186,14 @@ impl Ram {
         self.cleaning.borrow_mut().push((line, values));
     }
 
-    /// A dirty line is written whole, whatever the SMMU wrote to it meanwhile.
+    /// Writes a dirty line back as a whole, over stores of the SMMU.
     fn write_back(&self, line: usize) {
         if self.is_dirty(line) {
             self.store(line, std::array::from_fn(|word| self.cpu[line + word].load(Relaxed)));
         }
     }
 
-    /// The CPU's copy goes; the next load comes from memory.
+    /// Invalidates the CPU's copy; the next load reads memory.
     fn fill(&self, line: usize) {
         for word in line..line + LINE_WORDS {
             let value = self.device[word].load(Relaxed);

@@ -1,6 +1,6 @@
-//! Random that are the same in every run with the same seed.
+//! Deterministic random numbers.
 
-/// A generator of them: not good ones, but quick.
+/// A fast linear congruential generator.
 pub struct Random(u64);
 
 impl Random {
@@ -8,13 +8,13 @@ impl Random {
         Self(seed ^ 0x9e37_79b9_7f4a_7c15)
     }
 
-    /// One of `0..end`.
+    /// A number in `0..end`.
     pub fn below(&mut self, end: u64) -> u64 {
         self.0 = self.0.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
         (self.0 >> 33) % end
     }
 
-    /// True once in so many times.
+    /// True with probability 1 in `times`.
     pub fn once_in(&mut self, times: u64) -> bool {
         self.below(times) == 0
     }
