@@ -1,69 +1,69 @@
-//! Small blocks of the heap that a CPU has freed a moment ago.
+//! A per-CPU cache of small heap blocks.
 //!
-//! The buddy heap merges what comes back, and looks for the neighbour through all free blocks of the same size: the more
-//! is free, the longer that takes. Most blocks are wanted again soon in the same size, so some are kept as they are.
+//! To free a block, the buddy heap searches all free blocks of its size for the buddy: the more is free, the longer that
+//! takes. Most blocks are soon allocated again in the same size, so a few are cached unmerged.
 
 use core::ptr::NonNull;
 
-/// Sizes that are kept: powers of two from 8 to 4096 bytes.
+/// Cached sizes: powers of two from 8 to 4096 bytes.
 const SMALLEST: u32 = 3;
 const SIZES: usize = 10;
-/// Bytes kept of each size at most.
+/// The most bytes that are cached of each size.
 const LIMIT: usize = 16 << 10;
 
-/// What a kept block holds: where the next one is.
+/// The contents of a cached block: the link to the next one.
 struct Link {
     next: Option<NonNull<Link>>,
 }
 
-/// Stacks of unused blocks, one for each size, linked through the blocks; 160 KiB at most.
+/// A LIFO free list for each size, linked through the blocks; 160 KiB at most. Not the magazines' type: those are arrays of
+/// chunks, while a free list must not need memory of its own here.
 pub struct HeapCache {
     stacks: [Option<NonNull<Link>>; SIZES],
     lens: [u32; SIZES],
 }
 
-// SAFETY: the blocks belong to this value alone; no CPU has anything of its own about them.
+// SAFETY: the cache owns the blocks, which are not tied to a CPU.
 unsafe impl Send for HeapCache {}
 
 impl HeapCache {
-    /// None.
     pub const fn new() -> Self {
         Self { stacks: [None; SIZES], lens: [0; SIZES] }
     }
 
-    /// Bytes of all blocks kept.
+    /// The bytes of all cached blocks.
     pub fn bytes(&self) -> usize {
         self.lens.iter().enumerate().map(|(index, &len)| (len as usize) << (index as u32 + SMALLEST)).sum()
     }
 
-    /// A block of `size` bytes (a power of two), aligned to its size.
+    /// Removes a block of `size` bytes (a power of two), which is aligned to its size.
     pub fn pop(&mut self, size: usize) -> Option<NonNull<u8>> {
         let index = index(size)?;
         let block = self.stacks[index]?;
-        // SAFETY: `push` wrote the link, and the block has been this value's alone since.
+        // SAFETY: `push` wrote the link, and the cache has owned the block since.
         self.stacks[index] = unsafe { block.read() }.next;
         self.lens[index] -= 1;
         Some(block.cast())
     }
 
-    /// Any block, with its size, as long as there is one.
+    /// Removes any block. Returns it and its size.
     pub fn pop_any(&mut self) -> Option<(NonNull<u8>, usize)> {
         let size = 1 << (self.stacks.iter().position(Option::is_some)? as u32 + SMALLEST);
         Some((self.pop(size)?, size))
     }
 
-    /// Keeps a block of `size` bytes; `false` when it is not of a size that is kept, or there are enough.
+    /// Caches a block of `size` bytes. Returns `false`, without taking it, if this size is not cached or its list is full.
     ///
     /// # Safety
-    /// The block has `size` bytes (a power of two, 8 or more), is aligned to its size, writable, and belongs to the
-    /// caller, who gives it away if this returns `true`.
+    /// The block has `size` bytes (a power of two, 8 or more), is aligned to its size and writable. The caller owns it, and
+    /// hands it over if this returns `true`.
     pub unsafe fn push(&mut self, block: NonNull<u8>, size: usize) -> bool {
         let Some(index) = index(size) else { return false };
         if self.lens[index] as usize >= LIMIT / size {
             return false;
         }
         let link = block.cast::<Link>();
-        // SAFETY: by the caller's word the block is ours, writable, and large enough and aligned for a pointer.
+        // SAFETY: the caller promises that the block is owned, writable, and large enough and aligned for a pointer.
         unsafe { link.write(Link { next: self.stacks[index] }) };
         self.stacks[index] = Some(link);
         self.lens[index] += 1;
@@ -89,12 +89,12 @@ mod tests {
     }
 
     #[test]
-    fn blocks_come_out_in_reverse_and_only_in_their_size() {
+    fn blocks_are_reused_in_lifo_order_in_their_own_size() {
         let mut memory = std::boxed::Box::new(Memory([0; 4 * LIMIT]));
         let blocks = blocks(&mut memory, 64);
         let mut cache = HeapCache::new();
         for block in &blocks[..3] {
-            // SAFETY: an aligned block of 64 bytes that nobody else uses.
+            // SAFETY: an aligned block of 64 bytes, not used otherwise.
             assert!(unsafe { cache.push(*block, 64) });
         }
         assert_eq!((cache.bytes(), cache.pop(32), cache.pop(128)), (192, None, None));
@@ -104,14 +104,14 @@ mod tests {
     }
 
     #[test]
-    fn there_is_a_limit_for_each_size() {
+    fn each_size_has_a_limit() {
         let mut memory = std::boxed::Box::new(Memory([0; 4 * LIMIT]));
         let mut cache = HeapCache::new();
         for size in [8, 256, 4096] {
             let blocks = blocks(&mut memory, size);
-            // SAFETY: aligned blocks that nobody else uses: those of another size were taken out again.
-            let kept = blocks.iter().filter(|block| unsafe { cache.push(**block, size) }).count();
-            assert_eq!(kept, LIMIT / size, "{size}");
+            // SAFETY: aligned blocks, not used otherwise: blocks of another size were removed before.
+            let cached = blocks.iter().filter(|block| unsafe { cache.push(**block, size) }).count();
+            assert_eq!(cached, LIMIT / size, "{size}");
             assert_eq!(
                 (cache.pop_any(), cache.bytes()),
                 (Some((blocks[LIMIT / size - 1], size)), LIMIT - size)
@@ -122,12 +122,12 @@ mod tests {
     }
 
     #[test]
-    fn other_sizes_are_not_kept() {
+    fn other_sizes_are_not_cached() {
         let mut memory = std::boxed::Box::new(Memory([0; 4 * LIMIT]));
         let mut cache = HeapCache::new();
         for size in [1, 4, 8192] {
             let block = NonNull::from(&mut memory.0).cast();
-            // SAFETY: nobody else uses the memory.
+            // SAFETY: the memory is not used otherwise.
             assert!(!unsafe { cache.push(block, size) }, "{size}");
             assert_eq!(cache.pop(size), None);
         }

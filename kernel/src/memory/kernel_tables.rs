@@ -1,7 +1,7 @@
-//! The kernel's own translation tree (TTBR1): what is mapped where, and nothing writable that is executable.
+//! The kernel's own translation tables (TTBR1). No mapping is both writable and executable.
 //!
-//! Each CPU walks from a root of its own, a copy of the tree's: so a part of the addresses can be that CPU's alone. Before
-//! the first copy the tree's root is fixed, so that a copy never has to follow it.
+//! Each CPU walks from a root table of its own, a copy of the shared one, so that a part of the address space is private to
+//! it (the windows). The shared root is fixed before the first copy, so that the copies never become stale.
 
 use crate::memory::table_frames;
 use crate::sync::SpinLock;
@@ -10,7 +10,7 @@ use arch::tlb::Level;
 use pagetable::{FixedRoot, Leaf, MapError, Mapping, OutOfTables, PageTable, PerCpuRoot, Stage1};
 use spin::Once;
 
-/// Bits of a kernel address that are translated.
+/// Input address bits of the kernel's half.
 const INPUT_BITS: u8 = 48;
 
 type KernelTables = PageTable<Stage1, KernelVa>;
@@ -18,13 +18,13 @@ type KernelTables = PageTable<Stage1, KernelVa>;
 static TABLES: SpinLock<Option<KernelTables>> = SpinLock::new(None);
 static ROOT: Once<FixedRoot<Stage1, KernelVa>> = Once::new();
 
-/// Makes an empty tree. Nothing walks it until a [`per_cpu_root`] is in TTBR1.
+/// Makes empty tables. No CPU walks them until a [`per_cpu_root`] is in TTBR1.
 pub fn init() -> Result<(), OutOfTables> {
     *TABLES.lock() = Some(KernelTables::new(&mut table_frames::kernel(), INPUT_BITS)?);
     Ok(())
 }
 
-/// Ends the making of the tree's root: from now on things are mapped in `areas`, and in the 512 GiB around what is mapped
+/// Fixes the root table: from now on mappings are possible only in `areas`, and in the 512 GiB regions that have a mapping
 /// already. Called once.
 ///
 /// # Errors
@@ -35,7 +35,8 @@ pub fn fix_root(areas: impl IntoIterator<Item = AddrRange<KernelVa>>) -> Result<
     Ok(())
 }
 
-/// A root for a CPU's TTBR1, which has tables of its own from `at` on. The CPU comes to it later than what is written now.
+/// Makes a root table for a CPU's TTBR1, with private tables for the region from `at` on. The caller orders these writes
+/// before the CPU uses it.
 ///
 /// # Errors
 /// Out of tables.
@@ -43,7 +44,7 @@ pub fn per_cpu_root(at: KernelVa) -> Result<PerCpuRoot, OutOfTables> {
     fixed_root().per_cpu_root(&mut table_frames::kernel(), at)
 }
 
-/// The first address, if any, at which a CPU's root leads elsewhere than the tree, besides its own tables.
+/// Returns the first address at which a CPU's root differs from the shared root, apart from its private tables.
 pub fn root_mismatch(own: &PerCpuRoot) -> Option<KernelVa> {
     fixed_root().difference(&table_frames::kernel(), own)
 }
@@ -55,7 +56,7 @@ fn fixed_root() -> &'static FixedRoot<Stage1, KernelVa> {
     }
 }
 
-/// Maps `chunks` one after the other from `at` on, for all CPUs from the moment this returns.
+/// Maps `chunks` contiguously from `at` on. The mapping is visible to all CPUs when this returns.
 ///
 /// # Safety
 /// The caller owns the addresses, and `chunks`, or has the right to map them (a borrow, device registers). No mapping of
@@ -71,7 +72,7 @@ pub unsafe fn map(
     Ok(())
 }
 
-/// Takes all mappings in `range` away, and returns when no CPU can use one any more.
+/// Removes all mappings in `range` and invalidates them in the TLBs of all CPUs.
 ///
 /// # Safety
 /// The caller owns the addresses of `range`, and nothing uses them any more.
@@ -85,7 +86,7 @@ pub unsafe fn unmap(range: AddrRange<KernelVa>) {
     }
 }
 
-/// Takes all mappings in `range` away as [`unmap`] does, and keeps the tables: mapping pages there again needs no memory.
+/// Unmaps `range` as [`unmap`] does, but keeps the tables, so that mapping pages there again allocates nothing.
 ///
 /// # Safety
 /// As for [`unmap`].
@@ -96,17 +97,17 @@ pub unsafe fn unmap_keeping_tables(range: AddrRange<KernelVa>) {
     arch::tlb::kernel(range, Level::Last);
 }
 
-/// What the tree says of an address. The CPU's own view is `arch::mmu::translate_kernel`.
+/// Walks the tables in software. `arch::mmu::translate_kernel` is the CPU's own translation.
 pub fn translate(at: KernelVa) -> Option<Leaf<KernelVa>> {
     with(|tables| tables.translate(&table_frames::kernel(), at))
 }
 
-/// Shows every mapping in `range`, lowest first.
+/// Calls `show` with every mapping in `range`, in ascending order.
 pub fn leaves(range: AddrRange<KernelVa>, show: impl FnMut(Leaf<KernelVa>)) {
     with(|tables| tables.leaves(&table_frames::kernel(), range, show));
 }
 
-/// Shows every table of the tree; what CPUs have of their own is not in it.
+/// Calls `show` with every shared table; the CPUs' private tables are not among them.
 pub fn each_table(show: impl FnMut(PhysAddr)) {
     with(|tables| tables.each_table(&table_frames::kernel(), show));
 }

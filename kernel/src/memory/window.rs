@@ -68,7 +68,7 @@ pub unsafe fn with_chunk(chunk: Chunk, memory: MemoryType, mut f: impl FnMut(Add
 #[inline]
 fn map_chunk(chunk: Chunk, memory: MemoryType, f: &mut impl FnMut(AddrRange<KernelVa>)) {
     if chunk.bytes() <= PAGES {
-        let mut pages = Pages::none();
+        let mut pages = PageWindow::none();
         pages.add(chunk, memory);
         pages.show(f);
     } else {
@@ -108,7 +108,7 @@ pub unsafe fn with_chunks(
         MemoryType::WriteBack => layout().low_end,
         _ => PhysAddr::new(0),
     };
-    let mut pages = Pages::none();
+    let mut pages = PageWindow::none();
     for chunk in chunks {
         if chunk.start() < linear_end {
             f(linear::range_of(chunk.range()));
@@ -116,7 +116,7 @@ pub unsafe fn with_chunks(
             map_chunk(chunk, memory, &mut f);
         } else {
             if !pages.has_room_for(chunk) {
-                mem::replace(&mut pages, Pages::none()).show(&mut f);
+                mem::replace(&mut pages, PageWindow::none()).show(&mut f);
             }
             pages.add(chunk, memory);
         }
@@ -126,12 +126,12 @@ pub unsafe fn with_chunks(
 
 /// This CPU's page slot, at most [`PAGES`] bytes of it, while it is being filled. Interrupts are masked from the first
 /// page on.
-struct Pages {
+struct PageWindow {
     slot: Option<(&'static MapWindow<'static>, IrqGuard)>,
     filled: usize,
 }
 
-impl Pages {
+impl PageWindow {
     const fn none() -> Self {
         Self { slot: None, filled: 0 }
     }

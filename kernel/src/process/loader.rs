@@ -7,7 +7,7 @@ use super::task::Task;
 use crate::fs::OpenFile;
 use crate::fs::root;
 use crate::sched;
-use crate::vm::address_space::{AddressSpace, MapPlacement};
+use crate::vm::address_space::{AddressSpace, MmapPlacement};
 use abi::Errno;
 use abi::auxv::*;
 use abi::memory::Prot;
@@ -126,7 +126,7 @@ fn load(space: &AddressSpace, executable: &Executable, file: &[u8]) -> Result<()
     for segment in &executable.segments {
         space.map_anonymous(
             segment.range.len(),
-            MapPlacement::FixedNoReplace(segment.range.start()),
+            MmapPlacement::FixedNoReplace(segment.range.start()),
             segment.prot,
         )?;
         space.store(segment.content, &file[segment.file.clone()])?;
@@ -137,7 +137,7 @@ fn load(space: &AddressSpace, executable: &Executable, file: &[u8]) -> Result<()
 
 fn load_stack(space: &AddressSpace, stack: &StackImage) -> Result<(), Errno> {
     let bottom = UserVa::new(STACK_TOP.raw() - STACK_BYTES);
-    space.map_anonymous(STACK_BYTES, MapPlacement::FixedNoReplace(bottom), Prot::READ | Prot::WRITE)?;
+    space.map_anonymous(STACK_BYTES, MmapPlacement::FixedNoReplace(bottom), Prot::READ | Prot::WRITE)?;
     space.store(stack.pointer, &stack.bytes)
 }
 

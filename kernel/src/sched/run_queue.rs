@@ -14,13 +14,13 @@ pub type Nanoseconds = u64;
 pub struct RunQueue<T> {
     ready: VecDeque<T>,
     /// The one that wakes first comes last.
-    sleepers: Vec<Sleeper<T>>,
+    sleepers: Vec<SleepingThread<T>>,
     threads: usize,
 }
 
 /// A thread that sleeps, and the CPU whose timer wakes it: not all of them for each.
 #[derive(Debug)]
-struct Sleeper<T> {
+struct SleepingThread<T> {
     deadline: Nanoseconds,
     cpu: usize,
     thread: T,
@@ -70,7 +70,7 @@ impl<T> RunQueue<T> {
     pub fn sleep(&mut self, thread: T, deadline: Nanoseconds, cpu: usize) {
         debug_assert!(self.sleepers.len() < self.sleepers.capacity());
         let at = self.sleepers.partition_point(|other| other.deadline > deadline);
-        self.sleepers.insert(at, Sleeper { deadline, cpu, thread });
+        self.sleepers.insert(at, SleepingThread { deadline, cpu, thread });
     }
 
     /// Takes the sleeper that `is_it` knows out of the list, if it is there.

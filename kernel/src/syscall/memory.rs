@@ -2,7 +2,7 @@
 
 use super::{SyscallContext, SyscallResult};
 use crate::memory;
-use crate::vm::address_space::MapPlacement;
+use crate::vm::address_space::MmapPlacement;
 use abi::Errno;
 use abi::file::OpenFlags;
 use abi::memory::{MADV_DONTNEED, MADV_FREE, MREMAP_MAYMOVE, MapFlags, Prot};
@@ -109,13 +109,13 @@ fn check_commitment(len: u64, prot: Prot, flags: MapFlags) -> Result<(), Errno> 
     if counts && len > memory::layout().total { Err(Errno::ENOMEM) } else { Ok(()) }
 }
 
-fn place(at: UserVa, flags: MapFlags) -> MapPlacement {
+fn place(at: UserVa, flags: MapFlags) -> MmapPlacement {
     if flags.contains(MapFlags::FIXED_NOREPLACE) {
-        MapPlacement::FixedNoReplace(at)
+        MmapPlacement::FixedNoReplace(at)
     } else if flags.contains(MapFlags::FIXED) {
-        MapPlacement::Fixed(at)
+        MmapPlacement::Fixed(at)
     } else {
-        MapPlacement::Hint((at.raw() != 0).then_some(at))
+        MmapPlacement::Hint((at.raw() != 0).then_some(at))
     }
 }
 
@@ -131,7 +131,7 @@ fn map_file(
     len: u64,
     prot: Prot,
     flags: MapFlags,
-    place: MapPlacement,
+    place: MmapPlacement,
 ) -> Result<UserVa, Errno> {
     let (file, offset) = (call.file(4)?, call.value(5));
     let shared = file.readable().map_err(|_| Errno::EACCES)?.dma_buf().ok_or(Errno::ENODEV)?.buffer().clone();

@@ -12,7 +12,7 @@ use addr::{PAGE_SIZE, UserVa};
 use arch::exception::TrapFrame;
 use kernel::process::{Process, Task};
 use kernel::syscall::dispatch;
-use kernel::vm::address_space::{AddressSpace, MapPlacement};
+use kernel::vm::address_space::{AddressSpace, MmapPlacement};
 use std::fmt::Write;
 use std::sync::Arc;
 
@@ -80,7 +80,7 @@ pub fn syscalls(input: &[u8]) -> String {
 fn run(memory: &[u8], calls: &[u8]) -> String {
     let space = AddressSpace::new().expect("a frame for a table");
     let access = Prot::READ | Prot::WRITE;
-    space.map_anonymous(PAGE_SIZE, MapPlacement::FixedNoReplace(UserVa::new(MEMORY)), access).unwrap();
+    space.map_anonymous(PAGE_SIZE, MmapPlacement::FixedNoReplace(UserVa::new(MEMORY)), access).unwrap();
     let mut page = vec![0; PAGE_SIZE as usize];
     page[..memory.len()].copy_from_slice(memory);
     arch::fake::set_user_memory(UserVa::new(MEMORY), &page);

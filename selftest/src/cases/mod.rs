@@ -127,7 +127,7 @@ pub fn run_injected(chosen: Glob<'_>, plan: &fault_injection::Plan<'_>) -> bool 
 
 /// Runs the chosen tests and prints the KTAP report. Returns whether none failed.
 pub fn run(chosen: Glob<'_>) -> bool {
-    heap::watch_handlers();
+    heap::check_interrupt_handlers();
     let tests = || all().filter(|test| chosen.matches(test.name));
     let count = tests().count();
     if count == 0 {

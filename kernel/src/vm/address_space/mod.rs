@@ -38,7 +38,7 @@ const HEAP_END: u64 = USER_END - (1 << 30);
 
 /// Where a mapping goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum MapPlacement {
+pub enum MmapPlacement {
     /// Anywhere; there if it is free.
     Hint(Option<UserVa>),
     /// Exactly there, instead of what is there.
@@ -101,7 +101,7 @@ impl AddressSpace {
     }
 
     /// Maps zeroes.
-    pub fn map_anonymous(&self, len: u64, place: MapPlacement, prot: Prot) -> Result<UserVa, Errno> {
+    pub fn map_anonymous(&self, len: u64, place: MmapPlacement, prot: Prot) -> Result<UserVa, Errno> {
         let mut inner = self.inner.lock();
         let range = inner.reserve_range(len, place, Alignment::PAGE)?;
         inner.add_anonymous(range, prot)?;
@@ -114,7 +114,7 @@ impl AddressSpace {
         &self,
         shared: Arc<Buffer>,
         (offset, len): (u64, u64),
-        place: MapPlacement,
+        place: MmapPlacement,
         (prot, max_prot): (Prot, Prot),
     ) -> Result<UserVa, Errno> {
         check_access(prot)?;

@@ -1,7 +1,7 @@
 //! Changes to the plan, and what they do to the tables.
 
 use super::backing::{VmaBacking, check_access};
-use super::{Inner, MapPlacement};
+use super::{Inner, MmapPlacement};
 use crate::memory::table_frames;
 use abi::Errno;
 use abi::memory::Prot;
@@ -14,7 +14,7 @@ impl Inner {
     pub(super) fn reserve_range(
         &mut self,
         len: u64,
-        place: MapPlacement,
+        place: MmapPlacement,
         alignment: Alignment,
     ) -> Result<AddrRange<UserVa>, Errno> {
         let len =
@@ -26,15 +26,15 @@ impl Inner {
             AddrRange::from_len(at, len).filter(|_| at.is_aligned(PAGE_SIZE)).ok_or(Errno::EINVAL)
         };
         match place {
-            MapPlacement::Hint(hint) => {
+            MmapPlacement::Hint(hint) => {
                 let hint = hint.filter(|at| at.raw() >= USER_START);
                 self.vmas.find_unmapped(len, alignment, hint).ok_or(Errno::ENOMEM)
             }
-            MapPlacement::FixedNoReplace(at) => match self.vmas.parts(exactly(at)?).next() {
+            MmapPlacement::FixedNoReplace(at) => match self.vmas.parts(exactly(at)?).next() {
                 None => exactly(at),
                 Some(_) => Err(Errno::EEXIST),
             },
-            MapPlacement::Fixed(at) => {
+            MmapPlacement::Fixed(at) => {
                 let range = exactly(at)?;
                 self.unmap_all(range)?;
                 Ok(range)
