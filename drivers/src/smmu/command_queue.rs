@@ -72,7 +72,7 @@ struct Batch<I> {
 ///
 /// # Errors
 /// See [`CommandError`]. Illegal commands of other batches are not reported, unless this batch was queued in parts.
-#[inline]
+#[inline(always)] // As for `run_encoded`.
 pub fn run(
     queue: &impl Shared<CommandQueue>,
     commands: impl IntoIterator<Item = Command>,
@@ -84,7 +84,7 @@ pub fn run(
 ///
 /// # Errors
 /// As [`run`].
-#[inline]
+#[inline(always)] // The caller knows the commands: an unmap is 60 instructions shorter.
 pub fn run_encoded(
     queue: &impl Shared<CommandQueue>,
     commands: impl IntoIterator<Item = [u64; Command::WORDS]>,
