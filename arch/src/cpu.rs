@@ -358,6 +358,13 @@ mod tests {
     }
 
     #[test]
+    fn mops_is_read_from_isar2() {
+        let with = CpuIdRegisters { isar2: 0x0000_0000_0001_0000, ..CpuIdRegisters::default() };
+        assert!(CpuFeatures::decode(&with).contains(CpuFeatures::MOPS));
+        assert!(!CpuFeatures::decode(&CpuIdRegisters::default()).contains(CpuFeatures::MOPS));
+    }
+
+    #[test]
     fn features_of_a_cortex_a53_and_a_neoverse_n1() {
         let a53 = CpuIdRegisters {
             pfr0: 0x0000_2222,

@@ -10,7 +10,7 @@ use crate::workspace;
 
 const START: &str = "<!-- figures: written by `cargo xtask bench --bless` -->\n";
 const END: &str = "<!-- end of figures -->\n";
-const NKM: &str = "NO_KERNEL_MAPPING";
+pub const NKM: &str = "NO_KERNEL_MAPPING";
 const SINGLE: &str = "ALLOC_SINGLE_PAGES|NO_KERNEL_MAPPING";
 
 /// A line of the table: its title, and which measurement it shows.
@@ -27,6 +27,9 @@ const LINES: [(&str, &str, u64, &str); 11] = [
     ("mmap / munmap of 4 KiB, seen from the program", "mmap", 4 << 10, NKM),
     ("mmap / munmap of 256 MiB", "mmap", 256 << 20, NKM),
 ];
+/// A line of the table of a CPU with FEAT_MOPS.
+const MOPS_LINES: [(&str, u64); 4] =
+    [("4 KiB", 4 << 10), ("1 MiB", 1 << 20), ("16 MiB", 16 << 20), ("256 MiB", 256 << 20)];
 /// The same for what several CPUs do.
 const CPUS: [(&str, &str); 2] = [
     ("64 KiB alloc + free, 1 -> 4 CPUs, per operation of all", "alloc_64K_nkm"),
@@ -78,6 +81,13 @@ fn table() -> Result<String> {
         let (tessera, linux) = (one_to_four(&own, work), one_to_four(&linux.figures, work));
         text += &format!("| {title} | {tessera} | {linux} | | | {} | |\n", one_to_four(&own, SYNC));
     }
+    text += "\nThe same allocations on `-cpu max`, which has FEAT_MOPS:\n\n| | Tessera |\n|---|--:|\n";
+    for (title, size) in MOPS_LINES {
+        let is = |figure: &&Figure| (figure.key.mode.as_str(), figure.key.size) == ("m", size);
+        let cost = own.iter().find(is).map(|figure| (grouped(figure.alloc), grouped(figure.free)));
+        let (alloc, free) = cost.unwrap_or_default();
+        text += &format!("| {title}, `{NKM}` | {alloc} / {free} |\n");
+    }
     Ok(text)
 }
 
@@ -116,7 +126,10 @@ mod tests {
     #[test]
     fn every_line_of_the_table_has_figures() {
         let table = table().unwrap();
-        assert_eq!(table.lines().filter(|line| line.starts_with("| ")).count(), 1 + LINES.len() + CPUS.len());
+        assert_eq!(
+            table.lines().filter(|line| line.starts_with("| ")).count(),
+            2 + LINES.len() + CPUS.len() + MOPS_LINES.len()
+        );
         assert!(!table.contains("|  |  |"), "{table}");
     }
 }

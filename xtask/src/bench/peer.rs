@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::figures::{Figure, from_table};
+use super::session::CPU;
 use crate::command;
 use crate::error::{Error, Result};
 use crate::workspace;
@@ -12,8 +13,8 @@ use crate::workspace;
 /// Modes that the peer is run in, with what is special about each: in mode `b` only contention is measured, on two CPUs.
 const MODES: [(&str, &[(&str, &str)]); 3] =
     [("a", &[]), ("c", &[]), ("b", &[("PEER_MASK", "0x10"), ("PEER_SMP_B", "2"), ("PEER_RUNS_B", "3")])];
-/// The same CPU as Tessera's. The peer's own default is `cortex-a55`; its figures differ by less than 3 %.
-const CPU: &str = "max";
+/// The environment variable with the directory of the peer, which has a script `run` for each mode.
+const DIRECTORY: &str = "PEER_LINUX";
 /// Seconds for a boot, and for a mode with all that it builds and fetches.
 const BOOT_LIMIT: &str = "900";
 const MODE_LIMIT: &str = "2400";
@@ -32,7 +33,7 @@ pub struct Peer {
 /// Where Linux's figures shall come from.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Wanted {
-    /// A run, if the peer lies beside the work tree.
+    /// A run, if `PEER_LINUX` is set.
     Fresh,
     /// A run, which is then stored in `doc/`.
     Stored,
@@ -40,18 +41,18 @@ pub enum Wanted {
     Last,
 }
 
-/// Runs the peer, if it is there and `wanted`; the stored figures serve if there is none or it fails.
+/// Runs the peer, if `PEER_LINUX` is set and a run is `wanted`; otherwise, or if it fails, returns the stored figures.
 pub fn figures(directory: &Path, wanted: Wanted) -> Result<Peer> {
-    let script = workspace::root().join("../shared/peer-linux/run");
-    if wanted == Wanted::Last || !script.exists() {
+    let Some(peer) = std::env::var_os(DIRECTORY).filter(|_| wanted != Wanted::Last) else {
         return stored();
-    }
+    };
+    let script = Path::new(&peer).join("run");
     let results = directory.join("peer");
     match run(&script, &results) {
         Ok(peer) if wanted == Wanted::Stored => store(&peer).map(|()| peer),
         Ok(peer) => Ok(peer),
         Err(error) if wanted == Wanted::Fresh => {
-            println!("the peer did not run ({error}); the stored figures serve");
+            println!("the peer failed ({error}); using the stored figures");
             stored()
         }
         Err(error) => Err(error),
@@ -131,7 +132,7 @@ mod tests {
     fn the_origin_is_taken_from_what_the_peer_says() {
         let versions = "kernel 6.12.117+deb12: Linux version 6.12.117\nQEMU emulator version 10.0.2 (Debian)\n\
                         gcc 12\ncpu max, memory 4G\n2026-11-22\n";
-        let expected = "Linux 6.12.117+deb12 (Debian arm64) on -cpu max of QEMU 10.0.2, iommu.strict=1, \
+        let expected = "Linux 6.12.117+deb12 (Debian arm64) on -cpu neoverse-n2 of QEMU 10.0.2, iommu.strict=1, \
                         measured 2026-11-22";
         assert_eq!(origin(versions), expected);
     }

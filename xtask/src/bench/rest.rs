@@ -42,7 +42,7 @@ mod tests {
 
     #[test]
     fn what_is_counted_is_named() {
-        let line = "BENCH alloc size=4096 attrs=0 alloc_ticks=1066 free_ticks=508 chunks=1";
+        let line = "BENCH alloc size=4096 attrs=0 alloc_ticks=1130 free_ticks=508 chunks=1";
         let own = &from_console(line, "a")[0];
         let events = &from_console(
             &format!("{line} alloc_stores=3 alloc_tlbis=1 alloc_barriers=6 free_stores=1"),

@@ -10,6 +10,10 @@ use crate::machine::{BootImage, BootInput, QemuMachine};
 use crate::qemu::{self, QemuExit};
 use crate::workspace;
 
+/// The CPU of the figures (QEMU's `-cpu`), and of Linux's: DC ZVA, LSE atomics and range TLBI, no FEAT_MOPS.
+pub const CPU: &str = "neoverse-n2";
+/// A CPU with FEAT_MOPS.
+const CPU_WITH_MOPS: &str = "max";
 /// A run takes well below a minute on a free host.
 const LIMIT: Duration = Duration::from_secs(600);
 
@@ -20,6 +24,8 @@ pub struct Session<'a> {
     pub name: &'a str,
     /// The peer's name for such a machine.
     pub mode: Mode,
+    /// QEMU's `-cpu`.
+    pub cpu: &'a str,
     /// QEMU's `-smp`.
     pub cpus: &'a str,
     /// QEMU's `-m`.
@@ -37,6 +43,8 @@ pub struct Session<'a> {
 pub enum Mode {
     /// `a`: an instruction, on one CPU.
     Instructions,
+    /// `m`: an instruction, on one CPU with FEAT_MOPS.
+    InstructionsWithMops,
     /// `b`: a nanosecond of the host's, each CPU in a thread of its own. Only ratios within one run mean anything.
     Wall,
     /// `c`: an instruction of any of several CPUs, which run in turns.
@@ -47,6 +55,7 @@ pub enum Mode {
 pub const OPERATIONS: Session<'_> = Session {
     name: "operations",
     mode: Mode::Instructions,
+    cpu: CPU,
     cpus: "1",
     memory: "4G",
     glob: "floor,alloc,map_*,frag_alloc,mmap",
@@ -55,6 +64,14 @@ pub const OPERATIONS: Session<'_> = Session {
 };
 /// The same, for a kernel that counts events.
 pub const EVENTS: Session<'_> = Session { name: "events", ..OPERATIONS };
+/// Allocation on a CPU with FEAT_MOPS.
+pub const MOPS: Session<'_> = Session {
+    name: "mops",
+    mode: Mode::InstructionsWithMops,
+    cpu: CPU_WITH_MOPS,
+    glob: "alloc",
+    ..OPERATIONS
+};
 /// Costs against what they could grow with.
 pub const GROWTH: Session<'_> = Session { name: "growth", glob: "growth_*", ..OPERATIONS };
 /// A device among others that fault: as many as have room for a thousand events each in the event queue.
@@ -84,6 +101,7 @@ impl Mode {
     pub fn letter(self) -> &'static str {
         match self {
             Self::Instructions => "a",
+            Self::InstructionsWithMops => "m",
             Self::Wall => "b",
             Self::InstructionsOfAll => "c",
         }
@@ -135,13 +153,13 @@ impl Session<'_> {
         let ram = format!("-object memory-backend-ram,id=ram,size={},reserve=off", self.memory);
         let clock = match self.mode {
             Mode::Wall => "-accel tcg,thread=multi",
-            Mode::Instructions | Mode::InstructionsOfAll => {
+            Mode::Instructions | Mode::InstructionsWithMops | Mode::InstructionsOfAll => {
                 "-icount shift=0,sleep=off -seed 1 -rtc base=2024-01-01,clock=vm"
             }
         };
         QemuMachine {
             options: "memory-backend=ram".into(),
-            cpu: "max,cntfrq=1000000000".into(),
+            cpu: format!("{},cntfrq=1000000000", self.cpu),
             cpus: self.cpus.into(),
             memory: self.memory.into(),
             devices: words(

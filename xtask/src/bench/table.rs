@@ -24,7 +24,7 @@ pub struct Row<'a> {
 pub fn rows<'a>(own: &'a [Figure], linux: &'a [Figure], events: &[Figure]) -> Vec<Row<'a>> {
     let elsewhere = |figure: &&Figure| {
         let key = &figure.key;
-        key.mode == "b" || key.name == "boot" || key.name.starts_with("growth_")
+        matches!(key.mode.as_str(), "b" | "m") || key.name == "boot" || key.name.starts_with("growth_")
     };
     own.iter().filter(|figure| !elsewhere(figure)).map(|own| row(own, linux, events)).collect()
 }
@@ -185,12 +185,12 @@ mod tests {
             "4 000 / 3 000",
             "4.00 / 6.00",
             "2.50 / 4.00",
-            "15.15 / 62.50",
+            "7.69 / 62.50",
             "",
             "",
         ];
         assert_eq!(rows[0].cells(), expected.map(String::from));
-        assert!(text(&rows).lines().nth(1).unwrap().ends_with("15.15 / 62.50"));
+        assert!(text(&rows).lines().nth(1).unwrap().ends_with("7.69 / 62.50"));
     }
 
     #[test]

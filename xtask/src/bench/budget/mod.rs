@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use super::document;
 use super::figures::{Figure, Key};
-use super::session::{CONTENTION, EVENTS, OPERATIONS};
+use super::session::{CONTENTION, EVENTS, MOPS, OPERATIONS};
 use super::table::size;
 use crate::artifacts::{self, Artifacts};
 use crate::counts::TestCounts;
@@ -65,6 +65,9 @@ fn measure(built: &Artifacts) -> Result<Budgets> {
     let events = EVENTS.measure(&counting)?;
     let mut figures = OPERATIONS.measure(built)?;
     figures.extend(CONTENTION.measure(built)?);
+    // Only the zeroing differs, so one attribute is enough.
+    let with_mops = MOPS.measure(built)?;
+    figures.extend(with_mops.into_iter().filter(|figure| figure.key.attrs == document::NKM));
     Ok(figures.iter().map(|figure| (figure.key.clone(), costs(figure, &events))).collect())
 }
 
@@ -146,7 +149,8 @@ fn judge(key: &Key, budget: &BudgetCosts, costs: &BudgetCosts) -> BudgetResult {
 /// A row's name for people.
 fn name(key: &Key) -> String {
     let threads = if key.count > 0 { format!(" x{}", key.count) } else { String::new() };
-    format!("{}{threads} {} {}", key.name, size(key.size), key.attrs)
+    let mops = if key.mode == "m" { " with FEAT_MOPS" } else { "" };
+    format!("{}{threads} {} {}{mops}", key.name, size(key.size), key.attrs)
 }
 
 #[cfg(test)]
