@@ -35,6 +35,7 @@ pub fn table_allocations() -> u64 {
 }
 
 /// A current value and its peak.
+#[derive(Default)]
 pub struct Gauge {
     now: AtomicU64,
     peak: AtomicU64,

@@ -40,9 +40,9 @@ pub fn check() -> Result<TestCounts> {
 fn steps() -> [Command; 7] {
     let host = cargo(&["clippy", "--workspace", "--all-targets"]);
     let mut kernel = cargo(&["clippy", "--target", KERNEL_TARGET]);
-    kernel.args(["arch", "drivers", "kernel"].map(|name| format!("--package={name}")));
+    kernel.args(["arch", "drivers", "kernel", "selftest", "image"].map(|name| format!("--package={name}")));
     let variant =
-        |feature| cargo(&["clippy", "--target", KERNEL_TARGET, "--package=kernel", "--features", feature]);
+        |feature| cargo(&["clippy", "--target", KERNEL_TARGET, "--package=image", "--features", feature]);
     let mut user = cargo(&["clippy", "--target", USER_TARGET]);
     user.args(artifacts::PROGRAMS.map(|name| format!("--package={name}")));
     let [host, kernel, counting, checking, user] =

@@ -54,7 +54,7 @@ impl Device {
         domain: Arc<Domain>,
     ) -> Result<Arc<Self>, DmaError> {
         domain.attach(stream)?;
-        let faults = Arc::new(FaultState::new());
+        let faults = Arc::new(FaultState::default());
         let place = Some((smmu, stream));
         let device = Arc::new(Self { name, stream: place, coherent, mask: default_mask(), faults, domain });
         let watched: Arc<dyn Quarantine> = device.clone();
@@ -66,7 +66,7 @@ impl Device {
     /// A device without IOMMU, whose bus shows memory through `windows` (none: at its physical addresses).
     pub fn direct(name: String, coherent: bool, windows: Vec<BusWindow>) -> Arc<Self> {
         let domain = Arc::new(Domain::direct(windows));
-        let (mask, faults) = (default_mask(), Arc::new(FaultState::new()));
+        let (mask, faults) = (default_mask(), Arc::new(FaultState::default()));
         Arc::new(Self { name, stream: None, coherent, mask, faults, domain })
     }
 

@@ -1,6 +1,6 @@
 //! The DMA core: buffers made of chunks, the devices they are attached to, and streaming mappings.
 //!
-//! - [`coherent`]: allocation of a buffer for a device ([`alloc`]), or for later attachments; a driver's [`Space`].
+//! - [`coherent`]: allocation of a buffer for a device ([`alloc()`]), or for later attachments; a driver's [`Space`].
 //! - [`Buffer`], [`Attachment`]: a buffer lives until its last view is gone; an attachment is a view.
 //! - [`stream`]: streaming mappings of existing memory.
 //! - [`Device`], [`Domain`]: the IOVA space of a device; [`fault`] counts translation faults and quarantines a device.

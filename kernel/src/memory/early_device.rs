@@ -21,6 +21,7 @@ struct Opened<T> {
 pub type OpenDriver<T> = unsafe fn(KernelVa) -> T;
 
 impl<T> EarlyDevice<T> {
+    #[expect(clippy::new_without_default, reason = "made in statics only")]
     pub const fn new() -> Self {
         Self(SpinLock::new(None))
     }

@@ -45,8 +45,9 @@ pub struct FaultState {
     first: SpinLock<Option<EventRecord>>,
 }
 
-impl FaultState {
-    pub fn new() -> Self {
+impl Default for FaultState {
+    /// An armed device without faults.
+    fn default() -> Self {
         Self {
             total: AtomicU64::new(0),
             before: AtomicU64::new(0),
@@ -57,7 +58,9 @@ impl FaultState {
             first: SpinLock::new(None),
         }
     }
+}
 
+impl FaultState {
     /// Faults ever: a count that never falls.
     pub fn total(&self) -> u64 {
         self.total.load(Relaxed)
@@ -195,7 +198,7 @@ mod tests {
 
     #[test]
     fn arming_number_changes_when_transactions_may_have_been_aborted() {
-        let faults = FaultState::new();
+        let faults = FaultState::default();
         faults.set_limit(1);
         let before = faults.arming();
         assert!(before.is_some() && faults.arming() == before);
@@ -216,7 +219,7 @@ mod tests {
 
     #[test]
     fn device_is_quarantined_once_at_its_limit_and_rearmed_by_its_driver() {
-        let faults = FaultState::new();
+        let faults = FaultState::default();
         faults.set_limit(3);
         assert_eq!(
             [faults.add(event(0)), faults.add(event(0)), faults.add(event(0)), faults.add(event(0))],
@@ -232,7 +235,7 @@ mod tests {
 
     #[test]
     fn device_that_overflows_the_event_queue_is_quarantined_below_its_limit() {
-        let faults = FaultState::new();
+        let faults = FaultState::default();
         assert!(!faults.add(event(7)));
         assert_eq!([faults.hold(50), faults.hold(60)], [true, false]);
         assert_eq!((faults.quarantine(done), faults.first()), (Some(Ok(())), Some(event(7))));
@@ -242,7 +245,7 @@ mod tests {
 
     #[test]
     fn failed_quarantine_is_retried_after_the_next_limit() {
-        let faults = FaultState::new();
+        let faults = FaultState::default();
         faults.set_limit(2);
         assert!(!faults.add(event(0)) && faults.add(event(0)));
         assert_eq!(faults.quarantine(|| Err("no answer")), Some(Err("no answer")));
@@ -252,7 +255,7 @@ mod tests {
 
     #[test]
     fn first_fault_since_arming_is_kept() {
-        let faults = FaultState::new();
+        let faults = FaultState::default();
         faults.set_limit(2);
         assert_eq!(faults.first(), None);
         assert!(!faults.add(event(1)) && faults.add(event(2)));
@@ -266,7 +269,7 @@ mod tests {
 
     #[test]
     fn block_and_quarantine_exclude_each_other() {
-        let faults = FaultState::new();
+        let faults = FaultState::default();
         faults.set_limit(2);
         assert_eq!((faults.unblock(done), faults.add(event(0))), (None, false), "it was never blocked");
         assert_eq!((faults.block(done), faults.block(done)), (Some(Ok(())), None));
@@ -283,7 +286,7 @@ mod tests {
 
     #[test]
     fn failed_block_or_unblock_keeps_the_state() {
-        let faults = FaultState::new();
+        let faults = FaultState::default();
         faults.set_limit(1);
         assert!(faults.add(event(0)));
         assert_eq!(faults.block(|| Err("no answer")), Some(Err("no answer")));
@@ -296,7 +299,7 @@ mod tests {
 
     #[test]
     fn failed_rearm_keeps_the_quarantine() {
-        let faults = FaultState::new();
+        let faults = FaultState::default();
         faults.set_limit(1);
         assert!(faults.add(event(0)));
         assert_eq!(faults.quarantine(done), Some(Ok(())));
@@ -332,7 +335,7 @@ mod loom {
     }
 
     fn shared(limit: u64) -> Arc<Shared> {
-        let shared = Shared { faults: FaultState::new(), attached: Stream(UnsafeCell::new(true)) };
+        let shared = Shared { faults: FaultState::default(), attached: Stream(UnsafeCell::new(true)) };
         shared.faults.set_limit(limit);
         Arc::new(shared)
     }
