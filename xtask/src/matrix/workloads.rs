@@ -102,7 +102,7 @@ pub const CASES: &[Case] = &[
         name: "dma-left-running",
         expect: ConsoleExpectation::PowerOff {
             shown: &[
-                "smmu at 0x9050000: aborts what it let pass before",
+                "smmu at 0x9050000: was in bypass, aborts now",
                 "pci: 00:01.0 came as a bus master: stopped",
                 "probe: checksum: PASS",
                 "init: exit status 0",
