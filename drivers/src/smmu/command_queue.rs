@@ -54,7 +54,26 @@ pub struct CommandQueue {
     injected: inject::Injected,
 }
 
-/// Encoded commands and the CMD_SYNC that ends them.
+/// A command that a batch encodes when it writes it to the queue.
+trait Encode {
+    fn words(self) -> [u64; Command::WORDS];
+}
+
+impl Encode for Command {
+    #[inline(always)] // As for `advance`.
+    fn words(self) -> [u64; Command::WORDS] {
+        self.encode()
+    }
+}
+
+impl Encode for [u64; Command::WORDS] {
+    #[inline(always)]
+    fn words(self) -> [u64; Command::WORDS] {
+        self
+    }
+}
+
+/// Commands and the CMD_SYNC that ends them.
 struct Batch<I> {
     commands: I,
     /// Whether the CMD_SYNC is in the queue.
@@ -72,24 +91,31 @@ struct Batch<I> {
 ///
 /// # Errors
 /// See [`CommandError`]. Illegal commands of other batches are not reported, unless this batch was queued in parts.
-#[inline(always)] // As for `run_encoded`.
+#[inline]
 pub fn run(
     queue: &impl Shared<CommandQueue>,
     commands: impl IntoIterator<Item = Command>,
 ) -> Result<(), CommandError> {
-    run_encoded(queue, commands.into_iter().map(Command::encode))
+    run_batch(queue, commands.into_iter())
 }
 
 /// [`run`] with encoded commands, which may be illegal.
 ///
 /// # Errors
 /// As [`run`].
-#[inline(always)] // The caller knows the commands: an unmap is 60 instructions shorter.
 pub fn run_encoded(
     queue: &impl Shared<CommandQueue>,
     commands: impl IntoIterator<Item = [u64; Command::WORDS]>,
 ) -> Result<(), CommandError> {
-    let mut batch = Batch::new(commands.into_iter());
+    run_batch(queue, commands.into_iter())
+}
+
+#[inline(always)]
+fn run_batch(
+    queue: &impl Shared<CommandQueue>,
+    commands: impl Iterator<Item: Encode>,
+) -> Result<(), CommandError> {
+    let mut batch = Batch::new(commands);
     // Usually the SMMU is done before the first read of CMDQ_CONS.
     let first = queue.with(|queue| match queue.advance(&mut batch) {
         Some(result) => Ok(result),
@@ -117,13 +143,13 @@ pub fn sync(queue: &impl Shared<CommandQueue>) -> Result<(), CommandError> {
 fn wait(
     queue: &impl Shared<CommandQueue>,
     clock: Clock,
-    mut batch: Batch<impl Iterator<Item = [u64; Command::WORDS]>>,
+    mut batch: Batch<impl Iterator<Item: Encode>>,
 ) -> Result<(), CommandError> {
     let waited = clock.wait(|| queue.with(|queue| queue.advance(&mut batch)));
     waited.unwrap_or_else(|TimedOut| queue.with(|queue| Err(queue.timed_out())))
 }
 
-impl<I: Iterator<Item = [u64; Command::WORDS]>> Batch<I> {
+impl<I: Iterator<Item: Encode>> Batch<I> {
     fn new(commands: I) -> Self {
         Self { commands, complete: false, first: u64::MAX, end: 0 }
     }
@@ -158,7 +184,7 @@ impl CommandQueue {
     /// # Errors
     /// As [`run`].
     pub fn run(&mut self, commands: impl IntoIterator<Item = Command>) -> Result<(), CommandError> {
-        let mut batch = Batch::new(commands.into_iter().map(Command::encode));
+        let mut batch = Batch::new(commands.into_iter());
         let clock = self.clock;
         clock.wait(|| self.advance(&mut batch)).unwrap_or_else(|TimedOut| Err(self.timed_out()))
     }
@@ -216,7 +242,7 @@ impl CommandQueue {
     #[inline(always)] // The first caller knows the whole batch.
     fn advance(
         &mut self,
-        batch: &mut Batch<impl Iterator<Item = [u64; Command::WORDS]>>,
+        batch: &mut Batch<impl Iterator<Item: Encode>>,
     ) -> Option<Result<(), CommandError>> {
         if !batch.complete {
             self.fill(batch);
@@ -238,11 +264,11 @@ impl CommandQueue {
 
     /// Writes and publishes as much of a batch as the queue has room for.
     #[inline(always)] // As for `advance`.
-    fn fill(&mut self, batch: &mut Batch<impl Iterator<Item = [u64; Command::WORDS]>>) {
+    fn fill(&mut self, batch: &mut Batch<impl Iterator<Item: Encode>>) {
         batch.first = batch.first.min(self.ring.produced());
         while !batch.complete && self.ring.has_room() {
             match batch.commands.next() {
-                Some(words) => self.ring.write(words),
+                Some(command) => self.ring.write(command.words()),
                 None => {
                     self.ring.write(const { Command::Sync.encode() });
                     self.syncs += 1;
