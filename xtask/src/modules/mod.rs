@@ -63,7 +63,6 @@ mod tests {
     use super::*;
 
     #[test]
-    #[ignore = "kernel/src still has cycles"]
     fn modules_have_no_cycle() {
         for scope in &SCOPES {
             let report = scope.graph(workspace::root()).unwrap().cycles();
