@@ -9,11 +9,11 @@ use selftest::{bench, cases, soak};
 const DEFAULT_INIT: &str = "/bin/mosaic";
 
 /// Does what the boot arguments ask for and switches the machine off.
-pub fn main(platform: &Platform, args: &BootArgs<'_>, devices: devices::Started) -> ! {
+pub fn main(platform: &Platform, args: &BootArgs<'_>, devices: devices::BoundDevices) -> ! {
     #[cfg(feature = "checking")]
     selftest::debug::poison::start();
-    // A benchmark measures the boot, too; a trial takes an edu 100 ms.
-    devices.admit(args.bench.is_none());
+    // A benchmark measures the boot as well, and the check takes an edu 100 ms.
+    devices.publish(args.bench.is_none());
     if let Some(chosen) = args.selftest {
         // Without files the tests of programs are skipped; what is wrong with them is a matter for `init=`.
         platform.initrd.map(fs::mount);

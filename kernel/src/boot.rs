@@ -2,7 +2,7 @@
 
 use crate::board::{BootArgs, DeviceTree, DeviceTreeError, Platform, Reservation};
 use crate::memory::{self, Sizes, heap, zones};
-use crate::{console, devices, dma, firmware, iommu, irq, percpu, power, process, sched, smp};
+use crate::{console, devices, dma, firmware, fs, iommu, irq, percpu, power, process, sched, smp};
 use ::memory::Zone;
 use addr::{AddrRange, PAGE_SIZE, PhysAddr, Size};
 use alloc::vec::Vec;
@@ -48,7 +48,10 @@ impl fmt::Display for PlatformError {
 ///
 /// # Safety
 /// Called once, on the boot CPU, with boot's tables installed, and `boot` describes how the machine was entered.
-pub unsafe fn start_kernel(boot: &BootInfo, run: fn(&Platform, &BootArgs<'_>, devices::Started) -> !) -> ! {
+pub unsafe fn start_kernel(
+    boot: &BootInfo,
+    run: fn(&Platform, &BootArgs<'_>, devices::BoundDevices) -> !,
+) -> ! {
     heap::init();
     firmware::set_entry_level(boot.entry_el);
     let mut platform = read_platform(boot).unwrap_or_else(|error| {
@@ -70,13 +73,14 @@ pub unsafe fn start_kernel(boot: &BootInfo, run: fn(&Platform, &BootArgs<'_>, de
         iommu::abort_all(&platform.smmus);
     }
     start_memory(boot, &platform, &args);
-    let found = devices::find(&platform);
+    let hosts = devices::enumerate(&platform);
     irq::init(&platform);
     sched::init(platform.timer.as_ref());
     smp::start_all(&platform.cpus);
     log::info!("cpu: {} of {} running", percpu::online(), platform.cpus.len());
     process::random::seed(&platform.rng_seed);
-    let devices = devices::init(&platform, found, &args);
+    fs::init();
+    let devices = devices::probe(&platform, hosts, &args);
     if sched::spawn("main", move || run(&platform, &args, devices)).is_err() {
         power::fail(&"no memory for the first thread");
     }
@@ -98,7 +102,9 @@ fn read_platform(boot: &BootInfo) -> Result<Platform, PlatformError> {
     let blob = arch::boot::map_early_dtb(boot.dtb).map_err(PlatformError::NotFound)?;
     // SAFETY: just mapped, and nothing writes it; it is not used after boot's tables go.
     let blob = unsafe { slice::from_raw_parts(blob.start().raw() as *const u8, blob.len() as usize) };
-    DeviceTree::new(blob).and_then(|tree| Platform::read(&tree)).map_err(PlatformError::Tree)
+    DeviceTree::new(blob)
+        .and_then(|tree| Platform::read(&tree, &devices::compatible()))
+        .map_err(PlatformError::Tree)
 }
 
 fn apply(args: &BootArgs<'_>) {

@@ -222,7 +222,7 @@ mod tests {
                 blob[at] = value;
             }
             if let Ok(tree) = DeviceTree::new(&blob) {
-                let _ = super::super::Platform::read(&tree);
+                let _ = super::super::Platform::read(&tree, &["brcm,bcm2835-dma"]);
             }
         }
     }

@@ -7,7 +7,6 @@
 //! [`DeviceTree`] and [`BootArgs`] need no heap, since memory, console and arguments are read before the heap exists;
 //! [`Platform`] is the complete description.
 
-mod bcm2835;
 mod bootargs;
 mod console;
 mod cpus;
@@ -19,14 +18,14 @@ mod node;
 mod node_error;
 mod pci;
 mod platform;
+mod platform_device;
 mod sbsa_ref;
 mod smmu;
 mod translation;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
-pub use bcm2835::{DmaChannelDescription, FirmwareMailbox};
 pub use bootargs::{ArgumentError, BadArgument, BootArgs, Glob, Soak};
 pub use console::{Uart, UartKind};
 pub use cpus::{CpuDescription, EnableMethod, TimerInterrupts};
@@ -36,4 +35,5 @@ pub use memory::Reservation;
 pub use node::TreeNode;
 pub use node_error::NodeError;
 pub use platform::{Platform, Warning, merge_ranges};
+pub use platform_device::PlatformDevice;
 pub use smmu::SmmuDescription;

@@ -4,8 +4,8 @@ use super::device_tree::MAX_RESERVATIONS;
 use super::node_error::Excerpt;
 use super::sbsa_ref;
 use super::{
-    CpuDescription, DeviceTree, DeviceTreeError, DmaChannelDescription, FirmwareMailbox, InterruptController,
-    NodeError, Reservation, SmmuDescription, TimerInterrupts, TreeNode, Uart,
+    CpuDescription, DeviceTree, DeviceTreeError, InterruptController, NodeError, PlatformDevice, Reservation,
+    SmmuDescription, TimerInterrupts, TreeNode, Uart,
 };
 use addr::{AddrRange, Address, PhysAddr};
 use alloc::format;
@@ -63,10 +63,8 @@ pub struct Platform {
     pub watchdog: Option<AddrRange<PhysAddr>>,
     /// The embedded controller that powers an `sbsa-ref` off; accessible in the Secure state only.
     pub embedded_controller: Option<PhysAddr>,
-    /// A channel of a Raspberry Pi's DMA engine.
-    pub dma_channel: Option<DmaChannelDescription>,
-    /// The mailbox to a Raspberry Pi's firmware.
-    pub firmware_mailbox: Option<FirmwareMailbox>,
+    /// The devices outside of PCI that drivers support.
+    pub devices: Vec<PlatformDevice>,
     /// The generic timer.
     pub timer: Option<TimerInterrupts>,
     /// The PCI host bridges.
@@ -84,11 +82,12 @@ const MAX_OF_KIND: usize = 128;
 const MAX_BYTES: usize = 4096;
 
 impl Platform {
-    /// Reads the whole tree. Invalid nodes are ignored with a warning.
+    /// Reads the whole tree. Invalid nodes are ignored with a warning. `compatible` are the strings that drivers of
+    /// platform devices support.
     ///
     /// # Errors
     /// [`DeviceTreeError::TooManyReservations`]: an ignored reservation would be overwritten.
-    pub fn read(tree: &DeviceTree<'_>) -> Result<Self, DeviceTreeError> {
+    pub fn read(tree: &DeviceTree<'_>, compatible: &[&'static str]) -> Result<Self, DeviceTreeError> {
         let mut reader = PlatformReader { root: tree.root(), warnings: Vec::new() };
         let reservations = tree.reservations().count();
         if reservations > MAX_RESERVATIONS {
@@ -109,8 +108,7 @@ impl Platform {
                 .first(tree.nodes().filter_map(|node| Some((node, InterruptController::read(tree, &node)?)))),
             watchdog: tree.watchdog().and_then(|(node, registers)| reader.keep(&node, registers)),
             embedded_controller: None,
-            dma_channel: tree.dma_channel().and_then(|(node, engine)| reader.keep(&node, engine)),
-            firmware_mailbox: tree.firmware_mailbox().and_then(|(node, found)| reader.keep(&node, found)),
+            devices: reader.each(tree.platform_devices(compatible)),
             timer: reader.one(tree.timer()),
             pci_hosts: reader.each(tree.pci_hosts()),
             smmus: reader.each(tree.smmus()),
@@ -161,18 +159,10 @@ impl Platform {
     fn registers(&self) -> Vec<AddrRange<PhysAddr>> {
         let controllers = self.interrupts.iter().flat_map(InterruptController::registers);
         let uart = self.console.map(|uart| uart.registers);
-        let dma_channel = self.dma_channel.iter().map(|channel| channel.registers);
-        let mailbox = self.firmware_mailbox.iter().map(|mailbox| mailbox.registers);
+        let devices = self.devices.iter().map(|device| device.registers);
         let hosts = self.pci_hosts.iter().map(|host| host.ecam);
         let smmus = self.smmus.iter().map(|smmu| smmu.registers);
-        controllers
-            .chain(uart)
-            .chain(self.watchdog)
-            .chain(dma_channel)
-            .chain(mailbox)
-            .chain(hosts)
-            .chain(smmus)
-            .collect()
+        controllers.chain(uart).chain(self.watchdog).chain(devices).chain(hosts).chain(smmus).collect()
     }
 }
 
@@ -253,7 +243,7 @@ mod tests {
     use dtoolkit::model::DeviceTree as TreeModel;
 
     fn read(model: &TreeModel) -> Result<Platform, DeviceTreeError> {
-        Platform::read(&DeviceTree::new(&model.to_dtb()).unwrap())
+        Platform::read(&DeviceTree::new(&model.to_dtb()).unwrap(), &[])
     }
 
     fn range(start: u64, end: u64) -> AddrRange<PhysAddr> {

@@ -140,7 +140,7 @@ mod tests {
     #[test]
     fn table_adds_the_devices_missing_in_the_tree() {
         let blob = tree().to_dtb();
-        let platform = Platform::read(&DeviceTree::new(&blob).unwrap()).unwrap();
+        let platform = Platform::read(&DeviceTree::new(&blob).unwrap(), &[]).unwrap();
         assert_eq!((platform.warnings.as_slice(), platform.cpus.len()), (&[][..], 1));
         assert_eq!(platform.memory, [range(0x100_0000_0000, 0x4000_0000)]);
         assert!(platform.console.is_some() && platform.timer.is_some() && platform.interrupts.is_some());
@@ -156,7 +156,7 @@ mod tests {
     fn table_is_not_applied_to_other_boards() {
         let blob = fixture::virt().to_dtb();
         assert!(!is(&DeviceTree::new(&blob).unwrap()));
-        let platform = Platform::read(&DeviceTree::new(&blob).unwrap()).unwrap();
+        let platform = Platform::read(&DeviceTree::new(&blob).unwrap(), &[]).unwrap();
         assert_eq!(platform.embedded_controller, None);
     }
 }

@@ -1,39 +1,69 @@
-//! The devices that this machine has and this kernel drives, in the order in which they were found.
+//! Devices and their drivers.
 //!
-//! Order matters: nothing masters the bus that an earlier stage left running, buses are numbered before an SMMU sees its first command (stream ids hang on bus numbers), and a
-//! device masters the bus only once its stream is live.
+//! # How to add a driver
+//!
+//! A driver for a PCI function is a file here and an entry in [`PCI_DRIVERS`]. The file has a [`PciDriver`]: the ids or
+//! class codes that it supports, and `probe`. The probe gets a [`PciProbe`](pci::PciProbe) and in this order maps the
+//! BARs, initializes the device, attaches it to the IOMMU, connects the interrupt, and enables bus mastering. It returns
+//! a [`BoundDevice`], whose `publish` later registers the device nodes, with
+//! [`register_instance`](crate::fs::char_device::register_instance). `edu.rs` is an example.
+//!
+//! A driver for another device in the device tree likewise has a [`PlatformDriver`] with the `compatible` strings that it
+//! supports, and an entry in [`PLATFORM_DRIVERS`]; `bcm2835_dma.rs` is an example.
+//!
+//! # Order
+//!
+//! 1. [`enumerate`]: buses are numbered before the SMMU sees its first command, since stream ids derive from bus numbers,
+//!    and DMA that an earlier boot stage left running is stopped.
+//! 2. [`probe`]: a device masters the bus only once its stream is live.
+//! 3. [`BoundDevices::publish`], in a thread and before the file system is mounted.
 
-mod bcm2835;
+mod bcm2835_dma;
+mod bcm2835_firmware;
+mod bcm2835_framebuffer;
 pub mod dma_engine;
-mod loopback;
-mod pci;
+pub mod driver;
+mod edu;
+pub mod pci;
+pub mod platform;
 
 use crate::board::{BootArgs, Platform};
 use crate::dma;
 use crate::iommu;
 use alloc::vec::Vec;
-use dma_api::DmaMask;
-use dma_engine::DmaEngineDevice;
-use drivers::edu;
-use spin::Once;
+use driver::BoundDevice;
+use pci::{PciDriver, PciHost};
+use platform::PlatformDriver;
 
-static DMA_ENGINES: Once<Vec<&'static DmaEngineDevice>> = Once::new();
+pub use dma_engine::dma_engines;
 
-/// The host bridges whose functions have been found, and do nothing yet.
-pub struct Found(Vec<&'static pci::PciHost>);
+/// The drivers of PCI functions; the first that matches is used.
+static PCI_DRIVERS: &[&PciDriver] = &[&edu::DRIVER];
 
-/// Finds what is behind the host bridges, and ends the DMA that an earlier stage left running there: no function masters
-/// the bus any more. To be called as soon as registers can be mapped for good; where there is an SMMU it aborts already
-/// ([`iommu::abort_all`]).
-pub fn find(platform: &Platform) -> Found {
-    Found(platform.pci_hosts.iter().filter_map(pci::open).collect())
+/// The drivers of devices outside of PCI.
+static PLATFORM_DRIVERS: &[&PlatformDriver] = &[&bcm2835_dma::DRIVER, &bcm2835_firmware::DRIVER];
+
+/// Returns the `compatible` strings of the devices outside of PCI that have a driver.
+pub fn compatible() -> Vec<&'static str> {
+    PLATFORM_DRIVERS.iter().flat_map(|driver| driver.compatible).copied().collect()
 }
 
-/// Devices whose drivers have started, and that nobody uses yet.
-pub struct Started(Vec<&'static DmaEngineDevice>);
+/// The host bridges, enumerated; their functions have no drivers yet.
+pub struct PciHosts(Vec<&'static PciHost>);
 
-/// Starts the drivers. With `iommu=off` the SMMUs are left alone, and devices get physical addresses.
-pub fn init(platform: &Platform, Found(hosts): Found, args: &BootArgs<'_>) -> Started {
+/// Enumerates the functions behind the host bridges and stops the DMA that an earlier boot stage left running: no function
+/// is a bus master afterwards. Called as soon as registers can be mapped permanently. SMMUs already abort all streams
+/// ([`iommu::abort_all`]).
+pub fn enumerate(platform: &Platform) -> PciHosts {
+    PciHosts(platform.pci_hosts.iter().filter_map(pci::enumerate).collect())
+}
+
+/// Devices with drivers that are not yet published.
+pub struct BoundDevices(Vec<&'static dyn BoundDevice>);
+
+/// Initializes the SMMUs and probes the drivers. With `iommu=off` the SMMUs are not used, and devices get physical
+/// addresses.
+pub fn probe(platform: &Platform, PciHosts(hosts): PciHosts, args: &BootArgs<'_>) -> BoundDevices {
     if !args.iommu_off {
         let devices = |smmu| hosts.iter().map(|host| pci::devices_behind(host, smmu)).sum();
         iommu::init(&platform.smmus, devices, args.iommu_events);
@@ -42,30 +72,14 @@ pub fn init(platform: &Platform, Found(hosts): Found, args: &BootArgs<'_>) -> St
         }
     }
     let mut streams = pci::Streams::new(args.iommu_off);
-    let edu_mask = args.edu_mask.map_or(DmaMask::up_to(edu::DMA_MASK), DmaMask::bits);
-    let edus = hosts.iter().flat_map(|host| pci::start_edus(host, &mut streams, edu_mask));
-    if let Some(mailbox) = &platform.firmware_mailbox {
-        bcm2835::ask_firmware(mailbox, &platform.memory);
+    let functions = hosts.iter().flat_map(|host| pci::probe(host, PCI_DRIVERS, &mut streams, args));
+    BoundDevices(functions.chain(platform::probe(PLATFORM_DRIVERS, platform)).collect())
+}
+
+impl BoundDevices {
+    /// Makes the devices available to programs and self-tests; with `check` only those that pass a test. Called in a
+    /// thread.
+    pub fn publish(self, check: bool) {
+        self.0.into_iter().for_each(|device| device.publish(check));
     }
-    let engine = platform.dma_channel.as_ref().and_then(bcm2835::start_dma);
-    Started(edus.chain(engine).collect())
-}
-
-impl Started {
-    /// Lets the devices be used, those that pass a `trial` if there is to be one. Only in a thread, once.
-    pub fn admit(self, trial: bool) {
-        let mut engines = self.0;
-        engines.retain(|engine| !trial || passes(engine));
-        DMA_ENGINES.call_once(|| engines);
-    }
-}
-
-fn passes(engine: &DmaEngineDevice) -> bool {
-    let tried = dma::trace::without(|| loopback::check(engine));
-    tried.inspect_err(|failed| log::warn!("{}: ignored: {failed}", engine.device().name())).is_ok()
-}
-
-/// The devices that copy and may be used, `edu`s first.
-pub fn dma_engines() -> &'static [&'static DmaEngineDevice] {
-    DMA_ENGINES.get().map_or(&[], Vec::as_slice)
 }

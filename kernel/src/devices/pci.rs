@@ -1,63 +1,65 @@
-//! PCI functions become devices of the DMA core, and get their drivers.
+//! PCI: enumeration, the binding of drivers to functions, and the attachment of functions to the IOMMU.
 
-use super::dma_engine::{DmaEngineDevice, Model};
+use super::driver::{BoundDevice, ProbeError, Probed};
+use crate::board::BootArgs;
 use crate::dma::Device;
 use crate::iommu;
 use crate::irq;
-use crate::memory::vmalloc::{self, MapRegistersError};
+use crate::memory::vmalloc;
 use crate::sync::SpinLock;
-use addr::StreamId;
+use addr::{AddrRange, KernelVa, StreamId};
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::string::ToString;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::fmt;
-use dma_api::{DmaError, DmaMask};
-use drivers::edu;
-use drivers::mmio::{Mmio, MmioWindow};
-use drivers::pcie::{Ecam, EcamError, Function, Host, HostDescription, MasterError, Phandle, StreamLive};
+use drivers::mmio::MmioWindow;
+use drivers::pcie::{Bdf, ClassCode, Ecam, Function, Host, HostDescription, Phandle, StreamLive};
 
-/// A host bridge whose functions have been found.
-pub type PciHost = SpinLock<Host>;
-
-/// Why a host or a function is left out.
-enum PciError {
-    /// Registers cannot be mapped.
-    Map(MapRegistersError),
-    /// Configuration space is too short.
-    Ecam(EcamError),
-    /// The BAR that the driver needs has no address.
-    NoBar(u8),
-    /// The SMMU in front of it is not in use.
-    NoIommu(Phandle),
-    /// It cannot be attached.
-    Dma(DmaError),
-    /// It does not master the bus or interrupt.
-    Master(MasterError),
-    /// The driver does not want it.
-    Edu(edu::EduError),
+/// A driver for PCI functions.
+pub struct PciDriver {
+    /// The name in log lines.
+    pub name: &'static str,
+    /// The functions that the driver supports: those that match any entry.
+    pub matches: &'static [PciMatch],
+    /// Initializes a function and binds it.
+    pub probe: fn(&mut PciProbe<'_>) -> Probed,
 }
 
-impl fmt::Display for PciError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+/// An entry of a driver's id table.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PciMatch {
+    /// The vendor and device id.
+    Id(u16, u16),
+    /// The class code, including the programming interface.
+    Class(ClassCode),
+}
+
+impl PciMatch {
+    fn matches(self, vendor: u16, device: u16, class: ClassCode) -> bool {
         match self {
-            Self::Map(error) => error.fmt(f),
-            Self::Ecam(error) => error.fmt(f),
-            Self::NoBar(bar) => write!(f, "BAR {bar} has no address"),
-            Self::NoIommu(phandle) => {
-                write!(f, "the IOMMU in front of it (phandle {:#x}) is not in use", phandle.0)
-            }
-            Self::Dma(error) => error.fmt(f),
-            Self::Master(error) => error.fmt(f),
-            Self::Edu(error) => error.fmt(f),
+            Self::Id(own_vendor, own_device) => (own_vendor, own_device) == (vendor, device),
+            Self::Class(own) => own == class,
         }
     }
 }
 
-/// Finds the functions behind a host bridge.
-pub fn open(description: &HostDescription) -> Option<&'static PciHost> {
-    match enumerate(description) {
+/// Returns the first of `drivers` that supports a function with these ids and class code.
+fn driver_for(
+    drivers: &[&'static PciDriver],
+    (vendor, device): (u16, u16),
+    class: ClassCode,
+) -> Option<&'static PciDriver> {
+    let supports = |driver: &&&PciDriver| driver.matches.iter().any(|m| m.matches(vendor, device, class));
+    drivers.iter().find(supports).copied()
+}
+
+/// A host bridge whose hierarchy has been enumerated.
+pub type PciHost = SpinLock<Host>;
+
+/// Enumerates the functions behind a host bridge, and stops those that are bus masters.
+pub fn enumerate(description: &HostDescription) -> Option<&'static PciHost> {
+    match open(description) {
         Ok(host) => {
             host.problems().iter().for_each(|problem| log::warn!("pci: {problem}"));
             for at in host.masters() {
@@ -73,29 +75,36 @@ pub fn open(description: &HostDescription) -> Option<&'static PciHost> {
     }
 }
 
-fn enumerate(description: &HostDescription) -> Result<Host, PciError> {
-    let at = vmalloc::map_registers(description.ecam).map_err(PciError::Map)?;
-    // SAFETY: mapped for good as Device memory, by the device tree's word configuration space, and used here alone.
+fn open(description: &HostDescription) -> Result<Host, ProbeError> {
+    let at = vmalloc::map_registers(description.ecam).map_err(ProbeError::Map)?;
+    // SAFETY: mapped permanently as Device memory; configuration space according to the device tree, used by this host
+    // only.
     let window = unsafe { MmioWindow::new(at.start(), at.len()) };
-    let config = Ecam::new(window, description.buses.clone()).map_err(PciError::Ecam)?;
+    let config = Ecam::new(window, description.buses.clone()).map_err(ProbeError::Ecam)?;
     Ok(Host::enumerate(config, description.clone()))
 }
 
-/// The streams attached so far. Functions that send the same requester id cannot be told apart by the fabric: they are
-/// one device to the DMA core, with one domain.
+/// Returns the number of functions behind `host`, other than bridges, whose IOMMU is `phandle`.
+pub fn devices_behind(host: &PciHost, phandle: Phandle) -> u64 {
+    let host = host.lock();
+    let devices = host.functions().iter().filter(|function| !function.class.is_bridge());
+    devices.filter_map(|device| host.stream(device)).filter(|(iommu, _)| *iommu == phandle).count() as u64
+}
+
+/// The attached streams. Functions with the same requester id cannot be isolated from each other by the fabric: they are
+/// one device of the DMA core, with one domain.
 pub struct Streams {
     iommu_off: bool,
     attached: BTreeMap<(Phandle, StreamId), Arc<Device>>,
 }
 
 impl Streams {
-    /// None yet. With `iommu_off` no function has one.
+    /// With `iommu_off` no function has a stream.
     pub fn new(iommu_off: bool) -> Self {
         Self { iommu_off, attached: BTreeMap::new() }
     }
 
-    /// The DMA core's device for a function. Its stream is live when this returns.
-    fn device(&mut self, host: &Host, function: &Function) -> Result<Arc<Device>, PciError> {
+    fn device(&mut self, host: &Host, function: &Function) -> Result<Arc<Device>, ProbeError> {
         let (name, coherent) = (function.bdf.to_string(), host.description().coherent);
         let stream = host.stream(function).filter(|_| !self.iommu_off);
         let Some((phandle, stream)) = stream else {
@@ -104,73 +113,125 @@ impl Streams {
         if let Some(device) = self.attached.get(&(phandle, stream)) {
             return Ok(device.clone());
         }
-        let smmu = iommu::find(phandle).ok_or(PciError::NoIommu(phandle))?;
-        let device = Device::translated(name, smmu, stream, coherent).map_err(PciError::Dma)?;
+        let smmu = iommu::find(phandle).ok_or(ProbeError::NoIommu(phandle))?;
+        let device = Device::translated(name, smmu, stream, coherent).map_err(ProbeError::Dma)?;
         self.attached.insert((phandle, stream), device.clone());
         Ok(device)
     }
 }
 
-/// How many functions behind `host`, but for bridges, have their IOMMU at `phandle`.
-pub fn devices_behind(host: &PciHost, phandle: Phandle) -> u64 {
-    let host = host.lock();
-    let devices = host.functions().iter().filter(|function| !function.class.is_bridge());
-    devices.filter_map(|device| host.stream(device)).filter(|(iommu, _)| *iommu == phandle).count() as u64
-}
-
-/// Starts the driver of every edu device behind `host`, which puts addresses within `mask` on the bus. One that does not
-/// start is left out with a warning.
-pub fn start_edus(
+/// Probes every function behind `host` that one of `drivers` supports. A function whose probe fails is left out with a
+/// warning.
+pub fn probe(
     host: &'static PciHost,
+    drivers: &[&'static PciDriver],
     streams: &mut Streams,
-    mask: DmaMask,
-) -> Vec<&'static DmaEngineDevice> {
+    args: &BootArgs<'_>,
+) -> Vec<&'static dyn BoundDevice> {
     let mut host = host.lock();
-    let is_edu = |function: &&Function| (function.vendor, function.device) == edu::PCI_ID;
-    let functions: Vec<Function> = host.functions().iter().filter(is_edu).cloned().collect();
-    let started = functions.iter().filter_map(|function| {
-        start_edu(&mut host, function, streams, mask)
-            .inspect_err(|error| log::warn!("edu {}: ignored: {error}", function.bdf))
-            .ok()
+    let functions = host.functions().to_vec();
+    let bound = functions.iter().filter_map(|function| {
+        let driver = driver_for(drivers, (function.vendor, function.device), function.class)?;
+        let mut probe = PciProbe { host: &mut host, function, streams, args };
+        (driver.probe)(&mut probe).unwrap_or_else(|error| {
+            log::warn!("{} {}: ignored: {error}", driver.name, function.bdf);
+            None
+        })
     });
-    started.collect()
+    bound.collect()
 }
 
-fn start_edu(
-    host: &mut Host,
-    function: &Function,
-    streams: &mut Streams,
-    mask: DmaMask,
-) -> Result<&'static DmaEngineDevice, PciError> {
-    let bar = function.bars[0].and_then(|bar| bar.registers).ok_or(PciError::NoBar(0))?;
-    let at = vmalloc::map_registers(bar).map_err(PciError::Map)?;
-    // SAFETY: mapped for good as Device memory; BAR 0 of this PCI id is an edu's registers; nothing else drives it.
-    let registers = unsafe { Mmio::new(at.start()) };
-    let engine = edu::Edu::new(registers, mask.highest().raw()).map_err(PciError::Edu)?;
-    let device = streams.device(host, function)?;
-    device.set_mask(mask).map_err(PciError::Dma)?;
-    let driver: &DmaEngineDevice = Box::leak(Box::new(DmaEngineDevice::new(Model::Edu, device, engine)));
-    connect_interrupt(host, function, driver)?;
-    // The stream has been attached above, or nothing translates.
-    host.enable_bus_master(function.bdf, StreamLive::promise(function.requester))
-        .map_err(PciError::Master)?;
-    log::info!("edu {}: {}", function.bdf, driver.summary());
-    Ok(driver)
+/// A function whose driver is being probed.
+pub struct PciProbe<'a> {
+    host: &'a mut Host,
+    function: &'a Function,
+    streams: &'a mut Streams,
+    args: &'a BootArgs<'a>,
 }
 
-/// Lets the function interrupt by its pin; without one its driver polls.
-fn connect_interrupt(
-    host: &mut Host,
-    function: &Function,
-    driver: &'static DmaEngineDevice,
-) -> Result<(), PciError> {
-    let Some(interrupt) = host.interrupt(function) else { return Ok(()) };
-    match irq::register(interrupt, driver) {
-        Ok(()) => {
-            host.enable_intx(function.bdf, true).map_err(PciError::Master)?;
-            driver.use_interrupt();
-        }
-        Err(error) => log::warn!("edu {}: polled: {error}", function.bdf),
+impl PciProbe<'_> {
+    /// Returns the function's address.
+    pub fn bdf(&self) -> Bdf {
+        self.function.bdf
     }
-    Ok(())
+
+    /// The boot arguments.
+    pub fn args(&self) -> &BootArgs<'_> {
+        self.args
+    }
+
+    /// Maps the registers of memory BAR `bar` permanently, as Device memory. No other driver uses them.
+    ///
+    /// # Errors
+    /// [`ProbeError::NoBar`], [`ProbeError::Map`].
+    pub fn map_bar(&self, bar: u8) -> Result<AddrRange<KernelVa>, ProbeError> {
+        let found = self.function.bars.get(usize::from(bar)).copied().flatten();
+        let registers = found.and_then(|found| found.registers).ok_or(ProbeError::NoBar(bar))?;
+        vmalloc::map_registers(registers).map_err(ProbeError::Map)
+    }
+
+    /// Attaches the function to its IOMMU, if it has one, and returns its device of the DMA core. The stream is live when
+    /// this returns.
+    ///
+    /// # Errors
+    /// [`ProbeError::NoIommu`], [`ProbeError::Dma`].
+    pub fn attach(&mut self) -> Result<Arc<Device>, ProbeError> {
+        self.streams.device(self.host, self.function)
+    }
+
+    /// Connects INTx to `handler`. Returns `false` if there is no interrupt and the driver must poll.
+    ///
+    /// # Errors
+    /// [`ProbeError::Master`].
+    pub fn connect_intx(&mut self, handler: &'static dyn irq::Handler) -> Result<bool, ProbeError> {
+        let Some(interrupt) = self.host.interrupt(self.function) else { return Ok(false) };
+        if let Err(error) = irq::register(interrupt, handler) {
+            log::warn!("{}: polled: {error}", self.function.bdf);
+            return Ok(false);
+        }
+        self.host.enable_intx(self.function.bdf, true).map_err(ProbeError::Master)?;
+        Ok(true)
+    }
+
+    /// Lets the function master the bus. `_attached` is the device that [`attach`](Self::attach) returned for it.
+    ///
+    /// # Errors
+    /// [`ProbeError::Master`].
+    pub fn enable_bus_master(&mut self, _attached: &Device) -> Result<(), ProbeError> {
+        // `attach` has made the stream live, or nothing translates.
+        let live = StreamLive::promise(self.function.requester);
+        self.host.enable_bus_master(self.function.bdf, live).map_err(ProbeError::Master)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NVME: ClassCode = ClassCode::new(1, 8, 2);
+    const OTHER: ClassCode = ClassCode::new(0, 0xff, 0);
+
+    static BY_ID: PciDriver =
+        PciDriver { name: "id", matches: &[PciMatch::Id(0x1234, 0x11e8), PciMatch::Id(1, 2)], probe };
+    static BY_CLASS: PciDriver = PciDriver { name: "class", matches: &[PciMatch::Class(NVME)], probe };
+
+    fn probe(_: &mut PciProbe<'_>) -> Probed {
+        Ok(None)
+    }
+
+    #[test]
+    fn drivers_match_by_id_or_by_class() {
+        let name = |id, class| driver_for(&[&BY_ID, &BY_CLASS], id, class).map(|driver| driver.name);
+        assert_eq!(name((0x1234, 0x11e8), OTHER), Some("id"));
+        assert_eq!(name((1, 2), OTHER), Some("id"));
+        assert_eq!(name((0x1234, 2), OTHER), None, "both halves of the id must match");
+        assert_eq!(name((0x1b36, 0x10), NVME), Some("class"));
+        assert_eq!(name((0x1b36, 0x10), ClassCode::new(1, 8, 1)), None, "another programming interface");
+    }
+
+    #[test]
+    fn first_matching_driver_of_the_table_is_chosen() {
+        let name = |drivers| driver_for(drivers, (1, 2), NVME).map(|driver| driver.name);
+        assert_eq!((name(&[&BY_ID, &BY_CLASS]), name(&[&BY_CLASS, &BY_ID])), (Some("id"), Some("class")));
+    }
 }

@@ -14,8 +14,6 @@ pub mod coherent;
 pub mod counters;
 mod device;
 pub mod domain;
-#[cfg(feature = "counters")]
-pub mod events;
 pub mod fault;
 mod frames;
 mod iova_space;

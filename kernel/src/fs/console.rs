@@ -1,14 +1,17 @@
 //! `/dev/console`: the serial line, for all programs.
 
-use super::{Caller, File, stat_device};
+use super::char_device::{self, DeviceNumber, RegisterError};
+use super::{Caller, File, OpenFile, stat_device};
 use crate::console;
 use crate::sched::{self, WaitError};
 use crate::sync::SpinLock;
 use crate::vm::access::UserMemory;
 use abi::Errno;
-use abi::file::{PollEvents, Stat, device_number};
+use abi::file::{PollEvents, Stat};
 use abi::terminal::{FIONREAD, TCGETS, TCSETS, TIOCGWINSZ, Termios, WinSize};
 use addr::UserVa;
+
+const NUMBER: DeviceNumber = DeviceNumber { major: 5, minor: 1 };
 
 /// How often a reader looks whether something was typed: the UART's interrupt is not used.
 const LOOK: u64 = 10_000_000;
@@ -19,6 +22,10 @@ const END: u8 = 4;
 
 /// A byte that `poll` has seen and nobody has read yet.
 static AHEAD: SpinLock<Option<u8>> = SpinLock::new(None);
+
+pub(super) fn register() -> Result<(), RegisterError> {
+    char_device::register(&["/dev/console", "/dev/tty"], NUMBER, |_, flags| Ok(OpenFile::new(Console, flags)))
+}
 
 /// The serial line.
 pub struct Console;
@@ -64,7 +71,7 @@ impl File for Console {
     }
 
     fn stat(&self) -> Stat {
-        stat_device(device_number(5, 1))
+        stat_device(NUMBER.rdev())
     }
 
     fn ioctl(&self, caller: &Caller<'_>, request: u32, argument: u64) -> Result<u64, Errno> {

@@ -1,7 +1,8 @@
 //! `/dev/dma_heap/*`: where buffers come from.
 
+use super::char_device::{self, DeviceNumber, RegisterError};
 use super::dma_buf::{DmaBufFile, errno, statistics};
-use super::{Caller, Device, File, OpenFile, stat_device};
+use super::{Caller, File, OpenFile, stat_device};
 use crate::dma;
 use crate::vm::access::UserMemory;
 use abi::Errno;
@@ -11,9 +12,12 @@ use addr::UserVa;
 use alloc::sync::Arc;
 use dma_api::Attrs;
 
-/// A kind of memory.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Heap {
+/// The major number of the DMA heaps.
+const MAJOR: u32 = 240;
+
+/// A kind of memory; the value is the minor number.
+#[derive(Clone, Copy)]
+enum Heap {
     /// Scattered, cached.
     System,
     /// Scattered, cached by nobody.
@@ -23,11 +27,9 @@ pub enum Heap {
 }
 
 impl Heap {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::System, Self::Uncached, Self::Contiguous];
+    const ALL: [Self; 3] = [Self::System, Self::Uncached, Self::Contiguous];
 
-    /// Where it is.
-    pub fn path(self) -> &'static str {
+    fn path(self) -> &'static str {
         match self {
             Self::System => "/dev/dma_heap/system",
             Self::Uncached => "/dev/dma_heap/system-uncached",
@@ -46,15 +48,22 @@ impl Heap {
     }
 }
 
+pub(super) fn register() -> Result<(), RegisterError> {
+    Heap::ALL.into_iter().try_for_each(|heap| {
+        let number = DeviceNumber { major: MAJOR, minor: heap as u32 };
+        char_device::register(&[heap.path()], number, move |number, flags| {
+            Ok(OpenFile::new(HeapFile { heap, number }, flags))
+        })
+    })
+}
+
 /// An open heap.
-pub struct HeapFile(Heap);
+struct HeapFile {
+    heap: Heap,
+    number: DeviceNumber,
+}
 
 impl HeapFile {
-    /// An open `heap`.
-    pub fn new(heap: Heap) -> Self {
-        Self(heap)
-    }
-
     fn allocate(&self, caller: &Caller<'_>, at: UserVa) -> Result<(), Errno> {
         let memory = UserMemory::new(caller.space);
         let mut wanted: HeapAllocation = memory.read(at)?;
@@ -63,7 +72,7 @@ impl HeapFile {
         if wanted.fd != 0 || wanted.heap_flags != 0 || !known.contains(flags) {
             return Err(Errno::EINVAL);
         }
-        let buffer = dma::alloc_unattached(wanted.len, self.0.attrs()).map_err(errno)?;
+        let buffer = dma::alloc_unattached(wanted.len, self.heap.attrs()).map_err(errno)?;
         let file = Arc::new(OpenFile::new(DmaBufFile::new(buffer), flags));
         wanted.fd = caller.files.lock().insert(file, flags.contains(OpenFlags::CLOEXEC), 0)?;
         memory.write(at, &wanted).inspect_err(|_| {
@@ -76,7 +85,7 @@ impl HeapFile {
 
 impl File for HeapFile {
     fn stat(&self) -> Stat {
-        stat_device(Device::Heap(self.0).number())
+        stat_device(self.number.rdev())
     }
 
     fn ioctl(&self, caller: &Caller<'_>, request: u32, argument: u64) -> Result<u64, Errno> {

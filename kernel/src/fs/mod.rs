@@ -1,29 +1,25 @@
 //! What a descriptor can be, and what can be done with it.
 
+pub mod char_device;
 pub mod console;
 mod directory;
 pub mod dma_buf;
-mod dma_engine;
-#[cfg(feature = "counters")]
-mod events;
 mod heap;
 mod initramfs;
 mod null;
 mod regular;
 pub mod root;
 
-use crate::devices::{self, dma_engine::Model};
 use crate::sync::SpinLock;
 use crate::vm::access::UserMemory;
 use crate::vm::address_space::AddressSpace;
 use abi::Errno;
-use abi::file::{OpenFlags, PollEvents, S_IFCHR, Stat, device_number};
+use abi::file::{OpenFlags, PollEvents, S_IFCHR, Stat};
 use addr::UserVa;
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicU32, Ordering};
 use dma_buf::DmaBuf;
-use heap::{Heap, HeapFile};
 use program::{FdTable, NodeId, NodeKind};
 
 pub use initramfs::{MountError, mount};
@@ -133,71 +129,11 @@ impl OpenFile {
     }
 }
 
-/// A device node.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Device {
-    /// `/dev/console`, and its other name `/dev/tty`.
-    Console(&'static str),
-    /// `/dev/null`.
-    Null,
-    /// `/dev/dma_heap/*`.
-    Heap(Heap),
-    /// The first device that copies, by the name of what it is.
-    DmaEngine(Model),
-    /// `/dev/events`: what has been counted, in a build that counts.
-    #[cfg(feature = "counters")]
-    Events,
-}
-
-impl Device {
-    /// The nodes that this machine has.
-    pub fn present() -> impl Iterator<Item = Self> {
-        let always = [Self::Console("/dev/console"), Self::Console("/dev/tty"), Self::Null];
-        let heaps = Heap::ALL.into_iter().map(Self::Heap);
-        let engine = devices::dma_engines().first().map(|engine| Self::DmaEngine(engine.model()));
-        let present = always.into_iter().chain(heaps).chain(engine);
-        #[cfg(feature = "counters")]
-        let present = present.chain([Self::Events]);
-        present
-    }
-
-    /// Where it goes.
-    pub fn path(&self) -> &'static str {
-        match self {
-            Self::Console(path) => path,
-            Self::Null => "/dev/null",
-            Self::Heap(heap) => heap.path(),
-            Self::DmaEngine(Model::Edu) => "/dev/edu0",
-            Self::DmaEngine(Model::Bcm2835Dma) => "/dev/bcm2835-dma0",
-            #[cfg(feature = "counters")]
-            Self::Events => "/dev/events",
-        }
-    }
-
-    /// Its number. Those that Linux gives out as it likes are out of the range for experiments.
-    pub fn number(&self) -> u64 {
-        match self {
-            Self::Console(_) => device_number(5, 1),
-            Self::Null => device_number(1, 3),
-            Self::Heap(heap) => device_number(240, *heap as u32),
-            Self::DmaEngine(model) => device_number(241, *model as u32),
-            #[cfg(feature = "counters")]
-            Self::Events => device_number(242, 0),
-        }
-    }
-
-    fn open(self, flags: OpenFlags) -> Result<OpenFile, Errno> {
-        Ok(match self {
-            Self::Console(_) => OpenFile::new(console::Console, flags),
-            Self::Null => OpenFile::new(null::Null, flags),
-            #[cfg(feature = "counters")]
-            Self::Events => OpenFile::new(events::EventsFile, flags),
-            Self::Heap(heap) => OpenFile::new(HeapFile::new(heap), flags),
-            Self::DmaEngine(_) => {
-                let engine = devices::dma_engines().first().ok_or(Errno::ENXIO)?;
-                OpenFile::new(dma_engine::DmaEngineFile::new(engine)?, flags)
-            }
-        })
+/// Registers the devices of the file system: console, null and DMA heaps.
+pub fn init() {
+    let registered = [console::register(), null::register(), heap::register()];
+    for error in registered.into_iter().filter_map(Result::err) {
+        log::warn!("devices: {error}");
     }
 }
 
@@ -226,7 +162,7 @@ pub fn stat_node(id: NodeId) -> Result<Stat, Errno> {
     let (size, rdev, links) = match &node.kind {
         NodeKind::Directory(_) => (0, 0, 2),
         NodeKind::File(data) | NodeKind::Link(data) => (data.len(), 0, 1),
-        NodeKind::Device(device) => (0, device.number(), 1),
+        NodeKind::Device(device) => (0, device.number().rdev(), 1),
     };
     let time = i64::from(node.mtime);
     Ok(Stat {

@@ -1,12 +1,19 @@
 //! `/dev/null`.
 
-use super::{File, stat_device};
+use super::char_device::{self, DeviceNumber, RegisterError};
+use super::{File, OpenFile, stat_device};
 use crate::vm::access::UserMemory;
 use abi::Errno;
-use abi::file::{Stat, device_number};
+use abi::file::Stat;
 use addr::UserVa;
 
-/// Takes everything, has nothing.
+const NUMBER: DeviceNumber = DeviceNumber { major: 1, minor: 3 };
+
+pub(super) fn register() -> Result<(), RegisterError> {
+    char_device::register(&["/dev/null"], NUMBER, |_, flags| Ok(OpenFile::new(Null, flags)))
+}
+
+/// A file that is always empty and discards what is written.
 pub struct Null;
 
 impl File for Null {
@@ -23,6 +30,6 @@ impl File for Null {
     }
 
     fn stat(&self) -> Stat {
-        stat_device(device_number(1, 3))
+        stat_device(NUMBER.rdev())
     }
 }

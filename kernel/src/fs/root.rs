@@ -1,12 +1,13 @@
 //! The files that programs see: the initramfs, and the device nodes in `/dev`.
 
-use super::Device;
+use super::char_device::{self, CharDevice};
 use abi::Errno;
+use alloc::sync::Arc;
 use program::{CpioArchive, Initramfs, InitramfsError};
 use spin::Once;
 
 /// The tree of files.
-pub type Root = Initramfs<'static, Device>;
+pub type Root = Initramfs<'static, Arc<CharDevice>>;
 
 static ROOT: Once<Root> = Once::new();
 
@@ -16,9 +17,11 @@ static ROOT: Once<Root> = Once::new();
 /// What is wrong with the archive, and where.
 pub fn mount(archive: &'static [u8]) -> Result<(), InitramfsError> {
     let mut tree = Initramfs::from_archive(CpioArchive::new(archive))?;
-    for device in Device::present() {
-        if let Err(error) = tree.add_device(device.path().as_bytes(), device) {
-            log::warn!("initramfs: no {}: {error}", device.path());
+    for device in char_device::all() {
+        for path in device.paths() {
+            if let Err(error) = tree.add_device(path.as_bytes(), device.clone()) {
+                log::warn!("initramfs: no {path}: {error}");
+            }
         }
     }
     ROOT.call_once(|| tree);

@@ -4,7 +4,7 @@
 use addr::{AddrRange, KernelVa, PAGE_SIZE, PhysAddr};
 use arch::boot::{BootInfo, LINEAR_BASE};
 use kernel::board::Reservation;
-use kernel::fs::root;
+use kernel::fs::{self, root};
 use kernel::memory::{self, Sizes, table_frames, zones};
 use std::sync::OnceLock;
 
@@ -79,6 +79,7 @@ pub fn boot(archive: &'static [u8]) {
         // SAFETY: the RAM is this process's own, and was made for this one call.
         unsafe { memory::init(&boot, &[ram], &reserved, sizes) }.unwrap();
         host().root.set(memory::init_cpu(0).unwrap().address()).unwrap();
+        fs::init();
         root::mount(archive).unwrap();
     });
 }

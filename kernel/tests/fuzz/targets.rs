@@ -2,6 +2,7 @@
 
 use drivers::pcie::{Bdf, Capabilities, ConfigSpace, Host, HostDescription, Width};
 use kernel::board::{BootArgs, DeviceTree, Glob, Platform};
+use kernel::devices;
 use program::{CpioArchive, Executable};
 use smmu_spec::EventRecord;
 use std::fmt::Write;
@@ -13,7 +14,7 @@ const VIRT: &[u8] = include_bytes!("seeds/virt.dtb");
 pub fn device_tree(input: &[u8]) -> String {
     match DeviceTree::new(input) {
         Err(error) => error.to_string(),
-        Ok(tree) => match Platform::read(&tree) {
+        Ok(tree) => match Platform::read(&tree, &devices::compatible()) {
             Ok(platform) => platform.warnings.iter().map(|warning| format!("{warning:?};")).collect(),
             Err(error) => error.to_string(),
         },

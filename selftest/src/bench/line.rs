@@ -73,7 +73,7 @@ fn events(measured: &Measured) -> String {
     use core::fmt::Write;
     let mut text = String::new();
     for (half, events) in [("alloc", measured.up.events()), ("free", measured.down.events())] {
-        for (name, count) in kernel::dma::events::Events::NAMES.iter().zip(events.0) {
+        for (name, count) in super::events::Events::NAMES.iter().zip(events.0) {
             // Writing to a string does not fail.
             _ = write!(text, " {half}_{name}={count}");
         }

@@ -1,10 +1,10 @@
 //! Timing an operation and the one that takes it back.
 
+#[cfg(feature = "counters")]
+use super::events::{self, Events};
 use ::alloc::vec::Vec;
 use arch::timer;
 use kernel::dma::counters::{self, Counters};
-#[cfg(feature = "counters")]
-use kernel::dma::events::{self, Events};
 
 /// Rounds before the first that counts, at most: they fill pools and caches.
 const WARM: usize = 8;

@@ -5,6 +5,8 @@
 
 mod alloc;
 mod contention;
+#[cfg(feature = "counters")]
+mod events;
 mod floor;
 mod growth;
 mod line;
@@ -57,6 +59,8 @@ const BENCHES: &[Bench] = &[
 
 /// Runs what is `chosen` and prints the results. The program comes from `initramfs`.
 pub fn run(chosen: Glob<'_>, initramfs: Option<AddrRange<PhysAddr>>) {
+    #[cfg(feature = "counters")]
+    events::register();
     kprintln!("cntfrq={}", arch::timer::frequency());
     if chosen.matches("boot") {
         machine::report();
@@ -77,7 +81,7 @@ pub fn run(chosen: Glob<'_>, initramfs: Option<AddrRange<PhysAddr>>) {
 
 /// The device that gets the buffers.
 fn device() -> Option<Arc<Device>> {
-    let Some(edu) = devices::dma_engines().first() else {
+    let Some(edu) = devices::dma_engines().next() else {
         log::error!("bench: there is no edu device to allocate for");
         return None;
     };

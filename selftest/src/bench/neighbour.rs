@@ -5,6 +5,7 @@ use super::MASK;
 use crate::fixture::run_each;
 use ::alloc::boxed::Box;
 use ::alloc::sync::Arc;
+use ::alloc::vec::Vec;
 use addr::{Iova, PAGE_SIZE};
 use arch::timer;
 use dma_api::{Direction, DmaError, DmaMask, StreamMemory};
@@ -36,7 +37,9 @@ struct Count {
 
 /// Measures without and with the faults; nothing if there are no neighbours or no SMMU.
 pub fn run(device: &Arc<Device>) -> Result<(), DmaError> {
-    let Some((first, neighbours)) = devices::dma_engines().split_first() else { return Ok(()) };
+    let mut engines = devices::dma_engines();
+    let Some(first) = engines.next() else { return Ok(()) };
+    let neighbours: Vec<_> = engines.collect();
     if neighbours.is_empty() || first.device().smmu().is_none() {
         return Ok(());
     }
@@ -44,9 +47,10 @@ pub fn run(device: &Arc<Device>) -> Result<(), DmaError> {
     first.device().set_mask(DmaMask::up_to(edu::DMA_MASK))?;
     // Ten transfers of an `edu`.
     let window = timer::frequency();
-    for (attrs, neighbours) in [("quiet", &[][..]), ("faulting", neighbours)] {
+    for (attrs, neighbours) in [("quiet", Vec::new()), ("faulting", neighbours)] {
+        let number = neighbours.len();
         let count = measure(first, neighbours, window)?;
-        report(attrs, neighbours, window, count);
+        report(attrs, number, window, count);
     }
     // The log ends with how many events it does not show.
     _ = sched::sleep_until(sched::time::now() + TELLING_NS);
@@ -55,27 +59,27 @@ pub fn run(device: &Arc<Device>) -> Result<(), DmaError> {
 
 fn measure(
     first: &'static DmaEngineDevice,
-    neighbours: &'static [&'static DmaEngineDevice],
+    neighbours: Vec<&'static DmaEngineDevice>,
     window: u64,
 ) -> Result<Count, DmaError> {
     let end = timer::now() + window;
+    let threads = 2 + neighbours.len();
     let work = move |thread: usize| match thread {
         0 => transfers(first, end),
         1 => lends(first.device(), end),
         _ => faults(neighbours[thread - 2], end),
     };
-    let counts = run_each(2 + neighbours.len(), work).map_err(|_| DmaError::OutOfHeap)?;
+    let counts = run_each(threads, work).map_err(|_| DmaError::OutOfHeap)?;
     counts.into_iter().try_fold(Count::default(), |sum, count| count.map(|count| sum.and(count)))
 }
 
-fn report(attrs: &str, neighbours: &[&DmaEngineDevice], window: u64, count: Count) {
+fn report(attrs: &str, neighbours: usize, window: u64, count: Count) {
     let Count { transfers, transfer_ticks, lent, faults, quarantines, told } = count;
     kprintln!(
         "BENCH neighbour size={PAGE_SIZE} attrs={attrs} alloc_ticks={} free_ticks=0 iters={lent} chunks=1 \
-         transfers={transfers} transfer_ticks={} faults={faults} quarantines={quarantines} neighbours={} told={told}",
+         transfers={transfers} transfer_ticks={} faults={faults} quarantines={quarantines} neighbours={neighbours} told={told}",
         window / lent.max(1),
         transfer_ticks / transfers.max(1),
-        neighbours.len()
     );
 }
 

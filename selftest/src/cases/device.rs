@@ -12,7 +12,7 @@ use kernel::memory::window;
 
 /// The first `edu`, or what stands in for it elsewhere; without one there is nothing that moves bytes.
 pub fn edu() -> Option<&'static DmaEngineDevice> {
-    kernel::devices::dma_engines().first().copied()
+    kernel::devices::dma_engines().next()
 }
 
 /// The device reads `len` bytes at `from` into the start of its buffer.

@@ -226,7 +226,7 @@ impl Books {
 
 /// Something of everything: a buffer with a kernel mapping, memory that is lent, a thread.
 fn next() -> Result<(), String> {
-    let device = kernel::devices::dma_engines().first().map(|engine| engine.device().clone());
+    let device = kernel::devices::dma_engines().next().map(|engine| engine.device().clone());
     if let Some(device) = device.filter(|device| device.domain().is_translated()) {
         let attrs = Attrs::ALLOC_SINGLE_PAGES | Attrs::NO_WARN;
         let buffer = dma::alloc(&device, 20 * PAGE_SIZE, attrs).map_err(|error| error.to_string())?;

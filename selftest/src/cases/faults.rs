@@ -222,7 +222,7 @@ fn while_blocked(edu: &DmaEngineDevice, buffer: &Attachment) -> Result<(), Strin
     write_out(edu, NOWHERE, PAGE_SIZE)?;
     check!(peek(buffer, 0, 6) == b"before", "a blocked device wrote");
     check!(edu.device().faults() == before, "{} more faults", edu.device().faults() - before);
-    let Some(&other) = devices::dma_engines().get(1) else { return Ok(()) };
+    let Some(other) = devices::dma_engines().nth(1) else { return Ok(()) };
     let theirs = new_buffer(other, PAGE_SIZE)?;
     poke(&theirs, 0, b"theirs");
     read_in(other, theirs.range().start(), 6)?;
@@ -263,7 +263,7 @@ fn while_in_quarantine(edu: &DmaEngineDevice, buffer: &Attachment) -> Result<(),
 const AT_ONCE: usize = 8;
 
 fn first_events() -> Outcome {
-    let all = devices::dma_engines().iter().copied().filter(|edu| edu.device().smmu().is_some());
+    let all = devices::dma_engines().filter(|edu| edu.device().smmu().is_some());
     let edus: Vec<&'static DmaEngineDevice> = all.take(AT_ONCE).collect();
     if edus.len() < 2 {
         skip!("fewer than two devices behind an SMMU");

@@ -28,7 +28,7 @@ fn ended_at_any_moment() -> Outcome {
     const FIXED: u64 = 16;
     const RANDOM: u64 = 8;
     const LATEST_NS: u64 = 250_000_000;
-    let Some(edu) = devices::dma_engines().first() else { skip!("no edu device") };
+    let Some(edu) = devices::dma_engines().next() else { skip!("no edu device") };
     if root::tree().is_none() {
         skip!("no initramfs");
     }

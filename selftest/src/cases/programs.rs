@@ -110,14 +110,14 @@ fn dies_with_edu(probe: &str) -> Outcome {
 }
 
 fn passes_with_iommu(probe: &str) -> Outcome {
-    match devices::dma_engines().first() {
+    match devices::dma_engines().next() {
         Some(edu) if edu.device().domain().is_translated() => passes(probe),
         _ => skip!("no device behind an IOMMU"),
     }
 }
 
 fn expect_with_edu(probe: &str, expected: Ending) -> Outcome {
-    match devices::dma_engines().first() {
+    match devices::dma_engines().next() {
         None => skip!("no edu device"),
         Some(edu) if !edu.reaches_memory() => skip!("without IOMMU edu does not reach programs' memory"),
         Some(_) => expect(probe, expected),

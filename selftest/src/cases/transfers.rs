@@ -92,7 +92,7 @@ fn one_buffer_for_two_devices() -> Outcome {
     if !edu.device().domain().is_translated() {
         skip!("no IOMMU: the device does not reach memory above its mask");
     }
-    let Some(other) = kernel::devices::dma_engines().get(1) else { skip!("only one edu device") };
+    let Some(other) = kernel::devices::dma_engines().nth(1) else { skip!("only one edu device") };
     let buffer = alloc(edu.device(), 4 * PAGE_SIZE, NO_VIEW)?;
     let second = Attachment::new(other.device(), buffer.buffer().clone(), dma::MapPlacement::Whole);
     let second = second.map_err(|error| error.to_string())?;

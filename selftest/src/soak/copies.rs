@@ -21,7 +21,7 @@ const PAGES: u64 = 64;
 /// Copies until `end`; nothing without a second device behind an SMMU.
 pub fn run(mut rng: Rng, end: u64) -> Result<Tally, String> {
     let mut tally = Tally::default();
-    let Some(edu) = devices::dma_engines().get(1).filter(|edu| edu.device().smmu().is_some()) else {
+    let Some(edu) = devices::dma_engines().nth(1).filter(|edu| edu.device().smmu().is_some()) else {
         return Ok(tally);
     };
     while time::now() < end {

@@ -130,7 +130,7 @@ fn best(states: &[Option<State>], number: Number) -> u64 {
 /// a host with other work leaves some of them alone.
 fn pace() -> Result<u64, String> {
     const TRIES: usize = 100;
-    let Some(device) = devices::dma_engines().first().map(|engine| engine.device().clone()) else {
+    let Some(device) = devices::dma_engines().next().map(|engine| engine.device().clone()) else {
         return Ok(0);
     };
     let (mut work, mut arithmetic) = (u64::MAX, u64::MAX);

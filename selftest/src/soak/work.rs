@@ -33,7 +33,7 @@ struct Worker {
 
 /// Works until `end`, and gives everything back.
 pub fn run(rng: Rng, end: u64) -> Result<Tally, String> {
-    let devices = devices::dma_engines().iter().map(|engine| engine.device().clone()).collect();
+    let devices = devices::dma_engines().map(|engine| engine.device().clone()).collect();
     let mut worker =
         Worker { rng, devices, buffers: Vec::new(), tally: Tally::default(), next_mark: time::now() };
     while !worker.devices.is_empty() && time::now() < end {

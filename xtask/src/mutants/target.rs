@@ -158,7 +158,7 @@ pub const MUTANTS: &[SourceMutant] = &[
     },
     SourceMutant {
         name: "device buffer not cleared between programs",
-        file: "kernel/src/devices/dma_engine.rs",
+        file: "kernel/src/devices/dma_engine/mod.rs",
         item: "transfer_for",
         from: "self.clear()?;",
         to: "let _ = Self::clear;",

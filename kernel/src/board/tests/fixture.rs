@@ -185,3 +185,43 @@ pub fn find<'m>(model: &'m mut TreeModel, path: &str) -> &'m mut DeviceTreeNode 
         node.children_mut().find(matches).unwrap_or_else(|| panic!("no {name} in {path}"))
     })
 }
+
+const PI_3: (&[u32], &[u32]) =
+    (&[0x7e00_0000, 0, 0x3f00_0000, 0x100_0000], &[0xc000_0000, 0, 0, 0x3f00_0000]);
+const PI_4: (&[u32], &[u32]) =
+    (&[0x7e00_0000, 0, 0xfe00_0000, 0x180_0000], &[0xc000_0000, 0, 0, 0x4000_0000]);
+
+/// A Raspberry Pi 3 whose firmware leaves the DMA channels in `mask` to the kernel.
+pub fn raspberry_pi_3(mask: u32) -> TreeModel {
+    raspberry_pi(PI_3, mask)
+}
+
+/// The same for a Raspberry Pi 4.
+pub fn raspberry_pi_4(mask: u32) -> TreeModel {
+    raspberry_pi(PI_4, mask)
+}
+
+/// A board with a DMA engine and a mailbox on a bus with these `ranges` and `dma-ranges`.
+fn raspberry_pi((ranges, dma_ranges): (&[u32], &[u32]), mask: u32) -> TreeModel {
+    let mut model = virt();
+    add_bcm2836(&mut model);
+    model.root.remove_property("dma-coherent");
+    let soc = find(&mut model, "/soc");
+    soc.add_property(cells("ranges", ranges));
+    soc.add_property(cells("dma-ranges", dma_ranges));
+    let names = "dma0\0dma1\0dma2\0dma3\0dma4\0dma5";
+    let interrupts: Vec<u32> = (16..22).flat_map(|number| [1, number]).collect();
+    let dma = node("dma@7e007000")
+        .property(text("compatible", "brcm,bcm2835-dma"))
+        .property(cells("reg", &[0x7e00_7000, 0xf00]))
+        .property(cells("interrupt-parent", &[BCM2836_PERIPHERALS]))
+        .property(cells("interrupts", &interrupts))
+        .property(text("interrupt-names", names))
+        .property(cells("brcm,dma-channel-mask", &[mask]));
+    soc.add_child(dma.build());
+    let mailbox = node("mailbox@7e00b880")
+        .property(text("compatible", "brcm,bcm2835-mbox"))
+        .property(cells("reg", &[0x7e00_b880, 0x40]));
+    soc.add_child(mailbox.build());
+    model
+}

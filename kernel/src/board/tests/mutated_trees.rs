@@ -6,6 +6,7 @@ use addr::{AddrRange, PhysAddr};
 use dtoolkit::model::{DeviceTree as TreeModel, DeviceTreeNode};
 use dtoolkit::{Node, Property};
 
+const DRIVERS: &[&str] = &["brcm,bcm2835-dma", "brcm,bcm2835-mbox"];
 const TREES: u64 = 10_000;
 /// Boundary values, and the phandles of the fixture.
 const SPECIAL_CELLS: [u32; 12] =
@@ -31,7 +32,7 @@ fn base(random: &mut Random) -> TreeModel {
     let mut model = fixture::virt();
     match random.below(4) {
         0 => fixture::make_gic_v2(&mut model),
-        1 => fixture::add_bcm2836(&mut model),
+        1 => model = fixture::raspberry_pi_3(0x7f34),
         2 => add_reservations(&mut model),
         _ => {}
     }
@@ -126,7 +127,7 @@ fn mutated_trees_are_read_safely_or_rejected() {
         (0..1 + random.below(6)).for_each(|_| mutate(&mut model, &mut random));
         let mut blob = model.to_dtb();
         corrupt(&mut blob, &mut random);
-        let Ok(mut platform) = DeviceTree::new(&blob).and_then(|tree| Platform::read(&tree)) else {
+        let Ok(mut platform) = DeviceTree::new(&blob).and_then(|tree| Platform::read(&tree, DRIVERS)) else {
             continue;
         };
         platform.check_initrd(image);
@@ -145,6 +146,6 @@ fn circular_phandles_terminate() {
     let map = fixture::cells("iommu-map", &[0, fixture::GIC, 0, 0x1_0000]);
     fixture::find(&mut model, "/pcie").add_property(map);
     let blob = model.to_dtb();
-    let platform = Platform::read(&DeviceTree::new(&blob).unwrap()).unwrap();
+    let platform = Platform::read(&DeviceTree::new(&blob).unwrap(), &[]).unwrap();
     assert_eq!((platform.smmus.len(), platform.warnings.len()), (0, 1));
 }

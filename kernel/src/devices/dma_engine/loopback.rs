@@ -2,7 +2,7 @@
 //! and it may be wrong: a bus can be wired, or a machine configured, past an IOMMU that the tree puts in front of it.
 //! Then device addresses reach memory as they are, and whatever is there is overwritten.
 
-use super::dma_engine::DmaEngineDevice;
+use super::DmaEngineDevice;
 use crate::dma;
 use addr::{KernelVa, PAGE_SIZE};
 use core::fmt;

@@ -1,9 +1,15 @@
 //! The kernel's side of a device that copies between memory and a buffer of its own: one job at a time, and somebody
 //! who waits for its end.
 
+mod file;
+mod loopback;
+
+use super::driver::BoundDevice;
 use crate::debug::{self, FailPoint};
-use crate::dma::Device;
 use crate::dma::stream::{self, Pages};
+use crate::dma::{Device, trace};
+use crate::fs::OpenFile;
+use crate::fs::char_device::{self, DeviceClass};
 use crate::irq::Handler;
 use crate::sched::{WaitError, WaitQueue};
 use crate::sync::SpinLock;
@@ -11,24 +17,19 @@ use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::sync::Arc;
 use arch::timer::Deadline;
+use core::iter;
+use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use dma_api::DmaError;
 use drivers::dma_engine::{self, BUFFER_LEN, CopyError, Notify, Transfer, TransferDirection};
+use file::DmaEngineFile;
+use spin::Once;
 
 /// An `edu` takes 100 ms of its own time for a transfer; a machine under load takes longer to get there.
 const PATIENCE_NS: u64 = 20_000_000_000;
 
 /// How often somebody who sleeps looks nevertheless: an interrupt can be lost.
 const LOOK_NS: u64 = 500_000_000;
-
-/// Which driver it has.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Model {
-    /// QEMU's `edu`.
-    Edu,
-    /// A channel of a Raspberry Pi's DMA engine.
-    Bcm2835Dma,
-}
 
 /// What an IOMMU did to transfers that are over. Devices do not know.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -63,7 +64,7 @@ impl From<CopyError> for TransferError {
 
 /// A device that copies.
 pub struct DmaEngineDevice {
-    model: Model,
+    class: &'static DeviceClass,
     device: Arc<Device>,
     engine: SpinLock<Box<dyn dma_engine::DmaEngine>>,
     /// Transfers that it does in one go.
@@ -75,13 +76,26 @@ pub struct DmaEngineDevice {
     /// Those who wait for their turn or for the end of a transfer.
     waiters: WaitQueue,
     interrupts: AtomicBool,
+    /// The next published engine.
+    next: Once<&'static Self>,
+}
+
+static FIRST: Once<&'static DmaEngineDevice> = Once::new();
+
+/// Returns the published DMA engines, in the order of their publication.
+pub fn dma_engines() -> impl Iterator<Item = &'static DmaEngineDevice> + Clone {
+    iter::successors(FIRST.get().copied(), |engine| engine.next.get().copied())
 }
 
 impl DmaEngineDevice {
     /// The device, polled.
-    pub fn new(model: Model, device: Arc<Device>, engine: impl dma_engine::DmaEngine + 'static) -> Self {
+    pub fn new(
+        class: &'static DeviceClass,
+        device: Arc<Device>,
+        engine: impl dma_engine::DmaEngine + 'static,
+    ) -> Self {
         Self {
-            model,
+            class,
             device,
             most_transfers: engine.most_transfers(),
             engine: SpinLock::new(Box::new(engine)),
@@ -89,12 +103,8 @@ impl DmaEngineDevice {
             user: AtomicU32::new(0),
             waiters: WaitQueue::new(),
             interrupts: AtomicBool::new(false),
+            next: Once::new(),
         }
-    }
-
-    /// Which driver it has.
-    pub fn model(&self) -> Model {
-        self.model
     }
 
     /// Whether memory in pieces is no obstacle for it.
@@ -161,6 +171,18 @@ impl DmaEngineDevice {
             }
             Ok(self.watched(transfers)?)
         })
+    }
+
+    /// Appends the engine to the published ones.
+    fn append(&'static self) {
+        let mut link = &FIRST;
+        loop {
+            let engine = *link.call_once(|| self);
+            if ptr::eq(engine, self) {
+                return;
+            }
+            link = &engine.next;
+        }
     }
 
     fn in_turn<R>(&self, action: impl FnOnce() -> R) -> R {
@@ -232,6 +254,21 @@ impl DmaEngineDevice {
             crate::sched::yield_now();
         }
         Ok(())
+    }
+}
+
+impl BoundDevice for DmaEngineDevice {
+    fn publish(&'static self, check: bool) {
+        let name = self.device.name();
+        if check && let Err(error) = trace::without(|| loopback::check(self)) {
+            log::warn!("{name}: ignored: {error}");
+            return;
+        }
+        self.append();
+        let open = move |number, flags| Ok(OpenFile::new(DmaEngineFile::new(self, number)?, flags));
+        if let Err(error) = char_device::register_instance(self.class, open) {
+            log::warn!("{name}: no device node: {error}");
+        }
     }
 }
 

@@ -6,10 +6,11 @@
 //! imported by this one. There a buffer may lie in pieces as well, if the device gathers: it has no range of addresses
 //! on the bus then, so it gets one that only this file knows ([`NAMES`]).
 
-use super::dma_buf::errno;
-use super::{Caller, Device, File, stat_device};
-use crate::devices::dma_engine::{DmaEngineDevice, TransferError};
+use super::{DmaEngineDevice, TransferError};
 use crate::dma::{Attachment, MapPlacement, stream};
+use crate::fs::char_device::DeviceNumber;
+use crate::fs::dma_buf::errno;
+use crate::fs::{Caller, File, stat_device};
 use crate::sync::SpinLock;
 use crate::vm::access::UserMemory;
 use abi::Errno;
@@ -27,6 +28,7 @@ const NAMES: u64 = 1 << 52;
 /// The open device, with the buffers that were imported through it: closed, the device reaches them no more.
 pub struct DmaEngineFile {
     engine: &'static DmaEngineDevice,
+    number: DeviceNumber,
     imports: SpinLock<Imports>,
 }
 
@@ -52,9 +54,9 @@ impl Import {
 
 impl DmaEngineFile {
     /// An open device. If it was blocked for its faults, it gets another chance.
-    pub fn new(engine: &'static DmaEngineDevice) -> Result<Self, Errno> {
+    pub fn new(engine: &'static DmaEngineDevice, number: DeviceNumber) -> Result<Self, Errno> {
         engine.device().rearm().map_err(errno)?;
-        Ok(Self { engine, imports: SpinLock::new(Imports { all: Vec::new(), next: NAMES }) })
+        Ok(Self { engine, number, imports: SpinLock::new(Imports { all: Vec::new(), next: NAMES }) })
     }
 
     fn is_translated(&self) -> bool {
@@ -205,7 +207,7 @@ impl File for DmaEngineFile {
     }
 
     fn stat(&self) -> Stat {
-        stat_device(Device::DmaEngine(self.engine.model()).number())
+        stat_device(self.number.rdev())
     }
 
     fn ioctl(&self, caller: &Caller<'_>, request: u32, argument: u64) -> Result<u64, Errno> {
