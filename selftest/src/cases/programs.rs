@@ -25,7 +25,7 @@ const PROBE: &str = "/bin/probe";
 /// Defines the tests from what holds and the name of the probe that shows it.
 macro_rules! probes {
     ($($holds:literal by $run:ident $name:literal),* $(,)?) => {
-        &[$(Test { name: concat!("program.", $holds), run: || $run($name) }),*, SHARE, LEAK, SECRETS, LEFTOVERS]
+        &[$(Test { name: concat!("program.", $holds), run: || $run($name) }),*, SHARE, LEAK, SECRETS, LEFTOVERS, SECOND]
     };
 }
 
@@ -89,6 +89,9 @@ const SECRETS: Test = Test { name: "program.what_a_dead_one_knew_nobody_finds", 
 const LEFTOVERS: Test =
     Test { name: "program.what_a_device_keeps_of_one_no_other_gets", run: what_a_device_keeps };
 
+const SECOND: Test =
+    Test { name: "device.second_edu_is_reachable_by_its_node", run: second_edu_is_reachable_by_its_node };
+
 fn passes(probe: &str) -> Outcome {
     expect(probe, Ending::Exited(0))
 }
@@ -125,16 +128,34 @@ fn expect_with_edu(probe: &str, expected: Ending) -> Outcome {
 }
 
 fn expect(probe: &str, expected: Ending) -> Outcome {
+    expect_of(&[probe], expected)
+}
+
+fn expect_of(arguments: &[&str], expected: Ending) -> Outcome {
     if root::tree().is_none() {
         skip!("no initramfs");
     }
     let before = ResourceSnapshot::now();
-    let program = Running::start(&[probe], Vec::new())?;
+    let program = Running::start(arguments, Vec::new())?;
     let ending = program.process.wait();
     check!(ending == expected, "{ending} instead of {expected}; it said: {}", program.output.last_line());
     drop(program);
     before.settle("afterwards")?;
     pass!("{ending}, nothing left")
+}
+
+/// Copies through the second device while the IOMMU aborts the DMA of the first.
+fn second_edu_is_reachable_by_its_node() -> Outcome {
+    let mut engines = devices::dma_engines();
+    let (Some(first), Some(second)) = (engines.next(), engines.next()) else { skip!("only one edu device") };
+    if !second.device().domain().is_translated() {
+        skip!("no IOMMU: the first device cannot be blocked");
+    }
+    first.device().block().map_err(|error| format!("{error}"))?;
+    let by_first = expect_of(&["edu-copy", "0"], Ending::Exited(1));
+    let by_second = expect_of(&["edu-copy", "1"], Ending::Exited(0));
+    first.device().unblock().map_err(|error| format!("{error}"))?;
+    by_first.and(by_second)
 }
 
 fn two_share_one_buffer() -> Outcome {

@@ -12,8 +12,8 @@ use abi::edu::{
 
 use crate::request;
 
-/// The device files; the first existing one is used.
-const PATHS: [&str; 2] = ["/dev/edu0", "/dev/bcm2835-dma0"];
+/// The classes of these devices, in order of preference: the first whose device exists is used.
+const CLASSES: [&str; 2] = ["edu", "bcm2835-dma"];
 
 /// The open device file.
 #[derive(Debug)]
@@ -37,8 +37,17 @@ impl Edu {
     /// # Errors
     /// The error of `open`, with the path.
     pub fn open() -> io::Result<Self> {
-        let [usual, other] = PATHS.map(|path| {
-            let file = OpenOptions::new().read(true).write(true).open(path);
+        Self::open_instance(0)
+    }
+
+    /// Opens instance `number` of the device.
+    ///
+    /// # Errors
+    /// As for [`Edu::open`].
+    pub fn open_instance(number: u32) -> io::Result<Self> {
+        let [usual, other] = CLASSES.map(|class| {
+            let path = format!("/dev/{class}{number}");
+            let file = OpenOptions::new().read(true).write(true).open(&path);
             file.map_err(|error| io::Error::new(error.kind(), format!("{path}: {error}")))
         });
         usual.or_else(|error| other.map_err(|_| error)).map(|file| Self { file })

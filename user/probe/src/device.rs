@@ -41,9 +41,11 @@ fn buffer(len: u64) -> std::io::Result<Buffer> {
     Heap::open(SYSTEM)?.allocate(len)
 }
 
-/// A copy between unaligned offsets of a buffer changes nothing else.
-pub fn copy(_: &[String]) -> ProbeResult {
-    let edu = Edu::open()?;
+/// A copy between unaligned offsets of a buffer changes nothing else. The argument is the number of the device, 0 by
+/// default.
+pub fn copy(arguments: &[String]) -> ProbeResult {
+    let number = arguments.first().map_or(Ok(0), |text| text.parse().map_err(|_| "not a device number"))?;
+    let edu = Edu::open_instance(number)?;
     let buffer = buffer(3 * MIB)?;
     let view = buffer.map(Protection::ReadWrite)?;
     fill(&view);
