@@ -1,10 +1,9 @@
-//! `/dev/edu0`, and what other machines have in its place: a program's own use of a device that copies, within what it
-//! was given.
+//! The device node of a DMA engine (`/dev/edu0`, `/dev/bcm2835-dma0`): imports of dma-bufs and copies.
 //!
-//! What the program names as a device address is put on the bus as it is: the IOMMU lets the device reach what was
-//! imported, by whichever open file, and nothing else. Where there is none, the address has to be inside of what was
-//! imported by this one. There a buffer may lie in pieces as well, if the device gathers: it has no range of addresses
-//! on the bus then, so it gets one that only this file knows ([`NAMES`]).
+//! Behind an IOMMU a copy's device address is used as it is: the device reaches the buffers imported through any open
+//! file of the node, and nothing else. Without an IOMMU the address must be inside a buffer imported through this file.
+//! There the buffer can also be scattered if the engine supports scatter-gather. It has no contiguous bus addresses then,
+//! and gets an address that is valid in this file only ([`SYNTHETIC_BASE`]).
 
 use super::{DmaEngineDevice, TransferError};
 use crate::dma::{Attachment, MapPlacement, stream};
@@ -22,10 +21,10 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use drivers::dma_engine::{CopyError, Transfer, TransferDirection};
 
-/// Where the names of buffers in pieces start: above what any device puts on a bus.
-const NAMES: u64 = 1 << 52;
+/// The start of the addresses of scattered buffers: above all bus addresses.
+const SYNTHETIC_BASE: u64 = 1 << 52;
 
-/// The open device, with the buffers that were imported through it: closed, the device reaches them no more.
+/// An open file of the node, with the buffers imported through it. Closing it detaches them from the device.
 pub struct DmaEngineFile {
     engine: &'static DmaEngineDevice,
     number: DeviceNumber,
@@ -34,11 +33,11 @@ pub struct DmaEngineFile {
 
 struct Imports {
     all: Vec<Import>,
-    /// The name of the next buffer in pieces; never used twice.
+    /// The address of the next scattered buffer; never reused.
     next: u64,
 }
 
-/// A buffer, and what the program calls its first byte.
+/// An imported buffer, and its address for the program.
 #[derive(Clone)]
 struct Import {
     address: u64,
@@ -53,10 +52,10 @@ impl Import {
 }
 
 impl DmaEngineFile {
-    /// An open device. If it was blocked for its faults, it gets another chance.
+    /// Opens the device, and ends its quarantine.
     pub fn new(engine: &'static DmaEngineDevice, number: DeviceNumber) -> Result<Self, Errno> {
         engine.device().rearm().map_err(errno)?;
-        Ok(Self { engine, number, imports: SpinLock::new(Imports { all: Vec::new(), next: NAMES }) })
+        Ok(Self { engine, number, imports: SpinLock::new(Imports { all: Vec::new(), next: SYNTHETIC_BASE }) })
     }
 
     fn is_translated(&self) -> bool {
@@ -68,13 +67,13 @@ impl DmaEngineFile {
         let mut import: EduImport = memory.read(at)?;
         let file = caller.files.lock().get(import.fd)?.file.clone();
         let dma_buf = file.file().dma_buf().ok_or(Errno::EINVAL)?;
-        let in_pieces = self.engine.gathers() && !self.is_translated();
-        // The device may reach only the start of a buffer that is larger than all it can address.
-        let fit = if in_pieces { MapPlacement::Pieces } else { MapPlacement::Start };
+        let scattered = self.engine.gathers() && !self.is_translated();
+        // A device whose mask is smaller than the buffer reaches the start of it.
+        let fit = if scattered { MapPlacement::Pieces } else { MapPlacement::Start };
         let attachment =
             Attachment::new(self.engine.device(), dma_buf.buffer().clone(), fit).map_err(errno)?;
         let attachment = Arc::new(attachment);
-        let address = self.name(&attachment);
+        let address = self.address_of(&attachment);
         (import.device_address, import.len) = (address, dma_buf.buffer().len());
         memory.write(at, &import)?;
         dma_buf.attached(&attachment);
@@ -82,16 +81,16 @@ impl DmaEngineFile {
         Ok(())
     }
 
-    /// What the program is to call the buffer's first byte.
-    fn name(&self, attachment: &Attachment) -> u64 {
+    /// Returns the address by which the program refers to the buffer.
+    fn address_of(&self, attachment: &Attachment) -> u64 {
         if attachment.is_one_range() {
             return attachment.range().start().raw();
         }
         let mut imports = self.imports.lock();
-        let name = imports.next;
-        // With a page between two of them, so that what passes the end of one is nobody's.
+        let address = imports.next;
+        // With a gap of a page, so that an overrun of one buffer is not in the next.
         imports.next += attachment.buffer().len() + PAGE_SIZE;
-        name
+        address
     }
 
     fn release(&self, address: u64) -> Result<(), Errno> {
@@ -100,12 +99,13 @@ impl DmaEngineFile {
             let found = imports.all.iter().position(|import| import.address == address);
             imports.all.swap_remove(found.ok_or(Errno::EINVAL)?)
         };
-        // Outside of the lock: it waits for the IOMMU.
+        // Outside of the lock: the detach waits for the IOMMU.
         drop(released);
         Ok(())
     }
 
-    /// The transfers of a copy from or to imported buffers. Without IOMMU the kernel is the judge, and knows the pieces.
+    /// Returns the transfers of a copy from or to imported buffers. Without an IOMMU the address is checked here, and
+    /// resolved to the chunks.
     fn transfers(&self, copy: &EduCopy) -> Result<Vec<Transfer>, Errno> {
         let direction = direction(copy)?;
         if self.is_translated() {
@@ -122,7 +122,7 @@ impl DmaEngineFile {
         };
         let first = copy.address - import.address;
         let pieces = import.attachment.pieces(first, first + copy.len);
-        in_order(direction, copy.buffer_offset, pieces)
+        gather(direction, copy.buffer_offset, pieces)
     }
 
     fn copy(&self, caller: &Caller<'_>, transfers: &[Transfer]) -> Result<(), Errno> {
@@ -141,7 +141,8 @@ impl DmaEngineFile {
         if done.is_whole() { Ok(()) } else { Err(Errno::EIO) }
     }
 
-    /// Lends the program's own pages to the device for one copy. Without IOMMU they are no range, so one after the other.
+    /// Copies from or to pinned pages of the program. Without an IOMMU the pages are not contiguous, and each is copied by
+    /// its own transfer.
     fn copy_pages(&self, caller: &Caller<'_>, copy: &EduCopy) -> Result<(), Errno> {
         if copy.len == 0 || copy.len > EDU_BUFFER_BYTES {
             return Err(Errno::EINVAL);
@@ -162,24 +163,24 @@ impl DmaEngineFile {
 
     fn copy_range(&self, caller: &Caller<'_>, copy: &EduCopy) -> Result<(), Errno> {
         let direction = direction(copy)?;
-        let towards = match direction {
+        let dma_direction = match direction {
             TransferDirection::FromMemory => dma_api::Direction::ToDevice,
             TransferDirection::ToMemory => dma_api::Direction::FromDevice,
         };
         let range = AddrRange::from_len(UserVa::new(copy.address), copy.len).ok_or(Errno::EFAULT)?;
-        let pages = caller.space.pin(range, towards.device_writes())?;
-        let lent = stream::map(self.engine.device(), Box::new(pages), towards)
+        let pages = caller.space.pin(range, dma_direction.device_writes())?;
+        let mapping = stream::map(self.engine.device(), Box::new(pages), dma_direction)
             .map_err(|refused| errno(refused.error))?;
-        let (memory, offset) = (lent.iova(), copy.buffer_offset);
+        let (memory, offset) = (mapping.iova(), copy.buffer_offset);
         let result = self.copy(caller, &[Transfer { direction, memory, offset, len: copy.len }]);
-        // Unpinned when the device has forgotten them.
-        lent.unmap().map_err(errno)?;
+        // The pages are unpinned once the device no longer reaches them.
+        mapping.unmap().map_err(errno)?;
         result
     }
 }
 
-/// A transfer for each piece of memory, at consecutive places of the device's buffer from `offset` on.
-fn in_order(
+/// Returns a transfer for each piece of memory, at consecutive offsets of the device's buffer from `offset` on.
+fn gather(
     direction: TransferDirection,
     offset: u64,
     pieces: Vec<AddrRange<Iova>>,
@@ -232,10 +233,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pieces_follow_each_other_in_the_devices_buffer() {
+    fn pieces_are_consecutive_in_the_device_buffer() {
         let piece = |at, len| AddrRange::from_len(Iova::new(at), len).unwrap();
         let list =
-            in_order(TransferDirection::ToMemory, 8, vec![piece(0xc000_0ff0, 16), piece(0xd000_0000, 4)]);
+            gather(TransferDirection::ToMemory, 8, vec![piece(0xc000_0ff0, 16), piece(0xd000_0000, 4)]);
         let transfer = |memory, offset, len| Transfer {
             direction: TransferDirection::ToMemory,
             memory: Iova::new(memory),
@@ -243,7 +244,7 @@ mod tests {
             len,
         };
         assert_eq!(list, Ok(vec![transfer(0xc000_0ff0, 8, 16), transfer(0xd000_0000, 24, 4)]));
-        let wraps = in_order(TransferDirection::ToMemory, u64::MAX, vec![piece(0, 4), piece(8, 4)]);
+        let wraps = gather(TransferDirection::ToMemory, u64::MAX, vec![piece(0, 4), piece(8, 4)]);
         assert_eq!(wraps, Err(Errno::EINVAL));
     }
 }

@@ -1,5 +1,4 @@
-//! The kernel's side of a device that copies between memory and a buffer of its own: one job at a time, and somebody
-//! who waits for its end.
+//! DMA engines as devices: exclusive access, waiting for completion, and the device node.
 
 mod file;
 mod loopback;
@@ -25,18 +24,18 @@ use drivers::dma_engine::{self, BUFFER_LEN, CopyError, Notify, Transfer, Transfe
 use file::DmaEngineFile;
 use spin::Once;
 
-/// An `edu` takes 100 ms of its own time for a transfer; a machine under load takes longer to get there.
-const PATIENCE_NS: u64 = 20_000_000_000;
+/// The timeout of a job. An `edu` takes 100 ms for a transfer, and longer on a loaded host.
+const TIMEOUT_NS: u64 = 20_000_000_000;
 
-/// How often somebody who sleeps looks nevertheless: an interrupt can be lost.
-const LOOK_NS: u64 = 500_000_000;
+/// The interval at which a sleeping thread polls the engine, since an interrupt can be lost.
+const POLL_INTERVAL_NS: u64 = 500_000_000;
 
-/// What an IOMMU did to transfers that are over. Devices do not know.
+/// The IOMMU's actions during completed transfers, which the device does not report.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Completion {
-    /// Accesses that it aborted and recorded.
+    /// The accesses that were aborted and recorded.
     pub aborted: u64,
-    /// The device might not do DMA all the time, or was about not to: nobody knows how many were aborted.
+    /// The device was blocked, or about to be, at some time: the number of aborted accesses is unknown.
     pub blocked: bool,
 }
 
@@ -47,12 +46,12 @@ impl Completion {
     }
 }
 
-/// Why a program's transfers were not done.
+/// Why a process's transfers were not completed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum TransferError {
-    /// The device or its driver says so.
+    /// An error of the driver.
     Copy(CopyError),
-    /// There is no memory to clear the device's buffer with, or no address for it.
+    /// No memory or no IOVA for clearing the device's buffer.
     Clear(DmaError),
 }
 
@@ -62,18 +61,18 @@ impl From<CopyError> for TransferError {
     }
 }
 
-/// A device that copies.
+/// A DMA engine with its driver.
 pub struct DmaEngineDevice {
     class: &'static DeviceClass,
     device: Arc<Device>,
     engine: SpinLock<Box<dyn dma_engine::DmaEngine>>,
-    /// Transfers that it does in one go.
+    /// The maximum number of transfers of a job.
     most_transfers: usize,
-    /// Somebody's transfer is under way.
-    taken: AtomicBool,
-    /// The program whose bytes are in the device's buffer; 0: nobody's. Whoever has the turn changes it.
-    user: AtomicU32,
-    /// Those who wait for their turn or for the end of a transfer.
+    /// A thread has exclusive access.
+    busy: AtomicBool,
+    /// The process whose data is in the device's buffer, or 0. Changed under exclusive access.
+    last_user: AtomicU32,
+    /// Threads that wait for exclusive access or for the end of a job.
     waiters: WaitQueue,
     interrupts: AtomicBool,
     /// The next published engine.
@@ -88,7 +87,7 @@ pub fn dma_engines() -> impl Iterator<Item = &'static DmaEngineDevice> + Clone {
 }
 
 impl DmaEngineDevice {
-    /// The device, polled.
+    /// Creates the device. Without [`use_interrupt`](Self::use_interrupt) it is polled.
     pub fn new(
         class: &'static DeviceClass,
         device: Arc<Device>,
@@ -99,40 +98,39 @@ impl DmaEngineDevice {
             device,
             most_transfers: engine.most_transfers(),
             engine: SpinLock::new(Box::new(engine)),
-            taken: AtomicBool::new(false),
-            user: AtomicU32::new(0),
+            busy: AtomicBool::new(false),
+            last_user: AtomicU32::new(0),
             waiters: WaitQueue::new(),
             interrupts: AtomicBool::new(false),
             next: Once::new(),
         }
     }
 
-    /// Whether memory in pieces is no obstacle for it.
+    /// Whether a job can have several transfers, so that scattered memory needs no IOMMU.
     pub fn gathers(&self) -> bool {
         self.most_transfers > 1
     }
 
-    /// Whether memory that has no special place is within its reach.
+    /// Whether the device reaches memory of a general allocation.
     pub fn reaches_memory(&self) -> bool {
         self.device.reaches_memory()
     }
 
-    /// Its interrupt reaches [`Handler::handle`]: transfers are waited for asleep from now on.
+    /// Makes later transfers sleep until the interrupt, which must be connected to [`Handler::handle`].
     pub fn use_interrupt(&self) {
         self.interrupts.store(true, Ordering::Release);
     }
 
-    /// Whether its interrupt is connected.
-    pub fn has_interrupt(&self) -> bool {
+    fn has_interrupt(&self) -> bool {
         self.interrupts.load(Ordering::Acquire)
     }
 
-    /// What the DMA core calls it.
+    /// Returns the device of the DMA core.
     pub fn device(&self) -> &Arc<Device> {
         &self.device
     }
 
-    /// A few words for the boot log.
+    /// Describes the device for the boot log.
     pub fn summary(&self) -> String {
         let stream = match self.device.stream() {
             Some(stream) => alloc::format!("stream {stream}"),
@@ -142,34 +140,33 @@ impl DmaEngineDevice {
         alloc::format!("{stream}, mask {}, {notify}", self.device.mask())
     }
 
-    /// Does a transfer and returns when it is over, waiting by interrupt if there is one. Only in a thread, with no lock
-    /// held.
+    /// Runs a transfer and waits for its completion. Called in a thread, with no lock held.
     ///
     /// # Errors
-    /// What [`dma_engine::DmaEngine::start`] and [`dma_engine::DmaEngine::outcome`] say, and [`CopyError::TimedOut`].
+    /// Those of [`dma_engine::DmaEngine::start`] and [`dma_engine::DmaEngine::outcome`], and [`CopyError::TimedOut`].
     pub fn transfer(&self, transfer: Transfer) -> Result<Completion, CopyError> {
         self.transfer_all(&[transfer])
     }
 
-    /// The same for several, in this order, in one go if the device gathers.
+    /// Runs transfers in this order, as one job if the engine supports it.
     ///
     /// # Errors
-    /// As for [`DmaEngineDevice::transfer`]; those before the one that fails have been done.
+    /// Those of [`DmaEngineDevice::transfer`]; the transfers before the failing one are complete.
     pub fn transfer_all(&self, transfers: &[Transfer]) -> Result<Completion, CopyError> {
-        self.in_turn(|| self.watched(transfers))
+        self.exclusively(|| self.run_all(transfers))
     }
 
-    /// The same for a program: what the device's buffer holds of another one is cleared before.
+    /// Runs transfers for process `user`, after clearing the device's buffer if it holds another process's data.
     ///
     /// # Errors
-    /// As for [`DmaEngineDevice::transfer`], and [`TransferError::Clear`].
+    /// Those of [`DmaEngineDevice::transfer`], and [`TransferError::Clear`].
     pub fn transfer_for(&self, user: u32, transfers: &[Transfer]) -> Result<Completion, TransferError> {
-        self.in_turn(|| {
-            if self.user.load(Ordering::Relaxed) != user {
+        self.exclusively(|| {
+            if self.last_user.load(Ordering::Relaxed) != user {
                 self.clear()?;
-                self.user.store(user, Ordering::Relaxed);
+                self.last_user.store(user, Ordering::Relaxed);
             }
-            Ok(self.watched(transfers)?)
+            Ok(self.run_all(transfers)?)
         })
     }
 
@@ -185,37 +182,37 @@ impl DmaEngineDevice {
         }
     }
 
-    fn in_turn<R>(&self, action: impl FnOnce() -> R) -> R {
-        self.take_turn();
+    fn exclusively<R>(&self, action: impl FnOnce() -> R) -> R {
+        self.acquire();
         let result = action();
-        self.taken.store(false, Ordering::Release);
+        self.busy.store(false, Ordering::Release);
         self.waiters.wake_all();
         result
     }
 
-    /// Fills the device's buffer with zeroes, which it has to read from somewhere.
+    /// Fills the device's buffer with zeroes by a transfer from zeroed pages.
     fn clear(&self) -> Result<(), TransferError> {
         let zeroes = Pages::new(BUFFER_LEN).map_err(TransferError::Clear)?;
-        let lent = stream::map(&self.device, zeroes, dma_api::Direction::ToDevice);
-        let lent = lent.map_err(|refused| TransferError::Clear(refused.error))?;
+        let mapping = stream::map(&self.device, zeroes, dma_api::Direction::ToDevice);
+        let mapping = mapping.map_err(|refused| TransferError::Clear(refused.error))?;
         let transfer = Transfer {
             direction: TransferDirection::FromMemory,
-            memory: lent.iova(),
+            memory: mapping.iova(),
             offset: 0,
             len: BUFFER_LEN,
         };
-        let done = self.watched(&[transfer]);
-        lent.unmap().map_err(TransferError::Clear)?;
+        let done = self.run_all(&[transfer]);
+        mapping.unmap().map_err(TransferError::Clear)?;
         if done?.is_whole() { Ok(()) } else { Err(CopyError::Failed(0).into()) }
     }
 
-    /// Does the transfers of one turn. What is aborted meanwhile is theirs.
-    fn watched(&self, transfers: &[Transfer]) -> Result<Completion, CopyError> {
+    /// Runs transfers under exclusive access: all accesses aborted meanwhile are theirs.
+    fn run_all(&self, transfers: &[Transfer]) -> Result<Completion, CopyError> {
         let notify = if self.has_interrupt() { Notify::Interrupt } else { Notify::Poll };
-        let (armed, before) = (self.device.arming(), self.device.all_faults());
+        let (arming, before) = (self.device.arming(), self.device.all_faults());
         transfers.chunks(self.most_transfers).try_for_each(|job| self.run(job, notify))?;
         let aborted = self.device.all_faults() - before;
-        Ok(Completion { aborted, blocked: armed.is_none() || self.device.arming() != armed })
+        Ok(Completion { aborted, blocked: arming.is_none() || self.device.arming() != arming })
     }
 
     fn run(&self, job: &[Transfer], notify: Notify) -> Result<(), CopyError> {
@@ -224,22 +221,22 @@ impl DmaEngineDevice {
         self.engine.lock().outcome()
     }
 
-    fn take_turn(&self) {
-        let try_take = || (!self.taken.swap(true, Ordering::Acquire)).then_some(());
-        // A program that is being ended waits for its turn all the same, by yielding: the turn before it is bounded.
-        while self.waiters.wait_until(None, try_take) == Err(WaitError::Interrupted) {
+    fn acquire(&self) {
+        let try_acquire = || (!self.busy.swap(true, Ordering::Acquire)).then_some(());
+        // A process that is ending still waits for exclusive access, by yielding: the access before it is bounded.
+        while self.waiters.wait_until(None, try_acquire) == Err(WaitError::Interrupted) {
             crate::sched::yield_now();
         }
     }
 
-    /// Waits for the end of the transfer, in any case: the memory is the device's until then.
+    /// Waits for the end of the job, even in a process that is ending: until then the device owns the memory.
     fn wait(&self, notify: Notify) -> Result<(), CopyError> {
-        let deadline = Deadline::in_ns(PATIENCE_NS);
+        let deadline = Deadline::in_ns(TIMEOUT_NS);
         let is_done = || self.engine.lock().is_done().then_some(());
         if notify == Notify::Interrupt {
-            let look = || Some(crate::sched::time::now() + LOOK_NS);
+            let next_poll = || Some(crate::sched::time::now() + POLL_INTERVAL_NS);
             loop {
-                match self.waiters.wait_until(look(), is_done) {
+                match self.waiters.wait_until(next_poll(), is_done) {
                     Ok(()) => return Ok(()),
                     Err(WaitError::TimedOut) if deadline.passed() => return Err(CopyError::TimedOut),
                     Err(WaitError::TimedOut) => {}
