@@ -1,4 +1,4 @@
-//! `/dev/console`: the serial line, for all programs.
+//! `/dev/console`: the UART, shared by all processes.
 
 use super::char_device::{self, DeviceNumber, RegisterError};
 use super::{Caller, File, OpenFile, stat_device};
@@ -13,25 +13,24 @@ use addr::UserVa;
 
 const NUMBER: DeviceNumber = DeviceNumber { major: 5, minor: 1 };
 
-/// How often a reader looks whether something was typed: the UART's interrupt is not used.
-const LOOK: u64 = 10_000_000;
-/// Bytes that go to the console in one piece, with nobody else's between them.
-const PIECE: usize = 512;
-/// What ends the input (Ctrl-D).
-const END: u8 = 4;
+/// The interval at which a reader polls the UART, whose interrupt is not used.
+const POLL_INTERVAL_NS: u64 = 10_000_000;
+/// The bytes that are written atomically with respect to other writers.
+const ATOMIC_BYTES: usize = 512;
+/// The end-of-file character (Ctrl-D).
+const EOF: u8 = 4;
 
-/// A byte that `poll` has seen and nobody has read yet.
-static AHEAD: SpinLock<Option<u8>> = SpinLock::new(None);
+/// A byte that `poll` has received and that is not read yet.
+static LOOKAHEAD: SpinLock<Option<u8>> = SpinLock::new(None);
 
 pub(super) fn register() -> Result<(), RegisterError> {
     char_device::register(&["/dev/console", "/dev/tty"], NUMBER, |_, flags| Ok(OpenFile::new(Console, flags)))
 }
 
-/// The serial line.
 pub struct Console;
 
 impl File for Console {
-    /// Waits for the first byte, then takes what is there, up to the end of a line.
+    /// Waits for the first byte, then reads the received bytes up to the end of a line.
     fn read(&self, memory: UserMemory<'_>, to: UserVa, len: usize) -> Result<usize, Errno> {
         let mut line = [0; 256];
         let room = len.min(line.len());
@@ -42,7 +41,7 @@ impl File for Console {
                 None if count > 0 => break,
                 None => wait_for_byte()?,
             };
-            if byte == END {
+            if byte == EOF {
                 break;
             }
             line[count] = if byte == b'\r' { b'\n' } else { byte };
@@ -58,14 +57,14 @@ impl File for Console {
     fn write(&self, memory: UserMemory<'_>, from: UserVa, len: usize) -> Result<usize, Errno> {
         let mut done = 0;
         while done < len {
-            let mut piece = [0; PIECE];
-            let here = &mut piece[..PIECE.min(len - done)];
-            match memory.read_bytes(from + done as u64, here) {
-                Ok(()) => console::write_bytes(here),
+            let mut buffer = [0; ATOMIC_BYTES];
+            let bytes = &mut buffer[..ATOMIC_BYTES.min(len - done)];
+            match memory.read_bytes(from + done as u64, bytes) {
+                Ok(()) => console::write_bytes(bytes),
                 Err(error) if done == 0 => return Err(error),
                 Err(_) => break,
             }
-            done += here.len();
+            done += bytes.len();
         }
         Ok(done)
     }
@@ -92,15 +91,15 @@ impl File for Console {
 }
 
 fn next_byte() -> Option<u8> {
-    AHEAD.lock().take().or_else(console::read_byte)
+    LOOKAHEAD.lock().take().or_else(console::read_byte)
 }
 
 fn has_byte() -> bool {
-    let mut ahead = AHEAD.lock();
-    if ahead.is_none() {
-        *ahead = console::read_byte();
+    let mut lookahead = LOOKAHEAD.lock();
+    if lookahead.is_none() {
+        *lookahead = console::read_byte();
     }
-    ahead.is_some()
+    lookahead.is_some()
 }
 
 fn wait_for_byte() -> Result<u8, Errno> {
@@ -108,7 +107,7 @@ fn wait_for_byte() -> Result<u8, Errno> {
         if let Some(byte) = next_byte() {
             return Ok(byte);
         }
-        match sched::sleep_until(sched::time::now() + LOOK) {
+        match sched::sleep_until(sched::time::now() + POLL_INTERVAL_NS) {
             Ok(()) | Err(WaitError::TimedOut) => {}
             Err(WaitError::Interrupted) => return Err(Errno::EINTR),
         }

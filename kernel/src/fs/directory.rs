@@ -11,20 +11,19 @@ use alloc::vec::Vec;
 use program::{NodeId, NodeKind};
 use zerocopy::IntoBytes;
 
-/// An open directory.
 pub struct Directory {
     id: NodeId,
-    /// How many entries were read.
+    /// The number of entries read.
     position: SpinLock<usize>,
 }
 
 impl Directory {
-    /// The directory `id`.
     pub fn new(id: NodeId) -> Self {
         Self { id, position: SpinLock::new(0) }
     }
 
-    /// Entries from number `first` on as `getdents64` has them, as many as fit into `room`; and how many these are.
+    /// Returns the entries from number `first` on that fit into `room` bytes, in the format of `getdents64`, and their
+    /// number.
     fn list(&self, first: usize, room: usize) -> Result<(Vec<u8>, usize), Errno> {
         let tree = root::mounted()?;
         let node = tree.node(self.id);
@@ -59,7 +58,7 @@ impl File for Directory {
 
     fn entries(&self, memory: UserMemory<'_>, to: UserVa, len: usize) -> Result<usize, Errno> {
         let first = *self.position.lock();
-        // No directory here is longer, and no program gets to choose how much the kernel's heap takes.
+        // Limits the heap memory that a program can request; no directory is larger.
         let (bytes, count) = self.list(first, len.min(32 << 10))?;
         let at_end = bytes.is_empty() && self.list(first, usize::MAX)?.1 == 0;
         if bytes.is_empty() && !at_end {

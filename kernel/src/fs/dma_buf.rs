@@ -1,4 +1,4 @@
-//! A dma-buf as a file: a buffer lives while somebody has it open, mapped or attached.
+//! dma-buf files. A buffer lives while it is open, mapped or attached.
 
 use super::{Caller, File, stat_device};
 use crate::dma::counters::{self, Reading};
@@ -15,36 +15,36 @@ use alloc::vec::Vec;
 use dma_api::{Direction, DmaError};
 use pagetable::Leaf;
 
-/// A buffer, and the devices that programs have given it to.
+/// A buffer and its attachments.
 pub struct DmaBuf {
     buffer: Arc<Buffer>,
     attachments: SpinLock<Vec<Weak<Attachment>>>,
 }
 
 impl DmaBuf {
-    /// The buffer.
     pub fn buffer(&self) -> &Arc<Buffer> {
         &self.buffer
     }
 
-    /// A device has it.
+    /// Records an attachment.
     pub fn attached(&self, attachment: &Arc<Attachment>) {
         let mut all = self.attachments.lock();
         all.retain(|old| old.strong_count() > 0);
         all.push(Arc::downgrade(attachment));
     }
 
-    /// The devices that have it. Not to be dropped under a lock: the last of an attachment waits for the IOMMU.
+    /// Returns the live attachments. They must not be dropped under a lock: the last reference detaches the buffer, which
+    /// waits for the IOMMU.
     fn attachments(&self) -> Vec<Arc<Attachment>> {
         self.attachments.lock().iter().filter_map(Weak::upgrade).collect()
     }
 
-    /// Whether a device that has it was blocked for its faults, so that what it should have written may not be there.
+    /// Whether an attached device is in quarantine, so that its writes may be missing.
     fn is_in_quarantine(&self) -> bool {
         self.attachments().iter().any(|attachment| attachment.device().is_quarantined())
     }
 
-    /// Hands the data over between the program and devices that do not see the CPUs' caches, if it is with any.
+    /// Transfers ownership of the data between the program and the devices, if an attached one does not snoop the caches.
     fn sync(&self, to: Side, direction: Direction) -> Result<(), Errno> {
         if self.attachments().iter().any(|attachment| !attachment.device().is_coherent()) {
             self.buffer.sync(to, direction);
@@ -52,7 +52,7 @@ impl DmaBuf {
         if self.is_in_quarantine() { Err(Errno::EIO) } else { Ok(()) }
     }
 
-    /// Its chunks with the addresses by which the first device that still has it knows them, from number `first` on.
+    /// Returns the chunks from number `first` on, with their device addresses in the first live attachment.
     fn chunks(&self, first: usize) -> impl Iterator<Item = BufferChunk> {
         let attachment = self.attachments.lock().iter().find_map(Weak::upgrade);
         let mut offset = 0;
@@ -66,14 +66,12 @@ impl DmaBuf {
     }
 }
 
-/// An open buffer.
 pub struct DmaBufFile(Arc<DmaBuf>);
 
-/// Chunks that are copied to the program in one go.
-const PIECE: usize = 64;
+/// The chunks that are copied to the program at a time.
+const BATCH: usize = 64;
 
 impl DmaBufFile {
-    /// The first descriptor of a new buffer.
     pub fn new(buffer: Arc<Buffer>) -> Self {
         Self(Arc::new(DmaBuf { buffer, attachments: SpinLock::new(Vec::new()) }))
     }
@@ -86,11 +84,11 @@ impl DmaBufFile {
         let mut to = UserVa::new(query.chunks);
         query.written = 0;
         while query.written < left {
-            let piece: Vec<BufferChunk> = chunks.by_ref().take(PIECE).collect();
-            let bytes = zerocopy::IntoBytes::as_bytes(piece.as_slice());
+            let batch: Vec<BufferChunk> = chunks.by_ref().take(BATCH).collect();
+            let bytes = zerocopy::IntoBytes::as_bytes(batch.as_slice());
             memory.write_bytes(to, bytes)?;
             to = to + bytes.len() as u64;
-            query.written += piece.len() as u64;
+            query.written += batch.len() as u64;
         }
         memory.write(at, &ChunkQuery { total, ..query })
     }
@@ -98,7 +96,7 @@ impl DmaBufFile {
     fn leaves(&self, caller: &Caller<'_>) -> Leaves {
         let buffer = &self.0.buffer;
         let mut leaves = Leaves::default();
-        let is_ours = |behind: &VmaBacking| matches!(behind, VmaBacking::Shared(shared, _) if Arc::ptr_eq(shared, buffer));
+        let is_ours = |backing: &VmaBacking| matches!(backing, VmaBacking::Shared(shared, _) if Arc::ptr_eq(shared, buffer));
         caller.space.leaves(|area| is_ours(&area.backing), |leaf| count(&mut leaves, &leaf));
         leaves
     }
@@ -115,7 +113,7 @@ fn count(leaves: &mut Leaves, leaf: &Leaf<UserVa>) {
 }
 
 impl File for DmaBufFile {
-    /// The size, as Linux has it: by going to the end.
+    /// Supports the end and the start only, for the size of the buffer, as in Linux.
     fn seek(&self, offset: i64, whence: u64) -> Result<u64, Errno> {
         match (whence, offset) {
             (SEEK_END, 0) => Ok(self.0.buffer.len()),
@@ -156,7 +154,7 @@ impl File for DmaBufFile {
     }
 }
 
-/// Whose turn it is next, and who writes: a program that will read wants what the device wrote.
+/// Returns the next owner, and the direction in terms of the device: the program reads the device's writes.
 fn decode_sync(flags: u64) -> Result<(Side, Direction), Errno> {
     let flags = SyncFlags::from_bits(flags).ok_or(Errno::EINVAL)?;
     let side = if flags.contains(SyncFlags::END) { Side::Device } else { Side::Cpu };
@@ -168,7 +166,7 @@ fn decode_sync(flags: u64) -> Result<(Side, Direction), Errno> {
     }
 }
 
-/// What all buffers cost now.
+/// Returns the resources of all buffers.
 pub fn statistics() -> Statistics {
     let all = counters::read();
     let counter = |reading: Reading| Counter { now: reading.now, peak: reading.peak };
@@ -184,7 +182,7 @@ pub fn statistics() -> Statistics {
     }
 }
 
-/// What a program is told when the DMA core refuses.
+/// Returns Linux's error code for an error of the DMA core.
 pub fn errno(error: DmaError) -> Errno {
     match error {
         DmaError::ZeroLength | DmaError::UnalignedSegment { .. } | DmaError::SharedLine { .. } => {
@@ -217,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sync_says_what_for() {
+    fn sync_flags_select_owner_and_direction() {
         let cases = [
             (1, Some((Side::Cpu, Direction::FromDevice))),
             (2, Some((Side::Cpu, Direction::ToDevice))),
@@ -229,8 +227,8 @@ mod tests {
             (8, None),
             (9, None),
         ];
-        for (flags, wanted) in cases {
-            assert_eq!(decode_sync(flags).ok(), wanted, "{flags}");
+        for (flags, expected) in cases {
+            assert_eq!(decode_sync(flags).ok(), expected, "{flags}");
         }
     }
 }

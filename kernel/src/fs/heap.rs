@@ -1,4 +1,4 @@
-//! `/dev/dma_heap/*`: where buffers come from.
+//! `/dev/dma_heap/*`: allocation of dma-bufs.
 
 use super::char_device::{self, DeviceNumber, RegisterError};
 use super::dma_buf::{DmaBufFile, errno, statistics};
@@ -15,14 +15,14 @@ use dma_api::Attrs;
 /// The major number of the DMA heaps.
 const MAJOR: u32 = 240;
 
-/// A kind of memory; the value is the minor number.
+/// The DMA heaps; the value is the minor number.
 #[derive(Clone, Copy)]
 enum Heap {
     /// Scattered, cached.
     System,
-    /// Scattered, cached by nobody.
+    /// Scattered, non-cacheable (write-combining).
     Uncached,
-    /// One run, cached.
+    /// Physically contiguous, cached.
     Contiguous,
 }
 
@@ -37,7 +37,7 @@ impl Heap {
         }
     }
 
-    /// What the DMA core is asked for: the kernel never looks at a program's buffer.
+    /// Returns the attributes of a buffer: the kernel never accesses a program's buffer.
     fn attrs(self) -> Attrs {
         let kind = match self {
             Self::System => Attrs::empty(),
@@ -57,7 +57,6 @@ pub(super) fn register() -> Result<(), RegisterError> {
     })
 }
 
-/// An open heap.
 struct HeapFile {
     heap: Heap,
     number: DeviceNumber,
@@ -66,18 +65,18 @@ struct HeapFile {
 impl HeapFile {
     fn allocate(&self, caller: &Caller<'_>, at: UserVa) -> Result<(), Errno> {
         let memory = UserMemory::new(caller.space);
-        let mut wanted: HeapAllocation = memory.read(at)?;
-        let flags = OpenFlags::from_bits_retain(wanted.fd_flags);
+        let mut request: HeapAllocation = memory.read(at)?;
+        let flags = OpenFlags::from_bits_retain(request.fd_flags);
         let known = OpenFlags::CLOEXEC | OpenFlags::READ_WRITE | OpenFlags::WRITE_ONLY;
-        if wanted.fd != 0 || wanted.heap_flags != 0 || !known.contains(flags) {
+        if request.fd != 0 || request.heap_flags != 0 || !known.contains(flags) {
             return Err(Errno::EINVAL);
         }
-        let buffer = dma::alloc_unattached(wanted.len, self.heap.attrs()).map_err(errno)?;
+        let buffer = dma::alloc_unattached(request.len, self.heap.attrs()).map_err(errno)?;
         let file = Arc::new(OpenFile::new(DmaBufFile::new(buffer), flags));
-        wanted.fd = caller.files.lock().insert(file, flags.contains(OpenFlags::CLOEXEC), 0)?;
-        memory.write(at, &wanted).inspect_err(|_| {
-            // The program does not know the number, so nobody would ever close it.
-            let file = caller.files.lock().remove(wanted.fd as i32);
+        request.fd = caller.files.lock().insert(file, flags.contains(OpenFlags::CLOEXEC), 0)?;
+        memory.write(at, &request).inspect_err(|_| {
+            // The program does not know the file descriptor, and cannot close it.
+            let file = caller.files.lock().remove(request.fd as i32);
             drop(file);
         })
     }

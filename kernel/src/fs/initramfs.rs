@@ -8,12 +8,12 @@ use core::fmt;
 use pagetable::Mapping;
 use program::InitramfsError;
 
-/// Why there are no files.
+/// Why the initramfs is not mounted.
 #[derive(Debug)]
 pub enum MountError {
     /// The archive cannot be mapped.
     Map(VmallocError),
-    /// The archive is damaged.
+    /// The archive is invalid.
     Initramfs(InitramfsError),
 }
 
@@ -26,17 +26,17 @@ impl fmt::Display for MountError {
     }
 }
 
-/// Mounts the archive in this part of RAM, which neither zone has.
+/// Mounts the archive in this range of RAM, which must not belong to a zone.
 pub fn mount(archive: AddrRange<PhysAddr>) -> Result<(), MountError> {
-    // Mapped on its own: it may be in highmem.
+    // It may be in highmem, outside of the linear map.
     let pages = archive.align_outward(PAGE_SIZE).unwrap_or(archive);
     let mapping = Mapping::read_only(MemoryType::WriteBack);
     // SAFETY: the archive is reserved RAM, which nothing writes; where it is lowmem, its linear alias is write-back too.
     let mapped = unsafe { vmalloc::REGISTERS.map(chunks(pages).iter().copied(), PAGE_SIZE, mapping) };
     let mapped = mapped.map_err(MountError::Map)?.leak();
     let start = mapped.start().raw() + (archive.start().raw() - pages.start().raw());
-    // SAFETY: mapped for good just now, with everything from `archive.start()` to its end; boot took it out of both
-    // zones, so nothing ever writes it.
+    // SAFETY: mapped permanently above, from `archive.start()` to its end; reserved at boot, so no zone has it and nothing
+    // writes it.
     let bytes = unsafe { core::slice::from_raw_parts(start as *const u8, archive.len() as usize) };
     root::mount(bytes).map_err(MountError::Initramfs)
 }

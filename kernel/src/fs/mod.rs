@@ -1,4 +1,4 @@
-//! What a descriptor can be, and what can be done with it.
+//! Open files: the `File` trait and its implementations, the root file system, and the character devices.
 
 pub mod char_device;
 pub mod console;
@@ -24,27 +24,25 @@ use program::{FdTable, NodeId, NodeKind};
 
 pub use initramfs::{MountError, mount};
 
-/// The open files of a process, by descriptor.
+/// The file descriptor table of a process.
 pub type FileTable = SpinLock<FdTable<Arc<OpenFile>>>;
 
-/// The process on whose behalf a file operation runs, as far as files know it.
+/// The process on whose behalf a file operation runs.
 #[derive(Clone, Copy)]
 pub struct Caller<'a> {
-    /// The process ID.
     pub process_id: u32,
-    /// The address space, which is installed on this CPU.
+    /// The address space, which must be installed on this CPU.
     pub space: &'a AddressSpace,
-    /// The open files.
     pub files: &'a FileTable,
 }
 
-/// An open file. What a kind of file cannot do, it answers with Linux's error code for that.
+/// The operations of an open file. An unsupported operation returns Linux's error code.
 pub trait File: Send + Sync {
-    /// Puts up to `len` bytes to `to` in the program, and says how many.
+    /// Copies up to `len` bytes to `to` in the process, and returns their number.
     fn read(&self, _memory: UserMemory<'_>, _to: UserVa, _len: usize) -> Result<usize, Errno> {
         Err(Errno::EINVAL)
     }
-    /// The same from `offset` on, wherever the file's position is.
+    /// Reads from `offset` instead of the file position (`pread64`).
     fn read_at(
         &self,
         _memory: UserMemory<'_>,
@@ -54,75 +52,71 @@ pub trait File: Send + Sync {
     ) -> Result<usize, Errno> {
         Err(Errno::ESPIPE)
     }
-    /// Takes up to `len` bytes from `from` in the program, and says how many.
+    /// Copies up to `len` bytes from `from` in the process, and returns their number.
     fn write(&self, _memory: UserMemory<'_>, _from: UserVa, _len: usize) -> Result<usize, Errno> {
         Err(Errno::EINVAL)
     }
-    /// Moves the position (`lseek`), and says where it is then.
+    /// Sets the file position (`lseek`), and returns it.
     fn seek(&self, _offset: i64, _whence: u64) -> Result<u64, Errno> {
         Err(Errno::ESPIPE)
     }
-    /// What is known about it.
     fn stat(&self) -> Stat;
-    /// Puts directory entries to `to` in the program, and says how many bytes.
+    /// Copies directory entries to `to` in the process (`getdents64`), and returns the number of bytes.
     fn entries(&self, _memory: UserMemory<'_>, _to: UserVa, _len: usize) -> Result<usize, Errno> {
         Err(Errno::ENOTDIR)
     }
-    /// A request of its own kind.
     fn ioctl(&self, _caller: &Caller<'_>, _request: u32, _argument: u64) -> Result<u64, Errno> {
         Err(Errno::ENOTTY)
     }
-    /// What could be done without waiting.
+    /// Returns the operations that would not block, and errors.
     fn poll(&self) -> PollEvents {
         PollEvents::IN | PollEvents::OUT
     }
-    /// The buffer, if it is one.
+    /// Returns the buffer if the file is a dma-buf.
     fn dma_buf(&self) -> Option<&Arc<DmaBuf>> {
         None
     }
-    /// Where it is in the tree, for `openat` relative to it.
+    /// Returns the directory for `openat` relative to the file.
     fn node(&self) -> Option<NodeId> {
         None
     }
 }
 
-/// A file and how it was opened; duplicates of a descriptor share it.
+/// An open file description: a file and its flags, shared by duplicates of a file descriptor.
 pub struct OpenFile {
     file: Box<dyn File>,
     flags: AtomicU32,
 }
 
-/// Flags that `fcntl` may change.
+/// The flags that `F_SETFL` can change.
 const CHANGEABLE: OpenFlags = OpenFlags::NONBLOCK.union(OpenFlags::APPEND);
 
 impl OpenFile {
-    /// `file`, opened with `flags`.
     pub fn new(file: impl File + 'static, flags: OpenFlags) -> Self {
         Self { file: Box::new(file), flags: AtomicU32::new(flags.difference(OpenFlags::CLOEXEC).bits()) }
     }
 
-    /// How it was opened.
     pub fn flags(&self) -> OpenFlags {
         OpenFlags::from_bits_retain(self.flags.load(Ordering::Relaxed))
     }
 
-    /// Changes the flags that can be changed (`F_SETFL`).
+    /// Sets the flags in [`CHANGEABLE`] (`F_SETFL`).
     pub fn set_flags(&self, flags: OpenFlags) {
         let kept = self.flags().difference(CHANGEABLE);
         self.flags.store((kept | flags & CHANGEABLE).bits(), Ordering::Relaxed);
     }
 
-    /// The file, whatever it was opened for.
+    /// Returns the file, regardless of the access mode.
     pub fn file(&self) -> &dyn File {
         &*self.file
     }
 
-    /// The file, if it was opened for reading.
+    /// Returns the file, or `EBADF` if it is not open for reading.
     pub fn readable(&self) -> Result<&dyn File, Errno> {
         if self.flags().contains(OpenFlags::WRITE_ONLY) { Err(Errno::EBADF) } else { Ok(&*self.file) }
     }
 
-    /// The file, if it was opened for writing.
+    /// Returns the file, or `EBADF` if it is not open for writing.
     pub fn writable(&self) -> Result<&dyn File, Errno> {
         let may = self.flags().intersects(OpenFlags::WRITE_ONLY | OpenFlags::READ_WRITE);
         if may { Ok(&*self.file) } else { Err(Errno::EBADF) }
@@ -137,11 +131,11 @@ pub fn init() {
     }
 }
 
-/// Opens what `id` is.
+/// Opens the node `id`.
 ///
 /// # Errors
-/// `EROFS` for writing to the initramfs, `EISDIR`, `ENOTDIR`, `ELOOP` (a symbolic link that is not to be followed), and
-/// what the device says.
+/// `EROFS` for writing to the initramfs, `EISDIR`, `ENOTDIR`, `ELOOP` for a symbolic link that is not followed, and those of
+/// the device.
 pub fn open(id: NodeId, flags: OpenFlags) -> Result<OpenFile, Errno> {
     let writes = flags.intersects(OpenFlags::WRITE_ONLY | OpenFlags::READ_WRITE | OpenFlags::TRUNCATE);
     let kind = &root::mounted()?.node(id).kind;
@@ -156,7 +150,7 @@ pub fn open(id: NodeId, flags: OpenFlags) -> Result<OpenFile, Errno> {
     }
 }
 
-/// What is known about a node of the tree.
+/// Returns the `stat` of a node.
 pub fn stat_node(id: NodeId) -> Result<Stat, Errno> {
     let node = root::mounted()?.node(id);
     let (size, rdev, links) = match &node.kind {
@@ -181,12 +175,13 @@ pub fn stat_node(id: NodeId) -> Result<Stat, Errno> {
     })
 }
 
-/// What is known about a character device that has no node, or does not know it.
+/// Returns the `stat` of a character device for a file that does not know its node.
 pub fn stat_device(rdev: u64) -> Stat {
     Stat { dev: 1, ino: rdev, mode: S_IFCHR | 0o666, nlink: 1, rdev, blksize: 4096, ..Stat::default() }
 }
 
-/// Where a position that is `offset` from `whence` is.
+/// Returns the file position of `lseek` with `offset` and `whence`. The current position is `position`, the end of the file
+/// `end`.
 pub fn seek_to(offset: i64, whence: u64, position: u64, end: u64) -> Result<u64, Errno> {
     use abi::file::{SEEK_CUR, SEEK_END, SEEK_SET};
     let base = match whence {
@@ -203,7 +198,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn positions_stay_in_range() {
+    fn seek_to_rejects_positions_out_of_range() {
         let cases = [
             ((5, 0), Ok(5)),
             ((-5, 1), Ok(5)),
@@ -218,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_allows_what_it_was_opened_for() {
+    fn access_mode_limits_reads_and_writes() {
         let open = |flags| OpenFile::new(null::Null, flags);
         let (read, write, both) = (OpenFlags::empty(), OpenFlags::WRITE_ONLY, OpenFlags::READ_WRITE);
         let allows = |flags| (open(flags).readable().is_ok(), open(flags).writable().is_ok());
@@ -226,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn only_some_flags_can_be_changed() {
+    fn only_changeable_flags_are_set() {
         let file = OpenFile::new(null::Null, OpenFlags::READ_WRITE | OpenFlags::CLOEXEC);
         file.set_flags(OpenFlags::NONBLOCK | OpenFlags::WRITE_ONLY);
         assert_eq!(file.flags(), OpenFlags::READ_WRITE | OpenFlags::NONBLOCK);

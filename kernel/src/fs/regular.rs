@@ -1,4 +1,4 @@
-//! Files of the initramfs.
+//! Regular files of the initramfs.
 
 use super::{File, seek_to, stat_device, stat_node};
 use crate::sync::SpinLock;
@@ -8,7 +8,6 @@ use abi::file::Stat;
 use addr::UserVa;
 use program::NodeId;
 
-/// An open file of the initramfs.
 pub struct Regular {
     id: NodeId,
     data: &'static [u8],
@@ -16,16 +15,15 @@ pub struct Regular {
 }
 
 impl Regular {
-    /// The file `id`, whose content is `data`.
     pub fn new(id: NodeId, data: &'static [u8]) -> Self {
         Self { id, data, position: SpinLock::new(0) }
     }
 
     fn copy(&self, memory: UserMemory<'_>, to: UserVa, len: usize, offset: u64) -> Result<usize, Errno> {
         let rest = usize::try_from(offset).ok().and_then(|offset| self.data.get(offset..)).unwrap_or(&[]);
-        let here = &rest[..rest.len().min(len)];
-        memory.write_bytes(to, here)?;
-        Ok(here.len())
+        let bytes = &rest[..rest.len().min(len)];
+        memory.write_bytes(to, bytes)?;
+        Ok(bytes.len())
     }
 }
 

@@ -1,4 +1,4 @@
-//! The files that programs see: the initramfs, and the device nodes in `/dev`.
+//! The root file system: the initramfs and the device nodes.
 
 use super::char_device::{self, CharDevice};
 use abi::Errno;
@@ -6,15 +6,14 @@ use alloc::sync::Arc;
 use program::{CpioArchive, Initramfs, InitramfsError};
 use spin::Once;
 
-/// The tree of files.
 pub type Root = Initramfs<'static, Arc<CharDevice>>;
 
 static ROOT: Once<Root> = Once::new();
 
-/// Mounts the initramfs, which stays where it is, and adds the device nodes.
+/// Mounts `archive`, whose files are used in place, and adds a node for each registered device.
 ///
 /// # Errors
-/// What is wrong with the archive, and where.
+/// [`InitramfsError`].
 pub fn mount(archive: &'static [u8]) -> Result<(), InitramfsError> {
     let mut tree = Initramfs::from_archive(CpioArchive::new(archive))?;
     for device in char_device::all() {
@@ -28,12 +27,12 @@ pub fn mount(archive: &'static [u8]) -> Result<(), InitramfsError> {
     Ok(())
 }
 
-/// The tree, if there is one.
+/// Returns the file system if one is mounted.
 pub fn tree() -> Option<&'static Root> {
     ROOT.get()
 }
 
-/// The tree for a program, which came from it.
+/// Returns the file system for a process, which was loaded from it.
 pub fn mounted() -> Result<&'static Root, Errno> {
     tree().ok_or(Errno::ENOENT)
 }

@@ -46,7 +46,7 @@ pub const CASES: &[Case] = &[
             "init=/bin/probe -- hello",
             &[
                 "edu 81:00.0: stream 0x8100",
-                "warning: 81:00.0: ignored: what it writes ",
+                "warning: 81:00.0: ignored: its writes bypass the IOMMU ",
                 "init: exit status 0",
             ],
         )

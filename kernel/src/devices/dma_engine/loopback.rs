@@ -27,10 +27,9 @@ impl fmt::Display for LoopbackError {
         match self {
             Self::NoBuffer(error) => error.fmt(f),
             Self::Copy(error) => error.fmt(f),
-            Self::BypassesIommu => write!(
-                f,
-                "what it writes does not pass the IOMMU that the device tree puts in front of it; a bypassed bus?"
-            ),
+            Self::BypassesIommu => {
+                write!(f, "its writes bypass the IOMMU that the device tree puts in front of it")
+            }
         }
     }
 }
