@@ -1,6 +1,6 @@
-//! Futexes: threads that sleep until a word of their program's memory is said to have changed (`futex(2)`).
+//! Futexes (`futex(2)`): wait, wake and requeue.
 //!
-//! No memory is shared between programs but buffers, so a futex is a word of one program, with or without
+//! Processes share no memory other than buffers, so a futex belongs to one process, with or without
 //! `FUTEX_PRIVATE_FLAG`.
 
 use crate::sched::{self, Nanoseconds, Thread};
@@ -12,37 +12,36 @@ use alloc::collections::TryReserveError;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-/// The sleepers of one program, those that came first before.
-pub struct Futexes(SpinLock<Vec<Sleeper>>);
+/// The waiting threads of a process, in the order of their arrival.
+pub struct Futexes(SpinLock<Vec<Waiter>>);
 
-struct Sleeper {
+struct Waiter {
     at: UserVa,
-    /// Wakes that have none of these bits do not mean it.
+    /// A wake must have one of these bits.
     bits: u32,
     thread: Arc<Thread>,
 }
 
 impl Futexes {
-    /// Nobody sleeps.
     pub const fn new() -> Self {
         Self(SpinLock::new(Vec::new()))
     }
 
-    /// Makes room for `threads` threads to sleep, so that sleeping and waking need no memory: a program that is told that
-    /// there is none has no way on.
+    /// Reserves memory for `threads` waiters, so that wait and wake do not allocate: a program cannot handle `ENOMEM` from
+    /// them.
     ///
     /// # Errors
-    /// There is none now.
-    pub fn make_room(&self, threads: usize) -> Result<(), TryReserveError> {
-        let mut sleepers = self.0.lock();
-        let more = threads.saturating_sub(sleepers.len());
-        sleepers.try_reserve(more)
+    /// No memory.
+    pub fn reserve(&self, threads: usize) -> Result<(), TryReserveError> {
+        let mut waiters = self.0.lock();
+        let more = threads.saturating_sub(waiters.len());
+        waiters.try_reserve(more)
     }
 
-    /// Sleeps until a wake at `at` that meets `bits`, if the word there is `expected` now.
+    /// Waits for a wake at `at` with one of `bits`, if the futex word is `expected`.
     ///
     /// # Errors
-    /// `EAGAIN`: it is not. `ETIMEDOUT`, `EINTR` (the program is being ended), `EFAULT`, `EINVAL`.
+    /// `EAGAIN` if it is not, `ETIMEDOUT`, `EINTR` if the process is ending, `EFAULT`, `EINVAL`.
     pub fn wait(
         &self,
         memory: UserMemory<'_>,
@@ -55,25 +54,25 @@ impl Futexes {
             return Err(Errno::EINVAL);
         }
         let thread = sched::current();
-        self.enter(memory, at, expected, bits, &thread)?;
+        self.enqueue(memory, at, expected, bits, &thread)?;
         loop {
             sched::park(deadline);
-            // Not in the list any more: somebody woke it.
-            if !self.is_in(&thread) {
+            // Dequeued by a wake.
+            if !self.is_queued(&thread) {
                 return Ok(());
             }
             if sched::is_interrupted(&thread) {
-                return self.give_up(&thread, Errno::EINTR);
+                return self.cancel(&thread, Errno::EINTR);
             }
             if deadline.is_some_and(|deadline| sched::time::now() >= deadline) {
-                return self.give_up(&thread, Errno::ETIMEDOUT);
+                return self.cancel(&thread, Errno::ETIMEDOUT);
             }
         }
     }
 
-    /// Goes into the list if the word is as expected. Both under the lock: a wake comes before, and then the word has
-    /// changed, or after, and then the thread is in the list.
-    fn enter(
+    /// Queues the thread if the word is as expected. Both are done under the lock, against lost wakeups: a wake before sees a
+    /// changed word, and a wake after finds the thread in the queue.
+    fn enqueue(
         &self,
         memory: UserMemory<'_>,
         at: UserVa,
@@ -82,14 +81,14 @@ impl Futexes {
         thread: &Arc<Thread>,
     ) -> Result<(), Errno> {
         loop {
-            // Brings the page in, which cannot be done under the lock.
+            // Populates the page: a page fault is not allowed under the lock.
             memory.load_u32(at)?;
-            let mut sleepers = self.0.lock();
+            let mut waiters = self.0.lock();
             match memory.try_load_u32(at) {
                 Some(word) if word != expected => return Err(Errno::EAGAIN),
                 Some(_) => {
-                    debug_assert!(sleepers.len() < sleepers.capacity());
-                    sleepers.push(Sleeper { at, bits, thread: thread.clone() });
+                    debug_assert!(waiters.len() < waiters.capacity());
+                    waiters.push(Waiter { at, bits, thread: thread.clone() });
                     return Ok(());
                 }
                 None => {}
@@ -97,26 +96,26 @@ impl Futexes {
         }
     }
 
-    /// Wakes up to `count` sleepers at `at` whose bits meet `bits`, and says how many there were.
+    /// Wakes up to `count` waiters at `at` with one of `bits`, and returns their number.
     pub fn wake(&self, at: UserVa, count: usize, bits: u32) -> usize {
-        let mut sleepers = self.0.lock();
+        let mut waiters = self.0.lock();
         let mut woken = 0;
-        sleepers.retain(|sleeper| {
-            let meant = woken < count && sleeper.at == at && sleeper.bits & bits != 0;
-            if meant {
+        waiters.retain(|waiter| {
+            let woken_now = woken < count && waiter.at == at && waiter.bits & bits != 0;
+            if woken_now {
                 woken += 1;
-                sched::unpark(&sleeper.thread);
+                sched::unpark(&waiter.thread);
             }
-            !meant
+            !woken_now
         });
         woken
     }
 
-    /// Wakes up to `wake` sleepers at `from`, and lets up to `move_` others sleep at `to` from now on. `expected`: only
-    /// if that is the word at `from`. Says how many were woken or moved.
+    /// Wakes up to `wake` waiters at `from`, and moves up to `moved` others to `to`. With `expected` the futex word at `from`
+    /// must have that value. Returns the number of waiters woken or moved.
     ///
     /// # Errors
-    /// `EAGAIN`: it is not; `EFAULT`.
+    /// `EAGAIN` if the word differs, `EFAULT`.
     pub fn requeue(
         &self,
         memory: UserMemory<'_>,
@@ -130,22 +129,22 @@ impl Futexes {
             return Err(Errno::EAGAIN);
         }
         let woken = self.wake(from, wake, u32::MAX);
-        let mut sleepers = self.0.lock();
-        let others = sleepers.iter_mut().filter(|sleeper| sleeper.at == from).take(moved);
-        let moved = others.map(|sleeper| sleeper.at = to).count();
+        let mut waiters = self.0.lock();
+        let others = waiters.iter_mut().filter(|waiter| waiter.at == from).take(moved);
+        let moved = others.map(|waiter| waiter.at = to).count();
         Ok(woken + moved)
     }
 
-    fn is_in(&self, thread: &Arc<Thread>) -> bool {
-        self.0.lock().iter().any(|sleeper| Arc::ptr_eq(&sleeper.thread, thread))
+    fn is_queued(&self, thread: &Arc<Thread>) -> bool {
+        self.0.lock().iter().any(|waiter| Arc::ptr_eq(&waiter.thread, thread))
     }
 
-    /// Leaves the list; if a wake was faster, that counts.
-    fn give_up(&self, thread: &Arc<Thread>, error: Errno) -> Result<(), Errno> {
-        let mut sleepers = self.0.lock();
-        match sleepers.iter().position(|sleeper| Arc::ptr_eq(&sleeper.thread, thread)) {
+    /// Dequeues the thread and returns `error`, or `Ok` if a wake came first.
+    fn cancel(&self, thread: &Arc<Thread>, error: Errno) -> Result<(), Errno> {
+        let mut waiters = self.0.lock();
+        match waiters.iter().position(|waiter| Arc::ptr_eq(&waiter.thread, thread)) {
             Some(at) => {
-                sleepers.remove(at);
+                waiters.remove(at);
                 Err(error)
             }
             None => Ok(()),

@@ -1,4 +1,4 @@
-//! The first program: with it the system's work begins and ends.
+//! The init process; the machine runs until it ends.
 
 use super::loader::{self, Launch};
 use crate::fs::{self, OpenFile, console};
@@ -7,11 +7,11 @@ use abi::file::OpenFlags;
 use addr::{AddrRange, PhysAddr};
 use alloc::sync::Arc;
 
-/// The environment of the first program.
+/// The environment of init.
 pub const ENVIRONMENT: [&str; 3] = ["PATH=/bin", "HOME=/", "TERM=dumb"];
 
-/// Mounts the initramfs, starts `path` with `arguments` after its name, and waits until it has ended. Whatever goes
-/// wrong is printed. In a thread; the caller powers off afterwards.
+/// Mounts the initramfs, starts `path` with `arguments`, and waits until the process has ended. Errors are logged. Called in
+/// a thread; the caller powers off afterwards.
 pub fn run_init(initramfs: Option<AddrRange<PhysAddr>>, path: &str, arguments: &[&str]) {
     let Some(initramfs) = initramfs else {
         log::error!("init: {path}: there is no initramfs");

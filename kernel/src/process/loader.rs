@@ -1,4 +1,4 @@
-//! From a file of the initramfs to a program that is ready to run.
+//! The ELF loader: from a file of the initramfs to a process that is ready to run.
 
 use super::process::Process;
 use super::random;
@@ -22,27 +22,27 @@ use program::{
     USER_END,
 };
 
-/// Bytes of the first stack; they come in when they are touched.
+/// The size of the first stack, which is populated on demand.
 pub const STACK_BYTES: u64 = 8 << 20;
-/// Where the first stack ends: a page below the end of the address space.
+/// The end of the first stack: a page below the end of the address space.
 const STACK_TOP: UserVa = UserVa::new(USER_END - PAGE_SIZE);
-/// Where programs go that can go anywhere: at two thirds of a smaller address space, as in Linux.
+/// The load address of position-independent executables: two thirds of a 47-bit address space, as in Linux.
 const BIAS: u64 = 0x5555_5555_0000;
 
-/// Why a program did not start.
+/// Why a program is not started.
 #[derive(Debug)]
 pub enum StartError {
     /// There is no initramfs.
     NoFiles,
-    /// Its path leads nowhere.
+    /// Its path does not resolve.
     Path(Errno),
     /// It is a directory or a device.
     NotAFile,
-    /// It is no program for this machine.
+    /// It is not an executable for this machine.
     Executable(ExecutableError),
-    /// Its segments cannot be placed or filled.
+    /// Its segments cannot be mapped or loaded.
     Memory(Errno),
-    /// Its arguments are too long, this many bytes.
+    /// Its arguments exceed the limit.
     Arguments(ArgumentListTooLong),
 }
 
@@ -61,23 +61,22 @@ impl fmt::Display for StartError {
     }
 }
 
-/// A program that is to be started.
+/// A request to start a program.
 #[derive(Clone, Copy)]
 pub struct Launch<'a> {
     /// Its path in the initramfs.
     pub path: &'a str,
-    /// Its arguments, without its name.
+    /// Its arguments, without its path.
     pub arguments: &'a [&'a str],
-    /// Its environment.
     pub environment: &'a [&'a str],
-    /// Its open files, from descriptor 0 on.
+    /// Its open files, from file descriptor 0 on.
     pub files: &'a [Arc<OpenFile>],
 }
 
 /// Starts a program.
 ///
 /// # Errors
-/// See [`StartError`]; nothing is left behind.
+/// [`StartError`]; all resources are released.
 pub fn start(launch: &Launch<'_>) -> Result<Arc<Process>, StartError> {
     let file = read_file(launch.path.as_bytes())?;
     let executable = place(Executable::parse(file).map_err(StartError::Executable)?)?;
@@ -175,7 +174,7 @@ fn hwcap2() -> HwCap2 {
     if arch::cpu::features().contains(CpuFeatures::MOPS) { HwCap2::MOPS } else { HwCap2::empty() }
 }
 
-/// On the heap at once: it is too large for the stack of somebody who has to take it apart again.
+/// Not inlined: a `Process` is too large for the stack frame of the caller, whose error paths would drop it.
 #[inline(never)]
 fn new_process(space: AddressSpace) -> Arc<Process> {
     Arc::new(Process::new(space))
@@ -185,7 +184,7 @@ fn run(process: Arc<Process>, files: &[Arc<OpenFile>], frame: TrapFrame) -> Resu
     for file in files {
         process.files.lock().insert(file.clone(), false, 0)?;
     }
-    process.announce();
+    process.register();
     let task = Arc::new(Task::new(process.id(), process.clone(), UserVa::new(0)));
     // SAFETY: the frame is `TrapFrame::program`'s.
     let thread = unsafe { sched::new_user_thread(task, frame, enter_user) }.map_err(|_| Errno::ENOMEM)?;

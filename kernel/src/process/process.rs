@@ -1,4 +1,4 @@
-//! A running program: its memory, its files, its threads, and how it ended.
+//! Processes: address space, file descriptors, threads, and termination.
 
 use super::futex::Futexes;
 use super::task::{self, Task};
@@ -16,15 +16,15 @@ use program::FdTable;
 
 /// `RLIMIT_NOFILE`: enough to hold all of memory in small buffers.
 const FILES_MAX: usize = 1 << 16;
-/// The most threads of one program.
+/// The maximum number of threads of a process.
 pub const THREADS_MAX: usize = 512;
 
-/// How a program ended.
+/// How a process ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Ending {
-    /// By itself, with this status (0 to 255).
+    /// By `exit`, with this status.
     Exited(u8),
-    /// By a fault, an abort or from outside.
+    /// By a signal.
     Killed(Signal),
 }
 
@@ -37,43 +37,42 @@ impl fmt::Display for Ending {
     }
 }
 
-/// A program.
+/// A process.
 pub struct Process {
     id: u32,
-    /// Its memory.
     pub space: AddressSpace,
-    /// Its open files.
     pub files: FileTable,
-    /// Its threads that sleep on words of its memory.
+    /// The threads that wait on futexes.
     pub futexes: Futexes,
-    /// What it wants to be done with signals; recorded only.
+    /// The signal actions, which are recorded only.
     pub signals: SpinLock<[SigAction; SIGNALS]>,
     threads: SpinLock<Vec<Arc<Thread>>>,
-    /// The first reason to end; set once.
+    /// The reason of the termination; the first one stays.
     ending: SpinLock<Option<Ending>>,
     is_ending: AtomicBool,
-    /// Everything is released.
-    is_over: AtomicBool,
-    over: WaitQueue,
+    /// All resources are released.
+    is_released: AtomicBool,
+    /// Threads that wait for the release.
+    exit_waiters: WaitQueue,
 }
 
-/// All that have not been forgotten by everybody.
+/// The processes with at least one reference.
 static ALL: SpinLock<Vec<Weak<Process>>> = SpinLock::new(Vec::new());
 
-/// All programs that somebody still knows, running or not.
+/// Returns all processes with at least one reference, running or not.
 pub fn all() -> Vec<Arc<Process>> {
     ALL.lock().iter().filter_map(Weak::upgrade).collect()
 }
 
 impl Process {
-    /// Puts it on the list of [`all`].
-    pub(super) fn announce(self: &Arc<Self>) {
+    /// Adds the process to the list of [`all`].
+    pub(super) fn register(self: &Arc<Self>) {
         let mut all = ALL.lock();
         all.retain(|process| process.strong_count() > 0);
         all.push(Arc::downgrade(self));
     }
 
-    /// A program without threads yet.
+    /// Creates a process without threads.
     pub fn new(space: AddressSpace) -> Self {
         let action = SigAction { handler: 0, flags: 0, restorer: 0, mask: 0 };
         Self {
@@ -85,8 +84,8 @@ impl Process {
             threads: SpinLock::new(Vec::new()),
             ending: SpinLock::new(None),
             is_ending: AtomicBool::new(false),
-            is_over: AtomicBool::new(false),
-            over: WaitQueue::new(),
+            is_released: AtomicBool::new(false),
+            exit_waiters: WaitQueue::new(),
         }
     }
 
@@ -95,18 +94,18 @@ impl Process {
         self.id
     }
 
-    /// Returns the process as file operations know it. Only for one of its running threads.
+    /// Returns the process as the caller of file operations. Called by one of its running threads.
     pub fn caller(&self) -> Caller<'_> {
         Caller { process_id: self.id, space: &self.space, files: &self.files }
     }
 
-    /// Adds a thread that does not run yet. `false`: there are too many, the program is being ended, or there is no memory
-    /// for what is known of it.
+    /// Adds a thread that does not run yet. Returns `false` if there are too many threads, the process is ending, or there is
+    /// no memory.
     pub fn add_thread(&self, thread: &Arc<Thread>) -> bool {
         let mut threads = self.threads.lock();
         let may = threads.len() < debug::scaled(THREADS_MAX as u64) as usize && !self.is_ending();
         let has_room =
-            || !debug::fail_point(FailPoint::Heap) && self.futexes.make_room(threads.len() + 1).is_ok();
+            || !debug::fail_point(FailPoint::Heap) && self.futexes.reserve(threads.len() + 1).is_ok();
         let added = may && has_room();
         if added {
             threads.push(thread.clone());
@@ -114,12 +113,13 @@ impl Process {
         added
     }
 
-    /// Whether its threads should unwind and leave.
+    /// Whether the threads must return to the exit path.
     pub fn is_ending(&self) -> bool {
         self.is_ending.load(Ordering::Acquire)
     }
 
-    /// Ends it: every thread leaves when it comes by. Only the first reason counts. `true`: this was it.
+    /// Terminates the process: each thread exits before it would return to user space. Returns `false` if the process was
+    /// already ending for another reason.
     pub fn end(&self, ending: Ending) -> bool {
         let first = {
             let mut reason = self.ending.lock();
@@ -134,13 +134,13 @@ impl Process {
         first
     }
 
-    /// Whether a thread of it has this number.
+    /// Whether `id` is one of the threads.
     pub fn has_thread(&self, id: u32) -> bool {
         self.threads.lock().iter().any(|thread| Task::of(thread).is_some_and(|task| task.id() == id))
     }
 
-    /// A thread leaves for good, with this status; it sees the program's memory no more. The last one releases
-    /// everything.
+    /// Removes a thread that exits with this status; it must not use the address space any more. The last one releases all
+    /// resources.
     pub fn remove_thread(&self, thread: &Arc<Thread>, status: u8) {
         let left = {
             let mut threads = self.threads.lock();
@@ -148,28 +148,28 @@ impl Process {
             threads.len()
         };
         if left == 0 {
-            // The program ends as its last thread did, unless there was a reason before.
+            // The last thread's status is that of the process, unless it was already ending.
             self.end(Ending::Exited(status));
             self.release();
         }
     }
 
-    /// Waits until it has ended and everything it held is released.
+    /// Waits until the process has ended and all its resources are released.
     pub fn wait(&self) -> Ending {
         loop {
-            let over = || self.is_over.load(Ordering::Acquire).then(|| *self.ending.lock()).flatten();
-            if let Ok(ending) = self.over.wait_until(None, over) {
+            let ended = || self.is_released.load(Ordering::Acquire).then(|| *self.ending.lock()).flatten();
+            if let Ok(ending) = self.exit_waiters.wait_until(None, ended) {
                 return ending;
             }
         }
     }
 
     fn release(&self) {
-        // Devices let go of their buffers first, then the program's own mappings of them.
+        // Files first: buffers are detached from devices before their mappings are removed.
         let files = self.files.lock().take_all();
         files.for_each(drop);
         self.space.clear();
-        self.is_over.store(true, Ordering::Release);
-        self.over.wake_all();
+        self.is_released.store(true, Ordering::Release);
+        self.exit_waiters.wake_all();
     }
 }

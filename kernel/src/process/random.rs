@@ -1,17 +1,18 @@
-//! Random bytes for programs: ChaCha20 (RFC 8439) under a key made of whatever the machine has - the CPU's generator, the
-//! boot loader's seed, the counter. Where only the counter is left, they are different at each boot, not secret.
+//! Random bytes for programs: ChaCha20 (RFC 8439), keyed by the CPU's generator, the boot loader's seed and the counter.
+//! With the counter alone the bytes differ from boot to boot, but are not secret.
 
 use crate::sync::SpinLock;
 
-/// The key and how many blocks it has made.
+/// The generator.
 static STATE: SpinLock<State> = SpinLock::new(State { key: [0; 8], blocks: 0 });
 
 struct State {
     key: [u32; 8],
+    /// The number of blocks generated, which is the block counter.
     blocks: u64,
 }
 
-/// Mixes in what nobody outside knows (`/chosen/rng-seed`).
+/// Mixes a secret seed (`/chosen/rng-seed`) into the key.
 pub fn seed(bytes: &[u8]) {
     let mut state = STATE.lock();
     for chunk in bytes.chunks(32) {
@@ -22,7 +23,7 @@ pub fn seed(bytes: &[u8]) {
     }
 }
 
-/// Fills `out`.
+/// Fills `out` with random bytes.
 pub fn fill(out: &mut [u8]) {
     let mut state = STATE.lock();
     state.mix_machine();
@@ -30,11 +31,11 @@ pub fn fill(out: &mut [u8]) {
         let block = state.next_block();
         part.copy_from_slice(&block[..part.len()]);
     }
-    // What was given out cannot be computed from a later state.
+    // Forward secrecy: earlier output cannot be computed from a later state.
     state.step();
 }
 
-/// So many random bytes.
+/// Returns random bytes.
 pub fn bytes<const N: usize>() -> [u8; N] {
     let mut out = [0; N];
     fill(&mut out);
@@ -55,7 +56,7 @@ impl State {
         block(&self.key, self.blocks)
     }
 
-    /// A new key, made by the old one.
+    /// Replaces the key by output under the old one.
     fn step(&mut self) {
         let block = self.next_block();
         for (word, part) in self.key.iter_mut().zip(block.chunks(4)) {
@@ -64,7 +65,7 @@ impl State {
     }
 }
 
-/// Block number `counter` under `key`, with a nonce of zeroes.
+/// Returns block `counter` under `key`, with a nonce of zeroes.
 fn block(key: &[u32; 8], counter: u64) -> [u8; 64] {
     let mut start = [0x6170_7865, 0x3320_646e, 0x7962_2d32, 0x6b20_6574, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     start[4..12].copy_from_slice(key);
@@ -90,11 +91,11 @@ fn permute(start: [u32; 16]) -> [u8; 64] {
 }
 
 fn quarter(state: &mut [u32; 16], [a, b, c, d]: [usize; 4]) {
-    for (add, to, turn) in [(b, a, 16), (d, c, 12), (b, a, 8), (d, c, 7)] {
+    for (add, to, bits) in [(b, a, 16), (d, c, 12), (b, a, 8), (d, c, 7)] {
         state[to] = state[to].wrapping_add(state[add]);
-        // What is turned alternates: d after a, b after c.
-        let (turned, by) = if to == a { (d, a) } else { (b, c) };
-        state[turned] = (state[turned] ^ state[by]).rotate_left(turn);
+        // The rotated word alternates: d after a, b after c.
+        let (rotated, by) = if to == a { (d, a) } else { (b, c) };
+        state[rotated] = (state[rotated] ^ state[by]).rotate_left(bits);
     }
 }
 
@@ -103,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_block_function_is_chacha20() {
+    fn block_function_matches_rfc_8439() {
         // RFC 8439, 2.3.2: key 00 01 .. 1f, counter 1, nonce 00 00 00 09 00 00 00 4a 00 00 00 00.
         let mut start = [0; 16];
         start[..4].copy_from_slice(&[0x6170_7865, 0x3320_646e, 0x7962_2d32, 0x6b20_6574]);
@@ -117,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn no_two_draws_are_alike() {
+    fn successive_outputs_differ() {
         assert_ne!(bytes::<16>(), bytes::<16>());
         assert_ne!(bytes::<100>()[64..], [0; 36]);
     }

@@ -36,7 +36,7 @@ fn leave() -> ! {
 
 fn leave_process(thread: &alloc::sync::Arc<Thread>) {
     let Some(task) = Task::of(thread) else { return };
-    task.announce_end();
+    task.clear_child_tid();
     // Before the thread leaves the list: the last one frees the tables, and no CPU may walk them then.
     arch::mmu::uninstall_user();
     task.process().remove_thread(thread, task.status());

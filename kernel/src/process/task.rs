@@ -1,4 +1,4 @@
-//! The program's side of a thread: its registers while others run, and what it told the kernel about itself.
+//! The user-space state of a thread.
 
 use super::process::Process;
 use crate::sched::{Thread, UserThread};
@@ -11,37 +11,37 @@ use arch::context::FpState;
 use core::any::Any;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-/// Numbers for programs and their threads, from one row.
+/// The next process or thread id; both share a number space.
 static NEXT_ID: AtomicU32 = AtomicU32::new(1);
 
-/// A number that no program or thread has had.
+/// Returns an unused process or thread id.
 pub fn next_id() -> u32 {
     NEXT_ID.fetch_add(1, Ordering::Relaxed)
 }
 
-/// A thread of a program.
+/// The user-space state of a thread of a process.
 pub struct Task {
     id: u32,
     process: Arc<Process>,
     registers: SpinLock<Registers>,
-    /// Where zero goes when it ends, and a futex is woken; 0 for nowhere.
+    /// The address that is zeroed, and whose futex is woken, on exit (`set_tid_address`), or 0.
     clear_tid: AtomicU64,
-    /// Not 0 when it leaves alone: one more than its status.
+    /// The exit status plus one if the thread alone exits, or 0.
     leaving: AtomicU32,
-    /// Signals it blocks; recorded only.
+    /// The signal mask, which is recorded only.
     pub signal_mask: AtomicU64,
-    /// Its alternative signal stack; recorded only.
+    /// The alternate signal stack, which is recorded only.
     pub signal_stack: SpinLock<StackT>,
 }
 
-/// What the trap frame does not hold.
+/// The registers outside of the trap frame.
 struct Registers {
     fp: FpState,
     thread_pointer: UserVa,
 }
 
 impl Task {
-    /// A thread number `id` of `process` whose TLS is at `thread_pointer`.
+    /// Creates thread `id` of `process`, whose TLS is at `thread_pointer`.
     pub fn new(id: u32, process: Arc<Process>, thread_pointer: UserVa) -> Self {
         Self {
             id,
@@ -54,7 +54,7 @@ impl Task {
         }
     }
 
-    /// Returns the user side of `thread`; `None` for a kernel thread.
+    /// Returns the task of `thread`; `None` for a kernel thread.
     pub fn of(thread: &Thread) -> Option<&Self> {
         let user: &dyn Any = thread.user()?;
         user.downcast_ref()
@@ -65,38 +65,37 @@ impl Task {
         self.id
     }
 
-    /// The program it is a thread of.
     pub fn process(&self) -> &Arc<Process> {
         &self.process
     }
 
-    /// The program's memory; only for the running thread itself.
+    /// Returns the memory of the process. Called by the running thread itself.
     pub fn memory(&self) -> UserMemory<'_> {
         UserMemory::new(&self.process.space)
     }
 
-    /// Says where zero goes when it ends.
+    /// Sets the address that is zeroed on exit.
     pub fn set_clear_tid(&self, at: UserVa) {
         self.clear_tid.store(at.raw(), Ordering::Relaxed);
     }
 
-    /// It leaves alone, with this status, when it would go back to the program.
+    /// Makes the thread exit with this status before it would return to user space.
     pub fn leave(&self, status: u8) {
         self.leaving.store(1 + u32::from(status), Ordering::Relaxed);
     }
 
-    /// The status it left with; 0 if it was made to.
+    /// Returns the exit status; 0 if the whole process ends.
     pub fn status(&self) -> u8 {
         self.leaving.load(Ordering::Relaxed).saturating_sub(1) as u8
     }
 
-    /// Whether it leaves, alone or with the whole program.
+    /// Whether the thread exits, alone or with the process.
     pub fn is_ending(&self) -> bool {
         self.leaving.load(Ordering::Relaxed) != 0 || self.process.is_ending()
     }
 
-    /// Tells whoever joins it that it has ended.
-    pub fn announce_end(&self) {
+    /// Zeroes the word of `set_tid_address` and wakes its futex, for `pthread_join`.
+    pub fn clear_child_tid(&self) {
         let at = UserVa::new(self.clear_tid.swap(0, Ordering::Relaxed));
         if at.raw() != 0 && self.memory().write(at, &0u32).is_ok() {
             self.process.futexes.wake(at, 1, u32::MAX);
