@@ -34,7 +34,8 @@ pub struct PlatformDevice {
 }
 
 impl PlatformDevice {
-    /// Returns the interrupt with this name in `interrupt-names`, or number `index` if no interrupt has the name.
+    /// Returns the interrupt with this name in `interrupt-names`, or number `index` if no interrupt has the
+    /// name.
     pub fn interrupt(&self, name: &str, index: usize) -> Option<Interrupt> {
         let named = self.interrupt_names.iter().position(|own| own == name);
         self.interrupts.get(named.unwrap_or(index)).copied()

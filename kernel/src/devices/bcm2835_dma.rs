@@ -1,5 +1,5 @@
-//! The driver of a Raspberry Pi's DMA engine (binding `brcm,bcm2835-dma`), which is not behind an IOMMU. One channel is
-//! used.
+//! The driver of a Raspberry Pi's DMA engine (binding `brcm,bcm2835-dma`), which is not behind an IOMMU. One
+//! channel is used.
 
 use super::dma_engine::DmaEngineDevice;
 use super::driver::{ProbeError, Probed};
@@ -48,8 +48,8 @@ impl Channel {
 fn probe(engine: &PlatformProbe<'_>) -> Probed {
     let channel = Channel::choose(engine.device).map_err(ProbeError::Node)?;
     let at = engine.map(channel.registers)?;
-    // SAFETY: mapped permanently as Device memory; a channel's registers according to the device tree, whose mask reserves
-    // the channel for the kernel; no other driver uses them.
+    // SAFETY: mapped permanently as Device memory; a channel's registers according to the device tree, whose
+    // mask reserves the channel for the kernel; no other driver uses them.
     let registers = unsafe { Mmio::new(at.start()) };
     let device = engine.dma_device("bcm2835-dma");
     let driver = DmaChannel::new(registers, &crate::dma::Space::new(device.clone()));

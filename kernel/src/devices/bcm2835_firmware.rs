@@ -1,5 +1,6 @@
-//! The driver of the mailbox to a Raspberry Pi's firmware (binding `brcm,bcm2835-mbox`). The firmware reads its messages
-//! from memory. The driver logs the board's properties and sets up the framebuffer; the mailbox is not used afterwards.
+//! The driver of the mailbox to a Raspberry Pi's firmware (binding `brcm,bcm2835-mbox`). The firmware reads
+//! its messages from memory. The driver logs the board's properties and sets up the framebuffer; the mailbox
+//! is not used afterwards.
 
 use super::bcm2835_framebuffer as framebuffer;
 use super::driver::{ProbeError, Probed};
@@ -23,8 +24,8 @@ fn probe(probed: &PlatformProbe<'_>) -> Probed {
         return Err(ProbeError::Node(NodeError::Malformed("reg")));
     }
     let at = probed.map(registers)?;
-    // SAFETY: mapped permanently as Device memory; a mailbox's registers according to the device tree, long enough
-    // (above); no other driver uses them.
+    // SAFETY: mapped permanently as Device memory; a mailbox's registers according to the device tree, long
+    // enough (above); no other driver uses them.
     let registers = unsafe { Mmio::new(at.start()) };
     let space = Space::new(probed.dma_device("bcm2835-mbox"));
     let mut mailbox = Mailbox::new(registers, &space).map_err(ProbeError::Dma)?;

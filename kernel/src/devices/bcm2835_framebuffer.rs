@@ -15,7 +15,8 @@ const TILE: u32 = 80;
 /// Draws tiles, each in a colour of its own. A framebuffer in RAM is an error.
 pub fn draw(framebuffer: &Framebuffer, probe: &PlatformProbe<'_>) -> Result<(), ProbeError> {
     let at = probe.map(outside_ram(framebuffer, probe.memory)?)?;
-    // SAFETY: mapped permanently as Device memory; a framebuffer according to the firmware, and not in RAM (above).
+    // SAFETY: mapped permanently as Device memory; a framebuffer according to the firmware, and not in RAM
+    // (above).
     let mut pixels = unsafe { MmioWindow::new(at.start(), at.len()) };
     for y in 0..framebuffer.height {
         for x in 0..framebuffer.width {

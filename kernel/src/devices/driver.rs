@@ -9,8 +9,8 @@ use drivers::pcie::{EcamError, MasterError, Phandle};
 
 /// A device that a driver has bound, before programs and self-tests use it.
 pub trait BoundDevice: Sync {
-    /// Makes the device available, and registers its device nodes. With `check` the device is tested first, and left out
-    /// if it fails. Called once, in a thread.
+    /// Makes the device available, and registers its device nodes. With `check` the device is tested first,
+    /// and left out if it fails. Called once, in a thread.
     fn publish(&'static self, check: bool);
 }
 

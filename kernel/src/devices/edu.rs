@@ -17,7 +17,8 @@ static CLASS: DeviceClass = DeviceClass { name: "edu", major: 241 };
 fn probe(function: &mut PciProbe<'_>) -> Probed {
     let mask = function.args().edu_mask.map_or(DmaMask::up_to(edu::DMA_MASK), DmaMask::bits);
     let at = function.map_bar(0)?;
-    // SAFETY: mapped permanently as Device memory; BAR 0 of this PCI id is an edu's registers; no other driver uses them.
+    // SAFETY: mapped permanently as Device memory; BAR 0 of this PCI id is an edu's registers; no other
+    // driver uses them.
     let registers = unsafe { Mmio::new(at.start()) };
     let engine = Edu::new(registers, mask.highest().raw()).map_err(ProbeError::device)?;
     let device = function.attach()?;

@@ -2,19 +2,19 @@
 //!
 //! # How to add a driver
 //!
-//! A driver for a PCI function is a file here and an entry in [`PCI_DRIVERS`]. The file has a [`PciDriver`]: the ids or
-//! class codes that it supports, and `probe`. The probe gets a [`PciProbe`](pci::PciProbe) and in this order maps the
-//! BARs, initializes the device, attaches it to the IOMMU, connects the interrupt, and enables bus mastering. It returns
-//! a [`BoundDevice`], whose `publish` later registers the device nodes, with
-//! [`register_instance`](crate::fs::char_device::register_instance). `edu.rs` is an example.
+//! A driver for a PCI function is a file here and an entry in [`PCI_DRIVERS`]. The file has a [`PciDriver`]:
+//! the ids or class codes that it supports, and `probe`. The probe gets a [`PciProbe`](pci::PciProbe) and in
+//! this order maps the BARs, initializes the device, attaches it to the IOMMU, connects the interrupt, and
+//! enables bus mastering. It returns a [`BoundDevice`], whose `publish` later registers the device nodes,
+//! with [`register_instance`](crate::fs::char_device::register_instance). `edu.rs` is an example.
 //!
-//! A driver for another device in the device tree likewise has a [`PlatformDriver`] with the `compatible` strings that it
-//! supports, and an entry in [`PLATFORM_DRIVERS`]; `bcm2835_dma.rs` is an example.
+//! A driver for another device in the device tree likewise has a [`PlatformDriver`] with the `compatible`
+//! strings that it supports, and an entry in [`PLATFORM_DRIVERS`]; `bcm2835_dma.rs` is an example.
 //!
 //! # Order
 //!
-//! 1. [`enumerate`]: buses are numbered before the SMMU sees its first command, since stream ids derive from bus numbers,
-//!    and DMA that an earlier boot stage left running is stopped.
+//! 1. [`enumerate`]: buses are numbered before the SMMU sees its first command, since stream ids derive from
+//!    bus numbers, and DMA that an earlier boot stage left running is stopped.
 //! 2. [`probe`]: a device masters the bus only once its stream is live.
 //! 3. [`BoundDevices::publish`], in a thread and before the file system is mounted.
 
@@ -51,9 +51,9 @@ pub fn compatible() -> Vec<&'static str> {
 /// The host bridges, enumerated; their functions have no drivers yet.
 pub struct PciHosts(Vec<&'static PciHost>);
 
-/// Enumerates the functions behind the host bridges and stops the DMA that an earlier boot stage left running: no function
-/// is a bus master afterwards. Called as soon as registers can be mapped permanently. SMMUs already abort all streams
-/// ([`iommu::abort_all`]).
+/// Enumerates the functions behind the host bridges and stops the DMA that an earlier boot stage left
+/// running: no function is a bus master afterwards. Called as soon as registers can be mapped permanently.
+/// SMMUs already abort all streams ([`iommu::abort_all`]).
 pub fn enumerate(platform: &Platform) -> PciHosts {
     PciHosts(platform.pci_hosts.iter().filter_map(pci::enumerate).collect())
 }
@@ -61,8 +61,8 @@ pub fn enumerate(platform: &Platform) -> PciHosts {
 /// Devices with drivers that are not yet published.
 pub struct BoundDevices(Vec<&'static dyn BoundDevice>);
 
-/// Initializes the SMMUs and probes the drivers. With `iommu=off` the SMMUs are not used, and devices get physical
-/// addresses.
+/// Initializes the SMMUs and probes the drivers. With `iommu=off` the SMMUs are not used, and devices get
+/// physical addresses.
 pub fn probe(platform: &Platform, PciHosts(hosts): PciHosts, args: &BootArgs<'_>) -> BoundDevices {
     if !args.iommu_off {
         let devices = |smmu| hosts.iter().map(|host| pci::devices_behind(host, smmu)).sum();
@@ -77,8 +77,8 @@ pub fn probe(platform: &Platform, PciHosts(hosts): PciHosts, args: &BootArgs<'_>
 }
 
 impl BoundDevices {
-    /// Makes the devices available to programs and self-tests; with `check` only those that pass a test. Called in a
-    /// thread.
+    /// Makes the devices available to programs and self-tests; with `check` only those that pass a test.
+    /// Called in a thread.
     pub fn publish(self, check: bool) {
         self.0.into_iter().for_each(|device| device.publish(check));
     }

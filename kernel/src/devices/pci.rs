@@ -77,8 +77,8 @@ pub fn enumerate(description: &HostDescription) -> Option<&'static PciHost> {
 
 fn open(description: &HostDescription) -> Result<Host, ProbeError> {
     let at = vmalloc::map_registers(description.ecam).map_err(ProbeError::Map)?;
-    // SAFETY: mapped permanently as Device memory; configuration space according to the device tree, used by this host
-    // only.
+    // SAFETY: mapped permanently as Device memory; configuration space according to the device tree, used by
+    // this host only.
     let window = unsafe { MmioWindow::new(at.start(), at.len()) };
     let config = Ecam::new(window, description.buses.clone()).map_err(ProbeError::Ecam)?;
     Ok(Host::enumerate(config, description.clone()))
@@ -91,8 +91,8 @@ pub fn devices_behind(host: &PciHost, phandle: Phandle) -> u64 {
     devices.filter_map(|device| host.stream(device)).filter(|(iommu, _)| *iommu == phandle).count() as u64
 }
 
-/// The attached streams. Functions with the same requester id cannot be isolated from each other by the fabric: they are
-/// one device of the DMA core, with one domain.
+/// The attached streams. Functions with the same requester id cannot be isolated from each other by the
+/// fabric: they are one device of the DMA core, with one domain.
 pub struct Streams {
     iommu_off: bool,
     attached: BTreeMap<(Phandle, StreamId), Arc<Device>>,
@@ -120,8 +120,8 @@ impl Streams {
     }
 }
 
-/// Probes every function behind `host` that one of `drivers` supports. A function whose probe fails is left out with a
-/// warning.
+/// Probes every function behind `host` that one of `drivers` supports. A function whose probe fails is left
+/// out with a warning.
 pub fn probe(
     host: &'static PciHost,
     drivers: &[&'static PciDriver],
@@ -170,8 +170,8 @@ impl PciProbe<'_> {
         vmalloc::map_registers(registers).map_err(ProbeError::Map)
     }
 
-    /// Attaches the function to its IOMMU, if it has one, and returns its device of the DMA core. The stream is live when
-    /// this returns.
+    /// Attaches the function to its IOMMU, if it has one, and returns its device of the DMA core. The stream
+    /// is live when this returns.
     ///
     /// # Errors
     /// [`ProbeError::NoIommu`], [`ProbeError::Dma`].
@@ -193,7 +193,8 @@ impl PciProbe<'_> {
         Ok(true)
     }
 
-    /// Lets the function master the bus. `_attached` is the device that [`attach`](Self::attach) returned for it.
+    /// Lets the function master the bus. `_attached` is the device that [`attach`](Self::attach) returned for
+    /// it.
     ///
     /// # Errors
     /// [`ProbeError::Master`].

@@ -1,7 +1,7 @@
 //! The registry of character devices: the device numbers, the nodes in `/dev`, and how a device is opened.
 //!
-//! The devices of the file system itself ([`super::init`]) and those of drivers (`devices`) are registered alike. A
-//! device must be registered before the initramfs is mounted, which is when the nodes are created.
+//! The devices of the file system itself ([`super::init`]) and those of drivers (`devices`) are registered
+//! alike. A device must be registered before the initramfs is mounted, which is when the nodes are created.
 
 use super::OpenFile;
 use crate::sync::SpinLock;
@@ -38,7 +38,8 @@ impl fmt::Display for DeviceNumber {
 
 /// A class of devices of which a machine can have several: `/dev/NAME0` with minor number 0, `/dev/NAME1` ...
 ///
-/// A class to which Linux assigns a major number dynamically has one from 240 to 254, the range for local use.
+/// A class to which Linux assigns a major number dynamically has one from 240 to 254, the range for local
+/// use.
 pub struct DeviceClass {
     /// The name of the nodes, without the number.
     pub name: &'static str,

@@ -22,8 +22,8 @@ impl Directory {
         Self { id, position: SpinLock::new(0) }
     }
 
-    /// Returns the entries from number `first` on that fit into `room` bytes, in the format of `getdents64`, and their
-    /// number.
+    /// Returns the entries from number `first` on that fit into `room` bytes, in the format of `getdents64`,
+    /// and their number.
     fn list(&self, first: usize, room: usize) -> Result<(Vec<u8>, usize), Errno> {
         let tree = root::mounted()?;
         let node = tree.node(self.id);

@@ -33,8 +33,8 @@ impl DmaBuf {
         all.push(Arc::downgrade(attachment));
     }
 
-    /// Returns the live attachments. They must not be dropped under a lock: the last reference detaches the buffer, which
-    /// waits for the IOMMU.
+    /// Returns the live attachments. They must not be dropped under a lock: the last reference detaches the
+    /// buffer, which waits for the IOMMU.
     fn attachments(&self) -> Vec<Arc<Attachment>> {
         self.attachments.lock().iter().filter_map(Weak::upgrade).collect()
     }
@@ -44,7 +44,8 @@ impl DmaBuf {
         self.attachments().iter().any(|attachment| attachment.device().is_quarantined())
     }
 
-    /// Transfers ownership of the data between the program and the devices, if an attached one does not snoop the caches.
+    /// Transfers ownership of the data between the program and the devices, if an attached one does not snoop
+    /// the caches.
     fn sync(&self, to: Side, direction: Direction) -> Result<(), Errno> {
         if self.attachments().iter().any(|attachment| !attachment.device().is_coherent()) {
             self.buffer.sync(to, direction);

@@ -31,12 +31,13 @@ pub fn mount(archive: AddrRange<PhysAddr>) -> Result<(), MountError> {
     // It may be in highmem, outside of the linear map.
     let pages = archive.align_outward(PAGE_SIZE).unwrap_or(archive);
     let mapping = Mapping::read_only(MemoryType::WriteBack);
-    // SAFETY: the archive is reserved RAM, which nothing writes; where it is lowmem, its linear alias is write-back too.
+    // SAFETY: the archive is reserved RAM, which nothing writes; where it is lowmem, its linear alias is
+    // write-back too.
     let mapped = unsafe { vmalloc::REGISTERS.map(chunks(pages).iter().copied(), PAGE_SIZE, mapping) };
     let mapped = mapped.map_err(MountError::Map)?.leak();
     let start = mapped.start().raw() + (archive.start().raw() - pages.start().raw());
-    // SAFETY: mapped permanently above, from `archive.start()` to its end; reserved at boot, so no zone has it and nothing
-    // writes it.
+    // SAFETY: mapped permanently above, from `archive.start()` to its end; reserved at boot, so no zone has
+    // it and nothing writes it.
     let bytes = unsafe { core::slice::from_raw_parts(start as *const u8, archive.len() as usize) };
     root::mount(bytes).map_err(MountError::Initramfs)
 }

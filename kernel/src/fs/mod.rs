@@ -134,8 +134,8 @@ pub fn init() {
 /// Opens the node `id`.
 ///
 /// # Errors
-/// `EROFS` for writing to the initramfs, `EISDIR`, `ENOTDIR`, `ELOOP` for a symbolic link that is not followed, and those of
-/// the device.
+/// `EROFS` for writing to the initramfs, `EISDIR`, `ENOTDIR`, `ELOOP` for a symbolic link that is not
+/// followed, and those of the device.
 pub fn open(id: NodeId, flags: OpenFlags) -> Result<OpenFile, Errno> {
     let writes = flags.intersects(OpenFlags::WRITE_ONLY | OpenFlags::READ_WRITE | OpenFlags::TRUNCATE);
     let kind = &root::mounted()?.node(id).kind;
@@ -180,8 +180,8 @@ pub fn stat_device(rdev: u64) -> Stat {
     Stat { dev: 1, ino: rdev, mode: S_IFCHR | 0o666, nlink: 1, rdev, blksize: 4096, ..Stat::default() }
 }
 
-/// Returns the file position of `lseek` with `offset` and `whence`. The current position is `position`, the end of the file
-/// `end`.
+/// Returns the file position of `lseek` with `offset` and `whence`. The current position is `position`, the
+/// end of the file `end`.
 pub fn seek_to(offset: i64, whence: u64, position: u64, end: u64) -> Result<u64, Errno> {
     use abi::file::{SEEK_CUR, SEEK_END, SEEK_SET};
     let base = match whence {

@@ -27,8 +27,8 @@ impl Futexes {
         Self(SpinLock::new(Vec::new()))
     }
 
-    /// Reserves memory for `threads` waiters, so that wait and wake do not allocate: a program cannot handle `ENOMEM` from
-    /// them.
+    /// Reserves memory for `threads` waiters, so that wait and wake do not allocate: a program cannot handle
+    /// `ENOMEM` from them.
     ///
     /// # Errors
     /// No memory.
@@ -70,8 +70,8 @@ impl Futexes {
         }
     }
 
-    /// Queues the thread if the word is as expected. Both are done under the lock, against lost wakeups: a wake before sees a
-    /// changed word, and a wake after finds the thread in the queue.
+    /// Queues the thread if the word is as expected. Both are done under the lock, against lost wakeups: a
+    /// wake before sees a changed word, and a wake after finds the thread in the queue.
     fn enqueue(
         &self,
         memory: UserMemory<'_>,
@@ -111,8 +111,8 @@ impl Futexes {
         woken
     }
 
-    /// Wakes up to `wake` waiters at `from`, and moves up to `moved` others to `to`. With `expected` the futex word at `from`
-    /// must have that value. Returns the number of waiters woken or moved.
+    /// Wakes up to `wake` waiters at `from`, and moves up to `moved` others to `to`. With `expected` the
+    /// futex word at `from` must have that value. Returns the number of waiters woken or moved.
     ///
     /// # Errors
     /// `EAGAIN` if the word differs, `EFAULT`.

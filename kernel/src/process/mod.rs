@@ -1,13 +1,14 @@
 //! Processes and their threads, futexes, and the ELF loader.
 //!
-//! A thread of a process is a [`Thread`](crate::sched::Thread) of the kernel whose [`Task`] holds the user-space state.
-//! It enters the kernel by an exception and returns through [`before_return`]; no lock is held across that border.
+//! A thread of a process is a [`Thread`](crate::sched::Thread) of the kernel whose [`Task`] holds the
+//! user-space state. It enters the kernel by an exception and returns through [`before_return`]; no lock is
+//! held across that border.
 //!
 //! # Locks
 //!
 //! `Process::threads` before the scheduler's; `AddressSpace` before the kernel's memory; the file table,
-//! `Process::signals` and a file's position are leaf locks. No lock is held during a user copy, except that of the futex
-//! list, whose read of the futex word must not fault ([`futex`]).
+//! `Process::signals` and a file's position are leaf locks. No lock is held during a user copy, except that
+//! of the futex list, whose read of the futex word must not fault ([`futex`]).
 
 pub mod futex;
 mod init;

@@ -99,8 +99,8 @@ impl Process {
         Caller { process_id: self.id, space: &self.space, files: &self.files }
     }
 
-    /// Adds a thread that does not run yet. Returns `false` if there are too many threads, the process is ending, or there is
-    /// no memory.
+    /// Adds a thread that does not run yet. Returns `false` if there are too many threads, the process is
+    /// ending, or there is no memory.
     pub fn add_thread(&self, thread: &Arc<Thread>) -> bool {
         let mut threads = self.threads.lock();
         let may = threads.len() < debug::scaled(THREADS_MAX as u64) as usize && !self.is_ending();
@@ -118,8 +118,8 @@ impl Process {
         self.is_ending.load(Ordering::Acquire)
     }
 
-    /// Terminates the process: each thread exits before it would return to user space. Returns `false` if the process was
-    /// already ending for another reason.
+    /// Terminates the process: each thread exits before it would return to user space. Returns `false` if the
+    /// process was already ending for another reason.
     pub fn end(&self, ending: Ending) -> bool {
         let first = {
             let mut reason = self.ending.lock();
@@ -139,8 +139,8 @@ impl Process {
         self.threads.lock().iter().any(|thread| Task::of(thread).is_some_and(|task| task.id() == id))
     }
 
-    /// Removes a thread that exits with this status; it must not use the address space any more. The last one releases all
-    /// resources.
+    /// Removes a thread that exits with this status; it must not use the address space any more. The last one
+    /// releases all resources.
     pub fn remove_thread(&self, thread: &Arc<Thread>, status: u8) {
         let left = {
             let mut threads = self.threads.lock();

@@ -1,5 +1,5 @@
-//! Random bytes for programs: ChaCha20 (RFC 8439), keyed by the CPU's generator, the boot loader's seed and the counter.
-//! With the counter alone the bytes differ from boot to boot, but are not secret.
+//! Random bytes for programs: ChaCha20 (RFC 8439), keyed by the CPU's generator, the boot loader's seed and
+//! the counter. With the counter alone the bytes differ from boot to boot, but are not secret.
 
 use crate::sync::SpinLock;
 

@@ -5,8 +5,8 @@ use crate::sched::{self, Thread};
 use addr::KernelVa;
 use arch::exception::TrapFrame;
 
-/// The last step before user space, after every exception: preempts the thread if its time slice is over, and ends a
-/// thread whose process is ending. Interrupts are masked, no lock is held.
+/// The last step before user space, after every exception: preempts the thread if its time slice is over, and
+/// ends a thread whose process is ending. Interrupts are masked, no lock is held.
 pub fn before_return() {
     sched::preempt();
     if sched::is_current_interrupted() {
@@ -14,16 +14,16 @@ pub fn before_return() {
     }
 }
 
-/// Enters user space for the first time, with the registers in `frame`. `stack_top` is that of the running thread's kernel
-/// stack. Interrupts are masked, no lock is held.
+/// Enters user space for the first time, with the registers in `frame`. `stack_top` is that of the running
+/// thread's kernel stack. Interrupts are masked, no lock is held.
 ///
 /// # Safety
-/// `frame` is one of `TrapFrame::program` or a copy of a trap from EL0. Nothing on the stack below `stack_top` is needed any
-/// more but `frame`.
+/// `frame` is one of `TrapFrame::program` or a copy of a trap from EL0. Nothing on the stack below
+/// `stack_top` is needed any more but `frame`.
 pub unsafe fn enter_user(frame: TrapFrame, stack_top: KernelVa) -> ! {
     before_return();
-    // SAFETY: frame and stack are the caller's promise, and `frame` is read first; `Task::restore` installed the process's
-    // tables and restored its FP state when this thread was switched to.
+    // SAFETY: frame and stack are the caller's promise, and `frame` is read first; `Task::restore` installed
+    // the process's tables and restored its FP state when this thread was switched to.
     unsafe { arch::context::enter_user(&frame, stack_top) }
 }
 

@@ -114,7 +114,8 @@ impl UserThread for Task {
         let registers = self.registers.lock();
         registers.fp.restore();
         arch::context::set_thread_pointer(registers.thread_pointer);
-        // SAFETY: `leave_process` uninstalls it before the thread leaves the process; `clear` runs after the last one.
+        // SAFETY: `leave_process` uninstalls it before the thread leaves the process; `clear` runs after the
+        // last one.
         unsafe { self.process.space.install() };
     }
 

@@ -1,4 +1,4 @@
-//! Calls on files.
+//! System calls on files.
 
 use super::{SyscallContext, SyscallResult};
 use crate::fs::root::{self, Root};
@@ -13,8 +13,8 @@ use alloc::vec::Vec;
 use program::{NodeId, NodeKind};
 use zerocopy::{FromZeros, IntoBytes};
 
-/// How often a poll looks at its files.
-const LOOK: u64 = 5_000_000;
+/// The interval at which `ppoll` polls the files.
+const POLL_INTERVAL_NS: u64 = 5_000_000;
 
 /// `getcwd`: always the root.
 pub fn get_cwd(call: &SyscallContext<'_>) -> SyscallResult {
@@ -80,7 +80,7 @@ pub fn ioctl(call: &SyscallContext<'_>) -> SyscallResult {
     call.file(0)?.file().ioctl(&call.process().caller(), call.value(1) as u32, call.value(2))
 }
 
-/// `faccessat`: everything may be read, nothing of the initramfs written.
+/// `faccessat`: the initramfs is readable only.
 pub fn access_at(call: &SyscallContext<'_>) -> SyscallResult {
     const WRITING: u64 = 2;
     let id = lookup(call, 0, call.address(1), true)?;
@@ -103,7 +103,7 @@ pub fn open_at(call: &SyscallContext<'_>) -> SyscallResult {
 /// `close`
 pub fn close(call: &SyscallContext<'_>) -> SyscallResult {
     let file = call.process().files.lock().remove(call.int(0))?;
-    // Outside of the lock: the last one takes buffers from devices, say.
+    // Outside of the lock: the last reference can wait, for example for the detach of a buffer.
     drop(file);
     Ok(0)
 }
@@ -142,18 +142,19 @@ pub fn write(call: &SyscallContext<'_>) -> SyscallResult {
 pub fn read_vector(call: &SyscallContext<'_>) -> SyscallResult {
     let file = call.file(0)?;
     let file = file.readable()?;
-    each_part(call, |at, len| file.read(call.memory(), at, len))
+    for_each_part(call, |at, len| file.read(call.memory(), at, len))
 }
 
 /// `writev`
 pub fn write_vector(call: &SyscallContext<'_>) -> SyscallResult {
     let file = call.file(0)?;
     let file = file.writable()?;
-    each_part(call, |at, len| file.write(call.memory(), at, len))
+    for_each_part(call, |at, len| file.write(call.memory(), at, len))
 }
 
-/// Moves every part of the vector, until one is short. An error counts only when nothing was moved before.
-fn each_part(
+/// Runs `step` for each part of the vector until one is short. An error is returned if no byte was
+/// transferred before.
+fn for_each_part(
     call: &SyscallContext<'_>,
     mut step: impl FnMut(UserVa, usize) -> Result<usize, Errno>,
 ) -> SyscallResult {
@@ -164,13 +165,13 @@ fn each_part(
     let mut total = 0;
     for part in parts.iter().filter(|part| part.len > 0) {
         let len = bounded(part.len.min(RW_MAX - total));
-        let moved = match step(UserVa::new(part.base), len) {
-            Ok(moved) => moved,
+        let count = match step(UserVa::new(part.base), len) {
+            Ok(count) => count,
             Err(error) if total == 0 => return Err(error),
             Err(_) => break,
         };
-        total += moved as u64;
-        if moved < len {
+        total += count as u64;
+        if count < len {
             break;
         }
     }
@@ -189,13 +190,13 @@ pub fn poll(call: &SyscallContext<'_>) -> SyscallResult {
     list.resize(count, PollFd::new_zeroed());
     call.memory().read_bytes(call.address(0), list.as_mut_bytes())?;
     loop {
-        let ready = list.iter_mut().map(|fd| look(call, fd)).filter(|&ready| ready).count();
+        let ready = list.iter_mut().map(|fd| poll_file(call, fd)).filter(|&ready| ready).count();
         let over = deadline.is_some_and(|deadline| sched::time::now() >= deadline);
         if ready > 0 || over {
             call.memory().write_bytes(call.address(0), list.as_bytes())?;
             return Ok(ready as u64);
         }
-        let next = (sched::time::now() + LOOK).min(deadline.unwrap_or(u64::MAX));
+        let next = (sched::time::now() + POLL_INTERVAL_NS).min(deadline.unwrap_or(u64::MAX));
         if let Err(WaitError::Interrupted) = sched::sleep_until(next) {
             return Err(Errno::EINTR);
         }
@@ -211,8 +212,8 @@ fn deadline(call: &SyscallContext<'_>) -> Result<Option<u64>, Errno> {
     Ok(Some(sched::time::now().saturating_add(wait)))
 }
 
-/// Says in `fd` what is there, and whether that is anything.
-fn look(call: &SyscallContext<'_>, fd: &mut PollFd) -> bool {
+/// Stores the ready events in `fd`, and returns whether there are any.
+fn poll_file(call: &SyscallContext<'_>, fd: &mut PollFd) -> bool {
     let always = PollEvents::ERR | PollEvents::HUP | PollEvents::NVAL;
     let file = call.process().files.lock().get(fd.fd).map(|open| open.file.clone());
     let found = match file {
@@ -231,9 +232,9 @@ pub fn read_link_at(call: &SyscallContext<'_>) -> SyscallResult {
     if call.int(3) <= 0 {
         return Err(Errno::EINVAL);
     }
-    let shown = &target[..target.len().min(call.length(3))];
-    call.memory().write_bytes(call.address(2), shown)?;
-    Ok(shown.len() as u64)
+    let bytes = &target[..target.len().min(call.length(3))];
+    call.memory().write_bytes(call.address(2), bytes)?;
+    Ok(bytes.len() as u64)
 }
 
 /// `newfstatat`
@@ -254,7 +255,7 @@ pub fn stat(call: &SyscallContext<'_>) -> SyscallResult {
     call.memory().write(call.address(1), &stat).map(|()| 0)
 }
 
-/// The node at the path at `path`, from the directory in argument `directory` on.
+/// Resolves the path at `path`, relative to the directory descriptor in argument `directory`.
 fn lookup(call: &SyscallContext<'_>, directory: usize, path: UserVa, follow: bool) -> Result<NodeId, Errno> {
     let path = call.memory().read_text(path, PATH_MAX)?;
     let start = if call.int(directory) == AT_FDCWD || path.starts_with(b"/") {

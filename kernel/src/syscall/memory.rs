@@ -1,4 +1,4 @@
-//! Calls on memory.
+//! System calls on memory.
 
 use super::{SyscallContext, SyscallResult};
 use crate::memory;
@@ -20,7 +20,7 @@ pub fn unmap(call: &SyscallContext<'_>) -> SyscallResult {
     call.process().space.unmap(pages(call)?.ok_or(Errno::EINVAL)?).map(|()| 0)
 }
 
-/// `mremap`, without moving: what cannot grow where it is, the program copies itself, as it would for any other error.
+/// `mremap`, in place only: if a mapping cannot grow, allocators copy it, as after any other error.
 pub fn remap(call: &SyscallContext<'_>) -> SyscallResult {
     let (at, flags) = (call.address(0), call.value(3));
     let pages =
@@ -54,7 +54,8 @@ pub fn protect(call: &SyscallContext<'_>) -> SyscallResult {
     }
 }
 
-/// `madvise`: all hints, but for `MADV_DONTNEED`, after which programs count on zeroes.
+/// `madvise`: `MADV_DONTNEED` and `MADV_FREE` discard the pages, since programs rely on zeroes after the
+/// former; other advice is ignored.
 pub fn advise(call: &SyscallContext<'_>) -> SyscallResult {
     let range = pages(call)?;
     match (call.value(2), range) {
@@ -63,7 +64,7 @@ pub fn advise(call: &SyscallContext<'_>) -> SyscallResult {
     }
 }
 
-/// The whole pages that arguments 0 and 1, address and length, are about; `None` for no bytes.
+/// Returns the pages of arguments 0 (address) and 1 (length); `None` if the length is 0.
 fn pages(call: &SyscallContext<'_>) -> Result<Option<AddrRange<UserVa>>, Errno> {
     let start = call.address(0);
     if !start.is_aligned(PAGE_SIZE) {
@@ -84,7 +85,7 @@ pub fn map(call: &SyscallContext<'_>) -> SyscallResult {
     let (len, prot) = (call.value(1), prot(call)?);
     let flags = MapFlags::from_bits_retain(call.value(3) as u32);
     let is_one_of = flags.contains(MapFlags::SHARED) != flags.contains(MapFlags::PRIVATE);
-    // Linux's MAP_SHARED_VALIDATE is both bits; it means the same for what there is here.
+    // Both bits are MAP_SHARED_VALIDATE, which is equivalent to MAP_SHARED here.
     if !is_one_of && !flags.contains(MapFlags::SHARED | MapFlags::PRIVATE) {
         return Err(Errno::EINVAL);
     }
@@ -102,8 +103,8 @@ pub fn map(call: &SyscallContext<'_>) -> SyscallResult {
     Ok(at.raw())
 }
 
-/// What could never be filled is refused at once, unless the program says that it will not fill it. (All programs
-/// together may still ask for more than there is: whoever touches the first page too many is ended.)
+/// Rejects a writable mapping larger than RAM without `MAP_NORESERVE`. The sum of all mappings can still
+/// exceed RAM: a process whose page fault finds no memory is killed.
 fn check_commitment(len: u64, prot: Prot, flags: MapFlags) -> Result<(), Errno> {
     let counts = prot.contains(Prot::WRITE) && !flags.contains(MapFlags::NORESERVE);
     if counts && len > memory::layout().total { Err(Errno::ENOMEM) } else { Ok(()) }
@@ -125,7 +126,7 @@ fn populate(call: &SyscallContext<'_>, at: UserVa, len: u64) {
     }
 }
 
-/// Only buffers can be mapped, and only shared: a private copy of one would be another buffer.
+/// Maps a dma-buf, which must be `MAP_SHARED`. Other files cannot be mapped.
 fn map_file(
     call: &SyscallContext<'_>,
     len: u64,

@@ -1,7 +1,7 @@
 //! System calls: a number in x8, arguments in x0 to x5, the result or a negative error code in x0.
 //!
-//! An argument is only a number until a function here has checked it. Each function does one call and returns what
-//! the manual's page of that name says.
+//! Arguments are untrusted until a handler has checked them. Each handler implements one system call, as its
+//! Linux manual page specifies.
 
 mod files;
 mod memory;
@@ -22,67 +22,67 @@ use alloc::collections::BTreeSet;
 use alloc::sync::Arc;
 use arch::exception::TrapFrame;
 
-/// What a call returns.
+/// The result of a system call.
 pub type SyscallResult = Result<u64, Errno>;
 
 /// A system call of the running thread.
 pub struct SyscallContext<'a> {
-    /// The thread.
     pub task: &'a Task,
     /// x0 to x5.
     pub arguments: [u64; 6],
 }
 
 impl<'a> SyscallContext<'a> {
-    /// Argument number `n`.
+    /// Returns argument `n`.
     pub fn value(&self, n: usize) -> u64 {
         self.arguments[n]
     }
-    /// Argument number `n`, an `int`: its low half.
+    /// Returns argument `n` as an `int`: the low half.
     pub fn int(&self, n: usize) -> i32 {
         self.arguments[n] as i32
     }
-    /// Argument number `n`, an address of the program.
+    /// Returns argument `n` as a user address.
     pub fn address(&self, n: usize) -> UserVa {
         UserVa::new(self.arguments[n])
     }
-    /// Argument number `n`, a number of bytes.
+    /// Returns argument `n` as a length in bytes.
     pub fn length(&self, n: usize) -> usize {
         self.arguments[n] as usize
     }
-    /// The program.
     pub fn process(&self) -> &'a Arc<Process> {
         self.task.process()
     }
-    /// The program's memory.
     pub fn memory(&self) -> UserMemory<'a> {
         self.task.memory()
     }
-    /// The open file that argument number `n` stands for.
+    /// Returns the open file of argument `n`, a file descriptor.
+    ///
+    /// # Errors
+    /// `EBADF`.
     pub fn file(&self, n: usize) -> Result<Arc<OpenFile>, Errno> {
         Ok(self.process().files.lock().get(self.int(n))?.file.clone())
     }
 }
 
-/// Does the call in `frame`, and puts its result there.
+/// Runs the system call in `frame`, and stores its result there.
 pub fn dispatch(task: &Task, frame: &mut TrapFrame) {
     let number = frame.x[8];
     let arguments = [frame.x[0], frame.x[1], frame.x[2], frame.x[3], frame.x[4], frame.x[5]];
     let call = SyscallContext { task, arguments };
-    let answer = match Syscall::from_number(number) {
-        Some(known) if allocates(known) && !heap::has_room(HEAP_ROOM) => Err(Errno::ENOMEM),
+    let result = match Syscall::from_number(number) {
+        Some(known) if allocates(known) && !heap::has_room(HEAP_RESERVE) => Err(Errno::ENOMEM),
         Some(Syscall::Clone) => threads::clone(&call, frame),
         Some(known) => run(known, &call),
         None => unknown(number),
     };
-    frame.x[0] = answer.unwrap_or_else(Errno::to_result);
+    frame.x[0] = result.unwrap_or_else(Errno::to_result);
 }
 
-/// More than any one call takes from the heap.
-const HEAP_ROOM: usize = 256 << 10;
+/// The heap memory that must be free for a system call that allocates: more than any of them uses.
+const HEAP_RESERVE: usize = 256 << 10;
 
-/// Whether the call makes things that live on the heap. The others take little, for a moment: they have what
-/// [`HEAP_ROOM`] leaves. Calls that somebody else waits for are none of these: a wake that is refused is lost.
+/// Whether the system call creates objects on the heap. The others allocate little and briefly, out of
+/// [`HEAP_RESERVE`]. A system call that wakes another thread is never refused: the wakeup would be lost.
 fn allocates(syscall: Syscall) -> bool {
     use Syscall::*;
     matches!(
@@ -157,7 +157,7 @@ fn run(syscall: Syscall, call: &SyscallContext<'_>) -> SyscallResult {
     }
 }
 
-/// Numbers that were logged already; a program cannot make it longer than this.
+/// The unknown numbers that are logged already. Bounded, since programs choose them.
 static UNKNOWN: SpinLock<BTreeSet<u64>> = SpinLock::new(BTreeSet::new());
 const UNKNOWN_MAX: usize = 64;
 
@@ -177,7 +177,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_others_wait_for_is_never_refused_for_want_of_memory() {
+    fn wakeup_syscalls_do_not_allocate() {
         use Syscall::*;
         for call in [Futex, Exit, ExitGroup, Close, MUnmap, Kill, TKill, TgKill] {
             assert!(!allocates(call), "{call:?}");

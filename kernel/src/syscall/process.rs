@@ -1,4 +1,4 @@
-//! Calls on the program as a whole.
+//! System calls on the process.
 
 use super::{SyscallContext, SyscallResult};
 use crate::process::Ending;
@@ -7,7 +7,7 @@ use crate::process::random;
 use abi::Errno;
 use abi::process::*;
 
-/// What C libraries compare with the oldest Linux they can run on.
+/// The kernel release, which C libraries compare with the oldest Linux that they support.
 const RELEASE: &str = "6.1.0-tessera";
 
 /// `exit_group`
@@ -19,7 +19,7 @@ pub fn exit_group(call: &SyscallContext<'_>) -> SyscallResult {
 /// `uname`
 pub fn uname(call: &SyscallContext<'_>) -> SyscallResult {
     const NAME: UtsName = UtsName {
-        // Programs ask for "Linux": it is Linux's interface that they get.
+        // Programs check for "Linux", whose interface this is.
         sysname: uts_text("Linux"),
         nodename: uts_text("tessera"),
         release: uts_text(RELEASE),
@@ -30,7 +30,7 @@ pub fn uname(call: &SyscallContext<'_>) -> SyscallResult {
     call.memory().write(call.address(0), &NAME).map(|()| 0)
 }
 
-/// `prctl`: a thread may name itself; nothing else is known.
+/// `prctl`: only `PR_SET_NAME`, which has no effect.
 pub fn prctl(call: &SyscallContext<'_>) -> SyscallResult {
     const PR_SET_NAME: u64 = 15;
     match call.value(0) {
@@ -39,7 +39,7 @@ pub fn prctl(call: &SyscallContext<'_>) -> SyscallResult {
     }
 }
 
-/// `prlimit64`: there are two limits, and they cannot be changed.
+/// `prlimit64`: two limits, which cannot be changed.
 pub fn limit(call: &SyscallContext<'_>) -> SyscallResult {
     let pid = call.int(0);
     if pid != 0 && pid as u32 != call.process().id() {
@@ -53,11 +53,11 @@ pub fn limit(call: &SyscallContext<'_>) -> SyscallResult {
         _ => return Err(Errno::EINVAL),
     };
     if call.value(2) != 0 {
-        let wanted: RLimit = call.memory().read(call.address(2))?;
-        if wanted.current > wanted.maximum {
+        let new: RLimit = call.memory().read(call.address(2))?;
+        if new.current > new.maximum {
             return Err(Errno::EINVAL);
         }
-        if wanted.maximum > limit.maximum {
+        if new.maximum > limit.maximum {
             return Err(Errno::EPERM);
         }
     }
@@ -70,9 +70,9 @@ pub fn random(call: &SyscallContext<'_>) -> SyscallResult {
     if call.value(2) & !FLAGS != 0 {
         return Err(Errno::EINVAL);
     }
-    let mut piece = [0; 256];
-    let here = &mut piece[..call.length(1).min(256)];
-    random::fill(here);
-    call.memory().write_bytes(call.address(0), here)?;
-    Ok(here.len() as u64)
+    let mut buffer = [0; 256];
+    let bytes = &mut buffer[..call.length(1).min(256)];
+    random::fill(bytes);
+    call.memory().write_bytes(call.address(0), bytes)?;
+    Ok(bytes.len() as u64)
 }

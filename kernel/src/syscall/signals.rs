@@ -1,4 +1,4 @@
-//! Calls on signals. What a program wants is written down and told back; no handler is ever called.
+//! System calls on signals. Actions and masks are recorded and returned; handlers are not called.
 
 use super::{SyscallContext, SyscallResult};
 use crate::process::Ending;
@@ -60,7 +60,7 @@ pub fn alt_stack(call: &SyscallContext<'_>) -> SyscallResult {
     call.memory().write_if_wanted(call.address(1), &old).map(|()| 0)
 }
 
-/// `kill`, `tkill`, `tgkill`: to the program itself alone.
+/// `kill`, `tkill`, `tgkill`: to the calling process only.
 pub fn kill(syscall: Syscall, call: &SyscallContext<'_>) -> SyscallResult {
     let process = call.process();
     let (target, signal) = match syscall {
@@ -75,8 +75,8 @@ pub fn kill(syscall: Syscall, call: &SyscallContext<'_>) -> SyscallResult {
     deliver(process, signal)
 }
 
-/// Linux's default for the signals known here is the program's end. One that the program handles itself cannot be
-/// delivered, which it is told - but for an abort, which must not return.
+/// Terminates the process, which is Linux's default action for the known signals. A signal with a handler
+/// cannot be delivered (`ENOSYS`), except `SIGABRT`, after which `abort` must not return.
 fn deliver(process: &Arc<Process>, number: u64) -> SyscallResult {
     if number >= SIGNALS as u64 {
         return Err(Errno::EINVAL);

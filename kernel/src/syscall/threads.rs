@@ -1,4 +1,4 @@
-//! Calls on threads.
+//! System calls on threads.
 
 use super::{SyscallContext, SyscallResult};
 use crate::process::{self, Task};
@@ -12,13 +12,13 @@ use alloc::sync::Arc;
 use arch::exception::TrapFrame;
 use zerocopy::IntoBytes;
 
-/// `clone`: threads, no new programs.
+/// `clone`: threads only, no processes.
 pub fn clone(call: &SyscallContext<'_>, frame: &TrapFrame) -> SyscallResult {
     let flags = CloneFlags::from_bits_retain(call.value(0) as u32);
     let needed =
         CloneFlags::VM | CloneFlags::FS | CloneFlags::FILES | CloneFlags::SIGHAND | CloneFlags::THREAD;
     if !flags.contains(needed) {
-        log::warn!("clone with flags {:#x}: only threads can be made", call.value(0));
+        log::warn!("clone with flags {:#x}: only threads are supported", call.value(0));
         return Err(Errno::ENOSYS);
     }
     let tls =
@@ -28,20 +28,20 @@ pub fn clone(call: &SyscallContext<'_>, frame: &TrapFrame) -> SyscallResult {
     if flags.contains(CloneFlags::CHILD_CLEARTID) {
         task.set_clear_tid(call.address(4));
     }
-    tell_number(call, flags, id)?;
+    store_tid(call, flags, id)?;
     start(call, task, child_frame(frame, call.address(1)))?;
     Ok(id.into())
 }
 
-fn tell_number(call: &SyscallContext<'_>, flags: CloneFlags, id: u32) -> Result<(), Errno> {
-    let places = [(CloneFlags::PARENT_SETTID, 2), (CloneFlags::CHILD_SETTID, 4)];
-    for (_, argument) in places.into_iter().filter(|(flag, _)| flags.contains(*flag)) {
+fn store_tid(call: &SyscallContext<'_>, flags: CloneFlags, id: u32) -> Result<(), Errno> {
+    let stores = [(CloneFlags::PARENT_SETTID, 2), (CloneFlags::CHILD_SETTID, 4)];
+    for (_, argument) in stores.into_iter().filter(|(flag, _)| flags.contains(*flag)) {
         call.memory().write(call.address(argument), &id)?;
     }
     Ok(())
 }
 
-/// The new thread returns from the same call, with 0, on its own stack.
+/// Returns the frame of the child, which returns 0 from the same system call on its own stack.
 fn child_frame(frame: &TrapFrame, stack: UserVa) -> TrapFrame {
     let mut child = frame.clone();
     child.x[0] = 0;
@@ -63,7 +63,7 @@ fn start(call: &SyscallContext<'_>, task: Task, frame: TrapFrame) -> Result<(), 
     Ok(())
 }
 
-/// `exit`: this thread alone, and the program when it was the last.
+/// `exit`: this thread, and the process with its last thread.
 pub fn exit(call: &SyscallContext<'_>) -> SyscallResult {
     call.task.leave(call.value(0) as u8);
     Ok(0)
@@ -75,7 +75,7 @@ pub fn set_tid_address(call: &SyscallContext<'_>) -> SyscallResult {
     Ok(call.task.id().into())
 }
 
-/// `set_robust_list`: taken note of; what a thread leaves locked stays locked.
+/// `set_robust_list`: ignored; a futex that a thread holds on exit stays locked.
 pub fn set_robust_list(call: &SyscallContext<'_>) -> SyscallResult {
     const HEAD_BYTES: u64 = 24;
     if call.value(1) == HEAD_BYTES { Ok(0) } else { Err(Errno::EINVAL) }
@@ -87,7 +87,7 @@ pub fn yield_now() -> SyscallResult {
     Ok(0)
 }
 
-/// `sched_getaffinity`: every CPU.
+/// `sched_getaffinity`: all running CPUs.
 pub fn get_affinity(call: &SyscallContext<'_>) -> SyscallResult {
     let mask: u64 = sched::running_cpus();
     let room = call.length(1);
@@ -105,12 +105,12 @@ pub fn futex(call: &SyscallContext<'_>) -> SyscallResult {
     let count = |n: u32| usize::try_from(n as i32).unwrap_or(0);
     match operation & FUTEX_CMD_MASK {
         FUTEX_WAIT => {
-            let deadline = wait_time(call)?.map(|wait| sched::time::now().saturating_add(wait));
+            let deadline = timeout(call)?.map(|wait| sched::time::now().saturating_add(wait));
             futexes.wait(memory, at, value, FUTEX_BITSET_MATCH_ANY, deadline).map(|()| 0)
         }
-        // Both clocks are one here, so a time on either is a deadline as it is.
+        // An absolute time; the clocks are identical here.
         FUTEX_WAIT_BITSET => {
-            futexes.wait(memory, at, value, call.value(5) as u32, wait_time(call)?).map(|()| 0)
+            futexes.wait(memory, at, value, call.value(5) as u32, timeout(call)?).map(|()| 0)
         }
         FUTEX_WAKE => Ok(futexes.wake(at, count(value), FUTEX_BITSET_MATCH_ANY) as u64),
         FUTEX_WAKE_BITSET => Ok(futexes.wake(at, count(value), call.value(5) as u32) as u64),
@@ -123,7 +123,7 @@ pub fn futex(call: &SyscallContext<'_>) -> SyscallResult {
     }
 }
 
-fn wait_time(call: &SyscallContext<'_>) -> Result<Option<u64>, Errno> {
+fn timeout(call: &SyscallContext<'_>) -> Result<Option<u64>, Errno> {
     if call.value(3) == 0 {
         return Ok(None);
     }

@@ -1,4 +1,5 @@
-//! The event counts of the feature `counters`, for the benchmarks in the kernel and, as `/dev/events`, for programs.
+//! The event counts of the feature `counters`, for the benchmarks in the kernel and, as `/dev/events`, for
+//! programs.
 
 use ::alloc::string::ToString;
 use abi::Errno;
@@ -17,8 +18,8 @@ use kernel::vm::access::UserMemory;
 pub struct Events(pub [u64; Events::NAMES.len()]);
 
 impl Events {
-    /// Descriptor stores; page-table allocations; IOMMU commands, `CMD_SYNC` included; `CMD_SYNC` alone; IOMMU register
-    /// writes; TLBI instructions; DSB, DMB and ISB instructions.
+    /// Descriptor stores; page-table allocations; IOMMU commands, `CMD_SYNC` included; `CMD_SYNC` alone;
+    /// IOMMU register writes; TLBI instructions; DSB, DMB and ISB instructions.
     pub const NAMES: [&'static str; 7] =
         ["stores", "tables", "commands", "syncs", "mmio", "tlbis", "barriers"];
 

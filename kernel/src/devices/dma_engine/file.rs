@@ -1,9 +1,9 @@
 //! The device node of a DMA engine (`/dev/edu0`, `/dev/bcm2835-dma0`): imports of dma-bufs and copies.
 //!
-//! Behind an IOMMU a copy's device address is used as it is: the device reaches the buffers imported through any open
-//! file of the node, and nothing else. Without an IOMMU the address must be inside a buffer imported through this file.
-//! There the buffer can also be scattered if the engine supports scatter-gather. It has no contiguous bus addresses then,
-//! and gets an address that is valid in this file only ([`SYNTHETIC_BASE`]).
+//! Behind an IOMMU a copy's device address is used as it is: the device reaches the buffers imported through
+//! any open file of the node, and nothing else. Without an IOMMU the address must be inside a buffer imported
+//! through this file. There the buffer can also be scattered if the engine supports scatter-gather. It has no
+//! contiguous bus addresses then, and gets an address that is valid in this file only ([`SYNTHETIC_BASE`]).
 
 use super::{DmaEngineDevice, TransferError};
 use crate::dma::{Attachment, MapPlacement, stream};
@@ -104,8 +104,8 @@ impl DmaEngineFile {
         Ok(())
     }
 
-    /// Returns the transfers of a copy from or to imported buffers. Without an IOMMU the address is checked here, and
-    /// resolved to the chunks.
+    /// Returns the transfers of a copy from or to imported buffers. Without an IOMMU the address is checked
+    /// here, and resolved to the chunks.
     fn transfers(&self, copy: &EduCopy) -> Result<Vec<Transfer>, Errno> {
         let direction = direction(copy)?;
         if self.is_translated() {
@@ -141,8 +141,8 @@ impl DmaEngineFile {
         if done.is_whole() { Ok(()) } else { Err(Errno::EIO) }
     }
 
-    /// Copies from or to pinned pages of the program. Without an IOMMU the pages are not contiguous, and each is copied by
-    /// its own transfer.
+    /// Copies from or to pinned pages of the program. Without an IOMMU the pages are not contiguous, and each
+    /// is copied by its own transfer.
     fn copy_pages(&self, caller: &Caller<'_>, copy: &EduCopy) -> Result<(), Errno> {
         if copy.len == 0 || copy.len > EDU_BUFFER_BYTES {
             return Err(Errno::EINVAL);
@@ -179,7 +179,8 @@ impl DmaEngineFile {
     }
 }
 
-/// Returns a transfer for each piece of memory, at consecutive offsets of the device's buffer from `offset` on.
+/// Returns a transfer for each piece of memory, at consecutive offsets of the device's buffer from `offset`
+/// on.
 fn gather(
     direction: TransferDirection,
     offset: u64,

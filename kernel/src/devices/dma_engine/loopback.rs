@@ -1,6 +1,6 @@
-//! A check of the IOMMU in front of a device, by one write of the device. The device tree states which devices are
-//! behind an IOMMU. It can be wrong: the bus can be wired, or the machine configured, to bypass the IOMMU. Device addresses
-//! are then physical addresses, and the device overwrites unrelated memory.
+//! A check of the IOMMU in front of a device, by one write of the device. The device tree states which
+//! devices are behind an IOMMU. It can be wrong: the bus can be wired, or the machine configured, to bypass
+//! the IOMMU. Device addresses are then physical addresses, and the device overwrites unrelated memory.
 
 use super::DmaEngineDevice;
 use crate::dma;
@@ -56,7 +56,8 @@ struct Word(KernelVa);
 
 impl Word {
     fn write(&self, value: u32) {
-        // SAFETY: constructed only above, from the start of a page that is mapped writable until the buffer is dropped.
+        // SAFETY: constructed only above, from the start of a page that is mapped writable until the buffer
+        // is dropped.
         unsafe { (self.0.raw() as *mut u32).write_volatile(value) };
     }
 

@@ -143,7 +143,8 @@ impl DmaEngineDevice {
     /// Runs a transfer and waits for its completion. Called in a thread, with no lock held.
     ///
     /// # Errors
-    /// Those of [`dma_engine::DmaEngine::start`] and [`dma_engine::DmaEngine::outcome`], and [`CopyError::TimedOut`].
+    /// Those of [`dma_engine::DmaEngine::start`] and [`dma_engine::DmaEngine::outcome`], and
+    /// [`CopyError::TimedOut`].
     pub fn transfer(&self, transfer: Transfer) -> Result<Completion, CopyError> {
         self.transfer_all(&[transfer])
     }
@@ -156,7 +157,8 @@ impl DmaEngineDevice {
         self.exclusively(|| self.run_all(transfers))
     }
 
-    /// Runs transfers for process `user`, after clearing the device's buffer if it holds another process's data.
+    /// Runs transfers for process `user`, after clearing the device's buffer if it holds another process's
+    /// data.
     ///
     /// # Errors
     /// Those of [`DmaEngineDevice::transfer`], and [`TransferError::Clear`].
@@ -223,7 +225,8 @@ impl DmaEngineDevice {
 
     fn acquire(&self) {
         let try_acquire = || (!self.busy.swap(true, Ordering::Acquire)).then_some(());
-        // A process that is ending still waits for exclusive access, by yielding: the access before it is bounded.
+        // A process that is ending still waits for exclusive access, by yielding: the access before it is
+        // bounded.
         while self.waiters.wait_until(None, try_acquire) == Err(WaitError::Interrupted) {
             crate::sched::yield_now();
         }
