@@ -61,7 +61,7 @@ impl Futexes {
             if !self.is_queued(&thread) {
                 return Ok(());
             }
-            if sched::is_interrupted(&thread) {
+            if thread.is_interrupted() {
                 return self.cancel(&thread, Errno::EINTR);
             }
             if deadline.is_some_and(|deadline| sched::time::now() >= deadline) {

@@ -129,7 +129,7 @@ impl Process {
         };
         self.is_ending.store(true, Ordering::Release);
         for thread in self.threads.lock().iter() {
-            sched::unpark(thread);
+            sched::interrupt(thread);
         }
         first
     }

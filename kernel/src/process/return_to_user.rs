@@ -3,14 +3,15 @@
 use super::task::Task;
 use crate::sched::{self, Thread};
 use addr::KernelVa;
+use alloc::sync::Arc;
 use arch::exception::TrapFrame;
 
 /// The last step before user space, after every exception: preempts the thread if its time slice is over, and
-/// ends a thread whose process is ending. Interrupts are masked, no lock is held.
-pub fn before_return() {
+/// ends a thread that is interrupted. `thread` is the running thread; interrupts are masked, no lock is held.
+pub fn before_return(thread: Arc<Thread>) {
     sched::preempt();
-    if sched::is_current_interrupted() {
-        leave();
+    if thread.is_interrupted() {
+        leave(thread);
     }
 }
 
@@ -21,23 +22,25 @@ pub fn before_return() {
 /// `frame` is one of `TrapFrame::program` or a copy of a trap from EL0. Nothing on the stack below
 /// `stack_top` is needed any more but `frame`.
 pub unsafe fn enter_user(frame: TrapFrame, stack_top: KernelVa) -> ! {
-    before_return();
+    before_return(sched::current());
     // SAFETY: frame and stack are the caller's promise, and `frame` is read first; `Task::restore` installed
     // the process's tables and restored its FP state when this thread was switched to.
     unsafe { arch::context::enter_user(&frame, stack_top) }
 }
 
 /// Ends the running thread.
-fn leave() -> ! {
+fn leave(thread: Arc<Thread>) -> ! {
     arch::cpu::unmask_irqs();
-    leave_process(&sched::current());
+    leave_process(&thread);
+    // Nothing is dropped after `exit`.
+    drop(thread);
     sched::exit()
 }
 
-fn leave_process(thread: &alloc::sync::Arc<Thread>) {
+fn leave_process(thread: &Arc<Thread>) {
     let Some(task) = Task::of(thread) else { return };
     task.clear_child_tid();
     // Before the thread leaves the list: the last one frees the tables, and no CPU may walk them then.
     arch::mmu::uninstall_user();
-    task.process().remove_thread(thread, task.status());
+    task.process().remove_thread(thread, task.exit_status());
 }

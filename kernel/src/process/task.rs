@@ -1,7 +1,7 @@
 //! The user-space state of a thread.
 
 use super::process::Process;
-use crate::sched::{Thread, UserThread};
+use crate::sched::{self, Thread, UserThread};
 use crate::sync::SpinLock;
 use crate::vm::access::UserMemory;
 use abi::signal::StackT;
@@ -9,7 +9,7 @@ use addr::UserVa;
 use alloc::sync::Arc;
 use arch::context::FpState;
 use core::any::Any;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 /// The next process or thread id; both share a number space.
 static NEXT_ID: AtomicU32 = AtomicU32::new(1);
@@ -26,8 +26,7 @@ pub struct Task {
     registers: SpinLock<Registers>,
     /// The address that is zeroed, and whose futex is woken, on exit (`set_tid_address`), or 0.
     clear_tid: AtomicU64,
-    /// The exit status plus one if the thread alone exits, or 0.
-    leaving: AtomicU32,
+    exit_status: AtomicU8,
     /// The signal mask, which is recorded only.
     pub signal_mask: AtomicU64,
     /// The alternate signal stack, which is recorded only.
@@ -48,7 +47,7 @@ impl Task {
             process,
             registers: SpinLock::new(Registers { fp: FpState::new(), thread_pointer }),
             clear_tid: AtomicU64::new(0),
-            leaving: AtomicU32::new(0),
+            exit_status: AtomicU8::new(0),
             signal_mask: AtomicU64::new(0),
             signal_stack: SpinLock::new(StackT::default()),
         }
@@ -79,19 +78,16 @@ impl Task {
         self.clear_tid.store(at.raw(), Ordering::Relaxed);
     }
 
-    /// Makes the thread exit with this status before it would return to user space.
+    /// Makes the running thread, to which the task belongs, exit with this status before it would return to user
+    /// space.
     pub fn leave(&self, status: u8) {
-        self.leaving.store(1 + u32::from(status), Ordering::Relaxed);
+        self.exit_status.store(status, Ordering::Relaxed);
+        sched::interrupt(&sched::current());
     }
 
     /// Returns the exit status; 0 if the whole process ends.
-    pub fn status(&self) -> u8 {
-        self.leaving.load(Ordering::Relaxed).saturating_sub(1) as u8
-    }
-
-    /// Whether the thread exits, alone or with the process.
-    pub fn is_ending(&self) -> bool {
-        self.leaving.load(Ordering::Relaxed) != 0 || self.process.is_ending()
+    pub fn exit_status(&self) -> u8 {
+        self.exit_status.load(Ordering::Relaxed)
     }
 
     /// Zeroes the word of `set_tid_address` and wakes its futex, for `pthread_join`.
@@ -117,9 +113,5 @@ impl UserThread for Task {
         // SAFETY: `leave_process` uninstalls it before the thread leaves the process; `clear` runs after the
         // last one.
         unsafe { self.process.space.install() };
-    }
-
-    fn is_ending(&self) -> bool {
-        Task::is_ending(self)
     }
 }

@@ -167,7 +167,7 @@ pub fn unpark(thread: &Arc<Thread>) {
 pub fn sleep_until(deadline: Nanoseconds) -> Result<(), WaitError> {
     let thread = current();
     while time::now() < deadline {
-        if is_interrupted(&thread) {
+        if thread.is_interrupted() {
             return Err(WaitError::Interrupted);
         }
         park(Some(deadline));
@@ -175,14 +175,11 @@ pub fn sleep_until(deadline: Nanoseconds) -> Result<(), WaitError> {
     Ok(())
 }
 
-/// [`is_interrupted`] of the thread that this CPU runs.
-pub fn is_current_interrupted() -> bool {
-    CPU_STATE.this().lock().current.as_ref().is_some_and(|thread| is_interrupted(thread))
-}
-
-/// Whether the thread should give up what it waits for, since its program is being ended.
-pub fn is_interrupted(thread: &Thread) -> bool {
-    thread.user().is_some_and(UserThread::is_ending)
+/// Makes the current wait of `thread` and all later ones fail with [`WaitError::Interrupted`].
+pub fn interrupt(thread: &Arc<Thread>) {
+    // Before the wakeup: the thread checks the flag between its wakeup and its next wait.
+    thread.set_interrupted();
+    unpark(thread);
 }
 
 /// Ends the thread that calls it. It must own nothing any more.

@@ -9,7 +9,7 @@ use arch::context::Context;
 use arch::exception::TrapFrame;
 use core::any::Any;
 use core::cell::UnsafeCell;
-use core::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 
 /// There is no memory for another thread.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -21,8 +21,6 @@ pub trait UserThread: Any + Send + Sync {
     fn save(&self);
     /// Restores them and installs the address space. Called on the CPU that switches to it, under the scheduler's lock.
     fn restore(&self);
-    /// Returns whether the thread must stop waiting and leave.
-    fn is_ending(&self) -> bool;
 }
 
 /// Enters user space with the registers in the frame; the address is the top of the thread's kernel stack.
@@ -43,6 +41,8 @@ pub struct Thread {
     context: UnsafeCell<Context>,
     /// Changed under the scheduler's lock alone.
     pub(super) wait_state: WaitState,
+    /// The thread must stop waiting and end before it would return to user space.
+    interrupted: AtomicBool,
 }
 
 /// What a thread does first.
@@ -82,6 +82,7 @@ impl Thread {
             entry: SpinLock::new(None),
             context: UnsafeCell::new(Context::empty()),
             wait_state: WaitState::new(),
+            interrupted: AtomicBool::new(false),
         }
     }
 
@@ -103,6 +104,15 @@ impl Thread {
     /// The first address above its kernel stack; `None` for a CPU's boot stack.
     pub fn stack_top(&self) -> Option<KernelVa> {
         self.stack.lock().as_ref().map(KernelStack::top)
+    }
+
+    /// Whether [`interrupt`](super::interrupt) was called: waits fail, and the thread ends on its way to user space.
+    pub fn is_interrupted(&self) -> bool {
+        self.interrupted.load(Ordering::Acquire)
+    }
+
+    pub(super) fn set_interrupted(&self) {
+        self.interrupted.store(true, Ordering::Release);
     }
 
     pub(super) fn take_entry(&self) -> Option<Entry> {

@@ -40,14 +40,14 @@ impl WaitQueue {
             // First into the list, then the look: a wake between the two makes `park` return at once.
             self.0.lock().push(thread.clone());
             let found = condition();
-            if found.is_none() && !super::is_interrupted(&thread) {
+            if found.is_none() && !thread.is_interrupted() {
                 super::park(deadline);
             }
             self.leave(&thread);
             if let Some(found) = found.or_else(&mut condition) {
                 return Ok(found);
             }
-            if super::is_interrupted(&thread) {
+            if thread.is_interrupted() {
                 return Err(WaitError::Interrupted);
             }
             if deadline.is_some_and(|deadline| super::time::now() >= deadline) {

@@ -3,7 +3,7 @@
 
 mod user;
 
-use crate::{irq, panic, process};
+use crate::{irq, panic, process, sched};
 use arch::exception::{Origin, Syndrome, TrapFrame, Vector};
 
 /// A synchronous exception.
@@ -19,7 +19,7 @@ pub fn sync(frame: &mut TrapFrame, from: Origin) {
 pub fn interrupt(_frame: &mut TrapFrame, from: Origin) {
     irq::dispatch();
     if from == Origin::User {
-        process::before_return();
+        process::before_return(sched::current());
     }
 }
 

@@ -1,8 +1,9 @@
 //! What happens when a program leaves EL0: system calls, first touches, and the end of programs that do wrong.
 
 use crate::process::{self, Ending, Task};
+use crate::sched::{self, Thread};
 use crate::vm::address_space::AccessError;
-use crate::{kprintln, panic, sched, syscall};
+use crate::{kprintln, panic, syscall};
 use abi::memory::Prot;
 use abi::signal::Signal;
 use addr::UserVa;
@@ -11,14 +12,14 @@ use arch::exception::{Fault, Syndrome, TrapFrame};
 /// A synchronous exception from a program. Interrupts are masked when it is called and when it returns.
 pub fn exception(frame: &mut TrapFrame) {
     arch::cpu::unmask_irqs();
-    handle(frame);
+    let thread = sched::current();
+    handle(&thread, frame);
     core::mem::forget(arch::cpu::mask_irqs());
-    process::before_return();
+    process::before_return(thread);
 }
 
-fn handle(frame: &mut TrapFrame) {
-    let thread = sched::current();
-    let Some(task) = Task::of(&thread) else { panic!("a thread without a program came from EL0: {frame:?}") };
+fn handle(thread: &Thread, frame: &mut TrapFrame) {
+    let Some(task) = Task::of(thread) else { panic!("a thread without a program came from EL0: {frame:?}") };
     match frame.syndrome() {
         Syndrome::Svc(_) => syscall::dispatch(task, frame),
         Syndrome::DataAbort { fault, write, .. } => {

@@ -315,7 +315,7 @@ pub const MUTANTS: &[SourceMutant] = &[
         file: "kernel/src/vm/pages.rs",
         item: "drop",
         from: "let free = PINS.lock().unpin(frame);",
-        to: "if crate::sched::is_current_interrupted() {\n                continue;\n            }\n            let free = PINS.lock().unpin(frame);",
+        to: "if crate::sched::current().is_interrupted() {\n                continue;\n            }\n            let free = PINS.lock().unpin(frame);",
         oracle: test(ENDED, "became"),
     },
 ];
