@@ -57,7 +57,7 @@ fn finish(backtrace: impl Iterator<Item = u64>) -> ! {
 /// The counters that can be read without a lock: this CPU may hold any.
 fn statistics() {
     let (free, grown) = heap::gauges();
-    let (in_use, peak) = table_frames::count();
+    let (in_use, peak) = table_frames::usage();
     kprintln!("heap: {} free, {} from lowmem; tables: {in_use}, at most {peak}", Size(free), Size(grown));
     let dma = counters::gauges();
     for (name, value) in [

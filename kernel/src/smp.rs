@@ -75,7 +75,7 @@ fn start_one(cpu: &CpuDescription, index: usize) -> Result<(), CpuStartError> {
     let stack = KernelStack::new().map_err(CpuStartError::Stack)?;
     let args = SecondaryArgs { ttbr1: root.address(), stack_top: stack.top(), index: index as u64 };
     STACKS[index].call_once(|| stack);
-    let mut page = zones::take_zeroed_page().ok_or(CpuStartError::Stack(StackError::OutOfFrames))?;
+    let mut page = zones::alloc_zeroed_page().ok_or(CpuStartError::Stack(StackError::OutOfFrames))?;
     write_args(&mut page, args);
     release(cpu, page.chunk().start())?;
     let deadline = Deadline::in_ns(START_TIMEOUT_NS);
@@ -85,7 +85,7 @@ fn start_one(cpu: &CpuDescription, index: usize) -> Result<(), CpuStartError> {
     };
     // After a timeout the page is not freed: the CPU may still read it.
     poll_until(|| deadline.passed(), online).map_err(|TimedOut| CpuStartError::TimedOut)?;
-    zones::give(page);
+    zones::free(page);
     Ok(())
 }
 

@@ -62,7 +62,7 @@ impl Buffer {
             MemoryType::WriteBack => window::zero_all(&mut this.frames),
             // SAFETY: the frames were just taken, so that nothing else uses them; `drop` restores the alias.
             _ => unsafe {
-                this.chunks().filter(|&chunk| is_low(chunk)).for_each(|chunk| linear::remove(chunk));
+                this.chunks().filter(|&chunk| is_low(chunk)).for_each(|chunk| linear::remove_alias(chunk));
                 window::zero_all_non_cacheable(&mut this.frames);
             },
         }
@@ -193,7 +193,7 @@ impl Drop for Buffer {
         // The kernel's mapping first: no frame gets its cacheable alias back, or another owner, while it is there.
         self.view = Once::new();
         if self.memory == MemoryType::WriteBack {
-            self.frames.give_back(&mut zones::FrameAllocator::of(LastOwner::Buffer));
+            self.frames.free_to(&mut zones::FrameAllocator::of(LastOwner::Buffer));
         } else {
             self.frames.drain().for_each(give_back_cacheable);
         }
@@ -204,9 +204,9 @@ impl Drop for Buffer {
 fn give_back_cacheable(chunk: OwnedChunk) {
     if is_low(chunk.chunk()) {
         // SAFETY: `new` removed the alias; every other mapping ended with the buffer.
-        unsafe { linear::restore(chunk.chunk()) };
+        unsafe { linear::restore_alias(chunk.chunk()) };
     }
-    zones::give_from(chunk, LastOwner::Buffer);
+    zones::free_from(chunk, LastOwner::Buffer);
 }
 
 fn is_low(chunk: Chunk) -> bool {

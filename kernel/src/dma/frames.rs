@@ -14,7 +14,7 @@ use memory::{Frames, OwnedChunk, Zone};
 pub(super) fn take(request: &Request, list: &mut Frames) -> Result<(), DmaError> {
     match kept(request) {
         Some(chunk) => list.push(chunk).map_err(|(chunk, _)| {
-            zones::give(chunk);
+            zones::free(chunk);
             DmaError::OutOfHeap
         }),
         None => search(request, list),
@@ -24,13 +24,13 @@ pub(super) fn take(request: &Request, list: &mut Frames) -> Result<(), DmaError>
 /// The one chunk that is wanted, if this CPU keeps it. Which is most of the time, and needs no search.
 #[inline]
 fn kept(request: &Request) -> Option<OwnedChunk> {
-    zones::take_cached(request.one_chunk()?, request.reach)
+    zones::alloc_cached(request.one_chunk()?, request.reach)
 }
 
 #[inline(never)]
 fn search(request: &Request, list: &mut Frames) -> Result<(), DmaError> {
     fail_early(request.frames)?;
-    chunks::take_into(&mut zones::FrameAllocator::default(), request, list).map_err(|error| match error {
+    chunks::alloc_into(&mut zones::FrameAllocator::default(), request, list).map_err(|error| match error {
         ChunkError::Nothing => DmaError::ZeroLength,
         ChunkError::TooLong { wanted } => DmaError::TooLong { len: wanted * addr::PAGE_SIZE },
         ChunkError::OutOfFrames { wanted, had } => DmaError::OutOfFrames { wanted, had },

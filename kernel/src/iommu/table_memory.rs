@@ -16,14 +16,14 @@ pub struct Tables;
 
 impl TableMemory for Tables {
     fn allocate(&mut self) -> Option<TableFrame> {
-        let table = table_frames::take()?;
+        let table = table_frames::alloc()?;
         TABLE_PAGES.add(1);
         Some(table)
     }
 
     fn release(&mut self, table: TableFrame) {
         TABLE_PAGES.sub(1);
-        table_frames::give(table);
+        table_frames::free(table);
     }
 
     fn entries(&self, table: PhysAddr) -> &Entries {
@@ -54,7 +54,7 @@ pub(super) struct Regions;
 impl RegionSource for Regions {
     fn allocate(&mut self, bytes: u64) -> Option<Region> {
         let order = Order::covering(bytes.div_ceil(PAGE_SIZE))?;
-        let mut chunk = zones::take(order, Reach::LOW)?;
+        let mut chunk = zones::alloc(order, Reach::LOW)?;
         window::zero(&mut chunk);
         let chunk = chunk.release();
         let words = arch::pointer::to::<AtomicU64>(linear::address_of(chunk.start()));
@@ -69,7 +69,7 @@ impl RegionSource for Regions {
             Some(chunk) => {
                 // SAFETY: `region` owns the chunk that `allocate` released into it, and ends here.
                 let chunk = unsafe { OwnedChunk::adopt(chunk) };
-                zones::give_from(chunk, LastOwner::Iommu);
+                zones::free_from(chunk, LastOwner::Iommu);
             }
             None => panic!("{region:?} was not allocated here"),
         }

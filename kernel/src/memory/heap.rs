@@ -193,7 +193,7 @@ pub fn has_room(bytes: usize) -> bool {
 fn grow(layout: Layout) -> bool {
     let frames = (layout.size().max(layout.align()) as u64).div_ceil(addr::PAGE_SIZE);
     let order = Order::covering(frames).unwrap_or(Order::MAX).max(GROWTH);
-    let Some(chunk) = zones::take_for_heap(order, has_half_reserve) else { return false };
+    let Some(chunk) = zones::alloc_for_heap(order, has_half_reserve) else { return false };
     let start = super::linear::address_of(chunk.start()).raw() as usize;
     let mut heap = HEAP.lock();
     // SAFETY: the heap owns the chunk permanently; the linear map maps it, and nothing else refers to it.

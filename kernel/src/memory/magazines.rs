@@ -50,13 +50,13 @@ fn of(zone: Zone) -> &'static PerCpu<CpuMagazine> {
 
 /// A chunk of the preferred zone within `reach`, if this CPU has one.
 #[inline]
-pub(super) fn take(order: Order, reach: Reach) -> Option<OwnedChunk> {
+pub(super) fn pop(order: Order, reach: Reach) -> Option<OwnedChunk> {
     of(reach.zone()).this().change(|magazine| magazine.pop(order, reach.highest()))
 }
 
 /// Keeps the chunk for this CPU, unless it has enough of the kind.
 #[inline]
-pub(super) fn keep(chunk: OwnedChunk) -> Result<(), OwnedChunk> {
+pub(super) fn push(chunk: OwnedChunk) -> Result<(), OwnedChunk> {
     let zone = if zones::is_low(chunk.chunk().start()) { Zone::Low } else { Zone::High };
     if zone == Zone::Low && chunk.chunk().order() > LARGEST_LOW {
         return Err(chunk);
@@ -82,13 +82,13 @@ pub(super) fn each_chunk(mut show: impl FnMut(Chunk)) {
 
 /// Gives what any CPU keeps for requests with this `reach` to the zones, which must not be locked here. Whether there was
 /// something.
-pub(super) fn empty(reach: Reach) -> bool {
+pub(super) fn drain(reach: Reach) -> bool {
     let other = (reach != reach.preferred()).then_some(Zone::Low);
     let mut some = false;
     for cached in [Some(reach.zone()), other].into_iter().flatten().flat_map(all) {
         if cached.frames.load(Relaxed) > 0 {
             // Locked for each anew: the heap's reserve has room for what the zones write down about one.
-            empty_into(&mut *zones::lock(), cached);
+            drain_into(&mut *zones::lock(), cached);
             some = true;
         }
     }
@@ -96,23 +96,23 @@ pub(super) fn empty(reach: Reach) -> bool {
 }
 
 /// Gives the low frames that any CPU keeps to `zones`, one CPU's at each call. `false` when there are none.
-pub(super) fn empty_one_low(zones: &mut impl FrameSource) -> bool {
+pub(super) fn drain_one_low(zones: &mut impl FrameSource) -> bool {
     let cached = all(Zone::Low).find(|cached| cached.frames.load(Relaxed) > 0);
-    cached.map(|cached| empty_into(zones, cached)).is_some()
+    cached.map(|cached| drain_into(zones, cached)).is_some()
 }
 
-fn empty_into(zones: &mut impl FrameSource, cached: &CpuMagazine) {
-    cached.change(|magazine| core::iter::from_fn(|| magazine.pop_any()).for_each(|chunk| zones.give(chunk)));
+fn drain_into(zones: &mut impl FrameSource, cached: &CpuMagazine) {
+    cached.change(|magazine| core::iter::from_fn(|| magazine.pop_any()).for_each(|chunk| zones.free(chunk)));
 }
 
 /// Gives `page`, which is one too many, and some more of its kind to the zones.
 pub(super) fn spill(page: OwnedChunk, zones: &mut impl FrameSource) {
     let zone = if zones::is_low(page.chunk().start()) { Zone::Low } else { Zone::High };
-    zones.give(page);
+    zones.free(page);
     of(zone).this().change(|magazine| {
         for _ in 0..Magazine::BATCH {
             let Some(page) = magazine.pop(Order::PAGE, Reach::ANYWHERE.highest()) else { break };
-            zones.give(page);
+            zones.free(page);
         }
     });
 }

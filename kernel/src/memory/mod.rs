@@ -133,7 +133,7 @@ pub fn layout() -> &'static Layout {
 fn take_pool(layout: &Layout) -> Result<(), InitError> {
     let bytes = table_frames::pool_bytes(&layout.lowmem);
     let order = Order::covering(bytes.div_ceil(PAGE_SIZE)).unwrap_or(Order::MAX).max(Order::BLOCK_2M);
-    let pool = zones::take(order, Reach::LOW).ok_or(InitError::NoPool(order.bytes()))?;
+    let pool = zones::alloc(order, Reach::LOW).ok_or(InitError::NoPool(order.bytes()))?;
     let pool = pool.release();
     arch::boot::map_early_linear(pool);
     // SAFETY: the chunk was just taken from the zones and mapped, and is zeroed; the linear map will keep it mapped.

@@ -32,7 +32,7 @@ impl KernelStack {
     /// A new stack.
     pub fn new() -> Result<Self, StackError> {
         let order = Order::new(ORDER).unwrap_or(Order::PAGE);
-        let frames = zones::take(order, Reach::LOW).ok_or(StackError::OutOfFrames)?;
+        let frames = zones::alloc(order, Reach::LOW).ok_or(StackError::OutOfFrames)?;
         // From here on a failure gives the frames back.
         let chunk = frames.chunk();
         let mut stack = Self { mapped: None, frames: Some(frames) };
@@ -58,7 +58,7 @@ impl Drop for KernelStack {
     fn drop(&mut self) {
         self.mapped = None;
         if let Some(frames) = self.frames.take() {
-            zones::give_from(frames, LastOwner::KernelStack);
+            zones::free_from(frames, LastOwner::KernelStack);
         }
     }
 }

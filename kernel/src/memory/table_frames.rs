@@ -64,14 +64,14 @@ pub unsafe fn init(pool: Chunk, lowmem: &[AddrRange<PhysAddr>]) {
 }
 
 /// A zero-filled frame for a table.
-pub fn take() -> Option<TableFrame> {
+pub fn alloc() -> Option<TableFrame> {
     if debug::fail_point(FailPoint::Tables) {
         return None;
     }
-    let table = match take_from_pool() {
+    let table = match alloc_from_pool() {
         Some(table) => table,
         None => {
-            let frame = zones::take_zeroed_page()?.release().start();
+            let frame = zones::alloc_zeroed_page()?.release().start();
             // SAFETY: the page that was released here was its owner.
             unsafe { TableFrame::adopt(frame) }
         }
@@ -82,7 +82,7 @@ pub fn take() -> Option<TableFrame> {
     Some(table)
 }
 
-fn take_from_pool() -> Option<TableFrame> {
+fn alloc_from_pool() -> Option<TableFrame> {
     let mut pool = POOL.lock();
     let table = pool.start();
     *pool = (!pool.is_empty()).then(|| AddrRange::new(table + PAGE_SIZE, pool.end()))?;
@@ -95,24 +95,24 @@ pub fn pool_left() -> u64 {
     POOL.lock().len() / PAGE_SIZE
 }
 
-/// Gives a frame from [`take`] back.
-pub fn give(table: TableFrame) {
+/// Gives a frame from [`alloc`] back.
+pub fn free(table: TableFrame) {
     IN_USE.fetch_sub(1, Ordering::Relaxed);
     let frame = Chunk::page(Pfn::containing(table.release()));
     // SAFETY: `table`, which ends here, owned the frame.
     let chunk = unsafe { OwnedChunk::adopt(frame) };
-    zones::give_from(chunk, LastOwner::PageTable);
+    zones::free_from(chunk, LastOwner::PageTable);
 }
 
 /// Tables in use now, and the most there were.
-pub fn count() -> (u64, u64) {
+pub fn usage() -> (u64, u64) {
     (IN_USE.load(Ordering::Relaxed), PEAK.load(Ordering::Relaxed))
 }
 
-/// The entries of a table from [`take`].
+/// The entries of a table from [`alloc`].
 ///
 /// # Safety
-/// `table` came from [`take`], and is not given back while the result is used.
+/// `table` came from [`alloc`], and is not given back while the result is used.
 pub unsafe fn entries(table: PhysAddr) -> &'static Entries {
     let address = arch::pointer::to::<Entries>(linear::address_of(table));
     // SAFETY: tables are frames of lowmem, which the linear map has whole, aligned and for good; entries are atomics,
@@ -151,11 +151,11 @@ pub fn user(asid: Asid) -> CpuTables<impl Fn(u64, u64)> {
 
 impl<F: Fn(u64, u64)> TableMemory for CpuTables<F> {
     fn allocate(&mut self) -> Option<TableFrame> {
-        take()
+        alloc()
     }
 
     fn release(&mut self, table: TableFrame) {
-        give(table);
+        free(table);
     }
 
     fn entries(&self, table: PhysAddr) -> &Entries {

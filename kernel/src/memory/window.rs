@@ -256,7 +256,7 @@ fn zero_many(frames: &mut Frames) {
 /// window itself is non-cacheable (DDI 0487, D7.5.9, effects of cache maintenance on Non-cacheable locations).
 ///
 /// # Safety
-/// No cacheable mapping of `frames` is left: the linear aliases of low chunks are [removed](linear::remove).
+/// No cacheable mapping of `frames` is left: the linear aliases of low chunks are [removed](linear::remove_alias).
 pub unsafe fn zero_all_non_cacheable(frames: &mut Frames) {
     let zero = |range| {
         arch::cache::clean_invalidate(range);

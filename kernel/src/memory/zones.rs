@@ -81,11 +81,11 @@ pub fn set_reserve(frames: u64) {
 ///
 /// The heap has no reserve to see to now, so that what CPUs keep is given to the zones, who write that down, only as
 /// long as there is `room`.
-pub fn take_for_heap(order: Order, room: impl Fn() -> bool) -> Option<Chunk> {
+pub fn alloc_for_heap(order: Order, room: impl Fn() -> bool) -> Option<Chunk> {
     let mut zones = ZonesGuard::new(ZONES.get()?);
-    let mut chunk = zones.take(order, Reach::LOW);
-    while chunk.is_none() && room() && magazines::empty_one_low(&mut *zones) {
-        chunk = zones.take(order, Reach::LOW);
+    let mut chunk = zones.alloc(order, Reach::LOW);
+    while chunk.is_none() && room() && magazines::drain_one_low(&mut *zones) {
+        chunk = zones.alloc(order, Reach::LOW);
     }
     drop(zones);
     chunk.map(OwnedChunk::release).inspect(|&chunk| debug::frame_allocated(chunk))
@@ -93,9 +93,9 @@ pub fn take_for_heap(order: Order, room: impl Fn() -> bool) -> Option<Chunk> {
 
 /// A chunk of exactly `order` in the preferred zone of `reach`, if this CPU keeps one: [`take`] may find more.
 #[inline]
-pub fn take_cached(order: Order, reach: Reach) -> Option<OwnedChunk> {
+pub fn alloc_cached(order: Order, reach: Reach) -> Option<OwnedChunk> {
     // The one that is to fail is left to `take`.
-    let chunk = if debug::is_armed(FailPoint::Frames) { None } else { magazines::take(order, reach) };
+    let chunk = if debug::is_armed(FailPoint::Frames) { None } else { magazines::pop(order, reach) };
     chunk.inspect(|chunk| debug::frame_allocated(chunk.chunk()))
 }
 
@@ -117,31 +117,31 @@ pub fn free_chunks() -> Option<Vec<Chunk>> {
 }
 
 /// A chunk of exactly `order` within `reach`; `None` when there is none.
-pub fn take(order: Order, reach: Reach) -> Option<OwnedChunk> {
-    FrameAllocator::default().take(order, reach)
+pub fn alloc(order: Order, reach: Reach) -> Option<OwnedChunk> {
+    FrameAllocator::default().alloc(order, reach)
 }
 
 /// A frame of lowmem, zero-filled.
-pub fn take_zeroed_page() -> Option<OwnedChunk> {
-    let page = take(Order::PAGE, Reach::LOW)?;
+pub fn alloc_zeroed_page() -> Option<OwnedChunk> {
+    let page = alloc(Order::PAGE, Reach::LOW)?;
     // SAFETY: the frame is ours, and lowmem is in the linear map, writable.
     unsafe { arch::memory::zero(linear::range_of(page.chunk().range())) };
     Some(page)
 }
 
 /// Gives a chunk back.
-pub fn give(chunk: OwnedChunk) {
-    FrameAllocator::default().give(chunk);
+pub fn free(chunk: OwnedChunk) {
+    FrameAllocator::default().free(chunk);
 }
 
 /// Gives a chunk back that `owner` had.
-pub fn give_from(chunk: OwnedChunk, owner: LastOwner) {
-    FrameAllocator::of(owner).give(chunk);
+pub fn free_from(chunk: OwnedChunk, owner: LastOwner) {
+    FrameAllocator::of(owner).free(chunk);
 }
 
 /// Gives a list of chunks back.
-pub fn give_all(mut frames: Frames) {
-    frames.give_back(&mut FrameAllocator::default());
+pub fn free_all(mut frames: Frames) {
+    frames.free_to(&mut FrameAllocator::default());
 }
 
 /// Chunks that change hands while [`FrameAllocator`] keeps the zones locked: some 10 000 instructions.
@@ -180,14 +180,14 @@ impl FrameAllocator {
     }
 
     #[inline]
-    fn take_chunk(&mut self, order: Order, reach: Reach) -> Option<OwnedChunk> {
+    fn alloc_chunk(&mut self, order: Order, reach: Reach) -> Option<OwnedChunk> {
         // With the zones locked anyway, they are asked at once.
         if self.zones.is_none()
-            && let Some(chunk) = magazines::take(order, reach)
+            && let Some(chunk) = magazines::pop(order, reach)
         {
             return Some(chunk);
         }
-        self.take_from_zones(order, reach)
+        self.alloc_from_zones(order, reach)
     }
 
     /// The zones, for as much as `cost` chunks.
@@ -215,71 +215,71 @@ impl FrameAllocator {
         }
         self.emptied = true;
         (self.zones, self.left) = (None, 0);
-        if magazines::empty(reach) { find(self.zones(cost)) } else { None }
+        if magazines::drain(reach) { find(self.zones(cost)) } else { None }
     }
 
     /// A single frame, and more for the next who want one.
     fn refill(&mut self, reach: Reach) -> Option<OwnedChunk> {
         let mut pages =
-            self.find(Order::PAGE, reach, MANY, |zones| zones.take_pages(Magazine::BATCH, reach))?.split();
+            self.find(Order::PAGE, reach, MANY, |zones| zones.alloc_pages(Magazine::BATCH, reach))?.split();
         let page = pages.next();
-        pages.for_each(|page| magazines::keep(page).unwrap_or_else(|page| self.zones(1).give(page)));
+        pages.for_each(|page| magazines::push(page).unwrap_or_else(|page| self.zones(1).free(page)));
         page
     }
 
     #[cold]
     #[inline(never)]
-    fn take_from_zones(&mut self, order: Order, reach: Reach) -> Option<OwnedChunk> {
+    fn alloc_from_zones(&mut self, order: Order, reach: Reach) -> Option<OwnedChunk> {
         if order == Order::PAGE {
             return self.refill(reach);
         }
-        self.find(order, reach, 1, |zones| zones.take(order, reach))
+        self.find(order, reach, 1, |zones| zones.alloc(order, reach))
     }
 
     #[cold]
     #[inline(never)]
-    fn give_to_zones(&mut self, chunk: OwnedChunk) {
+    fn free_to_zones(&mut self, chunk: OwnedChunk) {
         match chunk.chunk().order() {
             Order::PAGE => magazines::spill(chunk, &mut **self.zones(MANY)),
-            _ => self.zones(1).give(chunk),
+            _ => self.zones(1).free(chunk),
         }
     }
 }
 
 impl FrameSource for FrameAllocator {
     #[inline]
-    fn take(&mut self, order: Order, reach: Reach) -> Option<OwnedChunk> {
+    fn alloc(&mut self, order: Order, reach: Reach) -> Option<OwnedChunk> {
         if debug::fail_point(FailPoint::Frames) {
             return None;
         }
-        let chunk = self.take_chunk(order, reach);
+        let chunk = self.alloc_chunk(order, reach);
         let taken = chunk.iter().map(OwnedChunk::chunk);
         self.with_debug_hook(taken, |chunk, _| debug::frame_allocated(chunk));
         chunk
     }
 
     #[inline]
-    fn give(&mut self, chunk: OwnedChunk) {
+    fn free(&mut self, chunk: OwnedChunk) {
         self.with_debug_hook(iter::once(chunk.chunk()), debug::frame_freed);
-        let refused = if self.zones.is_none() { magazines::keep(chunk) } else { Err(chunk) };
+        let refused = if self.zones.is_none() { magazines::push(chunk) } else { Err(chunk) };
         if let Err(chunk) = refused {
-            self.give_to_zones(chunk);
+            self.free_to_zones(chunk);
         }
     }
 
-    fn take_pages(&mut self, wanted: u32, reach: Reach) -> Option<OwnedPages> {
+    fn alloc_pages(&mut self, wanted: u32, reach: Reach) -> Option<OwnedPages> {
         if debug::fail_point(FailPoint::Frames) {
             return None;
         }
-        let pages = self.find(Order::PAGE, reach, MANY, |zones| zones.take_pages(wanted, reach));
+        let pages = self.find(Order::PAGE, reach, MANY, |zones| zones.alloc_pages(wanted, reach));
         let taken = pages.iter().flat_map(OwnedPages::chunks);
         self.with_debug_hook(taken, |chunk, _| debug::frame_allocated(chunk));
         pages
     }
 
-    fn give_pages(&mut self, pages: OwnedPages) {
+    fn free_pages(&mut self, pages: OwnedPages) {
         self.with_debug_hook(pages.chunks(), debug::frame_freed);
-        self.zones(MANY).give_pages(pages);
+        self.zones(MANY).free_pages(pages);
     }
 }
 

@@ -12,8 +12,8 @@ use program::PinnedFrames;
 static PINS: SpinLock<PinnedFrames> = SpinLock::new(PinnedFrames::new());
 
 /// So many zero-filled frames, highmem first.
-pub fn take_zeroed(frames: u64) -> Result<Frames, ChunkError> {
-    let mut frames = chunks::take(&mut zones::FrameAllocator::default(), &Request::new(frames))?;
+pub fn alloc_zeroed(frames: u64) -> Result<Frames, ChunkError> {
+    let mut frames = chunks::alloc(&mut zones::FrameAllocator::default(), &Request::new(frames))?;
     window::zero_all(&mut frames);
     Ok(frames)
 }
@@ -28,7 +28,7 @@ pub unsafe fn release(frames: impl Iterator<Item = PhysAddr>) {
     frames.for_each(|frame| {
         // SAFETY: the program that owned the frame gives it up (the caller's promise), and no pin holds it.
         let chunk = unsafe { OwnedChunk::adopt(Chunk::page(frame)) };
-        zones::give_from(chunk, LastOwner::Process);
+        zones::free_from(chunk, LastOwner::Process);
     });
 }
 
@@ -97,7 +97,7 @@ impl Drop for PinnedPages {
             if free {
                 // SAFETY: the program released the frame (`release`), and this was its last pin.
                 let chunk = unsafe { OwnedChunk::adopt(Chunk::page(frame)) };
-                zones::give_from(chunk, LastOwner::Process);
+                zones::free_from(chunk, LastOwner::Process);
             }
         }
     }

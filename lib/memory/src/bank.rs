@@ -56,7 +56,7 @@ impl Bank {
     /// Adds the frames from `first` up to, not including, `end`.
     pub(crate) fn add(&mut self, first: Pfn, end: Pfn) {
         self.cover(Pfn::new(end.raw() - 1));
-        Chunk::of_range(AddrRange::new(first.start(), end.start())).for_each(|chunk| self.give(chunk));
+        Chunk::of_range(AddrRange::new(first.start(), end.start())).for_each(|chunk| self.free(chunk));
         self.last = self.last.max(Pfn::new(end.raw() - 1));
     }
 
@@ -74,7 +74,7 @@ impl Bank {
         self.last
     }
 
-    pub(crate) fn take(&mut self, order: Order) -> Option<Chunk> {
+    pub(crate) fn alloc(&mut self, order: Order) -> Option<Chunk> {
         if order.log2() >= self.failed_order || order.frames() > self.free {
             return None;
         }
@@ -93,7 +93,7 @@ impl Bank {
     fn take_first(&mut self, order: Order) -> Option<Pfn> {
         let log2 = usize::from(order.log2());
         match log2.checked_sub(block::ORDERS) {
-            Some(order) => Some(Pfn::new(self.large.take(order)? << block::ORDERS)),
+            Some(order) => Some(Pfn::new(self.large.alloc(order)? << block::ORDERS)),
             None => self.take_small(log2),
         }
     }
@@ -101,23 +101,23 @@ impl Bank {
     /// Takes from the partly free block whose largest chunk fits best, or else splits a whole block.
     fn take_small(&mut self, order: usize) -> Option<Pfn> {
         let Some(number) = self.partly_free(order) else {
-            let whole = self.large.take(0)?;
+            let whole = self.large.alloc(0)?;
             return Some(self.split(whole, order));
         };
-        let first = self.change(number, |block| block.take(order))?;
+        let first = self.change(number, |block| block.alloc(order))?;
         Some(self.first_of(number).offset(first as u64))
     }
 
     /// Takes at most `wanted` (not 0) single frames of one run: the run's first frame, and a bit for each
-    /// frame taken.
-    pub(crate) fn take_pages(&mut self, wanted: u32) -> Option<(Pfn, u64)> {
+    /// allocated frame.
+    pub(crate) fn alloc_pages(&mut self, wanted: u32) -> Option<(Pfn, u64)> {
         let (run, pages) = match self.partly_free(0) {
             Some(number) => {
-                let (run, pages) = self.change(number, |block| block.take_pages(wanted))?;
+                let (run, pages) = self.change(number, |block| block.alloc_pages(wanted))?;
                 (self.first_of(number).offset((run * block::RUN) as u64), pages)
             }
             None => {
-                let whole = self.large.take(0)?;
+                let whole = self.large.alloc(0)?;
                 let order = wanted.ilog2().min(block::RUN.ilog2());
                 (self.split(whole, order as usize), u64::MAX >> (block::RUN - (1 << order)))
             }
@@ -150,38 +150,38 @@ impl Bank {
     /// Makes a whole free block a partly free one by taking its first chunk.
     fn split(&mut self, whole: u64, order: usize) -> Pfn {
         let mut block = Block::allocated();
-        (order..block::ORDERS).for_each(|half| _ = block.give(1 << half, half));
+        (order..block::ORDERS).for_each(|half| _ = block.free(1 << half, half));
         let number = (whole - self.first_block) as u32;
         self.refile(number, None, block.largest());
         *slot(&mut self.groups, number) = Some(Box::new(block));
         Pfn::new(whole << block::ORDERS)
     }
 
-    pub(crate) fn give(&mut self, chunk: Chunk) {
+    pub(crate) fn free(&mut self, chunk: Chunk) {
         self.free += chunk.frames();
         self.failed_order = ORDERS as u8;
         let block = block_of(chunk.first());
         let log2 = usize::from(chunk.order().log2());
         match log2.checked_sub(block::ORDERS) {
-            Some(order) => self.large.give(block, order),
+            Some(order) => self.large.free(block, order),
             None => {
                 let first = chunk.first().raw() as usize % (1 << block::ORDERS);
-                self.give_small(block, |block| block.give(first, log2));
+                self.free_small(block, |block| block.free(first, log2));
             }
         }
     }
 
     /// Frees single frames of the run that starts at `run`.
-    pub(crate) fn give_pages(&mut self, run: Pfn, pages: u64) {
+    pub(crate) fn free_pages(&mut self, run: Pfn, pages: u64) {
         self.free += u64::from(pages.count_ones());
         self.failed_order = ORDERS as u8;
         let run_in_block = run.raw() as usize % (1 << block::ORDERS) / block::RUN;
-        self.give_small(block_of(run), |block| block.give_pages(run_in_block, pages));
+        self.free_small(block_of(run), |block| block.free_pages(run_in_block, pages));
     }
 
-    fn give_small(&mut self, whole: u64, give: impl FnOnce(&mut Block) -> bool) {
-        if self.change((whole - self.first_block) as u32, give) {
-            self.large.give(whole, 0);
+    fn free_small(&mut self, whole: u64, free: impl FnOnce(&mut Block) -> bool) {
+        if self.change((whole - self.first_block) as u32, free) {
+            self.large.free(whole, 0);
         }
     }
 
@@ -238,7 +238,7 @@ mod tests {
         assert_eq!(bank.groups.len(), 33);
         let first = far.offset(1 << 20);
         assert_eq!(
-            bank.take(Order::PAGE),
+            bank.alloc(Order::PAGE),
             Chunk::new(first, Order::PAGE),
             "the partly free block is used first"
         );
@@ -257,10 +257,10 @@ mod tests {
         let mut bank = Bank::new(2);
         bank.add(Pfn::new(4), Pfn::new(8));
         let order = Order::new(2).unwrap();
-        let pages: Vec<_> = (0..4).map(|_| bank.take(Order::PAGE).unwrap()).collect();
-        assert_eq!(bank.take(order), None);
-        assert_eq!(bank.take(Order::PAGE), None);
-        pages.into_iter().for_each(|page| bank.give(page));
-        assert_eq!(bank.take(order), Chunk::new(Pfn::new(4), order));
+        let pages: Vec<_> = (0..4).map(|_| bank.alloc(Order::PAGE).unwrap()).collect();
+        assert_eq!(bank.alloc(order), None);
+        assert_eq!(bank.alloc(Order::PAGE), None);
+        pages.into_iter().for_each(|page| bank.free(page));
+        assert_eq!(bank.alloc(order), Chunk::new(Pfn::new(4), order));
     }
 }

@@ -35,7 +35,7 @@ impl Block {
 
     /// Takes a chunk of 2^`order` frames from the smallest free chunk that is large enough, the lowest of
     /// that order. Returns its first frame, relative to the block.
-    pub(crate) fn take(&mut self, order: usize) -> Option<usize> {
+    pub(crate) fn alloc(&mut self, order: usize) -> Option<usize> {
         let enough = self.orders >> order;
         if enough == 0 {
             return None;
@@ -52,7 +52,7 @@ impl Block {
 
     /// Frees a chunk. Returns whether the whole block is free now: then no bit is set, and the caller takes
     /// the block over.
-    pub(crate) fn give(&mut self, first: usize, order: usize) -> bool {
+    pub(crate) fn free(&mut self, first: usize, order: usize) -> bool {
         let mut index = first >> order;
         for order in order..ORDERS {
             if !self.is_set(order, index ^ 1) {
@@ -66,12 +66,12 @@ impl Block {
     }
 
     /// Takes at most `wanted` (not 0) single frames of one run, from the smallest free chunks: the run, and a
-    /// bit for each frame taken.
-    pub(crate) fn take_pages(&mut self, wanted: u32) -> Option<(usize, u64)> {
+    /// bit for each allocated frame.
+    pub(crate) fn alloc_pages(&mut self, wanted: u32) -> Option<(usize, u64)> {
         if self.orders & 1 == 0 {
             let smallest = self.orders.trailing_zeros();
             let order = (wanted.ilog2().min(smallest) as usize).min(RUN_ORDER);
-            let first = self.take(order)?;
+            let first = self.alloc(order)?;
             return Some((first / RUN, ones(1 << order) << (first % RUN)));
         }
         let run = self.bits[..1 << (ORDERS - RUN_ORDER)].iter().position(|&word| word != 0)?;
@@ -82,8 +82,8 @@ impl Block {
     }
 
     /// Frees single frames of one run together. Returns whether the whole block is free now, as
-    /// [`give`](Self::give) does.
-    pub(crate) fn give_pages(&mut self, run: usize, pages: u64) -> bool {
+    /// [`free`](Self::free) does.
+    pub(crate) fn free_pages(&mut self, run: usize, pages: u64) -> bool {
         // The chunks of an order that become free; two buddies become one chunk of the next order.
         let mut back = pages;
         for order in 0..RUN_ORDER {
@@ -108,7 +108,7 @@ impl Block {
             }
             back = even_bits(pairs);
         }
-        self.give(run * RUN, RUN_ORDER)
+        self.free(run * RUN, RUN_ORDER)
     }
 
     /// The lowest free chunk of an order.
@@ -205,58 +205,58 @@ mod tests {
     use proptest::prelude::*;
 
     fn pages(block: &mut Block) -> Vec<usize> {
-        core::iter::from_fn(|| block.take(0)).collect()
+        core::iter::from_fn(|| block.alloc(0)).collect()
     }
 
     #[test]
     fn each_frame_is_allocated_and_freed_once() {
         let mut block = Block::allocated();
-        assert_eq!((block.largest(), block.take(0)), (None, None));
-        assert!((0..511).all(|page| !block.give(page, 0)));
+        assert_eq!((block.largest(), block.alloc(0)), (None, None));
+        assert!((0..511).all(|page| !block.free(page, 0)));
         assert_eq!(block.largest(), Some(8));
         let mut taken = pages(&mut block);
         taken.sort_unstable();
         assert!(taken.into_iter().eq(0..511));
-        let all: Vec<bool> = (0..512).map(|page| block.give(page, 0)).collect();
+        let all: Vec<bool> = (0..512).map(|page| block.free(page, 0)).collect();
         assert_eq!((all.iter().filter(|&&whole| whole).count(), all[511], block.largest()), (1, true, None));
     }
 
     #[test]
     fn smallest_sufficient_chunk_is_split() {
         let mut block = Block::allocated();
-        block.give(256, 8);
-        block.give(8, 2);
-        assert_eq!(block.take(1), Some(8));
-        assert_eq!(block.take(1), Some(10));
-        assert_eq!(block.take(1), Some(256));
-        assert_eq!((block.take(7), block.take(8)), (Some(384), None));
+        block.free(256, 8);
+        block.free(8, 2);
+        assert_eq!(block.alloc(1), Some(8));
+        assert_eq!(block.alloc(1), Some(10));
+        assert_eq!(block.alloc(1), Some(256));
+        assert_eq!((block.alloc(7), block.alloc(8)), (Some(384), None));
         assert_eq!(block.largest(), Some(6));
-        assert!(!block.give(256, 1));
+        assert!(!block.free(256, 1));
         assert_eq!(block.largest(), Some(7));
     }
 
     #[test]
     fn frames_of_a_run_are_allocated_and_freed_together() {
         let mut block = Block::allocated();
-        assert_eq!(block.take_pages(64), None);
-        assert!((0..8).all(|run| block.give_pages(run, u64::MAX) == (run == 7)));
+        assert_eq!(block.alloc_pages(64), None);
+        assert!((0..8).all(|run| block.free_pages(run, u64::MAX) == (run == 7)));
         assert_eq!(block.bits, [0; 16]);
-        assert!(!block.give_pages(3, EVEN));
-        assert_eq!((block.largest(), block.take_pages(5)), (Some(0), Some((3, 0x155))));
-        assert_eq!(block.take_pages(64), Some((3, EVEN - 0x155)));
+        assert!(!block.free_pages(3, EVEN));
+        assert_eq!((block.largest(), block.alloc_pages(5)), (Some(0), Some((3, 0x155))));
+        assert_eq!(block.alloc_pages(64), Some((3, EVEN - 0x155)));
         assert_eq!(block.largest(), None);
     }
 
     #[test]
     fn pages_from_a_larger_chunk_are_contiguous() {
         let mut block = Block::allocated();
-        block.give(256, 8);
-        assert_eq!(block.take_pages(64), Some((4, u64::MAX)));
-        assert_eq!(block.take_pages(5), Some((5, 0xf)));
-        block.give(0, 1);
-        assert_eq!(block.take_pages(1), Some((0, 1)));
-        assert_eq!(block.take_pages(64), Some((0, 2)));
-        assert_eq!(block.take_pages(64), Some((5, 0xf0)));
+        block.free(256, 8);
+        assert_eq!(block.alloc_pages(64), Some((4, u64::MAX)));
+        assert_eq!(block.alloc_pages(5), Some((5, 0xf)));
+        block.free(0, 1);
+        assert_eq!(block.alloc_pages(1), Some((0, 1)));
+        assert_eq!(block.alloc_pages(64), Some((0, 2)));
+        assert_eq!(block.alloc_pages(64), Some((5, 0xf0)));
     }
 
     #[test]
@@ -276,17 +276,17 @@ mod tests {
             for (run, give, take) in steps {
                 let back = give & !free[run];
                 free[run] |= back;
-                let whole = together.give_pages(run, back);
+                let whole = together.free_pages(run, back);
                 let ones = (0..64).filter(|bit| back >> bit & 1 == 1);
-                let alone = ones.fold(false, |_, bit| single.give(run * RUN + bit, 0));
+                let alone = ones.fold(false, |_, bit| single.free(run * RUN + bit, 0));
                 prop_assert_eq!(whole, alone);
                 prop_assert_eq!((together.bits, together.orders), (single.bits, single.orders));
                 if whole {
                     free = [0; 8];
                 }
-                if take > 0 && let Some((run, pages)) = together.take_pages((take % 64) as u32 + 1) {
+                if take > 0 && let Some((run, pages)) = together.alloc_pages((take % 64) as u32 + 1) {
                     prop_assert!(pages.count_ones() <= (take % 64) as u32 + 1);
-                    prop_assert_eq!((pages & free[run], single.take_pages((take % 64) as u32 + 1)), (pages, Some((run, pages))));
+                    prop_assert_eq!((pages & free[run], single.alloc_pages((take % 64) as u32 + 1)), (pages, Some((run, pages))));
                     free[run] &= !pages;
                 }
             }
@@ -298,8 +298,8 @@ mod tests {
         for order in 0..ORDERS {
             let mut block = Block::allocated();
             let last = (512 >> order) - 1;
-            block.give(last << order, order);
-            assert_eq!((block.largest(), block.take(order)), (Some(order), Some(last << order)));
+            block.free(last << order, order);
+            assert_eq!((block.largest(), block.alloc(order)), (Some(order), Some(last << order)));
             assert_eq!(block.bits, [0; 16]);
         }
     }

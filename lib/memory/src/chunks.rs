@@ -25,7 +25,7 @@ impl Request {
         Self { frames, largest: Order::MAX, contiguous: false, reach: Reach::ANYWHERE }
     }
 
-    /// The order of the request, if [`take`] first tries a single chunk of exactly that size.
+    /// The order of the request, if [`alloc`] first tries a single chunk of exactly that size.
     #[inline]
     pub const fn one_chunk(&self) -> Option<Order> {
         match Order::fitting(self.frames) {
@@ -75,17 +75,17 @@ impl From<OutOfHeap> for ChunkError {
 ///
 /// # Errors
 /// See [`ChunkError`]; all frames are freed to `source` again.
-pub fn take(source: &mut impl FrameSource, request: &Request) -> Result<Frames, ChunkError> {
+pub fn alloc(source: &mut impl FrameSource, request: &Request) -> Result<Frames, ChunkError> {
     let mut frames = Frames::new();
-    take_into(source, request, &mut frames)?;
+    alloc_into(source, request, &mut frames)?;
     Ok(frames)
 }
 
-/// [`take`] into an existing list: moving a list costs more than a short search.
+/// [`alloc`] into an existing list: moving a list costs more than a short search.
 ///
 /// # Errors
-/// As [`take`]; the list is empty.
-pub fn take_into(
+/// As [`alloc`]; the list is empty.
+pub fn alloc_into(
     source: &mut impl FrameSource,
     request: &Request,
     list: &mut Frames,
@@ -97,7 +97,7 @@ pub fn take_into(
     if request.contiguous {
         return take_run(source, request, list);
     }
-    take_from(source, request.reach.preferred(), request.frames, request.largest, list)?;
+    alloc_from(source, request.reach.preferred(), request.frames, request.largest, list)?;
     if list.frames() < request.frames && request.reach != request.reach.preferred() {
         take_more(source, request.reach, request.frames - list.frames(), request.largest, list)?;
     }
@@ -105,12 +105,12 @@ pub fn take_into(
         return Ok(());
     }
     let had = list.frames();
-    list.give_back(source);
+    list.free_to(source);
     Err(ChunkError::OutOfFrames { wanted: request.frames, had })
 }
 
 /// Allocates up to `wanted` frames within `reach` into an empty list. After an error it is empty again.
-fn take_from(
+fn alloc_from(
     source: &mut impl FrameSource,
     reach: Reach,
     wanted: u64,
@@ -120,9 +120,9 @@ fn take_from(
     let mut limit = Some(largest);
     while let Some(order) = limit.and_then(|limit| Some(limit.min(Order::fitting(wanted - list.frames())?))) {
         if limit == Some(Order::PAGE) {
-            return take_pages(source, reach, wanted, list);
+            return alloc_pages(source, reach, wanted, list);
         }
-        match source.take(order, reach) {
+        match source.alloc(order, reach) {
             Some(chunk) => push(source, list, chunk)?,
             None => limit = order.smaller(),
         }
@@ -130,8 +130,8 @@ fn take_from(
     Ok(())
 }
 
-/// The rest of [`take_from`], once only single frames are left or requested.
-fn take_pages(
+/// The rest of [`alloc_from`], once only single frames are left or requested.
+fn alloc_pages(
     source: &mut impl FrameSource,
     reach: Reach,
     wanted: u64,
@@ -139,17 +139,17 @@ fn take_pages(
 ) -> Result<(), OutOfHeap> {
     while wanted > list.frames() {
         let count = (wanted - list.frames()).min(OwnedPages::RUN) as u32;
-        let Some(pages) = source.take_pages(count, reach) else { break };
+        let Some(pages) = source.alloc_pages(count, reach) else { break };
         list.push_pages(pages).map_err(|(rest, error)| {
-            source.give_pages(rest);
-            list.give_back(source);
+            source.free_pages(rest);
+            list.free_to(source);
             error
         })?;
     }
     Ok(())
 }
 
-/// [`take_from`], merged with the chunks in the list.
+/// [`alloc_from`], merged with the chunks in the list.
 fn take_more(
     source: &mut impl FrameSource,
     reach: Reach,
@@ -158,8 +158,8 @@ fn take_more(
     list: &mut Frames,
 ) -> Result<(), OutOfHeap> {
     let mut found = Frames::new();
-    if let Err(error) = take_from(source, reach, wanted, largest, &mut found) {
-        list.give_back(source);
+    if let Err(error) = alloc_from(source, reach, wanted, largest, &mut found) {
+        list.free_to(source);
         return Err(error);
     }
     *list = merge(source, core::mem::take(list), found)?;
@@ -169,8 +169,8 @@ fn take_more(
 /// Appends the chunk, or frees all.
 fn push(source: &mut impl FrameSource, list: &mut Frames, chunk: OwnedChunk) -> Result<(), OutOfHeap> {
     list.push(chunk).map_err(|(chunk, error)| {
-        source.give(chunk);
-        list.give_back(source);
+        source.free(chunk);
+        list.free_to(source);
         error
     })
 }
@@ -194,7 +194,7 @@ fn merge(source: &mut impl FrameSource, mut a: Frames, mut b: Frames) -> Result<
         let Some(chunk) = (if from_a { a.next() } else { b.next() }) else { break };
         match result {
             Ok(()) => result = push(source, &mut merged, chunk),
-            Err(_) => source.give(chunk),
+            Err(_) => source.free(chunk),
         }
     }
     result.map(|()| merged)
@@ -204,14 +204,14 @@ fn merge(source: &mut impl FrameSource, mut a: Frames, mut b: Frames) -> Result<
 fn take_run(source: &mut impl FrameSource, request: &Request, list: &mut Frames) -> Result<(), ChunkError> {
     let wanted = request.frames;
     let order = Order::covering(wanted).ok_or(ChunkError::TooLong { wanted })?;
-    let cover = source.take(order, request.reach).ok_or(ChunkError::OutOfFrames { wanted, had: 0 })?;
+    let cover = source.alloc(order, request.reach).ok_or(ChunkError::OutOfFrames { wanted, had: 0 })?;
     let (run, tail) = cover.split_at(wanted);
-    tail.for_each(|part| source.give(part));
+    tail.for_each(|part| source.free(part));
     let mut result = Ok(());
     for part in run {
         match result {
             Ok(()) => result = push(source, list, part),
-            Err(_) => source.give(part),
+            Err(_) => source.free(part),
         }
     }
     Ok(result?)

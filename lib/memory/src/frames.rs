@@ -17,7 +17,7 @@ const PIECE: usize = 512;
 
 /// A list of chunks, with the ownership of their frames.
 ///
-/// It does not refer to its source: the owner has to call [`give_back`](Self::give_back). Dropping a list
+/// It does not refer to its source: the owner has to call [`free_to`](Self::free_to). Dropping a list
 /// that is not empty is a bug: debug builds panic, others leak the frames, which the zone's accounting then
 /// shows.
 pub struct Frames {
@@ -124,7 +124,7 @@ impl Frames {
     }
 
     /// Frees all frames to `source`, and empties the list.
-    pub fn give_back(&mut self, source: &mut impl FrameSource) {
+    pub fn free_to(&mut self, source: &mut impl FrameSource) {
         self.frames = 0;
         give_slice(self.inline(), source);
         self.inline_len = 0;
@@ -176,10 +176,10 @@ fn give_slice(mut chunks: &[Chunk], source: &mut impl FrameSource) {
         let next = rest.first().filter(|next| next.order() == Order::PAGE && chunk.order() == Order::PAGE);
         if next.is_some_and(|next| run_of(next) == run_of(chunk)) {
             let (count, pages) = pages_of_run(chunks);
-            source.give_pages(pages);
+            source.free_pages(pages);
             chunks = &chunks[count..];
         } else {
-            source.give(OwnedChunk::from_list(*chunk));
+            source.free(OwnedChunk::from_list(*chunk));
             chunks = rest;
         }
     }
@@ -211,7 +211,7 @@ impl Default for Frames {
 
 impl Drop for Frames {
     fn drop(&mut self) {
-        debug_assert!(self.is_empty(), "{self:?} dropped instead of given back");
+        debug_assert!(self.is_empty(), "{self:?} dropped instead of freed");
     }
 }
 
@@ -249,13 +249,13 @@ mod tests {
     struct Returned(Vec<Vec<u64>>);
 
     impl FrameSource for Returned {
-        fn take(&mut self, _: Order, _: Reach) -> Option<OwnedChunk> {
+        fn alloc(&mut self, _: Order, _: Reach) -> Option<OwnedChunk> {
             None
         }
-        fn give(&mut self, chunk: OwnedChunk) {
+        fn free(&mut self, chunk: OwnedChunk) {
             self.0.push(vec![chunk.release().first().raw()]);
         }
-        fn give_pages(&mut self, pages: OwnedPages) {
+        fn free_pages(&mut self, pages: OwnedPages) {
             self.0.push(pages.split().map(|page| page.release().first().raw()).collect());
         }
     }
@@ -273,7 +273,7 @@ mod tests {
         frames.push(OwnedChunk::from_list(block)).unwrap();
         frames.push(page(4097)).unwrap();
         let mut returned = Returned(Vec::new());
-        frames.give_back(&mut returned);
+        frames.free_to(&mut returned);
         assert_eq!((frames.is_empty(), frames.chunks().count()), (true, 0));
         // The second run is split where the inline part ends.
         let lens: Vec<_> = returned.0.iter().map(Vec::len).collect();
@@ -294,7 +294,7 @@ mod tests {
 
     #[test]
     #[cfg(debug_assertions)]
-    #[should_panic(expected = "dropped instead of given back")]
+    #[should_panic(expected = "dropped instead of freed")]
     fn dropping_a_list_that_is_not_empty_panics() {
         let mut frames = Frames::new();
         frames.push(page(1)).unwrap();

@@ -18,7 +18,7 @@ impl Large {
 
     /// Takes 2^`order` blocks from the smallest run that is large enough, the lowest of that order. Returns
     /// the first.
-    pub(crate) fn take(&mut self, order: usize) -> Option<u64> {
+    pub(crate) fn alloc(&mut self, order: usize) -> Option<u64> {
         let from = (order..ORDERS).find(|&from| !self.free[from].is_empty())?;
         let first = self.free[from].pop_first()?;
         for half in order..from {
@@ -33,7 +33,7 @@ impl Large {
     }
 
     /// Frees blocks, and merges them with their buddies.
-    pub(crate) fn give(&mut self, mut first: u64, mut order: usize) {
+    pub(crate) fn free(&mut self, mut first: u64, mut order: usize) {
         while order + 1 < ORDERS && self.free[order].remove(&(first ^ 1 << order)) {
             first &= !(1 << order);
             order += 1;
@@ -49,25 +49,25 @@ mod tests {
     #[test]
     fn runs_split_and_merge() {
         let mut large = Large::new();
-        (16..32).for_each(|block| large.give(block, 0));
-        assert_eq!(large.take(4), Some(16));
-        large.give(16, 4);
-        assert_eq!((large.take(0), large.take(1), large.take(3)), (Some(16), Some(18), Some(24)));
-        assert_eq!((large.take(2), large.take(1)), (Some(20), None));
-        large.give(18, 1);
-        large.give(16, 0);
-        assert_eq!(large.take(2), Some(16));
-        large.give(20, 2);
-        large.give(16, 2);
-        large.give(24, 3);
-        assert_eq!(large.take(4), Some(16));
+        (16..32).for_each(|block| large.free(block, 0));
+        assert_eq!(large.alloc(4), Some(16));
+        large.free(16, 4);
+        assert_eq!((large.alloc(0), large.alloc(1), large.alloc(3)), (Some(16), Some(18), Some(24)));
+        assert_eq!((large.alloc(2), large.alloc(1)), (Some(20), None));
+        large.free(18, 1);
+        large.free(16, 0);
+        assert_eq!(large.alloc(2), Some(16));
+        large.free(20, 2);
+        large.free(16, 2);
+        large.free(24, 3);
+        assert_eq!(large.alloc(4), Some(16));
     }
 
     #[test]
     fn runs_of_the_largest_order_do_not_merge() {
         let mut large = Large::new();
-        large.give(0, ORDERS - 1);
-        large.give(1 << (ORDERS - 1), ORDERS - 1);
-        assert_eq!((large.take(ORDERS - 1), large.take(ORDERS - 1)), (Some(0), Some(512)));
+        large.free(0, ORDERS - 1);
+        large.free(1 << (ORDERS - 1), ORDERS - 1);
+        assert_eq!((large.alloc(ORDERS - 1), large.alloc(ORDERS - 1)), (Some(0), Some(512)));
     }
 }

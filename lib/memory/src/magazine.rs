@@ -43,7 +43,7 @@ impl Magazine {
         }
         most
     };
-    /// The number of single frames to take when the magazine has none, and to give away when it is full.
+    /// The number of single frames to allocate when the magazine is empty, and to free when it is full.
     pub const BATCH: u32 = DEPTH[0] as u32 / 2;
 
     /// An empty magazine.

@@ -65,19 +65,19 @@ impl Reach {
 /// A source of frames: the zones, or a cache in front of them.
 pub trait FrameSource {
     /// Allocates a chunk of exactly `order` within `reach`; `None` if there is none.
-    fn take(&mut self, order: Order, reach: Reach) -> Option<OwnedChunk>;
+    fn alloc(&mut self, order: Order, reach: Reach) -> Option<OwnedChunk>;
     /// Frees the chunk. It may be a part of one that was allocated.
-    fn give(&mut self, chunk: OwnedChunk);
+    fn free(&mut self, chunk: OwnedChunk);
 
     /// Allocates single frames within `reach`: at least one and at most `wanted` (not 0), depending on how
     /// many one lookup finds. `None` if there is none.
-    fn take_pages(&mut self, wanted: u32, reach: Reach) -> Option<OwnedPages> {
+    fn alloc_pages(&mut self, wanted: u32, reach: Reach) -> Option<OwnedPages> {
         debug_assert!(wanted > 0);
-        self.take(Order::PAGE, reach).map(OwnedPages::from)
+        self.alloc(Order::PAGE, reach).map(OwnedPages::from)
     }
 
     /// Frees single frames.
-    fn give_pages(&mut self, pages: OwnedPages) {
-        pages.split().for_each(|page| self.give(page));
+    fn free_pages(&mut self, pages: OwnedPages) {
+        pages.split().for_each(|page| self.free(page));
     }
 }

@@ -49,15 +49,15 @@ impl Banks {
         self.stats.total += end.raw() - first.raw();
     }
 
-    fn take(&mut self, order: Order, highest: PhysAddr) -> Option<Chunk> {
-        let chunk = self.find_map(highest, |bank| bank.take(order))?;
+    fn alloc(&mut self, order: Order, highest: PhysAddr) -> Option<Chunk> {
+        let chunk = self.find_map(highest, |bank| bank.alloc(order))?;
         self.stats.allocated += chunk.frames();
         Some(chunk)
     }
 
-    /// The first result of `take` on the banks whose frames are all at or below `highest`, the highest bank
+    /// The first result of `alloc` on the banks whose frames are all at or below `highest`, the highest bank
     /// first.
-    fn find_map<R>(&mut self, highest: PhysAddr, take: impl Fn(&mut Bank) -> Option<R>) -> Option<R> {
+    fn find_map<R>(&mut self, highest: PhysAddr, alloc: impl Fn(&mut Bank) -> Option<R>) -> Option<R> {
         let beyond = highest.raw().saturating_add(1) / PAGE_SIZE;
         let mut candidates = self.occupied;
         while let Some(index) = candidates.checked_ilog2() {
@@ -66,27 +66,27 @@ impl Banks {
             if bank.last().raw() >= beyond {
                 continue;
             }
-            if let Some(found) = take(bank) {
+            if let Some(found) = alloc(bank) {
                 return Some(found);
             }
         }
         None
     }
 
-    /// Allocates single frames as [`FrameSource::take_pages`] does.
-    fn take_pages(&mut self, wanted: u32, highest: PhysAddr) -> Option<OwnedPages> {
-        let (run, bits) = self.find_map(highest, |bank| bank.take_pages(wanted))?;
+    /// Allocates single frames as [`FrameSource::alloc_pages`] does.
+    fn alloc_pages(&mut self, wanted: u32, highest: PhysAddr) -> Option<OwnedPages> {
+        let (run, bits) = self.find_map(highest, |bank| bank.alloc_pages(wanted))?;
         self.stats.allocated += u64::from(bits.count_ones());
         Some(OwnedPages::from_list(run, bits))
     }
 
-    fn give(&mut self, chunk: Chunk) {
-        self.bank(chunk.first()).give(chunk);
+    fn free(&mut self, chunk: Chunk) {
+        self.bank(chunk.first()).free(chunk);
         self.stats.allocated -= chunk.frames();
     }
 
-    fn give_pages(&mut self, run: Pfn, bits: u64) {
-        self.bank(run).give_pages(run, bits);
+    fn free_pages(&mut self, run: Pfn, bits: u64) {
+        self.bank(run).free_pages(run, bits);
         self.stats.allocated -= u64::from(bits.count_ones());
     }
 
@@ -154,17 +154,17 @@ impl Zones {
         self.low.stats.free().saturating_sub(self.reserve)
     }
 
-    fn take_spare_low(&mut self, order: Order, highest: PhysAddr) -> Option<Chunk> {
+    fn alloc_spare_low(&mut self, order: Order, highest: PhysAddr) -> Option<Chunk> {
         if order.frames() > self.spare_low() {
             return None;
         }
-        self.low.take(order, highest)
+        self.low.alloc(order, highest)
     }
 
     fn take_spare_low_pages(&mut self, wanted: u32, highest: PhysAddr) -> Option<OwnedPages> {
         match wanted.min(u32::try_from(self.spare_low()).unwrap_or(u32::MAX)) {
             0 => None,
-            spare => self.low.take_pages(spare, highest),
+            spare => self.low.alloc_pages(spare, highest),
         }
     }
 
@@ -177,45 +177,45 @@ impl Zones {
 }
 
 impl FrameSource for Zones {
-    fn take(&mut self, order: Order, reach: Reach) -> Option<OwnedChunk> {
+    fn alloc(&mut self, order: Order, reach: Reach) -> Option<OwnedChunk> {
         let highest = reach.highest();
         let chunk = match reach.preference() {
-            Preference::Only(Zone::High) => self.high.take(order, highest),
-            Preference::Only(Zone::Low) => self.low.take(order, highest),
+            Preference::Only(Zone::High) => self.high.alloc(order, highest),
+            Preference::Only(Zone::Low) => self.low.alloc(order, highest),
             Preference::HighFirst => {
-                self.high.take(order, highest).or_else(|| self.take_spare_low(order, highest))
+                self.high.alloc(order, highest).or_else(|| self.alloc_spare_low(order, highest))
             }
         };
         chunk.map(OwnedChunk::from_list)
     }
 
     /// Panics if the chunk was never added.
-    fn give(&mut self, chunk: OwnedChunk) {
+    fn free(&mut self, chunk: OwnedChunk) {
         let chunk = chunk.release();
-        self.banks_of(chunk.start()).give(chunk);
+        self.banks_of(chunk.start()).free(chunk);
     }
 
-    fn take_pages(&mut self, wanted: u32, reach: Reach) -> Option<OwnedPages> {
+    fn alloc_pages(&mut self, wanted: u32, reach: Reach) -> Option<OwnedPages> {
         let highest = reach.highest();
         match reach.preference() {
-            Preference::Only(Zone::High) => self.high.take_pages(wanted, highest),
-            Preference::Only(Zone::Low) => self.low.take_pages(wanted, highest),
+            Preference::Only(Zone::High) => self.high.alloc_pages(wanted, highest),
+            Preference::Only(Zone::Low) => self.low.alloc_pages(wanted, highest),
             Preference::HighFirst => {
-                let high = self.high.take_pages(wanted, highest);
+                let high = self.high.alloc_pages(wanted, highest);
                 high.or_else(|| self.take_spare_low_pages(wanted, highest))
             }
         }
     }
 
     /// Panics if a page was never added.
-    fn give_pages(&mut self, pages: OwnedPages) {
+    fn free_pages(&mut self, pages: OwnedPages) {
         let (first, last) = (pages.run(), pages.run().offset(OwnedPages::RUN - 1));
         let in_one_bank = Bank::index(first) == Bank::index(last);
         if in_one_bank && self.zone_of(first.start()) == self.zone_of(last.start()) {
             let (run, bits) = pages.release();
-            self.banks_of(first.start()).give_pages(run, bits);
+            self.banks_of(first.start()).free_pages(run, bits);
         } else {
-            pages.split().for_each(|page| self.give(page));
+            pages.split().for_each(|page| self.free(page));
         }
     }
 }

@@ -48,14 +48,14 @@ fn operations_under_one_lock_fit_the_heap_reserve() {
     let mut costs = Vec::with_capacity(2 * PAGES);
     let mut pages = Vec::with_capacity(PAGES);
     for _ in 0..PAGES {
-        let (bytes, page) = cost(|| zones.take(Order::PAGE, Reach::HIGH).unwrap());
+        let (bytes, page) = cost(|| zones.alloc(Order::PAGE, Reach::HIGH).unwrap());
         costs.push(bytes);
         pages.push(page);
     }
     // Every second page first, for the longest free list; then the rest, for the merges.
     let (even, odd): (Vec<_>, Vec<_>) = pages.into_iter().partition(|p| p.chunk().first().raw() % 2 == 0);
     for page in even.into_iter().chain(odd) {
-        costs.push(cost(|| zones.give(page)).0);
+        costs.push(cost(|| zones.free(page)).0);
     }
     let highest = costs.windows(OPERATIONS).map(|costs| costs.iter().sum::<usize>()).max().unwrap();
     assert!(highest > 0 && highest <= RESERVE, "{highest} bytes");

@@ -38,16 +38,16 @@ fn free(zones: &Zones) -> (u64, u64) {
 #[test]
 fn highmem_is_allocated_first_then_lowmem() {
     let mut zones = zones(16, 24, 32);
-    let mut all = chunks::take(&mut zones, &Request::new(16)).unwrap();
+    let mut all = chunks::alloc(&mut zones, &Request::new(16)).unwrap();
     assert_eq!(starts(&all), [(24, 3), (16, 3)]);
     assert_eq!(free(&zones), (0, 0));
-    all.give_back(&mut zones);
+    all.free_to(&mut zones);
     let reach = Reach::LOW;
-    let mut low = chunks::take(&mut zones, &Request { reach, ..Request::new(8) }).unwrap();
+    let mut low = chunks::alloc(&mut zones, &Request { reach, ..Request::new(8) }).unwrap();
     assert_eq!(starts(&low), [(16, 3)]);
-    let none = chunks::take(&mut zones, &Request { reach, ..Request::new(1) });
+    let none = chunks::alloc(&mut zones, &Request { reach, ..Request::new(1) });
     assert_eq!(none.unwrap_err(), ChunkError::OutOfFrames { wanted: 1, had: 0 });
-    low.give_back(&mut zones);
+    low.free_to(&mut zones);
     assert_eq!(free(&zones), (8, 8));
 }
 
@@ -55,25 +55,25 @@ fn highmem_is_allocated_first_then_lowmem() {
 fn lowmem_reserve_is_only_for_lowmem_requests() {
     let mut zones = zones(16, 24, 32);
     zones.set_reserve(3);
-    let mut most = chunks::take(&mut zones, &Request::new(13)).unwrap();
+    let mut most = chunks::alloc(&mut zones, &Request::new(13)).unwrap();
     assert_eq!(free(&zones), (3, 0));
-    let error = chunks::take(&mut zones, &Request::new(1)).unwrap_err();
+    let error = chunks::alloc(&mut zones, &Request::new(1)).unwrap_err();
     assert_eq!(error, ChunkError::OutOfFrames { wanted: 1, had: 0 });
-    let mut kernel = chunks::take(&mut zones, &Request { reach: Reach::LOW, ..Request::new(3) }).unwrap();
+    let mut kernel = chunks::alloc(&mut zones, &Request { reach: Reach::LOW, ..Request::new(3) }).unwrap();
     assert_eq!(free(&zones), (0, 0));
-    most.give_back(&mut zones);
-    kernel.give_back(&mut zones);
+    most.free_to(&mut zones);
+    kernel.free_to(&mut zones);
 }
 
 #[test]
 fn small_highmem_chunk_is_preferred_and_chunks_stay_in_descending_order() {
     let mut zones = zones(16, 32, 36);
-    let hole = zones.take(order(1), Reach::HIGH).unwrap();
+    let hole = zones.alloc(order(1), Reach::HIGH).unwrap();
     assert_eq!(hole.chunk().first(), Pfn::new(32));
-    let mut mixed = chunks::take(&mut zones, &Request::new(10)).unwrap();
+    let mut mixed = chunks::alloc(&mut zones, &Request::new(10)).unwrap();
     assert_eq!(starts(&mixed), [(16, 3), (34, 1)]);
-    mixed.give_back(&mut zones);
-    zones.give(hole);
+    mixed.free_to(&mut zones);
+    zones.free(hole);
 }
 
 #[test]
@@ -85,13 +85,13 @@ fn address_limit_selects_banks_at_powers_of_two() {
             let reach = Reach::ANYWHERE.up_to(PhysAddr::new(highest));
             let mut taken = Frames::new();
             for log2 in (0..=18).rev() {
-                while let Some(chunk) = zones.take(order(log2), reach) {
+                while let Some(chunk) = zones.alloc(order(log2), reach) {
                     assert!(chunk.chunk().range().end().raw() - 1 <= highest);
                     taken.push(chunk).unwrap();
                 }
             }
             assert_eq!(taken.frames(), frames, "border {border}, highest {highest:#x}");
-            taken.give_back(&mut zones);
+            taken.free_to(&mut zones);
         }
     }
 }
@@ -100,26 +100,26 @@ fn address_limit_selects_banks_at_powers_of_two() {
 fn address_limit_at_the_end_of_ram_includes_a_partial_bank() {
     let mut zones = zones(8, 0, 11);
     let reach = Reach::ANYWHERE.up_to(PhysAddr::new(11 * PAGE_SIZE - 1));
-    let mut all = chunks::take(&mut zones, &Request { reach, ..Request::new(3) }).unwrap();
-    all.give_back(&mut zones);
-    assert_eq!(zones.take(Order::PAGE, reach.up_to(PhysAddr::new(10 * PAGE_SIZE))), None);
+    let mut all = chunks::alloc(&mut zones, &Request { reach, ..Request::new(3) }).unwrap();
+    all.free_to(&mut zones);
+    assert_eq!(zones.alloc(Order::PAGE, reach.up_to(PhysAddr::new(10 * PAGE_SIZE))), None);
 }
 
 #[test]
 fn contiguous_allocation_frees_its_tail() {
     let mut zones = zones(16, 0, 32);
     let request = Request { contiguous: true, ..Request::new(11) };
-    let mut run = chunks::take(&mut zones, &request).unwrap();
+    let mut run = chunks::alloc(&mut zones, &request).unwrap();
     assert_eq!(starts(&run), [(16, 3), (24, 1), (26, 0)]);
     assert_eq!(zones.stats(Zone::High).allocated, 11);
-    let error = chunks::take(&mut zones, &request).unwrap_err();
+    let error = chunks::alloc(&mut zones, &request).unwrap_err();
     assert_eq!(error, ChunkError::OutOfFrames { wanted: 11, had: 0 });
-    run.give_back(&mut zones);
-    let whole = zones.take(order(4), Reach::HIGH).unwrap();
-    zones.give(whole);
+    run.free_to(&mut zones);
+    let whole = zones.alloc(order(4), Reach::HIGH).unwrap();
+    zones.free(whole);
     let huge = Request { contiguous: true, ..Request::new(Order::MAX.frames() + 1) };
     assert_eq!(
-        chunks::take(&mut zones, &huge).unwrap_err(),
+        chunks::alloc(&mut zones, &huge).unwrap_err(),
         ChunkError::TooLong { wanted: Order::MAX.frames() + 1 }
     );
 }
@@ -141,22 +141,22 @@ fn one_chunk_returns_the_order_of_an_exact_request() {
 #[test]
 fn empty_and_excessive_requests_change_nothing() {
     let mut zones = zones(16, 20, 32);
-    assert_eq!(chunks::take(&mut zones, &Request::new(0)).unwrap_err(), ChunkError::Nothing);
-    let error = chunks::take(&mut zones, &Request::new(17)).unwrap_err();
+    assert_eq!(chunks::alloc(&mut zones, &Request::new(0)).unwrap_err(), ChunkError::Nothing);
+    let error = chunks::alloc(&mut zones, &Request::new(17)).unwrap_err();
     assert_eq!(error, ChunkError::OutOfFrames { wanted: 17, had: 16 });
     assert_eq!(free(&zones), (4, 12));
-    let mut again = chunks::take(&mut zones, &Request::new(16)).unwrap();
+    let mut again = chunks::alloc(&mut zones, &Request::new(16)).unwrap();
     assert_eq!(starts(&again), [(24, 3), (20, 2), (16, 2)]);
-    again.give_back(&mut zones);
+    again.free_to(&mut zones);
 }
 
 #[test]
 fn largest_order_limits_the_chunks() {
     let mut zones = zones(16, 0, 32);
-    let mut pages = chunks::take(&mut zones, &Request { largest: Order::PAGE, ..Request::new(16) }).unwrap();
+    let mut pages = chunks::alloc(&mut zones, &Request { largest: Order::PAGE, ..Request::new(16) }).unwrap();
     assert_eq!(pages.chunk_count(), 16);
     assert_eq!(zones.stats(Zone::High).allocated, 16);
-    pages.give_back(&mut zones);
+    pages.free_to(&mut zones);
     assert_eq!(zones.stats(Zone::High).allocated, 0);
 }
 
@@ -164,17 +164,17 @@ fn largest_order_limits_the_chunks() {
 fn single_pages_are_allocated_and_freed_in_batches() {
     let mut zones = zones(40, 100, 1500);
     let mut all = Frames::new();
-    while let Some(pages) = zones.take_pages(50, Reach::ANYWHERE) {
+    while let Some(pages) = zones.alloc_pages(50, Reach::ANYWHERE) {
         all.push_pages(pages).unwrap();
     }
     assert_eq!((all.frames(), free(&zones)), (1460, (0, 0)));
     assert!(all.chunks().all(|chunk| chunk.order() == Order::PAGE));
-    all.give_back(&mut zones);
+    all.free_to(&mut zones);
     assert_eq!(free(&zones), (60, 1400));
-    let mut all = chunks::take(&mut zones, &Request::new(1460)).unwrap();
+    let mut all = chunks::alloc(&mut zones, &Request::new(1460)).unwrap();
     // As many chunks as in fresh memory.
     assert_eq!(all.chunk_count(), 16);
-    all.give_back(&mut zones);
+    all.free_to(&mut zones);
 }
 
 #[test]
@@ -182,18 +182,18 @@ fn page_batches_leave_the_reserve() {
     let mut zones = zones(64, 128, 130);
     zones.set_reserve(60);
     let mut taken = Frames::new();
-    while let Some(pages) = zones.take_pages(64, Reach::ANYWHERE) {
+    while let Some(pages) = zones.alloc_pages(64, Reach::ANYWHERE) {
         taken.push_pages(pages).unwrap();
     }
     assert_eq!((taken.frames(), free(&zones)), (6, (60, 0)));
-    taken.give_back(&mut zones);
+    taken.free_to(&mut zones);
 }
 
 #[test]
 #[should_panic(expected = "was never added")]
 fn freeing_a_foreign_chunk_panics() {
     // SAFETY: the frame is only a number; the test accesses no memory through it.
-    zones(16, 0, 32).give(unsafe { OwnedChunk::adopt(addr::Chunk::page(Pfn::new(3))) });
+    zones(16, 0, 32).free(unsafe { OwnedChunk::adopt(addr::Chunk::page(Pfn::new(3))) });
 }
 
 #[test]
@@ -202,7 +202,7 @@ fn partial_frames_of_ram_are_not_added() {
     add(&mut zones, ram(0x1001, 0x3fff));
     add(&mut zones, ram(0x10_0001, 0x10_0fff));
     assert_eq!(zones.stats(Zone::High).total, 1);
-    assert_eq!(zones.take(Order::PAGE, Reach::HIGH).unwrap().release().first(), Pfn::new(2));
+    assert_eq!(zones.alloc(Order::PAGE, Reach::HIGH).unwrap().release().first(), Pfn::new(2));
 }
 
 /// Counts chunks instead of time, so that the result does not depend on the host.
@@ -211,11 +211,11 @@ fn three_hundred_gibibytes_are_three_hundred_chunks() {
     let (start, end) = (1u64 << 30, 301u64 << 30);
     let mut zones = Zones::new(PhysAddr::new(2 << 30));
     add(&mut zones, ram(start, end));
-    let mut all = chunks::take(&mut zones, &Request::new(300 << 18)).unwrap();
+    let mut all = chunks::alloc(&mut zones, &Request::new(300 << 18)).unwrap();
     assert_eq!(all.chunk_count(), 300);
     assert_eq!(all.chunks().map(|c| c.start()).min(), Some(PhysAddr::new(start)));
     assert_eq!(all.chunks().map(|c| c.range().end()).max(), Some(PhysAddr::new(end)));
-    all.give_back(&mut zones);
+    all.free_to(&mut zones);
 }
 
 /// A source that fails after `left` chunks, to test for leaks.
@@ -225,12 +225,12 @@ struct FailingSource<'a> {
 }
 
 impl FrameSource for FailingSource<'_> {
-    fn take(&mut self, order: Order, reach: Reach) -> Option<OwnedChunk> {
+    fn alloc(&mut self, order: Order, reach: Reach) -> Option<OwnedChunk> {
         self.left = self.left.checked_sub(1)?;
-        self.zones.take(order, reach)
+        self.zones.alloc(order, reach)
     }
-    fn give(&mut self, chunk: OwnedChunk) {
-        self.zones.give(chunk);
+    fn free(&mut self, chunk: OwnedChunk) {
+        self.zones.free(chunk);
     }
 }
 
@@ -240,8 +240,8 @@ fn failure_at_any_chunk_frees_all_frames() {
     let before = free(&zones);
     for left in 0..48 {
         let request = Request { largest: order(1), ..Request::new(48) };
-        match chunks::take(&mut FailingSource { zones: &mut zones, left }, &request) {
-            Ok(mut frames) => frames.give_back(&mut zones),
+        match chunks::alloc(&mut FailingSource { zones: &mut zones, left }, &request) {
+            Ok(mut frames) => frames.free_to(&mut zones),
             Err(error) => assert!(matches!(error, ChunkError::OutOfFrames { wanted: 48, .. }), "{error:?}"),
         }
         assert_eq!(free(&zones), before, "after {left} chunks");
@@ -275,7 +275,7 @@ proptest! {
                 ZoneOp::Take { frames, largest, contiguous, high } => {
                     let reach = Reach::ANYWHERE.up_to(PhysAddr::new(high));
                     let request = Request { frames, largest: order(largest), contiguous, reach };
-                    let Ok(list) = chunks::take(&mut zones, &request) else { continue };
+                    let Ok(list) = chunks::alloc(&mut zones, &request) else { continue };
                     prop_assert_eq!(list.frames(), frames);
                     let mut offset = 0;
                     for chunk in list.chunks() {
@@ -298,7 +298,7 @@ proptest! {
                             out.remove(&frame);
                         }
                     }
-                    list.give_back(&mut zones);
+                    list.free_to(&mut zones);
                 }
             }
             let allocated = zones.stats(Zone::Low).allocated + zones.stats(Zone::High).allocated;
@@ -308,8 +308,8 @@ proptest! {
             free.sort_unstable();
             prop_assert!(free.iter().copied().eq((first..200).filter(|frame| !out.contains(frame))));
         }
-        held.into_iter().for_each(|mut list| list.give_back(&mut zones));
-        let mut all = chunks::take(&mut zones, &Request::new(200 - first)).unwrap();
-        all.give_back(&mut zones);
+        held.into_iter().for_each(|mut list| list.free_to(&mut zones));
+        let mut all = chunks::alloc(&mut zones, &Request::new(200 - first)).unwrap();
+        all.free_to(&mut zones);
     }
 }

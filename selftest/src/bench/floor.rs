@@ -14,7 +14,7 @@ pub fn run(_: &Arc<Device>) -> Result<(), DmaError> {
     let mut timer = Measured::new(ROUNDS, || Ok::<_, DmaError>(()), |()| ())?;
     Subject { name: "floor_timer", size: 0, attrs: 0, chunks: 0, tables: 0, metadata: 0, at: None }
         .print(&mut timer);
-    let Some(page) = zones::take_zeroed_page() else {
+    let Some(page) = zones::alloc_zeroed_page() else {
         return Err(DmaError::OutOfFrames { wanted: 1, had: 0 });
     };
     let range = linear::range_of(page.chunk().range());
@@ -24,7 +24,7 @@ pub fn run(_: &Arc<Device>) -> Result<(), DmaError> {
         Ok(())
     };
     let mut zero = Measured::new(ROUNDS, fill, |()| ())?;
-    zones::give(page);
+    zones::free(page);
     Subject {
         name: "floor_zero_page",
         size: PAGE_SIZE,

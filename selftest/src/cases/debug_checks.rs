@@ -122,14 +122,14 @@ fn canary_overwritten_by_the_kernel() -> Outcome {
 fn write_after_free() -> Outcome {
     start();
     let reach = Reach::ANYWHERE;
-    let page = zones::take(Order::PAGE, reach).ok_or("no frame")?;
+    let page = zones::alloc(Order::PAGE, reach).ok_or("no frame")?;
     let frame = page.chunk().start();
-    zones::give_from(page, LastOwner::Buffer);
+    zones::free_from(page, LastOwner::Buffer);
     with_page(frame, MemoryType::WriteBack, |page| page[12..16].fill(0));
     // The per-CPU cache is LIFO: the frame is the next one.
-    let again = zones::take(Order::PAGE, reach).ok_or("no frame")?;
+    let again = zones::alloc(Order::PAGE, reach).ok_or("no frame")?;
     let same = again.chunk().start() == frame;
-    zones::give(again);
+    zones::free(again);
     check!(same, "another frame than {frame}");
     let wanted =
         format!("poison: 4 bytes at offset 12 of {frame} written after free, last owner: DMA buffer");
@@ -168,10 +168,10 @@ fn take_until(frame: PhysAddr) -> bool {
     let mut taken = Vec::new();
     let mut found = false;
     while !found && taken.len() < MOST {
-        let Some(page) = zones::take(Order::PAGE, Reach::ANYWHERE) else { break };
+        let Some(page) = zones::alloc(Order::PAGE, Reach::ANYWHERE) else { break };
         found = page.chunk().start() == frame;
         taken.push(page);
     }
-    taken.into_iter().for_each(zones::give);
+    taken.into_iter().for_each(zones::free);
     found
 }

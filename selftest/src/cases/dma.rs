@@ -353,7 +353,7 @@ fn audited() -> Outcome {
         [Zone::Low, Zone::High].map(zones::stats).iter().map(ZoneStats::free).sum::<u64>() * PAGE_SIZE;
     check!(seen.free == counted, "{:#x} bytes are free, counted are {counted:#x}", seen.free);
     // What an IOMMU may still walk after it did not answer stays in use for good.
-    let (in_use, lost) = (table_frames::count().0 * PAGE_SIZE, counters::read().lost_bytes.now);
+    let (in_use, lost) = (table_frames::usage().0 * PAGE_SIZE, counters::read().lost_bytes.now);
     let missing = in_use.checked_sub(seen.tables);
     check!(
         missing.is_some_and(|bytes| bytes <= lost),
@@ -376,7 +376,7 @@ fn vmalloc_exhausted() -> Outcome {
     // What follows leaves a table behind the first time.
     drop(dma::alloc(&device, 4 << 20, Attrs::NO_KERNEL_MAPPING | Attrs::ALLOC_SINGLE_PAGES));
     drop(dma::alloc(&device, 8 << 20, Attrs::NO_KERNEL_MAPPING));
-    let chunk = zones::take(Order::BLOCK_2M, Reach::ANYWHERE).ok_or("no 2 MiB chunk")?;
+    let chunk = zones::alloc(Order::BLOCK_2M, Reach::ANYWHERE).ok_or("no 2 MiB chunk")?;
     let mut filler = Vec::new();
     // The same frames again and again: this is about addresses.
     for shift in (0..20).rev() {
@@ -396,7 +396,7 @@ fn vmalloc_exhausted() -> Outcome {
     let checked = before.check("with vmalloc full");
     let (used, _) = VMALLOC.usage();
     drop(filler);
-    zones::give(chunk);
+    zones::free(chunk);
     checked?;
     check!(
         results == (Some(DmaError::OutOfVmalloc { len: 4 << 20 }), None),

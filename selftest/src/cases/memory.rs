@@ -107,7 +107,7 @@ fn what_another_cpu_keeps_is_found() -> Outcome {
         skip!("one CPU, or no highmem");
     }
     let request = Request { frames: PAGES, largest: Order::PAGE, reach: Reach::HIGH, ..Request::new(PAGES) };
-    let mut some = match chunks::take(&mut zones::FrameAllocator::default(), &request) {
+    let mut some = match chunks::alloc(&mut zones::FrameAllocator::default(), &request) {
         Ok(some) => some,
         Err(error) => return Err(alloc::format!("{PAGES} frames of highmem: {error:?}")),
     };
@@ -116,19 +116,19 @@ fn what_another_cpu_keeps_is_found() -> Outcome {
     let here = arch::cpu::index();
     let theirs = pages.clone();
     let there = elsewhere(move || {
-        core::mem::take(&mut *theirs.lock()).into_iter().for_each(zones::give);
+        core::mem::take(&mut *theirs.lock()).into_iter().for_each(zones::free);
         arch::cpu::index()
     });
     // Without another thread they are still here.
-    core::mem::take(&mut *pages.lock()).into_iter().for_each(zones::give);
+    core::mem::take(&mut *pages.lock()).into_iter().for_each(zones::free);
     let (free, kept) = (zones::stats(Zone::High).free(), magazines::frames(Zone::High));
-    let again = chunks::take(&mut zones::FrameAllocator::default(), &request);
-    let one_more = zones::take(Order::PAGE, Reach::HIGH);
+    let again = chunks::alloc(&mut zones::FrameAllocator::default(), &request);
+    let one_more = zones::alloc(Order::PAGE, Reach::HIGH);
     let found = again.as_ref().map(Frames::frames).map_err(|error| *error);
     let left = (zones::stats(Zone::High).free(), one_more.is_some());
-    zones::give_all(again.unwrap_or_default());
-    one_more.into_iter().for_each(zones::give);
-    zones::give_all(rest);
+    zones::free_all(again.unwrap_or_default());
+    one_more.into_iter().for_each(zones::free);
+    zones::free_all(rest);
     check!(there.is_some_and(|there| there != here), "freed on CPU {there:?}, asked for on CPU {here}");
     check!(
         (free, kept) == (PAGES, PAGES),
@@ -148,15 +148,15 @@ fn fragmented_memory_gives_single_frames() -> Outcome {
     }
     let fragmented = Fragmented::new(Reach::HIGH, 2 * WANTED);
     let request = Request { reach: Reach::HIGH, ..Request::new(WANTED) };
-    let got = chunks::take(&mut zones::FrameAllocator::default(), &request);
+    let got = chunks::alloc(&mut zones::FrameAllocator::default(), &request);
     let seen =
         got.as_ref().map(|frames| (frames.chunk_count(), frames.chunks().all(|c| c.order() == Order::PAGE)));
     let seen = seen.map_err(|error| *error);
     let too_much =
-        chunks::take(&mut zones::FrameAllocator::default(), &Request { frames: 1 << 20, ..request });
+        chunks::alloc(&mut zones::FrameAllocator::default(), &Request { frames: 1 << 20, ..request });
     let refused = too_much.as_ref().err().copied();
-    zones::give_all(got.unwrap_or_default());
-    zones::give_all(too_much.unwrap_or_default());
+    zones::free_all(got.unwrap_or_default());
+    zones::free_all(too_much.unwrap_or_default());
     drop(fragmented);
     let after = zones::stats(Zone::High);
     check!(seen == Ok((WANTED as usize, true)), "{WANTED} frames of fragmented memory: {seen:?}");
@@ -195,7 +195,7 @@ fn clears_exactly(
 fn zeroing_clears_its_range_only() -> Outcome {
     const OFFSETS: [u64; 6] = [4096, 4096 + 1, 4096 + 16, 4096 + 63, 4096 + 64, 2 * 4096 - 1];
     const SIZES: [u64; 12] = [0, 1, 63, 64, 65, 1000, 2047, 2048, 4096, 4096 + 192, 65536, 3 * 65536 + 7];
-    let Some(owned) = zones::take(Order::BLOCK_2M, Reach::ANYWHERE) else {
+    let Some(owned) = zones::alloc(Order::BLOCK_2M, Reach::ANYWHERE) else {
         skip!("no 2 MiB chunk is free");
     };
     let mut wrong = None;
@@ -218,7 +218,7 @@ fn zeroing_clears_its_range_only() -> Outcome {
         // SAFETY: the test's own chunk of highmem, which has no other mapping.
         unsafe { window::with_chunk(owned.chunk(), MemoryType::NonCacheable, try_all) };
     }
-    zones::give(owned);
+    zones::free(owned);
     check!(wrong.is_none(), "method, memory type, offset, length: {wrong:?}");
     let methods: Vec<_> = arch::memory::supported().collect();
     pass!("{methods:?} at {} sizes and {} offsets, used is the first", SIZES.len(), OFFSETS.len())
@@ -230,7 +230,7 @@ fn memory_set_restarts() -> Outcome {
     if !arch::cpu::features().contains(arch::cpu::CpuFeatures::MOPS) {
         skip!("no FEAT_MOPS");
     }
-    let Some(owned) = zones::take(Order::BLOCK_2M, Reach::LOW) else {
+    let Some(owned) = zones::alloc(Order::BLOCK_2M, Reach::LOW) else {
         skip!("no 2 MiB chunk of lowmem is free");
     };
     let area = linear::range_of(owned.chunk().range());
@@ -241,13 +241,13 @@ fn memory_set_restarts() -> Outcome {
         })
     };
     let (main, epilogue) = (restarts(false), restarts(true));
-    zones::give(owned);
+    zones::free(owned);
     check!(main && epilogue, "resumed at SETM: {main}, at SETE: {epilogue}");
     pass!("{LEN} bytes, resumed with the other option's registers at SETM and at SETE")
 }
 
 fn windows_close() -> Outcome {
-    let Some(owned) = zones::take(Order::BLOCK_2M, Reach::ANYWHERE) else {
+    let Some(owned) = zones::alloc(Order::BLOCK_2M, Reach::ANYWHERE) else {
         skip!("no 2 MiB chunk is free");
     };
     let chunk = owned.chunk();
@@ -260,7 +260,7 @@ fn windows_close() -> Outcome {
     unsafe { window::with_chunk(chunk, MemoryType::NonCacheable, look) };
     let after: Vec<_> = seen.iter().map(|(range, ..)| translate_kernel(range.start())).collect();
     let elsewhere = (percpu::online() > 1).then(|| looks_from_two_cpus(chunk));
-    zones::give(owned);
+    zones::free(owned);
     let [(range, Some(first), Some(last))] = seen[..] else {
         return Err(alloc::format!("windows: {seen:x?}"));
     };
@@ -314,20 +314,20 @@ fn looks_from_two_cpus(chunk: Chunk) -> Result<Vec<Look>, String> {
 }
 
 fn alias_goes_and_comes_back() -> Outcome {
-    let Some(owned) = zones::take(Order::PAGE, Reach::LOW) else {
+    let Some(owned) = zones::alloc(Order::PAGE, Reach::LOW) else {
         skip!("no free page of lowmem");
     };
     let (chunk, at) = (owned.chunk(), linear::address_of(owned.chunk().start()));
     let before = translate_kernel(at);
     // SAFETY: the test's own page, which it does not access.
-    unsafe { linear::remove(chunk) };
+    unsafe { linear::remove_alias(chunk) };
     let between = translate_kernel(at);
     let neighbours =
         [at.raw() - PAGE_SIZE, at.raw() + PAGE_SIZE].map(|at| translate_kernel(KernelVa::new(at)));
     // SAFETY: as above; no other mapping was made.
-    unsafe { linear::restore(chunk) };
+    unsafe { linear::restore_alias(chunk) };
     let after = translate_kernel(at);
-    zones::give(owned);
+    zones::free(owned);
     check!(between.is_none(), "{at} still leads to {between:x?}");
     check!(neighbours.iter().any(Option::is_some), "its neighbours are gone too");
     check!(after == before && before.is_some(), "before {before:x?}, after {after:x?}");

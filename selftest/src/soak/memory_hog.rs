@@ -19,7 +19,7 @@ pub fn run(mut rng: Rng, end: u64) -> Tally {
         // But for the kernel's own share of lowmem.
         let mut all = take_all(Reach::ANYWHERE);
         pause(&mut rng);
-        all.give_back(&mut zones::FrameAllocator::of(LastOwner::Untouched));
+        all.free_to(&mut zones::FrameAllocator::of(LastOwner::Untouched));
         pause(&mut rng);
         tally.operations += 1;
     }

@@ -46,7 +46,7 @@ impl State {
         // Frames that CPUs keep make their blocks partly free ones, of which the heap has the books; how many differs. A
         // zone that runs out gets them back.
         for reach in [Reach::HIGH, Reach::LOW] {
-            zones::give_all(take_all(reach));
+            zones::free_all(take_all(reach));
         }
         let used = |zone| zones::stats(zone).allocated;
         let counters = counters::read();
@@ -54,7 +54,7 @@ impl State {
             low_frames: used(Zone::Low),
             high_frames: used(Zone::High),
             heap: heap::usage().0 as u64,
-            all_tables: table_frames::count().0,
+            all_tables: table_frames::usage().0,
             device_tables: counters.table_pages.now,
             ranges: counters.iova_ranges.now,
             pace: pace()?,

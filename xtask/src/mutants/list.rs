@@ -84,8 +84,8 @@ pub const MUTANTS: [SourceMutant; 21] = [
         name: "non-cacheable frame keeps its cacheable alias",
         file: "kernel/src/dma/buffer.rs",
         item: "new",
-        from: "linear::remove(chunk)",
-        to: "drop((linear::remove as unsafe fn(Chunk), chunk))",
+        from: "linear::remove_alias(chunk)",
+        to: "drop((linear::remove_alias as unsafe fn(Chunk), chunk))",
         oracle: Oracle::Caches,
     },
     SourceMutant {

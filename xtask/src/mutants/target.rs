@@ -23,7 +23,7 @@ const AT_REST: &str = "program.at_rest_it_keeps_the_rules";
 const RULES: &str = "dma.mappings_and_free_frames_keep_the_rules";
 
 const TOUCH: &str = "kernel/src/vm/address_space/page_fault.rs";
-const TAKE_ZEROED: &str = "let mut frames = pages::take_zeroed(hole.len() / PAGE_SIZE)";
+const TAKE_ZEROED: &str = "let mut frames = pages::alloc_zeroed(hole.len() / PAGE_SIZE)";
 
 /// All of them; `doc/judges.md` has the same list, after that of [`super::list`].
 pub const MUTANTS: &[SourceMutant] = &[
@@ -32,7 +32,7 @@ pub const MUTANTS: &[SourceMutant] = &[
         file: TOUCH,
         item: "populate_hole",
         from: TAKE_ZEROED,
-        to: "let zeroed = hole.start().raw() & 0x1f_ffff != 0x7_0000;\n        let mut frames = if zeroed { pages::take_zeroed(hole.len() / PAGE_SIZE) } else { memory::chunks::take(&mut zones::FrameAllocator::default(), &memory::Request::new(hole.len() / PAGE_SIZE)) }",
+        to: "let zeroed = hole.start().raw() & 0x1f_ffff != 0x7_0000;\n        let mut frames = if zeroed { pages::alloc_zeroed(hole.len() / PAGE_SIZE) } else { memory::chunks::alloc(&mut zones::FrameAllocator::default(), &memory::Request::new(hole.len() / PAGE_SIZE)) }",
         oracle: test(FRESH, "not zero the next time"),
     },
     SourceMutant {
@@ -40,7 +40,7 @@ pub const MUTANTS: &[SourceMutant] = &[
         file: TOUCH,
         item: "populate_hole",
         from: TAKE_ZEROED,
-        to: "let zeroed = hole.start().raw() < (1 << 48) - (9 << 20);\n        let mut frames = if zeroed { pages::take_zeroed(hole.len() / PAGE_SIZE) } else { memory::chunks::take(&mut zones::FrameAllocator::default(), &memory::Request::new(hole.len() / PAGE_SIZE)) }",
+        to: "let zeroed = hole.start().raw() < (1 << 48) - (9 << 20);\n        let mut frames = if zeroed { pages::alloc_zeroed(hole.len() / PAGE_SIZE) } else { memory::chunks::alloc(&mut zones::FrameAllocator::default(), &memory::Request::new(hole.len() / PAGE_SIZE)) }",
         oracle: test(LEFT, "on the stack is not zero"),
     },
     SourceMutant {
@@ -242,7 +242,7 @@ pub const MUTANTS: &[SourceMutant] = &[
         item: "drop",
         from: "self.view = Once::new();",
         to: "self.view = Once::new();\n        if self.len() == PAGE_SIZE {\n            \
-             self.chunks().for_each(|page| zones::give(unsafe { OwnedChunk::adopt(page) }));\n        }\n",
+             self.chunks().for_each(|page| zones::free(unsafe { OwnedChunk::adopt(page) }));\n        }\n",
         oracle: test("program.a_buffer_has_the_size_asked_for", "is free twice"),
     },
     SourceMutant {
@@ -257,8 +257,8 @@ pub const MUTANTS: &[SourceMutant] = &[
         name: "leaked device page table",
         file: "kernel/src/iommu/table_memory.rs",
         item: "allocate",
-        from: "table_frames::take()?",
-        to: "table_frames::take().and_then(|_| table_frames::take())?",
+        from: "table_frames::alloc()?",
+        to: "table_frames::alloc().and_then(|_| table_frames::alloc())?",
         oracle: test(RULES, "bytes of tables, of"),
     },
     SourceMutant {

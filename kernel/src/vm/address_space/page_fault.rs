@@ -60,7 +60,7 @@ impl Inner {
     }
 
     fn populate_hole(&mut self, hole: AddrRange<UserVa>, prot: Prot) -> Result<(), AccessError> {
-        let mut frames = pages::take_zeroed(hole.len() / PAGE_SIZE).map_err(|_| AccessError::OutOfMemory)?;
+        let mut frames = pages::alloc_zeroed(hole.len() / PAGE_SIZE).map_err(|_| AccessError::OutOfMemory)?;
         if prot.contains(Prot::EXEC) {
             for chunk in frames.chunks() {
                 // SAFETY: `frames` owns the chunk, which is mapped write-back alone.
@@ -70,7 +70,7 @@ impl Inner {
         let mapping = VmaBacking::Anonymous.mapping(prot);
         let mapped = self.map(hole.start(), frames.chunks(), mapping);
         if mapped.is_err() {
-            zones::give_all(frames);
+            zones::free_all(frames);
             return Err(AccessError::OutOfMemory);
         }
         // From here on the tables say whose they are.
