@@ -1,4 +1,4 @@
-//! The second device: pages through it and back, addresses where nothing is, and quarantines.
+//! DMA of the second device: copies through it, accesses to an unmapped address, and quarantines.
 
 use super::rng::Rng;
 use super::round::Tally;
@@ -13,12 +13,12 @@ use kernel::devices::{self, dma_engine::DmaEngineDevice};
 use kernel::dma::{self, Attachment};
 use kernel::sched::{self, time};
 
-/// No domain gives its first page to anybody; any other may be one of the workers' buffers.
-const NOWHERE: Iova = Iova::new(0);
+/// The first page, which no domain allocates; any other may belong to a buffer of a worker.
+const UNMAPPED: Iova = Iova::new(0);
 /// Pages of a buffer.
 const PAGES: u64 = 64;
 
-/// Copies until `end`; nothing without a second device behind an SMMU.
+/// Copies and faults until `end`; returns at once without a second device behind an SMMU.
 pub fn run(mut rng: Rng, end: u64) -> Result<Tally, String> {
     let mut tally = Tally::default();
     let Some(edu) = devices::dma_engines().nth(1).filter(|edu| edu.device().smmu().is_some()) else {
@@ -27,7 +27,7 @@ pub fn run(mut rng: Rng, end: u64) -> Result<Tally, String> {
     while time::now() < end {
         let before = edu.device().all_faults();
         match rng.below(8) {
-            0 => write_out(edu, NOWHERE + rng.below(64) * 4, 4 + rng.below(60))?,
+            0 => write_out(edu, UNMAPPED + rng.below(64) * 4, 4 + rng.below(60))?,
             1 => {
                 quarantine(edu)?;
                 tally.quarantines += 1;
@@ -42,7 +42,7 @@ pub fn run(mut rng: Rng, end: u64) -> Result<Tally, String> {
     Ok(tally)
 }
 
-/// Some bytes from one place of a buffer to another.
+/// Copies random bytes within a buffer through the device and compares them.
 fn copy(edu: &DmaEngineDevice, rng: &mut Rng) -> Result<(), String> {
     let attrs = rng.pick(&[Attrs::empty(), Attrs::ALLOC_SINGLE_PAGES]) | Attrs::NO_KERNEL_MAPPING;
     let Ok(buffer) = dma::alloc(edu.device(), PAGES * PAGE_SIZE, attrs) else {
@@ -50,31 +50,35 @@ fn copy(edu: &DmaEngineDevice, rng: &mut Rng) -> Result<(), String> {
         return Ok(());
     };
     let len = 1 + rng.below(PAGE_SIZE);
-    let (from, to) = (place(rng, len, 0), place(rng, len, PAGES / 2));
+    let (from, to) = (random_offset(rng, len, 0), random_offset(rng, len, PAGES / 2));
     let sent: Vec<u8> = (0..len).map(|_| rng.below(256) as u8).collect();
     poke(&buffer, from, &sent);
-    read_in(edu, at(&buffer, from), len)?;
-    write_out(edu, at(&buffer, to), len)?;
-    let got = peek(&buffer, to, len as usize);
-    if got == sent { Ok(()) } else { Err(format!("{len} bytes from {from:#x} to {to:#x} are others")) }
+    read_in(edu, iova_at(&buffer, from), len)?;
+    write_out(edu, iova_at(&buffer, to), len)?;
+    let received = peek(&buffer, to, len as usize);
+    if received == sent {
+        Ok(())
+    } else {
+        Err(format!("copy of {len} bytes from {from:#x} to {to:#x} differs from its source"))
+    }
 }
 
-/// Somewhere in the half of the buffer that starts with this page.
-fn place(rng: &mut Rng, len: u64, first: u64) -> u64 {
-    first * PAGE_SIZE + rng.below(PAGES / 2 * PAGE_SIZE - len)
+/// Returns a random offset of `len` bytes in the half of the buffer that starts at `first_page`.
+fn random_offset(rng: &mut Rng, len: u64, first_page: u64) -> u64 {
+    first_page * PAGE_SIZE + rng.below(PAGES / 2 * PAGE_SIZE - len)
 }
 
-fn at(buffer: &Attachment, offset: u64) -> Iova {
+fn iova_at(buffer: &Attachment, offset: u64) -> Iova {
     buffer.range().start() + offset
 }
 
-/// Faults until the device is blocked, and arms it again.
+/// Faults until the device is quarantined, and rearms it.
 fn quarantine(edu: &DmaEngineDevice) -> Result<(), String> {
     let deadline = time::now() + PATIENCE_NS;
     while !edu.device().is_quarantined() {
-        write_out(edu, NOWHERE, PAGE_SIZE)?;
+        write_out(edu, UNMAPPED, PAGE_SIZE)?;
         if time::now() > deadline {
-            return Err(format!("{} faults, and it is not blocked", edu.device().faults()));
+            return Err(format!("device not quarantined after {} faults", edu.device().faults()));
         }
     }
     edu.device().rearm().map_err(|error| error.to_string())

@@ -1,5 +1,5 @@
-//! Takes all the memory there is, holds it for a moment, and gives it back for a moment: the others are refused what they
-//! want, or get the last of it.
+//! Memory pressure: allocates all free memory and frees it again, so that other threads' allocations fail or get the last
+//! free frames.
 
 use super::rng::Rng;
 use super::round::Tally;
@@ -9,14 +9,14 @@ use kernel::memory::zones;
 use kernel::sched::{self, time};
 use memory::Reach;
 
-/// How long everything is taken, or free for all, at most.
-const MOST_MS: u64 = 60;
+/// The longest time for which all memory is allocated, or free.
+const MAX_PAUSE_MS: u64 = 60;
 
-/// Takes and gives until `end`.
+/// Allocates and frees all memory until `end`.
 pub fn run(mut rng: Rng, end: u64) -> Tally {
     let mut tally = Tally::default();
     while time::now() < end {
-        // But for the kernel's own share of lowmem.
+        // Except for the kernel's reserve of lowmem.
         let mut all = take_all(Reach::ANYWHERE);
         pause(&mut rng);
         all.free_to(&mut zones::FrameAllocator::of(LastOwner::Untouched));
@@ -27,6 +27,6 @@ pub fn run(mut rng: Rng, end: u64) -> Tally {
 }
 
 fn pause(rng: &mut Rng) {
-    // An interruption is this thread's only, and it has none.
-    _ = sched::sleep_until(time::now() + rng.below(MOST_MS) * 1_000_000);
+    // Kernel threads are never interrupted.
+    _ = sched::sleep_until(time::now() + rng.below(MAX_PAUSE_MS) * 1_000_000);
 }

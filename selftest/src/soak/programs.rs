@@ -1,4 +1,4 @@
-//! Programs: some that end by themselves, some that are ended.
+//! Programs that exit, fault, or are killed.
 
 use super::rng::Rng;
 use super::round::Tally;
@@ -11,28 +11,29 @@ use kernel::fs::root;
 use kernel::process::Ending;
 use kernel::sched::{self, time};
 
-/// A probe, and how it ends.
+/// A subcommand of `probe`, and its behaviour.
 #[derive(Clone, Copy)]
 pub struct Program {
     probe: &'static str,
-    ending: How,
+    behaviour: Behaviour,
 }
 
 #[derive(Clone, Copy)]
-enum How {
+enum Behaviour {
     Passes,
-    Dies,
-    /// With a number of calls and a seed.
+    /// Dies of SIGSEGV.
+    Faults,
+    /// Makes random system calls; takes their number and a seed as arguments.
     Fuzzes,
-    /// From outside.
-    IsEnded,
+    /// Runs until it is killed.
+    Endless,
 }
 
 const fn passes(probe: &'static str) -> Program {
-    Program { probe, ending: How::Passes }
+    Program { probe, behaviour: Behaviour::Passes }
 }
 
-/// Without a device.
+/// Programs that use no device.
 pub const PLAIN: &[Program] = &[
     passes("hello"),
     passes("files"),
@@ -49,39 +50,39 @@ pub const PLAIN: &[Program] = &[
     passes("bad-pointers"),
     passes("infoleak-structures"),
     passes("infoleak-reuse"),
-    Program { probe: "segfault", ending: How::Dies },
-    Program { probe: "fault-in-thread", ending: How::Dies },
-    Program { probe: "munmap-hole", ending: How::Dies },
+    Program { probe: "segfault", behaviour: Behaviour::Faults },
+    Program { probe: "fault-in-thread", behaviour: Behaviour::Faults },
+    Program { probe: "munmap-hole", behaviour: Behaviour::Faults },
 ];
 
-/// With the first device.
+/// Programs that use the first device.
 pub const WITH_DEVICE: &[Program] = &[
     passes("edu-copy"),
     passes("edu-user-pages"),
     passes("edu-buffer-lifetime"),
     passes("edu-bad-arguments"),
     passes("edu-quarantine"),
-    Program { probe: "fault-with-import", ending: How::Dies },
-    Program { probe: "churn", ending: How::IsEnded },
-    Program { probe: "churn", ending: How::IsEnded },
-    Program { probe: "fuzz", ending: How::Fuzzes },
-    Program { probe: "fuzz", ending: How::Fuzzes },
+    Program { probe: "fault-with-import", behaviour: Behaviour::Faults },
+    Program { probe: "churn", behaviour: Behaviour::Endless },
+    Program { probe: "churn", behaviour: Behaviour::Endless },
+    Program { probe: "fuzz", behaviour: Behaviour::Fuzzes },
+    Program { probe: "fuzz", behaviour: Behaviour::Fuzzes },
 ];
 
-/// What a program may be late by: the machine has other things to do.
-const MOST_MS: u64 = 300;
+/// The longest run time of a program that is killed.
+const MAX_RUN_MS: u64 = 300;
 
-/// Runs some of `programs` until `end`; nothing without an initramfs.
+/// Runs random ones of `programs` until `end`; returns at once without an initramfs.
 pub fn run(mut rng: Rng, end: u64, programs: &[Program]) -> Result<Tally, String> {
     let mut tally = Tally::default();
     while root::tree().is_some() && time::now() < end {
-        one(rng.pick(programs), &mut rng)?;
+        run_one(rng.pick(programs), &mut rng)?;
         tally.programs += 1;
     }
     Ok(tally)
 }
 
-/// Runs programs until `end` that may get no memory at any time: they end somehow.
+/// Runs programs until `end` under memory pressure: each may end in any way.
 pub fn run_starving(mut rng: Rng, end: u64) -> Result<Tally, String> {
     let mut tally = Tally::default();
     while root::tree().is_some() && time::now() < end {
@@ -97,31 +98,31 @@ pub fn run_starving(mut rng: Rng, end: u64) -> Result<Tally, String> {
     Ok(tally)
 }
 
-fn one(program: Program, rng: &mut Rng) -> Result<(), String> {
+fn run_one(program: Program, rng: &mut Rng) -> Result<(), String> {
     let seed = rng.below(1 << 40).to_string();
     let mut words = Vec::from([program.probe]);
-    if let How::Fuzzes = program.ending {
+    if let Behaviour::Fuzzes = program.behaviour {
         words.extend(["3000", &seed]);
     }
     let running = Running::start(&words, Vec::new())?;
-    if let How::IsEnded = program.ending {
-        // An interruption is this thread's only, and it has none.
-        _ = sched::sleep_until(time::now() + rng.below(MOST_MS) * 1_000_000);
+    if let Behaviour::Endless = program.behaviour {
+        // Kernel threads are never interrupted.
+        _ = sched::sleep_until(time::now() + rng.below(MAX_RUN_MS) * 1_000_000);
         running.process.end(Ending::Killed(Signal::SIGKILL));
     }
     let ending = running.process.wait();
-    if ending == program.ending.expected() {
+    if ending == program.behaviour.expected_ending() {
         return Ok(());
     }
-    Err(format!("{} {seed}: {ending}; it said: {}", program.probe, running.output.last_line()))
+    Err(format!("{} {seed}: {ending}; last output: {}", program.probe, running.output.last_line()))
 }
 
-impl How {
-    fn expected(self) -> Ending {
+impl Behaviour {
+    fn expected_ending(self) -> Ending {
         match self {
             Self::Passes | Self::Fuzzes => Ending::Exited(0),
-            Self::Dies => Ending::Killed(Signal::SIGSEGV),
-            Self::IsEnded => Ending::Killed(Signal::SIGKILL),
+            Self::Faults => Ending::Killed(Signal::SIGSEGV),
+            Self::Endless => Ending::Killed(Signal::SIGKILL),
         }
     }
 }

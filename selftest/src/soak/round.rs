@@ -1,27 +1,30 @@
-//! Who does what in a round.
+//! The jobs of a round, and the counts of their work.
 
 use super::rng::Rng;
 use super::{copies, memory_hog, programs, work};
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
+use core::ops::Add;
 
-/// What a round did.
+/// Counts of the work done.
 #[derive(Clone, Copy, Default)]
 pub struct Tally {
-    /// Buffers made, memory lent, devices attached.
+    /// Allocations, mappings and attachments, including failed ones.
     pub operations: u64,
-    /// Of these, refused for want of something.
+    /// Operations that failed, for example for lack of memory.
     pub refused: u64,
     pub programs: u64,
-    /// Pages through a device, compared.
+    /// Copies through a device whose result was compared.
     pub copies: u64,
     pub faults: u64,
     pub quarantines: u64,
 }
 
-impl Tally {
-    pub fn and(self, other: Self) -> Self {
+impl Add for Tally {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
         Self {
             operations: self.operations + other.operations,
             refused: self.refused + other.refused,
@@ -41,45 +44,45 @@ impl fmt::Display for Tally {
     }
 }
 
-/// What a thread does until the round ends.
+/// The task of a thread until the round ends.
 #[derive(Clone, Copy)]
 pub enum Job {
     /// Buffers and mappings.
     Work,
     /// Programs that need no device.
     Programs,
-    /// Programs that need the first device, one after the other: its own memory is in nobody's hands.
+    /// Programs that use the first device, in sequence, since they share the memory inside of it.
     DevicePrograms,
-    /// The second device, good and bad.
+    /// DMA of the second device, with and without faults.
     Copies,
-    /// All memory, again and again.
+    /// Allocation of all memory, repeatedly.
     MemoryHog,
-    /// Programs that get no memory now and then.
+    /// Programs under memory pressure.
     Starving,
 }
 
-/// What kind of round it is.
+/// The kind of a round.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// There is enough of everything, so that nothing may be refused to a program.
+pub enum RoundKind {
+    /// Memory suffices, so that no request of a program may fail.
     Ample,
-    /// Frames run out all the time.
-    Tight,
+    /// Memory is exhausted repeatedly.
+    MemoryPressure,
 }
 
-impl Kind {
-    /// The kind of round number `number`.
+impl RoundKind {
+    /// Returns the kind of round `number`, counted from 0.
     pub fn of(number: usize) -> Self {
-        const TIGHT: usize = 4;
-        if number % TIGHT == TIGHT - 1 { Self::Tight } else { Self::Ample }
+        const PERIOD: usize = 4;
+        if number % PERIOD == PERIOD - 1 { Self::MemoryPressure } else { Self::Ample }
     }
 }
 
-/// One worker on each CPU, and the others.
-pub fn jobs(cpus: usize, kind: Kind) -> Vec<Job> {
+/// Returns one worker for each CPU, and the other jobs of the round.
+pub fn jobs(cpus: usize, kind: RoundKind) -> Vec<Job> {
     let others: &[Job] = match kind {
-        Kind::Ample => &[Job::Programs, Job::DevicePrograms, Job::Copies],
-        Kind::Tight => &[Job::Starving, Job::Copies, Job::MemoryHog],
+        RoundKind::Ample => &[Job::Programs, Job::DevicePrograms, Job::Copies],
+        RoundKind::MemoryPressure => &[Job::Starving, Job::Copies, Job::MemoryHog],
     };
     core::iter::repeat_n(Job::Work, cpus).chain(others.iter().copied()).collect()
 }
