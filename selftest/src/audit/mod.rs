@@ -1,41 +1,43 @@
-//! The audit: rules about all mappings there are and all memory that is free, asked of the tables and of the allocators
-//! themselves. It can be called at any time when nothing else runs; the self-tests call it after each of them.
+//! The memory audit: checks rules about all mappings, page tables and free memory, read from the tables and
+//! the allocators themselves. It requires that no other thread changes mappings meanwhile. It runs after each
+//! self-test.
 //!
 //! 1. All mappings of a frame have one memory type (invariant 2).
-//! 2. Nothing but the linear map reaches a free frame, a page table or the heap.
-//! 3. Nothing can be written and executed, and every entry is one that a mapping is written as: so nothing of the kernel's
-//!    is within a program's reach, and the kernel executes nothing of a program's.
-//! 4. What a program has for itself, no other program and no window of the kernel has.
-//! 5. No frame is two of these three, or one of them twice.
-//! 6. Every CPU's tables are the kernel's, but for its windows, and no window is open.
-//! 7. What a device reaches, it reaches at addresses that somebody has: an attachment, or a loan.
+//! 2. No free frame, page table or heap frame has a mapping outside of the linear map.
+//! 3. No mapping is writable and executable, and each entry is the exact encoding of its memory type and
+//!    permissions: so no kernel memory is accessible to a program, and the kernel executes no memory of a
+//!    program.
+//! 4. Private memory of a program has no second mapping in a program or a kernel window.
+//! 5. No frame is in two of free memory, page tables and heap, or in one of them twice.
+//! 6. Each CPU's root table equals the kernel's except for its windows, and no window is open.
+//! 7. Each device mapping is at an address that an attachment or a streaming mapping has allocated.
 
-mod mapped;
-mod ownership;
+mod frame_use;
+mod mappings;
 
 use addr::{AddrRange, Iova, KernelVa, MemoryType, PhysAddr};
 use core::fmt;
+pub use frame_use::FrameUse;
+use frame_use::FrameUses;
 use kernel::dma::domain;
 use kernel::memory::{heap, kernel_tables, window, zones};
 use kernel::process;
 use kernel::vm::address_space::VmaBacking;
-use mapped::Mappings;
-pub use ownership::Holder;
-use ownership::Shown;
+use mappings::Mappings;
 use pagetable::{Access, Leaf};
 
-/// Whose tables a mapping is in, and which part of them.
+/// The owner of the tables of a mapping, and the part of them.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Owner {
-    /// The kernel's: its view of low memory.
+    /// The kernel, in the linear map.
     Linear,
-    /// The kernel's: all else.
+    /// The kernel, outside of the linear map.
     Kernel,
-    /// A device's, counted from 0 in the order in which domains were made.
+    /// A DMA domain, numbered from 0 in the order of creation.
     Domain(usize),
-    /// A program's, of a buffer.
+    /// A program with this process ID, with shared memory such as a buffer.
     Program(u32),
-    /// A program's, of memory of its own.
+    /// A program with this process ID, with anonymous memory.
     Private(u32),
 }
 
@@ -45,75 +47,41 @@ impl Owner {
     }
 }
 
-/// A rule that does not hold.
+/// A violation of a rule.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Finding {
-    /// Memory is mapped with two memory types.
+    /// Frames are mapped with two memory types.
     Conflict {
-        /// The frames.
         frames: AddrRange<PhysAddr>,
         /// Two of their mappings.
         mappings: [(Owner, MemoryType); 2],
     },
-    /// Memory is mapped that is free or the kernel's own.
-    Held {
-        /// The frames.
+    /// Free or kernel memory is mapped outside of the linear map.
+    UnexpectedMapping {
         frames: AddrRange<PhysAddr>,
-        /// Who has them.
-        holder: Holder,
-        /// Who maps them.
+        usage: FrameUse,
+        /// The owner of the mapping.
         owner: Owner,
     },
-    /// Memory is free and the kernel's own, or twice either.
-    TwoHolders {
-        /// The frames.
-        frames: AddrRange<PhysAddr>,
-        /// Both.
-        holders: [Holder; 2],
-    },
+    /// Frames have two uses, or one twice.
+    DoubleUse { frames: AddrRange<PhysAddr>, uses: [FrameUse; 2] },
     /// A mapping is writable and executable.
-    WritableCode {
-        /// The frames.
-        frames: AddrRange<PhysAddr>,
-        /// Who maps them.
-        owner: Owner,
-    },
-    /// An entry gives rights that no mapping asks for.
-    Irregular {
-        /// The frames.
-        frames: AddrRange<PhysAddr>,
-        /// Who maps them.
-        owner: Owner,
-    },
-    /// A device reaches memory at addresses that nobody has.
-    Stray {
-        /// The frames.
-        frames: AddrRange<PhysAddr>,
-        /// Where it does.
-        at: Iova,
-        /// Whose tables these are.
-        owner: Owner,
-    },
-    /// Memory that a program has for itself has another owner too.
-    Shared {
-        /// The frames.
-        frames: AddrRange<PhysAddr>,
-        /// Both.
-        owners: [Owner; 2],
-    },
-    /// A CPU's tables lead elsewhere than the kernel's.
-    OtherTables {
-        /// Which CPU's.
+    WritableCode { frames: AddrRange<PhysAddr>, owner: Owner },
+    /// An entry differs from the encoding of its memory type and permissions.
+    Irregular { frames: AddrRange<PhysAddr>, owner: Owner },
+    /// A device mapping is at an address that is not allocated.
+    UnallocatedIova { frames: AddrRange<PhysAddr>, at: Iova, owner: Owner },
+    /// Private memory of a program has a second mapping.
+    Shared { frames: AddrRange<PhysAddr>, owners: [Owner; 2] },
+    /// A CPU's root table differs from the kernel's.
+    RootMismatch {
         cpu: usize,
-        /// Where that begins.
+        /// The first address that differs.
         at: KernelVa,
     },
-    /// A window shows memory that nobody looks at.
-    OpenWindow {
-        /// The frames.
-        frames: AddrRange<PhysAddr>,
-    },
-    /// There is no memory for the list of what is free.
+    /// A window is still mapped.
+    OpenWindow { frames: AddrRange<PhysAddr> },
+    /// The list of free memory could not be allocated.
     OutOfMemory,
 }
 
@@ -123,48 +91,50 @@ impl fmt::Display for Finding {
             Self::Conflict { frames, mappings: [(one, first), (other, second)] } => {
                 write!(f, "{frames:?} is {first:?} for {one:?} and {second:?} for {other:?}")
             }
-            Self::Held { frames, holder, owner } => {
-                write!(f, "{frames:?} is {holder}, and mapped by {owner:?}")
+            Self::UnexpectedMapping { frames, usage, owner } => {
+                write!(f, "{frames:?} is {usage}, and mapped by {owner:?}")
             }
-            Self::TwoHolders { frames, holders: [one, other] } if one == other => {
-                write!(f, "{frames:?} is {one} twice")
+            Self::DoubleUse { frames, uses: [first, second] } if first == second => {
+                write!(f, "{frames:?} is {first} twice")
             }
-            Self::TwoHolders { frames, holders: [one, other] } => {
-                write!(f, "{frames:?} is {one} and {other} at once")
+            Self::DoubleUse { frames, uses: [first, second] } => {
+                write!(f, "{frames:?} is both {first} and {second}")
             }
             Self::WritableCode { frames, owner } => {
-                write!(f, "{frames:?} can be written and executed by {owner:?}")
+                write!(f, "{frames:?} is mapped writable and executable by {owner:?}")
             }
             Self::Irregular { frames, owner } => {
-                write!(f, "{frames:?} is mapped by {owner:?} as no mapping is")
+                write!(f, "{frames:?} is mapped by {owner:?} with an irregular descriptor")
             }
-            Self::Stray { frames, at, owner } => {
-                write!(f, "{frames:?} is mapped by {owner:?} at {at}, which is nobody's")
+            Self::UnallocatedIova { frames, at, owner } => {
+                write!(f, "{frames:?} is mapped by {owner:?} at {at}, which is not allocated")
             }
             Self::Shared { frames, owners: [one, other] } => {
                 write!(f, "{frames:?} is mapped by {one:?} and by {other:?}")
             }
-            Self::OtherTables { cpu, at } => write!(f, "CPU {cpu} has tables of its own from {at} on"),
-            Self::OpenWindow { frames } => write!(f, "{frames:?} is left in a window"),
-            Self::OutOfMemory => f.write_str("no memory for the list of what is free"),
+            Self::RootMismatch { cpu, at } => {
+                write!(f, "the root table of CPU {cpu} differs from the kernel's at {at}")
+            }
+            Self::OpenWindow { frames } => write!(f, "{frames:?} is still mapped in a window"),
+            Self::OutOfMemory => f.write_str("no memory for the list of free memory"),
         }
     }
 }
 
-/// What was looked at.
+/// Totals of a clean audit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Seen {
-    /// Pages and blocks of all tables.
+pub struct AuditSummary {
+    /// Pages and blocks in all tables.
     pub leaves: usize,
-    /// Bytes without owner.
+    /// Bytes of free memory.
     pub free: u64,
     /// Bytes of page tables.
     pub tables: u64,
-    /// Bytes of lowmem that the heap has.
+    /// Bytes of lowmem that the heap has allocated.
     pub heap: u64,
 }
 
-impl fmt::Display for Seen {
+impl fmt::Display for AuditSummary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { leaves, free, tables, heap } = self;
         write!(
@@ -174,28 +144,28 @@ impl fmt::Display for Seen {
     }
 }
 
-/// Where the kernel's view of low memory ends.
+/// The end of the linear map.
 const LINEAR_END: KernelVa = KernelVa::new(0xffff_8000 << 32);
 
-/// Asks whether all rules hold now. Mappings may change meanwhile: a verdict needs a machine at rest.
+/// Checks all rules. Mappings must not change meanwhile.
 ///
 /// # Errors
-/// The first rule that does not, or that there is no memory to find out.
-pub fn check() -> Result<Seen, Finding> {
+/// The first violation, or [`Finding::OutOfMemory`].
+pub fn check() -> Result<AuditSummary, Finding> {
     let mut audit = Audit::default();
     audit.add_kernel();
     audit.add_devices();
     audit.add_programs();
     let free = zones::free_chunks().ok_or(Finding::OutOfMemory)?;
-    free.into_iter().for_each(|chunk| audit.shown.add(chunk, Holder::Nobody));
+    free.into_iter().for_each(|chunk| audit.uses.add(chunk, FrameUse::Free));
     audit.verdict()
 }
 
 #[derive(Default)]
 struct Audit {
     mappings: Mappings,
-    shown: Shown,
-    /// The first that one entry alone has shown.
+    uses: FrameUses,
+    /// The first violation by a single entry.
     finding: Option<Finding>,
 }
 
@@ -220,21 +190,25 @@ impl Audit {
             self.add(&leaf, leaf.output(), Owner::Kernel);
             self.finding.get_or_insert(Finding::OpenWindow { frames: leaf.output() });
         });
-        kernel_tables::each_table(|table| self.shown.add_table(table));
-        window::each_table(|table| self.shown.add_table(table));
-        heap::each_chunk(|chunk| self.shown.add(chunk, Holder::Heap));
+        kernel_tables::each_table(|table| self.uses.add_table(table));
+        window::each_table(|table| self.uses.add_table(table));
+        heap::each_chunk(|chunk| self.uses.add(chunk, FrameUse::Heap));
     }
 
     fn add_devices(&mut self) {
         for (number, domain) in domain::all().into_iter().enumerate() {
             let owner = Owner::Domain(number);
-            domain.all_leaves(|leaf, is_somebodys| {
+            domain.all_leaves(|leaf, is_allocated| {
                 self.add(&leaf, leaf.output(), owner);
-                if !is_somebodys {
-                    self.finding.get_or_insert(Finding::Stray { frames: leaf.output(), at: leaf.at, owner });
+                if !is_allocated {
+                    self.finding.get_or_insert(Finding::UnallocatedIova {
+                        frames: leaf.output(),
+                        at: leaf.at,
+                        owner,
+                    });
                 }
             });
-            domain.each_table(|table| self.shown.add_table(table));
+            domain.each_table(|table| self.uses.add_table(table));
         }
     }
 
@@ -248,23 +222,23 @@ impl Audit {
                     |leaf| self.add(&leaf, leaf.output(), owner),
                 );
             }
-            program.space.each_table(|table| self.shown.add_table(table));
+            program.space.each_table(|table| self.uses.add_table(table));
         }
     }
 
-    fn verdict(mut self) -> Result<Seen, Finding> {
-        let held = self.shown.sorted()?;
+    fn verdict(mut self) -> Result<AuditSummary, Finding> {
+        let uses = self.uses.sorted()?;
         let leaves = self.mappings.leaves();
         let sorted = self.mappings.sorted();
-        let others = window::root_mismatch().map(|(cpu, at)| Finding::OtherTables { cpu, at });
+        let mismatch = window::root_mismatch().map(|(cpu, at)| Finding::RootMismatch { cpu, at });
         let finding = self
             .finding
-            .or(others)
-            .or_else(|| mapped::conflict(sorted))
-            .or_else(|| mapped::shared(sorted))
-            .or_else(|| held.first_mapped(sorted));
+            .or(mismatch)
+            .or_else(|| mappings::conflict(sorted))
+            .or_else(|| mappings::shared(sorted))
+            .or_else(|| uses.first_mapped(sorted));
         let [free, tables, heap] =
-            [Holder::Nobody, Holder::Table, Holder::Heap].map(|holder| held.bytes(holder));
-        finding.map_or(Ok(Seen { leaves, free, tables, heap }), Err)
+            [FrameUse::Free, FrameUse::PageTable, FrameUse::Heap].map(|usage| uses.bytes(usage));
+        finding.map_or(Ok(AuditSummary { leaves, free, tables, heap }), Err)
     }
 }

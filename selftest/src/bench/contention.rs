@@ -1,6 +1,6 @@
-//! Many CPUs at a time: for a stretch of time each allocates and frees, or lends and takes back, as fast as it can. So that
-//! it shows how much of that is the IOMMU's queue and registers, each also does nothing but what every one of these
-//! operations ends with.
+//! Many CPUs at a time: for a stretch of time each allocates and frees, or lends and takes back, as fast as
+//! it can. So that it shows how much of that is the IOMMU's queue and registers, each also does nothing but
+//! what every one of these operations ends with.
 
 use crate::fixture::run_each;
 use ::alloc::boxed::Box;

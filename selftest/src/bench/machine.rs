@@ -5,8 +5,9 @@ use kernel::kprintln;
 use kernel::memory::{layout, zones};
 use memory::Zone;
 
-/// Prints the ticks since the counter started, which on an emulator is reset, and how many bytes of RAM the kernel has
-/// taken besides its image: page tables, the heap (the allocators' books among it), stacks, the SMMU's queues and tables.
+/// Prints the ticks since the counter started, which on an emulator is reset, and how many bytes of RAM the
+/// kernel has taken besides its image: page tables, the heap (the allocators' books among it), stacks, the
+/// SMMU's queues and tables.
 pub fn report() {
     let ticks = arch::timer::now();
     let taken = [Zone::Low, Zone::High].map(|zone| zones::stats(zone).allocated * PAGE_SIZE);

@@ -1,7 +1,8 @@
 //! Benchmarks: what an operation costs in ticks of the counter, one line a measurement.
 //!
-//! Under QEMU's `-icount shift=0,sleep=off` with a counter of 1 GHz a tick is a guest instruction, and every run prints
-//! the same. Names, sizes and attributes are those of the figures for Linux that `doc/peer-linux.tsv` holds.
+//! Under QEMU's `-icount shift=0,sleep=off` with a counter of 1 GHz a tick is a guest instruction, and every
+//! run prints the same. Names, sizes and attributes are those of the figures for Linux that
+//! `doc/peer-linux.tsv` holds.
 
 mod alloc;
 mod contention;
@@ -32,8 +33,8 @@ const PROGRAM: &str = "/bin/bench";
 /// What a program maps besides [`alloc::SIZES`]: bytes, and how often.
 const LARGEST: (u64, usize) = (1 << 30, 8);
 
-/// Bits of address of the device, as many as the peer gives its own. Nothing is transferred, so that what the device
-/// really decodes does not matter.
+/// Bits of address of the device, as many as the peer gives its own. Nothing is transferred, so that what the
+/// device really decodes does not matter.
 const MASK: DmaMask = DmaMask::bits(48);
 
 /// Measurements of one name.

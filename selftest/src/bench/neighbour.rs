@@ -1,5 +1,6 @@
-//! What the first device loses while its neighbours fault as fast as they can: transfers in a stretch of time, and how
-//! often memory can be lent meanwhile. A neighbour that is put into quarantine is armed again at once.
+//! What the first device loses while its neighbours fault as fast as they can: transfers in a stretch of
+//! time, and how often memory can be lent meanwhile. A neighbour that is put into quarantine is armed again
+//! at once.
 
 use super::MASK;
 use crate::fixture::run_each;

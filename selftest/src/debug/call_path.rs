@@ -1,7 +1,8 @@
-//! Call paths to fail points: a loop reaches a fail point a thousand times by the same path, and one failure is enough.
+//! Call paths to fail points: a loop reaches a fail point a thousand times by the same path, and one failure
+//! is enough.
 //!
-//! A path is the hash of its return addresses, back to the kernel entry: an exception from user space, the start of a
-//! thread, or an interrupt, which may arrive anywhere.
+//! A path is the hash of its return addresses, back to the kernel entry: an exception from user space, the
+//! start of a thread, or an interrupt, which may arrive anywhere.
 
 use arch::backtrace;
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};

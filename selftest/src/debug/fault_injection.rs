@@ -1,5 +1,5 @@
-//! Fault injection: of all operations at one fail point since it was armed, one fails: the n-th, or the first one on a
-//! new call path.
+//! Fault injection: of all operations at one fail point since it was armed, one fails: the n-th, or the first
+//! one on a new call path.
 
 use super::call_path;
 use core::sync::atomic::{

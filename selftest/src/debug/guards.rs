@@ -1,6 +1,6 @@
-//! Guards of DMA buffers: canaries between the end of a buffer and the end of its last page, and reports that name the
-//! buffer next to a translation fault. The unmapped guard page behind each range of device addresses is the kernel's
-//! (`kernel::debug::GUARD_BYTES`).
+//! Guards of DMA buffers: canaries between the end of a buffer and the end of its last page, and reports that
+//! name the buffer next to a translation fault. The unmapped guard page behind each range of device addresses
+//! is the kernel's (`kernel::debug::GUARD_BYTES`).
 
 use addr::{AddrRange, Chunk, Iova, KernelVa, MemoryType, PAGE_SIZE};
 use alloc::collections::BTreeMap;
@@ -38,7 +38,8 @@ pub(super) fn check_canary(tag: &DebugTag, chunks: &mut dyn Iterator<Item = Chun
     }
 }
 
-/// Returns whether only the kernel and devices access the memory: a program may write up to the end of a page.
+/// Returns whether only the kernel and devices access the memory: a program may write up to the end of a
+/// page.
 fn is_kernel_only(tag: &DebugTag) -> bool {
     matches!(tag.kind, "buffer" | "pages")
 }
@@ -78,8 +79,8 @@ fn with_windows(chunk: Chunk, memory: MemoryType, f: impl FnMut(AddrRange<Kernel
 
 fn bytes(range: AddrRange<KernelVa>) -> &'static mut [u8] {
     let start = arch::pointer::to::<u8>(range.start());
-    // SAFETY: a part of a window that is mapped and writable until the closure that uses this returns, on bytes of a
-    // buffer that have no user.
+    // SAFETY: a part of a window that is mapped and writable until the closure that uses this returns, on
+    // bytes of a buffer that have no user.
     unsafe { core::slice::from_raw_parts_mut(start, range.len() as usize) }
 }
 
@@ -115,8 +116,8 @@ impl Mappings {
         newer.iter().rev().chain(older.iter().rev()).flatten()
     }
 
-    /// Returns the mapping nearest to `at` in `domain`, and whether it is removed. At equal distance a live mapping
-    /// precedes a removed one, and a later removed one an earlier one.
+    /// Returns the mapping nearest to `at` in `domain`, and whether it is removed. At equal distance a live
+    /// mapping precedes a removed one, and a later removed one an earlier one.
     fn nearest(&self, domain: DomainKey, at: Iova) -> Option<(DebugTag, Position, bool)> {
         let below = self.live.range(..=(domain, at)).next_back();
         let above = self.live.range((domain, at)..).next();
@@ -264,8 +265,8 @@ pub fn take_near_miss() -> Option<NearMiss> {
 mod tests {
     use super::*;
 
-    /// Returns the number of the buffer nearest to `at`, and whether it is removed, after buffers of a page were mapped
-    /// and unmapped at `starts`.
+    /// Returns the number of the buffer nearest to `at`, and whether it is removed, after buffers of a page
+    /// were mapped and unmapped at `starts`.
     fn nearest(starts: impl Iterator<Item = u64>, at: u64) -> Option<(u32, bool)> {
         let (mut mappings, domain) = (Mappings::new(), DomainKey(1));
         for (number, start) in starts.enumerate() {

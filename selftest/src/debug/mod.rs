@@ -1,4 +1,5 @@
-//! The checks of the checking build behind the kernel's debug hooks: fault injection, frame poison, and guards.
+//! The checks of the checking build behind the kernel's debug hooks: fault injection, frame poison, and
+//! guards.
 
 mod call_path;
 pub mod fault_injection;

@@ -1,5 +1,5 @@
-//! Frame poison: a freed frame is filled with a pattern, and the next allocation checks that all of it is unchanged. A
-//! changed byte was written after the frame was freed, by a CPU or by a device.
+//! Frame poison: a freed frame is filled with a pattern, and the next allocation checks that all of it is
+//! unchanged. A changed byte was written after the frame was freed, by a CPU or by a device.
 //!
 //! A frame that has never been freed is not poisoned.
 
@@ -89,7 +89,8 @@ pub(super) fn fill(chunk: Chunk, owner: LastOwner) {
         return;
     }
     let poison = |window| words(window).iter_mut().for_each(|word| *word = PATTERN);
-    // SAFETY: the chunk is about to be freed, and its owner no longer uses it; free frames are write-back memory.
+    // SAFETY: the chunk is about to be freed, and its owner no longer uses it; free frames are write-back
+    // memory.
     unsafe { window::with_write_back(chunk, poison) };
     records.iter().for_each(|record| record.store(owner as u8, Relaxed));
 }
@@ -109,7 +110,8 @@ pub(super) fn check(chunk: Chunk) {
             frame += 1;
         }
     };
-    // SAFETY: the chunk was just allocated, and its new owner does not use it yet; free frames are write-back memory.
+    // SAFETY: the chunk was just allocated, and its new owner does not use it yet; free frames are write-back
+    // memory.
     unsafe { window::with_write_back(chunk, check_pages) };
 }
 
@@ -136,7 +138,7 @@ fn records_of(chunk: Chunk) -> Option<&'static [AtomicU8]> {
 
 fn words(window: AddrRange<KernelVa>) -> &'static mut [u64] {
     let start = arch::pointer::to::<u64>(window.start());
-    // SAFETY: a window that is mapped and writable until the closure that uses this returns, on whole frames that belong
-    // to the caller alone; any bytes are words.
+    // SAFETY: a window that is mapped and writable until the closure that uses this returns, on whole frames
+    // that belong to the caller alone; any bytes are words.
     unsafe { core::slice::from_raw_parts_mut(start, (window.len() / 8) as usize) }
 }

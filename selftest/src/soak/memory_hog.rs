@@ -1,5 +1,5 @@
-//! Memory pressure: allocates all free memory and frees it again, so that other threads' allocations fail or get the last
-//! free frames.
+//! Memory pressure: allocates all free memory and frees it again, so that other threads' allocations fail or
+//! get the last free frames.
 
 use super::rng::Rng;
 use super::round::Tally;

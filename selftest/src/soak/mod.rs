@@ -1,9 +1,10 @@
-//! `soak=MINUTES[:SEED]`: the soak test, a random workload on all CPUs for a given time, in rounds. After each round all
-//! resources are released; then the resource snapshot must equal that after the first round, and the audit must be clean.
-//! At the end the heap, the tables and the time of a fixed workload must not have grown. Every fourth round runs under
-//! memory pressure.
+//! `soak=MINUTES[:SEED]`: the soak test, a random workload on all CPUs for a given time, in rounds. After
+//! each round all resources are released; then the resource snapshot must equal that after the first round,
+//! and the audit must be clean. At the end the heap, the tables and the time of a fixed workload must not
+//! have grown. Every fourth round runs under memory pressure.
 //!
-//! The seed determines the operations of each thread, but not the interleaving of the threads, which differs in each run.
+//! The seed determines the operations of each thread, but not the interleaving of the threads, which differs
+//! in each run.
 
 mod copies;
 mod memory_hog;

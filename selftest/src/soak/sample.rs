@@ -43,8 +43,8 @@ pub struct Sample {
 impl Sample {
     /// Takes a sample. No other thread may use memory or devices meanwhile.
     pub fn now() -> Result<Self, String> {
-        // Frames in the per-CPU magazines leave partly free blocks, whose accounting is in the heap, and their number
-        // varies. Exhausting a zone returns them to it.
+        // Frames in the per-CPU magazines leave partly free blocks, whose accounting is in the heap, and
+        // their number varies. Exhausting a zone returns them to it.
         for reach in [Reach::HIGH, Reach::LOW] {
             zones::free_all(take_all(reach));
         }
@@ -132,8 +132,8 @@ fn min(samples: &[Option<Sample>], field: Field) -> u64 {
     samples.iter().flatten().map(field).min().unwrap_or(0)
 }
 
-/// Returns the time of the fixed workload relative to arithmetic, in thousandths: the minimum of many short runs of each,
-/// in turn, so that some of them are not disturbed by other programs of the host.
+/// Returns the time of the fixed workload relative to arithmetic, in thousandths: the minimum of many short
+/// runs of each, in turn, so that some of them are not disturbed by other programs of the host.
 fn relative_time() -> Result<u64, String> {
     const RUNS: usize = 100;
     let Some(device) = devices::dma_engines().next().map(|engine| engine.device().clone()) else {

@@ -1,4 +1,5 @@
-//! Random operations on buffers and mappings: allocate, write, attach twice, map for streaming, and free in any order.
+//! Random operations on buffers and mappings: allocate, write, attach twice, map for streaming, and free in
+//! any order.
 
 use super::rng::Rng;
 use super::round::Tally;

@@ -1,5 +1,5 @@
-//! How costs grow: with the size of a buffer, with the pieces that memory is in, with the buffers that live already, with
-//! the streams that are attached. Each line says what was varied.
+//! How costs grow: with the size of a buffer, with the pieces that memory is in, with the buffers that live
+//! already, with the streams that are attached. Each line says what was varied.
 
 mod live;
 mod pieces;

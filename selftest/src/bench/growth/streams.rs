@@ -1,5 +1,6 @@
-//! With streams: one more is attached and detached, and a buffer allocated and freed, while more and more are attached,
-//! all in one domain or each in its own. No device is behind these streams; the SMMU does not know that.
+//! With streams: one more is attached and detached, and a buffer allocated and freed, while more and more are
+//! attached, all in one domain or each in its own. No device is behind these streams; the SMMU does not know
+//! that.
 
 use super::ATTRS;
 use crate::bench::MASK;

@@ -1,90 +1,93 @@
-//! All mappings, and what two of the same frame must not be.
+//! All mappings of the machine, and the rules for two mappings of the same frame.
 
 use super::{Finding, Owner};
 use addr::{AddrRange, MemoryType, PhysAddr};
 use alloc::vec::Vec;
 
-/// Physical memory that is mapped in one way.
+/// A range of physical memory mapped with one memory type by one owner.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Mapped {
-    pub to: AddrRange<PhysAddr>,
+pub(super) struct MappedRange {
+    pub frames: AddrRange<PhysAddr>,
     pub memory: MemoryType,
     pub owner: Owner,
 }
 
-/// Mappings, as far as they have been shown.
+/// The mappings collected so far.
 #[derive(Default)]
 pub(super) struct Mappings {
-    all: Vec<Mapped>,
+    all: Vec<MappedRange>,
     leaves: usize,
 }
 
 impl Mappings {
-    /// Notes a mapping. Neighbours that come one after the other take the room of one.
-    pub fn add(&mut self, to: AddrRange<PhysAddr>, memory: MemoryType, owner: Owner) {
+    /// Adds a mapping, merged with the previous one if the two are adjacent and equal in kind.
+    pub fn add(&mut self, frames: AddrRange<PhysAddr>, memory: MemoryType, owner: Owner) {
         self.leaves += 1;
         if let Some(last) = self.all.last_mut()
             && (last.memory, last.owner) == (memory, owner)
-            && last.to.end() == to.start()
+            && last.frames.end() == frames.start()
         {
-            last.to = AddrRange::new(last.to.start(), to.end());
+            last.frames = AddrRange::new(last.frames.start(), frames.end());
             return;
         }
-        self.all.push(Mapped { to, memory, owner });
+        self.all.push(MappedRange { frames, memory, owner });
     }
 
-    /// How many pages and blocks were looked at.
+    /// Returns the number of pages and blocks added.
     pub fn leaves(&self) -> usize {
         self.leaves
     }
 
-    /// All of them, by address.
-    pub fn sorted(&mut self) -> &[Mapped] {
-        self.all.sort_unstable_by_key(|mapped| mapped.to.start());
+    /// Returns all mappings in the order of their physical addresses.
+    pub fn sorted(&mut self) -> &[MappedRange] {
+        self.all.sort_unstable_by_key(|mapped| mapped.frames.start());
         &self.all
     }
 }
 
-/// The first frames, if any, that `sorted` mappings show with two memory types.
-pub(super) fn conflict(sorted: &[Mapped]) -> Option<Finding> {
-    // Of each memory type the mapping seen so far that reaches furthest: who meets any, meets that one.
-    let mut furthest: [Option<Mapped>; 3] = [None; 3];
+/// Returns the first frames that are mapped with two memory types.
+pub(super) fn conflict(sorted: &[MappedRange]) -> Option<Finding> {
+    // Of each memory type, the mapping so far with the highest end: a mapping that overlaps any of them
+    // overlaps this one.
+    let mut furthest: [Option<MappedRange>; 3] = [None; 3];
     for &mapped in sorted {
         let others = furthest.iter().flatten().filter(|other| other.memory != mapped.memory);
         for other in others {
-            if let Some(frames) = other.to.intersection(&mapped.to) {
+            if let Some(frames) = other.frames.intersection(&mapped.frames) {
                 let mappings = [(other.owner, other.memory), (mapped.owner, mapped.memory)];
                 return Some(Finding::Conflict { frames, mappings });
             }
         }
-        reach(&mut furthest[slot(mapped.memory)], mapped);
+        extend(&mut furthest[index_of(mapped.memory)], mapped);
     }
     None
 }
 
-/// The first frames, if any, that a program has for itself and somebody else has too.
-pub(super) fn shared(sorted: &[Mapped]) -> Option<Finding> {
-    let (mut private, mut other): (Option<Mapped>, Option<Mapped>) = (None, None);
+/// Returns the first frames of a program's private memory that have a second mapping in a program, or one in
+/// the kernel outside of the linear map.
+pub(super) fn shared(sorted: &[MappedRange]) -> Option<Finding> {
+    let (mut private, mut other): (Option<MappedRange>, Option<MappedRange>) = (None, None);
     for &mapped in sorted.iter().filter(|mapped| mapped.owner.is_program() || mapped.owner == Owner::Kernel) {
         let is_private = matches!(mapped.owner, Owner::Private(_));
         let against = if is_private { [private, other] } else { [private, None] };
         for before in against.into_iter().flatten() {
-            if let Some(frames) = before.to.intersection(&mapped.to) {
+            if let Some(frames) = before.frames.intersection(&mapped.frames) {
                 return Some(Finding::Shared { frames, owners: [before.owner, mapped.owner] });
             }
         }
-        reach(if is_private { &mut private } else { &mut other }, mapped);
+        extend(if is_private { &mut private } else { &mut other }, mapped);
     }
     None
 }
 
-fn reach(furthest: &mut Option<Mapped>, mapped: Mapped) {
-    if furthest.is_none_or(|before| before.to.end() < mapped.to.end()) {
+/// Replaces `furthest` if `mapped` ends at a higher address.
+fn extend(furthest: &mut Option<MappedRange>, mapped: MappedRange) {
+    if furthest.is_none_or(|before| before.frames.end() < mapped.frames.end()) {
         *furthest = Some(mapped);
     }
 }
 
-fn slot(memory: MemoryType) -> usize {
+fn index_of(memory: MemoryType) -> usize {
     match memory {
         MemoryType::WriteBack => 0,
         MemoryType::NonCacheable => 1,
@@ -114,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_mapped_in_two_ways_is_found() {
+    fn conflicting_memory_types_of_a_frame_are_found() {
         let found = conflict_of(&[
             (0x3000, 0x4000, NonCacheable),
             (0, 0x10000, WriteBack),
@@ -124,14 +127,14 @@ mod tests {
     }
 
     #[test]
-    fn a_long_mapping_is_remembered_behind_short_ones() {
+    fn conflict_with_a_long_mapping_is_found_after_shorter_ones() {
         let long = (0, 0x100_0000, WriteBack);
         let found = conflict_of(&[long, (0x1000, 0x2000, WriteBack), (0xff_f000, 0x100_1000, NonCacheable)]);
         assert_eq!(found, Some(range(0xff_f000, 0x100_0000)));
     }
 
     #[test]
-    fn the_same_way_twice_and_neighbours_are_fine() {
+    fn equal_memory_types_and_adjacent_mappings_do_not_conflict() {
         let found = conflict_of(&[
             (0, 0x1000, WriteBack),
             (0, 0x1000, WriteBack),
@@ -142,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn neighbours_are_one_until_somebody_else_comes() {
+    fn adjacent_mappings_of_one_owner_are_merged() {
         let mut all = Mappings::default();
         (0..512).for_each(|n| all.add(range(n << 12, (n + 1) << 12), WriteBack, Owner::Kernel));
         all.add(range(512 << 12, 513 << 12), WriteBack, Owner::Program(1));
@@ -150,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_program_has_for_itself_nobody_else_has() {
+    fn second_mapping_of_private_memory_is_found() {
         let of = |owners: [Owner; 2]| {
             let mut all = Mappings::default();
             owners.into_iter().for_each(|owner| all.add(range(0x1000, 0x2000), WriteBack, owner));
@@ -160,7 +163,7 @@ mod tests {
         for other in [Owner::Kernel, Owner::Program(1), Owner::Private(1), Owner::Private(2)] {
             assert!(of([Owner::Private(1), other]) && of([other, Owner::Private(1)]), "{other:?}");
         }
-        // The linear map shows all of low memory, and a device may have pages that are lent to it.
+        // The linear map maps all of lowmem, and a device may have streaming mappings of the pages.
         for other in [Owner::Linear, Owner::Domain(0)] {
             assert!(!of([Owner::Private(1), other]), "{other:?}");
         }
