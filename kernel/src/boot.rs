@@ -122,7 +122,7 @@ fn start_memory(boot: &BootInfo, platform: &Platform, args: &BootArgs<'_>) {
     // this is called once.
     let memory = unsafe { memory::init(boot, &platform.memory, &reserved, sizes) };
     memory.unwrap_or_else(|error| power::fail(&error));
-    memory::enter(memory::init_cpu(arch::cpu::index()).unwrap_or_else(|error| power::fail(&error)));
+    memory::activate(memory::init_cpu(arch::cpu::index()).unwrap_or_else(|error| power::fail(&error)));
     console::remap();
     power::remap(platform);
     let free = |zone| Size(zones::stats(zone).free() * PAGE_SIZE);

@@ -193,7 +193,7 @@ impl Drop for Buffer {
         // The kernel's mapping first: no frame gets its cacheable alias back, or another owner, while it is there.
         self.view = Once::new();
         if self.memory == MemoryType::WriteBack {
-            self.frames.free_to(&mut zones::FrameAllocator::of(LastOwner::Buffer));
+            self.frames.free_to(&mut zones::FrameAllocator::with_owner(LastOwner::Buffer));
         } else {
             self.frames.drain().for_each(give_back_cacheable);
         }

@@ -362,6 +362,6 @@ unsafe impl StreamMemory for Pages {
 impl Drop for Pages {
     fn drop(&mut self) {
         self.tag.check_canary(self.frames.chunks(), MemoryType::WriteBack);
-        self.frames.free_to(&mut zones::FrameAllocator::of(LastOwner::Stream));
+        self.frames.free_to(&mut zones::FrameAllocator::with_owner(LastOwner::Stream));
     }
 }

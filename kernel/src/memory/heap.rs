@@ -19,20 +19,20 @@ use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 /// Largest block: 2^32 bytes.
 const ORDERS: usize = 33;
 /// Bytes of the static array, enough to parse a device tree and to set the zones up.
-const INITIAL: usize = 1 << 20;
+const INITIAL_BYTES: usize = 1 << 20;
 /// Free bytes that only zone operations may use; see [`ensure_reserve`].
-const RESERVE: usize = 256 << 10;
+const RESERVE_BYTES: usize = 256 << 10;
 /// The heap grows by chunks of this order (1 MiB), or larger ones for larger requests.
-const GROWTH: Order = match Order::new(8) {
+const GROWTH_ORDER: Order = match Order::new(8) {
     Ok(order) => order,
     Err(_) => unreachable!(),
 };
 
 #[repr(align(4096))]
-struct InitialHeap(UnsafeCell<[u8; INITIAL]>);
+struct InitialHeap(UnsafeCell<[u8; INITIAL_BYTES]>);
 // SAFETY: accessed only by the heap, after `init` has added it.
 unsafe impl Sync for InitialHeap {}
-static INITIAL_HEAP: InitialHeap = InitialHeap(UnsafeCell::new([0; INITIAL]));
+static INITIAL_HEAP: InitialHeap = InitialHeap(UnsafeCell::new([0; INITIAL_BYTES]));
 
 static HEAP: SpinLock<Heap<ORDERS>> = SpinLock::new(Heap::new());
 /// The per-CPU caches in front of the heap. Other CPUs drain them only when the heap is exhausted.
@@ -43,12 +43,12 @@ static FREE: AtomicUsize = AtomicUsize::new(0);
 /// Whether allocations in interrupt handlers panic.
 static CHECK_HANDLERS: AtomicBool = AtomicBool::new(false);
 /// Bytes taken from lowmem.
-static GROWN: AtomicUsize = AtomicUsize::new(0);
+static GROWN_BYTES: AtomicUsize = AtomicUsize::new(0);
 /// The chunks of lowmem that the heap took, the latest first.
-static GROWTHS: SpinLock<Option<&'static Growth>> = SpinLock::new(None);
+static LOWMEM_CHUNKS: SpinLock<Option<&'static LowmemChunk>> = SpinLock::new(None);
 
 /// A chunk that the heap took, linked to the previous one.
-struct Growth {
+struct LowmemChunk {
     chunk: Chunk,
     previous: Option<&'static Self>,
 }
@@ -64,25 +64,25 @@ static KERNEL_HEAP: KernelHeap = KernelHeap;
 unsafe impl GlobalAlloc for KernelHeap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         check_context(layout);
-        let whole = block_of(layout);
+        let block_layout = block_layout_of(layout);
         // In a statement of its own, so that the cache is unlocked before the heap is locked.
-        let cached = CACHES.this().lock().pop(whole.size());
+        let cached = CACHES.this().lock().pop(block_layout.size());
         match cached {
             Some(block) => block.as_ptr(),
-            None => allocate(whole),
+            None => allocate(block_layout),
         }
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
         check_context(layout);
         let Some(block) = NonNull::new(block) else { return };
-        let whole = block_of(layout);
+        let block_layout = block_layout_of(layout);
         // SAFETY: the caller frees a block that `alloc` returned for this layout, and `alloc` took the whole block from this
         // heap.
         unsafe {
-            let cached = CACHES.this().lock().push(block, whole.size());
+            let cached = CACHES.this().lock().push(block, block_layout.size());
             if !cached {
-                free_block(block, whole);
+                free_block(block, block_layout);
             }
         }
     }
@@ -91,20 +91,24 @@ unsafe impl GlobalAlloc for KernelHeap {
 /// Allocates a block from the heap itself, which grows if necessary.
 #[cold]
 #[inline(never)]
-fn allocate(whole: Layout) -> *mut u8 {
-    if zones::locked_here() {
-        return allocate_block(whole);
+fn allocate(block_layout: Layout) -> *mut u8 {
+    if zones::locked_by_this_cpu() {
+        return allocate_block(block_layout);
     }
-    if FREE.load(Ordering::Relaxed) < RESERVE.saturating_add(whole.size()) {
-        grow(whole);
+    if FREE.load(Ordering::Relaxed) < RESERVE_BYTES.saturating_add(block_layout.size()) {
+        grow(block_layout);
     }
-    let block = allocate_block(whole);
-    if block.is_null() && (grow(whole) || drain_caches()) { allocate_block(whole) } else { block }
+    let block = allocate_block(block_layout);
+    if block.is_null() && (grow(block_layout) || drain_caches()) {
+        allocate_block(block_layout)
+    } else {
+        block
+    }
 }
 
-fn allocate_block(whole: Layout) -> *mut u8 {
+fn allocate_block(block_layout: Layout) -> *mut u8 {
     let mut heap = HEAP.lock();
-    let block = heap.alloc(whole).map_or(ptr::null_mut(), NonNull::as_ptr);
+    let block = heap.alloc(block_layout).map_or(ptr::null_mut(), NonNull::as_ptr);
     update_free(&heap);
     block
 }
@@ -113,10 +117,10 @@ fn allocate_block(whole: Layout) -> *mut u8 {
 ///
 /// # Safety
 /// The block was allocated from the heap with this layout, and is not used any more.
-unsafe fn free_block(block: NonNull<u8>, whole: Layout) {
+unsafe fn free_block(block: NonNull<u8>, block_layout: Layout) {
     let mut heap = HEAP.lock();
     // SAFETY: the caller's promise.
-    unsafe { heap.dealloc(block, whole) };
+    unsafe { heap.dealloc(block, block_layout) };
     update_free(&heap);
 }
 
@@ -126,11 +130,11 @@ fn drain_caches() -> bool {
     for cache in CACHES.iter() {
         let mut cache = cache.lock();
         while let Some((block, size)) = cache.pop_any() {
-            let Ok(whole) = Layout::from_size_align(size, size) else {
+            let Ok(block_layout) = Layout::from_size_align(size, size) else {
                 unreachable!("a block of {size} bytes")
             };
             // SAFETY: the block was cached, whole and of this size, when its owner freed it.
-            unsafe { free_block(block, whole) };
+            unsafe { free_block(block, block_layout) };
             any = true;
         }
     }
@@ -138,11 +142,12 @@ fn drain_caches() -> bool {
 }
 
 /// The layout of the block that the heap allocates for `layout`: a power of two, aligned to its size.
-fn block_of(layout: Layout) -> Layout {
+fn block_layout_of(layout: Layout) -> Layout {
     let size = layout.size().max(layout.align()).max(size_of::<usize>());
-    let whole = size.checked_next_power_of_two().and_then(|size| Layout::from_size_align(size, size).ok());
+    let block_layout =
+        size.checked_next_power_of_two().and_then(|size| Layout::from_size_align(size, size).ok());
     // A layout has at most `isize::MAX` bytes. If rounding up exceeds that, the heap fails the original layout.
-    whole.unwrap_or(layout)
+    block_layout.unwrap_or(layout)
 }
 
 /// Makes every allocation in an interrupt handler panic, for the self-tests.
@@ -167,14 +172,14 @@ pub fn init() {
     let mut heap = HEAP.lock();
     assert_eq!(heap.stats_total_bytes(), 0, "the heap is initialized twice");
     // SAFETY: the array is static and, as this is the first call, nothing else refers to it.
-    unsafe { heap.add_to_heap(start, start + INITIAL) };
+    unsafe { heap.add_to_heap(start, start + INITIAL_BYTES) };
     update_free(&heap);
 }
 
-/// Grows the heap if less than the reserve ([`RESERVE`] bytes) is free. Returns whether the reserve is available. The zones
+/// Grows the heap if less than the reserve ([`RESERVE_BYTES`] bytes) is free. Returns whether the reserve is available. The zones
 /// must not be locked by this CPU.
 pub fn ensure_reserve() -> bool {
-    FREE.load(Ordering::Relaxed) >= RESERVE || zones::locked_here() || grow(Layout::new::<u64>())
+    FREE.load(Ordering::Relaxed) >= RESERVE_BYTES || zones::locked_by_this_cpu() || grow(Layout::new::<u64>())
 }
 
 /// The size of the heap block of an `Arc<T>`.
@@ -186,47 +191,47 @@ pub const fn block_bytes<T>() -> usize {
 /// program, since a failed allocation inside that work would panic.
 pub fn has_room(bytes: usize) -> bool {
     !debug::fail_point(FailPoint::Heap)
-        && (FREE.load(Ordering::Relaxed) >= RESERVE.saturating_add(bytes) || grow(Layout::new::<u64>()))
+        && (FREE.load(Ordering::Relaxed) >= RESERVE_BYTES.saturating_add(bytes) || grow(Layout::new::<u64>()))
 }
 
 /// Adds a chunk of lowmem that can hold `layout`. Returns `false` if lowmem is exhausted.
 fn grow(layout: Layout) -> bool {
     let frames = (layout.size().max(layout.align()) as u64).div_ceil(addr::PAGE_SIZE);
-    let order = Order::covering(frames).unwrap_or(Order::MAX).max(GROWTH);
+    let order = Order::covering(frames).unwrap_or(Order::MAX).max(GROWTH_ORDER);
     let Some(chunk) = zones::alloc_for_heap(order, has_half_reserve) else { return false };
     let start = super::linear::address_of(chunk.start()).raw() as usize;
     let mut heap = HEAP.lock();
     // SAFETY: the heap owns the chunk permanently; the linear map maps it, and nothing else refers to it.
     unsafe { heap.add_to_heap(start, start + chunk.bytes() as usize) };
-    GROWN.fetch_add(chunk.bytes() as usize, Ordering::Relaxed);
-    record_growth(&mut heap, chunk);
+    GROWN_BYTES.fetch_add(chunk.bytes() as usize, Ordering::Relaxed);
+    record_chunk(&mut heap, chunk);
     update_free(&heap);
     true
 }
 
 /// Records, on the heap itself, that the heap took `chunk`.
-fn record_growth(heap: &mut Heap<ORDERS>, chunk: Chunk) {
-    let Ok(place) = heap.alloc(Layout::new::<Growth>()) else {
+fn record_chunk(heap: &mut Heap<ORDERS>, chunk: Chunk) {
+    let Ok(node) = heap.alloc(Layout::new::<LowmemChunk>()) else {
         unreachable!("the heap is exhausted right after it has grown")
     };
-    let place = place.cast::<Growth>();
-    let mut growths = GROWTHS.lock();
+    let node = node.cast::<LowmemChunk>();
+    let mut chunks = LOWMEM_CHUNKS.lock();
     // SAFETY: the block is new, large enough and aligned, and never freed.
-    *growths = Some(unsafe {
-        place.write(Growth { chunk, previous: *growths });
-        place.as_ref()
+    *chunks = Some(unsafe {
+        node.write(LowmemChunk { chunk, previous: *chunks });
+        node.as_ref()
     });
 }
 
-/// Calls `show` with every chunk of lowmem that the heap took.
-pub fn each_chunk(show: impl FnMut(Chunk)) {
-    let last = *GROWTHS.lock();
-    core::iter::successors(last, |growth| growth.previous).map(|growth| growth.chunk).for_each(show);
+/// Calls `visit` with every chunk of lowmem that the heap took.
+pub fn each_chunk(visit: impl FnMut(Chunk)) {
+    let last = *LOWMEM_CHUNKS.lock();
+    core::iter::successors(last, |link| link.previous).map(|link| link.chunk).for_each(visit);
 }
 
 /// Returns whether the zones have memory for the metadata of the frames that a CPU's magazine returns.
 fn has_half_reserve() -> bool {
-    FREE.load(Ordering::Relaxed) >= RESERVE / 2
+    FREE.load(Ordering::Relaxed) >= RESERVE_BYTES / 2
 }
 
 /// The heap's bytes in use (as whole blocks), and in total.
@@ -246,5 +251,5 @@ pub fn gauges() -> (u64, u64) {
 
 /// Bytes that the heap took from lowmem.
 pub fn grown_bytes() -> u64 {
-    GROWN.load(Ordering::Relaxed) as u64
+    GROWN_BYTES.load(Ordering::Relaxed) as u64
 }

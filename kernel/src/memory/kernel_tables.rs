@@ -102,14 +102,14 @@ pub fn translate(at: KernelVa) -> Option<Leaf<KernelVa>> {
     with(|tables| tables.translate(&table_frames::kernel(), at))
 }
 
-/// Calls `show` with every mapping in `range`, in ascending order.
-pub fn leaves(range: AddrRange<KernelVa>, show: impl FnMut(Leaf<KernelVa>)) {
-    with(|tables| tables.leaves(&table_frames::kernel(), range, show));
+/// Calls `visit` with every mapping in `range`, in ascending order.
+pub fn leaves(range: AddrRange<KernelVa>, visit: impl FnMut(Leaf<KernelVa>)) {
+    with(|tables| tables.leaves(&table_frames::kernel(), range, visit));
 }
 
-/// Calls `show` with every shared table; the CPUs' private tables are not among them.
-pub fn each_table(show: impl FnMut(PhysAddr)) {
-    with(|tables| tables.each_table(&table_frames::kernel(), show));
+/// Calls `visit` with every shared table; the CPUs' private tables are not among them.
+pub fn each_table(visit: impl FnMut(PhysAddr)) {
+    with(|tables| tables.each_table(&table_frames::kernel(), visit));
 }
 
 fn with<R>(f: impl FnOnce(&mut KernelTables) -> R) -> R {

@@ -9,7 +9,7 @@ use core::fmt;
 /// Where the linear map ends.
 const LINEAR_END: PhysAddr = PhysAddr::new(LIMIT);
 /// Lowmem is cut at multiples of this.
-const CUT: u64 = 2 << 20;
+const LOWMEM_ALIGN: u64 = 2 << 20;
 /// With less the kernel cannot hold its own tables and heap.
 pub const LOWMEM_MIN: u64 = 16 << 20;
 /// The default takes a quarter of RAM, and no more than this.
@@ -70,7 +70,7 @@ impl Layout {
         if wanted < LOWMEM_MIN {
             return Err(LayoutError::LowmemTooSmall(wanted));
         }
-        let (lowmem, high) = cut(&ram, wanted);
+        let (lowmem, high) = split_lowmem(&ram, wanted);
         let bytes = lowmem.iter().map(AddrRange::len).sum();
         if bytes < LOWMEM_MIN {
             return Err(LayoutError::LowmemTooSmall(bytes));
@@ -79,10 +79,10 @@ impl Layout {
         let unmapped: Vec<_> = reserved.iter().filter(|r| r.no_map).filter_map(pages).collect();
         let reserved: Vec<_> = reserved.iter().filter_map(pages).collect();
         Ok(Self {
-            low_free: without(&lowmem, &reserved),
-            high_free: without(&high, &reserved),
+            low_free: subtract(&lowmem, &reserved),
+            high_free: subtract(&high, &reserved),
             low_end: lowmem.last().map_or(PhysAddr::new(0), AddrRange::end),
-            lowmem: without(&lowmem, &unmapped),
+            lowmem: subtract(&lowmem, &unmapped),
             ram,
             total,
         })
@@ -94,15 +94,19 @@ impl Layout {
     }
 }
 
-/// The lowest `bytes` of `ram`, up to a multiple of [`CUT`], and the rest. What is past the linear map's end is high.
-fn cut(ram: &[AddrRange<PhysAddr>], bytes: u64) -> (Vec<AddrRange<PhysAddr>>, Vec<AddrRange<PhysAddr>>) {
+/// The lowest `bytes` of `ram`, up to a multiple of [`LOWMEM_ALIGN`], and the rest. What is past the linear map's end is high.
+fn split_lowmem(
+    ram: &[AddrRange<PhysAddr>],
+    bytes: u64,
+) -> (Vec<AddrRange<PhysAddr>>, Vec<AddrRange<PhysAddr>>) {
     let (mut low, mut high, mut left) = (Vec::new(), Vec::new(), bytes);
     for range in ram {
         if range.start() >= LINEAR_END {
             high.push(*range);
             continue;
         }
-        let end = range.start().checked_add(left).and_then(|end| end.align_up(CUT)).unwrap_or(range.end());
+        let end =
+            range.start().checked_add(left).and_then(|end| end.align_up(LOWMEM_ALIGN)).unwrap_or(range.end());
         let at = if left == 0 { range.start() } else { end.min(range.end()).min(LINEAR_END) };
         left = left.saturating_sub(at.raw() - range.start().raw());
         push_nonempty(&mut low, AddrRange::new(range.start(), at));
@@ -112,7 +116,7 @@ fn cut(ram: &[AddrRange<PhysAddr>], bytes: u64) -> (Vec<AddrRange<PhysAddr>>, Ve
 }
 
 /// `ranges` less `holes`.
-pub fn without(ranges: &[AddrRange<PhysAddr>], holes: &[AddrRange<PhysAddr>]) -> Vec<AddrRange<PhysAddr>> {
+pub fn subtract(ranges: &[AddrRange<PhysAddr>], holes: &[AddrRange<PhysAddr>]) -> Vec<AddrRange<PhysAddr>> {
     let mut left = ranges.to_vec();
     for hole in holes {
         let mut next = Vec::new();
@@ -148,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn a_quarter_is_low_by_default_and_at_most_a_gibibyte() {
+    fn lowmem_defaults_to_a_quarter_of_ram_up_to_1_gib() {
         let layout = Layout::new(&[r(G, 3 * G)], &[], None).unwrap();
         assert_eq!(layout.lowmem, [r(G, G + 512 * M)]);
         assert_eq!(layout.high_free, [r(G + 512 * M, 3 * G)]);
@@ -156,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn lowmem_spans_banks_and_more_than_ram_is_all_of_it() {
+    fn lowmem_spans_memory_ranges_and_is_limited_by_ram() {
         let ram = [r(4 * G, 5 * G), r(0, 16 * M)];
         let layout = Layout::new(&ram, &[], Some(32 * M)).unwrap();
         assert_eq!(layout.lowmem, [r(0, 16 * M), r(4 * G, 4 * G + 16 * M)]);
@@ -165,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn reservations_leave_both_zones_by_whole_pages() {
+    fn reservations_are_excluded_from_both_zones_in_whole_pages() {
         let layout = Layout::new(
             &[r(G, 2 * G)],
             &[reserved(G + 1, G + 2), reserved(2 * G - 4097, 2 * G)],
@@ -178,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn what_says_no_map_is_not_in_the_linear_map() {
+    fn no_map_reservation_is_not_in_the_linear_map() {
         let secret = Reservation { range: r(G + M, G + 2 * M), no_map: true };
         let layout = Layout::new(&[r(G, 2 * G)], &[secret], Some(512 * M)).unwrap();
         assert_eq!(layout.lowmem, [r(G, G + M), r(G + 2 * M, G + 512 * M)]);
@@ -187,20 +191,20 @@ mod tests {
     }
 
     #[test]
-    fn overlapping_ram_counts_once() {
+    fn overlapping_memory_ranges_are_counted_once() {
         let layout = Layout::new(&[r(G, 2 * G), r(G + M, 2 * G + M)], &[], None).unwrap();
         assert_eq!(layout.total, G + M);
     }
 
     #[test]
-    fn too_little_is_refused_by_name() {
+    fn insufficient_memory_is_an_error() {
         assert_eq!(Layout::new(&[], &[], None), Err(LayoutError::NoRam));
         assert_eq!(Layout::new(&[r(G, 2 * G)], &[], Some(4096)), Err(LayoutError::LowmemTooSmall(4096)));
         assert_eq!(Layout::new(&[r(G, G + M)], &[], None), Err(LayoutError::LowmemTooSmall(M)));
     }
 
     #[test]
-    fn what_the_linear_map_does_not_reach_is_high() {
+    fn ram_beyond_the_linear_map_is_highmem() {
         let ram = [r(LIMIT - 32 * M, LIMIT + G), r(LIMIT + 2 * G, LIMIT + 3 * G)];
         let layout = Layout::new(&ram, &[], Some(G)).unwrap();
         assert_eq!(layout.lowmem, [r(LIMIT - 32 * M, LIMIT)]);

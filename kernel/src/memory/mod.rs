@@ -27,7 +27,7 @@ use vmalloc::VMALLOC_LIMITS;
 
 /// Of lowmem, one part in this many is never given to buffers and programs that could as well be in highmem: the kernel
 /// has nowhere else to go.
-const KERNEL_SHARE: u64 = 8;
+const KERNEL_RESERVE_DIVISOR: u64 = 8;
 
 static LAYOUT: Once<Layout> = Once::new();
 
@@ -90,7 +90,7 @@ impl From<MapError<KernelVa>> for InitError {
     }
 }
 
-/// Divides RAM, sets the zones up and builds the kernel's tables. [`init_cpu`] and [`enter`] start using them.
+/// Divides RAM, sets the zones up and builds the kernel's tables. [`init_cpu`] and [`activate`] start using them.
 ///
 /// `reserved` is everything in RAM that somebody has already, the image included.
 ///
@@ -110,13 +110,13 @@ pub unsafe fn init(
     let layout = LAYOUT.call_once(|| layout);
     // SAFETY: the layout's free ranges are the caller's `ram` without `reserved`, each address in one of them.
     unsafe { zones::init(layout.low_end, layout.low_free.iter().chain(&layout.high_free).copied()) };
-    zones::set_reserve(layout.lowmem_bytes() / PAGE_SIZE / KERNEL_SHARE);
-    take_pool(layout)?;
+    zones::set_reserve(layout.lowmem_bytes() / PAGE_SIZE / KERNEL_RESERVE_DIVISOR);
+    alloc_table_pool(layout)?;
     kernel_tables::init()?;
     map_image()?;
     // The image is not in the linear map: its text would be writable there.
     // SAFETY: `lowmem` is a part of the caller's `ram`; all other mappings of it are write-back too.
-    unsafe { linear::init(layout::without(&layout.lowmem, &[boot.image]).into_iter()) }?;
+    unsafe { linear::init(layout::subtract(&layout.lowmem, &[boot.image]).into_iter()) }?;
     kernel_tables::fix_root(vmalloc::init(vmalloc))?;
     Ok(())
 }
@@ -130,7 +130,7 @@ pub fn layout() -> &'static Layout {
 }
 
 /// Sets frames aside for the first tables, and maps them where the linear map will have them.
-fn take_pool(layout: &Layout) -> Result<(), InitError> {
+fn alloc_table_pool(layout: &Layout) -> Result<(), InitError> {
     let bytes = table_frames::pool_bytes(&layout.lowmem);
     let order = Order::covering(bytes.div_ceil(PAGE_SIZE)).unwrap_or(Order::MAX).max(Order::BLOCK_2M);
     let pool = zones::alloc(order, Reach::LOW).ok_or(InitError::NoPool(order.bytes()))?;
@@ -161,7 +161,7 @@ fn map_image() -> Result<(), InitError> {
 }
 
 /// Switches this CPU to `root`, which [`init_cpu`] made for it. Boot's early mappings (UART, device tree) end here.
-pub fn enter(root: CpuRoot) {
+pub fn activate(root: CpuRoot) {
     assert_eq!(root.cpu, arch::cpu::index(), "a root of another CPU has that CPU's windows");
     // SAFETY: neither the kernel's tables nor a CPU's root are ever freed, and `init` mapped the whole image, this stack
     // included.

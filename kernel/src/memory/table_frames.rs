@@ -18,12 +18,12 @@ use pagetable::{Entries, TableFrame, TableMemory};
 use spin::Once;
 
 /// One counter for each frame of lowmem between the lowest and the highest: how many valid entries a table has.
-struct Live {
+struct ValidEntryCounts {
     first: Pfn,
     counters: &'static [AtomicU16],
 }
 
-static LIVE: Once<Live> = Once::new();
+static VALID_ENTRY_COUNTS: Once<ValidEntryCounts> = Once::new();
 static POOL: SpinLock<AddrRange<PhysAddr>> = SpinLock::new(AddrRange::EMPTY);
 /// Tables in use, and the most there were at one time.
 static IN_USE: AtomicU64 = AtomicU64::new(0);
@@ -59,7 +59,7 @@ pub unsafe fn init(pool: Chunk, lowmem: &[AddrRange<PhysAddr>]) {
     let counters = arch::pointer::to::<AtomicU16>(linear::address_of(pool.start()));
     // SAFETY: the caller lends the memory for good; zeroes are valid counters; the length is what `pool_bytes` counts.
     let counters = unsafe { slice::from_raw_parts(counters, (span.len() / PAGE_SIZE) as usize) };
-    LIVE.call_once(|| Live { first: Pfn::containing(span.start()), counters });
+    VALID_ENTRY_COUNTS.call_once(|| ValidEntryCounts { first: Pfn::containing(span.start()), counters });
     *POOL.lock() = AddrRange::new(pool.start() + counter_bytes(lowmem), pool.range().end());
 }
 
@@ -91,7 +91,7 @@ fn alloc_from_pool() -> Option<TableFrame> {
 }
 
 /// Frames of the pool that are still unused. The zones count them as given out.
-pub fn pool_left() -> u64 {
+pub fn pool_remaining() -> u64 {
     POOL.lock().len() / PAGE_SIZE
 }
 
@@ -122,19 +122,19 @@ pub unsafe fn entries(table: PhysAddr) -> &'static Entries {
 
 /// The counter that belongs to a table.
 pub fn valid_entries(table: PhysAddr) -> &'static AtomicU16 {
-    let Some(live) = LIVE.get() else { panic!("no table counters yet") };
-    &live.counters[(Pfn::containing(table).raw() - live.first.raw()) as usize]
+    let Some(counts) = VALID_ENTRY_COUNTS.get() else { panic!("no table counters yet") };
+    &counts.counters[(Pfn::containing(table).raw() - counts.first.raw()) as usize]
 }
 
 /// Table memory for the CPUs' own walkers, which snoop. `F` forgets a range in the TLBs.
 pub struct CpuTables<F: Fn(u64, u64)> {
-    forget: F,
+    invalidate: F,
 }
 
 /// Table memory for the kernel's own tree.
 pub fn kernel() -> CpuTables<impl Fn(u64, u64)> {
     CpuTables {
-        forget: |at, len| {
+        invalidate: |at, len| {
             arch::tlb::kernel(AddrRange::new(KernelVa::new(at), KernelVa::new(at + len)), Level::Any);
         },
     }
@@ -143,7 +143,7 @@ pub fn kernel() -> CpuTables<impl Fn(u64, u64)> {
 /// Table memory for the tree of the address space `asid`.
 pub fn user(asid: Asid) -> CpuTables<impl Fn(u64, u64)> {
     CpuTables {
-        forget: move |at, len| {
+        invalidate: move |at, len| {
             arch::tlb::user(asid, AddrRange::new(UserVa::new(at), UserVa::new(at + len)), Level::Any);
         },
     }
@@ -176,6 +176,6 @@ impl<F: Fn(u64, u64)> TableMemory for CpuTables<F> {
     }
 
     fn invalidate(&mut self, at: u64, len: u64) {
-        (self.forget)(at, len);
+        (self.invalidate)(at, len);
     }
 }

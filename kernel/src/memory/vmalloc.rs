@@ -100,14 +100,14 @@ impl KernelArea {
     ) -> Result<KernelMapping, VmallocError> {
         let len = chunks.clone().map(Chunk::bytes).sum();
         // The guard gives the range back when mapping fails.
-        let mut mapped = KernelMapping { area: self, range: self.reserve(len, align)?, present: false };
+        let mut guard = KernelMapping { area: self, range: self.reserve(len, align)?, mapped: false };
         if debug::fail_point(FailPoint::Maps) {
             return Err(VmallocError::Map(MapError::OutOfTables));
         }
         // SAFETY: passed on to the caller; the addresses were just reserved.
-        unsafe { kernel_tables::map(mapped.range.start(), chunks, mapping) }.map_err(VmallocError::Map)?;
-        mapped.present = true;
-        Ok(mapped)
+        unsafe { kernel_tables::map(guard.range.start(), chunks, mapping) }.map_err(VmallocError::Map)?;
+        guard.mapped = true;
+        Ok(guard)
     }
 
     fn reserve(&self, len: u64, align: u64) -> Result<AddrRange<KernelVa>, VmallocError> {
@@ -152,7 +152,7 @@ impl KernelArea {
 pub struct KernelMapping {
     area: &'static KernelArea,
     range: AddrRange<KernelVa>,
-    present: bool,
+    mapped: bool,
 }
 
 impl KernelMapping {
@@ -171,7 +171,7 @@ impl KernelMapping {
 
 impl Drop for KernelMapping {
     fn drop(&mut self) {
-        if self.present {
+        if self.mapped {
             // SAFETY: this value owns the addresses, and its owner, who used them, drops it.
             unsafe { kernel_tables::unmap(self.range) };
         }

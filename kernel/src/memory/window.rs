@@ -20,7 +20,7 @@ const BLOCK_SLOT: KernelVa = KernelVa::new(0xffff_b000_0000_0000);
 /// The slot for pages.
 const PAGE_SLOT: KernelVa = KernelVa::new(BLOCK_SLOT.raw() + MapWindow::PAGES_OFFSET);
 /// The most that is shown by pages.
-const PAGES: u64 = Order::BLOCK_2M.bytes() / 2;
+const PAGE_WINDOW_BYTES: u64 = Order::BLOCK_2M.bytes() / 2;
 
 static WINDOWS: PerCpu<Once<MapWindow<'static>>> = PerCpu::new([const { Once::new() }; MAX_CPUS]);
 static ROOTS: PerCpu<Once<PerCpuRoot>> = PerCpu::new([const { Once::new() }; MAX_CPUS]);
@@ -43,9 +43,9 @@ pub fn leaves(mut visit: impl FnMut(Leaf<KernelVa>)) {
 }
 
 /// Shows every table that CPUs have of their own.
-pub fn each_table(show: impl FnMut(PhysAddr)) {
+pub fn each_table(visit: impl FnMut(PhysAddr)) {
     let roots = ROOTS.iter().filter_map(Once::get);
-    roots.flat_map(|root| root.tables(&table_frames::kernel())).for_each(show);
+    roots.flat_map(|root| root.tables(&table_frames::kernel())).for_each(visit);
 }
 
 /// The first address at which some CPU does not have what the kernel's tree has, and which CPU, if there is one.
@@ -54,7 +54,7 @@ pub fn root_mismatch() -> Option<(usize, KernelVa)> {
     roots.filter_map(|(cpu, root)| Some((cpu, kernel_tables::root_mismatch(root)?))).next()
 }
 
-/// Shows `chunk`, in pieces of at most 2 MiB, at kernel addresses of memory type `memory` that are good until `f`
+/// Shows `chunk`, in blocks of at most 2 MiB, at kernel addresses of memory type `memory` that are good until `f`
 /// returns. `f` must neither sleep nor open another window.
 ///
 /// # Safety
@@ -67,25 +67,25 @@ pub unsafe fn with_chunk(chunk: Chunk, memory: MemoryType, mut f: impl FnMut(Add
 
 #[inline]
 fn map_chunk(chunk: Chunk, memory: MemoryType, f: &mut impl FnMut(AddrRange<KernelVa>)) {
-    if chunk.bytes() <= PAGES {
-        let mut pages = PageWindow::none();
+    if chunk.bytes() <= PAGE_WINDOW_BYTES {
+        let mut pages = PageWindow::empty();
         pages.add(chunk, memory);
-        pages.show(f);
+        pages.with_mapped(f);
     } else {
-        show_blocks(chunk, memory, f);
+        with_blocks(chunk, memory, f);
     }
 }
 
-/// Shows `chunk`, more than [`PAGES`] bytes, piece by piece.
+/// Shows `chunk`, more than [`PAGE_WINDOW_BYTES`] bytes, piece by piece.
 #[inline(never)]
-fn show_blocks(chunk: Chunk, memory: MemoryType, f: &mut impl FnMut(AddrRange<KernelVa>)) {
-    let (window, _irqs) = own_window();
-    for piece in pieces(chunk) {
-        show_block(window, piece, memory, f);
+fn with_blocks(chunk: Chunk, memory: MemoryType, f: &mut impl FnMut(AddrRange<KernelVa>)) {
+    let (window, _irqs) = this_cpu_window();
+    for block in split_into_blocks(chunk) {
+        with_block(window, block, memory, f);
     }
 }
 
-fn pieces(chunk: Chunk) -> impl Iterator<Item = Chunk> {
+fn split_into_blocks(chunk: Chunk) -> impl Iterator<Item = Chunk> {
     let order = chunk.order().min(Order::BLOCK_2M);
     (0..chunk.frames() / order.frames()).filter_map(move |piece| {
         // Always some: a part of a chunk is as aligned as it is long.
@@ -108,23 +108,23 @@ pub unsafe fn with_chunks(
         MemoryType::WriteBack => layout().low_end,
         _ => PhysAddr::new(0),
     };
-    let mut pages = PageWindow::none();
+    let mut pages = PageWindow::empty();
     for chunk in chunks {
         if chunk.start() < linear_end {
             f(linear::range_of(chunk.range()));
-        } else if chunk.bytes() > PAGES {
+        } else if chunk.bytes() > PAGE_WINDOW_BYTES {
             map_chunk(chunk, memory, &mut f);
         } else {
             if !pages.has_room_for(chunk) {
-                mem::replace(&mut pages, PageWindow::none()).show(&mut f);
+                mem::replace(&mut pages, PageWindow::empty()).with_mapped(&mut f);
             }
             pages.add(chunk, memory);
         }
     }
-    pages.show(&mut f);
+    pages.with_mapped(&mut f);
 }
 
-/// This CPU's page slot, at most [`PAGES`] bytes of it, while it is being filled. Interrupts are masked from the first
+/// This CPU's page slot, at most [`PAGE_WINDOW_BYTES`] bytes of it, while it is being filled. Interrupts are masked from the first
 /// page on.
 struct PageWindow {
     slot: Option<(&'static MapWindow<'static>, IrqGuard)>,
@@ -132,23 +132,23 @@ struct PageWindow {
 }
 
 impl PageWindow {
-    const fn none() -> Self {
+    const fn empty() -> Self {
         Self { slot: None, filled: 0 }
     }
 
     fn has_room_for(&self, chunk: Chunk) -> bool {
-        self.filled as u64 + chunk.frames() <= PAGES / PAGE_SIZE
+        self.filled as u64 + chunk.frames() <= PAGE_WINDOW_BYTES / PAGE_SIZE
     }
 
     #[inline]
     fn add(&mut self, chunk: Chunk, memory: MemoryType) {
-        let (window, _) = self.slot.get_or_insert_with(own_window);
+        let (window, _) = self.slot.get_or_insert_with(this_cpu_window);
         self.filled += window.map::<KernelVa>(self.filled, chunk, Mapping::read_write(memory));
     }
 
     /// Shows what has been added for as long as `f` takes.
     #[inline]
-    fn show(self, f: &mut impl FnMut(AddrRange<KernelVa>)) {
+    fn with_mapped(self, f: &mut impl FnMut(AddrRange<KernelVa>)) {
         let Some((window, _irqs)) = self.slot else { return };
         perf_counters::count_descriptor_stores(self.filled);
         arch::barrier::dsb_nshst();
@@ -166,7 +166,7 @@ impl PageWindow {
 
 /// This CPU's window, which stays this CPU's as long as interrupts are masked.
 #[inline]
-fn own_window() -> (&'static MapWindow<'static>, IrqGuard) {
+fn this_cpu_window() -> (&'static MapWindow<'static>, IrqGuard) {
     let irqs = arch::cpu::mask_irqs();
     let cpu = arch::cpu::index();
     let Some(window) = WINDOWS.of(cpu).get() else { panic!("CPU {cpu} has no window yet") };
@@ -175,7 +175,7 @@ fn own_window() -> (&'static MapWindow<'static>, IrqGuard) {
 
 /// Shows `block` in the block slot of this CPU's `window` for as long as `f` takes. Interrupts are masked. The entry is
 /// invalid, and in no TLB, between one block and the next (D8.16.1, break-before-make).
-fn show_block(
+fn with_block(
     window: &MapWindow<'_>,
     block: Chunk,
     memory: MemoryType,

@@ -28,7 +28,7 @@ pub unsafe fn init(low_end: PhysAddr, free: impl Iterator<Item = AddrRange<PhysA
 }
 
 /// Whether this CPU has the zones [locked](lock).
-pub fn locked_here() -> bool {
+pub fn locked_by_this_cpu() -> bool {
     LOCKED.this().load(Ordering::Relaxed)
 }
 
@@ -136,7 +136,7 @@ pub fn free(chunk: OwnedChunk) {
 
 /// Gives a chunk back that `owner` had.
 pub fn free_from(chunk: OwnedChunk, owner: LastOwner) {
-    FrameAllocator::of(owner).free(chunk);
+    FrameAllocator::with_owner(owner).free(chunk);
 }
 
 /// Gives a list of chunks back.
@@ -145,9 +145,9 @@ pub fn free_all(mut frames: Frames) {
 }
 
 /// Chunks that change hands while [`FrameAllocator`] keeps the zones locked: some 10 000 instructions.
-const TURN: u8 = 64;
+const LOCK_BUDGET: u8 = 64;
 /// As many chunks does the taking or giving of some 64 single frames at once count for.
-const MANY: u8 = 8;
+const PAGES_COST: u8 = 8;
 
 /// All frames, for lists of any length: what this CPU keeps goes first, then the zones are locked for a few chunks at a
 /// time, and the heap's reserve, which a long list of small chunks would use up, is seen to before each turn. It is no
@@ -156,9 +156,9 @@ const MANY: u8 = 8;
 pub struct FrameAllocator {
     zones: Option<ZonesGuard>,
     /// Chunks until somebody else has a turn.
-    left: u8,
+    budget: u8,
     /// Whether the magazines have been emptied for this list.
-    emptied: bool,
+    magazines_drained: bool,
     /// The owner that frees the frames.
     owner: DebugOnly,
 }
@@ -166,7 +166,7 @@ pub struct FrameAllocator {
 impl FrameAllocator {
     /// A source for the frames that `owner` frees.
     #[inline]
-    pub fn of(owner: LastOwner) -> Self {
+    pub fn with_owner(owner: LastOwner) -> Self {
         Self { owner: DebugOnly::new(owner), ..Self::default() }
     }
 
@@ -174,7 +174,7 @@ impl FrameAllocator {
     #[inline(always)]
     fn with_debug_hook(&mut self, chunks: impl Iterator<Item = Chunk>, hook: impl Fn(Chunk, LastOwner)) {
         if debug::ENABLED {
-            (self.zones, self.left) = (None, 0);
+            (self.zones, self.budget) = (None, 0);
             chunks.for_each(|chunk| hook(chunk, self.owner.get()));
         }
     }
@@ -192,36 +192,37 @@ impl FrameAllocator {
 
     /// The zones, for as much as `cost` chunks.
     fn zones(&mut self, cost: u8) -> &mut ZonesGuard {
-        if self.left < cost {
+        if self.budget < cost {
             // Unlocked before it is locked again.
             self.zones = None;
-            self.left = TURN;
+            self.budget = LOCK_BUDGET;
         }
-        self.left -= cost;
+        self.budget -= cost;
         self.zones.get_or_insert_with(lock)
     }
 
     /// What `find` finds in the zones, or else, unless a smaller order will do, in the zones and all magazines together.
-    fn find<R>(
+    fn alloc_with<R>(
         &mut self,
         order: Order,
         reach: Reach,
         cost: u8,
-        find: impl Fn(&mut Zones) -> Option<R>,
+        alloc: impl Fn(&mut Zones) -> Option<R>,
     ) -> Option<R> {
-        let found = find(self.zones(cost));
-        if found.is_some() || (self.emptied && order > Order::PAGE) {
+        let found = alloc(self.zones(cost));
+        if found.is_some() || (self.magazines_drained && order > Order::PAGE) {
             return found;
         }
-        self.emptied = true;
-        (self.zones, self.left) = (None, 0);
-        if magazines::drain(reach) { find(self.zones(cost)) } else { None }
+        self.magazines_drained = true;
+        (self.zones, self.budget) = (None, 0);
+        if magazines::drain(reach) { alloc(self.zones(cost)) } else { None }
     }
 
     /// A single frame, and more for the next who want one.
     fn refill(&mut self, reach: Reach) -> Option<OwnedChunk> {
-        let mut pages =
-            self.find(Order::PAGE, reach, MANY, |zones| zones.alloc_pages(Magazine::BATCH, reach))?.split();
+        let mut pages = self
+            .alloc_with(Order::PAGE, reach, PAGES_COST, |zones| zones.alloc_pages(Magazine::BATCH, reach))?
+            .split();
         let page = pages.next();
         pages.for_each(|page| magazines::push(page).unwrap_or_else(|page| self.zones(1).free(page)));
         page
@@ -233,14 +234,14 @@ impl FrameAllocator {
         if order == Order::PAGE {
             return self.refill(reach);
         }
-        self.find(order, reach, 1, |zones| zones.alloc(order, reach))
+        self.alloc_with(order, reach, 1, |zones| zones.alloc(order, reach))
     }
 
     #[cold]
     #[inline(never)]
     fn free_to_zones(&mut self, chunk: OwnedChunk) {
         match chunk.chunk().order() {
-            Order::PAGE => magazines::spill(chunk, &mut **self.zones(MANY)),
+            Order::PAGE => magazines::free_batch(chunk, &mut **self.zones(PAGES_COST)),
             _ => self.zones(1).free(chunk),
         }
     }
@@ -271,7 +272,7 @@ impl FrameSource for FrameAllocator {
         if debug::fail_point(FailPoint::Frames) {
             return None;
         }
-        let pages = self.find(Order::PAGE, reach, MANY, |zones| zones.alloc_pages(wanted, reach));
+        let pages = self.alloc_with(Order::PAGE, reach, PAGES_COST, |zones| zones.alloc_pages(wanted, reach));
         let taken = pages.iter().flat_map(OwnedPages::chunks);
         self.with_debug_hook(taken, |chunk, _| debug::frame_allocated(chunk));
         pages
@@ -279,7 +280,7 @@ impl FrameSource for FrameAllocator {
 
     fn free_pages(&mut self, pages: OwnedPages) {
         self.with_debug_hook(pages.chunks(), debug::frame_freed);
-        self.zones(MANY).free_pages(pages);
+        self.zones(PAGES_COST).free_pages(pages);
     }
 }
 
@@ -291,5 +292,5 @@ pub fn is_low(address: PhysAddr) -> bool {
 /// What a zone has and has given out, in frames. While CPUs take and give, a few more or less.
 pub fn stats(zone: Zone) -> ZoneStats {
     let stats = lock().stats(zone);
-    ZoneStats { allocated: stats.allocated.saturating_sub(magazines::frames(zone)), ..stats }
+    ZoneStats { allocated: stats.allocated.saturating_sub(magazines::cached_frames(zone)), ..stats }
 }

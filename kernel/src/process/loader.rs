@@ -128,7 +128,7 @@ fn load(space: &AddressSpace, executable: &Executable, file: &[u8]) -> Result<()
             MmapPlacement::FixedNoReplace(segment.range.start()),
             segment.prot,
         )?;
-        space.store(segment.content, &file[segment.file.clone()])?;
+        space.load(segment.content, &file[segment.file.clone()])?;
     }
     space.set_heap_start(executable.span().end());
     Ok(())
@@ -137,7 +137,7 @@ fn load(space: &AddressSpace, executable: &Executable, file: &[u8]) -> Result<()
 fn load_stack(space: &AddressSpace, stack: &StackImage) -> Result<(), Errno> {
     let bottom = UserVa::new(STACK_TOP.raw() - STACK_BYTES);
     space.map_anonymous(STACK_BYTES, MmapPlacement::FixedNoReplace(bottom), Prot::READ | Prot::WRITE)?;
-    space.store(stack.pointer, &stack.bytes)
+    space.load(stack.pointer, &stack.bytes)
 }
 
 fn auxiliary(executable: &Executable) -> [(u64, u64); 15] {

@@ -240,7 +240,7 @@ pub fn read_link_at(call: &SyscallContext<'_>) -> SyscallResult {
 /// `newfstatat`
 pub fn stat_at(call: &SyscallContext<'_>) -> SyscallResult {
     let flags = call.value(3);
-    let path = call.memory().read_text(call.address(1), PATH_MAX)?;
+    let path = call.memory().read_string(call.address(1), PATH_MAX)?;
     let stat = if path.is_empty() && flags & AT_EMPTY_PATH != 0 {
         call.file(0)?.file().stat()
     } else {
@@ -257,7 +257,7 @@ pub fn stat(call: &SyscallContext<'_>) -> SyscallResult {
 
 /// Resolves the path at `path`, relative to the directory descriptor in argument `directory`.
 fn lookup(call: &SyscallContext<'_>, directory: usize, path: UserVa, follow: bool) -> Result<NodeId, Errno> {
-    let path = call.memory().read_text(path, PATH_MAX)?;
+    let path = call.memory().read_string(path, PATH_MAX)?;
     let start = if call.int(directory) == AT_FDCWD || path.starts_with(b"/") {
         Root::ROOT
     } else {

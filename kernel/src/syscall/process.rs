@@ -61,7 +61,7 @@ pub fn limit(call: &SyscallContext<'_>) -> SyscallResult {
             return Err(Errno::EPERM);
         }
     }
-    call.memory().write_if_wanted(call.address(3), &limit).map(|()| 0)
+    call.memory().write_optional(call.address(3), &limit).map(|()| 0)
 }
 
 /// `getrandom`

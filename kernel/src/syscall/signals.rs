@@ -25,7 +25,7 @@ pub fn action(call: &SyscallContext<'_>) -> SyscallResult {
         actions[number] = new.unwrap_or(old);
         old
     };
-    call.memory().write_if_wanted(call.address(2), &old).map(|()| 0)
+    call.memory().write_optional(call.address(2), &old).map(|()| 0)
 }
 
 /// `rt_sigprocmask`
@@ -44,7 +44,7 @@ pub fn mask(call: &SyscallContext<'_>) -> SyscallResult {
         };
         call.task.signal_mask.store(new, Ordering::Relaxed);
     }
-    call.memory().write_if_wanted(call.address(2), &old).map(|()| 0)
+    call.memory().write_optional(call.address(2), &old).map(|()| 0)
 }
 
 /// `sigaltstack`
@@ -57,7 +57,7 @@ pub fn alt_stack(call: &SyscallContext<'_>) -> SyscallResult {
         *stack = new.unwrap_or(old);
         old
     };
-    call.memory().write_if_wanted(call.address(1), &old).map(|()| 0)
+    call.memory().write_optional(call.address(1), &old).map(|()| 0)
 }
 
 /// `kill`, `tkill`, `tgkill`: to the calling process only.

@@ -17,7 +17,7 @@ pub fn get_time(call: &SyscallContext<'_>) -> SyscallResult {
 pub fn get_resolution(call: &SyscallContext<'_>) -> SyscallResult {
     check_clock(call.value(0))?;
     let tick = arch::timer::ticks_to_ns(1).max(1);
-    call.memory().write_if_wanted(call.address(1), &Timespec::from_nanoseconds(tick)).map(|()| 0)
+    call.memory().write_optional(call.address(1), &Timespec::from_nanoseconds(tick)).map(|()| 0)
 }
 
 /// `clock_nanosleep`
@@ -40,7 +40,7 @@ fn sleep(call: &SyscallContext<'_>, absolute: bool, duration: UserVa, remaining:
         Err(WaitError::Interrupted) => {
             let remaining_ns = deadline.saturating_sub(sched::time::now());
             if !absolute {
-                call.memory().write_if_wanted(remaining, &Timespec::from_nanoseconds(remaining_ns))?;
+                call.memory().write_optional(remaining, &Timespec::from_nanoseconds(remaining_ns))?;
             }
             Err(Errno::EINTR)
         }

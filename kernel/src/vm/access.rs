@@ -12,7 +12,7 @@ use arch::user_copy;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// The widest single access of a copy: a failed one may lie this far behind what was copied.
-const WIDEST: u64 = 16;
+const MAX_ACCESS_BYTES: u64 = 16;
 
 /// The memory of the program that this CPU has installed.
 #[derive(Clone, Copy)]
@@ -53,7 +53,7 @@ impl<'a> UserMemory<'a> {
     }
 
     /// Puts a structure to `to`, unless that is 0.
-    pub fn write_if_wanted<T: IntoBytes + Immutable>(&self, to: UserVa, value: &T) -> Result<(), Errno> {
+    pub fn write_optional<T: IntoBytes + Immutable>(&self, to: UserVa, value: &T) -> Result<(), Errno> {
         if to.raw() == 0 { Ok(()) } else { self.write(to, value) }
     }
 
@@ -61,19 +61,19 @@ impl<'a> UserMemory<'a> {
     ///
     /// # Errors
     /// `ENAMETOOLONG`: no zero among the first `limit` bytes.
-    pub fn read_text(&self, from: UserVa, limit: usize) -> Result<Vec<u8>, Errno> {
+    pub fn read_string(&self, from: UserVa, limit: usize) -> Result<Vec<u8>, Errno> {
         let mut text = Vec::new();
         let mut at = from;
         while text.len() < limit {
-            let mut piece = [0; 64];
+            let mut buffer = [0; 64];
             // Never over the end of a page: the next one may be nobody's.
             let here = (64 - at.raw() % 64).min((limit - text.len()) as u64) as usize;
-            self.read_bytes(at, &mut piece[..here])?;
-            if let Some(end) = piece[..here].iter().position(|&byte| byte == 0) {
-                text.extend(&piece[..end]);
+            self.read_bytes(at, &mut buffer[..here])?;
+            if let Some(end) = buffer[..here].iter().position(|&byte| byte == 0) {
+                text.extend(&buffer[..end]);
                 return Ok(text);
             }
-            text.extend(&piece[..here]);
+            text.extend(&buffer[..here]);
             at = at.checked_add(here as u64).ok_or(Errno::EFAULT)?;
         }
         Err(Errno::ENAMETOOLONG)
@@ -106,20 +106,20 @@ impl<'a> UserMemory<'a> {
         mut step: impl FnMut(usize) -> usize,
     ) -> Result<(), Errno> {
         self.check(at, len)?;
-        let (mut done, mut tried) = (0, None);
+        let (mut done, mut last_fault) = (0, None);
         while done < len {
             done = len - step(done);
             if done == len {
                 break;
             }
-            if tried == Some(done) {
+            if last_fault == Some(done) {
                 return Err(Errno::EFAULT);
             }
-            tried = Some(done);
+            last_fault = Some(done);
             let first = at + done as u64;
             let last = at + (len - 1) as u64;
             self.fault_in(first, access)?;
-            self.fault_in((first + (WIDEST - 1)).min(last), access)?;
+            self.fault_in((first + (MAX_ACCESS_BYTES - 1)).min(last), access)?;
         }
         Ok(())
     }

@@ -7,7 +7,7 @@ use addr::Asid;
 /// Every CPU has ASIDs of 8 bits at least; number 0 stands for "no program".
 const COUNT: usize = 256;
 
-static TAKEN: SpinLock<[bool; COUNT]> = SpinLock::new([false; COUNT]);
+static IN_USE: SpinLock<[bool; COUNT]> = SpinLock::new([false; COUNT]);
 
 /// An ASID that nobody else has.
 #[derive(Debug)]
@@ -16,9 +16,9 @@ pub struct OwnedAsid(Asid);
 impl OwnedAsid {
     /// A free one; `None` when all are taken.
     pub fn allocate() -> Option<Self> {
-        let mut taken = TAKEN.lock();
-        let number = (1..COUNT).find(|&number| !taken[number])?;
-        taken[number] = true;
+        let mut in_use = IN_USE.lock();
+        let number = (1..COUNT).find(|&number| !in_use[number])?;
+        in_use[number] = true;
         Some(Self(Asid::new(number as u16)))
     }
 
@@ -32,7 +32,7 @@ impl Drop for OwnedAsid {
     /// No TLB remembers it when the next one gets it.
     fn drop(&mut self) {
         arch::tlb::asid(self.0);
-        TAKEN.lock()[usize::from(self.0.raw())] = false;
+        IN_USE.lock()[usize::from(self.0.raw())] = false;
     }
 }
 
@@ -41,12 +41,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_tag_is_forgotten_by_the_tlbs_before_it_is_free() {
-        let tag = OwnedAsid::allocate().unwrap();
-        let number = tag.get();
+    fn asid_is_invalidated_before_it_is_freed() {
+        let asid = OwnedAsid::allocate().unwrap();
+        let number = asid.get();
         assert_ne!(number.raw(), 0);
         arch::fake::take();
-        drop(tag);
+        drop(asid);
         assert!(arch::fake::take().contains(&arch::fake::Instruction::TlbAsid(number)));
     }
 }

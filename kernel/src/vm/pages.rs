@@ -40,13 +40,13 @@ pub fn pinned() -> usize {
 /// Pages of a program that stay where they are, whatever the program does or however it ends, until this is dropped.
 #[derive(Debug, Default)]
 pub struct PinnedPages {
-    pieces: Vec<PhysSegment>,
+    segments: Vec<PhysSegment>,
 }
 
 impl PinnedPages {
     /// The bytes, in the order of the program's addresses; neighbours in RAM are one piece.
-    pub fn pieces(&self) -> &[PhysSegment] {
-        &self.pieces
+    pub fn segments(&self) -> &[PhysSegment] {
+        &self.segments
     }
 
     /// Pins the frame of the `len` bytes at `start`, and adds them. Returns `false` if the heap is exhausted.
@@ -55,13 +55,13 @@ impl PinnedPages {
     /// A program owns the frame, and its address space is locked.
     pub(super) unsafe fn add(&mut self, start: PhysAddr, len: u64) -> bool {
         debug_assert!(len > 0 && start.raw() % PAGE_SIZE + len <= PAGE_SIZE);
-        match self.pieces.last_mut() {
+        match self.segments.last_mut() {
             Some(last) if last.start + last.len == start => last.len += len,
             _ => {
-                if debug::fail_point(FailPoint::Heap) || self.pieces.try_reserve(1).is_err() {
+                if debug::fail_point(FailPoint::Heap) || self.segments.try_reserve(1).is_err() {
                     return false;
                 }
-                self.pieces.push(PhysSegment { start, len });
+                self.segments.push(PhysSegment { start, len });
             }
         }
         PINS.lock().pin(Pfn::containing(start));
@@ -69,9 +69,9 @@ impl PinnedPages {
     }
 
     fn frames(&self) -> impl Iterator<Item = Pfn> + use<'_> {
-        self.pieces.iter().flat_map(|piece| {
+        self.segments.iter().flat_map(|segment| {
             let (first, last) =
-                (Pfn::containing(piece.start), Pfn::containing(piece.start + (piece.len - 1)));
+                (Pfn::containing(segment.start), Pfn::containing(segment.start + (segment.len - 1)));
             (first.raw()..=last.raw()).map(Pfn::new)
         })
     }
@@ -82,7 +82,7 @@ impl PinnedPages {
 // kernel sees none of it.
 unsafe impl StreamMemory for PinnedPages {
     fn segments(&self) -> &[PhysSegment] {
-        &self.pieces
+        &self.segments
     }
 
     fn bytes(&mut self) -> Option<&mut [u8]> {

@@ -87,5 +87,5 @@ pub fn boot(archive: &'static [u8]) {
 /// The number of free frames, including the pool of page tables.
 pub fn free_frames() -> u64 {
     let free: u64 = zones::free_chunks().unwrap().iter().map(|chunk| chunk.frames()).sum();
-    free + table_frames::pool_left()
+    free + table_frames::pool_remaining()
 }

@@ -121,7 +121,7 @@ fn what_another_cpu_keeps_is_found() -> Outcome {
     });
     // Without another thread they are still here.
     core::mem::take(&mut *pages.lock()).into_iter().for_each(zones::free);
-    let (free, kept) = (zones::stats(Zone::High).free(), magazines::frames(Zone::High));
+    let (free, kept) = (zones::stats(Zone::High).free(), magazines::cached_frames(Zone::High));
     let again = chunks::alloc(&mut zones::FrameAllocator::default(), &request);
     let one_more = zones::alloc(Order::PAGE, Reach::HIGH);
     let found = again.as_ref().map(Frames::frames).map_err(|error| *error);

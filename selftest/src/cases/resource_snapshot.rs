@@ -41,7 +41,7 @@ impl ResourceSnapshot {
         let counters: Counters = counters::read();
         let used = |zone| zones::stats(zone).allocated;
         let all_tables = table_frames::usage().0;
-        let kept = heap::grown_bytes() / PAGE_SIZE + all_tables + table_frames::pool_left();
+        let kept = heap::grown_bytes() / PAGE_SIZE + all_tables + table_frames::pool_remaining();
         Self {
             low_frames: used(Zone::Low) - kept,
             high_frames: used(Zone::High),

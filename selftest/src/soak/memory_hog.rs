@@ -19,7 +19,7 @@ pub fn run(mut rng: Rng, end: u64) -> Tally {
         // Except for the kernel's reserve of lowmem.
         let mut all = take_all(Reach::ANYWHERE);
         pause(&mut rng);
-        all.free_to(&mut zones::FrameAllocator::of(LastOwner::Untouched));
+        all.free_to(&mut zones::FrameAllocator::with_owner(LastOwner::Untouched));
         pause(&mut rng);
         tally.operations += 1;
     }

@@ -272,7 +272,7 @@ pub const MUTANTS: &[SourceMutant] = &[
     SourceMutant {
         name: "temporary mapping not removed",
         file: "kernel/src/memory/window.rs",
-        item: "show",
+        item: "with_mapped",
         from: "window.unmap(self.filled);",
         to: "",
         oracle: test(RULES, "is left in a window"),
@@ -280,7 +280,7 @@ pub const MUTANTS: &[SourceMutant] = &[
     SourceMutant {
         name: "temporary block mapping not removed",
         file: "kernel/src/memory/window.rs",
-        item: "show_block",
+        item: "with_block",
         from: "window.unmap_block();",
         to: "",
         oracle: test("program.buffers_and_memory_read_as_zero", "is left in a window"),

@@ -21,7 +21,9 @@ impl MappedObject for VmaBacking {
     fn is_same(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Anonymous, Self::Anonymous) => true,
-            (Self::Shared(one, may), Self::Shared(two, might)) => Arc::ptr_eq(one, two) && may == might,
+            (Self::Shared(one, one_max), Self::Shared(two, two_max)) => {
+                Arc::ptr_eq(one, two) && one_max == two_max
+            }
             _ => false,
         }
     }
@@ -52,12 +54,12 @@ pub(super) fn access_mapping(memory: MemoryType, prot: Prot) -> Mapping {
 }
 
 /// Rights that come with `prot` on Arm.
-pub(super) fn with_implied(prot: Prot) -> Prot {
+pub(super) fn with_implied_read(prot: Prot) -> Prot {
     if prot.is_empty() { prot } else { prot | Prot::READ }
 }
 
 /// Nothing is writable and executable.
-pub(super) fn check_access(prot: Prot) -> Result<(), Errno> {
+pub(super) fn check_write_xor_execute(prot: Prot) -> Result<(), Errno> {
     if prot.contains(Prot::WRITE | Prot::EXEC) { Err(Errno::EACCES) } else { Ok(()) }
 }
 
@@ -66,11 +68,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rights_are_what_entries_can_say() {
+    fn protection_selects_the_descriptor_access() {
         let of = |prot| access_mapping(MemoryType::WriteBack, prot).access();
         assert_eq!(of(Prot::empty()), Access::READ | Access::PRIVILEGED);
         assert_eq!(of(Prot::WRITE), Access::READ | Access::WRITE);
         assert_eq!(of(Prot::EXEC), Access::READ | Access::EXECUTE);
-        assert_eq!(check_access(Prot::all()), Err(Errno::EACCES));
+        assert_eq!(check_write_xor_execute(Prot::all()), Err(Errno::EACCES));
     }
 }

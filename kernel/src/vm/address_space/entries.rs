@@ -55,8 +55,8 @@ impl Inner {
 
     /// Frees the frames of anonymous memory. Its pages are single entries, so nothing has to be cut and nothing fails.
     pub(super) fn unmap_anonymous(&mut self, range: AddrRange<UserVa>) {
-        let (mut rest, mut batch) = (range, Batch::new());
-        while let Some(part) = self.first_frames(rest, &mut batch) {
+        let (mut rest, mut batch) = (range, FrameBatch::new());
+        while let Some(part) = self.collect_frames(rest, &mut batch) {
             if self.clear_entries(part).is_err() {
                 panic!("anonymous pages at {part:?} are not single entries");
             }
@@ -69,7 +69,7 @@ impl Inner {
 
     /// Puts the first frames in `range` into `batch`, as many as it holds, instead of what it has, and says where they
     /// are mapped; `None` when there are none.
-    fn first_frames(&self, range: AddrRange<UserVa>, batch: &mut Batch) -> Option<AddrRange<UserVa>> {
+    fn collect_frames(&self, range: AddrRange<UserVa>, batch: &mut FrameBatch) -> Option<AddrRange<UserVa>> {
         batch.count = 0;
         let mut found: Option<AddrRange<UserVa>> = None;
         self.table.as_ref()?.leaves_until(&table_frames::user(self.asid), range, |leaf| {
@@ -95,12 +95,12 @@ impl Inner {
 
 /// Frames that leave a program together; on the stack, since giving back must not need memory. It is an eighth of a
 /// kernel stack, so it is never moved.
-struct Batch {
+struct FrameBatch {
     frames: [PhysAddr; 256],
     count: usize,
 }
 
-impl Batch {
+impl FrameBatch {
     #[inline(always)] // Where it is to be.
     const fn new() -> Self {
         Self { frames: [PhysAddr::new(0); 256], count: 0 }

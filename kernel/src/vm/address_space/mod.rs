@@ -22,7 +22,7 @@ use abi::Errno;
 use abi::memory::Prot;
 use addr::{AddrRange, Address, Asid, KernelVa, PAGE_SIZE, PhysAddr, UserVa};
 use alloc::sync::Arc;
-use backing::check_access;
+use backing::check_write_xor_execute;
 use pagetable::{Leaf, PageTable, Stage1};
 use program::{Alignment, USER_END, USER_START, Vma, VmaMap};
 use vma::vma_errno;
@@ -30,7 +30,7 @@ use vma::vma_errno;
 /// Bits of a program's address that are translated.
 const INPUT_BITS: u8 = 48;
 /// How much `MAP_POPULATE` fills in one go.
-const STEP: u64 = 2 << 20;
+const POPULATE_STEP: u64 = 2 << 20;
 /// Linux allows 65530; but here one program must not fill the kernel's heap.
 const VMAS_MAX: usize = 4096;
 /// The heap (`brk`) grows from below, up to here; `mmap` places things from the top down.
@@ -101,9 +101,9 @@ impl AddressSpace {
     }
 
     /// Maps zeroes.
-    pub fn map_anonymous(&self, len: u64, place: MmapPlacement, prot: Prot) -> Result<UserVa, Errno> {
+    pub fn map_anonymous(&self, len: u64, placement: MmapPlacement, prot: Prot) -> Result<UserVa, Errno> {
         let mut inner = self.inner.lock();
-        let range = inner.reserve_range(len, place, Alignment::PAGE)?;
+        let range = inner.reserve_range(len, placement, Alignment::PAGE)?;
         inner.add_anonymous(range, prot)?;
         Ok(range.start())
     }
@@ -114,10 +114,10 @@ impl AddressSpace {
         &self,
         shared: Arc<Buffer>,
         (offset, len): (u64, u64),
-        place: MmapPlacement,
+        placement: MmapPlacement,
         (prot, max_prot): (Prot, Prot),
     ) -> Result<UserVa, Errno> {
-        check_access(prot)?;
+        check_write_xor_execute(prot)?;
         if !max_prot.contains(prot) {
             return Err(Errno::EACCES);
         }
@@ -127,7 +127,7 @@ impl AddressSpace {
         let range = {
             let mut inner = self.inner.lock();
             let range =
-                inner.reserve_range(len, place, Alignment::like_offset(shared.alignment(), offset))?;
+                inner.reserve_range(len, placement, Alignment::like_offset(shared.alignment(), offset))?;
             let backing = VmaBacking::Shared(shared.clone(), max_prot);
             inner.vmas.insert(Vma { range, prot, backing, offset }).map_err(vma_errno)?;
             inner.map_shared_part(&shared, offset, range, prot).inspect_err(|_| {
@@ -155,19 +155,19 @@ impl AddressSpace {
 
     /// Changes what the program may do in `range`, all of which is mapped.
     pub fn protect(&self, range: AddrRange<UserVa>, prot: Prot) -> Result<(), Errno> {
-        check_access(prot)?;
+        check_write_xor_execute(prot)?;
         self.inner.lock().protect(range, prot)
     }
 
     /// Adds the zeroes of `more`, which is free, to the anonymous memory of `range` right below it.
     pub fn grow(&self, range: AddrRange<UserVa>, more: AddrRange<UserVa>) -> Result<(), Errno> {
         let mut inner = self.inner.lock();
-        let area =
-            inner.vmas.find(range.start()).filter(|area| area.range.covers(&range)).ok_or(Errno::EFAULT)?;
-        if !matches!(area.backing, VmaBacking::Anonymous) {
+        let vma =
+            inner.vmas.find(range.start()).filter(|vma| vma.range.covers(&range)).ok_or(Errno::EFAULT)?;
+        if !matches!(vma.backing, VmaBacking::Anonymous) {
             return Err(Errno::EINVAL);
         }
-        let prot = area.prot;
+        let prot = vma.prot;
         inner.add_anonymous(more, prot).map_err(|_| Errno::ENOMEM)
     }
 
@@ -212,7 +212,7 @@ impl AddressSpace {
 
     /// Brings anonymous memory in that nobody has touched yet (`MAP_POPULATE`); stops when memory is full.
     pub fn populate(&self, range: AddrRange<UserVa>) {
-        for step in steps(range) {
+        for step in populate_steps(range) {
             let mut inner = self.inner.lock();
             let Ok(parts) = inner.vmas.try_parts(step) else { return };
             for part in parts
@@ -249,7 +249,7 @@ impl AddressSpace {
     }
 
     /// Fills memory of a program that does not run yet: `bytes` go to `at`, whatever the program may do there.
-    pub fn store(&self, at: UserVa, bytes: &[u8]) -> Result<(), Errno> {
+    pub fn load(&self, at: UserVa, bytes: &[u8]) -> Result<(), Errno> {
         let (mut at, mut bytes) = (at, bytes);
         while !bytes.is_empty() {
             let room = (PAGE_SIZE - at.raw() % PAGE_SIZE) as usize;
@@ -258,7 +258,7 @@ impl AddressSpace {
             let offset = frame.raw() % PAGE_SIZE;
             // SAFETY: the frame is the program's own, write-back memory, and stays: the program does not run yet. No
             // reference to it exists, and the window is writable.
-            unsafe { window::with_frame(frame, |window| copy_to(window, offset, here)) };
+            unsafe { window::with_frame(frame, |window| copy_to_window(window, offset, here)) };
             (at, bytes) = (at + here.len() as u64, rest);
         }
         Ok(())
@@ -268,8 +268,8 @@ impl AddressSpace {
     pub fn leaves(&self, which: impl Fn(&Vma<VmaBacking>) -> bool, mut show: impl FnMut(Leaf<UserVa>)) {
         let inner = self.inner.lock();
         let Some(table) = &inner.table else { return };
-        for area in inner.vmas.iter().filter(|area| which(area)) {
-            table.leaves(&table_frames::user(inner.asid), area.range, &mut show);
+        for vma in inner.vmas.iter().filter(|vma| which(vma)) {
+            table.leaves(&table_frames::user(inner.asid), vma.range, &mut show);
         }
     }
 
@@ -302,12 +302,12 @@ impl Drop for AddressSpace {
     }
 }
 
-/// `range` in parts that end at multiples of [`STEP`].
-fn steps(range: AddrRange<UserVa>) -> impl Iterator<Item = AddrRange<UserVa>> {
+/// `range` in parts that end at multiples of [`POPULATE_STEP`].
+fn populate_steps(range: AddrRange<UserVa>) -> impl Iterator<Item = AddrRange<UserVa>> {
     let mut at = range.start();
     core::iter::from_fn(move || {
         let start = at;
-        at = (start.align_down(STEP) + STEP).min(range.end());
+        at = (start.align_down(POPULATE_STEP) + POPULATE_STEP).min(range.end());
         (start < range.end()).then(|| AddrRange::new(start, at))
     })
 }
@@ -316,7 +316,7 @@ fn steps(range: AddrRange<UserVa>) -> impl Iterator<Item = AddrRange<UserVa>> {
 ///
 /// # Safety
 /// The window is mapped, writable, and nothing else uses its contents.
-unsafe fn copy_to(window: AddrRange<KernelVa>, offset: u64, bytes: &[u8]) {
+unsafe fn copy_to_window(window: AddrRange<KernelVa>, offset: u64, bytes: &[u8]) {
     assert!(offset + bytes.len() as u64 <= window.len(), "{offset:#x} + {} past the window", bytes.len());
     let target = (window.start().raw() + offset) as *mut u8;
     // SAFETY: the caller's promise; the bytes fit by the assertion.
@@ -329,10 +329,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn steps_cover_the_range_and_end_at_multiples() {
-        let range = AddrRange::new(UserVa::new(STEP - PAGE_SIZE), UserVa::new(2 * STEP + PAGE_SIZE));
-        let all: Vec<_> = steps(range).map(|step| (step.start().raw(), step.end().raw())).collect();
-        assert_eq!(all, [(STEP - PAGE_SIZE, STEP), (STEP, 2 * STEP), (2 * STEP, 2 * STEP + PAGE_SIZE)]);
-        assert_eq!(steps(AddrRange::EMPTY).count(), 0);
+    fn populate_steps_cover_the_range_in_aligned_parts() {
+        let range = AddrRange::new(
+            UserVa::new(POPULATE_STEP - PAGE_SIZE),
+            UserVa::new(2 * POPULATE_STEP + PAGE_SIZE),
+        );
+        let all: Vec<_> = populate_steps(range).map(|step| (step.start().raw(), step.end().raw())).collect();
+        assert_eq!(
+            all,
+            [
+                (POPULATE_STEP - PAGE_SIZE, POPULATE_STEP),
+                (POPULATE_STEP, 2 * POPULATE_STEP),
+                (2 * POPULATE_STEP, 2 * POPULATE_STEP + PAGE_SIZE)
+            ]
+        );
+        assert_eq!(populate_steps(AddrRange::EMPTY).count(), 0);
     }
 }

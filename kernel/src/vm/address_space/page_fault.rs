@@ -1,6 +1,6 @@
 //! Anonymous memory gets its frames when it is touched.
 
-use super::backing::{VmaBacking, with_implied};
+use super::backing::{VmaBacking, with_implied_read};
 use super::{AccessError, Inner};
 use crate::memory::{window, zones};
 use crate::vm::pages;
@@ -10,25 +10,25 @@ use addr::{AddrRange, Address, PAGE_SIZE, PhysAddr, UserVa};
 use program::Vma;
 
 /// What a first touch brings in: this many bytes around it, as far as they are in the same area and not there yet.
-const AROUND: u64 = 64 << 10;
+const FAULT_AROUND: u64 = 64 << 10;
 
 impl Inner {
     pub(super) fn handle_fault(&mut self, at: UserVa, access: Prot) -> Result<(), AccessError> {
-        let area = self.vmas.find(at).ok_or(AccessError::Unmapped)?.clone();
-        if !with_implied(area.prot).contains(access) || area.prot.is_empty() {
+        let vma = self.vmas.find(at).ok_or(AccessError::Unmapped)?.clone();
+        if !with_implied_read(vma.prot).contains(access) || vma.prot.is_empty() {
             return Err(AccessError::Denied);
         }
         if self.translate(at).is_some() {
             // Another thread was here first, or an entry was being changed.
             return Ok(());
         }
-        self.fault_in(at, &area)
+        self.fault_in(at, &vma)
     }
 
-    fn fault_in(&mut self, at: UserVa, area: &Vma<VmaBacking>) -> Result<(), AccessError> {
-        let around = AddrRange::new(at.align_down(AROUND), at.align_down(AROUND) + AROUND);
-        let part = area.part(&around).ok_or(AccessError::Unmapped)?;
-        match &area.backing {
+    fn fault_in(&mut self, at: UserVa, vma: &Vma<VmaBacking>) -> Result<(), AccessError> {
+        let around = AddrRange::new(at.align_down(FAULT_AROUND), at.align_down(FAULT_AROUND) + FAULT_AROUND);
+        let part = vma.part(&around).ok_or(AccessError::Unmapped)?;
+        match &vma.backing {
             VmaBacking::Anonymous => self.populate_range(part.range, part.prot).or_else(|_| {
                 // Not as much as that, but one page?
                 let page = AddrRange::new(at.align_down(PAGE_SIZE), at.align_down(PAGE_SIZE) + PAGE_SIZE);
@@ -82,12 +82,12 @@ impl Inner {
 
     /// Where the byte at `at` of the program's own memory is in RAM.
     pub(super) fn anonymous_frame(&mut self, at: UserVa, access: Prot) -> Result<PhysAddr, Errno> {
-        let area = self.vmas.find(at).ok_or(Errno::EFAULT)?.clone();
-        if !matches!(area.backing, VmaBacking::Anonymous) || !with_implied(area.prot).contains(access) {
+        let vma = self.vmas.find(at).ok_or(Errno::EFAULT)?.clone();
+        if !matches!(vma.backing, VmaBacking::Anonymous) || !with_implied_read(vma.prot).contains(access) {
             return Err(Errno::EFAULT);
         }
         if self.translate(at).is_none() {
-            self.fault_in(at, &area).map_err(|_| Errno::ENOMEM)?;
+            self.fault_in(at, &vma).map_err(|_| Errno::ENOMEM)?;
         }
         self.translate(at).map(|leaf| leaf.translate(at)).ok_or(Errno::EFAULT)
     }

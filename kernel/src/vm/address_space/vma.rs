@@ -1,6 +1,6 @@
 //! Changes to the plan, and what they do to the tables.
 
-use super::backing::{VmaBacking, check_access};
+use super::backing::{VmaBacking, check_write_xor_execute};
 use super::{Inner, MmapPlacement};
 use crate::memory::table_frames;
 use abi::Errno;
@@ -14,7 +14,7 @@ impl Inner {
     pub(super) fn reserve_range(
         &mut self,
         len: u64,
-        place: MmapPlacement,
+        placement: MmapPlacement,
         alignment: Alignment,
     ) -> Result<AddrRange<UserVa>, Errno> {
         let len =
@@ -22,20 +22,20 @@ impl Inner {
         if len == 0 {
             return Err(Errno::EINVAL);
         }
-        let exactly = |at: UserVa| {
+        let fixed_range = |at: UserVa| {
             AddrRange::from_len(at, len).filter(|_| at.is_aligned(PAGE_SIZE)).ok_or(Errno::EINVAL)
         };
-        match place {
+        match placement {
             MmapPlacement::Hint(hint) => {
                 let hint = hint.filter(|at| at.raw() >= USER_START);
                 self.vmas.find_unmapped(len, alignment, hint).ok_or(Errno::ENOMEM)
             }
-            MmapPlacement::FixedNoReplace(at) => match self.vmas.parts(exactly(at)?).next() {
-                None => exactly(at),
+            MmapPlacement::FixedNoReplace(at) => match self.vmas.parts(fixed_range(at)?).next() {
+                None => fixed_range(at),
                 Some(_) => Err(Errno::EEXIST),
             },
             MmapPlacement::Fixed(at) => {
-                let range = exactly(at)?;
+                let range = fixed_range(at)?;
                 self.unmap_all(range)?;
                 Ok(range)
             }
@@ -43,9 +43,9 @@ impl Inner {
     }
 
     pub(super) fn add_anonymous(&mut self, range: AddrRange<UserVa>, prot: Prot) -> Result<(), Errno> {
-        check_access(prot)?;
-        let area = Vma { range, prot, backing: VmaBacking::Anonymous, offset: range.start().raw() };
-        self.vmas.insert(area).map_err(vma_errno)
+        check_write_xor_execute(prot)?;
+        let vma = Vma { range, prot, backing: VmaBacking::Anonymous, offset: range.start().raw() };
+        self.vmas.insert(vma).map_err(vma_errno)
     }
 
     /// Takes whatever is in `range` out of plan, tables and TLBs.
@@ -79,19 +79,19 @@ impl Inner {
         if prot.contains(Prot::EXEC) {
             self.sync_instructions(range);
         }
-        if before.iter().all(|part| self.rewrite(part, prot).is_ok()) {
+        if before.iter().all(|part| self.update_entries(part, prot).is_ok()) {
             return Ok(());
         }
         // A table was missing. What was changed goes back; the same cuts need no table twice.
         for part in &before {
             let _ = self.vmas.protect(part.range, part.prot);
-            let _ = self.rewrite(part, part.prot);
+            let _ = self.update_entries(part, part.prot);
         }
         Err(Errno::ENOMEM)
     }
 
     /// Gives the entries of `part` other rights.
-    fn rewrite(&mut self, part: &Vma<VmaBacking>, prot: Prot) -> Result<(), Errno> {
+    fn update_entries(&mut self, part: &Vma<VmaBacking>, prot: Prot) -> Result<(), Errno> {
         let asid = self.asid;
         let Some(table) = &mut self.table else { return Ok(()) };
         let done = table.protect(&mut table_frames::user(asid), part.range, part.backing.mapping(prot));
