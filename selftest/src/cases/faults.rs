@@ -2,7 +2,7 @@
 
 use super::device::{edu, frame_at, peek, poke, read_in, with_page, write_out};
 use super::{Outcome, Test};
-use crate::fixture::PATIENCE_NS;
+use crate::fixture::TIMEOUT_NS;
 use crate::{check, fixture, pass, skip};
 use addr::{Iova, MemoryType, PAGE_SIZE, PhysAddr};
 use alloc::format;
@@ -206,7 +206,7 @@ fn keeps_faulting() -> Outcome {
 /// How many faults it took.
 fn until_blocked(edu: &DmaEngineDevice) -> Result<u64, String> {
     write_out(edu, NOWHERE, PAGE_SIZE)?;
-    let deadline = Deadline::in_ns(PATIENCE_NS);
+    let deadline = Deadline::in_ns(TIMEOUT_NS);
     while !edu.device().is_quarantined() {
         check!(!deadline.passed(), "not blocked after {} faults", edu.device().faults());
         sched::yield_now();

@@ -4,7 +4,7 @@
 use super::programs::Running;
 use super::resource_snapshot::ResourceSnapshot;
 use super::{Outcome, Test};
-use crate::fixture::PATIENCE_NS;
+use crate::fixture::TIMEOUT_NS;
 use crate::soak::rng::Rng;
 use crate::{audit, check, pass, skip};
 use abi::signal::Signal;
@@ -62,7 +62,7 @@ fn end(program: Running) -> Result<(), String> {
 
 /// Until the last line that the program has said is as wanted.
 fn wait_for(program: &Running, is_wanted: impl Fn(&str) -> bool) -> Result<(), String> {
-    let deadline = time::now() + PATIENCE_NS;
+    let deadline = time::now() + TIMEOUT_NS;
     while !is_wanted(&program.output.last_line()) {
         check!(time::now() < deadline, "it said: {}", program.output.last_line());
         check!(!program.process.is_ending(), "it has ended; it said: {}", program.output.last_line());

@@ -2,7 +2,7 @@
 
 use super::boot::whole_half;
 use super::{Outcome, Test};
-use crate::fixture::{Fragmented, PATIENCE_NS, elsewhere, run_each, take_all};
+use crate::fixture::{Fragmented, TIMEOUT_NS, allocate_all, run_each, run_on_other_cpu};
 use crate::{check, pass, skip};
 use addr::{AddrRange, Chunk, KernelVa, MemoryType, Order, PAGE_SIZE, PhysAddr};
 use alloc::string::String;
@@ -111,11 +111,11 @@ fn what_another_cpu_keeps_is_found() -> Outcome {
         Ok(some) => some,
         Err(error) => return Err(alloc::format!("{PAGES} frames of highmem: {error:?}")),
     };
-    let rest = take_all(Reach::HIGH);
+    let rest = allocate_all(Reach::HIGH);
     let pages = Arc::new(SpinLock::new(some.drain().collect::<Vec<_>>()));
     let here = arch::cpu::index();
     let theirs = pages.clone();
-    let there = elsewhere(move || {
+    let there = run_on_other_cpu(move || {
         core::mem::take(&mut *theirs.lock()).into_iter().for_each(zones::free);
         arch::cpu::index()
     });
@@ -289,7 +289,7 @@ struct Look {
 fn looks_from_two_cpus(chunk: Chunk) -> Result<Vec<Look>, String> {
     let (window, looked) = (AtomicU64::new(0), AtomicBool::new(false));
     run_each(2, move |thread| {
-        let deadline = Deadline::in_ns(PATIENCE_NS);
+        let deadline = Deadline::in_ns(TIMEOUT_NS);
         let mut good = false;
         if thread == 0 {
             let wait = |range: AddrRange<KernelVa>| {

@@ -1,6 +1,6 @@
 //! The books: what is held now, to be compared with what is held after something that leaves nothing behind.
 
-use crate::fixture::PATIENCE_NS;
+use crate::fixture::TIMEOUT_NS;
 use addr::PAGE_SIZE;
 use alloc::format;
 use alloc::string::String;
@@ -130,7 +130,7 @@ struct Settling {
 impl Settling {
     fn from(before: ResourceSnapshot) -> Self {
         let now = sched::time::now();
-        Self { before, last: before, end: now + PATIENCE_NS, since: now, looks: 0 }
+        Self { before, last: before, end: now + TIMEOUT_NS, since: now, looks: 0 }
     }
 
     /// Whether what is held may still become less than it is `now`.

@@ -124,13 +124,13 @@ fn any_device() -> Result<Arc<Device>, String> {
 
 fn many_cpus_alloc_and_free() -> Outcome {
     /// An emulator with more CPUs than its host takes long for them, so after a while fewer will do.
-    const PATIENCE_NS: u64 = 5_000_000_000;
+    const TIMEOUT_NS: u64 = 5_000_000_000;
     const ROUNDS: u64 = 200;
     let device = any_device()?;
     let cpus = kernel::percpu::online();
     let before = ResourceSnapshot::now();
     let lost = counters::read().lost_bytes.now;
-    let deadline = Deadline::in_ns(PATIENCE_NS);
+    let deadline = Deadline::in_ns(TIMEOUT_NS);
     let results = crate::fixture::run_each(cpus, move |thread| {
         for round in 0..ROUNDS {
             alloc_and_free(&device, round, thread as u64)

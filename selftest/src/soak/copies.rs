@@ -3,7 +3,7 @@
 use super::rng::Rng;
 use super::round::Tally;
 use crate::cases::device::{peek, poke, read_in, write_out};
-use crate::fixture::PATIENCE_NS;
+use crate::fixture::TIMEOUT_NS;
 use addr::{Iova, PAGE_SIZE};
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -74,7 +74,7 @@ fn iova_at(buffer: &Attachment, offset: u64) -> Iova {
 
 /// Faults until the device is quarantined, and rearms it.
 fn quarantine(edu: &DmaEngineDevice) -> Result<(), String> {
-    let deadline = time::now() + PATIENCE_NS;
+    let deadline = time::now() + TIMEOUT_NS;
     while !edu.device().is_quarantined() {
         write_out(edu, UNMAPPED, PAGE_SIZE)?;
         if time::now() > deadline {

@@ -3,7 +3,7 @@
 
 use super::rng::Rng;
 use super::round::Tally;
-use crate::fixture::take_all;
+use crate::fixture::allocate_all;
 use kernel::debug::LastOwner;
 use kernel::memory::zones;
 use kernel::sched::{self, time};
@@ -17,7 +17,7 @@ pub fn run(mut rng: Rng, end: u64) -> Tally {
     let mut tally = Tally::default();
     while time::now() < end {
         // Except for the kernel's reserve of lowmem.
-        let mut all = take_all(Reach::ANYWHERE);
+        let mut all = allocate_all(Reach::ANYWHERE);
         pause(&mut rng);
         all.free_to(&mut zones::FrameAllocator::with_owner(LastOwner::Untouched));
         pause(&mut rng);

@@ -1,6 +1,6 @@
 //! Resource usage and speed after a round: numbers that must not grow from the first rounds to the last.
 
-use crate::fixture::take_all;
+use crate::fixture::allocate_all;
 use addr::{PAGE_SIZE, Size};
 use alloc::boxed::Box;
 use alloc::format;
@@ -46,7 +46,7 @@ impl Sample {
         // Frames in the per-CPU magazines leave partly free blocks, whose accounting is in the heap, and
         // their number varies. Exhausting a zone returns them to it.
         for reach in [Reach::HIGH, Reach::LOW] {
-            zones::free_all(take_all(reach));
+            zones::free_all(allocate_all(reach));
         }
         let used = |zone| zones::stats(zone).allocated;
         let counters = counters::read();
