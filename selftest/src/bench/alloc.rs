@@ -1,14 +1,14 @@
-//! Coherent buffers, from memory in large chunks and in single frames.
+//! Allocation of coherent buffers, from unfragmented and from fragmented memory.
 
-use super::line::Subject;
-use super::measure::Measured;
+use super::line::BenchLine;
+use super::measure::Timings;
 use crate::fixture::Fragmented;
 use ::alloc::sync::Arc;
 use dma_api::{Attrs, DmaError};
 use kernel::dma::{self, Device};
 use memory::Reach;
 
-/// Bytes, and how often: the peer's.
+/// Buffer sizes and the rounds of each, equal to those of the Linux benchmark.
 pub const SIZES: [(u64, usize); 7] = [
     (4 << 10, 64),
     (64 << 10, 64),
@@ -18,38 +18,38 @@ pub const SIZES: [(u64, usize); 7] = [
     (64 << 20, 8),
     (256 << 20, 8),
 ];
-const UNSEEN: Attrs = Attrs::NO_KERNEL_MAPPING;
-/// Frames to scatter: for the largest buffer, and as many to choose from.
+const NO_VIEW: Attrs = Attrs::NO_KERNEL_MAPPING;
+/// Free frames of the fragmented memory: twice as many as the largest buffer needs.
 const SCATTERED: u64 = 2 * (256 << 20) / addr::PAGE_SIZE;
 
-/// Memory as boot left it.
-pub fn whole(device: &Arc<Device>) -> Result<(), DmaError> {
+/// Measures with the unfragmented memory after boot.
+pub fn unfragmented(device: &Arc<Device>) -> Result<(), DmaError> {
     let variants =
-        [Attrs::empty(), UNSEEN, UNSEEN | Attrs::WRITE_COMBINE, UNSEEN | Attrs::ALLOC_SINGLE_PAGES];
-    variants.into_iter().try_for_each(|attrs| all_sizes(device, "alloc", attrs))
+        [Attrs::empty(), NO_VIEW, NO_VIEW | Attrs::WRITE_COMBINE, NO_VIEW | Attrs::ALLOC_SINGLE_PAGES];
+    variants.into_iter().try_for_each(|attrs| measure_all_sizes(device, "alloc", attrs))
 }
 
-/// No two free frames of high memory are neighbours.
+/// Measures with highmem in which no two free frames are adjacent.
 pub fn fragmented(device: &Arc<Device>) -> Result<(), DmaError> {
-    let _torn = Fragmented::new(Reach::HIGH, SCATTERED);
-    let variants = [UNSEEN | Attrs::ALLOC_SINGLE_PAGES, UNSEEN];
-    variants.into_iter().try_for_each(|attrs| all_sizes(device, "frag_alloc", attrs))
+    let _fragmented = Fragmented::new(Reach::HIGH, SCATTERED);
+    let variants = [NO_VIEW | Attrs::ALLOC_SINGLE_PAGES, NO_VIEW];
+    variants.into_iter().try_for_each(|attrs| measure_all_sizes(device, "frag_alloc", attrs))
 }
 
-fn all_sizes(device: &Arc<Device>, name: &str, attrs: Attrs) -> Result<(), DmaError> {
-    SIZES.into_iter().try_for_each(|(size, rounds)| one_size(device, name, size, attrs, rounds))
+fn measure_all_sizes(device: &Arc<Device>, name: &str, attrs: Attrs) -> Result<(), DmaError> {
+    SIZES.into_iter().try_for_each(|(size, rounds)| measure_size(device, name, size, attrs, rounds))
 }
 
-/// Allocates and frees `size` bytes over and over.
-pub fn one_size(
+/// Measures the allocation and the release of `size` bytes.
+pub fn measure_size(
     device: &Arc<Device>,
     name: &str,
     size: u64,
     attrs: Attrs,
     rounds: usize,
 ) -> Result<(), DmaError> {
-    let mut measured = Measured::new(rounds, || dma::alloc(device, size, attrs), drop)?;
-    let subject = Subject { name, size, attrs, ..Subject::of_buffer(device, size, attrs)? };
-    subject.print(&mut measured);
+    let mut timings = Timings::measure(rounds, || dma::alloc(device, size, attrs), drop)?;
+    let line = BenchLine { name, size, attrs, ..BenchLine::of_buffer(device, size, attrs)? };
+    line.print(&mut timings);
     Ok(())
 }

@@ -1,6 +1,6 @@
-//! Many CPUs at a time: for a stretch of time each allocates and frees, or lends and takes back, as fast as
-//! it can. So that it shows how much of that is the IOMMU's queue and registers, each also does nothing but
-//! what every one of these operations ends with.
+//! Contention: for a window of time, each of several threads allocates and frees buffers, or maps and unmaps
+//! memory, as fast as it can. To show the share of the IOMMU's queue and registers, a third run of each
+//! thread only performs the `CMD_SYNC` with which each of these operations ends.
 
 use crate::fixture::run_each;
 use ::alloc::boxed::Box;
@@ -14,22 +14,23 @@ use kernel::dma::{self, Device};
 use kernel::iommu::Smmu;
 use kernel::{kprintln, percpu};
 
-/// Threads, one a CPU.
+/// Numbers of threads, at most one for each CPU.
 const THREADS: [usize; 4] = [1, 2, 4, 8];
-/// Windows for each number of threads; the middle one counts.
+/// Windows for each number of threads; the median is reported.
 const WINDOWS: usize = 3;
 const BUFFER: u64 = 64 << 10;
 
-/// What each thread does all the time.
+/// The operation that each thread repeats.
 #[derive(Clone, Copy)]
 enum Work {
     Alloc,
     Map,
-    /// A CMD_SYNC alone, which the SMMU is done with at once: a doorbell, and a look at CMDQ_CONS.
+    /// A CMD_SYNC alone, which completes at once: a doorbell write and a read of CMDQ_CONS.
     Sync,
 }
 
-/// Counts operations of all threads together; one operation is both halves.
+/// Measures the operations of all threads together. Allocating and freeing count as one operation, and so do
+/// mapping and unmapping.
 pub fn run(device: &Arc<Device>) -> Result<(), DmaError> {
     // Long enough for thousands of operations.
     let window = timer::frequency() / 20;
@@ -45,9 +46,9 @@ pub fn run(device: &Arc<Device>) -> Result<(), DmaError> {
     Ok(())
 }
 
-/// What each of `count` threads does in a window.
+/// Returns the operations of each of `count` threads in a window.
 fn measure(device: &Arc<Device>, work: Work, count: usize, window: u64) -> Result<Vec<u64>, DmaError> {
-    // Threads get to their CPUs before it begins.
+    // The threads are distributed over the CPUs before the window starts.
     let start = timer::now() + window / 10;
     let device = device.clone();
     let each = run_each(count, move |_| work.repeat(&device, start, start + window));
@@ -70,7 +71,7 @@ fn report(work: Work, count: usize, window: u64, each: &[u64]) {
 }
 
 impl Work {
-    /// How many operations fit between `start` and `end`.
+    /// Repeats the operation from `start` to `end` and returns the count.
     fn repeat(self, device: &Arc<Device>, start: u64, end: u64) -> Result<u64, DmaError> {
         let mut page: Box<dyn StreamMemory> = Pages::new(PAGE_SIZE)?;
         while timer::now() < start {}
@@ -79,8 +80,8 @@ impl Work {
             match self {
                 Self::Alloc => drop(dma::alloc(device, BUFFER, Attrs::NO_KERNEL_MAPPING)?),
                 Self::Map => {
-                    let lent = stream::map(device, page, Direction::Bidirectional);
-                    page = lent.map_err(|refused| refused.error)?.unmap()?;
+                    let mapping = stream::map(device, page, Direction::Bidirectional);
+                    page = mapping.map_err(|refused| refused.error)?.unmap()?;
                 }
                 Self::Sync => device.smmu().map_or(Ok(()), Smmu::sync)?,
             }

@@ -13,11 +13,11 @@ use kernel::fs::{File, OpenFile, stat_device};
 use kernel::perf_counters;
 use kernel::vm::access::UserMemory;
 
-/// Counts of all CPUs, in the order of [`Events::NAMES`].
+/// Event counts of all CPUs, in the order of [`EventCounts::NAMES`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Events(pub [u64; Events::NAMES.len()]);
+pub struct EventCounts(pub [u64; EventCounts::NAMES.len()]);
 
-impl Events {
+impl EventCounts {
     /// Descriptor stores; page-table allocations; IOMMU commands, `CMD_SYNC` included; `CMD_SYNC` alone;
     /// IOMMU register writes; TLBI instructions; DSB, DMB and ISB instructions.
     pub const NAMES: [&'static str; 7] =
@@ -29,7 +29,7 @@ impl Events {
     }
 }
 
-impl fmt::Display for Events {
+impl fmt::Display for EventCounts {
     /// `stores=1 tables=0 ..`
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut words = Self::NAMES.iter().zip(self.0);
@@ -38,9 +38,9 @@ impl fmt::Display for Events {
 }
 
 /// Returns the counts since boot.
-pub fn read() -> Events {
+pub fn read() -> EventCounts {
     let iommu = counters::read();
-    Events([
+    EventCounts([
         perf_counters::descriptor_stores(),
         perf_counters::table_allocations(),
         iommu.commands,

@@ -1,77 +1,76 @@
-//! Timing an operation and the one that takes it back.
+//! Timing of an operation and of its inverse, such as allocating and freeing.
 
 #[cfg(feature = "counters")]
-use super::events::{self, Events};
+use super::events::{self, EventCounts};
 use ::alloc::vec::Vec;
 use arch::timer;
 use kernel::dma::counters::{self, Counters};
 
-/// Rounds before the first that counts, at most: they fill pools and caches.
-const WARM: usize = 8;
+/// The most rounds before the measurement, which fill pools and caches.
+const WARM_UP_ROUNDS: usize = 8;
 
-/// How long each half took, and what it cost besides.
-pub struct Measured {
-    /// The operation.
-    pub up: Half,
-    /// What takes it back.
-    pub down: Half,
+/// The times of both operations, and the IOMMU's counters around them.
+pub struct Timings {
+    pub operation: Samples,
+    pub inverse: Samples,
     before: Counters,
     after: Counters,
 }
 
-/// One half, round by round.
-pub struct Half {
+/// The samples of one operation, one for each round.
+pub struct Samples {
     ticks: Vec<u64>,
     #[cfg(feature = "counters")]
-    events: Vec<Events>,
+    events: Vec<EventCounts>,
 }
 
-/// Per round of both halves.
-pub struct Costs {
-    /// Commands to the IOMMU.
+/// IOMMU commands per round: one operation and its inverse.
+pub struct IommuCosts {
+    /// Commands, `CMD_SYNC` included.
     pub commands: u64,
-    /// Of these, waits for completion.
+    /// `CMD_SYNC` alone.
     pub syncs: u64,
 }
 
-impl Measured {
-    /// Does `up` and `down` in turn, some rounds for warming up and then `rounds` that count.
+impl Timings {
+    /// Runs `operation` and `inverse` in turn, first for some warm-up rounds and then for `rounds` measured
+    /// ones.
     ///
     /// # Errors
-    /// The first of `up`'s.
-    pub fn new<T, E>(
+    /// The first error of `operation`.
+    pub fn measure<T, E>(
         rounds: usize,
-        mut up: impl FnMut() -> Result<T, E>,
-        mut down: impl FnMut(T),
+        mut operation: impl FnMut() -> Result<T, E>,
+        mut inverse: impl FnMut(T),
     ) -> Result<Self, E> {
-        for _ in 0..rounds.min(WARM) {
-            up().map(&mut down)?;
+        for _ in 0..rounds.min(WARM_UP_ROUNDS) {
+            operation().map(&mut inverse)?;
         }
         let before = counters::read();
-        let (mut ups, mut downs) = (Half::with_capacity(rounds), Half::with_capacity(rounds));
+        let (mut operations, mut inverses) = (Samples::with_capacity(rounds), Samples::with_capacity(rounds));
         for _ in 0..rounds {
-            let made = ups.time(&mut up)?;
-            downs.time(|| down(made));
+            let result = operations.time(&mut operation)?;
+            inverses.time(|| inverse(result));
         }
-        Ok(Self { up: ups, down: downs, before, after: counters::read() })
+        Ok(Self { operation: operations, inverse: inverses, before, after: counters::read() })
     }
 
-    /// How many rounds were measured.
+    /// Returns the number of measured rounds.
     pub fn rounds(&self) -> usize {
-        self.up.ticks.len()
+        self.operation.ticks.len()
     }
 
-    /// What a round cost the IOMMU, rounded up.
-    pub fn costs(&self) -> Costs {
+    /// Returns the IOMMU commands per round, rounded up.
+    pub fn costs(&self) -> IommuCosts {
         let per_round = |before: u64, after: u64| (after - before).div_ceil(self.rounds() as u64);
-        Costs {
+        IommuCosts {
             commands: per_round(self.before.commands, self.after.commands),
             syncs: per_round(self.before.syncs, self.after.syncs),
         }
     }
 }
 
-impl Half {
+impl Samples {
     fn with_capacity(rounds: usize) -> Self {
         Self {
             ticks: Vec::with_capacity(rounds),
@@ -80,7 +79,7 @@ impl Half {
         }
     }
 
-    /// Runs `action` for one more sample.
+    /// Runs `action` and records a sample.
     #[cfg(not(feature = "counters"))]
     #[inline(always)]
     fn time<R>(&mut self, action: impl FnOnce() -> R) -> R {
@@ -90,7 +89,7 @@ impl Half {
         result
     }
 
-    /// Runs `action` for one more sample. The ticks are those of a build that counts.
+    /// Runs `action` and records a sample. The ticks include the cost of counting events.
     #[cfg(feature = "counters")]
     fn time<R>(&mut self, action: impl FnOnce() -> R) -> R {
         let start = timer::now();
@@ -101,27 +100,27 @@ impl Half {
         result
     }
 
-    /// The median ticks.
+    /// Returns the median of the ticks.
     pub fn median(&mut self) -> u64 {
         median(&mut self.ticks)
     }
 
-    /// The mean ticks: it holds the rare work that the median hides.
+    /// Returns the mean of the ticks. It includes rare work, which the median hides.
     pub fn mean(&self) -> u64 {
         self.ticks.iter().sum::<u64>() / self.ticks.len().max(1) as u64
     }
 
-    /// The median of each event.
+    /// Returns the median of each event count.
     #[cfg(feature = "counters")]
-    pub fn events(&self) -> Events {
-        Events(core::array::from_fn(|n| {
+    pub fn events(&self) -> EventCounts {
+        EventCounts(core::array::from_fn(|n| {
             let mut samples: Vec<u64> = self.events.iter().map(|events| events.0[n]).collect();
             median(&mut samples)
         }))
     }
 }
 
-/// The upper one of two medians; 0 of nothing.
+/// Returns the median, the upper one of an even number of samples; 0 for none.
 fn median(samples: &mut [u64]) -> u64 {
     samples.sort_unstable();
     samples.get(samples.len() / 2).copied().unwrap_or(0)
@@ -132,7 +131,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_median_is_in_the_middle() {
+    fn median_is_the_middle_or_upper_middle_sample() {
         assert_eq!(median(&mut [9, 1, 5]), 5);
         assert_eq!(median(&mut [4, 3, 2, 1]), 3);
         assert_eq!(median(&mut []), 0);

@@ -1,8 +1,7 @@
-//! Benchmarks: what an operation costs in ticks of the counter, one line a measurement.
+//! Benchmarks: the cost of operations in ticks of the counter, one line for each measurement.
 //!
 //! Under QEMU's `-icount shift=0,sleep=off` with a counter of 1 GHz a tick is a guest instruction, and every
-//! run prints the same. Names, sizes and attributes are those of the figures for Linux that
-//! `doc/peer-linux.tsv` holds.
+//! run prints the same. Names, sizes and attributes equal those of the Linux figures in `doc/peer-linux.tsv`.
 
 mod alloc;
 mod contention;
@@ -27,26 +26,26 @@ use kernel::devices;
 use kernel::dma::Device;
 use kernel::{kprintln, process};
 
-/// The program that measures what only a program can see.
+/// The program that measures `mmap` and `munmap`.
 const PROGRAM: &str = "/bin/bench";
 
-/// What a program maps besides [`alloc::SIZES`]: bytes, and how often.
+/// The size that the program maps in addition to [`alloc::SIZES`], and its rounds.
 const LARGEST: (u64, usize) = (1 << 30, 8);
 
-/// Bits of address of the device, as many as the peer gives its own. Nothing is transferred, so that what the
-/// device really decodes does not matter.
+/// The DMA mask of the device, equal to that of the device in the Linux benchmark. The device transfers
+/// nothing, so that its actual address width does not matter.
 const MASK: DmaMask = DmaMask::bits(48);
 
-/// Measurements of one name.
+/// The measurements of a name.
 struct Bench {
     name: &'static str,
     run: fn(&Arc<Device>) -> Result<(), DmaError>,
 }
 
-/// All of them. Memory is torn last, so that the others find it as it was at boot.
+/// All benchmarks. Those that fragment memory are last, so that the others run with the memory as after boot.
 const BENCHES: &[Bench] = &[
     Bench { name: "floor", run: floor::run },
-    Bench { name: "alloc", run: alloc::whole },
+    Bench { name: "alloc", run: alloc::unfragmented },
     Bench { name: "map_single", run: streaming::single },
     Bench { name: "map_sg", run: streaming::scattered },
     Bench { name: "contention", run: contention::run },
@@ -58,7 +57,7 @@ const BENCHES: &[Bench] = &[
     Bench { name: "growth_pieces", run: growth::pieces },
 ];
 
-/// Runs what is `chosen` and prints the results. The program comes from `initramfs`.
+/// Runs the `chosen` benchmarks and prints the results. The program is read from `initramfs`.
 pub fn run(chosen: Glob<'_>, initramfs: Option<AddrRange<PhysAddr>>) {
     #[cfg(feature = "counters")]
     events::register();
@@ -80,10 +79,10 @@ pub fn run(chosen: Glob<'_>, initramfs: Option<AddrRange<PhysAddr>>) {
     }
 }
 
-/// The device that gets the buffers.
+/// Returns the device for which buffers are allocated.
 fn device() -> Option<Arc<Device>> {
     let Some(edu) = devices::dma_engines().next() else {
-        log::error!("bench: there is no edu device to allocate for");
+        log::error!("bench: no edu device");
         return None;
     };
     let device = edu.device().clone();

@@ -1,6 +1,6 @@
-//! What the first device loses while its neighbours fault as fast as they can: transfers in a stretch of
-//! time, and how often memory can be lent meanwhile. A neighbour that is put into quarantine is armed again
-//! at once.
+//! The slowdown of the first device by other devices that fault continuously: its transfers in a window of
+//! time, and the streaming mappings that its driver makes meanwhile. A faulting device is rearmed as soon as
+//! it is quarantined.
 
 use super::MASK;
 use crate::fixture::run_each;
@@ -18,25 +18,25 @@ use kernel::dma::Device;
 use kernel::dma::stream::{self, Pages};
 use kernel::{kprintln, sched};
 
-/// Where nothing is mapped.
-const NOWHERE: Iova = Iova::new(0x0abc_d000);
-/// How long the thread that tells what was not shown may take.
-const TELLING_NS: u64 = 3_000_000_000;
+/// An unmapped address.
+const UNMAPPED: Iova = Iova::new(0x0abc_d000);
+/// The time in which the fault thread reports the number of suppressed log lines.
+const REPORT_DELAY_NS: u64 = 3_000_000_000;
 
-/// What one thread counted.
+/// Counts of a thread.
 #[derive(Clone, Copy, Default)]
-struct Count {
+struct ThreadCounts {
     transfers: u64,
-    /// How long they took.
+    /// The duration of all transfers.
     transfer_ticks: u64,
-    lent: u64,
+    mapped: u64,
     faults: u64,
     quarantines: u64,
-    /// Devices whose first fault was seen as it was.
-    told: u64,
+    /// Devices whose first fault was recorded with its address.
+    recorded: u64,
 }
 
-/// Measures without and with the faults; nothing if there are no neighbours or no SMMU.
+/// Measures without and with faulting devices; returns at once without other devices or without an SMMU.
 pub fn run(device: &Arc<Device>) -> Result<(), DmaError> {
     let mut engines = devices::dma_engines();
     let Some(first) = engines.next() else { return Ok(()) };
@@ -44,17 +44,17 @@ pub fn run(device: &Arc<Device>) -> Result<(), DmaError> {
     if neighbours.is_empty() || first.device().smmu().is_none() {
         return Ok(());
     }
-    // What it really puts on the bus: it does transfer here.
+    // The actual address width, since the device transfers data here.
     first.device().set_mask(DmaMask::up_to(edu::DMA_MASK))?;
-    // Ten transfers of an `edu`.
+    // One second: the time of ten transfers of an `edu`.
     let window = timer::frequency();
     for (attrs, neighbours) in [("quiet", Vec::new()), ("faulting", neighbours)] {
         let number = neighbours.len();
         let count = measure(first, neighbours, window)?;
         report(attrs, number, window, count);
     }
-    // The log ends with how many events it does not show.
-    _ = sched::sleep_until(sched::time::now() + TELLING_NS);
+    // Wait for the report of suppressed log lines.
+    _ = sched::sleep_until(sched::time::now() + REPORT_DELAY_NS);
     device.set_mask(MASK)
 }
 
@@ -62,51 +62,52 @@ fn measure(
     first: &'static DmaEngineDevice,
     neighbours: Vec<&'static DmaEngineDevice>,
     window: u64,
-) -> Result<Count, DmaError> {
+) -> Result<ThreadCounts, DmaError> {
     let end = timer::now() + window;
     let threads = 2 + neighbours.len();
     let work = move |thread: usize| match thread {
-        0 => transfers(first, end),
-        1 => lends(first.device(), end),
-        _ => faults(neighbours[thread - 2], end),
+        0 => transfer(first, end),
+        1 => map_and_unmap(first.device(), end),
+        _ => fault(neighbours[thread - 2], end),
     };
     let counts = run_each(threads, work).map_err(|_| DmaError::OutOfHeap)?;
-    counts.into_iter().try_fold(Count::default(), |sum, count| count.map(|count| sum.and(count)))
+    counts.into_iter().try_fold(ThreadCounts::default(), |sum, count| count.map(|count| sum.and(count)))
 }
 
-fn report(attrs: &str, neighbours: usize, window: u64, count: Count) {
-    let Count { transfers, transfer_ticks, lent, faults, quarantines, told } = count;
+fn report(attrs: &str, neighbours: usize, window: u64, count: ThreadCounts) {
+    let ThreadCounts { transfers, transfer_ticks, mapped, faults, quarantines, recorded } = count;
     kprintln!(
-        "BENCH neighbour size={PAGE_SIZE} attrs={attrs} alloc_ticks={} free_ticks=0 iters={lent} chunks=1 \
-         transfers={transfers} transfer_ticks={} faults={faults} quarantines={quarantines} neighbours={neighbours} told={told}",
-        window / lent.max(1),
+        "BENCH neighbour size={PAGE_SIZE} attrs={attrs} alloc_ticks={} free_ticks=0 iters={mapped} chunks=1 \
+         transfers={transfers} transfer_ticks={} faults={faults} quarantines={quarantines} neighbours={neighbours} told={recorded}",
+        window / mapped.max(1),
         transfer_ticks / transfers.max(1),
     );
 }
 
-impl Count {
+impl ThreadCounts {
     fn and(self, other: Self) -> Self {
         Self {
             transfers: self.transfers + other.transfers,
             transfer_ticks: self.transfer_ticks + other.transfer_ticks,
-            lent: self.lent + other.lent,
+            mapped: self.mapped + other.mapped,
             faults: self.faults + other.faults,
             quarantines: self.quarantines + other.quarantines,
-            told: self.told + other.told,
+            recorded: self.recorded + other.recorded,
         }
     }
 }
 
-/// Lends a page for each of the device's transfers.
-fn transfers(engine: &DmaEngineDevice, end: u64) -> Result<Count, DmaError> {
+/// Maps a page for each transfer of the device.
+fn transfer(engine: &DmaEngineDevice, end: u64) -> Result<ThreadCounts, DmaError> {
     let mut page: Box<dyn StreamMemory> = Pages::new(PAGE_SIZE)?;
-    let (mut count, start) = (Count::default(), timer::now());
+    let (mut count, start) = (ThreadCounts::default(), timer::now());
     while timer::now() < end {
-        let lent =
+        let mapping =
             stream::map(engine.device(), page, Direction::ToDevice).map_err(|refused| refused.error)?;
-        let copied = engine.transfer(page_at(dma_engine::TransferDirection::FromMemory, lent.iova()));
-        page = lent.unmap()?;
-        match copied {
+        let transferred =
+            engine.transfer(page_transfer(dma_engine::TransferDirection::FromMemory, mapping.iova()));
+        page = mapping.unmap()?;
+        match transferred {
             Ok(done) if done.is_whole() => count.transfers += 1,
             other => {
                 log::error!("{}: {other:?}", engine.device().name());
@@ -118,29 +119,31 @@ fn transfers(engine: &DmaEngineDevice, end: u64) -> Result<Count, DmaError> {
     Ok(count)
 }
 
-/// What else a driver does, as often as it can: the time that is not the device's.
-fn lends(device: &Arc<Device>, end: u64) -> Result<Count, DmaError> {
+/// Maps and unmaps a page continuously, while the device transfers.
+fn map_and_unmap(device: &Arc<Device>, end: u64) -> Result<ThreadCounts, DmaError> {
     let mut page: Box<dyn StreamMemory> = Pages::new(PAGE_SIZE)?;
-    let mut count = Count::default();
+    let mut count = ThreadCounts::default();
     while timer::now() < end {
-        let lent = stream::map(device, page, Direction::Bidirectional).map_err(|refused| refused.error)?;
-        page = lent.unmap()?;
-        count.lent += 1;
+        let mapping = stream::map(device, page, Direction::Bidirectional).map_err(|refused| refused.error)?;
+        page = mapping.unmap()?;
+        count.mapped += 1;
         sched::yield_now();
     }
     Ok(count)
 }
 
-fn faults(engine: &DmaEngineDevice, end: u64) -> Result<Count, DmaError> {
-    let (mut count, before) = (Count::default(), engine.device().all_faults());
+/// Faults continuously, and rearms the device when it is quarantined.
+fn fault(engine: &DmaEngineDevice, end: u64) -> Result<ThreadCounts, DmaError> {
+    let (mut count, before) = (ThreadCounts::default(), engine.device().all_faults());
     while timer::now() < end {
-        if let Err(error) = engine.transfer(page_at(dma_engine::TransferDirection::ToMemory, NOWHERE)) {
+        if let Err(error) = engine.transfer(page_transfer(dma_engine::TransferDirection::ToMemory, UNMAPPED))
+        {
             log::error!("{}: {error}", engine.device().name());
             break;
         }
         let is_quarantined = engine.device().is_quarantined();
-        if count.told == 0 && first_address(engine.device()) == Some(NOWHERE) {
-            count.told = 1;
+        if count.recorded == 0 && first_fault_address(engine.device()) == Some(UNMAPPED) {
+            count.recorded = 1;
         }
         if is_quarantined {
             count.quarantines += 1;
@@ -151,10 +154,10 @@ fn faults(engine: &DmaEngineDevice, end: u64) -> Result<Count, DmaError> {
     Ok(count)
 }
 
-fn first_address(device: &Device) -> Option<Iova> {
+fn first_fault_address(device: &Device) -> Option<Iova> {
     device.first_fault()?.transaction.map(|transaction| Iova::new(transaction.address))
 }
 
-fn page_at(direction: dma_engine::TransferDirection, memory: Iova) -> Transfer {
+fn page_transfer(direction: dma_engine::TransferDirection, memory: Iova) -> Transfer {
     Transfer { direction, memory, offset: 0, len: PAGE_SIZE }
 }

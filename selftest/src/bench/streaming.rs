@@ -1,7 +1,7 @@
-//! Memory that exists already, lent and taken back.
+//! Streaming mappings: mapping and unmapping of existing memory.
 
-use super::line::Subject;
-use super::measure::Measured;
+use super::line::BenchLine;
+use super::measure::Timings;
 use crate::fixture::Fragmented;
 use ::alloc::boxed::Box;
 use ::alloc::sync::Arc;
@@ -13,10 +13,10 @@ use kernel::dma::Device;
 use kernel::dma::stream::{self, Pages};
 use memory::Reach;
 
-/// Pages in a scattered list.
-const PIECES: u64 = 256;
+/// Segments of the scatter-gather list, one page each.
+const SEGMENTS: u64 = 256;
 
-/// One piece.
+/// Measures a single contiguous segment.
 pub fn single(device: &Arc<Device>) -> Result<(), DmaError> {
     for size in [4 << 10, 64 << 10] {
         measure(device, Pages::new(size)?, 256, "map_single", &0)?;
@@ -24,11 +24,11 @@ pub fn single(device: &Arc<Device>) -> Result<(), DmaError> {
     Ok(())
 }
 
-/// A list of single pages, no two of them neighbours.
+/// Measures a scatter-gather list of single pages, no two of them adjacent.
 pub fn scattered(device: &Arc<Device>) -> Result<(), DmaError> {
-    let torn = Fragmented::new(Reach::LOW, 2 * PIECES);
-    let pages = Pages::scattered(PIECES * PAGE_SIZE);
-    drop(torn);
+    let fragmented = Fragmented::new(Reach::LOW, 2 * SEGMENTS);
+    let pages = Pages::scattered(SEGMENTS * PAGE_SIZE);
+    drop(fragmented);
     measure(device, pages?, 64, "map_sg", &"256x4K")
 }
 
@@ -40,15 +40,15 @@ fn measure(
     attrs: &dyn Display,
 ) -> Result<(), DmaError> {
     let (size, chunks) = (pages.segments().iter().map(|segment| segment.len).sum(), pages.segments().len());
-    // The memory goes around: what a round lends, its end gives back, unless the IOMMU keeps it.
-    let own: Cell<Option<Box<dyn StreamMemory>>> = Cell::new(Some(pages));
-    let lend = || match own.take() {
-        Some(memory) => stream::map(device, memory, Direction::Bidirectional).map_err(Some),
+    // `map` takes the memory and `unmap` returns it for the next round, unless the IOMMU timed out.
+    let memory: Cell<Option<Box<dyn StreamMemory>>> = Cell::new(Some(pages));
+    let map = || match memory.take() {
+        Some(pages) => stream::map(device, pages, Direction::Bidirectional).map_err(Some),
         None => Err(None),
     };
-    let measured = Measured::new(rounds, lend, |lent| own.set(lent.unmap().ok()));
-    let mut measured = measured
+    let timings = Timings::measure(rounds, map, |mapping| memory.set(mapping.unmap().ok()));
+    let mut timings = timings
         .map_err(|refused| refused.map_or(DmaError::IommuTimeout, |refused: StreamMapError| refused.error))?;
-    Subject { name, size, attrs, chunks, tables: 0, metadata: 0, at: None }.print(&mut measured);
+    BenchLine { name, size, attrs, chunks, tables: 0, metadata: 0, parameter: None }.print(&mut timings);
     Ok(())
 }

@@ -1,5 +1,5 @@
-//! How costs grow: with the size of a buffer, with the pieces that memory is in, with the buffers that live
-//! already, with the streams that are attached. Each line says what was varied.
+//! Growth of costs with the size of a buffer, the fragmentation of memory, the number of live buffers and the
+//! number of attached streams. Each line has the varied parameter.
 
 mod live;
 mod pieces;
@@ -13,5 +13,5 @@ pub use streams::streams;
 
 use dma_api::Attrs;
 
-/// How all buffers here are asked for.
+/// The attributes of all buffers.
 const ATTRS: Attrs = Attrs::NO_KERNEL_MAPPING;

@@ -1,7 +1,7 @@
-//! With size: powers of four from a page to a gigabyte.
+//! Cost by buffer size: powers of four from a page to 1 GiB.
 
 use super::ATTRS;
-use crate::bench::alloc::one_size;
+use crate::bench::alloc::measure_size;
 use ::alloc::sync::Arc;
 use dma_api::DmaError;
 use kernel::dma::Device;
@@ -9,8 +9,8 @@ use kernel::dma::Device;
 const LARGEST: u64 = 1 << 30;
 const ROUNDS: usize = 8;
 
-/// Measures an alloc and a free of each size.
+/// Measures the allocation and the release of each size.
 pub fn size(device: &Arc<Device>) -> Result<(), DmaError> {
     let sizes = (0..).map(|power| addr::PAGE_SIZE << (2 * power)).take_while(|&size| size <= LARGEST);
-    sizes.into_iter().try_for_each(|size| one_size(device, "growth_size", size, ATTRS, ROUNDS))
+    sizes.into_iter().try_for_each(|size| measure_size(device, "growth_size", size, ATTRS, ROUNDS))
 }

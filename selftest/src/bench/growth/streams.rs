@@ -1,11 +1,11 @@
-//! With streams: one more is attached and detached, and a buffer allocated and freed, while more and more are
-//! attached, all in one domain or each in its own. No device is behind these streams; the SMMU does not know
-//! that.
+//! Cost by the number of attached streams, all in one domain or each in its own: attaching and detaching one
+//! more, and allocating and freeing a buffer. No device is behind these streams, which the SMMU cannot
+//! detect.
 
 use super::ATTRS;
 use crate::bench::MASK;
-use crate::bench::line::Subject;
-use crate::bench::measure::Measured;
+use crate::bench::line::BenchLine;
+use crate::bench::measure::Timings;
 use ::alloc::string::String;
 use ::alloc::sync::Arc;
 use ::alloc::vec::Vec;
@@ -16,19 +16,19 @@ use kernel::dma::{self, Device};
 use kernel::iommu::Smmu;
 
 const COUNTS: [u32; 7] = [1, 4, 16, 64, 256, 1024, 4096];
-/// The first stream; PCI bus 16 and up, where no bus is.
+/// The first stream, on PCI bus 16; buses from there on are unused.
 const FIRST: u32 = 0x1000;
 const ROUNDS: usize = 32;
 const BUFFER: u64 = 64 << 10;
 
-/// Whose domain a stream is put into.
+/// The assignment of domains to streams.
 #[derive(Clone, Copy)]
 enum Domains {
     Shared,
     Own,
 }
 
-/// Measures both ways; nothing without an SMMU.
+/// Measures with a shared domain and with separate ones; returns at once without an SMMU.
 pub fn streams(device: &Arc<Device>) -> Result<(), DmaError> {
     let Some(smmu) = device.smmu() else { return Ok(()) };
     [Domains::Shared, Domains::Own].into_iter().try_for_each(|domains| domains.measure(smmu))
@@ -42,16 +42,16 @@ impl Domains {
                 let next = self.attach(smmu, &attached, attached.len() as u32)?;
                 attached.push(next);
             }
-            let mut measured = Measured::new(ROUNDS, || self.attach(smmu, &attached, count), drop)?;
-            self.print(&mut measured, 0, self.name(), count);
+            let mut timings = Timings::measure(ROUNDS, || self.attach(smmu, &attached, count), drop)?;
+            self.print(&mut timings, 0, self.name(), count);
             let first = &attached[0];
-            let mut measured = Measured::new(ROUNDS, || dma::alloc(first, BUFFER, ATTRS), drop)?;
-            self.print(&mut measured, BUFFER, self.name(), count);
+            let mut timings = Timings::measure(ROUNDS, || dma::alloc(first, BUFFER, ATTRS), drop)?;
+            self.print(&mut timings, BUFFER, self.name(), count);
         }
         Ok(())
     }
 
-    /// Attaches the stream after `number` others.
+    /// Attaches stream number `number`.
     fn attach(
         self,
         smmu: &'static Smmu,
@@ -67,10 +67,10 @@ impl Domains {
         Ok(device)
     }
 
-    fn print(self, measured: &mut Measured, size: u64, attrs: impl Display, count: u32) {
-        let at = Some(("streams", count.into()));
-        Subject { name: "growth_streams", size, attrs, chunks: 1, tables: 0, metadata: 0, at }
-            .print(measured);
+    fn print(self, timings: &mut Timings, size: u64, attrs: impl Display, count: u32) {
+        let parameter = Some(("streams", count.into()));
+        BenchLine { name: "growth_streams", size, attrs, chunks: 1, tables: 0, metadata: 0, parameter }
+            .print(timings);
     }
 
     fn name(self) -> &'static str {
