@@ -1,28 +1,28 @@
-//! What the machine is for, once it is up: the self-tests, the benchmarks, random work, or the first program.
+//! The task of the machine after boot: self-tests, benchmarks, the soak test, or the init program.
 
 use alloc::vec::Vec;
 use kernel::board::{BootArgs, Glob, Platform};
 use kernel::{console, devices, fs, power, process};
 use selftest::{bench, cases, soak};
 
-/// The first program, if the boot arguments name none: the demonstration.
+/// The init program unless `init=` names another: the demonstration.
 const DEFAULT_INIT: &str = "/bin/mosaic";
 
-/// Does what the boot arguments ask for and switches the machine off.
+/// Runs the task that the boot arguments select and powers off.
 pub fn main(platform: &Platform, args: &BootArgs<'_>, devices: devices::BoundDevices) -> ! {
     #[cfg(feature = "checking")]
     selftest::debug::poison::start();
-    // A benchmark measures the boot as well, and the check takes an edu 100 ms.
+    // Without the IOMMU check for benchmarks, which also measure the boot: an edu takes 100 ms for it.
     devices.publish(args.bench.is_none());
     if let Some(chosen) = args.selftest {
-        // Without files the tests of programs are skipped; what is wrong with them is a matter for `init=`.
+        // Without an initramfs the tests of programs are skipped. Only `init=` reports its errors.
         platform.initrd.map(fs::mount);
         run_selftests(chosen, args);
     } else if let Some(chosen) = args.bench {
         bench::run(chosen, platform.initrd);
-    } else if let Some(wish) = args.soak {
+    } else if let Some(settings) = args.soak {
         platform.initrd.map(fs::mount);
-        soak::run(wish);
+        soak::run(settings);
     } else {
         run_init(platform, args);
     }

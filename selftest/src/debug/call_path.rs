@@ -1,5 +1,5 @@
-//! Call paths to fail points: a loop reaches a fail point a thousand times by the same path, and one failure
-//! is enough.
+//! Call paths to fail points. A loop may reach a fail point a thousand times by the same path, for which one
+//! failure is enough.
 //!
 //! A path is the hash of its return addresses, back to the kernel entry: an exception from user space, the
 //! start of a thread, or an interrupt, which may arrive anywhere.
@@ -8,11 +8,11 @@ use arch::backtrace;
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use kernel::debug::FailPoint;
 
-/// Slots of the hash table: many times the paths of any test.
+/// Slots of the hash table, many times the number of paths of any test.
 const SLOTS: usize = 4096;
-/// Slots that are probed for a hash.
+/// The most slots probed for a hash.
 const PROBES: usize = 64;
-/// The hash of no path: an empty slot.
+/// An empty slot; no path has this hash.
 const EMPTY: u64 = 0;
 
 /// The paths on which an operation has failed: open addressing with linear probing.

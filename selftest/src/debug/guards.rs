@@ -1,6 +1,6 @@
 //! Guards of DMA buffers: canaries between the end of a buffer and the end of its last page, and reports that
-//! name the buffer next to a translation fault. The unmapped guard page behind each range of device addresses
-//! is the kernel's (`kernel::debug::GUARD_BYTES`).
+//! name the buffer next to a translation fault. The kernel itself leaves an unmapped guard page after each
+//! range of device addresses (`kernel::debug::GUARD_BYTES`).
 
 use addr::{AddrRange, Chunk, Iova, KernelVa, MemoryType, PAGE_SIZE};
 use alloc::collections::BTreeMap;
@@ -12,10 +12,10 @@ use kernel::memory::window;
 use kernel::sync::SpinLock;
 use smmu_spec::{AccessKind, EventRecord};
 
-/// The content of the bytes behind the end of a buffer.
+/// The content of the bytes past the end of a buffer.
 const CANARY: u8 = 0xc9;
-/// Removed mappings that are remembered.
-const REMEMBERED: usize = 32;
+/// The number of removed mappings that are kept.
+const KEPT: usize = 32;
 /// The largest distance in bytes at which a fault is attributed to a buffer.
 const NEAR: u64 = 64 << 10;
 
@@ -44,7 +44,7 @@ fn is_kernel_only(tag: &DebugTag) -> bool {
     matches!(tag.kind, "buffer" | "pages")
 }
 
-/// Calls `f` with the bytes of the last page behind the end.
+/// Calls `f` with the bytes of the last page past the end.
 fn with_tail(
     tag: &DebugTag,
     chunks: &mut dyn Iterator<Item = Chunk>,
@@ -68,7 +68,7 @@ fn with_tail(
 }
 
 fn with_windows(chunk: Chunk, memory: MemoryType, f: impl FnMut(AddrRange<KernelVa>)) {
-    // SAFETY: a chunk of a buffer that has no user, with the buffer's memory type.
+    // SAFETY: the chunk is part of a buffer that has no user, and `memory` is the buffer's memory type.
     unsafe {
         match memory {
             MemoryType::WriteBack => window::with_write_back(chunk, f),
@@ -84,11 +84,11 @@ fn bytes(range: AddrRange<KernelVa>) -> &'static mut [u8] {
     unsafe { core::slice::from_raw_parts_mut(start, range.len() as usize) }
 }
 
-/// The mappings of devices, and the last removed ones. Locked by interrupt handlers too.
-struct Mappings {
+/// The mappings of devices, and the last removed ones. Interrupt handlers lock them too.
+struct TaggedMappings {
     live: BTreeMap<(DomainKey, Iova), TaggedRange>,
     /// A ring of removed mappings.
-    removed: [Option<(DomainKey, TaggedRange)>; REMEMBERED],
+    removed: [Option<(DomainKey, TaggedRange)>; KEPT],
     next: usize,
 }
 
@@ -98,15 +98,15 @@ struct TaggedRange {
     tag: DebugTag,
 }
 
-impl Mappings {
+impl TaggedMappings {
     const fn new() -> Self {
-        Self { live: BTreeMap::new(), removed: [None; REMEMBERED], next: 0 }
+        Self { live: BTreeMap::new(), removed: [None; KEPT], next: 0 }
     }
 
     fn remove(&mut self, key: (DomainKey, Iova)) {
         if let Some(mapping) = self.live.remove(&key) {
             self.removed[self.next] = Some((key.0, mapping));
-            self.next = (self.next + 1) % REMEMBERED;
+            self.next = (self.next + 1) % KEPT;
         }
     }
 
@@ -133,7 +133,7 @@ impl Mappings {
     }
 }
 
-static MAPPINGS: SpinLock<Mappings> = SpinLock::new(Mappings::new());
+static MAPPINGS: SpinLock<TaggedMappings> = SpinLock::new(TaggedMappings::new());
 
 /// A device behind an SMMU.
 struct AttachedDevice {
@@ -143,7 +143,7 @@ struct AttachedDevice {
 }
 
 static DEVICES: SpinLock<Vec<AttachedDevice>> = SpinLock::new(Vec::new());
-/// The first of each kind since it was taken.
+/// The first finding of each kind since the last call of its `take` function.
 static OVERRUN: SpinLock<Option<Overrun>> = SpinLock::new(None);
 static NEAR_MISS: SpinLock<Option<NearMiss>> = SpinLock::new(None);
 
@@ -157,17 +157,17 @@ pub(super) fn mapping_removed(domain: DomainKey, range: AddrRange<Iova>) {
     MAPPINGS.lock().remove((domain, range.start()));
 }
 
-/// Starts to explain the faults of a device.
+/// Starts explaining the faults of a device.
 pub(super) fn device_attached(key: StreamKey, domain: DomainKey, name: &str) {
     DEVICES.lock().push(AttachedDevice { key, domain, name: DebugName::new(name) });
 }
 
-/// Stops to explain the faults of a device.
+/// Stops explaining the faults of a device.
 pub(super) fn device_removed(key: StreamKey) {
     DEVICES.lock().retain(|device| device.key != key);
 }
 
-/// A write behind the end of a buffer, inside of its last page.
+/// A write past the end of a buffer, inside of its last page.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Overrun {
     tag: DebugTag,
@@ -268,7 +268,7 @@ mod tests {
     /// Returns the number of the buffer nearest to `at`, and whether it is removed, after buffers of a page
     /// were mapped and unmapped at `starts`.
     fn nearest(starts: impl Iterator<Item = u64>, at: u64) -> Option<(u32, bool)> {
-        let (mut mappings, domain) = (Mappings::new(), DomainKey(1));
+        let (mut mappings, domain) = (TaggedMappings::new(), DomainKey(1));
         for (number, start) in starts.enumerate() {
             let range = AddrRange::new(Iova::new(start), Iova::new(start + PAGE_SIZE));
             let tag = DebugTag { kind: "buffer", number: number as u32, owner: None, len: PAGE_SIZE };
@@ -280,7 +280,7 @@ mod tests {
 
     #[test]
     fn fault_is_attributed_to_the_last_removed_of_equal_mappings() {
-        for count in 1..3 * REMEMBERED as u32 {
+        for count in 1..3 * KEPT as u32 {
             let same = core::iter::repeat_n(0x1000, count as usize);
             assert_eq!(nearest(same, 0x1800), Some((count - 1, true)), "{count}");
         }

@@ -1,4 +1,4 @@
-//! The checks of the checking build behind the kernel's debug hooks: fault injection, frame poison, and
+//! The checks of the checking build, called by the kernel's debug hooks: fault injection, frame poison, and
 //! guards.
 
 mod call_path;
@@ -25,7 +25,7 @@ impl Checks for AllChecks {
     }
 
     fn scaled(&self, count: u64) -> u64 {
-        // One repetition is like another, and each injected failure is a run of its own.
+        // Repetitions are alike, and each injected failure needs a run of its own.
         if fault_injection::is_busy() { count.div_ceil(10) } else { count }
     }
 
