@@ -41,8 +41,20 @@ fn repeated() -> Result<BTreeMap<String, Vec<String>>> {
             found.entry(name).or_default().push(file.into());
         }
     }
-    found.retain(|name, files| files.len() > 1 && !CONVENTIONAL.contains(&name.as_str()));
+    found.retain(|name, files| {
+        remove_cfg_alternatives(files);
+        files.len() > 1 && !CONVENTIONAL.contains(&name.as_str())
+    });
     Ok(found)
+}
+
+/// Removes each `disabled.rs` next to an `enabled.rs`: the two define the same types, under opposite `cfg` conditions.
+fn remove_cfg_alternatives(files: &mut Vec<String>) {
+    let all = files.clone();
+    files.retain(|file| {
+        let folder = file.strip_suffix("disabled.rs");
+        folder.is_none_or(|folder| !all.contains(&format!("{folder}enabled.rs")))
+    });
 }
 
 fn is_test(file: &str) -> bool {
@@ -76,5 +88,13 @@ mod tests {
         let text = "pub struct A<T>(T); mod m { enum B {} } impl X for A { type Item = u8; } type C = u8;\n\
                     union D { a: u8 } trait E { type F; } #[cfg(test)] mod tests { struct G; }";
         assert_eq!(types(text).unwrap(), ["A", "B", "C", "D", "E"]);
+    }
+
+    #[test]
+    fn cfg_alternatives_of_a_module_count_once() {
+        let mut files =
+            ["a/disabled.rs", "a/enabled.rs", "b/disabled.rs", "c/enabled.rs"].map(String::from).into();
+        remove_cfg_alternatives(&mut files);
+        assert_eq!(files, ["a/enabled.rs", "b/disabled.rs", "c/enabled.rs"]);
     }
 }

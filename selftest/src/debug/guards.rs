@@ -79,8 +79,8 @@ fn with_windows(chunk: Chunk, memory: MemoryType, f: impl FnMut(AddrRange<Kernel
 
 fn bytes(range: AddrRange<KernelVa>) -> &'static mut [u8] {
     let start = arch::pointer::to::<u8>(range.start());
-    // SAFETY: a part of a window that is mapped and writable until the closure that uses this returns, on
-    // bytes of a buffer that have no user.
+    // SAFETY: a part of a window, which stays mapped and writable until the closure that uses the slice returns;
+    // the buffer has no user that accesses these bytes.
     unsafe { core::slice::from_raw_parts_mut(start, range.len() as usize) }
 }
 

@@ -89,8 +89,8 @@ pub(super) fn fill(chunk: Chunk, owner: LastOwner) {
         return;
     }
     let poison = |window| words(window).iter_mut().for_each(|word| *word = PATTERN);
-    // SAFETY: the chunk is about to be freed, and its owner no longer uses it; free frames are write-back
-    // memory.
+    // SAFETY: the chunk is about to be freed, and its owner no longer uses it; free frames are
+    // write-back memory.
     unsafe { window::with_write_back(chunk, poison) };
     records.iter().for_each(|record| record.store(owner as u8, Relaxed));
 }
@@ -110,8 +110,8 @@ pub(super) fn check(chunk: Chunk) {
             frame += 1;
         }
     };
-    // SAFETY: the chunk was just allocated, and its new owner does not use it yet; free frames are write-back
-    // memory.
+    // SAFETY: the chunk was just allocated, and its new owner does not use it yet; free frames are
+    // write-back memory.
     unsafe { window::with_write_back(chunk, check_pages) };
 }
 
@@ -138,7 +138,7 @@ fn records_of(chunk: Chunk) -> Option<&'static [AtomicU8]> {
 
 fn words(window: AddrRange<KernelVa>) -> &'static mut [u64] {
     let start = arch::pointer::to::<u64>(window.start());
-    // SAFETY: a window that is mapped and writable until the closure that uses this returns, on whole frames
-    // that belong to the caller alone; any bytes are words.
+    // SAFETY: the window stays mapped and writable until the closure that uses the slice returns; the caller owns
+    // its frames, which are whole words, and any bytes are valid words.
     unsafe { core::slice::from_raw_parts_mut(start, (window.len() / 8) as usize) }
 }
