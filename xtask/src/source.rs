@@ -91,7 +91,7 @@ fn is_documentation(tree: &TokenTree) -> bool {
         && group.stream().into_iter().next().is_some_and(|first| is_word(&first, "doc")))
 }
 
-/// Drops each `#[cfg(test)]` with what it belongs to, at every depth.
+/// Drops each item with `#[cfg(test)]`, at every depth.
 pub fn without_tests(trees: Vec<TokenTree>) -> Vec<TokenTree> {
     let mut kept = Vec::new();
     let mut trees = trees.into_iter();

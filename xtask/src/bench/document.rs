@@ -1,4 +1,4 @@
-//! The table in `doc/performance.md`: made of the budgets and of Linux's stored figures, so that it says what is checked.
+//! The table in `doc/performance.md`, generated from the budgets and from Linux's stored figures.
 
 use std::path::PathBuf;
 
@@ -13,7 +13,7 @@ const END: &str = "<!-- end of figures -->\n";
 pub const NKM: &str = "NO_KERNEL_MAPPING";
 const SINGLE: &str = "ALLOC_SINGLE_PAGES|NO_KERNEL_MAPPING";
 
-/// A line of the table: its title, and which measurement it shows.
+/// A line of the table: its title, and the key of its measurement.
 const LINES: [(&str, &str, u64, &str); 11] = [
     ("4 KiB, `NO_KERNEL_MAPPING`", "alloc", 4 << 10, NKM),
     ("64 KiB", "alloc", 64 << 10, NKM),
@@ -30,16 +30,16 @@ const LINES: [(&str, &str, u64, &str); 11] = [
 /// A line of the table of a CPU with FEAT_MOPS.
 const MOPS_LINES: [(&str, u64); 4] =
     [("4 KiB", 4 << 10), ("1 MiB", 1 << 20), ("16 MiB", 16 << 20), ("256 MiB", 256 << 20)];
-/// The same for what several CPUs do.
+/// A line of the table of several CPUs.
 const CPUS: [(&str, &str); 2] = [
     ("64 KiB alloc + free, 1 -> 4 CPUs, per operation of all", "alloc_64K_nkm"),
     ("`map_single` + unmap, 1 -> 4 CPUs", "map_single_4K"),
 ];
 
-/// The floor of these: the CMD_SYNC that each ends with, alone.
+/// The floor of these: a single CMD_SYNC, with which each operation ends.
 const SYNC: &str = "sync";
 
-/// Writes the table anew.
+/// Updates the table.
 pub fn update() -> Result<()> {
     let path = path();
     let text = std::fs::read_to_string(&path).map_err(Error::file("read", &path))?;
@@ -56,7 +56,7 @@ fn missing(path: &std::path::Path) -> Error {
     Error::Missing(format!("{}: the lines around the table are gone: {START}{END}", path.display()))
 }
 
-/// What is before the table, the table, and what is after it.
+/// The text before the table, the table, and the text after it.
 fn parts(text: &str) -> Option<(&str, &str, &str)> {
     let (before, rest) = text.split_once(START)?;
     let (table, after) = rest.split_once(END)?;
@@ -117,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_documentation_says_what_is_checked() {
+    fn the_documentation_matches_the_budgets() {
         let text = std::fs::read_to_string(path()).unwrap();
         let (_, written, _) = parts(&text).expect("the lines around the table");
         assert_eq!(written, table().unwrap(), "cargo xtask bench --bless writes it anew");

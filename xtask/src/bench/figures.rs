@@ -1,23 +1,23 @@
-//! Figures, from a console's `BENCH` lines or from a table of the peer's.
+//! Figures, read from a console's `BENCH` lines or from one of the peer's tables.
 
 use std::collections::{BTreeMap, HashMap};
 
 /// A measurement.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Figure {
-    /// What, on how much, and how.
+    /// The key.
     pub key: Key,
     /// Ticks of the operation (allocate, map; for contention both halves).
     pub alloc: u64,
-    /// Ticks of what takes it back.
+    /// Ticks of the inverse operation (free, unmap).
     pub free: u64,
     /// Physically contiguous chunks.
     pub chunks: u64,
-    /// All numbers of the line, by name.
+    /// All fields of the line, by name.
     pub fields: BTreeMap<String, u64>,
 }
 
-/// What tells one measurement from another.
+/// The key of a measurement.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct Key {
     /// `a`: one CPU; `c`: four.
@@ -28,12 +28,11 @@ pub struct Key {
     pub size: u64,
     /// Attributes or variant, in a fixed order.
     pub attrs: String,
-    /// How many of what was varied ([`VARIED`]); 0 where nothing was.
+    /// The value of the varied field ([`VARIED`]); 0 without one.
     pub count: u64,
 }
 
-/// What is varied, as fields of a line: threads at a time, live buffers, attached streams, bytes of each free piece of
-/// memory.
+/// The varied field of a line: concurrent threads, live buffers, attached streams, or bytes of each free piece of memory.
 const VARIED: [&str; 4] = ["threads", "live", "streams", "piece"];
 
 impl Key {
@@ -68,7 +67,7 @@ fn from_line(line: &str, mode: &str) -> Option<Figure> {
     })
 }
 
-/// The figures in a tab-separated table; columns are found by their names in its first line that is no comment.
+/// The figures in a tab-separated table; the first line that is not a comment names the columns.
 pub fn from_table(table: &str) -> Vec<Figure> {
     let mut lines = table.lines().filter(|line| !line.starts_with('#'));
     let columns: Vec<&str> = lines.next().unwrap_or_default().split('\t').collect();
@@ -114,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_of_the_console_is_understood() {
+    fn a_bench_line_is_parsed() {
         let console = "cntfrq=1000000000\nBENCH alloc size=4096 attrs=WRITE_COMBINE|NO_KERNEL_MAPPING \
                        alloc_ticks=10 free_ticks=5 iters=64 chunks=1 commands=2\nBENCH broken size=x\n";
         let figures = from_console(console, "a");
@@ -125,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_is_read_by_its_columns() {
+    fn a_table_is_parsed_by_its_column_names() {
         let table = "# comment\nmode\ttest\tsize\tattrs\tthreads\talloc\tfree\tper_op\n\
                      a\tmap_single\t4096\t-\t-\t923\t2068\t-\nc\tcontention\t4096\tx\t4\t-\t-\t3044\n";
         let figures = from_table(table);

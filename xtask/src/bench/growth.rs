@@ -1,4 +1,4 @@
-//! How costs may grow: each series of measurements has a law, which is checked like a test.
+//! The growth of costs: each series of measurements has a law, which is a test.
 
 use super::figures::Figure;
 use super::session::{GROWTH, MACHINES};
@@ -7,16 +7,16 @@ use crate::artifacts::Artifacts;
 use crate::counts::TestCounts;
 use crate::error::Result;
 
-/// How a cost may depend on what is varied.
+/// The permitted dependence of a cost on the varied parameter.
 #[derive(Clone, Copy)]
 enum Law {
-    /// Not at all, but for so many percent of the first cost: a search in a sorted list is no growth worth the name.
+    /// Constant within this percentage of the first cost, which covers a search in a sorted list.
     Flat(u64),
-    /// At most in proportion, from each point to the next, with so many percent of room.
+    /// At most proportional from each point to the next, within this percentage.
     Linear(u64),
 }
 
-/// A series: its name, what it is plotted over, and its law.
+/// A series: its name, its parameter, and its law.
 struct GrowthSeries {
     name: &'static str,
     over: Measure,
@@ -28,19 +28,19 @@ type Measure = fn(&Figure) -> u64;
 
 const SERIES: [GrowthSeries; 4] = [
     GrowthSeries { name: "growth_size", over: |figure| figure.key.size, law: Law::Linear(5) },
-    // Places for small mappings are found among up to 512 pages of one table, by at most eight words.
+    // A slot for a small mapping is found among up to 512 pages of a table by reading at most eight words.
     GrowthSeries { name: "growth_live", over: |figure| figure.key.count, law: Law::Flat(20) },
     GrowthSeries { name: "growth_streams", over: |figure| figure.key.count, law: Law::Flat(25) },
-    // With the number of pieces. Pieces of 2 MiB are left out: there one block takes the place of 512 pages.
+    // Over the number of pieces. Pieces of 2 MiB are left out: one block descriptor replaces 512 pages there.
     GrowthSeries { name: "growth_pieces", over: pieces, law: Law::Linear(5) },
 ];
 const BLOCK: u64 = 2 << 20;
-/// A boot with more RAM may take so many times the instructions of the smallest one.
+/// The limit of the boot's instructions on a larger machine, as a multiple of the smallest one's.
 const BOOT_TIMES: u64 = 3;
-/// Large machines' books are less than one part in so many of RAM.
+/// Metadata of a large machine is less than this fraction of RAM.
 const BOOKS: u64 = 1000;
 
-/// What growth is checked on.
+/// The measurements with a law.
 pub fn measure(built: &Artifacts) -> Result<Vec<Figure>> {
     let mut figures = GROWTH.measure(built)?;
     for machine in MACHINES {
@@ -49,8 +49,7 @@ pub fn measure(built: &Artifacts) -> Result<Vec<Figure>> {
     Ok(figures)
 }
 
-/// Measures and holds everything against its law. Each series is a test, and so are the boot and the books of each large
-/// machine.
+/// Measures and checks the laws. Each series is a test, and so are the boot and the metadata of each large machine.
 pub fn check(built: &Artifacts) -> Result<TestCounts> {
     let mut counts = TestCounts::default();
     for complaints in judge(&measure(built)?) {
@@ -61,7 +60,7 @@ pub fn check(built: &Artifacts) -> Result<TestCounts> {
     Ok(counts)
 }
 
-/// Complaints, a list for each test.
+/// The failures of each test.
 fn judge(figures: &[Figure]) -> Vec<Vec<String>> {
     let series =
         SERIES.iter().flat_map(|series| series.groups(figures).into_iter().map(|group| series.judge(&group)));
@@ -73,7 +72,7 @@ fn pieces(figure: &Figure) -> u64 {
 }
 
 impl GrowthSeries {
-    /// The measurements that differ in nothing but what is varied, in its order.
+    /// The measurements that differ only in the parameter, sorted by it.
     fn groups<'a>(&self, figures: &'a [Figure]) -> Vec<Vec<&'a Figure>> {
         let mut groups: Vec<Vec<&Figure>> = Vec::new();
         let is_block = |figure: &Figure| self.name == "growth_pieces" && figure.key.count >= BLOCK;
@@ -116,7 +115,7 @@ impl GrowthSeries {
 }
 
 impl Law {
-    /// The first two points between which the cost grows too much.
+    /// The first two points between which the cost grows too fast.
     fn broken(self, points: &[(u64, u64)]) -> Option<((u64, u64), (u64, u64))> {
         let first = *points.first()?;
         let steps = points.iter().copied().zip(points.iter().copied().skip(1));
@@ -136,7 +135,7 @@ impl Law {
     }
 }
 
-/// The large machines against the smallest: instructions of the boot, and books against RAM.
+/// The large machines compared with the smallest: instructions of the boot, and metadata relative to RAM.
 fn machines(figures: &[Figure]) -> Vec<Vec<String>> {
     let mut boots: Vec<&Figure> = figures.iter().filter(|figure| figure.key.name == "boot").collect();
     boots.sort_by_key(|boot| boot.key.size);
@@ -177,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn what_must_not_grow_is_compared_with_the_first() {
+    fn a_flat_series_is_compared_with_its_first_point() {
         let lines = "growth_live size=4096 alloc_ticks=1000 free_ticks=500 live=1\n\
                      growth_live size=4096 alloc_ticks=1040 free_ticks=500 live=10\n\
                      growth_live size=4096 alloc_ticks=1210 free_ticks=500 live=100\n";
@@ -186,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_step_that_is_worse_than_linear_is_found() {
+    fn a_superlinear_step_is_reported() {
         let lines = "growth_size size=4096 alloc_ticks=1000 free_ticks=500\n\
                      growth_size size=16384 alloc_ticks=4100 free_ticks=500\n\
                      growth_size size=65536 alloc_ticks=20000 free_ticks=500\n";
@@ -194,14 +193,14 @@ mod tests {
     }
 
     #[test]
-    fn series_that_differ_in_size_are_series_of_their_own() {
+    fn measurements_of_other_sizes_are_separate_series() {
         let lines = "growth_live size=4096 alloc_ticks=1000 free_ticks=500 live=1\n\
                      growth_live size=65536 alloc_ticks=3000 free_ticks=500 live=1\n";
         assert!(complaints(lines).is_empty());
     }
 
     #[test]
-    fn large_machines_are_held_against_the_smallest() {
+    fn large_machines_are_compared_with_the_smallest() {
         let boot = |ram: u64, ticks: u64, books: u64| {
             format!("boot size={ram} alloc_ticks={ticks} free_ticks=0 metadata={books}\n")
         };

@@ -1,8 +1,7 @@
-//! `make bench`: measures Tessera in guest instructions, puts Linux doing the same next to it, and writes a report.
+//! `make bench`: measures Tessera in guest instructions, compares it with Linux, and writes a report.
 //!
-//! Under `-icount shift=0` with a counter of 1 GHz, a tick is an instruction: the figures repeat from run to run on any
-//! host. Linux's come from a run of the peer where it is present beside the work tree, or else from the last ones stored
-//! in `doc/`.
+//! Under `-icount shift=0` with a counter of 1 GHz, a tick is an instruction: the figures are reproducible on any host.
+//! Linux's figures are measured if the peer is available, or else read from the last ones stored in `doc/`.
 
 mod budget;
 mod document;
@@ -30,22 +29,20 @@ use report::BenchReport;
 use session::{CONTENTION, EVENTS, GROWTH, MACHINES, OPERATIONS, Session, WALL};
 
 const USAGE: &str = "usage: cargo xtask bench [GLOB | --bless | --document | --stored | --store-peer]";
-/// The same once more: instructions repeat.
+/// The same again: instructions are reproducible.
 const REPEATED: Session<'_> = Session { name: "repeated", ..OPERATIONS };
-/// By the host's clock one boot says little.
+/// A single boot says little about wall time.
 const WALL_BOOTS: usize = 5;
 
-/// Holds everything against the budgets, the laws of growth, and what faults may cost others. `make test` calls them by
-/// these names.
+/// Checks the budgets, the laws of growth, and the effect of faults on other devices. `cargo xtask test` accepts these names.
 pub const CHECKS: [(&str, Check); 3] =
     [("budgets", budget::check), ("growth", growth::check), ("neighbour", neighbour::check)];
 type Check = fn(&Artifacts) -> Result<TestCounts>;
 
 /// - without words: measures, prints the table and writes the report;
 /// - `--stored`: the same next to the peer's stored figures;
-/// - `--store-peer`: the same, and stores what the peer measured;
-/// - `--bless`: writes the budgets and the table in the documentation anew; `--document`: only the table, without
-///   measuring;
+/// - `--store-peer`: the same, and stores the peer's figures;
+/// - `--bless`: updates the budgets and the table in the documentation; `--document`: only the table, without measuring;
 /// - names as `bench=` takes them: measures these on one CPU and prints their table.
 pub fn bench(words: &[String]) -> Result<TestCounts> {
     tools::qemu()?;
@@ -60,7 +57,7 @@ pub fn bench(words: &[String]) -> Result<TestCounts> {
     }
 }
 
-/// What matches `glob`, next to Linux's stored figures.
+/// The measurements that match `glob`, next to Linux's stored figures.
 fn some(glob: &str) -> Result<TestCounts> {
     let figures = Session { name: "some", glob, ..OPERATIONS }.measure(&artifacts::build()?)?;
     print!("{}", table::text(&table::all(&figures, &peer::stored()?.figures)));
@@ -103,7 +100,7 @@ fn measure(built: &Artifacts) -> Result<Vec<Figure>> {
     Ok(figures)
 }
 
-/// How many figures of the first run are the same in a second one.
+/// The number of figures that are equal in both runs.
 fn repeated(first: &[Figure], second: &[Figure]) -> String {
     let same = second.iter().filter(|figure| first.contains(figure)).count();
     format!("{same} of {} figures are the same, to the instruction, in a second run", second.len())
@@ -115,7 +112,7 @@ fn write(page: &Path, html: &str) -> Result<()> {
     Ok(())
 }
 
-/// The consoles of this run. The paths of the files that QEMU was given are nobody's business.
+/// The consoles of this run, without the paths of QEMU's files.
 fn logs() -> Result<Vec<(String, String)>> {
     let sessions = [OPERATIONS, EVENTS, CONTENTION, GROWTH, WALL].into_iter().chain(MACHINES);
     let root = format!("{}/", workspace::root().display());
@@ -127,7 +124,7 @@ fn logs() -> Result<Vec<(String, String)>> {
     sessions.map(read).collect()
 }
 
-/// What was measured, with what, and where Linux's figures come from.
+/// The measured revision, the tools, and the origin of Linux's figures.
 fn about(peer: &Peer) -> Result<Vec<String>> {
     let first = |program: &str, words: &[&str]| {
         let text = command::question(program, words).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! What a device loses while others fault all the time: seven of them, put into quarantine and armed again and again.
+//! The slowdown of a device while seven others fault continuously, are quarantined and enabled again.
 
 use super::figures::Figure;
 use super::session::{NEIGHBOUR, OVERFLOW, Session};
@@ -6,13 +6,14 @@ use crate::artifacts::Artifacts;
 use crate::counts::TestCounts;
 use crate::error::{Error, Result};
 
-/// A tenth.
+/// The permitted slowdown.
 const ROOM_PERCENT: u64 = 10;
 
-/// What is compared: its name, and the number of a figure.
+/// The compared costs: a title, and the field of the figure.
 const COSTS: [(&str, &str); 2] = [("lending a page", "alloc_ticks"), ("a transfer", "transfer_ticks")];
 
-/// Measures and judges, with room for all events and without. Each comparison is a test, and so is what the log says.
+/// Measures with an event queue that holds all events, and with one that overflows. Each comparison is a test, and so is the
+/// number of lines in the log.
 pub fn check(built: &Artifacts) -> Result<TestCounts> {
     let mut counts = TestCounts::default();
     for (session, queue) in [(&NEIGHBOUR, Queue::HasRoom), (&OVERFLOW, Queue::Overflows)] {
@@ -35,12 +36,12 @@ fn check_one(session: &Session<'_>, queue: Queue, built: &Artifacts) -> Result<T
     Ok(counts)
 }
 
-/// The event queue.
+/// The size of the event queue.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Queue {
-    /// For what all devices leave at once.
+    /// Holds the events of all devices.
     HasRoom,
-    /// Some events are lost, and each device has others.
+    /// Loses events, with further ones pending in each device.
     Overflows,
 }
 
@@ -53,7 +54,7 @@ fn shown(figure: &Figure) -> String {
     format!("{}: {}, {} faults", figure.key.attrs, costs.join(", "), field(figure, "faults"))
 }
 
-/// A complaint or none for each test.
+/// A failure or none for each test.
 fn judge(figures: &[Figure], console: &str, queue: Queue) -> Vec<Option<String>> {
     let find = |attrs: &str| figures.iter().find(|figure| figure.key.attrs == attrs);
     let (Some(quiet), Some(faulting)) = (find("quiet"), find("faulting")) else {
@@ -68,7 +69,7 @@ fn judge(figures: &[Figure], console: &str, queue: Queue) -> Vec<Option<String>>
     let lost = (neighbours == 0 || told != neighbours)
         .then(|| format!("the first faults of {told} of {neighbours} devices were seen"));
     let (faults, logged) = (field(faulting, "faults"), Logged::of(console));
-    // Some lines a second of each device, and at least one of each that is known.
+    // Some lines a second for each device, and at least one for each device whose fault was reported.
     let [least, most] = [told, neighbours * 32];
     let unclean = (logged.all() != faults || !(least..=most).contains(&logged.shown))
         .then(|| format!("of {faults} faults the log shows {} and counts {}", logged.shown, logged.counted));
@@ -80,11 +81,11 @@ fn judge(figures: &[Figure], console: &str, queue: Queue) -> Vec<Option<String>>
 
 /// Events in a log.
 struct Logged {
-    /// With a line each.
+    /// Reported in a line each.
     shown: u64,
-    /// In lines that say how many more there were.
+    /// Counted in the lines for dropped events.
     counted: u64,
-    /// Lines that say that some were lost.
+    /// Lines that report lost events.
     losses: u64,
 }
 
@@ -107,7 +108,7 @@ impl Logged {
         }
     }
 
-    /// Whether losses are in the log that were none, or are not, or fill it: a line a second is enough.
+    /// Whether losses are reported without a loss, are not reported, or flood the log: a line a second is the limit.
     fn is_unclear_about_losses(&self, queue: Queue) -> bool {
         let wanted = if queue == Queue::HasRoom { 0..=0 } else { 1..=8 };
         !wanted.contains(&self.losses)
@@ -148,14 +149,14 @@ mod tests {
     }
 
     #[test]
-    fn a_tenth_is_allowed_and_no_more() {
+    fn a_tenth_is_the_limit() {
         assert!(complaints(&console(1100, 5500, 2, 11)).is_empty());
         assert_eq!(complaints(&console(1101, 5500, 2, 11)), ["lending a page costs 1101 instead of 1000"]);
         assert_eq!(complaints(&console(900, 5501, 2, 11)), ["a transfer costs 5501 instead of 5000"]);
     }
 
     #[test]
-    fn what_is_lost_is_found() {
+    fn missing_faults_are_reported() {
         let seen = complaints(&console(1000, 5000, 1, 10));
         let expected =
             ["the first faults of 1 of 2 devices were seen", "of 40 faults the log shows 9 and counts 30"];
@@ -164,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn what_overflows_says_so_once_a_second() {
+    fn an_overflow_is_reported_once_a_second() {
         let quiet = console(1000, 5000, 2, 11);
         let missing = ["0 lines say that events are lost"];
         assert_eq!(complaints_of(&quiet, Queue::Overflows), missing);

@@ -1,4 +1,4 @@
-//! Linux's figures: measured in this go, or those stored.
+//! Linux's figures: measured in this run, or stored.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -10,19 +10,19 @@ use crate::command;
 use crate::error::{Error, Result};
 use crate::workspace;
 
-/// Modes that the peer is run in, with what is special about each: in mode `b` only contention is measured, on two CPUs.
+/// The peer's modes, with their conditions: mode `b` measures only contention, on two CPUs.
 const MODES: [(&str, &[(&str, &str)]); 3] =
     [("a", &[]), ("c", &[]), ("b", &[("PEER_MASK", "0x10"), ("PEER_SMP_B", "2"), ("PEER_RUNS_B", "3")])];
 /// The environment variable with the directory of the peer, which has a script `run` for each mode.
 const DIRECTORY: &str = "PEER_LINUX";
-/// Seconds for a boot, and for a mode with all that it builds and fetches.
+/// The time limits in seconds of a boot, and of a mode with its builds and downloads.
 const BOOT_LIMIT: &str = "900";
 const MODE_LIMIT: &str = "2400";
 const HEADS: &str = "mode\ttest\tsize\tattrs\tthreads\talloc\tfree\tchunks\n";
 
-/// Linux's figures and where they come from.
+/// Linux's figures and their origin.
 pub struct Peer {
-    /// A sentence for people.
+    /// The origin in words.
     pub source: String,
     /// The figures.
     pub figures: Vec<Figure>,
@@ -30,12 +30,12 @@ pub struct Peer {
     pub fresh: bool,
 }
 
-/// Where Linux's figures shall come from.
+/// The origin of Linux's figures.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Wanted {
     /// A run, if `PEER_LINUX` is set.
     Fresh,
-    /// A run, which is then stored in `doc/`.
+    /// A run, whose figures are then stored in `doc/`.
     Stored,
     /// The last stored run.
     Last,
@@ -70,12 +70,12 @@ fn run(script: &Path, results: &Path) -> Result<Peer> {
         command::run(&mut line)?;
         figures.extend(from_table(&read(&results.join(format!("mode-{mode}-strict.tsv")))?));
     }
-    // What several CPUs do at a time is not measured on one.
+    // Contention is not measured on one CPU.
     figures.retain(|figure| figure.key.name != "contention" || figure.key.mode != "a");
     Ok(Peer { source: origin(&read(&results.join("versions.txt"))?), figures, fresh: true })
 }
 
-/// One line of what the peer says about itself.
+/// A line of the peer's description of itself.
 fn origin(versions: &str) -> String {
     let lines: Vec<&str> = versions.lines().collect();
     let starting = |word: &str| lines.iter().find(|line| line.starts_with(word)).copied().unwrap_or_default();
@@ -85,21 +85,21 @@ fn origin(versions: &str) -> String {
     format!("Linux {kernel} (Debian arm64) on -cpu {CPU} of QEMU {qemu}, iommu.strict=1, measured {date}")
 }
 
-/// Writes the table that serves where there is no peer.
+/// Stores the table for machines without the peer.
 fn store(peer: &Peer) -> Result<()> {
     let mut text = format!("# {}; guest instructions, medians.\n{HEADS}", peer.source);
-    // A host's nanoseconds mean nothing in another run.
+    // Wall time is not comparable between runs.
     let counted = peer.figures.iter().filter(|figure| figure.key.mode != "b");
     for Figure { key, alloc, free, chunks, .. } in counted {
         let (mode, name, size, attrs, count) = (&key.mode, &key.name, key.size, &key.attrs, key.count);
-        // Writing to a string does not fail.
+        // Writing to a string cannot fail.
         let _ = writeln!(text, "{mode}\t{name}\t{size}\t{attrs}\t{count}\t{alloc}\t{free}\t{chunks}");
     }
     let path = stored_path();
     std::fs::write(&path, text).map_err(Error::file("write", &path))
 }
 
-/// The figures of the last run that was stored.
+/// The stored figures.
 pub fn stored() -> Result<Peer> {
     let table = read(&stored_path())?;
     let origin = table.lines().next().unwrap_or_default().trim_start_matches("# ");
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn the_origin_is_taken_from_what_the_peer_says() {
+    fn the_origin_is_the_peers_description() {
         let versions = "kernel 6.12.117+deb12: Linux version 6.12.117\nQEMU emulator version 10.0.2 (Debian)\n\
                         gcc 12\ncpu max, memory 4G\n2026-11-22\n";
         let expected = "Linux 6.12.117+deb12 (Debian arm64) on -cpu neoverse-n2 of QEMU 10.0.2, iommu.strict=1, \

@@ -1,6 +1,6 @@
 //! A plot as SVG: lines over logarithmic axes.
 //!
-//! Colours come from the page that the plot is put into: it maps the few used here to ones that suit its background.
+//! The page defines the colours: it maps the few used here to ones that suit its background.
 
 use std::error::Error;
 
@@ -13,16 +13,16 @@ pub const INK: RGBColor = BLACK;
 const GRID: RGBColor = RGBColor(128, 128, 128);
 const FONT: &str = "sans-serif";
 
-/// What a line stands for, and so its colour.
+/// The meaning of a line, which selects its colour.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Who {
     /// Tessera, and a second line of it.
     Tessera,
     TesseraToo,
-    /// Linux, and its call without kernel mapping.
+    /// Linux, and its call without a kernel mapping.
     Linux,
     LinuxToo,
-    /// What no system can do better.
+    /// The floor.
     Floor,
 }
 
@@ -32,28 +32,28 @@ pub struct Line {
     pub name: String,
     /// Its colour.
     pub who: Who,
-    /// Points, from left to right. A logarithm has no zero: such points are left out.
+    /// Points, from left to right. Zeroes have no logarithm and are left out.
     pub points: Vec<(u64, u64)>,
 }
 
 /// A horizontal axis.
 #[derive(Clone, Copy)]
 pub struct Axis {
-    /// Below it: what, and in which unit.
+    /// The title, with the unit.
     pub title: &'static str,
-    /// How its values are written.
+    /// The format of its values.
     pub value: fn(u64) -> String,
-    /// Round numbers are powers of this.
+    /// Labels are at powers of this.
     pub base: f64,
 }
 
 /// A plot.
 pub struct Plot {
-    /// Above it.
+    /// The title.
     pub title: String,
     /// The horizontal axis.
     pub x: Axis,
-    /// Beside the vertical axis, with the unit.
+    /// The title of the vertical axis, with the unit.
     pub y: &'static str,
     /// The lines; those without points are left out.
     pub lines: Vec<Line>,
@@ -86,7 +86,7 @@ impl Plot {
         };
         let ((left, right), (low, high)) = (range(|point| point.0), range(|point| point.1));
         let top = high * room_above(lines.len(), low, high);
-        // Powers of ten would be too few lines across a narrow range.
+        // Powers of ten would be too few lines in a narrow range.
         let base = if top / low < 300.0 { 2.0 } else { 10.0 };
         let mut svg = String::new();
         {
@@ -142,14 +142,13 @@ impl Line {
     }
 }
 
-/// The factor above the highest point that leaves room for a legend of so many lines: of the height each takes a
-/// fifteenth.
+/// The factor above the highest point that leaves space for a legend of this many lines, each a fifteenth of the height.
 fn room_above(lines: usize, low: f64, high: f64) -> f64 {
     let part = (lines + 1) as f64 / 15.0;
     (1.6 * high / low).powf(part / (1.0 - part))
 }
 
-/// A count with its thousands as a letter.
+/// A count abbreviated with a letter for its thousands.
 fn short(count: f64) -> String {
     let scaled = |count: f64, letter| format!("{}{letter}", (count * 10.0).round() / 10.0);
     match count {
@@ -187,13 +186,13 @@ mod tests {
     }
 
     #[test]
-    fn a_single_point_is_no_plot() {
+    fn a_single_point_is_not_plotted() {
         assert!(plot(&[(4096, 1000)]).svg().is_none());
         assert!(plot(&[(4096, 1000), (65536, 0)]).svg().is_none());
     }
 
     #[test]
-    fn counts_are_short() {
+    fn counts_are_abbreviated() {
         assert_eq!([5.0, 1500.0, 2.5e6, 1e9].map(short), ["5", "1.5 k", "2.5 M", "1 G"]);
     }
 }

@@ -1,10 +1,10 @@
-//! What an operation costs above its floor, in words: the extra work that is counted, by name.
+//! The cost of an operation above its floor, in words: the additional events by name.
 
 use super::figures::Figure;
 use super::floor;
 use super::table::grouped;
 
-/// One sentence for a row; empty for one without floor. `events` is the same measurement with events counted.
+/// A sentence for a row; empty for one without a floor. `events` is the same measurement with event counters.
 pub fn sentence(figure: &Figure, events: Option<&Figure>) -> String {
     let Some((alloc, free)) = floor::of(figure) else { return String::new() };
     let leaves = floor::leaves(figure);
@@ -41,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_counted_is_named() {
+    fn additional_events_are_named() {
         let line = "BENCH alloc size=4096 attrs=0 alloc_ticks=1130 free_ticks=508 chunks=1";
         let own = &from_console(line, "a")[0];
         let events = &from_console(

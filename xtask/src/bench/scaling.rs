@@ -1,33 +1,33 @@
-//! Wall time with one CPU and with two: only ratios within one run, since a host's nanoseconds mean nothing elsewhere.
+//! Wall time with one CPU and with two: only ratios within a run, since wall time is not comparable between runs.
 
 use super::figures::Figure;
 
-/// What each operation ends with.
+/// The command at the end of each operation.
 const SYNC: &str = "sync";
 
-/// What a second CPU brings, and who is faster.
+/// The speedup by a second CPU, and the comparison with Linux.
 pub struct Scaling {
-    /// What is done all the time.
+    /// The repeated operation.
     pub work: String,
-    /// Operations in the same time, on two CPUs against one; each kernel's own.
+    /// The throughput of two CPUs relative to one.
     pub tessera: f64,
     /// Linux's, if it was measured.
     pub linux: Option<f64>,
     /// Linux's time for an operation against Tessera's, on two CPUs of the same host in the same run.
     pub faster: Option<f64>,
-    /// What the emulator allows: of a CMD_SYNC alone, with which each operation of Tessera's ends.
+    /// The emulator's limit: the speedup of a single CMD_SYNC, with which each of Tessera's operations ends.
     pub floor: Option<Floor>,
 }
 
-/// A CMD_SYNC alone: every access to a register of the SMMU takes the emulator's one lock, whichever CPU does it.
+/// A single CMD_SYNC: each access to an SMMU register takes the emulator's global lock, on any CPU.
 pub struct Floor {
     /// As for the operation.
     pub tessera: f64,
-    /// Its part of an operation's time, on one CPU.
+    /// Its share of an operation's time, on one CPU.
     pub part: f64,
 }
 
-/// The work that both boots and peer did in mode `b`. `same_run` says whether the peer's times are of this run.
+/// The operations that both the boots and the peer measured in mode `b`. `same_run`: the peer's times are of this run.
 pub fn of(own: &[Figure], linux: &[Figure], same_run: bool) -> Vec<Scaling> {
     ["alloc_64K_nkm", "map_single_4K"]
         .into_iter()
@@ -51,7 +51,7 @@ fn gain_of(figures: &[Figure], work: &str) -> Option<f64> {
     Some(time(figures, work, 1)? / time(figures, work, 2)?)
 }
 
-/// The least time of an operation over the boots: what a busy host adds is never negative.
+/// The minimum over the boots: interference by the host only adds time.
 fn time(figures: &[Figure], work: &str, threads: u64) -> Option<f64> {
     let is = |figure: &&Figure| {
         let key = &figure.key;
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn ratios_are_of_the_fastest_boots() {
+    fn ratios_use_the_fastest_boots() {
         let own = figures(&[(1, 9000), (1, 1100), (1, 5000), (2, 550)]);
         let scaling = &of(&own, &figures(&[(1, 6000), (2, 3000)]), true)[0];
         assert_eq!((scaling.tessera, scaling.linux, scaling.faster), (2.0, Some(2.0), Some(3000.0 / 550.0)));
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_sync_alone_does_is_the_floor() {
+    fn a_single_sync_is_the_floor() {
         let mut own = figures(&[(1, 2000), (2, 1600)]);
         assert!(of(&own, &[], false)[0].floor.is_none());
         own.extend(figures_of("sync", &[(1, 1000), (2, 1250), (2, 1300)]));

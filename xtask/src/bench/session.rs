@@ -1,4 +1,4 @@
-//! A boot that measures: which machine, what it measures, and the figures it prints.
+//! A boot that measures: the machine, the benchmarks, and the figures.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -14,13 +14,13 @@ use crate::workspace;
 pub const CPU: &str = "neoverse-n2";
 /// A CPU with FEAT_MOPS.
 const CPU_WITH_MOPS: &str = "max";
-/// A run takes well below a minute on a free host.
+/// The time limit; a run takes well below a minute on an idle host.
 const LIMIT: Duration = Duration::from_secs(600);
 
-/// A machine to measure on, and what for.
+/// A machine and its benchmarks.
 #[derive(Clone, Copy, Debug)]
 pub struct Session<'a> {
-    /// Names the log file.
+    /// The name of the log file.
     pub name: &'a str,
     /// The peer's name for such a machine.
     pub mode: Mode,
@@ -30,24 +30,24 @@ pub struct Session<'a> {
     pub cpus: &'a str,
     /// QEMU's `-m`.
     pub memory: &'a str,
-    /// What is measured, as `bench=` takes it.
+    /// The benchmarks, as `bench=` takes them.
     pub glob: &'a str,
-    /// How many edu devices there are besides the first.
+    /// The number of additional edu devices.
     pub neighbours: usize,
     /// More boot arguments.
     pub append: &'a str,
 }
 
-/// What a tick is. The names are the peer's.
+/// The unit of a tick. The names are the peer's.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Mode {
     /// `a`: an instruction, on one CPU.
     Instructions,
     /// `m`: an instruction, on one CPU with FEAT_MOPS.
     InstructionsWithMops,
-    /// `b`: a nanosecond of the host's, each CPU in a thread of its own. Only ratios within one run mean anything.
+    /// `b`: a nanosecond of the host, each CPU in its own thread. Only ratios within a run are meaningful.
     Wall,
-    /// `c`: an instruction of any of several CPUs, which run in turns.
+    /// `c`: an instruction of any of several CPUs, which run round-robin.
     InstructionsOfAll,
 }
 
@@ -62,7 +62,7 @@ pub const OPERATIONS: Session<'_> = Session {
     neighbours: 0,
     append: "",
 };
-/// The same, for a kernel that counts events.
+/// The same, on a kernel with event counters.
 pub const EVENTS: Session<'_> = Session { name: "events", ..OPERATIONS };
 /// Allocation on a CPU with FEAT_MOPS.
 pub const MOPS: Session<'_> = Session {
@@ -72,14 +72,14 @@ pub const MOPS: Session<'_> = Session {
     glob: "alloc",
     ..OPERATIONS
 };
-/// Costs against what they could grow with.
+/// The growth of costs.
 pub const GROWTH: Session<'_> = Session { name: "growth", glob: "growth_*", ..OPERATIONS };
-/// A device among others that fault: as many as have room for a thousand events each in the event queue.
+/// A device among faulting ones: as many as fit a thousand events each into the event queue.
 pub const NEIGHBOUR: Session<'_> =
     Session { name: "neighbour", glob: "neighbour", neighbours: 7, ..OPERATIONS };
 /// The same with an event queue that overflows with each transfer of any of them.
 pub const OVERFLOW: Session<'_> = Session { name: "overflow", append: "iommu.events=256", ..NEIGHBOUR };
-/// Four CPUs at the same time.
+/// Four concurrent CPUs.
 pub const CONTENTION: Session<'_> = Session {
     name: "contention",
     mode: Mode::InstructionsOfAll,
@@ -87,9 +87,9 @@ pub const CONTENTION: Session<'_> = Session {
     glob: "contention",
     ..OPERATIONS
 };
-/// Two CPUs by the host's clock.
+/// Two CPUs by wall time.
 pub const WALL: Session<'_> = Session { name: "wall", mode: Mode::Wall, cpus: "2", ..CONTENTION };
-/// Machines that differ in nothing but RAM, the smallest first.
+/// Machines that differ only in RAM, the smallest first.
 pub const MACHINES: [Session<'_>; 3] = [
     Session { name: "boot-2G", memory: "2G", glob: "boot", ..OPERATIONS },
     Session { name: "boot-64G", memory: "64G", glob: "boot", ..OPERATIONS },
@@ -109,14 +109,14 @@ impl Mode {
 }
 
 impl Session<'_> {
-    /// Boots and reads what the console says.
+    /// Boots and reads the figures from the console.
     ///
     /// # Errors
-    /// [`Error::Measurement`] when the run did not end as it should, or measured nothing.
+    /// [`Error::Measurement`] if the run did not power off, or printed no figures.
     pub fn measure(&self, built: &Artifacts) -> Result<Vec<Figure>> {
         let log = self.log()?;
         print!("measuring {} (bench={}, {} CPU, {}): ", self.name, self.glob, self.cpus, self.memory);
-        // A progress line that does not show is no fault of the measurement.
+        // A lost progress line does not affect the measurement.
         let _ = std::io::Write::flush(&mut std::io::stdout());
         let started = Instant::now();
         let boot = BootInput {
@@ -140,14 +140,14 @@ impl Session<'_> {
         }
     }
 
-    /// Where the console goes.
+    /// The path of the console log.
     pub fn log(&self) -> Result<PathBuf> {
         let directory = workspace::target().join("report");
         std::fs::create_dir_all(&directory).map_err(Error::file("create", &directory))?;
         Ok(directory.join(format!("{}.log", self.name)))
     }
 
-    /// The peer's machine, with an edu device whose mask is wide, and others as they are. RAM is not set aside on the host before it is used.
+    /// The peer's machine, with an edu device with a wide DMA mask, and more default ones. The host does not reserve RAM.
     fn machine(&self) -> QemuMachine {
         let words = |line: &str| line.split(' ').map(String::from).collect::<Vec<_>>();
         let ram = format!("-object memory-backend-ram,id=ram,size={},reserve=off", self.memory);

@@ -1,26 +1,26 @@
-//! Tessera, Linux, their ratio and the floor, row by row.
+//! Tessera, Linux, their ratio and the floor, in rows.
 
 use std::fmt::Write;
 
 use super::figures::Figure;
 use super::{floor, rest};
 
-/// A measurement next to what it is compared with.
+/// A measurement with its references.
 pub struct Row<'a> {
     /// Tessera's.
     pub own: &'a Figure,
-    /// Linux at the same job.
+    /// Linux's, for the same operation.
     pub linux: Option<&'a Figure>,
-    /// Linux's call that makes no kernel mapping, where the same job has one.
+    /// Linux's call without a kernel mapping, if the operation has one.
     pub unmapped: Option<&'a Figure>,
-    /// The least that both halves can cost.
+    /// The floor of both halves.
     pub floor: Option<(u64, u64)>,
-    /// What is above it, in words.
+    /// The cost above the floor, in words.
     pub rest: String,
 }
 
-/// Pairs what belongs together: all that is counted in instructions and has no other place on the page. `events` are the
-/// same measurements with events counted.
+/// Pairs the figures in instructions that have no other place on the page. `events` are the same measurements with event
+/// counters.
 pub fn rows<'a>(own: &'a [Figure], linux: &'a [Figure], events: &[Figure]) -> Vec<Row<'a>> {
     let elsewhere = |figure: &&Figure| {
         let key = &figure.key;
@@ -29,7 +29,7 @@ pub fn rows<'a>(own: &'a [Figure], linux: &'a [Figure], events: &[Figure]) -> Ve
     own.iter().filter(|figure| !elsewhere(figure)).map(|own| row(own, linux, events)).collect()
 }
 
-/// All of them, whatever they are.
+/// Pairs all figures.
 pub fn all<'a>(own: &'a [Figure], linux: &'a [Figure]) -> Vec<Row<'a>> {
     own.iter().map(|own| row(own, linux, &[])).collect()
 }
@@ -42,7 +42,7 @@ fn row<'a>(own: &'a Figure, linux: &'a [Figure], events: &[Figure]) -> Row<'a> {
     Row { own, linux: find(own.key.clone()), unmapped, floor: floor::of(own), rest }
 }
 
-/// The name and the attributes of the job without kernel mapping.
+/// The name and the attributes of the operation without kernel mapping.
 fn unmapped(own: &Figure) -> Option<(&'static str, &'static str)> {
     match (own.key.name.as_str(), own.key.attrs.as_str()) {
         ("alloc", "NO_KERNEL_MAPPING") => Some(("noncontig", "0+zero")),
@@ -56,7 +56,7 @@ fn unmapped(own: &Figure) -> Option<(&'static str, &'static str)> {
     }
 }
 
-/// Column heads, the same in the text and on the page.
+/// Column heads, for the terminal and the page.
 pub const HEADS: [&str; 10] = [
     "measurement",
     "size",
@@ -82,7 +82,7 @@ impl Row<'_> {
         let ratio = |linux: &Figure| {
             both(linux, &times(linux.alloc, self.own.alloc), &times(linux.free, self.own.free))
         };
-        // What one live buffer takes.
+        // The memory of a live buffer.
         let held = |field| self.own.fields.get(field).copied().map_or_else(String::new, grouped);
         [
             name,
@@ -113,7 +113,7 @@ fn times(a: u64, b: u64) -> String {
     }
 }
 
-/// Digits in threes.
+/// Digits in groups of three.
 pub fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
@@ -149,7 +149,7 @@ pub fn text(rows: &[Row<'_>]) -> String {
     let mut text = String::new();
     for line in &lines {
         for (column, (cell, width)) in line.iter().zip(widths).enumerate() {
-            // Words to the left, figures to the right. Writing to a string does not fail.
+            // Text to the left, figures to the right. Writing to a string cannot fail.
             let _ = match column {
                 0 | 2 => write!(text, "{cell:<width$}  "),
                 _ => write!(text, "{cell:>width$}  "),

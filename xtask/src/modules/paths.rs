@@ -9,7 +9,7 @@ pub struct Reference {
     pub line: usize,
 }
 
-/// What a `use` brings into its module.
+/// The name that a `use` imports into its module.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct UseImport {
     /// The name that it has there; `*` for all of the path's module.

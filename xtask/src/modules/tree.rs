@@ -1,4 +1,4 @@
-//! A crate's modules, read from its root file along the `mod` declarations; without what is compiled for tests only.
+//! A crate's modules, read from its root file along the `mod` declarations, without test code.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,7 +14,7 @@ use crate::workspace;
 /// The names from the crate's root to a module or an item.
 pub type ModulePath = Vec<String>;
 
-/// A module and what it says of others.
+/// A module with its references to others.
 #[derive(Default, Debug)]
 pub struct Module {
     /// Its file, from the root of the workspace on.

@@ -1,8 +1,8 @@
-//! Budgets: what each operation may cost, checked on every change.
+//! Budgets: the limit of each operation's cost, checked on every change.
 //!
-//! Events (descriptors written, commands, barriers ...) are exact, so one more is a failure. Instructions and bytes of the
-//! heap get 5 % of room: they repeat from run to run, but a compiler's whim moves them a little. What became cheaper is told, not refused: then
-//! the figure can be lowered (`cargo xtask bench --bless`).
+//! Event counts (descriptors written, commands, barriers ...) are exact, so one more is a failure. Instructions and heap
+//! bytes have a tolerance of 5 %: they are reproducible, but code generation moves them a little. A lower cost is reported,
+//! not refused: the budget can be lowered (`cargo xtask bench --bless`).
 
 mod table;
 
@@ -18,9 +18,9 @@ use crate::error::{Error, Result};
 use crate::workspace;
 use table::{BudgetCosts, Budgets};
 
-/// The command that writes the table anew.
+/// The command that updates the table.
 const BLESS: &str = "cargo xtask bench --bless";
-/// One part in so many is the room that instructions get.
+/// The tolerance of instructions: one part in this many.
 const ROOM: u64 = 20;
 
 /// Measures and compares with the table. Each row is a test.
@@ -36,7 +36,7 @@ pub fn check(built: &Artifacts) -> Result<TestCounts> {
     Ok(counts)
 }
 
-/// Measures, says what changed, and writes the table.
+/// Measures, prints the changes, and updates the table.
 pub fn bless(built: &Artifacts) -> Result<TestCounts> {
     let measured = measure(built)?;
     for verdict in compare(&read().unwrap_or_default(), &measured) {
@@ -59,7 +59,7 @@ fn read() -> Result<Budgets> {
     table::read(&text).map_err(|reason| Error::Missing(format!("{}: {reason}", path.display())))
 }
 
-/// Instructions from the product, events from a kernel that counts them.
+/// Instructions of the product, events of a kernel with event counters.
 fn measure(built: &Artifacts) -> Result<Budgets> {
     let counting = artifacts::counting(built)?;
     let events = EVENTS.measure(&counting)?;
@@ -99,12 +99,12 @@ pub fn figures() -> Result<Vec<Figure>> {
     Ok(read()?.into_iter().map(figure).collect())
 }
 
-/// What became of one row.
+/// The result of a row.
 #[derive(Default)]
 struct BudgetResult {
-    /// Why it fails.
+    /// The failures.
     worse: Vec<String>,
-    /// What could be lowered.
+    /// The costs that are below their budget.
     better: Vec<String>,
 }
 
@@ -146,7 +146,7 @@ fn judge(key: &Key, budget: &BudgetCosts, costs: &BudgetCosts) -> BudgetResult {
     verdict
 }
 
-/// A row's name for people.
+/// A row's name in the report.
 fn name(key: &Key) -> String {
     let threads = if key.count > 0 { format!(" x{}", key.count) } else { String::new() };
     let mops = if key.mode == "m" { " with FEAT_MOPS" } else { "" };
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn one_event_more_fails_and_one_less_is_told() {
+    fn one_event_more_fails_and_one_less_is_reported() {
         let budget = rows("alloc", &[("free_syncs", 2), ("alloc_stores", 16)]);
         let verdict = &compare(&budget, &rows("alloc", &[("free_syncs", 3), ("alloc_stores", 15)]))[0];
         assert_eq!(verdict.worse, ["alloc 4 KiB 0: free_syncs was 2, is 3"]);
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn instructions_have_room_for_a_twentieth() {
+    fn instructions_have_a_tolerance_of_a_twentieth() {
         for (new, worse, better) in [(1050, 0, 0), (1051, 1, 0), (950, 0, 0), (949, 0, 1)] {
             let verdicts =
                 compare(&rows("alloc", &[("alloc_ticks", 1000)]), &rows("alloc", &[("alloc_ticks", new)]));
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_and_counters_that_are_only_on_one_side_fail() {
+    fn rows_and_counters_without_a_counterpart_fail() {
         let (one, other) = (rows("alloc", &[("free_syncs", 1)]), rows("map_sg", &[]));
         let lines: Vec<String> =
             compare(&one, &other).into_iter().flat_map(|verdict| verdict.worse).collect();

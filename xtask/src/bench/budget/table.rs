@@ -1,31 +1,31 @@
-//! The table of budgets: a row for each measurement, a column for each thing that is counted.
+//! The table of budgets: a row for each measurement, a column for each counter.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use crate::bench::figures::Key;
 
-/// What is counted of each half, besides the instructions; the kernel's names.
+/// The event counters of each half, by the kernel's names.
 const EVENTS: [&str; 7] = ["stores", "tables", "commands", "syncs", "mmio", "tlbis", "barriers"];
-/// Of a live buffer: chunks, tables of the IOMMU, bytes of the heap.
+/// Of a live buffer: chunks, IOMMU page tables, heap bytes.
 pub const HELD: [&str; 3] = ["chunks", "tables", "metadata"];
 const KEYS: [&str; 5] = ["mode", "name", "size", "attrs", "count"];
 const NOTE: &str = "# What each operation may cost at most; see doc/performance.md. Written by `cargo xtask bench --bless`.\n";
 
-/// Measurements and what each may cost, by counter. Rows are in the order in which they are measured.
+/// The budgets of each measurement, by counter. Rows are in the order of measurement.
 pub type Budgets = Vec<(Key, BudgetCosts)>;
-/// BudgetCosts by the name of the counter.
+/// Costs by the name of the counter.
 pub type BudgetCosts = BTreeMap<String, u64>;
 
-/// The names of the columns of costs: instructions and events of the operation and of what takes it back, and what a live
-/// buffer consists of and takes.
+/// The names of the columns: instructions and events of the operation and of its inverse, and the resources of a live
+/// buffer.
 pub fn counters() -> Vec<String> {
     let halves = std::iter::once("ticks").chain(EVENTS);
     let halves = halves.flat_map(|name| ["alloc", "free"].map(|half| format!("{half}_{name}")));
     halves.chain(HELD.map(String::from)).collect()
 }
 
-/// Whether a counter has no room: instructions and bytes of the heap have some.
+/// Whether a counter has no tolerance; instructions and heap bytes have one.
 pub fn is_exact(counter: &str) -> bool {
     !counter.ends_with("_ticks") && counter != "metadata"
 }
@@ -34,7 +34,7 @@ pub fn is_exact(counter: &str) -> bool {
 pub fn write(budgets: &Budgets) -> String {
     let mut text = format!("{NOTE}{}\t{}\n", KEYS.join("\t"), counters().join("\t"));
     for (key, costs) in budgets {
-        // Writing to a string does not fail.
+        // Writing to a string cannot fail.
         let _ = write!(text, "{}\t{}\t{}\t{}\t{}", key.mode, key.name, key.size, key.attrs, key.count);
         for counter in counters() {
             let _ = match costs.get(&counter) {
@@ -47,7 +47,7 @@ pub fn write(budgets: &Budgets) -> String {
     text
 }
 
-/// Reads what [`write()`] wrote; an error names the line.
+/// Parses the output of [`write()`]; an error names the line.
 pub fn read(text: &str) -> Result<Budgets, String> {
     let mut lines = text.lines().zip(1..).filter(|(line, _)| !line.starts_with('#'));
     let heads: Vec<&str> = lines.next().unwrap_or_default().0.split('\t').collect();
@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_can_be_read() {
+    fn a_written_table_is_read_back() {
         let costs =
             |pairs: &[(&str, u64)]| pairs.iter().map(|(name, cost)| ((*name).into(), *cost)).collect();
         let budgets: Budgets = vec![
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_line_is_named() {
+    fn a_malformed_line_is_named() {
         let text = write(&vec![(key("alloc"), BudgetCosts::new())]).replace("4096", "many");
         assert!(read(&text).unwrap_err().starts_with("line 3: a\talloc\tmany"));
     }

@@ -1,4 +1,4 @@
-//! The report: one page that needs no other file.
+//! The report: a self-contained page.
 
 mod plots;
 
@@ -10,10 +10,10 @@ use super::table::{HEADS, Row, grouped, size};
 use plots::{growth, kernels};
 
 const STYLE: &str = include_str!("style.css");
-/// Columns of words; the others have figures.
+/// Columns of text; the others have figures.
 const WORDS: [&str; 3] = ["measurement", "attributes", "above the floor"];
 
-/// What the page is made of.
+/// The content of the page.
 pub struct BenchReport<'a> {
     /// All of Tessera's figures.
     pub own: &'a [Figure],
@@ -21,9 +21,9 @@ pub struct BenchReport<'a> {
     pub linux: &'a [Figure],
     /// The table's rows.
     pub rows: &'a [Row<'a>],
-    /// What a second CPU brings.
+    /// The speedup by a second CPU.
     pub scaling: &'a [Scaling],
-    /// Sentences on the machine, the versions, and where Linux's figures come from.
+    /// Sentences on the machine, the versions, and the origin of Linux's figures.
     pub about: &'a [String],
     /// Consoles by name.
     pub logs: &'a [(String, String)],
@@ -131,7 +131,7 @@ fn class(head: &str) -> &'static str {
 }
 
 fn push(page: &mut String, text: &str) {
-    // Writing to a string does not fail.
+    // Writing to a string cannot fail.
     let _ = page.write_str(text);
 }
 
@@ -139,7 +139,7 @@ fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;")
 }
 
-/// The same for a cell, which may be broken between the names of attributes.
+/// The same for a cell, with line breaks allowed between the names of attributes.
 fn cell(text: &str) -> String {
     escaped(text).replace('|', "|<wbr>")
 }
@@ -151,7 +151,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_page_has_its_parts_and_needs_no_other_file() {
+    fn the_page_has_its_parts_and_refers_to_no_other_file() {
         let console = "BENCH alloc size=4096 attrs=NO_KERNEL_MAPPING alloc_ticks=1000 free_ticks=500 chunks=1\n\
                        BENCH alloc size=65536 attrs=NO_KERNEL_MAPPING alloc_ticks=3000 free_ticks=500 chunks=1\n\
                        BENCH growth_live size=4096 attrs=NO_KERNEL_MAPPING alloc_ticks=9 free_ticks=5 chunks=1 live=1\n\

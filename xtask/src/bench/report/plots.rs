@@ -1,4 +1,4 @@
-//! Which plots the page has.
+//! The plots of the page.
 
 use crate::bench::figures::Figure;
 use crate::bench::plot::{Axis, Line, Plot, Who};
@@ -53,10 +53,10 @@ fn cost(rows: &[Row<'_>], name: &str, attrs: &str, title: &str, half: Combine) -
     Plot { title: title.into(), x: SIZES, y: INSTRUCTIONS, lines }
 }
 
-/// A line of a plot of growth: its name, which measurement it shows (its name, attributes and size), which half.
+/// A line of a growth plot: its name, the key of its measurement (name, attributes and size), and the half.
 type PlotSeries = (&'static str, &'static str, &'static str, u64, Combine);
 
-/// A plot over how many there are of something: title, axis, lines.
+/// A plot over a count: title, axis, lines.
 type Counted = (&'static str, Axis, &'static [PlotSeries]);
 
 const COUNTED: [Counted; 4] = [
@@ -98,7 +98,7 @@ const COUNTED: [Counted; 4] = [
 ];
 const COLOURS: [Who; 4] = [Who::Tessera, Who::Linux, Who::TesseraToo, Who::LinuxToo];
 
-/// Costs over what they could grow with.
+/// The growth of costs.
 pub fn growth(own: &[Figure], linux: &[Figure]) -> Vec<Plot> {
     let mut plots = vec![by_size(own)];
     for (title, x, series) in COUNTED {
