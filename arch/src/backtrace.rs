@@ -1,8 +1,8 @@
 //! Backtraces from the chain of frame records (AAPCS64, 6.4.6). The kernel is built with frame pointers, and
 //! a `TrapFrame` contains a record, so the chain continues through exceptions.
 
-/// Limit on the frames of a backtrace: a longer chain is assumed to be a loop.
-const MOST_FRAMES: usize = 64;
+/// The limit of frames in a backtrace. A longer chain is assumed to be a loop.
+const MAX_FRAMES: usize = 64;
 
 /// The return addresses from the caller's own outward. Never faults: the address of each record is translated
 /// before the record is read. Inlined, since the walk is lazy and must start at a live frame.
@@ -11,7 +11,8 @@ pub fn here() -> impl Iterator<Item = u64> {
     walk(target::frame_pointer(), target::read)
 }
 
-/// [`here`], ended at the return to interrupted kernel code, if an interrupt is being handled.
+/// As [`here`]; in the handler of an interrupt taken from the kernel, without the frames of the interrupted
+/// code.
 #[inline(always)]
 pub fn since_interrupt() -> impl Iterator<Item = u64> {
     here().take_while(|&link| link != target::interrupt_return())
@@ -35,7 +36,7 @@ fn walk(record: u64, read: impl Fn(u64) -> Option<u64>) -> impl Iterator<Item = 
         record = next;
         (link != 0).then_some(link)
     });
-    frames.take(MOST_FRAMES)
+    frames.take(MAX_FRAMES)
 }
 
 #[cfg(target_os = "none")]
@@ -113,6 +114,6 @@ mod tests {
     fn corrupt_chain_ends() {
         assert_eq!(addresses(&[(0x100, 0x201), (0x108, 11)], 0x100), [11]);
         assert_eq!(addresses(&[(0x100, 0x9000), (0x108, 11)], 0x100), [11]);
-        assert_eq!(addresses(&[(0x100, 0x100), (0x108, 11)], 0x100).len(), MOST_FRAMES);
+        assert_eq!(addresses(&[(0x100, 0x100), (0x108, 11)], 0x100).len(), MAX_FRAMES);
     }
 }

@@ -364,7 +364,7 @@ invalidate_to_poc:
     dsb     sy
     ret
 
-// Maps the pages from \start to \end into EARLY_PAGES, which is indexed by the page's place in the image.
+// Maps the pages from \start to \end into EARLY_PAGES, which is indexed by the page number in the image.
 .macro map_image start, end, attributes
     adrp    x9, \start
     adrp    x10, \end

@@ -126,7 +126,7 @@ mod line {
     data_lines!(clean_invalidate, "civac");
     data_lines!(clean_to_unification, "cvau");
 
-    /// CTR_EL0.IDC and DIC tell which steps the hardware does not need (D7.5.9). With a VIPT instruction
+    /// CTR_EL0.IDC and DIC report steps that the hardware does not need (D7.5.9). With a VIPT instruction
     /// cache (CTR_EL0.L1Ip), IC IVAU does not reach the lines of other aliases.
     pub fn sync_instructions(range: AddrRange<KernelVa>) {
         const L1IP: u64 = 0b11 << 14;

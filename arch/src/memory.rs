@@ -5,7 +5,7 @@
 //! [`zero`] uses the first of these methods that all CPUs support:
 //!
 //! 1. SETP/SETM/SETE, if ID_AA64ISAR2_EL1.MOPS is not 0 and the instructions execute. They are UNDEFINED
-//!    while HCRX_EL2.MSCEn is 0. A kernel that was entered at EL1 can not access that register, so it
+//!    while HCRX_EL2.MSCEn is 0. A kernel that was entered at EL1 cannot access that register, so it
 //!    executes a set of 0 bytes as a probe.
 //! 2. DC ZVA, if DCZID_EL0.DZP is 0. The block size is 4 bytes to 2 KiB (DCZID_EL0.BS).
 //! 3. SIMD stores.

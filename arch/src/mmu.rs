@@ -15,7 +15,7 @@ pub struct Translation {
     pub phys: PhysAddr,
     /// The memory type, encoded as in MAIR_EL1.
     pub attributes: u8,
-    /// 0 non, 2 outer, 3 inner shareable.
+    /// 0 non-shareable, 2 outer shareable, 3 inner shareable.
     pub shareability: u8,
 }
 

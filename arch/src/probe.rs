@@ -1,5 +1,5 @@
-//! Accesses and instructions that may fault: memory that a loader or a device tree only claims to exist, and
-//! features that a hypervisor may disable.
+//! Accesses and instructions that may fault: memory whose existence only a loader or a device tree asserts,
+//! and features that a hypervisor may disable.
 
 use addr::KernelVa;
 

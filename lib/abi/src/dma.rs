@@ -4,7 +4,7 @@ use crate::{Ioctl, IoctlDirection};
 use bitflags::bitflags;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// Argument of [`DMA_HEAP_IOCTL_ALLOC`].
+/// `struct dma_heap_allocation_data`, the argument of [`DMA_HEAP_IOCTL_ALLOC`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct HeapAllocation {
@@ -22,7 +22,7 @@ pub struct HeapAllocation {
 pub const DMA_HEAP_IOCTL_ALLOC: Ioctl = Ioctl::new::<HeapAllocation>(IoctlDirection::ReadWrite, b'H', 0);
 
 bitflags! {
-    /// Flags of [`DMA_BUF_IOCTL_SYNC`]; without `END` a CPU access starts.
+    /// Flags of [`DMA_BUF_IOCTL_SYNC`] (`DMA_BUF_SYNC_*`); without `END` a CPU access starts.
     #[derive(Clone, Copy, PartialEq, Eq, Debug)]
     pub struct SyncFlags: u64 {
         /// CPU reads.
@@ -34,7 +34,7 @@ bitflags! {
     }
 }
 
-/// Argument of [`DMA_BUF_IOCTL_SYNC`].
+/// `struct dma_buf_sync`, the argument of [`DMA_BUF_IOCTL_SYNC`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct BufferSync {

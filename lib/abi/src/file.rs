@@ -149,7 +149,7 @@ pub struct IoVec {
 }
 
 bitflags! {
-    /// Events of `ppoll`.
+    /// Events of `ppoll` (`POLL*`).
     #[derive(Clone, Copy, PartialEq, Eq, Debug)]
     pub struct PollEvents: i16 {
         /// Readable.

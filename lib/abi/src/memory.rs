@@ -16,7 +16,7 @@ bitflags! {
 }
 
 bitflags! {
-    /// Flags of `mmap`.
+    /// Flags of `mmap` (`MAP_*`).
     #[derive(Clone, Copy, PartialEq, Eq, Debug)]
     pub struct MapFlags: u32 {
         /// Writes are visible to all mappings of the object.

@@ -4,7 +4,7 @@ use bitflags::bitflags;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 bitflags! {
-    /// Flags of `clone`; the low byte is the exit signal, 0 for threads.
+    /// Flags of `clone` (`CLONE_*`); the low byte is the exit signal, 0 for threads.
     #[derive(Clone, Copy, PartialEq, Eq, Debug)]
     pub struct CloneFlags: u32 {
         /// Shares the address space.

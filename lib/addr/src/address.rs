@@ -34,7 +34,7 @@ pub trait Address: Copy + Ord + fmt::Debug + fmt::LowerHex {
 
 #[cold]
 #[inline(never)]
-fn overflows(name: &str, raw: u64, bytes: u64) -> ! {
+fn panic_on_overflow(name: &str, raw: u64, bytes: u64) -> ! {
     panic!("{name}: {raw:#x} + {bytes:#x} overflows")
 }
 
@@ -74,7 +74,7 @@ macro_rules! address {
             fn add(self, bytes: u64) -> Self {
                 match self.0.checked_add(bytes) {
                     Some(raw) => Self(raw),
-                    None => overflows(stringify!($name), self.0, bytes),
+                    None => panic_on_overflow(stringify!($name), self.0, bytes),
                 }
             }
         }

@@ -14,7 +14,7 @@ use elf::file::Class;
 use elf::segment::ProgramHeader;
 use elf::{ElfBytes, ParseError};
 
-/// The limit of program headers, above the number that linkers emit.
+/// The limit of program headers, above the number that linkers produce.
 const SEGMENTS_MAX: usize = 64;
 
 /// A `PT_LOAD` segment: zero-filled pages with the bytes `file` of the ELF file at `content`.
@@ -214,7 +214,7 @@ fn check_segment(
         return Err(ExecutableError::SegmentSize(number));
     }
     check_alignment(number, header)?;
-    let prot = access(header.p_flags);
+    let prot = protection(header.p_flags);
     if prot.contains(Prot::WRITE | Prot::EXEC) {
         return Err(ExecutableError::SegmentAccess(number));
     }
@@ -248,7 +248,7 @@ fn with_alignment(load_address: LoadAddress, headers: &[ProgramHeader]) -> LoadA
     }
 }
 
-fn access(flags: u32) -> Prot {
+fn protection(flags: u32) -> Prot {
     let pairs = [(PF_R, Prot::READ), (PF_W, Prot::WRITE), (PF_X, Prot::EXEC)];
     pairs.into_iter().filter(|(flag, _)| flags & flag != 0).map(|(_, prot)| prot).collect()
 }
@@ -258,8 +258,8 @@ fn headers_address(headers: &[ProgramHeader], segments: &[LoadSegment], offset: 
     let declared = headers.iter().find(|header| header.p_type == PT_PHDR).map(|header| header.p_vaddr);
     let computed = || {
         let offset = offset as usize;
-        let holds = segments.iter().find(|segment| segment.file.contains(&offset))?;
-        Some(holds.content.raw() + (offset - holds.file.start) as u64)
+        let segment = segments.iter().find(|segment| segment.file.contains(&offset))?;
+        Some(segment.content.raw() + (offset - segment.file.start) as u64)
     };
     let address = UserVa::new(declared.or_else(computed)?);
     segments.iter().any(|segment| segment.range.contains(address)).then_some(address)
@@ -397,7 +397,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn corrupt_file_is_rejected_or_its_plan_stays_in_bounds(changes in prop::collection::vec((0usize..0x100, any::<u8>()), 1..8), pie: bool) {
+        fn corrupt_file_is_rejected_or_its_plan_stays_in_bounds(
+            changes in prop::collection::vec((0usize..0x100, any::<u8>()), 1..8),
+            pie: bool,
+        ) {
             let mut bytes = file(if pie { ET_DYN } else { ET_EXEC }, 0x40_0100, &[TEXT, DATA]);
             for (at, byte) in changes {
                 bytes[at] = byte;

@@ -11,7 +11,7 @@ use core::fmt;
 /// The maximum number of symbolic links in a path resolution, as in Linux.
 const LINKS_MAX: usize = 40;
 
-/// A node of a [`Initramfs`]; the root is [`Initramfs::ROOT`].
+/// A node of an [`Initramfs`]; the root is [`Initramfs::ROOT`].
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct NodeId(usize);
 
