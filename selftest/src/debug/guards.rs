@@ -60,7 +60,8 @@ fn with_tail(
             with_windows(chunk, memory, |window| {
                 let start = from.clamp(shown, shown + window.len()) - shown;
                 shown += window.len();
-                f(bytes(AddrRange::new(window.start() + start, window.end())));
+                // SAFETY: the window is mapped and writable until this closure returns, and the buffer has no user.
+                f(unsafe { bytes(AddrRange::new(window.start() + start, window.end())) });
             });
         }
         at = end;
@@ -77,10 +78,11 @@ fn with_windows(chunk: Chunk, memory: MemoryType, f: impl FnMut(AddrRange<Kernel
     }
 }
 
-fn bytes(range: AddrRange<KernelVa>) -> &'static mut [u8] {
+/// # Safety
+/// `range` is mapped and writable for `'a`, and there is no other reference to it.
+unsafe fn bytes<'a>(range: AddrRange<KernelVa>) -> &'a mut [u8] {
     let start = arch::pointer::to::<u8>(range.start());
-    // SAFETY: a part of a window, which stays mapped and writable until the closure that uses the slice returns;
-    // the buffer has no user that accesses these bytes.
+    // SAFETY: the caller's contract; any bytes are valid.
     unsafe { core::slice::from_raw_parts_mut(start, range.len() as usize) }
 }
 

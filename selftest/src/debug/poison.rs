@@ -88,7 +88,8 @@ pub(super) fn fill(chunk: Chunk, owner: LastOwner) {
     if owner == LastOwner::Untouched {
         return;
     }
-    let poison = |window| words(window).iter_mut().for_each(|word| *word = PATTERN);
+    // SAFETY: the window is mapped and writable until the closure returns; the chunk has no other user.
+    let poison = |window| unsafe { words(window) }.iter_mut().for_each(|word| *word = PATTERN);
     // SAFETY: the chunk is about to be freed, and its owner no longer uses it; free frames are
     // write-back memory.
     unsafe { window::with_write_back(chunk, poison) };
@@ -103,7 +104,8 @@ pub(super) fn check(chunk: Chunk) {
     }
     let mut frame = 0;
     let check_pages = |window| {
-        for page in words(window).chunks((PAGE_SIZE / 8) as usize) {
+        // SAFETY: the window is mapped and writable until the closure returns; the chunk has no other user.
+        for page in unsafe { words(window) }.chunks((PAGE_SIZE / 8) as usize) {
             if let Some(owner) = owner_from(records[frame].swap(0, Relaxed)) {
                 check_page(chunk.start() + frame as u64 * PAGE_SIZE, page, owner);
             }
@@ -136,9 +138,10 @@ fn records_of(chunk: Chunk) -> Option<&'static [AtomicU8]> {
     records.owners.get(first..first + chunk.frames() as usize)
 }
 
-fn words(window: AddrRange<KernelVa>) -> &'static mut [u64] {
+/// # Safety
+/// `window` is mapped and writable for `'a`, and there is no other reference to it.
+unsafe fn words<'a>(window: AddrRange<KernelVa>) -> &'a mut [u64] {
     let start = arch::pointer::to::<u64>(window.start());
-    // SAFETY: the window stays mapped and writable until the closure that uses the slice returns; the caller owns
-    // its frames, which are whole words, and any bytes are valid words.
+    // SAFETY: the caller's contract; a window is page-aligned, and any bytes are valid words.
     unsafe { core::slice::from_raw_parts_mut(start, (window.len() / 8) as usize) }
 }
