@@ -11,7 +11,7 @@ use core::fmt;
 use core::mem;
 use core::slice;
 
-/// The machine cannot be described.
+/// The description of the machine cannot be read.
 #[derive(Debug)]
 pub enum PlatformError {
     /// x0 does not point to a device tree.
@@ -25,13 +25,10 @@ impl fmt::Display for PlatformError {
         match self {
             Self::NotFound(EarlyDtbError::NoAddress(x0)) => write!(f, "no device tree: x0 = {x0}"),
             Self::NotFound(EarlyDtbError::Unreadable(at)) => {
-                write!(f, "no device tree: nothing answers at {at}")
+                write!(f, "no device tree: no memory responds at {at}")
             }
             Self::NotFound(EarlyDtbError::Atags(at)) => {
-                write!(
-                    f,
-                    "no device tree: x0 = {at} points to ATAGs, which describe a machine to 32-bit kernels"
-                )
+                write!(f, "no device tree: x0 = {at} points to ATAGs, which are for 32-bit kernels")
             }
             Self::NotFound(EarlyDtbError::BadMagic(word)) => {
                 write!(f, "no device tree: x0 points to {word:#010x}, not 0xd00dfeed")
@@ -44,10 +41,10 @@ impl fmt::Display for PlatformError {
     }
 }
 
-/// Boots the machine. Never returns: `run` ends by powering off.
+/// Boots the machine. Never returns: `run` ends with power off.
 ///
 /// # Safety
-/// Called once, on the boot CPU, with boot's tables installed, and `boot` describes how the machine was entered.
+/// Called once, on the boot CPU, with the early tables installed. `boot` describes the entry state.
 pub unsafe fn start_kernel(
     boot: &BootInfo,
     run: fn(&Platform, &BootArgs<'_>, devices::BoundDevices) -> !,
@@ -65,7 +62,7 @@ pub unsafe fn start_kernel(
     platform.check_memory(|at| arch::probe::read_u32(arch::boot::map_early_device(at)).is_some());
     platform.check_initrd(boot.image);
     platform.warnings.iter().for_each(|warning| log::warn!("{warning}"));
-    // The arguments borrow the text until power off.
+    // Leaked: the parsed arguments borrow the text until power off.
     let bootargs: &'static str = mem::take(&mut platform.bootargs).leak();
     let args = BootArgs::parse(bootargs).unwrap_or_else(|error| power::fail(&error));
     apply(&args);
@@ -100,7 +97,7 @@ pub unsafe fn start_secondary() -> ! {
 
 fn read_platform(boot: &BootInfo) -> Result<Platform, PlatformError> {
     let blob = arch::boot::map_early_dtb(boot.dtb).map_err(PlatformError::NotFound)?;
-    // SAFETY: just mapped, and nothing writes it; it is not used after boot's tables go.
+    // SAFETY: just mapped and never written; not used after the early tables are gone.
     let blob = unsafe { slice::from_raw_parts(blob.start().raw() as *const u8, blob.len() as usize) };
     DeviceTree::new(blob)
         .and_then(|tree| Platform::read(&tree, &devices::compatible()))
@@ -118,8 +115,8 @@ fn apply(args: &BootArgs<'_>) {
 fn start_memory(boot: &BootInfo, platform: &Platform, args: &BootArgs<'_>) {
     let reserved = reserved(boot, platform);
     let sizes = Sizes { lowmem: args.lowmem, vmalloc: args.vmalloc };
-    // SAFETY: the memory nodes describe RAM; `reserved` has the image, the initramfs and all reservations of the firmware;
-    // this is called once.
+    // SAFETY: the memory nodes describe RAM; `reserved` includes the image, the initramfs and all
+    // reservations of the firmware; called once.
     let memory = unsafe { memory::init(boot, &platform.memory, &reserved, sizes) };
     memory.unwrap_or_else(|error| power::fail(&error));
     memory::activate(memory::init_cpu(arch::cpu::index()).unwrap_or_else(|error| power::fail(&error)));
@@ -130,8 +127,8 @@ fn start_memory(boot: &BootInfo, platform: &Platform, args: &BootArgs<'_>) {
     log::info!("memory: {}, free lowmem {}, free highmem {}", Size(total), free(Zone::Low), free(Zone::High));
 }
 
-/// The RAM in use: the firmware's reservations, the image and the initramfs. The device tree itself is not needed any
-/// more.
+/// The RAM in use: the firmware's reservations, the image and the initramfs. The device tree is not included,
+/// since it is already parsed.
 fn reserved(boot: &BootInfo, platform: &Platform) -> Vec<Reservation> {
     let mapped = |range: AddrRange<PhysAddr>| Reservation { range, no_map: false };
     let mut reserved = platform.reserved.clone();

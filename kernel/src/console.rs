@@ -1,4 +1,5 @@
-//! The console: one UART, the sink of the `log` macros, and plain lines for output that other programs parse.
+//! The console: a UART, the logger behind the `log` macros, and [`kprintln!`](crate::kprintln) for output
+//! that other programs parse.
 
 use crate::board::{Uart, UartKind};
 use crate::memory::early_device::{self, EarlyDevice, OpenDriver};
@@ -10,7 +11,8 @@ use drivers::mmio::Mmio;
 use drivers::uart::{Console, MiniUart, Pl011};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
-/// A UART of any kind. Not boxed: the console works before the heap does, and after the heap has failed.
+/// A UART of any kind. Not boxed: the console works before the heap is initialized, and after the heap has
+/// failed.
 enum Port {
     Pl011(Pl011),
     MiniUart(MiniUart),
@@ -26,33 +28,35 @@ impl Port {
 }
 
 static PORT: EarlyDevice<Port> = EarlyDevice::new();
-/// Whether boot's tables are in use, in which a UART can be mapped.
+/// Whether the early page tables are in use, in which a UART can be mapped.
 static EARLY: AtomicBool = AtomicBool::new(true);
-/// One more than the index of the CPU that panics; 0 without a panic.
+/// The index of the panicking CPU plus 1; 0 without a panic.
 static SEIZED: AtomicUsize = AtomicUsize::new(0);
-/// Attempts of a panic to lock the console before it is taken without the lock: long enough for a line at 115200 baud.
+/// The number of attempts of a panicking CPU to lock the console before it ignores the lock: enough for the
+/// lock holder to print a line at 115200 baud.
 const LOCK_ATTEMPTS: usize = 1_000_000;
 
-/// Opens the UART that the device tree names, or else the PL011 of a known machine, and sets the logger up, at level
-/// "info". Requires that boot's tables are in use.
+/// Opens the UART from the device tree, or else the PL011 of a known machine, and installs the logger, at
+/// level "info". The early page tables must be in use.
 pub fn start_early(named: Option<Uart>) {
-    assert!(EARLY.load(Ordering::Relaxed), "boot's tables are no longer in use");
+    assert!(EARLY.load(Ordering::Relaxed), "the early page tables are no longer in use");
     let uart = named.filter(|uart| early_device::is_present(uart.registers)).or_else(find);
     if let Some(uart) = uart {
         let open: OpenDriver<Port> = match uart.kind {
             UartKind::Pl011 => open_pl011,
             UartKind::MiniUart => open_mini_uart,
         };
-        // SAFETY: a UART of this kind answers there, by the device tree or its identification; only the console drives it.
+        // SAFETY: the device tree or the identification registers show that this is a UART of this kind; only
+        // the console drives it.
         unsafe { PORT.open(uart.registers, open) };
     }
     start_log();
     if let Some(missing) = named.filter(|_| uart != named) {
-        log::warn!("console: no UART answers at {}", missing.registers.start());
+        log::warn!("console: no UART responds at {}", missing.registers.start());
     }
 }
 
-/// Finds the PL011 of a known machine by its identification registers, so that no other device is written to.
+/// Finds the PL011 of a known machine by its identification registers, so that no other device is written.
 fn find() -> Option<Uart> {
     let addresses = known_addresses(boot::image_phys(IMAGE_BASE)).iter().map(|&at| PhysAddr::new(at));
     let found = addresses.into_iter().find(|&at| {
@@ -63,8 +67,8 @@ fn find() -> Option<Uart> {
     Some(Uart { kind: UartKind::Pl011, registers, interrupt: None, baud: None })
 }
 
-/// The addresses of a PL011 on the known machines, which differ in the start of RAM: 0 on a Raspberry Pi (3 and 4), 1 GiB
-/// on QEMU's virt, 1 TiB on its sbsa-ref.
+/// The addresses of the PL011 on known machines, which are distinguished by the start of RAM: 0 on a
+/// Raspberry Pi (3 and 4), 1 GiB on QEMU's virt, 1 TiB on its sbsa-ref.
 fn known_addresses(image: PhysAddr) -> &'static [u64] {
     match image.raw() {
         0..0x4000_0000 => &[0x3f20_1000, 0xfe20_1000],
@@ -73,11 +77,11 @@ fn known_addresses(image: PhysAddr) -> &'static [u64] {
     }
 }
 
-/// Maps the UART in the kernel's own tables; see [`EarlyDevice::remap`]. Nothing may be printed between the switch of the
-/// tables and this call.
+/// Maps the UART in the kernel's own page tables; see [`EarlyDevice::remap`]. No output is permitted between
+/// the switch of the tables and this call.
 pub fn remap() {
     EARLY.store(false, Ordering::Relaxed);
-    // Without a mapping there is no console to report the error on.
+    // On an error there is no console to report it on.
     let _ = PORT.remap();
 }
 
@@ -96,12 +100,12 @@ unsafe fn open_mini_uart(at: KernelVa) -> Port {
 }
 
 fn start_log() {
-    // Fails only if this logger is set already.
+    // Fails only if the logger is installed already.
     let _ = log::set_logger(&ConsoleLog);
     log::set_max_level(LevelFilter::Info);
 }
 
-/// Writes bytes to the console, unchanged except that `\n` becomes `\r\n`. The bytes of one call stay together.
+/// Writes bytes to the console atomically with respect to other output. `\n` becomes `\r\n`.
 pub fn write_bytes(bytes: &[u8]) {
     with_port(|port| send(port, bytes));
 }
@@ -116,22 +120,23 @@ pub fn flush() {
     with_port(|port| port.flush());
 }
 
-/// Prints the arguments and a newline as one piece. Use [`kprintln!`](crate::kprintln).
+/// Prints the arguments and a newline, atomically with respect to other output. Use
+/// [`kprintln!`](crate::kprintln).
 pub fn print_line(args: fmt::Arguments<'_>) {
     with_port(|port| {
         let mut out = ConsoleWriter(port);
-        // `ConsoleWriter` never fails; an error could only come from a `Display` of the kernel's.
+        // `ConsoleWriter` never fails; only a `Display` implementation could.
         let _ = out.write_fmt(args);
         let _ = out.write_str("\n");
     });
 }
 
-/// Reserves the console for this CPU, which panics: the output of other CPUs is dropped from now on. A line in progress
-/// may be completed, for a bounded time, since this CPU may be the one that prints it. A console that was not started yet is
-/// started.
+/// Reserves the console for this CPU, which panics: output of other CPUs is dropped from now on. Waits for a
+/// line in progress, but only for a bounded time, since this CPU may have been interrupted while it printed
+/// that line. Opens the console if it is not open yet.
 ///
 /// # Safety
-/// The caller holds no reference to the port that it uses again, and never returns.
+/// The caller does not use any reference to the port again, and never returns.
 pub unsafe fn seize() {
     let started = (0..LOCK_ATTEMPTS).find_map(|_| PORT.try_is_open());
     if started == Some(false) && EARLY.load(Ordering::Relaxed) {
@@ -147,9 +152,9 @@ fn with_port<R>(f: impl FnOnce(&mut dyn Console) -> R) -> Option<R> {
     match SEIZED.load(Ordering::Relaxed) {
         0 => PORT.with(|port| f(port.console())),
         cpu if cpu == arch::cpu::index() + 1 => {
-            // SAFETY: only the CPU that called `seize` gets here. A CPU that holds the lock for longer than `seize` waits
-            // may mix its text with this one's, and nothing worse: a port is the address of its registers, which never
-            // changes.
+            // SAFETY: only the CPU that called `seize` gets here. If another CPU holds the lock for longer
+            // than `seize` waits, their output may be mixed, but there is no data race: a port is the address
+            // of its registers, which never changes.
             unsafe { PORT.with_unlocked(|port| f(port.console())) }
         }
         _ => None,
@@ -198,7 +203,7 @@ impl Log for ConsoleLog {
     fn flush(&self) {}
 }
 
-/// Prints a line that belongs to the output contract (KTAP, `dma:`, `init:`), whatever the log level.
+/// Prints a line of the output contract (KTAP, `dma:`, `init:`), independent of the log level.
 #[macro_export]
 macro_rules! kprintln {
     ($($arg:tt)*) => { $crate::console::print_line(format_args!($($arg)*)) };
@@ -209,15 +214,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_known_machine_has_its_uart_address() {
+    fn uart_address_follows_from_the_load_address() {
         for (image, uart) in [
             (0x8_0000, 0x3f20_1000),
             (0x20_0000, 0xfe20_1000),
             (0x4020_0000, 0x0900_0000),
             (0x100_0020_0000, 0x6000_0000),
         ] {
-            let places = known_addresses(PhysAddr::new(image));
-            assert!(places.contains(&uart), "{image:#x}: {places:x?}");
+            let addresses = known_addresses(PhysAddr::new(image));
+            assert!(addresses.contains(&uart), "{image:#x}: {addresses:x?}");
         }
     }
 }

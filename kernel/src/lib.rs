@@ -1,4 +1,4 @@
-//! Policy: who gets which memory, and the order of things. `boot` is the boot sequence.
+//! The kernel: memory management, DMA, processes, system calls and devices. [`boot`] is the boot sequence.
 
 #![cfg_attr(not(test), no_std)]
 

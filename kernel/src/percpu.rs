@@ -5,7 +5,7 @@ pub use arch::cpu::MAX_CPUS;
 use core::ops::Range;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-/// One `T` for each CPU. Other CPUs can read it too, so `T` is an atomic or a lock.
+/// One `T` for each CPU. Other CPUs can access it too, so `T` is an atomic or a lock.
 pub struct PerCpu<T>([T; MAX_CPUS]);
 
 impl<T> PerCpu<T> {
@@ -14,8 +14,8 @@ impl<T> PerCpu<T> {
         Self(values)
     }
 
-    /// The value of the CPU this runs on. The caller may move to another CPU unless interrupts are masked or it
-    /// stays inside the kernel (which is not preemptible).
+    /// The value of the current CPU. A thread can move to another CPU afterwards, but only when it waits,
+    /// yields or returns to user space, since the kernel is not preemptible.
     pub fn this(&self) -> &T {
         &self.0[arch::cpu::index()]
     }
@@ -51,12 +51,14 @@ pub fn online() -> usize {
     ONLINE.load(Ordering::Acquire).count_ones() as usize
 }
 
-/// Returns a range of CPU indices that covers all online CPUs; a CPU that failed to start leaves a hole.
+/// Returns a range of indices that includes all online CPUs; the index of a CPU that failed to start may be
+/// in it.
 pub fn online_indices() -> Range<usize> {
     0..(u64::BITS - ONLINE.load(Ordering::Acquire).leading_zeros()) as usize
 }
 
-/// Runs `handlers` in interrupt context: [`in_interrupt`] is true on this CPU meanwhile. Interrupts must be masked.
+/// Runs `handlers` in interrupt context: [`in_interrupt`] returns true on this CPU. Interrupts must be
+/// masked.
 pub fn with_interrupt_context(handlers: impl FnOnce()) {
     IN_INTERRUPT.this().store(true, Ordering::Relaxed);
     handlers();

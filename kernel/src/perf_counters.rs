@@ -1,5 +1,6 @@
-//! Gauges, and counts of events that an instruction count does not show (`doc/budgets.tsv`): descriptor stores and
-//! page-table allocations. Only a build with the feature `counters` has the latter; elsewhere the functions are empty.
+//! Gauges, and counters of events with a cost that an instruction count does not include (`doc/budgets.tsv`):
+//! descriptor stores and page-table allocations. The counters require the feature `counters`; without it
+//! their functions are empty.
 
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -8,7 +9,7 @@ static DESCRIPTOR_STORES: AtomicU64 = AtomicU64::new(0);
 #[cfg(feature = "counters")]
 static TABLE_ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
 
-/// Counts `count` descriptor writes, in any page table.
+/// Counts `count` stores to descriptors of any page table.
 #[inline(always)]
 pub fn count_descriptor_stores(_count: usize) {
     #[cfg(feature = "counters")]
@@ -22,13 +23,13 @@ pub fn count_table_allocation() {
     TABLE_ALLOCATIONS.fetch_add(1, Relaxed);
 }
 
-/// Returns the descriptor stores since boot.
+/// Returns the number of descriptor stores since boot.
 #[cfg(feature = "counters")]
 pub fn descriptor_stores() -> u64 {
     DESCRIPTOR_STORES.load(Relaxed)
 }
 
-/// Returns the page-table allocations since boot.
+/// Returns the number of page-table allocations since boot.
 #[cfg(feature = "counters")]
 pub fn table_allocations() -> u64 {
     TABLE_ALLOCATIONS.load(Relaxed)
@@ -56,7 +57,7 @@ impl Gauge {
     #[inline]
     pub fn add(&self, amount: u64) {
         let now = self.now.fetch_add(amount, Relaxed) + amount;
-        // A load is cheaper than fetch_max, and a new peak is rare.
+        // A load is cheaper than `fetch_max`, and a new peak is rare.
         if now > self.peak.load(Relaxed) {
             self.peak.fetch_max(now, Relaxed);
         }

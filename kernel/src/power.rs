@@ -1,4 +1,4 @@
-//! Power off, by firmware (PSCI), a watchdog or an embedded controller.
+//! Power off through the firmware (PSCI), a watchdog or an embedded controller.
 
 use crate::board::Platform;
 use crate::memory::early_device::{self, EarlyDevice};
@@ -10,18 +10,18 @@ use drivers::bcm2835::watchdog::Watchdog;
 use drivers::mmio::Mmio;
 use spin::Once;
 
-/// The time limit for the watchdog's reset.
+/// The timeout of the watchdog's reset.
 const WATCHDOG_NS: u64 = 100_000_000;
 
 static WATCHDOG: EarlyDevice<Watchdog> = EarlyDevice::new();
-/// The command register of the embedded controller, which only Secure state reaches.
+/// The command register of the embedded controller, accessible in the Secure state only.
 static EMBEDDED_CONTROLLER: Once<PhysAddr> = Once::new();
 
 /// The power-off command of the embedded controller of QEMU's `sbsa-ref`.
 const POWER_OFF: u32 = 1;
 
-/// Finds the means of powering off, so that every later failure can. A watchdog is mapped by boot's tables until
-/// [`remap`].
+/// Finds the power-off method, for use by all later failures. A watchdog is mapped in the early page tables
+/// until [`remap`].
 pub fn init(platform: &Platform) {
     if let Some(conduit) = platform.psci {
         firmware::set_psci(conduit);
@@ -30,17 +30,17 @@ pub fn init(platform: &Platform) {
         EMBEDDED_CONTROLLER.call_once(|| controller);
     }
     if let Some(registers) = platform.watchdog.filter(|&registers| early_device::is_present(registers)) {
-        // SAFETY: the device tree describes a BCM2835 power manager, which nothing else drives.
+        // SAFETY: the device tree describes a BCM2835 power manager; only this module drives it.
         unsafe { WATCHDOG.open(registers, open_watchdog) };
     }
 }
 
-/// Maps the watchdog in the kernel's own tables; see [`EarlyDevice::remap`].
+/// Maps the watchdog in the kernel's own page tables; see [`EarlyDevice::remap`].
 pub fn remap(platform: &Platform) {
     let Some(registers) = platform.watchdog else { return };
     match (WATCHDOG.remap(), WATCHDOG.try_is_open()) {
         (Err(error), _) => log::warn!("watchdog: ignored: {error}"),
-        (_, Some(false)) => log::warn!("watchdog: ignored: no device answers at {}", registers.start()),
+        (_, Some(false)) => log::warn!("watchdog: ignored: no device responds at {}", registers.start()),
         _ => {}
     }
 }
@@ -52,7 +52,7 @@ unsafe fn open_watchdog(at: KernelVa) -> Watchdog {
     Watchdog::new(unsafe { Mmio::new(at) })
 }
 
-/// Powers the machine off; without any means to, halts this CPU.
+/// Powers the machine off; without a power-off method, halts this CPU.
 pub fn off() -> ! {
     match firmware::psci().map(arch::psci::system_off) {
         Some(Ok(())) => {}
@@ -74,11 +74,11 @@ fn off_without_watchdog(refused: Option<arch::psci::Error>) {
 }
 
 fn secure_power_off(controller: PhysAddr) -> Result<(), NotSupported> {
-    // SAFETY: the register of the embedded controller.
+    // SAFETY: `controller` is the command register of the embedded controller, which is not RAM.
     unsafe { arch::monitor::write32(controller, POWER_OFF) }
 }
 
-/// Resets the machine into the state in which it stays off; returns if the reset does not happen.
+/// Resets the machine with the request to stay off. Returns if the reset does not happen within the timeout.
 fn reset(watchdog: &mut Watchdog) {
     watchdog.power_off();
     let deadline = Deadline::in_ns(WATCHDOG_NS);

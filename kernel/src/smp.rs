@@ -13,22 +13,22 @@ use drivers::poll::{TimedOut, poll_until};
 use memory::OwnedChunk;
 use spin::Once;
 
-/// The time limit from the start of a CPU until it is online. It takes microseconds, but the host of a virtual machine may
-/// not schedule the CPU at once.
+/// The timeout from the start of a CPU until it is online. It takes microseconds, but the host of a virtual
+/// machine may schedule the virtual CPU late.
 const START_TIMEOUT_NS: u64 = 5_000_000_000;
 
-/// The stack of each CPU's first thread, never freed.
+/// The stack of each CPU's idle thread, never freed.
 static STACKS: [Once<KernelStack>; MAX_CPUS] = [const { Once::new() }; MAX_CPUS];
 
-/// A CPU does not run.
+/// A CPU failed to start.
 enum CpuStartError {
-    /// The device tree names no enable method, or PSCI without describing it.
+    /// The device tree has no enable method for it, or names PSCI without a PSCI node.
     NoMethod,
     /// The spin-table word is not in reserved lowmem.
     ReleaseAddress(PhysAddr),
-    /// The firmware returned an error.
+    /// `CPU_ON` returned an error.
     Firmware(arch::psci::Error),
-    /// It was started and did not get online in time.
+    /// It was started and is not online within the timeout.
     TimedOut,
     /// No memory for its stack.
     Stack(StackError),
@@ -39,7 +39,7 @@ enum CpuStartError {
 impl fmt::Display for CpuStartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NoMethod => write!(f, "no way to start it"),
+            Self::NoMethod => write!(f, "no enable method"),
             Self::ReleaseAddress(word) => write!(f, "cpu-release-addr {word} is not in reserved lowmem"),
             Self::Firmware(error) => write!(f, "CPU_ON: {error}"),
             Self::TimedOut => write!(f, "not online within {} ms", START_TIMEOUT_NS / 1_000_000),
@@ -49,8 +49,8 @@ impl fmt::Display for CpuStartError {
     }
 }
 
-/// Starts every CPU of `cpus` except this one, numbered in the device tree's order after this one. A CPU that does not
-/// start is left out with a warning.
+/// Starts all CPUs of `cpus` except this one, with indices from 1 in the order of the device tree. A CPU that
+/// fails to start is ignored with a warning.
 pub fn start_all(cpus: &[CpuDescription]) {
     let others = cpus.iter().filter(|cpu| cpu.mpidr != arch::cpu::affinity());
     let mut index = 1;
@@ -63,7 +63,7 @@ pub fn start_all(cpus: &[CpuDescription]) {
             Ok(()) => index += 1,
             Err(error) => {
                 log::warn!("cpu {:#x}: ignored: {error}", cpu.mpidr);
-                // Not reused: the CPU may still get online late, with this index.
+                // The index is not reused: the CPU may still come online late with it.
                 index += 1;
             }
         }
@@ -89,7 +89,7 @@ fn start_one(cpu: &CpuDescription, index: usize) -> Result<(), CpuStartError> {
     Ok(())
 }
 
-/// Makes a CPU enter the kernel, with its arguments.
+/// Starts a CPU by its enable method. It enters the kernel with `args`.
 fn release(cpu: &CpuDescription, args: PhysAddr) -> Result<(), CpuStartError> {
     match (cpu.enable_method, firmware::psci()) {
         (Some(EnableMethod::Psci), Some(firmware)) => {
@@ -101,7 +101,7 @@ fn release(cpu: &CpuDescription, args: PhysAddr) -> Result<(), CpuStartError> {
             arch::boot::release_parked(cpu.mpidr, args);
             Ok(())
         }
-        // Without firmware: the CPU entered the kernel together with this one, and waits in boot.s.
+        // Without firmware all CPUs enter the kernel at reset; this one waits in boot.s.
         _ if firmware::entry_level() == 3 => {
             arch::boot::release_parked(cpu.mpidr, args);
             Ok(())
@@ -110,7 +110,8 @@ fn release(cpu: &CpuDescription, args: PhysAddr) -> Result<(), CpuStartError> {
     }
 }
 
-/// Moves the CPU that polls `word`, with its caches off, to the kernel's own parking loop.
+/// Moves the CPU that polls the spin-table word `word`, with its caches disabled, to the kernel's own parking
+/// loop.
 fn move_from_spin_table(word: PhysAddr) -> Result<(), CpuStartError> {
     let layout = layout();
     let within = |ranges: &[AddrRange<PhysAddr>]| ranges.iter().any(|range| range.contains(word));
@@ -120,18 +121,20 @@ fn move_from_spin_table(word: PhysAddr) -> Result<(), CpuStartError> {
         return Err(CpuStartError::ReleaseAddress(word));
     }
     let at = linear::address_of(word);
-    // SAFETY: aligned, in the linear map, and in none of the kernel's memory: reserved by the firmware, which by the
-    // device tree polls it.
+    // SAFETY: aligned, in the linear map, and not in memory of the kernel: reserved by the firmware, which
+    // polls it according to the device tree.
     unsafe { arch::pointer::to::<u64>(at).write_volatile(arch::boot::parking_entry().raw()) };
     arch::cache::clean(AddrRange::new(at, at + size_of::<u64>() as u64));
     arch::cpu::sev();
     Ok(())
 }
 
-/// Writes `args` to `page`, a page of lowmem, where a CPU with its MMU off reads them.
+/// Writes `args` to `page`, a page of lowmem, and cleans them to the point of coherency: the started CPU
+/// reads them with its MMU disabled.
 fn write_args(page: &mut OwnedChunk, args: SecondaryArgs) {
     let at = linear::address_of(page.chunk().start());
-    // SAFETY: a page that is borrowed mutably, so this is the only access; the linear map maps it, page-aligned.
+    // SAFETY: the page is borrowed mutably, so this is the only access; it is mapped in the linear map,
+    // page-aligned.
     unsafe { arch::pointer::to::<SecondaryArgs>(at).write(args) };
     arch::cache::clean(AddrRange::new(at, at + size_of::<SecondaryArgs>() as u64));
 }

@@ -58,8 +58,8 @@ impl fmt::Display for DeviceTreeError {
 
 impl core::error::Error for DeviceTreeError {}
 
-/// The size in bytes stated by `header`, the first 8 bytes or more of a device tree: the range that must be mapped
-/// before [`DeviceTree::new`].
+/// The size in bytes stated by `header`, the first 8 bytes or more of a device tree: the range that must be
+/// mapped before [`DeviceTree::new`].
 pub fn total_size(header: &[u8]) -> Result<usize, DeviceTreeError> {
     let word = |at: usize| {
         header.get(at..at + 4).map(|bytes| u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))

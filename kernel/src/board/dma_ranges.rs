@@ -8,13 +8,14 @@ use alloc::vec::Vec;
 use drivers::direct::BusWindow;
 
 impl TreeNode<'_> {
-    /// The memory that this device reaches without an IOMMU, with its bus addresses. No windows: all of memory, at
-    /// physical addresses.
+    /// The memory that this device reaches without an IOMMU, with its bus addresses. No windows: all of
+    /// memory, at physical addresses.
     pub fn dma_windows(&self) -> Result<Vec<BusWindow>, NodeError> {
         Ok(DmaTranslation::of(self)?.windows())
     }
 
-    /// The same for the functions behind this PCI host bridge; its `dma-ranges` have three-cell child addresses.
+    /// The same for the functions behind this PCI host bridge; its `dma-ranges` have three-cell child
+    /// addresses.
     pub fn pci_dma_windows(&self) -> Result<Vec<BusWindow>, NodeError> {
         Ok(DmaTranslation::of(self)?.behind_pci_host(self)?.windows())
     }
@@ -108,8 +109,8 @@ mod tests {
     use super::*;
     use dtoolkit::model::DeviceTree as TreeModel;
 
-    /// The windows of a device on a bus with one-cell addresses below a bus with two-cell addresses, each with its
-    /// `dma-ranges`.
+    /// The windows of a device on a bus with one-cell addresses below a bus with two-cell addresses, each
+    /// with its `dma-ranges`.
     fn ranges(inner: Option<&[u32]>, outer: Option<&[u32]>) -> Result<Vec<BusWindow>, NodeError> {
         let mut near = fixture::node("near").property(fixture::cells("#address-cells", &[1]));
         let mut far = fixture::node("far").property(fixture::cells("#address-cells", &[2]));

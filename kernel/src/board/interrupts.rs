@@ -184,8 +184,8 @@ fn interrupt_at(mut cells: Cells<'_>, index: usize, parent: &TreeNode<'_>) -> Re
     }
 }
 
-/// Decodes two cells: number and flags for the local controller, bank and number for the peripheral controller. All
-/// interrupts are level-sensitive.
+/// Decodes two cells: number and flags for the local controller, bank and number for the peripheral
+/// controller. All interrupts are level-sensitive.
 fn decode_bcm2836(cells: &mut Cells<'_>, local: bool) -> Result<Interrupt, NodeError> {
     let mut next = || cells.next().ok_or(NodeError::Malformed("interrupts"));
     let [first, second] = [next()?, next()?];

@@ -23,8 +23,8 @@ impl<'a> DeviceTree<'a> {
         nodes.flat_map(|node| each_reg(&node).map(move |reg| (node, reg)))
     }
 
-    /// The reservations in `/memreserve/` and `/reserved-memory`. They do not include the device tree itself and the
-    /// initramfs.
+    /// The reservations in `/memreserve/` and `/reserved-memory`. They do not include the device tree itself
+    /// and the initramfs.
     pub fn reservations(
         &self,
     ) -> impl Iterator<Item = (TreeNode<'a>, Result<Reservation, NodeError>)> + use<'a> {
@@ -79,8 +79,8 @@ impl<'a> DeviceTree<'a> {
     }
 }
 
-/// Whether the node only requests a pool for devices (`reusable`, without an address), such as Linux's CMA: its memory
-/// is usable for other purposes.
+/// Whether the node only requests a pool for devices (`reusable`, without an address), such as Linux's CMA:
+/// its memory is usable for other purposes.
 fn is_pool(node: &TreeNode<'_>) -> bool {
     node.property("reg").is_none() && node.property("reusable").is_some()
 }

@@ -1,11 +1,11 @@
 //! The description of the machine: the device tree parsed into plain values, and the boot arguments.
 //!
-//! The parser is pure: bytes in, descriptions out, no mapping and no MMIO. The device tree is untrusted input: a malformed
-//! blob is a [`DeviceTreeError`], an invalid node is ignored with a [`Warning`] that states the reason, and nothing
-//! panics.
+//! The parser is pure: bytes in, descriptions out, no mapping and no MMIO. The device tree is untrusted
+//! input: a malformed blob is a [`DeviceTreeError`], an invalid node is ignored with a [`Warning`] that
+//! states the reason, and nothing panics.
 //!
-//! [`DeviceTree`] and [`BootArgs`] need no heap, since memory, console and arguments are read before the heap exists;
-//! [`Platform`] is the complete description.
+//! [`DeviceTree`] and [`BootArgs`] need no heap, since memory, console and arguments are read before the heap
+//! exists; [`Platform`] is the complete description.
 
 mod bootargs;
 mod console;

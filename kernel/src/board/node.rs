@@ -164,8 +164,8 @@ impl<'a> Cells<'a> {
         Some(u32::from_be_bytes(*first))
     }
 
-    /// The next `count` cells as one number, 0 for no cells. `None` if fewer remain or if the number does not fit
-    /// 64 bits.
+    /// The next `count` cells as one number, 0 for no cells. `None` if fewer remain or if the number does not
+    /// fit 64 bits.
     pub fn take(&mut self, count: usize) -> Option<u64> {
         let mut number = 0u64;
         for _ in 0..count {

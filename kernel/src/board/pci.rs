@@ -38,8 +38,8 @@ impl<'a> DeviceTree<'a> {
         })
     }
 
-    /// The `interrupt-map` (Devicetree specification, 2.4.3): child unit address and interrupt, parent, parent unit
-    /// address and interrupt. Entries with a parent other than a GIC are skipped.
+    /// The `interrupt-map` (Devicetree specification, 2.4.3): child unit address and interrupt, parent,
+    /// parent unit address and interrupt. Entries with a parent other than a GIC are skipped.
     fn interrupt_map(&self, node: &TreeNode<'a>) -> Result<InterruptMap, NodeError> {
         const NAME: &str = "interrupt-map";
         if node.property(NAME).is_none() {
@@ -100,8 +100,8 @@ fn config_space(node: &TreeNode<'_>) -> Result<(AddrRange<PhysAddr>, RangeInclus
     Ok((ecam, buses))
 }
 
-/// The windows in `ranges`: one cell of flags, two of bus address, the parent's number of cells of CPU address, and the
-/// length.
+/// The windows in `ranges`: one cell of flags, two of bus address, the parent's number of cells of CPU
+/// address, and the length.
 fn windows(node: &TreeNode<'_>) -> Result<Vec<HostWindow>, NodeError> {
     const NAME: &str = "ranges";
     node.property(NAME).ok_or(NodeError::Missing(NAME))?;

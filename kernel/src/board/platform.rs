@@ -75,15 +75,15 @@ pub struct Platform {
     pub warnings: Vec<Warning>,
 }
 
-/// The most nodes of a kind (memory ranges, CPUs, host bridges ...) that are read: more than any machine has, and few
-/// enough for the early heap.
+/// The most nodes of a kind (memory ranges, CPUs, host bridges ...) that are read: more than any machine has,
+/// and few enough for the early heap.
 const MAX_OF_KIND: usize = 128;
 /// The most bytes of the boot arguments and of the random seed. Linux's limit for boot arguments is 2048.
 const MAX_BYTES: usize = 4096;
 
 impl Platform {
-    /// Reads the whole tree. Invalid nodes are ignored with a warning. `compatible` are the strings that drivers of
-    /// platform devices support.
+    /// Reads the whole tree. Invalid nodes are ignored with a warning. `compatible` are the strings that
+    /// drivers of platform devices support.
     ///
     /// # Errors
     /// [`DeviceTreeError::TooManyReservations`]: an ignored reservation would be overwritten.
@@ -122,8 +122,8 @@ impl Platform {
 }
 
 impl Platform {
-    /// Ignores an initramfs that is not in memory or that overlaps the kernel's `image` or a range that must not be
-    /// mapped.
+    /// Ignores an initramfs that is not in memory or that overlaps the kernel's `image` or a range that must
+    /// not be mapped.
     pub fn check_initrd(&mut self, image: AddrRange<PhysAddr>) {
         let Some(initrd) = self.initrd else { return };
         let unmappable =
@@ -137,8 +137,8 @@ impl Platform {
         }
     }
 
-    /// Ignores memory ranges that overlap device registers, and ranges whose last word does not respond. `responds`
-    /// probes an address.
+    /// Ignores memory ranges that overlap device registers, and ranges whose last word does not respond.
+    /// `responds` probes an address.
     pub fn check_memory(&mut self, responds: impl Fn(PhysAddr) -> bool) {
         let registers = self.registers();
         let mut warnings = Vec::new();

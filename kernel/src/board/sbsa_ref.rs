@@ -1,5 +1,6 @@
-//! QEMU's `sbsa-ref`: its device tree describes only CPUs and memory, and firmware describes the rest. This table, selected
-//! by the root's `compatible`, lists the devices at their fixed addresses (QEMU, `hw/arm/sbsa-ref.c`).
+//! QEMU's `sbsa-ref`: its device tree describes only CPUs and memory, and firmware describes the rest. This
+//! table, selected by the root's `compatible`, lists the devices at their fixed addresses (QEMU,
+//! `hw/arm/sbsa-ref.c`).
 //!
 //! All RAM is above 4 GiB: a device with 32 address bits reaches memory only through the SMMU.
 

@@ -58,8 +58,8 @@ impl<'a> DeviceTree<'a> {
 }
 
 impl TreeNode<'_> {
-    /// Whether the device's memory accesses snoop the CPU caches: `dma-coherent` or `dma-noncoherent` of the node or of
-    /// its nearest ancestor that has either.
+    /// Whether the device's memory accesses snoop the CPU caches: `dma-coherent` or `dma-noncoherent` of the
+    /// node or of its nearest ancestor that has either.
     pub fn is_coherent(&self) -> bool {
         self.ancestors()
             .find_map(|node| match node {

@@ -20,8 +20,8 @@ pub(super) fn range<A: Address>(start: u64, len: u64) -> Result<AddrRange<A>, No
     AddrRange::from_len(A::new(start), len).ok_or(NodeError::AddressOverflow { start, len })
 }
 
-/// The entries of the property `name` (`ranges` or `dma-ranges`) of `bus`: `None` if it is missing, no entries if it
-/// is empty.
+/// The entries of the property `name` (`ranges` or `dma-ranges`) of `bus`: `None` if it is missing, no
+/// entries if it is empty.
 pub(super) fn bus_ranges<'a>(
     bus: &TreeNode<'a>,
     name: &'static str,
@@ -86,8 +86,8 @@ fn register(
     translate(bus, start, len)
 }
 
-/// The CPU physical range of the `len` bytes at `start` on `bus`: translates through the `ranges` of all buses up to the
-/// root.
+/// The CPU physical range of the `len` bytes at `start` on `bus`: translates through the `ranges` of all
+/// buses up to the root.
 pub(super) fn translate(bus: &TreeNode<'_>, start: u64, len: u64) -> Result<AddrRange<PhysAddr>, NodeError> {
     let mut at = start;
     for bus in bus.ancestors().filter(|bus| bus.parent().is_some()) {
@@ -116,7 +116,8 @@ mod tests {
     use super::*;
     use dtoolkit::model::DeviceTree as TreeModel;
 
-    /// Register range 0 of a device at 0x7e20_1000 + 0x200 on a bus with `ranges`, below a bus with an identity mapping.
+    /// Register range 0 of a device at 0x7e20_1000 + 0x200 on a bus with `ranges`, below a bus with an
+    /// identity mapping.
     fn device_reg(ranges: Option<&[u32]>) -> Result<AddrRange<PhysAddr>, NodeError> {
         let device =
             fixture::node("device@7e201000").property(fixture::cells("reg", &[0x7e20_1000, 0x200])).build();

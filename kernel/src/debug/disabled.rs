@@ -1,10 +1,10 @@
-//! The hooks of the product: empty.
+//! The hooks of the product build, all empty.
 
 use super::{DomainKey, FailPoint, LastOwner, StreamKey};
 use addr::{AddrRange, Chunk, Iova, MemoryType};
 use smmu_spec::EventRecord;
 
-/// See the checking build.
+/// The tag of a buffer, zero-sized without the checking build.
 #[derive(Clone, Copy, Debug)]
 pub struct DebugTag;
 

@@ -7,33 +7,34 @@ use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use smmu_spec::EventRecord;
 use spin::Once;
 
-/// The checks behind the hooks. A method that says so is called by interrupt handlers and with locks held.
+/// The checks behind the hooks. Methods are called in thread context unless they state otherwise.
 pub trait Checks: Sync {
-    /// Returns whether this operation is to fail. In any context.
+    /// Returns whether this operation must fail. In any context, also with locks held.
     fn fail_point(&self, point: FailPoint) -> bool;
-    /// Returns whether an operation at `point` is to fail soon, so that a fast path without a fail point must not be taken.
+    /// Returns whether a failure at `point` is pending, so that a fast path without a fail point must not be
+    /// taken.
     fn is_armed(&self, point: FailPoint) -> bool;
-    /// Returns a count of repetitions, reduced while fault injection runs.
+    /// Returns a limit or a number of repetitions: `count`, reduced while fault injection runs.
     fn scaled(&self, count: u64) -> u64;
-    /// `chunk` has a new owner. No lock is held.
+    /// Called after `chunk` was allocated. No lock is held.
     fn frame_allocated(&self, chunk: Chunk);
-    /// `owner` is about to free `chunk`. No lock is held.
+    /// Called before `owner` frees `chunk`. No lock is held.
     fn frame_freed(&self, chunk: Chunk, owner: LastOwner);
-    /// Fills the bytes between the end of the tagged memory and the end of its last page.
+    /// Writes the canary: the bytes from the end of the tagged memory to the end of its last page.
     fn write_canary(&self, tag: &DebugTag, chunks: &mut dyn Iterator<Item = Chunk>, memory: MemoryType);
-    /// Reports a changed canary.
+    /// Verifies the canary and reports a change.
     fn check_canary(&self, tag: &DebugTag, chunks: &mut dyn Iterator<Item = Chunk>, memory: MemoryType);
-    /// The tagged memory is mapped at `range` of `domain`.
+    /// Records that the tagged memory is mapped at `range` of `domain`.
     fn mapping_added(&self, tag: &DebugTag, domain: DomainKey, range: AddrRange<Iova>);
-    /// The mapping at the start of `range` is about to be removed.
+    /// Called before the mapping at the start of `range` is removed.
     fn mapping_removed(&self, domain: DomainKey, range: AddrRange<Iova>);
-    /// A device uses `domain`.
+    /// Records that a device is attached to `domain`.
     fn device_attached(&self, key: StreamKey, domain: DomainKey, name: &str);
-    /// The device is gone.
+    /// Called when the device was removed.
     fn device_removed(&self, key: StreamKey);
-    /// The SMMU recorded `event`. In interrupt context.
+    /// Called for each translation fault that the SMMU recorded. In interrupt context.
     fn translation_fault(&self, key: StreamKey, event: &EventRecord);
-    /// The kernel panics; prints the state of fault injection.
+    /// Prints the state of fault injection. Called by a panic.
     fn on_panic(&self);
 }
 
@@ -51,7 +52,7 @@ fn checks() -> Option<&'static dyn Checks> {
 /// The longest name that a tag keeps.
 const NAME_BYTES: usize = 15;
 
-/// A short name, stored in place and truncated if need be.
+/// A short name, stored inline and truncated if necessary.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct DebugName {
     bytes: [u8; NAME_BYTES],
@@ -124,17 +125,18 @@ impl DebugOnly {
     }
 }
 
-/// Returns whether this operation is to fail.
+/// Returns whether this operation must fail.
 pub fn fail_point(point: FailPoint) -> bool {
     checks().is_some_and(|checks| checks.fail_point(point))
 }
 
-/// Returns whether an operation at `point` is to fail soon; a fast path without a fail point must not be taken then.
+/// Returns whether a failure at `point` is pending. If so, a fast path without a fail point must not be
+/// taken.
 pub fn is_armed(point: FailPoint) -> bool {
     checks().is_some_and(|checks| checks.is_armed(point))
 }
 
-/// Returns a limit or a count of repetitions: a tenth of `count` while fault injection runs.
+/// Returns a limit or a number of repetitions: `count`, or a tenth of it while fault injection runs.
 pub fn scaled(count: u64) -> u64 {
     checks().map_or(count, |checks| checks.scaled(count))
 }

@@ -1,8 +1,9 @@
-//! Hooks of the checking build (feature `checking`): fail points, frame poison, canaries, and names of mappings.
+//! Hooks of the checking build (feature `checking`): fail points, frame poison, canaries, and names of
+//! mappings.
 //!
-//! The kernel calls a hook where something can fail and where memory changes hands. The checks themselves are outside of
-//! the kernel and register with `install`. In the product every hook is an empty inline function and [`DebugTag`] has
-//! no size.
+//! The kernel calls a hook where an operation can fail and where the owner of memory changes. The checks
+//! themselves are outside of the kernel and register with `install`. In the product all hooks are empty
+//! inline functions and [`DebugTag`] is zero-sized.
 
 #[cfg(not(feature = "checking"))]
 mod disabled;
@@ -18,10 +19,10 @@ pub use enabled::*;
 /// Whether this is the checking build.
 pub const ENABLED: bool = cfg!(feature = "checking");
 
-/// Unmapped bytes behind each range of device addresses.
+/// The size of the guard page behind each allocated IOVA range.
 pub const GUARD_BYTES: u64 = if ENABLED { addr::PAGE_SIZE } else { 0 };
 
-/// An operation that fault injection can make fail.
+/// A class of operations that fault injection can make fail.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum FailPoint {
     /// The allocation of frames.
@@ -30,13 +31,13 @@ pub enum FailPoint {
     Tables,
     /// A mapping in a page table.
     Maps,
-    /// The allocation of a range of device addresses.
+    /// The allocation of an IOVA range.
     Iova,
     /// The allocation of a range of kernel addresses.
     Vmalloc,
     /// A heap allocation that may fail.
     Heap,
-    /// The completion of a CMD_SYNC in time.
+    /// The completion of a CMD_SYNC within its timeout.
     Syncs,
     /// The acceptance of an SMMU command.
     Commands,
@@ -59,18 +60,18 @@ pub enum LastOwner {
     KernelStack,
     /// Stream tables, context descriptors and queues of an IOMMU.
     Iommu,
-    /// A holder that did not write the frame; it is not poisoned.
+    /// An owner that did not write to the frame, so it is not poisoned.
     Untouched,
 }
 
-/// A device behind an SMMU, as hooks name it.
+/// The identity of a device behind an SMMU in hooks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct StreamKey {
-    /// The address of the SMMU's kernel object.
+    /// The address of the SMMU's driver object.
     pub smmu: usize,
     pub stream: StreamId,
 }
 
-/// The IOVA space of a device: the address of its domain.
+/// The identity of an IOVA space in hooks: the address of its domain.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct DomainKey(pub usize);

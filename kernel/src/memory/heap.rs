@@ -1,8 +1,8 @@
 //! The kernel heap: `buddy_system_allocator` over a static array and, later, chunks of lowmem.
 //!
-//! The frame allocators keep their metadata on this heap, so a zone operation may allocate here with the zones locked, when
-//! the heap cannot grow. Hence the reserve: [`zones::lock`] calls [`ensure_reserve`] first, and all other allocations leave
-//! the reserve alone and grow the heap instead.
+//! The zones keep their metadata on this heap, so they may allocate here while they are locked and the heap
+//! cannot grow. Hence the reserve: [`zones::lock`] calls [`ensure_reserve`] first, and all other allocations
+//! grow the heap instead of using the reserve.
 
 use crate::debug::{self, FailPoint};
 use crate::memory::heap_cache::HeapCache;
@@ -18,7 +18,7 @@ use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// Largest block: 2^32 bytes.
 const ORDERS: usize = 33;
-/// Bytes of the static array, enough to parse a device tree and to set the zones up.
+/// Bytes of the static array: enough to parse the device tree and to initialize the zones.
 const INITIAL_BYTES: usize = 1 << 20;
 /// Free bytes that only zone operations may use; see [`ensure_reserve`].
 const RESERVE_BYTES: usize = 256 << 10;
@@ -42,12 +42,12 @@ static CACHES: PerCpu<SpinLock<HeapCache>> =
 static FREE: AtomicUsize = AtomicUsize::new(0);
 /// Whether allocations in interrupt handlers panic.
 static CHECK_HANDLERS: AtomicBool = AtomicBool::new(false);
-/// Bytes taken from lowmem.
+/// Bytes allocated from lowmem.
 static GROWN_BYTES: AtomicUsize = AtomicUsize::new(0);
-/// The chunks of lowmem that the heap took, the latest first.
+/// The chunks of lowmem that the heap consists of, the latest first.
 static LOWMEM_CHUNKS: SpinLock<Option<&'static LowmemChunk>> = SpinLock::new(None);
 
-/// A chunk that the heap took, linked to the previous one.
+/// A chunk of the heap, linked to the previous one.
 struct LowmemChunk {
     chunk: Chunk,
     previous: Option<&'static Self>,
@@ -59,8 +59,8 @@ struct KernelHeap;
 #[cfg_attr(not(target_os = "none"), expect(dead_code, reason = "host tests use the host's allocator"))]
 static KERNEL_HEAP: KernelHeap = KernelHeap;
 
-// SAFETY: blocks come from `Heap`, which allocates each at most once, with the size and alignment of the layout; null
-// means that the heap is exhausted.
+// SAFETY: blocks come from `Heap`, which allocates each at most once, with the size and alignment of the
+// layout; null means that the heap is exhausted.
 unsafe impl GlobalAlloc for KernelHeap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         check_context(layout);
@@ -77,8 +77,8 @@ unsafe impl GlobalAlloc for KernelHeap {
         check_context(layout);
         let Some(block) = NonNull::new(block) else { return };
         let block_layout = block_layout_of(layout);
-        // SAFETY: the caller frees a block that `alloc` returned for this layout, and `alloc` took the whole block from this
-        // heap.
+        // SAFETY: the caller frees a block that `alloc` returned for this layout, and `alloc` took the whole
+        // block from this heap.
         unsafe {
             let cached = CACHES.this().lock().push(block, block_layout.size());
             if !cached {
@@ -119,7 +119,7 @@ fn allocate_block(block_layout: Layout) -> *mut u8 {
 /// The block was allocated from the heap with this layout, and is not used any more.
 unsafe fn free_block(block: NonNull<u8>, block_layout: Layout) {
     let mut heap = HEAP.lock();
-    // SAFETY: the caller's promise.
+    // SAFETY: as the caller promises.
     unsafe { heap.dealloc(block, block_layout) };
     update_free(&heap);
 }
@@ -133,7 +133,7 @@ fn drain_caches() -> bool {
             let Ok(block_layout) = Layout::from_size_align(size, size) else {
                 unreachable!("a block of {size} bytes")
             };
-            // SAFETY: the block was cached, whole and of this size, when its owner freed it.
+            // SAFETY: the owner of the block freed it to the cache with this size.
             unsafe { free_block(block, block_layout) };
             any = true;
         }
@@ -146,7 +146,8 @@ fn block_layout_of(layout: Layout) -> Layout {
     let size = layout.size().max(layout.align()).max(size_of::<usize>());
     let block_layout =
         size.checked_next_power_of_two().and_then(|size| Layout::from_size_align(size, size).ok());
-    // A layout has at most `isize::MAX` bytes. If rounding up exceeds that, the heap fails the original layout.
+    // A layout has at most `isize::MAX` bytes. If rounding up exceeds that, the heap fails the original
+    // layout.
     block_layout.unwrap_or(layout)
 }
 
@@ -176,8 +177,8 @@ pub fn init() {
     update_free(&heap);
 }
 
-/// Grows the heap if less than the reserve ([`RESERVE_BYTES`] bytes) is free. Returns whether the reserve is available. The zones
-/// must not be locked by this CPU.
+/// Grows the heap if less than the reserve ([`RESERVE_BYTES`] bytes) is free. Returns whether the reserve is
+/// available. The zones must not be locked by this CPU.
 pub fn ensure_reserve() -> bool {
     FREE.load(Ordering::Relaxed) >= RESERVE_BYTES || zones::locked_by_this_cpu() || grow(Layout::new::<u64>())
 }
@@ -187,8 +188,8 @@ pub const fn block_bytes<T>() -> usize {
     (size_of::<T>() + 2 * size_of::<usize>()).next_power_of_two()
 }
 
-/// Returns whether `bytes` can be allocated without the reserve; grows the heap if necessary. Called before work for a
-/// program, since a failed allocation inside that work would panic.
+/// Returns whether `bytes` can be allocated without the reserve; grows the heap if necessary. Called before
+/// work for a program, since a failed allocation inside that work would panic.
 pub fn has_room(bytes: usize) -> bool {
     !debug::fail_point(FailPoint::Heap)
         && (FREE.load(Ordering::Relaxed) >= RESERVE_BYTES.saturating_add(bytes) || grow(Layout::new::<u64>()))
@@ -209,7 +210,7 @@ fn grow(layout: Layout) -> bool {
     true
 }
 
-/// Records, on the heap itself, that the heap took `chunk`.
+/// Records, on the heap itself, that `chunk` is part of the heap.
 fn record_chunk(heap: &mut Heap<ORDERS>, chunk: Chunk) {
     let Ok(node) = heap.alloc(Layout::new::<LowmemChunk>()) else {
         unreachable!("the heap is exhausted right after it has grown")
@@ -223,18 +224,18 @@ fn record_chunk(heap: &mut Heap<ORDERS>, chunk: Chunk) {
     });
 }
 
-/// Calls `visit` with every chunk of lowmem that the heap took.
+/// Calls `visit` with every chunk of lowmem that the heap consists of.
 pub fn each_chunk(visit: impl FnMut(Chunk)) {
     let last = *LOWMEM_CHUNKS.lock();
     core::iter::successors(last, |link| link.previous).map(|link| link.chunk).for_each(visit);
 }
 
-/// Returns whether the zones have memory for the metadata of the frames that a CPU's magazine returns.
+/// Returns whether the heap has memory for the zones' metadata when a CPU's magazine is drained.
 fn has_half_reserve() -> bool {
     FREE.load(Ordering::Relaxed) >= RESERVE_BYTES / 2
 }
 
-/// The heap's bytes in use (as whole blocks), and in total.
+/// The heap's used bytes (in whole blocks), and its total bytes.
 pub fn usage() -> (usize, usize) {
     let (used, total) = {
         let heap = HEAP.lock();
@@ -244,12 +245,12 @@ pub fn usage() -> (usize, usize) {
     (used.saturating_sub(cached), total)
 }
 
-/// Free bytes and bytes taken from lowmem, read without a lock.
+/// Free bytes and bytes allocated from lowmem, read without a lock.
 pub fn gauges() -> (u64, u64) {
     (FREE.load(Ordering::Relaxed) as u64, grown_bytes())
 }
 
-/// Bytes that the heap took from lowmem.
+/// Bytes that the heap allocated from lowmem.
 pub fn grown_bytes() -> u64 {
     GROWN_BYTES.load(Ordering::Relaxed) as u64
 }

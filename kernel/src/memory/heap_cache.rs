@@ -1,7 +1,7 @@
 //! A per-CPU cache of small heap blocks.
 //!
-//! To free a block, the buddy heap searches all free blocks of its size for the buddy: the more is free, the longer that
-//! takes. Most blocks are soon allocated again in the same size, so a few are cached unmerged.
+//! On a free, the buddy heap searches the free list of the block's size for the buddy, in time proportional
+//! to the list's length. Most blocks are soon allocated again in the same size, so a few are cached unmerged.
 
 use core::ptr::NonNull;
 
@@ -16,8 +16,8 @@ struct Link {
     next: Option<NonNull<Link>>,
 }
 
-/// A LIFO free list for each size, linked through the blocks; 160 KiB at most. Not the magazines' type: those are arrays of
-/// chunks, while a free list must not need memory of its own here.
+/// A LIFO free list for each size, linked through the blocks; 160 KiB at most. Unlike a magazine, which is an
+/// array of chunks, it needs no memory of its own.
 pub struct HeapCache {
     stacks: [Option<NonNull<Link>>; SIZES],
     lens: [u32; SIZES],
@@ -52,18 +52,20 @@ impl HeapCache {
         Some((self.pop(size)?, size))
     }
 
-    /// Caches a block of `size` bytes. Returns `false`, without taking it, if this size is not cached or its list is full.
+    /// Caches a block of `size` bytes. Returns `false`, without taking it, if this size is not cached or its
+    /// list is full.
     ///
     /// # Safety
-    /// The block has `size` bytes (a power of two, 8 or more), is aligned to its size and writable. The caller owns it, and
-    /// hands it over if this returns `true`.
+    /// The block has `size` bytes (a power of two, 8 or more), is aligned to its size and writable. The
+    /// caller owns it, and hands it over if this returns `true`.
     pub unsafe fn push(&mut self, block: NonNull<u8>, size: usize) -> bool {
         let Some(index) = index(size) else { return false };
         if self.lens[index] as usize >= LIMIT / size {
             return false;
         }
         let link = block.cast::<Link>();
-        // SAFETY: the caller promises that the block is owned, writable, and large enough and aligned for a pointer.
+        // SAFETY: the caller promises that the block is owned, writable, and large enough and aligned for a
+        // pointer.
         unsafe { link.write(Link { next: self.stacks[index] }) };
         self.stacks[index] = Some(link);
         self.lens[index] += 1;

@@ -1,7 +1,8 @@
-//! The kernel's own translation tables (TTBR1). No mapping is both writable and executable.
+//! The kernel's own page tables (TTBR1). No mapping is both writable and executable.
 //!
-//! Each CPU walks from a root table of its own, a copy of the shared one, so that a part of the address space is private to
-//! it (the windows). The shared root is fixed before the first copy, so that the copies never become stale.
+//! Each CPU has a root table of its own, a copy of the shared one, so that a part of the address space (the
+//! windows) is private to it. The shared root is fixed before the first copy is made, so the copies remain
+//! valid.
 
 use crate::memory::table_frames;
 use crate::sync::SpinLock;
@@ -18,14 +19,14 @@ type KernelTables = PageTable<Stage1, KernelVa>;
 static TABLES: SpinLock<Option<KernelTables>> = SpinLock::new(None);
 static ROOT: Once<FixedRoot<Stage1, KernelVa>> = Once::new();
 
-/// Makes empty tables. No CPU walks them until a [`per_cpu_root`] is in TTBR1.
+/// Allocates empty tables. No CPU walks them until a [`per_cpu_root`] is in TTBR1.
 pub fn init() -> Result<(), OutOfTables> {
     *TABLES.lock() = Some(KernelTables::new(&mut table_frames::kernel(), INPUT_BITS)?);
     Ok(())
 }
 
-/// Fixes the root table: from now on mappings are possible only in `areas`, and in the 512 GiB regions that have a mapping
-/// already. Called once.
+/// Fixes the root table: further mappings are possible only in `areas`, and in the 512 GiB regions that
+/// already have a mapping. Called once.
 ///
 /// # Errors
 /// Out of tables.
@@ -35,8 +36,8 @@ pub fn fix_root(areas: impl IntoIterator<Item = AddrRange<KernelVa>>) -> Result<
     Ok(())
 }
 
-/// Makes a root table for a CPU's TTBR1, with private tables for the region from `at` on. The caller orders these writes
-/// before the CPU uses it.
+/// Allocates a root table for a CPU's TTBR1, with private tables for the region from `at` on. The caller
+/// orders these writes before the CPU uses it.
 ///
 /// # Errors
 /// Out of tables.
@@ -44,7 +45,8 @@ pub fn per_cpu_root(at: KernelVa) -> Result<PerCpuRoot, OutOfTables> {
     fixed_root().per_cpu_root(&mut table_frames::kernel(), at)
 }
 
-/// Returns the first address at which a CPU's root differs from the shared root, apart from its private tables.
+/// Returns the first address at which a CPU's root differs from the shared root, apart from its private
+/// tables.
 pub fn root_mismatch(own: &PerCpuRoot) -> Option<KernelVa> {
     fixed_root().difference(&table_frames::kernel(), own)
 }
@@ -52,15 +54,15 @@ pub fn root_mismatch(own: &PerCpuRoot) -> Option<KernelVa> {
 fn fixed_root() -> &'static FixedRoot<Stage1, KernelVa> {
     match ROOT.get() {
         Some(root) => root,
-        None => panic!("the root of the kernel's tables is not fixed yet"),
+        None => panic!("the root of the kernel's page tables is not fixed"),
     }
 }
 
 /// Maps `chunks` contiguously from `at` on. The mapping is visible to all CPUs when this returns.
 ///
 /// # Safety
-/// The caller owns the addresses, and `chunks`, or has the right to map them (a borrow, device registers). No mapping of
-/// `chunks` has another memory type.
+/// The caller owns the addresses, and `chunks`, or has the right to map them (a borrow, device registers). No
+/// mapping of `chunks` has another memory type.
 pub unsafe fn map(
     at: KernelVa,
     chunks: impl Iterator<Item = Chunk>,
@@ -75,7 +77,7 @@ pub unsafe fn map(
 /// Removes all mappings in `range` and invalidates them in the TLBs of all CPUs.
 ///
 /// # Safety
-/// The caller owns the addresses of `range`, and nothing uses them any more.
+/// The caller owns the addresses of `range`, and they are not accessed any more.
 pub unsafe fn unmap(range: AddrRange<KernelVa>) {
     match with(|tables| tables.unmap(&mut table_frames::kernel(), range)) {
         Ok(stale) => {
@@ -86,7 +88,8 @@ pub unsafe fn unmap(range: AddrRange<KernelVa>) {
     }
 }
 
-/// Unmaps `range` as [`unmap`] does, but keeps the tables, so that mapping pages there again allocates nothing.
+/// Unmaps `range` as [`unmap`] does, but keeps the tables, so that mapping pages there again allocates
+/// nothing.
 ///
 /// # Safety
 /// As for [`unmap`].
@@ -97,7 +100,7 @@ pub unsafe fn unmap_keeping_tables(range: AddrRange<KernelVa>) {
     arch::tlb::kernel(range, Level::Last);
 }
 
-/// Walks the tables in software. `arch::mmu::translate_kernel` is the CPU's own translation.
+/// Walks the tables in software. `arch::mmu::translate_kernel` translates with the CPU's MMU.
 pub fn translate(at: KernelVa) -> Option<Leaf<KernelVa>> {
     with(|tables| tables.translate(&table_frames::kernel(), at))
 }
@@ -115,6 +118,6 @@ pub fn each_table(visit: impl FnMut(PhysAddr)) {
 fn with<R>(f: impl FnOnce(&mut KernelTables) -> R) -> R {
     match TABLES.lock().as_mut() {
         Some(tables) => f(tables),
-        None => panic!("no kernel tables yet"),
+        None => panic!("the kernel's page tables are not initialized"),
     }
 }

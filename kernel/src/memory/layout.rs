@@ -1,4 +1,4 @@
-//! Which RAM becomes lowmem, which highmem, and what neither zone may have.
+//! The division of RAM into lowmem, highmem and reserved ranges.
 
 use super::linear::LIMIT;
 use crate::board::{Reservation, merge_ranges};
@@ -6,45 +6,45 @@ use addr::{AddrRange, Address, PAGE_SIZE, PhysAddr};
 use alloc::vec::Vec;
 use core::fmt;
 
-/// Where the linear map ends.
+/// One past the highest physical address in the linear map.
 const LINEAR_END: PhysAddr = PhysAddr::new(LIMIT);
-/// Lowmem is cut at multiples of this.
+/// The alignment of the end of lowmem.
 const LOWMEM_ALIGN: u64 = 2 << 20;
-/// With less the kernel cannot hold its own tables and heap.
+/// The minimum size of lowmem: the kernel's page tables and heap must fit.
 pub const LOWMEM_MIN: u64 = 16 << 20;
-/// The default takes a quarter of RAM, and no more than this.
+/// The maximum of the default size, which is a quarter of RAM otherwise.
 const LOWMEM_DEFAULT_MAX: u64 = 1 << 30;
 
-/// RAM, divided.
+/// The ranges of RAM by use.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Layout {
-    /// All RAM: sorted, without overlaps.
+    /// All RAM: ascending, without overlaps.
     pub ram: Vec<AddrRange<PhysAddr>>,
-    /// What the linear map has: all lowmem, reservations included unless they say "no-map". Sorted.
+    /// The ranges of the linear map: all lowmem, including reservations without `no-map`. Ascending.
     pub lowmem: Vec<AddrRange<PhysAddr>>,
-    /// What the low zone may hand out: `lowmem` less the reservations.
+    /// The frames of the low zone: `lowmem` without the reservations.
     pub low_free: Vec<AddrRange<PhysAddr>>,
-    /// What the high zone may hand out.
+    /// The frames of the high zone: highmem without the reservations.
     pub high_free: Vec<AddrRange<PhysAddr>>,
     /// The first address above lowmem.
     pub low_end: PhysAddr,
-    /// Bytes of RAM, all together.
+    /// The size of RAM in bytes.
     pub total: u64,
 }
 
-/// Why RAM cannot be divided.
+/// RAM cannot be divided.
 #[derive(Debug, PartialEq, Eq)]
 pub enum LayoutError {
-    /// The device tree names no RAM.
+    /// The device tree describes no RAM.
     NoRam,
-    /// `lowmem=` (or RAM itself) is below [`LOWMEM_MIN`].
+    /// This size of lowmem (from `lowmem=`, or all of RAM) is below [`LOWMEM_MIN`].
     LowmemTooSmall(u64),
 }
 
 impl fmt::Display for LayoutError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NoRam => write!(f, "the device tree names no memory"),
+            Self::NoRam => write!(f, "the device tree describes no memory"),
             Self::LowmemTooSmall(bytes) => {
                 write!(f, "lowmem={bytes:#x}: at least {} is needed", addr::Size(LOWMEM_MIN))
             }
@@ -53,8 +53,8 @@ impl fmt::Display for LayoutError {
 }
 
 impl Layout {
-    /// Divides `ram` (any order, overlaps allowed). `lowmem` is what the boot argument asks for: the lowest that
-    /// many bytes of RAM. `reserved` is taken out of both zones.
+    /// Divides `ram` (in any order, may overlap). `lowmem` is the size in the boot argument: the lowest bytes
+    /// of RAM become lowmem. `reserved` ranges are excluded from both zones.
     pub fn new(
         ram: &[AddrRange<PhysAddr>],
         reserved: &[Reservation],
@@ -88,13 +88,14 @@ impl Layout {
         })
     }
 
-    /// Bytes in the linear map.
+    /// The size of the linear map's ranges in bytes.
     pub fn lowmem_bytes(&self) -> u64 {
         self.lowmem.iter().map(AddrRange::len).sum()
     }
 }
 
-/// The lowest `bytes` of `ram`, up to a multiple of [`LOWMEM_ALIGN`], and the rest. What is past the linear map's end is high.
+/// Splits `ram` into its lowest `bytes`, rounded up to [`LOWMEM_ALIGN`], and the rest. RAM beyond the linear
+/// map is highmem.
 fn split_lowmem(
     ram: &[AddrRange<PhysAddr>],
     bytes: u64,
@@ -115,7 +116,7 @@ fn split_lowmem(
     (low, high)
 }
 
-/// `ranges` less `holes`.
+/// `ranges` without `holes`.
 pub fn subtract(ranges: &[AddrRange<PhysAddr>], holes: &[AddrRange<PhysAddr>]) -> Vec<AddrRange<PhysAddr>> {
     let mut left = ranges.to_vec();
     for hole in holes {
@@ -183,8 +184,8 @@ mod tests {
 
     #[test]
     fn no_map_reservation_is_not_in_the_linear_map() {
-        let secret = Reservation { range: r(G + M, G + 2 * M), no_map: true };
-        let layout = Layout::new(&[r(G, 2 * G)], &[secret], Some(512 * M)).unwrap();
+        let no_map = Reservation { range: r(G + M, G + 2 * M), no_map: true };
+        let layout = Layout::new(&[r(G, 2 * G)], &[no_map], Some(512 * M)).unwrap();
         assert_eq!(layout.lowmem, [r(G, G + M), r(G + 2 * M, G + 512 * M)]);
         assert_eq!(layout.low_free, layout.lowmem);
         assert_eq!(layout.low_end, PhysAddr::new(G + 512 * M));

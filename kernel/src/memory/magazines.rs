@@ -1,9 +1,10 @@
-//! The magazines: free frames that each CPU keeps for itself, in front of the zones.
+//! The magazines: per-CPU caches of free frames in front of the zones.
 //!
-//! Each has a lock, since whoever finds the zones empty also takes what other CPUs keep; otherwise nobody but its own
-//! CPU wants it. What is in a magazine is free: [`cached_frames`] belongs to every count of free frames.
+//! Each magazine has a lock, which is contended only when an allocation finds the zones empty and drains the
+//! magazines of all CPUs. Frames in a magazine are free: every count of free frames must include
+//! [`cached_frames`].
 //!
-//! A CPU keeps at most 8.8 MiB of high and 1.1 MiB of low memory.
+//! A CPU caches at most 8.8 MiB of highmem and 1.1 MiB of lowmem.
 
 use super::zones;
 use crate::percpu::{self, MAX_CPUS, PerCpu};
@@ -12,14 +13,14 @@ use addr::{Chunk, Order};
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use memory::{FrameSource, Magazine, OwnedChunk, Reach, Zone};
 
-/// The largest chunk of low memory that is cached: of the larger ones there are few.
+/// The largest order of lowmem that is cached: larger free chunks are rare.
 const MAX_LOW_ORDER: Order = Order::CONTIGUOUS;
 
-/// What a CPU keeps of a zone; a cache line of its own.
+/// The cache of one CPU for one zone, aligned to a cache line against false sharing.
 #[repr(align(64))]
 struct CpuMagazine {
     magazine: SpinLock<Magazine>,
-    /// A copy of the number of frames that can be read without the lock.
+    /// A copy of the magazine's frame count that can be read without the lock.
     frames: AtomicU64,
 }
 
@@ -48,13 +49,13 @@ fn magazines(zone: Zone) -> &'static PerCpu<CpuMagazine> {
     }
 }
 
-/// A chunk of the preferred zone within `reach`, if this CPU has one.
+/// Allocates a chunk of the preferred zone within `reach` from this CPU's magazine.
 #[inline]
 pub(super) fn pop(order: Order, reach: Reach) -> Option<OwnedChunk> {
     magazines(reach.zone()).this().update(|magazine| magazine.pop(order, reach.highest()))
 }
 
-/// Keeps the chunk for this CPU, unless it has enough of the kind.
+/// Caches the chunk in this CPU's magazine; returns it if the magazine is full or does not cache its order.
 #[inline]
 pub(super) fn push(chunk: OwnedChunk) -> Result<(), OwnedChunk> {
     let zone = if zones::is_low(chunk.chunk().start()) { Zone::Low } else { Zone::High };
@@ -68,26 +69,28 @@ fn all(zone: Zone) -> impl Iterator<Item = &'static CpuMagazine> {
     percpu::online_indices().map(move |cpu| magazines(zone).of(cpu))
 }
 
-/// Frames of `zone` in all magazines.
+/// The number of frames of `zone` in all magazines.
 pub fn cached_frames(zone: Zone) -> u64 {
     all(zone).map(|cached| cached.frames.load(Relaxed)).sum()
 }
 
-/// Shows every chunk that a CPU keeps. Who has the zones locked sees each free chunk there or here.
+/// Calls `visit` with every cached chunk. If the caller holds the zones' lock, every free chunk is either in
+/// the zones or visited here.
 pub(super) fn each_chunk(mut visit: impl FnMut(Chunk)) {
     [Zone::Low, Zone::High].into_iter().flat_map(all).for_each(|cached| {
         cached.magazine.lock().chunks().for_each(&mut visit);
     });
 }
 
-/// Gives what any CPU keeps for requests with this `reach` to the zones, which must not be locked here. Whether there was
-/// something.
+/// Frees the cached frames of all CPUs that a request with this `reach` can use to the zones, which must not
+/// be locked by this CPU. Returns whether there were any.
 pub(super) fn drain(reach: Reach) -> bool {
     let other = (reach != reach.preferred()).then_some(Zone::Low);
     let mut drained = false;
     for cached in [Some(reach.zone()), other].into_iter().flatten().flat_map(all) {
         if cached.frames.load(Relaxed) > 0 {
-            // Locked for each anew: the heap's reserve has room for what the zones write down about one.
+            // Locked for each magazine again: the heap's reserve holds the zones' metadata for the frames of
+            // one.
             drain_into(&mut *zones::lock(), cached);
             drained = true;
         }
@@ -95,7 +98,7 @@ pub(super) fn drain(reach: Reach) -> bool {
     drained
 }
 
-/// Gives the low frames that any CPU keeps to `zones`, one CPU's at each call. `false` when there are none.
+/// Frees the lowmem frames of one CPU's magazine to `zones`. Returns `false` if all are empty.
 pub(super) fn drain_one_low(zones: &mut impl FrameSource) -> bool {
     let cached = all(Zone::Low).find(|cached| cached.frames.load(Relaxed) > 0);
     cached.map(|cached| drain_into(zones, cached)).is_some()
@@ -105,7 +108,7 @@ fn drain_into(zones: &mut impl FrameSource, cached: &CpuMagazine) {
     cached.update(|magazine| core::iter::from_fn(|| magazine.pop_any()).for_each(|chunk| zones.free(chunk)));
 }
 
-/// Gives `page`, which is one too many, and some more of its kind to the zones.
+/// Frees `page`, for which the magazine is full, and a batch of the magazine's pages to the zones.
 pub(super) fn free_batch(page: OwnedChunk, zones: &mut impl FrameSource) {
     let zone = if zones::is_low(page.chunk().start()) { Zone::Low } else { Zone::High };
     zones.free(page);

@@ -1,6 +1,6 @@
-//! Memory: which RAM there is, who gets which frame, and how the kernel reaches it.
+//! Memory management: the division of RAM, the frame allocator, the kernel's page tables and its heap.
 //!
-//! `doc/memory-map.md` draws it.
+//! `doc/memory-map.md` has a diagram.
 
 pub mod early_device;
 pub mod heap;
@@ -25,13 +25,13 @@ use pagetable::{MapError, Mapping, OutOfTables};
 use spin::Once;
 use vmalloc::VMALLOC_LIMITS;
 
-/// Of lowmem, one part in this many is never given to buffers and programs that could as well be in highmem: the kernel
-/// has nowhere else to go.
+/// This fraction of lowmem (1/8) is reserved for the kernel, which cannot use highmem. Buffers and programs,
+/// which can, do not get it.
 const KERNEL_RESERVE_DIVISOR: u64 = 8;
 
 static LAYOUT: Once<Layout> = Once::new();
 
-/// What the boot arguments say about memory, in bytes.
+/// The memory sizes in the boot arguments, in bytes.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Sizes {
     /// `lowmem=`
@@ -40,18 +40,18 @@ pub struct Sizes {
     pub vmalloc: Option<u64>,
 }
 
-/// Why memory cannot be set up.
+/// Memory initialization failed.
 #[derive(Debug)]
 pub enum InitError {
-    /// RAM cannot be divided.
+    /// RAM cannot be divided into lowmem and highmem.
     Layout(LayoutError),
-    /// `vmalloc=` is too small or too large.
+    /// This value of `vmalloc=` is out of range.
     Vmalloc(u64),
-    /// Lowmem has no run of that many free bytes for the first tables.
+    /// Lowmem has no contiguous free range of this many bytes for the first page tables.
     NoPool(u64),
-    /// The first tables do not fit into what was set aside for them: a miscount of ours.
+    /// The pool for the first page tables is exhausted: [`table_frames::pool_bytes`] is wrong.
     OutOfTables(OutOfTables),
-    /// The same, later on.
+    /// A mapping failed, for example because the pool is exhausted.
     Map(MapError<KernelVa>),
 }
 
@@ -61,10 +61,10 @@ impl fmt::Display for InitError {
             Self::Layout(error) => error.fmt(f),
             Self::Vmalloc(bytes) => {
                 let (least, most) = VMALLOC_LIMITS.into_inner();
-                write!(f, "vmalloc={bytes:#x}: at least {} and at most {}", Size(least), Size(most))
+                write!(f, "vmalloc={bytes:#x}: must be between {} and {}", Size(least), Size(most))
             }
             Self::NoPool(bytes) => {
-                write!(f, "lowmem has no {} in a row for the first page tables", Size(*bytes))
+                write!(f, "lowmem has no contiguous {} for the first page tables", Size(*bytes))
             }
             Self::OutOfTables(error) => write!(f, "first page tables: {error:?}"),
             Self::Map(error) => write!(f, "first page tables: {error:?}"),
@@ -90,12 +90,13 @@ impl From<MapError<KernelVa>> for InitError {
     }
 }
 
-/// Divides RAM, sets the zones up and builds the kernel's tables. [`init_cpu`] and [`activate`] start using them.
+/// Divides RAM, initializes the zones and builds the kernel's page tables. [`init_cpu`] and [`activate`]
+/// switch a CPU to them.
 ///
-/// `reserved` is everything in RAM that somebody has already, the image included.
+/// `reserved` are the ranges of RAM that are in use already, including the image.
 ///
 /// # Safety
-/// `ram` is RAM, and nothing but `reserved` of it is in use. Called once.
+/// `ram` is RAM, and only `reserved` of it is in use. Called once.
 pub unsafe fn init(
     boot: &BootInfo,
     ram: &[AddrRange<PhysAddr>],
@@ -108,35 +109,37 @@ pub unsafe fn init(
     }
     let layout = Layout::new(ram, reserved, sizes.lowmem)?;
     let layout = LAYOUT.call_once(|| layout);
-    // SAFETY: the layout's free ranges are the caller's `ram` without `reserved`, each address in one of them.
+    // SAFETY: the layout's free ranges are the caller's `ram` without `reserved`, and do not overlap.
     unsafe { zones::init(layout.low_end, layout.low_free.iter().chain(&layout.high_free).copied()) };
     zones::set_reserve(layout.lowmem_bytes() / PAGE_SIZE / KERNEL_RESERVE_DIVISOR);
     alloc_table_pool(layout)?;
     kernel_tables::init()?;
     map_image()?;
-    // The image is not in the linear map: its text would be writable there.
+    // The image is not in the linear map: its text would have a writable alias there.
     // SAFETY: `lowmem` is a part of the caller's `ram`; all other mappings of it are write-back too.
     unsafe { linear::init(layout::subtract(&layout.lowmem, &[boot.image]).into_iter()) }?;
     kernel_tables::fix_root(vmalloc::init(vmalloc))?;
     Ok(())
 }
 
-/// How RAM was divided.
+/// The division of RAM.
 pub fn layout() -> &'static Layout {
     match LAYOUT.get() {
         Some(layout) => layout,
-        None => panic!("memory is not set up"),
+        None => panic!("memory is not initialized"),
     }
 }
 
-/// Sets frames aside for the first tables, and maps them where the linear map will have them.
+/// Allocates the pool for the first page tables, and maps it in the early tables at its address in the linear
+/// map.
 fn alloc_table_pool(layout: &Layout) -> Result<(), InitError> {
     let bytes = table_frames::pool_bytes(&layout.lowmem);
     let order = Order::covering(bytes.div_ceil(PAGE_SIZE)).unwrap_or(Order::MAX).max(Order::BLOCK_2M);
     let pool = zones::alloc(order, Reach::LOW).ok_or(InitError::NoPool(order.bytes()))?;
     let pool = pool.release();
     arch::boot::map_early_linear(pool);
-    // SAFETY: the chunk was just taken from the zones and mapped, and is zeroed; the linear map will keep it mapped.
+    // SAFETY: the chunk was just allocated and mapped, and is zeroed here; the linear map will keep it
+    // mapped.
     unsafe {
         arch::memory::zero(linear::range_of(pool.range()));
         table_frames::init(pool, &layout.lowmem);
@@ -144,7 +147,7 @@ fn alloc_table_pool(layout: &Layout) -> Result<(), InitError> {
     Ok(())
 }
 
-/// Maps the image's parts, each with its own rights, as they are mapped already in the first tables.
+/// Maps the image's sections with the permissions that they have in the early tables.
 fn map_image() -> Result<(), InitError> {
     for section in arch::boot::sections() {
         let mapping = match section.kind {
@@ -153,22 +156,24 @@ fn map_image() -> Result<(), InitError> {
             SectionKind::Data | SectionKind::Stack => Mapping::read_write(MemoryType::WriteBack),
         };
         let phys = AddrRange::new(section.phys, section.phys + section.virt.len());
-        // Pages only: the tables in use map the same pages, so that no size changes under the running code.
-        // SAFETY: the image owns its addresses and frames; the mappings in use are write-back too.
+        // Pages only, as in the early tables: the block size of the running code's mapping must not change
+        // without break-before-make.
+        // SAFETY: the image owns its addresses and frames; the early mappings are write-back too.
         unsafe { kernel_tables::map(section.virt.start(), Chunk::of_range(phys), mapping.pages_only()) }?;
     }
     Ok(())
 }
 
-/// Switches this CPU to `root`, which [`init_cpu`] made for it. Boot's early mappings (UART, device tree) end here.
+/// Installs `root`, which [`init_cpu`] returned for this CPU, in TTBR1. The early mappings (UART, device
+/// tree) are gone afterwards.
 pub fn activate(root: CpuRoot) {
-    assert_eq!(root.cpu, arch::cpu::index(), "a root of another CPU has that CPU's windows");
-    // SAFETY: neither the kernel's tables nor a CPU's root are ever freed, and `init` mapped the whole image, this stack
-    // included.
+    assert_eq!(root.cpu, arch::cpu::index(), "the root table of another CPU");
+    // SAFETY: neither the kernel's tables nor a CPU's root table are ever freed, and `init` mapped the whole
+    // image, including this stack.
     unsafe { arch::mmu::replace_ttbr1(root.address) };
 }
 
-/// The root table for one CPU's TTBR1: the kernel's tables, and the CPU's windows.
+/// The root table for one CPU's TTBR1. It links the kernel's tables and the tables of the CPU's windows.
 #[derive(Clone, Copy, Debug)]
 pub struct CpuRoot {
     cpu: usize,
@@ -182,7 +187,7 @@ impl CpuRoot {
     }
 }
 
-/// Makes the windows of CPU `cpu`, and its root table. Called once per CPU before it runs.
+/// Allocates the window tables and the root table of CPU `cpu`. Called once per CPU before it runs.
 ///
 /// # Errors
 /// [`InitError::OutOfTables`].

@@ -1,9 +1,7 @@
-//! Frames for page tables: the kernel's, the programs' and the SMMU's, all from lowmem and written through the
-//! linear map.
+//! Frames for page tables (kernel, programs, SMMU): lowmem, accessed through the linear map.
 //!
-//! The first tables build the linear map itself, so they cannot come from it. They come from a pool: one chunk that
-//! boot maps early, at the address the linear map will have it. What the first tables leave of the pool serves the
-//! next ones.
+//! The first tables are those that map the linear map itself. Their frames come from a pool: one chunk that
+//! the early tables map at its linear-map address. The rest of the pool serves later allocations.
 
 use crate::debug::{self, FailPoint, LastOwner};
 use crate::memory::{linear, zones};
@@ -17,7 +15,8 @@ use memory::OwnedChunk;
 use pagetable::{Entries, TableFrame, TableMemory};
 use spin::Once;
 
-/// One counter for each frame of lowmem between the lowest and the highest: how many valid entries a table has.
+/// The number of valid entries of each page table: one counter per frame from the lowest to the highest of
+/// lowmem.
 struct ValidEntryCounts {
     first: Pfn,
     counters: &'static [AtomicU16],
@@ -25,13 +24,14 @@ struct ValidEntryCounts {
 
 static VALID_ENTRY_COUNTS: Once<ValidEntryCounts> = Once::new();
 static POOL: SpinLock<AddrRange<PhysAddr>> = SpinLock::new(AddrRange::EMPTY);
-/// Tables in use, and the most there were at one time.
+/// The number of tables in use, and its peak.
 static IN_USE: AtomicU64 = AtomicU64::new(0);
 static PEAK: AtomicU64 = AtomicU64::new(0);
 
-/// Bytes of pool needed to map `lowmem`, the counters included.
+/// The size in bytes of the pool needed to map `lowmem`, including the counters.
 pub fn pool_bytes(lowmem: &[AddrRange<PhysAddr>]) -> u64 {
-    /// For the image, the tables above the last level, the boot CPU's own, and the first stacks and registers.
+    /// For the image, the tables above the last level, the boot CPU's private tables, and the first stacks
+    /// and device registers.
     const OTHERS: u64 = 64 * PAGE_SIZE;
     let last_level: u64 = lowmem.iter().map(|range| (range.len() >> 21) + 2).sum();
     last_level * PAGE_SIZE + counter_bytes(lowmem) + OTHERS
@@ -49,21 +49,21 @@ fn span(lowmem: &[AddrRange<PhysAddr>]) -> AddrRange<PhysAddr> {
     }
 }
 
-/// Starts with `pool`, which is mapped at its linear address and zero-filled.
+/// Initializes the allocator with `pool`, which is mapped at its linear-map address and zero-filled.
 ///
 /// # Safety
-///
-/// `pool` has at least [`pool_bytes`] bytes that nothing else uses, and stays mapped.
+/// `pool` has at least [`pool_bytes`] bytes, has no other user, and stays mapped.
 pub unsafe fn init(pool: Chunk, lowmem: &[AddrRange<PhysAddr>]) {
     let span = span(lowmem);
     let counters = arch::pointer::to::<AtomicU16>(linear::address_of(pool.start()));
-    // SAFETY: the caller lends the memory for good; zeroes are valid counters; the length is what `pool_bytes` counts.
+    // SAFETY: the caller hands the memory over permanently; zeroes are valid counters; `pool_bytes` includes
+    // this length.
     let counters = unsafe { slice::from_raw_parts(counters, (span.len() / PAGE_SIZE) as usize) };
     VALID_ENTRY_COUNTS.call_once(|| ValidEntryCounts { first: Pfn::containing(span.start()), counters });
     *POOL.lock() = AddrRange::new(pool.start() + counter_bytes(lowmem), pool.range().end());
 }
 
-/// A zero-filled frame for a table.
+/// Allocates a zero-filled frame for a table.
 pub fn alloc() -> Option<TableFrame> {
     if debug::fail_point(FailPoint::Tables) {
         return None;
@@ -72,7 +72,7 @@ pub fn alloc() -> Option<TableFrame> {
         Some(table) => table,
         None => {
             let frame = zones::alloc_zeroed_page()?.release().start();
-            // SAFETY: the page that was released here was its owner.
+            // SAFETY: the released page owned the frame.
             unsafe { TableFrame::adopt(frame) }
         }
     };
@@ -86,25 +86,25 @@ fn alloc_from_pool() -> Option<TableFrame> {
     let mut pool = POOL.lock();
     let table = pool.start();
     *pool = (!pool.is_empty()).then(|| AddrRange::new(table + PAGE_SIZE, pool.end()))?;
-    // SAFETY: `init` was given the pool's frames, and this one has just left the pool.
+    // SAFETY: the pool owns its frames (`init`), and this one was just removed from it.
     Some(unsafe { TableFrame::adopt(table) })
 }
 
-/// Frames of the pool that are still unused. The zones count them as given out.
+/// The number of unused frames of the pool. The zones count them as allocated.
 pub fn pool_remaining() -> u64 {
     POOL.lock().len() / PAGE_SIZE
 }
 
-/// Gives a frame from [`alloc`] back.
+/// Frees a frame from [`alloc`].
 pub fn free(table: TableFrame) {
     IN_USE.fetch_sub(1, Ordering::Relaxed);
     let frame = Chunk::page(Pfn::containing(table.release()));
-    // SAFETY: `table`, which ends here, owned the frame.
+    // SAFETY: the released `table` owned the frame.
     let chunk = unsafe { OwnedChunk::adopt(frame) };
     zones::free_from(chunk, LastOwner::PageTable);
 }
 
-/// Tables in use now, and the most there were.
+/// The number of tables in use, and its peak.
 pub fn usage() -> (u64, u64) {
     (IN_USE.load(Ordering::Relaxed), PEAK.load(Ordering::Relaxed))
 }
@@ -112,26 +112,29 @@ pub fn usage() -> (u64, u64) {
 /// The entries of a table from [`alloc`].
 ///
 /// # Safety
-/// `table` came from [`alloc`], and is not given back while the result is used.
+/// `table` came from [`alloc`], and is not freed while the result is used.
 pub unsafe fn entries(table: PhysAddr) -> &'static Entries {
     let address = arch::pointer::to::<Entries>(linear::address_of(table));
-    // SAFETY: tables are frames of lowmem, which the linear map has whole, aligned and for good; entries are atomics,
-    // so that sharing them with a walker and with other CPUs is no race.
+    // SAFETY: tables are aligned frames of lowmem, which the linear map maps permanently; entries are
+    // atomics, so concurrent accesses of a table walker and of other CPUs are no data race.
     unsafe { &*address }
 }
 
-/// The counter that belongs to a table.
+/// The counter of the table's valid entries.
 pub fn valid_entries(table: PhysAddr) -> &'static AtomicU16 {
-    let Some(counts) = VALID_ENTRY_COUNTS.get() else { panic!("no table counters yet") };
+    let Some(counts) = VALID_ENTRY_COUNTS.get() else {
+        panic!("the page table allocator is not initialized")
+    };
     &counts.counters[(Pfn::containing(table).raw() - counts.first.raw()) as usize]
 }
 
-/// Table memory for the CPUs' own walkers, which snoop. `F` forgets a range in the TLBs.
+/// Table memory for the MMUs of the CPUs, whose walkers snoop the caches. `F` invalidates a range in the
+/// TLBs.
 pub struct CpuTables<F: Fn(u64, u64)> {
     invalidate: F,
 }
 
-/// Table memory for the kernel's own tree.
+/// Table memory for the kernel's page tables.
 pub fn kernel() -> CpuTables<impl Fn(u64, u64)> {
     CpuTables {
         invalidate: |at, len| {
@@ -140,7 +143,7 @@ pub fn kernel() -> CpuTables<impl Fn(u64, u64)> {
     }
 }
 
-/// Table memory for the tree of the address space `asid`.
+/// Table memory for the page tables of the address space `asid`.
 pub fn user(asid: Asid) -> CpuTables<impl Fn(u64, u64)> {
     CpuTables {
         invalidate: move |at, len| {
@@ -159,7 +162,7 @@ impl<F: Fn(u64, u64)> TableMemory for CpuTables<F> {
     }
 
     fn entries(&self, table: PhysAddr) -> &Entries {
-        // SAFETY: the page table passes its own tables alone.
+        // SAFETY: the page table passes only its own tables.
         unsafe { entries(table) }
     }
 

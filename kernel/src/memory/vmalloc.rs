@@ -1,6 +1,5 @@
-//! Kernel addresses for what the linear map does not have: kernel views of scattered buffers (vmalloc proper, with
-//! a limit), stacks, and device registers. Each is an area of its own, and after each mapping in it there is a page
-//! that is never mapped.
+//! Kernel mappings outside of the linear map: kernel views of scattered buffers (vmalloc, of limited size),
+//! stacks, and device registers. Each has an area of its own, in which a guard page follows every mapping.
 
 use crate::debug::{self, FailPoint};
 use crate::memory::kernel_tables;
@@ -11,24 +10,24 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use memory::{RangeAllocator, RangeError};
 use pagetable::{MapError, Mapping};
 
-/// Why there is no such mapping.
+/// A mapping cannot be created.
 #[derive(Debug)]
 pub enum VmallocError {
-    /// No range of that many bytes is left.
+    /// The area has no free range of this length.
     OutOfRange(RangeError<KernelVa>),
-    /// No frame is left for a page table.
+    /// No frame for a page table.
     Map(MapError<KernelVa>),
 }
 
-/// Why a device's registers cannot be used.
+/// A device's registers cannot be mapped.
 #[derive(Debug)]
 pub enum MapRegistersError {
-    /// They cannot be mapped.
+    /// The mapping cannot be created.
     Map(VmallocError),
-    /// The registers lie in RAM, according to the device tree.
+    /// According to the device tree, the registers are in RAM.
     Ram(PhysAddr),
-    /// No device answers at the address that the device tree gives.
-    NoAnswer(PhysAddr),
+    /// No device responds at this address from the device tree.
+    NoResponse(PhysAddr),
 }
 
 impl fmt::Display for MapRegistersError {
@@ -36,12 +35,12 @@ impl fmt::Display for MapRegistersError {
         match self {
             Self::Map(error) => write!(f, "registers: {error:?}"),
             Self::Ram(at) => write!(f, "registers at {at} lie in RAM"),
-            Self::NoAnswer(at) => write!(f, "no device answers at {at}"),
+            Self::NoResponse(at) => write!(f, "no device responds at {at}"),
         }
     }
 }
 
-/// A part of the kernel's half and who has what in it.
+/// An address range of the kernel half, with an allocator.
 pub struct KernelArea {
     start: KernelVa,
     ranges: SpinLock<Option<RangeAllocator<KernelVa>>>,
@@ -56,20 +55,20 @@ const STACKS_START: KernelVa = KernelVa::new(0xffff_9800_0000_0000);
 pub static VMALLOC: KernelArea = KernelArea::new(VMALLOC_START);
 /// Kernel stacks.
 pub static STACKS: KernelArea = KernelArea::new(STACKS_START);
-/// Device registers, and other things that stay for good.
+/// Device registers and other permanent mappings.
 pub static REGISTERS: KernelArea = KernelArea::new(KernelVa::new(0xffff_a000_0000_0000));
 
-/// The least and the most that `vmalloc=` can be: a page with its gap, and up to the stacks.
+/// The limits of `vmalloc=`: one page and its guard page, and the start of the stacks' area.
 pub const VMALLOC_LIMITS: core::ops::RangeInclusive<u64> =
     2 * PAGE_SIZE..=STACKS_START.raw() - VMALLOC_START.raw();
-/// What `vmalloc=` is when nobody says.
+/// The default of `vmalloc=`.
 pub const VMALLOC_DEFAULT: u64 = 512 << 20;
-/// Stacks: 64 Ki threads of 16 KiB.
+/// The size of the stacks' area: about 100 000 stacks of 16 KiB, each followed by a guard page.
 const STACKS_BYTES: u64 = 2 << 30;
-/// ECAM windows alone take 256 MiB each.
+/// The size of the registers' area. Each ECAM alone takes 256 MiB.
 const REGISTERS_BYTES: u64 = 64 << 30;
 
-/// Sets the areas up, and says where they are; `vmalloc` is the size of the first one in bytes.
+/// Initializes the areas and returns their ranges. `vmalloc` is the size of [`VMALLOC`] in bytes.
 pub fn init(vmalloc: u64) -> [AddrRange<KernelVa>; 3] {
     [(&VMALLOC, vmalloc), (&STACKS, STACKS_BYTES), (&REGISTERS, REGISTERS_BYTES)]
         .map(|(area, bytes)| area.init(bytes))
@@ -87,11 +86,11 @@ impl KernelArea {
         space
     }
 
-    /// Maps `chunks` one after the other at an address of this area that is a multiple of `align`.
+    /// Maps `chunks` contiguously, in order, at an address of this area that is a multiple of `align`.
     ///
     /// # Safety
-    /// The caller owns `chunks`, or has the right to map them (a borrow, device registers), until the mapping is dropped.
-    /// No mapping of them has another memory type.
+    /// The caller owns `chunks`, or has the right to map them (a borrow, device registers), until the mapping
+    /// is dropped. No mapping of them has another memory type.
     pub unsafe fn map(
         &'static self,
         chunks: impl Iterator<Item = Chunk> + Clone,
@@ -99,7 +98,7 @@ impl KernelArea {
         mapping: Mapping,
     ) -> Result<KernelMapping, VmallocError> {
         let len = chunks.clone().map(Chunk::bytes).sum();
-        // The guard gives the range back when mapping fails.
+        // Dropped on an error, which frees the range.
         let mut guard = KernelMapping { area: self, range: self.reserve(len, align)?, mapped: false };
         if debug::fail_point(FailPoint::Maps) {
             return Err(VmallocError::Map(MapError::OutOfTables));
@@ -132,22 +131,23 @@ impl KernelArea {
     fn with<R>(&self, f: impl FnOnce(&mut RangeAllocator<KernelVa>) -> R) -> R {
         match self.ranges.lock().as_mut() {
             Some(ranges) => f(ranges),
-            None => panic!("area {} is not set up", self.start),
+            None => panic!("the kernel area at {} is not initialized", self.start),
         }
     }
 
-    /// Bytes in all.
+    /// The size of the area in bytes.
     pub fn bytes(&self) -> u64 {
         self.ranges.lock().as_ref().map_or(0, |ranges| ranges.space().len())
     }
 
-    /// Bytes in use now, and the most there were.
+    /// The bytes in use, and their peak.
     pub fn usage(&self) -> (u64, u64) {
         (self.used.load(Ordering::Relaxed), self.peak.load(Ordering::Relaxed))
     }
 }
 
-/// A mapping in an [`KernelArea`]; dropped, it is gone from all CPUs and its addresses are free.
+/// A mapping in a [`KernelArea`]. Dropping it unmaps it, invalidates it in the TLBs of all CPUs and frees its
+/// addresses.
 #[derive(Debug)]
 pub struct KernelMapping {
     area: &'static KernelArea,
@@ -156,12 +156,12 @@ pub struct KernelMapping {
 }
 
 impl KernelMapping {
-    /// The addresses.
+    /// The address range.
     pub fn range(&self) -> AddrRange<KernelVa> {
         self.range
     }
 
-    /// Keeps it for good.
+    /// Makes the mapping permanent.
     pub fn leak(self) -> AddrRange<KernelVa> {
         let range = self.range;
         core::mem::forget(self);
@@ -172,7 +172,7 @@ impl KernelMapping {
 impl Drop for KernelMapping {
     fn drop(&mut self) {
         if self.mapped {
-            // SAFETY: this value owns the addresses, and its owner, who used them, drops it.
+            // SAFETY: this value owns the addresses, and its owner drops it, so they are not accessed again.
             unsafe { kernel_tables::unmap(self.range) };
         }
         self.area.free(self.range);
@@ -185,13 +185,13 @@ impl core::fmt::Debug for KernelArea {
     }
 }
 
-/// Maps a device's registers permanently, as Device memory, and returns their address. Reads the first of them to detect
-/// a device that does not exist, so the kernel's own tables must be in use.
+/// Maps a device's registers permanently, as Device memory, and returns their range. Reads the first register
+/// to detect a missing device, so the kernel's own page tables must be in use.
 pub fn map_registers(registers: AddrRange<PhysAddr>) -> Result<AddrRange<KernelVa>, MapRegistersError> {
     let at = map_known_registers(registers)?;
     match arch::probe::read_u32(at.start().align_down(4)) {
         Some(_) => Ok(at),
-        None => Err(MapRegistersError::NoAnswer(registers.start())),
+        None => Err(MapRegistersError::NoResponse(registers.start())),
     }
 }
 
@@ -202,7 +202,7 @@ pub fn map_known_registers(registers: AddrRange<PhysAddr>) -> Result<AddrRange<K
         return Err(MapRegistersError::Ram(registers.start()));
     }
     let mapping = Mapping::read_write(MemoryType::Device);
-    // SAFETY: registers are no RAM (just checked), so they have no owner and no other memory type.
+    // SAFETY: the registers are not RAM (just checked), so they have no owner and no other memory type.
     let mapped = unsafe { REGISTERS.map(Chunk::of_range(pages), PAGE_SIZE, mapping) };
     let at = mapped.map_err(MapRegistersError::Map)?.leak().start();
     let start = at + (registers.start().raw() - pages.start().raw());

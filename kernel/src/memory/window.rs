@@ -1,9 +1,10 @@
-//! Windows: how the kernel reaches frames for a moment that the linear map does not have, to zero or to copy them.
+//! Windows: temporary per-CPU mappings of frames outside of the linear map, to zero or to copy them (as
+//! `kmap_local` in Linux).
 //!
-//! Each CPU has a slot of 2 MiB for a block and one for pages, used with interrupts masked. They are at the same addresses
-//! on all CPUs, in tables that only that CPU's TTBR1 leads to: so a window that closes has to leave no TLB but this CPU's
-//! own. The tables are there from before the CPU runs, and their entries are written without a walk or a lock: opening a
-//! window never allocates and so never fails.
+//! Each CPU has a slot of 2 MiB for a block and one for pages, used with interrupts masked. The slots have
+//! the same addresses on all CPUs, in tables that only this CPU's TTBR1 links: closing a window needs only a
+//! local TLB invalidation. The tables are allocated before the CPU runs, and their entries are written
+//! without a table walk or a lock, so opening a window never allocates and never fails.
 
 use crate::memory::{kernel_tables, layout, linear, table_frames, zones};
 use crate::percpu::{MAX_CPUS, PerCpu};
@@ -15,21 +16,21 @@ use memory::{Frames, OwnedChunk};
 use pagetable::{Leaf, MapWindow, Mapping, OutOfTables, PerCpuRoot};
 use spin::Once;
 
-/// The slot for a block. No other CPU has anything in the 512 GiB from here on.
+/// The slot for a block. The 512 GiB from here on are private to each CPU.
 const BLOCK_SLOT: KernelVa = KernelVa::new(0xffff_b000_0000_0000);
 /// The slot for pages.
 const PAGE_SLOT: KernelVa = KernelVa::new(BLOCK_SLOT.raw() + MapWindow::PAGES_OFFSET);
-/// The most that is shown by pages.
+/// The largest size that is mapped with pages.
 const PAGE_WINDOW_BYTES: u64 = Order::BLOCK_2M.bytes() / 2;
 
 static WINDOWS: PerCpu<Once<MapWindow<'static>>> = PerCpu::new([const { Once::new() }; MAX_CPUS]);
 static ROOTS: PerCpu<Once<PerCpuRoot>> = PerCpu::new([const { Once::new() }; MAX_CPUS]);
 
-/// Makes CPU `cpu`'s slots, and the root that leads to them.
+/// Allocates the window tables of CPU `cpu`, and the root table that links them. Returns the root.
 pub fn init_cpu(cpu: usize) -> Result<PhysAddr, OutOfTables> {
     let own = kernel_tables::per_cpu_root(BLOCK_SLOT)?;
     WINDOWS.of(cpu).call_once(|| {
-        // SAFETY: tables of the root's own, which is never freed.
+        // SAFETY: the root table owns these tables and is never freed.
         let [blocks, pages] =
             [own.blocks(), own.pages()].map(|table| unsafe { table_frames::entries(table) });
         MapWindow::new(blocks, pages)
@@ -37,29 +38,29 @@ pub fn init_cpu(cpu: usize) -> Result<PhysAddr, OutOfTables> {
     Ok(ROOTS.of(cpu).call_once(|| own).root())
 }
 
-/// Calls `visit` with what the windows of all CPUs show now.
+/// Calls `visit` with the current mappings in the windows of all CPUs.
 pub fn leaves(mut visit: impl FnMut(Leaf<KernelVa>)) {
     WINDOWS.iter().filter_map(Once::get).for_each(|window| window.leaves(BLOCK_SLOT, &mut visit));
 }
 
-/// Shows every table that CPUs have of their own.
+/// Calls `visit` with every private table of a CPU.
 pub fn each_table(visit: impl FnMut(PhysAddr)) {
     let roots = ROOTS.iter().filter_map(Once::get);
     roots.flat_map(|root| root.tables(&table_frames::kernel())).for_each(visit);
 }
 
-/// The first address at which some CPU does not have what the kernel's tree has, and which CPU, if there is one.
+/// The first CPU whose root table differs from the shared root, with the address of the difference.
 pub fn root_mismatch() -> Option<(usize, KernelVa)> {
     let roots = ROOTS.iter().enumerate().filter_map(|(cpu, root)| Some((cpu, root.get()?)));
     roots.filter_map(|(cpu, root)| Some((cpu, kernel_tables::root_mismatch(root)?))).next()
 }
 
-/// Shows `chunk`, in blocks of at most 2 MiB, at kernel addresses of memory type `memory` that are good until `f`
-/// returns. `f` must neither sleep nor open another window.
+/// Maps `chunk`, in blocks of at most 2 MiB, with memory type `memory`, and calls `f` with the address of
+/// each. The mapping ends when `f` returns. `f` must neither sleep nor open another window.
 ///
 /// # Safety
-/// `chunk` is RAM that the caller owns, or borrows from its owner until this returns. No mapping of it has another memory
-/// type.
+/// `chunk` is RAM that the caller owns, or borrows from its owner until this returns. No mapping of it has
+/// another memory type.
 #[inline]
 pub unsafe fn with_chunk(chunk: Chunk, memory: MemoryType, mut f: impl FnMut(AddrRange<KernelVa>)) {
     map_chunk(chunk, memory, &mut f);
@@ -76,7 +77,7 @@ fn map_chunk(chunk: Chunk, memory: MemoryType, f: &mut impl FnMut(AddrRange<Kern
     }
 }
 
-/// Shows `chunk`, more than [`PAGE_WINDOW_BYTES`] bytes, piece by piece.
+/// Maps `chunk`, of more than [`PAGE_WINDOW_BYTES`], block by block.
 #[inline(never)]
 fn with_blocks(chunk: Chunk, memory: MemoryType, f: &mut impl FnMut(AddrRange<KernelVa>)) {
     let (window, _irqs) = this_cpu_window();
@@ -88,13 +89,14 @@ fn with_blocks(chunk: Chunk, memory: MemoryType, f: &mut impl FnMut(AddrRange<Ke
 fn split_into_blocks(chunk: Chunk) -> impl Iterator<Item = Chunk> {
     let order = chunk.order().min(Order::BLOCK_2M);
     (0..chunk.frames() / order.frames()).filter_map(move |piece| {
-        // Always some: a part of a chunk is as aligned as it is long.
+        // Never `None`: a chunk is naturally aligned, and so are its parts.
         Chunk::new(chunk.first().offset(piece * order.frames()), order)
     })
 }
 
-/// Shows all of `chunks`, in any order, as [`with_chunk`] does one, but as many in a window as fit: opening and closing
-/// one costs more than filling a page. Low chunks that are write-back memory are shown by the linear map.
+/// Maps `chunks` as [`with_chunk`] does, but as many at once as fit into a window, in any order: opening and
+/// closing a window costs more than zeroing a page. For write-back access to lowmem, `f` gets the linear
+/// map's addresses.
 ///
 /// # Safety
 /// As for [`with_chunk`], for each of `chunks`.
@@ -124,8 +126,8 @@ pub unsafe fn with_chunks(
     pages.with_mapped(&mut f);
 }
 
-/// This CPU's page slot, at most [`PAGE_WINDOW_BYTES`] bytes of it, while it is being filled. Interrupts are masked from the first
-/// page on.
+/// This CPU's page slot, of which up to [`PAGE_WINDOW_BYTES`] are used, while chunks are added. Interrupts
+/// are masked from the first chunk on.
 struct PageWindow {
     slot: Option<(&'static MapWindow<'static>, IrqGuard)>,
     filled: usize,
@@ -146,7 +148,7 @@ impl PageWindow {
         self.filled += window.map::<KernelVa>(self.filled, chunk, Mapping::read_write(memory));
     }
 
-    /// Shows what has been added for as long as `f` takes.
+    /// Calls `f` with the range of the added chunks, then unmaps them.
     #[inline]
     fn with_mapped(self, f: &mut impl FnMut(AddrRange<KernelVa>)) {
         let Some((window, _irqs)) = self.slot else { return };
@@ -164,17 +166,17 @@ impl PageWindow {
     }
 }
 
-/// This CPU's window, which stays this CPU's as long as interrupts are masked.
+/// This CPU's window. The guard masks interrupts, so that the thread does not move to another CPU.
 #[inline]
 fn this_cpu_window() -> (&'static MapWindow<'static>, IrqGuard) {
     let irqs = arch::cpu::mask_irqs();
     let cpu = arch::cpu::index();
-    let Some(window) = WINDOWS.of(cpu).get() else { panic!("CPU {cpu} has no window yet") };
+    let Some(window) = WINDOWS.of(cpu).get() else { panic!("the window of CPU {cpu} is not initialized") };
     (window, irqs)
 }
 
-/// Shows `block` in the block slot of this CPU's `window` for as long as `f` takes. Interrupts are masked. The entry is
-/// invalid, and in no TLB, between one block and the next (D8.16.1, break-before-make).
+/// Maps `block` in the block slot of this CPU's `window` while `f` runs. Interrupts must be masked. Between
+/// two blocks the entry is invalid and not in the TLB (break-before-make, DDI 0487, D8.16.1).
 fn with_block(
     window: &MapWindow<'_>,
     block: Chunk,
@@ -191,11 +193,10 @@ fn with_block(
     arch::tlb::local_leaf(BLOCK_SLOT);
 }
 
-/// Shows `chunk`, which is or will be write-back memory, as such: through the linear map where that has it, else
-/// through a window.
+/// Calls `f` with write-back mappings of `chunk`: in the linear map for lowmem, in a window for highmem.
 ///
 /// # Safety
-/// As for [`with_chunk`]; the linear alias of a low chunk is not removed.
+/// As for [`with_chunk`]; the linear alias of a lowmem chunk is not removed.
 pub unsafe fn with_write_back(chunk: Chunk, mut f: impl FnMut(AddrRange<KernelVa>)) {
     if zones::is_low(chunk.start()) {
         f(linear::range_of(chunk.range()));
@@ -204,7 +205,7 @@ pub unsafe fn with_write_back(chunk: Chunk, mut f: impl FnMut(AddrRange<KernelVa
     }
 }
 
-/// Shows the frame that holds `address`, which is write-back memory.
+/// Calls `f` with a mapping of the frame that contains `address`, which is write-back memory.
 ///
 /// # Safety
 /// As for [`with_write_back`].
@@ -213,12 +214,12 @@ pub unsafe fn with_frame(address: PhysAddr, f: impl FnMut(AddrRange<KernelVa>)) 
     unsafe { with_write_back(Chunk::page(Pfn::containing(address)), f) };
 }
 
-/// Fills `chunk`, which is or will be write-back memory, with zeroes. They are seen by everybody before what is stored
-/// later: so whoever finds an entry that shows them finds nothing older there. (A window that closes says so to the CPUs
-/// alone, and the linear map to nobody.)
+/// Zeroes `chunk`, which is or becomes write-back memory. All observers see the zeroes before later stores of
+/// this CPU: through a descriptor that is written afterwards, a CPU or device reads no older contents.
+/// (Closing a window orders the zeroes for the CPUs only, and the linear map has no barrier at all.)
 pub fn zero(chunk: &mut OwnedChunk) {
-    // SAFETY: `chunk` owns its frames, borrowed mutably here; a chunk taken from the zones has no mapping but its linear
-    // alias.
+    // SAFETY: `chunk` owns its frames and is borrowed mutably; the only mapping of an allocated chunk is its
+    // linear alias.
     unsafe { zero_write_back(chunk.chunk()) };
 }
 
@@ -230,7 +231,7 @@ unsafe fn zero_write_back(chunk: Chunk) {
     arch::barrier::dmb_oshst();
 }
 
-/// Fills all of `frames`, which are or will be write-back memory, with zeroes, as [`zero`] does.
+/// Zeroes all of `frames`, which are or become write-back memory, as [`zero`] does.
 #[inline]
 pub fn zero_all(frames: &mut Frames) {
     match frames.only() {
@@ -249,18 +250,21 @@ fn zero_many(frames: &mut Frames) {
     arch::barrier::dmb_oshst();
 }
 
-/// Fills all of `frames`, which become non-cacheable, with zeroes.
+/// Zeroes all of `frames`, which become non-cacheable.
 ///
-/// Lines that an earlier owner left in a cache go first, or they could be written back over the zeroes or hit
-/// instead of them; with no cacheable mapping none can come after. The maintenance reaches all caches although the
-/// window itself is non-cacheable (DDI 0487, D7.5.9, effects of cache maintenance on Non-cacheable locations).
+/// Cache lines of an earlier owner are cleaned and invalidated first: they could be written back over the
+/// zeroes, or hit. Without a cacheable mapping no new lines are allocated. The maintenance affects all caches
+/// although the window itself is non-cacheable (DDI 0487, D7.5.9, effects of cache maintenance on
+/// Non-cacheable locations).
 ///
 /// # Safety
-/// No cacheable mapping of `frames` is left: the linear aliases of low chunks are [removed](linear::remove_alias).
+/// `frames` have no cacheable mapping: the linear aliases of lowmem chunks are
+/// [removed](linear::remove_alias).
 pub unsafe fn zero_all_non_cacheable(frames: &mut Frames) {
     let zero = |range| {
         arch::cache::clean_invalidate(range);
-        // SAFETY: the window maps frames that the caller owns, borrowed mutably, writable while the closure runs.
+        // SAFETY: the window maps frames that the caller owns, borrowed mutably, writable while the closure
+        // runs.
         unsafe { arch::memory::zero(range) };
         arch::barrier::dsb_sy();
     };

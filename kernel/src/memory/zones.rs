@@ -1,4 +1,5 @@
-//! The frame allocators, behind one lock, and in front of them what each CPU keeps for itself ([`magazines`]).
+//! The kernel's frame allocator: the zones behind one lock, and per-CPU caches in front of them
+//! ([`magazines`]).
 
 use crate::debug::{self, DebugOnly, FailPoint, LastOwner};
 use crate::memory::{heap, linear, magazines};
@@ -13,26 +14,26 @@ use memory::{FrameSource, Frames, Magazine, OwnedChunk, OwnedPages, Reach, Zone,
 use spin::Once;
 
 static ZONES: Once<SpinLock<Zones>> = Once::new();
-/// Whether this CPU holds the lock: the heap must not ask for frames then.
+/// Whether this CPU holds the zones' lock. The heap must not allocate frames then.
 static LOCKED: PerCpu<AtomicBool> = PerCpu::new([const { AtomicBool::new(false) }; MAX_CPUS]);
 
-/// Sets the zones up: `low_end` is the first address above lowmem.
+/// Initializes the zones. `low_end` is the first address above lowmem.
 ///
 /// # Safety
 /// The ranges of `free` are RAM without an owner, and do not overlap.
 pub unsafe fn init(low_end: PhysAddr, free: impl Iterator<Item = AddrRange<PhysAddr>>) {
     let mut zones = Zones::new(low_end);
-    // SAFETY: the caller's promise, and each range is added once.
+    // SAFETY: as the caller promises; each range is added once.
     free.for_each(|range| unsafe { zones.add(range) });
     ZONES.call_once(|| SpinLock::new(zones));
 }
 
-/// Whether this CPU has the zones [locked](lock).
+/// Returns whether this CPU holds the zones' [lock].
 pub fn locked_by_this_cpu() -> bool {
     LOCKED.this().load(Ordering::Relaxed)
 }
 
-/// The zones, locked. Whatever allocates meanwhile uses the heap's reserve.
+/// The locked zones. Heap allocations of the lock holder use the heap's reserve.
 pub struct ZonesGuard(SpinLockGuard<'static, Zones>);
 
 impl ZonesGuard {
@@ -43,13 +44,13 @@ impl ZonesGuard {
     }
 }
 
-/// Waits for the zones, after making sure that the heap can hold what they write down.
+/// Locks the zones, after refilling the heap's reserve for their metadata.
 pub fn lock() -> ZonesGuard {
-    // Without a reserve there may still be enough: the zones panic on a failed allocation, nobody else.
+    // Not an error: the heap may have enough without the full reserve. If not, the zones panic.
     heap::ensure_reserve();
     match ZONES.get() {
         Some(zones) => ZonesGuard::new(zones),
-        None => panic!("no zones yet"),
+        None => panic!("the zones are not initialized"),
     }
 }
 
@@ -72,36 +73,38 @@ impl Drop for ZonesGuard {
     }
 }
 
-/// Keeps the last `frames` of lowmem for the kernel; see [`Zones::set_reserve`].
+/// Reserves the last `frames` of lowmem for the kernel; see [`Zones::set_reserve`].
 pub fn set_reserve(frames: u64) {
     lock().set_reserve(frames);
 }
 
-/// A chunk of lowmem that the heap keeps for good; `None` before there are zones, or when lowmem is used up.
+/// Allocates a chunk of lowmem for the heap, which never frees it. `None` before [`init`], or if lowmem is
+/// exhausted.
 ///
-/// The heap has no reserve to see to now, so that what CPUs keep is given to the zones, who write that down, only as
-/// long as there is `room`.
-pub fn alloc_for_heap(order: Order, room: impl Fn() -> bool) -> Option<Chunk> {
+/// The heap's reserve cannot be refilled during this call, so magazines are drained only while `has_room`
+/// returns that the heap can hold the zones' metadata for their frames.
+pub fn alloc_for_heap(order: Order, has_room: impl Fn() -> bool) -> Option<Chunk> {
     let mut zones = ZonesGuard::new(ZONES.get()?);
     let mut chunk = zones.alloc(order, Reach::LOW);
-    while chunk.is_none() && room() && magazines::drain_one_low(&mut *zones) {
+    while chunk.is_none() && has_room() && magazines::drain_one_low(&mut *zones) {
         chunk = zones.alloc(order, Reach::LOW);
     }
     drop(zones);
     chunk.map(OwnedChunk::release).inspect(|&chunk| debug::frame_allocated(chunk))
 }
 
-/// A chunk of exactly `order` in the preferred zone of `reach`, if this CPU keeps one: [`take`] may find more.
+/// Allocates a chunk of exactly `order` in the preferred zone of `reach` from this CPU's magazine. If there
+/// is none, [`alloc`] may still find one.
 #[inline]
 pub fn alloc_cached(order: Order, reach: Reach) -> Option<OwnedChunk> {
-    // The one that is to fail is left to `take`.
+    // This path has no fail point: an armed failure is left to `alloc`.
     let chunk = if debug::is_armed(FailPoint::Frames) { None } else { magazines::pop(order, reach) };
     chunk.inspect(|chunk| debug::frame_allocated(chunk.chunk()))
 }
 
-/// All chunks without owner, in no order, as they are at one moment. `None`: there is no memory for the list.
+/// A consistent snapshot of all free chunks, in no particular order. `None` without memory for the list.
 pub fn free_chunks() -> Option<Vec<Chunk>> {
-    // What is added meanwhile would need the heap while the zones are locked.
+    // For chunks freed after the count: the list must not grow while the zones are locked.
     const SPARE: usize = 1024;
     let mut all = Vec::new();
     loop {
@@ -116,61 +119,63 @@ pub fn free_chunks() -> Option<Vec<Chunk>> {
     }
 }
 
-/// A chunk of exactly `order` within `reach`; `None` when there is none.
+/// Allocates a chunk of exactly `order` within `reach`. `None` if there is none.
 pub fn alloc(order: Order, reach: Reach) -> Option<OwnedChunk> {
     FrameAllocator::default().alloc(order, reach)
 }
 
-/// A frame of lowmem, zero-filled.
+/// Allocates a zero-filled frame of lowmem.
 pub fn alloc_zeroed_page() -> Option<OwnedChunk> {
     let page = alloc(Order::PAGE, Reach::LOW)?;
-    // SAFETY: the frame is ours, and lowmem is in the linear map, writable.
+    // SAFETY: `page` owns the frame, and the linear map maps lowmem writable.
     unsafe { arch::memory::zero(linear::range_of(page.chunk().range())) };
     Some(page)
 }
 
-/// Gives a chunk back.
+/// Frees a chunk.
 pub fn free(chunk: OwnedChunk) {
     FrameAllocator::default().free(chunk);
 }
 
-/// Gives a chunk back that `owner` had.
+/// Frees a chunk of `owner`.
 pub fn free_from(chunk: OwnedChunk, owner: LastOwner) {
     FrameAllocator::with_owner(owner).free(chunk);
 }
 
-/// Gives a list of chunks back.
+/// Frees a list of chunks.
 pub fn free_all(mut frames: Frames) {
     frames.free_to(&mut FrameAllocator::default());
 }
 
-/// Chunks that change hands while [`FrameAllocator`] keeps the zones locked: some 10 000 instructions.
+/// The number of chunks that [`FrameAllocator`] allocates or frees before it releases the zones' lock, which
+/// masks interrupts: about 10 000 instructions.
 const LOCK_BUDGET: u8 = 64;
-/// As many chunks does the taking or giving of some 64 single frames at once count for.
+/// The number of chunks that an allocation or free of up to 64 single frames at once counts as.
 const PAGES_COST: u8 = 8;
 
-/// All frames, for lists of any length: what this CPU keeps goes first, then the zones are locked for a few chunks at a
-/// time, and the heap's reserve, which a long list of small chunks would use up, is seen to before each turn. It is no
-/// longer alive than the list's making.
+/// Allocates and frees lists of any length: from and to this CPU's magazine first, then from and to the
+/// zones. Releases the zones' lock after every few chunks, and refills the heap's reserve, which a long list
+/// of small chunks would exhaust, before locking again. Must be dropped with the completion of the list,
+/// since it may hold the lock.
 #[derive(Default)]
 pub struct FrameAllocator {
     zones: Option<ZonesGuard>,
-    /// Chunks until somebody else has a turn.
+    /// The number of chunks until the lock is released.
     budget: u8,
-    /// Whether the magazines have been emptied for this list.
+    /// Whether the magazines were drained for this list.
     magazines_drained: bool,
     /// The owner that frees the frames.
     owner: DebugOnly,
 }
 
 impl FrameAllocator {
-    /// A source for the frames that `owner` frees.
+    /// An allocator that records `owner` as the last owner of the frames it frees.
     #[inline]
     pub fn with_owner(owner: LastOwner) -> Self {
         Self { owner: DebugOnly::new(owner), ..Self::default() }
     }
 
-    /// Calls `hook` for each chunk, with the zones unlocked. Nothing in the product.
+    /// Calls `hook` for each chunk with the zones unlocked. Empty in the product.
     #[inline(always)]
     fn with_debug_hook(&mut self, chunks: impl Iterator<Item = Chunk>, hook: impl Fn(Chunk, LastOwner)) {
         if debug::ENABLED {
@@ -181,7 +186,7 @@ impl FrameAllocator {
 
     #[inline]
     fn alloc_chunk(&mut self, order: Order, reach: Reach) -> Option<OwnedChunk> {
-        // With the zones locked anyway, they are asked at once.
+        // The magazine is only worthwhile while the zones are not locked.
         if self.zones.is_none()
             && let Some(chunk) = magazines::pop(order, reach)
         {
@@ -190,10 +195,10 @@ impl FrameAllocator {
         self.alloc_from_zones(order, reach)
     }
 
-    /// The zones, for as much as `cost` chunks.
+    /// The locked zones, for an operation that counts as `cost` chunks.
     fn zones(&mut self, cost: u8) -> &mut ZonesGuard {
         if self.budget < cost {
-            // Unlocked before it is locked again.
+            // Dropped here, since the lock must be released before it is taken again.
             self.zones = None;
             self.budget = LOCK_BUDGET;
         }
@@ -201,7 +206,8 @@ impl FrameAllocator {
         self.zones.get_or_insert_with(lock)
     }
 
-    /// What `find` finds in the zones, or else, unless a smaller order will do, in the zones and all magazines together.
+    /// Calls `alloc` with the zones. On failure, drains all magazines into the zones and tries again; for
+    /// orders above 0 only once per list, since the list can fall back to smaller chunks.
     fn alloc_with<R>(
         &mut self,
         order: Order,
@@ -218,7 +224,7 @@ impl FrameAllocator {
         if magazines::drain(reach) { alloc(self.zones(cost)) } else { None }
     }
 
-    /// A single frame, and more for the next who want one.
+    /// Allocates a single frame, and refills this CPU's magazine.
     fn refill(&mut self, reach: Reach) -> Option<OwnedChunk> {
         let mut pages = self
             .alloc_with(Order::PAGE, reach, PAGES_COST, |zones| zones.alloc_pages(Magazine::BATCH, reach))?
@@ -284,12 +290,12 @@ impl FrameSource for FrameAllocator {
     }
 }
 
-/// Whether the linear map has `address`.
+/// Returns whether `address` is lowmem.
 pub fn is_low(address: PhysAddr) -> bool {
     address < super::layout().low_end
 }
 
-/// What a zone has and has given out, in frames. While CPUs take and give, a few more or less.
+/// The frame counts of a zone; approximate while other CPUs allocate and free.
 pub fn stats(zone: Zone) -> ZoneStats {
     let stats = lock().stats(zone);
     ZoneStats { allocated: stats.allocated.saturating_sub(magazines::cached_frames(zone)), ..stats }

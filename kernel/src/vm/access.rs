@@ -1,7 +1,8 @@
-//! Bytes between the kernel and the program that runs: the only way to touch a program's memory.
+//! User copies: the only access of the kernel to the memory of the running program.
 //!
-//! Every address is checked by making the access with the program's own rights (`arch::user_copy`). One that fails is
-//! brought in if it is memory that nobody has touched yet, else it is `EFAULT`. No lock may be held.
+//! Accesses are unprivileged (`arch::user_copy`), so the MMU checks the program's own permissions. A failed
+//! access is handled like a page fault of the program (demand paging), and returns `EFAULT` if that does not
+//! resolve it. No lock may be held.
 
 use super::address_space::AddressSpace;
 use abi::Errno;
@@ -11,62 +12,62 @@ use alloc::vec::Vec;
 use arch::user_copy;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-/// The widest single access of a copy: a failed one may lie this far behind what was copied.
+/// The widest single access of a copy. The faulting byte is less than this far beyond the copied bytes.
 const MAX_ACCESS_BYTES: u64 = 16;
 
-/// The memory of the program that this CPU has installed.
+/// The memory of the program whose address space is installed on this CPU.
 #[derive(Clone, Copy)]
 pub struct UserMemory<'a> {
     space: &'a AddressSpace,
 }
 
 impl<'a> UserMemory<'a> {
-    /// `space` is installed on this CPU: it is that of the running thread.
+    /// `space` must be installed on this CPU: it is the address space of the running thread.
     pub fn new(space: &'a AddressSpace) -> Self {
         Self { space }
     }
 
-    /// Fills `to` from the program's bytes at `from`.
+    /// Copies from the program's memory at `from` to `to`.
     pub fn read_bytes(&self, from: UserVa, to: &mut [u8]) -> Result<(), Errno> {
         self.copy(from, to.len(), Prot::READ, |done| {
             user_copy::copy_from_user(&mut to[done..], from + done as u64)
         })
     }
 
-    /// Copies `from` to the program's `to`.
+    /// Copies `from` to the program's memory at `to`.
     pub fn write_bytes(&self, to: UserVa, from: &[u8]) -> Result<(), Errno> {
         self.copy(to, from.len(), Prot::WRITE, |done| {
             user_copy::copy_to_user(to + done as u64, &from[done..])
         })
     }
 
-    /// The structure at `from`.
+    /// Reads a structure at `from`.
     pub fn read<T: FromBytes + IntoBytes>(&self, from: UserVa) -> Result<T, Errno> {
         let mut value = T::new_zeroed();
         self.read_bytes(from, value.as_mut_bytes())?;
         Ok(value)
     }
 
-    /// Puts a structure to `to`.
+    /// Writes a structure to `to`.
     pub fn write<T: IntoBytes + Immutable>(&self, to: UserVa, value: &T) -> Result<(), Errno> {
         self.write_bytes(to, value.as_bytes())
     }
 
-    /// Puts a structure to `to`, unless that is 0.
+    /// Writes a structure to `to`, unless `to` is a null pointer.
     pub fn write_optional<T: IntoBytes + Immutable>(&self, to: UserVa, value: &T) -> Result<(), Errno> {
         if to.raw() == 0 { Ok(()) } else { self.write(to, value) }
     }
 
-    /// The text at `from` up to its final zero.
+    /// Reads the null-terminated string at `from`, without the terminator.
     ///
     /// # Errors
-    /// `ENAMETOOLONG`: no zero among the first `limit` bytes.
+    /// `EFAULT`, or `ENAMETOOLONG` without a terminator in the first `limit` bytes.
     pub fn read_string(&self, from: UserVa, limit: usize) -> Result<Vec<u8>, Errno> {
         let mut text = Vec::new();
         let mut at = from;
         while text.len() < limit {
             let mut buffer = [0; 64];
-            // Never over the end of a page: the next one may be nobody's.
+            // Does not cross a page boundary: the next page may be unmapped.
             let here = (64 - at.raw() % 64).min((limit - text.len()) as u64) as usize;
             self.read_bytes(at, &mut buffer[..here])?;
             if let Some(end) = buffer[..here].iter().position(|&byte| byte == 0) {
@@ -79,7 +80,7 @@ impl<'a> UserMemory<'a> {
         Err(Errno::ENAMETOOLONG)
     }
 
-    /// The word at `from`, in one access that the program's own atomics see as one.
+    /// Reads the word at `from` in one access, single-copy atomic with respect to the program's atomics.
     pub fn load_u32(&self, from: UserVa) -> Result<u32, Errno> {
         self.check(from, 4)?;
         match user_copy::load_u32(from) {
@@ -91,13 +92,14 @@ impl<'a> UserMemory<'a> {
         }
     }
 
-    /// The word at `from`, if it is there: never waits or allocates, so a lock may be held.
+    /// Reads the word at `from` if its page is mapped. Handles no page fault, so a lock may be held.
     pub fn try_load_u32(&self, from: UserVa) -> Option<u32> {
         self.check(from, 4).ok()?;
         user_copy::load_u32(from).ok()
     }
 
-    /// Runs `step` with how much is done, until it leaves nothing. `step` returns what it left.
+    /// Calls `step` with the number of copied bytes until it returns 0, the number of remaining bytes. After
+    /// each incomplete step, handles the page fault; a second fault without progress is `EFAULT`.
     fn copy(
         &self,
         at: UserVa,

@@ -1,20 +1,20 @@
-//! Tags for address spaces. There are never more programs than tags here, so one belongs to an address space as long
-//! as it lives, and nothing ever has to roll over.
+//! ASIDs of user address spaces. An address space keeps its ASID for its lifetime, so there is no rollover;
+//! the number of ASIDs limits the number of processes.
 
 use crate::sync::SpinLock;
 use addr::Asid;
 
-/// Every CPU has ASIDs of 8 bits at least; number 0 stands for "no program".
+/// Every CPU implements ASIDs of at least 8 bits. ASID 0 is used without a user address space.
 const COUNT: usize = 256;
 
 static IN_USE: SpinLock<[bool; COUNT]> = SpinLock::new([false; COUNT]);
 
-/// An ASID that nobody else has.
+/// An allocated ASID. Freed on drop.
 #[derive(Debug)]
 pub struct OwnedAsid(Asid);
 
 impl OwnedAsid {
-    /// A free one; `None` when all are taken.
+    /// Allocates an ASID. `None` if all are in use.
     pub fn allocate() -> Option<Self> {
         let mut in_use = IN_USE.lock();
         let number = (1..COUNT).find(|&number| !in_use[number])?;
@@ -29,7 +29,7 @@ impl OwnedAsid {
 }
 
 impl Drop for OwnedAsid {
-    /// No TLB remembers it when the next one gets it.
+    /// Invalidates the ASID in the TLBs of all CPUs before it can be allocated again.
     fn drop(&mut self) {
         arch::tlb::asid(self.0);
         IN_USE.lock()[usize::from(self.0.raw())] = false;

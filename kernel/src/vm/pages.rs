@@ -1,4 +1,5 @@
-//! A program's anonymous frames: zero when they come, pinned while a device has them, free when nobody has.
+//! The frames of anonymous memory: zeroed at allocation, pinned during DMA, freed with the last mapping or
+//! pin.
 
 use crate::debug::{self, FailPoint, LastOwner};
 use crate::memory::{window, zones};
@@ -11,45 +12,48 @@ use program::PinnedFrames;
 
 static PINS: SpinLock<PinnedFrames> = SpinLock::new(PinnedFrames::new());
 
-/// So many zero-filled frames, highmem first.
+/// Allocates this number of zeroed frames, highmem first.
 pub fn alloc_zeroed(frames: u64) -> Result<Frames, ChunkError> {
     let mut frames = chunks::alloc(&mut zones::FrameAllocator::default(), &Request::new(frames))?;
     window::zero_all(&mut frames);
     Ok(frames)
 }
 
-/// Ends a program's ownership of `frames`. Pinned ones are freed with their last pin.
+/// Frees the frames of a program. The last unpin frees a pinned one.
 ///
 /// # Safety
-/// A program owned each of the frames, its entries for them are cleared, and no TLB holds them.
+/// A program owned each of the frames, and its page table entries are cleared and invalidated in all TLBs.
 pub unsafe fn release(frames: impl Iterator<Item = PhysAddr>) {
     let frames = frames.map(Pfn::containing).filter(|&frame| PINS.lock().unmap(frame));
-    // One by one: a long list needs the heap's reserve again and again, and the pins' lock comes before the zones'.
+    // Frame by frame: a long list would exhaust the heap's reserve, and the lock of the pins is taken before
+    // the zones'.
     frames.for_each(|frame| {
-        // SAFETY: the program that owned the frame gives it up (the caller's promise), and no pin holds it.
+        // SAFETY: the program that owned the frame releases it, as the caller promises, and it is not pinned.
         let chunk = unsafe { OwnedChunk::adopt(Chunk::page(frame)) };
         zones::free_from(chunk, LastOwner::Process);
     });
 }
 
-/// How many frames are pinned.
+/// Returns the number of pinned frames.
 pub fn pinned() -> usize {
     PINS.lock().frames()
 }
 
-/// Pages of a program that stay where they are, whatever the program does or however it ends, until this is dropped.
+/// Pinned pages of a program: their frames stay allocated until this is dropped, also if the program unmaps
+/// them or exits.
 #[derive(Debug, Default)]
 pub struct PinnedPages {
     segments: Vec<PhysSegment>,
 }
 
 impl PinnedPages {
-    /// The bytes, in the order of the program's addresses; neighbours in RAM are one piece.
+    /// The physical segments in the order of the program's addresses. Physically contiguous pages are merged.
     pub fn segments(&self) -> &[PhysSegment] {
         &self.segments
     }
 
-    /// Pins the frame of the `len` bytes at `start`, and adds them. Returns `false` if the heap is exhausted.
+    /// Adds the `len` bytes at `start`, which are in one frame, and pins the frame. Returns `false` if the
+    /// heap is exhausted.
     ///
     /// # Safety
     /// A program owns the frame, and its address space is locked.
@@ -77,9 +81,9 @@ impl PinnedPages {
     }
 }
 
-// SAFETY: the frames are RAM that a program owned when they were pinned, and no one else gets them before they are
-// unpinned, which only `drop` does; the list never changes after `AddressSpace::pin` has made it. There are no bytes: the
-// kernel sees none of it.
+// SAFETY: the frames are RAM that a program owned when they were pinned, and they are not freed before they
+// are unpinned, which only `drop` does. The list does not change after `AddressSpace::pin`. `bytes` returns
+// `None`: the kernel has no view of the memory.
 unsafe impl StreamMemory for PinnedPages {
     fn segments(&self) -> &[PhysSegment] {
         &self.segments
@@ -95,7 +99,7 @@ impl Drop for PinnedPages {
         for frame in self.frames() {
             let free = PINS.lock().unpin(frame);
             if free {
-                // SAFETY: the program released the frame (`release`), and this was its last pin.
+                // SAFETY: the program released the frame (`release`), and this was the last pin.
                 let chunk = unsafe { OwnedChunk::adopt(Chunk::page(frame)) };
                 zones::free_from(chunk, LastOwner::Process);
             }

@@ -65,7 +65,7 @@ pub const CASES: &[Case] = &[
         cpus: "4",
         expect: ConsoleExpectation::Halt {
             shown: &[
-                "warning: cpu 0x1: ignored: no way to start it",
+                "warning: cpu 0x1: ignored: no enable method",
                 "warning: cpu 0x3: ignored: ",
                 "cpu: 1 of 4 running",
                 "init: exit status 0",

@@ -62,7 +62,7 @@ pub const CASES: &[Case] = &[
     malformed_tree(
         "tree-empty-memory",
         malformed_trees::empty_memory,
-        &["error: the device tree names no memory"],
+        &["error: the device tree describes no memory"],
     ),
     malformed_tree(
         "tree-overflowing-memory",
@@ -79,7 +79,7 @@ pub const CASES: &[Case] = &[
         malformed_trees::too_much_memory,
         &[
             "warning: memory at 0x40000000: ignored: no response at ",
-            "error: the device tree names no memory",
+            "error: the device tree describes no memory",
         ],
     ),
     malformed_tree(
@@ -92,7 +92,7 @@ pub const CASES: &[Case] = &[
         malformed_trees::devices_in_memory,
         &[
             "warning: memory at 0x0: ignored: overlaps device registers at ",
-            "error: the device tree names no memory",
+            "error: the device tree describes no memory",
         ],
     ),
     malformed_tree(
@@ -112,12 +112,12 @@ pub const CASES: &[Case] = &[
     malformed_tree(
         "tree-excess-address-cells",
         malformed_trees::excess_address_cells,
-        &["warning: /memory@40000000: ignored: malformed reg", "error: the device tree names no memory"],
+        &["warning: /memory@40000000: ignored: malformed reg", "error: the device tree describes no memory"],
     ),
     malformed_tree(
         "tree-no-size-cells",
         malformed_trees::no_size_cells,
-        &["error: the device tree names no memory"],
+        &["error: the device tree describes no memory"],
     ),
     malformed_tree(
         "tree-child-cells",

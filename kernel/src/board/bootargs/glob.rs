@@ -15,8 +15,8 @@ impl<'a> Glob<'a> {
         Self(text)
     }
 
-    /// Whether one of the patterns matches the whole `name`. The time is at most proportional to the product of both
-    /// lengths.
+    /// Whether one of the patterns matches the whole `name`. The time is at most proportional to the product
+    /// of both lengths.
     pub fn matches(&self, name: &str) -> bool {
         self.0.split(',').any(|pattern| matches(pattern, name))
     }

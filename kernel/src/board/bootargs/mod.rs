@@ -9,19 +9,20 @@
 //! | `lowmem=SIZE` | amount of memory in the linear map |
 //! | `vmalloc=SIZE` | size of the address space for kernel mappings |
 //! | `iommu=off` | use physical addresses for DMA |
-//! | `iommu.events=N` | limit an IOMMU's event queue to N entries (default: the most events that its devices may leave at once) |
+//! | `iommu.events=N` | limit an IOMMU's event queue to N entries (default: sized for all its devices) |
 //! | `edu.mask=BITS` | DMA address width of an `edu` device, if not 28 bits (QEMU's `dma_mask`) |
 //! | `dma.trace` | print a line for each DMA operation |
-//! | `loglevel=N` | as in Linux, print messages more urgent than N: from 4 (errors) to 8 (debug); 9 prints all |
+//! | `loglevel=N` | as in Linux, print messages more urgent than N, from 4 (errors) to 8 (debug); 9: all |
 //!
 //! Two more are valid in the checking build only:
 //!
 //! | argument | meaning |
 //! |---|---|
-//! | `inject[=GLOB]` | run each self-test repeatedly, each time with another event of one matching class failing |
-//! | `inject.first=N` | fail every event if there are at most N; otherwise the first few, a sample of the rest, and one on each call path (default: 64) |
+//! | `inject[=GLOB]` | repeat each self-test, each time with another event of one matching class failing |
+//! | `inject.first=N` | fail all of up to N events, or a sample that includes every call path (default: 64) |
 //!
-//! A GLOB is one or more comma-separated patterns. If an argument is repeated, the last one counts, as in Linux.
+//! A GLOB is one or more comma-separated patterns. If an argument is repeated, the last one counts, as in
+//! Linux.
 
 mod glob;
 
@@ -250,8 +251,8 @@ mod tests {
 
     #[test]
     fn every_argument_is_parsed() {
-        let text = "selftest=smmu* bench soak=30:7 init=/bin/x lowmem=256M  vmalloc=0x10k iommu=off iommu.events=64 edu.mask=64 \
-                    dma.trace loglevel=8";
+        let text = "selftest=smmu* bench soak=30:7 init=/bin/x lowmem=256M  vmalloc=0x10k iommu=off \
+                    iommu.events=64 edu.mask=64 dma.trace loglevel=8";
         let expected = BootArgs {
             selftest: Some(Glob::new("smmu*")),
             bench: Some(Glob::ALL),

@@ -1,5 +1,5 @@
-//! Device tree fixture: the parts of the tree of QEMU's `virt` board with GICv3 and SMMUv3 that the kernel reads. Tests
-//! modify it.
+//! Device tree fixture: the parts of the tree of QEMU's `virt` board with GICv3 and SMMUv3 that the kernel
+//! reads. Tests modify it.
 
 use dtoolkit::Node;
 use dtoolkit::model::{DeviceTree as TreeModel, DeviceTreeNode, DeviceTreeNodeBuilder, DeviceTreeProperty};

@@ -1,4 +1,5 @@
-//! Ten thousand randomly mutated device trees: none causes a panic, and every result satisfies the kernel's assumptions.
+//! Ten thousand randomly mutated device trees: none causes a panic, and every result satisfies the kernel's
+//! assumptions.
 
 use super::fixture;
 use crate::board::{BootArgs, DeviceTree, Platform};
@@ -39,7 +40,8 @@ fn base(random: &mut Random) -> TreeModel {
     model
 }
 
-/// Adds overlapping and empty memory ranges, a reservation inside the kernel image, an initramfs and boot arguments.
+/// Adds overlapping and empty memory ranges, a reservation inside the kernel image, an initramfs and boot
+/// arguments.
 fn add_reservations(model: &mut TreeModel) {
     let memory = |name: &str, reg: &[u32]| {
         let node = fixture::node(name).property(fixture::text("device_type", "memory"));

@@ -1,4 +1,4 @@
-//! What is behind an area, and what its entries allow.
+//! The backing of a VMA, and the descriptor attributes for its protection.
 
 use crate::dma::Buffer;
 use abi::Errno;
@@ -8,12 +8,12 @@ use alloc::sync::Arc;
 use pagetable::{Access, Mapping};
 use program::MappedObject;
 
-/// What is behind an area.
+/// The memory behind a VMA.
 #[derive(Clone)]
 pub enum VmaBacking {
-    /// Zeroes at first, the program's own frames after.
+    /// Anonymous memory: zeroed frames, allocated on demand.
     Anonymous,
-    /// A buffer, and what its descriptor allows at most.
+    /// A buffer, and the maximum protection that its file descriptor permits.
     Shared(Arc<Buffer>, Prot),
 }
 
@@ -30,17 +30,19 @@ impl MappedObject for VmaBacking {
 }
 
 impl VmaBacking {
-    /// What the entries say when the program may do `prot`.
+    /// The mapping with protection `prot`.
     pub(super) fn mapping(&self, prot: Prot) -> Mapping {
         match self {
-            // Single pages: any of them can go or change without its neighbours' faulting for a moment.
+            // Pages only: unmapping or protecting one splits no block, so its neighbours cause no faults
+            // meanwhile.
             Self::Anonymous => access_mapping(MemoryType::WriteBack, prot).pages_only(),
             Self::Shared(shared, _) => access_mapping(shared.memory(), prot),
         }
     }
 }
 
-/// What Arm's entries can say of `prot`: writing and executing bring reading with them.
+/// The mapping with the closest protection that Arm descriptors can express: write and execute permission
+/// imply read. `PROT_NONE` is accessible to the kernel only.
 pub(super) fn access_mapping(memory: MemoryType, prot: Prot) -> Mapping {
     if prot.contains(Prot::WRITE) {
         Mapping::read_write(memory)
@@ -53,12 +55,15 @@ pub(super) fn access_mapping(memory: MemoryType, prot: Prot) -> Mapping {
     }
 }
 
-/// Rights that come with `prot` on Arm.
+/// `prot` with the read permission that the others imply in Arm descriptors.
 pub(super) fn with_implied_read(prot: Prot) -> Prot {
     if prot.is_empty() { prot } else { prot | Prot::READ }
 }
 
-/// Nothing is writable and executable.
+/// Rejects memory that is both writable and executable.
+///
+/// # Errors
+/// `EACCES`.
 pub(super) fn check_write_xor_execute(prot: Prot) -> Result<(), Errno> {
     if prot.contains(Prot::WRITE | Prot::EXEC) { Err(Errno::EACCES) } else { Ok(()) }
 }

@@ -1,4 +1,4 @@
-//! The tables' entries, and the frames that leave with them.
+//! Page table entries of a program, and the frames freed with them.
 
 use super::Inner;
 use super::backing::access_mapping;
@@ -53,22 +53,23 @@ impl Inner {
         Ok(())
     }
 
-    /// Frees the frames of anonymous memory. Its pages are single entries, so nothing has to be cut and nothing fails.
+    /// Unmaps anonymous memory and frees its frames. Infallible: it is mapped with pages, so no block has to
+    /// be split.
     pub(super) fn unmap_anonymous(&mut self, range: AddrRange<UserVa>) {
         let (mut rest, mut batch) = (range, FrameBatch::new());
         while let Some(part) = self.collect_frames(rest, &mut batch) {
             if self.clear_entries(part).is_err() {
-                panic!("anonymous pages at {part:?} are not single entries");
+                panic!("anonymous memory at {part:?} is not mapped with pages");
             }
-            // SAFETY: anonymous memory is its program's alone; `clear_entries` has cleared its entries, and invalidated
-            // them in all TLBs.
+            // SAFETY: the program is the only owner of its anonymous memory; `clear_entries` has cleared the
+            // entries, and invalidated them in all TLBs.
             unsafe { pages::release(batch.as_slice().iter().copied()) };
             rest = AddrRange::new(part.end(), range.end());
         }
     }
 
-    /// Puts the first frames in `range` into `batch`, as many as it holds, instead of what it has, and says where they
-    /// are mapped; `None` when there are none.
+    /// Replaces the contents of `batch` with the first frames mapped in `range`, up to its capacity, and
+    /// returns the range that maps them. `None` if no frame is mapped.
     fn collect_frames(&self, range: AddrRange<UserVa>, batch: &mut FrameBatch) -> Option<AddrRange<UserVa>> {
         batch.count = 0;
         let mut found: Option<AddrRange<UserVa>> = None;
@@ -83,30 +84,30 @@ impl Inner {
         self.table.as_ref()?.translate(&table_frames::user(self.asid), at)
     }
 
-    /// What was written as data in `range` can be executed now.
+    /// Makes data written to `range` visible to instruction fetches.
     pub(super) fn sync_instructions(&self, range: AddrRange<UserVa>) {
         let Some(table) = &self.table else { return };
         table.leaves(&table_frames::user(self.asid), range, |leaf| {
-            // SAFETY: the tables map the program's own frames; instructions are in write-back memory alone.
+            // SAFETY: the tables map the program's own frames; executable memory is always write-back.
             unsafe { window::with_frame(leaf.to, arch::cache::sync_instructions) };
         });
     }
 }
 
-/// Frames that leave a program together; on the stack, since giving back must not need memory. It is an eighth of a
-/// kernel stack, so it is never moved.
+/// Frames that are freed together. On the stack, since freeing must not allocate; an eighth of a kernel
+/// stack, so it must not be moved.
 struct FrameBatch {
     frames: [PhysAddr; 256],
     count: usize,
 }
 
 impl FrameBatch {
-    #[inline(always)] // Where it is to be.
+    #[inline(always)] // Constructed in place.
     const fn new() -> Self {
         Self { frames: [PhysAddr::new(0); 256], count: 0 }
     }
 
-    /// Adds a frame, and says whether there is room for another.
+    /// Adds a frame. Breaks when the batch is full.
     fn push(&mut self, frame: PhysAddr) -> ControlFlow<()> {
         self.frames[self.count] = frame;
         self.count += 1;

@@ -1,10 +1,12 @@
-//! A program's half of the address space: the plan ([`VmaMap`]), the tables that follow it, and the lock around both.
+//! The user half of an address space: the VMAs ([`VmaMap`]), the page tables derived from them, and the lock
+//! for both.
 //!
-//! Anonymous memory gets its frames on first touch ([`AddressSpace::handle_fault`]); buffers are mapped whole, at once. The
-//! lock is held, and so interrupts are masked, for one such step, never while a program's memory is copied.
+//! Anonymous memory is populated by page faults ([`AddressSpace::handle_fault`], demand paging); buffers are
+//! mapped completely by `mmap`. The lock, which masks interrupts, is held for one such step at a time, and
+//! never during a user copy.
 //!
-//! A frame leaves a program in three steps: its entry is cleared, the TLBs forget it, then it is free - or, when a
-//! device has it pinned, its last pin frees it ([`super::pages`]).
+//! A frame is freed in three steps: its entry is cleared, the TLBs are invalidated, and it returns to the
+//! allocator. If it is pinned for a device, its last unpin frees it ([`super::pages`]).
 
 mod backing;
 mod entries;
@@ -27,40 +29,40 @@ use pagetable::{Leaf, PageTable, Stage1};
 use program::{Alignment, USER_END, USER_START, Vma, VmaMap};
 use vma::vma_errno;
 
-/// Bits of a program's address that are translated.
+/// The input address bits of the user half.
 const INPUT_BITS: u8 = 48;
-/// How much `MAP_POPULATE` fills in one go.
+/// The bytes that `MAP_POPULATE` fills per acquisition of the lock.
 const POPULATE_STEP: u64 = 2 << 20;
-/// Linux allows 65530; but here one program must not fill the kernel's heap.
+/// The maximum number of VMAs. Linux permits 65530; here a program must not exhaust the kernel's heap.
 const VMAS_MAX: usize = 4096;
-/// The heap (`brk`) grows from below, up to here; `mmap` places things from the top down.
+/// The maximum end of the heap (`brk`), which grows upwards; `mmap` allocates from the top down.
 const HEAP_END: u64 = USER_END - (1 << 30);
 
-/// Where a mapping goes.
+/// The placement of a mapping.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum MmapPlacement {
-    /// Anywhere; there if it is free.
+    /// Any free range, preferably at this address.
     Hint(Option<UserVa>),
-    /// Exactly there, instead of what is there.
+    /// At this address; replaces existing mappings (`MAP_FIXED`).
     Fixed(UserVa),
-    /// Exactly there, if it is free.
+    /// At this address, which must be free (`MAP_FIXED_NOREPLACE`).
     FixedNoReplace(UserVa),
 }
 
-/// Why an access cannot go on.
+/// A page fault that cannot be resolved.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum AccessError {
-    /// Nothing is mapped there.
+    /// The address is in no VMA.
     Unmapped,
-    /// What is mapped there does not allow it.
+    /// The VMA's protection does not permit the access.
     Denied,
-    /// There is no frame for it.
+    /// No frame or page table can be allocated.
     OutOfMemory,
 }
 
 type Table = PageTable<Stage1, UserVa>;
 
-/// See the module.
+/// The address space of a process; see the module's documentation.
 pub struct AddressSpace {
     asid: OwnedAsid,
     root: PhysAddr,
@@ -72,12 +74,12 @@ struct Inner {
     /// `None` after [`AddressSpace::clear`].
     table: Option<Table>,
     asid: Asid,
-    /// Where the heap starts and ends (`brk`).
+    /// The heap (`brk`).
     heap: AddrRange<UserVa>,
 }
 
 impl AddressSpace {
-    /// An empty one. `None`: no frame for a table, or no ASID.
+    /// An empty address space. `None` without a frame for the root table, or without a free ASID.
     pub fn new() -> Option<Self> {
         let asid = OwnedAsid::allocate()?;
         let table = Table::new(&mut table_frames::user(asid.get()), INPUT_BITS).ok()?;
@@ -87,20 +89,20 @@ impl AddressSpace {
         Some(Self { asid, root, inner })
     }
 
-    /// Installs it on this CPU.
+    /// Installs the address space in this CPU's TTBR0.
     ///
     /// # Safety
-    /// This CPU uninstalls it before [`clear`](Self::clear) or the drop.
+    /// This CPU uninstalls it before [`clear`](Self::clear) and before the drop.
     pub unsafe fn install(&self) {
         if arch::mmu::user_root() == Some((self.root, self.asid.get())) {
             return;
         }
-        // SAFETY: the table lives until `clear`, before which the caller uninstalls it; the ASID is owned until drop, and
-        // no TLB holds entries of an earlier owner (`OwnedAsid`).
+        // SAFETY: the table lives until `clear`, before which the caller uninstalls it; the ASID is owned
+        // until drop, and no TLB holds entries of an earlier owner (`OwnedAsid`).
         unsafe { arch::mmu::install_user(self.root, self.asid.get()) };
     }
 
-    /// Maps zeroes.
+    /// Maps anonymous memory.
     pub fn map_anonymous(&self, len: u64, placement: MmapPlacement, prot: Prot) -> Result<UserVa, Errno> {
         let mut inner = self.inner.lock();
         let range = inner.reserve_range(len, placement, Alignment::PAGE)?;
@@ -108,8 +110,8 @@ impl AddressSpace {
         Ok(range.start())
     }
 
-    /// Maps `len` bytes of a buffer from `offset` on, all at once, with the largest blocks that its chunks allow: it
-    /// goes to an address that lies to their size as `offset` does.
+    /// Maps `len` bytes of a buffer from `offset` on, fully populated, with the largest blocks that its
+    /// chunks permit: the address is congruent with `offset` modulo the alignment of the chunks.
     pub fn map_shared(
         &self,
         shared: Arc<Buffer>,
@@ -131,7 +133,7 @@ impl AddressSpace {
             let backing = VmaBacking::Shared(shared.clone(), max_prot);
             inner.vmas.insert(Vma { range, prot, backing, offset }).map_err(vma_errno)?;
             inner.map_shared_part(&shared, offset, range, prot).inspect_err(|_| {
-                // What was just put in comes out again, joined or not.
+                // Removes the VMA inserted above, also if it was merged with a neighbour.
                 let _ = inner.vmas.remove_first(range);
             })?;
             range
@@ -140,26 +142,28 @@ impl AddressSpace {
         Ok(range.start())
     }
 
-    /// Unmaps whatever is in `range`.
+    /// Unmaps all mappings in `range`.
     pub fn unmap(&self, range: AddrRange<UserVa>) -> Result<(), Errno> {
-        // Area by area, so that the lock is not held for all of them; upwards, since what is free may be taken again.
+        // VMA by VMA, so that the lock is released in between. Each step starts above the previous one:
+        // another thread may map the freed addresses again.
         let mut rest = range;
         while !rest.is_empty() {
             let first = self.inner.lock().unmap_first(rest)?;
             let Some(part) = first else { break };
             rest = AddrRange::new(part.range.end(), range.end());
-            // `part` goes outside of the lock: the last view of a buffer may free it.
+            // `part` is dropped without the lock: it may be the last reference to a buffer, which frees the
+            // buffer.
         }
         Ok(())
     }
 
-    /// Changes what the program may do in `range`, all of which is mapped.
+    /// Changes the protection of `range`, which must be mapped completely.
     pub fn protect(&self, range: AddrRange<UserVa>, prot: Prot) -> Result<(), Errno> {
         check_write_xor_execute(prot)?;
         self.inner.lock().protect(range, prot)
     }
 
-    /// Adds the zeroes of `more`, which is free, to the anonymous memory of `range` right below it.
+    /// Extends the anonymous mapping `range` by `more`, the free range that follows it (`mremap`).
     pub fn grow(&self, range: AddrRange<UserVa>, more: AddrRange<UserVa>) -> Result<(), Errno> {
         let mut inner = self.inner.lock();
         let vma =
@@ -171,21 +175,21 @@ impl AddressSpace {
         inner.add_anonymous(more, prot).map_err(|_| Errno::ENOMEM)
     }
 
-    /// Anonymous memory in `range` is zero again.
+    /// Frees the frames of anonymous memory in `range`, which reads as zero afterwards (`MADV_DONTNEED`).
     pub fn discard(&self, range: AddrRange<UserVa>) -> Result<(), Errno> {
         let mut inner = self.inner.lock();
         let parts = inner.vmas.try_parts(range).map_err(vma_errno)?;
-        let zeroes = parts.iter().filter(|part| matches!(part.backing, VmaBacking::Anonymous));
-        zeroes.for_each(|part| inner.unmap_anonymous(part.range));
+        let anonymous = parts.iter().filter(|part| matches!(part.backing, VmaBacking::Anonymous));
+        anonymous.for_each(|part| inner.unmap_anonymous(part.range));
         Ok(())
     }
 
-    /// Says where the heap starts, once.
+    /// Sets the start of the heap. Called once.
     pub fn set_heap_start(&self, at: UserVa) {
         self.inner.lock().heap = AddrRange::new(at, at);
     }
 
-    /// Moves the end of the heap to `end` if that is possible, and says where it is (`brk`).
+    /// Moves the end of the heap to `end` if possible. Returns the resulting end (`brk`).
     pub fn set_break(&self, end: UserVa) -> UserVa {
         let mut inner = self.inner.lock();
         let (start, old) = (inner.heap.start(), inner.heap.end());
@@ -205,12 +209,12 @@ impl AddressSpace {
         inner.heap.end()
     }
 
-    /// Makes an access at `at` possible that has failed, if the program may do that.
+    /// Handles a page fault at `at`: if the VMA permits `access`, maps the page.
     pub fn handle_fault(&self, at: UserVa, access: Prot) -> Result<(), AccessError> {
         self.inner.lock().handle_fault(at, access)
     }
 
-    /// Brings anonymous memory in that nobody has touched yet (`MAP_POPULATE`); stops when memory is full.
+    /// Populates the anonymous memory in `range` (`MAP_POPULATE`). Stops silently when memory is exhausted.
     pub fn populate(&self, range: AddrRange<UserVa>) {
         for step in populate_steps(range) {
             let mut inner = self.inner.lock();
@@ -226,11 +230,11 @@ impl AddressSpace {
         }
     }
 
-    /// Pins the pages of `range` for a device that will write them if `write`.
+    /// Pins the pages of `range` for DMA; `write` if the device writes them.
     ///
     /// # Errors
-    /// `EFAULT`: not all of it is the program's own memory with that access (a buffer's is not: it has attachments);
-    /// `ENOMEM`. Nothing stays pinned then.
+    /// `EFAULT` if part of it is not anonymous memory with the necessary protection (a buffer is mapped for
+    /// devices through its attachments instead), `ENOMEM`. No page stays pinned after an error.
     pub fn pin(&self, range: AddrRange<UserVa>, write: bool) -> Result<PinnedPages, Errno> {
         let access = if write { Prot::READ | Prot::WRITE } else { Prot::READ };
         let mut pinned = PinnedPages::default();
@@ -248,7 +252,8 @@ impl AddressSpace {
         Ok(pinned)
     }
 
-    /// Fills memory of a program that does not run yet: `bytes` go to `at`, whatever the program may do there.
+    /// Writes `bytes` to anonymous memory at `at`, independent of its protection. The program must not have
+    /// started.
     pub fn load(&self, at: UserVa, bytes: &[u8]) -> Result<(), Errno> {
         let (mut at, mut bytes) = (at, bytes);
         while !bytes.is_empty() {
@@ -256,36 +261,36 @@ impl AddressSpace {
             let (here, rest) = bytes.split_at(room.min(bytes.len()));
             let frame = self.inner.lock().anonymous_frame(at, Prot::empty())?;
             let offset = frame.raw() % PAGE_SIZE;
-            // SAFETY: the frame is the program's own, write-back memory, and stays: the program does not run yet. No
-            // reference to it exists, and the window is writable.
+            // SAFETY: the frame is the program's own write-back memory; it stays allocated, since the program
+            // has not started. No reference to it exists, and the window is writable.
             unsafe { window::with_frame(frame, |window| copy_to_window(window, offset, here)) };
             (at, bytes) = (at + here.len() as u64, rest);
         }
         Ok(())
     }
 
-    /// Shows what the tables have in the areas that `which` picks.
-    pub fn leaves(&self, which: impl Fn(&Vma<VmaBacking>) -> bool, mut show: impl FnMut(Leaf<UserVa>)) {
+    /// Calls `visit` with the page table entries of the VMAs selected by `filter`.
+    pub fn leaves(&self, filter: impl Fn(&Vma<VmaBacking>) -> bool, mut visit: impl FnMut(Leaf<UserVa>)) {
         let inner = self.inner.lock();
         let Some(table) = &inner.table else { return };
-        for vma in inner.vmas.iter().filter(|vma| which(vma)) {
-            table.leaves(&table_frames::user(inner.asid), vma.range, &mut show);
+        for vma in inner.vmas.iter().filter(|vma| filter(vma)) {
+            table.leaves(&table_frames::user(inner.asid), vma.range, &mut visit);
         }
     }
 
-    /// Shows every table of it.
-    pub fn each_table(&self, show: impl FnMut(PhysAddr)) {
+    /// Calls `visit` with every page table.
+    pub fn each_table(&self, visit: impl FnMut(PhysAddr)) {
         let inner = self.inner.lock();
         if let Some(table) = &inner.table {
-            table.each_table(&table_frames::user(inner.asid), show);
+            table.each_table(&table_frames::user(inner.asid), visit);
         }
     }
 
-    /// Gives everything up. No CPU has it installed any more.
+    /// Unmaps all VMAs and frees the page tables. The address space must not be installed on any CPU.
     pub fn clear(&self) {
         let all = AddrRange::new(UserVa::new(USER_START), UserVa::new(USER_END));
         if let Err(error) = self.unmap(all) {
-            // Whole areas need neither tables nor lists.
+            // Unmapping complete VMAs splits no block and no VMA, so it allocates nothing and cannot fail.
             panic!("address space {:?}: {error}", self.asid);
         }
         let table = self.inner.lock().table.take();
@@ -312,14 +317,14 @@ fn populate_steps(range: AddrRange<UserVa>) -> impl Iterator<Item = AddrRange<Us
     })
 }
 
-/// Copies `bytes` to `offset` in a window, and makes them fit to be executed.
+/// Copies `bytes` to `offset` in a window, and makes them visible to instruction fetches.
 ///
 /// # Safety
-/// The window is mapped, writable, and nothing else uses its contents.
+/// The window is mapped writable, and its contents have no other user.
 unsafe fn copy_to_window(window: AddrRange<KernelVa>, offset: u64, bytes: &[u8]) {
-    assert!(offset + bytes.len() as u64 <= window.len(), "{offset:#x} + {} past the window", bytes.len());
+    assert!(offset + bytes.len() as u64 <= window.len(), "{offset:#x} + {} exceeds the window", bytes.len());
     let target = (window.start().raw() + offset) as *mut u8;
-    // SAFETY: the caller's promise; the bytes fit by the assertion.
+    // SAFETY: as the caller promises; the bytes fit by the assertion.
     unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), target, bytes.len()) };
     arch::cache::sync_instructions(window);
 }

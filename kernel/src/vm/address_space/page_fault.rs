@@ -1,4 +1,4 @@
-//! Anonymous memory gets its frames when it is touched.
+//! Demand paging: frames of anonymous memory are allocated by the page fault of the first access.
 
 use super::backing::{VmaBacking, with_implied_read};
 use super::{AccessError, Inner};
@@ -9,7 +9,8 @@ use abi::memory::Prot;
 use addr::{AddrRange, Address, PAGE_SIZE, PhysAddr, UserVa};
 use program::Vma;
 
-/// What a first touch brings in: this many bytes around it, as far as they are in the same area and not there yet.
+/// Fault-around: a page fault populates the aligned block of this size around it, limited to the VMA and to
+/// pages that are not mapped.
 const FAULT_AROUND: u64 = 64 << 10;
 
 impl Inner {
@@ -19,7 +20,7 @@ impl Inner {
             return Err(AccessError::Denied);
         }
         if self.translate(at).is_some() {
-            // Another thread was here first, or an entry was being changed.
+            // Another thread has handled the fault, or break-before-make made the entry invalid for a moment.
             return Ok(());
         }
         self.fault_in(at, &vma)
@@ -30,18 +31,18 @@ impl Inner {
         let part = vma.part(&around).ok_or(AccessError::Unmapped)?;
         match &vma.backing {
             VmaBacking::Anonymous => self.populate_range(part.range, part.prot).or_else(|_| {
-                // Not as much as that, but one page?
+                // Without memory for all of it, tries the faulting page alone.
                 let page = AddrRange::new(at.align_down(PAGE_SIZE), at.align_down(PAGE_SIZE) + PAGE_SIZE);
                 self.populate_range(page, part.prot)
             }),
-            // A part that a failed `unmap` has left without entries.
+            // A failed `unmap` may have cleared entries of a VMA that still exists.
             VmaBacking::Shared(shared, _) => self
                 .map_shared_part(shared, part.offset, part.range, part.prot)
                 .map_err(|_| AccessError::OutOfMemory),
         }
     }
 
-    /// Gives every page of `range` that has no frame one: zeroes.
+    /// Maps a zeroed frame at every page of `range` that is not mapped.
     pub(super) fn populate_range(&mut self, range: AddrRange<UserVa>, prot: Prot) -> Result<(), AccessError> {
         let mut at = range.start();
         while at < range.end() {
@@ -63,7 +64,7 @@ impl Inner {
         let mut frames = pages::alloc_zeroed(hole.len() / PAGE_SIZE).map_err(|_| AccessError::OutOfMemory)?;
         if prot.contains(Prot::EXEC) {
             for chunk in frames.chunks() {
-                // SAFETY: `frames` owns the chunk, which is mapped write-back alone.
+                // SAFETY: `frames` owns the chunk, and all mappings of it are write-back.
                 unsafe { window::with_write_back(chunk, arch::cache::sync_instructions) };
             }
         }
@@ -73,14 +74,18 @@ impl Inner {
             zones::free_all(frames);
             return Err(AccessError::OutOfMemory);
         }
-        // From here on the tables say whose they are.
+        // The page table entries own the frames now.
         frames.drain().for_each(|chunk| {
             chunk.release();
         });
         Ok(())
     }
 
-    /// Where the byte at `at` of the program's own memory is in RAM.
+    /// Returns the physical address of `at`, which must be anonymous memory that permits `access`. Populates
+    /// it if necessary.
+    ///
+    /// # Errors
+    /// `EFAULT`, `ENOMEM`.
     pub(super) fn anonymous_frame(&mut self, at: UserVa, access: Prot) -> Result<PhysAddr, Errno> {
         let vma = self.vmas.find(at).ok_or(Errno::EFAULT)?.clone();
         if !matches!(vma.backing, VmaBacking::Anonymous) || !with_implied_read(vma.prot).contains(access) {

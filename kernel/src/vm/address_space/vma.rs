@@ -1,4 +1,4 @@
-//! Changes to the plan, and what they do to the tables.
+//! Changes of VMAs, and the corresponding changes of the page tables.
 
 use super::backing::{VmaBacking, check_write_xor_execute};
 use super::{Inner, MmapPlacement};
@@ -10,7 +10,8 @@ use arch::tlb::Level;
 use program::{Alignment, USER_END, USER_START, Vma, VmaError};
 
 impl Inner {
-    /// A free range of at least `len` bytes.
+    /// Finds a range of `len` bytes, rounded up to pages. Unmaps the existing mappings for
+    /// [`MmapPlacement::Fixed`].
     pub(super) fn reserve_range(
         &mut self,
         len: u64,
@@ -48,17 +49,17 @@ impl Inner {
         self.vmas.insert(vma).map_err(vma_errno)
     }
 
-    /// Takes whatever is in `range` out of plan, tables and TLBs.
+    /// Unmaps all mappings in `range`.
     pub(super) fn unmap_all(&mut self, range: AddrRange<UserVa>) -> Result<(), Errno> {
         while self.unmap_first(range)?.is_some() {}
         Ok(())
     }
 
-    /// The same for the first area that has a part in `range`; returns that part.
+    /// Unmaps the part of the first VMA that overlaps `range`, and returns it.
     pub(super) fn unmap_first(&mut self, range: AddrRange<UserVa>) -> Result<Option<Vma<VmaBacking>>, Errno> {
         let Some(part) = self.vmas.remove_first(range).map_err(vma_errno)? else { return Ok(None) };
         match part.backing {
-            // Cutting a block needs a table, and can fail.
+            // Splitting a block allocates a table, which can fail.
             VmaBacking::Shared(..) if self.clear_entries(part.range).is_err() => {
                 self.vmas.reinsert(part);
                 return Err(Errno::ENOMEM);
@@ -71,8 +72,11 @@ impl Inner {
 
     pub(super) fn protect(&mut self, range: AddrRange<UserVa>, prot: Prot) -> Result<(), Errno> {
         let before = self.vmas.try_parts(range).map_err(vma_errno)?;
-        let denied = |part: &Vma<VmaBacking>| matches!(part.backing, VmaBacking::Shared(_, max_prot) if !max_prot.contains(prot));
-        if before.iter().any(denied) {
+        let is_denied = |part: &Vma<VmaBacking>| match part.backing {
+            VmaBacking::Shared(_, max_prot) => !max_prot.contains(prot),
+            VmaBacking::Anonymous => false,
+        };
+        if before.iter().any(is_denied) {
             return Err(Errno::EACCES);
         }
         self.vmas.protect(range, prot).map_err(vma_errno)?;
@@ -82,7 +86,8 @@ impl Inner {
         if before.iter().all(|part| self.update_entries(part, prot).is_ok()) {
             return Ok(());
         }
-        // A table was missing. What was changed goes back; the same cuts need no table twice.
+        // Out of tables. Restores the old protection: the blocks that this affects were split before, so it
+        // allocates nothing.
         for part in &before {
             let _ = self.vmas.protect(part.range, part.prot);
             let _ = self.update_entries(part, part.prot);
@@ -90,7 +95,7 @@ impl Inner {
         Err(Errno::ENOMEM)
     }
 
-    /// Gives the entries of `part` other rights.
+    /// Changes the entries of `part` to protection `prot`.
     fn update_entries(&mut self, part: &Vma<VmaBacking>, prot: Prot) -> Result<(), Errno> {
         let asid = self.asid;
         let Some(table) = &mut self.table else { return Ok(()) };
@@ -100,7 +105,7 @@ impl Inner {
     }
 }
 
-/// What a program is told when its plan cannot be changed.
+/// The errno of a failed change of VMAs.
 pub(super) fn vma_errno(error: VmaError) -> Errno {
     match error {
         VmaError::Range => Errno::EINVAL,
