@@ -1,5 +1,5 @@
-//! The kernel image: the functions that assembly calls by name. On a host this is an empty program, so that the
-//! workspace builds everywhere. The boot sequence is `kernel::boot`.
+//! The kernel image: the functions that assembly calls by name. On a host this is an empty program, so that
+//! the workspace builds everywhere. The boot sequence is `kernel::boot`.
 
 #![cfg_attr(target_os = "none", no_std, no_main)]
 

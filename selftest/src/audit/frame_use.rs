@@ -1,5 +1,4 @@
-//! Frames that only the linear map may map, since they are free or used by the kernel itself. Each has one
-//! use.
+//! Frames that only the linear map may map: they are free, page tables or in the heap, and have one use each.
 
 use super::mappings::MappedRange;
 use super::{Finding, Owner};

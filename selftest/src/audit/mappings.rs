@@ -20,7 +20,8 @@ pub(super) struct Mappings {
 }
 
 impl Mappings {
-    /// Adds a mapping, merged with the previous one if the two are adjacent and equal in kind.
+    /// Adds a mapping, merged with the previous one if the two are adjacent, of one owner and of one memory
+    /// type.
     pub fn add(&mut self, frames: AddrRange<PhysAddr>, memory: MemoryType, owner: Owner) {
         self.leaves += 1;
         if let Some(last) = self.all.last_mut()

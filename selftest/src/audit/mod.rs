@@ -8,7 +8,7 @@
 //!    permissions: so no kernel memory is accessible to a program, and the kernel executes no memory of a
 //!    program.
 //! 4. Private memory of a program has no second mapping in a program or a kernel window.
-//! 5. No frame is in two of free memory, page tables and heap, or in one of them twice.
+//! 5. Each frame is at most once in free memory, the page tables and the heap.
 //! 6. Each CPU's root table equals the kernel's except for its windows, and no window is open.
 //! 7. Each device mapping is at an address that an attachment or a streaming mapping has allocated.
 
@@ -63,7 +63,7 @@ pub enum Finding {
         /// The owner of the mapping.
         owner: Owner,
     },
-    /// Frames have two uses, or one twice.
+    /// Frames have two uses, or the same use twice.
     DoubleUse { frames: AddrRange<PhysAddr>, uses: [FrameUse; 2] },
     /// A mapping is writable and executable.
     WritableCode { frames: AddrRange<PhysAddr>, owner: Owner },

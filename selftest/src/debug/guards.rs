@@ -60,7 +60,8 @@ fn with_tail(
             with_windows(chunk, memory, |window| {
                 let start = from.clamp(shown, shown + window.len()) - shown;
                 shown += window.len();
-                // SAFETY: the window is mapped and writable until this closure returns, and the buffer has no user.
+                // SAFETY: the window is mapped and writable until this closure returns, and the buffer has no
+                // user.
                 f(unsafe { bytes(AddrRange::new(window.start() + start, window.end())) });
             });
         }

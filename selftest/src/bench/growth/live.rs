@@ -11,7 +11,7 @@ use kernel::dma::{self, Attachment, Device};
 
 const COUNTS: [usize; 6] = [1, 10, 100, 1_000, 10_000, 100_000];
 const ROUNDS: usize = 64;
-/// The second timings size.
+/// The second measured size.
 const LARGER: u64 = 64 << 10;
 
 /// Measures the allocation and the release of a page and of a larger buffer, beside live buffers of one page.
