@@ -1,23 +1,29 @@
-# The common verbs; `cargo xtask` implements them (xtask/src/main.rs).
+# The common verbs; `cargo xtask` implements them (xtask/src/verbs.rs; `cargo xtask VERB --help`).
 #
-#   make          build target/image/{kernel8.img,kernel.elf,initramfs.cpio}
-#   make run      boot them under QEMU; ctrl-a x ends it
-#   make image    the files for a card: BOARD=rpi, or BOARD=generic for any board with U-Boot
-#   make test     host tests, then the self-tests and contract cases: each board and each kind of boot once
-#   make check    what CI runs: format, lints, documentation, `make test`, then the rest of the matrix, budgets, fuzzing,
-#                 loom, Miri, and one mutant of each oracle
-#   make bench    measure in guest instructions, next to Linux: a table, and target/report/index.html
-#   make fuzz     random input for each parser and system call (FUZZ_SECONDS=60 each, FUZZ_SEED=)
-#   make soak     random work of all kinds on 4 CPUs for TIME=10 minutes, from SEED= (another one each time)
-#   make inject   each self-test repeatedly, each time with another operation failing: up to an hour
-#   make debug    boot stopped, waiting for gdb on port 1234
+#   make          builds target/image/{kernel8.img,kernel.elf,initramfs.cpio}
+#   make run      boots them in QEMU; ctrl-a x quits
+#   make image    writes the files for a card: BOARD=rpi, or BOARD=generic for any board with U-Boot
+#   make test     host tests, then the self-tests and contract cases: each board and each boot method once
+#   make check    CI's command: format, lints, documentation, `make test`, then the rest of the matrix, budgets,
+#                 fuzz tests, loom, Miri, and one mutant of each oracle
+#   make bench    benchmarks in guest instructions, next to Linux: a table, and target/report/index.html
+#   make fuzz     fuzz tests of each parser and of the system calls (FUZZ_SECONDS=60 each, FUZZ_SEED=)
+#   make soak     soak test: random operations of all kinds on 4 CPUs, TIME=10 minutes, SEED= (default: the clock)
+#   make inject   fault injection: each self-test repeatedly, each time with another failing operation; up to an hour
+#   make debug    boots stopped, with QEMU's gdb server on port 1234
 #
-# Parts of `make check` by themselves: make miri, loom, mutants (all of them), modules (cycles), prose, names.
-# Only some cases: `cargo xtask test NAME..`.
+# Parts of `make check`: make miri, loom, mutants (all of them), modules (cycles), prose, names.
+# Selected cases: `cargo xtask test NAME..`.
 #
 # Knobs, on the command line or in the environment:
 #   BOARD=virt-9.1  MEM=4G  SMP=4  APPEND="selftest"  INITRD=my.cpio  QEMU_ARGS="-device edu"
 #   BENCH="alloc,map_*" for `make bench`: only these, without a report; BENCH=--stored: without running Linux
+
+KNOBS := BOARD MEM SMP APPEND QEMU_ARGS INITRD BENCH TIME SEED
+# A misspelt knob would be ignored.
+GIVEN := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
+UNKNOWN := $(filter-out $(KNOBS) CARGO% RUST% FUZZ_% PEER_% LOOM_% JUDGE_% MAKE%,$(GIVEN))
+$(if $(strip $(UNKNOWN)),$(error unknown knob $(strip $(UNKNOWN)); known: $(KNOBS) FUZZ_SECONDS FUZZ_SEED))
 
 export BOARD MEM SMP APPEND QEMU_ARGS INITRD
 
@@ -45,7 +51,7 @@ soak: | linker
 	  | tee target/soak.log
 	@grep -q "^soak: passed" target/soak.log
 
-# cargo links host programs (xtask, the tests) with cc; xtask installs everything else.
+# cargo links host programs (xtask, the tests) with cc. xtask installs all other tools.
 .PHONY: linker
 linker:
 	@command -v cc >/dev/null || { \

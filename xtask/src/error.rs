@@ -4,16 +4,20 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::verbs;
+
 /// The result of the tool's functions.
 pub type Result<T> = std::result::Result<T, Error>;
 
 /// The reason why a verb stopped. Failed tests are counted in a [`crate::counts::TestCounts`] instead.
 #[derive(Debug)]
 pub enum Error {
-    /// An unknown verb.
-    Usage(&'static str),
+    /// A command line of the wrong form.
+    Usage(String),
+    /// An argument that is none of the accepted ones.
+    Argument { kind: &'static str, value: String, accepted: String },
     /// A knob with an invalid value.
-    Knob { name: &'static str, value: String, wanted: &'static str },
+    Knob { name: &'static str, value: String, wanted: String },
     /// A file operation failed.
     File { doing: &'static str, path: PathBuf, cause: io::Error },
     /// A program could not be started.
@@ -29,6 +33,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// An argument that is none of the `accepted` ones.
+    pub fn argument(kind: &'static str, value: &str, accepted: &[String]) -> Self {
+        Self::Argument { kind, value: value.to_owned(), accepted: verbs::columns(accepted) }
+    }
+
     /// For `map_err` on a file operation.
     pub fn file(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         move |cause| Self::File { doing, path: path.to_owned(), cause }
@@ -39,6 +48,9 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Usage(text) => f.write_str(text),
+            Self::Argument { kind, value, accepted } => {
+                write!(f, "{value}: unknown {kind}; known:\n{accepted}")
+            }
             Self::Knob { name, value, wanted } => write!(f, "{name}={value}: {wanted}"),
             Self::File { doing, path, cause } => write!(f, "cannot {doing} {}: {cause}", path.display()),
             Self::Start { program, cause } => write!(f, "cannot start {program}: {cause}"),

@@ -12,7 +12,7 @@ use crate::{disk, raspberry_pi, workspace};
 pub fn images(knobs: &Knobs) -> Result<()> {
     let board = knobs.board.as_deref().unwrap_or("generic");
     if !["generic", "rpi"].contains(&board) {
-        let wanted = "not a board to write an image for; there are generic (any board with U-Boot) and rpi";
+        let wanted = "must be generic (any board with U-Boot) or rpi".into();
         return Err(Error::Knob { name: "BOARD", value: board.into(), wanted });
     }
     let built = artifacts::build()?;

@@ -8,7 +8,7 @@ use crate::artifacts;
 use crate::counts::TestCounts;
 use crate::error::Result;
 use crate::matrix::{CHECKING, Case};
-use crate::{prepare, qemu, suite, tools, workspace};
+use crate::{prepare, qemu, suite, tools, verbs, workspace};
 
 /// The time limit of a machine in seconds. The number of injected failures is bounded by the kernel, not by this.
 const LIMIT: u64 = 3600;
@@ -32,8 +32,9 @@ const LONG: &[&str] = &[
 pub fn inject(words: &[String]) -> Result<TestCounts> {
     tools::qemu()?;
     let built = artifacts::build()?;
-    let wanted = |name: &String| words.is_empty() || words.iter().any(|word| name.contains(word.as_str()));
-    let names: Vec<String> = names(&built)?.into_iter().filter(wanted).collect();
+    let mut names = names(&built)?;
+    verbs::check_names("self-test", words, &names)?;
+    names.retain(|name| verbs::is_selected(name, words));
     let cases: Vec<Case> = groups(&names).enumerate().map(|(number, group)| case(number, &group)).collect();
     let counts = suite::matrix(&cases.iter().collect::<Vec<_>>(), &built)?;
     println!("{}", sum(cases.iter().filter_map(|case| std::fs::read_to_string(suite::log(case)).ok())));

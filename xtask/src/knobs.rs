@@ -1,7 +1,22 @@
-//! The knobs of the verbs, read from the environment (`make` exports them).
+//! The parameters of `run`, `debug` and `image`, read from the environment (`make` exports them).
 
 use std::env;
 use std::path::PathBuf;
+
+use crate::error::{Error, Result};
+
+/// The help on the knobs.
+pub const HELP: &str = "\
+knobs of run, debug and image, in the environment or on the command line of make:
+  BOARD      virt (default), a version of it such as virt-9.1, raspi3b, raspi4b, sbsa-ref; image: generic or rpi
+  MEM        RAM, such as 512M; default 2G (not on a Raspberry Pi)
+  SMP        number of CPUs; default 4 (not on a Raspberry Pi)
+  APPEND     boot arguments; default \"lowmem=256M\"
+  INITRD     path of an initramfs to boot instead of the built one
+  QEMU_ARGS  more arguments for QEMU";
+
+/// The largest number of CPUs of QEMU's `virt`.
+const MAX_CPUS: u32 = 512;
 
 /// The parameters of a run. An empty value counts as not given.
 #[derive(Clone, Debug, Default)]
@@ -22,24 +37,49 @@ pub struct Knobs {
 
 impl Knobs {
     /// Reads the environment.
-    pub fn from_environment() -> Self {
-        Self {
+    ///
+    /// # Errors
+    /// A value is not of the knob's form.
+    pub fn from_environment() -> Result<Self> {
+        Self::from(|name| env::var(name).ok())
+    }
+
+    fn from(variable: impl Fn(&str) -> Option<String>) -> Result<Self> {
+        let given = |name: &str| variable(name).filter(|value| !value.trim().is_empty());
+        let checked = |name, is_valid: fn(&str) -> bool, wanted: &str| match given(name) {
+            Some(value) if !is_valid(&value) => Err(Error::Knob { name, value, wanted: wanted.to_owned() }),
+            value => Ok(value),
+        };
+        let qemu = given("QEMU_ARGS").unwrap_or_default();
+        let quotes = |line: &str| Error::Knob {
+            name: "QEMU_ARGS",
+            value: line.to_owned(),
+            wanted: "a quotation mark is not closed".into(),
+        };
+        let is_file = |path: &str| PathBuf::from(path).is_file();
+        Ok(Self {
             board: given("BOARD"),
-            memory: given("MEM"),
-            cpus: given("SMP"),
+            memory: checked("MEM", is_size, "must be a size in MiB, or with a unit such as 512M or 4G")?,
+            cpus: checked("SMP", is_cpus, &format!("must be a number of CPUs, 1 to {MAX_CPUS}"))?,
             append: given("APPEND"),
-            qemu: given("QEMU_ARGS").map(|all| words(&all)).unwrap_or_default(),
-            initrd: given("INITRD").map(PathBuf::from),
-        }
+            qemu: words(&qemu).ok_or_else(|| quotes(&qemu))?,
+            initrd: checked("INITRD", is_file, "must be the path of an initramfs file")?.map(PathBuf::from),
+        })
     }
 }
 
-fn given(name: &str) -> Option<String> {
-    env::var(name).ok().filter(|value| !value.trim().is_empty())
+/// Whether QEMU's `-m` accepts the text as a size.
+fn is_size(text: &str) -> bool {
+    let digits = text.strip_suffix(['K', 'M', 'G', 'T', 'k', 'm', 'g', 't']).unwrap_or(text);
+    digits.parse::<u32>().is_ok_and(|number| number > 0)
 }
 
-/// Words split at white space; single or double quotes keep white space, as in a shell.
-fn words(line: &str) -> Vec<String> {
+fn is_cpus(text: &str) -> bool {
+    text.parse().is_ok_and(|number| (1..=MAX_CPUS).contains(&number))
+}
+
+/// Words split at white space; single or double quotes keep white space, as in a shell. `None` for an open quote.
+fn words(line: &str) -> Option<Vec<String>> {
     let mut words = Vec::new();
     let mut word: Option<String> = None;
     let mut quote = None;
@@ -55,7 +95,7 @@ fn words(line: &str) -> Vec<String> {
         }
     }
     words.extend(word);
-    words
+    quote.is_none().then_some(words)
 }
 
 #[cfg(test)]
@@ -63,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_are_split_as_a_shell_does() {
+    fn words_are_split_like_a_shell_command() {
         let table: [(&str, &[&str]); 5] = [
             ("", &[]),
             ("  -device   edu ", &["-device", "edu"]),
@@ -72,7 +112,33 @@ mod tests {
             ("'' x", &["", "x"]),
         ];
         for (line, expected) in table {
-            assert_eq!(words(line), expected, "{line}");
+            assert_eq!(words(line).unwrap(), expected, "{line}");
+        }
+        assert_eq!(words("-append 'a b"), None);
+    }
+
+    #[test]
+    fn an_invalid_value_is_reported_with_its_knob() {
+        let knobs = |name: &str, value: &str| {
+            Knobs::from(|asked| (asked == name).then(|| value.to_owned())).map_err(|error| error.to_string())
+        };
+        let invalid = [
+            ("MEM", "banana"),
+            ("MEM", "0"),
+            ("MEM", "2GB"),
+            ("MEM", "-1"),
+            ("SMP", "0"),
+            ("SMP", "many"),
+            ("SMP", "513"),
+            ("INITRD", "/nonexistent"),
+            ("INITRD", "/"),
+            ("QEMU_ARGS", "'-s"),
+        ];
+        for (name, value) in invalid {
+            assert!(knobs(name, value).unwrap_err().starts_with(&format!("{name}={value}: ")));
+        }
+        for (name, value) in [("MEM", "512"), ("MEM", "2g"), ("SMP", "8"), ("MEM", ""), ("QEMU_ARGS", "-s")] {
+            assert!(knobs(name, value).is_ok(), "{name}={value}");
         }
     }
 }

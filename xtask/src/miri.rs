@@ -12,7 +12,7 @@ use std::time::Instant;
 use crate::command::{question, shown};
 use crate::counts::TestCounts;
 use crate::error::{Error, Result};
-use crate::{host, tools, workspace};
+use crate::{host, tools, verbs, workspace};
 
 /// The toolchain of Miri, pinned by its date: another one may have other rules.
 pub const TOOLCHAIN: &str = "nightly-2026-05-20";
@@ -76,11 +76,14 @@ const JOBS: &[MiriJob] = &[
     MiriJob::of("abi", &["--lib"]),
 ];
 
+/// The names of the jobs.
+pub fn names() -> Vec<String> {
+    JOBS.iter().map(MiriJob::name).collect()
+}
+
 /// Runs all jobs, or those whose names contain one of the words.
 pub fn test(only: &[String]) -> Result<TestCounts> {
-    let wanted =
-        |job: &&MiriJob| only.is_empty() || only.iter().any(|word| job.name().contains(word.as_str()));
-    let jobs: Vec<_> = JOBS.iter().filter(wanted).collect();
+    let jobs: Vec<_> = JOBS.iter().filter(|job| verbs::is_selected(&job.name(), only)).collect();
     if let Err(why) = tools::miri(TOOLCHAIN) {
         println!("Miri: {} tests skipped: {why}", jobs.len());
         return Ok(TestCounts { skipped: jobs.len(), ..TestCounts::default() });

@@ -77,7 +77,7 @@ struct Hit {
 /// limits: a test each.
 ///
 /// # Errors
-/// git is missing, or a file is not read.
+/// git is missing, a file is not read, or a path has no file.
 pub fn check(paths: &[String]) -> Result<TestCounts> {
     let survey = survey(paths)?;
     for hit in &survey.hits {
@@ -103,6 +103,10 @@ fn survey(paths: &[String]) -> Result<Survey> {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let listed =
         question("git", &words).ok_or_else(|| Error::Missing("git, for the list of files".into()))?;
+    let has_file = |path: &&String| question("git", &[&words[..4], &[path]].concat()) != Some(String::new());
+    if let Some(path) = paths.iter().find(|path| !has_file(path)) {
+        return Err(Error::Usage(format!("{path}: no file of this path is tracked by git")));
+    }
     let mut survey = Survey::default();
     for file in listed.lines().filter(|file| *file != GLOSSARY) {
         let path = root.join(file);

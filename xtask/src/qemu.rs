@@ -10,13 +10,19 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::command::shown;
+use crate::command::{question, shown};
 use crate::error::{Error, Result};
 
 /// The emulator.
 pub const PROGRAM: &str = "qemu-system-aarch64";
 /// The limit of a console's output.
 const OUTPUT_LIMIT: usize = 64 << 20;
+
+/// The names of QEMU's machines.
+pub fn machines() -> Vec<String> {
+    let text = question(PROGRAM, &["-M", "help"]).unwrap_or_default();
+    text.lines().filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect()
+}
 
 /// How a run ended.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

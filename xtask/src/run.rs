@@ -13,36 +13,37 @@ use crate::{boards, command, qemu, tools, workspace};
 /// Default boot arguments: the demonstration's buffer is larger than lowmem.
 pub const DEFAULT_APPEND: &str = "lowmem=256M";
 
-/// The boards that `BOARD=` accepts.
+/// The boards that `BOARD=` accepts, with the versions of `virt` that QEMU has.
 const BOARDS: [&str; 4] = ["virt", "raspi3b", "raspi4b", "sbsa-ref"];
 
 /// Boots and connects the console to this terminal; the exit status is QEMU's.
 pub fn interactive(knobs: &Knobs) -> Result<ExitCode> {
     tools::qemu()?;
+    let machine = machine(knobs, &qemu::machines())?;
     let built = artifacts::build()?;
-    start(knobs, &built, &[])
+    start(&machine, knobs, &built, &[])
 }
 
 /// Boots stopped at the first instruction, with QEMU's gdb server on port 1234.
 pub fn debug(knobs: &Knobs) -> Result<ExitCode> {
     tools::qemu()?;
+    let machine = machine(knobs, &qemu::machines())?;
     tools::gdb()?;
     let built = artifacts::build()?;
     let symbols = workspace::images().join("kernel.elf");
     println!("waiting; in another terminal:");
     println!("  gdb-multiarch {} -ex 'target remote localhost:1234'", symbols.display());
-    start(knobs, &built, &["-S", "-gdb", "tcp:127.0.0.1:1234"])
+    start(&machine, knobs, &built, &["-S", "-gdb", "tcp:127.0.0.1:1234"])
 }
 
-fn start(knobs: &Knobs, built: &Artifacts, more: &[&str]) -> Result<ExitCode> {
+fn start(machine: &QemuMachine, knobs: &Knobs, built: &Artifacts, more: &[&str]) -> Result<ExitCode> {
     let terminal = std::io::stdout().is_terminal();
-    let machine = machine(knobs)?;
     let input = BootInput {
         entry: BootImage::Kernel(built.image.clone()),
         initramfs: Some(knobs.initrd.clone().unwrap_or_else(|| built.initramfs.clone())),
         append: boot_arguments(knobs.append.as_deref(), terminal),
     };
-    let boot = on_board(&machine, input)?;
+    let boot = on_board(machine, input)?;
     let mut line = Command::new(qemu::PROGRAM);
     line.args(["-display", "none"]).args(more).args(machine.arguments(&boot)).args(["-serial", "mon:stdio"]);
     println!("{}", command::shown(&line));
@@ -69,12 +70,14 @@ fn on_board(machine: &QemuMachine, input: BootInput) -> Result<BootInput> {
     }
 }
 
-fn machine(knobs: &Knobs) -> Result<QemuMachine> {
+/// The machine of the knobs. `emulated` are the names of QEMU's machines.
+fn machine(knobs: &Knobs, emulated: &[String]) -> Result<QemuMachine> {
     let mut machine = QemuMachine { extra: knobs.qemu.clone(), ..QemuMachine::default() };
     if let Some(board) = &knobs.board {
-        if !BOARDS.contains(&board.as_str()) && !board.starts_with("virt-") {
-            let wanted = "not a board this tool can start; it knows virt (and its versions: virt-9.1 ...), \
-                          raspi3b, raspi4b and sbsa-ref";
+        let versions = emulated.iter().map(String::as_str).filter(|name| name.starts_with("virt-"));
+        let boards: Vec<&str> = BOARDS.into_iter().chain(versions).collect();
+        if !boards.contains(&board.as_str()) {
+            let wanted = format!("must be one of {}", boards.join(", "));
             return Err(Error::Knob { name: "BOARD", value: board.clone(), wanted });
         }
         machine.board.clone_from(board);
@@ -82,6 +85,15 @@ fn machine(knobs: &Knobs) -> Result<QemuMachine> {
         machine.console = usize::from(machine.family() == BoardFamily::RaspberryPi);
         if machine.family() == BoardFamily::SbsaRef {
             machine.cpu = "neoverse-n2".into();
+        }
+    }
+    if machine.family() == BoardFamily::RaspberryPi {
+        for (name, value) in [("MEM", &knobs.memory), ("SMP", &knobs.cpus)] {
+            if let Some(value) = value.clone() {
+                let wanted =
+                    format!("must be empty, since the RAM and the CPUs of {} are fixed", machine.board);
+                return Err(Error::Knob { name, value, wanted });
+            }
         }
     }
     machine.memory = knobs.memory.clone().unwrap_or(machine.memory);
@@ -119,13 +131,25 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_board_is_named() {
-        let knobs = Knobs { board: Some("raspi9".into()), ..Knobs::default() };
-        assert!(machine(&knobs).unwrap_err().to_string().starts_with("BOARD=raspi9: "));
+    fn an_unknown_board_is_reported_with_the_known_ones() {
+        let emulated = ["virt-9.1".to_owned(), "akita".to_owned()];
+        for board in ["raspi9", "virt-nonsense", "akita"] {
+            let knobs = Knobs { board: Some(board.into()), ..Knobs::default() };
+            let expected =
+                format!("BOARD={board}: must be one of virt, raspi3b, raspi4b, sbsa-ref, virt-9.1");
+            assert_eq!(machine(&knobs, &emulated).unwrap_err().to_string(), expected);
+        }
     }
 
     #[test]
-    fn knobs_shape_the_machine() {
+    fn a_raspberry_pi_has_fixed_memory() {
+        let (board, memory) = (Some("raspi3b".into()), Some("4G".into()));
+        let error = machine(&Knobs { board, memory, ..Knobs::default() }, &[]).unwrap_err();
+        assert!(error.to_string().starts_with("MEM=4G: "), "{error}");
+    }
+
+    #[test]
+    fn knobs_configure_the_machine() {
         let knobs = Knobs {
             board: Some("virt-9.1".into()),
             memory: Some("512M".into()),
@@ -133,7 +157,7 @@ mod tests {
             qemu: vec!["-s".into()],
             ..Knobs::default()
         };
-        let machine = machine(&knobs).unwrap();
+        let machine = machine(&knobs, &["virt-9.1".to_owned()]).unwrap();
         assert_eq!(
             (machine.board.as_str(), machine.memory.as_str(), machine.cpus.as_str()),
             ("virt-9.1", "512M", "1")

@@ -14,7 +14,7 @@ use crate::matrix::{self, Case, KernelBuild, Tier};
 use crate::progress::{self, MatrixProgress};
 use crate::qemu::{self, QemuRun};
 use crate::same_image::{self, StartedImages};
-use crate::{bench, boards, host, prepare, screen, skips, tools, workspace};
+use crate::{bench, boards, host, prepare, screen, skips, tools, verbs, workspace};
 
 /// More emulators than this on two cores run into their time limits.
 const AT_ONCE: usize = 2;
@@ -29,7 +29,7 @@ pub fn test(words: &[String]) -> Result<TestCounts> {
         counts += matrix(&of_tier(Tier::Test), &artifacts::build()?)?;
         return Ok(counts);
     }
-    let is_named = |name: &str| words.iter().any(|word| name.contains(word.as_str()));
+    let is_named = |name: &str| verbs::is_selected(name, words);
     let built = artifacts::build()?;
     let cases: Vec<_> = matrix::cases().filter(|case| is_named(case.name)).collect();
     let mut counts = matrix(&cases, &built)?;
@@ -37,6 +37,12 @@ pub fn test(words: &[String]) -> Result<TestCounts> {
         counts += check(&built)?;
     }
     Ok(counts)
+}
+
+/// The names of the cases and of the checks of costs.
+pub fn names() -> Vec<String> {
+    let checks = bench::CHECKS.into_iter().map(|(name, _)| name);
+    matrix::cases().map(|case| case.name).chain(checks).map(String::from).collect()
 }
 
 /// Runs the cases that are not in `make test`, then compares all costs with their budgets.

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 fn run(name: &str, target: FuzzTarget, mut seeds: Vec<Vec<u8>>) {
     let number = |name: &str, default| match std::env::var(name) {
-        Ok(text) => text.parse().expect("a number"),
+        Ok(text) => text.parse().unwrap_or_else(|_| panic!("{name}={text}: must be a number")),
         Err(_) => default,
     };
     let (seconds, seed) = (number("FUZZ_SECONDS", 1), number("FUZZ_SEED", 0x7e55e7a));

@@ -28,7 +28,32 @@ use peer::{Peer, Wanted};
 use report::BenchReport;
 use session::{CONTENTION, EVENTS, GROWTH, MACHINES, OPERATIONS, Session, WALL};
 
-const USAGE: &str = "usage: cargo xtask bench [GLOB | --bless | --document | --stored | --store-peer]";
+/// The arguments of the verb.
+pub const USAGE: &str = "[GLOB | --stored | --store-peer | --bless | --document]";
+/// The help on them.
+pub const HELP: &str = "\
+  GLOB          names of benchmarks, separated by commas, with * and ?; next to Linux's stored figures
+  --stored      all benchmarks, next to Linux's stored figures
+  --store-peer  all benchmarks, and stores Linux's figures (PEER_LINUX is the directory of its benchmark)
+  --bless       updates doc/budgets.tsv and the table in doc/performance.md
+  --document    updates only that table, without measuring";
+const OPTIONS: [&str; 4] = ["--stored", "--store-peer", "--bless", "--document"];
+/// The kernel's benchmarks (`selftest/src/bench/mod.rs`).
+const BENCHMARKS: [&str; 13] = [
+    "floor",
+    "alloc",
+    "map_single",
+    "map_sg",
+    "contention",
+    "neighbour",
+    "growth_size",
+    "growth_live",
+    "growth_streams",
+    "frag_alloc",
+    "growth_pieces",
+    "boot",
+    "mmap",
+];
 /// The same again: instructions are reproducible.
 const REPEATED: Session<'_> = Session { name: "repeated", ..OPERATIONS };
 /// A single boot says little about wall time.
@@ -45,6 +70,7 @@ type Check = fn(&Artifacts) -> Result<TestCounts>;
 /// - `--bless`: updates the budgets and the table in the documentation; `--document`: only the table, without measuring;
 /// - names as `bench=` takes them: measures these on one CPU and prints their table.
 pub fn bench(words: &[String]) -> Result<TestCounts> {
+    check_words(words)?;
     tools::qemu()?;
     match words {
         [] => report(Wanted::Fresh),
@@ -52,14 +78,43 @@ pub fn bench(words: &[String]) -> Result<TestCounts> {
         [word] if word == "--store-peer" => report(Wanted::Stored),
         [word] if word == "--bless" => budget::bless(&artifacts::build()?),
         [word] if word == "--document" => document::update().map(|()| TestCounts::one(true)),
-        [glob] if !glob.starts_with('-') => some(glob),
-        _ => Err(Error::Usage(USAGE)),
+        [glob, ..] => selected(glob),
+    }
+}
+
+fn check_words(words: &[String]) -> Result<()> {
+    let list = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    match words {
+        [_, second, ..] => Err(Error::Usage(format!("{second}: bench takes one argument, {USAGE}"))),
+        [option] if option.starts_with('-') && !OPTIONS.contains(&option.as_str()) => {
+            Err(Error::argument("option of bench", option, &list(&OPTIONS)))
+        }
+        [glob] if !glob.starts_with('-') => {
+            let is_known = |pattern: &&str| BENCHMARKS.iter().any(|name| matches(pattern, name));
+            match glob.split(',').find(|pattern| !is_known(pattern)) {
+                Some(pattern) => Err(Error::argument("benchmark", pattern, &list(&BENCHMARKS))),
+                None => Ok(()),
+            }
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether `name` matches a pattern of `bench=`: `*` stands for any text, `?` for one character.
+fn matches(pattern: &str, name: &str) -> bool {
+    let (mut rest, mut left) = (pattern.chars(), name.chars());
+    match rest.next() {
+        None => name.is_empty(),
+        Some('*') => (0..=name.len()).any(|skipped| matches(rest.as_str(), &name[skipped..])),
+        Some(wanted) => {
+            left.next().is_some_and(|c| wanted == '?' || wanted == c) && matches(rest.as_str(), left.as_str())
+        }
     }
 }
 
 /// The measurements that match `glob`, next to Linux's stored figures.
-fn some(glob: &str) -> Result<TestCounts> {
-    let figures = Session { name: "some", glob, ..OPERATIONS }.measure(&artifacts::build()?)?;
+fn selected(glob: &str) -> Result<TestCounts> {
+    let figures = Session { name: "selected", glob, ..OPERATIONS }.measure(&artifacts::build()?)?;
     print!("{}", table::text(&table::all(&figures, &peer::stored()?.figures)));
     Ok(TestCounts::one(true))
 }
@@ -140,4 +195,39 @@ fn about(peer: &Peer) -> Result<Vec<String>> {
         line,
         peer.source.clone(),
     ])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_benchmarks_are_the_kernels() {
+        let path = workspace::root().join("selftest/src/bench/mod.rs");
+        let text = std::fs::read_to_string(path).unwrap();
+        let name = |line: &str| {
+            let rest = line
+                .trim()
+                .strip_prefix("Bench { name: \"")
+                .or(line.split_once("chosen.matches(\"").map(|p| p.1))?;
+            rest.split('"').next().map(str::to_owned)
+        };
+        assert_eq!(text.lines().filter_map(name).collect::<Vec<_>>(), BENCHMARKS);
+    }
+
+    #[test]
+    fn patterns_match_as_in_the_kernel() {
+        for (pattern, name, is_match) in [
+            ("alloc", "alloc", true),
+            ("alloc", "frag_alloc", false),
+            ("*alloc", "frag_alloc", true),
+            ("map_*", "map_sg", true),
+            ("m*_s*", "map_single", true),
+            ("map_*", "mmap", false),
+            ("m?ap", "mmap", true),
+            ("", "mmap", false),
+        ] {
+            assert_eq!(matches(pattern, name), is_match, "{pattern} {name}");
+        }
+    }
 }

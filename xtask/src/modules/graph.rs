@@ -29,9 +29,11 @@ impl fmt::Display for Edge {
     }
 }
 
-/// All edges of a scope, sorted.
+/// The nodes and the edges of a scope, sorted.
 #[derive(Debug)]
 pub struct Graph {
+    /// The names of the modules.
+    pub nodes: BTreeSet<String>,
     edges: BTreeSet<Edge>,
 }
 
@@ -54,7 +56,8 @@ impl Graph {
                 edges.insert(Edge { from: from.clone(), to, file, line: *line, path });
             }
         }
-        Self { edges }
+        let nodes = all.modules.keys().filter_map(|path| node(path, scope)).collect();
+        Self { nodes, edges }
     }
 
     /// Each place that makes `from` depend on `to`.

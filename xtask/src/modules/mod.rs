@@ -8,12 +8,13 @@ mod graph;
 mod paths;
 mod tree;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use crate::counts::TestCounts;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::workspace;
-use graph::Graph;
+use graph::{Edge, Graph};
 use tree::Crate;
 
 /// A crate, and the module whose submodules are the nodes.
@@ -41,15 +42,33 @@ impl GraphScope {
 /// Checks every scope. With two words, lists each place that makes the first depend on the second.
 ///
 /// # Errors
-/// A file is not read.
+/// A file is not read, or a word is not a module.
 pub fn check(words: &[String]) -> Result<TestCounts> {
+    match words {
+        [] => check_cycles(),
+        [from, to] => list_edges(from, to),
+        [first, ..] => Err(Error::Usage(format!("{first}: modules takes no arguments or two, FROM TO"))),
+    }
+}
+
+fn list_edges(from: &str, to: &str) -> Result<TestCounts> {
+    let graphs: Vec<Graph> =
+        SCOPES.iter().map(|scope| scope.graph(workspace::root())).collect::<Result<_>>()?;
+    let modules: BTreeSet<&String> = graphs.iter().flat_map(|graph| &graph.nodes).collect();
+    let modules: Vec<String> = modules.into_iter().cloned().collect();
+    if let Some(name) = [from, to].into_iter().find(|name| !modules.iter().any(|module| module == name)) {
+        return Err(Error::argument("module", name, &modules));
+    }
+    let edges: Vec<&Edge> = graphs.iter().flat_map(|graph| graph.edges(from, to)).collect();
+    edges.iter().for_each(|edge| println!("{edge}"));
+    println!("{from} depends on {to} in {} places", edges.len());
+    Ok(TestCounts::one(true))
+}
+
+fn check_cycles() -> Result<TestCounts> {
     let mut counts = TestCounts::default();
     for scope in &SCOPES {
         let graph = scope.graph(workspace::root())?;
-        if let [from, to] = words {
-            graph.edges(from, to).for_each(|edge| println!("{edge}"));
-            continue;
-        }
         let report = graph.cycles();
         println!("{}: {}", scope.name(), if report.is_empty() { "no cycle" } else { "cycles" });
         report.iter().for_each(|line| println!("{line}"));

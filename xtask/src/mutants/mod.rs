@@ -23,22 +23,29 @@ use std::time::Instant;
 use crate::command::question;
 use crate::counts::TestCounts;
 use crate::error::{Error, Result};
-use crate::workspace;
+use crate::{verbs, workspace};
 use list::SourceMutant;
 use oracle::MutantOutcome;
 
-/// Runs the mutants whose names contain one of `words`, and for the word `target` those with a boot as the oracle; all
+/// The word for all mutants with a boot as the oracle.
+const TARGET: &str = "target";
+
+/// The accepted words.
+pub fn names() -> Vec<String> {
+    all().map(|mutant| mutant.name).chain([TARGET]).map(String::from).collect()
+}
+
+/// Runs the mutants whose names contain one of `words`, and for the word [`TARGET`] those with a boot as the oracle; all
 /// without words. A detected mutant counts as passed.
 ///
 /// # Errors
 /// An oracle fails on the unmodified source, or cannot be built.
 pub fn mutants(words: &[String]) -> Result<TestCounts> {
-    let is_named = |mutant: &SourceMutant, word: &str| {
-        mutant.name.contains(word) || (word == "target" && mutant.oracle.is_boot())
+    let with_boots = words.iter().any(|word| word == TARGET);
+    let is_selected = |mutant: &&SourceMutant| {
+        verbs::is_selected(mutant.name, words) || (with_boots && mutant.oracle.is_boot())
     };
-    let is_wanted =
-        |mutant: &&SourceMutant| words.is_empty() || words.iter().any(|word| is_named(mutant, word));
-    run(&all().filter(is_wanted).collect::<Vec<_>>())
+    run(&all().filter(is_selected).collect::<Vec<_>>())
 }
 
 /// Runs the first mutant of each oracle: whether the oracle still detects anything.

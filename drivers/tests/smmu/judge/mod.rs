@@ -29,7 +29,8 @@ const SEED: u64 = 0x7e55e7a;
 const SHRINKS: u32 = 20_000;
 
 fn number<N: FromStr<Err: Debug>>(name: &str, default: N) -> N {
-    std::env::var(name).map_or(default, |text| text.parse().expect("a number"))
+    std::env::var(name)
+        .map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name}={text}: must be a number")))
 }
 
 fn seed() -> u64 {
