@@ -57,8 +57,8 @@ impl<'a> DeviceTree<'a> {
 
     /// The registers of a Raspberry Pi's watchdog, if the tree names it as the power controller.
     pub fn watchdog(&self) -> Option<(TreeNode<'a>, Result<AddrRange<PhysAddr>, NodeError>)> {
-        let mut places = self.compatible(&["brcm,bcm2835-pm-wdt"]);
-        let node = places.find(|node| node.property("system-power-controller").is_some())?;
+        let mut nodes = self.compatible(&["brcm,bcm2835-pm-wdt"]);
+        let node = nodes.find(|node| node.property("system-power-controller").is_some())?;
         let registers = node.reg(0).and_then(|reg| {
             let enough = reg.len() >= size_of::<drivers::bcm2835::watchdog::Registers>() as u64;
             if enough { Ok(reg) } else { Err(NodeError::Malformed("reg")) }

@@ -10,12 +10,12 @@ use dtoolkit::fdt::{Fdt, FdtNode};
 /// The largest device tree that is accepted: the limit of the arm64 boot protocol.
 pub const MAX_DEVICE_TREE_BYTES: usize = 2 << 20;
 
-/// The most memory reservations that are accepted. All are kept in the early heap, before memory is known.
+/// The maximum number of memory reservations. All are kept in the early heap, before memory is known.
 pub(super) const MAX_RESERVATIONS: usize = 1024;
 
 const MAGIC: u32 = 0xd00d_feed;
 
-/// Why a blob is not a usable device tree.
+/// A blob is not a usable device tree.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum DeviceTreeError {
     /// The magic number is this word (big-endian).

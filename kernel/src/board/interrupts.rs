@@ -17,7 +17,7 @@ const GIC_V3_ITS: [&str; 1] = ["arm,gic-v3-its"];
 const BCM2836_LOCAL: [&str; 1] = ["brcm,bcm2836-l1-intc"];
 const BCM2836_PERIPHERALS: [&str; 1] = ["brcm,bcm2836-armctrl-ic"];
 
-/// The most SPIs of a GIC.
+/// The maximum number of SPIs of a GIC.
 const SPIS: u32 = IntId::MAX_SPI_COUNT;
 
 /// The machine's interrupt controller.

@@ -7,9 +7,9 @@ use dtoolkit::{Node, Property};
 
 /// The deepest level at which nodes are read.
 pub(super) const MAX_DEPTH: usize = 16;
-/// The most cells of a property: descriptions made of them have to fit the early heap.
+/// The maximum number of cells of a property: the resulting descriptions must fit into the early heap.
 const MAX_CELLS: usize = 4096;
-/// The most bytes of a node's path that are printed.
+/// The maximum number of printed bytes of a node's path.
 const MAX_PRINTED_PATH: usize = 120;
 
 /// A device tree node and its ancestors.

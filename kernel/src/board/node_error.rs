@@ -39,7 +39,7 @@ impl fmt::Debug for Excerpt {
     }
 }
 
-/// Why a node is ignored.
+/// The reason for which a node is ignored.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum NodeError {
     /// A required property is missing.

@@ -20,7 +20,7 @@ use drivers::pcie::HostDescription;
 pub struct Warning {
     /// The node's path, or the name of the memory range or file.
     pub subject: String,
-    /// Why it is ignored.
+    /// The reason.
     pub error: NodeError,
 }
 
@@ -75,10 +75,11 @@ pub struct Platform {
     pub warnings: Vec<Warning>,
 }
 
-/// The most nodes of a kind (memory ranges, CPUs, host bridges ...) that are read: more than any machine has,
+/// The maximum number of nodes of a kind (memory ranges, CPUs, host bridges ...): more than any machine has,
 /// and few enough for the early heap.
 const MAX_OF_KIND: usize = 128;
-/// The most bytes of the boot arguments and of the random seed. Linux's limit for boot arguments is 2048.
+/// The maximum length of the boot arguments and of the random seed in bytes. Linux's limit for boot arguments
+/// is 2048.
 const MAX_BYTES: usize = 4096;
 
 impl Platform {

@@ -8,7 +8,7 @@ use drivers::direct::BusWindow;
 use drivers::interrupts::Interrupt;
 use dtoolkit::{Node, Property};
 
-/// The most interrupts and the most one-cell properties of a device that are read.
+/// The maximum number of interrupts, and of one-cell properties, of a device.
 const MAX_ENTRIES: usize = 32;
 /// The longest property name (Devicetree specification, 2.2.4.1), applied to interrupt names as well.
 const MAX_NAME: usize = 31;

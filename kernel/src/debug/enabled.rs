@@ -49,7 +49,7 @@ fn checks() -> Option<&'static dyn Checks> {
     CHECKS.get().copied()
 }
 
-/// The longest name that a tag keeps.
+/// The maximum length of a name.
 const NAME_BYTES: usize = 15;
 
 /// A short name, stored inline and truncated if necessary.

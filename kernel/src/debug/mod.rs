@@ -35,7 +35,7 @@ pub enum FailPoint {
     Iova,
     /// The allocation of a range of kernel addresses.
     Vmalloc,
-    /// A heap allocation that may fail.
+    /// A fallible heap allocation.
     Heap,
     /// The completion of a CMD_SYNC within its timeout.
     Syncs,

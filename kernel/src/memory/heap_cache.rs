@@ -8,7 +8,7 @@ use core::ptr::NonNull;
 /// Cached sizes: powers of two from 8 to 4096 bytes.
 const SMALLEST: u32 = 3;
 const SIZES: usize = 10;
-/// The most bytes that are cached of each size.
+/// The maximum number of cached bytes per size.
 const LIMIT: usize = 16 << 10;
 
 /// The contents of a cached block: the link to the next one.

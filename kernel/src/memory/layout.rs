@@ -46,7 +46,7 @@ impl fmt::Display for LayoutError {
         match self {
             Self::NoRam => write!(f, "the device tree describes no memory"),
             Self::LowmemTooSmall(bytes) => {
-                write!(f, "lowmem={bytes:#x}: at least {} is needed", addr::Size(LOWMEM_MIN))
+                write!(f, "lowmem={bytes:#x}: must be at least {}", addr::Size(LOWMEM_MIN))
             }
         }
     }

@@ -89,8 +89,8 @@ pub(super) fn drain(reach: Reach) -> bool {
     let mut drained = false;
     for cached in [Some(reach.zone()), other].into_iter().flatten().flat_map(all) {
         if cached.frames.load(Relaxed) > 0 {
-            // Locked for each magazine again: the heap's reserve holds the zones' metadata for the frames of
-            // one.
+            // Locks the zones for each magazine separately, since each lock refills the heap's reserve, which
+            // holds the zones' metadata for the frames of one magazine.
             drain_into(&mut *zones::lock(), cached);
             drained = true;
         }

@@ -25,8 +25,8 @@ use pagetable::{MapError, Mapping, OutOfTables};
 use spin::Once;
 use vmalloc::VMALLOC_LIMITS;
 
-/// This fraction of lowmem (1/8) is reserved for the kernel, which cannot use highmem. Buffers and programs,
-/// which can, do not get it.
+/// One part in this many of lowmem is reserved for the kernel, which cannot use highmem: buffers and programs
+/// do not get it.
 const KERNEL_RESERVE_DIVISOR: u64 = 8;
 
 static LAYOUT: Once<Layout> = Once::new();

@@ -34,7 +34,7 @@ impl fmt::Display for MapRegistersError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Map(error) => write!(f, "registers: {error:?}"),
-            Self::Ram(at) => write!(f, "registers at {at} lie in RAM"),
+            Self::Ram(at) => write!(f, "registers at {at} are in RAM"),
             Self::NoResponse(at) => write!(f, "no device responds at {at}"),
         }
     }

@@ -88,9 +88,9 @@ fn with_blocks(chunk: Chunk, memory: MemoryType, f: &mut impl FnMut(AddrRange<Ke
 
 fn split_into_blocks(chunk: Chunk) -> impl Iterator<Item = Chunk> {
     let order = chunk.order().min(Order::BLOCK_2M);
-    (0..chunk.frames() / order.frames()).filter_map(move |piece| {
+    (0..chunk.frames() / order.frames()).filter_map(move |index| {
         // Never `None`: a chunk is naturally aligned, and so are its parts.
-        Chunk::new(chunk.first().offset(piece * order.frames()), order)
+        Chunk::new(chunk.first().offset(index * order.frames()), order)
     })
 }
 

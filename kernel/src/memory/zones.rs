@@ -82,7 +82,7 @@ pub fn set_reserve(frames: u64) {
 /// exhausted.
 ///
 /// The heap's reserve cannot be refilled during this call, so magazines are drained only while `has_room`
-/// returns that the heap can hold the zones' metadata for their frames.
+/// confirms that the heap can hold the zones' metadata for their frames.
 pub fn alloc_for_heap(order: Order, has_room: impl Fn() -> bool) -> Option<Chunk> {
     let mut zones = ZonesGuard::new(ZONES.get()?);
     let mut chunk = zones.alloc(order, Reach::LOW);
@@ -137,7 +137,7 @@ pub fn free(chunk: OwnedChunk) {
     FrameAllocator::default().free(chunk);
 }
 
-/// Frees a chunk of `owner`.
+/// Frees a chunk whose last owner is `owner`.
 pub fn free_from(chunk: OwnedChunk, owner: LastOwner) {
     FrameAllocator::with_owner(owner).free(chunk);
 }
@@ -155,7 +155,7 @@ const PAGES_COST: u8 = 8;
 
 /// Allocates and frees lists of any length: from and to this CPU's magazine first, then from and to the
 /// zones. Releases the zones' lock after every few chunks, and refills the heap's reserve, which a long list
-/// of small chunks would exhaust, before locking again. Must be dropped with the completion of the list,
+/// of small chunks would exhaust, before locking again. Must be dropped as soon as the list is complete,
 /// since it may hold the lock.
 #[derive(Default)]
 pub struct FrameAllocator {
@@ -260,16 +260,16 @@ impl FrameSource for FrameAllocator {
             return None;
         }
         let chunk = self.alloc_chunk(order, reach);
-        let taken = chunk.iter().map(OwnedChunk::chunk);
-        self.with_debug_hook(taken, |chunk, _| debug::frame_allocated(chunk));
+        let allocated = chunk.iter().map(OwnedChunk::chunk);
+        self.with_debug_hook(allocated, |chunk, _| debug::frame_allocated(chunk));
         chunk
     }
 
     #[inline]
     fn free(&mut self, chunk: OwnedChunk) {
         self.with_debug_hook(iter::once(chunk.chunk()), debug::frame_freed);
-        let refused = if self.zones.is_none() { magazines::push(chunk) } else { Err(chunk) };
-        if let Err(chunk) = refused {
+        let pushed = if self.zones.is_none() { magazines::push(chunk) } else { Err(chunk) };
+        if let Err(chunk) = pushed {
             self.free_to_zones(chunk);
         }
     }
@@ -279,8 +279,8 @@ impl FrameSource for FrameAllocator {
             return None;
         }
         let pages = self.alloc_with(Order::PAGE, reach, PAGES_COST, |zones| zones.alloc_pages(wanted, reach));
-        let taken = pages.iter().flat_map(OwnedPages::chunks);
-        self.with_debug_hook(taken, |chunk, _| debug::frame_allocated(chunk));
+        let allocated = pages.iter().flat_map(OwnedPages::chunks);
+        self.with_debug_hook(allocated, |chunk, _| debug::frame_allocated(chunk));
         pages
     }
 

@@ -98,8 +98,9 @@ impl<'a> UserMemory<'a> {
         user_copy::load_u32(from).ok()
     }
 
-    /// Calls `step` with the number of copied bytes until it returns 0, the number of remaining bytes. After
-    /// each incomplete step, handles the page fault; a second fault without progress is `EFAULT`.
+    /// Calls `step`, which gets the number of bytes copied so far and returns the number remaining, until
+    /// none remain. After each incomplete step, handles the page fault; a second fault without progress is
+    /// `EFAULT`.
     fn copy(
         &self,
         at: UserVa,

@@ -108,7 +108,7 @@ impl Bank {
         Some(self.first_of(number).offset(first as u64))
     }
 
-    /// Takes at most `wanted` (not 0) single frames of one run: the run's first frame, and a bit for each
+    /// Allocates at most `wanted` (not 0) single frames of one run: the run's first frame, and a bit for each
     /// allocated frame.
     pub(crate) fn alloc_pages(&mut self, wanted: u32) -> Option<(Pfn, u64)> {
         let (run, pages) = match self.partly_free(0) {

@@ -65,7 +65,7 @@ impl Block {
         true
     }
 
-    /// Takes at most `wanted` (not 0) single frames of one run, from the smallest free chunks: the run, and a
+    /// Allocates at most `wanted` (not 0) single frames of one run, from the smallest free chunks: the run, and a
     /// bit for each allocated frame.
     pub(crate) fn alloc_pages(&mut self, wanted: u32) -> Option<(usize, u64)> {
         if self.orders & 1 == 0 {

@@ -32,7 +32,7 @@ use addr::{SizeError, parse_size};
 use core::fmt;
 use log::LevelFilter;
 
-/// Why the value of an argument is invalid.
+/// The value of an argument is invalid.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ArgumentError {
     /// A value is required.
@@ -107,7 +107,7 @@ pub struct BootArgs<'a> {
     pub vmalloc: Option<u64>,
     /// Whether IOMMUs stay unused.
     pub iommu_off: bool,
-    /// The most entries of an IOMMU's event queue.
+    /// The maximum number of entries of an IOMMU's event queue.
     pub iommu_events: Option<u64>,
     /// The DMA address width of an `edu` device.
     pub edu_mask: Option<u32>,
@@ -117,7 +117,7 @@ pub struct BootArgs<'a> {
     pub log_level: Option<LevelFilter>,
     /// The classes of events that fail in the self-tests.
     pub inject: Option<Glob<'a>>,
-    /// The most events of a class that all fail in turn.
+    /// The maximum number of events of a class that are all injected; of more, only a sample.
     pub inject_first: Option<u64>,
     /// The text before ` -- `.
     kernel_args: &'a str,

@@ -42,6 +42,7 @@ impl Inner {
             .map_err(|_| Errno::ENOMEM)
     }
 
+    /// Clears the entries of `range`, invalidates them in all TLBs and frees the tables that became empty.
     pub(super) fn clear_entries(&mut self, range: AddrRange<UserVa>) -> Result<(), Errno> {
         let asid = self.asid;
         let memory = &mut table_frames::user(asid);
@@ -53,8 +54,8 @@ impl Inner {
         Ok(())
     }
 
-    /// Unmaps anonymous memory and frees its frames. Infallible: it is mapped with pages, so no block has to
-    /// be split.
+    /// Unmaps anonymous memory and frees its frames. Cannot fail: it is mapped with pages, so no block is
+    /// split.
     pub(super) fn unmap_anonymous(&mut self, range: AddrRange<UserVa>) {
         let (mut rest, mut batch) = (range, FrameBatch::new());
         while let Some(part) = self.collect_frames(rest, &mut batch) {
