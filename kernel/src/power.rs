@@ -56,17 +56,17 @@ unsafe fn open_watchdog(at: KernelVa) -> Watchdog {
 pub fn off() -> ! {
     match firmware::psci().map(arch::psci::system_off) {
         Some(Ok(())) => {}
-        refused => {
+        psci_result => {
             if WATCHDOG.with(reset).is_none() {
-                off_without_watchdog(refused.and_then(Result::err));
+                off_without_watchdog(psci_result.and_then(Result::err));
             }
         }
     }
     arch::cpu::halt()
 }
 
-fn off_without_watchdog(refused: Option<arch::psci::Error>) {
-    match (refused, EMBEDDED_CONTROLLER.get().map(|&at| secure_power_off(at))) {
+fn off_without_watchdog(psci_error: Option<arch::psci::Error>) {
+    match (psci_error, EMBEDDED_CONTROLLER.get().map(|&at| secure_power_off(at))) {
         (Some(error), _) => log::error!("power off: the firmware returns an error ({error}); halted"),
         (None, Some(Ok(()))) => {}
         _ => log::error!("power off: no PSCI, no watchdog; halted"),

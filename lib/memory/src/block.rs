@@ -65,8 +65,8 @@ impl Block {
         true
     }
 
-    /// Allocates at most `wanted` (not 0) single frames of one run, from the smallest free chunks: the run, and a
-    /// bit for each allocated frame.
+    /// Allocates at most `wanted` (not 0) single frames of one run, from the smallest free chunks: the run,
+    /// and a bit for each allocated frame.
     pub(crate) fn alloc_pages(&mut self, wanted: u32) -> Option<(usize, u64)> {
         if self.orders & 1 == 0 {
             let smallest = self.orders.trailing_zeros();
