@@ -74,7 +74,7 @@ impl Encode for [u64; Command::WORDS] {
 }
 
 /// Commands and the CMD_SYNC that ends them.
-struct Batch<I> {
+struct CommandBatch<I> {
     commands: I,
     /// Whether the CMD_SYNC is in the queue.
     complete: bool,
@@ -115,7 +115,7 @@ fn run_batch(
     queue: &impl Shared<CommandQueue>,
     commands: impl Iterator<Item: Encode>,
 ) -> Result<(), CommandError> {
-    let mut batch = Batch::new(commands);
+    let mut batch = CommandBatch::new(commands);
     // Usually the SMMU is done before the first read of CMDQ_CONS.
     let first = queue.with(|queue| match queue.advance(&mut batch) {
         Some(result) => Ok(result),
@@ -143,13 +143,13 @@ pub fn sync(queue: &impl Shared<CommandQueue>) -> Result<(), CommandError> {
 fn wait(
     queue: &impl Shared<CommandQueue>,
     clock: Clock,
-    mut batch: Batch<impl Iterator<Item: Encode>>,
+    mut batch: CommandBatch<impl Iterator<Item: Encode>>,
 ) -> Result<(), CommandError> {
     let waited = clock.wait(|| queue.with(|queue| queue.advance(&mut batch)));
     waited.unwrap_or_else(|TimedOut| queue.with(|queue| Err(queue.timed_out())))
 }
 
-impl<I: Iterator<Item: Encode>> Batch<I> {
+impl<I: Iterator<Item: Encode>> CommandBatch<I> {
     fn new(commands: I) -> Self {
         Self { commands, complete: false, first: u64::MAX, end: 0 }
     }
@@ -184,7 +184,7 @@ impl CommandQueue {
     /// # Errors
     /// As [`run`].
     pub fn run(&mut self, commands: impl IntoIterator<Item = Command>) -> Result<(), CommandError> {
-        let mut batch = Batch::new(commands.into_iter());
+        let mut batch = CommandBatch::new(commands.into_iter());
         let clock = self.clock;
         clock.wait(|| self.advance(&mut batch)).unwrap_or_else(|TimedOut| Err(self.timed_out()))
     }
@@ -242,7 +242,7 @@ impl CommandQueue {
     #[inline(always)] // The first caller knows the whole batch.
     fn advance(
         &mut self,
-        batch: &mut Batch<impl Iterator<Item: Encode>>,
+        batch: &mut CommandBatch<impl Iterator<Item: Encode>>,
     ) -> Option<Result<(), CommandError>> {
         if !batch.complete {
             self.fill(batch);
@@ -264,7 +264,7 @@ impl CommandQueue {
 
     /// Writes and publishes as much of a batch as the queue has room for.
     #[inline(always)] // As for `advance`.
-    fn fill(&mut self, batch: &mut Batch<impl Iterator<Item: Encode>>) {
+    fn fill(&mut self, batch: &mut CommandBatch<impl Iterator<Item: Encode>>) {
         batch.first = batch.first.min(self.ring.produced());
         while !batch.complete && self.ring.has_room() {
             match batch.commands.next() {

@@ -1,7 +1,7 @@
 //! A buffer in a device's domain.
 
 use super::Device;
-use super::buffer::{Buffer, Side};
+use super::buffer::{ChunkedBuffer, Side};
 use super::request::{MapPlacement, MapRequest};
 use super::trace::{self, Event};
 use crate::debug;
@@ -17,7 +17,7 @@ use pagetable::Mapping;
 pub struct Attachment {
     device: Arc<Device>,
     /// `None` only while it is dropped.
-    buffer: Option<Arc<Buffer>>,
+    buffer: Option<Arc<ChunkedBuffer>>,
     range: AddrRange<Iova>,
 }
 
@@ -27,7 +27,11 @@ impl Attachment {
     /// # Errors
     /// [`DmaError::PastMask`] (with [`MapPlacement::Whole`]), [`DmaError::OutOfIova`], [`DmaError::OutOfTables`],
     /// [`DmaError::Scattered`] without IOMMU; everything is as before.
-    pub fn new(device: &Arc<Device>, buffer: Arc<Buffer>, placement: MapPlacement) -> Result<Self, DmaError> {
+    pub fn new(
+        device: &Arc<Device>,
+        buffer: Arc<ChunkedBuffer>,
+        placement: MapPlacement,
+    ) -> Result<Self, DmaError> {
         let request = MapRequest {
             len: buffer.len(),
             align: buffer.alignment(),
@@ -108,7 +112,7 @@ impl Attachment {
     }
 
     /// The buffer.
-    pub fn buffer(&self) -> &Arc<Buffer> {
+    pub fn buffer(&self) -> &Arc<ChunkedBuffer> {
         match &self.buffer {
             Some(buffer) => buffer,
             None => unreachable!("only `drop` takes it"),
@@ -126,7 +130,7 @@ impl Attachment {
 }
 
 /// Readable and writable; by privileged transactions alone if that was asked for and can be said.
-fn mapping(device: &Device, buffer: &Buffer) -> Mapping {
+fn mapping(device: &Device, buffer: &ChunkedBuffer) -> Mapping {
     let all = Mapping::read_write(buffer.memory());
     let privileged = buffer.attrs().contains(Attrs::PRIVILEGED) && device.domain().tells_privilege();
     if privileged { all.privileged() } else { all }

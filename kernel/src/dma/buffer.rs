@@ -21,23 +21,23 @@ use spin::Once;
 ///
 /// All mappings of it have its memory type; while it is non-cacheable, its low frames are not in the linear map.
 #[derive(Debug)]
-pub struct Buffer {
+pub struct ChunkedBuffer {
     frames: Frames,
     attrs: Attrs,
     memory: MemoryType,
-    view: Once<View>,
+    view: Once<BufferMapping>,
     tag: DebugTag,
 }
 
 /// The kernel's mapping.
 #[derive(Debug)]
-enum View {
+enum BufferMapping {
     /// One low chunk has it anyway.
     Linear(AddrRange<KernelVa>),
     Vmalloc(vmalloc::KernelMapping),
 }
 
-impl Buffer {
+impl ChunkedBuffer {
     /// Takes the frames, removes their cacheable alias if they become non-cacheable, and fills them with zeroes.
     ///
     /// # Errors
@@ -113,8 +113,8 @@ impl Buffer {
     /// The kernel's mapping, if there is one.
     pub fn kernel_view(&self) -> Option<AddrRange<KernelVa>> {
         self.view.get().map(|view| match view {
-            View::Linear(range) => *range,
-            View::Vmalloc(mapped) => mapped.range(),
+            BufferMapping::Linear(range) => *range,
+            BufferMapping::Vmalloc(mapped) => mapped.range(),
         })
     }
 
@@ -125,20 +125,20 @@ impl Buffer {
     pub fn make_kernel_view(&self) -> Result<AddrRange<KernelVa>, DmaError> {
         let view = self.view.try_call_once(|| self.new_view())?;
         Ok(match view {
-            View::Linear(range) => *range,
-            View::Vmalloc(mapped) => mapped.range(),
+            BufferMapping::Linear(range) => *range,
+            BufferMapping::Vmalloc(mapped) => mapped.range(),
         })
     }
 
-    fn new_view(&self) -> Result<View, DmaError> {
+    fn new_view(&self) -> Result<BufferMapping, DmaError> {
         if let Some(chunk) = self.only_linear_chunk() {
-            return Ok(View::Linear(linear::range_of(chunk.range())));
+            return Ok(BufferMapping::Linear(linear::range_of(chunk.range())));
         }
         let mapping = Mapping::read_write(self.memory);
         let align = self.alignment().min(addr::Order::BLOCK_2M.bytes());
         // SAFETY: the buffer owns the chunks, drops the mapping before them, and all its mappings have its memory type.
         let mapped = unsafe { VMALLOC.map(self.chunks(), align, mapping) };
-        mapped.map(View::Vmalloc).map_err(|error| match error {
+        mapped.map(BufferMapping::Vmalloc).map_err(|error| match error {
             vmalloc::VmallocError::OutOfRange(_) => DmaError::OutOfVmalloc { len: self.len() },
             vmalloc::VmallocError::Map(_) => DmaError::OutOfTables,
         })
@@ -182,7 +182,7 @@ impl Buffer {
     }
 }
 
-impl Drop for Buffer {
+impl Drop for ChunkedBuffer {
     fn drop(&mut self) {
         if self.frames.is_empty() {
             return;

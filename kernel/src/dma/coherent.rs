@@ -1,7 +1,7 @@
 //! Coherent buffers: memory that a device and the CPUs use at the same time.
 
 use super::attachment::Attachment;
-use super::buffer::Buffer;
+use super::buffer::ChunkedBuffer;
 use super::device::Device;
 use super::request::MapPlacement;
 use super::trace;
@@ -40,10 +40,9 @@ fn try_alloc(device: &Arc<Device>, len: u64, attrs: Attrs) -> Result<Attachment,
     let request = request(frames, attrs, device);
     let tag = DebugTag::new("buffer", len, Some(device.name()));
     let buffer = match small_linear(&request, attrs, memory) {
-        Some(low) => {
-            Buffer::new(&low, attrs, memory, tag).or_else(|_| Buffer::new(&request, attrs, memory, tag))
-        }
-        None => Buffer::new(&request, attrs, memory, tag),
+        Some(low) => ChunkedBuffer::new(&low, attrs, memory, tag)
+            .or_else(|_| ChunkedBuffer::new(&request, attrs, memory, tag)),
+        None => ChunkedBuffer::new(&request, attrs, memory, tag),
     }?;
     trace::note("alloc", || buffer.event().for_device(device));
     let attachment = Attachment::new(device, buffer, MapPlacement::Whole)?;
@@ -58,7 +57,7 @@ fn try_alloc(device: &Arc<Device>, len: u64, attrs: Attrs) -> Result<Attachment,
 ///
 /// # Errors
 /// As [`alloc()`], but for what a device brings in.
-pub fn alloc_unattached(len: u64, attrs: Attrs) -> Result<Arc<Buffer>, DmaError> {
+pub fn alloc_unattached(len: u64, attrs: Attrs) -> Result<Arc<ChunkedBuffer>, DmaError> {
     let frames = frames_of(len)?;
     let memory =
         if attrs.contains(Attrs::WRITE_COMBINE) { MemoryType::NonCacheable } else { MemoryType::WriteBack };
@@ -67,7 +66,8 @@ pub fn alloc_unattached(len: u64, attrs: Attrs) -> Result<Arc<Buffer>, DmaError>
         contiguous: attrs.contains(Attrs::FORCE_CONTIGUOUS),
         ..Request::new(frames)
     };
-    let buffer = Buffer::new(&request, attrs, memory, DebugTag::new("dma-buf", frames * PAGE_SIZE, None))?;
+    let buffer =
+        ChunkedBuffer::new(&request, attrs, memory, DebugTag::new("dma-buf", frames * PAGE_SIZE, None))?;
     trace::note("alloc", || buffer.event());
     Ok(buffer)
 }
@@ -156,7 +156,7 @@ impl DmaSpace for Space {
         &self,
         memory: Box<dyn StreamMemory>,
         direction: Direction,
-    ) -> Result<Stream<dma_api::Device>, StreamMapError> {
+    ) -> Result<Stream<dma_api::DeviceOwned>, StreamMapError> {
         super::stream::map(&self.0, memory, direction)
     }
 }

@@ -19,11 +19,11 @@ use spin::Once;
 
 /// An address space for devices. Its lock is held while tables change, not while the IOMMU is waited for.
 pub struct Domain {
-    kind: Kind,
+    translation: DomainTranslation,
 }
 
-enum Kind {
-    Translated(Box<SmmuDomain>),
+enum DomainTranslation {
+    Smmu(Box<SmmuDomain>),
     /// No IOMMU: addresses are what the bus makes of physical ones.
     Direct(Vec<BusWindow>),
 }
@@ -33,7 +33,7 @@ struct SmmuDomain {
     smmu: &'static Smmu,
     /// Mappings that need no lock, from the first one on.
     small: Once<Box<SmallMappings>>,
-    translated: SpinLock<IovaSpace>,
+    iova_space: SpinLock<IovaSpace>,
 }
 
 static ALL: SpinLock<Vec<Weak<Domain>>> = SpinLock::new(Vec::new());
@@ -46,7 +46,7 @@ pub fn all() -> Vec<Arc<Domain>> {
 impl Domain {
     /// A domain without translation. No windows: bus addresses are physical ones.
     pub fn direct(windows: Vec<BusWindow>) -> Self {
-        Self { kind: Kind::Direct(windows) }
+        Self { translation: DomainTranslation::Direct(windows) }
     }
 
     /// An empty domain of `smmu`.
@@ -55,9 +55,9 @@ impl Domain {
     /// See [`Smmu::new_domain`].
     pub(super) fn translated(smmu: &'static Smmu) -> Result<Arc<Self>, DmaError> {
         let (domain, input_bits) = (smmu.new_domain()?, smmu.features().input_bits());
-        let translated = SpinLock::new(IovaSpace::new(smmu, domain, input_bits));
-        let behind = SmmuDomain { smmu, small: Once::new(), translated };
-        let domain = Arc::new(Self { kind: Kind::Translated(Box::new(behind)) });
+        let iova_space = SpinLock::new(IovaSpace::new(smmu, domain, input_bits));
+        let domain = SmmuDomain { smmu, small: Once::new(), iova_space };
+        let domain = Arc::new(Self { translation: DomainTranslation::Smmu(Box::new(domain)) });
         let mut all = ALL.lock();
         // Those that are gone leave when there is no more room: rarely enough not to count, however many there are.
         if all.len() == all.capacity() {
@@ -76,20 +76,20 @@ impl Domain {
 
     /// Whether an IOMMU translates: then memory may be anywhere, and in pieces.
     pub fn is_translated(&self) -> bool {
-        matches!(self.kind, Kind::Translated(..))
+        matches!(self.translation, DomainTranslation::Smmu(..))
     }
 
     /// Whether its tables can keep unprivileged transactions out: stage 1 can, stage 2 has no word for it (DDI 0487,
     /// D8.4, "Stage 2 data access permissions").
     pub fn tells_privilege(&self) -> bool {
-        matches!(&self.kind, Kind::Translated(behind) if behind.smmu.features().stages != Stages::Two)
+        matches!(&self.translation, DomainTranslation::Smmu(domain) if domain.smmu.features().stages != Stages::Two)
     }
 
     /// The highest physical address that a device with this mask can use.
     pub(super) fn highest(&self, mask: DmaMask) -> PhysAddr {
-        match &self.kind {
-            Kind::Translated(..) => PhysAddr::new(u64::MAX),
-            Kind::Direct(windows) => direct(windows, mask).reach(),
+        match &self.translation {
+            DomainTranslation::Smmu(..) => PhysAddr::new(u64::MAX),
+            DomainTranslation::Direct(windows) => direct(windows, mask).reach(),
         }
     }
 
@@ -99,9 +99,9 @@ impl Domain {
         mask: DmaMask,
         memory: AddrRange<PhysAddr>,
     ) -> Option<AddrRange<Iova>> {
-        match &self.kind {
-            Kind::Translated(..) => None,
-            Kind::Direct(windows) => {
+        match &self.translation {
+            DomainTranslation::Smmu(..) => None,
+            DomainTranslation::Direct(windows) => {
                 AddrRange::from_len(direct(windows, mask).translate(memory)?, memory.len())
             }
         }
@@ -119,12 +119,14 @@ impl Domain {
         if request.placement != MapPlacement::Start && !request.mask.holds(request.len) {
             return Err(DmaError::PastMask { len: request.len, mask: request.mask });
         }
-        let range = match &self.kind {
-            Kind::Translated(behind) => behind.map(chunks, request),
-            Kind::Direct(windows) if request.placement == MapPlacement::Pieces => {
+        let range = match &self.translation {
+            DomainTranslation::Smmu(domain) => domain.map(chunks, request),
+            DomainTranslation::Direct(windows) if request.placement == MapPlacement::Pieces => {
                 place_pieces(direct(windows, request.mask), chunks, request)
             }
-            Kind::Direct(windows) => place_direct(direct(windows, request.mask), chunks, request),
+            DomainTranslation::Direct(windows) => {
+                place_direct(direct(windows, request.mask), chunks, request)
+            }
         }?;
         counters::IOVA_RANGES.add(1);
         Ok(range)
@@ -139,11 +141,11 @@ impl Domain {
         mask: DmaMask,
         is_written: bool,
     ) -> Option<AddrRange<Iova>> {
-        let Kind::Translated(behind) = &self.kind else { return None };
+        let DomainTranslation::Smmu(domain) = &self.translation else { return None };
         if mask.highest() < SmallMappings::HIGHEST {
             return None;
         }
-        let range = behind.small.get()?.map_run(run, is_written)?;
+        let range = domain.small.get()?.map_run(run, is_written)?;
         counters::IOVA_RANGES.add(1);
         Some(range)
     }
@@ -154,27 +156,27 @@ impl Domain {
     /// [`DmaError::IommuTimeout`]: `held` and the addresses are lost, since a device might still use them.
     pub(super) fn unmap<T>(&self, range: AddrRange<Iova>, held: T) -> Result<T, DmaError> {
         counters::IOVA_RANGES.sub(1);
-        match &self.kind {
-            Kind::Translated(behind) => behind.unmap(range, held),
-            Kind::Direct(_) => Ok(held),
+        match &self.translation {
+            DomainTranslation::Smmu(domain) => domain.unmap(range, held),
+            DomainTranslation::Direct(_) => Ok(held),
         }
     }
 
     /// Shows every page or block of `range`, lowest first; nothing without translation.
     pub fn leaves(&self, range: AddrRange<Iova>, visit: impl FnMut(pagetable::Leaf<Iova>)) {
-        if let Kind::Translated(behind) = &self.kind {
-            behind.translated.lock().leaves(range, visit);
+        if let DomainTranslation::Smmu(domain) = &self.translation {
+            domain.iova_space.lock().leaves(range, visit);
         }
     }
 
     /// Shows every page or block there is, lowest first, and whether the first and the last of its addresses are somebody's.
     pub fn all_leaves(&self, mut visit: impl FnMut(pagetable::Leaf<Iova>, bool)) {
-        if let Kind::Translated(behind) = &self.kind {
-            let translated = behind.translated.lock();
-            let small = behind.small.get();
+        if let DomainTranslation::Smmu(domain) = &self.translation {
+            let iova_space = domain.iova_space.lock();
+            let small = domain.small.get();
             let is_taken =
-                |at| small.and_then(|small| small.is_taken(at)).unwrap_or_else(|| translated.is_taken(at));
-            translated.leaves(AddrRange::new(Iova::new(0), translated.end()), |leaf| {
+                |at| small.and_then(|small| small.is_taken(at)).unwrap_or_else(|| iova_space.is_taken(at));
+            iova_space.leaves(AddrRange::new(Iova::new(0), iova_space.end()), |leaf| {
                 visit(leaf, is_taken(leaf.at) && is_taken(leaf.at + (leaf.bytes - PAGE_SIZE)));
             });
         }
@@ -182,8 +184,8 @@ impl Domain {
 
     /// Shows every table that the IOMMU walks for it; nothing without translation.
     pub fn each_table(&self, show: impl FnMut(PhysAddr)) {
-        if let Kind::Translated(behind) = &self.kind {
-            behind.translated.lock().each_table(show);
+        if let DomainTranslation::Smmu(domain) = &self.translation {
+            domain.iova_space.lock().each_table(show);
         }
     }
 
@@ -192,8 +194,8 @@ impl Domain {
     /// # Errors
     /// [`DmaError::IommuTimeout`], [`DmaError::IommuRefused`], [`DmaError::OutOfTables`].
     pub(super) fn attach(&self, stream: StreamId) -> Result<(), DmaError> {
-        let Kind::Translated(behind) = &self.kind else { return Ok(()) };
-        let result = behind.smmu.attach(stream, behind.translated.lock().smmu_domain());
+        let DomainTranslation::Smmu(domain) = &self.translation else { return Ok(()) };
+        let result = domain.smmu.attach(stream, domain.iova_space.lock().paging_domain());
         result.map_err(|error| {
             log::error!("IOMMU: stream {stream}: {error:?}");
             if let StreamError::Command(_) = error {
@@ -210,8 +212,8 @@ impl Domain {
     /// # Errors
     /// [`DmaError::IommuTimeout`], [`DmaError::IommuRefused`].
     pub(super) fn detach(&self, stream: StreamId) -> Result<(), DmaError> {
-        let Kind::Translated(behind) = &self.kind else { return Ok(()) };
-        let detach = || behind.smmu.detach(stream, behind.translated.lock().smmu_domain());
+        let DomainTranslation::Smmu(domain) = &self.translation else { return Ok(()) };
+        let detach = || domain.smmu.detach(stream, domain.iova_space.lock().paging_domain());
         let result = match detach() {
             Err(StreamError::Command(_)) => detach(),
             result => result,
@@ -252,7 +254,7 @@ impl SmmuDomain {
         if is_small && let Some((small, place)) = self.new_place(request)? {
             return small.map(place, chunks, request.len, request.mapping);
         }
-        self.translated.lock().map(chunks, request)
+        self.iova_space.lock().map(chunks, request)
     }
 
     /// A place for a small mapping after there was none; `None` if there cannot be any.
@@ -261,12 +263,12 @@ impl SmmuDomain {
         if small.is_used_up() {
             return Ok(None);
         }
-        let mut translated = self.translated.lock();
+        let mut iova_space = self.iova_space.lock();
         // Another CPU may have made room meanwhile.
         if let Some(place) = small.take(request.len) {
             return Ok(Some((small, place)));
         }
-        small.grow(|at| translated.pin(at))?;
+        small.grow(|at| iova_space.pin(at))?;
         Ok(small.take(request.len).map(|place| (&**small, place)))
     }
 
@@ -275,7 +277,7 @@ impl SmmuDomain {
         let small = self.small.get().and_then(|small| Some((small, small.table_of(range)?)));
         let stale = match small {
             Some((_, (_, table))) => table.pinned().unmap(&Tables, range, held),
-            None => self.translated.lock().unmap(range, held),
+            None => self.iova_space.lock().unmap(range, held),
         };
         let freed = match PagingDomain::invalidate(self.smmu.command_queue(), stale) {
             Ok(freed) => freed,
@@ -289,7 +291,7 @@ impl SmmuDomain {
         let held = freed.take(&mut Tables);
         match small {
             Some((small, table)) => small.give(table, range),
-            None => self.translated.lock().free(range),
+            None => self.iova_space.lock().free(range),
         }
         Ok(held)
     }
@@ -297,10 +299,10 @@ impl SmmuDomain {
 
 impl Drop for Domain {
     fn drop(&mut self) {
-        let kind = core::mem::replace(&mut self.kind, Kind::Direct(Vec::new()));
-        if let Kind::Translated(behind) = kind {
-            let SmmuDomain { smmu, translated, .. } = *behind;
-            smmu.destroy(translated.into_inner().into_smmu_domain());
+        let translation = core::mem::replace(&mut self.translation, DomainTranslation::Direct(Vec::new()));
+        if let DomainTranslation::Smmu(domain) = translation {
+            let SmmuDomain { smmu, iova_space, .. } = *domain;
+            smmu.destroy(iova_space.into_inner().into_paging_domain());
         }
     }
 }

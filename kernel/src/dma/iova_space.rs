@@ -26,12 +26,12 @@ impl IovaSpace {
     }
 
     /// The SMMU's part.
-    pub fn smmu_domain(&mut self) -> &mut smmu::PagingDomain {
+    pub fn paging_domain(&mut self) -> &mut smmu::PagingDomain {
         &mut self.domain
     }
 
     /// The SMMU's part, to be taken apart.
-    pub fn into_smmu_domain(self) -> smmu::PagingDomain {
+    pub fn into_paging_domain(self) -> smmu::PagingDomain {
         self.domain
     }
 

@@ -1,7 +1,7 @@
 //! The DMA core: buffers made of chunks, the devices they are attached to, and streaming mappings.
 //!
 //! - [`coherent`]: allocation of a buffer for a device ([`alloc()`]), or for later attachments; a driver's [`Space`].
-//! - [`Buffer`], [`Attachment`]: a buffer lives until its last view is gone; an attachment is a view.
+//! - [`ChunkedBuffer`], [`Attachment`]: a buffer lives until its last view is gone; an attachment is a view.
 //! - [`stream`]: streaming mappings of existing memory.
 //! - [`Device`], [`Domain`]: the IOVA space of a device; [`fault`] counts translation faults and quarantines a device.
 //! - [`counters`], [`trace`]: costs, and the log of `dma.trace`.
@@ -23,7 +23,7 @@ pub mod stream;
 pub mod trace;
 
 pub use attachment::Attachment;
-pub use buffer::{Buffer, Side};
+pub use buffer::{ChunkedBuffer, Side};
 pub use coherent::{Space, alloc, alloc_unattached};
 pub use device::Device;
 pub use domain::Domain;

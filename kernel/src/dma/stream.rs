@@ -38,7 +38,7 @@ pub fn map(
     device: &Arc<Device>,
     memory: Box<dyn StreamMemory>,
     direction: Direction,
-) -> Result<Stream<dma_api::Device>, StreamMapError> {
+) -> Result<Stream<dma_api::DeviceOwned>, StreamMapError> {
     match lend_piece(device, &*memory, direction) {
         Some(lent) => Ok(Stream::new(device.clone(), lent, memory)),
         None => map_list(device, memory, direction),
@@ -70,7 +70,7 @@ fn map_list(
     device: &Arc<Device>,
     memory: Box<dyn StreamMemory>,
     direction: Direction,
-) -> Result<Stream<dma_api::Device>, StreamMapError> {
+) -> Result<Stream<dma_api::DeviceOwned>, StreamMapError> {
     match lend(device, &*memory, direction) {
         Ok(lent) => Ok(Stream::new(device.clone(), lent, memory)),
         Err(error) => Err(refuse(memory, error)),

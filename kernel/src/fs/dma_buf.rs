@@ -2,7 +2,7 @@
 
 use super::{Caller, File, stat_device};
 use crate::dma::counters::{self, Reading};
-use crate::dma::{Attachment, Buffer, Side};
+use crate::dma::{Attachment, ChunkedBuffer, Side};
 use crate::sync::SpinLock;
 use crate::vm::access::UserMemory;
 use crate::vm::address_space::VmaBacking;
@@ -17,12 +17,12 @@ use pagetable::Leaf;
 
 /// A buffer and its attachments.
 pub struct DmaBuf {
-    buffer: Arc<Buffer>,
+    buffer: Arc<ChunkedBuffer>,
     attachments: SpinLock<Vec<Weak<Attachment>>>,
 }
 
 impl DmaBuf {
-    pub fn buffer(&self) -> &Arc<Buffer> {
+    pub fn buffer(&self) -> &Arc<ChunkedBuffer> {
         &self.buffer
     }
 
@@ -73,7 +73,7 @@ pub struct DmaBufFile(Arc<DmaBuf>);
 const BATCH: usize = 64;
 
 impl DmaBufFile {
-    pub fn new(buffer: Arc<Buffer>) -> Self {
+    pub fn new(buffer: Arc<ChunkedBuffer>) -> Self {
         Self(Arc::new(DmaBuf { buffer, attachments: SpinLock::new(Vec::new()) }))
     }
 

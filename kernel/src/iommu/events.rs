@@ -40,13 +40,13 @@ pub(super) fn report_overflow(smmu: &Smmu, stream: StreamId) {
 }
 
 /// The event queue of an SMMU.
-pub(super) struct Events {
+pub(super) struct EventDispatcher {
     queue: EventQueue,
     /// The dominant stream when the queue was last found at least half full.
     dominant: DominantStream,
 }
 
-impl Events {
+impl EventDispatcher {
     pub(super) fn new(queue: EventQueue) -> Self {
         Self { queue, dominant: DominantStream::default() }
     }

@@ -2,7 +2,7 @@
 
 use super::LOST_BYTES;
 use super::commands::Commands;
-use super::events::{self, Events};
+use super::events::{self, EventDispatcher};
 use super::table_memory::{Regions, Tables};
 use crate::debug::{self, FailPoint, StreamKey};
 use crate::irq::Handler;
@@ -26,7 +26,7 @@ pub struct Smmu {
     commands: Commands,
     streams: SpinLock<StreamTable>,
     tags: SpinLock<TlbTagAllocator>,
-    events: SpinLock<Events>,
+    events: SpinLock<EventDispatcher>,
 }
 
 static SMMUS: Once<Vec<&'static Smmu>> = Once::new();
@@ -63,7 +63,7 @@ impl Smmu {
             commands: Commands::new(commands),
             streams: SpinLock::new(streams),
             tags: SpinLock::new(tags),
-            events: SpinLock::new(Events::new(events)),
+            events: SpinLock::new(EventDispatcher::new(events)),
         }
     }
 

@@ -4,7 +4,7 @@
 use super::cache_model::{CacheModel, LINE, Line, RAM, RAM_BYTES};
 use addr::{AddrRange, Address, Chunk, KernelVa, PAGE_SIZE, PhysAddr};
 use dma_api::{Attrs, Direction, DmaError, DmaMask, PhysSegment, StreamMemory};
-use kernel::dma::{self, Buffer, Device, Side, stream};
+use kernel::dma::{self, ChunkedBuffer, Device, Side, stream};
 use kernel::memory::linear;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -65,7 +65,7 @@ impl RandomWorkload {
         panic!("{view:?} is longer than its chunks");
     }
 
-    fn watch(&self, buffer: &Buffer, view: Option<AddrRange<KernelVa>>) {
+    fn watch(&self, buffer: &ChunkedBuffer, view: Option<AddrRange<KernelVa>>) {
         self.model.assert_zeroes_ordered();
         self.model.watch(frames(buffer.chunks()), view);
     }
@@ -93,7 +93,7 @@ impl RandomWorkload {
     }
 
     /// A few rounds of concurrent reads and writes by both, without any synchronization.
-    fn share(&mut self, view: AddrRange<KernelVa>, buffer: &Buffer) {
+    fn share(&mut self, view: AddrRange<KernelVa>, buffer: &ChunkedBuffer) {
         for _ in 0..4 {
             let line = self.random_line(view, buffer.chunks());
             let zero = self.model.device_load(line.at);
@@ -107,14 +107,14 @@ impl RandomWorkload {
     }
 
     /// Leaves data that the next owner must not see.
-    fn leave_data(&mut self, buffer: &Buffer) {
+    fn leave_data(&mut self, buffer: &ChunkedBuffer) {
         for frame in frames(buffer.chunks()) {
             let line = LINE * self.model.below(PAGE_SIZE / LINE);
             self.model.device_store(frame + line, [0x0ddd_a7a0; 8]);
         }
     }
 
-    fn check_zero(&self, buffer: &Buffer) {
+    fn check_zero(&self, buffer: &ChunkedBuffer) {
         for frame in frames(buffer.chunks()) {
             for line in (0..PAGE_SIZE).step_by(4 * LINE as usize) {
                 let seen = self.model.device_load(frame + line);

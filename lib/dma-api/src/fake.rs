@@ -4,8 +4,8 @@
 //! only a sync makes equal, so that tests detect a missing sync.
 
 use crate::{
-    Attrs, BufferBacking, Device, Direction, DmaBuffer, DmaError, DmaMask, DmaSpace, KernelView, PhysSegment,
-    Stream, StreamMapError, StreamMapping, StreamMemory, StreamOps,
+    Attrs, BufferBacking, DeviceOwned, Direction, DmaBuffer, DmaError, DmaMask, DmaSpace, KernelView,
+    PhysSegment, Stream, StreamMapError, StreamMapping, StreamMemory, StreamOps,
 };
 use addr::{AddrRange, Chunk, Iova, PAGE_SIZE, Pfn, PhysAddr};
 use alloc::alloc::{alloc_zeroed, dealloc, handle_alloc_error};
@@ -198,7 +198,7 @@ impl DmaSpace for FakeSpace {
         &self,
         memory: Box<dyn StreamMemory>,
         direction: Direction,
-    ) -> Result<Stream<Device>, StreamMapError> {
+    ) -> Result<Stream<DeviceOwned>, StreamMapError> {
         let len: usize = memory.segments().iter().map(|segment| segment.len as usize).sum();
         if len == 0 {
             return Err(StreamMapError { memory, error: DmaError::ZeroLength });

@@ -32,7 +32,8 @@ pub use error::DmaError;
 pub use fake::{FakeFault, FakeMemory, FakeSpace};
 pub use mask::DmaMask;
 pub use stream::{
-    Cpu, Device, Direction, PhysSegment, Stream, StreamMapError, StreamMapping, StreamMemory, StreamOps,
+    CpuOwned, DeviceOwned, Direction, PhysSegment, Stream, StreamMapError, StreamMapping, StreamMemory,
+    StreamOps,
 };
 pub use view::KernelView;
 
@@ -68,5 +69,5 @@ pub trait DmaSpace {
         &self,
         memory: Box<dyn StreamMemory>,
         direction: Direction,
-    ) -> Result<Stream<Device>, StreamMapError>;
+    ) -> Result<Stream<DeviceOwned>, StreamMapError>;
 }

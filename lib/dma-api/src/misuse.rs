@@ -19,7 +19,7 @@
 //! *Double free*, and *freed with the wrong function*: there is one function, and it consumes the value.
 //! ```compile_fail,E0382
 //! # use dma_api::*;
-//! fn wrong(stream: Stream<Device>) {
+//! fn wrong(stream: Stream<DeviceOwned>) {
 //!     let _ = stream.unmap();
 //!     let _ = stream.unmap();
 //! }
@@ -35,7 +35,7 @@
 //! *Freed with a different size, address or direction*: the function has no such parameters.
 //! ```compile_fail,E0061
 //! # use dma_api::*;
-//! fn wrong(stream: Stream<Device>) {
+//! fn wrong(stream: Stream<DeviceOwned>) {
 //!     let _ = stream.unmap(2048, Direction::ToDevice);
 //! }
 //! ```
@@ -53,7 +53,7 @@
 //! *CPU access while the device owns the memory* (a missing sync, or overlapping ones):
 //! ```compile_fail,E0599
 //! # use dma_api::*;
-//! fn wrong(mut stream: Stream<Device>) {
+//! fn wrong(mut stream: Stream<DeviceOwned>) {
 //!     stream.bytes().unwrap()[0] = 1;
 //! }
 //! ```
@@ -61,7 +61,7 @@
 //! *Address passed to the device while the CPU owns the memory*:
 //! ```compile_fail,E0599
 //! # use dma_api::*;
-//! fn wrong(stream: Stream<Cpu>) -> addr::Iova {
+//! fn wrong(stream: Stream<CpuOwned>) -> addr::Iova {
 //!     stream.iova()
 //! }
 //! ```
@@ -69,13 +69,13 @@
 //! *Sync in the wrong direction*, and *sync without a mapping*:
 //! ```compile_fail,E0599
 //! # use dma_api::*;
-//! fn wrong(stream: Stream<Cpu>) -> Stream<Cpu> {
+//! fn wrong(stream: Stream<CpuOwned>) -> Stream<CpuOwned> {
 //!     stream.sync_for_cpu()
 //! }
 //! ```
 //! ```compile_fail,E0382
 //! # use dma_api::*;
-//! fn wrong(stream: Stream<Device>) -> Stream<Cpu> {
+//! fn wrong(stream: Stream<DeviceOwned>) -> Stream<CpuOwned> {
 //!     let _ = stream.unmap();
 //!     stream.sync_for_cpu()
 //! }

@@ -113,13 +113,13 @@ impl StreamMapping {
 
 /// Owner of a [`Stream`]: the CPU. It reads and writes; the device must not be using the memory.
 #[derive(Debug)]
-pub struct Cpu;
+pub struct CpuOwned;
 /// Owner of a [`Stream`]: the device.
 #[derive(Debug)]
-pub struct Device;
+pub struct DeviceOwned;
 
-/// A streaming mapping owned by `Owner`, [`Cpu`] or [`Device`]. Only `Stream<Cpu>` gives access to the bytes,
-/// only `Stream<Device>` has the address for the device. Dropping it unmaps the memory and drops it.
+/// A streaming mapping owned by `Owner`, [`CpuOwned`] or [`DeviceOwned`]. Only `Stream<CpuOwned>` gives access to
+/// the bytes, only `Stream<DeviceOwned>` has the address for the device. Dropping it unmaps the memory and drops it.
 pub struct Stream<Owner> {
     guard: MappingGuard,
     owner: PhantomData<Owner>,
@@ -181,7 +181,7 @@ impl<Owner> Stream<Owner> {
     }
 }
 
-impl Stream<Device> {
+impl Stream<DeviceOwned> {
     /// The stream of `memory`, which is mapped and synced for the device. For providers.
     pub fn new(ops: Arc<dyn StreamOps>, mapping: StreamMapping, memory: Box<dyn StreamMemory>) -> Self {
         Self { guard: MappingGuard { ops, mapping, memory: Some(memory) }, owner: PhantomData }
@@ -194,20 +194,20 @@ impl Stream<Device> {
 
     /// Transfers ownership to the CPU. The device must have finished with the memory, for example raised its
     /// interrupt.
-    pub fn sync_for_cpu(mut self) -> Stream<Cpu> {
+    pub fn sync_for_cpu(mut self) -> Stream<CpuOwned> {
         self.guard.sync(|ops, mapping, memory| ops.sync_for_cpu(mapping, memory));
         self.with_owner()
     }
 }
 
-impl Stream<Cpu> {
+impl Stream<CpuOwned> {
     /// The memory, if it has a kernel address: pages of a program have none.
     pub fn bytes(&mut self) -> Option<&mut [u8]> {
         self.guard.memory.as_mut()?.bytes()
     }
 
     /// Transfers ownership to the device.
-    pub fn sync_for_device(mut self) -> Stream<Device> {
+    pub fn sync_for_device(mut self) -> Stream<DeviceOwned> {
         self.guard.sync(|ops, mapping, memory| ops.sync_for_device(mapping, memory));
         self.with_owner()
     }

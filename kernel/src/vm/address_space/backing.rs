@@ -1,6 +1,6 @@
 //! The backing of a VMA, and the descriptor attributes for its protection.
 
-use crate::dma::Buffer;
+use crate::dma::ChunkedBuffer;
 use abi::Errno;
 use abi::memory::Prot;
 use addr::MemoryType;
@@ -14,7 +14,7 @@ pub enum VmaBacking {
     /// Anonymous memory: zeroed frames, allocated on demand.
     Anonymous,
     /// A buffer, and the maximum protection that its file descriptor permits.
-    Shared(Arc<Buffer>, Prot),
+    Shared(Arc<ChunkedBuffer>, Prot),
 }
 
 impl MappedObject for VmaBacking {

@@ -3,7 +3,7 @@
 use super::Inner;
 use super::backing::access_mapping;
 use crate::debug::{self, FailPoint};
-use crate::dma::Buffer;
+use crate::dma::ChunkedBuffer;
 use crate::memory::{table_frames, window};
 use crate::vm::pages;
 use abi::Errno;
@@ -32,7 +32,7 @@ impl Inner {
 
     pub(super) fn map_shared_part(
         &mut self,
-        shared: &Buffer,
+        shared: &ChunkedBuffer,
         offset: u64,
         range: AddrRange<UserVa>,
         prot: Prot,

@@ -17,7 +17,7 @@ pub use backing::VmaBacking;
 
 use super::asid::OwnedAsid;
 use super::pages::PinnedPages;
-use crate::dma::Buffer;
+use crate::dma::ChunkedBuffer;
 use crate::memory::{table_frames, window};
 use crate::sync::SpinLock;
 use abi::Errno;
@@ -114,7 +114,7 @@ impl AddressSpace {
     /// chunks permit: the address is congruent with `offset` modulo the alignment of the chunks.
     pub fn map_shared(
         &self,
-        shared: Arc<Buffer>,
+        shared: Arc<ChunkedBuffer>,
         (offset, len): (u64, u64),
         placement: MmapPlacement,
         (prot, max_prot): (Prot, Prot),
