@@ -6,8 +6,8 @@ use smmu_spec::field::{extract, is_set};
 use smmu_spec::{Cursor, RangeInvalidation, WalkCoherency, cd};
 use tock_registers::interfaces::Readable;
 
-/// Default of [`Features::event_room_log2`]: one faulting page leaves up to 1024 records under QEMU.
-const EVENT_ROOM_LOG2: u8 = 10;
+/// Default of [`Features::max_event_queue_log2`]: one faulting page leaves up to 1024 records under QEMU.
+const DEFAULT_EVENT_QUEUE_LOG2: u8 = 10;
 
 /// Implemented translation stages.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -40,8 +40,8 @@ pub struct Features {
     pub command_log2: u8,
     /// Maximum number of events in the queue, log2.
     pub event_log2: u8,
-    /// Limit on the size of the event queue, log2, chosen by the caller; [`EVENT_ROOM_LOG2`] at first.
-    pub event_room_log2: u8,
+    /// Limit on the size of the event queue, log2, chosen by the caller; [`DEFAULT_EVENT_QUEUE_LOG2`] at first.
+    pub max_event_queue_log2: u8,
     /// Whether range invalidation is supported.
     pub range_invalidation: RangeInvalidation,
     /// Bits of physical address.
@@ -103,11 +103,11 @@ struct Ids {
 impl Features {
     /// Number of entries of the event queue, log2.
     pub(super) fn event_queue_log2(&self) -> u8 {
-        self.event_log2.min(self.event_room_log2)
+        self.event_log2.min(self.max_event_queue_log2)
     }
 
     /// Number of entries of the event queue.
-    pub fn event_room(&self) -> u64 {
+    pub fn event_queue_entries(&self) -> u64 {
         1 << self.event_queue_log2()
     }
 
@@ -196,7 +196,7 @@ impl Ids {
             stream_bits: (extract(5, 0, idr1) as u8).min(32),
             command_log2: queue_log2(25, 21),
             event_log2: queue_log2(20, 16),
-            event_room_log2: EVENT_ROOM_LOG2,
+            max_event_queue_log2: DEFAULT_EVENT_QUEUE_LOG2,
             range_invalidation: if is_set(10, idr3) {
                 RangeInvalidation::Supported
             } else {
@@ -237,7 +237,7 @@ mod tests {
             stream_bits: 16,
             command_log2: 19,
             event_log2: 19,
-            event_room_log2: EVENT_ROOM_LOG2,
+            max_event_queue_log2: DEFAULT_EVENT_QUEUE_LOG2,
             range_invalidation: RangeInvalidation::Supported,
             output_bits: 44,
             msi: false,

@@ -1,7 +1,7 @@
 //! A buffer in a device's domain.
 
 use super::Device;
-use super::buffer::{ChunkedBuffer, Side};
+use super::buffer::{ChunkedBuffer, SyncFor};
 use super::request::{MapPlacement, MapRequest};
 use super::trace::{self, Event};
 use crate::debug;
@@ -40,7 +40,7 @@ impl Attachment {
             mapping: mapping(device, &buffer),
         };
         if buffer.memory() == MemoryType::WriteBack && !device.is_coherent() {
-            buffer.sync(Side::Device, Direction::Bidirectional);
+            buffer.sync(SyncFor::Device, Direction::Bidirectional);
         }
         let range = match device.domain().map(buffer.chunks(), &request) {
             Ok(range) => range,
@@ -54,7 +54,7 @@ impl Attachment {
         };
         debug::mapping_added(buffer.tag(), device.domain().key(), range);
         let this = Self { device: device.clone(), buffer: Some(buffer), range };
-        trace::note("attach", || this.event());
+        trace::record("attach", || this.event());
         trace::chunks(this.buffer().chunks());
         Ok(this)
     }
@@ -65,8 +65,8 @@ impl Attachment {
     }
 
     /// The device's addresses of the buffer's bytes from `offset` to before `end`, in order. More than one range only
-    /// without translation ([`MapPlacement::Pieces`]).
-    pub fn pieces(&self, offset: u64, end: u64) -> Vec<AddrRange<Iova>> {
+    /// without translation ([`MapPlacement::PerChunk`]).
+    pub fn bus_ranges(&self, offset: u64, end: u64) -> Vec<AddrRange<Iova>> {
         let domain = self.device.domain();
         if domain.is_translated() {
             let start = self.range.start();
@@ -95,7 +95,7 @@ impl Attachment {
     }
 
     /// Whether the device knows the buffer by one range of addresses, [`range`](Self::range).
-    pub fn is_one_range(&self) -> bool {
+    pub fn is_contiguous(&self) -> bool {
         let mut next = None;
         let follows = |chunk: Chunk| {
             let fits = next.is_none_or(|next| next == chunk.start());
@@ -132,17 +132,18 @@ impl Attachment {
 /// Readable and writable; by privileged transactions alone if that was asked for and can be said.
 fn mapping(device: &Device, buffer: &ChunkedBuffer) -> Mapping {
     let all = Mapping::read_write(buffer.memory());
-    let privileged = buffer.attrs().contains(Attrs::PRIVILEGED) && device.domain().tells_privilege();
+    let privileged =
+        buffer.attrs().contains(Attrs::PRIVILEGED) && device.domain().supports_privileged_mappings();
     if privileged { all.privileged() } else { all }
 }
 
 impl Drop for Attachment {
     fn drop(&mut self) {
-        trace::note("detach", || self.event());
+        trace::record("detach", || self.event());
         let buffer = self.buffer.take();
         // What the device wrote is read by CPUs next; speculation may have fetched it while it was older.
         if let Some(buffer) = buffer.as_ref().filter(|_| !self.device.is_coherent()) {
-            buffer.sync(Side::Cpu, Direction::Bidirectional);
+            buffer.sync(SyncFor::Cpu, Direction::Bidirectional);
         }
         debug::mapping_removed(self.device.domain().key(), self.range);
         // A time-out is logged there, and keeps the buffer alive for good.

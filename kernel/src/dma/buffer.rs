@@ -41,7 +41,7 @@ impl ChunkedBuffer {
     /// Takes the frames, removes their cacheable alias if they become non-cacheable, and fills them with zeroes.
     ///
     /// # Errors
-    /// As [`frames::take`]; everything is as before.
+    /// As [`frames::alloc`]; everything is as before.
     pub(super) fn new(
         request: &Request,
         attrs: Attrs,
@@ -55,7 +55,7 @@ impl ChunkedBuffer {
         let mut buffer = Arc::new(Self { frames: Frames::new(), attrs, memory, view: Once::new(), tag });
         // In place: moving the list about would cost more than finding a chunk.
         let Some(this) = Arc::get_mut(&mut buffer) else { unreachable!("nobody else has seen it") };
-        frames::take(request, &mut this.frames)?;
+        frames::alloc(request, &mut this.frames)?;
         // From here on, dropping the buffer is the undo.
         this.count(counters::Gauge::add);
         match memory {
@@ -153,7 +153,7 @@ impl ChunkedBuffer {
 
     /// Makes what a device that does not snoop wrote visible to CPUs, or what CPUs wrote visible to such a device. A
     /// non-cacheable buffer needs neither.
-    pub fn sync(&self, to: Side, direction: Direction) {
+    pub fn sync(&self, to: SyncFor, direction: Direction) {
         if self.memory == MemoryType::WriteBack {
             // SAFETY: the buffer's own chunks, write-back as just checked.
             unsafe { to.maintain_lines(self.chunks(), direction) };
@@ -173,7 +173,7 @@ impl ChunkedBuffer {
 
     /// Says in the trace that a program has mapped it.
     pub fn trace_mmap(&self) {
-        trace::note("mmap", || self.event());
+        trace::record("mmap", || self.event());
     }
 
     pub(super) fn event(&self) -> Event<'static> {
@@ -187,7 +187,7 @@ impl Drop for ChunkedBuffer {
         if self.frames.is_empty() {
             return;
         }
-        trace::note("free", || self.event());
+        trace::record("free", || self.event());
         self.tag.check_canary(self.frames.chunks(), self.memory);
         self.count(counters::Gauge::sub);
         // The kernel's mapping first: no frame gets its cacheable alias back, or another owner, while it is there.
@@ -195,13 +195,13 @@ impl Drop for ChunkedBuffer {
         if self.memory == MemoryType::WriteBack {
             self.frames.free_to(&mut zones::FrameAllocator::with_owner(LastOwner::Buffer));
         } else {
-            self.frames.drain().for_each(give_back_cacheable);
+            self.frames.drain().for_each(free_non_cacheable);
         }
     }
 }
 
 /// Gives back a chunk that was non-cacheable. A low one gets its alias back first; the next owner counts on it.
-fn give_back_cacheable(chunk: OwnedChunk) {
+fn free_non_cacheable(chunk: OwnedChunk) {
     if is_low(chunk.chunk()) {
         // SAFETY: `new` removed the alias; every other mapping ended with the buffer.
         unsafe { linear::restore_alias(chunk.chunk()) };
@@ -215,14 +215,14 @@ fn is_low(chunk: Chunk) -> bool {
 
 /// Who owns memory that changes hands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Side {
+pub enum SyncFor {
     /// The CPUs.
     Cpu,
     /// A device that does not see the CPUs' caches.
     Device,
 }
 
-impl Side {
+impl SyncFor {
     /// The maintenance of `chunks`, which are write-back memory, when they go to this side; complete after the caller's
     /// barrier.
     ///

@@ -32,21 +32,21 @@ pub fn alloc(device: &Arc<Device>, len: u64, attrs: Attrs) -> Result<Attachment,
 }
 
 fn try_alloc(device: &Arc<Device>, len: u64, attrs: Attrs) -> Result<Attachment, DmaError> {
-    let frames = frames_of(len)?;
+    let frames = frame_count(len)?;
     if !device.mask().holds(frames * PAGE_SIZE) || !device.reaches_memory() {
         return Err(DmaError::PastMask { len, mask: device.mask() });
     }
     let memory = device.memory_type(attrs);
     let request = request(frames, attrs, device);
     let tag = DebugTag::new("buffer", len, Some(device.name()));
-    let buffer = match small_linear(&request, attrs, memory) {
+    let buffer = match linear_map_request(&request, attrs, memory) {
         Some(low) => ChunkedBuffer::new(&low, attrs, memory, tag)
             .or_else(|_| ChunkedBuffer::new(&request, attrs, memory, tag)),
         None => ChunkedBuffer::new(&request, attrs, memory, tag),
     }?;
-    trace::note("alloc", || buffer.event().for_device(device));
+    trace::record("alloc", || buffer.event().for_device(device));
     let attachment = Attachment::new(device, buffer, MapPlacement::Whole)?;
-    if wants_view(device, attrs) {
+    if needs_kernel_view(device, attrs) {
         attachment.buffer().make_kernel_view()?;
     }
     Ok(attachment)
@@ -58,7 +58,7 @@ fn try_alloc(device: &Arc<Device>, len: u64, attrs: Attrs) -> Result<Attachment,
 /// # Errors
 /// As [`alloc()`], but for what a device brings in.
 pub fn alloc_unattached(len: u64, attrs: Attrs) -> Result<Arc<ChunkedBuffer>, DmaError> {
-    let frames = frames_of(len)?;
+    let frames = frame_count(len)?;
     let memory =
         if attrs.contains(Attrs::WRITE_COMBINE) { MemoryType::NonCacheable } else { MemoryType::WriteBack };
     let request = Request {
@@ -68,12 +68,12 @@ pub fn alloc_unattached(len: u64, attrs: Attrs) -> Result<Arc<ChunkedBuffer>, Dm
     };
     let buffer =
         ChunkedBuffer::new(&request, attrs, memory, DebugTag::new("dma-buf", frames * PAGE_SIZE, None))?;
-    trace::note("alloc", || buffer.event());
+    trace::record("alloc", || buffer.event());
     Ok(buffer)
 }
 
 /// Whole frames for `len` bytes.
-fn frames_of(len: u64) -> Result<u64, DmaError> {
+fn frame_count(len: u64) -> Result<u64, DmaError> {
     match len.checked_next_multiple_of(PAGE_SIZE) {
         Some(0) => Err(DmaError::ZeroLength),
         Some(len) => Ok(len / PAGE_SIZE),
@@ -98,7 +98,7 @@ fn largest(attrs: Attrs) -> Order {
 
 /// The same request for one small chunk that the linear map has anyway, if the kernel wants to see the buffer: that
 /// saves a mapping in vmalloc.
-fn small_linear(request: &Request, attrs: Attrs, memory: MemoryType) -> Option<Request> {
+fn linear_map_request(request: &Request, attrs: Attrs, memory: MemoryType) -> Option<Request> {
     let small = request.frames <= Order::CONTIGUOUS.frames() && request.frames.is_power_of_two();
     let whole = request.contiguous || !attrs.contains(Attrs::ALLOC_SINGLE_PAGES) || request.frames == 1;
     let seen = !attrs.contains(Attrs::NO_KERNEL_MAPPING) && memory == MemoryType::WriteBack;
@@ -110,7 +110,7 @@ fn small_linear(request: &Request, attrs: Attrs, memory: MemoryType) -> Option<R
 }
 
 /// Without IOMMU the request for no mapping is ignored: nothing is saved, and drivers need not notice.
-fn wants_view(device: &Device, attrs: Attrs) -> bool {
+fn needs_kernel_view(device: &Device, attrs: Attrs) -> bool {
     !attrs.contains(Attrs::NO_KERNEL_MAPPING) || !device.domain().is_translated()
 }
 

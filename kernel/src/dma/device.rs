@@ -57,8 +57,8 @@ impl Device {
         let faults = Arc::new(FaultState::default());
         let place = Some((smmu, stream));
         let device = Arc::new(Self { name, stream: place, coherent, mask: default_mask(), faults, domain });
-        let watched: Arc<dyn Quarantine> = device.clone();
-        fault::watch(smmu, stream, device.faults.clone(), Arc::downgrade(&watched));
+        let quarantine: Arc<dyn Quarantine> = device.clone();
+        fault::register(smmu, stream, device.faults.clone(), Arc::downgrade(&quarantine));
         debug::device_attached(smmu.stream_key(stream), device.domain.key(), &device.name);
         Ok(device)
     }
@@ -158,7 +158,7 @@ impl Device {
     }
 
     /// The same, all there ever were: a count that never falls.
-    pub fn all_faults(&self) -> u64 {
+    pub fn total_faults(&self) -> u64 {
         if let Some(smmu) = self.smmu() {
             smmu.service();
         }
@@ -171,9 +171,9 @@ impl Device {
     }
 
     /// Which time it is that it may do DMA; `None` while it may not, or is about not to. Where this is the same before and
-    /// after, all that was aborted in between is among [`Device::all_faults`].
-    pub fn arming(&self) -> Option<u64> {
-        self.faults.arming()
+    /// after, all that was aborted in between is among [`Device::total_faults`].
+    pub fn arm_generation(&self) -> Option<u64> {
+        self.faults.arm_generation()
     }
 
     /// Whether it is blocked because it had too many faults.
@@ -189,7 +189,7 @@ impl Device {
     /// [`DmaError::OutOfTables`]; it stays in quarantine then.
     pub fn rearm(&self) -> Result<(), DmaError> {
         if self.is_quarantined() {
-            sched::sleep_until(self.faults.held_until()).map_err(|_| DmaError::IommuRefused)?;
+            sched::sleep_until(self.faults.earliest_rearm()).map_err(|_| DmaError::IommuRefused)?;
             // What it did before is no new fault.
             self.smmu().into_iter().for_each(Smmu::service);
         }
@@ -224,7 +224,7 @@ impl fmt::Debug for Device {
 impl Drop for Device {
     fn drop(&mut self) {
         let Some((smmu, stream)) = self.stream else { return };
-        fault::forget(smmu, stream);
+        fault::unregister(smmu, stream);
         debug::device_removed(smmu.stream_key(stream));
         if self.faults.is_detached() {
             return;
@@ -240,7 +240,7 @@ impl Quarantine for Device {
         match self.faults.quarantine(|| self.detach()) {
             Some(Ok(())) => {
                 let faults = self.faults.count();
-                let overflow = self.faults.held_until() > sched::time::now();
+                let overflow = self.faults.earliest_rearm() > sched::time::now();
                 let reason = if overflow { ", and the event queue overflowed" } else { "" };
                 log::warn!(
                     "{}: quarantined after {faults} faults{reason}; the IOMMU aborts its transactions",

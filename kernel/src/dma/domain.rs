@@ -81,7 +81,7 @@ impl Domain {
 
     /// Whether its tables can keep unprivileged transactions out: stage 1 can, stage 2 has no word for it (DDI 0487,
     /// D8.4, "Stage 2 data access permissions").
-    pub fn tells_privilege(&self) -> bool {
+    pub fn supports_privileged_mappings(&self) -> bool {
         matches!(&self.translation, DomainTranslation::Smmu(domain) if domain.smmu.features().stages != Stages::Two)
     }
 
@@ -121,18 +121,18 @@ impl Domain {
         }
         let range = match &self.translation {
             DomainTranslation::Smmu(domain) => domain.map(chunks, request),
-            DomainTranslation::Direct(windows) if request.placement == MapPlacement::Pieces => {
-                place_pieces(direct(windows, request.mask), chunks, request)
+            DomainTranslation::Direct(windows) if request.placement == MapPlacement::PerChunk => {
+                per_chunk_range(direct(windows, request.mask), chunks, request)
             }
             DomainTranslation::Direct(windows) => {
-                place_direct(direct(windows, request.mask), chunks, request)
+                direct_range(direct(windows, request.mask), chunks, request)
             }
         }?;
         counters::IOVA_RANGES.add(1);
         Ok(range)
     }
 
-    /// [`Domain::map`] of one run of write-back memory, at most [`SmallMappings::LONGEST`], by the shortest way; `None` when it
+    /// [`Domain::map`] of one run of write-back memory, at most [`SmallMappings::MAX_BYTES`], by the shortest way; `None` when it
     /// has to go the other way, which also finds what is wrong if something is. Without `is_written` the devices only read.
     #[inline]
     pub(super) fn map_run(
@@ -142,7 +142,7 @@ impl Domain {
         is_written: bool,
     ) -> Option<AddrRange<Iova>> {
         let DomainTranslation::Smmu(domain) = &self.translation else { return None };
-        if mask.highest() < SmallMappings::HIGHEST {
+        if mask.highest() < SmallMappings::HIGHEST_IOVA {
             return None;
         }
         let range = domain.small.get()?.map_run(run, is_written)?;
@@ -174,10 +174,11 @@ impl Domain {
         if let DomainTranslation::Smmu(domain) = &self.translation {
             let iova_space = domain.iova_space.lock();
             let small = domain.small.get();
-            let is_taken =
-                |at| small.and_then(|small| small.is_taken(at)).unwrap_or_else(|| iova_space.is_taken(at));
+            let is_allocated = |at| {
+                small.and_then(|small| small.is_allocated(at)).unwrap_or_else(|| iova_space.is_allocated(at))
+            };
             iova_space.leaves(AddrRange::new(Iova::new(0), iova_space.end()), |leaf| {
-                visit(leaf, is_taken(leaf.at) && is_taken(leaf.at + (leaf.bytes - PAGE_SIZE)));
+                visit(leaf, is_allocated(leaf.at) && is_allocated(leaf.at + (leaf.bytes - PAGE_SIZE)));
             });
         }
     }
@@ -233,43 +234,43 @@ impl SmmuDomain {
             return Err(DmaError::OutOfIova { len: request.len, highest: request.mask.highest() });
         }
         let is_small =
-            request.len <= SmallMappings::LONGEST && request.mask.highest() >= SmallMappings::HIGHEST;
+            request.len <= SmallMappings::MAX_BYTES && request.mask.highest() >= SmallMappings::HIGHEST_IOVA;
         if is_small
             && let Some(small) = self.small.get()
-            && let Some(place) = small.take(request.len)
+            && let Some(slot) = small.alloc(request.len)
         {
-            return small.map(place, chunks, request.len, request.mapping);
+            return small.map(slot, chunks, request.len, request.mapping);
         }
-        self.map_slowly(chunks, request, is_small)
+        self.map_slow_path(chunks, request, is_small)
     }
 
     /// A small mapping for which there is no room yet, or one that is not small.
     #[inline(never)] // What it needs would weigh on those that are quick.
-    fn map_slowly(
+    fn map_slow_path(
         &self,
         chunks: impl Iterator<Item: FrameRun> + Clone,
         request: &MapRequest,
         is_small: bool,
     ) -> Result<AddrRange<Iova>, DmaError> {
-        if is_small && let Some((small, place)) = self.new_place(request)? {
-            return small.map(place, chunks, request.len, request.mapping);
+        if is_small && let Some((small, slot)) = self.grow_small(request)? {
+            return small.map(slot, chunks, request.len, request.mapping);
         }
         self.iova_space.lock().map(chunks, request)
     }
 
     /// A place for a small mapping after there was none; `None` if there cannot be any.
-    fn new_place(&self, request: &MapRequest) -> Result<Option<(&SmallMappings, SmallSlot)>, DmaError> {
+    fn grow_small(&self, request: &MapRequest) -> Result<Option<(&SmallMappings, SmallSlot)>, DmaError> {
         let small = self.small.call_once(|| Box::new(SmallMappings::new()));
-        if small.is_used_up() {
+        if small.is_exhausted() {
             return Ok(None);
         }
         let mut iova_space = self.iova_space.lock();
         // Another CPU may have made room meanwhile.
-        if let Some(place) = small.take(request.len) {
-            return Ok(Some((small, place)));
+        if let Some(slot) = small.alloc(request.len) {
+            return Ok(Some((small, slot)));
         }
         small.grow(|at| iova_space.pin(at))?;
-        Ok(small.take(request.len).map(|place| (&**small, place)))
+        Ok(small.alloc(request.len).map(|slot| (&**small, slot)))
     }
 
     #[inline]
@@ -290,7 +291,7 @@ impl SmmuDomain {
         };
         let held = freed.take(&mut Tables);
         match small {
-            Some((small, table)) => small.give(table, range),
+            Some((small, table)) => small.free(table, range),
             None => self.iova_space.lock().free(range),
         }
         Ok(held)
@@ -322,7 +323,7 @@ fn stream_error(error: StreamError) -> DmaError {
 }
 
 /// Where the bus shows `chunks`, if in one run and below the mask.
-fn place_direct(
+fn direct_range(
     direct: Direct<'_>,
     chunks: impl Iterator<Item: FrameRun> + Clone,
     request: &MapRequest,
@@ -330,7 +331,7 @@ fn place_direct(
     match direct.address(chunks.clone()) {
         Ok(at) => AddrRange::from_len(at, request.len)
             .ok_or(DmaError::PastMask { len: request.len, mask: request.mask }),
-        Err(BusAddressError::NotContiguous(_)) => Err(DmaError::Scattered { runs: runs(chunks) }),
+        Err(BusAddressError::NotContiguous(_)) => Err(DmaError::Scattered { runs: run_count(chunks) }),
         Err(BusAddressError::Empty | BusAddressError::Unreachable(_)) => {
             Err(DmaError::PastMask { len: request.len, mask: request.mask })
         }
@@ -338,7 +339,7 @@ fn place_direct(
 }
 
 /// A range of the whole's length from where the bus shows the first chunk, if the device reaches every one.
-fn place_pieces(
+fn per_chunk_range(
     direct: Direct<'_>,
     chunks: impl Iterator<Item: FrameRun> + Clone,
     request: &MapRequest,
@@ -351,7 +352,7 @@ fn place_pieces(
 }
 
 /// The number of runs that chunks form.
-fn runs(chunks: impl Iterator<Item: FrameRun>) -> usize {
+fn run_count(chunks: impl Iterator<Item: FrameRun>) -> usize {
     let mut end = None;
     chunks.filter(|chunk| end.replace(chunk.end()) != Some(chunk.start())).count()
 }

@@ -11,8 +11,8 @@ use memory::{Frames, OwnedChunk, Zone};
 /// # Errors
 /// [`DmaError::OutOfFrames`], [`DmaError::OutOfHeap`], [`DmaError::TooLong`], [`DmaError::ZeroLength`].
 #[inline]
-pub(super) fn take(request: &Request, list: &mut Frames) -> Result<(), DmaError> {
-    match kept(request) {
+pub(super) fn alloc(request: &Request, list: &mut Frames) -> Result<(), DmaError> {
+    match alloc_cached(request) {
         Some(chunk) => list.push(chunk).map_err(|(chunk, _)| {
             zones::free(chunk);
             DmaError::OutOfHeap
@@ -23,13 +23,13 @@ pub(super) fn take(request: &Request, list: &mut Frames) -> Result<(), DmaError>
 
 /// The one chunk that is wanted, if this CPU keeps it. Which is most of the time, and needs no search.
 #[inline]
-fn kept(request: &Request) -> Option<OwnedChunk> {
+fn alloc_cached(request: &Request) -> Option<OwnedChunk> {
     zones::alloc_cached(request.one_chunk()?, request.reach)
 }
 
 #[inline(never)]
 fn search(request: &Request, list: &mut Frames) -> Result<(), DmaError> {
-    fail_early(request.frames)?;
+    check_free_memory(request.frames)?;
     chunks::alloc_into(&mut zones::FrameAllocator::default(), request, list).map_err(|error| match error {
         ChunkError::Nothing => DmaError::ZeroLength,
         ChunkError::TooLong { wanted } => DmaError::TooLong { len: wanted * addr::PAGE_SIZE },
@@ -39,7 +39,7 @@ fn search(request: &Request, list: &mut Frames) -> Result<(), DmaError> {
 }
 
 /// Refuses what cannot be had: what the search would take until it knows, others would miss. Small requests miss nobody.
-fn fail_early(wanted: u64) -> Result<(), DmaError> {
+fn check_free_memory(wanted: u64) -> Result<(), DmaError> {
     if wanted <= Order::BLOCK_2M.frames() {
         return Ok(());
     }

@@ -41,7 +41,7 @@ impl IovaSpace {
     }
 
     /// Whether somebody has the page at `at`.
-    pub fn is_taken(&self, at: Iova) -> bool {
+    pub fn is_allocated(&self, at: Iova) -> bool {
         self.ranges.is_allocated(at)
     }
 
@@ -92,7 +92,7 @@ impl IovaSpace {
         let highest = request.mask.highest();
         let full = DmaError::OutOfIova { len: request.len, highest };
         let limit = match request.placement {
-            MapPlacement::Whole | MapPlacement::Pieces => highest,
+            MapPlacement::Whole | MapPlacement::PerChunk => highest,
             // Its first page is reachable then.
             MapPlacement::Start => Iova::new(highest.raw().saturating_add(request.len - PAGE_SIZE)),
         };

@@ -23,7 +23,7 @@ pub mod stream;
 pub mod trace;
 
 pub use attachment::Attachment;
-pub use buffer::{ChunkedBuffer, Side};
+pub use buffer::{ChunkedBuffer, SyncFor};
 pub use coherent::{Space, alloc, alloc_unattached};
 pub use device::Device;
 pub use domain::Domain;

@@ -26,5 +26,5 @@ pub enum MapPlacement {
     Start,
     /// All of it; without translation each chunk for itself, for a device with scatter-gather. The result is no contiguous
     /// range then: [`Domain::bus_addresses`](super::Domain) has the addresses.
-    Pieces,
+    PerChunk,
 }

@@ -18,14 +18,14 @@ use spin::Once;
 /// The most tables: 1 GiB of addresses, and 2 MiB for the tables themselves.
 const TABLES: usize = 512;
 /// Tables that are looked at for several pages in a row, before another one is made.
-const TRIES: usize = 8;
+const MAX_SEARCHED_TABLES: usize = 8;
 
 /// The addresses for small mappings and who has which of them.
 pub(super) struct SmallMappings {
     /// 8 KiB, which no stack has room for: they are made where they stay.
     tables: Box<[Once<Box<PinnedSlots>>; TABLES]>,
     /// How many there are; [`TABLES`] when there will be no more.
-    made: AtomicUsize,
+    table_count: AtomicUsize,
     /// Where there was room last; [`TABLES`] when nowhere.
     current: AtomicUsize,
     /// Tables without a single free page, a bit for each, and those that there will never be; one that has just got room
@@ -37,8 +37,8 @@ pub(super) struct SmallMappings {
 pub(super) struct PinnedSlots {
     pinned: PinnedTable,
     slots: Slots,
-    /// For loans that the device may only read, and for those that it may write too.
-    loans: [LeafAttributes; 2],
+    /// For streaming mappings that the device may only read, and for those that it may write too.
+    streaming_attributes: [LeafAttributes; 2],
 }
 
 const _: () = assert!(Slots::COUNT as u64 * PAGE_SIZE == PinnedTable::BYTES);
@@ -64,16 +64,16 @@ impl SmallSlot {
 
 impl SmallMappings {
     /// The longest mapping that is small.
-    pub const LONGEST: u64 = 16 * PAGE_SIZE;
+    pub const MAX_BYTES: u64 = 16 * PAGE_SIZE;
 
     /// The highest of its addresses: whoever has 32 bits can use them, and they are in nobody's way.
-    pub const HIGHEST: Iova = Iova::new((1 << 32) - 1);
+    pub const HIGHEST_IOVA: Iova = Iova::new((1 << 32) - 1);
 
     /// No table yet.
     pub fn new() -> Self {
         Self {
             tables: no_tables(),
-            made: AtomicUsize::new(0),
+            table_count: AtomicUsize::new(0),
             current: AtomicUsize::new(0),
             full: [const { AtomicU64::new(0) }; TABLES / 64],
         }
@@ -81,24 +81,23 @@ impl SmallMappings {
 
     /// Room for `len` bytes (whole pages), aligned to the power of two at or above it, if there is a table with some.
     #[inline]
-    pub fn take(&self, len: u64) -> Option<SmallSlot> {
+    pub fn alloc(&self, len: u64) -> Option<SmallSlot> {
         let (pages, cpu) = (slots(len), arch::cpu::index());
         let table = self.current.load(Relaxed);
         match self.tables.get(table).and_then(Once::get).and_then(|table| table.slots.take(pages, cpu)) {
             Some(page) => Some(SmallSlot::new(table, page)),
-            None => self.take_elsewhere(pages, cpu),
+            None => self.alloc_slow_path(pages, cpu),
         }
     }
 
     #[cold]
-    fn take_elsewhere(&self, pages: u32, cpu: usize) -> Option<SmallSlot> {
-        if self.is_used_up() {
+    fn alloc_slow_path(&self, pages: u32, cpu: usize) -> Option<SmallSlot> {
+        if self.is_exhausted() {
             return None;
         }
-        let tries = if pages == slots(PAGE_SIZE) { TABLES } else { TRIES };
-        let made = self.made.load(Relaxed);
-        for (table, this) in self.with_room().filter_map(|at| Some((at, self.tables[at].get()?))).take(tries)
-        {
+        let tries = if pages == slots(PAGE_SIZE) { TABLES } else { MAX_SEARCHED_TABLES };
+        let table_count = self.table_count.load(Relaxed);
+        for (table, this) in self.not_full().filter_map(|at| Some((at, self.tables[at].get()?))).take(tries) {
             if let Some(page) = this.slots.take(pages, cpu) {
                 self.current.store(table, Relaxed);
                 return Some(SmallSlot::new(table, page));
@@ -107,14 +106,14 @@ impl SmallMappings {
                 self.set_full(table);
             }
         }
-        if made == TABLES && self.with_room().next().is_none() {
+        if table_count == TABLES && self.not_full().next().is_none() {
             self.current.store(TABLES, Relaxed);
         }
         None
     }
 
     /// The tables that are not full, whether made or not.
-    fn with_room(&self) -> impl Iterator<Item = usize> {
+    fn not_full(&self) -> impl Iterator<Item = usize> {
         let words = self.full.iter().zip((0..TABLES).step_by(64));
         words.flat_map(|(full, first)| {
             let mut left = !full.load(Relaxed);
@@ -135,7 +134,7 @@ impl SmallMappings {
     }
 
     /// Whether there is no room until some is given back, and there are no more tables.
-    pub fn is_used_up(&self) -> bool {
+    pub fn is_exhausted(&self) -> bool {
         self.current.load(Relaxed) == TABLES
     }
 
@@ -145,17 +144,17 @@ impl SmallMappings {
     /// # Errors
     /// `pin`'s.
     pub fn grow<E>(&self, pin: impl FnOnce(Iova) -> Result<Option<PinnedTable>, E>) -> Result<(), E> {
-        let index = self.made.load(Relaxed);
+        let index = self.table_count.load(Relaxed);
         let Some(table) = self.tables.get(index) else { return Ok(()) };
         match pin(Self::start_of(index))? {
             Some(pinned) => {
                 table.call_once(|| Box::new(PinnedSlots::new(pinned)));
-                self.made.store(index + 1, Relaxed);
+                self.table_count.store(index + 1, Relaxed);
                 self.current.store(index, Relaxed);
             }
             None => {
                 (index..TABLES).for_each(|never| self.set_full(never));
-                self.made.store(TABLES, Relaxed);
+                self.table_count.store(TABLES, Relaxed);
             }
         }
         Ok(())
@@ -163,7 +162,7 @@ impl SmallMappings {
 
     /// The first address of a table.
     fn start_of(index: usize) -> Iova {
-        Iova::new(Self::HIGHEST.raw() + 1 - (index as u64 + 1) * PinnedTable::BYTES)
+        Iova::new(Self::HIGHEST_IOVA.raw() + 1 - (index as u64 + 1) * PinnedTable::BYTES)
     }
 
     /// Maps `chunks`, `len` bytes, at a place that was taken for them; on failure it is free again.
@@ -173,23 +172,23 @@ impl SmallMappings {
     #[inline]
     pub fn map(
         &self,
-        place: SmallSlot,
+        slot: SmallSlot,
         chunks: impl Iterator<Item: FrameRun> + Clone,
         len: u64,
         mapping: Mapping,
     ) -> Result<AddrRange<Iova>, DmaError> {
-        let Some(table) = self.tables[place.table()].get() else { unreachable!("a place in no table") };
-        match table.pinned.map(&Tables, place.page(), chunks, mapping) {
+        let Some(table) = self.tables[slot.table()].get() else { unreachable!("a slot in no table") };
+        match table.pinned.map(&Tables, slot.page(), chunks, mapping) {
             Ok(range) => Ok(range),
             Err(MapError::OutputTooLarge(_)) => {
-                table.slots.give(place.page(), slots(len));
+                table.slots.give(slot.page(), slots(len));
                 Err(DmaError::TooLong { len })
             }
-            Err(error) => panic!("map of {len:#x} bytes at page {}: {error:?}", place.page()),
+            Err(error) => panic!("map of {len:#x} bytes at page {}: {error:?}", slot.page()),
         }
     }
 
-    /// Maps `run`, write-back memory of at most [`SmallMappings::LONGEST`], where there was room last; `None` if it does not go
+    /// Maps `run`, write-back memory of at most [`SmallMappings::MAX_BYTES`], where there was room last; `None` if it does not go
     /// there.
     #[inline]
     pub fn map_run(&self, run: &impl FrameRun, is_written: bool) -> Option<AddrRange<Iova>> {
@@ -200,7 +199,7 @@ impl SmallMappings {
         let pages = slots(run.end().raw() - run.start().raw());
         let table = self.tables.get(self.current.load(Relaxed))?.get()?;
         let page = table.slots.take(pages, arch::cpu::index())?;
-        match table.pinned.map_run(&Tables, page, run, table.loans[usize::from(is_written)]) {
+        match table.pinned.map_run(&Tables, page, run, table.streaming_attributes[usize::from(is_written)]) {
             Ok(range) => Some(range),
             Err(_) => {
                 table.slots.give(page, pages);
@@ -212,19 +211,20 @@ impl SmallMappings {
     /// The table that `range` was mapped in, if it is one of these.
     #[inline]
     pub fn table_of(&self, range: AddrRange<Iova>) -> Option<(usize, &PinnedSlots)> {
-        let index = (Self::HIGHEST.raw().wrapping_sub(range.start().raw()) / PinnedTable::BYTES) as usize;
+        let index =
+            (Self::HIGHEST_IOVA.raw().wrapping_sub(range.start().raw()) / PinnedTable::BYTES) as usize;
         Some((index, self.tables.get(index)?.get()?))
     }
 
     /// Whether somebody has the page at `at`; `None` if it is in none of these tables.
-    pub fn is_taken(&self, at: Iova) -> Option<bool> {
+    pub fn is_allocated(&self, at: Iova) -> Option<bool> {
         let (_, table) = self.table_of(AddrRange::new(at, at + PAGE_SIZE))?;
         Some(table.slots.is_taken(pagetable::pinned_page(at)))
     }
 
     /// Ends the use of addresses in table `index` that the SMMU has forgotten.
     #[inline]
-    pub fn give(&self, (index, table): (usize, &PinnedSlots), range: AddrRange<Iova>) {
+    pub fn free(&self, (index, table): (usize, &PinnedSlots), range: AddrRange<Iova>) {
         table.slots.give(pagetable::pinned_page(range.start()), slots(range.len()));
         if self.is_full(index) {
             self.full[index / 64].fetch_and(!(1 << (index % 64)), Relaxed);
@@ -237,7 +237,7 @@ fn no_tables() -> Box<[Once<Box<PinnedSlots>>; TABLES]> {
     let tables: Box<[_]> = (0..TABLES).map(|_| Once::new()).collect();
     match tables.try_into() {
         Ok(tables) => tables,
-        Err(_) => unreachable!("{TABLES} were made"),
+        Err(_) => unreachable!("{TABLES} tables were made"),
     }
 }
 
@@ -249,13 +249,13 @@ fn slots(len: u64) -> u32 {
 
 impl PinnedSlots {
     fn new(pinned: PinnedTable) -> Self {
-        let loans = [Mapping::read_only, Mapping::read_write].map(|of| {
+        let streaming_attributes = [Mapping::read_only, Mapping::read_write].map(|of| {
             let mapping = of(MemoryType::WriteBack);
             pinned
                 .bits(mapping)
                 .unwrap_or_else(|error| unreachable!("every stage says {mapping:?}: {error:?}"))
         });
-        Self { pinned, slots: Slots::new(), loans }
+        Self { pinned, slots: Slots::new(), streaming_attributes }
     }
 
     /// See [`PinnedTable`].

@@ -8,7 +8,7 @@
 //! start or end shares a line is refused for writing ([`DmaError::SharedLine`]) instead of bounced through a copy,
 //! since what owns whole pages can as well own whole lines.
 
-use super::buffer::Side;
+use super::buffer::SyncFor;
 use super::device::Device;
 use super::request::{MapPlacement, MapRequest};
 use super::small_mappings::SmallMappings;
@@ -27,7 +27,7 @@ use memory::{Frames, Reach};
 use pagetable::Mapping;
 
 /// The largest cache line of any Arm processor so far (Linux's `ARCH_DMA_MINALIGN`).
-const LINE: u64 = 128;
+const CACHE_LINE: u64 = 128;
 
 /// Lends `memory` to `device`, which may use it when this returns.
 ///
@@ -39,23 +39,23 @@ pub fn map(
     memory: Box<dyn StreamMemory>,
     direction: Direction,
 ) -> Result<Stream<dma_api::DeviceOwned>, StreamMapError> {
-    match lend_piece(device, &*memory, direction) {
-        Some(lent) => Ok(Stream::new(device.clone(), lent, memory)),
-        None => map_list(device, memory, direction),
+    match map_fast_path(device, &*memory, direction) {
+        Some(mapping) => Ok(Stream::new(device.clone(), mapping, memory)),
+        None => map_slow_path(device, memory, direction),
     }
 }
 
 /// What most loans are: one short piece for a device behind an IOMMU, which sees the CPUs' caches. `None` for all others,
 /// and for what cannot be lent.
 #[inline]
-fn lend_piece(device: &Device, memory: &dyn StreamMemory, direction: Direction) -> Option<StreamMapping> {
+fn map_fast_path(device: &Device, memory: &dyn StreamMemory, direction: Direction) -> Option<StreamMapping> {
     let &[PhysSegment { start, len }] = memory.segments() else { return None };
     // With the first of these no sum below overflows, and the length is not 0.
-    if (start.raw() | len.wrapping_sub(1)) >> NUMBERS != 0 || !device.is_coherent() {
+    if (start.raw() | len.wrapping_sub(1)) >> ADDRESS_BITS != 0 || !device.is_coherent() {
         return None;
     }
     let pages = WholePages::around(&PhysSegment { start, len });
-    if pages.end.raw() - pages.start.raw() > SmallMappings::LONGEST {
+    if pages.end.raw() - pages.start.raw() > SmallMappings::MAX_BYTES {
         return None;
     }
     let at = device.domain().map_run(&pages, device.mask(), direction.device_writes())?.start();
@@ -66,13 +66,13 @@ fn lend_piece(device: &Device, memory: &dyn StreamMemory, direction: Direction) 
 
 /// [`map`] of whatever there is.
 #[inline(never)] // What it needs would weigh on those that are short.
-fn map_list(
+fn map_slow_path(
     device: &Arc<Device>,
     memory: Box<dyn StreamMemory>,
     direction: Direction,
 ) -> Result<Stream<dma_api::DeviceOwned>, StreamMapError> {
-    match lend(device, &*memory, direction) {
-        Ok(lent) => Ok(Stream::new(device.clone(), lent, memory)),
+    match map_segments(device, &*memory, direction) {
+        Ok(mapping) => Ok(Stream::new(device.clone(), mapping, memory)),
         Err(error) => Err(refuse(memory, error)),
     }
 }
@@ -85,14 +85,18 @@ fn refuse(memory: Box<dyn StreamMemory>, error: DmaError) -> StreamMapError {
     let len = memory.segments().iter().map(|segment| segment.len).sum();
     LOST_BYTES.add(len);
     core::mem::forget(memory);
-    StreamMapError { memory: Box::new(Lost), error }
+    StreamMapError { memory: Box::new(LostMemory), error }
 }
 
-fn lend(device: &Device, memory: &dyn StreamMemory, direction: Direction) -> Result<StreamMapping, DmaError> {
+fn map_segments(
+    device: &Device,
+    memory: &dyn StreamMemory,
+    direction: Direction,
+) -> Result<StreamMapping, DmaError> {
     let segments = memory.segments();
-    let List { offset, bytes, longest } = check(segments, direction, device.is_coherent())?;
+    let SegmentList { offset, bytes, longest } = check(segments, direction, device.is_coherent())?;
     if !device.is_coherent() {
-        hand_over(memory, Side::Device, direction);
+        sync_caches(memory, SyncFor::Device, direction);
     }
     let request = MapRequest {
         // The pieces meet at page borders, so this is the sum of their pages.
@@ -106,39 +110,39 @@ fn lend(device: &Device, memory: &dyn StreamMemory, direction: Direction) -> Res
     let tag = DebugTag::new("stream", offset + bytes, Some(device.name()));
     debug::mapping_added(&tag, device.domain().key(), pages);
     let start = pages.start() + offset;
-    // SAFETY: the device was just given the memory at this range; `map_list` makes the one stream of it.
+    // SAFETY: the device was just given the memory at this range; `map_slow_path` makes the one stream of it.
     Ok(unsafe { StreamMapping::new(AddrRange::new(start, start + bytes), direction) })
 }
 
 impl Device {
-    fn hand_over(&self, memory: &dyn StreamMemory, to: Side, direction: Direction) {
+    fn sync_caches(&self, memory: &dyn StreamMemory, to: SyncFor, direction: Direction) {
         if !self.is_coherent() {
-            hand_over(memory, to, direction);
+            sync_caches(memory, to, direction);
         }
     }
 }
 
 impl StreamOps for Device {
-    fn sync_for_cpu(&self, lent: StreamMapping, memory: &mut dyn StreamMemory) {
-        self.hand_over(memory, Side::Cpu, lent.direction());
+    fn sync_for_cpu(&self, mapping: StreamMapping, memory: &mut dyn StreamMemory) {
+        self.sync_caches(memory, SyncFor::Cpu, mapping.direction());
     }
 
-    fn sync_for_device(&self, lent: StreamMapping, memory: &mut dyn StreamMemory) {
-        self.hand_over(memory, Side::Device, lent.direction());
+    fn sync_for_device(&self, mapping: StreamMapping, memory: &mut dyn StreamMemory) {
+        self.sync_caches(memory, SyncFor::Device, mapping.direction());
     }
 
     fn unmap(
         &self,
-        lent: StreamMapping,
+        mapping: StreamMapping,
         memory: Box<dyn StreamMemory>,
     ) -> Result<Box<dyn StreamMemory>, DmaError> {
         // The whole pages around the bytes; it was mapped, so its end is no overflow.
-        let start = lent.range().start().align_down(PAGE_SIZE);
-        let pages = AddrRange::new(start, Iova::new(lent.range().end().raw().next_multiple_of(PAGE_SIZE)));
+        let start = mapping.range().start().align_down(PAGE_SIZE);
+        let pages = AddrRange::new(start, Iova::new(mapping.range().end().raw().next_multiple_of(PAGE_SIZE)));
         // The device first: until it can write no more, lines could be fetched again with what is old then.
         debug::mapping_removed(self.domain().key(), pages);
         let memory = self.domain().unmap(pages, memory)?;
-        self.hand_over(&*memory, Side::Cpu, lent.direction());
+        self.sync_caches(&*memory, SyncFor::Cpu, mapping.direction());
         Ok(memory)
     }
 }
@@ -152,7 +156,7 @@ fn mapping(direction: Direction) -> Mapping {
 }
 
 /// A list that can be lent.
-struct List {
+struct SegmentList {
     /// Of the first byte in its page.
     offset: u64,
     /// In all pieces.
@@ -162,10 +166,10 @@ struct List {
 }
 
 /// log2 of what no address and no length comes near.
-const NUMBERS: u32 = u64::BITS - 2;
+const ADDRESS_BITS: u32 = u64::BITS - 2;
 
 /// Looks at every piece once.
-fn check(segments: &[PhysSegment], direction: Direction, coherent: bool) -> Result<List, DmaError> {
+fn check(segments: &[PhysSegment], direction: Direction, coherent: bool) -> Result<SegmentList, DmaError> {
     let Some((first, rest)) = segments.split_first() else { return Err(DmaError::ZeroLength) };
     let offset = first.start.raw() % PAGE_SIZE;
     let mut end = first.start.raw().wrapping_add(first.len);
@@ -183,21 +187,21 @@ fn check(segments: &[PhysSegment], direction: Direction, coherent: bool) -> Resu
         [] => 0,
         _ => (segments.len() as u64).saturating_mul(lasts.wrapping_add(1)),
     };
-    if !borders.is_multiple_of(PAGE_SIZE) || (starts | lasts | most) >> NUMBERS != 0 {
-        return Err(fault(segments));
+    if !borders.is_multiple_of(PAGE_SIZE) || (starts | lasts | most) >> ADDRESS_BITS != 0 {
+        return Err(list_error(segments));
     }
-    if !coherent && direction.device_writes() && !(offset | (offset + bytes)).is_multiple_of(LINE) {
+    if !coherent && direction.device_writes() && !(offset | (offset + bytes)).is_multiple_of(CACHE_LINE) {
         return Err(DmaError::SharedLine { offset, len: bytes });
     }
-    Ok(List { offset, bytes, longest: lasts + 1 })
+    Ok(SegmentList { offset, bytes, longest: lasts + 1 })
 }
 
 /// What is wrong with a list in which something is empty, is no memory, or does not meet its neighbour at a page border.
 #[cold]
-fn fault(segments: &[PhysSegment]) -> DmaError {
+fn list_error(segments: &[PhysSegment]) -> DmaError {
     let last = segments.len() - 1;
     for (index, &PhysSegment { start, len }) in segments.iter().enumerate() {
-        if (start.raw() | len.saturating_sub(1)) >> NUMBERS != 0 {
+        if (start.raw() | len.saturating_sub(1)) >> ADDRESS_BITS != 0 {
             return DmaError::TooLong { len };
         }
         let starts = index == 0 || start.is_aligned(PAGE_SIZE);
@@ -272,17 +276,17 @@ impl Iterator for PageChunks<'_> {
 }
 
 /// Cache maintenance for `memory`, complete when this returns.
-fn hand_over(memory: &dyn StreamMemory, to: Side, direction: Direction) {
+fn sync_caches(memory: &dyn StreamMemory, to: SyncFor, direction: Direction) {
     // SAFETY: whole pages of RAM that belong to `memory`, borrowed here, and are cacheable everywhere.
     unsafe { to.maintain_lines(PageChunks::new(memory.segments()), direction) };
     arch::barrier::dsb_sy();
 }
 
 /// What is left of memory that an IOMMU which does not answer may still know.
-struct Lost;
+struct LostMemory;
 
 // SAFETY: there is none.
-unsafe impl StreamMemory for Lost {
+unsafe impl StreamMemory for LostMemory {
     fn segments(&self) -> &[PhysSegment] {
         &[]
     }
@@ -318,7 +322,7 @@ impl Pages {
     fn take(request: &Request, len: u64) -> Result<Box<Self>, DmaError> {
         let tag = DebugTag::new("pages", len, None);
         let mut pages = Self { segments: Vec::new(), frames: Frames::new(), tag };
-        super::frames::take(&Request { reach: Reach::LOW, ..*request }, &mut pages.frames)?;
+        super::frames::alloc(&Request { reach: Reach::LOW, ..*request }, &mut pages.frames)?;
         if request.contiguous {
             let start = pages.frames.chunks().next().map_or(PhysAddr::new(0), Chunk::start);
             pages.segments.push(PhysSegment { start, len });

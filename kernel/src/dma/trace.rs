@@ -15,7 +15,7 @@ pub fn enable() {
 }
 
 /// Leaves what `quiet` does out of the trace. Only while nobody else has buffers.
-pub fn without<R>(quiet: impl FnOnce() -> R) -> R {
+pub fn suspended<R>(quiet: impl FnOnce() -> R) -> R {
     let on = ON.swap(false, Relaxed);
     let result = quiet();
     ON.store(on, Relaxed);
@@ -40,7 +40,7 @@ impl<'a> Event<'a> {
 
 /// Prints the event as `name`, if somebody wants to know.
 #[inline]
-pub(super) fn note<'a>(name: &str, event: impl FnOnce() -> Event<'a>) {
+pub(super) fn record<'a>(name: &str, event: impl FnOnce() -> Event<'a>) {
     if ON.load(Relaxed) {
         kprintln!("dma: {name} {}", event());
     }

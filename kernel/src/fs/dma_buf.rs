@@ -2,7 +2,7 @@
 
 use super::{Caller, File, stat_device};
 use crate::dma::counters::{self, Reading};
-use crate::dma::{Attachment, ChunkedBuffer, Side};
+use crate::dma::{Attachment, ChunkedBuffer, SyncFor};
 use crate::sync::SpinLock;
 use crate::vm::access::UserMemory;
 use crate::vm::address_space::VmaBacking;
@@ -46,7 +46,7 @@ impl DmaBuf {
 
     /// Transfers ownership of the data between the program and the devices, if an attached one does not snoop
     /// the caches.
-    fn sync(&self, to: Side, direction: Direction) -> Result<(), Errno> {
+    fn sync(&self, to: SyncFor, direction: Direction) -> Result<(), Errno> {
         if self.attachments().iter().any(|attachment| !attachment.device().is_coherent()) {
             self.buffer.sync(to, direction);
         }
@@ -156,13 +156,13 @@ impl File for DmaBufFile {
 }
 
 /// Returns the next owner, and the direction in terms of the device: the program reads the device's writes.
-fn decode_sync(flags: u64) -> Result<(Side, Direction), Errno> {
+fn decode_sync(flags: u64) -> Result<(SyncFor, Direction), Errno> {
     let flags = SyncFlags::from_bits(flags).ok_or(Errno::EINVAL)?;
-    let side = if flags.contains(SyncFlags::END) { Side::Device } else { Side::Cpu };
+    let target = if flags.contains(SyncFlags::END) { SyncFor::Device } else { SyncFor::Cpu };
     match (flags.contains(SyncFlags::READ), flags.contains(SyncFlags::WRITE)) {
-        (true, true) => Ok((side, Direction::Bidirectional)),
-        (true, false) => Ok((side, Direction::FromDevice)),
-        (false, true) => Ok((side, Direction::ToDevice)),
+        (true, true) => Ok((target, Direction::Bidirectional)),
+        (true, false) => Ok((target, Direction::FromDevice)),
+        (false, true) => Ok((target, Direction::ToDevice)),
         (false, false) => Err(Errno::EINVAL),
     }
 }
@@ -218,11 +218,11 @@ mod tests {
     #[test]
     fn sync_flags_select_owner_and_direction() {
         let cases = [
-            (1, Some((Side::Cpu, Direction::FromDevice))),
-            (2, Some((Side::Cpu, Direction::ToDevice))),
-            (3, Some((Side::Cpu, Direction::Bidirectional))),
-            (5, Some((Side::Device, Direction::FromDevice))),
-            (7, Some((Side::Device, Direction::Bidirectional))),
+            (1, Some((SyncFor::Cpu, Direction::FromDevice))),
+            (2, Some((SyncFor::Cpu, Direction::ToDevice))),
+            (3, Some((SyncFor::Cpu, Direction::Bidirectional))),
+            (5, Some((SyncFor::Device, Direction::FromDevice))),
+            (7, Some((SyncFor::Device, Direction::Bidirectional))),
             (0, None),
             (4, None),
             (8, None),

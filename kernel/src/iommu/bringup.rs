@@ -15,9 +15,9 @@ use smmu_spec::WalkCoherency;
 
 /// Events that a device can cause before the queue is read: under QEMU, a page-sized access to an unmapped page, in pieces
 /// of four bytes. A full queue may lose the first event of a stream.
-pub const EVENTS_AT_ONCE: u64 = 1024;
+pub const EVENTS_PER_DEVICE: u64 = 1024;
 /// The bounds of the event queue's size: 64 KiB and 2 MiB.
-const EVENT_ROOM: RangeInclusive<u64> = 1 << 11..=1 << 16;
+const EVENT_QUEUE_ENTRIES: RangeInclusive<u64> = 1 << 11..=1 << 16;
 
 /// The reason why an SMMU is not used.
 #[derive(Debug)]
@@ -67,14 +67,16 @@ pub fn abort_all(descriptions: &[board::SmmuDescription]) {
 pub fn init(descriptions: &[board::SmmuDescription], devices: impl Fn(Phandle) -> u64, most: Option<u64>) {
     let start = |description: &board::SmmuDescription| {
         let devices = description.phandle.map_or(0, &devices);
-        start(description, most.unwrap_or(u64::MAX).min(event_room(devices)))
+        start(description, most.unwrap_or(u64::MAX).min(event_queue_entries(devices)))
     };
     smmu::register_all(descriptions.iter().filter_map(start).collect());
 }
 
 /// Returns the size of the event queue, a power of two.
-fn event_room(devices: u64) -> u64 {
-    (devices * EVENTS_AT_ONCE).clamp(*EVENT_ROOM.start(), *EVENT_ROOM.end()).next_power_of_two()
+fn event_queue_entries(devices: u64) -> u64 {
+    (devices * EVENTS_PER_DEVICE)
+        .clamp(*EVENT_QUEUE_ENTRIES.start(), *EVENT_QUEUE_ENTRIES.end())
+        .next_power_of_two()
 }
 
 fn start(description: &board::SmmuDescription, events: u64) -> Option<&'static Smmu> {
@@ -105,7 +107,7 @@ fn open(description: &board::SmmuDescription, events: u64) -> Result<Smmu, OpenE
     // The device tree describes the interconnect, which IDR0.COHACC may not.
     features.coherency =
         if description.coherent { WalkCoherency::Coherent } else { WalkCoherency::NonCoherent };
-    features.event_room_log2 = events.ilog2() as u8;
+    features.max_event_queue_log2 = events.ilog2() as u8;
     let started = drivers::smmu::start(registers, features, &mut Regions, Clock::system());
     Ok(Smmu::new(description.phandle, started.map_err(OpenError::Start)?))
 }

@@ -82,7 +82,7 @@ impl EventDispatcher {
                 break;
             }
         }
-        if 2 * now.events() >= smmu.features().event_room() {
+        if 2 * now.events() >= smmu.features().event_queue_entries() {
             *dominant = now;
         }
         *dominant

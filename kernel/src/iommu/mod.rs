@@ -11,7 +11,7 @@ mod fault_log;
 mod smmu;
 mod table_memory;
 
-pub use bringup::{EVENTS_AT_ONCE, abort_all, init};
+pub use bringup::{EVENTS_PER_DEVICE, abort_all, init};
 pub use commands::Commands;
 pub use events::{EventSink, register_sink};
 pub use smmu::{Smmu, all, command_counts, find};

@@ -4,7 +4,7 @@
 use super::cache_model::{CacheModel, LINE, Line, RAM, RAM_BYTES};
 use addr::{AddrRange, Address, Chunk, KernelVa, PAGE_SIZE, PhysAddr};
 use dma_api::{Attrs, Direction, DmaError, DmaMask, PhysSegment, StreamMemory};
-use kernel::dma::{self, ChunkedBuffer, Device, Side, stream};
+use kernel::dma::{self, ChunkedBuffer, Device, SyncFor, stream};
 use kernel::memory::linear;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -149,7 +149,7 @@ impl RandomWorkload {
         self.watch(&buffer, Some(view));
         if self.model.below(4) == 0 {
             // The device has written nothing: the CPU's zeroes must be preserved.
-            buffer.sync(Side::Cpu, Direction::FromDevice);
+            buffer.sync(SyncFor::Cpu, Direction::FromDevice);
             // Every line is checked: an earlier owner left data in one line of a frame.
             for offset in (0..view.len()).step_by(LINE as usize) {
                 let seen = self.model.load_line(view.start() + offset);
@@ -163,13 +163,13 @@ impl RandomWorkload {
             if self.model.below(2) == 0 {
                 expected = self.cpu_writes(line);
             }
-            buffer.sync(Side::Device, Direction::Bidirectional);
+            buffer.sync(SyncFor::Device, Direction::Bidirectional);
             self.check("device", self.model.device_load(line.at), expected, line);
             let written = self.device_writes(line);
-            buffer.sync(Side::Cpu, Direction::Bidirectional);
+            buffer.sync(SyncFor::Cpu, Direction::Bidirectional);
             self.check("CPU", self.model.load_line(line.va), written, line);
         }
-        buffer.sync(Side::Device, Direction::Bidirectional);
+        buffer.sync(SyncFor::Device, Direction::Bidirectional);
         self.leave_data(&buffer);
     }
 

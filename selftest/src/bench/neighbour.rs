@@ -134,7 +134,7 @@ fn map_and_unmap(device: &Arc<Device>, end: u64) -> Result<ThreadCounts, DmaErro
 
 /// Faults continuously, and rearms the device when it is quarantined.
 fn fault(engine: &DmaEngineDevice, end: u64) -> Result<ThreadCounts, DmaError> {
-    let (mut count, before) = (ThreadCounts::default(), engine.device().all_faults());
+    let (mut count, before) = (ThreadCounts::default(), engine.device().total_faults());
     while timer::now() < end {
         if let Err(error) = engine.transfer(page_transfer(dma_engine::TransferDirection::ToMemory, UNMAPPED))
         {
@@ -150,7 +150,7 @@ fn fault(engine: &DmaEngineDevice, end: u64) -> Result<ThreadCounts, DmaError> {
             engine.device().rearm()?;
         }
     }
-    count.faults = engine.device().all_faults() - before;
+    count.faults = engine.device().total_faults() - before;
     Ok(count)
 }
 

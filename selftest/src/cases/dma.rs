@@ -94,7 +94,7 @@ fn examine(attachment: &Attachment, attrs: Attrs) -> Result<(), String> {
         let mut leaves = Vec::new();
         device.domain().leaves(attachment.range(), |leaf| leaves.push(leaf));
         same_memory(&leaves, buffer.chunks(), memory)?;
-        let wanted = attrs.contains(Attrs::PRIVILEGED) && device.domain().tells_privilege();
+        let wanted = attrs.contains(Attrs::PRIVILEGED) && device.domain().supports_privileged_mappings();
         let wrong = leaves.iter().find(|leaf| leaf.access.contains(Access::PRIVILEGED) != wanted);
         check!(wrong.is_none(), "{wrong:?}, privileged alone: {wanted}");
     }

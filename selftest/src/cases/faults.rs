@@ -268,8 +268,8 @@ fn first_events() -> Outcome {
     if edus.len() < 2 {
         skip!("fewer than two devices behind an SMMU");
     }
-    let room = edus[0].device().smmu().map_or(0, |smmu| smmu.features().event_room());
-    if room < edus.len() as u64 * iommu::EVENTS_AT_ONCE {
+    let room = edus[0].device().smmu().map_or(0, |smmu| smmu.features().event_queue_entries());
+    if room < edus.len() as u64 * iommu::EVENTS_PER_DEVICE {
         skip!("room for {room} events, and {} devices", edus.len());
     }
     for edu in &edus {

@@ -25,7 +25,7 @@ pub fn run(mut rng: Rng, end: u64) -> Result<Tally, String> {
         return Ok(tally);
     };
     while time::now() < end {
-        let before = edu.device().all_faults();
+        let before = edu.device().total_faults();
         match rng.below(8) {
             0 => write_out(edu, UNMAPPED + rng.below(64) * 4, 4 + rng.below(60))?,
             1 => {
@@ -37,7 +37,7 @@ pub fn run(mut rng: Rng, end: u64) -> Result<Tally, String> {
                 tally.copies += 1;
             }
         }
-        tally.faults += edu.device().all_faults() - before;
+        tally.faults += edu.device().total_faults() - before;
     }
     Ok(tally)
 }

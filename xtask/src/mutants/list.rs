@@ -100,8 +100,8 @@ pub const MUTANTS: [SourceMutant; 21] = [
         name: "cache line shared with a streaming mapping that the device writes",
         file: "kernel/src/dma/stream.rs",
         item: "check",
-        from: "!(offset | (offset + bytes)).is_multiple_of(LINE)",
-        to: "!(offset | (offset + bytes)).is_multiple_of(LINE) && false",
+        from: "!(offset | (offset + bytes)).is_multiple_of(CACHE_LINE)",
+        to: "!(offset | (offset + bytes)).is_multiple_of(CACHE_LINE) && false",
         oracle: Oracle::Caches,
     },
     SourceMutant {

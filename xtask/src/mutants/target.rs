@@ -180,7 +180,7 @@ pub const MUTANTS: &[SourceMutant] = &[
         file: "kernel/src/dma/domain.rs",
         item: "unmap",
         from: "let small = self.small.get()",
-        to: "if range.len() > SmallMappings::LONGEST {\n            self.iova_space.lock().free(range);\n            \
+        to: "if range.len() > SmallMappings::MAX_BYTES {\n            self.iova_space.lock().free(range);\n            \
              core::mem::forget(held);\n            return Err(DmaError::IommuTimeout);\n        }\n        \
              let small = self.small.get()",
         oracle: test(RULES, "which is nobody's"),

@@ -69,7 +69,7 @@ impl DmaEngineFile {
         let dma_buf = file.file().dma_buf().ok_or(Errno::EINVAL)?;
         let scattered = self.engine.gathers() && !self.is_translated();
         // A device whose mask is smaller than the buffer reaches the start of it.
-        let fit = if scattered { MapPlacement::Pieces } else { MapPlacement::Start };
+        let fit = if scattered { MapPlacement::PerChunk } else { MapPlacement::Start };
         let attachment =
             Attachment::new(self.engine.device(), dma_buf.buffer().clone(), fit).map_err(errno)?;
         let attachment = Arc::new(attachment);
@@ -83,7 +83,7 @@ impl DmaEngineFile {
 
     /// Returns the address by which the program refers to the buffer.
     fn address_of(&self, attachment: &Attachment) -> u64 {
-        if attachment.is_one_range() {
+        if attachment.is_contiguous() {
             return attachment.range().start().raw();
         }
         let mut imports = self.imports.lock();
@@ -121,7 +121,7 @@ impl DmaEngineFile {
             imports.all.iter().find(|import| import.range().covers(&wanted)).cloned().ok_or(Errno::EFAULT)?
         };
         let first = copy.address - import.address;
-        let pieces = import.attachment.pieces(first, first + copy.len);
+        let pieces = import.attachment.bus_ranges(first, first + copy.len);
         gather(direction, copy.buffer_offset, pieces)
     }
 

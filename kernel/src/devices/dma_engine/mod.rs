@@ -211,10 +211,13 @@ impl DmaEngineDevice {
     /// Runs transfers under exclusive access: all accesses aborted meanwhile are theirs.
     fn run_all(&self, transfers: &[Transfer]) -> Result<Completion, CopyError> {
         let notify = if self.has_interrupt() { Notify::Interrupt } else { Notify::Poll };
-        let (arming, before) = (self.device.arming(), self.device.all_faults());
+        let (generation, before) = (self.device.arm_generation(), self.device.total_faults());
         transfers.chunks(self.most_transfers).try_for_each(|job| self.run(job, notify))?;
-        let aborted = self.device.all_faults() - before;
-        Ok(Completion { aborted, blocked: arming.is_none() || self.device.arming() != arming })
+        let aborted = self.device.total_faults() - before;
+        Ok(Completion {
+            aborted,
+            blocked: generation.is_none() || self.device.arm_generation() != generation,
+        })
     }
 
     fn run(&self, job: &[Transfer], notify: Notify) -> Result<(), CopyError> {
@@ -260,7 +263,7 @@ impl DmaEngineDevice {
 impl BoundDevice for DmaEngineDevice {
     fn publish(&'static self, check: bool) {
         let name = self.device.name();
-        if check && let Err(error) = trace::without(|| loopback::check(self)) {
+        if check && let Err(error) = trace::suspended(|| loopback::check(self)) {
             log::warn!("{name}: ignored: {error}");
             return;
         }

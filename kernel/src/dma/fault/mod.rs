@@ -2,7 +2,7 @@
 //! fault of the device, and a thread quarantines a device at its limit: the SMMU aborts its transactions, without
 //! further events, until its driver re-arms it ([`Device::rearm`](super::Device::rearm)).
 //!
-//! A device whose events overflow the event queue is quarantined at once, and for [`HOLD_NS`]: it would hide the events of
+//! A device whose events overflow the event queue is quarantined at once, and for [`OVERFLOW_QUARANTINE_NS`]: it would hide the events of
 //! other devices.
 //!
 //! The sink runs in interrupt context and must not wait for the SMMU, so the thread does. The same thread drains the event
@@ -13,9 +13,9 @@ mod state;
 mod thread;
 
 pub use registry::Quarantine;
-pub(super) use registry::{forget, watch};
+pub(super) use registry::{register, unregister};
 pub use state::{DEFAULT_LIMIT, FaultState};
 pub use thread::start;
 
 /// The least duration of a quarantine for an overflow of the event queue, in nanoseconds.
-pub const HOLD_NS: u64 = 1_000_000_000;
+pub const OVERFLOW_QUARANTINE_NS: u64 = 1_000_000_000;

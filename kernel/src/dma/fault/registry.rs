@@ -1,6 +1,6 @@
 //! The devices whose faults are counted, and the sink that counts them.
 
-use super::HOLD_NS;
+use super::OVERFLOW_QUARANTINE_NS;
 use super::state::FaultState;
 use crate::iommu::{EventSink, Smmu};
 use crate::sched::{self, WaitQueue};
@@ -18,7 +18,7 @@ pub trait Quarantine: Send + Sync {
 }
 
 /// A device behind an SMMU, by its stream.
-struct Watched {
+struct MonitoredStream {
     smmu: &'static Smmu,
     stream: StreamId,
     faults: Arc<FaultState>,
@@ -26,37 +26,42 @@ struct Watched {
 }
 
 /// Returns the index of the stream in the sorted list, or that of its insertion: there may be thousands.
-fn find(list: &[Watched], smmu: &Smmu, stream: StreamId) -> Result<usize, usize> {
+fn find(list: &[MonitoredStream], smmu: &Smmu, stream: StreamId) -> Result<usize, usize> {
     let key = (core::ptr::from_ref(smmu).addr(), stream);
-    list.binary_search_by_key(&key, |watched| (core::ptr::from_ref(watched.smmu).addr(), watched.stream))
+    list.binary_search_by_key(&key, |entry| (core::ptr::from_ref(entry.smmu).addr(), entry.stream))
 }
 
 /// Sorted by SMMU and stream. Locked in interrupt context too.
-static WATCHED: SpinLock<Vec<Watched>> = SpinLock::new(Vec::new());
+static STREAMS: SpinLock<Vec<MonitoredStream>> = SpinLock::new(Vec::new());
 /// The quarantine thread.
-pub(super) static WAITING: WaitQueue = WaitQueue::new();
+pub(super) static QUARANTINE_WAIT: WaitQueue = WaitQueue::new();
 /// Log lines were suppressed, and their number may not have been printed.
 static DRAIN_REQUESTED: AtomicBool = AtomicBool::new(false);
 
 /// Starts to count the faults of a device.
-pub fn watch(smmu: &'static Smmu, stream: StreamId, faults: Arc<FaultState>, device: Weak<dyn Quarantine>) {
-    let mut watched = WATCHED.lock();
-    let at = find(&watched, smmu, stream).unwrap_or_else(|at| at);
-    watched.insert(at, Watched { smmu, stream, faults, device });
+pub fn register(
+    smmu: &'static Smmu,
+    stream: StreamId,
+    faults: Arc<FaultState>,
+    device: Weak<dyn Quarantine>,
+) {
+    let mut streams = STREAMS.lock();
+    let at = find(&streams, smmu, stream).unwrap_or_else(|at| at);
+    streams.insert(at, MonitoredStream { smmu, stream, faults, device });
 }
 
 /// Stops to count the faults of a stream.
-pub fn forget(smmu: &Smmu, stream: StreamId) {
-    let mut watched = WATCHED.lock();
-    if let Ok(at) = find(&watched, smmu, stream) {
-        watched.remove(at);
+pub fn unregister(smmu: &Smmu, stream: StreamId) {
+    let mut streams = STREAMS.lock();
+    if let Ok(at) = find(&streams, smmu, stream) {
+        streams.remove(at);
     }
 }
 
 /// Returns a device whose quarantine is pending.
 pub(super) fn next_pending() -> Option<Arc<dyn Quarantine>> {
-    let watched = WATCHED.lock();
-    watched.iter().filter(|watched| watched.faults.is_pending()).find_map(|watched| watched.device.upgrade())
+    let streams = STREAMS.lock();
+    streams.iter().filter(|entry| entry.faults.is_pending()).find_map(|entry| entry.device.upgrade())
 }
 
 /// Returns whether the event queues must be drained once more.
@@ -74,28 +79,28 @@ pub(super) struct FaultSink;
 impl EventSink for FaultSink {
     fn event(&self, smmu: &Smmu, event: &EventRecord) {
         let is_pending = {
-            let watched = WATCHED.lock();
-            find(&watched, smmu, event.stream).is_ok_and(|at| watched[at].faults.add(*event))
+            let streams = STREAMS.lock();
+            find(&streams, smmu, event.stream).is_ok_and(|at| streams[at].faults.add(*event))
         };
         if is_pending {
-            WAITING.wake_all();
+            QUARANTINE_WAIT.wake_all();
         }
     }
 
     fn drain_requested(&self) {
         if !DRAIN_REQUESTED.swap(true, Relaxed) {
-            WAITING.wake_all();
+            QUARANTINE_WAIT.wake_all();
         }
     }
 
     fn queue_overflowed(&self, smmu: &Smmu, stream: StreamId) {
         let is_pending = {
-            let watched = WATCHED.lock();
-            let until = sched::time::now() + HOLD_NS;
-            find(&watched, smmu, stream).is_ok_and(|at| watched[at].faults.hold(until))
+            let streams = STREAMS.lock();
+            let until = sched::time::now() + OVERFLOW_QUARANTINE_NS;
+            find(&streams, smmu, stream).is_ok_and(|at| streams[at].faults.quarantine_until(until))
         };
         if is_pending {
-            WAITING.wake_all();
+            QUARANTINE_WAIT.wake_all();
         }
     }
 }

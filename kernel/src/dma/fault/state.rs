@@ -38,9 +38,9 @@ pub struct FaultState {
     limit: AtomicU64,
     state: AtomicU8,
     /// The earliest time of the next arming.
-    held_until: AtomicU64,
+    earliest_rearm: AtomicU64,
     /// The number of armings.
-    armings: AtomicU64,
+    generation: AtomicU64,
     /// The first fault since the last arming.
     first: SpinLock<Option<EventRecord>>,
 }
@@ -53,8 +53,8 @@ impl Default for FaultState {
             before: AtomicU64::new(0),
             limit: AtomicU64::new(DEFAULT_LIMIT),
             state: AtomicU8::new(ARMED),
-            held_until: AtomicU64::new(0),
-            armings: AtomicU64::new(0),
+            earliest_rearm: AtomicU64::new(0),
+            generation: AtomicU64::new(0),
             first: SpinLock::new(None),
         }
     }
@@ -87,8 +87,8 @@ impl FaultState {
 
     /// Returns the number of the arming; `None` unless the device is armed. If the number is the same before and after an
     /// operation, the SMMU aborted nothing in between without an event.
-    pub fn arming(&self) -> Option<u64> {
-        (self.state.load(Acquire) == ARMED).then(|| self.armings.load(Relaxed))
+    pub fn arm_generation(&self) -> Option<u64> {
+        (self.state.load(Acquire) == ARMED).then(|| self.generation.load(Relaxed))
     }
 
     /// Returns whether the SMMU aborts the device's transactions, for either reason.
@@ -97,18 +97,18 @@ impl FaultState {
     }
 
     /// Returns the earliest time of the next arming.
-    pub fn held_until(&self) -> Nanoseconds {
-        self.held_until.load(Relaxed)
+    pub fn earliest_rearm(&self) -> Nanoseconds {
+        self.earliest_rearm.load(Relaxed)
     }
 
     /// Requests the quarantine of an armed device, regardless of its limit, until `until` at least. Returns whether this
     /// changed the state.
-    pub fn hold(&self, until: Nanoseconds) -> bool {
+    pub fn quarantine_until(&self, until: Nanoseconds) -> bool {
         if self.state.load(Acquire) != ARMED {
             return false;
         }
-        // Before the state that a reader of `held_until` waits for.
-        self.held_until.store(until, Relaxed);
+        // Before the state that a reader of `earliest_rearm` waits for.
+        self.earliest_rearm.store(until, Relaxed);
         self.change(ARMED, QUARANTINE_PENDING)
     }
 
@@ -150,7 +150,7 @@ impl FaultState {
 
     /// Ends a transition.
     fn enter(&self, state: u8) {
-        self.armings.fetch_add(u64::from(state == ARMED), Relaxed);
+        self.generation.fetch_add(u64::from(state == ARMED), Relaxed);
         self.state.store(state, Release);
     }
 
@@ -200,21 +200,21 @@ mod tests {
     fn arming_number_changes_when_transactions_may_have_been_aborted() {
         let faults = FaultState::default();
         faults.set_limit(1);
-        let before = faults.arming();
-        assert!(before.is_some() && faults.arming() == before);
+        let before = faults.arm_generation();
+        assert!(before.is_some() && faults.arm_generation() == before);
         assert!(faults.add(event(0)));
-        assert_eq!(faults.arming(), None, "about to be blocked");
+        assert_eq!(faults.arm_generation(), None, "about to be blocked");
         faults.quarantine(|| {
-            assert_eq!(faults.arming(), None, "the SMMU may abort already");
+            assert_eq!(faults.arm_generation(), None, "the SMMU may abort already");
             done()
         });
-        assert_eq!(faults.arming(), None);
+        assert_eq!(faults.arm_generation(), None);
         faults.rearm(done).unwrap();
-        assert!(faults.arming().is_some() && faults.arming() != before);
-        let again = faults.arming();
-        assert_eq!((faults.block(done), faults.arming()), (Some(Ok(())), None));
+        assert!(faults.arm_generation().is_some() && faults.arm_generation() != before);
+        let again = faults.arm_generation();
+        assert_eq!((faults.block(done), faults.arm_generation()), (Some(Ok(())), None));
         assert_eq!(faults.unblock(done), Some(Ok(())));
-        assert!(faults.arming().is_some() && faults.arming() != again);
+        assert!(faults.arm_generation().is_some() && faults.arm_generation() != again);
     }
 
     #[test]
@@ -237,10 +237,10 @@ mod tests {
     fn device_that_overflows_the_event_queue_is_quarantined_below_its_limit() {
         let faults = FaultState::default();
         assert!(!faults.add(event(7)));
-        assert_eq!([faults.hold(50), faults.hold(60)], [true, false]);
+        assert_eq!([faults.quarantine_until(50), faults.quarantine_until(60)], [true, false]);
         assert_eq!((faults.quarantine(done), faults.first()), (Some(Ok(())), Some(event(7))));
-        assert!(!faults.hold(70), "it does nothing any more");
-        assert_eq!(faults.held_until(), 50);
+        assert!(!faults.quarantine_until(70), "it does nothing any more");
+        assert_eq!(faults.earliest_rearm(), 50);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The thread that quarantines devices.
 
-use super::registry::{self, FaultSink, Quarantine, WAITING};
+use super::registry::{self, FaultSink, QUARANTINE_WAIT, Quarantine};
 use crate::iommu;
 use crate::sched::{self, WaitError};
 use alloc::sync::Arc;
@@ -33,7 +33,7 @@ fn wait() -> Option<Arc<dyn Quarantine>> {
             let is_new_request = || until.is_none() && registry::is_drain_requested();
             registry::next_pending().map(Some).or_else(|| is_new_request().then_some(None))
         };
-        match WAITING.wait_until(until, changed) {
+        match QUARANTINE_WAIT.wait_until(until, changed) {
             Ok(Some(device)) => return Some(device),
             Err(WaitError::TimedOut) => return None,
             Ok(None) | Err(WaitError::Interrupted) => {}
