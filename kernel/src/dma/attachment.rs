@@ -1,4 +1,4 @@
-//! A buffer in a device's domain.
+//! A buffer mapped in a device's domain.
 
 use super::Device;
 use super::buffer::{ChunkedBuffer, SyncFor};
@@ -12,21 +12,21 @@ use alloc::vec::Vec;
 use dma_api::{Attrs, Direction, DmaError};
 use pagetable::Mapping;
 
-/// What a device sees of a buffer, for as long as this value lives.
+/// A buffer mapped in a device's domain; dropping it unmaps the buffer.
 #[derive(Debug)]
 pub struct Attachment {
     device: Arc<Device>,
-    /// `None` only while it is dropped.
+    /// `None` only during `drop`.
     buffer: Option<Arc<ChunkedBuffer>>,
     range: AddrRange<Iova>,
 }
 
 impl Attachment {
-    /// Lets `device` reach all of `buffer` from one address on.
+    /// Maps all of `buffer` for `device`.
     ///
     /// # Errors
     /// [`DmaError::PastMask`] (with [`MapPlacement::Whole`]), [`DmaError::OutOfIova`], [`DmaError::OutOfTables`],
-    /// [`DmaError::Scattered`] without IOMMU; everything is as before.
+    /// [`DmaError::Scattered`] without IOMMU; without side effects. After [`DmaError::IommuTimeout`] the buffer is leaked.
     pub fn new(
         device: &Arc<Device>,
         buffer: Arc<ChunkedBuffer>,
@@ -59,13 +59,13 @@ impl Attachment {
         Ok(this)
     }
 
-    /// The device's addresses of the buffer.
+    /// The IOVA range.
     pub fn range(&self) -> AddrRange<Iova> {
         self.range
     }
 
-    /// The device's addresses of the buffer's bytes from `offset` to before `end`, in order. More than one range only
-    /// without translation ([`MapPlacement::PerChunk`]).
+    /// Returns the device addresses of the bytes from `offset` to before `end`, in order. More than one range only without
+    /// translation ([`MapPlacement::PerChunk`]).
     pub fn bus_ranges(&self, offset: u64, end: u64) -> Vec<AddrRange<Iova>> {
         let domain = self.device.domain();
         if domain.is_translated() {
@@ -73,19 +73,19 @@ impl Attachment {
             return Vec::from([AddrRange::new(start + offset, start + end)]);
         }
         let mut at = 0;
-        let mut pieces = Vec::new();
+        let mut ranges = Vec::new();
         for chunk in self.buffer().chunks() {
             let (first, next) = (at.max(offset), (at + chunk.bytes()).min(end));
             if first < next {
                 let part = AddrRange::new(chunk.start() + (first - at), chunk.start() + (next - at));
-                pieces.extend(domain.bus_addresses(self.device.mask(), part));
+                ranges.extend(domain.bus_addresses(self.device.mask(), part));
             }
             at += chunk.bytes();
         }
-        pieces
+        ranges
     }
 
-    /// The device's address of `chunk`, one of the buffer's, whose bytes start at `offset`.
+    /// Returns the device address of `chunk`, a chunk of the buffer at byte `offset`.
     pub fn address_at(&self, offset: u64, chunk: Chunk) -> Option<Iova> {
         let domain = self.device.domain();
         if domain.is_translated() {
@@ -94,7 +94,7 @@ impl Attachment {
         domain.bus_addresses(self.device.mask(), chunk.range()).map(|range| range.start())
     }
 
-    /// Whether the device knows the buffer by one range of addresses, [`range`](Self::range).
+    /// Returns whether the device addresses of the buffer are contiguous: [`range`](Self::range).
     pub fn is_contiguous(&self) -> bool {
         let mut next = None;
         let follows = |chunk: Chunk| {
@@ -105,21 +105,19 @@ impl Attachment {
         self.device.domain().is_translated() || self.buffer().chunks().all(follows)
     }
 
-    /// The part of them that the device can put on the bus.
+    /// The part of [`range`](Self::range) below the device's mask.
     pub fn reachable(&self) -> AddrRange<Iova> {
         let end = self.device.mask().highest().raw().saturating_add(1);
         AddrRange::new(self.range.start(), self.range.end().min(Iova::new(end)).max(self.range.start()))
     }
 
-    /// The buffer.
     pub fn buffer(&self) -> &Arc<ChunkedBuffer> {
         match &self.buffer {
             Some(buffer) => buffer,
-            None => unreachable!("only `drop` takes it"),
+            None => unreachable!("only `drop` removes it"),
         }
     }
 
-    /// The device.
     pub fn device(&self) -> &Arc<Device> {
         &self.device
     }
@@ -129,7 +127,7 @@ impl Attachment {
     }
 }
 
-/// Readable and writable; by privileged transactions alone if that was asked for and can be said.
+/// Returns a read-write mapping, for privileged transactions only if requested and supported.
 fn mapping(device: &Device, buffer: &ChunkedBuffer) -> Mapping {
     let all = Mapping::read_write(buffer.memory());
     let privileged =
@@ -141,12 +139,12 @@ impl Drop for Attachment {
     fn drop(&mut self) {
         trace::record("detach", || self.event());
         let buffer = self.buffer.take();
-        // What the device wrote is read by CPUs next; speculation may have fetched it while it was older.
+        // CPUs read the device's data next, and may have fetched older lines speculatively.
         if let Some(buffer) = buffer.as_ref().filter(|_| !self.device.is_coherent()) {
             buffer.sync(SyncFor::Cpu, Direction::Bidirectional);
         }
         debug::mapping_removed(self.device.domain().key(), self.range);
-        // A time-out is logged there, and keeps the buffer alive for good.
+        // After a timeout, which `unmap` logs, the buffer is leaked.
         drop(self.device.domain().unmap(self.range, buffer));
     }
 }

@@ -1,7 +1,7 @@
-//! A buffer: chunks and a memory type, until its last view is gone.
+//! A buffer: chunks and a memory type.
 //!
-//! Whoever sees the buffer holds an `Arc` of it: attachments, programs' mappings, file descriptors, drivers. So they
-//! may go in any order, and the frames go back when the last has gone.
+//! Attachments, programs' mappings, file descriptors and drivers each hold an `Arc` of the buffer. They may be dropped in
+//! any order; the last one frees the frames.
 
 use super::counters;
 use super::frames;
@@ -17,9 +17,9 @@ use memory::{Frames, OwnedChunk};
 use pagetable::Mapping;
 use spin::Once;
 
-/// Frames that belong together, zero-filled at first.
+/// A list of chunks, zero-filled at allocation.
 ///
-/// All mappings of it have its memory type; while it is non-cacheable, its low frames are not in the linear map.
+/// All mappings of the buffer have its memory type. The lowmem frames of a non-cacheable buffer are not in the linear map.
 #[derive(Debug)]
 pub struct ChunkedBuffer {
     frames: Frames,
@@ -29,38 +29,38 @@ pub struct ChunkedBuffer {
     tag: DebugTag,
 }
 
-/// The kernel's mapping.
+/// The kernel view of a buffer.
 #[derive(Debug)]
 enum BufferMapping {
-    /// One low chunk has it anyway.
+    /// The linear map of a single lowmem chunk.
     Linear(AddrRange<KernelVa>),
     Vmalloc(vmalloc::KernelMapping),
 }
 
 impl ChunkedBuffer {
-    /// Takes the frames, removes their cacheable alias if they become non-cacheable, and fills them with zeroes.
+    /// Allocates the frames, removes the linear alias of non-cacheable ones, and zeroes them.
     ///
     /// # Errors
-    /// As [`frames::alloc`]; everything is as before.
+    /// As [`frames::alloc`], without side effects.
     pub(super) fn new(
         request: &Request,
         attrs: Attrs,
         memory: MemoryType,
         tag: DebugTag,
     ) -> Result<Arc<Self>, DmaError> {
-        // An `Arc` that finds no room panics.
+        // `Arc::new` panics if the heap is full.
         if !heap::has_room(heap::block_bytes::<Self>()) {
             return Err(DmaError::OutOfHeap);
         }
         let mut buffer = Arc::new(Self { frames: Frames::new(), attrs, memory, view: Once::new(), tag });
-        // In place: moving the list about would cost more than finding a chunk.
-        let Some(this) = Arc::get_mut(&mut buffer) else { unreachable!("nobody else has seen it") };
+        // Filled in place: a move of the inline list costs more than the allocation of a cached chunk.
+        let Some(this) = Arc::get_mut(&mut buffer) else { unreachable!("the only reference") };
         frames::alloc(request, &mut this.frames)?;
-        // From here on, dropping the buffer is the undo.
+        // From here on, dropping the buffer undoes every step.
         this.count(counters::Gauge::add);
         match memory {
             MemoryType::WriteBack => window::zero_all(&mut this.frames),
-            // SAFETY: the frames were just taken, so that nothing else uses them; `drop` restores the alias.
+            // SAFETY: the frames were just allocated, so nothing else uses them; `drop` restores the alias.
             _ => unsafe {
                 this.chunks().filter(|&chunk| is_low(chunk)).for_each(|chunk| linear::remove_alias(chunk));
                 window::zero_all_non_cacheable(&mut this.frames);
@@ -70,12 +70,12 @@ impl ChunkedBuffer {
         Ok(buffer)
     }
 
-    /// The name in reports of the checking build.
+    /// The tag in reports of the checking build.
     pub fn tag(&self) -> &DebugTag {
         &self.tag
     }
 
-    /// Bytes, whole pages.
+    /// The length in bytes, a multiple of the page size.
     pub fn len(&self) -> u64 {
         self.frames.bytes()
     }
@@ -85,17 +85,17 @@ impl ChunkedBuffer {
         self.frames.is_empty()
     }
 
-    /// How every mapping of it has to be.
+    /// The memory type of all mappings.
     pub fn memory(&self) -> MemoryType {
         self.memory
     }
 
-    /// What was asked for.
+    /// The attributes of the request.
     pub fn attrs(&self) -> Attrs {
         self.attrs
     }
 
-    /// The chunks in order, the largest first.
+    /// Returns the chunks in order of descending size.
     pub fn chunks(&self) -> impl Iterator<Item = Chunk> + Clone {
         self.frames.chunks()
     }
@@ -105,12 +105,12 @@ impl ChunkedBuffer {
         self.frames.chunk_count()
     }
 
-    /// The length of its largest chunk in bytes: the alignment at which blocks fit everywhere.
+    /// The length of the largest chunk in bytes: the alignment at which every chunk can use block mappings.
     pub fn alignment(&self) -> u64 {
         self.chunks().next().map_or(PAGE_SIZE, Chunk::bytes)
     }
 
-    /// The kernel's mapping, if there is one.
+    /// Returns the kernel view, if there is one.
     pub fn kernel_view(&self) -> Option<AddrRange<KernelVa>> {
         self.view.get().map(|view| match view {
             BufferMapping::Linear(range) => *range,
@@ -118,7 +118,7 @@ impl ChunkedBuffer {
         })
     }
 
-    /// Makes the kernel's mapping, if there is none yet.
+    /// Creates the kernel view unless it exists.
     ///
     /// # Errors
     /// [`DmaError::OutOfVmalloc`], [`DmaError::OutOfTables`].
@@ -144,18 +144,18 @@ impl ChunkedBuffer {
         })
     }
 
-    /// The chunk, if it is the only one and the linear map shows it with the buffer's memory type.
+    /// Returns the only chunk if the linear map contains it with the buffer's memory type.
     fn only_linear_chunk(&self) -> Option<Chunk> {
         let first = self.chunks().next()?;
         (self.frames.chunk_count() == 1 && self.memory == MemoryType::WriteBack && is_low(first))
             .then_some(first)
     }
 
-    /// Makes what a device that does not snoop wrote visible to CPUs, or what CPUs wrote visible to such a device. A
-    /// non-cacheable buffer needs neither.
+    /// Cache maintenance for a device that does not snoop: makes its writes visible to CPUs, or the CPUs' writes visible
+    /// to it. No operation for a non-cacheable buffer.
     pub fn sync(&self, to: SyncFor, direction: Direction) {
         if self.memory == MemoryType::WriteBack {
-            // SAFETY: the buffer's own chunks, write-back as just checked.
+            // SAFETY: the buffer owns the chunks; their memory type is write-back by the check above.
             unsafe { to.maintain_lines(self.chunks(), direction) };
             arch::barrier::dsb_sy();
         }
@@ -171,7 +171,7 @@ impl ChunkedBuffer {
         }
     }
 
-    /// Says in the trace that a program has mapped it.
+    /// Traces an `mmap` by a program.
     pub fn trace_mmap(&self) {
         trace::record("mmap", || self.event());
     }
@@ -190,7 +190,7 @@ impl Drop for ChunkedBuffer {
         trace::record("free", || self.event());
         self.tag.check_canary(self.frames.chunks(), self.memory);
         self.count(counters::Gauge::sub);
-        // The kernel's mapping first: no frame gets its cacheable alias back, or another owner, while it is there.
+        // The kernel view first: while it exists, no frame may regain its linear alias or get another owner.
         self.view = Once::new();
         if self.memory == MemoryType::WriteBack {
             self.frames.free_to(&mut zones::FrameAllocator::with_owner(LastOwner::Buffer));
@@ -200,10 +200,10 @@ impl Drop for ChunkedBuffer {
     }
 }
 
-/// Gives back a chunk that was non-cacheable. A low one gets its alias back first; the next owner counts on it.
+/// Frees a non-cacheable chunk. A lowmem chunk first regains its linear alias, which the next owner requires.
 fn free_non_cacheable(chunk: OwnedChunk) {
     if is_low(chunk.chunk()) {
-        // SAFETY: `new` removed the alias; every other mapping ended with the buffer.
+        // SAFETY: `new` removed the alias; all other mappings were removed before the buffer was dropped.
         unsafe { linear::restore_alias(chunk.chunk()) };
     }
     zones::free_from(chunk, LastOwner::Buffer);
@@ -213,22 +213,22 @@ fn is_low(chunk: Chunk) -> bool {
     chunk.start() < layout().low_end
 }
 
-/// Who owns memory that changes hands.
+/// The next owner of memory in a cache synchronisation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SyncFor {
     /// The CPUs.
     Cpu,
-    /// A device that does not see the CPUs' caches.
+    /// A device that does not snoop the CPU caches.
     Device,
 }
 
 impl SyncFor {
-    /// The maintenance of `chunks`, which are write-back memory, when they go to this side; complete after the caller's
-    /// barrier.
+    /// Cache maintenance of `chunks`, which must be write-back memory, before this owner uses them. Complete after the
+    /// caller's barrier.
     ///
-    /// Towards the CPUs the lines are dropped, since speculation may have fetched them while the device was writing.
-    /// They are cleaned too, which does nothing to the lines of a well-behaved owner: dropping dirty ones could bring
-    /// back what the frame held before it was zeroed.
+    /// For the CPUs the lines are invalidated, since speculation may have fetched them while the device was writing. They
+    /// are cleaned as well, which has no effect without dirty lines: invalidating a dirty line without a clean could
+    /// expose the frame's content from before it was zeroed.
     ///
     /// # Safety
     /// As for [`window::with_chunks`].
@@ -238,12 +238,12 @@ impl SyncFor {
         direction: Direction,
     ) {
         match self {
-            // For every direction: a dirty line would be written over what the device writes, at any time.
-            // SAFETY: passed on to the caller.
+            // For every direction: eviction of a dirty line would overwrite data of the device.
+            // SAFETY: the caller's obligation.
             Self::Device => unsafe {
                 window::with_chunks(chunks, MemoryType::WriteBack, arch::cache::clean_lines);
             },
-            // SAFETY: passed on to the caller.
+            // SAFETY: the caller's obligation.
             Self::Cpu if direction.device_writes() => unsafe {
                 window::with_chunks(chunks, MemoryType::WriteBack, arch::cache::clean_invalidate_lines);
             },

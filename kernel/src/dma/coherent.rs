@@ -1,4 +1,4 @@
-//! Coherent buffers: memory that a device and the CPUs use at the same time.
+//! Coherent allocation: buffers that a device and the CPUs access at the same time.
 
 use super::attachment::Attachment;
 use super::buffer::ChunkedBuffer;
@@ -18,11 +18,11 @@ use dma_api::{
 use memory::Reach;
 use memory::chunks::Request;
 
-/// A zero-filled buffer of at least `len` bytes for `device`, in the life of a buffer (`doc/life-of-a-dma-buffer.md`)
-/// steps 1 to 6. `?` undoes: what each step made is a value that takes it back when dropped.
+/// Allocates a zero-filled buffer of at least `len` bytes and attaches it to `device`: steps 1 to 6 of
+/// `doc/life-of-a-dma-buffer.md`. Each step returns a guard, so that `?` undoes the preceding ones.
 ///
 /// # Errors
-/// See [`DmaError`]; everything is as before. Logged unless [`Attrs::NO_WARN`].
+/// See [`DmaError`]; without side effects. Logged unless [`Attrs::NO_WARN`].
 pub fn alloc(device: &Arc<Device>, len: u64, attrs: Attrs) -> Result<Attachment, DmaError> {
     try_alloc(device, len, attrs).inspect_err(|error| {
         if !attrs.contains(Attrs::NO_WARN) {
@@ -52,11 +52,11 @@ fn try_alloc(device: &Arc<Device>, len: u64, attrs: Attrs) -> Result<Attachment,
     Ok(attachment)
 }
 
-/// A zero-filled buffer of at least `len` bytes for devices to be named later, cacheable unless `attrs` has
+/// Allocates a zero-filled buffer of at least `len` bytes without an attachment, cacheable unless `attrs` contains
 /// [`Attrs::WRITE_COMBINE`].
 ///
 /// # Errors
-/// As [`alloc()`], but for what a device brings in.
+/// As [`alloc()`], except the errors of a mapping.
 pub fn alloc_unattached(len: u64, attrs: Attrs) -> Result<Arc<ChunkedBuffer>, DmaError> {
     let frames = frame_count(len)?;
     let memory =
@@ -72,7 +72,7 @@ pub fn alloc_unattached(len: u64, attrs: Attrs) -> Result<Arc<ChunkedBuffer>, Dm
     Ok(buffer)
 }
 
-/// Whole frames for `len` bytes.
+/// Returns the number of frames of `len` bytes, rounded up.
 fn frame_count(len: u64) -> Result<u64, DmaError> {
     match len.checked_next_multiple_of(PAGE_SIZE) {
         Some(0) => Err(DmaError::ZeroLength),
@@ -81,7 +81,7 @@ fn frame_count(len: u64) -> Result<u64, DmaError> {
     }
 }
 
-/// Without IOMMU a buffer is one run within the device's reach, whatever was asked for.
+/// Returns the frame allocator's request. Without IOMMU a buffer is always contiguous and below the device's mask.
 fn request(frames: u64, attrs: Attrs, device: &Device) -> Request {
     let translated = device.domain().is_translated();
     Request {
@@ -96,35 +96,34 @@ fn largest(attrs: Attrs) -> Order {
     if attrs.contains(Attrs::ALLOC_SINGLE_PAGES) { Order::PAGE } else { Order::MAX }
 }
 
-/// The same request for one small chunk that the linear map has anyway, if the kernel wants to see the buffer: that
-/// saves a mapping in vmalloc.
+/// Returns the request for a single small lowmem chunk if a kernel view is needed: the linear map then provides it, and
+/// no vmalloc mapping is made.
 fn linear_map_request(request: &Request, attrs: Attrs, memory: MemoryType) -> Option<Request> {
     let small = request.frames <= Order::CONTIGUOUS.frames() && request.frames.is_power_of_two();
     let whole = request.contiguous || !attrs.contains(Attrs::ALLOC_SINGLE_PAGES) || request.frames == 1;
-    let seen = !attrs.contains(Attrs::NO_KERNEL_MAPPING) && memory == MemoryType::WriteBack;
-    (small && whole && seen).then(|| Request {
+    let view = !attrs.contains(Attrs::NO_KERNEL_MAPPING) && memory == MemoryType::WriteBack;
+    (small && whole && view).then(|| Request {
         contiguous: true,
         reach: Reach::LOW.up_to(request.reach.highest()),
         ..*request
     })
 }
 
-/// Without IOMMU the request for no mapping is ignored: nothing is saved, and drivers need not notice.
+/// Returns whether the buffer gets a kernel view. Without IOMMU, `NO_KERNEL_MAPPING` is ignored: it would save nothing.
 fn needs_kernel_view(device: &Device, attrs: Attrs) -> bool {
     !attrs.contains(Attrs::NO_KERNEL_MAPPING) || !device.domain().is_translated()
 }
 
-/// A device's address space in the hands of its driver.
+/// The DMA interface of a device for its driver.
 #[derive(Clone)]
 pub struct Space(Arc<Device>);
 
 impl Space {
-    /// What the driver of `device` gets.
+    /// Returns the interface of `device`.
     pub fn new(device: Arc<Device>) -> Self {
         Self(device)
     }
 
-    /// The device.
     pub fn device(&self) -> &Arc<Device> {
         &self.0
     }
@@ -147,8 +146,8 @@ impl DmaSpace for Space {
         let view = attachment.buffer().kernel_view();
         let view = view.and_then(|range| NonNull::new(range.start().raw() as *mut u8));
         let range = attachment.range();
-        // SAFETY: the kernel's view covers the whole buffer, readable, writable and page-aligned, and lives as long as
-        // the buffer, which the attachment holds; nobody else has either, so nobody else touches the memory.
+        // SAFETY: the kernel view covers the whole buffer, readable, writable and page-aligned, and lives as long as the
+        // buffer, which the attachment holds; there is no other reference to either, so no other code accesses the memory.
         Ok(unsafe { DmaBuffer::new(range, view, Box::new(Owned(attachment))) })
     }
 
@@ -161,7 +160,7 @@ impl DmaSpace for Space {
     }
 }
 
-/// A driver's buffer.
+/// The attachment that backs a driver's buffer.
 struct Owned(Attachment);
 
 impl BufferBacking for Owned {

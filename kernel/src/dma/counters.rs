@@ -1,46 +1,46 @@
-//! What buffers cost: each number now, and the highest it ever was.
+//! Gauges of buffer memory, IOVA ranges and page tables: current value and peak.
 
 use crate::iommu::{self, LOST_BYTES, TABLE_PAGES};
 use crate::memory::vmalloc::VMALLOC;
 pub use crate::perf_counters::{Gauge, Reading};
 
-/// Bytes of buffers in low memory.
+/// Bytes of buffers in lowmem.
 pub(super) static LOW_BYTES: Gauge = Gauge::new();
-/// Bytes of buffers in high memory.
+/// Bytes of buffers in highmem.
 pub(super) static HIGH_BYTES: Gauge = Gauge::new();
-/// Ranges of device addresses in use.
+/// IOVA ranges in use.
 pub(super) static IOVA_RANGES: Gauge = Gauge::new();
 
-/// All of them at one moment (nearly: each is read on its own).
+/// All counters. Not a consistent snapshot: each is read on its own.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Counters {
-    /// Bytes of buffers in low memory.
+    /// Bytes of buffers in lowmem.
     pub low_bytes: Reading,
-    /// Bytes of buffers in high memory.
+    /// Bytes of buffers in highmem.
     pub high_bytes: Reading,
-    /// Bytes of kernel mappings of buffers outside the linear map.
+    /// Bytes of vmalloc mappings.
     pub vmalloc_bytes: Reading,
-    /// Frames that are page tables of devices.
+    /// Page-table frames of all translated domains.
     pub table_pages: Reading,
-    /// Ranges of device addresses in use.
+    /// IOVA ranges in use.
     pub iova_ranges: Reading,
-    /// Bytes lost to an IOMMU that did not answer.
+    /// Bytes leaked after IOMMU timeouts.
     pub lost_bytes: Reading,
-    /// Commands given to the IOMMU so far.
+    /// SMMU commands since boot.
     pub commands: u64,
-    /// Of these, waits for completion.
+    /// The CMD_SYNCs among them.
     pub syncs: u64,
-    /// Writes to the IOMMU's registers on the way.
+    /// The register writes for them.
     pub register_writes: u64,
 }
 
-/// The numbers now.
+/// Reads all counters.
 pub fn read() -> Counters {
     let (commands, syncs, register_writes) = iommu::command_counts();
     Counters { commands, syncs, register_writes, ..gauges() }
 }
 
-/// Those that are read without a lock: all but what went to the IOMMU, which is 0.
+/// Reads the gauges without taking a lock. The command counters are 0.
 pub fn gauges() -> Counters {
     let (now, peak) = VMALLOC.usage();
     Counters {

@@ -1,4 +1,4 @@
-//! A device as the DMA core knows it.
+//! A bus master: its stream, DMA mask, coherency, domain and fault state.
 
 use super::domain::Domain;
 use super::fault::{self, FaultState, Quarantine};
@@ -16,11 +16,11 @@ use dma_api::{Attrs, DmaError, DmaMask};
 use drivers::direct::BusWindow;
 use smmu_spec::EventRecord;
 
-/// A device that can be a bus master. Dropping it makes an SMMU abort whatever the device does from then on.
+/// A device that can be a bus master. Dropping it detaches its stream: the SMMU aborts all later transactions.
 pub struct Device {
     name: String,
     stream: Option<(&'static Smmu, StreamId)>,
-    /// Whether its accesses snoop the CPUs' caches.
+    /// Whether its accesses snoop the CPU caches.
     coherent: bool,
     mask: AtomicU64,
     faults: Arc<FaultState>,
@@ -28,7 +28,7 @@ pub struct Device {
 }
 
 impl Device {
-    /// A device behind `smmu`, in a domain of its own. Once this returns, it may become a bus master.
+    /// Returns a device behind `smmu`, attached to a new domain. From then on bus mastering may be enabled.
     ///
     /// # Errors
     /// [`DmaError::IommuRefused`], [`DmaError::IommuTimeout`], [`DmaError::OutOfTables`].
@@ -42,7 +42,7 @@ impl Device {
         Self::in_group(name, smmu, stream, coherent, domain)
     }
 
-    /// The same in the domain of other devices.
+    /// Like [`Device::translated`], but in an existing domain.
     ///
     /// # Errors
     /// [`DmaError::IommuRefused`], [`DmaError::IommuTimeout`], [`DmaError::OutOfTables`].
@@ -55,62 +55,61 @@ impl Device {
     ) -> Result<Arc<Self>, DmaError> {
         domain.attach(stream)?;
         let faults = Arc::new(FaultState::default());
-        let place = Some((smmu, stream));
-        let device = Arc::new(Self { name, stream: place, coherent, mask: default_mask(), faults, domain });
+        let behind = Some((smmu, stream));
+        let device = Arc::new(Self { name, stream: behind, coherent, mask: default_mask(), faults, domain });
         let quarantine: Arc<dyn Quarantine> = device.clone();
         fault::register(smmu, stream, device.faults.clone(), Arc::downgrade(&quarantine));
         debug::device_attached(smmu.stream_key(stream), device.domain.key(), &device.name);
         Ok(device)
     }
 
-    /// A device without IOMMU, whose bus shows memory through `windows` (none: at its physical addresses).
+    /// Returns a device without IOMMU. `windows` translate bus addresses to memory; without any they are physical.
     pub fn direct(name: String, coherent: bool, windows: Vec<BusWindow>) -> Arc<Self> {
         let domain = Arc::new(Domain::direct(windows));
         let (mask, faults) = (default_mask(), Arc::new(FaultState::default()));
         Arc::new(Self { name, stream: None, coherent, mask, faults, domain })
     }
 
-    /// What traces call it: bus, device and function of a PCI device.
+    /// The name in traces: bus, device and function of a PCI device.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// What the SMMU knows it by, if there is one.
+    /// The StreamID; `None` without an SMMU.
     pub fn stream(&self) -> Option<StreamId> {
         self.stream.map(|(_, stream)| stream)
     }
 
-    /// The SMMU it is behind, if there is one.
+    /// The SMMU that translates its accesses, if any.
     pub fn smmu(&self) -> Option<&'static Smmu> {
         self.stream.map(|(smmu, _)| smmu)
     }
 
-    /// Whether its accesses snoop the CPUs' caches.
+    /// Returns whether its accesses snoop the CPU caches.
     pub fn is_coherent(&self) -> bool {
         self.coherent
     }
 
-    /// Its addresses.
     pub fn domain(&self) -> &Arc<Domain> {
         &self.domain
     }
 
-    /// What it can address.
+    /// The DMA mask.
     pub fn mask(&self) -> DmaMask {
         DmaMask::up_to(self.mask.load(Relaxed))
     }
 
-    /// Whether it reaches any memory at all.
+    /// Returns whether the device can access any RAM.
     #[inline]
     pub fn reaches_memory(&self) -> bool {
-        // Behind an IOMMU memory may be anywhere.
+        // An IOMMU translates to any physical address.
         self.domain.is_translated() || self.domain.highest(self.mask()) >= lowest_memory()
     }
 
-    /// Says what it can address.
+    /// Sets the DMA mask.
     ///
     /// # Errors
-    /// [`DmaError::PastMask`] when that is no memory at all.
+    /// [`DmaError::PastMask`] if no memory is below it.
     pub fn set_mask(&self, mask: DmaMask) -> Result<(), DmaError> {
         if !mask.holds(addr::PAGE_SIZE) || self.domain.highest(mask).raw() == 0 {
             return Err(DmaError::PastMask { len: addr::PAGE_SIZE, mask });
@@ -119,19 +118,19 @@ impl Device {
         Ok(())
     }
 
-    /// Makes an SMMU abort whatever the device does, until [`unblock`](Self::unblock). Its buffers stay.
+    /// Makes the SMMU abort all transactions of the device until [`unblock`](Self::unblock). Its buffers stay mapped.
     ///
     /// # Errors
-    /// [`DmaError::IommuTimeout`], [`DmaError::IommuRefused`] when it is blocked or in quarantine already.
+    /// [`DmaError::IommuTimeout`], [`DmaError::IommuRefused`] if it is already blocked or quarantined.
     pub fn block(&self) -> Result<(), DmaError> {
         self.faults.block(|| self.detach()).unwrap_or(Err(DmaError::IommuRefused))
     }
 
-    /// Lets the device that its driver blocked reach its buffers again.
+    /// Attaches the blocked device again.
     ///
     /// # Errors
-    /// [`DmaError::IommuTimeout`], [`DmaError::IommuRefused`] when its driver has not blocked it (a quarantine is ended by
-    /// [`rearm`](Self::rearm) alone), [`DmaError::OutOfTables`].
+    /// [`DmaError::IommuTimeout`], [`DmaError::OutOfTables`], [`DmaError::IommuRefused`] if its driver has not blocked it:
+    /// only [`rearm`](Self::rearm) ends a quarantine.
     pub fn unblock(&self) -> Result<(), DmaError> {
         self.faults.unblock(|| self.attach()).unwrap_or(Err(DmaError::IommuRefused))
     }
@@ -144,7 +143,7 @@ impl Device {
         self.stream().map_or(Ok(()), |stream| self.domain.detach(stream))
     }
 
-    /// Accesses of it that the SMMU aborted and recorded, since it was armed.
+    /// Returns the faults that the SMMU recorded since the device was armed.
     pub fn faults(&self) -> u64 {
         if let Some(smmu) = self.smmu() {
             smmu.service();
@@ -152,12 +151,12 @@ impl Device {
         self.faults.count()
     }
 
-    /// The first of them.
+    /// Returns the first fault since the device was armed.
     pub fn first_fault(&self) -> Option<EventRecord> {
         self.faults.first()
     }
 
-    /// The same, all there ever were: a count that never falls.
+    /// Returns all faults that the SMMU ever recorded: a count that never decreases.
     pub fn total_faults(&self) -> u64 {
         if let Some(smmu) = self.smmu() {
             smmu.service();
@@ -165,38 +164,38 @@ impl Device {
         self.faults.total()
     }
 
-    /// Says after how many faults it is blocked; at least 1. [`fault::DEFAULT_LIMIT`] if nobody does.
+    /// Sets the number of faults after which the device is quarantined, at least 1; [`fault::DEFAULT_LIMIT`] by default.
     pub fn set_fault_limit(&self, limit: u64) {
         self.faults.set_limit(limit);
     }
 
-    /// Which time it is that it may do DMA; `None` while it may not, or is about not to. Where this is the same before and
-    /// after, all that was aborted in between is among [`Device::total_faults`].
+    /// Returns the generation of the arming; `None` unless the device is armed. If it is the same before and after an
+    /// operation, [`Device::total_faults`] includes every transaction that was aborted in between.
     pub fn arm_generation(&self) -> Option<u64> {
         self.faults.arm_generation()
     }
 
-    /// Whether it is blocked because it had too many faults.
+    /// Returns whether the SMMU aborts its transactions because of its faults.
     pub fn is_quarantined(&self) -> bool {
         self.faults.is_quarantined()
     }
 
-    /// Lets a device that is in quarantine reach its buffers again, after its driver has made it stop what it did. The
-    /// count of its faults starts from 0. Sleeps, up to a second, if its events left no room for those of others.
+    /// Ends the quarantine and resets the fault count. The driver must have stopped the faulting DMA. After an overflow of
+    /// the event queue it sleeps until the minimum duration of the quarantine is over, up to a second.
     ///
     /// # Errors
-    /// [`DmaError::IommuTimeout`], [`DmaError::IommuRefused`] (also when the program that this is done for is being ended),
-    /// [`DmaError::OutOfTables`]; it stays in quarantine then.
+    /// [`DmaError::IommuTimeout`], [`DmaError::IommuRefused`] (also if the calling program is being killed),
+    /// [`DmaError::OutOfTables`]; the device stays quarantined.
     pub fn rearm(&self) -> Result<(), DmaError> {
         if self.is_quarantined() {
             sched::sleep_until(self.faults.earliest_rearm()).map_err(|_| DmaError::IommuRefused)?;
-            // What it did before is no new fault.
+            // Events of earlier transactions must not count as new faults.
             self.smmu().into_iter().for_each(Smmu::service);
         }
         self.faults.rearm(|| self.attach())
     }
 
-    /// The memory type of a coherent buffer for it.
+    /// Returns the memory type of a coherent buffer of the device.
     pub fn memory_type(&self, attrs: Attrs) -> MemoryType {
         if self.coherent && !attrs.contains(Attrs::WRITE_COMBINE) {
             MemoryType::WriteBack
@@ -206,7 +205,7 @@ impl Device {
     }
 }
 
-/// The first byte of RAM.
+/// Returns the address of the first byte of RAM.
 fn lowest_memory() -> PhysAddr {
     layout().lowmem.first().map_or(PhysAddr::new(0), AddrRange::start)
 }

@@ -1,5 +1,4 @@
-//! The addresses of a device, or of a group of devices that the fabric cannot tell apart: which are taken, and what
-//! they translate to.
+//! The IOVA space of a device or a group: allocation, mapping, unmapping and invalidation.
 
 use super::counters;
 use super::iova_space::IovaSpace;
@@ -17,39 +16,39 @@ use drivers::direct::{BusAddressError, BusWindow, Direct};
 use drivers::smmu::{PagingDomain, Stages, StreamError};
 use spin::Once;
 
-/// An address space for devices. Its lock is held while tables change, not while the IOMMU is waited for.
+/// An IOVA space. Its lock is held during table updates, not while a CPU waits for CMD_SYNC.
 pub struct Domain {
     translation: DomainTranslation,
 }
 
 enum DomainTranslation {
     Smmu(Box<SmmuDomain>),
-    /// No IOMMU: addresses are what the bus makes of physical ones.
+    /// No IOMMU: bus addresses follow `dma-ranges`.
     Direct(Vec<BusWindow>),
 }
 
 /// A domain behind an SMMU.
 struct SmmuDomain {
     smmu: &'static Smmu,
-    /// Mappings that need no lock, from the first one on.
+    /// Mappings without the domain's lock; created with the first one.
     small: Once<Box<SmallMappings>>,
     iova_space: SpinLock<IovaSpace>,
 }
 
 static ALL: SpinLock<Vec<Weak<Domain>>> = SpinLock::new(Vec::new());
 
-/// The domains that an IOMMU translates for, in the order in which they were made.
+/// Returns the translated domains in the order of their creation.
 pub fn all() -> Vec<Arc<Domain>> {
     ALL.lock().iter().filter_map(Weak::upgrade).collect()
 }
 
 impl Domain {
-    /// A domain without translation. No windows: bus addresses are physical ones.
+    /// Returns a domain without translation. Without windows, bus addresses are physical addresses.
     pub fn direct(windows: Vec<BusWindow>) -> Self {
         Self { translation: DomainTranslation::Direct(windows) }
     }
 
-    /// An empty domain of `smmu`.
+    /// Returns an empty domain of `smmu`.
     ///
     /// # Errors
     /// See [`Smmu::new_domain`].
@@ -59,7 +58,7 @@ impl Domain {
         let domain = SmmuDomain { smmu, small: Once::new(), iova_space };
         let domain = Arc::new(Self { translation: DomainTranslation::Smmu(Box::new(domain)) });
         let mut all = ALL.lock();
-        // Those that are gone leave when there is no more room: rarely enough not to count, however many there are.
+        // Dead entries are removed only when the vector is full: amortised constant cost per domain.
         if all.len() == all.capacity() {
             all.retain(|domain| domain.strong_count() > 0);
             let live = all.len();
@@ -69,23 +68,23 @@ impl Domain {
         Ok(domain)
     }
 
-    /// The name of the domain in hooks of the checking build.
+    /// The key of the domain in hooks of the checking build.
     pub fn key(&self) -> DomainKey {
         DomainKey(core::ptr::from_ref(self).addr())
     }
 
-    /// Whether an IOMMU translates: then memory may be anywhere, and in pieces.
+    /// Returns whether an IOMMU translates: memory may then be scattered and at any physical address.
     pub fn is_translated(&self) -> bool {
         matches!(self.translation, DomainTranslation::Smmu(..))
     }
 
-    /// Whether its tables can keep unprivileged transactions out: stage 1 can, stage 2 has no word for it (DDI 0487,
-    /// D8.4, "Stage 2 data access permissions").
+    /// Returns whether the tables can exclude unprivileged transactions: stage 1 can, stage 2 has no encoding for it
+    /// (DDI 0487, D8.4, "Stage 2 data access permissions").
     pub fn supports_privileged_mappings(&self) -> bool {
         matches!(&self.translation, DomainTranslation::Smmu(domain) if domain.smmu.features().stages != Stages::Two)
     }
 
-    /// The highest physical address that a device with this mask can use.
+    /// Returns the highest physical address that a device with this mask can access.
     pub(super) fn highest(&self, mask: DmaMask) -> PhysAddr {
         match &self.translation {
             DomainTranslation::Smmu(..) => PhysAddr::new(u64::MAX),
@@ -93,7 +92,8 @@ impl Domain {
         }
     }
 
-    /// What the bus calls `memory`, if nothing translates and a device with this mask reaches all of it.
+    /// Returns the bus addresses of `memory`; `None` in a translated domain, or unless a device with this mask can access
+    /// all of it.
     pub(super) fn bus_addresses(
         &self,
         mask: DmaMask,
@@ -107,10 +107,11 @@ impl Domain {
         }
     }
 
-    /// Lets the devices reach `chunks`, one after the other, from some address on.
+    /// Allocates an IOVA range and maps `chunks` there in order.
     ///
     /// # Errors
-    /// After [`DmaError::IommuTimeout`] nobody may use the chunks again; after all others everything is as before.
+    /// After [`DmaError::IommuTimeout`] the caller must leak the chunks: the SMMU may still translate to them. Any other
+    /// error leaves the domain unchanged.
     pub(super) fn map(
         &self,
         chunks: impl Iterator<Item: FrameRun> + Clone,
@@ -132,8 +133,9 @@ impl Domain {
         Ok(range)
     }
 
-    /// [`Domain::map`] of one run of write-back memory, at most [`SmallMappings::MAX_BYTES`], by the shortest way; `None` when it
-    /// has to go the other way, which also finds what is wrong if something is. Without `is_written` the devices only read.
+    /// The fast path of [`Domain::map`] for one run of write-back memory, at most [`SmallMappings::MAX_BYTES`]. `None` if
+    /// the slow path must be taken, which also determines the error, if any. Read-only for the devices unless
+    /// `is_written`.
     #[inline]
     pub(super) fn map_run(
         &self,
@@ -150,10 +152,10 @@ impl Domain {
         Some(range)
     }
 
-    /// Takes `range` from the devices, and returns `held` when none of them can reach it any more.
+    /// Unmaps `range`, and returns `held` after the completion of the invalidation.
     ///
     /// # Errors
-    /// [`DmaError::IommuTimeout`]: `held` and the addresses are lost, since a device might still use them.
+    /// [`DmaError::IommuTimeout`]: `held` and the range are leaked, since a device may still access them.
     pub(super) fn unmap<T>(&self, range: AddrRange<Iova>, held: T) -> Result<T, DmaError> {
         counters::IOVA_RANGES.sub(1);
         match &self.translation {
@@ -162,14 +164,15 @@ impl Domain {
         }
     }
 
-    /// Shows every page or block of `range`, lowest first; nothing without translation.
+    /// Calls `visit` for each leaf descriptor of `range` in ascending order; never without translation.
     pub fn leaves(&self, range: AddrRange<Iova>, visit: impl FnMut(pagetable::Leaf<Iova>)) {
         if let DomainTranslation::Smmu(domain) = &self.translation {
             domain.iova_space.lock().leaves(range, visit);
         }
     }
 
-    /// Shows every page or block there is, lowest first, and whether the first and the last of its addresses are somebody's.
+    /// Calls `visit` for each leaf descriptor of the domain in ascending order, with whether its first and its last page
+    /// are allocated.
     pub fn all_leaves(&self, mut visit: impl FnMut(pagetable::Leaf<Iova>, bool)) {
         if let DomainTranslation::Smmu(domain) = &self.translation {
             let iova_space = domain.iova_space.lock();
@@ -183,14 +186,14 @@ impl Domain {
         }
     }
 
-    /// Shows every table that the IOMMU walks for it; nothing without translation.
+    /// Calls `show` for each page-table frame of the domain; never without translation.
     pub fn each_table(&self, show: impl FnMut(PhysAddr)) {
         if let DomainTranslation::Smmu(domain) = &self.translation {
             domain.iova_space.lock().each_table(show);
         }
     }
 
-    /// Attaches `stream`. Nothing without an IOMMU.
+    /// Attaches `stream`; no operation without an IOMMU.
     ///
     /// # Errors
     /// [`DmaError::IommuTimeout`], [`DmaError::IommuRefused`], [`DmaError::OutOfTables`].
@@ -200,15 +203,15 @@ impl Domain {
         result.map_err(|error| {
             log::error!("IOMMU: stream {stream}: {error:?}");
             if let StreamError::Command(_) = error {
-                // The stream counts as attached. If this fails too, so does destroying the domain, which leaks it.
+                // The stream counts as attached. If the detach fails too, the domain cannot be destroyed and is leaked.
                 _ = self.detach(stream);
             }
             stream_error(error)
         })
     }
 
-    /// Makes the SMMU abort all transactions of `stream`. After a time-out the command is repeated once: the entry in
-    /// memory aborts by then, while the stream counts as attached, and cannot be used.
+    /// Makes the SMMU abort all transactions of `stream`. After a timeout the command is repeated once: the STE in memory
+    /// already aborts, but the stream still counts as attached and cannot be attached again.
     ///
     /// # Errors
     /// [`DmaError::IommuTimeout`], [`DmaError::IommuRefused`].
@@ -244,8 +247,8 @@ impl SmmuDomain {
         self.map_slow_path(chunks, request, is_small)
     }
 
-    /// A small mapping for which there is no room yet, or one that is not small.
-    #[inline(never)] // What it needs would weigh on those that are quick.
+    /// Maps a small request without a free slot, or a large one.
+    #[inline(never)] // Keeps its stack frame and saved registers out of the fast path.
     fn map_slow_path(
         &self,
         chunks: impl Iterator<Item: FrameRun> + Clone,
@@ -258,14 +261,14 @@ impl SmmuDomain {
         self.iova_space.lock().map(chunks, request)
     }
 
-    /// A place for a small mapping after there was none; `None` if there cannot be any.
+    /// Adds a pinned table and returns a slot of it; `None` if no table can be added.
     fn grow_small(&self, request: &MapRequest) -> Result<Option<(&SmallMappings, SmallSlot)>, DmaError> {
         let small = self.small.call_once(|| Box::new(SmallMappings::new()));
         if small.is_exhausted() {
             return Ok(None);
         }
         let mut iova_space = self.iova_space.lock();
-        // Another CPU may have made room meanwhile.
+        // Another CPU may have added a table in the meantime.
         if let Some(slot) = small.alloc(request.len) {
             return Ok(Some((small, slot)));
         }
@@ -283,9 +286,9 @@ impl SmmuDomain {
         let freed = match PagingDomain::invalidate(self.smmu.command_queue(), stale) {
             Ok(freed) => freed,
             Err(unfinished) => {
-                log::error!("IOMMU: {:?} stays out of use: {:?}", range, unfinished.error);
+                log::error!("IOMMU: {:?} leaked: {:?}", range, unfinished.error);
                 LOST_BYTES.add(range.len());
-                // What is stale is never dropped: `held` stays as it is for good.
+                // A `Stale` never drops its content, so `held` is leaked permanently.
                 return Err(DmaError::IommuTimeout);
             }
         };
@@ -322,7 +325,7 @@ fn stream_error(error: StreamError) -> DmaError {
     }
 }
 
-/// Where the bus shows `chunks`, if in one run and below the mask.
+/// Returns the bus addresses of `chunks`, which must be contiguous and below the mask.
 fn direct_range(
     direct: Direct<'_>,
     chunks: impl Iterator<Item: FrameRun> + Clone,
@@ -338,20 +341,20 @@ fn direct_range(
     }
 }
 
-/// A range of the whole's length from where the bus shows the first chunk, if the device reaches every one.
+/// Returns a range of the total length from the bus address of the first chunk; every chunk must be below the mask.
 fn per_chunk_range(
     direct: Direct<'_>,
     chunks: impl Iterator<Item: FrameRun> + Clone,
     request: &MapRequest,
 ) -> Result<AddrRange<Iova>, DmaError> {
     let past = DmaError::PastMask { len: request.len, mask: request.mask };
-    let mut places = chunks.map(|chunk| direct.translate(AddrRange::new(chunk.start(), chunk.end())));
-    let first = places.next().flatten().ok_or(past)?;
-    let all = places.all(|place| place.is_some());
+    let mut addresses = chunks.map(|chunk| direct.translate(AddrRange::new(chunk.start(), chunk.end())));
+    let first = addresses.next().flatten().ok_or(past)?;
+    let all = addresses.all(|address| address.is_some());
     AddrRange::from_len(first, request.len).filter(|_| all).ok_or(past)
 }
 
-/// The number of runs that chunks form.
+/// Returns the number of physically contiguous runs.
 fn run_count(chunks: impl Iterator<Item: FrameRun>) -> usize {
     let mut end = None;
     chunks.filter(|chunk| end.replace(chunk.end()) != Some(chunk.start())).count()

@@ -1,4 +1,4 @@
-//! The frames of buffers.
+//! Frame allocation for buffers.
 
 use crate::memory::zones;
 use addr::Order;
@@ -6,7 +6,7 @@ use dma_api::DmaError;
 use memory::chunks::{self, ChunkError, Request};
 use memory::{Frames, OwnedChunk, Zone};
 
-/// Takes what `request` asks for into `list`, which is empty; after an error it is empty again.
+/// Allocates the requested frames into `list`, which must be empty and is empty after an error.
 ///
 /// # Errors
 /// [`DmaError::OutOfFrames`], [`DmaError::OutOfHeap`], [`DmaError::TooLong`], [`DmaError::ZeroLength`].
@@ -21,7 +21,7 @@ pub(super) fn alloc(request: &Request, list: &mut Frames) -> Result<(), DmaError
     }
 }
 
-/// The one chunk that is wanted, if this CPU keeps it. Which is most of the time, and needs no search.
+/// Fast path: a request for a single chunk from this CPU's magazine.
 #[inline]
 fn alloc_cached(request: &Request) -> Option<OwnedChunk> {
     zones::alloc_cached(request.one_chunk()?, request.reach)
@@ -38,7 +38,8 @@ fn search(request: &Request, list: &mut Frames) -> Result<(), DmaError> {
     })
 }
 
-/// Refuses what cannot be had: what the search would take until it knows, others would miss. Small requests miss nobody.
+/// Fails if a large request exceeds the free memory: until it fails, the search would drain the zones and make concurrent
+/// allocations fail. Small requests cannot.
 fn check_free_memory(wanted: u64) -> Result<(), DmaError> {
     if wanted <= Order::BLOCK_2M.frames() {
         return Ok(());

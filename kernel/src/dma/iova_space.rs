@@ -1,4 +1,4 @@
-//! A domain behind an SMMU: which addresses are taken, and the tables behind them.
+//! The lock-protected part of a translated domain: the IOVA allocator and the page tables.
 
 use super::request::{MapPlacement, MapRequest};
 use crate::debug::{self, FailPoint};
@@ -10,7 +10,7 @@ use drivers::smmu::{self, DomainMapError, PinnedTable};
 use memory::{RangeAllocator, RangeError};
 use pagetable::{Leaf, Mapping};
 
-/// What the lock of a domain protects.
+/// The IOVA allocator and the page tables of a domain.
 pub(super) struct IovaSpace {
     smmu: &'static Smmu,
     ranges: RangeAllocator<Iova>,
@@ -18,50 +18,49 @@ pub(super) struct IovaSpace {
 }
 
 impl IovaSpace {
-    /// `domain`, in which nothing is mapped.
+    /// Returns the IOVA space of `domain`, which must be empty.
     pub fn new(smmu: &'static Smmu, domain: smmu::PagingDomain, input_bits: u8) -> Self {
-        // Address 0 stays free: drivers and devices take it for "nothing".
+        // IOVA 0 is never allocated: drivers and devices use it as a null address.
         let space = AddrRange::new(Iova::new(PAGE_SIZE), Iova::new(1 << input_bits));
         Self { smmu, ranges: RangeAllocator::with_guard(space, debug::GUARD_BYTES), domain }
     }
 
-    /// The SMMU's part.
     pub fn paging_domain(&mut self) -> &mut smmu::PagingDomain {
         &mut self.domain
     }
 
-    /// The SMMU's part, to be taken apart.
+    /// Returns the paging domain, for its destruction.
     pub fn into_paging_domain(self) -> smmu::PagingDomain {
         self.domain
     }
 
-    /// The first address that is not translated.
+    /// The end of the address range of the tables.
     pub fn end(&self) -> Iova {
         self.ranges.space().end()
     }
 
-    /// Whether somebody has the page at `at`.
+    /// Returns whether the page at `at` is allocated.
     pub fn is_allocated(&self, at: Iova) -> bool {
         self.ranges.is_allocated(at)
     }
 
-    /// Shows every page or block of `range`, lowest first.
+    /// Calls `visit` for each leaf descriptor of `range` in ascending order.
     pub fn leaves(&self, range: AddrRange<Iova>, visit: impl FnMut(Leaf<Iova>)) {
         self.domain.leaves(&Tables, range, visit);
     }
 
-    /// Shows every table behind it.
+    /// Calls `show` for each page-table frame.
     pub fn each_table(&self, show: impl FnMut(PhysAddr)) {
         self.domain.each_table(&Tables, show);
     }
 
-    /// Pins the table from `at` on, whose addresses nobody else gets any more; `None` when they are not all free, or not
-    /// all in the domain.
+    /// Allocates the address range of the last-level table at `at` permanently and pins the table; `None` if part of the
+    /// range is allocated or outside the domain.
     ///
     /// # Errors
     /// [`DmaError::OutOfTables`].
     pub fn pin(&mut self, at: Iova) -> Result<Option<PinnedTable>, DmaError> {
-        // What is behind the range belongs to it too, and so to the table.
+        // The allocator adds the guard pages behind the range; with them it covers the table.
         let range = AddrRange::new(at, at + (PinnedTable::BYTES - debug::GUARD_BYTES));
         if self.ranges.alloc_at(range).is_err() {
             return Ok(None);
@@ -72,7 +71,7 @@ impl IovaSpace {
                 self.free(range);
                 Err(DmaError::OutOfTables)
             }
-            Err(error) => panic!("a table from {at} on: {error:?}"),
+            Err(error) => panic!("pinned table at {at}: {error:?}"),
         }
     }
 
@@ -82,26 +81,26 @@ impl IovaSpace {
         chunks: impl Iterator<Item: FrameRun>,
         request: &MapRequest,
     ) -> Result<AddrRange<Iova>, DmaError> {
-        let range = self.place(request)?;
+        let range = self.alloc_range(request)?;
         self.fill(chunks, range, request.mapping)?;
         Ok(range)
     }
 
-    /// Addresses for a mapping: aligned as wished, or less where the space below the mask is too small for that.
-    fn place(&mut self, request: &MapRequest) -> Result<AddrRange<Iova>, DmaError> {
+    /// Allocates a range with the preferred alignment, or with a smaller one if the space below the mask is too small.
+    fn alloc_range(&mut self, request: &MapRequest) -> Result<AddrRange<Iova>, DmaError> {
         let highest = request.mask.highest();
-        let full = DmaError::OutOfIova { len: request.len, highest };
+        let exhausted = DmaError::OutOfIova { len: request.len, highest };
         let limit = match request.placement {
             MapPlacement::Whole | MapPlacement::PerChunk => highest,
-            // Its first page is reachable then.
+            // The first page is then below the mask.
             MapPlacement::Start => Iova::new(highest.raw().saturating_add(request.len - PAGE_SIZE)),
         };
         let range = self.ranges.alloc(request.len, request.align, limit);
-        range.or_else(|_| self.place_less_aligned(request, limit)).map_err(|_| full)
+        range.or_else(|_| self.alloc_less_aligned(request, limit)).map_err(|_| exhausted)
     }
 
     #[cold]
-    fn place_less_aligned(
+    fn alloc_less_aligned(
         &mut self,
         request: &MapRequest,
         limit: Iova,
@@ -114,7 +113,7 @@ impl IovaSpace {
         found
     }
 
-    /// Maps `chunks` to `range`; on failure the range is free again, unless the IOMMU might still know some of it.
+    /// Maps `chunks` at `range`. After an error the range is freed, unless the IOTLB may still hold a part of it.
     fn fill(
         &mut self,
         chunks: impl Iterator<Item: FrameRun>,
@@ -129,33 +128,33 @@ impl IovaSpace {
         let error = match self.domain.map(&mut Tables, commands, range.start(), chunks, mapping) {
             Ok(()) => return Ok(()),
             Err(DomainMapError::NotInvalidated { error, .. }) => {
-                log::error!("IOMMU: {range:?} stays out of use: {error:?}");
+                log::error!("IOMMU: {range:?} leaked: {error:?}");
                 return Err(DmaError::IommuTimeout);
             }
             Err(DomainMapError::Table(pagetable::MapError::OutOfTables)) => DmaError::OutOfTables,
             Err(DomainMapError::Table(pagetable::MapError::OutputTooLarge(_))) => {
                 DmaError::TooLong { len: range.len() }
             }
-            // The range was free, aligned and inside; an error here is a broken invariant.
+            // The range was free, aligned and in the domain; any other error is a broken invariant.
             Err(error) => panic!("map of {range:?}: {error:?}"),
         };
         self.free(range);
         Err(error)
     }
 
-    /// Clears the tables of a range that one call has mapped.
+    /// Clears the descriptors of a range that a single call mapped.
     pub fn unmap<T>(&mut self, range: AddrRange<Iova>, held: T) -> Stale<T> {
         match self.domain.unmap_whole(&mut Tables, self.smmu.command_queue(), range, held) {
             Ok(stale) => stale,
-            // It was mapped by one call, so no block is cut and no table is needed.
+            // The range was mapped by one call, so no block is split and no table is needed.
             Err(refused) => panic!("unmap of {range:?}: {:?}", refused.error),
         }
     }
 
-    /// Ends the use of addresses that the SMMU has forgotten.
+    /// Frees a range after its invalidation.
     pub fn free(&mut self, range: AddrRange<Iova>) {
         if let Err(error) = self.ranges.free(range) {
-            panic!("device addresses {range:?} freed: {error:?}");
+            panic!("free of IOVA range {range:?}: {error:?}");
         }
     }
 }

@@ -1,12 +1,12 @@
 //! The DMA core: buffers made of chunks, the devices they are attached to, and streaming mappings.
 //!
-//! - [`coherent`]: allocation of a buffer for a device ([`alloc()`]), or for later attachments; a driver's [`Space`].
-//! - [`ChunkedBuffer`], [`Attachment`]: a buffer lives until its last view is gone; an attachment is a view.
+//! - [`coherent`]: coherent allocation for a device ([`alloc()`]) or for later attachments; a driver's [`Space`].
+//! - [`ChunkedBuffer`], [`Attachment`]: a buffer is freed with its last view; an attachment is a view.
 //! - [`stream`]: streaming mappings of existing memory.
-//! - [`Device`], [`Domain`]: the IOVA space of a device; [`fault`] counts translation faults and quarantines a device.
-//! - [`counters`], [`trace`]: costs, and the log of `dma.trace`.
+//! - [`Device`], [`Domain`]: a device and its IOVA space; [`fault`] counts translation faults and quarantines devices.
+//! - [`counters`], [`trace`]: memory and IOVA usage, and the lines of `dma.trace`.
 //!
-//! `doc/life-of-a-dma-buffer.md` follows one buffer in order.
+//! `doc/life-of-a-dma-buffer.md` follows a buffer from allocation to free.
 
 mod attachment;
 mod buffer;

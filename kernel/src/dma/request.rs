@@ -3,14 +3,14 @@
 use dma_api::DmaMask;
 use pagetable::Mapping;
 
-/// The requirements of a mapping.
+/// A request for an IOVA range and its mapping.
 #[derive(Clone, Copy)]
 pub(super) struct MapRequest {
-    /// Bytes, whole pages.
+    /// The length in bytes, a multiple of the page size.
     pub len: u64,
-    /// The alignment at which the largest descriptors can be used.
+    /// The preferred alignment: that of the largest usable descriptors.
     pub align: u64,
-    /// The addresses that the device can use.
+    /// The device's DMA mask.
     pub mask: DmaMask,
     pub placement: MapPlacement,
     pub mapping: Mapping,
@@ -21,10 +21,10 @@ pub(super) struct MapRequest {
 pub enum MapPlacement {
     /// All of it.
     Whole,
-    /// Its start: a buffer larger than the range below the mask is mapped whole, and the driver uses only addresses below
-    /// the mask.
+    /// Its start: a buffer larger than the range below the mask is mapped completely, and the driver uses only addresses
+    /// below the mask.
     Start,
-    /// All of it; without translation each chunk for itself, for a device with scatter-gather. The result is no contiguous
-    /// range then: [`Domain::bus_addresses`](super::Domain) has the addresses.
+    /// All of it; without translation the chunks may be scattered, for a device with scatter-gather. The result is then
+    /// not a contiguous range: [`Domain::bus_addresses`](super::Domain) returns the addresses.
     PerChunk,
 }

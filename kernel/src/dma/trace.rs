@@ -1,4 +1,4 @@
-//! The lines of the boot argument `dma.trace`: one for each event, after an attachment one for each chunk.
+//! The trace of the boot argument `dma.trace`: a line per event, and after an attach a line per chunk.
 
 use super::Device;
 use crate::kprintln;
@@ -9,20 +9,20 @@ use dma_api::Attrs;
 
 static ON: AtomicBool = AtomicBool::new(false);
 
-/// Starts the trace.
+/// Enables the trace.
 pub fn enable() {
     ON.store(true, Relaxed);
 }
 
-/// Leaves what `quiet` does out of the trace. Only while nobody else has buffers.
-pub fn suspended<R>(quiet: impl FnOnce() -> R) -> R {
+/// Executes `action` with the trace disabled on all CPUs. There must be no concurrent buffer operations.
+pub fn suspended<R>(action: impl FnOnce() -> R) -> R {
     let on = ON.swap(false, Relaxed);
-    let result = quiet();
+    let result = action();
     ON.store(on, Relaxed);
     result
 }
 
-/// What happened to a buffer. What is not known yet, or no more, is printed as `-`.
+/// An event of a buffer. An absent field is printed as `-`.
 pub(super) struct Event<'a> {
     pub device: Option<&'a Device>,
     pub iova: Option<Iova>,
@@ -32,13 +32,13 @@ pub(super) struct Event<'a> {
 }
 
 impl<'a> Event<'a> {
-    /// The same, with the device it is about.
+    /// Returns the event with `device` set.
     pub fn for_device(self, device: &'a Device) -> Self {
         Self { device: Some(device), ..self }
     }
 }
 
-/// Prints the event as `name`, if somebody wants to know.
+/// Prints the event if the trace is enabled.
 #[inline]
 pub(super) fn record<'a>(name: &str, event: impl FnOnce() -> Event<'a>) {
     if ON.load(Relaxed) {
@@ -46,7 +46,7 @@ pub(super) fn record<'a>(name: &str, event: impl FnOnce() -> Event<'a>) {
     }
 }
 
-/// Prints the chunks of an attachment, in the order of the device's addresses.
+/// Prints the chunks of an attachment in IOVA order.
 pub(super) fn chunks(chunks: impl Iterator<Item = Chunk>) {
     if ON.load(Relaxed) {
         chunks.for_each(|chunk| {
