@@ -25,8 +25,9 @@ impl Attachment {
     /// Maps all of `buffer` for `device`.
     ///
     /// # Errors
-    /// [`DmaError::PastMask`] (with [`MapPlacement::Whole`]), [`DmaError::OutOfIova`], [`DmaError::OutOfTables`],
-    /// [`DmaError::Scattered`] without IOMMU; without side effects. After [`DmaError::IommuTimeout`] the buffer is leaked.
+    /// [`DmaError::PastMask`] (with [`MapPlacement::Whole`]), [`DmaError::OutOfIova`],
+    /// [`DmaError::OutOfTables`], [`DmaError::Scattered`] without IOMMU; without side effects. After
+    /// [`DmaError::IommuTimeout`] the buffer is leaked.
     pub fn new(
         device: &Arc<Device>,
         buffer: Arc<ChunkedBuffer>,
@@ -64,8 +65,8 @@ impl Attachment {
         self.range
     }
 
-    /// Returns the device addresses of the bytes from `offset` to before `end`, in order. More than one range only without
-    /// translation ([`MapPlacement::PerChunk`]).
+    /// Returns the device addresses of the bytes from `offset` to before `end`, in order. More than one range
+    /// only without translation ([`MapPlacement::PerChunk`]).
     pub fn bus_ranges(&self, offset: u64, end: u64) -> Vec<AddrRange<Iova>> {
         let domain = self.device.domain();
         if domain.is_translated() {

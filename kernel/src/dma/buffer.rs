@@ -1,7 +1,7 @@
 //! A buffer: chunks and a memory type.
 //!
-//! Attachments, programs' mappings, file descriptors and drivers each hold an `Arc` of the buffer. They may be dropped in
-//! any order; the last one frees the frames.
+//! Attachments, programs' mappings, file descriptors and drivers each hold an `Arc` of the buffer. They may
+//! be dropped in any order; the last one frees the frames.
 
 use super::counters;
 use super::frames;
@@ -19,7 +19,8 @@ use spin::Once;
 
 /// A list of chunks, zero-filled at allocation.
 ///
-/// All mappings of the buffer have its memory type. The lowmem frames of a non-cacheable buffer are not in the linear map.
+/// All mappings of the buffer have its memory type. The lowmem frames of a non-cacheable buffer are not in
+/// the linear map.
 #[derive(Debug)]
 pub struct ChunkedBuffer {
     frames: Frames,
@@ -136,7 +137,8 @@ impl ChunkedBuffer {
         }
         let mapping = Mapping::read_write(self.memory);
         let align = self.alignment().min(addr::Order::BLOCK_2M.bytes());
-        // SAFETY: the buffer owns the chunks, drops the mapping before them, and all its mappings have its memory type.
+        // SAFETY: the buffer owns the chunks, drops the mapping before them, and all its mappings have its
+        // memory type.
         let mapped = unsafe { VMALLOC.map(self.chunks(), align, mapping) };
         mapped.map(BufferMapping::Vmalloc).map_err(|error| match error {
             vmalloc::VmallocError::OutOfRange(_) => DmaError::OutOfVmalloc { len: self.len() },
@@ -151,8 +153,8 @@ impl ChunkedBuffer {
             .then_some(first)
     }
 
-    /// Cache maintenance for a device that does not snoop: makes its writes visible to CPUs, or the CPUs' writes visible
-    /// to it. No operation for a non-cacheable buffer.
+    /// Cache maintenance for a device that does not snoop: makes its writes visible to CPUs, or the CPUs'
+    /// writes visible to it. No operation for a non-cacheable buffer.
     pub fn sync(&self, to: SyncFor, direction: Direction) {
         if self.memory == MemoryType::WriteBack {
             // SAFETY: the buffer owns the chunks; their memory type is write-back by the check above.
@@ -223,12 +225,12 @@ pub enum SyncFor {
 }
 
 impl SyncFor {
-    /// Cache maintenance of `chunks`, which must be write-back memory, before this owner uses them. Complete after the
-    /// caller's barrier.
+    /// Cache maintenance of `chunks`, which must be write-back memory, before this owner uses them. Complete
+    /// after the caller's barrier.
     ///
-    /// For the CPUs the lines are invalidated, since speculation may have fetched them while the device was writing. They
-    /// are cleaned as well, which has no effect without dirty lines: invalidating a dirty line without a clean could
-    /// expose the frame's content from before it was zeroed.
+    /// For the CPUs the lines are invalidated, since speculation may have fetched them while the device was
+    /// writing. They are cleaned as well, which has no effect without dirty lines: invalidating a dirty line
+    /// without a clean could expose the frame's content from before it was zeroed.
     ///
     /// # Safety
     /// As for [`window::with_chunks`].

@@ -52,8 +52,8 @@ fn try_alloc(device: &Arc<Device>, len: u64, attrs: Attrs) -> Result<Attachment,
     Ok(attachment)
 }
 
-/// Allocates a zero-filled buffer of at least `len` bytes without an attachment, cacheable unless `attrs` contains
-/// [`Attrs::WRITE_COMBINE`].
+/// Allocates a zero-filled buffer of at least `len` bytes without an attachment, cacheable unless `attrs`
+/// contains [`Attrs::WRITE_COMBINE`].
 ///
 /// # Errors
 /// As [`alloc()`], except the errors of a mapping.
@@ -81,7 +81,8 @@ fn frame_count(len: u64) -> Result<u64, DmaError> {
     }
 }
 
-/// Returns the frame allocator's request. Without IOMMU a buffer is always contiguous and below the device's mask.
+/// Returns the frame allocator's request. Without IOMMU a buffer is always contiguous and below the device's
+/// mask.
 fn request(frames: u64, attrs: Attrs, device: &Device) -> Request {
     let translated = device.domain().is_translated();
     Request {
@@ -96,8 +97,8 @@ fn largest(attrs: Attrs) -> Order {
     if attrs.contains(Attrs::ALLOC_SINGLE_PAGES) { Order::PAGE } else { Order::MAX }
 }
 
-/// Returns the request for a single small lowmem chunk if a kernel view is needed: the linear map then provides it, and
-/// no vmalloc mapping is made.
+/// Returns the request for a single small lowmem chunk if a kernel view is needed: the linear map then
+/// provides it, and no vmalloc mapping is made.
 fn linear_map_request(request: &Request, attrs: Attrs, memory: MemoryType) -> Option<Request> {
     let small = request.frames <= Order::CONTIGUOUS.frames() && request.frames.is_power_of_two();
     let whole = request.contiguous || !attrs.contains(Attrs::ALLOC_SINGLE_PAGES) || request.frames == 1;
@@ -109,7 +110,8 @@ fn linear_map_request(request: &Request, attrs: Attrs, memory: MemoryType) -> Op
     })
 }
 
-/// Returns whether the buffer gets a kernel view. Without IOMMU, `NO_KERNEL_MAPPING` is ignored: it would save nothing.
+/// Returns whether the buffer gets a kernel view. Without IOMMU, `NO_KERNEL_MAPPING` is ignored: it would
+/// save nothing.
 fn needs_kernel_view(device: &Device, attrs: Attrs) -> bool {
     !attrs.contains(Attrs::NO_KERNEL_MAPPING) || !device.domain().is_translated()
 }
@@ -146,8 +148,9 @@ impl DmaSpace for Space {
         let view = attachment.buffer().kernel_view();
         let view = view.and_then(|range| NonNull::new(range.start().raw() as *mut u8));
         let range = attachment.range();
-        // SAFETY: the kernel view covers the whole buffer, readable, writable and page-aligned, and lives as long as the
-        // buffer, which the attachment holds; there is no other reference to either, so no other code accesses the memory.
+        // SAFETY: the kernel view covers the whole buffer, readable, writable and page-aligned, and lives as
+        // long as the buffer, which the attachment holds; there is no other reference to either, so no other
+        // code accesses the memory.
         Ok(unsafe { DmaBuffer::new(range, view, Box::new(Owned(attachment))) })
     }
 

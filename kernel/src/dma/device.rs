@@ -16,7 +16,8 @@ use dma_api::{Attrs, DmaError, DmaMask};
 use drivers::direct::BusWindow;
 use smmu_spec::EventRecord;
 
-/// A device that can be a bus master. Dropping it detaches its stream: the SMMU aborts all later transactions.
+/// A device that can be a bus master. Dropping it detaches its stream: the SMMU aborts all later
+/// transactions.
 pub struct Device {
     name: String,
     stream: Option<(&'static Smmu, StreamId)>,
@@ -63,7 +64,8 @@ impl Device {
         Ok(device)
     }
 
-    /// Returns a device without IOMMU. `windows` translate bus addresses to memory; without any they are physical.
+    /// Returns a device without IOMMU. `windows` translate bus addresses to memory; without any they are
+    /// physical.
     pub fn direct(name: String, coherent: bool, windows: Vec<BusWindow>) -> Arc<Self> {
         let domain = Arc::new(Domain::direct(windows));
         let (mask, faults) = (default_mask(), Arc::new(FaultState::default()));
@@ -118,7 +120,8 @@ impl Device {
         Ok(())
     }
 
-    /// Makes the SMMU abort all transactions of the device until [`unblock`](Self::unblock). Its buffers stay mapped.
+    /// Makes the SMMU abort all transactions of the device until [`unblock`](Self::unblock). Its buffers stay
+    /// mapped.
     ///
     /// # Errors
     /// [`DmaError::IommuTimeout`], [`DmaError::IommuRefused`] if it is already blocked or quarantined.
@@ -129,8 +132,8 @@ impl Device {
     /// Attaches the blocked device again.
     ///
     /// # Errors
-    /// [`DmaError::IommuTimeout`], [`DmaError::OutOfTables`], [`DmaError::IommuRefused`] if its driver has not blocked it:
-    /// only [`rearm`](Self::rearm) ends a quarantine.
+    /// [`DmaError::IommuTimeout`], [`DmaError::OutOfTables`], [`DmaError::IommuRefused`] if its driver has
+    /// not blocked it: only [`rearm`](Self::rearm) ends a quarantine.
     pub fn unblock(&self) -> Result<(), DmaError> {
         self.faults.unblock(|| self.attach()).unwrap_or(Err(DmaError::IommuRefused))
     }
@@ -164,13 +167,14 @@ impl Device {
         self.faults.total()
     }
 
-    /// Sets the number of faults after which the device is quarantined, at least 1; [`fault::DEFAULT_LIMIT`] by default.
+    /// Sets the number of faults after which the device is quarantined, at least 1; [`fault::DEFAULT_LIMIT`]
+    /// by default.
     pub fn set_fault_limit(&self, limit: u64) {
         self.faults.set_limit(limit);
     }
 
-    /// Returns the generation of the arming; `None` unless the device is armed. If it is the same before and after an
-    /// operation, [`Device::total_faults`] includes every transaction that was aborted in between.
+    /// Returns the generation of the arming; `None` unless the device is armed. If it is the same before and
+    /// after an operation, [`Device::total_faults`] includes every transaction that was aborted in between.
     pub fn arm_generation(&self) -> Option<u64> {
         self.faults.arm_generation()
     }
@@ -180,8 +184,9 @@ impl Device {
         self.faults.is_quarantined()
     }
 
-    /// Ends the quarantine and resets the fault count. The driver must have stopped the faulting DMA. After an overflow of
-    /// the event queue it sleeps until the minimum duration of the quarantine is over, up to a second.
+    /// Ends the quarantine and resets the fault count. The driver must have stopped the faulting DMA. After
+    /// an overflow of the event queue it sleeps until the minimum duration of the quarantine is over, up to a
+    /// second.
     ///
     /// # Errors
     /// [`DmaError::IommuTimeout`], [`DmaError::IommuRefused`] (also if the calling program is being killed),

@@ -78,10 +78,11 @@ impl Domain {
         matches!(self.translation, DomainTranslation::Smmu(..))
     }
 
-    /// Returns whether the tables can exclude unprivileged transactions: stage 1 can, stage 2 has no encoding for it
-    /// (DDI 0487, D8.4, "Stage 2 data access permissions").
+    /// Returns whether the tables can exclude unprivileged transactions: stage 1 can, stage 2 has no encoding
+    /// for it (DDI 0487, D8.4, "Stage 2 data access permissions").
     pub fn supports_privileged_mappings(&self) -> bool {
-        matches!(&self.translation, DomainTranslation::Smmu(domain) if domain.smmu.features().stages != Stages::Two)
+        let DomainTranslation::Smmu(domain) = &self.translation else { return false };
+        domain.smmu.features().stages != Stages::Two
     }
 
     /// Returns the highest physical address that a device with this mask can access.
@@ -92,8 +93,8 @@ impl Domain {
         }
     }
 
-    /// Returns the bus addresses of `memory`; `None` in a translated domain, or unless a device with this mask can access
-    /// all of it.
+    /// Returns the bus addresses of `memory`; `None` in a translated domain, or unless a device with this
+    /// mask can access all of it.
     pub(super) fn bus_addresses(
         &self,
         mask: DmaMask,
@@ -110,8 +111,8 @@ impl Domain {
     /// Allocates an IOVA range and maps `chunks` there in order.
     ///
     /// # Errors
-    /// After [`DmaError::IommuTimeout`] the caller must leak the chunks: the SMMU may still translate to them. Any other
-    /// error leaves the domain unchanged.
+    /// After [`DmaError::IommuTimeout`] the caller must leak the chunks: the SMMU may still translate to
+    /// them. Any other error leaves the domain unchanged.
     pub(super) fn map(
         &self,
         chunks: impl Iterator<Item: FrameRun> + Clone,
@@ -133,9 +134,9 @@ impl Domain {
         Ok(range)
     }
 
-    /// The fast path of [`Domain::map`] for one run of write-back memory, at most [`SmallMappings::MAX_BYTES`]. `None` if
-    /// the slow path must be taken, which also determines the error, if any. Read-only for the devices unless
-    /// `is_written`.
+    /// The fast path of [`Domain::map`] for one run of write-back memory, at most
+    /// [`SmallMappings::MAX_BYTES`]. `None` if the slow path must be taken, which also determines the error,
+    /// if any. Read-only for the devices unless `is_written`.
     #[inline]
     pub(super) fn map_run(
         &self,
@@ -171,8 +172,8 @@ impl Domain {
         }
     }
 
-    /// Calls `visit` for each leaf descriptor of the domain in ascending order, with whether its first and its last page
-    /// are allocated.
+    /// Calls `visit` for each leaf descriptor of the domain in ascending order, with whether its first and
+    /// its last page are allocated.
     pub fn all_leaves(&self, mut visit: impl FnMut(pagetable::Leaf<Iova>, bool)) {
         if let DomainTranslation::Smmu(domain) = &self.translation {
             let iova_space = domain.iova_space.lock();
@@ -203,15 +204,16 @@ impl Domain {
         result.map_err(|error| {
             log::error!("IOMMU: stream {stream}: {error:?}");
             if let StreamError::Command(_) = error {
-                // The stream counts as attached. If the detach fails too, the domain cannot be destroyed and is leaked.
+                // The stream counts as attached. If the detach fails too, the domain cannot be destroyed and
+                // is leaked.
                 _ = self.detach(stream);
             }
             stream_error(error)
         })
     }
 
-    /// Makes the SMMU abort all transactions of `stream`. After a timeout the command is repeated once: the STE in memory
-    /// already aborts, but the stream still counts as attached and cannot be attached again.
+    /// Makes the SMMU abort all transactions of `stream`. After a timeout the command is repeated once: the
+    /// STE in memory already aborts, but the stream still counts as attached and cannot be attached again.
     ///
     /// # Errors
     /// [`DmaError::IommuTimeout`], [`DmaError::IommuRefused`].
@@ -341,7 +343,8 @@ fn direct_range(
     }
 }
 
-/// Returns a range of the total length from the bus address of the first chunk; every chunk must be below the mask.
+/// Returns a range of the total length from the bus address of the first chunk; every chunk must be below the
+/// mask.
 fn per_chunk_range(
     direct: Direct<'_>,
     chunks: impl Iterator<Item: FrameRun> + Clone,

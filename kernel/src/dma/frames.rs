@@ -38,8 +38,8 @@ fn search(request: &Request, list: &mut Frames) -> Result<(), DmaError> {
     })
 }
 
-/// Fails if a large request exceeds the free memory: until it fails, the search would drain the zones and make concurrent
-/// allocations fail. Small requests cannot.
+/// Fails if a large request exceeds the free memory: until it fails, the search would drain the zones and
+/// make concurrent allocations fail. Small requests have no such effect.
 fn check_free_memory(wanted: u64) -> Result<(), DmaError> {
     if wanted <= Order::BLOCK_2M.frames() {
         return Ok(());

@@ -54,8 +54,8 @@ impl IovaSpace {
         self.domain.each_table(&Tables, show);
     }
 
-    /// Allocates the address range of the last-level table at `at` permanently and pins the table; `None` if part of the
-    /// range is allocated or outside the domain.
+    /// Allocates the address range of the last-level table at `at` permanently and pins the table; `None` if
+    /// part of the range is allocated or outside the domain.
     ///
     /// # Errors
     /// [`DmaError::OutOfTables`].
@@ -86,7 +86,8 @@ impl IovaSpace {
         Ok(range)
     }
 
-    /// Allocates a range with the preferred alignment, or with a smaller one if the space below the mask is too small.
+    /// Allocates a range with the preferred alignment, or with a smaller one if the space below the mask is
+    /// too small.
     fn alloc_range(&mut self, request: &MapRequest) -> Result<AddrRange<Iova>, DmaError> {
         let highest = request.mask.highest();
         let exhausted = DmaError::OutOfIova { len: request.len, highest };
@@ -113,7 +114,8 @@ impl IovaSpace {
         found
     }
 
-    /// Maps `chunks` at `range`. After an error the range is freed, unless the IOTLB may still hold a part of it.
+    /// Maps `chunks` at `range`. After an error the range is freed, unless the IOTLB may still hold a part of
+    /// it.
     fn fill(
         &mut self,
         chunks: impl Iterator<Item: FrameRun>,

@@ -1,9 +1,11 @@
 //! The DMA core: buffers made of chunks, the devices they are attached to, and streaming mappings.
 //!
-//! - [`coherent`]: coherent allocation for a device ([`alloc()`]) or for later attachments; a driver's [`Space`].
+//! - [`coherent`]: coherent allocation for a device ([`alloc()`]) or for later attachments; a driver's
+//!   [`Space`].
 //! - [`ChunkedBuffer`], [`Attachment`]: a buffer is freed with its last view; an attachment is a view.
 //! - [`stream`]: streaming mappings of existing memory.
-//! - [`Device`], [`Domain`]: a device and its IOVA space; [`fault`] counts translation faults and quarantines devices.
+//! - [`Device`], [`Domain`]: a device and its IOVA space; [`fault`] counts translation faults and quarantines
+//!   devices.
 //! - [`counters`], [`trace`]: memory and IOVA usage, and the lines of `dma.trace`.
 //!
 //! `doc/life-of-a-dma-buffer.md` follows a buffer from allocation to free.

@@ -21,10 +21,10 @@ pub(super) struct MapRequest {
 pub enum MapPlacement {
     /// All of it.
     Whole,
-    /// Its start: a buffer larger than the range below the mask is mapped completely, and the driver uses only addresses
-    /// below the mask.
+    /// Its start: a buffer larger than the range below the mask is mapped completely, and the driver uses
+    /// only addresses below the mask.
     Start,
-    /// All of it; without translation the chunks may be scattered, for a device with scatter-gather. The result is then
-    /// not a contiguous range: [`Domain::bus_addresses`](super::Domain) returns the addresses.
+    /// All of it; without translation the chunks may be scattered, for a device with scatter-gather. The
+    /// result is then not a contiguous range: [`Domain::bus_addresses`](super::Domain) returns the addresses.
     PerChunk,
 }

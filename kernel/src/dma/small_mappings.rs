@@ -1,8 +1,8 @@
-//! SmallMappings mappings of a domain: pages of tables that stay, found, written and given back without the domain's lock.
+//! Small mappings of a domain: pages of pinned tables, allocated, mapped and freed without the domain's lock.
 //!
-//! They have the domain's addresses from 4 GiB down, table by table: each table's addresses are kept from everybody else,
-//! and the table is pinned, when all before it are in use. It stays until the domain ends, so there are never more than the
-//! most small mappings at one time needed.
+//! They use the IOVAs from 4 GiB downwards. When all tables are in use, the address range of another table is
+//! allocated from the domain and its table is pinned. It stays until the domain is destroyed, so the number
+//! of tables follows the peak number of concurrent small mappings.
 
 use crate::debug::{self, FailPoint};
 use crate::iommu::Tables;
@@ -15,35 +15,35 @@ use memory::Slots;
 use pagetable::{LeafAttributes, MapError, Mapping};
 use spin::Once;
 
-/// The most tables: 1 GiB of addresses, and 2 MiB for the tables themselves.
+/// The maximum number of tables: 1 GiB of IOVAs, and 2 MiB for the tables themselves.
 const TABLES: usize = 512;
-/// Tables that are looked at for several pages in a row, before another one is made.
+/// The number of tables searched for several contiguous pages before another table is added.
 const MAX_SEARCHED_TABLES: usize = 8;
 
-/// The addresses for small mappings and who has which of them.
+/// The pinned tables of a domain and the allocation state of their pages.
 pub(super) struct SmallMappings {
-    /// 8 KiB, which no stack has room for: they are made where they stay.
+    /// 8 KiB, too large for a kernel stack: created on the heap.
     tables: Box<[Once<Box<PinnedSlots>>; TABLES]>,
-    /// How many there are; [`TABLES`] when there will be no more.
+    /// The number of tables; [`TABLES`] if no more can be added.
     table_count: AtomicUsize,
-    /// Where there was room last; [`TABLES`] when nowhere.
+    /// The table of the last successful search; [`TABLES`] while the tables are exhausted.
     current: AtomicUsize,
-    /// Tables without a single free page, a bit for each, and those that there will never be; one that has just got room
-    /// may still be among them.
+    /// A bit per table: set for tables without a free page and for tables that cannot be added. The bit of a
+    /// table with a just freed page may still be set.
     full: [AtomicU64; TABLES / 64],
 }
 
-/// A table and its pages' owners.
+/// A pinned table and the allocation state of its pages.
 pub(super) struct PinnedSlots {
     pinned: PinnedTable,
     slots: Slots,
-    /// For streaming mappings that the device may only read, and for those that it may write too.
+    /// The attributes of read-only and of read-write streaming mappings.
     streaming_attributes: [LeafAttributes; 2],
 }
 
 const _: () = assert!(Slots::COUNT as u64 * PAGE_SIZE == PinnedTable::BYTES);
 
-/// A place for a mapping: the number of its first page, counted over all tables.
+/// The slot of a mapping: the index of its first page over all tables.
 #[derive(Clone, Copy)]
 pub(super) struct SmallSlot(u32);
 
@@ -63,13 +63,14 @@ impl SmallSlot {
 }
 
 impl SmallMappings {
-    /// The longest mapping that is small.
+    /// The maximum length of a small mapping.
     pub const MAX_BYTES: u64 = 16 * PAGE_SIZE;
 
-    /// The highest of its addresses: whoever has 32 bits can use them, and they are in nobody's way.
+    /// The highest IOVA of small mappings: below every 32-bit mask, and far from the bottom-up allocator's
+    /// ranges.
     pub const HIGHEST_IOVA: Iova = Iova::new((1 << 32) - 1);
 
-    /// No table yet.
+    /// Returns small mappings without a table.
     pub fn new() -> Self {
         Self {
             tables: no_tables(),
@@ -79,7 +80,8 @@ impl SmallMappings {
         }
     }
 
-    /// Room for `len` bytes (whole pages), aligned to the power of two at or above it, if there is a table with some.
+    /// Allocates a slot of `len` bytes (whole pages), aligned to the next power of two; `None` without a free
+    /// slot.
     #[inline]
     pub fn alloc(&self, len: u64) -> Option<SmallSlot> {
         let (pages, cpu) = (slots(len), arch::cpu::index());
@@ -112,7 +114,7 @@ impl SmallMappings {
         None
     }
 
-    /// The tables that are not full, whether made or not.
+    /// The indices of the tables that are not full, including those not yet added.
     fn not_full(&self) -> impl Iterator<Item = usize> {
         let words = self.full.iter().zip((0..TABLES).step_by(64));
         words.flat_map(|(full, first)| {
@@ -133,16 +135,16 @@ impl SmallMappings {
         self.full[table / 64].load(Relaxed) & 1 << (table % 64) != 0
     }
 
-    /// Whether there is no room until some is given back, and there are no more tables.
+    /// Returns whether all pages are allocated and no table can be added.
     pub fn is_exhausted(&self) -> bool {
         self.current.load(Relaxed) == TABLES
     }
 
-    /// Adds a table, which `pin` makes for the addresses from the given one on, unless there are all. Where `pin` finds the
-    /// addresses taken, there will be no more tables. The caller has the domain's lock.
+    /// Adds a table unless the maximum is reached. `pin` pins the table at the given address; if it returns
+    /// `None`, no more tables are added. The caller holds the domain's lock.
     ///
     /// # Errors
-    /// `pin`'s.
+    /// Those of `pin`.
     pub fn grow<E>(&self, pin: impl FnOnce(Iova) -> Result<Option<PinnedTable>, E>) -> Result<(), E> {
         let index = self.table_count.load(Relaxed);
         let Some(table) = self.tables.get(index) else { return Ok(()) };
@@ -160,15 +162,15 @@ impl SmallMappings {
         Ok(())
     }
 
-    /// The first address of a table.
+    /// Returns the first address of a table.
     fn start_of(index: usize) -> Iova {
         Iova::new(Self::HIGHEST_IOVA.raw() + 1 - (index as u64 + 1) * PinnedTable::BYTES)
     }
 
-    /// Maps `chunks`, `len` bytes, at a place that was taken for them; on failure it is free again.
+    /// Maps `chunks`, `len` bytes, at an allocated slot. After an error the slot is freed.
     ///
     /// # Errors
-    /// [`DmaError::TooLong`] for memory that no entry can name.
+    /// [`DmaError::TooLong`] for a physical address above the output size of the tables.
     #[inline]
     pub fn map(
         &self,
@@ -188,11 +190,11 @@ impl SmallMappings {
         }
     }
 
-    /// Maps `run`, write-back memory of at most [`SmallMappings::MAX_BYTES`], where there was room last; `None` if it does not go
-    /// there.
+    /// Maps `run`, write-back memory of at most [`SmallMappings::MAX_BYTES`], in the current table; `None` if
+    /// that fails.
     #[inline]
     pub fn map_run(&self, run: &impl FrameRun, is_written: bool) -> Option<AddrRange<Iova>> {
-        // The one that is to fail is left to who says so.
+        // The slow path has the fail point.
         if debug::is_armed(FailPoint::Iova) {
             return None;
         }
@@ -208,7 +210,7 @@ impl SmallMappings {
         }
     }
 
-    /// The table that `range` was mapped in, if it is one of these.
+    /// Returns the table that `range` was mapped in; `None` if it is not a small mapping.
     #[inline]
     pub fn table_of(&self, range: AddrRange<Iova>) -> Option<(usize, &PinnedSlots)> {
         let index =
@@ -216,13 +218,13 @@ impl SmallMappings {
         Some((index, self.tables.get(index)?.get()?))
     }
 
-    /// Whether somebody has the page at `at`; `None` if it is in none of these tables.
+    /// Returns whether the page at `at` is allocated; `None` if it is in none of the tables.
     pub fn is_allocated(&self, at: Iova) -> Option<bool> {
         let (_, table) = self.table_of(AddrRange::new(at, at + PAGE_SIZE))?;
         Some(table.slots.is_taken(pagetable::pinned_page(at)))
     }
 
-    /// Ends the use of addresses in table `index` that the SMMU has forgotten.
+    /// Frees a range in table `index` after its invalidation.
     #[inline]
     pub fn free(&self, (index, table): (usize, &PinnedSlots), range: AddrRange<Iova>) {
         table.slots.give(pagetable::pinned_page(range.start()), slots(range.len()));
@@ -241,7 +243,7 @@ fn no_tables() -> Box<[Once<Box<PinnedSlots>>; TABLES]> {
     }
 }
 
-/// Pages that a mapping of `len` bytes has to itself.
+/// Returns the number of pages that a mapping of `len` bytes occupies, with its guard pages.
 #[inline]
 fn slots(len: u64) -> u32 {
     ((len + debug::GUARD_BYTES) >> PAGE_SHIFT) as u32
@@ -253,12 +255,11 @@ impl PinnedSlots {
             let mapping = of(MemoryType::WriteBack);
             pinned
                 .bits(mapping)
-                .unwrap_or_else(|error| unreachable!("every stage says {mapping:?}: {error:?}"))
+                .unwrap_or_else(|error| unreachable!("every stage encodes {mapping:?}: {error:?}"))
         });
         Self { pinned, slots: Slots::new(), streaming_attributes }
     }
 
-    /// See [`PinnedTable`].
     pub fn pinned(&self) -> &PinnedTable {
         &self.pinned
     }

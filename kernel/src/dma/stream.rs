@@ -1,12 +1,12 @@
-//! Streaming: memory that already exists, lent to a device and taken back.
+//! Streaming mappings of existing memory.
 //!
-//! A list of pieces becomes one range of device addresses. Since an IOMMU maps whole pages, the pieces have to meet at
-//! page borders; the first may start, and the last may end, anywhere in a page.
+//! A scatter-gather list becomes one IOVA range. Since an IOMMU maps whole pages, adjacent segments must meet
+//! at page boundaries; only the first may start, and only the last may end, inside a page.
 //!
-//! For a device that does not see the CPUs' caches, lines are cleaned before it starts and dropped after it has
-//! finished, with one barrier for the whole list. A line that it writes may not hold anything else: memory whose
-//! start or end shares a line is refused for writing ([`DmaError::SharedLine`]) instead of bounced through a copy,
-//! since what owns whole pages can as well own whole lines.
+//! For a device that does not snoop the CPU caches, lines are cleaned before the transfer and invalidated
+//! after it, with one barrier for the whole list. A cache line that the device writes must not be shared with
+//! other data: a segment that starts or ends inside a line is refused ([`DmaError::SharedLine`]) instead of
+//! copied through a bounce buffer, since an owner of whole pages can align to whole lines.
 
 use super::buffer::SyncFor;
 use super::device::Device;
@@ -29,11 +29,12 @@ use pagetable::Mapping;
 /// The largest cache line of any Arm processor so far (Linux's `ARCH_DMA_MINALIGN`).
 const CACHE_LINE: u64 = 128;
 
-/// Lends `memory` to `device`, which may use it when this returns.
+/// Maps `memory` for `device`, which owns it from then on.
 ///
 /// # Errors
-/// [`DmaError::ZeroLength`], [`DmaError::UnalignedSegment`], [`DmaError::SharedLine`], [`DmaError::PastMask`],
-/// [`DmaError::OutOfIova`], [`DmaError::OutOfTables`], without IOMMU [`DmaError::Scattered`]; the memory comes back.
+/// [`DmaError::ZeroLength`], [`DmaError::UnalignedSegment`], [`DmaError::SharedLine`],
+/// [`DmaError::PastMask`], [`DmaError::OutOfIova`], [`DmaError::OutOfTables`], without IOMMU
+/// [`DmaError::Scattered`]; the memory comes back.
 pub fn map(
     device: &Arc<Device>,
     memory: Box<dyn StreamMemory>,
@@ -45,12 +46,12 @@ pub fn map(
     }
 }
 
-/// What most loans are: one short piece for a device behind an IOMMU, which sees the CPUs' caches. `None` for all others,
-/// and for what cannot be lent.
+/// The fast path: one short segment for a coherent device behind an IOMMU. `None` for all other requests, and
+/// for invalid ones.
 #[inline]
 fn map_fast_path(device: &Device, memory: &dyn StreamMemory, direction: Direction) -> Option<StreamMapping> {
     let &[PhysSegment { start, len }] = memory.segments() else { return None };
-    // With the first of these no sum below overflows, and the length is not 0.
+    // The first condition excludes length 0 and an overflow of the sums below.
     if (start.raw() | len.wrapping_sub(1)) >> ADDRESS_BITS != 0 || !device.is_coherent() {
         return None;
     }
@@ -60,12 +61,12 @@ fn map_fast_path(device: &Device, memory: &dyn StreamMemory, direction: Directio
     }
     let at = device.domain().map_run(&pages, device.mask(), direction.device_writes())?.start();
     let start = at + start.raw() % PAGE_SIZE;
-    // SAFETY: the device was just given the memory at this range; `map` makes the one stream of it.
+    // SAFETY: the memory was just mapped at this range; `map` creates the only stream of it.
     Some(unsafe { StreamMapping::new(AddrRange::new(start, start + len), direction) })
 }
 
-/// [`map`] of whatever there is.
-#[inline(never)] // What it needs would weigh on those that are short.
+/// The slow path of [`map`].
+#[inline(never)] // Keeps its stack frame and saved registers out of the fast path.
 fn map_slow_path(
     device: &Arc<Device>,
     memory: Box<dyn StreamMemory>,
@@ -99,7 +100,7 @@ fn map_segments(
         sync_caches(memory, SyncFor::Device, direction);
     }
     let request = MapRequest {
-        // The pieces meet at page borders, so this is the sum of their pages.
+        // The segments meet at page boundaries, so this is the sum of their pages.
         len: (offset + bytes).next_multiple_of(PAGE_SIZE),
         align: alignment(longest),
         mask: device.mask(),
@@ -110,7 +111,7 @@ fn map_segments(
     let tag = DebugTag::new("stream", offset + bytes, Some(device.name()));
     debug::mapping_added(&tag, device.domain().key(), pages);
     let start = pages.start() + offset;
-    // SAFETY: the device was just given the memory at this range; `map_slow_path` makes the one stream of it.
+    // SAFETY: the memory was just mapped at this range; `map_slow_path` creates the only stream of it.
     Ok(unsafe { StreamMapping::new(AddrRange::new(start, start + bytes), direction) })
 }
 
@@ -136,10 +137,10 @@ impl StreamOps for Device {
         mapping: StreamMapping,
         memory: Box<dyn StreamMemory>,
     ) -> Result<Box<dyn StreamMemory>, DmaError> {
-        // The whole pages around the bytes; it was mapped, so its end is no overflow.
+        // The whole pages around the bytes. The range was mapped, so its end does not overflow.
         let start = mapping.range().start().align_down(PAGE_SIZE);
         let pages = AddrRange::new(start, Iova::new(mapping.range().end().raw().next_multiple_of(PAGE_SIZE)));
-        // The device first: until it can write no more, lines could be fetched again with what is old then.
+        // Unmap first: while the device can still write, speculation could fetch lines that become outdated.
         debug::mapping_removed(self.domain().key(), pages);
         let memory = self.domain().unmap(pages, memory)?;
         self.sync_caches(&*memory, SyncFor::Cpu, mapping.direction());
@@ -147,7 +148,8 @@ impl StreamOps for Device {
     }
 }
 
-/// The rights that `direction` needs. A device that only writes gets read access too: stage 1 cannot say less.
+/// Returns the access rights for `direction`. `FromDevice` includes read access: stage 1 has no write-only
+/// encoding.
 fn mapping(direction: Direction) -> Mapping {
     match direction {
         Direction::ToDevice => Mapping::read_only(MemoryType::WriteBack),
@@ -155,26 +157,26 @@ fn mapping(direction: Direction) -> Mapping {
     }
 }
 
-/// A list that can be lent.
+/// The properties of a valid scatter-gather list.
 struct SegmentList {
-    /// Of the first byte in its page.
+    /// The page offset of the first byte.
     offset: u64,
-    /// In all pieces.
+    /// The total length.
     bytes: u64,
-    /// At least the longest piece, at most what its power of two ends with.
+    /// An upper bound of the longest segment: at least its length, and at most the next power of two.
     longest: u64,
 }
 
-/// log2 of what no address and no length comes near.
+/// log2 of the limit of addresses and lengths, far above all real ones.
 const ADDRESS_BITS: u32 = u64::BITS - 2;
 
-/// Looks at every piece once.
+/// Checks a list in one pass.
 fn check(segments: &[PhysSegment], direction: Direction, coherent: bool) -> Result<SegmentList, DmaError> {
     let Some((first, rest)) = segments.split_first() else { return Err(DmaError::ZeroLength) };
     let offset = first.start.raw() % PAGE_SIZE;
     let mut end = first.start.raw().wrapping_add(first.len);
     let (mut bytes, mut borders) = (first.len, 0);
-    // All bits that any of them has: what this says of the highest bits is true of every piece.
+    // The OR of all values: its highest bits are zero only if those of every segment are.
     let (mut starts, mut lasts) = (first.start.raw(), first.len.wrapping_sub(1));
     for PhysSegment { start, len } in rest {
         borders |= end | start.raw();
@@ -182,7 +184,7 @@ fn check(segments: &[PhysSegment], direction: Direction, coherent: bool) -> Resu
         bytes = bytes.wrapping_add(*len);
         (starts, lasts) = (starts | start.raw(), lasts | len.wrapping_sub(1));
     }
-    // Without the highest bits no length was 0, and no sum of two of them overflows, nor that of all.
+    // If the highest bits are zero, no length was 0, and neither a sum of two values nor the total overflows.
     let most = match rest {
         [] => 0,
         _ => (segments.len() as u64).saturating_mul(lasts.wrapping_add(1)),
@@ -196,7 +198,7 @@ fn check(segments: &[PhysSegment], direction: Direction, coherent: bool) -> Resu
     Ok(SegmentList { offset, bytes, longest: lasts + 1 })
 }
 
-/// What is wrong with a list in which something is empty, is no memory, or does not meet its neighbour at a page border.
+/// Returns the error of a list with an empty segment, an invalid address, or a boundary inside a page.
 #[cold]
 fn list_error(segments: &[PhysSegment]) -> DmaError {
     let last = segments.len() - 1;
@@ -213,14 +215,14 @@ fn list_error(segments: &[PhysSegment]) -> DmaError {
     DmaError::TooLong { len: segments.iter().fold(0, |sum, segment| segment.len.saturating_add(sum)) }
 }
 
-/// The alignment that lets the longest piece be mapped by blocks or with the contiguous hint, if it is long enough for
+/// Returns the alignment for block mappings or the contiguous hint, if the longest segment is long enough for
 /// either.
 fn alignment(longest: u64) -> u64 {
     let useful = [Order::BLOCK_2M, Order::CONTIGUOUS].map(Order::bytes);
     useful.into_iter().find(|&bytes| bytes <= longest).unwrap_or(PAGE_SIZE)
 }
 
-/// The whole pages around a piece of a list that [`check`] has seen.
+/// The whole pages around a segment of a list that passed [`check`].
 #[derive(Clone, Copy)]
 struct WholePages {
     start: PhysAddr,
@@ -246,7 +248,7 @@ impl FrameRun for WholePages {
     }
 }
 
-/// The chunks of the whole pages around the pieces of a list that [`check`] has seen.
+/// The chunks of the whole pages around the segments of a list that passed [`check`].
 #[derive(Clone)]
 struct PageChunks<'a> {
     segments: core::slice::Iter<'a, PhysSegment>,
@@ -275,17 +277,17 @@ impl Iterator for PageChunks<'_> {
     }
 }
 
-/// Cache maintenance for `memory`, complete when this returns.
+/// Cache maintenance of `memory`, complete on return.
 fn sync_caches(memory: &dyn StreamMemory, to: SyncFor, direction: Direction) {
-    // SAFETY: whole pages of RAM that belong to `memory`, borrowed here, and are cacheable everywhere.
+    // SAFETY: whole pages of RAM owned by `memory`, which is borrowed, and cacheable in all mappings.
     unsafe { to.maintain_lines(PageChunks::new(memory.segments()), direction) };
     arch::barrier::dsb_sy();
 }
 
-/// What is left of memory that an IOMMU which does not answer may still know.
+/// The empty replacement of memory that was leaked after an IOMMU timeout.
 struct LostMemory;
 
-// SAFETY: there is none.
+// SAFETY: there are no segments.
 unsafe impl StreamMemory for LostMemory {
     fn segments(&self) -> &[PhysSegment] {
         &[]
@@ -295,7 +297,7 @@ unsafe impl StreamMemory for LostMemory {
     }
 }
 
-/// Kernel memory made to be lent: whole low frames, one piece or many.
+/// Kernel memory for streaming mappings: whole lowmem frames in one or many segments.
 pub struct Pages {
     frames: Frames,
     segments: Vec<PhysSegment>,
@@ -303,23 +305,23 @@ pub struct Pages {
 }
 
 impl Pages {
-    /// `len` zero bytes in one piece.
+    /// Allocates `len` zero bytes in one segment.
     ///
     /// # Errors
     /// [`DmaError::ZeroLength`], [`DmaError::OutOfFrames`], [`DmaError::TooLong`].
     pub fn new(len: u64) -> Result<Box<Self>, DmaError> {
-        Self::take(&Request { contiguous: true, ..Request::new(len.div_ceil(PAGE_SIZE)) }, len)
+        Self::alloc(&Request { contiguous: true, ..Request::new(len.div_ceil(PAGE_SIZE)) }, len)
     }
 
-    /// `len` zero bytes, a piece for each page.
+    /// Allocates `len` zero bytes, one segment per page.
     ///
     /// # Errors
     /// [`DmaError::ZeroLength`], [`DmaError::OutOfFrames`], [`DmaError::OutOfHeap`].
     pub fn scattered(len: u64) -> Result<Box<Self>, DmaError> {
-        Self::take(&Request { largest: Order::PAGE, ..Request::new(len.div_ceil(PAGE_SIZE)) }, len)
+        Self::alloc(&Request { largest: Order::PAGE, ..Request::new(len.div_ceil(PAGE_SIZE)) }, len)
     }
 
-    fn take(request: &Request, len: u64) -> Result<Box<Self>, DmaError> {
+    fn alloc(request: &Request, len: u64) -> Result<Box<Self>, DmaError> {
         let tag = DebugTag::new("pages", len, None);
         let mut pages = Self { segments: Vec::new(), frames: Frames::new(), tag };
         super::frames::alloc(&Request { reach: Reach::LOW, ..*request }, &mut pages.frames)?;
@@ -338,28 +340,28 @@ impl Pages {
         Ok(Box::new(pages))
     }
 
-    /// The name in reports of the checking build.
+    /// The tag in reports of the checking build.
     pub fn tag(&self) -> &DebugTag {
         &self.tag
     }
 
-    /// The bytes of piece `index` as the kernel sees them.
-    pub fn piece(&mut self, index: usize) -> Option<&mut [u8]> {
+    /// Returns the bytes of segment `index` through the linear map.
+    pub fn segment_bytes(&mut self, index: usize) -> Option<&mut [u8]> {
         let segment = self.segments.get(index)?;
         let start = arch::pointer::to::<u8>(linear::address_of(segment.start));
-        // SAFETY: low frames of this value's own, in the linear map until they are given back, which the borrow
+        // SAFETY: lowmem frames owned by this value, in the linear map until they are freed, which the borrow
         // prevents; initialised with zeroes.
         Some(unsafe { core::slice::from_raw_parts_mut(start, segment.len as usize) })
     }
 }
 
-// SAFETY: whole frames that belong to this value until it is dropped, given back nowhere else.
+// SAFETY: whole frames, owned by this value and freed only when it is dropped.
 unsafe impl StreamMemory for Pages {
     fn segments(&self) -> &[PhysSegment] {
         &self.segments
     }
     fn bytes(&mut self) -> Option<&mut [u8]> {
-        if self.segments.len() == 1 { self.piece(0) } else { None }
+        if self.segments.len() == 1 { self.segment_bytes(0) } else { None }
     }
 }
 

@@ -13,10 +13,10 @@ use drivers::pcie::Phandle;
 use drivers::smmu::{Clock, Features, FirmwareState, Registers, StartError, Unsupported};
 use smmu_spec::WalkCoherency;
 
-/// Events that a device can cause before the queue is read: under QEMU, a page-sized access to an unmapped page, in pieces
-/// of four bytes. A full queue may lose the first event of a stream.
+/// The number of events that a device can cause before the queue is drained: under QEMU, a page-sized access
+/// to an unmapped page, split into four bytes each. A full queue may lose the first event of a stream.
 pub const EVENTS_PER_DEVICE: u64 = 1024;
-/// The bounds of the event queue's size: 64 KiB and 2 MiB.
+/// The bounds of the event queue's entries: 64 KiB and 2 MiB.
 const EVENT_QUEUE_ENTRIES: RangeInclusive<u64> = 1 << 11..=1 << 16;
 
 /// The reason why an SMMU is not used.
@@ -37,7 +37,7 @@ impl fmt::Display for OpenError {
     }
 }
 
-/// Makes every SMMU abort all transactions, whatever state firmware left it in, and logs that state. Must be called before
+/// Makes every SMMU abort all transactions, in any firmware state, and logs that state. Must be called before
 /// any memory is allocated for a new owner, while the early tables are active.
 pub fn abort_all(descriptions: &[board::SmmuDescription]) {
     for description in descriptions {
@@ -47,8 +47,9 @@ pub fn abort_all(descriptions: &[board::SmmuDescription]) {
             log::warn!("smmu at {at}: no response");
             continue;
         }
-        // SAFETY: mapped as Device memory for longer than this value lives; the device tree names an SMMU there, of which
-        // only page 0 is used: 64 KiB, aligned, so in the 2 MiB that are mapped; nothing else uses it yet.
+        // SAFETY: mapped as Device memory for longer than this value lives; the device tree names an SMMU
+        // there, of which only page 0 is used: 64 KiB, aligned, so in the 2 MiB that are mapped; nothing else
+        // uses it yet.
         let registers = unsafe { Mmio::<Registers>::new(registers) };
         match drivers::smmu::abort_all(&registers, Clock::system()) {
             Ok(FirmwareState::Bypassed) => log::info!("smmu at {at}: was in bypass, aborts now"),
@@ -61,18 +62,22 @@ pub fn abort_all(descriptions: &[board::SmmuDescription]) {
     }
 }
 
-/// Resets and enables the SMMUs; every stream aborts until it is attached. An SMMU that cannot be used is left out with a
-/// warning, and so are the devices behind it. `devices` returns the number of devices behind an SMMU: the event queue has
-/// room for their events, but for at most `most`.
-pub fn init(descriptions: &[board::SmmuDescription], devices: impl Fn(Phandle) -> u64, most: Option<u64>) {
+/// Resets and enables the SMMUs; every stream aborts until it is attached. An SMMU that cannot be used is
+/// skipped with a warning, and so are the devices behind it. `devices` returns the number of devices behind
+/// an SMMU: the event queue is sized for their events, but has at most `max_events` entries.
+pub fn init(
+    descriptions: &[board::SmmuDescription],
+    devices: impl Fn(Phandle) -> u64,
+    max_events: Option<u64>,
+) {
     let start = |description: &board::SmmuDescription| {
         let devices = description.phandle.map_or(0, &devices);
-        start(description, most.unwrap_or(u64::MAX).min(event_queue_entries(devices)))
+        start(description, max_events.unwrap_or(u64::MAX).min(event_queue_entries(devices)))
     };
     smmu::register_all(descriptions.iter().filter_map(start).collect());
 }
 
-/// Returns the size of the event queue, a power of two.
+/// Returns the number of event queue entries, a power of two.
 fn event_queue_entries(devices: u64) -> u64 {
     (devices * EVENTS_PER_DEVICE)
         .clamp(*EVENT_QUEUE_ENTRIES.start(), *EVENT_QUEUE_ENTRIES.end())
@@ -94,14 +99,14 @@ fn start(description: &board::SmmuDescription, events: u64) -> Option<&'static S
             log::warn!("smmu at {at}: {error}; events are reported late");
         }
     }
-    log::info!("smmu at {at}: {} bits of device addresses", smmu.features().input_bits());
+    log::info!("smmu at {at}: {}-bit IOVAs", smmu.features().input_bits());
     Some(smmu)
 }
 
 fn open(description: &board::SmmuDescription, events: u64) -> Result<Smmu, OpenError> {
     let registers = vmalloc::map_registers(description.registers).map_err(OpenError::Map)?;
-    // SAFETY: mapped permanently as Device memory; the device tree names an SMMU there (both pages, which the binding
-    // requires), used here alone.
+    // SAFETY: mapped permanently as Device memory; the device tree names an SMMU there (both pages, which the
+    // binding requires); this is the only user.
     let registers = unsafe { Mmio::<Registers>::new(registers.start()) };
     let mut features = Features::probe(&registers).map_err(OpenError::Unsupported)?;
     // The device tree describes the interconnect, which IDR0.COHACC may not.

@@ -11,12 +11,13 @@ use core::sync::atomic::{
 use drivers::iommu::Shared;
 use drivers::smmu::CommandQueue;
 
-/// The command queue. Its lock is held while commands are written and registers are read, never while the SMMU works.
+/// The command queue. Its lock is held while commands are written and registers are read, never while the
+/// SMMU works.
 pub struct Commands {
     queue: SpinLock<CommandQueue>,
     /// Set by an interrupt handler that found the queue locked.
-    service_wanted: AtomicBool,
-    /// Events were lost, and the stream that filled the queue is not quarantined yet.
+    service_requested: AtomicBool,
+    /// Set after events were lost, until the stream that filled the queue is reported.
     events_lost: AtomicBool,
     /// Locked last.
     log: SpinLock<FaultLog>,
@@ -26,7 +27,7 @@ impl Commands {
     pub(super) fn new(queue: CommandQueue) -> Self {
         Self {
             queue: SpinLock::new(queue),
-            service_wanted: AtomicBool::new(false),
+            service_requested: AtomicBool::new(false),
             events_lost: AtomicBool::new(false),
             log: SpinLock::new(FaultLog::new()),
         }
@@ -35,13 +36,13 @@ impl Commands {
     /// Acknowledges and logs global errors. If the queue is locked, the holder of the lock does it.
     pub(super) fn service(&self) {
         self.log.lock().report_suppressed();
-        self.service_wanted.store(true, SeqCst);
+        self.service_requested.store(true, SeqCst);
         let Some(mut queue) = self.queue.try_lock() else { return };
-        self.service_wanted.store(false, Relaxed);
+        self.service_requested.store(false, Relaxed);
         let (lost, errors) = queue.service_errors().lost_events();
         drop(queue);
         if lost {
-            self.note_lost_events();
+            self.record_lost_events();
         }
         if !errors.is_empty() {
             self.log(&errors);
@@ -49,7 +50,7 @@ impl Commands {
     }
 
     /// Records that the event queue overflowed.
-    pub(super) fn note_lost_events(&self) {
+    pub(super) fn record_lost_events(&self) {
         self.events_lost.store(true, Relaxed);
         self.log.lock().events_lost();
         // The next drain of the queue handles both.
@@ -72,9 +73,10 @@ impl Shared<CommandQueue> for Commands {
     #[inline]
     fn with<R>(&self, action: impl FnOnce(&mut CommandQueue) -> R) -> R {
         let result = action(&mut self.queue.lock());
-        // Not Relaxed: either this load sees the interrupt's store, or the interrupt's `try_lock` sees the unlocking. A
-        // Load-Acquire is not observed before an earlier Store-Release, here the unlocking (DDI 0487, B2.3.10).
-        if self.service_wanted.load(SeqCst) {
+        // Not Relaxed: either this load sees the interrupt's store, or the interrupt's `try_lock` sees the
+        // unlocking. A Load-Acquire is not observed before an earlier Store-Release, here the unlocking (DDI
+        // 0487, B2.3.10).
+        if self.service_requested.load(SeqCst) {
             self.service();
         }
         result

@@ -1,9 +1,9 @@
-//! The stream whose events fill an event queue.
+//! The stream that fills an event queue.
 
 use addr::StreamId;
 
-/// The stream of more than half of a sequence of events: the Boyer-Moore majority vote, in constant space. Without a
-/// majority the result is any of the streams.
+/// The stream of more than half of a sequence of events: the Boyer-Moore majority vote, in constant space.
+/// Without a majority the result is any of the streams.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub(super) struct DominantStream {
     candidate: Option<StreamId>,

@@ -1,4 +1,5 @@
-//! The event queue: drained by the interrupt handler, printed, and passed on to the registered sinks.
+//! The event queue: drained by the interrupt handler; events are printed and forwarded to the registered
+//! sinks.
 
 use super::dominant_stream::DominantStream;
 use super::smmu::Smmu;
@@ -11,10 +12,10 @@ use spin::RwLock;
 
 /// A receiver of recorded events. Its methods are called in interrupt context, and neither allocate nor wait.
 pub trait EventSink: Sync {
-    /// `smmu` recorded `event`.
+    /// Called for each event that `smmu` recorded.
     fn event(&self, smmu: &Smmu, event: &EventRecord);
-    /// Log lines were suppressed or events lost: [`Smmu::service`] must be called within seconds, even without another
-    /// interrupt.
+    /// Log lines were suppressed or events lost: [`Smmu::service`] must be called within seconds, even
+    /// without another interrupt.
     fn drain_requested(&self) {}
     /// The queue overflowed while most events in it were those of `stream`.
     fn queue_overflowed(&self, _smmu: &Smmu, _stream: StreamId) {}
@@ -29,17 +30,17 @@ pub fn register_sink(sink: &'static dyn EventSink) {
     SINKS.write().push(sink);
 }
 
-/// Asks for a call of [`Smmu::service`].
+/// Requests a call of [`Smmu::service`].
 pub(super) fn request_drain() {
     SINKS.read().iter().for_each(|sink| sink.drain_requested());
 }
 
-/// Tells that `stream` filled the queue.
+/// Reports to the sinks that `stream` overflowed the queue.
 pub(super) fn report_overflow(smmu: &Smmu, stream: StreamId) {
     SINKS.read().iter().for_each(|sink| sink.queue_overflowed(smmu, stream));
 }
 
-/// The event queue of an SMMU.
+/// The event queue of an SMMU and its dominant stream.
 pub(super) struct EventDispatcher {
     queue: EventQueue,
     /// The dominant stream when the queue was last found at least half full.
@@ -51,24 +52,24 @@ impl EventDispatcher {
         Self { queue, dominant: DominantStream::default() }
     }
 
-    /// Prints the recorded events and passes them on. Returns the dominant stream of the last drain that found the queue at
-    /// least half full; a burst may be split over two drains.
+    /// Prints the recorded events and forwards them to the sinks. Returns the dominant stream of the last
+    /// drain that found the queue at least half full; a burst may be split over two drains.
     pub(super) fn drain(&mut self, smmu: &Smmu) -> DominantStream {
         let Self { queue, dominant } = self;
         let mut now = DominantStream::default();
-        // A device that faults faster than the queue is read is served again by its next interrupt.
+        // Bounded work: if a device faults faster than the queue is drained, its next interrupt continues.
         for _ in 0..2 {
             let more = queue.drain(|report| match report {
                 EventReport::Event(event) => {
                     kprintln!("{event}");
                     debug::translation_fault(smmu.stream_key(event.stream), &event);
                     now.add(event.stream);
-                    pass_on(smmu, &event);
+                    forward(smmu, &event);
                 }
                 EventReport::Quiet(event) => {
                     request_drain();
                     now.add(event.stream);
-                    pass_on(smmu, &event);
+                    forward(smmu, &event);
                 }
                 EventReport::Dropped(Dropped { stream: Some(stream), count }) => {
                     kprintln!("smmu: sid={stream} {count} more events");
@@ -76,7 +77,7 @@ impl EventDispatcher {
                 EventReport::Dropped(Dropped { stream: None, count }) => {
                     kprintln!("smmu: {count} more events of many streams");
                 }
-                EventReport::Overflow => smmu.command_queue().note_lost_events(),
+                EventReport::Overflow => smmu.command_queue().record_lost_events(),
             });
             if !more {
                 break;
@@ -89,6 +90,6 @@ impl EventDispatcher {
     }
 }
 
-fn pass_on(smmu: &Smmu, event: &EventRecord) {
+fn forward(smmu: &Smmu, event: &EventRecord) {
     SINKS.read().iter().for_each(|sink| sink.event(smmu, event));
 }

@@ -1,17 +1,18 @@
-//! Rate-limited log lines about an SMMU itself: a few in each second, the others counted. An error may repeat without end.
+//! Rate-limited log lines about an SMMU itself: a few per second, the rest are counted. An error may repeat
+//! indefinitely.
 
 use crate::kprintln;
 use crate::sched::time;
 use core::fmt::Display;
 use drivers::rate_limiter::RateLimiter;
 
-/// Error lines in each second.
+/// Error lines per second.
 const BURST: u32 = 8;
 
-/// The lines of this second.
+/// The rate limiters of the error lines and of the overflow lines.
 pub(super) struct FaultLog {
     errors: RateLimiter,
-    /// Overflows of the event queue: one line in each second.
+    /// Overflows of the event queue: one line per second.
     losses: RateLimiter,
 }
 
@@ -30,8 +31,8 @@ impl FaultLog {
         admitted
     }
 
-    /// Prints once a second that events are lost. Their streams are unknown: a stream without an event so far is reported
-    /// with its next one.
+    /// Prints once a second that events are lost. Their streams are unknown: a stream without an event so far
+    /// is reported with its next one.
     pub(super) fn events_lost(&mut self) {
         self.report_suppressed();
         if self.losses.admit() {

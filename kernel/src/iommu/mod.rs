@@ -1,7 +1,8 @@
-//! The SMMUs of the machine behind their locks: bring-up, stream tables, command completion, and the event queue.
+//! The SMMUs of the machine behind their locks: bring-up, stream tables, command completion, and the event
+//! queue.
 //!
-//! Lock order: paging domain (held by the caller), stream table, command queue. The event queue is locked alone, by the
-//! interrupt handler too. Recorded events go to the registered [`EventSink`]s.
+//! Lock order: paging domain (held by the caller), stream table, command queue. The event queue is locked
+//! alone, by the interrupt handler too. Recorded events go to the registered [`EventSink`]s.
 
 mod bringup;
 mod commands;

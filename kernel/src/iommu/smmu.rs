@@ -54,7 +54,7 @@ pub fn command_counts() -> (u64, u64, u64) {
 }
 
 impl Smmu {
-    /// Puts the parts that the driver started behind their locks.
+    /// Wraps the parts of a started SMMU in their locks.
     pub(super) fn new(phandle: Option<Phandle>, started: SmmuV3) -> Self {
         let SmmuV3 { features, commands, events, streams, tags } = started;
         Self {
@@ -75,7 +75,7 @@ impl Smmu {
         &self.commands
     }
 
-    /// The name of a stream in hooks of the checking build.
+    /// The key of a stream in hooks of the checking build.
     pub fn stream_key(&self, stream: StreamId) -> StreamKey {
         StreamKey { smmu: core::ptr::from_ref(self).addr(), stream }
     }
@@ -88,7 +88,7 @@ impl Smmu {
         smmu::sync(&self.commands).map_err(|_| DmaError::IommuTimeout)
     }
 
-    /// Returns an empty paging domain with [`Features::input_bits`] bits of device addresses.
+    /// Returns an empty paging domain with [`Features::input_bits`] bits of IOVA.
     ///
     /// # Errors
     /// [`DmaError::OutOfTables`], [`DmaError::IommuRefused`] without a free ASID or VMID.
@@ -102,8 +102,8 @@ impl Smmu {
         })
     }
 
-    /// Frees a paging domain without attached streams. On an error the domain is leaked: its tables and its ASID or VMID
-    /// are not reused, since the SMMU may still walk them.
+    /// Frees a paging domain without attached streams. On an error the domain is leaked: its tables and its
+    /// ASID or VMID are not reused, since the SMMU may still walk them.
     pub fn destroy(&self, domain: PagingDomain) {
         let destroyed = domain.destroy(&self.commands, &mut self.tags.lock(), &mut Regions, &mut Tables);
         match destroyed {
@@ -128,16 +128,17 @@ impl Smmu {
         self.streams.lock().attach(&self.commands, &mut Regions, stream, domain)
     }
 
-    /// Makes the SMMU abort all transactions of `stream`, which is attached to `domain`, whose lock the caller holds.
+    /// Makes the SMMU abort all transactions of `stream`, which is attached to `domain`, whose lock the
+    /// caller holds.
     ///
     /// # Errors
-    /// After [`StreamError::Command`] the entry in memory aborts, and the stream still counts as attached.
+    /// After [`StreamError::Command`] the STE in memory aborts, and the stream still counts as attached.
     pub fn detach(&self, stream: StreamId, domain: &mut PagingDomain) -> Result<(), StreamError> {
         self.streams.lock().detach(&self.commands, stream, domain)
     }
 
-    /// Drains the event queue and acknowledges global errors. Called by the SMMU's interrupts, and where a caller needs the
-    /// events before the next interrupt.
+    /// Drains the event queue and acknowledges global errors. Called by the SMMU's interrupts, and where a
+    /// caller needs the events before the next interrupt.
     pub fn service(&self) {
         let dominant = self.events.lock().drain(self);
         self.commands.service();

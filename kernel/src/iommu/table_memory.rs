@@ -1,4 +1,5 @@
-//! Memory for an SMMU: page-table frames of paging domains, and contiguous regions for queues and stream tables.
+//! Memory for an SMMU: page-table frames of paging domains, and contiguous regions for queues and stream
+//! tables.
 
 use super::TABLE_PAGES;
 use crate::debug::LastOwner;
@@ -58,7 +59,8 @@ impl RegionSource for Regions {
         window::zero(&mut chunk);
         let chunk = chunk.release();
         let words = arch::pointer::to::<AtomicU64>(linear::address_of(chunk.start()));
-        // SAFETY: the chunk is owned until `release` gets the region back, in the linear map, aligned and zeroed.
+        // SAFETY: the chunk is owned until `release` gets the region back, in the linear map, aligned and
+        // zeroed.
         Some(Region::new(chunk.start(), unsafe { slice::from_raw_parts(words, (bytes / 8) as usize) }))
     }
 

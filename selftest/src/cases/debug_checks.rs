@@ -109,7 +109,7 @@ fn canary_overwritten_by_the_kernel() -> Outcome {
     start();
     let mut pages = Pages::new(PAGE_SIZE - 64).map_err(|error| error.to_string())?;
     let tag = *pages.tag();
-    pages.piece(0).unwrap_or_default().fill(1);
+    pages.segment_bytes(0).unwrap_or_default().fill(1);
     let frame = dma_api::StreamMemory::segments(&*pages)[0].start;
     with_page(frame, MemoryType::WriteBack, |page| page[PAGE_SIZE as usize - 1] = 2);
     drop(pages);

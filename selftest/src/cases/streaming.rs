@@ -25,7 +25,7 @@ fn single_piece_goes_and_comes() -> Outcome {
     }
     let before = ResourceSnapshot::now();
     let mut pages = Pages::new(5120).map_err(|error| error.to_string())?;
-    pages.piece(0).unwrap_or_default()[4088..4104].copy_from_slice(b"0123456789abcdef");
+    pages.segment_bytes(0).unwrap_or_default()[4088..4104].copy_from_slice(b"0123456789abcdef");
     let lent = stream::map(edu.device(), pages, Direction::Bidirectional).map_err(|r| r.error.to_string())?;
     let ranges = ResourceSnapshot::now();
     read_in(edu, lent.iova() + 4088, 16)?;
@@ -56,7 +56,7 @@ fn scattered_list_is_one_range() -> Outcome {
     drop(fragmented);
     let mut pages = pages.map_err(|error| error.to_string())?;
     for index in 0..PIECES {
-        pages.piece(index).unwrap_or_default().fill(index as u8 + 1);
+        pages.segment_bytes(index).unwrap_or_default().fill(index as u8 + 1);
     }
     let lent = stream::map(edu.device(), pages, Direction::Bidirectional).map_err(|r| r.error.to_string())?;
     check!(lent.len() == PIECES * PAGE_SIZE as usize, "{} bytes", lent.len());
@@ -111,7 +111,7 @@ fn many_small_pieces_at_a_time() -> Outcome {
     let mut all = Vec::new();
     for piece in 0..PIECES {
         let mut pages = Pages::new((1 + piece % 3) * PAGE_SIZE).map_err(|error| error.to_string())?;
-        pages.piece(0).unwrap_or_default()[..8].copy_from_slice(&piece.to_le_bytes());
+        pages.segment_bytes(0).unwrap_or_default()[..8].copy_from_slice(&piece.to_le_bytes());
         all.push(
             stream::map(edu.device(), pages, Direction::Bidirectional).map_err(|r| r.error.to_string())?,
         );

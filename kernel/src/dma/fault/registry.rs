@@ -17,7 +17,7 @@ pub trait Quarantine: Send + Sync {
     fn quarantine(&self);
 }
 
-/// A device behind an SMMU, by its stream.
+/// An attached stream with its fault state and device.
 struct MonitoredStream {
     smmu: &'static Smmu,
     stream: StreamId,
@@ -25,20 +25,21 @@ struct MonitoredStream {
     device: Weak<dyn Quarantine>,
 }
 
-/// Returns the index of the stream in the sorted list, or that of its insertion: there may be thousands.
+/// Binary search by SMMU and stream, of which there may be thousands: the index, or as an error that of an
+/// insertion.
 fn find(list: &[MonitoredStream], smmu: &Smmu, stream: StreamId) -> Result<usize, usize> {
     let key = (core::ptr::from_ref(smmu).addr(), stream);
     list.binary_search_by_key(&key, |entry| (core::ptr::from_ref(entry.smmu).addr(), entry.stream))
 }
 
-/// Sorted by SMMU and stream. Locked in interrupt context too.
+/// The attached streams, sorted by SMMU and stream. Locked in interrupt context too.
 static STREAMS: SpinLock<Vec<MonitoredStream>> = SpinLock::new(Vec::new());
-/// The quarantine thread.
+/// The wait queue of the quarantine thread.
 pub(super) static QUARANTINE_WAIT: WaitQueue = WaitQueue::new();
-/// Log lines were suppressed, and their number may not have been printed.
+/// Set after log lines were suppressed whose number may not have been printed.
 static DRAIN_REQUESTED: AtomicBool = AtomicBool::new(false);
 
-/// Starts to count the faults of a device.
+/// Registers a stream: its faults are counted from then on.
 pub fn register(
     smmu: &'static Smmu,
     stream: StreamId,
@@ -50,7 +51,7 @@ pub fn register(
     streams.insert(at, MonitoredStream { smmu, stream, faults, device });
 }
 
-/// Stops to count the faults of a stream.
+/// Unregisters a stream.
 pub fn unregister(smmu: &Smmu, stream: StreamId) {
     let mut streams = STREAMS.lock();
     if let Ok(at) = find(&streams, smmu, stream) {

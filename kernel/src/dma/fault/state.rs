@@ -1,4 +1,4 @@
-//! The fault state of a device: counts its faults, and decides when it is quarantined, blocked and armed.
+//! The fault state of a device: its fault count, and the transitions between armed, blocked and quarantined.
 //!
 //! ```text
 //!          limit reached, or queue overflow            the thread
@@ -15,7 +15,8 @@ use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use crate::sync::atomic::{AtomicU8, AtomicU64};
 use smmu_spec::EventRecord;
 
-/// The default fault limit. Each transaction that an SMMU aborts is a fault; QEMU splits an access into four bytes each.
+/// The default fault limit. Each transaction that an SMMU aborts is a fault; QEMU splits an access into four
+/// bytes each.
 pub const DEFAULT_LIMIT: u64 = 4096;
 
 /// The device may do DMA.
@@ -31,15 +32,15 @@ const BLOCKED: u8 = 4;
 
 /// The faults of one device, and its state.
 pub struct FaultState {
-    /// All faults ever.
+    /// All faults since boot.
     total: AtomicU64,
     /// The value of `total` when the device was armed.
-    before: AtomicU64,
+    total_when_armed: AtomicU64,
     limit: AtomicU64,
     state: AtomicU8,
-    /// The earliest time of the next arming.
+    /// The earliest time of a rearm.
     earliest_rearm: AtomicU64,
-    /// The number of armings.
+    /// Incremented each time the device is armed.
     generation: AtomicU64,
     /// The first fault since the last arming.
     first: SpinLock<Option<EventRecord>>,
@@ -50,7 +51,7 @@ impl Default for FaultState {
     fn default() -> Self {
         Self {
             total: AtomicU64::new(0),
-            before: AtomicU64::new(0),
+            total_when_armed: AtomicU64::new(0),
             limit: AtomicU64::new(DEFAULT_LIMIT),
             state: AtomicU8::new(ARMED),
             earliest_rearm: AtomicU64::new(0),
@@ -61,7 +62,7 @@ impl Default for FaultState {
 }
 
 impl FaultState {
-    /// Faults ever: a count that never falls.
+    /// All faults since boot: a count that never decreases.
     pub fn total(&self) -> u64 {
         self.total.load(Relaxed)
     }
@@ -73,7 +74,7 @@ impl FaultState {
 
     /// Faults since the device was armed.
     pub fn count(&self) -> u64 {
-        self.total().saturating_sub(self.before.load(Relaxed))
+        self.total().saturating_sub(self.total_when_armed.load(Relaxed))
     }
 
     /// Sets the limit; at least 1.
@@ -85,8 +86,8 @@ impl FaultState {
         self.state.load(Acquire) == QUARANTINED
     }
 
-    /// Returns the number of the arming; `None` unless the device is armed. If the number is the same before and after an
-    /// operation, the SMMU aborted nothing in between without an event.
+    /// Returns the generation of the arming; `None` unless the device is armed. If it is the same before and
+    /// after an operation, the SMMU aborted no transaction in between without an event.
     pub fn arm_generation(&self) -> Option<u64> {
         (self.state.load(Acquire) == ARMED).then(|| self.generation.load(Relaxed))
     }
@@ -96,13 +97,13 @@ impl FaultState {
         matches!(self.state.load(Acquire), QUARANTINED | BLOCKED)
     }
 
-    /// Returns the earliest time of the next arming.
+    /// Returns the earliest time of a rearm.
     pub fn earliest_rearm(&self) -> Nanoseconds {
         self.earliest_rearm.load(Relaxed)
     }
 
-    /// Requests the quarantine of an armed device, regardless of its limit, until `until` at least. Returns whether this
-    /// changed the state.
+    /// Requests the quarantine of an armed device, regardless of its limit, until `until` at least. Returns
+    /// whether this changed the state.
     pub fn quarantine_until(&self, until: Nanoseconds) -> bool {
         if self.state.load(Acquire) != ARMED {
             return false;
@@ -130,8 +131,8 @@ impl FaultState {
         self.state.compare_exchange(from, to, AcqRel, Relaxed).is_ok()
     }
 
-    /// Runs `detach` if a quarantine is pending. After an error of `detach` the device is armed, and the next quarantine
-    /// needs as many faults again. `None` if none was pending.
+    /// Runs `detach` if a quarantine is pending. After an error of `detach` the device is armed, and the next
+    /// quarantine needs as many faults again. `None` if none was pending.
     pub fn quarantine<E>(&self, detach: impl FnOnce() -> Result<(), E>) -> Option<Result<(), E>> {
         self.change(QUARANTINE_PENDING, TRANSITIONING).then(|| {
             let result = detach();
@@ -142,7 +143,7 @@ impl FaultState {
 
     fn settle(&self, state: u8) {
         if state == ARMED {
-            self.before.store(self.total(), Relaxed);
+            self.total_when_armed.store(self.total(), Relaxed);
             *self.first.lock() = None;
         }
         self.enter(state);
@@ -154,8 +155,8 @@ impl FaultState {
         self.state.store(state, Release);
     }
 
-    /// Runs `detach` for a driver; a pending quarantine becomes a block. `None` if the device is blocked, quarantined or in
-    /// a transition.
+    /// Runs `detach` for a driver; a pending quarantine becomes a block. `None` if the device is blocked,
+    /// quarantined or in a transition.
     pub fn block<E>(&self, detach: impl FnOnce() -> Result<(), E>) -> Option<Result<(), E>> {
         (self.change(ARMED, TRANSITIONING) || self.change(QUARANTINE_PENDING, TRANSITIONING)).then(|| {
             let result = detach();
@@ -197,15 +198,15 @@ mod tests {
     }
 
     #[test]
-    fn arming_number_changes_when_transactions_may_have_been_aborted() {
+    fn generation_changes_when_transactions_may_have_been_aborted() {
         let faults = FaultState::default();
         faults.set_limit(1);
         let before = faults.arm_generation();
         assert!(before.is_some() && faults.arm_generation() == before);
         assert!(faults.add(event(0)));
-        assert_eq!(faults.arm_generation(), None, "about to be blocked");
+        assert_eq!(faults.arm_generation(), None, "quarantine pending");
         faults.quarantine(|| {
-            assert_eq!(faults.arm_generation(), None, "the SMMU may abort already");
+            assert_eq!(faults.arm_generation(), None, "the SMMU may already abort");
             done()
         });
         assert_eq!(faults.arm_generation(), None);
@@ -226,11 +227,11 @@ mod tests {
             [false, false, true, false]
         );
         assert_eq!(faults.quarantine(done), Some(Ok(())));
-        assert_eq!(faults.quarantine(done), None, "it is done already");
+        assert_eq!(faults.quarantine(done), None, "already quarantined");
         assert!(faults.is_quarantined() && !faults.add(event(0)));
         faults.rearm(done).unwrap();
         assert_eq!((faults.is_quarantined(), faults.count()), (false, 0));
-        assert_eq!(faults.quarantine(done), None, "below its limit");
+        assert_eq!(faults.quarantine(done), None, "below the limit");
     }
 
     #[test]
@@ -239,7 +240,7 @@ mod tests {
         assert!(!faults.add(event(7)));
         assert_eq!([faults.quarantine_until(50), faults.quarantine_until(60)], [true, false]);
         assert_eq!((faults.quarantine(done), faults.first()), (Some(Ok(())), Some(event(7))));
-        assert!(!faults.quarantine_until(70), "it does nothing any more");
+        assert!(!faults.quarantine_until(70), "already quarantined");
         assert_eq!(faults.earliest_rearm(), 50);
     }
 
@@ -260,7 +261,7 @@ mod tests {
         assert_eq!(faults.first(), None);
         assert!(!faults.add(event(1)) && faults.add(event(2)));
         assert_eq!((faults.first(), faults.quarantine(done)), (Some(event(1)), Some(Ok(()))));
-        assert_eq!(faults.first(), Some(event(1)), "whoever blocks it may tell");
+        assert_eq!(faults.first(), Some(event(1)), "kept until the rearm");
         faults.rearm(done).unwrap();
         assert_eq!(faults.first(), None);
         faults.add(event(3));
@@ -271,12 +272,12 @@ mod tests {
     fn block_and_quarantine_exclude_each_other() {
         let faults = FaultState::default();
         faults.set_limit(2);
-        assert_eq!((faults.unblock(done), faults.add(event(0))), (None, false), "it was never blocked");
+        assert_eq!((faults.unblock(done), faults.add(event(0))), (None, false), "never blocked");
         assert_eq!((faults.block(done), faults.block(done)), (Some(Ok(())), None));
         assert!(faults.is_detached() && !faults.is_quarantined());
-        faults.rearm(|| -> Result<(), &str> { panic!("it is in no quarantine") }).unwrap();
+        faults.rearm(|| -> Result<(), &str> { panic!("not quarantined") }).unwrap();
         assert_eq!((faults.unblock(done), faults.count()), (Some(Ok(())), 1));
-        assert!(faults.add(event(0)), "the second since it was armed");
+        assert!(faults.add(event(0)), "second fault since arming");
         assert_eq!(faults.quarantine(done), Some(Ok(())));
         assert_eq!((faults.block(done), faults.unblock(done)), (None, None));
         assert!(faults.is_quarantined());
@@ -290,9 +291,9 @@ mod tests {
         faults.set_limit(1);
         assert!(faults.add(event(0)));
         assert_eq!(faults.block(|| Err("no answer")), Some(Err("no answer")));
-        assert!(!faults.is_detached() && faults.add(event(0)), "the next fault is too many again");
+        assert!(!faults.is_detached() && faults.add(event(0)), "the next fault reaches the limit again");
         assert_eq!(faults.block(done), Some(Ok(())));
-        assert_eq!(faults.quarantine(done), None, "it is blocked already");
+        assert_eq!(faults.quarantine(done), None, "already blocked");
         assert_eq!(faults.unblock(|| Err("no answer")), Some(Err("no answer")));
         assert_eq!((faults.is_detached(), faults.unblock(done)), (true, Some(Ok(()))));
     }
@@ -306,7 +307,7 @@ mod tests {
         assert_eq!(faults.rearm(|| Err("no answer")), Err("no answer"));
         assert!(faults.is_quarantined());
         assert_eq!(faults.rearm(|| Ok::<_, &str>(())), Ok(()));
-        faults.rearm(|| -> Result<(), &str> { panic!("it is armed already") }).unwrap();
+        faults.rearm(|| -> Result<(), &str> { panic!("already armed") }).unwrap();
     }
 }
 

@@ -5,7 +5,8 @@ use crate::iommu;
 use crate::sched::{self, WaitError};
 use alloc::sync::Arc;
 
-/// The delay of a requested drain: the window of the rate limit is over then ([`drivers::rate_limiter::WINDOW_US`]).
+/// The delay of a requested drain, longer than the window of the rate limit
+/// ([`drivers::rate_limiter::WINDOW_US`]).
 const DRAIN_DELAY_NS: u64 = (drivers::rate_limiter::WINDOW_US + 100_000) * 1000;
 
 /// Registers the event sink, and starts the thread.
@@ -25,7 +26,8 @@ pub fn start() -> Result<(), sched::OutOfMemory> {
     .map(|_| ())
 }
 
-/// Waits for a pending quarantine, or for the end of the delay of a requested drain.
+/// Waits for a pending quarantine and returns its device, or `None` at the end of the delay of a requested
+/// drain.
 fn wait() -> Option<Arc<dyn Quarantine>> {
     loop {
         let until = registry::is_drain_requested().then(|| sched::time::now() + DRAIN_DELAY_NS);
