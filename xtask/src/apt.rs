@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::command::{question, run};
+use crate::command::{run, stdout_of};
 use crate::error::{Error, Result};
 
 const LISTS: &str = "/etc/apt/sources.list.d";
@@ -24,7 +24,7 @@ struct AptSource {
 
 /// Whether this machine installs packages with apt.
 pub fn is_here() -> bool {
-    question("apt-get", &["--version"]).is_some()
+    stdout_of("apt-get", &["--version"]).is_some()
 }
 
 /// Refreshes the package lists.
@@ -44,7 +44,7 @@ pub fn install(packages: &[&str], suite: Option<&str>) -> Result<()> {
 
 /// The version that a plain install would give, such as `1:7.2+dfsg-7`.
 pub fn candidate(package: &str) -> Option<String> {
-    let policy = question("apt-cache", &["policy", package])?;
+    let policy = stdout_of("apt-cache", &["policy", package])?;
     let line = policy.lines().find_map(|line| line.trim().strip_prefix("Candidate:").map(str::trim))?;
     (line != "(none)").then(|| line.to_owned())
 }
@@ -64,8 +64,9 @@ impl Architecture {
     }
 }
 
-/// Copies the files that match `patterns` (`tar`'s wildcards) from a package into `directory`, without their paths. Nothing
-/// is installed: the lists and the package are kept in a directory under `target/`, which needs no root.
+/// Copies the files that match `patterns` (`tar`'s wildcards) from a package into `directory`, without their
+/// paths. Nothing is installed: the lists and the package are kept in a directory under `target/`, which
+/// needs no root.
 ///
 /// A package that only depends on the newest of a series (`linux-image-arm64`) is replaced by that one.
 pub fn extract(package: &str, architecture: Architecture, patterns: &[&str], directory: &Path) -> Result<()> {
@@ -162,7 +163,7 @@ fn unpack(archive: &Path, patterns: &[&str], directory: &Path) -> Result<()> {
     let mut tar = Command::new("tar");
     tar.args(["--extract", "--wildcards", "--transform=s,.*/,,", "--directory"]).arg(directory);
     let result = run(tar.args(patterns).stdin(output));
-    // It ends with its reader, and tar has already reported the error.
+    // It ends when tar closes the pipe; tar reports the error.
     let _ = packed.wait();
     result
 }
@@ -170,15 +171,17 @@ fn unpack(archive: &Path, patterns: &[&str], directory: &Path) -> Result<()> {
 /// Adds the backports suite of this Debian release to apt's sources, and returns its name.
 ///
 /// # Errors
-/// `Missing` if this is no Debian release, or its sources do not name the release's mirror.
+/// `Missing` if this is not a Debian release, or its sources do not name the release's mirror.
 pub fn enable_backports() -> Result<String> {
     let codename = codename(&fs::read_to_string("/etc/os-release").unwrap_or_default())
-        .ok_or_else(|| Error::Missing("this is no Debian release, so it has no backports suite".into()))?;
+        .ok_or_else(|| Error::Missing("this is not a Debian release, so it has no backports suite".into()))?;
     let suite = format!("{codename}-backports");
     let sources = sources()?;
     if !sources.iter().any(|source| source.suites.contains(&suite)) {
         let stanza = backports(&sources, &codename, &suite).ok_or_else(|| {
-            Error::Missing(format!("no apt source offers {codename} main, so {suite} cannot be found either"))
+            Error::Missing(format!(
+                "no apt source offers {codename} main, so the mirror of {suite} is unknown"
+            ))
         })?;
         let path = Path::new(LISTS).join(format!("{suite}.sources"));
         println!("adding {}: the {suite} suite of the mirror in use", path.display());
@@ -273,7 +276,7 @@ fn one_line(line: &str) -> Option<AptSource> {
 }
 
 fn as_root(program: &str) -> Command {
-    let is_root = question("id", &["-u"]).is_some_and(|id| id.trim() == "0");
+    let is_root = stdout_of("id", &["-u"]).is_some_and(|id| id.trim() == "0");
     let mut command = if is_root { Command::new(program) } else { Command::new("sudo") };
     if !is_root {
         command.arg(program);
@@ -307,14 +310,14 @@ mod tests {
     }
 
     #[test]
-    fn a_series_stands_for_its_newest_package() {
+    fn a_metapackage_is_replaced_by_its_newest_dependency() {
         let depends = "linux-image-arm64\n  Depends: linux-image-6.1.0-9-arm64\n";
         assert_eq!(newest("linux-image-arm64", depends).as_deref(), Some("linux-image-6.1.0-9-arm64"));
         assert_eq!(newest("u-boot-qemu", "u-boot-qemu\n  Depends: libc6\n"), None);
     }
 
     #[test]
-    fn backports_come_from_the_mirror_of_the_release() {
+    fn backports_use_the_mirror_of_the_release() {
         let security =
             "Types: deb\nURIs: http://mirror.test/security\nSuites: bookworm-security\nComponents: main";
         let sources: Vec<_> = [security, DEB822].into_iter().filter_map(stanza).collect();
@@ -322,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn the_old_form_is_read_too() {
+    fn one_line_sources_are_parsed() {
         let table = [
             ("deb http://mirror.test/debian bookworm main contrib # home", None),
             ("deb [arch=amd64 signed-by=/k.gpg] http://mirror.test/debian bookworm main", Some("/k.gpg")),
@@ -338,27 +341,27 @@ mod tests {
     }
 
     #[test]
-    fn a_stanza_that_is_off_or_has_no_binaries_is_left_out() {
+    fn disabled_and_source_only_stanzas_are_ignored() {
         assert_eq!(stanza(&format!("{DEB822}\nEnabled: no")), None);
         assert_eq!(stanza(&DEB822.replace("deb deb-src", "deb-src")), None);
         assert_eq!(stanza("# nothing"), None);
     }
 
     #[test]
-    fn a_key_inside_the_stanza_is_carried_over_whole() {
+    fn an_inline_key_is_copied() {
         let keyed = DEB822.replace("/usr/share/keyrings/d.gpg", "\n -----BEGIN\n .\n abc\n -----END");
         let stanza = stanza(&keyed).unwrap();
         assert_eq!(stanza.signed_by.as_deref(), Some("\n -----BEGIN\n .\n abc\n -----END"));
     }
 
     #[test]
-    fn without_a_source_for_the_release_there_is_no_guess() {
+    fn backports_require_a_source_of_the_release() {
         assert_eq!(derived(&[]), None);
         assert_eq!(derived(&[one_line("deb http://mirror.test/debian trixie main").unwrap()]), None);
     }
 
     #[test]
-    fn only_debian_has_a_codename_here() {
+    fn only_debian_has_a_codename() {
         assert_eq!(codename("ID=debian\nVERSION_CODENAME=bookworm\n").as_deref(), Some("bookworm"));
         assert_eq!(codename("ID=ubuntu\nVERSION_CODENAME=noble\n"), None);
         assert_eq!(codename(""), None);

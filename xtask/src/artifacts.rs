@@ -21,7 +21,7 @@ pub struct Artifacts {
     pub initramfs: PathBuf,
 }
 
-/// Builds everything, and prints the sizes.
+/// Builds all artifacts, and prints their sizes.
 pub fn build() -> Result<Artifacts> {
     tools::rust_targets()?;
     run(&mut cargo(&["build", "--package=image", "--release", "--target", KERNEL_TARGET]))?;
@@ -32,11 +32,11 @@ pub fn build() -> Result<Artifacts> {
     Ok(Artifacts { image, initramfs })
 }
 
-/// Builds the programs alone, and returns the initramfs.
+/// Builds only the programs, and returns the initramfs.
 pub fn programs() -> Result<PathBuf> {
-    run(&mut fixed_program("mosaic"))?;
-    run(&mut movable_program("probe"))?;
-    run(&mut fixed_program("bench"))?;
+    run(&mut static_program("mosaic"))?;
+    run(&mut static_pie_program("probe"))?;
+    run(&mut static_program("bench"))?;
     let directory = workspace::images();
     std::fs::create_dir_all(&directory).map_err(Error::file("create", &directory))?;
     let initramfs = directory.join("initramfs.cpio");
@@ -45,19 +45,19 @@ pub fn programs() -> Result<PathBuf> {
 }
 
 /// A static program, linked for fixed addresses: rustc's default for this target.
-fn fixed_program(name: &str) -> Command {
+fn static_program(name: &str) -> Command {
     let mut command = cargo(&["rustc", "--release", "--target", USER_TARGET, "--package", name]);
     // Debug information is three quarters of a program, and the initramfs is in lowmem.
     command.env("CARGO_PROFILE_RELEASE_STRIP", "debuginfo");
     command
 }
 
-/// A static-PIE program, so that every test loads both kinds. rustc does not link them for this target, but has the start
-/// code that relocates (`rcrt1.o`) and the linker.
-fn movable_program(name: &str) -> Command {
+/// A static-PIE program, so that the tests load both kinds. rustc does not link them for this target, but its
+/// sysroot contains the relocating start code (`rcrt1.o`) and the linker.
+fn static_pie_program(name: &str) -> Command {
     let objects = tools::sysroot().join("lib/rustlib").join(USER_TARGET).join("lib/self-contained");
     let object = |file: &str| format!("-Clink-arg={}", objects.join(file).display());
-    let mut command = fixed_program(name);
+    let mut command = static_program(name);
     command.args(["--", "-Crelocation-model=pie", "-Clink-self-contained=no"]);
     command.arg(format!("-Lnative={}", objects.display()));
     command.args(["rcrt1.o", "crti.o", "crtbeginS.o"].map(object));

@@ -1,4 +1,5 @@
-//! Files of other projects that a board needs, such as its device tree; fetched from Debian's packages on first use.
+//! Files of other projects that a board needs, such as its device tree; fetched from Debian's packages on
+//! first use.
 
 use std::path::PathBuf;
 

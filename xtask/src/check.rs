@@ -1,5 +1,5 @@
-//! `make check`, CI's command: format, lints and documentation, the module graph, everything of `make test`, then the
-//! rest of the matrix, the budgets and the long tests.
+//! `make check`, CI's command: format, lints and documentation, the module graph, everything of `make test`,
+//! then the rest of the matrix, the budgets and the long tests.
 
 use std::process::Command;
 use std::time::Instant;
@@ -26,7 +26,7 @@ pub fn check() -> Result<TestCounts> {
     }
     let rest: [(&str, &dyn Fn() -> Result<TestCounts>); 4] = [
         ("make test", &|| suite::test(&[])),
-        ("the rest of the matrix, and the budgets", &suite::rest),
+        ("the remaining cases, and the budgets", &suite::remaining),
         ("long host tests", &host::long),
         ("one mutant of each oracle", &mutants::sample),
     ];

@@ -39,7 +39,7 @@ pub fn capture(command: &mut Command) -> Result<Output> {
 }
 
 /// The output of a program, or `None` if it is missing or fails.
-pub fn question(program: &str, words: &[&str]) -> Option<String> {
+pub fn stdout_of(program: &str, words: &[&str]) -> Option<String> {
     let output =
         Command::new(program).args(words).stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())

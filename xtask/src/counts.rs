@@ -45,14 +45,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_run_without_a_test_is_no_success() {
+    fn a_run_without_a_passed_test_is_a_failure() {
         assert!(!TestCounts::default().is_success());
         assert!(!TestCounts { skipped: 3, ..TestCounts::default() }.is_success());
         assert!(TestCounts::one(true).is_success());
     }
 
     #[test]
-    fn one_failure_spoils_the_sum() {
+    fn a_failure_makes_the_sum_fail() {
         let mut sum = TestCounts::one(true);
         sum += TestCounts { passed: 40, failed: 1, skipped: 2 };
         assert_eq!(sum.to_string(), "41 passed, 1 failed, 2 skipped");

@@ -1,5 +1,6 @@
-//! A disk image for boards whose boot loader is U-Boot with distro boot: a GPT, one FAT partition, and in it the image,
-//! the initramfs and `extlinux/extlinux.conf`, which names them. The boot loader provides the device tree.
+//! A disk image for boards whose boot loader is U-Boot with distro boot: a GPT, one FAT partition, and in it
+//! the image, the initramfs and `extlinux/extlinux.conf`, which names them. The boot loader provides the
+//! device tree.
 
 use std::io::{Cursor, Read, Write};
 use std::ops::Range;
@@ -30,7 +31,7 @@ type Volume<'disk> = FileSystem<Cursor<&'disk mut [u8]>>;
 /// The menu of distro boot. `append` is the kernel's command line.
 fn menu(append: &str) -> String {
     format!(
-        "# What U-Boot's distro boot starts. Boot arguments are on the last line.\n\
+        "# The menu of U-Boot's distro boot. Boot arguments are on the last line.\n\
          timeout 10\n\
          default tessera\n\
          label tessera\n\
@@ -58,7 +59,7 @@ pub fn kernel_of(disk: &Path) -> Result<Vec<u8>> {
     file(&mut bytes, IMAGE).map_err(|reason| Error::Image { path: disk.to_owned(), reason })
 }
 
-fn words(error: impl std::fmt::Display) -> String {
+fn message(error: impl std::fmt::Display) -> String {
     error.to_string()
 }
 
@@ -66,12 +67,12 @@ fn image(files: &[(&str, Vec<u8>)]) -> std::result::Result<Vec<u8>, String> {
     let (mut disk, partition) = partitioned()?;
     let volume = &mut disk[partition];
     let options = FormatVolumeOptions::new().fat_type(FatType::Fat32).volume_label(*b"TESSERA    ");
-    fatfs::format_volume(Cursor::new(&mut *volume), options).map_err(words)?;
-    let volume = FileSystem::new(Cursor::new(volume), FsOptions::new()).map_err(words)?;
+    fatfs::format_volume(Cursor::new(&mut *volume), options).map_err(message)?;
+    let volume = FileSystem::new(Cursor::new(volume), FsOptions::new()).map_err(message)?;
     for (path, content) in files {
-        add(&volume, path, content).map_err(words)?;
+        add(&volume, path, content).map_err(message)?;
     }
-    volume.unmount().map_err(words)?;
+    volume.unmount().map_err(message)?;
     Ok(disk)
 }
 
@@ -88,32 +89,33 @@ fn add(volume: &Volume<'_>, path: &str, content: &[u8]) -> std::io::Result<()> {
 /// An empty disk with a partition table, and the range of its only partition.
 fn partitioned() -> std::result::Result<(Vec<u8>, Range<usize>), String> {
     let mut bytes = Cursor::new(vec![0; DISK as usize]);
-    let blocks = u32::try_from(DISK / BLOCK - 1).map_err(words)?;
-    ProtectiveMBR::with_lb_size(blocks).overwrite_lba0(&mut bytes).map_err(words)?;
+    let blocks = u32::try_from(DISK / BLOCK - 1).map_err(message)?;
+    ProtectiveMBR::with_lb_size(blocks).overwrite_lba0(&mut bytes).map_err(message)?;
     let config = GptConfig::new().writable(true).logical_block_size(LogicalBlockSize::Lb512);
-    let mut table = config.create_from_device(bytes, None).map_err(words)?;
+    let mut table = config.create_from_device(bytes, None).map_err(message)?;
     let align = Some(PARTITION_AT / BLOCK);
     let number =
-        table.add_partition("boot", PARTITION, partition_types::BASIC, BOOTABLE, align).map_err(words)?;
+        table.add_partition("boot", PARTITION, partition_types::BASIC, BOOTABLE, align).map_err(message)?;
     let partition = table.partitions().get(&number).ok_or("the partition is not in the table")?;
-    let start = partition.bytes_start(LogicalBlockSize::Lb512).map_err(words)? as usize;
-    let len = partition.bytes_len(LogicalBlockSize::Lb512).map_err(words)? as usize;
-    let bytes = table.write().map_err(words)?;
+    let start = partition.bytes_start(LogicalBlockSize::Lb512).map_err(message)? as usize;
+    let len = partition.bytes_len(LogicalBlockSize::Lb512).map_err(message)? as usize;
+    let bytes = table.write().map_err(message)?;
     Ok((bytes.into_inner(), start..start + len))
 }
 
-/// A file's content, found like a boot loader does: by the partition table, then the file system.
+/// A file's content, found as by a boot loader: through the partition table and the file system.
 fn file(disk: &mut [u8], path: &str) -> std::result::Result<Vec<u8>, String> {
-    let table = GptConfig::new().writable(false).open_from_device(Cursor::new(&mut *disk)).map_err(words)?;
+    let table =
+        GptConfig::new().writable(false).open_from_device(Cursor::new(&mut *disk)).map_err(message)?;
     let partition = table.partitions().values().next().ok_or("no partition")?;
-    let start = partition.bytes_start(LogicalBlockSize::Lb512).map_err(words)? as usize;
-    let len = partition.bytes_len(LogicalBlockSize::Lb512).map_err(words)? as usize;
+    let start = partition.bytes_start(LogicalBlockSize::Lb512).map_err(message)? as usize;
+    let len = partition.bytes_len(LogicalBlockSize::Lb512).map_err(message)? as usize;
     drop(table);
     let volume = Cursor::new(&mut disk[start..start + len]);
-    let volume = FileSystem::new(volume, FsOptions::new()).map_err(words)?;
+    let volume = FileSystem::new(volume, FsOptions::new()).map_err(message)?;
     let mut content = Vec::new();
     let root = volume.root_dir();
-    root.open_file(path).and_then(|mut file| file.read_to_end(&mut content)).map_err(words)?;
+    root.open_file(path).and_then(|mut file| file.read_to_end(&mut content)).map_err(message)?;
     Ok(content)
 }
 

@@ -1,5 +1,5 @@
-//! An earlier boot stage that leaves a device's DMA running: it programs `edu` to overwrite a file in the initramfs after a
-//! tenth of a second, and enters the image at once.
+//! An earlier boot stage that leaves a device's DMA running: it programs `edu` to overwrite a file in the
+//! initramfs after a tenth of a second, and enters the image at once.
 
 use std::path::Path;
 
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn instructions_match_the_assemblers() {
+    fn instructions_match_the_assembler() {
         // movz x1, #0x8010; movk x1, #0x3f00, lsl #16; movk x1, #0, lsl #32; movz x2, #6; ...; str w2, [x1]
         let expected =
             [0xd290_0201, 0xf2a7_e001, 0xf2c0_0001, 0xd280_00c2, 0xf2a0_0002, 0xf2c0_0002, 0xb900_0022];

@@ -24,8 +24,8 @@ pub fn invalid() -> Vec<u8> {
     tree
 }
 
-/// QEMU's tree for a machine without firmware (an ELF file: no PSCI), with the boot arguments and an initramfs at
-/// `initramfs`, then modified by `change`. `at` is the file of the dump.
+/// QEMU's tree for a machine without firmware (an ELF file: no PSCI), with the boot arguments and an
+/// initramfs at `initramfs`, then modified by `change`. `at` is the file of the dump.
 pub fn of_bare_machine(
     machine: &QemuMachine,
     append: &str,
@@ -45,13 +45,13 @@ pub fn of_bare_machine(
     let reason = |reason: String| Error::Image { path: at.to_owned(), reason };
     let tree = Fdt::new(&bytes).map_err(|error| reason(error.to_string()))?;
     let mut tree = DeviceTree::from_fdt(&tree);
-    choose(&mut tree, append, initramfs).map_err(|error| reason(error.to_string()))?;
-    change(&mut tree).ok_or_else(|| reason("it has not what was to be changed".into()))?;
+    write_chosen(&mut tree, append, initramfs).map_err(|error| reason(error.to_string()))?;
+    change(&mut tree).ok_or_else(|| reason("the node or property to change is missing".into()))?;
     Ok(tree.to_dtb())
 }
 
 /// Writes `/chosen`.
-fn choose(
+fn write_chosen(
     tree: &mut DeviceTree,
     append: &str,
     initramfs: Option<Range<u64>>,
@@ -117,7 +117,7 @@ fn trim(tree: &mut Vec<u8>) {
 
 fn replace(tree: &mut [u8], from: &[u8], to: &[u8]) -> std::result::Result<(), &'static str> {
     if from.len() != to.len() || from.is_empty() {
-        return Err("the replacement has another length");
+        return Err("the replacement has a different length");
     }
     let starts: Vec<usize> =
         tree.windows(from.len()).enumerate().filter(|(_, bytes)| *bytes == from).map(|(at, _)| at).collect();

@@ -1,8 +1,8 @@
 //! Boot states that QEMU's boot protocol does not produce: EL3, no device tree, a malformed one.
 //!
-//! QEMU enters an ELF file at the highest exception level with x0 = 0, on all CPUs at once if there is no firmware. So the
-//! ELF file holds the image, a trampoline that sets x0 and jumps to it, a device tree, and the initramfs, which QEMU does not
-//! load for an ELF file.
+//! QEMU enters an ELF file at the highest exception level with x0 = 0, on all CPUs at once if there is no
+//! firmware. So the ELF file holds the image, a trampoline that sets x0 and jumps to it, a device tree, and
+//! the initramfs, which QEMU does not load for an ELF file.
 
 use std::path::Path;
 
@@ -38,7 +38,8 @@ pub fn wrap(machine: &QemuMachine, input: &BootInput, tree: TreeSource, elf: &Pa
     wrap_after(machine, input, tree, elf, &|_| Vec::new())
 }
 
-/// As [`wrap`], after an earlier stage: code that gets the initramfs's address and preserves the image's segments.
+/// As [`wrap`], after an earlier stage: code that gets the initramfs's address and preserves the image's
+/// segments.
 pub fn wrap_after(
     machine: &QemuMachine,
     input: &BootInput,
@@ -53,14 +54,14 @@ pub fn wrap_after(
     let qemus = |change: TreeChange| {
         let end = initramfs.as_ref().map(|bytes| bytes.len() as u64);
         let range = end.map(|len| ram + INITRAMFS..ram + INITRAMFS + len);
-        // QEMU has no PSCI for an ELF file that is entered at EL3, and this tree says so.
+        // QEMU provides no PSCI for an ELF file that is entered at EL3, so this tree has none.
         let at = elf.with_added_extension("dtb");
         dtb::of_bare_machine(machine, &input.append, range, change, &at)
     };
     let tree = match tree {
         TreeSource::Qemu => Some(qemus(|_| Some(()))?),
         TreeSource::Modified(change) => Some(qemus(change)?),
-        TreeSource::Truncated => Some(cut(qemus(|_| Some(()))?)),
+        TreeSource::Truncated => Some(truncate(qemus(|_| Some(()))?)),
         TreeSource::None => None,
         TreeSource::Invalid => Some(dtb::invalid()),
     };
@@ -75,7 +76,7 @@ pub fn wrap_after(
 }
 
 /// Zeroes the second half.
-fn cut(mut tree: Vec<u8>) -> Vec<u8> {
+fn truncate(mut tree: Vec<u8>) -> Vec<u8> {
     let half = tree.len() / 2;
     tree[half..].fill(0);
     tree
@@ -97,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_trampoline_matches_the_assemblers() {
+    fn the_trampoline_matches_the_assembler() {
         let code = trampoline(0x4700_0000, 0x100_0020_0000);
         // movz x0, #0x4700, lsl #16; movk x0, #0, lsl #32;
         // movz x16, #0x20, lsl #16; movk x16, #0x100, lsl #32; br x16

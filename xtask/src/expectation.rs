@@ -84,14 +84,15 @@ impl CaseResult {
     }
 }
 
-fn exit_failure(end: QemuExit) -> String {
-    match end {
+/// The failure of a run that ended like this.
+pub fn exit_failure(exit: QemuExit) -> String {
+    match exit {
         QemuExit::PoweredOff => "powered off before its last line".into(),
         QemuExit::Failed(Some(code)) => format!("QEMU ended with status {code}"),
         QemuExit::Failed(None) => "QEMU was killed by a signal".into(),
         QemuExit::TimedOut(limit) => format!("still running after {} s", limit.as_secs()),
-        QemuExit::Stopped => "was stopped before it powered off".into(),
-        QemuExit::OutputLimit => "exceeded the limit of output".into(),
+        QemuExit::Stopped => "stopped before it powered off".into(),
+        QemuExit::OutputLimit => "the output exceeds its limit".into(),
     }
 }
 
@@ -109,7 +110,7 @@ fn text(console: &str, shown: &[&str], never: &[&str]) -> CaseResult {
     CaseResult { counts: TestCounts::one(failures.is_empty()), failures }
 }
 
-/// A KTAP report as far as it got.
+/// A KTAP report, possibly incomplete.
 #[derive(Default)]
 struct Ktap {
     plan: Option<usize>,
@@ -206,7 +207,7 @@ impl Ktap {
         match self.totals {
             None => self.failures.push(format!("no `{TOTALS}` line")),
             Some(totals) if !self.agrees(totals) => {
-                self.failures.push(format!("the totals say {totals}, the results {}", self.counts));
+                self.failures.push(format!("the totals are {totals}, the results {}", self.counts));
             }
             Some(_) => {}
         }
@@ -272,7 +273,7 @@ mod tests {
             ("an empty plan", "1..0\n# totals: pass:0 fail:0 skip:0\n".into(), "the plan is empty"),
             ("a second plan", GOOD.replace("1..3", "1..3\n1..3"), "announced twice"),
             ("no totals", GOOD.replace("# totals: pass:2 fail:0 skip:1\n", ""), "no `# totals:` line"),
-            ("wrong totals", GOOD.replace("pass:2", "pass:3"), "the totals say 3 passed"),
+            ("wrong totals", GOOD.replace("pass:2", "pass:3"), "the totals are 3 passed"),
             ("unreadable totals", GOOD.replace("pass:2", "pass:x"), "unreadable totals"),
             ("a skip without a reason", GOOD.replace("SKIP no edu device", "SKIP"), "without a reason"),
             ("a result twice", GOOD.replace("ok 3", "ok 2"), "result 2 is given twice"),
@@ -356,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn a_later_complaint_turns_a_good_verdict_into_a_failure() {
+    fn an_added_failure_fails_a_passed_case() {
         let good = CaseResult { counts: TestCounts::one(true), failures: Vec::new() };
         assert_eq!(good.clone().and(Vec::new()).counts, TestCounts::one(true));
         assert_eq!(good.and(vec!["a leak".into()]).counts, TestCounts::one(false));

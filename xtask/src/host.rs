@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
-use crate::command::{cargo, question, shown};
+use crate::command::{cargo, shown, stdout_of};
 use crate::counts::TestCounts;
 use crate::error::{Error, Result};
 use crate::{loom, miri, qemu};
@@ -56,7 +56,7 @@ fn fuzz() -> Command {
 }
 
 fn has_qemu() -> bool {
-    question(qemu::PROGRAM, &["--version"]).is_some()
+    stdout_of(qemu::PROGRAM, &["--version"]).is_some()
 }
 
 /// Runs a `cargo test`, forwards the relevant lines of its output, and counts.

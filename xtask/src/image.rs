@@ -1,7 +1,7 @@
 //! Flattens the linked kernel into the arm64 `Image` that boot loaders load.
 //!
-//! Segments keep their distances. Zeroes at the end (BSS) are not in the file but in the header's `image_size`, which is
-//! checked here: a boot loader may put the device tree directly after it.
+//! Segments keep their distances. Zeroes at the end (BSS) are not in the file but in the header's
+//! `image_size`, which is checked here: a boot loader may put the device tree directly after it.
 
 use std::path::Path;
 
@@ -14,10 +14,10 @@ use elf::segment::ProgramHeader;
 const IMAGE_SIZE_AT: usize = 0x10;
 const MAGIC_AT: usize = 0x38;
 const MAGIC: &[u8] = b"ARM\x64";
-/// Far above any kernel; otherwise a stray segment would make a file of many gigabytes.
-const MOST: u64 = 64 << 20;
+/// The limit of an image: a segment at a distant address would make a file of many gigabytes.
+const MAX_SPAN: u64 = 64 << 20;
 
-/// The `Image` of a linked kernel, or the reason why there is none.
+/// The `Image` of a linked kernel, or the reason of a failure.
 pub fn flatten(file: &[u8]) -> Result<Vec<u8>, String> {
     let elf = ElfBytes::<LittleEndian>::minimal_parse(file).map_err(|error| error.to_string())?;
     let headers = elf.segments().ok_or("no program headers")?;
@@ -25,8 +25,8 @@ pub fn flatten(file: &[u8]) -> Result<Vec<u8>, String> {
         headers.iter().filter(|segment| segment.p_type == PT_LOAD && segment.p_memsz > 0).collect();
     let base = loaded.iter().map(|segment| segment.p_vaddr).min().ok_or("no loaded segment")?;
     let span = loaded.iter().map(|segment| segment.p_vaddr + segment.p_memsz - base).max().unwrap_or(0);
-    if span > MOST {
-        return Err(format!("segments span {span:#x} bytes, more than {MOST:#x}"));
+    if span > MAX_SPAN {
+        return Err(format!("segments span {span:#x} bytes, more than {MAX_SPAN:#x}"));
     }
     let mut image = Vec::new();
     for segment in &loaded {
@@ -97,21 +97,21 @@ mod tests {
     }
 
     #[test]
-    fn an_image_size_without_the_bss_is_refused() {
+    fn an_image_size_without_the_bss_is_rejected() {
         let short = flatten(&elf(&[(BASE, &head(0x2fff), 64), (BASE + 0x1000, b"data", 0x2000)]));
         assert!(short.unwrap_err().contains("image_size 0x2fff"));
     }
 
     #[test]
-    fn a_file_without_the_header_is_refused() {
+    fn a_file_without_the_header_is_rejected() {
         assert!(flatten(&elf(&[(BASE, b"no header here", 64)])).unwrap_err().contains("Image header"));
         assert!(flatten(&elf(&[])).is_err());
         assert!(flatten(b"not an ELF").is_err());
     }
 
     #[test]
-    fn a_stray_segment_is_refused_before_it_fills_the_disk() {
-        let stray = elf(&[(0x1000, &head(0), 64), (BASE, b"x", 1)]);
-        assert!(flatten(&stray).unwrap_err().contains("span"));
+    fn a_distant_segment_is_rejected() {
+        let distant = elf(&[(0x1000, &head(0), 64), (BASE, b"x", 1)]);
+        assert!(flatten(&distant).unwrap_err().contains("span"));
     }
 }

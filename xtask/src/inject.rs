@@ -1,5 +1,6 @@
-//! `cargo xtask inject`: fault injection over the self-tests. Each self-test of the checking build runs repeatedly, each time
-//! with another operation failing; the report has the totals. `make check` has a part of it.
+//! `cargo xtask inject`: fault injection over the self-tests. Each self-test of the checking build runs
+//! repeatedly, each time with another failing operation; the report has the totals. `make check` runs some of
+//! them.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,11 +11,13 @@ use crate::error::Result;
 use crate::matrix::{CHECKING, Case};
 use crate::{prepare, qemu, suite, tools, verbs, workspace};
 
-/// The time limit of a machine in seconds. The number of injected failures is bounded by the kernel, not by this.
+/// The time limit of a machine in seconds. The number of injected failures is bounded by the kernel, not by
+/// this.
 const LIMIT: u64 = 3600;
 /// Self-tests per machine.
 const TOGETHER: usize = 8;
-/// Self-tests that take minutes: each has its own machine, and they run first, so that both lanes end together.
+/// Self-tests that take minutes: each has its own machine, and they run first, so that both lanes end at the
+/// same time.
 const LONG: &[&str] = &[
     "program.descriptors_run_out_and_come_back",
     "program.threads_run_out_and_come_back",
@@ -85,33 +88,34 @@ fn leak(text: String) -> &'static str {
 #[derive(Clone, Copy, Default)]
 struct InjectedCount {
     failed: u64,
-    events: u64,
+    operations: u64,
 }
 
 /// The totals of each class, and the number of tests with operations that were not failed.
 fn sum(consoles: impl Iterator<Item = String>) -> String {
-    let (mut counts, mut tests, mut cut, mut ways_left) = (BTreeMap::<String, InjectedCount>::new(), 0, 0, 0);
+    let (mut counts, mut tests, mut cut, mut paths_left) =
+        (BTreeMap::<String, InjectedCount>::new(), 0, 0, 0);
     for console in consoles {
         let tried =
             console.lines().filter(|line| name_of(line).is_some()).filter_map(|line| line.split_once(" # "));
         for (_, tried) in tried {
             tests += 1;
             cut += usize::from(tried.contains(" of "));
-            ways_left += usize::from(tried.contains("ways left"));
+            paths_left += usize::from(tried.contains("ways left"));
             for (class, count) in tried.split(", ").filter_map(class_of) {
                 let of = counts.entry(class.to_owned()).or_default();
-                (of.failed, of.events) = (of.failed + count.failed, of.events + count.events);
+                (of.failed, of.operations) = (of.failed + count.failed, of.operations + count.operations);
             }
         }
     }
-    let of = |count: &InjectedCount| format!("{} of {}", count.failed, count.events);
+    let of = |count: &InjectedCount| format!("{} of {}", count.failed, count.operations);
     let all = counts.values().fold(InjectedCount::default(), |all, one| InjectedCount {
         failed: all.failed + one.failed,
-        events: all.events + one.events,
+        operations: all.operations + one.operations,
     });
     let each: Vec<String> = counts.iter().map(|(class, count)| format!("{class} {}", of(count))).collect();
     format!(
-        "{tests} tests, {} events failed: {}; in {cut} tests not every event, in {ways_left} not every way to one",
+        "{tests} tests, {} operations failed: {}; {cut} tests did not fail every operation, {paths_left} not every call path",
         of(&all),
         each.join(", ")
     )
@@ -120,8 +124,8 @@ fn sum(consoles: impl Iterator<Item = String>) -> String {
 /// The class and the counts in `frames 18` or `frames 18 of 39`.
 fn class_of(part: &str) -> Option<(&str, InjectedCount)> {
     let (class, count) = part.split_once(' ')?;
-    let (failed, events) = count.split_once(" of ").unwrap_or((count, count));
-    Some((class, InjectedCount { failed: failed.parse().ok()?, events: events.parse().ok()? }))
+    let (failed, operations) = count.split_once(" of ").unwrap_or((count, count));
+    Some((class, InjectedCount { failed: failed.parse().ok()?, operations: operations.parse().ok()? }))
 }
 
 #[cfg(test)]
@@ -137,16 +141,16 @@ mod tests {
             console("ok 1 inject:e.f # SKIP no edu"),
             console("not ok 1 inject:g.h"),
         ];
-        let told = sum(consoles.into_iter());
+        let summary = sum(consoles.into_iter());
         assert_eq!(
-            told,
-            "2 tests, 30 of 57 events failed: frames 19 of 40, tables 11 of 17; in 2 tests not every event, \
-             in 1 not every way to one"
+            summary,
+            "2 tests, 30 of 57 operations failed: frames 19 of 40, tables 11 of 17; 2 tests did not fail every \
+             operation, 1 not every call path"
         );
     }
 
     #[test]
-    fn long_tests_are_alone_and_first() {
+    fn long_tests_run_alone_and_first() {
         let names: Vec<String> =
             (0..TOGETHER + 1).map(|n| format!("a.{n}")).chain([LONG[0].to_owned()]).collect();
         let groups: Vec<usize> = groups(&names).map(|group| group.len()).collect();

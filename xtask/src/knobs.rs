@@ -78,7 +78,8 @@ fn is_cpus(text: &str) -> bool {
     text.parse().is_ok_and(|number| (1..=MAX_CPUS).contains(&number))
 }
 
-/// Words split at white space; single or double quotes keep white space, as in a shell. `None` for an open quote.
+/// Words split at white space; single or double quotes keep white space, as in a shell. `None` for an open
+/// quote.
 fn words(line: &str) -> Option<Vec<String>> {
     let mut words = Vec::new();
     let mut word: Option<String> = None;

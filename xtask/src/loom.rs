@@ -1,6 +1,7 @@
-//! `cargo xtask loom`: the tests that run under loom, which explores thread interleavings and memory orderings.
+//! `cargo xtask loom`: the tests that run under loom, which explores thread interleavings and memory
+//! orderings.
 //!
-//! They need a build of their own: the feature `loom` replaces the atomics of `core` by loom's.
+//! They need a separate build: the feature `loom` replaces the atomics of `core` by loom's.
 
 use crate::command::cargo;
 use crate::counts::TestCounts;

@@ -72,8 +72,8 @@ pub struct BootInput {
 /// The image and its loader.
 #[derive(Clone, Debug)]
 pub enum BootImage {
-    /// A flat image, by the boot protocol: EL2 if the machine has it, else EL1, x0 = the device tree. Or an ELF file,
-    /// which QEMU enters at the highest exception level with x0 = 0 ([`crate::el3_wrapper`]).
+    /// A flat image, by the boot protocol: EL2 if the machine has it, else EL1, x0 = the device tree. Or an
+    /// ELF file, which QEMU enters at the highest exception level with x0 = 0 ([`crate::el3_wrapper`]).
     Kernel(PathBuf),
     /// As above, with this device tree in place of QEMU's.
     KernelWithTree(PathBuf, PathBuf),

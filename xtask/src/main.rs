@@ -1,4 +1,5 @@
-//! The host tool behind the Makefile: builds the image and the initramfs, boots them in QEMU, and checks the console.
+//! The host tool behind the Makefile: builds the image and the initramfs, boots them in QEMU, and checks the
+//! console.
 //!
 //! `cargo xtask VERB` ([`verbs`]), with the parameters of [`knobs::Knobs`] in the environment.
 

@@ -1,7 +1,7 @@
 //! `cargo xtask miri`: host tests in Miri, the interpreter that detects undefined behaviour.
 //!
-//! Two processes at a time; the output of each is shown when it ends. Miri needs a nightly toolchain, which is installed if
-//! it is missing. Without one, everything here is skipped, with the reason.
+//! Two processes at a time; the output of each is shown when it ends. Miri needs a nightly toolchain, which
+//! is installed if it is missing. Without one, everything here is skipped, with the reason.
 
 use std::process::Command;
 use std::sync::Mutex;
@@ -9,15 +9,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Instant;
 
-use crate::command::{question, shown};
+use crate::command::{shown, stdout_of};
 use crate::counts::TestCounts;
 use crate::error::{Error, Result};
 use crate::{host, tools, verbs, workspace};
 
-/// The toolchain of Miri, pinned by its date: another one may have other rules.
+/// The toolchain of Miri, pinned by its date, since the rules differ between versions.
 pub const TOOLCHAIN: &str = "nightly-2026-05-20";
 
-/// More processes than this on two cores do not finish earlier.
+/// Concurrent processes; more on two cores are not faster.
 const AT_ONCE: usize = 2;
 
 /// Tests read files and the clock; kernel and fakes convert addresses to pointers, as the hardware does.
@@ -46,7 +46,8 @@ impl MiriJob {
 
 /// Memory that tests give to a driver as `'static` is never freed.
 const LEAKS: &str = "-Zmiri-ignore-leaks";
-/// Stacked Borrows track each word of a machine's whole RAM, which takes minutes a test; these tests have one thread.
+/// Stacked Borrows track each word of a machine's whole RAM, which takes minutes a test; these tests have one
+/// thread.
 const WHOLE_RAM: &str =
     "-Zmiri-ignore-leaks -Zmiri-disable-stacked-borrows -Zmiri-disable-data-race-detector";
 
@@ -159,7 +160,7 @@ fn command(job: &MiriJob) -> Command {
 /// Whether the toolchain is installed with Miri and the library's source.
 pub fn is_installed(toolchain: &str) -> bool {
     let source = "lib/rustlib/src/rust/library/Cargo.lock";
-    let asked = |words: &[&str]| question("rustup", &[&["run", toolchain], words].concat());
+    let asked = |words: &[&str]| stdout_of("rustup", &[&["run", toolchain], words].concat());
     let sysroot = asked(&["rustc", "--print", "sysroot"]);
     let has_source = sysroot.is_some_and(|root| std::path::Path::new(root.trim()).join(source).is_file());
     has_source && asked(&["cargo", "miri", "--version"]).is_some()

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use crate::command::question;
+use crate::command::stdout_of;
 use crate::counts::TestCounts;
 use crate::error::{Error, Result};
 use crate::source::{self, Item};
@@ -28,7 +28,7 @@ pub fn list() -> Result<TestCounts> {
 
 fn repeated() -> Result<BTreeMap<String, Vec<String>>> {
     let root = workspace::root();
-    let listed = question("git", &["-C", &root.to_string_lossy(), "ls-files", "--", "*.rs"]);
+    let listed = stdout_of("git", &["-C", &root.to_string_lossy(), "ls-files", "--", "*.rs"]);
     let listed = listed.ok_or_else(|| Error::Missing("git, for the list of files".into()))?;
     let mut found = BTreeMap::<String, Vec<String>>::new();
     for file in listed.lines().filter(|file| !is_test(file)) {
@@ -48,7 +48,8 @@ fn repeated() -> Result<BTreeMap<String, Vec<String>>> {
     Ok(found)
 }
 
-/// Removes each `disabled.rs` next to an `enabled.rs`: the two define the same types, under opposite `cfg` conditions.
+/// Removes each `disabled.rs` next to an `enabled.rs`: the two define the same types, under opposite `cfg`
+/// conditions.
 fn remove_cfg_alternatives(files: &mut Vec<String>) {
     let all = files.clone();
     files.retain(|file| {

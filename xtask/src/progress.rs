@@ -1,13 +1,14 @@
-//! The progress of the matrix, and the time that the rest of it takes.
+//! The progress of the matrix, and an estimate of the remaining time.
 
 use std::time::{Duration, Instant};
 
 use crate::skips;
 
-/// Seconds of each case on two cores. The absolute values do not matter: the estimate scales them by the elapsed time.
+/// Seconds of each case on two cores. The absolute values do not matter: the estimate scales them by the
+/// elapsed time.
 const DURATIONS: &str = include_str!("../durations.tsv");
 
-/// How far a run of the matrix is.
+/// The progress of a run of the matrix.
 #[derive(Debug)]
 pub struct MatrixProgress {
     total: usize,
@@ -65,7 +66,7 @@ mod tests {
     use crate::matrix::cases;
 
     #[test]
-    fn every_recorded_duration_is_a_cases() {
+    fn every_recorded_duration_names_a_case() {
         for line in DURATIONS.lines().filter(|line| !line.starts_with('#')) {
             let (name, seconds) = line.split_once('\t').expect(line);
             assert!(cases().any(|case| case.name == name), "{name}");

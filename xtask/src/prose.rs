@@ -1,6 +1,7 @@
 //! `cargo xtask prose`: wording in comments and documents that hides the field's terms.
 //!
-//! Three kinds of hits, counted per 1000 lines of comments and documents. A hit is a hint; the rate is limited.
+//! Three kinds of hits, counted per 1000 lines of comments and documents. A hit is a hint; the rate is
+//! limited.
 //!
 //! - [`Kind::Clause`]: a thing named by a clause in place of its term;
 //! - [`Kind::Crowd`]: a person in place of a component;
@@ -10,7 +11,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use crate::command::question;
+use crate::command::stdout_of;
 use crate::counts::TestCounts;
 use crate::error::{Error, Result};
 use crate::workspace;
@@ -73,8 +74,8 @@ struct Hit {
     text: String,
 }
 
-/// Prints every hit in the files below `paths`, all files of the tree without paths, and compares the rates with the
-/// limits: a test each.
+/// Prints every hit in the files below `paths`, all files of the tree without paths, and compares the rates
+/// with the limits: a test each.
 ///
 /// # Errors
 /// git is missing, a file is not read, or a path has no file.
@@ -102,8 +103,8 @@ fn survey(paths: &[String]) -> Result<Survey> {
     }
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let listed =
-        question("git", &words).ok_or_else(|| Error::Missing("git, for the list of files".into()))?;
-    let has_file = |path: &&String| question("git", &[&words[..4], &[path]].concat()) != Some(String::new());
+        stdout_of("git", &words).ok_or_else(|| Error::Missing("git, for the list of files".into()))?;
+    let has_file = |path: &&String| stdout_of("git", &[&words[..4], &[path]].concat()) != Some(String::new());
     if let Some(path) = paths.iter().find(|path| !has_file(path)) {
         return Err(Error::Usage(format!("{path}: no file of this path is tracked by git")));
     }

@@ -10,7 +10,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::command::{question, shown};
+use crate::command::{shown, stdout_of};
 use crate::error::{Error, Result};
 
 /// The emulator.
@@ -20,11 +20,11 @@ const OUTPUT_LIMIT: usize = 64 << 20;
 
 /// The names of QEMU's machines.
 pub fn machines() -> Vec<String> {
-    let text = question(PROGRAM, &["-M", "help"]).unwrap_or_default();
+    let text = stdout_of(PROGRAM, &["-M", "help"]).unwrap_or_default();
     text.lines().filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect()
 }
 
-/// How a run ended.
+/// The end of a run.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum QemuExit {
     /// QEMU exited with status 0: the guest powered off.
@@ -44,9 +44,9 @@ pub enum QemuExit {
 pub struct QemuRun {
     /// The output of the guest and of QEMU, without carriage returns.
     pub console: String,
-    /// How it ended.
+    /// The end of the run.
     pub exit: QemuExit,
-    /// How long it took.
+    /// The duration.
     pub took: Duration,
 }
 
@@ -97,7 +97,7 @@ impl<F: FnMut(&str) -> bool> Monitor<F> {
                 Ok(line) => {
                     console.push_str(&line);
                     console.push('\n');
-                    // The log is for people; a full disk is reported elsewhere.
+                    // The result does not depend on the log.
                     let _ = writeln!(self.log, "{line}");
                     if (self.stop)(&line) {
                         return QemuExit::Stopped;
@@ -112,7 +112,7 @@ impl<F: FnMut(&str) -> bool> Monitor<F> {
         }
     }
 
-    /// The console closed: QEMU exits now, or before the time limit.
+    /// The console is closed; waits for QEMU's exit until the time limit.
     fn ended(&mut self) -> QemuExit {
         loop {
             match self.child.try_wait() {

@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 
 /// The firmware's settings (its documentation calls the file `config.txt`).
 const CONFIG: &str = "\
-# Read by the firmware of a Raspberry Pi 3 or 4 before anything of ours runs.
+# Read by the firmware of a Raspberry Pi 3 or 4 before it loads the kernel.
 arm_64bit=1
 kernel=kernel8.img
 initramfs initramfs.cpio followkernel
@@ -29,7 +29,7 @@ Tessera for a Raspberry Pi 3 or 4
 =================================
 
 Copy all files of this folder onto the FAT partition that the board boots from, next to the firmware, which is not
-ours and not in here. The firmware files are in the `boot` folder of github.com/raspberrypi/firmware, on every
+included. The firmware files are in the `boot` folder of github.com/raspberrypi/firmware, on every
 Raspberry Pi OS card, and in Debian's package raspi-firmware (non-free-firmware; its device trees are in
 linux-image-arm64):
 
@@ -38,7 +38,7 @@ linux-image-arm64):
   Raspberry Pi 4  start4.elf    fixup4.dat  bcm2711-rpi-4-b.dtb
 
 Boot arguments are the one line of cmdline.txt; `selftest lowmem=256M` instead runs the self-tests. doc/boards.md has
-the wiring, what to expect on the console, and what to do when nothing comes.
+the wiring, the expected console output, and what to do without any output.
 ";
 
 /// The boot arguments of a board with 1 GiB or more.

@@ -1,5 +1,5 @@
-//! One image on every board: the image of each run is read back from QEMU's input (a file, a segment of an ELF file, a
-//! file in a disk's file system), and must have the same bytes everywhere.
+//! One image on every board: the image of each run is read back from QEMU's input (a file, a segment of an
+//! ELF file, a file in a disk's file system), and must have the same bytes everywhere.
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hasher};
@@ -16,9 +16,9 @@ use crate::machine::BootImage;
 
 /// The images that were booted: the hash of each, and its cases.
 #[derive(Debug, Default)]
-pub struct StartedImages(BTreeMap<u64, Vec<&'static str>>);
+pub struct BootedImages(BTreeMap<u64, Vec<&'static str>>);
 
-impl StartedImages {
+impl BootedImages {
     /// Adds the image that `case` boots.
     pub fn add(&mut self, case: &'static str, image: &[u8]) {
         let mut hasher = DefaultHasher::new();
@@ -64,7 +64,7 @@ mod tests {
 
     #[test]
     fn two_images_are_a_failure() {
-        let mut started = StartedImages::default();
+        let mut started = BootedImages::default();
         assert_eq!(started.check(), TestCounts::default(), "no image was booted");
         started.add("virt", b"image");
         started.add("raspi3b", b"image");

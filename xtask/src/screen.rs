@@ -12,9 +12,9 @@ pub fn arguments(socket: &Path) -> [String; 2] {
 
 /// Writes the screen to `picture`, a PPM file.
 pub fn dump(socket: &Path, picture: &Path) -> std::io::Result<()> {
-    const PATIENCE: Duration = Duration::from_secs(20);
+    const TIMEOUT: Duration = Duration::from_secs(20);
     let stream = UnixStream::connect(socket)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
     let mut answers = BufReader::new(stream.try_clone()?).lines();
     let mut stream = stream;
     let shown = picture.display().to_string().replace('\\', "\\\\").replace('"', "\\\"");
@@ -38,10 +38,10 @@ pub fn dump(socket: &Path, picture: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-/// The failures of the picture that a Raspberry Pi's kernel draws: 8 by 6 tiles of 80 pixels.
-pub fn tesserae(ppm: &[u8]) -> Vec<String> {
+/// The failures of the mosaic that the kernel draws on a Raspberry Pi: 8 by 6 tiles of 80 pixels.
+pub fn check_mosaic(ppm: &[u8]) -> Vec<String> {
     let Some(pixels) = ppm.strip_prefix(b"P6\n640 480\n255\n") else {
-        return vec!["the screen is no picture of 640 x 480".into()];
+        return vec!["the screenshot is not a 640 x 480 PPM file".into()];
     };
     let at = |x: usize, y: usize| pixels.get((y * 640 + x) * 3..).and_then(|rest| rest.first_chunk::<3>());
     let tiles = (0..6usize).flat_map(|row| (0..8usize).map(move |column| (column, row)));
@@ -52,7 +52,7 @@ pub fn tesserae(ppm: &[u8]) -> Vec<String> {
         corners.iter().any(|(x, y)| at(column * 80 + x, row * 80 + y) != Some(&colour))
     });
     let wrong: Vec<_> = wrong.map(|(column, row)| format!("{column},{row}")).collect();
-    if wrong.is_empty() { Vec::new() } else { vec![format!("tiles of another colour: {}", wrong.join(" "))] }
+    if wrong.is_empty() { Vec::new() } else { vec![format!("tiles of a wrong colour: {}", wrong.join(" "))] }
 }
 
 #[cfg(test)]
@@ -72,10 +72,10 @@ mod tests {
                 ]);
             }
         }
-        assert_eq!(tesserae(&ppm), [""; 0]);
+        assert_eq!(check_mosaic(&ppm), [""; 0]);
         let last = ppm.len() - 1;
         ppm[last] ^= 1;
-        assert_eq!(tesserae(&ppm), ["tiles of another colour: 7,5"]);
-        assert_eq!(tesserae(&ppm[1..]).len(), 1);
+        assert_eq!(check_mosaic(&ppm), ["tiles of a wrong colour: 7,5"]);
+        assert_eq!(check_mosaic(&ppm[1..]).len(), 1);
     }
 }

@@ -1,12 +1,12 @@
-//! The number of self-tests that each machine skips, recorded in `xtask/skips.tsv`: a lost device, or a test that no
-//! longer runs on any machine, changes it.
+//! The number of self-tests that each machine skips, recorded in `xtask/skips.tsv`: a lost device, or a test
+//! that no longer runs on any machine, changes it.
 
 use crate::counts::TestCounts;
 
 const TABLE: &str = include_str!("../skips.tsv");
 
-/// The failure if the case skipped another number of self-tests. A run with failures may have ended early and is not
-/// compared.
+/// The failure if the case skipped a different number of self-tests. A run with failures may have ended early
+/// and is not compared.
 pub fn failures(case: &str, counts: &TestCounts) -> Vec<String> {
     compare(number(TABLE, case), counts)
 }
@@ -43,7 +43,7 @@ mod tests {
     }
 
     #[test]
-    fn another_number_is_a_failure() {
+    fn a_different_number_of_skips_fails() {
         let table = "# case\tskipped\nvirt-x\t3\n";
         assert_eq!((number(table, "virt-x"), number(table, "virt-y")), (Some(3), None));
         let counts = |failed, skipped| TestCounts { passed: 1, failed, skipped };

@@ -1,6 +1,6 @@
 //! Rust source as tokens and items, for the checks that read the workspace's own code.
 //!
-//! Comments, doc comments and layout are no tokens, so that a check which compares tokens does not depend on them.
+//! Comments, doc comments and layout are not tokens, so that a comparison of tokens does not depend on them.
 
 use std::ops::Range;
 
@@ -16,7 +16,8 @@ pub struct Token {
     pub bytes: Range<usize>,
 }
 
-/// An item: its name, its tokens from the keyword on, and the group that holds its items, if it is a container.
+/// An item: its name, its tokens from the keyword on, and the group that holds its items, if it is a
+/// container.
 #[derive(Debug)]
 pub struct Item {
     /// `fn`, `struct`, `impl` ...
@@ -216,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn comments_and_layout_are_no_tokens() {
+    fn comments_and_layout_are_not_tokens() {
         let plain = texts("fn f(a: u8) -> u8 { a + 1 }");
         assert_eq!(
             texts("/// Adds.\nfn f(\n  a: u8, // the addend\n) -> u8 {\n a /* + 2 */ + 1 }").len(),

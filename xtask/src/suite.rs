@@ -13,15 +13,16 @@ use crate::expectation::CaseResult;
 use crate::matrix::{self, Case, KernelBuild, Tier};
 use crate::progress::{self, MatrixProgress};
 use crate::qemu::{self, QemuRun};
-use crate::same_image::{self, StartedImages};
+use crate::same_image::{self, BootedImages};
 use crate::{bench, boards, host, prepare, screen, skips, tools, verbs, workspace};
 
-/// More emulators than this on two cores run into their time limits.
+/// Concurrent boots. More emulators on two cores exceed their time limits.
 const AT_ONCE: usize = 2;
-/// Lines of a failed console that are shown.
+/// The printed lines of a failed console.
 const TAIL: usize = 25;
 
-/// Runs the host tests and the core cases; with words, the cases and measurements whose names contain one of them.
+/// Runs the host tests and the core cases; with words, the cases and measurements whose names contain one of
+/// them.
 pub fn test(words: &[String]) -> Result<TestCounts> {
     tools::qemu()?;
     if words.is_empty() {
@@ -46,7 +47,7 @@ pub fn names() -> Vec<String> {
 }
 
 /// Runs the cases that are not in `make test`, then compares all costs with their budgets.
-pub fn rest() -> Result<TestCounts> {
+pub fn remaining() -> Result<TestCounts> {
     let built = artifacts::build()?;
     let mut counts = matrix(&of_tier(Tier::Check), &built)?;
     for (_, check) in bench::CHECKS {
@@ -93,7 +94,7 @@ pub fn matrix(cases: &[&Case], built: &Artifacts) -> Result<TestCounts> {
     cases.sort_by(|a, b| progress::recorded(b.name).total_cmp(&progress::recorded(a.name)));
     let progress = MatrixProgress::start(cases.iter().map(|case| case.name));
     let next = AtomicUsize::new(0);
-    let sum = Mutex::new((TestCounts::default(), StartedImages::default(), progress));
+    let sum = Mutex::new((TestCounts::default(), BootedImages::default(), progress));
     thread::scope(|scope| {
         for _ in 0..AT_ONCE.min(cases.len()) {
             scope.spawn(|| {
@@ -150,7 +151,7 @@ fn boot(case: &Case, built: &Artifacts, logs: &Path) -> Result<(QemuRun, Vec<u8>
     let (socket, picture) = (logs.join("qmp"), logs.join(case.name).with_added_extension("ppm"));
     let mut screen_failures = Vec::new();
     if case.screen.is_some() {
-        screen_failures.push("the screen was never captured".to_owned());
+        screen_failures.push("the screen was not captured".to_owned());
         words.extend(screen::arguments(&socket));
     }
     let run = qemu::capture(&words, limit, &log(case), |line| {
@@ -165,7 +166,7 @@ fn boot(case: &Case, built: &Artifacts, logs: &Path) -> Result<(QemuRun, Vec<u8>
 /// The failures of the screen's content.
 fn check_screen(socket: &Path, picture: &Path) -> Vec<String> {
     match screen::dump(socket, picture).and_then(|()| std::fs::read(picture)) {
-        Ok(ppm) => screen::tesserae(&ppm),
+        Ok(ppm) => screen::check_mosaic(&ppm),
         Err(error) => vec![format!("the screen cannot be captured: {error}")],
     }
 }

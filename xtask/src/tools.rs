@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-use crate::command::{question, run};
+use crate::command::{run, stdout_of};
 use crate::error::{Error, Result};
 use crate::workspace::{KERNEL_TARGET, USER_TARGET};
 use crate::{apt, miri, qemu};
@@ -25,13 +25,13 @@ pub fn rust_targets() -> Result<()> {
 
 /// The directory of the Rust toolchain in use.
 pub fn sysroot() -> PathBuf {
-    PathBuf::from(question("rustc", &["--print", "sysroot"]).unwrap_or_default().trim())
+    PathBuf::from(stdout_of("rustc", &["--print", "sysroot"]).unwrap_or_default().trim())
 }
 
 /// `cargo fmt` and `cargo clippy`.
 pub fn rust_components() -> Result<()> {
     for (program, component) in [("cargo-fmt", "rustfmt"), ("cargo-clippy", "clippy")] {
-        if question(program, &["--version"]).is_none() {
+        if stdout_of(program, &["--version"]).is_none() {
             println!("installing the Rust component {component}");
             rustup(&["component", "add", component])?;
         }
@@ -59,7 +59,7 @@ fn rustup(words: &[&str]) -> Result<()> {
         .map_err(|error| Error::Missing(format!("`rustup {}` is needed, but: {error}", words.join(" "))))
 }
 
-/// QEMU for 64-bit Arm, not too old.
+/// QEMU for 64-bit Arm, [`OLDEST_QEMU`] or newer.
 pub fn qemu() -> Result<()> {
     let found = installed_qemu();
     if found.is_some_and(|major| major >= OLDEST_QEMU) {
@@ -94,11 +94,11 @@ fn from(suite: Option<&str>) -> String {
 
 /// A debugger for AArch64.
 pub fn gdb() -> Result<()> {
-    if question("gdb-multiarch", &["--version"]).is_some() {
+    if stdout_of("gdb-multiarch", &["--version"]).is_some() {
         return Ok(());
     }
     if !apt::is_here() {
-        println!("gdb-multiarch is not installed; any gdb that reads AArch64 will do");
+        println!("gdb-multiarch is not installed; any gdb with AArch64 support can be used");
         return Ok(());
     }
     println!("installing the Debian package gdb-multiarch");
@@ -107,7 +107,7 @@ pub fn gdb() -> Result<()> {
 }
 
 fn installed_qemu() -> Option<u32> {
-    qemu_major(&question(qemu::PROGRAM, &["--version"])?)
+    qemu_major(&stdout_of(qemu::PROGRAM, &["--version"])?)
 }
 
 /// From `QEMU emulator version 10.0.2 (...)`.

@@ -17,8 +17,8 @@ const BUFFER: u64 = 512 << 20;
 /// The start of highmem on `virt` with `lowmem=256M`.
 const HIGHMEM: u64 = 0x5000_0000;
 
-/// The failures of the demonstration's trace: its first attachment must be the whole buffer, scattered over highmem, and
-/// everything must be freed at the end.
+/// The failures of the demonstration's trace: its first attachment must be the whole buffer, scattered over
+/// highmem, and everything must be freed at the end.
 pub fn mosaic(console: &str) -> Vec<String> {
     let events = match read(console) {
         Ok(events) => events,
@@ -27,7 +27,7 @@ pub fn mosaic(console: &str) -> Vec<String> {
     let mut failures = Vec::new();
     match events.iter().find(|event| event.kind == "attach") {
         Some(first) => buffer(first, &mut failures),
-        None => failures.push("nothing was attached".into()),
+        None => failures.push("no attachment".into()),
     }
     balanced(&events, "alloc", "free", &mut failures);
     balanced(&events, "attach", "detach", &mut failures);
@@ -80,7 +80,7 @@ fn buffer(first: &TraceEvent<'_>, failures: &mut Vec<String>) {
     expect(first.len == BUFFER, format!("the first attachment has {:#x} bytes", first.len));
     expect(first.runs.len() == first.chunks, format!("{} of {} chunk lines", first.runs.len(), first.chunks));
     expect(total == first.len, format!("the chunks have {total:#x} bytes, the attachment {:#x}", first.len));
-    expect(jumps >= 100, format!("RAM jumps only {jumps} times"));
+    expect(jumps >= 100, format!("only {jumps} physical discontinuities"));
     for (pa, len) in &first.runs {
         expect(
             len.is_power_of_two() && pa.is_multiple_of(*len),
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_scattered_buffer_that_is_freed_passes() {
+    fn a_scattered_and_freed_buffer_passes() {
         assert_eq!(mosaic(&good()), [""; 0]);
     }
 
@@ -125,7 +125,7 @@ mod tests {
     fn each_defect_of_a_trace_is_reported() {
         let table = [
             ("no attachment", good().replace("attach", "mmap"), "follows no attachment"),
-            ("nothing at all", String::new(), "nothing was attached"),
+            ("an empty console", String::new(), "no attachment"),
             (
                 "a chunk missing",
                 good().replacen("dma:   chunk pa=0x50000000 len=0x200000\n", "", 1),
@@ -137,7 +137,7 @@ mod tests {
                 "the first attachment has 0x10000000",
             ),
             ("a chunk in lowmem", good().replace("pa=0x50000000", "pa=0x4fe00000"), "is in lowmem"),
-            ("a chunk out of line", good().replace("pa=0x50000000", "pa=0x50001000"), "is not aligned"),
+            ("a misaligned chunk", good().replace("pa=0x50000000", "pa=0x50001000"), "is not aligned"),
             ("a leak", good().replace("dma: free", "dma: mmap"), "1 more alloc than free of 0x20000000"),
             ("held by the device", good().replace("dma: detach", "dma: mmap"), "1 more attach than detach"),
             ("another format", good().replace("attrs=0 ", ""), "unreadable"),
@@ -158,7 +158,7 @@ mod tests {
             );
         }
         assert!(
-            mosaic(&console).iter().any(|line| line == "RAM jumps only 0 times"),
+            mosaic(&console).iter().any(|line| line == "only 0 physical discontinuities"),
             "{:?}",
             mosaic(&console)
         );

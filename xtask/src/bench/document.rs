@@ -53,7 +53,7 @@ fn path() -> PathBuf {
 }
 
 fn missing(path: &std::path::Path) -> Error {
-    Error::Missing(format!("{}: the lines around the table are gone: {START}{END}", path.display()))
+    Error::Missing(format!("{}: the table is not between these lines: {START}{END}", path.display()))
 }
 
 /// The text before the table, the table, and the text after it.
@@ -97,7 +97,7 @@ fn line(title: &str, row: &Row<'_>) -> String {
         row.floor.map_or_else(String::new, |(alloc, free)| format!("{} / {}", grouped(alloc), grouped(free)));
     format!(
         "| {title} | {} | {} | {} | {} | {floor} | {} |\n",
-        cells[3], cells[4], cells[5], cells[6], row.rest
+        cells[3], cells[4], cells[5], cells[6], row.above_floor
     )
 }
 
@@ -120,7 +120,7 @@ mod tests {
     fn the_documentation_matches_the_budgets() {
         let text = std::fs::read_to_string(path()).unwrap();
         let (_, written, _) = parts(&text).expect("the lines around the table");
-        assert_eq!(written, table().unwrap(), "cargo xtask bench --bless writes it anew");
+        assert_eq!(written, table().unwrap(), "`cargo xtask bench --document` updates it");
     }
 
     #[test]

@@ -32,7 +32,8 @@ pub struct Key {
     pub count: u64,
 }
 
-/// The varied field of a line: concurrent threads, live buffers, attached streams, or bytes of each free piece of memory.
+/// The varied field of a line: concurrent threads, live buffers, attached streams, or bytes of each free
+/// piece of memory.
 const VARIED: [&str; 4] = ["threads", "live", "streams", "piece"];
 
 impl Key {

@@ -4,12 +4,13 @@ use super::figures::Figure;
 
 const PAGE: u64 = 4 << 10;
 const BLOCK: u64 = 2 << 20;
-/// The DC ZVA block size of the measured CPUs.
-const BLOCK_ZEROED: u64 = 64;
-/// DC ZVA, and the ADD of its address.
-const ZERO: u64 = 2;
-/// One range invalidation and one CMD_SYNC: two commands of two words, the doorbell, and a read of the result.
-const FORGET: u64 = 6;
+/// The DC ZVA block size of the measured CPUs, in bytes.
+const ZVA_BLOCK: u64 = 64;
+/// Instructions to zero a block: DC ZVA, and the ADD of its address.
+const ZERO_BLOCK: u64 = 2;
+/// One range invalidation and one CMD_SYNC: two commands of two words, the doorbell, and a read of the
+/// result.
+const INVALIDATE: u64 = 6;
 
 /// The floor of both halves; `None` for an operation without one.
 pub fn of(figure: &Figure) -> Option<(u64, u64)> {
@@ -19,10 +20,11 @@ pub fn of(figure: &Figure) -> Option<(u64, u64)> {
     let cleared = if size < BLOCK { leaves } else { size / BLOCK };
     match figure.key.name.as_str() {
         // Each chunk is allocated and freed.
-        "alloc" | "frag_alloc" => {
-            Some((size / BLOCK_ZEROED * ZERO + leaves + figure.chunks, cleared + figure.chunks + FORGET))
-        }
-        "map_single" | "map_sg" => Some((leaves, cleared + FORGET)),
+        "alloc" | "frag_alloc" => Some((
+            size / ZVA_BLOCK * ZERO_BLOCK + leaves + figure.chunks,
+            cleared + figure.chunks + INVALIDATE,
+        )),
+        "map_single" | "map_sg" => Some((leaves, cleared + INVALIDATE)),
         // A system call has no fixed minimum, so only the leaves are counted.
         "mmap" => Some((leaves, cleared)),
         _ => None,

@@ -37,8 +37,8 @@ const SERIES: [GrowthSeries; 4] = [
 const BLOCK: u64 = 2 << 20;
 /// The limit of the boot's instructions on a larger machine, as a multiple of the smallest one's.
 const BOOT_TIMES: u64 = 3;
-/// Metadata of a large machine is less than this fraction of RAM.
-const BOOKS: u64 = 1000;
+/// The limit of a large machine's metadata is RAM divided by this.
+const METADATA_DIVISOR: u64 = 1000;
 
 /// The measurements with a law.
 pub fn measure(built: &Artifacts) -> Result<Vec<Figure>> {
@@ -49,21 +49,23 @@ pub fn measure(built: &Artifacts) -> Result<Vec<Figure>> {
     Ok(figures)
 }
 
-/// Measures and checks the laws. Each series is a test, and so are the boot and the metadata of each large machine.
+/// Measures and checks the laws. Each series is a test, and so are the boot and the metadata of each large
+/// machine.
 pub fn check(built: &Artifacts) -> Result<TestCounts> {
     let mut counts = TestCounts::default();
-    for complaints in judge(&measure(built)?) {
-        counts += TestCounts::one(complaints.is_empty());
-        complaints.iter().for_each(|line| println!("FAIL growth: {line}"));
+    for failures in evaluate(&measure(built)?) {
+        counts += TestCounts::one(failures.is_empty());
+        failures.iter().for_each(|line| println!("FAIL growth: {line}"));
     }
     println!("growth: {counts}");
     Ok(counts)
 }
 
 /// The failures of each test.
-fn judge(figures: &[Figure]) -> Vec<Vec<String>> {
-    let series =
-        SERIES.iter().flat_map(|series| series.groups(figures).into_iter().map(|group| series.judge(&group)));
+fn evaluate(figures: &[Figure]) -> Vec<Vec<String>> {
+    let series = SERIES
+        .iter()
+        .flat_map(|series| series.groups(figures).into_iter().map(|group| series.evaluate(&group)));
     series.chain(machines(figures)).collect()
 }
 
@@ -90,15 +92,15 @@ impl GrowthSeries {
         groups
     }
 
-    fn judge(&self, group: &[&Figure]) -> Vec<String> {
+    fn evaluate(&self, group: &[&Figure]) -> Vec<String> {
         let halves: [(&str, Measure); 2] = [("alloc", |figure| figure.alloc), ("free", |figure| figure.free)];
-        let mut complaints = Vec::new();
+        let mut failures = Vec::new();
         for (half, cost) in halves {
             let points: Vec<(u64, u64)> =
                 group.iter().map(|figure| ((self.over)(figure), cost(figure))).collect();
-            if let Some((before, after)) = self.law.broken(&points) {
+            if let Some((before, after)) = self.law.violation(&points) {
                 let key = &group[0].key;
-                complaints.push(format!(
+                failures.push(format!(
                     "{} {} {} {half}: {} at {}, {} at {}",
                     self.name,
                     size(key.size),
@@ -110,13 +112,13 @@ impl GrowthSeries {
                 ));
             }
         }
-        complaints
+        failures
     }
 }
 
 impl Law {
     /// The first two points between which the cost grows too fast.
-    fn broken(self, points: &[(u64, u64)]) -> Option<((u64, u64), (u64, u64))> {
+    fn violation(self, points: &[(u64, u64)]) -> Option<((u64, u64), (u64, u64))> {
         let first = *points.first()?;
         let steps = points.iter().copied().zip(points.iter().copied().skip(1));
         steps
@@ -126,11 +128,11 @@ impl Law {
                 },
             )
             .find(|(before, after)| {
-                let (room, times) = match self {
-                    Self::Flat(room) => (room, 1),
-                    Self::Linear(room) => (room, after.0.div_ceil(before.0.max(1))),
+                let (tolerance, times) = match self {
+                    Self::Flat(tolerance) => (tolerance, 1),
+                    Self::Linear(tolerance) => (tolerance, after.0.div_ceil(before.0.max(1))),
                 };
-                after.1 * 100 > before.1 * times * (100 + room)
+                after.1 * 100 > before.1 * times * (100 + tolerance)
             })
     }
 }
@@ -142,7 +144,7 @@ fn machines(figures: &[Figure]) -> Vec<Vec<String>> {
     let Some((smallest, large)) = boots.split_first() else { return Vec::new() };
     let mut tests = Vec::new();
     for boot in large {
-        let (ram, books) = (boot.key.size, boot.fields.get("metadata").copied().unwrap_or(u64::MAX));
+        let (ram, metadata) = (boot.key.size, boot.fields.get("metadata").copied().unwrap_or(u64::MAX));
         let slow = boot.alloc > BOOT_TIMES * smallest.alloc;
         let times = || {
             format!(
@@ -153,10 +155,10 @@ fn machines(figures: &[Figure]) -> Vec<Vec<String>> {
             )
         };
         tests.push(slow.then(|| format!("boot with {}: {}", size(ram), times())).into_iter().collect());
-        let heavy = books > ram / BOOKS;
+        let heavy = metadata > ram / METADATA_DIVISOR;
         tests.push(
             heavy
-                .then(|| format!("boot with {}: {} bytes of books", size(ram), grouped(books)))
+                .then(|| format!("boot with {}: {} bytes of metadata", size(ram), grouped(metadata)))
                 .into_iter()
                 .collect(),
         );
@@ -169,10 +171,10 @@ mod tests {
     use super::super::figures::from_console;
     use super::*;
 
-    fn complaints(lines: &str) -> Vec<String> {
+    fn failures(lines: &str) -> Vec<String> {
         let lines: String =
             lines.lines().map(|line| format!("BENCH {line} attrs=0 iters=1 chunks=1\n")).collect();
-        judge(&from_console(&lines, "a")).into_iter().flatten().collect()
+        evaluate(&from_console(&lines, "a")).into_iter().flatten().collect()
     }
 
     #[test]
@@ -180,8 +182,8 @@ mod tests {
         let lines = "growth_live size=4096 alloc_ticks=1000 free_ticks=500 live=1\n\
                      growth_live size=4096 alloc_ticks=1040 free_ticks=500 live=10\n\
                      growth_live size=4096 alloc_ticks=1210 free_ticks=500 live=100\n";
-        assert_eq!(complaints(lines), ["growth_live 4 KiB 0 alloc: 1 000 at 1, 1 210 at 100"]);
-        assert!(complaints(&lines.replace("1210", "1200")).is_empty());
+        assert_eq!(failures(lines), ["growth_live 4 KiB 0 alloc: 1 000 at 1, 1 210 at 100"]);
+        assert!(failures(&lines.replace("1210", "1200")).is_empty());
     }
 
     #[test]
@@ -189,24 +191,24 @@ mod tests {
         let lines = "growth_size size=4096 alloc_ticks=1000 free_ticks=500\n\
                      growth_size size=16384 alloc_ticks=4100 free_ticks=500\n\
                      growth_size size=65536 alloc_ticks=20000 free_ticks=500\n";
-        assert_eq!(complaints(lines), ["growth_size 4 KiB 0 alloc: 4 100 at 16384, 20 000 at 65536"]);
+        assert_eq!(failures(lines), ["growth_size 4 KiB 0 alloc: 4 100 at 16384, 20 000 at 65536"]);
     }
 
     #[test]
     fn measurements_of_other_sizes_are_separate_series() {
         let lines = "growth_live size=4096 alloc_ticks=1000 free_ticks=500 live=1\n\
                      growth_live size=65536 alloc_ticks=3000 free_ticks=500 live=1\n";
-        assert!(complaints(lines).is_empty());
+        assert!(failures(lines).is_empty());
     }
 
     #[test]
     fn large_machines_are_compared_with_the_smallest() {
-        let boot = |ram: u64, ticks: u64, books: u64| {
-            format!("boot size={ram} alloc_ticks={ticks} free_ticks=0 metadata={books}\n")
+        let boot = |ram: u64, ticks: u64, metadata: u64| {
+            format!("boot size={ram} alloc_ticks={ticks} free_ticks=0 metadata={metadata}\n")
         };
         let small = boot(2 << 30, 1000, 2 << 20);
-        assert!(complaints(&(small.clone() + &boot(64 << 30, 3000, 68_719_476))).is_empty());
-        let seen = complaints(&(small + &boot(64 << 30, 3001, 68_719_477)));
+        assert!(failures(&(small.clone() + &boot(64 << 30, 3000, 68_719_476))).is_empty());
+        let seen = failures(&(small + &boot(64 << 30, 3001, 68_719_477)));
         assert_eq!(seen.len(), 2, "{seen:?}");
     }
 }

@@ -1,8 +1,10 @@
 //! `make bench`: measures Tessera in guest instructions, compares it with Linux, and writes a report.
 //!
-//! Under `-icount shift=0` with a counter of 1 GHz, a tick is an instruction: the figures are reproducible on any host.
-//! Linux's figures are measured if the peer is available, or else read from the last ones stored in `doc/`.
+//! Under `-icount shift=0` with a counter of 1 GHz, a tick is an instruction: the figures are reproducible on
+//! any host. Linux's figures are measured if the peer is available, or else read from the last ones stored in
+//! `doc/`.
 
+mod above_floor;
 mod budget;
 mod document;
 mod figures;
@@ -12,7 +14,6 @@ mod neighbour;
 mod peer;
 mod plot;
 mod report;
-mod rest;
 mod scaling;
 mod session;
 mod table;
@@ -24,7 +25,7 @@ use crate::counts::TestCounts;
 use crate::error::{Error, Result};
 use crate::{command, qemu, tools, workspace};
 use figures::Figure;
-use peer::{Peer, Wanted};
+use peer::{Peer, PeerSource};
 use report::BenchReport;
 use session::{CONTENTION, EVENTS, GROWTH, MACHINES, OPERATIONS, Session, WALL};
 
@@ -54,28 +55,30 @@ const BENCHMARKS: [&str; 13] = [
     "boot",
     "mmap",
 ];
-/// The same again: instructions are reproducible.
+/// A second run of [`OPERATIONS`], since instruction counts are reproducible.
 const REPEATED: Session<'_> = Session { name: "repeated", ..OPERATIONS };
-/// A single boot says little about wall time.
+/// Boots for wall time, which varies.
 const WALL_BOOTS: usize = 5;
 
-/// Checks the budgets, the laws of growth, and the effect of faults on other devices. `cargo xtask test` accepts these names.
+/// Checks the budgets, the laws of growth, and the effect of faults on other devices. `cargo xtask test`
+/// accepts these names.
 pub const CHECKS: [(&str, Check); 3] =
     [("budgets", budget::check), ("growth", growth::check), ("neighbour", neighbour::check)];
 type Check = fn(&Artifacts) -> Result<TestCounts>;
 
-/// - without words: measures, prints the table and writes the report;
+/// - no argument: measures, prints the table and writes the report;
 /// - `--stored`: the same next to the peer's stored figures;
 /// - `--store-peer`: the same, and stores the peer's figures;
-/// - `--bless`: updates the budgets and the table in the documentation; `--document`: only the table, without measuring;
+/// - `--bless`: updates the budgets and the table in the documentation;
+/// - `--document`: updates only the table, without measuring;
 /// - names as `bench=` takes them: measures these on one CPU and prints their table.
 pub fn bench(words: &[String]) -> Result<TestCounts> {
     check_words(words)?;
     tools::qemu()?;
     match words {
-        [] => report(Wanted::Fresh),
-        [word] if word == "--stored" => report(Wanted::Last),
-        [word] if word == "--store-peer" => report(Wanted::Stored),
+        [] => report(PeerSource::Run),
+        [word] if word == "--stored" => report(PeerSource::Stored),
+        [word] if word == "--store-peer" => report(PeerSource::RunAndStore),
         [word] if word == "--bless" => budget::bless(&artifacts::build()?),
         [word] if word == "--document" => document::update().map(|()| TestCounts::one(true)),
         [glob, ..] => selected(glob),
@@ -119,13 +122,13 @@ fn selected(glob: &str) -> Result<TestCounts> {
     Ok(TestCounts::one(true))
 }
 
-fn report(wanted: Wanted) -> Result<TestCounts> {
+fn report(source: PeerSource) -> Result<TestCounts> {
     let built = artifacts::build()?;
     let events = EVENTS.measure(&artifacts::counting(&built)?)?;
     let own = measure(&built)?;
     let repeated = repeated(&own, &REPEATED.measure(&built)?);
     let directory = workspace::target().join("report");
-    let peer = peer::figures(&directory, wanted)?;
+    let peer = peer::figures(&directory, source)?;
     let rows = table::rows(&own, &peer.figures, &events);
     print!("{}", table::text(&rows));
     let scaling = scaling::of(&own, &peer.figures, peer.fresh);
@@ -158,7 +161,7 @@ fn measure(built: &Artifacts) -> Result<Vec<Figure>> {
 /// The number of figures that are equal in both runs.
 fn repeated(first: &[Figure], second: &[Figure]) -> String {
     let same = second.iter().filter(|figure| first.contains(figure)).count();
-    format!("{same} of {} figures are the same, to the instruction, in a second run", second.len())
+    format!("{same} of {} figures are identical in a second run", second.len())
 }
 
 fn write(page: &Path, html: &str) -> Result<()> {
@@ -182,7 +185,7 @@ fn logs() -> Result<Vec<(String, String)>> {
 /// The measured revision, the tools, and the origin of Linux's figures.
 fn about(peer: &Peer) -> Result<Vec<String>> {
     let first = |program: &str, words: &[&str]| {
-        let text = command::question(program, words).unwrap_or_default();
+        let text = command::stdout_of(program, words).unwrap_or_default();
         text.lines().next().unwrap_or("unknown").to_owned()
     };
     let root = workspace::root().display().to_string();

@@ -7,30 +7,30 @@ use crate::counts::TestCounts;
 use crate::error::{Error, Result};
 
 /// The permitted slowdown.
-const ROOM_PERCENT: u64 = 10;
+const MAX_SLOWDOWN_PERCENT: u64 = 10;
 
 /// The compared costs: a title, and the field of the figure.
-const COSTS: [(&str, &str); 2] = [("lending a page", "alloc_ticks"), ("a transfer", "transfer_ticks")];
+const COSTS: [(&str, &str); 2] = [("mapping a page", "alloc_ticks"), ("a transfer", "transfer_ticks")];
 
-/// Measures with an event queue that holds all events, and with one that overflows. Each comparison is a test, and so is the
-/// number of lines in the log.
+/// Measures with an event queue that holds all events, and with one that overflows. Each comparison is a
+/// test, and so is the number of lines in the log.
 pub fn check(built: &Artifacts) -> Result<TestCounts> {
     let mut counts = TestCounts::default();
-    for (session, queue) in [(&NEIGHBOUR, Queue::HasRoom), (&OVERFLOW, Queue::Overflows)] {
+    for (session, queue) in [(&NEIGHBOUR, QueueSize::Sufficient), (&OVERFLOW, QueueSize::Insufficient)] {
         counts += check_one(session, queue, built)?;
     }
     println!("neighbour: {counts}");
     Ok(counts)
 }
 
-fn check_one(session: &Session<'_>, queue: Queue, built: &Artifacts) -> Result<TestCounts> {
+fn check_one(session: &Session<'_>, queue: QueueSize, built: &Artifacts) -> Result<TestCounts> {
     let figures = session.measure(built)?;
     let log = session.log()?;
     let console = std::fs::read_to_string(&log).map_err(Error::file("read", &log))?;
     let mut counts = TestCounts::default();
-    for complaint in judge(&figures, &console, queue) {
-        counts += TestCounts::one(complaint.is_none());
-        complaint.iter().for_each(|line| println!("FAIL {}: {line}", session.name));
+    for failure in evaluate(&figures, &console, queue) {
+        counts += TestCounts::one(failure.is_none());
+        failure.iter().for_each(|line| println!("FAIL {}: {line}", session.name));
     }
     figures.iter().for_each(|figure| println!("     {}", shown(figure)));
     Ok(counts)
@@ -38,11 +38,11 @@ fn check_one(session: &Session<'_>, queue: Queue, built: &Artifacts) -> Result<T
 
 /// The size of the event queue.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Queue {
+enum QueueSize {
     /// Holds the events of all devices.
-    HasRoom,
+    Sufficient,
     /// Loses events, with further ones pending in each device.
-    Overflows,
+    Insufficient,
 }
 
 fn field(figure: &Figure, name: &str) -> u64 {
@@ -55,28 +55,31 @@ fn shown(figure: &Figure) -> String {
 }
 
 /// A failure or none for each test.
-fn judge(figures: &[Figure], console: &str, queue: Queue) -> Vec<Option<String>> {
+fn evaluate(figures: &[Figure], console: &str, queue: QueueSize) -> Vec<Option<String>> {
     let find = |attrs: &str| figures.iter().find(|figure| figure.key.attrs == attrs);
     let (Some(quiet), Some(faulting)) = (find("quiet"), find("faulting")) else {
-        return vec![Some("there are not both figures".into())];
+        return vec![Some("no figure for quiet or for faulting".into())];
     };
     let costs = COSTS.map(|(what, name)| {
         let (before, after) = (field(quiet, name), field(faulting, name));
-        let slow = before == 0 || after * 100 > before * (100 + ROOM_PERCENT);
-        slow.then(|| format!("{what} costs {after} instead of {before}"))
+        let slow = before == 0 || after * 100 > before * (100 + MAX_SLOWDOWN_PERCENT);
+        slow.then(|| format!("{what} costs {after}, without faults {before}"))
     });
-    let [neighbours, told] = ["neighbours", "told"].map(|name| field(faulting, name));
-    let lost = (neighbours == 0 || told != neighbours)
-        .then(|| format!("the first faults of {told} of {neighbours} devices were seen"));
+    let [neighbours, reported] = ["neighbours", "told"].map(|name| field(faulting, name));
+    let lost = (neighbours == 0 || reported != neighbours)
+        .then(|| format!("first faults of {reported} of {neighbours} devices were reported"));
     let (faults, logged) = (field(faulting, "faults"), Logged::of(console));
     // Some lines a second for each device, and at least one for each device whose fault was reported.
-    let [least, most] = [told, neighbours * 32];
-    let unclean = (logged.all() != faults || !(least..=most).contains(&logged.shown))
-        .then(|| format!("of {faults} faults the log shows {} and counts {}", logged.shown, logged.counted));
-    let overflow = logged
-        .is_unclear_about_losses(queue)
-        .then(|| format!("{} lines say that events are lost", logged.losses));
-    costs.into_iter().chain([lost, unclean, overflow]).collect()
+    let [least, most] = [reported, neighbours * 32];
+    let wrong_sum = (logged.all() != faults || !(least..=most).contains(&logged.shown)).then(|| {
+        format!(
+            "{faults} faults, but the log has {} and counts {} dropped ones",
+            logged.shown, logged.counted
+        )
+    });
+    let overflow =
+        logged.has_wrong_loss_count(queue).then(|| format!("{} lines report lost events", logged.losses));
+    costs.into_iter().chain([lost, wrong_sum, overflow]).collect()
 }
 
 /// Events in a log.
@@ -108,9 +111,10 @@ impl Logged {
         }
     }
 
-    /// Whether losses are reported without a loss, are not reported, or flood the log: a line a second is the limit.
-    fn is_unclear_about_losses(&self, queue: Queue) -> bool {
-        let wanted = if queue == Queue::HasRoom { 0..=0 } else { 1..=8 };
+    /// Whether a loss is reported without one, is not reported, or floods the log: a line a second is the
+    /// limit.
+    fn has_wrong_loss_count(&self, queue: QueueSize) -> bool {
+        let wanted = if queue == QueueSize::Sufficient { 0..=0 } else { 1..=8 };
         !wanted.contains(&self.losses)
     }
 
@@ -140,42 +144,44 @@ mod tests {
         format!("{quiet}{events}smmu: sid=0x8 20 more events\nsmmu: sid=0x10 {more} more events\n{faulting}")
     }
 
-    fn complaints(console: &str) -> Vec<String> {
-        complaints_of(console, Queue::HasRoom)
+    fn failures(console: &str) -> Vec<String> {
+        failures_of(console, QueueSize::Sufficient)
     }
 
-    fn complaints_of(console: &str, queue: Queue) -> Vec<String> {
-        judge(&from_console(console, "a"), console, queue).into_iter().flatten().collect()
+    fn failures_of(console: &str, queue: QueueSize) -> Vec<String> {
+        evaluate(&from_console(console, "a"), console, queue).into_iter().flatten().collect()
     }
 
     #[test]
-    fn a_tenth_is_the_limit() {
-        assert!(complaints(&console(1100, 5500, 2, 11)).is_empty());
-        assert_eq!(complaints(&console(1101, 5500, 2, 11)), ["lending a page costs 1101 instead of 1000"]);
-        assert_eq!(complaints(&console(900, 5501, 2, 11)), ["a transfer costs 5501 instead of 5000"]);
+    fn a_slowdown_over_ten_percent_fails() {
+        assert!(failures(&console(1100, 5500, 2, 11)).is_empty());
+        assert_eq!(failures(&console(1101, 5500, 2, 11)), ["mapping a page costs 1101, without faults 1000"]);
+        assert_eq!(failures(&console(900, 5501, 2, 11)), ["a transfer costs 5501, without faults 5000"]);
     }
 
     #[test]
     fn missing_faults_are_reported() {
-        let seen = complaints(&console(1000, 5000, 1, 10));
-        let expected =
-            ["the first faults of 1 of 2 devices were seen", "of 40 faults the log shows 9 and counts 30"];
+        let seen = failures(&console(1000, 5000, 1, 10));
+        let expected = [
+            "first faults of 1 of 2 devices were reported",
+            "40 faults, but the log has 9 and counts 30 dropped ones",
+        ];
         assert_eq!(seen, expected);
-        assert_eq!(complaints("nothing"), ["there are not both figures"]);
+        assert_eq!(failures("nothing"), ["no figure for quiet or for faulting"]);
     }
 
     #[test]
     fn an_overflow_is_reported_once_a_second() {
         let quiet = console(1000, 5000, 2, 11);
-        let missing = ["0 lines say that events are lost"];
-        assert_eq!(complaints_of(&quiet, Queue::Overflows), missing);
+        let missing = ["0 lines report lost events"];
+        assert_eq!(failures_of(&quiet, QueueSize::Insufficient), missing);
         let line = "smmu: events are lost: the queue was full\n";
-        assert!(complaints_of(&(quiet.clone() + line), Queue::Overflows).is_empty());
+        assert!(failures_of(&(quiet.clone() + line), QueueSize::Insufficient).is_empty());
         assert_eq!(
-            complaints_of(&(quiet + &line.repeat(9)), Queue::Overflows),
-            ["9 lines say that events are lost"]
+            failures_of(&(quiet + &line.repeat(9)), QueueSize::Insufficient),
+            ["9 lines report lost events"]
         );
-        let told = console(1000, 5000, 2, 11) + line;
-        assert_eq!(complaints(&told), ["1 lines say that events are lost"]);
+        let with_loss = console(1000, 5000, 2, 11) + line;
+        assert_eq!(failures(&with_loss), ["1 lines report lost events"]);
     }
 }

@@ -32,26 +32,27 @@ pub struct Peer {
 
 /// The origin of Linux's figures.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Wanted {
+pub enum PeerSource {
     /// A run, if `PEER_LINUX` is set.
-    Fresh,
+    Run,
     /// A run, whose figures are then stored in `doc/`.
-    Stored,
+    RunAndStore,
     /// The last stored run.
-    Last,
+    Stored,
 }
 
-/// Runs the peer, if `PEER_LINUX` is set and a run is `wanted`; otherwise, or if it fails, returns the stored figures.
-pub fn figures(directory: &Path, wanted: Wanted) -> Result<Peer> {
-    let Some(peer) = std::env::var_os(DIRECTORY).filter(|_| wanted != Wanted::Last) else {
+/// Runs the peer, if `PEER_LINUX` is set and `source` is a run; otherwise, or if it fails, returns the stored
+/// figures.
+pub fn figures(directory: &Path, source: PeerSource) -> Result<Peer> {
+    let Some(peer) = std::env::var_os(DIRECTORY).filter(|_| source != PeerSource::Stored) else {
         return stored();
     };
     let script = Path::new(&peer).join("run");
     let results = directory.join("peer");
     match run(&script, &results) {
-        Ok(peer) if wanted == Wanted::Stored => store(&peer).map(|()| peer),
+        Ok(peer) if source == PeerSource::RunAndStore => store(&peer).map(|()| peer),
         Ok(peer) => Ok(peer),
-        Err(error) if wanted == Wanted::Fresh => {
+        Err(error) if source == PeerSource::Run => {
             println!("the peer failed ({error}); using the stored figures");
             stored()
         }
@@ -62,7 +63,7 @@ pub fn figures(directory: &Path, wanted: Wanted) -> Result<Peer> {
 fn run(script: &Path, results: &Path) -> Result<Peer> {
     let mut figures = Vec::new();
     for (mode, special) in MODES {
-        println!("measuring Linux, mode {mode}: a minute or two, more if it has to be fetched first");
+        println!("measuring Linux, mode {mode}: one or two minutes, longer with a download");
         let mut line = Command::new("timeout");
         line.arg(MODE_LIMIT).arg(script).arg(mode).env("PEER_POLICIES", "strict").env("PEER_RUNS_A", "1");
         line.env("PEER_CPU", CPU).env("PEER_TIMEOUT", BOOT_LIMIT).envs(special.iter().copied());
@@ -75,7 +76,7 @@ fn run(script: &Path, results: &Path) -> Result<Peer> {
     Ok(Peer { source: origin(&read(&results.join("versions.txt"))?), figures, fresh: true })
 }
 
-/// A line of the peer's description of itself.
+/// The origin, from the peer's `versions.txt`.
 fn origin(versions: &str) -> String {
     let lines: Vec<&str> = versions.lines().collect();
     let starting = |word: &str| lines.iter().find(|line| line.starts_with(word)).copied().unwrap_or_default();

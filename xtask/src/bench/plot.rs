@@ -15,13 +15,13 @@ const FONT: &str = "sans-serif";
 
 /// The meaning of a line, which selects its colour.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Who {
+pub enum Role {
     /// Tessera, and a second line of it.
     Tessera,
-    TesseraToo,
+    TesseraSecond,
     /// Linux, and its call without a kernel mapping.
     Linux,
-    LinuxToo,
+    LinuxSecond,
     /// The floor.
     Floor,
 }
@@ -31,7 +31,7 @@ pub struct Line {
     /// Its name in the legend.
     pub name: String,
     /// Its colour.
-    pub who: Who,
+    pub role: Role,
     /// Points, from left to right. Zeroes have no logarithm and are left out.
     pub points: Vec<(u64, u64)>,
 }
@@ -59,13 +59,13 @@ pub struct Plot {
     pub lines: Vec<Line>,
 }
 
-impl Who {
+impl Role {
     fn colour(self) -> RGBColor {
         match self {
             Self::Tessera => RGBColor(24, 128, 220),
-            Self::TesseraToo => RGBColor(0, 170, 160),
+            Self::TesseraSecond => RGBColor(0, 170, 160),
             Self::Linux => RGBColor(213, 80, 40),
-            Self::LinuxToo => RGBColor(214, 150, 20),
+            Self::LinuxSecond => RGBColor(214, 150, 20),
             Self::Floor => RGBColor(130, 130, 130),
         }
     }
@@ -74,8 +74,8 @@ impl Who {
 impl Plot {
     /// The SVG element; `None` when no line has two points.
     pub fn svg(&self) -> Option<String> {
-        let worth = |line: &&Line| line.visible().count() > 1;
-        let lines: Vec<&Line> = self.lines.iter().filter(worth).collect();
+        let is_drawn = |line: &&Line| line.visible().count() > 1;
+        let lines: Vec<&Line> = self.lines.iter().filter(is_drawn).collect();
         (!lines.is_empty()).then(|| self.draw(&lines).ok()).flatten()
     }
 
@@ -85,7 +85,7 @@ impl Plot {
             values.fold((f64::MAX, 0f64), |(low, high), value| (low.min(value), high.max(value)))
         };
         let ((left, right), (low, high)) = (range(|point| point.0), range(|point| point.1));
-        let top = high * room_above(lines.len(), low, high);
+        let top = high * legend_factor(lines.len(), low, high);
         // Powers of ten would be too few lines in a narrow range.
         let base = if top / low < 300.0 { 2.0 } else { 10.0 };
         let mut svg = String::new();
@@ -116,7 +116,7 @@ impl Plot {
                 .y_label_formatter(&|value| short(*value))
                 .draw()?;
             for line in lines {
-                let style = line.who.colour().stroke_width(2);
+                let style = line.role.colour().stroke_width(2);
                 chart
                     .draw_series(LineSeries::new(line.visible(), style).point_size(3))?
                     .label(&line.name)
@@ -142,8 +142,9 @@ impl Line {
     }
 }
 
-/// The factor above the highest point that leaves space for a legend of this many lines, each a fifteenth of the height.
-fn room_above(lines: usize, low: f64, high: f64) -> f64 {
+/// The factor above the highest point that leaves space for a legend of this many lines, each a fifteenth of
+/// the height.
+fn legend_factor(lines: usize, low: f64, high: f64) -> f64 {
     let part = (lines + 1) as f64 / 15.0;
     (1.6 * high / low).powf(part / (1.0 - part))
 }
@@ -164,14 +165,14 @@ mod tests {
     use super::*;
 
     fn plot(points: &[(u64, u64)]) -> Plot {
-        let line = |name: &str, who| Line { name: name.into(), who, points: points.to_vec() };
+        let line = |name: &str, role| Line { name: name.into(), role, points: points.to_vec() };
         Plot {
             title: "the title".into(),
             x: Axis { title: "bytes", value: |bytes| bytes.to_string(), base: 2.0 },
             y: "guest instructions",
             lines: vec![
-                line("Tessera", Who::Tessera),
-                Line { points: Vec::new(), ..line("Linux", Who::Linux) },
+                line("Tessera", Role::Tessera),
+                Line { points: Vec::new(), ..line("Linux", Role::Linux) },
             ],
         }
     }

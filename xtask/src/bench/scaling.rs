@@ -1,4 +1,5 @@
-//! Wall time with one CPU and with two: only ratios within a run, since wall time is not comparable between runs.
+//! Wall time with one CPU and with two: only ratios within a run, since wall time is not comparable between
+//! runs.
 
 use super::figures::Figure;
 
@@ -24,10 +25,11 @@ pub struct Floor {
     /// As for the operation.
     pub tessera: f64,
     /// Its share of an operation's time, on one CPU.
-    pub part: f64,
+    pub share: f64,
 }
 
-/// The operations that both the boots and the peer measured in mode `b`. `same_run`: the peer's times are of this run.
+/// The operations that both the boots and the peer measured in mode `b`. `same_run`: the peer's times are of
+/// this run.
 pub fn of(own: &[Figure], linux: &[Figure], same_run: bool) -> Vec<Scaling> {
     ["alloc_64K_nkm", "map_single_4K"]
         .into_iter()
@@ -39,15 +41,15 @@ fn one(own: &[Figure], linux: &[Figure], same_run: bool, work: &str) -> Option<S
     let faster = || Some(time(linux, work, 2)? / time(own, work, 2)?);
     Some(Scaling {
         work: work.into(),
-        tessera: gain_of(own, work)?,
-        linux: gain_of(linux, work),
+        tessera: speedup_of(own, work)?,
+        linux: speedup_of(linux, work),
         faster: same_run.then(faster).flatten(),
-        floor: gain_of(own, SYNC)
-            .and_then(|tessera| Some(Floor { tessera, part: time(own, SYNC, 1)? / time(own, work, 1)? })),
+        floor: speedup_of(own, SYNC)
+            .and_then(|tessera| Some(Floor { tessera, share: time(own, SYNC, 1)? / time(own, work, 1)? })),
     })
 }
 
-fn gain_of(figures: &[Figure], work: &str) -> Option<f64> {
+fn speedup_of(figures: &[Figure], work: &str) -> Option<f64> {
     Some(time(figures, work, 1)? / time(figures, work, 2)?)
 }
 
@@ -63,15 +65,12 @@ fn time(figures: &[Figure], work: &str, threads: u64) -> Option<f64> {
 
 impl std::fmt::Display for Scaling {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}: two CPUs do {:.2} times the work of one", self.work, self.tessera)?;
+        write!(f, "{}: speedup {:.2} with two CPUs", self.work, self.tessera)?;
         self.linux.map_or(Ok(()), |linux| write!(f, " (Linux {linux:.2})"))?;
-        self.faster.map_or(Ok(()), |faster| write!(f, "; Linux takes {faster:.1} times as long for it"))?;
-        self.floor.as_ref().map_or(Ok(()), |Floor { tessera, part }| {
-            let part = part * 100.0;
-            write!(
-                f,
-                "; of a CMD_SYNC alone, {part:.0} % of it on one CPU, two do {tessera:.2} times as many"
-            )
+        self.faster.map_or(Ok(()), |faster| write!(f, "; Linux takes {faster:.1} times as long"))?;
+        self.floor.as_ref().map_or(Ok(()), |Floor { tessera, share }| {
+            let share = share * 100.0;
+            write!(f, "; a single CMD_SYNC, {share:.0} % of the time on one CPU, has speedup {tessera:.2}")
         })
     }
 }
@@ -110,8 +109,7 @@ mod tests {
         own.extend(figures_of("sync", &[(1, 1000), (2, 1250), (2, 1300)]));
         assert_eq!(
             of(&own, &[], false)[0].to_string(),
-            "alloc_64K_nkm: two CPUs do 1.25 times the work of one; of a CMD_SYNC alone, 50 % of it on one CPU, two do \
-             0.80 times as many"
+            "alloc_64K_nkm: speedup 1.25 with two CPUs; a single CMD_SYNC, 50 % of the time on one CPU, has speedup 0.80"
         );
     }
 }

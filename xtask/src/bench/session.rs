@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::figures::{self, Figure};
 use crate::artifacts::Artifacts;
 use crate::error::{Error, Result};
+use crate::expectation;
 use crate::machine::{BootImage, BootInput, QemuMachine};
 use crate::qemu::{self, QemuExit};
 use crate::workspace;
@@ -127,14 +128,14 @@ impl Session<'_> {
         let run = qemu::capture(&self.machine().arguments(&boot), LIMIT, &log, |_| false)?;
         let figures = figures::from_console(&run.console, self.mode.letter());
         println!("{} figures in {:.0} s", figures.len(), started.elapsed().as_secs_f64());
-        let complaint = match run.exit {
-            QemuExit::PoweredOff if figures.is_empty() => Some("measured nothing".into()),
+        let failure = match run.exit {
+            QemuExit::PoweredOff if figures.is_empty() => Some("it printed no figures".into()),
             QemuExit::PoweredOff => {
                 run.console.lines().find(|line| line.starts_with("error: ")).map(String::from)
             }
-            end => Some(format!("{end:?}")),
+            exit => Some(expectation::exit_failure(exit)),
         };
-        match complaint {
+        match failure {
             Some(why) => Err(Error::Measurement { session: self.name.into(), why, log }),
             None => Ok(figures),
         }
@@ -147,7 +148,8 @@ impl Session<'_> {
         Ok(directory.join(format!("{}.log", self.name)))
     }
 
-    /// The peer's machine, with an edu device with a wide DMA mask, and more default ones. The host does not reserve RAM.
+    /// The peer's machine, with an edu device with a wide DMA mask, and more default ones. The host does not
+    /// reserve RAM.
     fn machine(&self) -> QemuMachine {
         let words = |line: &str| line.split(' ').map(String::from).collect::<Vec<_>>();
         let ram = format!("-object memory-backend-ram,id=ram,size={},reserve=off", self.memory);

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::figures::Figure;
-use super::{floor, rest};
+use super::{above_floor, floor};
 
 /// A measurement with its references.
 pub struct Row<'a> {
@@ -16,11 +16,11 @@ pub struct Row<'a> {
     /// The floor of both halves.
     pub floor: Option<(u64, u64)>,
     /// The cost above the floor, in words.
-    pub rest: String,
+    pub above_floor: String,
 }
 
-/// Pairs the figures in instructions that have no other place on the page. `events` are the same measurements with event
-/// counters.
+/// Pairs the figures in instructions that have no other place on the page. `events` are the same measurements
+/// with event counters.
 pub fn rows<'a>(own: &'a [Figure], linux: &'a [Figure], events: &[Figure]) -> Vec<Row<'a>> {
     let elsewhere = |figure: &&Figure| {
         let key = &figure.key;
@@ -38,8 +38,8 @@ fn row<'a>(own: &'a Figure, linux: &'a [Figure], events: &[Figure]) -> Row<'a> {
     let find = |key| linux.iter().find(|figure| figure.key == key);
     let unmapped = unmapped(own).and_then(|(name, attrs)| find(own.key.named(name, attrs)));
     let counted = events.iter().find(|events| events.key == own.key);
-    let rest = rest::sentence(own, counted);
-    Row { own, linux: find(own.key.clone()), unmapped, floor: floor::of(own), rest }
+    let above_floor = above_floor::sentence(own, counted);
+    Row { own, linux: find(own.key.clone()), unmapped, floor: floor::of(own), above_floor }
 }
 
 /// The name and the attributes of the operation without kernel mapping.

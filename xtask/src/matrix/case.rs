@@ -37,7 +37,7 @@ pub struct Case {
     pub append: &'static str,
     /// The expected console.
     pub expect: ConsoleExpectation,
-    /// The line of the console after which the screen shows the tesserae, if it does.
+    /// The line of the console after which the screen shows the mosaic, if it does.
     pub screen: Option<&'static str>,
     /// An additional check of the console; returns the failures.
     pub inspect: fn(&str) -> Vec<String>,
@@ -84,8 +84,8 @@ pub enum BootMethod {
     Disk,
     /// At the highest exception level, on all CPUs at once, with this device tree.
     El3(TreeSource),
-    /// As [`BootMethod::El3`], after an earlier stage that left the device writing into the initramfs. The file's
-    /// checksum is appended to the boot arguments.
+    /// As [`BootMethod::El3`], after an earlier stage that left the device writing into the initramfs. The
+    /// file's checksum is appended to the boot arguments.
     DmaLeftRunning,
 }
 

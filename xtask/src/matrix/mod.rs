@@ -1,5 +1,5 @@
-//! The matrix: every machine and every boot, a row each. To add a case, add a row to the file of its kind; [`bases`] has
-//! the bases of rows, [`devices`] the devices.
+//! The matrix: every machine and every boot, a row each. To add a case, add a row to the file of its kind;
+//! [`bases`] has the bases of rows, [`devices`] the devices.
 
 mod bases;
 mod case;
@@ -28,7 +28,7 @@ mod tests {
     use super::*;
     use crate::machine::EDU;
 
-    type Holds = fn(&Case) -> bool;
+    type Predicate = fn(&Case) -> bool;
 
     #[test]
     fn case_names_are_unique_file_names() {
@@ -41,7 +41,7 @@ mod tests {
     #[test]
     fn every_required_machine_is_covered() {
         let selftests = || cases().filter(|case| case.append.starts_with("selftest"));
-        let shapes: &[(&str, Holds)] = &[
+        let shapes: &[(&str, Predicate)] = &[
             ("GICv2", |case| case.gic == 2),
             ("GICv3", |case| case.gic == 3),
             ("1 CPU", |case| case.cpus == "1"),

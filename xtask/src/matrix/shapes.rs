@@ -32,7 +32,8 @@ pub const CASES: &[Case] = &[
         ..SHAPED
     },
     Case { name: "virt-timer-1MHz", cpu: "max,cntfrq=1000000", cpus: "4", ..SHAPED },
-    // The bus bypasses the SMMU that the device tree puts in front of it: QEMU describes the bypass only in ACPI.
+    // The bus bypasses the SMMU that the device tree puts in front of it: QEMU describes the bypass only in
+    // ACPI.
     Case {
         name: "virt-bypassed-bus",
         options: "dtb-randomness=off,default-bus-bypass-iommu=on",

@@ -1,4 +1,5 @@
-//! Successful boots: benchmarks under contention, the checking build, the demonstration, the probes, the soak test.
+//! Successful boots: benchmarks under contention, the checking build, the demonstration, the probes, the soak
+//! test.
 
 use super::bases::{CHECKING, PANIC, SELFTEST, raspberry_pi};
 use super::case::{BootMethod, Case, Tier};
@@ -97,7 +98,8 @@ pub const CASES: &[Case] = &[
         },
         ..SELFTEST
     },
-    // DMA that an earlier stage left running. The clock counts instructions: the write comes after 100 million of them.
+    // DMA that an earlier stage left running. The clock counts instructions: the write comes after 100
+    // million of them.
     Case {
         name: "dma-left-running",
         expect: ConsoleExpectation::PowerOff {

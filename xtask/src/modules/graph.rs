@@ -9,8 +9,8 @@ use super::tree::{Crate, ModulePath};
 
 /// The scope's own file among its nodes.
 const OWN: &str = "mod";
-/// A chain of re-exports longer than this is a loop.
-const CHAIN: usize = 16;
+/// The limit of a chain of re-exports; a longer one is a loop.
+const MAX_REEXPORTS: usize = 16;
 
 /// A place that makes one node depend on another.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -38,8 +38,8 @@ pub struct Graph {
 }
 
 impl Graph {
-    /// The dependencies between the submodules of `scope`. Its own file is a node too, unless it is the crate's root; its
-    /// re-exports are no dependencies.
+    /// The dependencies between the submodules of `scope`. Its own file is a node too, unless it is the
+    /// crate's root; its re-exports are no dependencies.
     pub fn new(all: &Crate, scope: &[&str]) -> Self {
         let mut edges = BTreeSet::new();
         for (path, module) in &all.modules {
@@ -47,7 +47,7 @@ impl Graph {
             let imports = module.imports.iter().filter(|import| !(import.is_public && from == OWN));
             for reference in imports.map(|import| &import.target).chain(&module.references) {
                 let target =
-                    absolute(all, path, &reference.path).map(|target| definition(all, target, CHAIN));
+                    absolute(all, path, &reference.path).map(|target| definition(all, target, MAX_REEXPORTS));
                 let Some(to) = target.and_then(|target| node(&target, scope)).filter(|to| *to != from) else {
                     continue;
                 };
@@ -65,8 +65,8 @@ impl Graph {
         self.edges.iter().filter(move |edge| edge.from == from && edge.to == to)
     }
 
-    /// A shortest cycle of each group of modules that depend on each other, then every edge inside the group; empty
-    /// without a cycle.
+    /// A shortest cycle of each group of modules that depend on each other, then every edge inside the group;
+    /// empty without a cycle.
     pub fn cycles(&self) -> Vec<String> {
         let mut report = Vec::new();
         let mut done = BTreeSet::new();
@@ -130,7 +130,7 @@ fn node(path: &[String], scope: &[&str]) -> Option<String> {
     }
 }
 
-/// A path as it is written in `module`, from the crate's root on; nothing if it leads out of the crate.
+/// A path as it is written in `module`, from the crate's root on; `None` for a path out of the crate.
 fn absolute(all: &Crate, module: &[String], path: &[String]) -> Option<ModulePath> {
     let first = path.first()?;
     let (start, rest) = match first.as_str() {
@@ -206,13 +206,13 @@ mod tests {
     }
 
     #[test]
-    fn a_path_in_one_direction_is_no_cycle() {
+    fn one_way_dependencies_are_not_a_cycle() {
         let text = "mod a { use crate::b; use crate::c::C; } mod b { use super::c; } mod c { pub struct C; }";
         assert_eq!(cycles(text, &[]), [""; 0]);
     }
 
     #[test]
-    fn tests_are_left_out() {
+    fn test_code_is_ignored() {
         let text = "mod a { use crate::b; }\n\
                     mod b { #[cfg(test)] mod tests { use crate::a; } #[cfg(test)] use crate::a::X; pub fn f() {} }";
         assert_eq!(cycles(text, &[]), [""; 0]);
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reexport_is_the_module_that_defines_the_item() {
+    fn a_reexport_counts_as_the_defining_module() {
         let scope = ["dma"];
         let text = |own: &str| {
             format!("mod dma {{ {own} pub struct Own; mod a {{ use super::B; }} mod b {{ pub struct B; }} }}")

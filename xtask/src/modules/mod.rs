@@ -1,8 +1,8 @@
 //! `cargo xtask modules`: the dependencies between modules, which have no cycle.
 //!
-//! Rust accepts cycles between the modules of a crate; a reader and a layered design do not. The nodes of a scope are its
-//! top-level modules, each with its submodules. An edge is a path or a `use` that names an item of another one, where a
-//! re-export counts as the module that defines the item. Tests are left out.
+//! Rust accepts cycles between the modules of a crate; a reader and a layered design do not. The nodes of a
+//! scope are its top-level modules, each with its submodules. An edge is a path or a `use` that names an item
+//! of another one, where a re-export counts as the module that defines the item. Tests are left out.
 
 mod graph;
 mod paths;

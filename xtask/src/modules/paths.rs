@@ -12,7 +12,7 @@ pub struct Reference {
 /// The name that a `use` imports into its module.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct UseImport {
-    /// The name that it has there; `*` for all of the path's module.
+    /// The imported name; `*` for all names of the path's module.
     pub name: String,
     pub target: Reference,
     /// `pub use`, of any visibility.
@@ -64,7 +64,7 @@ fn is_public(before: &[TokenTree]) -> bool {
     }
 }
 
-/// One use tree, or several with commas between them, behind `prefix`.
+/// A use tree, or several separated by commas, after `prefix`.
 fn read_use(trees: &[TokenTree], prefix: &[String], is_public: bool, imports: &mut Vec<UseImport>) {
     for tree in trees.split(|tree| is_punct(tree, ',')) {
         let mut path = prefix.to_vec();

@@ -1,8 +1,8 @@
-//! A boot as an oracle: the kernel is built from the copy of the work tree, with the programs of the work tree itself, and
-//! runs one self-test or one case of the matrix.
+//! A boot as an oracle: the kernel is built from the copy of the work tree, with the programs of the work
+//! tree itself, and runs one self-test or one case of the matrix.
 //!
-//! A mutant is detected if that test fails with the expected text. A kernel that is not built, does not reach the test or
-//! fails otherwise is inconclusive.
+//! A mutant is detected if that test fails with the expected text. A failed build, or a failure before the
+//! test or with another text, is inconclusive.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -56,7 +56,7 @@ pub fn check(tree: &Path, boots: &[BootTest]) -> Result<()> {
         let case = case_named(name)?;
         require_pass(&boot_case(case, &built)?, case.expect)?;
     }
-    println!("all boots pass without a mutant in {} s", start.elapsed().as_secs());
+    println!("all boots pass on the unmodified source in {} s", start.elapsed().as_secs());
     Ok(())
 }
 
@@ -65,7 +65,7 @@ fn require_pass(run: &QemuRun, expect: ConsoleExpectation) -> Result<()> {
     if failures.is_empty() {
         return Ok(());
     }
-    Err(Error::Missing(format!("the target fails without any mutant: {}", failures.join("; "))))
+    Err(Error::Missing(format!("a boot fails on the unmodified source: {}", failures.join("; "))))
 }
 
 impl BootTest {
@@ -92,7 +92,9 @@ impl BootTest {
 
     /// Boots the kernel of `tree`.
     pub fn run(self, tree: &Path) -> Result<MutantOutcome> {
-        let Ok(image) = build(tree) else { return Ok(MutantOutcome::Inconclusive("it is not built".into())) };
+        let Ok(image) = build(tree) else {
+            return Ok(MutantOutcome::Inconclusive("the build failed".into()));
+        };
         let built = Artifacts { image, initramfs: workspace::images().join("initramfs.cpio") };
         match self {
             Self::SelfTest { name, text } => {
@@ -122,7 +124,7 @@ fn outcome_of_test(console: &str, name: &str, text: &str) -> MutantOutcome {
         }
     }
     MutantOutcome::Inconclusive(format!(
-        "no result; last is {:?}",
+        "no result; the last line is {:?}",
         console.lines().next_back().unwrap_or_default()
     ))
 }

@@ -8,7 +8,7 @@ pub struct SourceMutant {
     pub file: &'static str,
     /// The end of the item's path: `fill_step` or `PageTable::cut_leaf`; in assembly the label.
     pub item: &'static str,
-    /// Its tokens are in the item exactly once, whatever their layout ([`super::location`]).
+    /// Its tokens are in the item exactly once, in any layout ([`super::location`]).
     pub from: &'static str,
     pub to: &'static str,
     pub oracle: Oracle,

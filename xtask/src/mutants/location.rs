@@ -22,7 +22,7 @@ pub fn find(mutant: &SourceMutant, text: &str) -> Result<Range<usize>> {
     match &places[..] {
         [place] => Ok(place.clone()),
         _ => Err(Error::Missing(format!(
-            "{}: {:?} is {} times in {} ({} items of that path)",
+            "{}: {:?} occurs {} times in {} ({} items have that path)",
             mutant.file,
             mutant.from,
             places.len(),
@@ -32,7 +32,7 @@ pub fn find(mutant: &SourceMutant, text: &str) -> Result<Range<usize>> {
     }
 }
 
-/// Where `wanted` is in `item`, as bytes.
+/// The byte ranges of `wanted` in `item`.
 fn matches(item: &[Token], wanted: &[Token]) -> Vec<Range<usize>> {
     let is_equal = |run: &&[Token]| run.iter().zip(wanted).all(|(token, other)| token.text == other.text);
     let runs = item.windows(wanted.len()).filter(is_equal);
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn code_is_found_whatever_its_comments_and_layout() {
+    fn comments_and_layout_do_not_affect_the_location() {
         let from = "barrier(1 << 2); self.ring()";
         let changed = replaced("a.rs", "Queue::push", from, RUST).unwrap();
         assert!(changed.contains("// The barrier first.\n        X\n    }"), "{changed}");
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_item_is_searched_and_once() {
+    fn only_the_named_item_is_searched() {
         for (item, from, is_found) in [
             ("Queue::pop", "barrier(4)", true),
             ("Queue::pop", "barrier(1 << 2)", false),

@@ -1,13 +1,13 @@
-//! `cargo xtask mutants`: faults in the source that no test can inject from outside, each in a copy of the work tree, and
-//! the oracle that must detect it.
+//! `cargo xtask mutants`: faults in the source that no test can inject from outside, each in a copy of the
+//! work tree, and the oracle that must detect it.
 //!
 //! Most mutants need no copy: they are injected between the driver and the model, in every `cargo test`
 //! (`drivers/tests/smmu/judge/mutants.rs`, `kernel/tests/caches/mutants.rs`).
 //!
 //! Some oracles are boots: the kernel is built from the copy, and must fail a self-test (`target.rs`).
 //!
-//! The copy has its own target directory, in which a mutant rebuilds only its crate and the dependents. The oracles run
-//! in processes of their own with a time limit, since a mutant may hang them.
+//! The copy has its own target directory, in which a mutant rebuilds only its crate and the dependents. The
+//! oracles run in processes of their own with a time limit, since a mutant may hang them.
 
 mod boot;
 mod list;
@@ -20,7 +20,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use crate::command::question;
+use crate::command::stdout_of;
 use crate::counts::TestCounts;
 use crate::error::{Error, Result};
 use crate::{verbs, workspace};
@@ -35,8 +35,8 @@ pub fn names() -> Vec<String> {
     all().map(|mutant| mutant.name).chain([TARGET]).map(String::from).collect()
 }
 
-/// Runs the mutants whose names contain one of `words`, and for the word [`TARGET`] those with a boot as the oracle; all
-/// without words. A detected mutant counts as passed.
+/// Runs the mutants whose names contain one of `words`, and for the word [`TARGET`] those with a boot as the
+/// oracle; all without words. A detected mutant counts as passed.
 ///
 /// # Errors
 /// An oracle fails on the unmodified source, or cannot be built.
@@ -94,15 +94,15 @@ fn run_one(tree: &Path, mutant: &SourceMutant) -> Result<MutantOutcome> {
 /// Copies the work tree without the files that git ignores.
 fn copy_sources(tree: &Path) -> Result<()> {
     let root = workspace::root();
-    let listed = question(
+    let listed = stdout_of(
         "git",
         &["-C", &root.to_string_lossy(), "ls-files", "--cached", "--others", "--exclude-standard"],
     );
-    let listed = listed.ok_or_else(|| Error::Missing("git, to know which files are sources".into()))?;
+    let listed = listed.ok_or_else(|| Error::Missing("git, for the list of files".into()))?;
     for name in listed.lines().map(PathBuf::from) {
         let (from, to) = (root.join(&name), tree.join(&name));
         let directory = to.parent().unwrap_or(tree);
-        fs::create_dir_all(directory).map_err(Error::file("make", directory))?;
+        fs::create_dir_all(directory).map_err(Error::file("create", directory))?;
         let text = fs::read(&from).map_err(Error::file("read", &from))?;
         // An unchanged file keeps its time and is not rebuilt.
         if fs::read(&to).ok().as_ref() != Some(&text) {

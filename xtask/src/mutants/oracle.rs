@@ -1,4 +1,5 @@
-//! An oracle: a test program, built in the copy of the work tree and run with a time limit, or a boot ([`super::boot`]).
+//! An oracle: a test program, built in the copy of the work tree and run with a time limit, or a boot
+//! ([`super::boot`]).
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -123,9 +124,9 @@ pub fn check(tree: &Path, oracles: impl Iterator<Item = Oracle> + Clone) -> Resu
     for oracle in oracles.filter(|oracle| !oracle.is_boot()).collect::<BTreeSet<_>>() {
         let start = Instant::now();
         if run(tree, oracle)? != MutantOutcome::Survived {
-            return Err(Error::Missing(format!("{} fails without any mutant", oracle.name())));
+            return Err(Error::Missing(format!("{} fails on the unmodified source", oracle.name())));
         }
-        println!("{} passes without a mutant in {} s", oracle.name(), start.elapsed().as_secs());
+        println!("{} passes on the unmodified source in {} s", oracle.name(), start.elapsed().as_secs());
     }
     Ok(())
 }

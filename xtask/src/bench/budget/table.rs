@@ -10,15 +10,16 @@ const EVENTS: [&str; 7] = ["stores", "tables", "commands", "syncs", "mmio", "tlb
 /// Of a live buffer: chunks, IOMMU page tables, heap bytes.
 pub const HELD: [&str; 3] = ["chunks", "tables", "metadata"];
 const KEYS: [&str; 5] = ["mode", "name", "size", "attrs", "count"];
-const NOTE: &str = "# What each operation may cost at most; see doc/performance.md. Written by `cargo xtask bench --bless`.\n";
+const NOTE: &str =
+    "# The maximum cost of each operation; see doc/performance.md. Written by `cargo xtask bench --bless`.\n";
 
 /// The budgets of each measurement, by counter. Rows are in the order of measurement.
 pub type Budgets = Vec<(Key, BudgetCosts)>;
 /// Costs by the name of the counter.
 pub type BudgetCosts = BTreeMap<String, u64>;
 
-/// The names of the columns: instructions and events of the operation and of its inverse, and the resources of a live
-/// buffer.
+/// The names of the columns: instructions and events of the operation and of its inverse, and the resources
+/// of a live buffer.
 pub fn counters() -> Vec<String> {
     let halves = std::iter::once("ticks").chain(EVENTS);
     let halves = halves.flat_map(|name| ["alloc", "free"].map(|half| format!("{half}_{name}")));

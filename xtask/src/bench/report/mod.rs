@@ -36,14 +36,14 @@ impl BenchReport<'_> {
             "<!doctype html>\n<html lang=en><head><meta charset=utf-8>\n\
              <meta name=viewport content=\"width=device-width, initial-scale=1\">\n\
              <title>Tessera: performance</title>\n<style>\n{STYLE}</style></head><body>\n<h1>Tessera: performance</h1>\n\
-             <p>Guest instructions, medians; two figures in a cell are the operation and what takes it back. QEMU counts \
+             <p>Guest instructions, medians; two figures in a cell are the operation and its inverse. QEMU counts \
              them (<code>-icount shift=0</code>), so they are the same on every host. Instructions are not time.</p>\n"
         );
         page += "<ul class=soft>\n";
         self.about.iter().for_each(|line| push(&mut page, &format!("<li>{}\n", escaped(line))));
         page += "</ul>\n<h2>Next to Linux</h2>\n";
         plots(&mut page, kernels(self.rows));
-        page += "<h2>Growth</h2>\n<p>What should not grow is flat; what has to is a straight line of slope one.</p>\n";
+        page += "<h2>Growth</h2>\n<p>A constant cost is a flat line, a proportional cost a line of slope one.</p>\n";
         plots(&mut page, growth(self.own, self.linux));
         self.machines(&mut page);
         self.time(&mut page);
@@ -57,10 +57,10 @@ impl BenchReport<'_> {
         let Some(smallest) = boots.iter().map(|boot| boot.alloc).min() else { return };
         page.push_str(
             "<h2>Machines</h2>\n<div class=wide><table><tr><th>RAM<th>instructions until the first measurement\
-             <th>of the smallest<th>bytes of books<th>of RAM",
+             <th>of the smallest<th>bytes of metadata<th>of RAM",
         );
         for boot in boots {
-            let books = boot.fields.get("metadata").copied().unwrap_or(0);
+            let metadata = boot.fields.get("metadata").copied().unwrap_or(0);
             push(
                 page,
                 &format!(
@@ -68,8 +68,8 @@ impl BenchReport<'_> {
                     size(boot.key.size),
                     grouped(boot.alloc),
                     boot.alloc as f64 / smallest as f64,
-                    grouped(books),
-                    books as f64 * 100.0 / boot.key.size as f64
+                    grouped(metadata),
+                    metadata as f64 * 100.0 / boot.key.size as f64
                 ),
             );
         }
@@ -80,7 +80,7 @@ impl BenchReport<'_> {
         if self.scaling.is_empty() {
             return;
         }
-        page.push_str("<h2>Time</h2>\n<p>By the host's clock, each CPU in a thread of its own; ratios alone.</p>\n<ul>\n");
+        page.push_str("<h2>Time</h2>\n<p>Wall time, each CPU in its own thread; only ratios are meaningful.</p>\n<ul>\n");
         self.scaling
             .iter()
             .for_each(|scaling| push(page, &format!("<li>{}\n", escaped(&scaling.to_string()))));
@@ -90,16 +90,16 @@ impl BenchReport<'_> {
     fn table(&self, page: &mut String) {
         page.push_str(
             "<h2>All figures</h2>\n<p>The floor counts one instruction for each 64 bytes that are zeroed, each leaf that is \
-             stored and each chunk that changes hands, and six for an invalidation and the wait for it. What is above it and \
-             has no name in the last column is locks, the heap, chunk lists and walks. Tables and heap bytes are what one \
-             live buffer takes.</p>\n<div class=wide><table><tr>",
+             stored and each chunk that is allocated or freed, and six for an invalidation with its CMD_SYNC. The remainder \
+             without a name in the last column is locks, the heap, chunk lists and page-table walks. Tables and heap \
+             bytes are those of one live buffer.</p>\n<div class=wide><table><tr>",
         );
         let heads = HEADS.into_iter().chain([WORDS[2]]);
         heads.for_each(|head| push(page, &format!("<th{}>{head}", class(head))));
         for row in self.rows {
             page.push_str("\n<tr>");
             let cells = row.cells();
-            let cells = HEADS.iter().zip(&cells).chain([(&WORDS[2], &row.rest)]);
+            let cells = HEADS.iter().zip(&cells).chain([(&WORDS[2], &row.above_floor)]);
             cells.for_each(|(head, text)| push(page, &format!("<td{}>{}", class(head), cell(text))));
         }
         page.push_str("\n</table></div>\n");
@@ -151,7 +151,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_page_has_its_parts_and_refers_to_no_other_file() {
+    fn the_page_is_complete_and_self_contained() {
         let console = "BENCH alloc size=4096 attrs=NO_KERNEL_MAPPING alloc_ticks=1000 free_ticks=500 chunks=1\n\
                        BENCH alloc size=65536 attrs=NO_KERNEL_MAPPING alloc_ticks=3000 free_ticks=500 chunks=1\n\
                        BENCH growth_live size=4096 attrs=NO_KERNEL_MAPPING alloc_ticks=9 free_ticks=5 chunks=1 live=1\n\
@@ -177,6 +177,6 @@ mod tests {
         ] {
             assert!(page.contains(text), "{text}");
         }
-        assert!(!page.contains("src=") && !page.contains("href="), "something is outside of the page");
+        assert!(!page.contains("src=") && !page.contains("href="), "the page refers to another file");
     }
 }

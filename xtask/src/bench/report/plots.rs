@@ -1,7 +1,7 @@
 //! The plots of the page.
 
 use crate::bench::figures::Figure;
-use crate::bench::plot::{Axis, Line, Plot, Who};
+use crate::bench::plot::{Axis, Line, Plot, Role};
 use crate::bench::table::{Row, grouped, size};
 
 const NKM: &str = "NO_KERNEL_MAPPING";
@@ -20,9 +20,9 @@ const DOWN: Combine = |_, down| down;
 /// Both kernels, over size: measurement, attributes, title, half.
 const KERNELS: [(&str, &str, &str, Combine); 8] = [
     ("alloc", NKM, "Allocating without a kernel mapping", UP),
-    ("alloc", NKM, "Freeing it", DOWN),
+    ("alloc", NKM, "Freeing without a kernel mapping", DOWN),
     ("alloc", "0", "Allocating with a kernel mapping", UP),
-    ("alloc", "0", "Freeing that", DOWN),
+    ("alloc", "0", "Freeing with a kernel mapping", DOWN),
     ("frag_alloc", SINGLE, "Allocating, memory in single frames", UP),
     ("frag_alloc", SINGLE, "Freeing single frames", DOWN),
     ("mmap", NKM, "mmap of a buffer, seen from the program", UP),
@@ -39,16 +39,16 @@ fn cost(rows: &[Row<'_>], name: &str, attrs: &str, title: &str, half: Combine) -
     let mut chosen: Vec<&Row<'_>> = rows.iter().filter(is).collect();
     chosen.sort_by_key(|row| row.own.key.size);
     let of = |figure: &Figure| half(figure.alloc, figure.free);
-    let line = |name: &str, who, value: &dyn Fn(&Row<'_>) -> Option<u64>| Line {
+    let line = |name: &str, role, value: &dyn Fn(&Row<'_>) -> Option<u64>| Line {
         name: name.into(),
-        who,
+        role,
         points: chosen.iter().filter_map(|row| Some((row.own.key.size, value(row)?))).collect(),
     };
     let lines = vec![
-        line("Linux", Who::Linux, &|row| row.linux.map(of)),
-        line("Linux, noncontiguous", Who::LinuxToo, &|row| row.unmapped.map(of)),
-        line("Tessera", Who::Tessera, &|row| Some(of(row.own))),
-        line("floor", Who::Floor, &|row| row.floor.map(|(up, down)| half(up, down))),
+        line("Linux", Role::Linux, &|row| row.linux.map(of)),
+        line("Linux, noncontiguous", Role::LinuxSecond, &|row| row.unmapped.map(of)),
+        line("Tessera", Role::Tessera, &|row| Some(of(row.own))),
+        line("floor", Role::Floor, &|row| row.floor.map(|(up, down)| half(up, down))),
     ];
     Plot { title: title.into(), x: SIZES, y: INSTRUCTIONS, lines }
 }
@@ -61,12 +61,12 @@ type Counted = (&'static str, Axis, &'static [PlotSeries]);
 
 const COUNTED: [Counted; 4] = [
     (
-        "With pieces that memory is in (16 MiB)",
+        "16 MiB over the size of free pieces",
         PIECES,
         &[("alloc", "growth_pieces", NKM, 16 << 20, UP), ("free", "growth_pieces", NKM, 16 << 20, DOWN)],
     ),
     (
-        "With live buffers",
+        "Over live buffers",
         LIVE,
         &[
             ("alloc 4 KiB", "growth_live", NKM, 4 << 10, UP),
@@ -76,7 +76,7 @@ const COUNTED: [Counted; 4] = [
         ],
     ),
     (
-        "With attached streams: one more, and back",
+        "Attach and detach over attached streams",
         STREAMS,
         &[
             ("attach, own domain", "growth_streams", "own_domain", 0, UP),
@@ -86,7 +86,7 @@ const COUNTED: [Counted; 4] = [
         ],
     ),
     (
-        "With attached streams: 64 KiB",
+        "64 KiB over attached streams",
         STREAMS,
         &[
             ("alloc, own domains", "growth_streams", "own_domain", 64 << 10, UP),
@@ -96,20 +96,20 @@ const COUNTED: [Counted; 4] = [
         ],
     ),
 ];
-const COLOURS: [Who; 4] = [Who::Tessera, Who::Linux, Who::TesseraToo, Who::LinuxToo];
+const COLOURS: [Role; 4] = [Role::Tessera, Role::Linux, Role::TesseraSecond, Role::LinuxSecond];
 
 /// The growth of costs.
 pub fn growth(own: &[Figure], linux: &[Figure]) -> Vec<Plot> {
     let mut plots = vec![by_size(own)];
     for (title, x, series) in COUNTED {
-        let lines = series.iter().zip(COLOURS).map(|(series, who)| counted(own, series, who)).collect();
+        let lines = series.iter().zip(COLOURS).map(|(series, role)| counted(own, series, role)).collect();
         plots.push(Plot { title: title.into(), x, y: INSTRUCTIONS, lines });
     }
     plots.push(cpus(own, linux));
     plots
 }
 
-fn counted(own: &[Figure], &(name, measurement, attrs, size, half): &PlotSeries, who: Who) -> Line {
+fn counted(own: &[Figure], &(name, measurement, attrs, size, half): &PlotSeries, role: Role) -> Line {
     let is = |figure: &&Figure| {
         let key = &figure.key;
         (key.name.as_str(), key.attrs.as_str(), key.size) == (measurement, attrs, size)
@@ -117,44 +117,44 @@ fn counted(own: &[Figure], &(name, measurement, attrs, size, half): &PlotSeries,
     let point = |figure: &Figure| (figure.key.count, half(figure.alloc, figure.free));
     let mut points: Vec<(u64, u64)> = own.iter().filter(is).map(point).collect();
     points.sort_unstable();
-    Line { name: name.into(), who, points }
+    Line { name: name.into(), role, points }
 }
 
 fn by_size(own: &[Figure]) -> Plot {
-    let line = |name: &str, who, half: Combine| {
+    let line = |name: &str, role, half: Combine| {
         let sizes = own.iter().filter(|figure| figure.key.name == "growth_size");
         let points = sizes.map(|figure| (figure.key.size, half(figure.alloc, figure.free))).collect();
-        Line { name: name.into(), who, points }
+        Line { name: name.into(), role, points }
     };
     Plot {
-        title: "With the size of the buffer".into(),
+        title: "Over the size of the buffer".into(),
         x: SIZES,
         y: INSTRUCTIONS,
-        lines: vec![line("alloc", Who::Tessera, UP), line("free", Who::Linux, DOWN)],
+        lines: vec![line("alloc", Role::Tessera, UP), line("free", Role::Linux, DOWN)],
     }
 }
 
-/// An operation of all CPUs together, over their number.
+/// The cost of an operation over the number of concurrent CPUs.
 fn cpus(own: &[Figure], linux: &[Figure]) -> Plot {
-    let line = |name: &str, who, figures: &[Figure], work: &str| {
+    let line = |name: &str, role, figures: &[Figure], work: &str| {
         let is = |figure: &&Figure| {
             let key = &figure.key;
             key.mode == "c" && key.name == "contention" && key.attrs == work
         };
         let points = figures.iter().filter(is).map(|figure| (figure.key.count, figure.alloc)).collect();
-        Line { name: name.into(), who, points }
+        Line { name: name.into(), role, points }
     };
     let (alloc, map) = ("alloc_64K_nkm", "map_single_4K");
     Plot {
-        title: "With CPUs that do the same at a time".into(),
+        title: "Over concurrent CPUs".into(),
         x: CPUS,
-        y: "guest instructions for one, all CPUs",
+        y: "guest instructions per operation, all CPUs",
         lines: vec![
-            line("Linux, alloc + free 64 KiB", Who::Linux, linux, alloc),
-            line("Linux, map + unmap 4 KiB", Who::LinuxToo, linux, map),
-            line("Tessera, alloc + free 64 KiB", Who::Tessera, own, alloc),
-            line("Tessera, map + unmap 4 KiB", Who::TesseraToo, own, map),
-            line("CMD_SYNC alone", Who::Floor, own, "sync"),
+            line("Linux, alloc + free 64 KiB", Role::Linux, linux, alloc),
+            line("Linux, map + unmap 4 KiB", Role::LinuxSecond, linux, map),
+            line("Tessera, alloc + free 64 KiB", Role::Tessera, own, alloc),
+            line("Tessera, map + unmap 4 KiB", Role::TesseraSecond, own, map),
+            line("CMD_SYNC alone", Role::Floor, own, "sync"),
         ],
     }
 }

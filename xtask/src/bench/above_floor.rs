@@ -1,4 +1,4 @@
-//! The cost of an operation above its floor, in words: the additional events by name.
+//! The cost of both halves of an operation above the floor, with the additional events.
 
 use super::figures::Figure;
 use super::floor;
@@ -13,7 +13,7 @@ pub fn sentence(figure: &Figure, events: Option<&Figure>) -> String {
         format!("{}{extra}", grouped(cost.saturating_sub(floor)))
     };
     let (up, down) = (half("alloc", figure.alloc, alloc, leaves), half("free", figure.free, free, leaves));
-    format!("{up}; back {down}")
+    format!("{up} / {down}")
 }
 
 /// ` (32 more entries, 1 TLBI, 6 barriers)`
@@ -48,7 +48,7 @@ mod tests {
             &format!("{line} alloc_stores=3 alloc_tlbis=1 alloc_barriers=6 free_stores=1"),
             "a",
         )[0];
-        assert_eq!(sentence(own, Some(events)), "1 000 (2 more entries, 1 TLBI, 6 barriers); back 500");
-        assert_eq!(sentence(own, None), "1 000; back 500");
+        assert_eq!(sentence(own, Some(events)), "1 000 (2 more entries, 1 TLBI, 6 barriers) / 500");
+        assert_eq!(sentence(own, None), "1 000 / 500");
     }
 }
