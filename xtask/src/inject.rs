@@ -19,16 +19,16 @@ const TOGETHER: usize = 8;
 /// Self-tests that take minutes: each has its own machine, and they run first, so that both lanes end at the
 /// same time.
 const LONG: &[&str] = &[
-    "program.descriptors_run_out_and_come_back",
-    "program.threads_run_out_and_come_back",
-    "program.frames_run_out_and_come_back",
-    "program.memory_given_back_is_zero_the_next_time",
-    "program.ended_at_any_moment_it_leaves_nothing",
-    "program.a_hundred_leave_nothing_behind",
-    "program.who_uses_a_blocked_device_is_told",
-    "dma.attributes_decide_what_is_mapped_how",
-    "stream.many_small_pieces_at_a_time",
-    "memory.what_another_cpu_keeps_is_found",
+    "programs.descriptor_exhaustion_is_recoverable",
+    "programs.thread_exhaustion_is_recoverable",
+    "programs.frame_exhaustion_is_recoverable",
+    "programs.freed_memory_is_zeroed_on_reuse",
+    "programs.kill_at_any_time_releases_all_resources",
+    "programs.repeated_starts_and_exits_leak_nothing",
+    "programs.quarantined_device_returns_eio",
+    "dma.mappings_match_attributes",
+    "streaming.many_small_mappings_do_not_overlap",
+    "memory.allocation_drains_magazines_of_other_cpus",
 ];
 
 /// Injects failures into the self-tests whose names contain one of the words; into all without words.

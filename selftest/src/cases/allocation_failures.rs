@@ -14,14 +14,17 @@ use kernel::debug::FailPoint;
 use kernel::dma::stream::{self, Pages};
 use kernel::dma::{self, Device};
 
-pub const TESTS: &[Test] = &[Test { name: "dma.every_step_fails_and_leaves_nothing", run: failures }];
+pub const TESTS: &[Test] = &[Test {
+    name: "dma.failed_allocation_releases_all_resources",
+    run: failed_allocation_releases_all_resources,
+}];
 
 /// What an allocation takes one after the other.
 const STEPS: [FailPoint; 5] =
     [FailPoint::Frames, FailPoint::Iova, FailPoint::Tables, FailPoint::Maps, FailPoint::Vmalloc];
 
 /// Lets every try of every step fail, until an allocation gets through without it.
-fn failures() -> Outcome {
+fn failed_allocation_releases_all_resources() -> Outcome {
     if fault_injection::is_busy() {
         skip!("it makes things fail itself");
     }

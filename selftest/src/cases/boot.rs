@@ -9,8 +9,11 @@ use pagetable::Access;
 
 pub const TESTS: &[Test] = &[
     Test { name: "boot.runs_at_el1", run: runs_at_el1 },
-    Test { name: "boot.nothing_is_writable_and_executable", run: nothing_is_writable_and_executable },
-    Test { name: "boot.text_and_rodata_refuse_stores", run: text_and_rodata_refuse_stores },
+    Test {
+        name: "boot.no_kernel_mapping_is_writable_and_executable",
+        run: no_kernel_mapping_is_writable_and_executable,
+    },
+    Test { name: "boot.text_and_rodata_are_read_only", run: text_and_rodata_are_read_only },
     Test { name: "boot.stacks_have_guard_pages", run: stacks_have_guard_pages },
 ];
 
@@ -25,7 +28,7 @@ fn runs_at_el1() -> Outcome {
     pass!("entered at EL{entry}, runs at EL{now}")
 }
 
-fn nothing_is_writable_and_executable() -> Outcome {
+fn no_kernel_mapping_is_writable_and_executable() -> Outcome {
     let (mut leaves, mut executable, mut both) = (0u64, 0u64, None);
     kernel_tables::leaves(whole_half(), |leaf| {
         leaves += 1;
@@ -42,7 +45,7 @@ fn nothing_is_writable_and_executable() -> Outcome {
 }
 
 /// Asks the MMU, not the tree.
-fn text_and_rodata_refuse_stores() -> Outcome {
+fn text_and_rodata_are_read_only() -> Outcome {
     for section in arch::boot::sections() {
         let at = section.virt.start();
         let (read, write) = (arch::mmu::translate_kernel(at), arch::mmu::translate_kernel_write(at));

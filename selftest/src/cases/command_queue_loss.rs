@@ -14,9 +14,18 @@ use kernel::percpu;
 use smmu_spec::Command;
 
 pub const TESTS: &[Test] = &[
-    Test { name: "smmu.a_queue_that_cannot_be_read_begins_anew", run: begins_anew },
-    Test { name: "smmu.nobody_notices_a_lost_queue", run: nobody_notices },
-    Test { name: "smmu.a_queue_that_stays_lost_is_an_error_and_no_more", run: stays_lost },
+    Test {
+        name: "smmu.unreadable_command_queue_is_reinitialized",
+        run: unreadable_command_queue_is_reinitialized,
+    },
+    Test {
+        name: "smmu.command_queue_reinitialization_fails_no_command",
+        run: command_queue_reinitialization_fails_no_command,
+    },
+    Test {
+        name: "smmu.permanently_unreadable_command_queue_returns_errors",
+        run: permanently_unreadable_command_queue_returns_errors,
+    },
 ];
 
 /// CMDQ_CONS.ERR for a command that could not be read.
@@ -33,7 +42,7 @@ fn lose(smmu: &Smmu, lasting: bool) -> Result<(), String> {
         .map_err(|error| format!("{error:?}"))
 }
 
-fn begins_anew() -> Outcome {
+fn unreadable_command_queue_is_reinitialized() -> Outcome {
     let Some(smmu) = iommu::all().first().copied() else { skip!("no SMMU") };
     let before = command_counters(smmu);
     let device = nobody(smmu)?;
@@ -50,7 +59,7 @@ fn begins_anew() -> Outcome {
 }
 
 /// One thread takes the queue away, all CPUs have commands in it.
-fn nobody_notices() -> Outcome {
+fn command_queue_reinitialization_fails_no_command() -> Outcome {
     const ROUNDS: u64 = 64;
     let Some(smmu) = iommu::all().first().copied() else { skip!("no SMMU") };
     let before = command_counters(smmu);
@@ -64,7 +73,7 @@ fn nobody_notices() -> Outcome {
     pass!("{ROUNDS} losses among {} commands, of {} CPUs", after.commands - before.commands, percpu::online())
 }
 
-fn stays_lost() -> Outcome {
+fn permanently_unreadable_command_queue_returns_errors() -> Outcome {
     let Some(smmu) = iommu::all().first().copied() else { skip!("no SMMU") };
     let before = command_counters(smmu);
     let device = nobody(smmu)?;

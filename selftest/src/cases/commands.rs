@@ -18,8 +18,11 @@ use kernel::iommu::{self, Smmu};
 use kernel::percpu;
 
 pub const TESTS: &[Test] = &[
-    Test { name: "smmu.a_refused_command_is_replaced", run: refused_command_is_replaced },
-    Test { name: "smmu.nobody_notices_anothers_refused_commands", run: nobody_notices },
+    Test { name: "smmu.illegal_command_is_replaced", run: illegal_command_is_replaced },
+    Test {
+        name: "smmu.illegal_commands_do_not_fail_other_batches",
+        run: illegal_commands_do_not_fail_other_batches,
+    },
 ];
 
 /// Writes a command into the queue as its two doublewords, without a CMD_SYNC of its own.
@@ -48,7 +51,7 @@ const ILLEGAL: [u64; 2] = [0xff, 0x7e55_e4a5];
 /// A PCI bus on which nothing is.
 const NOBODY: StreamId = StreamId::new(0xf000);
 
-fn refused_command_is_replaced() -> Outcome {
+fn illegal_command_is_replaced() -> Outcome {
     let Some(smmu) = iommu::all().first().copied() else { skip!("no SMMU") };
     let before = command_counters(smmu);
     let refused = run_words(smmu, ILLEGAL);
@@ -63,7 +66,7 @@ fn refused_command_is_replaced() -> Outcome {
 }
 
 /// What is refused belongs to nobody, while all CPUs have commands of their own in the queue.
-fn nobody_notices() -> Outcome {
+fn illegal_commands_do_not_fail_other_batches() -> Outcome {
     // No more than the driver remembers: a thread may be held up from the first to the last.
     const ROUNDS: u64 = 48;
     let Some(smmu) = iommu::all().first().copied() else { skip!("no SMMU") };

@@ -20,16 +20,28 @@ use pagetable::{Access, Leaf, Mapping};
 
 /// The tests, cheap ones first.
 pub const TESTS: &[Test] = &[
-    Test { name: "dma.bad_requests_name_their_values", run: bad_requests },
-    Test { name: "dma.attributes_decide_what_is_mapped_how", run: attributes },
-    Test { name: "dma.low_frames_lose_their_alias_while_non_cacheable", run: aliases },
-    Test { name: "dma.direct_buffers_are_one_run_with_a_view", run: direct },
-    Test { name: "dma.masks_place_addresses", run: masks },
-    Test { name: "dma.buffers_are_zero_whatever_was_there", run: zeroed },
-    Test { name: "dma.a_buffer_lives_until_its_last_view", run: views },
-    Test { name: "dma.mappings_and_free_frames_keep_the_rules", run: audited },
-    Test { name: "dma.vmalloc_runs_out_for_views_alone", run: vmalloc_exhausted },
-    Test { name: "dma.streams_map_scattered_pages_as_one_range", run: streams },
+    Test {
+        name: "dma.invalid_requests_return_errors_with_values",
+        run: invalid_requests_return_errors_with_values,
+    },
+    Test { name: "dma.mappings_match_attributes", run: mappings_match_attributes },
+    Test {
+        name: "dma.non_cacheable_lowmem_has_no_linear_alias",
+        run: non_cacheable_lowmem_has_no_linear_alias,
+    },
+    Test {
+        name: "dma.direct_buffers_are_contiguous_with_kernel_view",
+        run: direct_buffers_are_contiguous_with_kernel_view,
+    },
+    Test { name: "dma.iova_allocation_respects_dma_mask", run: iova_allocation_respects_dma_mask },
+    Test { name: "dma.reused_memory_is_zeroed", run: reused_memory_is_zeroed },
+    Test { name: "dma.buffer_is_freed_with_its_last_view", run: buffer_is_freed_with_its_last_view },
+    Test { name: "dma.audit_passes_with_all_kinds_of_buffers", run: audit_passes_with_all_kinds_of_buffers },
+    Test {
+        name: "dma.vmalloc_exhaustion_fails_only_kernel_views",
+        run: vmalloc_exhaustion_fails_only_kernel_views,
+    },
+    Test { name: "dma.streaming_mapping_is_one_iova_range", run: streaming_mapping_is_one_iova_range },
 ];
 
 /// A stream that no device of the machines we know has.
@@ -50,7 +62,7 @@ pub(super) fn direct_device(coherent: bool) -> Arc<Device> {
     device.set_mask(low).map_or_else(|error| panic!("mask {low}: {error}"), |()| device)
 }
 
-fn bad_requests() -> Outcome {
+fn invalid_requests_return_errors_with_values() -> Outcome {
     let device = direct_device(true);
     let before = ResourceSnapshot::now();
     let quiet = Attrs::NO_WARN;
@@ -147,7 +159,7 @@ fn alias_fits(chunk: Chunk, memory: MemoryType) -> Result<(), String> {
     Ok(())
 }
 
-fn attributes() -> Outcome {
+fn mappings_match_attributes() -> Outcome {
     let mut seen = 0;
     for coherent in [true, false] {
         let devices = [translated(coherent)?, Some(direct_device(coherent))];
@@ -173,7 +185,7 @@ fn attributes() -> Outcome {
     pass!("{seen} combinations of attributes, coherency and translation")
 }
 
-fn aliases() -> Outcome {
+fn non_cacheable_lowmem_has_no_linear_alias() -> Outcome {
     if VMALLOC.bytes() < 2 << 20 {
         skip!("vmalloc= is too small for the kernel's view");
     }
@@ -191,7 +203,7 @@ fn aliases() -> Outcome {
     pass!("{chunks:?}")
 }
 
-fn direct() -> Outcome {
+fn direct_buffers_are_contiguous_with_kernel_view() -> Outcome {
     let device = direct_device(true);
     let attrs = Attrs::NO_KERNEL_MAPPING | Attrs::ALLOC_SINGLE_PAGES;
     let attachment = dma::alloc(&device, 0x1_4000, attrs).map_err(|error| format!("{error}"))?;
@@ -210,7 +222,7 @@ fn direct() -> Outcome {
     pass!("{:?} at {:?}; scattered: {refused:?}", buffer.chunks().next(), attachment.range())
 }
 
-fn masks() -> Outcome {
+fn iova_allocation_respects_dma_mask() -> Outcome {
     let Some(device) = translated(true)? else { skip!("no IOMMU") };
     let mask = DmaMask::bits(28);
     device.set_mask(mask).map_err(|error| format!("{error}"))?;
@@ -245,7 +257,7 @@ fn masks() -> Outcome {
     pass!("{count} buffers of 16 MiB below {mask}, then {end}; {reachable:?} of {range:?}")
 }
 
-fn zeroed() -> Outcome {
+fn reused_memory_is_zeroed() -> Outcome {
     let dirty = dma::alloc_unattached(4 << 20, Attrs::empty()).map_err(|error| format!("{error}"))?;
     let chunks: Vec<_> = dirty.chunks().collect();
     for &chunk in &chunks {
@@ -279,7 +291,7 @@ fn zeroed() -> Outcome {
     pass!("{reused} chunks came back, all zero")
 }
 
-fn views() -> Outcome {
+fn buffer_is_freed_with_its_last_view() -> Outcome {
     let Some(first) = translated(true)? else { skip!("no IOMMU") };
     let second = {
         let smmu = first.smmu().ok_or("no SMMU")?;
@@ -315,7 +327,7 @@ fn views() -> Outcome {
 }
 
 /// Buffers of every kind at once, attached to devices of every kind.
-fn audited() -> Outcome {
+fn audit_passes_with_all_kinds_of_buffers() -> Outcome {
     const VIEWS: u64 = 16 << 20;
     if VMALLOC.bytes() < VIEWS {
         skip!("vmalloc= is too small for as many kernel mappings");
@@ -367,7 +379,7 @@ fn audited() -> Outcome {
     pass!("{seen}")
 }
 
-fn vmalloc_exhausted() -> Outcome {
+fn vmalloc_exhaustion_fails_only_kernel_views() -> Outcome {
     const MOST: u64 = 1 << 40;
     let Some(device) = translated(true)? else { skip!("no IOMMU") };
     if VMALLOC.bytes() > MOST {
@@ -405,7 +417,7 @@ fn vmalloc_exhausted() -> Outcome {
     pass!("{used:#x} bytes of vmalloc in use: 4 MiB with a mapping fail, 8 MiB without one do not")
 }
 
-fn streams() -> Outcome {
+fn streaming_mapping_is_one_iova_range() -> Outcome {
     let mut seen = 0;
     // Lowmem in one piece is rare where there is little of it.
     let large = (layout().lowmem_bytes() / 64).min(4 << 20);

@@ -17,15 +17,15 @@ use kernel::sched;
 use smmu_spec::{EventKind, EventRecord};
 
 pub const TESTS: &[Test] = &[
-    Test { name: "smmu.unmapped_address_is_aborted", run: unmapped_address_is_aborted },
-    Test { name: "smmu.freed_buffer_is_out_of_reach", run: freed_buffer_is_out_of_reach },
-    Test { name: "smmu.detached_buffer_is_out_of_reach", run: detached_buffer_is_out_of_reach },
-    Test { name: "smmu.one_byte_past_the_end_is_aborted", run: one_byte_past_the_end_is_aborted },
-    Test { name: "smmu.read_only_stream_is_not_written", run: read_only_stream_is_not_written },
+    Test { name: "smmu.access_to_unmapped_iova_is_aborted", run: access_to_unmapped_iova_is_aborted },
+    Test { name: "smmu.access_to_freed_buffer_is_aborted", run: access_to_freed_buffer_is_aborted },
+    Test { name: "smmu.access_to_detached_buffer_is_aborted", run: access_to_detached_buffer_is_aborted },
+    Test { name: "smmu.access_past_buffer_end_is_aborted", run: access_past_buffer_end_is_aborted },
+    Test { name: "smmu.write_to_read_only_mapping_is_aborted", run: write_to_read_only_mapping_is_aborted },
     Test { name: "smmu.detached_stream_is_aborted", run: detached_stream_is_aborted },
-    Test { name: "smmu.a_device_that_keeps_faulting_is_blocked", run: keeps_faulting },
-    Test { name: "smmu.each_streams_first_event_is_told", run: first_events },
-    Test { name: "smmu.only_its_driver_ends_a_quarantine", run: only_rearming_ends_it },
+    Test { name: "smmu.repeated_faults_quarantine_the_device", run: repeated_faults_quarantine_the_device },
+    Test { name: "smmu.first_event_of_each_stream_is_recorded", run: first_event_of_each_stream_is_recorded },
+    Test { name: "smmu.only_rearm_ends_a_quarantine", run: only_rearm_ends_a_quarantine },
 ];
 
 /// The device, if an SMMU translates for it.
@@ -58,7 +58,7 @@ fn new_buffer(edu: &DmaEngineDevice, len: u64) -> Result<Attachment, String> {
 }
 
 /// Before the first byte is attached anywhere near there.
-fn unmapped_address_is_aborted() -> Outcome {
+fn access_to_unmapped_iova_is_aborted() -> Outcome {
     let Some(edu) = translated() else { skip!("no SMMU") };
     events(edu);
     let at = Iova::new(0x0abc_d000);
@@ -70,7 +70,7 @@ fn unmapped_address_is_aborted() -> Outcome {
 }
 
 /// The device has used the address before, so a translation that was forgotten to be invalidated would show.
-fn freed_buffer_is_out_of_reach() -> Outcome {
+fn access_to_freed_buffer_is_aborted() -> Outcome {
     let Some(edu) = translated() else { skip!("no SMMU") };
     let buffer = new_buffer(edu, 16 * PAGE_SIZE)?;
     let at = buffer.range().start() + 5 * PAGE_SIZE;
@@ -91,7 +91,7 @@ fn freed_buffer_is_out_of_reach() -> Outcome {
 }
 
 /// The buffer lives on, but not for this device; the address was used before.
-fn detached_buffer_is_out_of_reach() -> Outcome {
+fn access_to_detached_buffer_is_aborted() -> Outcome {
     let Some(edu) = translated() else { skip!("no SMMU") };
     let buffer = new_buffer(edu, PAGE_SIZE)?;
     let (at, kept) = (buffer.range().start(), buffer.buffer().clone());
@@ -115,7 +115,7 @@ fn page_of(frame: PhysAddr) -> Vec<u8> {
     bytes
 }
 
-fn one_byte_past_the_end_is_aborted() -> Outcome {
+fn access_past_buffer_end_is_aborted() -> Outcome {
     let Some(edu) = translated() else { skip!("no SMMU") };
     let buffer = new_buffer(edu, PAGE_SIZE)?;
     let Some(frame) = frame_at(buffer.buffer().chunks(), 0) else { return Err("no frame".to_string()) };
@@ -132,7 +132,7 @@ fn one_byte_past_the_end_is_aborted() -> Outcome {
     pass!("four bytes arrived, the fifth did not; {seen}")
 }
 
-fn read_only_stream_is_not_written() -> Outcome {
+fn write_to_read_only_mapping_is_aborted() -> Outcome {
     let Some(edu) = translated() else { skip!("no SMMU") };
     let pages = dma::stream::Pages::new(PAGE_SIZE).map_err(|error| error.to_string())?;
     let stream = dma::stream::map(edu.device(), pages, Direction::ToDevice);
@@ -187,7 +187,7 @@ const LIMIT: u64 = 512;
 /// Where nothing is mapped.
 const NOWHERE: Iova = Iova::new(0x0abc_d000);
 
-fn keeps_faulting() -> Outcome {
+fn repeated_faults_quarantine_the_device() -> Outcome {
     let Some(edu) = translated() else { skip!("no SMMU") };
     let buffer = new_buffer(edu, PAGE_SIZE)?;
     edu.device().set_fault_limit(LIMIT);
@@ -232,7 +232,7 @@ fn while_blocked(edu: &DmaEngineDevice, buffer: &Attachment) -> Result<(), Strin
 }
 
 /// What a driver blocked itself, and what was blocked for its faults, are two things.
-fn only_rearming_ends_it() -> Outcome {
+fn only_rearm_ends_a_quarantine() -> Outcome {
     let Some(edu) = translated() else { skip!("no SMMU") };
     let buffer = new_buffer(edu, PAGE_SIZE)?;
     poke(&buffer, 0, b"before");
@@ -262,7 +262,7 @@ fn while_in_quarantine(edu: &DmaEngineDevice, buffer: &Attachment) -> Result<(),
 /// Devices that QEMU lets fault at the same time, a thousand events each: as many as the event queue has room for.
 const AT_ONCE: usize = 8;
 
-fn first_events() -> Outcome {
+fn first_event_of_each_stream_is_recorded() -> Outcome {
     let all = devices::dma_engines().filter(|edu| edu.device().smmu().is_some());
     let edus: Vec<&'static DmaEngineDevice> = all.take(AT_ONCE).collect();
     if edus.len() < 2 {

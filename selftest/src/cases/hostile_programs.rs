@@ -17,14 +17,23 @@ use kernel::sched::{self, time};
 use kernel::{debug, devices};
 
 pub(super) const TESTS: &[Test] = &[
-    Test { name: "program.ended_at_any_moment_it_leaves_nothing", run: ended_at_any_moment },
-    Test { name: "program.at_rest_it_keeps_the_rules", run: at_rest },
-    Test { name: "program.while_one_takes_everything_another_goes_on", run: one_takes_everything },
-    Test { name: "program.many_with_many_threads_leave_nothing", run: many_with_many_threads },
+    Test {
+        name: "programs.kill_at_any_time_releases_all_resources",
+        run: kill_at_any_time_releases_all_resources,
+    },
+    Test { name: "programs.audit_passes_with_running_programs", run: audit_passes_with_running_programs },
+    Test {
+        name: "programs.resource_hog_does_not_stall_other_processes",
+        run: resource_hog_does_not_stall_other_processes,
+    },
+    Test {
+        name: "programs.concurrent_thread_exhaustion_leaks_nothing",
+        run: concurrent_thread_exhaustion_leaks_nothing,
+    },
 ];
 
 /// Ended from outside while its threads allocate, map, and have DMA in flight.
-fn ended_at_any_moment() -> Outcome {
+fn kill_at_any_time_releases_all_resources() -> Outcome {
     const FIXED: u64 = 16;
     const RANDOM: u64 = 8;
     const LATEST_NS: u64 = 250_000_000;
@@ -72,7 +81,7 @@ fn wait_for(program: &Running, is_wanted: impl Fn(&str) -> bool) -> Result<(), S
 }
 
 /// Looks at all tables while two programs have memory of every kind.
-fn at_rest() -> Outcome {
+fn audit_passes_with_running_programs() -> Outcome {
     if root::tree().is_none() {
         skip!("no initramfs");
     }
@@ -94,7 +103,7 @@ fn at_rest() -> Outcome {
 }
 
 /// Programs that take all there is of something, and one beside them that must not mind.
-fn one_takes_everything() -> Outcome {
+fn resource_hog_does_not_stall_other_processes() -> Outcome {
     if root::tree().is_none() {
         skip!("no initramfs");
     }
@@ -126,7 +135,7 @@ fn turns(line: &str) -> u64 {
 }
 
 /// As near to a fork bomb as programs come, which start threads but no programs.
-fn many_with_many_threads() -> Outcome {
+fn concurrent_thread_exhaustion_leaks_nothing() -> Outcome {
     const PROGRAMS: usize = 6;
     if root::tree().is_none() {
         skip!("no initramfs");

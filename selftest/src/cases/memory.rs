@@ -20,13 +20,22 @@ use memory::{Frames, Reach, Request, Zone, chunks};
 pub const TESTS: &[Test] = &[
     Test { name: "memory.zones_do_not_overlap", run: zones_do_not_overlap },
     Test { name: "memory.highmem_has_no_kernel_translation", run: highmem_has_no_kernel_translation },
-    Test { name: "memory.linear_map_has_all_lowmem", run: linear_map_has_all_lowmem },
-    Test { name: "memory.fragmented_memory_gives_single_frames", run: fragmented_memory_gives_single_frames },
-    Test { name: "memory.what_another_cpu_keeps_is_found", run: what_another_cpu_keeps_is_found },
-    Test { name: "memory.zeroing_clears_its_range_only", run: zeroing_clears_its_range_only },
-    Test { name: "cpu.memory_set_of_the_other_option_restarts", run: memory_set_restarts },
-    Test { name: "memory.windows_close", run: windows_close },
-    Test { name: "memory.alias_goes_and_comes_back", run: alias_goes_and_comes_back },
+    Test { name: "memory.linear_map_covers_all_lowmem", run: linear_map_covers_all_lowmem },
+    Test {
+        name: "memory.fragmented_zone_allocates_single_frames",
+        run: fragmented_zone_allocates_single_frames,
+    },
+    Test {
+        name: "memory.allocation_drains_magazines_of_other_cpus",
+        run: allocation_drains_magazines_of_other_cpus,
+    },
+    Test { name: "memory.zeroing_stays_within_its_range", run: zeroing_stays_within_its_range },
+    Test {
+        name: "cpu.memory_set_restarts_after_option_mismatch",
+        run: memory_set_restarts_after_option_mismatch,
+    },
+    Test { name: "memory.closed_window_has_no_translation", run: closed_window_has_no_translation },
+    Test { name: "memory.linear_alias_is_removed_and_restored", run: linear_alias_is_removed_and_restored },
 ];
 
 fn zones_do_not_overlap() -> Outcome {
@@ -86,7 +95,7 @@ fn highmem_has_no_kernel_translation() -> Outcome {
     )
 }
 
-fn linear_map_has_all_lowmem() -> Outcome {
+fn linear_map_covers_all_lowmem() -> Outcome {
     let mut pages = 0u64;
     for range in &layout().low_free {
         for at in (range.start().raw()..range.end().raw()).step_by(PAGE_SIZE as usize) {
@@ -101,7 +110,7 @@ fn linear_map_has_all_lowmem() -> Outcome {
 }
 
 /// Takes all of highmem, lets another CPU free some frames, which it keeps for itself, and asks for as many.
-fn what_another_cpu_keeps_is_found() -> Outcome {
+fn allocation_drains_magazines_of_other_cpus() -> Outcome {
     const PAGES: u64 = 24;
     if percpu::online() == 1 || zones::stats(Zone::High).free() < PAGES {
         skip!("one CPU, or no highmem");
@@ -140,7 +149,7 @@ fn what_another_cpu_keeps_is_found() -> Outcome {
 }
 
 /// Asks for a megabyte where only single frames are free.
-fn fragmented_memory_gives_single_frames() -> Outcome {
+fn fragmented_zone_allocates_single_frames() -> Outcome {
     const WANTED: u64 = 256;
     let before = zones::stats(Zone::High);
     if before.free() < 8 * WANTED {
@@ -192,7 +201,7 @@ fn clears_exactly(
 
 /// Each method that the CPUs offer, over sizes around those of blocks and loops, at aligned and unaligned offsets, in
 /// write-back and, where there is highmem, in non-cacheable memory.
-fn zeroing_clears_its_range_only() -> Outcome {
+fn zeroing_stays_within_its_range() -> Outcome {
     const OFFSETS: [u64; 6] = [4096, 4096 + 1, 4096 + 16, 4096 + 63, 4096 + 64, 2 * 4096 - 1];
     const SIZES: [u64; 12] = [0, 1, 63, 64, 65, 1000, 2047, 2048, 4096, 4096 + 192, 65536, 3 * 65536 + 7];
     let Some(owned) = zones::alloc(Order::BLOCK_2M, Reach::ANYWHERE) else {
@@ -225,7 +234,7 @@ fn zeroing_clears_its_range_only() -> Outcome {
 }
 
 /// The Memory Copy and Memory Set exception at EL1.
-fn memory_set_restarts() -> Outcome {
+fn memory_set_restarts_after_option_mismatch() -> Outcome {
     const LEN: u64 = 3 * 4096 + 100;
     if !arch::cpu::features().contains(arch::cpu::CpuFeatures::MOPS) {
         skip!("no FEAT_MOPS");
@@ -246,7 +255,7 @@ fn memory_set_restarts() -> Outcome {
     pass!("{LEN} bytes, resumed with the other option's registers at SETM and at SETE")
 }
 
-fn windows_close() -> Outcome {
+fn closed_window_has_no_translation() -> Outcome {
     let Some(owned) = zones::alloc(Order::BLOCK_2M, Reach::ANYWHERE) else {
         skip!("no 2 MiB chunk is free");
     };
@@ -313,7 +322,7 @@ fn looks_from_two_cpus(chunk: Chunk) -> Result<Vec<Look>, String> {
     })
 }
 
-fn alias_goes_and_comes_back() -> Outcome {
+fn linear_alias_is_removed_and_restored() -> Outcome {
     let Some(owned) = zones::alloc(Order::PAGE, Reach::LOW) else {
         skip!("no free page of lowmem");
     };

@@ -25,69 +25,78 @@ const PROBE: &str = "/bin/probe";
 /// Defines the tests from what holds and the name of the probe that shows it.
 macro_rules! probes {
     ($($holds:literal by $run:ident $name:literal),* $(,)?) => {
-        &[$(Test { name: concat!("program.", $holds), run: || $run($name) }),*, SHARE, LEAK, SECRETS, LEFTOVERS, SECOND]
+        &[$(Test { name: concat!("programs.", $holds), run: || $run($name) }),*, SHARE, LEAK, SECRETS, LEFTOVERS, SECOND]
     };
 }
 
 pub(super) const TESTS: &[Test] = probes! {
-    "std_starts_and_says_hello" by passes "hello",
-    "arguments_environment_and_auxiliary_vector_arrive" by passes "args",
-    "files_of_the_initramfs_are_there" by passes "files",
-    "files_cannot_be_written" by passes "read-only",
-    "descriptors_are_counted" by passes "descriptors",
-    "clocks_run_and_sleepers_wake" by passes "time",
-    "random_bytes_differ" by passes "random",
-    "anonymous_memory_is_its_own" by passes "anonymous",
-    "the_heap_grows" by passes "heap-growth",
-    "buffers_and_memory_read_as_zero" by passes "zeroed-buffers",
-    "memory_set_of_the_other_option_restarts" by passes "memory-set",
-    "a_buffer_has_the_size_asked_for" by passes "buffer-size",
-    "a_view_outlives_its_descriptor" by passes "view-outlives-fd",
-    "parts_can_be_unmapped" by passes "munmap-parts",
-    "memory_grows_and_shrinks_in_place" by passes "mremap",
-    "threads_map_and_unmap_at_once" by passes "concurrent-mmap",
-    "access_can_be_changed" by passes "mprotect",
+    "std_program_starts_and_prints" by passes "hello",
+    "arguments_environment_and_auxv_are_passed" by passes "args",
+    "initramfs_files_are_readable" by passes "files",
+    "initramfs_files_are_read_only" by passes "read-only",
+    "duplicated_descriptors_share_the_file_offset" by passes "descriptors",
+    "clocks_advance_and_sleeps_end" by passes "time",
+    "getrandom_returns_different_bytes" by passes "random",
+    "anonymous_memory_is_zeroed_and_retained" by passes "anonymous",
+    "heap_grows" by passes "heap-growth",
+    "buffers_and_anonymous_memory_are_zeroed" by passes "zeroed-buffers",
+    "memory_set_restarts_after_option_mismatch" by passes "memory-set",
+    "buffer_size_is_rounded_up_to_pages" by passes "buffer-size",
+    "buffer_mapping_outlives_its_descriptor" by passes "view-outlives-fd",
+    "mappings_can_be_unmapped_in_parts" by passes "munmap-parts",
+    "mremap_grows_and_shrinks_in_place" by passes "mremap",
+    "threads_map_and_unmap_concurrently" by passes "concurrent-mmap",
+    "mprotect_changes_permissions" by passes "mprotect",
     "threads_lock_wait_and_join" by passes "threads",
-    "floating_point_survives_switches" by passes "float",
-    "bad_pointers_get_an_error" by passes "bad-pointers",
-    "unknown_calls_get_an_error" by passes "unknown-syscalls",
-    "huge_lengths_get_an_error" by passes "huge-lengths",
-    "structures_carry_nothing_of_the_kernels" by passes "infoleak-structures",
-    "registers_carry_nothing_of_the_kernels" by passes "infoleak-registers",
-    "memory_given_back_is_zero_the_next_time" by passes "infoleak-reuse",
-    "endless_loops_do_not_stop_the_others" by passes "preemption",
+    "fp_registers_survive_context_switches" by passes "float",
+    "invalid_pointers_return_efault" by passes "bad-pointers",
+    "unknown_syscalls_return_enosys" by passes "unknown-syscalls",
+    "huge_lengths_return_errors" by passes "huge-lengths",
+    "syscall_structures_leak_no_kernel_data" by passes "infoleak-structures",
+    "registers_leak_no_kernel_data" by passes "infoleak-registers",
+    "freed_memory_is_zeroed_on_reuse" by passes "infoleak-reuse",
+    "endless_loops_are_preempted" by passes "preemption",
     "edu_copies_between_buffers" by passes_with_edu "edu-copy",
-    "edu_copies_own_pages" by passes_with_edu "edu-user-pages",
-    "a_buffer_unmapped_under_a_device_stays" by passes_with_edu "edu-buffer-lifetime",
-    "edu_refuses_what_makes_no_sense" by passes_with_edu "edu-bad-arguments",
-    "who_uses_a_blocked_device_is_told" by passes_with_iommu "edu-quarantine",
-    "another_threads_faults_are_no_error" by passes_with_iommu "edu-concurrent-faults",
-    "frames_run_out_and_come_back" by passes "exhaust-buffers",
-    "descriptors_run_out_and_come_back" by passes "exhaust-descriptors",
-    "threads_run_out_and_come_back" by passes "exhaust-threads",
-    "mappings_run_out_and_come_back" by passes "exhaust-mappings",
-    "device_addresses_run_out_and_come_back" by passes_with_iommu "exhaust-iova",
-    "a_null_pointer_ends_it" by dies "segfault",
-    "the_kernels_addresses_end_it" by dies "kernel-address",
-    "code_cannot_be_written" by dies "write-code",
-    "data_cannot_be_executed" by dies "execute-data",
-    "a_buffer_cannot_be_executed" by dies "execute-buffer",
-    "nothing_is_behind_a_buffer" by dies "beyond-buffer",
-    "nothing_is_before_a_buffer" by dies "before-buffer",
-    "a_read_only_view_cannot_be_written" by dies "read-only-buffer",
-    "an_unmapped_part_is_gone" by dies "munmap-hole",
-    "a_fault_in_one_thread_ends_all" by dies "fault-in-thread",
-    "an_undefined_instruction_ends_it" by dies_undefined "undefined-instruction",
-    "what_a_dying_program_held_is_released" by dies_with_edu "fault-with-import",
+    "edu_copies_pinned_user_pages" by passes_with_edu "edu-user-pages",
+    "imported_buffer_outlives_its_cpu_mapping" by passes_with_edu "edu-buffer-lifetime",
+    "edu_refuses_invalid_arguments" by passes_with_edu "edu-bad-arguments",
+    "quarantined_device_returns_eio" by passes_with_iommu "edu-quarantine",
+    "faults_of_other_threads_do_not_fail_a_transfer" by passes_with_iommu "edu-concurrent-faults",
+    "frame_exhaustion_is_recoverable" by passes "exhaust-buffers",
+    "descriptor_exhaustion_is_recoverable" by passes "exhaust-descriptors",
+    "thread_exhaustion_is_recoverable" by passes "exhaust-threads",
+    "mapping_exhaustion_is_recoverable" by passes "exhaust-mappings",
+    "iova_exhaustion_is_recoverable" by passes_with_iommu "exhaust-iova",
+    "null_pointer_access_raises_sigsegv" by dies "segfault",
+    "kernel_address_access_raises_sigsegv" by dies "kernel-address",
+    "write_to_code_raises_sigsegv" by dies "write-code",
+    "execution_of_data_raises_sigsegv" by dies "execute-data",
+    "execution_of_a_buffer_raises_sigsegv" by dies "execute-buffer",
+    "access_past_a_buffer_raises_sigsegv" by dies "beyond-buffer",
+    "access_before_a_buffer_raises_sigsegv" by dies "before-buffer",
+    "write_to_a_read_only_view_raises_sigsegv" by dies "read-only-buffer",
+    "access_to_an_unmapped_part_raises_sigsegv" by dies "munmap-hole",
+    "fault_in_one_thread_kills_the_process" by dies "fault-in-thread",
+    "undefined_instruction_raises_sigill" by dies_undefined "undefined-instruction",
+    "killed_process_releases_imported_buffers" by dies_with_edu "fault-with-import",
 };
 
-const SHARE: Test = Test { name: "program.two_share_one_buffer", run: two_share_one_buffer };
-const LEAK: Test = Test { name: "program.a_hundred_leave_nothing_behind", run: a_hundred_leave_nothing };
+const SHARE: Test =
+    Test { name: "programs.two_processes_share_one_buffer", run: two_processes_share_one_buffer };
+const LEAK: Test = Test {
+    name: "programs.repeated_starts_and_exits_leak_nothing",
+    run: repeated_starts_and_exits_leak_nothing,
+};
 
-const SECRETS: Test = Test { name: "program.what_a_dead_one_knew_nobody_finds", run: what_a_dead_one_knew };
+const SECRETS: Test = Test {
+    name: "programs.memory_of_a_dead_process_is_not_disclosed",
+    run: memory_of_a_dead_process_is_not_disclosed,
+};
 
-const LEFTOVERS: Test =
-    Test { name: "program.what_a_device_keeps_of_one_no_other_gets", run: what_a_device_keeps };
+const LEFTOVERS: Test = Test {
+    name: "programs.device_buffer_is_cleared_between_processes",
+    run: device_buffer_is_cleared_between_processes,
+};
 
 const SECOND: Test =
     Test { name: "device.second_edu_is_reachable_by_its_node", run: second_edu_is_reachable_by_its_node };
@@ -158,7 +167,7 @@ fn second_edu_is_reachable_by_its_node() -> Outcome {
     by_first.and(by_second)
 }
 
-fn two_share_one_buffer() -> Outcome {
+fn two_processes_share_one_buffer() -> Outcome {
     if root::tree().is_none() {
         skip!("no initramfs");
     }
@@ -197,7 +206,7 @@ fn wait_together(programs: &[Running]) -> Vec<(Ending, String)> {
     programs.iter().map(|program| (program.process.wait(), program.output.last_line())).collect()
 }
 
-fn a_hundred_leave_nothing() -> Outcome {
+fn repeated_starts_and_exits_leak_nothing() -> Outcome {
     if root::tree().is_none() {
         skip!("no initramfs");
     }
@@ -216,7 +225,7 @@ fn a_hundred_leave_nothing() -> Outcome {
 }
 
 /// One dies with secrets in all kinds of memory; the next one gets that memory, and looks.
-fn what_a_dead_one_knew() -> Outcome {
+fn memory_of_a_dead_process_is_not_disclosed() -> Outcome {
     for _ in 0..2 {
         if let verdict @ Verdict::Skip(_) = dies("infoleak-fill")? {
             return Ok(verdict);
@@ -226,7 +235,7 @@ fn what_a_dead_one_knew() -> Outcome {
     pass!("twice, in heaps, on stacks and in buffers")
 }
 
-fn what_a_device_keeps() -> Outcome {
+fn device_buffer_is_cleared_between_processes() -> Outcome {
     for _ in 0..2 {
         if let verdict @ Verdict::Skip(_) = expect_with_edu("edu-fill-buffer", Ending::Exited(0))? {
             return Ok(verdict);

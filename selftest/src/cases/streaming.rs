@@ -12,13 +12,22 @@ use kernel::debug;
 use kernel::dma::stream::{self, Pages};
 
 pub const TESTS: &[Test] = &[
-    Test { name: "stream.single_piece_goes_and_comes", run: single_piece_goes_and_comes },
-    Test { name: "stream.scattered_list_is_one_range", run: scattered_list_is_one_range },
-    Test { name: "stream.ownership_changes_hands", run: ownership_changes_hands },
-    Test { name: "stream.many_small_pieces_at_a_time", run: many_small_pieces_at_a_time },
+    Test {
+        name: "streaming.device_reads_and_writes_contiguous_memory",
+        run: device_reads_and_writes_contiguous_memory,
+    },
+    Test {
+        name: "streaming.device_accesses_scattered_pages_as_one_range",
+        run: device_accesses_scattered_pages_as_one_range,
+    },
+    Test {
+        name: "streaming.ownership_alternates_between_cpu_and_device",
+        run: ownership_alternates_between_cpu_and_device,
+    },
+    Test { name: "streaming.many_small_mappings_do_not_overlap", run: many_small_mappings_do_not_overlap },
 ];
 
-fn single_piece_goes_and_comes() -> Outcome {
+fn device_reads_and_writes_contiguous_memory() -> Outcome {
     let Some(edu) = edu() else { skip!("no edu device") };
     if !edu.reaches_memory() {
         skip!("no IOMMU: the device does not reach memory above its mask");
@@ -39,7 +48,7 @@ fn single_piece_goes_and_comes() -> Outcome {
     pass!("5120 bytes lent, 16 of them copied from a page border to offset 4")
 }
 
-fn scattered_list_is_one_range() -> Outcome {
+fn device_accesses_scattered_pages_as_one_range() -> Outcome {
     const PIECES: usize = 16;
     let Some(edu) = edu() else { skip!("no edu device") };
     if !edu.device().domain().is_translated() {
@@ -79,7 +88,7 @@ fn scattered_list_is_one_range() -> Outcome {
     pass!("{PIECES} scattered pages at one range of {} bytes", PIECES * PAGE_SIZE as usize)
 }
 
-fn ownership_changes_hands() -> Outcome {
+fn ownership_alternates_between_cpu_and_device() -> Outcome {
     let Some(edu) = edu() else { skip!("no edu device") };
     if !edu.reaches_memory() {
         skip!("no IOMMU: the device does not reach memory above its mask");
@@ -101,7 +110,7 @@ fn ownership_changes_hands() -> Outcome {
 }
 
 /// More than one table of small mappings has room for, of different lengths, freed out of order.
-fn many_small_pieces_at_a_time() -> Outcome {
+fn many_small_mappings_do_not_overlap() -> Outcome {
     const PIECES: u64 = 700;
     let Some(edu) = edu() else { skip!("no edu device") };
     if !edu.device().domain().is_translated() {

@@ -17,10 +17,13 @@ use kernel::memory::zones;
 use memory::{Reach, Zone};
 
 pub const TESTS: &[Test] = &[
-    Test { name: "dma.edu_copies_across_chunk_borders", run: edu_copies_across_chunk_borders },
-    Test { name: "dma.default_mask_reaches_high_addresses", run: default_mask_reaches_high_addresses },
-    Test { name: "dma.one_buffer_for_two_devices", run: one_buffer_for_two_devices },
-    Test { name: "dma.many_cpus_alloc_and_free", run: many_cpus_alloc_and_free },
+    Test { name: "dma.edu_copies_across_chunk_boundaries", run: edu_copies_across_chunk_boundaries },
+    Test { name: "dma.iommu_maps_frames_above_the_dma_mask", run: iommu_maps_frames_above_the_dma_mask },
+    Test { name: "dma.two_devices_share_one_buffer", run: two_devices_share_one_buffer },
+    Test {
+        name: "dma.all_cpus_allocate_and_free_concurrently",
+        run: all_cpus_allocate_and_free_concurrently,
+    },
 ];
 
 const NO_VIEW: Attrs = Attrs::NO_KERNEL_MAPPING;
@@ -35,7 +38,7 @@ fn alloc(device: &Arc<Device>, len: u64, attrs: Attrs) -> Result<Attachment, Str
 }
 
 /// In memory that has only single frames left, so that no two chunks are neighbours.
-fn edu_copies_across_chunk_borders() -> Outcome {
+fn edu_copies_across_chunk_boundaries() -> Outcome {
     let Some(edu) = edu() else { skip!("no edu device") };
     if !edu.device().domain().is_translated() {
         skip!("no IOMMU: a buffer is one chunk");
@@ -69,7 +72,7 @@ fn edu_copies_across_chunk_borders() -> Outcome {
     pass!("{len} bytes over the borders {:?}|{:?} and {:?}|{:?}", chunks[2], chunks[3], chunks[8], chunks[9])
 }
 
-fn default_mask_reaches_high_addresses() -> Outcome {
+fn iommu_maps_frames_above_the_dma_mask() -> Outcome {
     let Some(edu) = edu() else { skip!("no edu device") };
     if !edu.device().domain().is_translated() {
         skip!("no IOMMU");
@@ -87,7 +90,7 @@ fn default_mask_reaches_high_addresses() -> Outcome {
     pass!("mask {mask:#x}, device address {}, memory at {frame}", buffer.range().start())
 }
 
-fn one_buffer_for_two_devices() -> Outcome {
+fn two_devices_share_one_buffer() -> Outcome {
     let Some(edu) = edu() else { skip!("no edu device") };
     if !edu.device().domain().is_translated() {
         skip!("no IOMMU: the device does not reach memory above its mask");
@@ -122,7 +125,7 @@ fn any_device() -> Result<Arc<Device>, String> {
     Ok(device)
 }
 
-fn many_cpus_alloc_and_free() -> Outcome {
+fn all_cpus_allocate_and_free_concurrently() -> Outcome {
     /// An emulator with more CPUs than its host takes long for them, so after a while fewer will do.
     const TIMEOUT_NS: u64 = 5_000_000_000;
     const ROUNDS: u64 = 200;

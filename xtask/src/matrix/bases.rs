@@ -31,8 +31,8 @@ pub const SELFTEST: Case = Case {
 };
 
 /// The self-tests that depend on the machine: tables, zones, devices, time, and a program of each kind.
-pub const SHAPE: &str = "selftest=boot.*,memory.*,dma.edu*,dma.default*,dma.many*,smmu.freed*,program.std*,\
-                     program.clocks*,program.edu_copies*";
+pub const SHAPE: &str = "selftest=boot.*,memory.*,dma.edu*,dma.iommu_maps*,dma.all_cpus*,\
+                     smmu.access_to_freed*,programs.std*,programs.clocks*,programs.edu_copies*";
 
 /// A machine on which [`SHAPE`] runs and no self-test is skipped.
 pub const SHAPED: Case = Case {

@@ -44,7 +44,7 @@ pub const CASES: &[Case] = &[
         name: "virt-iommu-off-wide-edu",
         tier: Tier::Check,
         devices: WIDE_EDU,
-        append: "selftest=dma.*,stream.*,program.edu_copies_own*,program.edu_refuses* lowmem=256M \
+        append: "selftest=dma.*,streaming.*,programs.edu_copies_pinned*,programs.edu_refuses* lowmem=256M \
                  iommu=off edu.mask=64",
         ..SELFTEST
     },

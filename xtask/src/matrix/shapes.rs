@@ -57,7 +57,7 @@ pub const CASES: &[Case] = &[
         name: "virt-no-its",
         options: "dtb-randomness=off,its=off",
         devices: &[],
-        append: "selftest=boot.*,memory.*,program.std*",
+        append: "selftest=boot.*,memory.*,programs.std*",
         ..SHAPED
     },
     // Without PSCI: the other CPUs are not started, and the kernel halts instead of powering off.

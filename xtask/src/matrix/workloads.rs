@@ -52,8 +52,8 @@ pub const CASES: &[Case] = &[
     Case {
         name: "inject",
         tier: Tier::Check,
-        append: "selftest=dma.low_*,dma.a_buffer*,stream.scattered*,smmu.detached_s*,program.std*,program.edu_copies_own* \
-                 inject inject.first=8 lowmem=256M",
+        append: "selftest=dma.non_cacheable_*,dma.buffer_is*,streaming.device_accesses*,smmu.detached_s*,\
+                 programs.std*,programs.edu_copies_pinned* inject inject.first=8 lowmem=256M",
         ..CHECKING
     },
     // The demonstration, as `make run` shows it.

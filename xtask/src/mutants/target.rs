@@ -14,13 +14,13 @@ const fn case(name: &'static str, text: &'static str) -> Oracle {
     Oracle::BootTest(BootTest::Case { name, text })
 }
 
-const FRESH: &str = "program.memory_given_back_is_zero_the_next_time";
-const LEFT: &str = "program.what_a_dead_one_knew_nobody_finds";
-const STRUCTURES: &str = "program.structures_carry_nothing_of_the_kernels";
-const REGISTERS: &str = "program.registers_carry_nothing_of_the_kernels";
-const ENDED: &str = "program.ended_at_any_moment_it_leaves_nothing";
-const AT_REST: &str = "program.at_rest_it_keeps_the_rules";
-const RULES: &str = "dma.mappings_and_free_frames_keep_the_rules";
+const FRESH: &str = "programs.freed_memory_is_zeroed_on_reuse";
+const LEFT: &str = "programs.memory_of_a_dead_process_is_not_disclosed";
+const STRUCTURES: &str = "programs.syscall_structures_leak_no_kernel_data";
+const REGISTERS: &str = "programs.registers_leak_no_kernel_data";
+const ENDED: &str = "programs.kill_at_any_time_releases_all_resources";
+const AT_REST: &str = "programs.audit_passes_with_running_programs";
+const RULES: &str = "dma.audit_passes_with_all_kinds_of_buffers";
 
 const TOUCH: &str = "kernel/src/vm/address_space/page_fault.rs";
 const TAKE_ZEROED: &str = "let mut frames = pages::alloc_zeroed(hole.len() / PAGE_SIZE)";
@@ -49,7 +49,7 @@ pub const MUTANTS: &[SourceMutant] = &[
         item: "new",
         from: "window::zero_all(&mut this.frames)",
         to: "{}",
-        oracle: test("program.buffers_and_memory_read_as_zero", "word 0 is 0x5ec5"),
+        oracle: test("programs.buffers_and_anonymous_memory_are_zeroed", "word 0 is 0x5ec5"),
     },
     SourceMutant {
         name: "first chunk of a buffer not zeroed",
@@ -57,7 +57,7 @@ pub const MUTANTS: &[SourceMutant] = &[
         item: "zero_many",
         from: "frames.chunks()",
         to: "frames.chunks().skip(1)",
-        oracle: test("program.buffers_and_memory_read_as_zero", "word 0 is 0x5ec5"),
+        oracle: test("programs.buffers_and_anonymous_memory_are_zeroed", "word 0 is 0x5ec5"),
     },
     SourceMutant {
         name: "non-cacheable buffer not zeroed",
@@ -163,7 +163,7 @@ pub const MUTANTS: &[SourceMutant] = &[
         from: "self.clear()?;",
         to: "let _ = Self::clear;",
         oracle: test(
-            "program.what_a_device_keeps_of_one_no_other_gets",
+            "programs.device_buffer_is_cleared_between_processes",
             "of the device's buffer is another program's",
         ),
     },
@@ -243,7 +243,7 @@ pub const MUTANTS: &[SourceMutant] = &[
         from: "self.view = Once::new();",
         to: "self.view = Once::new();\n        if self.len() == PAGE_SIZE {\n            \
              self.chunks().for_each(|page| zones::free(unsafe { OwnedChunk::adopt(page) }));\n        }\n",
-        oracle: test("program.a_buffer_has_the_size_asked_for", "is free twice"),
+        oracle: test("programs.buffer_size_is_rounded_up_to_pages", "is free twice"),
     },
     SourceMutant {
         name: "page table freed while linked",
@@ -283,7 +283,7 @@ pub const MUTANTS: &[SourceMutant] = &[
         item: "with_block",
         from: "window.unmap_block();",
         to: "",
-        oracle: test("program.buffers_and_memory_read_as_zero", "is left in a window"),
+        oracle: test("programs.buffers_and_anonymous_memory_are_zeroed", "is left in a window"),
     },
     SourceMutant {
         name: "bus mastering not disabled at boot",
