@@ -80,8 +80,8 @@ fn is_killed(mutant: &Mutant) -> bool {
 
 #[test]
 fn documented_mutants_match_the_list() {
-    let text = include_str!("../../../doc/judges.md");
-    let (_, section) = text.split_once("### Mutants of the cache maintenance").unwrap();
+    let text = include_str!("../../../doc/mutants.md");
+    let (_, section) = text.split_once("\n## Mutants of the cache maintenance").unwrap();
     let section = section.split("\n#").next().unwrap();
     let listed: Vec<_> =
         section.lines().filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" | killed |")).collect();

@@ -9,7 +9,7 @@ pub struct Mutant {
     pub mutation: Mutation,
 }
 
-/// All mutants; `doc/judges.md` has the same list.
+/// All mutants; `doc/mutants.md` has the same list.
 pub const MUTANTS: &[Mutant] = &[
     Mutant { name: "no clean before a device read", mutation: no_clean },
     Mutant { name: "no clean and invalidate after a device write", mutation: no_clean_invalidate },

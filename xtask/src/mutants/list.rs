@@ -14,7 +14,7 @@ pub struct SourceMutant {
     pub oracle: Oracle,
 }
 
-/// All of them; `doc/judges.md` has the same list.
+/// All of them; `doc/mutants.md` has the same list.
 pub const MUTANTS: [SourceMutant; 21] = [
     SourceMutant {
         name: "stream table entry written in one step",

@@ -73,7 +73,7 @@ fn run(mutants: &[&SourceMutant]) -> Result<TestCounts> {
     Ok(counts)
 }
 
-/// All mutants, in the order of `doc/judges.md`.
+/// All mutants, in the order of `doc/mutants.md`.
 fn all() -> impl Iterator<Item = &'static SourceMutant> {
     list::MUTANTS.iter().chain(target::MUTANTS)
 }
@@ -118,8 +118,8 @@ mod tests {
 
     #[test]
     fn the_documentation_lists_every_mutant() {
-        let text = fs::read_to_string(workspace::root().join("doc/judges.md")).unwrap();
-        let (_, section) = text.split_once("### Mutants of the source").unwrap();
+        let text = fs::read_to_string(workspace::root().join("doc/mutants.md")).unwrap();
+        let (_, section) = text.split_once("\n## Mutants of the source").unwrap();
         let section = section.split("\n#").next().unwrap();
         let listed: Vec<_> =
             section.lines().filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" | killed |")).collect();

@@ -25,7 +25,7 @@ const RULES: &str = "dma.audit_passes_with_all_kinds_of_buffers";
 const TOUCH: &str = "kernel/src/vm/address_space/page_fault.rs";
 const TAKE_ZEROED: &str = "let mut frames = pages::alloc_zeroed(hole.len() / PAGE_SIZE)";
 
-/// All of them; `doc/judges.md` has the same list, after that of [`super::list`].
+/// All of them; `doc/mutants.md` has the same list, after that of [`super::list`].
 pub const MUTANTS: &[SourceMutant] = &[
     SourceMutant {
         name: "anonymous memory not zeroed",

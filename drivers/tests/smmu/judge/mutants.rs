@@ -38,7 +38,7 @@ const fn mutant(name: &'static str, phases: &'static [DriverPhase], fault: Fault
 
 use DriverPhase::*;
 
-/// All mutants; `doc/judges.md` has the same list.
+/// All mutants; `doc/mutants.md` has the same list.
 pub const MUTANTS: &[Mutant] = &[
     mutant("no CMD_SYNC after unmapping", &[Free, Unmap], Fault::Command(no_sync)),
     mutant("no CMD_SYNC when a block is split or a table emptied", &[Unmap], Fault::Command(no_sync)),
