@@ -4,12 +4,12 @@
 #   make run      boots them in QEMU; ctrl-a x quits
 #   make image    writes the files for a card: BOARD=rpi, or BOARD=generic for any board with U-Boot
 #   make test     host tests, then the self-tests and contract cases: each board and each boot method once
-#   make check    CI's command: format, lints, documentation, `make test`, then the rest of the matrix, budgets,
+#   make check    CI's command: format, lints, documentation, `make test`, then the remaining cases, budgets,
 #                 fuzz tests, loom, Miri, and one mutant of each oracle
 #   make bench    benchmarks in guest instructions, next to Linux: a table, and target/report/index.html
 #   make fuzz     fuzz tests of each parser and of the system calls (FUZZ_SECONDS=60 each, FUZZ_SEED=)
-#   make soak     soak test: random operations of all kinds on 4 CPUs, TIME=10 minutes, SEED= (default: the clock)
-#   make inject   fault injection: each self-test repeatedly, each time with another failing operation; up to an hour
+#   make soak     soak test: random operations on 4 CPUs for TIME=10 minutes, from SEED= (default: the clock)
+#   make inject   fault injection: each self-test repeatedly, each time with another failure (an hour)
 #   make debug    boots stopped, with QEMU's gdb server on port 1234
 #
 # Parts of `make check`: make miri, loom, mutants (all of them), modules (cycles), prose, names.

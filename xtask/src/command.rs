@@ -6,9 +6,9 @@ use crate::error::{Error, Result};
 use crate::workspace;
 
 /// A cargo command for this work tree, independent of the current directory and of `CARGO_TARGET_DIR`.
-pub fn cargo(words: &[&str]) -> Command {
+pub fn cargo(arguments: &[&str]) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    let (verb, rest) = words.split_first().expect("cargo needs a verb");
+    let (verb, rest) = arguments.split_first().expect("cargo needs a verb");
     command.current_dir(workspace::root()).arg(verb);
     if *verb != "fmt" {
         command.arg("--target-dir").arg(workspace::target());
@@ -19,8 +19,8 @@ pub fn cargo(words: &[&str]) -> Command {
 
 /// A command line as typed in a shell.
 pub fn shown(command: &Command) -> String {
-    let words = std::iter::once(command.get_program()).chain(command.get_args());
-    words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
+    let arguments = std::iter::once(command.get_program()).chain(command.get_args());
+    arguments.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
 }
 
 /// Runs it on this terminal; a status other than success is an error.
@@ -39,9 +39,9 @@ pub fn capture(command: &mut Command) -> Result<Output> {
 }
 
 /// The output of a program, or `None` if it is missing or fails.
-pub fn stdout_of(program: &str, words: &[&str]) -> Option<String> {
+pub fn stdout_of(program: &str, arguments: &[&str]) -> Option<String> {
     let output =
-        Command::new(program).args(words).stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
+        Command::new(program).args(arguments).stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }
 

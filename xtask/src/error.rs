@@ -17,7 +17,7 @@ pub enum Error {
     /// An argument that is none of the accepted ones.
     Argument { kind: &'static str, value: String, accepted: String },
     /// A knob with an invalid value.
-    Knob { name: &'static str, value: String, wanted: String },
+    Knob { name: &'static str, value: String, requirement: String },
     /// A file operation failed.
     File { doing: &'static str, path: PathBuf, cause: io::Error },
     /// A program could not be started.
@@ -51,7 +51,7 @@ impl fmt::Display for Error {
             Self::Argument { kind, value, accepted } => {
                 write!(f, "{value}: unknown {kind}; known:\n{accepted}")
             }
-            Self::Knob { name, value, wanted } => write!(f, "{name}={value}: {wanted}"),
+            Self::Knob { name, value, requirement } => write!(f, "{name}={value}: {requirement}"),
             Self::File { doing, path, cause } => write!(f, "cannot {doing} {}: {cause}", path.display()),
             Self::Start { program, cause } => write!(f, "cannot start {program}: {cause}"),
             Self::Program { command, status } => write!(f, "`{command}` ended with {status}"),

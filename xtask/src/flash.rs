@@ -12,8 +12,8 @@ use crate::{disk, raspberry_pi, workspace};
 pub fn images(knobs: &Knobs) -> Result<()> {
     let board = knobs.board.as_deref().unwrap_or("generic");
     if !["generic", "rpi"].contains(&board) {
-        let wanted = "must be generic (any board with U-Boot) or rpi".into();
-        return Err(Error::Knob { name: "BOARD", value: board.into(), wanted });
+        let requirement = "must be generic (any board with U-Boot) or rpi".into();
+        return Err(Error::Knob { name: "BOARD", value: board.into(), requirement });
     }
     let built = artifacts::build()?;
     let directory = workspace::images();

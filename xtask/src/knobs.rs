@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 /// The help on the knobs.
 pub const HELP: &str = "\
 knobs of run, debug and image, in the environment or on the command line of make:
-  BOARD      virt (default), a version of it such as virt-9.1, raspi3b, raspi4b, sbsa-ref; image: generic or rpi
+  BOARD      virt (default), a version such as virt-9.1, raspi3b, raspi4b, sbsa-ref; for image: generic or rpi
   MEM        RAM, such as 512M; default 2G (not on a Raspberry Pi)
   SMP        number of CPUs; default 4 (not on a Raspberry Pi)
   APPEND     boot arguments; default \"lowmem=256M\"
@@ -46,15 +46,17 @@ impl Knobs {
 
     fn from(variable: impl Fn(&str) -> Option<String>) -> Result<Self> {
         let given = |name: &str| variable(name).filter(|value| !value.trim().is_empty());
-        let checked = |name, is_valid: fn(&str) -> bool, wanted: &str| match given(name) {
-            Some(value) if !is_valid(&value) => Err(Error::Knob { name, value, wanted: wanted.to_owned() }),
+        let checked = |name, is_valid: fn(&str) -> bool, requirement: &str| match given(name) {
+            Some(value) if !is_valid(&value) => {
+                Err(Error::Knob { name, value, requirement: requirement.to_owned() })
+            }
             value => Ok(value),
         };
         let qemu = given("QEMU_ARGS").unwrap_or_default();
         let quotes = |line: &str| Error::Knob {
             name: "QEMU_ARGS",
             value: line.to_owned(),
-            wanted: "a quotation mark is not closed".into(),
+            requirement: "a quotation mark is not closed".into(),
         };
         let is_file = |path: &str| PathBuf::from(path).is_file();
         Ok(Self {

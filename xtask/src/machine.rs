@@ -84,16 +84,16 @@ pub enum BootImage {
 impl QemuMachine {
     /// QEMU's arguments, without the console.
     pub fn arguments(&self, boot: &BootInput) -> Vec<String> {
-        let mut words = self.hardware();
-        boot.entry.arguments(&mut words);
+        let mut arguments = self.hardware();
+        boot.entry.arguments(&mut arguments);
         if let Some(initramfs) = &boot.initramfs {
-            words.extend(["-initrd".into(), initramfs.display().to_string()]);
+            arguments.extend(["-initrd".into(), initramfs.display().to_string()]);
         }
         if !boot.append.is_empty() {
-            words.extend(["-append".into(), boot.append.clone()]);
+            arguments.extend(["-append".into(), boot.append.clone()]);
         }
-        words.extend(self.extra.iter().cloned());
-        words
+        arguments.extend(self.extra.iter().cloned());
+        arguments
     }
 
     /// The board's family.
@@ -115,22 +115,22 @@ impl QemuMachine {
     }
 
     fn hardware(&self) -> Vec<String> {
-        let mut words = match self.family() {
+        let mut arguments = match self.family() {
             BoardFamily::Virt => self.virt(),
             BoardFamily::RaspberryPi => ["-M", &self.board, "-no-reboot"].map(String::from).into(),
             BoardFamily::SbsaRef => self.sbsa_ref(),
         };
         // The caller adds the console, which is the next one.
-        words.extend(["-serial", "null"].repeat(self.console).into_iter().map(String::from));
-        words
+        arguments.extend(["-serial", "null"].repeat(self.console).into_iter().map(String::from));
+        arguments
     }
 
     fn sbsa_ref(&self) -> Vec<String> {
         // Its display adapter needs a ROM file that is in another Debian package.
         let fixed = ["-nic", "none", "-no-reboot", "-global", "bochs-display.romfile="];
         let sized = ["-M", &self.board, "-cpu", &self.cpu, "-smp", &self.cpus, "-m", &self.memory];
-        let words = sized.iter().chain(&fixed).map(|word| (*word).to_owned());
-        words.chain(self.devices.iter().cloned()).collect()
+        let arguments = sized.iter().chain(&fixed).map(|word| (*word).to_owned());
+        arguments.chain(self.devices.iter().cloned()).collect()
     }
 
     fn virt(&self) -> Vec<String> {
@@ -139,8 +139,8 @@ impl QemuMachine {
         let machine = format!("{},gic-version={}{smmu}{comma}{}", self.board, self.gic, self.options);
         let fixed = ["-nic", "none", "-no-reboot"];
         let sized = ["-M", &machine, "-cpu", &self.cpu, "-smp", &self.cpus, "-m", &self.memory];
-        let words = sized.iter().chain(&fixed).map(|word| (*word).to_owned());
-        words.chain(self.devices.iter().cloned()).collect()
+        let arguments = sized.iter().chain(&fixed).map(|word| (*word).to_owned());
+        arguments.chain(self.devices.iter().cloned()).collect()
     }
 }
 
@@ -152,17 +152,17 @@ impl BootImage {
         }
     }
 
-    fn arguments(&self, words: &mut Vec<String>) {
+    fn arguments(&self, arguments: &mut Vec<String>) {
         let shown = |path: &PathBuf| path.display().to_string();
         match self {
-            Self::Kernel(kernel) => words.extend(["-kernel".into(), shown(kernel)]),
+            Self::Kernel(kernel) => arguments.extend(["-kernel".into(), shown(kernel)]),
             Self::KernelWithTree(kernel, tree) => {
-                words.extend(["-kernel".into(), shown(kernel), "-dtb".into(), shown(tree)]);
+                arguments.extend(["-kernel".into(), shown(kernel), "-dtb".into(), shown(tree)]);
             }
             Self::Disk { firmware, disk } => {
                 let drive = format!("if=none,id=disk,format=raw,snapshot=on,file={}", shown(disk));
-                words.extend(["-bios".into(), shown(firmware), "-drive".into(), drive]);
-                words.extend(["-device", "virtio-blk-pci,drive=disk"].map(String::from));
+                arguments.extend(["-bios".into(), shown(firmware), "-drive".into(), drive]);
+                arguments.extend(["-device", "virtio-blk-pci,drive=disk"].map(String::from));
             }
         }
     }
@@ -193,15 +193,15 @@ mod tests {
     #[test]
     fn a_raspberry_pi_has_no_options() {
         let machine = QemuMachine { board: "raspi3b".into(), console: 1, ..QemuMachine::default() };
-        let words = machine.arguments(&boot(""));
-        assert_eq!(words[..5], ["-M", "raspi3b", "-no-reboot", "-serial", "null"]);
+        let arguments = machine.arguments(&boot(""));
+        assert_eq!(arguments[..5], ["-M", "raspi3b", "-no-reboot", "-serial", "null"]);
     }
 
     #[test]
     fn extra_arguments_come_last() {
         let machine = QemuMachine { extra: vec!["-m".into(), "8G".into()], ..QemuMachine::default() };
-        let words = machine.arguments(&boot("x"));
-        assert_eq!(words[words.len() - 2..], ["-m", "8G"]);
+        let arguments = machine.arguments(&boot("x"));
+        assert_eq!(arguments[arguments.len() - 2..], ["-m", "8G"]);
     }
 
     #[test]

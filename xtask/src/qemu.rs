@@ -54,13 +54,13 @@ pub struct QemuRun {
 ///
 /// `stop` checks each line: if it returns true the guest is stopped at once, for guests that halt.
 pub fn capture(
-    words: &[String],
+    arguments: &[String],
     limit: Duration,
     log: &Path,
     stop: impl FnMut(&str) -> bool,
 ) -> Result<QemuRun> {
     let mut command = Command::new(PROGRAM);
-    command.args(words).args(["-display", "none", "-monitor", "none", "-serial", "stdio"]);
+    command.args(arguments).args(["-display", "none", "-monitor", "none", "-serial", "stdio"]);
     let mut file = File::create(log).map_err(Error::file("create", log))?;
     writeln!(file, "$ {}", shown(&command)).map_err(Error::file("write", log))?;
     let errors = file.try_clone().map_err(Error::file("write", log))?;

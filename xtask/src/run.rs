@@ -77,8 +77,8 @@ fn machine(knobs: &Knobs, emulated: &[String]) -> Result<QemuMachine> {
         let versions = emulated.iter().map(String::as_str).filter(|name| name.starts_with("virt-"));
         let boards: Vec<&str> = BOARDS.into_iter().chain(versions).collect();
         if !boards.contains(&board.as_str()) {
-            let wanted = format!("must be one of {}", boards.join(", "));
-            return Err(Error::Knob { name: "BOARD", value: board.clone(), wanted });
+            let requirement = format!("must be one of {}", boards.join(", "));
+            return Err(Error::Knob { name: "BOARD", value: board.clone(), requirement });
         }
         machine.board.clone_from(board);
         // The Raspberry Pi's device tree selects the second UART, as its firmware does.
@@ -90,9 +90,9 @@ fn machine(knobs: &Knobs, emulated: &[String]) -> Result<QemuMachine> {
     if machine.family() == BoardFamily::RaspberryPi {
         for (name, value) in [("MEM", &knobs.memory), ("SMP", &knobs.cpus)] {
             if let Some(value) = value.clone() {
-                let wanted =
+                let requirement =
                     format!("must be empty, since the RAM and the CPUs of {} are fixed", machine.board);
-                return Err(Error::Knob { name, value, wanted });
+                return Err(Error::Knob { name, value, requirement });
             }
         }
     }

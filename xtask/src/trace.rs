@@ -139,7 +139,7 @@ mod tests {
             ("a chunk in lowmem", good().replace("pa=0x50000000", "pa=0x4fe00000"), "is in lowmem"),
             ("a misaligned chunk", good().replace("pa=0x50000000", "pa=0x50001000"), "is not aligned"),
             ("a leak", good().replace("dma: free", "dma: mmap"), "1 more alloc than free of 0x20000000"),
-            ("held by the device", good().replace("dma: detach", "dma: mmap"), "1 more attach than detach"),
+            ("a leaked attachment", good().replace("dma: detach", "dma: mmap"), "1 more attach than detach"),
             ("another format", good().replace("attrs=0 ", ""), "unreadable"),
         ];
         for (defect, console, failure) in table {

@@ -78,7 +78,7 @@ fn report(attrs: &str, neighbours: usize, window: u64, count: ThreadCounts) {
     let ThreadCounts { transfers, transfer_ticks, mapped, faults, quarantines, recorded } = count;
     kprintln!(
         "BENCH neighbour size={PAGE_SIZE} attrs={attrs} alloc_ticks={} free_ticks=0 iters={mapped} chunks=1 \
-         transfers={transfers} transfer_ticks={} faults={faults} quarantines={quarantines} neighbours={neighbours} told={recorded}",
+         transfers={transfers} transfer_ticks={} faults={faults} quarantines={quarantines} neighbours={neighbours} reported={recorded}",
         window / mapped.max(1),
         transfer_ticks / transfers.max(1),
     );

@@ -65,7 +65,7 @@ fn evaluate(figures: &[Figure], console: &str, queue: QueueSize) -> Vec<Option<S
         let slow = before == 0 || after * 100 > before * (100 + MAX_SLOWDOWN_PERCENT);
         slow.then(|| format!("{what} costs {after}, without faults {before}"))
     });
-    let [neighbours, reported] = ["neighbours", "told"].map(|name| field(faulting, name));
+    let [neighbours, reported] = ["neighbours", "reported"].map(|name| field(faulting, name));
     let lost = (neighbours == 0 || reported != neighbours)
         .then(|| format!("first faults of {reported} of {neighbours} devices were reported"));
     let (faults, logged) = (field(faulting, "faults"), Logged::of(console));
@@ -128,7 +128,7 @@ mod tests {
     use super::super::figures::from_console;
     use super::*;
 
-    fn console(ticks: u64, transfer: u64, told: u64, more: u64) -> String {
+    fn console(ticks: u64, transfer: u64, reported: u64, more: u64) -> String {
         let line = |attrs: &str, ticks: u64, transfer: u64, rest: &str| {
             format!(
                 "BENCH neighbour size=4096 attrs={attrs} alloc_ticks={ticks} free_ticks=0 iters=9 chunks=1 \
@@ -136,8 +136,8 @@ mod tests {
             )
         };
         let (quiet, faulting) = (
-            line("quiet", 1000, 5000, "faults=0 neighbours=0 told=0"),
-            line("faulting", ticks, transfer, &format!("faults=40 neighbours=2 told={told}")),
+            line("quiet", 1000, 5000, "faults=0 neighbours=0 reported=0"),
+            line("faulting", ticks, transfer, &format!("faults=40 neighbours=2 reported={reported}")),
         );
         let events = "smmu: event F_TRANSLATION sid=0x8 iova=0x0 read\n".repeat(8)
             + "smmu: event F_TRANSLATION sid=0x10 iova=0x0 read\n";
