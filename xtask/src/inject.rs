@@ -150,6 +150,12 @@ mod tests {
     }
 
     #[test]
+    fn long_tests_are_self_tests() {
+        let missing: Vec<_> = LONG.iter().filter(|name| !workspace::has_self_test(name)).collect();
+        assert!(missing.is_empty(), "{missing:?}");
+    }
+
+    #[test]
     fn long_tests_run_alone_and_first() {
         let names: Vec<String> =
             (0..TOGETHER + 1).map(|n| format!("a.{n}")).chain([LONG[0].to_owned()]).collect();

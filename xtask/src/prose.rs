@@ -3,9 +3,9 @@
 //! Three kinds of hits, counted per 1000 lines of comments and documents. A hit is a hint; the rate is
 //! limited.
 //!
-//! - [`Kind::Clause`]: a thing named by a clause in place of its term;
-//! - [`Kind::Crowd`]: a person in place of a component;
-//! - [`Kind::Quaint`]: an idiom in place of a plain word.
+//! - [`HitKind::Clause`]: a thing named by a clause in place of its term;
+//! - [`HitKind::Person`]: a person in place of a component;
+//! - [`HitKind::Idiom`]: an idiom in place of a plain word.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::workspace;
 
 /// The kinds of hits, with the limit of each per 1000 lines.
-const LIMITS: [(Kind, f64); 3] = [(Kind::Clause, 5.0), (Kind::Crowd, 0.5), (Kind::Quaint, 2.0)];
+const LIMITS: [(HitKind, f64); 3] = [(HitKind::Clause, 5.0), (HitKind::Person, 0.5), (HitKind::Idiom, 2.0)];
 /// Lists the words themselves.
 const GLOSSARY: &str = "doc/glossary.md";
 
@@ -54,10 +54,10 @@ const IDIOMS: [&str; 22] = [
 
 /// The kind of a hit.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-enum Kind {
+enum HitKind {
     Clause,
-    Crowd,
-    Quaint,
+    Person,
+    Idiom,
 }
 
 /// The hits in some files.
@@ -70,7 +70,7 @@ struct Survey {
 struct Hit {
     file: String,
     line: usize,
-    kind: Kind,
+    kind: HitKind,
     text: String,
 }
 
@@ -131,7 +131,7 @@ impl Survey {
     }
 
     /// Hits per 1000 lines.
-    fn rate(&self, kind: Kind) -> f64 {
+    fn rate(&self, kind: HitKind) -> f64 {
         let hits = self.hits.iter().filter(|hit| hit.kind == kind).count();
         1000.0 * hits as f64 / self.lines.max(1) as f64
     }
@@ -145,7 +145,7 @@ impl Survey {
         }
         let shown = folders.iter();
         shown
-            .map(|(folder, [clause, crowd, quaint])| format!("{folder:36} {clause:4} {crowd:4} {quaint:4}"))
+            .map(|(folder, [clause, person, idiom])| format!("{folder:36} {clause:4} {person:4} {idiom:4}"))
             .collect()
     }
 }
@@ -183,7 +183,7 @@ fn comment(line: &str) -> Option<&str> {
 }
 
 /// The hits in a line. Code spans do not count.
-fn hits(text: &str) -> Vec<Kind> {
+fn hits(text: &str) -> Vec<HitKind> {
     let text: String = text.split('`').step_by(2).collect::<Vec<_>>().join(" , ").to_lowercase();
     let is_word = |c: char| c.is_alphanumeric() || c == '_';
     // White space separates; any other character is a word of its own, so that no phrase reaches across it.
@@ -205,9 +205,13 @@ fn hits(text: &str) -> Vec<Kind> {
     let people = words.iter().filter(|word| is_in(PEOPLE, word));
     let idioms = IDIOMS.iter().flat_map(|idiom| {
         let idiom: Vec<&str> = idiom.split(' ').collect();
-        words.windows(idiom.len()).filter(|run| **run == idiom[..]).map(|_| Kind::Quaint).collect::<Vec<_>>()
+        words
+            .windows(idiom.len())
+            .filter(|run| **run == idiom[..])
+            .map(|_| HitKind::Idiom)
+            .collect::<Vec<_>>()
     });
-    clauses.map(|_| Kind::Clause).chain(people.map(|_| Kind::Crowd)).chain(idioms).collect()
+    clauses.map(|_| HitKind::Clause).chain(people.map(|_| HitKind::Person)).chain(idioms).collect()
 }
 
 #[cfg(test)]
@@ -216,18 +220,18 @@ mod tests {
 
     #[test]
     fn each_kind_is_found() {
-        let table: [(&str, &[Kind]); 8] = [
+        let table: [(&str, &[HitKind]); 8] = [
             ("The frames that the device wrote.", &[]),
-            ("Returns what the device wrote.", &[Kind::Clause]),
+            ("Returns what the device wrote.", &[HitKind::Clause]),
             (
                 "Nobody reads it, and whoever is late waits for good.",
-                &[Kind::Clause, Kind::Crowd, Kind::Quaint],
+                &[HitKind::Clause, HitKind::Person, HitKind::Idiom],
             ),
             ("What follows: the table.", &[]),
             ("`nobody` and `what is` are words.", &[]),
             ("what `is` code", &[]),
             ("The lock is held. Up to four CPUs wait.", &[]),
-            ("Somebody's frames", &[Kind::Crowd]),
+            ("Somebody's frames", &[HitKind::Person]),
         ];
         for (text, expected) in table {
             assert_eq!(hits(text), expected, "{text}");
@@ -247,12 +251,12 @@ mod tests {
     }
 
     #[test]
-    fn a_planted_hit_exceeds_the_limit() {
+    fn one_hit_exceeds_the_limit() {
         let mut survey = Survey::default();
         survey.add("a.rs", &"// The command queue.\n".repeat(199));
         assert!(LIMITS.iter().all(|(kind, limit)| survey.rate(*kind) <= *limit));
         survey.add("b.rs", "// Nobody knows what the SMMU has cached for good.\n");
-        assert!(survey.rate(Kind::Crowd) > LIMITS[1].1 && survey.rate(Kind::Clause) <= LIMITS[0].1);
+        assert!(survey.rate(HitKind::Person) > LIMITS[1].1 && survey.rate(HitKind::Clause) <= LIMITS[0].1);
     }
 
     #[test]

@@ -127,6 +127,15 @@ mod tests {
     }
 
     #[test]
+    fn every_boot_exists() {
+        for boot in all().filter_map(|mutant| mutant.oracle.boot()) {
+            let name = boot.name();
+            let is_case = crate::matrix::cases().any(|case| case.name == name);
+            assert!(is_case || workspace::has_self_test(name), "{name}");
+        }
+    }
+
+    #[test]
     fn every_mutant_has_exactly_one_location() {
         let errors = all().filter_map(|mutant| {
             let text = fs::read_to_string(workspace::root().join(mutant.file));

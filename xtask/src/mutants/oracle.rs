@@ -84,7 +84,7 @@ impl Oracle {
     }
 
     /// The boot, if it is one.
-    fn boot(self) -> Option<BootTest> {
+    pub fn boot(self) -> Option<BootTest> {
         match self {
             Self::BootTest(boot) => Some(boot),
             _ => None,

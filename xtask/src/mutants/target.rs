@@ -33,7 +33,7 @@ pub const MUTANTS: &[SourceMutant] = &[
         item: "populate_hole",
         from: TAKE_ZEROED,
         to: "let zeroed = hole.start().raw() & 0x1f_ffff != 0x7_0000;\n        let mut frames = if zeroed { pages::alloc_zeroed(hole.len() / PAGE_SIZE) } else { memory::chunks::alloc(&mut zones::FrameAllocator::default(), &memory::Request::new(hole.len() / PAGE_SIZE)) }",
-        oracle: test(FRESH, "not zero the next time"),
+        oracle: test(FRESH, "not zero after reuse"),
     },
     SourceMutant {
         name: "program stack not zeroed",
@@ -65,7 +65,7 @@ pub const MUTANTS: &[SourceMutant] = &[
         item: "zero_all_non_cacheable",
         from: "unsafe { arch::memory::zero(range) };",
         to: "",
-        oracle: test(FRESH, "not zero the next time"),
+        oracle: test(FRESH, "not zero after reuse"),
     },
     SourceMutant {
         name: "padding of a UAPI structure not cleared",
@@ -73,7 +73,7 @@ pub const MUTANTS: &[SourceMutant] = &[
         item: "stat_node",
         from: "ctime: time,",
         to: "ctime: time,\n        gap_blksize: -1,",
-        oracle: test(STRUCTURES, "gap at"),
+        oracle: test(STRUCTURES, "padding at"),
     },
     SourceMutant {
         name: "kernel address in a UAPI structure",
@@ -89,7 +89,7 @@ pub const MUTANTS: &[SourceMutant] = &[
         item: "uname",
         from: "&NAME",
         to: "&NAME.sysname",
-        oracle: test(STRUCTURES, "uname leaves byte"),
+        oracle: test(STRUCTURES, "uname does not write byte"),
     },
     SourceMutant {
         name: "UAPI structure from uninitialised stack",
@@ -114,7 +114,7 @@ pub const MUTANTS: &[SourceMutant] = &[
         item: "context_enter_user",
         from: "ldp x0, x1, [x30]",
         to: "",
-        oracle: test(REGISTERS, "at first"),
+        oracle: test(REGISTERS, "at entry"),
     },
     SourceMutant {
         name: "vector registers not initialised in a new program",
@@ -122,7 +122,7 @@ pub const MUTANTS: &[SourceMutant] = &[
         item: "new",
         from: "q: [0; 32]",
         to: "q: [7; 32]",
-        oracle: test(REGISTERS, "v0 is 0x7 at first"),
+        oracle: test(REGISTERS, "v0 is 0x7 at entry"),
     },
     SourceMutant {
         name: "wrong TPIDR_EL0 in a new program",
@@ -164,7 +164,7 @@ pub const MUTANTS: &[SourceMutant] = &[
         to: "let _ = Self::clear;",
         oracle: test(
             "programs.device_buffer_is_cleared_between_processes",
-            "of the device's buffer is another program's",
+            "of the internal buffer is another program's",
         ),
     },
     SourceMutant {
@@ -183,7 +183,7 @@ pub const MUTANTS: &[SourceMutant] = &[
         to: "if range.len() > SmallMappings::MAX_BYTES {\n            self.iova_space.lock().free(range);\n            \
              core::mem::forget(held);\n            return Err(DmaError::IommuTimeout);\n        }\n        \
              let small = self.small.get()",
-        oracle: test(RULES, "which is nobody's"),
+        oracle: test(RULES, "which is not allocated"),
     },
     SourceMutant {
         name: "device mapping with another memory type",
@@ -207,7 +207,7 @@ pub const MUTANTS: &[SourceMutant] = &[
         item: "change_leaves",
         from: "old.with_attributes(attributes)",
         to: "old.with_attributes(attributes & !(1 << 7))",
-        oracle: test(AT_REST, "can be written and executed by Private("),
+        oracle: test(AT_REST, "is mapped writable and executable by Private("),
     },
     SourceMutant {
         name: "device or program memory executable by the kernel",
@@ -215,7 +215,7 @@ pub const MUTANTS: &[SourceMutant] = &[
         item: "fill_step",
         from: "Descriptor::leaf(PhysAddr::new(cursor.to), step.level, attributes)",
         to: "Descriptor::leaf(PhysAddr::new(cursor.to), step.level, attributes & !((attributes & 1 << 11) << 42))",
-        oracle: test(RULES, "can be written and executed by Domain("),
+        oracle: test(RULES, "is mapped writable and executable by Domain("),
     },
     SourceMutant {
         name: "kernel mapping accessible to EL0",
@@ -223,7 +223,7 @@ pub const MUTANTS: &[SourceMutant] = &[
         item: "fill_step",
         from: "Descriptor::leaf(PhysAddr::new(cursor.to), step.level, attributes)",
         to: "Descriptor::leaf(PhysAddr::new(cursor.to), step.level, attributes | u64::from(cursor.at >> 43 == 0x12) << 6)",
-        oracle: test(RULES, "is mapped by Kernel as no mapping is"),
+        oracle: test(RULES, "is mapped by Kernel with an irregular descriptor"),
     },
     SourceMutant {
         name: "program memory mapped for the kernel",
@@ -251,7 +251,7 @@ pub const MUTANTS: &[SourceMutant] = &[
         item: "clear",
         from: "store(slot, Descriptor::INVALID);",
         to: "if level != 2 || !entry.is_table(level) { store(slot, Descriptor::INVALID); }",
-        oracle: test(RULES, "is free and a page table at once"),
+        oracle: test(RULES, "is both free and a page table"),
     },
     SourceMutant {
         name: "leaked device page table",
@@ -267,7 +267,7 @@ pub const MUTANTS: &[SourceMutant] = &[
         item: "per_cpu_root",
         from: "self.copy_to(m, root);",
         to: "self.copy_to(m, root);\n        store(&m.entries(root)[288], Descriptor::INVALID);",
-        oracle: test("boot.runs_at_el1", "tables of its own from"),
+        oracle: test("boot.runs_at_el1", "differs from the kernel's at"),
     },
     SourceMutant {
         name: "temporary mapping not removed",
@@ -275,7 +275,7 @@ pub const MUTANTS: &[SourceMutant] = &[
         item: "with_mapped",
         from: "window.unmap(self.filled);",
         to: "",
-        oracle: test(RULES, "is left in a window"),
+        oracle: test(RULES, "is still mapped in a window"),
     },
     SourceMutant {
         name: "temporary block mapping not removed",
@@ -283,7 +283,7 @@ pub const MUTANTS: &[SourceMutant] = &[
         item: "with_block",
         from: "window.unmap_block();",
         to: "",
-        oracle: test("programs.buffers_and_anonymous_memory_are_zeroed", "is left in a window"),
+        oracle: test("programs.buffers_and_anonymous_memory_are_zeroed", "is still mapped in a window"),
     },
     SourceMutant {
         name: "bus mastering not disabled at boot",
@@ -298,7 +298,7 @@ pub const MUTANTS: &[SourceMutant] = &[
         file: "kernel/src/boot.rs",
         item: "start_kernel",
         from: "iommu::abort_all(&platform.smmus);",
-        to: "let _ = dma::iommu::close;\n        let deadline = arch::timer::Deadline::in_ns(200_000_000);\n        \
+        to: "let _ = iommu::abort_all;\n        let deadline = arch::timer::Deadline::in_ns(200_000_000);\n        \
              while !deadline.passed() {}\n",
         oracle: case("dma-left-running", "probe: checksum: FAIL"),
     },
