@@ -151,7 +151,8 @@ mod tests {
 
     #[test]
     fn long_tests_are_self_tests() {
-        let missing: Vec<_> = LONG.iter().filter(|name| !workspace::has_self_test(name)).collect();
+        let all = workspace::self_tests();
+        let missing: Vec<_> = LONG.iter().filter(|name| !all.iter().any(|test| test == *name)).collect();
         assert!(missing.is_empty(), "{missing:?}");
     }
 

@@ -20,6 +20,7 @@ mod elf_file;
 mod error;
 mod expectation;
 mod flash;
+mod glob;
 mod host;
 mod image;
 mod initramfs;

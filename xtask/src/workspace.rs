@@ -22,17 +22,19 @@ pub fn images() -> PathBuf {
     target().join("image")
 }
 
-/// Whether a file of the self-tests defines a test of this name.
+/// The names of all self-tests, read from their source.
 #[cfg(test)]
-pub fn has_self_test(name: &str) -> bool {
+pub fn self_tests() -> Vec<String> {
     let cases = root().join("selftest/src/cases");
     let files = std::fs::read_dir(cases).expect("the self-tests").map(|file| file.expect("a file").path());
-    // A program's test is a line `"NAME" by passes "PROBE"` without the prefix.
-    let program = name.strip_prefix("program.").map(|name| format!("\"{name}\" by "));
-    files.filter(|path| path.is_file()).any(|path| {
-        let text = std::fs::read_to_string(&path).expect("UTF-8");
-        text.contains(&format!("\"{name}\"")) || program.as_ref().is_some_and(|line| text.contains(line))
-    })
+    let text: String = files.map(|path| std::fs::read_to_string(path).expect("a source file")).collect();
+    let named = text.split(" name: \"").skip(1).filter_map(|rest| rest.split('"').next());
+    // The tests of a program are lines `"NAME" by passes "PROBE"`.
+    let probe = |line: &str| {
+        let (name, _) = line.trim().strip_prefix('"')?.split_once("\" by ")?;
+        Some(format!("programs.{name}"))
+    };
+    named.map(str::to_owned).chain(text.lines().filter_map(probe)).collect()
 }
 
 /// The console logs, one per case.

@@ -27,6 +27,7 @@ mod tests {
     use super::devices::{NUMA, SECOND_ROOT, STAGE2_ONLY};
     use super::*;
     use crate::machine::EDU;
+    use crate::{glob, workspace};
 
     type Predicate = fn(&Case) -> bool;
 
@@ -36,6 +37,18 @@ mod tests {
         assert_eq!(names.len(), cases().count());
         let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
         assert!(names.iter().all(|name| !name.is_empty() && name.chars().all(allowed)));
+    }
+
+    #[test]
+    fn every_pattern_matches_a_self_test() {
+        let self_tests = workspace::self_tests();
+        for case in cases() {
+            let patterns = case.append.split_whitespace().find_map(|word| word.strip_prefix("selftest="));
+            for pattern in patterns.into_iter().flat_map(|patterns| patterns.split(',')) {
+                let is_used = self_tests.iter().any(|test| glob::matches(pattern, test));
+                assert!(is_used, "{}: {pattern}", case.name);
+            }
+        }
     }
 
     #[test]
