@@ -45,7 +45,7 @@ mod entry {
 
     #[unsafe(no_mangle)]
     extern "C" fn handle_bad(frame: &mut TrapFrame, vector: Vector) -> ! {
-        trap::bad(frame, vector)
+        trap::unexpected(frame, vector)
     }
 
     #[panic_handler]

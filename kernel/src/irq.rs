@@ -1,4 +1,4 @@
-//! Interrupts: who handles which, and the controller behind it.
+//! Interrupts: the registered handlers and the interrupt controller.
 
 mod secure_interrupts;
 
@@ -17,16 +17,16 @@ use drivers::interrupts::{
 use drivers::mmio::MmioWindow;
 use spin::{Once, RwLock};
 
-/// What runs when an interrupt arrives, with interrupts masked. It neither allocates nor waits.
+/// An interrupt handler, which is called with interrupts masked. It must neither allocate nor wait.
 pub trait Handler: Sync {
-    /// Serves the device. Several may share a line, so "not mine" is normal.
+    /// Serves the device. Devices can share an interrupt line, so the device may have nothing pending.
     fn handle(&self);
 }
 
-/// The software interrupt that makes a CPU look at its run queue.
-const RESCHEDULE: u32 = 0;
-/// The one that stops a CPU for good.
-const STOP: u32 = 1;
+/// The reschedule IPI, which makes a CPU look at the run queue.
+const IPI_RESCHEDULE: u32 = 0;
+/// The IPI that stops a CPU permanently.
+const IPI_STOP: u32 = 1;
 
 struct Registration {
     interrupt: Interrupt,
@@ -36,17 +36,17 @@ struct Registration {
 static CONTROLLER: Once<SpinLock<Controller>> = Once::new();
 static INTERFACE: Once<CpuInterface> = Once::new();
 static TARGETS: [Once<InterruptTarget>; MAX_CPUS] = [const { Once::new() }; MAX_CPUS];
-/// Read by every interrupt; written with interrupts masked, and only to add.
+/// Read by every interrupt. Written with interrupts masked; registrations are only added.
 static HANDLERS: RwLock<Vec<Registration>> = RwLock::new(Vec::new());
 
-/// Why an interrupt cannot be had.
+/// Why an interrupt cannot be used.
 #[derive(Debug)]
 pub enum IrqError {
     /// There is no interrupt controller.
     NoController,
-    /// It refuses.
+    /// The controller refused the interrupt.
     Controller(InterruptError),
-    /// Its registers cannot be mapped.
+    /// The registers of the controller cannot be mapped.
     Map(MapRegistersError),
 }
 
@@ -60,8 +60,8 @@ impl fmt::Display for IrqError {
     }
 }
 
-/// Sets up the machine's interrupt controller, and this CPU's part of it. Without one there are no interrupts, which
-/// is said, and polling goes on working.
+/// Initializes the interrupt controller and its part for this CPU. If there is none, a warning is logged, and
+/// drivers poll.
 pub fn init(platform: &Platform) {
     match platform.interrupts.as_ref().ok_or(IrqError::NoController).and_then(open) {
         Ok((controller, interface)) => {
@@ -87,11 +87,11 @@ fn open(described: &InterruptController) -> Result<(Controller, CpuInterface), I
 fn open_gic(gic: &board::GicDescription) -> Result<(Controller, CpuInterface), IrqError> {
     let opened = match gic {
         board::GicDescription::V2 { distributor, cpu_interface } => {
-            secure_interrupts::take_v2(*distributor, *cpu_interface);
+            secure_interrupts::claim_v2(*distributor, *cpu_interface);
             Gic::v2(window(*distributor)?, window(*cpu_interface)?)
         }
         board::GicDescription::V3 { distributor, redistributors, .. } => {
-            secure_interrupts::take_v3(*distributor);
+            secure_interrupts::claim_v3(*distributor);
             let redistributors =
                 redistributors.iter().map(|&range| window(range)).collect::<Result<_, _>>()?;
             Gic::v3(window(*distributor)?, redistributors)
@@ -103,14 +103,15 @@ fn open_gic(gic: &board::GicDescription) -> Result<(Controller, CpuInterface), I
 
 fn window(registers: AddrRange<PhysAddr>) -> Result<MmioWindow, IrqError> {
     let at = vmalloc::map_registers(registers).map_err(IrqError::Map)?;
-    // SAFETY: mapped for good as Device memory, by the device tree's word an interrupt controller's registers, opened once.
+    // SAFETY: mapped permanently as Device memory; the registers of an interrupt controller according to the
+    // device tree; opened once.
     Ok(unsafe { MmioWindow::new(at.start(), at.len()) })
 }
 
-/// Sets up the part that belongs to the CPU this runs on.
+/// Initializes the controller's part for the calling CPU.
 pub fn init_cpu() {
     let Some(controller) = CONTROLLER.get() else { return };
-    secure_interrupts::take_cpus_own();
+    secure_interrupts::claim_private();
     match controller.lock().init_cpu(arch::cpu::affinity()) {
         Ok(target) => {
             TARGETS[arch::cpu::index()].call_once(|| target);
@@ -119,8 +120,8 @@ pub fn init_cpu() {
     }
 }
 
-/// Calls `handler` whenever `interrupt` arrives, on the CPU this runs on. A private interrupt is set up for this CPU
-/// alone.
+/// Registers `handler` for `interrupt` and enables it with the calling CPU as its target. A private interrupt
+/// is enabled on this CPU only.
 pub fn register(interrupt: impl Into<Interrupt>, handler: &'static dyn Handler) -> Result<(), IrqError> {
     let interrupt = interrupt.into();
     {
@@ -130,7 +131,7 @@ pub fn register(interrupt: impl Into<Interrupt>, handler: &'static dyn Handler) 
     enable(interrupt)
 }
 
-/// Lets `interrupt` through to the CPU this runs on; its handler is registered already.
+/// Enables `interrupt` with the calling CPU as its target. Its handler must be registered.
 pub fn enable(interrupt: Interrupt) -> Result<(), IrqError> {
     let (Some(controller), Some(&target)) = (CONTROLLER.get(), TARGETS[arch::cpu::index()].get()) else {
         return Err(IrqError::NoController);
@@ -138,38 +139,38 @@ pub fn enable(interrupt: Interrupt) -> Result<(), IrqError> {
     controller.lock().enable(interrupt, target).map_err(IrqError::Controller)
 }
 
-/// Makes CPU `index` take an interrupt, so that it looks at its run queue.
-pub fn wake(index: usize) {
+/// Sends a reschedule IPI to CPU `index`, which then looks at the run queue.
+pub fn send_reschedule(index: usize) {
     if let (Some(interface), Some(&target)) = (INTERFACE.get(), TARGETS[index].get())
-        && let Err(error) = interface.send(RESCHEDULE, IpiTarget::One(target))
+        && let Err(error) = interface.send(IPI_RESCHEDULE, IpiTarget::One(target))
     {
         log::warn!("interrupts: cpu {index}: {error}");
     }
 }
 
-/// Stops all other CPUs for good, each as soon as it has interrupts unmasked. For a panic: takes no lock.
-pub fn stop_others() {
+/// Stops all other CPUs permanently, each as soon as it unmasks interrupts. For a panic: acquires no lock.
+pub fn stop_other_cpus() {
     if let Some(interface) = INTERFACE.get() {
-        // Where that fails they run on; there is nobody left to tell.
-        let _ = interface.send(STOP, IpiTarget::Others);
+        // On failure the other CPUs keep running; the panic has no use for the error.
+        let _ = interface.send(IPI_STOP, IpiTarget::Others);
     }
 }
 
-/// Serves all interrupts that wait for this CPU. Called with interrupts masked.
+/// Handles all pending interrupts of this CPU. Called with interrupts masked.
 pub fn dispatch() {
     let Some(interface) = INTERFACE.get() else { return };
-    percpu::with_interrupt_context(|| serve_pending(interface));
+    percpu::with_interrupt_context(|| handle_pending(interface));
 }
 
-fn serve_pending(interface: &CpuInterface) {
+fn handle_pending(interface: &CpuInterface) {
     while let Some(pending) = interface.acknowledge() {
-        let arrived = pending.received();
-        if arrived == ReceivedInterrupt::Software(STOP) {
+        let received = pending.received();
+        if received == ReceivedInterrupt::Software(IPI_STOP) {
             arch::cpu::halt();
         }
         let handlers = HANDLERS.read();
-        let mine = handlers.iter().filter(|entry| arrived.is(entry.interrupt));
-        mine.for_each(|entry| entry.handler.handle());
+        let matching = handlers.iter().filter(|entry| received.is(entry.interrupt));
+        matching.for_each(|entry| entry.handler.handle());
         interface.end(pending);
     }
 }

@@ -1,4 +1,5 @@
-//! The end: a broken invariant of ours. Says everything that helps, once, and switches the machine off.
+//! Kernel panic, on a broken invariant of the kernel: prints the message, registers, backtrace and counters,
+//! and powers off.
 
 use crate::dma::counters;
 use crate::memory::{heap, table_frames};
@@ -8,10 +9,10 @@ use arch::exception::TrapFrame;
 use core::fmt::Display;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-/// One more than the number of the CPU that panics.
+/// The index of the panicking CPU plus 1; 0 without a panic.
 static PANICKING: AtomicUsize = AtomicUsize::new(0);
-/// Whether it has panicked over its own panic.
-static AGAIN: AtomicBool = AtomicBool::new(false);
+/// Set by a second panic on that CPU.
+static NESTED: AtomicBool = AtomicBool::new(false);
 
 /// Prints `message` and the backtrace of the caller, and powers off.
 pub fn report(message: &dyn Display) -> ! {
@@ -20,26 +21,26 @@ pub fn report(message: &dyn Display) -> ! {
     finish(arch::backtrace::here())
 }
 
-/// Prints `message`, the registers and the backtrace of what was interrupted, and powers off.
+/// Prints `message`, and the registers and backtrace of the interrupted context, and powers off.
 pub fn report_trap(message: &dyn Display, frame: &TrapFrame) -> ! {
     begin();
     kprintln!("kernel panic: {message}");
-    registers(frame);
+    print_registers(frame);
     finish(core::iter::once(frame.elr).chain(arch::backtrace::from(frame.x[29])))
 }
 
-/// The first CPU to get here has the last words. Another one stops; the same one, which panics over its own panic,
-/// switches the machine off, unless that was what it panicked over.
+/// Makes this CPU the panicking one, masks its interrupts and stops the others. If another CPU is panicking,
+/// this one halts. A nested panic on the same CPU powers off; a panic in that power-off halts.
 fn begin() {
     core::mem::forget(arch::cpu::mask_irqs());
     let me = arch::cpu::index() + 1;
     match PANICKING.compare_exchange(0, me, Ordering::Relaxed, Ordering::Relaxed) {
         Ok(_) => {}
-        Err(cpu) if cpu == me && !AGAIN.swap(true, Ordering::Relaxed) => power::off(),
+        Err(panicking) if panicking == me && !NESTED.swap(true, Ordering::Relaxed) => power::off(),
         Err(_) => arch::cpu::halt(),
     }
-    irq::stop_others();
-    // SAFETY: nothing below returns, and what was printing on this CPU never goes on.
+    irq::stop_other_cpus();
+    // SAFETY: nothing below returns, so an interrupted print on this CPU is never resumed.
     unsafe { console::seize() };
 }
 
@@ -54,11 +55,11 @@ fn finish(backtrace: impl Iterator<Item = u64>) -> ! {
     power::off()
 }
 
-/// The counters that can be read without a lock: this CPU may hold any.
+/// Prints the counters that can be read without a lock, since this CPU may hold any.
 fn statistics() {
     let (free, grown) = heap::gauges();
     let (in_use, peak) = table_frames::usage();
-    kprintln!("heap: {} free, {} from lowmem; tables: {in_use}, at most {peak}", Size(free), Size(grown));
+    kprintln!("heap: {} free, {} from lowmem; tables: {in_use}, peak {peak}", Size(free), Size(grown));
     let dma = counters::gauges();
     for (name, value) in [
         ("low bytes", dma.low_bytes),
@@ -68,12 +69,12 @@ fn statistics() {
         ("device ranges", dma.iova_ranges),
         ("lost bytes", dma.lost_bytes),
     ] {
-        kprintln!("dma: {name}: {}, at most {}", value.now, value.peak);
+        kprintln!("dma: {name}: {}, peak {}", value.now, value.peak);
     }
 }
 
 /// Prints the registers of `frame`, four to a line.
-pub fn registers(frame: &TrapFrame) {
+pub fn print_registers(frame: &TrapFrame) {
     for (row, values) in frame.x.chunks(4).enumerate() {
         match *values {
             [a, b, c, d] => {

@@ -1,27 +1,27 @@
 //! Locks.
 //!
-//! A [`SpinLock`] masks interrupts while it is held, so that a handler on the same CPU never finds it taken. The
-//! kernel is not preemptible, so nothing else can.
+//! A [`SpinLock`] masks interrupts while it is held, so that an interrupt handler cannot deadlock with the
+//! holder on its own CPU. The kernel is not preemptible, so no other thread runs on that CPU meanwhile.
 //!
 //! # Lock order
 //!
-//! A CPU that holds one of these takes only locks further down:
+//! A CPU that holds one of these locks acquires only locks further down:
 //!
-//! 1. process and address space (`user`)
+//! 1. process and address space (`process`, `vm`)
 //! 2. DMA domain: `Iova` ranges and the page table of a device (`dma::domain`)
 //! 3. SMMU stream table
 //! 4. SMMU command queue
 //! 5. kernel page tables, vmalloc ranges (`memory`)
 //! 6. zones: the frame allocators (`memory::zones`)
-//! 7. what each CPU keeps of the zones (`memory::magazines`)
+//! 7. per-CPU caches of the zones (`memory::magazines`)
 //! 8. run queue (`sched`)
-//! 9. what each CPU keeps of the heap, and the heap (`memory::heap`)
+//! 9. per-CPU caches of the heap, and the heap (`memory::heap`)
 //! 10. console
 //!
-//! The SMMU's event queue is taken by its interrupt handler, and by nobody who holds another lock.
+//! The lock of the SMMU's event queue is acquired by the interrupt handler, and never with another lock held.
 
-/// The atomics of what several CPUs change without a lock: the processor's, or loom's, which try everything that another
-/// CPU may see.
+/// The atomics of lock-free data: those of `core`, or loom's, which explore all orders in which other CPUs
+/// may observe the accesses.
 pub(crate) mod atomic {
     #[cfg(not(feature = "loom"))]
     pub(crate) use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
@@ -33,23 +33,23 @@ use core::ops::{Deref, DerefMut};
 use spin::RelaxStrategy;
 use spin::mutex::{SpinMutex, SpinMutexGuard};
 
-/// How a CPU waits for a lock: it says so, so that others can have its time (another thread of the core, or on an
-/// emulator that runs CPUs in turns, the holder of the lock).
-struct Hint;
+/// Spinning with the YIELD hint, which lets another hardware thread of the core run or, on an emulator that
+/// runs CPUs in turn, the holder of the lock.
+struct YieldHint;
 
-impl RelaxStrategy for Hint {
+impl RelaxStrategy for YieldHint {
     fn relax() {
         arch::cpu::yield_now();
     }
 }
 
-/// A spin lock that masks interrupts on this CPU while it is held.
+/// A spinlock that masks interrupts on this CPU while it is held.
 ///
-/// Whoever comes first gets it, not who has waited longest: a fair lock goes to a certain CPU next, and in a virtual
-/// machine with more CPUs than the host has, that one may not be running for a long time, while all others wait.
+/// It is not a fair (ticket) lock: a ticket lock passes to one particular CPU, and in a virtual machine with
+/// more CPUs than the host that CPU may not run for a long time, while all others spin.
 #[derive(Default)]
 pub struct SpinLock<T: ?Sized> {
-    inner: SpinMutex<T, Hint>,
+    inner: SpinMutex<T, YieldHint>,
 }
 
 impl<T> SpinLock<T> {
@@ -58,51 +58,52 @@ impl<T> SpinLock<T> {
         Self { inner: SpinMutex::new(value) }
     }
 
-    /// The value: ownership proves that nobody else can reach it.
+    /// Returns the value; ownership proves that no other reference exists.
     pub fn into_inner(self) -> T {
         self.inner.into_inner()
     }
 
-    /// Where the value is, for who knows that nobody else uses it.
+    /// Returns a pointer to the value. Its user must exclude concurrent accesses.
     pub fn as_ptr(&self) -> *mut T {
         self.inner.as_mut_ptr()
     }
 }
 
 impl<T: ?Sized> SpinLock<T> {
-    /// Waits for the lock; interrupts stay masked until the guard is dropped.
+    /// Acquires the lock; interrupts stay masked until the guard is dropped.
     pub fn lock(&self) -> SpinLockGuard<'_, T> {
         let irqs = arch::cpu::mask_irqs();
         SpinLockGuard { value: self.inner.lock(), _irqs: irqs }
     }
 
-    /// The lock if nobody holds it at this moment.
+    /// Acquires the lock if it is free.
     pub fn try_lock(&self) -> Option<SpinLockGuard<'_, T>> {
         let irqs = arch::cpu::mask_irqs();
         Some(SpinLockGuard { value: self.inner.try_lock()?, _irqs: irqs })
     }
 
-    /// Unlocks whoever holds it.
+    /// Releases the lock, whichever CPU holds it.
     ///
     /// # Safety
     ///
-    /// The holder's guard is never used or dropped again.
+    /// The holder's guard must never be used or dropped again.
     pub unsafe fn force_unlock(&self) {
         if self.inner.is_locked() {
-            // SAFETY: passed on to the caller.
+            // SAFETY: the caller's obligation.
             unsafe { self.inner.force_unlock() }
         }
     }
 
-    /// The value, without locking: `&mut self` proves that nobody else can reach it.
+    /// Returns the value without locking: `&mut self` proves that no other reference exists.
     pub fn get_mut(&mut self) -> &mut T {
         self.inner.get_mut()
     }
 }
 
-/// Access to what a [`SpinLock`] protects. Unlocks first, then restores the interrupt mask (fields drop in order).
+/// The guard of a [`SpinLock`]. Its drop releases the lock, then restores the interrupt mask (fields drop in
+/// order).
 pub struct SpinLockGuard<'a, T: ?Sized> {
-    value: SpinMutexGuard<'a, T, Hint>,
+    value: SpinMutexGuard<'a, T, YieldHint>,
     _irqs: arch::cpu::IrqGuard,
 }
 

@@ -1,17 +1,17 @@
-//! Threads in turn on all CPUs: one line of ready threads, a time slice each.
+//! The scheduler: one run queue for all CPUs, round robin with a fixed time slice.
 //!
 //! # Rules
 //!
-//! - The kernel is not preempted: a thread leaves the CPU when it waits, ends or yields, or on its way back to its
-//!   program when its slice is over ([`preempt`]). So it may hold no lock then.
-//! - [`SCHEDULER`] is a [`SpinLock`], so interrupts are masked while it is held. Interrupt handlers take it too, to
-//!   wake threads ([`unpark`], [`on_timer`]); they never switch, and waking never allocates.
-//! - The lock stays held across a switch: the thread that goes on releases it ([`finish_switch`]). So nobody ever
-//!   takes a thread out of the line whose registers are not saved yet.
-//! - A sleeper is woken by the timer of the CPU that it fell asleep on, which is never set later than the first of these
-//!   deadlines.
-//! - Without anything to run a CPU waits in WFI, marked in `idle`; who makes a thread ready sends one of these CPUs
-//!   an interrupt.
+//! - The kernel is not preemptible: a context switch happens when a thread blocks, exits or yields, or before
+//!   it returns to user space with its time slice used up ([`preempt`]). The thread must hold no lock then.
+//! - [`SCHEDULER`] is a [`SpinLock`], so interrupts are masked while it is held. Interrupt handlers acquire
+//!   it to wake threads ([`unpark`], [`on_timer`]); they never switch contexts, and a wakeup never allocates.
+//! - The lock is held across a context switch and released by the next thread ([`finish_switch`]). A thread
+//!   in the run queue therefore always has its registers saved.
+//! - A sleeping thread is woken by the timer of the CPU on which it went to sleep. That timer is never set
+//!   later than the first deadline of its sleepers.
+//! - A CPU without a runnable thread waits in WFI and is marked in `idle`; making a thread ready sends a
+//!   reschedule IPI to one of these CPUs.
 
 mod run_queue;
 mod thread;
@@ -44,16 +44,16 @@ static SCHEDULER: SpinLock<Scheduler> = SpinLock::new(Scheduler { queue: RunQueu
 
 struct Scheduler {
     queue: RunQueue<Arc<Thread>>,
-    /// A bit for each CPU that waits in WFI and has not been sent an interrupt.
+    /// A bit for each idle CPU that has not been sent a reschedule IPI.
     idle: u64,
 }
 
 type Guard = SpinLockGuard<'static, Scheduler>;
 
-/// What a CPU is doing. Its lock is only ever taken by its own CPU.
+/// The scheduler state of a CPU. Only that CPU acquires the lock.
 struct CpuState {
     current: Option<Arc<Thread>>,
-    /// Who ran before, until its registers are known to be saved.
+    /// The thread before the context switch, until its registers are saved.
     previous: Option<Arc<Thread>>,
     idle: Option<Arc<Thread>>,
 }
@@ -62,20 +62,21 @@ static CPU_STATE: PerCpu<SpinLock<CpuState>> =
     PerCpu::new([const { SpinLock::new(CpuState { current: None, previous: None, idle: None }) }; MAX_CPUS]);
 /// A bit for each CPU in [`run`].
 static RUNNING: AtomicU64 = AtomicU64::new(0);
-/// When each CPU's slice is over, in ticks of the counter, since every way back to a program looks at it.
+/// The end of each CPU's time slice, in counter ticks, since every return to user space compares it with the
+/// counter.
 static SLICE_END: PerCpu<AtomicU64> = PerCpu::new([const { AtomicU64::new(NEVER) }; MAX_CPUS]);
-/// The slice of a CPU that waits.
+/// The end of the time slice of an idle CPU.
 const NEVER: Ticks = Ticks::MAX;
 
-/// Makes a thread that runs `entry` and ends.
+/// Creates a kernel thread that runs `entry` and exits.
 pub fn spawn(name: &'static str, entry: impl FnOnce() + Send + 'static) -> Result<Arc<Thread>, OutOfMemory> {
     spawn_thread(name, None, Entry::Kernel(Box::new(entry))).inspect(make_ready)
 }
 
-/// Makes a thread of a process, which calls `enter` with `frame`. It does not run before [`make_ready`].
+/// Creates a thread of a process, which calls `enter` with `frame`. It does not run before [`make_ready`].
 ///
 /// # Safety
-/// `enter` may enter user space with `frame`.
+/// `frame` must be valid for `enter`.
 pub unsafe fn new_user_thread(
     user: Arc<dyn UserThread>,
     frame: TrapFrame,
@@ -97,29 +98,29 @@ fn spawn_thread(
     Ok(thread)
 }
 
-/// Lets a new thread run.
+/// Adds a new thread to the run queue.
 pub fn make_ready(thread: &Arc<Thread>) {
     let mut scheduler = SCHEDULER.lock();
     scheduler.queue.push(thread.clone());
     kick(&mut scheduler);
 }
 
-/// Gives up a thread that was never made ready.
+/// Discards a thread that was never made ready.
 pub fn discard(_: Arc<Thread>) {
     SCHEDULER.lock().queue.release();
 }
 
-/// Threads that have not ended.
+/// Returns the number of threads that have not exited.
 pub fn threads() -> usize {
     SCHEDULER.lock().queue.threads()
 }
 
-/// A bit for each CPU that runs threads.
+/// Returns a bit for each CPU that runs threads.
 pub fn running_cpus() -> u64 {
     RUNNING.load(Ordering::Relaxed)
 }
 
-/// The thread that this CPU runs.
+/// Returns the running thread of this CPU.
 pub fn current() -> Arc<Thread> {
     match &CPU_STATE.this().lock().current {
         Some(thread) => thread.clone(),
@@ -127,19 +128,19 @@ pub fn current() -> Arc<Thread> {
     }
 }
 
-/// Whether threads run on this CPU yet.
+/// Returns whether this CPU runs threads.
 pub fn is_running() -> bool {
     CPU_STATE.this().lock().current.is_some()
 }
 
-/// Lets the others in the line run first.
+/// Moves the calling thread to the end of the run queue.
 pub fn yield_now() {
     let _irqs = mask_irqs();
     reschedule(SCHEDULER.lock());
 }
 
-/// Waits until somebody calls [`unpark`], or the deadline passes; returns at once if that was before. Callers have a
-/// condition of their own, and look at it again: a call may have been for an earlier wait.
+/// Blocks until [`unpark`] or the deadline; returns at once if `unpark` was called before. A wakeup may be
+/// spurious or meant for an earlier wait: the caller must check its condition again.
 pub fn park(deadline: Option<Nanoseconds>) {
     let _irqs = mask_irqs();
     let thread = current();
@@ -148,22 +149,22 @@ pub fn park(deadline: Option<Nanoseconds>) {
         return;
     }
     if let Some(deadline) = deadline {
-        scheduler.queue.sleep(thread, deadline, arch::cpu::index());
+        scheduler.queue.add_sleeper(thread, deadline, arch::cpu::index());
     }
     reschedule(scheduler);
 }
 
-/// Ends a wait in [`park`], or the next one before it starts.
+/// Wakes a thread from [`park`], or makes its next `park` return at once.
 pub fn unpark(thread: &Arc<Thread>) {
     let mut scheduler = SCHEDULER.lock();
     if thread.wait_state.wake() {
-        let sleeper = scheduler.queue.wake(|other| Arc::ptr_eq(other, thread));
+        let sleeper = scheduler.queue.remove_sleeper(|other| Arc::ptr_eq(other, thread));
         scheduler.queue.push(sleeper.unwrap_or_else(|| thread.clone()));
         kick(&mut scheduler);
     }
 }
 
-/// Sleeps until `deadline`, or until the program is ended.
+/// Sleeps until `deadline`, or until the process is terminated.
 pub fn sleep_until(deadline: Nanoseconds) -> Result<(), WaitError> {
     let thread = current();
     while time::now() < deadline {
@@ -175,26 +176,26 @@ pub fn sleep_until(deadline: Nanoseconds) -> Result<(), WaitError> {
     Ok(())
 }
 
-/// Makes the current wait of `thread` and all later ones fail with [`WaitError::Interrupted`].
+/// Makes the current and all later waits of `thread` fail with [`WaitError::Interrupted`].
 pub fn interrupt(thread: &Arc<Thread>) {
     // Before the wakeup: the thread checks the flag between its wakeup and its next wait.
     thread.set_interrupted();
     unpark(thread);
 }
 
-/// Ends the thread that calls it. It must own nothing any more.
+/// Terminates the calling thread, which must own no resources.
 pub fn exit() -> ! {
-    // Not restored: nothing comes after.
+    // Not restored: this function does not return.
     core::mem::forget(mask_irqs());
     let mut scheduler = SCHEDULER.lock();
     current().wait_state.exit();
     scheduler.queue.release();
     reschedule(scheduler);
-    panic!("a thread ran after its end");
+    panic!("an exited thread was scheduled");
 }
 
-/// Makes what this CPU has been doing its idle thread, and runs the others. Called once on each CPU, when interrupts
-/// and the timer work.
+/// Turns the boot context of this CPU into its idle thread, and runs the scheduler. Called once on each CPU,
+/// after its interrupts and timer are initialized.
 pub fn run() -> ! {
     let idle = Arc::new(Thread::on_boot_stack("idle", None));
     {
@@ -207,17 +208,17 @@ pub fn run() -> ! {
     loop {
         let _irqs = mask_irqs();
         reschedule(SCHEDULER.lock());
-        // An interrupt that comes from here on ends the WFI at once, and is taken when the mask ends.
+        // An interrupt from here on ends the WFI at once, and is taken when interrupts are unmasked.
         if mark_idle() {
             arch::cpu::wfi();
         }
     }
 }
 
-/// The timer interrupt's handler.
-struct OnTimer;
+/// The handler of the timer interrupt.
+struct TimerHandler;
 
-impl irq::Handler for OnTimer {
+impl irq::Handler for TimerHandler {
     fn handle(&self) {
         on_timer();
     }
@@ -225,27 +226,27 @@ impl irq::Handler for OnTimer {
 
 static TIMER: Once<Interrupt> = Once::new();
 
-/// Takes the timer's interrupts on the boot CPU. Without a timer nobody sleeps, and a program that never calls the
-/// kernel keeps its CPU; which is said.
+/// Enables the timer interrupt on the boot CPU. Without it a warning is logged: sleeping threads are not
+/// woken, and a program that makes no system call is not preempted.
 pub fn init(timer: Option<&TimerInterrupts>) {
     let Some(interrupt) = timer.and_then(|timer| timer.virtual_) else {
         log::warn!("timer: the device tree names no interrupt");
         return;
     };
     TIMER.call_once(|| interrupt);
-    if let Err(error) = irq::register(interrupt, &OnTimer) {
+    if let Err(error) = irq::register(interrupt, &TimerHandler) {
         log::warn!("timer: {error}");
     }
 }
 
-/// Takes the timer's interrupts on another CPU.
+/// Enables the timer interrupt on a secondary CPU.
 pub fn init_cpu() {
     if let Some(Err(error)) = TIMER.get().map(|&interrupt| irq::enable(interrupt)) {
         log::warn!("timer: cpu {}: {error}", arch::cpu::index());
     }
 }
 
-/// Wakes whose time has come.
+/// Wakes the threads whose deadline has passed.
 fn on_timer() {
     let mut scheduler = SCHEDULER.lock();
     let now = time::now();
@@ -255,19 +256,20 @@ fn on_timer() {
             kick(&mut scheduler);
         }
     }
-    // A slice that is over needs no interrupt any more: its thread is in the kernel, and is asked on its way out.
+    // A slice that is used up needs no further interrupt: its thread is in the kernel, and `preempt` runs
+    // before it returns to user space.
     let slice_end = SLICE_END.this().load(Ordering::Relaxed);
-    set_timer(&scheduler, (slice_end != NEVER && !time::is_over(slice_end)).then_some(slice_end));
+    set_timer(&scheduler, (slice_end != NEVER && !time::has_passed(slice_end)).then_some(slice_end));
 }
 
-/// On the way back to a program: lets others run when the slice is over. Interrupts are masked.
+/// Reschedules if the time slice is used up. Called before a return to user space, with interrupts masked.
 pub fn preempt() {
-    if time::is_over(SLICE_END.this().load(Ordering::Relaxed)) {
+    if time::has_passed(SLICE_END.this().load(Ordering::Relaxed)) {
         reschedule(SCHEDULER.lock());
     }
 }
 
-/// Sets `idle` unless somebody is ready.
+/// Marks this CPU idle unless the run queue has a thread; returns whether it did.
 fn mark_idle() -> bool {
     let mut scheduler = SCHEDULER.lock();
     if scheduler.queue.is_empty() {
@@ -281,31 +283,34 @@ fn this_cpu() -> u64 {
     1 << arch::cpu::index()
 }
 
-/// Sends one waiting CPU to the line: this one if it is (then an interrupt has woken it), else another.
+/// Makes one idle CPU look at the run queue: this one if it is idle (an interrupt has woken it), else another
+/// by a reschedule IPI.
 fn kick(scheduler: &mut Scheduler) {
     if scheduler.idle & this_cpu() != 0 {
         scheduler.idle &= !this_cpu();
     } else if scheduler.idle != 0 {
         let cpu = scheduler.idle.trailing_zeros() as usize;
         scheduler.idle &= !(1 << cpu);
-        irq::wake(cpu);
+        irq::send_reschedule(cpu);
     }
 }
 
-/// Runs the next in line; returns when it is the caller's turn again. Interrupts are masked, no other lock is held.
+/// Switches to the next thread; returns when the caller is scheduled again. Interrupts must be masked, and no
+/// other lock held.
 fn reschedule(mut scheduler: Guard) {
     let mut local = CPU_STATE.this().lock();
     let Some((from, to)) = pick_next(&mut scheduler, &mut local) else { return };
     drop(local);
     // Released by `finish_switch`, on the other stack.
     core::mem::forget(scheduler);
-    // SAFETY: both contexts are in threads that `CpuState` holds (`previous` and `current`), so they stay. The scheduler's
-    // lock is ours, so nobody else touches them. Interrupts are masked.
+    // SAFETY: both contexts are in threads that `CpuState` references (`previous` and `current`), so they
+    // stay valid. The scheduler's lock is held, so no other CPU accesses them. Interrupts are masked.
     unsafe { arch::context::switch(from, to) };
     finish_switch();
 }
 
-/// Decides who runs now: the contexts of the caller and of the next one, unless that is the caller itself.
+/// Picks the next thread, and returns the contexts of the caller and of that thread, unless they are the same
+/// thread.
 fn pick_next(scheduler: &mut Scheduler, local: &mut CpuState) -> Option<(*mut Context, *const Context)> {
     let (current, idle) = (local.current.clone()?, local.idle.clone()?);
     scheduler.idle &= !this_cpu();
@@ -317,7 +322,8 @@ fn pick_next(scheduler: &mut Scheduler, local: &mut CpuState) -> Option<(*mut Co
     };
     let slice_end = (!Arc::ptr_eq(&next, &idle)).then(time::slice_end);
     SLICE_END.this().store(slice_end.unwrap_or(NEVER), Ordering::Relaxed);
-    // Even if it is over already, since this CPU of a virtual machine was not running meanwhile: nobody asks any more.
+    // Also if the slice is used up already, as after a pause of the virtual CPU: nothing else compares it
+    // before the next interrupt.
     set_timer(scheduler, slice_end);
     if Arc::ptr_eq(&next, &current) {
         return None;
@@ -331,7 +337,7 @@ fn pick_next(scheduler: &mut Scheduler, local: &mut CpuState) -> Option<(*mut Co
     Some(contexts)
 }
 
-/// Changes the registers that only user space uses, and the address space.
+/// Switches the registers that only user space uses, and the address space.
 fn switch_user(from: Option<&dyn UserThread>, to: Option<&dyn UserThread>) {
     if let Some(from) = from {
         from.save();
@@ -343,22 +349,22 @@ fn switch_user(from: Option<&dyn UserThread>, to: Option<&dyn UserThread>) {
     }
 }
 
-/// Sets this CPU's timer for the end of its slice or the first sleeper, whichever is first.
+/// Sets this CPU's timer to the end of its time slice or the first deadline, whichever is earlier.
 fn set_timer(scheduler: &Scheduler, slice_end: Option<Ticks>) {
     time::interrupt_at(slice_end, scheduler.queue.next_deadline(arch::cpu::index()));
 }
 
-/// The first thing on the other stack: the thread before has its registers saved now.
+/// Completes a context switch on the new stack: the registers of the previous thread are saved now.
 fn finish_switch() {
-    // SAFETY: this CPU holds the lock since `reschedule`, which forgot the guard.
+    // SAFETY: this CPU has held the lock since `reschedule`, which forgot the guard.
     unsafe { SCHEDULER.force_unlock() };
     let previous = CPU_STATE.this().lock().previous.take();
-    if let Some(ended) = previous.filter(|thread| thread.wait_state.has_exited()) {
-        ended.free_stack();
+    if let Some(exited) = previous.filter(|thread| thread.wait_state.has_exited()) {
+        exited.free_stack();
     }
 }
 
-/// Where a new thread starts, with interrupts masked.
+/// The first function of a new thread, with interrupts masked.
 extern "C" fn start(_: usize) -> ! {
     finish_switch();
     match take_entry() {
@@ -366,9 +372,9 @@ extern "C" fn start(_: usize) -> ! {
             arch::cpu::unmask_irqs();
             entry();
         }
-        // Out of its box here, since nothing after this call ever returns to free it.
-        // SAFETY: `new_user_thread`'s caller chose the pair; the top is that of this thread's own stack, on which nothing
-        // is needed any more.
+        // Unboxed here, since `enter` does not return to free the box.
+        // SAFETY: the caller of `new_user_thread` guarantees the pair; the top is that of this thread's own
+        // stack, on which nothing is live.
         Some((Entry::User(frame, enter), Some(stack_top))) => unsafe { enter(unboxed(frame), stack_top) },
         _ => {}
     }

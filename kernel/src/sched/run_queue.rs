@@ -1,24 +1,24 @@
-//! Who runs next and who sleeps until when: plain data behind the scheduler's lock.
+//! The run queue and the list of sleeping threads: plain data behind the scheduler's lock.
 
 use alloc::collections::{TryReserveError, VecDeque};
 use alloc::vec::Vec;
 
-/// A point in time: nanoseconds since the boot.
+/// A point in time: nanoseconds since boot.
 pub type Nanoseconds = u64;
 
-/// Ready threads in the order in which they run, and sleeping threads with their deadlines.
+/// The runnable threads in FIFO order, and the sleeping threads with their deadlines.
 ///
-/// Threads are woken in interrupt handlers, which must not allocate: [`RunQueue::reserve`] makes room for a thread
-/// when it is made, and nothing else grows the lists.
+/// Interrupt handlers wake threads and must not allocate: [`RunQueue::reserve`] reserves the capacity for a
+/// thread when it is created, and no other method grows the lists.
 #[derive(Debug)]
 pub struct RunQueue<T> {
     ready: VecDeque<T>,
-    /// The one that wakes first comes last.
+    /// In descending order of the deadline.
     sleepers: Vec<SleepingThread<T>>,
     threads: usize,
 }
 
-/// A thread that sleeps, and the CPU whose timer wakes it: not all of them for each.
+/// A sleeping thread, and the only CPU whose timer wakes it.
 #[derive(Debug)]
 struct SleepingThread<T> {
     deadline: Nanoseconds,
@@ -27,12 +27,12 @@ struct SleepingThread<T> {
 }
 
 impl<T> RunQueue<T> {
-    /// No threads.
+    /// An empty queue.
     pub const fn new() -> Self {
         Self { ready: VecDeque::new(), sleepers: Vec::new(), threads: 0 }
     }
 
-    /// Makes room for one thread more.
+    /// Reserves capacity for one more thread.
     pub fn reserve(&mut self) -> Result<(), TryReserveError> {
         self.ready.try_reserve(self.threads + 1 - self.ready.len())?;
         self.sleepers.try_reserve(self.threads + 1 - self.sleepers.len())?;
@@ -40,51 +40,51 @@ impl<T> RunQueue<T> {
         Ok(())
     }
 
-    /// Threads that room was made for.
+    /// Returns the number of threads with reserved capacity.
     pub fn threads(&self) -> usize {
         self.threads
     }
 
-    /// A thread ended: its room is free.
+    /// Releases the capacity of an exited thread.
     pub fn release(&mut self) {
         self.threads -= 1;
     }
 
-    /// Puts a thread at the end of the line.
+    /// Appends a runnable thread.
     pub fn push(&mut self, thread: T) {
         debug_assert!(self.ready.len() < self.ready.capacity());
         self.ready.push_back(thread);
     }
 
-    /// The thread at the head of the line.
+    /// Removes and returns the first runnable thread.
     pub fn pop(&mut self) -> Option<T> {
         self.ready.pop_front()
     }
 
-    /// Whether anybody is ready.
+    /// Returns whether there is no runnable thread.
     pub fn is_empty(&self) -> bool {
         self.ready.is_empty()
     }
 
-    /// The thread sleeps until `deadline`, if nobody wakes it before. CPU `cpu` sees to that.
-    pub fn sleep(&mut self, thread: T, deadline: Nanoseconds, cpu: usize) {
+    /// Adds a thread that sleeps until `deadline`, at which the timer of CPU `cpu` wakes it.
+    pub fn add_sleeper(&mut self, thread: T, deadline: Nanoseconds, cpu: usize) {
         debug_assert!(self.sleepers.len() < self.sleepers.capacity());
         let at = self.sleepers.partition_point(|other| other.deadline > deadline);
         self.sleepers.insert(at, SleepingThread { deadline, cpu, thread });
     }
 
-    /// Takes the sleeper that `is_it` knows out of the list, if it is there.
-    pub fn wake(&mut self, is_it: impl Fn(&T) -> bool) -> Option<T> {
-        let at = self.sleepers.iter().position(|sleeper| is_it(&sleeper.thread))?;
+    /// Removes and returns the sleeper that `matches` selects, if there is one.
+    pub fn remove_sleeper(&mut self, matches: impl Fn(&T) -> bool) -> Option<T> {
+        let at = self.sleepers.iter().position(|sleeper| matches(&sleeper.thread))?;
         Some(self.sleepers.remove(at).thread)
     }
 
-    /// Takes a sleeper whose time has come out of the list, whoever should have woken it.
+    /// Removes and returns a sleeper whose deadline has passed, whichever CPU's timer it belongs to.
     pub fn pop_expired(&mut self, now: Nanoseconds) -> Option<T> {
         self.sleepers.pop_if(|sleeper| sleeper.deadline <= now).map(|sleeper| sleeper.thread)
     }
 
-    /// When CPU `cpu` has to wake the next sleeper.
+    /// Returns the first deadline of the sleepers of CPU `cpu`.
     pub fn next_deadline(&self, cpu: usize) -> Option<Nanoseconds> {
         let first = self.sleepers.iter().rev().find(|sleeper| sleeper.cpu == cpu);
         first.map(|sleeper| sleeper.deadline)
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn ready_threads_take_turns() {
+    fn runnable_threads_run_in_fifo_order() {
         let mut queue = queue(3);
         "abc".chars().for_each(|thread| queue.push(thread));
         let first = queue.pop().unwrap();
@@ -114,12 +114,12 @@ mod tests {
     }
 
     #[test]
-    fn sleepers_wake_when_their_time_comes() {
+    fn sleepers_expire_in_order_of_their_deadlines() {
         let mut queue = queue(4);
-        queue.sleep('a', 30, 0);
-        queue.sleep('b', 10, 0);
-        queue.sleep('c', 20, 1);
-        queue.sleep('d', 40, 1);
+        queue.add_sleeper('a', 30, 0);
+        queue.add_sleeper('b', 10, 0);
+        queue.add_sleeper('c', 20, 1);
+        queue.add_sleeper('d', 40, 1);
         assert_eq!([0, 1, 2].map(|cpu| queue.next_deadline(cpu)), [Some(10), Some(20), None]);
         assert_eq!(queue.pop_expired(9), None);
         assert_eq!(
@@ -130,24 +130,24 @@ mod tests {
     }
 
     #[test]
-    fn a_sleeper_can_be_woken_before() {
+    fn sleeper_is_removed_by_a_wakeup_before_its_deadline() {
         let mut queue = queue(2);
-        queue.sleep('a', 30, 0);
-        assert_eq!(queue.wake(|&thread| thread == 'b'), None);
-        assert_eq!(queue.wake(|&thread| thread == 'a'), Some('a'));
+        queue.add_sleeper('a', 30, 0);
+        assert_eq!(queue.remove_sleeper(|&thread| thread == 'b'), None);
+        assert_eq!(queue.remove_sleeper(|&thread| thread == 'a'), Some('a'));
         assert_eq!(queue.next_deadline(0), None);
     }
 
     #[test]
-    fn nothing_grows_but_by_reserve() {
+    fn only_reserve_allocates() {
         let mut queue = queue(100);
-        let room = (queue.ready.capacity(), queue.sleepers.capacity());
+        let capacity = (queue.ready.capacity(), queue.sleepers.capacity());
         for round in 0..3 {
             for thread in 0..100 {
                 queue.push('x');
-                queue.sleep('y', thread, 0);
+                queue.add_sleeper('y', thread, 0);
             }
-            assert_eq!((queue.ready.capacity(), queue.sleepers.capacity()), room, "round {round}");
+            assert_eq!((queue.ready.capacity(), queue.sleepers.capacity()), capacity, "round {round}");
             while queue.pop().is_some() {}
             while queue.pop_expired(u64::MAX).is_some() {}
         }

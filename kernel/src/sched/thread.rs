@@ -1,4 +1,4 @@
-//! A thread: a kernel stack, the registers it goes on with, and what it is doing.
+//! A thread: its kernel stack, its saved registers and its wait state.
 
 use crate::memory::stack::KernelStack;
 use crate::sync::SpinLock;
@@ -11,54 +11,57 @@ use core::any::Any;
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 
-/// There is no memory for another thread.
+/// No memory for another thread.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct OutOfMemory;
 
-/// The user side of a thread: the state that the kernel does not use itself, and the process behind it.
+/// The user side of a thread: the register state that the kernel does not use, and the process.
 pub trait UserThread: Any + Send + Sync {
-    /// Saves the registers that only user space uses. Called on the CPU that switches away, under the scheduler's lock.
+    /// Saves the registers that only user space uses. Called on the CPU that switches from the thread, under
+    /// the scheduler's lock.
     fn save(&self);
-    /// Restores them and installs the address space. Called on the CPU that switches to it, under the scheduler's lock.
+    /// Restores the registers and installs the address space. Called on the CPU that switches to the thread,
+    /// under the scheduler's lock.
     fn restore(&self);
 }
 
 /// Enters user space with the registers in the frame; the address is the top of the thread's kernel stack.
 ///
 /// # Safety
-/// The frame is one of user space. The address is the top of the running thread's stack, and nothing on it is needed.
+/// The frame must be a user-space frame. The address must be the top of the running thread's stack, and
+/// nothing on the stack may be live.
 pub type EnterUser = unsafe fn(TrapFrame, KernelVa) -> !;
 
-/// A kernel thread, or a thread of a process if it has a user side.
+/// A kernel thread, or, with a user side, a thread of a process.
 pub struct Thread {
     id: u32,
     name: &'static str,
     user: Option<Arc<dyn UserThread>>,
     stack: SpinLock<Option<KernelStack>>,
     entry: SpinLock<Option<Entry>>,
-    /// Written by the CPU that switches away from the thread, read by the one that switches to it, both under the
+    /// Written by the CPU that switches from the thread, read by the CPU that switches to it, both under the
     /// scheduler's lock.
     context: UnsafeCell<Context>,
-    /// Changed under the scheduler's lock alone.
+    /// Changed only under the scheduler's lock.
     pub(super) wait_state: WaitState,
-    /// The thread must stop waiting and end before it would return to user space.
+    /// Set when the thread must stop waiting and exit instead of returning to user space.
     interrupted: AtomicBool,
 }
 
-/// What a thread does first.
+/// The entry point of a thread.
 pub(super) enum Entry {
-    /// It runs this in the kernel, and ends.
+    /// Runs a closure in the kernel, and exits.
     Kernel(Box<dyn FnOnce() + Send>),
-    /// It enters user space.
+    /// Enters user space.
     User(Box<TrapFrame>, EnterUser),
 }
 
-// SAFETY: `context` is the only field that is not `Sync`; it is touched under the scheduler's lock alone (see
+// SAFETY: `context` is the only field that is not `Sync`; it is accessed only under the scheduler's lock (see
 // `Thread::context`).
 unsafe impl Sync for Thread {}
 
 impl Thread {
-    /// A thread with a stack of its own, that starts with `entry`.
+    /// A thread with its own stack, which starts with `entry`.
     pub(super) fn new(
         name: &'static str,
         user: Option<Arc<dyn UserThread>>,
@@ -71,7 +74,7 @@ impl Thread {
         Ok(Self { stack, entry, context: UnsafeCell::new(context), ..Self::on_boot_stack(name, user) })
     }
 
-    /// The thread that this CPU is already running, on the stack it booted with.
+    /// The thread that this CPU is already running, on its boot stack.
     pub(super) fn on_boot_stack(name: &'static str, user: Option<Arc<dyn UserThread>>) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(1);
         Self {
@@ -86,27 +89,28 @@ impl Thread {
         }
     }
 
-    /// Its number, unique since the boot: a program's `gettid`.
+    /// Returns the thread's number, unique since boot.
     pub fn id(&self) -> u32 {
         self.id
     }
 
-    /// What it is for.
+    /// The name.
     pub fn name(&self) -> &'static str {
         self.name
     }
 
-    /// The user side; `None` for a kernel thread.
+    /// Returns the user side; `None` for a kernel thread.
     pub fn user(&self) -> Option<&dyn UserThread> {
         self.user.as_deref()
     }
 
-    /// The first address above its kernel stack; `None` for a CPU's boot stack.
+    /// Returns the first address above the kernel stack; `None` for a CPU's boot stack.
     pub fn stack_top(&self) -> Option<KernelVa> {
         self.stack.lock().as_ref().map(KernelStack::top)
     }
 
-    /// Whether [`interrupt`](super::interrupt) was called: waits fail, and the thread ends on its way to user space.
+    /// Returns whether [`interrupt`](super::interrupt) was called: waits fail, and the thread exits instead
+    /// of returning to user space.
     pub fn is_interrupted(&self) -> bool {
         self.interrupted.load(Ordering::Acquire)
     }
@@ -119,19 +123,19 @@ impl Thread {
         self.entry.lock().take()
     }
 
-    /// Where its registers are saved. Only for who holds the scheduler's lock.
+    /// Returns the saved registers. The caller must hold the scheduler's lock to access them.
     pub(super) fn context(&self) -> *mut Context {
         self.context.get()
     }
 
-    /// Frees the stack of a thread that has ended; nothing runs on it.
+    /// Frees the stack of an exited thread. No CPU may be running on it.
     pub(super) fn free_stack(&self) {
         let stack = self.stack.lock().take();
         drop(stack);
     }
 }
 
-/// Whether a thread waits, and whether somebody has called it before it did.
+/// Whether a thread is runnable, sleeping or exited, and whether a wakeup is pending, so that none is lost.
 pub(super) struct WaitState(AtomicU8);
 
 const RUNNABLE: u8 = 0;
@@ -144,7 +148,7 @@ impl WaitState {
         Self(AtomicU8::new(RUNNABLE))
     }
 
-    /// The thread is about to wait. `false`: somebody has called it, it must not.
+    /// Marks the thread sleeping. Returns `false` if a wakeup was pending: the thread must not block.
     pub(super) fn sleep(&self) -> bool {
         let pending = self.0.swap(SLEEPING, Ordering::Relaxed) == WAKEUP_PENDING;
         if pending {
@@ -153,7 +157,8 @@ impl WaitState {
         !pending
     }
 
-    /// Somebody calls the thread. `true`: it waited and has to be made ready.
+    /// Wakes the thread. Returns `true` if it was sleeping and must be added to the run queue; else the
+    /// wakeup is pending.
     pub(super) fn wake(&self) -> bool {
         match self.0.load(Ordering::Relaxed) {
             SLEEPING => self.0.store(RUNNABLE, Ordering::Relaxed),
@@ -184,18 +189,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_call_before_the_wait_is_not_lost() {
+    fn wakeup_before_the_wait_is_not_lost() {
         let wait_state = WaitState::new();
-        assert!(!wait_state.wake(), "not waiting, so nothing to make ready");
-        assert!(!wait_state.sleep(), "called before: must not wait");
-        assert!(wait_state.sleep(), "the call is used up");
+        assert!(!wait_state.wake(), "not sleeping: not to be queued");
+        assert!(!wait_state.sleep(), "a wakeup is pending: must not block");
+        assert!(wait_state.sleep(), "the pending wakeup is consumed");
         assert!(!wait_state.is_runnable());
-        assert!(wait_state.wake(), "waiting: make it ready");
+        assert!(wait_state.wake(), "sleeping: to be queued");
         assert!(wait_state.is_runnable() && wait_state.sleep());
     }
 
     #[test]
-    fn nobody_wakes_the_dead() {
+    fn exited_thread_is_not_woken() {
         let wait_state = WaitState::new();
         wait_state.exit();
         assert!(!wait_state.wake() && !wait_state.is_runnable() && wait_state.has_exited());

@@ -1,29 +1,30 @@
-//! Time: the generic timer's counter as nanoseconds since the boot.
+//! Time: the counter of the generic timer as nanoseconds since boot.
 
 use super::run_queue::Nanoseconds;
 
-/// How long a thread runs while others are ready.
-const SLICE: Nanoseconds = 10_000_000;
+/// The time slice of a thread while others are runnable.
+const TIME_SLICE: Nanoseconds = 10_000_000;
 
-/// Nanoseconds since the counter started.
+/// Returns the nanoseconds since the counter started.
 pub fn now() -> Nanoseconds {
     arch::timer::now_ns()
 }
 
-/// What the counter counts.
+/// A value of the counter.
 pub(super) type Ticks = u64;
 
-/// What the counter shows when a slice that starts now is over.
+/// Returns the counter value at the end of a time slice that starts now.
 pub(super) fn slice_end() -> Ticks {
-    arch::timer::Deadline::in_ns(SLICE).ticks()
+    arch::timer::Deadline::in_ns(TIME_SLICE).ticks()
 }
 
-/// Whether the counter is past `at`.
-pub(super) fn is_over(at: Ticks) -> bool {
+/// Returns whether the counter has reached `at`.
+pub(super) fn has_passed(at: Ticks) -> bool {
     arch::timer::now() >= at
 }
 
-/// Makes this CPU's timer interrupt when the first of these comes, or soon when it is over.
+/// Sets this CPU's timer to the earlier of the two, or off without either. A time in the past raises the
+/// interrupt at once.
 pub(super) fn interrupt_at(slice_end: Option<Ticks>, deadline: Option<Nanoseconds>) {
     match slice_end.into_iter().chain(deadline.map(arch::timer::ns_to_ticks)).min() {
         Some(at) => arch::timer::interrupt_at(at),

@@ -1,4 +1,4 @@
-//! Waiting for something that an interrupt handler or another thread brings about.
+//! Wait queues: blocking until an interrupt handler or another thread makes a condition true.
 
 use super::run_queue::Nanoseconds;
 use super::thread::Thread;
@@ -6,30 +6,30 @@ use crate::sync::SpinLock;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-/// Why a wait ended without what it waited for.
+/// Why a wait failed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum WaitError {
     /// The deadline passed.
     TimedOut,
-    /// The program is being ended: give up and unwind.
+    /// The process is being terminated; the caller must unwind.
     Interrupted,
 }
 
-/// The threads that wait for one thing. Whoever brings it about first changes the state that the condition looks at,
-/// then calls [`WaitQueue::wake_all`], which interrupt handlers may do.
+/// The threads that wait for an event. The waker, which may be an interrupt handler, first updates the state
+/// that the condition reads, then calls [`WaitQueue::wake_all`].
 pub struct WaitQueue(SpinLock<Vec<Arc<Thread>>>);
 
 impl WaitQueue {
-    /// Nobody.
+    /// An empty queue.
     pub const fn new() -> Self {
         Self(SpinLock::new(Vec::new()))
     }
 
-    /// Sleeps until `condition` gives a value: at once if it does now, else it is asked again after every
-    /// [`wake_all`](Self::wake_all).
+    /// Blocks until `condition` returns a value. It is evaluated at once, and after every
+    /// [`wake_all`](Self::wake_all). Called in a thread, with no lock held.
     ///
     /// # Errors
-    /// See [`WaitError`]. Only in a thread, with no lock held.
+    /// [`WaitError`].
     pub fn wait_until<R>(
         &self,
         deadline: Option<Nanoseconds>,
@@ -37,13 +37,14 @@ impl WaitQueue {
     ) -> Result<R, WaitError> {
         let thread = super::current();
         loop {
-            // First into the list, then the look: a wake between the two makes `park` return at once.
+            // Queued before the condition is evaluated, against a lost wakeup: one in between makes `park`
+            // return at once.
             self.0.lock().push(thread.clone());
             let found = condition();
             if found.is_none() && !thread.is_interrupted() {
                 super::park(deadline);
             }
-            self.leave(&thread);
+            self.remove(&thread);
             if let Some(found) = found.or_else(&mut condition) {
                 return Ok(found);
             }
@@ -56,14 +57,14 @@ impl WaitQueue {
         }
     }
 
-    /// Lets all of them look at their condition.
+    /// Wakes all waiting threads, which evaluate their conditions.
     pub fn wake_all(&self) {
         for thread in self.0.lock().iter() {
             super::unpark(thread);
         }
     }
 
-    fn leave(&self, thread: &Arc<Thread>) {
+    fn remove(&self, thread: &Arc<Thread>) {
         let mut list = self.0.lock();
         if let Some(at) = list.iter().position(|other| Arc::ptr_eq(other, thread)) {
             list.swap_remove(at);

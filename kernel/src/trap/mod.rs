@@ -1,12 +1,12 @@
-//! Where exceptions go: programs' to `user`, interrupts to `irq`, and the kernel's own are the end - unless a copy
-//! from or to a program has met a bad address, which is the program's fault.
+//! Exception dispatch: exceptions from EL0 to `user`, interrupts to `irq`. A synchronous exception in the
+//! kernel is a panic, except at a bad address in a user copy, which fails instead.
 
 mod user;
 
 use crate::{irq, panic, process, sched};
 use arch::exception::{Origin, Syndrome, TrapFrame, Vector};
 
-/// A synchronous exception.
+/// Handles a synchronous exception.
 pub fn sync(frame: &mut TrapFrame, from: Origin) {
     match from {
         Origin::User => user::exception(frame),
@@ -15,7 +15,7 @@ pub fn sync(frame: &mut TrapFrame, from: Origin) {
     }
 }
 
-/// An interrupt.
+/// Handles an interrupt.
 pub fn interrupt(_frame: &mut TrapFrame, from: Origin) {
     irq::dispatch();
     if from == Origin::User {
@@ -23,12 +23,14 @@ pub fn interrupt(_frame: &mut TrapFrame, from: Origin) {
     }
 }
 
-/// Something that nothing should ever cause.
-pub fn bad(frame: &TrapFrame, vector: Vector) -> ! {
+/// Panics on an exception that must not occur: FIQ, SError, from EL1 with SP_EL0, from AArch32, or a kernel
+/// stack overflow.
+pub fn unexpected(frame: &TrapFrame, vector: Vector) -> ! {
     panic::report_trap(&format_args!("{vector:?}: {}", frame.syndrome()), frame)
 }
 
-/// Restarts a memory copy or memory set that the running thread began on another CPU.
+/// Restarts a memory copy or set instruction (FEAT_MOPS) that the thread started on another CPU. Returns
+/// `false` for another exception.
 fn restarted(frame: &mut TrapFrame) -> bool {
     let Syndrome::MemoryOperation(operation) = frame.syndrome() else { return false };
     frame.restart(operation);

@@ -1,4 +1,4 @@
-//! What happens when a program leaves EL0: system calls, first touches, and the end of programs that do wrong.
+//! Exceptions from EL0: system calls, page faults, and fatal signals.
 
 use crate::process::{self, Ending, Task};
 use crate::sched::{self, Thread};
@@ -9,7 +9,7 @@ use abi::signal::Signal;
 use addr::UserVa;
 use arch::exception::{Fault, Syndrome, TrapFrame};
 
-/// A synchronous exception from a program. Interrupts are masked when it is called and when it returns.
+/// Handles a synchronous exception from EL0. Interrupts are masked at the call and at the return.
 pub fn exception(frame: &mut TrapFrame) {
     arch::cpu::unmask_irqs();
     let thread = sched::current();
@@ -19,7 +19,7 @@ pub fn exception(frame: &mut TrapFrame) {
 }
 
 fn handle(thread: &Thread, frame: &mut TrapFrame) {
-    let Some(task) = Task::of(thread) else { panic!("a thread without a program came from EL0: {frame:?}") };
+    let Some(task) = Task::of(thread) else { panic!("exception from EL0 in a kernel thread: {frame:?}") };
     match frame.syndrome() {
         Syndrome::Svc(_) => syscall::dispatch(task, frame),
         Syndrome::DataAbort { fault, write, .. } => {
@@ -33,7 +33,7 @@ fn handle(thread: &Thread, frame: &mut TrapFrame) {
         }
         Syndrome::MemoryOperation(operation) => frame.restart(operation),
         Syndrome::FpException => kill(task, frame, Signal::SIGFPE),
-        // Others wait with WFE for a lock, say; going on is always right.
+        // A trapped WFE or WFI, skipped: both may complete at any time.
         Syndrome::Wait => frame.elr += 4,
         _ => kill(task, frame, Signal::SIGILL),
     }
@@ -52,7 +52,7 @@ fn memory_fault(task: &Task, frame: &TrapFrame, fault: Fault, access: Prot) {
     kill(task, frame, signal);
 }
 
-/// Ends the program of the running thread with a report.
+/// Terminates the process of the running thread, and prints a report.
 fn kill(task: &Task, frame: &TrapFrame, signal: Signal) {
     if !task.process().end(Ending::Killed(signal)) {
         return;
@@ -61,5 +61,5 @@ fn kill(task: &Task, frame: &TrapFrame, signal: Signal) {
     if let Some(address) = frame.fault_address() {
         kprintln!("  at address {address:#x}, instruction {:#x}", frame.elr);
     }
-    panic::registers(frame);
+    panic::print_registers(frame);
 }
