@@ -24,7 +24,7 @@ struct LocalRegisters {
     timer_control: [ReadWrite<u32>; CORES],
     /// Bit n enables the interrupt of mailbox n.
     mailbox_control: [ReadWrite<u32>; CORES],
-    /// Pending interrupts: bits 0 to 3 timers, 4 to 7 mailboxes, 8 the peripherals.
+    /// Bcm2836Pending interrupts: bits 0 to 3 timers, 4 to 7 mailboxes, 8 the peripherals.
     irq_source: [ReadOnly<u32>; CORES],
     fiq_source: [ReadOnly<u32>; CORES],
     /// Four mailboxes per core: writing ones sets bits.
@@ -110,24 +110,24 @@ impl Core {
 }
 
 /// The shared part of the controllers.
-pub struct Controller {
+pub struct Bcm2836 {
     local: Mmio<LocalRegisters>,
     peripherals: Mmio<PeripheralRegisters>,
 }
 
 /// The part for concurrent use by all cores.
-pub struct Interface {
+pub struct Bcm2836Interface {
     local: Mmio<LocalRegisters>,
     peripherals: Mmio<PeripheralRegisters>,
 }
 
 // SAFETY: a core reads its own pending register and clears its own mailbox; setting a bit of a mailbox is a complete
 // request. The pending registers of the peripherals are only read.
-unsafe impl Sync for Interface {}
+unsafe impl Sync for Bcm2836Interface {}
 
 /// An acknowledged interrupt.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Pending {
+pub enum Bcm2836Pending {
     /// An IPI, whose mailbox bit is cleared.
     Software(u32),
     /// A device's interrupt, which the device deasserts when it is served.
@@ -138,20 +138,21 @@ pub enum Pending {
 ///
 /// # Errors
 /// [`Bcm2836Error::TooShort`].
-pub fn open(local: MmioWindow, peripherals: MmioWindow) -> Result<(Controller, Interface), Bcm2836Error> {
+pub fn open(local: MmioWindow, peripherals: MmioWindow) -> Result<(Bcm2836, Bcm2836Interface), Bcm2836Error> {
     local.at_least(size_of::<LocalRegisters>() as u64)?;
     peripherals.at_least(size_of::<PeripheralRegisters>() as u64)?;
     let (local, peripherals) = (local.address(), peripherals.address());
     // SAFETY: both structs contain register fields only; the windows, whose lengths were checked, guarantee the mapping and
     // are owned by this function.
-    let controller = unsafe { Controller { local: Mmio::new(local), peripherals: Mmio::new(peripherals) } };
-    // SAFETY: as above; the second pair shares the registers as `Sync for Interface` explains.
-    let interface = unsafe { Interface { local: Mmio::new(local), peripherals: Mmio::new(peripherals) } };
+    let controller = unsafe { Bcm2836 { local: Mmio::new(local), peripherals: Mmio::new(peripherals) } };
+    // SAFETY: as above; the second pair shares the registers as `Sync for Bcm2836Interface` explains.
+    let interface =
+        unsafe { Bcm2836Interface { local: Mmio::new(local), peripherals: Mmio::new(peripherals) } };
     controller.init();
     Ok((controller, interface))
 }
 
-impl Controller {
+impl Bcm2836 {
     fn init(&self) {
         self.peripherals.fiq_control.set(0);
         self.peripherals.disable.iter().for_each(|bank| bank.set(u32::MAX));
@@ -192,17 +193,17 @@ impl Controller {
     }
 }
 
-impl Interface {
+impl Bcm2836Interface {
     /// Acknowledges a pending interrupt of this core. Later reads are not performed before the acknowledgement.
-    pub fn acknowledge(&self) -> Option<Pending> {
+    pub fn acknowledge(&self) -> Option<Bcm2836Pending> {
         let core = Core::of(arch::cpu::affinity()).ok()?;
         let waiting = self.local.irq_source[core.0].get();
         let pending = if waiting & MAILBOX_0 != 0 {
             self.take_software(core)
         } else if waiting & ((1 << TIMERS) - 1) != 0 {
-            Some(Pending::Device(InterruptSource::Local(waiting.trailing_zeros())))
+            Some(Bcm2836Pending::Device(InterruptSource::Local(waiting.trailing_zeros())))
         } else if waiting & PERIPHERALS != 0 {
-            self.peripheral().map(Pending::Device)
+            self.peripheral().map(Bcm2836Pending::Device)
         } else {
             None
         };
@@ -210,12 +211,12 @@ impl Interface {
         pending
     }
 
-    fn take_software(&self, core: Core) -> Option<Pending> {
+    fn take_software(&self, core: Core) -> Option<Bcm2836Pending> {
         let mailbox = &self.local.mailbox_clear[core.0][0];
         let number = mailbox.get().trailing_zeros();
         (number < 32).then(|| {
             mailbox.set(1 << number);
-            Pending::Software(number)
+            Bcm2836Pending::Software(number)
         })
     }
 
@@ -250,8 +251,8 @@ mod tests {
     struct Fixture {
         local: FakeRegisters,
         peripherals: FakeRegisters,
-        controller: Controller,
-        interface: Interface,
+        controller: Bcm2836,
+        interface: Bcm2836Interface,
     }
 
     fn fixture() -> Fixture {
@@ -299,19 +300,19 @@ mod tests {
         assert_eq!(interface.acknowledge(), None);
         local.set32(0x60, 1 << 8 | 1 << 4 | 1 << 3);
         local.set32(0xc0, 0b110);
-        assert_eq!(interface.acknowledge(), Some(Pending::Software(1)));
+        assert_eq!(interface.acknowledge(), Some(Bcm2836Pending::Software(1)));
         assert_eq!(local.get32(0xc0), 0b10, "the bit is cleared by writing it");
         local.set32(0x60, 1 << 8 | 1 << 3);
-        assert_eq!(interface.acknowledge(), Some(Pending::Device(InterruptSource::Local(3))));
+        assert_eq!(interface.acknowledge(), Some(Bcm2836Pending::Device(InterruptSource::Local(3))));
         local.set32(0x60, 1 << 8);
         // Bit 9 of bank 0: an interrupt of bank 2 is pending.
         peripherals.set32(0, 1 << 9);
         peripherals.set32(8, 1 << 25);
         let uart = InterruptSource::Peripheral { bank: 2, number: 25 };
-        assert_eq!(interface.acknowledge(), Some(Pending::Device(uart)));
+        assert_eq!(interface.acknowledge(), Some(Bcm2836Pending::Device(uart)));
         peripherals.set32(0, 1 << 9 | 1);
         let first = InterruptSource::Peripheral { bank: 0, number: 0 };
-        assert_eq!(interface.acknowledge(), Some(Pending::Device(first)));
+        assert_eq!(interface.acknowledge(), Some(Bcm2836Pending::Device(first)));
     }
 
     #[test]

@@ -12,13 +12,13 @@ use core::fmt;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Interrupt {
     /// An interrupt of a GIC.
-    Gic(gic::Interrupt),
+    Gic(gic::GicInterrupt),
     /// An interrupt of a Raspberry Pi 3's controllers.
     Bcm2836(bcm2836::InterruptSource),
 }
 
-impl From<gic::Interrupt> for Interrupt {
-    fn from(interrupt: gic::Interrupt) -> Self {
+impl From<gic::GicInterrupt> for Interrupt {
+    fn from(interrupt: gic::GicInterrupt) -> Self {
         Self::Gic(interrupt)
     }
 }
@@ -81,7 +81,7 @@ pub enum Controller {
     /// A GIC.
     Gic(gic::Gic),
     /// A Raspberry Pi 3's.
-    Bcm2836(bcm2836::Controller),
+    Bcm2836(bcm2836::Bcm2836),
 }
 
 impl Controller {
@@ -140,23 +140,27 @@ impl ReceivedInterrupt {
 
 /// An acknowledged interrupt, to be ended after it was handled.
 #[must_use = "an interrupt that is not ended may block all others"]
-pub struct Pending(Taken);
+pub struct Pending(PendingSource);
 
-enum Taken {
-    Gic(gic::Pending),
-    Bcm2836(bcm2836::Pending),
+enum PendingSource {
+    Gic(gic::GicPending),
+    Bcm2836(bcm2836::Bcm2836Pending),
 }
 
 impl Pending {
     /// The received interrupt.
     pub fn received(&self) -> ReceivedInterrupt {
         match &self.0 {
-            Taken::Gic(pending) => match u32::from(pending.id()) {
+            PendingSource::Gic(pending) => match u32::from(pending.id()) {
                 number @ 0..16 => ReceivedInterrupt::Software(number),
                 _ => ReceivedInterrupt::Gic(pending.id()),
             },
-            Taken::Bcm2836(bcm2836::Pending::Software(number)) => ReceivedInterrupt::Software(*number),
-            Taken::Bcm2836(bcm2836::Pending::Device(source)) => ReceivedInterrupt::Bcm2836(*source),
+            PendingSource::Bcm2836(bcm2836::Bcm2836Pending::Software(number)) => {
+                ReceivedInterrupt::Software(*number)
+            }
+            PendingSource::Bcm2836(bcm2836::Bcm2836Pending::Device(source)) => {
+                ReceivedInterrupt::Bcm2836(*source)
+            }
         }
     }
 }
@@ -164,17 +168,17 @@ impl Pending {
 /// The per-CPU part of the interrupt controller.
 pub enum CpuInterface {
     /// A GIC's.
-    Gic(gic::CpuInterface),
+    Gic(gic::GicInterface),
     /// A Raspberry Pi 3's.
-    Bcm2836(bcm2836::Interface),
+    Bcm2836(bcm2836::Bcm2836Interface),
 }
 
 impl CpuInterface {
     /// Acknowledges a pending interrupt of this CPU, if any. Later reads are not performed before the acknowledgement.
     pub fn acknowledge(&self) -> Option<Pending> {
         match self {
-            Self::Gic(interface) => interface.acknowledge().map(Taken::Gic),
-            Self::Bcm2836(interface) => interface.acknowledge().map(Taken::Bcm2836),
+            Self::Gic(interface) => interface.acknowledge().map(PendingSource::Gic),
+            Self::Bcm2836(interface) => interface.acknowledge().map(PendingSource::Bcm2836),
         }
         .map(Pending)
     }
@@ -182,7 +186,7 @@ impl CpuInterface {
     /// Ends a handled interrupt, after all stores of the handler have reached the device.
     pub fn end(&self, pending: Pending) {
         match (self, pending.0) {
-            (Self::Gic(interface), Taken::Gic(pending)) => interface.end(pending),
+            (Self::Gic(interface), PendingSource::Gic(pending)) => interface.end(pending),
             // A deasserted level-triggered interrupt needs no end of interrupt.
             _ => arch::barrier::dsb_sy(),
         }
@@ -194,9 +198,11 @@ impl CpuInterface {
     /// The CPU cannot be addressed.
     pub fn send(&self, number: u32, to: IpiTarget) -> Result<(), InterruptError> {
         match (self, to) {
-            (Self::Gic(interface), IpiTarget::Others) => Ok(interface.send_sgi(number, gic::SgiTo::Others)?),
+            (Self::Gic(interface), IpiTarget::Others) => {
+                Ok(interface.send_sgi(number, gic::SgiDestination::Others)?)
+            }
             (Self::Gic(interface), IpiTarget::One(InterruptTarget::Gic(cpu))) => {
-                Ok(interface.send_sgi(number, gic::SgiTo::One(cpu))?)
+                Ok(interface.send_sgi(number, gic::SgiDestination::One(cpu))?)
             }
             (Self::Bcm2836(interface), IpiTarget::Others) => {
                 interface.send_to_others(number);
@@ -223,7 +229,7 @@ mod tests {
             bcm2836::open(FakeRegisters::new(0x100).window(), FakeRegisters::new(0x200).window()).unwrap();
         let (mut controller, interface) = (Controller::Bcm2836(controller), CpuInterface::Bcm2836(interface));
         let core = controller.init_cpu(0).unwrap();
-        let foreign = gic::Interrupt { id: IntId::spi(1), trigger: Trigger::Level };
+        let foreign = gic::GicInterrupt { id: IntId::spi(1), trigger: Trigger::Level };
         assert_eq!(controller.enable(foreign.into(), core), Err(InterruptError::Foreign));
         assert_eq!(interface.send(0, IpiTarget::One(core)), Ok(()));
         assert!(!ReceivedInterrupt::Software(1).is(foreign.into()));

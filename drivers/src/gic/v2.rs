@@ -4,7 +4,7 @@
 //! its number, has no interrupt targets and no initialization of secondary CPUs, and enables group 1 by a bit that the
 //! non-secure view does not have. The registers are few.
 
-use super::{GicError, IntId, Interrupt, Pending, SgiTo, Trigger, real};
+use super::common::{DEFAULT_PRIORITY, GicError, GicInterrupt, GicPending, IntId, SgiDestination, Trigger};
 use crate::mmio::{Mmio, MmioWindow, ReadOnly};
 use core::mem::offset_of;
 use tock_registers::interfaces::{Readable, Writeable};
@@ -49,7 +49,7 @@ const ENABLE: u32 = 1;
 /// GICD_SGIR: all CPUs except the sender.
 const SGI_OTHERS: u32 = 0b01 << 24;
 
-pub(super) struct Distributor {
+pub(super) struct DistributorV2 {
     registers: Mmio<Registers>,
     interface: Mmio<InterfaceRegisters>,
     /// Number of implemented interrupts.
@@ -57,34 +57,34 @@ pub(super) struct Distributor {
 }
 
 /// The CPU interface, and the distributor's GICD_SGIR, for concurrent use by all CPUs.
-pub(super) struct Interface {
+pub(super) struct InterfaceV2 {
     registers: Mmio<InterfaceRegisters>,
     distributor: Mmio<Registers>,
 }
 
 // SAFETY: the registers of the CPU interface are banked per CPU; of the distributor only GICD_SGIR is used, where each
 // write is a complete request.
-unsafe impl Sync for Interface {}
+unsafe impl Sync for InterfaceV2 {}
 
 pub(super) fn new(
     distributor: MmioWindow,
     interface: MmioWindow,
-) -> Result<(Distributor, Interface), GicError> {
+) -> Result<(DistributorV2, InterfaceV2), GicError> {
     distributor.at_least(size_of::<Registers>() as u64)?;
     interface.at_least(size_of::<InterfaceRegisters>() as u64)?;
     let (gicd, gicc) = (distributor.address(), interface.address());
     // SAFETY: both structs contain register fields only; the windows, whose lengths were checked, guarantee the mapping and
-    // are owned by this function. The second pair shares it as `Sync for Interface` explains.
+    // are owned by this function. The second pair shares it as `Sync for InterfaceV2` explains.
     let (registers, interface) = unsafe { (Mmio::<Registers>::new(gicd), Mmio::new(gicc)) };
     // SAFETY: as above.
-    let shared = unsafe { Interface { registers: Mmio::new(gicc), distributor: Mmio::new(gicd) } };
+    let shared = unsafe { InterfaceV2 { registers: Mmio::new(gicc), distributor: Mmio::new(gicd) } };
     let count = ((registers.typer.get() & 0x1f) + 1) * 32;
-    let mut gic = Distributor { registers, interface, count: count.min(1020) };
+    let mut gic = DistributorV2 { registers, interface, count: count.min(1020) };
     gic.init();
     Ok((gic, shared))
 }
 
-impl Distributor {
+impl DistributorV2 {
     /// Disables all SPIs, clears their pending and active state, and enables forwarding.
     fn init(&mut self) {
         self.registers.ctlr.set(0);
@@ -92,7 +92,7 @@ impl Distributor {
             self.disable_word(word);
         }
         for id in 32..self.count as usize {
-            self.registers.ipriorityr[id].set(super::DEFAULT_PRIORITY);
+            self.registers.ipriorityr[id].set(DEFAULT_PRIORITY);
         }
         self.registers.ctlr.set(ENABLE);
     }
@@ -108,7 +108,7 @@ impl Distributor {
     pub(super) fn init_cpu(&mut self) -> u8 {
         self.disable_word(0);
         for id in 0..32 {
-            self.registers.ipriorityr[id].set(super::DEFAULT_PRIORITY);
+            self.registers.ipriorityr[id].set(DEFAULT_PRIORITY);
         }
         // SGIs are enabled permanently, where they can be disabled at all.
         self.registers.isenabler[0].set(0xffff);
@@ -119,7 +119,12 @@ impl Distributor {
         if mask == 0 { 1 } else { mask }
     }
 
-    pub(super) fn configure(&mut self, interrupt: Interrupt, priority: u8, mask: u8) -> Result<(), GicError> {
+    pub(super) fn configure(
+        &mut self,
+        interrupt: GicInterrupt,
+        priority: u8,
+        mask: u8,
+    ) -> Result<(), GicError> {
         let id = self.checked(interrupt.id)?;
         let (word, bit) = (id / 16, 2 << (id % 16 * 2));
         let others = self.registers.icfgr[word].get() & !bit;
@@ -153,21 +158,21 @@ impl Distributor {
     }
 }
 
-impl Interface {
-    pub(super) fn acknowledge(&self) -> Option<Pending> {
+impl InterfaceV2 {
+    pub(super) fn acknowledge(&self) -> Option<GicPending> {
         let raw = self.registers.iar.get();
         // Bits 12 to 10 are the source CPU of an SGI.
-        real(raw & 0x3ff).map(|pending| Pending { raw, ..pending })
+        GicPending::from_raw(raw & 0x3ff).map(|pending| GicPending { raw, ..pending })
     }
 
     pub(super) fn end(&self, raw: u32) {
         self.registers.eoir.set(raw);
     }
 
-    pub(super) fn send_sgi(&self, number: u32, to: SgiTo) {
+    pub(super) fn send_sgi(&self, number: u32, to: SgiDestination) {
         let target = match to {
-            SgiTo::One(cpu) => u32::from(cpu.mask) << 16,
-            SgiTo::Others => SGI_OTHERS,
+            SgiDestination::One(cpu) => u32::from(cpu.mask) << 16,
+            SgiDestination::Others => SGI_OTHERS,
         };
         self.distributor.sgir.set(target | number);
     }
@@ -175,7 +180,8 @@ impl Interface {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{CpuInterface, CpuTarget, DEFAULT_PRIORITY, Gic};
+    use super::super::common::CpuTarget;
+    use super::super::{Gic, GicInterface};
     use super::*;
     use crate::fake::FakeRegisters;
     use crate::mmio::TooShort;
@@ -184,7 +190,7 @@ mod tests {
         gicd: FakeRegisters,
         gicc: FakeRegisters,
         gic: Gic,
-        interface: CpuInterface,
+        interface: GicInterface,
     }
 
     fn fixture() -> Fixture {
@@ -195,23 +201,23 @@ mod tests {
         Fixture { gicd, gicc, gic, interface }
     }
 
-    fn edge(id: IntId) -> Interrupt {
-        Interrupt { id, trigger: Trigger::Edge }
+    fn edge(id: IntId) -> GicInterrupt {
+        GicInterrupt { id, trigger: Trigger::Edge }
     }
 
     #[test]
-    fn all_starts_disabled_with_one_priority() {
+    fn init_disables_all_interrupts_and_sets_the_default_priority() {
         let Fixture { gicd, gicc, mut gic, .. } = fixture();
         assert_eq!((gicd.get32(0x184), gicd.get32(0x284), gicd.get32(0x384), gicd.get32(0)), (!0, !0, !0, 1));
         assert_eq!((gicd.get32(0x420), gicd.get32(0x51c), gicd.get32(0x520)), (0xa0a0_a0a0, 0xa0a0_a0a0, 0));
-        assert_eq!((gicd.get32(0x180), gicc.get32(0)), (0, 0), "private interrupts are each CPU's own");
+        assert_eq!((gicd.get32(0x180), gicc.get32(0)), (0, 0), "private interrupts are banked per CPU");
         assert_eq!(gic.init_cpu(1), Ok(CpuTarget { affinity: 1, mask: 2 }));
         assert_eq!((gicd.get32(0x180), gicd.get32(0x100), gicd.get32(0x41c)), (!0, 0xffff, 0xa0a0_a0a0));
         assert_eq!((gicc.get32(0), gicc.get32(4)), (1, 0xff));
     }
 
     #[test]
-    fn an_interrupt_is_configured_without_touching_its_neighbours() {
+    fn configure_preserves_the_fields_of_other_interrupts() {
         let Fixture { gicd, mut gic, .. } = fixture();
         let cpu = gic.init_cpu(1).unwrap();
         gicd.set32(0xc00 + 4 * 6, 0x0202_0202);
@@ -222,13 +228,13 @@ mod tests {
         assert_eq!(gicd.get32(0x400 + id / 4 * 4), 0xa0a0_80a0);
         assert_eq!(gicd.get32(0x800 + id / 4 * 4), 0x0000_0200);
         assert_eq!((gicd.get32(0x10c), gicd.get32(0x18c)), (1 << (id % 32), 1 << (id % 32)));
-        gic.configure(Interrupt { id: IntId::spi(77), trigger: Trigger::Level }, DEFAULT_PRIORITY, cpu)
+        gic.configure(GicInterrupt { id: IntId::spi(77), trigger: Trigger::Level }, DEFAULT_PRIORITY, cpu)
             .unwrap();
         assert_eq!(gicd.get32(0xc00 + 4 * 6), 0x0202_0202);
     }
 
     #[test]
-    fn interrupts_that_this_gic_lacks_are_refused() {
+    fn unimplemented_interrupt_is_rejected() {
         let Fixture { mut gic, .. } = fixture();
         let cpu = gic.init_cpu(0).unwrap();
         assert!(gic.enable(IntId::spi(255), cpu).is_ok());
@@ -239,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn an_sgi_is_ended_with_its_source_and_known_without() {
+    fn end_of_sgi_includes_the_source_cpu() {
         let Fixture { gicc, interface, .. } = fixture();
         gicc.set32(0xc, 2 << 10 | 5);
         let pending = interface.acknowledge().unwrap();
@@ -253,17 +259,17 @@ mod tests {
     }
 
     #[test]
-    fn an_sgi_goes_to_one_or_to_the_others() {
+    fn sgi_is_sent_to_one_cpu_or_to_all_others() {
         let Fixture { gicd, mut gic, interface, .. } = fixture();
         let cpu = gic.init_cpu(0).unwrap();
-        interface.send_sgi(3, SgiTo::One(cpu)).unwrap();
+        interface.send_sgi(3, SgiDestination::One(cpu)).unwrap();
         assert_eq!(gicd.get32(0xf00), 2 << 16 | 3);
-        interface.send_sgi(15, SgiTo::Others).unwrap();
+        interface.send_sgi(15, SgiDestination::Others).unwrap();
         assert_eq!(gicd.get32(0xf00), 1 << 24 | 15);
     }
 
     #[test]
-    fn short_registers_are_refused() {
+    fn short_register_window_is_rejected() {
         let (gicd, gicc) = (FakeRegisters::new(0xf00), FakeRegisters::new(0x14));
         let error = Gic::v2(gicd.window(), gicc.window()).err();
         assert_eq!(error, Some(GicError::TooShort(TooShort { len: 0xf00, wanted: 0xf04 })));

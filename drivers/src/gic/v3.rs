@@ -1,6 +1,6 @@
 //! GICv3 and v4 (IHI 0069) on top of the `arm-gic` crate; the CPU interface consists of system registers.
 
-use super::{DEFAULT_PRIORITY, GicError, IntId, Interrupt, Pending, SgiTo, real};
+use super::common::{DEFAULT_PRIORITY, GicError, GicInterrupt, GicPending, IntId, SgiDestination, Trigger};
 use crate::mmio::MmioWindow;
 use alloc::vec::Vec;
 use arm_gic::gicv3::registers::{Gicd, GicrSgi};
@@ -11,15 +11,15 @@ use core::ptr::NonNull;
 /// Size of a redistributor: the frames RD and SGI, twice that with virtual LPIs.
 const FRAMES: u64 = size_of::<GicrSgi>() as u64;
 
-pub(super) struct Distributor {
+pub(super) struct DistributorV3 {
     gicd: GicDistributor<'static>,
     regions: Vec<MmioWindow>,
 }
 
 // SAFETY: both are pointers to registers that any CPU may access; `&mut self` excludes concurrent accesses.
-unsafe impl Send for Distributor {}
+unsafe impl Send for DistributorV3 {}
 
-impl Distributor {
+impl DistributorV3 {
     pub(super) fn new(registers: MmioWindow, regions: Vec<MmioWindow>) -> Result<Self, GicError> {
         registers.at_least(size_of::<Gicd>() as u64)?;
         regions.iter().try_for_each(|region| region.at_least(FRAMES))?;
@@ -60,11 +60,11 @@ impl Distributor {
 
     pub(super) fn configure(
         &mut self,
-        interrupt: Interrupt,
+        interrupt: GicInterrupt,
         priority: u8,
         affinity: u64,
     ) -> Result<(), GicError> {
-        let Interrupt { id, trigger } = self.checked(interrupt)?;
+        let GicInterrupt { id, trigger } = self.checked(interrupt)?;
         let refused = |_| GicError::Refused(id);
         if id.is_private() {
             let mut redistributor = self.redistributor(affinity)?;
@@ -82,7 +82,7 @@ impl Distributor {
     }
 
     pub(super) fn enable(&mut self, id: IntId, affinity: u64, enable: bool) -> Result<(), GicError> {
-        self.checked(Interrupt { id, trigger: super::Trigger::Level })?;
+        self.checked(GicInterrupt { id, trigger: Trigger::Level })?;
         let refused = |_| GicError::Refused(id);
         if id.is_private() {
             let mut redistributor = self.redistributor(affinity)?;
@@ -96,7 +96,7 @@ impl Distributor {
     }
 
     /// Checks that the interrupt is implemented. The kernel uses no extended and no message-based interrupts on a GICv3.
-    fn checked(&self, interrupt: Interrupt) -> Result<Interrupt, GicError> {
+    fn checked(&self, interrupt: GicInterrupt) -> Result<GicInterrupt, GicError> {
         let id = interrupt.id;
         let spis = self.gicd.typer().num_spis();
         let exists = id.is_sgi() || id.is_ppi() || id.spi_index().is_some_and(|index| index < spis as usize);
@@ -133,18 +133,18 @@ fn frames_at(region: &mut MmioWindow, offset: u64) -> GicRedistributor<'_> {
     GicRedistributor::new(unsafe { UniqueMmioPointer::new(pointer) })
 }
 
-pub(super) fn acknowledge() -> Option<Pending> {
-    real(GicCpuInterface::get_and_acknowledge_interrupt(InterruptGroup::Group1)?.raw_value())
+pub(super) fn acknowledge() -> Option<GicPending> {
+    GicPending::from_raw(GicCpuInterface::get_and_acknowledge_interrupt(InterruptGroup::Group1)?.raw_value())
 }
 
 pub(super) fn end(id: IntId) {
     GicCpuInterface::end_interrupt(id, InterruptGroup::Group1);
 }
 
-pub(super) fn send_sgi(id: IntId, to: SgiTo) -> Result<(), GicError> {
+pub(super) fn send_sgi(id: IntId, to: SgiDestination) -> Result<(), GicError> {
     let target = match to {
-        SgiTo::Others => SgiTarget::All,
-        SgiTo::One(cpu) => list(cpu.affinity)?,
+        SgiDestination::Others => SgiTarget::All,
+        SgiDestination::One(cpu) => list(cpu.affinity)?,
     };
     GicCpuInterface::send_sgi(id, target, SgiTargetGroup::CurrentGroup1).map_err(|_| GicError::Refused(id))
 }
@@ -160,7 +160,8 @@ fn list(affinity: u64) -> Result<SgiTarget, GicError> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{CpuTarget, Gic, Trigger};
+    use super::super::Gic;
+    use super::super::common::CpuTarget;
     use super::*;
     use crate::fake::FakeRegisters;
     use crate::mmio::TooShort;
@@ -191,13 +192,13 @@ mod tests {
         let far = gic.init_cpu(0x01_0000_0203).unwrap();
         assert_eq!(second.get32(0x1_0080), !0, "group 1");
 
-        let timer = Interrupt { id: IntId::ppi(11), trigger: Trigger::Level };
+        let timer = GicInterrupt { id: IntId::ppi(11), trigger: Trigger::Level };
         gic.configure(timer, 0x90, far).unwrap();
         gic.enable(timer.id, far).unwrap();
         assert_eq!((second.get32(0x1_0100), second.get32(0x1_0418)), (1 << 27, 0x9080_8080));
         assert_eq!(first.get32(0x3_0100) & 1 << 27, 0);
 
-        let event = Interrupt { id: IntId::spi(74), trigger: Trigger::Edge };
+        let event = GicInterrupt { id: IntId::spi(74), trigger: Trigger::Edge };
         gic.configure(event, 0x90, far).unwrap();
         gic.enable(event.id, one).unwrap();
         assert_eq!(gicd.get32(0xc18), 2 << (106 % 16 * 2));
@@ -214,7 +215,7 @@ mod tests {
         assert_eq!(list(0x01_0000_0203), Ok(expected));
         assert_eq!(list(0x10), Err(GicError::Unaddressable(0x10)));
         let cpu = CpuTarget { affinity: 16, mask: 0 };
-        assert_eq!(send_sgi(IntId::sgi(1), SgiTo::One(cpu)), Err(GicError::Unaddressable(16)));
+        assert_eq!(send_sgi(IntId::sgi(1), SgiDestination::One(cpu)), Err(GicError::Unaddressable(16)));
     }
 
     #[test]

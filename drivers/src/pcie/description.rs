@@ -2,7 +2,7 @@
 
 use super::Bdf;
 use crate::direct::BusWindow;
-use crate::gic::Interrupt;
+use crate::gic::GicInterrupt;
 use addr::{AddrRange, PhysAddr};
 use alloc::vec::Vec;
 use core::ops::RangeInclusive;
@@ -45,7 +45,7 @@ pub struct InterruptRoute {
     /// The pin: 1 for INTA to 4 for INTD.
     pub pin: u8,
     /// The interrupt.
-    pub interrupt: Interrupt,
+    pub interrupt: GicInterrupt,
 }
 
 /// The `interrupt-map`: from INTx pins to interrupts.
@@ -62,7 +62,7 @@ pub struct InterruptMap {
 impl InterruptMap {
     /// The interrupt of `pin` (1 to 4) of `function`, which must be on the root bus; for functions behind bridges use the
     /// swizzled pin ([`Function::intx`](super::Function::intx)).
-    pub fn lookup(&self, function: Bdf, pin: u8) -> Option<Interrupt> {
+    pub fn lookup(&self, function: Bdf, pin: u8) -> Option<GicInterrupt> {
         let wanted = (function.requester() & self.requester_mask, pin & self.pin_mask);
         self.routes.iter().find(|route| (route.requester, route.pin) == wanted).map(|route| route.interrupt)
     }
@@ -137,8 +137,8 @@ mod tests {
     use super::*;
     use crate::gic::{IntId, Trigger};
 
-    fn interrupt(spi: u32) -> Interrupt {
-        Interrupt { id: IntId::spi(spi), trigger: Trigger::Level }
+    fn interrupt(spi: u32) -> GicInterrupt {
+        GicInterrupt { id: IntId::spi(spi), trigger: Trigger::Level }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use super::description::{HostDescription, Phandle};
 use super::function::{COMMAND, Function, INTX_OFF, MASTER, MEMORY};
 use super::problem::Problem;
 use super::{assign, enumerate};
-use crate::gic::Interrupt;
+use crate::gic::GicInterrupt;
 use addr::StreamId;
 use alloc::vec::Vec;
 use core::fmt;
@@ -116,7 +116,7 @@ impl<C: ConfigSpace> Host<C> {
     }
 
     /// The interrupt of the function's INTx pin.
-    pub fn interrupt(&self, function: &Function) -> Option<Interrupt> {
+    pub fn interrupt(&self, function: &Function) -> Option<GicInterrupt> {
         let (root, pin) = function.intx?;
         self.description.interrupts.lookup(root, pin)
     }
@@ -177,7 +177,7 @@ mod tests {
         let route = |device: u16, pin| InterruptRoute {
             requester: device << 3,
             pin,
-            interrupt: Interrupt {
+            interrupt: GicInterrupt {
                 id: IntId::spi(3 + (u32::from(device) + u32::from(pin) - 1) % 4),
                 trigger: Trigger::Level,
             },
@@ -264,7 +264,7 @@ mod tests {
         let function = |bus, device| host.function(Bdf::new(bus, device, 0)).unwrap();
         assert_eq!(host.stream(function(0, 0)), Some((Phandle(5), StreamId::new(0x1000))));
         assert_eq!(host.stream(function(1, 0)), Some((Phandle(5), StreamId::new(0x1008))));
-        let spi = |number| Some(Interrupt { id: IntId::spi(number), trigger: Trigger::Level });
+        let spi = |number| Some(GicInterrupt { id: IntId::spi(number), trigger: Trigger::Level });
         assert_eq!((host.interrupt(function(0, 0)), host.interrupt(function(1, 0))), (spi(3), spi(4)));
         assert_eq!(host.interrupt(function(1, 1)), spi(5), "INTA of device 1 is INTB at the bridge");
         assert_eq!(host.interrupt(function(0, 1)), None);

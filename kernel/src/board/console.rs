@@ -73,7 +73,7 @@ impl<'a> DeviceTree<'a> {
 mod tests {
     use super::super::tests::fixture;
     use super::*;
-    use drivers::gic::{self, IntId, Trigger};
+    use drivers::gic::{GicInterrupt, IntId, Trigger};
 
     fn console(stdout: Option<&str>) -> Result<Uart, NodeError> {
         let mut model = fixture::virt();
@@ -90,7 +90,7 @@ mod tests {
     fn stdout_path_may_be_an_alias_with_a_baud_rate() {
         let uart = |baud| {
             let registers = AddrRange::from_len(PhysAddr::new(0x900_0000), 0x1000).unwrap();
-            let interrupt = Some(gic::Interrupt { id: IntId::spi(1), trigger: Trigger::Level }.into());
+            let interrupt = Some(GicInterrupt { id: IntId::spi(1), trigger: Trigger::Level }.into());
             Ok(Uart { kind: UartKind::Pl011, registers, interrupt, baud })
         };
         assert_eq!(console(None), uart(None));

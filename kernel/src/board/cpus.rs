@@ -112,7 +112,7 @@ fn cpu(node: &TreeNode<'_>) -> Result<CpuDescription, NodeError> {
 mod tests {
     use super::super::tests::fixture;
     use super::*;
-    use drivers::gic::{self, IntId, Trigger};
+    use drivers::gic::{GicInterrupt, IntId, Trigger};
     use dtoolkit::model::DeviceTree as TreeModel;
 
     fn with_tree<R>(model: &TreeModel, then: impl FnOnce(&DeviceTree<'_>) -> R) -> R {
@@ -189,7 +189,7 @@ mod tests {
 
     #[test]
     fn physical_and_virtual_timer_interrupts_are_read() {
-        let ppi = |number| Some(gic::Interrupt { id: IntId::ppi(number), trigger: Trigger::Level }.into());
+        let ppi = |number| Some(GicInterrupt { id: IntId::ppi(number), trigger: Trigger::Level }.into());
         let mut model = fixture::virt();
         assert_eq!(
             with_tree(&model, |tree| tree.timer()),

@@ -6,7 +6,7 @@ use addr::{AddrRange, PhysAddr};
 use alloc::vec;
 use alloc::vec::Vec;
 use drivers::bcm2836::InterruptSource;
-use drivers::gic::{self, IntId, Trigger};
+use drivers::gic::{GicInterrupt, IntId, Trigger};
 use drivers::interrupts::Interrupt;
 use drivers::pcie::Phandle;
 
@@ -198,7 +198,7 @@ fn decode_bcm2836(cells: &mut Cells<'_>, local: bool) -> Result<Interrupt, NodeE
 }
 
 /// Decodes a GIC's three or more cells: type, number, flags; further cells (partitioned PPIs) are ignored.
-pub(super) fn decode_gic(cells: &mut Cells<'_>) -> Result<gic::Interrupt, NodeError> {
+pub(super) fn decode_gic(cells: &mut Cells<'_>) -> Result<GicInterrupt, NodeError> {
     let mut next = || cells.next().ok_or(NodeError::Malformed("interrupts"));
     let raw @ [kind, number, flags] = [next()?, next()?, next()?];
     let id = match kind {
@@ -214,7 +214,7 @@ pub(super) fn decode_gic(cells: &mut Cells<'_>) -> Result<gic::Interrupt, NodeEr
         4 | 8 => Trigger::Level,
         _ => return Err(NodeError::InvalidInterrupt(raw)),
     };
-    Ok(gic::Interrupt { id, trigger })
+    Ok(GicInterrupt { id, trigger })
 }
 
 #[cfg(test)]
@@ -246,8 +246,8 @@ mod tests {
 
     #[test]
     fn specifiers_are_decoded_by_interrupt_type() {
-        let edge = |id| Ok(gic::Interrupt { id, trigger: Trigger::Edge }.into());
-        let level = |id| Ok(gic::Interrupt { id, trigger: Trigger::Level }.into());
+        let edge = |id| Ok(GicInterrupt { id, trigger: Trigger::Edge }.into());
+        let level = |id| Ok(GicInterrupt { id, trigger: Trigger::Level }.into());
         assert_eq!(interrupt_of("/smmuv3", &[], 3), edge(IntId::spi(77)));
         assert_eq!(interrupt_of("/timer", &[], 2), level(IntId::ppi(11)));
         assert_eq!(interrupt_of("/pl011", &[], 0), level(IntId::spi(1)));

@@ -169,7 +169,7 @@ fn requester_map(node: &TreeNode<'_>, [name, mask]: [&'static str; 2]) -> Result
 mod tests {
     use super::super::tests::fixture;
     use super::*;
-    use drivers::gic::{IntId, Interrupt, Trigger};
+    use drivers::gic::{GicInterrupt, IntId, Trigger};
     use drivers::pcie::Bdf;
 
     fn host(change: &[(&str, &[u32])]) -> Result<HostDescription, NodeError> {
@@ -207,7 +207,7 @@ mod tests {
     #[test]
     fn interrupt_map_routes_pins_by_slot() {
         let interrupts = host(&[]).unwrap().interrupts;
-        let spi = |number| Some(Interrupt { id: IntId::spi(number), trigger: Trigger::Level });
+        let spi = |number| Some(GicInterrupt { id: IntId::spi(number), trigger: Trigger::Level });
         for (device, pin, number) in [(0, 1, 3), (0, 4, 6), (1, 1, 4), (2, 3, 3), (3, 4, 5), (5, 1, 4)] {
             assert_eq!(
                 interrupts.lookup(Bdf::new(0, device, 0), pin),

@@ -10,7 +10,7 @@ use super::{
 };
 use addr::{AddrRange, PhysAddr};
 use alloc::vec::Vec;
-use drivers::gic::{self, IntId, Trigger};
+use drivers::gic::{GicInterrupt, IntId, Trigger};
 use drivers::pcie::{
     HostDescription, HostWindow, InterruptMap, InterruptRoute, PciSpace, Phandle, RequesterMap,
     RequesterRange,
@@ -43,7 +43,7 @@ pub(super) fn complete(platform: &mut Platform) {
         redistributors: Vec::from([range(0x4008_0000, 0x400_0000)]),
         its: Vec::from([range(0x4408_1000, 0x2_0000)]),
     }));
-    let ppi = |number| Some(gic::Interrupt { id: IntId::ppi(number), trigger: Trigger::Level }.into());
+    let ppi = |number| Some(GicInterrupt { id: IntId::ppi(number), trigger: Trigger::Level }.into());
     platform.timer = Some(TimerInterrupts { physical: ppi(14), virtual_: ppi(11) });
     platform.smmus = Vec::from([smmu()]);
     platform.pci_hosts = Vec::from([pci_host()]);
@@ -56,8 +56,8 @@ fn range(start: u64, len: u64) -> AddrRange<PhysAddr> {
     AddrRange::new(PhysAddr::new(start), PhysAddr::new(start + len))
 }
 
-fn spi(number: u32, trigger: Trigger) -> gic::Interrupt {
-    gic::Interrupt { id: IntId::spi(number), trigger }
+fn spi(number: u32, trigger: Trigger) -> GicInterrupt {
+    GicInterrupt { id: IntId::spi(number), trigger }
 }
 
 fn smmu() -> SmmuDescription {

@@ -75,7 +75,7 @@ impl TreeNode<'_> {
 mod tests {
     use super::super::tests::fixture;
     use super::*;
-    use drivers::gic::{self, IntId, Trigger};
+    use drivers::gic::{GicInterrupt, IntId, Trigger};
     use dtoolkit::model::DeviceTree as TreeModel;
 
     fn smmus(model: &TreeModel) -> Vec<Result<SmmuDescription, NodeError>> {
@@ -84,7 +84,7 @@ mod tests {
 
     #[test]
     fn interrupts_are_found_by_name() {
-        let spi = |number| Some(gic::Interrupt { id: IntId::spi(number), trigger: Trigger::Edge }.into());
+        let spi = |number| Some(GicInterrupt { id: IntId::spi(number), trigger: Trigger::Edge }.into());
         let expected = SmmuDescription {
             phandle: Some(Phandle(fixture::SMMU)),
             registers: AddrRange::from_len(PhysAddr::new(0x905_0000), 0x2_0000).unwrap(),

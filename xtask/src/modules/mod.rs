@@ -23,10 +23,11 @@ struct GraphScope {
     module: &'static [&'static str],
 }
 
-const SCOPES: [GraphScope; 3] = [
+const SCOPES: [GraphScope; 4] = [
     GraphScope { crate_directory: "kernel", module: &[] },
     GraphScope { crate_directory: "kernel", module: &["dma"] },
     GraphScope { crate_directory: "drivers", module: &["smmu"] },
+    GraphScope { crate_directory: "drivers", module: &["gic"] },
 ];
 
 impl GraphScope {
