@@ -78,12 +78,12 @@ impl fmt::Display for EduError {
 impl core::error::Error for EduError {}
 
 /// An edu device.
-pub struct Edu {
+pub struct EduEngine {
     registers: Mmio<Registers>,
     mask: u64,
 }
 
-impl Edu {
+impl EduEngine {
     /// The device with these registers (BAR 0) and this highest address ([`DMA_MASK`] unless configured otherwise in QEMU).
     /// Checks identification and liveness.
     pub fn new(registers: Mmio<Registers>, mask: u64) -> Result<Self, EduError> {
@@ -108,7 +108,7 @@ impl Edu {
     }
 }
 
-impl DmaEngine for Edu {
+impl DmaEngine for EduEngine {
     fn most_transfers(&self) -> usize {
         1
     }
@@ -163,10 +163,10 @@ mod tests {
     use crate::fake::FakeRegisters;
     use addr::Iova;
 
-    /// Bypasses `Edu::new`, since plain memory does not invert written values.
-    fn edu() -> (FakeRegisters, Edu) {
+    /// Bypasses `EduEngine::new`, since plain memory does not invert written values.
+    fn edu() -> (FakeRegisters, EduEngine) {
         let fake = FakeRegisters::new(0x100);
-        let edu = Edu { registers: fake.mmio(), mask: DMA_MASK };
+        let edu = EduEngine { registers: fake.mmio(), mask: DMA_MASK };
         (fake, edu)
     }
 
@@ -178,10 +178,10 @@ mod tests {
     fn other_device_is_rejected() {
         let fake = FakeRegisters::new(0x100);
         fake.set32(0, 0x0100_00ee);
-        assert_eq!(Edu::new(fake.mmio(), DMA_MASK).err(), Some(EduError::NotEdu(0x0100_00ee)));
+        assert_eq!(EduEngine::new(fake.mmio(), DMA_MASK).err(), Some(EduError::NotEdu(0x0100_00ee)));
         fake.set32(0, 0x0100_00ed);
         let dead = EduError::NotAlive { wrote: 0x1357_9bdf, read: 0x1357_9bdf };
-        assert_eq!(Edu::new(fake.mmio(), DMA_MASK).err(), Some(dead));
+        assert_eq!(EduEngine::new(fake.mmio(), DMA_MASK).err(), Some(dead));
     }
 
     #[test]

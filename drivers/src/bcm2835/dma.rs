@@ -27,13 +27,13 @@ pub const MASK: DmaMask = DmaMask::BITS_32;
 
 /// 4.2.1.2.
 #[repr(C)]
-pub struct Channel {
+pub struct ChannelRegisters {
     cs: ReadWrite<u32>,
     conblk_ad: ReadWrite<u32>,
     loaded: [ReadOnly<u32>; 6],
     debug: ReadWrite<u32>,
 }
-const _: () = assert!(offset_of!(Channel, debug) == 0x20);
+const _: () = assert!(offset_of!(ChannelRegisters, debug) == 0x20);
 
 const ACTIVE: u32 = 1 << 0;
 const END: u32 = 1 << 1;
@@ -73,7 +73,7 @@ const MOST_BLOCKS: usize = 4096 / BLOCK_LEN;
 
 /// A channel, its control blocks and its buffer.
 pub struct DmaChannel {
-    registers: Mmio<Channel>,
+    registers: Mmio<ChannelRegisters>,
     blocks: DmaBuffer,
     buffer: DmaBuffer,
 }
@@ -84,7 +84,7 @@ impl DmaChannel {
     /// # Errors
     /// Errors of the allocation of two pages; [`DmaError::OutOfVmalloc`] without a kernel mapping of the control
     /// blocks.
-    pub fn new(registers: Mmio<Channel>, space: &dyn DmaSpace) -> Result<Self, DmaError> {
+    pub fn new(registers: Mmio<ChannelRegisters>, space: &dyn DmaSpace) -> Result<Self, DmaError> {
         space.set_mask(MASK)?;
         let blocks = space.alloc(MOST_BLOCKS * BLOCK_LEN, Attrs::empty())?;
         if blocks.kernel_view().is_none() {

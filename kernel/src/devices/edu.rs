@@ -6,7 +6,7 @@ use super::pci::{PciDriver, PciMatch, PciProbe};
 use crate::fs::char_device::DeviceClass;
 use alloc::boxed::Box;
 use dma_api::DmaMask;
-use drivers::edu::{self, Edu};
+use drivers::edu::{self, EduEngine};
 use drivers::mmio::Mmio;
 
 pub static DRIVER: PciDriver =
@@ -20,7 +20,7 @@ fn probe(function: &mut PciProbe<'_>) -> Probed {
     // SAFETY: mapped permanently as Device memory; BAR 0 of this PCI id is an edu's registers; no other
     // driver uses them.
     let registers = unsafe { Mmio::new(at.start()) };
-    let engine = Edu::new(registers, mask.highest().raw()).map_err(ProbeError::device)?;
+    let engine = EduEngine::new(registers, mask.highest().raw()).map_err(ProbeError::device)?;
     let device = function.attach()?;
     device.set_mask(mask).map_err(ProbeError::Dma)?;
     let bound: &DmaEngineDevice = Box::leak(Box::new(DmaEngineDevice::new(&CLASS, device, engine)));

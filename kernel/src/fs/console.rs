@@ -24,12 +24,14 @@ const EOF: u8 = 4;
 static LOOKAHEAD: SpinLock<Option<u8>> = SpinLock::new(None);
 
 pub(super) fn register() -> Result<(), RegisterError> {
-    char_device::register(&["/dev/console", "/dev/tty"], NUMBER, |_, flags| Ok(OpenFile::new(Console, flags)))
+    char_device::register(&["/dev/console", "/dev/tty"], NUMBER, |_, flags| {
+        Ok(OpenFile::new(ConsoleFile, flags))
+    })
 }
 
-pub struct Console;
+pub struct ConsoleFile;
 
-impl File for Console {
+impl File for ConsoleFile {
     /// Waits for the first byte, then reads the received bytes up to the end of a line.
     fn read(&self, memory: UserMemory<'_>, to: UserVa, len: usize) -> Result<usize, Errno> {
         let mut line = [0; 256];

@@ -17,7 +17,7 @@ const MAJOR: u32 = 240;
 
 /// The DMA heaps; the value is the minor number.
 #[derive(Clone, Copy)]
-enum Heap {
+enum DmaHeap {
     /// Scattered, cached.
     System,
     /// Scattered, non-cacheable (write-combining).
@@ -26,7 +26,7 @@ enum Heap {
     Contiguous,
 }
 
-impl Heap {
+impl DmaHeap {
     const ALL: [Self; 3] = [Self::System, Self::Uncached, Self::Contiguous];
 
     fn path(self) -> &'static str {
@@ -49,7 +49,7 @@ impl Heap {
 }
 
 pub(super) fn register() -> Result<(), RegisterError> {
-    Heap::ALL.into_iter().try_for_each(|heap| {
+    DmaHeap::ALL.into_iter().try_for_each(|heap| {
         let number = DeviceNumber { major: MAJOR, minor: heap as u32 };
         char_device::register(&[heap.path()], number, move |number, flags| {
             Ok(OpenFile::new(HeapFile { heap, number }, flags))
@@ -58,7 +58,7 @@ pub(super) fn register() -> Result<(), RegisterError> {
 }
 
 struct HeapFile {
-    heap: Heap,
+    heap: DmaHeap,
     number: DeviceNumber,
 }
 

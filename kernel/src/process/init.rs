@@ -21,7 +21,7 @@ pub fn run_init(initramfs: Option<AddrRange<PhysAddr>>, path: &str, arguments: &
         log::error!("initramfs: {error}");
         return;
     }
-    let console = Arc::new(OpenFile::new(console::Console, OpenFlags::READ_WRITE));
+    let console = Arc::new(OpenFile::new(console::ConsoleFile, OpenFlags::READ_WRITE));
     let files = [console.clone(), console.clone(), console];
     match loader::start(&Launch { path, arguments, environment: &ENVIRONMENT, files: &files }) {
         Ok(process) => {

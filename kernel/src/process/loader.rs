@@ -31,7 +31,7 @@ const BIAS: u64 = 0x5555_5555_0000;
 
 /// Why a program is not started.
 #[derive(Debug)]
-pub enum StartError {
+pub enum LaunchError {
     /// There is no initramfs.
     NoFiles,
     /// Its path does not resolve.
@@ -46,7 +46,7 @@ pub enum StartError {
     Arguments(ArgumentListTooLong),
 }
 
-impl fmt::Display for StartError {
+impl fmt::Display for LaunchError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoFiles => write!(f, "there is no initramfs"),
@@ -76,16 +76,16 @@ pub struct Launch<'a> {
 /// Starts a program.
 ///
 /// # Errors
-/// [`StartError`]; all resources are released.
-pub fn start(launch: &Launch<'_>) -> Result<Arc<Process>, StartError> {
+/// [`LaunchError`]; all resources are released.
+pub fn start(launch: &Launch<'_>) -> Result<Arc<Process>, LaunchError> {
     let file = read_file(launch.path.as_bytes())?;
-    let executable = place(Executable::parse(file).map_err(StartError::Executable)?)?;
-    let space = AddressSpace::new().ok_or(StartError::Memory(Errno::ENOMEM))?;
-    load(&space, &executable, file).map_err(StartError::Memory)?;
-    let stack = first_stack(launch, &executable).map_err(StartError::Arguments)?;
-    load_stack(&space, &stack).map_err(StartError::Memory)?;
+    let executable = place(Executable::parse(file).map_err(LaunchError::Executable)?)?;
+    let space = AddressSpace::new().ok_or(LaunchError::Memory(Errno::ENOMEM))?;
+    load(&space, &executable, file).map_err(LaunchError::Memory)?;
+    let stack = first_stack(launch, &executable).map_err(LaunchError::Arguments)?;
+    load_stack(&space, &stack).map_err(LaunchError::Memory)?;
     let frame = TrapFrame::program(executable.entry, stack.pointer);
-    run(new_process(space), launch.files, frame).map_err(StartError::Memory)
+    run(new_process(space), launch.files, frame).map_err(LaunchError::Memory)
 }
 
 fn first_stack(launch: &Launch<'_>, executable: &Executable) -> Result<StackImage, ArgumentListTooLong> {
@@ -102,21 +102,21 @@ fn first_stack(launch: &Launch<'_>, executable: &Executable) -> Result<StackImag
     })
 }
 
-fn read_file(path: &[u8]) -> Result<&'static [u8], StartError> {
-    let tree = root::tree().ok_or(StartError::NoFiles)?;
-    let id = tree.resolve(root::Root::ROOT, path, true).map_err(StartError::Path)?;
+fn read_file(path: &[u8]) -> Result<&'static [u8], LaunchError> {
+    let tree = root::tree().ok_or(LaunchError::NoFiles)?;
+    let id = tree.resolve(root::Root::ROOT, path, true).map_err(LaunchError::Path)?;
     match tree.node(id).kind {
         NodeKind::File(data) => Ok(data),
-        _ => Err(StartError::NotAFile),
+        _ => Err(LaunchError::NotAFile),
     }
 }
 
-fn place(executable: Executable) -> Result<Executable, StartError> {
+fn place(executable: Executable) -> Result<Executable, LaunchError> {
     match executable.load_address {
         LoadAddress::Fixed => Ok(executable),
         LoadAddress::Relocatable(align) => {
             let bias = UserVa::new(BIAS).align_up(align).map_or(0, UserVa::raw);
-            executable.relocated(bias).ok_or(StartError::Memory(Errno::ENOMEM))
+            executable.relocated(bias).ok_or(LaunchError::Memory(Errno::ENOMEM))
         }
     }
 }

@@ -4,9 +4,9 @@
 use crate::sync::SpinLock;
 
 /// The generator.
-static STATE: SpinLock<State> = SpinLock::new(State { key: [0; 8], blocks: 0 });
+static GENERATOR: SpinLock<Generator> = SpinLock::new(Generator { key: [0; 8], blocks: 0 });
 
-struct State {
+struct Generator {
     key: [u32; 8],
     /// The number of blocks generated, which is the block counter.
     blocks: u64,
@@ -14,25 +14,25 @@ struct State {
 
 /// Mixes a secret seed (`/chosen/rng-seed`) into the key.
 pub fn seed(bytes: &[u8]) {
-    let mut state = STATE.lock();
+    let mut generator = GENERATOR.lock();
     for chunk in bytes.chunks(32) {
-        for (word, part) in state.key.iter_mut().zip(chunk.chunks(4)) {
+        for (word, part) in generator.key.iter_mut().zip(chunk.chunks(4)) {
             *word ^= part.iter().fold(0, |sum, &byte| sum << 8 | u32::from(byte));
         }
-        state.step();
+        generator.step();
     }
 }
 
 /// Fills `out` with random bytes.
 pub fn fill(out: &mut [u8]) {
-    let mut state = STATE.lock();
-    state.mix_machine();
+    let mut generator = GENERATOR.lock();
+    generator.mix_machine();
     for part in out.chunks_mut(64) {
-        let block = state.next_block();
+        let block = generator.next_block();
         part.copy_from_slice(&block[..part.len()]);
     }
     // Forward secrecy: earlier output cannot be computed from a later state.
-    state.step();
+    generator.step();
 }
 
 /// Returns random bytes.
@@ -42,7 +42,7 @@ pub fn bytes<const N: usize>() -> [u8; N] {
     out
 }
 
-impl State {
+impl Generator {
     fn mix_machine(&mut self) {
         let sources = [arch::timer::now(), arch::cpu::random().unwrap_or(0)];
         for (pair, source) in self.key.chunks_mut(2).zip(sources) {
