@@ -75,7 +75,7 @@ pub const MOPS: Session<'_> = Session {
 };
 /// The growth of costs.
 pub const GROWTH: Session<'_> = Session { name: "growth", glob: "growth_*", ..OPERATIONS };
-/// A device among faulting ones: as many as fit a thousand events each into the event queue.
+/// A device with faulting neighbours: as many as the event queue can hold a thousand events of each.
 pub const NEIGHBOUR: Session<'_> =
     Session { name: "neighbour", glob: "neighbour", neighbours: 7, ..OPERATIONS };
 /// The same with an event queue that overflows with each transfer of any of them.
