@@ -51,7 +51,7 @@ impl fmt::Display for ProbeError {
             Self::Ecam(error) => error.fmt(f),
             Self::NoBar(bar) => write!(f, "BAR {bar} has no address"),
             Self::NoIommu(phandle) => {
-                write!(f, "the IOMMU in front of it (phandle {:#x}) is not in use", phandle.0)
+                write!(f, "its IOMMU (phandle {:#x}) is not in use", phandle.0)
             }
             Self::Dma(error) => error.fmt(f),
             Self::Master(error) => error.fmt(f),

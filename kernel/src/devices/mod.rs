@@ -68,7 +68,7 @@ pub fn probe(platform: &Platform, PciHosts(hosts): PciHosts, args: &BootArgs<'_>
         let devices = |smmu| hosts.iter().map(|host| pci::devices_behind(host, smmu)).sum();
         iommu::init(&platform.smmus, devices, args.iommu_events);
         if dma::fault::start().is_err() {
-            log::warn!("no memory for a thread: devices that keep faulting are not blocked");
+            log::warn!("no memory for the quarantine thread: faulting devices are not quarantined");
         }
     }
     let mut streams = pci::Streams::new(args.iommu_off);

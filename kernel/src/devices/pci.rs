@@ -63,7 +63,7 @@ pub fn enumerate(description: &HostDescription) -> Option<&'static PciHost> {
         Ok(host) => {
             host.problems().iter().for_each(|problem| log::warn!("pci: {problem}"));
             for at in host.masters() {
-                log::warn!("pci: {at} came as a bus master: stopped");
+                log::warn!("pci: {at}: disabled bus mastering, left enabled by an earlier boot stage");
             }
             log::info!("pci: {} functions, buses {:?}", host.functions().len(), description.buses);
             Some(Box::leak(Box::new(SpinLock::new(host))))

@@ -230,7 +230,7 @@ static TIMER: Once<Interrupt> = Once::new();
 /// woken, and a program that makes no system call is not preempted.
 pub fn init(timer: Option<&TimerInterrupts>) {
     let Some(interrupt) = timer.and_then(|timer| timer.virtual_) else {
-        log::warn!("timer: the device tree names no interrupt");
+        log::warn!("timer: no interrupt in the device tree");
         return;
     };
     TIMER.call_once(|| interrupt);

@@ -32,8 +32,7 @@ pub const CASES: &[Case] = &[
         ..SHAPED
     },
     Case { name: "virt-timer-1MHz", cpu: "max,cntfrq=1000000", cpus: "4", ..SHAPED },
-    // The bus bypasses the SMMU that the device tree puts in front of it: QEMU describes the bypass only in
-    // ACPI.
+    // The bus bypasses the SMMU of its `iommu-map`: QEMU describes the bypass only in ACPI.
     Case {
         name: "virt-bypassed-bus",
         options: "dtb-randomness=off,default-bus-bypass-iommu=on",
@@ -47,7 +46,7 @@ pub const CASES: &[Case] = &[
             "init=/bin/probe -- hello",
             &[
                 "edu 81:00.0: stream 0x8100",
-                "warning: 81:00.0: ignored: its writes bypass the IOMMU ",
+                "warning: 81:00.0: ignored: DMA bypasses the IOMMU ",
                 "init: exit status 0",
             ],
         )

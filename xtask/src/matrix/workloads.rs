@@ -105,7 +105,7 @@ pub const CASES: &[Case] = &[
         expect: ConsoleExpectation::PowerOff {
             shown: &[
                 "smmu at 0x9050000: was in bypass, aborts now",
-                "pci: 00:01.0 came as a bus master: stopped",
+                "pci: 00:01.0: disabled bus mastering",
                 "probe: checksum: PASS",
                 "init: exit status 0",
             ],
@@ -118,7 +118,7 @@ pub const CASES: &[Case] = &[
         name: "dma-left-running-no-smmu",
         smmu: false,
         expect: ConsoleExpectation::PowerOff {
-            shown: &["pci: 00:01.0 came as a bus master: stopped", "probe: checksum: PASS"],
+            shown: &["pci: 00:01.0: disabled bus mastering", "probe: checksum: PASS"],
             never: &[PANIC],
         },
         ..LEFT_RUNNING_BASE

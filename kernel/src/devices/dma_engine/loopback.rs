@@ -28,7 +28,7 @@ impl fmt::Display for LoopbackError {
             Self::NoBuffer(error) => error.fmt(f),
             Self::Copy(error) => error.fmt(f),
             Self::BypassesIommu => {
-                write!(f, "its writes bypass the IOMMU that the device tree puts in front of it")
+                write!(f, "DMA bypasses the IOMMU given in the device tree")
             }
         }
     }
