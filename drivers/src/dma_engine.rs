@@ -120,7 +120,7 @@ impl core::error::Error for CopyError {}
 /// A DMA engine.
 pub trait DmaEngine: Send {
     /// Maximum number of transfers of a job; above 1 the engine supports scatter-gather lists.
-    fn most_transfers(&self) -> usize;
+    fn max_transfers(&self) -> usize;
 
     /// Starts a job of `transfers`, in this order. The device observes all earlier stores to the memory, which it owns until
     /// [`is_done`](Self::is_done).

@@ -109,7 +109,7 @@ impl EduEngine {
 }
 
 impl DmaEngine for EduEngine {
-    fn most_transfers(&self) -> usize {
+    fn max_transfers(&self) -> usize {
         1
     }
 
@@ -258,6 +258,6 @@ mod tests {
         let (_, mut edu) = edu();
         let one = transfer(TransferDirection::FromMemory, 0, 0, 1);
         let error = Err(CopyError::TooMany { transfers: 2, most: 1 });
-        assert_eq!((edu.start(&[one; 2], Notify::Poll), edu.most_transfers()), (error, 1));
+        assert_eq!((edu.start(&[one; 2], Notify::Poll), edu.max_transfers()), (error, 1));
     }
 }

@@ -142,7 +142,7 @@ fn low(address: Iova) -> u32 {
 }
 
 impl DmaEngine for DmaChannel {
-    fn most_transfers(&self) -> usize {
+    fn max_transfers(&self) -> usize {
         MOST_BLOCKS
     }
 

@@ -1,4 +1,4 @@
-//! What all drivers have in common: the result of a probe.
+//! Items of all drivers: bound devices and probe errors.
 
 use crate::board::NodeError;
 use crate::memory::vmalloc::MapRegistersError;
@@ -14,7 +14,7 @@ pub trait BoundDevice: Sync {
     fn publish(&'static self, check: bool);
 }
 
-/// The result of a probe; `None` if the driver has done its work.
+/// The result of a probe; `None` if the driver needs the device no longer.
 pub type Probed = Result<Option<&'static dyn BoundDevice>, ProbeError>;
 
 /// Why a device or host bridge is not used.
@@ -33,7 +33,7 @@ pub enum ProbeError {
     Master(MasterError),
     /// The device tree node is invalid.
     Node(NodeError),
-    /// The device failed, in the words of its driver.
+    /// An error of the driver.
     Device(Box<dyn fmt::Display>),
 }
 

@@ -27,7 +27,7 @@ impl DmaBuf {
     }
 
     /// Records an attachment.
-    pub fn attached(&self, attachment: &Arc<Attachment>) {
+    pub fn add_attachment(&self, attachment: &Arc<Attachment>) {
         let mut all = self.attachments.lock();
         all.retain(|old| old.strong_count() > 0);
         all.push(Arc::downgrade(attachment));
@@ -39,8 +39,8 @@ impl DmaBuf {
         self.attachments.lock().iter().filter_map(Weak::upgrade).collect()
     }
 
-    /// Whether an attached device is in quarantine, so that its writes may be missing.
-    fn is_in_quarantine(&self) -> bool {
+    /// Whether an attached device is quarantined, so that its writes may be missing.
+    fn has_quarantined_device(&self) -> bool {
         self.attachments().iter().any(|attachment| attachment.device().is_quarantined())
     }
 
@@ -50,7 +50,7 @@ impl DmaBuf {
         if self.attachments().iter().any(|attachment| !attachment.device().is_coherent()) {
             self.buffer.sync(to, direction);
         }
-        if self.is_in_quarantine() { Err(Errno::EIO) } else { Ok(()) }
+        if self.has_quarantined_device() { Err(Errno::EIO) } else { Ok(()) }
     }
 
     /// Returns the chunks from number `first` on, with their device addresses in the first live attachment.
@@ -77,7 +77,7 @@ impl DmaBufFile {
         Self(Arc::new(DmaBuf { buffer, attachments: SpinLock::new(Vec::new()) }))
     }
 
-    fn describe(&self, memory: UserMemory<'_>, at: UserVa) -> Result<(), Errno> {
+    fn copy_chunks(&self, memory: UserMemory<'_>, at: UserVa) -> Result<(), Errno> {
         let mut query: ChunkQuery = memory.read(at)?;
         let (total, first) = (self.0.buffer.chunk_count() as u64, query.first);
         let left = total.saturating_sub(first).min(query.capacity);
@@ -97,8 +97,8 @@ impl DmaBufFile {
     fn leaves(&self, caller: &Caller<'_>) -> Leaves {
         let buffer = &self.0.buffer;
         let mut leaves = Leaves::default();
-        let is_ours = |backing: &VmaBacking| matches!(backing, VmaBacking::Shared(shared, _) if Arc::ptr_eq(shared, buffer));
-        caller.space.leaves(|area| is_ours(&area.backing), |leaf| count(&mut leaves, &leaf));
+        let maps_buffer = |backing: &VmaBacking| matches!(backing, VmaBacking::Shared(shared, _) if Arc::ptr_eq(shared, buffer));
+        caller.space.leaves(|area| maps_buffer(&area.backing), |leaf| count(&mut leaves, &leaf));
         leaves
     }
 }
@@ -134,7 +134,7 @@ impl File for DmaBufFile {
             let (side, direction) = decode_sync(sync.flags)?;
             self.0.sync(side, direction)?;
         } else if request == DMA_BUF_CHUNKS.raw() {
-            self.describe(memory, at)?;
+            self.copy_chunks(memory, at)?;
         } else if request == DMA_BUF_LEAVES.raw() {
             memory.write(at, &self.leaves(caller))?;
         } else if request == DMA_STATISTICS.raw() {
@@ -147,7 +147,7 @@ impl File for DmaBufFile {
 
     fn poll(&self) -> PollEvents {
         let usable = PollEvents::IN | PollEvents::OUT;
-        if self.0.is_in_quarantine() { usable | PollEvents::ERR } else { usable }
+        if self.0.has_quarantined_device() { usable | PollEvents::ERR } else { usable }
     }
 
     fn dma_buf(&self) -> Option<&Arc<DmaBuf>> {

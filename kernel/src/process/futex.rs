@@ -41,7 +41,7 @@ impl Futexes {
     /// Waits for a wake at `at` with one of `bits`, if the futex word is `expected`.
     ///
     /// # Errors
-    /// `EAGAIN` if it is not, `ETIMEDOUT`, `EINTR` if the process is ending, `EFAULT`, `EINVAL`.
+    /// `EAGAIN` if it is not, `ETIMEDOUT`, `EINTR` if the process is terminating, `EFAULT`, `EINVAL`.
     pub fn wait(
         &self,
         memory: UserMemory<'_>,
@@ -101,12 +101,12 @@ impl Futexes {
         let mut waiters = self.0.lock();
         let mut woken = 0;
         waiters.retain(|waiter| {
-            let woken_now = woken < count && waiter.at == at && waiter.bits & bits != 0;
-            if woken_now {
+            let is_woken = woken < count && waiter.at == at && waiter.bits & bits != 0;
+            if is_woken {
                 woken += 1;
                 sched::unpark(&waiter.thread);
             }
-            !woken_now
+            !is_woken
         });
         woken
     }

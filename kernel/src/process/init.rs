@@ -10,8 +10,8 @@ use alloc::sync::Arc;
 /// The environment of init.
 pub const ENVIRONMENT: [&str; 3] = ["PATH=/bin", "HOME=/", "TERM=dumb"];
 
-/// Mounts the initramfs, starts `path` with `arguments`, and waits until the process has ended. Errors are
-/// logged. Called in a thread; the caller powers off afterwards.
+/// Mounts the initramfs, starts `path` with `arguments`, and waits until the process has terminated. Errors
+/// are logged. Called in a thread; the caller powers off afterwards.
 pub fn run_init(initramfs: Option<AddrRange<PhysAddr>>, path: &str, arguments: &[&str]) {
     let Some(initramfs) = initramfs else {
         log::error!("init: {path}: there is no initramfs");
@@ -25,8 +25,8 @@ pub fn run_init(initramfs: Option<AddrRange<PhysAddr>>, path: &str, arguments: &
     let files = [console.clone(), console.clone(), console];
     match loader::start(&Launch { path, arguments, environment: &ENVIRONMENT, files: &files }) {
         Ok(process) => {
-            let ending = process.wait();
-            kprintln!("init: {ending}");
+            let termination = process.wait();
+            kprintln!("init: {termination}");
         }
         Err(error) => log::error!("init: {path}: {error}"),
     }

@@ -79,13 +79,13 @@ pub struct Launch<'a> {
 /// [`LaunchError`]; all resources are released.
 pub fn start(launch: &Launch<'_>) -> Result<Arc<Process>, LaunchError> {
     let file = read_file(launch.path.as_bytes())?;
-    let executable = place(Executable::parse(file).map_err(LaunchError::Executable)?)?;
+    let executable = assign_load_address(Executable::parse(file).map_err(LaunchError::Executable)?)?;
     let space = AddressSpace::new().ok_or(LaunchError::Memory(Errno::ENOMEM))?;
     load(&space, &executable, file).map_err(LaunchError::Memory)?;
     let stack = first_stack(launch, &executable).map_err(LaunchError::Arguments)?;
     load_stack(&space, &stack).map_err(LaunchError::Memory)?;
     let frame = TrapFrame::program(executable.entry, stack.pointer);
-    run(new_process(space), launch.files, frame).map_err(LaunchError::Memory)
+    start_process(new_process(space), launch.files, frame).map_err(LaunchError::Memory)
 }
 
 fn first_stack(launch: &Launch<'_>, executable: &Executable) -> Result<StackImage, ArgumentListTooLong> {
@@ -98,7 +98,7 @@ fn first_stack(launch: &Launch<'_>, executable: &Executable) -> Result<StackImag
         arguments: &arguments,
         environment: &environment,
         random: random::bytes(),
-        auxiliary: &auxiliary(executable),
+        auxiliary: &auxiliary_vector(executable),
     })
 }
 
@@ -111,7 +111,7 @@ fn read_file(path: &[u8]) -> Result<&'static [u8], LaunchError> {
     }
 }
 
-fn place(executable: Executable) -> Result<Executable, LaunchError> {
+fn assign_load_address(executable: Executable) -> Result<Executable, LaunchError> {
     match executable.load_address {
         LoadAddress::Fixed => Ok(executable),
         LoadAddress::Relocatable(align) => {
@@ -140,7 +140,7 @@ fn load_stack(space: &AddressSpace, stack: &StackImage) -> Result<(), Errno> {
     space.load(stack.pointer, &stack.bytes)
 }
 
-fn auxiliary(executable: &Executable) -> [(u64, u64); 15] {
+fn auxiliary_vector(executable: &Executable) -> [(u64, u64); 15] {
     [
         (AT_HWCAP, hwcap().bits()),
         (AT_HWCAP2, hwcap2().bits()),
@@ -180,7 +180,11 @@ fn new_process(space: AddressSpace) -> Arc<Process> {
     Arc::new(Process::new(space))
 }
 
-fn run(process: Arc<Process>, files: &[Arc<OpenFile>], frame: TrapFrame) -> Result<Arc<Process>, Errno> {
+fn start_process(
+    process: Arc<Process>,
+    files: &[Arc<OpenFile>],
+    frame: TrapFrame,
+) -> Result<Arc<Process>, Errno> {
     for file in files {
         process.files.lock().insert(file.clone(), false, 0)?;
     }

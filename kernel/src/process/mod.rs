@@ -21,6 +21,6 @@ mod task;
 
 pub use init::{ENVIRONMENT, run_init};
 pub use loader::{Launch, LaunchError, STACK_BYTES, start};
-pub use process::{Ending, Process, all};
+pub use process::{Process, Termination, all};
 pub use return_to_user::{before_return, enter_user};
 pub use task::{Task, next_id};

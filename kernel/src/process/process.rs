@@ -19,16 +19,16 @@ const FILES_MAX: usize = 1 << 16;
 /// The maximum number of threads of a process.
 pub const THREADS_MAX: usize = 512;
 
-/// How a process ended.
+/// The cause of a process's termination.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Ending {
+pub enum Termination {
     /// By `exit`, with this status.
     Exited(u8),
     /// By a signal.
     Killed(Signal),
 }
 
-impl fmt::Display for Ending {
+impl fmt::Display for Termination {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Exited(status) => write!(f, "exit status {status}"),
@@ -47,9 +47,9 @@ pub struct Process {
     /// The signal actions, which are recorded only.
     pub signals: SpinLock<[SigAction; SIGNALS]>,
     threads: SpinLock<Vec<Arc<Thread>>>,
-    /// The reason of the termination; the first one stays.
-    ending: SpinLock<Option<Ending>>,
-    is_ending: AtomicBool,
+    /// The cause of the termination; the first one is kept.
+    termination: SpinLock<Option<Termination>>,
+    is_terminating: AtomicBool,
     /// All resources are released.
     is_released: AtomicBool,
     /// Threads that wait for the release.
@@ -82,8 +82,8 @@ impl Process {
             futexes: Futexes::new(),
             signals: SpinLock::new([action; SIGNALS]),
             threads: SpinLock::new(Vec::new()),
-            ending: SpinLock::new(None),
-            is_ending: AtomicBool::new(false),
+            termination: SpinLock::new(None),
+            is_terminating: AtomicBool::new(false),
             is_released: AtomicBool::new(false),
             exit_waiters: WaitQueue::new(),
         }
@@ -100,10 +100,10 @@ impl Process {
     }
 
     /// Adds a thread that does not run yet. Returns `false` if there are too many threads, the process is
-    /// ending, or there is no memory.
+    /// terminating, or there is no memory.
     pub fn add_thread(&self, thread: &Arc<Thread>) -> bool {
         let mut threads = self.threads.lock();
-        let may = threads.len() < debug::scaled(THREADS_MAX as u64) as usize && !self.is_ending();
+        let may = threads.len() < debug::scaled(THREADS_MAX as u64) as usize && !self.is_terminating();
         let has_room =
             || !debug::fail_point(FailPoint::Heap) && self.futexes.reserve(threads.len() + 1).is_ok();
         let added = may && has_room();
@@ -113,21 +113,21 @@ impl Process {
         added
     }
 
-    /// Whether the threads must return to the exit path.
-    pub fn is_ending(&self) -> bool {
-        self.is_ending.load(Ordering::Acquire)
+    /// Whether the process is being terminated: its threads must exit.
+    pub fn is_terminating(&self) -> bool {
+        self.is_terminating.load(Ordering::Acquire)
     }
 
     /// Terminates the process: each thread exits before it would return to user space. Returns `false` if the
-    /// process was already ending for another reason.
-    pub fn end(&self, ending: Ending) -> bool {
+    /// process is already terminating for another cause.
+    pub fn terminate(&self, cause: Termination) -> bool {
         let first = {
-            let mut reason = self.ending.lock();
-            let first = reason.is_none();
-            reason.get_or_insert(ending);
+            let mut termination = self.termination.lock();
+            let first = termination.is_none();
+            termination.get_or_insert(cause);
             first
         };
-        self.is_ending.store(true, Ordering::Release);
+        self.is_terminating.store(true, Ordering::Release);
         for thread in self.threads.lock().iter() {
             sched::interrupt(thread);
         }
@@ -148,18 +148,19 @@ impl Process {
             threads.len()
         };
         if left == 0 {
-            // The last thread's status is that of the process, unless it was already ending.
-            self.end(Ending::Exited(status));
+            // The last thread's status is that of the process, unless it is already terminating.
+            self.terminate(Termination::Exited(status));
             self.release();
         }
     }
 
-    /// Waits until the process has ended and all its resources are released.
-    pub fn wait(&self) -> Ending {
+    /// Waits until the process has terminated and all its resources are released.
+    pub fn wait(&self) -> Termination {
         loop {
-            let ended = || self.is_released.load(Ordering::Acquire).then(|| *self.ending.lock()).flatten();
-            if let Ok(ending) = self.exit_waiters.wait_until(None, ended) {
-                return ending;
+            let terminated =
+                || self.is_released.load(Ordering::Acquire).then(|| *self.termination.lock()).flatten();
+            if let Ok(termination) = self.exit_waiters.wait_until(None, terminated) {
+                return termination;
             }
         }
     }

@@ -19,20 +19,20 @@ pub fn seed(bytes: &[u8]) {
         for (word, part) in generator.key.iter_mut().zip(chunk.chunks(4)) {
             *word ^= part.iter().fold(0, |sum, &byte| sum << 8 | u32::from(byte));
         }
-        generator.step();
+        generator.rekey();
     }
 }
 
 /// Fills `out` with random bytes.
 pub fn fill(out: &mut [u8]) {
     let mut generator = GENERATOR.lock();
-    generator.mix_machine();
+    generator.reseed();
     for part in out.chunks_mut(64) {
         let block = generator.next_block();
         part.copy_from_slice(&block[..part.len()]);
     }
     // Forward secrecy: earlier output cannot be computed from a later state.
-    generator.step();
+    generator.rekey();
 }
 
 /// Returns random bytes.
@@ -43,7 +43,7 @@ pub fn bytes<const N: usize>() -> [u8; N] {
 }
 
 impl Generator {
-    fn mix_machine(&mut self) {
+    fn reseed(&mut self) {
         let sources = [arch::timer::now(), arch::cpu::random().unwrap_or(0)];
         for (pair, source) in self.key.chunks_mut(2).zip(sources) {
             pair[0] ^= source as u32;
@@ -57,7 +57,7 @@ impl Generator {
     }
 
     /// Replaces the key by output under the old one.
-    fn step(&mut self) {
+    fn rekey(&mut self) {
         let block = self.next_block();
         for (word, part) in self.key.iter_mut().zip(block.chunks(4)) {
             *word = part.iter().rev().fold(0, |sum, &byte| sum << 8 | u32::from(byte));

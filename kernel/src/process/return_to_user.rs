@@ -1,4 +1,4 @@
-//! The way back to user space: preemption, the end of a process, and the first entry of a new thread.
+//! The return to user space: preemption, thread exit, and the first entry of a new thread.
 
 use super::task::Task;
 use crate::sched::{self, Thread};
@@ -6,12 +6,13 @@ use addr::KernelVa;
 use alloc::sync::Arc;
 use arch::exception::TrapFrame;
 
-/// The last step before user space, after every exception: preempts the thread if its time slice is over, and
-/// ends a thread that is interrupted. `thread` is the running thread; interrupts are masked, no lock is held.
+/// The last step before user space, after every exception: preempts the thread if its time slice is used up,
+/// and terminates it if it is interrupted. `thread` is the running thread; interrupts are masked, no lock is
+/// held.
 pub fn before_return(thread: Arc<Thread>) {
     sched::preempt();
     if thread.is_interrupted() {
-        leave(thread);
+        exit_thread(thread);
     }
 }
 
@@ -19,25 +20,25 @@ pub fn before_return(thread: Arc<Thread>) {
 /// thread's kernel stack. Interrupts are masked, no lock is held.
 ///
 /// # Safety
-/// `frame` is one of `TrapFrame::program` or a copy of a trap from EL0. Nothing on the stack below
-/// `stack_top` is needed any more but `frame`.
+/// `frame` must be from `TrapFrame::program` or a copy of the frame of a trap from EL0. Except for it,
+/// nothing on the stack below `stack_top` may be live.
 pub unsafe fn enter_user(frame: TrapFrame, stack_top: KernelVa) -> ! {
     before_return(sched::current());
-    // SAFETY: frame and stack are the caller's promise, and `frame` is read first; `Task::restore` installed
-    // the process's tables and restored its FP state when this thread was switched to.
+    // SAFETY: frame and stack are guaranteed by the caller, and `frame` is read first; `Task::restore`
+    // installed the process's tables and restored its FP state when this thread was switched to.
     unsafe { arch::context::enter_user(&frame, stack_top) }
 }
 
-/// Ends the running thread.
-fn leave(thread: Arc<Thread>) -> ! {
+/// Terminates the running thread.
+fn exit_thread(thread: Arc<Thread>) -> ! {
     arch::cpu::unmask_irqs();
-    leave_process(&thread);
+    detach_from_process(&thread);
     // Nothing is dropped after `exit`.
     drop(thread);
     sched::exit()
 }
 
-fn leave_process(thread: &Arc<Thread>) {
+fn detach_from_process(thread: &Arc<Thread>) {
     let Some(task) = Task::of(thread) else { return };
     task.clear_child_tid();
     // Before the thread leaves the list: the last one frees the tables, and no CPU may walk them then.

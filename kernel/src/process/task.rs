@@ -78,14 +78,14 @@ impl Task {
         self.clear_tid.store(at.raw(), Ordering::Relaxed);
     }
 
-    /// Makes the running thread, to which the task belongs, exit with this status before it would return to user
-    /// space.
-    pub fn leave(&self, status: u8) {
+    /// Makes the running thread, to which the task belongs, exit with this status instead of returning to
+    /// user space.
+    pub fn exit(&self, status: u8) {
         self.exit_status.store(status, Ordering::Relaxed);
         sched::interrupt(&sched::current());
     }
 
-    /// Returns the exit status; 0 if the whole process ends.
+    /// Returns the exit status; 0 if the whole process terminates.
     pub fn exit_status(&self) -> u8 {
         self.exit_status.load(Ordering::Relaxed)
     }
@@ -110,8 +110,8 @@ impl UserThread for Task {
         let registers = self.registers.lock();
         registers.fp.restore();
         arch::context::set_thread_pointer(registers.thread_pointer);
-        // SAFETY: `leave_process` uninstalls it before the thread leaves the process; `clear` runs after the
-        // last one.
+        // SAFETY: `detach_from_process` uninstalls it before the thread leaves the process; `clear` runs
+        // after the last one.
         unsafe { self.process.space.install() };
     }
 }

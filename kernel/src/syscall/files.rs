@@ -50,12 +50,12 @@ pub fn fcntl(call: &SyscallContext<'_>) -> SyscallResult {
         F_DUPFD => insert(call, file, false, call.length(2)),
         F_DUPFD_CLOEXEC => insert(call, file, true, call.length(2)),
         F_GETFD => {
-            let closes = call.process().files.lock().get(call.int(0))?.close_on_exec;
-            Ok(if closes { FD_CLOEXEC } else { 0 })
+            let close_on_exec = call.process().files.lock().get(call.int(0))?.close_on_exec;
+            Ok(if close_on_exec { FD_CLOEXEC } else { 0 })
         }
         F_SETFD => {
-            let closes = call.value(2) & FD_CLOEXEC != 0;
-            call.process().files.lock().set_close_on_exec(call.int(0), closes).map(|()| 0)
+            let close_on_exec = call.value(2) & FD_CLOEXEC != 0;
+            call.process().files.lock().set_close_on_exec(call.int(0), close_on_exec).map(|()| 0)
         }
         F_GETFL => Ok(file.flags().bits().into()),
         F_SETFL => {
@@ -82,10 +82,10 @@ pub fn ioctl(call: &SyscallContext<'_>) -> SyscallResult {
 
 /// `faccessat`: the initramfs is readable only.
 pub fn access_at(call: &SyscallContext<'_>) -> SyscallResult {
-    const WRITING: u64 = 2;
+    const W_OK: u64 = 2;
     let id = lookup(call, 0, call.address(1), true)?;
     let writable = matches!(root::mounted()?.node(id).kind, NodeKind::Device(_));
-    if call.value(2) & WRITING != 0 && !writable { Err(Errno::EROFS) } else { Ok(0) }
+    if call.value(2) & W_OK != 0 && !writable { Err(Errno::EROFS) } else { Ok(0) }
 }
 
 /// `openat`
@@ -122,50 +122,50 @@ pub fn seek(call: &SyscallContext<'_>) -> SyscallResult {
 /// `read`
 pub fn read(call: &SyscallContext<'_>) -> SyscallResult {
     let file = call.file(0)?;
-    Ok(file.readable()?.read(call.memory(), call.address(1), bounded(call.value(2)))? as u64)
+    Ok(file.readable()?.read(call.memory(), call.address(1), clamp_length(call.value(2)))? as u64)
 }
 
 /// `pread64`
 pub fn read_at(call: &SyscallContext<'_>) -> SyscallResult {
     let offset = u64::try_from(call.value(3) as i64).map_err(|_| Errno::EINVAL)?;
     let file = call.file(0)?;
-    Ok(file.readable()?.read_at(call.memory(), call.address(1), bounded(call.value(2)), offset)? as u64)
+    Ok(file.readable()?.read_at(call.memory(), call.address(1), clamp_length(call.value(2)), offset)? as u64)
 }
 
 /// `write`
 pub fn write(call: &SyscallContext<'_>) -> SyscallResult {
     let file = call.file(0)?;
-    Ok(file.writable()?.write(call.memory(), call.address(1), bounded(call.value(2)))? as u64)
+    Ok(file.writable()?.write(call.memory(), call.address(1), clamp_length(call.value(2)))? as u64)
 }
 
 /// `readv`
 pub fn read_vector(call: &SyscallContext<'_>) -> SyscallResult {
     let file = call.file(0)?;
     let file = file.readable()?;
-    for_each_part(call, |at, len| file.read(call.memory(), at, len))
+    for_each_segment(call, |at, len| file.read(call.memory(), at, len))
 }
 
 /// `writev`
 pub fn write_vector(call: &SyscallContext<'_>) -> SyscallResult {
     let file = call.file(0)?;
     let file = file.writable()?;
-    for_each_part(call, |at, len| file.write(call.memory(), at, len))
+    for_each_segment(call, |at, len| file.write(call.memory(), at, len))
 }
 
-/// Runs `step` for each part of the vector until one is short. An error is returned if no byte was
+/// Runs `step` for each segment of the I/O vector until one is short. An error is returned if no byte was
 /// transferred before.
-fn for_each_part(
+fn for_each_segment(
     call: &SyscallContext<'_>,
     mut step: impl FnMut(UserVa, usize) -> Result<usize, Errno>,
 ) -> SyscallResult {
     let count = usize::try_from(call.int(2)).ok().filter(|&count| count <= IOV_MAX).ok_or(Errno::EINVAL)?;
-    let mut parts = Vec::new();
-    parts.resize(count, IoVec::new_zeroed());
-    call.memory().read_bytes(call.address(1), parts.as_mut_bytes())?;
+    let mut segments = Vec::new();
+    segments.resize(count, IoVec::new_zeroed());
+    call.memory().read_bytes(call.address(1), segments.as_mut_bytes())?;
     let mut total = 0;
-    for part in parts.iter().filter(|part| part.len > 0) {
-        let len = bounded(part.len.min(RW_MAX - total));
-        let count = match step(UserVa::new(part.base), len) {
+    for segment in segments.iter().filter(|segment| segment.len > 0) {
+        let len = clamp_length(segment.len.min(RW_MAX - total));
+        let count = match step(UserVa::new(segment.base), len) {
             Ok(count) => count,
             Err(error) if total == 0 => return Err(error),
             Err(_) => break,
@@ -178,7 +178,7 @@ fn for_each_part(
     Ok(total)
 }
 
-fn bounded(len: u64) -> usize {
+fn clamp_length(len: u64) -> usize {
     len.min(RW_MAX) as usize
 }
 
@@ -191,8 +191,8 @@ pub fn poll(call: &SyscallContext<'_>) -> SyscallResult {
     call.memory().read_bytes(call.address(0), list.as_mut_bytes())?;
     loop {
         let ready = list.iter_mut().map(|fd| poll_file(call, fd)).filter(|&ready| ready).count();
-        let over = deadline.is_some_and(|deadline| sched::time::now() >= deadline);
-        if ready > 0 || over {
+        let timed_out = deadline.is_some_and(|deadline| sched::time::now() >= deadline);
+        if ready > 0 || timed_out {
             call.memory().write_bytes(call.address(0), list.as_bytes())?;
             return Ok(ready as u64);
         }

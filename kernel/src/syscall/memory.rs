@@ -84,21 +84,21 @@ fn prot(call: &SyscallContext<'_>) -> Result<Prot, Errno> {
 pub fn map(call: &SyscallContext<'_>) -> SyscallResult {
     let (len, prot) = (call.value(1), prot(call)?);
     let flags = MapFlags::from_bits_retain(call.value(3) as u32);
-    let is_one_of = flags.contains(MapFlags::SHARED) != flags.contains(MapFlags::PRIVATE);
+    let has_one_type = flags.contains(MapFlags::SHARED) != flags.contains(MapFlags::PRIVATE);
     // Both bits are MAP_SHARED_VALIDATE, which is equivalent to MAP_SHARED here.
-    if !is_one_of && !flags.contains(MapFlags::SHARED | MapFlags::PRIVATE) {
+    if !has_one_type && !flags.contains(MapFlags::SHARED | MapFlags::PRIVATE) {
         return Err(Errno::EINVAL);
     }
-    let place = place(call.address(0), flags);
+    let placement = placement(call.address(0), flags);
     let at = if flags.contains(MapFlags::ANONYMOUS) {
         check_commitment(len, prot, flags)?;
-        let at = call.process().space.map_anonymous(len, place, prot)?;
+        let at = call.process().space.map_anonymous(len, placement, prot)?;
         if flags.contains(MapFlags::POPULATE) {
             populate(call, at, len);
         }
         at
     } else {
-        map_file(call, len, prot, flags, place)?
+        map_file(call, len, prot, flags, placement)?
     };
     Ok(at.raw())
 }
@@ -110,7 +110,7 @@ fn check_commitment(len: u64, prot: Prot, flags: MapFlags) -> Result<(), Errno> 
     if counts && len > memory::layout().total { Err(Errno::ENOMEM) } else { Ok(()) }
 }
 
-fn place(at: UserVa, flags: MapFlags) -> MmapPlacement {
+fn placement(at: UserVa, flags: MapFlags) -> MmapPlacement {
     if flags.contains(MapFlags::FIXED_NOREPLACE) {
         MmapPlacement::FixedNoReplace(at)
     } else if flags.contains(MapFlags::FIXED) {
@@ -132,7 +132,7 @@ fn map_file(
     len: u64,
     prot: Prot,
     flags: MapFlags,
-    place: MmapPlacement,
+    placement: MmapPlacement,
 ) -> Result<UserVa, Errno> {
     let (file, offset) = (call.file(4)?, call.value(5));
     let shared = file.readable().map_err(|_| Errno::EACCES)?.dma_buf().ok_or(Errno::ENODEV)?.buffer().clone();
@@ -141,6 +141,6 @@ fn map_file(
     }
     let len = len.checked_next_multiple_of(PAGE_SIZE).ok_or(Errno::ENOMEM)?;
     let writable = file.flags().contains(OpenFlags::READ_WRITE);
-    let most = if writable { Prot::READ | Prot::WRITE } else { Prot::READ };
-    call.process().space.map_shared(shared, (offset, len), place, (prot, most))
+    let max_prot = if writable { Prot::READ | Prot::WRITE } else { Prot::READ };
+    call.process().space.map_shared(shared, (offset, len), placement, (prot, max_prot))
 }

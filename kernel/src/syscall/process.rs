@@ -1,8 +1,8 @@
 //! System calls on the process.
 
 use super::{SyscallContext, SyscallResult};
-use crate::process::Ending;
 use crate::process::STACK_BYTES;
+use crate::process::Termination;
 use crate::process::random;
 use abi::Errno;
 use abi::process::*;
@@ -12,7 +12,7 @@ const RELEASE: &str = "6.1.0-tessera";
 
 /// `exit_group`
 pub fn exit_group(call: &SyscallContext<'_>) -> SyscallResult {
-    call.process().end(Ending::Exited(call.value(0) as u8));
+    call.process().terminate(Termination::Exited(call.value(0) as u8));
     Ok(0)
 }
 

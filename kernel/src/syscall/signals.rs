@@ -1,8 +1,8 @@
 //! System calls on signals. Actions and masks are recorded and returned; handlers are not called.
 
 use super::{SyscallContext, SyscallResult};
-use crate::process::Ending;
 use crate::process::Process;
+use crate::process::Termination;
 use abi::signal::*;
 use abi::{Errno, Syscall};
 use alloc::sync::Arc;
@@ -85,7 +85,7 @@ fn deliver(process: &Arc<Process>, number: u64) -> SyscallResult {
     match (Signal::from_number(number), handler) {
         _ if number == 0 => Ok(0),
         (Some(signal @ (Signal::SIGABRT | Signal::SIGKILL)), _) | (Some(signal), 0) => {
-            process.end(Ending::Killed(signal));
+            process.terminate(Termination::Killed(signal));
             Ok(0)
         }
         (_, SIG_IGN) => Ok(0),

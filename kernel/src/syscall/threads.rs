@@ -65,7 +65,7 @@ fn start(call: &SyscallContext<'_>, task: Task, frame: TrapFrame) -> Result<(), 
 
 /// `exit`: this thread, and the process with its last thread.
 pub fn exit(call: &SyscallContext<'_>) -> SyscallResult {
-    call.task.leave(call.value(0) as u8);
+    call.task.exit(call.value(0) as u8);
     Ok(0)
 }
 

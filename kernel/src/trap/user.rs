@@ -1,6 +1,6 @@
 //! Exceptions from EL0: system calls, page faults, and fatal signals.
 
-use crate::process::{self, Ending, Task};
+use crate::process::{self, Task, Termination};
 use crate::sched::{self, Thread};
 use crate::vm::address_space::AccessError;
 use crate::{kprintln, panic, syscall};
@@ -54,7 +54,7 @@ fn memory_fault(task: &Task, frame: &TrapFrame, fault: Fault, access: Prot) {
 
 /// Terminates the process of the running thread, and prints a report.
 fn kill(task: &Task, frame: &TrapFrame, signal: Signal) {
-    if !task.process().end(Ending::Killed(signal)) {
+    if !task.process().terminate(Termination::Killed(signal)) {
         return;
     }
     kprintln!("program {} (thread {}): {signal}: {}", task.process().id(), task.id(), frame.syndrome());

@@ -108,7 +108,7 @@ fn transfer(engine: &DmaEngineDevice, end: u64) -> Result<ThreadCounts, DmaError
             engine.transfer(page_transfer(dma_engine::TransferDirection::FromMemory, mapping.iova()));
         page = mapping.unmap()?;
         match transferred {
-            Ok(done) if done.is_whole() => count.transfers += 1,
+            Ok(done) if done.is_complete() => count.transfers += 1,
             other => {
                 log::error!("{}: {other:?}", engine.device().name());
                 break;

@@ -12,7 +12,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use kernel::fs::root;
-use kernel::process::Ending;
+use kernel::process::Termination;
 use kernel::sched::{self, time};
 use kernel::{debug, devices};
 
@@ -63,9 +63,13 @@ fn start_all(probe: &str, count: usize) -> Vec<Result<Running, String>> {
 
 /// Ends a program that would not end by itself.
 fn end(program: Running) -> Result<(), String> {
-    program.process.end(Ending::Killed(Signal::SIGKILL));
+    program.process.terminate(Termination::Killed(Signal::SIGKILL));
     let ending = program.process.wait();
-    check!(ending == Ending::Killed(Signal::SIGKILL), "{ending}; it said: {}", program.output.last_line());
+    check!(
+        ending == Termination::Killed(Signal::SIGKILL),
+        "{ending}; it said: {}",
+        program.output.last_line()
+    );
     Ok(())
 }
 
@@ -74,7 +78,7 @@ fn wait_for(program: &Running, is_wanted: impl Fn(&str) -> bool) -> Result<(), S
     let deadline = time::now() + TIMEOUT_NS;
     while !is_wanted(&program.output.last_line()) {
         check!(time::now() < deadline, "it said: {}", program.output.last_line());
-        check!(!program.process.is_ending(), "it has ended; it said: {}", program.output.last_line());
+        check!(!program.process.is_terminating(), "it has ended; it said: {}", program.output.last_line());
         check!(sched::sleep_until(time::now() + 1_000_000).is_ok(), "interrupted");
     }
     Ok(())
@@ -125,7 +129,7 @@ fn takes_everything(probe: &str, working: &Running) -> Result<(), String> {
     let before = turns(&working.output.last_line());
     let program = Running::start(&[probe], Vec::new())?;
     let ending = program.process.wait();
-    check!(ending == Ending::Exited(0), "{probe}: {ending}; it said: {}", program.output.last_line());
+    check!(ending == Termination::Exited(0), "{probe}: {ending}; it said: {}", program.output.last_line());
     wait_for(working, |line| turns(line) > before).map_err(|seen| format!("beside {probe}: {seen}"))
 }
 
@@ -147,9 +151,9 @@ fn concurrent_thread_exhaustion_leaks_nothing() -> Outcome {
     let mut ends = (0, 0);
     for ended in ended.collect::<Vec<_>>() {
         match ended? {
-            (Ending::Exited(0), _) => ends.0 += 1,
+            (Termination::Exited(0), _) => ends.0 += 1,
             // No frame was left for what one of its threads touched.
-            (Ending::Killed(Signal::SIGKILL), _) => ends.1 += 1,
+            (Termination::Killed(Signal::SIGKILL), _) => ends.1 += 1,
             (ending, program) => {
                 return Err(format!("{ending}; it said: {}", program.output.last_line()));
             }

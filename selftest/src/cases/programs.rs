@@ -15,7 +15,7 @@ use alloc::vec::Vec;
 use dma_api::Attrs;
 use kernel::fs::dma_buf::DmaBufFile;
 use kernel::fs::{File, OpenFile, root, stat_device};
-use kernel::process::{ENVIRONMENT, Ending, Launch, Process, start};
+use kernel::process::{ENVIRONMENT, Launch, Process, Termination, start};
 use kernel::sync::SpinLock;
 use kernel::vm::access::UserMemory;
 use kernel::{debug, devices, dma, sched};
@@ -102,23 +102,23 @@ const SECOND: Test =
     Test { name: "device.second_edu_is_reachable_by_its_node", run: second_edu_is_reachable_by_its_node };
 
 fn passes(probe: &str) -> Outcome {
-    expect(probe, Ending::Exited(0))
+    expect(probe, Termination::Exited(0))
 }
 
 fn dies(probe: &str) -> Outcome {
-    expect(probe, Ending::Killed(Signal::SIGSEGV))
+    expect(probe, Termination::Killed(Signal::SIGSEGV))
 }
 
 fn dies_undefined(probe: &str) -> Outcome {
-    expect(probe, Ending::Killed(Signal::SIGILL))
+    expect(probe, Termination::Killed(Signal::SIGILL))
 }
 
 fn passes_with_edu(probe: &str) -> Outcome {
-    expect_with_edu(probe, Ending::Exited(0))
+    expect_with_edu(probe, Termination::Exited(0))
 }
 
 fn dies_with_edu(probe: &str) -> Outcome {
-    expect_with_edu(probe, Ending::Killed(Signal::SIGSEGV))
+    expect_with_edu(probe, Termination::Killed(Signal::SIGSEGV))
 }
 
 fn passes_with_iommu(probe: &str) -> Outcome {
@@ -128,7 +128,7 @@ fn passes_with_iommu(probe: &str) -> Outcome {
     }
 }
 
-fn expect_with_edu(probe: &str, expected: Ending) -> Outcome {
+fn expect_with_edu(probe: &str, expected: Termination) -> Outcome {
     match devices::dma_engines().next() {
         None => skip!("no edu device"),
         Some(edu) if !edu.reaches_memory() => skip!("without IOMMU edu does not reach programs' memory"),
@@ -136,11 +136,11 @@ fn expect_with_edu(probe: &str, expected: Ending) -> Outcome {
     }
 }
 
-fn expect(probe: &str, expected: Ending) -> Outcome {
+fn expect(probe: &str, expected: Termination) -> Outcome {
     expect_of(&[probe], expected)
 }
 
-fn expect_of(arguments: &[&str], expected: Ending) -> Outcome {
+fn expect_of(arguments: &[&str], expected: Termination) -> Outcome {
     if root::tree().is_none() {
         skip!("no initramfs");
     }
@@ -161,8 +161,8 @@ fn second_edu_is_reachable_by_its_node() -> Outcome {
         skip!("no IOMMU: the first device cannot be blocked");
     }
     first.device().block().map_err(|error| format!("{error}"))?;
-    let by_first = expect_of(&["edu-copy", "0"], Ending::Exited(1));
-    let by_second = expect_of(&["edu-copy", "1"], Ending::Exited(0));
+    let by_first = expect_of(&["edu-copy", "0"], Termination::Exited(1));
+    let by_second = expect_of(&["edu-copy", "1"], Termination::Exited(0));
     first.device().unblock().map_err(|error| format!("{error}"))?;
     by_first.and(by_second)
 }
@@ -179,27 +179,29 @@ fn two_processes_share_one_buffer() -> Outcome {
     let reader = Running::start(&["share-read", "3"], Vec::from([file.clone()]))?;
     let writer = Running::start(&["share-write", "3"], Vec::from([file])).inspect_err(|_| {
         // It would wait for the writer for ever.
-        reader.process.end(Ending::Killed(Signal::SIGKILL));
+        reader.process.terminate(Termination::Killed(Signal::SIGKILL));
         reader.process.wait();
     })?;
     for (ending, said) in wait_together(&[writer, reader]) {
-        check!(ending == Ending::Exited(0), "{ending}; it said: {said}");
+        check!(ending == Termination::Exited(0), "{ending}; it said: {said}");
     }
     before.settle("afterwards")?;
     pass!("{BYTES:#x} bytes went from one to the other")
 }
 
 /// Waits for programs that wait for each other: when one fails the others are ended. How they did, and what they said last.
-fn wait_together(programs: &[Running]) -> Vec<(Ending, String)> {
+fn wait_together(programs: &[Running]) -> Vec<(Termination, String)> {
     loop {
         let (over, running): (Vec<_>, Vec<_>) =
-            programs.iter().partition(|program| program.process.is_ending());
-        let failed = over.iter().any(|program| program.process.wait() != Ending::Exited(0));
+            programs.iter().partition(|program| program.process.is_terminating());
+        let failed = over.iter().any(|program| program.process.wait() != Termination::Exited(0));
         if running.is_empty() {
             break;
         }
         if failed {
-            running.iter().for_each(|program| _ = program.process.end(Ending::Killed(Signal::SIGKILL)));
+            running
+                .iter()
+                .for_each(|program| _ = program.process.terminate(Termination::Killed(Signal::SIGKILL)));
         }
         _ = sched::sleep_until(sched::time::now() + 1_000_000);
     }
@@ -237,7 +239,7 @@ fn memory_of_a_dead_process_is_not_disclosed() -> Outcome {
 
 fn device_buffer_is_cleared_between_processes() -> Outcome {
     for _ in 0..2 {
-        if let verdict @ Verdict::Skip(_) = expect_with_edu("edu-fill-buffer", Ending::Exited(0))? {
+        if let verdict @ Verdict::Skip(_) = expect_with_edu("edu-fill-buffer", Termination::Exited(0))? {
             return Ok(verdict);
         }
         passes("edu-scan-buffer")?;

@@ -8,7 +8,7 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use kernel::fs::root;
-use kernel::process::Ending;
+use kernel::process::Termination;
 use kernel::sched::{self, time};
 
 /// A subcommand of `probe`, and its behaviour.
@@ -108,21 +108,21 @@ fn run_one(program: Program, rng: &mut Rng) -> Result<(), String> {
     if let Behaviour::Endless = program.behaviour {
         // Kernel threads are never interrupted.
         _ = sched::sleep_until(time::now() + rng.below(MAX_RUN_MS) * 1_000_000);
-        running.process.end(Ending::Killed(Signal::SIGKILL));
+        running.process.terminate(Termination::Killed(Signal::SIGKILL));
     }
     let ending = running.process.wait();
-    if ending == program.behaviour.expected_ending() {
+    if ending == program.behaviour.expected_termination() {
         return Ok(());
     }
     Err(format!("{} {seed}: {ending}; last output: {}", program.probe, running.output.last_line()))
 }
 
 impl Behaviour {
-    fn expected_ending(self) -> Ending {
+    fn expected_termination(self) -> Termination {
         match self {
-            Self::Passes | Self::Fuzzes => Ending::Exited(0),
-            Self::Faults => Ending::Killed(Signal::SIGSEGV),
-            Self::Endless => Ending::Killed(Signal::SIGKILL),
+            Self::Passes | Self::Fuzzes => Termination::Exited(0),
+            Self::Faults => Termination::Killed(Signal::SIGSEGV),
+            Self::Endless => Termination::Killed(Signal::SIGKILL),
         }
     }
 }

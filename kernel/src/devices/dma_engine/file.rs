@@ -67,7 +67,7 @@ impl DmaEngineFile {
         let mut import: EduImport = memory.read(at)?;
         let file = caller.files.lock().get(import.fd)?.file.clone();
         let dma_buf = file.file().dma_buf().ok_or(Errno::EINVAL)?;
-        let scattered = self.engine.gathers() && !self.is_translated();
+        let scattered = self.engine.supports_scatter_gather() && !self.is_translated();
         // A device whose mask is smaller than the buffer reaches the start of it.
         let fit = if scattered { MapPlacement::PerChunk } else { MapPlacement::Start };
         let attachment =
@@ -76,7 +76,7 @@ impl DmaEngineFile {
         let address = self.address_of(&attachment);
         (import.device_address, import.len) = (address, dma_buf.buffer().len());
         memory.write(at, &import)?;
-        dma_buf.attached(&attachment);
+        dma_buf.add_attachment(&attachment);
         self.imports.lock().all.push(Import { address, attachment });
         Ok(())
     }
@@ -138,7 +138,7 @@ impl DmaEngineFile {
             TransferError::Copy(CopyError::Busy) => Errno::EBUSY,
             TransferError::Copy(_) => Errno::EIO,
         })?;
-        if done.is_whole() { Ok(()) } else { Err(Errno::EIO) }
+        if done.is_complete() { Ok(()) } else { Err(Errno::EIO) }
     }
 
     /// Copies from or to pinned pages of the program. Without an IOMMU the pages are not contiguous, and each

@@ -30,18 +30,19 @@ const TIMEOUT_NS: u64 = 20_000_000_000;
 /// The interval at which a sleeping thread polls the engine, since an interrupt can be lost.
 const POLL_INTERVAL_NS: u64 = 500_000_000;
 
-/// The IOMMU's actions during completed transfers, which the device does not report.
+/// The aborts by the IOMMU during completed transfers, which the device does not report.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Completion {
     /// The accesses that were aborted and recorded.
     pub aborted: u64,
-    /// The device was blocked, or about to be, at some time: the number of aborted accesses is unknown.
+    /// The device was quarantined meanwhile, or its quarantine was pending: the number of aborted accesses is
+    /// unknown.
     pub blocked: bool,
 }
 
 impl Completion {
     /// Whether all bytes were copied.
-    pub fn is_whole(self) -> bool {
+    pub fn is_complete(self) -> bool {
         self.aborted == 0 && !self.blocked
     }
 }
@@ -67,7 +68,7 @@ pub struct DmaEngineDevice {
     device: Arc<Device>,
     engine: SpinLock<Box<dyn dma_engine::DmaEngine>>,
     /// The maximum number of transfers of a job.
-    most_transfers: usize,
+    max_transfers: usize,
     /// A thread has exclusive access.
     busy: AtomicBool,
     /// The process whose data is in the device's buffer, or 0. Changed under exclusive access.
@@ -96,7 +97,7 @@ impl DmaEngineDevice {
         Self {
             class,
             device,
-            most_transfers: engine.most_transfers(),
+            max_transfers: engine.max_transfers(),
             engine: SpinLock::new(Box::new(engine)),
             busy: AtomicBool::new(false),
             last_user: AtomicU32::new(0),
@@ -107,8 +108,8 @@ impl DmaEngineDevice {
     }
 
     /// Whether a job can have several transfers, so that scattered memory needs no IOMMU.
-    pub fn gathers(&self) -> bool {
-        self.most_transfers > 1
+    pub fn supports_scatter_gather(&self) -> bool {
+        self.max_transfers > 1
     }
 
     /// Whether the device reaches memory of a general allocation.
@@ -154,7 +155,7 @@ impl DmaEngineDevice {
     /// # Errors
     /// Those of [`DmaEngineDevice::transfer`]; the transfers before the failing one are complete.
     pub fn transfer_all(&self, transfers: &[Transfer]) -> Result<Completion, CopyError> {
-        self.exclusively(|| self.run_all(transfers))
+        self.with_exclusive_access(|| self.run_all(transfers))
     }
 
     /// Runs transfers for process `user`, after clearing the device's buffer if it holds another process's
@@ -163,7 +164,7 @@ impl DmaEngineDevice {
     /// # Errors
     /// Those of [`DmaEngineDevice::transfer`], and [`TransferError::Clear`].
     pub fn transfer_for(&self, user: u32, transfers: &[Transfer]) -> Result<Completion, TransferError> {
-        self.exclusively(|| {
+        self.with_exclusive_access(|| {
             if self.last_user.load(Ordering::Relaxed) != user {
                 self.clear()?;
                 self.last_user.store(user, Ordering::Relaxed);
@@ -184,7 +185,7 @@ impl DmaEngineDevice {
         }
     }
 
-    fn exclusively<R>(&self, action: impl FnOnce() -> R) -> R {
+    fn with_exclusive_access<R>(&self, action: impl FnOnce() -> R) -> R {
         self.acquire();
         let result = action();
         self.busy.store(false, Ordering::Release);
@@ -205,14 +206,14 @@ impl DmaEngineDevice {
         };
         let done = self.run_all(&[transfer]);
         mapping.unmap().map_err(TransferError::Clear)?;
-        if done?.is_whole() { Ok(()) } else { Err(CopyError::Failed(0).into()) }
+        if done?.is_complete() { Ok(()) } else { Err(CopyError::Failed(0).into()) }
     }
 
     /// Runs transfers under exclusive access: all accesses aborted meanwhile are theirs.
     fn run_all(&self, transfers: &[Transfer]) -> Result<Completion, CopyError> {
         let notify = if self.has_interrupt() { Notify::Interrupt } else { Notify::Poll };
         let (generation, before) = (self.device.arm_generation(), self.device.total_faults());
-        transfers.chunks(self.most_transfers).try_for_each(|job| self.run(job, notify))?;
+        transfers.chunks(self.max_transfers).try_for_each(|job| self.run(job, notify))?;
         let aborted = self.device.total_faults() - before;
         Ok(Completion {
             aborted,
@@ -228,14 +229,14 @@ impl DmaEngineDevice {
 
     fn acquire(&self) {
         let try_acquire = || (!self.busy.swap(true, Ordering::Acquire)).then_some(());
-        // A process that is ending still waits for exclusive access, by yielding: the access before it is
+        // A terminating process still waits for exclusive access, by yielding: the access before it is
         // bounded.
         while self.waiters.wait_until(None, try_acquire) == Err(WaitError::Interrupted) {
             crate::sched::yield_now();
         }
     }
 
-    /// Waits for the end of the job, even in a process that is ending: until then the device owns the memory.
+    /// Waits for the end of the job, even in a terminating process: until then the device owns the memory.
     fn wait(&self, notify: Notify) -> Result<(), CopyError> {
         let deadline = Deadline::in_ns(TIMEOUT_NS);
         let is_done = || self.engine.lock().is_done().then_some(());
