@@ -12,7 +12,7 @@
 mod esr;
 mod memory_operation;
 
-pub use esr::{Fault, Syndrome, SystemAccess};
+pub use esr::{DataAccess, Fault, Syndrome, SystemAccess};
 pub use memory_operation::MemoryOperation;
 
 use addr::UserVa;

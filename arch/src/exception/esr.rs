@@ -30,8 +30,8 @@ pub enum Syndrome {
     DataAbort {
         /// The fault status.
         fault: Fault,
-        /// WnR: a store, or cache maintenance, which is reported as a write.
-        write: bool,
+        /// The access that faulted.
+        access: DataAccess,
         /// FnV: FAR_EL1 is not valid.
         no_address: bool,
     },
@@ -61,6 +61,28 @@ pub enum Syndrome {
         /// The instruction specific syndrome (ISS).
         iss: u32,
     },
+}
+
+/// The access that took a data abort.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DataAccess {
+    /// A load.
+    Read,
+    /// A store or an atomic.
+    Write,
+    /// CM: cache maintenance or address translation. WnR is 1 for these too, though at EL0 they require read
+    /// access only (D24.2.44, ISS encoding for an exception from a Data Abort).
+    CacheMaintenance,
+}
+
+impl DataAccess {
+    fn decode(iss: u32) -> Self {
+        match (iss >> 8 & 1, iss >> 6 & 1) {
+            (1, _) => Self::CacheMaintenance,
+            (_, 1) => Self::Write,
+            _ => Self::Read,
+        }
+    }
 }
 
 /// A trapped system register access.
@@ -142,7 +164,8 @@ impl Syndrome {
             0x20 | 0x21 => Self::InstructionAbort(fault()),
             0x22 => Self::PcAlignment,
             0x24 | 0x25 => {
-                Self::DataAbort { fault: fault(), write: iss >> 6 & 1 != 0, no_address: iss >> 10 & 1 != 0 }
+                let access = DataAccess::decode(iss);
+                Self::DataAbort { fault: fault(), access, no_address: iss >> 10 & 1 != 0 }
             }
             0x26 => Self::SpAlignment,
             0x27 => Self::MemoryOperation(MemoryOperation::decode(iss)),
@@ -194,6 +217,16 @@ impl fmt::Display for Fault {
     }
 }
 
+impl fmt::Display for DataAccess {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Read => "read",
+            Self::Write => "write",
+            Self::CacheMaintenance => "cache maintenance",
+        })
+    }
+}
+
 impl fmt::Display for SystemAccess {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [op0, op1, crn, crm, op2] = self.register;
@@ -215,8 +248,7 @@ impl fmt::Display for Syndrome {
             Self::SystemRegister(access) => access.fmt(f),
             Self::PointerAuthentication => write!(f, "pointer authentication failure"),
             Self::InstructionAbort(fault) => write!(f, "instruction abort: {fault}"),
-            Self::DataAbort { fault, write: false, .. } => write!(f, "data abort on read: {fault}"),
-            Self::DataAbort { fault, write: true, .. } => write!(f, "data abort on write: {fault}"),
+            Self::DataAbort { fault, access, .. } => write!(f, "data abort on {access}: {fault}"),
             Self::PcAlignment => write!(f, "misaligned program counter"),
             Self::SpAlignment => write!(f, "misaligned stack pointer"),
             Self::MemoryOperation(_) => write!(f, "memory copy or memory set of the other option"),
@@ -245,6 +277,7 @@ mod tests {
             (0x9600_0045, "data abort on write: translation fault, level 1"),
             (0x9200_000f, "data abort on read: permission fault, level 3"),
             (0x9600_0050, "data abort on write: external abort"),
+            (0x9200_0147, "data abort on cache maintenance: translation fault, level 3"),
             (0x9600_0021, "data abort on read: alignment fault"),
             (0x9600_0014, "data abort on read: external abort on a table walk, level 0"),
             (0x9600_002b, "data abort on read: translation fault, level -1"),

@@ -7,7 +7,7 @@ use crate::{kprintln, panic, syscall};
 use abi::memory::Prot;
 use abi::signal::Signal;
 use addr::UserVa;
-use arch::exception::{Fault, Syndrome, TrapFrame};
+use arch::exception::{DataAccess, Fault, Syndrome, TrapFrame};
 
 /// Handles a synchronous exception from EL0. Interrupts are masked at the call and at the return.
 pub fn exception(frame: &mut TrapFrame) {
@@ -22,9 +22,8 @@ fn handle(thread: &Thread, frame: &mut TrapFrame) {
     let Some(task) = Task::of(thread) else { panic!("exception from EL0 in a kernel thread: {frame:?}") };
     match frame.syndrome() {
         Syndrome::Svc(_) => syscall::dispatch(task, frame),
-        Syndrome::DataAbort { fault, write, .. } => {
-            let access = if write { Prot::READ | Prot::WRITE } else { Prot::READ };
-            memory_fault(task, frame, fault, access);
+        Syndrome::DataAbort { fault, access, .. } => {
+            memory_fault(task, frame, fault, required_protection(access));
         }
         Syndrome::InstructionAbort(fault) => memory_fault(task, frame, fault, Prot::EXEC),
         Syndrome::PcAlignment | Syndrome::SpAlignment => kill(task, frame, Signal::SIGBUS),
@@ -36,6 +35,13 @@ fn handle(thread: &Thread, frame: &mut TrapFrame) {
         // A trapped WFE or WFI, skipped: both may complete at any time.
         Syndrome::Wait => frame.elr += 4,
         _ => kill(task, frame, Signal::SIGILL),
+    }
+}
+
+fn required_protection(access: DataAccess) -> Prot {
+    match access {
+        DataAccess::Write => Prot::READ | Prot::WRITE,
+        DataAccess::Read | DataAccess::CacheMaintenance => Prot::READ,
     }
 }
 
@@ -62,4 +68,21 @@ fn kill(task: &Task, frame: &TrapFrame, signal: Signal) {
         kprintln!("  at address {address:#x}, instruction {:#x}", frame.elr);
     }
     panic::print_registers(frame);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// QEMU's `DC CVAU` does not translate its address, so that no program can show it there.
+    #[test]
+    fn cache_maintenance_requires_read_access_only() {
+        // Data aborts from EL0, translation fault, level 3: DC CVAU (CM and WnR are 1), a store, a load.
+        for (esr, required) in
+            [(0x9200_0147, Prot::READ), (0x9200_0047, Prot::READ | Prot::WRITE), (0x9200_0007, Prot::READ)]
+        {
+            let Syndrome::DataAbort { access, .. } = Syndrome::decode(esr) else { panic!("{esr:#x}") };
+            assert_eq!(required_protection(access), required, "{esr:#x}");
+        }
+    }
 }
