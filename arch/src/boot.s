@@ -29,6 +29,9 @@
 .equ SECURE_WRITE, 0x5401                     // low half of the function ID (monitor.rs)
 .equ SECURE_WRITE_OWNER, 0xc300
 
+.equ EC_HVC64, 0x16
+.equ EC_SMC64, 0x17
+
 .equ SPSR_EL1H, 0x3c5                         // DAIF masked
 .equ SPSR_EL2H, 0x3c9
 
@@ -37,6 +40,45 @@
     mrs     \dst, \reg
     ubfx    \dst, \dst, #\lsb, #4
     cmp     \dst, #0
+.endm
+
+// Z is clear if the CPU has pointer authentication: QARMA5, IMPLEMENTATION DEFINED, or QARMA3. Clobbers x9
+// and x11.
+.macro has_pauth
+    mrs     x9, id_aa64isar1_el1              // APA 7:4, API 11:8, GPA 27:24, GPI 31:28
+    and     x11, x9, #0xff0
+    and     x9, x9, #0xff000000
+    orr     x11, x11, x9
+    mrs     x9, S3_0_C0_C6_2                  // ID_AA64ISAR2_EL1: GPA3 11:8, APA3 15:12
+    and     x9, x9, #0xff00
+    orr     x11, x11, x9
+    cmp     x11, #0
+.endm
+
+// Forwards a trap to EL\level from EL0 or EL1h to EL1 as an exception with an unknown reason (EC 0), which an
+// UNDEFINED instruction takes. x3 was saved in TPIDR_EL\level; the other operands are the registers of EL1 as
+// EL\level accesses them.
+.macro forward_undefined level, elr, spsr, esr, vbar
+    mrs     x3, elr_el\level
+    msr     \elr, x3
+    mov     x3, #(1 << 25)                    // EC 0 (unknown reason), IL
+    msr     \esr, x3
+    mrs     x3, spsr_el\level
+    msr     \spsr, x3
+    tst     x3, #0xf                          // M: 0 is EL0
+    mrs     x3, \vbar
+    b.eq    1f
+    add     x3, x3, #0x200                    // synchronous, from EL1h
+    b       2f
+1:  add     x3, x3, #0x400                    // synchronous, from EL0
+2:  msr     elr_el\level, x3
+    id_field x3, id_aa64mmfr1_el1, 20         // FEAT_PAN: set, as by an exception with SCTLR_EL1.SPAN = 0
+    mov     x3, #SPSR_EL1H
+    b.eq    1f
+    orr     x3, x3, #(1 << 22)
+1:  msr     spsr_el\level, x3
+    mrs     x3, tpidr_el\level
+    eret
 .endm
 
 // ---- the arm64 Image header (Linux, Documentation/arch/arm64/booting.rst) ---------------------------------
@@ -165,8 +207,7 @@ drop_to_el1:
 // CNTFRQ_EL0 keeps the value of the reset or the loader.
 from_el3:
     mov     x10, #0x531                       // SCR_EL3: NS, RES1 5:4, HCE, RW
-    mrs     x9, id_aa64isar1_el1              // pointer authentication: APA 7:4, API 11:8
-    tst     x9, #0xff0
+    has_pauth
     b.eq    1f
     orr     x10, x10, #(3 << 16)              // APK, API: do not trap it
 1:  id_field x9, id_aa64mmfr0_el1, 56         // FEAT_FGT
@@ -210,8 +251,7 @@ from_el3:
 // most fields are UNKNOWN.
 from_el2:
     mov     x10, #(1 << 31)                   // HCR_EL2.RW
-    mrs     x9, id_aa64isar1_el1
-    tst     x9, #0xff0
+    has_pauth
     b.eq    1f
     orr     x10, x10, #(3 << 40)              // APK, API
 1:  msr     hcr_el2, x10
@@ -284,31 +324,59 @@ from_el2:
     msr     elr_el2, x30
     eret
 
-// EL2 vectors. There is no hypervisor, so an HVC returns NOT_SUPPORTED (DEN 0028, 5.2). No other exception is
-// routed to EL2.
+// EL2 vectors. There is no hypervisor: an HVC returns NOT_SUPPORTED (DEN 0028, 5.2), and any other instruction
+// that EL2 traps is UNDEFINED at EL1 and EL0. No interrupt is routed to EL2.
 .balign 2048
 el2_vectors:
 .rept 8
     b       .
     .balign 128
 .endr
-    mov     x0, #-1                           // synchronous, from a lower level in AArch64
-    eret
+    b       el2_synchronous                   // from a lower level in AArch64
     .balign 128
 .rept 7
     b       .
     .balign 128
 .endr
 
+el2_synchronous:
+    msr     tpidr_el2, x3
+    mrs     x3, esr_el2
+    lsr     x3, x3, #26
+    cmp     x3, #EC_HVC64
+    b.ne    1f
+    mov     x0, #-1
+    mrs     x3, tpidr_el2
+    eret
+1:  mrs     x3, hcr_el2
+    tbnz    x3, #34, el2_undefined_e2h         // E2H: EL1's registers have other names
+    forward_undefined 2, elr_el1, spsr_el1, esr_el1, vbar_el1
+el2_undefined_e2h:
+    forward_undefined 2, S3_5_C4_C0_1, S3_5_C4_C0_0, S3_5_C5_C2_0, S3_5_C12_C0_0
+
 // EL3 vectors of a machine without firmware. The only function (monitor.rs) writes w2 to the Secure register
-// at x1. x3 is clobbered, as DEN 0028, 2.6 permits. Other function IDs return NOT_SUPPORTED.
+// at x1. Other function IDs return NOT_SUPPORTED. Any instruction but SMC that EL3 traps is UNDEFINED at EL1 and
+// EL0: x0 to x2 are those of a program then.
 .balign 2048
 el3_vectors:
 .rept 8
     b       .
     .balign 128
 .endr
-    mov     x3, #SECURE_WRITE                 // synchronous, from a lower level in AArch64
+    b       el3_synchronous                   // from a lower level in AArch64
+    .balign 128
+.rept 7
+    b       .
+    .balign 128
+.endr
+
+el3_synchronous:
+    msr     tpidr_el3, x3
+    mrs     x3, esr_el3
+    lsr     x3, x3, #26
+    cmp     x3, #EC_SMC64
+    b.ne    el3_undefined
+    mov     x3, #SECURE_WRITE
     movk    x3, #SECURE_WRITE_OWNER, lsl #16
     cmp     x0, x3
     mov     x0, #-1
@@ -316,12 +384,10 @@ el3_vectors:
     str     w2, [x1]
     dsb     sy
     mov     x0, xzr
-1:  eret
-    .balign 128
-.rept 7
-    b       .
-    .balign 128
-.endr
+1:  mrs     x3, tpidr_el3
+    eret
+el3_undefined:
+    forward_undefined 3, elr_el1, spsr_el1, esr_el1, vbar_el1
 
 // EL1 registers with the same value on all CPUs. Clobbers x9.
 init_el1:

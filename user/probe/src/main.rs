@@ -22,6 +22,7 @@ mod iterations;
 mod memory;
 mod memory_set;
 mod pages;
+mod pointer_authentication;
 mod raw;
 mod result;
 mod share;
@@ -70,6 +71,7 @@ const PROBES: &[Probe] = &[
     ("fuzz", Expectation::Manual, fuzz::fuzz),
     ("idle", Expectation::Manual, background::idle),
     ("busy", Expectation::Manual, background::busy),
+    ("pacga", Expectation::Manual, pointer_authentication::generic_code),
     ("huge-lengths", Expectation::Pass, huge_lengths::huge_lengths),
     ("infoleak-structures", Expectation::Pass, infoleak::structures),
     ("infoleak-registers", Expectation::Pass, infoleak::registers),

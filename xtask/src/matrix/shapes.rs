@@ -10,6 +10,12 @@ use crate::malformed_trees;
 /// All RAM above 4 GiB, devices from a table.
 const SBSA_REF: Case = Case { board: "sbsa-ref", cpu: "neoverse-n2", ..SELFTEST };
 
+const QARMA3: &str = "max,pauth=on,pauth-qarma3=on";
+const PACGA: &str = "init=/bin/probe -- pacga";
+const PACGA_PASSED: &[&str] = &["probe: pacga: PASS", "init: exit status 0"];
+const PACGA_THEN_HALT: ConsoleExpectation =
+    ConsoleExpectation::Halt { shown: &["probe: pacga: PASS", "init: exit status 0", "; halted"] };
+
 /// The rows.
 pub const CASES: &[Case] = &[
     Case {
@@ -98,6 +104,26 @@ pub const CASES: &[Case] = &[
         append: "selftest=boot.* lowmem=256M",
         expect: ConsoleExpectation::KtapThenHalt,
         ..SELFTEST
+    },
+    // QARMA3: the instructions are described by ID_AA64ISAR2_EL1 alone.
+    Case {
+        cpu: QARMA3,
+        options: "dtb-randomness=off,secure=on",
+        start: BootMethod::El3(TreeSource::Qemu),
+        expect: PACGA_THEN_HALT,
+        ..error_boot("el3-entry-pauth-qarma3", PACGA, &[])
+    },
+    Case {
+        cpu: QARMA3,
+        options: "dtb-randomness=off,secure=on,virtualization=on",
+        start: BootMethod::El3(TreeSource::Qemu),
+        expect: PACGA_THEN_HALT,
+        ..error_boot("el3-entry-over-el2-pauth-qarma3", PACGA, &[])
+    },
+    Case {
+        cpu: QARMA3,
+        options: "dtb-randomness=off,virtualization=on",
+        ..error_boot("virt-el2-entry-pauth-qarma3", PACGA, PACGA_PASSED)
     },
     Case { name: "sbsa-ref", start: BootMethod::El3(TreeSource::Qemu), ..SBSA_REF },
     // At EL2, QEMU does not start its other CPUs.
