@@ -219,6 +219,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "a million polls")]
     fn mini_uart_drops_bytes_when_full() {
         let fake = FakeRegisters::new(0x18);
         let mut uart = MiniUart::new(fake.mmio());
