@@ -14,12 +14,12 @@ pub fn main(platform: &Platform, args: &BootArgs<'_>, devices: devices::BoundDev
     selftest::debug::poison::start();
     // Without the IOMMU check for benchmarks, which also measure the boot: an edu takes 100 ms for it.
     devices.publish(args.bench.is_none());
-    if let Some(chosen) = args.selftest {
+    if let Some(selected) = args.selftest {
         // Without an initramfs the tests of programs are skipped. Only `init=` reports its errors.
         platform.initrd.map(fs::mount);
-        run_selftests(chosen, args);
-    } else if let Some(chosen) = args.bench {
-        bench::run(chosen, platform.initrd);
+        run_selftests(selected, args);
+    } else if let Some(selected) = args.bench {
+        bench::run(selected, platform.initrd);
     } else if let Some(settings) = args.soak {
         platform.initrd.map(fs::mount);
         soak::run(settings);
@@ -31,18 +31,18 @@ pub fn main(platform: &Platform, args: &BootArgs<'_>, devices: devices::BoundDev
 }
 
 #[cfg(not(feature = "checking"))]
-fn run_selftests(chosen: Glob<'_>, _: &BootArgs<'_>) {
-    cases::run(chosen);
+fn run_selftests(selected: Glob<'_>, _: &BootArgs<'_>) {
+    cases::run(selected);
 }
 
 #[cfg(feature = "checking")]
-fn run_selftests(chosen: Glob<'_>, args: &BootArgs<'_>) {
-    let Some(classes) = args.inject else {
-        cases::run(chosen);
+fn run_selftests(selected: Glob<'_>, args: &BootArgs<'_>) {
+    let Some(points) = args.inject else {
+        cases::run(selected);
         return;
     };
-    let first = args.inject_first.unwrap_or(cases::fault_injection::FIRST);
-    cases::run_injected(chosen, &cases::fault_injection::Plan { classes, first });
+    let first = args.inject_first.unwrap_or(cases::fault_injection::DEFAULT_FIRST);
+    cases::run_injected(selected, &cases::fault_injection::InjectionPlan { points, first });
 }
 
 fn run_init(platform: &Platform, args: &BootArgs<'_>) {

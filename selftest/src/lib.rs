@@ -1,6 +1,6 @@
-//! In-kernel verification: self-tests, benchmarks, the soak test, and the audits and fixtures they share.
+//! In-kernel verification: self-tests, benchmarks, the soak test, and their shared audit and fixtures.
 //!
-//! Uses the kernel's public interface; the product does not depend on it.
+//! Uses the public interface of the kernel, which does not depend on this crate.
 
 #![cfg_attr(not(test), no_std)]
 

@@ -101,7 +101,7 @@ fn sum(consoles: impl Iterator<Item = String>) -> String {
         for (_, tried) in tried {
             tests += 1;
             cut += usize::from(tried.contains(" of "));
-            paths_left += usize::from(tried.contains("ways left"));
+            paths_left += usize::from(tried.contains("paths left"));
             for (class, count) in tried.split(", ").filter_map(class_of) {
                 let of = counts.entry(class.to_owned()).or_default();
                 (of.failed, of.operations) = (of.failed + count.failed, of.operations + count.operations);
@@ -137,7 +137,7 @@ mod tests {
         let console = |line: &str| format!("1..1\n# a.b: frames 9\n{line}\n# totals: pass:1 fail:0 skip:0\n");
         let consoles = [
             console("ok 1 inject:a.b # frames 18 of 39, tables 9"),
-            console("ok 1 inject:c.d # frames 1, tables 2 of 8, ways left"),
+            console("ok 1 inject:c.d # frames 1, tables 2 of 8, paths left"),
             console("ok 1 inject:e.f # SKIP no edu"),
             console("not ok 1 inject:g.h"),
         ];

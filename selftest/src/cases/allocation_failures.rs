@@ -1,7 +1,7 @@
-//! Each step of an allocation fails once, and leaves nothing: [`super::inject`] in little, with books that are compared at
-//! once and to the last table.
+//! Injected failures in each step of an allocation: a short form of [`super::fault_injection`] that compares
+//! [`ResourceSnapshot`]s immediately and exactly, including page tables.
 
-use super::dma::{direct_device, memory, translated};
+use super::dma::{direct_device, pages_or_error, translated_device};
 use super::resource_snapshot::ResourceSnapshot;
 use super::{Outcome, Test};
 use crate::debug::fault_injection::{self, Selection};
@@ -19,48 +19,48 @@ pub const TESTS: &[Test] = &[Test {
     run: failed_allocation_releases_all_resources,
 }];
 
-/// What an allocation takes one after the other.
+/// The fail points of an allocation, in order.
 const STEPS: [FailPoint; 5] =
     [FailPoint::Frames, FailPoint::Iova, FailPoint::Tables, FailPoint::Maps, FailPoint::Vmalloc];
 
-/// Lets every try of every step fail, until an allocation gets through without it.
+/// Fails each operation of each step in turn, until an allocation has no further operation.
 fn failed_allocation_releases_all_resources() -> Outcome {
     if fault_injection::is_busy() {
-        skip!("it makes things fail itself");
+        skip!("fault injection is already armed");
     }
     let mut count = 0;
     for coherent in [true, false] {
-        let devices = [translated(coherent)?, Some(direct_device(coherent))];
+        let devices = [translated_device(coherent)?, Some(direct_device(coherent))];
         for device in devices.into_iter().flatten() {
             for attrs in [Attrs::empty(), Attrs::NO_KERNEL_MAPPING | Attrs::ALLOC_SINGLE_PAGES] {
                 count += fail_each_step(&device, attrs | Attrs::NO_WARN)?;
             }
         }
     }
-    // In a domain's tree, and in a table of small mappings.
-    count += fail_lending(0x2_3000)? + fail_lending(0x3000)?;
-    pass!("{count} failures, nothing left behind")
+    // The first length takes its IOVA from the domain's tree, the second from a table of small mappings.
+    count += fail_streaming_map(0x2_3000)? + fail_streaming_map(0x3000)?;
+    pass!("{count} failures, no leak")
 }
 
-/// The same for memory that is lent: it comes back, and nothing else stays.
-fn fail_lending(len: u64) -> Result<u32, String> {
+/// Fails each step of a streaming mapping: the caller gets its memory back, and no resource leaks.
+fn fail_streaming_map(len: u64) -> Result<u32, String> {
     let mut count = 0;
     for step in [FailPoint::Iova, FailPoint::Tables] {
         for nth in 1.. {
             let before = ResourceSnapshot::now();
-            // A new domain each time, without any table but its first.
-            let Some(device) = translated(true)? else { return Ok(0) };
-            let pages = memory(Pages::scattered(len))?;
+            // A new domain each time, with a root table only.
+            let Some(device) = translated_device(true)? else { return Ok(0) };
+            let pages = pages_or_error(Pages::scattered(len))?;
             fault_injection::arm(step, Selection::Nth(nth));
             let result = stream::map(&device, pages, Direction::Bidirectional);
             let failed = fault_injection::disarm().failed;
             if let Err(refused) = &result {
                 let back: u64 = refused.memory.segments().iter().map(|segment| segment.len).sum();
-                check!(back == len, "{step:?} {nth}: {back:#x} bytes came back");
+                check!(back == len, "{step:?} {nth}: {back:#x} of {len:#x} bytes returned");
             }
             check!(result.is_err() == failed, "{step:?} {nth}: {result:?}");
             drop((result, device));
-            before.check(&format!("lending {len:#x}, {step:?} {nth}"))?;
+            before.check(&format!("streaming mapping of {len:#x} bytes, {step:?} {nth}"))?;
             if !failed {
                 break;
             }
@@ -71,7 +71,7 @@ fn fail_lending(len: u64) -> Result<u32, String> {
 }
 
 fn fail_each_step(device: &Arc<Device>, attrs: Attrs) -> Result<u32, String> {
-    // The first buffer may leave an empty table behind for the next one.
+    // The first buffer may leave an empty table, which later buffers reuse.
     drop(dma::alloc(device, 0x2_3000, attrs));
     let mut count = 0;
     for step in STEPS {
@@ -82,7 +82,7 @@ fn fail_each_step(device: &Arc<Device>, attrs: Attrs) -> Result<u32, String> {
             let failed = fault_injection::disarm().failed;
             if failed {
                 count += 1;
-                // A search for frames goes on with smaller chunks, so it may succeed all the same.
+                // The frame allocator retries with smaller chunks, so the allocation may still succeed.
                 check!(
                     result.is_err() || step == FailPoint::Frames,
                     "{step:?} {nth} under {attrs}: no error"

@@ -1,4 +1,4 @@
-//! How the machine was entered, and what the kernel may do to itself.
+//! The exception level, and the permissions of the kernel's own mappings.
 
 use super::{Outcome, Test};
 use crate::{check, pass};
@@ -17,20 +17,20 @@ pub const TESTS: &[Test] = &[
     Test { name: "boot.stacks_have_guard_pages", run: stacks_have_guard_pages },
 ];
 
-/// All of the kernel's half.
-pub fn whole_half() -> AddrRange<KernelVa> {
+/// The kernel's half of the address space (TTBR1).
+pub fn kernel_half() -> AddrRange<KernelVa> {
     AddrRange::new(KernelVa::new(0xffff_0000_0000_0000), KernelVa::new(0xffff_ffff_ffff_f000))
 }
 
 fn runs_at_el1() -> Outcome {
     let (entry, now) = (kernel::firmware::entry_level(), arch::cpu::exception_level());
-    check!(now == 1, "entered at EL{entry}, but runs at EL{now}");
+    check!(now == 1, "entered at EL{entry}, runs at EL{now}");
     pass!("entered at EL{entry}, runs at EL{now}")
 }
 
 fn no_kernel_mapping_is_writable_and_executable() -> Outcome {
     let (mut leaves, mut executable, mut both) = (0u64, 0u64, None);
-    kernel_tables::leaves(whole_half(), |leaf| {
+    kernel_tables::leaves(kernel_half(), |leaf| {
         leaves += 1;
         if leaf.access.contains(Access::EXECUTE) {
             executable += leaf.bytes;
@@ -40,11 +40,11 @@ fn no_kernel_mapping_is_writable_and_executable() -> Outcome {
         }
     });
     check!(both.is_none(), "{both:?} is writable and executable");
-    check!(executable > 0, "none of {leaves} mappings is executable: this cannot be the kernel's tree");
-    pass!("{leaves} mappings, {} KiB executable, none of it writable", executable >> 10)
+    check!(executable > 0, "none of {leaves} mappings is executable: not the kernel's page tables");
+    pass!("{leaves} mappings, {} KiB executable and read-only", executable >> 10)
 }
 
-/// Asks the MMU, not the tree.
+/// Checks by address translation instructions (AT), not by the page tables.
 fn text_and_rodata_are_read_only() -> Outcome {
     for section in arch::boot::sections() {
         let at = section.virt.start();
@@ -68,7 +68,7 @@ fn stacks_have_guard_pages() -> Outcome {
     );
     for (name, bottom) in bottoms {
         let guard = KernelVa::new(bottom.raw() - PAGE_SIZE);
-        check!(arch::mmu::translate_kernel(guard).is_none(), "{name}: {guard} below it is mapped");
+        check!(arch::mmu::translate_kernel(guard).is_none(), "{name}: guard page {guard} is mapped");
     }
-    pass!("an unmapped page below the boot stack and every emergency stack")
+    pass!("a guard page below the boot stack and each emergency stack")
 }

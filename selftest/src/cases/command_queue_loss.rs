@@ -1,7 +1,9 @@
-//! A command queue where there is no memory: the SMMU stops with CERROR_ABT, once more when it is asked to try again, and
-//! the queue begins anew. The checking build alone can take a queue away.
+//! A command queue whose base address has no memory: the SMMU stops with CERROR_ABT, stops again when the
+//! driver retries, and the driver reinitializes the queue. Only the checking build can move the base.
 
-use super::commands::{among_others, command_counters, lend, nobody, run_words};
+use super::commands::{
+    absent_device, command_counters, map_and_allocate, run_words, with_concurrent_commands,
+};
 use super::{Outcome, Test};
 use crate::{check, pass, skip};
 use addr::{PAGE_SIZE, PhysAddr};
@@ -28,65 +30,71 @@ pub const TESTS: &[Test] = &[
     },
 ];
 
-/// CMDQ_CONS.ERR for a command that could not be read.
-const ABORTED: u8 = 2;
+/// CERROR_ABT in CMDQ_CONS.ERR: the SMMU could not read the command (IHI 0070, 7.1).
+const CERROR_ABT: u8 = 2;
 
-/// The last page that the SMMU has an address for.
-fn nowhere(smmu: &Smmu) -> PhysAddr {
+/// The last page of the SMMU's output address range; no machine has memory there.
+fn address_without_memory(smmu: &Smmu) -> PhysAddr {
     PhysAddr::new((1 << smmu.features().output_bits) - PAGE_SIZE)
 }
 
-fn lose(smmu: &Smmu, lasting: bool) -> Result<(), String> {
+/// Moves the base of the command queue to an address without memory; if `permanent`, reinitialization does
+/// not restore it.
+fn break_queue(smmu: &Smmu, permanent: bool) -> Result<(), String> {
     smmu.command_queue()
-        .with(|queue| queue.break_base(nowhere(smmu), lasting))
+        .with(|queue| queue.break_base(address_without_memory(smmu), permanent))
         .map_err(|error| format!("{error:?}"))
 }
 
 fn unreadable_command_queue_is_reinitialized() -> Outcome {
     let Some(smmu) = iommu::all().first().copied() else { skip!("no SMMU") };
     let before = command_counters(smmu);
-    let device = nobody(smmu)?;
+    let device = absent_device(smmu)?;
     for round in 1..=4 {
-        lose(smmu, false)?;
-        lend(&device, 4)?;
-        let anew = command_counters(smmu).reinitialized - before.reinitialized;
-        check!(anew == round, "it began anew {anew} times, after {round} losses");
+        break_queue(smmu, false)?;
+        map_and_allocate(&device, 4)?;
+        let reinitialized = command_counters(smmu).reinitialized - before.reinitialized;
+        check!(reinitialized == round, "{reinitialized} reinitializations after {round} losses");
     }
     let after = command_counters(smmu);
-    check!(after.illegal == before.illegal, "commands were refused");
-    check!(after.timeouts == before.timeouts, "somebody waited in vain");
-    pass!("CERROR_ABT at {}; four times anew, with 16 mappings", nowhere(smmu))
+    check!(after.illegal == before.illegal, "the SMMU rejected commands");
+    check!(after.timeouts == before.timeouts, "a wait timed out");
+    pass!("CERROR_ABT at {}; 4 reinitializations, 16 streaming mappings", address_without_memory(smmu))
 }
 
-/// One thread takes the queue away, all CPUs have commands in it.
+/// One thread breaks the queue while all CPUs have commands in it.
 fn command_queue_reinitialization_fails_no_command() -> Outcome {
     const ROUNDS: u64 = 64;
     let Some(smmu) = iommu::all().first().copied() else { skip!("no SMMU") };
     let before = command_counters(smmu);
-    let device = nobody(smmu)?;
-    among_others(&device, ROUNDS, move |_| lose(smmu, false))?;
+    let device = absent_device(smmu)?;
+    with_concurrent_commands(&device, ROUNDS, move |_| break_queue(smmu, false))?;
     smmu.sync().map_err(|error| format!("{error}"))?;
     let after = command_counters(smmu);
-    let anew = after.reinitialized - before.reinitialized;
-    check!(anew == ROUNDS, "it began anew {anew} times, after {ROUNDS} losses");
-    check!(after.timeouts == before.timeouts, "somebody waited in vain");
-    pass!("{ROUNDS} losses among {} commands, of {} CPUs", after.commands - before.commands, percpu::online())
+    let reinitialized = after.reinitialized - before.reinitialized;
+    check!(reinitialized == ROUNDS, "{reinitialized} reinitializations after {ROUNDS} losses");
+    check!(after.timeouts == before.timeouts, "a wait timed out");
+    pass!("{ROUNDS} losses during {} commands on {} CPUs", after.commands - before.commands, percpu::online())
 }
 
 fn permanently_unreadable_command_queue_returns_errors() -> Outcome {
     let Some(smmu) = iommu::all().first().copied() else { skip!("no SMMU") };
     let before = command_counters(smmu);
-    let device = nobody(smmu)?;
-    lose(smmu, true)?;
-    // More than it has room for.
-    let seen = (0..300).map(|_| run_words(smmu, Command::Sync.encode())).find(|seen| *seen != STOPPED);
+    let device = absent_device(smmu)?;
+    break_queue(smmu, true)?;
+    // More commands than the queue has entries.
+    let unexpected =
+        (0..300).map(|_| run_words(smmu, Command::Sync.encode())).find(|result| *result != STOPPED);
     smmu.command_queue().with(CommandQueue::restore_base);
-    check!(seen.is_none(), "somebody who waited was told {seen:?}");
-    lend(&device, 16)?;
+    check!(unexpected.is_none(), "a command returned {unexpected:?}");
+    map_and_allocate(&device, 16)?;
     let after = command_counters(smmu);
-    check!(after.reinitialized == before.reinitialized + 1, "it did not begin anew when it was back");
-    check!(after.timeouts == before.timeouts, "somebody waited in vain");
-    pass!("300 were told of CERROR {ABORTED}; and 16 mappings came and went after it")
+    check!(
+        after.reinitialized == before.reinitialized + 1,
+        "no reinitialization after the base was restored"
+    );
+    check!(after.timeouts == before.timeouts, "a wait timed out");
+    pass!("300 commands returned CERROR {CERROR_ABT}, then 16 streaming mappings succeeded")
 }
 
-const STOPPED: Result<(), CommandError> = Err(CommandError::Stopped { code: ABORTED });
+const STOPPED: Result<(), CommandError> = Err(CommandError::Stopped { code: CERROR_ABT });

@@ -1,5 +1,5 @@
-//! Commands that the SMMU refuses: it stops, says CERROR_ILL, and goes on when the command was replaced. Whoever else has
-//! commands in the queue does not notice.
+//! Illegal commands: the SMMU stops with CERROR_ILL and continues when the driver has replaced the command.
+//! Other batches in the queue do not fail.
 
 use super::{Outcome, Test};
 use crate::fixture::run_each;
@@ -25,7 +25,7 @@ pub const TESTS: &[Test] = &[
     },
 ];
 
-/// Writes a command into the queue as its two doublewords, without a CMD_SYNC of its own.
+/// Writes a command into the queue as its two doublewords, without a CMD_SYNC.
 ///
 /// # Errors
 /// The queue is full.
@@ -33,7 +33,7 @@ pub(super) fn push_words(smmu: &Smmu, words: [u64; 2]) -> Result<(), QueueFull> 
     smmu.command_queue().with(|queue| queue.submit(words))
 }
 
-/// Writes a command into the queue as its two doublewords, and waits for it.
+/// Writes a command into the queue as its two doublewords, and waits for its completion.
 ///
 /// # Errors
 /// See [`CommandError`].
@@ -46,77 +46,83 @@ pub(super) fn command_counters(smmu: &Smmu) -> CommandCounters {
     smmu.command_queue().with(|queue| queue.counters())
 }
 
-/// No opcode, of any implementation (IHI 0070, 4.1.1).
+/// A command with an opcode of no implementation (IHI 0070, 4.1.1).
 const ILLEGAL: [u64; 2] = [0xff, 0x7e55_e4a5];
-/// A PCI bus on which nothing is.
-const NOBODY: StreamId = StreamId::new(0xf000);
+/// The stream of a PCI bus without devices.
+const ABSENT_STREAM: StreamId = StreamId::new(0xf000);
 
 fn illegal_command_is_replaced() -> Outcome {
     let Some(smmu) = iommu::all().first().copied() else { skip!("no SMMU") };
     let before = command_counters(smmu);
-    let refused = run_words(smmu, ILLEGAL);
-    check!(refused == Err(CommandError::Illegal { words: ILLEGAL }), "it answers {refused:?}");
+    let result = run_words(smmu, ILLEGAL);
+    check!(result == Err(CommandError::Illegal { words: ILLEGAL }), "the command returned {result:?}");
     let after = command_counters(smmu);
-    check!(after.illegal == before.illegal + 1, "{} were refused", after.illegal - before.illegal);
-    // A legal one does not inherit the error, nor does anything that follows.
-    let device = nobody(smmu)?;
-    lend(&device, 16)?;
-    check!(command_counters(smmu).illegal == after.illegal, "more were refused");
-    pass!("CERROR_ILL, replaced, and 16 mappings came and went after it")
+    check!(after.illegal == before.illegal + 1, "{} illegal commands, not 1", after.illegal - before.illegal);
+    // The error affects no later command.
+    let device = absent_device(smmu)?;
+    map_and_allocate(&device, 16)?;
+    check!(command_counters(smmu).illegal == after.illegal, "further commands were illegal");
+    pass!("CERROR_ILL, command replaced, then 16 streaming mappings succeeded")
 }
 
-/// What is refused belongs to nobody, while all CPUs have commands of their own in the queue.
+/// Illegal commands that belong to no batch, while all CPUs have batches in the queue.
 fn illegal_commands_do_not_fail_other_batches() -> Outcome {
-    // No more than the driver remembers: a thread may be held up from the first to the last.
+    // At most the number of illegal commands that the driver records: a thread may be preempted during all
+    // of them.
     const ROUNDS: u64 = 48;
     let Some(smmu) = iommu::all().first().copied() else { skip!("no SMMU") };
     let before = command_counters(smmu);
-    let device = nobody(smmu)?;
-    among_others(&device, ROUNDS, move |round| {
-        // Where the others have filled a queue that stands still, somebody has to make it go on.
+    let device = absent_device(smmu)?;
+    with_concurrent_commands(&device, ROUNDS, move |round| {
+        // If other batches have filled the stopped queue, a CMD_SYNC makes the driver restart it.
         while push_words(smmu, ILLEGAL).is_err() {
             smmu.sync().map_err(|error| format!("round {round}: {error}"))?;
         }
         Ok(())
     })?;
-    // The last ones may have come when nobody else had anything in the queue, and each stops it.
+    // The last illegal commands may have stopped a queue without other batches.
     smmu.sync().map_err(|error| format!("{error}"))?;
     let after = command_counters(smmu);
-    let refused = after.illegal - before.illegal;
-    check!(refused == ROUNDS, "{refused} of {ROUNDS} were refused");
-    check!(after.timeouts == before.timeouts, "somebody waited in vain");
-    pass!("{ROUNDS} among {} others, of {} CPUs", after.commands - before.commands - ROUNDS, percpu::online())
+    let illegal = after.illegal - before.illegal;
+    check!(illegal == ROUNDS, "{illegal} of {ROUNDS} commands were rejected");
+    check!(after.timeouts == before.timeouts, "a wait timed out");
+    pass!(
+        "{ROUNDS} illegal commands among {} others on {} CPUs",
+        after.commands - before.commands - ROUNDS,
+        percpu::online()
+    )
 }
 
-/// Does something so many times while every CPU has commands of its own in the queue, which may not fail.
-pub(super) fn among_others(
+/// Calls `disturb` `rounds` times while each CPU has commands in the queue. Returns an error if a command
+/// of those fails.
+pub(super) fn with_concurrent_commands(
     device: &Arc<Device>,
     rounds: u64,
-    trouble: impl Fn(u64) -> Result<(), String> + Send + Sync + 'static,
+    disturb: impl Fn(u64) -> Result<(), String> + Send + Sync + 'static,
 ) -> Result<(), String> {
     let device = device.clone();
-    let seen = run_each(percpu::online() + 1, move |thread| match thread {
+    let results = run_each(percpu::online() + 1, move |thread| match thread {
         0 => (0..rounds).try_for_each(|round| {
             kernel::sched::yield_now();
-            trouble(round)
+            disturb(round)
         }),
-        _ => lend(&device, 4 * rounds),
+        _ => map_and_allocate(&device, 4 * rounds),
     })?;
-    seen.into_iter().collect()
+    results.into_iter().collect()
 }
 
-/// A device that is not there.
-pub(super) fn nobody(smmu: &'static Smmu) -> Result<Arc<Device>, String> {
-    Device::translated("nobody".into(), smmu, NOBODY, true).map_err(|error| error.to_string())
+/// Returns a device whose stream no hardware uses.
+pub(super) fn absent_device(smmu: &'static Smmu) -> Result<Arc<Device>, String> {
+    Device::translated("absent".into(), smmu, ABSENT_STREAM, true).map_err(|error| error.to_string())
 }
 
-/// Lends a page so many times, and has a buffer each time; a lost invalidation would be an error.
-pub(super) fn lend(device: &Arc<Device>, rounds: u64) -> Result<(), String> {
+/// Maps and unmaps a page, and allocates and frees a buffer, `rounds` times; a lost invalidation is an error.
+pub(super) fn map_and_allocate(device: &Arc<Device>, rounds: u64) -> Result<(), String> {
     let mut page: Box<dyn StreamMemory> = Pages::new(PAGE_SIZE).map_err(|error| error.to_string())?;
     for _ in 0..rounds {
-        let lent = stream::map(device, page, Direction::Bidirectional);
-        let lent = lent.map_err(|refused| refused.error.to_string())?;
-        page = lent.unmap().map_err(|error| error.to_string())?;
+        let mapping = stream::map(device, page, Direction::Bidirectional);
+        let mapping = mapping.map_err(|refused| refused.error.to_string())?;
+        page = mapping.unmap().map_err(|error| error.to_string())?;
         let buffer = dma::alloc(device, 8 * PAGE_SIZE, Attrs::NO_KERNEL_MAPPING);
         drop(buffer.map_err(|error| error.to_string())?);
     }

@@ -59,8 +59,8 @@ fn near_miss(edu: &DmaEngineDevice) -> Option<guards::NearMiss> {
 fn write_past_a_buffer() -> Outcome {
     let Some(edu) = start() else { skip!("no SMMU") };
     let (buffer, next) = (new_buffer(edu, PAGE_SIZE)?, new_buffer(edu, PAGE_SIZE)?);
-    // The second may also lie below: another CPU allocates from another part of the space.
-    check!(next.range().start() != buffer.range().end(), "{next:?} follows {buffer:?} at once");
+    // The second buffer may also be below: each CPU allocates from its own part of the IOVA space.
+    check!(next.range().start() != buffer.range().end(), "no guard page between {buffer:?} and {next:?}");
     write_out(edu, buffer.range().end() + 12, 4)?;
     let (name, tag) = (edu.device().name(), buffer.buffer().tag());
     expect_report(near_miss(edu), &format!("guard: {name}: write 12 past the end of {tag}"))
@@ -69,8 +69,8 @@ fn write_past_a_buffer() -> Outcome {
 fn read_before_a_streaming_mapping() -> Outcome {
     let Some(edu) = start() else { skip!("no SMMU") };
     let pages = Pages::new(32 * PAGE_SIZE).map_err(|error| error.to_string())?;
-    let lent = stream::map(edu.device(), pages, Direction::ToDevice).map_err(|r| r.error.to_string())?;
-    read_in(edu, addr::Iova::new(lent.iova().raw() - 8), 4)?;
+    let mapping = stream::map(edu.device(), pages, Direction::ToDevice).map_err(|r| r.error.to_string())?;
+    read_in(edu, addr::Iova::new(mapping.iova().raw() - 8), 4)?;
     let found = near_miss(edu).map_or("nothing".to_string(), |miss| miss.to_string());
     let (start, end) = (format!("guard: {}: read 8 before stream-", edu.device().name()), " of ");
     check!(found.starts_with(&start) && found.contains(end), "{found:?}, not {start:?}");
@@ -130,7 +130,7 @@ fn write_after_free() -> Outcome {
     let again = zones::alloc(Order::PAGE, reach).ok_or("no frame")?;
     let same = again.chunk().start() == frame;
     zones::free(again);
-    check!(same, "another frame than {frame}");
+    check!(same, "the next allocation is not {frame}");
     let wanted =
         format!("poison: 4 bytes at offset 12 of {frame} written after free, last owner: DMA buffer");
     expect_report(poison::take_finding(), &wanted)
@@ -145,14 +145,14 @@ fn device_write_after_free() -> Outcome {
     }
     let buffer = match dma::alloc(edu.device(), PAGE_SIZE, Attrs::NO_KERNEL_MAPPING) {
         Ok(buffer) => buffer,
-        Err(error) => skip!("it reaches no memory: {error}"),
+        Err(error) => skip!("the device has no reachable memory: {error}"),
     };
     let Some(frame) = frame_at(buffer.buffer().chunks(), 0) else { return Err("no frame".to_string()) };
     let at = buffer.range().start();
     poke(&buffer, 0, &[0x15; 4]);
     read_in(edu, at, 4)?;
     write_out(edu, at + 8, 4)?;
-    check!(peek(&buffer, 8, 4) == [0x15; 4], "its write does not arrive");
+    check!(peek(&buffer, 8, 4) == [0x15; 4], "the device did not write to the buffer");
     drop(buffer);
     write_out(edu, at + 12, 4)?;
     check!(take_until(frame), "{frame} was not allocated again");
@@ -164,10 +164,10 @@ fn device_write_after_free() -> Outcome {
 
 /// Allocates frames until `frame` is among them, and frees them.
 fn take_until(frame: PhysAddr) -> bool {
-    const MOST: usize = 4096;
+    const MAX_FRAMES: usize = 4096;
     let mut taken = Vec::new();
     let mut found = false;
-    while !found && taken.len() < MOST {
+    while !found && taken.len() < MAX_FRAMES {
         let Some(page) = zones::alloc(Order::PAGE, Reach::ANYWHERE) else { break };
         found = page.chunk().start() == frame;
         taken.push(page);

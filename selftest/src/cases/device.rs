@@ -1,4 +1,4 @@
-//! The device that self-tests move bytes with, and looking at memory that the kernel does not map.
+//! The DMA device of the self-tests, and access to memory without a kernel mapping.
 
 use addr::{Address, Chunk, Iova, MemoryType, PAGE_SIZE, Pfn, PhysAddr};
 use alloc::format;
@@ -10,17 +10,17 @@ use kernel::devices::dma_engine::DmaEngineDevice;
 use kernel::dma::Attachment;
 use kernel::memory::window;
 
-/// The first `edu`, or what stands in for it elsewhere; without one there is nothing that moves bytes.
+/// Returns the first `edu`, or the DMA engine of a board without one.
 pub fn edu() -> Option<&'static DmaEngineDevice> {
     kernel::devices::dma_engines().next()
 }
 
-/// The device reads `len` bytes at `from` into the start of its buffer.
+/// Lets the device read `len` bytes at `from` into the start of its internal buffer.
 pub fn read_in(edu: &DmaEngineDevice, from: Iova, len: u64) -> Result<(), String> {
     transfer(edu, TransferDirection::FromMemory, from, len)
 }
 
-/// The device writes the first `len` bytes of its buffer to `to`.
+/// Lets the device write the first `len` bytes of its internal buffer to `to`.
 pub fn write_out(edu: &DmaEngineDevice, to: Iova, len: u64) -> Result<(), String> {
     transfer(edu, TransferDirection::ToMemory, to, len)
 }
@@ -36,21 +36,19 @@ fn transfer(
         .map_err(|error| format!("{direction:?} {len:#x} at {memory}: {error}"))
 }
 
-/// The bytes at `offset` of an attached buffer, through windows: the test looks where the kernel otherwise never does.
+/// Returns the bytes at `offset` of an attached buffer, read through windows.
 pub fn peek(attachment: &Attachment, offset: u64, len: usize) -> Vec<u8> {
     let mut bytes = alloc::vec![0; len];
-    at_each_byte_run(attachment, offset, len, |at, run| bytes[at..at + run.len()].copy_from_slice(run));
+    for_each_run(attachment, offset, len, |at, run| bytes[at..at + run.len()].copy_from_slice(run));
     bytes
 }
 
 /// Writes `bytes` at `offset` of an attached buffer, through windows.
 pub fn poke(attachment: &Attachment, offset: u64, bytes: &[u8]) {
-    at_each_byte_run(attachment, offset, bytes.len(), |at, run| {
-        run.copy_from_slice(&bytes[at..at + run.len()])
-    });
+    for_each_run(attachment, offset, bytes.len(), |at, run| run.copy_from_slice(&bytes[at..at + run.len()]));
 }
 
-fn at_each_byte_run(attachment: &Attachment, offset: u64, len: usize, mut f: impl FnMut(usize, &mut [u8])) {
+fn for_each_run(attachment: &Attachment, offset: u64, len: usize, mut f: impl FnMut(usize, &mut [u8])) {
     let memory = attachment.buffer().memory();
     let mut done = 0;
     while done < len {
@@ -63,7 +61,7 @@ fn at_each_byte_run(attachment: &Attachment, offset: u64, len: usize, mut f: imp
     }
 }
 
-/// The frame that holds byte `offset` of a list of chunks.
+/// Returns the frame of byte `offset` of a list of chunks.
 pub fn frame_at(chunks: impl Iterator<Item = Chunk>, offset: u64) -> Option<PhysAddr> {
     let mut start = 0;
     for chunk in chunks {
@@ -75,18 +73,18 @@ pub fn frame_at(chunks: impl Iterator<Item = Chunk>, offset: u64) -> Option<Phys
     None
 }
 
-/// Shows one page of memory of this type.
+/// Calls `f` with the bytes of a page, mapped in a window with this memory type.
 pub fn with_page(frame: PhysAddr, memory: MemoryType, mut f: impl FnMut(&mut [u8])) {
     let chunk = Chunk::page(Pfn::containing(frame));
-    let show = |range: addr::AddrRange<addr::KernelVa>| {
-        // SAFETY: the window maps this whole page until the closure returns, and the test is the only one that looks.
+    let access = |range: addr::AddrRange<addr::KernelVa>| {
+        // SAFETY: the window maps the whole page until the closure returns; the test has the only reference.
         f(unsafe { slice::from_raw_parts_mut(range.start().raw() as *mut u8, PAGE_SIZE as usize) });
     };
-    // SAFETY: the callers pass pages of a buffer of their own, with its memory type.
+    // SAFETY: the callers own the page and pass its memory type.
     unsafe {
         match memory {
-            MemoryType::WriteBack => window::with_write_back(chunk, show),
-            other => window::with_chunk(chunk, other, show),
+            MemoryType::WriteBack => window::with_write_back(chunk, access),
+            other => window::with_chunk(chunk, other, access),
         }
     }
 }

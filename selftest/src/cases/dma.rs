@@ -1,5 +1,6 @@
-//! The DMA core without a device that moves bytes: what is mapped where and how, what fails, and what is left behind.
-//! Translations are read back from the tables; the devices that go through them are tested elsewhere.
+//! The DMA core without DMA: attributes, addresses, memory types, errors, and the release of resources.
+//! Translations are read back from the page tables; `transfers.rs` and `streaming.rs` test them with a
+//! device.
 
 use super::resource_snapshot::ResourceSnapshot;
 use super::{Outcome, Test};
@@ -44,20 +45,20 @@ pub const TESTS: &[Test] = &[
     Test { name: "dma.streaming_mapping_is_one_iova_range", run: streaming_mapping_is_one_iova_range },
 ];
 
-/// A stream that no device of the machines we know has.
-const NOBODY: StreamId = StreamId::new(0xfff8);
+/// A stream that no device of a known machine has.
+const ABSENT_STREAM: StreamId = StreamId::new(0xfff8);
 
-/// A device behind the SMMU, if there is one.
-pub(super) fn translated(coherent: bool) -> Result<Option<Arc<Device>>, String> {
+/// Returns a device behind the SMMU, if there is one.
+pub(super) fn translated_device(coherent: bool) -> Result<Option<Arc<Device>>, String> {
     let Some(smmu) = iommu::all().first() else { return Ok(None) };
     let name = String::from("selftest");
-    let device = Device::translated(name, smmu, NOBODY, coherent);
+    let device = Device::translated(name, smmu, ABSENT_STREAM, coherent);
     device.map(Some).map_err(|error| format!("a device behind the SMMU: {error}"))
 }
 
 pub(super) fn direct_device(coherent: bool) -> Arc<Device> {
     let device = Device::direct(String::from("selftest"), coherent, Vec::new());
-    // Low memory alone: its frames have aliases to lose.
+    // Lowmem only: its frames have linear aliases.
     let low = DmaMask::up_to(layout().low_end.raw() - 1);
     device.set_mask(low).map_or_else(|error| panic!("mask {low}: {error}"), |()| device)
 }
@@ -81,12 +82,12 @@ fn invalid_requests_return_errors_with_values() -> Outcome {
         Err(DmaError::OutOfFrames { wanted, had }) if wanted == frames && had > 0 && had < frames => {}
         other => return Err(format!("all of RAM: {:?}", other.err())),
     }
-    before.check("after refusals")?;
+    before.check("after the errors")?;
     pass!("0, 2^64 - 1, 2^50 and {total:#x} bytes are refused")
 }
 
-/// What a buffer must be like under its attributes; every mapping of it is looked at.
-fn examine(attachment: &Attachment, attrs: Attrs) -> Result<(), String> {
+/// Checks the buffer and all its mappings against the attributes.
+fn check_buffer(attachment: &Attachment, attrs: Attrs) -> Result<(), String> {
     let (buffer, device) = (attachment.buffer(), attachment.device());
     let memory = device.memory_type(attrs);
     check!(buffer.memory() == memory, "memory {:?}, not {memory:?}", buffer.memory());
@@ -105,24 +106,24 @@ fn examine(attachment: &Attachment, attrs: Attrs) -> Result<(), String> {
     if translated {
         let mut leaves = Vec::new();
         device.domain().leaves(attachment.range(), |leaf| leaves.push(leaf));
-        same_memory(&leaves, buffer.chunks(), memory)?;
+        check_leaves(&leaves, buffer.chunks(), memory)?;
         let wanted = attrs.contains(Attrs::PRIVILEGED) && device.domain().supports_privileged_mappings();
         let wrong = leaves.iter().find(|leaf| leaf.access.contains(Access::PRIVILEGED) != wanted);
-        check!(wrong.is_none(), "{wrong:?}, privileged alone: {wanted}");
+        check!(wrong.is_none(), "{wrong:?}, privileged only: {wanted}");
     }
     if let Some(view) = buffer.kernel_view() {
         let mut leaves = Vec::new();
         kernel_tables::leaves(view, |leaf| leaves.push(leaf));
-        same_memory(&leaves, buffer.chunks(), memory)?;
+        check_leaves(&leaves, buffer.chunks(), memory)?;
     }
     for chunk in buffer.chunks() {
-        alias_fits(chunk, memory)?;
+        check_alias(chunk, memory)?;
     }
     Ok(())
 }
 
-/// Whether the leaves show exactly the chunks, in order, readable and writable, with this memory type.
-fn same_memory<A: Copy + core::fmt::Debug>(
+/// Checks that the leaves map exactly the chunks, in order, readable and writable, with this memory type.
+fn check_leaves<A: Copy + core::fmt::Debug>(
     leaves: &[Leaf<A>],
     chunks: impl Iterator<Item = Chunk>,
     memory: MemoryType,
@@ -132,20 +133,21 @@ fn same_memory<A: Copy + core::fmt::Debug>(
         let mut at = chunk.start();
         while at < chunk.range().end() {
             let Some(leaf) = leaves.next() else { return Err(format!("{chunk:?} is not mapped at {at}")) };
-            // A block may begin before the chunk and end behind it where neighbours are mapped together.
+            // A block may start before the chunk and end after it if adjacent chunks are mapped together.
             let start = leaf.to.max(at);
-            check!(start == at, "{leaf:?} where {at} should be");
+            check!(start == at, "{leaf:?}, not a mapping of {at}");
             let rights = Access::READ | Access::WRITE;
             check!(leaf.memory == memory && leaf.access.contains(rights), "{leaf:?}, not {memory:?}");
             at = leaf.to + leaf.bytes;
         }
     }
-    check!(leaves.next().is_none(), "more is mapped than the chunks");
+    check!(leaves.next().is_none(), "mappings beyond the chunks");
     Ok(())
 }
 
-/// Whether the linear map shows a chunk as its memory type allows: by the tables, and by the CPU's own word.
-fn alias_fits(chunk: Chunk, memory: MemoryType) -> Result<(), String> {
+/// Checks that a chunk has a linear alias only if it is write-back, by the page tables and by the CPU's AT
+/// instruction.
+fn check_alias(chunk: Chunk, memory: MemoryType) -> Result<(), String> {
     if chunk.start() >= layout().low_end {
         return Ok(());
     }
@@ -154,15 +156,18 @@ fn alias_fits(chunk: Chunk, memory: MemoryType) -> Result<(), String> {
         let (tables, cpu) =
             (kernel_tables::translate(at).is_some(), arch::mmu::translate_kernel(at).is_some());
         let wanted = memory == MemoryType::WriteBack;
-        check!(tables == wanted && cpu == wanted, "{chunk:?} is {memory:?}: alias {tables}, CPU {cpu}");
+        check!(
+            tables == wanted && cpu == wanted,
+            "{chunk:?} is {memory:?}: alias in the tables {tables}, by the CPU {cpu}"
+        );
     }
     Ok(())
 }
 
 fn mappings_match_attributes() -> Outcome {
-    let mut seen = 0;
+    let mut count = 0;
     for coherent in [true, false] {
-        let devices = [translated(coherent)?, Some(direct_device(coherent))];
+        let devices = [translated_device(coherent)?, Some(direct_device(coherent))];
         for device in devices.into_iter().flatten() {
             drop(dma::alloc(&device, 1 << 18, Attrs::empty()));
             let before = ResourceSnapshot::now();
@@ -175,30 +180,30 @@ fn mappings_match_attributes() -> Outcome {
                     .collect();
                 let attachment =
                     dma::alloc(&device, 0x4_3000, attrs).map_err(|error| format!("{attrs}: {error}"))?;
-                examine(&attachment, attrs)
+                check_buffer(&attachment, attrs)
                     .map_err(|wrong| format!("{attrs}, coherent {coherent}: {wrong}"))?;
-                seen += 1;
+                count += 1;
             }
-            before.check("all combinations")?;
+            before.check("after all combinations")?;
         }
     }
-    pass!("{seen} combinations of attributes, coherency and translation")
+    pass!("{count} combinations of attributes, coherency and translation")
 }
 
 fn non_cacheable_lowmem_has_no_linear_alias() -> Outcome {
     if VMALLOC.bytes() < 2 << 20 {
-        skip!("vmalloc= is too small for the kernel's view");
+        skip!("vmalloc= is too small for the kernel view");
     }
     let device = direct_device(false);
     let attachment = dma::alloc(&device, 1 << 20, Attrs::empty()).map_err(|error| format!("{error}"))?;
     let chunks: Vec<_> = attachment.buffer().chunks().collect();
     for &chunk in &chunks {
-        check!(chunk.start() < layout().low_end, "{chunk:?} is not low");
-        alias_fits(chunk, MemoryType::NonCacheable)?;
+        check!(chunk.start() < layout().low_end, "{chunk:?} is not lowmem");
+        check_alias(chunk, MemoryType::NonCacheable)?;
     }
     drop(attachment);
     for &chunk in &chunks {
-        alias_fits(chunk, MemoryType::WriteBack)?;
+        check_alias(chunk, MemoryType::WriteBack)?;
     }
     pass!("{chunks:?}")
 }
@@ -212,18 +217,18 @@ fn direct_buffers_are_contiguous_with_kernel_view() -> Outcome {
     check!(attachment.range().start().raw() == first, "{attachment:?}");
     check!(buffer.kernel_view().is_some(), "no kernel view: {buffer:?}");
     let error = dma::alloc(&device, 0x1000, Attrs::NO_WARN).err();
-    check!(error.is_none(), "another page: {error:?}");
+    check!(error.is_none(), "a second allocation: {error:?}");
     let scattered =
         dma::alloc_unattached(0x4000, Attrs::ALLOC_SINGLE_PAGES).map_err(|error| format!("{error}"))?;
     let one_run = scattered.chunks().collect::<Vec<_>>();
     let one_run = one_run.windows(2).all(|pair| pair[0].range().end() == pair[1].start());
     let refused = Attachment::new(&device, scattered, MapPlacement::Whole).err();
-    check!(refused.is_some() || one_run, "a scattered buffer was attached without IOMMU");
+    check!(refused.is_some() || one_run, "a scattered buffer was attached without an IOMMU");
     pass!("{:?} at {:?}; scattered: {refused:?}", buffer.chunks().next(), attachment.range())
 }
 
 fn iova_allocation_respects_dma_mask() -> Outcome {
-    let Some(device) = translated(true)? else { skip!("no IOMMU") };
+    let Some(device) = translated_device(true)? else { skip!("no IOMMU") };
     let mask = DmaMask::bits(28);
     device.set_mask(mask).map_err(|error| format!("{error}"))?;
     let quiet = Attrs::NO_KERNEL_MAPPING | Attrs::NO_WARN;
@@ -261,7 +266,7 @@ fn reused_memory_is_zeroed() -> Outcome {
     let dirty = dma::alloc_unattached(4 << 20, Attrs::empty()).map_err(|error| format!("{error}"))?;
     let chunks: Vec<_> = dirty.chunks().collect();
     for &chunk in &chunks {
-        // SAFETY: a page-aligned window on a chunk of a write-back buffer that this function alone holds.
+        // SAFETY: a page-aligned window on a chunk of a write-back buffer that only this function owns.
         unsafe {
             window::with_write_back(chunk, |range| {
                 (range.start().raw() as *mut u8).write_bytes(0xa5, range.len() as usize);
@@ -274,28 +279,28 @@ fn reused_memory_is_zeroed() -> Outcome {
         let clean = dma::alloc_unattached(4 << 20, attrs).map_err(|error| format!("{error}"))?;
         for chunk in clean.chunks() {
             reused += u64::from(chunks.iter().any(|dirty| dirty.range().overlaps(&chunk.range())));
-            let mut dirt = 0usize;
+            let mut nonzero = 0usize;
             let count = |range: AddrRange<addr::KernelVa>| {
-                // SAFETY: as above; reading.
+                // SAFETY: as above, read only.
                 let words = unsafe {
                     core::slice::from_raw_parts(range.start().raw() as *const u64, (range.len() / 8) as usize)
                 };
-                dirt += words.iter().filter(|&&word| word != 0).count();
+                nonzero += words.iter().filter(|&&word| word != 0).count();
             };
             // SAFETY: as above, with the buffer's memory type.
             unsafe { window::with_chunk(chunk, clean.memory(), count) };
-            check!(dirt == 0, "{chunk:?} under {attrs}: {dirt} words are not zero");
+            check!(nonzero == 0, "{chunk:?} with {attrs}: {nonzero} words are not zero");
         }
     }
-    check!(reused > 0, "no frame was used again");
-    pass!("{reused} chunks came back, all zero")
+    check!(reused > 0, "no frame was reused");
+    pass!("{reused} reused chunks, all zero")
 }
 
 fn buffer_is_freed_with_its_last_view() -> Outcome {
-    let Some(first) = translated(true)? else { skip!("no IOMMU") };
+    let Some(first) = translated_device(true)? else { skip!("no IOMMU") };
     let second = {
         let smmu = first.smmu().ok_or("no SMMU")?;
-        let stream = StreamId::new(NOBODY.raw() + 1);
+        let stream = StreamId::new(ABSENT_STREAM.raw() + 1);
         Device::translated(String::from("selftest2"), smmu, stream, true)
             .map_err(|error| format!("{error}"))?
     };
@@ -309,7 +314,7 @@ fn buffer_is_freed_with_its_last_view() -> Outcome {
         let (mut a, mut b) = (Some(a.map_err(|e| format!("{e}"))?), Some(b.map_err(|e| format!("{e}"))?));
         let frames = buffer.len() / PAGE_SIZE;
         let mut buffer = Some(buffer);
-        for (gone, view) in order.into_iter().enumerate() {
+        for (step, view) in order.into_iter().enumerate() {
             let before = zones::stats(Zone::High).allocated + zones::stats(Zone::Low).allocated;
             match view {
                 0 => a = None,
@@ -318,24 +323,24 @@ fn buffer_is_freed_with_its_last_view() -> Outcome {
             }
             let after = zones::stats(Zone::High).allocated + zones::stats(Zone::Low).allocated;
             let freed = before - after >= frames;
-            check!(freed == (gone == 2), "{order:?}: {} frames came back at {gone}", before - after);
+            check!(freed == (step == 2), "{order:?}: {} frames freed at step {step}", before - after);
         }
-        check!(a.is_none() && b.is_none() && buffer.is_none(), "a view is left");
-        before.check("views in any order")?;
+        check!(a.is_none() && b.is_none() && buffer.is_none(), "a view was not dropped");
+        before.check("after all views")?;
     }
     pass!("two attachments and a handle, in all six orders")
 }
 
-/// Buffers of every kind at once, attached to devices of every kind.
+/// All kinds of buffers at the same time, each attached to all kinds of devices.
 fn audit_passes_with_all_kinds_of_buffers() -> Outcome {
     const VIEWS: u64 = 16 << 20;
     if VMALLOC.bytes() < VIEWS {
-        skip!("vmalloc= is too small for as many kernel mappings");
+        skip!("vmalloc= is too small for the kernel views");
     }
     let mut devices = Vec::new();
     for (number, coherent) in [true, false].into_iter().enumerate() {
         if let Some(smmu) = iommu::all().first() {
-            let stream = StreamId::new(NOBODY.raw() + number as u32);
+            let stream = StreamId::new(ABSENT_STREAM.raw() + number as u32);
             let device = Device::translated(format!("selftest{number}"), smmu, stream, coherent);
             devices.push(device.map_err(|error| format!("{error}"))?);
         }
@@ -356,56 +361,57 @@ fn audit_passes_with_all_kinds_of_buffers() -> Outcome {
         }
     }
     let audited = || audit::check().map_err(|finding| format!("{finding}"));
-    // The first time may make the heap grow.
+    // The first audit may grow the heap.
     audited()?;
     let seen = audited()?;
     let low_pages = zones::stats(Zone::Low).total;
-    check!(seen.leaves as u64 > low_pages / 2, "{} leaves, with {low_pages} pages of lowmem", seen.leaves);
+    check!(seen.leaves as u64 > low_pages / 2, "{} leaves for {low_pages} pages of lowmem", seen.leaves);
     let counted =
         [Zone::Low, Zone::High].map(zones::stats).iter().map(ZoneStats::free).sum::<u64>() * PAGE_SIZE;
-    check!(seen.free == counted, "{:#x} bytes are free, counted are {counted:#x}", seen.free);
-    // What an IOMMU may still walk after it did not answer stays in use for good.
+    check!(seen.free == counted, "the audit found {:#x} free bytes, the zones count {counted:#x}", seen.free);
+    // Tables that an IOMMU may still walk after a failed invalidation are never freed.
     let (in_use, lost) = (table_frames::usage().0 * PAGE_SIZE, counters::read().lost_bytes.now);
     let missing = in_use.checked_sub(seen.tables);
     check!(
         missing.is_some_and(|bytes| bytes <= lost),
-        "walks come to {:#x} bytes of tables, of {in_use:#x}",
+        "the audit found {:#x} bytes of tables, of {in_use:#x} allocated",
         seen.tables
     );
     let grown = heap::grown_bytes();
-    check!(seen.heap == grown, "{:#x} bytes are the heap's, of {grown:#x}", seen.heap);
+    check!(seen.heap == grown, "the audit found {:#x} bytes of heap, of {grown:#x} allocated", seen.heap);
     drop(held);
     audited()?;
     pass!("{seen}")
 }
 
 fn vmalloc_exhaustion_fails_only_kernel_views() -> Outcome {
-    const MOST: u64 = 1 << 40;
-    let Some(device) = translated(true)? else { skip!("no IOMMU") };
-    if VMALLOC.bytes() > MOST {
-        skip!("vmalloc= is more than can be filled");
+    const MAX_VMALLOC: u64 = 1 << 40;
+    let Some(device) = translated_device(true)? else { skip!("no IOMMU") };
+    if VMALLOC.bytes() > MAX_VMALLOC {
+        skip!("vmalloc= is too large to fill");
     }
-    // What follows leaves a table behind the first time.
+    // The first allocations leave empty tables.
     drop(dma::alloc(&device, 4 << 20, Attrs::NO_KERNEL_MAPPING | Attrs::ALLOC_SINGLE_PAGES));
     drop(dma::alloc(&device, 8 << 20, Attrs::NO_KERNEL_MAPPING));
     let chunk = zones::alloc(Order::BLOCK_2M, Reach::ANYWHERE).ok_or("no 2 MiB chunk")?;
     let mut filler = Vec::new();
-    // The same frames again and again: this is about addresses.
+    // Maps the same frames repeatedly: the test exhausts addresses, not memory.
     for shift in (0..20).rev() {
         let again = core::iter::repeat_n(chunk.chunk(), 1 << shift);
         let mapping = Mapping::read_write(MemoryType::WriteBack);
-        // SAFETY: the test's own chunk, write-back everywhere; the mappings go before it.
+        // SAFETY: the test owns the chunk; all its mappings are write-back and are removed before it is
+        // freed.
         while let Ok(mapped) = unsafe { VMALLOC.map(again.clone(), Order::BLOCK_2M.bytes(), mapping) } {
             filler.push(mapped);
         }
     }
     let before = ResourceSnapshot::now();
-    // One low chunk would be seen through the linear map.
-    let seen = dma::alloc(&device, 4 << 20, Attrs::NO_WARN | Attrs::ALLOC_SINGLE_PAGES);
-    let unseen = dma::alloc(&device, 8 << 20, Attrs::NO_WARN | Attrs::NO_KERNEL_MAPPING);
-    let results = (seen.as_ref().err().copied(), unseen.as_ref().err().copied());
-    drop((seen, unseen));
-    let checked = before.check("with vmalloc full");
+    // Single pages: one chunk of lowmem would have its kernel view in the linear map.
+    let with_view = dma::alloc(&device, 4 << 20, Attrs::NO_WARN | Attrs::ALLOC_SINGLE_PAGES);
+    let without_view = dma::alloc(&device, 8 << 20, Attrs::NO_WARN | Attrs::NO_KERNEL_MAPPING);
+    let results = (with_view.as_ref().err().copied(), without_view.as_ref().err().copied());
+    drop((with_view, without_view));
+    let checked = before.check("with vmalloc exhausted");
     let (used, _) = VMALLOC.usage();
     drop(filler);
     zones::free(chunk);
@@ -414,46 +420,48 @@ fn vmalloc_exhaustion_fails_only_kernel_views() -> Outcome {
         results == (Some(DmaError::OutOfVmalloc { len: 4 << 20 }), None),
         "{results:?} with {used:#x} bytes in use"
     );
-    pass!("{used:#x} bytes of vmalloc in use: 4 MiB with a mapping fail, 8 MiB without one do not")
+    pass!("{used:#x} bytes of vmalloc in use: 4 MiB with a kernel view fail, 8 MiB without succeed")
 }
 
 fn streaming_mapping_is_one_iova_range() -> Outcome {
-    let mut seen = 0;
-    // Lowmem in one piece is rare where there is little of it.
+    let mut count = 0;
+    // A machine with little lowmem has no large contiguous run of it.
     let large = (layout().lowmem_bytes() / 64).min(4 << 20);
     for coherent in [true, false] {
-        let Some(device) = translated(coherent)? else { skip!("no IOMMU") };
+        let Some(device) = translated_device(coherent)? else { skip!("no IOMMU") };
         for direction in [Direction::ToDevice, Direction::FromDevice, Direction::Bidirectional] {
             for len in [1, 0x80, 0x1000, 0x1001, 0x1080, large - 5, large - 0x80] {
                 if coherent || !direction.device_writes() || len % 0x80 == 0 {
-                    lend(&device, Pages::scattered(len), len, direction)?;
-                    lend(&device, Pages::new(len), len, direction)?;
-                    seen += 2;
+                    check_streaming(&device, Pages::scattered(len), len, direction)?;
+                    check_streaming(&device, Pages::new(len), len, direction)?;
+                    count += 2;
                 }
             }
         }
     }
     let other = Device::direct(String::from("selftest"), false, Vec::new());
-    let refused = stream::map(&other, memory(Pages::new(100))?, Direction::FromDevice).err();
+    let refused = stream::map(&other, pages_or_error(Pages::new(100))?, Direction::FromDevice).err();
     let refused = refused.map(|refused| refused.error);
     let shared = DmaError::SharedLine { offset: 0, len: 100 };
-    check!(refused == Some(shared), "100 bytes, not coherent: {refused:?}");
-    pass!("{seen} lists")
+    check!(refused == Some(shared), "100 bytes for a non-coherent device: {refused:?}");
+    pass!("{count} scatter-gather lists")
 }
 
-pub(super) fn memory(
+/// Converts the error of an allocation of streaming memory.
+pub(super) fn pages_or_error(
     pages: Result<alloc::boxed::Box<Pages>, DmaError>,
 ) -> Result<alloc::boxed::Box<Pages>, String> {
     pages.map_err(|error| format!("pages: {error}"))
 }
 
-fn lend(
+/// Maps the pages, checks the translation of each page, unmaps them, and checks that no translation remains.
+fn check_streaming(
     device: &Arc<Device>,
     pages: Result<alloc::boxed::Box<Pages>, DmaError>,
     len: u64,
     direction: Direction,
 ) -> Result<(), String> {
-    let pages = memory(pages)?;
+    let pages = pages_or_error(pages)?;
     let segments = pages.segments().to_vec();
     let stream = stream::map(device, pages, direction).map_err(|refused| format!("{:?}", refused.error))?;
     check!(stream.len() as u64 == len, "{stream:?}, not {len:#x} bytes");
@@ -467,7 +475,7 @@ fn lend(
             let to = found.map(|leaf| leaf.translate(at));
             check!(
                 to == Some(segment.start + offset),
-                "{at} leads to {to:?}, not {}",
+                "{at} is translated to {to:?}, not {}",
                 segment.start + offset
             );
             let writes = found.is_some_and(|leaf| leaf.access.contains(Access::WRITE));
@@ -476,8 +484,8 @@ fn lend(
         }
     }
     stream.unmap().map_err(|error| format!("unmap: {error}"))?;
-    let mut left = 0;
-    device.domain().leaves(range.align_outward(PAGE_SIZE).ok_or("range")?, |_| left += 1);
-    check!(left == 0, "{left} leaves after unmap");
+    let mut remaining = 0;
+    device.domain().leaves(range.align_outward(PAGE_SIZE).ok_or("range")?, |_| remaining += 1);
+    check!(remaining == 0, "{remaining} leaves after unmap");
     Ok(())
 }

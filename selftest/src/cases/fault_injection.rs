@@ -1,8 +1,9 @@
-//! Fail everything: each self-test again and again, every time with another event of one class failing (`inject=`).
+//! Fault injection over the self-tests (`inject=`): each self-test runs repeatedly, each time with another
+//! operation at one fail point failing.
 //!
-//! A run may then pass or return an error. Whichever it does, afterwards the books are as before, the rules of the
-//! audit hold, and an ordinary use of everything works. What the books show is a leak if it shows twice: a list that
-//! has grown stays grown, once.
+//! A run may pass or return an error. In both cases the resources are as before, the audit passes, and an
+//! ordinary use of each component succeeds. A difference in resources is a leak only if it repeats: a grown
+//! list stays grown, once.
 
 use super::resource_snapshot::ResourceSnapshot;
 use super::{Outcome, Test, Verdict, report::Report};
@@ -21,36 +22,37 @@ use kernel::memory::heap;
 use kernel::{dma, kprintln, sched};
 use log::LevelFilter;
 
-/// Up to so many events of a class all of them fail, if nobody says otherwise.
-pub const FIRST: u64 = 64;
-/// Where there are more, this part of so many of the first.
-const FEW: u64 = 6;
-/// And no more than so many for ways that are new.
-const MOST_WAYS: u64 = 200;
-/// Between two signs of life.
+/// The default of `inject.first=`: in a test with at most this many operations at a fail point, each of
+/// them fails.
+pub const DEFAULT_FIRST: u64 = 64;
+/// In a test with more operations, the first `first / FIRST_DIVISOR` of them fail in order.
+const FIRST_DIVISOR: u64 = 6;
+/// The most failures on new call paths.
+const MAX_PATHS: u64 = 200;
+/// The interval of progress lines.
 const PROGRESS_NS: u64 = 5_000_000_000;
-/// How long it may take until a thread that is gone has given back what was known of it.
-const HEAP_PATIENCE_NS: u64 = 5_000_000_000;
-/// Bytes by which the heap may have grown without anybody having lost something.
+/// The timeout until the heap memory of ended threads is freed.
+const HEAP_TIMEOUT_NS: u64 = 5_000_000_000;
+/// Growth of the heap in bytes that is not a leak.
 const HEAP_SLACK: usize = 4096;
 
-/// What is to fail.
+/// The injected failures of a run.
 #[derive(Clone, Copy)]
-pub struct Plan<'a> {
-    /// Selection classes.
-    pub classes: Glob<'a>,
-    /// How many events of a class there may be for all of them to fail.
+pub struct InjectionPlan<'a> {
+    /// The names of the fail points, `inject=`.
+    pub points: Glob<'a>,
+    /// The most operations at a fail point in a test of which each fails, `inject.first=`.
     pub first: u64,
 }
 
-/// Runs `tests` under the plan, one result for each. Returns whether none failed.
-pub fn run(tests: impl Iterator<Item = &'static Test> + Clone, plan: &Plan<'_>) -> bool {
+/// Runs `tests` under the plan, with one KTAP result each. Returns whether no test failed.
+pub fn run(tests: impl Iterator<Item = &'static Test> + Clone, plan: &InjectionPlan<'_>) -> bool {
     let mut report = Report::start(tests.clone().count());
     for test in tests {
         let name = format!("inject:{}", test.name);
-        match all_classes(test, plan) {
-            Ok(Verdict::Pass(tried)) => {
-                report.add(&format!("{name} # {tried}"), Ok(Verdict::Pass(String::new())))
+        match inject_all_points(test, plan) {
+            Ok(Verdict::Pass(counts)) => {
+                report.add(&format!("{name} # {counts}"), Ok(Verdict::Pass(String::new())))
             }
             other => report.add(&name, other),
         }
@@ -58,181 +60,183 @@ pub fn run(tests: impl Iterator<Item = &'static Test> + Clone, plan: &Plan<'_>) 
     report.finish()
 }
 
-fn all_classes(test: &Test, plan: &Plan<'_>) -> Outcome {
-    let classes = || FAIL_POINTS.into_iter().filter(|&class| plan.classes.matches(name(class)));
-    if classes().next().is_none() {
-        return pass!("nothing is to fail");
+fn inject_all_points(test: &Test, plan: &InjectionPlan<'_>) -> Outcome {
+    let points = || FAIL_POINTS.into_iter().filter(|&point| plan.points.matches(name(point)));
+    if points().next().is_none() {
+        return pass!("no fail point selected");
     }
-    // Once without: what is made once is there then.
-    if let Verdict::Skip(why) = clean(test)? {
+    // The first run without failures allocates the memory that is allocated once and kept.
+    if let Verdict::Skip(why) = run_without_failures(test)? {
         return Ok(Verdict::Skip(why));
     }
     debug::forget_all_paths();
-    let mut seen = Vec::new();
-    for class in classes() {
+    let mut counts = Vec::new();
+    for point in points() {
         let level = log::max_level();
         log::set_max_level(LevelFilter::Off);
-        let tried = Trial::new(test, class).each_event(plan.first);
+        let count = PointTrial::new(test, point).fail_each(plan.first);
         log::set_max_level(level);
-        seen.push(format!("{} {}", name(class), tried?));
+        counts.push(format!("{} {}", name(point), count?));
     }
-    clean(test)?;
-    let left = if debug::paths_overflowed() { ", ways left" } else { "" };
-    pass!("{}{left}", seen.join(", "))
+    run_without_failures(test)?;
+    let more = if debug::paths_overflowed() { ", paths left" } else { "" };
+    pass!("{}{more}", counts.join(", "))
 }
 
-fn clean(test: &Test) -> Outcome {
-    super::audited((test.run)()).map_err(|error| format!("with nothing failing: {error}"))
+fn run_without_failures(test: &Test) -> Outcome {
+    super::audited((test.run)()).map_err(|error| format!("without injected failures: {error}"))
 }
 
-/// A test that is tried with events of one class failing.
-struct Trial<'a> {
+/// The runs of one test with failures at one fail point.
+struct PointTrial<'a> {
     test: &'a Test,
-    class: FailPoint,
-    /// So many of the first fail one after the other.
-    every: u64,
-    /// How many failed, and those of them by a new way.
+    point: FailPoint,
+    /// The number of first operations that fail in order.
+    in_order: u64,
+    /// Failed operations, and those of them on a new call path.
     failed: u64,
-    ways: u64,
-    /// When the last sign of life was.
-    sign: u64,
+    paths: u64,
+    /// The time of the last progress line.
+    progress_at: u64,
 }
 
-impl<'a> Trial<'a> {
-    fn new(test: &'a Test, class: FailPoint) -> Self {
-        Self { test, class, every: 0, failed: 0, ways: 0, sign: sched::time::now() }
+impl<'a> PointTrial<'a> {
+    fn new(test: &'a Test, point: FailPoint) -> Self {
+        Self { test, point, in_order: 0, failed: 0, paths: 0, progress_at: sched::time::now() }
     }
 
-    /// Lets events fail: all if there are up to `first`; else the first few, every fourth part more behind them, and then one
-    /// on each way to one on which none has failed. Says how many did, and how many there are if they are more.
-    fn each_event(mut self, first: u64) -> Result<String, String> {
+    /// Fails operations, one in each run: each of them if there are at most `first`; else the first few in
+    /// order, then some at numbers that grow by a quarter, and then one on each call path on which none has
+    /// failed. Returns the number of failures, with the number of operations if that is larger.
+    fn fail_each(mut self, first: u64) -> Result<String, String> {
         let all = self.count()?;
-        self.every = if all <= first { first } else { first.div_ceil(FEW) };
+        self.in_order = if all <= first { first } else { first.div_ceil(FIRST_DIVISOR) };
         let mut next = Some(Selection::Nth(1));
-        let mut left = None;
-        // The only place that calls it, so that a way looks alike whatever it is taken for.
+        let mut leaked = None;
+        // The only call of `fail_once`, so that a call path has the same hash for each selection.
         while let Some(which) = next {
-            self.give_sign(which);
+            self.print_progress(which);
             let found = self.fail_once(which)?;
-            match (&found, left.take()) {
+            match (&found, leaked.take()) {
                 (Some(Err(again)), Some(_)) => return Err(self.describe(which, again)),
-                // What leaves something the first time alone has made something that stays.
+                // Not yet a leak: the first run may have allocated memory that is kept.
                 (Some(Err(now)), None) => {
-                    left = Some(now.clone());
+                    leaked = Some(now.clone());
                     debug::forget_newest_path();
                 }
-                (None, None) => next = self.behind_the_last(which, all),
-                _ => next = self.behind(which),
+                (None, None) => next = self.after_last(which, all),
+                _ => next = self.after_failure(which),
             }
         }
-        let more = if self.ways >= MOST_WAYS { ", ways left" } else { "" };
+        let more = if self.paths >= MAX_PATHS { ", paths left" } else { "" };
         let of = if self.failed < all { format!(" of {all}") } else { String::new() };
         Ok(format!("{}{of}{more}", self.failed))
     }
 
-    /// What comes after `which`, which failed.
-    fn behind(&mut self, which: Selection) -> Option<Selection> {
+    /// Returns the next selection after the operation `which` failed.
+    fn after_failure(&mut self, which: Selection) -> Option<Selection> {
         self.failed += 1;
         match which {
-            Selection::Nth(nth) if nth < self.every => Some(Selection::Nth(nth + 1)),
+            Selection::Nth(nth) if nth < self.in_order => Some(Selection::Nth(nth + 1)),
             Selection::Nth(nth) => Some(Selection::Nth(nth + nth.div_ceil(4))),
             _ => {
-                self.ways += 1;
-                Some(Selection::NewPath).filter(|_| self.ways < MOST_WAYS)
+                self.paths += 1;
+                Some(Selection::NewPath).filter(|_| self.paths < MAX_PATHS)
             }
         }
     }
 
-    /// What comes after `which`, which there was none of.
-    fn behind_the_last(&self, which: Selection, all: u64) -> Option<Selection> {
+    /// Returns the next selection if the test has no operation `which`.
+    fn after_last(&self, which: Selection, all: u64) -> Option<Selection> {
         (which != Selection::NewPath && self.failed < all).then_some(Selection::NewPath)
     }
 
-    /// How many events there are with none failing.
+    /// Returns the number of operations without a failure.
     fn count(&self) -> Result<u64, String> {
-        arm(self.class, Selection::None);
+        arm(self.point, Selection::None);
         let outcome = (self.test.run)();
         let seen = disarm().seen;
         super::audited(outcome).map_err(|error| self.describe(Selection::None, &error))?;
         Ok(seen)
     }
 
-    /// `None` if nothing was to fail; else what was left behind.
+    /// Runs the test with `which` failing. Returns `None` if it has no such operation, else whether
+    /// resources leaked.
     fn fail_once(&self, which: Selection) -> Result<Option<Result<(), String>>, String> {
-        let books = Books::now();
-        arm(self.class, which);
+        let before = SnapshotWithHeap::now();
+        arm(self.point, which);
         let outcome = (self.test.run)();
         if !disarm().failed {
             return outcome.map(|_| None).map_err(|error| self.describe(Selection::None, &error));
         }
         drop(outcome);
-        let found = books.settle(self.class);
-        self.look().map_err(|error| self.describe(which, &error))?;
+        let found = before.settle(self.point);
+        self.check_state().map_err(|error| self.describe(which, &error))?;
         Ok(Some(found))
     }
 
-    /// Whether nothing is broken.
-    fn look(&self) -> Result<(), String> {
-        super::unharmed(Verdict::Pass(String::new()))?;
-        audit::check().map_err(|finding| format!("afterwards {finding}"))?;
-        next().map_err(|error| format!("the next operation: {error}"))
+    /// Checks the memory debugging findings, the audit, and an ordinary use of each component.
+    fn check_state(&self) -> Result<(), String> {
+        super::check_debug_findings(Verdict::Pass(String::new()))?;
+        audit::check().map_err(|finding| format!("audit after the failure: {finding}"))?;
+        use_each_component().map_err(|error| format!("the next operation: {error}"))
     }
 
     fn describe(&self, which: Selection, error: &str) -> String {
-        format!("{}, {which:?} failing: {error}", name(self.class))
+        format!("{}, {which:?} failing: {error}", name(self.point))
     }
 
-    fn give_sign(&mut self, which: Selection) {
-        if sched::time::now() > self.sign + PROGRESS_NS {
-            self.sign = sched::time::now();
-            kprintln!("# {}: {} {which:?}", self.test.name, name(self.class));
+    fn print_progress(&mut self, which: Selection) {
+        if sched::time::now() > self.progress_at + PROGRESS_NS {
+            self.progress_at = sched::time::now();
+            kprintln!("# {}: {} {which:?}", self.test.name, name(self.point));
         }
     }
 }
 
-/// What is held, on the heap too.
-struct Books {
-    held: ResourceSnapshot,
+/// A resource snapshot with the size of the heap.
+struct SnapshotWithHeap {
+    resources: ResourceSnapshot,
     heap: usize,
 }
 
-impl Books {
+impl SnapshotWithHeap {
     fn now() -> Self {
-        Self { held: ResourceSnapshot::now(), heap: heap::usage().0 }
+        Self { resources: ResourceSnapshot::now(), heap: heap::usage().0 }
     }
 
-    /// Everything is as it was, but for what `class` may lose.
-    fn settle(self, class: FailPoint) -> Result<(), String> {
-        let held = if leaks_memory(class) {
-            self.held.settle_but_lost("afterwards")
+    /// Waits until all resources are as before, except those that a failure at `point` may leak.
+    fn settle(self, point: FailPoint) -> Result<(), String> {
+        if leaks_memory(point) {
+            self.resources.settle_except_leaked("after the failure")?;
         } else {
-            self.held.settle("afterwards")
-        };
-        held?;
-        let deadline = sched::time::now() + HEAP_PATIENCE_NS;
+            self.resources.settle("after the failure")?;
+        }
+        let deadline = sched::time::now() + HEAP_TIMEOUT_NS;
         loop {
             let heap = heap::usage().0;
-            if heap <= self.heap + HEAP_SLACK || leaks_memory(class) {
+            if heap <= self.heap + HEAP_SLACK || leaks_memory(point) {
                 return Ok(());
             }
             if sched::time::now() > deadline {
-                return Err(format!("{} bytes of the heap are in use, {} before", heap, self.heap));
+                return Err(format!("{} bytes of heap in use, {} before", heap, self.heap));
             }
-            // What is known of a thread goes after its stack.
+            // The heap memory of a thread is freed after its stack.
             sched::yield_now();
         }
     }
 }
 
-/// Something of everything: a buffer with a kernel mapping, memory that is lent, a thread.
-fn next() -> Result<(), String> {
+/// Allocates a buffer with a kernel view, a streaming mapping, and a thread.
+fn use_each_component() -> Result<(), String> {
     let device = kernel::devices::dma_engines().next().map(|engine| engine.device().clone());
     if let Some(device) = device.filter(|device| device.domain().is_translated()) {
         let attrs = Attrs::ALLOC_SINGLE_PAGES | Attrs::NO_WARN;
         let buffer = dma::alloc(&device, 20 * PAGE_SIZE, attrs).map_err(|error| error.to_string())?;
         let pages = Pages::new(2 * PAGE_SIZE).map_err(|error| error.to_string())?;
-        let lent = stream::map(&device, pages, Direction::Bidirectional).map_err(|r| r.error.to_string())?;
-        drop((buffer, lent));
+        let mapping =
+            stream::map(&device, pages, Direction::Bidirectional).map_err(|r| r.error.to_string())?;
+        drop((buffer, mapping));
     }
     fixture::run_each(1, |_| ()).map(|_| ())
 }

@@ -1,6 +1,6 @@
-//! Zones, chunks on fragmented memory, windows, and what the linear map has and has not.
+//! Zones, allocation from fragmented memory, zeroing, windows, and the linear map.
 
-use super::boot::whole_half;
+use super::boot::kernel_half;
 use super::{Outcome, Test};
 use crate::fixture::{Fragmented, TIMEOUT_NS, allocate_all, run_each, run_on_other_cpu};
 use crate::{check, pass, skip};
@@ -41,7 +41,7 @@ pub const TESTS: &[Test] = &[
 fn zones_do_not_overlap() -> Outcome {
     let layout = layout();
     for low in &layout.low_free {
-        check!(low.end() <= layout.low_end, "{low:?} is low, but reaches past {}", layout.low_end);
+        check!(low.end() <= layout.low_end, "{low:?} is low, but ends above {}", layout.low_end);
     }
     for high in &layout.high_free {
         check!(high.start() >= layout.low_end, "{high:?} is high, but starts below {}", layout.low_end);
@@ -60,39 +60,40 @@ fn zones_do_not_overlap() -> Outcome {
         high.total,
         frames(&layout.high_free)
     );
-    pass!("border at {}, {} low and {} high frames", layout.low_end, low.total, high.total)
+    pass!("boundary at {}, {} low and {} high frames", layout.low_end, low.total, high.total)
 }
 
-/// By the MMU for samples of all of it, and by the tree for every mapping there is. What a driver asked to see of its own
-/// buffers, and nothing else, may be mapped.
+/// Checks samples of highmem by the MMU, and all mappings by the page tables. Only kernel views of buffers
+/// may map highmem.
 fn highmem_has_no_kernel_translation() -> Outcome {
-    /// Addresses asked for, at most.
+    /// The most addresses per range that are checked by the MMU.
     const SAMPLES: u64 = 4096;
     let high = &layout().high_free;
     if high.is_empty() {
         skip!("all memory is lowmem");
     }
-    let mut asked = 0;
+    let mut checked = 0;
     for range in high {
         let step = (range.len() / SAMPLES).max(PAGE_SIZE).next_multiple_of(PAGE_SIZE);
         for at in (range.start().raw()..range.end().raw()).step_by(step as usize) {
             let alias = linear::address_of(PhysAddr::new(at));
             check!(translate_kernel(alias).is_none(), "highmem {at:#x} is mapped at {alias}");
-            asked += 1;
+            checked += 1;
         }
     }
     let views = counters::read().vmalloc_bytes.now;
     let (mut found, mut mapped) = (None, 0);
-    kernel_tables::leaves(whole_half(), |leaf| {
+    kernel_tables::leaves(kernel_half(), |leaf| {
         if high.iter().any(|range| range.overlaps(&leaf.output())) {
             found = Some((leaf.at, leaf.to));
             mapped += leaf.bytes;
         }
     });
-    check!(mapped <= views, "{mapped:#x} bytes of highmem are mapped, {views:#x} asked for: {found:?}");
-    pass!(
-        "{asked} addresses of highmem, and {mapped} bytes of the kernel's mappings: {views} are drivers' views"
-    )
+    check!(
+        mapped <= views,
+        "{mapped:#x} bytes of highmem are mapped, kernel views have {views:#x}: {found:?}"
+    );
+    pass!("{checked} addresses of highmem are unmapped; {mapped} bytes are mapped, kernel views have {views}")
 }
 
 fn linear_map_covers_all_lowmem() -> Outcome {
@@ -109,46 +110,48 @@ fn linear_map_covers_all_lowmem() -> Outcome {
     pass!("{pages} pages of lowmem, write-back")
 }
 
-/// Takes all of highmem, lets another CPU free some frames, which it keeps for itself, and asks for as many.
+/// Allocates all of highmem, frees some frames on another CPU, which caches them in its magazine, and
+/// allocates as many.
 fn allocation_drains_magazines_of_other_cpus() -> Outcome {
-    const PAGES: u64 = 24;
-    if percpu::online() == 1 || zones::stats(Zone::High).free() < PAGES {
+    const FRAMES: u64 = 24;
+    if percpu::online() == 1 || zones::stats(Zone::High).free() < FRAMES {
         skip!("one CPU, or no highmem");
     }
-    let request = Request { frames: PAGES, largest: Order::PAGE, reach: Reach::HIGH, ..Request::new(PAGES) };
+    let request =
+        Request { frames: FRAMES, largest: Order::PAGE, reach: Reach::HIGH, ..Request::new(FRAMES) };
     let mut some = match chunks::alloc(&mut zones::FrameAllocator::default(), &request) {
         Ok(some) => some,
-        Err(error) => return Err(alloc::format!("{PAGES} frames of highmem: {error:?}")),
+        Err(error) => return Err(alloc::format!("{FRAMES} frames of highmem: {error:?}")),
     };
     let rest = allocate_all(Reach::HIGH);
     let pages = Arc::new(SpinLock::new(some.drain().collect::<Vec<_>>()));
     let here = arch::cpu::index();
-    let theirs = pages.clone();
+    let shared = pages.clone();
     let there = run_on_other_cpu(move || {
-        core::mem::take(&mut *theirs.lock()).into_iter().for_each(zones::free);
+        core::mem::take(&mut *shared.lock()).into_iter().for_each(zones::free);
         arch::cpu::index()
     });
-    // Without another thread they are still here.
+    // If the thread did not run, the frames are still here.
     core::mem::take(&mut *pages.lock()).into_iter().for_each(zones::free);
-    let (free, kept) = (zones::stats(Zone::High).free(), magazines::cached_frames(Zone::High));
+    let (free, cached) = (zones::stats(Zone::High).free(), magazines::cached_frames(Zone::High));
     let again = chunks::alloc(&mut zones::FrameAllocator::default(), &request);
     let one_more = zones::alloc(Order::PAGE, Reach::HIGH);
     let found = again.as_ref().map(Frames::frames).map_err(|error| *error);
-    let left = (zones::stats(Zone::High).free(), one_more.is_some());
+    let remaining = (zones::stats(Zone::High).free(), one_more.is_some());
     zones::free_all(again.unwrap_or_default());
     one_more.into_iter().for_each(zones::free);
     zones::free_all(rest);
-    check!(there.is_some_and(|there| there != here), "freed on CPU {there:?}, asked for on CPU {here}");
+    check!(there.is_some_and(|there| there != here), "freed on CPU {there:?}, allocated on CPU {here}");
     check!(
-        (free, kept) == (PAGES, PAGES),
-        "{free} frames free, {kept} in magazines, where {PAGES} were freed"
+        (free, cached) == (FRAMES, FRAMES),
+        "{free} frames free and {cached} in magazines after {FRAMES} were freed"
     );
-    check!(found == Ok(PAGES), "of {PAGES} frames that another CPU keeps: {found:?}");
-    check!(left == (0, false), "free after the last was taken, and one more of them: {left:?}");
-    pass!("{PAGES} frames freed on CPU {}, taken on CPU {here}", there.unwrap_or(here))
+    check!(found == Ok(FRAMES), "allocation of {FRAMES} frames from another CPU's magazine: {found:?}");
+    check!(remaining == (0, false), "free frames, and whether one more was allocated: {remaining:?}");
+    pass!("{FRAMES} frames freed on CPU {}, allocated on CPU {here}", there.unwrap_or(here))
 }
 
-/// Asks for a megabyte where only single frames are free.
+/// Allocates 1 MiB from a zone with single free frames only.
 fn fragmented_zone_allocates_single_frames() -> Outcome {
     const WANTED: u64 = 256;
     let before = zones::stats(Zone::High);
@@ -169,18 +172,18 @@ fn fragmented_zone_allocates_single_frames() -> Outcome {
     drop(fragmented);
     let after = zones::stats(Zone::High);
     check!(seen == Ok((WANTED as usize, true)), "{WANTED} frames of fragmented memory: {seen:?}");
-    check!(refused.is_some(), "4 GiB of the 2 MiB that were free: granted");
+    check!(refused.is_some(), "an allocation of 4 GiB from 2 MiB of free memory succeeded");
     check!(after.free() == before.free(), "{} frames free before, {} after", before.free(), after.free());
     pass!("1 MiB in {WANTED} chunks of 4 KiB; {} frames free before and after", after.free())
 }
 
-/// Bytes around the range that must stay.
+/// Bytes after the range that must not change.
 const MARGIN: u64 = 4096;
-/// What the bytes hold that must stay.
+/// The fill pattern.
 const FILL: u8 = 0xa5;
 
-/// Fills `area`, lets `zero` clear all of it but `before` bytes at the start and [`MARGIN`] at the end, and returns
-/// whether exactly these are left.
+/// Fills `area`, calls `zero` for `len` bytes after the first `before`, and returns whether exactly these
+/// are zero and the bytes before and [`MARGIN`] bytes after are unchanged.
 fn clears_exactly(
     area: AddrRange<KernelVa>,
     before: u64,
@@ -189,7 +192,7 @@ fn clears_exactly(
 ) -> bool {
     let whole = before + len + MARGIN;
     let range = AddrRange::new(area.start() + before, area.start() + before + len);
-    // SAFETY: the caller's own chunk, mapped writable and longer than `whole`.
+    // SAFETY: the caller owns the chunk, which is mapped writable and longer than `whole`.
     let bytes =
         unsafe { core::slice::from_raw_parts_mut(arch::pointer::to::<u8>(area.start()), whole as usize) };
     bytes.fill(FILL);
@@ -199,8 +202,8 @@ fn clears_exactly(
     middle.iter().all(|byte| *byte == 0) && head.iter().chain(tail).all(|byte| *byte == FILL)
 }
 
-/// Each method that the CPUs offer, over sizes around those of blocks and loops, at aligned and unaligned offsets, in
-/// write-back and, where there is highmem, in non-cacheable memory.
+/// Checks each supported method with sizes around those of cache lines, pages and loops, at aligned and
+/// unaligned offsets, in write-back and, if there is highmem, in non-cacheable memory.
 fn zeroing_stays_within_its_range() -> Outcome {
     const OFFSETS: [u64; 6] = [4096, 4096 + 1, 4096 + 16, 4096 + 63, 4096 + 64, 2 * 4096 - 1];
     const SIZES: [u64; 12] = [0, 1, 63, 64, 65, 1000, 2047, 2048, 4096, 4096 + 192, 65536, 3 * 65536 + 7];
@@ -211,7 +214,7 @@ fn zeroing_stays_within_its_range() -> Outcome {
     let mut try_all = |area, memory| {
         for method in arch::memory::supported() {
             for (before, len) in OFFSETS.iter().flat_map(|before| SIZES.map(|len| (*before, len))) {
-                // SAFETY: a part of the test's own chunk, and the CPUs offer the method.
+                // SAFETY: a part of the test's own chunk, and the CPUs support the method.
                 if !clears_exactly(area, before, len, |range| unsafe { method.zero(range) }) {
                     wrong = Some((method, memory, before, len));
                 }
@@ -219,9 +222,9 @@ fn zeroing_stays_within_its_range() -> Outcome {
         }
         arch::cache::clean_invalidate(area);
     };
-    // SAFETY: the test's own chunk, which has no mapping but its linear alias.
+    // SAFETY: the test's own chunk, mapped only by its linear alias.
     unsafe { window::with_write_back(owned.chunk(), |area| try_all(area, MemoryType::WriteBack)) };
-    // Lowmem has a write-back alias.
+    // Lowmem has a write-back alias, which a non-cacheable window would conflict with.
     if !zones::is_low(owned.chunk().start()) {
         let try_all = |area| try_all(area, MemoryType::NonCacheable);
         // SAFETY: the test's own chunk of highmem, which has no other mapping.
@@ -230,10 +233,10 @@ fn zeroing_stays_within_its_range() -> Outcome {
     zones::free(owned);
     check!(wrong.is_none(), "method, memory type, offset, length: {wrong:?}");
     let methods: Vec<_> = arch::memory::supported().collect();
-    pass!("{methods:?} at {} sizes and {} offsets, used is the first", SIZES.len(), OFFSETS.len())
+    pass!("{methods:?} at {} sizes and {} offsets, the first is in use", SIZES.len(), OFFSETS.len())
 }
 
-/// The Memory Copy and Memory Set exception at EL1.
+/// The Memory Copy and Memory Set exception, taken at EL1 with the registers of the other option (FEAT_MOPS).
 fn memory_set_restarts_after_option_mismatch() -> Outcome {
     const LEN: u64 = 3 * 4096 + 100;
     if !arch::cpu::features().contains(arch::cpu::CpuFeatures::MOPS) {
@@ -261,54 +264,66 @@ fn closed_window_has_no_translation() -> Outcome {
     };
     let chunk = owned.chunk();
     let mut seen = Vec::new();
-    let look = |range: AddrRange<KernelVa>| {
+    let observe = |range: AddrRange<KernelVa>| {
         let last = KernelVa::new(range.end().raw() - PAGE_SIZE);
         seen.push((range, translate_kernel(range.start()), translate_kernel(last)));
     };
     // SAFETY: the test's own chunk, whose contents neither this window nor a linear alias accesses.
-    unsafe { window::with_chunk(chunk, MemoryType::NonCacheable, look) };
+    unsafe { window::with_chunk(chunk, MemoryType::NonCacheable, observe) };
     let after: Vec<_> = seen.iter().map(|(range, ..)| translate_kernel(range.start())).collect();
-    let elsewhere = (percpu::online() > 1).then(|| looks_from_two_cpus(chunk));
+    let from_two_cpus = (percpu::online() > 1).then(|| observe_from_two_cpus(chunk));
     zones::free(owned);
     let [(range, Some(first), Some(last))] = seen[..] else {
         return Err(alloc::format!("windows: {seen:x?}"));
     };
-    check!(first.phys == chunk.start(), "the window shows {:x?}, not {chunk:?}", first);
-    check!(last.phys == PhysAddr::new(chunk.range().end().raw() - PAGE_SIZE), "its end shows {last:x?}");
-    check!(first.attributes == Translation::NON_CACHEABLE, "its type is {:#x}", first.attributes);
-    check!(after == [None], "the closed window still shows {after:x?}");
-    let Some(looks) = elsewhere.transpose()? else { return pass!("{chunk:?} at {range:?}, and gone") };
-    let [one, other] = looks[..] else { return Err(alloc::format!("looks: {looks:x?}")) };
-    check!(one.good && other.good, "a window open on one CPU, looked at from another: {looks:x?}");
-    check!(one.cpu != other.cpu && one.root != other.root, "one CPU, or one root: {looks:x?}");
-    pass!("{chunk:?} at {range:?}, and gone; open on CPU {}, nothing there on CPU {}", one.cpu, other.cpu)
+    check!(first.phys == chunk.start(), "the window maps {:x?}, not {chunk:?}", first);
+    check!(last.phys == PhysAddr::new(chunk.range().end().raw() - PAGE_SIZE), "its last page maps {last:x?}");
+    check!(first.attributes == Translation::NON_CACHEABLE, "its attributes are {:#x}", first.attributes);
+    check!(after == [None], "the closed window still maps {after:x?}");
+    let Some(observations) = from_two_cpus.transpose()? else {
+        return pass!("{chunk:?} at {range:?}, unmapped afterwards");
+    };
+    let [one, other] = observations[..] else {
+        return Err(alloc::format!("observations: {observations:x?}"));
+    };
+    check!(one.good && other.good, "a window open on one CPU is translated on another: {observations:x?}");
+    check!(
+        one.cpu != other.cpu && one.root != other.root,
+        "the same CPU or root table twice: {observations:x?}"
+    );
+    pass!(
+        "{chunk:?} at {range:?}, unmapped afterwards; open on CPU {}, not translated on CPU {}",
+        one.cpu,
+        other.cpu
+    )
 }
 
-/// What a thread found of a window that is open on one CPU.
+/// A thread's observation of a window that is open on one CPU.
 #[derive(Clone, Copy, Debug)]
-struct Look {
+struct WindowObservation {
     cpu: usize,
-    /// What its TTBR1 holds.
+    /// The table base in its TTBR1.
     root: PhysAddr,
-    /// The thread with the window was looked at in time, the other one found nothing at its address.
+    /// In the thread with the window: the other one finished before the timeout. In the other one: the
+    /// address has no translation.
     good: bool,
 }
 
-/// Opens a window in one thread until another one has looked for it.
-fn looks_from_two_cpus(chunk: Chunk) -> Result<Vec<Look>, String> {
-    let (window, looked) = (AtomicU64::new(0), AtomicBool::new(false));
+/// Opens a window in one thread until another thread has translated its address.
+fn observe_from_two_cpus(chunk: Chunk) -> Result<Vec<WindowObservation>, String> {
+    let (window, observed) = (AtomicU64::new(0), AtomicBool::new(false));
     run_each(2, move |thread| {
         let deadline = Deadline::in_ns(TIMEOUT_NS);
         let mut good = false;
         if thread == 0 {
             let wait = |range: AddrRange<KernelVa>| {
                 window.store(range.start().raw(), Ordering::Release);
-                while !looked.load(Ordering::Acquire) && !deadline.passed() {
+                while !observed.load(Ordering::Acquire) && !deadline.passed() {
                     arch::cpu::yield_now();
                 }
-                good = looked.load(Ordering::Acquire);
+                good = observed.load(Ordering::Acquire);
             };
-            // SAFETY: the caller's own chunk, which has no mapping but its linear alias.
+            // SAFETY: the caller's own chunk, mapped only by its linear alias.
             unsafe { window::with_chunk(chunk, MemoryType::WriteBack, wait) };
         } else {
             while window.load(Ordering::Acquire) == 0 && !deadline.passed() {
@@ -316,9 +331,9 @@ fn looks_from_two_cpus(chunk: Chunk) -> Result<Vec<Look>, String> {
             }
             let at = KernelVa::new(window.load(Ordering::Acquire));
             good = at.raw() != 0 && translate_kernel(at).is_none();
-            looked.store(true, Ordering::Release);
+            observed.store(true, Ordering::Release);
         }
-        Look { cpu: arch::cpu::index(), root: arch::mmu::kernel_root(), good }
+        WindowObservation { cpu: arch::cpu::index(), root: arch::mmu::kernel_root(), good }
     })
 }
 
@@ -333,12 +348,12 @@ fn linear_alias_is_removed_and_restored() -> Outcome {
     let between = translate_kernel(at);
     let neighbours =
         [at.raw() - PAGE_SIZE, at.raw() + PAGE_SIZE].map(|at| translate_kernel(KernelVa::new(at)));
-    // SAFETY: as above; no other mapping was made.
+    // SAFETY: as above, and the page has no other mapping.
     unsafe { linear::restore_alias(chunk) };
     let after = translate_kernel(at);
     zones::free(owned);
-    check!(between.is_none(), "{at} still leads to {between:x?}");
-    check!(neighbours.iter().any(Option::is_some), "its neighbours are gone too");
+    check!(between.is_none(), "{at} is still translated to {between:x?}");
+    check!(neighbours.iter().any(Option::is_some), "the neighbouring pages are unmapped too");
     check!(after == before && before.is_some(), "before {before:x?}, after {after:x?}");
-    pass!("{chunk:?} left the linear map at {at} and came back; its neighbours stayed")
+    pass!("{chunk:?} removed from the linear map at {at} and restored; its neighbours stayed mapped")
 }

@@ -1,6 +1,6 @@
-//! Self-tests: what only the machine can show. KTAP on the console, one verdict a line, each naming what it saw.
+//! Self-tests of behaviour that only a machine shows, with a KTAP report on the console.
 //!
-//! A test is a function in a file of its subject; [`TESTS`] lists them in the order in which they run.
+//! A test is a function in the file of its subject; [`TESTS`] lists them in the order in which they run.
 
 #[cfg(feature = "checking")]
 mod allocation_failures;
@@ -29,38 +29,37 @@ use alloc::string::String;
 use kernel::board::Glob;
 use kernel::memory::heap;
 
-/// What a test found, if it did not fail.
+/// The result of a test that did not fail.
 pub enum Verdict {
-    /// It holds; with what was seen, in a few words.
+    /// Passed, with the observation.
     Pass(String),
-    /// It cannot be seen on this machine, and why.
+    /// Not applicable to this machine, with the reason.
     Skip(String),
 }
 
-/// A verdict, or what was seen instead of what should be.
+/// A verdict, or the description of the failure.
 pub type Outcome = Result<Verdict, String>;
 
 /// One self-test.
 pub struct Test {
-    /// A sentence in snake case, `subject.what_holds`.
+    /// `area.behaviour`, printed in the KTAP result.
     pub name: &'static str,
-    /// Runs it.
     pub run: fn() -> Outcome,
 }
 
-/// A pass that says what was seen.
+/// Passes with an observation.
 #[macro_export]
 macro_rules! pass {
     ($($arg:tt)*) => { Ok($crate::cases::Verdict::Pass(alloc::format!($($arg)*))) };
 }
 
-/// A skip that says why.
+/// Returns from the test with a skip and its reason.
 #[macro_export]
 macro_rules! skip {
     ($($arg:tt)*) => { return Ok($crate::cases::Verdict::Skip(alloc::format!($($arg)*))) };
 }
 
-/// Fails the test with what was seen unless the condition holds.
+/// Fails the test with a description unless the condition holds.
 #[macro_export]
 macro_rules! check {
     ($condition:expr, $($arg:tt)*) => {
@@ -70,7 +69,7 @@ macro_rules! check {
     };
 }
 
-/// All tests, by subject.
+/// All tests, by file.
 const TESTS: &[&[Test]] = &[
     boot::TESTS,
     memory::TESTS,
@@ -93,45 +92,46 @@ fn all() -> impl Iterator<Item = &'static Test> + Clone {
     TESTS.iter().copied().flatten()
 }
 
-/// The verdict, if no rule about memory was broken on the way; a broken one may be why a test fails.
+/// Adds the findings of the memory audit to the outcome, also to a failure, whose cause they may be.
 fn audited(outcome: Outcome) -> Outcome {
     match (audit::check(), outcome) {
-        (Ok(_), outcome) => outcome.and_then(unharmed),
-        (Err(finding), Ok(_)) => Err(format!("afterwards {finding}")),
-        (Err(finding), Err(seen)) => Err(format!("{seen}\nafterwards {finding}")),
+        (Ok(_), outcome) => outcome.and_then(check_debug_findings),
+        (Err(finding), Ok(_)) => Err(format!("audit after the test: {finding}")),
+        (Err(finding), Err(seen)) => Err(format!("{seen}\naudit after the test: {finding}")),
     }
 }
 
-/// The verdict, if nobody wrote where nobody should.
+/// Fails a passed test if a write after free or a canary overrun was detected.
 #[cfg(feature = "checking")]
-fn unharmed(verdict: Verdict) -> Outcome {
+fn check_debug_findings(verdict: Verdict) -> Outcome {
     use crate::debug::{guards, poison};
     guards::take_near_miss();
     match (poison::take_finding(), guards::take_overrun()) {
         (None, None) => Ok(verdict),
-        (Some(written), _) => Err(format!("{written}")),
+        (Some(finding), _) => Err(format!("{finding}")),
         (None, Some(overrun)) => Err(format!("{overrun}")),
     }
 }
 
 #[cfg(not(feature = "checking"))]
-fn unharmed(verdict: Verdict) -> Outcome {
+fn check_debug_findings(verdict: Verdict) -> Outcome {
     Ok(verdict)
 }
 
-/// Runs the chosen tests with one event after the other failing. Returns whether none leaves anything behind.
+/// Runs the selected tests with fault injection: each operation fails in turn. Returns whether no test leaks
+/// resources or violates the audit.
 #[cfg(feature = "checking")]
-pub fn run_injected(chosen: Glob<'_>, plan: &fault_injection::Plan<'_>) -> bool {
-    fault_injection::run(all().filter(|test| chosen.matches(test.name)), plan)
+pub fn run_injected(selected: Glob<'_>, plan: &fault_injection::InjectionPlan<'_>) -> bool {
+    fault_injection::run(all().filter(|test| selected.matches(test.name)), plan)
 }
 
-/// Runs the chosen tests and prints the KTAP report. Returns whether none failed.
-pub fn run(chosen: Glob<'_>) -> bool {
+/// Runs the selected tests and prints the KTAP report. Returns whether no test failed.
+pub fn run(selected: Glob<'_>) -> bool {
     heap::check_interrupt_handlers();
-    let tests = || all().filter(|test| chosen.matches(test.name));
+    let tests = || all().filter(|test| selected.matches(test.name));
     let count = tests().count();
     if count == 0 {
-        log::warn!("selftest: no test has such a name");
+        log::warn!("selftest: no test matches");
     }
     let mut report = report::Report::start(count);
     for test in tests() {

@@ -1,5 +1,4 @@
-//! Programs: `/bin/probe` does one thing each time, and is watched from outside: how it ends, what it says, and that
-//! nothing of it is left.
+//! Programs: runs the probes of `/bin/probe`, and checks the exit status and that all resources are released.
 
 use super::resource_snapshot::ResourceSnapshot;
 use super::{Outcome, Test, Verdict};
@@ -22,10 +21,14 @@ use kernel::{debug, devices, dma, sched};
 
 const PROBE: &str = "/bin/probe";
 
-/// Defines the tests from what holds and the name of the probe that shows it.
+/// Defines a test from its behaviour, its check and the name of the probe, and appends the tests with their
+/// own function.
 macro_rules! probes {
-    ($($holds:literal by $run:ident $name:literal),* $(,)?) => {
-        &[$(Test { name: concat!("programs.", $holds), run: || $run($name) }),*, SHARE, LEAK, SECRETS, LEFTOVERS, SECOND]
+    ($($behaviour:literal by $run:ident $name:literal),* $(,)?) => {
+        &[
+            $(Test { name: concat!("programs.", $behaviour), run: || $run($name) },)*
+            SHARED_BUFFER, REPEATED_STARTS, DEAD_PROCESS, DEVICE_BUFFER, SECOND_EDU,
+        ]
     };
 }
 
@@ -67,49 +70,49 @@ pub(super) const TESTS: &[Test] = probes! {
     "thread_exhaustion_is_recoverable" by passes "exhaust-threads",
     "mapping_exhaustion_is_recoverable" by passes "exhaust-mappings",
     "iova_exhaustion_is_recoverable" by passes_with_iommu "exhaust-iova",
-    "null_pointer_access_raises_sigsegv" by dies "segfault",
-    "kernel_address_access_raises_sigsegv" by dies "kernel-address",
-    "write_to_code_raises_sigsegv" by dies "write-code",
-    "execution_of_data_raises_sigsegv" by dies "execute-data",
-    "execution_of_a_buffer_raises_sigsegv" by dies "execute-buffer",
-    "access_past_a_buffer_raises_sigsegv" by dies "beyond-buffer",
-    "access_before_a_buffer_raises_sigsegv" by dies "before-buffer",
-    "write_to_a_read_only_view_raises_sigsegv" by dies "read-only-buffer",
-    "access_to_an_unmapped_part_raises_sigsegv" by dies "munmap-hole",
-    "fault_in_one_thread_kills_the_process" by dies "fault-in-thread",
-    "undefined_instruction_raises_sigill" by dies_undefined "undefined-instruction",
-    "killed_process_releases_imported_buffers" by dies_with_edu "fault-with-import",
+    "null_pointer_access_raises_sigsegv" by is_killed "segfault",
+    "kernel_address_access_raises_sigsegv" by is_killed "kernel-address",
+    "write_to_code_raises_sigsegv" by is_killed "write-code",
+    "execution_of_data_raises_sigsegv" by is_killed "execute-data",
+    "execution_of_a_buffer_raises_sigsegv" by is_killed "execute-buffer",
+    "access_past_a_buffer_raises_sigsegv" by is_killed "beyond-buffer",
+    "access_before_a_buffer_raises_sigsegv" by is_killed "before-buffer",
+    "write_to_a_read_only_view_raises_sigsegv" by is_killed "read-only-buffer",
+    "access_to_an_unmapped_part_raises_sigsegv" by is_killed "munmap-hole",
+    "fault_in_one_thread_kills_the_process" by is_killed "fault-in-thread",
+    "undefined_instruction_raises_sigill" by is_killed_by_sigill "undefined-instruction",
+    "killed_process_releases_imported_buffers" by is_killed_with_edu "fault-with-import",
 };
 
-const SHARE: Test =
+const SHARED_BUFFER: Test =
     Test { name: "programs.two_processes_share_one_buffer", run: two_processes_share_one_buffer };
-const LEAK: Test = Test {
+const REPEATED_STARTS: Test = Test {
     name: "programs.repeated_starts_and_exits_leak_nothing",
     run: repeated_starts_and_exits_leak_nothing,
 };
 
-const SECRETS: Test = Test {
+const DEAD_PROCESS: Test = Test {
     name: "programs.memory_of_a_dead_process_is_not_disclosed",
     run: memory_of_a_dead_process_is_not_disclosed,
 };
 
-const LEFTOVERS: Test = Test {
+const DEVICE_BUFFER: Test = Test {
     name: "programs.device_buffer_is_cleared_between_processes",
     run: device_buffer_is_cleared_between_processes,
 };
 
-const SECOND: Test =
+const SECOND_EDU: Test =
     Test { name: "device.second_edu_is_reachable_by_its_node", run: second_edu_is_reachable_by_its_node };
 
 fn passes(probe: &str) -> Outcome {
     expect(probe, Termination::Exited(0))
 }
 
-fn dies(probe: &str) -> Outcome {
+fn is_killed(probe: &str) -> Outcome {
     expect(probe, Termination::Killed(Signal::SIGSEGV))
 }
 
-fn dies_undefined(probe: &str) -> Outcome {
+fn is_killed_by_sigill(probe: &str) -> Outcome {
     expect(probe, Termination::Killed(Signal::SIGILL))
 }
 
@@ -117,7 +120,7 @@ fn passes_with_edu(probe: &str) -> Outcome {
     expect_with_edu(probe, Termination::Exited(0))
 }
 
-fn dies_with_edu(probe: &str) -> Outcome {
+fn is_killed_with_edu(probe: &str) -> Outcome {
     expect_with_edu(probe, Termination::Killed(Signal::SIGSEGV))
 }
 
@@ -131,26 +134,28 @@ fn passes_with_iommu(probe: &str) -> Outcome {
 fn expect_with_edu(probe: &str, expected: Termination) -> Outcome {
     match devices::dma_engines().next() {
         None => skip!("no edu device"),
-        Some(edu) if !edu.reaches_memory() => skip!("without IOMMU edu does not reach programs' memory"),
+        Some(edu) if !edu.reaches_memory() => {
+            skip!("no IOMMU: the edu does not reach the memory of programs")
+        }
         Some(_) => expect(probe, expected),
     }
 }
 
 fn expect(probe: &str, expected: Termination) -> Outcome {
-    expect_of(&[probe], expected)
+    expect_arguments(&[probe], expected)
 }
 
-fn expect_of(arguments: &[&str], expected: Termination) -> Outcome {
+fn expect_arguments(arguments: &[&str], expected: Termination) -> Outcome {
     if root::tree().is_none() {
         skip!("no initramfs");
     }
     let before = ResourceSnapshot::now();
-    let program = Running::start(arguments, Vec::new())?;
+    let program = RunningProbe::start(arguments, Vec::new())?;
     let ending = program.process.wait();
-    check!(ending == expected, "{ending} instead of {expected}; it said: {}", program.output.last_line());
+    check!(ending == expected, "{ending} instead of {expected}; last output: {}", program.output.last_line());
     drop(program);
     before.settle("afterwards")?;
-    pass!("{ending}, nothing left")
+    pass!("{ending}, no leak")
 }
 
 /// Copies through the second device while the IOMMU aborts the DMA of the first.
@@ -161,8 +166,8 @@ fn second_edu_is_reachable_by_its_node() -> Outcome {
         skip!("no IOMMU: the first device cannot be blocked");
     }
     first.device().block().map_err(|error| format!("{error}"))?;
-    let by_first = expect_of(&["edu-copy", "0"], Termination::Exited(1));
-    let by_second = expect_of(&["edu-copy", "1"], Termination::Exited(0));
+    let by_first = expect_arguments(&["edu-copy", "0"], Termination::Exited(1));
+    let by_second = expect_arguments(&["edu-copy", "1"], Termination::Exited(0));
     first.device().unblock().map_err(|error| format!("{error}"))?;
     by_first.and(by_second)
 }
@@ -176,25 +181,26 @@ fn two_processes_share_one_buffer() -> Outcome {
     let buffer =
         dma::alloc_unattached(BYTES, Attrs::NO_KERNEL_MAPPING).map_err(|error| format!("{error}"))?;
     let file = Arc::new(OpenFile::new(DmaBufFile::new(buffer), OpenFlags::READ_WRITE));
-    let reader = Running::start(&["share-read", "3"], Vec::from([file.clone()]))?;
-    let writer = Running::start(&["share-write", "3"], Vec::from([file])).inspect_err(|_| {
-        // It would wait for the writer for ever.
+    let reader = RunningProbe::start(&["share-read", "3"], Vec::from([file.clone()]))?;
+    let writer = RunningProbe::start(&["share-write", "3"], Vec::from([file])).inspect_err(|_| {
+        // Without a writer, the reader does not end.
         reader.process.terminate(Termination::Killed(Signal::SIGKILL));
         reader.process.wait();
     })?;
-    for (ending, said) in wait_together(&[writer, reader]) {
-        check!(ending == Termination::Exited(0), "{ending}; it said: {said}");
+    for (ending, output) in wait_all(&[writer, reader]) {
+        check!(ending == Termination::Exited(0), "{ending}; last output: {output}");
     }
     before.settle("afterwards")?;
-    pass!("{BYTES:#x} bytes went from one to the other")
+    pass!("{BYTES:#x} bytes from one process to the other")
 }
 
-/// Waits for programs that wait for each other: when one fails the others are ended. How they did, and what they said last.
-fn wait_together(programs: &[Running]) -> Vec<(Termination, String)> {
+/// Waits for programs that wait for each other; if one fails, the others are killed. Returns how each
+/// ended, and the last line of its output.
+fn wait_all(programs: &[RunningProbe]) -> Vec<(Termination, String)> {
     loop {
-        let (over, running): (Vec<_>, Vec<_>) =
+        let (ended, running): (Vec<_>, Vec<_>) =
             programs.iter().partition(|program| program.process.is_terminating());
-        let failed = over.iter().any(|program| program.process.wait() != Termination::Exited(0));
+        let failed = ended.iter().any(|program| program.process.wait() != Termination::Exited(0));
         if running.is_empty() {
             break;
         }
@@ -215,26 +221,26 @@ fn repeated_starts_and_exits_leak_nothing() -> Outcome {
     let before = ResourceSnapshot::now();
     let rounds = debug::scaled(25);
     for round in 0..rounds {
-        let started =
-            ["hello", "segfault", "threads", "anonymous"].map(|probe| Running::start(&[probe], Vec::new()));
+        let started = ["hello", "segfault", "threads", "anonymous"]
+            .map(|probe| RunningProbe::start(&[probe], Vec::new()));
         for program in started {
             let program = program.map_err(|error| format!("round {round}: {error}"))?;
             program.process.wait();
         }
     }
     before.settle("afterwards")?;
-    pass!("{} programs, four at a time", 4 * rounds)
+    pass!("{} programs, four concurrently", 4 * rounds)
 }
 
-/// One dies with secrets in all kinds of memory; the next one gets that memory, and looks.
+/// A program fills all kinds of memory and is killed; the next one allocates the same memory and searches it.
 fn memory_of_a_dead_process_is_not_disclosed() -> Outcome {
     for _ in 0..2 {
-        if let verdict @ Verdict::Skip(_) = dies("infoleak-fill")? {
+        if let verdict @ Verdict::Skip(_) = is_killed("infoleak-fill")? {
             return Ok(verdict);
         }
         passes("infoleak-scan")?;
     }
-    pass!("twice, in heaps, on stacks and in buffers")
+    pass!("twice: heaps, stacks and buffers")
 }
 
 fn device_buffer_is_cleared_between_processes() -> Outcome {
@@ -244,22 +250,22 @@ fn device_buffer_is_cleared_between_processes() -> Outcome {
         }
         passes("edu-scan-buffer")?;
     }
-    pass!("the device's buffer is cleared between two programs")
+    pass!("twice: the device's buffer is zero for the next process")
 }
 
-/// A program and what it says.
-pub(crate) struct Running {
+/// A running probe and its output.
+pub(crate) struct RunningProbe {
     pub process: Arc<Process>,
-    pub output: Arc<Output>,
+    pub output: Arc<OutputTail>,
 }
 
-impl Running {
-    /// Starts the probe with these arguments, and these files from descriptor 3 on.
-    pub fn start(arguments: &[&str], more: Vec<Arc<OpenFile>>) -> Result<Self, String> {
-        let output = Arc::new(Output(SpinLock::new(Vec::new())));
+impl RunningProbe {
+    /// Starts the probe with these arguments, and with `extra` files as descriptors 3 and up.
+    pub fn start(arguments: &[&str], extra: Vec<Arc<OpenFile>>) -> Result<Self, String> {
+        let output = Arc::new(OutputTail(SpinLock::new(Vec::new())));
         let file = Arc::new(OpenFile::new(OutputFile(output.clone()), OpenFlags::READ_WRITE));
         let mut files = Vec::from([file.clone(), file.clone(), file]);
-        files.extend(more);
+        files.extend(extra);
         let mut environment = Vec::from(ENVIRONMENT);
         environment.extend((debug::scaled(10) < 10).then_some("ROUNDS=few"));
         let launch = Launch { path: PROBE, arguments, environment: &environment, files: &files };
@@ -268,10 +274,10 @@ impl Running {
     }
 }
 
-/// The end of what a program has written.
-pub(crate) struct Output(SpinLock<Vec<u8>>);
+/// The end of a program's output.
+pub(crate) struct OutputTail(SpinLock<Vec<u8>>);
 
-impl Output {
+impl OutputTail {
     const KEPT: usize = 1024;
 
     fn add(&self, bytes: &[u8]) {
@@ -284,12 +290,12 @@ impl Output {
     pub fn last_line(&self) -> String {
         let kept = self.0.lock();
         let text = String::from_utf8_lossy(&kept);
-        text.lines().next_back().unwrap_or("nothing").into()
+        text.lines().next_back().unwrap_or("none").into()
     }
 }
 
-/// What a program has as its console.
-struct OutputFile(Arc<Output>);
+/// The standard output and error of a probe.
+struct OutputFile(Arc<OutputTail>);
 
 impl File for OutputFile {
     fn write(&self, memory: UserMemory<'_>, from: UserVa, len: usize) -> Result<usize, Errno> {

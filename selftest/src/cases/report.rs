@@ -1,9 +1,9 @@
-//! The KTAP lines (version 1 of Linux's `Documentation/dev-tools/ktap.rst` format).
+//! The KTAP report (version 1 of Linux's `Documentation/dev-tools/ktap.rst` format).
 
 use super::{Outcome, Verdict};
 use kernel::kprintln;
 
-/// A report under way.
+/// A report in progress.
 pub struct Report {
     number: usize,
     passed: usize,
@@ -19,7 +19,7 @@ impl Report {
         Self { number: 0, passed: 0, failed: 0, skipped: 0 }
     }
 
-    /// Prints one verdict, below what was seen.
+    /// Prints the observation and the result of a test.
     pub fn add(&mut self, name: &str, outcome: Outcome) {
         self.number += 1;
         let number = self.number;
@@ -41,7 +41,7 @@ impl Report {
         }
     }
 
-    /// Prints the totals; whether nothing failed.
+    /// Prints the totals. Returns whether no test failed.
     pub fn finish(self) -> bool {
         kprintln!("# totals: pass:{} fail:{} skip:{}", self.passed, self.failed, self.skipped);
         self.failed == 0

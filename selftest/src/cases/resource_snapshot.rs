@@ -1,4 +1,4 @@
-//! The books: what is held now, to be compared with what is held after something that leaves nothing behind.
+//! Snapshots of allocated resources, to detect leaks by comparison.
 
 use crate::fixture::TIMEOUT_NS;
 use addr::PAGE_SIZE;
@@ -10,33 +10,33 @@ use kernel::sched;
 use kernel::vm::pages;
 use memory::Zone;
 
-/// How long nothing may change where something is too much, and how often it is looked at: the last of a thread is its
-/// stack, which is freed by whoever runs next.
-const STILL_NS: u64 = 5_000_000_000;
-const STILL_LOOKS: u64 = 10_000;
+/// A leak is reported when a surplus has not changed for this time and for this number of snapshots. The
+/// stack of an ended thread is freed last, by the next thread on its CPU.
+const UNCHANGED_NS: u64 = 5_000_000_000;
+const UNCHANGED_SNAPSHOTS: u64 = 10_000;
 
-/// What is held.
+/// The allocated resources at one time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ResourceSnapshot {
-    /// Frames of lowmem, without page tables and what the heap has taken, which it keeps.
+    /// Frames of lowmem, without page tables and without the heap, which does not shrink.
     low_frames: u64,
     high_frames: u64,
     /// Page tables of the kernel and of programs.
     tables: u64,
-    /// Page tables of devices. A domain keeps an empty one, so a first use may leave some.
+    /// Page tables of devices. A domain keeps empty tables, so the first use may add some.
     device_tables: u64,
     low_bytes: u64,
     high_bytes: u64,
     vmalloc_bytes: u64,
     iova_ranges: u64,
     lost_bytes: u64,
-    /// Pages of programs that devices use.
+    /// Pinned pages of programs.
     pinned: usize,
     threads: usize,
 }
 
 impl ResourceSnapshot {
-    /// What is held now.
+    /// Takes a snapshot.
     pub fn now() -> Self {
         let counters: Counters = counters::read();
         let used = |zone| zones::stats(zone).allocated;
@@ -57,26 +57,27 @@ impl ResourceSnapshot {
         }
     }
 
-    /// As [`ResourceSnapshot::settle`], but for memory and addresses that an IOMMU may still reach, which are lost for good.
+    /// As [`ResourceSnapshot::settle`], but permits leaked memory and IOVAs: an IOMMU may still access
+    /// them, so they are never reused.
     #[cfg(feature = "checking")]
-    pub fn settle_but_lost(self, when: &str) -> Result<(), String> {
-        let mut settling = Settling::from(self);
+    pub fn settle_except_leaked(self, when: &str) -> Result<(), String> {
+        let mut wait = SettleWait::from(self);
         loop {
             let now = Self::now();
-            if self.has_only_lost(now) {
+            if self.differs_only_by_leaked(now) {
                 return Ok(());
             }
-            if !settling.may_go_on(now) {
+            if !wait.may_continue(now) {
                 return Err(format!("{when}: {self:?} became {now:?}"));
             }
             sched::yield_now();
         }
     }
 
-    /// Whether what is held now and was not before is no more than what was lost meanwhile. It may be less: what an IOMMU
-    /// did not let go of is tried again later.
+    /// Returns whether the growth is at most the bytes leaked meanwhile. It may be less, since a failed
+    /// invalidation is retried later.
     #[cfg(feature = "checking")]
-    fn has_only_lost(self, now: Self) -> bool {
+    fn differs_only_by_leaked(self, now: Self) -> bool {
         let lost = now.lost_bytes.wrapping_sub(self.lost_bytes);
         let frames = |held: Self| held.low_frames + held.high_frames;
         let bounded = [
@@ -91,7 +92,7 @@ impl ResourceSnapshot {
         same && bounded.iter().all(|(before, after)| after.saturating_sub(*before) <= lost)
     }
 
-    /// Everything is as it was, at once.
+    /// Checks immediately that all resources are as before.
     pub fn check(self, when: &str) -> Result<(), String> {
         self.compare(Self::now(), when)
     }
@@ -100,47 +101,47 @@ impl ResourceSnapshot {
         if now == self { Ok(()) } else { Err(format!("{when}: {self:?} became {now:?}")) }
     }
 
-    /// Everything but devices' tables is as it was, as soon as threads that have ended are gone. What is lost for good is
-    /// not waited for.
+    /// Waits until all resources except device tables are as before: ended threads free theirs later.
+    /// Returns an error immediately if memory was leaked, which is never freed.
     pub fn settle(self, when: &str) -> Result<(), String> {
-        let mut settling = Settling::from(self);
+        let mut wait = SettleWait::from(self);
         loop {
             let now = Self::now();
             let wanted = Self { device_tables: now.device_tables, ..self };
-            let may_come = now.lost_bytes <= self.lost_bytes;
+            let may_settle = now.lost_bytes <= self.lost_bytes;
             match wanted.compare(now, when) {
-                Err(_) if may_come && settling.may_go_on(now) => sched::yield_now(),
+                Err(_) if may_settle && wait.may_continue(now) => sched::yield_now(),
                 result => return result,
             }
         }
     }
 }
 
-/// A wait until no more is held than was before. It goes on while something changes, and while there is a thread more: the
-/// CPU that is to end it may be one that the host does not run.
-struct Settling {
+/// The wait of [`ResourceSnapshot::settle`]. It continues while the snapshots change and while there are
+/// more threads than before: the CPU of an ending thread may be one that the host does not schedule.
+struct SettleWait {
     before: ResourceSnapshot,
     last: ResourceSnapshot,
     end: u64,
-    /// When `last` was seen first, and how often since.
+    /// The time of the first snapshot equal to `last`, and the number of equal ones since.
     since: u64,
-    looks: u64,
+    unchanged: u64,
 }
 
-impl Settling {
+impl SettleWait {
     fn from(before: ResourceSnapshot) -> Self {
         let now = sched::time::now();
-        Self { before, last: before, end: now + TIMEOUT_NS, since: now, looks: 0 }
+        Self { before, last: before, end: now + TIMEOUT_NS, since: now, unchanged: 0 }
     }
 
-    /// Whether what is held may still become less than it is `now`.
-    fn may_go_on(&mut self, now: ResourceSnapshot) -> bool {
+    /// Returns whether resources may still be freed after the snapshot `now`.
+    fn may_continue(&mut self, now: ResourceSnapshot) -> bool {
         let time = sched::time::now();
         if now != self.last {
-            (self.last, self.since, self.looks) = (now, time, 0);
+            (self.last, self.since, self.unchanged) = (now, time, 0);
         }
-        self.looks += 1;
-        let still = self.looks > STILL_LOOKS && time > self.since + STILL_NS;
+        self.unchanged += 1;
+        let still = self.unchanged > UNCHANGED_SNAPSHOTS && time > self.since + UNCHANGED_NS;
         time < self.end && (!still || now.threads > self.before.threads)
     }
 }

@@ -1,4 +1,4 @@
-//! Memory that exists already, lent to the device and taken back.
+//! Streaming mappings: existing memory that the device reads and writes.
 
 use super::device::{edu, read_in, write_out};
 use super::resource_snapshot::ResourceSnapshot;
@@ -35,21 +35,22 @@ fn device_reads_and_writes_contiguous_memory() -> Outcome {
     let before = ResourceSnapshot::now();
     let mut pages = Pages::new(5120).map_err(|error| error.to_string())?;
     pages.segment_bytes(0).unwrap_or_default()[4088..4104].copy_from_slice(b"0123456789abcdef");
-    let lent = stream::map(edu.device(), pages, Direction::Bidirectional).map_err(|r| r.error.to_string())?;
+    let mapping =
+        stream::map(edu.device(), pages, Direction::Bidirectional).map_err(|r| r.error.to_string())?;
     let ranges = ResourceSnapshot::now();
-    read_in(edu, lent.iova() + 4088, 16)?;
-    write_out(edu, lent.iova() + 4, 16)?;
-    let mut mine = lent.sync_for_cpu();
-    let seen = mine.bytes().map(|bytes| bytes[3..21].to_vec());
+    read_in(edu, mapping.iova() + 4088, 16)?;
+    write_out(edu, mapping.iova() + 4, 16)?;
+    let mut owned = mapping.sync_for_cpu();
+    let seen = owned.bytes().map(|bytes| bytes[3..21].to_vec());
     check!(seen.as_deref() == Some(b"\x000123456789abcdef\x00"), "the device wrote {seen:x?}");
-    check!(ranges != before, "mapping took nothing");
-    drop(mine);
-    before.settle("afterwards")?;
-    pass!("5120 bytes lent, 16 of them copied from a page border to offset 4")
+    check!(ranges != before, "the mapping allocated no resources");
+    drop(owned);
+    before.settle("after unmap")?;
+    pass!("5120 bytes mapped, 16 of them copied from a page boundary to offset 4")
 }
 
 fn device_accesses_scattered_pages_as_one_range() -> Outcome {
-    const PIECES: usize = 16;
+    const PAGES: usize = 16;
     let Some(edu) = edu() else { skip!("no edu device") };
     if !edu.device().domain().is_translated() {
         let pages = Pages::scattered(PAGE_SIZE).map_err(|error| error.to_string())?;
@@ -61,18 +62,19 @@ fn device_accesses_scattered_pages_as_one_range() -> Outcome {
         skip!("no IOMMU: {error:?}");
     }
     let fragmented = crate::fixture::Fragmented::new(memory::Reach::LOW, 64);
-    let pages = Pages::scattered(PIECES as u64 * PAGE_SIZE);
+    let pages = Pages::scattered(PAGES as u64 * PAGE_SIZE);
     drop(fragmented);
     let mut pages = pages.map_err(|error| error.to_string())?;
-    for index in 0..PIECES {
+    for index in 0..PAGES {
         pages.segment_bytes(index).unwrap_or_default().fill(index as u8 + 1);
     }
-    let lent = stream::map(edu.device(), pages, Direction::Bidirectional).map_err(|r| r.error.to_string())?;
-    check!(lent.len() == PIECES * PAGE_SIZE as usize, "{} bytes", lent.len());
-    // Half of piece 4 and half of piece 5 go to the border of the last two.
-    read_in(edu, lent.iova() + (5 * PAGE_SIZE - 50), 100)?;
-    write_out(edu, lent.iova() + (15 * PAGE_SIZE - 30), 100)?;
-    let memory = lent.unmap().map_err(|error| error.to_string())?;
+    let mapping =
+        stream::map(edu.device(), pages, Direction::Bidirectional).map_err(|r| r.error.to_string())?;
+    check!(mapping.len() == PAGES * PAGE_SIZE as usize, "{} bytes", mapping.len());
+    // The end of page 4 and the start of page 5 are copied across the boundary of pages 14 and 15.
+    read_in(edu, mapping.iova() + (5 * PAGE_SIZE - 50), 100)?;
+    write_out(edu, mapping.iova() + (15 * PAGE_SIZE - 30), 100)?;
+    let memory = mapping.unmap().map_err(|error| error.to_string())?;
     let segments = memory.segments().to_vec();
     let byte = |index: usize, at: u64| {
         let mut seen = 0;
@@ -84,8 +86,8 @@ fn device_accesses_scattered_pages_as_one_range() -> Outcome {
     let found = [byte(14, PAGE_SIZE - 31), byte(14, PAGE_SIZE - 30), byte(14, PAGE_SIZE - 1), byte(15, 0)];
     let rest = [byte(15, 19), byte(15, 20), byte(15, 69), byte(15, 70)];
     drop(memory);
-    check!(found == [15, 5, 5, 5] && rest == [5, 6, 6, 16], "around the border: {found:?} {rest:?}");
-    pass!("{PIECES} scattered pages at one range of {} bytes", PIECES * PAGE_SIZE as usize)
+    check!(found == [15, 5, 5, 5] && rest == [5, 6, 6, 16], "around the boundary: {found:?} {rest:?}");
+    pass!("{PAGES} scattered pages as one range of {} bytes", PAGES * PAGE_SIZE as usize)
 }
 
 fn ownership_alternates_between_cpu_and_device() -> Outcome {
@@ -94,53 +96,54 @@ fn ownership_alternates_between_cpu_and_device() -> Outcome {
         skip!("no IOMMU: the device does not reach memory above its mask");
     }
     let pages = Pages::new(PAGE_SIZE).map_err(|error| error.to_string())?;
-    let mut lent =
+    let mut mapping =
         stream::map(edu.device(), pages, Direction::Bidirectional).map_err(|r| r.error.to_string())?;
     for round in 0..4u8 {
-        let mut mine = lent.sync_for_cpu();
-        mine.bytes().unwrap_or_default()[..4].fill(round + 10);
-        lent = mine.sync_for_device();
-        read_in(edu, lent.iova(), 4)?;
-        write_out(edu, lent.iova() + 100 + 4 * u64::from(round), 4)?;
+        let mut owned = mapping.sync_for_cpu();
+        owned.bytes().unwrap_or_default()[..4].fill(round + 10);
+        mapping = owned.sync_for_device();
+        read_in(edu, mapping.iova(), 4)?;
+        write_out(edu, mapping.iova() + 100 + 4 * u64::from(round), 4)?;
     }
-    let mut mine = lent.sync_for_cpu();
-    let seen = mine.bytes().map(|bytes| bytes[100..116].to_vec()).unwrap_or_default();
+    let mut owned = mapping.sync_for_cpu();
+    let seen = owned.bytes().map(|bytes| bytes[100..116].to_vec()).unwrap_or_default();
     check!(seen == [10, 10, 10, 10, 11, 11, 11, 11, 12, 12, 12, 12, 13, 13, 13, 13], "{seen:?}");
-    pass!("four rounds between CPU and device")
+    pass!("four transfers of ownership")
 }
 
-/// More than one table of small mappings has room for, of different lengths, freed out of order.
+/// More mappings than one table of small mappings holds, of different lengths, unmapped in reverse order.
 fn many_small_mappings_do_not_overlap() -> Outcome {
-    const PIECES: u64 = 700;
+    const MAPPINGS: u64 = 700;
     let Some(edu) = edu() else { skip!("no edu device") };
     if !edu.device().domain().is_translated() {
         skip!("no IOMMU: the device does not reach memory above its mask");
     }
     let before = ResourceSnapshot::now();
     let mut all = Vec::new();
-    for piece in 0..PIECES {
-        let mut pages = Pages::new((1 + piece % 3) * PAGE_SIZE).map_err(|error| error.to_string())?;
-        pages.segment_bytes(0).unwrap_or_default()[..8].copy_from_slice(&piece.to_le_bytes());
+    for number in 0..MAPPINGS {
+        let mut pages = Pages::new((1 + number % 3) * PAGE_SIZE).map_err(|error| error.to_string())?;
+        pages.segment_bytes(0).unwrap_or_default()[..8].copy_from_slice(&number.to_le_bytes());
         all.push(
             stream::map(edu.device(), pages, Direction::Bidirectional).map_err(|r| r.error.to_string())?,
         );
     }
-    let mut starts: Vec<_> = all.iter().map(|lent| (lent.iova(), lent.len() as u64)).collect();
+    let mut starts: Vec<_> = all.iter().map(|mapping| (mapping.iova(), mapping.len() as u64)).collect();
     starts.sort_unstable();
     let apart = starts.windows(2).all(|pair| pair[0].0 + pair[0].1 <= pair[1].0);
-    check!(apart, "two have the same device addresses");
+    check!(apart, "two mappings overlap");
     let step = 97 * (10 / debug::scaled(10)) as usize;
-    for lent in all.iter().step_by(step) {
-        read_in(edu, lent.iova(), 8)?;
-        write_out(edu, lent.iova() + 8, 8)?;
+    for mapping in all.iter().step_by(step) {
+        read_in(edu, mapping.iova(), 8)?;
+        write_out(edu, mapping.iova() + 8, 8)?;
     }
-    for (piece, lent) in all.into_iter().enumerate().rev() {
-        let mut mine = lent.sync_for_cpu();
-        let seen = mine.bytes().map(|bytes| [bytes[..8].to_vec(), bytes[8..16].to_vec()]).unwrap_or_default();
-        let word = (piece as u64).to_le_bytes();
-        let copy = if piece % step == 0 { word } else { [0; 8] };
-        check!(seen[0] == word && seen[1] == copy, "piece {piece} is {seen:x?}");
+    for (number, mapping) in all.into_iter().enumerate().rev() {
+        let mut owned = mapping.sync_for_cpu();
+        let seen =
+            owned.bytes().map(|bytes| [bytes[..8].to_vec(), bytes[8..16].to_vec()]).unwrap_or_default();
+        let word = (number as u64).to_le_bytes();
+        let copy = if number % step == 0 { word } else { [0; 8] };
+        check!(seen[0] == word && seen[1] == copy, "mapping {number} has {seen:x?}");
     }
-    before.settle("afterwards")?;
-    pass!("{PIECES} pieces of one to three pages")
+    before.settle("after unmap")?;
+    pass!("{MAPPINGS} mappings of one to three pages")
 }

@@ -1,4 +1,5 @@
-//! The device moves bytes: through scattered chunks that it sees as one range, for several CPUs and devices at once.
+//! DMA by a device: through scattered chunks that are one IOVA range, and from several CPUs and devices
+//! concurrently.
 
 use super::device::{edu, frame_at, peek, poke, read_in, write_out};
 use super::resource_snapshot::ResourceSnapshot;
@@ -28,7 +29,7 @@ pub const TESTS: &[Test] = &[
 
 const NO_VIEW: Attrs = Attrs::NO_KERNEL_MAPPING;
 
-/// A pattern that differs from byte to byte and from place to place.
+/// A pattern without repeated adjacent bytes, different for each seed.
 fn pattern(seed: u8, len: usize) -> Vec<u8> {
     (0..len).map(|n| (n as u8).wrapping_mul(31).wrapping_add(seed)).collect()
 }
@@ -37,7 +38,7 @@ fn alloc(device: &Arc<Device>, len: u64, attrs: Attrs) -> Result<Attachment, Str
     dma::alloc(device, len, attrs).map_err(|error| format!("alloc {}: {error}", Size(len)))
 }
 
-/// In memory that has only single frames left, so that no two chunks are neighbours.
+/// Allocates from a zone with single free frames only, so that no two chunks are adjacent.
 fn edu_copies_across_chunk_boundaries() -> Outcome {
     let Some(edu) = edu() else { skip!("no edu device") };
     if !edu.device().domain().is_translated() {
@@ -52,10 +53,10 @@ fn edu_copies_across_chunk_boundaries() -> Outcome {
     let buffer = buffer?;
     let chunks: Vec<Chunk> = buffer.buffer().chunks().collect();
     check!(chunks.len() == 64, "64 frames in {} chunks", chunks.len());
-    let neighbours = chunks.windows(2).filter(|pair| pair[0].range().end() == pair[1].start()).count();
-    check!(neighbours == 0, "{neighbours} neighbours among {} chunks", chunks.len());
+    let adjacent = chunks.windows(2).filter(|pair| pair[0].range().end() == pair[1].start()).count();
+    check!(adjacent == 0, "{adjacent} adjacent pairs among {} chunks", chunks.len());
     check!(buffer.buffer().kernel_view().is_none(), "a kernel view: {:x?}", buffer.buffer().kernel_view());
-    // From both sides of one border into the device, and from the device to both sides of another.
+    // The device reads across one chunk boundary and writes across another.
     let (from, to, len) = (3 * PAGE_SIZE - 100, 9 * PAGE_SIZE - 60, 200);
     let sent = pattern(1, len as usize);
     poke(&buffer, from, &sent);
@@ -68,8 +69,14 @@ fn edu_copies_across_chunk_boundaries() -> Outcome {
         "{len} bytes: first difference at {:?}",
         got.iter().zip(&sent).position(|(a, b)| a != b)
     );
-    check!((before[0], after[0]) == (0, 0), "the bytes around are {before:?} and {after:?}");
-    pass!("{len} bytes over the borders {:?}|{:?} and {:?}|{:?}", chunks[2], chunks[3], chunks[8], chunks[9])
+    check!((before[0], after[0]) == (0, 0), "the adjacent bytes are {before:?} and {after:?}");
+    pass!(
+        "{len} bytes across the boundaries {:?}|{:?} and {:?}|{:?}",
+        chunks[2],
+        chunks[3],
+        chunks[8],
+        chunks[9]
+    )
 }
 
 fn iommu_maps_frames_above_the_dma_mask() -> Outcome {
@@ -81,13 +88,13 @@ fn iommu_maps_frames_above_the_dma_mask() -> Outcome {
     let Some(frame) = frame_at(buffer.buffer().chunks(), 0) else { return Err("no frame".to_string()) };
     let mask = edu.device().mask().highest().raw();
     let last = buffer.range().end().raw() - 1;
-    check!(last <= mask, "device addresses up to {last:#x}, mask {mask:#x}");
+    check!(last <= mask, "IOVAs up to {last:#x}, mask {mask:#x}");
     check!(frame.raw() > mask, "frame {frame} is below the mask {mask:#x}");
-    poke(&buffer, 0, b"over there");
+    poke(&buffer, 0, b"0123456789");
     read_in(edu, buffer.range().start(), 10)?;
     write_out(edu, buffer.range().start() + 100, 10)?;
-    check!(peek(&buffer, 100, 10) == b"over there", "the device brought {:x?}", peek(&buffer, 100, 10));
-    pass!("mask {mask:#x}, device address {}, memory at {frame}", buffer.range().start())
+    check!(peek(&buffer, 100, 10) == b"0123456789", "the device copied {:x?}", peek(&buffer, 100, 10));
+    pass!("mask {mask:#x}, IOVA {}, memory at {frame}", buffer.range().start())
 }
 
 fn two_devices_share_one_buffer() -> Outcome {
@@ -106,17 +113,17 @@ fn two_devices_share_one_buffer() -> Outcome {
     read_in(other, second.range().start() + 8000, 300)?;
     drop(buffer);
     write_out(other, second.range().start(), 300)?;
-    check!(peek(&second, 0, 300) == sent, "what went through both devices is different");
+    check!(peek(&second, 0, 300) == sent, "the copy through both devices differs");
     pass!(
-        "300 bytes through {} and {}, the first attachment gone",
+        "300 bytes through {} and {}, after the first attachment was dropped",
         edu.device().name(),
         other.device().name()
     )
 }
 
-/// Whatever the machine has: the first device, or one without IOMMU that reaches all memory. (The edu itself may reach
-/// none then: RAM can be above its mask.)
-fn any_device() -> Result<Arc<Device>, String> {
+/// Returns the first device, or without an IOMMU a device that reaches all memory: RAM may be above the
+/// mask of the edu.
+fn device_that_reaches_ram() -> Result<Arc<Device>, String> {
     if let Some(edu) = edu().filter(|edu| edu.device().domain().is_translated()) {
         return Ok(edu.device().clone());
     }
@@ -129,7 +136,7 @@ fn all_cpus_allocate_and_free_concurrently() -> Outcome {
     /// An emulator with more CPUs than its host takes long for them, so after a while fewer will do.
     const TIMEOUT_NS: u64 = 5_000_000_000;
     const ROUNDS: u64 = 200;
-    let device = any_device()?;
+    let device = device_that_reaches_ram()?;
     let cpus = kernel::percpu::online();
     let before = ResourceSnapshot::now();
     let lost = counters::read().lost_bytes.now;
@@ -137,7 +144,7 @@ fn all_cpus_allocate_and_free_concurrently() -> Outcome {
     let results = crate::fixture::run_each(cpus, move |thread| {
         for round in 0..ROUNDS {
             alloc_and_free(&device, round, thread as u64)
-                .map_err(|what| format!("thread {thread} round {round}: {what}"))?;
+                .map_err(|error| format!("thread {thread} round {round}: {error}"))?;
             if deadline.passed() {
                 return Ok(round + 1);
             }
@@ -145,12 +152,12 @@ fn all_cpus_allocate_and_free_concurrently() -> Outcome {
         Ok(ROUNDS)
     })?;
     let buffers = results.into_iter().sum::<Result<u64, String>>()?;
-    before.settle("afterwards")?;
-    check!(counters::read().lost_bytes.now == lost, "bytes were lost to an IOMMU that did not answer");
+    before.settle("after the threads ended")?;
+    check!(counters::read().lost_bytes.now == lost, "memory was leaked by a failed invalidation");
     pass!("{buffers} buffers by {cpus} threads on {cpus} CPUs")
 }
 
-/// A buffer that is empty at first, and keeps what is written to it as long as it is there.
+/// Allocates a buffer, checks that it is zero and that a value written to it is unchanged, and frees it.
 fn alloc_and_free(device: &Arc<Device>, round: u64, thread: u64) -> Result<(), String> {
     let attrs = if round.is_multiple_of(3) { NO_VIEW | Attrs::ALLOC_SINGLE_PAGES } else { NO_VIEW };
     let len = PAGE_SIZE << ((round + thread) % 7);
@@ -159,6 +166,6 @@ fn alloc_and_free(device: &Arc<Device>, round: u64, thread: u64) -> Result<(), S
     poke(&buffer, len - 8, &mark);
     let first = peek(&buffer, 0, 8);
     check!(first == [0; 8], "a new buffer holds {first:x?}");
-    check!(peek(&buffer, len - 8, 8) == mark, "somebody else wrote into the buffer");
+    check!(peek(&buffer, len - 8, 8) == mark, "the value written to the buffer has changed");
     Ok(())
 }

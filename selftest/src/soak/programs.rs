@@ -2,7 +2,7 @@
 
 use super::rng::Rng;
 use super::round::Tally;
-use crate::cases::programs::Running;
+use crate::cases::programs::RunningProbe;
 use abi::signal::Signal;
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -86,7 +86,7 @@ pub fn run(mut rng: Rng, end: u64, programs: &[Program]) -> Result<Tally, String
 pub fn run_starving(mut rng: Rng, end: u64) -> Result<Tally, String> {
     let mut tally = Tally::default();
     while root::tree().is_some() && time::now() < end {
-        match Running::start(&[rng.pick(PLAIN).probe], Vec::new()) {
+        match RunningProbe::start(&[rng.pick(PLAIN).probe], Vec::new()) {
             Ok(running) => drop(running.process.wait()),
             Err(_) => {
                 tally.refused += 1;
@@ -104,7 +104,7 @@ fn run_one(program: Program, rng: &mut Rng) -> Result<(), String> {
     if let Behaviour::Fuzzes = program.behaviour {
         words.extend(["3000", &seed]);
     }
-    let running = Running::start(&words, Vec::new())?;
+    let running = RunningProbe::start(&words, Vec::new())?;
     if let Behaviour::Endless = program.behaviour {
         // Kernel threads are never interrupted.
         _ = sched::sleep_until(time::now() + rng.below(MAX_RUN_MS) * 1_000_000);

@@ -234,7 +234,7 @@ pub const MUTANTS: &[SourceMutant] = &[
              let other = pagetable::Mapping::read_write(addr::MemoryType::WriteBack);\n        \
              let view = crate::memory::vmalloc::VMALLOC.map(frames.chunks(), PAGE_SIZE, other);\n        \
              let _ = view.map(|view| view.leak());\n",
-        oracle: test(AT_REST, "meanwhile 0x"),
+        oracle: test(AT_REST, "with running programs: 0x"),
     },
     SourceMutant {
         name: "frame freed twice",
