@@ -133,14 +133,14 @@ fn device_that_reaches_ram() -> Result<Arc<Device>, String> {
 }
 
 fn all_cpus_allocate_and_free_concurrently() -> Outcome {
-    /// An emulator with more CPUs than its host takes long for them, so after a while fewer will do.
-    const TIMEOUT_NS: u64 = 5_000_000_000;
+    /// Ends the rounds early: an emulator with more CPUs than its host is slow.
+    const TIME_LIMIT_NS: u64 = 5_000_000_000;
     const ROUNDS: u64 = 200;
     let device = device_that_reaches_ram()?;
     let cpus = kernel::percpu::online();
     let before = ResourceSnapshot::now();
     let lost = counters::read().lost_bytes.now;
-    let deadline = Deadline::in_ns(TIMEOUT_NS);
+    let deadline = Deadline::in_ns(TIME_LIMIT_NS);
     let results = crate::fixture::run_each(cpus, move |thread| {
         for round in 0..ROUNDS {
             alloc_and_free(&device, round, thread as u64)
