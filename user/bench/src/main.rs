@@ -23,7 +23,7 @@ fn main() -> ExitCode {
 }
 
 fn run() -> io::Result<()> {
-    floors()?;
+    baselines()?;
     let heap = Heap::open(SYSTEM)?;
     std::env::args().skip(1).try_for_each(|word| {
         let (size, rounds) = request(&word).ok_or(io::Error::other(format!("{word}: not BYTES:ROUNDS")))?;
@@ -38,7 +38,7 @@ fn request(word: &str) -> Option<(u64, usize)> {
 }
 
 /// Lower bounds: a trivial system call, and a mapping that is not accessed.
-fn floors() -> io::Result<()> {
+fn baselines() -> io::Result<()> {
     const ROUNDS: usize = 256;
     let call = measure(ROUNDS, || Ok(std::os::unix::process::parent_id()), drop)?;
     println!("BENCH floor_syscall size=0 attrs=getppid {call} chunks=0");

@@ -11,9 +11,9 @@ const SMALLEST: u64 = 64 << 10;
 /// The number of sizes, each twice the previous one: up to 2 MiB.
 const SIZES: u64 = 6;
 /// Bytes to allocate if the kernel does not report its memory use.
-const UNMEASURED: u64 = 128 << 20;
+const DEFAULT_FILL: u64 = 128 << 20;
 /// Extra free memory in percent of the buffer, so that it does not need every hole.
-const SPARE: u64 = 3;
+const RESERVE_PERCENT: u64 = 3;
 
 /// The buffers between the holes; dropping them ends the fragmentation.
 pub struct FragmentedMemory {
@@ -24,7 +24,7 @@ pub struct FragmentedMemory {
 pub fn fragment(heap: &Heap, wanted: u64, progress: &Progress) -> io::Result<FragmentedMemory> {
     let mut all = progress.step("fill highmem with small buffers", || fill(heap))?;
     let (count, bytes) = (all.len(), total(&all));
-    let holes = punch(&mut all, wanted + wanted * SPARE / 100);
+    let holes = punch_holes(&mut all, wanted + wanted * RESERVE_PERCENT / 100);
     let which = if holes.0 <= count.div_ceil(2) { "every second buffer" } else { "most buffers" };
     println!(
         "  {count} buffers, {}; freed {which}: {} holes, {}",
@@ -50,7 +50,7 @@ fn fill(heap: &Heap) -> io::Result<Vec<Buffer>> {
         };
         let enough = match before {
             Some(before) => low(heap) > Some(before),
-            None => total(&all) > UNMEASURED,
+            None => total(&all) > DEFAULT_FILL,
         };
         if enough {
             return Ok(all);
@@ -73,14 +73,14 @@ fn random_size(state: &mut u64) -> u64 {
 }
 
 /// The order in which the buffers of each group of eight are freed: every second one first.
-const FREED: [usize; 7] = [0, 2, 4, 6, 1, 5, 3];
+const FREE_ORDER: [usize; 7] = [0, 2, 4, 6, 1, 5, 3];
 
 /// Frees buffers, spread over all of memory, until `wanted` bytes are free. Returns the number of holes and
 /// of bytes.
-fn punch(all: &mut Vec<Buffer>, wanted: u64) -> (usize, u64) {
+fn punch_holes(all: &mut Vec<Buffer>, wanted: u64) -> (usize, u64) {
     let mut slots: Vec<Option<Buffer>> = all.drain(..).map(Some).collect();
     let (mut holes, mut bytes, count) = (0, 0, slots.len());
-    for index in FREED.into_iter().flat_map(|first| (first..count).step_by(8)) {
+    for index in FREE_ORDER.into_iter().flat_map(|first| (first..count).step_by(8)) {
         if bytes >= wanted {
             break;
         }

@@ -28,10 +28,10 @@ impl BufferInfo {
     /// # Errors
     /// Any error other than `ENOTTY`.
     pub fn of(heap: &Heap, buffer: &Buffer) -> io::Result<Option<Self>> {
-        let ask = || -> io::Result<Self> {
+        let query = || -> io::Result<Self> {
             Ok(Self { chunks: buffer.chunks()?, statistics: heap.statistics()?, leaves: buffer.leaves()? })
         };
-        match ask() {
+        match query() {
             Err(error) if error.raw_os_error() == Some(Errno::ENOTTY.number()) => Ok(None),
             result => result.map(Some),
         }

@@ -47,14 +47,14 @@ fn touch(view: &View, value: u64) {
 /// system calls that allocate may fail. Prints the number of iterations and of failed calls.
 pub fn busy(_: &[String]) -> ProbeResult {
     let own = View::anonymous(MIB)?;
-    let mut refused = 0;
-    for turn in 1.. {
-        touch(&own, turn);
-        refused += u64::from(File::open("/dev/null").is_err());
+    let mut failed = 0;
+    for iteration in 1.. {
+        touch(&own, iteration);
+        failed += u64::from(File::open("/dev/null").is_err());
         std::thread::sleep(Duration::from_millis(5));
-        let wrong = (0..own.words()).step_by(PAGE).find(|&word| own.word(word) != turn);
-        ensure(wrong.is_none(), || format!("word {wrong:?} changed in iteration {turn}"))?;
-        println!("{turn} iterations, {refused} refused");
+        let wrong = (0..own.words()).step_by(PAGE).find(|&word| own.word(word) != iteration);
+        ensure(wrong.is_none(), || format!("word {wrong:?} changed in iteration {iteration}"))?;
+        println!("{iteration} iterations, {failed} failed");
     }
     Ok(())
 }

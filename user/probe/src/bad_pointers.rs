@@ -47,10 +47,10 @@ fn each_bad_address(target: &PointerArgument) -> ProbeResult {
         let mut arguments = target.arguments;
         arguments[target.address] = bad;
         // SAFETY: the program has no mapping at this address; the other arguments modify no memory.
-        let answer = unsafe { raw::call(target.number, arguments) };
+        let result = unsafe { raw::call(target.number, arguments) };
         let expected = -i64::from(libc::EFAULT);
-        ensure(answer == expected, || {
-            format!("{} with {bad:#x}: {answer} instead of {expected}", target.name)
+        ensure(result == expected, || {
+            format!("{} with {bad:#x}: {result} instead of {expected}", target.name)
         })?;
     }
     Ok(())
@@ -101,7 +101,7 @@ fn device_requests(heap: &Heap) -> ProbeResult {
     each_bad_address(&request("DMA_BUF_CHUNKS", &fd, abi::dma::DMA_BUF_CHUNKS))?;
     for bad in BAD {
         let mut query = abi::dma::ChunkQuery { first: 0, capacity: 8, chunks: bad, written: 0, total: 0 };
-        crate::result::refused(
+        crate::result::expect_error(
             "chunks",
             dmabuf::request(&buffer, abi::dma::DMA_BUF_CHUNKS, &mut query),
             libc::EFAULT,
@@ -114,8 +114,8 @@ fn device_requests(heap: &Heap) -> ProbeResult {
 pub fn unknown_syscalls(_: &[String]) -> ProbeResult {
     for number in [1000, 4095, 0x7fff_ffff, -1] {
         // SAFETY: no such system calls exist.
-        let answer = unsafe { raw::call(number, [0; 6]) };
-        ensure(answer == -i64::from(libc::ENOSYS), || format!("call {number}: {answer}"))?;
+        let result = unsafe { raw::call(number, [0; 6]) };
+        ensure(result == -i64::from(libc::ENOSYS), || format!("call {number}: {result}"))?;
     }
     Ok(())
 }

@@ -6,7 +6,7 @@ use abi::dma::SyncFlags;
 use dmabuf::{Buffer, Edu, Heap, ImportedBuffer, Protection, SYSTEM, View};
 
 use crate::iterations::iterations;
-use crate::result::{ProbeResult, ensure, refused};
+use crate::result::{ProbeResult, ensure, expect_error};
 
 const PIECE: u64 = abi::edu::EDU_BUFFER_BYTES;
 const MIB: u64 = 1 << 20;
@@ -41,8 +41,8 @@ fn buffer(len: u64) -> std::io::Result<Buffer> {
     Heap::open(SYSTEM)?.allocate(len)
 }
 
-/// A copy between unaligned offsets of a buffer changes nothing else. The argument is the number of the device, 0 by
-/// default.
+/// A copy between unaligned offsets of a buffer changes nothing else. The argument is the number of the
+/// device, 0 by default.
 pub fn copy(arguments: &[String]) -> ProbeResult {
     let number = arguments.first().map_or(Ok(0), |text| text.parse().map_err(|_| "not a device number"))?;
     let edu = Edu::open_instance(number)?;
@@ -68,7 +68,11 @@ pub fn user_pages(_: &[String]) -> ProbeResult {
     // SAFETY: inside the view, which returns no references.
     unsafe { edu.store_pages(at(to), PIECE, 0)? };
     check(&view, from, to)?;
-    refused("unmapped memory", edu.load_pages(std::ptr::without_provenance(4096), PIECE, 0), libc::EFAULT)
+    expect_error(
+        "unmapped memory",
+        edu.load_pages(std::ptr::without_provenance(4096), PIECE, 0),
+        libc::EFAULT,
+    )
 }
 
 /// An imported buffer stays alive without mapping and descriptor.
@@ -97,11 +101,11 @@ pub fn bad_arguments(_: &[String]) -> ProbeResult {
     let buffer = buffer(MIB)?;
     let imported = edu.import(&buffer)?;
     let at = imported.address;
-    refused("a copy larger than the internal buffer", edu.load(at, PIECE + 1, 0), libc::EINVAL)?;
-    refused("a copy past the end of the internal buffer", edu.load(at, 8, PIECE - 4), libc::EINVAL)?;
-    refused("an offset that wraps", edu.load(at, 8, u64::MAX - 3), libc::EINVAL)?;
-    refused("a length that wraps", edu.load(at, u64::MAX, 1), libc::EINVAL)?;
-    refused("a file that is not a dma-buf", edu.import(&std::io::stdout()).map(drop), libc::EINVAL)
+    expect_error("a copy larger than the internal buffer", edu.load(at, PIECE + 1, 0), libc::EINVAL)?;
+    expect_error("a copy past the end of the internal buffer", edu.load(at, 8, PIECE - 4), libc::EINVAL)?;
+    expect_error("an offset that wraps", edu.load(at, 8, u64::MAX - 3), libc::EINVAL)?;
+    expect_error("a length that wraps", edu.load(at, u64::MAX, 1), libc::EINVAL)?;
+    expect_error("a file that is not a dma-buf", edu.import(&std::io::stdout()).map(drop), libc::EINVAL)
 }
 
 /// A copy to an unmapped IOVA fails; a device with too many faults is quarantined, which `poll` and `sync` of
@@ -115,12 +119,12 @@ pub fn quarantine(_: &[String]) -> ProbeResult {
     // Each copy causes a thousand faults; the limit is a few thousand.
     let mut copies = 0;
     while !is_failed(&buffer, 100)? {
-        refused("a copy to an unmapped IOVA", edu.store(UNMAPPED, PIECE, 0), libc::EIO)?;
+        expect_error("a copy to an unmapped IOVA", edu.store(UNMAPPED, PIECE, 0), libc::EIO)?;
         copies += 1;
         ensure(copies < 100, || format!("not quarantined after {copies} faulting copies"))?;
     }
-    refused("a copy by a quarantined device", edu.load(imported.address, PIECE, 0), libc::EIO)?;
-    refused("sync of a buffer of a quarantined device", buffer.sync(READ), libc::EIO)?;
+    expect_error("a copy by a quarantined device", edu.load(imported.address, PIECE, 0), libc::EIO)?;
+    expect_error("sync of a buffer of a quarantined device", buffer.sync(READ), libc::EIO)?;
     let again = Edu::open()?;
     ensure(!is_failed(&buffer, 0)?, || "POLLERR after the quarantine".into())?;
     again.load(imported.address, PIECE, 0)?;
@@ -146,8 +150,10 @@ pub fn scan_buffer(_: &[String]) -> ProbeResult {
     fill(&view);
     let imported = edu.import(&buffer)?;
     edu.store(imported.address, PIECE, 0)?;
-    let odd = (0..(PIECE / 8) as usize).find(|&index| view.word(index) != 0);
-    ensure(odd.is_none(), || format!("word {odd:?} of the internal buffer is another program's"))?;
+    let leaked = (0..(PIECE / 8) as usize).find(|&index| view.word(index) != 0);
+    ensure(leaked.is_none(), || {
+        format!("word {leaked:?} of the internal buffer contains data of another program")
+    })?;
     edu.load(imported.address + PIECE, PIECE, 0)?;
     edu.store(imported.address, PIECE, 0)?;
     check(&view, PIECE, 0)
@@ -161,8 +167,9 @@ pub fn concurrent_faults(_: &[String]) -> ProbeResult {
         // One word each, so that the device is not quarantined.
         let failing = scope.spawn(|| -> ProbeResult {
             let edu = Edu::open()?;
-            (0..rounds)
-                .try_for_each(|_| refused("a copy to an unmapped IOVA", edu.store(UNMAPPED, 4, 0), libc::EIO))
+            (0..rounds).try_for_each(|_| {
+                expect_error("a copy to an unmapped IOVA", edu.store(UNMAPPED, 4, 0), libc::EIO)
+            })
         });
         let edu = Edu::open()?;
         let imported = edu.import(&buffer)?;

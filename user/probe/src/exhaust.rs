@@ -1,4 +1,4 @@
-//! Resource exhaustion: each probe allocates until it gets an error, and can continue afterwards.
+//! Resource exhaustion: each probe allocates until the first error, and continues afterwards.
 
 use std::fs::File;
 use std::sync::Barrier;
@@ -7,29 +7,29 @@ use std::thread;
 use dmabuf::{Buffer, Edu, Heap, Protection, SYSTEM, View};
 
 use crate::iterations::iterations;
-use crate::result::{ProbeResult, ensure, refused};
+use crate::result::{ProbeResult, ensure, expect_error};
 
 const MIB: u64 = 1 << 20;
 
-/// All results of `take` until its first error, and the error.
-fn all<T>(mut take: impl FnMut() -> std::io::Result<T>) -> (Vec<T>, std::io::Error) {
-    let mut taken = Vec::new();
+/// Returns the results of `allocate` until its first error, and the error.
+fn collect_until_error<T>(mut allocate: impl FnMut() -> std::io::Result<T>) -> (Vec<T>, std::io::Error) {
+    let mut allocated = Vec::new();
     loop {
-        match take() {
-            Ok(one) => taken.push(one),
-            Err(refusal) => return (taken, refusal),
+        match allocate() {
+            Ok(one) => allocated.push(one),
+            Err(error) => return (allocated, error),
         }
     }
 }
 
 fn ends_with<T>(
     what: &str,
-    (taken, refusal): (Vec<T>, std::io::Error),
+    (allocated, error): (Vec<T>, std::io::Error),
     errno: i32,
 ) -> Result<usize, crate::result::Failure> {
-    let count = taken.len();
-    drop(taken);
-    refused::<()>(what, Err(refusal), errno)?;
+    let count = allocated.len();
+    drop(allocated);
+    expect_error::<()>(what, Err(error), errno)?;
     ensure(count > 1, || format!("{what}: error after {count}"))?;
     println!("  {what}: {count}, then an error");
     Ok(count)
@@ -38,14 +38,14 @@ fn ends_with<T>(
 /// All memory, as buffers; twice, so that a leak shows as a smaller number.
 pub fn buffers(_: &[String]) -> ProbeResult {
     let heap = Heap::open(SYSTEM)?;
-    let once = |what| ends_with(what, all(|| heap.allocate(MIB)), libc::ENOMEM);
+    let once = |what| ends_with(what, collect_until_error(|| heap.allocate(MIB)), libc::ENOMEM);
     let (first, second) = (once("buffers of 1 MiB")?, once("again")?);
-    ensure(second + 8 >= first, || format!("{first} buffers, and then only {second}"))
+    ensure(second + 8 >= first, || format!("{first} buffers, then {second}"))
 }
 
 /// All file descriptors.
 pub fn descriptors(_: &[String]) -> ProbeResult {
-    ends_with("descriptors", all(|| File::open("/dev/null")), libc::EMFILE)?;
+    ends_with("descriptors", collect_until_error(|| File::open("/dev/null")), libc::EMFILE)?;
     File::open("/dev/null")?;
     Ok(())
 }
@@ -55,15 +55,15 @@ pub fn threads(_: &[String]) -> ProbeResult {
     thread::scope(|scope| {
         let gate = std::sync::Arc::new(std::sync::Mutex::new(()));
         let closed = gate.lock();
-        let wait = || {
+        let spawn = || {
             let gate = gate.clone();
             thread::Builder::new().stack_size(64 << 10).spawn_scoped(scope, move || drop(gate.lock()))
         };
-        let (started, refusal) = all(wait);
+        let (started, error) = collect_until_error(spawn);
         let count = started.len();
         drop(closed);
         started.into_iter().for_each(|thread| drop(thread.join()));
-        refused::<()>("threads", Err(refusal), libc::EAGAIN)?;
+        expect_error::<()>("threads", Err(error), libc::EAGAIN)?;
         println!("  threads: {count}, then an error");
         Ok(())
     })
@@ -75,7 +75,7 @@ pub fn iova(_: &[String]) -> ProbeResult {
     // A smaller buffer in repeated runs: these inject IOMMU timeouts, after which frames that the device may
     // still access are lost permanently.
     let buffer = Heap::open(SYSTEM)?.allocate(iterations(16) * MIB)?;
-    ends_with("IOVA ranges", all(|| edu.import(&buffer)), libc::ENOMEM)?;
+    ends_with("IOVA ranges", collect_until_error(|| edu.import(&buffer)), libc::ENOMEM)?;
     edu.import(&buffer)?;
     Ok(())
 }
@@ -83,7 +83,7 @@ pub fn iova(_: &[String]) -> ProbeResult {
 /// All mappings of a process.
 pub fn mappings(_: &[String]) -> ProbeResult {
     let buffer = Heap::open(SYSTEM)?.allocate(4096)?;
-    ends_with("mappings", all(|| buffer.map(Protection::Read)), libc::ENOMEM)?;
+    ends_with("mappings", collect_until_error(|| buffer.map(Protection::Read)), libc::ENOMEM)?;
     buffer.map(Protection::Read)?;
     Ok(())
 }
@@ -91,15 +91,15 @@ pub fn mappings(_: &[String]) -> ProbeResult {
 /// Four threads allocate and map buffers and let the device copy from buffers and from the program's pages,
 /// until the program is killed.
 pub fn churn(_: &[String]) -> ProbeResult {
-    let (heap, edu, all_there) = (Heap::open(SYSTEM)?, Edu::open()?, Barrier::new(4));
+    let (heap, edu, barrier) = (Heap::open(SYSTEM)?, Edu::open()?, Barrier::new(4));
     thread::scope(|scope| {
         for thread in 0..4 {
-            let (heap, edu, all_there) = (&heap, &edu, &all_there);
+            let (heap, edu, barrier) = (&heap, &edu, &barrier);
             scope.spawn(move || {
-                all_there.wait();
+                barrier.wait();
                 // Errors are ignored: the purpose is to be killed in the middle of such an operation.
                 loop {
-                    let _ = turn(heap, edu, thread);
+                    let _ = churn_once(heap, edu, thread);
                 }
             });
         }
@@ -107,7 +107,7 @@ pub fn churn(_: &[String]) -> ProbeResult {
     Ok(())
 }
 
-fn turn(heap: &Heap, edu: &Edu, thread: u64) -> std::io::Result<()> {
+fn churn_once(heap: &Heap, edu: &Edu, thread: u64) -> std::io::Result<()> {
     let buffer: Buffer = heap.allocate((thread + 1) * MIB)?;
     let view = buffer.map(Protection::ReadWrite)?;
     view.set_word(0, thread);

@@ -4,7 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::fd::AsFd;
 
-use crate::result::{ProbeResult, ensure, refused};
+use crate::result::{ProbeResult, ensure, expect_error};
 
 fn this_program() -> std::io::Result<String> {
     Ok(std::env::current_exe().map_or_else(|_| "/bin/probe".into(), |path| path.display().to_string()))
@@ -27,14 +27,14 @@ pub fn tree(_: &[String]) -> ProbeResult {
     let (directory, name) = path.rsplit_once('/').ok_or("the path has no directory")?;
     let names: Vec<_> = fs::read_dir(directory)?.filter_map(|entry| Some(entry.ok()?.file_name())).collect();
     ensure(names.iter().any(|entry| entry == name), || format!("{directory} lists {names:?}"))?;
-    refused("a file that is not there", File::open("/no/such/file"), libc::ENOENT)?;
-    refused("a file as a directory", File::open(format!("{path}/x")), libc::ENOTDIR)
+    expect_error("a missing file", File::open("/no/such/file"), libc::ENOENT)?;
+    expect_error("a file as a directory", File::open(format!("{path}/x")), libc::ENOTDIR)
 }
 
 /// The initramfs is read-only.
 pub fn read_only(_: &[String]) -> ProbeResult {
-    refused("writing to a program", OpenOptions::new().write(true).open(this_program()?), libc::EROFS)?;
-    refused("a new file", File::create("/bin/new"), libc::EROFS)
+    expect_error("writing to a program", OpenOptions::new().write(true).open(this_program()?), libc::EROFS)?;
+    expect_error("a new file", File::create("/bin/new"), libc::EROFS)
 }
 
 /// Duplicated descriptors share a file offset; closed descriptor numbers are reused.
@@ -49,13 +49,13 @@ pub fn descriptors(_: &[String]) -> ProbeResult {
     drop(second);
     let third = File::open(this_program()?)?;
     ensure(number(&third) <= freed, || format!("{freed} is free, but {} was returned", number(&third)))?;
-    refused("writing to a file open for reading", first.write(b"x"), libc::EBADF)
+    expect_error("writing to a file open for reading", first.write(b"x"), libc::EBADF)
 }
 
 /// `checksum FILE SUM`: the file has this checksum half a second after start. DMA left running by the
 /// previous boot stage would have modified it by then.
 pub fn checksum(arguments: &[String]) -> ProbeResult {
-    let [file, expected] = arguments else { return Err("a file and its sum are needed".into()) };
+    let [file, expected] = arguments else { return Err("usage: checksum FILE SUM".into()) };
     std::thread::sleep(std::time::Duration::from_millis(500));
     let bytes = std::fs::read(file)?;
     let sum = bytes.iter().fold(0, |sum: u64, byte| sum.rotate_left(5) ^ u64::from(*byte));

@@ -2,7 +2,8 @@
 //! buffers and a device. Results are not checked: the kernel must survive and release all resources.
 //!
 //! Memory arguments are in an arena of address space that the threads never access themselves, since another
-//! thread may unmap it at any time. Runs only on Tessera: on Linux random system calls could do harm.
+//! thread may unmap it at any time. Runs only on Tessera: on Linux random system calls could damage the
+//! system.
 
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -73,23 +74,24 @@ const EXCLUDED: [i64; 18] = [
 /// See the module.
 pub fn fuzz(arguments: &[String]) -> ProbeResult {
     let number = |at: usize| arguments.get(at).and_then(|text| text.parse::<u64>().ok());
-    let (calls, seed) = (number(0).ok_or("a count is needed")?, number(1).unwrap_or(0x7e55_e4a5).max(1));
-    ensure(Heap::open(SYSTEM)?.statistics().is_ok(), || "only on Tessera".into())?;
+    let (calls, seed) =
+        (number(0).ok_or("usage: fuzz CALLS [SEED]")?, number(1).unwrap_or(0x7e55_e4a5).max(1));
+    ensure(Heap::open(SYSTEM)?.statistics().is_ok(), || "requires Tessera".into())?;
     println!("  {calls} calls from {THREADS} threads, seed {seed}");
     let (arena, done) = (reserve()?, AtomicU64::new(0));
     // All threads must exist before the first hole in the arena: the kernel could place a thread's stack
     // there.
-    let all_there = Barrier::new(THREADS as usize);
+    let barrier = Barrier::new(THREADS as usize);
     thread::scope(|scope| {
         for thread in 0..THREADS {
-            let mut fuzzer = Fuzzer { state: seed + thread, arena, tally: [0; 2] };
-            let (done, all_there) = (&done, &all_there);
+            let mut fuzzer = Fuzzer { state: seed + thread, arena, counts: [0; 2] };
+            let (done, barrier) = (&done, &barrier);
             scope.spawn(move || {
-                all_there.wait();
+                barrier.wait();
                 while done.fetch_add(1, Relaxed) < calls {
                     fuzzer.step();
                 }
-                println!("  thread {thread}: {} succeeded, {} failed", fuzzer.tally[0], fuzzer.tally[1]);
+                println!("  thread {thread}: {} succeeded, {} failed", fuzzer.counts[0], fuzzer.counts[1]);
             });
         }
     });
@@ -112,7 +114,7 @@ struct Fuzzer {
     state: u64,
     arena: u64,
     /// Numbers of successful and of failed calls.
-    tally: [u64; 2],
+    counts: [u64; 2],
 }
 
 impl Fuzzer {
@@ -122,8 +124,8 @@ impl Fuzzer {
             3..6 => self.map_buffer(),
             6..8 => self.unmap(),
             8..10 => self.change_memory(),
-            10..12 => self.let_kernel_write(),
-            12..14 => self.let_kernel_read(),
+            10..12 => self.output_call(),
+            12..14 => self.input_call(),
             14 => self.open(),
             15..17 => self.new_buffer(),
             17 => self.move_descriptor(),
@@ -150,15 +152,15 @@ impl Fuzzer {
     }
 
     /// An address in the arena, mostly page-aligned.
-    fn place(&mut self) -> u64 {
+    fn arena_address(&mut self) -> u64 {
         let at = self.arena + self.random() % ARENA;
         if self.random().is_multiple_of(8) { at } else { at & !(PAGE - 1) }
     }
 
-    /// A length such that the range at `place` stays in the arena.
-    fn length(&mut self, place: u64) -> u64 {
+    /// A length such that the range from `start` on stays in the arena.
+    fn length(&mut self, start: u64) -> u64 {
         let most = self.pick(&[1, PAGE, 16 * PAGE, 2 << 20, 9 << 20]);
-        (1 + self.random() % most).min(self.arena + ARENA - place)
+        (1 + self.random() % most).min(self.arena + ARENA - start)
     }
 
     fn protection(&mut self) -> u64 {
@@ -170,34 +172,35 @@ impl Fuzzer {
     fn call(&mut self, number: i64, arguments: [u64; 6]) -> i64 {
         // SAFETY: the call can modify only the arena, a descriptor slot, or an exclusively owned local
         // variable.
-        let answer = unsafe { raw::call(number, arguments) };
-        self.tally[usize::from(answer < 0)] += 1;
-        answer
+        let result = unsafe { raw::call(number, arguments) };
+        self.counts[usize::from(result < 0)] += 1;
+        result
     }
 
     fn map_memory(&mut self) {
-        let (at, place_flags) = (self.place(), [libc::MAP_FIXED, libc::MAP_FIXED, libc::MAP_FIXED_NOREPLACE]);
-        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | self.pick(&place_flags);
+        let (at, placements) =
+            (self.arena_address(), [libc::MAP_FIXED, libc::MAP_FIXED, libc::MAP_FIXED_NOREPLACE]);
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | self.pick(&placements);
         let flags = flags | self.pick(&[0, 0, 0, libc::MAP_POPULATE]);
         let arguments = [at, self.length(at), self.protection(), flags as u64, u64::MAX, 0];
         self.call(libc::SYS_mmap, arguments);
     }
 
     fn map_buffer(&mut self) {
-        let (at, flags) = (self.place(), (libc::MAP_SHARED | libc::MAP_FIXED) as u64);
+        let (at, flags) = (self.arena_address(), (libc::MAP_SHARED | libc::MAP_FIXED) as u64);
         let offset = self.pick(&[0, 0, PAGE, 16 * PAGE, 1 << 20, 3, 1 << 60]);
         let arguments = [at, self.length(at), self.protection(), flags, self.slot(), offset];
         self.call(libc::SYS_mmap, arguments);
     }
 
     fn unmap(&mut self) {
-        let at = self.place();
+        let at = self.arena_address();
         let arguments = [at, self.length(at), 0, 0, 0, 0];
         self.call(libc::SYS_munmap, arguments);
     }
 
     fn change_memory(&mut self) {
-        let at = self.place();
+        let at = self.arena_address();
         let len = self.length(at);
         match self.random() % 3 {
             0 => {
@@ -213,8 +216,9 @@ impl Fuzzer {
         };
     }
 
-    fn let_kernel_write(&mut self) {
-        let (to, slot) = (self.place(), self.slot());
+    /// A system call that writes to memory of the caller.
+    fn output_call(&mut self) {
+        let (to, slot) = (self.arena_address(), self.slot());
         let len = self.length(to);
         match self.random() % 4 {
             0 => self.call(libc::SYS_getrandom, [to, len.min(70_000), 0, 0, 0, 0]),
@@ -224,8 +228,9 @@ impl Fuzzer {
         };
     }
 
-    fn let_kernel_read(&mut self) {
-        let (from, slot) = (self.place(), self.slot());
+    /// A system call that reads memory of the caller.
+    fn input_call(&mut self) {
+        let (from, slot) = (self.arena_address(), self.slot());
         let len = self.length(from);
         match self.random() % 3 {
             0 => self.call(libc::SYS_write, [slot, from, len, 0, 0, 0]),
@@ -272,7 +277,7 @@ impl Fuzzer {
     /// An ioctl with a valid argument, or with an argument in the arena.
     fn ioctl<T>(&mut self, slot: u64, request: abi::Ioctl, argument: &mut T) -> i64 {
         let argument = if self.random().is_multiple_of(4) {
-            self.place()
+            self.arena_address()
         } else {
             std::ptr::from_mut(argument).expose_provenance() as u64
         };
@@ -287,7 +292,8 @@ impl Fuzzer {
                 self.ioctl(slot, DMA_BUF_IOCTL_SYNC, &mut sync);
             }
             1 => {
-                let (first, capacity, chunks) = (self.random() % 3, self.random() % 900, self.place());
+                let (first, capacity, chunks) =
+                    (self.random() % 3, self.random() % 900, self.arena_address());
                 let mut query = ChunkQuery { first, capacity, chunks, written: 0, total: 0 };
                 self.ioctl(slot, DMA_BUF_CHUNKS, &mut query);
             }
@@ -319,7 +325,7 @@ impl Fuzzer {
     }
 
     fn copy(&mut self, slot: u64, request: abi::Ioctl) {
-        let (direction, address) = ((self.random() % 3) as u32, self.place());
+        let (direction, address) = ((self.random() % 3) as u32, self.arena_address());
         let (buffer_offset, len) = (self.random() % 5000, self.random() % 5000);
         self.ioctl(slot, request, &mut EduCopy { direction, flags: 0, buffer_offset, address, len });
     }
@@ -327,7 +333,7 @@ impl Fuzzer {
     fn wait(&mut self) {
         let nanosecond = libc::timespec { tv_sec: 0, tv_nsec: 1 };
         let soon = std::ptr::from_ref(&nanosecond).expose_provenance() as u64;
-        let (at, number) = (self.place() & !3, self.random() % 64);
+        let (at, number) = (self.arena_address() & !3, self.random() % 64);
         match self.random() % 4 {
             0 => self.call(libc::SYS_futex, [at, libc::FUTEX_WAKE as u64, 1, 0, 0, 0]),
             1 => self.call(libc::SYS_futex, [at, libc::FUTEX_WAIT as u64, number % 2, soon, 0, 0]),

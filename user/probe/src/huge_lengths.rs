@@ -1,11 +1,11 @@
-//! Lengths that cannot be satisfied.
+//! Allocations, mappings and transfers with impossible lengths.
 
 use std::io;
 
 use dmabuf::{CONTIGUOUS, Heap, SYSTEM, UNCACHED, View};
 
 use crate::raw;
-use crate::result::{ProbeResult, ensure, refused};
+use crate::result::{ProbeResult, ensure, expect_error};
 
 const HUGE: [u64; 5] = [1 << 44, 1 << 63, u64::MAX - 4095, u64::MAX - 1, u64::MAX];
 
@@ -13,19 +13,19 @@ const HUGE: [u64; 5] = [1 << 44, 1 << 63, u64::MAX - 4095, u64::MAX - 1, u64::MA
 pub fn huge_lengths(_: &[String]) -> ProbeResult {
     for path in [SYSTEM, UNCACHED, CONTIGUOUS] {
         let heap = Heap::open(path)?;
-        refused("an empty buffer", heap.allocate(0), libc::EINVAL)?;
+        expect_error("an empty buffer", heap.allocate(0), libc::EINVAL)?;
         for len in HUGE {
-            let answer = heap.allocate(len);
-            let errno = answer.as_ref().err().and_then(io::Error::raw_os_error);
+            let result = heap.allocate(len);
+            let errno = result.as_ref().err().and_then(io::Error::raw_os_error);
             let good = matches!(errno, Some(libc::ENOMEM | libc::EINVAL));
-            ensure(good, || format!("{len:#x} bytes from {path}: {answer:?}"))?;
+            ensure(good, || format!("{len:#x} bytes from {path}: {result:?}"))?;
         }
         drop(heap.allocate(4096)?);
     }
-    refused("an empty mapping", View::anonymous(0), libc::EINVAL)?;
+    expect_error("an empty mapping", View::anonymous(0), libc::EINVAL)?;
     // Untouched memory needs no frames, so a kernel may map 16 TiB.
     for len in &HUGE[1..] {
-        refused("a huge mapping", View::anonymous(*len as usize), libc::ENOMEM)?;
+        expect_error("a huge mapping", View::anonymous(*len as usize), libc::ENOMEM)?;
     }
     counts()
 }
@@ -43,8 +43,8 @@ fn counts() -> ProbeResult {
         ];
         for (name, number, arguments) in calls {
             // SAFETY: the descriptor or the address is invalid, so no memory is modified.
-            let answer = unsafe { raw::call(number, arguments) };
-            ensure((-4095..0).contains(&answer), || format!("{name} of {len:#x} bytes: {answer}"))?;
+            let result = unsafe { raw::call(number, arguments) };
+            ensure((-4095..0).contains(&result), || format!("{name} of {len:#x} bytes: {result}"))?;
         }
     }
     Ok(())

@@ -12,7 +12,7 @@ const MIB: usize = 1 << 20;
 /// The value that must not reappear in reused memory.
 const SECRET: u64 = 0x5ec5_e75e_c5e7_5ec5;
 
-fn first_that_is_not(view: &View, expected: u64) -> ProbeResult {
+fn expect_content(view: &View, expected: u64) -> ProbeResult {
     match (0..view.words()).find(|&index| view.word(index) != expected) {
         None => Ok(()),
         Some(index) => {
@@ -21,7 +21,7 @@ fn first_that_is_not(view: &View, expected: u64) -> ProbeResult {
     }
 }
 
-fn write_everywhere(view: &View, value: u64) {
+fn fill(view: &View, value: u64) {
     (0..view.words()).for_each(|index| view.set_word(index, value));
 }
 
@@ -29,9 +29,9 @@ fn write_everywhere(view: &View, value: u64) {
 pub fn anonymous(_: &[String]) -> ProbeResult {
     for _ in 0..iterations(20) {
         let view = View::anonymous(8 * MIB + 4096)?;
-        first_that_is_not(&view, 0)?;
-        write_everywhere(&view, SECRET);
-        first_that_is_not(&view, SECRET)?;
+        expect_content(&view, 0)?;
+        fill(&view, SECRET);
+        expect_content(&view, SECRET)?;
     }
     Ok(())
 }
@@ -53,9 +53,9 @@ pub fn zeroed_buffers(_: &[String]) -> ProbeResult {
         for len in [4096, 3 * MIB + 4096, 16 * MIB, 3 * MIB + 4096] {
             let buffer = heap.allocate(len as u64)?;
             let view = buffer.map(Protection::ReadWrite)?;
-            first_that_is_not(&view, 0)?;
-            write_everywhere(&view, SECRET);
-            first_that_is_not(&view, SECRET)?;
+            expect_content(&view, 0)?;
+            fill(&view, SECRET);
+            expect_content(&view, SECRET)?;
         }
     }
     Ok(())
@@ -79,8 +79,8 @@ pub fn view_outlives_descriptor(_: &[String]) -> ProbeResult {
     let first = buffer.map(Protection::ReadWrite)?;
     let second = buffer.map(Protection::Read)?;
     drop(buffer);
-    write_everywhere(&first, SECRET);
-    first_that_is_not(&second, SECRET)?;
+    fill(&first, SECRET);
+    expect_content(&second, SECRET)?;
     drop(first);
-    first_that_is_not(&second, SECRET)
+    expect_content(&second, SECRET)
 }

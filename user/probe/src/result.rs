@@ -34,7 +34,7 @@ pub fn ensure(holds: bool, seen: impl FnOnce() -> String) -> ProbeResult {
 }
 
 /// Fails unless `result` is the error `errno`.
-pub fn refused<T: fmt::Debug>(what: &str, result: io::Result<T>, errno: i32) -> ProbeResult {
+pub fn expect_error<T: fmt::Debug>(what: &str, result: io::Result<T>, errno: i32) -> ProbeResult {
     let seen = result.as_ref().err().and_then(io::Error::raw_os_error);
     ensure(seen == Some(errno), || format!("{what}: errno {errno} expected, but: {result:?}"))
 }

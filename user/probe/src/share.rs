@@ -11,8 +11,10 @@ use crate::result::{Failure, ProbeResult, ensure};
 const DONE: u64 = 0xd0e5_d0e5;
 
 fn inherited(arguments: &[String], protection: Protection) -> Result<View, Failure> {
-    let number =
-        arguments.first().and_then(|text| text.parse().ok()).ok_or("the number of a dma-buf is needed")?;
+    let number = arguments
+        .first()
+        .and_then(|text| text.parse().ok())
+        .ok_or("usage: share-read|share-write DESCRIPTOR")?;
     // SAFETY: the descriptor is inherited from the parent process, and nothing else in this program uses it.
     let fd = unsafe { OwnedFd::from_raw_fd(number) };
     Ok(Buffer::from_fd(fd)?.map(protection)?)
@@ -37,10 +39,12 @@ pub fn read(arguments: &[String]) -> ProbeResult {
     let view = inherited(arguments, Protection::Read)?;
     let (last, started) = (view.words() - 1, Instant::now());
     while view.word(last) != DONE {
-        ensure(started.elapsed() < Duration::from_secs(120), || "the other program never finished".into())?;
+        ensure(started.elapsed() < Duration::from_secs(120), || {
+            "timeout: the writer has not finished".into()
+        })?;
         std::thread::yield_now();
     }
     std::sync::atomic::fence(std::sync::atomic::Ordering::Acquire);
     let wrong = (0..last).find(|&index| view.word(index) != content(index));
-    ensure(wrong.is_none(), || format!("word {wrong:?} is not what the other program wrote"))
+    ensure(wrong.is_none(), || format!("word {wrong:?} differs from the written content"))
 }

@@ -15,7 +15,7 @@ pub fn hello(_: &[String]) -> ProbeResult {
 pub fn exit(arguments: &[String]) -> ProbeResult {
     match arguments.first().and_then(|text| text.parse().ok()) {
         Some(status) => std::process::exit(status),
-        None => Err("exit needs a status".into()),
+        None => Err("usage: exit STATUS".into()),
     }
 }
 

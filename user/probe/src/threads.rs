@@ -71,17 +71,18 @@ pub fn preemption(_: &[String]) -> ProbeResult {
 pub fn floating_point(_: &[String]) -> ProbeResult {
     const STEPS: u32 = 300_000;
     let seeds: Vec<f64> = (1..=THREADS).map(|n| n as f64 / (THREADS + 1) as f64).collect();
-    let alone: Vec<u64> = seeds.iter().map(|seed| chaos(*seed, STEPS)).collect();
-    let threads: Vec<_> = seeds.into_iter().map(|seed| thread::spawn(move || chaos(seed, STEPS))).collect();
-    for (n, (thread, alone)) in threads.into_iter().zip(alone).enumerate() {
-        let together = thread.join().map_err(|_| Failure::from("a thread panicked"))?;
-        ensure(together == alone, || format!("thread {n}: {together:#x}, alone {alone:#x}"))?;
+    let expected: Vec<u64> = seeds.iter().map(|seed| logistic_maps(*seed, STEPS)).collect();
+    let threads: Vec<_> =
+        seeds.into_iter().map(|seed| thread::spawn(move || logistic_maps(seed, STEPS))).collect();
+    for (n, (thread, expected)) in threads.into_iter().zip(expected).enumerate() {
+        let result = thread.join().map_err(|_| Failure::from("a thread panicked"))?;
+        ensure(result == expected, || format!("thread {n}: {result:#x}, single-threaded {expected:#x}"))?;
     }
     Ok(())
 }
 
 /// Eight logistic maps in parallel: chaotic, so that any register corruption changes the result.
-fn chaos(seed: f64, steps: u32) -> u64 {
+fn logistic_maps(seed: f64, steps: u32) -> u64 {
     let mut lanes: [f64; 8] = std::array::from_fn(|n| seed / (n + 1) as f64);
     for _ in 0..steps {
         lanes.iter_mut().for_each(|x| *x = 3.99 * *x * (1.0 - *x));

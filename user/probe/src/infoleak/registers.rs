@@ -53,18 +53,18 @@ mod aarch64 {
     pub fn registers(_: &[String]) -> ProbeResult {
         first_instruction()?;
         // Other threads run in between, with different values in all registers.
-        let over = AtomicBool::new(false);
+        let done = AtomicBool::new(false);
         std::thread::scope(|scope| {
             for thread in 0..4 {
-                let over = &over;
+                let done = &done;
                 scope.spawn(move || {
-                    while !over.load(Ordering::Relaxed) {
+                    while !done.load(Ordering::Relaxed) {
                         call(libc::SYS_sched_yield, [0; 6], 0x1111 * thread);
                     }
                 });
             }
             let outcome = all_calls();
-            over.store(true, Ordering::Relaxed);
+            done.store(true, Ordering::Relaxed);
             outcome
         })
     }
@@ -72,13 +72,13 @@ mod aarch64 {
     fn first_instruction() -> ProbeResult {
         // SAFETY: written only before `_start`.
         let first = unsafe { (&raw const PROBE_FIRST).read() };
-        let odd = (0..31).find(|&n| first.x[n] != 0);
-        ensure(odd.is_none(), || {
-            format!("x{} is {:#x} at entry", odd.unwrap_or(0), first.x[odd.unwrap_or(0)])
+        let wrong = (0..31).find(|&n| first.x[n] != 0);
+        ensure(wrong.is_none(), || {
+            format!("x{} is {:#x} at entry", wrong.unwrap_or(0), first.x[wrong.unwrap_or(0)])
         })?;
-        let odd = (0..32).find(|&n| first.v[n] != 0);
-        ensure(odd.is_none(), || {
-            format!("v{} is {:#x} at entry", odd.unwrap_or(0), first.v[odd.unwrap_or(0)])
+        let wrong = (0..32).find(|&n| first.v[n] != 0);
+        ensure(wrong.is_none(), || {
+            format!("v{} is {:#x} at entry", wrong.unwrap_or(0), first.v[wrong.unwrap_or(0)])
         })?;
         ensure(first.special == [0; 4], || {
             format!("FPCR, FPSR, TPIDR, TPIDRRO are {:x?} at entry", first.special)
@@ -131,14 +131,14 @@ mod aarch64 {
     }
 
     fn compare(number: i64, before: &Registers, after: &Registers) -> ProbeResult {
-        let odd = (1..31).find(|&n| before.x[n] != after.x[n]);
-        ensure(odd.is_none(), || {
-            let n = odd.unwrap_or(0);
+        let wrong = (1..31).find(|&n| before.x[n] != after.x[n]);
+        ensure(wrong.is_none(), || {
+            let n = wrong.unwrap_or(0);
             format!("call {number}: x{n} was {:#x} and is {:#x}", before.x[n], after.x[n])
         })?;
-        let odd = (0..32).find(|&n| before.v[n] != after.v[n]);
-        ensure(odd.is_none(), || {
-            let n = odd.unwrap_or(0);
+        let wrong = (0..32).find(|&n| before.v[n] != after.v[n]);
+        ensure(wrong.is_none(), || {
+            let n = wrong.unwrap_or(0);
             format!("call {number}: v{n} was {:#x} and is {:#x}", before.v[n], after.v[n])
         })?;
         let control = before.special[..2] == after.special[..2];
@@ -147,6 +147,6 @@ mod aarch64 {
         ensure(!is_kernel_address(tpidr) && tpidrro == 0, || {
             format!("TPIDR {tpidr:#x}, TPIDRRO {tpidrro:#x}")
         })?;
-        ensure(!is_kernel_address(after.x[0]), || format!("call {number} answers {:#x}", after.x[0]))
+        ensure(!is_kernel_address(after.x[0]), || format!("call {number} returns {:#x}", after.x[0]))
     }
 }

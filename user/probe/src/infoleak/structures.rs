@@ -101,22 +101,22 @@ fn output(call: &StructureCall, fill: u8) -> Option<[u8; ROOM]> {
     let at = (&raw mut out).expose_provenance() as u64;
     let arguments = call.arguments.map(|argument| if argument == OUT { at } else { argument });
     // SAFETY: the kernel writes to `out`, which is exclusively owned and larger than any of the structures.
-    let answer = unsafe { raw::call(call.number, arguments) };
-    (answer >= 0).then_some(out.0)
+    let result = unsafe { raw::call(call.number, arguments) };
+    (result >= 0).then_some(out.0)
 }
 
 fn check(call: &StructureCall) -> ProbeResult {
     let name = call.name;
     let (Some(one), Some(other)) = (output(call, 0xaa), output(call, 0x55)) else {
         // Terminal ioctls fail if the console is not a terminal.
-        return ensure(name.starts_with('T'), || format!("{name} is refused"));
+        return ensure(name.starts_with('T'), || format!("{name} fails"));
     };
     let written = |at: usize| one[at] != 0xaa || other[at] != 0x55;
     // A byte written as 0xaa in one call and as 0x55 in the other would look unwritten; that fails the probe.
     let missing = (0..call.size).find(|&at| !written(at));
     ensure(missing.is_none(), || format!("{name} does not write byte {missing:?} of {}", call.size))?;
-    let behind = (call.size..ROOM).find(|&at| written(at));
-    ensure(behind.is_none(), || format!("{name} writes byte {behind:?} past its {}", call.size))?;
+    let excess = (call.size..ROOM).find(|&at| written(at));
+    ensure(excess.is_none(), || format!("{name} writes byte {excess:?} past its {}", call.size))?;
     let gap = call.gaps.iter().flat_map(|&(from, to)| from..to).find(|&at| one[at] != 0);
     ensure(gap.is_none(), || format!("{name}: padding at {gap:?} is {:#x}", one[gap.unwrap_or(0)]))?;
     check_no_kernel_data(name, &one[..call.size])
@@ -125,9 +125,7 @@ fn check(call: &StructureCall) -> ProbeResult {
 fn check_no_kernel_data(name: &str, bytes: &[u8]) -> ProbeResult {
     let words = bytes.windows(8).map(|word| u64::from_le_bytes(word.try_into().expect("eight bytes")));
     let address = words.step_by(4).find(|&word| is_kernel_address(word));
-    ensure(address.is_none(), || {
-        format!("{name}: {:#x} looks like an address of the kernel", address.unwrap_or(0))
-    })?;
+    ensure(address.is_none(), || format!("{name}: {:#x} looks like a kernel address", address.unwrap_or(0)))?;
     let poison = bytes.windows(4).position(|piece| piece == [STACK_POISON; 4]);
     ensure(poison.is_none(), || format!("{name}: old kernel stack content at {poison:?}"))
 }
@@ -138,15 +136,17 @@ fn directory() -> ProbeResult {
     let arguments = [bin.as_raw_fd() as u64, OUT, ROOM as u64, 0, 0, 0];
     let call =
         StructureCall { name: "getdents64", number: libc::SYS_getdents64, arguments, size: ROOM, gaps: &[] };
-    let bytes = output(&call, 0xaa).ok_or("getdents64 is refused")?;
+    let bytes = output(&call, 0xaa).ok_or("getdents64 fails")?;
     let mut at = 0;
     // The unwritten rest is 0xaa; 0xaaaa is not a valid record length.
     while let Some(len) = bytes.get(at + 16..at + 18).map(|len| u16::from_le_bytes([len[0], len[1]]) as usize)
     {
         let Some(record) = bytes.get(at..at + len).filter(|_| len > 19) else { break };
-        let name = record[19..].iter().position(|&byte| byte == 0).ok_or("a name without end")?;
+        let name = record[19..].iter().position(|&byte| byte == 0).ok_or("an unterminated name")?;
         let padded = record[19 + name..].iter().all(|&byte| byte == 0);
-        ensure(padded, || format!("behind {:?}: {:x?}", &record[19..19 + name], &record[19 + name..]))?;
+        ensure(padded, || {
+            format!("padding after {:?}: {:x?}", &record[19..19 + name], &record[19 + name..])
+        })?;
         check_no_kernel_data("getdents64", record)?;
         at += len;
     }
