@@ -5,7 +5,7 @@
 //!
 //! - `handle_sync(frame: &mut TrapFrame, from: Origin)`
 //! - `handle_irq(frame: &mut TrapFrame, from: Origin)`
-//! - `handle_bad(frame: &mut TrapFrame, vector: Vector) -> !`
+//! - `handle_unexpected(frame: &mut TrapFrame, vector: Vector) -> !`
 //!
 //! When one of the first two returns, execution resumes with the registers in `frame`.
 

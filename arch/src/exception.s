@@ -139,7 +139,7 @@ stack_overflow:
     str     x1, [x2, #CPU_OVERFLOWED]
     mov     x0, sp
     mov     x1, #STACK_OVERFLOW
-    bl      handle_bad
+    bl      handle_unexpected
     b       .
 
 .macro bad number
@@ -153,7 +153,7 @@ bad_\number:
     .endif
     mov     x0, sp
     mov     x1, #\number
-    bl      handle_bad
+    bl      handle_unexpected
     b       .
 .endm
 

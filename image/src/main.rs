@@ -44,7 +44,7 @@ mod entry {
     }
 
     #[unsafe(no_mangle)]
-    extern "C" fn handle_bad(frame: &mut TrapFrame, vector: Vector) -> ! {
+    extern "C" fn handle_unexpected(frame: &mut TrapFrame, vector: Vector) -> ! {
         trap::unexpected(frame, vector)
     }
 
