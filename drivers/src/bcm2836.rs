@@ -1,8 +1,9 @@
-//! The interrupt controllers of a Raspberry Pi 3: the local one of the cores (BCM2836, "QA7": timers, mailboxes
-//! between cores) and, as one of its inputs, that of the peripherals (BCM2835, section 7).
+//! The interrupt controllers of a Raspberry Pi 3: the local one of the cores (BCM2836, "QA7": timers,
+//! mailboxes between cores) and, as one of its inputs, that of the peripherals (BCM2835, section 7).
 //!
-//! There are no priorities and no end of interrupt: an interrupt is a level that the device deasserts when it is served.
-//! Mailbox 0 of each core carries the IPIs, one bit each. All interrupts of the peripherals go to the first core.
+//! There are no priorities and no end of interrupt: an interrupt is a level that the device deasserts when it
+//! is served. Mailbox 0 of each core carries the IPIs, one bit each. All interrupts of the peripherals go to
+//! the first core.
 
 use crate::mmio::{Mmio, MmioWindow, ReadOnly, TooShort};
 use core::fmt;
@@ -121,8 +122,8 @@ pub struct Bcm2836Interface {
     peripherals: Mmio<PeripheralRegisters>,
 }
 
-// SAFETY: a core reads its own pending register and clears its own mailbox; setting a bit of a mailbox is a complete
-// request. The pending registers of the peripherals are only read.
+// SAFETY: a core reads its own pending register and clears its own mailbox; setting a bit of a mailbox is a
+// complete request. The pending registers of the peripherals are only read.
 unsafe impl Sync for Bcm2836Interface {}
 
 /// An acknowledged interrupt.
@@ -142,8 +143,8 @@ pub fn open(local: MmioWindow, peripherals: MmioWindow) -> Result<(Bcm2836, Bcm2
     local.at_least(size_of::<LocalRegisters>() as u64)?;
     peripherals.at_least(size_of::<PeripheralRegisters>() as u64)?;
     let (local, peripherals) = (local.address(), peripherals.address());
-    // SAFETY: both structs contain register fields only; the windows, whose lengths were checked, guarantee the mapping and
-    // are owned by this function.
+    // SAFETY: both structs contain register fields only; the windows, whose lengths were checked, guarantee
+    // the mapping and are owned by this function.
     let controller = unsafe { Bcm2836 { local: Mmio::new(local), peripherals: Mmio::new(peripherals) } };
     // SAFETY: as above; the second pair shares the registers as `Sync for Bcm2836Interface` explains.
     let interface =
@@ -194,7 +195,8 @@ impl Bcm2836 {
 }
 
 impl Bcm2836Interface {
-    /// Acknowledges a pending interrupt of this core. Later reads are not performed before the acknowledgement.
+    /// Acknowledges a pending interrupt of this core. Later reads are not performed before the
+    /// acknowledgement.
     pub fn acknowledge(&self) -> Option<Bcm2836Pending> {
         let core = Core::of(arch::cpu::affinity()).ok()?;
         let waiting = self.local.irq_source[core.0].get();

@@ -1,11 +1,11 @@
 //! The interrupt controller: a GICv2 or GICv3 (IHI 0048, IHI 0069) behind one pair of types.
 //!
-//! [`Gic`] is shared by all CPUs (enables, configuration, targets); it takes `&mut self`, under a lock of the kernel.
-//! [`GicInterface`] is per CPU: acknowledging, ending and sending need no lock, are callable from any CPU, and act on that
-//! CPU.
+//! [`Gic`] is shared by all CPUs (enables, configuration, targets); it takes `&mut self`, under a lock of the
+//! kernel. [`GicInterface`] is per CPU: acknowledging, ending and sending need no lock, are callable from any
+//! CPU, and act on that CPU.
 //!
-//! Order: [`Gic::v2`] or [`Gic::v3`], then [`Gic::init_cpu`] on every CPU for itself, the boot CPU first. All interrupts
-//! are disabled at first: [`Gic::configure`], then [`Gic::enable`] them.
+//! Order: [`Gic::v2`] or [`Gic::v3`], then [`Gic::init_cpu`] on every CPU for itself, the boot CPU first. All
+//! interrupts are disabled at first: [`Gic::configure`], then [`Gic::enable`] them.
 
 mod common;
 mod v2;
@@ -33,7 +33,8 @@ impl Gic {
         Ok((Self(Version::V2(distributor)), GicInterface(InterfaceVersion::V2(interface))))
     }
 
-    /// A GICv3 or v4 with these registers (GICD and the GICR regions). All interrupts are disabled; the distributor forwards.
+    /// A GICv3 or v4 with these registers (GICD and the GICR regions). All interrupts are disabled; the
+    /// distributor forwards.
     pub fn v3(
         distributor: MmioWindow,
         redistributors: Vec<MmioWindow>,
@@ -42,8 +43,8 @@ impl Gic {
         Ok((Self(Version::V3(distributor)), GicInterface(InterfaceVersion::V3)))
     }
 
-    /// Initializes the calling CPU, whose affinity (MPIDR_EL1) is `affinity`: its private interrupts except SGIs are disabled,
-    /// and its CPU interface forwards all priorities.
+    /// Initializes the calling CPU, whose affinity (MPIDR_EL1) is `affinity`: its private interrupts except
+    /// SGIs are disabled, and its CPU interface forwards all priorities.
     pub fn init_cpu(&mut self, affinity: u64) -> Result<CpuTarget, GicError> {
         match &mut self.0 {
             Version::V2(gic) => Ok(CpuTarget { affinity, mask: gic.init_cpu() }),
@@ -51,8 +52,8 @@ impl Gic {
         }
     }
 
-    /// Disables an interrupt and sets its trigger and priority, and for a shared interrupt (SPI) its target. A private
-    /// interrupt is configured on `cpu`, which on a GICv2 must be the caller.
+    /// Disables an interrupt and sets its trigger and priority, and for a shared interrupt (SPI) its target.
+    /// A private interrupt is configured on `cpu`, which on a GICv2 must be the caller.
     pub fn configure(
         &mut self,
         interrupt: GicInterrupt,
@@ -92,8 +93,8 @@ enum InterfaceVersion {
 }
 
 impl GicInterface {
-    /// Acknowledges the most urgent pending interrupt of this CPU; `None` for a spurious interrupt, which needs no end. Later
-    /// reads are not performed before the acknowledgement.
+    /// Acknowledges the most urgent pending interrupt of this CPU; `None` for a spurious interrupt, which
+    /// needs no end. Later reads are not performed before the acknowledgement.
     pub fn acknowledge(&self) -> Option<GicPending> {
         let pending = match &self.0 {
             InterfaceVersion::V2(interface) => interface.acknowledge(),

@@ -1,9 +1,9 @@
-//! The machine's interrupt controller behind one set of types: a GIC ([`crate::gic`]) or that of a Raspberry Pi 3
-//! ([`crate::bcm2836`]).
+//! The machine's interrupt controller behind one set of types: a GIC ([`crate::gic`]) or that of a Raspberry
+//! Pi 3 ([`crate::bcm2836`]).
 //!
-//! [`Controller`] is shared by all CPUs, under a lock of the kernel; [`CpuInterface`] needs no lock: it is callable from any
-//! CPU and acts on that CPU. Order: open the controller, then [`Controller::init_cpu`] on every CPU for itself, the boot CPU
-//! first, then [`Controller::enable`].
+//! [`Controller`] is shared by all CPUs, under a lock of the kernel; [`CpuInterface`] needs no lock: it is
+//! callable from any CPU and acts on that CPU. Order: open the controller, then [`Controller::init_cpu`] on
+//! every CPU for itself, the boot CPU first, then [`Controller::enable`].
 
 use crate::{bcm2836, gic};
 use core::fmt;
@@ -70,7 +70,7 @@ pub enum InterruptTarget {
 /// Destination of an inter-processor interrupt (IPI).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum IpiTarget {
-    /// This CPU.
+    /// One CPU.
     One(InterruptTarget),
     /// Every CPU except the sender.
     Others,
@@ -85,8 +85,8 @@ pub enum Controller {
 }
 
 impl Controller {
-    /// Initializes the calling CPU, whose affinity (MPIDR_EL1) is `affinity`: disables its private interrupts and enables
-    /// IPIs.
+    /// Initializes the calling CPU, whose affinity (MPIDR_EL1) is `affinity`: disables its private interrupts
+    /// and enables IPIs.
     ///
     /// # Errors
     /// The controller does not know this CPU.
@@ -97,8 +97,8 @@ impl Controller {
         })
     }
 
-    /// Enables `interrupt`, with target `cpu` if the controller supports targets. For a private interrupt `cpu` must be the
-    /// caller.
+    /// Enables `interrupt`, with target `cpu` if the controller supports targets. For a private interrupt
+    /// `cpu` must be the caller.
     ///
     /// # Errors
     /// The controller has no such interrupt.
@@ -174,7 +174,8 @@ pub enum CpuInterface {
 }
 
 impl CpuInterface {
-    /// Acknowledges a pending interrupt of this CPU, if any. Later reads are not performed before the acknowledgement.
+    /// Acknowledges a pending interrupt of this CPU, if any. Later reads are not performed before the
+    /// acknowledgement.
     pub fn acknowledge(&self) -> Option<Pending> {
         match self {
             Self::Gic(interface) => interface.acknowledge().map(PendingSource::Gic),

@@ -23,7 +23,7 @@ pub trait Handler: Sync {
     fn handle(&self);
 }
 
-/// The reschedule IPI, which makes a CPU look at the run queue.
+/// The reschedule IPI, which makes a CPU reschedule.
 const IPI_RESCHEDULE: u32 = 0;
 /// The IPI that stops a CPU permanently.
 const IPI_STOP: u32 = 1;
@@ -139,7 +139,7 @@ pub fn enable(interrupt: Interrupt) -> Result<(), IrqError> {
     controller.lock().enable(interrupt, target).map_err(IrqError::Controller)
 }
 
-/// Sends a reschedule IPI to CPU `index`, which then looks at the run queue.
+/// Sends a reschedule IPI to CPU `index`.
 pub fn send_reschedule(index: usize) {
     if let (Some(interface), Some(&target)) = (INTERFACE.get(), TARGETS[index].get())
         && let Err(error) = interface.send(IPI_RESCHEDULE, IpiTarget::One(target))

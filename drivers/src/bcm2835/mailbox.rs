@@ -1,5 +1,5 @@
-//! The mailbox to a Raspberry Pi's firmware, and its property interface: a message of tags in memory, whose values the
-//! firmware replaces (raspberrypi/firmware wiki, "Mailbox property interface").
+//! The mailbox to a Raspberry Pi's firmware, and its property interface: a message of tags in memory, whose
+//! values the firmware replaces (raspberrypi/firmware wiki, "Mailbox property interface").
 //!
 //! The message is in coherent memory; the firmware gets its bus address.
 
@@ -160,7 +160,7 @@ impl Mailbox {
     ///
     /// # Errors
     /// [`MailboxError`]. After [`MailboxError::TimedOut`] the firmware may still write to the message buffer.
-    pub fn ask(
+    pub fn get_property(
         &mut self,
         tag: PropertyTag,
         expired: impl FnMut() -> bool,
@@ -169,10 +169,12 @@ impl Mailbox {
         Ok(answer)
     }
 
-    /// Allocates a framebuffer of this size. One message sets all properties, since the firmware ignores an incomplete set.
+    /// Allocates a framebuffer of this size. One message sets all properties, since the firmware ignores an
+    /// incomplete set.
     ///
     /// # Errors
-    /// As [`ask`](Self::ask); [`MailboxError::Unanswered`] also for a framebuffer that is too small.
+    /// As [`get_property`](Self::get_property); [`MailboxError::Unanswered`] also for a framebuffer that is
+    /// too small.
     pub fn framebuffer(
         &mut self,
         width: u32,
@@ -262,16 +264,16 @@ mod tests {
     use addr::Iova;
     use dma_api::FakeSpace;
 
-    /// Runs `ask` with a mailbox whose firmware answers by `answer`.
+    /// Runs `request` with a mailbox whose firmware answers by `answer`.
     fn with<R>(
         answer: impl Fn(&FakeSpace, u32),
-        ask: impl FnOnce(&mut Mailbox, &mut dyn FnMut() -> bool) -> R,
+        request: impl FnOnce(&mut Mailbox, &mut dyn FnMut() -> bool) -> R,
     ) -> R {
         let (fake, space) = (FakeRegisters::new(0x40), FakeSpace::new());
         let mut mailbox = Mailbox::new(fake.mmio(), &space).unwrap();
         fake.set32(0x18, EMPTY);
         let mut asked = 0;
-        ask(&mut mailbox, &mut || {
+        request(&mut mailbox, &mut || {
             asked += 1;
             let told = fake.get32(0x20);
             assert_eq!(told & 0xf, 8);
@@ -282,8 +284,8 @@ mod tests {
         })
     }
 
-    fn ask(answer: impl Fn(&FakeSpace, u32)) -> Result<[u32; 2], MailboxError> {
-        with(answer, |mailbox, expired| mailbox.ask(PropertyTag::BoardSerial, expired))
+    fn board_serial(answer: impl Fn(&FakeSpace, u32)) -> Result<[u32; 2], MailboxError> {
+        with(answer, |mailbox, expired| mailbox.get_property(PropertyTag::BoardSerial, expired))
     }
 
     #[test]
@@ -325,7 +327,7 @@ mod tests {
 
     #[test]
     fn message_has_one_tag_and_an_end_tag() {
-        let answer = ask(|space, at| {
+        let answer = board_serial(|space, at| {
             let mut bytes = [0; 32];
             space.device_read(Iova::new(at.into()), &mut bytes).unwrap();
             let words: Vec<u32> =
@@ -338,16 +340,16 @@ mod tests {
 
     #[test]
     fn invalid_answer_is_an_error() {
-        let refused = ask(|space, at| write(space, at, &[32, 0x8000_0001]));
+        let refused = board_serial(|space, at| write(space, at, &[32, 0x8000_0001]));
         assert_eq!(refused, Err(MailboxError::Refused(0x8000_0001)));
         for length in [0, ANSWERED] {
-            let unknown = ask(|space, at| write(space, at, &[32, SUCCESS, 0x1_0004, 8, length]));
+            let unknown = board_serial(|space, at| write(space, at, &[32, SUCCESS, 0x1_0004, 8, length]));
             assert_eq!(unknown, Err(MailboxError::Unanswered(PropertyTag::BoardSerial)));
         }
         let fake = FakeRegisters::new(0x40);
         let mut mailbox = Mailbox::new(fake.mmio(), &FakeSpace::new()).unwrap();
         fake.set32(0x38, FULL);
-        assert_eq!(mailbox.ask(PropertyTag::ArmMemory, || true), Err(MailboxError::TimedOut));
+        assert_eq!(mailbox.get_property(PropertyTag::ArmMemory, || true), Err(MailboxError::TimedOut));
         assert_eq!(fake.get32(0x20), 0, "nothing was sent");
     }
 }

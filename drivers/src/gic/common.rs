@@ -5,8 +5,8 @@ use core::fmt;
 
 pub use arm_gic::{IntId, Trigger};
 
-/// Initial priority of every interrupt; lower numbers are more urgent. The upper half is available to a non-secure
-/// kernel.
+/// Initial priority of every interrupt; lower numbers are more urgent. The upper half is available to a
+/// non-secure kernel.
 pub const DEFAULT_PRIORITY: u8 = 0xa0;
 
 /// An interrupt and its trigger.
@@ -65,7 +65,7 @@ pub struct CpuTarget {
 /// Destination of an SGI.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SgiDestination {
-    /// This CPU.
+    /// One CPU.
     One(CpuTarget),
     /// Every CPU except the sender.
     Others,

@@ -1,8 +1,8 @@
 //! GICv2 (IHI 0048B).
 //!
-//! `arm_gic::gicv2` is not used: it overwrites neighbouring priorities with 0, returns the source CPU of an SGI as part of
-//! its number, has no interrupt targets and no initialization of secondary CPUs, and enables group 1 by a bit that the
-//! non-secure view does not have. The registers are few.
+//! `arm_gic::gicv2` is not used: it overwrites neighbouring priorities with 0, returns the source CPU of an
+//! SGI as part of its number, has no interrupt targets and no initialization of secondary CPUs, and enables
+//! group 1 by a bit that the non-secure view does not have. The registers are few.
 
 use super::common::{DEFAULT_PRIORITY, GicError, GicInterrupt, GicPending, IntId, SgiDestination, Trigger};
 use crate::mmio::{Mmio, MmioWindow, ReadOnly};
@@ -43,8 +43,8 @@ struct InterfaceRegisters {
 }
 const _: () = assert!(offset_of!(InterfaceRegisters, eoir) == 0x10);
 
-/// GICD_CTLR and GICC_CTLR: forward the kernel's group. That is group 1 for a non-secure kernel and group 0 without
-/// security extensions; the bit is the same.
+/// GICD_CTLR and GICC_CTLR: forward the kernel's group. That is group 1 for a non-secure kernel and group 0
+/// without security extensions; the bit is the same.
 const ENABLE: u32 = 1;
 /// GICD_SGIR: all CPUs except the sender.
 const SGI_OTHERS: u32 = 0b01 << 24;
@@ -62,8 +62,8 @@ pub(super) struct InterfaceV2 {
     distributor: Mmio<Registers>,
 }
 
-// SAFETY: the registers of the CPU interface are banked per CPU; of the distributor only GICD_SGIR is used, where each
-// write is a complete request.
+// SAFETY: the registers of the CPU interface are banked per CPU; of the distributor only GICD_SGIR is used,
+// where each write is a complete request.
 unsafe impl Sync for InterfaceV2 {}
 
 pub(super) fn new(
@@ -73,8 +73,9 @@ pub(super) fn new(
     distributor.at_least(size_of::<Registers>() as u64)?;
     interface.at_least(size_of::<InterfaceRegisters>() as u64)?;
     let (gicd, gicc) = (distributor.address(), interface.address());
-    // SAFETY: both structs contain register fields only; the windows, whose lengths were checked, guarantee the mapping and
-    // are owned by this function. The second pair shares it as `Sync for InterfaceV2` explains.
+    // SAFETY: both structs contain register fields only; the windows, whose lengths were checked, guarantee
+    // the mapping and are owned by this function. The second pair shares it as `Sync for InterfaceV2`
+    // explains.
     let (registers, interface) = unsafe { (Mmio::<Registers>::new(gicd), Mmio::new(gicc)) };
     // SAFETY: as above.
     let shared = unsafe { InterfaceV2 { registers: Mmio::new(gicc), distributor: Mmio::new(gicd) } };
@@ -114,7 +115,8 @@ impl DistributorV2 {
         self.registers.isenabler[0].set(0xffff);
         self.interface.pmr.set(0xff);
         self.interface.ctlr.set(ENABLE);
-        // The target registers of private interrupts read as the CPU's own bit; on a uniprocessor possibly as 0 (4.3.12).
+        // The target registers of private interrupts read as the CPU's own bit; on a uniprocessor possibly as
+        // 0 (4.3.12).
         let mask = (0..32).fold(0, |mask, id| mask | self.registers.itargetsr[id].get());
         if mask == 0 { 1 } else { mask }
     }

@@ -25,8 +25,8 @@ impl DistributorV3 {
         regions.iter().try_for_each(|region| region.at_least(FRAMES))?;
         let pointer = core::ptr::with_exposed_provenance_mut(registers.address().raw() as usize);
         let pointer = NonNull::new(pointer).expect("a window is not at address 0");
-        // SAFETY: mapped registers of at least this size, as the window guarantees (checked above), which this function owns
-        // and accesses through this pointer only.
+        // SAFETY: mapped registers of at least this size, as the window guarantees (checked above), which
+        // this function owns and accesses through this pointer only.
         let gicd = GicDistributor::new(unsafe { UniqueMmioPointer::new(pointer) });
         let mut gic = Self { gicd, regions };
         gic.init();
@@ -95,7 +95,8 @@ impl DistributorV3 {
         Ok(())
     }
 
-    /// Checks that the interrupt is implemented. The kernel uses no extended and no message-based interrupts on a GICv3.
+    /// Checks that the interrupt is implemented. The kernel uses no extended and no message-based interrupts
+    /// on a GICv3.
     fn checked(&self, interrupt: GicInterrupt) -> Result<GicInterrupt, GicError> {
         let id = interrupt.id;
         let spis = self.gicd.typer().num_spis();
@@ -128,8 +129,8 @@ fn frames_at(region: &mut MmioWindow, offset: u64) -> GicRedistributor<'_> {
     let address = region.address() + offset;
     let pointer = core::ptr::with_exposed_provenance_mut(address.raw() as usize);
     let pointer = NonNull::new(pointer).expect("a window is not at address 0");
-    // SAFETY: mapped registers, since the caller keeps the frames inside the window; `&mut` excludes other pointers to them
-    // during its lifetime.
+    // SAFETY: mapped registers, since the caller keeps the frames inside the window; `&mut` excludes other
+    // pointers to them during its lifetime.
     GicRedistributor::new(unsafe { UniqueMmioPointer::new(pointer) })
 }
 

@@ -46,7 +46,7 @@ fn probe(probed: &PlatformProbe<'_>) -> Probed {
 fn log_properties(mailbox: &mut Mailbox) -> Result<(), MailboxError> {
     let mut get = |tag| {
         let deadline = Deadline::in_ns(TIMEOUT_NS);
-        mailbox.ask(tag, || deadline.passed())
+        mailbox.get_property(tag, || deadline.passed())
     };
     let ([built, _], [revision, _]) = (get(PropertyTag::FirmwareRevision)?, get(PropertyTag::BoardRevision)?);
     let ([low, high], [start, len]) = (get(PropertyTag::BoardSerial)?, get(PropertyTag::ArmMemory)?);

@@ -12,7 +12,7 @@ pub const WIDTH: u32 = 640;
 pub const HEIGHT: u32 = 480;
 const TILE: u32 = 80;
 
-/// Draws tiles, each in a colour of its own. A framebuffer in RAM is an error.
+/// Draws tiles, each in a different colour. A framebuffer in RAM is an error.
 pub fn draw(framebuffer: &Framebuffer, probe: &PlatformProbe<'_>) -> Result<(), ProbeError> {
     let at = probe.map(outside_ram(framebuffer, probe.memory)?)?;
     // SAFETY: mapped permanently as Device memory; a framebuffer according to the firmware, and not in RAM

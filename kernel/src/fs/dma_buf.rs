@@ -97,7 +97,10 @@ impl DmaBufFile {
     fn leaves(&self, caller: &Caller<'_>) -> Leaves {
         let buffer = &self.0.buffer;
         let mut leaves = Leaves::default();
-        let maps_buffer = |backing: &VmaBacking| matches!(backing, VmaBacking::Shared(shared, _) if Arc::ptr_eq(shared, buffer));
+        let maps_buffer = |backing: &VmaBacking| match backing {
+            VmaBacking::Shared(shared, _) => Arc::ptr_eq(shared, buffer),
+            _ => false,
+        };
         caller.space.leaves(|area| maps_buffer(&area.backing), |leaf| count(&mut leaves, &leaf));
         leaves
     }

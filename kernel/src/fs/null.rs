@@ -13,7 +13,7 @@ pub(super) fn register() -> Result<(), RegisterError> {
     char_device::register(&["/dev/null"], NUMBER, |_, flags| Ok(OpenFile::new(Null, flags)))
 }
 
-/// A file that is always empty and discards what is written.
+/// An empty file that discards writes.
 pub struct Null;
 
 impl File for Null {

@@ -102,7 +102,7 @@ fn spawn_thread(
 pub fn make_ready(thread: &Arc<Thread>) {
     let mut scheduler = SCHEDULER.lock();
     scheduler.queue.push(thread.clone());
-    kick(&mut scheduler);
+    kick_idle_cpu(&mut scheduler);
 }
 
 /// Discards a thread that was never made ready.
@@ -160,7 +160,7 @@ pub fn unpark(thread: &Arc<Thread>) {
     if thread.wait_state.wake() {
         let sleeper = scheduler.queue.remove_sleeper(|other| Arc::ptr_eq(other, thread));
         scheduler.queue.push(sleeper.unwrap_or_else(|| thread.clone()));
-        kick(&mut scheduler);
+        kick_idle_cpu(&mut scheduler);
     }
 }
 
@@ -253,7 +253,7 @@ fn on_timer() {
     while let Some(thread) = scheduler.queue.pop_expired(now) {
         if thread.wait_state.wake() {
             scheduler.queue.push(thread);
-            kick(&mut scheduler);
+            kick_idle_cpu(&mut scheduler);
         }
     }
     // A slice that is used up needs no further interrupt: its thread is in the kernel, and `preempt` runs
@@ -283,9 +283,9 @@ fn this_cpu() -> u64 {
     1 << arch::cpu::index()
 }
 
-/// Makes one idle CPU look at the run queue: this one if it is idle (an interrupt has woken it), else another
-/// by a reschedule IPI.
-fn kick(scheduler: &mut Scheduler) {
+/// Makes one idle CPU reschedule: this one if it is idle (an interrupt has woken it), else another by a
+/// reschedule IPI.
+fn kick_idle_cpu(scheduler: &mut Scheduler) {
     if scheduler.idle & this_cpu() != 0 {
         scheduler.idle &= !this_cpu();
     } else if scheduler.idle != 0 {
