@@ -41,8 +41,8 @@ pub struct Direct<'a> {
 }
 
 impl<'a> Direct<'a> {
-    /// A device behind `windows` that drives the address bits in `mask`. Without windows, bus addresses are physical
-    /// addresses.
+    /// A device behind `windows` that drives the address bits in `mask`. Without windows, bus addresses are
+    /// physical addresses.
     pub fn new(windows: &'a [BusWindow], mask: u64) -> Self {
         Self { windows, mask }
     }

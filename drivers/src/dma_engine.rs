@@ -1,5 +1,5 @@
-//! DMA engines that copy between memory and a buffer of [`BUFFER_LEN`] bytes: QEMU's `edu` with its internal buffer, and the
-//! DMA engine of a Raspberry Pi with a buffer in memory, which its driver allocates.
+//! DMA engines that copy between memory and a buffer of [`BUFFER_LEN`] bytes: QEMU's `edu` with its internal
+//! buffer, and the DMA engine of a Raspberry Pi with a buffer in memory, which its driver allocates.
 //!
 //! A job is started, then waited for by polling or by interrupt, as the caller decides.
 
@@ -107,7 +107,7 @@ impl fmt::Display for CopyError {
             }
             Self::Unaligned { value, word } => write!(f, "{value:#x} is not a multiple of {word}"),
             Self::TooMany { transfers, most } => {
-                write!(f, "{transfers} transfers at once, {most} are the most")
+                write!(f, "{transfers} transfers in a job, the maximum is {most}")
             }
             Self::Failed(errors) => write!(f, "device error {errors:#x}"),
             Self::TimedOut => write!(f, "the transfer timed out"),
@@ -122,8 +122,8 @@ pub trait DmaEngine: Send {
     /// Maximum number of transfers of a job; above 1 the engine supports scatter-gather lists.
     fn max_transfers(&self) -> usize;
 
-    /// Starts a job of `transfers`, in this order. The device observes all earlier stores to the memory, which it owns until
-    /// [`is_done`](Self::is_done).
+    /// Starts a job of `transfers`, in this order. The device observes all earlier stores to the memory,
+    /// which it owns until [`is_done`](Self::is_done).
     ///
     /// # Errors
     /// [`CopyError`], except [`CopyError::Failed`] and [`CopyError::TimedOut`]; nothing was started.
@@ -138,7 +138,7 @@ pub trait DmaEngine: Send {
     /// [`CopyError::Failed`].
     fn outcome(&mut self) -> Result<(), CopyError>;
 
-    /// Deasserts the device's interrupt, and returns whether it signalled the end of a job. For an interrupt handler: does
-    /// not wait or allocate.
+    /// Deasserts the device's interrupt, and returns whether it signalled the end of a job. For an interrupt
+    /// handler: does not wait or allocate.
     fn acknowledge(&mut self) -> bool;
 }

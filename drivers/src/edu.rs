@@ -1,8 +1,8 @@
 //! QEMU's educational device: a DMA engine with a buffer of 4 KiB that copies to and from memory.
 //!
-//! The device reports that a transfer has finished, but not whether it succeeded: a faulted read stores zeroes in the
-//! buffer, a faulted write is dropped. The device accepts any offset and length, so the driver checks that transfers are
-//! inside the buffer.
+//! The device reports that a transfer has finished, but not whether it succeeded: a faulted read stores
+//! zeroes in the buffer, a faulted write is dropped. The device accepts any offset and length, so the driver
+//! checks that transfers are inside the buffer.
 
 use crate::dma_engine::{CopyError, DmaEngine, Notify, Transfer, TransferDirection};
 use crate::mmio::{Mmio, ReadOnly};
@@ -13,7 +13,8 @@ use tock_registers::registers::{ReadWrite, WriteOnly};
 
 /// The PCI vendor and device id.
 pub const PCI_ID: (u16, u16) = (0x1234, 0x11e8);
-/// The highest address on the bus, unless configured otherwise in QEMU: 28 bits. Higher address bits are lost.
+/// The highest address on the bus, unless configured otherwise in QEMU: 28 bits. Higher address bits are
+/// lost.
 pub const DMA_MASK: u64 = (1 << 28) - 1;
 /// Address of the buffer in the device's address space.
 const BUFFER: u64 = 0x4_0000;
@@ -84,8 +85,8 @@ pub struct EduEngine {
 }
 
 impl EduEngine {
-    /// The device with these registers (BAR 0) and this highest address ([`DMA_MASK`] unless configured otherwise in QEMU).
-    /// Checks identification and liveness.
+    /// The device with these registers (BAR 0) and this highest address ([`DMA_MASK`] unless configured
+    /// otherwise in QEMU). Checks identification and liveness.
     pub fn new(registers: Mmio<Registers>, mask: u64) -> Result<Self, EduError> {
         let id = registers.id.get();
         if id & ID_MASK != ID {
@@ -143,7 +144,7 @@ impl DmaEngine for EduEngine {
         done
     }
 
-    /// The device never says.
+    /// Always `Ok`: the device reports no result.
     fn outcome(&mut self) -> Result<(), CopyError> {
         Ok(())
     }

@@ -1,5 +1,5 @@
-//! Host builds only: plain memory in place of registers. It has no behaviour: the test acts as the device between two steps
-//! of the driver.
+//! Host builds only: plain memory in place of registers. It has no behaviour: the test acts as the device
+//! between two steps of the driver.
 
 use alloc::boxed::Box;
 
@@ -17,16 +17,16 @@ pub struct FakeRegisters {
 struct Aligned([u32; 64 * 1024 / 4]);
 
 impl FakeRegisters {
-    /// `len` bytes (a multiple of 4), zeroed and aligned to 64 KiB. They are never freed, as a driver's registers are not
-    /// either.
+    /// `len` bytes (a multiple of 4), zeroed and aligned to 64 KiB. They are never freed, like a driver's
+    /// registers.
     pub fn new(len: usize) -> Self {
         assert!(len.is_multiple_of(4), "not whole registers: {len}");
         let blocks = Box::<[Aligned]>::new_zeroed_slice(len.div_ceil(size_of::<Aligned>()).max(1));
         // SAFETY: zero is a valid `u32`.
         let blocks = unsafe { blocks.assume_init() };
         let start = Box::leak(blocks).as_mut_ptr().cast::<AtomicU32>();
-        // SAFETY: `AtomicU32` has the layout of the `u32`s that were leaked here, which nothing else refers to; `len`
-        // was rounded up when they were allocated.
+        // SAFETY: `AtomicU32` has the layout of the `u32`s that were leaked here, which nothing else refers
+        // to; `len` was rounded up when they were allocated.
         Self { words: unsafe { core::slice::from_raw_parts(start, len / 4) } }
     }
 
@@ -51,8 +51,8 @@ impl FakeRegisters {
     /// Zeroes all registers, as after [`FakeRegisters::new`].
     pub fn clear(&self) {
         let start = self.words.as_ptr().cast_mut();
-        // SAFETY: atomics may be written through a shared reference; the slice is in bounds of itself, and test and driver
-        // take turns on one thread.
+        // SAFETY: atomics may be written through a shared reference; the slice is in bounds of itself, and
+        // test and driver take turns on one thread.
         unsafe { start.write_bytes(0, self.words.len()) };
     }
 

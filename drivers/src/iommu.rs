@@ -7,11 +7,11 @@
 //! Freed<T>::take()           T: frames and addresses may be reused
 //! ```
 //!
-//! `T` is the memory behind the mapping: frames and the `Iova` range, or the pins of a program's pages. No other API
-//! returns it, so it cannot be reused too early.
+//! `T` is the memory behind the mapping: frames and the `Iova` range, or the pins of a program's pages. No
+//! other API returns it, so it cannot be reused too early.
 //!
-//! Locks belong to the kernel. Each domain has its own; the command queue, which several domains share, is passed as a
-//! [`Shared`] and locked only where needed.
+//! Locks belong to the kernel. Each domain has its own; the command queue, which several domains share, is
+//! passed as a [`Shared`] and locked only where needed.
 
 use addr::{AddrRange, Iova};
 use core::cell::RefCell;
@@ -89,7 +89,8 @@ impl<T> Freed<T> {
     }
 }
 
-/// The invalidation did not complete. The memory held by `stale` must stay out of use; the invalidation may be retried.
+/// The invalidation did not complete. The memory held by `stale` must stay out of use; the invalidation may
+/// be retried.
 #[derive(Debug)]
 pub struct NotInvalidated<T, E> {
     /// Error of the IOMMU.

@@ -1,7 +1,8 @@
-//! Device drivers, the only code that accesses MMIO. The caller supplies registers, memory and DMA address space.
+//! Device drivers, the only code that accesses MMIO. The caller supplies registers, memory and DMA address
+//! space.
 //!
-//! A driver takes `&mut self`, and neither locks nor prints. Operations that may take long are split into start, poll and
-//! acknowledge, so that the caller can sleep until the interrupt.
+//! A driver takes `&mut self`, and neither locks nor prints. Operations that may take long are split into
+//! start, poll and acknowledge, so that the caller can sleep until the interrupt.
 
 #![cfg_attr(not(test), no_std)]
 

@@ -1,10 +1,10 @@
-//! Pointers to registers: [`Mmio`] for a register block described by a struct, [`MmioWindow`] for registers known by offset
-//! (PCI configuration space, a BAR without a driver).
+//! Pointers to registers: [`Mmio`] for a register block described by a struct, [`MmioWindow`] for registers
+//! known by offset (PCI configuration space, a BAR without a driver).
 //!
-//! Both are created once, where the mapping is known (the kernel's board code), by an `unsafe fn`; drivers then need
-//! no `unsafe` for their registers. Register structs are `#[repr(C)]` blocks of `tock-registers` fields (`WriteOnly`,
-//! `ReadWrite`) and of this module's [`ReadOnly`], whose accesses are volatile and exactly as wide as the field.
-//! Ordering against memory accesses (DSB, DMB) is the driver's task.
+//! Both are created once, where the mapping is known (the kernel's board code), by an `unsafe fn`; drivers
+//! then need no `unsafe` for their registers. Register structs are `#[repr(C)]` blocks of `tock-registers`
+//! fields (`WriteOnly`, `ReadWrite`) and of this module's [`ReadOnly`], whose accesses are volatile and
+//! exactly as wide as the field. Ordering against memory accesses (DSB, DMB) is the driver's task.
 
 use addr::{Address, KernelVa};
 use core::fmt;
@@ -15,13 +15,14 @@ use tock_registers::interfaces::Readable;
 use tock_registers::registers::ReadWrite;
 use tock_registers::{RegisterLongName, UIntLike};
 
-/// A device's registers with the layout of `T`. Derefs to `T`, so that `registers.cr0.set(1)` reads as in the manual.
+/// A device's registers with the layout of `T`. Derefs to `T`, so that `registers.cr0.set(1)` reads as in the
+/// manual.
 pub struct Mmio<T> {
     registers: NonNull<T>,
 }
 
-// SAFETY: the registers are accessed by volatile accesses only, from the CPU that owns this value; the caller of `new`
-// guarantees that the mapping outlives it on every CPU.
+// SAFETY: the registers are accessed by volatile accesses only, from the CPU that owns this value; the caller
+// of `new` guarantees that the mapping outlives it on every CPU.
 unsafe impl<T> Send for Mmio<T> {}
 
 impl<T> Mmio<T> {
@@ -29,11 +30,12 @@ impl<T> Mmio<T> {
     ///
     /// # Safety
     ///
-    /// - `T` is a `#[repr(C)]` struct of [`ReadOnly`], of `tock-registers`' `WriteOnly` and `ReadWrite`, and of padding, so
-    ///   that every access is volatile, any bit pattern is valid, and every field that the device changes is a cell.
-    /// - `at` maps `size_of::<T>()` bytes of such registers as Device memory (or a fake's memory) for as long as the
-    ///   value lives.
-    /// - No other code accesses the same registers meanwhile.
+    /// - `T` is a `#[repr(C)]` struct of [`ReadOnly`], of `tock-registers`' `WriteOnly` and `ReadWrite`, and
+    ///   of padding, so that every access is volatile, any bit pattern is valid, and every field that the
+    ///   device changes is a cell.
+    /// - `at` maps `size_of::<T>()` bytes of such registers as Device memory (or a fake's memory) for as long
+    ///   as the value lives.
+    /// - no other code accesses the same registers during that time.
     pub unsafe fn new(at: KernelVa) -> Self {
         assert!(at.is_aligned(align_of::<T>() as u64), "unaligned registers at {at}");
         let pointer = core::ptr::with_exposed_provenance_mut(at.raw() as usize);
@@ -50,16 +52,17 @@ impl<T> Deref for Mmio<T> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        // SAFETY: not null and aligned (`new` asserts it); mapped while `self` lives and made of volatile cells alone
-        // (`new`'s caller), so a shared reference claims nothing about the values behind it.
+        // SAFETY: not null and aligned (`new` asserts it); mapped while `self` lives and made of volatile
+        // cells alone (`new`'s caller), so a shared reference claims nothing about the values behind it.
         unsafe { self.registers.as_ref() }
     }
 }
 
 /// A read-only register.
 ///
-/// The type of this name in `tock-registers` contains a plain value, and a shared reference to a plain value implies that
-/// it does not change during the lifetime of the reference. A device changes it, so here it is a cell.
+/// The type of this name in `tock-registers` contains a plain value, and a shared reference to a plain value
+/// implies that it does not change during the lifetime of the reference. A device changes it, so here it is a
+/// cell.
 #[repr(transparent)]
 pub struct ReadOnly<T: UIntLike, R: RegisterLongName = ()>(ReadWrite<T, R>);
 
@@ -73,8 +76,8 @@ impl<T: UIntLike, R: RegisterLongName> Readable for ReadOnly<T, R> {
     }
 }
 
-/// A range of registers known by offset. Every access is checked against the length, then volatile and exactly as wide as
-/// its name says.
+/// A range of registers known by offset. Every access is checked against the length, then volatile and
+/// exactly as wide as its name says.
 pub struct MmioWindow {
     start: NonNull<u8>,
     len: u64,
@@ -86,8 +89,8 @@ unsafe impl Send for MmioWindow {}
 
 macro_rules! access {
     ($read:ident, $write:ident, $width:ty) => {
-        /// Reads the register at `offset` bytes. Panics if it exceeds the window or `offset` is not aligned to the width:
-        /// callers check untrusted offsets.
+        /// Reads the register at `offset` bytes. Panics if it exceeds the window or `offset` is not aligned
+        /// to the width: callers check untrusted offsets.
         pub fn $read(&self, offset: u64) -> $width {
             let register = self.register::<$width>(offset);
             // SAFETY: inside the mapping and aligned (`register`); registers may be read at any time.
@@ -96,8 +99,8 @@ macro_rules! access {
         /// Writes the register at `offset` bytes. Panics like the read.
         pub fn $write(&mut self, offset: u64, value: $width) {
             let register = self.register::<$width>(offset);
-            // SAFETY: inside the mapping and aligned (`register`); `&mut self` and the promise of `new` make us the
-            // only writer.
+            // SAFETY: inside the mapping and aligned (`register`); `&mut self` and `new`'s requirements exclude
+            // other writers.
             unsafe { register.write_volatile(value) }
         }
     };
@@ -125,8 +128,8 @@ impl MmioWindow {
     ///
     /// # Safety
     ///
-    /// `at` maps `len` bytes of device registers as Device memory (or a fake's memory) for as long as the value
-    /// lives, and no other code drives them meanwhile.
+    /// `at` maps `len` bytes of device registers as Device memory (or a fake's memory) for as long as the
+    /// value lives, and no other code accesses them during that time.
     pub unsafe fn new(at: KernelVa, len: u64) -> Self {
         assert!(at.is_aligned(8), "unaligned registers at {at}");
         let pointer = core::ptr::with_exposed_provenance_mut(at.raw() as usize);

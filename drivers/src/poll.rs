@@ -4,11 +4,11 @@
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct TimedOut;
 
-/// Calls `poll` until it returns a value or `expired` returns true, for instance `|| deadline.passed()` for an
-/// `arch::timer::Deadline`.
+/// Calls `poll` until it returns a value or `expired` returns true, for instance `|| deadline.passed()` for
+/// an `arch::timer::Deadline`.
 ///
-/// `expired` is not called if the first poll succeeds. After the time limit `poll` is called once more: the CPU may have
-/// been preempted between the two calls.
+/// `expired` is not called if the first poll succeeds. After the time limit `poll` is called once more: the
+/// CPU may have been preempted between the two calls.
 ///
 /// # Errors
 /// [`TimedOut`].

@@ -49,8 +49,8 @@ impl RateLimiter {
         self.suppressed += events;
     }
 
-    /// Starts a new window at `now` (microseconds) if the current one has ended, and returns the number of suppressed
-    /// events of the ended window, if any.
+    /// Starts a new window at `now` (microseconds) if the current one has ended, and returns the number of
+    /// suppressed events of the ended window, if any.
     pub fn roll_over(&mut self, now: u64) -> Option<u64> {
         if !self.has_ended(now) {
             return None;

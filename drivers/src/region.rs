@@ -6,16 +6,16 @@ use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// Physically contiguous memory that a driver shares with its device, as 64-bit words.
 ///
-/// The words are atomic because the device may access them at any time. Accesses are relaxed: the driver provides the
-/// ordering (`arch::barrier`).
+/// The words are atomic because the device may access them at any time. Accesses are relaxed: the driver
+/// provides the ordering (`arch::barrier`).
 pub struct Region {
     start: PhysAddr,
     words: &'static [AtomicU64],
 }
 
 impl Region {
-    /// The memory at `start`, which the CPU accesses through `words`. Both must be the same memory, without other users until
-    /// [`RegionSource::release`].
+    /// The memory at `start`, which the CPU accesses through `words`. Both must be the same memory, without
+    /// other users until [`RegionSource::release`].
     pub const fn new(start: PhysAddr, words: &'static [AtomicU64]) -> Self {
         Self { start, words }
     }
@@ -56,7 +56,8 @@ impl fmt::Debug for Region {
 
 /// Allocator of regions: the kernel's lowmem, or a test's RAM.
 pub trait RegionSource {
-    /// Allocates `bytes` (a power of two, at least 4096) of zeroed memory, physically contiguous and aligned to its size.
+    /// Allocates `bytes` (a power of two, at least 4096) of zeroed memory, physically contiguous and aligned
+    /// to its size.
     fn allocate(&mut self, bytes: u64) -> Option<Region>;
 
     /// Frees a region that its device can no longer access.

@@ -8,8 +8,8 @@ use tock_registers::interfaces::{Readable, Writeable};
 use tock_registers::register_bitfields;
 use tock_registers::registers::ReadWrite;
 
-/// Polls of a full UART before a byte is dropped: more than 0.1 s on any machine, while a byte takes 0.1 ms at 115200
-/// baud.
+/// Polls of a full UART before a byte is dropped: more than 0.1 s on any machine, while a byte takes 0.1 ms
+/// at 115200 baud.
 const MAX_POLLS: u32 = 1_000_000;
 
 /// A byte-oriented console.
@@ -76,8 +76,8 @@ const _: () = assert!(offset_of!(Pl011Registers, imsc) == 0x38);
 pub struct Pl011(Mmio<Pl011Registers>);
 
 impl Pl011 {
-    /// Whether the identification registers, read by `word` at their offsets, are those of a PL011: part number and
-    /// designer (DDI 0183, 3.3.14), and the PrimeCell identification (3.3.15).
+    /// Whether the identification registers, read by `word` at their offsets, are those of a PL011: part
+    /// number and designer (DDI 0183, 3.3.14), and the PrimeCell identification (3.3.15).
     pub fn is_present(word: impl Fn(u64) -> Option<u32>) -> bool {
         const IDS: [(u64, u32); 6] =
             [(0xfe0, 0x11), (0xfe4, 0x10), (0xff0, 0x0d), (0xff4, 0xf0), (0xff8, 0x05), (0xffc, 0xb1)];

@@ -1,11 +1,12 @@
-//! A channel of the DMA engine (BCM2835 ARM Peripherals, 4). It copies from memory to memory as described by a chain of
-//! control blocks, so it supports scatter-gather lists.
+//! A channel of the DMA engine (BCM2835 ARM Peripherals, 4). It copies from memory to memory as described by
+//! a chain of control blocks, so it supports scatter-gather lists.
 //!
-//! The buffer of the [`DmaEngine`] is memory that this driver allocates. The buffer and the control blocks are coherent
-//! memory, since the engine does not snoop caches. The engine uses bus addresses, which the [`DmaSpace`] supplies.
+//! The buffer of the [`DmaEngine`] is memory that this driver allocates. The buffer and the control blocks
+//! are coherent memory, since the engine does not snoop caches. The engine uses bus addresses, which the
+//! [`DmaSpace`] supplies.
 //!
-//! Addresses and lengths must be multiples of a word, the unit of the engine's transfers. An emulator exists that never
-//! finishes an unaligned transfer.
+//! Addresses and lengths must be multiples of a word, the unit of the engine's transfers. An emulator exists
+//! that never finishes an unaligned transfer.
 
 use crate::dma_engine::{BUFFER_LEN, CopyError, DmaEngine, Notify, Transfer, TransferDirection};
 use crate::mmio::{Mmio, ReadOnly};
@@ -82,8 +83,8 @@ impl DmaChannel {
     /// Resets the channel with these registers, whose memory comes from `space`.
     ///
     /// # Errors
-    /// Errors of the allocation of two pages; [`DmaError::OutOfVmalloc`] without a kernel mapping of the control
-    /// blocks.
+    /// Errors of the allocation of two pages; [`DmaError::OutOfVmalloc`] without a kernel mapping of the
+    /// control blocks.
     pub fn new(registers: Mmio<ChannelRegisters>, space: &dyn DmaSpace) -> Result<Self, DmaError> {
         space.set_mask(MASK)?;
         let blocks = space.alloc(MOST_BLOCKS * BLOCK_LEN, Attrs::empty())?;

@@ -1,5 +1,5 @@
-//! The watchdog in the power manager of a Raspberry Pi. It resets the machine; the reset status register tells the boot ROM
-//! whether to boot again.
+//! The watchdog in the power manager of a Raspberry Pi. It resets the machine; the reset status register
+//! tells the boot ROM whether to boot again.
 
 use crate::mmio::Mmio;
 use core::mem::offset_of;

@@ -2,7 +2,8 @@
 
 use core::fmt;
 
-/// A function's address. Its 16 bits are also the function's requester ID, unless a bridge upstream replaces it.
+/// A function's address. Its 16 bits are also the function's requester ID, unless a bridge upstream replaces
+/// it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Bdf(u16);
 

@@ -1,12 +1,14 @@
 //! Assignment of BARs.
 //!
-//! There are two pools. *Narrow* is memory below 4 GiB: the ordinary windows of bridges, and all 32-bit BARs. *Wide* is
-//! memory at any address: 64-bit BARs on a root bus, and prefetchable 64-bit BARs behind bridges whose prefetchable windows
-//! have 64-bit addresses. (A prefetchable BAR may be placed among non-prefetchable ones, but not vice versa.)
+//! There are two pools. [`Pool::Memory32`] is memory below 4 GiB: the ordinary windows of bridges, and all
+//! 32-bit BARs. [`Pool::Memory64`] is memory at any address: 64-bit BARs on a root bus, and prefetchable
+//! 64-bit BARs behind bridges whose prefetchable windows have 64-bit addresses. (A prefetchable BAR may be
+//! placed in a non-prefetchable window, but not vice versa.)
 //!
-//! The demand of a bus on a pool is a list of claims, of a BAR or of a bridge for all BARs behind it, in descending order of
-//! alignment. The layout of these claims yields the claim of the bus's own bridge; a claim on a root bus is placed in a
-//! window of the host. A claim without room is reported, and its BARs remain without address.
+//! The demand of a bus on a pool is a list of claims, of a BAR or of a bridge for all BARs behind it, in
+//! descending order of alignment. The layout of these claims yields the claim of the bus's own bridge; a
+//! claim on a root bus is placed in a window of the host. A claim without room is reported, and its BARs
+//! remain without address.
 
 use super::address::Bdf;
 use super::bar::{BarKind, program};
@@ -29,8 +31,8 @@ const GRANULE: u64 = 1 << 20;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Pool {
-    Narrow,
-    Wide,
+    Memory32,
+    Memory64,
 }
 
 #[derive(Clone, Copy)]
@@ -67,7 +69,7 @@ pub(super) fn assign(
     }
     let mut assigner = Assigner { config, functions, problems };
     let mut supplies: Vec<_> = windows.iter().filter_map(Supply::new).collect();
-    for pool in [Pool::Wide, Pool::Narrow] {
+    for pool in [Pool::Memory64, Pool::Memory32] {
         for claim in assigner.claims(None, pool) {
             assigner.supply(&claim, pool, &mut supplies);
         }
@@ -96,7 +98,7 @@ impl Supply {
     }
 
     fn suits(&self, claim: &Claim, pool: Pool) -> bool {
-        (pool == Pool::Wide || self.window.space == PciSpace::Memory32)
+        (pool == Pool::Memory64 || self.window.space == PciSpace::Memory32)
             && (claim.prefetchable || !self.window.prefetchable)
     }
 
@@ -133,10 +135,10 @@ impl<C: ConfigSpace> Assigner<'_, C> {
     fn bar_claim(&self, index: usize, bar: usize, pool: Pool) -> Option<Claim> {
         let function = &self.functions[index];
         let wanted = function.bars[bar]?;
-        let BarKind::Memory { wide, prefetchable } = wanted.kind else { return None };
+        let BarKind::Memory { is_64bit, prefetchable } = wanted.kind else { return None };
         let above = function.parent.and_then(|parent| self.functions[parent].bridge);
-        let forwarded = above.is_none_or(|bridge| bridge.wide && prefetchable);
-        let own = if wide && forwarded { Pool::Wide } else { Pool::Narrow };
+        let forwarded = above.is_none_or(|bridge| bridge.is_64bit && prefetchable);
+        let own = if is_64bit && forwarded { Pool::Memory64 } else { Pool::Memory32 };
         let claimant = Claimant::Bar { function: index, bar };
         (own == pool).then_some(Claim { claimant, size: wanted.size, align: wanted.size, prefetchable })
     }
@@ -156,13 +158,12 @@ impl<C: ConfigSpace> Assigner<'_, C> {
 
     /// Places a claim of a root bus in a window.
     fn supply(&mut self, claim: &Claim, pool: Pool, supplies: &mut [Supply]) {
-        // Wide claims use narrow windows last.
-        let (wide, narrow): (Vec<_>, Vec<_>) = supplies
+        // 64-bit claims use windows below 4 GiB last.
+        let (high, low): (Vec<_>, Vec<_>) = supplies
             .iter_mut()
             .filter(|supply| supply.suits(claim, pool))
             .partition(|supply| supply.window.space == PciSpace::Memory64);
-        let found =
-            wide.into_iter().chain(narrow).find_map(|supply| Some((supply.take(claim)?, supply.window)));
+        let found = high.into_iter().chain(low).find_map(|supply| Some((supply.take(claim)?, supply.window)));
         match found {
             Some((address, window)) => self.place(claim, pool, address, &window),
             None => self.problems.push(Problem::NoRoom { at: self.bdf(claim), size: claim.size }),
@@ -204,8 +205,8 @@ impl<C: ConfigSpace> Assigner<'_, C> {
     }
 }
 
-/// The end of each claim when all are laid out in order from a sufficiently aligned start; `None` from the first overflow of
-/// the address space on.
+/// The end of each claim when all are laid out in order from a sufficiently aligned start; `None` from the
+/// first overflow of the address space on.
 fn layout(claims: &[Claim]) -> Vec<Option<u64>> {
     let mut end = Some(0);
     let ends = claims.iter().map(|claim| {
@@ -219,8 +220,8 @@ fn layout(claims: &[Claim]) -> Vec<Option<u64>> {
 fn open_window(config: &mut impl ConfigSpace, at: Bdf, pool: Pool, first: u64, last: u64) {
     let megabytes = (first >> 16) as u32 & 0xfff0 | (last & !(GRANULE - 1)) as u32 & 0xfff0_0000;
     match pool {
-        Pool::Narrow => config.write32(at, MEMORY_WINDOW, megabytes),
-        Pool::Wide => {
+        Pool::Memory32 => config.write32(at, MEMORY_WINDOW, megabytes),
+        Pool::Memory64 => {
             config.write32(at, PREFETCHABLE_BASE_HIGH, (first >> 32) as u32);
             config.write32(at, PREFETCHABLE_LIMIT_HIGH, (last >> 32) as u32);
             config.write32(at, PREFETCHABLE_WINDOW, megabytes);
@@ -317,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn wide_bars_fall_back_to_narrow_windows() {
+    fn bars_of_64_bits_fall_back_to_32_bit_windows() {
         let (_, functions, problems) = assigned(FakeBus::new([endpoint(2).bar(0, 0xc, 16384)]), &[NARROW]);
         assert_eq!((at(&functions, 2, 0), problems), (Some(0x1000_0000), vec![]));
     }

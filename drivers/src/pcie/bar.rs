@@ -14,7 +14,7 @@ pub enum BarKind {
     /// Memory space.
     Memory {
         /// Whether the address has 64 bits.
-        wide: bool,
+        is_64bit: bool,
         /// Whether reads are free of side effects.
         prefetchable: bool,
     },
@@ -42,8 +42,8 @@ fn register(index: usize) -> u16 {
     BARS + 4 * index as u16
 }
 
-/// Sizes the first `count` BARs (6, or 2 of a bridge), and calls `bad` for invalid ones. Decoding must be disabled, since
-/// sizing writes all ones to the addresses.
+/// Sizes the first `count` BARs (6, or 2 of a bridge), and calls `bad` for invalid ones. Decoding must be
+/// disabled, since sizing writes all ones to the addresses.
 pub(super) fn size_all(
     config: &mut impl ConfigSpace,
     at: Bdf,
@@ -76,13 +76,13 @@ fn probe(config: &mut impl ConfigSpace, at: Bdf, index: usize) -> (BarKind, u64,
     if flags & 1 != 0 {
         return (BarKind::Io, u64::from(writable(config, at, low) & !3), 1);
     }
-    let wide = flags >> 1 & 3 == 2;
-    let kind = BarKind::Memory { wide, prefetchable: flags & 8 != 0 };
+    let is_64bit = flags >> 1 & 3 == 2;
+    let kind = BarKind::Memory { is_64bit, prefetchable: flags & 8 != 0 };
     let mut mask = u64::from(writable(config, at, low) & !0xf);
-    if wide && index < 5 {
+    if is_64bit && index < 5 {
         mask |= u64::from(writable(config, at, low + 4)) << 32;
     }
-    (kind, mask, if wide { 2 } else { 1 })
+    (kind, mask, if is_64bit { 2 } else { 1 })
 }
 
 /// The writable bits of a register.
@@ -97,8 +97,8 @@ fn writable(config: &mut impl ConfigSpace, at: Bdf, register: u16) -> u32 {
 /// Writes a bus address to BAR `index`.
 pub(super) fn program(config: &mut impl ConfigSpace, at: Bdf, index: usize, kind: BarKind, address: u64) {
     config.write32(at, register(index), address as u32);
-    if kind == (BarKind::Memory { wide: true, prefetchable: true })
-        || kind == (BarKind::Memory { wide: true, prefetchable: false })
+    if kind == (BarKind::Memory { is_64bit: true, prefetchable: true })
+        || kind == (BarKind::Memory { is_64bit: true, prefetchable: false })
     {
         config.write32(at, register(index + 1), (address >> 32) as u32);
     }
@@ -120,7 +120,7 @@ mod tests {
         Some(Bar { kind, size, registers: None })
     }
 
-    const NARROW: BarKind = BarKind::Memory { wide: false, prefetchable: false };
+    const NARROW: BarKind = BarKind::Memory { is_64bit: false, prefetchable: false };
 
     #[test]
     fn bars_are_sized_by_their_read_only_bits() {
@@ -131,12 +131,12 @@ mod tests {
             .bar(4, 8, 4096)
             .bar(5, 0, 16);
         let (bars, bad) = sized(function, 6);
-        let wide = BarKind::Memory { wide: true, prefetchable: true };
-        let prefetchable = BarKind::Memory { wide: false, prefetchable: true };
+        let is_64bit = BarKind::Memory { is_64bit: true, prefetchable: true };
+        let prefetchable = BarKind::Memory { is_64bit: false, prefetchable: true };
         let expected = [
             bar(NARROW, 1 << 20),
             bar(BarKind::Io, 32),
-            bar(wide, 16 << 30),
+            bar(is_64bit, 16 << 30),
             None,
             bar(prefetchable, 4096),
             bar(NARROW, 16),

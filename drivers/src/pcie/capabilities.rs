@@ -8,7 +8,7 @@ const STATUS_LIST: u16 = 1 << 4;
 const POINTER: u16 = 0x34;
 /// Capabilities follow the header and have at least 4 bytes.
 const FIRST: u8 = 0x40;
-const MOST: usize = (256 - FIRST as usize) / 4;
+const MAX_CAPABILITIES: usize = (256 - FIRST as usize) / 4;
 
 /// A capability.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -37,7 +37,7 @@ impl<'c, C: ConfigSpace> Capabilities<'c, C> {
     pub fn of(config: &'c C, at: Bdf) -> Self {
         let listed = config.read16(at, STATUS) & STATUS_LIST != 0;
         let next = if listed { config.read8(at, POINTER) } else { 0 };
-        Self { config, at, next, left: MOST }
+        Self { config, at, next, left: MAX_CAPABILITIES }
     }
 }
 
@@ -83,8 +83,8 @@ mod tests {
 
     #[test]
     fn looping_or_invalid_capability_list_terminates() {
-        assert_eq!(list(&[(0x40, 5, 0x44), (0x44, 6, 0x40)], 0x40).len(), MOST);
-        assert_eq!(list(&[(0x40, 5, 0x40)], 0x40).len(), MOST);
+        assert_eq!(list(&[(0x40, 5, 0x44), (0x44, 6, 0x40)], 0x40).len(), MAX_CAPABILITIES);
+        assert_eq!(list(&[(0x40, 5, 0x40)], 0x40).len(), MAX_CAPABILITIES);
         assert_eq!(list(&[(0xfc, 9, 0x3c)], 0xff), [(9, 0xfc)]);
     }
 }

@@ -75,7 +75,8 @@ impl Ecam {
         if len < wanted { Err(EcamError { len, wanted }) } else { Ok(Self { window, buses }) }
     }
 
-    /// Offset of a register in the window, if it contains the bus. Panics if `offset` exceeds the function's 4 KiB.
+    /// Offset of a register in the window, if it contains the bus. Panics if `offset` exceeds the function's
+    /// 4 KiB.
     fn offset(&self, at: Bdf, offset: u16) -> Option<u64> {
         assert!(offset < 0x1000, "configuration register {offset:#x}");
         if !self.buses.contains(&at.bus()) {

@@ -60,8 +60,8 @@ pub struct InterruptMap {
 }
 
 impl InterruptMap {
-    /// The interrupt of `pin` (1 to 4) of `function`, which must be on the root bus; for functions behind bridges use the
-    /// swizzled pin ([`Function::intx`](super::Function::intx)).
+    /// The interrupt of `pin` (1 to 4) of `function`, which must be on the root bus; for functions behind
+    /// bridges use the swizzled pin ([`Function::intx`](super::Function::intx)).
     pub fn lookup(&self, function: Bdf, pin: u8) -> Option<GicInterrupt> {
         let wanted = (function.requester() & self.requester_mask, pin & self.pin_mask);
         self.routes.iter().find(|route| (route.requester, route.pin) == wanted).map(|route| route.interrupt)
@@ -98,8 +98,8 @@ impl Default for RequesterMap {
 }
 
 impl RequesterMap {
-    /// The controller of `requester` and its ID there; `None` without a matching entry, which in an `iommu-map` means that no
-    /// IOMMU translates it.
+    /// The controller of `requester` and its ID there; `None` without a matching entry, which in an
+    /// `iommu-map` means that no IOMMU translates it.
     pub fn lookup(&self, requester: u16) -> Option<(Phandle, u32)> {
         let id = requester & self.mask;
         self.ranges.iter().find_map(|range| {

@@ -1,11 +1,11 @@
 //! Enumeration of functions.
 //!
-//! 1. Disables bus mastering, decoding and interrupts of all functions that respond, and resets the bus numbers of all
-//!    bridges.
-//! 2. Buses that still respond are root buses: the first one, and those of expander bridges (`pxb-pcie`), which no
-//!    device tree describes.
-//! 3. The bridges of each root get the bus numbers below the next root, depth first. A bridge forwards all remaining numbers
-//!    while the buses behind it are enumerated, and then only those in use.
+//! 1. Disables bus mastering, decoding and interrupts of all functions that respond, and resets the bus
+//!    numbers of all bridges.
+//! 2. Buses that still respond are root buses: the first one, and those of expander bridges (`pxb-pcie`),
+//!    which no device tree describes.
+//! 3. The bridges of each root get the bus numbers below the next root, depth first. A bridge forwards all
+//!    remaining numbers while the buses behind it are enumerated, and then only those in use.
 
 use super::address::Bdf;
 use super::bar;
@@ -84,7 +84,8 @@ struct Search<'s, C> {
 }
 
 impl<C: ConfigSpace> Search<'_, C> {
-    /// Enumerates `bus`, which is behind `bridges` (indices, the outermost first). Returns the last bus number in use.
+    /// Enumerates `bus`, which is behind `bridges` (indices, the outermost first). Returns the last bus
+    /// number in use.
     fn bus(&mut self, bus: u8, bridges: &[usize]) -> u8 {
         let mut used = bus;
         for at in functions_on(self.config, bus) {
@@ -118,7 +119,8 @@ impl<C: ConfigSpace> Search<'_, C> {
         if header == 1 { self.bridge(at, bridges, used) } else { used }
     }
 
-    /// Assigns a bus number to the bridge found last and enumerates that bus. Returns the last bus number in use.
+    /// Assigns a bus number to the bridge found last and enumerates that bus. Returns the last bus number in
+    /// use.
     fn bridge(&mut self, at: Bdf, bridges: &[usize], used: u8) -> u8 {
         if bridges.len() == MAX_DEPTH {
             self.found.problems.push(Problem::TooDeep(at));
@@ -130,12 +132,13 @@ impl<C: ConfigSpace> Search<'_, C> {
         }
         let index = self.found.functions.len() - 1;
         let secondary = used + 1;
-        let wide = self.forwards_wide(at) && bridges.last().is_none_or(|&above| self.bridge_at(above).wide);
-        self.found.functions[index].bridge = Some(Bridge { secondary, subordinate: self.last, wide });
+        let is_64bit =
+            self.forwards_64bit(at) && bridges.last().is_none_or(|&above| self.bridge_at(above).is_64bit);
+        self.found.functions[index].bridge = Some(Bridge { secondary, subordinate: self.last, is_64bit });
         self.forward(at, secondary, self.last);
         let subordinate = self.bus(secondary, &[bridges, &[index]].concat());
         self.forward(at, secondary, subordinate);
-        self.found.functions[index].bridge = Some(Bridge { secondary, subordinate, wide });
+        self.found.functions[index].bridge = Some(Bridge { secondary, subordinate, is_64bit });
         subordinate
     }
 
@@ -148,7 +151,7 @@ impl<C: ConfigSpace> Search<'_, C> {
     }
 
     /// Whether the bridge has a prefetchable window with 64-bit addresses (PCI-to-PCI Bridge 1.2, 3.2.5.9).
-    fn forwards_wide(&mut self, at: Bdf) -> bool {
+    fn forwards_64bit(&mut self, at: Bdf) -> bool {
         self.config.read16(at, PREFETCHABLE) & 0xf == 1
     }
 }
@@ -233,7 +236,7 @@ mod tests {
         assert_eq!(
             disable_all(&mut config, BUSES),
             [Bdf::new(3, 0, 0)],
-            "the bridge let it pass, and was none"
+            "the device was a bus master, the bridge was not"
         );
         config.write32(Bdf::new(0, 0, 0), BUS_NUMBERS, 0x0003_0300);
         assert_eq!(config.read16(Bdf::new(3, 0, 0), COMMAND), INTX_OFF);
@@ -279,7 +282,8 @@ mod tests {
         let found = enumerate(&mut FakeBus::new([legacy, nested, port, endpoint(7)]), BUSES);
         let requester =
             |device| found.functions.iter().find(|function| function.device == device).unwrap().requester;
-        // Bus 1 is behind the legacy bridge 00:00.0, 2 behind the PCI Express one, 3 behind a legacy one there, 4 behind the port.
+        // Bus 1 is behind the legacy bridge 00:00.0, 2 behind the PCI Express one, 3 behind a legacy one
+        // there, 4 behind the port.
         assert_eq!([2, 3].map(requester), [0x0000, 0x0000], "the legacy bridge's own");
         assert_eq!([4, 5].map(requester), [0x0200, 0x0200], "the secondary bus of the express bridge");
         assert_eq!([6, 7].map(requester), [0x0400, 0x0018], "their own");

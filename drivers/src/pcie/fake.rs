@@ -1,5 +1,5 @@
-//! Tests only: a tree of functions and bridges with the behaviour of hardware in configuration space, including BAR sizing
-//! and the forwarding of bus numbers.
+//! Tests only: a tree of functions and bridges with the behaviour of hardware in configuration space,
+//! including BAR sizing and the forwarding of bus numbers.
 
 use super::address::Bdf;
 use super::config::{ConfigSpace, Width};

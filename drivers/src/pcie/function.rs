@@ -72,7 +72,7 @@ pub struct Bridge {
     /// Subordinate bus: the last one behind the bridge.
     pub subordinate: u8,
     /// Whether the bridge and all bridges upstream forward 64-bit prefetchable addresses.
-    pub(super) wide: bool,
+    pub(super) is_64bit: bool,
 }
 
 /// A function.
@@ -96,8 +96,8 @@ pub struct Function {
     pub bridge: Option<Bridge>,
     /// Its INTx at the root bus: the function and the pin (1 to 4) at which it arrives.
     pub intx: Option<(Bdf, u8)>,
-    /// The requester ID that the IOMMU receives, after replacement by bridges upstream. Functions with the same ID are
-    /// indistinguishable and form a group.
+    /// The requester ID that the IOMMU receives, after replacement by bridges upstream. Functions with the
+    /// same ID are indistinguishable and form a group.
     pub requester: u16,
     /// Index of the bridge upstream.
     pub(super) parent: Option<usize>,
@@ -123,8 +123,8 @@ impl Function {
         }
     }
 
-    /// Applies the effect of `bridge` on the requester ID (PCI Express to PCI Bridge 1.0, 2.3) and the interrupt pin
-    /// (PCI-to-PCI Bridge 1.2, 9.1). Called for the bridges upstream, the nearest first.
+    /// Applies the effect of `bridge` on the requester ID (PCI Express to PCI Bridge 1.0, 2.3) and the
+    /// interrupt pin (PCI-to-PCI Bridge 1.2, 9.1). Called for the bridges upstream, the nearest first.
     pub(super) fn pass(&mut self, bridge: &Function) {
         match (bridge.link, bridge.bridge) {
             (LinkType::ExpressToPci, Some(Bridge { secondary, .. })) => {

@@ -12,8 +12,8 @@ use alloc::vec::Vec;
 use core::fmt;
 
 /// Promise that a stream is attached (or has no IOMMU, and its devices may access all memory), required by
-/// [`Host::enable_bus_master`]. The stream must remain attached while the function is a bus master; dropping the value has
-/// no effect.
+/// [`Host::enable_bus_master`]. The stream must remain attached while the function is a bus master; dropping
+/// the value has no effect.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct StreamLive {
     requester: u16,
@@ -61,8 +61,8 @@ pub struct Host<C = Ecam> {
 }
 
 impl<C: ConfigSpace> Host<C> {
-    /// Enumerates all functions, assigns their BARs, and enables memory decoding of functions with all addresses assigned. Bus
-    /// mastering and interrupts are disabled.
+    /// Enumerates all functions, assigns their BARs, and enables memory decoding of functions with all
+    /// addresses assigned. Bus mastering and interrupts are disabled.
     pub fn enumerate(mut config: C, description: HostDescription) -> Self {
         let mut found = enumerate::enumerate(&mut config, description.buses.clone());
         assign::assign(&mut config, &mut found.functions, &description.windows, &mut found.problems);
@@ -73,8 +73,8 @@ impl<C: ConfigSpace> Host<C> {
         Self { config, description, functions, problems, masters }
     }
 
-    /// The functions that were bus masters before enumeration, at their addresses of that time. Bus mastering is disabled now;
-    /// their transfers in flight have failed.
+    /// The functions that were bus masters before enumeration, at their addresses of that time. Bus mastering
+    /// is disabled now; their transfers in flight have failed.
     pub fn masters(&self) -> &[Bdf] {
         &self.masters
     }
@@ -121,8 +121,8 @@ impl<C: ConfigSpace> Host<C> {
         self.description.interrupts.lookup(root, pin)
     }
 
-    /// Enables bus mastering, first of the bridges upstream, then of the function. All functions of its group must be allowed
-    /// to use the stream.
+    /// Enables bus mastering, first of the bridges upstream, then of the function. All functions of its group
+    /// must be allowed to use the stream.
     ///
     /// # Errors
     /// [`MasterError`].

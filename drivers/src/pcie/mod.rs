@@ -1,10 +1,10 @@
-//! PCI Express behind an ECAM host bridge: configuration space, enumeration across bridges, BAR assignment, INTx and
-//! requester IDs.
+//! PCI Express behind an ECAM host bridge: configuration space, enumeration across bridges, BAR assignment,
+//! INTx and requester IDs.
 //!
-//! [`Host::enumerate`] disables every function, numbers all buses, sizes and assigns all BARs, and returns a list of
-//! [`Function`]s that decode memory. They become bus masters and raise interrupts only after [`Host::enable_bus_master`] and
-//! [`Host::enable_intx`]. I/O space is not used. Enumeration must precede the first stream attachment of an SMMU, since
-//! stream IDs depend on bus numbers.
+//! [`Host::enumerate`] disables every function, numbers all buses, sizes and assigns all BARs, and returns a
+//! list of [`Function`]s that decode memory. They become bus masters and raise interrupts only after
+//! [`Host::enable_bus_master`] and [`Host::enable_intx`]. I/O space is not used. Enumeration must precede the
+//! first stream attachment of an SMMU, since stream IDs depend on bus numbers.
 
 mod address;
 mod assign;

@@ -11,13 +11,14 @@ pub struct Clock {
     pub relax: fn(),
 }
 
-/// Time limit of each step of the SMMU, in microseconds. The manual gives no number; a working SMMU needs microseconds, and
-/// an SMMU that takes a second is broken.
+/// Time limit of each step of the SMMU, in microseconds. The manual gives no number; a working SMMU needs
+/// microseconds, and an SMMU that takes a second is broken.
 pub const TIMEOUT_US: u64 = 1_000_000;
 
-/// Minimum number of polls before a timeout. The CPU of a virtual machine may be descheduled for longer than [`TIMEOUT_US`];
-/// meanwhile the SMMU has finished the queued part of a long batch, or has stopped at an illegal command, and needs the CPU
-/// to continue. A read of an SMMU register takes far less than a ten-thousandth of [`TIMEOUT_US`].
+/// Minimum number of polls before a timeout. The CPU of a virtual machine may be descheduled for longer than
+/// [`TIMEOUT_US`]; meanwhile the SMMU has finished the queued part of a long batch, or has stopped at an
+/// illegal command, and needs the CPU to continue. A read of an SMMU register takes far less than a
+/// ten-thousandth of [`TIMEOUT_US`].
 const MIN_POLLS: u32 = 100;
 
 impl Clock {
@@ -26,8 +27,8 @@ impl Clock {
         Self { now: || arch::timer::now_ns() / 1000, relax: core::hint::spin_loop }
     }
 
-    /// Polls until `poll` returns a value, for at least [`TIMEOUT_US`] and at least [`MIN_POLLS`] polls. The clock is read
-    /// only after two polls without result.
+    /// Polls until `poll` returns a value, for at least [`TIMEOUT_US`] and at least [`MIN_POLLS`] polls. The
+    /// clock is read only after two polls without result.
     ///
     /// # Errors
     /// [`TimedOut`].

@@ -12,22 +12,22 @@ pub(super) struct Coherency(pub WalkCoherency);
 impl Coherency {
     /// Cleans `words`, which the CPU has written, if the SMMU does not snoop. Executes no barrier.
     #[inline]
-    pub fn written(self, words: &[AtomicU64]) {
+    pub fn clean(self, words: &[AtomicU64]) {
         if self.0 == WalkCoherency::NonCoherent {
             cache::clean_lines(lines(words));
         }
     }
 
-    /// [`Coherency::written`] of words that are computed only if they need cleaning.
+    /// [`Coherency::clean`] of words that are computed only if they need cleaning.
     #[inline]
-    pub fn written_if<'a, const N: usize>(self, words: impl FnOnce() -> [&'a [AtomicU64]; N]) {
+    pub fn clean_if<'a, const N: usize>(self, words: impl FnOnce() -> [&'a [AtomicU64]; N]) {
         if self.0 == WalkCoherency::NonCoherent {
             words().into_iter().for_each(|words| cache::clean_lines(lines(words)));
         }
     }
 
-    /// Makes earlier stores (and those passed to [`Coherency::written`]) visible to the SMMU before any later register
-    /// write.
+    /// Makes earlier stores (and those passed to [`Coherency::clean`]) visible to the SMMU before any later
+    /// register write.
     #[inline]
     pub fn publish(self) {
         match self.0 {
@@ -37,9 +37,9 @@ impl Coherency {
         }
     }
 
-    /// Prepares a read of `words`, which only the SMMU writes, after a register read announced them: the CPU reads values
-    /// no older than the register's.
-    pub fn about_to_read(self, words: &[AtomicU64]) {
+    /// Prepares a read of `words`, which only the SMMU writes, after a register read announced them: the CPU
+    /// reads values no older than the register's.
+    pub fn before_read(self, words: &[AtomicU64]) {
         barrier::dmb_oshld();
         if self.0 == WalkCoherency::NonCoherent {
             // The lines are never dirty, so the clean does not overwrite the SMMU's stores.
@@ -49,7 +49,7 @@ impl Coherency {
     }
 
     /// Completes earlier reads before any later register write, which allows the SMMU to overwrite the words.
-    pub fn done_reading(self) {
+    pub fn after_read(self) {
         barrier::dmb_oshld();
     }
 }

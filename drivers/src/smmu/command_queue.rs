@@ -1,11 +1,12 @@
 //! The command queue (IHI 0070, 3.5, 4.1 and 7.1).
 //!
-//! Several CPUs have commands in the queue at the same time. Its lock is held to write commands and to read CMDQ_CONS, not
-//! while the SMMU executes: use [`run`] with a [`Shared`] queue, or [`CommandQueue::run`] with exclusive access. A batch is
-//! identified by the numbers of its first and last command, which never repeat, unlike the queue's indices.
+//! Several CPUs have commands in the queue at the same time. Its lock is held to write commands and to read
+//! CMDQ_CONS, not while the SMMU executes: use [`run`] with a [`Shared`] queue, or [`CommandQueue::run`] with
+//! exclusive access. A batch is identified by the numbers of its first and last command, which never repeat,
+//! unlike the queue's indices.
 //!
-//! The queue also owns GERRORN, since acknowledging a command error restarts the queue. Every waiting batch checks GERROR;
-//! the interrupt handler calls [`CommandQueue::service_errors`].
+//! The queue also owns GERRORN, since acknowledging a command error restarts the queue. Every waiting batch
+//! checks GERROR; the interrupt handler calls [`CommandQueue::service_errors`].
 
 mod errors;
 mod illegal;
@@ -84,13 +85,15 @@ struct CommandBatch<I> {
     end: u64,
 }
 
-/// Queues `commands` and a CMD_SYNC, at once or in as few parts as the queue has room for, and waits until the SMMU has
-/// executed them. The queue is locked to write commands and to read CMDQ_CONS, not while waiting.
+/// Queues `commands` and a CMD_SYNC, at once or in as few parts as the queue has room for, and waits until
+/// the SMMU has executed them. The queue is locked to write commands and to read CMDQ_CONS, not while
+/// waiting.
 ///
 /// After success, memory that the SMMU wrote or stopped using before the CMD_SYNC may be read or reused.
 ///
 /// # Errors
-/// See [`CommandError`]. Illegal commands of other batches are not reported, unless this batch was queued in parts.
+/// See [`CommandError`]. Illegal commands of other batches are not reported, unless this batch was queued in
+/// parts.
 #[inline]
 pub fn run(
     queue: &impl Shared<CommandQueue>,
@@ -202,8 +205,9 @@ impl CommandQueue {
         Ok(())
     }
 
-    /// Acknowledges the active errors in GERROR, which restarts a stopped queue, and returns those since the last call. For
-    /// the interrupt handler: does not wait. A queue that needs reinitialization gets it from the next waiting batch.
+    /// Acknowledges the active errors in GERROR, which restarts a stopped queue, and returns those since the
+    /// last call. For the interrupt handler: does not wait. A queue that needs reinitialization gets it from
+    /// the next waiting batch.
     pub fn service_errors(&mut self) -> GlobalErrors {
         let active = self.ring.active_errors();
         if active & bits::GERROR_CMDQ != 0 {
@@ -237,8 +241,8 @@ impl CommandQueue {
         self.ring.into_memory()
     }
 
-    /// Advances a batch without waiting: queues more of it, restarts a stopped queue. Returns the batch's result once it is
-    /// finished.
+    /// Advances a batch without waiting: queues more of it, restarts a stopped queue. Returns the batch's
+    /// result once it is finished.
     #[inline(always)] // The first caller knows the whole batch.
     fn advance(
         &mut self,
@@ -289,7 +293,8 @@ impl CommandQueue {
     /// Restarts a stopped queue: replaces an illegal command, and acknowledges the error.
     ///
     /// # Errors
-    /// The SMMU cannot read the queue, even after one retry. The error is not acknowledged, since it would recur at once.
+    /// The SMMU cannot read the queue, even after one retry. The error is not acknowledged, since it would
+    /// recur at once.
     #[cold]
     fn restart(&mut self) -> Result<(), Stopped> {
         if let Some(stopped) = self.recovery.halted() {
@@ -339,8 +344,9 @@ impl CommandQueue {
         self.injected.injector = injector;
     }
 
-    /// Points the SMMU at `base`, where it must find no memory, after the commands in the queue are complete. Reinitialization
-    /// restores the base, unless the fault is `persistent`: then only [`CommandQueue::restore_base`] ends it.
+    /// Points the SMMU at `base`, where it must find no memory, after the commands in the queue are complete.
+    /// Reinitialization restores the base, unless the fault is `persistent`: then only
+    /// [`CommandQueue::restore_base`] ends it.
     ///
     /// # Errors
     /// [`BreakError`]. The queue is unchanged, or was not enabled again.

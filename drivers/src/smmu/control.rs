@@ -51,8 +51,8 @@ impl Control<'_> {
         }
     }
 
-    /// Sets GBPA.ABORT: transactions abort while SMMUEN is 0. A write to GBPA needs UPDATE set; the SMMU clears UPDATE when
-    /// the value has taken effect (IHI 0070, 6.3.15).
+    /// Sets GBPA.ABORT: transactions abort while SMMUEN is 0. A write to GBPA needs UPDATE set; the SMMU
+    /// clears UPDATE when the value has taken effect (IHI 0070, 6.3.15).
     pub fn abort_while_disabled(&self) -> Result<(), RegisterTimeout> {
         self.wait("GBPA", &self.registers.gbpa, bits::GBPA_UPDATE, 0)?;
         let gbpa = self.registers.gbpa.get();
@@ -66,7 +66,8 @@ impl Control<'_> {
         self.set_enables(0)
     }
 
-    /// Enables or disables the command queue; the other enables keep their values. A disabled queue consumes nothing.
+    /// Enables or disables the command queue; the other enables keep their values. A disabled queue consumes
+    /// nothing.
     pub fn set_command_queue(&self, enabled: bool) -> Result<(), RegisterTimeout> {
         let others = self.registers.cr0.get() & !bits::CR0_CMDQEN;
         self.set_enables(if enabled { others | bits::CR0_CMDQEN } else { others })

@@ -39,8 +39,8 @@ pub enum DestroyError {
 pub enum DomainMapError {
     /// Error of the page table. The IOTLB has no entries of the range.
     Table(MapError<Iova>),
-    /// The mapping failed halfway, and then the invalidation of its first part failed. Neither the chunks nor the IOVAs may
-    /// be reused.
+    /// The mapping failed halfway, and then the invalidation of its first part failed. Neither the chunks nor
+    /// the IOVAs may be reused.
     NotInvalidated {
         /// Why the mapping failed.
         cause: MapError<Iova>,
@@ -68,8 +68,9 @@ macro_rules! either_stage {
 
 /// An IOVA space for the devices of the attached streams.
 ///
-/// Locking: the caller has exclusive access to the domain. The command queue is [`Shared`] by all domains and locked only
-/// where commands are needed: by `map` to undo a failed mapping, by `unmap` if the range splits a block or empties a table.
+/// Locking: the caller has exclusive access to the domain. The command queue is [`Shared`] by all domains and
+/// locked only where commands are needed: by `map` to undo a failed mapping, by `unmap` if the range splits a
+/// block or empties a table.
 #[derive(Debug)]
 pub struct PagingDomain {
     tables: StageTables,
@@ -136,8 +137,8 @@ impl PagingDomain {
         Ok(())
     }
 
-    /// Maps `chunks`, or other runs of frames, in order from `at` on. The device observes the mapping before any store that
-    /// follows this call, to a doorbell or to memory.
+    /// Maps `chunks`, or other runs of frames, in order from `at` on. The device observes the mapping before
+    /// any store that follows this call, to a doorbell or to memory.
     ///
     /// # Errors
     /// [`DomainMapError`]; nothing is mapped.
@@ -159,7 +160,8 @@ impl PagingDomain {
         })
     }
 
-    /// Clears the entries of `range`. `held` is returned by [`PagingDomain::invalidate`] and must not be reused before.
+    /// Clears the entries of `range`. `held` is returned by [`PagingDomain::invalidate`] and must not be
+    /// reused before.
     ///
     /// # Errors
     /// [`NotUnmapped`]; `held` is still mapped.
@@ -171,14 +173,14 @@ impl PagingDomain {
         held: T,
     ) -> Result<Stale<T>, NotUnmapped<T>> {
         let mut memory = smmu_memory(memory, commands, self.params);
-        // Splitting a block is break-before-make. If the SMMU does not confirm the break, the device may use the old or the
-        // new entries until `invalidate` succeeds.
+        // Splitting a block is break-before-make. If the SMMU does not confirm the break, the device may use
+        // the old or the new entries until `invalidate` succeeds.
         let unmapped = either_stage!(&mut self.tables, tables => tables.unmap(&mut memory, range));
         self.stale(commands, range, unmapped, held)
     }
 
-    /// [`PagingDomain::unmap`] of a range that whole calls of [`PagingDomain::map`] have mapped, without holes: it splits no
-    /// block, which makes it faster.
+    /// [`PagingDomain::unmap`] of a range that whole calls of [`PagingDomain::map`] have mapped, without
+    /// holes: it splits no block, which makes it faster.
     ///
     /// # Errors
     /// As [`PagingDomain::unmap`].
@@ -208,16 +210,16 @@ impl PagingDomain {
             Err(error) => return Err(NotUnmapped { error, held }),
         };
         let invalidation = self.params.invalidation(range, tables.is_empty());
-        // The next mapping may link another table in place of an unlinked one, which is break-before-make: the SMMU must
-        // drop the old one before the lock of the domain is released (DDI 0487, D8.16.1). If that fails, `invalidate`
-        // retries it.
+        // The next mapping may link another table in place of an unlinked one, which is break-before-make:
+        // the SMMU must drop the old one before the lock of the domain is released (DDI 0487, D8.16.1). If
+        // that fails, `invalidate` retries it.
         let invalidated = !tables.is_empty() && command_queue::run(commands, invalidation).is_ok();
         let invalidation = if invalidated { Invalidation::EMPTY } else { invalidation };
         Ok(Stale::new(held, range, tables, invalidation))
     }
 
-    /// Invalidates the IOTLB entries of `stale`, and waits for the completion within a time limit. Needs no access to the
-    /// domain.
+    /// Invalidates the IOTLB entries of `stale`, and waits for the completion within a time limit. Needs no
+    /// access to the domain.
     ///
     /// # Errors
     /// [`NotInvalidated`].
@@ -235,8 +237,8 @@ impl PagingDomain {
         }
     }
 
-    /// Pins the table of the [`PinnedTable::BYTES`] from `at` on. `at` must be a multiple of that size, and nothing may be
-    /// mapped there; from then on the range is mapped and unmapped through the result only.
+    /// Pins the table of the [`PinnedTable::BYTES`] from `at` on. `at` must be a multiple of that size, and
+    /// nothing may be mapped there; from then on the range is mapped and unmapped through the result only.
     ///
     /// # Errors
     /// [`MapError`]; nothing is changed.
@@ -352,6 +354,6 @@ fn write_context(context: &Region, space: Stage1Config, coherency: Coherency) {
             context.store(word, &[value]);
         }
     }
-    coherency.written(context.words());
+    coherency.clean(context.words());
     coherency.publish();
 }

@@ -1,23 +1,24 @@
-//! The event queue (IHI 0070, 3.5, 7.2 to 7.4), drained by the interrupt handler. Does not allocate, wait or print.
+//! The event queue (IHI 0070, 3.5, 7.2 to 7.4), drained by the interrupt handler. Does not allocate, wait or
+//! print.
 
 use super::clock::Clock;
 use super::coherency::Coherency;
-use super::event_rate_limit::{Dropped, EventRateLimit};
+use super::event_rate_limit::{EventRateLimit, SuppressedEvents};
 use super::registers::{EventRegisters, bits};
 use crate::mmio::Mmio;
 use crate::region::Region;
 use smmu_spec::{Cursor, EventRecord};
 use tock_registers::interfaces::{Readable, Writeable};
 
-/// A finding of [`EventQueue::drain`].
+/// A report of [`EventQueue::drain`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum EventReport {
     /// An event within the rate limit, to be printed.
     Event(EventRecord),
     /// An event beyond the rate limit. The rate limit counts it; the caller may do its own accounting.
-    Quiet(EventRecord),
+    RateLimited(EventRecord),
     /// Number of events beyond the rate limit.
-    Dropped(Dropped),
+    Suppressed(SuppressedEvents),
     /// The queue was full, and the SMMU lost an unknown number of events.
     Overflow,
 }
@@ -54,8 +55,8 @@ impl EventQueue {
         }
     }
 
-    /// Reads the records up to EVENTQ_PROD and frees their slots. Returns whether more have arrived: the caller must call
-    /// again, since their interrupt may have been this one.
+    /// Reads the records up to EVENTQ_PROD and frees their slots. Returns whether more have arrived: the
+    /// caller must call again, since their interrupt may have been this one.
     pub fn drain(&mut self, mut report: impl FnMut(EventReport)) -> bool {
         let now = (self.clock.now)();
         let prod = self.registers.eventq_prod.get();
@@ -67,8 +68,8 @@ impl EventQueue {
             self.consumed = self.consumed.advanced(1);
             self.report(EventRecord::decode(record), now, &mut report);
         }
-        self.limit.announce(now, |dropped| report(EventReport::Dropped(dropped)));
-        self.coherency.done_reading();
+        self.limit.announce(now, |dropped| report(EventReport::Suppressed(dropped)));
+        self.coherency.after_read();
         self.registers.eventq_cons.set(self.consumed.raw() | self.acknowledged);
         let more = self.registers.eventq_prod.get();
         self.consumed.read(more) != self.consumed
@@ -80,9 +81,9 @@ impl EventQueue {
     }
 
     fn report(&mut self, event: EventRecord, now: u64, report: &mut impl FnMut(EventReport)) {
-        match self.limit.admit(event.stream, now, &mut |dropped| report(EventReport::Dropped(dropped))) {
+        match self.limit.admit(event.stream, now, &mut |dropped| report(EventReport::Suppressed(dropped))) {
             true => report(EventReport::Event(event)),
-            false => report(EventReport::Quiet(event)),
+            false => report(EventReport::RateLimited(event)),
         }
     }
 
@@ -94,7 +95,8 @@ impl EventQueue {
         }
     }
 
-    /// The end of the readable records. After an invalid PROD nothing is read, and the queue continues at that index.
+    /// The end of the readable records. After an invalid PROD nothing is read, and the queue continues at
+    /// that index.
     fn readable(&mut self, prod: u32) -> Cursor {
         let produced = self.consumed.read(prod);
         if produced.distance_from(self.consumed) > produced.entries() {
@@ -110,11 +112,10 @@ impl EventQueue {
         if self.consumed == produced {
             // Nothing to read; below, equal indices mean a full queue.
         } else if first < end {
-            self.coherency.about_to_read(&words[first..end]);
+            self.coherency.before_read(&words[first..end]);
         } else {
-            self.coherency
-                .about_to_read(&words[first..self.consumed.entries() as usize * EventRecord::WORDS]);
-            self.coherency.about_to_read(&words[..end]);
+            self.coherency.before_read(&words[first..self.consumed.entries() as usize * EventRecord::WORDS]);
+            self.coherency.before_read(&words[..end]);
         }
     }
 }

@@ -1,10 +1,10 @@
 //! Rate limit of printed events.
 //!
-//! One failed DMA can leave a thousand records, and a failing device may never stop. Each stream may have [`BURST`] events
-//! printed in each window of
-//! [`WINDOW_US`](crate::rate_limiter::WINDOW_US), and all streams together [`LINES`] lines. Further events are counted: the count
-//! of a stream is reported at the end of the drain with its first suppressed event, and again when that window ends. Counts
-//! without a line left are added to one count of all streams, which is reported when the window ends.
+//! One failed DMA can leave a thousand records, and a failing device may never stop. Each stream may have
+//! [`BURST`] events printed in each window of [`WINDOW_US`](crate::rate_limiter::WINDOW_US), and all streams
+//! together [`LINES`] lines. Further events are counted: the count of a stream is reported at the end of the
+//! drain with its first suppressed event, and again when that window ends. Counts without a line left are
+//! added to one count of all streams, which is reported when the window ends.
 
 use crate::rate_limiter::RateLimiter;
 use addr::StreamId;
@@ -18,7 +18,7 @@ const STREAMS: usize = 64;
 
 /// Suppressed events.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Dropped {
+pub struct SuppressedEvents {
     /// Their stream; `None` for a count of several streams.
     pub stream: Option<StreamId>,
     /// Events since the last report.
@@ -51,9 +51,9 @@ impl EventRateLimit {
         Self { streams: [None; STREAMS], lines: RateLimiter::new(LINES) }
     }
 
-    /// Whether this event of `stream` is to be printed. Calls `report` for earlier suppressed events when a new window starts
-    /// or another stream is replaced.
-    pub fn admit(&mut self, stream: StreamId, now: u64, report: &mut impl FnMut(Dropped)) -> bool {
+    /// Whether this event of `stream` is to be printed. Calls `report` for earlier suppressed events when a
+    /// new window starts or another stream is replaced.
+    pub fn admit(&mut self, stream: StreamId, now: u64, report: &mut impl FnMut(SuppressedEvents)) -> bool {
         self.roll_over(now, report);
         let slot = self.slot(stream);
         let mut limit = self.streams[slot].unwrap_or(StreamLimit::new(stream, now));
@@ -71,9 +71,9 @@ impl EventRateLimit {
         admitted
     }
 
-    /// Calls `report` for each stream with suppressed events that was not announced in its window, or whose window has
-    /// ended: the stream may have no further event.
-    pub fn announce(&mut self, now: u64, mut report: impl FnMut(Dropped)) {
+    /// Calls `report` for each stream with suppressed events that was not announced in its window, or whose
+    /// window has ended: the stream may have no further event.
+    pub fn announce(&mut self, now: u64, mut report: impl FnMut(SuppressedEvents)) {
         self.roll_over(now, &mut report);
         for slot in 0..STREAMS {
             if let Some(mut limit) = self.streams[slot]
@@ -86,18 +86,18 @@ impl EventRateLimit {
     }
 
     /// Starts a new window of the lines if the current one has ended.
-    fn roll_over(&mut self, now: u64, report: &mut impl FnMut(Dropped)) {
+    fn roll_over(&mut self, now: u64, report: &mut impl FnMut(SuppressedEvents)) {
         if let Some(count) = self.lines.roll_over(now) {
-            report(Dropped { stream: None, count });
+            report(SuppressedEvents { stream: None, count });
         }
     }
 
-    /// Reports the suppressed events of a stream, in a line of its own or in the count of all streams. Returns whether there
-    /// were any.
-    fn report(&mut self, limit: &mut StreamLimit, report: &mut impl FnMut(Dropped)) -> bool {
+    /// Reports the suppressed events of a stream, in a line of its own or in the count of all streams.
+    /// Returns whether there were any.
+    fn report(&mut self, limit: &mut StreamLimit, report: &mut impl FnMut(SuppressedEvents)) -> bool {
         let Some(count) = limit.events.take_suppressed() else { return false };
         match self.lines.try_admit() {
-            true => report(Dropped { stream: Some(limit.stream), count }),
+            true => report(SuppressedEvents { stream: Some(limit.stream), count }),
             false => self.lines.suppress(count),
         }
         true
@@ -121,8 +121,8 @@ mod tests {
         StreamId::new(number)
     }
 
-    fn of(number: u32, count: u64) -> Dropped {
-        Dropped { stream: Some(stream(number)), count }
+    fn of(number: u32, count: u64) -> SuppressedEvents {
+        SuppressedEvents { stream: Some(stream(number)), count }
     }
 
     /// Whether an event is admitted; nothing may be reported.
@@ -196,7 +196,7 @@ mod tests {
         let mut limit = EventRateLimit::new();
         let (mut lines, mut counted) = (0, 0);
         for event in 0..EVENTS {
-            let mut report = |dropped: Dropped| {
+            let mut report = |dropped: SuppressedEvents| {
                 lines += 1;
                 counted += dropped.count;
             };

@@ -37,7 +37,7 @@ pub use command_queue::{
 pub use control::{FirmwareState, RegisterTimeout};
 pub use domain::{DestroyError, DomainError, DomainMapError, PagingDomain};
 pub use event_queue::{EventQueue, EventReport};
-pub use event_rate_limit::Dropped;
+pub use event_rate_limit::SuppressedEvents;
 pub use pinned_table::PinnedTable;
 pub use probe::{Features, Missing, Stages, Unsupported};
 pub use registers::Registers;

@@ -10,8 +10,8 @@ use pagetable::{
 };
 use smmu_spec::TlbTag;
 
-/// A last-level table that stays in its domain's tree until the domain is destroyed. The owner of a page maps and unmaps
-/// it without a table walk, a lock, or an allocation.
+/// A last-level table that stays in its domain's tree until the domain is destroyed. The owner of a page maps
+/// and unmaps it without a table walk, a lock, or an allocation.
 #[derive(Clone, Copy, Debug)]
 pub struct PinnedTable {
     table: PhysAddr,
@@ -27,8 +27,8 @@ impl PinnedTable {
         Self { table, start, params }
     }
 
-    /// Maps `chunks` in order from page `first` of the table on. The pages must belong to the caller and not be mapped. The
-    /// device observes the mapping before any store that follows this call.
+    /// Maps `chunks` in order from page `first` of the table on. The pages must belong to the caller and not
+    /// be mapped. The device observes the mapping before any store that follows this call.
     ///
     /// # Errors
     /// [`MapError`]; nothing is mapped.
@@ -82,18 +82,19 @@ impl PinnedTable {
         Ok(self.publish(memory, first, written))
     }
 
-    /// Makes the entries from page `first` on visible to the SMMU, and returns the addresses that they translate.
+    /// Makes the entries from page `first` on visible to the SMMU, and returns the addresses that they
+    /// translate.
     #[inline]
     fn publish<M: TableMemory>(&self, memory: &M, first: usize, written: &[AtomicU64]) -> AddrRange<Iova> {
         memory.entries_written(written);
-        self.params.coherency.written(written);
+        self.params.coherency.clean(written);
         self.params.coherency.publish();
         let start = self.start + ((first as u64) << PAGE_SHIFT);
         AddrRange::new(start, start + ((written.len() as u64) << PAGE_SHIFT))
     }
 
-    /// Clears the entries of `range`, the result of one [`PinnedTable::map`]. Neither `held` nor the pages of the table may
-    /// be reused before the invalidation.
+    /// Clears the entries of `range`, the result of one [`PinnedTable::map`]. Neither `held` nor the pages of
+    /// the table may be reused before the invalidation.
     #[inline]
     pub fn unmap<T, M: TableMemory>(&self, memory: &M, range: AddrRange<Iova>, held: T) -> Stale<T> {
         let entries = memory.entries(self.table);
@@ -104,7 +105,7 @@ impl PinnedTable {
             TlbTag::Stage2(_) => stage2(entries).unmap(pages),
         };
         memory.entries_written(written);
-        self.params.coherency.written(written);
+        self.params.coherency.clean(written);
         Stale::new(held, range, StaleTables::new(), self.params.invalidation(range, true))
     }
 }

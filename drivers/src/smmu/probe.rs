@@ -25,8 +25,8 @@ pub enum Stages {
 pub struct Features {
     /// Translation stages.
     pub stages: Stages,
-    /// Whether the SMMU's own accesses snoop (IDR0.COHACC). If the device tree says otherwise, the caller changes this before
-    /// [`start`](super::start).
+    /// Whether the SMMU's own accesses snoop (IDR0.COHACC). If the device tree says otherwise, the caller
+    /// changes this before [`start`](super::start).
     pub coherency: WalkCoherency,
     /// Bits of ASID: 8 or 16.
     pub asid_bits: u8,
@@ -40,7 +40,8 @@ pub struct Features {
     pub command_log2: u8,
     /// Maximum number of events in the queue, log2.
     pub event_log2: u8,
-    /// Limit on the size of the event queue, log2, chosen by the caller; [`DEFAULT_EVENT_QUEUE_LOG2`] at first.
+    /// Limit on the size of the event queue, log2, chosen by the caller; [`DEFAULT_EVENT_QUEUE_LOG2`] at
+    /// first.
     pub max_event_queue_log2: u8,
     /// Whether range invalidation is supported.
     pub range_invalidation: RangeInvalidation,
@@ -133,8 +134,8 @@ impl Features {
         self.stages != Stages::Two
     }
 
-    /// Maximum input size of a domain in bits. Stage 2 is limited by the physical address size, and below 44 bits to 39 bits
-    /// (walks from level 1), since tables are not concatenated.
+    /// Maximum input size of a domain in bits. Stage 2 is limited by the physical address size, and below 44
+    /// bits to 39 bits (walks from level 1), since tables are not concatenated.
     pub fn input_bits(&self) -> u8 {
         const VIRTUAL: u8 = 48;
         match self.stages {

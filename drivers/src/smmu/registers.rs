@@ -120,8 +120,8 @@ pub(super) fn split(
     let control = at(offset_of!(Registers, control));
     let commands = at(offset_of!(Registers, commands));
     let events = at(offset_of!(Registers, events));
-    // SAFETY: the parts are blocks of `tock-registers` fields inside `registers`, which is consumed here: so they remain
-    // mapped, no other code accesses them, and they do not overlap.
+    // SAFETY: the parts are blocks of `tock-registers` fields inside `registers`, which is consumed here: so
+    // they remain mapped, no other code accesses them, and they do not overlap.
     unsafe { (Mmio::new(control), Mmio::new(commands), Mmio::new(events)) }
 }
 

@@ -1,5 +1,5 @@
-//! Initialization of an SMMU in any state that firmware left (IHI 0070, 6.3.9 and 3.11). Transactions abort from the first
-//! step on; an SMMU that is enabled keeps translating as before until it is disabled.
+//! Initialization of an SMMU in any state that firmware left (IHI 0070, 6.3.9 and 3.11). Transactions abort
+//! from the first step on; an SMMU that is enabled keeps translating as before until it is disabled.
 
 use super::clock::Clock;
 use super::coherency::Coherency;
@@ -98,8 +98,8 @@ pub fn start(
     Ok(SmmuV3 { features, commands, events, streams, tags: TlbTagAllocator::new(&features) })
 }
 
-/// Makes an SMMU abort all transactions, in any state that firmware left, and returns that state. Needs no memory and no
-/// commands, so the kernel calls it first, long before [`start`].
+/// Makes an SMMU abort all transactions, in any state that firmware left, and returns that state. Needs no
+/// memory and no commands, so the kernel calls it first, long before [`start`].
 ///
 /// # Errors
 /// [`RegisterTimeout`].
@@ -161,11 +161,12 @@ fn access_attributes(features: &Features) -> u32 {
 /// Zeroed memory for a queue of `2^log2` bytes, visible to the SMMU.
 fn queue(source: &mut impl RegionSource, coherency: Coherency, log2: u8) -> Option<Region> {
     let region = source.allocate(field(log2.into(), log2.into(), 1).max(PAGE_SIZE))?;
-    coherency.written(region.words());
+    coherency.clean(region.words());
     Some(region)
 }
 
-/// Enables the command queue first, to invalidate all caches, and translation last, since transactions follow.
+/// Enables the command queue first, to invalidate all caches, and translation last, since transactions
+/// follow.
 fn enable(commands: &mut CommandQueue) -> Result<(), StartError> {
     commands.control().set_enables(bits::CR0_CMDQEN)?;
     commands.run([Command::CfgiAll, Command::TlbiNsnhAll]).map_err(StartError::Command)?;

@@ -1,5 +1,5 @@
-//! The stream table (IHI 0070, 3.3.1 and 5.1). Streams without a domain abort: in a linear table by their entry, in a
-//! two-level table also because their second-level table is missing.
+//! The stream table (IHI 0070, 3.3.1 and 5.1). Streams without a domain abort: in a linear table by their
+//! entry, in a two-level table also because their second-level table is missing.
 
 use super::coherency::Coherency;
 use super::command_queue::{self, CommandError, CommandQueue};
@@ -34,8 +34,8 @@ pub enum StreamError {
     NotAttached(StreamId),
     /// No memory for a second-level table.
     OutOfMemory(StreamId),
-    /// The invalidation of the entry did not complete. The stream counts as attached: it must be detached before its domain is
-    /// destroyed.
+    /// The invalidation of the entry did not complete. The stream counts as attached: it must be detached
+    /// before its domain is destroyed.
     Command(CommandError),
 }
 
@@ -54,7 +54,8 @@ enum TableFormat {
     },
 }
 
-/// The stream table. Entries are changed by the steps of [`update()`]; the SMMU observes each step before the next.
+/// The stream table. Entries are changed by the steps of [`update()`]; the SMMU observes each step before the
+/// next.
 pub struct StreamTable {
     format: TableFormat,
     log2: u8,
@@ -77,7 +78,7 @@ impl StreamTable {
         let region = memory.allocate(bytes.max(PAGE_SIZE))?;
         let format = if two_level {
             // Zero is a descriptor without second-level table.
-            coherency.written(region.words());
+            coherency.clean(region.words());
             TableFormat::TwoLevel { first: region, second: Vec::new() }
         } else {
             fill_with_abort(&region, coherency);
@@ -144,8 +145,9 @@ impl StreamTable {
         }
     }
 
-    /// Allocates the stream's second-level table, if needed. The invalid first-level descriptor may be cached: the change of
-    /// the entry invalidates both levels (Leaf = 0), and until then the stream aborts in either case.
+    /// Allocates the stream's second-level table, if needed. The invalid first-level descriptor may be
+    /// cached: the change of the entry invalidates both levels (Leaf = 0), and until then the stream aborts
+    /// in either case.
     fn grow(&mut self, memory: &mut impl RegionSource, stream: StreamId) -> Result<(), StreamError> {
         let coherency = self.coherency;
         let TableFormat::TwoLevel { first, second } = &mut self.format else { return Ok(()) };
@@ -157,7 +159,7 @@ impl StreamTable {
         // The entries must be visible before the descriptor that leads to them.
         coherency.publish();
         first.store(above, &[L1Descriptor::new(table.start(), SPLIT).0]);
-        coherency.written(&first.words()[above..=above]);
+        coherency.clean(&first.words()[above..=above]);
         second.insert(at, (above, table));
         Ok(())
     }
@@ -175,7 +177,7 @@ impl StreamTable {
             match step {
                 Step::Write { word, value } => {
                     table.store(first + word, &[value]);
-                    self.coherency.written(&table.words()[first + word..=first + word]);
+                    self.coherency.clean(&table.words()[first + word..=first + word]);
                 }
                 // Invalid entries may be cached, too.
                 Step::Sync => command_queue::run(commands, [Command::CfgiSte { stream, leaf: false }])?,
@@ -241,5 +243,5 @@ fn fill_with_abort(table: &Region, coherency: Coherency) {
     for first in (0..table.words().len()).step_by(STE_WORDS) {
         table.store(first, &abort);
     }
-    coherency.written(table.words());
+    coherency.clean(table.words());
 }

@@ -7,7 +7,8 @@ use core::sync::atomic::{AtomicU16, AtomicU64};
 use pagetable::{Entries, TableFrame, TableMemory};
 use smmu_spec::{Invalidation, RangeInvalidation, TlbTag};
 
-/// Parameters of a domain's translations: the TLB tag, the supported invalidations, the coherency of table walks.
+/// Parameters of a domain's translations: the TLB tag, the supported invalidations, the coherency of table
+/// walks.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct TranslationParams {
     pub tag: TlbTag,
@@ -29,8 +30,8 @@ impl<F: FnMut(Invalidation) -> Result<(), CommandError>> RunCommands for F {}
 
 /// Frames of `memory` with the SMMU's maintenance.
 ///
-/// Frames, entries and counters come from `memory`, which is also notified of written entries. Cache maintenance and
-/// invalidation for the SMMU are done here.
+/// Frames, entries and counters come from `memory`, which is also notified of written entries. Cache
+/// maintenance and invalidation for the SMMU are done here.
 pub(super) struct SmmuTableMemory<'a, M, F> {
     pub memory: &'a mut M,
     /// Runs commands and waits for their completion.
@@ -43,7 +44,7 @@ pub(super) struct SmmuTableMemory<'a, M, F> {
 impl<M: TableMemory, F: RunCommands> TableMemory for SmmuTableMemory<'_, M, F> {
     fn allocate(&mut self) -> Option<TableFrame> {
         let table = self.memory.allocate()?;
-        self.params.coherency.written(self.memory.entries(table.address()));
+        self.params.coherency.clean(self.memory.entries(table.address()));
         Some(table)
     }
 
@@ -63,7 +64,7 @@ impl<M: TableMemory, F: RunCommands> TableMemory for SmmuTableMemory<'_, M, F> {
     }
 
     fn entries_written(&self, entries: &[AtomicU64]) {
-        self.params.coherency.written(entries);
+        self.params.coherency.clean(entries);
         self.memory.entries_written(entries);
     }
 

@@ -1,5 +1,5 @@
-//! ASIDs (VMIDs where only stage 2 is implemented) for domains. Each domain has its own, since the SMMU's TLB is not tagged
-//! by stream.
+//! ASIDs (VMIDs where only stage 2 is implemented) for domains. Each domain has its own, since the SMMU's TLB
+//! is not tagged by stream.
 
 use super::probe::Features;
 use addr::{Asid, Vmid};

@@ -15,10 +15,11 @@ fn event_queue_overflow_is_reported_and_drained() {
         let reports = fixture.reports();
         let count = |wanted: fn(&EventReport) -> bool| reports.iter().filter(|report| wanted(report)).count();
         assert_eq!(count(|report| matches!(report, EventReport::Event(_))), 8);
-        assert_eq!(count(|report| matches!(report, EventReport::Quiet(_))), 1024 - 8);
+        assert_eq!(count(|report| matches!(report, EventReport::RateLimited(_))), 1024 - 8);
         let dropped: Vec<_> =
-            reports.iter().filter(|report| matches!(report, EventReport::Dropped(_))).collect();
-        let expected = EventReport::Dropped(smmu::Dropped { stream: Some(STREAM), count: 1024 - 8 });
+            reports.iter().filter(|report| matches!(report, EventReport::Suppressed(_))).collect();
+        let expected =
+            EventReport::Suppressed(smmu::SuppressedEvents { stream: Some(STREAM), count: 1024 - 8 });
         assert_eq!(dropped, [&expected]);
         let errors = fixture.commands.borrow_mut().service_errors();
         assert_eq!(errors.to_string() == "global error EVENTQ_ABT_ERR", global);
@@ -48,7 +49,7 @@ fn events_are_read_in_order_across_the_wrap() {
             ));
         }
         let seen = fixture.reports().into_iter().filter_map(|report| match report {
-            EventReport::Event(event) | EventReport::Quiet(event) => Some(event.stream.raw()),
+            EventReport::Event(event) | EventReport::RateLimited(event) => Some(event.stream.raw()),
             _ => None,
         });
         assert_eq!(seen.collect::<Vec<_>>(), (first..first + 100).collect::<Vec<_>>());
@@ -72,10 +73,10 @@ fn suppressed_events_are_reported_in_the_next_window() {
     (0..20).for_each(|access| assert_eq!(fixture.reach(access), None));
     fixture.reports();
     (0..5).for_each(|access| assert_eq!(fixture.reach(access), None));
-    assert!(fixture.reports().iter().all(|report| matches!(report, EventReport::Quiet(_))));
+    assert!(fixture.reports().iter().all(|report| matches!(report, EventReport::RateLimited(_))));
     fixture.machine.pass_microseconds(2_000_000);
     assert_eq!(fixture.reach(0), None);
-    let dropped = EventReport::Dropped(smmu::Dropped { stream: Some(STREAM), count: 5 });
+    let dropped = EventReport::Suppressed(smmu::SuppressedEvents { stream: Some(STREAM), count: 5 });
     let reports = fixture.reports();
     assert_eq!((reports[0], reports.len()), (dropped, 2));
 }

@@ -1,5 +1,5 @@
-//! The command queue behind a loom lock: loom explores all orders of acquisition, where the judge's `ConcurrentCpus`
-//! explores random ones. The SMMU advances whenever a CPU waits.
+//! The command queue behind a loom lock: loom explores all orders of acquisition, where the judge's
+//! `ConcurrentCpus` explores random ones. The SMMU advances whenever a CPU waits.
 
 use super::*;
 use ::loom::sync::{Arc, Mutex};

@@ -86,7 +86,7 @@ impl SmallMappings {
     pub fn alloc(&self, len: u64) -> Option<SmallSlot> {
         let (pages, cpu) = (slots(len), arch::cpu::index());
         let table = self.current.load(Relaxed);
-        match self.tables.get(table).and_then(Once::get).and_then(|table| table.slots.take(pages, cpu)) {
+        match self.tables.get(table).and_then(Once::get).and_then(|table| table.slots.alloc(pages, cpu)) {
             Some(page) => Some(SmallSlot::new(table, page)),
             None => self.alloc_slow_path(pages, cpu),
         }
@@ -100,11 +100,11 @@ impl SmallMappings {
         let tries = if pages == slots(PAGE_SIZE) { TABLES } else { MAX_SEARCHED_TABLES };
         let table_count = self.table_count.load(Relaxed);
         for (table, this) in self.not_full().filter_map(|at| Some((at, self.tables[at].get()?))).take(tries) {
-            if let Some(page) = this.slots.take(pages, cpu) {
+            if let Some(page) = this.slots.alloc(pages, cpu) {
                 self.current.store(table, Relaxed);
                 return Some(SmallSlot::new(table, page));
             }
-            if this.slots.free() == 0 {
+            if this.slots.free_count() == 0 {
                 self.set_full(table);
             }
         }
@@ -183,7 +183,7 @@ impl SmallMappings {
         match table.pinned.map(&Tables, slot.page(), chunks, mapping) {
             Ok(range) => Ok(range),
             Err(MapError::OutputTooLarge(_)) => {
-                table.slots.give(slot.page(), slots(len));
+                table.slots.free(slot.page(), slots(len));
                 Err(DmaError::TooLong { len })
             }
             Err(error) => panic!("map of {len:#x} bytes at page {}: {error:?}", slot.page()),
@@ -200,11 +200,11 @@ impl SmallMappings {
         }
         let pages = slots(run.end().raw() - run.start().raw());
         let table = self.tables.get(self.current.load(Relaxed))?.get()?;
-        let page = table.slots.take(pages, arch::cpu::index())?;
+        let page = table.slots.alloc(pages, arch::cpu::index())?;
         match table.pinned.map_run(&Tables, page, run, table.streaming_attributes[usize::from(is_written)]) {
             Ok(range) => Some(range),
             Err(_) => {
-                table.slots.give(page, pages);
+                table.slots.free(page, pages);
                 None
             }
         }
@@ -221,13 +221,13 @@ impl SmallMappings {
     /// Returns whether the page at `at` is allocated; `None` if it is in none of the tables.
     pub fn is_allocated(&self, at: Iova) -> Option<bool> {
         let (_, table) = self.table_of(AddrRange::new(at, at + PAGE_SIZE))?;
-        Some(table.slots.is_taken(pagetable::pinned_page(at)))
+        Some(table.slots.is_allocated(pagetable::pinned_page(at)))
     }
 
     /// Frees a range in table `index` after its invalidation.
     #[inline]
     pub fn free(&self, (index, table): (usize, &PinnedSlots), range: AddrRange<Iova>) {
-        table.slots.give(pagetable::pinned_page(range.start()), slots(range.len()));
+        table.slots.free(pagetable::pinned_page(range.start()), slots(range.len()));
         if self.is_full(index) {
             self.full[index / 64].fetch_and(!(1 << (index % 64)), Relaxed);
             self.current.store(index, Relaxed);

@@ -6,7 +6,7 @@ use super::smmu::Smmu;
 use crate::{debug, kprintln};
 use addr::StreamId;
 use alloc::vec::Vec;
-use drivers::smmu::{Dropped, EventQueue, EventReport};
+use drivers::smmu::{EventQueue, EventReport, SuppressedEvents};
 use smmu_spec::EventRecord;
 use spin::RwLock;
 
@@ -66,15 +66,15 @@ impl EventDispatcher {
                     now.add(event.stream);
                     forward(smmu, &event);
                 }
-                EventReport::Quiet(event) => {
+                EventReport::RateLimited(event) => {
                     request_drain();
                     now.add(event.stream);
                     forward(smmu, &event);
                 }
-                EventReport::Dropped(Dropped { stream: Some(stream), count }) => {
+                EventReport::Suppressed(SuppressedEvents { stream: Some(stream), count }) => {
                     kprintln!("smmu: sid={stream} {count} more events");
                 }
-                EventReport::Dropped(Dropped { stream: None, count }) => {
+                EventReport::Suppressed(SuppressedEvents { stream: None, count }) => {
                     kprintln!("smmu: {count} more events of many streams");
                 }
                 EventReport::Overflow => smmu.command_queue().record_lost_events(),

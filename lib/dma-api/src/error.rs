@@ -30,7 +30,7 @@ pub enum DmaError {
     },
     /// The kernel's heap is full.
     OutOfHeap,
-    /// The device's address space is full below its mask.
+    /// No free IOVA range below the DMA mask.
     OutOfIova {
         /// The requested bytes.
         len: u64,
@@ -62,7 +62,7 @@ pub enum DmaError {
         /// The requested bytes.
         len: u64,
     },
-    /// The IOMMU did not respond in time. Memory that it may still map stays out of use.
+    /// The IOMMU did not respond in time. Memory that it may still map is leaked.
     IommuTimeout,
     /// The IOMMU rejects the device: no stream, no free ASID or VMID, or the stream is attached to another
     /// domain.
@@ -78,7 +78,7 @@ impl fmt::Display for DmaError {
             Self::OutOfFrames { wanted, had } => write!(f, "out of frames: {wanted} requested, {had} found"),
             Self::OutOfHeap => write!(f, "out of heap"),
             Self::OutOfIova { len, highest } => {
-                write!(f, "out of device addresses up to {highest}: {} requested", Size(len))
+                write!(f, "out of IOVAs up to {highest}: {} requested", Size(len))
             }
             Self::OutOfVmalloc { len } => write!(f, "out of vmalloc space: {} requested", Size(len)),
             Self::OutOfTables => write!(f, "out of page table frames"),

@@ -74,7 +74,7 @@ pub trait StreamOps: Send + Sync {
     /// Unmaps the memory and syncs it for the CPU ([`StreamOps::sync_for_cpu`]).
     ///
     /// # Errors
-    /// When the IOMMU does not confirm the invalidation, the memory stays out of use permanently.
+    /// When the IOMMU does not confirm the invalidation, the memory is leaked.
     fn unmap(
         &self,
         mapping: StreamMapping,
@@ -118,8 +118,9 @@ pub struct CpuOwned;
 #[derive(Debug)]
 pub struct DeviceOwned;
 
-/// A streaming mapping owned by `Owner`, [`CpuOwned`] or [`DeviceOwned`]. Only `Stream<CpuOwned>` gives access to
-/// the bytes, only `Stream<DeviceOwned>` has the address for the device. Dropping it unmaps the memory and drops it.
+/// A streaming mapping owned by `Owner`, [`CpuOwned`] or [`DeviceOwned`]. Only `Stream<CpuOwned>` gives
+/// access to the bytes, only `Stream<DeviceOwned>` has the address for the device. Dropping it unmaps the
+/// memory and drops it.
 pub struct Stream<Owner> {
     guard: MappingGuard,
     owner: PhantomData<Owner>,
@@ -147,7 +148,7 @@ impl MappingGuard {
 
 impl Drop for MappingGuard {
     fn drop(&mut self) {
-        // After an error the memory stays out of use permanently; the provider reports it.
+        // After an error the memory is leaked; the provider reports it.
         drop(self.unmap());
     }
 }
@@ -168,7 +169,7 @@ impl<Owner> Stream<Owner> {
         self.guard.mapping.direction
     }
 
-    /// Ends the mapping, whichever side owns it. The CPU sees the device's writes.
+    /// Ends the mapping, whichever owner it has. The CPU observes the device's writes.
     ///
     /// # Errors
     /// [`DmaError::IommuTimeout`]: the memory is lost, since the device might still reach it.

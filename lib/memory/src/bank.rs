@@ -78,7 +78,7 @@ impl Bank {
         if order.log2() >= self.failed_order || order.frames() > self.free {
             return None;
         }
-        match self.take_first(order) {
+        match self.alloc_first(order) {
             Some(first) => {
                 self.free -= order.frames();
                 Chunk::new(first, order)
@@ -90,16 +90,16 @@ impl Bank {
         }
     }
 
-    fn take_first(&mut self, order: Order) -> Option<Pfn> {
+    fn alloc_first(&mut self, order: Order) -> Option<Pfn> {
         let log2 = usize::from(order.log2());
         match log2.checked_sub(block::ORDERS) {
             Some(order) => Some(Pfn::new(self.large.alloc(order)? << block::ORDERS)),
-            None => self.take_small(log2),
+            None => self.alloc_small(log2),
         }
     }
 
     /// Takes from the partly free block whose largest chunk fits best, or else splits a whole block.
-    fn take_small(&mut self, order: usize) -> Option<Pfn> {
+    fn alloc_small(&mut self, order: usize) -> Option<Pfn> {
         let Some(number) = self.partly_free(order) else {
             let whole = self.large.alloc(0)?;
             return Some(self.split(whole, order));

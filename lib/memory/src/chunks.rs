@@ -95,11 +95,11 @@ pub fn alloc_into(
         return Err(ChunkError::Nothing);
     }
     if request.contiguous {
-        return take_run(source, request, list);
+        return alloc_run(source, request, list);
     }
     alloc_from(source, request.reach.preferred(), request.frames, request.largest, list)?;
     if list.frames() < request.frames && request.reach != request.reach.preferred() {
-        take_more(source, request.reach, request.frames - list.frames(), request.largest, list)?;
+        alloc_more(source, request.reach, request.frames - list.frames(), request.largest, list)?;
     }
     if list.frames() == request.frames {
         return Ok(());
@@ -150,7 +150,7 @@ fn alloc_pages(
 }
 
 /// [`alloc_from`], merged with the chunks in the list.
-fn take_more(
+fn alloc_more(
     source: &mut impl FrameSource,
     reach: Reach,
     wanted: u64,
@@ -201,7 +201,7 @@ fn merge(source: &mut impl FrameSource, mut a: Frames, mut b: Frames) -> Result<
 }
 
 /// Allocates a contiguous run: the chunk that covers it, without the frames after its end.
-fn take_run(source: &mut impl FrameSource, request: &Request, list: &mut Frames) -> Result<(), ChunkError> {
+fn alloc_run(source: &mut impl FrameSource, request: &Request, list: &mut Frames) -> Result<(), ChunkError> {
     let wanted = request.frames;
     let order = Order::covering(wanted).ok_or(ChunkError::TooLong { wanted })?;
     let cover = source.alloc(order, request.reach).ok_or(ChunkError::OutOfFrames { wanted, had: 0 })?;

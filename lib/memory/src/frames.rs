@@ -126,10 +126,10 @@ impl Frames {
     /// Frees all frames to `source`, and empties the list.
     pub fn free_to(&mut self, source: &mut impl FrameSource) {
         self.frames = 0;
-        give_slice(self.inline(), source);
+        free_slice(self.inline(), source);
         self.inline_len = 0;
         if !self.pieces.is_empty() {
-            self.pieces.drain(..).for_each(|piece| give_slice(&piece, source));
+            self.pieces.drain(..).for_each(|piece| free_slice(&piece, source));
         }
     }
 
@@ -171,7 +171,7 @@ impl Iterator for Chunks<'_> {
 }
 
 /// Frees chunks; single frames of one run that are neighbours in the list are freed together.
-fn give_slice(mut chunks: &[Chunk], source: &mut impl FrameSource) {
+fn free_slice(mut chunks: &[Chunk], source: &mut impl FrameSource) {
     while let [chunk, rest @ ..] = chunks {
         let next = rest.first().filter(|next| next.order() == Order::PAGE && chunk.order() == Order::PAGE);
         if next.is_some_and(|next| run_of(next) == run_of(chunk)) {

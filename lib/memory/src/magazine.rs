@@ -34,7 +34,7 @@ impl Magazine {
     /// The capacity in chunks, all orders together.
     pub const CAPACITY: usize = START[ORDERS];
     /// The capacity in frames: 8.8 MiB.
-    pub const MOST_FRAMES: u64 = {
+    pub const MAX_FRAMES: u64 = {
         let mut most = 0;
         let mut order = 0;
         while order < ORDERS {
@@ -166,7 +166,7 @@ mod tests {
                 }
                 let held: u64 = (0..12).map(|log2| (model[log2].len() as u64) << log2).sum();
                 prop_assert_eq!(magazine.frames(), held);
-                prop_assert!(held <= Magazine::MOST_FRAMES);
+                prop_assert!(held <= Magazine::MAX_FRAMES);
             }
             let left = core::iter::from_fn(|| magazine.pop_any()).count();
             prop_assert_eq!((left, magazine.frames()), (model.iter().map(Vec::len).sum(), 0));

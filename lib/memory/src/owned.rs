@@ -31,7 +31,7 @@ impl OwnedChunk {
     pub const fn chunk(&self) -> Chunk {
         self.0
     }
-    /// Ends the ownership in this form: the caller keeps it in another one.
+    /// Releases the chunk: the caller tracks its ownership in another form.
     pub const fn release(self) -> Chunk {
         self.0
     }
@@ -89,7 +89,7 @@ impl OwnedPages {
         (0..bits.count_ones()).map(move |_| next_page(run, &mut bits))
     }
 
-    /// Ends the ownership in this form: the first frame of the run, and the bits.
+    /// Releases the pages: the first frame of the run, and the bits.
     pub(crate) const fn release(self) -> (Pfn, u64) {
         (self.run, self.bits)
     }

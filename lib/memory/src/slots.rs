@@ -26,52 +26,52 @@ impl Slots {
     /// The number of slots.
     pub const COUNT: usize = WORDS * 64;
     /// The length of the longest run.
-    pub const LONGEST: u32 = 64;
+    pub const MAX_RUN: u32 = 64;
 
     /// Slots that are all free.
     pub fn new() -> Self {
         Self { words: core::array::from_fn(|_| SlotWord(AtomicU64::new(u64::MAX))) }
     }
 
-    /// Allocates a run of `len` slots (1 to [`Slots::LONGEST`]) and returns the first. `home` is the word
-    /// where the search starts. Everything that the previous owner did before [`Slots::give`] happens before
+    /// Allocates a run of `len` slots (1 to [`Slots::MAX_RUN`]) and returns the first. `home` is the word
+    /// where the search starts. Everything that the previous owner did before [`Slots::free`] happens before
     /// this returns.
     #[inline]
-    pub fn take(&self, len: u32, home: usize) -> Option<usize> {
-        debug_assert!((1..=Self::LONGEST).contains(&len), "{len} slots");
+    pub fn alloc(&self, len: u32, home: usize) -> Option<usize> {
+        debug_assert!((1..=Self::MAX_RUN).contains(&len), "{len} slots");
         let word = home % WORDS;
-        match self.words[word].take(len) {
+        match self.words[word].alloc(len) {
             Some(bit) => Some(word * 64 + bit as usize),
-            None => self.take_elsewhere(len, word),
+            None => self.alloc_elsewhere(len, word),
         }
     }
 
     #[cold]
-    fn take_elsewhere(&self, len: u32, home: usize) -> Option<usize> {
+    fn alloc_elsewhere(&self, len: u32, home: usize) -> Option<usize> {
         (1..WORDS).map(|n| (home + n) % WORDS).find_map(|word| {
-            let bit = self.words[word].take(len)?;
+            let bit = self.words[word].alloc(len)?;
             Some(word * 64 + bit as usize)
         })
     }
 
-    /// Frees the run of `len` slots from `first` on, which one [`Slots::take`] returned.
+    /// Frees the run of `len` slots from `first` on, which one [`Slots::alloc`] returned.
     ///
     /// # Panics
     /// If one of them is free.
     #[inline]
-    pub fn give(&self, first: usize, len: u32) {
+    pub fn free(&self, first: usize, len: u32) {
         let run = (u64::MAX >> (64 - len)) << (first % 64);
         let before = self.words[first / 64].0.fetch_or(run, Ordering::Release);
-        assert!(before & run == 0, "slot {first} given back twice");
+        assert!(before & run == 0, "slot {first} freed twice");
     }
 
     /// Whether the slot is allocated.
-    pub fn is_taken(&self, slot: usize) -> bool {
+    pub fn is_allocated(&self, slot: usize) -> bool {
         self.words[slot / 64].0.load(Ordering::Relaxed) & 1 << (slot % 64) == 0
     }
 
     /// The number of free slots.
-    pub fn free(&self) -> u32 {
+    pub fn free_count(&self) -> u32 {
         self.words.iter().map(|word| word.0.load(Ordering::Relaxed).count_ones()).sum()
     }
 }
@@ -84,7 +84,7 @@ impl Default for Slots {
 
 impl SlotWord {
     #[inline]
-    fn take(&self, len: u32) -> Option<u32> {
+    fn alloc(&self, len: u32) -> Option<u32> {
         let mut free = self.0.load(Ordering::Relaxed);
         loop {
             let starts = starts(free, len);
@@ -127,56 +127,56 @@ mod tests {
     #[test]
     fn every_slot_is_allocated_once() {
         let slots = Slots::new();
-        let all: BTreeSet<_> = (0..Slots::COUNT).map(|_| slots.take(1, 3).unwrap()).collect();
-        assert_eq!((all.len(), slots.take(1, 0), slots.free()), (Slots::COUNT, None, 0));
-        slots.give(77, 1);
-        assert_eq!((slots.take(1, 0), slots.take(1, 0)), (Some(77), None));
+        let all: BTreeSet<_> = (0..Slots::COUNT).map(|_| slots.alloc(1, 3).unwrap()).collect();
+        assert_eq!((all.len(), slots.alloc(1, 0), slots.free_count()), (Slots::COUNT, None, 0));
+        slots.free(77, 1);
+        assert_eq!((slots.alloc(1, 0), slots.alloc(1, 0)), (Some(77), None));
     }
 
     #[test]
     fn runs_are_aligned_and_do_not_overlap() {
         // Miri is a thousand times slower.
-        for len in (1..=Slots::LONGEST).step_by(if cfg!(miri) { 21 } else { 1 }) {
+        for len in (1..=Slots::MAX_RUN).step_by(if cfg!(miri) { 21 } else { 1 }) {
             let (slots, align) = (Slots::new(), len.next_power_of_two() as usize);
             let mut taken = BTreeSet::new();
-            while let Some(first) = slots.take(len, len as usize) {
+            while let Some(first) = slots.alloc(len, len as usize) {
                 assert_eq!(first % align, 0, "{len}");
                 assert!((first..first + len as usize).all(|slot| taken.insert(slot)), "{len} at {first}");
             }
-            assert!(slots.free() as usize == Slots::COUNT - taken.len());
+            assert!(slots.free_count() as usize == Slots::COUNT - taken.len());
             assert_eq!(taken.len(), Slots::COUNT / align * len as usize, "{len}");
             for first in (0..Slots::COUNT).step_by(align) {
-                slots.give(first, len);
+                slots.free(first, len);
             }
-            assert_eq!(slots.free() as usize, Slots::COUNT);
+            assert_eq!(slots.free_count() as usize, Slots::COUNT);
         }
     }
 
     #[test]
-    fn slots_of_a_run_are_taken_until_it_is_freed() {
+    fn slots_of_a_run_are_allocated_until_it_is_freed() {
         let slots = Slots::new();
-        let first = slots.take(3, 5).unwrap();
-        let taken = || (0..Slots::COUNT).filter(|&slot| slots.is_taken(slot)).collect::<Vec<_>>();
+        let first = slots.alloc(3, 5).unwrap();
+        let taken = || (0..Slots::COUNT).filter(|&slot| slots.is_allocated(slot)).collect::<Vec<_>>();
         assert_eq!(taken(), [first, first + 1, first + 2]);
-        slots.give(first, 3);
+        slots.free(first, 3);
         assert_eq!(taken(), []);
     }
 
     #[test]
     fn slots_behind_a_run_serve_shorter_runs() {
         let slots = Slots::new();
-        let three = slots.take(3, 0).unwrap();
-        assert_eq!(slots.take(1, 0), Some(three + 3));
-        assert_eq!(slots.take(2, 0), Some(three + 4));
+        let three = slots.alloc(3, 0).unwrap();
+        assert_eq!(slots.alloc(1, 0), Some(three + 3));
+        assert_eq!(slots.alloc(2, 0), Some(three + 4));
     }
 
     #[test]
-    #[should_panic(expected = "slot 9 given back twice")]
+    #[should_panic(expected = "slot 9 freed twice")]
     fn double_free_of_a_slot_panics() {
         let slots = Slots::new();
-        slots.take(16, 0).unwrap();
-        slots.give(9, 1);
-        slots.give(9, 1);
+        slots.alloc(16, 0).unwrap();
+        slots.free(9, 1);
+        slots.free(9, 1);
     }
 
     #[test]
@@ -191,15 +191,15 @@ mod tests {
                     for round in 0..ROUNDS {
                         let len = 1 + (round * 7 + thread) % 16;
                         // All threads start at the same word, so that they contend.
-                        let Some(first) = slots.take(len, 0) else { continue };
+                        let Some(first) = slots.alloc(len, 0) else { continue };
                         let mine = &owners[first..first + len as usize];
                         assert!(mine.iter().all(|owner| owner.swap(1, Ordering::Relaxed) == 0));
                         mine.iter().for_each(|owner| owner.store(0, Ordering::Relaxed));
-                        slots.give(first, len);
+                        slots.free(first, len);
                     }
                 });
             }
         });
-        assert_eq!(slots.free() as usize, Slots::COUNT);
+        assert_eq!(slots.free_count() as usize, Slots::COUNT);
     }
 }

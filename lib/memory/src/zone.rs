@@ -161,7 +161,7 @@ impl Zones {
         self.low.alloc(order, highest)
     }
 
-    fn take_spare_low_pages(&mut self, wanted: u32, highest: PhysAddr) -> Option<OwnedPages> {
+    fn alloc_spare_low_pages(&mut self, wanted: u32, highest: PhysAddr) -> Option<OwnedPages> {
         match wanted.min(u32::try_from(self.spare_low()).unwrap_or(u32::MAX)) {
             0 => None,
             spare => self.low.alloc_pages(spare, highest),
@@ -202,7 +202,7 @@ impl FrameSource for Zones {
             Preference::Only(Zone::Low) => self.low.alloc_pages(wanted, highest),
             Preference::HighFirst => {
                 let high = self.high.alloc_pages(wanted, highest);
-                high.or_else(|| self.take_spare_low_pages(wanted, highest))
+                high.or_else(|| self.alloc_spare_low_pages(wanted, highest))
             }
         }
     }

@@ -16,16 +16,16 @@ impl OwnedSlots {
     /// Only the first `free` slots are free, at most 4.
     fn new(free: usize) -> Arc<Self> {
         let slots = Slots::new();
-        while slots.take(64, 0).is_some() {}
-        (0..free).for_each(|slot| slots.give(slot, 1));
+        while slots.alloc(64, 0).is_some() {}
+        (0..free).for_each(|slot| slots.free(slot, 1));
         Arc::new(Self { slots, owned: Default::default() })
     }
 
     /// Allocates, writes and frees a run, if there is one.
     fn use_run(&self, len: u32) -> bool {
-        let Some(first) = self.slots.take(len, 0) else { return false };
+        let Some(first) = self.slots.alloc(len, 0) else { return false };
         self.owned[first..first + len as usize].iter().for_each(|slot| slot.with_mut(|_| ()));
-        self.slots.give(first, len);
+        self.slots.free(first, len);
         true
     }
 }
@@ -38,7 +38,7 @@ fn contend<const N: usize>(free: usize, lens: [u32; N]) -> [bool; N] {
         thread::spawn(move || shared.use_run(len))
     });
     let got = threads.map(|thread| thread.join().unwrap());
-    assert_eq!(shared.slots.free() as usize, free);
+    assert_eq!(shared.slots.free_count() as usize, free);
     got
 }
 

@@ -176,7 +176,7 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
         }
         clear_slot(m, table, slot);
         m.invalidate(self.input.address(start).raw(), size(level));
-        self.forget_spare(level + 1, start);
+        self.reset_spare(level + 1, start);
         self.tables -= 1;
         m.release(TableFrame::unlinked(entry.output()));
         Ok(())

@@ -13,7 +13,7 @@ pub type Entries = [AtomicU64; 512];
 pub struct TableFrame(PhysAddr);
 
 impl TableFrame {
-    /// Takes ownership of the frame at `address`, for a [`TableMemory`] to hand out.
+    /// Takes ownership of the frame at `address`, for [`TableMemory::allocate`].
     ///
     /// # Safety
     /// The frame has no other owner, and `address` is its first byte.
@@ -28,7 +28,7 @@ impl TableFrame {
     pub const fn address(&self) -> PhysAddr {
         self.0
     }
-    /// Ends the ownership in this form: the caller keeps it in another one.
+    /// Releases the frame: the caller tracks its ownership in another form.
     pub const fn release(self) -> PhysAddr {
         self.0
     }

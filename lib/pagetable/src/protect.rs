@@ -88,7 +88,7 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
         if let Some(slots) = broken.slots() {
             let start = self.input.address(slot_start(first, level, slots.start));
             m.invalidate(start.raw(), slots.len() as u64 * size(level));
-            mend(m, table, slots, attributes);
+            restore_broken(m, table, slots, attributes);
         }
     }
 }
@@ -127,7 +127,7 @@ fn change_leaves<F: Format, M: TableMemory>(
 }
 
 /// Makes the broken leaves in `slots` valid again, with the new attributes.
-fn mend<M: TableMemory>(m: &M, table: PhysAddr, slots: Range<usize>, attributes: u64) {
+fn restore_broken<M: TableMemory>(m: &M, table: PhysAddr, slots: Range<usize>, attributes: u64) {
     let entries = &m.entries(table)[slots];
     for entry in entries {
         let old = load(entry);

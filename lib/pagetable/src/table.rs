@@ -133,12 +133,12 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
         let before = stale.count();
         Self::collect(m, table, level, stale);
         self.tables -= stale.count() - before;
-        self.forget_spare(level, at);
+        self.reset_spare(level, at);
     }
 
     /// Resets the spare table if it is the table of `level` that translates `at`, or below that: it is
     /// unlinked.
-    pub(crate) fn forget_spare(&mut self, level: u8, at: u64) {
+    pub(crate) fn reset_spare(&mut self, level: u8, at: u64) {
         if let Spare::Kept { at: kept, .. } = self.spare
             && (kept ^ at) >> shift(level - 1) == 0
         {

@@ -147,7 +147,7 @@ pub const MUTANTS: [SourceMutant; 21] = [
     SourceMutant {
         name: "slots released without release ordering",
         file: "lib/memory/src/slots.rs",
-        item: "give",
+        item: "free",
         from: "fetch_or(run, Ordering::Release)",
         to: "fetch_or(run, Ordering::Relaxed)",
         oracle: Oracle::Slots,
@@ -155,7 +155,7 @@ pub const MUTANTS: [SourceMutant; 21] = [
     SourceMutant {
         name: "slots taken without acquire ordering",
         file: "lib/memory/src/slots.rs",
-        item: "take",
+        item: "alloc",
         from: "Ordering::Acquire, Ordering::Relaxed",
         to: "Ordering::Relaxed, Ordering::Relaxed",
         oracle: Oracle::Slots,

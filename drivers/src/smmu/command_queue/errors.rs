@@ -73,8 +73,8 @@ pub struct CommandCounters {
     pub reinitialized: u64,
 }
 
-/// Global errors that were active and are now acknowledged (GERROR's bits). CMDQ_ERR is included when a command was
-/// replaced.
+/// Global errors that were active and are now acknowledged (GERROR's bits). CMDQ_ERR is included when a
+/// command was replaced.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct GlobalErrors {
     /// The register's bits.
@@ -106,8 +106,8 @@ impl GlobalErrors {
         self == Self::default()
     }
 
-    /// Whether the SMMU could not write events (EVENTQ_ABT_ERR), and the other errors. QEMU reports a full event queue in
-    /// this way only.
+    /// Whether the SMMU could not write events (EVENTQ_ABT_ERR), and the other errors. QEMU reports a full
+    /// event queue in this way only.
     pub fn lost_events(self) -> (bool, Self) {
         let lost = self.has(EVENTQ_ABT_ERR);
         let bits = if lost { self.bits ^ flag(EVENTQ_ABT_ERR, true) as u32 } else { self.bits };

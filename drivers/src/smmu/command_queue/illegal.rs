@@ -10,8 +10,9 @@ struct IllegalCommand {
     words: [u64; Command::WORDS],
 }
 
-/// Capacity of the log. A batch that is checked after so many further illegal commands is taken for the owner of one, so the
-/// capacity exceeds the number that can occur while a CPU is descheduled for some milliseconds.
+/// Capacity of the log. A batch that is checked after so many further illegal commands is taken for the owner
+/// of one, so the capacity exceeds the number that can occur while a CPU is descheduled for some
+/// milliseconds.
 const CAPACITY: usize = 64;
 
 /// The most recent illegal commands, oldest first.

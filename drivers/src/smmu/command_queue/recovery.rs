@@ -1,10 +1,11 @@
 //! Recovery of a command queue that the SMMU cannot read (IHI 0070, 7.1: CERROR_ABT).
 //!
 //! 1. The SMMU retries the read, once for each command: the fault may have been transient.
-//! 2. If it stops there again, the queue is reinitialized, empty. Its commands are lost, but all commands of this driver
-//!    are invalidations and their CMD_SYNCs. So the first commands of the new queue invalidate everything; once these are
-//!    complete, the lost ones are too, and no batch fails.
-//! 3. If that fails as well, the queue is disabled and all waiting batches fail. The next batch repeats step 2.
+//! 2. If it stops there again, the queue is reinitialized, empty. Its commands are lost, but all commands of
+//!    this driver are invalidations and their CMD_SYNCs. So the first commands of the new queue invalidate
+//!    everything; once these are complete, the lost ones are too, and no batch fails.
+//! 3. If that fails as well, the queue is disabled and all waiting batches fail. The next batch repeats step
+//!    2.
 
 use super::super::control::{Control, RegisterTimeout};
 use super::super::registers::bits;
@@ -56,8 +57,9 @@ impl Recovery {
         Ok(())
     }
 
-    /// Reinitializes the queue at `base` and waits until the SMMU has invalidated everything. Returns whether it has: then
-    /// all earlier commands are complete. Otherwise the queue is disabled and keeps its commands.
+    /// Reinitializes the queue at `base` and waits until the SMMU has invalidated everything. Returns whether
+    /// it has: then all earlier commands are complete. Otherwise the queue is disabled and keeps its
+    /// commands.
     #[cold]
     pub fn reinitialize(
         &mut self,
@@ -100,8 +102,8 @@ impl Recovery {
     }
 }
 
-/// Disables the queue, sets its base, and enables it again, empty. CMDQ_BASE, CMDQ_CONS and CMDQ_PROD are writable while
-/// the queue is disabled; it consumes nothing until the error is acknowledged.
+/// Disables the queue, sets its base, and enables it again, empty. CMDQ_BASE, CMDQ_CONS and CMDQ_PROD are
+/// writable while the queue is disabled; it consumes nothing until the error is acknowledged.
 fn set_base(ring: &mut Ring, control: &Control<'_>, base: PhysAddr) -> Result<(), RegisterTimeout> {
     control.set_command_queue(false)?;
     ring.set_base(base);

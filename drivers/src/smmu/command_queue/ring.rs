@@ -13,8 +13,8 @@ use tock_registers::interfaces::{Readable, Writeable};
 
 /// The slots, both indices, and GERROR, whose acknowledgement restarts the queue.
 ///
-/// Commands are numbered from 0. The low bits of a number are the index and the wrap bit of the registers; unlike these, a
-/// number is never used twice.
+/// Commands are numbered from 0. The low bits of a number are the index and the wrap bit of the registers;
+/// unlike these, a number is never used twice.
 pub(super) struct Ring {
     registers: Mmio<CommandRegisters>,
     slots: Region,
@@ -97,7 +97,7 @@ impl Ring {
         if self.published == self.produced {
             return;
         }
-        self.coherency.written_if(|| self.unpublished());
+        self.coherency.clean_if(|| self.unpublished());
         self.coherency.publish();
         self.registers.cmdq_prod.set(self.in_register(self.produced));
         self.register_writes += 1;
@@ -129,7 +129,7 @@ impl Ring {
         let first = self.slot(self.consumed);
         let words = self.slots.load(first);
         self.slots.store(first, &command.encode());
-        self.coherency.written(&self.slots.words()[first..first + Command::WORDS]);
+        self.coherency.clean(&self.slots.words()[first..first + Command::WORDS]);
         self.coherency.publish();
         words
     }
@@ -172,12 +172,13 @@ impl Ring {
         self.registers.cmdq_cons.set(0);
     }
 
-    /// Writes `commands`, which get no number, to the first slots and publishes them. Both indices must be zero.
+    /// Writes `commands`, which get no number, to the first slots and publishes them. Both indices must be
+    /// zero.
     pub fn publish_unnumbered(&self, commands: &[Command]) {
         for (index, command) in commands.iter().enumerate() {
             self.slots.store(index * Command::WORDS, &command.encode());
         }
-        self.coherency.written(&self.slots.words()[..commands.len() * Command::WORDS]);
+        self.coherency.clean(&self.slots.words()[..commands.len() * Command::WORDS]);
         self.coherency.publish();
         self.registers.cmdq_prod.set(commands.len() as u32);
     }
@@ -188,8 +189,8 @@ impl Ring {
         self.registers.cmdq_cons.get() & indices == count as u32
     }
 
-    /// Aligns the numbers with the registers after [`Ring::set_base`] and `commands` unnumbered commands: all earlier
-    /// commands count as consumed. Returns the count of numbers skipped.
+    /// Aligns the numbers with the registers after [`Ring::set_base`] and `commands` unnumbered commands: all
+    /// earlier commands count as consumed. Returns the count of numbers skipped.
     pub fn renumber(&mut self, commands: u64) -> u64 {
         let start = self.produced.next_multiple_of(2 * self.entries());
         let skipped = start - self.produced;

@@ -1,8 +1,8 @@
 //! Several CPUs at one command queue.
 //!
-//! The driver locks the queue to write commands and to read CONS, not while it waits. Before each acquisition of the lock
-//! another CPU may acquire it: it frees an unmapped buffer, or unmaps and frees a run of a pinned table, completely, and may
-//! be interleaved with a third one.
+//! The driver locks the queue to write commands and to read CONS, not while it waits. Before each acquisition
+//! of the lock another CPU may acquire it: it frees an unmapped buffer, or unmaps and frees a run of a pinned
+//! table, completely, and may be interleaved with a third one.
 
 use super::super::test_machine::{TestMachine, TestMemory};
 use super::executor::{Pending, SharedState};
@@ -52,7 +52,8 @@ impl<'a> ConcurrentCpus<'a> {
         drop(held);
     }
 
-    /// The next buffer to be freed by another CPU: one that was unmapped before, or a pinned run, in any state of its domain.
+    /// The next buffer to be freed by another CPU: one that was unmapped before, or a pinned run, in any
+    /// state of its domain.
     fn something(&self) -> Option<Pending> {
         let pending = self.all.pending.borrow_mut().pop();
         pending.or_else(|| {

@@ -1,5 +1,5 @@
-//! Executes a program. The driver does the work, the oracle is notified of each request, and devices, SMMU and caches act at
-//! every barrier, at every cache maintenance operation, and while the driver waits.
+//! Executes a program. The driver does the work, the oracle is notified of each request, and devices, SMMU
+//! and caches act at every barrier, at every cache maintenance operation, and while the driver waits.
 
 use super::super::qemu::Qemu;
 use super::super::test_machine::fixture::{Fixture, READ, WRITE, pages_at};
@@ -41,8 +41,8 @@ pub struct SharedState {
     pub oracle: RefCell<Oracle>,
     pub random: RefCell<Random>,
     pub phase: Cell<DriverPhase>,
-    /// Whether the SMMU was stopped since the previous kernel ran. Accesses before that are not the responsibility of the
-    /// driver.
+    /// Whether the SMMU was stopped since the previous kernel ran. Accesses before that are not the
+    /// responsibility of the driver.
     pub is_ours: Cell<bool>,
     /// Remaining steps in which reads of the queue succeed.
     cooldown: Cell<u32>,
@@ -171,8 +171,8 @@ impl SharedState {
     }
 }
 
-/// Fills the SMMU's caches as an earlier kernel would: an attached stream and translations with the TLB tags that the next
-/// kernel uses first.
+/// Fills the SMMU's caches as an earlier kernel would: an attached stream and translations with the TLB tags
+/// that the next kernel uses first.
 fn warm_up_caches(machine: &Rc<TestMachine>, stream: StreamId) {
     let mut before = Fixture::start(machine.clone()).unwrap();
     let mut domain = before.attached(stream);
@@ -184,8 +184,8 @@ fn warm_up_caches(machine: &Rc<TestMachine>, stream: StreamId) {
     before.access(StreamId::new(stream.raw() + 1), 0, READ);
 }
 
-/// The interleaved actors: stores become visible, the SMMU executes commands, caches evict entries, devices access
-/// memory.
+/// The interleaved actors: stores become visible, the SMMU executes commands, caches evict entries, devices
+/// access memory.
 fn interleave(machine: &TestMachine, shared: &SharedState) {
     if !machine.model.borrow().is_translating() {
         shared.is_ours.set(true);
@@ -549,7 +549,7 @@ impl Executor {
         // The step copies the SMMU's producer index to the registers.
         self.machine.step();
         for report in self.fixture.reports() {
-            let (EventReport::Event(event) | EventReport::Quiet(event)) = report else { continue };
+            let (EventReport::Event(event) | EventReport::RateLimited(event)) = report else { continue };
             self.shared.oracle.borrow().judge_event(&event);
             self.shared.events.borrow_mut().push(event.to_string());
         }

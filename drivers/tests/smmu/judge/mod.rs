@@ -1,5 +1,5 @@
-//! Random programs of attach, map, unmap, free, reuse and DMA, on a machine with adversarial interleaving. An oracle judges
-//! each access.
+//! Random programs of attach, map, unmap, free, reuse and DMA, on a machine with adversarial interleaving. An
+//! oracle judges each access.
 
 mod concurrent_cpus;
 mod executor;

@@ -1,7 +1,8 @@
 //! Mutants of the driver: each breaks one rule, and the judge must detect it.
 //!
-//! The driver's code is unchanged. Its effects are altered on the way to the SMMU: commands when the SMMU reads them from
-//! the queue, barriers and cache maintenance when they take effect, CONS when the driver reads it.
+//! The driver's code is unchanged. Its effects are altered on the way to the SMMU: commands when the SMMU
+//! reads them from the queue, barriers and cache maintenance when they take effect, CONS when the driver
+//! reads it.
 
 use super::super::test_machine::TestMachine;
 use super::super::test_machine::bus::MutateCommands;

@@ -1,8 +1,8 @@
-//! The oracle: the frames that each access may reach, must reach and must not reach. It is notified of the program's
-//! requests to the driver, and independent of the driver's state.
+//! The oracle: the frames that each access may reach, must reach and must not reach. It is notified of the
+//! program's requests to the driver, and independent of the driver's state.
 //!
-//! A page *may* reach a frame from the request of the mapping until the completion of its invalidation. It *must* reach the
-//! frame from the completion of the map to the request of the unmap.
+//! A page *may* reach a frame from the request of the mapping until the completion of its invalidation. It
+//! *must* reach the frame from the completion of the map to the request of the unmap.
 
 use super::super::test_machine::random::Random;
 use addr::{PAGE_SHIFT, PAGE_SIZE, StreamId};

@@ -1,5 +1,5 @@
-//! QEMU as the SMMU of a test: the test shares its RAM, and drives its registers and devices over the qtest protocol. Its
-//! only CPU waits for interrupts; there is no guest kernel.
+//! QEMU as the SMMU of a test: the test shares its RAM, and drives its registers and devices over the qtest
+//! protocol. Its only CPU waits for interrupts; there is no guest kernel.
 
 use addr::StreamId;
 use drivers::fake::FakeRegisters;
@@ -24,8 +24,8 @@ const BARS: u64 = 0x1000_0000;
 /// Streams of the devices, which are functions 0 of these slots.
 pub const STREAMS: [u32; 4] = [8, 16, 24, 32];
 
-/// Registers written by the driver, with their sizes, in the order in which changes are copied to the SMMU: queue bases
-/// before the enables, the producer index that starts execution last.
+/// Registers written by the driver, with their sizes, in the order in which changes are copied to the SMMU:
+/// queue bases before the enables, the producer index that starts execution last.
 const WRITTEN: [(usize, u64); 16] = [
     (0x44, 4), // GBPA
     (0x28, 4), // CR1
@@ -241,6 +241,7 @@ fn map(path: &std::path::Path) -> &'static [AtomicU64] {
         libc::mmap(null, RAM_BYTES as usize, protection, libc::MAP_SHARED, file.as_raw_fd(), 0)
     };
     assert_ne!(at, libc::MAP_FAILED, "{}", std::io::Error::last_os_error());
-    // SAFETY: page-aligned, of this length, never unmapped (above); atomics may be shared with another process.
+    // SAFETY: page-aligned, of this length, never unmapped (above); atomics may be shared with another
+    // process.
     unsafe { std::slice::from_raw_parts(at.cast(), (RAM_BYTES / 8) as usize) }
 }

@@ -1,5 +1,5 @@
-//! The same programs and driver on the model and on QEMU's SMMU: outcomes of accesses, commands and events must be equal. A
-//! difference is a bug in one of the two.
+//! The same programs and driver on the model and on QEMU's SMMU: outcomes of accesses, commands and events
+//! must be equal. A difference is a bug in one of the two.
 
 mod machine;
 
@@ -37,8 +37,8 @@ fn on_time(op: ProgramOp) -> ProgramOp {
 /// The stage 2 only kind of machine (`MachineKind::smmu`).
 const STAGE2_ONLY: usize = 2;
 
-/// The events that both sides must record. With stage 2 alone QEMU 10.0 omits the F_PERMISSION record of some writes to
-/// read-only pages, which it aborts all the same.
+/// The events that both sides must record. With stage 2 alone QEMU 10.0 omits the F_PERMISSION record of some
+/// writes to read-only pages, which it aborts all the same.
 fn comparable(kind: &MachineKind, events: &[String]) -> Vec<String> {
     let is_optional = |event: &&String| kind.smmu == STAGE2_ONLY && event.contains("F_PERMISSION");
     events.iter().filter(|event| !is_optional(event)).cloned().collect()

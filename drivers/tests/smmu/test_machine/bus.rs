@@ -16,8 +16,8 @@ const CMDQ_CONS: usize = 0x9c;
 
 /// Mutation of the driver's commands.
 pub trait MutateCommands {
-    /// The command that the SMMU reads in place of `command`, given its neighbours in the queue. `after` is given only if it is
-    /// published.
+    /// The command that the SMMU reads in place of `command`, given its neighbours in the queue. `after` is
+    /// given only if it is published.
     fn command(&mut self, before: Option<Command>, command: Command, after: Option<Command>) -> Command;
     /// Whether the driver reads CONS = PROD.
     fn reports_all_consumed(&self) -> bool;

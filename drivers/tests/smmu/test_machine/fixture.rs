@@ -18,7 +18,8 @@ pub const WRITE: AccessKind = AccessKind::Write;
 pub const RW: Mapping = Mapping::read_write(MemoryType::WriteBack);
 pub const STREAM: StreamId = StreamId::new(8);
 
-/// All types of SMMU, coherent and not; two under Miri, which checks the driver's memory accesses, not the SMMU.
+/// All types of SMMU, coherent and not; two under Miri, which checks the driver's memory accesses, not the
+/// SMMU.
 pub fn kinds() -> Vec<(IdRegisters, WalkCoherency)> {
     if cfg!(miri) {
         return vec![

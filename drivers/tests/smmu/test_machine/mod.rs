@@ -1,8 +1,8 @@
 //! A test machine: RAM, an SMMU model, its registers, and a clock.
 //!
-//! The machine is single-threaded. The model advances whenever the driver waits ([`Clock::relax`]), and time advances
-//! whenever the clock is read. Other actors can be interleaved at every barrier, every cache maintenance operation and each
-//! step of the model ([`TestMachine::interleave`]).
+//! The machine is single-threaded. The model advances whenever the driver waits ([`Clock::relax`]), and time
+//! advances whenever the clock is read. Other actors can be interleaved at every barrier, every cache
+//! maintenance operation and each step of the model ([`TestMachine::interleave`]).
 
 pub mod bus;
 pub mod fixture;

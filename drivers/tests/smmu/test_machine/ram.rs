@@ -3,8 +3,9 @@
 //! - *Strong* and coherent: both views are the same.
 //! - *Weak* and coherent: a store reaches the SMMU at the next store barrier, or at any time before it
 //!   ([`Ram::propagate_stores`]), each word independently.
-//! - Non-coherent: a store reaches the SMMU when its line is cleaned and a DSB completes the clean; if weak, also at any
-//!   time with its whole line. The CPU observes the SMMU's stores only after it has invalidated the line.
+//! - Non-coherent: a store reaches the SMMU when its line is cleaned and a DSB completes the clean; if weak,
+//!   also at any time with its whole line. The CPU observes the SMMU's stores only after it has invalidated
+//!   the line.
 
 use super::StoreOrder;
 use addr::{AddrRange, KernelVa, PAGE_SIZE};
@@ -58,8 +59,8 @@ fn words() -> Words {
 /// Zeroes all words at once, which under Miri takes no longer than a single store.
 fn clear(words: Words) {
     let start = words.as_ptr().cast_mut();
-    // SAFETY: atomics may be written through a shared reference; the slice is in bounds of itself; no other code accesses
-    // the words at this time.
+    // SAFETY: atomics may be written through a shared reference; the slice is in bounds of itself; no other
+    // code accesses the words at this time.
     unsafe { start.write_bytes(0, words.len()) };
 }
 
