@@ -29,6 +29,8 @@ pub enum GicError {
     NotImplemented(IntId),
     /// The CPU is not a valid target of software-generated interrupts (SGIs): its Aff0 is 16 or more.
     Unaddressable(u64),
+    /// The distributor does not complete a register write (GICD_CTLR.RWP).
+    WritePending,
     /// The redistributor or distributor refused the request.
     Refused(IntId),
 }
@@ -40,6 +42,7 @@ impl fmt::Display for GicError {
             Self::NoRedistributor(affinity) => write!(f, "no redistributor for CPU {affinity:#x}"),
             Self::NotImplemented(id) => write!(f, "the GIC has no interrupt {id:?}"),
             Self::Unaddressable(affinity) => write!(f, "CPU {affinity:#x} cannot get software interrupts"),
+            Self::WritePending => write!(f, "GICD_CTLR.RWP stays 1"),
             Self::Refused(id) => write!(f, "the GIC refused {id:?}"),
         }
     }

@@ -40,8 +40,11 @@ struct InterfaceRegisters {
     bpr: ReadWrite<u32>,
     iar: ReadOnly<u32>,
     eoir: WriteOnly<u32>,
+    after_eoir: [u32; 47],
+    apr: [ReadWrite<u32>; 4],
 }
-const _: () = assert!(offset_of!(InterfaceRegisters, eoir) == 0x10);
+const _: () =
+    assert!(offset_of!(InterfaceRegisters, eoir) == 0x10 && offset_of!(InterfaceRegisters, apr) == 0xd0);
 
 /// GICD_CTLR and GICC_CTLR: forward the kernel's group. That is group 1 for a non-secure kernel and group 0
 /// without security extensions; the bit is the same.
@@ -113,6 +116,9 @@ impl DistributorV2 {
         }
         // SGIs are enabled permanently, where they can be disabled at all.
         self.registers.isenabler[0].set(0xffff);
+        // An earlier kernel may have left an active priority or a large binary point, which hold back interrupts.
+        self.interface.apr.iter().for_each(|register| register.set(0));
+        self.interface.bpr.set(0);
         self.interface.pmr.set(0xff);
         self.interface.ctlr.set(ENABLE);
         // The target registers of private interrupts read as the CPU's own bit; on a uniprocessor possibly as
@@ -213,9 +219,11 @@ mod tests {
         assert_eq!((gicd.get32(0x184), gicd.get32(0x284), gicd.get32(0x384), gicd.get32(0)), (!0, !0, !0, 1));
         assert_eq!((gicd.get32(0x420), gicd.get32(0x51c), gicd.get32(0x520)), (0xa0a0_a0a0, 0xa0a0_a0a0, 0));
         assert_eq!((gicd.get32(0x180), gicc.get32(0)), (0, 0), "private interrupts are banked per CPU");
+        // The state of an earlier kernel: EOImode, a large binary point, an active priority.
+        [(0, 1 << 9 | 1), (8, 7), (0xd0, 1 << 20)].into_iter().for_each(|(at, value)| gicc.set32(at, value));
         assert_eq!(gic.init_cpu(1), Ok(CpuTarget { affinity: 1, mask: 2 }));
         assert_eq!((gicd.get32(0x180), gicd.get32(0x100), gicd.get32(0x41c)), (!0, 0xffff, 0xa0a0_a0a0));
-        assert_eq!((gicc.get32(0), gicc.get32(4)), (1, 0xff));
+        assert_eq!((gicc.get32(0), gicc.get32(4), gicc.get32(8), gicc.get32(0xd0)), (1, 0xff, 0, 0));
     }
 
     #[test]

@@ -2,14 +2,31 @@
 
 use super::common::{DEFAULT_PRIORITY, GicError, GicInterrupt, GicPending, IntId, SgiDestination, Trigger};
 use crate::mmio::MmioWindow;
+use crate::poll::poll_until;
 use alloc::vec::Vec;
+use arch::timer::Deadline;
 use arm_gic::gicv3::registers::{Gicd, GicrSgi};
 use arm_gic::gicv3::{GicCpuInterface, GicDistributor, GicRedistributor, SgiTarget, SgiTargetGroup};
 use arm_gic::{InterruptGroup, UniqueMmioPointer};
+use arm_sysregs::el1::accessors::{
+    read_icc_ctlr_el1, write_icc_ap1r0_el1, write_icc_ap1r1_el1, write_icc_ap1r2_el1, write_icc_ap1r3_el1,
+    write_icc_bpr1_el1, write_icc_ctlr_el1,
+};
+use arm_sysregs::el1::registers::{IccAp1r0El1, IccBpr1El1, IccCtlrEl1};
 use core::ptr::NonNull;
 
 /// Size of a redistributor: the frames RD and SGI, twice that with virtual LPIs.
 const FRAMES: u64 = size_of::<GicrSgi>() as u64;
+
+/// Offset of the SGI frame of a redistributor, whose registers for SGIs and PPIs have the offsets of the distributor's.
+const SGI_FRAME: u64 = 0x1_0000;
+/// The limit on the effect of a register write, GICD_CTLR.RWP.
+const RWP_TIMEOUT_NS: u64 = 1_000_000_000;
+const GICD_CTLR: u64 = 0;
+const GICD_TYPER: u64 = 0x4;
+const ICENABLER: u64 = 0x180;
+const ICPENDR: u64 = 0x280;
+const ICACTIVER: u64 = 0x380;
 
 pub(super) struct DistributorV3 {
     gicd: GicDistributor<'static>,
@@ -20,9 +37,10 @@ pub(super) struct DistributorV3 {
 unsafe impl Send for DistributorV3 {}
 
 impl DistributorV3 {
-    pub(super) fn new(registers: MmioWindow, regions: Vec<MmioWindow>) -> Result<Self, GicError> {
+    pub(super) fn new(mut registers: MmioWindow, regions: Vec<MmioWindow>) -> Result<Self, GicError> {
         registers.at_least(size_of::<Gicd>() as u64)?;
         regions.iter().try_for_each(|region| region.at_least(FRAMES))?;
+        disable_spis(&mut registers)?;
         let pointer = core::ptr::with_exposed_provenance_mut(registers.address().raw() as usize);
         let pointer = NonNull::new(pointer).expect("a window is not at address 0");
         // SAFETY: mapped registers of at least this size, as the window guarantees (checked above), which
@@ -45,6 +63,9 @@ impl DistributorV3 {
         // Fails if the redistributor is awake already.
         let _ = redistributor.mark_core_awake();
         redistributor.configure_default_settings();
+        let (region, offset) = self.find_redistributor(affinity)?;
+        clear_state(region, offset + SGI_FRAME, 0);
+        let mut redistributor = self.redistributor(affinity)?;
         for id in (0..16).map(IntId::sgi) {
             redistributor.set_interrupt_priority(id, DEFAULT_PRIORITY).map_err(|_| GicError::Refused(id))?;
             redistributor.enable_interrupt(id, true).map_err(|_| GicError::Refused(id))?;
@@ -52,6 +73,7 @@ impl DistributorV3 {
         GicCpuInterface::enable_system_register_el1();
         // The other ICC registers are accessible from here on.
         arch::barrier::isb();
+        reset_cpu_interface();
         GicCpuInterface::set_priority_mask(0xff);
         GicCpuInterface::enable_group1(true);
         arch::barrier::isb();
@@ -106,13 +128,18 @@ impl DistributorV3 {
 
     /// The redistributor whose GICR_TYPER has this affinity.
     fn redistributor(&mut self, affinity: u64) -> Result<GicRedistributor<'_>, GicError> {
+        self.find_redistributor(affinity).map(|(region, offset)| frames_at(region, offset))
+    }
+
+    /// The region of the redistributor with this affinity, and its offset there.
+    fn find_redistributor(&mut self, affinity: u64) -> Result<(&mut MmioWindow, u64), GicError> {
         for region in &mut self.regions {
             let mut offset = 0;
             while offset + FRAMES <= region.len() {
                 let frames = frames_at(region, offset);
                 let typer = frames.typer();
                 if typer.core_mpidr() == affinity {
-                    return Ok(frames_at(region, offset));
+                    return Ok((region, offset));
                 }
                 if typer.last_redistributor() {
                     break;
@@ -121,6 +148,47 @@ impl DistributorV3 {
             }
         }
         Err(GicError::NoRedistributor(affinity))
+    }
+}
+
+/// Disables all SPIs, and clears their pending and active state: an interrupt that an earlier kernel left active is never
+/// signalled again.
+fn disable_spis(registers: &mut MmioWindow) -> Result<(), GicError> {
+    let words = 1..=u64::from(registers.read32(GICD_TYPER) & 0x1f).min(30);
+    words.clone().for_each(|word| registers.write32(ICENABLER + 4 * word, u32::MAX));
+    // RWP: an interrupt may be signalled until the disabling is complete (IHI 0069, 12.9.4).
+    let deadline = Deadline::in_ns(RWP_TIMEOUT_NS);
+    poll_until(|| deadline.passed(), || (registers.read32(GICD_CTLR) >> 31 == 0).then_some(()))
+        .map_err(|_| GicError::WritePending)?;
+    words.for_each(|word| clear_state(registers, 0, word));
+    Ok(())
+}
+
+/// Clears the pending and active state of 32 disabled interrupts of the frame at `frame`.
+fn clear_state(registers: &mut MmioWindow, frame: u64, word: u64) {
+    registers.write32(frame + ICPENDR + 4 * word, u32::MAX);
+    registers.write32(frame + ICACTIVER + 4 * word, u32::MAX);
+}
+
+/// Resets the state that an earlier kernel may have left in this CPU's interface: with EOImode = 1, a write to
+/// ICC_EOIR1_EL1 does not deactivate the interrupt; with a set bit of an active priorities register or a large
+/// binary point, interrupts of that priority and below are not signalled (IHI 0069, 4.8.1, 4.8.6).
+fn reset_cpu_interface() {
+    // CBPR, EOImode and PMHE are 0; the other fields are read-only.
+    write_icc_ctlr_el1(IccCtlrEl1::empty());
+    write_icc_bpr1_el1(IccBpr1El1::empty());
+    let priority_bits = read_icc_ctlr_el1().pribits() + 1;
+    // SAFETY: 0 is the reset value: no interrupt is active. IRQs are masked, and none was acknowledged on this CPU since the
+    // kernel started. The registers from 1 on exist with 6 and 7 priority bits.
+    unsafe {
+        write_icc_ap1r0_el1(IccAp1r0El1::empty());
+        if priority_bits >= 6 {
+            write_icc_ap1r1_el1(0);
+        }
+        if priority_bits >= 7 {
+            write_icc_ap1r2_el1(0);
+            write_icc_ap1r3_el1(0);
+        }
     }
 }
 
@@ -166,6 +234,7 @@ mod tests {
     use super::*;
     use crate::fake::FakeRegisters;
     use crate::mmio::TooShort;
+    use arm_sysregs::el1::fake::SYSREGS;
 
     /// Two regions: CPUs 0.0.0.0 and 0.0.0.1, then 1.0.2.3.
     fn fixture() -> (FakeRegisters, FakeRegisters, FakeRegisters, Gic) {
@@ -180,14 +249,33 @@ mod tests {
         (gicd, first, second, gic)
     }
 
+    fn leave_state_of_an_earlier_kernel() {
+        let mut registers = SYSREGS.lock().unwrap();
+        registers.icc_ctlr_el1 = IccCtlrEl1::CBPR | IccCtlrEl1::EOIMODE;
+        registers.icc_bpr1_el1 = IccBpr1El1::empty().with_binarypoint(7);
+        registers.icc_ap1r0_el1 = IccAp1r0El1::from_bits_retain(1 << 20);
+    }
+
+    fn assert_cpu_interface_is_reset() {
+        let registers = SYSREGS.lock().unwrap();
+        assert_eq!(registers.icc_ctlr_el1, IccCtlrEl1::empty(), "EOI deactivates");
+        assert_eq!(registers.icc_bpr1_el1, IccBpr1El1::empty());
+        assert_eq!(registers.icc_ap1r0_el1, IccAp1r0El1::empty(), "no active priority");
+    }
+
     // The fake system registers are shared by the process: only this test uses them.
     #[test]
     fn redistributor_is_found_by_affinity() {
         let (gicd, first, second, mut gic) = fixture();
         assert_eq!(gicd.get32(0) & 0x12, 0x12, "affinity routing, group 1");
         assert_eq!(gic.init_cpu(2), Err(GicError::NoRedistributor(2)));
+        leave_state_of_an_earlier_kernel();
         let one = gic.init_cpu(1).unwrap();
         assert_eq!(GicCpuInterface::get_priority_mask(), 0xff);
+        assert_cpu_interface_is_reset();
+        assert_eq!((first.get32(0x3_0280), first.get32(0x3_0380)), (!0, !0), "nothing pending or active");
+        assert_eq!(gicd.get32(0x284) & gicd.get32(0x3a0), !0, "SPIs from 32 to 287");
+        assert_eq!((gicd.get32(0x280), gicd.get32(0x3a4)), (0, 0), "no other SPIs");
         assert_eq!(first.get32(0x3_0400), 0xa0a0_a0a0, "software-generated interrupts' priority");
         assert_eq!(first.get32(0x1_0400), 0, "another CPU's");
         let far = gic.init_cpu(0x01_0000_0203).unwrap();
