@@ -131,7 +131,7 @@ pub fn run(selected: Glob<'_>) -> bool {
     let tests = || all().filter(|test| selected.matches(test.name));
     let count = tests().count();
     if count == 0 {
-        log::warn!("selftest: no test matches");
+        log::warn!("selftest: no test matches \"{selected}\"");
     }
     let mut report = report::Report::start(count);
     for test in tests() {
