@@ -66,7 +66,7 @@ impl SmallMappings {
     /// The maximum length of a small mapping.
     pub const MAX_BYTES: u64 = 16 * PAGE_SIZE;
 
-    /// The highest IOVA of small mappings: below every 32-bit mask, and far from the bottom-up allocator's
+    /// The highest IOVA of small mappings: within every 32-bit mask, and far from the bottom-up allocator's
     /// ranges.
     pub const HIGHEST_IOVA: Iova = Iova::new((1 << 32) - 1);
 

@@ -34,7 +34,8 @@ const CACHE_LINE: u64 = 128;
 /// # Errors
 /// [`DmaError::ZeroLength`], [`DmaError::UnalignedSegment`], [`DmaError::SharedLine`],
 /// [`DmaError::PastMask`], [`DmaError::OutOfIova`], [`DmaError::OutOfTables`], without IOMMU
-/// [`DmaError::Scattered`]; the memory comes back.
+/// [`DmaError::Scattered`]; the error returns the memory. After [`DmaError::IommuTimeout`] the memory is
+/// leaked.
 pub fn map(
     device: &Arc<Device>,
     memory: Box<dyn StreamMemory>,

@@ -14,7 +14,7 @@ use drivers::smmu::{Clock, Features, FirmwareState, Registers, StartError, Unsup
 use smmu_spec::WalkCoherency;
 
 /// The number of events that a device can cause before the queue is drained: under QEMU, a page-sized access
-/// to an unmapped page, split into four bytes each. A full queue may lose the first event of a stream.
+/// to an unmapped page, in pieces of four bytes. A full queue may lose the first event of a stream.
 pub const EVENTS_PER_DEVICE: u64 = 1024;
 /// The bounds of the event queue's entries: 64 KiB and 2 MiB.
 const EVENT_QUEUE_ENTRIES: RangeInclusive<u64> = 1 << 11..=1 << 16;

@@ -22,5 +22,5 @@ use crate::perf_counters::Gauge;
 
 /// Page-table frames of all paging domains.
 pub static TABLE_PAGES: Gauge = Gauge::new();
-/// Bytes that are never reused, since an IOMMU that may still access them did not answer. Never decreases.
+/// Bytes that are never reused, since an IOMMU that may still access them did not respond. Never decreases.
 pub static LOST_BYTES: Gauge = Gauge::new();

@@ -18,5 +18,5 @@ pub(super) use registry::{register, unregister};
 pub use state::{DEFAULT_LIMIT, FaultState};
 pub use thread::start;
 
-/// The least duration of a quarantine for an overflow of the event queue, in nanoseconds.
+/// The minimum duration of a quarantine after an overflow of the event queue, in nanoseconds.
 pub const OVERFLOW_QUARANTINE_NS: u64 = 1_000_000_000;

@@ -15,8 +15,8 @@ use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use crate::sync::atomic::{AtomicU8, AtomicU64};
 use smmu_spec::EventRecord;
 
-/// The default fault limit. Each transaction that an SMMU aborts is a fault; QEMU splits an access into four
-/// bytes each.
+/// The default fault limit. Each transaction that an SMMU aborts is a fault; QEMU splits an access into
+/// pieces of four bytes.
 pub const DEFAULT_LIMIT: u64 = 4096;
 
 /// The device may do DMA.
@@ -32,7 +32,7 @@ const BLOCKED: u8 = 4;
 
 /// The faults of one device, and its state.
 pub struct FaultState {
-    /// All faults since boot.
+    /// All faults of the device.
     total: AtomicU64,
     /// The value of `total` when the device was armed.
     total_when_armed: AtomicU64,
@@ -62,7 +62,7 @@ impl Default for FaultState {
 }
 
 impl FaultState {
-    /// All faults since boot: a count that never decreases.
+    /// All faults of the device: a count that never decreases.
     pub fn total(&self) -> u64 {
         self.total.load(Relaxed)
     }
