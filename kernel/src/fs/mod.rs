@@ -180,7 +180,7 @@ pub fn stat_device(rdev: u64) -> Stat {
     Stat { dev: 1, ino: rdev, mode: S_IFCHR | 0o666, nlink: 1, rdev, blksize: 4096, ..Stat::default() }
 }
 
-/// Returns the file position of `lseek` with `offset` and `whence`. The current position is `position`, the
+/// Returns the file position that `lseek(offset, whence)` sets. The current position is `position`, the
 /// end of the file `end`.
 pub fn seek_to(offset: i64, whence: u64, position: u64, end: u64) -> Result<u64, Errno> {
     use abi::file::{SEEK_CUR, SEEK_END, SEEK_SET};
