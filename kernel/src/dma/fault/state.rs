@@ -1,13 +1,18 @@
 //! The fault state of a device: its fault count, and the transitions between armed, blocked and quarantined.
 //!
 //! ```text
-//!          limit reached, or queue overflow            the thread
-//!   armed --------------------------> quarantine pending -----> transitioning -----> quarantined
-//!     ^ \                                                             ^  |                |
-//!     |  \ driver: block                                             |  v                | driver: rearm
-//!     |   +----------------------------------------------------------+ blocked            |
-//!     +------------------------------------------------- transitioning <------------------+
+//!          limit or queue overflow                     thread: detach
+//!   armed -------------------------> quarantine pending -------------> quarantined
+//!    ^ ^ \                               |                                 |
+//!    | |  \ driver: block                | driver: block                   |
+//!    | |   +------------> blocked <------+                                 |
+//!    | |                     |                                             |
+//!    | +---------------------+ driver: unblock                             |
+//!    +---------------------------------------------------------------------+ driver: rearm
 //! ```
+//!
+//! During a change of the stream table entry the state is "transitioning". A failed detach leads to armed, a
+//! failed attach back to the previous state.
 
 use crate::sched::Nanoseconds;
 use crate::sync::SpinLock;
