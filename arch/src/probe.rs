@@ -7,8 +7,10 @@ use addr::KernelVa;
 /// not mapped, or no component responds at the physical address. (On a system that reports the latter as an
 /// SError the probe does not work.)
 ///
-/// The caller must accept the side effects of the read on a device.
-pub fn read_u32(at: KernelVa) -> Option<u32> {
+/// # Safety
+/// If `at` maps a device, the read has no side effect on which other code depends. If it maps memory, no
+/// reference forbids the read.
+pub unsafe fn read_u32(at: KernelVa) -> Option<u32> {
     target::read(at.raw())
 }
 

@@ -13,7 +13,17 @@ pub enum Conduit {
 }
 
 /// Starts the CPU with this affinity at `entry`, with `context` in x0 (CPU_ON).
-pub fn cpu_on(conduit: Conduit, affinity: u64, entry: PhysAddr, context: PhysAddr) -> Result<(), Error> {
+///
+/// # Safety
+/// `entry` is [`secondary_entry`](crate::boot::secondary_entry). `context` is the address of a
+/// [`SecondaryArgs`](crate::boot::SecondaryArgs) that is cleaned to the point of coherency and stays valid until
+/// the CPU runs. Its root maps the image and the stack and is never freed; stack and index belong to this CPU only.
+pub unsafe fn cpu_on(
+    conduit: Conduit,
+    affinity: u64,
+    entry: PhysAddr,
+    context: PhysAddr,
+) -> Result<(), Error> {
     call::cpu_on(conduit, affinity, entry.raw(), context.raw())
 }
 

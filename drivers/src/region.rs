@@ -14,9 +14,11 @@ pub struct Region {
 }
 
 impl Region {
-    /// The memory at `start`, which the CPU accesses through `words`. Both must be the same memory, without
-    /// other users until [`RegionSource::release`].
-    pub const fn new(start: PhysAddr, words: &'static [AtomicU64]) -> Self {
+    /// The memory at `start`, which the CPU accesses through `words`.
+    ///
+    /// # Safety
+    /// Both are the same memory, without other users until [`RegionSource::release`].
+    pub const unsafe fn new(start: PhysAddr, words: &'static [AtomicU64]) -> Self {
         Self { start, words }
     }
 
@@ -26,7 +28,7 @@ impl Region {
     }
 
     /// The words.
-    pub const fn words(&self) -> &'static [AtomicU64] {
+    pub const fn words(&self) -> &[AtomicU64] {
         self.words
     }
 

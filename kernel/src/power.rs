@@ -3,7 +3,7 @@
 use crate::board::Platform;
 use crate::memory::early_device::{self, EarlyDevice};
 use crate::{console, firmware, kprintln};
-use addr::{KernelVa, PhysAddr};
+use addr::{AddrRange, KernelVa, PhysAddr};
 use arch::monitor::NotSupported;
 use arch::timer::Deadline;
 use drivers::bcm2835::watchdog::Watchdog;
@@ -29,7 +29,9 @@ pub fn init(platform: &Platform) {
     if let Some(controller) = platform.embedded_controller.filter(|_| firmware::entry_level() == 3) {
         EMBEDDED_CONTROLLER.call_once(|| controller);
     }
-    if let Some(registers) = platform.watchdog.filter(|&registers| early_device::is_present(registers)) {
+    // SAFETY: a BCM2835 power manager by the device tree, whose registers can be read at any time.
+    let is_present = |registers: &AddrRange<PhysAddr>| unsafe { early_device::is_present(*registers) };
+    if let Some(registers) = platform.watchdog.filter(is_present) {
         // SAFETY: the device tree describes a BCM2835 power manager; only this module drives it.
         unsafe { WATCHDOG.open(registers, open_watchdog) };
     }

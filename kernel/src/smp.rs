@@ -77,7 +77,9 @@ fn start_one(cpu: &CpuDescription, index: usize) -> Result<(), CpuStartError> {
     STACKS[index].call_once(|| stack);
     let mut page = zones::alloc_zeroed_page().ok_or(CpuStartError::Stack(StackError::OutOfFrames))?;
     write_args(&mut page, args);
-    release(cpu, page.chunk().start())?;
+    // SAFETY: `write_args` has cleaned the arguments, which stay until the CPU runs; root, stack and index are this
+    // CPU's, permanently.
+    unsafe { release(cpu, page.chunk().start()) }?;
     let deadline = Deadline::in_ns(START_TIMEOUT_NS);
     let online = || {
         core::hint::spin_loop();
@@ -90,20 +92,26 @@ fn start_one(cpu: &CpuDescription, index: usize) -> Result<(), CpuStartError> {
 }
 
 /// Starts a CPU by its enable method. It enters the kernel with `args`.
-fn release(cpu: &CpuDescription, args: PhysAddr) -> Result<(), CpuStartError> {
+///
+/// # Safety
+/// As for [`arch::psci::cpu_on`] with `args` as the context.
+unsafe fn release(cpu: &CpuDescription, args: PhysAddr) -> Result<(), CpuStartError> {
     match (cpu.enable_method, firmware::psci()) {
         (Some(EnableMethod::Psci), Some(firmware)) => {
             let entry = arch::boot::secondary_entry();
-            arch::psci::cpu_on(firmware, cpu.mpidr, entry, args).map_err(CpuStartError::Firmware)
+            // SAFETY: passed on to the caller.
+            unsafe { arch::psci::cpu_on(firmware, cpu.mpidr, entry, args) }.map_err(CpuStartError::Firmware)
         }
         (Some(EnableMethod::SpinTable(word)), _) => {
             move_from_spin_table(word)?;
-            arch::boot::release_parked(cpu.mpidr, args);
+            // SAFETY: passed on to the caller.
+            unsafe { arch::boot::release_parked(cpu.mpidr, args) };
             Ok(())
         }
         // Without firmware all CPUs enter the kernel at reset; this one waits in boot.s.
         _ if firmware::entry_level() == 3 => {
-            arch::boot::release_parked(cpu.mpidr, args);
+            // SAFETY: passed on to the caller.
+            unsafe { arch::boot::release_parked(cpu.mpidr, args) };
             Ok(())
         }
         _ => Err(CpuStartError::NoMethod),

@@ -46,7 +46,10 @@ pub fn parking_entry() -> PhysAddr {
 /// Releases the parked CPU with this affinity to [`secondary_entry`]; `args` is the physical address of its
 /// [`SecondaryArgs`](super::SecondaryArgs). A CPU is parked if the loader started it together with the boot
 /// CPU, or at [`parking_entry`]. The caller must wait until the CPU runs before it releases another one.
-pub fn release_parked(affinity: u64, args: PhysAddr) {
+///
+/// # Safety
+/// As for [`psci::cpu_on`](crate::psci::cpu_on) with `args` as the context.
+pub unsafe fn release_parked(affinity: u64, args: PhysAddr) {
     let line = AddrRange::new(
         KernelVa::new(core::ptr::from_ref(&PARKED) as u64),
         KernelVa::new(core::ptr::from_ref(&PARKED) as u64 + size_of::<Parked>() as u64),

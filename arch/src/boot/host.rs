@@ -51,7 +51,10 @@ pub fn parking_entry() -> PhysAddr {
 }
 
 /// Releases the parked CPU with this affinity to [`secondary_entry`].
-pub fn release_parked(affinity: u64, args: PhysAddr) {
+///
+/// # Safety
+/// None on a host.
+pub unsafe fn release_parked(affinity: u64, args: PhysAddr) {
     record(Instruction::ReleaseParked(affinity, args));
 }
 

@@ -111,7 +111,9 @@ pub fn map_early_dtb(pa: PhysAddr) -> Result<AddrRange<KernelVa>, EarlyDtbError>
     }
     // The pages after the header may lie outside of memory.
     let pages = (0..u64::from(size)).step_by(PAGE_SIZE as usize);
-    match pages.map(|at| start + at).find(|&page| probe::read_u32(page).is_none()) {
+    // SAFETY: part of the device tree's blob by its header; nothing has a reference to it yet.
+    let unreadable = |page: &KernelVa| unsafe { probe::read_u32(*page) }.is_none();
+    match pages.map(|at| start + at).find(unreadable) {
         Some(page) => Err(EarlyDtbError::Unreadable(pa + (page.raw() - start.raw()))),
         None => Ok(AddrRange::new(start, start + u64::from(size))),
     }
@@ -120,7 +122,8 @@ pub fn map_early_dtb(pa: PhysAddr) -> Result<AddrRange<KernelVa>, EarlyDtbError>
 /// The first two words of a device tree, magic number and `totalsize`. `at` is 8-byte aligned, so they are in
 /// one page.
 fn header(at: KernelVa) -> Option<(u32, u32)> {
-    let word = |at| probe::read_u32(at).map(u32::from_be);
+    // SAFETY: the boot protocol has the device tree there, in memory; nothing has a reference to it yet.
+    let word = |at| unsafe { probe::read_u32(at) }.map(u32::from_be);
     Some((word(at)?, word(at + 4)?))
 }
 

@@ -47,7 +47,8 @@ impl Channel {
 
 fn probe(engine: &PlatformProbe<'_>) -> Probed {
     let channel = Channel::choose(engine.device).map_err(ProbeError::Node)?;
-    let at = engine.map(channel.registers)?;
+    // SAFETY: a channel that the mask reserves for the kernel; its first register is a control register.
+    let at = unsafe { engine.map(channel.registers) }?;
     // SAFETY: mapped permanently as Device memory; a channel's registers according to the device tree, whose
     // mask reserves the channel for the kernel; no other driver uses them.
     let registers = unsafe { Mmio::new(at.start()) };

@@ -23,7 +23,8 @@ fn probe(probed: &PlatformProbe<'_>) -> Probed {
     if registers.len() < size_of::<Registers>() as u64 {
         return Err(ProbeError::Node(NodeError::Malformed("reg")));
     }
-    let at = probed.map(registers)?;
+    // SAFETY: a mailbox according to the device tree, which no earlier request has filled.
+    let at = unsafe { probed.map(registers) }?;
     // SAFETY: mapped permanently as Device memory; a mailbox's registers according to the device tree, long
     // enough (above); no other driver uses them.
     let registers = unsafe { Mmio::new(at.start()) };

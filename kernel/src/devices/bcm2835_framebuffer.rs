@@ -14,7 +14,9 @@ const TILE: u32 = 80;
 
 /// Draws tiles, each in a different colour. A framebuffer in RAM is an error.
 pub fn draw(framebuffer: &Framebuffer, probe: &PlatformProbe<'_>) -> Result<(), ProbeError> {
-    let at = probe.map(outside_ram(framebuffer, probe.memory)?)?;
+    let registers = outside_ram(framebuffer, probe.memory)?;
+    // SAFETY: a framebuffer according to the firmware, which can be read at any time.
+    let at = unsafe { probe.map(registers) }?;
     // SAFETY: mapped permanently as Device memory; a framebuffer according to the firmware, and not in RAM
     // (above).
     let mut pixels = unsafe { MmioWindow::new(at.start(), at.len()) };

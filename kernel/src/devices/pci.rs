@@ -76,7 +76,8 @@ pub fn enumerate(description: &HostDescription) -> Option<&'static PciHost> {
 }
 
 fn open(description: &HostDescription) -> Result<Host, ProbeError> {
-    let at = vmalloc::map_registers(description.ecam).map_err(ProbeError::Map)?;
+    // SAFETY: configuration space according to the device tree, whose first register is an ID.
+    let at = unsafe { vmalloc::map_registers(description.ecam) }.map_err(ProbeError::Map)?;
     // SAFETY: mapped permanently as Device memory; configuration space according to the device tree, used by
     // this host only.
     let window = unsafe { MmioWindow::new(at.start(), at.len()) };
@@ -167,7 +168,9 @@ impl PciProbe<'_> {
     pub fn map_bar(&self, bar: u8) -> Result<AddrRange<KernelVa>, ProbeError> {
         let found = self.function.bars.get(usize::from(bar)).copied().flatten();
         let registers = found.and_then(|found| found.registers).ok_or(ProbeError::NoBar(bar))?;
-        vmalloc::map_registers(registers).map_err(ProbeError::Map)
+        // SAFETY: this function's BAR, passed to its driver. Devices whose first register has a read side effect
+        // have no driver here.
+        unsafe { vmalloc::map_registers(registers) }.map_err(ProbeError::Map)
     }
 
     /// Attaches the function to its IOMMU, if it has one, and returns its device of the DMA core. The stream

@@ -49,8 +49,12 @@ impl PlatformProbe<'_> {
     ///
     /// # Errors
     /// [`ProbeError::Map`].
-    pub fn map(&self, registers: AddrRange<PhysAddr>) -> Result<AddrRange<KernelVa>, ProbeError> {
-        vmalloc::map_registers(registers).map_err(ProbeError::Map)
+    ///
+    /// # Safety
+    /// As for [`vmalloc::map_registers`].
+    pub unsafe fn map(&self, registers: AddrRange<PhysAddr>) -> Result<AddrRange<KernelVa>, ProbeError> {
+        // SAFETY: passed on to the caller.
+        unsafe { vmalloc::map_registers(registers) }.map_err(ProbeError::Map)
     }
 
     /// Returns a new device of the DMA core, without an IOMMU.

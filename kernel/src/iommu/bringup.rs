@@ -43,7 +43,8 @@ pub fn abort_all(descriptions: &[board::SmmuDescription]) {
     for description in descriptions {
         let at = description.registers.start();
         let registers = arch::boot::map_early_device(at);
-        if arch::probe::read_u32(registers).is_none() {
+        // SAFETY: SMMU_IDR0, which is read-only, by the device tree.
+        if unsafe { arch::probe::read_u32(registers) }.is_none() {
             log::warn!("smmu at {at}: no response");
             continue;
         }
@@ -104,7 +105,8 @@ fn start(description: &board::SmmuDescription, events: u64) -> Option<&'static S
 }
 
 fn open(description: &board::SmmuDescription, events: u64) -> Result<Smmu, OpenError> {
-    let registers = vmalloc::map_registers(description.registers).map_err(OpenError::Map)?;
+    // SAFETY: an SMMU by the device tree; its first register, SMMU_IDR0, is read-only.
+    let registers = unsafe { vmalloc::map_registers(description.registers) }.map_err(OpenError::Map)?;
     // SAFETY: mapped permanently as Device memory; the device tree names an SMMU there (both pages, which the
     // binding requires); this is the only user.
     let registers = unsafe { Mmio::<Registers>::new(registers.start()) };

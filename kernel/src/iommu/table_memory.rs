@@ -61,7 +61,7 @@ impl RegionSource for Regions {
         let words = arch::pointer::to::<AtomicU64>(linear::address_of(chunk.start()));
         // SAFETY: the chunk is owned until `release` gets the region back, in the linear map, aligned and
         // zeroed.
-        Some(Region::new(chunk.start(), unsafe { slice::from_raw_parts(words, (bytes / 8) as usize) }))
+        Some(unsafe { Region::new(chunk.start(), slice::from_raw_parts(words, (bytes / 8) as usize)) })
     }
 
     fn release(&mut self, region: Region) {

@@ -77,6 +77,10 @@ impl<T> EarlyDevice<T> {
 }
 
 /// Returns whether a device responds at `registers`. The early tables must be in use.
-pub fn is_present(registers: AddrRange<PhysAddr>) -> bool {
-    arch::probe::read_u32(boot::map_early_device(registers.start())).is_some()
+///
+/// # Safety
+/// `registers` belong to a device, and a read of the first has no side effect.
+pub unsafe fn is_present(registers: AddrRange<PhysAddr>) -> bool {
+    // SAFETY: passed on to the caller.
+    unsafe { arch::probe::read_u32(boot::map_early_device(registers.start())) }.is_some()
 }

@@ -187,9 +187,15 @@ impl core::fmt::Debug for KernelArea {
 
 /// Maps a device's registers permanently, as Device memory, and returns their range. Reads the first register
 /// to detect a missing device, so the kernel's own page tables must be in use.
-pub fn map_registers(registers: AddrRange<PhysAddr>) -> Result<AddrRange<KernelVa>, MapRegistersError> {
+///
+/// # Safety
+/// The caller is the driver of a device that has `registers`, and a read of the first has no side effect.
+pub unsafe fn map_registers(
+    registers: AddrRange<PhysAddr>,
+) -> Result<AddrRange<KernelVa>, MapRegistersError> {
     let at = map_known_registers(registers)?;
-    match arch::probe::read_u32(at.start().align_down(4)) {
+    // SAFETY: a device's register, passed on to the caller; no RAM, as `map_known_registers` has checked.
+    match unsafe { arch::probe::read_u32(at.start().align_down(4)) } {
         Some(_) => Ok(at),
         None => Err(MapRegistersError::NoResponse(registers.start())),
     }

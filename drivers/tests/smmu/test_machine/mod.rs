@@ -306,7 +306,8 @@ impl RegionSource for TestMemory {
         assert!(bytes.is_power_of_two() && bytes >= PAGE_SIZE, "{bytes:#x}");
         let first = self.0.take(bytes / PAGE_SIZE)?;
         let words = first * PAGE_WORDS..first * PAGE_WORDS + bytes as usize / 8;
-        Some(Region::new(address_of(first), &self.0.ram.cpu()[words]))
+        // SAFETY: `take` returns pages without other owner, and these are their words.
+        Some(unsafe { Region::new(address_of(first), &self.0.ram.cpu()[words]) })
     }
 
     fn release(&mut self, region: Region) {
