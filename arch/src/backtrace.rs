@@ -1,6 +1,8 @@
 //! Backtraces from the chain of frame records (AAPCS64, 6.4.6). The kernel is built with frame pointers, and
 //! a `TrapFrame` contains a record, so the chain continues through exceptions.
 
+use crate::exception::TrapFrame;
+
 /// The limit of frames in a backtrace. A longer chain is assumed to be a loop.
 const MAX_FRAMES: usize = 64;
 
@@ -18,10 +20,9 @@ pub fn since_interrupt() -> impl Iterator<Item = u64> {
     here().take_while(|&link| link != target::interrupt_return())
 }
 
-/// The return addresses from the frame record at `record` outward. For a trap frame pass its `x[29]`, and
-/// print its `elr` first.
-pub fn from(record: u64) -> impl Iterator<Item = u64> {
-    walk(record, target::read)
+/// The address of the interrupted instruction, and the return addresses from there outward; none for a program.
+pub fn from_exception(frame: &TrapFrame) -> impl Iterator<Item = u64> {
+    core::iter::once(frame.elr()).chain(walk(frame.caller_record(), target::read))
 }
 
 /// Follows the chain of records, read by `read`. Ends at a record address that is 0, misaligned or

@@ -85,7 +85,7 @@ pub fn set_thread_pointer(value: UserVa) {
 #[cfg(target_os = "none")]
 mod target {
     use super::*;
-    use crate::exception::TrapFrame;
+    use crate::exception::UserFrame;
     use aarch64_cpu::registers::{Readable, TPIDR_EL0, Writeable};
 
     core::arch::global_asm!(include_str!("context.s"), options(raw));
@@ -93,7 +93,7 @@ mod target {
     unsafe extern "C" {
         fn context_switch(from: *mut Context, to: *const Context);
         fn context_thread_start();
-        fn context_enter_user(frame: *const TrapFrame, stack_top: u64) -> !;
+        fn context_enter_user(frame: *const UserFrame, stack_top: u64) -> !;
         fn fp_save(state: *mut FpState);
         fn fp_restore(state: *const FpState);
     }
@@ -114,9 +114,9 @@ mod target {
     /// stack below `stack_top`.
     ///
     /// # Safety
-    /// `frame.spsr` selects EL0, the program's tables are installed, and its FP state is loaded. `stack_top`
-    /// is the 16-byte aligned top of the running thread's stack, whose contents are no longer needed.
-    pub unsafe fn enter_user(frame: &TrapFrame, stack_top: KernelVa) -> ! {
+    /// The program's tables are installed, and its FP state is loaded. `stack_top` is the 16-byte aligned top
+    /// of the running thread's stack, whose contents are no longer needed.
+    pub unsafe fn enter_user(frame: &UserFrame, stack_top: KernelVa) -> ! {
         // SAFETY: the caller's promise; a frame on this stack is read before the next push.
         unsafe { context_enter_user(frame, stack_top.raw()) }
     }
@@ -148,7 +148,7 @@ mod target {
 #[cfg(not(target_os = "none"))]
 mod target {
     use super::*;
-    use crate::exception::TrapFrame;
+    use crate::exception::UserFrame;
 
     /// No operation on a host.
     ///
@@ -160,8 +160,8 @@ mod target {
     ///
     /// # Safety
     /// None on a host.
-    pub unsafe fn enter_user(frame: &TrapFrame, _: KernelVa) -> ! {
-        panic!("no EL0 on a host to enter at {:#x}", frame.elr)
+    pub unsafe fn enter_user(frame: &UserFrame, _: KernelVa) -> ! {
+        panic!("no EL0 on a host to enter at {:#x}", frame.elr())
     }
 
     pub(super) fn thread_start() -> u64 {

@@ -4,10 +4,11 @@
 //! interrupted thread and with all exceptions masked:
 //!
 //! - `handle_sync(frame: &mut TrapFrame, from: Origin)`
-//! - `handle_irq(frame: &mut TrapFrame, from: Origin)`
-//! - `handle_unexpected(frame: &mut TrapFrame, vector: Vector) -> !`
+//! - `handle_irq(frame: &TrapFrame, from: Origin)`
+//! - `handle_unexpected(frame: &TrapFrame, vector: Vector) -> !`
 //!
-//! When one of the first two returns, execution resumes with the registers in `frame`.
+//! When one of the first two returns, execution resumes with the registers in `frame`. They are private for
+//! that reason; a program's can be changed by [`UserFrame`].
 
 mod esr;
 mod memory_operation;
@@ -19,32 +20,77 @@ use addr::UserVa;
 use core::fmt;
 use core::mem::offset_of;
 
-/// The registers at an exception. exception.s uses the layout.
+/// The registers at an exception, read-only outside of this crate: execution resumes with them. exception.s
+/// uses the layout.
 #[repr(C, align(16))]
-#[derive(Clone)]
 pub struct TrapFrame {
-    /// x0 to x30.
-    pub x: [u64; 31],
-    /// SP_EL0; for [`Vector::StackOverflow`] the overflowed kernel stack pointer.
-    pub sp_el0: u64,
-    /// ELR_EL1, the return address.
-    pub elr: u64,
-    /// SPSR_EL1, the saved PSTATE.
-    pub spsr: u64,
-    /// ESR_EL1; decoded by [`TrapFrame::syndrome`].
-    pub esr: u64,
-    /// FAR_EL1, valid for some exception classes only ([`TrapFrame::fault_address`]).
-    pub far: u64,
+    x: [u64; 31],
+    sp_el0: u64,
+    elr: u64,
+    spsr: u64,
+    esr: u64,
+    far: u64,
     /// The frame record that x29 points to, for backtraces.
     record: [u64; 2],
 }
 
 impl TrapFrame {
-    /// The initial frame of a program: start address `pc`, stack pointer `sp`, other registers 0, interrupts
-    /// unmasked.
-    pub fn program(pc: UserVa, sp: UserVa) -> Self {
-        const EL0: u64 = 0;
-        Self { x: [0; 31], sp_el0: sp.raw(), elr: pc.raw(), spsr: EL0, esr: 0, far: 0, record: [0; 2] }
+    /// x0 to x30.
+    #[inline]
+    pub fn x(&self) -> &[u64; 31] {
+        &self.x
+    }
+
+    /// SP_EL0; for [`Vector::StackOverflow`] the overflowed kernel stack pointer.
+    #[inline]
+    pub fn sp_el0(&self) -> u64 {
+        self.sp_el0
+    }
+
+    /// ELR_EL1, the return address.
+    #[inline]
+    pub fn elr(&self) -> u64 {
+        self.elr
+    }
+
+    /// SPSR_EL1, the saved PSTATE.
+    #[inline]
+    pub fn spsr(&self) -> u64 {
+        self.spsr
+    }
+
+    /// ESR_EL1; decoded by [`TrapFrame::syndrome`].
+    #[inline]
+    pub fn esr(&self) -> u64 {
+        self.esr
+    }
+
+    /// FAR_EL1, valid for some exception classes only ([`TrapFrame::fault_address`]).
+    #[inline]
+    pub fn far(&self) -> u64 {
+        self.far
+    }
+
+    /// The address of the frame record of the interrupted kernel code; 0 for an exception from a program.
+    pub(crate) fn caller_record(&self) -> u64 {
+        self.record[0]
+    }
+
+    /// Changes the return address of an exception from the kernel.
+    #[cfg(target_os = "none")]
+    pub(crate) fn resume_at(&mut self, pc: u64) {
+        self.elr = pc;
+    }
+
+    /// The frame as one of a program.
+    ///
+    /// # Safety
+    /// The exception was taken from EL0 ([`Origin::User`]).
+    #[inline]
+    pub unsafe fn as_user(&mut self) -> &mut UserFrame {
+        debug_assert!(self.spsr & MODE == EL0, "a frame of the kernel: {self:?}");
+        // SAFETY: a transparent wrapper, whose invariant is the caller's promise.
+        unsafe { &mut *core::ptr::from_mut(self).cast::<UserFrame>() }
     }
 
     /// The syndrome of a synchronous exception or an SError.
@@ -55,6 +101,71 @@ impl TrapFrame {
     /// The faulting address; `None` if FAR_EL1 is not valid for the exception.
     pub fn fault_address(&self) -> Option<u64> {
         self.syndrome().has_address().then_some(self.far)
+    }
+}
+
+/// SPSR_EL1.M[4:0] (C5.2.19): execution state, exception level and stack pointer.
+const MODE: u64 = 0x1f;
+/// [`MODE`] of EL0 in AArch64.
+const EL0: u64 = 0;
+
+/// The registers of a program. Its PSTATE selects EL0 with interrupts unmasked, so every value of the other
+/// registers is safe to resume with.
+#[repr(transparent)]
+pub struct UserFrame(TrapFrame);
+
+impl UserFrame {
+    /// The initial frame of a program: start address `pc`, stack pointer `sp`, other registers 0, interrupts
+    /// unmasked.
+    pub fn program(pc: UserVa, sp: UserVa) -> Self {
+        let (elr, sp_el0) = (pc.raw(), sp.raw());
+        Self(TrapFrame { x: [0; 31], sp_el0, elr, spsr: EL0, esr: 0, far: 0, record: [0; 2] })
+    }
+
+    /// x0 to x30.
+    #[inline]
+    pub fn x_mut(&mut self) -> &mut [u64; 31] {
+        &mut self.0.x
+    }
+
+    /// Sets SP_EL0.
+    #[inline]
+    pub fn set_sp(&mut self, sp: UserVa) {
+        self.0.sp_el0 = sp.raw();
+    }
+
+    /// Resumes after the trapped instruction.
+    #[inline]
+    pub fn skip_instruction(&mut self) {
+        self.0.elr += 4;
+    }
+
+    /// Resumes a trapped memory copy or memory set at its prologue. `false` if the exception is another one.
+    #[inline]
+    pub fn restart(&mut self) -> bool {
+        self.0.restart()
+    }
+}
+
+impl Clone for UserFrame {
+    fn clone(&self) -> Self {
+        let TrapFrame { x, sp_el0, elr, spsr, esr, far, record } = self.0;
+        Self(TrapFrame { x, sp_el0, elr, spsr, esr, far, record })
+    }
+}
+
+impl core::ops::Deref for UserFrame {
+    type Target = TrapFrame;
+
+    #[inline]
+    fn deref(&self) -> &TrapFrame {
+        &self.0
+    }
+}
+
+impl fmt::Debug for UserFrame {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
     }
 }
 

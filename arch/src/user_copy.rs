@@ -62,8 +62,8 @@ mod target {
         if !matches!(frame.syndrome(), Syndrome::DataAbort { .. } | Syndrome::Undefined) {
             return false;
         }
-        let found = fixups().iter().find(|entry| (entry.first..entry.end).contains(&frame.elr));
-        found.inspect(|entry| frame.elr = entry.target).is_some()
+        let found = fixups().iter().find(|entry| (entry.first..entry.end).contains(&frame.elr()));
+        found.inspect(|entry| frame.resume_at(entry.target)).is_some()
     }
 
     pub(super) fn copy_from(to: &mut [u8], from: u64) -> usize {

@@ -35,16 +35,20 @@ mod entry {
 
     #[unsafe(no_mangle)]
     extern "C" fn handle_sync(frame: &mut TrapFrame, from: Origin) {
-        trap::sync(frame, from);
+        match from {
+            // SAFETY: by `from`, which exception.s derives from the vector.
+            Origin::User => trap::user_exception(unsafe { frame.as_user() }),
+            Origin::Kernel => trap::kernel_exception(frame),
+        }
     }
 
     #[unsafe(no_mangle)]
-    extern "C" fn handle_irq(frame: &mut TrapFrame, from: Origin) {
-        trap::interrupt(frame, from);
+    extern "C" fn handle_irq(_frame: &TrapFrame, from: Origin) {
+        trap::interrupt(from);
     }
 
     #[unsafe(no_mangle)]
-    extern "C" fn handle_unexpected(frame: &mut TrapFrame, vector: Vector) -> ! {
+    extern "C" fn handle_unexpected(frame: &TrapFrame, vector: Vector) -> ! {
         trap::unexpected(frame, vector)
     }
 

@@ -26,7 +26,7 @@ pub fn report_trap(message: &dyn Display, frame: &TrapFrame) -> ! {
     begin();
     kprintln!("kernel panic: {message}");
     print_registers(frame);
-    finish(core::iter::once(frame.elr).chain(arch::backtrace::from(frame.x[29])))
+    finish(arch::backtrace::from_exception(frame))
 }
 
 /// Makes this CPU the panicking one, masks its interrupts and stops the others. If another CPU is panicking,
@@ -75,7 +75,7 @@ fn statistics() {
 
 /// Prints the registers of `frame`, four to a line.
 pub fn print_registers(frame: &TrapFrame) {
-    for (row, values) in frame.x.chunks(4).enumerate() {
+    for (row, values) in frame.x().chunks(4).enumerate() {
         match *values {
             [a, b, c, d] => {
                 let x = row * 4;
@@ -86,15 +86,17 @@ pub fn print_registers(frame: &TrapFrame) {
                     x + 3
                 );
             }
-            [a, b, c] => kprintln!("x28 {a:016x}  x29 {b:016x}  x30 {c:016x}  sp_el0 {:016x}", frame.sp_el0),
+            [a, b, c] => {
+                kprintln!("x28 {a:016x}  x29 {b:016x}  x30 {c:016x}  sp_el0 {:016x}", frame.sp_el0())
+            }
             _ => {}
         }
     }
     kprintln!(
         "elr {:016x}  spsr {:016x}  esr {:016x}  far {:016x}",
-        frame.elr,
-        frame.spsr,
-        frame.esr,
-        frame.far
+        frame.elr(),
+        frame.spsr(),
+        frame.esr(),
+        frame.far()
     );
 }

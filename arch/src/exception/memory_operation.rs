@@ -10,7 +10,7 @@
 //! | set, forward copy | end addresses; minus the remaining bytes | next addresses; remaining bytes |
 //! | backward copy | start addresses; remaining bytes | end addresses; remaining bytes; PSTATE.N is 1 |
 
-use super::TrapFrame;
+use super::{Syndrome, TrapFrame};
 
 /// The decoded syndrome of a Memory Copy and Memory Set exception.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -76,8 +76,12 @@ impl MemoryOperation {
 }
 
 impl TrapFrame {
-    /// Restarts `operation`, the syndrome of this frame, at its prologue.
-    pub fn restart(&mut self, operation: MemoryOperation) {
+    /// Restarts the memory copy or memory set that caused the exception at its prologue. `false` if the
+    /// exception is another one, or was restarted already.
+    pub fn restart(&mut self) -> bool {
+        let Syndrome::MemoryOperation(operation) = self.syndrome() else { return false };
+        // A second restart would resume one instruction too early.
+        self.esr = 0;
         const N: u64 = 1 << 31;
         // Register 31 is XZR, possible as the source of SET*.
         let read = |register: usize| self.x.get(register).copied().unwrap_or(0);
@@ -99,13 +103,14 @@ impl TrapFrame {
         }
         write(operation.size, restarted.size);
         self.elr = operation.prologue(self.elr);
+        true
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::exception::Syndrome;
+    use crate::exception::UserFrame;
     use addr::UserVa;
 
     const SET: u32 = 1 << 24;
@@ -125,7 +130,7 @@ mod tests {
 
     /// A frame with ELR 0x1008, these values of destination, source and size, and PSTATE.N.
     fn frame([destination, source, size]: [u64; 3], negative: bool) -> TrapFrame {
-        let mut frame = TrapFrame::program(UserVa::new(0x1008), UserVa::new(0));
+        let UserFrame(mut frame) = UserFrame::program(UserVa::new(0x1008), UserVa::new(0));
         (frame.x[3], frame.x[5], frame.x[7]) = (destination, source, size);
         frame.spsr |= u64::from(negative) << 31;
         frame
@@ -169,9 +174,9 @@ mod tests {
         for (name, syndrome, now, negative, expected) in cases {
             for (epilogue, pc) in [(0, 0x1004), (EPILOGUE, 0x1000)] {
                 let mut frame = frame(now, negative);
-                let syndrome = Syndrome::decode(ESR | u64::from(syndrome | epilogue | REGISTERS));
-                let Syndrome::MemoryOperation(operation) = syndrome else { panic!("{name}: {syndrome:?}") };
-                frame.restart(operation);
+                frame.esr = ESR | u64::from(syndrome | epilogue | REGISTERS);
+                assert!(frame.restart(), "{name}: {:?}", frame.syndrome());
+                assert!(!frame.restart(), "{name}: restarted twice");
                 assert_eq!([frame.x[3], frame.x[5], frame.x[7]], expected, "{name}");
                 assert_eq!(frame.elr, pc, "{name}");
                 assert_eq!(frame.x.iter().filter(|x| **x != 0).count(), 3 - usize::from(expected[2] == 0));
@@ -182,7 +187,8 @@ mod tests {
     #[test]
     fn restart_accepts_xzr_as_source_of_set() {
         let mut frame = frame([0x8400, 0, minus(0x300)], false);
-        frame.restart(MemoryOperation::decode(SET | A | 3 << 10 | 31 << 5 | 7));
+        frame.esr = ESR | u64::from(SET | A | 3 << 10 | 31 << 5 | 7);
+        assert!(frame.restart());
         assert_eq!([frame.x[3], frame.x[5], frame.x[7]], [0x8100, 0, 0x300]);
     }
 }

@@ -15,7 +15,7 @@ use addr::{Address, PAGE_SIZE, UserVa};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use arch::cpu::CpuFeatures;
-use arch::exception::TrapFrame;
+use arch::exception::UserFrame;
 use core::fmt;
 use program::{
     ArgumentListTooLong, Executable, ExecutableError, LoadAddress, NodeKind, StackImage, StackRequest,
@@ -84,7 +84,7 @@ pub fn start(launch: &Launch<'_>) -> Result<Arc<Process>, LaunchError> {
     load(&space, &executable, file).map_err(LaunchError::Memory)?;
     let stack = first_stack(launch, &executable).map_err(LaunchError::Arguments)?;
     load_stack(&space, &stack).map_err(LaunchError::Memory)?;
-    let frame = TrapFrame::program(executable.entry, stack.pointer);
+    let frame = UserFrame::program(executable.entry, stack.pointer);
     start_process(new_process(space), launch.files, frame).map_err(LaunchError::Memory)
 }
 
@@ -183,14 +183,14 @@ fn new_process(space: AddressSpace) -> Arc<Process> {
 fn start_process(
     process: Arc<Process>,
     files: &[Arc<OpenFile>],
-    frame: TrapFrame,
+    frame: UserFrame,
 ) -> Result<Arc<Process>, Errno> {
     for file in files {
         process.files.lock().insert(file.clone(), false, 0)?;
     }
     process.register();
     let task = Arc::new(Task::new(process.id(), process.clone(), UserVa::new(0)));
-    // SAFETY: the frame is `TrapFrame::program`'s.
+    // SAFETY: a frame of a program, which this `enter` takes.
     let thread = unsafe { sched::new_user_thread(task, frame, enter_user) }.map_err(|_| Errno::ENOMEM)?;
     if !process.add_thread(&thread) {
         sched::discard(thread);

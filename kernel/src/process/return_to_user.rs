@@ -4,7 +4,7 @@ use super::task::Task;
 use crate::sched::{self, Thread};
 use addr::KernelVa;
 use alloc::sync::Arc;
-use arch::exception::TrapFrame;
+use arch::exception::UserFrame;
 
 /// The last step before user space, after every exception: preempts the thread if its time slice is used up,
 /// and terminates it if it is interrupted. `thread` is the running thread; interrupts are masked, no lock is
@@ -20,11 +20,10 @@ pub fn before_return(thread: Arc<Thread>) {
 /// thread's kernel stack. Interrupts are masked, no lock is held.
 ///
 /// # Safety
-/// `frame` must be from `TrapFrame::program` or a copy of the frame of a trap from EL0. Except for it,
-/// nothing on the stack below `stack_top` may be live.
-pub unsafe fn enter_user(frame: TrapFrame, stack_top: KernelVa) -> ! {
+/// Except for `frame`, nothing on the stack below `stack_top` may be live.
+pub unsafe fn enter_user(frame: UserFrame, stack_top: KernelVa) -> ! {
     before_return(sched::current());
-    // SAFETY: frame and stack are guaranteed by the caller, and `frame` is read first; `Task::restore`
+    // SAFETY: the stack is guaranteed by the caller, and `frame` is read first; `Task::restore`
     // installed the process's tables and restored its FP state when this thread was switched to.
     unsafe { arch::context::enter_user(&frame, stack_top) }
 }

@@ -32,7 +32,7 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use arch::context::Context;
 use arch::cpu::mask_irqs;
-use arch::exception::TrapFrame;
+use arch::exception::UserFrame;
 use core::sync::atomic::{AtomicU64, Ordering};
 use drivers::interrupts::Interrupt;
 use run_queue::RunQueue;
@@ -79,7 +79,7 @@ pub fn spawn(name: &'static str, entry: impl FnOnce() + Send + 'static) -> Resul
 /// `frame` must be valid for `enter`.
 pub unsafe fn new_user_thread(
     user: Arc<dyn UserThread>,
-    frame: TrapFrame,
+    frame: UserFrame,
     enter: EnterUser,
 ) -> Result<Arc<Thread>, OutOfMemory> {
     spawn_thread("program", Some(user), Entry::User(Box::new(frame), enter))
@@ -386,6 +386,6 @@ fn take_entry() -> Option<(Entry, Option<KernelVa>)> {
     Some((thread.take_entry()?, thread.stack_top()))
 }
 
-fn unboxed(frame: Box<TrapFrame>) -> TrapFrame {
+fn unboxed(frame: Box<UserFrame>) -> UserFrame {
     *frame
 }

@@ -6,7 +6,7 @@ use addr::KernelVa;
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use arch::context::Context;
-use arch::exception::TrapFrame;
+use arch::exception::UserFrame;
 use core::any::Any;
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
@@ -28,9 +28,8 @@ pub trait UserThread: Any + Send + Sync {
 /// Enters user space with the registers in the frame; the address is the top of the thread's kernel stack.
 ///
 /// # Safety
-/// The frame must be a user-space frame. The address must be the top of the running thread's stack, and
-/// nothing on the stack may be live.
-pub type EnterUser = unsafe fn(TrapFrame, KernelVa) -> !;
+/// The address must be the top of the running thread's stack, and nothing on the stack may be live.
+pub type EnterUser = unsafe fn(UserFrame, KernelVa) -> !;
 
 /// A kernel thread, or, with a user side, a thread of a process.
 pub struct Thread {
@@ -53,7 +52,7 @@ pub(super) enum Entry {
     /// Runs a closure in the kernel, and exits.
     Kernel(Box<dyn FnOnce() + Send>),
     /// Enters user space.
-    User(Box<TrapFrame>, EnterUser),
+    User(Box<UserFrame>, EnterUser),
 }
 
 // SAFETY: `context` is the only field that is not `Sync`; it is accessed only under the scheduler's lock (see

@@ -20,7 +20,7 @@ use abi::{Errno, Syscall};
 use addr::UserVa;
 use alloc::collections::BTreeSet;
 use alloc::sync::Arc;
-use arch::exception::TrapFrame;
+use arch::exception::UserFrame;
 
 /// The result of a system call.
 pub type SyscallResult = Result<u64, Errno>;
@@ -65,9 +65,9 @@ impl<'a> SyscallContext<'a> {
 }
 
 /// Runs the system call in `frame`, and stores its result there.
-pub fn dispatch(task: &Task, frame: &mut TrapFrame) {
-    let number = frame.x[8];
-    let arguments = [frame.x[0], frame.x[1], frame.x[2], frame.x[3], frame.x[4], frame.x[5]];
+pub fn dispatch(task: &Task, frame: &mut UserFrame) {
+    let x = frame.x();
+    let (number, arguments) = (x[8], [x[0], x[1], x[2], x[3], x[4], x[5]]);
     let call = SyscallContext { task, arguments };
     let result = match Syscall::from_number(number) {
         Some(known) if allocates(known) && !heap::has_room(HEAP_RESERVE) => Err(Errno::ENOMEM),
@@ -75,7 +75,7 @@ pub fn dispatch(task: &Task, frame: &mut TrapFrame) {
         Some(known) => run(known, &call),
         None => unknown(number),
     };
-    frame.x[0] = result.unwrap_or_else(Errno::to_result);
+    frame.x_mut()[0] = result.unwrap_or_else(Errno::to_result);
 }
 
 /// The heap memory that must be free for a system call that allocates: more than any of them uses.

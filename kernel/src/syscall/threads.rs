@@ -9,11 +9,11 @@ use abi::futex::*;
 use abi::process::CloneFlags;
 use addr::UserVa;
 use alloc::sync::Arc;
-use arch::exception::TrapFrame;
+use arch::exception::UserFrame;
 use zerocopy::IntoBytes;
 
 /// `clone`: threads only, no processes.
-pub fn clone(call: &SyscallContext<'_>, frame: &TrapFrame) -> SyscallResult {
+pub fn clone(call: &SyscallContext<'_>, frame: &UserFrame) -> SyscallResult {
     let flags = CloneFlags::from_bits_retain(call.value(0) as u32);
     let needed =
         CloneFlags::VM | CloneFlags::FS | CloneFlags::FILES | CloneFlags::SIGHAND | CloneFlags::THREAD;
@@ -42,17 +42,17 @@ fn store_tid(call: &SyscallContext<'_>, flags: CloneFlags, id: u32) -> Result<()
 }
 
 /// Returns the frame of the child, which returns 0 from the same system call on its own stack.
-fn child_frame(frame: &TrapFrame, stack: UserVa) -> TrapFrame {
+fn child_frame(frame: &UserFrame, stack: UserVa) -> UserFrame {
     let mut child = frame.clone();
-    child.x[0] = 0;
+    child.x_mut()[0] = 0;
     if stack.raw() != 0 {
-        child.sp_el0 = stack.raw();
+        child.set_sp(stack);
     }
     child
 }
 
-fn start(call: &SyscallContext<'_>, task: Task, frame: TrapFrame) -> Result<(), Errno> {
-    // SAFETY: the frame is a copy of the calling thread's, from EL0.
+fn start(call: &SyscallContext<'_>, task: Task, frame: UserFrame) -> Result<(), Errno> {
+    // SAFETY: a frame of a program, which this `enter` takes.
     let thread = unsafe { sched::new_user_thread(Arc::new(task), frame, process::enter_user) };
     let thread = thread.map_err(|_| Errno::EAGAIN)?;
     if !call.process().add_thread(&thread) {

@@ -4,19 +4,20 @@
 mod user;
 
 use crate::{irq, panic, process, sched};
-use arch::exception::{Origin, Syndrome, TrapFrame, Vector};
+use arch::exception::{Origin, TrapFrame, Vector};
 
-/// Handles a synchronous exception.
-pub fn sync(frame: &mut TrapFrame, from: Origin) {
-    match from {
-        Origin::User => user::exception(frame),
-        Origin::Kernel if restarted(frame) || arch::user_copy::fixup(frame) => {}
-        Origin::Kernel => panic::report_trap(&format_args!("{} in the kernel", frame.syndrome()), frame),
+pub use user::exception as user_exception;
+
+/// Handles a synchronous exception from the kernel: restarts a memory copy or set instruction (FEAT_MOPS) that the
+/// thread started on another CPU, or fails the user copy that faulted. Panics on any other.
+pub fn kernel_exception(frame: &mut TrapFrame) {
+    if !frame.restart() && !arch::user_copy::fixup(frame) {
+        panic::report_trap(&format_args!("{} in the kernel", frame.syndrome()), frame)
     }
 }
 
 /// Handles an interrupt.
-pub fn interrupt(_frame: &mut TrapFrame, from: Origin) {
+pub fn interrupt(from: Origin) {
     irq::dispatch();
     if from == Origin::User {
         process::before_return(sched::current());
@@ -27,12 +28,4 @@ pub fn interrupt(_frame: &mut TrapFrame, from: Origin) {
 /// stack overflow.
 pub fn unexpected(frame: &TrapFrame, vector: Vector) -> ! {
     panic::report_trap(&format_args!("{vector:?}: {}", frame.syndrome()), frame)
-}
-
-/// Restarts a memory copy or set instruction (FEAT_MOPS) that the thread started on another CPU. Returns
-/// `false` for another exception.
-fn restarted(frame: &mut TrapFrame) -> bool {
-    let Syndrome::MemoryOperation(operation) = frame.syndrome() else { return false };
-    frame.restart(operation);
-    true
 }

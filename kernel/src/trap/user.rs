@@ -7,10 +7,10 @@ use crate::{kprintln, panic, syscall};
 use abi::memory::Prot;
 use abi::signal::Signal;
 use addr::UserVa;
-use arch::exception::{DataAccess, Fault, Syndrome, TrapFrame};
+use arch::exception::{DataAccess, Fault, Syndrome, UserFrame};
 
 /// Handles a synchronous exception from EL0. Interrupts are masked at the call and at the return.
-pub fn exception(frame: &mut TrapFrame) {
+pub fn exception(frame: &mut UserFrame) {
     arch::cpu::unmask_irqs();
     let thread = sched::current();
     handle(&thread, frame);
@@ -18,7 +18,7 @@ pub fn exception(frame: &mut TrapFrame) {
     process::before_return(thread);
 }
 
-fn handle(thread: &Thread, frame: &mut TrapFrame) {
+fn handle(thread: &Thread, frame: &mut UserFrame) {
     let Some(task) = Task::of(thread) else { panic!("exception from EL0 in a kernel thread: {frame:?}") };
     match frame.syndrome() {
         Syndrome::Svc(_) => syscall::dispatch(task, frame),
@@ -30,10 +30,12 @@ fn handle(thread: &Thread, frame: &mut TrapFrame) {
         Syndrome::Brk(_) | Syndrome::Breakpoint | Syndrome::Step | Syndrome::Watchpoint => {
             kill(task, frame, Signal::SIGTRAP);
         }
-        Syndrome::MemoryOperation(operation) => frame.restart(operation),
+        Syndrome::MemoryOperation(_) => {
+            frame.restart();
+        }
         Syndrome::FpException => kill(task, frame, Signal::SIGFPE),
         // A trapped WFE or WFI, skipped: both may complete at any time.
-        Syndrome::Wait => frame.elr += 4,
+        Syndrome::Wait => frame.skip_instruction(),
         _ => kill(task, frame, Signal::SIGILL),
     }
 }
@@ -45,7 +47,7 @@ fn required_protection(access: DataAccess) -> Prot {
     }
 }
 
-fn memory_fault(task: &Task, frame: &TrapFrame, fault: Fault, access: Prot) {
+fn memory_fault(task: &Task, frame: &UserFrame, fault: Fault, access: Prot) {
     let resolvable = matches!(fault, Fault::Translation(_) | Fault::Permission(_) | Fault::AccessFlag(_));
     let signal = match frame.fault_address() {
         Some(at) if resolvable => match task.process().space.handle_fault(UserVa::new(at), access) {
@@ -59,13 +61,13 @@ fn memory_fault(task: &Task, frame: &TrapFrame, fault: Fault, access: Prot) {
 }
 
 /// Terminates the process of the running thread, and prints a report.
-fn kill(task: &Task, frame: &TrapFrame, signal: Signal) {
+fn kill(task: &Task, frame: &UserFrame, signal: Signal) {
     if !task.process().terminate(Termination::Killed(signal)) {
         return;
     }
     kprintln!("program {} (thread {}): {signal}: {}", task.process().id(), task.id(), frame.syndrome());
     if let Some(address) = frame.fault_address() {
-        kprintln!("  at address {address:#x}, instruction {:#x}", frame.elr);
+        kprintln!("  at address {address:#x}, instruction {:#x}", frame.elr());
     }
     panic::print_registers(frame);
 }

@@ -9,7 +9,7 @@ use abi::Syscall;
 use abi::dma::{DMA_BUF_CHUNKS, DMA_BUF_IOCTL_SYNC, DMA_BUF_LEAVES, DMA_HEAP_IOCTL_ALLOC, DMA_STATISTICS};
 use abi::memory::Prot;
 use addr::{PAGE_SIZE, UserVa};
-use arch::exception::TrapFrame;
+use arch::exception::UserFrame;
 use kernel::process::{Process, Task};
 use kernel::syscall::dispatch;
 use kernel::vm::address_space::{AddressSpace, MmapPlacement};
@@ -92,14 +92,14 @@ fn run(memory: &[u8], calls: &[u8]) -> String {
         if call[0] != 0xff && needs_scheduler(known) {
             continue;
         }
-        let mut frame = TrapFrame::program(UserVa::new(0), UserVa::new(0));
-        frame.x[8] = number;
+        let mut frame = UserFrame::program(UserVa::new(0), UserVa::new(0));
+        frame.x_mut()[8] = number;
         for (argument, bytes) in call[1..].chunks_exact(3).enumerate() {
-            frame.x[argument] = value([bytes[0], bytes[1], bytes[2]], &results);
+            frame.x_mut()[argument] = value([bytes[0], bytes[1], bytes[2]], &results);
         }
         dispatch(&task, &mut frame);
-        results[index % results.len()] = frame.x[0];
-        let error = (frame.x[0] as i64).clamp(-4096, 0);
+        results[index % results.len()] = frame.x()[0];
+        let error = (frame.x()[0] as i64).clamp(-4096, 0);
         write!(trace, "{known:?} {};", outcome_char(error)).unwrap();
     }
     trace

@@ -145,7 +145,7 @@ pub const MUTANTS: &[SourceMutant] = &[
         file: "kernel/src/syscall/mod.rs",
         item: "dispatch",
         from: "None => unknown(number),",
-        to: "None => {\n            frame.x[9] = (&raw const *frame) as u64;\n            unknown(number)\n        }",
+        to: "None => {\n            frame.x_mut()[9] = (&raw const *frame) as u64;\n            unknown(number)\n        }",
         oracle: test(REGISTERS, "x9"),
     },
     SourceMutant {
