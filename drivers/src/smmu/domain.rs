@@ -242,14 +242,18 @@ impl PagingDomain {
     ///
     /// # Errors
     /// [`MapError`]; nothing is changed.
-    pub fn pin<M: TableMemory>(
+    ///
+    /// # Safety
+    /// The result is not used after the domain is destroyed.
+    pub unsafe fn pin<M: TableMemory>(
         &mut self,
         memory: &mut M,
         commands: &impl Shared<CommandQueue>,
         at: Iova,
     ) -> Result<PinnedTable, MapError<Iova>> {
         let mut memory = smmu_memory(memory, commands, self.params);
-        let table = either_stage!(&mut self.tables, tables => tables.pin(&mut memory, at))?;
+        // SAFETY: passed on to the caller.
+        let table = either_stage!(&mut self.tables, tables => unsafe { tables.pin(&mut memory, at) })?;
         self.params.coherency.publish();
         Ok(PinnedTable::new(table, at, self.params))
     }

@@ -2,11 +2,11 @@
 
 use super::table_memory::TranslationParams;
 use crate::iommu::Stale;
-use addr::{AddrRange, FrameRun, Iova, PAGE_SHIFT, PAGE_SIZE, PhysAddr};
+use addr::{AddrRange, FrameRun, Iova, PAGE_SHIFT, PAGE_SIZE};
 use core::sync::atomic::AtomicU64;
 use pagetable::{
     Entries, LeafAttributes, MapError, Mapping, PINNED_BYTES, Stage1, Stage2, StaleTables, TableMemory,
-    pinned_page,
+    TableRef, pinned_page,
 };
 use smmu_spec::TlbTag;
 
@@ -14,7 +14,7 @@ use smmu_spec::TlbTag;
 /// and unmaps it without a table walk, a lock, or an allocation.
 #[derive(Clone, Copy, Debug)]
 pub struct PinnedTable {
-    table: PhysAddr,
+    table: TableRef<'static>,
     start: Iova,
     params: TranslationParams,
 }
@@ -23,7 +23,7 @@ impl PinnedTable {
     /// The bytes that one table translates.
     pub const BYTES: u64 = PINNED_BYTES;
 
-    pub(super) fn new(table: PhysAddr, start: Iova, params: TranslationParams) -> Self {
+    pub(super) fn new(table: TableRef<'static>, start: Iova, params: TranslationParams) -> Self {
         Self { table, start, params }
     }
 

@@ -2,9 +2,9 @@
 
 use super::coherency::Coherency;
 use super::command_queue::CommandError;
-use addr::{AddrRange, Iova, PhysAddr};
+use addr::{AddrRange, Iova};
 use core::sync::atomic::{AtomicU16, AtomicU64};
-use pagetable::{Entries, TableFrame, TableMemory};
+use pagetable::{Entries, TableFrame, TableMemory, TableRef};
 use smmu_spec::{Invalidation, RangeInvalidation, TlbTag};
 
 /// Parameters of a domain's translations: the TLB tag, the supported invalidations, the coherency of table
@@ -44,7 +44,7 @@ pub(super) struct SmmuTableMemory<'a, M, F> {
 impl<M: TableMemory, F: RunCommands> TableMemory for SmmuTableMemory<'_, M, F> {
     fn allocate(&mut self) -> Option<TableFrame> {
         let table = self.memory.allocate()?;
-        self.params.coherency.clean(self.memory.entries(table.address()));
+        self.params.coherency.clean(self.memory.entries(table.table()));
         Some(table)
     }
 
@@ -55,11 +55,11 @@ impl<M: TableMemory, F: RunCommands> TableMemory for SmmuTableMemory<'_, M, F> {
         }
     }
 
-    fn entries(&self, table: PhysAddr) -> &Entries {
+    fn entries<'b>(&'b self, table: TableRef<'b>) -> &'b Entries {
         self.memory.entries(table)
     }
 
-    fn valid_entries(&self, table: PhysAddr) -> &AtomicU16 {
+    fn valid_entries<'b>(&'b self, table: TableRef<'b>) -> &'b AtomicU16 {
         self.memory.valid_entries(table)
     }
 

@@ -177,7 +177,9 @@ fn pinned_pages_are_reachable_until_invalidated() {
         // The SMMU caches the invalid entry and the tables on the way.
         assert_eq!(fixture.reach(0x20_3000), None);
         fixture.map(&mut domain, 0x40_0000, &[chunk(0x7000, 0)]).unwrap();
-        let pinned = domain.pin(&mut fixture.memory, &fixture.commands, Iova::new(0x20_0000)).unwrap();
+        let at = Iova::new(0x20_0000);
+        // SAFETY: the domain is not destroyed before its last use.
+        let pinned = unsafe { domain.pin(&mut fixture.memory, &fixture.commands, at) }.unwrap();
         let chunks = [chunk(0x1_0000_8000, 1), chunk(0x5000, 0)];
         for round in 0..3 {
             let range = pinned.map(&fixture.memory, 3, chunks.into_iter(), RW).unwrap();

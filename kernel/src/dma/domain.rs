@@ -274,7 +274,8 @@ impl SmmuDomain {
         if let Some(slot) = small.alloc(request.len) {
             return Ok(Some((small, slot)));
         }
-        small.grow(|at| iova_space.pin(at))?;
+        // SAFETY: only `small` uses the tables, and not after `drop`, which destroys the tree.
+        small.grow(|at| unsafe { iova_space.pin(at) })?;
         Ok(small.alloc(request.len).map(|slot| (&**small, slot)))
     }
 

@@ -59,13 +59,17 @@ impl IovaSpace {
     ///
     /// # Errors
     /// [`DmaError::OutOfTables`].
-    pub fn pin(&mut self, at: Iova) -> Result<Option<PinnedTable>, DmaError> {
+    ///
+    /// # Safety
+    /// The result is not used after the space is dropped.
+    pub unsafe fn pin(&mut self, at: Iova) -> Result<Option<PinnedTable>, DmaError> {
         // The allocator adds the guard pages behind the range; with them it covers the table.
         let range = AddrRange::new(at, at + (PinnedTable::BYTES - debug::GUARD_BYTES));
         if self.ranges.alloc_at(range).is_err() {
             return Ok(None);
         }
-        match self.domain.pin(&mut Tables, self.smmu.command_queue(), at) {
+        // SAFETY: passed on to the caller; the tree is destroyed when the space is dropped.
+        match unsafe { self.domain.pin(&mut Tables, self.smmu.command_queue(), at) } {
             Ok(pinned) => Ok(Some(pinned)),
             Err(pagetable::MapError::OutOfTables) => {
                 self.free(range);

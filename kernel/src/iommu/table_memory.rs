@@ -5,12 +5,12 @@ use super::TABLE_PAGES;
 use crate::debug::LastOwner;
 use crate::memory::{linear, table_frames, window, zones};
 use crate::perf_counters;
-use addr::{Chunk, Order, PAGE_SIZE, Pfn, PhysAddr};
+use addr::{Chunk, Order, PAGE_SIZE, Pfn};
 use core::slice;
 use core::sync::atomic::{AtomicU16, AtomicU64};
 use drivers::region::{Region, RegionSource};
 use memory::{OwnedChunk, Reach};
-use pagetable::{Entries, TableFrame, TableMemory};
+use pagetable::{Entries, TableFrame, TableMemory, TableRef};
 
 /// Page-table frames. The driver sends the invalidations that their reuse needs.
 pub struct Tables;
@@ -27,12 +27,11 @@ impl TableMemory for Tables {
         table_frames::free(table);
     }
 
-    fn entries(&self, table: PhysAddr) -> &Entries {
-        // SAFETY: the page table passes its own tables alone.
-        unsafe { table_frames::entries(table) }
+    fn entries<'a>(&'a self, table: TableRef<'a>) -> &'a Entries {
+        table_frames::entries(table)
     }
 
-    fn valid_entries(&self, table: PhysAddr) -> &AtomicU16 {
+    fn valid_entries<'a>(&'a self, table: TableRef<'a>) -> &'a AtomicU16 {
         table_frames::valid_entries(table)
     }
 

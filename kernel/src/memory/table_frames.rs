@@ -12,7 +12,7 @@ use arch::tlb::Level;
 use core::slice;
 use core::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use memory::OwnedChunk;
-use pagetable::{Entries, TableFrame, TableMemory};
+use pagetable::{Entries, TableFrame, TableMemory, TableRef};
 use spin::Once;
 
 /// The number of valid entries of each page table: one counter per frame from the lowest to the highest of
@@ -110,22 +110,20 @@ pub fn usage() -> (u64, u64) {
 }
 
 /// The entries of a table from [`alloc`].
-///
-/// # Safety
-/// `table` came from [`alloc`], and is not freed while the result is used.
-pub unsafe fn entries(table: PhysAddr) -> &'static Entries {
-    let address = arch::pointer::to::<Entries>(linear::address_of(table));
-    // SAFETY: tables are aligned frames of lowmem, which the linear map maps permanently; entries are
+pub fn entries(table: TableRef<'_>) -> &Entries {
+    let address = arch::pointer::to::<Entries>(linear::address_of(table.address()));
+    // SAFETY: not freed while `table` exists, and from [`alloc`], where all frames of this kernel's tables come from:
+    // these are aligned frames of lowmem, which the linear map maps permanently; entries are
     // atomics, so concurrent accesses of a table walker and of other CPUs are no data race.
     unsafe { &*address }
 }
 
 /// The counter of the table's valid entries.
-pub fn valid_entries(table: PhysAddr) -> &'static AtomicU16 {
+pub fn valid_entries(table: TableRef<'_>) -> &'static AtomicU16 {
     let Some(counts) = VALID_ENTRY_COUNTS.get() else {
         panic!("the page table allocator is not initialized")
     };
-    &counts.counters[(Pfn::containing(table).raw() - counts.first.raw()) as usize]
+    &counts.counters[(Pfn::containing(table.address()).raw() - counts.first.raw()) as usize]
 }
 
 /// Table memory for the MMUs of the CPUs, whose walkers snoop the caches. `F` invalidates a range in the
@@ -161,12 +159,11 @@ impl<F: Fn(u64, u64)> TableMemory for CpuTables<F> {
         free(table);
     }
 
-    fn entries(&self, table: PhysAddr) -> &Entries {
-        // SAFETY: the page table passes only its own tables.
-        unsafe { entries(table) }
+    fn entries<'a>(&'a self, table: TableRef<'a>) -> &'a Entries {
+        entries(table)
     }
 
-    fn valid_entries(&self, table: PhysAddr) -> &AtomicU16 {
+    fn valid_entries<'a>(&'a self, table: TableRef<'a>) -> &'a AtomicU16 {
         valid_entries(table)
     }
 

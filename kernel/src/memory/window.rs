@@ -30,10 +30,7 @@ static ROOTS: PerCpu<Once<PerCpuRoot>> = PerCpu::new([const { Once::new() }; MAX
 pub fn init_cpu(cpu: usize) -> Result<PhysAddr, OutOfTables> {
     let own = kernel_tables::per_cpu_root(BLOCK_SLOT)?;
     WINDOWS.of(cpu).call_once(|| {
-        // SAFETY: the root table owns these tables and is never freed.
-        let [blocks, pages] =
-            [own.blocks(), own.pages()].map(|table| unsafe { table_frames::entries(table) });
-        MapWindow::new(blocks, pages)
+        MapWindow::new(table_frames::entries(own.blocks()), table_frames::entries(own.pages()))
     });
     Ok(ROOTS.of(cpu).call_once(|| own).root())
 }

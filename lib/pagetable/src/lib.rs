@@ -54,7 +54,7 @@ mod tests;
 pub use descriptor::{Descriptor, Format, Stage1, Stage2};
 pub use map::MapError;
 pub use mapping::{Access, Mapping, MappingError};
-pub use memory::{Entries, TableFrame, TableMemory};
+pub use memory::{Entries, TableFrame, TableMemory, TableRef};
 pub use pinned::{LeafAttributes, PINNED_BYTES, PinnedEntries, pinned_page};
 pub use protect::ProtectError;
 pub use root::{FixedRoot, PerCpuRoot};

@@ -6,7 +6,7 @@ use crate::geometry::{TABLE_LEN, index, size, slot_start};
 use crate::steps::{LeafStep, PAGES_ONLY, RunCursor};
 use crate::table::{WalkEnd, add_valid, clear_slot, load, valid_count, write_link};
 use crate::unmap::Cleared;
-use crate::{Access, InputAddress, Mapping, OutOfTables, PageTable, TableFrame, TableMemory};
+use crate::{Access, InputAddress, Mapping, OutOfTables, PageTable, TableFrame, TableMemory, TableRef};
 use addr::{FrameRun, PAGE_SIZE, PhysAddr};
 
 /// The reason a range was not mapped. No part of it is: the entries written before the error were cleared and
@@ -102,7 +102,7 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
         attributes: u64,
     ) -> Result<(), MapError<A>> {
         let len = if step.level == self.start_level { self.input.root_len() } else { TABLE_LEN };
-        let filled = fill(&m.entries(table)[..len], step, cursor, attributes);
+        let filled = fill(&m.entries(TableRef::new(table))[..len], step, cursor, attributes);
         record_filled(m, table, &filled);
         match filled.occupied {
             None => Ok(()),
@@ -124,7 +124,7 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
             return Err(MapError::FixedRoot(self.input.address(cursor.at)));
         }
         let (top, table) = Self::new_tables(m, cursor.at, found.level + 1, step.level)?;
-        let filled = fill(m.entries(table), step, cursor, attributes);
+        let filled = fill(m.entries(TableRef::new(table)), step, cursor, attributes);
         record_filled(m, table, &filled);
         m.order_before_link();
         write_link(m, found.table, found.slot, top);
@@ -169,7 +169,7 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
         at: u64,
     ) -> Result<(), MapError<A>> {
         let start = slot_start(at, level, slot);
-        let entry = load(&m.entries(table)[slot]);
+        let entry = load(&m.entries(TableRef::new(table))[slot]);
         if !entry.is_table(level) || valid_count(m, entry.output()) > 0 {
             let at = self.first_mapped(m, entry, level, start);
             return Err(MapError::AlreadyMapped(self.input.address(at)));
@@ -187,7 +187,7 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
         if !entry.is_table(level) {
             return start;
         }
-        let below = m.entries(entry.output()).iter().map(load).enumerate();
+        let below = m.entries(TableRef::new(entry.output())).iter().map(load).enumerate();
         below
             .filter(|(_, below)| below.is_valid())
             .map(|(slot, below)| {
@@ -210,7 +210,7 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
 /// Reports the written slots of a table, and counts them.
 fn record_filled<M: TableMemory>(m: &M, table: PhysAddr, filled: &Filled) {
     if filled.end > filled.first {
-        m.entries_written(&m.entries(table)[filled.first..filled.end]);
+        m.entries_written(&m.entries(TableRef::new(table))[filled.first..filled.end]);
         add_valid(m, table, filled.end - filled.first);
     }
 }

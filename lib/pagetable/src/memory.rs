@@ -1,6 +1,7 @@
 //! The interface through which page tables get frames, barriers and invalidations.
 
 use addr::PhysAddr;
+use core::marker::PhantomData;
 use core::sync::atomic::{AtomicU16, AtomicU64};
 
 /// One table: 512 entries, 4 KiB.
@@ -28,6 +29,10 @@ impl TableFrame {
     pub const fn address(&self) -> PhysAddr {
         self.0
     }
+    /// The table, while the frame is not released.
+    pub const fn table(&self) -> TableRef<'_> {
+        TableRef::new(self.0)
+    }
     /// Releases the frame: the caller tracks its ownership in another form.
     pub const fn release(self) -> PhysAddr {
         self.0
@@ -35,6 +40,26 @@ impl TableFrame {
     /// Takes ownership of a table from the entry that pointed to it, which has been cleared.
     pub(crate) const fn unlinked(table: PhysAddr) -> Self {
         Self(table)
+    }
+}
+
+/// A table that came from [`TableMemory::allocate`] and is not released during `'a`.
+///
+/// Only this crate makes one, from a [`TableFrame`] or from an entry that links the table, so a caller cannot
+/// turn an address into the entries of a table.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TableRef<'a>(PhysAddr, PhantomData<&'a TableFrame>);
+
+impl TableRef<'_> {
+    /// The table at `address`, which this crate has from a frame or a link.
+    #[inline]
+    pub(crate) const fn new(address: PhysAddr) -> Self {
+        Self(address, PhantomData)
+    }
+    /// The address of the table.
+    #[inline]
+    pub const fn address(self) -> PhysAddr {
+        self.0
     }
 }
 
@@ -51,12 +76,12 @@ pub trait TableMemory {
     /// zero.
     fn release(&mut self, table: TableFrame);
 
-    /// The entries of a table that came from [`TableMemory::allocate`].
-    fn entries(&self, table: PhysAddr) -> &Entries;
+    /// The entries of `table`.
+    fn entries<'a>(&'a self, table: TableRef<'a>) -> &'a Entries;
 
     /// The counter of the table's valid entries, which is not stored in its frame. Only this crate changes it
     /// while the table is allocated; an empty table is detected with one load.
-    fn valid_entries(&self, table: PhysAddr) -> &AtomicU16;
+    fn valid_entries<'a>(&'a self, table: TableRef<'a>) -> &'a AtomicU16;
 
     /// Notes that the entries were written. For a walker that does not snoop, the implementor cleans them to
     /// the point of coherency. No barrier. Called once for each run of adjacent entries, after the last store

@@ -5,7 +5,7 @@ use crate::geometry::{GROUP_LEN, LAST_LEVEL, TABLE_LEN, index, size};
 use crate::steps::fits_entry;
 use crate::table::{add_valid, load, valid_count, write_leaves, write_link};
 use crate::unmap::clear_mapped;
-use crate::{Entries, InputAddress, MapError, Mapping, PageTable, TableMemory};
+use crate::{Entries, InputAddress, MapError, Mapping, PageTable, TableMemory, TableRef};
 use addr::{FrameRun, PAGE_SHIFT, PhysAddr};
 use core::marker::PhantomData;
 use core::ops::Range;
@@ -22,7 +22,15 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
     /// # Errors
     /// [`MapError::Misaligned`], [`MapError::OutOfRange`], [`MapError::AlreadyMapped`],
     /// [`MapError::OutOfTables`].
-    pub fn pin<M: TableMemory>(&mut self, m: &mut M, at: A) -> Result<PhysAddr, MapError<A>> {
+    ///
+    /// # Safety
+    /// The result is not used after the tree is destroyed.
+    #[expect(unsafe_code, reason = "a table that is used after its release is another owner's memory")]
+    pub unsafe fn pin<M: TableMemory>(&mut self, m: &mut M, at: A) -> Result<TableRef<'static>, MapError<A>> {
+        self.pin_table(m, at).map(TableRef::new)
+    }
+
+    pub(crate) fn pin_table<M: TableMemory>(&mut self, m: &mut M, at: A) -> Result<PhysAddr, MapError<A>> {
         let first = self.input.offset(at).ok_or(MapError::OutOfRange(at))?;
         if !first.is_multiple_of(PINNED_BYTES) {
             return Err(MapError::Misaligned(at));

@@ -5,7 +5,7 @@ use crate::descriptor::Format;
 use crate::geometry::{index, size, slot_start};
 use crate::table::{load, store};
 use crate::unmap::BadRange;
-use crate::{Access, InputAddress, Mapping, OutOfTables, PageTable, TableMemory};
+use crate::{Access, InputAddress, Mapping, OutOfTables, PageTable, TableMemory, TableRef};
 use addr::{AddrRange, Address, PhysAddr};
 use core::ops::Range;
 
@@ -77,7 +77,7 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
     ) {
         let slots = index(first, level)..index(last, level) + 1;
         for slot in slots.clone() {
-            let entry = load(&m.entries(table)[slot]);
+            let entry = load(&m.entries(TableRef::new(table))[slot]);
             if entry.is_table(level) {
                 let start = slot_start(first, level, slot);
                 let part = (first.max(start), last.min(start + size(level) - 1));
@@ -101,7 +101,7 @@ fn change_leaves<F: Format, M: TableMemory>(
     slots: Range<usize>,
     attributes: u64,
 ) -> BrokenSlots {
-    let entries = m.entries(table);
+    let entries = m.entries(TableRef::new(table));
     let mut broken = BrokenSlots::default();
     let mut changed = false;
     for slot in slots.clone() {
@@ -128,7 +128,7 @@ fn change_leaves<F: Format, M: TableMemory>(
 
 /// Makes the broken leaves in `slots` valid again, with the new attributes.
 fn restore_broken<M: TableMemory>(m: &M, table: PhysAddr, slots: Range<usize>, attributes: u64) {
-    let entries = &m.entries(table)[slots];
+    let entries = &m.entries(TableRef::new(table))[slots];
     for entry in entries {
         let old = load(entry);
         if old.is_broken() {

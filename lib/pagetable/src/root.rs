@@ -3,7 +3,7 @@
 use crate::descriptor::Descriptor;
 use crate::geometry::{InputSpace, LAST_LEVEL, TABLE_LEN, index, size};
 use crate::table::{add_valid, load, store, write_link};
-use crate::{Format, InputAddress, MapError, OutOfTables, PageTable, TableMemory};
+use crate::{Format, InputAddress, MapError, OutOfTables, PageTable, TableMemory, TableRef};
 use addr::{AddrRange, PhysAddr};
 use core::marker::PhantomData;
 
@@ -19,7 +19,7 @@ pub struct FixedRoot<F, A> {
 }
 
 /// The root for one CPU: a copy of the tree's root, with private tables in one slot, which are not part of
-/// the tree.
+/// the tree. Its tables are never released.
 #[derive(Clone, Copy, Debug)]
 pub struct PerCpuRoot {
     root: PhysAddr,
@@ -37,16 +37,16 @@ impl PerCpuRoot {
         self.root
     }
     /// The private level 2 table: its second entry points to [`PerCpuRoot::pages`], the others are invalid.
-    pub fn blocks(&self) -> PhysAddr {
-        self.blocks
+    pub fn blocks(&self) -> TableRef<'static> {
+        TableRef::new(self.blocks)
     }
     /// The private level 3 table, empty at first.
-    pub fn pages(&self) -> PhysAddr {
-        self.pages
+    pub fn pages(&self) -> TableRef<'static> {
+        TableRef::new(self.pages)
     }
     /// All tables that are not part of the tree: the root, and the private tables.
     pub fn tables<M: TableMemory>(&self, m: &M) -> [PhysAddr; Self::TABLES as usize] {
-        [self.root, load(&m.entries(self.root)[self.slot]).output(), self.blocks, self.pages]
+        [self.root, load(&m.entries(TableRef::new(self.root))[self.slot]).output(), self.blocks, self.pages]
     }
 }
 
@@ -84,7 +84,7 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
 
     /// Links an empty table in `slot` of the root, unless there is one.
     fn link_table<M: TableMemory>(&mut self, m: &mut M, slot: usize) -> Result<(), OutOfTables> {
-        if !load(&m.entries(self.root)[slot]).is_valid() {
+        if !load(&m.entries(TableRef::new(self.root))[slot]).is_valid() {
             let table = m.allocate().ok_or(OutOfTables)?;
             m.order_before_link();
             write_link(m, self.root, slot, table.release());
@@ -108,7 +108,10 @@ impl<F: Format, A: InputAddress> FixedRoot<F, A> {
         let Some(offset) = self.input.offset(at) else { panic!("{at:?} is outside of the tree") };
         assert!(offset.is_multiple_of(size(self.level)), "{at:?} is inside a slot");
         let slot = index(offset, self.level);
-        assert!(!load(&m.entries(self.root)[slot]).is_valid(), "the tree has an entry at {at:?}");
+        assert!(
+            !load(&m.entries(TableRef::new(self.root))[slot]).is_valid(),
+            "the tree has an entry at {at:?}"
+        );
         let root = m.allocate().ok_or(OutOfTables)?;
         let below = PageTable::<F, A>::new_tables(m, offset + size(2), self.level + 1, LAST_LEVEL);
         let (top, pages) = match below {
@@ -123,12 +126,13 @@ impl<F: Format, A: InputAddress> FixedRoot<F, A> {
         m.order_before_link();
         write_link(m, root, slot, top);
         // Down from the top, each time through the only valid entry.
-        let blocks = (self.level + 1..2).fold(top, |table, _| load(&m.entries(table)[0]).output());
+        let blocks =
+            (self.level + 1..2).fold(top, |table, _| load(&m.entries(TableRef::new(table))[0]).output());
         Ok(PerCpuRoot { root, slot, blocks, pages })
     }
 
     fn copy_to<M: TableMemory>(&self, m: &M, root: PhysAddr) {
-        let (from, to) = (m.entries(self.root), m.entries(root));
+        let (from, to) = (m.entries(TableRef::new(self.root)), m.entries(TableRef::new(root)));
         for (from, to) in from.iter().zip(to) {
             store(to, load(from));
         }
@@ -139,7 +143,7 @@ impl<F: Format, A: InputAddress> FixedRoot<F, A> {
     /// The first address, if any, at which the copy `own` differs from the tree's root, except for the
     /// private slot.
     pub fn difference<M: TableMemory>(&self, m: &M, own: &PerCpuRoot) -> Option<A> {
-        let entry = |root, slot: usize| -> Descriptor { load(&m.entries(root)[slot]) };
+        let entry = |root, slot: usize| -> Descriptor { load(&m.entries(TableRef::new(root))[slot]) };
         let differs = |&slot: &usize| slot != own.slot && entry(self.root, slot) != entry(own.root, slot);
         let slot = (0..TABLE_LEN).find(differs)?;
         Some(self.input.address(slot as u64 * size(self.level)))

@@ -3,7 +3,7 @@
 use crate::descriptor::{Descriptor, Format};
 use crate::geometry::{GROUP_LEN, LAST_LEVEL, TABLE_LEN, index, size, slot_start};
 use crate::table::{WalkEnd, add_valid, load, store};
-use crate::{InputAddress, OutOfTables, PageTable, TableMemory};
+use crate::{InputAddress, OutOfTables, PageTable, TableMemory, TableRef};
 use addr::PhysAddr;
 use core::ops::Range;
 
@@ -32,7 +32,7 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
             if group { slot & !(GROUP_LEN - 1)..(slot | (GROUP_LEN - 1)) + 1 } else { slot..slot + 1 };
         self.break_slots(m, table, level, slots.clone(), at);
         m.order_before_link();
-        let entries = &m.entries(table)[slots.clone()];
+        let entries = &m.entries(TableRef::new(table))[slots.clone()];
         for (entry, n) in entries.iter().zip(slots) {
             let whole = load(entry).restored().without_contiguous();
             store(entry, below.filter(|_| n == slot).map_or(whole, Descriptor::table));
@@ -52,7 +52,7 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
         slots: Range<usize>,
         at: u64,
     ) {
-        let entries = &m.entries(table)[slots.clone()];
+        let entries = &m.entries(TableRef::new(table))[slots.clone()];
         for entry in entries {
             store(entry, load(entry).broken());
         }
@@ -87,7 +87,7 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
         let table = frame.release();
         self.tables += 1;
         let group_at_cut = at & (size(level) * GROUP_LEN as u64 - 1) != 0;
-        let entries = m.entries(table);
+        let entries = m.entries(TableRef::new(table));
         for (slot, entry) in entries.iter().enumerate() {
             let leaf = first.advanced(slot as u64 * size(level));
             let separate = group_at_cut && slot / GROUP_LEN == cut / GROUP_LEN;

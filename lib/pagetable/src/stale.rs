@@ -1,7 +1,7 @@
 //! Tables that were unlinked from a tree and may still be in walk caches.
 
 use crate::descriptor::Descriptor;
-use crate::{TableFrame, TableMemory};
+use crate::{TableFrame, TableMemory, TableRef};
 use addr::PhysAddr;
 use core::sync::atomic::Ordering::Relaxed;
 
@@ -40,9 +40,9 @@ impl StaleTables {
     pub fn release<M: TableMemory>(self, m: &mut M) {
         let mut next = self.ends.map(|(head, _)| head);
         while let Some(table) = next {
-            let link = m.entries(table)[0].load(Relaxed);
+            let link = m.entries(TableRef::new(table))[0].load(Relaxed);
             next = (link & LINKED != 0).then(|| Descriptor::from_bits(link).output());
-            m.valid_entries(table).store(0, Relaxed);
+            m.valid_entries(TableRef::new(table)).store(0, Relaxed);
             m.release(TableFrame::unlinked(table));
         }
     }
@@ -52,7 +52,7 @@ impl StaleTables {
         let first = match self.ends {
             None => head,
             Some((first, last)) => {
-                m.entries(last)[0].store(head.raw() | LINKED, Relaxed);
+                m.entries(TableRef::new(last))[0].store(head.raw() | LINKED, Relaxed);
                 first
             }
         };
@@ -62,7 +62,7 @@ impl StaleTables {
     /// Adds an unlinked table.
     pub(crate) fn push<M: TableMemory>(&mut self, m: &M, table: PhysAddr) {
         let link = self.ends.map_or(0, |(head, _)| head.raw() | LINKED);
-        m.entries(table)[0].store(link, Relaxed);
+        m.entries(TableRef::new(table))[0].store(link, Relaxed);
         self.ends = Some((table, self.ends.map_or(table, |(_, tail)| tail)));
         self.count += 1;
     }

@@ -2,7 +2,7 @@
 
 use crate::descriptor::{Descriptor, Format};
 use crate::geometry::{InputSpace, LAST_LEVEL, TABLE_LEN, shift};
-use crate::{InputAddress, StaleTables, TableMemory};
+use crate::{InputAddress, StaleTables, TableMemory, TableRef};
 use addr::PhysAddr;
 use core::marker::PhantomData;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -101,7 +101,7 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
         let mut shift = shift(level);
         loop {
             let slot = (at >> shift) as usize & (TABLE_LEN - 1);
-            let entry = load(&m.entries(table)[slot]);
+            let entry = load(&m.entries(TableRef::new(table))[slot]);
             if level == stop || !entry.is_table(level) {
                 return WalkEnd { table, level, slot, entry };
             }
@@ -112,7 +112,7 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
     /// Adds the unlinked `table` and all tables below it to `stale`.
     pub(crate) fn collect<M: TableMemory>(m: &M, table: PhysAddr, level: u8, stale: &mut StaleTables) {
         if level < LAST_LEVEL {
-            let valid = m.entries(table).iter().map(load).filter(|entry| entry.is_valid());
+            let valid = m.entries(TableRef::new(table)).iter().map(load).filter(|entry| entry.is_valid());
             for entry in valid.take(valid_count(m, table).into()).filter(|entry| entry.is_table(level)) {
                 Self::collect(m, entry.output(), level + 1, stale);
             }
@@ -188,26 +188,26 @@ pub(crate) fn write_leaves(slots: &[AtomicU64], mut leaf: Descriptor, size: u64)
 
 /// The number of valid entries in `table`.
 pub(crate) fn valid_count<M: TableMemory>(m: &M, table: PhysAddr) -> u16 {
-    m.valid_entries(table).load(Relaxed)
+    m.valid_entries(TableRef::new(table)).load(Relaxed)
 }
 
 /// Adds `count` to the valid entries of `table`. A load and a store, since only the lock holder writes the
 /// counter.
 pub(crate) fn add_valid<M: TableMemory>(m: &M, table: PhysAddr, count: usize) {
-    let counter = m.valid_entries(table);
+    let counter = m.valid_entries(TableRef::new(table));
     counter.store(counter.load(Relaxed) + count as u16, Relaxed);
 }
 
 /// Subtracts `count` from the valid entries of `table`.
 pub(crate) fn drop_valid<M: TableMemory>(m: &M, table: PhysAddr, count: usize) {
-    let counter = m.valid_entries(table);
+    let counter = m.valid_entries(TableRef::new(table));
     counter.store(counter.load(Relaxed) - count as u16, Relaxed);
 }
 
 /// Links `to`, whose contents are ordered before this ([`TableMemory::order_before_link`]), in `slot` of
 /// `table`.
 pub(crate) fn write_link<M: TableMemory>(m: &M, table: PhysAddr, slot: usize, to: PhysAddr) {
-    let entries = m.entries(table);
+    let entries = m.entries(TableRef::new(table));
     store(&entries[slot], Descriptor::table(to));
     m.entries_written(&entries[slot..=slot]);
     add_valid(m, table, 1);
@@ -215,7 +215,7 @@ pub(crate) fn write_link<M: TableMemory>(m: &M, table: PhysAddr, slot: usize, to
 
 /// Clears the valid entry in `slot` of `table`.
 pub(crate) fn clear_slot<M: TableMemory>(m: &M, table: PhysAddr, slot: usize) {
-    let entries = m.entries(table);
+    let entries = m.entries(TableRef::new(table));
     store(&entries[slot], Descriptor::INVALID);
     m.entries_written(&entries[slot..=slot]);
     drop_valid(m, table, 1);

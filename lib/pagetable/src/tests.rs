@@ -11,7 +11,7 @@ mod pinned;
 mod ported;
 mod root;
 
-use crate::{InputAddress, Mapping, PageTable, Stage1, TableMemory};
+use crate::{InputAddress, Mapping, PageTable, Stage1, TableMemory, TableRef};
 use addr::{AddrRange, Chunk, Iova, MemoryType, Order, Pfn, PhysAddr};
 use fake::FakeTableMemory;
 

@@ -3,7 +3,7 @@
 use crate::descriptor::{Descriptor, Format};
 use crate::geometry::{GROUP_LEN, LAST_LEVEL, index, size, slot_start};
 use crate::table::{Spare, WalkEnd, drop_valid, load, store, valid_count};
-use crate::{InputAddress, OutOfTables, PageTable, StaleTables, TableMemory};
+use crate::{InputAddress, OutOfTables, PageTable, StaleTables, TableMemory, TableRef};
 use addr::{AddrRange, Address, PAGE_SIZE, PhysAddr};
 use core::sync::atomic::AtomicU64;
 
@@ -97,7 +97,7 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
         if found.level != LAST_LEVEL {
             return false;
         }
-        let slots = &m.entries(found.table)[found.slot..=index(end - 1, LAST_LEVEL)];
+        let slots = &m.entries(TableRef::new(found.table))[found.slot..=index(end - 1, LAST_LEVEL)];
         clear_mapped(slots);
         m.entries_written(slots);
         drop_valid(m, found.table, slots.len());
@@ -156,7 +156,7 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
         if found.level != LAST_LEVEL {
             return !found.entry.is_valid();
         }
-        let slots = &m.entries(found.table)[found.slot..=index(end - 1, LAST_LEVEL)];
+        let slots = &m.entries(TableRef::new(found.table))[found.slot..=index(end - 1, LAST_LEVEL)];
         if splits_group(&slots[0], first) || splits_group(&slots[slots.len() - 1], end) {
             return false;
         }
@@ -191,7 +191,7 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
         cleared: &mut Cleared,
     ) {
         let first_slot = index(first, level);
-        let slots = &m.entries(table)[first_slot..=index(last, level)];
+        let slots = &m.entries(TableRef::new(table))[first_slot..=index(last, level)];
         let mut removed = 0;
         for (slot, n) in slots.iter().zip(first_slot..) {
             let entry = load(slot);

@@ -4,7 +4,7 @@ use crate::descriptor::{Descriptor, Format};
 use crate::geometry::{LAST_LEVEL, index, size, slot_start};
 use crate::table::load;
 use crate::unmap::BadRange;
-use crate::{Access, InputAddress, Mapping, PageTable, TableMemory};
+use crate::{Access, InputAddress, Mapping, PageTable, TableMemory, TableRef};
 use addr::{AddrRange, MemoryType, PhysAddr};
 use core::ops::ControlFlow;
 
@@ -109,7 +109,7 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
         visit: &mut impl FnMut(Leaf<A>) -> ControlFlow<()>,
     ) -> ControlFlow<()> {
         for slot in index(first, level)..=index(last, level) {
-            let entry = load(&m.entries(table)[slot]);
+            let entry = load(&m.entries(TableRef::new(table))[slot]);
             let start = slot_start(first, level, slot);
             if entry.is_table(level) {
                 let part = (first.max(start), last.min(start + size(level) - 1));
@@ -129,7 +129,7 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
 /// Visits `table` and all tables below it.
 fn tables_from<M: TableMemory>(m: &M, table: PhysAddr, level: u8, show: &mut impl FnMut(PhysAddr)) {
     show(table);
-    for entry in m.entries(table).iter().map(load).filter(|entry| entry.is_table(level)) {
+    for entry in m.entries(TableRef::new(table)).iter().map(load).filter(|entry| entry.is_table(level)) {
         tables_from(m, entry.output(), level + 1, show);
     }
 }

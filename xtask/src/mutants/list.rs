@@ -115,7 +115,7 @@ pub const MUTANTS: [SourceMutant; 21] = [
     SourceMutant {
         name: "pinned table linked before its entries are visible",
         file: "lib/pagetable/src/pinned.rs",
-        item: "pin",
+        item: "pin_table",
         from: "m.order_before_link();",
         to: "",
         oracle: Oracle::Smmu,
@@ -123,7 +123,7 @@ pub const MUTANTS: [SourceMutant; 21] = [
     SourceMutant {
         name: "pinned table released when it is empty",
         file: "lib/pagetable/src/pinned.rs",
-        item: "pin",
+        item: "pin_table",
         from: "add_valid(m, table, 1);",
         to: "let _ = add_valid::<M>;",
         oracle: Oracle::Smmu,

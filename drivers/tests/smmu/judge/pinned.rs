@@ -67,7 +67,8 @@ impl Executor {
         drop(oracle);
         let at = Iova::new(FIRST << PAGE_SHIFT);
         let pinned = self.in_phase(DriverPhase::Pin, domain, |fixture, it| {
-            it.pin(&mut fixture.memory, &fixture.commands, at)
+            // SAFETY: the domain is destroyed at the end, after the last use of its pinned table.
+            unsafe { it.pin(&mut fixture.memory, &fixture.commands, at) }
         });
         match pinned {
             Ok(table) if !taken => self.pinned[domain] = Some(table),

@@ -17,7 +17,7 @@ use drivers::fake::FakeRegisters;
 use drivers::mmio::Mmio;
 use drivers::region::{Region, RegionSource};
 use drivers::smmu::{Clock, Registers, TIMEOUT_US};
-use pagetable::{Entries, TableFrame, TableMemory};
+use pagetable::{Entries, TableFrame, TableMemory, TableRef};
 use ram::{PAGE_WORDS, PAGES, Ram};
 use smmu_spec::model::{IdRegisters, SmmuModel, TransactionResult};
 use smmu_spec::{AccessKind, WalkCoherency};
@@ -325,13 +325,13 @@ impl TableMemory for TestMemory {
         self.0.give(page_of(table.release()));
     }
 
-    fn entries(&self, table: PhysAddr) -> &Entries {
-        let first = page_of(table) * PAGE_WORDS;
+    fn entries<'a>(&'a self, table: TableRef<'a>) -> &'a Entries {
+        let first = page_of(table.address()) * PAGE_WORDS;
         self.0.ram.cpu()[first..first + PAGE_WORDS].try_into().unwrap()
     }
 
-    fn valid_entries(&self, table: PhysAddr) -> &AtomicU16 {
-        &self.0.live[page_of(table)]
+    fn valid_entries<'a>(&'a self, table: TableRef<'a>) -> &'a AtomicU16 {
+        &self.0.live[page_of(table.address())]
     }
 
     /// Notification only: the SMMU driver maintains its tables itself.

@@ -1,6 +1,6 @@
 //! A fake [`TableMemory`] on the heap, with an oracle for the stores that walkers observe.
 
-use crate::{Descriptor, Entries, Format, TableFrame, TableMemory};
+use crate::{Descriptor, Entries, Format, TableFrame, TableMemory, TableRef};
 use addr::PhysAddr;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -220,12 +220,14 @@ impl TableMemory for FakeTableMemory {
         state.log.push(TableEvent::Release);
     }
 
-    fn entries(&self, table: PhysAddr) -> &Entries {
+    fn entries<'a>(&'a self, table: TableRef<'a>) -> &'a Entries {
+        let table = table.address();
         assert!(self.state.borrow().known[number(table)].allocated, "a released table is read");
         &self.tables[number(table)]
     }
 
-    fn valid_entries(&self, table: PhysAddr) -> &AtomicU16 {
+    fn valid_entries<'a>(&'a self, table: TableRef<'a>) -> &'a AtomicU16 {
+        let table = table.address();
         assert!(self.state.borrow().known[number(table)].allocated, "a released table is counted");
         &self.live[number(table)]
     }

@@ -35,7 +35,7 @@ fn entries_match_the_manual() {
     let mut d = IommuFixture::new(39);
     d.map(G, [chunk(2 * G, G)], RW);
     d.map(2 * G, [chunk(0x1234_5000, 4 * K)], Mapping::read_write(MemoryType::NonCacheable));
-    let entry = |table: PhysAddr, slot: usize| d.m.entries(table)[slot].load(Relaxed);
+    let entry = |table: PhysAddr, slot: usize| d.m.entries(TableRef::new(table))[slot].load(Relaxed);
     // A block at level 1: UXN PXN nG AF SH=inner AP[1], attribute index 0, block.
     assert_eq!(entry(d.table.root(), 1), 0x0060_0000_8000_0f41);
     let level_2 = entry(d.table.root(), 2);
@@ -103,7 +103,7 @@ fn stage_2_starts_at_a_single_root_table() {
     m.install(table.root(), 1);
     let write_only = Mapping::new(MemoryType::NonCacheable, Access::WRITE).unwrap();
     table.map(&mut m, Iova::new(511 * G), [chunk(G, G)], write_only).unwrap();
-    assert_eq!(m.entries(table.root())[511].load(Relaxed), 0x0040_0000_4000_0695);
+    assert_eq!(m.entries(TableRef::new(table.root()))[511].load(Relaxed), 0x0040_0000_4000_0695);
     let leaf = table.translate(&m, Iova::new((1 << 39) - 1)).unwrap();
     assert_eq!((leaf.access, leaf.memory), (Access::WRITE, MemoryType::NonCacheable));
     assert_eq!(table.translate(&m, Iova::new(1 << 39)), None);
@@ -174,11 +174,11 @@ impl TableMemory for PlainTableMemory {
     fn release(&mut self, table: TableFrame) {
         self.0[(table.release().raw() >> 12) as usize].0[1].store(1, Relaxed);
     }
-    fn entries(&self, table: PhysAddr) -> &Entries {
-        &self.0[(table.raw() >> 12) as usize].0
+    fn entries<'a>(&'a self, table: TableRef<'a>) -> &'a Entries {
+        &self.0[(table.address().raw() >> 12) as usize].0
     }
-    fn valid_entries(&self, table: PhysAddr) -> &AtomicU16 {
-        &self.0[(table.raw() >> 12) as usize].1
+    fn valid_entries<'a>(&'a self, table: TableRef<'a>) -> &'a AtomicU16 {
+        &self.0[(table.address().raw() >> 12) as usize].1
     }
     fn entries_written(&self, _: &[AtomicU64]) {}
     fn order_before_link(&self) {}
@@ -192,7 +192,11 @@ fn stale_table_may_be_at_address_zero() {
     let mut stale = StaleTables::new();
     for table in [0x1000, 0, 0x2000] {
         stale.push(&m, PhysAddr::new(table));
-        assert_eq!(m.entries(PhysAddr::new(table))[0].load(Relaxed) & 1, 0, "valid to a walker");
+        assert_eq!(
+            m.entries(TableRef::new(PhysAddr::new(table)))[0].load(Relaxed) & 1,
+            0,
+            "valid to a walker"
+        );
     }
     stale.release(&mut m);
     assert!(m.0.iter().all(|(entries, live)| entries[1].load(Relaxed) == 1 && live.load(Relaxed) == 0));

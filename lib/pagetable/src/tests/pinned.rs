@@ -10,13 +10,13 @@ const AT: u64 = G + 3 * PINNED_BYTES;
 fn pinned_fixture() -> (IommuFixture, PhysAddr) {
     let mut d = IommuFixture::new(48);
     d.table = d.table.with_spare_table();
-    let table = d.table.pin(&mut d.m, Iova::new(AT)).unwrap();
+    let table = d.table.pin_table(&mut d.m, Iova::new(AT)).unwrap();
     d.m.pinned.push(table);
     (d, table)
 }
 
 fn show(d: &IommuFixture, table: PhysAddr, first: usize, chunks: &[Chunk]) {
-    let pages = PinnedEntries::<Stage1, Iova>::new(d.m.entries(table));
+    let pages = PinnedEntries::<Stage1, Iova>::new(d.m.entries(TableRef::new(table)));
     let written = pages.map(first, chunks.iter().copied(), RW).unwrap();
     assert_eq!(written.len() as u64, chunks.iter().map(|chunk| chunk.frames()).sum::<u64>());
     d.m.entries_written(written);
@@ -24,7 +24,8 @@ fn show(d: &IommuFixture, table: PhysAddr, first: usize, chunks: &[Chunk]) {
 }
 
 fn hide(d: &mut IommuFixture, table: PhysAddr, first: usize, pages: usize) {
-    let entries = PinnedEntries::<Stage1, Iova>::new(d.m.entries(table)).unmap(first..first + pages);
+    let entries =
+        PinnedEntries::<Stage1, Iova>::new(d.m.entries(TableRef::new(table))).unmap(first..first + pages);
     d.m.entries_written(entries);
     d.m.invalidate(AT + first as u64 * 4 * K, pages as u64 * 4 * K);
 }
@@ -73,7 +74,7 @@ fn pin_rejects_mapped_and_misaligned_ranges() {
     let mut d = IommuFixture::new(48);
     d.map(4 * K, [chunk(G, 4 * K)], RW);
     d.map(PINNED_BYTES, [chunk(G, 2 * M)], RW);
-    let pin = |d: &mut IommuFixture, at: u64| d.table.pin(&mut d.m, Iova::new(at));
+    let pin = |d: &mut IommuFixture, at: u64| d.table.pin_table(&mut d.m, Iova::new(at));
     assert_eq!(pin(&mut d, 0), Err(MapError::AlreadyMapped(Iova::new(0))));
     assert_eq!(pin(&mut d, PINNED_BYTES), Err(MapError::AlreadyMapped(Iova::new(PINNED_BYTES))));
     assert_eq!(pin(&mut d, 4 * K), Err(MapError::Misaligned(Iova::new(4 * K))));
@@ -94,7 +95,7 @@ fn block_does_not_replace_a_pinned_table() {
 #[test]
 fn output_above_48_bits_is_rejected() {
     let (d, table) = pinned_fixture();
-    let pages = PinnedEntries::<Stage1, Iova>::new(d.m.entries(table));
+    let pages = PinnedEntries::<Stage1, Iova>::new(d.m.entries(TableRef::new(table)));
     let far = Chunk::page(Pfn::new(1 << 36));
     let refused = pages.map(0, [chunk(G, 4 * K), far].into_iter(), RW);
     assert_eq!(refused.map(|_| ()), Err(MapError::OutputTooLarge(PhysAddr::new(1 << 48))));
@@ -104,7 +105,7 @@ fn output_above_48_bits_is_rejected() {
 #[test]
 fn map_run_writes_the_same_entries_as_map() {
     let (d, table) = pinned_fixture();
-    let pages = PinnedEntries::<Stage1, Iova>::new(d.m.entries(table));
+    let pages = PinnedEntries::<Stage1, Iova>::new(d.m.entries(TableRef::new(table)));
     let runs = [
         (7, chunk(2 * G, 4 * K)),
         (16, chunk(4 * G, 64 * K)),

@@ -72,7 +72,7 @@ fn walk(m: &FakeTableMemory, root: PhysAddr, at: u64) -> Option<PhysAddr> {
     for level in 0..4 {
         let bits = 39 - 9 * level;
         let slot = (at >> bits) as usize & 511;
-        let entry = Descriptor::from_bits(m.entries(table)[slot].load(Relaxed));
+        let entry = Descriptor::from_bits(m.entries(TableRef::new(table))[slot].load(Relaxed));
         match entry {
             entry if !entry.is_valid() => return None,
             entry if !entry.is_table(level) => return Some(entry.output() + (at & ((1 << bits) - 1))),
@@ -175,7 +175,7 @@ fn difference_finds_a_modified_copy() {
     let (mut d, fixed) = fixed();
     let own = own(&mut d, &fixed);
     assert_eq!(fixed.difference(&d.m, &own), None);
-    d.m.entries(own.root())[3].store(0x7000_0000_1003, Relaxed);
+    d.m.entries(TableRef::new(own.root()))[3].store(0x7000_0000_1003, Relaxed);
     assert_eq!(fixed.difference(&d.m, &own), Some(va(3 * SLOT)));
 }
 
