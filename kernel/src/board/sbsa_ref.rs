@@ -66,8 +66,6 @@ fn smmu() -> SmmuDescription {
         phandle: Some(SMMU),
         registers: range(0x6005_0000, 0x2_0000),
         event_queue: interrupt(12),
-        page_request: interrupt(13),
-        command_sync: interrupt(14),
         global_error: interrupt(15),
         combined: None,
         coherent: true,

@@ -16,11 +16,7 @@ pub struct SmmuDescription {
     pub event_queue: Option<Interrupt>,
     /// The global error interrupt (GERROR).
     pub global_error: Option<Interrupt>,
-    /// The interrupt of a `CMD_SYNC` with an interrupt as its completion signal.
-    pub command_sync: Option<Interrupt>,
-    /// The page request queue interrupt.
-    pub page_request: Option<Interrupt>,
-    /// The interrupt that combines all of the above.
+    /// The interrupt that combines those of all sources.
     pub combined: Option<Interrupt>,
     /// Whether the SMMU's own accesses (tables, queues) snoop the CPU caches.
     pub coherent: bool,
@@ -49,8 +45,6 @@ impl<'a> DeviceTree<'a> {
             registers,
             event_queue: interrupt("eventq")?,
             global_error: interrupt("gerror")?,
-            command_sync: interrupt("cmdq-sync")?,
-            page_request: interrupt("priq")?,
             combined: interrupt("combined")?,
             coherent: node.is_coherent(),
         })
@@ -90,8 +84,6 @@ mod tests {
             registers: AddrRange::from_len(PhysAddr::new(0x905_0000), 0x2_0000).unwrap(),
             event_queue: spi(74),
             global_error: spi(77),
-            command_sync: spi(76),
-            page_request: spi(75),
             combined: None,
             coherent: true,
         };
@@ -102,13 +94,7 @@ mod tests {
         node.add_property(fixture::text("interrupt-names", "combined"));
         node.add_property(fixture::cells("dma-noncoherent", &[]));
         node.remove_property("dma-coherent");
-        let none = SmmuDescription {
-            event_queue: None,
-            global_error: None,
-            command_sync: None,
-            page_request: None,
-            ..expected
-        };
+        let none = SmmuDescription { event_queue: None, global_error: None, ..expected };
         assert_eq!(smmus(&model), [Ok(SmmuDescription { combined: spi(74), coherent: false, ..none })]);
     }
 
