@@ -22,7 +22,8 @@ pub trait Console: Send {
     fn read(&mut self) -> Option<u8>;
 }
 
-/// Polls until `done` returns true, at most [`MAX_POLLS`] times. Returns whether it did.
+/// Polls until `done` returns true, at most [`MAX_POLLS`] times. Returns whether it did. No
+/// [`poll_until`](crate::poll::poll_until): a console works without a timer, in a panic too.
 fn poll(done: impl Fn() -> bool) -> bool {
     (0..MAX_POLLS).any(|_| {
         done() || {

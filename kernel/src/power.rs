@@ -84,6 +84,7 @@ fn secure_power_off(controller: PhysAddr) -> Result<(), NotSupported> {
 fn reset(watchdog: &mut Watchdog) {
     watchdog.power_off();
     let deadline = Deadline::in_ns(WATCHDOG_NS);
+    // No `poll_until`: a reset has no condition to poll.
     while !deadline.passed() {
         arch::cpu::yield_now();
     }

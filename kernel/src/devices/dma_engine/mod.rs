@@ -21,6 +21,7 @@ use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use dma_api::DmaError;
 use drivers::dma_engine::{self, BUFFER_LEN, CopyError, Notify, Transfer, TransferDirection};
+use drivers::poll::{TimedOut, poll_until};
 use file::DmaEngineFile;
 use spin::Once;
 
@@ -251,13 +252,13 @@ impl DmaEngineDevice {
                 }
             }
         }
-        while is_done().is_none() {
-            if deadline.passed() {
-                return Err(CopyError::TimedOut);
-            }
-            crate::sched::yield_now();
-        }
-        Ok(())
+        let poll = || {
+            is_done().or_else(|| {
+                crate::sched::yield_now();
+                None
+            })
+        };
+        poll_until(|| deadline.passed(), poll).map_err(|TimedOut| CopyError::TimedOut)
     }
 }
 
