@@ -72,8 +72,7 @@ impl Knobs {
 
 /// Whether QEMU's `-m` accepts the text as a size.
 fn is_size(text: &str) -> bool {
-    let digits = text.strip_suffix(['K', 'M', 'G', 'T', 'k', 'm', 'g', 't']).unwrap_or(text);
-    digits.parse::<u32>().is_ok_and(|number| number > 0)
+    addr::parse_size(text).is_ok_and(|size| size > 0)
 }
 
 fn is_cpus(text: &str) -> bool {
