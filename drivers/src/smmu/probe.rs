@@ -49,6 +49,8 @@ pub struct Features {
     pub output_bits: u8,
     /// Whether it supports MSIs; the driver uses wired interrupts and disables MSIs.
     pub msi: bool,
+    /// Whether it accepts ATS requests; the driver forbids them.
+    pub ats: bool,
     /// The architecture's minor revision: 1 for SMMUv3.1.
     pub minor: u8,
 }
@@ -205,6 +207,7 @@ impl Ids {
             },
             output_bits: output_bits(self.idr5),
             msi: is_set(13, idr0),
+            ats: is_set(10, idr0),
             minor: extract(3, 0, self.aidr.into()) as u8,
         }
     }
@@ -242,6 +245,7 @@ mod tests {
             range_invalidation: RangeInvalidation::Supported,
             output_bits: 44,
             msi: false,
+            ats: false,
             minor: 1,
         };
         assert_eq!(QEMU.features(), expected);

@@ -137,6 +137,8 @@ pub(super) mod bits {
     pub const CR0_SMMUEN: u32 = flag(0, true) as u32;
     pub const CR0_EVENTQEN: u32 = flag(2, true) as u32;
     pub const CR0_CMDQEN: u32 = flag(3, true) as u32;
+    /// ATS Translated transactions are checked against the stream table. RES0 without IDR0.ATS.
+    pub const CR0_ATSCHK: u32 = flag(4, true) as u32;
 
     /// RECINVSID: C_BAD_STREAMID is recorded.
     pub const CR2_RECINVSID: u32 = flag(1, true) as u32;

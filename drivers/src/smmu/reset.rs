@@ -87,7 +87,7 @@ pub fn start(
     let coherency = Coherency(features.coherency);
     let mut commands = CommandQueue::new(control, commands, slots, command_log2, coherency, clock);
     let events = EventQueue::new(events, records, event_log2, coherency, clock);
-    if let Err(error) = enable(&mut commands) {
+    if let Err(error) = enable(&mut commands, &features) {
         if commands.control().disable().is_ok() {
             source.release(commands.into_memory());
             source.release(events.into_memory());
@@ -167,11 +167,15 @@ fn queue(source: &mut impl RegionSource, coherency: Coherency, log2: u8) -> Opti
 
 /// Enables the command queue first, to invalidate all caches, and translation last, since transactions
 /// follow.
-fn enable(commands: &mut CommandQueue) -> Result<(), StartError> {
+fn enable(commands: &mut CommandQueue, features: &Features) -> Result<(), StartError> {
     commands.control().set_enables(bits::CR0_CMDQEN)?;
     commands.run([Command::CfgiAll, Command::TlbiNsnhAll]).map_err(StartError::Command)?;
     let control = commands.control();
-    control.set_enables(bits::CR0_CMDQEN | bits::CR0_EVENTQEN)?;
+    // Without ATSCHK, ATS Translated transactions pass without any check, also those of a stream that aborts
+    // (IHI 0070, 6.3.9). With it, STE.EATS = 0 forbids them.
+    let ats_check = if features.ats { bits::CR0_ATSCHK } else { 0 };
+    let queues = bits::CR0_CMDQEN | bits::CR0_EVENTQEN | ats_check;
+    control.set_enables(queues)?;
     control.set_interrupts(bits::IRQ_EVENTQ | bits::IRQ_GERROR)?;
-    Ok(control.set_enables(bits::CR0_CMDQEN | bits::CR0_EVENTQEN | bits::CR0_SMMUEN)?)
+    Ok(control.set_enables(queues | bits::CR0_SMMUEN)?)
 }

@@ -79,3 +79,18 @@ fn unresponsive_smmu_is_reported_with_its_register() {
     );
     assert_eq!(TIMEOUT_US, 1_000_000);
 }
+
+#[test]
+fn ats_translated_transactions_are_checked_from_the_start() {
+    let mut ids = IdRegisters::NESTED;
+    ids.idr[0] |= 1 << 10;
+    let machine = TestMachine::new(ids, WalkCoherency::Coherent);
+    machine.after_step.set(Some(|machine| {
+        let outcome = machine.model.borrow_mut().access_translated(STREAM, 0x8000, WRITE);
+        assert!(matches!(outcome, TransactionResult::Aborted(_)), "{outcome:?}");
+    }));
+    let mut fixture = Fixture::start(machine.clone()).unwrap();
+    let _domain = fixture.attached(STREAM);
+    let outcome = machine.model.borrow_mut().access_translated(STREAM, 0x8000, WRITE);
+    assert_eq!(outcome, TransactionResult::Aborted(Some(EventKind::TranslationForbidden)));
+}

@@ -162,6 +162,25 @@ impl<R: RegisterFile, M: PhysicalMemory> SmmuModel<R, M> {
         }
     }
 
+    /// Performs an ATS Translated transaction of `stream`. Without CR0.ATSCHK it is not checked at all (IHI 0070,
+    /// 3.9.1 and 6.3.9); with it, STE.EATS = 0 forbids it (7.3.8).
+    pub fn access_translated(
+        &mut self,
+        stream: StreamId,
+        address: u64,
+        direction: AccessKind,
+    ) -> TransactionResult {
+        if !self.enabled(cr0::SMMUEN) {
+            return TransactionResult::Aborted(Some(EventKind::TranslationForbidden));
+        }
+        if !self.enabled(cr0::ATSCHK) {
+            return TransactionResult::Bypassed;
+        }
+        let fault = TransactionFault::of_config(EventKind::TranslationForbidden);
+        self.record(stream, address, direction, fault);
+        TransactionResult::Aborted(Some(fault.kind))
+    }
+
     /// The number of cached translations and table descriptors.
     pub fn cached_translations(&self) -> usize {
         self.tlb.len()

@@ -31,6 +31,7 @@ pub(super) mod cr0 {
     pub const SMMUEN: u32 = 1;
     pub const EVENTQEN: u32 = 4;
     pub const CMDQEN: u32 = 8;
+    pub const ATSCHK: u32 = 1 << 4;
 }
 
 pub(super) mod irq {
@@ -97,6 +98,8 @@ impl<R: RegisterFile, M: PhysicalMemory> SmmuModel<R, M> {
     fn check_enables(&self) {
         let (wanted, now) = (self.registers.get(offset::CR0), self.registers.get(offset::CR0ACK));
         let new = wanted & !now;
+        let checkable = self.ids.has(0, 10);
+        assert!(checkable || wanted & cr0::ATSCHK == 0, "CR0.ATSCHK is RES0 without IDR0.ATS");
         if new & cr0::SMMUEN != 0 {
             assert!(wanted & cr0::CMDQEN != 0, "SMMUEN without a command queue for invalidation");
             let log2 = extract(5, 0, self.registers.get(offset::STRTAB_BASE_CFG).into());
