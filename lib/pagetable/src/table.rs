@@ -62,8 +62,7 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
     }
 
     /// The same tree, which keeps one empty table linked as a spare, so that mapping and unmapping one buffer
-    /// repeatedly does not allocate and release its tables each time. [`PageTable::trim`] unlinks the spare
-    /// table.
+    /// repeatedly does not allocate and release its tables each time.
     pub fn with_spare_table(self) -> Self {
         Self { spare: Spare::Free, ..self }
     }

@@ -2,7 +2,7 @@
 
 use crate::descriptor::{Descriptor, Format};
 use crate::geometry::{GROUP_LEN, LAST_LEVEL, index, size, slot_start};
-use crate::table::{Spare, WalkEnd, drop_valid, load, store, valid_count};
+use crate::table::{WalkEnd, drop_valid, load, store, valid_count};
 use crate::{InputAddress, OutOfTables, PageTable, StaleTables, TableMemory, TableRef};
 use addr::{AddrRange, Address, PAGE_SIZE, PhysAddr};
 use core::sync::atomic::AtomicU64;
@@ -130,22 +130,6 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
             debug_assert!(none.stale.is_empty());
         }
         Ok(())
-    }
-
-    /// Unlinks the spare table ([`PageTable::with_spare_table`]), if it is empty, and the tables above it
-    /// that become empty. Returns them with the page to invalidate before they are released: its walk goes
-    /// through all of them.
-    pub fn trim<M: TableMemory>(&mut self, m: &M) -> Option<(AddrRange<A>, StaleTables)> {
-        let Spare::Kept { table, at } = self.spare else {
-            return None;
-        };
-        if valid_count(m, table) != 0 {
-            return None;
-        }
-        self.spare = Spare::Free;
-        let mut cleared = Cleared::unlinking_all();
-        self.clear(m, self.root, self.start_level, at, at, &mut cleared);
-        Some((AddrRange::from_len(self.input.address(at), PAGE_SIZE)?, cleared.stale))
     }
 
     /// Fast path: clears pages of a single last-level table with one walk. `false` if that is not sufficient:

@@ -8,14 +8,6 @@ impl IommuFixture {
         let Self { m, table } = Self::new(bits);
         Self { m, table: table.with_spare_table() }
     }
-    fn trim(&mut self) -> u32 {
-        let Some((range, stale)) = self.table.trim(&self.m) else { return 0 };
-        let count = stale.count();
-        self.m.invalidate(range.start().raw(), range.len());
-        stale.release(&mut self.m);
-        self.m.check_quiet();
-        count
-    }
 }
 
 #[test]
@@ -24,7 +16,6 @@ fn empty_table_is_unlinked_immediately_by_default() {
     d.map(0, [chunk(G, 4 * K)], RW);
     d.unmap(0, 4 * K);
     assert_eq!((d.table.tables(), d.m.allocated()), (1, 1));
-    assert_eq!(d.trim(), 0);
 }
 
 #[test]
@@ -39,7 +30,7 @@ fn spare_table_saves_allocations_for_the_next_buffer() {
         d.unmap(0x5000, 4 * K);
     }
     assert_eq!(d.m.take_log(), [Written(1), Written(1), Invalidate(0x5000, 4 * K)].repeat(3));
-    assert_eq!((d.trim(), d.table.tables(), d.m.allocated()), (3, 1, 1));
+    assert_eq!((d.table.tables(), d.m.allocated()), (4, 4));
 }
 
 #[test]
@@ -53,7 +44,7 @@ fn only_one_empty_table_is_kept() {
         d.unmap(at, 4 * K);
     }
     // The first that became empty, with the tables above it.
-    assert_eq!((d.table.tables(), d.trim(), d.table.tables()), (4, 3, 1));
+    assert_eq!(d.table.tables(), 4);
 }
 
 #[test]
@@ -67,7 +58,6 @@ fn used_spare_table_is_replaced_by_the_next_empty_one() {
     assert_eq!(d.table.tables(), 5, "the second table is the spare one now");
     d.unmap(0, 4 * K);
     assert_eq!(d.table.tables(), 4);
-    assert_eq!(d.trim(), 3);
 }
 
 #[test]
@@ -81,13 +71,9 @@ fn block_replaces_the_spare_table() {
     d.map(2 * M, [chunk(4 * G, 2 * M)], RW);
     // The table is unlinked and invalidated before the block is written.
     assert_eq!(d.m.take_log(), [Written(1), Invalidate(2 * M, 2 * M), Release, Written(1)]);
-    assert_eq!(d.trim(), 0);
+    assert_eq!(d.table.tables(), 2, "no spare table");
     d.unmap(2 * M, 4 * M);
-    assert_eq!(
-        (d.table.tables(), d.trim(), d.table.tables()),
-        (2, 1, 1),
-        "a level 2 table becomes the spare one too"
-    );
+    assert_eq!(d.table.tables(), 2, "a level 2 table becomes the spare one too");
 }
 
 #[test]
@@ -98,7 +84,7 @@ fn spare_table_is_unlinked_with_its_range() {
     d.unmap(0, 2 * M);
     assert_eq!(d.table.tables(), 2, "its parent is the empty one now");
     d.unmap(0, 4 * G);
-    assert_eq!((d.table.tables(), d.trim()), (1, 0));
+    assert_eq!(d.table.tables(), 1);
 }
 
 #[test]
@@ -107,7 +93,7 @@ fn failed_map_leaves_no_spare_table() {
     d.m.budget = 3;
     d.table.map(&mut d.m, Iova::new(0), scattered(G, 513), RW).unwrap_err();
     d.m.check_quiet();
-    assert_eq!((d.table.tables(), d.m.allocated(), d.trim()), (1, 1, 0));
+    assert_eq!((d.table.tables(), d.m.allocated()), (1, 1));
 }
 
 #[test]
