@@ -1,7 +1,7 @@
 //! The capability list (PCI 3.0, 6.7), which is not trusted.
 
 use super::address::Bdf;
-use super::config::ConfigSpace;
+use super::config::{CONFIG_BYTES, ConfigSpace};
 
 const STATUS: u16 = 0x06;
 const STATUS_LIST: u16 = 1 << 4;
@@ -58,6 +58,41 @@ impl<C: ConfigSpace> Iterator for Capabilities<'_, C> {
     }
 }
 
+/// An extended capability (PCIe 5.0, 7.6).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct ExtendedCapability {
+    pub id: u16,
+    /// Offset of its header.
+    pub offset: u16,
+}
+
+impl ExtendedCapability {
+    pub const ATS: u16 = 0x0f;
+    pub const PRI: u16 = 0x13;
+    pub const PASID: u16 = 0x1b;
+}
+
+const FIRST_EXTENDED: u16 = 0x100;
+const MAX_EXTENDED: usize = (CONFIG_BYTES - FIRST_EXTENDED) as usize / 4;
+
+/// The extended capabilities of a PCI Express function. Stops at a loop, or at a pointer into the first 256
+/// bytes.
+pub(super) fn extended(config: &impl ConfigSpace, at: Bdf) -> impl Iterator<Item = ExtendedCapability> {
+    let mut next = FIRST_EXTENDED;
+    core::iter::from_fn(move || {
+        // The lower two bits are reserved.
+        let offset = next & !3;
+        if offset < FIRST_EXTENDED {
+            return None;
+        }
+        // 0 without extended capabilities, all ones without a function.
+        let header = config.read32(at, offset);
+        next = (header >> 20) as u16;
+        (header != 0 && header != u32::MAX).then_some(ExtendedCapability { id: header as u16, offset })
+    })
+    .take(MAX_EXTENDED)
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::fake::{FakeBus, FakeFunction};
@@ -73,6 +108,22 @@ mod tests {
         }
         let bus = FakeBus::new([function]);
         Capabilities::of(&bus, Bdf::new(0, 0, 0)).map(|found| (found.id, found.offset)).collect()
+    }
+
+    #[test]
+    fn extended_capability_list_ends_at_a_loop_or_a_bad_pointer() {
+        let found = |function: FakeFunction| {
+            let bus = FakeBus::new([function]);
+            extended(&bus, Bdf::new(0, 0, 0)).map(|found| (found.id, found.offset)).collect::<Vec<_>>()
+        };
+        let function = || FakeFunction::endpoint(1, 2);
+        assert_eq!(found(function()), []);
+        let two = function().extended(0x100, 0xf, 0x200, [0; 2]).extended(0x200, 0x1b, 0, [0; 2]);
+        assert_eq!(found(two), [(0xf, 0x100), (0x1b, 0x200)]);
+        assert_eq!(found(function().extended(0x100, 0xf, 0x40, [0; 2])), [(0xf, 0x100)]);
+        assert_eq!(found(function().extended(0x100, 0xf, 0x100, [0; 2])).len(), MAX_EXTENDED);
+        let bus = FakeBus::new([function()]);
+        assert_eq!(extended(&bus, Bdf::new(0, 1, 0)).count(), 0, "no function");
     }
 
     #[test]

@@ -5,6 +5,9 @@ use crate::mmio::MmioWindow;
 use core::fmt;
 use core::ops::RangeInclusive;
 
+/// The size of a function's configuration space.
+pub(super) const CONFIG_BYTES: u16 = 0x1000;
+
 /// The width of an access.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Width {
@@ -78,7 +81,7 @@ impl Ecam {
     /// Offset of a register in the window, if it contains the bus. Panics if `offset` exceeds the function's
     /// 4 KiB.
     fn offset(&self, at: Bdf, offset: u16) -> Option<u64> {
-        assert!(offset < 0x1000, "configuration register {offset:#x}");
+        assert!(offset < CONFIG_BYTES, "configuration register {offset:#x}");
         if !self.buses.contains(&at.bus()) {
             return None;
         }

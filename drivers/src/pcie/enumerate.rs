@@ -9,7 +9,8 @@
 
 use super::address::Bdf;
 use super::bar;
-use super::config::ConfigSpace;
+use super::capabilities::{Capabilities, Capability, ExtendedCapability, extended};
+use super::config::{CONFIG_BYTES, ConfigSpace};
 use super::function::{Bridge, COMMAND, Function, HEADER_TYPE, INTX_OFF, MASTER};
 use super::problem::Problem;
 use alloc::vec::Vec;
@@ -49,12 +50,37 @@ fn disable_all(config: &mut impl ConfigSpace, buses: RangeInclusive<u8>) -> Vec<
     let all: Vec<_> = buses.flat_map(|bus| functions_on(config, bus)).collect();
     let masters = all.iter().copied().filter(|&at| config.read16(at, COMMAND) & MASTER != 0).collect();
     for at in all.into_iter().rev() {
-        config.write16(at, COMMAND, INTX_OFF);
+        quiesce(config, at);
         if config.read8(at, HEADER_TYPE) & !MULTIFUNCTION == 1 {
             config.write32(at, BUS_NUMBERS, 0);
         }
     }
     masters
+}
+
+/// Disables memory and I/O decoding, bus mastering, INTx, and the address translation services that firmware
+/// enabled: with ATS, a function may send addresses that the SMMU takes for translated.
+fn quiesce(config: &mut impl ConfigSpace, at: Bdf) {
+    config.write16(at, COMMAND, INTX_OFF);
+    if !Capabilities::of(config, at).any(|found| found.id == Capability::EXPRESS) {
+        return;
+    }
+    // PASID must not change while ATS is enabled (PCIe 5.0, 10.5.2.2).
+    for (id, register, enable) in [
+        (ExtendedCapability::PRI, 4, 1),
+        (ExtendedCapability::ATS, 6, 1 << 15),
+        (ExtendedCapability::PASID, 6, 1),
+    ] {
+        let Some(found) = extended(config, at).find(|found| found.id == id) else { continue };
+        let control = found.offset + register;
+        if control >= CONFIG_BYTES {
+            continue;
+        }
+        let value = config.read16(at, control);
+        if value & enable != 0 {
+            config.write16(at, control, value & !enable);
+        }
+    }
 }
 
 /// The functions on a bus. Functions other than 0 exist only in a multi-function device.
@@ -96,7 +122,7 @@ impl<C: ConfigSpace> Search<'_, C> {
 
     /// Reads a function, and enumerates the buses behind a bridge. Returns the last bus number in use.
     fn function(&mut self, at: Bdf, bridges: &[usize], used: u8) -> u8 {
-        self.config.write16(at, COMMAND, INTX_OFF);
+        quiesce(self.config, at);
         let header = self.config.read8(at, HEADER_TYPE) & !MULTIFUNCTION;
         let bars = match header {
             0 => 6,
@@ -240,6 +266,25 @@ mod tests {
         );
         config.write32(Bdf::new(0, 0, 0), BUS_NUMBERS, 0x0003_0300);
         assert_eq!(config.read16(Bdf::new(3, 0, 0), COMMAND), INTX_OFF);
+    }
+
+    #[test]
+    fn address_translation_services_of_firmware_are_disabled() {
+        let enabled = || {
+            endpoint(2)
+                .with_express(0)
+                .extended(0x100, ExtendedCapability::ATS, 0x140, [0x8003_0020, 0])
+                .extended(0x140, ExtendedCapability::PRI, 0x180, [1, 0])
+                .extended(0x180, ExtendedCapability::PASID, 0, [0x0003_0606, 0])
+        };
+        let truncated = endpoint(3).with_express(0).extended(0x100, 0, 0xffc, [0; 2]).header(0xffc, 0xf);
+        let mut config = FakeBus::new([enabled(), FakeFunction::express(4, [enabled()]), truncated]);
+        enumerate(&mut config, BUSES);
+        for at in [Bdf::new(0, 0, 0), Bdf::new(1, 0, 0)] {
+            assert_eq!(config.read32(at, 0x104), 0x0003_0020, "{at}: ATS off, the rest as before");
+            assert_eq!(config.read16(at, 0x144), 0, "{at}: PRI");
+            assert_eq!(config.read16(at, 0x186), 2, "{at}: PASID off, the rest as before");
+        }
     }
 
     #[test]

@@ -11,8 +11,8 @@ pub const BUSES: RangeInclusive<u8> = 0..=if cfg!(miri) { 17 } else { 255 };
 
 /// A function: its registers, their writable bits, and the functions behind it.
 pub struct FakeFunction {
-    registers: [u8; 256],
-    writable: [u8; 256],
+    registers: Vec<u8>,
+    writable: Vec<u8>,
     /// Functions behind a bridge, at device 0, 1, ...
     behind: Vec<FakeFunction>,
     /// Functions 1, 2, ... of the same device.
@@ -21,8 +21,9 @@ pub struct FakeFunction {
 
 impl FakeFunction {
     pub fn endpoint(vendor: u16, device: u16) -> Self {
+        let empty = || vec![0; 4096];
         let mut function =
-            Self { registers: [0; 256], writable: [0; 256], behind: Vec::new(), beside: Vec::new() };
+            Self { registers: empty(), writable: empty(), behind: Vec::new(), beside: Vec::new() };
         function.set32(0, u32::from(device) << 16 | u32::from(vendor));
         function.writable[0x04] = 0xff;
         function.writable[0x05] = 0xff;
@@ -53,6 +54,21 @@ impl FakeFunction {
         self.set8(0x60, 0x10);
         self.set8(0x62, port << 4);
         self
+    }
+
+    /// The header of a last extended capability.
+    pub fn header(mut self, at: u16, id: u16) -> Self {
+        self.set32(at, 1 << 16 | u32::from(id));
+        self
+    }
+
+    /// An extended capability, followed by the one at `next`, with two writable words after its header.
+    pub fn extended(self, at: u16, id: u16, next: u16, words: [u32; 2]) -> Self {
+        let mut function = self.writable32(at + 4, u32::MAX).writable32(at + 8, u32::MAX);
+        function.set32(at, u32::from(next) << 20 | 1 << 16 | u32::from(id));
+        function.set32(at + 4, words[0]);
+        function.set32(at + 8, words[1]);
+        function
     }
 
     /// A BAR with these flags. The upper half of the size applies to a 64-bit BAR only.
