@@ -59,8 +59,11 @@ pub unsafe fn start_kernel(
     power::init(&platform);
     console::start_early(platform.console);
     log::info!("Tessera {} on {}, entered at EL{}", env!("CARGO_PKG_VERSION"), platform.model, boot.entry_el);
-    // SAFETY: memory by the device tree, outside of all known registers; nothing has a reference to its last word.
-    platform.check_memory(|at| unsafe { arch::probe::read_u32(arch::boot::map_early_device(at)) }.is_some());
+    platform.check_memory(|at| {
+        // SAFETY: memory by the device tree, outside of all known registers; nothing has a reference to its
+        // last word, and only that is read.
+        unsafe { arch::probe::read_u32(arch::boot::map_early_device(at)) }.is_some()
+    });
     platform.check_initrd(boot.image);
     platform.warnings.iter().for_each(|warning| log::warn!("{warning}"));
     // Leaked: the parsed arguments borrow the text until power off.
@@ -97,7 +100,9 @@ pub unsafe fn start_secondary() -> ! {
 }
 
 fn read_platform(boot: &BootInfo) -> Result<Platform, PlatformError> {
-    let blob = arch::boot::map_early_dtb(boot.dtb).map_err(PlatformError::NotFound)?;
+    // SAFETY: the address that the boot loader passed; the kernel does not write there, and no device does
+    // before the drivers start.
+    let blob = unsafe { arch::boot::map_early_dtb(boot.dtb) }.map_err(PlatformError::NotFound)?;
     // SAFETY: just mapped and never written; not used after the early tables are gone.
     let blob = unsafe { slice::from_raw_parts(blob.start().raw() as *const u8, blob.len() as usize) };
     DeviceTree::new(blob)

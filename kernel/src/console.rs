@@ -62,7 +62,8 @@ pub fn start_early(named: Option<Uart>) {
 fn find() -> Option<Uart> {
     let addresses = known_addresses(boot::image_phys(IMAGE_BASE)).iter().map(|&at| PhysAddr::new(at));
     let found = addresses.into_iter().find(|&at| {
-        let registers = boot::map_early_device(at);
+        // SAFETY: registers of a known machine, not memory.
+        let registers = unsafe { boot::map_early_device(at) };
         // SAFETY: an identification register of a PL011. A machine of the family without one has no device there
         // on which a read has an effect.
         Pl011::is_present(|offset| unsafe { arch::probe::read_u32(registers + offset) })

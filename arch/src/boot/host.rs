@@ -38,7 +38,10 @@ pub fn sections() -> impl Iterator<Item = Section> {
 }
 
 /// Maps `chunk` at its address in the linear map; no operation on a host.
-pub fn map_early_linear(_: addr::Chunk) {}
+///
+/// # Safety
+/// None on a host.
+pub unsafe fn map_early_linear(_: addr::Chunk) {}
 
 /// The entry point for CPU_ON; the context is the physical address of a [`SecondaryArgs`].
 pub fn secondary_entry() -> PhysAddr {
@@ -59,11 +62,17 @@ pub unsafe fn release_parked(affinity: u64, args: PhysAddr) {
 }
 
 /// Maps the 2 MiB around `pa` as Device-nGnRE and returns the virtual address of `pa`.
-pub fn map_early_device(pa: PhysAddr) -> KernelVa {
+///
+/// # Safety
+/// None on a host.
+pub unsafe fn map_early_device(pa: PhysAddr) -> KernelVa {
     EARLY_DEVICES + pa.raw() % (2 << 20)
 }
 
 /// Maps the device tree at `pa` read-only; always an error on a host.
-pub fn map_early_dtb(pa: PhysAddr) -> Result<AddrRange<KernelVa>, EarlyDtbError> {
+///
+/// # Safety
+/// None on a host.
+pub unsafe fn map_early_dtb(pa: PhysAddr) -> Result<AddrRange<KernelVa>, EarlyDtbError> {
     Err(EarlyDtbError::NoAddress(pa))
 }

@@ -74,7 +74,11 @@ fn publish() {
 
 /// Maps the 2 MiB around `pa` as Device-nGnRE and returns the virtual address of `pa`. Valid until the kernel
 /// installs its own tables. Panics after 512 calls.
-pub fn map_early_device(pa: PhysAddr) -> KernelVa {
+///
+/// # Safety
+/// The early tables are in use. Memory in the 2 MiB that has a cacheable mapping is not accessed through this
+/// one.
+pub unsafe fn map_early_device(pa: PhysAddr) -> KernelVa {
     let slot = DEVICES.fetch_add(1, Relaxed);
     link(EARLY_DEVICES, &DEVICE_L1, &DEVICE_L2);
     DEVICE_L2.0[slot].store(pa.align_down(BLOCK).raw() | DEVICE_BLOCK, Relaxed);
@@ -87,7 +91,11 @@ pub fn map_early_device(pa: PhysAddr) -> KernelVa {
 ///
 /// The second 2 MiB block is mapped only if `totalsize` reaches into it: the boot protocol does not guarantee
 /// that it is memory.
-pub fn map_early_dtb(pa: PhysAddr) -> Result<AddrRange<KernelVa>, EarlyDtbError> {
+///
+/// # Safety
+/// The early tables are in use. `pa` is the address that the boot loader passed, and nothing writes to the tree
+/// while it is mapped.
+pub unsafe fn map_early_dtb(pa: PhysAddr) -> Result<AddrRange<KernelVa>, EarlyDtbError> {
     if pa.raw() == 0 || !pa.is_aligned(8) || pa.raw() >> 48 != 0 {
         return Err(EarlyDtbError::NoAddress(pa));
     }
@@ -128,9 +136,11 @@ fn header(at: KernelVa) -> Option<(u32, u32)> {
 }
 
 /// Maps `chunk`, at least 2 MiB of RAM, writable at its address in the linear map: its physical address above
-/// [`LINEAR_BASE`](super::LINEAR_BASE). Valid until the kernel installs its own tables. Must be called once
-/// only.
-pub fn map_early_linear(chunk: Chunk) {
+/// [`LINEAR_BASE`](super::LINEAR_BASE). Valid until the kernel installs its own tables.
+///
+/// # Safety
+/// The early tables are in use, the caller owns the chunk, and this is the only call.
+pub unsafe fn map_early_linear(chunk: Chunk) {
     assert!(chunk.bytes() >= BLOCK, "{chunk:?} is smaller than a block");
     let (root, l1) = (chunk.start().raw() >> 39 & 0x1ff, chunk.start().raw() >> 30 & 0x1ff);
     for block in (0..chunk.bytes()).step_by(BLOCK as usize).map(|offset| chunk.start() + offset) {

@@ -42,7 +42,8 @@ impl fmt::Display for OpenError {
 pub fn abort_all(descriptions: &[board::SmmuDescription]) {
     for description in descriptions {
         let at = description.registers.start();
-        let registers = arch::boot::map_early_device(at);
+        // SAFETY: only registers of the SMMU are accessed.
+        let registers = unsafe { arch::boot::map_early_device(at) };
         // SAFETY: SMMU_IDR0, which is read-only, by the device tree.
         if unsafe { arch::probe::read_u32(registers) }.is_none() {
             log::warn!("smmu at {at}: no response");

@@ -32,7 +32,8 @@ impl<T> EarlyDevice<T> {
     /// # Safety
     /// `registers` belong to a device of the kind that `open` drives, and nothing else drives it.
     pub unsafe fn open(&self, registers: AddrRange<PhysAddr>, open: OpenDriver<T>) {
-        let at = boot::map_early_device(registers.start());
+        // SAFETY: only registers of the device are accessed.
+        let at = unsafe { boot::map_early_device(registers.start()) };
         // SAFETY: the caller vouches for the device; `remap` replaces the driver when the early tables are
         // gone.
         let driver = unsafe { open(at) };

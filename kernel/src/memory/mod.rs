@@ -137,7 +137,8 @@ fn alloc_table_pool(layout: &Layout) -> Result<(), InitError> {
     let order = Order::covering(bytes.div_ceil(PAGE_SIZE)).unwrap_or(Order::MAX).max(Order::BLOCK_2M);
     let pool = zones::alloc(order, Reach::LOW).ok_or(InitError::NoPool(order.bytes()))?;
     let pool = pool.release();
-    arch::boot::map_early_linear(pool);
+    // SAFETY: the chunk was just allocated, in the only call of this function.
+    unsafe { arch::boot::map_early_linear(pool) };
     // SAFETY: the chunk was just allocated and mapped, and is zeroed here; the linear map will keep it
     // mapped.
     unsafe {
