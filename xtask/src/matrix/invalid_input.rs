@@ -19,7 +19,7 @@ pub const CASES: &[Case] = &[
     },
     Case {
         expect: ConsoleExpectation::PowerOff {
-            shown: &["error: lowmem=0x100000: at least"],
+            shown: &["error: lowmem=0x100000: must be at least"],
             never: &[PANIC],
         },
         append: "lowmem=1M",
@@ -34,7 +34,7 @@ pub const CASES: &[Case] = &[
         &["error: bad boot argument \"inject=frames\": only the checking"],
     ),
     error_boot("bad-loglevel", "loglevel=loud", &["error: bad boot argument \"loglevel=loud\": "]),
-    error_boot("lowmem-too-small", "lowmem=1M", &["error: lowmem=0x100000: at least"]),
+    error_boot("lowmem-too-small", "lowmem=1M", &["error: lowmem=0x100000: must be at least"]),
     error_boot(
         "unknown-argument",
         "frobnicate=1 init=/bin/probe -- hello",
