@@ -1,6 +1,6 @@
 //! The command queue behind its lock, and the acknowledgement of global errors.
 
-use super::events;
+use super::events::{self, DrainTime};
 use super::fault_log::FaultLog;
 use crate::sync::SpinLock;
 use core::fmt;
@@ -54,7 +54,7 @@ impl Commands {
         self.events_lost.store(true, Relaxed);
         self.log.lock().events_lost();
         // The next drain of the queue handles both.
-        events::request_drain();
+        events::request_drain(DrainTime::AfterWindow);
     }
 
     /// Returns whether events were lost since the last call.
@@ -64,7 +64,7 @@ impl Commands {
 
     fn log(&self, error: &dyn fmt::Display) {
         if !self.log.lock().error(error) {
-            events::request_drain();
+            events::request_drain(DrainTime::AfterWindow);
         }
     }
 }

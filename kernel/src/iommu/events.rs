@@ -10,13 +10,22 @@ use drivers::smmu::{EventQueue, EventReport, SuppressedEvents};
 use smmu_spec::EventRecord;
 use spin::RwLock;
 
+/// The time of a requested drain of the event queues.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DrainTime {
+    /// After the window of the rate limit: log lines were suppressed or events lost, whose number is printed
+    /// then.
+    AfterWindow,
+    /// At once, in a thread: records are left in a queue, which raises no interrupt before it was empty.
+    Now,
+}
+
 /// A receiver of recorded events. Its methods are called in interrupt context, and neither allocate nor wait.
 pub trait EventSink: Sync {
     /// Called for each event that `smmu` recorded.
     fn event(&self, smmu: &Smmu, event: &EventRecord);
-    /// Log lines were suppressed or events lost: [`Smmu::service`] must be called within seconds, even
-    /// without another interrupt.
-    fn drain_requested(&self) {}
+    /// [`Smmu::service`] must be called at this time, even without another interrupt.
+    fn drain_requested(&self, _time: DrainTime) {}
     /// The queue overflowed while most events in it were those of `stream`.
     fn queue_overflowed(&self, _smmu: &Smmu, _stream: StreamId) {}
 }
@@ -31,8 +40,8 @@ pub fn register_sink(sink: &'static dyn EventSink) {
 }
 
 /// Requests a call of [`Smmu::service`].
-pub(super) fn request_drain() {
-    SINKS.read().iter().for_each(|sink| sink.drain_requested());
+pub(super) fn request_drain(time: DrainTime) {
+    SINKS.read().iter().for_each(|sink| sink.drain_requested(time));
 }
 
 /// Reports to the sinks that `stream` overflowed the queue.
@@ -57,9 +66,8 @@ impl EventDispatcher {
     pub(super) fn drain(&mut self, smmu: &Smmu) -> DominantStream {
         let Self { queue, dominant } = self;
         let mut now = DominantStream::default();
-        // Bounded work: if a device faults faster than the queue is drained, its next interrupt continues.
-        for _ in 0..2 {
-            let more = queue.drain(|report| match report {
+        let left = repeat_while_left(|| {
+            queue.drain(|report| match report {
                 EventReport::Event(event) => {
                     kprintln!("{event}");
                     debug::translation_fault(smmu.stream_key(event.stream), &event);
@@ -67,7 +75,7 @@ impl EventDispatcher {
                     forward(smmu, &event);
                 }
                 EventReport::RateLimited(event) => {
-                    request_drain();
+                    request_drain(DrainTime::AfterWindow);
                     now.add(event.stream);
                     forward(smmu, &event);
                 }
@@ -78,10 +86,10 @@ impl EventDispatcher {
                     kprintln!("smmu: {count} more events of many streams");
                 }
                 EventReport::Overflow => smmu.command_queue().record_lost_events(),
-            });
-            if !more {
-                break;
-            }
+            })
+        });
+        if left {
+            request_drain(DrainTime::Now);
         }
         if 2 * now.events() >= smmu.features().event_queue_entries() {
             *dominant = now;
@@ -90,6 +98,31 @@ impl EventDispatcher {
     }
 }
 
+/// The number of drains in one interrupt, each of at most a full queue.
+const MAX_DRAINS: usize = 2;
+
+/// Calls `drain` until it leaves no records, at most [`MAX_DRAINS`] times. Returns whether records are left.
+fn repeat_while_left(mut drain: impl FnMut() -> bool) -> bool {
+    (0..MAX_DRAINS).all(|_| drain())
+}
+
 fn forward(smmu: &Smmu, event: &EventRecord) {
     SINKS.read().iter().for_each(|sink| sink.event(smmu, event));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn drain_is_repeated_within_a_limit_and_reports_records_that_are_left() {
+        for (arrivals, drains, left) in [(0, 1, false), (1, 2, false), (2, 2, true), (9, 2, true)] {
+            let mut done = 0;
+            let result = repeat_while_left(|| {
+                done += 1;
+                done <= arrivals
+            });
+            assert_eq!((done, result), (drains, left), "records arrive during {arrivals} drains");
+        }
+    }
 }

@@ -14,7 +14,7 @@ mod table_memory;
 
 pub use bringup::{EVENTS_PER_DEVICE, abort_all, init};
 pub use commands::Commands;
-pub use events::{EventSink, register_sink};
+pub use events::{DrainTime, EventSink, register_sink};
 pub use smmu::{Smmu, all, command_counts, find};
 pub use table_memory::Tables;
 

@@ -1,14 +1,14 @@
 //! The devices whose faults are counted, and the sink that counts them.
 
 use super::OVERFLOW_QUARANTINE_NS;
+use super::drain_request::DrainRequest;
 use super::state::FaultState;
-use crate::iommu::{EventSink, Smmu};
+use crate::iommu::{DrainTime, EventSink, Smmu};
 use crate::sched::{self, WaitQueue};
 use crate::sync::SpinLock;
 use addr::StreamId;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use smmu_spec::EventRecord;
 
 /// A device that the quarantine thread can detach.
@@ -36,8 +36,8 @@ fn find(list: &[MonitoredStream], smmu: &Smmu, stream: StreamId) -> Result<usize
 static STREAMS: SpinLock<Vec<MonitoredStream>> = SpinLock::new(Vec::new());
 /// The wait queue of the quarantine thread.
 pub(super) static QUARANTINE_WAIT: WaitQueue = WaitQueue::new();
-/// Set after log lines were suppressed whose number may not have been printed.
-static DRAIN_REQUESTED: AtomicBool = AtomicBool::new(false);
+/// Log lines were suppressed whose number may not have been printed, or records are left in a queue.
+pub(super) static DRAIN_REQUEST: DrainRequest = DrainRequest::new();
 
 /// Registers a stream: its faults are counted from then on.
 pub fn register(
@@ -65,15 +65,6 @@ pub(super) fn next_pending() -> Option<Arc<dyn Quarantine>> {
     streams.iter().filter(|entry| entry.faults.is_pending()).find_map(|entry| entry.device.upgrade())
 }
 
-/// Returns whether the event queues must be drained once more.
-pub(super) fn is_drain_requested() -> bool {
-    DRAIN_REQUESTED.load(Relaxed)
-}
-
-pub(super) fn clear_drain_request() {
-    DRAIN_REQUESTED.store(false, Relaxed);
-}
-
 /// The sink of all SMMUs' events.
 pub(super) struct FaultSink;
 
@@ -88,8 +79,8 @@ impl EventSink for FaultSink {
         }
     }
 
-    fn drain_requested(&self) {
-        if !DRAIN_REQUESTED.swap(true, Relaxed) {
+    fn drain_requested(&self, time: DrainTime) {
+        if DRAIN_REQUEST.add(time) {
             QUARANTINE_WAIT.wake_all();
         }
     }

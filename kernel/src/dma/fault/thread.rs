@@ -1,7 +1,7 @@
 //! The thread that quarantines devices.
 
-use super::registry::{self, FaultSink, QUARANTINE_WAIT, Quarantine};
-use crate::iommu;
+use super::registry::{self, DRAIN_REQUEST, FaultSink, QUARANTINE_WAIT, Quarantine};
+use crate::iommu::{self, DrainTime};
 use crate::sched::{self, WaitError};
 use alloc::sync::Arc;
 
@@ -30,10 +30,16 @@ pub fn start() -> Result<(), sched::OutOfMemory> {
 /// drain.
 fn wait() -> Option<Arc<dyn Quarantine>> {
     loop {
-        let until = registry::is_drain_requested().then(|| sched::time::now() + DRAIN_DELAY_NS);
+        let request = DRAIN_REQUEST.get();
+        let delay = match request {
+            None => None,
+            Some(DrainTime::AfterWindow) => Some(DRAIN_DELAY_NS),
+            Some(DrainTime::Now) => Some(0),
+        };
+        let until = delay.map(|delay| sched::time::now() + delay);
         let changed = || {
-            let is_new_request = || until.is_none() && registry::is_drain_requested();
-            registry::next_pending().map(Some).or_else(|| is_new_request().then_some(None))
+            let is_changed = || DRAIN_REQUEST.get() != request;
+            registry::next_pending().map(Some).or_else(|| is_changed().then_some(None))
         };
         match QUARANTINE_WAIT.wait_until(until, changed) {
             Ok(Some(device)) => return Some(device),
@@ -43,8 +49,9 @@ fn wait() -> Option<Arc<dyn Quarantine>> {
     }
 }
 
-/// Drains all event queues, which prints the number of suppressed lines.
+/// Drains all event queues, which prints the number of suppressed lines, and requests the next drain if a
+/// queue is filled faster than it is drained.
 fn drain() {
-    registry::clear_drain_request();
+    DRAIN_REQUEST.clear();
     iommu::all().iter().for_each(|smmu| smmu.service());
 }
