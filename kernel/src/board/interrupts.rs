@@ -1,6 +1,7 @@
 //! The interrupt controller and interrupt specifiers.
 
 use super::node::Cells;
+use super::translation::checked_registers;
 use super::{DeviceTree, NodeError, TreeNode};
 use addr::{AddrRange, PhysAddr};
 use alloc::vec;
@@ -102,7 +103,9 @@ impl GicDescription {
 
     fn read_v3(node: &TreeNode<'_>) -> Result<Self, NodeError> {
         let regions = node.cell("#redistributor-regions").unwrap_or(1).max(1) as usize;
-        let redistributors = node.regs()?.skip(1).take(regions).collect::<Result<Vec<_>, _>>()?;
+        let redistributors = node.regs()?.skip(1).take(regions);
+        let redistributors =
+            redistributors.map(|region| region.and_then(checked_registers)).collect::<Result<Vec<_>, _>>()?;
         if redistributors.len() != regions {
             return Err(NodeError::Malformed("#redistributor-regions"));
         }

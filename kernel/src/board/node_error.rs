@@ -55,6 +55,8 @@ pub enum NodeError {
         /// The length in bytes.
         len: u64,
     },
+    /// The registers at this address are not aligned to 8 bytes.
+    Misaligned(PhysAddr),
     /// No node has this phandle.
     DanglingPhandle(Phandle),
     /// The interrupt parent is not a supported interrupt controller.
@@ -109,6 +111,7 @@ impl fmt::Display for NodeError {
             Self::AddressOverflow { start, len } => {
                 write!(f, "{len:#x} bytes at {start:#x} exceed the address space")
             }
+            Self::Misaligned(at) => write!(f, "registers at {at} are not aligned to 8 bytes"),
             Self::DanglingPhandle(Phandle(phandle)) => write!(f, "no node has phandle {phandle:#x}"),
             Self::UnsupportedController => write!(f, "unsupported interrupt controller"),
             Self::InvalidInterrupt([kind, number, flags]) => {

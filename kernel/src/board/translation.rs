@@ -61,10 +61,18 @@ impl<'a> TreeNode<'a> {
         }))
     }
 
-    /// Register range `index` in CPU physical addresses; never empty.
+    /// Register range `index` in CPU physical addresses; never empty, aligned for the widest register.
     pub fn reg(&self, index: usize) -> Result<AddrRange<PhysAddr>, NodeError> {
-        let reg = self.regs()?.nth(index).ok_or(NodeError::Missing("reg"))??;
-        if reg.is_empty() { Err(NodeError::Malformed("reg")) } else { Ok(reg) }
+        self.regs()?.nth(index).ok_or(NodeError::Missing("reg"))?.and_then(checked_registers)
+    }
+}
+
+/// Returns the register range if it is not empty and aligned to 8 bytes, which `Mmio` requires.
+pub(super) fn checked_registers(range: AddrRange<PhysAddr>) -> Result<AddrRange<PhysAddr>, NodeError> {
+    match range.is_empty() {
+        true => Err(NodeError::Malformed("reg")),
+        false if !range.start().is_aligned(8) => Err(NodeError::Misaligned(range.start())),
+        false => Ok(range),
     }
 }
 
@@ -149,6 +157,13 @@ mod tests {
         ]));
         assert_eq!(translated, range(0xfe20_1000, 0x200));
         assert_eq!(device_reg(Some(&[])), range(0x7e20_1000, 0x200));
+    }
+
+    #[test]
+    fn misaligned_registers_are_an_error() {
+        let shifted = |by| device_reg(Some(&[0x7e00_0000, 0, by, 0x180_0000]));
+        assert_eq!(shifted(8), range(0x20_1008, 0x200));
+        assert_eq!(shifted(4), Err(NodeError::Misaligned(PhysAddr::new(0x20_1004))));
     }
 
     #[test]
