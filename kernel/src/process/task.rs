@@ -53,6 +53,11 @@ impl Task {
         }
     }
 
+    /// Copies the FP state of the running thread, which creates this one.
+    pub fn inherit_fp(&self) {
+        self.registers.lock().fp.save();
+    }
+
     /// Returns the task of `thread`; `None` for a kernel thread.
     pub fn of(thread: &Thread) -> Option<&Self> {
         let user: &dyn Any = thread.user()?;

@@ -25,6 +25,7 @@ pub fn clone(call: &SyscallContext<'_>, frame: &UserFrame) -> SyscallResult {
         if flags.contains(CloneFlags::SETTLS) { call.address(3) } else { arch::context::thread_pointer() };
     let id = process::next_id();
     let task = Task::new(id, call.process().clone(), tls);
+    task.inherit_fp();
     if flags.contains(CloneFlags::CHILD_CLEARTID) {
         task.set_clear_tid(call.address(4));
     }

@@ -78,8 +78,43 @@ pub fn floating_point(_: &[String]) -> ProbeResult {
         let result = thread.join().map_err(|_| Failure::from("a thread panicked"))?;
         ensure(result == expected, || format!("thread {n}: {result:#x}, single-threaded {expected:#x}"))?;
     }
-    Ok(())
+    new_thread_inherits_the_rounding_mode()
 }
+
+/// `clone` copies all registers, FPCR included.
+fn new_thread_inherits_the_rounding_mode() -> ProbeResult {
+    let before = fpcr();
+    set_fpcr(ROUND_TOWARD_ZERO);
+    let child = thread::spawn(fpcr).join();
+    set_fpcr(before);
+    let child = child.map_err(|_| Failure::from("a thread panicked"))?;
+    ensure(child == ROUND_TOWARD_ZERO, || format!("FPCR of the new thread is {child:#x}"))
+}
+
+/// FPCR.RMode.
+const ROUND_TOWARD_ZERO: u64 = 0b11 << 22;
+
+#[cfg(target_arch = "aarch64")]
+fn fpcr() -> u64 {
+    let value;
+    // SAFETY: reads a register.
+    unsafe { std::arch::asm!("mrs {}, fpcr", out(reg) value, options(nomem, nostack)) };
+    value
+}
+
+#[cfg(target_arch = "aarch64")]
+fn set_fpcr(value: u64) {
+    // SAFETY: the caller restores the rounding mode; nothing is computed with floating point until then.
+    unsafe { std::arch::asm!("msr fpcr, {}", in(reg) value, options(nomem, nostack)) };
+}
+
+#[cfg(not(target_arch = "aarch64"))]
+fn fpcr() -> u64 {
+    ROUND_TOWARD_ZERO
+}
+
+#[cfg(not(target_arch = "aarch64"))]
+fn set_fpcr(_: u64) {}
 
 /// Eight logistic maps in parallel: chaotic, so that any register corruption changes the result.
 fn logistic_maps(seed: f64, steps: u32) -> u64 {
