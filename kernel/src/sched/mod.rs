@@ -341,6 +341,9 @@ fn pick_next(scheduler: &mut Scheduler, local: &mut CpuState) -> Option<(*mut Co
 fn switch_user(from: Option<&dyn UserThread>, to: Option<&dyn UserThread>) {
     if let Some(from) = from {
         from.save();
+        // EL0 may execute cache maintenance, and only a DSB of the same CPU completes it (DDI 0487, D7.5): the
+        // thread may continue on another CPU.
+        arch::barrier::dsb_ish();
     }
     match to {
         Some(to) => to.restore(),
@@ -388,4 +391,28 @@ fn take_entry() -> Option<(Entry, Option<KernelVa>)> {
 
 fn unboxed(frame: Box<UserFrame>) -> UserFrame {
     *frame
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arch::fake::{self, Instruction};
+
+    struct NoRegisters;
+
+    impl UserThread for NoRegisters {
+        fn save(&self) {}
+        fn restore(&self) {}
+    }
+
+    #[test]
+    fn cache_maintenance_of_a_thread_completes_before_another_runs() {
+        let completes = |from: Option<&dyn UserThread>, to: Option<&dyn UserThread>| {
+            fake::take();
+            switch_user(from, to);
+            fake::take().contains(&Instruction::Barrier("dsb_ish"))
+        };
+        assert!(completes(Some(&NoRegisters), None) && completes(Some(&NoRegisters), Some(&NoRegisters)));
+        assert!(!completes(None, Some(&NoRegisters)), "a kernel thread leaves no maintenance incomplete");
+    }
 }
