@@ -155,7 +155,7 @@ pub fn stat_node(id: NodeId) -> Result<Stat, Errno> {
     let node = root::mounted()?.node(id);
     let (size, rdev, links) = match &node.kind {
         NodeKind::Directory(_) => (0, 0, 2),
-        NodeKind::File(data) | NodeKind::Link(data) => (data.len(), 0, 1),
+        NodeKind::File(data) | NodeKind::Link(data) => (data.len(), 0, node.links),
         NodeKind::Device(device) => (0, device.number().rdev(), 1),
     };
     let time = i64::from(node.mtime);

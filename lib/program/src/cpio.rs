@@ -6,11 +6,22 @@ const HEADER: usize = 110;
 const TRAILER: &[u8] = b"TRAILER!!!";
 
 /// A `newc` archive, or several concatenated ones with zero padding in between. Iterates over the entries;
-/// ends after the first error.
+/// ends after the first error. As in Linux, the last archive needs no trailer.
 #[derive(Clone)]
 pub struct CpioArchive<'a> {
     bytes: &'a [u8],
     at: usize,
+    /// The number of trailers before `at`.
+    trailers: usize,
+}
+
+/// The identity of a file with several names: equal for all its names.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct CpioInode {
+    /// The archive of several concatenated ones.
+    archive: usize,
+    device: [u32; 2],
+    number: u32,
 }
 
 /// An archive entry.
@@ -24,8 +35,10 @@ pub struct CpioEntry<'a> {
     pub mtime: u32,
     /// The path, without the terminating zero.
     pub name: &'a [u8],
-    /// The content of a file or the target of a symbolic link.
+    /// The content of a file or the target of a symbolic link. Only one name of a file with several has it.
     pub data: &'a [u8],
+    /// The file if it has several names (hard links).
+    pub inode: Option<CpioInode>,
 }
 
 /// An error in an archive, with its byte offset.
@@ -39,8 +52,6 @@ pub enum CpioError {
     Truncated(usize),
     /// The name of the entry at this offset is empty, unterminated or contains a zero.
     Name(usize),
-    /// The archive ends at this offset without a trailer.
-    NoTrailer(usize),
 }
 
 impl fmt::Display for CpioError {
@@ -55,7 +66,6 @@ impl fmt::Display for CpioError {
             }
             Self::Truncated(at) => write!(f, "the entry at offset {at:#x} is truncated"),
             Self::Name(at) => write!(f, "the entry at offset {at:#x} has an invalid name"),
-            Self::NoTrailer(at) => write!(f, "no trailer at the end, offset {at:#x}"),
         }
     }
 }
@@ -63,30 +73,25 @@ impl fmt::Display for CpioError {
 impl<'a> CpioArchive<'a> {
     /// The archive in `bytes`.
     pub fn new(bytes: &'a [u8]) -> Self {
-        Self { bytes, at: 0 }
+        Self { bytes, at: 0, trailers: 0 }
     }
 
     fn next_entry(&mut self) -> Result<Option<CpioEntry<'a>>, CpioError> {
         loop {
-            let (entry, end) = self.entry_at(self.at)?;
+            // Zero padding may precede the first header and follow a trailer.
+            let rest = self.bytes.get(self.at..).unwrap_or(&[]);
+            let Some(zeroes) = rest.iter().position(|&byte| byte != 0) else { return Ok(None) };
+            let (entry, end) = self.entry_at(self.at + zeroes)?;
             self.at = end;
             if entry.name != TRAILER {
                 return Ok(Some(entry));
             }
-            // A trailer may be followed by zero padding and another archive.
-            let rest = self.bytes.get(end..).unwrap_or(&[]);
-            match rest.iter().position(|&byte| byte != 0) {
-                None => return Ok(None),
-                Some(zeroes) => self.at = end + zeroes,
-            }
+            self.trailers += 1;
         }
     }
 
     /// The entry at `at`, and the offset of the next one.
     fn entry_at(&self, at: usize) -> Result<(CpioEntry<'a>, usize), CpioError> {
-        if at >= self.bytes.len() {
-            return Err(CpioError::NoTrailer(at));
-        }
         let truncated = CpioError::Truncated(at);
         let header = self.bytes[at..].first_chunk::<HEADER>().ok_or(truncated)?;
         let magic: [u8; 6] = core::array::from_fn(|i| header[i]);
@@ -95,13 +100,15 @@ impl<'a> CpioArchive<'a> {
         }
         let field = |n: usize| hexadecimal(&header[6 + 8 * n..][..8]).ok_or(CpioError::Digit(at));
         let (mode, mtime, size, name_size) = (field(1)?, field(5)?, field(6)?, field(11)?);
+        let (number, links, device) = (field(0)?, field(4)?, [field(7)?, field(8)?]);
+        let inode = (links > 1).then_some(CpioInode { archive: self.trailers, device, number });
         let name_end = at + HEADER + name_size as usize;
         let name = self.bytes.get(at + HEADER..name_end).ok_or(truncated)?;
         let name = checked_name(name).ok_or(CpioError::Name(at))?;
         let start = name_end.next_multiple_of(4);
         let end = start + size as usize;
         let data = if size == 0 { &[] } else { self.bytes.get(start..end).ok_or(truncated)? };
-        Ok((CpioEntry { offset: at, mode, mtime, name, data }, end.next_multiple_of(4)))
+        Ok((CpioEntry { offset: at, mode, mtime, name, data, inode }, end.next_multiple_of(4)))
     }
 }
 
@@ -146,6 +153,14 @@ pub(crate) mod tests {
         out
     }
 
+    /// An encoded regular file with three names, of this inode.
+    pub(crate) fn linked(name: &str, inode: u32, data: &[u8]) -> Vec<u8> {
+        let mut out = member(name, 0o100755, data);
+        out[6..14].copy_from_slice(format!("{inode:08X}").as_bytes());
+        out[38..46].copy_from_slice(b"00000003");
+        out
+    }
+
     pub(crate) fn archive(members: &[(&str, u32, &[u8])]) -> Vec<u8> {
         let mut out: Vec<u8> =
             members.iter().flat_map(|(name, mode, data)| member(name, *mode, data)).collect();
@@ -174,11 +189,26 @@ pub(crate) mod tests {
         assert_eq!(names(&two).unwrap(), [b"a", b"b"]);
     }
 
+    /// As in Linux, which takes the end of the initramfs for that of the archive.
     #[test]
-    fn missing_trailer_is_an_error() {
+    fn trailer_is_optional_and_may_be_preceded_by_zeroes() {
         assert_eq!(names(&archive(&[])), Ok(vec![]));
-        assert_eq!(names(&[]), Err(CpioError::NoTrailer(0)));
-        assert_eq!(names(&member("a", 0o100644, b"1")), Err(CpioError::NoTrailer(116)));
+        assert_eq!(names(&[]), Ok(vec![]));
+        let mut without = member("a", 0o100644, b"1");
+        assert_eq!(names(&without), Ok(vec![&b"a"[..]]));
+        without.resize(512, 0);
+        assert_eq!(names(&without), Ok(vec![&b"a"[..]]));
+    }
+
+    #[test]
+    fn inode_identifies_hard_links_within_one_archive() {
+        let links = |name: &str| linked(name, 3, b"");
+        let bytes = [links("a"), links("b"), member("TRAILER!!!", 0, b""), links("c")].concat();
+        let inodes: Vec<_> = CpioArchive::new(&bytes).map(|entry| entry.unwrap().inode).collect();
+        assert_eq!(inodes[0], inodes[1]);
+        assert_ne!(inodes[1], inodes[2], "another archive");
+        let single = member("a", 0o100644, b"1");
+        assert_eq!(CpioArchive::new(&single).next().unwrap().unwrap().inode, None, "one name");
     }
 
     #[test]

@@ -46,6 +46,8 @@ pub struct Node<'a, D> {
     pub mode: u32,
     /// Modification time in seconds since 1970.
     pub mtime: u32,
+    /// The number of names of a file.
+    pub links: u32,
 }
 
 /// The file tree. `D` identifies a device.
@@ -91,6 +93,7 @@ impl<'a, D> Initramfs<'a, D> {
     /// sockets are skipped, since the kernel provides its own.
     pub fn from_archive(archive: CpioArchive<'a>) -> Result<Self, InitramfsError> {
         let mut tree = Self::new();
+        let mut linked = BTreeMap::new();
         for entry in archive {
             let entry = entry.map_err(InitramfsError::Cpio)?;
             let kind = match entry.mode & S_IFMT {
@@ -100,11 +103,19 @@ impl<'a, D> Initramfs<'a, D> {
                 0o010000 | 0o140000 | 0o060000 | S_IFCHR => continue,
                 _ => return Err(InitramfsError::Mode(entry.offset, entry.mode)),
             };
-            let node = Node { kind, parent: Self::ROOT, mode: entry.mode & 0o177777, mtime: entry.mtime };
-            tree.insert(entry.name, node).map_err(|error| match error {
+            let node =
+                Node { kind, parent: Self::ROOT, mode: entry.mode & 0o177777, mtime: entry.mtime, links: 0 };
+            let inode = entry.inode.filter(|_| matches!(node.kind, NodeKind::File(_)));
+            let known = inode.and_then(|inode| linked.get(&inode).copied());
+            let id = match known {
+                Some(id) => tree.link(entry.name, id, entry.data).map(|()| id),
+                None => tree.insert(entry.name, node),
+            };
+            let id = id.map_err(|error| match error {
                 Errno::EINVAL | Errno::ENAMETOOLONG => InitramfsError::Path(entry.offset),
                 _ => InitramfsError::Conflict(entry.offset),
             })?;
+            inode.and_then(|inode| linked.insert(inode, id));
         }
         Ok(tree)
     }
@@ -114,9 +125,14 @@ impl<'a, D> Initramfs<'a, D> {
     /// # Errors
     /// `ENOTDIR` if a parent is not a directory, `EISDIR` if `path` is a directory.
     pub fn add_device(&mut self, path: &[u8], device: D) -> Result<(), Errno> {
-        let node =
-            Node { kind: NodeKind::Device(device), parent: Self::ROOT, mode: S_IFCHR | 0o666, mtime: 0 };
-        self.insert(path, node)
+        let node = Node {
+            kind: NodeKind::Device(device),
+            parent: Self::ROOT,
+            mode: S_IFCHR | 0o666,
+            mtime: 0,
+            links: 0,
+        };
+        self.insert(path, node).map(drop)
     }
 
     /// The node with this number.
@@ -139,42 +155,56 @@ impl<'a, D> Initramfs<'a, D> {
         PathResolver { tree: self, links_left: LINKS_MAX }.run(start, path, follow)
     }
 
-    fn insert(&mut self, path: &[u8], node: Node<'a, D>) -> Result<(), Errno> {
+    /// Adds a node at `path`. Replaces a file there; an existing directory gets the attributes of `node`.
+    fn insert(&mut self, path: &[u8], node: Node<'a, D>) -> Result<NodeId, Errno> {
+        let Some((parent, name)) = self.parent_of(path)? else {
+            return self.update_directory(Self::ROOT, node);
+        };
+        match self.entries(parent)?.get(name).copied() {
+            Some(old) if matches!(self.node(old).kind, NodeKind::Directory(_)) => {
+                self.update_directory(old, node)
+            }
+            // A replaced file may have other names, so that its node stays.
+            _ => self.add(parent, name, Node { parent, ..node }),
+        }
+    }
+
+    /// Adds a hard link to the file `id` at `path`. If this name has the content, it becomes that of the file.
+    fn link(&mut self, path: &[u8], id: NodeId, data: &'a [u8]) -> Result<(), Errno> {
+        let (parent, name) = self.parent_of(path)?.ok_or(Errno::EISDIR)?;
+        let entries = self.entries(parent)?;
+        if entries.get(name).is_some_and(|&old| matches!(self.node(old).kind, NodeKind::Directory(_))) {
+            return Err(Errno::EISDIR);
+        }
+        if !data.is_empty() {
+            self.nodes[id.0].kind = NodeKind::File(data);
+        }
+        self.name(parent, name, id)
+    }
+
+    /// The directory and the name of the last component of `path`, whose missing parents are created; `None`
+    /// for the root.
+    fn parent_of<'p>(&mut self, path: &'p [u8]) -> Result<Option<(NodeId, &'p [u8])>, Errno> {
         let mut names =
             path.split(|&b| b == b'/').filter(|name| !name.is_empty() && *name != b".").peekable();
         let mut at = Self::ROOT;
         while let Some(name) = names.next() {
             check_new_name(name)?;
             if names.peek().is_none() {
-                return self.put(at, name, node);
+                return Ok(Some((at, name)));
             }
             at = self.subdirectory(at, name)?;
         }
-        // The path is the root.
-        self.update_directory(Self::ROOT, node)
-    }
-
-    fn put(&mut self, parent: NodeId, name: &[u8], node: Node<'a, D>) -> Result<(), Errno> {
-        let node = Node { parent, ..node };
-        match self.entries(parent)?.get(name).copied() {
-            None => self.add(parent, name, node).map(drop),
-            Some(old) if matches!(self.node(old).kind, NodeKind::Directory(_)) => {
-                self.update_directory(old, node)
-            }
-            Some(old) => {
-                self.nodes[old.0] = node;
-                Ok(())
-            }
-        }
+        Ok(None)
     }
 
     /// Updates mode and modification time of an existing directory.
-    fn update_directory(&mut self, id: NodeId, node: Node<'a, D>) -> Result<(), Errno> {
+    fn update_directory(&mut self, id: NodeId, node: Node<'a, D>) -> Result<NodeId, Errno> {
         if !matches!(node.kind, NodeKind::Directory(_)) {
             return Err(Errno::EISDIR);
         }
         (self.nodes[id.0].mode, self.nodes[id.0].mtime) = (node.mode, node.mtime);
-        Ok(())
+        Ok(id)
     }
 
     fn subdirectory(&mut self, parent: NodeId, name: &[u8]) -> Result<NodeId, Errno> {
@@ -185,11 +215,20 @@ impl<'a, D> Initramfs<'a, D> {
     }
 
     fn add(&mut self, parent: NodeId, name: &[u8], node: Node<'a, D>) -> Result<NodeId, Errno> {
+        self.entries(parent)?;
         let id = NodeId(self.nodes.len());
-        let NodeKind::Directory(entries) = &mut self.nodes[parent.0].kind else { return Err(Errno::ENOTDIR) };
-        entries.insert(name.to_owned(), id);
         self.nodes.push(node);
+        self.name(parent, name, id)?;
         Ok(id)
+    }
+
+    /// Gives the node `id` another name, which may have been that of another file.
+    fn name(&mut self, parent: NodeId, name: &[u8], id: NodeId) -> Result<(), Errno> {
+        let NodeKind::Directory(entries) = &mut self.nodes[parent.0].kind else { return Err(Errno::ENOTDIR) };
+        let replaced = entries.insert(name.to_owned(), id);
+        self.nodes[id.0].links += 1;
+        replaced.into_iter().for_each(|old| self.nodes[old.0].links -= 1);
+        Ok(())
     }
 
     fn entries(&self, id: NodeId) -> Result<&BTreeMap<Vec<u8>, NodeId>, Errno> {
@@ -246,7 +285,7 @@ impl<D> PathResolver<'_, '_, D> {
 }
 
 fn directory<'a, D>(parent: NodeId) -> Node<'a, D> {
-    Node { kind: NodeKind::Directory(BTreeMap::new()), parent, mode: S_IFDIR | 0o755, mtime: 0 }
+    Node { kind: NodeKind::Directory(BTreeMap::new()), parent, mode: S_IFDIR | 0o755, mtime: 0, links: 0 }
 }
 
 fn check_new_name(name: &[u8]) -> Result<(), Errno> {
@@ -260,7 +299,7 @@ fn check_new_name(name: &[u8]) -> Result<(), Errno> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cpio::tests::{archive, member};
+    use crate::cpio::tests::{archive, linked, member};
 
     fn sample() -> Vec<u8> {
         archive(&[
@@ -343,6 +382,26 @@ mod tests {
         let mut tree = tree.clone();
         assert_eq!(tree.add_device(b"/dev", "x"), Err(Errno::EISDIR));
         assert_eq!(tree.add_device(b"/file/x", "x"), Err(Errno::ENOTDIR));
+    }
+
+    /// `newc` stores the content with one of the names only, the last one usually.
+    #[test]
+    fn hard_links_share_one_file() {
+        for with_content in 0..3 {
+            let data = |n| if n == with_content { &b"ELF"[..] } else { b"" };
+            let names = ["bin/a", "bin/b", "bin/c"];
+            let mut bytes: Vec<u8> = (0..3).flat_map(|n| linked(names[n], 5, data(n))).collect();
+            bytes.extend(archive(&[("bin/a", 0o100644, b"replaced")]));
+            let tree: Initramfs<&str> = Initramfs::from_archive(CpioArchive::new(&bytes)).unwrap();
+            let inode = |path: &str| tree.resolve(Initramfs::<&str>::ROOT, path.as_bytes(), true).unwrap();
+            assert_eq!(
+                (content(&tree, "/bin/b"), content(&tree, "/bin/c")),
+                (Ok(&b"ELF"[..]), Ok(&b"ELF"[..]))
+            );
+            assert_eq!(inode("/bin/b").inode(), inode("/bin/c").inode());
+            assert_eq!(content(&tree, "/bin/a"), Ok(&b"replaced"[..]), "only this name is replaced");
+            assert_eq!(["/bin/a", "/bin/b"].map(|path| tree.node(inode(path)).links), [1, 2]);
+        }
     }
 
     #[test]
