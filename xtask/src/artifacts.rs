@@ -69,7 +69,7 @@ fn static_pie_program(name: &str) -> Command {
 fn read_programs() -> Result<Vec<PackedProgram>> {
     let read = |name| {
         let path = release(USER_TARGET, name);
-        Ok(PackedProgram { name, bytes: std::fs::read(&path).map_err(Error::file("read", &path))? })
+        Ok(PackedProgram::new(name, std::fs::read(&path).map_err(Error::file("read", &path))?))
     };
     PROGRAMS.into_iter().map(read).collect()
 }

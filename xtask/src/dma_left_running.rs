@@ -86,7 +86,7 @@ mod tests {
 
     #[test]
     fn the_range_of_a_file_is_its_content() {
-        let program = |name, byte| PackedProgram { name, bytes: vec![byte; 5001] };
+        let program = |name, byte| PackedProgram::new(name, vec![byte; 5001]);
         let archive = pack(&[program("bench", 1), program("mosaic", 7), program("probe", 3)]);
         let file = find(&archive, FILE).unwrap();
         assert_eq!(archive[file], [7; 5001]);

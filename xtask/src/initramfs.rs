@@ -8,7 +8,7 @@ use cpio::NewcBuilder;
 use crate::error::{Error, Result};
 
 const DIRECTORY: u32 = 0o040_755;
-const PROGRAM: u32 = 0o100_755;
+const EXECUTABLE: u32 = 0o100_755;
 
 /// A program of the initramfs.
 pub struct PackedProgram {
@@ -16,13 +16,22 @@ pub struct PackedProgram {
     pub name: &'static str,
     /// An ELF file.
     pub bytes: Vec<u8>,
+    /// `st_mode`.
+    pub mode: u32,
+}
+
+impl PackedProgram {
+    /// An executable file.
+    pub fn new(name: &'static str, bytes: Vec<u8>) -> Self {
+        Self { name, bytes, mode: EXECUTABLE }
+    }
 }
 
 /// The archive: `/bin` and the programs in it, no time stamps, owned by root, padded to whole 4 KiB pages.
 pub fn pack(programs: &[PackedProgram]) -> Vec<u8> {
     let directory = (entry("bin", DIRECTORY, 2), Cursor::new(&[][..]));
     let files = programs.iter().map(|program| {
-        (entry(&format!("bin/{}", program.name), PROGRAM, 1), Cursor::new(&program.bytes[..]))
+        (entry(&format!("bin/{}", program.name), program.mode, 1), Cursor::new(&program.bytes[..]))
     });
     let entries = std::iter::once(directory).chain(files);
     let mut archive = cpio::write_cpio(entries, Vec::new()).expect("writing to memory does not fail");
@@ -47,8 +56,8 @@ mod tests {
 
     fn sample() -> Vec<PackedProgram> {
         vec![
-            PackedProgram { name: "mosaic", bytes: b"\x7fELF one".to_vec() },
-            PackedProgram { name: "probe", bytes: vec![7; 5001] },
+            PackedProgram::new("mosaic", b"\x7fELF one".to_vec()),
+            PackedProgram::new("probe", vec![7; 5001]),
         ]
     }
 
@@ -75,8 +84,8 @@ mod tests {
         }
         let expected = [
             ("bin".to_owned(), DIRECTORY, Vec::new()),
-            ("bin/mosaic".to_owned(), PROGRAM, b"\x7fELF one".to_vec()),
-            ("bin/probe".to_owned(), PROGRAM, vec![7; 5001]),
+            ("bin/mosaic".to_owned(), EXECUTABLE, b"\x7fELF one".to_vec()),
+            ("bin/probe".to_owned(), EXECUTABLE, vec![7; 5001]),
         ];
         assert_eq!(seen, expected);
     }

@@ -72,12 +72,14 @@ fn invalid_initramfs(start: BootMethod, good: &PathBuf) -> Result<Vec<u8>> {
     }
 }
 
-/// Invalid programs: a text, a truncated ELF file, a program for another architecture.
-fn invalid_programs() -> [PackedProgram; 3] {
+/// Invalid programs: a text, a truncated ELF file, a program for another architecture, a file without execute
+/// permission.
+fn invalid_programs() -> [PackedProgram; 4] {
     let program = |machine| elf_file::executable(machine, 0x40_0000, &[Segment::new(0x40_0000, &[0; 4096])]);
     [
-        PackedProgram { name: "text", bytes: b"#!/bin/sh\necho no\n".to_vec() },
-        PackedProgram { name: "truncated", bytes: program(AARCH64)[..100].to_vec() },
-        PackedProgram { name: "other", bytes: program(X86_64) },
+        PackedProgram::new("text", b"#!/bin/sh\necho no\n".to_vec()),
+        PackedProgram::new("truncated", program(AARCH64)[..100].to_vec()),
+        PackedProgram::new("other", program(X86_64)),
+        PackedProgram { mode: 0o100_644, ..PackedProgram::new("data", program(AARCH64)) },
     ]
 }

@@ -38,6 +38,8 @@ pub enum LaunchError {
     Path(Errno),
     /// It is a directory or a device.
     NotAFile,
+    /// Its mode has no execute permission.
+    NotExecutable,
     /// It is not an executable for this machine.
     Executable(ExecutableError),
     /// Its segments cannot be mapped or loaded.
@@ -52,6 +54,7 @@ impl fmt::Display for LaunchError {
             Self::NoFiles => write!(f, "there is no initramfs"),
             Self::Path(error) => write!(f, "{error}"),
             Self::NotAFile => write!(f, "not a regular file"),
+            Self::NotExecutable => write!(f, "no execute permission"),
             Self::Executable(error) => write!(f, "{error}"),
             Self::Memory(error) => write!(f, "cannot be loaded: {error}"),
             Self::Arguments(ArgumentListTooLong(bytes)) => {
@@ -105,7 +108,9 @@ fn first_stack(launch: &Launch<'_>, executable: &Executable) -> Result<StackImag
 fn read_file(path: &[u8]) -> Result<&'static [u8], LaunchError> {
     let tree = root::tree().ok_or(LaunchError::NoFiles)?;
     let id = tree.resolve(root::Root::ROOT, path, true).map_err(LaunchError::Path)?;
-    match tree.node(id).kind {
+    let node = tree.node(id);
+    match node.kind {
+        NodeKind::File(_) if node.mode & 0o111 == 0 => Err(LaunchError::NotExecutable),
         NodeKind::File(data) => Ok(data),
         _ => Err(LaunchError::NotAFile),
     }

@@ -50,6 +50,14 @@ pub const CASES: &[Case] = &[
     },
     Case {
         start: BootMethod::InvalidPrograms,
+        ..error_boot(
+            "init-not-executable",
+            "init=/bin/data",
+            &["error: init: /bin/data: no execute permission"],
+        )
+    },
+    Case {
+        start: BootMethod::InvalidPrograms,
         ..error_boot("init-truncated", "init=/bin/truncated", &["error: init: /bin/truncated: "])
     },
     Case {
