@@ -5,6 +5,7 @@ use crate::memory::{self, Sizes, heap, zones};
 use crate::{console, devices, dma, firmware, fs, iommu, irq, percpu, power, process, sched, smp};
 use ::memory::Zone;
 use addr::{AddrRange, PAGE_SIZE, PhysAddr, Size};
+use alloc::string::String;
 use alloc::vec::Vec;
 use arch::boot::{BootInfo, EarlyDtbError};
 use core::fmt;
@@ -66,8 +67,10 @@ pub unsafe fn start_kernel(
     });
     platform.check_initrd(boot.image);
     platform.warnings.iter().for_each(|warning| log::warn!("{warning}"));
+    let bootargs = mem::replace(&mut platform.bootargs, Ok(String::new()));
+    let bootargs = bootargs.unwrap_or_else(|error| power::fail(&format_args!("/chosen: {error}")));
     // Leaked: the parsed arguments borrow the text until power off.
-    let bootargs: &'static str = mem::take(&mut platform.bootargs).leak();
+    let bootargs: &'static str = bootargs.leak();
     let args = BootArgs::parse(bootargs).unwrap_or_else(|error| power::fail(&error));
     apply(&args);
     if !args.iommu_off {

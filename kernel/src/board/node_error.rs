@@ -46,6 +46,15 @@ pub enum NodeError {
     Missing(&'static str),
     /// The property has an invalid length or value.
     Malformed(&'static str),
+    /// The property is longer than the kernel accepts, in bytes.
+    TooLong {
+        /// The property.
+        property: &'static str,
+        /// Its length.
+        len: usize,
+        /// The limit.
+        limit: usize,
+    },
     /// No `ranges` of a parent bus translates this address to the CPU's address space.
     Unreachable(u64),
     /// The address range exceeds the address space.
@@ -107,6 +116,9 @@ impl fmt::Display for NodeError {
         match self {
             Self::Missing(property) => write!(f, "missing {property}"),
             Self::Malformed(property) => write!(f, "malformed {property}"),
+            Self::TooLong { property, len, limit } => {
+                write!(f, "{property} of {len} bytes exceeds the limit of {limit}")
+            }
             Self::Unreachable(address) => write!(f, "no ranges property translates address {address:#x}"),
             Self::AddressOverflow { start, len } => {
                 write!(f, "{len:#x} bytes at {start:#x} exceed the address space")

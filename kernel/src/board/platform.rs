@@ -48,7 +48,7 @@ pub struct Platform {
     /// The initramfs.
     pub initrd: Option<AddrRange<PhysAddr>>,
     /// The boot arguments.
-    pub bootargs: String,
+    pub bootargs: Result<String, NodeError>,
     /// Random bytes from the boot loader; may be empty.
     pub rng_seed: Vec<u8>,
     /// The console.
@@ -100,7 +100,7 @@ impl Platform {
             memory: merge_ranges(reader.each(tree.memory())),
             reserved: tree.reservations().filter_map(|(node, found)| reader.keep(&node, found)).collect(),
             initrd: reader.one(tree.initrd()).flatten(),
-            bootargs: reader.one(bootargs(tree)).unwrap_or("").to_string(),
+            bootargs: bootargs(tree).map(str::to_string),
             rng_seed: seed[..seed.len().min(MAX_BYTES)].to_vec(),
             console: reader.one(tree.console()),
             psci: tree.psci().and_then(|psci| reader.one(psci)),
@@ -169,7 +169,8 @@ impl Platform {
 
 fn bootargs<'a>(tree: &DeviceTree<'a>) -> Result<&'a str, NodeError> {
     tree.bootargs().and_then(|text| {
-        if text.len() > MAX_BYTES { Err(NodeError::Malformed("bootargs")) } else { Ok(text) }
+        let too_long = NodeError::TooLong { property: "bootargs", len: text.len(), limit: MAX_BYTES };
+        if text.len() > MAX_BYTES { Err(too_long) } else { Ok(text) }
     })
 }
 
@@ -327,14 +328,24 @@ mod tests {
             let odd = fixture::node(&format!("memory@{number}{}", "0".repeat(1000)));
             model.root.add_child(odd.property(fixture::text("device_type", "memory")).build());
         }
-        fixture::find(&mut model, "/chosen").add_property(fixture::text("bootargs", &"x".repeat(MAX_BYTES)));
+        let text = fixture::text("bootargs", &"x".repeat(MAX_BYTES));
+        fixture::find(&mut model, "/chosen").add_property(text);
         fixture::find(&mut model, "/pcie").add_property(fixture::cells("iommu-map", &[1; 8000]));
         let platform = read(&model).unwrap();
         assert_eq!((platform.cpus.len(), platform.warnings.len()), (MAX_OF_KIND, MAX_OF_KIND));
         assert!(platform.warnings.iter().all(|warning| warning.subject.len() < 200));
-        assert_eq!((platform.bootargs.len(), platform.pci_hosts.len()), (MAX_BYTES, 0));
+        assert_eq!((platform.bootargs.unwrap().len(), platform.pci_hosts.len()), (MAX_BYTES, 0));
         model.memory_reservations = vec![MemoryReservation::new(0x4000_0000, 1); MAX_RESERVATIONS + 1];
         assert_eq!(read(&model), Err(DeviceTreeError::TooManyReservations(MAX_RESERVATIONS + 1)));
+    }
+
+    #[test]
+    fn bootargs_beyond_the_limit_are_an_error() {
+        let mut model = fixture::virt();
+        let text = fixture::text("bootargs", &"x".repeat(MAX_BYTES + 1));
+        fixture::find(&mut model, "/chosen").add_property(text);
+        let error = NodeError::TooLong { property: "bootargs", len: MAX_BYTES + 1, limit: MAX_BYTES };
+        assert_eq!(read(&model).unwrap().bootargs, Err(error));
     }
 
     #[test]

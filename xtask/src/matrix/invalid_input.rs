@@ -4,6 +4,12 @@ use super::bases::{PANIC, error_boot, raspberry_pi};
 use super::case::{BootMethod, Case};
 use crate::expectation::ConsoleExpectation;
 
+/// Boot arguments beyond the limit.
+const LONG: &str = match core::str::from_utf8(&[b'x'; 4200]) {
+    Ok(text) => text,
+    Err(_) => unreachable!(),
+};
+
 /// The rows.
 pub const CASES: &[Case] = &[
     error_boot("bad-lowmem", "lowmem=banana", &["error: bad boot argument \"lowmem=banana\": "]),
@@ -34,6 +40,11 @@ pub const CASES: &[Case] = &[
         &["error: bad boot argument \"inject=frames\": only the checking"],
     ),
     error_boot("bad-loglevel", "loglevel=loud", &["error: bad boot argument \"loglevel=loud\": "]),
+    error_boot(
+        "bootargs-too-long",
+        LONG,
+        &["error: /chosen: bootargs of 4200 bytes exceeds the limit of 4096"],
+    ),
     error_boot("lowmem-too-small", "lowmem=1M", &["error: lowmem=0x100000: must be at least"]),
     error_boot(
         "unknown-argument",

@@ -134,7 +134,7 @@ fn mutated_trees_are_read_safely_or_rejected() {
         };
         platform.check_initrd(image);
         check_guarantees(&platform);
-        let _ = BootArgs::parse(&platform.bootargs);
+        let _ = platform.bootargs.as_deref().map(BootArgs::parse);
         read += 1;
     }
     assert!(read > TREES / 4, "only {read} of {TREES} trees were accepted");
