@@ -104,7 +104,7 @@ impl TrapFrame {
     }
 }
 
-/// SPSR_EL1.M[4:0] (C5.2.19): execution state, exception level and stack pointer.
+/// `SPSR_EL1.M[4:0]` (C5.2.19): execution state, exception level and stack pointer.
 const MODE: u64 = 0x1f;
 /// [`MODE`] of EL0 in AArch64.
 const EL0: u64 = 0;

@@ -164,7 +164,7 @@ pub const MUTANTS: &[SourceMutant] = &[
         to: "let _ = Self::clear;",
         oracle: test(
             "programs.device_buffer_is_cleared_between_processes",
-            "of the internal buffer is another program's",
+            "of the internal buffer contains data of another program",
         ),
     },
     SourceMutant {
@@ -266,7 +266,7 @@ pub const MUTANTS: &[SourceMutant] = &[
         file: "lib/pagetable/src/root.rs",
         item: "per_cpu_root",
         from: "self.copy_to(m, root);",
-        to: "self.copy_to(m, root);\n        store(&m.entries(root)[288], Descriptor::INVALID);",
+        to: "self.copy_to(m, root);\n        store(&m.entries(TableRef::new(root))[288], Descriptor::INVALID);",
         oracle: test("boot.runs_at_el1", "differs from the kernel's at"),
     },
     SourceMutant {
