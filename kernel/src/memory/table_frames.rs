@@ -95,7 +95,7 @@ pub fn pool_remaining() -> u64 {
     POOL.lock().len() / PAGE_SIZE
 }
 
-/// Frees a frame from [`alloc`].
+/// Frees a frame from [`alloc()`].
 pub fn free(table: TableFrame) {
     IN_USE.fetch_sub(1, Ordering::Relaxed);
     let frame = Chunk::page(Pfn::containing(table.release()));
@@ -109,10 +109,10 @@ pub fn usage() -> (u64, u64) {
     (IN_USE.load(Ordering::Relaxed), PEAK.load(Ordering::Relaxed))
 }
 
-/// The entries of a table from [`alloc`].
+/// The entries of a table from [`alloc()`].
 pub fn entries(table: TableRef<'_>) -> &Entries {
     let address = arch::pointer::to::<Entries>(linear::address_of(table.address()));
-    // SAFETY: not freed while `table` exists, and from [`alloc`], where all frames of this kernel's tables come from:
+    // SAFETY: not freed while `table` exists, and from [`alloc()`], where all frames of this kernel's tables come from:
     // these are aligned frames of lowmem, which the linear map maps permanently; entries are
     // atomics, so concurrent accesses of a table walker and of other CPUs are no data race.
     unsafe { &*address }

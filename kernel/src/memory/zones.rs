@@ -94,7 +94,7 @@ pub fn alloc_for_heap(order: Order, has_room: impl Fn() -> bool) -> Option<Chunk
 }
 
 /// Allocates a chunk of exactly `order` in the preferred zone of `reach` from this CPU's magazine. If there
-/// is none, [`alloc`] may still find one.
+/// is none, [`alloc()`] may still find one.
 #[inline]
 pub fn alloc_cached(order: Order, reach: Reach) -> Option<OwnedChunk> {
     // This path has no fail point: an armed failure is left to `alloc`.

@@ -1,4 +1,4 @@
-//! Attributes of [`alloc`](crate::DmaSpace::alloc).
+//! Attributes of [`alloc()`](crate::DmaSpace::alloc).
 
 use core::fmt;
 

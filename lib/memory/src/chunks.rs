@@ -25,7 +25,7 @@ impl Request {
         Self { frames, largest: Order::MAX, contiguous: false, reach: Reach::ANYWHERE }
     }
 
-    /// The order of the request, if [`alloc`] first tries a single chunk of exactly that size.
+    /// The order of the request, if [`alloc()`] first tries a single chunk of exactly that size.
     #[inline]
     pub const fn one_chunk(&self) -> Option<Order> {
         match Order::fitting(self.frames) {
@@ -81,10 +81,10 @@ pub fn alloc(source: &mut impl FrameSource, request: &Request) -> Result<Frames,
     Ok(frames)
 }
 
-/// [`alloc`] into an existing list: moving a list costs more than a short search.
+/// [`alloc()`] into an existing list: moving a list costs more than a short search.
 ///
 /// # Errors
-/// As [`alloc`]; the list is empty.
+/// As [`alloc()`]; the list is empty.
 pub fn alloc_into(
     source: &mut impl FrameSource,
     request: &Request,
