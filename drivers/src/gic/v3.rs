@@ -154,7 +154,7 @@ impl DistributorV3 {
 /// Disables all SPIs, and clears their pending and active state: an interrupt that an earlier kernel left active is never
 /// signalled again.
 fn disable_spis(registers: &mut MmioWindow) -> Result<(), GicError> {
-    let words = 1..=u64::from(registers.read32(GICD_TYPER) & 0x1f).min(30);
+    let words = 1..=u64::from(registers.read32(GICD_TYPER) & 0x1f);
     words.clone().for_each(|word| registers.write32(ICENABLER + 4 * word, u32::MAX));
     // RWP: an interrupt may be signalled until the disabling is complete (IHI 0069, 12.9.4).
     let deadline = Deadline::in_ns(RWP_TIMEOUT_NS);
@@ -296,6 +296,15 @@ mod tests {
         for id in [IntId::spi(256), IntId::espi(0), IntId::lpi(0)] {
             assert_eq!(gic.enable(id, one), Err(GicError::NotImplemented(id)));
         }
+    }
+
+    #[test]
+    fn state_of_the_last_spis_is_cleared() {
+        let (gicd, region) = (FakeRegisters::new(0x1_0000), FakeRegisters::new(0x2_0000));
+        gicd.set32(0x4, 31);
+        let _ = Gic::v3(gicd.window(), alloc::vec![region.window()]).unwrap();
+        // SPIs 992 to 1019, the last that GICD_TYPER.ITLinesNumber can describe.
+        assert_eq!((gicd.get32(0x2fc), gicd.get32(0x3fc)), (!0, !0), "GICD_ICPENDR31, GICD_ICACTIVER31");
     }
 
     #[test]
