@@ -87,7 +87,7 @@ const VERBS: [Verb; 14] = [
         usage: "[WORD..]",
         about: "injects faults into all self-tests; or into those whose names contain a word",
         arguments: Arguments::Other {
-            help: "  WORD  a part of a self-test's name, such as dma. or program.std",
+            help: "  WORD  a part of a self-test's name, such as dma. or programs.std",
         },
         run: |words| inject::inject(words).map(conclude),
     },
