@@ -20,7 +20,8 @@ pub fn since_interrupt() -> impl Iterator<Item = u64> {
     here().take_while(|&link| link != target::interrupt_return())
 }
 
-/// The address of the interrupted instruction, and the return addresses from there outward; none for a program.
+/// The address of the interrupted instruction, and the return addresses from there outward; none for a
+/// program.
 pub fn from_exception(frame: &TrapFrame) -> impl Iterator<Item = u64> {
     core::iter::once(frame.elr()).chain(walk(frame.caller_record(), target::read))
 }

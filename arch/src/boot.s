@@ -324,8 +324,8 @@ from_el2:
     msr     elr_el2, x30
     eret
 
-// EL2 vectors. There is no hypervisor: an HVC returns NOT_SUPPORTED (DEN 0028, 5.2), and any other instruction
-// that EL2 traps is UNDEFINED at EL1 and EL0. No interrupt is routed to EL2.
+// EL2 vectors. There is no hypervisor: an HVC returns NOT_SUPPORTED (DEN 0028, 5.2), and any other
+// instruction that EL2 traps is UNDEFINED at EL1 and EL0. No interrupt is routed to EL2.
 .balign 2048
 el2_vectors:
 .rept 8
@@ -355,8 +355,8 @@ el2_undefined_e2h:
     forward_undefined 2, S3_5_C4_C0_1, S3_5_C4_C0_0, S3_5_C5_C2_0, S3_5_C12_C0_0
 
 // EL3 vectors of a machine without firmware. The only function (monitor.rs) writes w2 to the Secure register
-// at x1. Other function IDs return NOT_SUPPORTED. Any instruction but SMC that EL3 traps is UNDEFINED at EL1 and
-// EL0: x0 to x2 are those of a program then.
+// at x1. Other function IDs return NOT_SUPPORTED. Any instruction but SMC that EL3 traps is UNDEFINED at EL1
+// and EL0: x0 to x2 are those of a program then.
 .balign 2048
 el3_vectors:
 .rept 8

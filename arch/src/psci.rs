@@ -16,8 +16,9 @@ pub enum Conduit {
 ///
 /// # Safety
 /// `entry` is [`secondary_entry`](crate::boot::secondary_entry). `context` is the address of a
-/// [`SecondaryArgs`](crate::boot::SecondaryArgs) that is cleaned to the point of coherency and stays valid until
-/// the CPU runs. Its root maps the image and the stack and is never freed; stack and index belong to this CPU only.
+/// [`SecondaryArgs`](crate::boot::SecondaryArgs) that is cleaned to the point of coherency and stays valid
+/// until the CPU runs. Its root maps the image and the stack and is never freed; stack and index belong to
+/// this CPU only.
 pub unsafe fn cpu_on(
     conduit: Conduit,
     affinity: u64,

@@ -99,8 +99,8 @@ macro_rules! access {
         /// Writes the register at `offset` bytes. Panics like the read.
         pub fn $write(&mut self, offset: u64, value: $width) {
             let register = self.register::<$width>(offset);
-            // SAFETY: inside the mapping and aligned (`register`); `&mut self` and `new`'s requirements exclude
-            // other writers.
+            // SAFETY: inside the mapping and aligned (`register`); `&mut self` and `new`'s requirements
+            // exclude other writers.
             unsafe { register.write_volatile(value) }
         }
     };

@@ -64,8 +64,8 @@ fn find() -> Option<Uart> {
     let found = addresses.into_iter().find(|&at| {
         // SAFETY: registers of a known machine, not memory.
         let registers = unsafe { boot::map_early_device(at) };
-        // SAFETY: an identification register of a PL011. A machine of the family without one has no device there
-        // on which a read has an effect.
+        // SAFETY: an identification register of a PL011. A machine of the family without one has no device
+        // there on which a read has an effect.
         Pl011::is_present(|offset| unsafe { arch::probe::read_u32(registers + offset) })
     });
     let registers = AddrRange::from_len(found?, PAGE_SIZE)?;

@@ -102,7 +102,8 @@ fn open_gic(gic: &board::GicDescription) -> Result<(Controller, CpuInterface), I
 }
 
 fn window(registers: AddrRange<PhysAddr>) -> Result<MmioWindow, IrqError> {
-    // SAFETY: an interrupt controller by the device tree; the first register of each block is a control register.
+    // SAFETY: an interrupt controller by the device tree; the first register of each block is a control
+    // register.
     let at = unsafe { vmalloc::map_registers(registers) }.map_err(IrqError::Map)?;
     // SAFETY: mapped permanently as Device memory; the registers of an interrupt controller according to the
     // device tree; opened once.

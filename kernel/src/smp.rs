@@ -77,8 +77,8 @@ fn start_one(cpu: &CpuDescription, index: usize) -> Result<(), CpuStartError> {
     STACKS[index].call_once(|| stack);
     let mut page = zones::alloc_zeroed_page().ok_or(CpuStartError::Stack(StackError::OutOfFrames))?;
     write_args(&mut page, args);
-    // SAFETY: `write_args` has cleaned the arguments, which stay until the CPU runs; root, stack and index are this
-    // CPU's, permanently.
+    // SAFETY: `write_args` has cleaned the arguments, which stay until the CPU runs; root, stack and index
+    // are this CPU's, permanently.
     unsafe { release(cpu, page.chunk().start()) }?;
     let deadline = Deadline::in_ns(START_TIMEOUT_NS);
     let online = || {

@@ -16,8 +16,8 @@ const CONFIG: &str = "\
 arm_64bit=1
 kernel=kernel8.img
 initramfs initramfs.cpio followkernel
-# The console, on GPIO 14 and 15 (pins 8 and 10), 115200 8N1. With the Bluetooth modem off it is the PL011; without the
-# overlay it is the mini-UART, which works as well.
+# The console, on GPIO 14 and 15 (pins 8 and 10), 115200 8N1. With the Bluetooth modem off it is
+# the PL011; without the overlay it is the mini-UART, which works as well.
 enable_uart=1
 dtoverlay=disable-bt
 # Raspberry Pi 4: interrupts by the GIC.
@@ -28,8 +28,8 @@ const README: &str = "\
 Tessera for a Raspberry Pi 3 or 4
 =================================
 
-Copy all files of this folder onto the FAT partition that the board boots from, next to the firmware, which is not
-included. The firmware files are in the `boot` folder of github.com/raspberrypi/firmware, on every
+Copy all files of this folder onto the FAT partition that the board boots from, next to the firmware, which
+is not included. The firmware files are in the `boot` folder of github.com/raspberrypi/firmware, on every
 Raspberry Pi OS card, and in Debian's package raspi-firmware (non-free-firmware; its device trees are in
 linux-image-arm64):
 
@@ -37,8 +37,8 @@ linux-image-arm64):
   Raspberry Pi 3  bootcode.bin  start.elf   fixup.dat   bcm2710-rpi-3-b.dtb (or -3-b-plus)
   Raspberry Pi 4  start4.elf    fixup4.dat  bcm2711-rpi-4-b.dtb
 
-Boot arguments are the one line of cmdline.txt; `selftest lowmem=256M` instead runs the self-tests. doc/boards.md has
-the wiring, the expected console output, and what to do without any output.
+Boot arguments are the one line of cmdline.txt; `selftest lowmem=256M` instead runs the self-tests.
+doc/boards.md has the wiring, the expected console output, and what to do without any output.
 ";
 
 /// The boot arguments of a board with 1 GiB or more.

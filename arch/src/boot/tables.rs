@@ -93,8 +93,8 @@ pub unsafe fn map_early_device(pa: PhysAddr) -> KernelVa {
 /// that it is memory.
 ///
 /// # Safety
-/// The early tables are in use. `pa` is the address that the boot loader passed, and nothing writes to the tree
-/// while it is mapped.
+/// The early tables are in use. `pa` is the address that the boot loader passed, and nothing writes to the
+/// tree while it is mapped.
 pub unsafe fn map_early_dtb(pa: PhysAddr) -> Result<AddrRange<KernelVa>, EarlyDtbError> {
     if pa.raw() == 0 || !pa.is_aligned(8) || pa.raw() >> 48 != 0 {
         return Err(EarlyDtbError::NoAddress(pa));

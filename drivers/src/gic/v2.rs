@@ -116,7 +116,8 @@ impl DistributorV2 {
         }
         // SGIs are enabled permanently, where they can be disabled at all.
         self.registers.isenabler[0].set(0xffff);
-        // An earlier kernel may have left an active priority or a large binary point, which hold back interrupts.
+        // An earlier kernel may have left an active priority or a large binary point, which hold back
+        // interrupts.
         self.interface.apr.iter().for_each(|register| register.set(0));
         self.interface.bpr.set(0);
         self.interface.pmr.set(0xff);

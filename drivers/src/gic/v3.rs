@@ -18,7 +18,8 @@ use core::ptr::NonNull;
 /// Size of a redistributor: the frames RD and SGI, twice that with virtual LPIs.
 const FRAMES: u64 = size_of::<GicrSgi>() as u64;
 
-/// Offset of the SGI frame of a redistributor, whose registers for SGIs and PPIs have the offsets of the distributor's.
+/// Offset of the SGI frame of a redistributor, whose registers for SGIs and PPIs have the offsets of the
+/// distributor's.
 const SGI_FRAME: u64 = 0x1_0000;
 /// The limit on the effect of a register write, GICD_CTLR.RWP.
 const RWP_TIMEOUT_NS: u64 = 1_000_000_000;
@@ -151,8 +152,8 @@ impl DistributorV3 {
     }
 }
 
-/// Disables all SPIs, and clears their pending and active state: an interrupt that an earlier kernel left active is never
-/// signalled again.
+/// Disables all SPIs, and clears their pending and active state: an interrupt that an earlier kernel left
+/// active is never signalled again.
 fn disable_spis(registers: &mut MmioWindow) -> Result<(), GicError> {
     let words = 1..=u64::from(registers.read32(GICD_TYPER) & 0x1f);
     words.clone().for_each(|word| registers.write32(ICENABLER + 4 * word, u32::MAX));
@@ -170,16 +171,16 @@ fn clear_state(registers: &mut MmioWindow, frame: u64, word: u64) {
     registers.write32(frame + ICACTIVER + 4 * word, u32::MAX);
 }
 
-/// Resets the state that an earlier kernel may have left in this CPU's interface: with EOImode = 1, a write to
-/// ICC_EOIR1_EL1 does not deactivate the interrupt; with a set bit of an active priorities register or a large
-/// binary point, interrupts of that priority and below are not signalled (IHI 0069, 4.8.1, 4.8.6).
+/// Resets the state that an earlier kernel may have left in this CPU's interface: with EOImode = 1, a write
+/// to ICC_EOIR1_EL1 does not deactivate the interrupt; with a set bit of an active priorities register or a
+/// large binary point, interrupts of that priority and below are not signalled (IHI 0069, 4.8.1, 4.8.6).
 fn reset_cpu_interface() {
     // CBPR, EOImode and PMHE are 0; the other fields are read-only.
     write_icc_ctlr_el1(IccCtlrEl1::empty());
     write_icc_bpr1_el1(IccBpr1El1::empty());
     let priority_bits = read_icc_ctlr_el1().pribits() + 1;
-    // SAFETY: 0 is the reset value: no interrupt is active. IRQs are masked, and none was acknowledged on this CPU since the
-    // kernel started. The registers from 1 on exist with 6 and 7 priority bits.
+    // SAFETY: 0 is the reset value: no interrupt is active. IRQs are masked, and none was acknowledged on
+    // this CPU since the kernel started. The registers from 1 on exist with 6 and 7 priority bits.
     unsafe {
         write_icc_ap1r0_el1(IccAp1r0El1::empty());
         if priority_bits >= 6 {

@@ -62,8 +62,8 @@ impl PinnedTable {
         }
     }
 
-    /// [`PinnedTable::map`] of a single run with bits from [`PinnedTable::bits`]: saves a streaming mapping the encoding of
-    /// the descriptor and the loop over chunks.
+    /// [`PinnedTable::map`] of a single run with bits from [`PinnedTable::bits`]: saves a streaming mapping
+    /// the encoding of the descriptor and the loop over chunks.
     ///
     /// # Errors
     /// [`MapError::OutputTooLarge`]; nothing is mapped.

@@ -168,8 +168,8 @@ impl PciProbe<'_> {
     pub fn map_bar(&self, bar: u8) -> Result<AddrRange<KernelVa>, ProbeError> {
         let found = self.function.bars.get(usize::from(bar)).copied().flatten();
         let registers = found.and_then(|found| found.registers).ok_or(ProbeError::NoBar(bar))?;
-        // SAFETY: this function's BAR, passed to its driver. Devices whose first register has a read side effect
-        // have no driver here.
+        // SAFETY: this function's BAR, passed to its driver. Devices whose first register has a read side
+        // effect have no driver here.
         unsafe { vmalloc::map_registers(registers) }.map_err(ProbeError::Map)
     }
 

@@ -136,8 +136,8 @@ impl Domain {
 
     /// The fast path of [`Domain::map`] for one run of write-back memory, at most
     /// [`SmallMappings::MAX_BYTES`]. `None` if the slow path must be taken, which also determines the error,
-    /// if any. Read-only for the devices unless `is_written`. Saves 177 of 386 instructions of a `map_single` of
-    /// 4 KiB.
+    /// if any. Read-only for the devices unless `is_written`. Saves 177 of 386 instructions of a `map_single`
+    /// of 4 KiB.
     #[inline]
     pub(super) fn map_run(
         &self,

@@ -112,8 +112,8 @@ pub fn usage() -> (u64, u64) {
 /// The entries of a table from [`alloc()`].
 pub fn entries(table: TableRef<'_>) -> &Entries {
     let address = arch::pointer::to::<Entries>(linear::address_of(table.address()));
-    // SAFETY: not freed while `table` exists, and from [`alloc()`], where all frames of this kernel's tables come from:
-    // these are aligned frames of lowmem, which the linear map maps permanently; entries are
+    // SAFETY: not freed while `table` exists, and from [`alloc()`], where all frames of this kernel's tables
+    // come from: these are aligned frames of lowmem, which the linear map maps permanently; entries are
     // atomics, so concurrent accesses of a table walker and of other CPUs are no data race.
     unsafe { &*address }
 }

@@ -341,8 +341,8 @@ fn pick_next(scheduler: &mut Scheduler, local: &mut CpuState) -> Option<(*mut Co
 fn switch_user(from: Option<&dyn UserThread>, to: Option<&dyn UserThread>) {
     if let Some(from) = from {
         from.save();
-        // EL0 may execute cache maintenance, and only a DSB of the same CPU completes it (DDI 0487, D7.5): the
-        // thread may continue on another CPU.
+        // EL0 may execute cache maintenance, and only a DSB of the same CPU completes it (DDI 0487, D7.5):
+        // the thread may continue on another CPU.
         arch::barrier::dsb_ish();
     }
     match to {

@@ -8,8 +8,8 @@ use arch::exception::{Origin, TrapFrame, Vector};
 
 pub use user::exception as user_exception;
 
-/// Handles a synchronous exception from the kernel: restarts a memory copy or set instruction (FEAT_MOPS) that the
-/// thread started on another CPU, or fails the user copy that faulted. Panics on any other.
+/// Handles a synchronous exception from the kernel: restarts a memory copy or set instruction (FEAT_MOPS)
+/// that the thread started on another CPU, or fails the user copy that faulted. Panics on any other.
 pub fn kernel_exception(frame: &mut TrapFrame) {
     if !frame.restart() && !arch::user_copy::fixup(frame) {
         panic::report_trap(&format_args!("{} in the kernel", frame.syndrome()), frame)

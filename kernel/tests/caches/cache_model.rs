@@ -1,12 +1,12 @@
-//! Cache model: a CPU with adversarial caches, a page-table walker and a TLB, and RAM that a non-coherent device accesses
-//! directly.
+//! Cache model: a CPU with adversarial caches, a page-table walker and a TLB, and RAM that a non-coherent
+//! device accesses directly.
 //!
-//! RAM exists twice: memory, which the device reads and writes, and the CPU's view of it. A line is *cached* from the
-//! first cacheable access, or at any moment while a cacheable mapping of it exists (speculation); it is *dirty* after a
-//! CPU store. A dirty line may be written back, whole, at any moment; a clean line may be discarded at any moment.
-//! Addresses are translated through the kernel's own tables, walked here independently from the bits in the manual, and
-//! through cached TLB entries. Two mappings of a page with different memory types, and a non-cacheable access to a cached
-//! line, are errors.
+//! RAM exists twice: memory, which the device reads and writes, and the CPU's view of it. A line is *cached*
+//! from the first cacheable access, or at any moment while a cacheable mapping of it exists (speculation); it
+//! is *dirty* after a CPU store. A dirty line may be written back, whole, at any moment; a clean line may be
+//! discarded at any moment. Addresses are translated through the kernel's own tables, walked here
+//! independently from the bits in the manual, and through cached TLB entries. Two mappings of a page with
+//! different memory types, and a non-cacheable access to a cached line, are errors.
 
 use addr::{AddrRange, KernelVa, PAGE_SIZE, PhysAddr};
 use arch::boot::LINEAR_BASE;

@@ -1,5 +1,5 @@
-//! Cache maintenance: the kernel's memory management and DMA core run on a cache model with a device that does not snoop
-//! the CPU caches.
+//! Cache maintenance: the kernel's memory management and DMA core run on a cache model with a device that
+//! does not snoop the CPU caches.
 
 mod cache_model;
 mod misuse;

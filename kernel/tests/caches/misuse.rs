@@ -1,5 +1,5 @@
-//! Invalid streaming mappings: each misuse that compiles (`dma_api::misuse`) is rejected with its own error, and the memory
-//! is returned.
+//! Invalid streaming mappings: each misuse that compiles (`dma_api::misuse`) is rejected with its own error,
+//! and the memory is returned.
 
 use super::cache_model::RAM;
 use addr::{PAGE_SIZE, PhysAddr};

@@ -1,5 +1,5 @@
-//! Random workloads of buffers and streaming mappings: each read by the device or the CPU must return the last write, and
-//! never data of an earlier owner.
+//! Random workloads of buffers and streaming mappings: each read by the device or the CPU must return the
+//! last write, and never data of an earlier owner.
 
 use super::cache_model::{CacheModel, LINE, Line, RAM, RAM_BYTES};
 use addr::{AddrRange, Address, Chunk, KernelVa, PAGE_SIZE, PhysAddr};

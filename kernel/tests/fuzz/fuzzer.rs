@@ -1,5 +1,5 @@
-//! A mutation-based fuzzer. An input with a new outcome is added to the corpus: the outcome takes the place of the coverage
-//! feedback of fuzzers that instrument the code.
+//! A mutation-based fuzzer. An input with a new outcome is added to the corpus: the outcome takes the place
+//! of the coverage feedback of fuzzers that instrument the code.
 
 use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -86,8 +86,8 @@ pub struct FuzzStatistics {
     pub outcomes: usize,
 }
 
-/// Runs `target` on `seeds` and on mutations of them for `time`. Panics with the input if the target panics or exceeds the
-/// time limit.
+/// Runs `target` on `seeds` and on mutations of them for `time`. Panics with the input if the target panics
+/// or exceeds the time limit.
 pub fn fuzz(target: FuzzTarget, seeds: Vec<Vec<u8>>, seed: u64, time: Duration) -> FuzzStatistics {
     let mut seen: HashSet<u64> = seeds.iter().map(|input| outcome(target, input)).collect();
     let (mut corpus, mut inputs) = (seeds, 0);

@@ -1,5 +1,5 @@
-//! Kernel memory on the host, one instance per process: the linear map is resolved by arithmetic until the kernel's tables
-//! exist, then all addresses are translated through these tables.
+//! Kernel memory on the host, one instance per process: the linear map is resolved by arithmetic until the
+//! kernel's tables exist, then all addresses are translated through these tables.
 
 use addr::{AddrRange, KernelVa, PAGE_SIZE, PhysAddr};
 use arch::boot::{BootInfo, LINEAR_BASE};
@@ -64,7 +64,8 @@ fn address_of(va: KernelVa) -> u64 {
     host.pointer(host.walk(va.raw()))
 }
 
-/// Initializes the kernel on first use, and sets up the calling thread. Only one thread at a time may use the kernel.
+/// Initializes the kernel on first use, and sets up the calling thread. Only one thread at a time may use the
+/// kernel.
 pub fn boot(archive: &'static [u8]) {
     static BOOTED: OnceLock<()> = OnceLock::new();
     arch::fake::map_memory(address_of);

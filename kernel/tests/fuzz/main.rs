@@ -1,5 +1,5 @@
-//! Fuzz tests of all parsers of untrusted input: an error is a valid outcome, a panic or a hang is a failure. Each target
-//! runs for a second in `cargo test` and for a minute in `make fuzz`.
+//! Fuzz tests of all parsers of untrusted input: an error is a valid outcome, a panic or a hang is a failure.
+//! Each target runs for a second in `cargo test` and for a minute in `make fuzz`.
 
 mod fuzzer;
 mod host_memory;

@@ -83,7 +83,8 @@ fn uncached() -> Vec<Vec<u8>> {
     parts
 }
 
-/// The program's initial memory: a path, an allocation request of three pages, and an I/O vector with one element.
+/// The program's initial memory: a path, an allocation request of three pages, and an I/O vector with one
+/// element.
 fn memory(path: &str) -> Vec<u8> {
     let mut memory = vec![0; BYTES];
     memory[..path.len()].copy_from_slice(path.as_bytes());

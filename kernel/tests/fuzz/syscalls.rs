@@ -1,8 +1,8 @@
-//! System calls and ioctls on a kernel with memory management and DMA core on the host. Calls that block need a scheduler
-//! and are fuzzed on the target (`user/probe`).
+//! System calls and ioctls on a kernel with memory management and DMA core on the host. Calls that block need
+//! a scheduler and are fuzzed on the target (`user/probe`).
 //!
-//! An input consists of the program's initial memory and of calls: one byte for the number and three bytes for each of six
-//! arguments.
+//! An input consists of the program's initial memory and of calls: one byte for the number and three bytes
+//! for each of six arguments.
 
 use super::host_memory;
 use abi::Syscall;

@@ -108,7 +108,8 @@ pub fn records() -> Vec<Vec<u8>> {
     (0..=0x24).map(|kind| [&[kind, 0, 0, 0, 8, 0, 0, 0], &[0x5a; 24][..]].concat()).collect()
 }
 
-/// A host bridge with configuration space from the input: 256 bytes per function, four functions per bus, all writable.
+/// A host bridge with configuration space from the input: 256 bytes per function, four functions per bus, all
+/// writable.
 struct FakeConfigSpace(Vec<u8>);
 
 impl FakeConfigSpace {

@@ -53,8 +53,8 @@ pub struct RangeAllocator<A> {
     recent: Vec<(A, A)>,
 }
 
-/// The capacity of the cache of recently freed ranges. Not a [`Magazine`](crate::Magazine), which has one stack
-/// per order: ranges have any length, and the oldest is merged when another is freed.
+/// The capacity of the cache of recently freed ranges. Not a [`Magazine`](crate::Magazine), which has one
+/// stack per order: ranges have any length, and the oldest is merged when another is freed.
 const RECENT: usize = 8;
 
 /// The number of holes tried in a class, lowest first, before the next larger class.

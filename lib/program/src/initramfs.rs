@@ -169,7 +169,8 @@ impl<'a, D> Initramfs<'a, D> {
         }
     }
 
-    /// Adds a hard link to the file `id` at `path`. If this name has the content, it becomes that of the file.
+    /// Adds a hard link to the file `id` at `path`. If this name has the content, it becomes that of the
+    /// file.
     fn link(&mut self, path: &[u8], id: NodeId, data: &'a [u8]) -> Result<(), Errno> {
         let (parent, name) = self.parent_of(path)?.ok_or(Errno::EISDIR)?;
         let entries = self.entries(parent)?;

@@ -2,8 +2,8 @@
 
 use crate::result::{ProbeResult, ensure};
 
-/// Computes a pointer authentication code, with the arguments of the secure monitor in x0 to x2: a trap handler
-/// that does not check the exception class writes to memory instead. Requires FEAT_PAuth.
+/// Computes a pointer authentication code, with the arguments of the secure monitor in x0 to x2: a trap
+/// handler that does not check the exception class writes to memory instead. Requires FEAT_PAuth.
 pub fn generic_code(_: &[String]) -> ProbeResult {
     let code = pacga();
     ensure(code & 0xffff_ffff == 0, || format!("PACGA returned {code:#x}"))

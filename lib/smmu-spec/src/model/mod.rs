@@ -162,8 +162,8 @@ impl<R: RegisterFile, M: PhysicalMemory> SmmuModel<R, M> {
         }
     }
 
-    /// Performs an ATS Translated transaction of `stream`. Without CR0.ATSCHK it is not checked at all (IHI 0070,
-    /// 3.9.1 and 6.3.9); with it, STE.EATS = 0 forbids it (7.3.8).
+    /// Performs an ATS Translated transaction of `stream`. Without CR0.ATSCHK it is not checked at all (IHI
+    /// 0070, 3.9.1 and 6.3.9); with it, STE.EATS = 0 forbids it (7.3.8).
     pub fn access_translated(
         &mut self,
         stream: StreamId,

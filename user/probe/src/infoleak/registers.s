@@ -36,7 +36,8 @@
     msr     \name, x1
 .endm
 
-// Stores all registers, with x0 = Registers and the original x0 and x1 on the stack. Pops them; clobbers x1 to x3.
+// Stores all registers, with x0 = Registers and the original x0 and x1 on the stack. Pops them; clobbers x1
+// to x3.
 .macro store_all
     each_x  str
     ldp     x2, x3, [sp], #16
