@@ -14,6 +14,8 @@ mod command;
 mod counts;
 mod disk;
 mod dma_left_running;
+#[cfg(test)]
+mod documents;
 mod dtb;
 mod el3_wrapper;
 mod elf_file;
