@@ -138,12 +138,20 @@ impl Device {
         self.faults.unblock(|| self.attach()).unwrap_or(Err(DmaError::IommuRefused))
     }
 
+    /// Attaches the stream. After an attach or a detach that failed it may still count as attached.
     fn attach(&self) -> Result<(), DmaError> {
+        self.detach()?;
         self.stream().map_or(Ok(()), |stream| self.domain.attach(stream))
     }
 
+    /// Detaches the stream unless it is detached.
     fn detach(&self) -> Result<(), DmaError> {
-        self.stream().map_or(Ok(()), |stream| self.domain.detach(stream))
+        let Some(stream) = self.stream() else { return Ok(()) };
+        match self.domain.detach(stream) {
+            // Not attached: the stream belongs to this device, so no other domain has attached it.
+            Err(DmaError::IommuRefused) => Ok(()),
+            result => result,
+        }
     }
 
     /// Returns the faults that the SMMU recorded since the device was armed.
@@ -174,12 +182,14 @@ impl Device {
     }
 
     /// Returns the generation of the arming; `None` unless the device is armed. If it is the same before and
-    /// after an operation, [`Device::total_faults`] includes every transaction that was aborted in between.
+    /// after an operation, the device was attached to its domain all the time in between, and the SMMU
+    /// aborted none of its accesses to memory that stayed mapped, whether or not events were lost.
     pub fn arm_generation(&self) -> Option<u64> {
         self.faults.arm_generation()
     }
 
-    /// Returns whether the SMMU aborts its transactions because of its faults.
+    /// Returns whether only [`rearm`](Self::rearm) makes the device usable: the SMMU aborts its transactions
+    /// because of its faults, or did not confirm that it does.
     pub fn is_quarantined(&self) -> bool {
         self.faults.is_quarantined()
     }
@@ -194,10 +204,8 @@ impl Device {
     pub fn rearm(&self) -> Result<(), DmaError> {
         if self.is_quarantined() {
             sched::sleep_until(self.faults.earliest_rearm()).map_err(|_| DmaError::IommuRefused)?;
-            // Events of earlier transactions must not count as new faults.
-            self.smmu().into_iter().for_each(Smmu::service);
         }
-        self.faults.rearm(|| self.attach())
+        self.faults.rearm(|| self.smmu().into_iter().for_each(Smmu::service), || self.attach())
     }
 
     /// Returns the memory type of a coherent buffer of the device.
@@ -230,10 +238,7 @@ impl Drop for Device {
         let Some((smmu, stream)) = self.stream else { return };
         fault::unregister(smmu, stream);
         debug::device_removed(smmu.stream_key(stream));
-        if self.faults.is_detached() {
-            return;
-        }
-        if let Err(error) = self.domain.detach(stream) {
+        if let Err(error) = self.detach() {
             log::error!("{}: {error}", self.name);
         }
     }

@@ -11,8 +11,9 @@
 //!    +---------------------------------------------------------------------+ driver: rearm
 //! ```
 //!
-//! During a change of the stream table entry the state is "transitioning". A failed detach leads to armed, a
-//! failed attach back to the previous state.
+//! During a change of the stream table entry the state is "transitioning". A failed attach leads back to the
+//! previous state. A failed detach leads to "detach failed", from where the limit, the driver's block and its
+//! rearm lead as if from armed or quarantined.
 
 use crate::sched::Nanoseconds;
 use crate::sync::SpinLock;
@@ -34,6 +35,9 @@ const TRANSITIONING: u8 = 2;
 const QUARANTINED: u8 = 3;
 /// The SMMU aborts the device's transactions on its driver's request.
 const BLOCKED: u8 = 4;
+/// A detach failed. The stream table entry aborts, but the SMMU may use its cached copy for any time, and
+/// aborts without an event afterwards.
+const DETACH_FAILED: u8 = 5;
 
 /// The faults of one device, and its state.
 pub struct FaultState {
@@ -87,19 +91,19 @@ impl FaultState {
         self.limit.store(limit.max(1), Relaxed);
     }
 
+    /// Returns whether only a rearm makes the device usable: it is quarantined, or a detach failed.
     pub fn is_quarantined(&self) -> bool {
-        self.state.load(Acquire) == QUARANTINED
+        matches!(self.state.load(Acquire), QUARANTINED | DETACH_FAILED)
     }
 
     /// Returns the generation of the arming; `None` unless the device is armed. If it is the same before and
-    /// after an operation, the SMMU aborted no transaction in between without an event.
+    /// after an operation, the stream was attached all the time in between.
     pub fn arm_generation(&self) -> Option<u64> {
-        (self.state.load(Acquire) == ARMED).then(|| self.generation.load(Relaxed))
-    }
-
-    /// Returns whether the SMMU aborts the device's transactions, for either reason.
-    pub fn is_detached(&self) -> bool {
-        matches!(self.state.load(Acquire), QUARANTINED | BLOCKED)
+        // The caller has seen the end of the operation in a register of the device or in memory: that load
+        // must precede the loads below.
+        arch::barrier::dmb_oshld();
+        // Acquire, both: the operation starts after them.
+        (self.state.load(Acquire) == ARMED).then(|| self.generation.load(Acquire))
     }
 
     /// Returns the earliest time of a rearm.
@@ -107,15 +111,15 @@ impl FaultState {
         self.earliest_rearm.load(Relaxed)
     }
 
-    /// Requests the quarantine of an armed device, regardless of its limit, until `until` at least. Returns
-    /// whether this changed the state.
+    /// Requests the quarantine of a device that may do DMA, regardless of its limit, until `until` at least.
+    /// Returns whether this changed the state.
     pub fn quarantine_until(&self, until: Nanoseconds) -> bool {
-        if self.state.load(Acquire) != ARMED {
+        if !matches!(self.state.load(Acquire), ARMED | DETACH_FAILED) {
             return false;
         }
         // Before the state that a reader of `earliest_rearm` waits for.
         self.earliest_rearm.store(until, Relaxed);
-        self.change(ARMED, QUARANTINE_PENDING)
+        self.request_quarantine()
     }
 
     /// Counts a fault. Returns whether it reached the limit.
@@ -125,7 +129,11 @@ impl FaultState {
         if count == 1 {
             *self.first.lock() = Some(event);
         }
-        count >= self.limit.load(Relaxed) && self.change(ARMED, QUARANTINE_PENDING)
+        count >= self.limit.load(Relaxed) && self.request_quarantine()
+    }
+
+    fn request_quarantine(&self) -> bool {
+        self.change(ARMED, QUARANTINE_PENDING) || self.change(DETACH_FAILED, QUARANTINE_PENDING)
     }
 
     pub fn is_pending(&self) -> bool {
@@ -136,36 +144,40 @@ impl FaultState {
         self.state.compare_exchange(from, to, AcqRel, Relaxed).is_ok()
     }
 
-    /// Runs `detach` if a quarantine is pending. After an error of `detach` the device is armed, and the next
-    /// quarantine needs as many faults again. `None` if none was pending.
+    /// Runs `detach` if a quarantine is pending. After an error of `detach` the next quarantine needs as many
+    /// faults again. `None` if none was pending.
     pub fn quarantine<E>(&self, detach: impl FnOnce() -> Result<(), E>) -> Option<Result<(), E>> {
         self.change(QUARANTINE_PENDING, TRANSITIONING).then(|| {
             let result = detach();
-            self.settle(if result.is_ok() { QUARANTINED } else { ARMED });
+            if result.is_err() {
+                self.reset_count();
+            }
+            self.enter(if result.is_ok() { QUARANTINED } else { DETACH_FAILED });
             result
         })
     }
 
-    fn settle(&self, state: u8) {
-        if state == ARMED {
-            self.total_when_armed.store(self.total(), Relaxed);
-            *self.first.lock() = None;
-        }
-        self.enter(state);
+    fn reset_count(&self) {
+        self.total_when_armed.store(self.total(), Relaxed);
+        *self.first.lock() = None;
     }
 
     /// Ends a transition.
     fn enter(&self, state: u8) {
-        self.generation.fetch_add(u64::from(state == ARMED), Relaxed);
+        // Released and before the state: both a reader of the new generation and one of the new state observe
+        // the attach, and the latter the new generation.
+        self.generation.fetch_add(u64::from(state == ARMED), Release);
         self.state.store(state, Release);
     }
 
     /// Runs `detach` for a driver; a pending quarantine becomes a block. `None` if the device is blocked,
     /// quarantined or in a transition.
     pub fn block<E>(&self, detach: impl FnOnce() -> Result<(), E>) -> Option<Result<(), E>> {
-        (self.change(ARMED, TRANSITIONING) || self.change(QUARANTINE_PENDING, TRANSITIONING)).then(|| {
+        // A pending quarantine last: the two other states lead there.
+        let may_do_dma = [ARMED, DETACH_FAILED, QUARANTINE_PENDING];
+        may_do_dma.into_iter().any(|from| self.change(from, TRANSITIONING)).then(|| {
             let result = detach();
-            self.enter(if result.is_ok() { BLOCKED } else { ARMED });
+            self.enter(if result.is_ok() { BLOCKED } else { DETACH_FAILED });
             result
         })
     }
@@ -179,13 +191,19 @@ impl FaultState {
         })
     }
 
-    /// Runs `attach` if the device is quarantined, and resets the fault count.
-    pub fn rearm<E>(&self, attach: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
-        if !self.change(QUARANTINED, TRANSITIONING) {
+    /// Runs `service` and `attach` if the device is quarantined or its detach failed, and resets the fault
+    /// count. `service` counts the events of earlier transactions, which must not count as new faults.
+    pub fn rearm<E>(&self, service: impl FnOnce(), attach: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
+        let from = [QUARANTINED, DETACH_FAILED];
+        let Some(from) = from.into_iter().find(|&from| self.change(from, TRANSITIONING)) else {
             return Ok(());
-        }
+        };
+        service();
         let result = attach();
-        self.settle(if result.is_ok() { ARMED } else { QUARANTINED });
+        if result.is_ok() {
+            self.reset_count();
+        }
+        self.enter(if result.is_ok() { ARMED } else { from });
         result
     }
 }
@@ -202,6 +220,11 @@ mod tests {
         Ok(())
     }
 
+    /// A rearm without pending events.
+    fn rearm<E>(faults: &FaultState, attach: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
+        faults.rearm(|| {}, attach)
+    }
+
     #[test]
     fn generation_changes_when_transactions_may_have_been_aborted() {
         let faults = FaultState::default();
@@ -215,12 +238,50 @@ mod tests {
             done()
         });
         assert_eq!(faults.arm_generation(), None);
-        faults.rearm(done).unwrap();
+        rearm(&faults, done).unwrap();
         assert!(faults.arm_generation().is_some() && faults.arm_generation() != before);
         let again = faults.arm_generation();
         assert_eq!((faults.block(done), faults.arm_generation()), (Some(Ok(())), None));
         assert_eq!(faults.unblock(done), Some(Ok(())));
         assert!(faults.arm_generation().is_some() && faults.arm_generation() != again);
+    }
+
+    /// After a failed detach the entry in memory aborts: with the SMMU's next fetch of it, without an event.
+    #[test]
+    fn device_has_no_generation_from_a_failed_detach_to_the_next_attach() {
+        let faults = FaultState::default();
+        faults.set_limit(1);
+        assert!(faults.add(event(0)));
+        assert_eq!(faults.quarantine(|| Err("no answer")), Some(Err("no answer")));
+        assert_eq!((faults.arm_generation(), faults.is_quarantined()), (None, true));
+        assert_eq!(rearm(&faults, || Err("no answer")), Err("no answer"));
+        assert_eq!(faults.arm_generation(), None);
+        rearm(&faults, done).unwrap();
+        let armed = faults.arm_generation();
+        assert!(armed.is_some() && !faults.is_quarantined());
+        assert_eq!(faults.block(|| Err("no answer")), Some(Err("no answer")));
+        assert_eq!((faults.arm_generation(), faults.unblock(done)), (None, None));
+        assert_eq!((faults.block(done), faults.unblock(done)), (Some(Ok(())), Some(Ok(()))));
+        assert!(faults.arm_generation().is_some() && faults.arm_generation() != armed);
+    }
+
+    #[test]
+    fn generation_is_read_after_the_end_of_the_operation_was_seen() {
+        arch::fake::take();
+        FaultState::default().arm_generation();
+        assert_eq!(arch::fake::take(), [arch::fake::Instruction::Barrier("dmb_oshld")]);
+    }
+
+    #[test]
+    fn rearm_counts_pending_events_before_it_attaches() {
+        let faults = FaultState::default();
+        faults.set_limit(1);
+        assert!(faults.add(event(0)));
+        assert_eq!(faults.quarantine(done), Some(Ok(())));
+        let pending = || assert!(!faults.add(event(1)), "still quarantined");
+        let attach = || if faults.total() == 2 { done() } else { Err(()) };
+        faults.rearm(pending, attach).unwrap();
+        assert_eq!((faults.count(), faults.is_pending()), (0, false));
     }
 
     #[test]
@@ -234,7 +295,7 @@ mod tests {
         assert_eq!(faults.quarantine(done), Some(Ok(())));
         assert_eq!(faults.quarantine(done), None, "already quarantined");
         assert!(faults.is_quarantined() && !faults.add(event(0)));
-        faults.rearm(done).unwrap();
+        rearm(&faults, done).unwrap();
         assert_eq!((faults.is_quarantined(), faults.count()), (false, 0));
         assert_eq!(faults.quarantine(done), None, "below the limit");
     }
@@ -255,8 +316,9 @@ mod tests {
         faults.set_limit(2);
         assert!(!faults.add(event(0)) && faults.add(event(0)));
         assert_eq!(faults.quarantine(|| Err("no answer")), Some(Err("no answer")));
-        assert_eq!((faults.is_quarantined(), faults.count()), (false, 0));
+        assert_eq!((faults.is_quarantined(), faults.count()), (true, 0));
         assert!(!faults.add(event(0)) && faults.add(event(0)));
+        assert_eq!(faults.quarantine(done), Some(Ok(())));
     }
 
     #[test]
@@ -267,7 +329,7 @@ mod tests {
         assert!(!faults.add(event(1)) && faults.add(event(2)));
         assert_eq!((faults.first(), faults.quarantine(done)), (Some(event(1)), Some(Ok(()))));
         assert_eq!(faults.first(), Some(event(1)), "kept until the rearm");
-        faults.rearm(done).unwrap();
+        rearm(&faults, done).unwrap();
         assert_eq!(faults.first(), None);
         faults.add(event(3));
         assert_eq!(faults.first(), Some(event(3)));
@@ -279,14 +341,14 @@ mod tests {
         faults.set_limit(2);
         assert_eq!((faults.unblock(done), faults.add(event(0))), (None, false), "never blocked");
         assert_eq!((faults.block(done), faults.block(done)), (Some(Ok(())), None));
-        assert!(faults.is_detached() && !faults.is_quarantined());
-        faults.rearm(|| -> Result<(), &str> { panic!("not quarantined") }).unwrap();
+        assert!(faults.arm_generation().is_none() && !faults.is_quarantined());
+        rearm(&faults, || -> Result<(), &str> { panic!("not quarantined") }).unwrap();
         assert_eq!((faults.unblock(done), faults.count()), (Some(Ok(())), 1));
         assert!(faults.add(event(0)), "second fault since arming");
         assert_eq!(faults.quarantine(done), Some(Ok(())));
         assert_eq!((faults.block(done), faults.unblock(done)), (None, None));
         assert!(faults.is_quarantined());
-        faults.rearm(done).unwrap();
+        rearm(&faults, done).unwrap();
         assert_eq!((faults.count(), faults.total()), (0, 2));
     }
 
@@ -296,11 +358,11 @@ mod tests {
         faults.set_limit(1);
         assert!(faults.add(event(0)));
         assert_eq!(faults.block(|| Err("no answer")), Some(Err("no answer")));
-        assert!(!faults.is_detached() && faults.add(event(0)), "the next fault reaches the limit again");
+        assert!(faults.add(event(0)), "the next fault reaches the limit again");
         assert_eq!(faults.block(done), Some(Ok(())));
         assert_eq!(faults.quarantine(done), None, "already blocked");
         assert_eq!(faults.unblock(|| Err("no answer")), Some(Err("no answer")));
-        assert_eq!((faults.is_detached(), faults.unblock(done)), (true, Some(Ok(()))));
+        assert_eq!((faults.arm_generation(), faults.unblock(done)), (None, Some(Ok(()))));
     }
 
     #[test]
@@ -309,10 +371,10 @@ mod tests {
         faults.set_limit(1);
         assert!(faults.add(event(0)));
         assert_eq!(faults.quarantine(done), Some(Ok(())));
-        assert_eq!(faults.rearm(|| Err("no answer")), Err("no answer"));
+        assert_eq!(rearm(&faults, || Err("no answer")), Err("no answer"));
         assert!(faults.is_quarantined());
-        assert_eq!(faults.rearm(|| Ok::<_, &str>(())), Ok(()));
-        faults.rearm(|| -> Result<(), &str> { panic!("already armed") }).unwrap();
+        assert_eq!(rearm(&faults, || Ok::<_, &str>(())), Ok(()));
+        rearm(&faults, || -> Result<(), &str> { panic!("already armed") }).unwrap();
     }
 }
 
@@ -321,7 +383,7 @@ mod tests {
 mod loom {
     use super::*;
     use ::loom::cell::UnsafeCell;
-    use ::loom::sync::Arc;
+    use ::loom::sync::{Arc, Mutex};
     use ::loom::thread;
 
     /// The stream table entry: attached or not. Changed by one thread at a time, visible to the next.
@@ -352,7 +414,7 @@ mod loom {
                 && self.faults.quarantine(|| self.attached.attach(false)).is_some()
         }
         fn rearm(&self) {
-            self.faults.rearm(|| self.attached.attach(true)).unwrap();
+            self.faults.rearm(|| {}, || self.attached.attach(true)).unwrap();
         }
         fn block(&self) -> bool {
             self.faults.block(|| self.attached.attach(false)).is_some()
@@ -366,7 +428,7 @@ mod loom {
                 // SAFETY: all threads have ended.
                 unsafe { *now }
             });
-            assert_eq!(attached, !self.faults.is_detached());
+            assert_eq!(attached, self.faults.arm_generation().is_some());
         }
     }
 
@@ -408,6 +470,73 @@ mod loom {
             let quarantined = other.join().unwrap();
             assert_eq!(blocked, unblocked, "only the driver ends its block");
             assert_eq!(quarantined, shared.faults.is_quarantined());
+            shared.check();
+        });
+    }
+
+    /// A driver compares the generation before and after a transaction, which the SMMU may abort.
+    #[test]
+    fn loom_generation_changes_with_every_aborted_transaction() {
+        ::loom::model(|| {
+            let faults = Arc::new(FaultState::default());
+            faults.set_limit(1);
+            // The entry as the SMMU uses it. A CMD_SYNC orders its change, the device's completion its use.
+            let entry = Arc::new(AtomicU8::new(1));
+            let other = (faults.clone(), entry.clone());
+            let set = |entry: &AtomicU8, attached| {
+                entry.store(attached, Release);
+                Ok::<_, ()>(())
+            };
+            let other = thread::spawn(move || {
+                let (faults, entry) = other;
+                assert!(faults.add(super::tests::event(0)));
+                faults.quarantine(|| set(&entry, 0)).unwrap().unwrap();
+                faults.rearm(|| {}, || set(&entry, 1)).unwrap();
+            });
+            let before = faults.arm_generation();
+            let aborted = entry.load(Acquire) == 0;
+            let after = faults.arm_generation();
+            assert!(!aborted || before.is_none() || before != after, "{before:?}, but aborted");
+            other.join().unwrap();
+            assert_eq!(faults.arm_generation(), Some(1));
+        });
+    }
+
+    /// A thread that observes the quarantine after an overflow observes its minimum end.
+    #[test]
+    fn loom_quarantine_is_seen_with_its_earliest_rearm() {
+        ::loom::model(|| {
+            let faults = Arc::new(FaultState::default());
+            let other = faults.clone();
+            let other = thread::spawn(move || assert!(other.quarantine_until(50)));
+            faults.quarantine(|| Ok::<_, ()>(()));
+            if faults.is_quarantined() || faults.is_pending() {
+                assert_eq!(faults.earliest_rearm(), 50);
+            }
+            other.join().unwrap();
+        });
+    }
+
+    /// The event of an earlier transaction is still in the queue, which an interrupt handler drains meanwhile.
+    #[test]
+    fn loom_event_of_an_earlier_transaction_does_not_count_after_a_rearm() {
+        ::loom::model(|| {
+            let shared = shared(1);
+            assert!(shared.fault());
+            let queue = Arc::new(Mutex::new(1));
+            let other = (shared.clone(), queue.clone());
+            let drain = |shared: &Shared, queue: &Mutex<u32>| {
+                let mut events = queue.lock().unwrap();
+                while *events > 0 {
+                    *events -= 1;
+                    shared.faults.add(super::tests::event(0));
+                }
+            };
+            let other = thread::spawn(move || drain(&other.0, &other.1));
+            let attach = || shared.attached.attach(true);
+            shared.faults.rearm(|| drain(&shared, &queue), attach).unwrap();
+            other.join().unwrap();
+            assert_eq!((shared.faults.count(), shared.faults.arm_generation()), (0, Some(1)));
             shared.check();
         });
     }
