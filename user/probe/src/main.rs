@@ -11,10 +11,12 @@ use crate::result::{ProbeResult, ensure};
 
 mod background;
 mod bad_pointers;
+mod borders;
 mod device;
 mod exhaust;
 mod fatal;
 mod files;
+mod futexes;
 mod fuzz;
 mod huge_lengths;
 mod infoleak;
@@ -61,12 +63,19 @@ const PROBES: &[Probe] = &[
     ("buffer-size", Expectation::Pass, memory::buffer_size),
     ("view-outlives-fd", Expectation::Pass, memory::view_outlives_descriptor),
     ("munmap-parts", Expectation::Pass, pages::unmap_parts),
+    ("munmap-range", Expectation::Pass, pages::unmap_range),
+    ("discard", Expectation::Pass, pages::discard),
     ("mremap", Expectation::Pass, pages::remap),
     ("concurrent-mmap", Expectation::Pass, pages::concurrent_mmap),
     ("mprotect", Expectation::Pass, pages::protect),
     ("threads", Expectation::Pass, threads::locks_and_channels),
+    ("futex-wait", Expectation::Pass, futexes::waits),
+    ("futex-wake", Expectation::Pass, futexes::wakes),
+    ("futex-requeue", Expectation::Pass, futexes::requeues),
     ("float", Expectation::Pass, threads::floating_point),
     ("bad-pointers", Expectation::Pass, bad_pointers::bad_pointers),
+    ("copies-across-pages", Expectation::Pass, borders::copies),
+    ("strings-across-pages", Expectation::Pass, borders::strings),
     ("unknown-syscalls", Expectation::Pass, bad_pointers::unknown_syscalls),
     ("fuzz", Expectation::Manual, fuzz::fuzz),
     ("idle", Expectation::Manual, background::idle),
@@ -177,7 +186,7 @@ mod tests {
     /// Probes without a device also pass on the Linux build host, which validates the probes themselves.
     #[test]
     fn portable_probes_pass_on_linux() {
-        let portable: [fn(&[String]) -> ProbeResult; 12] = [
+        let portable: [fn(&[String]) -> ProbeResult; 19] = [
             start::hello,
             files::tree,
             files::descriptors,
@@ -186,7 +195,14 @@ mod tests {
             memory::anonymous,
             memory::heap_growth,
             pages::unmap_parts,
+            pages::unmap_range,
+            pages::discard,
             pages::protect,
+            borders::copies,
+            borders::strings,
+            futexes::waits,
+            futexes::wakes,
+            futexes::requeues,
             threads::locks_and_channels,
             threads::preemption,
             threads::floating_point,

@@ -62,6 +62,88 @@ pub fn protect(_: &[String]) -> ProbeResult {
     Ok(())
 }
 
+/// One munmap of a range with several mappings and a hole removes all of them, and only those.
+pub fn unmap_range(_: &[String]) -> ProbeResult {
+    let view = several_mappings()?;
+    let mapped_again = |from: usize, pages: usize| {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
+        let bits = libc::PROT_READ | libc::PROT_WRITE;
+        let at = view.pointer().wrapping_add(from * PAGE);
+        // SAFETY: replaces no mapping; the range is the view's, which unmaps it when dropped.
+        let got = unsafe { libc::mmap(at.cast(), pages * PAGE, bits, flags, -1, 0) };
+        if got == libc::MAP_FAILED { std::io::Error::last_os_error().raw_os_error() } else { None }
+    };
+    let unmap = |offset: usize, len: usize| {
+        // SAFETY: the words of the range are not accessed before it is mapped again.
+        unsafe { libc::munmap(view.pointer().wrapping_add(offset).cast(), len) }
+    };
+    ensure(unmap(PAGE + 1, PAGE) == -1, || "munmap of an unaligned address".into())?;
+    ensure(unmap(PAGE, 0) == -1, || "munmap of 0 bytes".into())?;
+    ensure(mapped_again(INNER.start, 1) == Some(libc::EEXIST), || "MAP_FIXED_NOREPLACE replaced".into())?;
+    for round in ["munmap", "munmap of nothing"] {
+        let status = unmap(INNER.start * PAGE, INNER.len() * PAGE);
+        ensure(status == 0, || format!("{round}: {}", std::io::Error::last_os_error()))?;
+    }
+    let error = mapped_again(INNER.start, INNER.len());
+    ensure(error.is_none(), || format!("a mapping is left after munmap: errno {error:?}"))?;
+    expect_inner_zero(&view)
+}
+
+/// `MADV_DONTNEED` of a range with several mappings discards the anonymous memory of all of them, and only
+/// that; the discarded memory reads as zero and is usable.
+pub fn discard(_: &[String]) -> ProbeResult {
+    let view = several_mappings()?;
+    // Without the hole, for which Linux returns an error after the rest is done.
+    map_hole(&view, HOLE.start * PAGE, HOLE.len() * PAGE)?;
+    let at = view.pointer().wrapping_add(INNER.start * PAGE);
+    // SAFETY: volatile accesses only; the content becomes zero.
+    let status = unsafe { libc::madvise(at.cast(), INNER.len() * PAGE, libc::MADV_DONTNEED) };
+    ensure(status == 0, || format!("MADV_DONTNEED: {}", std::io::Error::last_os_error()))?;
+    view.protect(INNER.start * PAGE, INNER.len() * PAGE, libc::PROT_READ | libc::PROT_WRITE)?;
+    expect_inner_zero(&view)?;
+    (0..view.words()).for_each(|index| view.set_word(index, 1));
+    ensure((0..view.words()).all(|index| view.word(index) == 1), || "the memory is not usable".into())?;
+    match Heap::open(SYSTEM) {
+        Ok(heap) => discard_buffer(&heap.allocate(4 * PAGE as u64)?.map(Protection::ReadWrite)?),
+        Err(_) => Ok(()),
+    }
+}
+
+/// A buffer keeps its content, since the mapping does not own it. (Linux returns an error.)
+fn discard_buffer(view: &View) -> ProbeResult {
+    (0..view.words()).for_each(|index| view.set_word(index, index as u64));
+    // SAFETY: volatile accesses only.
+    unsafe { libc::madvise(view.pointer().cast(), view.bytes(), libc::MADV_DONTNEED) };
+    let wrong = (0..view.words()).find(|&index| view.word(index) != index as u64);
+    ensure(wrong.is_none(), || format!("word {wrong:?} of a buffer changed"))
+}
+
+/// The pages of a view of [`several_mappings`] that a probe unmaps or discards.
+const INNER: std::ops::Range<usize> = 2..30;
+const READ_ONLY: std::ops::Range<usize> = 4..6;
+const HOLE: std::ops::Range<usize> = 8..10;
+const NO_ACCESS: std::ops::Range<usize> = 20..22;
+
+/// 32 pages, in which every word is the complement of its index, as six mappings and a hole.
+fn several_mappings() -> Result<View, crate::result::Failure> {
+    let view = View::anonymous(32 * PAGE)?;
+    (0..view.words()).for_each(|index| view.set_word(index, !(index as u64)));
+    view.protect(READ_ONLY.start * PAGE, READ_ONLY.len() * PAGE, libc::PROT_READ)?;
+    view.protect(NO_ACCESS.start * PAGE, NO_ACCESS.len() * PAGE, libc::PROT_NONE)?;
+    // SAFETY: the hole is not accessed before it is mapped again.
+    unsafe { view.unmap_part(HOLE.start * PAGE, HOLE.len() * PAGE)? };
+    Ok(view)
+}
+
+fn expect_inner_zero(view: &View) -> ProbeResult {
+    for index in 0..view.words() {
+        let expected = if INNER.contains(&(index * 8 / PAGE)) { 0 } else { !(index as u64) };
+        let (word, page) = (view.word(index), index * 8 / PAGE);
+        ensure(word == expected, || format!("word {index} in page {page} is {word:#x}, not {expected:#x}"))?;
+    }
+    Ok(())
+}
+
 /// mremap grows into the unmapped range above and shrinks, and the content is preserved.
 pub fn remap(_: &[String]) -> ProbeResult {
     let view = View::anonymous(8 * PAGE)?;

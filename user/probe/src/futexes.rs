@@ -1,0 +1,146 @@
+//! Futexes by raw system calls: which threads a wake or a requeue affects, and the returned counts.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crate::raw;
+use crate::result::{ProbeResult, ensure};
+
+const ALL: u32 = i32::MAX as u32;
+const ANY_BIT: u32 = u32::MAX;
+/// The time limit for a thread to start waiting or to end.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// The words, both 0. Threads start to wait at the first one.
+static FIRST: AtomicU32 = AtomicU32::new(0);
+static SECOND: AtomicU32 = AtomicU32::new(0);
+
+/// `futex(2)` on words of this process.
+fn futex(
+    word: &AtomicU32,
+    operation: i32,
+    value: u32,
+    timeout_or_count: u64,
+    other: &AtomicU32,
+    third: u32,
+) -> i64 {
+    let [word, other] = [word, other].map(|word| word.as_ptr().expose_provenance() as u64);
+    let operation = (operation | libc::FUTEX_PRIVATE_FLAG) as u64;
+    // SAFETY: reads the words and, if it is not 0, a timeout that outlives the call; writes nothing.
+    unsafe {
+        raw::call(libc::SYS_futex, [word, operation, value.into(), timeout_or_count, other, third.into()])
+    }
+}
+
+fn wait(word: &AtomicU32, value: u32, bits: u32) -> i64 {
+    futex(word, libc::FUTEX_WAIT_BITSET, value, 0, word, bits)
+}
+
+fn wake(word: &AtomicU32, count: u32) -> i64 {
+    futex(word, libc::FUTEX_WAKE, count, 0, word, 0)
+}
+
+/// Requeues from [`FIRST`] to [`SECOND`] if the first word is `expected`.
+fn requeue(wake: u32, moved: u32, expected: u32) -> i64 {
+    futex(&FIRST, libc::FUTEX_CMP_REQUEUE, wake, moved.into(), &SECOND, expected)
+}
+
+/// The number of threads that wait at `word`: that of a requeue to the same word.
+fn waiters(word: &AtomicU32) -> i64 {
+    futex(word, libc::FUTEX_CMP_REQUEUE, 0, ALL.into(), word, word.load(Ordering::Relaxed))
+}
+
+fn until(what: &str, mut holds: impl FnMut() -> bool) -> ProbeResult {
+    let start = Instant::now();
+    while !holds() {
+        ensure(start.elapsed() < LIMIT, || format!("{what}: not within {LIMIT:?}"))?;
+        thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
+}
+
+/// Threads that wait at [`FIRST`], in the order of their arrival.
+struct Waiting(Vec<Option<JoinHandle<i64>>>);
+
+impl Waiting {
+    /// Starts a thread for each bit mask.
+    fn start(masks: &[u32]) -> Result<Self, crate::result::Failure> {
+        let mut threads = Vec::new();
+        for (n, &bits) in masks.iter().enumerate() {
+            threads.push(Some(thread::Builder::new().spawn(move || wait(&FIRST, 0, bits))?));
+            until("a thread waits", || waiters(&FIRST) == n as i64 + 1)?;
+        }
+        Ok(Self(threads))
+    }
+
+    /// Exactly these threads end, and the others wait at the two words.
+    fn ended(&mut self, threads: &[usize], (first, second): (i64, i64)) -> ProbeResult {
+        for &n in threads {
+            let Some(thread) = self.0[n].take() else { return Err("a thread is woken twice".into()) };
+            until(&format!("thread {n} is woken"), || thread.is_finished())?;
+            let result = thread.join().map_err(|_| "a thread panicked")?;
+            ensure(result == 0, || format!("the wait of thread {n} returned {result}"))?;
+        }
+        let left = (waiters(&FIRST), waiters(&SECOND));
+        ensure(left == (first, second), || format!("{left:?} threads wait, not {:?}", (first, second)))
+    }
+}
+
+fn expect(call: &str, result: i64, expected: i64) -> ProbeResult {
+    ensure(result == expected, || format!("{call} returned {result}, not {expected}"))
+}
+
+/// A wake ends the waits of as many threads as requested, in the order of their arrival, and returns their
+/// number; with a bit mask only those that have one of its bits.
+pub fn wakes(_: &[String]) -> ProbeResult {
+    expect("a wake without waiters", wake(&FIRST, ALL), 0)?;
+    let mut threads = Waiting::start(&[ANY_BIT; 5])?;
+    expect("a wake at another word", wake(&SECOND, ALL), 0)?;
+    expect("a wake of 1", wake(&FIRST, 1), 1)?;
+    threads.ended(&[0], (4, 0))?;
+    expect("a wake of 2", wake(&FIRST, 2), 2)?;
+    threads.ended(&[1, 2], (2, 0))?;
+    expect("a wake of all", wake(&FIRST, ALL), 2)?;
+    threads.ended(&[3, 4], (0, 0))?;
+
+    let mut threads = Waiting::start(&[1, 2, 4, 3])?;
+    let by_mask = |bits| futex(&FIRST, libc::FUTEX_WAKE_BITSET, ALL, 0, &FIRST, bits);
+    expect("a wake by bit 3", by_mask(8), 0)?;
+    expect("a wake by bit 1", by_mask(2), 2)?;
+    threads.ended(&[1, 3], (2, 0))?;
+    expect("a wake by all bits", by_mask(ANY_BIT), 2)?;
+    threads.ended(&[0, 2], (0, 0))
+}
+
+/// A wait fails if the word differs or the time is over, and leaves no waiter.
+pub fn waits(_: &[String]) -> ProbeResult {
+    expect("a wait for another value", wait(&FIRST, 1, ANY_BIT), -i64::from(libc::EAGAIN))?;
+    expect("a wait without bits", wait(&FIRST, 0, 0), -i64::from(libc::EINVAL))?;
+    let timeout = libc::timespec { tv_sec: 0, tv_nsec: 20_000_000 };
+    let start = Instant::now();
+    let address = (&raw const timeout).expose_provenance() as u64;
+    let result = futex(&FIRST, libc::FUTEX_WAIT, 0, address, &FIRST, 0);
+    expect("a wait of 20 ms", result, -i64::from(libc::ETIMEDOUT))?;
+    ensure(start.elapsed() >= Duration::from_millis(20), || format!("it took {:?}", start.elapsed()))?;
+    expect("a wake after it", wake(&FIRST, ALL), 0)
+}
+
+/// A requeue wakes the first waiters, moves the next ones, leaves the rest, and returns the number of both;
+/// with a differing word it does nothing.
+pub fn requeues(_: &[String]) -> ProbeResult {
+    let mut threads = Waiting::start(&[ANY_BIT; 6])?;
+    expect("a requeue with another value", requeue(ALL, ALL, 1), -i64::from(libc::EAGAIN))?;
+    threads.ended(&[], (6, 0))?;
+    expect("a requeue of 1 + 2", requeue(1, 2, 0), 3)?;
+    threads.ended(&[0], (3, 2))?;
+    expect("a wake of 1 at the second word", wake(&SECOND, 1), 1)?;
+    threads.ended(&[1], (3, 1))?;
+    let plain = futex(&FIRST, libc::FUTEX_REQUEUE, 1, 1, &SECOND, 0);
+    expect("a requeue without comparison of 1 + 1", plain, 2)?;
+    threads.ended(&[3], (1, 2))?;
+    expect("a wake of all at the first word", wake(&FIRST, ALL), 1)?;
+    threads.ended(&[5], (0, 2))?;
+    expect("a wake of all at the second word", wake(&SECOND, ALL), 2)?;
+    threads.ended(&[2, 4], (0, 0))
+}
