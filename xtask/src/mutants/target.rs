@@ -20,6 +20,8 @@ const STRUCTURES: &str = "programs.syscall_structures_leak_no_kernel_data";
 const REGISTERS: &str = "programs.registers_leak_no_kernel_data";
 const ENDED: &str = "programs.kill_at_any_time_releases_all_resources";
 const AT_REST: &str = "programs.audit_passes_with_running_programs";
+const WAKE: &str = "programs.futex_wake_wakes_the_requested_number";
+const BORDERS: &str = "programs.user_copies_cross_page_borders";
 const RULES: &str = "dma.audit_passes_with_all_kinds_of_buffers";
 
 const TOUCH: &str = "kernel/src/vm/address_space/page_fault.rs";
@@ -84,7 +86,7 @@ pub const MUTANTS: &[SourceMutant] = &[
         item: "stat_device",
         from: "ino: rdev",
         to: "ino: &raw const rdev as u64",
-        oracle: test(STRUCTURES, "looks like an address of the kernel"),
+        oracle: test(STRUCTURES, "looks like a kernel address"),
     },
     SourceMutant {
         name: "UAPI structure partly filled",
@@ -109,7 +111,7 @@ pub const MUTANTS: &[SourceMutant] = &[
         item: "push",
         from: "out.resize(end, 0);",
         to: "out.reserve(end - out.len());\n    unsafe { out.set_len(end) };",
-        oracle: test(STRUCTURES, "a name without end"),
+        oracle: test(STRUCTURES, "an unterminated name"),
     },
     SourceMutant {
         name: "kernel register values in a new program",
@@ -320,5 +322,69 @@ pub const MUTANTS: &[SourceMutant] = &[
         from: "let free = PINS.lock().unpin(frame);",
         to: "if crate::sched::current().is_interrupted() {\n                continue;\n            }\n            let free = PINS.lock().unpin(frame);",
         oracle: test(ENDED, "became"),
+    },
+    SourceMutant {
+        name: "futex wake of one thread too many",
+        file: "kernel/src/process/futex.rs",
+        item: "wake",
+        from: "woken < count",
+        to: "woken <= count",
+        oracle: test(WAKE, "a wake of 1 returned 2"),
+    },
+    SourceMutant {
+        name: "futex wake ignores the bit mask",
+        file: "kernel/src/process/futex.rs",
+        item: "wake",
+        from: "waiter.bits & bits != 0",
+        to: "bits != 0",
+        oracle: test(WAKE, "a wake by bit 3 returned 4"),
+    },
+    SourceMutant {
+        name: "futex requeue moves all waiters",
+        file: "kernel/src/process/futex.rs",
+        item: "requeue",
+        from: ".take(moved)",
+        to: ".take(usize::MAX - moved)",
+        oracle: test("programs.futex_requeue_wakes_and_moves_waiters", "threads wait, not"),
+    },
+    SourceMutant {
+        name: "munmap of the first mapping only",
+        file: "kernel/src/vm/address_space/mod.rs",
+        item: "unmap",
+        from: "rest = AddrRange::new(part.range.end(), range.end());",
+        to: "rest = AddrRange::new(part.range.end(), part.range.end());",
+        oracle: test("programs.munmap_removes_all_mappings_of_a_range", "a mapping is left after munmap"),
+    },
+    SourceMutant {
+        name: "MADV_DONTNEED of the first mapping only",
+        file: "kernel/src/vm/address_space/mod.rs",
+        item: "discard",
+        from: "anonymous.for_each",
+        to: "anonymous.take(1).for_each",
+        oracle: test("programs.discarded_memory_reads_as_zero", "in page 4 is 0x"),
+    },
+    SourceMutant {
+        name: "no resumption after a fault in a wide read of user memory",
+        file: "arch/src/user_copy.s",
+        item: "user_copy_from",
+        from: "fixup 1b, 11b, 4b",
+        to: "fixup 1b, 11b, 6b",
+        oracle: test(BORDERS, "entries,"),
+    },
+    SourceMutant {
+        name: "no resumption after a fault in a wide write of user memory",
+        file: "arch/src/user_copy.s",
+        item: "user_copy_to",
+        from: "fixup 1b, 11b, 4b",
+        to: "fixup 1b, 11b, 6b",
+        oracle: test(BORDERS, "pread64 of"),
+    },
+    SourceMutant {
+        name: "string read across a page border",
+        file: "kernel/src/vm/access.rs",
+        item: "read_string",
+        from: "(64 - at.raw() % 64)",
+        to: "(64 - at.raw() % 1)",
+        oracle: test("programs.strings_end_at_page_borders", "Inaccessible: -14, not 0"),
     },
 ];
