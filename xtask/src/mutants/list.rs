@@ -15,7 +15,7 @@ pub struct SourceMutant {
 }
 
 /// All of them; `doc/mutants.md` has the same list.
-pub const MUTANTS: [SourceMutant; 21] = [
+pub const MUTANTS: [SourceMutant; 22] = [
     SourceMutant {
         name: "stream table entry written in one step",
         file: "lib/smmu-spec/src/update.rs",
@@ -183,5 +183,13 @@ pub const MUTANTS: [SourceMutant; 21] = [
         from: "Command::TlbiNsnhAll",
         to: "Command::CfgiAll",
         oracle: Oracle::Smmu,
+    },
+    SourceMutant {
+        name: "ranges allocated without the search of small holes",
+        file: "lib/memory/src/range.rs",
+        item: "RangeAllocator::alloc",
+        from: "self.find(&request).or_else(|| self.find_in_small_classes(&request)).ok_or(full)?",
+        to: "self.find(&request).ok_or(full)?",
+        oracle: Oracle::Ranges,
     },
 ];

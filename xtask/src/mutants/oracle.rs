@@ -24,6 +24,8 @@ pub enum Oracle {
     Smmu,
     /// The DMA core on a machine with caches.
     Caches,
+    /// The allocator of address ranges against its model.
+    Ranges,
     /// loom: concurrent CPUs on the slots of a table.
     Slots,
     /// loom: a device's faults, its driver and the quarantine.
@@ -71,6 +73,7 @@ impl Oracle {
         match self {
             Self::Smmu => "smmu",
             Self::Caches => "caches",
+            Self::Ranges => "ranges",
             Self::Slots => "slots",
             Self::Quarantine => "quarantine",
             Self::Queue => "queue",
@@ -96,6 +99,7 @@ impl Oracle {
         match self {
             Self::Smmu => &["--package=drivers", "--test=smmu"],
             Self::Caches => &["--package=kernel", "--test=caches"],
+            Self::Ranges => &["--package=memory", "--lib"],
             Self::Slots => &["--package=memory", "--test=loom", "--features=loom"],
             Self::Quarantine => &["--package=kernel", "--lib", "--features=loom"],
             Self::Queue => &["--package=drivers", "--test=smmu", "--features=loom"],
@@ -108,6 +112,7 @@ impl Oracle {
         match self {
             Self::Smmu => "judge::accesses_reach_only_attached_memory",
             Self::Caches => "cpu_and_noncoherent_device_see_each_others_data",
+            Self::Ranges => "range::",
             Self::Slots | Self::BootTest(_) => "",
             Self::Quarantine | Self::Queue => "loom_",
         }
