@@ -42,9 +42,13 @@ pub enum RangeError<A: Address> {
 ///
 /// Every range is followed by a guard of `guard` bytes that is never allocated. Without a guard, part of a
 /// range may be freed alone.
+///
+/// Reserved ranges ([`RangeAllocator::reserve`]) are never allocated, and cannot be freed.
 pub struct RangeAllocator<A> {
     space: AddrRange<A>,
     guard: u64,
+    /// Whole pages of the space that are never allocated; they may overlap.
+    reserved: Vec<AddrRange<A>>,
     /// Start and end of each hole. Holes are never adjacent.
     holes: BTreeMap<A, A>,
     /// The same holes, by class and start.
@@ -71,7 +75,7 @@ impl<A: Address> RangeAllocator<A> {
         assert!(guard.is_multiple_of(PAGE_SIZE), "guard of {guard:#x} bytes");
         let space = space.align_inward(PAGE_SIZE);
         let (holes, classes, recent) = (BTreeMap::new(), BTreeSet::new(), Vec::with_capacity(RECENT));
-        let mut this = Self { space, guard, holes, classes, recent };
+        let mut this = Self { space, guard, reserved: Vec::new(), holes, classes, recent };
         if !space.is_empty() {
             this.insert_hole(space.start(), space.end());
         }
@@ -83,11 +87,26 @@ impl<A: Address> RangeAllocator<A> {
         self.space
     }
 
+    /// Reserves the pages that `range` touches. Must be called before the first allocation.
+    pub fn reserve(&mut self, range: AddrRange<A>) {
+        let inside = range.intersection(&self.space);
+        let Some(range) = inside.and_then(|inside| inside.align_outward(PAGE_SIZE)) else { return };
+        self.reserved.push(range);
+        while let Some((&start, &end)) =
+            self.holes.range(..range.end()).next_back().filter(|hole| *hole.1 > range.start())
+        {
+            self.take_from_hole((start, end), start.max(range.start()), end.min(range.end()));
+        }
+    }
+
     /// Whether the page at `at` is in an allocated range or its guard.
     pub fn is_allocated(&self, at: A) -> bool {
         let in_hole = self.holes.range(..=at).next_back().is_some_and(|(_, &end)| at < end);
         let came_back = self.recent.iter().any(|&(start, end)| start <= at && at < end);
-        self.space.start() <= at && at < self.space.end() && !in_hole && !came_back
+        self.space.contains(at)
+            && !in_hole
+            && !came_back
+            && !self.reserved.iter().any(|range| range.contains(at))
     }
 
     /// Allocates `len` bytes (whole pages), aligned to `align` (a power of two, at least a page). `highest`
@@ -201,6 +220,9 @@ impl<A: Address> RangeAllocator<A> {
         let need = self.guarded_len(range.len(), outside)?;
         let end = range.start().checked_add(need).ok_or(outside)?;
         if range.start() < self.space.start() || end > self.space.end() {
+            return Err(outside);
+        }
+        if self.reserved.iter().any(|reserved| reserved.start() < end && range.start() < reserved.end()) {
             return Err(outside);
         }
         Ok((range.start(), end))

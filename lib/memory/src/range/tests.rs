@@ -17,7 +17,7 @@ fn holes(space: &mut RangeAllocator<Iova>) -> Vec<AddrRange<Iova>> {
     space.holes.iter().map(|(&start, &end)| AddrRange::new(start, end)).collect()
 }
 
-/// Allocated bytes, guards included.
+/// Allocated bytes, guards included, and reserved ones.
 fn allocated(space: &RangeAllocator<Iova>) -> u64 {
     let free = space.holes.iter().map(|(&start, &end)| (start, end)).chain(space.recent.iter().copied());
     space.space.len() - free.map(|(start, end)| end.raw() - start.raw()).sum::<u64>()
@@ -135,6 +135,35 @@ fn recently_freed_range_of_equal_length_is_reused_within_limit_and_alignment() {
 }
 
 #[test]
+fn reserved_ranges_are_neither_allocated_nor_freed() {
+    let mut space = RangeAllocator::new(pages(0, 100));
+    let byte = AddrRange::new(Iova::new(10 * PAGE_SIZE + 5), Iova::new(10 * PAGE_SIZE + 6));
+    let everything_above = AddrRange::new(Iova::new(50 * PAGE_SIZE), ANY);
+    for reserved in [byte, pages(20, 30), pages(25, 40), everything_above, pages(200, 300)] {
+        space.reserve(reserved);
+    }
+    assert_eq!(holes(&mut space), [pages(0, 10), pages(11, 20), pages(40, 50)]);
+    for reserved in [pages(10, 11), pages(9, 11), pages(19, 21), pages(99, 100)] {
+        assert_eq!(space.alloc_at(reserved), Err(RangeError::InUse(reserved)));
+        assert_eq!(space.free(reserved), Err(RangeError::NotAllocated(reserved)));
+    }
+    assert!(!space.is_allocated(pages(10, 11).start()));
+    assert_eq!(space.alloc(10 * PAGE_SIZE, PAGE_SIZE, ANY), Ok(pages(0, 10)));
+    assert_eq!(space.alloc(10 * PAGE_SIZE, PAGE_SIZE, ANY), Ok(pages(40, 50)));
+    let full = RangeError::OutOfRange { len: 10 * PAGE_SIZE, highest: ANY };
+    assert_eq!(space.alloc(10 * PAGE_SIZE, PAGE_SIZE, ANY), Err(full));
+}
+
+#[test]
+fn guard_is_not_in_a_reserved_range() {
+    let mut space = RangeAllocator::with_guard(pages(0, 10), PAGE_SIZE);
+    space.reserve(pages(4, 6));
+    assert_eq!(space.alloc_at(pages(1, 4)), Err(RangeError::InUse(pages(1, 4))));
+    assert_eq!(space.alloc(3 * PAGE_SIZE, PAGE_SIZE, ANY), Ok(pages(0, 3)));
+    assert_eq!(space.alloc(3 * PAGE_SIZE, PAGE_SIZE, ANY), Ok(pages(6, 9)));
+}
+
+#[test]
 fn empty_space_allocates_nothing() {
     let mut space = RangeAllocator::new(AddrRange::new(Iova::new(0x1001), Iova::new(0x1fff)));
     let full = RangeError::OutOfRange { len: PAGE_SIZE, highest: ANY };
@@ -158,15 +187,15 @@ fn step() -> impl Strategy<Value = RangeOp> {
     ]
 }
 
-fn all_in(out: &BTreeSet<u64>, range: std::ops::Range<u64>) -> bool {
-    range.clone().count() == out.range(range).count()
+fn all_in(taken: &BTreeSet<u64>, range: std::ops::Range<u64>) -> bool {
+    range.clone().count() == taken.range(range).count()
 }
 
 /// Whether an aligned run of free pages satisfies the request.
-fn would_fit(out: &BTreeSet<u64>, len: u64, align: u64, highest: u64) -> bool {
+fn would_fit(taken: &BTreeSet<u64>, len: u64, align: u64, highest: u64) -> bool {
     (FIRST..END)
         .filter(|start| start % align == 0 && start + len <= END.min(highest + 1))
-        .any(|start| out.range(start..start + len).next().is_none())
+        .any(|start| taken.range(start..start + len).next().is_none())
 }
 
 const FIRST: u64 = 3;
@@ -174,9 +203,19 @@ const END: u64 = 128;
 
 proptest! {
     #[test]
-    fn range_allocator_agrees_with_the_model(steps in prop::collection::vec(step(), 1..80)) {
+    fn range_allocator_agrees_with_the_model(
+        reserved in prop::collection::vec((0u64..130, 0u64..20), 0..4),
+        steps in prop::collection::vec(step(), 1..80),
+    ) {
         let mut space = RangeAllocator::new(pages(FIRST, END));
-        let mut out: BTreeSet<u64> = BTreeSet::new();
+        reserved.iter().for_each(|&(at, len)| space.reserve(pages(at, at + len)));
+        let reserved: BTreeSet<u64> =
+            reserved.into_iter().flat_map(|(at, len)| at..at + len).filter(|page| (FIRST..END).contains(page)).collect();
+        // The allocated and the reserved pages.
+        let mut taken = reserved.clone();
+        let is_allocated = |range: std::ops::Range<u64>, taken: &BTreeSet<u64>| {
+            all_in(taken, range.clone()) && reserved.range(range).next().is_none()
+        };
         let mut held: Vec<AddrRange<Iova>> = Vec::new();
         for step in steps {
             match step {
@@ -188,37 +227,37 @@ proptest! {
                             prop_assert_eq!(range.len(), len * PAGE_SIZE);
                             prop_assert_eq!(first % (1 << align), 0);
                             prop_assert!(FIRST <= first && first + len <= END.min(highest + 1));
-                            for page in first..first + len { prop_assert!(out.insert(page)); }
+                            for page in first..first + len { prop_assert!(taken.insert(page)); }
                             held.push(range);
                         }
                         Err(error) => {
                             prop_assert_eq!(error, RangeError::OutOfRange { len: len * PAGE_SIZE, highest: last });
-                            prop_assert!(!would_fit(&out, len, 1 << align, highest), "{} pages would fit", len);
+                            prop_assert!(!would_fit(&taken, len, 1 << align, highest), "{} pages would fit", len);
                         }
                     }
                 }
                 RangeOp::AllocAt(at, len) => {
                     let range = pages(at, at + len);
-                    let free = at >= FIRST && at + len <= END && out.range(at..at + len).next().is_none();
+                    let free = at >= FIRST && at + len <= END && taken.range(at..at + len).next().is_none();
                     prop_assert_eq!(space.alloc_at(range).is_ok(), free);
-                    if free { out.extend(at..at + len); held.push(range) }
+                    if free { taken.extend(at..at + len); held.push(range) }
                 }
                 RangeOp::Free(index) => {
                     if held.is_empty() { continue }
                     let range = held.swap_remove(index % held.len());
                     let (at, end) = (range.start().raw() / PAGE_SIZE, range.end().raw() / PAGE_SIZE);
-                    let whole = all_in(&out, at..end);
+                    let whole = is_allocated(at..end, &taken);
                     prop_assert_eq!(space.free(range).is_ok(), whole);
-                    if whole { (at..end).for_each(|page| { out.remove(&page); }) }
+                    if whole { (at..end).for_each(|page| { taken.remove(&page); }) }
                 }
                 RangeOp::FreePart(at, len) => {
-                    let whole = all_in(&out, at..at + len);
+                    let whole = is_allocated(at..at + len, &taken);
                     prop_assert_eq!(space.free(pages(at, at + len)).is_ok(), whole);
-                    if whole { (at..at + len).for_each(|page| { out.remove(&page); }) }
+                    if whole { (at..at + len).for_each(|page| { taken.remove(&page); }) }
                 }
             }
-            prop_assert_eq!(allocated(&space), out.len() as u64 * PAGE_SIZE);
-            let odd = (0..END + 2).find(|&page| space.is_allocated(pages(page, page + 1).start()) != out.contains(&page));
+            prop_assert_eq!(allocated(&space), taken.len() as u64 * PAGE_SIZE);
+            let odd = (0..END + 2).find(|&page| space.is_allocated(pages(page, page + 1).start()) != is_allocated(page..page + 1, &taken));
             prop_assert_eq!(odd, None, "whether that page is allocated");
             let holes: Vec<_> = space.holes.iter().collect();
             prop_assert!(holes.windows(2).all(|pair| pair[0].1 < pair[1].0), "adjacent holes: {:?}", holes);
