@@ -12,6 +12,11 @@ pub struct BusWindow {
 }
 
 impl BusWindow {
+    /// Its bus addresses; `None` if they exceed the address space.
+    pub fn bus_range(&self) -> Option<AddrRange<Iova>> {
+        AddrRange::from_len(self.bus, self.memory.len())
+    }
+
     /// The bus address of `memory` if all of it is in the window.
     fn translate(&self, memory: AddrRange<PhysAddr>) -> Option<AddrRange<Iova>> {
         if !self.memory.covers(&memory) {

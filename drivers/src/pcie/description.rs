@@ -3,7 +3,7 @@
 use super::Bdf;
 use crate::direct::BusWindow;
 use crate::gic::GicInterrupt;
-use addr::{AddrRange, PhysAddr};
+use addr::{AddrRange, Iova, PhysAddr};
 use alloc::vec::Vec;
 use core::ops::RangeInclusive;
 
@@ -128,8 +128,41 @@ pub struct HostDescription {
     pub msi: RequesterMap,
     /// `dma-ranges` of devices without an IOMMU; empty: bus addresses are physical addresses.
     pub dma: Vec<BusWindow>,
+    /// Device addresses that firmware uses or excludes.
+    pub reserved_iovas: Vec<AddrRange<Iova>>,
     /// Whether DMA snoops the CPUs' caches.
     pub coherent: bool,
+}
+
+impl HostDescription {
+    /// The device addresses that functions behind an IOMMU must not use:
+    ///
+    /// - the memory windows: a switch without ACS redirection routes such an address to a peer's BAR, so that it
+    ///   reaches neither the host bridge nor the IOMMU;
+    /// - all addresses outside `dma-ranges`, which the host bridge does not forward;
+    /// - those of [`reserved_iovas`](Self::reserved_iovas).
+    pub fn unusable_iovas(&self) -> Vec<AddrRange<Iova>> {
+        let memory = self.windows.iter().filter(|window| window.space != PciSpace::Io);
+        let windows = memory.filter_map(|window| AddrRange::from_len(Iova::new(window.bus), window.len));
+        windows.chain(self.outside_dma_ranges()).chain(self.reserved_iovas.iter().copied()).collect()
+    }
+
+    fn outside_dma_ranges(&self) -> Vec<AddrRange<Iova>> {
+        if self.dma.is_empty() {
+            return Vec::new();
+        }
+        let mut outside = Vec::from([AddrRange::new(Iova::new(0), Iova::new(u64::MAX))]);
+        for inside in self.dma.iter().filter_map(BusWindow::bus_range) {
+            outside = outside.iter().flat_map(|range| <[_; 2]>::from(range.without(&inside))).collect();
+        }
+        outside.retain(|range| !range.is_empty());
+        outside
+    }
+
+    /// Whether `dma-ranges` changes addresses: the IOMMU then translates other addresses than the functions use.
+    pub fn shifts_addresses(&self) -> bool {
+        self.dma.iter().any(|window| window.bus.raw() != window.memory.start().raw())
+    }
 }
 
 #[cfg(test)]
@@ -139,6 +172,56 @@ mod tests {
 
     fn interrupt(spi: u32) -> GicInterrupt {
         GicInterrupt { id: IntId::spi(spi), trigger: Trigger::Level }
+    }
+
+    fn iovas(start: u64, end: u64) -> AddrRange<Iova> {
+        AddrRange::new(Iova::new(start), Iova::new(end))
+    }
+
+    /// The windows of QEMU's `virt`.
+    fn host() -> HostDescription {
+        let window =
+            |space, bus, len| HostWindow { space, prefetchable: false, bus, cpu: PhysAddr::new(bus), len };
+        HostDescription {
+            ecam: AddrRange::new(PhysAddr::new(0x40_1000_0000), PhysAddr::new(0x40_2000_0000)),
+            buses: 0..=255,
+            domain: 0,
+            windows: alloc::vec![
+                window(PciSpace::Io, 0, 0x1_0000),
+                window(PciSpace::Memory32, 0x1000_0000, 0x2eff_0000),
+                window(PciSpace::Memory64, 0x80_0000_0000, 0x80_0000_0000),
+            ],
+            interrupts: InterruptMap::default(),
+            iommu: RequesterMap::default(),
+            msi: RequesterMap::default(),
+            dma: alloc::vec![],
+            reserved_iovas: alloc::vec![],
+            coherent: true,
+        }
+    }
+
+    fn inbound(memory: u64, len: u64, bus: u64) -> BusWindow {
+        let memory = AddrRange::from_len(PhysAddr::new(memory), len).unwrap();
+        BusWindow { memory, bus: Iova::new(bus) }
+    }
+
+    #[test]
+    fn memory_windows_are_unusable_as_device_addresses() {
+        let windows = [iovas(0x1000_0000, 0x3eff_0000), iovas(0x80_0000_0000, 0x100_0000_0000)];
+        assert_eq!(host().unusable_iovas(), windows, "I/O space has addresses of its own");
+    }
+
+    #[test]
+    fn addresses_outside_dma_ranges_and_reserved_ones_are_unusable() {
+        let dma = alloc::vec![inbound(0x8000, 0x1000, 0x8000), inbound(0x1000, 0x1000, 0x1000)];
+        let reserved_iovas = alloc::vec![iovas(0x1800, 0x1900)];
+        let host = HostDescription { windows: alloc::vec![], dma, reserved_iovas, ..host() };
+        let outside = [iovas(0, 0x1000), iovas(0x2000, 0x8000), iovas(0x9000, u64::MAX)];
+        assert_eq!(host.unusable_iovas(), [&outside[..], &[iovas(0x1800, 0x1900)]].concat());
+        assert!(!host.shifts_addresses());
+        let host = HostDescription { dma: alloc::vec![inbound(0x8000_0000, 0x1000, 0)], ..host };
+        assert_eq!(host.unusable_iovas()[0], iovas(0x1000, u64::MAX));
+        assert!(host.shifts_addresses());
     }
 
     #[test]

@@ -204,6 +204,7 @@ mod tests {
             },
             msi: RequesterMap::default(),
             dma: vec![],
+            reserved_iovas: vec![],
             coherent: true,
         }
     }

@@ -34,7 +34,7 @@ impl<'a> DeviceTree<'a> {
             (root, range.map(|range| Reservation { range, no_map: false }))
         });
         let nodes = self.find("/reserved-memory").into_iter().flat_map(|node| node.children());
-        let nodes = nodes.filter(|node| node.is_enabled() && !is_pool(node)).flat_map(|node| {
+        let nodes = nodes.filter(|node| node.is_enabled() && !reserves_no_memory(node)).flat_map(|node| {
             let no_map = node.property("no-map").is_some();
             each_reg(&node).map(move |reg| {
                 let error = |error| {
@@ -79,10 +79,11 @@ impl<'a> DeviceTree<'a> {
     }
 }
 
-/// Whether the node only requests a pool for devices (`reusable`, without an address), such as Linux's CMA:
-/// its memory is usable for other purposes.
-fn is_pool(node: &TreeNode<'_>) -> bool {
-    node.property("reg").is_none() && node.property("reusable").is_some()
+/// Whether the node only requests a pool for devices (`reusable`, without an address), such as Linux's CMA,
+/// whose memory is usable for other purposes, or only names device addresses (`iommu-addresses`).
+fn reserves_no_memory(node: &TreeNode<'_>) -> bool {
+    let has = |name| node.property(name).is_some();
+    !has("reg") && (has("reusable") || has("iommu-addresses") && !has("size"))
 }
 
 /// The non-empty register ranges, or the error that prevents reading any.

@@ -13,6 +13,7 @@ mod cpus;
 mod device_tree;
 mod dma_ranges;
 mod interrupts;
+mod iommu_addresses;
 mod memory;
 mod node;
 mod node_error;

@@ -43,6 +43,12 @@ impl<'a> TreeNode<'a> {
         self.node
     }
 
+    /// Whether both are the same node of the tree.
+    pub(super) fn is_same(&self, other: &TreeNode<'_>) -> bool {
+        // The name is unique as a place in the blob, though not as text.
+        core::ptr::eq(self.node.name(), other.node.name())
+    }
+
     /// The children.
     pub fn children(&self) -> impl Iterator<Item = Self> + use<'a> {
         let parent = *self;

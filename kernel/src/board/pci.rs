@@ -34,6 +34,7 @@ impl<'a> DeviceTree<'a> {
             iommu: requester_map(node, ["iommu-map", "iommu-map-mask"])?,
             msi: requester_map(node, ["msi-map", "msi-map-mask"])?,
             dma: node.pci_dma_windows()?,
+            reserved_iovas: self.reserved_iovas(node)?,
             coherent: node.is_coherent(),
         })
     }

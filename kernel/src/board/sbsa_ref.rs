@@ -92,6 +92,7 @@ fn pci_host() -> HostDescription {
         iommu: identity_map(SMMU),
         msi: identity_map(ITS),
         dma: Vec::new(),
+        reserved_iovas: Vec::new(),
         coherent: true,
     }
 }

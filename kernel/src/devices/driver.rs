@@ -27,6 +27,8 @@ pub enum ProbeError {
     NoBar(u8),
     /// The SMMU in front of the function is not in use.
     NoIommu(Phandle),
+    /// The device's bus changes addresses in front of its SMMU.
+    ShiftedAddresses,
     /// The device cannot be attached, or gets no memory.
     Dma(DmaError),
     /// Bus mastering or the interrupt cannot be enabled.
@@ -52,6 +54,9 @@ impl fmt::Display for ProbeError {
             Self::NoBar(bar) => write!(f, "BAR {bar} has no address"),
             Self::NoIommu(phandle) => {
                 write!(f, "its IOMMU (phandle {:#x}) is not in use", phandle.0)
+            }
+            Self::ShiftedAddresses => {
+                write!(f, "dma-ranges that changes addresses is not supported in front of an IOMMU")
             }
             Self::Dma(error) => error.fmt(f),
             Self::Master(error) => error.fmt(f),

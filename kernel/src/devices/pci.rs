@@ -115,7 +115,11 @@ impl Streams {
             return Ok(device.clone());
         }
         let smmu = iommu::find(phandle).ok_or(ProbeError::NoIommu(phandle))?;
-        let device = Device::translated(name, smmu, stream, coherent).map_err(ProbeError::Dma)?;
+        if host.description().shifts_addresses() {
+            return Err(ProbeError::ShiftedAddresses);
+        }
+        let unusable = host.description().unusable_iovas();
+        let device = Device::translated(name, smmu, stream, coherent, &unusable).map_err(ProbeError::Dma)?;
         self.attached.insert((phandle, stream), device.clone());
         Ok(device)
     }

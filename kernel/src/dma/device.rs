@@ -6,7 +6,7 @@ use crate::debug;
 use crate::iommu::Smmu;
 use crate::memory::layout;
 use crate::sched;
-use addr::{AddrRange, MemoryType, PhysAddr, StreamId};
+use addr::{AddrRange, Iova, MemoryType, PhysAddr, StreamId};
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -29,7 +29,8 @@ pub struct Device {
 }
 
 impl Device {
-    /// Returns a device behind `smmu`, attached to a new domain. From then on bus mastering may be enabled.
+    /// Returns a device behind `smmu`, attached to a new domain that never allocates the `unusable` addresses.
+    /// From then on bus mastering may be enabled.
     ///
     /// # Errors
     /// [`DmaError::IommuRefused`], [`DmaError::IommuTimeout`], [`DmaError::OutOfTables`].
@@ -38,8 +39,9 @@ impl Device {
         smmu: &'static Smmu,
         stream: StreamId,
         coherent: bool,
+        unusable: &[AddrRange<Iova>],
     ) -> Result<Arc<Self>, DmaError> {
-        let domain = Domain::translated(smmu)?;
+        let domain = Domain::translated(smmu, unusable)?;
         Self::in_group(name, smmu, stream, coherent, domain)
     }
 

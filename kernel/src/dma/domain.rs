@@ -48,13 +48,16 @@ impl Domain {
         Self { translation: DomainTranslation::Direct(windows) }
     }
 
-    /// Returns an empty domain of `smmu`.
+    /// Returns an empty domain of `smmu`, which never allocates the `unusable` addresses.
     ///
     /// # Errors
     /// See [`Smmu::new_domain`].
-    pub(super) fn translated(smmu: &'static Smmu) -> Result<Arc<Self>, DmaError> {
+    pub(super) fn translated(
+        smmu: &'static Smmu,
+        unusable: &[AddrRange<Iova>],
+    ) -> Result<Arc<Self>, DmaError> {
         let (domain, input_bits) = (smmu.new_domain()?, smmu.features().input_bits());
-        let iova_space = SpinLock::new(IovaSpace::new(smmu, domain, input_bits));
+        let iova_space = SpinLock::new(IovaSpace::new(smmu, domain, input_bits, unusable));
         let domain = SmmuDomain { smmu, small: Once::new(), iova_space };
         let domain = Arc::new(Self { translation: DomainTranslation::Smmu(Box::new(domain)) });
         let mut all = ALL.lock();

@@ -10,6 +10,11 @@ use drivers::smmu::{self, DomainMapError, PinnedTable};
 use memory::{RangeAllocator, RangeError};
 use pagetable::{Leaf, Mapping};
 
+/// The 2 MiB below 4 GiB, kept free for doorbells of MSIs: a device with 32-bit MSI addresses reaches them, and
+/// they take nothing from the space of a device with a smaller mask. A doorbell is not mapped at its physical
+/// address, which can be anywhere: that of `virt` is 0x0809_0040.
+pub(super) const MSI_DOORBELLS: [Iova; 2] = [Iova::new(0xffe0_0000), Iova::new(0x1_0000_0000)];
+
 /// The IOVA allocator and the page tables of a domain.
 pub(super) struct IovaSpace {
     smmu: &'static Smmu,
@@ -18,11 +23,20 @@ pub(super) struct IovaSpace {
 }
 
 impl IovaSpace {
-    /// Returns the IOVA space of `domain`, which must be empty.
-    pub fn new(smmu: &'static Smmu, domain: smmu::PagingDomain, input_bits: u8) -> Self {
+    /// Returns the IOVA space of `domain`, which must be empty, without the `unusable` addresses.
+    pub fn new(
+        smmu: &'static Smmu,
+        domain: smmu::PagingDomain,
+        input_bits: u8,
+        unusable: &[AddrRange<Iova>],
+    ) -> Self {
         // IOVA 0 is never allocated: drivers and devices use it as a null address.
         let space = AddrRange::new(Iova::new(PAGE_SIZE), Iova::new(1 << input_bits));
-        Self { smmu, ranges: RangeAllocator::with_guard(space, debug::GUARD_BYTES), domain }
+        let mut ranges = RangeAllocator::with_guard(space, debug::GUARD_BYTES);
+        let [start, end] = MSI_DOORBELLS;
+        ranges.reserve(AddrRange::new(start, end));
+        unusable.iter().for_each(|&range| ranges.reserve(range));
+        Self { smmu, ranges, domain }
     }
 
     pub fn paging_domain(&mut self) -> &mut smmu::PagingDomain {

@@ -1,9 +1,10 @@
 //! Small mappings of a domain: pages of pinned tables, allocated, mapped and freed without the domain's lock.
 //!
-//! They use the IOVAs from 4 GiB downwards. When all tables are in use, the address range of another table is
+//! They use the IOVAs below the MSI doorbells, from 4 GiB - 2 MiB downwards. When all tables are in use, the address range of another table is
 //! allocated from the domain and its table is pinned. It stays until the domain is destroyed, so the number
 //! of tables follows the peak number of concurrent small mappings.
 
+use super::iova_space::MSI_DOORBELLS;
 use crate::debug::{self, FailPoint};
 use crate::iommu::Tables;
 use addr::{AddrRange, FrameRun, Iova, MemoryType, PAGE_SHIFT, PAGE_SIZE};
@@ -68,7 +69,7 @@ impl SmallMappings {
 
     /// The highest IOVA of small mappings: within every 32-bit mask, and far from the bottom-up allocator's
     /// ranges.
-    pub const HIGHEST_IOVA: Iova = Iova::new((1 << 32) - 1);
+    pub const HIGHEST_IOVA: Iova = Iova::new(MSI_DOORBELLS[0].raw() - 1);
 
     /// Returns small mappings without a table.
     pub fn new() -> Self {

@@ -113,7 +113,7 @@ pub(super) fn with_concurrent_commands(
 
 /// Returns a device whose stream no hardware uses.
 pub(super) fn absent_device(smmu: &'static Smmu) -> Result<Arc<Device>, String> {
-    Device::translated("absent".into(), smmu, ABSENT_STREAM, true).map_err(|error| error.to_string())
+    Device::translated("absent".into(), smmu, ABSENT_STREAM, true, &[]).map_err(|error| error.to_string())
 }
 
 /// Maps and unmaps a page, and allocates and frees a buffer, `rounds` times; a lost invalidation is an error.

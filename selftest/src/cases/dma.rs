@@ -35,6 +35,10 @@ pub const TESTS: &[Test] = &[
         run: direct_buffers_are_contiguous_with_kernel_view,
     },
     Test { name: "dma.iova_allocation_respects_dma_mask", run: iova_allocation_respects_dma_mask },
+    Test {
+        name: "dma.iova_allocation_avoids_unusable_addresses",
+        run: iova_allocation_avoids_unusable_addresses,
+    },
     Test { name: "dma.reused_memory_is_zeroed", run: reused_memory_is_zeroed },
     Test { name: "dma.buffer_is_freed_with_its_last_view", run: buffer_is_freed_with_its_last_view },
     Test { name: "dma.audit_passes_with_all_kinds_of_buffers", run: audit_passes_with_all_kinds_of_buffers },
@@ -52,7 +56,7 @@ const ABSENT_STREAM: StreamId = StreamId::new(0xfff8);
 pub(super) fn translated_device(coherent: bool) -> Result<Option<Arc<Device>>, String> {
     let Some(smmu) = iommu::all().first() else { return Ok(None) };
     let name = String::from("selftest");
-    let device = Device::translated(name, smmu, ABSENT_STREAM, coherent);
+    let device = Device::translated(name, smmu, ABSENT_STREAM, coherent, &[]);
     device.map(Some).map_err(|error| format!("a device behind the SMMU: {error}"))
 }
 
@@ -262,6 +266,27 @@ fn iova_allocation_respects_dma_mask() -> Outcome {
     pass!("{count} buffers of 16 MiB below {mask}, then {end}; {reachable:?} of {range:?}")
 }
 
+/// The space below the window of `virt` is not large enough for all attachments.
+fn iova_allocation_avoids_unusable_addresses() -> Outcome {
+    let Some(smmu) = iommu::all().first() else { skip!("no IOMMU") };
+    let range = |start, end| AddrRange::new(Iova::new(start), Iova::new(end));
+    let (window, doorbells) = (range(0x1000_0000, 0x3eff_0000), range(0xffe0_0000, 0x1_0000_0000));
+    let device = Device::translated(String::from("selftest"), smmu, ABSENT_STREAM, true, &[window]);
+    let device = device.map_err(|error| format!("{error}"))?;
+    let mut held = Vec::new();
+    for len in core::iter::repeat_n(8 << 20, 34).chain([PAGE_SIZE]) {
+        let buffer = dma::alloc_unattached(len, Attrs::empty()).map_err(|error| format!("{error}"))?;
+        let attachment = Attachment::new(&device, buffer, MapPlacement::Whole);
+        let attachment = attachment.map_err(|error| format!("{error}"))?;
+        let found = attachment.range();
+        check!(!found.overlaps(&window) && !found.overlaps(&doorbells), "{found:?} is reserved");
+        held.push(attachment);
+    }
+    let above = held.iter().filter(|attachment| attachment.range().start() >= window.end()).count();
+    check!(above > 1, "only {above} attachments are above the window");
+    pass!("{} attachments, {above} above {window:?}", held.len())
+}
+
 fn reused_memory_is_zeroed() -> Outcome {
     let dirty = dma::alloc_unattached(4 << 20, Attrs::empty()).map_err(|error| format!("{error}"))?;
     let chunks: Vec<_> = dirty.chunks().collect();
@@ -301,7 +326,7 @@ fn buffer_is_freed_with_its_last_view() -> Outcome {
     let second = {
         let smmu = first.smmu().ok_or("no SMMU")?;
         let stream = StreamId::new(ABSENT_STREAM.raw() + 1);
-        Device::translated(String::from("selftest2"), smmu, stream, true)
+        Device::translated(String::from("selftest2"), smmu, stream, true, &[])
             .map_err(|error| format!("{error}"))?
     };
     drop(dma::alloc(&first, 1 << 20, Attrs::NO_KERNEL_MAPPING));
@@ -341,7 +366,7 @@ fn audit_passes_with_all_kinds_of_buffers() -> Outcome {
     for (number, coherent) in [true, false].into_iter().enumerate() {
         if let Some(smmu) = iommu::all().first() {
             let stream = StreamId::new(ABSENT_STREAM.raw() + number as u32);
-            let device = Device::translated(format!("selftest{number}"), smmu, stream, coherent);
+            let device = Device::translated(format!("selftest{number}"), smmu, stream, coherent, &[]);
             devices.push(device.map_err(|error| format!("{error}"))?);
         }
         devices.push(direct_device(coherent));

@@ -173,7 +173,7 @@ impl Worker {
             FIRST_STREAM + arch::cpu::index() as u64 * STREAMS_PER_CPU + self.rng.below(STREAMS_PER_CPU);
         let name = String::from("soak");
         // Another worker may still use the stream, allocated before it moved to another CPU.
-        let device = match Device::translated(name, smmu, StreamId::new(stream as u32), true) {
+        let device = match Device::translated(name, smmu, StreamId::new(stream as u32), true, &[]) {
             Err(DmaError::IommuRefused) => return Ok(()),
             device => device?,
         };

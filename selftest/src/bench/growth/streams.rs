@@ -61,7 +61,7 @@ impl Domains {
         let (name, stream) = (String::new(), StreamId::new(FIRST + number));
         let device = match (self, attached.first()) {
             (Self::Shared, Some(first)) => Device::in_group(name, smmu, stream, true, first.domain().clone()),
-            _ => Device::translated(name, smmu, stream, true),
+            _ => Device::translated(name, smmu, stream, true, &[]),
         }?;
         device.set_mask(MASK)?;
         Ok(device)
