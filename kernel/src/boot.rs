@@ -80,8 +80,8 @@ pub unsafe fn start_kernel(
     let hosts = devices::enumerate(&platform);
     irq::init(&platform);
     sched::init(platform.timer.as_ref());
-    smp::start_all(&platform.cpus);
-    log::info!("cpu: {} of {} running", percpu::online(), platform.cpus.len());
+    let cpus = smp::start_all(&platform.cpus);
+    log::info!("cpu: {} of {cpus} running", percpu::online());
     process::random::seed(&platform.rng_seed);
     fs::init();
     let devices = devices::probe(&platform, hosts, &args);

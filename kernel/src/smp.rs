@@ -50,9 +50,14 @@ impl fmt::Display for CpuStartError {
 }
 
 /// Starts all CPUs of `cpus` except this one, with indices from 1 in the order of the device tree. A CPU that
-/// fails to start is ignored with a warning.
-pub fn start_all(cpus: &[CpuDescription]) {
-    let others = cpus.iter().filter(|cpu| cpu.mpidr != arch::cpu::affinity());
+/// fails to start is ignored with a warning. Returns the number of CPUs, this one included.
+pub fn start_all(cpus: &[CpuDescription]) -> usize {
+    let boot = arch::cpu::affinity();
+    let others = secondaries(cpus, boot);
+    let count = others.clone().count() + 1;
+    if count > cpus.len() {
+        log::warn!("cpu {boot:#x}: the boot CPU is not in the device tree");
+    }
     let mut index = 1;
     for cpu in others {
         if index == MAX_CPUS {
@@ -68,6 +73,12 @@ pub fn start_all(cpus: &[CpuDescription]) {
             }
         }
     }
+    count
+}
+
+/// The CPUs of the device tree except `boot`, which the tree may omit.
+fn secondaries(cpus: &[CpuDescription], boot: u64) -> impl Iterator<Item = &CpuDescription> + Clone {
+    cpus.iter().filter(move |cpu| cpu.mpidr != boot)
 }
 
 fn start_one(cpu: &CpuDescription, index: usize) -> Result<(), CpuStartError> {
@@ -145,4 +156,20 @@ fn write_args(page: &mut OwnedChunk, args: SecondaryArgs) {
     // page-aligned.
     unsafe { arch::pointer::to::<SecondaryArgs>(at).write(args) };
     arch::cache::clean(AddrRange::new(at, at + size_of::<SecondaryArgs>() as u64));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::vec::Vec;
+
+    #[test]
+    fn boot_cpu_is_counted_once_also_without_a_node() {
+        let cpu = |mpidr| CpuDescription { mpidr, enable_method: None };
+        let others =
+            |cpus: &[CpuDescription]| secondaries(cpus, 0x100).map(|cpu| cpu.mpidr).collect::<Vec<_>>();
+        assert_eq!(others(&[cpu(0), cpu(0x100), cpu(1)]), [0, 1]);
+        assert_eq!(others(&[cpu(0), cpu(1)]), [0, 1]);
+        assert_eq!(start_all(&[]), 1);
+    }
 }

@@ -55,7 +55,7 @@ pub struct Platform {
     pub console: Option<Uart>,
     /// The PSCI conduit.
     pub psci: Option<Conduit>,
-    /// The CPUs, including the boot CPU.
+    /// The CPUs of the device tree, which may omit the boot CPU.
     pub cpus: Vec<CpuDescription>,
     /// The interrupt controller.
     pub interrupts: Option<InterruptController>,
