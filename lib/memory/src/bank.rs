@@ -263,4 +263,28 @@ mod tests {
         pages.into_iter().for_each(|page| bank.free(page));
         assert_eq!(bank.alloc(order), Chunk::new(Pfn::new(4), order));
     }
+
+    #[test]
+    fn failed_order_is_retried_after_a_free_of_pages() {
+        const PAIRS: u64 = 0x3333_3333_3333_3333;
+        let mut bank = Bank::new(3);
+        bank.add(Pfn::new(8), Pfn::new(16));
+        let order = Order::new(2).unwrap();
+        let (run, pages) = bank.alloc_pages(8).unwrap();
+        bank.free_pages(run, pages & PAIRS);
+        assert_eq!(bank.alloc(order), None, "four free frames, in two chunks");
+        bank.free_pages(run, pages & !PAIRS);
+        assert_eq!(bank.alloc(order), Chunk::new(Pfn::new(8), order));
+    }
+
+    #[test]
+    fn failed_order_does_not_affect_smaller_orders() {
+        let mut bank = Bank::new(3);
+        bank.add(Pfn::new(8), Pfn::new(10));
+        bank.add(Pfn::new(12), Pfn::new(14));
+        let [two, four] = [1, 2].map(|order| Order::new(order).unwrap());
+        assert_eq!(bank.alloc(four), None, "four free frames, in two chunks");
+        assert_eq!(bank.alloc(two), Chunk::new(Pfn::new(8), two));
+        assert_eq!(bank.alloc(Order::PAGE), Chunk::new(Pfn::new(12), Order::PAGE));
+    }
 }

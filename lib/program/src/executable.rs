@@ -385,6 +385,15 @@ mod tests {
         assert_eq!(error(ET_EXEC, entry, &[TEXT; 65]), "TooManySegments(65)");
     }
 
+    /// The alignment and the address of such a segment are not checked either, as in Linux.
+    #[test]
+    fn segment_without_memory_is_ignored() {
+        let empty = Header { vaddr: 0x800, filesz: 0, memsz: 0, ..DATA };
+        let plan = Executable::parse(&file(ET_EXEC, 0x40_0100, &[empty, TEXT])).unwrap();
+        assert_eq!((plan.segments.len(), plan.header_count), (1, 2));
+        assert_eq!(error(ET_EXEC, 0x40_0100, &[empty]), "NoSegments");
+    }
+
     #[test]
     fn other_machines_and_file_formats_are_rejected() {
         let mut x86 = file(ET_EXEC, 0x40_0100, &[TEXT]);

@@ -406,6 +406,14 @@ mod tests {
     }
 
     #[test]
+    fn hard_link_does_not_replace_a_directory() {
+        let bytes = [member("bin/x", 0o100644, b""), linked("a", 5, b""), linked("bin", 5, b"ELF")].concat();
+        let offset = bytes.len() - linked("bin", 5, b"ELF").len();
+        let error = Initramfs::<()>::from_archive(CpioArchive::new(&bytes)).unwrap_err();
+        assert_eq!(error, InitramfsError::Conflict(offset));
+    }
+
+    #[test]
     fn archive_sets_the_mode_of_the_root() {
         let bytes = sample();
         let tree: Initramfs<&str> = Initramfs::from_archive(CpioArchive::new(&bytes)).unwrap();

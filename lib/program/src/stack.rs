@@ -173,8 +173,12 @@ mod tests {
     #[test]
     fn oversized_arguments_are_rejected() {
         let string = vec![b'x'; LIMIT];
-        assert!(
-            StackImage::build(&request(&[&string], &[])).is_err_and(|ArgumentListTooLong(size)| size > LIMIT)
-        );
+        let long: &[&[u8]] = &[&string];
+        let empty: &[u8] = b"";
+        let many = &[empty; LIMIT / 8][..];
+        for (arguments, environment) in [(long, &[][..]), (&[][..], long), (many, &[][..]), (&[][..], many)] {
+            let built = StackImage::build(&request(arguments, environment));
+            assert!(built.is_err_and(|ArgumentListTooLong(size)| size > LIMIT), "{}", arguments.len());
+        }
     }
 }

@@ -426,7 +426,9 @@ mod tests {
         vmas.insert(vma(60, 4, Prot::READ, 1, 0)).unwrap();
         let eight = Alignment::like_offset(8 * PAGE_SIZE, 3 * PAGE_SIZE);
         assert_eq!(vmas.find_unmapped(4 * PAGE_SIZE, eight, None), Some(pages(51, 4)));
-        assert_eq!(vmas.find_unmapped(4 * PAGE_SIZE, eight, Some(UserVa::new(0x5000))), Some(pages(5, 4)));
+        for hint in [0x5000, 0x5fff].map(UserVa::new) {
+            assert_eq!(vmas.find_unmapped(4 * PAGE_SIZE, eight, Some(hint)), Some(pages(5, 4)), "{hint}");
+        }
         let taken = Some(UserVa::new(61 * PAGE_SIZE));
         assert_eq!(vmas.find_unmapped(PAGE_SIZE, Alignment::PAGE, taken), Some(pages(59, 1)));
         assert_eq!(vmas.find_unmapped(60 * PAGE_SIZE, Alignment::PAGE, None), None);
