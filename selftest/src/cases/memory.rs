@@ -12,10 +12,12 @@ use arch::mmu::{Translation, translate_kernel};
 use arch::timer::Deadline;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use kernel::dma::counters;
+use kernel::memory::vmalloc::{KernelMapping, REGISTERS, STACKS, VMALLOC};
 use kernel::memory::{kernel_tables, layout, linear, magazines, window, zones};
 use kernel::percpu;
 use kernel::sync::SpinLock;
 use memory::{Frames, Reach, Request, Zone, chunks};
+use pagetable::Mapping;
 
 pub const TESTS: &[Test] = &[
     Test { name: "memory.zones_do_not_overlap", run: zones_do_not_overlap },
@@ -36,6 +38,7 @@ pub const TESTS: &[Test] = &[
     },
     Test { name: "memory.closed_window_has_no_translation", run: closed_window_has_no_translation },
     Test { name: "memory.linear_alias_is_removed_and_restored", run: linear_alias_is_removed_and_restored },
+    Test { name: "memory.kernel_mappings_have_guard_pages", run: kernel_mappings_have_guard_pages },
 ];
 
 fn zones_do_not_overlap() -> Outcome {
@@ -337,23 +340,66 @@ fn observe_from_two_cpus(chunk: Chunk) -> Result<Vec<WindowObservation>, String>
     })
 }
 
+/// Removes and restores the alias of a page and of 2 MiB. Both are restored with pages: the removal of a single
+/// page must not split a block.
 fn linear_alias_is_removed_and_restored() -> Outcome {
+    for order in [Order::PAGE, Order::BLOCK_2M] {
+        let Some(owned) = zones::alloc(order, Reach::LOW) else {
+            skip!("no free chunk of lowmem of order {order:?}");
+        };
+        let result = remove_and_restore_alias(owned.chunk());
+        zones::free(owned);
+        result?;
+    }
+    pass!(
+        "a page and 2 MiB removed from the linear map and restored with pages; the neighbours stayed mapped"
+    )
+}
+
+/// `chunk` is the caller's, and is not accessed meanwhile.
+fn remove_and_restore_alias(chunk: Chunk) -> Result<(), String> {
+    let alias = linear::range_of(chunk.range());
+    let ends = [alias.start(), KernelVa::new(alias.end().raw() - PAGE_SIZE)];
+    let before = ends.map(translate_kernel);
+    // SAFETY: the caller's own chunk, which is not accessed.
+    unsafe { linear::remove_alias(chunk) };
+    let between = ends.map(translate_kernel);
+    let neighbours = [alias.start().raw() - PAGE_SIZE, alias.end().raw()].map(KernelVa::new);
+    let neighbours = neighbours.map(translate_kernel);
+    // SAFETY: as above, and the chunk has no other mapping.
+    unsafe { linear::restore_alias(chunk) };
+    let after = ends.map(translate_kernel);
+    let mut largest = 0;
+    kernel_tables::leaves(alias, |leaf| largest = leaf.bytes.max(largest));
+    check!(between == [None; 2], "{alias:?} is still translated to {between:x?}");
+    check!(neighbours.iter().any(Option::is_some), "the neighbours of {alias:?} are unmapped too");
+    check!(after == before && !before.contains(&None), "{alias:?}: before {before:x?}, after {after:x?}");
+    check!(largest == PAGE_SIZE, "{alias:?} is restored with a mapping of {largest:#x} bytes");
+    Ok(())
+}
+
+/// Maps a page twice in each area of kernel addresses.
+fn kernel_mappings_have_guard_pages() -> Outcome {
     let Some(owned) = zones::alloc(Order::PAGE, Reach::LOW) else {
         skip!("no free page of lowmem");
     };
-    let (chunk, at) = (owned.chunk(), linear::address_of(owned.chunk().start()));
-    let before = translate_kernel(at);
-    // SAFETY: the test's own page, which it does not access.
-    unsafe { linear::remove_alias(chunk) };
-    let between = translate_kernel(at);
-    let neighbours =
-        [at.raw() - PAGE_SIZE, at.raw() + PAGE_SIZE].map(|at| translate_kernel(KernelVa::new(at)));
-    // SAFETY: as above, and the page has no other mapping.
-    unsafe { linear::restore_alias(chunk) };
-    let after = translate_kernel(at);
+    let chunk = owned.chunk();
+    let mut seen = Ok(());
+    for (name, area) in [("vmalloc", &VMALLOC), ("stacks", &STACKS), ("registers", &REGISTERS)] {
+        let mapping = Mapping::read_write(MemoryType::WriteBack);
+        // SAFETY: the test's own page, whose other mappings are write-back too.
+        let mapped = [(); 2].map(|()| unsafe { area.map(core::iter::once(chunk), PAGE_SIZE, mapping) });
+        let unguarded = mapped.iter().flatten().map(KernelMapping::range).find(|range| {
+            let around = [range.start().raw() - PAGE_SIZE, range.end().raw()].map(KernelVa::new);
+            around.into_iter().any(|at| translate_kernel(at).is_some())
+        });
+        if let Some(error) = mapped.iter().find_map(|mapped| mapped.as_ref().err()) {
+            seen = seen.and(Err(alloc::format!("{name}: {error:?}")));
+        } else if let Some(range) = unguarded {
+            seen = seen.and(Err(alloc::format!("{name}: no guard page next to {range:?}")));
+        }
+    }
     zones::free(owned);
-    check!(between.is_none(), "{at} is still translated to {between:x?}");
-    check!(neighbours.iter().any(Option::is_some), "the neighbouring pages are unmapped too");
-    check!(after == before && before.is_some(), "before {before:x?}, after {after:x?}");
-    pass!("{chunk:?} removed from the linear map at {at} and restored; its neighbours stayed mapped")
+    seen?;
+    pass!("a guard page on either side of mappings for vmalloc, stacks and registers")
 }

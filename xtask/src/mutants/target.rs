@@ -237,7 +237,7 @@ pub const MUTANTS: &[SourceMutant] = &[
         from: "let mapped = self.map(hole.start(), frames.chunks(), mapping);",
         to: "let mapped = self.map(hole.start(), frames.chunks(), mapping);\n        \
              let other = pagetable::Mapping::read_write(addr::MemoryType::WriteBack);\n        \
-             let view = crate::memory::vmalloc::VMALLOC.map(frames.chunks(), PAGE_SIZE, other);\n        \
+             let view = unsafe { crate::memory::vmalloc::VMALLOC.map(frames.chunks(), PAGE_SIZE, other) };\n        \
              let _ = view.map(|view| view.leak());\n",
         oracle: test(AT_REST, "with running programs: 0x"),
     },
@@ -328,7 +328,7 @@ pub const MUTANTS: &[SourceMutant] = &[
         file: "kernel/src/process/futex.rs",
         item: "wake",
         from: "woken < count",
-        to: "woken <= count",
+        to: "woken < count + usize::from(count == 1)",
         oracle: test(WAKE, "a wake of 1 returned 2"),
     },
     SourceMutant {
@@ -345,7 +345,10 @@ pub const MUTANTS: &[SourceMutant] = &[
         item: "requeue",
         from: ".take(moved)",
         to: ".take(usize::MAX - moved)",
-        oracle: test("programs.futex_requeue_wakes_and_moves_waiters", "threads wait, not"),
+        oracle: test(
+            "programs.futex_requeue_wakes_and_moves_waiters",
+            "a requeue of 1 + 2 returned 6, not 3",
+        ),
     },
     SourceMutant {
         name: "munmap of the first mapping only",
@@ -386,5 +389,21 @@ pub const MUTANTS: &[SourceMutant] = &[
         from: "(64 - at.raw() % 64)",
         to: "(64 - at.raw() % 1)",
         oracle: test("programs.strings_end_at_page_borders", "Inaccessible: -14, not 0"),
+    },
+    SourceMutant {
+        name: "kernel mappings without guard pages",
+        file: "kernel/src/memory/vmalloc.rs",
+        item: "init",
+        from: "with_guard(space, PAGE_SIZE)",
+        to: "with_guard(space, 0)",
+        oracle: test("memory.kernel_mappings_have_guard_pages", "no guard page next to"),
+    },
+    SourceMutant {
+        name: "linear alias restored with a block",
+        file: "kernel/src/memory/linear.rs",
+        item: "restore_alias",
+        from: "mapping()",
+        to: "Mapping::read_write(MemoryType::WriteBack)",
+        oracle: test("memory.linear_alias_is_removed_and_restored", "is restored with a mapping of 0x200000"),
     },
 ];
