@@ -1,5 +1,6 @@
 //! The running CPU: number, affinity, features, interrupt mask, wait and halt instructions.
 
+use crate::irqsoff;
 use bitflags::bitflags;
 use core::marker::PhantomData;
 
@@ -62,9 +63,11 @@ struct CpuIdRegisters {
 }
 
 /// Masks interrupts (PSTATE.I) until the guard is dropped, which restores the previous mask. Guards nest.
+#[cfg_attr(feature = "irqsoff", track_caller)]
 pub fn mask_irqs() -> IrqGuard {
     let guard = IrqGuard { was_masked: irqs_masked(), not_send: PhantomData };
     set_irqs_masked(true);
+    irqsoff::start();
     guard
 }
 
@@ -80,6 +83,7 @@ pub struct IrqGuard {
 impl Drop for IrqGuard {
     fn drop(&mut self) {
         if !self.was_masked {
+            irqsoff::end();
             set_irqs_masked(false);
         }
     }
@@ -87,6 +91,7 @@ impl Drop for IrqGuard {
 
 /// Unmasks interrupts.
 pub fn unmask_irqs() {
+    irqsoff::end();
     set_irqs_masked(false);
 }
 

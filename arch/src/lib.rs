@@ -19,6 +19,7 @@ pub mod cpu;
 pub mod exception;
 #[cfg(not(target_os = "none"))]
 pub mod fake;
+pub mod irqsoff;
 pub mod memory;
 pub mod mmu;
 pub mod monitor;

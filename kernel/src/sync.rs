@@ -71,12 +71,14 @@ impl<T> SpinLock<T> {
 
 impl<T: ?Sized> SpinLock<T> {
     /// Acquires the lock; interrupts stay masked until the guard is dropped.
+    #[cfg_attr(feature = "checking", track_caller)]
     pub fn lock(&self) -> SpinLockGuard<'_, T> {
         let irqs = arch::cpu::mask_irqs();
         SpinLockGuard { value: self.inner.lock(), _irqs: irqs }
     }
 
     /// Acquires the lock if it is free.
+    #[cfg_attr(feature = "checking", track_caller)]
     pub fn try_lock(&self) -> Option<SpinLockGuard<'_, T>> {
         let irqs = arch::cpu::mask_irqs();
         Some(SpinLockGuard { value: self.inner.try_lock()?, _irqs: irqs })

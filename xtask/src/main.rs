@@ -27,6 +27,7 @@ mod host;
 mod image;
 mod initramfs;
 mod inject;
+mod irqsoff;
 mod knobs;
 mod loom;
 mod machine;

@@ -23,6 +23,7 @@ pub fn before_return(thread: Arc<Thread>) {
 /// Except for `frame`, nothing on the stack below `stack_top` may be live.
 pub unsafe fn enter_user(frame: UserFrame, stack_top: KernelVa) -> ! {
     before_return(sched::current());
+    arch::irqsoff::end();
     // SAFETY: the stack is guaranteed by the caller, and `frame` is read first; `Task::restore`
     // installed the process's tables and restored its FP state when this thread was switched to.
     unsafe { arch::context::enter_user(&frame, stack_top) }

@@ -211,6 +211,7 @@ pub fn run() -> ! {
         // An interrupt from here on ends the WFI at once, and is taken when interrupts are unmasked.
         if mark_idle() {
             arch::cpu::wfi();
+            arch::irqsoff::exclude();
         }
     }
 }

@@ -18,10 +18,12 @@ pub fn kernel_exception(frame: &mut TrapFrame) {
 
 /// Handles an interrupt.
 pub fn interrupt(from: Origin) {
+    arch::irqsoff::start();
     irq::dispatch();
     if from == Origin::User {
         process::before_return(sched::current());
     }
+    arch::irqsoff::end();
 }
 
 /// Panics on an exception that must not occur: FIQ, SError, from EL1 with SP_EL0, from AArch32, or a kernel

@@ -16,6 +16,7 @@ pub fn exception(frame: &mut UserFrame) {
     handle(&thread, frame);
     core::mem::forget(arch::cpu::mask_irqs());
     process::before_return(thread);
+    arch::irqsoff::end();
 }
 
 fn handle(thread: &Thread, frame: &mut UserFrame) {

@@ -134,8 +134,14 @@ pub fn run(selected: Glob<'_>) -> bool {
         log::warn!("selftest: no test matches \"{selected}\"");
     }
     let mut report = report::Report::start(count);
+    #[cfg(feature = "checking")]
+    let mut irqsoff = crate::debug::irqsoff::LongestStretches::start();
     for test in tests() {
         report.add(test.name, audited((test.run)()));
+        #[cfg(feature = "checking")]
+        irqsoff.add(test.name);
     }
+    #[cfg(feature = "checking")]
+    irqsoff.print();
     report.finish()
 }

@@ -4,6 +4,7 @@
 mod call_path;
 pub mod fault_injection;
 pub mod guards;
+pub mod irqsoff;
 pub mod poison;
 
 pub use call_path::{forget_all_paths, forget_newest_path, paths_overflowed};

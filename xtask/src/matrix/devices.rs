@@ -69,6 +69,9 @@ pub const WIDE_EDU: &[&str] = &["-device", "edu,dma_mask=0xffffffffffffffff"];
 /// Two devices that can share a buffer.
 pub const TWO_EDUS: &[&str] = &["-device", "edu", "-device", "edu"];
 
+/// Two devices that can share a buffer, on a machine whose clock counts instructions.
+pub const COUNTING_CLOCK: &[&str] = &["-device", "edu", "-device", "edu", "-icount", "shift=0,sleep=off"];
+
 /// A device whose DMA mask covers all of RAM, on a machine whose clock counts instructions.
 pub const LEFT_RUNNING: &[&str] =
     &["-device", "edu,dma_mask=0xffffffffffffffff", "-icount", "shift=0,sleep=off"];

@@ -3,9 +3,9 @@
 
 use super::bases::{CHECKING, PANIC, SELFTEST, raspberry_pi};
 use super::case::{BootMethod, Case, Tier};
-use super::devices::{LEFT_RUNNING, TWO_EDUS, WIDE_EDU};
+use super::devices::{COUNTING_CLOCK, LEFT_RUNNING, TWO_EDUS, WIDE_EDU};
 use crate::expectation::ConsoleExpectation;
-use crate::{run, trace};
+use crate::{irqsoff, run, trace};
 
 /// DMA that an earlier stage left running completes while the kernel boots or a program runs.
 const LEFT_RUNNING_BASE: Case = Case {
@@ -40,6 +40,16 @@ pub const CASES: &[Case] = &[
     },
     // The checking build: every self-test, and some of them with fault injection.
     CHECKING,
+    // For how long interrupts stay masked, in instructions. One CPU: the counter counts those of all.
+    Case {
+        name: "irqsoff",
+        tier: Tier::Check,
+        cpu: "max,cntfrq=1000000000",
+        cpus: "1",
+        devices: COUNTING_CLOCK,
+        inspect: irqsoff::limited,
+        ..CHECKING
+    },
     // Without an IOMMU. One CPU, so that its own free lists return its freed memory.
     Case {
         name: "checking-no-iommu",
