@@ -1,16 +1,16 @@
 //! Windows: temporary per-CPU mappings of frames outside of the linear map, to zero or to copy them (as
 //! `kmap_local` in Linux).
 //!
-//! Each CPU has a slot of 2 MiB for a block and one for pages, used with interrupts masked. The slots have
-//! the same addresses on all CPUs, in tables that only this CPU's TTBR1 links: closing a window needs only a
-//! local TLB invalidation. The tables are allocated before the CPU runs, and their entries are written
+//! Each CPU has a slot of 2 MiB for a block and one for pages. Interrupts stay enabled: the kernel is not
+//! preemptible, so the thread does not move to another CPU, and interrupt handlers open no window. The slots
+//! have the same addresses on all CPUs, in tables that only this CPU's TTBR1 links: closing a window needs
+//! only a local TLB invalidation. The tables are allocated before the CPU runs, and their entries are written
 //! without a table walk or a lock, so opening a window never allocates and never fails.
 
 use crate::memory::{kernel_tables, layout, linear, table_frames, zones};
-use crate::percpu::{MAX_CPUS, PerCpu};
-use crate::perf_counters;
+use crate::percpu::{self, MAX_CPUS, PerCpu};
+use crate::{debug, perf_counters};
 use addr::{AddrRange, Chunk, KernelVa, MemoryType, Order, PAGE_SIZE, Pfn, PhysAddr};
-use arch::cpu::IrqGuard;
 use core::mem;
 use memory::{Frames, OwnedChunk};
 use pagetable::{Leaf, MapWindow, Mapping, OutOfTables, PerCpuRoot};
@@ -77,7 +77,7 @@ fn map_chunk(chunk: Chunk, memory: MemoryType, f: &mut impl FnMut(AddrRange<Kern
 /// Maps `chunk`, of more than [`PAGE_WINDOW_BYTES`], block by block.
 #[inline(never)]
 fn with_blocks(chunk: Chunk, memory: MemoryType, f: &mut impl FnMut(AddrRange<KernelVa>)) {
-    let (window, _irqs) = this_cpu_window();
+    let window = this_cpu_window();
     for block in split_into_blocks(chunk) {
         with_block(window, block, memory, f);
     }
@@ -123,10 +123,9 @@ pub unsafe fn with_chunks(
     pages.with_mapped(&mut f);
 }
 
-/// This CPU's page slot, of which up to [`PAGE_WINDOW_BYTES`] are used, while chunks are added. Interrupts
-/// are masked from the first chunk on.
+/// This CPU's page slot, of which up to [`PAGE_WINDOW_BYTES`] are used, while chunks are added.
 struct PageWindow {
-    slot: Option<(&'static MapWindow<'static>, IrqGuard)>,
+    slot: Option<&'static MapWindow<'static>>,
     filled: usize,
 }
 
@@ -141,14 +140,14 @@ impl PageWindow {
 
     #[inline]
     fn add(&mut self, chunk: Chunk, memory: MemoryType) {
-        let (window, _) = self.slot.get_or_insert_with(this_cpu_window);
+        let window = self.slot.get_or_insert_with(this_cpu_window);
         self.filled += window.map::<KernelVa>(self.filled, chunk, Mapping::read_write(memory));
     }
 
     /// Calls `f` with the range of the added chunks, then unmaps them.
     #[inline]
     fn with_mapped(self, f: &mut impl FnMut(AddrRange<KernelVa>)) {
-        let Some((window, _irqs)) = self.slot else { return };
+        let Some(window) = self.slot else { return };
         perf_counters::count_descriptor_stores(self.filled);
         arch::barrier::dsb_nshst();
         arch::barrier::isb();
@@ -163,17 +162,16 @@ impl PageWindow {
     }
 }
 
-/// This CPU's window. The guard masks interrupts, so that the thread does not move to another CPU.
+/// This CPU's window. The caller must close it before it sleeps.
 #[inline]
-fn this_cpu_window() -> (&'static MapWindow<'static>, IrqGuard) {
-    let irqs = arch::cpu::mask_irqs();
+fn this_cpu_window() -> &'static MapWindow<'static> {
+    assert!(!debug::ENABLED || !percpu::in_interrupt(), "an interrupt handler opens a window");
     let cpu = arch::cpu::index();
     let Some(window) = WINDOWS.of(cpu).get() else { panic!("the window of CPU {cpu} is not initialized") };
-    (window, irqs)
+    window
 }
 
-/// Maps `block` in the block slot of this CPU's `window` while `f` runs. Interrupts must be masked. Between
-/// two blocks the entry is invalid and not in the TLB (break-before-make, DDI 0487, D8.16.1).
+/// Maps `block` in the block slot of this CPU's `window` while `f` runs. Between two blocks the entry is invalid and not in the TLB (break-before-make, DDI 0487, D8.16.1).
 fn with_block(
     window: &MapWindow<'_>,
     block: Chunk,
