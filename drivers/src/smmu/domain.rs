@@ -9,6 +9,7 @@ use super::tlb_tags::TlbTagAllocator;
 use crate::iommu::{Freed, NotInvalidated, NotUnmapped, Shared, Stale};
 use crate::region::{Region, RegionSource};
 use addr::{AddrRange, FrameRun, Iova, PAGE_SIZE, PhysAddr};
+use core::ops::ControlFlow;
 use pagetable::{Leaf, MapError, Mapping, PageTable, Stage1, StaleTables, TableMemory, UnmapError};
 use smmu_spec::{
     ContextDescriptor, Invalidation, Stage1Config, Stage2Config, Step, StreamConfig, TlbTag, update,
@@ -288,9 +289,14 @@ impl PagingDomain {
         either_stage!(&self.tables, tables => tables.translate(memory, at))
     }
 
-    /// Calls `visit` for each page or block in `range`, in ascending order.
-    pub fn leaves<M: TableMemory>(&self, memory: &M, range: AddrRange<Iova>, visit: impl FnMut(Leaf<Iova>)) {
-        either_stage!(&self.tables, tables => tables.leaves(memory, range, visit))
+    /// Calls `visit` for each page or block in `range`, in ascending order, until it breaks.
+    pub fn leaves_until<M: TableMemory>(
+        &self,
+        memory: &M,
+        range: AddrRange<Iova>,
+        visit: impl FnMut(Leaf<Iova>) -> ControlFlow<()>,
+    ) {
+        either_stage!(&self.tables, tables => tables.leaves_until(memory, range, visit))
     }
 
     /// Calls `visit` for each table that the SMMU can walk, top level first.

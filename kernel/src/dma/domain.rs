@@ -6,6 +6,7 @@ use super::request::{MapPlacement, MapRequest};
 use super::small_mappings::{SmallMappings, SmallSlot};
 use crate::debug::{self, DomainKey, FailPoint};
 use crate::iommu::{LOST_BYTES, Smmu, Tables};
+use crate::memory::leaf_batches;
 use crate::sync::SpinLock;
 use addr::{AddrRange, FrameRun, Iova, PAGE_SIZE, PhysAddr, StreamId};
 use alloc::boxed::Box;
@@ -14,6 +15,7 @@ use alloc::vec::Vec;
 use dma_api::{DmaError, DmaMask};
 use drivers::direct::{BusAddressError, BusWindow, Direct};
 use drivers::smmu::{PagingDomain, Stages, StreamError};
+use pagetable::Leaf;
 use spin::Once;
 
 /// An IOVA space. Its lock is held during table updates, not while a CPU waits for CMD_SYNC.
@@ -170,25 +172,36 @@ impl Domain {
     }
 
     /// Calls `visit` for each leaf descriptor of `range` in ascending order; never without translation.
-    pub fn leaves(&self, range: AddrRange<Iova>, visit: impl FnMut(pagetable::Leaf<Iova>)) {
+    pub fn leaves(&self, range: AddrRange<Iova>, mut visit: impl FnMut(Leaf<Iova>)) {
         if let DomainTranslation::Smmu(domain) = &self.translation {
-            domain.iova_space.lock().leaves(range, visit);
+            leaf_batches::visit(
+                range,
+                |rest, read| domain.iova_space.lock().leaves_until(rest, |leaf| read(leaf, ())),
+                |leaf, ()| visit(leaf),
+            );
         }
     }
 
     /// Calls `visit` for each leaf descriptor of the domain in ascending order, with whether its first and
     /// its last page are allocated.
-    pub fn all_leaves(&self, mut visit: impl FnMut(pagetable::Leaf<Iova>, bool)) {
-        if let DomainTranslation::Smmu(domain) = &self.translation {
-            let iova_space = domain.iova_space.lock();
-            let small = domain.small.get();
-            let is_allocated = |at| {
-                small.and_then(|small| small.is_allocated(at)).unwrap_or_else(|| iova_space.is_allocated(at))
-            };
-            iova_space.leaves(AddrRange::new(Iova::new(0), iova_space.end()), |leaf| {
-                visit(leaf, is_allocated(leaf.at) && is_allocated(leaf.at + (leaf.bytes - PAGE_SIZE)));
-            });
-        }
+    pub fn all_leaves(&self, visit: impl FnMut(Leaf<Iova>, bool)) {
+        let DomainTranslation::Smmu(domain) = &self.translation else { return };
+        let (small, end) = (domain.small.get(), domain.iova_space.lock().end());
+        leaf_batches::visit(
+            AddrRange::new(Iova::new(0), end),
+            |rest, read| {
+                let iova_space = domain.iova_space.lock();
+                let is_allocated = |at| {
+                    let small = small.and_then(|small| small.is_allocated(at));
+                    small.unwrap_or_else(|| iova_space.is_allocated(at))
+                };
+                iova_space.leaves_until(rest, |leaf| {
+                    let last = leaf.at + (leaf.bytes - PAGE_SIZE);
+                    read(leaf, is_allocated(leaf.at) && is_allocated(last))
+                });
+            },
+            visit,
+        );
     }
 
     /// Calls `show` for each page-table frame of the domain; never without translation.

@@ -4,6 +4,7 @@ use super::request::{MapPlacement, MapRequest};
 use crate::debug::{self, FailPoint};
 use crate::iommu::{Smmu, Tables};
 use addr::{AddrRange, FrameRun, Iova, Order, PAGE_SIZE, PhysAddr};
+use core::ops::ControlFlow;
 use dma_api::DmaError;
 use drivers::iommu::Stale;
 use drivers::smmu::{self, DomainMapError, PinnedTable};
@@ -58,9 +59,9 @@ impl IovaSpace {
         self.ranges.is_allocated(at)
     }
 
-    /// Calls `visit` for each leaf descriptor of `range` in ascending order.
-    pub fn leaves(&self, range: AddrRange<Iova>, visit: impl FnMut(Leaf<Iova>)) {
-        self.domain.leaves(&Tables, range, visit);
+    /// Calls `visit` for each leaf descriptor of `range` in ascending order, until it breaks.
+    pub fn leaves_until(&self, range: AddrRange<Iova>, visit: impl FnMut(Leaf<Iova>) -> ControlFlow<()>) {
+        self.domain.leaves_until(&Tables, range, visit);
     }
 
     /// Calls `show` for each page-table frame.

@@ -4,7 +4,7 @@
 //! windows) is private to it. The shared root is fixed before the first copy is made, so the copies remain
 //! valid.
 
-use crate::memory::table_frames;
+use crate::memory::{leaf_batches, table_frames};
 use crate::sync::SpinLock;
 use addr::{AddrRange, Chunk, KernelVa, PhysAddr};
 use arch::tlb::Level;
@@ -106,8 +106,18 @@ pub fn translate(at: KernelVa) -> Option<Leaf<KernelVa>> {
 }
 
 /// Calls `visit` with every mapping in `range`, in ascending order.
-pub fn leaves(range: AddrRange<KernelVa>, visit: impl FnMut(Leaf<KernelVa>)) {
-    with(|tables| tables.leaves(&table_frames::kernel(), range, visit));
+pub fn leaves(range: AddrRange<KernelVa>, mut visit: impl FnMut(Leaf<KernelVa>)) {
+    leaf_batches::visit(
+        range,
+        |rest, read| {
+            with(|tables| {
+                tables.leaves_until(&table_frames::kernel(), rest, |leaf| read(leaf, ()));
+                // Exempt from the limit: only the audit calls this, and a run of sparse tables has no bound.
+                arch::irqsoff::exclude();
+            });
+        },
+        |leaf, ()| visit(leaf),
+    );
 }
 
 /// Calls `visit` with every shared table; the CPUs' private tables are not among them.
@@ -115,6 +125,7 @@ pub fn each_table(visit: impl FnMut(PhysAddr)) {
     with(|tables| tables.each_table(&table_frames::kernel(), visit));
 }
 
+#[cfg_attr(feature = "checking", track_caller)]
 fn with<R>(f: impl FnOnce(&mut KernelTables) -> R) -> R {
     match TABLES.lock().as_mut() {
         Some(tables) => f(tables),

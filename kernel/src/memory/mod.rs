@@ -7,6 +7,7 @@ pub mod heap;
 mod heap_cache;
 pub mod kernel_tables;
 pub mod layout;
+pub mod leaf_batches;
 pub mod linear;
 pub mod magazines;
 pub mod stack;

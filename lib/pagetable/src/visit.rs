@@ -2,7 +2,7 @@
 
 use crate::descriptor::{Descriptor, Format};
 use crate::geometry::{LAST_LEVEL, index, size, slot_start};
-use crate::table::load;
+use crate::table::{load, valid_count};
 use crate::unmap::BadRange;
 use crate::{Access, InputAddress, Mapping, PageTable, TableMemory, TableRef};
 use addr::{AddrRange, MemoryType, PhysAddr};
@@ -111,7 +111,9 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
         for slot in index(first, level)..=index(last, level) {
             let entry = load(&m.entries(TableRef::new(table))[slot]);
             let start = slot_start(first, level, slot);
-            if entry.is_table(level) {
+            if entry.is_table(level) && valid_count(m, entry.output()) == 0 {
+                // An empty table: its entries are not read.
+            } else if entry.is_table(level) {
                 let part = (first.max(start), last.min(start + size(level) - 1));
                 self.visit(m, entry.output(), level + 1, part, visit)?;
             } else if entry.is_valid() {
@@ -129,6 +131,9 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
 /// Visits `table` and all tables below it.
 fn tables_from<M: TableMemory>(m: &M, table: PhysAddr, level: u8, show: &mut impl FnMut(PhysAddr)) {
     show(table);
+    if level == LAST_LEVEL {
+        return;
+    }
     for entry in m.entries(TableRef::new(table)).iter().map(load).filter(|entry| entry.is_table(level)) {
         tables_from(m, entry.output(), level + 1, show);
     }
