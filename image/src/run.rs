@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 use kernel::board::{BootArgs, Glob, Platform};
-use kernel::{console, devices, fs, power, process};
+use kernel::{console, devices, fs, iommu, power, process};
 use selftest::{bench, cases, soak};
 
 /// The init program unless `init=` names another: the demonstration.
@@ -26,6 +26,7 @@ pub fn main(platform: &Platform, args: &BootArgs<'_>, devices: devices::BoundDev
     } else {
         run_init(platform, args);
     }
+    iommu::all().iter().for_each(|smmu| smmu.service());
     console::flush();
     power::off()
 }

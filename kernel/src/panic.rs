@@ -3,7 +3,7 @@
 
 use crate::dma::counters;
 use crate::memory::{heap, table_frames};
-use crate::{console, debug, irq, kprintln, power};
+use crate::{console, debug, iommu, irq, kprintln, power};
 use addr::Size;
 use arch::exception::TrapFrame;
 use core::fmt::Display;
@@ -50,6 +50,7 @@ fn finish(backtrace: impl Iterator<Item = u64>) -> ! {
         kprintln!("  {address:#018x}");
     }
     debug::on_panic();
+    iommu::all().iter().for_each(|smmu| smmu.print_events());
     statistics();
     console::flush();
     power::off()

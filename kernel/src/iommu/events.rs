@@ -1,12 +1,13 @@
-//! The event queue: drained by the interrupt handler; events are printed and forwarded to the registered
-//! sinks.
+//! The event queue: drained by the interrupt handler; events are queued for the log and forwarded to the
+//! registered sinks.
 
 use super::dominant_stream::DominantStream;
+use super::event_log::{EventLine, EventLog};
 use super::smmu::Smmu;
-use crate::{debug, kprintln};
+use crate::debug;
 use addr::StreamId;
 use alloc::vec::Vec;
-use drivers::smmu::{EventQueue, EventReport, SuppressedEvents};
+use drivers::smmu::{EventQueue, EventReport};
 use smmu_spec::EventRecord;
 use spin::RwLock;
 
@@ -16,7 +17,8 @@ pub enum DrainTime {
     /// After the window of the rate limit: log lines were suppressed or events lost, whose number is printed
     /// then.
     AfterWindow,
-    /// At once, in a thread: records are left in a queue, which raises no interrupt before it was empty.
+    /// At once, in a thread: log lines are queued, or records are left in a queue, which raises no interrupt
+    /// before it was empty.
     Now,
 }
 
@@ -52,58 +54,66 @@ pub(super) fn report_overflow(smmu: &Smmu, stream: StreamId) {
 /// The event queue of an SMMU and its dominant stream.
 pub(super) struct EventDispatcher {
     queue: EventQueue,
+    /// The dominant stream since the queue was last empty.
+    current: DominantStream,
     /// The dominant stream when the queue was last found at least half full.
     dominant: DominantStream,
+    log: EventLog,
 }
 
 impl EventDispatcher {
     pub(super) fn new(queue: EventQueue) -> Self {
-        Self { queue, dominant: DominantStream::default() }
+        let none = DominantStream::default();
+        Self { queue, current: none, dominant: none, log: EventLog::new() }
     }
 
-    /// Prints the recorded events and forwards them to the sinks. Returns the dominant stream of the last
-    /// drain that found the queue at least half full; a burst may be split over two drains.
-    pub(super) fn drain(&mut self, smmu: &Smmu) -> DominantStream {
-        let Self { queue, dominant } = self;
-        let mut now = DominantStream::default();
-        let left = repeat_while_left(|| {
-            queue.drain(|report| match report {
-                EventReport::Event(event) => {
-                    kprintln!("{event}");
-                    debug::translation_fault(smmu.stream_key(event.stream), &event);
-                    now.add(event.stream);
-                    forward(smmu, &event);
-                }
-                EventReport::RateLimited(event) => {
-                    request_drain(DrainTime::AfterWindow);
-                    now.add(event.stream);
-                    forward(smmu, &event);
-                }
-                EventReport::Suppressed(SuppressedEvents { stream: Some(stream), count }) => {
-                    kprintln!("smmu: sid={stream} {count} more events");
-                }
-                EventReport::Suppressed(SuppressedEvents { stream: None, count }) => {
-                    kprintln!("smmu: {count} more events of many streams");
-                }
-                EventReport::Overflow => smmu.command_queue().record_lost_events(),
-            })
+    /// Queues a batch of the recorded events for the log and forwards them to the sinks. Returns whether
+    /// events are left in the queue.
+    pub(super) fn drain(&mut self, smmu: &Smmu) -> bool {
+        let Self { queue, current, dominant, log } = self;
+        let left = queue.drain(|report| match report {
+            EventReport::Event(event) => {
+                log.push(EventLine::Event(event));
+                debug::translation_fault(smmu.stream_key(event.stream), &event);
+                current.add(event.stream);
+                forward(smmu, &event);
+            }
+            EventReport::RateLimited(event) => {
+                request_drain(DrainTime::AfterWindow);
+                current.add(event.stream);
+                forward(smmu, &event);
+            }
+            EventReport::Suppressed(suppressed) => log.push(EventLine::Suppressed(suppressed)),
+            EventReport::Overflow => smmu.command_queue().record_lost_events(),
         });
-        if left {
+        let entries = smmu.features().event_queue_entries();
+        if 2 * current.events() >= entries {
+            *dominant = *current;
+        }
+        if !left || current.events() >= entries {
+            *current = DominantStream::default();
+        }
+        if left || !log.is_empty() {
             request_drain(DrainTime::Now);
         }
-        if 2 * now.events() >= smmu.features().event_queue_entries() {
-            *dominant = now;
-        }
-        *dominant
+        left
+    }
+
+    /// Returns the dominant stream when the queue was last found at least half full; a burst may be split over
+    /// several drains.
+    pub(super) fn dominant(&self) -> DominantStream {
+        self.dominant
+    }
+
+    /// Removes and returns the oldest line of the log.
+    pub(super) fn next_line(&mut self) -> Option<EventLine> {
+        self.log.pop()
     }
 }
 
-/// The number of drains in one interrupt, each of at most a full queue.
-const MAX_DRAINS: usize = 2;
-
-/// Calls `drain` until it leaves no records, at most [`MAX_DRAINS`] times. Returns whether records are left.
-fn repeat_while_left(mut drain: impl FnMut() -> bool) -> bool {
-    (0..MAX_DRAINS).all(|_| drain())
+/// Calls `drain` until it leaves no records, at most `limit` times.
+pub(super) fn repeat_while_left(limit: u64, mut drain: impl FnMut() -> bool) {
+    let _ = (0..limit).all(|_| drain());
 }
 
 fn forward(smmu: &Smmu, event: &EventRecord) {
@@ -115,14 +125,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn drain_is_repeated_within_a_limit_and_reports_records_that_are_left() {
-        for (arrivals, drains, left) in [(0, 1, false), (1, 2, false), (2, 2, true), (9, 2, true)] {
+    fn drain_is_repeated_within_a_limit() {
+        for (arrivals, drains) in [(0, 1), (1, 2), (2, 3), (9, 3)] {
             let mut done = 0;
-            let result = repeat_while_left(|| {
+            repeat_while_left(3, || {
                 done += 1;
                 done <= arrivals
             });
-            assert_eq!((done, result), (drains, left), "records arrive during {arrivals} drains");
+            assert_eq!(done, drains, "records arrive during {arrivals} drains");
         }
     }
 }

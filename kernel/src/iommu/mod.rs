@@ -7,6 +7,7 @@
 mod bringup;
 mod commands;
 mod dominant_stream;
+mod event_log;
 mod events;
 mod fault_log;
 mod smmu;

@@ -6,6 +6,8 @@ use super::events::{self, EventDispatcher};
 use super::table_memory::{Regions, Tables};
 use crate::debug::{self, FailPoint, StreamKey};
 use crate::irq::Handler;
+use crate::kprintln;
+use crate::percpu;
 use crate::sync::SpinLock;
 use addr::{PAGE_SIZE, StreamId};
 use alloc::vec::Vec;
@@ -13,7 +15,7 @@ use dma_api::DmaError;
 use drivers::iommu::Shared as _;
 use drivers::pcie::Phandle;
 use drivers::smmu::{
-    self, DestroyError, DomainError, Features, PagingDomain, SmmuV3, StreamError, StreamTable,
+    self, DestroyError, DomainError, EventQueue, Features, PagingDomain, SmmuV3, StreamError, StreamTable,
     TlbTagAllocator,
 };
 use spin::Once;
@@ -138,14 +140,34 @@ impl Smmu {
     }
 
     /// Drains the event queue and acknowledges global errors. Called by the SMMU's interrupts, and where a
-    /// caller needs the events before the next interrupt.
+    /// caller needs the events before the next interrupt. Prints the events in a thread only.
     pub fn service(&self) {
-        let dominant = self.events.lock().drain(self);
+        // An interrupt handler drains one batch and leaves the rest to a thread, which releases the lock after
+        // each batch; twice the queue, since events may arrive meanwhile.
+        let queue = self.features.event_queue_entries().div_ceil(EventQueue::BATCH.into());
+        let batches = if percpu::in_interrupt() { 1 } else { 2 * queue };
+        events::repeat_while_left(batches, || self.events.lock().drain(self));
         self.commands.service();
         if self.commands.take_lost_events()
-            && let Some(stream) = dominant.stream()
+            && let Some(stream) = self.dominant_stream()
         {
             events::report_overflow(self, stream);
+        }
+        if !percpu::in_interrupt() {
+            self.print_events();
+        }
+    }
+
+    fn dominant_stream(&self) -> Option<StreamId> {
+        self.events.lock().dominant().stream()
+    }
+
+    /// Prints the queued lines of the event log, unless the event queue is locked: the CPU that drains it
+    /// requests the next drain. So a panic can call this too.
+    pub fn print_events(&self) {
+        let next_line = || self.events.try_lock()?.next_line();
+        while let Some(line) = next_line() {
+            kprintln!("{line}");
         }
     }
 }

@@ -15,6 +15,8 @@ const DRAIN_DELAY_NS: u64 = (drivers::rate_limiter::WINDOW_US + 100_000) * 1000;
 /// Out of memory for the thread.
 pub fn start() -> Result<(), sched::OutOfMemory> {
     iommu::register_sink(&FaultSink);
+    // Prints the events since the SMMUs were enabled.
+    DRAIN_REQUEST.add(DrainTime::Now);
     sched::spawn("quarantine", || {
         loop {
             match wait() {
