@@ -10,7 +10,7 @@ mod null;
 mod regular;
 pub mod root;
 
-use crate::sync::SpinLock;
+use crate::sched::Mutex;
 use crate::vm::access::UserMemory;
 use crate::vm::address_space::AddressSpace;
 use abi::Errno;
@@ -25,7 +25,7 @@ use program::{FdTable, NodeId, NodeKind};
 pub use initramfs::{MountError, mount};
 
 /// The file descriptor table of a process.
-pub type FileTable = SpinLock<FdTable<Arc<OpenFile>>>;
+pub type FileTable = Mutex<FdTable<Arc<OpenFile>>>;
 
 /// The process on whose behalf a file operation runs.
 #[derive(Clone, Copy)]

@@ -6,8 +6,8 @@
 //!
 //! # Locks
 //!
-//! `Process::threads` before the scheduler's; `AddressSpace` before the kernel's memory; the file table,
-//! `Process::signals` and a file's position are leaf locks. No lock is held during a user copy, except that
+//! `AddressSpace` and the file table are mutexes, locked before any spin lock. `Process::threads` precedes the
+//! scheduler's lock; `Process::signals` and a file's position are leaf locks. No lock is held during a user copy, except that
 //! of the futex list, whose read of the futex word must not fault ([`futex`]).
 
 pub mod futex;

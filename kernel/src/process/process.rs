@@ -4,7 +4,7 @@ use super::futex::Futexes;
 use super::task::{self, Task};
 use crate::debug::{self, FailPoint};
 use crate::fs::{Caller, FileTable};
-use crate::sched::{self, Thread, WaitQueue};
+use crate::sched::{self, Mutex, Thread, WaitQueue};
 use crate::sync::SpinLock;
 use crate::vm::address_space::AddressSpace;
 use abi::signal::{SIGNALS, SigAction, Signal};
@@ -78,7 +78,7 @@ impl Process {
         Self {
             id: task::next_id(),
             space,
-            files: SpinLock::new(FdTable::new(debug::scaled(FILES_MAX as u64) as usize)),
+            files: Mutex::new(FdTable::new(debug::scaled(FILES_MAX as u64) as usize)),
             futexes: Futexes::new(),
             signals: SpinLock::new([action; SIGNALS]),
             threads: SpinLock::new(Vec::new()),

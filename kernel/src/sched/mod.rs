@@ -13,11 +13,13 @@
 //! - A CPU without a runnable thread waits in WFI and is marked in `idle`; making a thread ready sends a
 //!   reschedule IPI to one of these CPUs.
 
+mod mutex;
 mod run_queue;
 mod thread;
 pub mod time;
 pub mod wait;
 
+pub use mutex::{Mutex, MutexGuard};
 pub use run_queue::Nanoseconds;
 pub use thread::{EnterUser, OutOfMemory, Thread, UserThread};
 pub use wait::{WaitError, WaitQueue};
@@ -126,6 +128,11 @@ pub fn current() -> Arc<Thread> {
         Some(thread) => thread.clone(),
         None => panic!("CPU {} runs no thread yet", arch::cpu::index()),
     }
+}
+
+/// Returns whether the running thread must exit instead of continuing a long operation.
+pub fn is_interrupted() -> bool {
+    CPU_STATE.this().lock().current.as_ref().is_some_and(|thread| thread.is_interrupted())
 }
 
 /// Returns whether this CPU runs threads.

@@ -64,6 +64,13 @@ impl WaitQueue {
         }
     }
 
+    /// Wakes a waiting thread, which evaluates its condition before it can leave the queue.
+    pub fn wake_one(&self) {
+        if let Some(thread) = self.0.lock().first() {
+            super::unpark(thread);
+        }
+    }
+
     fn remove(&self, thread: &Arc<Thread>) {
         let mut list = self.0.lock();
         if let Some(at) = list.iter().position(|other| Arc::ptr_eq(other, thread)) {

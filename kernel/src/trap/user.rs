@@ -52,7 +52,8 @@ fn memory_fault(task: &Task, frame: &UserFrame, fault: Fault, access: Prot) {
     let resolvable = matches!(fault, Fault::Translation(_) | Fault::Permission(_) | Fault::AccessFlag(_));
     let signal = match frame.fault_address() {
         Some(at) if resolvable => match task.process().space.handle_fault(UserVa::new(at), access) {
-            Ok(()) => return,
+            // Also if the process is being terminated: the thread exits instead of returning.
+            Ok(()) | Err(AccessError::Interrupted) => return,
             Err(AccessError::Unmapped | AccessError::Denied) => Signal::SIGSEGV,
             Err(AccessError::OutOfMemory) => Signal::SIGKILL,
         },

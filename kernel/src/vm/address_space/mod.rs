@@ -2,8 +2,8 @@
 //! for both.
 //!
 //! Anonymous memory is populated by page faults ([`AddressSpace::handle_fault`], demand paging); buffers are
-//! mapped completely by `mmap`. The lock, which masks interrupts, is held for one such step at a time, and
-//! never during a user copy.
+//! mapped completely by `mmap`. The lock is a [`Mutex`]: an operation on a large range is atomic towards other
+//! threads and runs with interrupts enabled. It is never held during a user copy.
 //!
 //! A frame is freed in three steps: its entry is cleared, the TLBs are invalidated, and it returns to the
 //! allocator. If it is pinned for a device, its last unpin frees it ([`super::pages`]).
@@ -19,7 +19,7 @@ use super::asid::OwnedAsid;
 use super::pages::PinnedPages;
 use crate::dma::ChunkedBuffer;
 use crate::memory::{table_frames, window};
-use crate::sync::SpinLock;
+use crate::sched::{self, Mutex, MutexGuard};
 use abi::Errno;
 use abi::memory::Prot;
 use addr::{AddrRange, Address, Asid, KernelVa, PAGE_SIZE, PhysAddr, UserVa};
@@ -58,6 +58,8 @@ pub enum AccessError {
     Denied,
     /// No frame or page table can be allocated.
     OutOfMemory,
+    /// The process is being terminated.
+    Interrupted,
 }
 
 type Table = PageTable<Stage1, UserVa>;
@@ -66,7 +68,7 @@ type Table = PageTable<Stage1, UserVa>;
 pub struct AddressSpace {
     asid: OwnedAsid,
     root: PhysAddr,
-    inner: SpinLock<Inner>,
+    inner: Mutex<Inner>,
 }
 
 struct Inner {
@@ -85,7 +87,7 @@ impl AddressSpace {
         let table = Table::new(&mut table_frames::user(asid.get()), INPUT_BITS).ok()?;
         let vmas = VmaMap::new(AddrRange::new(UserVa::new(USER_START), UserVa::new(USER_END)), VMAS_MAX);
         let (root, heap) = (table.root(), AddrRange::EMPTY);
-        let inner = SpinLock::new(Inner { vmas, table: Some(table), asid: asid.get(), heap });
+        let inner = Mutex::new(Inner { vmas, table: Some(table), asid: asid.get(), heap });
         Some(Self { asid, root, inner })
     }
 
@@ -102,9 +104,15 @@ impl AddressSpace {
         unsafe { arch::mmu::install_user(self.root, self.asid.get()) };
     }
 
+    /// # Errors
+    /// `EINTR` if the process is being terminated, so that no program receives it.
+    fn lock(&self) -> Result<MutexGuard<'_, Inner>, Errno> {
+        self.inner.lock_killable().map_err(|_| Errno::EINTR)
+    }
+
     /// Maps anonymous memory.
     pub fn map_anonymous(&self, len: u64, placement: MmapPlacement, prot: Prot) -> Result<UserVa, Errno> {
-        let mut inner = self.inner.lock();
+        let mut inner = self.lock()?;
         let range = inner.reserve_range(len, placement, Alignment::PAGE)?;
         inner.add_anonymous(range, prot)?;
         Ok(range.start())
@@ -127,7 +135,7 @@ impl AddressSpace {
             return Err(Errno::EINVAL);
         }
         let range = {
-            let mut inner = self.inner.lock();
+            let mut inner = self.lock()?;
             let range =
                 inner.reserve_range(len, placement, Alignment::like_offset(shared.alignment(), offset))?;
             let backing = VmaBacking::Shared(shared.clone(), max_prot);
@@ -148,7 +156,7 @@ impl AddressSpace {
         // another thread may map the freed addresses again.
         let mut rest = range;
         while !rest.is_empty() {
-            let first = self.inner.lock().unmap_first(rest)?;
+            let first = self.lock()?.unmap_first(rest)?;
             let Some(part) = first else { break };
             rest = AddrRange::new(part.range.end(), range.end());
             // `part` is dropped without the lock: it may be the last reference to a buffer, which frees the
@@ -160,12 +168,12 @@ impl AddressSpace {
     /// Changes the protection of `range`, which must be mapped completely.
     pub fn protect(&self, range: AddrRange<UserVa>, prot: Prot) -> Result<(), Errno> {
         check_write_xor_execute(prot)?;
-        self.inner.lock().protect(range, prot)
+        self.lock()?.protect(range, prot)
     }
 
     /// Extends the anonymous mapping `range` by `more`, the free range that follows it (`mremap`).
     pub fn grow(&self, range: AddrRange<UserVa>, more: AddrRange<UserVa>) -> Result<(), Errno> {
-        let mut inner = self.inner.lock();
+        let mut inner = self.lock()?;
         let vma =
             inner.vmas.find(range.start()).filter(|vma| vma.range.covers(&range)).ok_or(Errno::EFAULT)?;
         if !matches!(vma.backing, VmaBacking::Anonymous) {
@@ -177,7 +185,7 @@ impl AddressSpace {
 
     /// Frees the frames of anonymous memory in `range`, which reads as zero afterwards (`MADV_DONTNEED`).
     pub fn discard(&self, range: AddrRange<UserVa>) -> Result<(), Errno> {
-        let mut inner = self.inner.lock();
+        let mut inner = self.lock()?;
         let parts = inner.vmas.try_parts(range).map_err(vma_errno)?;
         let anonymous = parts.iter().filter(|part| matches!(part.backing, VmaBacking::Anonymous));
         anonymous.for_each(|part| inner.unmap_anonymous(part.range));
@@ -211,14 +219,17 @@ impl AddressSpace {
 
     /// Handles a page fault at `at`: if the VMA permits `access`, maps the page.
     pub fn handle_fault(&self, at: UserVa, access: Prot) -> Result<(), AccessError> {
-        self.inner.lock().handle_fault(at, access)
+        self.inner.lock_killable().map_err(|_| AccessError::Interrupted)?.handle_fault(at, access)
     }
 
-    /// Populates the anonymous memory in `range` (`MAP_POPULATE`). Stops silently when memory is exhausted.
+    /// Populates the anonymous memory in `range` (`MAP_POPULATE`). Stops silently when memory is exhausted,
+    /// or when the process is being terminated.
     pub fn populate(&self, range: AddrRange<UserVa>) {
         for step in populate_steps(range) {
-            let mut inner = self.inner.lock();
-            let Ok(parts) = inner.vmas.try_parts(step) else { return };
+            let Ok(mut inner) = self.lock() else { return };
+            let Some(Ok(parts)) = (!sched::is_interrupted()).then(|| inner.vmas.try_parts(step)) else {
+                return;
+            };
             for part in parts
                 .iter()
                 .filter(|part| matches!(part.backing, VmaBacking::Anonymous) && !part.prot.is_empty())
@@ -241,7 +252,7 @@ impl AddressSpace {
         let mut at = range.start();
         while at < range.end() {
             let end = (at.align_down(PAGE_SIZE) + PAGE_SIZE).min(range.end());
-            let inner = &mut *self.inner.lock();
+            let inner = &mut *self.lock()?;
             let frame = inner.anonymous_frame(at, access)?;
             // SAFETY: the frame of an anonymous page of this program, whose address space is locked.
             if !unsafe { pinned.add(frame, end.raw() - at.raw()) } {
@@ -289,9 +300,14 @@ impl AddressSpace {
     /// Unmaps all VMAs and frees the page tables. The address space must not be installed on any CPU.
     pub fn clear(&self) {
         let all = AddrRange::new(UserVa::new(USER_START), UserVa::new(USER_END));
-        if let Err(error) = self.unmap(all) {
-            // Unmapping complete VMAs splits no block and no VMA, so it allocates nothing and cannot fail.
-            panic!("address space {:?}: {error}", self.asid);
+        loop {
+            let first = self.inner.lock().unmap_first(all);
+            match first {
+                Ok(Some(vma)) => drop(vma),
+                Ok(None) => break,
+                // Unmapping complete VMAs splits no block and no VMA, so it allocates nothing and cannot fail.
+                Err(error) => panic!("address space {:?}: {error}", self.asid),
+            }
         }
         let table = self.inner.lock().table.take();
         if let Some(table) = table {
@@ -303,7 +319,10 @@ impl AddressSpace {
 
 impl Drop for AddressSpace {
     fn drop(&mut self) {
-        self.clear();
+        // Cleared already, unless the program was never started; then in any context.
+        if self.inner.get_mut().table.is_some() {
+            self.clear();
+        }
     }
 }
 
