@@ -59,6 +59,9 @@ impl File for ConsoleFile {
     fn write(&self, memory: UserMemory<'_>, from: UserVa, len: usize) -> Result<usize, Errno> {
         let mut done = 0;
         while done < len {
+            if sched::is_interrupted() {
+                return if done == 0 { Err(Errno::EINTR) } else { Ok(done) };
+            }
             let mut buffer = [0; ATOMIC_BYTES];
             let bytes = &mut buffer[..ATOMIC_BYTES.min(len - done)];
             match memory.read_bytes(from + done as u64, bytes) {
