@@ -18,7 +18,7 @@
 //! ```
 
 use crate::tlb_level::Level;
-use addr::{AddrRange, Asid, KernelVa, PhysAddr, UserVa};
+use addr::{AddrRange, Asid, KernelVa, PAGE_SIZE, PhysAddr, UserVa};
 use std::cell::{Cell, RefCell};
 use std::vec::Vec;
 
@@ -70,6 +70,19 @@ pub enum Instruction {
 /// Maps a kernel virtual address to a host address.
 pub type AddressOf = fn(KernelVa) -> u64;
 
+/// Translates a user address for a read or a write of the program to a host address, which is valid to the
+/// end of the page. `None` is a page fault.
+pub type UserAddressOf = fn(UserVa, UserAccess) -> Option<u64>;
+
+/// An access of [`user_copy`](crate::user_copy).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum UserAccess {
+    /// A load.
+    Read,
+    /// A store.
+    Write,
+}
+
 std::thread_local! {
     static LOG: RefCell<Vec<Instruction>> = const { RefCell::new(Vec::new()) };
     static TICKS: Cell<u64> = const { Cell::new(0) };
@@ -77,6 +90,8 @@ std::thread_local! {
     static MEMORY: Cell<Option<AddressOf>> = const { Cell::new(None) };
     static MASKED: Cell<bool> = const { Cell::new(true) };
     static USER: RefCell<(u64, Vec<u8>)> = const { RefCell::new((0, Vec::new())) };
+    static USER_MAP: Cell<Option<UserAddressOf>> = const { Cell::new(None) };
+    static USER_ROOT: Cell<Option<(PhysAddr, Asid)>> = const { Cell::new(None) };
 }
 
 /// Appends to this thread's log.
@@ -134,10 +149,36 @@ pub fn set_user_memory(at: UserVa, bytes: &[u8]) {
     USER.set((at.raw(), bytes.to_vec()));
 }
 
-/// Calls `access` with the user memory from `at` on; empty if `at` is outside.
-pub(crate) fn with_user_memory<R>(at: u64, access: impl FnOnce(&mut [u8]) -> R) -> R {
+/// Translates the user addresses of this thread for [`user_copy`](crate::user_copy) by `address_of`, instead
+/// of [`set_user_memory`].
+pub fn map_user_memory(address_of: UserAddressOf) {
+    USER_MAP.set(Some(address_of));
+}
+
+/// Calls `copy` with the user memory from `at` on, at least up to the end of the page; empty after a fault.
+pub(crate) fn with_user_memory<R>(at: u64, access: UserAccess, copy: impl FnOnce(&mut [u8]) -> R) -> R {
+    if let Some(address_of) = USER_MAP.get() {
+        let bytes = (PAGE_SIZE - at % PAGE_SIZE) as usize;
+        return match address_of(UserVa::new(at), access) {
+            // SAFETY: the test that installed the mapping owns this memory up to the end of the page.
+            Some(host) => copy(unsafe {
+                std::slice::from_raw_parts_mut(std::ptr::with_exposed_provenance_mut(host as usize), bytes)
+            }),
+            None => copy(&mut []),
+        };
+    }
     USER.with_borrow_mut(|(base, bytes)| {
         let offset = at.checked_sub(*base).and_then(|offset| usize::try_from(offset).ok());
-        access(offset.and_then(|offset| bytes.get_mut(offset..)).unwrap_or_default())
+        copy(offset.and_then(|offset| bytes.get_mut(offset..)).unwrap_or_default())
     })
+}
+
+/// The user root and ASID of this thread.
+pub(crate) fn user_root() -> Option<(PhysAddr, Asid)> {
+    USER_ROOT.get()
+}
+
+/// Sets the user root and ASID of this thread.
+pub(crate) fn set_user_root(root: Option<(PhysAddr, Asid)>) {
+    USER_ROOT.set(root);
 }

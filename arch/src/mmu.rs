@@ -158,7 +158,7 @@ mod target {
 #[cfg(not(target_os = "none"))]
 mod target {
     use super::*;
-    use crate::fake::{Instruction, record};
+    use crate::fake::{self, Instruction, record};
 
     /// Sets TTBR1_EL1.
     ///
@@ -173,9 +173,9 @@ mod target {
         PhysAddr::new(0)
     }
 
-    /// The user root and ASID; always `None` on a host.
+    /// The user root and ASID of this thread.
     pub fn user_root() -> Option<(PhysAddr, Asid)> {
-        None
+        fake::user_root()
     }
 
     /// Sets user root and ASID in TTBR0_EL1.
@@ -183,11 +183,13 @@ mod target {
     /// # Safety
     /// None on a host.
     pub unsafe fn install_user(root: PhysAddr, asid: Asid) {
+        fake::set_user_root(Some((root, asid)));
         record(Instruction::InstallUser(root, asid));
     }
 
     /// Sets TTBR0_EL1 to the empty table.
     pub fn uninstall_user() {
+        fake::set_user_root(None);
         record(Instruction::UninstallUser);
     }
 }

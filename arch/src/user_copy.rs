@@ -84,12 +84,13 @@ mod target {
     }
 }
 
-/// User memory of a host is set by [`fake::set_user_memory`](crate::fake::set_user_memory).
+/// User memory of a host is set by [`fake::set_user_memory`](crate::fake::set_user_memory), or translated as
+/// [`fake::map_user_memory`](crate::fake::map_user_memory) says.
 #[cfg(not(target_os = "none"))]
 mod target {
     use super::UserFault;
     use crate::exception::TrapFrame;
-    use crate::fake;
+    use crate::fake::{self, UserAccess};
 
     /// Always `false`: a host takes no exceptions.
     pub fn fixup(_: &mut TrapFrame) -> bool {
@@ -97,19 +98,33 @@ mod target {
     }
 
     pub(super) fn copy_from(to: &mut [u8], from: u64) -> usize {
-        fake::with_user_memory(from, |memory| {
-            let bytes = memory.len().min(to.len());
-            to[..bytes].copy_from_slice(&memory[..bytes]);
-            to.len() - bytes
+        each_part(to.len(), from, UserAccess::Read, |done, memory| {
+            to[done..][..memory.len()].copy_from_slice(memory);
         })
     }
 
     pub(super) fn copy_to(to: u64, from: &[u8]) -> usize {
-        fake::with_user_memory(to, |memory| {
-            let bytes = memory.len().min(from.len());
-            memory[..bytes].copy_from_slice(&from[..bytes]);
-            from.len() - bytes
+        each_part(from.len(), to, UserAccess::Write, |done, memory| {
+            memory.copy_from_slice(&from[done..][..memory.len()]);
         })
+    }
+
+    /// Calls `copy` with the parts of the `len` bytes at `at` that are contiguous on the host, up to the
+    /// first fault, and with the number of bytes before each. Returns the number of bytes that remain.
+    fn each_part(len: usize, at: u64, access: UserAccess, mut copy: impl FnMut(usize, &mut [u8])) -> usize {
+        let mut done = 0;
+        while done < len {
+            let bytes = fake::with_user_memory(at.wrapping_add(done as u64), access, |memory| {
+                let bytes = memory.len().min(len - done);
+                copy(done, &mut memory[..bytes]);
+                bytes
+            });
+            if bytes == 0 {
+                break;
+            }
+            done += bytes;
+        }
+        len - done
     }
 
     pub(super) fn load_u32(from: u64) -> Result<u32, UserFault> {

@@ -2,12 +2,14 @@
 //! Each target runs for a second in `cargo test` and for a minute in `make fuzz`.
 
 mod fuzzer;
+#[path = "../host_memory/mod.rs"]
 mod host_memory;
 mod syscall_seeds;
 mod syscalls;
 mod targets;
 
 use fuzzer::{FuzzTarget, fuzz};
+use kernel::fs;
 use std::time::Duration;
 
 fn run(name: &str, target: FuzzTarget, mut seeds: Vec<Vec<u8>>) {
@@ -59,7 +61,9 @@ fn pci_enumeration_never_panics() {
 
 #[test]
 fn system_calls_never_panic_or_leak_frames() {
-    host_memory::boot(targets::archives().remove(0).leak());
+    host_memory::boot();
+    fs::init();
+    fs::root::mount(targets::archives().remove(0).leak()).unwrap();
     syscall_seeds::seeds().iter().for_each(|seed| syscalls::check_seed(seed));
     run("syscalls", syscalls::syscalls, syscall_seeds::seeds());
 }

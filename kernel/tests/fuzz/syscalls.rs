@@ -12,6 +12,7 @@ use addr::{PAGE_SIZE, UserVa};
 use arch::exception::UserFrame;
 use kernel::process::{Process, Task};
 use kernel::syscall::dispatch;
+use kernel::vm::access::UserMemory;
 use kernel::vm::address_space::{AddressSpace, MmapPlacement};
 use std::fmt::Write;
 use std::sync::Arc;
@@ -83,7 +84,9 @@ fn run(memory: &[u8], calls: &[u8]) -> String {
     space.map_anonymous(PAGE_SIZE, MmapPlacement::FixedNoReplace(UserVa::new(MEMORY)), access).unwrap();
     let mut page = vec![0; PAGE_SIZE as usize];
     page[..memory.len()].copy_from_slice(memory);
-    arch::fake::set_user_memory(UserVa::new(MEMORY), &page);
+    // SAFETY: uninstalled below, before the drop of the process.
+    unsafe { space.install() };
+    UserMemory::new(&space).write_bytes(UserVa::new(MEMORY), &page).unwrap();
     let task = Arc::new(Task::new(1, Arc::new(Process::new(space)), UserVa::new(0)));
     let (mut trace, mut results) = (String::new(), [0; 4]);
     for (index, call) in calls.chunks_exact(CALL).take(MAX_CALLS).enumerate() {
@@ -102,6 +105,7 @@ fn run(memory: &[u8], calls: &[u8]) -> String {
         let error = (frame.x()[0] as i64).clamp(-4096, 0);
         write!(trace, "{known:?} {};", outcome_char(error)).unwrap();
     }
+    arch::mmu::uninstall_user();
     trace
 }
 
