@@ -8,7 +8,7 @@ use crate::memory::{leaf_batches, table_frames};
 use crate::sync::SpinLock;
 use addr::{AddrRange, Chunk, KernelVa, PhysAddr};
 use arch::tlb::Level;
-use pagetable::{FixedRoot, Leaf, MapError, Mapping, OutOfTables, PageTable, PerCpuRoot, Stage1};
+use pagetable::{FixedRoot, Leaf, MapError, Mapping, OutOfTables, PageTable, PerCpuRoot, Stage1, UnmapError};
 use spin::Once;
 
 /// Input address bits of the kernel's half.
@@ -79,11 +79,19 @@ pub unsafe fn map(
 /// # Safety
 /// The caller owns the addresses of `range`, and they are not accessed any more.
 pub unsafe fn unmap(range: AddrRange<KernelVa>) {
-    match with(|tables| tables.unmap(&mut table_frames::kernel(), range)) {
-        Ok(stale) => {
-            arch::tlb::kernel(range, if stale.is_empty() { Level::Last } else { Level::Any });
-            stale.release(&mut table_frames::kernel());
+    let unmapped = with(|tables| {
+        let stale = tables.unmap(&mut table_frames::kernel(), range)?;
+        // The next mapping may link another table in place of an unlinked one, which is break-before-make: no
+        // TLB may hold the old one when the lock is released (D8.16.1).
+        if !stale.is_empty() {
+            arch::tlb::kernel(range, Level::Any);
         }
+        Ok::<_, UnmapError<_>>(stale)
+    });
+    match unmapped {
+        // Without the lock, since the caller owns the range: nothing else is mapped there meanwhile.
+        Ok(stale) if stale.is_empty() => arch::tlb::kernel(range, Level::Last),
+        Ok(stale) => stale.release(&mut table_frames::kernel()),
         Err(error) => panic!("kernel unmap of {range:?}: {error:?}"),
     }
 }

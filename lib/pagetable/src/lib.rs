@@ -12,7 +12,9 @@
 //!   TLBs never cache invalid entries.
 //! - [`PageTable::unmap`] clears entries. **The mapped frames and the returned [`StaleTables`] stay in use**
 //!   until the caller has invalidated the range in all TLBs; with stale tables, by a form that also drops
-//!   cached table entries (not `TLBI VALE1IS`, not `Leaf=1`).
+//!   cached table entries (not `TLBI VALE1IS`, not `Leaf=1`), **and before the next [`PageTable::map`]**: it
+//!   may link another table in place of an unlinked one, which is break-before-make. So the lock of the tree
+//!   is held until that invalidation is complete.
 //! - [`PageTable::protect`] rewrites entries. The new rights are guaranteed once the caller has invalidated
 //!   the range.
 //! - Break-before-make (D8.16.1) within a call - splitting a block or a contiguous group, changing a memory

@@ -26,6 +26,8 @@ pub enum Oracle {
     Caches,
     /// The allocator of address ranges against its model.
     Ranges,
+    /// Address spaces and kernel mappings on the TLB model.
+    Translations,
     /// loom: concurrent CPUs on the slots of a table.
     Slots,
     /// loom: a device's faults, its driver and the quarantine.
@@ -74,6 +76,7 @@ impl Oracle {
             Self::Smmu => "smmu",
             Self::Caches => "caches",
             Self::Ranges => "ranges",
+            Self::Translations => "translations",
             Self::Slots => "slots",
             Self::Quarantine => "quarantine",
             Self::Queue => "queue",
@@ -100,6 +103,7 @@ impl Oracle {
             Self::Smmu => &["--package=drivers", "--test=smmu"],
             Self::Caches => &["--package=kernel", "--test=caches"],
             Self::Ranges => &["--package=memory", "--lib"],
+            Self::Translations => &["--package=kernel", "--test=translations"],
             Self::Slots => &["--package=memory", "--test=loom", "--features=loom"],
             Self::Quarantine => &["--package=kernel", "--lib", "--features=loom"],
             Self::Queue => &["--package=drivers", "--test=smmu", "--features=loom"],
@@ -113,7 +117,7 @@ impl Oracle {
             Self::Smmu => "judge::accesses_reach_only_attached_memory",
             Self::Caches => "cpu_and_noncoherent_device_see_each_others_data",
             Self::Ranges => "range::",
-            Self::Slots | Self::BootTest(_) => "",
+            Self::Translations | Self::Slots | Self::BootTest(_) => "",
             Self::Quarantine | Self::Queue => "loom_",
         }
     }

@@ -18,6 +18,16 @@ fn group_is_broken_as_a_whole_before_one_page_is_unmapped() {
 }
 
 #[test]
+#[should_panic(expected = "while the old one is in TLBs")]
+fn map_between_unmap_and_invalidation_replaces_a_cached_table() {
+    let mut d = IommuFixture::new(48);
+    d.map(G, [chunk(4 * G, 4 * K)], RW);
+    let stale = d.table.unmap(&mut d.m, range(G, 4 * K)).unwrap();
+    assert!(!stale.is_empty());
+    d.map(G + 4 * K, [chunk(5 * G, 4 * K)], RW);
+}
+
+#[test]
 fn group_is_split_at_either_end() {
     for (at, len) in [(0, 4 * K), (60 * K, 4 * K), (4 * K, 60 * K), (0, 60 * K), (60 * K, 8 * K)] {
         let mut d = IommuFixture::new(48);

@@ -1,0 +1,148 @@
+//! TLB maintenance of address spaces and of kernel mappings, on a TLB model that keeps every translation
+//! until a TLBI names it: the frame, the kernel range or the ASID of a translation is owned until then, and later
+//! no access uses it.
+
+#[path = "../host_memory/mod.rs"]
+mod host_memory;
+mod tlb_model;
+mod workload;
+
+use abi::memory::Prot;
+use addr::{AddrRange, PAGE_SIZE, UserVa};
+use arch::fake::Instruction;
+use dma_api::Attrs;
+use kernel::dma;
+use kernel::memory::stack::KernelStack;
+use kernel::memory::vmalloc::{KernelArea, STACKS, VMALLOC};
+use kernel::vm::access::UserMemory;
+use kernel::vm::address_space::{AddressSpace, MmapPlacement};
+use std::cell::Cell;
+use std::mem::ManuallyDrop;
+use std::rc::Rc;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+const READ_WRITE: Prot = Prot::READ.union(Prot::WRITE);
+const BASE: UserVa = UserVa::new(0x40_0000);
+
+/// Boots the kernel of this process with an empty TLB; the tests run in turn.
+fn boot() -> MutexGuard<'static, ()> {
+    static KERNEL: Mutex<()> = Mutex::new(());
+    let guard = KERNEL.lock().unwrap_or_else(PoisonError::into_inner);
+    tlb_model::install(host_memory::boot());
+    guard
+}
+
+/// An address space with `pages` anonymous pages at [`BASE`], installed on this CPU.
+fn space_with_pages(pages: u64) -> AddressSpace {
+    let space = AddressSpace::new().unwrap();
+    space.map_anonymous(pages * PAGE_SIZE, MmapPlacement::Fixed(BASE), READ_WRITE).unwrap();
+    // SAFETY: each test uninstalls it before the drop.
+    unsafe { space.install() };
+    for page in 0..pages {
+        UserMemory::new(&space).write(BASE + page * PAGE_SIZE, &page).unwrap();
+    }
+    tlb_model::check();
+    space
+}
+
+#[test]
+fn unlinked_kernel_table_is_invalidated_before_another_is_linked() {
+    let _kernel = boot();
+    let stack = KernelStack::new().unwrap();
+    tlb_model::check();
+    // During the unmap of the only stack in its last-level table, another CPU maps one in the same 2 MiB.
+    let neighbour = Rc::new(Cell::new(None));
+    let started = neighbour.clone();
+    let map = move |_| {
+        let thread = std::thread::spawn(|| {
+            host_memory::attach_thread();
+            // Not dropped by a test that fails: the kernel is in an unknown state then.
+            ManuallyDrop::new(KernelStack::new().unwrap())
+        });
+        // It waits for the lock of the kernel's tables, unless the unmap has released it.
+        let deadline = Instant::now() + Duration::from_secs(1);
+        while !thread.is_finished() && Instant::now() < deadline {
+            std::thread::yield_now();
+        }
+        started.set(Some(thread));
+    };
+    tlb_model::with_other_cpu(Box::new(map), || drop(stack));
+    let stack = neighbour.take().expect("a TLBI").join().unwrap();
+    tlb_model::check();
+    drop(ManuallyDrop::into_inner(stack));
+    tlb_model::check();
+}
+
+#[test]
+fn write_after_mprotect_faults() {
+    let _kernel = boot();
+    let space = space_with_pages(2);
+    let memory = UserMemory::new(&space);
+    memory.write(BASE, &1u64).unwrap();
+    space.protect(AddrRange::new(BASE, BASE + PAGE_SIZE), Prot::READ).unwrap();
+    assert!(memory.write(BASE, &2u64).is_err(), "written through a stale TLB entry");
+    assert_eq!(memory.read::<u64>(BASE), Ok(1));
+    memory.write(BASE + PAGE_SIZE, &3u64).unwrap();
+    arch::mmu::uninstall_user();
+}
+
+#[test]
+fn asid_is_owned_until_it_is_invalidated() {
+    let _kernel = boot();
+    let space = space_with_pages(1);
+    let (_, asid) = arch::mmu::user_root().unwrap();
+    arch::mmu::uninstall_user();
+    let invalidations = Rc::new(Cell::new(0));
+    let count = invalidations.clone();
+    let start_process = move |instruction| {
+        if instruction == Instruction::TlbAsid(asid) {
+            count.set(count.get() + 1);
+            let other = AddressSpace::new().unwrap();
+            // SAFETY: uninstalled before the drop.
+            unsafe { other.install() };
+            let (_, other_asid) = arch::mmu::user_root().unwrap();
+            arch::mmu::uninstall_user();
+            assert_ne!(other_asid, asid, "the ASID is free before its TLBI");
+        }
+    };
+    tlb_model::with_other_cpu(Box::new(start_process), || drop(space));
+    assert!(invalidations.get() > 0);
+    tlb_model::check();
+}
+
+/// Drops a mapping of `area`, whose range must be allocated at each TLBI.
+fn drop_with_owned_range<T>(area: &'static KernelArea, mapping: T) {
+    tlb_model::check();
+    let used = area.usage().0;
+    let invalidations = Rc::new(Cell::new(0));
+    let count = invalidations.clone();
+    let check = move |instruction| {
+        if matches!(instruction, Instruction::TlbKernel(..)) {
+            count.set(count.get() + 1);
+            assert_eq!(area.usage().0, used, "the range is free before its TLBI");
+        }
+    };
+    tlb_model::with_other_cpu(Box::new(check), || drop(mapping));
+    assert!(invalidations.get() > 0 && area.usage().0 < used);
+    tlb_model::check();
+}
+
+#[test]
+fn kernel_range_is_owned_until_it_is_invalidated() {
+    let _kernel = boot();
+    let buffer = dma::alloc_unattached(3 * PAGE_SIZE, Attrs::WRITE_COMBINE).unwrap();
+    buffer.make_kernel_view().unwrap();
+    drop_with_owned_range(&VMALLOC, buffer);
+    drop_with_owned_range(&STACKS, KernelStack::new().unwrap());
+}
+
+#[test]
+fn random_operations_leave_no_stale_translation() {
+    let _kernel = boot();
+    let free = host_memory::free_frames();
+    for seed in 0..workload::SEEDS {
+        workload::run(seed);
+        assert_eq!(host_memory::free_frames(), free, "frames leaked, seed {seed}");
+    }
+}
