@@ -10,10 +10,8 @@ use abi::memory::Prot;
 use addr::{Address, UserVa};
 use alloc::vec::Vec;
 use arch::user_copy;
+use core::ops::Range;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
-
-/// The widest single access of a copy. The faulting byte is less than this far beyond the copied bytes.
-const MAX_ACCESS_BYTES: u64 = 16;
 
 /// The memory of the program whose address space is installed on this CPU.
 #[derive(Clone, Copy)]
@@ -29,15 +27,15 @@ impl<'a> UserMemory<'a> {
 
     /// Copies from the program's memory at `from` to `to`.
     pub fn read_bytes(&self, from: UserVa, to: &mut [u8]) -> Result<(), Errno> {
-        self.copy(from, to.len(), Prot::READ, |done| {
-            user_copy::copy_from_user(&mut to[done..], from + done as u64)
+        self.copy(from, to.len(), Prot::READ, |part| {
+            user_copy::copy_from_user(&mut to[part.clone()], from + part.start as u64)
         })
     }
 
     /// Copies `from` to the program's memory at `to`.
     pub fn write_bytes(&self, to: UserVa, from: &[u8]) -> Result<(), Errno> {
-        self.copy(to, from.len(), Prot::WRITE, |done| {
-            user_copy::copy_to_user(to + done as u64, &from[done..])
+        self.copy(to, from.len(), Prot::WRITE, |part| {
+            user_copy::copy_to_user(to + part.start as u64, &from[part])
         })
     }
 
@@ -86,8 +84,8 @@ impl<'a> UserMemory<'a> {
         match user_copy::load_u32(from) {
             Ok(word) => Ok(word),
             Err(_) => {
-                self.fault_in(from, Prot::READ)?;
-                user_copy::load_u32(from).map_err(|_| Errno::EFAULT)
+                let word = self.retry(from, Prot::READ, || user_copy::load_u32(from))?;
+                word.map_err(|_| Errno::EFAULT)
             }
         }
     }
@@ -98,37 +96,36 @@ impl<'a> UserMemory<'a> {
         user_copy::load_u32(from).ok()
     }
 
-    /// Calls `step`, which gets the number of bytes copied so far and returns the number remaining, until
-    /// none remain. After each incomplete step, handles the page fault; a second fault without progress is
-    /// `EFAULT`.
+    /// Calls `step` until all `len` bytes at `at` are copied: it copies the given range of them and returns the
+    /// number that remain of it. After an incomplete step, handles the page fault.
+    ///
+    /// The byte that faulted is copied with the address space locked. Without the lock another thread could
+    /// break the entry again (break-before-make) any number of times; with it, a second fault is final.
     fn copy(
         &self,
         at: UserVa,
         len: usize,
         access: Prot,
-        mut step: impl FnMut(usize) -> usize,
+        mut step: impl FnMut(Range<usize>) -> usize,
     ) -> Result<(), Errno> {
         self.check(at, len)?;
-        let (mut done, mut last_fault) = (0, None);
-        while done < len {
-            done = len - step(done);
+        let mut done = 0;
+        loop {
+            done = len - step(done..len);
             if done == len {
-                break;
+                return Ok(());
             }
-            if last_fault == Some(done) {
+            let left = self.retry(at + done as u64, access, || step(done..done + 1))?;
+            if left > 0 {
                 return Err(Errno::EFAULT);
             }
-            last_fault = Some(done);
-            let first = at + done as u64;
-            let last = at + (len - 1) as u64;
-            self.fault_in(first, access)?;
-            self.fault_in((first + (MAX_ACCESS_BYTES - 1)).min(last), access)?;
+            done += 1;
         }
-        Ok(())
     }
 
-    fn fault_in(&self, at: UserVa, access: Prot) -> Result<(), Errno> {
-        self.space.handle_fault(at, access).map_err(|_| Errno::EFAULT)
+    /// Handles a page fault at `at`, and repeats the access with the address space locked.
+    fn retry<R>(&self, at: UserVa, access: Prot, repeat: impl FnOnce() -> R) -> Result<R, Errno> {
+        self.space.handle_fault_then(at, access, repeat).map_err(|_| Errno::EFAULT)
     }
 
     fn check(&self, at: UserVa, len: usize) -> Result<(), Errno> {

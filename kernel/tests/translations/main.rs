@@ -7,6 +7,7 @@ mod host_memory;
 mod tlb_model;
 mod workload;
 
+use abi::Errno;
 use abi::memory::Prot;
 use addr::{AddrRange, PAGE_SIZE, UserVa};
 use arch::fake::Instruction;
@@ -84,6 +85,27 @@ fn write_after_mprotect_faults() {
     assert!(memory.write(BASE, &2u64).is_err(), "written through a stale TLB entry");
     assert_eq!(memory.read::<u64>(BASE), Ok(1));
     memory.write(BASE + PAGE_SIZE, &3u64).unwrap();
+    arch::mmu::uninstall_user();
+}
+
+#[test]
+fn user_copy_succeeds_while_another_thread_breaks_the_entry() {
+    let _kernel = boot();
+    let space = space_with_pages(1);
+    let memory = UserMemory::new(&space);
+    // The entry is broken whenever this thread does not hold the lock of the address space.
+    arch::fake::map_user_memory(|at, access| {
+        arch::cpu::irqs_masked().then(|| tlb_model::user_address_of(at, access)).flatten()
+    });
+    arch::cpu::unmask_irqs();
+    assert_eq!(memory.write(BASE, &0x0123_4567_89ab_cdefu64), Ok(()));
+    assert_eq!(memory.read(BASE), Ok(0x0123_4567_89ab_cdefu64));
+    assert_eq!(memory.load_u32(BASE), Ok(0x89ab_cdef));
+    assert_eq!(memory.write(BASE + PAGE_SIZE, &0u8), Err(Errno::EFAULT));
+    // An access that faults with the lock too, for example by an external abort, is not repeated forever.
+    arch::fake::map_user_memory(|_, _| None);
+    assert_eq!(memory.write(BASE, &0u64), Err(Errno::EFAULT));
+    assert_eq!(memory.load_u32(BASE), Err(Errno::EFAULT));
     arch::mmu::uninstall_user();
 }
 

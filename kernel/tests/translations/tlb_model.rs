@@ -189,7 +189,7 @@ impl TlbModel {
 }
 
 /// Translates by the TLB, and by the tables if it holds nothing.
-fn user_address_of(va: UserVa, access: UserAccess) -> Option<u64> {
+pub fn user_address_of(va: UserVa, access: UserAccess) -> Option<u64> {
     TLB.with_borrow(|tlb| {
         let regime = tlb.installed;
         regime?;

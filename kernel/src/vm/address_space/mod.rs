@@ -222,6 +222,19 @@ impl AddressSpace {
         self.inner.lock_killable().map_err(|_| AccessError::Interrupted)?.handle_fault(at, access)
     }
 
+    /// Handles a page fault at `at`, and calls `access` before another thread can change the entry: a fault of
+    /// `access` is final.
+    pub fn handle_fault_then<R>(
+        &self,
+        at: UserVa,
+        prot: Prot,
+        access: impl FnOnce() -> R,
+    ) -> Result<R, AccessError> {
+        let mut inner = self.inner.lock_killable().map_err(|_| AccessError::Interrupted)?;
+        inner.handle_fault(at, prot)?;
+        Ok(access())
+    }
+
     /// Populates the anonymous memory in `range` (`MAP_POPULATE`). Stops silently when memory is exhausted,
     /// or when the process is being terminated.
     pub fn populate(&self, range: AddrRange<UserVa>) {
