@@ -4,10 +4,10 @@
 //! `FUTEX_PRIVATE_FLAG`.
 
 use crate::sched::{self, Nanoseconds, Thread};
-use crate::sync::SpinLock;
+use crate::sync::{SpinLock, SpinLockGuard};
 use crate::vm::access::UserMemory;
 use abi::Errno;
-use addr::UserVa;
+use addr::{Address, UserVa};
 use alloc::collections::TryReserveError;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -50,7 +50,8 @@ impl Futexes {
         bits: u32,
         deadline: Option<Nanoseconds>,
     ) -> Result<(), Errno> {
-        if bits == 0 || !at.raw().is_multiple_of(4) {
+        check_aligned(at)?;
+        if bits == 0 {
             return Err(Errno::EINVAL);
         }
         let thread = sched::current();
@@ -70,8 +71,6 @@ impl Futexes {
         }
     }
 
-    /// Queues the thread if the word is as expected. Both are done under the lock, against lost wakeups: a
-    /// wake before sees a changed word, and a wake after finds the thread in the queue.
     fn enqueue(
         &self,
         memory: UserMemory<'_>,
@@ -80,42 +79,50 @@ impl Futexes {
         bits: u32,
         thread: &Arc<Thread>,
     ) -> Result<(), Errno> {
+        let mut waiters = self.lock_if_equal(memory, at, expected)?;
+        debug_assert!(waiters.len() < waiters.capacity());
+        waiters.push(Waiter { at, bits, thread: thread.clone() });
+        Ok(())
+    }
+
+    /// Locks the waiters if the futex word at `at` is `expected`. The comparison is under the lock, against
+    /// lost wakeups: a wake before it changed the word, and a wake after it finds the caller's changes.
+    fn lock_if_equal(
+        &self,
+        memory: UserMemory<'_>,
+        at: UserVa,
+        expected: u32,
+    ) -> Result<SpinLockGuard<'_, Vec<Waiter>>, Errno> {
         loop {
             // Populates the page: a page fault is not allowed under the lock.
             memory.load_u32(at)?;
-            let mut waiters = self.0.lock();
+            let waiters = self.0.lock();
             match memory.try_load_u32(at) {
-                Some(word) if word != expected => return Err(Errno::EAGAIN),
-                Some(_) => {
-                    debug_assert!(waiters.len() < waiters.capacity());
-                    waiters.push(Waiter { at, bits, thread: thread.clone() });
-                    return Ok(());
-                }
+                Some(word) if word == expected => return Ok(waiters),
+                Some(_) => return Err(Errno::EAGAIN),
                 None => {}
             }
         }
     }
 
     /// Wakes up to `count` waiters at `at` with one of `bits`, and returns their number.
-    pub fn wake(&self, at: UserVa, count: usize, bits: u32) -> usize {
-        let mut waiters = self.0.lock();
-        let mut woken = 0;
-        waiters.retain(|waiter| {
-            let is_woken = woken < count && waiter.at == at && waiter.bits & bits != 0;
-            if is_woken {
-                woken += 1;
-                sched::unpark(&waiter.thread);
-            }
-            !is_woken
-        });
-        woken
+    ///
+    /// # Errors
+    /// `EINVAL`.
+    pub fn wake(&self, at: UserVa, count: usize, bits: u32) -> Result<usize, Errno> {
+        check_aligned(at)?;
+        if bits == 0 {
+            return Err(Errno::EINVAL);
+        }
+        Ok(wake_first(&mut self.0.lock(), at, count, bits))
     }
 
     /// Wakes up to `wake` waiters at `from`, and moves up to `moved` others to `to`. With `expected` the
-    /// futex word at `from` must have that value. Returns the number of waiters woken or moved.
+    /// futex word at `from` must have that value; no wait or wake comes between the comparison and the moves.
+    /// Returns the number of waiters woken or moved.
     ///
     /// # Errors
-    /// `EAGAIN` if the word differs, `EFAULT`.
+    /// `EAGAIN` if the word differs, `EFAULT`, `EINVAL`.
     pub fn requeue(
         &self,
         memory: UserMemory<'_>,
@@ -123,13 +130,13 @@ impl Futexes {
         (to, moved): (UserVa, usize),
         expected: Option<u32>,
     ) -> Result<usize, Errno> {
-        if let Some(expected) = expected
-            && memory.load_u32(from)? != expected
-        {
-            return Err(Errno::EAGAIN);
-        }
-        let woken = self.wake(from, wake, u32::MAX);
-        let mut waiters = self.0.lock();
+        check_aligned(from)?;
+        check_aligned(to)?;
+        let mut waiters = match expected {
+            Some(expected) => self.lock_if_equal(memory, from, expected)?,
+            None => self.0.lock(),
+        };
+        let woken = wake_first(&mut waiters, from, wake, u32::MAX);
         let others = waiters.iter_mut().filter(|waiter| waiter.at == from).take(moved);
         let moved = others.map(|waiter| waiter.at = to).count();
         Ok(woken + moved)
@@ -150,6 +157,24 @@ impl Futexes {
             None => Ok(()),
         }
     }
+}
+
+fn check_aligned(at: UserVa) -> Result<(), Errno> {
+    if at.is_aligned(4) { Ok(()) } else { Err(Errno::EINVAL) }
+}
+
+/// Wakes up to `count` waiters at `at` with one of `bits`, and returns their number.
+fn wake_first(waiters: &mut Vec<Waiter>, at: UserVa, count: usize, bits: u32) -> usize {
+    let mut woken = 0;
+    waiters.retain(|waiter| {
+        let is_woken = woken < count && waiter.at == at && waiter.bits & bits != 0;
+        if is_woken {
+            woken += 1;
+            sched::unpark(&waiter.thread);
+        }
+        !is_woken
+    });
+    woken
 }
 
 impl Default for Futexes {

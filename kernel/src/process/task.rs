@@ -99,7 +99,8 @@ impl Task {
     pub fn clear_child_tid(&self) {
         let at = UserVa::new(self.clear_tid.swap(0, Ordering::Relaxed));
         if at.raw() != 0 && self.memory().write(at, &0u32).is_ok() {
-            self.process.futexes.wake(at, 1, u32::MAX);
+            // Ignored, as on Linux: the program chose the address.
+            let _ = self.process.futexes.wake(at, 1, u32::MAX);
         }
     }
 }

@@ -103,7 +103,9 @@ pub fn get_affinity(call: &SyscallContext<'_>) -> SyscallResult {
 pub fn futex(call: &SyscallContext<'_>) -> SyscallResult {
     let (at, operation, value) = (call.address(0), call.value(1) as u32, call.value(2) as u32);
     let (memory, futexes) = (call.memory(), &call.process().futexes);
-    let count = |n: u32| usize::try_from(n as i32).unwrap_or(0);
+    // The counts are of type int. Linux wakes at least one waiter.
+    let wakes = |n: u32| usize::try_from(n as i32).unwrap_or(0).max(1);
+    let count = |n: u32| usize::try_from(n as i32).map_err(|_| Errno::EINVAL);
     match operation & FUTEX_CMD_MASK {
         FUTEX_WAIT => {
             let deadline = timeout(call)?.map(|wait| sched::time::now().saturating_add(wait));
@@ -113,11 +115,11 @@ pub fn futex(call: &SyscallContext<'_>) -> SyscallResult {
         FUTEX_WAIT_BITSET => {
             futexes.wait(memory, at, value, call.value(5) as u32, timeout(call)?).map(|()| 0)
         }
-        FUTEX_WAKE => Ok(futexes.wake(at, count(value), FUTEX_BITSET_MATCH_ANY) as u64),
-        FUTEX_WAKE_BITSET => Ok(futexes.wake(at, count(value), call.value(5) as u32) as u64),
+        FUTEX_WAKE => futexes.wake(at, wakes(value), FUTEX_BITSET_MATCH_ANY).map(|count| count as u64),
+        FUTEX_WAKE_BITSET => futexes.wake(at, wakes(value), call.value(5) as u32).map(|count| count as u64),
         command @ (FUTEX_REQUEUE | FUTEX_CMP_REQUEUE) => {
             let expected = (command == FUTEX_CMP_REQUEUE).then_some(call.value(5) as u32);
-            let (wake, moved) = ((at, count(value)), (call.address(4), count(call.value(3) as u32)));
+            let (wake, moved) = ((at, count(value)?), (call.address(4), count(call.value(3) as u32)?));
             futexes.requeue(memory, wake, moved, expected).map(|count| count as u64)
         }
         _ => Err(Errno::ENOSYS),

@@ -15,11 +15,13 @@ use dma_api::Attrs;
 use kernel::dma;
 use kernel::memory::stack::KernelStack;
 use kernel::memory::vmalloc::{KernelArea, STACKS, VMALLOC};
+use kernel::process::futex::Futexes;
 use kernel::vm::access::UserMemory;
 use kernel::vm::address_space::{AddressSpace, MmapPlacement};
 use std::cell::Cell;
 use std::mem::ManuallyDrop;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -106,6 +108,25 @@ fn user_copy_succeeds_while_another_thread_breaks_the_entry() {
     arch::fake::map_user_memory(|_, _| None);
     assert_eq!(memory.write(BASE, &0u64), Err(Errno::EFAULT));
     assert_eq!(memory.load_u32(BASE), Err(Errno::EFAULT));
+    arch::mmu::uninstall_user();
+}
+
+#[test]
+fn futex_requeue_compares_under_the_lock() {
+    static LOADS: AtomicU64 = AtomicU64::new(0);
+    static WORDS: [AtomicU32; 2] = [AtomicU32::new(1), AtomicU32::new(2)];
+    let _kernel = boot();
+    let space = space_with_pages(1);
+    let (memory, futexes) = (UserMemory::new(&space), Futexes::new());
+    // The word changes from 1 to 2 after the first load, which populates the page.
+    arch::fake::map_user_memory(|_, _| {
+        let word = &WORDS[LOADS.fetch_add(1, Relaxed).min(1) as usize];
+        Some(std::ptr::from_ref(word).expose_provenance() as u64)
+    });
+    let requeue = |from, expected| futexes.requeue(memory, (from, 1), (BASE + 4, 1), Some(expected));
+    assert_eq!(requeue(BASE, 1), Err(Errno::EAGAIN));
+    assert_eq!(requeue(BASE, 2), Ok(0));
+    assert_eq!(requeue(BASE + 2, 2), Err(Errno::EINVAL));
     arch::mmu::uninstall_user();
 }
 

@@ -79,6 +79,7 @@ pub(super) const TESTS: &[Test] = probes! {
     "iova_exhaustion_is_recoverable" by passes_with_iommu "exhaust-iova",
     "null_pointer_access_raises_sigsegv" by is_killed "segfault",
     "kernel_address_access_raises_sigsegv" by is_killed "kernel-address",
+    "write_after_mprotect_raises_sigsegv" by is_killed "write-after-mprotect",
     "write_to_code_raises_sigsegv" by is_killed "write-code",
     "execution_of_data_raises_sigsegv" by is_killed "execute-data",
     "execution_of_a_buffer_raises_sigsegv" by is_killed "execute-buffer",

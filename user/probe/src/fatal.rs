@@ -8,6 +8,7 @@ use dmabuf::{Heap, Protection, SYSTEM, View};
 use crate::result::ProbeResult;
 
 const MIB: usize = 1 << 20;
+const PAGE: usize = 4096;
 
 /// Reads from an address that may be invalid.
 fn read(address: usize) {
@@ -50,6 +51,15 @@ pub fn null(_: &[String]) -> ProbeResult {
 /// Read in the kernel half of the address space.
 pub fn kernel_address(_: &[String]) -> ProbeResult {
     read(0xffff_8000_0000_0000);
+    Ok(())
+}
+
+/// Write to a page that was written before it became read-only, so that its translation is in the TLB.
+pub fn write_after_mprotect(_: &[String]) -> ProbeResult {
+    let view = View::anonymous(PAGE)?;
+    view.set_word(0, 1);
+    view.protect(0, PAGE, libc::PROT_READ)?;
+    write(address(&view));
     Ok(())
 }
 

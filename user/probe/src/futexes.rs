@@ -106,6 +106,7 @@ pub fn wakes(_: &[String]) -> ProbeResult {
 
     let mut threads = Waiting::start(&[1, 2, 4, 3])?;
     let by_mask = |bits| futex(&FIRST, libc::FUTEX_WAKE_BITSET, ALL, 0, &FIRST, bits);
+    expect("a wake without bits", by_mask(0), -i64::from(libc::EINVAL))?;
     expect("a wake by bit 3", by_mask(8), 0)?;
     expect("a wake by bit 1", by_mask(2), 2)?;
     threads.ended(&[1, 3], (2, 0))?;
@@ -127,10 +128,13 @@ pub fn waits(_: &[String]) -> ProbeResult {
 }
 
 /// A requeue wakes the first waiters, moves the next ones, leaves the rest, and returns the number of both;
-/// with a differing word it does nothing.
+/// with a differing word or a negative count it does nothing.
 pub fn requeues(_: &[String]) -> ProbeResult {
     let mut threads = Waiting::start(&[ANY_BIT; 6])?;
     expect("a requeue with another value", requeue(ALL, ALL, 1), -i64::from(libc::EAGAIN))?;
+    for (wake, moved) in [(u32::MAX, 1), (1, u32::MAX)] {
+        expect("a requeue of a negative count", requeue(wake, moved, 0), -i64::from(libc::EINVAL))?;
+    }
     threads.ended(&[], (6, 0))?;
     expect("a requeue of 1 + 2", requeue(1, 2, 0), 3)?;
     threads.ended(&[0], (3, 2))?;

@@ -106,6 +106,7 @@ const PROBES: &[Probe] = &[
     ("share-read", Expectation::Manual, share::read),
     ("segfault", Expectation::KilledBy("SIGSEGV"), fatal::null),
     ("kernel-address", Expectation::KilledBy("SIGSEGV"), fatal::kernel_address),
+    ("write-after-mprotect", Expectation::KilledBy("SIGSEGV"), fatal::write_after_mprotect),
     ("write-code", Expectation::KilledBy("SIGSEGV"), fatal::write_code),
     ("execute-data", Expectation::KilledBy("SIGSEGV"), fatal::execute_data),
     ("execute-buffer", Expectation::KilledBy("SIGSEGV"), fatal::execute_buffer),

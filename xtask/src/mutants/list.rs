@@ -15,7 +15,11 @@ pub struct SourceMutant {
 }
 
 /// All of them; `doc/mutants.md` has the same list.
+<<<<<<< HEAD
 pub const MUTANTS: &[SourceMutant] = &[
+=======
+pub const MUTANTS: [SourceMutant; 37] = [
+>>>>>>> f106da3 (process: compare a requeued futex under the lock of its waiters)
     SourceMutant {
         name: "stream table entry written in one step",
         file: "lib/smmu-spec/src/update.rs",
@@ -302,6 +306,22 @@ pub const MUTANTS: &[SourceMutant] = &[
         item: "drop",
         from: "arch::tlb::asid(self.0); IN_USE.lock()[usize::from(self.0.raw())] = false;",
         to: "IN_USE.lock()[usize::from(self.0.raw())] = false;\n        arch::tlb::asid(self.0);",
+        oracle: Oracle::Translations,
+    },
+    SourceMutant {
+        name: "user access repeated without the lock of the address space",
+        file: "kernel/src/vm/access.rs",
+        item: "retry",
+        from: "self.space.handle_fault_then(at, access, repeat).map_err(|_| Errno::EFAULT)",
+        to: "self.space.handle_fault(at, access).map_err(|_| Errno::EFAULT)?;\n        Ok(repeat())",
+        oracle: Oracle::Translations,
+    },
+    SourceMutant {
+        name: "futex compared before the lock of the waiters",
+        file: "kernel/src/process/futex.rs",
+        item: "requeue",
+        from: "Some(expected) => self.lock_if_equal(memory, from, expected)?, None => self.0.lock(),",
+        to: "Some(expected) if memory.load_u32(from)? != expected => return Err(Errno::EAGAIN),\n            _ => self.0.lock(),",
         oracle: Oracle::Translations,
     },
 ];

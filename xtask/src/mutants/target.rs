@@ -21,7 +21,6 @@ const REGISTERS: &str = "programs.registers_leak_no_kernel_data";
 const ENDED: &str = "programs.kill_at_any_time_releases_all_resources";
 const AT_REST: &str = "programs.audit_passes_with_running_programs";
 const WAKE: &str = "programs.futex_wake_wakes_the_requested_number";
-const BORDERS: &str = "programs.user_copies_cross_page_borders";
 const RULES: &str = "dma.audit_passes_with_all_kinds_of_buffers";
 
 const TOUCH: &str = "kernel/src/vm/address_space/page_fault.rs";
@@ -326,7 +325,7 @@ pub const MUTANTS: &[SourceMutant] = &[
     SourceMutant {
         name: "futex wake of one thread too many",
         file: "kernel/src/process/futex.rs",
-        item: "wake",
+        item: "wake_first",
         from: "woken < count",
         to: "woken < count + usize::from(count == 1)",
         oracle: test(WAKE, "a wake of 1 returned 2"),
@@ -334,7 +333,7 @@ pub const MUTANTS: &[SourceMutant] = &[
     SourceMutant {
         name: "futex wake ignores the bit mask",
         file: "kernel/src/process/futex.rs",
-        item: "wake",
+        item: "wake_first",
         from: "waiter.bits & bits != 0",
         to: "bits != 0",
         oracle: test(WAKE, "a wake by bit 3 returned 4"),
@@ -365,22 +364,6 @@ pub const MUTANTS: &[SourceMutant] = &[
         from: "anonymous.for_each",
         to: "anonymous.take(1).for_each",
         oracle: test("programs.discarded_memory_reads_as_zero", "in page 4 is 0x"),
-    },
-    SourceMutant {
-        name: "no resumption after a fault in a wide read of user memory",
-        file: "arch/src/user_copy.s",
-        item: "user_copy_from",
-        from: "fixup 1b, 11b, 4b",
-        to: "fixup 1b, 11b, 6b",
-        oracle: test(BORDERS, "entries,"),
-    },
-    SourceMutant {
-        name: "no resumption after a fault in a wide write of user memory",
-        file: "arch/src/user_copy.s",
-        item: "user_copy_to",
-        from: "fixup 1b, 11b, 4b",
-        to: "fixup 1b, 11b, 6b",
-        oracle: test(BORDERS, "pread64 of"),
     },
     SourceMutant {
         name: "string read across a page border",

@@ -3,7 +3,8 @@
 //!
 //! Anonymous memory is populated by page faults ([`AddressSpace::handle_fault`], demand paging); buffers are
 //! mapped completely by `mmap`. The lock is a [`Mutex`]: an operation on a large range is atomic towards other
-//! threads and runs with interrupts enabled. It is never held during a user copy.
+//! threads and runs with interrupts enabled. It is held during a user copy only to repeat an access that faulted
+//! ([`AddressSpace::handle_fault_then`]).
 //!
 //! A frame is freed in three steps: its entry is cleared, the TLBs are invalidated, and it returns to the
 //! allocator. If it is pinned for a device, its last unpin frees it ([`super::pages`]).
