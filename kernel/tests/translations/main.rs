@@ -1,6 +1,6 @@
 //! TLB maintenance of address spaces and of kernel mappings, on a TLB model that keeps every translation
-//! until a TLBI names it: the frame, the kernel range or the ASID of a translation is owned until then, and later
-//! no access uses it.
+//! until a TLBI names it: the frame, the kernel range or the ASID of a translation is owned until then, and
+//! later no access uses it.
 
 #[path = "../host_memory/mod.rs"]
 mod host_memory;

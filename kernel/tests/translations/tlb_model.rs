@@ -4,7 +4,8 @@
 //! It panics when
 //! - an entry changes other than in its permissions while the old one is cached (break-before-make, DDI 0487,
 //!   D8.16.1), which includes another table in place of an unlinked one;
-//! - a frame that a cached entry points to, mapped memory or a table, is free before the TLBI;
+//! - a frame that a cached entry points to (mapped memory or a table), or a root table, is free before the
+//!   TLBI;
 //! - an ASID is installed with another root table while entries of the earlier one are cached.
 //!
 //! The kernel's linear map is not walked; the cache model covers its aliases (`tests/caches`).
@@ -117,6 +118,9 @@ impl TlbModel {
             }
             Instruction::TlbAsid(asid) => {
                 self.invalidate(Some(asid), 0..1 << 48, Level::Any, free);
+                // A walk that started before the root was uninstalled may still read it.
+                let root = self.roots.get(&Some(asid));
+                assert!(root.is_none_or(|&root| !is_free(free, root)), "the root of {asid:?} is free");
                 if self.installed != Some(asid) {
                     self.roots.remove(&Some(asid));
                 }
@@ -213,11 +217,11 @@ fn is_table(entry: u64, level: u32) -> bool {
 
 fn assert_owned(free: &[Chunk], key: Key, entry: u64) {
     let at = PhysAddr::new(entry & OUTPUT);
-    assert!(
-        !free.iter().any(|chunk| chunk.range().contains(at)),
-        "{at} is free, and in the TLB at {}",
-        shown(key)
-    );
+    assert!(!is_free(free, at), "{at} is free, and in the TLB at {}", shown(key));
+}
+
+fn is_free(free: &[Chunk], at: PhysAddr) -> bool {
+    free.iter().any(|chunk| chunk.range().contains(at))
 }
 
 fn shown((regime, level, first): Key) -> String {
