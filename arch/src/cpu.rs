@@ -62,7 +62,8 @@ struct CpuIdRegisters {
     mmfr1: u64,
 }
 
-/// Masks interrupts (PSTATE.I) until the guard is dropped, which restores the previous mask. Guards nest.
+/// Masks interrupts (PSTATE.I) until the guard is dropped, which restores the previous mask. Guards nest: they
+/// are dropped in the reverse order.
 #[cfg_attr(feature = "irqsoff", track_caller)]
 pub fn mask_irqs() -> IrqGuard {
     let guard = IrqGuard { was_masked: irqs_masked(), not_send: PhantomData };
@@ -90,7 +91,11 @@ impl Drop for IrqGuard {
 }
 
 /// Unmasks interrupts.
-pub fn unmask_irqs() {
+///
+/// # Safety
+/// No [`IrqGuard`] of this CPU is dropped later: its holder, a spinlock or a temporary mapping of this CPU,
+/// relies on the mask.
+pub unsafe fn unmask_irqs() {
     irqsoff::end();
     set_irqs_masked(false);
 }
@@ -354,7 +359,8 @@ mod tests {
 
     #[test]
     fn irq_guards_nest() {
-        unmask_irqs();
+        // SAFETY: no guard exists.
+        unsafe { unmask_irqs() };
         let outer = mask_irqs();
         drop(mask_irqs());
         assert!(irqs_masked(), "the inner guard restores the masked state");

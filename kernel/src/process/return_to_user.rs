@@ -31,7 +31,8 @@ pub unsafe fn enter_user(frame: UserFrame, stack_top: KernelVa) -> ! {
 
 /// Terminates the running thread.
 fn exit_thread(thread: Arc<Thread>) -> ! {
-    arch::cpu::unmask_irqs();
+    // SAFETY: interrupts were masked by the exception entry or a forgotten guard; no lock is held.
+    unsafe { arch::cpu::unmask_irqs() };
     detach_from_process(&thread);
     // Nothing is dropped after `exit`.
     drop(thread);

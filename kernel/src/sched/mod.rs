@@ -211,7 +211,8 @@ pub fn run() -> ! {
         (local.current, local.idle) = (Some(idle.clone()), Some(idle));
     }
     RUNNING.fetch_or(this_cpu(), Ordering::Relaxed);
-    arch::cpu::unmask_irqs();
+    // SAFETY: no guard exists on this stack, which is the first of this CPU; the lock above is released.
+    unsafe { arch::cpu::unmask_irqs() };
     loop {
         let _irqs = mask_irqs();
         reschedule(SCHEDULER.lock());
@@ -380,7 +381,8 @@ extern "C" fn start(_: usize) -> ! {
     finish_switch();
     match take_entry() {
         Some((Entry::Kernel(entry), _)) => {
-            arch::cpu::unmask_irqs();
+            // SAFETY: this stack is new, and the guard of the switch to it was forgotten (`reschedule`).
+            unsafe { arch::cpu::unmask_irqs() };
             entry();
         }
         // Unboxed here, since `enter` does not return to free the box.

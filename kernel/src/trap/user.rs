@@ -11,7 +11,8 @@ use arch::exception::{DataAccess, Fault, Syndrome, UserFrame};
 
 /// Handles a synchronous exception from EL0. Interrupts are masked at the call and at the return.
 pub fn exception(frame: &mut UserFrame) {
-    arch::cpu::unmask_irqs();
+    // SAFETY: the exception entry has masked interrupts; EL0 holds no guard.
+    unsafe { arch::cpu::unmask_irqs() };
     let thread = sched::current();
     handle(&thread, frame);
     core::mem::forget(arch::cpu::mask_irqs());
