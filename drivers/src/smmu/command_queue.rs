@@ -350,7 +350,10 @@ impl CommandQueue {
     ///
     /// # Errors
     /// [`BreakError`]. The queue is unchanged, or was not enabled again.
-    pub fn break_base(&mut self, base: PhysAddr, persistent: bool) -> Result<(), BreakError> {
+    ///
+    /// # Safety
+    /// At `base` is no device: the SMMU reads there.
+    pub unsafe fn break_base(&mut self, base: PhysAddr, persistent: bool) -> Result<(), BreakError> {
         self.run([]).map_err(BreakError::Command)?;
         let control = Control { registers: &self.control, clock: self.clock };
         let moved = self.recovery.move_base(&mut self.ring, &control, base);

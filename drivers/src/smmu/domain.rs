@@ -143,7 +143,12 @@ impl PagingDomain {
     ///
     /// # Errors
     /// [`DomainMapError`]; nothing is mapped.
-    pub fn map<M: TableMemory>(
+    ///
+    /// # Safety
+    /// Until [`PagingDomain::invalidate`] has returned what [`PagingDomain::unmap`] unmaps, any content of the
+    /// frames is valid at any time, and no owner to whom that is not known gets them: devices write there.
+    /// After [`DomainMapError::NotInvalidated`] that holds permanently.
+    pub unsafe fn map<M: TableMemory>(
         &mut self,
         memory: &mut M,
         commands: &impl Shared<CommandQueue>,

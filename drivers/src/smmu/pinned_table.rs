@@ -35,8 +35,11 @@ impl PinnedTable {
     ///
     /// # Panics
     /// If the chunks exceed the table.
+    ///
+    /// # Safety
+    /// As for [`PagingDomain::map`](super::PagingDomain::map).
     #[inline]
-    pub fn map<M: TableMemory>(
+    pub unsafe fn map<M: TableMemory>(
         &self,
         memory: &M,
         first: usize,
@@ -70,8 +73,11 @@ impl PinnedTable {
     ///
     /// # Panics
     /// If the run exceeds the table.
+    ///
+    /// # Safety
+    /// As for [`PagingDomain::map`](super::PagingDomain::map).
     #[inline]
-    pub fn map_run<M: TableMemory>(
+    pub unsafe fn map_run<M: TableMemory>(
         &self,
         memory: &M,
         first: usize,

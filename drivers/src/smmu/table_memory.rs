@@ -41,7 +41,10 @@ pub(super) struct SmmuTableMemory<'a, M, F> {
     pub failure: Option<CommandError>,
 }
 
-impl<M: TableMemory, F: RunCommands> TableMemory for SmmuTableMemory<'_, M, F> {
+// SAFETY: 1. those of `memory`; 2. zeroes of `memory`, cleaned for an SMMU that does not snoop; 3. `clean`,
+// `publish`, and commands with CMD_SYNC; after one that failed, `release` leaks tables, and the callers keep
+// the mapped memory (`failure`).
+unsafe impl<M: TableMemory, F: RunCommands> TableMemory for SmmuTableMemory<'_, M, F> {
     fn allocate(&mut self) -> Option<TableFrame> {
         let table = self.memory.allocate()?;
         self.params.coherency.clean(self.memory.entries(table.table()));

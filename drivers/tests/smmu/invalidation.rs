@@ -129,7 +129,8 @@ fn queue_lock_is_not_taken_without_commands() {
     let mut domain = fixture.attached(STREAM);
     let (at, range) = (Iova::new(0), pages_at(0, 513));
     let chunks = [chunk(0x4000_0000, 9), chunk(0x9000, 0)];
-    domain.map(&mut fixture.memory, &Locked, at, chunks, RW).unwrap();
+    // SAFETY: the device is the model, whose memory is the test's RAM.
+    unsafe { domain.map(&mut fixture.memory, &Locked, at, chunks, RW) }.unwrap();
     let stale = domain.unmap(&mut fixture.memory, &Locked, range, ()).unwrap();
     fixture.free(stale);
 }
@@ -182,7 +183,8 @@ fn pinned_pages_are_reachable_until_invalidated() {
         let pinned = unsafe { domain.pin(&mut fixture.memory, &fixture.commands, at) }.unwrap();
         let chunks = [chunk(0x1_0000_8000, 1), chunk(0x5000, 0)];
         for round in 0..3 {
-            let range = pinned.map(&fixture.memory, 3, chunks.into_iter(), RW).unwrap();
+            // SAFETY: the device is the model, whose memory is the test's RAM.
+            let range = unsafe { pinned.map(&fixture.memory, 3, chunks.into_iter(), RW) }.unwrap();
             assert_eq!(range, pages_at(0x20_3000, 3));
             assert_eq!(fixture.reach(0x20_4010), Some(0x1_0000_9010), "{ids:?} {walks:?} {round}");
             assert_eq!(fixture.reach(0x20_5000), Some(0x5000));
@@ -195,7 +197,9 @@ fn pinned_pages_are_reachable_until_invalidated() {
                 (None, None, None)
             );
         }
-        let group = pinned.map(&fixture.memory, 16, [chunk(0x3000_0000, 4)].into_iter(), RW).unwrap();
+        let chunks = [chunk(0x3000_0000, 4)].into_iter();
+        // SAFETY: as above.
+        let group = unsafe { pinned.map(&fixture.memory, 16, chunks, RW) }.unwrap();
         assert_eq!(fixture.reach(0x21_fabc), Some(0x3000_fabc));
         let stale = pinned.unmap(&fixture.memory, group, ());
         fixture.free(stale);

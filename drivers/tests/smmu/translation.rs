@@ -40,7 +40,9 @@ fn memory_types_are_encoded_in_descriptors() {
         for (index, (memory, stage1, stage2)) in types.into_iter().enumerate() {
             let at = Iova::new(0x1000 * index as u64);
             let mapping = Mapping::read_write(memory);
-            domain.map(&mut fixture.memory, &fixture.commands, at, [chunk(0x9000, 0)], mapping).unwrap();
+            // SAFETY: the device is the model, whose memory is the test's RAM.
+            unsafe { domain.map(&mut fixture.memory, &fixture.commands, at, [chunk(0x9000, 0)], mapping) }
+                .unwrap();
             let TransactionResult::Translated { attributes, .. } = fixture.access(STREAM, at.raw(), READ)
             else {
                 panic!("{memory:?}")
@@ -57,7 +59,8 @@ fn permissions_are_enforced_and_faults_recorded() {
     let mut domain = fixture.attached(STREAM);
     let mapping = Mapping::read_only(MemoryType::WriteBack);
     let at = Iova::new(0x4000);
-    domain.map(&mut fixture.memory, &fixture.commands, at, [chunk(0x9000, 0)], mapping).unwrap();
+    // SAFETY: the device is the model, whose memory is the test's RAM.
+    unsafe { domain.map(&mut fixture.memory, &fixture.commands, at, [chunk(0x9000, 0)], mapping) }.unwrap();
     assert!(matches!(fixture.access(STREAM, 0x4000, READ), TransactionResult::Translated { to: 0x9000, .. }));
     assert_eq!(
         fixture.access(STREAM, 0x4008, WRITE),

@@ -14,11 +14,15 @@ impl DebugTag {
         Self
     }
 
+    /// # Safety
+    /// None.
     #[inline(always)]
-    pub fn write_canary(&self, _: impl Iterator<Item = Chunk>, _: MemoryType) {}
+    pub unsafe fn write_canary(&self, _: impl Iterator<Item = Chunk>, _: MemoryType) {}
 
+    /// # Safety
+    /// None.
     #[inline(always)]
-    pub fn check_canary(&self, _: impl Iterator<Item = Chunk>, _: MemoryType) {}
+    pub unsafe fn check_canary(&self, _: impl Iterator<Item = Chunk>, _: MemoryType) {}
 }
 
 /// A value that only the checking build stores.

@@ -21,9 +21,25 @@ pub trait Checks: Sync {
     /// Called before `owner` frees `chunk`. No lock is held.
     fn frame_freed(&self, chunk: Chunk, owner: LastOwner);
     /// Writes the canary: the bytes from the end of the tagged memory to the end of its last page.
-    fn write_canary(&self, tag: &DebugTag, chunks: &mut dyn Iterator<Item = Chunk>, memory: MemoryType);
+    ///
+    /// # Safety
+    /// The caller owns `chunks`, whose memory type is `memory`, and nothing else uses them.
+    unsafe fn write_canary(
+        &self,
+        tag: &DebugTag,
+        chunks: &mut dyn Iterator<Item = Chunk>,
+        memory: MemoryType,
+    );
     /// Verifies the canary and reports a change.
-    fn check_canary(&self, tag: &DebugTag, chunks: &mut dyn Iterator<Item = Chunk>, memory: MemoryType);
+    ///
+    /// # Safety
+    /// As for [`Checks::write_canary`].
+    unsafe fn check_canary(
+        &self,
+        tag: &DebugTag,
+        chunks: &mut dyn Iterator<Item = Chunk>,
+        memory: MemoryType,
+    );
     /// Records that the tagged memory is mapped at `range` of `domain`.
     fn mapping_added(&self, tag: &DebugTag, domain: DomainKey, range: AddrRange<Iova>);
     /// Called before the mapping at the start of `range` is removed.
@@ -91,15 +107,21 @@ impl DebugTag {
         Self { kind, number: NEXT.fetch_add(1, Relaxed), owner: owner.map(DebugName::new), len }
     }
 
-    pub fn write_canary(&self, mut chunks: impl Iterator<Item = Chunk>, memory: MemoryType) {
+    /// # Safety
+    /// As for [`Checks::write_canary`].
+    pub unsafe fn write_canary(&self, mut chunks: impl Iterator<Item = Chunk>, memory: MemoryType) {
         if let Some(checks) = checks() {
-            checks.write_canary(self, &mut chunks, memory);
+            // SAFETY: passed on to the caller.
+            unsafe { checks.write_canary(self, &mut chunks, memory) };
         }
     }
 
-    pub fn check_canary(&self, mut chunks: impl Iterator<Item = Chunk>, memory: MemoryType) {
+    /// # Safety
+    /// As for [`Checks::write_canary`].
+    pub unsafe fn check_canary(&self, mut chunks: impl Iterator<Item = Chunk>, memory: MemoryType) {
         if let Some(checks) = checks() {
-            checks.check_canary(self, &mut chunks, memory);
+            // SAFETY: passed on to the caller.
+            unsafe { checks.check_canary(self, &mut chunks, memory) };
         }
     }
 }

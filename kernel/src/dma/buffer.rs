@@ -67,7 +67,8 @@ impl ChunkedBuffer {
                 window::zero_all_non_cacheable(&mut this.frames);
             },
         }
-        tag.write_canary(buffer.chunks(), memory);
+        // SAFETY: nothing else uses the frames yet, and `memory` is the type of all their mappings.
+        unsafe { tag.write_canary(buffer.chunks(), memory) };
         Ok(buffer)
     }
 
@@ -190,7 +191,9 @@ impl Drop for ChunkedBuffer {
             return;
         }
         trace::record("free", || self.event());
-        self.tag.check_canary(self.frames.chunks(), self.memory);
+        // SAFETY: the last reference is being dropped, so nothing else uses the frames, except for a kernel view
+        // of the same memory type.
+        unsafe { self.tag.check_canary(self.frames.chunks(), self.memory) };
         self.count(counters::Gauge::sub);
         // The kernel view first: while it exists, no frame may regain its linear alias or get another owner.
         self.view = Once::new();

@@ -118,7 +118,11 @@ impl Domain {
     /// # Errors
     /// After [`DmaError::IommuTimeout`] the caller must leak the chunks: the SMMU may still translate to
     /// them. Any other error leaves the domain unchanged.
-    pub(super) fn map(
+    ///
+    /// # Safety
+    /// Until [`Domain::unmap`] has returned, the caller keeps the chunks, and any content of them is valid at
+    /// any time: devices write there. If an unmap does not confirm the invalidation, they are leaked.
+    pub(super) unsafe fn map(
         &self,
         chunks: impl Iterator<Item: FrameRun> + Clone,
         request: &MapRequest,
@@ -127,7 +131,8 @@ impl Domain {
             return Err(DmaError::PastMask { len: request.len, mask: request.mask });
         }
         let range = match &self.translation {
-            DomainTranslation::Smmu(domain) => domain.map(chunks, request),
+            // SAFETY: passed on to the caller.
+            DomainTranslation::Smmu(domain) => unsafe { domain.map(chunks, request) },
             DomainTranslation::Direct(windows) if request.placement == MapPlacement::PerChunk => {
                 per_chunk_range(direct(windows, request.mask), chunks, request)
             }
@@ -143,8 +148,11 @@ impl Domain {
     /// [`SmallMappings::MAX_BYTES`]. `None` if the slow path must be taken, which also determines the error,
     /// if any. Read-only for the devices unless `is_written`. Saves 177 of 386 instructions of a `map_single`
     /// of 4 KiB.
+    ///
+    /// # Safety
+    /// As for [`Domain::map`].
     #[inline]
-    pub(super) fn map_run(
+    pub(super) unsafe fn map_run(
         &self,
         run: &impl FrameRun,
         mask: DmaMask,
@@ -154,7 +162,8 @@ impl Domain {
         if mask.highest() < SmallMappings::HIGHEST_IOVA {
             return None;
         }
-        let range = domain.small.get()?.map_run(run, is_written)?;
+        // SAFETY: passed on to the caller.
+        let range = unsafe { domain.small.get()?.map_run(run, is_written) }?;
         counters::IOVA_RANGES.add(1);
         Some(range)
     }
@@ -246,8 +255,10 @@ impl Domain {
 }
 
 impl SmmuDomain {
+    /// # Safety
+    /// As for [`Domain::map`].
     #[inline]
-    fn map(
+    unsafe fn map(
         &self,
         chunks: impl Iterator<Item: FrameRun> + Clone,
         request: &MapRequest,
@@ -261,23 +272,30 @@ impl SmmuDomain {
             && let Some(small) = self.small.get()
             && let Some(slot) = small.alloc(request.len)
         {
-            return small.map(slot, chunks, request.len, request.mapping);
+            // SAFETY: passed on to the caller.
+            return unsafe { small.map(slot, chunks, request.len, request.mapping) };
         }
-        self.map_slow_path(chunks, request, is_small)
+        // SAFETY: passed on to the caller.
+        unsafe { self.map_slow_path(chunks, request, is_small) }
     }
 
     /// Maps a small request without a free slot, or a large one.
+    ///
+    /// # Safety
+    /// As for [`Domain::map`].
     #[inline(never)] // Keeps its stack frame and saved registers out of the fast path.
-    fn map_slow_path(
+    unsafe fn map_slow_path(
         &self,
         chunks: impl Iterator<Item: FrameRun> + Clone,
         request: &MapRequest,
         is_small: bool,
     ) -> Result<AddrRange<Iova>, DmaError> {
         if is_small && let Some((small, slot)) = self.grow_small(request)? {
-            return small.map(slot, chunks, request.len, request.mapping);
+            // SAFETY: passed on to the caller.
+            return unsafe { small.map(slot, chunks, request.len, request.mapping) };
         }
-        self.iova_space.lock().map(chunks, request)
+        // SAFETY: passed on to the caller.
+        unsafe { self.iova_space.lock().map(chunks, request) }
     }
 
     /// Adds a pinned table and returns a slot of it; `None` if no table can be added.

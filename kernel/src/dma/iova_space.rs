@@ -95,13 +95,17 @@ impl IovaSpace {
     }
 
     /// See [`Domain::map`](super::Domain::map).
-    pub fn map(
+    ///
+    /// # Safety
+    /// As for [`Domain::map`](super::Domain::map).
+    pub unsafe fn map(
         &mut self,
         chunks: impl Iterator<Item: FrameRun>,
         request: &MapRequest,
     ) -> Result<AddrRange<Iova>, DmaError> {
         let range = self.alloc_range(request)?;
-        self.fill(chunks, range, request.mapping)?;
+        // SAFETY: passed on to the caller.
+        unsafe { self.fill(chunks, range, request.mapping) }?;
         Ok(range)
     }
 
@@ -135,7 +139,10 @@ impl IovaSpace {
 
     /// Maps `chunks` at `range`. After an error the range is freed, unless the IOTLB may still hold a part of
     /// it.
-    fn fill(
+    ///
+    /// # Safety
+    /// As for [`Domain::map`](super::Domain::map).
+    unsafe fn fill(
         &mut self,
         chunks: impl Iterator<Item: FrameRun>,
         range: AddrRange<Iova>,
@@ -146,7 +153,9 @@ impl IovaSpace {
             self.free(range);
             return Err(DmaError::OutOfTables);
         }
-        let error = match self.domain.map(&mut Tables, commands, range.start(), chunks, mapping) {
+        // SAFETY: passed on to the caller.
+        let mapped = unsafe { self.domain.map(&mut Tables, commands, range.start(), chunks, mapping) };
+        let error = match mapped {
             Ok(()) => return Ok(()),
             Err(DomainMapError::NotInvalidated { error, .. }) => {
                 log::error!("IOMMU: {range:?} leaked: {error:?}");

@@ -172,8 +172,11 @@ impl SmallMappings {
     ///
     /// # Errors
     /// [`DmaError::TooLong`] for a physical address above the output size of the tables.
+    ///
+    /// # Safety
+    /// As for [`Domain::map`](super::Domain::map).
     #[inline]
-    pub fn map(
+    pub unsafe fn map(
         &self,
         slot: SmallSlot,
         chunks: impl Iterator<Item: FrameRun> + Clone,
@@ -181,7 +184,8 @@ impl SmallMappings {
         mapping: Mapping,
     ) -> Result<AddrRange<Iova>, DmaError> {
         let Some(table) = self.tables[slot.table()].get() else { unreachable!("a slot in no table") };
-        match table.pinned.map(&Tables, slot.page(), chunks, mapping) {
+        // SAFETY: passed on to the caller.
+        match unsafe { table.pinned.map(&Tables, slot.page(), chunks, mapping) } {
             Ok(range) => Ok(range),
             Err(MapError::OutputTooLarge(_)) => {
                 table.slots.free(slot.page(), slots(len));
@@ -193,8 +197,11 @@ impl SmallMappings {
 
     /// Maps `run`, write-back memory of at most [`SmallMappings::MAX_BYTES`], in the current table; `None` if
     /// that fails.
+    ///
+    /// # Safety
+    /// As for [`Domain::map`](super::Domain::map).
     #[inline]
-    pub fn map_run(&self, run: &impl FrameRun, is_written: bool) -> Option<AddrRange<Iova>> {
+    pub unsafe fn map_run(&self, run: &impl FrameRun, is_written: bool) -> Option<AddrRange<Iova>> {
         // The slow path has the fail point.
         if debug::is_armed(FailPoint::Iova) {
             return None;
@@ -202,7 +209,9 @@ impl SmallMappings {
         let pages = slots(run.end().raw() - run.start().raw());
         let table = self.tables.get(self.current.load(Relaxed))?.get()?;
         let page = table.slots.alloc(pages, arch::cpu::index())?;
-        match table.pinned.map_run(&Tables, page, run, table.streaming_attributes[usize::from(is_written)]) {
+        let attributes = table.streaming_attributes[usize::from(is_written)];
+        // SAFETY: passed on to the caller.
+        match unsafe { table.pinned.map_run(&Tables, page, run, attributes) } {
             Ok(range) => Some(range),
             Err(_) => {
                 table.slots.free(page, pages);

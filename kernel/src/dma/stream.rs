@@ -60,7 +60,10 @@ fn map_fast_path(device: &Device, memory: &dyn StreamMemory, direction: Directio
     if pages.end.raw() - pages.start.raw() > SmallMappings::MAX_BYTES {
         return None;
     }
-    let at = device.domain().map_run(&pages, device.mask(), direction.device_writes())?.start();
+    // SAFETY: the `StreamMemory` owns its whole pages. The stream drops it after the unmap has returned it, and
+    // leaks it if the IOMMU does not confirm the invalidation.
+    let mapped = unsafe { device.domain().map_run(&pages, device.mask(), direction.device_writes()) };
+    let at = mapped?.start();
     let start = at + start.raw() % PAGE_SIZE;
     // SAFETY: the memory was just mapped at this range; `map` creates the only stream of it.
     Some(unsafe { StreamMapping::new(AddrRange::new(start, start + len), direction) })
@@ -108,7 +111,8 @@ fn map_segments(
         placement: MapPlacement::Whole,
         mapping: mapping(direction),
     };
-    let pages = device.domain().map(segments.iter().map(WholePages::around), &request)?;
+    // SAFETY: as in `map_fast_path`; `refuse` leaks the memory of a failed map that is not invalidated.
+    let pages = unsafe { device.domain().map(segments.iter().map(WholePages::around), &request) }?;
     let tag = DebugTag::new("stream", offset + bytes, Some(device.name()));
     debug::mapping_added(&tag, device.domain().key(), pages);
     let start = pages.start() + offset;
@@ -124,7 +128,8 @@ impl Device {
     }
 }
 
-impl StreamOps for Device {
+// SAFETY: `Domain::unmap` returns the memory after the invalidation is complete, and leaks it otherwise.
+unsafe impl StreamOps for Device {
     fn sync_for_cpu(&self, mapping: StreamMapping, memory: &mut dyn StreamMemory) {
         self.sync_caches(memory, SyncFor::Cpu, mapping.direction());
     }
@@ -337,7 +342,8 @@ impl Pages {
             }
         }
         window::zero_all(&mut pages.frames);
-        tag.write_canary(pages.frames.chunks(), MemoryType::WriteBack);
+        // SAFETY: the frames were just allocated.
+        unsafe { tag.write_canary(pages.frames.chunks(), MemoryType::WriteBack) };
         Ok(Box::new(pages))
     }
 
@@ -368,7 +374,8 @@ unsafe impl StreamMemory for Pages {
 
 impl Drop for Pages {
     fn drop(&mut self) {
-        self.tag.check_canary(self.frames.chunks(), MemoryType::WriteBack);
+        // SAFETY: owned until they are freed below.
+        unsafe { self.tag.check_canary(self.frames.chunks(), MemoryType::WriteBack) };
         self.frames.free_to(&mut zones::FrameAllocator::with_owner(LastOwner::Stream));
     }
 }

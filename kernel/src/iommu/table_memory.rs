@@ -15,7 +15,9 @@ use pagetable::{Entries, TableFrame, TableMemory, TableRef};
 /// Page-table frames. The driver sends the invalidations that their reuse needs.
 pub struct Tables;
 
-impl TableMemory for Tables {
+// SAFETY: 1. and 2. as `table_frames`; 3. the driver wraps this value and does all of it for the SMMU; an
+// invalidation here does not return.
+unsafe impl TableMemory for Tables {
     fn allocate(&mut self) -> Option<TableFrame> {
         let table = table_frames::alloc()?;
         TABLE_PAGES.add(1);

@@ -252,7 +252,8 @@ impl SpaceHandle {
     }
 }
 
-impl StreamOps for SpaceHandle {
+// SAFETY: the device of this space accesses copies of the memory.
+unsafe impl StreamOps for SpaceHandle {
     fn sync_for_cpu(&self, mapping: StreamMapping, memory: &mut dyn StreamMemory) {
         if mapping.direction().device_writes() {
             self.both(mapping, memory, |device, cpu| device.read_bytes(0, cpu));

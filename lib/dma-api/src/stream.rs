@@ -66,7 +66,11 @@ impl fmt::Debug for StreamMapError {
 }
 
 /// The provider of streaming mappings: cache maintenance and unmapping.
-pub trait StreamOps: Send + Sync {
+///
+/// # Safety
+/// `unmap` returns the memory only when the device can no longer access it, and otherwise never drops it. The
+/// memory is that of `mapping`.
+pub unsafe trait StreamOps: Send + Sync {
     /// Makes the device's writes visible to the CPU.
     fn sync_for_cpu(&self, mapping: StreamMapping, memory: &mut dyn StreamMemory);
     /// Makes the CPU's writes visible to the device.

@@ -27,8 +27,8 @@
 //! unmapped by one store in its parent. `tests/cost.rs` counts stores, barriers and tables.
 
 #![cfg_attr(not(test), no_std)]
-// Not `forbid`: one constructor is an `unsafe fn`, since its caller has to prove ownership. There is no
-// unsafe block.
+// Not `forbid`: one constructor is an `unsafe fn`, since its caller has to prove ownership, and one trait is
+// unsafe to implement. There is no unsafe block.
 #![deny(unsafe_code)]
 
 mod change;

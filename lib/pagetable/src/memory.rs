@@ -67,7 +67,17 @@ impl TableRef<'_> {
 ///
 /// One value serves one tree at a time, since it knows the address space that [`TableMemory::invalidate`]
 /// applies to. All functions are called with the tree's lock held; walkers read at any time.
-pub trait TableMemory {
+///
+/// # Safety
+/// The owner of an unmapped frame, and that of a released table, rely on these answers:
+/// 1. `entries` and `valid_entries` return the entries and the counter of exactly this table, from `allocate`
+///    to `release` the same in each call, and nothing else writes to them.
+/// 2. `allocate` returns zeroed entries, and the walker observes the zeroes.
+/// 3. `entries_written`, `order_before_link` and `invalidate` return only after they have the documented
+///    effect on every walker of the tree. An `invalidate` without that confirmation leads to the leaks that
+///    it documents.
+#[expect(unsafe_code, reason = "a walker that uses a stale entry accesses the memory of another owner")]
+pub unsafe trait TableMemory {
     /// Allocates a frame for a table: zero-filled, the zeroes visible to the walker, its
     /// [`TableMemory::valid_entries`] zero.
     fn allocate(&mut self) -> Option<TableFrame>;

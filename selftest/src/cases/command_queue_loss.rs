@@ -42,7 +42,8 @@ fn address_without_memory(smmu: &Smmu) -> PhysAddr {
 /// not restore it.
 fn break_queue(smmu: &Smmu, permanent: bool) -> Result<(), String> {
     smmu.command_queue()
-        .with(|queue| queue.break_base(address_without_memory(smmu), permanent))
+        // SAFETY: no component responds at the address.
+        .with(|queue| unsafe { queue.break_base(address_without_memory(smmu), permanent) })
         .map_err(|error| format!("{error:?}"))
 }
 

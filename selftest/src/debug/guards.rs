@@ -20,17 +20,34 @@ const KEPT: usize = 32;
 const NEAR: u64 = 64 << 10;
 
 /// Writes the canary.
-pub(super) fn write_canary(tag: &DebugTag, chunks: &mut dyn Iterator<Item = Chunk>, memory: MemoryType) {
-    with_tail(tag, chunks, memory, |tail| tail.fill(CANARY));
+///
+/// # Safety
+/// As for [`Checks::write_canary`](kernel::debug::Checks::write_canary).
+pub(super) unsafe fn write_canary(
+    tag: &DebugTag,
+    chunks: &mut dyn Iterator<Item = Chunk>,
+    memory: MemoryType,
+) {
+    // SAFETY: passed on to the caller.
+    unsafe { with_tail(tag, chunks, memory, |tail| tail.fill(CANARY)) };
 }
 
 /// Checks the canary, and reports a changed one.
-pub(super) fn check_canary(tag: &DebugTag, chunks: &mut dyn Iterator<Item = Chunk>, memory: MemoryType) {
+///
+/// # Safety
+/// As for [`write_canary`].
+pub(super) unsafe fn check_canary(
+    tag: &DebugTag,
+    chunks: &mut dyn Iterator<Item = Chunk>,
+    memory: MemoryType,
+) {
     let mut changed = None;
-    with_tail(tag, chunks, memory, |tail| {
+    let find = |tail: &mut [u8]| {
         let first = tail.iter().position(|&byte| byte != CANARY);
         changed = first.zip(tail.iter().rposition(|&byte| byte != CANARY));
-    });
+    };
+    // SAFETY: passed on to the caller.
+    unsafe { with_tail(tag, chunks, memory, find) };
     if let Some((first, last)) = changed {
         let overrun = Overrun { tag: *tag, bytes: last + 1 - first, past: first };
         kprintln!("{overrun}");
@@ -45,7 +62,10 @@ fn is_kernel_only(tag: &DebugTag) -> bool {
 }
 
 /// Calls `f` with the bytes of the last page past the end.
-fn with_tail(
+///
+/// # Safety
+/// As for [`write_canary`].
+unsafe fn with_tail(
     tag: &DebugTag,
     chunks: &mut dyn Iterator<Item = Chunk>,
     memory: MemoryType,
@@ -57,19 +77,23 @@ fn with_tail(
         if is_kernel_only(tag) && (at + 1..end).contains(&tag.len) && end - tag.len < PAGE_SIZE {
             let from = tag.len - at;
             let mut shown = 0;
-            with_windows(chunk, memory, |window| {
+            let visit = |window: AddrRange<KernelVa>| {
                 let start = from.clamp(shown, shown + window.len()) - shown;
                 shown += window.len();
                 // SAFETY: the window is mapped and writable until this closure returns, and the buffer has no
                 // user.
                 f(unsafe { bytes(AddrRange::new(window.start() + start, window.end())) });
-            });
+            };
+            // SAFETY: passed on to the caller.
+            unsafe { with_windows(chunk, memory, visit) };
         }
         at = end;
     }
 }
 
-fn with_windows(chunk: Chunk, memory: MemoryType, f: impl FnMut(AddrRange<KernelVa>)) {
+/// # Safety
+/// As for [`write_canary`].
+unsafe fn with_windows(chunk: Chunk, memory: MemoryType, f: impl FnMut(AddrRange<KernelVa>)) {
     // SAFETY: the chunk is part of a buffer that has no user, and `memory` is the buffer's memory type.
     unsafe {
         match memory {

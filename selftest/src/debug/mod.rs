@@ -38,12 +38,24 @@ impl Checks for AllChecks {
         poison::fill(chunk, owner);
     }
 
-    fn write_canary(&self, tag: &DebugTag, chunks: &mut dyn Iterator<Item = Chunk>, memory: MemoryType) {
-        guards::write_canary(tag, chunks, memory);
+    unsafe fn write_canary(
+        &self,
+        tag: &DebugTag,
+        chunks: &mut dyn Iterator<Item = Chunk>,
+        memory: MemoryType,
+    ) {
+        // SAFETY: passed on to the caller.
+        unsafe { guards::write_canary(tag, chunks, memory) };
     }
 
-    fn check_canary(&self, tag: &DebugTag, chunks: &mut dyn Iterator<Item = Chunk>, memory: MemoryType) {
-        guards::check_canary(tag, chunks, memory);
+    unsafe fn check_canary(
+        &self,
+        tag: &DebugTag,
+        chunks: &mut dyn Iterator<Item = Chunk>,
+        memory: MemoryType,
+    ) {
+        // SAFETY: passed on to the caller.
+        unsafe { guards::check_canary(tag, chunks, memory) };
     }
 
     fn mapping_added(&self, tag: &DebugTag, domain: DomainKey, range: AddrRange<Iova>) {

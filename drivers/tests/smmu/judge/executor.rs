@@ -590,7 +590,8 @@ fn map(
 ) -> Result<(), DomainMapError> {
     let at = Iova::new(page << PAGE_SHIFT);
     let memory: &mut TestMemory = &mut fixture.memory;
-    domain.map(memory, &fixture.commands, at, chunks.iter().copied(), mapping(writable))
+    // SAFETY: the device is the model, whose memory is the test's RAM.
+    unsafe { domain.map(memory, &fixture.commands, at, chunks.iter().copied(), mapping(writable)) }
 }
 
 pub fn mapping(writable: bool) -> Mapping {

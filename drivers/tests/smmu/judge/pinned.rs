@@ -113,8 +113,13 @@ impl Executor {
         self.shared.phase.set(DriverPhase::MapPinned);
         let (memory, mapping) = (TestMemory(self.machine.clone()), mapping(writable));
         let mapped = match leases {
-            [lease] => table.bits(mapping).and_then(|bits| table.map_run(&memory, page, &lease.chunk, bits)),
-            _ => table.map(&memory, page, leases.iter().map(|lease| lease.chunk), mapping),
+            [lease] => {
+                // SAFETY: the device is the model, whose memory is the test's RAM.
+                let map_run = |bits| unsafe { table.map_run(&memory, page, &lease.chunk, bits) };
+                table.bits(mapping).and_then(map_run)
+            }
+            // SAFETY: as above.
+            _ => unsafe { table.map(&memory, page, leases.iter().map(|lease| lease.chunk), mapping) },
         };
         self.shared.phase.set(DriverPhase::Idle);
         mapped.unwrap_or_else(|error| panic!("{error:?}"))

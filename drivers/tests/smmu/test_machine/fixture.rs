@@ -90,7 +90,8 @@ impl Fixture {
         chunks: &[Chunk],
     ) -> Result<(), DomainMapError> {
         let chunks = chunks.iter().copied();
-        domain.map(&mut self.memory, &self.commands, Iova::new(at), chunks, RW)
+        // SAFETY: the device is the model, whose memory is the test's RAM.
+        unsafe { domain.map(&mut self.memory, &self.commands, Iova::new(at), chunks, RW) }
     }
 
     pub fn unmap<T>(&mut self, domain: &mut PagingDomain, at: u64, pages: u64, held: T) -> Stale<T> {

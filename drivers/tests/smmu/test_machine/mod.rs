@@ -315,7 +315,8 @@ impl RegionSource for TestMemory {
     }
 }
 
-impl TableMemory for TestMemory {
+// SAFETY: the frames are the test's own RAM; the model's walkers observe each store at once.
+unsafe impl TableMemory for TestMemory {
     fn allocate(&mut self) -> Option<TableFrame> {
         // SAFETY: `take` returns a page without other owner.
         self.0.take(1).map(|page| unsafe { TableFrame::adopt(address_of(page)) })

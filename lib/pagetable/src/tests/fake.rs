@@ -179,7 +179,9 @@ impl WalkerState {
     }
 }
 
-impl TableMemory for FakeTableMemory {
+// SAFETY: no memory has an owner that the mappings concern.
+#[expect(unsafe_code, reason = "the trait is unsafe to implement")]
+unsafe impl TableMemory for FakeTableMemory {
     fn allocate(&mut self) -> Option<TableFrame> {
         self.budget = self.budget.checked_sub(1)?;
         let state = self.state.get_mut();

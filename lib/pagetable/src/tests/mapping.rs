@@ -167,7 +167,9 @@ fn fake_detects_a_release_without_invalidation() {
 /// Tables from address zero on.
 struct PlainTableMemory(Vec<(Entries, AtomicU16)>);
 
-impl TableMemory for PlainTableMemory {
+// SAFETY: no memory has an owner that the mappings concern.
+#[expect(unsafe_code, reason = "the trait is unsafe to implement")]
+unsafe impl TableMemory for PlainTableMemory {
     fn allocate(&mut self) -> Option<TableFrame> {
         unimplemented!("the tables exist from the start")
     }
