@@ -15,13 +15,13 @@ pub fn main(platform: &Platform, args: &BootArgs<'_>, devices: devices::BoundDev
     // Without the IOMMU check for benchmarks, which also measure the boot: an edu takes 100 ms for it.
     devices.publish(args.bench.is_none());
     if let Some(selected) = args.selftest {
-        // Without an initramfs the tests of programs are skipped. Only `init=` reports its errors.
-        platform.initrd.map(fs::mount);
+        mount(platform);
         run_selftests(selected, args);
     } else if let Some(selected) = args.bench {
-        bench::run(selected, platform.initrd);
+        // SAFETY: as in `mount`.
+        unsafe { bench::run(selected, platform.initrd) };
     } else if let Some(settings) = args.soak {
-        platform.initrd.map(fs::mount);
+        mount(platform);
         soak::run(settings);
     } else {
         run_init(platform, args);
@@ -46,7 +46,14 @@ fn run_selftests(selected: Glob<'_>, args: &BootArgs<'_>) {
     cases::run_injected(selected, &cases::fault_injection::InjectionPlan { points, first });
 }
 
+/// Mounts the initramfs. Without one the tests of programs are skipped; only `init=` reports its errors.
+fn mount(platform: &Platform) {
+    // SAFETY: `boot::start_kernel` has reserved the range, and the boot loader has written it.
+    let _ = platform.initrd.map(|range| unsafe { fs::mount(range) });
+}
+
 fn run_init(platform: &Platform, args: &BootArgs<'_>) {
     let arguments: Vec<&str> = args.init_args().collect();
-    process::run_init(platform.initrd, args.init.unwrap_or(DEFAULT_INIT), &arguments);
+    // SAFETY: as in `mount`.
+    unsafe { process::run_init(platform.initrd, args.init.unwrap_or(DEFAULT_INIT), &arguments) };
 }

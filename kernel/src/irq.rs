@@ -87,11 +87,13 @@ fn open(described: &InterruptController) -> Result<(Controller, CpuInterface), I
 fn open_gic(gic: &board::GicDescription) -> Result<(Controller, CpuInterface), IrqError> {
     let opened = match gic {
         board::GicDescription::V2 { distributor, cpu_interface } => {
-            secure_interrupts::claim_v2(*distributor, *cpu_interface);
+            // SAFETY: a GICv2 by the device tree.
+            unsafe { secure_interrupts::claim_v2(*distributor, *cpu_interface) };
             Gic::v2(window(*distributor)?, window(*cpu_interface)?)
         }
         board::GicDescription::V3 { distributor, redistributors, .. } => {
-            secure_interrupts::claim_v3(*distributor);
+            // SAFETY: a GICv3 by the device tree.
+            unsafe { secure_interrupts::claim_v3(*distributor) };
             let redistributors =
                 redistributors.iter().map(|&range| window(range)).collect::<Result<_, _>>()?;
             Gic::v3(window(*distributor)?, redistributors)

@@ -26,12 +26,15 @@ impl fmt::Display for MountError {
     }
 }
 
-/// Mounts the archive in this range of RAM, which must not belong to a zone.
-pub fn mount(archive: AddrRange<PhysAddr>) -> Result<(), MountError> {
+/// Mounts the archive in this range of RAM.
+///
+/// # Safety
+/// The range was reserved at boot: it is RAM in no zone, and nothing writes it.
+pub unsafe fn mount(archive: AddrRange<PhysAddr>) -> Result<(), MountError> {
     // It may be in highmem, outside of the linear map.
     let pages = archive.align_outward(PAGE_SIZE).unwrap_or(archive);
     let mapping = Mapping::read_only(MemoryType::WriteBack);
-    // SAFETY: the archive is reserved RAM, which nothing writes; where it is lowmem, its linear alias is
+    // SAFETY: the archive is reserved RAM (the caller's promise); where it is lowmem, its linear alias is
     // write-back too.
     let mapped = unsafe { vmalloc::REGISTERS.map(chunks(pages).iter().copied(), PAGE_SIZE, mapping) };
     let mapped = mapped.map_err(MountError::Map)?.leak();

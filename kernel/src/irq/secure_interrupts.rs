@@ -14,7 +14,7 @@ const GROUP_REGISTERS: u64 = 32;
 /// GICC_PMR (4.4.2), banked per CPU.
 const GICC_PMR: u64 = 0x4;
 
-/// The GICv2 whose secure registers the kernel can write.
+/// The GICv2 whose secure registers the kernel can write, by the promise of [`claim_v2`].
 static GIC_V2: Once<GicV2> = Once::new();
 
 #[derive(Clone, Copy)]
@@ -25,17 +25,23 @@ struct GicV2 {
 
 /// Disables the security states of a GICv3 (GICD_CTLR.DS; IHI 0069, 12.9.4), which makes all its registers
 /// accessible.
-pub(super) fn claim_v3(distributor: AddrRange<PhysAddr>) {
+///
+/// # Safety
+/// `distributor` is that of a GICv3.
+pub(super) unsafe fn claim_v3(distributor: AddrRange<PhysAddr>) {
     const GICD_CTLR_DS: u32 = 1 << 6;
     if firmware::entry_level() == 3 {
-        // SAFETY: a register of the interrupt controller.
+        // SAFETY: its first register, by the caller's promise.
         warn_on_error(unsafe { monitor::write32(distributor.start(), GICD_CTLR_DS) });
     }
 }
 
 /// Assigns the shared interrupts of a GICv2 to group 1, the non-secure group. Without security extensions
 /// there is one group, and the registers ignore the writes.
-pub(super) fn claim_v2(distributor: AddrRange<PhysAddr>, cpu_interface: AddrRange<PhysAddr>) {
+///
+/// # Safety
+/// The ranges are those of a GICv2.
+pub(super) unsafe fn claim_v2(distributor: AddrRange<PhysAddr>, cpu_interface: AddrRange<PhysAddr>) {
     if firmware::entry_level() == 3 {
         let gic = GicV2 { distributor: distributor.start(), cpu_interface: cpu_interface.start() };
         warn_on_error(gic.assign_shared());

@@ -53,11 +53,11 @@ pub fn root_mismatch() -> Option<(usize, KernelVa)> {
 }
 
 /// Maps `chunk`, in blocks of at most 2 MiB, with memory type `memory`, and calls `f` with the address of
-/// each. The mapping ends when `f` returns. `f` must neither sleep nor open another window.
+/// each. The mapping ends when `f` returns.
 ///
 /// # Safety
 /// `chunk` is RAM that the caller owns, or borrows from its owner until this returns. No mapping of it has
-/// another memory type.
+/// another memory type. `f` neither sleeps nor opens another window, which would take this one's slot.
 #[inline]
 pub unsafe fn with_chunk(chunk: Chunk, memory: MemoryType, mut f: impl FnMut(AddrRange<KernelVa>)) {
     map_chunk(chunk, memory, &mut f);

@@ -12,12 +12,16 @@ pub const ENVIRONMENT: [&str; 3] = ["PATH=/bin", "HOME=/", "TERM=dumb"];
 
 /// Mounts the initramfs, starts `path` with `arguments`, and waits until the process has terminated. Errors
 /// are logged. Called in a thread; the caller powers off afterwards.
-pub fn run_init(initramfs: Option<AddrRange<PhysAddr>>, path: &str, arguments: &[&str]) {
+///
+/// # Safety
+/// As for [`fs::mount`].
+pub unsafe fn run_init(initramfs: Option<AddrRange<PhysAddr>>, path: &str, arguments: &[&str]) {
     let Some(initramfs) = initramfs else {
         log::error!("init: {path}: there is no initramfs");
         return;
     };
-    if let Err(error) = fs::mount(initramfs) {
+    // SAFETY: passed on to the caller.
+    if let Err(error) = unsafe { fs::mount(initramfs) } {
         log::error!("initramfs: {error}");
         return;
     }

@@ -58,7 +58,10 @@ const BENCHES: &[Bench] = &[
 ];
 
 /// Runs the `chosen` benchmarks and prints the results. The program is read from `initramfs`.
-pub fn run(chosen: Glob<'_>, initramfs: Option<AddrRange<PhysAddr>>) {
+///
+/// # Safety
+/// As for [`kernel::fs::mount`].
+pub unsafe fn run(chosen: Glob<'_>, initramfs: Option<AddrRange<PhysAddr>>) {
     #[cfg(feature = "counters")]
     events::register();
     kprintln!("cntfrq={}", arch::timer::frequency());
@@ -75,7 +78,9 @@ pub fn run(chosen: Glob<'_>, initramfs: Option<AddrRange<PhysAddr>>) {
     if chosen.matches("mmap") {
         let sizes: Vec<String> =
             alloc::SIZES.iter().chain(&[LARGEST]).map(|(size, rounds)| format!("{size}:{rounds}")).collect();
-        process::run_init(initramfs, PROGRAM, &sizes.iter().map(String::as_str).collect::<Vec<_>>());
+        let arguments: Vec<&str> = sizes.iter().map(String::as_str).collect();
+        // SAFETY: passed on to the caller.
+        unsafe { process::run_init(initramfs, PROGRAM, &arguments) };
     }
 }
 
