@@ -33,7 +33,7 @@ static EARLY: AtomicBool = AtomicBool::new(true);
 /// The index of the panicking CPU plus 1; 0 without a panic.
 static SEIZED: AtomicUsize = AtomicUsize::new(0);
 /// The number of attempts of a panicking CPU to lock the console before it ignores the lock: enough for the
-/// lock holder to print a line at 115200 baud.
+/// lock holder to print a line at 115200 baud. A count, no `poll_until`: a panic must not rely on the timer.
 const LOCK_ATTEMPTS: usize = 1_000_000;
 
 /// Opens the UART from the device tree, or else the PL011 of a known machine, and installs the logger, at

@@ -1,4 +1,7 @@
 //! GICv3 and v4 (IHI 0069) on top of the `arm-gic` crate; the CPU interface consists of system registers.
+//!
+//! The waits of that crate (GICR_WAKER, GICR_PWRR, RWP after an enable) have no time limit, unlike
+//! [`poll_until`]: the kernel does not run without a redistributor that wakes up.
 
 use super::common::{DEFAULT_PRIORITY, GicError, GicInterrupt, GicPending, IntId, SgiDestination, Trigger};
 use crate::mmio::MmioWindow;

@@ -107,6 +107,7 @@ fn has_byte() -> bool {
     lookahead.is_some()
 }
 
+/// Waits for input without a time limit, as a read of a terminal does; the polls are sleeps.
 fn wait_for_byte() -> Result<u8, Errno> {
     loop {
         if let Some(byte) = next_byte() {

@@ -212,18 +212,12 @@ impl SnapshotWithHeap {
         } else {
             self.resources.settle("after the failure")?;
         }
-        let deadline = sched::time::now() + HEAP_TIMEOUT_NS;
-        loop {
-            let heap = heap::usage().0;
-            if heap <= self.heap + HEAP_SLACK || leaks_memory(point) {
-                return Ok(());
-            }
-            if sched::time::now() > deadline {
-                return Err(format!("{} bytes of heap in use, {} before", heap, self.heap));
-            }
-            // The heap memory of a thread is freed after its stack.
-            sched::yield_now();
+        // The heap memory of a thread is freed after its stack.
+        let is_freed = || heap::usage().0 <= self.heap + HEAP_SLACK;
+        if leaks_memory(point) || fixture::yield_until(HEAP_TIMEOUT_NS, is_freed) {
+            return Ok(());
         }
+        Err(format!("{} bytes of heap in use, {} before", heap::usage().0, self.heap))
     }
 }
 

@@ -8,12 +8,10 @@ use addr::{Iova, MemoryType, PAGE_SIZE, PhysAddr};
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use arch::timer::Deadline;
 use dma_api::{Attrs, Direction, DmaError, Stream};
 use kernel::devices::{self, dma_engine::DmaEngineDevice};
 use kernel::dma::{self, Attachment, fault};
 use kernel::iommu;
-use kernel::sched;
 use smmu_spec::{EventKind, EventRecord};
 
 pub const TESTS: &[Test] = &[
@@ -213,11 +211,8 @@ fn repeated_faults_quarantine_the_device() -> Outcome {
 /// Lets the device fault until it is quarantined. Returns the number of faults.
 fn fault_until_quarantined(edu: &DmaEngineDevice) -> Result<u64, String> {
     write_out(edu, UNMAPPED, PAGE_SIZE)?;
-    let deadline = Deadline::in_ns(TIMEOUT_NS);
-    while !edu.device().is_quarantined() {
-        check!(!deadline.passed(), "not quarantined after {} faults", edu.device().faults());
-        sched::yield_now();
-    }
+    let quarantined = fixture::yield_until(TIMEOUT_NS, || edu.device().is_quarantined());
+    check!(quarantined, "not quarantined after {} faults", edu.device().faults());
     Ok(edu.device().faults())
 }
 

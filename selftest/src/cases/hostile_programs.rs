@@ -76,7 +76,8 @@ fn kill(program: RunningProbe) -> Result<(), String> {
     Ok(())
 }
 
-/// Waits until the last line of the program's output satisfies `matches`.
+/// Waits until the last line of the program's output satisfies `matches`. Not `yield_until`: the end of the
+/// program ends the wait too.
 fn wait_for_line(program: &RunningProbe, matches: impl Fn(&str) -> bool) -> Result<(), String> {
     let deadline = time::now() + TIMEOUT_NS;
     while !matches(&program.output.last_line()) {

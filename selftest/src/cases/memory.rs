@@ -2,14 +2,13 @@
 
 use super::boot::kernel_half;
 use super::{Outcome, Test};
-use crate::fixture::{Fragmented, TIMEOUT_NS, allocate_all, run_each, run_on_other_cpu};
+use crate::fixture::{Fragmented, allocate_all, run_each, run_on_other_cpu, spin_until};
 use crate::{check, pass, skip};
 use addr::{AddrRange, Chunk, KernelVa, MemoryType, Order, PAGE_SIZE, PhysAddr};
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use arch::mmu::{Translation, translate_kernel};
-use arch::timer::Deadline;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use kernel::dma::counters;
 use kernel::memory::vmalloc::{KernelMapping, REGISTERS, STACKS, VMALLOC};
@@ -316,24 +315,18 @@ struct WindowObservation {
 fn observe_from_two_cpus(chunk: Chunk) -> Result<Vec<WindowObservation>, String> {
     let (window, observed) = (AtomicU64::new(0), AtomicBool::new(false));
     run_each(2, move |thread| {
-        let deadline = Deadline::in_ns(TIMEOUT_NS);
         let mut good = false;
         if thread == 0 {
             let wait = |range: AddrRange<KernelVa>| {
                 window.store(range.start().raw(), Ordering::Release);
-                while !observed.load(Ordering::Acquire) && !deadline.passed() {
-                    arch::cpu::yield_now();
-                }
-                good = observed.load(Ordering::Acquire);
+                good = spin_until(|| observed.load(Ordering::Acquire));
             };
             // SAFETY: the caller's own chunk, mapped only by its linear alias.
             unsafe { window::with_chunk(chunk, MemoryType::WriteBack, wait) };
         } else {
-            while window.load(Ordering::Acquire) == 0 && !deadline.passed() {
-                arch::cpu::yield_now();
-            }
+            let is_open = spin_until(|| window.load(Ordering::Acquire) != 0);
             let at = KernelVa::new(window.load(Ordering::Acquire));
-            good = at.raw() != 0 && translate_kernel(at).is_none();
+            good = is_open && translate_kernel(at).is_none();
             observed.store(true, Ordering::Release);
         }
         WindowObservation { cpu: arch::cpu::index(), root: arch::mmu::kernel_root(), good }

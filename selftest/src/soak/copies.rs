@@ -8,7 +8,9 @@ use addr::{Iova, PAGE_SIZE};
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use arch::timer::Deadline;
 use dma_api::Attrs;
+use drivers::poll::poll_until;
 use kernel::devices::{self, dma_engine::DmaEngineDevice};
 use kernel::dma::{self, Attachment};
 use kernel::sched::{self, time};
@@ -74,12 +76,12 @@ fn iova_at(buffer: &Attachment, offset: u64) -> Iova {
 
 /// Faults until the device is quarantined, and rearms it.
 fn quarantine(edu: &DmaEngineDevice) -> Result<(), String> {
-    let deadline = time::now() + TIMEOUT_NS;
-    while !edu.device().is_quarantined() {
-        write_out(edu, UNMAPPED, PAGE_SIZE)?;
-        if time::now() > deadline {
-            return Err(format!("device not quarantined after {} faults", edu.device().faults()));
-        }
-    }
+    let deadline = Deadline::in_ns(TIMEOUT_NS);
+    let fault = || match write_out(edu, UNMAPPED, PAGE_SIZE) {
+        Ok(()) => edu.device().is_quarantined().then_some(Ok(())),
+        Err(error) => Some(Err(error)),
+    };
+    let in_time = poll_until(|| deadline.passed(), fault);
+    in_time.map_err(|_| format!("device not quarantined after {} faults", edu.device().faults()))??;
     edu.device().rearm().map_err(|error| error.to_string())
 }
