@@ -1,7 +1,6 @@
 //! `cargo xtask prose`: wording in comments and documents that hides the field's terms.
 //!
-//! Three kinds of hits, counted per 1000 lines of comments and documents. A hit is a hint; the rate is
-//! limited.
+//! Three kinds of hits in comments and documents, none of which is accepted:
 //!
 //! - [`HitKind::Clause`]: a thing named by a clause in place of its term;
 //! - [`HitKind::Person`]: a person in place of a component;
@@ -16,8 +15,7 @@ use crate::counts::TestCounts;
 use crate::error::{Error, Result};
 use crate::workspace;
 
-/// The kinds of hits, with the limit of each per 1000 lines.
-const LIMITS: [(HitKind, f64); 3] = [(HitKind::Clause, 3.0), (HitKind::Person, 0.5), (HitKind::Idiom, 0.5)];
+const KINDS: [HitKind; 3] = [HitKind::Clause, HitKind::Person, HitKind::Idiom];
 /// Lists the words themselves.
 const GLOSSARY: &str = "doc/glossary.md";
 
@@ -74,8 +72,7 @@ struct Hit {
     text: String,
 }
 
-/// Prints every hit in the files below `paths`, all files of the tree without paths, and compares the rates
-/// with the limits: a test each.
+/// Prints every hit in the files below `paths`, all files of the tree without paths. One test for each kind.
 ///
 /// # Errors
 /// git is missing, a file is not read, or a path has no file.
@@ -86,10 +83,10 @@ pub fn check(paths: &[String]) -> Result<TestCounts> {
     }
     survey.folders().iter().for_each(|line| println!("{line}"));
     let mut counts = TestCounts::default();
-    for (kind, limit) in LIMITS {
-        let rate = survey.rate(kind);
-        println!("{kind:?}: {rate:.1} per 1000 of {} lines, limit {limit}", survey.lines);
-        counts += TestCounts::one(rate <= limit);
+    for kind in KINDS {
+        let hits = survey.count(kind);
+        println!("{kind:?}: {hits} in {} lines", survey.lines);
+        counts += TestCounts::one(hits == 0);
     }
     Ok(counts)
 }
@@ -130,10 +127,8 @@ impl Survey {
         }
     }
 
-    /// Hits per 1000 lines.
-    fn rate(&self, kind: HitKind) -> f64 {
-        let hits = self.hits.iter().filter(|hit| hit.kind == kind).count();
-        1000.0 * hits as f64 / self.lines.max(1) as f64
+    fn count(&self, kind: HitKind) -> usize {
+        self.hits.iter().filter(|hit| hit.kind == kind).count()
     }
 
     /// The number of hits in each folder.
@@ -251,19 +246,19 @@ mod tests {
     }
 
     #[test]
-    fn one_hit_exceeds_the_limit() {
+    fn hits_are_counted_by_kind() {
         let mut survey = Survey::default();
-        survey.add("a.rs", &"// The command queue.\n".repeat(499));
-        assert!(LIMITS.iter().all(|(kind, limit)| survey.rate(*kind) <= *limit));
+        survey.add("a.rs", &"// The command queue.\n".repeat(999));
+        assert_eq!(KINDS.map(|kind| survey.count(kind)), [0, 0, 0]);
         survey.add("b.rs", "// Nobody knows what the SMMU has cached for good.\n");
-        assert!(survey.rate(HitKind::Person) > LIMITS[1].1 && survey.rate(HitKind::Clause) <= LIMITS[0].1);
+        assert_eq!(KINDS.map(|kind| survey.count(kind)), [1, 1, 1]);
     }
 
     #[test]
-    fn the_tree_keeps_the_limits() {
-        let survey = survey(&[]).unwrap();
-        for (kind, limit) in LIMITS {
-            assert!(survey.rate(kind) <= limit, "{kind:?}: {:.1}; cargo xtask prose", survey.rate(kind));
-        }
+    fn the_tree_has_no_hits() {
+        let hits = survey(&[]).unwrap().hits;
+        let shown: Vec<String> =
+            hits.iter().map(|hit| format!("{}:{}: {}", hit.file, hit.line, hit.text)).collect();
+        assert!(hits.is_empty(), "{}", shown.join("\n"));
     }
 }
