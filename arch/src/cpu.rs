@@ -62,8 +62,8 @@ struct CpuIdRegisters {
     mmfr1: u64,
 }
 
-/// Masks interrupts (PSTATE.I) until the guard is dropped, which restores the previous mask. Guards nest: they
-/// are dropped in the reverse order.
+/// Masks interrupts (PSTATE.I) until the guard is dropped, which restores the previous mask. Guards nest:
+/// they are dropped in the reverse order.
 #[cfg_attr(feature = "irqsoff", track_caller)]
 pub fn mask_irqs() -> IrqGuard {
     let guard = IrqGuard { was_masked: irqs_masked(), not_send: PhantomData };
@@ -93,8 +93,8 @@ impl Drop for IrqGuard {
 /// Unmasks interrupts.
 ///
 /// # Safety
-/// No [`IrqGuard`] of this CPU is dropped later: its holder, a spinlock or a temporary mapping of this CPU,
-/// relies on the mask.
+/// No [`IrqGuard`] of this CPU is dropped later: its holder, such as a spinlock or a context switch, relies on
+/// the mask.
 pub unsafe fn unmask_irqs() {
     irqsoff::end();
     set_irqs_masked(false);

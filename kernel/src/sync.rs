@@ -51,8 +51,8 @@ impl RelaxStrategy for YieldHint {
 /// It is not a fair (ticket) lock: a ticket lock passes to one particular CPU, and in a virtual machine with
 /// more CPUs than the host that CPU may not run for a long time, while all others spin.
 ///
-/// [`SpinLock::lock`] has no time limit (`drivers::poll::poll_until`): it waits for another CPU of this kernel,
-/// whose sections are bounded, not for a device.
+/// [`SpinLock::lock`] has no time limit (`drivers::poll::poll_until`): it waits for another CPU of this
+/// kernel, whose sections are bounded, not for a device.
 #[derive(Default)]
 pub struct SpinLock<T: ?Sized> {
     inner: SpinMutex<T, YieldHint>,

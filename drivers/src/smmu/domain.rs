@@ -145,9 +145,9 @@ impl PagingDomain {
     /// [`DomainMapError`]; nothing is mapped.
     ///
     /// # Safety
-    /// Until [`PagingDomain::invalidate`] has returned what [`PagingDomain::unmap`] unmaps, any content of the
-    /// frames is valid at any time, and no owner to whom that is not known gets them: devices write there.
-    /// After [`DomainMapError::NotInvalidated`] that holds permanently.
+    /// Until [`PagingDomain::invalidate`] has returned what [`PagingDomain::unmap`] unmaps, any content of
+    /// the frames is valid at any time, and no owner to whom that is not known gets them: devices write
+    /// there. After [`DomainMapError::NotInvalidated`] that holds permanently.
     pub unsafe fn map<M: TableMemory>(
         &mut self,
         memory: &mut M,

@@ -43,8 +43,8 @@ impl Attachment {
         if buffer.memory() == MemoryType::WriteBack && !device.is_coherent() {
             buffer.sync(SyncFor::Device, Direction::Bidirectional);
         }
-        // SAFETY: the buffer owns the chunks. It is dropped after the unmap has returned it, and leaked if the
-        // IOMMU does not confirm an invalidation.
+        // SAFETY: the buffer owns the chunks. It is dropped after the unmap has returned it, and leaked if
+        // the IOMMU does not confirm an invalidation.
         let range = match unsafe { device.domain().map(buffer.chunks(), &request) } {
             Ok(range) => range,
             Err(error) => {

@@ -191,8 +191,8 @@ impl Drop for ChunkedBuffer {
             return;
         }
         trace::record("free", || self.event());
-        // SAFETY: the last reference is being dropped, so nothing else uses the frames, except for a kernel view
-        // of the same memory type.
+        // SAFETY: the last reference is being dropped, so nothing else uses the frames, except for a kernel
+        // view of the same memory type.
         unsafe { self.tag.check_canary(self.frames.chunks(), self.memory) };
         self.count(counters::Gauge::sub);
         // The kernel view first: while it exists, no frame may regain its linear alias or get another owner.

@@ -37,6 +37,7 @@ struct SmmuDomain {
     iova_space: SpinLock<IovaSpace>,
 }
 
+/// The translated domains, for the memory audit: frames that only a domain maps are otherwise not found.
 static ALL: SpinLock<Vec<Weak<Domain>>> = SpinLock::new(Vec::new());
 
 /// Returns the translated domains in the order of their creation.

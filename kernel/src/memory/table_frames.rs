@@ -150,7 +150,8 @@ pub fn user(asid: Asid) -> CpuTables<impl Fn(u64, u64)> {
     }
 }
 
-// SAFETY: 1. the frame in the linear map, and a counter for each frame; only holders of a `TableRef` get them;
+// SAFETY: 1. the frame in the linear map, and a counter for each frame; only holders of a `TableRef` get
+// them;
 // 2. `alloc` returns zeroed frames, and the MMUs snoop; 3. DSB ISHST, and the TLB invalidation of `kernel` or
 // `user`, complete on return; the field is private, so that there is no other.
 unsafe impl<F: Fn(u64, u64)> TableMemory for CpuTables<F> {

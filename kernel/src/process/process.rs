@@ -56,7 +56,7 @@ pub struct Process {
     exit_waiters: WaitQueue,
 }
 
-/// The processes with at least one reference.
+/// The processes with at least one reference, for the memory audit.
 static ALL: SpinLock<Vec<Weak<Process>>> = SpinLock::new(Vec::new());
 
 /// Returns all processes with at least one reference, running or not.

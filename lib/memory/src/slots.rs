@@ -8,8 +8,8 @@ use crate::sync::{AtomicU64, Ordering};
 /// crosses a word and one compare-and-exchange allocates it. Each word has its own cache line, and each CPU
 /// starts its search at its own word: CPUs do not contend as long as their words have free slots.
 ///
-/// A bitmap, not a LIFO list such as [`Magazine`](crate::Magazine): slots have fixed places and are allocated in
-/// runs, and any CPU frees a slot without a lock.
+/// A bitmap, not a LIFO list such as [`Magazine`](crate::Magazine): slots have fixed places and are allocated
+/// in runs, and any CPU frees a slot without a lock.
 #[derive(Debug)]
 pub struct Slots {
     words: [SlotWord; WORDS],

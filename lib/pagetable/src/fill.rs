@@ -83,7 +83,8 @@ fn fill_step<I: Iterator<Item: FrameRun>>(
     Ok(count)
 }
 
-/// Writes single pages while runs are short, the fast path of fragmented buffers.
+/// Writes single pages while runs are short, the fast path of fragmented buffers: saves the choice of a level
+/// and of the contiguous hint for each page.
 #[inline]
 fn fill_pages<I: Iterator<Item: FrameRun>>(
     slots: &[AtomicU64],

@@ -132,8 +132,9 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
         Ok(())
     }
 
-    /// Fast path: clears pages of a single last-level table with one walk. `false` if that is not sufficient:
-    /// then it has cleared nothing, or left a table empty.
+    /// Fast path: clears pages of a single last-level table with one walk; saves the walks for the borders
+    /// and the recursion. `false` if that is not sufficient: then it has cleared nothing, or left a table
+    /// empty.
     #[inline]
     fn clear_pages<M: TableMemory>(&mut self, m: &M, first: u64, end: u64) -> bool {
         let Some((found, table_start)) = self.single_table(m, first, end) else { return false };

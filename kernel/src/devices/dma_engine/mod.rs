@@ -243,7 +243,8 @@ impl DmaEngineDevice {
         let is_done = || self.engine.lock().is_done().then_some(());
         if notify == Notify::Interrupt {
             let next_poll = || Some(crate::sched::time::now() + POLL_INTERVAL_NS);
-            // No `poll_until`: the thread sleeps until an interrupt, and polls in between in case one is lost.
+            // No `poll_until`: the thread sleeps until an interrupt, and polls in between in case one is
+            // lost.
             loop {
                 match self.waiters.wait_until(next_poll(), is_done) {
                     Ok(()) => return Ok(()),
