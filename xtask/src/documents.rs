@@ -37,6 +37,20 @@ fn each_line<'a>(documents: &'a [(String, String)], mut visit: impl FnMut(&str, 
     }
 }
 
+/// The commands of the documents that start with `start`, in code blocks and code spans, without comments,
+/// and where each is.
+pub fn commands(start: &str) -> Vec<(String, String)> {
+    let mut commands = Vec::new();
+    for (file, text) in documents() {
+        for (index, line) in text.lines().enumerate() {
+            let named = spans(line).chain([line]).filter(|command| command.starts_with(start));
+            let without_comment = |command: &str| command.split(" #").next().unwrap().trim_end().to_owned();
+            commands.extend(named.map(|command| (format!("{file}:{}", index + 1), without_comment(command))));
+        }
+    }
+    commands
+}
+
 /// The code spans of a line.
 fn spans(line: &str) -> impl Iterator<Item = &str> {
     line.split('`').skip(1).step_by(2)

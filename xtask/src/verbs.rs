@@ -287,6 +287,38 @@ mod tests {
     }
 
     #[test]
+    fn commands_named_in_documents_are_accepted() {
+        // In capitals: a placeholder.
+        let is_literal = |word: &&str| !word.contains(|c: char| c.is_ascii_uppercase() || "[.".contains(c));
+        let named = crate::documents::commands("cargo xtask ");
+        assert!(named.len() > 10, "{named:?}");
+        for (at, command) in named {
+            let mut words = command.split_whitespace().skip(2);
+            let verb = find(words.next().unwrap_or_default()).unwrap_or_else(|error| panic!("{at}: {error}"));
+            let words: Vec<String> = words.filter(is_literal).map(String::from).collect();
+            verb.check(&words).unwrap_or_else(|error| panic!("{at}: {error}"));
+        }
+    }
+
+    #[test]
+    fn make_commands_named_in_documents_are_accepted() {
+        let makefile = std::fs::read_to_string(crate::workspace::root().join("Makefile")).unwrap();
+        let list = |name: &str| makefile.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        let knobs: Vec<_> = list("KNOBS := ").split_whitespace().collect();
+        let verbs: Vec<_> = list("VERBS := ").split_whitespace().chain(["fuzz", "soak"]).collect();
+        let named = crate::documents::commands("make ");
+        assert!(named.len() > 30, "{named:?}");
+        for (at, command) in named {
+            // The words of a value in quotes belong to its knob.
+            let unquoted: String = command.split('"').step_by(2).collect();
+            for word in unquoted.split_whitespace().skip(1) {
+                let (known, name) = word.split_once('=').map_or((&verbs, word), |(name, _)| (&knobs, name));
+                assert!(known.contains(&name), "{at}: {command}: {name}");
+            }
+        }
+    }
+
+    #[test]
     fn every_verb_is_in_the_makefile() {
         let makefile = std::fs::read_to_string(crate::workspace::root().join("Makefile")).unwrap();
         let verbs = makefile.lines().find_map(|line| line.strip_prefix("VERBS := ")).unwrap();

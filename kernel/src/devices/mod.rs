@@ -2,11 +2,11 @@
 //!
 //! # How to add a driver
 //!
-//! A driver for a PCI function is a file here and an entry in [`PCI_DRIVERS`]. The file has a [`PciDriver`]:
-//! the ids or class codes that it supports, and `probe`. The probe gets a [`PciProbe`](pci::PciProbe) and in
-//! this order maps the BARs, initializes the device, attaches it to the IOMMU, connects the interrupt, and
-//! enables bus mastering. It returns a [`BoundDevice`], whose `publish` later registers the device nodes,
-//! with [`register_instance`](crate::fs::char_device::register_instance). `edu.rs` is an example.
+//! A PCI driver is a file here and an entry in [`PCI_DRIVERS`]. The file has a [`PciDriver`]: the ids or
+//! class codes that it supports, and `probe`. The probe gets a [`PciProbe`](pci::PciProbe) and in this order
+//! maps the BARs, initializes the device, attaches it to the IOMMU, connects the interrupt, and enables bus
+//! mastering. It returns a [`BoundDevice`], whose `publish` later registers the device nodes, with
+//! [`register_instance`](crate::fs::char_device::register_instance). `edu.rs` is an example.
 //!
 //! A driver for another device in the device tree likewise has a [`PlatformDriver`] with the `compatible`
 //! strings that it supports, and an entry in [`PLATFORM_DRIVERS`]; `bcm2835_dma.rs` is an example.

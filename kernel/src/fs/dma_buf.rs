@@ -1,4 +1,5 @@
-//! dma-buf files. A buffer lives while it is open, mapped or attached.
+//! dma-buf files, exported by a heap and imported by a device node. A buffer lives while it is open, mapped
+//! or attached.
 
 use super::{Caller, File, stat_device};
 use crate::dma::counters::{self, Reading};

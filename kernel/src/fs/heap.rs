@@ -1,4 +1,4 @@
-//! `/dev/dma_heap/*`: allocation of dma-bufs.
+//! `/dev/dma_heap/*`: allocation of buffers, and their export as dma-bufs.
 
 use super::char_device::{self, DeviceNumber, RegisterError};
 use super::dma_buf::{DmaBufFile, errno, statistics};

@@ -1,4 +1,5 @@
-//! Fault injection: failed batches, and a command queue that the SMMU cannot read.
+//! Faults injected into the command queue: failed batches, and a queue that the SMMU cannot read. The
+//! checking build decides when (`selftest/src/debug/fault_injection.rs`).
 
 use super::super::control::RegisterTimeout;
 use super::errors::CommandError;
