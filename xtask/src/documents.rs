@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::fs;
 
 use crate::command::stdout_of;
+use crate::matrix;
 use crate::workspace;
 
 /// `max_width` in `rustfmt.toml`, which rustfmt does not apply to comments.
@@ -260,6 +261,25 @@ fn comments_are_at_most_as_wide_as_code() {
     ] {
         assert_eq!(wide_comments(&[(file.into(), line.clone())]).len(), count, "{line}");
     }
+}
+
+#[test]
+fn tests_named_for_each_kind_of_fault_exist() {
+    let path = workspace::root().join("doc/fault-classes.md");
+    let text = fs::read_to_string(path).unwrap();
+    let sources = tracked(&["*.rs"]);
+    let self_tests = workspace::self_tests();
+    let exists = |name: &str| match name {
+        _ if name.contains('.') => self_tests.iter().any(|test| test == name),
+        _ if matrix::cases().any(|case| case.name == name) => true,
+        _ => sources.iter().any(|(_, text)| text.contains(&format!("fn {name}("))),
+    };
+    let rows = text.lines().filter(|line| line.starts_with("| ")).skip(1);
+    let named: Vec<&str> = rows.filter_map(|row| row.split(" | ").nth(3)).flat_map(spans).collect();
+    assert!(named.len() > 80, "{named:?}");
+    let is_test = |name: &&&str| **name != "unsafe" && **name != "missing_safety_doc";
+    let missing: Vec<_> = named.iter().filter(is_test).filter(|name| !exists(name)).collect();
+    assert!(missing.is_empty(), "{missing:?}");
 }
 
 #[test]

@@ -517,7 +517,8 @@ mod loom {
         });
     }
 
-    /// The event of an earlier transaction is still in the queue, which an interrupt handler drains meanwhile.
+    /// The event of an earlier transaction is still in the queue, which an interrupt handler drains
+    /// meanwhile.
     #[test]
     fn loom_event_of_an_earlier_transaction_does_not_count_after_a_rearm() {
         ::loom::model(|| {
