@@ -156,7 +156,7 @@ impl Device {
         }
     }
 
-    /// Returns the faults that the SMMU recorded since the device was armed.
+    /// Drains the event queue, and returns the faults that the SMMU recorded since the device was armed.
     pub fn faults(&self) -> u64 {
         if let Some(smmu) = self.smmu() {
             smmu.service();
@@ -169,7 +169,7 @@ impl Device {
         self.faults.first()
     }
 
-    /// Returns all faults that the SMMU ever recorded: a count that never decreases.
+    /// Drains the event queue, and returns all faults that the SMMU ever recorded: a count that never decreases.
     pub fn total_faults(&self) -> u64 {
         if let Some(smmu) = self.smmu() {
             smmu.service();
