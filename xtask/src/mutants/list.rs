@@ -15,11 +15,7 @@ pub struct SourceMutant {
 }
 
 /// All of them; `doc/mutants.md` has the same list.
-<<<<<<< HEAD
 pub const MUTANTS: &[SourceMutant] = &[
-=======
-pub const MUTANTS: [SourceMutant; 37] = [
->>>>>>> f106da3 (process: compare a requeued futex under the lock of its waiters)
     SourceMutant {
         name: "stream table entry written in one step",
         file: "lib/smmu-spec/src/update.rs",
