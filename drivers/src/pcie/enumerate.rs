@@ -65,7 +65,7 @@ fn quiesce(config: &mut impl ConfigSpace, at: Bdf) {
     if !Capabilities::of(config, at).any(|found| found.id == Capability::EXPRESS) {
         return;
     }
-    // PASID must not change while ATS is enabled (PCIe 5.0, 10.5.2.2).
+    // PASID must not change while ATS is enabled (PCIe 4.0, 10.5.1.3).
     for (id, register, enable) in [
         (ExtendedCapability::PRI, 4, 1),
         (ExtendedCapability::ATS, 6, 1 << 15),
@@ -184,6 +184,7 @@ impl<C: ConfigSpace> Search<'_, C> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::config::Width;
     use super::super::fake::{BUSES, FakeBus, FakeFunction};
     use super::*;
 
@@ -285,6 +286,33 @@ mod tests {
             assert_eq!(config.read16(at, 0x144), 0, "{at}: PRI");
             assert_eq!(config.read16(at, 0x186), 2, "{at}: PASID off, the rest as before");
         }
+    }
+
+    /// A configuration space that logs the offsets of writes.
+    struct Logged(FakeBus, Vec<u16>);
+
+    impl ConfigSpace for Logged {
+        fn read(&self, at: Bdf, offset: u16, width: Width) -> u32 {
+            self.0.read(at, offset, width)
+        }
+        fn write(&mut self, at: Bdf, offset: u16, width: Width, value: u32) {
+            self.1.push(offset);
+            self.0.write(at, offset, width, value);
+        }
+    }
+
+    /// The end result is the same in any order, but PASID must not change while ATS is enabled.
+    #[test]
+    fn pri_is_disabled_before_ats_and_ats_before_pasid() {
+        let (ats, pri, pasid) = ([0x8000_0000, 0], [1, 0], [0x0001_0000, 0]);
+        let enabled = endpoint(2)
+            .with_express(0)
+            .extended(0x100, ExtendedCapability::PASID, 0x140, pasid)
+            .extended(0x140, ExtendedCapability::ATS, 0x180, ats)
+            .extended(0x180, ExtendedCapability::PRI, 0, pri);
+        let mut config = Logged(FakeBus::new([enabled]), Vec::new());
+        quiesce(&mut config, Bdf::new(0, 0, 0));
+        assert_eq!(config.1, [COMMAND, 0x184, 0x146, 0x106], "bus mastering, PRI, ATS, PASID");
     }
 
     #[test]
