@@ -65,6 +65,117 @@ fn failed_map_is_invalidated_with_its_tables() {
     }
 }
 
+/// Calls `action` with an SMMU that hangs after `syncs` more CMD_SYNCs, and continues afterwards.
+fn hanging_after<R>(syncs: u64, fixture: &mut Fixture, action: impl FnOnce(&mut Fixture) -> R) -> R {
+    let last = fixture.machine.model.borrow().syncs + syncs;
+    fixture.machine.model.borrow_mut().commands_per_step = 1;
+    let hang = move |machine: &TestMachine| {
+        let mut model = machine.model.borrow_mut();
+        model.hung = model.syncs >= last;
+    };
+    fixture.machine.interleave.replace(Some(Rc::new(hang)));
+    let result = action(fixture);
+    fixture.machine.interleave.replace(None);
+    fixture.machine.model.borrow_mut().hung = false;
+    result
+}
+
+fn timed_out(result: Result<(), StreamError>) -> bool {
+    match result {
+        Ok(()) => false,
+        Err(StreamError::Command(CommandError::TimedOut { .. })) => true,
+        Err(error) => panic!("{error:?}"),
+    }
+}
+
+/// Checks a stream of `domain` whose attach or detach failed: it counts as attached.
+fn check_still_attached(fixture: &mut Fixture, domain: PagingDomain) -> PagingDomain {
+    let Err(DestroyError::InUse(mut domain)) = fixture.destroy(domain) else {
+        panic!("destroyed while the SMMU may translate with its tables");
+    };
+    assert_eq!(domain.streams(), 1);
+    assert_eq!(fixture.attach(STREAM, &mut domain), Err(StreamError::AlreadyAttached(STREAM)));
+    assert_eq!(domain.streams(), 1, "counted twice");
+    domain
+}
+
+/// Checks that the stream can be detached, attached and detached again, and the domain be destroyed.
+fn check_reusable(fixture: &mut Fixture, mut domain: PagingDomain) {
+    fixture.detach(STREAM, &mut domain).unwrap();
+    assert_eq!((domain.streams(), fixture.reach(0x1000)), (0, None));
+    assert_eq!(fixture.detach(STREAM, &mut domain), Err(StreamError::NotAttached(STREAM)));
+    fixture.attach(STREAM, &mut domain).unwrap();
+    assert_eq!((domain.streams(), fixture.reach(0x1000)), (1, Some(0x8000)));
+    fixture.detach(STREAM, &mut domain).unwrap();
+    assert_eq!(fixture.reach(0x1000), None);
+    fixture.destroy(domain).map_err(|error| format!("{error:?}")).unwrap();
+}
+
+#[test]
+fn stream_counts_as_attached_after_any_step_of_its_attach_timed_out() {
+    for (ids, walks) in kinds() {
+        let mut steps = 0;
+        loop {
+            let mut fixture = fixture(ids, walks);
+            let mut domain = fixture.domain().unwrap();
+            fixture.map(&mut domain, 0x1000, &[chunk(0x8000, 0)]).unwrap();
+            assert_eq!(fixture.reach(0x1000), None);
+            let attach = |fixture: &mut Fixture| fixture.attach(STREAM, &mut domain);
+            if !timed_out(hanging_after(steps, &mut fixture, attach)) {
+                break;
+            }
+            let domain = check_still_attached(&mut fixture, domain);
+            check_reusable(&mut fixture, domain);
+            steps += 1;
+        }
+        assert!(steps >= 2, "{steps} steps: {ids:x?} {walks:?}");
+    }
+}
+
+#[test]
+fn stream_counts_as_attached_after_any_step_of_its_detach_timed_out() {
+    for (ids, walks) in kinds() {
+        let mut steps = 0;
+        loop {
+            let mut fixture = fixture(ids, walks);
+            let mut domain = fixture.attached(STREAM);
+            fixture.map(&mut domain, 0x1000, &[chunk(0x8000, 0)]).unwrap();
+            assert_eq!(fixture.reach(0x1000), Some(0x8000));
+            let detach = |fixture: &mut Fixture| fixture.detach(STREAM, &mut domain);
+            if !timed_out(hanging_after(steps, &mut fixture, detach)) {
+                break;
+            }
+            let entry = fixture.streams.entry(STREAM).unwrap();
+            assert_eq!(entry.0[0], Ste::new(StreamConfig::Abort).0[0], "the entry in memory aborts");
+            let domain = check_still_attached(&mut fixture, domain);
+            check_reusable(&mut fixture, domain);
+            steps += 1;
+        }
+        assert!(steps >= 1, "{steps} steps: {ids:x?} {walks:?}");
+    }
+}
+
+#[test]
+fn domain_whose_invalidation_timed_out_keeps_its_tag_and_its_tables() {
+    for (ids, walks) in kinds() {
+        let mut fixture = fixture(ids, walks);
+        let mut domain = fixture.attached(STREAM);
+        fixture.map(&mut domain, 0x1000, &[chunk(0x8000, 0)]).unwrap();
+        fixture.detach(STREAM, &mut domain).unwrap();
+        let (tag, pages) = (domain.tag(), fixture.machine.pages_in_use());
+        let destroyed = hanging_after(0, &mut fixture, |fixture| fixture.destroy(domain));
+        let Err(DestroyError::Command(CommandError::TimedOut { .. }, domain)) = destroyed else {
+            panic!("{destroyed:?}");
+        };
+        assert_eq!(fixture.machine.pages_in_use(), pages);
+        let other = fixture.domain().unwrap();
+        assert_ne!(other.tag(), tag, "the tag is in use by two domains");
+        fixture.destroy(other).map_err(|error| format!("{error:?}")).unwrap();
+        fixture.destroy(domain).map_err(|error| format!("{error:?}")).unwrap();
+        assert!(fixture.machine.pages_in_use() < pages);
+    }
+}
+
 /// The life of a device in a kernel; `?` at every step that can fail.
 fn lifecycle(fixture: &mut Fixture) -> Option<()> {
     let mut domain = fixture.domain().ok()?;

@@ -21,7 +21,7 @@ use drivers::smmu::{
 };
 use pagetable::Mapping;
 use smmu_spec::model::{IdRegisters, TransactionResult};
-use smmu_spec::{Command, EventKind, TlbTag, WalkCoherency};
+use smmu_spec::{Command, EventKind, Ste, StreamConfig, TlbTag, WalkCoherency};
 use std::cell::RefCell;
 use std::rc::Rc;
 use test_machine::fixture::{Fixture, READ, RW, STREAM, WRITE, chunk, fixture, kinds, pages_at};
