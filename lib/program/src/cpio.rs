@@ -207,8 +207,28 @@ pub(crate) mod tests {
         let inodes: Vec<_> = CpioArchive::new(&bytes).map(|entry| entry.unwrap().inode).collect();
         assert_eq!(inodes[0], inodes[1]);
         assert_ne!(inodes[1], inodes[2], "another archive");
+        for field in [7, 8] {
+            let mut other = links("b");
+            other[6 + 8 * field + 7] = b'1';
+            let bytes = [links("a"), other].concat();
+            let [one, other] = [0, 1].map(|n| CpioArchive::new(&bytes).nth(n).unwrap().unwrap().inode);
+            assert_ne!(one, other, "another device, by field {field}");
+        }
         let single = member("a", 0o100644, b"1");
         assert_eq!(CpioArchive::new(&single).next().unwrap().unwrap().inode, None, "one name");
+    }
+
+    #[test]
+    fn padding_of_the_content_is_skipped() {
+        let mut bytes = member("a", 0o100644, b"1");
+        let data = bytes.iter().rposition(|&byte| byte == b'1').unwrap();
+        bytes.truncate(data + 1);
+        bytes.resize(bytes.len().next_multiple_of(4), b'x');
+        bytes.extend(archive(&[("b", 0o100644, b"2")]));
+        assert_eq!(
+            CpioArchive::new(&bytes).map(|entry| entry.unwrap().name).collect::<Vec<_>>(),
+            [b"a", b"b"]
+        );
     }
 
     #[test]

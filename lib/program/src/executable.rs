@@ -395,6 +395,15 @@ mod tests {
     }
 
     #[test]
+    fn declared_address_of_the_program_headers_must_be_loaded() {
+        for (vaddr, expected) in [(0x40_0080, Some(0x40_0080)), (0x70_0000, None)] {
+            let declared = Header { kind: PT_PHDR, vaddr, ..TEXT };
+            let plan = Executable::parse(&file(ET_EXEC, 0x40_0100, &[declared, TEXT])).unwrap();
+            assert_eq!(plan.headers.map(UserVa::raw), expected);
+        }
+    }
+
+    #[test]
     fn other_machines_and_file_formats_are_rejected() {
         let mut x86 = file(ET_EXEC, 0x40_0100, &[TEXT]);
         x86[18] = 62;

@@ -308,6 +308,7 @@ mod tests {
             ("bin/mosaic", 0o100755, b"ELF"),
             ("./lib", 0o40755, b""),
             ("lib/up", 0o120777, b"../bin/mosaic"),
+            ("lib/here", 0o120777, b"up"),
             ("abs", 0o120777, b"/lib/up"),
             ("a", 0o120777, b"b"),
             ("b", 0o120777, b"a"),
@@ -335,6 +336,7 @@ mod tests {
             "/abs",
             "/dir/up",
             "lib/up",
+            "/lib/here",
         ] {
             assert_eq!(content(&tree, path), Ok(&b"ELF"[..]), "{path}");
         }
@@ -353,6 +355,15 @@ mod tests {
         }
         assert_eq!(content(&tree, &"x".repeat(256)), Err(Errno::ENAMETOOLONG));
         assert_eq!(content(&tree, &"/x".repeat(2048)), Err(Errno::ENAMETOOLONG));
+    }
+
+    #[test]
+    fn path_resolution_follows_at_most_forty_links() {
+        let link = |n: usize| member(&format!("l{n}"), 0o120777, format!("l{}", n + 1).as_bytes());
+        let mut bytes: Vec<u8> = (0..=LINKS_MAX).flat_map(link).collect();
+        bytes.extend(archive(&[("l41", 0o100644, b"end")]));
+        let tree = Initramfs::from_archive(CpioArchive::new(&bytes)).unwrap();
+        assert_eq!((content(&tree, "/l1"), content(&tree, "/l0")), (Ok(&b"end"[..]), Err(Errno::ELOOP)));
     }
 
     #[test]
