@@ -93,8 +93,8 @@ impl Drop for IrqGuard {
 /// Unmasks interrupts.
 ///
 /// # Safety
-/// No [`IrqGuard`] of this CPU is dropped later: its holder, such as a spinlock or a context switch, relies on
-/// the mask.
+/// No [`IrqGuard`] of this CPU is dropped later: its holder, such as a spinlock or a context switch, relies
+/// on the mask.
 pub unsafe fn unmask_irqs() {
     irqsoff::end();
     set_irqs_masked(false);

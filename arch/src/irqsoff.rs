@@ -1,9 +1,9 @@
 //! The irqsoff latency: for how long a CPU keeps interrupts masked, and where it masked them (feature
 //! `irqsoff`; Linux has a tracer of this name). Without the feature all functions are empty.
 //!
-//! A stretch starts where interrupts become masked, by [`mask_irqs`](crate::cpu::mask_irqs) or by an exception,
-//! and ends where they become unmasked. It can cross a context switch. Times are ticks of the virtual counter:
-//! guest instructions of all CPUs under QEMU's `-icount shift=0` with a counter of 1 GHz.
+//! A stretch starts where interrupts become masked, by [`mask_irqs`](crate::cpu::mask_irqs) or by an
+//! exception, and ends where they become unmasked. It can cross a context switch. Times are ticks of the
+//! virtual counter: guest instructions of all CPUs under QEMU's `-icount shift=0` with a counter of 1 GHz.
 
 #[cfg(feature = "irqsoff")]
 pub use enabled::*;

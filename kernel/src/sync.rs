@@ -2,9 +2,9 @@
 //!
 //! A [`SpinLock`] masks interrupts while it is held, so that an interrupt handler cannot deadlock with the
 //! holder on its own CPU. The kernel is not preemptible, so no other thread runs on that CPU meanwhile. Its
-//! critical sections are short: at most 100 000 instructions in the checking build, measured by
-//! `cargo xtask test irqsoff`. Work of any length is done under a [`Mutex`](crate::sched::Mutex) instead, which
-//! precedes all of these locks: the address space and the file descriptors of a process.
+//! critical sections are short: at most 100 000 instructions in the checking build, measured by `cargo xtask
+//! test irqsoff`. Work of any length is done under a [`Mutex`](crate::sched::Mutex) instead, which precedes
+//! all of these locks: the address space and the file descriptors of a process.
 //!
 //! # Lock order
 //!

@@ -137,8 +137,8 @@ pub struct HostDescription {
 impl HostDescription {
     /// The device addresses that functions behind an IOMMU must not use:
     ///
-    /// - the memory windows: a switch without ACS redirection routes such an address to a peer's BAR, so that it
-    ///   reaches neither the host bridge nor the IOMMU;
+    /// - the memory windows: a switch without ACS redirection routes such an address to a peer's BAR, so that
+    ///   it reaches neither the host bridge nor the IOMMU;
     /// - all addresses outside `dma-ranges`, which the host bridge does not forward;
     /// - those of [`reserved_iovas`](Self::reserved_iovas).
     pub fn unusable_iovas(&self) -> Vec<AddrRange<Iova>> {
@@ -159,7 +159,8 @@ impl HostDescription {
         outside
     }
 
-    /// Whether `dma-ranges` changes addresses: the IOMMU then translates other addresses than the functions use.
+    /// Whether `dma-ranges` changes addresses: the IOMMU then translates other addresses than the functions
+    /// use.
     pub fn shifts_addresses(&self) -> bool {
         self.dma.iter().any(|window| window.bus.raw() != window.memory.start().raw())
     }

@@ -59,8 +59,9 @@ impl EventQueue {
         }
     }
 
-    /// Reads the records up to EVENTQ_PROD, at most [`BATCH`](Self::BATCH), and frees their slots. Returns whether more are
-    /// in the queue: the caller must call again, since their interrupt may have been this one.
+    /// Reads the records up to EVENTQ_PROD, at most [`BATCH`](Self::BATCH), and frees their slots. Returns
+    /// whether more are in the queue: the caller must call again, since their interrupt may have been this
+    /// one.
     pub fn drain(&mut self, mut report: impl FnMut(EventReport)) -> bool {
         let now = (self.clock.now)();
         let prod = self.registers.eventq_prod.get();

@@ -29,7 +29,8 @@ impl DeviceTree<'_> {
     }
 }
 
-/// The next address and length, in the format of the bus of `device`. A PCI address starts with a cell of flags.
+/// The next address and length, in the format of the bus of `device`. A PCI address starts with a cell of
+/// flags.
 fn iovas(device: &TreeNode<'_>, cells: &mut Cells<'_>) -> Result<AddrRange<Iova>, NodeError> {
     const MALFORMED: NodeError = NodeError::Malformed(NAME);
     let bus = device.parent().ok_or(MALFORMED)?;

@@ -29,8 +29,8 @@ pub struct Device {
 }
 
 impl Device {
-    /// Returns a device behind `smmu`, attached to a new domain that never allocates the `unusable` addresses.
-    /// From then on bus mastering may be enabled.
+    /// Returns a device behind `smmu`, attached to a new domain that never allocates the `unusable`
+    /// addresses. From then on bus mastering may be enabled.
     ///
     /// # Errors
     /// [`DmaError::IommuRefused`], [`DmaError::IommuTimeout`], [`DmaError::OutOfTables`].
@@ -169,7 +169,8 @@ impl Device {
         self.faults.first()
     }
 
-    /// Drains the event queue, and returns all faults that the SMMU ever recorded: a count that never decreases.
+    /// Drains the event queue, and returns all faults that the SMMU ever recorded: a count that never
+    /// decreases.
     pub fn total_faults(&self) -> u64 {
         if let Some(smmu) = self.smmu() {
             smmu.service();

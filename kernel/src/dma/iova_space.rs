@@ -11,9 +11,9 @@ use drivers::smmu::{self, DomainMapError, PinnedTable};
 use memory::{RangeAllocator, RangeError};
 use pagetable::{Leaf, Mapping};
 
-/// The 2 MiB below 4 GiB, kept free for doorbells of MSIs: a device with 32-bit MSI addresses reaches them, and
-/// they take nothing from the space of a device with a smaller mask. A doorbell is not mapped at its physical
-/// address, which can be anywhere: that of `virt` is 0x0809_0040.
+/// The 2 MiB below 4 GiB, kept free for doorbells of MSIs: a device with 32-bit MSI addresses reaches them,
+/// and they take nothing from the space of a device with a smaller mask. A doorbell is not mapped at its
+/// physical address, which can be anywhere: that of `virt` is 0x0809_0040.
 pub(super) const MSI_DOORBELLS: [Iova; 2] = [Iova::new(0xffe0_0000), Iova::new(0x1_0000_0000)];
 
 /// The IOVA allocator and the page tables of a domain.

@@ -1,8 +1,8 @@
 //! Small mappings of a domain: pages of pinned tables, allocated, mapped and freed without the domain's lock.
 //!
-//! They use the IOVAs below the MSI doorbells, from 4 GiB - 2 MiB downwards. When all tables are in use, the address range of another table is
-//! allocated from the domain and its table is pinned. It stays until the domain is destroyed, so the number
-//! of tables follows the peak number of concurrent small mappings.
+//! They use the IOVAs below the MSI doorbells, from 4 GiB - 2 MiB downwards. When all tables are in use, the
+//! address range of another table is allocated from the domain and its table is pinned. It stays until the
+//! domain is destroyed, so the number of tables follows the peak number of concurrent small mappings.
 
 use super::iova_space::MSI_DOORBELLS;
 use crate::debug::{self, FailPoint};

@@ -99,8 +99,8 @@ impl EventDispatcher {
         left
     }
 
-    /// Returns the dominant stream when the queue was last found at least half full; a burst may be split over
-    /// several drains.
+    /// Returns the dominant stream when the queue was last found at least half full; a burst may be split
+    /// over several drains.
     pub(super) fn dominant(&self) -> DominantStream {
         self.dominant
     }

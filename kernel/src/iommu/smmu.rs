@@ -142,8 +142,8 @@ impl Smmu {
     /// Drains the event queue and acknowledges global errors. Called by the SMMU's interrupts, and where a
     /// caller needs the events before the next interrupt. Prints the events in a thread only.
     pub fn service(&self) {
-        // An interrupt handler drains one batch and leaves the rest to a thread, which releases the lock after
-        // each batch; twice the queue, since events may arrive meanwhile.
+        // An interrupt handler drains one batch and leaves the rest to a thread, which releases the lock
+        // after each batch; twice the queue, since events may arrive meanwhile.
         let queue = self.features.event_queue_entries().div_ceil(EventQueue::BATCH.into());
         let batches = if percpu::in_interrupt() { 1 } else { 2 * queue };
         events::repeat_while_left(batches, || self.events.lock().drain(self));

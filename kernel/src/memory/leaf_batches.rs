@@ -1,5 +1,5 @@
-//! Visits of the leaves of a page table behind a spin lock, which masks interrupts: the lock is released after
-//! every few leaves.
+//! Visits of the leaves of a page table behind a spin lock, which masks interrupts: the lock is released
+//! after every few leaves.
 
 use addr::{AddrRange, Address};
 use core::ops::ControlFlow;
@@ -8,8 +8,8 @@ use pagetable::Leaf;
 /// The number of leaves that are read per acquisition of the lock.
 const LEAVES: usize = 32;
 
-/// Calls `visit` for each leaf in `range` in ascending order, without the lock. `read` locks the page table and
-/// calls its argument for the leaves of a range until that breaks; the second value of each is passed on.
+/// Calls `visit` for each leaf in `range` in ascending order, without the lock. `read` locks the page table
+/// and calls its argument for the leaves of a range until that breaks; the second value of each is passed on.
 pub fn visit<A: Address, T: Copy>(
     range: AddrRange<A>,
     mut read: impl FnMut(AddrRange<A>, &mut dyn FnMut(Leaf<A>, T) -> ControlFlow<()>),

@@ -171,7 +171,8 @@ fn this_cpu_window() -> &'static MapWindow<'static> {
     window
 }
 
-/// Maps `block` in the block slot of this CPU's `window` while `f` runs. Between two blocks the entry is invalid and not in the TLB (break-before-make, DDI 0487, D8.16.1).
+/// Maps `block` in the block slot of this CPU's `window` while `f` runs. Between two blocks the entry is
+/// invalid and not in the TLB (break-before-make, DDI 0487, D8.16.1).
 fn with_block(
     window: &MapWindow<'_>,
     block: Chunk,

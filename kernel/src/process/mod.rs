@@ -6,10 +6,10 @@
 //!
 //! # Locks
 //!
-//! `AddressSpace` and the file table are mutexes, locked before any spin lock. `Process::threads` precedes the
-//! scheduler's lock; `Process::signals` and a file's position are leaf locks. No lock is held during a user
-//! copy, except that of the futex list for a read of the futex word that handles no page fault ([`futex`]), and
-//! that of the address space to repeat an access after a page fault.
+//! `AddressSpace` and the file table are mutexes, locked before any spin lock. `Process::threads` precedes
+//! the scheduler's lock; `Process::signals` and a file's position are leaf locks. No lock is held during a
+//! user copy, except that of the futex list for a read of the futex word that handles no page fault
+//! ([`futex`]), and that of the address space to repeat an access after a page fault.
 
 pub mod futex;
 mod init;

@@ -99,7 +99,8 @@ impl<T> Mutex<T> {
     }
 }
 
-/// A thread that waits for the lock sleeps, which an interrupt handler and the holder of a spin lock must not.
+/// A thread that waits for the lock sleeps, which an interrupt handler and the holder of a spin lock must
+/// not.
 #[inline(always)]
 fn check_context() {
     if debug::ENABLED {

@@ -96,8 +96,8 @@ impl<'a> UserMemory<'a> {
         user_copy::load_u32(from).ok()
     }
 
-    /// Calls `step` until all `len` bytes at `at` are copied: it copies the given range of them and returns the
-    /// number that remain of it. After an incomplete step, handles the page fault.
+    /// Calls `step` until all `len` bytes at `at` are copied: it copies the given range of them and returns
+    /// the number that remain of it. After an incomplete step, handles the page fault.
     ///
     /// The byte that faulted is copied with the address space locked. Without the lock another thread could
     /// break the entry again (break-before-make) any number of times; with it, a second fault is final.

@@ -333,8 +333,8 @@ fn observe_from_two_cpus(chunk: Chunk) -> Result<Vec<WindowObservation>, String>
     })
 }
 
-/// Removes and restores the alias of a page and of 2 MiB. Both are restored with pages: the removal of a single
-/// page must not split a block.
+/// Removes and restores the alias of a page and of 2 MiB. Both are restored with pages: the removal of a
+/// single page must not split a block.
 fn linear_alias_is_removed_and_restored() -> Outcome {
     for order in [Order::PAGE, Order::BLOCK_2M] {
         let Some(owned) = zones::alloc(order, Reach::LOW) else {

@@ -2,9 +2,9 @@
 //! for both.
 //!
 //! Anonymous memory is populated by page faults ([`AddressSpace::handle_fault`], demand paging); buffers are
-//! mapped completely by `mmap`. The lock is a [`Mutex`]: an operation on a large range is atomic towards other
-//! threads and runs with interrupts enabled. It is held during a user copy only to repeat an access that faulted
-//! ([`AddressSpace::handle_fault_then`]).
+//! mapped completely by `mmap`. The lock is a [`Mutex`]: an operation on a large range is atomic towards
+//! other threads and runs with interrupts enabled. It is held during a user copy only to repeat an access
+//! that faulted ([`AddressSpace::handle_fault_then`]).
 //!
 //! A frame is freed in three steps: its entry is cleared, the TLBs are invalidated, and it returns to the
 //! allocator. If it is pinned for a device, its last unpin frees it ([`super::pages`]).
@@ -223,8 +223,8 @@ impl AddressSpace {
         self.inner.lock_killable().map_err(|_| AccessError::Interrupted)?.handle_fault(at, access)
     }
 
-    /// Handles a page fault at `at`, and calls `access` before another thread can change the entry: a fault of
-    /// `access` is final.
+    /// Handles a page fault at `at`, and calls `access` before another thread can change the entry: a fault
+    /// of `access` is final.
     pub fn handle_fault_then<R>(
         &self,
         at: UserVa,
@@ -319,7 +319,8 @@ impl AddressSpace {
             match first {
                 Ok(Some(vma)) => drop(vma),
                 Ok(None) => break,
-                // Unmapping complete VMAs splits no block and no VMA, so it allocates nothing and cannot fail.
+                // Unmapping complete VMAs splits no block and no VMA, so it allocates nothing and cannot
+                // fail.
                 Err(error) => panic!("address space {:?}: {error}", self.asid),
             }
         }

@@ -98,8 +98,8 @@ fn guard_follows_every_range() {
     assert_eq!(holes(&mut space), [pages(4, 8)]);
 }
 
-/// Many holes in the class of the request, all too short, precede the only one that fits. It is longer than the
-/// request, so that the cache of recently freed ranges does not answer.
+/// Many holes in the class of the request, all too short, precede the only one that fits. It is longer than
+/// the request, so that the cache of recently freed ranges does not answer.
 #[test]
 fn only_hole_that_fits_is_found_behind_many_too_short_ones() {
     let mut space = RangeAllocator::new(pages(0, 1000));
