@@ -1,7 +1,7 @@
 //! The devices whose faults are counted, and the sink that counts them.
 
 use super::OVERFLOW_QUARANTINE_NS;
-use super::drain_request::DrainRequest;
+use super::drain_request::DRAIN_REQUEST;
 use super::state::FaultState;
 use crate::iommu::{DrainTime, EventSink, Smmu};
 use crate::sched::{self, WaitQueue};
@@ -36,8 +36,6 @@ fn find(list: &[MonitoredStream], smmu: &Smmu, stream: StreamId) -> Result<usize
 static STREAMS: SpinLock<Vec<MonitoredStream>> = SpinLock::new(Vec::new());
 /// The wait queue of the quarantine thread.
 pub(super) static QUARANTINE_WAIT: WaitQueue = WaitQueue::new();
-/// Log lines were suppressed whose number may not have been printed, or records are left in a queue.
-pub(super) static DRAIN_REQUEST: DrainRequest = DrainRequest::new();
 
 /// Registers a stream: its faults are counted from then on.
 pub fn register(

@@ -1,6 +1,7 @@
 //! The thread that quarantines devices.
 
-use super::registry::{self, DRAIN_REQUEST, FaultSink, QUARANTINE_WAIT, Quarantine};
+use super::drain_request::DRAIN_REQUEST;
+use super::registry::{self, FaultSink, QUARANTINE_WAIT, Quarantine};
 use crate::iommu::{self, DrainTime};
 use crate::sched::{self, WaitError};
 use alloc::sync::Arc;
@@ -54,6 +55,5 @@ fn wait() -> Option<Arc<dyn Quarantine>> {
 /// Drains all event queues, which prints the number of suppressed lines, and requests the next drain if a
 /// queue is filled faster than it is drained.
 fn drain() {
-    DRAIN_REQUEST.clear();
-    iommu::all().iter().for_each(|smmu| smmu.service());
+    DRAIN_REQUEST.serve(|| iommu::all().iter().for_each(|smmu| smmu.service()));
 }
