@@ -210,12 +210,8 @@ impl CommandQueue {
     /// the next waiting batch.
     pub fn service_errors(&mut self) -> GlobalErrors {
         let active = self.ring.active_errors();
-        if active & bits::GERROR_CMDQ != 0 {
-            _ = self.restart();
-        }
-        if active & !bits::GERROR_CMDQ != 0 {
-            self.ring.acknowledge(active & !bits::GERROR_CMDQ);
-        }
+        let resolved = self.resolve_stop(active).unwrap_or(0);
+        self.ring.acknowledge(active & !bits::GERROR_CMDQ | resolved);
         GlobalErrors { bits: self.ring.take_serviced(), ..core::mem::take(&mut self.errors) }
     }
 
@@ -290,19 +286,30 @@ impl CommandQueue {
         self.ring.timeout()
     }
 
-    /// Restarts a stopped queue: replaces an illegal command, and acknowledges the error.
+    /// Restarts a stopped queue.
     ///
     /// # Errors
-    /// The SMMU cannot read the queue, even after one retry. The error is not acknowledged, since it would
-    /// recur at once.
+    /// As [`CommandQueue::resolve_stop`].
     #[cold]
     fn restart(&mut self) -> Result<(), Stopped> {
+        let resolved = self.resolve_stop(self.ring.active_errors())?;
+        self.ring.acknowledge(resolved);
+        Ok(())
+    }
+
+    /// Prepares a queue that has stopped by the `active` errors for its restart: replaces an illegal command.
+    /// Returns the error to acknowledge, or 0.
+    ///
+    /// # Errors
+    /// The SMMU cannot read the queue, even after one retry. The error must not be acknowledged, since it
+    /// would recur at once.
+    fn resolve_stop(&mut self, active: u32) -> Result<u32, Stopped> {
         if let Some(stopped) = self.recovery.halted() {
             return Err(stopped);
         }
         // The error is raised after CONS has stopped, so CONS is at the faulting command.
-        if !self.ring.is_stopped() || self.ring.read_consumed().is_err() {
-            return Ok(());
+        if active & bits::GERROR_CMDQ == 0 || self.ring.read_consumed().is_err() {
+            return Ok(0);
         }
         match self.ring.error_code() {
             CERROR_ILL => {
@@ -315,8 +322,7 @@ impl CommandQueue {
                 self.recovery.allow_retry(Stopped(code), self.ring.consumed())?;
             }
         }
-        self.ring.acknowledge(bits::GERROR_CMDQ);
-        Ok(())
+        Ok(bits::GERROR_CMDQ)
     }
 
     fn reinitialize(&mut self, stopped: Stopped) -> bool {

@@ -244,3 +244,24 @@ fn commands_are_visible_before_the_doorbell() {
     assert_eq!(DOORBELL.take(), [before], "one barrier, and PROD after it");
     assert_eq!(fixture.machine.register(0x98), before + 2);
 }
+
+/// GERRORN (IHI 0070, 6.3.18) takes the observed value at once: a second write would follow a second read.
+#[test]
+fn concurrent_errors_are_acknowledged_by_one_write() {
+    const GERROR: usize = 0x60;
+    const GERRORN: usize = 0x64;
+    const EVENTQ_ABT_ERR: u32 = 1 << 2;
+    let fixture = fixture(IdRegisters::STAGE1, WalkCoherency::Coherent);
+    let mut commands = fixture.commands.borrow_mut();
+    let illegal = Command::TlbiS12Vmall { vmid: addr::Vmid::new(0) };
+    commands.submit(illegal.encode()).unwrap();
+    fixture.machine.step();
+    fixture.machine.set_register(GERROR, fixture.machine.register(GERROR) ^ EVENTQ_ABT_ERR);
+    let active = fixture.machine.register(GERROR) ^ fixture.machine.register(GERRORN);
+    assert_eq!(active, EVENTQ_ABT_ERR | 1, "CMDQ_ERR too");
+    let before = commands.counters().register_writes;
+    let errors = commands.service_errors();
+    assert_eq!((errors.bits, commands.counters().register_writes - before), (active, 1));
+    assert_eq!(fixture.machine.register(GERRORN), fixture.machine.register(GERROR));
+    assert_eq!(commands.run([]), Ok(()), "the queue has not continued");
+}

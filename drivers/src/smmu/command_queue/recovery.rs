@@ -107,10 +107,7 @@ impl Recovery {
 fn set_base(ring: &mut Ring, control: &Control<'_>, base: PhysAddr) -> Result<(), RegisterTimeout> {
     control.set_command_queue(false)?;
     ring.set_base(base);
-    let active = ring.active_errors() & bits::GERROR_CMDQ;
-    if active != 0 {
-        ring.acknowledge(active);
-    }
+    ring.acknowledge(ring.active_errors() & bits::GERROR_CMDQ);
     control.set_command_queue(true)
 }
 

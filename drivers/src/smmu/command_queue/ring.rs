@@ -152,8 +152,11 @@ impl Ring {
         self.active_errors() & bits::GERROR_CMDQ != 0
     }
 
-    /// Acknowledges `errors`, which must be active.
+    /// Acknowledges `errors`, which must be active, with one write; with none if there are no errors.
     pub fn acknowledge(&mut self, errors: u32) {
+        if errors == 0 {
+            return;
+        }
         self.acknowledged ^= errors;
         self.registers.gerrorn.set(self.acknowledged);
         self.register_writes += 1;
