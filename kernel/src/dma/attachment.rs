@@ -142,12 +142,13 @@ impl Drop for Attachment {
     fn drop(&mut self) {
         trace::record("detach", || self.event());
         let buffer = self.buffer.take();
-        // CPUs read the device's data next, and may have fetched older lines speculatively.
-        if let Some(buffer) = buffer.as_ref().filter(|_| !self.device.is_coherent()) {
-            buffer.sync(SyncFor::Cpu, Direction::Bidirectional);
-        }
         debug::mapping_removed(self.device.domain().key(), self.range);
         // After a timeout, which `unmap` logs, the buffer is leaked.
-        drop(self.device.domain().unmap(self.range, buffer));
+        let Ok(buffer) = self.device.domain().unmap(self.range, buffer) else { return };
+        // CPUs read the device's data next. After the unmap: while the device can still write, speculation
+        // could fetch lines that become outdated.
+        if let Some(buffer) = buffer.filter(|_| !self.device.is_coherent()) {
+            buffer.sync(SyncFor::Cpu, Direction::Bidirectional);
+        }
     }
 }

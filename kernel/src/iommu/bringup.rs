@@ -1,7 +1,6 @@
 //! Bring-up of the SMMUs: first all transactions are aborted, later each SMMU is reset and enabled.
 
 use super::smmu::{self, Smmu};
-use super::table_memory::Regions;
 use crate::board;
 use crate::irq;
 use crate::memory::vmalloc::{self, MapRegistersError};
@@ -116,6 +115,5 @@ fn open(description: &board::SmmuDescription, events: u64) -> Result<Smmu, OpenE
     features.coherency =
         if description.coherent { WalkCoherency::Coherent } else { WalkCoherency::NonCoherent };
     features.max_event_queue_log2 = events.ilog2() as u8;
-    let started = drivers::smmu::start(registers, features, &mut Regions, Clock::system());
-    Ok(Smmu::new(description.phandle, started.map_err(OpenError::Start)?))
+    Smmu::start(description.phandle, registers, features, Clock::system()).map_err(OpenError::Start)
 }

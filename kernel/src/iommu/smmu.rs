@@ -13,10 +13,11 @@ use addr::{PAGE_SIZE, StreamId};
 use alloc::vec::Vec;
 use dma_api::DmaError;
 use drivers::iommu::Shared as _;
+use drivers::mmio::Mmio;
 use drivers::pcie::Phandle;
 use drivers::smmu::{
-    self, DestroyError, DomainError, EventQueue, Features, PagingDomain, SmmuV3, StreamError, StreamTable,
-    TlbTagAllocator,
+    self, Clock, DestroyError, DomainError, EventQueue, Features, PagingDomain, Registers, SmmuV3,
+    StartError, StreamError, StreamTable, TlbTagAllocator,
 };
 use spin::Once;
 
@@ -56,17 +57,26 @@ pub fn command_counts() -> (u64, u64, u64) {
 }
 
 impl Smmu {
-    /// Wraps the parts of a started SMMU in their locks.
-    pub(super) fn new(phandle: Option<Phandle>, started: SmmuV3) -> Self {
+    /// Resets and enables an SMMU. Every stream aborts until it is attached.
+    ///
+    /// # Errors
+    /// As [`smmu::start`].
+    pub fn start(
+        phandle: Option<Phandle>,
+        registers: Mmio<Registers>,
+        features: Features,
+        clock: Clock,
+    ) -> Result<Self, StartError> {
+        let started = smmu::start(registers, features, &mut Regions, clock)?;
         let SmmuV3 { features, commands, events, streams, tags } = started;
-        Self {
+        Ok(Self {
             phandle,
             features,
             commands: Commands::new(commands),
             streams: SpinLock::new(streams),
             tags: SpinLock::new(tags),
             events: SpinLock::new(EventDispatcher::new(events)),
-        }
+        })
     }
 
     pub fn features(&self) -> &Features {

@@ -77,6 +77,8 @@ pub struct CacheModel {
     cpu: *mut Word,
     root: Cell<Option<PhysAddr>>,
     pub mutation: Cell<Option<Mutation>>,
+    /// Called after each operation that the kernel logs.
+    pub on_event: Cell<Option<fn()>>,
     /// Whether zeroes were stored without a barrier that orders them before later stores.
     zeroes_unordered: Cell<bool>,
     state: RefCell<ModelState>,
@@ -122,6 +124,7 @@ impl CacheModel {
             cpu,
             root: Cell::new(None),
             mutation: Cell::new(None),
+            on_event: Cell::new(None),
             zeroes_unordered: Cell::new(false),
             state: RefCell::new(state),
         });
@@ -333,6 +336,9 @@ impl CacheModel {
             }
             _ => {}
         }
+        if let Some(on_event) = self.on_event.get() {
+            on_event();
+        }
     }
 
     /// The kernel stores the zeroes to the CPU's view after this event.
@@ -432,6 +438,18 @@ impl CacheModel {
                 assert!(!self.is_cached(line), "{memory_type:?} access to {line:#x}, which is cached")
             }
         }
+    }
+
+    /// A bus master that snoops the caches reads a word.
+    pub fn snoop(&self, at: u64) -> Word {
+        self.cpu_load(at)
+    }
+
+    /// A bus master that snoops the caches writes a word.
+    pub fn snooping_store(&self, at: u64, value: Word) {
+        self.cpu_store(at, value);
+        let state = &mut *self.state.borrow_mut();
+        (state.memory[index(at)], state.last_written_back[index(at)]) = (value, value);
     }
 
     /// The device reads a line.

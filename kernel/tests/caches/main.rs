@@ -4,6 +4,7 @@
 mod cache_model;
 mod misuse;
 mod mutants;
+mod smmu_device;
 mod workload;
 
 use addr::{AddrRange, PhysAddr};
@@ -11,6 +12,7 @@ use arch::boot::BootInfo;
 use cache_model::{CacheModel, RAM, RAM_BYTES};
 use kernel::memory::{self, Sizes};
 use mutants::{MUTANTS, Mutant};
+use smmu_device::SmmuDevice;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::Command;
 use std::rc::Rc;
@@ -51,6 +53,13 @@ fn cpu_and_noncoherent_device_see_each_others_data() {
         let workload = RandomWorkload::new(&model, seed);
         catch_unwind(AssertUnwindSafe(|| workload.run(STEPS))).unwrap_or_else(|_| panic!("seed {seed}"));
     }
+    let behind_smmu = SmmuDevice::start(&model);
+    for seed in 0..WORKLOADS {
+        model.reseed(seed);
+        behind_smmu.drop_attachment_while_device_writes(1 + seed % 3);
+        behind_smmu.unmap_stream_while_device_writes(1 + seed % 3);
+    }
+    behind_smmu.frames_of_unconfirmed_unmap_stay_in_use();
     misuse::each_misuse_is_rejected_with_its_error();
 }
 

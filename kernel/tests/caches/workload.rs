@@ -240,6 +240,6 @@ unsafe impl StreamMemory for PartialPages {
 }
 
 /// The frames of `chunks`.
-fn frames(chunks: impl Iterator<Item = Chunk>) -> impl Iterator<Item = PhysAddr> {
+pub fn frames(chunks: impl Iterator<Item = Chunk>) -> impl Iterator<Item = PhysAddr> {
     chunks.flat_map(|chunk| (0..chunk.frames()).map(move |frame| chunk.start() + frame * PAGE_SIZE))
 }

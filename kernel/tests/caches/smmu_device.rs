@@ -1,0 +1,198 @@
+//! A device that does not snoop, behind the SMMU model: it writes to its mappings at every barrier and every cache
+//! maintenance operation, for as long as the SMMU translates.
+
+use super::cache_model::{CacheModel, LINE, Line};
+use addr::{AddrRange, Chunk, Iova, KernelVa, PAGE_SIZE, PhysAddr, StreamId};
+use dma_api::{Attrs, Direction, StreamMemory};
+use drivers::fake::FakeRegisters;
+use drivers::smmu::{Clock, Features, Registers, TIMEOUT_US};
+use kernel::dma::{self, Attachment, Device, MapPlacement, counters, stream};
+use kernel::iommu::Smmu;
+use kernel::memory::linear;
+use smmu_spec::AccessKind;
+use smmu_spec::model::{IdRegisters, PhysicalMemory, RegisterFile, SmmuModel, TransactionResult};
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+
+const STREAM: StreamId = StreamId::new(8);
+
+/// The registers, shared with the driver.
+struct SharedRegisters(Rc<FakeRegisters>);
+
+impl RegisterFile for SharedRegisters {
+    fn get(&self, offset: usize) -> u32 {
+        self.0.get32(offset)
+    }
+    fn set(&self, offset: usize, value: u32) {
+        self.0.set32(offset, value);
+    }
+}
+
+/// RAM as accessed by the SMMU, whose walks and queue accesses snoop.
+struct SnoopedRam(Rc<CacheModel>);
+
+impl PhysicalMemory for SnoopedRam {
+    fn read(&self, at: u64) -> Option<u64> {
+        Some(self.0.snoop(at))
+    }
+    fn write(&mut self, at: u64, value: u64) -> bool {
+        self.0.snooping_store(at, value);
+        true
+    }
+}
+
+/// The memory that the device writes.
+#[derive(Clone, Copy)]
+struct Target {
+    iova: Iova,
+    len: u64,
+}
+
+/// The SMMU and the device behind it.
+struct Bus {
+    smmu: RefCell<SmmuModel<SharedRegisters, SnoopedRam>>,
+    ram: Rc<CacheModel>,
+    target: Cell<Option<Target>>,
+    /// The number of the last write of a page, which is the value of all its words.
+    written: Cell<u64>,
+    time: Cell<u64>,
+}
+
+thread_local! {
+    static BUS: RefCell<Option<Rc<Bus>>> = const { RefCell::new(None) };
+}
+
+fn installed() -> Rc<Bus> {
+    BUS.with_borrow(Clone::clone).expect("a bus on this thread")
+}
+
+impl Bus {
+    fn tick(&self) {
+        // An SMMU that hangs costs few polls.
+        let step = if self.smmu.borrow().hung { TIMEOUT_US / 4 } else { 1 };
+        self.time.set(self.time.get() + step);
+        self.smmu.borrow_mut().step();
+    }
+
+    /// The device writes each page of the target that the SMMU translates.
+    fn device_writes(&self) {
+        let Some(Target { iova, len }) = self.target.get() else { return };
+        for page in (0..len).step_by(PAGE_SIZE as usize) {
+            let address = iova.raw() + page;
+            let access = self.smmu.borrow_mut().access(STREAM, address, AccessKind::Write);
+            if let TransactionResult::Translated { to, .. } = access {
+                self.written.set(self.written.get() + 1);
+                let value = self.written.get();
+                for line in (0..PAGE_SIZE).step_by(LINE as usize) {
+                    self.ram.device_store(PhysAddr::new(to + line), [value; (LINE / 8) as usize]);
+                }
+            }
+        }
+    }
+}
+
+/// The device behind a started SMMU.
+pub struct SmmuDevice {
+    bus: Rc<Bus>,
+    device: Arc<Device>,
+}
+
+impl SmmuDevice {
+    pub fn start(ram: &Rc<CacheModel>) -> Self {
+        let registers = Rc::new(FakeRegisters::new(Registers::BYTES as usize));
+        let smmu =
+            SmmuModel::new(SharedRegisters(registers.clone()), SnoopedRam(ram.clone()), IdRegisters::NESTED);
+        let bus = Rc::new(Bus {
+            smmu: RefCell::new(smmu),
+            ram: ram.clone(),
+            target: Cell::new(None),
+            written: Cell::new(0),
+            time: Cell::new(0),
+        });
+        BUS.set(Some(bus.clone()));
+        let clock = Clock { now: || installed().time.get(), relax: || installed().tick() };
+        let features = Features::probe(&registers.mmio::<Registers>()).unwrap();
+        let smmu = Smmu::start(None, registers.mmio(), features, clock).unwrap();
+        let smmu: &'static Smmu = Box::leak(Box::new(smmu));
+        let device = Device::translated("behind the SMMU".into(), smmu, STREAM, false).unwrap();
+        Self { bus, device }
+    }
+
+    /// Lets the device write to `target` at every event during `action`.
+    fn while_writing(&self, target: AddrRange<Iova>, action: impl FnOnce()) {
+        self.bus.target.set(Some(Target { iova: target.start(), len: target.len() }));
+        self.bus.device_writes();
+        self.bus.ram.on_event.set(Some(|| installed().device_writes()));
+        action();
+        self.bus.ram.on_event.set(None);
+        let written = self.bus.written.get();
+        self.bus.device_writes();
+        assert_eq!(self.bus.written.get(), written, "the device still sees its mapping");
+        self.bus.target.set(None);
+    }
+
+    /// Checks that the CPU sees the device's last write of each page.
+    fn check(&self, view: AddrRange<KernelVa>, chunks: impl Iterator<Item = Chunk>) {
+        let mut va = view.start();
+        for chunk in chunks {
+            for line in (0..chunk.bytes()).step_by(LINE as usize) {
+                let (seen, expected) =
+                    (self.bus.ram.load_line(va + line), self.bus.ram.device_load(chunk.start() + line));
+                let at = chunk.start() + line;
+                assert!(seen == expected, "CPU sees {:x} at {at}, not {:x}", seen[0], expected[0]);
+                assert!(seen != Line::default(), "the device wrote nothing");
+            }
+            va = va + chunk.bytes();
+        }
+    }
+
+    /// A cached buffer whose attachment ends while the device writes.
+    pub fn drop_attachment_while_device_writes(&self, pages: u64) {
+        let buffer = dma::alloc_unattached(pages * PAGE_SIZE, Attrs::empty()).unwrap();
+        let view = buffer.make_kernel_view().unwrap();
+        self.bus.ram.watch(super::workload::frames(buffer.chunks()), Some(view));
+        let attachment = Attachment::new(&self.device, buffer.clone(), MapPlacement::Whole).unwrap();
+        self.while_writing(attachment.range(), || drop(attachment));
+        self.check(view, buffer.chunks());
+    }
+
+    /// A streaming mapping that ends while the device writes.
+    pub fn unmap_stream_while_device_writes(&self, pages: u64) {
+        let memory = stream::Pages::new(pages * PAGE_SIZE).unwrap();
+        let segment = memory.segments()[0];
+        let range = AddrRange::new(segment.start, segment.start + segment.len);
+        self.bus.ram.watch(super::workload::frames(Chunk::of_range(range)), None);
+        let stream = stream::map(&self.device, memory, Direction::FromDevice).unwrap();
+        let target = AddrRange::new(stream.iova(), stream.iova() + segment.len);
+        let mut unmapped = None;
+        self.while_writing(target, || unmapped = Some(stream.unmap().unwrap()));
+        self.check(linear::range_of(range), Chunk::of_range(range));
+        drop(unmapped);
+    }
+
+    /// The SMMU does not confirm the invalidation: the frames, which the device still writes, are not reused.
+    pub fn frames_of_unconfirmed_unmap_stay_in_use(&self) {
+        let buffer = dma::alloc_unattached(PAGE_SIZE, Attrs::empty()).unwrap();
+        let frame = buffer.chunks().next().unwrap();
+        let attachment = Attachment::new(&self.device, buffer, MapPlacement::Whole).unwrap();
+        let target = attachment.range();
+        let access = || self.bus.smmu.borrow_mut().access(STREAM, target.start().raw(), AccessKind::Write);
+        assert!(matches!(access(), TransactionResult::Translated { .. }));
+        let lost = counters::read().lost_bytes.now;
+        self.bus.smmu.borrow_mut().hung = true;
+        drop(attachment);
+        assert!(matches!(access(), TransactionResult::Translated { .. }), "the IOTLB entry is gone");
+        assert_eq!(counters::read().lost_bytes.now - lost, PAGE_SIZE);
+        self.bus.smmu.borrow_mut().hung = false;
+        let others: Vec<_> =
+            (0..64).map(|_| dma::alloc_unattached(PAGE_SIZE, Attrs::empty()).unwrap()).collect();
+        let reused =
+            others.iter().flat_map(|other| other.chunks()).any(|chunk| chunk.start() == frame.start());
+        assert!(!reused, "old data: the frame has a new owner while the device writes it");
+        let attach = |other| Attachment::new(&self.device, other, MapPlacement::Whole).unwrap();
+        let attachments: Vec<_> = others.into_iter().map(attach).collect();
+        let reused = attachments.iter().any(|attachment| attachment.range().overlaps(&target));
+        assert!(!reused, "old data: the IOVA has a new mapping, but an entry in the IOTLB");
+    }
+}
