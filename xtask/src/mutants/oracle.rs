@@ -22,6 +22,8 @@ const PROGRAMS: &str = "400";
 pub enum Oracle {
     /// Random programs against the SMMU driver.
     Smmu,
+    /// Failed steps of the SMMU driver.
+    Failures,
     /// The DMA core on a machine with caches.
     Caches,
     /// The allocator of address ranges against its model.
@@ -74,6 +76,7 @@ impl Oracle {
     pub fn name(self) -> &'static str {
         match self {
             Self::Smmu => "smmu",
+            Self::Failures => "failures",
             Self::Caches => "caches",
             Self::Ranges => "ranges",
             Self::Translations => "translations",
@@ -100,7 +103,7 @@ impl Oracle {
     /// cargo's arguments for the test program.
     fn program(self) -> &'static [&'static str] {
         match self {
-            Self::Smmu => &["--package=drivers", "--test=smmu"],
+            Self::Smmu | Self::Failures => &["--package=drivers", "--test=smmu"],
             Self::Caches => &["--package=kernel", "--test=caches"],
             Self::Ranges => &["--package=memory", "--lib"],
             Self::Translations => &["--package=kernel", "--test=translations"],
@@ -115,6 +118,7 @@ impl Oracle {
     fn tests(self) -> &'static str {
         match self {
             Self::Smmu => "judge::accesses_reach_only_attached_memory",
+            Self::Failures => "failures::",
             Self::Caches => "cpu_and_noncoherent_device_see_each_others_data",
             Self::Ranges => "range::",
             Self::Translations | Self::Slots | Self::BootTest(_) => "",
