@@ -24,7 +24,7 @@
 .equ TCR_IPS_SHIFT, 32
 .equ TCR_AS, 1 << 36
 .equ TCR_E0PD1, 1 << 56
-.equ MAIR, 0x0444ff                           // 0 write-back, 1 non-cacheable, 2 Device-nGnRE
+.equ MAIR, 0x000444ff                         // 0 write-back, 1 non-cacheable, 2 Device-nGnRE, 3 nGnRnE
 
 .equ SECURE_WRITE, 0x5401                     // low half of the function ID (monitor.rs)
 .equ SECURE_WRITE_OWNER, 0xc300

@@ -2,9 +2,9 @@
 //!
 //! boot.s sets the registers that never change: two 48-bit halves with 4 KiB granule, write-back cacheable
 //! and inner shareable walks, the ASID in TTBR0 (16 bits if implemented), no hardware update of access flag
-//! or dirty state (TCR_EL1); MAIR index 0 write-back, 1 non-cacheable, 2 Device-nGnRE; WXN, so that no
-//! writable page is ever executable, PAN on every entry to EL1, and for programs cache maintenance, DC ZVA,
-//! CTR_EL0 and FEAT_MOPS (SCTLR_EL1).
+//! or dirty state (TCR_EL1); MAIR index 0 write-back, 1 non-cacheable, 2 Device-nGnRE, 3 Device-nGnRnE;
+//! WXN, so that no writable page is ever executable, PAN on every entry to EL1, and for programs cache
+//! maintenance, DC ZVA, CTR_EL0 and FEAT_MOPS (SCTLR_EL1).
 
 use addr::{Asid, KernelVa, PhysAddr};
 
@@ -24,6 +24,10 @@ impl Translation {
     pub const WRITE_BACK: u8 = 0xff;
     /// [`Translation::attributes`] of non-cacheable memory.
     pub const NON_CACHEABLE: u8 = 0x44;
+    /// [`Translation::attributes`] of Device-nGnRE memory.
+    pub const DEVICE: u8 = 0x04;
+    /// [`Translation::attributes`] of Device-nGnRnE memory.
+    pub const DEVICE_NON_POSTED: u8 = 0x00;
 
     /// Decodes PAR_EL1 (D24.2.124) after the translation of `address`.
     #[cfg_attr(

@@ -23,7 +23,7 @@ pub enum Width {
 pub trait ConfigSpace {
     /// Reads a register; all ones without a function.
     fn read(&self, at: Bdf, offset: u16, width: Width) -> u32;
-    /// Writes a register; no effect without a function.
+    /// Writes a register, and waits until the function has the value; no effect without a function.
     fn write(&mut self, at: Bdf, offset: u16, width: Width, value: u32);
 
     /// Reads 8 bits.
@@ -72,7 +72,8 @@ pub struct Ecam {
 }
 
 impl Ecam {
-    /// The configuration space of `buses` in `window`, which starts at the first bus.
+    /// The configuration space of `buses` in `window`, which starts at the first bus and is Device-nGnRnE
+    /// memory.
     pub fn new(window: MmioWindow, buses: RangeInclusive<u8>) -> Result<Self, EcamError> {
         let (len, wanted) = (window.len(), (buses.len() as u64) << 20);
         if len < wanted { Err(EcamError { len, wanted }) } else { Ok(Self { window, buses }) }
@@ -107,6 +108,9 @@ impl ConfigSpace for Ecam {
             Width::Half => self.window.write16(offset, value as u16),
             Width::Word => self.window.write32(offset, value),
         }
+        // A non-posted write: the barrier waits for the function's acknowledgement, so that bus mastering is
+        // off, and BARs decode, before the next access to anything else (PCIe 5.0, 7.2.2).
+        arch::barrier::dsb_sy();
     }
 }
 
@@ -114,6 +118,7 @@ impl ConfigSpace for Ecam {
 mod tests {
     use super::*;
     use crate::fake::FakeRegisters;
+    use arch::fake::Instruction;
 
     #[test]
     fn ecam_offset_is_relative_to_the_first_bus() {
@@ -128,6 +133,14 @@ mod tests {
             (ecam.read8(at, 0x11), ecam.read16(at, 0x12), ecam.read32(at, 0x10)),
             (0x56, 0x1234, 0x1234_5678)
         );
+    }
+
+    #[test]
+    fn write_is_complete_on_return() {
+        let fake = FakeRegisters::new(1 << 20);
+        let mut ecam = Ecam::new(fake.window(), 0..=0).unwrap();
+        ecam.write16(Bdf::new(0, 1, 0), 4, 6);
+        assert_eq!(arch::fake::take(), [Instruction::Barrier("dsb_sy")]);
     }
 
     #[test]

@@ -33,6 +33,7 @@ fn memory_types_are_encoded_in_descriptors() {
         (MemoryType::WriteBack, 0xff, 0b1111),
         (MemoryType::NonCacheable, 0x44, 0b0101),
         (MemoryType::Device, 0x04, 0b0001),
+        (MemoryType::DeviceNonPosted, 0x00, 0b0000),
     ];
     for ids in [IdRegisters::STAGE1, IdRegisters::STAGE2] {
         let mut fixture = fixture(ids, WalkCoherency::Coherent);

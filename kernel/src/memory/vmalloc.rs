@@ -193,8 +193,31 @@ impl core::fmt::Debug for KernelArea {
 pub unsafe fn map_registers(
     registers: AddrRange<PhysAddr>,
 ) -> Result<AddrRange<KernelVa>, MapRegistersError> {
-    let at = map_known_registers(registers)?;
-    // SAFETY: a device's register, passed on to the caller; no RAM, as `map_known_registers` has checked.
+    // SAFETY: passed on to the caller.
+    unsafe { probe(map(registers, MemoryType::Device)?, registers) }
+}
+
+/// [`map_registers`] as Device-nGnRnE memory, for PCIe configuration space: its writes are non-posted (PCIe
+/// 5.0, 7.2.2), so nothing on the way may acknowledge them in place of the function.
+///
+/// # Safety
+/// As for [`map_registers`].
+pub unsafe fn map_non_posted_registers(
+    registers: AddrRange<PhysAddr>,
+) -> Result<AddrRange<KernelVa>, MapRegistersError> {
+    // SAFETY: passed on to the caller.
+    unsafe { probe(map(registers, MemoryType::DeviceNonPosted)?, registers) }
+}
+
+/// Reads the first of `registers`, mapped at `at`.
+///
+/// # Safety
+/// As for [`map_registers`].
+unsafe fn probe(
+    at: AddrRange<KernelVa>,
+    registers: AddrRange<PhysAddr>,
+) -> Result<AddrRange<KernelVa>, MapRegistersError> {
+    // SAFETY: a device's register, passed on to the caller; no RAM, as `map` has checked.
     match unsafe { arch::probe::read_u32(at.start().align_down(4)) } {
         Some(_) => Ok(at),
         None => Err(MapRegistersError::NoResponse(registers.start())),
@@ -203,11 +226,15 @@ pub unsafe fn map_registers(
 
 /// Maps the registers of a device that is known to exist; see [`map_registers`].
 pub fn map_known_registers(registers: AddrRange<PhysAddr>) -> Result<AddrRange<KernelVa>, MapRegistersError> {
+    map(registers, MemoryType::Device)
+}
+
+fn map(registers: AddrRange<PhysAddr>, memory: MemoryType) -> Result<AddrRange<KernelVa>, MapRegistersError> {
     let pages = registers.align_outward(PAGE_SIZE).unwrap_or(AddrRange::EMPTY);
     if super::layout().ram.iter().any(|ram| ram.overlaps(&pages)) {
         return Err(MapRegistersError::Ram(registers.start()));
     }
-    let mapping = Mapping::read_write(MemoryType::Device);
+    let mapping = Mapping::read_write(memory);
     // SAFETY: the registers are not RAM (just checked), so they have no owner and no other memory type.
     let mapped = unsafe { REGISTERS.map(Chunk::of_range(pages), PAGE_SIZE, mapping) };
     let at = mapped.map_err(MapRegistersError::Map)?.leak().start();

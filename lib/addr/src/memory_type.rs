@@ -10,4 +10,7 @@ pub enum MemoryType {
     NonCacheable,
     /// Device-nGnRE: registers.
     Device,
+    /// Device-nGnRnE: registers whose writes only the device itself acknowledges, such as PCIe configuration
+    /// space, where writes are non-posted.
+    DeviceNonPosted,
 }

@@ -126,7 +126,7 @@ pub trait Format: sealed::Sealed {
 }
 
 /// Stage 1 of the EL1&0 regime, and of an SMMU context descriptor. MAIR must hold, by index: 0 Normal
-/// write-back (0xff), 1 Normal non-cacheable (0x44), 2 Device-nGnRE (0x04).
+/// write-back (0xff), 1 Normal non-cacheable (0x44), 2 Device-nGnRE (0x04), 3 Device-nGnRnE (0x00).
 #[derive(Debug)]
 pub enum Stage1 {}
 
@@ -140,7 +140,7 @@ pub enum Stage2 {}
 const fn shareability(memory: MemoryType) -> u64 {
     match memory {
         MemoryType::WriteBack => INNER_SHAREABLE,
-        MemoryType::NonCacheable | MemoryType::Device => OUTER_SHAREABLE,
+        MemoryType::NonCacheable | MemoryType::Device | MemoryType::DeviceNonPosted => OUTER_SHAREABLE,
     }
 }
 
@@ -159,6 +159,7 @@ impl Stage1 {
             MemoryType::WriteBack => field(4, 2, 0),
             MemoryType::NonCacheable => field(4, 2, 1),
             MemoryType::Device => field(4, 2, 2),
+            MemoryType::DeviceNonPosted => field(4, 2, 3),
         }
     }
 }
@@ -194,7 +195,8 @@ impl Format for Stage1 {
         match leaf.bits() & Self::ATTR_INDEX {
             index if index == Self::attr_index(MemoryType::WriteBack) => MemoryType::WriteBack,
             index if index == Self::attr_index(MemoryType::NonCacheable) => MemoryType::NonCacheable,
-            _ => MemoryType::Device,
+            index if index == Self::attr_index(MemoryType::Device) => MemoryType::Device,
+            _ => MemoryType::DeviceNonPosted,
         }
     }
 
@@ -224,6 +226,7 @@ impl Stage2 {
             MemoryType::WriteBack => field(5, 2, 0b1111),
             MemoryType::NonCacheable => field(5, 2, 0b0101),
             MemoryType::Device => field(5, 2, 0b0001),
+            MemoryType::DeviceNonPosted => field(5, 2, 0b0000),
         }
     }
 }
@@ -254,7 +257,8 @@ impl Format for Stage2 {
         match leaf.bits() & Self::MEM_ATTR {
             attr if attr == Self::mem_attr(MemoryType::WriteBack) => MemoryType::WriteBack,
             attr if attr == Self::mem_attr(MemoryType::NonCacheable) => MemoryType::NonCacheable,
-            _ => MemoryType::Device,
+            attr if attr == Self::mem_attr(MemoryType::Device) => MemoryType::Device,
+            _ => MemoryType::DeviceNonPosted,
         }
     }
 
@@ -275,6 +279,7 @@ mod tests {
 
     const NC: MemoryType = MemoryType::NonCacheable;
     const WB: MemoryType = MemoryType::WriteBack;
+    const NP: MemoryType = MemoryType::DeviceNonPosted;
 
     #[test]
     fn stage_1_attributes_match_the_manual() {
@@ -285,6 +290,7 @@ mod tests {
             (Stage1::attributes::<KernelVa>(rw), 0x0060_0000_0000_0700),
             (Stage1::attributes::<KernelVa>(Mapping::code()), 0x0040_0000_0000_0780),
             (Stage1::attributes::<KernelVa>(Mapping::read_write(MemoryType::Device)), 0x0060_0000_0000_0608),
+            (Stage1::attributes::<KernelVa>(Mapping::read_write(NP)), 0x0060_0000_0000_060c),
             (Stage1::attributes::<UserVa>(rw), 0x0060_0000_0000_0f40),
             (Stage1::attributes::<UserVa>(Mapping::code()), 0x0020_0000_0000_0fc0),
             (Stage1::attributes::<UserVa>(ro), 0x0060_0000_0000_0ec4),
@@ -306,6 +312,7 @@ mod tests {
             (Stage2::attributes::<Iova>(Mapping::read_only(NC)), 0x0040_0000_0000_0654),
             (Stage2::attributes::<Iova>(write_only), 0x0040_0000_0000_0694),
             (Stage2::attributes::<Iova>(Mapping::read_write(MemoryType::Device)), 0x0040_0000_0000_06c4),
+            (Stage2::attributes::<Iova>(Mapping::read_write(NP)), 0x0040_0000_0000_06c0),
             (Stage2::attributes::<Iova>(Mapping::code()), 0x0000_0000_0000_077c),
         ];
         for (row, (bits, expected)) in cases.into_iter().enumerate() {
@@ -314,7 +321,7 @@ mod tests {
     }
 
     fn all_mappings() -> impl Iterator<Item = Mapping> {
-        let types = [WB, NC, MemoryType::Device];
+        let types = [WB, NC, MemoryType::Device, NP];
         (0..16)
             .flat_map(move |bits| types.map(|memory| Mapping::new(memory, Access::from_bits_truncate(bits))))
             .flatten()

@@ -47,7 +47,7 @@ impl Mapping {
             if access.contains(Access::WRITE) {
                 return Err(MappingError::WritableExecutable);
             }
-            if matches!(memory, MemoryType::Device) {
+            if matches!(memory, MemoryType::Device | MemoryType::DeviceNonPosted) {
                 return Err(MappingError::ExecutableDevice);
             }
         }
@@ -98,7 +98,9 @@ mod tests {
         let all = Access::READ | Access::WRITE | Access::EXECUTE;
         assert_eq!(Mapping::new(MemoryType::WriteBack, all), Err(MappingError::WritableExecutable));
         let fetch = Access::READ | Access::EXECUTE;
-        assert_eq!(Mapping::new(MemoryType::Device, fetch), Err(MappingError::ExecutableDevice));
+        for device in [MemoryType::Device, MemoryType::DeviceNonPosted] {
+            assert_eq!(Mapping::new(device, fetch), Err(MappingError::ExecutableDevice));
+        }
         assert_eq!(Mapping::new(MemoryType::WriteBack, fetch), Ok(Mapping::code()));
     }
 }

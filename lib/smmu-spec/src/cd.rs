@@ -27,8 +27,8 @@ pub struct ContextDescriptor(
 );
 
 /// Memory attributes by index, equal to the CPU's MAIR_EL1: 0 Normal write-back read- and write-allocate, 1
-/// Normal non-cacheable, 2 Device-nGnRE.
-pub const MAIR: u64 = field(7, 0, 0xff) | field(15, 8, 0x44) | field(23, 16, 0x04);
+/// Normal non-cacheable, 2 Device-nGnRE, 3 Device-nGnRnE.
+pub const MAIR: u64 = field(7, 0, 0xff) | field(15, 8, 0x44) | field(23, 16, 0x04) | field(31, 24, 0x00);
 
 /// The encoding of an output address size of `bits` in CD.IPS and STE.S2PS for the 4 KiB granule, rounded
 /// down and at most 48 bits (5). Larger sizes (6, 7) need other granules or LPA2, which these tables do not

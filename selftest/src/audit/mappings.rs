@@ -50,7 +50,7 @@ impl Mappings {
 pub(super) fn conflict(sorted: &[MappedRange]) -> Option<Finding> {
     // Of each memory type, the mapping so far with the highest end: a mapping that overlaps any of them
     // overlaps this one.
-    let mut furthest: [Option<MappedRange>; 3] = [None; 3];
+    let mut furthest: [Option<MappedRange>; 4] = [None; 4];
     for &mapped in sorted {
         let others = furthest.iter().flatten().filter(|other| other.memory != mapped.memory);
         for other in others {
@@ -93,6 +93,7 @@ fn index_of(memory: MemoryType) -> usize {
         MemoryType::WriteBack => 0,
         MemoryType::NonCacheable => 1,
         MemoryType::Device => 2,
+        MemoryType::DeviceNonPosted => 3,
     }
 }
 

@@ -1,6 +1,7 @@
 //! Zones, allocation from fragmented memory, zeroing, windows, and the linear map.
 
 use super::boot::kernel_half;
+use super::device::edu;
 use super::{Outcome, Test};
 use crate::fixture::{Fragmented, allocate_all, run_each, run_on_other_cpu, spin_until};
 use crate::{check, pass, skip};
@@ -38,6 +39,7 @@ pub const TESTS: &[Test] = &[
     Test { name: "memory.closed_window_has_no_translation", run: closed_window_has_no_translation },
     Test { name: "memory.linear_alias_is_removed_and_restored", run: linear_alias_is_removed_and_restored },
     Test { name: "memory.kernel_mappings_have_guard_pages", run: kernel_mappings_have_guard_pages },
+    Test { name: "memory.pci_configuration_space_is_non_posted", run: pci_configuration_space_is_non_posted },
 ];
 
 fn zones_do_not_overlap() -> Outcome {
@@ -395,4 +397,29 @@ fn kernel_mappings_have_guard_pages() -> Outcome {
     zones::free(owned);
     seen?;
     pass!("a guard page on either side of mappings for vmalloc, stacks and registers")
+}
+
+/// Checks all register mappings by the MMU. PCIe configuration space is the only one without early write
+/// acknowledgement.
+fn pci_configuration_space_is_non_posted() -> Outcome {
+    let (mut registers, mut non_posted, mut wrong) = (0, 0, None);
+    kernel_tables::leaves(kernel_half(), |leaf| {
+        let (bytes, expected) = match leaf.memory {
+            MemoryType::Device => (&mut registers, Translation::DEVICE),
+            MemoryType::DeviceNonPosted => (&mut non_posted, Translation::DEVICE_NON_POSTED),
+            MemoryType::WriteBack | MemoryType::NonCacheable => return,
+        };
+        *bytes += leaf.bytes;
+        let found = translate_kernel(leaf.at).map(|found| found.attributes);
+        if found != Some(expected) {
+            wrong = Some((leaf.at, found));
+        }
+    });
+    check!(wrong.is_none(), "attributes of {wrong:x?}");
+    // The name of a PCI function is its address.
+    if !edu().is_some_and(|edu| edu.device().name().contains(':')) {
+        skip!("no PCI function");
+    }
+    check!(non_posted >= 1 << 20, "{non_posted:#x} bytes are Device-nGnRnE, a PCI bus has 1 MiB");
+    pass!("{} MiB are Device-nGnRnE, {} KiB Device-nGnRE", non_posted >> 20, registers >> 10)
 }

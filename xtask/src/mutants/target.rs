@@ -290,6 +290,14 @@ pub const MUTANTS: &[SourceMutant] = &[
         oracle: test("programs.buffers_and_anonymous_memory_are_zeroed", "is still mapped in a window"),
     },
     SourceMutant {
+        name: "PCI configuration space with early write acknowledgement",
+        file: "kernel/src/devices/pci.rs",
+        item: "open",
+        from: "vmalloc::map_non_posted_registers(description.ecam)",
+        to: "vmalloc::map_registers(description.ecam)",
+        oracle: test("memory.pci_configuration_space_is_non_posted", "0x0 bytes are Device-nGnRnE"),
+    },
+    SourceMutant {
         name: "bus mastering not disabled at boot",
         file: "drivers/src/pcie/function.rs",
         item: "INTX_OFF",
