@@ -3,7 +3,7 @@
 //!
 //! A job is started, then waited for by polling or by interrupt, as the caller decides.
 
-use addr::Iova;
+use addr::{AddrRange, Iova};
 use core::fmt;
 
 /// Size of the device's buffer in bytes.
@@ -31,28 +31,67 @@ pub enum Notify {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Transfer {
     /// Its direction.
-    pub direction: TransferDirection,
+    pub(crate) direction: TransferDirection,
     /// Device address of the memory.
-    pub memory: Iova,
+    pub(crate) memory: Iova,
     /// Offset of the first byte in the device's buffer.
-    pub offset: u64,
+    pub(crate) offset: u64,
     /// Length in bytes.
-    pub len: u64,
+    pub(crate) len: u64,
 }
 
 impl Transfer {
+    /// A copy between `memory`, by its device addresses, and the device's buffer from `offset` on.
+    ///
+    /// # Safety
+    /// The device owns the memory that it reaches at these addresses, for reading or, with
+    /// [`TransferDirection::ToMemory`], for writing, until each job with the transfer has ended, or the engine
+    /// was stopped. Behind an IOMMU the addresses may be unmapped: it aborts the access.
+    pub unsafe fn new(direction: TransferDirection, memory: AddrRange<Iova>, offset: u64) -> Self {
+        Self { direction, memory: memory.start(), offset, len: memory.len() }
+    }
+
+    /// Length in bytes.
+    #[expect(clippy::len_without_is_empty, reason = "no engine starts an empty transfer")]
+    pub const fn len(&self) -> u64 {
+        self.len
+    }
+
     /// Checks that the transfer is inside the device's buffer, and its memory within the device's mask.
     pub(crate) fn check(&self, mask: u64) -> Result<(), CopyError> {
         let Self { memory, offset, len, .. } = *self;
-        if len == 0 || offset.checked_add(len).is_none_or(|end| end > BUFFER_LEN) {
-            return Err(CopyError::OutsideBuffer { offset, len });
-        }
+        check_buffer_range(offset, len)?;
         match memory.raw().checked_add(len - 1) {
             Some(last) if last <= mask => Ok(()),
             _ => Err(CopyError::PastMask { memory, len, mask }),
         }
     }
 }
+
+/// Checks that a range is inside the device's buffer and not empty.
+///
+/// # Errors
+/// [`CopyError::OutsideBuffer`].
+pub const fn check_buffer_range(offset: u64, len: u64) -> Result<(), CopyError> {
+    match offset.checked_add(len) {
+        Some(end) if len != 0 && end <= BUFFER_LEN => Ok(()),
+        _ => Err(CopyError::OutsideBuffer { offset, len }),
+    }
+}
+
+/// The device's registers read as all ones: it was removed from the bus.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Gone;
+
+impl From<Gone> for CopyError {
+    fn from(Gone: Gone) -> Self {
+        Self::Gone
+    }
+}
+
+/// The engine may still access the memory of its job.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NotStopped;
 
 /// A copy failed or was not started.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -91,8 +130,12 @@ pub enum CopyError {
     },
     /// The device reported an error; the value of its error register.
     Failed(u32),
-    /// The job did not finish in time.
+    /// The job did not finish in time, and was stopped.
     TimedOut,
+    /// The job did not finish in time, and the engine did not stop: it may still access the memory.
+    NotStopped,
+    /// The device was removed.
+    Gone,
 }
 
 impl fmt::Display for CopyError {
@@ -111,6 +154,8 @@ impl fmt::Display for CopyError {
             }
             Self::Failed(errors) => write!(f, "device error {errors:#x}"),
             Self::TimedOut => write!(f, "the transfer timed out"),
+            Self::NotStopped => write!(f, "the transfer timed out, and the engine did not stop"),
+            Self::Gone => write!(f, "the device was removed"),
         }
     }
 }
@@ -126,11 +171,22 @@ pub trait DmaEngine: Send {
     /// which it owns until [`is_done`](Self::is_done).
     ///
     /// # Errors
-    /// [`CopyError`], except [`CopyError::Failed`] and [`CopyError::TimedOut`]; nothing was started.
+    /// [`CopyError`], except [`CopyError::Failed`], [`CopyError::TimedOut`] and [`CopyError::NotStopped`];
+    /// nothing was started.
     fn start(&mut self, transfers: &[Transfer], notify: Notify) -> Result<(), CopyError>;
 
     /// Whether no job is running. If true, later reads observe the stores of the job.
-    fn is_done(&self) -> bool;
+    ///
+    /// # Errors
+    /// [`Gone`].
+    fn is_done(&self) -> Result<bool, Gone>;
+
+    /// Ends the job without completing it. After this the engine does not access its memory.
+    ///
+    /// # Errors
+    /// [`NotStopped`] if it may still do so: the memory must stay mapped and allocated until
+    /// [`is_done`](Self::is_done).
+    fn stop(&mut self) -> Result<(), NotStopped>;
 
     /// The result of the last job, if the device reports one.
     ///

@@ -4,8 +4,10 @@
 //! zeroes in the buffer, a faulted write is dropped. The device accepts any offset and length, so the driver
 //! checks that transfers are inside the buffer.
 
-use crate::dma_engine::{CopyError, DmaEngine, Notify, Transfer, TransferDirection};
+use crate::dma_engine::{CopyError, DmaEngine, Gone, NotStopped, Notify, Transfer, TransferDirection};
 use crate::mmio::{Mmio, ReadOnly};
+use crate::poll::poll_until;
+use arch::timer::Deadline;
 use core::fmt;
 use core::mem::offset_of;
 use tock_registers::interfaces::{Readable, Writeable};
@@ -26,6 +28,8 @@ const TO_MEMORY: u64 = 1 << 1;
 const INTERRUPT: u64 = 1 << 2;
 /// Interrupt status: a transfer has finished.
 const DMA_DONE: u32 = 0x100;
+/// The time limit for a transfer that an earlier boot stage started. A transfer takes 100 ms.
+const EARLIER_TRANSFER_NS: u64 = 1_000_000_000;
 
 /// BAR 0. Registers from `source` on have 64 bits, those before it 32 bits.
 #[repr(C)]
@@ -60,8 +64,16 @@ pub enum EduError {
         /// Value read back.
         read: u32,
     },
-    /// A transfer is still running.
+    /// A transfer that an earlier boot stage started does not end. The device has no reset.
     Busy,
+    /// The device was removed.
+    Gone,
+}
+
+impl From<Gone> for EduError {
+    fn from(Gone: Gone) -> Self {
+        Self::Gone
+    }
 }
 
 impl fmt::Display for EduError {
@@ -71,7 +83,12 @@ impl fmt::Display for EduError {
             Self::NotAlive { wrote, read } => {
                 write!(f, "edu liveness check failed: wrote {wrote:#x}, read {read:#x}")
             }
-            Self::Busy => write!(f, "a transfer is still running"),
+            Self::Busy => write!(
+                f,
+                "a transfer of an earlier boot stage is still running after {} ms",
+                EARLIER_TRANSFER_NS / 1_000_000
+            ),
+            Self::Gone => write!(f, "the device was removed"),
         }
     }
 }
@@ -86,7 +103,8 @@ pub struct EduEngine {
 
 impl EduEngine {
     /// The device with these registers (BAR 0) and this highest address ([`DMA_MASK`] unless configured
-    /// otherwise in QEMU). Checks identification and liveness.
+    /// otherwise in QEMU). Checks identification and liveness, and waits for the end of a transfer that an
+    /// earlier boot stage started.
     pub fn new(registers: Mmio<Registers>, mask: u64) -> Result<Self, EduError> {
         let id = registers.id.get();
         if id & ID_MASK != ID {
@@ -94,7 +112,18 @@ impl EduEngine {
         }
         let edu = Self { registers, mask };
         edu.check_liveness(0x1357_9bdf)?;
-        if edu.is_done() { Ok(edu) } else { Err(EduError::Busy) }
+        let deadline = Deadline::in_ns(EARLIER_TRANSFER_NS);
+        edu.wait_until_idle(|| deadline.passed())?;
+        Ok(edu)
+    }
+
+    fn wait_until_idle(&self, expired: impl FnMut() -> bool) -> Result<(), EduError> {
+        let idle = || match self.is_done() {
+            Ok(false) => None,
+            Ok(true) => Some(Ok(())),
+            Err(gone) => Some(Err(gone.into())),
+        };
+        poll_until(expired, idle).unwrap_or(Err(EduError::Busy))
     }
 
     /// The highest address that the device puts on the bus.
@@ -119,7 +148,7 @@ impl DmaEngine for EduEngine {
             return Err(CopyError::TooMany { transfers: transfers.len(), most: 1 });
         };
         transfer.check(self.mask)?;
-        if !self.is_done() {
+        if !self.is_done()? {
             return Err(CopyError::Busy);
         }
         let Transfer { direction, memory, offset, len } = transfer;
@@ -138,10 +167,15 @@ impl DmaEngine for EduEngine {
         Ok(())
     }
 
-    fn is_done(&self) -> bool {
-        let done = self.registers.command.get() & RUN == 0;
+    fn is_done(&self) -> Result<bool, Gone> {
+        let command = self.registers.command.get();
         arch::barrier::dmb_oshld();
-        done
+        if command == u64::MAX { Err(Gone) } else { Ok(command & RUN == 0) }
+    }
+
+    /// The device ignores writes during a transfer, and has no reset: it stops at the end of the transfer only.
+    fn stop(&mut self) -> Result<(), NotStopped> {
+        if self.is_done() == Ok(true) { Ok(()) } else { Err(NotStopped) }
     }
 
     /// Always `Ok`: the device reports no result.
@@ -151,7 +185,8 @@ impl DmaEngine for EduEngine {
 
     fn acknowledge(&mut self) -> bool {
         let status = self.registers.interrupt_status.get();
-        if status != 0 {
+        // All ones: the device was removed, which ends its job.
+        if status != 0 && status != u32::MAX {
             self.registers.interrupt_acknowledge.set(status);
         }
         status & DMA_DONE != 0
@@ -191,7 +226,7 @@ mod tests {
         let words = || [0x80, 0x88, 0x90, 0x98].map(|register| fake.get64(register));
         edu.start(&[transfer(TransferDirection::FromMemory, 0xfff_f000, 0, 4096)], Notify::Poll).unwrap();
         assert_eq!(words(), [0xfff_f000, 0x4_0000, 4096, 1]);
-        assert!(!edu.is_done());
+        assert_eq!(edu.is_done(), Ok(false));
         fake.set64(0x98, 0);
         edu.start(&[transfer(TransferDirection::ToMemory, 0x1234, 0xff0, 16)], Notify::Interrupt).unwrap();
         assert_eq!(words(), [0x4_0ff0, 0x1234, 16, 7]);
@@ -209,6 +244,44 @@ mod tests {
         assert_eq!((fake.get64(0x88), fake.get64(0x90)), (0x4_0000, 1), "nothing was written");
         fake.set64(0x98, 0);
         assert_eq!(edu.start(&[first], Notify::Poll), Ok(()));
+    }
+
+    #[test]
+    fn transfer_of_an_earlier_boot_stage_is_awaited_within_the_time_limit() {
+        let (fake, edu) = edu();
+        fake.set64(0x98, RUN);
+        let mut polls = 0;
+        let ends_late = || {
+            polls += 1;
+            fake.set64(0x98, if polls < 3 { RUN } else { 0 });
+            false
+        };
+        assert_eq!(edu.wait_until_idle(ends_late), Ok(()));
+        fake.set64(0x98, RUN);
+        assert_eq!(edu.wait_until_idle(|| true), Err(EduError::Busy), "never ends");
+    }
+
+    #[test]
+    fn removed_device_is_gone_and_not_busy() {
+        let (fake, mut edu) = edu();
+        let job = [transfer(TransferDirection::ToMemory, 0, 0, 1)];
+        edu.start(&job, Notify::Interrupt).unwrap();
+        (0x24..0xa0).step_by(4).for_each(|register| fake.set32(register, u32::MAX));
+        assert_eq!((edu.is_done(), edu.stop()), (Err(Gone), Err(NotStopped)));
+        assert_eq!(edu.start(&job, Notify::Poll), Err(CopyError::Gone));
+        assert_eq!(edu.wait_until_idle(|| unreachable!("waits for a removed device")), Err(EduError::Gone));
+        fake.set32(0x64, 0);
+        assert!(edu.acknowledge(), "the waiting thread is woken");
+        assert_eq!(fake.get32(0x64), 0, "nothing is written");
+    }
+
+    #[test]
+    fn engine_is_stopped_only_by_the_end_of_its_transfer() {
+        let (fake, mut edu) = edu();
+        edu.start(&[transfer(TransferDirection::ToMemory, 0, 0, 1)], Notify::Poll).unwrap();
+        assert_eq!(edu.stop(), Err(NotStopped));
+        fake.set64(0x98, 0);
+        assert_eq!(edu.stop(), Ok(()));
     }
 
     #[test]

@@ -8,9 +8,14 @@
 //! Addresses and lengths must be multiples of a word, the unit of the engine's transfers. An emulator exists
 //! that never finishes an unaligned transfer.
 
-use crate::dma_engine::{BUFFER_LEN, CopyError, DmaEngine, Notify, Transfer, TransferDirection};
+use crate::dma_engine::{
+    BUFFER_LEN, CopyError, DmaEngine, Gone, NotStopped, Notify, Transfer, TransferDirection,
+};
 use crate::mmio::{Mmio, ReadOnly};
+use crate::poll::poll_until;
 use addr::Iova;
+use arch::timer::Deadline;
+use core::fmt;
 use core::mem::offset_of;
 use dma_api::{Attrs, DmaBuffer, DmaError, DmaMask, DmaSpace};
 use tock_registers::interfaces::{Readable, Writeable};
@@ -39,12 +44,17 @@ const _: () = assert!(offset_of!(ChannelRegisters, debug) == 0x20);
 const ACTIVE: u32 = 1 << 0;
 const END: u32 = 1 << 1;
 const INT: u32 = 1 << 2;
+/// Writes are not acknowledged yet.
+const WRITES_OUTSTANDING: u32 = 1 << 6;
 const ERROR: u32 = 1 << 8;
 /// The priorities that Linux uses: 8 of 15, panic priority 15 (bits 19:16 and 23:20).
 const PRIORITY: u32 = 8 << 16 | 15 << 20;
 /// END is set when the writes are complete, not when they are sent.
 const WAIT_FOR_WRITES: u32 = 1 << 28;
 const RESET: u32 = 1 << 31;
+/// The time limit for outstanding writes, and for a reset. A write takes less than a microsecond; the wait is
+/// with interrupts masked.
+const STOP_NS: u64 = 100_000;
 /// DEBUG: error bits, cleared by writing ones.
 const ERRORS: u32 = 0b111;
 
@@ -79,22 +89,63 @@ pub struct DmaChannel {
     buffer: DmaBuffer,
 }
 
+/// The channel is unusable.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ChannelError {
+    /// No memory for the control blocks or the buffer.
+    Memory(DmaError),
+    /// A job of an earlier boot stage is not stopped by a reset.
+    NotStopped,
+}
+
+impl From<DmaError> for ChannelError {
+    fn from(error: DmaError) -> Self {
+        Self::Memory(error)
+    }
+}
+
+impl fmt::Display for ChannelError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Memory(error) => error.fmt(f),
+            Self::NotStopped => write!(f, "a reset does not stop the job of an earlier boot stage"),
+        }
+    }
+}
+
+impl core::error::Error for ChannelError {}
+
+/// Stops the channel: pauses it, waits for its outstanding writes, and resets it. An abort is not used: the
+/// channel would continue with the next control block.
+fn reset(registers: &ChannelRegisters) -> Result<(), NotStopped> {
+    let wait_for = |stopped: &dyn Fn() -> bool| {
+        let deadline = Deadline::in_ns(STOP_NS);
+        poll_until(|| deadline.passed(), || stopped().then_some(())).map_err(|_| NotStopped)
+    };
+    registers.cs.set(0);
+    // After a reset, writes that are still on the bus would no longer be visible here.
+    let writes = wait_for(&|| registers.cs.get() & WRITES_OUTSTANDING == 0);
+    registers.cs.set(RESET);
+    registers.cs.set(END | INT);
+    wait_for(&|| registers.cs.get() & ACTIVE == 0 && registers.conblk_ad.get() == 0)?;
+    writes
+}
+
 impl DmaChannel {
-    /// Resets the channel with these registers, whose memory comes from `space`.
+    /// Stops the channel with these registers, whose memory comes from `space`.
     ///
     /// # Errors
-    /// Errors of the allocation of two pages; [`DmaError::OutOfVmalloc`] without a kernel mapping of the
-    /// control blocks.
-    pub fn new(registers: Mmio<ChannelRegisters>, space: &dyn DmaSpace) -> Result<Self, DmaError> {
+    /// [`ChannelError::NotStopped`], errors of the allocation of two pages; [`DmaError::OutOfVmalloc`] without
+    /// a kernel mapping of the control blocks.
+    pub fn new(registers: Mmio<ChannelRegisters>, space: &dyn DmaSpace) -> Result<Self, ChannelError> {
+        reset(&registers).map_err(|NotStopped| ChannelError::NotStopped)?;
         space.set_mask(MASK)?;
         let blocks = space.alloc(MOST_BLOCKS * BLOCK_LEN, Attrs::empty())?;
         if blocks.kernel_view().is_none() {
-            return Err(DmaError::OutOfVmalloc { len: blocks.len() as u64 });
+            return Err(DmaError::OutOfVmalloc { len: blocks.len() as u64 }.into());
         }
         // Only the engine accesses the buffer.
         let buffer = space.alloc(BUFFER_LEN as usize, Attrs::NO_KERNEL_MAPPING)?;
-        registers.cs.set(RESET);
-        registers.cs.set(END | INT);
         Ok(Self { registers, blocks, buffer })
     }
 
@@ -112,7 +163,7 @@ impl DmaChannel {
                 return Err(CopyError::Unaligned { value, word: WORD });
             }
         }
-        if self.is_done() { Ok(()) } else { Err(CopyError::Busy) }
+        if self.is_done()? { Ok(()) } else { Err(CopyError::Busy) }
     }
 
     /// The control block of a transfer; `next` is the bus address of the following block, 0 for the last one.
@@ -164,10 +215,14 @@ impl DmaEngine for DmaChannel {
         Ok(())
     }
 
-    fn is_done(&self) -> bool {
-        let done = self.registers.cs.get() & ACTIVE == 0;
+    fn is_done(&self) -> Result<bool, Gone> {
+        let status = self.registers.cs.get();
         arch::barrier::dsb_sy();
-        done
+        if status == u32::MAX { Err(Gone) } else { Ok(status & ACTIVE == 0) }
+    }
+
+    fn stop(&mut self) -> Result<(), NotStopped> {
+        reset(&self.registers)
     }
 
     fn outcome(&mut self) -> Result<(), CopyError> {
@@ -284,8 +339,36 @@ mod tests {
         fixture.channel.start(&job, Notify::Poll).unwrap();
         assert_eq!(fixture.channel.start(&job, Notify::Poll), Err(CopyError::Busy));
         fixture.fake.set32(0, END);
-        assert!(fixture.channel.is_done());
+        assert_eq!(fixture.channel.is_done(), Ok(true));
         assert_eq!(fixture.channel.start(&job, Notify::Poll), Ok(()));
+    }
+
+    #[test]
+    fn stop_resets_the_channel_and_verifies_that_it_stopped() {
+        let Fixture { fake, mut channel, .. } = fixture();
+        channel.start(&[transfer(TransferDirection::ToMemory, 0x1000, 0, 4)], Notify::Poll).unwrap();
+        assert_ne!(fake.get32(4), 0);
+        assert_eq!(channel.stop(), Err(NotStopped), "the control block address is still set");
+        fake.set32(4, 0);
+        assert_eq!(channel.stop(), Ok(()));
+        assert_eq!(channel.is_done(), Ok(true));
+    }
+
+    #[test]
+    fn removed_channel_is_gone_and_not_busy() {
+        let Fixture { fake, mut channel, .. } = fixture();
+        fake.set32(0, u32::MAX);
+        assert_eq!(channel.is_done(), Err(Gone));
+        let job = [transfer(TransferDirection::ToMemory, 0x1000, 0, 4)];
+        assert_eq!(channel.start(&job, Notify::Poll), Err(CopyError::Gone));
+    }
+
+    #[test]
+    fn channel_that_does_not_stop_is_rejected() {
+        let (fake, space) = (FakeRegisters::new(0x100), FakeSpace::new());
+        fake.set32(4, 0x1000);
+        assert_eq!(DmaChannel::new(fake.mmio(), &space).err(), Some(ChannelError::NotStopped));
+        assert_eq!(space.mapping_count(), 0);
     }
 
     #[test]
@@ -307,7 +390,7 @@ mod tests {
         let space = FakeSpace::new();
         space.fail_after(1, DmaError::OutOfFrames { wanted: 1, had: 0 });
         let error = DmaChannel::new(FakeRegisters::new(0x100).mmio(), &space).err();
-        assert_eq!(error, Some(DmaError::OutOfFrames { wanted: 1, had: 0 }));
+        assert_eq!(error, Some(ChannelError::Memory(DmaError::OutOfFrames { wanted: 1, had: 0 })));
         assert_eq!(space.mapping_count(), 0);
     }
 }

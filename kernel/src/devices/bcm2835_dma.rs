@@ -54,7 +54,7 @@ fn probe(engine: &PlatformProbe<'_>) -> Probed {
     let registers = unsafe { Mmio::new(at.start()) };
     let device = engine.dma_device("bcm2835-dma");
     let driver = DmaChannel::new(registers, &crate::dma::Space::new(device.clone()));
-    let driver = driver.map_err(ProbeError::Dma)?;
+    let driver = driver.map_err(ProbeError::device)?;
     let bound: &DmaEngineDevice = Box::leak(Box::new(DmaEngineDevice::new(&CLASS, device, driver)));
     match channel.interrupt.map(|interrupt| irq::register(interrupt, bound)) {
         Some(Ok(())) => bound.use_interrupt(),

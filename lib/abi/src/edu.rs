@@ -31,7 +31,8 @@ pub struct EduRelease {
     pub device_address: u64,
 }
 
-/// Unmaps an imported buffer: later accesses of the device are aborted.
+/// Unmaps an imported buffer, after the copy that uses it: the device does not access it any more. `EBUSY`: a
+/// copy timed out, and the device may still access the buffer.
 pub const EDU_RELEASE: Ioctl = Ioctl::new::<EduRelease>(IoctlDirection::Write, b'E', 1);
 
 /// Copy from memory to the device's buffer.
@@ -49,15 +50,17 @@ pub struct EduCopy {
     pub flags: u32,
     /// Offset in the device's buffer; the range must be inside [`EDU_BUFFER_BYTES`].
     pub buffer_offset: u64,
-    /// `EDU_COPY`: an IOVA. Not validated by the kernel: access is checked by the IOMMU.
+    /// `EDU_COPY`: an IOVA, inside one buffer that this open file imported.
     /// `EDU_COPY_PAGES`: a virtual address of the program.
     pub address: u64,
     /// Bytes.
     pub len: u64,
 }
 
-/// Starts a copy and sleeps until the device's completion interrupt. `EIO`: the IOMMU aborted accesses, or
-/// the device is quarantined after too many faults; the next open of the device file ends the quarantine.
+/// Starts a copy and sleeps until the device's completion interrupt. `EIO`: this open file has not imported
+/// the address, the copy timed out, or the device is quarantined after too many faults; the next open of the
+/// device file ends the quarantine. `EBUSY`: a copy that timed out is still running. `ENODEV`: the device was
+/// removed; `poll` then reports `POLLHUP`.
 pub const EDU_COPY: Ioctl = Ioctl::new::<EduCopy>(IoctlDirection::Write, b'E', 2);
 
 /// As [`EDU_COPY`] for memory of the program: its pages are pinned and mapped for the device during the copy.

@@ -7,7 +7,7 @@ use crate::fixture::run_each;
 use ::alloc::boxed::Box;
 use ::alloc::sync::Arc;
 use ::alloc::vec::Vec;
-use addr::{Iova, PAGE_SIZE};
+use addr::{AddrRange, Iova, PAGE_SIZE};
 use arch::timer;
 use dma_api::{Direction, DmaError, DmaMask, StreamMemory};
 use drivers::dma_engine::{self, Transfer};
@@ -159,5 +159,7 @@ fn first_fault_address(device: &Device) -> Option<Iova> {
 }
 
 fn page_transfer(direction: dma_engine::TransferDirection, memory: Iova) -> Transfer {
-    Transfer { direction, memory, offset: 0, len: PAGE_SIZE }
+    // SAFETY: a page that is mapped for the device, or an address that is not mapped; the devices are behind an
+    // IOMMU.
+    unsafe { Transfer::new(direction, AddrRange::new(memory, memory + PAGE_SIZE), 0) }
 }

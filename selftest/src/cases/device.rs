@@ -1,6 +1,6 @@
 //! The DMA device of the self-tests, and access to memory without a kernel mapping.
 
-use addr::{Address, Chunk, Iova, MemoryType, PAGE_SIZE, Pfn, PhysAddr};
+use addr::{AddrRange, Address, Chunk, Iova, MemoryType, PAGE_SIZE, Pfn, PhysAddr};
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -31,9 +31,10 @@ fn transfer(
     memory: Iova,
     len: u64,
 ) -> Result<(), String> {
-    edu.transfer(Transfer { direction, memory, offset: 0, len })
-        .map(drop)
-        .map_err(|error| format!("{direction:?} {len:#x} at {memory}: {error}"))
+    // SAFETY: the tests pass memory that is mapped for the device, or behind an IOMMU any address. The test of
+    // the poison without an IOMMU lets the device write to a freed page of its own.
+    let transfer = unsafe { Transfer::new(direction, AddrRange::new(memory, memory + len), 0) };
+    edu.transfer(transfer).map(drop).map_err(|error| format!("{direction:?} {len:#x} at {memory}: {error}"))
 }
 
 /// Returns the bytes at `offset` of an attached buffer, read through windows.

@@ -189,7 +189,7 @@ fn retry(attempt: impl Fn() -> Result<(), DmaError>) -> Result<(), String> {
 /// The fault limit of the tests; one transfer to an unmapped IOVA exceeds it.
 const LIMIT: u64 = 512;
 /// An IOVA that is never mapped.
-const UNMAPPED: Iova = Iova::new(0x0abc_d000);
+pub(super) const UNMAPPED: Iova = Iova::new(0x0abc_d000);
 
 fn repeated_faults_quarantine_the_device() -> Outcome {
     let Some(edu) = translated_edu() else { skip!("no SMMU") };
@@ -209,7 +209,7 @@ fn repeated_faults_quarantine_the_device() -> Outcome {
 }
 
 /// Lets the device fault until it is quarantined. Returns the number of faults.
-fn fault_until_quarantined(edu: &DmaEngineDevice) -> Result<u64, String> {
+pub(super) fn fault_until_quarantined(edu: &DmaEngineDevice) -> Result<u64, String> {
     write_out(edu, UNMAPPED, PAGE_SIZE)?;
     let quarantined = fixture::yield_until(TIMEOUT_NS, || edu.device().is_quarantined());
     check!(quarantined, "not quarantined after {} faults", edu.device().faults());

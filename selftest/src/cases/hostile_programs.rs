@@ -21,6 +21,10 @@ pub(super) const TESTS: &[Test] = &[
         name: "programs.kill_at_any_time_releases_all_resources",
         run: kill_at_any_time_releases_all_resources,
     },
+    Test {
+        name: "programs.device_address_of_another_program_is_refused",
+        run: device_address_of_another_program_is_refused,
+    },
     Test { name: "programs.audit_passes_with_running_programs", run: audit_passes_with_running_programs },
     Test {
         name: "programs.resource_hog_does_not_stall_other_processes",
@@ -60,6 +64,34 @@ fn kill_at_any_time_releases_all_resources() -> Outcome {
     pass!("{} programs, killed after 0 to {} ms, seed {seed}", delays.len(), LATEST_NS / 1_000_000)
 }
 
+/// A program copies from and to the device address of another program's buffer, which must keep its content.
+fn device_address_of_another_program_is_refused() -> Outcome {
+    let Some(edu) = devices::dma_engines().next() else { skip!("no edu device") };
+    if !edu.reaches_memory() {
+        skip!("no IOMMU: the edu does not reach the memory of programs");
+    }
+    if root::tree().is_none() {
+        skip!("no initramfs");
+    }
+    let before = ResourceSnapshot::now();
+    let victim = RunningProbe::start(&["edu-hold"], Vec::new())?;
+    let attack = wait_for_line(&victim, |line| line.starts_with("imported at ")).and_then(|()| {
+        let line = victim.output.last_line();
+        let address = line.trim_start_matches("imported at ");
+        let program = RunningProbe::start(&["edu-foreign-address", address], Vec::new())?;
+        let ending = program.process.wait();
+        check!(ending == Termination::Exited(0), "{ending}; last output: {}", program.output.last_line());
+        // The victim checks its buffer every 5 ms, and exits on a difference.
+        check!(sched::sleep_until(time::now() + 100_000_000).is_ok(), "interrupted");
+        Ok(String::from(address))
+    });
+    let survived = kill(victim);
+    let address = attack?;
+    survived.map_err(|seen| format!("the other program: {seen}"))?;
+    before.settle("afterwards")?;
+    pass!("{address} is refused, and the buffer there keeps its content")
+}
+
 fn start_all(probe: &str, count: usize) -> Vec<Result<RunningProbe, String>> {
     (0..count).map(|_| RunningProbe::start(&[probe], Vec::new())).collect()
 }
@@ -78,7 +110,7 @@ fn kill(program: RunningProbe) -> Result<(), String> {
 
 /// Waits until the last line of the program's output satisfies `matches`. Not `yield_until`: the end of the
 /// program ends the wait too.
-fn wait_for_line(program: &RunningProbe, matches: impl Fn(&str) -> bool) -> Result<(), String> {
+pub(super) fn wait_for_line(program: &RunningProbe, matches: impl Fn(&str) -> bool) -> Result<(), String> {
     let deadline = time::now() + TIMEOUT_NS;
     while !matches(&program.output.last_line()) {
         check!(time::now() < deadline, "timeout; last output: {}", program.output.last_line());

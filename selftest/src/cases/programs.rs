@@ -1,7 +1,8 @@
 //! Programs: runs the probes of `/bin/probe`, and checks the exit status and that all resources are released.
 
+use super::hostile_programs::wait_for_line;
 use super::resource_snapshot::ResourceSnapshot;
-use super::{Outcome, Test, Verdict};
+use super::{Outcome, Test, Verdict, device, faults};
 use crate::{check, pass, skip};
 use abi::Errno;
 use abi::file::{OpenFlags, Stat, device_number};
@@ -12,6 +13,8 @@ use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use dma_api::Attrs;
+use kernel::devices::dma_engine::DmaEngineDevice;
+use kernel::dma::fault;
 use kernel::fs::dma_buf::DmaBufFile;
 use kernel::fs::{File, OpenFile, root, stat_device};
 use kernel::process::{ENVIRONMENT, Launch, Process, Termination, start};
@@ -27,7 +30,8 @@ macro_rules! probes {
     ($($behaviour:literal by $run:ident $name:literal),* $(,)?) => {
         &[
             $(Test { name: concat!("programs.", $behaviour), run: || $run($name) },)*
-            SHARED_BUFFER, REPEATED_STARTS, DEAD_PROCESS, DEVICE_BUFFER, SECOND_EDU,
+            SHARED_BUFFER, REPEATED_STARTS, DEAD_PROCESS, DEVICE_BUFFER, SECOND_EDU, QUARANTINE,
+            FAULTS_BETWEEN_COPIES,
         ]
     };
 }
@@ -70,8 +74,7 @@ pub(super) const TESTS: &[Test] = probes! {
     "edu_copies_pinned_user_pages" by passes_with_edu "edu-user-pages",
     "imported_buffer_outlives_its_cpu_mapping" by passes_with_edu "edu-buffer-lifetime",
     "edu_refuses_invalid_arguments" by passes_with_edu "edu-bad-arguments",
-    "quarantined_device_returns_eio" by passes_with_iommu "edu-quarantine",
-    "faults_of_other_threads_do_not_fail_a_transfer" by passes_with_iommu "edu-concurrent-faults",
+    "release_waits_for_the_copy_of_the_buffer" by passes_with_edu "edu-release-during-copy",
     "frame_exhaustion_is_recoverable" by passes "exhaust-buffers",
     "descriptor_exhaustion_is_recoverable" by passes "exhaust-descriptors",
     "thread_exhaustion_is_recoverable" by passes "exhaust-threads",
@@ -111,6 +114,14 @@ const DEVICE_BUFFER: Test = Test {
 
 const SECOND_EDU: Test =
     Test { name: "device.second_edu_is_reachable_by_its_node", run: second_edu_is_reachable_by_its_node };
+
+const QUARANTINE: Test =
+    Test { name: "programs.quarantined_device_returns_eio", run: quarantined_device_returns_eio };
+
+const FAULTS_BETWEEN_COPIES: Test = Test {
+    name: "programs.faults_of_others_do_not_fail_a_transfer",
+    run: faults_of_others_do_not_fail_a_transfer,
+};
 
 fn passes(probe: &str) -> Outcome {
     expect(probe, Termination::Exited(0))
@@ -178,6 +189,47 @@ fn second_edu_is_reachable_by_its_node() -> Outcome {
     let by_second = expect_arguments(&["edu-copy", "1"], Termination::Exited(0));
     first.device().unblock().map_err(|error| format!("{error}"))?;
     by_first.and(by_second)
+}
+
+/// Runs the probe, and `fault` while it uses the device.
+fn passes_while_the_device_faults(
+    probe: &str,
+    fault: impl FnOnce(&DmaEngineDevice, &RunningProbe) -> Result<(), String>,
+) -> Outcome {
+    let edu = devices::dma_engines().next().filter(|edu| edu.device().domain().is_translated());
+    let Some(edu) = edu else { skip!("no device behind an IOMMU") };
+    if root::tree().is_none() {
+        skip!("no initramfs");
+    }
+    let before = ResourceSnapshot::now();
+    let program = RunningProbe::start(&[probe], Vec::new())?;
+    let faulted = wait_for_line(&program, |line| line == "imported").and_then(|()| fault(edu, &program));
+    let ending = program.process.wait();
+    faulted?;
+    let expected = Termination::Exited(0);
+    check!(ending == expected, "{ending} instead of {expected}; last output: {}", program.output.last_line());
+    drop(program);
+    before.settle("afterwards")?;
+    pass!("{ending}, no leak")
+}
+
+fn quarantined_device_returns_eio() -> Outcome {
+    passes_while_the_device_faults("edu-quarantine", |edu, _| {
+        edu.device().set_fault_limit(1);
+        let faulted = faults::fault_until_quarantined(edu);
+        edu.device().set_fault_limit(fault::DEFAULT_LIMIT);
+        faulted.map(drop)
+    })
+}
+
+/// The faults are those of single words, so that the device is not quarantined.
+fn faults_of_others_do_not_fail_a_transfer() -> Outcome {
+    passes_while_the_device_faults("edu-concurrent-faults", |edu, program| {
+        while !program.process.is_terminating() {
+            device::write_out(edu, faults::UNMAPPED, 4)?;
+        }
+        Ok(())
+    })
 }
 
 fn two_processes_share_one_buffer() -> Outcome {

@@ -61,7 +61,7 @@ pub const WITH_DEVICE: &[Program] = &[
     passes("edu-user-pages"),
     passes("edu-buffer-lifetime"),
     passes("edu-bad-arguments"),
-    passes("edu-quarantine"),
+    passes("edu-release-during-copy"),
     Program { probe: "fault-with-import", behaviour: Behaviour::Faults },
     Program { probe: "churn", behaviour: Behaviour::Endless },
     Program { probe: "churn", behaviour: Behaviour::Endless },

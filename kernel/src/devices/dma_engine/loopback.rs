@@ -4,7 +4,7 @@
 
 use super::DmaEngineDevice;
 use crate::dma;
-use addr::{KernelVa, PAGE_SIZE};
+use addr::{AddrRange, KernelVa, PAGE_SIZE};
 use core::fmt;
 use dma_api::{Attrs, DmaError};
 use drivers::dma_engine::{CopyError, Transfer, TransferDirection};
@@ -43,9 +43,11 @@ pub(super) fn check(engine: &DmaEngineDevice) -> Result<(), LoopbackError> {
     let view = buffer.buffer().make_kernel_view().map_err(LoopbackError::NoBuffer)?;
     let word = Word(view.start());
     word.write(PATTERN);
-    let len = size_of::<u32>() as u64;
-    let transfer =
-        Transfer { direction: TransferDirection::ToMemory, memory: buffer.range().start(), offset: 0, len };
+    let start = buffer.range().start();
+    let target = AddrRange::new(start, start + size_of::<u32>() as u64);
+    // SAFETY: the start of a buffer of the device. If the IOMMU is bypassed, these are addresses that the
+    // device tree gives to no other device, and the device is not used any further.
+    let transfer = unsafe { Transfer::new(TransferDirection::ToMemory, target, 0) };
     let done = engine.transfer(transfer).map_err(LoopbackError::Copy)?;
     // An aborted access has reached the IOMMU.
     if word.read() == PATTERN && done.aborted == 0 { Err(LoopbackError::BypassesIommu) } else { Ok(()) }

@@ -1,6 +1,8 @@
 //! DMA engines as devices: exclusive access, waiting for completion, and the device node.
 
 mod file;
+mod imports;
+mod job;
 mod loopback;
 
 use super::driver::BoundDevice;
@@ -20,9 +22,10 @@ use core::iter;
 use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use dma_api::DmaError;
-use drivers::dma_engine::{self, BUFFER_LEN, CopyError, Notify, Transfer, TransferDirection};
-use drivers::poll::{TimedOut, poll_until};
+use drivers::dma_engine::{self, BUFFER_LEN, CopyError, Gone, NotStopped, Notify, Transfer};
+use drivers::poll::poll_until;
 use file::DmaEngineFile;
+use job::{Job, UnfinishedJob};
 use spin::Once;
 
 /// The timeout of a job. An `edu` takes 100 ms for a transfer, and longer on a loaded host.
@@ -74,6 +77,10 @@ pub struct DmaEngineDevice {
     busy: AtomicBool,
     /// The process whose data is in the device's buffer, or 0. Changed under exclusive access.
     last_user: AtomicU32,
+    /// Changed under exclusive access.
+    unfinished: SpinLock<UnfinishedJob>,
+    /// Its registers read as all ones: it was removed.
+    gone: AtomicBool,
     /// Threads that wait for exclusive access or for the end of a job.
     waiters: WaitQueue,
     interrupts: AtomicBool,
@@ -102,6 +109,8 @@ impl DmaEngineDevice {
             engine: SpinLock::new(Box::new(engine)),
             busy: AtomicBool::new(false),
             last_user: AtomicU32::new(0),
+            unfinished: SpinLock::new(UnfinishedJob::none()),
+            gone: AtomicBool::new(false),
             waiters: WaitQueue::new(),
             interrupts: AtomicBool::new(false),
             next: Once::new(),
@@ -142,35 +151,48 @@ impl DmaEngineDevice {
         alloc::format!("{stream}, mask {}, {notify}", self.device.mask())
     }
 
-    /// Runs a transfer and waits for its completion. Called in a thread, with no lock held.
+    /// Whether the device was removed.
+    pub fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Relaxed) || self.is_done().is_err()
+    }
+
+    /// Whether the engine may still access the memory of a job that timed out.
+    pub fn has_unfinished_job(&self) -> bool {
+        self.unfinished.lock().is_some()
+    }
+
+    /// Runs a transfer and waits for its completion. Called in a thread, with no lock held. After
+    /// [`CopyError::NotStopped`] and without an IOMMU after [`CopyError::Gone`] the device may still access
+    /// the transfer's memory.
     ///
     /// # Errors
-    /// Those of [`dma_engine::DmaEngine::start`] and [`dma_engine::DmaEngine::outcome`], and
-    /// [`CopyError::TimedOut`].
+    /// Those of [`dma_engine::DmaEngine::start`] and [`dma_engine::DmaEngine::outcome`],
+    /// [`CopyError::TimedOut`], [`CopyError::NotStopped`].
     pub fn transfer(&self, transfer: Transfer) -> Result<Completion, CopyError> {
-        self.transfer_all(&[transfer])
+        self.with_exclusive_access(|| self.run_all(&[transfer]))
     }
 
-    /// Runs transfers in this order, as one job if the engine supports it.
+    /// Runs the transfers of a job in order for process `user`, after clearing the device's buffer if it holds
+    /// another process's data. Returns the job's memory unless the device may still access it: then the memory
+    /// is kept until the engine is done.
     ///
     /// # Errors
-    /// Those of [`DmaEngineDevice::transfer`]; the transfers before the failing one are complete.
-    pub fn transfer_all(&self, transfers: &[Transfer]) -> Result<Completion, CopyError> {
-        self.with_exclusive_access(|| self.run_all(transfers))
-    }
-
-    /// Runs transfers for process `user`, after clearing the device's buffer if it holds another process's
-    /// data.
-    ///
-    /// # Errors
-    /// Those of [`DmaEngineDevice::transfer`], and [`TransferError::Clear`].
-    pub fn transfer_for(&self, user: u32, transfers: &[Transfer]) -> Result<Completion, TransferError> {
+    /// Those of [`DmaEngineDevice::transfer`], and [`TransferError::Clear`]; the transfers before the failing
+    /// one are complete.
+    pub fn transfer_for<M: Send + 'static>(
+        &self,
+        user: u32,
+        job: Job<M>,
+    ) -> (Option<M>, Result<Completion, TransferError>) {
         self.with_exclusive_access(|| {
             if self.last_user.load(Ordering::Relaxed) != user {
-                self.clear()?;
+                if let Err(error) = self.clear() {
+                    return (Some(job.memory), Err(error));
+                }
                 self.last_user.store(user, Ordering::Relaxed);
             }
-            Ok(self.run_all(transfers)?)
+            let (memory, result) = self.run_job(job);
+            (memory, result.map_err(TransferError::Copy))
         })
     }
 
@@ -199,19 +221,37 @@ impl DmaEngineDevice {
         let zeroes = Pages::new(BUFFER_LEN).map_err(TransferError::Clear)?;
         let mapping = stream::map(&self.device, zeroes, dma_api::Direction::ToDevice);
         let mapping = mapping.map_err(|refused| TransferError::Clear(refused.error))?;
-        let transfer = Transfer {
-            direction: TransferDirection::FromMemory,
-            memory: mapping.iova(),
-            offset: 0,
-            len: BUFFER_LEN,
-        };
-        let done = self.run_all(&[transfer]);
-        mapping.unmap().map_err(TransferError::Clear)?;
+        let (mapping, done) = self.run_job(Job::of_stream(mapping, 0));
+        if let Some(mapping) = mapping {
+            mapping.unmap().map_err(TransferError::Clear)?;
+        }
         if done?.is_complete() { Ok(()) } else { Err(CopyError::Failed(0).into()) }
+    }
+
+    /// Runs a job under exclusive access.
+    fn run_job<M: Send + 'static>(&self, job: Job<M>) -> (Option<M>, Result<Completion, CopyError>) {
+        let result = self.run_all(&job.transfers);
+        let may_access_memory = match result {
+            Err(CopyError::NotStopped) => true,
+            // An IOMMU ends the access of a removed device, once the memory is unmapped.
+            Err(CopyError::Gone) => !self.device.domain().is_translated(),
+            _ => false,
+        };
+        if !may_access_memory {
+            return (Some(job.memory), result);
+        }
+        let bytes: u64 = job.transfers.iter().map(Transfer::len).sum();
+        log::error!(
+            "{}: {bytes} bytes and their buffer stay mapped: the device did not stop",
+            self.device.name()
+        );
+        self.unfinished.lock().keep(job.memory);
+        (None, result)
     }
 
     /// Runs transfers under exclusive access: all accesses aborted meanwhile are theirs.
     fn run_all(&self, transfers: &[Transfer]) -> Result<Completion, CopyError> {
+        self.take_unfinished()?;
         let notify = if self.has_interrupt() { Notify::Interrupt } else { Notify::Poll };
         let (generation, before) = (self.device.arm_generation(), self.device.total_faults());
         transfers.chunks(self.max_transfers).try_for_each(|job| self.run(job, notify))?;
@@ -222,10 +262,30 @@ impl DmaEngineDevice {
         })
     }
 
+    /// Releases the memory of an earlier unfinished job, if the engine is done with it.
+    fn take_unfinished(&self) -> Result<(), CopyError> {
+        let memory = self.unfinished.lock().take_if_done(&**self.engine.lock());
+        memory.map(drop)
+    }
+
     fn run(&self, job: &[Transfer], notify: Notify) -> Result<(), CopyError> {
         self.engine.lock().start(job, notify)?;
-        self.wait(notify)?;
+        match self.wait(notify) {
+            Err(CopyError::TimedOut) => match self.engine.lock().stop() {
+                Ok(()) => Err(CopyError::TimedOut),
+                Err(NotStopped) => Err(CopyError::NotStopped),
+            },
+            result => result,
+        }?;
         self.engine.lock().outcome()
+    }
+
+    fn is_done(&self) -> Result<bool, Gone> {
+        self.engine.lock().is_done().inspect_err(|Gone| {
+            if !self.gone.swap(true, Ordering::Relaxed) {
+                log::error!("{}: removed: its registers read as all ones", self.device.name());
+            }
+        })
     }
 
     fn acquire(&self) {
@@ -240,14 +300,18 @@ impl DmaEngineDevice {
     /// Waits for the end of the job, even in a terminating process: until then the device owns the memory.
     fn wait(&self, notify: Notify) -> Result<(), CopyError> {
         let deadline = Deadline::in_ns(TIMEOUT_NS);
-        let is_done = || self.engine.lock().is_done().then_some(());
+        let end = || match self.is_done() {
+            Ok(false) => None,
+            Ok(true) => Some(Ok(())),
+            Err(Gone) => Some(Err(CopyError::Gone)),
+        };
         if notify == Notify::Interrupt {
             let next_poll = || Some(crate::sched::time::now() + POLL_INTERVAL_NS);
             // No `poll_until`: the thread sleeps until an interrupt, and polls in between in case one is
             // lost.
             loop {
-                match self.waiters.wait_until(next_poll(), is_done) {
-                    Ok(()) => return Ok(()),
+                match self.waiters.wait_until(next_poll(), end) {
+                    Ok(result) => return result,
                     Err(WaitError::TimedOut) if deadline.passed() => return Err(CopyError::TimedOut),
                     Err(WaitError::TimedOut) => {}
                     Err(WaitError::Interrupted) => break,
@@ -255,12 +319,12 @@ impl DmaEngineDevice {
             }
         }
         let poll = || {
-            is_done().or_else(|| {
+            end().or_else(|| {
                 crate::sched::yield_now();
                 None
             })
         };
-        poll_until(|| deadline.passed(), poll).map_err(|TimedOut| CopyError::TimedOut)
+        poll_until(|| deadline.passed(), poll).unwrap_or(Err(CopyError::TimedOut))
     }
 }
 

@@ -1,0 +1,149 @@
+//! Jobs that own the memory that they access.
+
+use super::imports::ImportedRange;
+use crate::dma::Attachment;
+use addr::{AddrRange, Iova};
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use dma_api::{DeviceOwned, Stream};
+use drivers::dma_engine::{CopyError, DmaEngine, Transfer, TransferDirection};
+
+/// An imported buffer. References exist in the [`Imports`](super::imports::Imports) of an open file and in
+/// jobs, so that their number shows whether a job uses the buffer.
+pub struct Import {
+    pub attachment: Arc<Attachment>,
+}
+
+/// Transfers, and the memory that they access. The memory stays mapped for the device as long as the job
+/// owns it, and is returned only when the engine no longer accesses it.
+pub struct Job<M> {
+    pub(super) transfers: Vec<Transfer>,
+    pub(super) memory: M,
+}
+
+impl Job<Arc<Import>> {
+    /// Copies between imported memory and the device's buffer from `offset` on; scattered memory is one
+    /// transfer per piece. `None` if an offset overflows.
+    pub fn of_import(
+        range: ImportedRange<Import>,
+        direction: TransferDirection,
+        offset: u64,
+    ) -> Option<Self> {
+        let (memory, bytes) = range.into_parts();
+        let pieces = gather(offset, memory.attachment.bus_ranges(bytes.start, bytes.end))?;
+        // SAFETY: device addresses of the attachment, which the job keeps mapped.
+        let transfer = |(piece, offset)| unsafe { Transfer::new(direction, piece, offset) };
+        Some(Self { transfers: pieces.into_iter().map(transfer).collect(), memory })
+    }
+}
+
+impl Job<Stream<DeviceOwned>> {
+    /// Copies between all of `stream` and the device's buffer from `offset` on.
+    pub fn of_stream(stream: Stream<DeviceOwned>, offset: u64) -> Self {
+        let direction = match stream.direction() {
+            dma_api::Direction::ToDevice => TransferDirection::FromMemory,
+            dma_api::Direction::FromDevice | dma_api::Direction::Bidirectional => TransferDirection::ToMemory,
+        };
+        let range = AddrRange::new(stream.iova(), stream.iova() + stream.len() as u64);
+        // SAFETY: the addresses of the stream, which the device owns and the job keeps mapped.
+        let transfer = unsafe { Transfer::new(direction, range, offset) };
+        Self { transfers: Vec::from([transfer]), memory: stream }
+    }
+}
+
+/// Returns for each piece of memory its offset in the device's buffer: consecutive from `offset` on.
+fn gather(offset: u64, pieces: Vec<AddrRange<Iova>>) -> Option<Vec<(AddrRange<Iova>, u64)>> {
+    let mut next = Some(offset);
+    let place = |piece: AddrRange<Iova>| {
+        let offset = next?;
+        next = offset.checked_add(piece.len());
+        Some((piece, offset))
+    };
+    pieces.into_iter().map(place).collect()
+}
+
+/// The memory of a job that the engine did not end and that could not be stopped: the engine may still access
+/// it, so it stays mapped and allocated until the engine is done.
+pub struct UnfinishedJob(Option<Box<dyn Send>>);
+
+impl UnfinishedJob {
+    pub const fn none() -> Self {
+        Self(None)
+    }
+
+    pub const fn is_some(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Keeps `memory`. There is one job at a time, so that the slot is empty.
+    pub fn keep(&mut self, memory: impl Send + 'static) {
+        self.0 = Some(Box::new(memory));
+    }
+
+    /// Returns the memory, if any, once the engine is done. It must be dropped without a lock.
+    ///
+    /// # Errors
+    /// [`CopyError::Busy`] while the engine is not done, [`CopyError::Gone`]; the memory is kept.
+    pub fn take_if_done(&mut self, engine: &dyn DmaEngine) -> Result<Option<Box<dyn Send>>, CopyError> {
+        match self.0 {
+            Some(_) if !engine.is_done()? => Err(CopyError::Busy),
+            _ => Ok(self.0.take()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use drivers::dma_engine::{Gone, NotStopped, Notify};
+
+    #[test]
+    fn pieces_are_consecutive_in_the_device_buffer() {
+        let piece = |at, len| AddrRange::from_len(Iova::new(at), len).unwrap();
+        let (first, second) = (piece(0xc000_0ff0, 16), piece(0xd000_0000, 4));
+        assert_eq!(gather(8, vec![first, second]), Some(vec![(first, 8), (second, 24)]));
+        assert_eq!(gather(u64::MAX, vec![piece(0, 4), piece(8, 4)]), None, "the offset overflows");
+    }
+
+    /// An engine whose job ends when the test says so.
+    struct LateEngine(Result<bool, Gone>);
+
+    impl DmaEngine for LateEngine {
+        fn max_transfers(&self) -> usize {
+            1
+        }
+        fn start(&mut self, _: &[Transfer], _: Notify) -> Result<(), CopyError> {
+            unreachable!("nothing is started before the unfinished job has ended")
+        }
+        fn is_done(&self) -> Result<bool, Gone> {
+            self.0
+        }
+        fn stop(&mut self) -> Result<(), NotStopped> {
+            Err(NotStopped)
+        }
+        fn outcome(&mut self) -> Result<(), CopyError> {
+            Ok(())
+        }
+        fn acknowledge(&mut self) -> bool {
+            false
+        }
+    }
+
+    #[test]
+    fn memory_of_an_unfinished_job_is_kept_until_the_engine_is_done() {
+        let memory = Arc::new(());
+        let (mut job, mut engine) = (UnfinishedJob::none(), LateEngine(Ok(false)));
+        assert!(job.take_if_done(&engine).is_ok_and(|none| none.is_none()), "no unfinished job");
+        job.keep(memory.clone());
+        for not_done in [Ok(false), Err(Gone), Ok(false)] {
+            engine.0 = not_done;
+            let expected = if not_done.is_err() { CopyError::Gone } else { CopyError::Busy };
+            assert_eq!(job.take_if_done(&engine).err(), Some(expected));
+            assert!(job.is_some() && Arc::strong_count(&memory) == 2, "freed under a running engine");
+        }
+        engine.0 = Ok(true);
+        drop(job.take_if_done(&engine).ok());
+        assert!(!job.is_some() && Arc::strong_count(&memory) == 1);
+    }
+}
