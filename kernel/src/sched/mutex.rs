@@ -93,6 +93,11 @@ impl<T> Mutex<T> {
         self.waiting.wait_until(None, || self.state.try_lock_contended().then_some(()))
     }
 
+    /// Returns whether a thread holds the lock.
+    pub fn is_locked(&self) -> bool {
+        self.state.0.load(Ordering::Relaxed) != UNLOCKED
+    }
+
     /// Returns the value without locking: `&mut self` proves that no other reference exists.
     pub fn get_mut(&mut self) -> &mut T {
         self.value.get_mut()

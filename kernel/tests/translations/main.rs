@@ -18,11 +18,11 @@ use kernel::memory::vmalloc::{KernelArea, STACKS, VMALLOC};
 use kernel::process::futex::Futexes;
 use kernel::vm::access::UserMemory;
 use kernel::vm::address_space::{AddressSpace, MmapPlacement};
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::mem::ManuallyDrop;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 const READ_WRITE: Prot = Prot::READ.union(Prot::WRITE);
@@ -92,14 +92,16 @@ fn write_after_mprotect_faults() {
 
 #[test]
 fn user_copy_succeeds_while_another_thread_breaks_the_entry() {
+    thread_local!(static SPACE: RefCell<Option<Arc<AddressSpace>>> = const { RefCell::new(None) });
     let _kernel = boot();
-    let space = space_with_pages(1);
+    let space = Arc::new(space_with_pages(1));
+    SPACE.set(Some(space.clone()));
     let memory = UserMemory::new(&space);
     // The entry is broken whenever this thread does not hold the lock of the address space.
     arch::fake::map_user_memory(|at, access| {
-        arch::cpu::irqs_masked().then(|| tlb_model::user_address_of(at, access)).flatten()
+        let is_locked = SPACE.with_borrow(|space| space.as_ref().is_some_and(|space| space.is_locked()));
+        is_locked.then(|| tlb_model::user_address_of(at, access)).flatten()
     });
-    arch::cpu::unmask_irqs();
     assert_eq!(memory.write(BASE, &0x0123_4567_89ab_cdefu64), Ok(()));
     assert_eq!(memory.read(BASE), Ok(0x0123_4567_89ab_cdefu64));
     assert_eq!(memory.load_u32(BASE), Ok(0x89ab_cdef));
@@ -109,6 +111,7 @@ fn user_copy_succeeds_while_another_thread_breaks_the_entry() {
     assert_eq!(memory.write(BASE, &0u64), Err(Errno::EFAULT));
     assert_eq!(memory.load_u32(BASE), Err(Errno::EFAULT));
     arch::mmu::uninstall_user();
+    SPACE.take();
 }
 
 #[test]

@@ -223,6 +223,11 @@ impl AddressSpace {
         self.inner.lock_killable().map_err(|_| AccessError::Interrupted)?.handle_fault(at, access)
     }
 
+    /// Returns whether a thread holds the lock, so that no other changes the entries.
+    pub fn is_locked(&self) -> bool {
+        self.inner.is_locked()
+    }
+
     /// Handles a page fault at `at`, and calls `access` before another thread can change the entry: a fault
     /// of `access` is final.
     pub fn handle_fault_then<R>(
