@@ -115,7 +115,7 @@ impl SmmuDevice {
         let features = Features::probe(&registers.mmio::<Registers>()).unwrap();
         let smmu = Smmu::start(None, registers.mmio(), features, clock).unwrap();
         let smmu: &'static Smmu = Box::leak(Box::new(smmu));
-        let device = Device::translated("behind the SMMU".into(), smmu, STREAM, false).unwrap();
+        let device = Device::translated("behind the SMMU".into(), smmu, STREAM, false, &[]).unwrap();
         Self { bus, device }
     }
 
