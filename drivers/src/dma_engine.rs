@@ -45,8 +45,8 @@ impl Transfer {
     ///
     /// # Safety
     /// The device owns the memory that it reaches at these addresses, for reading or, with
-    /// [`TransferDirection::ToMemory`], for writing, until each job with the transfer has ended, or the engine
-    /// was stopped. Behind an IOMMU the addresses may be unmapped: it aborts the access.
+    /// [`TransferDirection::ToMemory`], for writing, until each job with the transfer has ended, or the
+    /// engine was stopped. Behind an IOMMU the addresses may be unmapped: it aborts the access.
     pub unsafe fn new(direction: TransferDirection, memory: AddrRange<Iova>, offset: u64) -> Self {
         Self { direction, memory: memory.start(), offset, len: memory.len() }
     }

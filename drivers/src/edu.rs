@@ -173,7 +173,8 @@ impl DmaEngine for EduEngine {
         if command == u64::MAX { Err(Gone) } else { Ok(command & RUN == 0) }
     }
 
-    /// The device ignores writes during a transfer, and has no reset: it stops at the end of the transfer only.
+    /// The device ignores writes during a transfer, and has no reset: it stops at the end of the transfer
+    /// only.
     fn stop(&mut self) -> Result<(), NotStopped> {
         if self.is_done() == Ok(true) { Ok(()) } else { Err(NotStopped) }
     }

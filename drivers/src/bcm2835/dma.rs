@@ -135,8 +135,8 @@ impl DmaChannel {
     /// Stops the channel with these registers, whose memory comes from `space`.
     ///
     /// # Errors
-    /// [`ChannelError::NotStopped`], errors of the allocation of two pages; [`DmaError::OutOfVmalloc`] without
-    /// a kernel mapping of the control blocks.
+    /// [`ChannelError::NotStopped`], errors of the allocation of two pages; [`DmaError::OutOfVmalloc`]
+    /// without a kernel mapping of the control blocks.
     pub fn new(registers: Mmio<ChannelRegisters>, space: &dyn DmaSpace) -> Result<Self, ChannelError> {
         reset(&registers).map_err(|NotStopped| ChannelError::NotStopped)?;
         space.set_mask(MASK)?;

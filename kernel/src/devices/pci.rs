@@ -78,8 +78,8 @@ pub fn enumerate(description: &HostDescription) -> Option<&'static PciHost> {
 fn open(description: &HostDescription) -> Result<Host, ProbeError> {
     // SAFETY: configuration space according to the device tree, whose first register is an ID.
     let at = unsafe { vmalloc::map_non_posted_registers(description.ecam) }.map_err(ProbeError::Map)?;
-    // SAFETY: mapped permanently as Device memory, nGnRnE; configuration space according to the device tree, used by
-    // this host only.
+    // SAFETY: mapped permanently as Device memory, nGnRnE; configuration space according to the device tree,
+    // used by this host only.
     let window = unsafe { MmioWindow::new(at.start(), at.len()) };
     let config = Ecam::new(window, description.buses.clone()).map_err(ProbeError::Ecam)?;
     Ok(Host::enumerate(config, description.clone()))

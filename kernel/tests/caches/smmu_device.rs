@@ -1,5 +1,5 @@
-//! A device that does not snoop, behind the SMMU model: it writes to its mappings at every barrier and every cache
-//! maintenance operation, for as long as the SMMU translates.
+//! A device that does not snoop, behind the SMMU model: it writes to its mappings at every barrier and every
+//! cache maintenance operation, for as long as the SMMU translates.
 
 use super::cache_model::{CacheModel, LINE, Line};
 use addr::{AddrRange, Chunk, Iova, KernelVa, PAGE_SIZE, PhysAddr, StreamId};

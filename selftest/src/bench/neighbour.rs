@@ -159,7 +159,7 @@ fn first_fault_address(device: &Device) -> Option<Iova> {
 }
 
 fn page_transfer(direction: dma_engine::TransferDirection, memory: Iova) -> Transfer {
-    // SAFETY: a page that is mapped for the device, or an address that is not mapped; the devices are behind an
-    // IOMMU.
+    // SAFETY: a page that is mapped for the device, or an address that is not mapped; the devices are behind
+    // an IOMMU.
     unsafe { Transfer::new(direction, AddrRange::new(memory, memory + PAGE_SIZE), 0) }
 }

@@ -31,8 +31,8 @@ fn transfer(
     memory: Iova,
     len: u64,
 ) -> Result<(), String> {
-    // SAFETY: the tests pass memory that is mapped for the device, or behind an IOMMU any address. The test of
-    // the poison without an IOMMU lets the device write to a freed page of its own.
+    // SAFETY: the tests pass memory that is mapped for the device, or behind an IOMMU any address. The test
+    // of the poison without an IOMMU lets the device write to a freed page of its own.
     let transfer = unsafe { Transfer::new(direction, AddrRange::new(memory, memory + len), 0) };
     edu.transfer(transfer).map(drop).map_err(|error| format!("{direction:?} {len:#x} at {memory}: {error}"))
 }

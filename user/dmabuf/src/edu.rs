@@ -67,8 +67,8 @@ impl Edu {
     /// Copies from memory at the IOVA `address` to the device's internal buffer.
     ///
     /// # Errors
-    /// `EINVAL` if the range exceeds the internal buffer, `EIO` if this file did not import the address or the
-    /// device is quarantined, `EBUSY` while a copy that timed out is running, `ENODEV` if the device was
+    /// `EINVAL` if the range exceeds the internal buffer, `EIO` if this file did not import the address or
+    /// the device is quarantined, `EBUSY` while a copy that timed out is running, `ENODEV` if the device was
     /// removed.
     pub fn load(&self, address: u64, len: u64, buffer_offset: u64) -> io::Result<()> {
         self.copy(EDU_COPY, EDU_TO_DEVICE, address, len, buffer_offset)

@@ -164,7 +164,7 @@ pub const MUTANTS: &[SourceMutant] = &[
         name: "device buffer not cleared between programs",
         file: "kernel/src/devices/dma_engine/mod.rs",
         item: "transfer_for",
-        from: "self.clear()?;",
+        from: "if let Err(error) = self.clear() { return (Some(job.memory), Err(error)); }",
         to: "let _ = Self::clear;",
         oracle: test(
             "programs.device_buffer_is_cleared_between_processes",

@@ -1,12 +1,12 @@
 //! The device node of a DMA engine (`/dev/edu0`, `/dev/bcm2835-dma0`): imports of dma-bufs and copies.
 //!
-//! A copy's device address must be inside a buffer imported through the same open file: all programs share the
-//! device's domain, and without an IOMMU the address is not checked any further. Without an IOMMU the buffer
-//! can also be scattered if the engine supports scatter-gather. It has no contiguous bus addresses then, and
-//! gets an address that is valid in this file only ([`SYNTHETIC_BASE`]).
+//! A copy's device address must be inside a buffer imported through the same open file: all programs share
+//! the device's domain, and without an IOMMU the address is not checked any further. Without an IOMMU the
+//! buffer can also be scattered if the engine supports scatter-gather. It has no contiguous bus addresses
+//! then, and gets an address that is valid in this file only ([`SYNTHETIC_BASE`]).
 
 use super::imports::Imports;
-use super::job::{Import, Job};
+use super::job::{Import, TransferJob};
 use super::{DmaEngineDevice, TransferError};
 use crate::dma::{Attachment, MapPlacement, stream};
 use crate::fs::char_device::DeviceNumber;
@@ -111,7 +111,7 @@ impl DmaEngineFile {
         let direction = direction(copy)?;
         check_buffer_range(copy.buffer_offset, copy.len).map_err(copy_errno)?;
         let range = self.imports.lock().find(copy.address, copy.len).ok_or(Errno::EIO)?;
-        let job = Job::of_import(range, direction, copy.buffer_offset).ok_or(Errno::EINVAL)?;
+        let job = TransferJob::of_import(range, direction, copy.buffer_offset).ok_or(Errno::EINVAL)?;
         let (import, result) = self.run(caller, job);
         drop(import);
         self.releases.wake_all();
@@ -119,7 +119,11 @@ impl DmaEngineFile {
     }
 
     /// Runs a job, and returns its memory unless the device may still access it.
-    fn run<M: Send + 'static>(&self, caller: &Caller<'_>, job: Job<M>) -> (Option<M>, Result<(), Errno>) {
+    fn run<M: Send + 'static>(
+        &self,
+        caller: &Caller<'_>,
+        job: TransferJob<M>,
+    ) -> (Option<M>, Result<(), Errno>) {
         if self.engine.device().is_quarantined() {
             return (Some(job.memory), Err(Errno::EIO));
         }
@@ -160,7 +164,7 @@ impl DmaEngineFile {
         let pages = caller.space.pin(range, direction.device_writes())?;
         let mapping = stream::map(self.engine.device(), Box::new(pages), direction)
             .map_err(|refused| errno(refused.error))?;
-        let (mapping, result) = self.run(caller, Job::of_stream(mapping, copy.buffer_offset));
+        let (mapping, result) = self.run(caller, TransferJob::of_stream(mapping, copy.buffer_offset));
         if let Some(mapping) = mapping {
             // The pages are unpinned once the device no longer reaches them.
             mapping.unmap().map_err(errno)?;

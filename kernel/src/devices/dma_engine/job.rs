@@ -17,12 +17,12 @@ pub struct Import {
 
 /// Transfers, and the memory that they access. The memory stays mapped for the device as long as the job
 /// owns it, and is returned only when the engine no longer accesses it.
-pub struct Job<M> {
+pub struct TransferJob<M> {
     pub(super) transfers: Vec<Transfer>,
     pub(super) memory: M,
 }
 
-impl Job<Arc<Import>> {
+impl TransferJob<Arc<Import>> {
     /// Copies between imported memory and the device's buffer from `offset` on; scattered memory is one
     /// transfer per piece. `None` if an offset overflows.
     pub fn of_import(
@@ -38,7 +38,7 @@ impl Job<Arc<Import>> {
     }
 }
 
-impl Job<Stream<DeviceOwned>> {
+impl TransferJob<Stream<DeviceOwned>> {
     /// Copies between all of `stream` and the device's buffer from `offset` on.
     pub fn of_stream(stream: Stream<DeviceOwned>, offset: u64) -> Self {
         let direction = match stream.direction() {

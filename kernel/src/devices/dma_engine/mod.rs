@@ -25,7 +25,7 @@ use dma_api::DmaError;
 use drivers::dma_engine::{self, BUFFER_LEN, CopyError, Gone, NotStopped, Notify, Transfer};
 use drivers::poll::poll_until;
 use file::DmaEngineFile;
-use job::{Job, UnfinishedJob};
+use job::{TransferJob, UnfinishedJob};
 use spin::Once;
 
 /// The timeout of a job. An `edu` takes 100 ms for a transfer, and longer on a loaded host.
@@ -172,9 +172,9 @@ impl DmaEngineDevice {
         self.with_exclusive_access(|| self.run_all(&[transfer]))
     }
 
-    /// Runs the transfers of a job in order for process `user`, after clearing the device's buffer if it holds
-    /// another process's data. Returns the job's memory unless the device may still access it: then the memory
-    /// is kept until the engine is done.
+    /// Runs the transfers of a job in order for process `user`, after clearing the device's buffer if it
+    /// holds another process's data. Returns the job's memory unless the device may still access it: then the
+    /// memory is kept until the engine is done.
     ///
     /// # Errors
     /// Those of [`DmaEngineDevice::transfer`], and [`TransferError::Clear`]; the transfers before the failing
@@ -182,7 +182,7 @@ impl DmaEngineDevice {
     pub fn transfer_for<M: Send + 'static>(
         &self,
         user: u32,
-        job: Job<M>,
+        job: TransferJob<M>,
     ) -> (Option<M>, Result<Completion, TransferError>) {
         self.with_exclusive_access(|| {
             if self.last_user.load(Ordering::Relaxed) != user {
@@ -221,7 +221,7 @@ impl DmaEngineDevice {
         let zeroes = Pages::new(BUFFER_LEN).map_err(TransferError::Clear)?;
         let mapping = stream::map(&self.device, zeroes, dma_api::Direction::ToDevice);
         let mapping = mapping.map_err(|refused| TransferError::Clear(refused.error))?;
-        let (mapping, done) = self.run_job(Job::of_stream(mapping, 0));
+        let (mapping, done) = self.run_job(TransferJob::of_stream(mapping, 0));
         if let Some(mapping) = mapping {
             mapping.unmap().map_err(TransferError::Clear)?;
         }
@@ -229,7 +229,7 @@ impl DmaEngineDevice {
     }
 
     /// Runs a job under exclusive access.
-    fn run_job<M: Send + 'static>(&self, job: Job<M>) -> (Option<M>, Result<Completion, CopyError>) {
+    fn run_job<M: Send + 'static>(&self, job: TransferJob<M>) -> (Option<M>, Result<Completion, CopyError>) {
         let result = self.run_all(&job.transfers);
         let may_access_memory = match result {
             Err(CopyError::NotStopped) => true,

@@ -42,7 +42,8 @@ impl DrainRequest {
     /// Removes the request, and calls `drain`, which locks each queue as the handlers do.
     pub fn serve(&self, drain: impl FnOnce()) {
         // First, so that a request during the drain is not lost. A request that this overwrites was made with
-        // a queue locked, or after the release of its lock, so `drain` finds the queue as the handler left it.
+        // a queue locked, or after the release of its lock, so `drain` finds the queue as the handler left
+        // it.
         self.0.store(NONE, Ordering::Relaxed);
         drain();
     }
