@@ -209,7 +209,7 @@ fn repeated_faults_quarantine_the_device() -> Outcome {
 }
 
 /// Lets the device fault until it is quarantined. Returns the number of faults.
-pub(super) fn fault_until_quarantined(edu: &DmaEngineDevice) -> Result<u64, String> {
+fn fault_until_quarantined(edu: &DmaEngineDevice) -> Result<u64, String> {
     write_out(edu, UNMAPPED, PAGE_SIZE)?;
     let quarantined = fixture::yield_until(TIMEOUT_NS, || edu.device().is_quarantined());
     check!(quarantined, "not quarantined after {} faults", edu.device().faults());
