@@ -12,21 +12,25 @@ struct TraceEvent<'a> {
     runs: Vec<(u64, u64)>,
 }
 
-/// The demonstration's buffer.
+/// The demonstration's buffer, and the first part of it that is attached.
 const BUFFER: u64 = 512 << 20;
+const PART: u64 = 128 << 20;
 /// The start of highmem on `virt` with `lowmem=256M`.
 const HIGHMEM: u64 = 0x5000_0000;
 
-/// The failures of the demonstration's trace: its first attachment must be the whole buffer, scattered over
-/// highmem, and everything must be freed at the end.
+/// The failures of the demonstration's trace: the buffer must be allocated, its first attachment must be a part of
+/// it, scattered over highmem, and everything must be freed at the end.
 pub fn mosaic(console: &str) -> Vec<String> {
     let events = match read(console) {
         Ok(events) => events,
         Err(failure) => return vec![failure],
     };
     let mut failures = Vec::new();
+    if !events.iter().any(|event| event.kind == "alloc" && event.len == BUFFER) {
+        failures.push(format!("no buffer of {BUFFER:#x} bytes"));
+    }
     match events.iter().find(|event| event.kind == "attach") {
-        Some(first) => buffer(first, &mut failures),
+        Some(first) => attachment(first, &mut failures),
         None => failures.push("no attachment".into()),
     }
     balanced(&events, "alloc", "free", &mut failures);
@@ -69,7 +73,7 @@ fn number(line: &str, key: &str) -> Option<u64> {
     u64::from_str_radix(value(line, key)?.strip_prefix("0x")?, 16).ok()
 }
 
-fn buffer(first: &TraceEvent<'_>, failures: &mut Vec<String>) {
+fn attachment(first: &TraceEvent<'_>, failures: &mut Vec<String>) {
     let mut expect = |holds: bool, failure: String| {
         if !holds {
             failures.push(failure);
@@ -77,10 +81,10 @@ fn buffer(first: &TraceEvent<'_>, failures: &mut Vec<String>) {
     };
     let total: u64 = first.runs.iter().map(|run| run.1).sum();
     let jumps = first.runs.windows(2).filter(|pair| pair[0].0 + pair[0].1 != pair[1].0).count();
-    expect(first.len == BUFFER, format!("the first attachment has {:#x} bytes", first.len));
+    expect(first.len == PART, format!("the first attachment has {:#x} bytes", first.len));
     expect(first.runs.len() == first.chunks, format!("{} of {} chunk lines", first.runs.len(), first.chunks));
     expect(total == first.len, format!("the chunks have {total:#x} bytes, the attachment {:#x}", first.len));
-    expect(jumps >= 100, format!("only {jumps} physical discontinuities"));
+    expect(jumps >= 25, format!("only {jumps} physical discontinuities"));
     for (pa, len) in &first.runs {
         expect(
             len.is_power_of_two() && pa.is_multiple_of(*len),
@@ -105,15 +109,17 @@ fn balanced(events: &[TraceEvent<'_>], take: &str, give: &str, failures: &mut Ve
 mod tests {
     use super::*;
 
-    /// A trace of the life of a buffer of 256 chunks of 2 MiB, every second 2 MiB of highmem.
+    /// A trace of the life of a buffer of 256 chunks of 2 MiB, every second 2 MiB of highmem, of which the first
+    /// quarter is attached.
     fn good() -> String {
-        let line = |kind: &str| {
-            format!("dma: {kind} dev=00:01.0 sid=0x8 iova=0x400000 len=0x20000000 attrs=0 chunks=256\n")
+        let line = |kind: &str, len, chunks| {
+            format!("dma: {kind} dev=00:01.0 sid=0x8 iova=0x400000 len={len:#x} attrs=0 chunks={chunks}\n")
         };
-        let chunks: String = (0..256u64)
+        let (buffer, part) = (|kind| line(kind, BUFFER, 256), |kind| line(kind, PART, 64));
+        let chunks: String = (0..64u64)
             .map(|n| format!("dma:   chunk pa={:#x} len=0x200000\n", HIGHMEM + n * 0x40_0000))
             .collect();
-        [line("alloc"), "other\n".into(), line("attach"), chunks, line("detach"), line("free")].concat()
+        [buffer("alloc"), "other\n".into(), part("attach"), chunks, part("detach"), buffer("free")].concat()
     }
 
     #[test]
@@ -129,12 +135,13 @@ mod tests {
             (
                 "a chunk missing",
                 good().replacen("dma:   chunk pa=0x50000000 len=0x200000\n", "", 1),
-                "255 of 256 chunk",
+                "63 of 64 chunk",
             ),
+            ("a small buffer", good().replace("0x20000000", "0x10000000"), "no buffer of 0x20000000"),
             (
-                "a small buffer",
-                good().replace("0x20000000", "0x10000000"),
-                "the first attachment has 0x10000000",
+                "a small part",
+                good().replace("len=0x8000000", "len=0x1000"),
+                "the first attachment has 0x1000",
             ),
             ("a chunk in lowmem", good().replace("pa=0x50000000", "pa=0x4fe00000"), "is in lowmem"),
             ("a misaligned chunk", good().replace("pa=0x50000000", "pa=0x50001000"), "is not aligned"),
@@ -151,7 +158,7 @@ mod tests {
     #[test]
     fn a_contiguous_buffer_fails() {
         let mut console = good();
-        for n in 0..256u64 {
+        for n in 0..64u64 {
             console = console.replace(
                 &format!("pa={:#x} ", HIGHMEM + n * 0x40_0000),
                 &format!("pa={:#x} ", HIGHMEM + (n + 512) * 0x20_0000),

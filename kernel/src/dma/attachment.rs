@@ -1,4 +1,4 @@
-//! A buffer mapped in a device's domain.
+//! A buffer, or a part of one, mapped in a device's domain.
 
 use super::Device;
 use super::buffer::{ChunkedBuffer, SyncFor};
@@ -9,15 +9,18 @@ use crate::iommu::LOST_BYTES;
 use addr::{AddrRange, Chunk, Iova, MemoryType};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::ops::Range;
 use dma_api::{Attrs, Direction, DmaError};
 use pagetable::Mapping;
 
-/// A buffer mapped in a device's domain; dropping it unmaps the buffer.
+/// A buffer, or a part of one, mapped in a device's domain; dropping it unmaps the buffer.
 #[derive(Debug)]
 pub struct Attachment {
     device: Arc<Device>,
     /// `None` only during `drop`.
     buffer: Option<Arc<ChunkedBuffer>>,
+    /// The attached bytes of the buffer.
+    part: Range<u64>,
     range: AddrRange<Iova>,
 }
 
@@ -25,27 +28,61 @@ impl Attachment {
     /// Maps all of `buffer` for `device`.
     ///
     /// # Errors
-    /// [`DmaError::PastMask`] (with [`MapPlacement::Whole`]), [`DmaError::OutOfIova`],
-    /// [`DmaError::OutOfTables`], [`DmaError::Scattered`] without IOMMU; without side effects. After
-    /// [`DmaError::IommuTimeout`] the buffer is leaked.
+    /// [`DmaError::PastMask`], [`DmaError::OutOfIova`], [`DmaError::OutOfTables`], [`DmaError::Scattered`] without
+    /// IOMMU; without side effects. After [`DmaError::IommuTimeout`] the buffer is leaked.
     pub fn new(
         device: &Arc<Device>,
         buffer: Arc<ChunkedBuffer>,
         placement: MapPlacement,
     ) -> Result<Self, DmaError> {
+        let (part, align) = (0..buffer.len(), buffer.alignment());
+        Self::with_mapping(device, buffer, part, align, placement, |buffer, _, request| {
+            // SAFETY: the buffer owns the chunks. It is dropped after the unmap has returned it, and leaked if
+            // the IOMMU does not confirm an invalidation.
+            unsafe { device.domain().map(buffer.chunks(), request) }
+        })
+    }
+
+    /// Maps the bytes `part` of `buffer` for `device`. `part` must be whole pages inside the buffer, and not empty.
+    ///
+    /// # Errors
+    /// As [`Attachment::new`].
+    pub fn of_part(
+        device: &Arc<Device>,
+        buffer: Arc<ChunkedBuffer>,
+        part: Range<u64>,
+        placement: MapPlacement,
+    ) -> Result<Self, DmaError> {
+        let len = part.end - part.start;
+        // Chunks are aligned within the buffer: a larger alignment than that of the start is of no use.
+        let start = 1u64.checked_shl(part.start.trailing_zeros()).unwrap_or(u64::MAX);
+        let align = buffer.alignment().min(start).min(1 << len.ilog2());
+        Self::with_mapping(device, buffer, part, align, placement, |buffer, part, request| {
+            // SAFETY: as in `new`.
+            unsafe { device.domain().map(buffer.chunks_of(part), request) }
+        })
+    }
+
+    #[inline]
+    fn with_mapping(
+        device: &Arc<Device>,
+        buffer: Arc<ChunkedBuffer>,
+        part: Range<u64>,
+        align: u64,
+        placement: MapPlacement,
+        map: impl FnOnce(&ChunkedBuffer, &Range<u64>, &MapRequest) -> Result<AddrRange<Iova>, DmaError>,
+    ) -> Result<Self, DmaError> {
         let request = MapRequest {
-            len: buffer.len(),
-            align: buffer.alignment(),
+            len: part.end - part.start,
+            align,
             mask: device.mask(),
             placement,
             mapping: mapping(device, &buffer),
         };
         if buffer.memory() == MemoryType::WriteBack && !device.is_coherent() {
-            buffer.sync(SyncFor::Device, Direction::Bidirectional);
+            buffer.sync_part(&part, SyncFor::Device, Direction::Bidirectional);
         }
-        // SAFETY: the buffer owns the chunks. It is dropped after the unmap has returned it, and leaked if
-        // the IOMMU does not confirm an invalidation.
-        let range = match unsafe { device.domain().map(buffer.chunks(), &request) } {
+        let range = match map(&buffer, &part, &request) {
             Ok(range) => range,
             Err(error) => {
                 if error == DmaError::IommuTimeout {
@@ -56,9 +93,9 @@ impl Attachment {
             }
         };
         debug::mapping_added(buffer.tag(), device.domain().key(), range);
-        let this = Self { device: device.clone(), buffer: Some(buffer), range };
+        let this = Self { device: device.clone(), buffer: Some(buffer), part, range };
         trace::record("attach", || this.event());
-        trace::chunks(this.buffer().chunks());
+        trace::chunks(this.chunks());
         Ok(this)
     }
 
@@ -67,8 +104,13 @@ impl Attachment {
         self.range
     }
 
-    /// Returns the device addresses of the bytes from `offset` to before `end`, in order. More than one range
-    /// only without translation ([`MapPlacement::PerChunk`]).
+    /// The chunks of the attached part; those across its ends are split.
+    fn chunks(&self) -> impl Iterator<Item = Chunk> + Clone {
+        self.buffer().chunks_of(&self.part)
+    }
+
+    /// Returns the device addresses of the attached bytes from `offset` to before `end`, in order. More than one
+    /// range only without translation ([`MapPlacement::PerChunk`]).
     pub fn bus_ranges(&self, offset: u64, end: u64) -> Vec<AddrRange<Iova>> {
         let domain = self.device.domain();
         if domain.is_translated() {
@@ -77,7 +119,7 @@ impl Attachment {
         }
         let mut at = 0;
         let mut ranges = Vec::new();
-        for chunk in self.buffer().chunks() {
+        for chunk in self.chunks() {
             let (first, next) = (at.max(offset), (at + chunk.bytes()).min(end));
             if first < next {
                 let part = AddrRange::new(chunk.start() + (first - at), chunk.start() + (next - at));
@@ -88,8 +130,13 @@ impl Attachment {
         ranges
     }
 
-    /// Returns the device address of `chunk`, a chunk of the buffer at byte `offset`.
+    /// Returns the device address of `chunk`, a chunk of the buffer at byte `offset`; `None` unless all of it is
+    /// attached.
     pub fn address_at(&self, offset: u64, chunk: Chunk) -> Option<Iova> {
+        let offset = offset.checked_sub(self.part.start)?;
+        if chunk.bytes() > self.range.len().checked_sub(offset)? {
+            return None;
+        }
         let domain = self.device.domain();
         if domain.is_translated() {
             return Some(self.range.start() + offset);
@@ -97,7 +144,7 @@ impl Attachment {
         domain.bus_addresses(self.device.mask(), chunk.range()).map(|range| range.start())
     }
 
-    /// Returns whether the device addresses of the buffer are contiguous: [`range`](Self::range).
+    /// Returns whether the device addresses of the part are contiguous: [`range`](Self::range).
     pub fn is_contiguous(&self) -> bool {
         let mut next = None;
         let follows = |chunk: Chunk| {
@@ -105,13 +152,7 @@ impl Attachment {
             next = Some(chunk.range().end());
             fits
         };
-        self.device.domain().is_translated() || self.buffer().chunks().all(follows)
-    }
-
-    /// The part of [`range`](Self::range) below the device's mask.
-    pub fn reachable(&self) -> AddrRange<Iova> {
-        let end = self.device.mask().highest().raw().saturating_add(1);
-        AddrRange::new(self.range.start(), self.range.end().min(Iova::new(end)).max(self.range.start()))
+        self.device.domain().is_translated() || self.chunks().all(follows)
     }
 
     pub fn buffer(&self) -> &Arc<ChunkedBuffer> {
@@ -126,7 +167,13 @@ impl Attachment {
     }
 
     fn event(&self) -> Event<'_> {
-        Event { device: Some(&self.device), iova: Some(self.range.start()), ..self.buffer().event() }
+        Event {
+            device: Some(&self.device),
+            iova: Some(self.range.start()),
+            len: self.range.len(),
+            chunks: self.chunks().count(),
+            ..self.buffer().event()
+        }
     }
 }
 
@@ -148,7 +195,7 @@ impl Drop for Attachment {
         // CPUs read the device's data next. After the unmap: while the device can still write, speculation
         // could fetch lines that become outdated.
         if let Some(buffer) = buffer.filter(|_| !self.device.is_coherent()) {
-            buffer.sync(SyncFor::Cpu, Direction::Bidirectional);
+            buffer.sync_part(&self.part, SyncFor::Cpu, Direction::Bidirectional);
         }
     }
 }

@@ -11,10 +11,12 @@ use crate::memory::vmalloc::{self, VMALLOC};
 use crate::memory::{heap, layout, linear, window, zones};
 use addr::{AddrRange, Chunk, KernelVa, MemoryType, PAGE_SIZE};
 use alloc::sync::Arc;
+use core::ops::Range;
 use dma_api::{Attrs, Direction, DmaError};
 use memory::chunks::Request;
 use memory::{Frames, OwnedChunk};
 use pagetable::Mapping;
+use program::chunk_range;
 use spin::Once;
 
 /// A list of chunks, zero-filled at allocation.
@@ -102,6 +104,11 @@ impl ChunkedBuffer {
         self.frames.chunks()
     }
 
+    /// The chunks of the bytes `part`, which are whole pages; those across its ends are split.
+    pub(super) fn chunks_of(&self, part: &Range<u64>) -> impl Iterator<Item = Chunk> + Clone {
+        chunk_range(self.chunks(), part.start, part.end - part.start)
+    }
+
     /// The number of chunks.
     pub fn chunk_count(&self) -> usize {
         self.frames.chunk_count()
@@ -157,9 +164,14 @@ impl ChunkedBuffer {
     /// Cache maintenance for a device that does not snoop: makes its writes visible to CPUs, or the CPUs'
     /// writes visible to it. No operation for a non-cacheable buffer.
     pub fn sync(&self, to: SyncFor, direction: Direction) {
+        self.sync_part(&(0..self.len()), to, direction);
+    }
+
+    /// [`ChunkedBuffer::sync`] of the bytes `part`, which are whole pages.
+    pub(super) fn sync_part(&self, part: &Range<u64>, to: SyncFor, direction: Direction) {
         if self.memory == MemoryType::WriteBack {
             // SAFETY: the buffer owns the chunks; their memory type is write-back by the check above.
-            unsafe { to.maintain_lines(self.chunks(), direction) };
+            unsafe { to.maintain_lines(self.chunks_of(part), direction) };
             arch::barrier::dsb_sy();
         }
     }

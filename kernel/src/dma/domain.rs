@@ -128,7 +128,7 @@ impl Domain {
         chunks: impl Iterator<Item: FrameRun> + Clone,
         request: &MapRequest,
     ) -> Result<AddrRange<Iova>, DmaError> {
-        if request.placement != MapPlacement::Start && !request.mask.holds(request.len) {
+        if !request.mask.holds(request.len) {
             return Err(DmaError::PastMask { len: request.len, mask: request.mask });
         }
         let range = match &self.translation {

@@ -1,6 +1,6 @@
 //! The lock-protected part of a translated domain: the IOVA allocator and the page tables.
 
-use super::request::{MapPlacement, MapRequest};
+use super::request::MapRequest;
 use crate::debug::{self, FailPoint};
 use crate::iommu::{Smmu, Tables};
 use addr::{AddrRange, FrameRun, Iova, Order, PAGE_SIZE, PhysAddr};
@@ -114,25 +114,20 @@ impl IovaSpace {
     fn alloc_range(&mut self, request: &MapRequest) -> Result<AddrRange<Iova>, DmaError> {
         let highest = request.mask.highest();
         let exhausted = DmaError::OutOfIova { len: request.len, highest };
-        let limit = match request.placement {
-            MapPlacement::Whole | MapPlacement::PerChunk => highest,
-            // The first page is then below the mask.
-            MapPlacement::Start => Iova::new(highest.raw().saturating_add(request.len - PAGE_SIZE)),
-        };
-        let range = self.ranges.alloc(request.len, request.align, limit);
-        range.or_else(|_| self.alloc_less_aligned(request, limit)).map_err(|_| exhausted)
+        let range = self.ranges.alloc(request.len, request.align, highest);
+        range.or_else(|_| self.alloc_less_aligned(request, highest)).map_err(|_| exhausted)
     }
 
     #[cold]
     fn alloc_less_aligned(
         &mut self,
         request: &MapRequest,
-        limit: Iova,
+        highest: Iova,
     ) -> Result<AddrRange<Iova>, RangeError<Iova>> {
         let smaller = [Order::BLOCK_2M, Order::CONTIGUOUS, Order::PAGE].map(Order::bytes);
-        let mut found = Err(RangeError::OutOfRange { len: request.len, highest: limit });
+        let mut found = Err(RangeError::OutOfRange { len: request.len, highest });
         for align in smaller.into_iter().filter(|&align| align < request.align) {
-            found = found.or_else(|_| self.ranges.alloc(request.len, align, limit));
+            found = found.or_else(|_| self.ranges.alloc(request.len, align, highest));
         }
         found
     }

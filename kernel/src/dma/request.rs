@@ -16,15 +16,12 @@ pub(super) struct MapRequest {
     pub mapping: Mapping,
 }
 
-/// The part of a mapping that must lie below the device's mask.
+/// The form of a mapping, all of which is below the device's mask.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum MapPlacement {
-    /// All of it.
+    /// One range of addresses.
     Whole,
-    /// Its start: a buffer larger than the range below the mask is mapped completely, and the driver uses
-    /// only addresses below the mask.
-    Start,
-    /// All of it; without translation the chunks may be scattered, for a device with scatter-gather. The
+    /// Without translation the chunks may be scattered, for a device with scatter-gather. The
     /// result is then not a contiguous range: [`Domain::bus_addresses`](super::Domain) returns the addresses.
     PerChunk,
 }

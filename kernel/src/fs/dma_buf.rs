@@ -54,14 +54,15 @@ impl DmaBuf {
         if self.has_quarantined_device() { Err(Errno::EIO) } else { Ok(()) }
     }
 
-    /// Returns the chunks from number `first` on, with their device addresses in the first live attachment.
+    /// Returns the chunks from number `first` on, with their device addresses in the first live attachment of all
+    /// of the chunk.
     fn chunks(&self, first: usize) -> impl Iterator<Item = BufferChunk> {
-        let attachment = self.attachments.lock().iter().find_map(Weak::upgrade);
+        let attachments = self.attachments();
         let mut offset = 0;
         let all = self.buffer.chunks().map(move |chunk| {
             let (start, len) = (offset, chunk.bytes());
             offset += len;
-            let iova = attachment.as_ref().and_then(|attachment| attachment.address_at(start, chunk));
+            let iova = attachments.iter().find_map(|attachment| attachment.address_at(start, chunk));
             BufferChunk { iova: iova.map_or(NOT_ATTACHED, Iova::raw), pa: chunk.start().raw(), len }
         });
         all.skip(first)

@@ -14,13 +14,13 @@ pub struct EduImport {
     pub fd: i32,
     /// Padding.
     pub gap_fd: u32,
-    /// Out: IOVA of the first byte.
-    pub device_address: u64,
-    /// Out: length in bytes.
+    /// In: offset in the buffer, whole pages. Out: IOVA of the first byte.
+    pub address: u64,
+    /// In: bytes to map, whole pages; 0 for all from the offset on. Out: mapped bytes.
     pub len: u64,
 }
 
-/// Maps a dma-buf for the device until [`EDU_RELEASE`] or until the file is closed.
+/// Maps a range of a dma-buf for the device, all of it below the device's DMA mask, until [`EDU_RELEASE`] or until the file is closed.
 pub const EDU_IMPORT: Ioctl = Ioctl::new::<EduImport>(IoctlDirection::ReadWrite, b'E', 0);
 
 /// Argument of [`EDU_RELEASE`].

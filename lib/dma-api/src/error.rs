@@ -78,7 +78,7 @@ impl fmt::Display for DmaError {
             Self::OutOfFrames { wanted, had } => write!(f, "out of frames: {wanted} requested, {had} found"),
             Self::OutOfHeap => write!(f, "out of heap"),
             Self::OutOfIova { len, highest } => {
-                write!(f, "out of IOVAs up to {highest}: {} requested", Size(len))
+                write!(f, "no free range of {} in the IOVAs up to {highest}", Size(len))
             }
             Self::OutOfVmalloc { len } => write!(f, "out of vmalloc space: {} requested", Size(len)),
             Self::OutOfTables => write!(f, "out of page table frames"),

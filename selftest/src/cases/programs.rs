@@ -75,6 +75,8 @@ pub(super) const TESTS: &[Test] = probes! {
     "imported_buffer_outlives_its_cpu_mapping" by passes_with_edu "edu-buffer-lifetime",
     "edu_refuses_invalid_arguments" by passes_with_edu "edu-bad-arguments",
     "release_waits_for_the_copy_of_the_buffer" by passes_with_edu "edu-release-during-copy",
+    "edu_imports_ranges_of_a_buffer" by passes_with_edu "edu-import-ranges",
+    "import_is_whole_below_the_dma_mask" by passes_with_iommu "edu-import-whole",
     "frame_exhaustion_is_recoverable" by passes "exhaust-buffers",
     "descriptor_exhaustion_is_recoverable" by passes "exhaust-descriptors",
     "thread_exhaustion_is_recoverable" by passes "exhaust-threads",

@@ -21,7 +21,7 @@ pub struct Edu {
     file: File,
 }
 
-/// A buffer attached to the device; detached when dropped.
+/// A range of a buffer attached to the device; detached when dropped.
 #[derive(Debug)]
 pub struct ImportedBuffer<'edu> {
     edu: &'edu Edu,
@@ -53,15 +53,25 @@ impl Edu {
         usual.or_else(|error| other.map_err(|_| error)).map(|file| Self { file })
     }
 
-    /// Attaches a dma-buf to the device.
+    /// Attaches a whole dma-buf to the device.
     ///
     /// # Errors
-    /// `EBADF` or `EINVAL` if it is not a dma-buf, `ENOMEM` without page tables or IOVA space.
+    /// `EBADF` or `EINVAL` if it is not a dma-buf, `ENOMEM` without page tables or IOVA space, `ERANGE` if the
+    /// device cannot address so much memory.
     pub fn import(&self, buffer: &impl AsFd) -> io::Result<ImportedBuffer<'_>> {
+        self.import_range(buffer, 0, 0)
+    }
+
+    /// Attaches `len` bytes of a dma-buf from `offset` on to the device, both whole pages; all from there on if
+    /// `len` is 0.
+    ///
+    /// # Errors
+    /// As [`Edu::import`]; `EINVAL` also if the range is not inside the dma-buf.
+    pub fn import_range(&self, buffer: &impl AsFd, offset: u64, len: u64) -> io::Result<ImportedBuffer<'_>> {
         let fd = buffer.as_fd().as_raw_fd();
-        let mut import = EduImport { fd, gap_fd: 0, device_address: 0, len: 0 };
+        let mut import = EduImport { fd, gap_fd: 0, address: offset, len };
         request(&self.file, EDU_IMPORT, &mut import)?;
-        Ok(ImportedBuffer { edu: self, address: import.device_address, len: import.len })
+        Ok(ImportedBuffer { edu: self, address: import.address, len: import.len })
     }
 
     /// Copies from memory at the IOVA `address` to the device's internal buffer.

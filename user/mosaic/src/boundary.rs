@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::ops::Range;
 
 use abi::dma::BufferChunk;
 
@@ -25,34 +26,32 @@ impl fmt::Display for ChunkBoundary {
     }
 }
 
-/// Selects two boundaries for copies of `piece` bytes centred on them: the two furthest apart that do not
-/// overlap and have chunks of at least half a piece on either side.
-///
-/// The device's DMA mask may not cover the whole buffer, so both are in its first eighth; if that has fewer
-/// than two (it may be a single large chunk in lowmem), the first two are selected. Without chunk information
+/// Selects two boundaries in `part` of the buffer for copies of `piece` bytes centred on them: the two furthest
+/// apart that do not overlap and have chunks of at least half a piece on either side. Without chunk information
 /// two fixed offsets are used.
 ///
 /// # Errors
 /// Fails if the chunks are physically contiguous.
 pub fn pick_two(
     chunks: &[BufferChunk],
-    bytes: u64,
+    part: &Range<u64>,
     piece: u64,
 ) -> io::Result<(ChunkBoundary, ChunkBoundary)> {
     if chunks.is_empty() {
         return Ok((
-            ChunkBoundary { at: piece, physical: None },
-            ChunkBoundary { at: bytes / 8, physical: None },
+            ChunkBoundary { at: part.start + piece, physical: None },
+            ChunkBoundary { at: part.end - piece, physical: None },
         ));
     }
-    let contiguous =
-        || io::Error::other("the buffer is physically contiguous: free memory was not fragmented");
-    let mut all = boundaries(chunks, piece / 2);
-    let first = all.next().ok_or_else(contiguous)?;
-    let mut others = all.filter(|boundary| boundary.at - first.at >= piece);
-    let next = others.next().ok_or_else(contiguous)?;
-    let last = others.take_while(|boundary| boundary.at <= bytes.div_ceil(8)).last();
-    Ok((first, last.unwrap_or(next)))
+    let inside = |at: u64| at >= part.start + piece / 2 && at + piece / 2 <= part.end;
+    let mut all = boundaries(chunks, piece / 2).filter(|boundary| inside(boundary.at));
+    let pair = all.next().and_then(|first| {
+        let last = all.filter(|boundary| boundary.at - first.at >= piece).last()?;
+        Some((first, last))
+    });
+    pair.ok_or_else(|| {
+        io::Error::other("the buffer is physically contiguous: free memory was not fragmented")
+    })
 }
 
 /// All boundaries with discontiguous physical addresses between chunks of at least `min_len` bytes.
@@ -86,22 +85,17 @@ mod tests {
     }
 
     #[test]
-    fn selected_boundaries_do_not_overlap_and_are_in_the_first_eighth() {
+    fn selected_boundaries_are_far_apart_and_inside_the_part() {
         let list: Vec<_> = (0..64).map(|n| (0x100_0000 - n * 0x2000, 0x1000)).collect();
-        let (from, to) = pick_two(&chunks(&list), 64 * 0x1000, 0x1000).unwrap();
-        assert_eq!((from.at, to.at), (0x1000, 0x8000));
-    }
-
-    #[test]
-    fn boundaries_past_a_large_first_chunk_are_selected() {
-        let list: Vec<_> = (0..8).map(|n| (0x100_0000 - n * 0x2_0000, 0x1_0000)).collect();
-        let (from, to) = pick_two(&chunks(&list), 8 * 0x1_0000, 0x1000).unwrap();
-        assert_eq!((from.at, to.at), (0x1_0000, 0x2_0000));
+        let pick = |part| pick_two(&chunks(&list), &part, 0x1000).map(|(from, to)| (from.at, to.at)).ok();
+        assert_eq!(pick(0..0x4_0000), Some((0x1000, 0x3_f000)));
+        assert_eq!(pick(0x8000..0xa000), None, "only one boundary inside");
+        assert_eq!(pick(0x8000..0xb000), Some((0x9000, 0xa000)));
     }
 
     #[test]
     fn physically_contiguous_buffer_is_an_error() {
-        assert!(pick_two(&chunks(&[(0x1000, 0x1000), (0x2000, 0x1000)]), 0x2000, 0x1000).is_err());
-        assert!(pick_two(&[], 1 << 20, 0x1000).is_ok());
+        assert!(pick_two(&chunks(&[(0x1000, 0x1000), (0x2000, 0x1000)]), &(0..0x2000), 0x1000).is_err());
+        assert!(pick_two(&[], &(0..1 << 20), 0x1000).is_ok());
     }
 }

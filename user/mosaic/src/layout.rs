@@ -1,4 +1,4 @@
-//! Maps of the buffer in IOVA order and in physical address order.
+//! Maps of the buffer in IOVA order (by offset, unless all of it is attached) and in physical address order.
 //!
 //! A cell is a range of addresses. Its letter (or colour) is the part of the buffer that occupies most of it;
 //! lower case (or a lighter block) if the buffer occupies at most half of the range.
@@ -34,8 +34,10 @@ pub fn draw(chunks: &[BufferChunk], color: bool) -> String {
     let by_device =
         cells(offsets.clone().map(|(at, chunk)| (at, at, chunk.len)), 0, device_cell, bytes, bytes);
     let by_ram = cells(offsets.map(|(at, chunk)| (chunk.pa, at, chunk.len)), first, ram_cell, high, bytes);
-    let origin = chunks.first().map(|chunk| chunk.iova).filter(|iova| *iova != NOT_ATTACHED).unwrap_or(0);
-    let mut text = format!("buffer in IOVA order, one cell is {}:\n", Size(device_cell));
+    let attached = chunks.iter().all(|chunk| chunk.iova != NOT_ATTACHED);
+    let origin = chunks.first().filter(|_| attached).map_or(0, |chunk| chunk.iova);
+    let order = if attached { "in IOVA order" } else { "by offset" };
+    let mut text = format!("buffer {order}, one cell is {}:\n", Size(device_cell));
     text += &lines(&by_device, origin, device_cell, color);
     text += &format!("buffer in physical memory, one cell is {}:\n", Size(ram_cell));
     text += &lines(&by_ram, first, ram_cell, color);

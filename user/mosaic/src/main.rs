@@ -2,13 +2,14 @@
 //! highmem.
 //!
 //! It fragments free memory, allocates the buffer, fills it through `mmap`, lets a device copy across the
-//! boundaries of chunks that are not physically adjacent, verifies every byte, and draws the chunks in IOVA
+//! boundaries of chunks that are not physically adjacent, in each part that it attaches, verifies every byte, and draws the chunks in IOVA
 //! order and in physical order. The kernel never maps the buffer, which the line `vmalloc bytes: 0` shows.
 //!
 //! `mosaic [--color|--plain] [--size=512M]`. On another kernel, or without the device, it performs the steps
 //! that are possible and reports the others.
 
 use std::io::{self, IsTerminal};
+use std::ops::Range;
 use std::process::ExitCode;
 
 use abi::dma::SyncFlags;
@@ -23,7 +24,7 @@ mod progress;
 mod size;
 mod summary;
 
-use boundary::ChunkBoundary;
+use pattern::CopiedBlock;
 use progress::Progress;
 use summary::BufferInfo;
 
@@ -31,6 +32,10 @@ use summary::BufferInfo;
 const DEFAULT_SIZE: u64 = 512 << 20;
 /// The size of a copy: the device's internal buffer. Half of it is on either side of the chunk boundary.
 const PIECE: u64 = abi::edu::EDU_BUFFER_BYTES;
+/// The largest part of the buffer that is attached at a time: half of the space below the DMA mask of `edu`.
+const LARGEST_PART: u64 = 128 << 20;
+/// The size of parts is a multiple of a block mapping.
+const PART_ALIGN: u64 = 2 << 20;
 
 /// Command-line options.
 struct Options {
@@ -88,13 +93,14 @@ fn run(options: &Options) -> io::Result<()> {
     })?;
     let view = buffer.map(Protection::ReadWrite)?;
     fill(&buffer, &view, &progress)?;
-    let copied = copy(&heap, &buffer, &view, &progress);
-    verify(&buffer, &view, copied.as_ref().ok(), &progress)?;
-    let info = match &copied {
-        Ok(copied) => &copied.info,
-        Err(_) => &BufferInfo::of(&heap, &buffer)?,
+    let mut report = CopyReport::default();
+    let copied = copy(&heap, &buffer, &progress, &mut report);
+    verify(&buffer, &view, &report.blocks, &progress)?;
+    let info = match report.info {
+        Some(info) => Some(info),
+        None => BufferInfo::of(&heap, &buffer)?,
     };
-    match info {
+    match &info {
         Some(info) => {
             println!("\n{}", layout::draw(&info.chunks, options.color));
             summary::print(&buffer, info);
@@ -102,7 +108,7 @@ fn run(options: &Options) -> io::Result<()> {
         None => println!("no chunk information from this kernel: layout not shown"),
     }
     drop(fragmentation);
-    copied.map(drop)
+    copied
 }
 
 /// Adds a hint to an allocation error.
@@ -119,42 +125,53 @@ fn fill(buffer: &Buffer, view: &View, progress: &Progress) -> io::Result<()> {
     buffer.sync(SyncFlags::WRITE | SyncFlags::END)
 }
 
-/// The device's copy.
+/// The device's copies.
+#[derive(Default)]
 struct CopyReport {
-    /// The source, centred on this boundary.
-    from: ChunkBoundary,
-    /// The destination, centred on this boundary.
-    to: ChunkBoundary,
-    /// The buffer while attached to the device.
+    /// One block per part, in ascending order.
+    blocks: Vec<CopiedBlock>,
+    /// The buffer while its first part is attached to the device.
     info: Option<BufferInfo>,
 }
 
-/// Lets the device copy a block across a chunk boundary to another boundary.
-fn copy(heap: &Heap, buffer: &Buffer, view: &View, progress: &Progress) -> io::Result<CopyReport> {
-    let edu = Edu::open()?;
-    let imported = edu.import(buffer)?;
-    let info = BufferInfo::of(heap, buffer)?;
-    let chunks = info.as_ref().map_or(&[][..], |info| &info.chunks);
-    let (from, to) = boundary::pick_two(chunks, view.bytes() as u64, PIECE)?;
-    progress.step(&format!("device reads {PIECE} bytes across {from}"), || {
-        edu.load(imported.address + from.at - PIECE / 2, PIECE, 0)
-    })?;
-    progress.step(&format!("device writes them across {to}"), || {
-        edu.store(imported.address + to.at - PIECE / 2, PIECE, 0)
-    })?;
-    Ok(CopyReport { from, to, info: BufferInfo::of(heap, buffer)? })
+/// The parts of a buffer of `bytes` that are attached one after the other, of about the same size.
+fn parts(bytes: u64) -> impl Iterator<Item = Range<u64>> {
+    let size = bytes.div_ceil(bytes.div_ceil(LARGEST_PART)).next_multiple_of(PART_ALIGN);
+    (0..bytes).step_by(size as usize).map(move |start| start..bytes.min(start + size))
 }
 
-/// Verifies every word of the buffer: the fill pattern, except for the block written by the device.
-fn verify(buffer: &Buffer, view: &View, copied: Option<&CopyReport>, progress: &Progress) -> io::Result<()> {
-    let start = |boundary: ChunkBoundary| ((boundary.at - PIECE / 2) / 8) as usize;
-    let words = (PIECE / 8) as usize;
-    let moved =
-        copied.map(|copied| pattern::CopiedBlock { from: start(copied.from), to: start(copied.to), words });
+/// Attaches the buffer to the device part by part, and lets the device copy a block across a chunk boundary to
+/// another boundary of the part.
+fn copy(heap: &Heap, buffer: &Buffer, progress: &Progress, report: &mut CopyReport) -> io::Result<()> {
+    let edu = Edu::open()?;
+    for part in parts(buffer.bytes()) {
+        let imported = edu.import_range(buffer, part.start, part.end - part.start)?;
+        let info = BufferInfo::of(heap, buffer)?;
+        let chunks = info.as_ref().map_or(&[][..], |info| &info.chunks);
+        let (from, to) = boundary::pick_two(chunks, &part, PIECE)?;
+        let address = |at: u64| imported.address + (at - PIECE / 2 - part.start);
+        progress.step(&format!("device reads {PIECE} bytes across {from}"), || {
+            edu.load(address(from.at), PIECE, 0)
+        })?;
+        progress.step(&format!("device writes them across {to}"), || edu.store(address(to.at), PIECE, 0))?;
+        let word = |at: u64| ((at - PIECE / 2) / 8) as usize;
+        let words = (PIECE / 8) as usize;
+        report.blocks.push(CopiedBlock { from: word(from.at), to: word(to.at), words });
+        if report.info.is_none() {
+            report.info = BufferInfo::of(heap, buffer)?;
+        }
+    }
+    Ok(())
+}
+
+/// Verifies every word of the buffer: the fill pattern, except for the blocks written by the device.
+fn verify(buffer: &Buffer, view: &View, copied: &[CopiedBlock], progress: &Progress) -> io::Result<()> {
+    let mut copied = copied.iter().copied().peekable();
     buffer.sync(SyncFlags::READ)?;
     progress.over("verify every byte", view.words(), |words| {
         for index in words {
-            let expected = pattern::expected(index, moved);
+            while copied.next_if(|block| block.to + block.words <= index).is_some() {}
+            let expected = pattern::expected(index, copied.peek().copied());
             if view.word(index) != expected {
                 let (at, found) = (index * 8, view.word(index));
                 return Err(io::Error::other(format!(
@@ -165,4 +182,24 @@ fn verify(buffer: &Buffer, view: &View, copied: Option<&CopyReport>, progress: &
         Ok(())
     })?;
     buffer.sync(SyncFlags::READ | SyncFlags::END)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_cover_the_buffer_and_none_is_small() {
+        const MIB: u64 = 1 << 20;
+        for (bytes, sizes) in [
+            (512 * MIB, vec![128 * MIB; 4]),
+            (256 * MIB, vec![128 * MIB; 2]),
+            (130 * MIB, vec![66 * MIB, 64 * MIB]),
+            (68 << 10, vec![68 << 10]),
+        ] {
+            let found: Vec<_> = parts(bytes).collect();
+            assert!(found.windows(2).all(|pair| pair[0].end == pair[1].start), "{found:?}");
+            assert_eq!(found.iter().map(|part| part.end - part.start).collect::<Vec<_>>(), sizes);
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! The fill pattern: a different value for every word, so that misplaced data is detected.
 
 /// A block copied within the buffer.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct CopiedBlock {
     /// The first source word.
     pub from: usize,

@@ -318,7 +318,8 @@ impl Fuzzer {
                 self.ioctl(slot, EDU_RELEASE, &mut release);
             }
             _ => {
-                let mut import = EduImport { fd: buffer as i32, gap_fd: 0, device_address: 0, len: 0 };
+                let (address, len) = (self.random() % 8 * 2048, self.random() % 8 * 2048);
+                let mut import = EduImport { fd: buffer as i32, gap_fd: 0, address, len };
                 self.ioctl(slot, EDU_IMPORT, &mut import);
             }
         }

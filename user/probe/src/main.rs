@@ -19,6 +19,7 @@ mod files;
 mod futexes;
 mod fuzz;
 mod huge_lengths;
+mod import_range;
 mod infoleak;
 mod iterations;
 mod memory;
@@ -90,6 +91,8 @@ const PROBES: &[Probe] = &[
     ("edu-user-pages", Expectation::Pass, device::user_pages),
     ("edu-buffer-lifetime", Expectation::Pass, device::buffer_lifetime),
     ("edu-bad-arguments", Expectation::Pass, device::bad_arguments),
+    ("edu-import-ranges", Expectation::Pass, import_range::ranges),
+    ("edu-import-whole", Expectation::Pass, import_range::whole),
     ("edu-fill-buffer", Expectation::Pass, device::fill_buffer),
     ("edu-scan-buffer", Expectation::Manual, device::scan_buffer),
     ("edu-hold", Expectation::Manual, device::hold),

@@ -21,6 +21,7 @@ use abi::file::{PollEvents, Stat};
 use addr::{AddrRange, Iova, PAGE_SIZE, UserVa};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
+use core::ops::Range;
 use core::sync::atomic::{AtomicU64, Ordering};
 use drivers::dma_engine::{CopyError, TransferDirection, check_buffer_range};
 
@@ -63,14 +64,14 @@ impl DmaEngineFile {
         let mut import: EduImport = memory.read(at)?;
         let file = caller.files.lock().get(import.fd)?.file.clone();
         let dma_buf = file.file().dma_buf().ok_or(Errno::EINVAL)?;
+        let buffer = dma_buf.buffer();
+        let part = part(buffer.len(), import.address, import.len).ok_or(Errno::EINVAL)?;
         let scattered = self.engine.supports_scatter_gather() && !self.is_translated();
-        // A device whose mask is smaller than the buffer reaches the start of it.
-        let fit = if scattered { MapPlacement::PerChunk } else { MapPlacement::Start };
-        let attachment =
-            Attachment::new(self.engine.device(), dma_buf.buffer().clone(), fit).map_err(errno)?;
-        let attachment = Arc::new(attachment);
+        let placement = if scattered { MapPlacement::PerChunk } else { MapPlacement::Whole };
+        let attachment = Attachment::of_part(self.engine.device(), buffer.clone(), part, placement);
+        let attachment = Arc::new(attachment.map_err(errno)?);
         let range = self.range_of(&attachment);
-        (import.device_address, import.len) = (range.start().raw(), range.len());
+        (import.address, import.len) = (range.start().raw(), range.len());
         memory.write(at, &import)?;
         dma_buf.add_attachment(&attachment);
         self.imports.lock().add(range, Arc::new(Import { attachment }));
@@ -79,7 +80,7 @@ impl DmaEngineFile {
 
     /// Returns the addresses by which the program refers to the buffer.
     fn range_of(&self, attachment: &Attachment) -> AddrRange<Iova> {
-        let len = attachment.buffer().len();
+        let len = attachment.range().len();
         let start = if attachment.is_contiguous() {
             attachment.range().start()
         } else {
@@ -193,6 +194,14 @@ fn direction(copy: &EduCopy) -> Result<TransferDirection, Errno> {
     }
 }
 
+/// Returns the bytes of a buffer of `total` bytes that an import names: `len` from `offset` on, or all from
+/// there on if `len` is 0. `None` if they are no whole pages, none, or not all in the buffer.
+fn part(total: u64, offset: u64, len: u64) -> Option<Range<u64>> {
+    let end = if len == 0 { total } else { offset.checked_add(len)? };
+    let pages = offset.is_multiple_of(PAGE_SIZE) && end.is_multiple_of(PAGE_SIZE);
+    (pages && offset < end && end <= total).then_some(offset..end)
+}
+
 impl File for DmaEngineFile {
     fn poll(&self) -> PollEvents {
         if self.engine.is_gone() {
@@ -222,5 +231,28 @@ impl File for DmaEngineFile {
             return Err(Errno::ENOTTY);
         }
         Ok(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn imports_name_whole_pages_of_the_buffer() {
+        let total = 4 * PAGE_SIZE;
+        for (offset, len, expected) in [
+            (0, 0, Some(0..total)),
+            (PAGE_SIZE, 0, Some(PAGE_SIZE..total)),
+            (PAGE_SIZE, 2 * PAGE_SIZE, Some(PAGE_SIZE..3 * PAGE_SIZE)),
+            (0, total, Some(0..total)),
+            (total, 0, None),
+            (0, total + PAGE_SIZE, None),
+            (1, 0, None),
+            (0, 1, None),
+            (u64::MAX - PAGE_SIZE + 1, PAGE_SIZE, None),
+        ] {
+            assert_eq!(part(total, offset, len), expected, "{offset:#x} {len:#x}");
+        }
     }
 }
