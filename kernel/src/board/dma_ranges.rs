@@ -1,7 +1,7 @@
 //! Bus addresses of memory for a device without an IOMMU: the `dma-ranges` of all parent buses.
 
 use super::node::Cells;
-use super::translation::{BusRange, bus_ranges};
+use super::translation::{BusMapping, BusRange, bus_mapping};
 use super::{NodeError, TreeNode};
 use addr::{AddrRange, Iova, PhysAddr};
 use alloc::vec::Vec;
@@ -35,8 +35,7 @@ impl DmaTranslation {
         let mut buses: Vec<_> = node.ancestors().skip(1).filter(|bus| bus.parent().is_some()).collect();
         while let Some(bus) = buses.pop() {
             // As in Linux, a missing property is equivalent to an empty one: an identity mapping.
-            let mut entries = bus_ranges(&bus, "dma-ranges")?.into_iter().flatten().peekable();
-            if entries.peek().is_some() {
+            if let BusMapping::Entries(entries) = bus_mapping(&bus, "dma-ranges")? {
                 translation = translation.through(entries)?;
             }
         }
@@ -67,7 +66,7 @@ impl DmaTranslation {
                 .flat_map(|entry| windows.iter().filter_map(move |window| intersect(window, entry)))
                 .collect(),
         };
-        if windows.is_empty() { Err(NodeError::Malformed("dma-ranges")) } else { Ok(Self::Windows(windows)) }
+        if windows.is_empty() { Err(NodeError::NoDmaWindow) } else { Ok(Self::Windows(windows)) }
     }
 
     fn windows(self) -> Vec<BusWindow> {
@@ -156,15 +155,19 @@ mod tests {
     }
 
     #[test]
-    fn malformed_or_disjoint_dma_ranges_are_an_error() {
+    fn malformed_disjoint_or_empty_dma_ranges_are_an_error() {
         assert_eq!(ranges(Some(&[1, 2, 3]), None), Err(NodeError::Malformed("dma-ranges")));
         assert_eq!(ranges(None, Some(&[1])), Err(NodeError::Malformed("dma-ranges")));
         let disjoint = ranges(Some(&[0, 0, 0, 0x1000]), Some(&[0, 0x1000, 0, 0, 0x1000]));
         assert_eq!(
             disjoint,
-            Err(NodeError::Malformed("dma-ranges")),
+            Err(NodeError::NoDmaWindow),
             "an empty set of windows must not be read as an identity mapping"
         );
+        let empty_outside = ranges(None, Some(&[0, 0xc000_0000, 0, 0, 0]));
+        for empty in [ranges(Some(&[0xc000_0000, 0, 0, 0]), None), empty_outside] {
+            assert_eq!(empty, Err(NodeError::NoDmaWindow), "a window of size 0");
+        }
     }
 
     #[test]

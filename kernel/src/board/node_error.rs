@@ -55,6 +55,8 @@ pub enum NodeError {
         /// The limit.
         limit: usize,
     },
+    /// The `dma-ranges` of the parent buses have no common window that is not empty.
+    NoDmaWindow,
     /// No `ranges` of a parent bus translates this address to the CPU's address space.
     Unreachable(u64),
     /// The address range exceeds the address space.
@@ -119,6 +121,7 @@ impl fmt::Display for NodeError {
             Self::TooLong { property, len, limit } => {
                 write!(f, "{property} of {len} bytes exceeds the limit of {limit}")
             }
+            Self::NoDmaWindow => write!(f, "no memory is reachable through dma-ranges"),
             Self::Unreachable(address) => write!(f, "no ranges property translates address {address:#x}"),
             Self::AddressOverflow { start, len } => {
                 write!(f, "{len:#x} bytes at {start:#x} exceed the address space")

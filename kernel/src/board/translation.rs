@@ -20,26 +20,38 @@ pub(super) fn range<A: Address>(start: u64, len: u64) -> Result<AddrRange<A>, No
     AddrRange::from_len(A::new(start), len).ok_or(NodeError::AddressOverflow { start, len })
 }
 
-/// The entries of the property `name` (`ranges` or `dma-ranges`) of `bus`: `None` if it is missing, no
-/// entries if it is empty.
-pub(super) fn bus_ranges<'a>(
+/// The value of a property `ranges` or `dma-ranges`.
+pub(super) enum BusMapping<I> {
+    /// There is no such property.
+    Missing,
+    /// The property is empty: child and parent addresses are identical.
+    Identity,
+    /// Its entries that are not empty; possibly none.
+    Entries(I),
+}
+
+/// The property `name` (`ranges` or `dma-ranges`) of `bus`.
+pub(super) fn bus_mapping<'a>(
     bus: &TreeNode<'a>,
     name: &'static str,
-) -> Result<Option<impl Iterator<Item = BusRange> + use<'a>>, NodeError> {
-    let Some(value) = bus.property(name) else { return Ok(None) };
+) -> Result<BusMapping<impl Iterator<Item = BusRange> + use<'a>>, NodeError> {
+    match bus.property(name) {
+        None => return Ok(BusMapping::Missing),
+        Some([]) => return Ok(BusMapping::Identity),
+        Some(_) => {}
+    }
     let child = bus.address_cells();
     let parent = bus.parent().map_or(2, |parent| parent.address_cells());
     let size = bus.size_cells();
     let mut cells = bus.cells(name).ok_or(NodeError::Malformed(name))?;
     let entry = child.saturating_add(parent).saturating_add(size);
-    if !value.is_empty() && (entry == 0 || child > 2 || !cells.len().is_multiple_of(entry)) {
+    if entry == 0 || child > 2 || !cells.len().is_multiple_of(entry) {
         return Err(NodeError::Malformed(name));
     }
-    Ok(Some(core::iter::from_fn(move || {
-        let child = cells.take(child)?;
-        Some(BusRange { child, parent: cells.take(parent)?, len: cells.take(size)? })
-            .filter(|range| range.len != 0)
-    })))
+    let entries = core::iter::from_fn(move || {
+        Some(BusRange { child: cells.take(child)?, parent: cells.take(parent)?, len: cells.take(size)? })
+    });
+    Ok(BusMapping::Entries(entries.filter(|entry| entry.len != 0)))
 }
 
 impl<'a> TreeNode<'a> {
@@ -99,10 +111,12 @@ fn register(
 pub(super) fn translate(bus: &TreeNode<'_>, start: u64, len: u64) -> Result<AddrRange<PhysAddr>, NodeError> {
     let mut at = start;
     for bus in bus.ancestors().filter(|bus| bus.parent().is_some()) {
-        let mut entries = bus_ranges(&bus, "ranges")?.ok_or(NodeError::Unreachable(at))?.peekable();
-        if entries.peek().is_some() {
-            at = entries.find_map(|entry| entry.translate(at, len)).ok_or(NodeError::Unreachable(at))?;
-        }
+        let parent = match bus_mapping(&bus, "ranges")? {
+            BusMapping::Missing => None,
+            BusMapping::Identity => Some(at),
+            BusMapping::Entries(mut entries) => entries.find_map(|entry| entry.translate(at, len)),
+        };
+        at = parent.ok_or(NodeError::Unreachable(at))?;
     }
     range(at, len).and_then(|range: AddrRange<PhysAddr>| {
         let reachable = range.end().raw() <= 1 << PHYSICAL_BITS;
@@ -157,6 +171,14 @@ mod tests {
         ]));
         assert_eq!(translated, range(0xfe20_1000, 0x200));
         assert_eq!(device_reg(Some(&[])), range(0x7e20_1000, 0x200));
+    }
+
+    #[test]
+    fn empty_entries_translate_nothing() {
+        let only_empty = device_reg(Some(&[0x7e00_0000, 0, 0, 0]));
+        assert_eq!(only_empty, Err(NodeError::Unreachable(0x7e20_1000)));
+        let after_empty = device_reg(Some(&[0, 0, 0, 0, 0x7e00_0000, 0, 0xfe00_0000, 0x180_0000]));
+        assert_eq!(after_empty, range(0xfe20_1000, 0x200));
     }
 
     #[test]
