@@ -420,7 +420,7 @@ fn pci_configuration_space_is_non_posted() -> Outcome {
     });
     check!(wrong.is_none(), "attributes of {wrong:x?}");
     // The name of a PCI function is its address.
-    if !edu().is_some_and(|edu| edu.device().name().contains(':')) {
+    if non_posted == 0 && !edu().is_some_and(|edu| edu.device().name().contains(':')) {
         skip!("no PCI function");
     }
     check!(non_posted >= 1 << 20, "{non_posted:#x} bytes are Device-nGnRnE, a PCI bus has 1 MiB");
