@@ -18,8 +18,8 @@ const PART: u64 = 128 << 20;
 /// The start of highmem on `virt` with `lowmem=256M`.
 const HIGHMEM: u64 = 0x5000_0000;
 
-/// The failures of the demonstration's trace: the buffer must be allocated, its first attachment must be a part of
-/// it, scattered over highmem, and everything must be freed at the end.
+/// The failures of the demonstration's trace: the buffer must be allocated, its first attachment must be a
+/// part of it, scattered over highmem, and everything must be freed at the end.
 pub fn mosaic(console: &str) -> Vec<String> {
     let events = match read(console) {
         Ok(events) => events,
@@ -109,8 +109,8 @@ fn balanced(events: &[TraceEvent<'_>], take: &str, give: &str, failures: &mut Ve
 mod tests {
     use super::*;
 
-    /// A trace of the life of a buffer of 256 chunks of 2 MiB, every second 2 MiB of highmem, of which the first
-    /// quarter is attached.
+    /// A trace of the life of a buffer of 256 chunks of 2 MiB, every second 2 MiB of highmem, of which the
+    /// first quarter is attached.
     fn good() -> String {
         let line = |kind: &str, len, chunks| {
             format!("dma: {kind} dev=00:01.0 sid=0x8 iova=0x400000 len={len:#x} attrs=0 chunks={chunks}\n")

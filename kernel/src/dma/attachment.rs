@@ -28,8 +28,8 @@ impl Attachment {
     /// Maps all of `buffer` for `device`.
     ///
     /// # Errors
-    /// [`DmaError::PastMask`], [`DmaError::OutOfIova`], [`DmaError::OutOfTables`], [`DmaError::Scattered`] without
-    /// IOMMU; without side effects. After [`DmaError::IommuTimeout`] the buffer is leaked.
+    /// [`DmaError::PastMask`], [`DmaError::OutOfIova`], [`DmaError::OutOfTables`], [`DmaError::Scattered`]
+    /// without IOMMU; without side effects. After [`DmaError::IommuTimeout`] the buffer is leaked.
     pub fn new(
         device: &Arc<Device>,
         buffer: Arc<ChunkedBuffer>,
@@ -37,13 +37,14 @@ impl Attachment {
     ) -> Result<Self, DmaError> {
         let (part, align) = (0..buffer.len(), buffer.alignment());
         Self::with_mapping(device, buffer, part, align, placement, |buffer, _, request| {
-            // SAFETY: the buffer owns the chunks. It is dropped after the unmap has returned it, and leaked if
-            // the IOMMU does not confirm an invalidation.
+            // SAFETY: the buffer owns the chunks. It is dropped after the unmap has returned it, and leaked
+            // if the IOMMU does not confirm an invalidation.
             unsafe { device.domain().map(buffer.chunks(), request) }
         })
     }
 
-    /// Maps the bytes `part` of `buffer` for `device`. `part` must be whole pages inside the buffer, and not empty.
+    /// Maps the bytes `part` of `buffer` for `device`. `part` must be whole pages inside the buffer, and not
+    /// empty.
     ///
     /// # Errors
     /// As [`Attachment::new`].
@@ -109,8 +110,8 @@ impl Attachment {
         self.buffer().chunks_of(&self.part)
     }
 
-    /// Returns the device addresses of the attached bytes from `offset` to before `end`, in order. More than one
-    /// range only without translation ([`MapPlacement::PerChunk`]).
+    /// Returns the device addresses of the attached bytes from `offset` to before `end`, in order. More than
+    /// one range only without translation ([`MapPlacement::PerChunk`]).
     pub fn bus_ranges(&self, offset: u64, end: u64) -> Vec<AddrRange<Iova>> {
         let domain = self.device.domain();
         if domain.is_translated() {
@@ -130,8 +131,8 @@ impl Attachment {
         ranges
     }
 
-    /// Returns the device address of `chunk`, a chunk of the buffer at byte `offset`; `None` unless all of it is
-    /// attached.
+    /// Returns the device address of `chunk`, a chunk of the buffer at byte `offset`; `None` unless all of it
+    /// is attached.
     pub fn address_at(&self, offset: u64, chunk: Chunk) -> Option<Iova> {
         let offset = offset.checked_sub(self.part.start)?;
         if chunk.bytes() > self.range.len().checked_sub(offset)? {

@@ -54,8 +54,8 @@ impl DmaBuf {
         if self.has_quarantined_device() { Err(Errno::EIO) } else { Ok(()) }
     }
 
-    /// Returns the chunks from number `first` on, with their device addresses in the first live attachment of all
-    /// of the chunk.
+    /// Returns the chunks from number `first` on, with their device addresses in the first live attachment of
+    /// all of the chunk.
     fn chunks(&self, first: usize) -> impl Iterator<Item = BufferChunk> {
         let attachments = self.attachments();
         let mut offset = 0;

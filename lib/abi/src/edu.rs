@@ -20,7 +20,8 @@ pub struct EduImport {
     pub len: u64,
 }
 
-/// Maps a range of a dma-buf for the device, all of it below the device's DMA mask, until [`EDU_RELEASE`] or until the file is closed.
+/// Maps a range of a dma-buf for the device, all of it below the device's DMA mask, until [`EDU_RELEASE`] or
+/// until the file is closed.
 pub const EDU_IMPORT: Ioctl = Ioctl::new::<EduImport>(IoctlDirection::ReadWrite, b'E', 0);
 
 /// Argument of [`EDU_RELEASE`].

@@ -56,14 +56,14 @@ impl Edu {
     /// Attaches a whole dma-buf to the device.
     ///
     /// # Errors
-    /// `EBADF` or `EINVAL` if it is not a dma-buf, `ENOMEM` without page tables or IOVA space, `ERANGE` if the
-    /// device cannot address so much memory.
+    /// `EBADF` or `EINVAL` if it is not a dma-buf, `ENOMEM` without page tables or IOVA space, `ERANGE` if
+    /// the device cannot address so much memory.
     pub fn import(&self, buffer: &impl AsFd) -> io::Result<ImportedBuffer<'_>> {
         self.import_range(buffer, 0, 0)
     }
 
-    /// Attaches `len` bytes of a dma-buf from `offset` on to the device, both whole pages; all from there on if
-    /// `len` is 0.
+    /// Attaches `len` bytes of a dma-buf from `offset` on to the device, both whole pages; all from there on
+    /// if `len` is 0.
     ///
     /// # Errors
     /// As [`Edu::import`]; `EINVAL` also if the range is not inside the dma-buf.

@@ -26,9 +26,9 @@ impl fmt::Display for ChunkBoundary {
     }
 }
 
-/// Selects two boundaries in `part` of the buffer for copies of `piece` bytes centred on them: the two furthest
-/// apart that do not overlap and have chunks of at least half a piece on either side. Without chunk information
-/// two fixed offsets are used.
+/// Selects two boundaries in `part` of the buffer for copies of `piece` bytes centred on them: the two
+/// furthest apart that do not overlap and have chunks of at least half a piece on either side. Without chunk
+/// information two fixed offsets are used.
 ///
 /// # Errors
 /// Fails if the chunks are physically contiguous.

@@ -2,8 +2,9 @@
 //! highmem.
 //!
 //! It fragments free memory, allocates the buffer, fills it through `mmap`, lets a device copy across the
-//! boundaries of chunks that are not physically adjacent, in each part that it attaches, verifies every byte, and draws the chunks in IOVA
-//! order and in physical order. The kernel never maps the buffer, which the line `vmalloc bytes: 0` shows.
+//! boundaries of chunks that are not physically adjacent, in each part that it attaches, verifies every byte,
+//! and draws the chunks in IOVA order and in physical order. The kernel never maps the buffer, which the line
+//! `vmalloc bytes: 0` shows.
 //!
 //! `mosaic [--color|--plain] [--size=512M]`. On another kernel, or without the device, it performs the steps
 //! that are possible and reports the others.
@@ -134,14 +135,14 @@ struct CopyReport {
     info: Option<BufferInfo>,
 }
 
-/// The parts of a buffer of `bytes` that are attached one after the other, of about the same size.
+/// The parts of a buffer of `bytes` that are attached in order, of about the same size.
 fn parts(bytes: u64) -> impl Iterator<Item = Range<u64>> {
     let size = bytes.div_ceil(bytes.div_ceil(LARGEST_PART)).next_multiple_of(PART_ALIGN);
     (0..bytes).step_by(size as usize).map(move |start| start..bytes.min(start + size))
 }
 
-/// Attaches the buffer to the device part by part, and lets the device copy a block across a chunk boundary to
-/// another boundary of the part.
+/// Attaches the buffer to the device part by part, and lets the device copy a block across a chunk boundary
+/// to another boundary of the part.
 fn copy(heap: &Heap, buffer: &Buffer, progress: &Progress, report: &mut CopyReport) -> io::Result<()> {
     let edu = Edu::open()?;
     for part in parts(buffer.bytes()) {
