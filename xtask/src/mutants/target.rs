@@ -176,7 +176,7 @@ pub const MUTANTS: &[SourceMutant] = &[
         file: "kernel/src/dma/attachment.rs",
         item: "drop",
         from: "self.device.domain().unmap(self.range, buffer)",
-        to: "buffer",
+        to: "Ok::<_, DmaError>(buffer)",
         oracle: test(RULES, "is free, and mapped by Domain("),
     },
     SourceMutant {
