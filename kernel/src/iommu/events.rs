@@ -1,8 +1,8 @@
 //! The event queue: drained by the interrupt handler; events are queued for the log and forwarded to the
 //! registered sinks.
 
-use super::dominant_stream::DominantStream;
 use super::event_log::{EventLine, EventLog};
+use super::overflow_cause::OverflowCause;
 use super::smmu::Smmu;
 use crate::debug;
 use addr::StreamId;
@@ -47,62 +47,52 @@ pub(super) fn request_drain(time: DrainTime) {
 }
 
 /// Reports to the sinks that `stream` overflowed the queue.
-pub(super) fn report_overflow(smmu: &Smmu, stream: StreamId) {
+fn report_overflow(smmu: &Smmu, stream: StreamId) {
     SINKS.read().iter().for_each(|sink| sink.queue_overflowed(smmu, stream));
 }
 
-/// The event queue of an SMMU and its dominant stream.
+/// The event queue of an SMMU.
 pub(super) struct EventDispatcher {
     queue: EventQueue,
-    /// The dominant stream since the queue was last empty.
-    current: DominantStream,
-    /// The dominant stream when the queue was last found at least half full.
-    dominant: DominantStream,
+    overflow_cause: OverflowCause,
     log: EventLog,
 }
 
 impl EventDispatcher {
-    pub(super) fn new(queue: EventQueue) -> Self {
-        let none = DominantStream::default();
-        Self { queue, current: none, dominant: none, log: EventLog::new() }
+    /// `entries` is the size of `queue`.
+    pub(super) fn new(queue: EventQueue, entries: u64) -> Self {
+        Self { queue, overflow_cause: OverflowCause::new(entries), log: EventLog::new() }
     }
 
-    /// Queues a batch of the recorded events for the log and forwards them to the sinks. Returns whether
-    /// events are left in the queue.
+    /// Queues a batch of the recorded events for the log and forwards them to the sinks, and after an
+    /// overflow the stream that caused it. Returns whether events are left in the queue.
     pub(super) fn drain(&mut self, smmu: &Smmu) -> bool {
-        let Self { queue, current, dominant, log } = self;
+        let Self { queue, overflow_cause, log } = self;
         let left = queue.drain(|report| match report {
             EventReport::Event(event) => {
                 log.push(EventLine::Event(event));
                 debug::translation_fault(smmu.stream_key(event.stream), &event);
-                current.add(event.stream);
+                overflow_cause.add(event.stream);
                 forward(smmu, &event);
             }
             EventReport::RateLimited(event) => {
                 request_drain(DrainTime::AfterWindow);
-                current.add(event.stream);
+                overflow_cause.add(event.stream);
                 forward(smmu, &event);
             }
             EventReport::Suppressed(suppressed) => log.push(EventLine::Suppressed(suppressed)),
             EventReport::Overflow => smmu.command_queue().record_lost_events(),
         });
-        let entries = smmu.features().event_queue_entries();
-        if 2 * current.events() >= entries {
-            *dominant = *current;
-        }
-        if !left || current.events() >= entries {
-            *current = DominantStream::default();
+        if overflow_cause.end_batch(left)
+            && smmu.command_queue().take_lost_events()
+            && let Some(stream) = overflow_cause.take()
+        {
+            report_overflow(smmu, stream);
         }
         if left || !log.is_empty() {
             request_drain(DrainTime::Now);
         }
         left
-    }
-
-    /// Returns the dominant stream when the queue was last found at least half full; a burst may be split
-    /// over several drains.
-    pub(super) fn dominant(&self) -> DominantStream {
-        self.dominant
     }
 
     /// Removes and returns the oldest line of the log.

@@ -6,10 +6,10 @@
 
 mod bringup;
 mod commands;
-mod dominant_stream;
 mod event_log;
 mod events;
 mod fault_log;
+mod overflow_cause;
 mod smmu;
 mod table_memory;
 

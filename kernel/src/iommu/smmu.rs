@@ -69,13 +69,14 @@ impl Smmu {
     ) -> Result<Self, StartError> {
         let started = smmu::start(registers, features, &mut Regions, clock)?;
         let SmmuV3 { features, commands, events, streams, tags } = started;
+        let entries = features.event_queue_entries();
         Ok(Self {
             phandle,
             features,
             commands: Commands::new(commands),
             streams: SpinLock::new(streams),
             tags: SpinLock::new(tags),
-            events: SpinLock::new(EventDispatcher::new(events)),
+            events: SpinLock::new(EventDispatcher::new(events, entries)),
         })
     }
 
@@ -156,20 +157,12 @@ impl Smmu {
         // after each batch; twice the queue, since events may arrive meanwhile.
         let queue = self.features.event_queue_entries().div_ceil(EventQueue::BATCH.into());
         let batches = if percpu::in_interrupt() { 1 } else { 2 * queue };
-        events::repeat_while_left(batches, || self.events.lock().drain(self));
+        // First: QEMU reports an overflow as a global error only.
         self.commands.service();
-        if self.commands.take_lost_events()
-            && let Some(stream) = self.dominant_stream()
-        {
-            events::report_overflow(self, stream);
-        }
+        events::repeat_while_left(batches, || self.events.lock().drain(self));
         if !percpu::in_interrupt() {
             self.print_events();
         }
-    }
-
-    fn dominant_stream(&self) -> Option<StreamId> {
-        self.events.lock().dominant().stream()
     }
 
     /// Prints the queued lines of the event log, unless the event queue is locked: the CPU that drains it
