@@ -94,10 +94,9 @@ impl Attachment {
             }
         };
         debug::mapping_added(buffer.tag(), device.domain().key(), range);
-        let this = Self { device: device.clone(), buffer: Some(buffer), part, range };
-        trace::record("attach", || this.event());
-        trace::chunks(this.chunks());
-        Ok(this)
+        trace::record("attach", || event(device, &buffer, &part, range));
+        trace::chunks(|| buffer.chunks_of(&part));
+        Ok(Self { device: device.clone(), buffer: Some(buffer), part, range })
     }
 
     /// The IOVA range.
@@ -166,15 +165,20 @@ impl Attachment {
     pub fn device(&self) -> &Arc<Device> {
         &self.device
     }
+}
 
-    fn event(&self) -> Event<'_> {
-        Event {
-            device: Some(&self.device),
-            iova: Some(self.range.start()),
-            len: self.range.len(),
-            chunks: self.chunks().count(),
-            ..self.buffer().event()
-        }
+fn event<'a>(
+    device: &'a Device,
+    buffer: &'a ChunkedBuffer,
+    part: &Range<u64>,
+    range: AddrRange<Iova>,
+) -> Event<'a> {
+    Event {
+        device: Some(device),
+        iova: Some(range.start()),
+        len: range.len(),
+        chunks: buffer.chunks_of(part).count(),
+        ..buffer.event()
     }
 }
 
@@ -188,7 +192,7 @@ fn mapping(device: &Device, buffer: &ChunkedBuffer) -> Mapping {
 
 impl Drop for Attachment {
     fn drop(&mut self) {
-        trace::record("detach", || self.event());
+        trace::record("detach", || event(&self.device, self.buffer(), &self.part, self.range));
         let buffer = self.buffer.take();
         debug::mapping_removed(self.device.domain().key(), self.range);
         // After a timeout, which `unmap` logs, the buffer is leaked.

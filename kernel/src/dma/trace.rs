@@ -47,9 +47,10 @@ pub(super) fn record<'a>(name: &str, event: impl FnOnce() -> Event<'a>) {
 }
 
 /// Prints the chunks of an attachment in IOVA order.
-pub(super) fn chunks(chunks: impl Iterator<Item = Chunk>) {
+#[inline]
+pub(super) fn chunks<I: Iterator<Item = Chunk>>(chunks: impl FnOnce() -> I) {
     if ON.load(Relaxed) {
-        chunks.for_each(|chunk| {
+        chunks().for_each(|chunk| {
             kprintln!("dma:   chunk pa={:#x} len={:#x}", chunk.start(), chunk.bytes());
         });
     }
