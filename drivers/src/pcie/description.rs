@@ -126,7 +126,7 @@ pub struct HostDescription {
     pub iommu: RequesterMap,
     /// Map from requester IDs to device IDs of MSIs.
     pub msi: RequesterMap,
-    /// `dma-ranges` of devices without an IOMMU; empty: bus addresses are physical addresses.
+    /// The windows of `dma-ranges`.
     pub dma: Vec<BusWindow>,
     /// Device addresses that firmware uses or excludes.
     pub reserved_iovas: Vec<AddrRange<Iova>>,
@@ -148,9 +148,6 @@ impl HostDescription {
     }
 
     fn outside_dma_ranges(&self) -> Vec<AddrRange<Iova>> {
-        if self.dma.is_empty() {
-            return Vec::new();
-        }
         let mut outside = Vec::from([AddrRange::new(Iova::new(0), Iova::new(u64::MAX))]);
         for inside in self.dma.iter().filter_map(BusWindow::bus_range) {
             outside = outside.iter().flat_map(|range| <[_; 2]>::from(range.without(&inside))).collect();
@@ -195,7 +192,7 @@ mod tests {
             interrupts: InterruptMap::default(),
             iommu: RequesterMap::default(),
             msi: RequesterMap::default(),
-            dma: alloc::vec![],
+            dma: alloc::vec![BusWindow::identity()],
             reserved_iovas: alloc::vec![],
             coherent: true,
         }

@@ -170,6 +170,7 @@ mod tests {
     use super::super::fake::{BUSES, FakeBus, FakeFunction};
     use super::super::{HostWindow, InterruptMap, InterruptRoute, PciSpace, RequesterMap, RequesterRange};
     use super::*;
+    use crate::direct::BusWindow;
     use crate::gic::{IntId, Trigger};
     use addr::{AddrRange, PhysAddr};
 
@@ -203,7 +204,7 @@ mod tests {
                 ranges: vec![RequesterRange { first: 0, len: 0x200, controller: Phandle(5), base: 0x1000 }],
             },
             msi: RequesterMap::default(),
-            dma: vec![],
+            dma: vec![BusWindow::identity()],
             reserved_iovas: vec![],
             coherent: true,
         }

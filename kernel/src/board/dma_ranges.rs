@@ -8,79 +8,46 @@ use alloc::vec::Vec;
 use drivers::direct::BusWindow;
 
 impl TreeNode<'_> {
-    /// The memory that this device reaches without an IOMMU, with its bus addresses. No windows: all of
-    /// memory, at physical addresses.
+    /// The memory that this device reaches without an IOMMU, with its bus addresses.
     pub fn dma_windows(&self) -> Result<Vec<BusWindow>, NodeError> {
-        Ok(DmaTranslation::of(self)?.windows())
+        // As in Linux, a missing property is equivalent to an empty one: an identity mapping.
+        let mut windows = Vec::from([BusWindow::identity()]);
+        let mut buses: Vec<_> = self.ancestors().skip(1).filter(|bus| bus.parent().is_some()).collect();
+        while let Some(bus) = buses.pop() {
+            if let BusMapping::Entries(entries) = bus_mapping(&bus, "dma-ranges")? {
+                windows = through(&windows, entries)?;
+            }
+        }
+        Ok(windows)
     }
 
     /// The same for the functions behind this PCI host bridge; its `dma-ranges` have three-cell child
     /// addresses.
     pub fn pci_dma_windows(&self) -> Result<Vec<BusWindow>, NodeError> {
-        Ok(DmaTranslation::of(self)?.behind_pci_host(self)?.windows())
-    }
-}
-
-/// The memory that is reachable from a bus: all at identical addresses, or windows.
-#[derive(Clone)]
-enum DmaTranslation {
-    Identity,
-    Windows(Vec<BusWindow>),
-}
-
-impl DmaTranslation {
-    /// The translation on the bus of `node`.
-    fn of(node: &TreeNode<'_>) -> Result<Self, NodeError> {
-        let mut translation = Self::Identity;
-        let mut buses: Vec<_> = node.ancestors().skip(1).filter(|bus| bus.parent().is_some()).collect();
-        while let Some(bus) = buses.pop() {
-            // As in Linux, a missing property is equivalent to an empty one: an identity mapping.
-            if let BusMapping::Entries(entries) = bus_mapping(&bus, "dma-ranges")? {
-                translation = translation.through(entries)?;
-            }
-        }
-        Ok(translation)
-    }
-
-    /// The translation behind the PCI host bridge `host`; `self` is the translation on the host's own bus.
-    fn behind_pci_host(self, host: &TreeNode<'_>) -> Result<Self, NodeError> {
         const MALFORMED: NodeError = NodeError::Malformed("dma-ranges");
-        let Some(value) = host.property("dma-ranges").filter(|value| !value.is_empty()) else {
-            return Ok(self);
+        let windows = self.dma_windows()?;
+        let Some(value) = self.property("dma-ranges").filter(|value| !value.is_empty()) else {
+            return Ok(windows);
         };
-        let parent = host.parent().map_or(2, |parent| parent.address_cells());
-        let cells = host.cells("dma-ranges").ok_or(MALFORMED)?;
-        let size = host.size_cells();
+        let parent = self.parent().map_or(2, |parent| parent.address_cells());
+        let cells = self.cells("dma-ranges").ok_or(MALFORMED)?;
+        let size = self.size_cells();
         let entry = parent.saturating_add(size).saturating_add(3);
-        if host.address_cells() != 3 || !(value.len() / 4).is_multiple_of(entry) {
+        if self.address_cells() != 3 || !(value.len() / 4).is_multiple_of(entry) {
             return Err(MALFORMED);
         }
-        self.through(pci_entries(cells, parent, size))
-    }
-
-    /// The translation on a child bus with the `dma-ranges` `entries`.
-    fn through(&self, entries: impl Iterator<Item = BusRange>) -> Result<Self, NodeError> {
-        let windows: Vec<_> = match self {
-            Self::Identity => entries.filter_map(|entry| intersect(&identity(), entry)).collect(),
-            Self::Windows(windows) => entries
-                .flat_map(|entry| windows.iter().filter_map(move |window| intersect(window, entry)))
-                .collect(),
-        };
-        if windows.is_empty() { Err(NodeError::NoDmaWindow) } else { Ok(Self::Windows(windows)) }
-    }
-
-    fn windows(self) -> Vec<BusWindow> {
-        match self {
-            Self::Identity => Vec::new(),
-            Self::Windows(windows) => windows,
-        }
+        through(&windows, pci_entries(cells, parent, size))
     }
 }
 
-/// The identity mapping of the whole address space except its last byte.
-fn identity() -> BusWindow {
-    let memory = AddrRange::new(PhysAddr::new(0), PhysAddr::new(u64::MAX));
-    BusWindow { memory, bus: Iova::new(0) }
+/// The windows on a child bus with the `dma-ranges` `entries`, whose parent bus has `windows`.
+fn through(
+    windows: &[BusWindow],
+    entries: impl Iterator<Item = BusRange>,
+) -> Result<Vec<BusWindow>, NodeError> {
+    let inside = |entry| windows.iter().filter_map(move |window| intersect(window, entry));
+    let windows: Vec<_> = entries.flat_map(inside).collect();
+    if windows.is_empty() { Err(NodeError::NoDmaWindow) } else { Ok(windows) }
 }
 
 /// The part of `window` that `entry` covers, in child bus addresses.
@@ -134,7 +101,7 @@ mod tests {
     #[test]
     fn missing_or_empty_dma_ranges_are_an_identity_mapping() {
         for empty in [None, Some(&[][..])] {
-            assert_eq!(ranges(empty, empty), Ok(vec![]));
+            assert_eq!(ranges(empty, empty), Ok(vec![BusWindow::identity()]));
         }
     }
 
@@ -177,7 +144,7 @@ mod tests {
             let blob = model.to_dtb();
             DeviceTree::new(&blob).unwrap().find("/pcie").unwrap().pci_dma_windows()
         };
-        assert_eq!(host(&model), Ok(vec![]));
+        assert_eq!(host(&model), Ok(vec![BusWindow::identity()]));
         let lines = fixture::cells("dma-ranges", &[0x0200_0000, 0, 0, 0x1, 0, 0, 0xc000_0000]);
         fixture::find(&mut model, "/pcie").add_property(lines);
         assert_eq!(host(&model).unwrap(), [window(0, 0x1_0000_0000, 0xc000_0000)]);

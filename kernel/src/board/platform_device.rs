@@ -94,7 +94,7 @@ mod tests {
     use super::*;
     use addr::{Chunk, Iova, Order, Pfn};
     use drivers::bcm2836::InterruptSource;
-    use drivers::direct::Direct;
+    use drivers::direct::{BusWindows, Direct};
     use dtoolkit::model::DeviceTree as TreeModel;
 
     const NAMES: &[&str] = &["brcm,bcm2835-dma", "brcm,bcm2835-mbox"];
@@ -158,7 +158,8 @@ mod tests {
             for device in &boards[board] {
                 let device = device.as_ref().unwrap();
                 assert!(!device.coherent);
-                let direct = Direct::new(&device.windows, u32::MAX.into());
+                let windows = BusWindows::new(device.windows.clone());
+                let direct = Direct::new(&windows, u32::MAX.into());
                 let address = direct.address([page(memory)]).ok();
                 assert_eq!(address, bus.map(Iova::new), "{memory:#x}");
             }

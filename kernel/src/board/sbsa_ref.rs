@@ -10,6 +10,7 @@ use super::{
 };
 use addr::{AddrRange, PhysAddr};
 use alloc::vec::Vec;
+use drivers::direct::BusWindow;
 use drivers::gic::{GicInterrupt, IntId, Trigger};
 use drivers::pcie::{
     HostDescription, HostWindow, InterruptMap, InterruptRoute, PciSpace, Phandle, RequesterMap,
@@ -91,7 +92,7 @@ fn pci_host() -> HostDescription {
         interrupts: interrupt_map(),
         iommu: identity_map(SMMU),
         msi: identity_map(ITS),
-        dma: Vec::new(),
+        dma: Vec::from([BusWindow::identity()]),
         reserved_iovas: Vec::new(),
         coherent: true,
     }

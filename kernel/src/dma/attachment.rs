@@ -144,15 +144,18 @@ impl Attachment {
         domain.bus_addresses(self.device.mask(), chunk.range()).map(|range| range.start())
     }
 
-    /// Returns whether the device addresses of the part are contiguous: [`range`](Self::range).
+    /// Returns whether the device addresses of the part are contiguous: [`range`](Self::range). Without
+    /// translation, adjacent memory in two windows has separate device addresses.
     pub fn is_contiguous(&self) -> bool {
-        let mut next = None;
-        let follows = |chunk: Chunk| {
-            let fits = next.is_none_or(|next| next == chunk.start());
-            next = Some(chunk.range().end());
-            fits
-        };
-        self.device.domain().is_translated() || self.chunks().all(follows)
+        let domain = self.device.domain();
+        let mut next = Some(self.range.start());
+        domain.is_translated()
+            || self.chunks().all(|chunk| {
+                let addresses = domain.bus_addresses(self.device.mask(), chunk.range());
+                let follows = addresses.map(|addresses| addresses.start()) == next;
+                next = addresses.map(|addresses| addresses.end());
+                follows
+            })
     }
 
     pub fn buffer(&self) -> &Arc<ChunkedBuffer> {

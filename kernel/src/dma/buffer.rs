@@ -46,7 +46,7 @@ impl ChunkedBuffer {
     /// # Errors
     /// As [`frames::alloc`], without side effects.
     pub(super) fn new(
-        request: &Request,
+        request: &Request<'_>,
         attrs: Attrs,
         memory: MemoryType,
         tag: DebugTag,

@@ -7,7 +7,7 @@ use super::request::MapPlacement;
 use super::trace;
 use crate::debug::DebugTag;
 use crate::memory::heap;
-use addr::{Chunk, MemoryType, Order, PAGE_SIZE};
+use addr::{AddrRange, Chunk, MemoryType, Order, PAGE_SIZE, PhysAddr};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::ptr::NonNull;
@@ -33,16 +33,15 @@ pub fn alloc(device: &Arc<Device>, len: u64, attrs: Attrs) -> Result<Attachment,
 
 fn try_alloc(device: &Arc<Device>, len: u64, attrs: Attrs) -> Result<Attachment, DmaError> {
     let frames = frame_count(len)?;
-    if !device.mask().holds(frames * PAGE_SIZE) || !device.reaches_memory() {
+    if !device.mask().holds(frames * PAGE_SIZE) {
         return Err(DmaError::PastMask { len, mask: device.mask() });
     }
     let memory = device.memory_type(attrs);
-    let request = request(frames, attrs, device);
     let tag = DebugTag::new("buffer", len, Some(device.name()));
-    let buffer = match linear_map_request(&request, attrs, memory) {
-        Some(low) => ChunkedBuffer::new(&low, attrs, memory, tag)
-            .or_else(|_| ChunkedBuffer::new(&request, attrs, memory, tag)),
-        None => ChunkedBuffer::new(&request, attrs, memory, tag),
+    let buffer = if device.domain().is_translated() {
+        new_buffer(frames, attrs, None, memory, tag)
+    } else {
+        new_buffer_in_windows(device, frames, attrs, memory, tag)
     }?;
     trace::record("alloc", || buffer.event().for_device(device));
     let attachment = Attachment::new(device, buffer, MapPlacement::Whole)?;
@@ -81,15 +80,51 @@ fn frame_count(len: u64) -> Result<u64, DmaError> {
     }
 }
 
-/// Returns the frame allocator's request. Without IOMMU a buffer is always contiguous and below the device's
-/// mask.
-fn request(frames: u64, attrs: Attrs, device: &Device) -> Request {
-    let translated = device.domain().is_translated();
+/// Allocates the buffer of a device without IOMMU, in memory that it can access.
+#[inline(never)] // Keeps its stack frame and saved registers out of the path with an IOMMU.
+fn new_buffer_in_windows(
+    device: &Device,
+    frames: u64,
+    attrs: Attrs,
+    memory: MemoryType,
+    tag: DebugTag,
+) -> Result<Arc<ChunkedBuffer>, DmaError> {
+    device.check_reach()?;
+    let mut result = Err(DmaError::OutOfFrames { wanted: frames, had: 0 });
+    for range in device.domain().reachable(device.mask()) {
+        result = new_buffer(frames, attrs, Some(&range), memory, tag);
+        if !matches!(result, Err(DmaError::OutOfFrames { .. })) {
+            break;
+        }
+    }
+    result
+}
+
+/// Allocates a buffer: anywhere, or contiguous inside `range`.
+#[inline(always)] // Each caller has its own path: see `new_buffer_in_windows`.
+fn new_buffer(
+    frames: u64,
+    attrs: Attrs,
+    range: Option<&AddrRange<PhysAddr>>,
+    memory: MemoryType,
+    tag: DebugTag,
+) -> Result<Arc<ChunkedBuffer>, DmaError> {
+    let request = request(frames, attrs, range);
+    match linear_map_request(&request, attrs, memory) {
+        Some(low) => ChunkedBuffer::new(&low, attrs, memory, tag)
+            .or_else(|_| ChunkedBuffer::new(&request, attrs, memory, tag)),
+        None => ChunkedBuffer::new(&request, attrs, memory, tag),
+    }
+}
+
+/// Returns the frame allocator's request. Without IOMMU a buffer is always contiguous, inside a `range` that
+/// the device can access.
+fn request(frames: u64, attrs: Attrs, range: Option<&AddrRange<PhysAddr>>) -> Request<'_> {
     Request {
         frames,
         largest: largest(attrs),
-        contiguous: attrs.contains(Attrs::FORCE_CONTIGUOUS) || !translated,
-        reach: Reach::ANYWHERE.up_to(device.domain().highest(device.mask())),
+        contiguous: attrs.contains(Attrs::FORCE_CONTIGUOUS) || range.is_some(),
+        reach: range.map_or(Reach::ANYWHERE, |range| Reach::ANYWHERE.within(range)),
     }
 }
 
@@ -99,15 +134,11 @@ fn largest(attrs: Attrs) -> Order {
 
 /// Returns the request for a single small lowmem chunk if a kernel view is needed: the linear map then
 /// provides it, and no vmalloc mapping is made.
-fn linear_map_request(request: &Request, attrs: Attrs, memory: MemoryType) -> Option<Request> {
+fn linear_map_request<'a>(request: &Request<'a>, attrs: Attrs, memory: MemoryType) -> Option<Request<'a>> {
     let small = request.frames <= Order::CONTIGUOUS.frames() && request.frames.is_power_of_two();
     let whole = request.contiguous || !attrs.contains(Attrs::ALLOC_SINGLE_PAGES) || request.frames == 1;
     let view = !attrs.contains(Attrs::NO_KERNEL_MAPPING) && memory == MemoryType::WriteBack;
-    (small && whole && view).then(|| Request {
-        contiguous: true,
-        reach: Reach::LOW.up_to(request.reach.highest()),
-        ..*request
-    })
+    (small && whole && view).then(|| Request { contiguous: true, reach: request.reach.low(), ..*request })
 }
 
 /// Returns whether the buffer gets a kernel view. Without IOMMU, `NO_KERNEL_MAPPING` is ignored: it would

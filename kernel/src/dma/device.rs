@@ -6,7 +6,7 @@ use crate::debug;
 use crate::iommu::Smmu;
 use crate::memory::layout;
 use crate::sched;
-use addr::{AddrRange, Iova, MemoryType, PhysAddr, StreamId};
+use addr::{AddrRange, Iova, MemoryType, StreamId};
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -66,8 +66,7 @@ impl Device {
         Ok(device)
     }
 
-    /// Returns a device without IOMMU. `windows` translate bus addresses to memory; without any they are
-    /// physical.
+    /// Returns a device without IOMMU, which accesses memory through `windows`.
     pub fn direct(name: String, coherent: bool, windows: Vec<BusWindow>) -> Arc<Self> {
         let domain = Arc::new(Domain::direct(windows));
         let (mask, faults) = (default_mask(), Arc::new(FaultState::default()));
@@ -104,18 +103,24 @@ impl Device {
     }
 
     /// Returns whether the device can access any RAM.
-    #[inline]
     pub fn reaches_memory(&self) -> bool {
-        // An IOMMU translates to any physical address.
-        self.domain.is_translated() || self.domain.highest(self.mask()) >= lowest_memory()
+        self.check_reach().is_ok()
+    }
+
+    /// Checks that the device can access any RAM.
+    ///
+    /// # Errors
+    /// The limit that prevents it: [`DmaError::PastMask`] or [`DmaError::OutsideDmaRanges`].
+    pub(super) fn check_reach(&self) -> Result<(), DmaError> {
+        self.domain.check_reach(self.mask(), &layout().ram)
     }
 
     /// Sets the DMA mask.
     ///
     /// # Errors
-    /// [`DmaError::PastMask`] if no memory is below it.
+    /// [`DmaError::PastMask`] if all windows of `dma-ranges` are above it.
     pub fn set_mask(&self, mask: DmaMask) -> Result<(), DmaError> {
-        if !mask.holds(addr::PAGE_SIZE) || self.domain.highest(mask).raw() == 0 {
+        if !mask.holds(addr::PAGE_SIZE) || self.domain.reachable(mask).next().is_none() {
             return Err(DmaError::PastMask { len: addr::PAGE_SIZE, mask });
         }
         self.mask.store(mask.highest().raw(), Relaxed);
@@ -219,11 +224,6 @@ impl Device {
             MemoryType::NonCacheable
         }
     }
-}
-
-/// Returns the address of the first byte of RAM.
-fn lowest_memory() -> PhysAddr {
-    layout().lowmem.first().map_or(PhysAddr::new(0), AddrRange::start)
 }
 
 fn default_mask() -> AtomicU64 {

@@ -13,7 +13,7 @@ use alloc::boxed::Box;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use dma_api::{DmaError, DmaMask};
-use drivers::direct::{BusAddressError, BusWindow, Direct};
+use drivers::direct::{BusAddressError, BusWindow, BusWindows, Direct};
 use drivers::smmu::{PagingDomain, Stages, StreamError};
 use pagetable::Leaf;
 use spin::Once;
@@ -26,7 +26,7 @@ pub struct Domain {
 enum DomainTranslation {
     Smmu(Box<SmmuDomain>),
     /// No IOMMU: bus addresses follow `dma-ranges`.
-    Direct(Vec<BusWindow>),
+    Direct(BusWindows),
 }
 
 /// A domain behind an SMMU.
@@ -46,9 +46,9 @@ pub fn all() -> Vec<Arc<Domain>> {
 }
 
 impl Domain {
-    /// Returns a domain without translation. Without windows, bus addresses are physical addresses.
+    /// Returns a domain without translation, whose devices access memory through `windows`.
     pub fn direct(windows: Vec<BusWindow>) -> Self {
-        Self { translation: DomainTranslation::Direct(windows) }
+        Self { translation: DomainTranslation::Direct(BusWindows::new(windows)) }
     }
 
     /// Returns an empty domain of `smmu`, which never allocates the `unusable` addresses.
@@ -91,11 +91,31 @@ impl Domain {
         domain.smmu.features().stages != Stages::Two
     }
 
-    /// Returns the highest physical address that a device with this mask can access.
-    pub(super) fn highest(&self, mask: DmaMask) -> PhysAddr {
-        match &self.translation {
-            DomainTranslation::Smmu(..) => PhysAddr::new(u64::MAX),
-            DomainTranslation::Direct(windows) => direct(windows, mask).reach(),
+    /// Returns the physical addresses that a device with this mask can access, of RAM or not: all if an IOMMU
+    /// translates, or a part of each window of `dma-ranges`, the highest first.
+    pub(super) fn reachable(&self, mask: DmaMask) -> impl Iterator<Item = AddrRange<PhysAddr>> {
+        let (all, windows) = match &self.translation {
+            DomainTranslation::Smmu(..) => (Some(BusWindow::identity().memory), None),
+            DomainTranslation::Direct(windows) => (None, Some(direct(windows, mask).reachable())),
+        };
+        all.into_iter().chain(windows.into_iter().flatten())
+    }
+
+    /// Checks that a device with this mask can access some of `memory`, which is ascending and not empty.
+    ///
+    /// # Errors
+    /// [`DmaError::OutsideDmaRanges`] if it cannot with any mask, [`DmaError::PastMask`].
+    pub(super) fn check_reach(&self, mask: DmaMask, memory: &[AddrRange<PhysAddr>]) -> Result<(), DmaError> {
+        let reaches =
+            |mask| self.reachable(mask).any(|range| memory.iter().any(|part| part.overlaps(&range)));
+        if reaches(mask) {
+            return Ok(());
+        }
+        match memory {
+            [first, .., last] | [first @ last] if !reaches(DmaMask::BITS_64) => {
+                Err(DmaError::OutsideDmaRanges { memory: AddrRange::new(first.start(), last.end()) })
+            }
+            _ => Err(DmaError::PastMask { len: PAGE_SIZE, mask }),
         }
     }
 
@@ -109,7 +129,7 @@ impl Domain {
         match &self.translation {
             DomainTranslation::Smmu(..) => None,
             DomainTranslation::Direct(windows) => {
-                AddrRange::from_len(direct(windows, mask).translate(memory)?, memory.len())
+                AddrRange::from_len(direct(windows, mask).translate(memory).ok()?, memory.len())
             }
         }
     }
@@ -342,7 +362,8 @@ impl SmmuDomain {
 
 impl Drop for Domain {
     fn drop(&mut self) {
-        let translation = core::mem::replace(&mut self.translation, DomainTranslation::Direct(Vec::new()));
+        let translation =
+            core::mem::replace(&mut self.translation, DomainTranslation::Direct(BusWindows::default()));
         if let DomainTranslation::Smmu(domain) = translation {
             let SmmuDomain { smmu, iova_space, .. } = *domain;
             smmu.destroy(iova_space.into_inner().into_paging_domain());
@@ -350,7 +371,7 @@ impl Drop for Domain {
     }
 }
 
-fn direct(windows: &[BusWindow], mask: DmaMask) -> Direct<'_> {
+fn direct(windows: &BusWindows, mask: DmaMask) -> Direct<'_> {
     Direct::new(windows, mask.highest().raw())
 }
 
@@ -364,34 +385,44 @@ fn stream_error(error: StreamError) -> DmaError {
     }
 }
 
-/// Returns the bus addresses of `chunks`, which must be contiguous and below the mask.
+/// Returns the bus addresses of `chunks`, which must be contiguous, in one window, and below the mask.
 fn direct_range(
     direct: Direct<'_>,
     chunks: impl Iterator<Item: FrameRun> + Clone,
     request: &MapRequest,
 ) -> Result<AddrRange<Iova>, DmaError> {
     match direct.address(chunks.clone()) {
-        Ok(at) => AddrRange::from_len(at, request.len)
-            .ok_or(DmaError::PastMask { len: request.len, mask: request.mask }),
+        Ok(at) => AddrRange::from_len(at, request.len).ok_or(past_mask(request)),
         Err(BusAddressError::NotContiguous(_)) => Err(DmaError::Scattered { runs: run_count(chunks) }),
-        Err(BusAddressError::Empty | BusAddressError::Unreachable(_)) => {
-            Err(DmaError::PastMask { len: request.len, mask: request.mask })
-        }
+        Err(error) => Err(unreachable_memory(error, request)),
     }
 }
 
-/// Returns a range of the total length from the bus address of the first chunk; every chunk must be below the
-/// mask.
+/// Returns a range of the total length from the bus address of the first chunk; every chunk must be in a
+/// window and below the mask.
 fn per_chunk_range(
     direct: Direct<'_>,
     chunks: impl Iterator<Item: FrameRun> + Clone,
     request: &MapRequest,
 ) -> Result<AddrRange<Iova>, DmaError> {
-    let past = DmaError::PastMask { len: request.len, mask: request.mask };
-    let mut addresses = chunks.map(|chunk| direct.translate(AddrRange::new(chunk.start(), chunk.end())));
-    let first = addresses.next().flatten().ok_or(past)?;
-    let all = addresses.all(|address| address.is_some());
-    AddrRange::from_len(first, request.len).filter(|_| all).ok_or(past)
+    let mut first = None;
+    for chunk in chunks {
+        let address = direct.translate(AddrRange::new(chunk.start(), chunk.end()));
+        first.get_or_insert(address.map_err(|error| unreachable_memory(error, request))?);
+    }
+    first.and_then(|first| AddrRange::from_len(first, request.len)).ok_or(past_mask(request))
+}
+
+fn past_mask(request: &MapRequest) -> DmaError {
+    DmaError::PastMask { len: request.len, mask: request.mask }
+}
+
+/// Returns the limit that memory without a bus address exceeds.
+fn unreachable_memory(error: BusAddressError, request: &MapRequest) -> DmaError {
+    match error {
+        BusAddressError::OutsideWindows(memory) => DmaError::OutsideDmaRanges { memory },
+        _ => past_mask(request),
+    }
 }
 
 /// Returns the number of physically contiguous runs.

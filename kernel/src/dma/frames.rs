@@ -11,7 +11,7 @@ use memory::{Frames, OwnedChunk, Zone};
 /// # Errors
 /// [`DmaError::OutOfFrames`], [`DmaError::OutOfHeap`], [`DmaError::TooLong`], [`DmaError::ZeroLength`].
 #[inline]
-pub(super) fn alloc(request: &Request, list: &mut Frames) -> Result<(), DmaError> {
+pub(super) fn alloc(request: &Request<'_>, list: &mut Frames) -> Result<(), DmaError> {
     match alloc_cached(request) {
         Some(chunk) => list.push(chunk).map_err(|(chunk, _)| {
             zones::free(chunk);
@@ -24,12 +24,12 @@ pub(super) fn alloc(request: &Request, list: &mut Frames) -> Result<(), DmaError
 /// Fast path: a request for a single chunk from this CPU's magazine, which saves the search and the zones'
 /// lock.
 #[inline]
-fn alloc_cached(request: &Request) -> Option<OwnedChunk> {
+fn alloc_cached(request: &Request<'_>) -> Option<OwnedChunk> {
     zones::alloc_cached(request.one_chunk()?, request.reach)
 }
 
 #[inline(never)]
-fn search(request: &Request, list: &mut Frames) -> Result<(), DmaError> {
+fn search(request: &Request<'_>, list: &mut Frames) -> Result<(), DmaError> {
     check_free_memory(request.frames)?;
     chunks::alloc_into(&mut zones::FrameAllocator::default(), request, list).map_err(|error| match error {
         ChunkError::Nothing => DmaError::ZeroLength,

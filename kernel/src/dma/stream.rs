@@ -328,7 +328,7 @@ impl Pages {
         Self::alloc(&Request { largest: Order::PAGE, ..Request::new(len.div_ceil(PAGE_SIZE)) }, len)
     }
 
-    fn alloc(request: &Request, len: u64) -> Result<Box<Self>, DmaError> {
+    fn alloc(request: &Request<'_>, len: u64) -> Result<Box<Self>, DmaError> {
         let tag = DebugTag::new("pages", len, None);
         let mut pages = Self { segments: Vec::new(), frames: Frames::new(), tag };
         super::frames::alloc(&Request { reach: Reach::LOW, ..*request }, &mut pages.frames)?;

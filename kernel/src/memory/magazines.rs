@@ -51,8 +51,8 @@ fn magazines(zone: Zone) -> &'static PerCpu<CpuMagazine> {
 
 /// Allocates a chunk of the preferred zone within `reach` from this CPU's magazine.
 #[inline]
-pub(super) fn pop(order: Order, reach: Reach) -> Option<OwnedChunk> {
-    magazines(reach.zone()).this().update(|magazine| magazine.pop(order, reach.highest()))
+pub(super) fn pop(order: Order, reach: Reach<'_>) -> Option<OwnedChunk> {
+    magazines(reach.zone()).this().update(|magazine| magazine.pop(order, reach))
 }
 
 /// Caches the chunk in this CPU's magazine; returns it if the magazine is full or does not cache its order.
@@ -84,8 +84,8 @@ pub(super) fn each_chunk(mut visit: impl FnMut(Chunk)) {
 
 /// Frees the cached frames of all CPUs that a request with this `reach` can use to the zones, which must not
 /// be locked by this CPU. Returns whether there were any.
-pub(super) fn drain(reach: Reach) -> bool {
-    let other = (reach != reach.preferred()).then_some(Zone::Low);
+pub(super) fn drain(reach: Reach<'_>) -> bool {
+    let other = reach.has_fallback().then_some(Zone::Low);
     let mut drained = false;
     for cached in [Some(reach.zone()), other].into_iter().flatten().flat_map(all) {
         if cached.frames.load(Relaxed) > 0 {
@@ -114,7 +114,7 @@ pub(super) fn free_batch(page: OwnedChunk, zones: &mut impl FrameSource) {
     zones.free(page);
     magazines(zone).this().update(|magazine| {
         for _ in 0..Magazine::BATCH {
-            let Some(page) = magazine.pop(Order::PAGE, Reach::ANYWHERE.highest()) else { break };
+            let Some(page) = magazine.pop(Order::PAGE, Reach::ANYWHERE) else { break };
             zones.free(page);
         }
     });

@@ -98,7 +98,7 @@ pub fn alloc_for_heap(order: Order, has_room: impl Fn() -> bool) -> Option<Chunk
 /// Allocates a chunk of exactly `order` in the preferred zone of `reach` from this CPU's magazine. If there
 /// is none, [`alloc()`] may still find one.
 #[inline]
-pub fn alloc_cached(order: Order, reach: Reach) -> Option<OwnedChunk> {
+pub fn alloc_cached(order: Order, reach: Reach<'_>) -> Option<OwnedChunk> {
     // This path has no fail point: an armed failure is left to `alloc`.
     let chunk = if debug::is_armed(FailPoint::Frames) { None } else { magazines::pop(order, reach) };
     chunk.inspect(|chunk| debug::frame_allocated(chunk.chunk()))
@@ -129,7 +129,7 @@ pub fn free_chunks() -> Option<Vec<Chunk>> {
 }
 
 /// Allocates a chunk of exactly `order` within `reach`. `None` if there is none.
-pub fn alloc(order: Order, reach: Reach) -> Option<OwnedChunk> {
+pub fn alloc(order: Order, reach: Reach<'_>) -> Option<OwnedChunk> {
     FrameAllocator::default().alloc(order, reach)
 }
 
@@ -194,7 +194,7 @@ impl FrameAllocator {
     }
 
     #[inline]
-    fn alloc_chunk(&mut self, order: Order, reach: Reach) -> Option<OwnedChunk> {
+    fn alloc_chunk(&mut self, order: Order, reach: Reach<'_>) -> Option<OwnedChunk> {
         // The magazine is only worthwhile while the zones are not locked.
         if self.zones.is_none()
             && let Some(chunk) = magazines::pop(order, reach)
@@ -220,7 +220,7 @@ impl FrameAllocator {
     fn alloc_with<R>(
         &mut self,
         order: Order,
-        reach: Reach,
+        reach: Reach<'_>,
         cost: u8,
         alloc: impl Fn(&mut Zones) -> Option<R>,
     ) -> Option<R> {
@@ -234,7 +234,7 @@ impl FrameAllocator {
     }
 
     /// Allocates a single frame, and refills this CPU's magazine.
-    fn refill(&mut self, reach: Reach) -> Option<OwnedChunk> {
+    fn refill(&mut self, reach: Reach<'_>) -> Option<OwnedChunk> {
         let mut pages = self
             .alloc_with(Order::PAGE, reach, PAGES_COST, |zones| zones.alloc_pages(Magazine::BATCH, reach))?
             .split();
@@ -245,7 +245,7 @@ impl FrameAllocator {
 
     #[cold]
     #[inline(never)]
-    fn alloc_from_zones(&mut self, order: Order, reach: Reach) -> Option<OwnedChunk> {
+    fn alloc_from_zones(&mut self, order: Order, reach: Reach<'_>) -> Option<OwnedChunk> {
         if order == Order::PAGE {
             return self.refill(reach);
         }
@@ -264,7 +264,7 @@ impl FrameAllocator {
 
 impl FrameSource for FrameAllocator {
     #[inline]
-    fn alloc(&mut self, order: Order, reach: Reach) -> Option<OwnedChunk> {
+    fn alloc(&mut self, order: Order, reach: Reach<'_>) -> Option<OwnedChunk> {
         if debug::fail_point(FailPoint::Frames) {
             return None;
         }
@@ -283,7 +283,7 @@ impl FrameSource for FrameAllocator {
         }
     }
 
-    fn alloc_pages(&mut self, wanted: u32, reach: Reach) -> Option<OwnedPages> {
+    fn alloc_pages(&mut self, wanted: u32, reach: Reach<'_>) -> Option<OwnedPages> {
         if debug::fail_point(FailPoint::Frames) {
             return None;
         }

@@ -5,6 +5,7 @@ mod cache_model;
 mod misuse;
 mod mutants;
 mod smmu_device;
+mod windows;
 mod workload;
 
 use addr::{AddrRange, PhysAddr};
@@ -61,6 +62,9 @@ fn cpu_and_noncoherent_device_see_each_others_data() {
     }
     behind_smmu.frames_of_unconfirmed_unmap_stay_in_use();
     misuse::each_misuse_is_rejected_with_its_error();
+    windows::buffers_are_inside_the_windows();
+    windows::errors_name_the_limit();
+    windows::device_addresses_are_contiguous_only_in_one_window();
 }
 
 #[test]

@@ -4,6 +4,7 @@
 use super::cache_model::RAM;
 use addr::{PAGE_SIZE, PhysAddr};
 use dma_api::{Direction, DmaError, DmaMask, PhysSegment, StreamMemory};
+use drivers::direct::BusWindow;
 use kernel::dma::{Device, stream};
 
 /// Segments of RAM that are never accessed.
@@ -21,7 +22,7 @@ unsafe impl StreamMemory for RawSegments {
 
 /// Maps segments, given by start and length, for a non-coherent device that reaches the first 8 MiB of RAM.
 pub fn each_misuse_is_rejected_with_its_error() {
-    let device = Device::direct("misused".into(), false, Vec::new());
+    let device = Device::direct("misused".into(), false, vec![BusWindow::identity()]);
     let mask = DmaMask::up_to(RAM + (8 << 20) - 1);
     device.set_mask(mask).unwrap();
     let far = RAM + (16 << 20);

@@ -4,6 +4,7 @@
 use super::cache_model::{CacheModel, LINE, Line, RAM, RAM_BYTES};
 use addr::{AddrRange, Address, Chunk, KernelVa, PAGE_SIZE, PhysAddr};
 use dma_api::{Attrs, Direction, DmaError, DmaMask, PhysSegment, StreamMemory};
+use drivers::direct::BusWindow;
 use kernel::dma::{self, ChunkedBuffer, Device, SyncFor, stream};
 use kernel::memory::linear;
 use std::rc::Rc;
@@ -27,7 +28,7 @@ struct LineAddress {
 impl RandomWorkload {
     pub fn new(model: &Rc<CacheModel>, seed: u64) -> Self {
         model.reseed(seed);
-        let device = Device::direct("test".into(), false, Vec::new());
+        let device = Device::direct("test".into(), false, vec![BusWindow::identity()]);
         if seed.is_multiple_of(2) {
             // Buffers from lowmem, which has a linear alias.
             device.set_mask(DmaMask::up_to(RAM + RAM_BYTES / 2 - 1)).unwrap();

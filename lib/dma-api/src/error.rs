@@ -1,7 +1,7 @@
 //! Errors of allocations and mappings.
 
 use crate::DmaMask;
-use addr::{Iova, Size};
+use addr::{AddrRange, Iova, PhysAddr, Size};
 use core::fmt;
 
 /// The reason an allocation, an attachment or a mapping failed. All its effects have been undone.
@@ -20,6 +20,11 @@ pub enum DmaError {
         len: u64,
         /// The DMA mask.
         mask: DmaMask,
+    },
+    /// No window of `dma-ranges` contains the memory; a larger DMA mask would not help.
+    OutsideDmaRanges {
+        /// The memory: that of the mapping, or all RAM.
+        memory: AddrRange<PhysAddr>,
     },
     /// Too few free frames that the device can address, or no contiguous run.
     OutOfFrames {
@@ -75,6 +80,9 @@ impl fmt::Display for DmaError {
             Self::ZeroLength => write!(f, "length is 0"),
             Self::TooLong { len } => write!(f, "{} exceed the address space", Size(len)),
             Self::PastMask { len, mask } => write!(f, "{} exceed the DMA mask {mask}", Size(len)),
+            Self::OutsideDmaRanges { memory } => {
+                write!(f, "memory {memory:?} is outside the windows of dma-ranges")
+            }
             Self::OutOfFrames { wanted, had } => write!(f, "out of frames: {wanted} requested, {had} found"),
             Self::OutOfHeap => write!(f, "out of heap"),
             Self::OutOfIova { len, highest } => {
@@ -107,6 +115,12 @@ mod tests {
             (
                 DmaError::PastMask { len: 512 << 20, mask: DmaMask::bits(28) },
                 "512 MiB exceed the DMA mask 0xfffffff",
+            ),
+            (
+                DmaError::OutsideDmaRanges {
+                    memory: AddrRange::new(PhysAddr::new(0x1000), PhysAddr::new(0x4000_0000)),
+                },
+                "memory 0x1000..0x40000000 is outside the windows of dma-ranges",
             ),
             (DmaError::OutOfFrames { wanted: 7, had: 3 }, "out of frames: 7 requested, 3 found"),
             (DmaError::ZeroLength, "length is 0"),

@@ -2,19 +2,21 @@
 
 use crate::block::{self, Block};
 use crate::large::Large;
+use crate::split::{buddies, fit};
 use addr::{AddrRange, Chunk, Order, Pfn};
 use alloc::boxed::Box;
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
+use core::ops::Range;
 
 const ORDERS: usize = Order::MAX.log2() as usize + 1;
 /// Blocks in an entry of the directory.
 const GROUP: usize = 64;
 
 /// The free frames with numbers in [2^k, 2^(k+1)). No naturally aligned chunk crosses such a border, so banks
-/// form every chunk that a single allocator would form, and a device's address limit selects banks instead of
-/// requiring a search. (The only exception: a chunk that starts at frame 0 would span all smaller banks, and
-/// is never formed.)
+/// form every chunk that a single allocator would form, and most banks are inside a device's address limits,
+/// or outside, as a whole. (The only exception: a chunk that starts at frame 0 would span all smaller banks,
+/// and is never formed.)
 ///
 /// Whole free 2 MiB blocks are in [`Large`]; each partly free block has a [`Block`]. Allocating or freeing a
 /// frame changes bits, and the trees only when the order of a block's largest chunk changes.
@@ -26,8 +28,8 @@ pub(crate) struct Bank {
     by_largest: [BTreeSet<u32>; block::ORDERS],
     first_block: u64,
     free: u64,
-    /// The highest frame ever added: a limit at or above it includes the whole bank.
-    last: Pfn,
+    /// From the lowest to the highest frame ever added: limits that include them include the whole bank.
+    span: Range<u64>,
     /// No free chunk has this order or more: set by a failed allocation, reset when frames are freed.
     failed_order: u8,
 }
@@ -43,7 +45,7 @@ impl Bank {
             by_largest: [const { BTreeSet::new() }; block::ORDERS],
             first_block: block_of(Pfn::new(1 << index)),
             free: 0,
-            last: Pfn::new(0),
+            span: 0..0,
             failed_order: 0,
         }
     }
@@ -57,7 +59,8 @@ impl Bank {
     pub(crate) fn add(&mut self, first: Pfn, end: Pfn) {
         self.cover(Pfn::new(end.raw() - 1));
         Chunk::of_range(AddrRange::new(first.start(), end.start())).for_each(|chunk| self.free(chunk));
-        self.last = self.last.max(Pfn::new(end.raw() - 1));
+        let lowest = if self.span.is_empty() { first.raw() } else { self.span.start.min(first.raw()) };
+        self.span = lowest..self.span.end.max(end.raw());
     }
 
     /// Grows the directory up to `last`, and no further: a bank may span far more addresses than it has
@@ -70,8 +73,52 @@ impl Bank {
         }
     }
 
-    pub(crate) fn last(&self) -> Pfn {
-        self.last
+    /// Whether all frames of the bank are among the frames `wanted`.
+    pub(crate) fn is_within(&self, wanted: &Range<u64>) -> bool {
+        wanted.start <= self.span.start && self.span.end <= wanted.end
+    }
+
+    /// As [`Bank::alloc`], among the frames `wanted`.
+    pub(crate) fn alloc_within(&mut self, order: Order, wanted: &Range<u64>) -> Option<Chunk> {
+        let log2 = usize::from(order.log2());
+        let first = match log2.checked_sub(block::ORDERS) {
+            Some(order) => self.large.alloc_within(order, &inner_blocks(wanted))? << block::ORDERS,
+            None => {
+                self.take_from_partly_free(log2, wanted).or_else(|| self.take_from_whole(log2, wanted))?
+            }
+        };
+        self.free -= order.frames();
+        Chunk::new(Pfn::new(first), order)
+    }
+
+    /// Takes a small chunk among the frames `wanted` from a partly free block.
+    fn take_from_partly_free(&mut self, order: usize, wanted: &Range<u64>) -> Option<u64> {
+        let (first, end) = (wanted.start >> block::ORDERS, wanted.end.div_ceil(1 << block::ORDERS));
+        let number = |block: u64| u32::try_from(block.saturating_sub(self.first_block)).unwrap_or(u32::MAX);
+        let numbers = number(first)..number(end.max(first));
+        let (number, start, part) = self.by_largest[order..].iter().find_map(|blocks| {
+            // Only the blocks across the ends of `wanted` may have no such chunk.
+            blocks.range(numbers.clone()).find_map(|&number| {
+                let block =
+                    self.groups[number as usize / GROUP].as_ref()?[number as usize % GROUP].as_ref()?;
+                let start = self.first_of(number).raw();
+                let inside = wanted.start.saturating_sub(start)..wanted.end.saturating_sub(start);
+                Some((number, start, block.find_within(order, &inside)?))
+            })
+        })?;
+        Some(start + self.change(number, |block| block.take(part)))
+    }
+
+    /// Takes a small chunk among the frames `wanted` from a whole free block, preferably of those inside.
+    fn take_from_whole(&mut self, order: usize, wanted: &Range<u64>) -> Option<u64> {
+        let first_in = |block: u64| fit(block << block::ORDERS, block::ORDERS, order, wanted);
+        let ends = [wanted.start, wanted.end].map(|frame| frame >> block::ORDERS);
+        let ends = ends.map(|block| if first_in(block).is_some() { block..block + 1 } else { 0..0 });
+        let candidates = [inner_blocks(wanted)].into_iter().chain(ends);
+        let whole = candidates.into_iter().find_map(|blocks| self.large.alloc_within(0, &blocks))?;
+        let first = first_in(whole)?;
+        self.split(whole, first % (1 << block::ORDERS), order);
+        Some(first)
     }
 
     pub(crate) fn alloc(&mut self, order: Order) -> Option<Chunk> {
@@ -102,7 +149,7 @@ impl Bank {
     fn alloc_small(&mut self, order: usize) -> Option<Pfn> {
         let Some(number) = self.partly_free(order) else {
             let whole = self.large.alloc(0)?;
-            return Some(self.split(whole, order));
+            return Some(self.split(whole, 0, order));
         };
         let first = self.change(number, |block| block.alloc(order))?;
         Some(self.first_of(number).offset(first as u64))
@@ -119,7 +166,7 @@ impl Bank {
             None => {
                 let whole = self.large.alloc(0)?;
                 let order = wanted.ilog2().min(block::RUN.ilog2());
-                (self.split(whole, order as usize), u64::MAX >> (block::RUN - (1 << order)))
+                (self.split(whole, 0, order as usize), u64::MAX >> (block::RUN - (1 << order)))
             }
         };
         self.free -= u64::from(pages.count_ones());
@@ -147,14 +194,16 @@ impl Bank {
         result
     }
 
-    /// Makes a whole free block a partly free one by taking its first chunk.
-    fn split(&mut self, whole: u64, order: usize) -> Pfn {
+    /// Makes a whole free block a partly free one by taking the chunk whose first frame, relative to the
+    /// block, is `first`.
+    fn split(&mut self, whole: u64, first: u64, order: usize) -> Pfn {
         let mut block = Block::allocated();
-        (order..block::ORDERS).for_each(|half| _ = block.free(1 << half, half));
+        let rest = buddies(first, order, block::ORDERS);
+        rest.for_each(|(buddy, half)| _ = block.free(buddy as usize, half));
         let number = (whole - self.first_block) as u32;
         self.refile(number, None, block.largest());
         *slot(&mut self.groups, number) = Some(Box::new(block));
-        Pfn::new(whole << block::ORDERS)
+        Pfn::new((whole << block::ORDERS) + first)
     }
 
     pub(crate) fn free(&mut self, chunk: Chunk) {
@@ -216,6 +265,12 @@ impl Bank {
 /// The number of the 2 MiB block that a frame is in.
 fn block_of(frame: Pfn) -> u64 {
     frame.raw() >> block::ORDERS
+}
+
+/// The 2 MiB blocks that are inside the frames `wanted` as a whole; possibly none.
+fn inner_blocks(wanted: &Range<u64>) -> Range<u64> {
+    let (first, end) = (wanted.start.div_ceil(1 << block::ORDERS), wanted.end >> block::ORDERS);
+    first..end.max(first)
 }
 
 /// The directory entry of a block.

@@ -1,6 +1,8 @@
 //! The free chunks inside one 2 MiB block: a buddy allocator on a bitmap with one bit per possible chunk.
 
+use crate::split::{buddies, fit};
 use addr::Order;
+use core::ops::Range;
 
 /// The number of orders, all below that of the whole block.
 pub(crate) const ORDERS: usize = Order::BLOCK_2M.log2() as usize;
@@ -15,6 +17,17 @@ pub(crate) struct Block {
     bits: [u64; 16],
     /// A bit for each order with a free chunk.
     orders: u16,
+}
+
+/// A part of a free chunk.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct FreePart {
+    /// The order of the free chunk.
+    from: usize,
+    /// The order of the part.
+    order: usize,
+    /// Its first frame, relative to the block.
+    first: u64,
 }
 
 /// log2 of [`RUN`].
@@ -48,6 +61,22 @@ impl Block {
             self.set(half, index + 1);
         }
         Some(index << order)
+    }
+
+    /// Finds a chunk of 2^`order` frames inside `wanted`, for [`Block::take`]; as [`Block::alloc`] chooses
+    /// it.
+    pub(crate) fn find_within(&self, order: usize, wanted: &Range<u64>) -> Option<FreePart> {
+        let mut enough = self.chunks().filter(|&(_, from)| from >= order);
+        enough.find_map(|(run, from)| {
+            Some(FreePart { from, order, first: fit(run as u64, from, order, wanted)? })
+        })
+    }
+
+    /// Takes a part that [`Block::find_within`] found. Returns its first frame.
+    pub(crate) fn take(&mut self, FreePart { from, order, first }: FreePart) -> u64 {
+        self.clear(from, first as usize >> from);
+        buddies(first, order, from).for_each(|(buddy, half)| self.set(half, buddy as usize >> half));
+        first
     }
 
     /// Frees a chunk. Returns whether the whole block is free now: then no bit is set, and the caller takes
@@ -233,6 +262,20 @@ mod tests {
         assert_eq!(block.largest(), Some(6));
         assert!(!block.free(256, 1));
         assert_eq!(block.largest(), Some(7));
+    }
+
+    #[test]
+    fn part_inside_a_range_is_taken_from_the_middle_of_a_chunk() {
+        let mut block = Block::allocated();
+        block.free(256, 8);
+        block.free(8, 2);
+        let mut alloc = |order, wanted| Some(block.take(block.find_within(order, &wanted)?));
+        assert_eq!(alloc(1, 0..512), Some(8), "the smallest sufficient chunk");
+        assert_eq!(alloc(1, 300..400), Some(300));
+        assert_eq!(alloc(4, 305..335), None, "no aligned chunk");
+        assert_eq!((alloc(2, 9..12), alloc(0, 9..11)), (None, Some(10)));
+        [(8, 1), (10, 0), (300, 1)].into_iter().for_each(|(first, order)| _ = block.free(first, order));
+        assert_eq!((block.alloc(8), block.alloc(2), block.largest()), (Some(256), Some(8), None));
     }
 
     #[test]

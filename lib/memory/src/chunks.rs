@@ -8,7 +8,7 @@ use addr::Order;
 
 /// A request for frames.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Request {
+pub struct Request<'a> {
     /// The number of frames.
     pub frames: u64,
     /// The largest order of a chunk.
@@ -16,10 +16,10 @@ pub struct Request {
     /// Whether the frames must be contiguous. `largest` is ignored then.
     pub contiguous: bool,
     /// The zones and addresses allowed.
-    pub reach: Reach,
+    pub reach: Reach<'a>,
 }
 
-impl Request {
+impl Request<'_> {
     /// A request for `frames` frames without constraints.
     pub const fn new(frames: u64) -> Self {
         Self { frames, largest: Order::MAX, contiguous: false, reach: Reach::ANYWHERE }
@@ -75,7 +75,7 @@ impl From<OutOfHeap> for ChunkError {
 ///
 /// # Errors
 /// See [`ChunkError`]; all frames are freed to `source` again.
-pub fn alloc(source: &mut impl FrameSource, request: &Request) -> Result<Frames, ChunkError> {
+pub fn alloc(source: &mut impl FrameSource, request: &Request<'_>) -> Result<Frames, ChunkError> {
     let mut frames = Frames::new();
     alloc_into(source, request, &mut frames)?;
     Ok(frames)
@@ -87,7 +87,7 @@ pub fn alloc(source: &mut impl FrameSource, request: &Request) -> Result<Frames,
 /// As [`alloc()`]; the list is empty.
 pub fn alloc_into(
     source: &mut impl FrameSource,
-    request: &Request,
+    request: &Request<'_>,
     list: &mut Frames,
 ) -> Result<(), ChunkError> {
     debug_assert!(list.is_empty());
@@ -98,7 +98,7 @@ pub fn alloc_into(
         return alloc_run(source, request, list);
     }
     alloc_from(source, request.reach.preferred(), request.frames, request.largest, list)?;
-    if list.frames() < request.frames && request.reach != request.reach.preferred() {
+    if list.frames() < request.frames && request.reach.has_fallback() {
         alloc_more(source, request.reach, request.frames - list.frames(), request.largest, list)?;
     }
     if list.frames() == request.frames {
@@ -112,7 +112,7 @@ pub fn alloc_into(
 /// Allocates up to `wanted` frames within `reach` into an empty list. After an error it is empty again.
 fn alloc_from(
     source: &mut impl FrameSource,
-    reach: Reach,
+    reach: Reach<'_>,
     wanted: u64,
     largest: Order,
     list: &mut Frames,
@@ -133,7 +133,7 @@ fn alloc_from(
 /// The rest of [`alloc_from`], once only single frames are left or requested.
 fn alloc_pages(
     source: &mut impl FrameSource,
-    reach: Reach,
+    reach: Reach<'_>,
     wanted: u64,
     list: &mut Frames,
 ) -> Result<(), OutOfHeap> {
@@ -152,7 +152,7 @@ fn alloc_pages(
 /// [`alloc_from`], merged with the chunks in the list.
 fn alloc_more(
     source: &mut impl FrameSource,
-    reach: Reach,
+    reach: Reach<'_>,
     wanted: u64,
     largest: Order,
     list: &mut Frames,
@@ -201,7 +201,11 @@ fn merge(source: &mut impl FrameSource, mut a: Frames, mut b: Frames) -> Result<
 }
 
 /// Allocates a contiguous run: the chunk that covers it, without the frames after its end.
-fn alloc_run(source: &mut impl FrameSource, request: &Request, list: &mut Frames) -> Result<(), ChunkError> {
+fn alloc_run(
+    source: &mut impl FrameSource,
+    request: &Request<'_>,
+    list: &mut Frames,
+) -> Result<(), ChunkError> {
     let wanted = request.frames;
     let order = Order::covering(wanted).ok_or(ChunkError::TooLong { wanted })?;
     let cover = source.alloc(order, request.reach).ok_or(ChunkError::OutOfFrames { wanted, had: 0 })?;

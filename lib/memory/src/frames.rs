@@ -249,7 +249,7 @@ mod tests {
     struct Returned(Vec<Vec<u64>>);
 
     impl FrameSource for Returned {
-        fn alloc(&mut self, _: Order, _: Reach) -> Option<OwnedChunk> {
+        fn alloc(&mut self, _: Order, _: Reach<'_>) -> Option<OwnedChunk> {
             None
         }
         fn free(&mut self, chunk: OwnedChunk) {

@@ -1,7 +1,9 @@
 //! Free chunks of 2 MiB and more, by order: a buddy allocator in units of 2 MiB blocks.
 
+use crate::split::{buddies, fit};
 use addr::Order;
 use alloc::collections::BTreeSet;
+use core::ops::Range;
 
 /// The number of orders, from one block to the largest chunk.
 const ORDERS: usize = (Order::MAX.log2() - Order::BLOCK_2M.log2()) as usize + 1;
@@ -24,6 +26,19 @@ impl Large {
         for half in order..from {
             self.free[half].insert(first + (1 << half));
         }
+        Some(first)
+    }
+
+    /// As [`Large::alloc`], among the blocks `wanted`.
+    pub(crate) fn alloc_within(&mut self, order: usize, wanted: &Range<u64>) -> Option<u64> {
+        let (from, run, first) = (order..ORDERS).find_map(|from| {
+            // A run across the start of `wanted` starts before it. Only the runs across its ends may not fit.
+            let lowest = wanted.start >> from << from;
+            let mut runs = self.free[from].range(lowest..wanted.end.max(lowest));
+            runs.find_map(|&run| Some((from, run, fit(run, from, order, wanted)?)))
+        })?;
+        self.free[from].remove(&run);
+        buddies(first, order, from).for_each(|(buddy, half)| _ = self.free[half].insert(buddy));
         Some(first)
     }
 
@@ -61,6 +76,21 @@ mod tests {
         large.free(16, 2);
         large.free(24, 3);
         assert_eq!(large.alloc(4), Some(16));
+    }
+
+    #[test]
+    fn limited_allocation_splits_a_run_in_the_middle() {
+        let mut large = Large::new();
+        large.free(16, 4);
+        assert_eq!(large.alloc_within(1, &(19..22)), Some(20));
+        assert_eq!(large.alloc_within(1, &(19..22)), None);
+        assert_eq!(large.alloc_within(0, &(19..22)), Some(19));
+        assert_eq!((large.alloc_within(0, &(0..16)), large.alloc_within(0, &(32..40))), (None, None));
+        assert_eq!(large.alloc_within(0, &(20..20)), None, "an empty range");
+        assert_eq!(large.runs().map(|(_, order)| 1 << order).sum::<u64>(), 13);
+        large.free(19, 0);
+        large.free(20, 1);
+        assert_eq!(large.alloc(4), Some(16), "all merged again");
     }
 
     #[test]

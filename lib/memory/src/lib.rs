@@ -27,6 +27,7 @@ mod owned;
 mod range;
 mod slots;
 mod source;
+mod split;
 mod sync;
 mod zone;
 

@@ -1,7 +1,8 @@
 //! The per-CPU cache of free chunks.
 
 use crate::owned::OwnedChunk;
-use addr::{Chunk, Order, PhysAddr};
+use crate::source::Reach;
+use addr::{Chunk, Order};
 
 /// The cached orders, up to 2 MiB. Larger chunks are rarely merged, and caching them would fragment memory.
 const ORDERS: usize = Order::BLOCK_2M.log2() as usize + 1;
@@ -70,14 +71,14 @@ impl Magazine {
         Ok(())
     }
 
-    /// Takes the last chunk of this order, if it has no byte above `highest`.
+    /// Takes the last chunk of this order, if its addresses are within `reach`.
     #[inline]
-    pub fn pop(&mut self, order: Order, highest: PhysAddr) -> Option<OwnedChunk> {
+    pub fn pop(&mut self, order: Order, reach: Reach<'_>) -> Option<OwnedChunk> {
         let order = usize::from(order.log2());
         let len = self.lens.get_mut(order)?;
         let below = len.checked_sub(1)?;
         let chunk = self.chunks[START[order] + usize::from(below)];
-        if chunk.start().raw() + (chunk.bytes() - 1) > highest.raw() {
+        if !reach.covers(chunk) {
             return None;
         }
         *len = below;
@@ -94,7 +95,7 @@ impl Magazine {
     /// Takes a chunk of any order; `None` if the magazine is empty.
     pub fn pop_any(&mut self) -> Option<OwnedChunk> {
         let order = self.lens.iter().rposition(|&len| len > 0)?;
-        self.pop(Order::new(order as u8).ok()?, PhysAddr::new(u64::MAX))
+        self.pop(Order::new(order as u8).ok()?, Reach::ANYWHERE)
     }
 }
 
@@ -107,10 +108,10 @@ impl Default for Magazine {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use addr::Pfn;
+    use addr::{AddrRange, Pfn, PhysAddr};
     use proptest::prelude::*;
 
-    const ANY: PhysAddr = PhysAddr::new(u64::MAX);
+    const ANY: Reach<'_> = Reach::ANYWHERE;
 
     fn page(number: u64) -> OwnedChunk {
         OwnedChunk::from_list(Chunk::page(Pfn::new(number)))
@@ -128,11 +129,15 @@ mod tests {
     }
 
     #[test]
-    fn limit_applies_to_the_last_byte() {
+    fn limit_applies_to_every_byte() {
         let mut magazine = Magazine::new();
         magazine.push(page(1)).unwrap();
-        assert_eq!(magazine.pop(Order::PAGE, PhysAddr::new(0x1ffe)), None);
-        assert_eq!(magazine.pop(Order::PAGE, PhysAddr::new(0x1fff)), Some(page(1)));
+        let mut pop = |start, end| {
+            let range = AddrRange::new(PhysAddr::new(start), PhysAddr::new(end));
+            magazine.pop(Order::PAGE, ANY.within(&range))
+        };
+        assert_eq!((pop(0x1001, 0x3000), pop(0, 0x1fff)), (None, None));
+        assert_eq!(pop(0x1000, 0x2000), Some(page(1)));
     }
 
     #[test]

@@ -5,6 +5,7 @@ use crate::owned::{OwnedChunk, OwnedPages};
 use crate::source::{FrameSource, Preference, Reach, Zone};
 use addr::{AddrRange, Address, Chunk, Order, PAGE_SIZE, Pfn, PhysAddr};
 use alloc::boxed::Box;
+use core::ops::Range;
 
 /// Frame numbers have 40 bits: physical addresses have 52 at most.
 const BANKS: usize = 40;
@@ -49,33 +50,45 @@ impl Banks {
         self.stats.total += end.raw() - first.raw();
     }
 
-    fn alloc(&mut self, order: Order, highest: PhysAddr) -> Option<Chunk> {
-        let chunk = self.find_map(highest, |bank| bank.alloc(order))?;
+    fn alloc(&mut self, order: Order, reach: Reach<'_>) -> Option<Chunk> {
+        let partly = |bank: &mut Bank, wanted: &_| bank.alloc_within(order, wanted);
+        let chunk = self.find_map(reach, |bank| bank.alloc(order), partly)?;
         self.stats.allocated += chunk.frames();
         Some(chunk)
     }
 
-    /// The first result of `alloc` on the banks whose frames are all at or below `highest`, the highest bank
-    /// first.
-    fn find_map<R>(&mut self, highest: PhysAddr, alloc: impl Fn(&mut Bank) -> Option<R>) -> Option<R> {
-        let beyond = highest.raw().saturating_add(1) / PAGE_SIZE;
+    /// The first result of an allocation from a bank, the highest bank first: `whole` allocates from banks
+    /// whose frames are all within `reach`, `partly` from the others, among the given frames.
+    fn find_map<R>(
+        &mut self,
+        reach: Reach<'_>,
+        whole: impl Fn(&mut Bank) -> Option<R>,
+        partly: impl Fn(&mut Bank, &Range<u64>) -> Option<R>,
+    ) -> Option<R> {
+        let limit = reach.frames();
         let mut candidates = self.occupied;
         while let Some(index) = candidates.checked_ilog2() {
             candidates &= !(1 << index);
             let bank = self.slots[index as usize].as_mut()?;
-            if bank.last().raw() >= beyond {
-                continue;
-            }
-            if let Some(found) = alloc(bank) {
-                return Some(found);
+            let found = match &limit {
+                Some(wanted) if !bank.is_within(wanted) => partly(bank, wanted),
+                _ => whole(bank),
+            };
+            if found.is_some() {
+                return found;
             }
         }
         None
     }
 
     /// Allocates single frames as [`FrameSource::alloc_pages`] does.
-    fn alloc_pages(&mut self, wanted: u32, highest: PhysAddr) -> Option<OwnedPages> {
-        let (run, bits) = self.find_map(highest, |bank| bank.alloc_pages(wanted))?;
+    fn alloc_pages(&mut self, wanted: u32, reach: Reach<'_>) -> Option<OwnedPages> {
+        let one = |bank: &mut Bank, among: &_| {
+            let page = bank.alloc_within(Order::PAGE, among)?.first().raw();
+            let in_run = page % OwnedPages::RUN;
+            Some((Pfn::new(page - in_run), 1 << in_run))
+        };
+        let (run, bits) = self.find_map(reach, |bank| bank.alloc_pages(wanted), one)?;
         self.stats.allocated += u64::from(bits.count_ones());
         Some(OwnedPages::from_list(run, bits))
     }
@@ -154,17 +167,17 @@ impl Zones {
         self.low.stats.free().saturating_sub(self.reserve)
     }
 
-    fn alloc_spare_low(&mut self, order: Order, highest: PhysAddr) -> Option<Chunk> {
+    fn alloc_spare_low(&mut self, order: Order, reach: Reach<'_>) -> Option<Chunk> {
         if order.frames() > self.spare_low() {
             return None;
         }
-        self.low.alloc(order, highest)
+        self.low.alloc(order, reach)
     }
 
-    fn alloc_spare_low_pages(&mut self, wanted: u32, highest: PhysAddr) -> Option<OwnedPages> {
+    fn alloc_spare_low_pages(&mut self, wanted: u32, reach: Reach<'_>) -> Option<OwnedPages> {
         match wanted.min(u32::try_from(self.spare_low()).unwrap_or(u32::MAX)) {
             0 => None,
-            spare => self.low.alloc_pages(spare, highest),
+            spare => self.low.alloc_pages(spare, reach),
         }
     }
 
@@ -177,13 +190,12 @@ impl Zones {
 }
 
 impl FrameSource for Zones {
-    fn alloc(&mut self, order: Order, reach: Reach) -> Option<OwnedChunk> {
-        let highest = reach.highest();
+    fn alloc(&mut self, order: Order, reach: Reach<'_>) -> Option<OwnedChunk> {
         let chunk = match reach.preference() {
-            Preference::Only(Zone::High) => self.high.alloc(order, highest),
-            Preference::Only(Zone::Low) => self.low.alloc(order, highest),
+            Preference::Only(Zone::High) => self.high.alloc(order, reach),
+            Preference::Only(Zone::Low) => self.low.alloc(order, reach),
             Preference::HighFirst => {
-                self.high.alloc(order, highest).or_else(|| self.alloc_spare_low(order, highest))
+                self.high.alloc(order, reach).or_else(|| self.alloc_spare_low(order, reach))
             }
         };
         chunk.map(OwnedChunk::from_list)
@@ -195,14 +207,13 @@ impl FrameSource for Zones {
         self.banks_of(chunk.start()).free(chunk);
     }
 
-    fn alloc_pages(&mut self, wanted: u32, reach: Reach) -> Option<OwnedPages> {
-        let highest = reach.highest();
+    fn alloc_pages(&mut self, wanted: u32, reach: Reach<'_>) -> Option<OwnedPages> {
         match reach.preference() {
-            Preference::Only(Zone::High) => self.high.alloc_pages(wanted, highest),
-            Preference::Only(Zone::Low) => self.low.alloc_pages(wanted, highest),
+            Preference::Only(Zone::High) => self.high.alloc_pages(wanted, reach),
+            Preference::Only(Zone::Low) => self.low.alloc_pages(wanted, reach),
             Preference::HighFirst => {
-                let high = self.high.alloc_pages(wanted, highest);
-                high.or_else(|| self.alloc_spare_low_pages(wanted, highest))
+                let high = self.high.alloc_pages(wanted, reach);
+                high.or_else(|| self.alloc_spare_low_pages(wanted, reach))
             }
         }
     }

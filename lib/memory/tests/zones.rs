@@ -77,32 +77,65 @@ fn small_highmem_chunk_is_preferred_and_chunks_stay_in_descending_order() {
 }
 
 #[test]
-fn address_limit_selects_banks_at_powers_of_two() {
+fn all_frames_inside_the_range_are_found_and_no_others() {
     for border in [2u64, 16, 1 << 8, 1 << 20] {
-        let last_byte = border * PAGE_SIZE - 1;
-        let mut zones = zones(border / 2, 0, border * 2);
-        for (highest, frames) in [(last_byte, border - border / 2), (last_byte - 1, 0)] {
-            let reach = Reach::ANYWHERE.up_to(PhysAddr::new(highest));
+        let (first, end) = (border / 2, border * 2);
+        let mut zones = zones(first, 0, end);
+        let byte = |frame: u64| frame * PAGE_SIZE;
+        for (range, frames) in [
+            (ram(0, byte(border)), border - first),
+            (ram(0, byte(border) - 1), border - first - 1),
+            (ram(byte(first) + 1, u64::MAX), end - first - 1),
+            (ram(byte(border), byte(border + 1)), 1),
+            (ram(byte(border) + 1, byte(border + 1)), 0),
+            (ram(byte(end - 1), u64::MAX), 1),
+            (ram(0, byte(first)), 0),
+        ] {
             let mut taken = Frames::new();
             for log2 in (0..=18).rev() {
-                while let Some(chunk) = zones.alloc(order(log2), reach) {
-                    assert!(chunk.chunk().range().end().raw() - 1 <= highest);
+                while let Some(chunk) = zones.alloc(order(log2), Reach::ANYWHERE.within(&range)) {
+                    assert!(range.covers(&chunk.chunk().range()));
                     taken.push(chunk).unwrap();
                 }
             }
-            assert_eq!(taken.frames(), frames, "border {border}, highest {highest:#x}");
+            assert_eq!(taken.frames(), frames, "border {border}, {range:?}");
             taken.free_to(&mut zones);
         }
     }
 }
 
 #[test]
-fn address_limit_at_the_end_of_ram_includes_a_partial_bank() {
-    let mut zones = zones(8, 0, 11);
-    let reach = Reach::ANYWHERE.up_to(PhysAddr::new(11 * PAGE_SIZE - 1));
-    let mut all = chunks::alloc(&mut zones, &Request { reach, ..Request::new(3) }).unwrap();
-    all.free_to(&mut zones);
-    assert_eq!(zones.alloc(Order::PAGE, reach.up_to(PhysAddr::new(10 * PAGE_SIZE))), None);
+fn requests_inside_a_range_split_and_merge_blocks() {
+    const BLOCK: u64 = 512;
+    // From the middle of a block to the middle of another.
+    let window = ram((20 * BLOCK + 256) * PAGE_SIZE, (27 * BLOCK + 255) * PAGE_SIZE);
+    let reach = Reach::ANYWHERE.within(&window);
+    let frames = window.len() / PAGE_SIZE;
+    for largest in [0, 3, 8, 9, 10, 18] {
+        let mut zones = zones(16 * BLOCK, 0, 40 * BLOCK);
+        let request = |frames| Request { reach, largest: order(largest), ..Request::new(frames) };
+        let error = chunks::alloc(&mut zones, &request(frames + 1)).unwrap_err();
+        assert_eq!(error, ChunkError::OutOfFrames { wanted: frames + 1, had: frames });
+        let mut all = chunks::alloc(&mut zones, &request(frames)).unwrap();
+        assert!(all.chunks().all(|chunk| window.covers(&chunk.range())));
+        all.free_to(&mut zones);
+        let mut whole = chunks::alloc(&mut zones, &Request::new(24 * BLOCK)).unwrap();
+        assert_eq!(starts(&whole), [(16 * BLOCK, 13), (32 * BLOCK, 12)], "all merged again");
+        whole.free_to(&mut zones);
+    }
+}
+
+#[test]
+fn contiguous_request_is_inside_the_range() {
+    let mut zones = zones(1024, 0, 4096);
+    let run = |frames| Request { contiguous: true, ..Request::new(frames) };
+    let window = ram(1030 * PAGE_SIZE, 1056 * PAGE_SIZE);
+    let reach = Reach::ANYWHERE.within(&window);
+    let mut list = chunks::alloc(&mut zones, &Request { reach, ..run(11) }).unwrap();
+    assert_eq!(starts(&list), [(1040, 3), (1048, 1), (1050, 0)]);
+    let none = chunks::alloc(&mut zones, &Request { reach, ..run(16) });
+    assert_eq!(none.unwrap_err(), ChunkError::OutOfFrames { wanted: 16, had: 0 });
+    list.free_to(&mut zones);
 }
 
 #[test]
@@ -225,7 +258,7 @@ struct FailingSource<'a> {
 }
 
 impl FrameSource for FailingSource<'_> {
-    fn alloc(&mut self, order: Order, reach: Reach) -> Option<OwnedChunk> {
+    fn alloc(&mut self, order: Order, reach: Reach<'_>) -> Option<OwnedChunk> {
         self.left = self.left.checked_sub(1)?;
         self.zones.alloc(order, reach)
     }
@@ -250,21 +283,30 @@ fn failure_at_any_chunk_frees_all_frames() {
 
 #[derive(Clone, Debug)]
 enum ZoneOp {
-    Take { frames: u64, largest: u8, contiguous: bool, high: u64 },
+    Take { frames: u64, largest: u8, contiguous: bool, range: (u64, u64) },
     Give(usize),
 }
 
 fn step() -> impl Strategy<Value = ZoneOp> {
     prop_oneof![
-        (1u64..80, 0u8..8, any::<bool>(), prop_oneof![Just(u64::MAX), 0u64..0x10_0000]).prop_map(
-            |(frames, largest, contiguous, high)| ZoneOp::Take { frames, largest, contiguous, high }
-        ),
+        (
+            1u64..80,
+            0u8..8,
+            any::<bool>(),
+            prop_oneof![Just((0, u64::MAX)), (0u64..0x10_0000, 0u64..0x10_0000)]
+        )
+            .prop_map(|(frames, largest, contiguous, range)| ZoneOp::Take {
+                frames,
+                largest,
+                contiguous,
+                range
+            }),
         any::<usize>().prop_map(ZoneOp::Give),
     ]
 }
 
 proptest! {
-    /// Allocated frames never overlap, respect the limit, and are all freed.
+    /// Allocated frames never overlap, are inside the range, and are all freed.
     #[test]
     fn frames_have_one_owner(first in 0u64..40, low in 0u64..200, steps in prop::collection::vec(step(), 1..60)) {
         let mut zones = zones(first, low, 200);
@@ -272,8 +314,9 @@ proptest! {
         let mut held: Vec<Frames> = Vec::new();
         for step in steps {
             match step {
-                ZoneOp::Take { frames, largest, contiguous, high } => {
-                    let reach = Reach::ANYWHERE.up_to(PhysAddr::new(high));
+                ZoneOp::Take { frames, largest, contiguous, range } => {
+                    let range = ram(range.0.min(range.1), range.0.max(range.1));
+                    let reach = Reach::ANYWHERE.within(&range);
                     let request = Request { frames, largest: order(largest), contiguous, reach };
                     let Ok(list) = chunks::alloc(&mut zones, &request) else { continue };
                     prop_assert_eq!(list.frames(), frames);
@@ -281,7 +324,7 @@ proptest! {
                     for chunk in list.chunks() {
                         prop_assert!(contiguous || chunk.order().log2() <= largest);
                         prop_assert_eq!(offset % chunk.frames(), 0, "{:?} at {}", chunk, offset);
-                        prop_assert!(chunk.range().end().raw() - 1 <= high);
+                        prop_assert!(range.covers(&chunk.range()));
                         for frame in chunk.first().raw()..chunk.first().raw() + chunk.frames() {
                             prop_assert!((first..200).contains(&frame));
                             prop_assert!(out.insert(frame), "{} allocated twice", frame);

@@ -11,6 +11,7 @@ use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use dma_api::{Attrs, Direction, DmaError, DmaMask, StreamMemory};
+use drivers::direct::BusWindow;
 use kernel::dma::stream::{self, Pages};
 use kernel::dma::{self, Attachment, ChunkedBuffer, Device, MapPlacement, counters};
 use kernel::iommu;
@@ -61,7 +62,7 @@ pub(super) fn translated_device(coherent: bool) -> Result<Option<Arc<Device>>, S
 }
 
 pub(super) fn direct_device(coherent: bool) -> Arc<Device> {
-    let device = Device::direct(String::from("selftest"), coherent, Vec::new());
+    let device = Device::direct(String::from("selftest"), coherent, Vec::from([BusWindow::identity()]));
     // Lowmem only: its frames have linear aliases.
     let low = DmaMask::up_to(layout().low_end.raw() - 1);
     device.set_mask(low).map_or_else(|error| panic!("mask {low}: {error}"), |()| device)
@@ -483,7 +484,7 @@ fn streaming_mapping_is_one_iova_range() -> Outcome {
             }
         }
     }
-    let other = Device::direct(String::from("selftest"), false, Vec::new());
+    let other = Device::direct(String::from("selftest"), false, Vec::from([BusWindow::identity()]));
     let refused = stream::map(&other, pages_or_error(Pages::new(100))?, Direction::FromDevice).err();
     let refused = refused.map(|refused| refused.error);
     let shared = DmaError::SharedLine { offset: 0, len: 100 };

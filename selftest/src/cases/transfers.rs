@@ -13,6 +13,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use arch::timer::Deadline;
 use dma_api::{Attrs, DmaMask};
+use drivers::direct::BusWindow;
 use kernel::dma::{self, Attachment, Device, counters};
 use kernel::memory::zones;
 use memory::{Reach, Zone};
@@ -127,7 +128,7 @@ fn device_that_reaches_ram() -> Result<Arc<Device>, String> {
     if let Some(edu) = edu().filter(|edu| edu.device().domain().is_translated()) {
         return Ok(edu.device().clone());
     }
-    let device = Device::direct("selftest".to_string(), true, Vec::new());
+    let device = Device::direct("selftest".to_string(), true, Vec::from([BusWindow::identity()]));
     device.set_mask(DmaMask::bits(64)).map_err(|error| error.to_string())?;
     Ok(device)
 }
