@@ -38,6 +38,17 @@ impl TransferJob<Arc<Import>> {
     }
 }
 
+impl TransferJob<Attachment> {
+    /// Copies between the first `len` bytes of a buffer, which has contiguous device addresses, and the
+    /// device's buffer.
+    pub fn of_buffer(buffer: Attachment, direction: TransferDirection, len: u64) -> Self {
+        let start = buffer.range().start();
+        // SAFETY: device addresses of the attachment, which the job keeps mapped.
+        let transfer = unsafe { Transfer::new(direction, AddrRange::new(start, start + len), 0) };
+        Self { transfers: Vec::from([transfer]), memory: buffer }
+    }
+}
+
 impl TransferJob<Stream<DeviceOwned>> {
     /// Copies between all of `stream` and the device's buffer from `offset` on.
     pub fn of_stream(stream: Stream<DeviceOwned>, offset: u64) -> Self {

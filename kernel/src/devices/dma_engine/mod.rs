@@ -7,8 +7,7 @@ mod loopback;
 
 use super::driver::BoundDevice;
 use crate::debug::{self, FailPoint};
-use crate::dma::stream::{self, Pages};
-use crate::dma::{Device, trace};
+use crate::dma::{self, Device, trace};
 use crate::fs::OpenFile;
 use crate::fs::char_device::{self, DeviceClass};
 use crate::irq::Handler;
@@ -21,8 +20,10 @@ use arch::timer::Deadline;
 use core::iter;
 use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use dma_api::DmaError;
-use drivers::dma_engine::{self, BUFFER_LEN, CopyError, Gone, NotStopped, Notify, Transfer};
+use dma_api::{Attrs, DmaError};
+use drivers::dma_engine::{
+    self, BUFFER_LEN, CopyError, Gone, NotStopped, Notify, Transfer, TransferDirection,
+};
 use drivers::poll::poll_until;
 use file::DmaEngineFile;
 use job::{TransferJob, UnfinishedJob};
@@ -216,15 +217,13 @@ impl DmaEngineDevice {
         result
     }
 
-    /// Fills the device's buffer with zeroes by a transfer from zeroed pages.
+    /// Fills the device's buffer with zeroes by a transfer from a new buffer, which is allocated from memory
+    /// that the device can access: not all lowmem is.
     fn clear(&self) -> Result<(), TransferError> {
-        let zeroes = Pages::new(BUFFER_LEN).map_err(TransferError::Clear)?;
-        let mapping = stream::map(&self.device, zeroes, dma_api::Direction::ToDevice);
-        let mapping = mapping.map_err(|refused| TransferError::Clear(refused.error))?;
-        let (mapping, done) = self.run_job(TransferJob::of_stream(mapping, 0));
-        if let Some(mapping) = mapping {
-            mapping.unmap().map_err(TransferError::Clear)?;
-        }
+        let zeroes = dma::alloc(&self.device, BUFFER_LEN, Attrs::NO_KERNEL_MAPPING);
+        let zeroes = zeroes.map_err(TransferError::Clear)?;
+        let (_, done) =
+            self.run_job(TransferJob::of_buffer(zeroes, TransferDirection::FromMemory, BUFFER_LEN));
         if done?.is_complete() { Ok(()) } else { Err(CopyError::Failed(0).into()) }
     }
 
