@@ -41,11 +41,24 @@ pub fn of_bare_machine(
         .map_err(Error::file("write", &stub))?;
     let boot = BootInput { entry: BootImage::Kernel(stub), initramfs: None, append: String::new() };
     dump(machine, &boot, at)?;
-    let bytes = std::fs::read(at).map_err(Error::file("read", at))?;
-    let reason = |reason: String| Error::Image { path: at.to_owned(), reason };
+    modified(at, |tree| {
+        write_chosen(tree, append, initramfs).ok()?;
+        change(tree)
+    })
+}
+
+/// Writes the tree in the file `from`, modified by `change`, to the file `at`.
+pub fn modify(from: &Path, change: TreeChange, at: &Path) -> Result<PathBuf> {
+    std::fs::write(at, modified(from, change)?).map_err(Error::file("write", at))?;
+    Ok(at.to_owned())
+}
+
+/// The tree in the file `from`, modified by `change`.
+fn modified(from: &Path, change: impl FnOnce(&mut DeviceTree) -> Option<()>) -> Result<Vec<u8>> {
+    let bytes = std::fs::read(from).map_err(Error::file("read", from))?;
+    let reason = |reason: String| Error::Image { path: from.to_owned(), reason };
     let tree = Fdt::new(&bytes).map_err(|error| reason(error.to_string()))?;
     let mut tree = DeviceTree::from_fdt(&tree);
-    write_chosen(&mut tree, append, initramfs).map_err(|error| reason(error.to_string()))?;
     change(&mut tree).ok_or_else(|| reason("the node or property to change is missing".into()))?;
     Ok(tree.to_dtb())
 }

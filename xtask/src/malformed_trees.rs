@@ -13,6 +13,8 @@ const MEMORY: &str = "/memory@40000000";
 const INTERRUPT_CONTROLLER: &str = "/intc@8000000";
 const SMMU: &str = "/smmuv3@9050000";
 const PCIE: &str = "/pcie@10000000";
+/// The bus of the DMA engine and the mailbox of a Raspberry Pi.
+const SOC: &str = "/soc";
 
 /// The image's address in QEMU: a reservation there overlaps the kernel.
 const KERNEL: u64 = 0x4020_0000;
@@ -125,6 +127,19 @@ pub fn duplicate_phandles(tree: &mut DeviceTree) -> Option<()> {
         node.children_mut().try_for_each(all)
     }
     all(&mut tree.root)
+}
+
+/// A Raspberry Pi whose bus reaches two parts of memory above 256 MiB, with a gap. The addresses are QEMU's,
+/// which does not translate them by this property.
+pub fn dma_ranges_with_a_gap(tree: &mut DeviceTree) -> Option<()> {
+    let low = [0xd400_0000, 0, 0x1400_0000, 0x0800_0000];
+    let high = [0xe000_0000, 0, 0x2000_0000, 0x1000_0000];
+    set(tree, SOC, "dma-ranges", &[low, high].concat())
+}
+
+/// A Raspberry Pi whose bus reaches 1 GiB from 16 GiB on, where there is no memory.
+pub fn dma_ranges_above_memory(tree: &mut DeviceTree) -> Option<()> {
+    set(tree, SOC, "dma-ranges", &[0xc000_0000, 4, 0, 0x4000_0000])
 }
 
 /// No PSCI: no CPU start and no power off.

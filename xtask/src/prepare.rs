@@ -32,6 +32,11 @@ pub fn boot(case: &Case, machine: &QemuMachine, built: &Artifacts, stem: &Path) 
             let tree = dtb::patch(&tree, changes, &stem.with_added_extension("dtb"))?;
             BootInput { entry: BootImage::KernelWithTree(built.image.clone(), tree), ..input }
         }
+        BootMethod::ModifiedBoardTree(change) => {
+            let tree = boards::tree(&machine.board)?;
+            let tree = dtb::modify(&tree, change, &stem.with_added_extension("dtb"))?;
+            BootInput { entry: BootImage::KernelWithTree(built.image.clone(), tree), ..input }
+        }
         BootMethod::Disk => {
             let disk = stem.with_added_extension("img");
             disk::write(built, case.append, &disk)?;

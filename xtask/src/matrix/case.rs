@@ -3,6 +3,7 @@
 use crate::el3_wrapper::TreeSource;
 use crate::expectation::ConsoleExpectation;
 use crate::machine::QemuMachine;
+use crate::malformed_trees::TreeChange;
 
 /// One boot and its expected console.
 #[derive(Clone, Copy, Debug)]
@@ -78,6 +79,8 @@ pub enum BootMethod {
     InvalidPrograms,
     /// As [`BootMethod::Image`], with the board's own device tree in which strings are replaced.
     BoardTree(&'static [(&'static str, &'static str)]),
+    /// As [`BootMethod::Image`], with the board's own device tree, modified.
+    ModifiedBoardTree(TreeChange),
     /// As [`BootMethod::Image`], with QEMU's device tree in which strings are replaced.
     PatchedTree(&'static [(&'static str, &'static str)]),
     /// The disk image of `make image BOARD=generic`, through U-Boot. The boot arguments are in it.

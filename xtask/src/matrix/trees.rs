@@ -1,6 +1,6 @@
 //! Device trees with unusual, malformed or missing content.
 
-use super::bases::error_boot;
+use super::bases::{PANIC, error_boot, raspberry_pi};
 use super::case::{BootMethod, Case};
 use crate::el3_wrapper::TreeSource;
 use crate::expectation::ConsoleExpectation;
@@ -24,6 +24,21 @@ const fn malformed_tree(
     Case {
         start: BootMethod::El3(TreeSource::Modified(change)),
         ..error_boot(name, "init=/bin/probe -- hello", shown)
+    }
+}
+
+/// A Raspberry Pi 4 with other `dma-ranges`, on which a program copies by the DMA engine.
+const fn dma_ranges(
+    name: &'static str,
+    change: malformed_trees::TreeChange,
+    shown: &'static [&'static str],
+) -> Case {
+    Case {
+        start: BootMethod::ModifiedBoardTree(change),
+        append: "lowmem=256M init=/bin/probe -- edu-copy",
+        expect: ConsoleExpectation::PowerOff { shown, never: &[PANIC] },
+        limit: 60,
+        ..raspberry_pi(name, "raspi4b")
     }
 }
 
@@ -53,6 +68,18 @@ pub const CASES: &[Case] = &[
         "no-iommu-map",
         &[("iommu-map", "iommu-maX")],
         &["edu 00:01.0: no IOMMU", "init: exit status 0"],
+    ),
+    dma_ranges(
+        "raspi4b-dma-ranges-with-gap",
+        malformed_trees::dma_ranges_with_a_gap,
+        &["firmware ", "bcm2835-dma channel ", "probe: edu-copy: PASS", "init: exit status 0"],
+    ),
+    dma_ranges(
+        "raspi4b-dma-ranges-above-memory",
+        malformed_trees::dma_ranges_above_memory,
+        &[
+            "bcm2835-dma /soc/dma@7e007000: ignored: memory 0x0..0x3c000000 is outside the windows of dma-ranges",
+        ],
     ),
     malformed_tree(
         "tree-overlapping-memory",
