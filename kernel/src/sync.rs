@@ -3,23 +3,28 @@
 //! A [`SpinLock`] masks interrupts while it is held, so that an interrupt handler cannot deadlock with the
 //! holder on its own CPU. The kernel is not preemptible, so no other thread runs on that CPU meanwhile. Its
 //! critical sections are short: at most 100 000 instructions in the checking build, measured by `cargo xtask
-//! test irqsoff`. Work of any length is done under a [`Mutex`](crate::sched::Mutex) instead, which precedes
-//! all of these locks: the address space and the file descriptors of a process.
+//! test irqsoff`. Work of any length, and waits for a device, are done under a [`Mutex`](crate::sched::Mutex)
+//! instead.
 //!
 //! # Lock order
 //!
-//! A CPU that holds one of these locks acquires only locks further down:
+//! A thread that holds one of these locks acquires only locks further down. The first ones are a `Mutex`:
 //!
-//! 1. process (`process`, `vm`)
-//! 2. DMA domain: `Iova` ranges and the page table of a device (`dma::domain`)
-//! 3. SMMU stream table
-//! 4. SMMU command queue
-//! 5. kernel page tables, vmalloc ranges (`memory`)
-//! 6. zones: the frame allocators (`memory::zones`)
-//! 7. per-CPU caches of the zones (`memory::magazines`)
-//! 8. run queue (`sched`)
-//! 9. per-CPU caches of the heap, and the heap (`memory::heap`)
-//! 10. console
+//! 1. address space, file descriptors of a process (`vm`, `fs`)
+//! 2. host bridge, during the probe of its functions (`devices::pci`)
+//! 3. DMA domain: `Iova` ranges and the page table of a device (`dma::domain`)
+//! 4. SMMU stream table, TLB tags (`iommu`)
+//!
+//! These are a [`SpinLock`]:
+//!
+//! 5. process (`process`)
+//! 6. SMMU command queue
+//! 7. kernel page tables, vmalloc ranges (`memory`)
+//! 8. zones: the frame allocators (`memory::zones`)
+//! 9. per-CPU caches of the zones (`memory::magazines`)
+//! 10. run queue (`sched`)
+//! 11. per-CPU caches of the heap, and the heap (`memory::heap`)
+//! 12. console
 //!
 //! The lock of the SMMU's event queue is acquired by the interrupt handler, and never with another lock held.
 

@@ -6,7 +6,7 @@ use crate::dma::Device;
 use crate::iommu;
 use crate::irq;
 use crate::memory::vmalloc;
-use crate::sync::SpinLock;
+use crate::sched::Mutex;
 use addr::{AddrRange, KernelVa, StreamId};
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
@@ -55,7 +55,7 @@ fn driver_for(
 }
 
 /// A host bridge whose hierarchy has been enumerated.
-pub type PciHost = SpinLock<Host>;
+pub type PciHost = Mutex<Host>;
 
 /// Enumerates the functions behind a host bridge, and stops those that are bus masters.
 pub fn enumerate(description: &HostDescription) -> Option<&'static PciHost> {
@@ -66,7 +66,7 @@ pub fn enumerate(description: &HostDescription) -> Option<&'static PciHost> {
                 log::warn!("pci: {at}: disabled bus mastering, left enabled by an earlier boot stage");
             }
             log::info!("pci: {} functions, buses {:?}", host.functions().len(), description.buses);
-            Some(Box::leak(Box::new(SpinLock::new(host))))
+            Some(Box::leak(Box::new(Mutex::new(host))))
         }
         Err(error) => {
             log::warn!("pci host at {:#x}: ignored: {error}", description.ecam.start());

@@ -7,6 +7,7 @@ use super::small_mappings::{SmallMappings, SmallSlot};
 use crate::debug::{self, DomainKey, FailPoint};
 use crate::iommu::{LOST_BYTES, Smmu, Tables};
 use crate::memory::leaf_batches;
+use crate::sched::Mutex;
 use crate::sync::SpinLock;
 use addr::{AddrRange, FrameRun, Iova, PAGE_SIZE, PhysAddr, StreamId};
 use alloc::boxed::Box;
@@ -18,7 +19,9 @@ use drivers::smmu::{PagingDomain, Stages, StreamError};
 use pagetable::Leaf;
 use spin::Once;
 
-/// An IOVA space. Its lock is held during table updates, not while a CPU waits for CMD_SYNC.
+/// An IOVA space. Its lock is held during changes of the tables and of the stream table entries that lead to
+/// them, and while the SMMU completes their invalidation; a mapping is otherwise invalidated without it. It is a
+/// [`Mutex`]: a mapping can have any number of chunks, and an SMMU that does not respond takes seconds.
 pub struct Domain {
     translation: DomainTranslation,
 }
@@ -34,7 +37,7 @@ struct SmmuDomain {
     smmu: &'static Smmu,
     /// Mappings without the domain's lock; created with the first one.
     small: Once<Box<SmallMappings>>,
-    iova_space: SpinLock<IovaSpace>,
+    iova_space: Mutex<IovaSpace>,
 }
 
 /// The translated domains, for the memory audit: frames that only a domain maps are otherwise not found.
@@ -60,7 +63,7 @@ impl Domain {
         unusable: &[AddrRange<Iova>],
     ) -> Result<Arc<Self>, DmaError> {
         let (domain, input_bits) = (smmu.new_domain()?, smmu.features().input_bits());
-        let iova_space = SpinLock::new(IovaSpace::new(smmu, domain, input_bits, unusable));
+        let iova_space = Mutex::new(IovaSpace::new(smmu, domain, input_bits, unusable));
         let domain = SmmuDomain { smmu, small: Once::new(), iova_space };
         let domain = Arc::new(Self { translation: DomainTranslation::Smmu(Box::new(domain)) });
         let mut all = ALL.lock();

@@ -8,6 +8,7 @@ use crate::debug::{self, FailPoint, StreamKey};
 use crate::irq::Handler;
 use crate::kprintln;
 use crate::percpu;
+use crate::sched::Mutex;
 use crate::sync::SpinLock;
 use addr::{PAGE_SIZE, StreamId};
 use alloc::vec::Vec;
@@ -27,8 +28,10 @@ pub struct Smmu {
     phandle: Option<Phandle>,
     features: Features,
     commands: Commands,
-    streams: SpinLock<StreamTable>,
-    tags: SpinLock<TlbTagAllocator>,
+    /// Locked while the SMMU completes an attach or a detach, up to seconds, so not a spin lock.
+    streams: Mutex<StreamTable>,
+    /// Locked while the SMMU completes the last invalidation of a domain.
+    tags: Mutex<TlbTagAllocator>,
     events: SpinLock<EventDispatcher>,
 }
 
@@ -74,8 +77,8 @@ impl Smmu {
             phandle,
             features,
             commands: Commands::new(commands),
-            streams: SpinLock::new(streams),
-            tags: SpinLock::new(tags),
+            streams: Mutex::new(streams),
+            tags: Mutex::new(tags),
             events: SpinLock::new(EventDispatcher::new(events, entries)),
         })
     }
@@ -133,7 +136,7 @@ impl Smmu {
         }
     }
 
-    /// Attaches `stream` to `domain`, whose lock the caller holds.
+    /// Attaches `stream` to `domain`, whose lock the caller holds. Called in a thread, or during boot.
     ///
     /// # Errors
     /// After [`StreamError::Command`] the stream counts as attached.
@@ -142,7 +145,7 @@ impl Smmu {
     }
 
     /// Makes the SMMU abort all transactions of `stream`, which is attached to `domain`, whose lock the
-    /// caller holds.
+    /// caller holds. Called in a thread, or during boot.
     ///
     /// # Errors
     /// After [`StreamError::Command`] the STE in memory aborts, and the stream still counts as attached.

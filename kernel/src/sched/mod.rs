@@ -135,9 +135,9 @@ pub fn is_interrupted() -> bool {
     CPU_STATE.this().lock().current.as_ref().is_some_and(|thread| thread.is_interrupted())
 }
 
-/// Returns whether this CPU runs threads.
-pub fn is_running() -> bool {
-    CPU_STATE.this().lock().current.is_some()
+/// Returns whether this CPU runs threads: it is past its boot.
+fn is_running() -> bool {
+    running_cpus() & this_cpu() != 0
 }
 
 /// Moves the calling thread to the end of the run queue.

@@ -43,8 +43,8 @@ impl LockState {
 }
 
 /// A mutual exclusion lock whose waiting threads sleep. Not recursive, not fair. Must not be locked in
-/// interrupt context nor with a [`SpinLock`](crate::sync::SpinLock) held. An uncontended lock costs one
-/// compare-and-swap.
+/// interrupt context nor with a [`SpinLock`](crate::sync::SpinLock) held. A CPU that boots spins instead of
+/// sleeping. An uncontended lock costs one compare-and-swap.
 pub struct Mutex<T> {
     state: LockState,
     waiting: WaitQueue,
@@ -90,12 +90,24 @@ impl<T> Mutex<T> {
     #[cold]
     #[inline(never)]
     fn lock_slow_path(&self) -> Result<(), WaitError> {
+        if !super::is_running() {
+            // This CPU is booting and has no thread to put to sleep. The holder is a thread of another CPU.
+            while !self.state.try_lock() {
+                arch::cpu::yield_now();
+            }
+            return Ok(());
+        }
         self.waiting.wait_until(None, || self.state.try_lock_contended().then_some(()))
     }
 
     /// Returns whether a thread holds the lock.
     pub fn is_locked(&self) -> bool {
         self.state.0.load(Ordering::Relaxed) != UNLOCKED
+    }
+
+    /// Returns the value; ownership proves that no other reference exists.
+    pub fn into_inner(self) -> T {
+        self.value.into_inner()
     }
 
     /// Returns the value without locking: `&mut self` proves that no other reference exists.
@@ -105,12 +117,13 @@ impl<T> Mutex<T> {
 }
 
 /// A thread that waits for the lock sleeps, which an interrupt handler and the holder of a spin lock must
-/// not.
+/// not. Interrupts are masked during all of the boot of a CPU.
 #[inline(always)]
 fn check_context() {
     if debug::ENABLED {
         assert!(!percpu::in_interrupt(), "a mutex is locked in interrupt context");
-        assert!(!arch::cpu::irqs_masked(), "a mutex is locked with interrupts masked");
+        let is_masked = arch::cpu::irqs_masked() && super::is_running();
+        assert!(!is_masked, "a mutex is locked with interrupts masked");
     }
 }
 

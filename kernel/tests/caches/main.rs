@@ -61,6 +61,7 @@ fn cpu_and_noncoherent_device_see_each_others_data() {
         behind_smmu.unmap_stream_while_device_writes(1 + seed % 3);
     }
     behind_smmu.frames_of_unconfirmed_unmap_stay_in_use();
+    behind_smmu.configuration_waits_with_interrupts_enabled();
     misuse::each_misuse_is_rejected_with_its_error();
     windows::buffers_are_inside_the_windows();
     windows::errors_name_the_limit();

@@ -3,7 +3,7 @@
 
 use super::cache_model::{CacheModel, LINE, Line};
 use addr::{AddrRange, Chunk, Iova, KernelVa, PAGE_SIZE, PhysAddr, StreamId};
-use dma_api::{Attrs, Direction, StreamMemory};
+use dma_api::{Attrs, Direction, DmaError, StreamMemory};
 use drivers::fake::FakeRegisters;
 use drivers::smmu::{Clock, Features, Registers, TIMEOUT_US};
 use kernel::dma::{self, Attachment, Device, MapPlacement, counters, stream};
@@ -16,6 +16,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 const STREAM: StreamId = StreamId::new(8);
+const OTHER: StreamId = StreamId::new(9);
 
 /// The registers, shared with the driver.
 struct SharedRegisters(Rc<FakeRegisters>);
@@ -57,6 +58,8 @@ struct Bus {
     /// The number of the last write of a page, which is the value of all its words.
     written: Cell<u64>,
     time: Cell<u64>,
+    /// The polls of an SMMU that hangs, and those of them with interrupts masked.
+    polls: Cell<(u64, u64)>,
 }
 
 thread_local! {
@@ -70,7 +73,10 @@ fn installed() -> Rc<Bus> {
 impl Bus {
     fn tick(&self) {
         // An SMMU that hangs costs few polls.
-        let step = if self.smmu.borrow().hung { TIMEOUT_US / 4 } else { 1 };
+        let hung = self.smmu.borrow().hung;
+        let step = if hung { TIMEOUT_US / 4 } else { 1 };
+        let (polls, masked) = self.polls.get();
+        self.polls.set((polls + u64::from(hung), masked + u64::from(hung && arch::cpu::irqs_masked())));
         self.time.set(self.time.get() + step);
         self.smmu.borrow_mut().step();
     }
@@ -109,6 +115,7 @@ impl SmmuDevice {
             target: Cell::new(None),
             written: Cell::new(0),
             time: Cell::new(0),
+            polls: Cell::new((0, 0)),
         });
         BUS.set(Some(bus.clone()));
         let clock = Clock { now: || installed().time.get(), relax: || installed().tick() };
@@ -194,5 +201,39 @@ impl SmmuDevice {
         let attachments: Vec<_> = others.into_iter().map(attach).collect();
         let reused = attachments.iter().any(|attachment| attachment.range().overlaps(&target));
         assert!(!reused, "old data: the IOVA has a new mapping, but an entry in the IOTLB");
+    }
+
+    /// Runs `action` with an SMMU that does not respond, which must be polled with interrupts enabled.
+    fn while_hung<R>(&self, name: &str, action: impl FnOnce() -> R) -> R {
+        self.bus.polls.set((0, 0));
+        self.bus.smmu.borrow_mut().hung = true;
+        let result = action();
+        self.bus.smmu.borrow_mut().hung = false;
+        let (polls, masked) = self.bus.polls.get();
+        assert!(polls > 0, "{name}: the SMMU was not polled");
+        assert_eq!(masked, 0, "{name}: of {polls} polls with interrupts masked");
+        result
+    }
+
+    /// The stream table entry, a table that an unmap empties, and the tag of a domain.
+    pub fn configuration_waits_with_interrupts_enabled(&self) {
+        // SAFETY: no guard exists on this thread.
+        unsafe { arch::cpu::unmask_irqs() };
+        let timed_out = Err(DmaError::IommuTimeout);
+        assert_eq!(self.while_hung("detach", || self.device.block()), timed_out);
+        self.device.block().unwrap();
+        assert_eq!(self.while_hung("attach", || self.device.unblock()), timed_out);
+        self.device.unblock().unwrap();
+        let attach = |pages| {
+            let buffer = dma::alloc_unattached(pages * PAGE_SIZE, Attrs::empty()).unwrap();
+            Attachment::new(&self.device, buffer, MapPlacement::Whole).unwrap()
+        };
+        // Above the size of a small mapping; the domain keeps one empty table.
+        let (first, second) = (attach(513), attach(513));
+        drop(first);
+        self.while_hung("unmap", || drop(second));
+        let other =
+            Device::translated("other".into(), self.device.smmu().unwrap(), OTHER, false, &[]).unwrap();
+        self.while_hung("destroy", || drop(other));
     }
 }
