@@ -73,7 +73,7 @@ impl HeapFile {
         }
         let buffer = dma::alloc_unattached(request.len, self.heap.attrs()).map_err(errno)?;
         let file = Arc::new(OpenFile::new(DmaBufFile::new(buffer), flags));
-        request.fd = caller.files.lock().insert(file, flags.contains(OpenFlags::CLOEXEC), 0)?;
+        request.fd = super::insert(caller.files, file, flags.contains(OpenFlags::CLOEXEC), 0)?;
         memory.write(at, &request).inspect_err(|_| {
             // The program does not know the file descriptor, and cannot close it.
             let file = caller.files.lock().remove(request.fd as i32);

@@ -27,6 +27,21 @@ pub use initramfs::{MountError, mount};
 /// The file descriptor table of a process.
 pub type FileTable = Mutex<FdTable<Arc<OpenFile>>>;
 
+/// Adds `file` to the table at the lowest free number not below `lowest`.
+///
+/// # Errors
+/// Those of [`FdTable::insert`]. The file is closed after the lock of the table is released: the last
+/// reference can free a buffer.
+pub fn insert(
+    files: &FileTable,
+    file: Arc<OpenFile>,
+    close_on_exec: bool,
+    lowest: usize,
+) -> Result<u32, Errno> {
+    let inserted = files.lock().insert(file, close_on_exec, lowest);
+    inserted.map_err(|(error, _closed)| error)
+}
+
 /// The process on whose behalf a file operation runs.
 #[derive(Clone, Copy)]
 pub struct Caller<'a> {

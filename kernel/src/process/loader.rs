@@ -4,8 +4,7 @@ use super::process::Process;
 use super::random;
 use super::return_to_user::enter_user;
 use super::task::Task;
-use crate::fs::OpenFile;
-use crate::fs::root;
+use crate::fs::{self, OpenFile, root};
 use crate::sched;
 use crate::vm::address_space::{AddressSpace, MmapPlacement};
 use abi::Errno;
@@ -191,7 +190,7 @@ fn start_process(
     frame: UserFrame,
 ) -> Result<Arc<Process>, Errno> {
     for file in files {
-        process.files.lock().insert(file.clone(), false, 0)?;
+        fs::insert(&process.files, file.clone(), false, 0)?;
     }
     process.register();
     let task = Arc::new(Task::new(process.id(), process.clone(), UserVa::new(0)));

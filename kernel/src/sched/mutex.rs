@@ -100,11 +100,6 @@ impl<T> Mutex<T> {
         self.waiting.wait_until(None, || self.state.try_lock_contended().then_some(()))
     }
 
-    /// Returns whether a thread holds the lock.
-    pub fn is_locked(&self) -> bool {
-        self.state.0.load(Ordering::Relaxed) != UNLOCKED
-    }
-
     /// Returns the value; ownership proves that no other reference exists.
     pub fn into_inner(self) -> T {
         self.value.into_inner()

@@ -38,9 +38,12 @@ pub fn dup3(call: &SyscallContext<'_>) -> SyscallResult {
     }
     let file = call.file(0)?;
     let number = u32::try_from(call.int(1)).map_err(|_| Errno::EBADF)?;
-    let old = call.process().files.lock().replace(number, file, !flags.is_empty())?;
-    drop(old);
-    Ok(number.into())
+    let replaced = call.process().files.lock().replace(number, file, !flags.is_empty());
+    // Outside of the lock, as for `close`: the previous file, or `file` after an error.
+    match replaced {
+        Ok(_previous) => Ok(number.into()),
+        Err((error, _file)) => Err(error),
+    }
 }
 
 /// `fcntl`
@@ -72,7 +75,7 @@ fn insert(
     close_on_exec: bool,
     lowest: usize,
 ) -> SyscallResult {
-    call.process().files.lock().insert(file, close_on_exec, lowest).map(u64::from)
+    fs::insert(&call.process().files, file, close_on_exec, lowest).map(u64::from)
 }
 
 /// `ioctl`

@@ -36,6 +36,19 @@ fn boot() -> MutexGuard<'static, ()> {
     guard
 }
 
+/// Whether another thread completes `action`, which waits for a lock, within this time.
+fn completes(time: Duration, action: impl FnOnce() + Send + 'static) -> bool {
+    let thread = std::thread::spawn(|| {
+        host_memory::attach_thread();
+        action();
+    });
+    let deadline = Instant::now() + time;
+    while !thread.is_finished() && Instant::now() < deadline {
+        std::thread::yield_now();
+    }
+    thread.is_finished()
+}
+
 /// An address space with `pages` anonymous pages at [`BASE`], installed on this CPU.
 fn space_with_pages(pages: u64) -> AddressSpace {
     let space = AddressSpace::new().unwrap();
@@ -99,7 +112,8 @@ fn user_copy_succeeds_while_another_thread_breaks_the_entry() {
     let memory = UserMemory::new(&space);
     // The entry is broken whenever this thread does not hold the lock of the address space.
     arch::fake::map_user_memory(|at, access| {
-        let is_locked = SPACE.with_borrow(|space| space.as_ref().is_some_and(|space| space.is_locked()));
+        let space = SPACE.with_borrow(|space| space.clone().unwrap());
+        let is_locked = !completes(Duration::from_millis(50), move || space.leaves(|_| false, |_| {}));
         is_locked.then(|| tlb_model::user_address_of(at, access)).flatten()
     });
     assert_eq!(memory.write(BASE, &0x0123_4567_89ab_cdefu64), Ok(()));
@@ -112,6 +126,49 @@ fn user_copy_succeeds_while_another_thread_breaks_the_entry() {
     assert_eq!(memory.load_u32(BASE), Err(Errno::EFAULT));
     arch::mmu::uninstall_user();
     SPACE.take();
+}
+
+/// A buffer can be large, and its attachments wait for the IOMMU: neither may delay the page faults of other
+/// threads.
+#[test]
+fn replaced_buffer_is_freed_without_the_lock_of_the_address_space() {
+    let _kernel = boot();
+    let replace_by_mmap = |space: &AddressSpace| {
+        space.map_anonymous(3 * PAGE_SIZE, MmapPlacement::Fixed(BASE), READ_WRITE).map(|_| ())
+    };
+    let replace_by_mapping = |space: &AddressSpace| {
+        let other = dma::alloc_unattached(3 * PAGE_SIZE, Attrs::empty()).unwrap();
+        let place = MmapPlacement::Fixed(BASE);
+        space.map_shared(other, (0, 3 * PAGE_SIZE), place, (READ_WRITE, READ_WRITE)).map(|_| ())
+    };
+    let shrink_heap = |space: &AddressSpace| {
+        assert_eq!(space.set_break(BASE), BASE);
+        Ok(())
+    };
+    let unmap = |space: &AddressSpace| space.unmap(AddrRange::new(BASE, BASE + 3 * PAGE_SIZE));
+    type Call = fn(&AddressSpace) -> Result<(), Errno>;
+    for call in [replace_by_mmap as Call, replace_by_mapping, shrink_heap, unmap] {
+        let space = Arc::new(AddressSpace::new().unwrap());
+        space.set_heap_start(BASE);
+        space.set_break(BASE + 3 * PAGE_SIZE);
+        let buffer = dma::alloc_unattached(3 * PAGE_SIZE, Attrs::WRITE_COMBINE).unwrap();
+        // Its removal by the last reference is a TLBI of kernel addresses.
+        let view = buffer.make_kernel_view().unwrap();
+        let place = MmapPlacement::Fixed(BASE);
+        space.map_shared(buffer, (0, 3 * PAGE_SIZE), place, (READ_WRITE, READ_WRITE)).unwrap();
+        let freed = Rc::new(Cell::new(false));
+        let (other, seen) = (space.clone(), freed.clone());
+        let fault = move |instruction| {
+            if matches!(instruction, Instruction::TlbKernel(range, _) if range.overlaps(&view)) {
+                seen.set(true);
+                let other = other.clone();
+                let is_free = completes(Duration::from_secs(1), move || other.leaves(|_| false, |_| {}));
+                assert!(is_free, "the address space is locked");
+            }
+        };
+        tlb_model::with_other_cpu(Box::new(fault), || call(&space).unwrap());
+        assert!(freed.get(), "the buffer is not freed");
+    }
 }
 
 #[test]

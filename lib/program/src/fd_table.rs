@@ -35,13 +35,16 @@ impl<F: Clone> FdTable<F> {
     /// Adds `file` at the lowest free number not below `lowest`.
     ///
     /// # Errors
-    /// `EMFILE` if all numbers up to the limit are in use, `EINVAL` if `lowest` exceeds the limit, `ENOMEM`.
-    pub fn insert(&mut self, file: F, close_on_exec: bool, lowest: usize) -> Result<u32, Errno> {
+    /// `EMFILE` if all numbers up to the limit are in use, `EINVAL` if `lowest` exceeds the limit, `ENOMEM`;
+    /// and `file`, which the caller can drop without the lock of the table.
+    pub fn insert(&mut self, file: F, close_on_exec: bool, lowest: usize) -> Result<u32, (Errno, F)> {
         if lowest >= self.limit {
-            return Err(if lowest == 0 { Errno::EMFILE } else { Errno::EINVAL });
+            return Err((if lowest == 0 { Errno::EMFILE } else { Errno::EINVAL }, file));
         }
         let from = lowest.max(self.full_below);
-        let number = (from..self.limit).find(|&number| self.is_free(number)).ok_or(Errno::EMFILE)?;
+        let Some(number) = (from..self.limit).find(|&number| self.is_free(number)) else {
+            return Err((Errno::EMFILE, file));
+        };
         self.put(number, FdEntry { file, close_on_exec })?;
         if from == self.full_below {
             self.full_below = number + 1;
@@ -52,10 +55,10 @@ impl<F: Clone> FdTable<F> {
     /// Replaces the file at `number` (`dup3`). Returns the previous file.
     ///
     /// # Errors
-    /// `EBADF` if the number exceeds the limit, `ENOMEM`.
-    pub fn replace(&mut self, number: u32, file: F, close_on_exec: bool) -> Result<Option<F>, Errno> {
+    /// `EBADF` if the number exceeds the limit, `ENOMEM`; and `file`, as for [`FdTable::insert`].
+    pub fn replace(&mut self, number: u32, file: F, close_on_exec: bool) -> Result<Option<F>, (Errno, F)> {
         if number as usize >= self.limit {
-            return Err(Errno::EBADF);
+            return Err((Errno::EBADF, file));
         }
         let old = self.slots.get_mut(number as usize).and_then(Option::take);
         self.put(number as usize, FdEntry { file, close_on_exec })?;
@@ -103,10 +106,12 @@ impl<F: Clone> FdTable<F> {
         !matches!(self.slots.get(number), Some(Some(_)))
     }
 
-    fn put(&mut self, number: usize, descriptor: FdEntry<F>) -> Result<(), Errno> {
+    fn put(&mut self, number: usize, descriptor: FdEntry<F>) -> Result<(), (Errno, F)> {
         if self.slots.len() <= number {
             let more = number + 1 - self.slots.len();
-            self.slots.try_reserve(more).map_err(|_| Errno::ENOMEM)?;
+            if self.slots.try_reserve(more).is_err() {
+                return Err((Errno::ENOMEM, descriptor.file));
+            }
             self.slots.resize(number + 1, None);
         }
         self.slots[number] = Some(descriptor);
@@ -127,8 +132,8 @@ mod tests {
         assert_eq!(table.insert('c', true, 3), Ok(3));
         assert_eq!(table.remove(0), Ok('a'));
         assert_eq!([table.insert('d', false, 0), table.insert('e', false, 0)], [Ok(0), Ok(2)]);
-        assert_eq!(table.insert('f', false, 0), Err(Errno::EMFILE));
-        assert_eq!(table.insert('f', false, 4), Err(Errno::EINVAL));
+        assert_eq!(table.insert('f', false, 0), Err((Errno::EMFILE, 'f')));
+        assert_eq!(table.insert('f', false, 4), Err((Errno::EINVAL, 'f')));
         assert_eq!(table.take_all().collect::<String>(), "dbec");
     }
 
@@ -159,7 +164,7 @@ mod tests {
             assert_eq!(table.remove(number), Err(Errno::EBADF), "{number}");
             assert_eq!(table.set_close_on_exec(number, true), Err(Errno::EBADF), "{number}");
         }
-        assert_eq!(table.replace(4, 'b', false), Err(Errno::EBADF));
+        assert_eq!(table.replace(4, 'b', false), Err((Errno::EBADF, 'b')));
     }
 
     #[test]

@@ -4,17 +4,22 @@
 use super::programs::RunningProbe;
 use super::resource_snapshot::ResourceSnapshot;
 use super::{Outcome, Test};
-use crate::fixture::TIMEOUT_NS;
+use crate::fixture::{TIMEOUT_NS, run_each, yield_until};
 use crate::soak::rng::Rng;
 use crate::{audit, check, pass, skip};
+use abi::Errno;
+use abi::memory::Prot;
 use abi::signal::Signal;
+use addr::{AddrRange, PAGE_SIZE};
 use alloc::format;
 use alloc::string::String;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use kernel::fs::root;
 use kernel::process::Termination;
 use kernel::sched::{self, time};
-use kernel::{debug, devices};
+use kernel::vm::address_space::{AddressSpace, MmapPlacement};
+use kernel::{debug, devices, kprintln};
 
 pub(super) const TESTS: &[Test] = &[
     Test {
@@ -33,6 +38,11 @@ pub(super) const TESTS: &[Test] = &[
     Test {
         name: "programs.concurrent_thread_exhaustion_leaks_nothing",
         run: concurrent_thread_exhaustion_leaks_nothing,
+    },
+    Test { name: "programs.kill_ends_a_long_console_write", run: kill_ends_a_long_console_write },
+    Test {
+        name: "programs.terminating_thread_ends_long_memory_calls",
+        run: terminating_thread_ends_long_memory_calls,
     },
 ];
 
@@ -207,4 +217,72 @@ fn concurrent_thread_exhaustion_leaks_nothing() -> Outcome {
     }
     before.settle("afterwards")?;
     pass!("{PROGRAMS} concurrently: {} handled the error, {} were killed for lack of memory", ends.0, ends.1)
+}
+
+/// Kills programs that write 2 GiB, or 1024 parts of 1 MiB, to the console by one call: hours at the speed of
+/// a UART.
+fn kill_ends_a_long_console_write() -> Outcome {
+    const LIMIT_NS: u64 = 10_000_000_000;
+    if root::tree().is_none() {
+        skip!("no initramfs");
+    }
+    let before = ResourceSnapshot::now();
+    for probe in ["console-write", "console-vector"] {
+        let program = RunningProbe::start(&[probe], Vec::new())?;
+        let is_writing = wait_for_line(&program, |line| line == "writing");
+        check!(sched::sleep_until(time::now() + 2_000_000).is_ok(), "interrupted");
+        program.process.terminate(Termination::Killed(Signal::SIGKILL));
+        // A process that ends closes its files, which share the output.
+        let is_closed = yield_until(LIMIT_NS, || Arc::strong_count(&program.output) == 1);
+        // The program was killed in the middle of a line.
+        kprintln!("");
+        is_writing?;
+        check!(is_closed, "{probe} still writes {} s after it was killed", LIMIT_NS / 1_000_000_000);
+        kill(program).map_err(|seen| format!("{probe}: {seen}"))?;
+    }
+    before.settle("afterwards")?;
+    pass!("by one buffer and by a vector")
+}
+
+/// The long operations on an address space end early in a thread that must exit, and the rest is released
+/// with the address space.
+fn terminating_thread_ends_long_memory_calls() -> Outcome {
+    let before = ResourceSnapshot::now();
+    let results = run_each(1, |_| end_long_memory_calls())?;
+    results.into_iter().collect::<Result<(), _>>()?;
+    before.settle("afterwards")?;
+    pass!("madvise, mprotect, munmap, mmap with MAP_FIXED")
+}
+
+fn end_long_memory_calls() -> Result<(), String> {
+    const BYTES: u64 = 3 << 30;
+    const PAGES: u64 = 1024;
+    let error = |errno| format!("{errno}");
+    let space = AddressSpace::new().ok_or("no memory or no ASID")?;
+    let start =
+        space.map_anonymous(BYTES, MmapPlacement::Hint(None), Prot::READ | Prot::WRITE).map_err(error)?;
+    let range = AddrRange::new(start, start + BYTES);
+    space.populate(AddrRange::new(start, start + PAGES * PAGE_SIZE));
+    let mapped = || {
+        let mut pages = 0;
+        space.leaves(|_| true, |_| pages += 1);
+        pages
+    };
+    check!(mapped() == PAGES, "{} of {PAGES} pages are populated", mapped());
+    sched::interrupt(&sched::current());
+    let mut before = PAGES;
+    let mut ends_early = |name: &str, unmaps: bool, result: Result<(), Errno>| {
+        check!(result == Err(Errno::EINTR), "{name} is not ended: {result:?}");
+        let left = mapped();
+        let expected = if unmaps { 1..before } else { before..before + 1 };
+        check!(expected.contains(&left), "{name}: {left} of {before} pages are left");
+        before = left;
+        Ok(())
+    };
+    ends_early("mprotect", false, space.protect(range, Prot::READ))?;
+    ends_early("mprotect with PROT_EXEC", false, space.protect(range, Prot::READ | Prot::EXEC))?;
+    ends_early("madvise", true, space.discard(range))?;
+    let replaced = space.map_anonymous(BYTES, MmapPlacement::Fixed(start), Prot::READ);
+    ends_early("mmap", true, replaced.map(|_| ()))?;
+    ends_early("munmap", true, space.unmap(range))
 }

@@ -1,6 +1,9 @@
-//! Programs that run until they are killed: an idle one with all kinds of memory, and a busy one.
+//! Programs that run until they are killed: an idle one with all kinds of memory, a busy one, and two in a long
+//! system call.
 
 use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use dmabuf::{CONTIGUOUS, Edu, Heap, Protection, SYSTEM, UNCACHED, View};
@@ -57,4 +60,41 @@ pub fn busy(_: &[String]) -> ProbeResult {
         println!("{iteration} iterations, {failed} failed");
     }
     Ok(())
+}
+
+/// Lines that readers of the console ignore.
+const CONSOLE_LINE: &[u8; 64] = b"# a write to the console, which the end of its program cuts off\n";
+
+/// Writes 2 GiB to the console by one call. Only the start of it is text.
+pub fn console_write(_: &[String]) -> ProbeResult {
+    const LEN: usize = 2 << 30;
+    let (private, unreserved) = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, libc::MAP_NORESERVE);
+    // SAFETY: without MAP_FIXED the kernel chooses an unmapped range.
+    let at = unsafe {
+        libc::mmap(std::ptr::null_mut(), LEN, libc::PROT_READ | libc::PROT_WRITE, private | unreserved, -1, 0)
+    };
+    ensure(at != libc::MAP_FAILED, || format!("mmap of 2 GiB: {}", io::Error::last_os_error()))?;
+    // SAFETY: the mapping above, which nothing else uses.
+    let text = unsafe { std::slice::from_raw_parts_mut(at.cast::<u8>(), MIB) };
+    text.chunks_exact_mut(CONSOLE_LINE.len()).for_each(|line| line.copy_from_slice(CONSOLE_LINE));
+    let console = open_console()?;
+    println!("writing");
+    // SAFETY: reads the mapping.
+    let written = unsafe { libc::write(console.as_raw_fd(), at, LEN) };
+    ensure(false, || format!("{written} bytes are written"))
+}
+
+/// Writes 1 GiB to the console by one call, in the maximum number of parts.
+pub fn console_vector(_: &[String]) -> ProbeResult {
+    const PARTS: usize = 1024;
+    let text = CONSOLE_LINE.repeat(MIB / CONSOLE_LINE.len());
+    let parts = [io::IoSlice::new(&text); PARTS];
+    let mut console = open_console()?;
+    println!("writing");
+    let written = io::Write::write_vectored(&mut console, &parts)?;
+    ensure(false, || format!("{written} bytes are written"))
+}
+
+fn open_console() -> io::Result<File> {
+    File::options().write(true).open("/dev/console")
 }

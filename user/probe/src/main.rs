@@ -81,6 +81,8 @@ const PROBES: &[Probe] = &[
     ("fuzz", Expectation::Manual, fuzz::fuzz),
     ("idle", Expectation::Manual, background::idle),
     ("busy", Expectation::Manual, background::busy),
+    ("console-write", Expectation::Manual, background::console_write),
+    ("console-vector", Expectation::Manual, background::console_vector),
     ("pacga", Expectation::Manual, pointer_authentication::generic_code),
     ("huge-lengths", Expectation::Pass, huge_lengths::huge_lengths),
     ("infoleak-structures", Expectation::Pass, infoleak::structures),

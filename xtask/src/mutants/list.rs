@@ -313,6 +313,14 @@ pub const MUTANTS: &[SourceMutant] = &[
         oracle: Oracle::Translations,
     },
     SourceMutant {
+        name: "buffer replaced by MAP_FIXED freed under the lock of the address space",
+        file: "kernel/src/vm/address_space/vma.rs",
+        item: "unmap_all",
+        from: "removed.push(part)",
+        to: "drop(part)",
+        oracle: Oracle::Translations,
+    },
+    SourceMutant {
         name: "futex compared before the lock of the waiters",
         file: "kernel/src/process/futex.rs",
         item: "requeue",

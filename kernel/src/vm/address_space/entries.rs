@@ -5,6 +5,7 @@ use super::backing::access_mapping;
 use crate::debug::{self, FailPoint};
 use crate::dma::ChunkedBuffer;
 use crate::memory::{table_frames, window};
+use crate::sched;
 use crate::vm::pages;
 use abi::Errno;
 use abi::memory::Prot;
@@ -54,9 +55,16 @@ impl Inner {
         Ok(())
     }
 
-    /// Unmaps anonymous memory and frees its frames. Cannot fail: it is mapped with pages, so no block is
+    /// Unmaps anonymous memory and frees its frames. Needs no memory: it is mapped with pages, so no block is
     /// split.
-    pub(super) fn unmap_anonymous(&mut self, range: AddrRange<UserVa>) {
+    ///
+    /// # Errors
+    /// `EINTR` if `must_stop` returns true after a full batch of frames; the rest is still mapped.
+    pub(super) fn unmap_anonymous(
+        &mut self,
+        range: AddrRange<UserVa>,
+        must_stop: impl Fn() -> bool,
+    ) -> Result<(), Errno> {
         let (mut rest, mut batch) = (range, FrameBatch::new());
         while let Some(part) = self.collect_frames(rest, &mut batch) {
             if self.clear_entries(part).is_err() {
@@ -66,7 +74,11 @@ impl Inner {
             // entries, and invalidated them in all TLBs.
             unsafe { pages::release(batch.as_slice().iter().copied()) };
             rest = AddrRange::new(part.end(), range.end());
+            if batch.is_full() && must_stop() {
+                return Err(Errno::EINTR);
+            }
         }
+        Ok(())
     }
 
     /// Replaces the contents of `batch` with the first frames mapped in `range`, up to its capacity, and
@@ -86,12 +98,22 @@ impl Inner {
     }
 
     /// Makes data written to `range` visible to instruction fetches.
-    pub(super) fn sync_instructions(&self, range: AddrRange<UserVa>) {
-        let Some(table) = &self.table else { return };
-        table.leaves(&table_frames::user(self.asid), range, |leaf| {
+    ///
+    /// # Errors
+    /// `EINTR` if the process is being terminated.
+    pub(super) fn sync_instructions(&self, range: AddrRange<UserVa>) -> Result<(), Errno> {
+        let Some(table) = &self.table else { return Ok(()) };
+        let mut result = Ok(());
+        table.leaves_until(&table_frames::user(self.asid), range, |leaf| {
+            if sched::is_interrupted() {
+                result = Err(Errno::EINTR);
+                return ControlFlow::Break(());
+            }
             // SAFETY: the tables map the program's own frames; executable memory is always write-back.
             unsafe { window::with_frame(leaf.to, arch::cache::sync_instructions) };
+            ControlFlow::Continue(())
         });
+        result
     }
 }
 
@@ -112,7 +134,11 @@ impl FrameBatch {
     fn push(&mut self, frame: PhysAddr) -> ControlFlow<()> {
         self.frames[self.count] = frame;
         self.count += 1;
-        if self.count == self.frames.len() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        if self.is_full() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+
+    fn is_full(&self) -> bool {
+        self.count == self.frames.len()
     }
 
     fn as_slice(&self) -> &[PhysAddr] {

@@ -25,6 +25,7 @@ use abi::Errno;
 use abi::memory::Prot;
 use addr::{AddrRange, Address, Asid, KernelVa, PAGE_SIZE, PhysAddr, UserVa};
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use backing::check_write_xor_execute;
 use pagetable::{Leaf, PageTable, Stage1};
 use program::{Alignment, USER_END, USER_START, Vma, VmaMap};
@@ -113,8 +114,9 @@ impl AddressSpace {
 
     /// Maps anonymous memory.
     pub fn map_anonymous(&self, len: u64, placement: MmapPlacement, prot: Prot) -> Result<UserVa, Errno> {
+        let mut removed = Vec::new();
         let mut inner = self.lock()?;
-        let range = inner.reserve_range(len, placement, Alignment::PAGE)?;
+        let range = inner.reserve_range(len, placement, Alignment::PAGE, &mut removed)?;
         inner.add_anonymous(range, prot)?;
         Ok(range.start())
     }
@@ -135,10 +137,11 @@ impl AddressSpace {
         if offset.checked_add(len).is_none_or(|end| end > shared.len()) {
             return Err(Errno::EINVAL);
         }
+        let mut removed = Vec::new();
         let range = {
             let mut inner = self.lock()?;
-            let range =
-                inner.reserve_range(len, placement, Alignment::like_offset(shared.alignment(), offset))?;
+            let alignment = Alignment::like_offset(shared.alignment(), offset);
+            let range = inner.reserve_range(len, placement, alignment, &mut removed)?;
             let backing = VmaBacking::Shared(shared.clone(), max_prot);
             inner.vmas.insert(Vma { range, prot, backing, offset }).map_err(vma_errno)?;
             inner.map_shared_part(&shared, offset, range, prot).inspect_err(|_| {
@@ -157,11 +160,15 @@ impl AddressSpace {
         // another thread may map the freed addresses again.
         let mut rest = range;
         while !rest.is_empty() {
-            let first = self.lock()?.unmap_first(rest)?;
+            let first = self.lock()?.unmap_first(rest, sched::is_interrupted)?;
             let Some(part) = first else { break };
             rest = AddrRange::new(part.range.end(), range.end());
             // `part` is dropped without the lock: it may be the last reference to a buffer, which frees the
             // buffer.
+            drop(part);
+            if !rest.is_empty() && sched::is_interrupted() {
+                return Err(Errno::EINTR);
+            }
         }
         Ok(())
     }
@@ -188,9 +195,8 @@ impl AddressSpace {
     pub fn discard(&self, range: AddrRange<UserVa>) -> Result<(), Errno> {
         let mut inner = self.lock()?;
         let parts = inner.vmas.try_parts(range).map_err(vma_errno)?;
-        let anonymous = parts.iter().filter(|part| matches!(part.backing, VmaBacking::Anonymous));
-        anonymous.for_each(|part| inner.unmap_anonymous(part.range));
-        Ok(())
+        let mut anonymous = parts.iter().filter(|part| matches!(part.backing, VmaBacking::Anonymous));
+        anonymous.try_for_each(|part| inner.unmap_anonymous(part.range, sched::is_interrupted))
     }
 
     /// Sets the start of the heap. Called once.
@@ -200,6 +206,7 @@ impl AddressSpace {
 
     /// Moves the end of the heap to `end` if possible. Returns the resulting end (`brk`).
     pub fn set_break(&self, end: UserVa) -> UserVa {
+        let mut removed = Vec::new();
         let mut inner = self.inner.lock();
         let (start, old) = (inner.heap.start(), inner.heap.end());
         let pages = |at: UserVa| at.align_up(PAGE_SIZE).filter(|at| at.raw() <= HEAP_END);
@@ -210,7 +217,8 @@ impl AddressSpace {
         let done = if new_pages > old_pages {
             inner.add_anonymous(AddrRange::new(old_pages, new_pages), Prot::READ | Prot::WRITE).is_ok()
         } else {
-            new_pages == old_pages || inner.unmap_all(AddrRange::new(new_pages, old_pages)).is_ok()
+            new_pages == old_pages
+                || inner.unmap_all(AddrRange::new(new_pages, old_pages), &mut removed).is_ok()
         };
         if done {
             inner.heap = AddrRange::new(start, end);
@@ -221,11 +229,6 @@ impl AddressSpace {
     /// Handles a page fault at `at`: if the VMA permits `access`, maps the page.
     pub fn handle_fault(&self, at: UserVa, access: Prot) -> Result<(), AccessError> {
         self.inner.lock_killable().map_err(|_| AccessError::Interrupted)?.handle_fault(at, access)
-    }
-
-    /// Returns whether a thread holds the lock, so that no other changes the entries.
-    pub fn is_locked(&self) -> bool {
-        self.inner.is_locked()
     }
 
     /// Handles a page fault at `at`, and calls `access` before another thread can change the entry: a fault
@@ -244,7 +247,7 @@ impl AddressSpace {
     /// Populates the anonymous memory in `range` (`MAP_POPULATE`). Stops silently when memory is exhausted,
     /// or when the process is being terminated.
     pub fn populate(&self, range: AddrRange<UserVa>) {
-        for step in populate_steps(range) {
+        for step in steps(range, POPULATE_STEP) {
             let Ok(mut inner) = self.lock() else { return };
             let Some(Ok(parts)) = (!sched::is_interrupted()).then(|| inner.vmas.try_parts(step)) else {
                 return;
@@ -320,7 +323,7 @@ impl AddressSpace {
     pub fn clear(&self) {
         let all = AddrRange::new(UserVa::new(USER_START), UserVa::new(USER_END));
         loop {
-            let first = self.inner.lock().unmap_first(all);
+            let first = self.inner.lock().unmap_first(all, || false);
             match first {
                 Ok(Some(vma)) => drop(vma),
                 Ok(None) => break,
@@ -346,12 +349,12 @@ impl Drop for AddressSpace {
     }
 }
 
-/// `range` in parts that end at multiples of [`POPULATE_STEP`].
-fn populate_steps(range: AddrRange<UserVa>) -> impl Iterator<Item = AddrRange<UserVa>> {
+/// `range` in parts that end at multiples of `step`, a power of two.
+fn steps(range: AddrRange<UserVa>, step: u64) -> impl Iterator<Item = AddrRange<UserVa>> {
     let mut at = range.start();
     core::iter::from_fn(move || {
         let start = at;
-        at = (start.align_down(POPULATE_STEP) + POPULATE_STEP).min(range.end());
+        at = (start.align_down(step) + step).min(range.end());
         (start < range.end()).then(|| AddrRange::new(start, at))
     })
 }
@@ -373,12 +376,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn populate_steps_cover_the_range_in_aligned_parts() {
+    fn steps_cover_the_range_in_aligned_parts() {
         let range = AddrRange::new(
             UserVa::new(POPULATE_STEP - PAGE_SIZE),
             UserVa::new(2 * POPULATE_STEP + PAGE_SIZE),
         );
-        let all: Vec<_> = populate_steps(range).map(|step| (step.start().raw(), step.end().raw())).collect();
+        let all: Vec<_> =
+            steps(range, POPULATE_STEP).map(|step| (step.start().raw(), step.end().raw())).collect();
         assert_eq!(
             all,
             [
@@ -387,6 +391,6 @@ mod tests {
                 (2 * POPULATE_STEP, 2 * POPULATE_STEP + PAGE_SIZE)
             ]
         );
-        assert_eq!(populate_steps(AddrRange::EMPTY).count(), 0);
+        assert_eq!(steps(AddrRange::EMPTY, POPULATE_STEP).count(), 0);
     }
 }

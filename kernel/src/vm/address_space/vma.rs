@@ -1,22 +1,29 @@
 //! Changes of VMAs, and the corresponding changes of the page tables.
 
 use super::backing::{VmaBacking, check_write_xor_execute};
-use super::{Inner, MmapPlacement};
+use super::{Inner, MmapPlacement, steps};
 use crate::memory::table_frames;
+use crate::sched;
 use abi::Errno;
 use abi::memory::Prot;
 use addr::{AddrRange, Address, PAGE_SIZE, UserVa};
+use alloc::vec::Vec;
 use arch::tlb::Level;
 use program::{Alignment, USER_END, USER_START, Vma, VmaError};
 
+/// The bytes whose protection changes between two checks for the termination of the process: the largest
+/// block, so that a step splits none.
+const PROTECT_STEP: u64 = 1 << 30;
+
 impl Inner {
-    /// Finds a range of `len` bytes, rounded up to pages. Unmaps the existing mappings for
-    /// [`MmapPlacement::Fixed`].
+    /// Finds a range of `len` bytes, rounded up to pages. For [`MmapPlacement::Fixed`] unmaps the existing
+    /// mappings, as [`unmap_all`](Self::unmap_all).
     pub(super) fn reserve_range(
         &mut self,
         len: u64,
         placement: MmapPlacement,
         alignment: Alignment,
+        removed: &mut Vec<Vma<VmaBacking>>,
     ) -> Result<AddrRange<UserVa>, Errno> {
         let len =
             len.checked_next_multiple_of(PAGE_SIZE).filter(|&len| len <= USER_END).ok_or(Errno::ENOMEM)?;
@@ -37,7 +44,7 @@ impl Inner {
             },
             MmapPlacement::Fixed(at) => {
                 let range = fixed_range(at)?;
-                self.unmap_all(range)?;
+                self.unmap_all(range, removed)?;
                 Ok(range)
             }
         }
@@ -49,25 +56,50 @@ impl Inner {
         self.vmas.insert(vma).map_err(vma_errno)
     }
 
-    /// Unmaps all mappings in `range`.
-    pub(super) fn unmap_all(&mut self, range: AddrRange<UserVa>) -> Result<(), Errno> {
-        while self.unmap_first(range)?.is_some() {}
+    /// Unmaps all mappings in `range`, and adds those of buffers to `removed`, which must be dropped after the
+    /// lock is released: the last reference frees its buffer.
+    pub(super) fn unmap_all(
+        &mut self,
+        range: AddrRange<UserVa>,
+        removed: &mut Vec<Vma<VmaBacking>>,
+    ) -> Result<(), Errno> {
+        while let Some(part) = self.unmap_first(range, sched::is_interrupted)? {
+            match part.backing {
+                VmaBacking::Anonymous => {}
+                VmaBacking::Shared(..) if removed.try_reserve(1).is_ok() => removed.push(part),
+                VmaBacking::Shared(..) => {
+                    self.vmas.reinsert(part);
+                    return Err(Errno::ENOMEM);
+                }
+            }
+        }
         Ok(())
     }
 
-    /// Unmaps the part of the first VMA that overlaps `range`, and returns it.
-    pub(super) fn unmap_first(&mut self, range: AddrRange<UserVa>) -> Result<Option<Vma<VmaBacking>>, Errno> {
+    /// Unmaps the part of the first VMA that overlaps `range`, and returns it, to be dropped after the lock is
+    /// released.
+    ///
+    /// # Errors
+    /// `ENOMEM`, and `EINTR` if `must_stop` returned true. The VMA still exists; a page fault maps the part of
+    /// it that is already unmapped.
+    pub(super) fn unmap_first(
+        &mut self,
+        range: AddrRange<UserVa>,
+        must_stop: impl Fn() -> bool,
+    ) -> Result<Option<Vma<VmaBacking>>, Errno> {
         let Some(part) = self.vmas.remove_first(range).map_err(vma_errno)? else { return Ok(None) };
-        match part.backing {
+        let unmapped = match part.backing {
             // Splitting a block allocates a table, which can fail.
-            VmaBacking::Shared(..) if self.clear_entries(part.range).is_err() => {
+            VmaBacking::Shared(..) => self.clear_entries(part.range),
+            VmaBacking::Anonymous => self.unmap_anonymous(part.range, must_stop),
+        };
+        match unmapped {
+            Ok(()) => Ok(Some(part)),
+            Err(error) => {
                 self.vmas.reinsert(part);
-                return Err(Errno::ENOMEM);
+                Err(error)
             }
-            VmaBacking::Shared(..) => {}
-            VmaBacking::Anonymous => self.unmap_anonymous(part.range),
         }
-        Ok(Some(part))
     }
 
     pub(super) fn protect(&mut self, range: AddrRange<UserVa>, prot: Prot) -> Result<(), Errno> {
@@ -81,27 +113,36 @@ impl Inner {
         }
         self.vmas.protect(range, prot).map_err(vma_errno)?;
         if prot.contains(Prot::EXEC) {
-            self.sync_instructions(range);
+            self.sync_instructions(range)?;
         }
-        if before.iter().all(|part| self.update_entries(part, prot).is_ok()) {
-            return Ok(());
+        let updated = before.iter().try_for_each(|part| self.update_entries(part, prot));
+        if updated == Err(Errno::ENOMEM) {
+            // Out of tables. Restores the old protection: the blocks that this affects were split before, so
+            // it allocates nothing.
+            for part in &before {
+                let _ = self.vmas.protect(part.range, part.prot);
+                let _ = self.update_entries(part, part.prot);
+            }
         }
-        // Out of tables. Restores the old protection: the blocks that this affects were split before, so it
-        // allocates nothing.
-        for part in &before {
-            let _ = self.vmas.protect(part.range, part.prot);
-            let _ = self.update_entries(part, part.prot);
-        }
-        Err(Errno::ENOMEM)
+        updated
     }
 
     /// Changes the entries of `part` to protection `prot`.
+    ///
+    /// # Errors
+    /// `ENOMEM`, and `EINTR` if the process is being terminated. Some entries are changed.
     fn update_entries(&mut self, part: &Vma<VmaBacking>, prot: Prot) -> Result<(), Errno> {
         let asid = self.asid;
         let Some(table) = &mut self.table else { return Ok(()) };
-        let done = table.protect(&mut table_frames::user(asid), part.range, part.backing.mapping(prot));
+        let (memory, mapping) = (&mut table_frames::user(asid), part.backing.mapping(prot));
+        let done = steps(part.range, PROTECT_STEP).try_for_each(|step| {
+            if step.start() > part.range.start() && sched::is_interrupted() {
+                return Err(Errno::EINTR);
+            }
+            table.protect(memory, step, mapping).map_err(|_| Errno::ENOMEM)
+        });
         arch::tlb::user(asid, part.range, Level::Last);
-        done.map_err(|_| Errno::ENOMEM)
+        done
     }
 }
 
