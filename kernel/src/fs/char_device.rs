@@ -3,10 +3,10 @@
 //! The devices of the file system itself ([`super::init`]) and those of drivers (`devices`) are registered
 //! alike. A device must be registered before the initramfs is mounted, which is when the nodes are created.
 
-use super::OpenFile;
+use super::File;
 use crate::sync::SpinLock;
 use abi::Errno;
-use abi::file::{OpenFlags, device_number};
+use abi::file::device_number;
 use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::String;
@@ -47,8 +47,8 @@ pub struct DeviceClass {
     pub major: u32,
 }
 
-/// Opens a device. The file reports the device number as `st_rdev`.
-type Open = dyn Fn(DeviceNumber, OpenFlags) -> Result<OpenFile, Errno> + Send + Sync;
+/// Opens a device.
+type Open = dyn Fn() -> Result<Box<dyn File>, Errno> + Send + Sync;
 
 /// A registered device.
 pub struct CharDevice {
@@ -72,8 +72,8 @@ impl CharDevice {
     ///
     /// # Errors
     /// Those of the driver.
-    pub fn open(&self, flags: OpenFlags) -> Result<OpenFile, Errno> {
-        (self.open)(self.number, flags)
+    pub fn open(&self) -> Result<Box<dyn File>, Errno> {
+        (self.open)()
     }
 }
 
@@ -130,7 +130,7 @@ impl Registry {
 pub fn register(
     paths: &[&str],
     number: DeviceNumber,
-    open: impl Fn(DeviceNumber, OpenFlags) -> Result<OpenFile, Errno> + Send + Sync + 'static,
+    open: impl Fn() -> Result<Box<dyn File>, Errno> + Send + Sync + 'static,
 ) -> Result<(), RegisterError> {
     let paths = paths.iter().copied().map(String::from).collect();
     REGISTRY.lock().add(CharDevice { paths, number, open: Box::new(open) })
@@ -142,7 +142,7 @@ pub fn register(
 /// [`RegisterError`]: nothing is registered.
 pub fn register_instance(
     class: &DeviceClass,
-    open: impl Fn(DeviceNumber, OpenFlags) -> Result<OpenFile, Errno> + Send + Sync + 'static,
+    open: impl Fn() -> Result<Box<dyn File>, Errno> + Send + Sync + 'static,
 ) -> Result<DeviceNumber, RegisterError> {
     REGISTRY.lock().add_instance(class, Box::new(open))
 }
@@ -160,7 +160,7 @@ mod tests {
     const EDU: DeviceClass = DeviceClass { name: "edu", major: 241 };
 
     fn open() -> Box<Open> {
-        Box::new(|_, flags| Ok(OpenFile::new(Null, flags)))
+        Box::new(|| Ok(Box::new(Null)))
     }
 
     fn device(path: &str, major: u32, minor: u32) -> CharDevice {
@@ -192,17 +192,5 @@ mod tests {
         let path = RegisterError::PathInUse("/dev/edu0".into());
         assert_eq!(registry.add_instance(&EDU, open()), Err(path));
         assert_eq!(registry.0.len(), 2);
-    }
-
-    #[test]
-    fn open_passes_the_device_number_and_the_flags() {
-        let device = CharDevice {
-            open: Box::new(|number, flags| match number.minor {
-                3 => Ok(OpenFile::new(Null, flags)),
-                _ => Err(Errno::ENXIO),
-            }),
-            ..device("/dev/null", 1, 3)
-        };
-        assert_eq!(device.open(OpenFlags::READ_WRITE).map(|file| file.flags()), Ok(OpenFlags::READ_WRITE));
     }
 }

@@ -1,15 +1,16 @@
 //! `/dev/console`: the UART, shared by all processes.
 
 use super::char_device::{self, DeviceNumber, RegisterError};
-use super::{Caller, File, OpenFile, stat_device};
+use super::{Caller, File};
 use crate::console;
 use crate::sched::{self, WaitError};
 use crate::sync::SpinLock;
 use crate::vm::access::UserMemory;
 use abi::Errno;
-use abi::file::{PollEvents, Stat};
+use abi::file::PollEvents;
 use abi::terminal::{FIONREAD, TCGETS, TCSETS, TIOCGWINSZ, Termios, WinSize};
 use addr::UserVa;
+use alloc::boxed::Box;
 
 const NUMBER: DeviceNumber = DeviceNumber { major: 5, minor: 1 };
 
@@ -24,12 +25,10 @@ const EOF: u8 = 4;
 static LOOKAHEAD: SpinLock<Option<u8>> = SpinLock::new(None);
 
 pub(super) fn register() -> Result<(), RegisterError> {
-    char_device::register(&["/dev/console", "/dev/tty"], NUMBER, |_, flags| {
-        Ok(OpenFile::new(ConsoleFile, flags))
-    })
+    char_device::register(&["/dev/console", "/dev/tty"], NUMBER, || Ok(Box::new(ConsoleFile)))
 }
 
-pub struct ConsoleFile;
+struct ConsoleFile;
 
 impl File for ConsoleFile {
     /// Waits for the first byte, then reads the received bytes up to the end of a line.
@@ -72,10 +71,6 @@ impl File for ConsoleFile {
             done += bytes.len();
         }
         Ok(done)
-    }
-
-    fn stat(&self) -> Stat {
-        stat_device(NUMBER.rdev())
     }
 
     fn ioctl(&self, caller: &Caller<'_>, request: u32, argument: u64) -> Result<u64, Errno> {

@@ -1,11 +1,11 @@
 //! Directories of the initramfs.
 
-use super::{File, stat_device, stat_node};
+use super::File;
 use crate::fs::root;
 use crate::sync::SpinLock;
 use crate::vm::access::UserMemory;
 use abi::Errno;
-use abi::file::{DirentHead, Stat};
+use abi::file::DirentHead;
 use addr::UserVa;
 use alloc::vec::Vec;
 use program::{NodeId, NodeKind};
@@ -73,13 +73,5 @@ impl File for Directory {
         let mut position = self.position.lock();
         *position = super::seek_to(offset, whence, *position as u64, 0)? as usize;
         Ok(*position as u64)
-    }
-
-    fn stat(&self) -> Stat {
-        stat_node(self.id).unwrap_or_else(|_| stat_device(0))
-    }
-
-    fn node(&self) -> Option<NodeId> {
-        Some(self.id)
     }
 }

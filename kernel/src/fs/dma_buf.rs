@@ -1,7 +1,7 @@
 //! dma-buf files, exported by a heap and imported by a device node. A buffer lives while it is open, mapped
 //! or attached.
 
-use super::{Caller, File, stat_device};
+use super::{Caller, File};
 use crate::dma::counters::{self, Reading};
 use crate::dma::{Attachment, ChunkedBuffer, SyncFor};
 use crate::sync::SpinLock;
@@ -13,12 +13,20 @@ use abi::file::{PollEvents, S_IFREG, SEEK_END, SEEK_SET, Stat};
 use addr::{Iova, Order, PAGE_SIZE, UserVa};
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU64, Ordering};
 use dma_api::{Direction, DmaError};
 use pagetable::Leaf;
+
+/// `st_dev` of dma-bufs.
+const DMA_BUF_DEVICE: u64 = 3;
+/// The inode number of the next dma-buf.
+static NEXT_INODE: AtomicU64 = AtomicU64::new(1);
 
 /// A buffer and its attachments.
 pub struct DmaBuf {
     buffer: Arc<ChunkedBuffer>,
+    /// Programs compare inode numbers to find out whether two file descriptors are the same buffer.
+    inode: u64,
     attachments: SpinLock<Vec<Weak<Attachment>>>,
 }
 
@@ -76,7 +84,8 @@ const BATCH: usize = 64;
 
 impl DmaBufFile {
     pub fn new(buffer: Arc<ChunkedBuffer>) -> Self {
-        Self(Arc::new(DmaBuf { buffer, attachments: SpinLock::new(Vec::new()) }))
+        let inode = NEXT_INODE.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::new(DmaBuf { buffer, inode, attachments: SpinLock::new(Vec::new()) }))
     }
 
     fn copy_chunks(&self, memory: UserMemory<'_>, at: UserVa) -> Result<(), Errno> {
@@ -129,7 +138,17 @@ impl File for DmaBufFile {
     }
 
     fn stat(&self) -> Stat {
-        Stat { mode: S_IFREG | 0o600, rdev: 0, size: self.0.buffer.len() as i64, ..stat_device(0) }
+        let len = self.0.buffer.len() as i64;
+        Stat {
+            dev: DMA_BUF_DEVICE,
+            ino: self.0.inode,
+            mode: S_IFREG | 0o600,
+            nlink: 1,
+            size: len,
+            blksize: PAGE_SIZE as i32,
+            blocks: len / 512,
+            ..Stat::default()
+        }
     }
 
     fn ioctl(&self, caller: &Caller<'_>, request: u32, argument: u64) -> Result<u64, Errno> {

@@ -2,13 +2,14 @@
 
 use super::char_device::{self, DeviceNumber, RegisterError};
 use super::dma_buf::{DmaBufFile, errno, statistics};
-use super::{Caller, File, OpenFile, stat_device};
+use super::{Caller, File, OpenFile};
 use crate::dma;
 use crate::vm::access::UserMemory;
-use abi::Errno;
 use abi::dma::{DMA_HEAP_IOCTL_ALLOC, DMA_STATISTICS, HeapAllocation};
-use abi::file::{OpenFlags, Stat};
-use addr::UserVa;
+use abi::file::OpenFlags;
+use abi::{Errno, Ioctl};
+use addr::{PAGE_SIZE, UserVa};
+use alloc::boxed::Box;
 use alloc::sync::Arc;
 use dma_api::Attrs;
 
@@ -51,30 +52,28 @@ impl DmaHeap {
 pub(super) fn register() -> Result<(), RegisterError> {
     DmaHeap::ALL.into_iter().try_for_each(|heap| {
         let number = DeviceNumber { major: MAJOR, minor: heap as u32 };
-        char_device::register(&[heap.path()], number, move |number, flags| {
-            Ok(OpenFile::new(HeapFile { heap, number }, flags))
-        })
+        char_device::register(&[heap.path()], number, move || Ok(Box::new(HeapFile(heap))))
     })
 }
 
-struct HeapFile {
-    heap: DmaHeap,
-    number: DeviceNumber,
-}
+struct HeapFile(DmaHeap);
 
 impl HeapFile {
-    fn allocate(&self, caller: &Caller<'_>, at: UserVa) -> Result<(), Errno> {
+    /// The structure of the program may be shorter or longer than [`HeapAllocation`].
+    fn allocate(&self, caller: &Caller<'_>, ioctl: Ioctl, at: UserVa) -> Result<(), Errno> {
         let memory = UserMemory::new(caller.space);
-        let mut request: HeapAllocation = memory.read(at)?;
+        let mut request: HeapAllocation = memory.read_prefix(at, ioctl.input_len())?;
         let flags = OpenFlags::from_bits_retain(request.fd_flags);
         let known = OpenFlags::CLOEXEC | OpenFlags::READ_WRITE | OpenFlags::WRITE_ONLY;
         if request.fd != 0 || request.heap_flags != 0 || !known.contains(flags) {
             return Err(Errno::EINVAL);
         }
-        let buffer = dma::alloc_unattached(request.len, self.heap.attrs()).map_err(errno)?;
+        // A length that exceeds the last page rounds up to 0 in Linux.
+        let len = request.len.checked_next_multiple_of(PAGE_SIZE).ok_or(Errno::EINVAL)?;
+        let buffer = dma::alloc_unattached(len, self.0.attrs()).map_err(errno)?;
         let file = Arc::new(OpenFile::new(DmaBufFile::new(buffer), flags));
         request.fd = super::insert(caller.files, file, flags.contains(OpenFlags::CLOEXEC), 0)?;
-        memory.write(at, &request).inspect_err(|_| {
+        memory.write_prefix(at, &request, ioctl.output_len()).inspect_err(|_| {
             // The program does not know the file descriptor, and cannot close it.
             let file = caller.files.lock().remove(request.fd as i32);
             drop(file);
@@ -83,18 +82,15 @@ impl HeapFile {
 }
 
 impl File for HeapFile {
-    fn stat(&self) -> Stat {
-        stat_device(self.number.rdev())
-    }
-
     fn ioctl(&self, caller: &Caller<'_>, request: u32, argument: u64) -> Result<u64, Errno> {
-        let at = UserVa::new(argument);
-        if request == DMA_HEAP_IOCTL_ALLOC.raw() {
-            self.allocate(caller, at)?;
-        } else if request == DMA_STATISTICS.raw() {
+        let (ioctl, at) = (Ioctl::from_raw(request), UserVa::new(argument));
+        if ioctl == DMA_STATISTICS {
             UserMemory::new(caller.space).write(at, &statistics())?;
+        } else if ioctl.number() == DMA_HEAP_IOCTL_ALLOC.number() {
+            // By the number alone, as in Linux (`dma_heap_ioctl`): the structure may grow.
+            self.allocate(caller, ioctl, at)?;
         } else {
-            return Err(Errno::ENOTTY);
+            return Err(Errno::EINVAL);
         }
         Ok(0)
     }

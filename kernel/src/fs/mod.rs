@@ -14,7 +14,7 @@ use crate::sched::Mutex;
 use crate::vm::access::UserMemory;
 use crate::vm::address_space::AddressSpace;
 use abi::Errno;
-use abi::file::{OpenFlags, PollEvents, S_IFCHR, Stat};
+use abi::file::{OpenFlags, PollEvents, Stat};
 use addr::UserVa;
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -75,7 +75,11 @@ pub trait File: Send + Sync {
     fn seek(&self, _offset: i64, _whence: u64) -> Result<u64, Errno> {
         Err(Errno::ESPIPE)
     }
-    fn stat(&self) -> Stat;
+    /// Returns the attributes of a file that was not opened by a path, by default those of Linux's
+    /// `anon_inodefs`.
+    fn stat(&self) -> Stat {
+        Stat { dev: ANONYMOUS_DEVICE, ino: 1, mode: 0o600, nlink: 1, blksize: 4096, ..Stat::default() }
+    }
     /// Copies directory entries to `to` in the process (`getdents64`), and returns the number of bytes.
     fn entries(&self, _memory: UserMemory<'_>, _to: UserVa, _len: usize) -> Result<usize, Errno> {
         Err(Errno::ENOTDIR)
@@ -91,15 +95,18 @@ pub trait File: Send + Sync {
     fn dma_buf(&self) -> Option<&Arc<DmaBuf>> {
         None
     }
-    /// Returns the directory for `openat` relative to the file.
-    fn node(&self) -> Option<NodeId> {
-        None
-    }
 }
+
+/// `st_dev` of the nodes of the root file system.
+const ROOT_DEVICE: u64 = 1;
+/// `st_dev` of files that were not opened by a path.
+const ANONYMOUS_DEVICE: u64 = 2;
 
 /// An open file description: a file and its flags, shared by duplicates of a file descriptor.
 pub struct OpenFile {
     file: Box<dyn File>,
+    /// The node, if the file was opened by a path.
+    node: Option<NodeId>,
     flags: AtomicU32,
 }
 
@@ -107,8 +114,23 @@ pub struct OpenFile {
 const CHANGEABLE: OpenFlags = OpenFlags::NONBLOCK.union(OpenFlags::APPEND);
 
 impl OpenFile {
+    /// A file that was not opened by a path.
     pub fn new(file: impl File + 'static, flags: OpenFlags) -> Self {
-        Self { file: Box::new(file), flags: AtomicU32::new(flags.difference(OpenFlags::CLOEXEC).bits()) }
+        Self::of(Box::new(file), None, flags)
+    }
+
+    fn of(file: Box<dyn File>, node: Option<NodeId>, flags: OpenFlags) -> Self {
+        Self { file, node, flags: AtomicU32::new(flags.difference(OpenFlags::CLOEXEC).bits()) }
+    }
+
+    /// Returns the directory for `openat` relative to the file.
+    pub fn node(&self) -> Option<NodeId> {
+        self.node
+    }
+
+    /// Returns the attributes: those of the node, so that they are the same for the path.
+    pub fn stat(&self) -> Result<Stat, Errno> {
+        self.node.map_or_else(|| Ok(self.file.stat()), stat_node)
     }
 
     pub fn flags(&self) -> OpenFlags {
@@ -146,6 +168,14 @@ pub fn init() {
     }
 }
 
+/// Opens `path`.
+///
+/// # Errors
+/// Those of the look-up and of [`open`].
+pub fn open_path(path: &str, flags: OpenFlags) -> Result<OpenFile, Errno> {
+    open(root::mounted()?.resolve(root::Root::ROOT, path.as_bytes(), true)?, flags)
+}
+
 /// Opens the node `id`.
 ///
 /// # Errors
@@ -154,15 +184,16 @@ pub fn init() {
 pub fn open(id: NodeId, flags: OpenFlags) -> Result<OpenFile, Errno> {
     let writes = flags.intersects(OpenFlags::WRITE_ONLY | OpenFlags::READ_WRITE | OpenFlags::TRUNCATE);
     let kind = &root::mounted()?.node(id).kind;
-    match kind {
-        NodeKind::Directory(_) if writes => Err(Errno::EISDIR),
-        NodeKind::Directory(_) => Ok(OpenFile::new(directory::Directory::new(id), flags)),
-        _ if flags.contains(OpenFlags::DIRECTORY) => Err(Errno::ENOTDIR),
-        NodeKind::File(_) if writes => Err(Errno::EROFS),
-        NodeKind::File(data) => Ok(OpenFile::new(regular::Regular::new(id, data), flags)),
-        NodeKind::Link(_) => Err(Errno::ELOOP),
-        NodeKind::Device(device) => device.open(flags),
-    }
+    let file: Box<dyn File> = match kind {
+        NodeKind::Directory(_) if writes => return Err(Errno::EISDIR),
+        NodeKind::Directory(_) => Box::new(directory::Directory::new(id)),
+        _ if flags.contains(OpenFlags::DIRECTORY) => return Err(Errno::ENOTDIR),
+        NodeKind::File(_) if writes => return Err(Errno::EROFS),
+        NodeKind::File(data) => Box::new(regular::Regular::new(data)),
+        NodeKind::Link(_) => return Err(Errno::ELOOP),
+        NodeKind::Device(device) => device.open()?,
+    };
+    Ok(OpenFile::of(file, Some(id), flags))
 }
 
 /// Returns the `stat` of a node.
@@ -175,7 +206,7 @@ pub fn stat_node(id: NodeId) -> Result<Stat, Errno> {
     };
     let time = i64::from(node.mtime);
     Ok(Stat {
-        dev: 1,
+        dev: ROOT_DEVICE,
         ino: id.inode(),
         mode: node.mode,
         nlink: links,
@@ -188,11 +219,6 @@ pub fn stat_node(id: NodeId) -> Result<Stat, Errno> {
         ctime: time,
         ..Stat::default()
     })
-}
-
-/// Returns the `stat` of a character device for a file that does not know its node.
-pub fn stat_device(rdev: u64) -> Stat {
-    Stat { dev: 1, ino: rdev, mode: S_IFCHR | 0o666, nlink: 1, rdev, blksize: 4096, ..Stat::default() }
 }
 
 /// Returns the file position that `lseek(offset, whence)` sets. The current position is `position`, the

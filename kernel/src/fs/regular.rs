@@ -1,22 +1,19 @@
 //! Regular files of the initramfs.
 
-use super::{File, seek_to, stat_device, stat_node};
+use super::{File, seek_to};
 use crate::sync::SpinLock;
 use crate::vm::access::UserMemory;
 use abi::Errno;
-use abi::file::Stat;
 use addr::UserVa;
-use program::NodeId;
 
 pub struct Regular {
-    id: NodeId,
     data: &'static [u8],
     position: SpinLock<u64>,
 }
 
 impl Regular {
-    pub fn new(id: NodeId, data: &'static [u8]) -> Self {
-        Self { id, data, position: SpinLock::new(0) }
+    pub fn new(data: &'static [u8]) -> Self {
+        Self { data, position: SpinLock::new(0) }
     }
 
     fn copy(&self, memory: UserMemory<'_>, to: UserVa, len: usize, offset: u64) -> Result<usize, Errno> {
@@ -43,13 +40,5 @@ impl File for Regular {
         let mut position = self.position.lock();
         *position = seek_to(offset, whence, *position, self.data.len() as u64)?;
         Ok(*position)
-    }
-
-    fn stat(&self) -> Stat {
-        stat_node(self.id).unwrap_or_else(|_| stat_device(0))
-    }
-
-    fn node(&self) -> Option<NodeId> {
-        Some(self.id)
     }
 }

@@ -1,7 +1,7 @@
 //! The init process; the machine runs until it ends.
 
 use super::loader::{self, Launch};
-use crate::fs::{self, OpenFile, console};
+use crate::fs;
 use crate::kprintln;
 use abi::file::OpenFlags;
 use addr::{AddrRange, PhysAddr};
@@ -9,6 +9,9 @@ use alloc::sync::Arc;
 
 /// The environment of init.
 pub const ENVIRONMENT: [&str; 3] = ["PATH=/bin", "HOME=/", "TERM=dumb"];
+
+/// Standard input, output and error of init.
+const CONSOLE: &str = "/dev/console";
 
 /// Mounts the initramfs, starts `path` with `arguments`, and waits until the process has terminated. Errors
 /// are logged. Called in a thread; the caller powers off afterwards.
@@ -25,7 +28,13 @@ pub unsafe fn run_init(initramfs: Option<AddrRange<PhysAddr>>, path: &str, argum
         log::error!("initramfs: {error}");
         return;
     }
-    let console = Arc::new(OpenFile::new(console::ConsoleFile, OpenFlags::READ_WRITE));
+    let console = match fs::open_path(CONSOLE, OpenFlags::READ_WRITE) {
+        Ok(file) => Arc::new(file),
+        Err(error) => {
+            log::error!("init: {CONSOLE}: {error}");
+            return;
+        }
+    };
     let files = [console.clone(), console.clone(), console];
     match loader::start(&Launch { path, arguments, environment: &ENVIRONMENT, files: &files }) {
         Ok(process) => {

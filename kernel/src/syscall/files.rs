@@ -245,7 +245,7 @@ pub fn stat_at(call: &SyscallContext<'_>) -> SyscallResult {
     let flags = call.value(3);
     let path = call.memory().read_string(call.address(1), PATH_MAX)?;
     let stat = if path.is_empty() && flags & AT_EMPTY_PATH != 0 {
-        call.file(0)?.file().stat()
+        call.file(0)?.stat()?
     } else {
         fs::stat_node(lookup(call, 0, call.address(1), flags & AT_SYMLINK_NOFOLLOW == 0)?)?
     };
@@ -254,7 +254,7 @@ pub fn stat_at(call: &SyscallContext<'_>) -> SyscallResult {
 
 /// `fstat`
 pub fn stat(call: &SyscallContext<'_>) -> SyscallResult {
-    let stat = call.file(0)?.file().stat();
+    let stat = call.file(0)?.stat()?;
     call.memory().write(call.address(1), &stat).map(|()| 0)
 }
 
@@ -264,7 +264,7 @@ fn lookup(call: &SyscallContext<'_>, directory: usize, path: UserVa, follow: boo
     let start = if call.int(directory) == AT_FDCWD || path.starts_with(b"/") {
         Root::ROOT
     } else {
-        call.file(directory)?.file().node().ok_or(Errno::ENOTDIR)?
+        call.file(directory)?.node().ok_or(Errno::ENOTDIR)?
     };
     root::mounted()?.resolve(start, &path, follow)
 }

@@ -51,6 +51,23 @@ impl<'a> UserMemory<'a> {
         self.write_bytes(to, value.as_bytes())
     }
 
+    /// Reads the first `len` bytes of a structure at `from`, or all if it is smaller; the others are zero.
+    pub fn read_prefix<T: FromBytes + IntoBytes>(&self, from: UserVa, len: usize) -> Result<T, Errno> {
+        let mut value = T::new_zeroed();
+        self.read_bytes(from, &mut value.as_mut_bytes()[..len.min(size_of::<T>())])?;
+        Ok(value)
+    }
+
+    /// Writes the first `len` bytes of a structure to `to`, or all if it is smaller.
+    pub fn write_prefix<T: IntoBytes + Immutable>(
+        &self,
+        to: UserVa,
+        value: &T,
+        len: usize,
+    ) -> Result<(), Errno> {
+        self.write_bytes(to, &value.as_bytes()[..len.min(size_of::<T>())])
+    }
+
     /// Writes a structure to `to`, unless `to` is a null pointer.
     pub fn write_optional<T: IntoBytes + Immutable>(&self, to: UserVa, value: &T) -> Result<(), Errno> {
         if to.raw() == 0 { Ok(()) } else { self.write(to, value) }

@@ -1,15 +1,15 @@
 //! The event counts of the feature `counters`, for the benchmarks in the kernel and, as `/dev/events`, for
 //! programs.
 
+use ::alloc::boxed::Box;
 use ::alloc::string::ToString;
 use abi::Errno;
-use abi::file::Stat;
 use addr::UserVa;
 use core::array;
 use core::fmt;
 use kernel::dma::counters;
+use kernel::fs::File;
 use kernel::fs::char_device::{self, DeviceNumber};
-use kernel::fs::{File, OpenFile, stat_device};
 use kernel::perf_counters;
 use kernel::vm::access::UserMemory;
 
@@ -55,8 +55,7 @@ const NUMBER: DeviceNumber = DeviceNumber { major: 242, minor: 0 };
 
 /// Registers `/dev/events`. Called before the initramfs is mounted.
 pub fn register() {
-    let registered =
-        char_device::register(&["/dev/events"], NUMBER, |_, flags| Ok(OpenFile::new(EventsFile, flags)));
+    let registered = char_device::register(&["/dev/events"], NUMBER, || Ok(Box::new(EventsFile)));
     if let Err(error) = registered {
         log::error!("bench: {error}");
     }
@@ -71,9 +70,5 @@ impl File for EventsFile {
         let bytes = &text.as_bytes()[..text.len().min(len)];
         memory.write_bytes(to, bytes)?;
         Ok(bytes.len())
-    }
-
-    fn stat(&self) -> Stat {
-        stat_device(NUMBER.rdev())
     }
 }

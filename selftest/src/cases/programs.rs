@@ -5,7 +5,7 @@ use super::resource_snapshot::ResourceSnapshot;
 use super::{Outcome, Test, Verdict, device, faults};
 use crate::{check, pass, skip};
 use abi::Errno;
-use abi::file::{OpenFlags, Stat, device_number};
+use abi::file::OpenFlags;
 use abi::signal::Signal;
 use addr::UserVa;
 use alloc::format;
@@ -16,7 +16,7 @@ use dma_api::Attrs;
 use kernel::devices::dma_engine::DmaEngineDevice;
 use kernel::dma::fault;
 use kernel::fs::dma_buf::DmaBufFile;
-use kernel::fs::{File, OpenFile, root, stat_device};
+use kernel::fs::{File, OpenFile, root};
 use kernel::process::{ENVIRONMENT, Launch, Process, Termination, start};
 use kernel::sync::SpinLock;
 use kernel::vm::access::UserMemory;
@@ -42,6 +42,9 @@ pub(super) const TESTS: &[Test] = probes! {
     "initramfs_files_are_readable" by passes "files",
     "initramfs_files_are_read_only" by passes "read-only",
     "duplicated_descriptors_share_the_file_offset" by passes "descriptors",
+    "paths_and_descriptors_have_the_same_attributes" by passes "file-attributes",
+    "buffers_have_inode_numbers_of_their_own" by passes "buffer-attributes",
+    "heap_ioctl_accepts_structures_of_other_sizes" by passes "heap-ioctl-sizes",
     "clocks_advance_and_sleeps_end" by passes "time",
     "getrandom_returns_different_bytes" by passes "random",
     "anonymous_memory_is_zeroed_and_retained" by passes "anonymous",
@@ -368,9 +371,5 @@ impl File for OutputFile {
         memory.read_bytes(from, piece)?;
         self.0.add(piece);
         Ok(piece.len())
-    }
-
-    fn stat(&self) -> Stat {
-        stat_device(device_number(1, 3))
     }
 }

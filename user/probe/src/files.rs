@@ -1,8 +1,11 @@
-//! The initramfs file system.
+//! Files: the initramfs, devices and dma-bufs.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Seek, SeekFrom, Write};
-use std::os::fd::AsFd;
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+
+use dmabuf::{Heap, SYSTEM};
 
 use crate::result::{ProbeResult, ensure, expect_error};
 
@@ -50,6 +53,57 @@ pub fn descriptors(_: &[String]) -> ProbeResult {
     let third = File::open(this_program()?)?;
     ensure(number(&third) <= freed, || format!("{freed} is free, but {} was returned", number(&third)))?;
     expect_error("writing to a file open for reading", first.write(b"x"), libc::EBADF)
+}
+
+/// A path and the descriptor opened by it have the same attributes.
+pub fn attributes(_: &[String]) -> ProbeResult {
+    let ours = this_program()?;
+    for path in ["/", "/dev/null", "/dev/console", "/dev/dma_heap/system", "/dev/edu0", &ours] {
+        // A machine may lack the device, and a user of the build host may not open it.
+        let Ok(file) = File::open(path) else { continue };
+        let identity = |found: &fs::Metadata| (found.dev(), found.ino(), found.mode(), found.rdev());
+        let (by_path, by_descriptor) = (identity(&fs::metadata(path)?), identity(&file.metadata()?));
+        ensure(by_path == by_descriptor, || format!("{path}: {by_path:?}, open {by_descriptor:?}"))?;
+    }
+    Ok(())
+}
+
+/// Buffers have inode numbers of their own, and a duplicated descriptor that of its buffer.
+pub fn buffer_attributes(_: &[String]) -> ProbeResult {
+    let heap = Heap::open(SYSTEM)?;
+    let file = || Ok::<_, io::Error>(File::from(heap.allocate(8192)?.as_fd().try_clone_to_owned()?));
+    let (first, second) = (file()?, file()?);
+    let inode = |file: &File| file.metadata().map(|found| (found.dev(), found.ino()));
+    let inodes = [inode(&first)?, inode(&first.try_clone()?)?, inode(&second)?];
+    ensure(inodes[0] == inodes[1] && inodes[0] != inodes[2], || format!("inodes {inodes:?}"))?;
+    let blocks = first.metadata()?.blocks();
+    ensure(blocks == 16, || format!("{blocks} blocks"))
+}
+
+/// The heap finds the ioctl by its number, and copies the shorter of the two structures.
+pub fn heap_ioctl_sizes(_: &[String]) -> ProbeResult {
+    let heap = File::open(SYSTEM)?;
+    let ioctl =
+        |direction: u64, size: u64, number: u64| direction << 30 | size << 16 | u64::from(b'H') << 8 | number;
+    let allocate = |request: u64, len: u64| {
+        // Length, descriptor and flags, heap flags, and two words that a later structure may add.
+        let mut argument = [len, (libc::O_RDWR as u64) << 32, 0, 7, 7];
+        // SAFETY: the argument is longer than any of the sizes below.
+        let result = unsafe { libc::ioctl(heap.as_raw_fd(), request as _, argument.as_mut_ptr()) };
+        let descriptor = argument[1] as i32;
+        if result < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the descriptor is new, and owned by nothing else.
+        Ok((descriptor > 2).then(|| unsafe { OwnedFd::from_raw_fd(descriptor) }))
+    };
+    for size in [16, 24, 40] {
+        let buffer = allocate(ioctl(3, size, 0), 4096)?;
+        ensure(buffer.is_some(), || format!("{size} bytes: no descriptor"))?;
+    }
+    expect_error("an unknown number", allocate(ioctl(0, 0, 1), 4096), libc::EINVAL)?;
+    expect_error("no input", allocate(ioctl(2, 24, 0), 4096), libc::EINVAL)?;
+    expect_error("a length that rounds up to 0", allocate(ioctl(3, 24, 0), u64::MAX), libc::EINVAL)
 }
 
 /// `checksum FILE SUM`: the file has this checksum half a second after start. DMA left running by the

@@ -55,6 +55,9 @@ const PROBES: &[Probe] = &[
     ("checksum", Expectation::Manual, files::checksum),
     ("read-only", Expectation::Pass, files::read_only),
     ("descriptors", Expectation::Pass, files::descriptors),
+    ("file-attributes", Expectation::Pass, files::attributes),
+    ("buffer-attributes", Expectation::Pass, files::buffer_attributes),
+    ("heap-ioctl-sizes", Expectation::Pass, files::heap_ioctl_sizes),
     ("time", Expectation::Pass, time::clocks),
     ("random", Expectation::Pass, time::random),
     ("anonymous", Expectation::Pass, memory::anonymous),
@@ -195,10 +198,11 @@ mod tests {
     /// Probes without a device also pass on the Linux build host, which validates the probes themselves.
     #[test]
     fn portable_probes_pass_on_linux() {
-        let portable: [fn(&[String]) -> ProbeResult; 19] = [
+        let portable: [fn(&[String]) -> ProbeResult; 20] = [
             start::hello,
             files::tree,
             files::descriptors,
+            files::attributes,
             time::clocks,
             time::random,
             memory::anonymous,

@@ -9,15 +9,14 @@ use super::imports::Imports;
 use super::job::{Import, TransferJob};
 use super::{DmaEngineDevice, TransferError};
 use crate::dma::{Attachment, MapPlacement, stream};
-use crate::fs::char_device::DeviceNumber;
 use crate::fs::dma_buf::errno;
-use crate::fs::{Caller, File, stat_device};
+use crate::fs::{Caller, File};
 use crate::sched::WaitQueue;
 use crate::sync::SpinLock;
 use crate::vm::access::UserMemory;
 use abi::Errno;
 use abi::edu::*;
-use abi::file::{PollEvents, Stat};
+use abi::file::PollEvents;
 use addr::{AddrRange, Iova, PAGE_SIZE, UserVa};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -31,7 +30,6 @@ const SYNTHETIC_BASE: u64 = 1 << 52;
 /// An open file of the node, with the buffers imported through it. Closing it detaches them from the device.
 pub struct DmaEngineFile {
     engine: &'static DmaEngineDevice,
-    number: DeviceNumber,
     imports: SpinLock<Imports<Import>>,
     /// The address of the next scattered buffer; never reused.
     next_synthetic: AtomicU64,
@@ -41,14 +39,13 @@ pub struct DmaEngineFile {
 
 impl DmaEngineFile {
     /// Opens the device, and ends its quarantine.
-    pub fn new(engine: &'static DmaEngineDevice, number: DeviceNumber) -> Result<Self, Errno> {
+    pub fn new(engine: &'static DmaEngineDevice) -> Result<Self, Errno> {
         if engine.is_gone() {
             return Err(Errno::ENODEV);
         }
         engine.device().rearm().map_err(errno)?;
         Ok(Self {
             engine,
-            number,
             imports: SpinLock::new(Imports::new()),
             next_synthetic: AtomicU64::new(SYNTHETIC_BASE),
             releases: WaitQueue::new(),
@@ -211,10 +208,6 @@ impl File for DmaEngineFile {
         } else {
             PollEvents::IN | PollEvents::OUT
         }
-    }
-
-    fn stat(&self) -> Stat {
-        stat_device(self.number.rdev())
     }
 
     fn ioctl(&self, caller: &Caller<'_>, request: u32, argument: u64) -> Result<u64, Errno> {

@@ -8,7 +8,7 @@ mod loopback;
 use super::driver::BoundDevice;
 use crate::debug::{self, FailPoint};
 use crate::dma::{self, Device, trace};
-use crate::fs::OpenFile;
+use crate::fs::File;
 use crate::fs::char_device::{self, DeviceClass};
 use crate::irq::Handler;
 use crate::sched::{WaitError, WaitQueue};
@@ -335,7 +335,7 @@ impl BoundDevice for DmaEngineDevice {
             return;
         }
         self.append();
-        let open = move |number, flags| Ok(OpenFile::new(DmaEngineFile::new(self, number)?, flags));
+        let open = move || Ok(Box::new(DmaEngineFile::new(self)?) as Box<dyn File>);
         if let Err(error) = char_device::register_instance(self.class, open) {
             log::warn!("{name}: no device node: {error}");
         }
