@@ -25,9 +25,26 @@ pub fn load_u32(from: UserVa) -> Result<u32, UserFault> {
     target::load_u32(from.raw())
 }
 
+/// The result of [`compare_exchange_u32`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CompareExchange {
+    /// The word was the expected one, and is replaced.
+    Exchanged,
+    /// The word is another one.
+    Differs(u32),
+    /// Another observer accessed the word; the caller repeats the operation.
+    Contended,
+}
+
+/// Replaces the aligned 32-bit word at `at` by `new` if it is `expected`, atomically towards the program.
+pub fn compare_exchange_u32(at: UserVa, expected: u32, new: u32) -> Result<CompareExchange, UserFault> {
+    target::compare_exchange_u32(at.raw(), expected, new)
+}
+
 #[cfg(target_os = "none")]
 mod target {
-    use super::UserFault;
+    use super::{CompareExchange, UserFault};
+    use crate::cpu::CpuFeatures;
     use crate::exception::{Syndrome, TrapFrame};
 
     core::arch::global_asm!(include_str!("user_copy.s"), options(raw));
@@ -36,6 +53,7 @@ mod target {
         fn user_copy_from(to: *mut u8, from: u64, bytes: usize) -> usize;
         fn user_copy_to(to: u64, from: *const u8, bytes: usize) -> usize;
         fn user_load_32(from: u64) -> i64;
+        fn user_compare_exchange_32(at: u64, expected: u32, new: u32, has_pan: bool) -> i64;
 
         static __fixups_start: Fixup;
         static __fixups_end: Fixup;
@@ -82,13 +100,31 @@ mod target {
         let value = unsafe { user_load_32(from) };
         u32::try_from(value).map_err(|_| UserFault)
     }
+
+    pub(super) fn compare_exchange_u32(
+        at: u64,
+        expected: u32,
+        new: u32,
+    ) -> Result<CompareExchange, UserFault> {
+        const CONTENDED: i64 = -2;
+        let has_pan = crate::cpu::features().contains(CpuFeatures::PAN);
+        // SAFETY: the address is a user address, by the caller's type, and translated by the user's tables;
+        // what EL0 may not write there, EL1 may not write either.
+        match unsafe { user_compare_exchange_32(at, expected, new, has_pan) } {
+            CONTENDED => Ok(CompareExchange::Contended),
+            old => match u32::try_from(old).map_err(|_| UserFault)? {
+                old if old == expected => Ok(CompareExchange::Exchanged),
+                old => Ok(CompareExchange::Differs(old)),
+            },
+        }
+    }
 }
 
 /// User memory of a host is set by [`fake::set_user_memory`](crate::fake::set_user_memory), or translated as
 /// [`fake::map_user_memory`](crate::fake::map_user_memory) says.
 #[cfg(not(target_os = "none"))]
 mod target {
-    use super::UserFault;
+    use super::{CompareExchange, UserFault};
     use crate::exception::TrapFrame;
     use crate::fake::{self, UserAccess};
 
@@ -131,6 +167,18 @@ mod target {
         let mut word = [0; 4];
         if copy_from(&mut word, from) == 0 { Ok(u32::from_le_bytes(word)) } else { Err(UserFault) }
     }
+
+    pub(super) fn compare_exchange_u32(
+        at: u64,
+        expected: u32,
+        new: u32,
+    ) -> Result<CompareExchange, UserFault> {
+        match load_u32(at)? {
+            old if old != expected => Ok(CompareExchange::Differs(old)),
+            _ if copy_to(at, &new.to_le_bytes()) == 0 => Ok(CompareExchange::Exchanged),
+            _ => Err(UserFault),
+        }
+    }
 }
 
 pub use target::fixup;
@@ -148,6 +196,16 @@ mod tests {
         assert_eq!(&buffer[..6], b"world\xff");
         assert_eq!(copy_to_user(UserVa::new(0x100a), b"xyz"), 2);
         assert_eq!(copy_from_user(&mut buffer, UserVa::new(0xfff)), 16);
+    }
+
+    #[test]
+    fn word_is_exchanged_only_if_it_is_the_expected_one() {
+        let at = UserVa::new(0x1000);
+        fake::set_user_memory(at, &7u32.to_le_bytes());
+        assert_eq!(compare_exchange_u32(at, 8, 9), Ok(CompareExchange::Differs(7)));
+        assert_eq!(compare_exchange_u32(at, 7, 9), Ok(CompareExchange::Exchanged));
+        assert_eq!(load_u32(at), Ok(9));
+        assert_eq!(compare_exchange_u32(UserVa::new(0x1004), 0, 1), Err(UserFault));
     }
 
     #[test]

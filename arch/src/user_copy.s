@@ -1,5 +1,5 @@
 // Copies between kernel and user memory by LDTR and STTR: accesses with EL0 permissions, independent of
-// PSTATE.PAN.
+// PSTATE.PAN; and a compare-and-exchange.
 //
 // Each of these instructions is covered by an entry of .fixups: first, end, resume address. The addresses are
 // absolute, since the image runs at its link address. After a fault in a wide step the copy continues by
@@ -105,3 +105,31 @@ user_load_32:
 3:  mov     x0, #-1
     ret
     fixup   1b, 2b, 3b
+
+// x0 = word (user, aligned), w1 = expected, w2 = new, w3 = whether FEAT_PAN is implemented. Returns the old
+// word, which is replaced if it is the expected one; -1 on a fault; -2 if another observer accessed the word.
+//
+// There is no unprivileged form of the exclusives, so PSTATE.PAN is clear in between. The LDTR checks that EL0
+// may read the word. What EL0 may not write, EL1 may not write by these translation tables either.
+.global user_compare_exchange_32
+user_compare_exchange_32:
+1:  ldtr    w4, [x0]
+2:  cbz     w3, 3f
+    .inst   0xd500409f                        // msr pan, #0
+3:  ldaxr   w4, [x0]
+    cmp     w4, w1
+    b.ne    4f
+    stlxr   w5, w2, [x0]
+4:  mov     x0, x4
+    b.ne    5f
+    cbz     w5, 6f
+    mov     x0, #-2
+    b       6f
+5:  clrex
+6:  cbz     w3, 7f
+    .inst   0xd500419f                        // msr pan, #1
+7:  ret
+8:  mov     x0, #-1
+    b       6b
+    fixup   1b, 2b, 8b
+    fixup   3b, 4b, 8b

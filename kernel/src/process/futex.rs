@@ -50,7 +50,7 @@ impl Futexes {
         bits: u32,
         deadline: Option<Nanoseconds>,
     ) -> Result<(), Errno> {
-        check_aligned(at)?;
+        check_word(at)?;
         if bits == 0 {
             return Err(Errno::EINVAL);
         }
@@ -108,9 +108,9 @@ impl Futexes {
     /// Wakes up to `count` waiters at `at` with one of `bits`, and returns their number.
     ///
     /// # Errors
-    /// `EINVAL`.
+    /// `EINVAL`, `EFAULT`.
     pub fn wake(&self, at: UserVa, count: usize, bits: u32) -> Result<usize, Errno> {
-        check_aligned(at)?;
+        check_word(at)?;
         if bits == 0 {
             return Err(Errno::EINVAL);
         }
@@ -130,8 +130,8 @@ impl Futexes {
         (to, moved): (UserVa, usize),
         expected: Option<u32>,
     ) -> Result<usize, Errno> {
-        check_aligned(from)?;
-        check_aligned(to)?;
+        check_word(from)?;
+        check_word(to)?;
         let mut waiters = match expected {
             Some(expected) => self.lock_if_equal(memory, from, expected)?,
             None => self.0.lock(),
@@ -159,8 +159,13 @@ impl Futexes {
     }
 }
 
-fn check_aligned(at: UserVa) -> Result<(), Errno> {
-    if at.is_aligned(4) { Ok(()) } else { Err(Errno::EINVAL) }
+/// # Errors
+/// `EINVAL` for an unaligned word, `EFAULT` for one that is not in user memory.
+fn check_word(at: UserVa) -> Result<(), Errno> {
+    if !at.is_aligned(4) {
+        return Err(Errno::EINVAL);
+    }
+    if at.raw() < program::USER_END { Ok(()) } else { Err(Errno::EFAULT) }
 }
 
 /// Wakes up to `count` waiters at `at` with one of `bits`, and returns their number.

@@ -41,6 +41,7 @@ fn exit_thread(thread: Arc<Thread>) -> ! {
 
 fn detach_from_process(thread: &Arc<Thread>) {
     let Some(task) = Task::of(thread) else { return };
+    task.release_robust_futexes();
     task.clear_child_tid();
     // Before the thread leaves the list: the last one frees the tables, and no CPU may walk them then.
     arch::mmu::uninstall_user();

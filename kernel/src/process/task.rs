@@ -10,6 +10,7 @@ use alloc::sync::Arc;
 use arch::context::FpState;
 use core::any::Any;
 use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use program::FutexMemory;
 
 /// The next process or thread id; both share a number space.
 static NEXT_ID: AtomicU32 = AtomicU32::new(1);
@@ -26,6 +27,8 @@ pub struct Task {
     registers: SpinLock<Registers>,
     /// The address that is zeroed, and whose futex is woken, on exit (`set_tid_address`), or 0.
     clear_tid: AtomicU64,
+    /// The head of the list of robust futexes (`set_robust_list`), or 0.
+    robust_list: AtomicU64,
     exit_status: AtomicU8,
     /// The signal mask, which is recorded only.
     pub signal_mask: AtomicU64,
@@ -47,6 +50,7 @@ impl Task {
             process,
             registers: SpinLock::new(Registers { fp: FpState::new(), thread_pointer }),
             clear_tid: AtomicU64::new(0),
+            robust_list: AtomicU64::new(0),
             exit_status: AtomicU8::new(0),
             signal_mask: AtomicU64::new(0),
             signal_stack: SpinLock::new(StackT::default()),
@@ -83,6 +87,16 @@ impl Task {
         self.clear_tid.store(at.raw(), Ordering::Relaxed);
     }
 
+    /// Sets the head of the list of robust futexes.
+    pub fn set_robust_list(&self, head: UserVa) {
+        self.robust_list.store(head.raw(), Ordering::Relaxed);
+    }
+
+    /// Returns the head of the list of robust futexes, or 0.
+    pub fn robust_list(&self) -> UserVa {
+        UserVa::new(self.robust_list.load(Ordering::Relaxed))
+    }
+
     /// Makes the running thread, to which the task belongs, exit with this status instead of returning to
     /// user space.
     pub fn exit(&self, status: u8) {
@@ -95,6 +109,14 @@ impl Task {
         self.exit_status.load(Ordering::Relaxed)
     }
 
+    /// Releases the robust futexes that the thread holds.
+    pub fn release_robust_futexes(&self) {
+        let head = self.robust_list();
+        if head.raw() != 0 {
+            program::release_robust_list(&mut TaskMemory(self), head, self.id);
+        }
+    }
+
     /// Zeroes the word of `set_tid_address` and wakes its futex, for `pthread_join`.
     pub fn clear_child_tid(&self) {
         let at = UserVa::new(self.clear_tid.swap(0, Ordering::Relaxed));
@@ -102,6 +124,25 @@ impl Task {
             // Ignored, as on Linux: the program chose the address.
             let _ = self.process.futexes.wake(at, 1, u32::MAX);
         }
+    }
+}
+
+/// The memory and the futexes of the running thread.
+struct TaskMemory<'a>(&'a Task);
+
+impl FutexMemory for TaskMemory<'_> {
+    fn load_u64(&mut self, at: UserVa) -> Option<u64> {
+        self.0.memory().read(at).ok()
+    }
+    fn load_u32(&mut self, at: UserVa) -> Option<u32> {
+        self.0.memory().load_u32(at).ok()
+    }
+    fn compare_exchange_u32(&mut self, at: UserVa, expected: u32, new: u32) -> Option<u32> {
+        self.0.memory().compare_exchange_u32(at, expected, new).ok()
+    }
+    fn wake_one(&mut self, at: UserVa) {
+        // The address is aligned and in user memory, by the access before.
+        let _ = self.0.process.futexes.wake(at, 1, u32::MAX);
     }
 }
 

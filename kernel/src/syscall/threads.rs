@@ -76,10 +76,13 @@ pub fn set_tid_address(call: &SyscallContext<'_>) -> SyscallResult {
     Ok(call.task.id().into())
 }
 
-/// `set_robust_list`: ignored; a futex that a thread holds on exit stays locked.
+/// `set_robust_list`
 pub fn set_robust_list(call: &SyscallContext<'_>) -> SyscallResult {
-    const HEAD_BYTES: u64 = 24;
-    if call.value(1) == HEAD_BYTES { Ok(0) } else { Err(Errno::EINVAL) }
+    if call.value(1) != ROBUST_LIST_HEAD_BYTES {
+        return Err(Errno::EINVAL);
+    }
+    call.task.set_robust_list(call.address(0));
+    Ok(0)
 }
 
 /// `sched_yield`

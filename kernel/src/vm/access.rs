@@ -5,11 +5,12 @@
 //! resolve it. No lock may be held.
 
 use super::address_space::AddressSpace;
+use crate::sched;
 use abi::Errno;
 use abi::memory::Prot;
 use addr::{Address, UserVa};
 use alloc::vec::Vec;
-use arch::user_copy;
+use arch::user_copy::{self, CompareExchange};
 use core::ops::Range;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -111,6 +112,22 @@ impl<'a> UserMemory<'a> {
     pub fn try_load_u32(&self, from: UserVa) -> Option<u32> {
         self.check(from, 4).ok()?;
         user_copy::load_u32(from).ok()
+    }
+
+    /// Replaces the aligned word at `at` by `new` if it is `expected`, atomically towards the program. Returns
+    /// the old word.
+    pub fn compare_exchange_u32(&self, at: UserVa, expected: u32, new: u32) -> Result<u32, Errno> {
+        self.check(at, 4)?;
+        loop {
+            let attempt = || user_copy::compare_exchange_u32(at, expected, new);
+            let result =
+                attempt().or_else(|_| self.retry(at, Prot::WRITE, attempt)?.map_err(|_| Errno::EFAULT))?;
+            match result {
+                CompareExchange::Exchanged => return Ok(expected),
+                CompareExchange::Differs(old) => return Ok(old),
+                CompareExchange::Contended => sched::yield_now(),
+            }
+        }
     }
 
     /// Calls `step` until all `len` bytes at `at` are copied: it copies the given range of them and returns

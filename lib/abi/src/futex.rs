@@ -18,3 +18,5 @@ pub const FUTEX_CMD_MASK: u32 = 0x7f;
 pub const FUTEX_PRIVATE_FLAG: u32 = 128;
 /// The bit mask that matches every other.
 pub const FUTEX_BITSET_MATCH_ANY: u32 = u32::MAX;
+/// The size of `struct robust_list_head`.
+pub const ROBUST_LIST_HEAD_BYTES: u64 = 24;

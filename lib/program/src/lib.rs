@@ -1,6 +1,7 @@
 //! Data structures of a process, independent of the machine: ELF load plan ([`Executable`]), initial stack
 //! ([`StackImage`]), virtual memory areas ([`VmaMap`]), initramfs ([`CpioArchive`], [`Initramfs`]), file
-//! descriptor table ([`FdTable`]) and DMA-pinned frames ([`PinnedFrames`]).
+//! descriptor table ([`FdTable`]), DMA-pinned frames ([`PinnedFrames`]) and robust futexes
+//! ([`release_robust_list`]).
 //!
 //! All external input (archives, ELF files, paths, addresses) is untrusted: it is validated on construction,
 //! and errors carry the offending value.
@@ -16,6 +17,7 @@ mod executable;
 mod fd_table;
 mod initramfs;
 mod pinned_frames;
+mod robust_list;
 mod stack;
 mod vma;
 
@@ -25,6 +27,7 @@ pub use executable::{Executable, ExecutableError, LoadAddress, LoadSegment};
 pub use fd_table::{FdEntry, FdTable};
 pub use initramfs::{Initramfs, InitramfsError, Node, NodeId, NodeKind};
 pub use pinned_frames::PinnedFrames;
+pub use robust_list::{FutexMemory, release_robust_list};
 pub use stack::{ArgumentListTooLong, StackImage, StackRequest};
 pub use vma::{Alignment, MappedObject, Vma, VmaError, VmaMap};
 

@@ -148,3 +148,65 @@ pub fn requeues(_: &[String]) -> ProbeResult {
     expect("a wake of all at the second word", wake(&SECOND, ALL), 2)?;
     threads.ended(&[2, 4], (0, 0))
 }
+
+/// An entry of a list of robust futexes with its word.
+#[repr(C)]
+struct RobustLock {
+    next: u64,
+    word: AtomicU32,
+}
+
+/// A thread that exits with locks held marks them with a dead owner, and one waiter of each is woken.
+pub fn owner_died(_: &[String]) -> ProbeResult {
+    const FUTEX_OFFSET: u64 = std::mem::offset_of!(RobustLock, word) as u64;
+    // As the thread exits: read by the kernel, so they are never freed.
+    let lock = || &*Box::leak(Box::new(RobustLock { next: 0, word: AtomicU32::new(0) }));
+    let (first, second, free) = (lock(), lock(), lock());
+    let owner = thread::spawn(move || {
+        let address = |lock: &RobustLock| std::ptr::from_ref(lock).expose_provenance() as u64;
+        // SAFETY: no arguments.
+        let id = unsafe { raw::call(libc::SYS_gettid, [0; 6]) } as u32;
+        first.word.store(id, Ordering::SeqCst);
+        second.word.store(id | libc::FUTEX_WAITERS, Ordering::SeqCst);
+        let entry = |next: u64, lock: &RobustLock| {
+            // SAFETY: only the kernel reads it, when this thread exits.
+            unsafe { std::ptr::from_ref(&lock.next).cast_mut().write_volatile(next) };
+            address(lock)
+        };
+        let head: &mut [u64; 3] = Box::leak(Box::new([0, FUTEX_OFFSET, 0]));
+        let end = head.as_mut_ptr().expose_provenance() as u64;
+        head[0] = entry(entry(entry(end, free), second), first);
+        // SAFETY: the head and the entries are never freed.
+        unsafe { raw::call(libc::SYS_set_robust_list, [end, 24, 0, 0, 0, 0]) }
+    });
+    let set = owner.join().map_err(|_| "the owner panicked")?;
+    expect("set_robust_list", set, 0)?;
+    // `join` returns when the thread id is cleared, which is after the release of the locks.
+    let words = [first, second, free].map(|lock| lock.word.load(Ordering::SeqCst));
+    let expected = [libc::FUTEX_OWNER_DIED, libc::FUTEX_OWNER_DIED | libc::FUTEX_WAITERS, 0];
+    ensure(words == expected, || format!("futex words {words:x?}, not {expected:x?}"))
+}
+
+/// A word that is unaligned or not in user memory is rejected by every operation.
+pub fn bad_words(_: &[String]) -> ProbeResult {
+    let word = FIRST.as_ptr().expose_provenance() as u64;
+    let other = SECOND.as_ptr().expose_provenance() as u64;
+    let (einval, efault) = (-i64::from(libc::EINVAL), -i64::from(libc::EFAULT));
+    let kernel = 0xffff_0000_0000_0000;
+    let cases = [
+        ("a wake of an unaligned word", libc::FUTEX_WAKE, [word + 1, 1, 0, 0, 0], einval),
+        ("a wake without bits", libc::FUTEX_WAKE_BITSET, [word, 1, 0, 0, 0], einval),
+        ("a wake of a kernel address", libc::FUTEX_WAKE, [kernel, 1, 0, 0, 0], efault),
+        ("a wait at a kernel address", libc::FUTEX_WAIT, [kernel, 1, 0, 0, 0], efault),
+        ("a requeue of -1 threads", libc::FUTEX_REQUEUE, [word, 1, u64::MAX, other, 0], einval),
+        ("a requeue to an unaligned word", libc::FUTEX_CMP_REQUEUE, [word, 1, 1, other + 1, 0], einval),
+        ("a requeue to a kernel address", libc::FUTEX_CMP_REQUEUE, [word, 1, 1, kernel, 0], efault),
+    ];
+    for (what, operation, [at, value, third, fourth, fifth], expected) in cases {
+        let operation = (operation | libc::FUTEX_PRIVATE_FLAG) as u64;
+        // SAFETY: a rejected call accesses no memory but the two words.
+        let result = unsafe { raw::call(libc::SYS_futex, [at, operation, value, third, fourth, fifth]) };
+        expect(what, result, expected)?;
+    }
+    Ok(())
+}

@@ -76,6 +76,8 @@ const PROBES: &[Probe] = &[
     ("futex-wait", Expectation::Pass, futexes::waits),
     ("futex-wake", Expectation::Pass, futexes::wakes),
     ("futex-requeue", Expectation::Pass, futexes::requeues),
+    ("futex-owner-died", Expectation::Pass, futexes::owner_died),
+    ("futex-bad-words", Expectation::Pass, futexes::bad_words),
     ("float", Expectation::Pass, threads::floating_point),
     ("bad-pointers", Expectation::Pass, bad_pointers::bad_pointers),
     ("copies-across-pages", Expectation::Pass, borders::copies),
@@ -198,7 +200,7 @@ mod tests {
     /// Probes without a device also pass on the Linux build host, which validates the probes themselves.
     #[test]
     fn portable_probes_pass_on_linux() {
-        let portable: [fn(&[String]) -> ProbeResult; 20] = [
+        let portable: [fn(&[String]) -> ProbeResult; 22] = [
             start::hello,
             files::tree,
             files::descriptors,
@@ -216,6 +218,8 @@ mod tests {
             futexes::waits,
             futexes::wakes,
             futexes::requeues,
+            futexes::owner_died,
+            futexes::bad_words,
             threads::locks_and_channels,
             threads::preemption,
             threads::floating_point,
