@@ -20,6 +20,7 @@ pub mod interrupts;
 pub mod iommu;
 pub mod mmio;
 pub mod pcie;
+pub mod pl031;
 pub mod poll;
 pub mod rate_limiter;
 pub mod region;

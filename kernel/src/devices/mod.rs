@@ -25,6 +25,7 @@ pub mod dma_engine;
 pub mod driver;
 mod edu;
 pub mod pci;
+mod pl031;
 pub mod platform;
 
 use crate::board::{BootArgs, Platform};
@@ -41,7 +42,8 @@ pub use dma_engine::dma_engines;
 static PCI_DRIVERS: &[&PciDriver] = &[&edu::DRIVER];
 
 /// The drivers of devices outside of PCI.
-static PLATFORM_DRIVERS: &[&PlatformDriver] = &[&bcm2835_dma::DRIVER, &bcm2835_firmware::DRIVER];
+static PLATFORM_DRIVERS: &[&PlatformDriver] =
+    &[&bcm2835_dma::DRIVER, &bcm2835_firmware::DRIVER, &pl031::DRIVER];
 
 /// Returns the `compatible` strings of the devices outside of PCI that have a driver.
 pub fn compatible() -> Vec<&'static str> {

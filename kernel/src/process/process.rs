@@ -4,14 +4,14 @@ use super::futex::Futexes;
 use super::task::{self, Task};
 use crate::debug::{self, FailPoint};
 use crate::fs::{Caller, FileTable};
-use crate::sched::{self, Mutex, Thread, WaitQueue};
+use crate::sched::{self, Mutex, Nanoseconds, Thread, WaitQueue};
 use crate::sync::SpinLock;
 use crate::vm::address_space::AddressSpace;
 use abi::signal::{SIGNALS, SigAction, Signal};
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::fmt;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use program::FdTable;
 
 /// `RLIMIT_NOFILE`: enough to hold all of memory in small buffers.
@@ -47,6 +47,8 @@ pub struct Process {
     /// The signal actions, which are recorded only.
     pub signals: SpinLock<[SigAction; SIGNALS]>,
     threads: SpinLock<Vec<Arc<Thread>>>,
+    /// The CPU time of the threads that have exited. Changed with `threads` locked.
+    exited_cpu_time: AtomicU64,
     /// The cause of the termination; the first one is kept.
     termination: SpinLock<Option<Termination>>,
     is_terminating: AtomicBool,
@@ -82,6 +84,7 @@ impl Process {
             futexes: Futexes::new(),
             signals: SpinLock::new([action; SIGNALS]),
             threads: SpinLock::new(Vec::new()),
+            exited_cpu_time: AtomicU64::new(0),
             termination: SpinLock::new(None),
             is_terminating: AtomicBool::new(false),
             is_released: AtomicBool::new(false),
@@ -139,12 +142,27 @@ impl Process {
         self.threads.lock().iter().any(|thread| Task::of(thread).is_some_and(|task| task.id() == id))
     }
 
+    /// Returns the CPU time of all threads, also of those that have exited.
+    pub fn cpu_time(&self) -> Nanoseconds {
+        let threads = self.threads.lock();
+        let running: Nanoseconds = threads.iter().map(|thread| sched::cpu_time(thread)).sum();
+        self.exited_cpu_time.load(Ordering::Relaxed) + running
+    }
+
+    /// Returns the CPU time of thread `id`; `None` if there is no such thread.
+    pub fn cpu_time_of(&self, id: u32) -> Option<Nanoseconds> {
+        let threads = self.threads.lock();
+        let thread = threads.iter().find(|thread| Task::of(thread).is_some_and(|task| task.id() == id))?;
+        Some(sched::cpu_time(thread))
+    }
+
     /// Removes a thread that exits with this status; it must not use the address space any more. The last one
     /// releases all resources.
     pub fn remove_thread(&self, thread: &Arc<Thread>, status: u8) {
         let left = {
             let mut threads = self.threads.lock();
             threads.retain(|other| !Arc::ptr_eq(other, thread));
+            self.exited_cpu_time.fetch_add(sched::cpu_time(thread), Ordering::Relaxed);
             threads.len()
         };
         if left == 0 {

@@ -112,6 +112,12 @@ pub fn discard(_: Arc<Thread>) {
     SCHEDULER.lock().queue.release();
 }
 
+/// Returns the time for which `thread` ran.
+pub fn cpu_time(thread: &Thread) -> Nanoseconds {
+    let _scheduler = SCHEDULER.lock();
+    arch::timer::ticks_to_ns(thread.cpu_time.get(arch::timer::now()))
+}
+
 /// Returns the number of threads that have not exited.
 pub fn threads() -> usize {
     SCHEDULER.lock().queue.threads()
@@ -341,6 +347,9 @@ fn pick_next(scheduler: &mut Scheduler, local: &mut CpuState) -> Option<(*mut Co
         scheduler.queue.push(current.clone());
     }
     switch_user(current.user(), next.user());
+    let now = arch::timer::now();
+    current.cpu_time.stop(now);
+    next.cpu_time.start(now);
     let contexts = (current.context(), next.context().cast_const());
     (local.previous, local.current) = (Some(current), Some(next));
     Some(contexts)

@@ -9,7 +9,7 @@ use arch::context::Context;
 use arch::exception::UserFrame;
 use core::any::Any;
 use core::cell::UnsafeCell;
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 /// No memory for another thread.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -43,6 +43,7 @@ pub struct Thread {
     context: UnsafeCell<Context>,
     /// Changed only under the scheduler's lock.
     pub(super) wait_state: WaitState,
+    pub(super) cpu_time: CpuTime,
     /// Set when the thread must stop waiting and exit instead of returning to user space.
     interrupted: AtomicBool,
 }
@@ -84,6 +85,7 @@ impl Thread {
             entry: SpinLock::new(None),
             context: UnsafeCell::new(Context::empty()),
             wait_state: WaitState::new(),
+            cpu_time: CpuTime::default(),
             interrupted: AtomicBool::new(false),
         }
     }
@@ -131,6 +133,33 @@ impl Thread {
     pub(super) fn free_stack(&self) {
         let stack = self.stack.lock().take();
         drop(stack);
+    }
+}
+
+/// The time for which a thread ran, in counter ticks. Accessed only under the scheduler's lock.
+#[derive(Default)]
+pub(super) struct CpuTime {
+    /// Without the current run.
+    total: AtomicU64,
+    /// The start of the current run, or 0.
+    since: AtomicU64,
+}
+
+impl CpuTime {
+    pub(super) fn start(&self, now: u64) {
+        self.since.store(now, Ordering::Relaxed);
+    }
+
+    pub(super) fn stop(&self, now: u64) {
+        self.total.store(self.get(now), Ordering::Relaxed);
+        self.since.store(0, Ordering::Relaxed);
+    }
+
+    pub(super) fn get(&self, now: u64) -> u64 {
+        let since = self.since.load(Ordering::Relaxed);
+        // Another CPU may have read its counter a moment later.
+        let running = if since == 0 { 0 } else { now.saturating_sub(since) };
+        self.total.load(Ordering::Relaxed) + running
     }
 }
 
@@ -196,6 +225,17 @@ mod tests {
         assert!(!wait_state.is_runnable());
         assert!(wait_state.wake(), "sleeping: to be queued");
         assert!(wait_state.is_runnable() && wait_state.sleep());
+    }
+
+    #[test]
+    fn cpu_time_is_the_sum_of_the_runs() {
+        let time = CpuTime::default();
+        time.start(100);
+        assert_eq!(time.get(130), 30, "running");
+        time.stop(150);
+        assert_eq!(time.get(900), 50, "not running");
+        time.start(1000);
+        assert_eq!((time.get(1007), time.get(999)), (57, 50));
     }
 
     #[test]

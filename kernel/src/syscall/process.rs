@@ -4,6 +4,7 @@ use super::{SyscallContext, SyscallResult};
 use crate::process::STACK_BYTES;
 use crate::process::Termination;
 use crate::process::random;
+use crate::sched;
 use abi::Errno;
 use abi::process::*;
 
@@ -64,15 +65,26 @@ pub fn limit(call: &SyscallContext<'_>) -> SyscallResult {
     call.memory().write_optional(call.address(3), &limit).map(|()| 0)
 }
 
+/// The maximum number of bytes of one `getrandom`, as in Linux.
+const RANDOM_MAX: u64 = (32 << 20) - 1;
+
 /// `getrandom`
 pub fn random(call: &SyscallContext<'_>) -> SyscallResult {
     const FLAGS: u64 = 0b111;
     if call.value(2) & !FLAGS != 0 {
         return Err(Errno::EINVAL);
     }
+    let len = call.value(1).min(RANDOM_MAX);
     let mut buffer = [0; 256];
-    let bytes = &mut buffer[..call.length(1).min(256)];
-    random::fill(bytes);
-    call.memory().write_bytes(call.address(0), bytes)?;
-    Ok(bytes.len() as u64)
+    let mut done = 0;
+    while done < len && !sched::is_interrupted() {
+        let bytes = &mut buffer[..(len - done).min(256) as usize];
+        random::fill(bytes);
+        match call.memory().write_bytes(call.address(0) + done, bytes) {
+            Err(error) if done == 0 => return Err(error),
+            Err(_) => break,
+            Ok(()) => done += bytes.len() as u64,
+        }
+    }
+    Ok(done)
 }

@@ -109,14 +109,18 @@ pub fn futex(call: &SyscallContext<'_>) -> SyscallResult {
     // The counts are of type int. Linux wakes at least one waiter.
     let wakes = |n: u32| usize::try_from(n as i32).unwrap_or(0).max(1);
     let count = |n: u32| usize::try_from(n as i32).map_err(|_| Errno::EINVAL);
-    match operation & FUTEX_CMD_MASK {
+    let is_realtime = operation & FUTEX_CLOCK_REALTIME != 0;
+    match operation & !(FUTEX_PRIVATE_FLAG | FUTEX_CLOCK_REALTIME) {
+        command if is_realtime && command != FUTEX_WAIT_BITSET => Err(Errno::ENOSYS),
         FUTEX_WAIT => {
             let deadline = timeout(call)?.map(|wait| sched::time::now().saturating_add(wait));
             futexes.wait(memory, at, value, FUTEX_BITSET_MATCH_ANY, deadline).map(|()| 0)
         }
-        // An absolute time; the clocks are identical here.
+        // An absolute time.
         FUTEX_WAIT_BITSET => {
-            futexes.wait(memory, at, value, call.value(5) as u32, timeout(call)?).map(|()| 0)
+            let to_monotonic = |at| if is_realtime { sched::time::from_realtime(at) } else { at };
+            let deadline = timeout(call)?.map(to_monotonic);
+            futexes.wait(memory, at, value, call.value(5) as u32, deadline).map(|()| 0)
         }
         FUTEX_WAKE => futexes.wake(at, wakes(value), FUTEX_BITSET_MATCH_ANY).map(|count| count as u64),
         FUTEX_WAKE_BITSET => futexes.wake(at, wakes(value), call.value(5) as u32).map(|count| count as u64),

@@ -1,4 +1,4 @@
-//! System calls on time. The only clock is the counter: every clock starts at boot.
+//! System calls on time.
 
 use super::{SyscallContext, SyscallResult};
 use crate::sched::{self, WaitError};
@@ -8,38 +8,63 @@ use addr::UserVa;
 
 /// `clock_gettime`
 pub fn get_time(call: &SyscallContext<'_>) -> SyscallResult {
-    check_clock(call.value(0))?;
-    let now = Timespec::from_nanoseconds(sched::time::now());
-    call.memory().write(call.address(1), &now).map(|()| 0)
+    let now = read_clock(call, clock(call)?)?;
+    call.memory().write(call.address(1), &Timespec::from_nanoseconds(now)).map(|()| 0)
 }
 
 /// `clock_getres`
 pub fn get_resolution(call: &SyscallContext<'_>) -> SyscallResult {
-    check_clock(call.value(0))?;
+    read_clock(call, clock(call)?)?;
     let tick = arch::timer::ticks_to_ns(1).max(1);
     call.memory().write_optional(call.address(1), &Timespec::from_nanoseconds(tick)).map(|()| 0)
 }
 
+/// `gettimeofday`
+pub fn get_time_of_day(call: &SyscallContext<'_>) -> SyscallResult {
+    let now = Timeval::from_nanoseconds(sched::time::realtime_now());
+    call.memory().write_optional(call.address(0), &now)?;
+    call.memory().write_optional(call.address(1), &Timezone::default()).map(|()| 0)
+}
+
+/// `times`
+pub fn times(call: &SyscallContext<'_>) -> SyscallResult {
+    const TICK_NS: u64 = NANOSECONDS / USER_HZ;
+    let times = Tms { user: (call.process().cpu_time() / TICK_NS) as i64, ..Tms::default() };
+    call.memory().write_optional(call.address(0), &times)?;
+    Ok(sched::time::now() / TICK_NS)
+}
+
 /// `clock_nanosleep`
 pub fn clock_nano_sleep(call: &SyscallContext<'_>) -> SyscallResult {
-    check_clock(call.value(0))?;
-    sleep(call, call.value(1) & TIMER_ABSTIME != 0, call.address(2), call.address(3))
+    let clock = Clock::for_sleep(call.int(0))?;
+    let flags = call.value(1);
+    sleep(call, (flags & TIMER_ABSTIME != 0).then_some(clock), call.address(2), call.address(3))
 }
 
 /// `nanosleep`
 pub fn nano_sleep(call: &SyscallContext<'_>) -> SyscallResult {
-    sleep(call, false, call.address(0), call.address(1))
+    sleep(call, None, call.address(0), call.address(1))
 }
 
-fn sleep(call: &SyscallContext<'_>, absolute: bool, duration: UserVa, remaining: UserVa) -> SyscallResult {
+/// Sleeps until the time at `duration` on the clock `absolute`, or for that duration.
+fn sleep(
+    call: &SyscallContext<'_>,
+    absolute: Option<Clock>,
+    duration: UserVa,
+    remaining: UserVa,
+) -> SyscallResult {
     let time: Timespec = call.memory().read(duration)?;
     let time = time.to_nanoseconds().ok_or(Errno::EINVAL)?;
-    let deadline = if absolute { time } else { sched::time::now().saturating_add(time) };
+    let deadline = match absolute {
+        Some(Clock::Realtime) => sched::time::from_realtime(time),
+        Some(_) => time,
+        None => sched::time::now().saturating_add(time),
+    };
     match sched::sleep_until(deadline) {
         Ok(()) | Err(WaitError::TimedOut) => Ok(0),
         Err(WaitError::Interrupted) => {
             let remaining_ns = deadline.saturating_sub(sched::time::now());
-            if !absolute {
+            if absolute.is_none() {
                 call.memory().write_optional(remaining, &Timespec::from_nanoseconds(remaining_ns))?;
             }
             Err(Errno::EINTR)
@@ -47,6 +72,21 @@ fn sleep(call: &SyscallContext<'_>, absolute: bool, duration: UserVa, remaining:
     }
 }
 
-fn check_clock(clock: u64) -> Result<(), Errno> {
-    if clock <= CLOCK_BOOTTIME { Ok(()) } else { Err(Errno::EINVAL) }
+fn clock(call: &SyscallContext<'_>) -> Result<Clock, Errno> {
+    Clock::from_id(call.int(0)).ok_or(Errno::EINVAL)
+}
+
+/// Returns the time of `clock`.
+///
+/// # Errors
+/// `EINVAL` for the CPU time of another process, or of a thread of one.
+fn read_clock(call: &SyscallContext<'_>, clock: Clock) -> Result<u64, Errno> {
+    match clock {
+        Clock::Realtime => Ok(sched::time::realtime_now()),
+        Clock::Monotonic => Ok(sched::time::now()),
+        Clock::ProcessCpu(id) if id == 0 || id == call.process().id() => Ok(call.process().cpu_time()),
+        Clock::ProcessCpu(_) => Err(Errno::EINVAL),
+        Clock::ThreadCpu(0) => Ok(sched::cpu_time(&sched::current())),
+        Clock::ThreadCpu(id) => call.process().cpu_time_of(id).ok_or(Errno::EINVAL),
+    }
 }

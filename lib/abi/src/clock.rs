@@ -1,19 +1,104 @@
 //! Clocks and time.
 
+use crate::Errno;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Nanoseconds per second.
 pub const NANOSECONDS: u64 = 1_000_000_000;
 
-/// Time since the epoch. Without a real-time clock Tessera's epoch is boot.
-pub const CLOCK_REALTIME: u64 = 0;
-/// Time since boot.
-pub const CLOCK_MONOTONIC: u64 = 1;
-/// [`CLOCK_MONOTONIC`] plus the time suspended.
-pub const CLOCK_BOOTTIME: u64 = 7;
+/// A clock of `clock_gettime`. Clocks that differ only in resolution, or by the time suspended, are the same.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Clock {
+    /// Time since the epoch. Without a real-time clock Tessera's epoch is boot.
+    Realtime,
+    /// Time since boot.
+    Monotonic,
+    /// CPU time of all threads of a process; 0 is the calling process.
+    ProcessCpu(u32),
+    /// CPU time of a thread; 0 is the calling thread.
+    ThreadCpu(u32),
+}
+
+impl Clock {
+    /// Decodes a clock id; `None` for an unknown clock (`EINVAL`).
+    pub fn from_id(id: i32) -> Option<Self> {
+        // The CPU clock of another process or thread: its id, inverted, above three bits that select it
+        // (Linux `CPUCLOCK_SCHED`, `CPUCLOCK_PERTHREAD_MASK`).
+        let other = !(id >> 3) as u32;
+        match id {
+            // CLOCK_REALTIME, _REALTIME_COARSE, CLOCK_TAI, whose offset is 0 until it is set.
+            0 | 5 | 11 => Some(Self::Realtime),
+            // CLOCK_MONOTONIC, _MONOTONIC_RAW, _MONOTONIC_COARSE, CLOCK_BOOTTIME.
+            1 | 4 | 6 | 7 => Some(Self::Monotonic),
+            2 => Some(Self::ProcessCpu(0)),
+            3 => Some(Self::ThreadCpu(0)),
+            _ if id < 0 && id & 7 == 2 => Some(Self::ProcessCpu(other)),
+            _ if id < 0 && id & 7 == 6 => Some(Self::ThreadCpu(other)),
+            _ => None,
+        }
+    }
+
+    /// Decodes the clock id of `clock_nanosleep`.
+    ///
+    /// # Errors
+    /// `EINVAL` for an unknown clock and that of another thread; `EOPNOTSUPP` for the calling thread's,
+    /// CLOCK_MONOTONIC_RAW and the coarse clocks, and, unlike Linux, for the CPU clock of a process.
+    pub fn for_sleep(id: i32) -> Result<Self, Errno> {
+        match Self::from_id(id).ok_or(Errno::EINVAL)? {
+            Self::ThreadCpu(0) | Self::ProcessCpu(_) => Err(Errno::EOPNOTSUPP),
+            Self::ThreadCpu(_) => Err(Errno::EINVAL),
+            _ if matches!(id, 4..=6) => Err(Errno::EOPNOTSUPP),
+            clock => Ok(clock),
+        }
+    }
+}
 
 /// `clock_nanosleep`: the time is absolute.
 pub const TIMER_ABSTIME: u64 = 1;
+/// Clock ticks per second in the results of `times` (`USER_HZ`).
+pub const USER_HZ: u64 = 100;
+
+/// `struct timeval`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Timeval {
+    /// Seconds.
+    pub seconds: i64,
+    /// Microseconds, below 1 000 000.
+    pub microseconds: i64,
+}
+
+impl Timeval {
+    /// Converts from nanoseconds.
+    pub fn from_nanoseconds(nanoseconds: u64) -> Self {
+        let Timespec { seconds, nanoseconds } = Timespec::from_nanoseconds(nanoseconds);
+        Self { seconds, microseconds: nanoseconds / 1000 }
+    }
+}
+
+/// `struct timezone`, which is unused.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Timezone {
+    /// Minutes west of Greenwich.
+    pub minutes_west: i32,
+    /// Type of daylight saving time.
+    pub dst_type: i32,
+}
+
+/// `struct tms`: CPU times in units of 1 / [`USER_HZ`] s.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Tms {
+    /// User time. Tessera counts the time in the kernel here too.
+    pub user: i64,
+    /// Time in the kernel.
+    pub system: i64,
+    /// User time of the children that were waited for.
+    pub children_user: i64,
+    /// Time in the kernel of the children that were waited for.
+    pub children_system: i64,
+}
 
 /// `struct timespec`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -41,6 +126,25 @@ impl Timespec {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn clock_ids_are_those_of_linux() {
+        assert_eq!([0, 5, 11].map(Clock::from_id), [Some(Clock::Realtime); 3]);
+        assert_eq!([1, 4, 6, 7].map(Clock::from_id), [Some(Clock::Monotonic); 4]);
+        assert_eq!([2, 3].map(Clock::from_id), [Some(Clock::ProcessCpu(0)), Some(Clock::ThreadCpu(0))]);
+        assert_eq!([8, 9, 10, 12, i32::MAX, -1, i32::MIN].map(Clock::from_id), [None; 7]);
+        // clock_getcpuclockid(5) and pthread_getcpuclockid of thread 6.
+        assert_eq!(Clock::from_id(!5 << 3 | 2), Some(Clock::ProcessCpu(5)));
+        assert_eq!(Clock::from_id(!6 << 3 | 6), Some(Clock::ThreadCpu(6)));
+    }
+
+    #[test]
+    fn sleeps_follow_realtime_and_monotonic_only() {
+        assert_eq!([0, 11].map(Clock::for_sleep), [Ok(Clock::Realtime); 2]);
+        assert_eq!([1, 7].map(Clock::for_sleep), [Ok(Clock::Monotonic); 2]);
+        assert_eq!([2, 3, 4, 5, 6].map(Clock::for_sleep), [Err(Errno::EOPNOTSUPP); 5]);
+        assert_eq!([12, !6 << 3 | 6].map(Clock::for_sleep), [Err(Errno::EINVAL); 2]);
+    }
 
     #[test]
     fn conversion_rejects_invalid_times_and_saturates() {

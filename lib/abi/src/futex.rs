@@ -12,10 +12,10 @@ pub const FUTEX_CMP_REQUEUE: u32 = 4;
 pub const FUTEX_WAIT_BITSET: u32 = 9;
 /// Wakes waiters whose bit mask intersects the given one.
 pub const FUTEX_WAKE_BITSET: u32 = 10;
-/// Mask of the operation without flags.
-pub const FUTEX_CMD_MASK: u32 = 0x7f;
 /// Flag: the word is private to the process.
 pub const FUTEX_PRIVATE_FLAG: u32 = 128;
+/// Flag: the absolute timeout is one of CLOCK_REALTIME, else of CLOCK_MONOTONIC.
+pub const FUTEX_CLOCK_REALTIME: u32 = 256;
 /// The bit mask that matches every other.
 pub const FUTEX_BITSET_MATCH_ANY: u32 = u32::MAX;
 /// The size of `struct robust_list_head`.

@@ -46,6 +46,8 @@ pub(super) const TESTS: &[Test] = probes! {
     "buffers_have_inode_numbers_of_their_own" by passes "buffer-attributes",
     "heap_ioctl_accepts_structures_of_other_sizes" by passes "heap-ioctl-sizes",
     "clocks_advance_and_sleeps_end" by passes "time",
+    "cpu_clocks_stop_while_a_program_sleeps" by passes "cpu-time",
+    "clock_ids_have_linux_meaning_and_errors" by passes "clock-ids",
     "getrandom_returns_different_bytes" by passes "random",
     "anonymous_memory_is_zeroed_and_retained" by passes "anonymous",
     "heap_grows" by passes "heap-growth",

@@ -59,6 +59,8 @@ const PROBES: &[Probe] = &[
     ("buffer-attributes", Expectation::Pass, files::buffer_attributes),
     ("heap-ioctl-sizes", Expectation::Pass, files::heap_ioctl_sizes),
     ("time", Expectation::Pass, time::clocks),
+    ("cpu-time", Expectation::Pass, time::cpu_time),
+    ("clock-ids", Expectation::Pass, time::clock_ids),
     ("random", Expectation::Pass, time::random),
     ("anonymous", Expectation::Pass, memory::anonymous),
     ("heap-growth", Expectation::Pass, memory::heap_growth),
@@ -200,13 +202,15 @@ mod tests {
     /// Probes without a device also pass on the Linux build host, which validates the probes themselves.
     #[test]
     fn portable_probes_pass_on_linux() {
-        let portable: [fn(&[String]) -> ProbeResult; 22] = [
+        let portable: [fn(&[String]) -> ProbeResult; 24] = [
             start::hello,
             files::tree,
             files::descriptors,
             files::attributes,
             time::clocks,
             time::random,
+            time::cpu_time,
+            time::clock_ids,
             memory::anonymous,
             memory::heap_growth,
             pages::unmap_parts,

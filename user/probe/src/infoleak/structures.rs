@@ -79,6 +79,9 @@ fn calls(file: i32) -> Vec<StructureCall> {
             ..fstat(0)
         },
         call("uname", libc::SYS_uname, [OUT, 0, 0, 0, 0, 0], 6 * 65),
+        call("gettimeofday", libc::SYS_gettimeofday, [OUT, 0, 0, 0, 0, 0], 16),
+        call("gettimeofday zone", libc::SYS_gettimeofday, [0, OUT, 0, 0, 0, 0], 8),
+        call("times", libc::SYS_times, [OUT, 0, 0, 0, 0, 0], 32),
         call("clock_gettime", libc::SYS_clock_gettime, [1, OUT, 0, 0, 0, 0], 16),
         call("prlimit64", libc::SYS_prlimit64, [0, 7, 0, OUT, 0, 0], 16),
         call("rt_sigaction", libc::SYS_rt_sigaction, [10, 0, OUT, 8, 0, 0], 32),
