@@ -87,8 +87,10 @@ impl UnfinishedJob {
         self.0.is_some()
     }
 
-    /// Keeps `memory`. There is one job at a time, so that the slot is empty.
+    /// Keeps `memory`. There must be none: no job is started before [`take_if_done`](Self::take_if_done)
+    /// succeeds.
     pub fn keep(&mut self, memory: impl Send + 'static) {
+        debug_assert!(self.0.is_none(), "the memory of the earlier job would be freed");
         self.0 = Some(Box::new(memory));
     }
 

@@ -67,6 +67,21 @@ impl From<CopyError> for TransferError {
     }
 }
 
+/// The failure of a job.
+#[derive(Clone, Copy)]
+struct FailedJob {
+    error: CopyError,
+    /// The job was started, and the device did not end it.
+    may_access_memory: bool,
+}
+
+impl From<CopyError> for FailedJob {
+    /// A job that was not started, or that has ended.
+    fn from(error: CopyError) -> Self {
+        Self { error, may_access_memory: false }
+    }
+}
+
 /// A DMA engine with its driver.
 pub struct DmaEngineDevice {
     class: &'static DeviceClass,
@@ -170,7 +185,10 @@ impl DmaEngineDevice {
     /// Those of [`dma_engine::DmaEngine::start`] and [`dma_engine::DmaEngine::outcome`],
     /// [`CopyError::TimedOut`], [`CopyError::NotStopped`].
     pub fn transfer(&self, transfer: Transfer) -> Result<Completion, CopyError> {
-        self.with_exclusive_access(|| self.run_all(&[transfer]))
+        self.with_exclusive_access(|| {
+            self.take_unfinished()?;
+            self.run_all(&[transfer]).map_err(|failed| failed.error)
+        })
     }
 
     /// Runs the transfers of a job in order for process `user`, after clearing the device's buffer if it
@@ -229,13 +247,12 @@ impl DmaEngineDevice {
 
     /// Runs a job under exclusive access.
     fn run_job<M: Send + 'static>(&self, job: TransferJob<M>) -> (Option<M>, Result<Completion, CopyError>) {
+        if let Err(error) = self.take_unfinished() {
+            return (Some(job.memory), Err(error));
+        }
         let result = self.run_all(&job.transfers);
-        let may_access_memory = match result {
-            Err(CopyError::NotStopped) => true,
-            // An IOMMU ends the access of a removed device, once the memory is unmapped.
-            Err(CopyError::Gone) => !self.device.domain().is_translated(),
-            _ => false,
-        };
+        let may_access_memory = result.is_err_and(|failed| failed.may_access_memory);
+        let result = result.map_err(|failed| failed.error);
         if !may_access_memory {
             return (Some(job.memory), result);
         }
@@ -248,9 +265,9 @@ impl DmaEngineDevice {
         (None, result)
     }
 
-    /// Runs transfers under exclusive access: all accesses aborted meanwhile are theirs.
-    fn run_all(&self, transfers: &[Transfer]) -> Result<Completion, CopyError> {
-        self.take_unfinished()?;
+    /// Runs transfers under exclusive access, when no job is unfinished: all accesses aborted meanwhile are
+    /// theirs.
+    fn run_all(&self, transfers: &[Transfer]) -> Result<Completion, FailedJob> {
         let notify = if self.has_interrupt() { Notify::Interrupt } else { Notify::Poll };
         let (generation, before) = (self.device.arm_generation(), self.device.total_faults());
         transfers.chunks(self.max_transfers).try_for_each(|job| self.run(job, notify))?;
@@ -267,16 +284,21 @@ impl DmaEngineDevice {
         memory.map(drop)
     }
 
-    fn run(&self, job: &[Transfer], notify: Notify) -> Result<(), CopyError> {
+    fn run(&self, job: &[Transfer], notify: Notify) -> Result<(), FailedJob> {
         self.engine.lock().start(job, notify)?;
         match self.wait(notify) {
             Err(CopyError::TimedOut) => match self.engine.lock().stop() {
-                Ok(()) => Err(CopyError::TimedOut),
-                Err(NotStopped) => Err(CopyError::NotStopped),
+                Ok(()) => Err(CopyError::TimedOut.into()),
+                Err(NotStopped) => Err(FailedJob { error: CopyError::NotStopped, may_access_memory: true }),
             },
-            result => result,
+            Err(CopyError::Gone) => {
+                // An IOMMU ends the access of a removed device, once the memory is unmapped.
+                let may_access_memory = !self.device.domain().is_translated();
+                Err(FailedJob { error: CopyError::Gone, may_access_memory })
+            }
+            result => Ok(result?),
         }?;
-        self.engine.lock().outcome()
+        Ok(self.engine.lock().outcome()?)
     }
 
     fn is_done(&self) -> Result<bool, Gone> {
@@ -347,5 +369,113 @@ impl Handler for DmaEngineDevice {
         if self.engine.lock().acknowledge() && !debug::fail_point(FailPoint::Interrupts) {
             self.waiters.wake_all();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use addr::{AddrRange, Iova};
+    use alloc::vec::Vec;
+    use drivers::direct::BusWindow;
+    use drivers::dma_engine::TransferDirection;
+
+    static CLASS: DeviceClass = DeviceClass { name: "fake", major: 0 };
+
+    /// An engine that calls its function for each poll of a job; `starts` is the result of a start.
+    struct FakeEngine<F> {
+        starts: Arc<SpinLock<Result<(), CopyError>>>,
+        poll: F,
+    }
+
+    impl<F: Fn() -> Result<bool, Gone> + Send> dma_engine::DmaEngine for FakeEngine<F> {
+        fn max_transfers(&self) -> usize {
+            1
+        }
+        fn start(&mut self, _: &[Transfer], _: Notify) -> Result<(), CopyError> {
+            *self.starts.lock()
+        }
+        fn is_done(&self) -> Result<bool, Gone> {
+            (self.poll)()
+        }
+        fn stop(&mut self) -> Result<(), NotStopped> {
+            Err(NotStopped)
+        }
+        fn outcome(&mut self) -> Result<(), CopyError> {
+            Ok(())
+        }
+        fn acknowledge(&mut self) -> bool {
+            false
+        }
+    }
+
+    fn device() -> Arc<Device> {
+        Device::direct("fake".into(), true, Vec::from([BusWindow::identity()]))
+    }
+
+    fn engine(
+        device: &Arc<Device>,
+        starts: &Arc<SpinLock<Result<(), CopyError>>>,
+        poll: impl Fn() -> Result<bool, Gone> + Send + 'static,
+    ) -> DmaEngineDevice {
+        DmaEngineDevice::new(&CLASS, device.clone(), FakeEngine { starts: starts.clone(), poll })
+    }
+
+    fn job<M>(memory: M) -> TransferJob<M> {
+        let range = AddrRange::new(Iova::new(0x1000), Iova::new(0x1010));
+        // SAFETY: the fake engine accesses no memory.
+        let transfer = unsafe { Transfer::new(TransferDirection::ToMemory, range, 0) };
+        TransferJob { transfers: Vec::from([transfer]), memory }
+    }
+
+    fn started() -> Arc<SpinLock<Result<(), CopyError>>> {
+        Arc::new(SpinLock::new(Ok(())))
+    }
+
+    /// Lost events are not counted: only the generation of the arming shows that the IOMMU may have aborted
+    /// accesses of the copy.
+    #[test]
+    fn copy_is_complete_only_if_the_device_stayed_armed() {
+        type Meanwhile = fn(&Device);
+        let nothing: Meanwhile = |_| ();
+        let block: Meanwhile = |device| device.block().unwrap();
+        let rearm: Meanwhile = |device| device.block().and_then(|()| device.unblock()).unwrap();
+        for (meanwhile, complete) in [(nothing, true), (block, false), (rearm, false)] {
+            let device = device();
+            let of_engine = device.clone();
+            let engine = engine(&device, &started(), move || {
+                meanwhile(&of_engine);
+                Ok(true)
+            });
+            let (memory, result) = engine.run_job(job(()));
+            assert_eq!(result, Ok(Completion { aborted: 0, blocked: !complete }));
+            assert_eq!((memory, result.unwrap().is_complete()), (Some(()), complete));
+        }
+        let blocked = device();
+        blocked.block().unwrap();
+        let (_, result) = engine(&blocked, &started(), || Ok(true)).run_job(job(()));
+        assert!(result.is_ok_and(|done| !done.is_complete()), "not armed from the start");
+    }
+
+    /// Without an IOMMU a removed device may still access the memory of the job that it had started.
+    #[test]
+    fn removed_device_keeps_the_memory_of_its_last_job_only() {
+        let (memory, later) = (Arc::new(()), Arc::new(()));
+        let device = device();
+        let starts = started();
+        let engine = engine(&device, &starts, || Err(Gone));
+        let (returned, result) = engine.run_job(job(memory.clone()));
+        assert_eq!((returned, result), (None, Err(CopyError::Gone)));
+        for _ in 0..2 {
+            let (returned, result) = engine.run_job(job(later.clone()));
+            assert_eq!((returned, result), (Some(later.clone()), Err(CopyError::Gone)));
+            assert_eq!((Arc::strong_count(&memory), Arc::strong_count(&later)), (2, 1));
+        }
+        assert!(engine.has_unfinished_job());
+        // A device that was removed before the first job.
+        let engine = self::engine(&device, &starts, || Err(Gone));
+        *starts.lock() = Err(CopyError::Gone);
+        assert_eq!(engine.run_job(job(later.clone())).0, Some(later));
+        assert!(!engine.has_unfinished_job());
     }
 }
