@@ -60,7 +60,7 @@ pub unsafe fn start_kernel(
     power::init(&platform);
     console::start_early(platform.console);
     log::info!("Tessera {} on {}, entered at EL{}", env!("CARGO_PKG_VERSION"), platform.model, boot.entry_el);
-    platform.check_memory(|at| {
+    platform.check_memory(arch::cpu::physical_bits(), |at| {
         // SAFETY: memory by the device tree, outside of all known registers; nothing has a reference to its
         // last word, and only that is read.
         unsafe { arch::probe::read_u32(arch::boot::map_early_device(at)) }.is_some()

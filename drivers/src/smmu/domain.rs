@@ -102,12 +102,11 @@ impl PagingDomain {
             ranges: features.range_invalidation,
             coherency: Coherency(features.coherency),
         };
-        let output_size = features.output_size();
-        let Some(tables) = new_tables(params, output_size, regions, memory, input_bits) else {
+        let Some(tables) = new_tables(features, params, regions, memory, input_bits) else {
             tags.release(tag);
             return Err(DomainError::OutOfMemory);
         };
-        Ok(Self { tables, params, output_size, streams: 0 })
+        Ok(Self { tables, params, output_size: features.output_size(), streams: 0 })
     }
 
     /// Destroys the domain and its remaining mappings. All streams must be detached.
@@ -245,9 +244,10 @@ impl PagingDomain {
 
     /// Pins the table of the [`PinnedTable::BYTES`] from `at` on. `at` must be a multiple of that size, and
     /// nothing may be mapped there; from then on the range is mapped and unmapped through the result only.
+    /// `highest` is the last byte of the memory that may be mapped there.
     ///
     /// # Errors
-    /// [`MapError`]; nothing is changed.
+    /// [`MapError`]; nothing is changed. [`MapError::OutputTooLarge`] if the SMMU does not reach `highest`.
     ///
     /// # Safety
     /// The result is not used after the domain is destroyed.
@@ -256,10 +256,13 @@ impl PagingDomain {
         memory: &mut M,
         commands: &impl Shared<CommandQueue>,
         at: Iova,
+        highest: PhysAddr,
     ) -> Result<PinnedTable, MapError<Iova>> {
         let mut memory = smmu_memory(memory, commands, self.params);
-        // SAFETY: passed on to the caller.
-        let table = either_stage!(&mut self.tables, tables => unsafe { tables.pin(&mut memory, at) })?;
+        let table = either_stage!(&mut self.tables, tables => {
+            // SAFETY: passed on to the caller.
+            unsafe { tables.pin(&mut memory, at, highest) }
+        })?;
         self.params.coherency.publish();
         Ok(PinnedTable::new(table, at, self.params))
     }
@@ -339,17 +342,18 @@ fn smmu_memory<'a, M>(
 }
 
 fn new_tables<M: TableMemory>(
+    features: &Features,
     params: TranslationParams,
-    output_size: u64,
     regions: &mut impl RegionSource,
     memory: &mut M,
     input_bits: u8,
 ) -> Option<StageTables> {
     // The SMMU does not walk these tables yet, so nothing needs invalidation.
     let mut memory = SmmuTableMemory { memory, run: |_| Ok(()), params, failure: None };
+    let (output, output_size) = (features.output(), features.output_size());
     let TlbTag::Stage1(asid) = params.tag else {
         let tables = PageTable::new(&mut memory, input_bits).ok()?;
-        return Some(StageTables::Stage2(tables.with_spare_table()));
+        return Some(StageTables::Stage2(tables.with_spare_table().with_output_size(output)));
     };
     let context = regions.allocate(PAGE_SIZE)?;
     let Ok(tables) = PageTable::new(&mut memory, input_bits) else {
@@ -359,7 +363,8 @@ fn new_tables<M: TableMemory>(
     let coherency = params.coherency.0;
     let space = Stage1Config { tables: tables.root(), input_bits, output_size, asid, coherency };
     write_context(&context, space, params.coherency);
-    Some(StageTables::Stage1 { tables: tables.with_spare_table(), context })
+    let tables = tables.with_spare_table().with_output_size(output);
+    Some(StageTables::Stage1 { tables, context })
 }
 
 /// Writes a context descriptor. No stream table entry leads to it yet, so no step needs a synchronization.

@@ -31,19 +31,20 @@ impl PinnedTable {
     /// be mapped. The device observes the mapping before any store that follows this call.
     ///
     /// # Errors
-    /// [`MapError`]; nothing is mapped.
+    /// [`MapError::Inexpressible`]; nothing is mapped.
     ///
     /// # Panics
     /// If the chunks exceed the table.
     ///
     /// # Safety
-    /// As for [`PagingDomain::map`](super::PagingDomain::map).
+    /// As for [`PagingDomain::map`](super::PagingDomain::map). No frame is above the highest address that was
+    /// given to [`PagingDomain::pin`](super::PagingDomain::pin).
     #[inline]
     pub unsafe fn map<M: TableMemory>(
         &self,
         memory: &M,
         first: usize,
-        chunks: impl Iterator<Item: FrameRun> + Clone,
+        chunks: impl Iterator<Item: FrameRun>,
         mapping: Mapping,
     ) -> Result<AddrRange<Iova>, MapError<Iova>> {
         let entries = memory.entries(self.table);
@@ -68,14 +69,11 @@ impl PinnedTable {
     /// [`PinnedTable::map`] of a single run with bits from [`PinnedTable::bits`]: saves a streaming mapping
     /// the encoding of the descriptor and the loop over chunks.
     ///
-    /// # Errors
-    /// [`MapError::OutputTooLarge`]; nothing is mapped.
-    ///
     /// # Panics
     /// If the run exceeds the table.
     ///
     /// # Safety
-    /// As for [`PagingDomain::map`](super::PagingDomain::map).
+    /// As for [`PinnedTable::map`].
     #[inline]
     pub unsafe fn map_run<M: TableMemory>(
         &self,
@@ -83,10 +81,10 @@ impl PinnedTable {
         first: usize,
         run: &impl FrameRun,
         bits: LeafAttributes,
-    ) -> Result<AddrRange<Iova>, MapError<Iova>> {
+    ) -> AddrRange<Iova> {
         // The bits are the only difference between the stages.
-        let written = stage1(memory.entries(self.table)).map_run(first, run, bits)?;
-        Ok(self.publish(memory, first, written))
+        let written = stage1(memory.entries(self.table)).map_run(first, run, bits);
+        self.publish(memory, first, written)
     }
 
     /// Makes the entries from page `first` on visible to the SMMU, and returns the addresses that they

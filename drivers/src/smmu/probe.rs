@@ -2,6 +2,7 @@
 
 use super::registers::Registers;
 use core::fmt;
+use pagetable::OutputSize;
 use smmu_spec::field::{extract, is_set};
 use smmu_spec::{Cursor, RangeInvalidation, WalkCoherency, cd};
 use tock_registers::interfaces::Readable;
@@ -145,6 +146,11 @@ impl Features {
             Stages::Two if self.output_bits < 44 => self.output_bits.min(39),
             Stages::Two => self.output_bits.min(VIRTUAL),
         }
+    }
+
+    /// The physical addresses that translations may lead to (IDR5.OAS).
+    pub fn output(&self) -> OutputSize {
+        OutputSize::new(self.output_bits)
     }
 
     /// CD.IPS, STE.S2PS.

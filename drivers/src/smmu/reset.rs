@@ -12,7 +12,7 @@ use super::stream_table::StreamTable;
 use super::tlb_tags::TlbTagAllocator;
 use crate::mmio::Mmio;
 use crate::region::{Region, RegionSource};
-use addr::PAGE_SIZE;
+use addr::{PAGE_SIZE, PhysAddr};
 use core::fmt;
 use smmu_spec::field::field;
 use smmu_spec::{Command, EventRecord};
@@ -25,6 +25,13 @@ pub enum StartError {
     Register(RegisterTimeout),
     /// No memory for queues or the stream table.
     OutOfMemory,
+    /// Tables and queues may be above the SMMU's physical addresses.
+    Unreachable {
+        /// The last byte of their memory.
+        last: PhysAddr,
+        /// Bits of address (IDR5.OAS).
+        bits: u8,
+    },
     /// The first commands failed.
     Command(CommandError),
 }
@@ -34,6 +41,9 @@ impl fmt::Display for StartError {
         match self {
             Self::Register(timeout) => timeout.fmt(f),
             Self::OutOfMemory => f.write_str("no memory for queues and the stream table"),
+            Self::Unreachable { last, bits } => {
+                write!(f, "tables may be at {last}, above its {bits}-bit addresses (IDR5.OAS)")
+            }
             Self::Command(error) => write!(f, "commands: {error}"),
         }
     }
@@ -69,16 +79,21 @@ struct QueueMemory {
 }
 
 /// Disables the SMMU, installs empty queues and a stream table that aborts all streams, and enables it.
+/// `last` is the last byte of the memory that `source` and the page tables of its domains come from.
 ///
 /// # Errors
 /// [`StartError`]. All memory is back in `source`, unless the SMMU did not acknowledge that it is disabled.
 pub fn start(
     registers: Mmio<Registers>,
     features: Features,
+    last: PhysAddr,
     source: &mut impl RegionSource,
     clock: Clock,
 ) -> Result<SmmuV3, StartError> {
     abort_all(&registers, clock)?;
+    if last > features.output().highest() {
+        return Err(StartError::Unreachable { last, bits: features.output_bits });
+    }
     let memory = QueueMemory::allocate(&features, source).ok_or(StartError::OutOfMemory)?;
     memory.program(&registers, &features);
 

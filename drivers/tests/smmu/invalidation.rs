@@ -180,7 +180,7 @@ fn pinned_pages_are_reachable_until_invalidated() {
         fixture.map(&mut domain, 0x40_0000, &[chunk(0x7000, 0)]).unwrap();
         let at = Iova::new(0x20_0000);
         // SAFETY: the domain is not destroyed before its last use.
-        let pinned = unsafe { domain.pin(&mut fixture.memory, &fixture.commands, at) }.unwrap();
+        let pinned = unsafe { domain.pin(&mut fixture.memory, &fixture.commands, at, LAST) }.unwrap();
         let chunks = [chunk(0x1_0000_8000, 1), chunk(0x5000, 0)];
         for round in 0..3 {
             // SAFETY: the device is the model, whose memory is the test's RAM.

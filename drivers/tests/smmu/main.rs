@@ -13,16 +13,16 @@ mod streams;
 mod test_machine;
 mod translation;
 
-use addr::{Iova, MemoryType, PAGE_SIZE, StreamId};
+use addr::{Iova, MemoryType, PAGE_SIZE, PhysAddr, StreamId};
 use drivers::iommu::Shared;
 use drivers::smmu::{
-    self, CommandError, CommandQueue, DestroyError, DomainError, DomainMapError, EventReport, PagingDomain,
-    RegisterTimeout, StartError, StreamError, TIMEOUT_US,
+    self, CommandError, CommandQueue, DestroyError, DomainError, DomainMapError, EventReport, Features,
+    PagingDomain, PinnedTable, RegisterTimeout, StartError, StreamError, TIMEOUT_US,
 };
-use pagetable::Mapping;
+use pagetable::{MapError, Mapping};
 use smmu_spec::model::{IdRegisters, TransactionResult};
 use smmu_spec::{Command, EventKind, Ste, StreamConfig, TlbTag, WalkCoherency};
 use std::cell::RefCell;
 use std::rc::Rc;
 use test_machine::fixture::{Fixture, READ, RW, STREAM, WRITE, chunk, fixture, kinds, pages_at};
-use test_machine::{StoreOrder, TestMachine, TestMemory};
+use test_machine::{LAST, StoreOrder, TestMachine, TestMemory};

@@ -114,3 +114,55 @@ fn domains_are_isolated() {
         ));
     }
 }
+
+/// NESTED, STAGE1 and STAGE2 with 32 bits of physical address (IDR5.OAS = 0).
+fn with_32_output_bits() -> impl Iterator<Item = IdRegisters> {
+    [IdRegisters::NESTED, IdRegisters::STAGE1, IdRegisters::STAGE2].into_iter().map(|mut ids| {
+        ids.idr[5] &= !0b111;
+        ids
+    })
+}
+
+#[test]
+fn memory_above_the_output_size_is_not_mapped() {
+    for ids in with_32_output_bits() {
+        let mut fixture = fixture(ids, WalkCoherency::Coherent);
+        let mut domain = fixture.attached(STREAM);
+        fixture.map(&mut domain, 0x1000, &[chunk(0xffff_f000, 0)]).unwrap();
+        assert_eq!(fixture.reach(0x1000), Some(0xffff_f000));
+        let (last, highest) = (PhysAddr::new(0x1_0000_1fff), PhysAddr::new(0xffff_ffff));
+        let above = MapError::OutputTooLarge { last, highest };
+        let chunks = [chunk(0x8000, 0), chunk(0x1_0000_0000, 1)];
+        assert_eq!(fixture.map(&mut domain, 0x4000, &chunks), Err(DomainMapError::Table(above)));
+        assert_eq!(fixture.reach(0x4000), None);
+
+        let at = Iova::new(PinnedTable::BYTES);
+        // SAFETY: the domain is not destroyed.
+        let mut pin =
+            |highest| unsafe { domain.pin(&mut fixture.memory, &fixture.commands, at, highest).map(|_| ()) };
+        assert_eq!(pin(last), Err(above));
+        assert_eq!(pin(highest), Ok(()));
+    }
+}
+
+#[test]
+fn smmu_that_cannot_reach_its_tables_is_rejected() {
+    for ids in with_32_output_bits() {
+        let machine = TestMachine::new(ids, WalkCoherency::Coherent);
+        let start = |last| {
+            let registers = machine.registers();
+            let features = Features::probe(&registers).unwrap();
+            let memory = &mut TestMemory(machine.clone());
+            smmu::start(registers, features, PhysAddr::new(last), memory, TestMachine::clock()).err()
+        };
+        let last = PhysAddr::new(0x1_0000_0000);
+        let refused = start(last.raw()).unwrap();
+        assert_eq!(refused, StartError::Unreachable { last, bits: 32 });
+        assert_eq!(
+            refused.to_string(),
+            "tables may be at 0x100000000, above its 32-bit addresses (IDR5.OAS)"
+        );
+        assert_eq!(machine.pages_in_use(), 0);
+        assert!(start(0xffff_ffff).is_none());
+    }
+}

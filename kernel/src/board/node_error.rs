@@ -90,6 +90,13 @@ pub enum NodeError {
     },
     /// The memory range overlaps a device's registers.
     OverlapsRegisters(PhysAddr),
+    /// The memory range ends above the CPU's physical addresses (ID_AA64MMFR0_EL1.PARange).
+    AboveAddressSize {
+        /// Its last byte.
+        last: PhysAddr,
+        /// Bits of physical address.
+        bits: u32,
+    },
     /// A read of this address in the memory range is not answered.
     NoResponse(PhysAddr),
     /// The number of such nodes exceeds this limit.
@@ -137,6 +144,9 @@ impl fmt::Display for NodeError {
                 write!(f, "{len:#x} bytes at {start:#x} are not entirely in free memory")
             }
             Self::OverlapsRegisters(at) => write!(f, "overlaps device registers at {at}"),
+            Self::AboveAddressSize { last, bits } => {
+                write!(f, "{last} exceeds the CPU's {bits}-bit physical addresses")
+            }
             Self::NoResponse(at) => write!(f, "no response at {at}"),
             Self::TooMany(limit) => write!(f, "more than {limit} of this kind"),
             Self::Duplicate => write!(f, "only one is supported"),

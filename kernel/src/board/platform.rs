@@ -138,16 +138,20 @@ impl Platform {
         }
     }
 
-    /// Ignores memory ranges that overlap device registers, and ranges whose last word does not respond.
-    /// `responds` probes an address.
-    pub fn check_memory(&mut self, responds: impl Fn(PhysAddr) -> bool) {
+    /// Ignores memory ranges that overlap device registers, that end above `physical_bits` bits of address, and
+    /// ranges whose last word does not respond. `responds` probes an address.
+    pub fn check_memory(&mut self, physical_bits: u32, responds: impl Fn(PhysAddr) -> bool) {
         let registers = self.registers();
         let mut warnings = Vec::new();
         self.memory.retain(|range| {
-            let last = PhysAddr::new(range.end().raw() - 1).align_down(4);
+            let last = PhysAddr::new(range.end().raw() - 1);
+            let word = last.align_down(4);
             let error = match registers.iter().find(|device| device.overlaps(range)) {
                 Some(device) => NodeError::OverlapsRegisters(device.start()),
-                None if !responds(last) => NodeError::NoResponse(last),
+                None if last.raw() >> physical_bits != 0 => {
+                    NodeError::AboveAddressSize { last, bits: physical_bits }
+                }
+                None if !responds(word) => NodeError::NoResponse(word),
                 None => return true,
             };
             warnings.push(Warning { subject: format!("memory at {}", range.start()), error });
@@ -299,18 +303,20 @@ mod tests {
     }
 
     #[test]
-    fn unresponsive_memory_and_memory_over_registers_are_ignored() {
+    fn memory_that_cannot_be_accessed_and_memory_over_registers_are_ignored() {
         let mut platform = read(&fixture::virt()).unwrap();
         let [good, missing] = [range(0x4000_0000, 0x8000_0000), range(0x1_0000_0000, 0x2_0000_0000)];
         let devices =
             [range(0, 0x900_0001), range(0x905_f000, 0xa00_0000), range(0x40_0fff_0000, 0x40_1000_1000)];
-        platform.memory = [&[good, missing][..], &devices].concat();
-        platform.check_memory(|at| at != PhysAddr::new(0x1_ffff_fffc));
+        let far = range(0x7f_ffff_0000, 0x80_0001_0000);
+        platform.memory = [&[good, missing, far][..], &devices].concat();
+        platform.check_memory(39, |at| at != PhysAddr::new(0x1_ffff_fffc));
         assert_eq!(platform.memory, [good]);
         let errors: Vec<_> = platform.warnings.iter().map(|warning| warning.error).collect();
         let at = PhysAddr::new;
         let expected = [
             NodeError::NoResponse(at(0x1_ffff_fffc)),
+            NodeError::AboveAddressSize { last: at(0x80_0000_ffff), bits: 39 },
             NodeError::OverlapsRegisters(at(0x800_0000)),
             NodeError::OverlapsRegisters(at(0x905_0000)),
             NodeError::OverlapsRegisters(at(0x40_1000_0000)),

@@ -94,11 +94,14 @@ impl Domain {
         domain.smmu.features().stages != Stages::Two
     }
 
-    /// Returns the physical addresses that a device with this mask can access, of RAM or not: all if an IOMMU
-    /// translates, or a part of each window of `dma-ranges`, the highest first.
+    /// Returns the physical addresses that a device with this mask can access, of RAM or not: the output
+    /// addresses of an IOMMU, or a part of each window of `dma-ranges`, the highest first.
     pub(super) fn reachable(&self, mask: DmaMask) -> impl Iterator<Item = AddrRange<PhysAddr>> {
         let (all, windows) = match &self.translation {
-            DomainTranslation::Smmu(..) => (Some(BusWindow::identity().memory), None),
+            DomainTranslation::Smmu(domain) => {
+                let end = domain.smmu.features().output().highest() + 1;
+                (Some(AddrRange::new(PhysAddr::new(0), end)), None)
+            }
             DomainTranslation::Direct(windows) => (None, Some(direct(windows, mask).reachable())),
         };
         all.into_iter().chain(windows.into_iter().flatten())
@@ -297,7 +300,7 @@ impl SmmuDomain {
             && let Some(slot) = small.alloc(request.len)
         {
             // SAFETY: passed on to the caller.
-            return unsafe { small.map(slot, chunks, request.len, request.mapping) };
+            return Ok(unsafe { small.map(slot, chunks, request.mapping) });
         }
         // SAFETY: passed on to the caller.
         unsafe { self.map_slow_path(chunks, request, is_small) }
@@ -316,7 +319,7 @@ impl SmmuDomain {
     ) -> Result<AddrRange<Iova>, DmaError> {
         if is_small && let Some((small, slot)) = self.grow_small(request)? {
             // SAFETY: passed on to the caller.
-            return unsafe { small.map(slot, chunks, request.len, request.mapping) };
+            return Ok(unsafe { small.map(slot, chunks, request.mapping) });
         }
         // SAFETY: passed on to the caller.
         unsafe { self.iova_space.lock().map(chunks, request) }

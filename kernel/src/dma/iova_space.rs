@@ -3,12 +3,13 @@
 use super::request::MapRequest;
 use crate::debug::{self, FailPoint};
 use crate::iommu::{Smmu, Tables};
+use crate::memory;
+use ::memory::{RangeAllocator, RangeError};
 use addr::{AddrRange, FrameRun, Iova, Order, PAGE_SIZE, PhysAddr};
 use core::ops::ControlFlow;
 use dma_api::DmaError;
 use drivers::iommu::Stale;
 use drivers::smmu::{self, DomainMapError, PinnedTable};
-use memory::{RangeAllocator, RangeError};
 use pagetable::{Leaf, Mapping};
 
 /// The 2 MiB below 4 GiB, kept free for doorbells of MSIs: a device with 32-bit MSI addresses reaches them,
@@ -69,8 +70,9 @@ impl IovaSpace {
         self.domain.each_table(&Tables, show);
     }
 
-    /// Allocates the address range of the last-level table at `at` permanently and pins the table; `None` if
-    /// part of the range is allocated or outside the domain.
+    /// Allocates the address range of the last-level table at `at` permanently and pins the table for all of
+    /// RAM; `None` if part of the range is allocated or outside the domain, or if the SMMU does not reach all
+    /// of RAM.
     ///
     /// # Errors
     /// [`DmaError::OutOfTables`].
@@ -83,9 +85,14 @@ impl IovaSpace {
         if self.ranges.alloc_at(range).is_err() {
             return Ok(None);
         }
+        let highest = memory::layout().highest();
         // SAFETY: passed on to the caller; the tree is destroyed when the space is dropped.
-        match unsafe { self.domain.pin(&mut Tables, self.smmu.command_queue(), at) } {
+        match unsafe { self.domain.pin(&mut Tables, self.smmu.command_queue(), at, highest) } {
             Ok(pinned) => Ok(Some(pinned)),
+            Err(pagetable::MapError::OutputTooLarge { .. }) => {
+                self.free(range);
+                Ok(None)
+            }
             Err(pagetable::MapError::OutOfTables) => {
                 self.free(range);
                 Err(DmaError::OutOfTables)
@@ -157,8 +164,8 @@ impl IovaSpace {
                 return Err(DmaError::IommuTimeout);
             }
             Err(DomainMapError::Table(pagetable::MapError::OutOfTables)) => DmaError::OutOfTables,
-            Err(DomainMapError::Table(pagetable::MapError::OutputTooLarge(_))) => {
-                DmaError::TooLong { len: range.len() }
+            Err(DomainMapError::Table(pagetable::MapError::OutputTooLarge { last, highest })) => {
+                DmaError::AboveIommu { last, highest }
             }
             // The range was free, aligned and in the domain; any other error is a broken invariant.
             Err(error) => panic!("map of {range:?}: {error:?}"),

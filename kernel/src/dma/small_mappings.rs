@@ -10,10 +10,9 @@ use crate::iommu::Tables;
 use addr::{AddrRange, FrameRun, Iova, MemoryType, PAGE_SHIFT, PAGE_SIZE};
 use alloc::boxed::Box;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
-use dma_api::DmaError;
 use drivers::smmu::PinnedTable;
 use memory::Slots;
-use pagetable::{LeafAttributes, MapError, Mapping};
+use pagetable::{LeafAttributes, Mapping};
 use spin::Once;
 
 /// The maximum number of tables: 1 GiB of IOVAs, and 2 MiB for the tables themselves.
@@ -168,10 +167,7 @@ impl SmallMappings {
         Iova::new(Self::HIGHEST_IOVA.raw() + 1 - (index as u64 + 1) * PinnedTable::BYTES)
     }
 
-    /// Maps `chunks`, `len` bytes, at an allocated slot. After an error the slot is freed.
-    ///
-    /// # Errors
-    /// [`DmaError::TooLong`] for a physical address above the output size of the tables.
+    /// Maps `chunks` at an allocated slot of their length.
     ///
     /// # Safety
     /// As for [`Domain::map`](super::Domain::map).
@@ -180,23 +176,16 @@ impl SmallMappings {
         &self,
         slot: SmallSlot,
         chunks: impl Iterator<Item: FrameRun> + Clone,
-        len: u64,
         mapping: Mapping,
-    ) -> Result<AddrRange<Iova>, DmaError> {
+    ) -> AddrRange<Iova> {
         let Some(table) = self.tables[slot.table()].get() else { unreachable!("a slot in no table") };
-        // SAFETY: passed on to the caller.
-        match unsafe { table.pinned.map(&Tables, slot.page(), chunks, mapping) } {
-            Ok(range) => Ok(range),
-            Err(MapError::OutputTooLarge(_)) => {
-                table.slots.free(slot.page(), slots(len));
-                Err(DmaError::TooLong { len })
-            }
-            Err(error) => panic!("map of {len:#x} bytes at page {}: {error:?}", slot.page()),
-        }
+        // SAFETY: passed on to the caller; the table was pinned for all of RAM.
+        let mapped = unsafe { table.pinned.map(&Tables, slot.page(), chunks, mapping) };
+        mapped.unwrap_or_else(|error| panic!("map at page {}: {error:?}", slot.page()))
     }
 
-    /// Maps `run`, write-back memory of at most [`SmallMappings::MAX_BYTES`], in the current table; `None` if
-    /// that fails.
+    /// Maps `run`, write-back memory of at most [`SmallMappings::MAX_BYTES`], in the current table; `None`
+    /// without a free slot there.
     ///
     /// # Safety
     /// As for [`Domain::map`](super::Domain::map).
@@ -210,14 +199,8 @@ impl SmallMappings {
         let table = self.tables.get(self.current.load(Relaxed))?.get()?;
         let page = table.slots.alloc(pages, arch::cpu::index())?;
         let attributes = table.streaming_attributes[usize::from(is_written)];
-        // SAFETY: passed on to the caller.
-        match unsafe { table.pinned.map_run(&Tables, page, run, attributes) } {
-            Ok(range) => Some(range),
-            Err(_) => {
-                table.slots.free(page, pages);
-                None
-            }
-        }
+        // SAFETY: passed on to the caller; the table was pinned for all of RAM.
+        Some(unsafe { table.pinned.map_run(&Tables, page, run, attributes) })
     }
 
     /// Returns the table that `range` was mapped in; `None` if it is not a small mapping.

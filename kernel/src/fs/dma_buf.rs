@@ -213,7 +213,9 @@ pub fn errno(error: DmaError) -> Errno {
         DmaError::ZeroLength | DmaError::UnalignedSegment { .. } | DmaError::SharedLine { .. } => {
             Errno::EINVAL
         }
-        DmaError::PastMask { .. } | DmaError::OutsideDmaRanges { .. } => Errno::ERANGE,
+        DmaError::PastMask { .. } | DmaError::OutsideDmaRanges { .. } | DmaError::AboveIommu { .. } => {
+            Errno::ERANGE
+        }
         DmaError::Scattered { .. } => Errno::EINVAL,
         DmaError::IommuTimeout | DmaError::IommuRefused => Errno::EIO,
         _ => Errno::ENOMEM,

@@ -7,10 +7,11 @@ use super::table_memory::{Regions, Tables};
 use crate::debug::{self, FailPoint, StreamKey};
 use crate::irq::Handler;
 use crate::kprintln;
+use crate::memory;
 use crate::percpu;
 use crate::sched::Mutex;
 use crate::sync::SpinLock;
-use addr::{PAGE_SIZE, StreamId};
+use addr::{PAGE_SIZE, PhysAddr, StreamId};
 use alloc::vec::Vec;
 use dma_api::DmaError;
 use drivers::iommu::Shared as _;
@@ -70,7 +71,8 @@ impl Smmu {
         features: Features,
         clock: Clock,
     ) -> Result<Self, StartError> {
-        let started = smmu::start(registers, features, &mut Regions, clock)?;
+        let last = PhysAddr::new(memory::layout().low_end.raw() - 1);
+        let started = smmu::start(registers, features, last, &mut Regions, clock)?;
         let SmmuV3 { features, commands, events, streams, tags } = started;
         let entries = features.event_queue_entries();
         Ok(Self {

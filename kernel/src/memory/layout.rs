@@ -88,6 +88,11 @@ impl Layout {
         })
     }
 
+    /// The last byte of RAM.
+    pub fn highest(&self) -> PhysAddr {
+        self.ram.last().map_or(PhysAddr::new(0), |range| PhysAddr::new(range.end().raw() - 1))
+    }
+
     /// The size of the linear map's ranges in bytes.
     pub fn lowmem_bytes(&self) -> u64 {
         self.lowmem.iter().map(AddrRange::len).sum()

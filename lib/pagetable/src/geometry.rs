@@ -1,12 +1,11 @@
 //! Levels, sizes and indices of the 4 KiB granule (D8.2).
 
-use crate::InputAddress;
+use crate::{InputAddress, MapError};
+use addr::{FrameRun, PhysAddr};
 use core::marker::PhantomData;
 
 /// The level of page entries.
 pub(crate) const LAST_LEVEL: u8 = 3;
-/// Bits of output address in an entry.
-pub(crate) const OUTPUT_BITS: u32 = 48;
 /// Entries in a table.
 pub(crate) const TABLE_LEN: usize = 512;
 /// Entries in a contiguous group (D8.7.1), at levels 2 and 3.
@@ -30,6 +29,44 @@ pub(crate) const fn index(at: u64, level: u8) -> usize {
 /// The first offset that `slot` translates, in the table of `level` that contains `at`.
 pub(crate) const fn slot_start(at: u64, level: u8, slot: usize) -> u64 {
     (at >> shift(level) >> 9 << 9 | slot as u64) << shift(level)
+}
+
+/// The output addresses that the walker accepts, at most the 48 bits of an entry. Above its output size, a
+/// walk ends with an Address size fault.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct OutputSize {
+    bits: u8,
+}
+
+impl OutputSize {
+    /// All addresses of an entry.
+    pub const ENTRY: Self = Self::new(48);
+
+    /// Addresses of `bits` bits, or of 48 if that is less.
+    pub const fn new(bits: u8) -> Self {
+        Self { bits: if bits < 48 { bits } else { 48 } }
+    }
+
+    /// The first address above.
+    pub(crate) const fn end(self) -> u64 {
+        1 << self.bits
+    }
+
+    /// Whether all addresses of the run are accepted.
+    #[inline]
+    pub(crate) fn holds(self, run: &impl FrameRun) -> bool {
+        run.end().raw() <= self.end()
+    }
+
+    /// The highest address.
+    pub const fn highest(self) -> PhysAddr {
+        PhysAddr::new(self.end() - 1)
+    }
+
+    /// The error of a run whose last byte is `last`.
+    pub(crate) fn exceeded_by<A>(self, last: PhysAddr) -> MapError<A> {
+        MapError::OutputTooLarge { last, highest: self.highest() }
+    }
 }
 
 /// The bounds of an input address space.

@@ -54,6 +54,7 @@ mod window;
 mod tests;
 
 pub use descriptor::{Descriptor, Format, Stage1, Stage2};
+pub use geometry::OutputSize;
 pub use map::MapError;
 pub use mapping::{Access, Mapping, MappingError};
 pub use memory::{Entries, TableFrame, TableMemory, TableRef};

@@ -21,8 +21,13 @@ pub enum MapError<A> {
     Misaligned(A),
     /// The run mapped at this address exceeds the input address space.
     OutOfRange(A),
-    /// The run at this physical address exceeds the 48-bit output address of an entry.
-    OutputTooLarge(PhysAddr),
+    /// A run exceeds the output addresses of the table.
+    OutputTooLarge {
+        /// The last byte of the run.
+        last: PhysAddr,
+        /// The highest output address.
+        highest: PhysAddr,
+    },
     /// This translation stage cannot encode exactly these rights.
     Inexpressible(Access),
     /// The fixed root ([`PageTable::fix_root`]) has no table for this address.
@@ -59,7 +64,7 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
         }
         let first = self.input.offset(at).ok_or(MapError::OutOfRange(at))?;
         let top_level = if mapping.is_pages_only() { PAGES_ONLY } else { self.start_level };
-        let mut cursor = RunCursor::new(first, chunks.into_iter(), top_level);
+        let mut cursor = RunCursor::new(first, chunks.into_iter(), top_level, self.output);
         let mapped = self.map_all(m, &mut cursor, F::attributes::<A>(mapping));
         if mapped.is_err() && cursor.at > first {
             self.undo(m, first, cursor.at - first);
@@ -88,7 +93,7 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
                 self.fill_new_table(m, &found, step, cursor, attributes)?;
             }
         }
-        cursor.finish().map_err(MapError::OutputTooLarge)
+        cursor.finish().map_err(|last| self.output.exceeded_by(last))
     }
 
     /// Writes leaves into a linked table.

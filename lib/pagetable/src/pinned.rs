@@ -1,8 +1,8 @@
 //! Pinned last-level tables, whose pages are mapped and unmapped without a walk.
 
 use crate::descriptor::{Descriptor, Format};
-use crate::geometry::{GROUP_LEN, LAST_LEVEL, TABLE_LEN, index, size};
-use crate::steps::fits_entry;
+use crate::geometry::{GROUP_LEN, LAST_LEVEL, OutputSize, TABLE_LEN, index, size};
+use crate::steps::last_byte;
 use crate::table::{add_valid, load, valid_count, write_leaves, write_link};
 use crate::unmap::clear_mapped;
 use crate::{Entries, InputAddress, MapError, Mapping, PageTable, TableMemory, TableRef};
@@ -17,20 +17,34 @@ pub const PINNED_BYTES: u64 = size(LAST_LEVEL - 1);
 impl<F: Format, A: InputAddress> PageTable<F, A> {
     /// Pins the table for the [`PINNED_BYTES`] from `at` on, where nothing is mapped: it stays until the tree
     /// is destroyed, and pages in it are mapped only through [`PinnedEntries`]. The tree still visits and
-    /// translates them.
+    /// translates them. `highest` is the last byte of the memory that may be mapped there: the check against
+    /// the output size here saves one in each map.
     ///
     /// # Errors
     /// [`MapError::Misaligned`], [`MapError::OutOfRange`], [`MapError::AlreadyMapped`],
-    /// [`MapError::OutOfTables`].
+    /// [`MapError::OutOfTables`], [`MapError::OutputTooLarge`].
     ///
     /// # Safety
     /// The result is not used after the tree is destroyed.
     #[expect(unsafe_code, reason = "a table that is used after its release is another owner's memory")]
-    pub unsafe fn pin<M: TableMemory>(&mut self, m: &mut M, at: A) -> Result<TableRef<'static>, MapError<A>> {
-        self.pin_table(m, at).map(TableRef::new)
+    pub unsafe fn pin<M: TableMemory>(
+        &mut self,
+        m: &mut M,
+        at: A,
+        highest: PhysAddr,
+    ) -> Result<TableRef<'static>, MapError<A>> {
+        self.pin_table(m, at, highest).map(TableRef::new)
     }
 
-    pub(crate) fn pin_table<M: TableMemory>(&mut self, m: &mut M, at: A) -> Result<PhysAddr, MapError<A>> {
+    pub(crate) fn pin_table<M: TableMemory>(
+        &mut self,
+        m: &mut M,
+        at: A,
+        highest: PhysAddr,
+    ) -> Result<PhysAddr, MapError<A>> {
+        if highest > self.output.highest() {
+            return Err(self.output.exceeded_by(highest));
+        }
         let first = self.input.offset(at).ok_or(MapError::OutOfRange(at))?;
         if !first.is_multiple_of(PINNED_BYTES) {
             return Err(MapError::Misaligned(at));
@@ -90,11 +104,12 @@ impl<'a, F: Format, A: InputAddress> PinnedEntries<'a, F, A> {
     }
 
     /// Maps `chunks`, or other runs of frames, in order from page `first` of the table on. The caller owns
-    /// these pages, and none of them is mapped. Returns the entries, which the caller makes visible to the
-    /// walker ([`TableMemory::entries_written`] and a barrier).
+    /// these pages, and none of them is mapped; the frames are in the memory that the table was pinned for.
+    /// Returns the entries, which the caller makes visible to the walker ([`TableMemory::entries_written`] and
+    /// a barrier).
     ///
     /// # Errors
-    /// [`MapError::Inexpressible`], [`MapError::OutputTooLarge`]. Nothing is mapped.
+    /// [`MapError::Inexpressible`]. Nothing is mapped.
     ///
     /// # Panics
     /// If the runs exceed the table.
@@ -102,45 +117,27 @@ impl<'a, F: Format, A: InputAddress> PinnedEntries<'a, F, A> {
     pub fn map(
         &self,
         first: usize,
-        chunks: impl Iterator<Item: FrameRun> + Clone,
+        chunks: impl Iterator<Item: FrameRun>,
         mapping: Mapping,
     ) -> Result<&'a [AtomicU64], MapError<A>> {
         let bits = LeafAttributes::new::<F, A>(mapping)?;
-        if let Some(run) = chunks.clone().find(|run| !fits_entry(run)) {
-            return Err(MapError::OutputTooLarge(run.start()));
-        }
-        let next = chunks.fold(first, |next, run| next + self.fill(next, &run, bits).len());
+        let next = chunks.fold(first, |next, run| next + self.map_run(next, &run, bits).len());
         Ok(&self.entries[first..next])
     }
 
     /// [`PinnedEntries::map`] of a single run.
     ///
-    /// # Errors
-    /// [`MapError::OutputTooLarge`]. Nothing is mapped.
-    ///
     /// # Panics
     /// If the run exceeds the table.
     #[inline]
-    pub fn map_run(
-        &self,
-        first: usize,
-        run: &impl FrameRun,
-        bits: LeafAttributes,
-    ) -> Result<&'a [AtomicU64], MapError<A>> {
-        if !fits_entry(run) {
-            return Err(MapError::OutputTooLarge(run.start()));
-        }
-        Ok(self.fill(first, run, bits))
-    }
-
-    #[inline]
-    fn fill(&self, first: usize, run: &impl FrameRun, bits: LeafAttributes) -> &'a [AtomicU64] {
+    pub fn map_run(&self, first: usize, run: &impl FrameRun, bits: LeafAttributes) -> &'a [AtomicU64] {
         let pages = ((run.end().raw() - run.start().raw()) >> PAGE_SHIFT) as usize;
         let slots = &self.entries[first..first + pages];
         let mut leaf = Descriptor::leaf(run.start(), LAST_LEVEL, bits.attributes);
         if pages == GROUP_LEN && bits.allows_contiguous && is_group(first, run.start()) {
             leaf = leaf.contiguous();
         }
+        debug_assert!(OutputSize::ENTRY.holds(run), "{} is not encoded", last_byte(run));
         debug_assert!(
             slots.iter().all(|slot| !load(slot).is_valid()),
             "page {first} or a following one is mapped"

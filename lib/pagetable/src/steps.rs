@@ -2,7 +2,7 @@
 //! that fit.
 
 use crate::Descriptor;
-use crate::geometry::{LAST_LEVEL, OUTPUT_BITS};
+use crate::geometry::{LAST_LEVEL, OutputSize};
 use crate::table::{load, store};
 use addr::{FrameRun, PAGE_SHIFT, PAGE_SIZE, PhysAddr};
 use core::sync::atomic::AtomicU64;
@@ -82,15 +82,18 @@ pub(crate) struct RunCursor<I> {
     runs: Option<I>,
     /// Start and end of the next run, which is not adjacent; both equal at the end of the list.
     ahead: (u64, u64),
-    /// The run that ended the list early, since its addresses exceed an entry.
+    /// The first address above the output size.
+    output_end: u64,
+    /// The last byte of the run that ended the list early, since it exceeds the output size.
     too_large: Option<PhysAddr>,
 }
 
 impl<I: Iterator<Item: FrameRun>> RunCursor<I> {
-    pub fn new(at: u64, runs: I, top_level: u8) -> Self {
-        let (mut runs, mut too_large) = (runs, None);
-        let ahead = bounds_of_next(&mut runs, &mut too_large);
-        let mut cursor = Self { at, to: 0, end: 0, top_level, runs: Some(runs), ahead, too_large };
+    pub fn new(at: u64, runs: I, top_level: u8, output: OutputSize) -> Self {
+        let (mut runs, mut too_large, output_end) = (runs, None, output.end());
+        let ahead = bounds_of_next(&mut runs, output_end, &mut too_large);
+        let mut cursor =
+            Self { at, to: 0, end: 0, top_level, runs: Some(runs), ahead, output_end, too_large };
         cursor.next_run();
         cursor
     }
@@ -129,7 +132,7 @@ impl<I: Iterator<Item: FrameRun>> RunCursor<I> {
     pub fn write_pages(&mut self, slots: &[AtomicU64], page: Descriptor) -> (usize, bool) {
         // Local copies, whose addresses are not taken, stay in registers during the loop.
         let Some(mut runs) = self.runs.take() else { return (0, false) };
-        let Self { mut to, mut end, mut ahead, .. } = *self;
+        let Self { mut to, mut end, mut ahead, output_end, .. } = *self;
         let mut left = slots.iter();
         let mut occupied = false;
         while end - to < 1 << GROUP_SHIFT {
@@ -146,7 +149,7 @@ impl<I: Iterator<Item: FrameRun>> RunCursor<I> {
                 if to == end {
                     break;
                 }
-                (end, ahead) = join_adjacent(&mut runs, end, &mut self.too_large);
+                (end, ahead) = join_adjacent(&mut runs, end, output_end, &mut self.too_large);
             }
         }
         let count = slots.len() - left.len();
@@ -160,11 +163,11 @@ impl<I: Iterator<Item: FrameRun>> RunCursor<I> {
         if let Some(runs) = &mut self.runs
             && self.to != self.end
         {
-            (self.end, self.ahead) = join_adjacent(runs, self.end, &mut self.too_large);
+            (self.end, self.ahead) = join_adjacent(runs, self.end, self.output_end, &mut self.too_large);
         }
     }
 
-    /// `Err` with the start of the run that exceeds an entry, if that ended the list.
+    /// `Err` with the last byte of the run that exceeds the output size, if that ended the list.
     pub fn finish(&self) -> Result<(), PhysAddr> {
         self.too_large.map_or(Ok(()), Err)
     }
@@ -176,10 +179,11 @@ impl<I: Iterator<Item: FrameRun>> RunCursor<I> {
 fn join_adjacent<R: FrameRun>(
     runs: &mut impl Iterator<Item = R>,
     mut end: u64,
+    output_end: u64,
     too_large: &mut Option<PhysAddr>,
 ) -> (u64, (u64, u64)) {
     loop {
-        let ahead = bounds_of_next(runs, too_large);
+        let ahead = bounds_of_next(runs, output_end, too_large);
         // The end of the list (0) is never adjacent: no run ends at 0.
         if ahead.0 != end {
             return (end, ahead);
@@ -188,26 +192,26 @@ fn join_adjacent<R: FrameRun>(
     }
 }
 
-/// Start and end of the next run; zeroes if there is none, or it exceeds an entry.
+/// Start and end of the next run; zeroes if there is none, or it exceeds the output size.
 #[inline(always)]
 fn bounds_of_next<R: FrameRun>(
     runs: &mut impl Iterator<Item = R>,
+    output_end: u64,
     too_large: &mut Option<PhysAddr>,
 ) -> (u64, u64) {
     match runs.next() {
         None => (0, 0),
-        Some(run) if !fits_entry(&run) => {
-            *too_large = Some(run.start());
+        Some(run) if run.end().raw() > output_end => {
+            *too_large = Some(last_byte(&run));
             (0, 0)
         }
         Some(run) => (run.start().raw(), run.end().raw()),
     }
 }
 
-/// Whether all addresses of the run fit into the output address of an entry.
-#[inline]
-pub(crate) fn fits_entry(run: &impl FrameRun) -> bool {
-    run.end().raw() <= 1 << OUTPUT_BITS
+/// The last byte of a run, for errors.
+pub(crate) fn last_byte(run: &impl FrameRun) -> PhysAddr {
+    PhysAddr::new(run.end().raw() - 1)
 }
 
 #[cfg(test)]
@@ -273,7 +277,12 @@ mod tests {
     fn adjacent_chunks_are_merged() {
         let page = |n| Chunk::page(Pfn::new(n));
         let two = Chunk::new(Pfn::new(10), Order::new(1).unwrap()).unwrap();
-        let mut cursor = RunCursor::new(0x8000, [page(8), page(9), two, page(20), page(19)].into_iter(), 0);
+        let mut cursor = RunCursor::new(
+            0x8000,
+            [page(8), page(9), two, page(20), page(19)].into_iter(),
+            0,
+            OutputSize::ENTRY,
+        );
         let mut runs = Vec::new();
         while cursor.left() > 0 {
             runs.push((cursor.at, cursor.to, cursor.left()));

@@ -1,7 +1,7 @@
 //! The tree of tables: construction, destruction, walks, and access to entries.
 
 use crate::descriptor::{Descriptor, Format};
-use crate::geometry::{InputSpace, LAST_LEVEL, TABLE_LEN, shift};
+use crate::geometry::{InputSpace, LAST_LEVEL, OutputSize, TABLE_LEN, shift};
 use crate::{InputAddress, StaleTables, TableMemory, TableRef};
 use addr::PhysAddr;
 use core::marker::PhantomData;
@@ -22,6 +22,7 @@ pub struct PageTable<F, A> {
     pub(crate) start_level: u8,
     pub(crate) tables: u32,
     pub(crate) spare: Spare,
+    pub(crate) output: OutputSize,
     /// Whether the root's entries never change again.
     pub(crate) is_root_fixed: bool,
     format: PhantomData<F>,
@@ -58,7 +59,13 @@ impl<F: Format, A: InputAddress> PageTable<F, A> {
         let root = m.allocate().ok_or(OutOfTables)?.release();
         let start_level = input.start_level();
         let (spare, is_root_fixed) = (Spare::Never, false);
-        Ok(Self { input, root, start_level, tables: 1, spare, is_root_fixed, format: PhantomData })
+        let output = OutputSize::ENTRY;
+        Ok(Self { input, root, start_level, tables: 1, spare, output, is_root_fixed, format: PhantomData })
+    }
+
+    /// The same tree for a walker of this output address size: larger addresses are not mapped.
+    pub fn with_output_size(self, output: OutputSize) -> Self {
+        Self { output, ..self }
     }
 
     /// The same tree, which keeps one empty table linked as a spare, so that mapping and unmapping one buffer

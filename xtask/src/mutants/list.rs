@@ -65,6 +65,22 @@ pub const MUTANTS: &[SourceMutant] = &[
         oracle: Oracle::Smmu,
     },
     SourceMutant {
+        name: "memory above the SMMU's output size is mapped",
+        file: "drivers/src/smmu/domain.rs",
+        item: "new_tables",
+        from: "let tables = tables.with_spare_table().with_output_size(output);",
+        to: "let tables = tables.with_spare_table();",
+        oracle: Oracle::Smmu,
+    },
+    SourceMutant {
+        name: "table pinned for memory above the SMMU's output size",
+        file: "lib/pagetable/src/pinned.rs",
+        item: "pin_table",
+        from: "highest > self.output.highest()",
+        to: "highest > crate::OutputSize::ENTRY.highest()",
+        oracle: Oracle::Smmu,
+    },
+    SourceMutant {
         name: "second-level stream table linked before its entries are visible",
         file: "drivers/src/smmu/stream_table.rs",
         item: "grow",

@@ -1,7 +1,7 @@
 //! Pages of pinned tables, mapped and unmapped by their owners without access to the domain.
 
 use super::super::test_machine::fixture::pages_at;
-use super::super::test_machine::{TestMachine, TestMemory};
+use super::super::test_machine::{LAST, TestMachine, TestMemory};
 use super::executor::{DriverPhase, Executor, HeldChunks, Pending, SharedState, mapping};
 use super::frames::ChunkLease;
 use super::program::DOMAINS;
@@ -68,7 +68,7 @@ impl Executor {
         let at = Iova::new(FIRST << PAGE_SHIFT);
         let pinned = self.in_phase(DriverPhase::Pin, domain, |fixture, it| {
             // SAFETY: the domain is destroyed at the end, after the last use of its pinned table.
-            unsafe { it.pin(&mut fixture.memory, &fixture.commands, at) }
+            unsafe { it.pin(&mut fixture.memory, &fixture.commands, at, LAST) }
         });
         match pinned {
             Ok(table) if !taken => self.pinned[domain] = Some(table),
@@ -116,7 +116,7 @@ impl Executor {
             [lease] => {
                 // SAFETY: the device is the model, whose memory is the test's RAM.
                 let map_run = |bits| unsafe { table.map_run(&memory, page, &lease.chunk, bits) };
-                table.bits(mapping).and_then(map_run)
+                table.bits(mapping).map(map_run)
             }
             // SAFETY: as above.
             _ => unsafe { table.map(&memory, page, leases.iter().map(|lease| lease.chunk), mapping) },

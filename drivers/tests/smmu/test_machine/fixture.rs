@@ -53,7 +53,7 @@ impl Fixture {
         let registers = machine.registers();
         let features = Features::probe(&registers).unwrap();
         let mut memory = TestMemory(machine.clone());
-        let smmu = smmu::start(registers, features, &mut memory, TestMachine::clock())?;
+        let smmu = smmu::start(registers, features, super::LAST, &mut memory, TestMachine::clock())?;
         let (events, streams, tags) = (smmu.events, smmu.streams, smmu.tags);
         Ok(Self { machine, memory, features, commands: RefCell::new(smmu.commands), events, streams, tags })
     }

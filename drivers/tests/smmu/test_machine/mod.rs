@@ -31,6 +31,8 @@ const TICK: u64 = if cfg!(miri) { TIMEOUT_US / 50 } else { 100 };
 
 /// Start of RAM.
 const RAM: u64 = 0x4000_0000;
+/// The last byte of RAM.
+pub const LAST: PhysAddr = PhysAddr::new(RAM + PAGES as u64 * PAGE_SIZE - 1);
 
 /// The SMMU model of a test.
 pub type MachineSmmu = SmmuModel<FakeFile, Bus>;

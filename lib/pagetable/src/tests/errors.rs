@@ -94,7 +94,10 @@ fn invalid_map_requests_are_rejected() {
             0,
             vec![chunk(G, 4 * K), chunk(1 << 48, 4 * K)],
             RW,
-            MapError::OutputTooLarge(PhysAddr::new(1 << 48)),
+            MapError::OutputTooLarge {
+                last: PhysAddr::new((1 << 48) + 4 * K - 1),
+                highest: PhysAddr::new((1 << 48) - 1),
+            },
         ),
         (
             "write without read",

@@ -1,16 +1,18 @@
 //! Pinned tables.
 
 use super::*;
-use crate::{Access, LeafAttributes, MapError, PINNED_BYTES, PinnedEntries, pinned_page};
+use crate::{Access, LeafAttributes, MapError, OutputSize, PINNED_BYTES, PinnedEntries, pinned_page};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 const AT: u64 = G + 3 * PINNED_BYTES;
+/// The last byte of the memory that is mapped.
+const HIGHEST: PhysAddr = PhysAddr::new(8 * G - 1);
 
 /// A tree with a pinned table at [`AT`].
 fn pinned_fixture() -> (IommuFixture, PhysAddr) {
     let mut d = IommuFixture::new(48);
     d.table = d.table.with_spare_table();
-    let table = d.table.pin_table(&mut d.m, Iova::new(AT)).unwrap();
+    let table = d.table.pin_table(&mut d.m, Iova::new(AT), HIGHEST).unwrap();
     d.m.pinned.push(table);
     (d, table)
 }
@@ -74,7 +76,7 @@ fn pin_rejects_mapped_and_misaligned_ranges() {
     let mut d = IommuFixture::new(48);
     d.map(4 * K, [chunk(G, 4 * K)], RW);
     d.map(PINNED_BYTES, [chunk(G, 2 * M)], RW);
-    let pin = |d: &mut IommuFixture, at: u64| d.table.pin_table(&mut d.m, Iova::new(at));
+    let pin = |d: &mut IommuFixture, at: u64| d.table.pin_table(&mut d.m, Iova::new(at), HIGHEST);
     assert_eq!(pin(&mut d, 0), Err(MapError::AlreadyMapped(Iova::new(0))));
     assert_eq!(pin(&mut d, PINNED_BYTES), Err(MapError::AlreadyMapped(Iova::new(PINNED_BYTES))));
     assert_eq!(pin(&mut d, 4 * K), Err(MapError::Misaligned(Iova::new(4 * K))));
@@ -93,13 +95,17 @@ fn block_does_not_replace_a_pinned_table() {
 }
 
 #[test]
-fn output_above_48_bits_is_rejected() {
-    let (d, table) = pinned_fixture();
-    let pages = PinnedEntries::<Stage1, Iova>::new(d.m.entries(TableRef::new(table)));
-    let far = Chunk::page(Pfn::new(1 << 36));
-    let refused = pages.map(0, [chunk(G, 4 * K), far].into_iter(), RW);
-    assert_eq!(refused.map(|_| ()), Err(MapError::OutputTooLarge(PhysAddr::new(1 << 48))));
-    assert_eq!(d.leaves(), []);
+fn pin_rejects_memory_above_the_output_size() {
+    for bits in [32, 48] {
+        let mut d = IommuFixture::new(48);
+        d.table = d.table.with_output_size(OutputSize::new(bits));
+        let last = PhysAddr::new((1 << bits) - 1);
+        let above = PhysAddr::new(1 << bits);
+        let refused = d.table.pin_table(&mut d.m, Iova::new(AT), above);
+        assert_eq!(refused, Err(MapError::OutputTooLarge { last: above, highest: last }));
+        assert_eq!(d.table.tables(), 1);
+        d.table.pin_table(&mut d.m, Iova::new(AT), last).unwrap();
+    }
 }
 
 #[test]
@@ -116,7 +122,7 @@ fn map_run_writes_the_same_entries_as_map() {
         let bits = LeafAttributes::new::<Stage1, Iova>(mapping).unwrap();
         for (first, run) in runs {
             let stored = |entries: &[AtomicU64]| entries.iter().map(|e| e.load(Relaxed)).collect::<Vec<_>>();
-            let alone = stored(pages.map_run(first, &run, bits).unwrap());
+            let alone = stored(pages.map_run(first, &run, bits));
             let range = first..first + run.frames() as usize;
             pages.unmap(range.clone());
             assert_eq!(stored(pages.map(first, [run].into_iter(), mapping).unwrap()), alone, "{run:?}");
@@ -124,9 +130,6 @@ fn map_run_writes_the_same_entries_as_map() {
             pages.unmap(range);
         }
     }
-    let bits = LeafAttributes::new::<Stage1, Iova>(RW).unwrap();
-    let refused = pages.map_run(0, &Chunk::page(Pfn::new(1 << 36)), bits);
-    assert_eq!(refused.map(|_| ()), Err(MapError::OutputTooLarge(PhysAddr::new(1 << 48))));
     let write_only = Mapping::new(MemoryType::WriteBack, Access::WRITE).unwrap();
     let refused = LeafAttributes::new::<Stage1, Iova>(write_only);
     assert_eq!(refused.map(|_| ()), Err(MapError::Inexpressible(Access::WRITE)));

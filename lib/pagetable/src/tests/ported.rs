@@ -78,7 +78,13 @@ fn nothing_is_mapped_past_the_end_of_input_or_output() {
         let past = try_map(&mut d, (1 << bits) - 4 * K, [chunk(G, 8 * K)]);
         assert!(matches!(past, Err(MapError::OutOfRange(_))), "{past:?}");
         let past = try_map(&mut d, 0, [chunk((1 << 48) - 4 * K, 4 * K), chunk(1 << 48, 4 * K)]);
-        assert_eq!(past, Err(MapError::OutputTooLarge(PhysAddr::new(1 << 48))));
+        assert_eq!(
+            past,
+            Err(MapError::OutputTooLarge {
+                last: PhysAddr::new((1 << 48) + 4 * K - 1),
+                highest: PhysAddr::new((1 << 48) - 1),
+            })
+        );
         assert_eq!(d.leaves(), []);
     }
 }
