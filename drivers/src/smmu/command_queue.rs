@@ -32,7 +32,7 @@ use errors::Stopped;
 use illegal::IllegalCommands;
 use recovery::Recovery;
 use ring::Ring;
-use smmu_spec::Command;
+use smmu_spec::{Command, Erratum, Workaround};
 
 /// Largest queue that is allocated, log2: 256 commands fill one page.
 pub(super) const MAX_LOG2: u8 = 8;
@@ -165,13 +165,15 @@ impl CommandQueue {
         registers: Mmio<CommandRegisters>,
         slots: Region,
         log2: u8,
+        erratum: Option<&Erratum>,
         coherency: Coherency,
         clock: Clock,
     ) -> Self {
+        let reserves_sync = erratum.is_some_and(|erratum| erratum.workaround == Workaround::SyncBetweenKinds);
         Self {
             control,
             clock,
-            ring: Ring::new(registers, slots, log2, coherency),
+            ring: Ring::new(registers, slots, log2, reserves_sync, coherency),
             illegal: IllegalCommands::new(),
             recovery: Recovery::default(),
             syncs: 0,
@@ -265,7 +267,8 @@ impl CommandQueue {
     /// Writes and publishes as much of a batch as the queue has room for.
     #[inline(always)] // As for `advance`.
     fn fill(&mut self, batch: &mut CommandBatch<impl Iterator<Item: Encode>>) {
-        batch.first = batch.first.min(self.ring.produced());
+        let start = self.ring.produced();
+        batch.first = batch.first.min(start);
         while !batch.complete && self.ring.has_room() {
             match batch.commands.next() {
                 Some(command) => self.ring.write(command.words()),
@@ -275,6 +278,11 @@ impl CommandQueue {
                     batch.complete = true;
                 }
             }
+        }
+        if !batch.complete && self.ring.reserves_sync() && self.ring.produced() > start {
+            // Another batch may continue with commands of another kind.
+            self.ring.write(const { Command::Sync.encode() });
+            self.syncs += 1;
         }
         batch.end = self.ring.produced();
         self.ring.publish();
@@ -330,7 +338,7 @@ impl CommandQueue {
         let control = Control { registers: &self.control, clock: self.clock };
         let done = self.recovery.reinitialize(&mut self.ring, &control, base, stopped);
         self.errors.reinitialized |= done;
-        self.syncs += u64::from(done);
+        self.syncs += if done { 2 } else { 0 };
         done
     }
 

@@ -4,7 +4,7 @@ use super::registers::Registers;
 use core::fmt;
 use pagetable::OutputSize;
 use smmu_spec::field::{extract, is_set};
-use smmu_spec::{Cursor, RangeInvalidation, WalkCoherency, cd};
+use smmu_spec::{Cursor, Erratum, RangeInvalidation, WalkCoherency, cd};
 use tock_registers::interfaces::Readable;
 
 /// Default of [`Features::max_event_queue_log2`]: one faulting page leaves up to 1024 records under QEMU.
@@ -54,6 +54,8 @@ pub struct Features {
     pub ats: bool,
     /// The architecture's minor revision: 1 for SMMUv3.1.
     pub minor: u8,
+    /// The erratum of the implementation (IIDR), if it has one that needs a workaround.
+    pub erratum: Option<&'static Erratum>,
 }
 
 /// A capability that the driver requires.
@@ -101,6 +103,7 @@ struct Ids {
     idr1: u32,
     idr3: u32,
     idr5: u32,
+    iidr: u32,
     aidr: u32,
 }
 
@@ -126,6 +129,7 @@ impl Features {
             idr1: idr1.get(),
             idr3: idr3.get(),
             idr5: idr5.get(),
+            iidr: registers.control.iidr.get(),
             aidr: registers.control.aidr.get(),
         };
         ids.check()?;
@@ -215,6 +219,7 @@ impl Ids {
             msi: is_set(13, idr0),
             ats: is_set(10, idr0),
             minor: extract(3, 0, self.aidr.into()) as u8,
+            erratum: Erratum::of(self.iidr),
         }
     }
 }
@@ -233,7 +238,8 @@ mod tests {
     use super::*;
 
     /// QEMU's nested SMMU.
-    const QEMU: Ids = Ids { idr0: 0x0d44_101b, idr1: 0x0273_0010, idr3: 0x1414, idr5: 0x74, aidr: 1 };
+    const QEMU: Ids =
+        Ids { idr0: 0x0d44_101b, idr1: 0x0273_0010, idr3: 0x1414, idr5: 0x74, iidr: 0, aidr: 1 };
 
     #[test]
     fn qemu_smmu_is_supported() {
@@ -253,6 +259,7 @@ mod tests {
             msi: false,
             ats: false,
             minor: 1,
+            erratum: None,
         };
         assert_eq!(QEMU.features(), expected);
         assert_eq!((expected.input_bits(), expected.output_size()), (48, 4));
@@ -291,8 +298,8 @@ mod tests {
 
     #[test]
     fn minimal_smmu_is_supported() {
-        let small =
-            Ids { idr0: 0b1010 | 2 << 21, idr1: 1 << 21 | 4, idr3: 0, idr5: 0x12, aidr: 0 }.features();
+        let small = Ids { idr0: 0b1010 | 2 << 21, idr1: 1 << 21 | 4, idr3: 0, idr5: 0x12, iidr: 0, aidr: 0 }
+            .features();
         assert_eq!((small.asid_bits, small.vmid_bits, small.stream_bits), (8, 8, 4));
         assert_eq!((small.command_log2, small.event_log2, small.output_bits), (1, 0, 40));
         assert_eq!(

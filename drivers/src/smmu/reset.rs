@@ -100,7 +100,8 @@ pub fn start(
     let (control, commands, events) = split(registers);
     let QueueMemory { commands: slots, command_log2, events: records, event_log2, streams } = memory;
     let coherency = Coherency(features.coherency);
-    let mut commands = CommandQueue::new(control, commands, slots, command_log2, coherency, clock);
+    let mut commands =
+        CommandQueue::new(control, commands, slots, command_log2, features.erratum, coherency, clock);
     let events = EventQueue::new(events, records, event_log2, coherency, clock);
     if let Err(error) = enable(&mut commands, &features) {
         if commands.control().disable().is_ok() {
@@ -184,7 +185,9 @@ fn queue(source: &mut impl RegionSource, coherency: Coherency, log2: u8) -> Opti
 /// follow.
 fn enable(commands: &mut CommandQueue, features: &Features) -> Result<(), StartError> {
     commands.control().set_enables(bits::CR0_CMDQEN)?;
-    commands.run([Command::CfgiAll, Command::TlbiNsnhAll]).map_err(StartError::Command)?;
+    // Two batches, since commands of two kinds must not follow each other (`Workaround::SyncBetweenKinds`).
+    commands.run([Command::CfgiAll]).map_err(StartError::Command)?;
+    commands.run([Command::TlbiNsnhAll]).map_err(StartError::Command)?;
     let control = commands.control();
     // Without ATSCHK, ATS Translated transactions pass without any check, also those of a stream that aborts
     // (IHI 0070, 6.3.9). With it, STE.EATS = 0 forbids them.

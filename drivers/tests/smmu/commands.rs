@@ -265,3 +265,47 @@ fn concurrent_errors_are_acknowledged_by_one_write() {
     assert_eq!(fixture.machine.register(GERRORN), fixture.machine.register(GERROR));
     assert_eq!(commands.run([]), Ok(()), "the queue has not continued");
 }
+
+/// A queue in which another CPU completes a batch of another kind before each access.
+struct OtherBatches<'a>(&'a RefCell<CommandQueue>);
+
+impl Shared<CommandQueue> for OtherBatches<'_> {
+    fn with<R>(&self, action: impl FnOnce(&mut CommandQueue) -> R) -> R {
+        let queue = &mut *self.0.borrow_mut();
+        queue.run([Command::TlbiNsnhAll]).unwrap();
+        action(queue)
+    }
+}
+
+/// The model panics if commands of two kinds follow each other without a CMD_SYNC.
+#[test]
+fn mmu_700_gets_a_sync_between_commands_of_two_kinds() {
+    const CFGI_ALL: u8 = 0x04;
+    const SYNC: u8 = 0x46;
+    let fixture = fixture(IdRegisters::mmu_700(IdRegisters::SMALL), WalkCoherency::Coherent);
+    let log = || fixture.machine.model.borrow().opcodes.clone();
+    let before = log().len();
+    // The queue has 16 entries, so the batch is queued in parts.
+    smmu::run(&OtherBatches(&fixture.commands), std::iter::repeat_n(Command::CfgiAll, 40)).unwrap();
+    let own: Vec<u8> = log()[before..].to_vec();
+    assert_eq!(own.iter().filter(|&&opcode| opcode == CFGI_ALL).count(), 40);
+    let synced = own.windows(2).filter(|pair| *pair == [CFGI_ALL, SYNC]).count();
+    assert!(synced >= 3, "a CMD_SYNC for each of at least three parts: {own:x?}");
+    fixture.machine.bad_reads.set(TWO_COMMANDS);
+    assert_eq!(fixture.commands.borrow_mut().run([Command::CfgiAll]), Ok(()));
+    assert_eq!(fixture.commands.borrow().counters().reinitialized, 1);
+}
+
+#[test]
+fn queue_of_two_entries_is_reinitialized() {
+    let mut ids = IdRegisters::NESTED;
+    ids.idr[1] = ids.idr[1] & !(0x1f << 21) | 1 << 21;
+    for ids in [ids, IdRegisters::mmu_700(ids)] {
+        let fixture = fixture(ids, WalkCoherency::Coherent);
+        smmu::run(&fixture.commands, [Command::CfgiAll; 5]).unwrap();
+        fixture.machine.bad_reads.set(TWO_COMMANDS);
+        assert_eq!(fixture.commands.borrow_mut().run([Command::CfgiAll]), Ok(()));
+        assert_eq!(fixture.commands.borrow().counters().reinitialized, 1);
+        smmu::run(&fixture.commands, [Command::TlbiNsnhAll; 5]).unwrap();
+    }
+}

@@ -70,6 +70,7 @@ fn smmu() -> SmmuDescription {
         global_error: interrupt(15),
         combined: None,
         coherent: true,
+        unsupported: None,
     }
 }
 

@@ -20,7 +20,14 @@ pub struct SmmuDescription {
     pub combined: Option<Interrupt>,
     /// Whether the SMMU's own accesses (tables, queues) snoop the CPU caches.
     pub coherent: bool,
+    /// Why the implementation is not used: the driver would drive it wrongly.
+    pub unsupported: Option<&'static str>,
 }
+
+/// Implementations that the driver would drive wrongly: the `compatible` string of their nodes, and the reason
+/// (Linux, `Documentation/arch/arm64/silicon-errata.rst`).
+const UNSUPPORTED: [(&str, &str); 1] =
+    [("nvidia,tegra264-smmu", "NVIDIA Tegra264: TLB entries may survive their invalidation")];
 
 /// The size of register page 0 and page 1, 64 KiB each (IHI 0070, 6.1).
 const PAGES: u64 = 2 << 16;
@@ -40,6 +47,8 @@ impl<'a> DeviceTree<'a> {
             return Err(NodeError::Malformed("reg"));
         }
         let interrupt = |name| self.interrupt_named(node, name).transpose();
+        let unsupported =
+            UNSUPPORTED.iter().find(|(name, _)| node.is_compatible(core::slice::from_ref(name)));
         Ok(SmmuDescription {
             phandle: node.phandle(),
             registers,
@@ -47,6 +56,7 @@ impl<'a> DeviceTree<'a> {
             global_error: interrupt("gerror")?,
             combined: interrupt("combined")?,
             coherent: node.is_coherent(),
+            unsupported: unsupported.map(|(_, reason)| *reason),
         })
     }
 }
@@ -86,6 +96,7 @@ mod tests {
             global_error: spi(77),
             combined: None,
             coherent: true,
+            unsupported: None,
         };
         assert_eq!(smmus(&fixture::virt()), [Ok(expected)]);
 
@@ -96,6 +107,14 @@ mod tests {
         node.remove_property("dma-coherent");
         let none = SmmuDescription { event_queue: None, global_error: None, ..expected };
         assert_eq!(smmus(&model), [Ok(SmmuDescription { combined: spi(74), coherent: false, ..none })]);
+    }
+
+    #[test]
+    fn unsupported_implementation_is_identified_by_compatible() {
+        let mut model = fixture::virt();
+        let node = fixture::find(&mut model, "/smmuv3");
+        node.add_property(fixture::text("compatible", "nvidia,tegra264-smmu\0arm,smmu-v3"));
+        assert!(smmus(&model)[0].unwrap().unsupported.unwrap().starts_with("NVIDIA Tegra264"));
     }
 
     #[test]

@@ -21,6 +21,8 @@ const EVENT_QUEUE_ENTRIES: RangeInclusive<u64> = 1 << 11..=1 << 16;
 /// The reason why an SMMU is not used.
 #[derive(Debug)]
 enum OpenError {
+    /// The implementation, and why the driver does not support it.
+    Implementation(&'static str),
     Map(MapRegistersError),
     Unsupported(Unsupported),
     Start(StartError),
@@ -29,6 +31,7 @@ enum OpenError {
 impl fmt::Display for OpenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Implementation(reason) => write!(f, "not supported: {reason}"),
             Self::Map(error) => error.fmt(f),
             Self::Unsupported(error) => error.fmt(f),
             Self::Start(error) => error.fmt(f),
@@ -101,10 +104,16 @@ fn start(description: &board::SmmuDescription, events: u64) -> Option<&'static S
         }
     }
     log::info!("smmu at {at}: {}-bit IOVAs", smmu.features().input_bits());
+    if let Some(erratum) = smmu.features().erratum {
+        log::info!("smmu at {at}: {} with a workaround for erratum {}", erratum.product, erratum.number);
+    }
     Some(smmu)
 }
 
 fn open(description: &board::SmmuDescription, events: u64) -> Result<Smmu, OpenError> {
+    if let Some(reason) = description.unsupported {
+        return Err(OpenError::Implementation(reason));
+    }
     // SAFETY: an SMMU by the device tree; its first register, SMMU_IDR0, is read-only.
     let registers = unsafe { vmalloc::map_registers(description.registers) }.map_err(OpenError::Map)?;
     // SAFETY: mapped permanently as Device memory; the device tree names an SMMU there (both pages, which the

@@ -14,6 +14,7 @@ pub mod cd;
 pub mod coherency;
 pub mod command;
 pub mod cursor;
+pub mod errata;
 pub mod event;
 pub mod field;
 #[cfg(feature = "model")]
@@ -26,6 +27,7 @@ pub use cd::{ContextDescriptor, Stage1Config};
 pub use coherency::WalkCoherency;
 pub use command::{Command, Extent, Scope};
 pub use cursor::Cursor;
+pub use errata::{Erratum, Workaround};
 pub use event::{AccessKind, EventKind, EventRecord, FaultClass, FaultLocation, Transaction};
 pub use range::{Invalidation, RangeInvalidation};
 pub use ste::{L1Descriptor, STAGE1_VMID, Stage2Config, Ste, StreamConfig, TlbTag};

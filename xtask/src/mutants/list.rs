@@ -70,7 +70,7 @@ pub const MUTANTS: &[SourceMutant] = &[
         item: "new_tables",
         from: "let tables = tables.with_spare_table().with_output_size(output);",
         to: "let tables = tables.with_spare_table();",
-        oracle: Oracle::Smmu,
+        oracle: Oracle::SmmuTest("translation::memory_above_the_output_size_is_not_mapped"),
     },
     SourceMutant {
         name: "table pinned for memory above the SMMU's output size",
@@ -78,7 +78,7 @@ pub const MUTANTS: &[SourceMutant] = &[
         item: "pin_table",
         from: "highest > self.output.highest()",
         to: "highest > crate::OutputSize::ENTRY.highest()",
-        oracle: Oracle::Smmu,
+        oracle: Oracle::SmmuTest("translation::memory_above_the_output_size_is_not_mapped"),
     },
     SourceMutant {
         name: "second-level stream table linked before its entries are visible",
@@ -191,6 +191,22 @@ pub const MUTANTS: &[SourceMutant] = &[
         from: "batch.complete && self.ring.consumed() >= batch.end",
         to: "batch.complete && self.ring.consumed() > batch.first",
         oracle: Oracle::Queue,
+    },
+    SourceMutant {
+        name: "part of a batch without CMD_SYNC in an MMU-700",
+        file: "drivers/src/smmu/command_queue.rs",
+        item: "fill",
+        from: "if !batch.complete && self.ring.reserves_sync()",
+        to: "if false && self.ring.reserves_sync()",
+        oracle: Oracle::SmmuTest("commands::mmu_700_gets_a_sync_between_commands_of_two_kinds"),
+    },
+    SourceMutant {
+        name: "two kinds of commands in the first batch of an MMU-700",
+        file: "drivers/src/smmu/reset.rs",
+        item: "enable",
+        from: "commands.run([Command::CfgiAll]).map_err(StartError::Command)?;",
+        to: "commands.run([Command::CfgiAll, Command::TlbiNsnhAll]).map_err(StartError::Command)?;",
+        oracle: Oracle::SmmuTest("commands::mmu_700_gets_a_sync_between_commands_of_two_kinds"),
     },
     SourceMutant {
         name: "command queue reset without TLB invalidation",

@@ -36,6 +36,8 @@ pub enum Oracle {
     Quarantine,
     /// loom: concurrent CPUs on the command queue.
     Queue,
+    /// A test of the SMMU driver on the model, by its name.
+    SmmuTest(&'static str),
     /// A boot of the kernel.
     BootTest(BootTest),
 }
@@ -83,6 +85,7 @@ impl Oracle {
             Self::Slots => "slots",
             Self::Quarantine => "quarantine",
             Self::Queue => "queue",
+            Self::SmmuTest(name) => name,
             Self::BootTest(boot) => boot.name(),
         }
     }
@@ -103,7 +106,7 @@ impl Oracle {
     /// cargo's arguments for the test program.
     fn program(self) -> &'static [&'static str] {
         match self {
-            Self::Smmu | Self::Failures => &["--package=drivers", "--test=smmu"],
+            Self::Smmu | Self::Failures | Self::SmmuTest(_) => &["--package=drivers", "--test=smmu"],
             Self::Caches => &["--package=kernel", "--test=caches"],
             Self::Ranges => &["--package=memory", "--lib"],
             Self::Translations => &["--package=kernel", "--test=translations"],
@@ -123,6 +126,7 @@ impl Oracle {
             Self::Ranges => "range::",
             Self::Translations | Self::Slots | Self::BootTest(_) => "",
             Self::Quarantine | Self::Queue => "loom_",
+            Self::SmmuTest(name) => name,
         }
     }
 }

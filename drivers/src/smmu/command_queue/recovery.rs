@@ -14,8 +14,10 @@ use super::ring::Ring;
 use addr::PhysAddr;
 use smmu_spec::Command;
 
-/// The first commands of a reinitialized queue.
-const INVALIDATE_ALL: [Command; 3] = [Command::CfgiAll, Command::TlbiNsnhAll, Command::Sync];
+/// The first commands of a reinitialized queue, each followed by a CMD_SYNC, so that they fit into a queue of
+/// two entries, and that commands of two kinds do not follow each other
+/// ([`Workaround::SyncBetweenKinds`](smmu_spec::Workaround)).
+const INVALIDATE_ALL: [Command; 2] = [Command::CfgiAll, Command::TlbiNsnhAll];
 
 /// Progress of the recovery.
 #[derive(Clone, Copy, Default, Debug)]
@@ -72,7 +74,7 @@ impl Recovery {
         if done {
             self.halted = None;
             self.reinitialized += 1;
-            self.skipped += ring.renumber(INVALIDATE_ALL.len() as u64);
+            self.skipped += ring.renumber(2 * INVALIDATE_ALL.len() as u64);
         } else {
             self.halt(ring, control, stopped);
         }
@@ -113,10 +115,12 @@ fn set_base(ring: &mut Ring, control: &Control<'_>, base: PhysAddr) -> Result<()
 
 /// Runs [`INVALIDATE_ALL`] in the empty queue, without counting its commands.
 fn invalidate_all(ring: &Ring, control: &Control<'_>) -> bool {
-    ring.publish_unnumbered(&INVALIDATE_ALL);
-    let waited = control.clock.wait(|| {
-        let done = ring.has_consumed_unnumbered(INVALIDATE_ALL.len());
-        (done || ring.is_stopped()).then_some(done)
-    });
-    matches!(waited, Ok(true))
+    (0..).step_by(2).zip(INVALIDATE_ALL).all(|(count, command)| {
+        ring.publish_unnumbered(count, &[command, Command::Sync]);
+        let waited = control.clock.wait(|| {
+            let done = ring.has_consumed_unnumbered(count + 2);
+            (done || ring.is_stopped()).then_some(done)
+        });
+        matches!(waited, Ok(true))
+    })
 }

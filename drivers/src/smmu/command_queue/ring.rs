@@ -19,6 +19,9 @@ pub(super) struct Ring {
     registers: Mmio<CommandRegisters>,
     slots: Region,
     log2: u8,
+    /// The most commands in the ring before a batch stops writing: all slots, or one less, which is left for
+    /// the CMD_SYNC of a part ([`Ring::reserves_sync`]).
+    capacity: u64,
     coherency: Coherency,
     /// The number of the next command.
     produced: u64,
@@ -34,13 +37,21 @@ pub(super) struct Ring {
 }
 
 impl Ring {
-    /// The empty ring in `slots`. CMDQ_PROD and CMDQ_CONS must read zero.
-    pub fn new(registers: Mmio<CommandRegisters>, slots: Region, log2: u8, coherency: Coherency) -> Self {
+    /// The empty ring in `slots`, with a slot reserved for the CMD_SYNC of each part if `reserves_sync`.
+    /// CMDQ_PROD and CMDQ_CONS must read zero.
+    pub fn new(
+        registers: Mmio<CommandRegisters>,
+        slots: Region,
+        log2: u8,
+        reserves_sync: bool,
+        coherency: Coherency,
+    ) -> Self {
         let acknowledged = registers.gerrorn.get();
         Self {
             registers,
             slots,
             log2,
+            capacity: (1 << log2) - u64::from(reserves_sync),
             coherency,
             produced: 0,
             published: 0,
@@ -73,15 +84,20 @@ impl Ring {
         self.register_writes
     }
 
-    /// Whether a slot is free.
+    /// Whether a slot is free; the reserved one does not count.
     #[inline]
     pub fn has_room(&mut self) -> bool {
-        self.produced - self.consumed < self.entries() || self.has_room_now()
+        self.produced - self.consumed < self.capacity || self.has_room_now()
+    }
+
+    /// Whether each part of a batch is to end with a CMD_SYNC, for which a slot is reserved.
+    pub fn reserves_sync(&self) -> bool {
+        self.capacity < self.entries()
     }
 
     #[cold]
     fn has_room_now(&mut self) -> bool {
-        self.read_consumed().is_ok() && self.produced - self.consumed < self.entries()
+        self.read_consumed().is_ok() && self.produced - self.consumed < self.capacity
     }
 
     /// Writes a command to the next slot, which must be free. The SMMU reads it after [`Ring::publish`].
@@ -175,21 +191,22 @@ impl Ring {
         self.registers.cmdq_cons.set(0);
     }
 
-    /// Writes `commands`, which get no number, to the first slots and publishes them. Both indices must be
-    /// zero.
-    pub fn publish_unnumbered(&self, commands: &[Command]) {
-        for (index, command) in commands.iter().enumerate() {
-            self.slots.store(index * Command::WORDS, &command.encode());
+    /// Writes `commands`, which get no number, to the slots after `count` such commands, all consumed, and
+    /// publishes them. Both indices must have been set to zero before the first.
+    pub fn publish_unnumbered(&self, count: u64, commands: &[Command]) {
+        for (number, command) in (count..).zip(commands) {
+            let first = self.slot(number);
+            self.slots.store(first, &command.encode());
+            self.coherency.clean(&self.slots.words()[first..first + Command::WORDS]);
         }
-        self.coherency.clean(&self.slots.words()[..commands.len() * Command::WORDS]);
         self.coherency.publish();
-        self.registers.cmdq_prod.set(commands.len() as u32);
+        self.registers.cmdq_prod.set(self.in_register(count + commands.len() as u64));
     }
 
-    /// Whether all `count` commands of [`Ring::publish_unnumbered`] are consumed.
-    pub fn has_consumed_unnumbered(&self, count: usize) -> bool {
+    /// Whether `count` commands of [`Ring::publish_unnumbered`] are consumed.
+    pub fn has_consumed_unnumbered(&self, count: u64) -> bool {
         let indices = mask(self.log2.into(), 0) as u32;
-        self.registers.cmdq_cons.get() & indices == count as u32
+        self.registers.cmdq_cons.get() & indices == self.in_register(count)
     }
 
     /// Aligns the numbers with the registers after [`Ring::set_base`] and `commands` unnumbered commands: all

@@ -29,6 +29,7 @@ impl<R: RegisterFile, M: PhysicalMemory> SmmuModel<R, M> {
         match Command::decode([word0, word1]).filter(|command| self.legal(*command, word0, word1)) {
             None => self.stop(consumed, cerror::ILLEGAL),
             Some(command) => {
+                self.check_kinds(command, word0 as u8);
                 self.execute(command);
                 self.opcodes.push(word0 as u8);
                 // ERR keeps its value, as the manual permits: software must mask it before comparing indices.
@@ -41,6 +42,16 @@ impl<R: RegisterFile, M: PhysicalMemory> SmmuModel<R, M> {
     fn stop(&mut self, at: Cursor, error: u64) {
         self.registers.set(offset::CMDQ_CONS, at.raw() | field(30, 24, error) as u32);
         self.raise(gerror::CMDQ);
+    }
+
+    /// Panics if a command of another kind follows without a CMD_SYNC in an MMU-700 (erratum 2812531).
+    fn check_kinds(&mut self, command: Command, opcode: u8) {
+        let last = self.unsynchronized.replace(opcode).filter(|_| self.ids.is_mmu_700());
+        if command == Command::Sync {
+            self.unsynchronized = None;
+        } else {
+            assert!(last.is_none_or(|last| last == opcode), "{command:?} after {last:x?} without CMD_SYNC");
+        }
     }
 
     /// Invalidations take effect only at the next CMD_SYNC, and do not affect entries cached in between.

@@ -91,6 +91,8 @@ pub struct SmmuModel<R, M> {
     /// (OVFLG).
     pub overflow_is_global_error: bool,
     ids: IdRegisters,
+    /// The last command since the last CMD_SYNC.
+    unsynchronized: Option<u8>,
     gbpa: u32,
     config: ConfigCache,
     tlb: Tlb,
@@ -113,6 +115,7 @@ impl<R: RegisterFile, M: PhysicalMemory> SmmuModel<R, M> {
             error_interrupts: 0,
             overflow_is_global_error: false,
             ids,
+            unsynchronized: None,
             gbpa: 0x1000,
             config: ConfigCache::default(),
             tlb: Tlb::default(),
@@ -126,6 +129,7 @@ impl<R: RegisterFile, M: PhysicalMemory> SmmuModel<R, M> {
         for (index, value) in self.ids.idr.into_iter().enumerate() {
             self.registers.set(offset::IDR0 + 4 * index, value);
         }
+        self.registers.set(offset::IIDR, self.ids.iidr);
         self.registers.set(offset::AIDR, self.ids.aidr);
         self.registers.set(offset::GBPA, self.gbpa);
         let unknown = [offset::CMDQ_PROD, offset::CMDQ_CONS, offset::EVENTQ_PROD, offset::EVENTQ_CONS];

@@ -7,6 +7,7 @@ use crate::field::{extract, mask};
 /// Offsets (IHI 0070, 6.2).
 pub(super) mod offset {
     pub const IDR0: usize = 0x00;
+    pub const IIDR: usize = 0x18;
     pub const AIDR: usize = 0x1c;
     pub const CR0: usize = 0x20;
     pub const CR0ACK: usize = 0x24;
