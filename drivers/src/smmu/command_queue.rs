@@ -28,7 +28,7 @@ use crate::mmio::Mmio;
 use crate::poll::TimedOut;
 use crate::region::Region;
 use addr::PhysAddr;
-use errors::Stopped;
+use errors::{NotRestarted, Stopped};
 use illegal::IllegalCommands;
 use recovery::Recovery;
 use ring::Ring;
@@ -49,6 +49,8 @@ pub struct CommandQueue {
     recovery: Recovery,
     syncs: u64,
     timeouts: u64,
+    /// Whether the SMMU has entered service failure mode: all batches fail.
+    failed: bool,
     /// Errors since the last [`CommandQueue::service_errors`], without GERROR's bits.
     errors: GlobalErrors,
     #[cfg(feature = "fault-injection")]
@@ -178,6 +180,7 @@ impl CommandQueue {
             recovery: Recovery::default(),
             syncs: 0,
             timeouts: 0,
+            failed: false,
             errors: GlobalErrors::default(),
             #[cfg(feature = "fault-injection")]
             injected: inject::Injected::default(),
@@ -257,7 +260,8 @@ impl CommandQueue {
             return Some(self.illegal.check(batch.first, batch.end));
         }
         match self.restart() {
-            Err(stopped) if !self.reinitialize(stopped) => {
+            Err(NotRestarted::ServiceFailure) => Some(Err(CommandError::ServiceFailure)),
+            Err(NotRestarted::Unreadable(stopped)) if !self.reinitialize(stopped) => {
                 Some(Err(CommandError::Stopped { code: stopped.0 }))
             }
             _ => None,
@@ -299,7 +303,7 @@ impl CommandQueue {
     /// # Errors
     /// As [`CommandQueue::resolve_stop`].
     #[cold]
-    fn restart(&mut self) -> Result<(), Stopped> {
+    fn restart(&mut self) -> Result<(), NotRestarted> {
         let resolved = self.resolve_stop(self.ring.active_errors())?;
         self.ring.acknowledge(resolved);
         Ok(())
@@ -309,11 +313,15 @@ impl CommandQueue {
     /// Returns the error to acknowledge, or 0.
     ///
     /// # Errors
-    /// The SMMU cannot read the queue, even after one retry. The error must not be acknowledged, since it
-    /// would recur at once.
-    fn resolve_stop(&mut self, active: u32) -> Result<u32, Stopped> {
+    /// The SMMU cannot read the queue, even after one retry: the error must not be acknowledged, since it
+    /// would recur at once. Or the SMMU is in service failure mode, which only a reset ends.
+    fn resolve_stop(&mut self, active: u32) -> Result<u32, NotRestarted> {
+        if self.failed || active & bits::GERROR_SFM != 0 {
+            self.fail();
+            return Err(NotRestarted::ServiceFailure);
+        }
         if let Some(stopped) = self.recovery.halted() {
-            return Err(stopped);
+            return Err(stopped.into());
         }
         // The error is raised after CONS has stopped, so CONS is at the faulting command.
         if active & bits::GERROR_CMDQ == 0 || self.ring.read_consumed().is_err() {
@@ -331,6 +339,16 @@ impl CommandQueue {
             }
         }
         Ok(bits::GERROR_CMDQ)
+    }
+
+    /// Disables an SMMU in service failure mode. It has no effect on transactions, which abort already, until a
+    /// reset ends the mode: then they abort by GBPA, instead of using tables that may have been released.
+    fn fail(&mut self) {
+        if !self.failed {
+            self.failed = true;
+            self.errors.service_failure = true;
+            self.control().request_disable();
+        }
     }
 
     fn reinitialize(&mut self, stopped: Stopped) -> bool {

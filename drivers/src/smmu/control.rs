@@ -66,6 +66,12 @@ impl Control<'_> {
         self.set_enables(0)
     }
 
+    /// Starts to disable translation and both queues, without waiting for the SMMU. GBPA.ABORT must be set:
+    /// transactions abort.
+    pub fn request_disable(&self) {
+        self.registers.cr0.set(0);
+    }
+
     /// Enables or disables the command queue; the other enables keep their values. A disabled queue consumes
     /// nothing.
     pub fn set_command_queue(&self, enabled: bool) -> Result<(), RegisterTimeout> {

@@ -154,6 +154,9 @@ pub(super) mod bits {
     /// GERROR.CMDQ_ERR: the command queue has stopped.
     pub const GERROR_CMDQ: u32 = flag(0, true) as u32;
 
+    /// GERROR.SFM_ERR: the SMMU is in service failure mode.
+    pub const GERROR_SFM: u32 = flag(8, true) as u32;
+
     /// OVFLG and OVACKFLG.
     pub const OVERFLOW: u32 = flag(31, true) as u32;
 

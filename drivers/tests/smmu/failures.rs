@@ -221,3 +221,36 @@ fn every_allocation_failure_leaks_nothing() {
         assert!(enough.is_some_and(|failures| failures >= 7), "{enough:?}");
     }
 }
+
+#[test]
+fn service_failure_mode_fails_all_commands_at_once_and_disables_the_smmu() {
+    const CR0: usize = 0x20;
+    for serviced_first in [false, true] {
+        let mut fixture = fixture(IdRegisters::NESTED, WalkCoherency::Coherent);
+        let mut domain = fixture.attached(STREAM);
+        fixture.map(&mut domain, 0x1000, &[chunk(0x8000, 0)]).unwrap();
+        let stale = fixture.unmap(&mut domain, 0x1000, 1, ());
+        fixture.machine.model.borrow_mut().enter_service_failure();
+        let report = |fixture: &Fixture| fixture.commands.borrow_mut().service_errors().to_string();
+        let expected = "global error SFM_ERR: disabled in service failure mode, all transactions abort";
+        if serviced_first {
+            assert_eq!(report(&fixture), expected);
+        }
+        let unfinished = PagingDomain::invalidate(&fixture.commands, stale).unwrap_err();
+        assert_eq!(unfinished.error, CommandError::ServiceFailure);
+        // More than the capacity of the queue.
+        for _ in 0..if cfg!(miri) { 2 } else { 300 } {
+            let error = fixture.commands.borrow_mut().run([Command::CfgiAll]);
+            assert_eq!(error, Err(CommandError::ServiceFailure));
+        }
+        let detached = fixture.detach(STREAM, &mut domain);
+        assert_eq!(detached, Err(StreamError::Command(CommandError::ServiceFailure)));
+        if !serviced_first {
+            assert_eq!(report(&fixture), expected);
+        }
+        assert!(fixture.commands.borrow_mut().service_errors().is_empty(), "reported once");
+        assert_eq!(fixture.commands.borrow().counters().timeouts, 0);
+        assert_eq!(fixture.machine.register(CR0), 0);
+        assert_eq!(fixture.reach(0x1000), None);
+    }
+}

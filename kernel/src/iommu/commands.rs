@@ -19,6 +19,8 @@ pub struct Commands {
     service_requested: AtomicBool,
     /// Set after events were lost, until the stream that filled the queue is reported.
     events_lost: AtomicBool,
+    /// Set when the SMMU entered service failure mode, until it is reported.
+    failed: AtomicBool,
     /// Locked last.
     log: SpinLock<FaultLog>,
 }
@@ -29,6 +31,7 @@ impl Commands {
             queue: SpinLock::new(queue),
             service_requested: AtomicBool::new(false),
             events_lost: AtomicBool::new(false),
+            failed: AtomicBool::new(false),
             log: SpinLock::new(FaultLog::new()),
         }
     }
@@ -43,6 +46,11 @@ impl Commands {
         drop(queue);
         if lost {
             self.record_lost_events();
+        }
+        if errors.service_failure {
+            self.failed.store(true, Relaxed);
+            // Not reported from here: `Commands::with` is called with locks of the sinks' callers held.
+            events::request_drain(DrainTime::Now);
         }
         if !errors.is_empty() {
             self.log(&errors);
@@ -60,6 +68,11 @@ impl Commands {
     /// Returns whether events were lost since the last call.
     pub(super) fn take_lost_events(&self) -> bool {
         self.events_lost.swap(false, Relaxed)
+    }
+
+    /// Returns whether the SMMU entered service failure mode since the last call.
+    pub(super) fn take_failure(&self) -> bool {
+        self.failed.swap(false, Relaxed)
     }
 
     fn log(&self, error: &dyn fmt::Display) {

@@ -30,6 +30,8 @@ pub trait EventSink: Sync {
     fn drain_requested(&self, _time: DrainTime) {}
     /// The queue overflowed while most events in it were those of `stream`.
     fn queue_overflowed(&self, _smmu: &Smmu, _stream: StreamId) {}
+    /// The SMMU has failed permanently: it aborts all transactions, and all commands fail.
+    fn smmu_failed(&self, _smmu: &Smmu) {}
 }
 
 /// Read by interrupt handlers; written with interrupts masked, and only to add.
@@ -49,6 +51,11 @@ pub(super) fn request_drain(time: DrainTime) {
 /// Reports to the sinks that `stream` overflowed the queue.
 fn report_overflow(smmu: &Smmu, stream: StreamId) {
     SINKS.read().iter().for_each(|sink| sink.queue_overflowed(smmu, stream));
+}
+
+/// Reports to the sinks that `smmu` has failed permanently.
+pub(super) fn report_failure(smmu: &Smmu) {
+    SINKS.read().iter().for_each(|sink| sink.smmu_failed(smmu));
 }
 
 /// The event queue of an SMMU.

@@ -164,6 +164,9 @@ impl Smmu {
         let batches = if percpu::in_interrupt() { 1 } else { 2 * queue };
         // First: QEMU reports an overflow as a global error only.
         self.commands.service();
+        if self.commands.take_failure() {
+            events::report_failure(self);
+        }
         events::repeat_while_left(batches, || self.events.lock().drain(self));
         if !percpu::in_interrupt() {
             self.print_events();

@@ -193,6 +193,16 @@ pub const MUTANTS: &[SourceMutant] = &[
         oracle: Oracle::Queue,
     },
     SourceMutant {
+        name: "service failure mode not detected",
+        file: "drivers/src/smmu/command_queue.rs",
+        item: "resolve_stop",
+        from: "self.failed || active & bits::GERROR_SFM != 0",
+        to: "self.failed",
+        oracle: Oracle::SmmuTest(
+            "failures::service_failure_mode_fails_all_commands_at_once_and_disables_the_smmu",
+        ),
+    },
+    SourceMutant {
         name: "part of a batch without CMD_SYNC in an MMU-700",
         file: "drivers/src/smmu/command_queue.rs",
         item: "fill",

@@ -31,6 +31,9 @@ pub enum CommandError {
         /// CMDQ_CONS.ERR.
         code: u8,
     },
+    /// The SMMU is in service failure mode (GERROR.SFM_ERR): it executes no commands and aborts all
+    /// transactions until it is reset.
+    ServiceFailure,
     /// CMDQ_CONS is not between its previous value and CMDQ_PROD.
     InvalidConsumer {
         /// The value read.
@@ -47,6 +50,7 @@ impl fmt::Display for CommandError {
             }
             Self::Illegal { words: [word0, word1] } => write!(f, "illegal command {word0:#x} {word1:#x}"),
             Self::Stopped { code } => write!(f, "stopped with CERROR {code:#x}"),
+            Self::ServiceFailure => f.write_str("service failure mode"),
             Self::InvalidConsumer { consumed } => write!(f, "CONS={consumed:#x} is outside of the queue"),
         }
     }
@@ -55,6 +59,21 @@ impl fmt::Display for CommandError {
 /// The queue stopped without an illegal command; the value is CMDQ_CONS.ERR.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Stopped(pub u8);
+
+/// Why the queue was not restarted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum NotRestarted {
+    /// The SMMU cannot read the queue.
+    Unreadable(Stopped),
+    /// The SMMU is in service failure mode.
+    ServiceFailure,
+}
+
+impl From<Stopped> for NotRestarted {
+    fn from(stopped: Stopped) -> Self {
+        Self::Unreadable(stopped)
+    }
+}
 
 /// Totals of the queue.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -83,6 +102,8 @@ pub struct GlobalErrors {
     pub stopped: Option<u8>,
     /// Whether the command queue was reinitialized since.
     pub reinitialized: bool,
+    /// Whether the SMMU has entered service failure mode and was disabled since.
+    pub service_failure: bool,
 }
 
 /// GERROR.EVENTQ_ABT_ERR.
@@ -131,6 +152,9 @@ impl fmt::Display for GlobalErrors {
         }
         if self.reinitialized {
             f.write_str(": command queue reinitialized")?;
+        }
+        if self.service_failure {
+            f.write_str(": disabled in service failure mode, all transactions abort")?;
         }
         Ok(())
     }

@@ -83,6 +83,17 @@ impl EventSink for FaultSink {
         }
     }
 
+    /// Requests the quarantine of all devices of the SMMU. Their rearm fails, since its commands do.
+    fn smmu_failed(&self, smmu: &Smmu) {
+        let now = sched::time::now();
+        let streams = STREAMS.lock();
+        for entry in streams.iter().filter(|entry| core::ptr::eq(entry.smmu, smmu)) {
+            entry.faults.quarantine_until(now);
+        }
+        drop(streams);
+        QUARANTINE_WAIT.wake_all();
+    }
+
     fn queue_overflowed(&self, smmu: &Smmu, stream: StreamId) {
         let is_pending = {
             let streams = STREAMS.lock();

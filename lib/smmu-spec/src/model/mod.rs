@@ -77,6 +77,9 @@ pub struct SmmuModel<R, M> {
     pub memory: M,
     /// [`SmmuModel::step`] does nothing: a hung SMMU.
     pub hung: bool,
+    /// Service failure mode (IHI 0070, 12.3): all transactions abort without an event, and no command is
+    /// consumed.
+    service_failure: bool,
     /// Commands consumed in each step.
     pub commands_per_step: u32,
     /// Number of CMD_SYNCs consumed.
@@ -108,6 +111,7 @@ impl<R: RegisterFile, M: PhysicalMemory> SmmuModel<R, M> {
             registers,
             memory,
             hung: false,
+            service_failure: false,
             commands_per_step: 3,
             syncs: 0,
             opcodes: Vec::new(),
@@ -143,16 +147,25 @@ impl<R: RegisterFile, M: PhysicalMemory> SmmuModel<R, M> {
         }
         self.update_gbpa();
         self.acknowledge_enables();
-        if self.enabled(cr0::CMDQEN) {
+        if self.enabled(cr0::CMDQEN) && !self.service_failure {
             for _ in 0..self.commands_per_step {
                 self.consume();
             }
         }
     }
 
+    /// Enters service failure mode.
+    pub fn enter_service_failure(&mut self) {
+        self.service_failure = true;
+        self.raise(registers::gerror::SERVICE_FAILURE);
+    }
+
     /// Performs an unprivileged transaction of `stream` at `address`. Uses and fills all caches, and records
     /// an event if the transaction is aborted and the manual requires an event.
     pub fn access(&mut self, stream: StreamId, address: u64, direction: AccessKind) -> TransactionResult {
+        if self.service_failure {
+            return TransactionResult::Aborted(None);
+        }
         if !self.enabled(cr0::SMMUEN) {
             let abort = is_set(20, self.gbpa.into());
             return if abort { TransactionResult::Aborted(None) } else { TransactionResult::Bypassed };

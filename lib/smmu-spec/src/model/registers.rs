@@ -43,6 +43,7 @@ pub(super) mod irq {
 pub(super) mod gerror {
     pub const CMDQ: u32 = 1;
     pub const EVENTQ_ABORT: u32 = 4;
+    pub const SERVICE_FAILURE: u32 = 1 << 8;
 }
 
 /// Registers that software must not write while an enable bit is set: offset, whether 64-bit, enable bits.
