@@ -1,6 +1,6 @@
 //! The running CPU: number, affinity, features, interrupt mask, wait and halt instructions.
 
-use crate::irqsoff;
+use crate::{errata, irqsoff};
 use bitflags::bitflags;
 use core::marker::PhantomData;
 
@@ -31,6 +31,9 @@ bitflags! {
         const GIC_REGISTERS = 1 << 7;
         /// FEAT_MOPS, not disabled by a higher exception level: memory copy and memory set instructions.
         const MOPS = 1 << 8;
+        /// A broadcast TLBI and a DSB complete all accesses through old translations (no erratum of
+        /// [`repeats_tlbi`](crate::errata)).
+        const TLBI_COMPLETES = 1 << 9;
     }
 }
 
@@ -48,6 +51,13 @@ impl CpuFeatures {
         features.set(Self::FP, field(ids.pfr0, 16) != 0xf);
         features.set(Self::GIC_REGISTERS, field(ids.pfr0, 24) != 0);
         features.set(Self::MOPS, field(ids.isar2, 16) != 0);
+        if errata::repeats_tlbi(ids.midr) {
+            // Without the range instructions only the path that does not use them tests for the erratum, and
+            // it costs nothing on other CPUs that have them.
+            features.remove(Self::TLB_RANGE);
+        } else {
+            features.insert(Self::TLBI_COMPLETES);
+        }
         features
     }
 }
@@ -55,6 +65,7 @@ impl CpuFeatures {
 /// The ID registers that [`CpuFeatures`] decodes.
 #[derive(Clone, Copy, Default)]
 struct CpuIdRegisters {
+    midr: u64,
     pfr0: u64,
     isar0: u64,
     isar2: u64,
@@ -126,8 +137,8 @@ mod target {
     use super::*;
     use crate::probe;
     use aarch64_cpu::registers::{
-        CurrentEL, DAIF, ID_AA64ISAR0_EL1, ID_AA64MMFR0_EL1, ID_AA64MMFR1_EL1, ID_AA64PFR0_EL1, MPIDR_EL1,
-        Readable, TPIDR_EL1, Writeable,
+        CurrentEL, DAIF, ID_AA64ISAR0_EL1, ID_AA64MMFR0_EL1, ID_AA64MMFR1_EL1, ID_AA64PFR0_EL1, MIDR_EL1,
+        MPIDR_EL1, Readable, TPIDR_EL1, Writeable,
     };
     use addr::KernelVa;
     use core::arch::asm;
@@ -187,6 +198,7 @@ mod target {
     impl CpuIdRegisters {
         fn read() -> Self {
             Self {
+                midr: MIDR_EL1.get(),
                 pfr0: ID_AA64PFR0_EL1.get(),
                 isar0: ID_AA64ISAR0_EL1.get(),
                 isar2: isar2(),
@@ -297,7 +309,7 @@ mod target {
 
     /// The features that all running CPUs have.
     pub fn features() -> CpuFeatures {
-        CpuFeatures::decode(&CpuIdRegisters::default())
+        CpuFeatures::decode(&CpuIdRegisters { midr: fake::midr(), ..CpuIdRegisters::default() })
     }
 
     /// The width of physical addresses, at most 48 bits.
@@ -378,13 +390,17 @@ mod tests {
     #[test]
     fn features_of_a_cortex_a53_and_a_neoverse_n1() {
         let a53 = CpuIdRegisters {
+            midr: 0x410f_d034,
             pfr0: 0x0000_2222,
             isar0: 0x0001_1120,
             mmfr0: 0x0000_1122,
             ..CpuIdRegisters::default()
         };
-        assert_eq!(CpuFeatures::decode(&a53), CpuFeatures::ASID16 | CpuFeatures::FP | CpuFeatures::CRC32);
+        let expected =
+            CpuFeatures::ASID16 | CpuFeatures::FP | CpuFeatures::CRC32 | CpuFeatures::TLBI_COMPLETES;
+        assert_eq!(CpuFeatures::decode(&a53), expected);
         let n1 = CpuIdRegisters {
+            midr: 0x413f_d0c1,
             pfr0: 0x1100_0000_1111_1112,
             isar0: 0x0000_1000_1021_1120,
             mmfr0: 0x0000_0000_0010_1125,
@@ -396,7 +412,8 @@ mod tests {
             | CpuFeatures::CRC32
             | CpuFeatures::PAN
             | CpuFeatures::ATOMICS
-            | CpuFeatures::GIC_REGISTERS;
+            | CpuFeatures::GIC_REGISTERS
+            | CpuFeatures::TLBI_COMPLETES;
         assert_eq!(CpuFeatures::decode(&n1), expected);
     }
 }

@@ -47,6 +47,8 @@ pub enum Instruction {
     TlbAsid(Asid),
     /// TLB invalidation of all entries on all CPUs.
     TlbAll,
+    /// TLB invalidation of any entry on all CPUs, for its synchronization only.
+    TlbAny,
     /// Replacement of TTBR1_EL1.
     ReplaceTtbr1(PhysAddr),
     /// Write of a user table and an ASID to TTBR0_EL1.
@@ -88,6 +90,7 @@ std::thread_local! {
     static TICKS: Cell<u64> = const { Cell::new(0) };
     static WATCHER: Cell<Option<fn(Instruction)>> = const { Cell::new(None) };
     static MEMORY: Cell<Option<AddressOf>> = const { Cell::new(None) };
+    static MIDR: Cell<u64> = const { Cell::new(0) };
     static MASKED: Cell<bool> = const { Cell::new(true) };
     static USER: RefCell<(u64, Vec<u8>)> = const { RefCell::new((0, Vec::new())) };
     static USER_MAP: Cell<Option<UserAddressOf>> = const { Cell::new(None) };
@@ -116,6 +119,16 @@ pub fn map_memory(address_of: AddressOf) {
 /// The host address of `va`; `va` itself without [`map_memory`].
 pub(crate) fn address_of(va: KernelVa) -> u64 {
     MEMORY.get().map_or(va.raw(), |address_of| address_of(va))
+}
+
+/// Sets MIDR_EL1, and with it the errata, for this thread.
+pub fn set_midr(midr: u64) {
+    MIDR.set(midr);
+}
+
+/// MIDR_EL1.
+pub(crate) fn midr() -> u64 {
+    MIDR.get()
 }
 
 /// Takes the log of this thread and leaves it empty.

@@ -16,6 +16,7 @@ pub mod context;
 #[cfg(feature = "counters")]
 pub mod counters;
 pub mod cpu;
+mod errata;
 pub mod exception;
 #[cfg(not(target_os = "none"))]
 pub mod fake;

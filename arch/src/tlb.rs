@@ -12,6 +12,7 @@
 mod range;
 
 use crate::barrier;
+use crate::cpu::{self, CpuFeatures};
 pub use crate::tlb_level::Level;
 use addr::{AddrRange, Asid, KernelVa, UserVa};
 
@@ -48,12 +49,31 @@ pub fn all() {
     complete(instruction::all);
 }
 
+/// Whether the TLBI and the DSB must be followed by another pair (see [`crate::errata`]).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Completion {
+    /// The DSB completes all accesses through old translations.
+    WithDsb,
+    /// Another TLBI and DSB are needed.
+    WithRepeat,
+}
+
+impl Completion {
+    fn of(features: CpuFeatures) -> Self {
+        if features.contains(CpuFeatures::TLBI_COMPLETES) { Self::WithDsb } else { Self::WithRepeat }
+    }
+}
+
 /// Executes `invalidate` between the barriers.
 #[inline]
-fn complete(invalidate: impl FnOnce()) {
+fn complete(invalidate: impl FnOnce() -> Completion) {
     barrier::dsb_ishst();
-    invalidate();
+    let completion = invalidate();
     barrier::dsb_ish();
+    if completion == Completion::WithRepeat {
+        instruction::any();
+        barrier::dsb_ish();
+    }
     barrier::isb();
 }
 
@@ -72,7 +92,6 @@ fn complete_local(invalidate: impl FnOnce()) {
 mod instruction {
     use super::range::{TlbiExtent, TlbiSequence};
     use super::*;
-    use crate::cpu::{self, CpuFeatures};
     use addr::PAGE_SIZE;
     use core::arch::asm;
 
@@ -101,43 +120,50 @@ mod instruction {
         page: impl Fn(u64),
         range: impl Fn(u64),
         all: impl FnOnce(),
-    ) {
+    ) -> Completion {
         let first = start / PAGE_SIZE;
         let (va, count) = (first * PAGE_SIZE, end.div_ceil(PAGE_SIZE) - first);
-        match TlbiSequence::new(va, count, cpu::features().contains(CpuFeatures::TLB_RANGE)) {
+        let features = cpu::features();
+        match TlbiSequence::new(va, count, features.contains(CpuFeatures::TLB_RANGE)) {
             TlbiSequence::All => all(),
             // The operand of the next page is one more.
             TlbiSequence::Pages => {
                 let operand = TlbiExtent::Page.operand(va, asid);
                 (operand..operand + count).for_each(page);
             }
-            TlbiSequence::Ranges(instructions) => instructions.for_each(|(va, extent)| {
-                let operand = extent.operand(va, asid);
-                match extent {
-                    TlbiExtent::Page => page(operand),
-                    TlbiExtent::Range { .. } => range(operand),
-                }
-            }),
+            TlbiSequence::Ranges(instructions) => {
+                instructions.for_each(|(va, extent)| {
+                    let operand = extent.operand(va, asid);
+                    match extent {
+                        TlbiExtent::Page => page(operand),
+                        TlbiExtent::Range { .. } => range(operand),
+                    }
+                });
+                // CPUs that need a repeat count as CPUs without range instructions.
+                return Completion::WithDsb;
+            }
         }
+        Completion::of(features)
     }
 
     /// The kernel's entries are global, so no ASID is compared.
     const ANY_ASID: Asid = Asid::new(0);
 
-    pub fn kernel(range: AddrRange<KernelVa>, level: Level) {
+    pub fn kernel(range: AddrRange<KernelVa>, level: Level) -> Completion {
         let range = (range.start().raw(), range.end().raw());
         match level {
             // VAAE1IS, RVAAE1IS
-            Level::Any => pages(range, ANY_ASID, tlbi!("c3", "3"), tlbi!("c2", "3"), all),
+            Level::Any => pages(range, ANY_ASID, tlbi!("c3", "3"), tlbi!("c2", "3"), vmalle1is),
             // VAALE1IS, RVAALE1IS
-            Level::Last => pages(range, ANY_ASID, tlbi!("c3", "7"), tlbi!("c2", "7"), all),
+            Level::Last => pages(range, ANY_ASID, tlbi!("c3", "7"), tlbi!("c2", "7"), vmalle1is),
         }
     }
 
     pub fn local(range: AddrRange<KernelVa>) {
         // VAALE1, RVAALE1
         let range = (range.start().raw(), range.end().raw());
-        pages(range, ANY_ASID, tlbi!("c7", "7"), tlbi!("c6", "7"), all_local);
+        // Not broadcast, so never repeated.
+        let _ = pages(range, ANY_ASID, tlbi!("c7", "7"), tlbi!("c6", "7"), all_local);
     }
 
     #[inline]
@@ -145,9 +171,9 @@ mod instruction {
         tlbi!("c7", "7")(TlbiExtent::Page.operand(at.raw(), ANY_ASID)); // VAALE1
     }
 
-    pub fn user(asid: Asid, range: AddrRange<UserVa>, level: Level) {
+    pub fn user(asid: Asid, range: AddrRange<UserVa>, level: Level) -> Completion {
         let range = (range.start().raw(), range.end().raw());
-        let all = || self::asid(asid);
+        let all = || aside1is(asid);
         match level {
             // VAE1IS, RVAE1IS
             Level::Any => pages(range, asid, tlbi!("c3", "1"), tlbi!("c2", "1"), all),
@@ -156,8 +182,19 @@ mod instruction {
         }
     }
 
-    pub fn asid(asid: Asid) {
-        tlbi!("c3", "2")(u64::from(asid.raw()) << 48); // ASIDE1IS
+    pub fn asid(asid: Asid) -> Completion {
+        aside1is(asid);
+        Completion::of(cpu::features())
+    }
+
+    fn aside1is(asid: Asid) {
+        tlbi!("c3", "2")(u64::from(asid.raw()) << 48);
+    }
+
+    /// VALE1IS of address 0.
+    #[cold]
+    pub fn any() {
+        tlbi!("c3", "5")(0);
     }
 
     fn all_local() {
@@ -167,7 +204,12 @@ mod instruction {
         unsafe { asm!("tlbi vmalle1", options(nostack, preserves_flags)) };
     }
 
-    pub fn all() {
+    pub fn all() -> Completion {
+        vmalle1is();
+        Completion::of(cpu::features())
+    }
+
+    fn vmalle1is() {
         #[cfg(feature = "counters")]
         crate::counters::tlb_invalidation();
         // SAFETY: removes cached translations, which are walked again on use.
@@ -180,8 +222,9 @@ mod instruction {
     use super::*;
     use crate::fake::{Instruction, record};
 
-    pub fn kernel(range: AddrRange<KernelVa>, level: Level) {
+    pub fn kernel(range: AddrRange<KernelVa>, level: Level) -> Completion {
         record(Instruction::TlbKernel(range, level));
+        Completion::of(cpu::features())
     }
 
     pub fn local(range: AddrRange<KernelVa>) {
@@ -192,16 +235,23 @@ mod instruction {
         record(Instruction::TlbLocal(AddrRange::new(at, at + addr::PAGE_SIZE)));
     }
 
-    pub fn user(asid: Asid, range: AddrRange<UserVa>, level: Level) {
+    pub fn user(asid: Asid, range: AddrRange<UserVa>, level: Level) -> Completion {
         record(Instruction::TlbUser(asid, range, level));
+        Completion::of(cpu::features())
     }
 
-    pub fn asid(asid: Asid) {
+    pub fn asid(asid: Asid) -> Completion {
         record(Instruction::TlbAsid(asid));
+        Completion::of(cpu::features())
     }
 
-    pub fn all() {
+    pub fn all() -> Completion {
         record(Instruction::TlbAll);
+        Completion::of(cpu::features())
+    }
+
+    pub fn any() {
+        record(Instruction::TlbAny);
     }
 }
 
@@ -231,5 +281,33 @@ mod tests {
         assert_eq!(fake::take(), expected);
         local_leaf(range.start());
         assert_eq!(fake::take(), expected);
+    }
+
+    #[test]
+    fn broadcast_tlbi_and_dsb_are_repeated_on_a_cortex_a76() {
+        fake::set_midr(0x413f_d0b0);
+        let kernel_range = AddrRange::new(KernelVa::new(0x1000), KernelVa::new(0x2000));
+        let user_range = AddrRange::new(UserVa::new(0x1000), UserVa::new(0x2000));
+        let one = Asid::new(1);
+        let broadcast: [(&dyn Fn(), Instruction); 4] = [
+            (&|| kernel(kernel_range, Level::Last), Instruction::TlbKernel(kernel_range, Level::Last)),
+            (&|| user(one, user_range, Level::Last), Instruction::TlbUser(one, user_range, Level::Last)),
+            (&|| asid(one), Instruction::TlbAsid(one)),
+            (&super::all, Instruction::TlbAll),
+        ];
+        for (invalidate, instruction) in broadcast {
+            invalidate();
+            let expected = [
+                Instruction::Barrier("dsb_ishst"),
+                instruction,
+                Instruction::Barrier("dsb_ish"),
+                Instruction::TlbAny,
+                Instruction::Barrier("dsb_ish"),
+                Instruction::Barrier("isb"),
+            ];
+            assert_eq!(fake::take(), expected);
+        }
+        local(kernel_range);
+        assert!(!fake::take().contains(&Instruction::TlbAny), "not broadcast");
     }
 }

@@ -193,6 +193,14 @@ pub const MUTANTS: &[SourceMutant] = &[
         oracle: Oracle::Queue,
     },
     SourceMutant {
+        name: "TLBI not repeated on a CPU with the erratum",
+        file: "arch/src/tlb.rs",
+        item: "complete",
+        from: "completion == Completion::WithRepeat",
+        to: "false && completion == Completion::WithRepeat",
+        oracle: Oracle::ArchTest("broadcast_tlbi_and_dsb_are_repeated_on_a_cortex_a76"),
+    },
+    SourceMutant {
         name: "service failure mode not detected",
         file: "drivers/src/smmu/command_queue.rs",
         item: "resolve_stop",

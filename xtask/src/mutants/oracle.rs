@@ -38,6 +38,8 @@ pub enum Oracle {
     Queue,
     /// A test of the SMMU driver on the model, by its name.
     SmmuTest(&'static str),
+    /// A test of `arch` on its instruction log, by its name.
+    ArchTest(&'static str),
     /// A boot of the kernel.
     BootTest(BootTest),
 }
@@ -85,7 +87,7 @@ impl Oracle {
             Self::Slots => "slots",
             Self::Quarantine => "quarantine",
             Self::Queue => "queue",
-            Self::SmmuTest(name) => name,
+            Self::SmmuTest(name) | Self::ArchTest(name) => name,
             Self::BootTest(boot) => boot.name(),
         }
     }
@@ -107,6 +109,7 @@ impl Oracle {
     fn program(self) -> &'static [&'static str] {
         match self {
             Self::Smmu | Self::Failures | Self::SmmuTest(_) => &["--package=drivers", "--test=smmu"],
+            Self::ArchTest(_) => &["--package=arch", "--lib"],
             Self::Caches => &["--package=kernel", "--test=caches"],
             Self::Ranges => &["--package=memory", "--lib"],
             Self::Translations => &["--package=kernel", "--test=translations"],
@@ -126,7 +129,7 @@ impl Oracle {
             Self::Ranges => "range::",
             Self::Translations | Self::Slots | Self::BootTest(_) => "",
             Self::Quarantine | Self::Queue => "loom_",
-            Self::SmmuTest(name) => name,
+            Self::SmmuTest(name) | Self::ArchTest(name) => name,
         }
     }
 }
