@@ -206,6 +206,32 @@ mod tests {
     }
 
     #[test]
+    fn device_addresses_outside_dma_ranges_and_reserved_ones_are_unusable() {
+        const HOST: u32 = 0x71;
+        let mut model = fixture::virt();
+        let node = fixture::find(&mut model, "/pcie");
+        node.add_property(fixture::cells("phandle", &[HOST]));
+        node.add_property(fixture::cells("dma-ranges", &[0x0200_0000, 0, 0, 0, 0, 0, 0x100_0000]));
+        let region = fixture::cells("iommu-addresses", &[HOST, 0, 0x20_0000, 0, 0x1000]);
+        let region = fixture::node("doorbell").property(region).build();
+        model.root.add_child(fixture::node("reserved-memory").child(region).build());
+        let blob = model.to_dtb();
+        let unusable =
+            DeviceTree::new(&blob).unwrap().pci_hosts().next().unwrap().1.unwrap().unusable_iovas();
+        for (address, usable) in [
+            (0x1000, true),
+            (0xff_f000, true),
+            (0x100_0000, false),
+            (0x20_0000, false),
+            (0x20_1000, true),
+            (0x1000_0000, false),
+        ] {
+            let is_unusable = unusable.iter().any(|range| range.contains(addr::Iova::new(address)));
+            assert_eq!(is_unusable, !usable, "{address:#x}");
+        }
+    }
+
+    #[test]
     fn interrupt_map_routes_pins_by_slot() {
         let interrupts = host(&[]).unwrap().interrupts;
         let spi = |number| Some(GicInterrupt { id: IntId::spi(number), trigger: Trigger::Level });

@@ -101,6 +101,7 @@ impl Bus {
 /// The device behind a started SMMU.
 pub struct SmmuDevice {
     bus: Rc<Bus>,
+    smmu: &'static Smmu,
     device: Arc<Device>,
 }
 
@@ -123,7 +124,7 @@ impl SmmuDevice {
         let smmu = Smmu::start(None, registers.mmio(), features, clock).unwrap();
         let smmu: &'static Smmu = Box::leak(Box::new(smmu));
         let device = Device::translated("behind the SMMU".into(), smmu, STREAM, false, &[]).unwrap();
-        Self { bus, device }
+        Self { bus, smmu, device }
     }
 
     /// Lets the device write to `target` at every event during `action`.
@@ -176,6 +177,25 @@ impl SmmuDevice {
         self.while_writing(target, || unmapped = Some(stream.unmap().unwrap()));
         self.check(linear::range_of(range), Chunk::of_range(range));
         drop(unmapped);
+    }
+
+    /// Small and large mappings, which have allocators of their own, are outside the addresses that a device
+    /// must not use.
+    pub fn unusable_addresses_are_never_allocated(&self) {
+        let range = |start, end| AddrRange::new(Iova::new(start), Iova::new(end));
+        // The lowest addresses, and some of the first table of small mappings.
+        let unusable = [range(0, 0x4000_0000), range(0xffd0_0000, 0xffd0_1000)];
+        let stream = StreamId::new(9);
+        let device = Device::translated("limited".into(), self.smmu, stream, false, &unusable).unwrap();
+        let attachments: Vec<_> = (0..200)
+            .map(|number| {
+                let buffer = dma::alloc_unattached([1, 16, 17][number % 3] * PAGE_SIZE, Attrs::empty());
+                Attachment::new(&device, buffer.unwrap(), MapPlacement::Whole).unwrap()
+            })
+            .collect();
+        for used in attachments.iter().map(Attachment::range) {
+            assert!(unusable.iter().all(|range| !range.overlaps(&used)), "{used:?} is unusable");
+        }
     }
 
     /// The SMMU does not confirm the invalidation: the frames, which the device still writes, are not reused.

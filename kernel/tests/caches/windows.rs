@@ -69,8 +69,8 @@ pub fn errors_name_the_limit() {
     assert_eq!(device(&[in_ram]).set_mask(DmaMask::bits(31)), Err(past(31)), "no window below the mask");
 }
 
-/// Adjacent memory on both sides of the border of two windows has separate bus addresses, also of a buffer that
-/// the device reaches chunk by chunk.
+/// Adjacent memory on both sides of the border of two windows has separate bus addresses, also of a buffer
+/// that the device reaches chunk by chunk.
 pub fn device_addresses_are_contiguous_only_in_one_window() {
     let buffer = dma::alloc_unattached(3 * PAGE_SIZE, Attrs::FORCE_CONTIGUOUS).unwrap();
     let chunks: Vec<_> = buffer.chunks().map(|chunk| chunk.range()).collect();
