@@ -40,6 +40,14 @@ pub enum Oracle {
     SmmuTest(&'static str),
     /// A test of `arch` on its instruction log, by its name.
     ArchTest(&'static str),
+    /// The allocator of frames against its model.
+    Zones,
+    /// The unit tests of the DMA engines' device nodes.
+    DmaEngine,
+    /// The unit tests of the host bridges' descriptions.
+    HostBridges,
+    /// The unit tests of the device tree's host bridges.
+    Board,
     /// A boot of the kernel.
     BootTest(BootTest),
 }
@@ -88,6 +96,10 @@ impl Oracle {
             Self::Quarantine => "quarantine",
             Self::Queue => "queue",
             Self::SmmuTest(name) | Self::ArchTest(name) => name,
+            Self::Zones => "zones",
+            Self::DmaEngine => "dma-engine",
+            Self::HostBridges => "host-bridges",
+            Self::Board => "board",
             Self::BootTest(boot) => boot.name(),
         }
     }
@@ -116,6 +128,9 @@ impl Oracle {
             Self::Slots => &["--package=memory", "--test=loom", "--features=loom"],
             Self::Quarantine => &["--package=kernel", "--lib", "--features=loom"],
             Self::Queue => &["--package=drivers", "--test=smmu", "--features=loom"],
+            Self::Zones => &["--package=memory", "--test=zones"],
+            Self::DmaEngine | Self::Board => &["--package=kernel", "--lib"],
+            Self::HostBridges => &["--package=drivers", "--lib"],
             Self::BootTest(_) => &[],
         }
     }
@@ -127,9 +142,12 @@ impl Oracle {
             Self::Failures => "failures::",
             Self::Caches => "cpu_and_noncoherent_device_see_each_others_data",
             Self::Ranges => "range::",
-            Self::Translations | Self::Slots | Self::BootTest(_) => "",
+            Self::Translations | Self::Slots | Self::Zones | Self::BootTest(_) => "",
             Self::Quarantine | Self::Queue => "loom_",
             Self::SmmuTest(name) | Self::ArchTest(name) => name,
+            Self::DmaEngine => "devices::dma_engine::",
+            Self::HostBridges => "pcie::description::",
+            Self::Board => "board::pci::",
         }
     }
 }
