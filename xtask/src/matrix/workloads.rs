@@ -116,6 +116,8 @@ pub const CASES: &[Case] = &[
             shown: &[
                 "smmu at 0x9050000: was in bypass, aborts now",
                 "pci: 00:01.0: disabled bus mastering",
+                // The device is used once the transfer has ended.
+                "edu 00:01.0: stream 0x8",
                 "probe: checksum: PASS",
                 "init: exit status 0",
             ],
@@ -128,7 +130,11 @@ pub const CASES: &[Case] = &[
         name: "dma-left-running-no-smmu",
         smmu: false,
         expect: ConsoleExpectation::PowerOff {
-            shown: &["pci: 00:01.0: disabled bus mastering", "probe: checksum: PASS"],
+            shown: &[
+                "pci: 00:01.0: disabled bus mastering",
+                "edu 00:01.0: no IOMMU",
+                "probe: checksum: PASS",
+            ],
             never: &[PANIC],
         },
         ..LEFT_RUNNING_BASE
