@@ -5,7 +5,7 @@ use crate::memory;
 use crate::vm::address_space::MmapPlacement;
 use abi::Errno;
 use abi::file::OpenFlags;
-use abi::memory::{MADV_DONTNEED, MADV_FREE, MREMAP_MAYMOVE, MapFlags, Prot};
+use abi::memory::{Advice, MREMAP_MAYMOVE, MapFlags, Prot};
 use addr::{AddrRange, Address, PAGE_SIZE, UserVa};
 use core::cmp::Ordering;
 use program::USER_END;
@@ -54,13 +54,12 @@ pub fn protect(call: &SyscallContext<'_>) -> SyscallResult {
     }
 }
 
-/// `madvise`: `MADV_DONTNEED` and `MADV_FREE` discard the pages, since programs rely on zeroes after the
-/// former; other advice is ignored.
+/// `madvise`
 pub fn advise(call: &SyscallContext<'_>) -> SyscallResult {
-    let range = pages(call)?;
-    match (call.value(2), range) {
-        (MADV_DONTNEED | MADV_FREE, Some(range)) => call.process().space.discard(range).map(|()| 0),
-        _ => Ok(0),
+    let advice = Advice::from_number(call.int(2) as u32).ok_or(Errno::EINVAL)?;
+    match pages(call)? {
+        Some(range) => call.process().space.advise(range, advice).map(|()| 0),
+        None => Ok(0),
     }
 }
 
@@ -92,9 +91,14 @@ pub fn map(call: &SyscallContext<'_>) -> SyscallResult {
     let placement = placement(call.address(0), flags);
     let at = if flags.contains(MapFlags::ANONYMOUS) {
         check_commitment(len, prot, flags)?;
-        let at = call.process().space.map_anonymous(len, placement, prot)?;
+        let space = &call.process().space;
+        let at = if flags.contains(MapFlags::SHARED) {
+            space.map_shared_anonymous(len, placement, prot)?
+        } else {
+            space.map_anonymous(len, placement, prot)?
+        };
         if flags.contains(MapFlags::POPULATE) {
-            populate(call, at, len);
+            populate(call, at, len, prot);
         }
         at
     } else {
@@ -120,9 +124,10 @@ fn placement(at: UserVa, flags: MapFlags) -> MmapPlacement {
     }
 }
 
-fn populate(call: &SyscallContext<'_>, at: UserVa, len: u64) {
+fn populate(call: &SyscallContext<'_>, at: UserVa, len: u64, prot: Prot) {
     if let Some(range) = AddrRange::from_len(at, len).and_then(|range| range.align_outward(PAGE_SIZE)) {
-        call.process().space.populate(range);
+        // The mapping exists regardless: page faults populate what this does not.
+        let _ = call.process().space.populate(range, prot);
     }
 }
 

@@ -1,7 +1,7 @@
 //! Random operations on two address spaces, kernel stacks and kernel views of buffers.
 
 use super::{READ_WRITE, tlb_model};
-use abi::memory::Prot;
+use abi::memory::{Advice, Prot};
 use addr::{AddrRange, PAGE_SIZE, UserVa};
 use dma_api::Attrs;
 use kernel::dma::{self, ChunkedBuffer};
@@ -70,7 +70,7 @@ impl Workload {
                 let prot = prot[self.below(4) as usize];
                 let _ = self.spaces[which].protect(range, prot);
             }
-            4 => drop(self.spaces[which].discard(range)),
+            4 => drop(self.spaces[which].advise(range, Advice::DontNeed)),
             5 => self.map_buffer(which),
             6 => {
                 let end = HEAP + self.below(20 * PAGE_SIZE);

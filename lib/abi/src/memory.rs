@@ -49,7 +49,31 @@ bitflags! {
 /// `mremap`: the mapping may move.
 pub const MREMAP_MAYMOVE: u64 = 1;
 
-/// `madvise`: discards the content; anonymous pages read as zero afterwards.
-pub const MADV_DONTNEED: u64 = 4;
-/// `madvise`: the kernel may discard the content at any time.
-pub const MADV_FREE: u64 = 8;
+/// The advice of `madvise`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Advice {
+    /// A hint without effect on the content: access pattern, large pages, core dumps, reclaim.
+    Hint,
+    /// `MADV_DONTNEED`: discards the content; private anonymous pages read as zero afterwards.
+    DontNeed,
+    /// `MADV_FREE`: the kernel may discard the content at any time.
+    Free,
+    /// `MADV_POPULATE_READ`, `MADV_POPULATE_WRITE`: populates the page tables.
+    Populate(Prot),
+}
+
+impl Advice {
+    /// Decodes the number; `None` for others (`EINVAL`): those that Linux does not define either, and those
+    /// that are not implemented, such as guard regions.
+    pub const fn from_number(number: u32) -> Option<Self> {
+        match number {
+            // NORMAL, RANDOM, SEQUENTIAL, WILLNEED; HUGEPAGE, NOHUGEPAGE, DONTDUMP, DODUMP; COLD, PAGEOUT.
+            0..=3 | 14..=17 | 20 | 21 => Some(Self::Hint),
+            4 => Some(Self::DontNeed),
+            8 => Some(Self::Free),
+            22 => Some(Self::Populate(Prot::READ)),
+            23 => Some(Self::Populate(Prot::WRITE)),
+            _ => None,
+        }
+    }
+}

@@ -146,7 +146,7 @@ impl<B: MappedObject> VmaMap<B> {
     }
 
     /// The first unmapped address of `range`.
-    fn first_hole(&self, range: AddrRange<UserVa>) -> Option<UserVa> {
+    pub fn first_hole(&self, range: AddrRange<UserVa>) -> Option<UserVa> {
         let mut at = range.start();
         for part in self.parts(range) {
             if part.range.start() > at {

@@ -8,7 +8,7 @@ use crate::fixture::{TIMEOUT_NS, run_each, yield_until};
 use crate::soak::rng::Rng;
 use crate::{audit, check, pass, skip};
 use abi::Errno;
-use abi::memory::Prot;
+use abi::memory::{Advice, Prot};
 use abi::signal::Signal;
 use addr::{AddrRange, PAGE_SIZE};
 use alloc::format;
@@ -262,7 +262,8 @@ fn end_long_memory_calls() -> Result<(), String> {
     let start =
         space.map_anonymous(BYTES, MmapPlacement::Hint(None), Prot::READ | Prot::WRITE).map_err(error)?;
     let range = AddrRange::new(start, start + BYTES);
-    space.populate(AddrRange::new(start, start + PAGES * PAGE_SIZE));
+    let populated = AddrRange::new(start, start + PAGES * PAGE_SIZE);
+    space.populate(populated, Prot::WRITE).map_err(error)?;
     let mapped = || {
         let mut pages = 0;
         space.leaves(|_| true, |_| pages += 1);
@@ -281,7 +282,7 @@ fn end_long_memory_calls() -> Result<(), String> {
     };
     ends_early("mprotect", false, space.protect(range, Prot::READ))?;
     ends_early("mprotect with PROT_EXEC", false, space.protect(range, Prot::READ | Prot::EXEC))?;
-    ends_early("madvise", true, space.discard(range))?;
+    ends_early("madvise", true, space.advise(range, Advice::DontNeed))?;
     let replaced = space.map_anonymous(BYTES, MmapPlacement::Fixed(start), Prot::READ);
     ends_early("mmap", true, replaced.map(|_| ()))?;
     ends_early("munmap", true, space.unmap(range))

@@ -58,6 +58,8 @@ pub(super) const TESTS: &[Test] = probes! {
     "mappings_can_be_unmapped_in_parts" by passes "munmap-parts",
     "munmap_removes_all_mappings_of_a_range" by passes "munmap-range",
     "discarded_memory_reads_as_zero" by passes "discard",
+    "advice_keeps_shared_memory_and_reports_holes" by passes "advice",
+    "mprotect_changes_the_pages_before_a_hole" by passes "mprotect-hole",
     "mremap_grows_and_shrinks_in_place" by passes "mremap",
     "threads_map_and_unmap_concurrently" by passes "concurrent-mmap",
     "mprotect_changes_permissions" by passes "mprotect",

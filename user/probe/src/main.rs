@@ -71,6 +71,8 @@ const PROBES: &[Probe] = &[
     ("munmap-parts", Expectation::Pass, pages::unmap_parts),
     ("munmap-range", Expectation::Pass, pages::unmap_range),
     ("discard", Expectation::Pass, pages::discard),
+    ("advice", Expectation::Pass, pages::advice),
+    ("mprotect-hole", Expectation::Pass, pages::protect_hole),
     ("mremap", Expectation::Pass, pages::remap),
     ("concurrent-mmap", Expectation::Pass, pages::concurrent_mmap),
     ("mprotect", Expectation::Pass, pages::protect),
@@ -202,7 +204,7 @@ mod tests {
     /// Probes without a device also pass on the Linux build host, which validates the probes themselves.
     #[test]
     fn portable_probes_pass_on_linux() {
-        let portable: [fn(&[String]) -> ProbeResult; 24] = [
+        let portable: [fn(&[String]) -> ProbeResult; 26] = [
             start::hello,
             files::tree,
             files::descriptors,
@@ -216,6 +218,8 @@ mod tests {
             pages::unmap_parts,
             pages::unmap_range,
             pages::discard,
+            pages::advice,
+            pages::protect_hole,
             pages::protect,
             borders::copies,
             borders::strings,

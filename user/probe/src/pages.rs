@@ -3,7 +3,8 @@
 use dmabuf::{Heap, Protection, SYSTEM, View};
 
 use crate::iterations::iterations;
-use crate::result::{ProbeResult, ensure};
+use crate::raw;
+use crate::result::{ProbeResult, ensure, expect_error};
 
 const PAGE: usize = 4096;
 
@@ -32,17 +33,22 @@ fn middle(view: &View) -> ProbeResult {
     map_hole(view, from, len)
 }
 
-/// Maps the hole again, at the same address, and checks that it is zero.
+/// Maps the hole again, at the same address, and checks that it is zero and the word before it unchanged.
 fn map_hole(view: &View, from: usize, len: usize) -> ProbeResult {
-    let (bits, flags) =
-        (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED);
-    // SAFETY: exactly the hole made by the caller, without other mappings; unmapped when the view is dropped.
-    let at = unsafe { libc::mmap(view.pointer().add(from).cast(), len, bits, flags, -1, 0) };
-    ensure(at == view.pointer().wrapping_add(from).cast(), || format!("MAP_FIXED returned {at:p}"))?;
+    fill_hole(view, from, len)?;
     let dirty = (from / 8..(from + len) / 8).find(|&index| view.word(index) != 0);
     ensure(dirty.is_none(), || format!("word {dirty:?} of the new mapping is not zero"))?;
     view.set_word(from / 8, 1);
     ensure(view.word(from / 8 - 1) == !(from as u64 / 8 - 1), || "the neighbour changed".into())
+}
+
+/// Maps the hole again, at the same address.
+fn fill_hole(view: &View, from: usize, len: usize) -> ProbeResult {
+    let (bits, flags) =
+        (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED);
+    // SAFETY: exactly the hole made by the caller, without other mappings; unmapped when the view is dropped.
+    let at = unsafe { libc::mmap(view.pointer().add(from).cast(), len, bits, flags, -1, 0) };
+    ensure(at == view.pointer().wrapping_add(from).cast(), || format!("MAP_FIXED returned {at:p}"))
 }
 
 /// The protection of single pages changes, and their content is preserved.
@@ -109,13 +115,86 @@ pub fn discard(_: &[String]) -> ProbeResult {
     }
 }
 
-/// A buffer keeps its content, since the mapping does not own it. (Linux returns an error.)
+/// A buffer is not discarded, since the mapping does not own its content.
 fn discard_buffer(view: &View) -> ProbeResult {
     (0..view.words()).for_each(|index| view.set_word(index, index as u64));
-    // SAFETY: volatile accesses only.
-    unsafe { libc::madvise(view.pointer().cast(), view.bytes(), libc::MADV_DONTNEED) };
+    expect_advice(
+        "MADV_DONTNEED of a buffer",
+        view.pointer(),
+        view.bytes(),
+        libc::MADV_DONTNEED,
+        libc::EINVAL,
+    )?;
     let wrong = (0..view.words()).find(|&index| view.word(index) != index as u64);
     ensure(wrong.is_none(), || format!("word {wrong:?} of a buffer changed"))
+}
+
+/// Fails unless `madvise` returns `errno`; 0 is success.
+fn expect_advice(what: &str, at: *mut u8, len: usize, advice: i32, errno: i32) -> ProbeResult {
+    // SAFETY: volatile accesses only; the content may become zero.
+    let status = unsafe { libc::madvise(at.cast(), len, advice) };
+    let seen = if status == 0 { 0 } else { std::io::Error::last_os_error().raw_os_error().unwrap_or(-1) };
+    ensure(seen == errno, || format!("{what}: errno {seen}, not {errno}"))
+}
+
+/// `madvise` keeps shared memory, reports holes after the rest is done, and rejects unknown advice and
+/// populating without permission.
+pub fn advice(_: &[String]) -> ProbeResult {
+    const LEN: usize = 4 * PAGE;
+    let view = View::anonymous(LEN)?;
+    let at = view.pointer();
+    for unknown in [-1, 5, 99, 1000] {
+        expect_advice("unknown advice", at, LEN, unknown, libc::EINVAL)?;
+    }
+    expect_advice("an unaligned address", at.wrapping_add(1), PAGE, libc::MADV_NORMAL, libc::EINVAL)?;
+    expect_advice("no pages", at, 0, libc::MADV_DONTNEED, 0)?;
+    for hint in [libc::MADV_NORMAL, libc::MADV_RANDOM, libc::MADV_SEQUENTIAL, libc::MADV_WILLNEED] {
+        expect_advice("a hint", at, LEN, hint, 0)?;
+    }
+    expect_advice("MADV_POPULATE_WRITE", at, LEN, libc::MADV_POPULATE_WRITE, 0)?;
+    view.protect(0, PAGE, libc::PROT_READ)?;
+    expect_advice("populating for reads", at, LEN, libc::MADV_POPULATE_READ, 0)?;
+    expect_advice("populating for writes", at, LEN, libc::MADV_POPULATE_WRITE, libc::EINVAL)?;
+    view.protect(0, PAGE, libc::PROT_READ | libc::PROT_WRITE)?;
+    (0..view.words()).for_each(|index| view.set_word(index, 9));
+    // SAFETY: the hole is not accessed before it is mapped again.
+    unsafe { view.unmap_part(PAGE, PAGE)? };
+    expect_advice("a hint for a hole", at, LEN, libc::MADV_RANDOM, libc::ENOMEM)?;
+    expect_advice("MADV_DONTNEED across a hole", at, LEN, libc::MADV_DONTNEED, libc::ENOMEM)?;
+    ensure((view.word(0), view.word(view.words() - 1)) == (0, 0), || "a mapping was kept".into())?;
+    fill_hole(&view, PAGE, PAGE)?;
+
+    // SAFETY: a new mapping.
+    let shared = unsafe {
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        libc::mmap(std::ptr::null_mut(), LEN, protection, libc::MAP_SHARED | libc::MAP_ANONYMOUS, -1, 0)
+    };
+    ensure(shared != libc::MAP_FAILED, || "no shared memory".into())?;
+    let word = shared.cast::<u64>();
+    // SAFETY: the start of the mapping.
+    unsafe { word.write_volatile(9) };
+    expect_advice("MADV_DONTNEED of shared memory", shared.cast(), LEN, libc::MADV_DONTNEED, 0)?;
+    // SAFETY: as above.
+    let kept = unsafe { word.read_volatile() };
+    ensure(kept == 9, || format!("shared memory became {kept}"))?;
+    expect_advice("MADV_FREE of shared memory", shared.cast(), LEN, libc::MADV_FREE, libc::EINVAL)?;
+    // SAFETY: the mapping is not used any more.
+    ensure(unsafe { libc::munmap(shared, LEN) } == 0, || "munmap failed".into())
+}
+
+/// `mprotect` of a range with a hole changes the pages before it.
+pub fn protect_hole(_: &[String]) -> ProbeResult {
+    let view = View::anonymous(2 * PAGE)?;
+    // SAFETY: the hole is not accessed before it is mapped again.
+    unsafe { view.unmap_part(PAGE, PAGE)? };
+    let protected = view.protect(0, 2 * PAGE, libc::PROT_READ);
+    expect_error("mprotect across a hole", protected, libc::ENOMEM)?;
+    let at = view.pointer().expose_provenance() as u64;
+    // SAFETY: the kernel refuses the write.
+    let status =
+        unsafe { raw::call(libc::SYS_clock_gettime, [libc::CLOCK_MONOTONIC as u64, at, 0, 0, 0, 0]) };
+    ensure(status == -i64::from(libc::EFAULT), || format!("clock_gettime to that page returned {status}"))?;
+    fill_hole(&view, PAGE, PAGE)
 }
 
 /// The pages of a view of [`several_mappings`] that a probe unmaps or discards.

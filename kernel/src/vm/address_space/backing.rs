@@ -12,7 +12,10 @@ use program::MappedObject;
 #[derive(Clone)]
 pub enum VmaBacking {
     /// Anonymous memory: zeroed frames, allocated on demand.
-    Anonymous,
+    Anonymous {
+        /// `MAP_SHARED`: the content belongs to the mapping, so `MADV_DONTNEED` keeps it.
+        is_shared: bool,
+    },
     /// A buffer, and the maximum protection that its file descriptor permits.
     Shared(Arc<ChunkedBuffer>, Prot),
 }
@@ -20,7 +23,7 @@ pub enum VmaBacking {
 impl MappedObject for VmaBacking {
     fn is_same(&self, other: &Self) -> bool {
         match (self, other) {
-            (Self::Anonymous, Self::Anonymous) => true,
+            (Self::Anonymous { is_shared: one }, Self::Anonymous { is_shared: two }) => one == two,
             (Self::Shared(one, one_max), Self::Shared(two, two_max)) => {
                 Arc::ptr_eq(one, two) && one_max == two_max
             }
@@ -30,12 +33,17 @@ impl MappedObject for VmaBacking {
 }
 
 impl VmaBacking {
+    /// Whether this is anonymous memory.
+    pub fn is_anonymous(&self) -> bool {
+        matches!(self, Self::Anonymous { .. })
+    }
+
     /// The mapping with protection `prot`.
     pub(super) fn mapping(&self, prot: Prot) -> Mapping {
         match self {
             // Pages only: unmapping or protecting one splits no block, so its neighbours cause no faults
             // meanwhile.
-            Self::Anonymous => access_mapping(MemoryType::WriteBack, prot).pages_only(),
+            Self::Anonymous { .. } => access_mapping(MemoryType::WriteBack, prot).pages_only(),
             Self::Shared(shared, _) => access_mapping(shared.memory(), prot),
         }
     }

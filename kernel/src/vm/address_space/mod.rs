@@ -22,11 +22,11 @@ use crate::dma::ChunkedBuffer;
 use crate::memory::{table_frames, window};
 use crate::sched::{self, Mutex, MutexGuard};
 use abi::Errno;
-use abi::memory::Prot;
+use abi::memory::{Advice, Prot};
 use addr::{AddrRange, Address, Asid, KernelVa, PAGE_SIZE, PhysAddr, UserVa};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use backing::check_write_xor_execute;
+use backing::{check_write_xor_execute, with_implied_read};
 use pagetable::{Leaf, PageTable, Stage1};
 use program::{Alignment, USER_END, USER_START, Vma, VmaMap};
 use vma::vma_errno;
@@ -112,12 +112,32 @@ impl AddressSpace {
         self.inner.lock_killable().map_err(|_| Errno::EINTR)
     }
 
-    /// Maps anonymous memory.
+    /// Maps private anonymous memory.
     pub fn map_anonymous(&self, len: u64, placement: MmapPlacement, prot: Prot) -> Result<UserVa, Errno> {
+        self.map_zeroed(len, placement, prot, false)
+    }
+
+    /// Maps shared anonymous memory.
+    pub fn map_shared_anonymous(
+        &self,
+        len: u64,
+        placement: MmapPlacement,
+        prot: Prot,
+    ) -> Result<UserVa, Errno> {
+        self.map_zeroed(len, placement, prot, true)
+    }
+
+    fn map_zeroed(
+        &self,
+        len: u64,
+        placement: MmapPlacement,
+        prot: Prot,
+        is_shared: bool,
+    ) -> Result<UserVa, Errno> {
         let mut removed = Vec::new();
         let mut inner = self.lock()?;
         let range = inner.reserve_range(len, placement, Alignment::PAGE, &mut removed)?;
-        inner.add_anonymous(range, prot)?;
+        inner.add_anonymous(range, prot, is_shared)?;
         Ok(range.start())
     }
 
@@ -173,7 +193,7 @@ impl AddressSpace {
         Ok(())
     }
 
-    /// Changes the protection of `range`, which must be mapped completely.
+    /// Changes the protection of `range`, up to the first hole, for which it returns `ENOMEM`.
     pub fn protect(&self, range: AddrRange<UserVa>, prot: Prot) -> Result<(), Errno> {
         check_write_xor_execute(prot)?;
         self.lock()?.protect(range, prot)
@@ -184,19 +204,25 @@ impl AddressSpace {
         let mut inner = self.lock()?;
         let vma =
             inner.vmas.find(range.start()).filter(|vma| vma.range.covers(&range)).ok_or(Errno::EFAULT)?;
-        if !matches!(vma.backing, VmaBacking::Anonymous) {
-            return Err(Errno::EINVAL);
-        }
+        let VmaBacking::Anonymous { is_shared } = vma.backing else { return Err(Errno::EINVAL) };
         let prot = vma.prot;
-        inner.add_anonymous(more, prot).map_err(|_| Errno::ENOMEM)
+        inner.add_anonymous(more, prot, is_shared).map_err(|_| Errno::ENOMEM)
     }
 
-    /// Frees the frames of anonymous memory in `range`, which reads as zero afterwards (`MADV_DONTNEED`).
-    pub fn discard(&self, range: AddrRange<UserVa>) -> Result<(), Errno> {
+    /// Follows `advice` for the mappings in `range` (`madvise`), in ascending order up to an error.
+    ///
+    /// # Errors
+    /// `EINVAL` for advice that a mapping does not support; `ENOMEM`, also for a hole, after all mappings;
+    /// `EINTR`.
+    pub fn advise(&self, range: AddrRange<UserVa>, advice: Advice) -> Result<(), Errno> {
+        if let Advice::Populate(access) = advice {
+            self.populate(range, access)?;
+        }
         let mut inner = self.lock()?;
-        let parts = inner.vmas.try_parts(range).map_err(vma_errno)?;
-        let mut anonymous = parts.iter().filter(|part| matches!(part.backing, VmaBacking::Anonymous));
-        anonymous.try_for_each(|part| inner.unmap_anonymous(part.range, sched::is_interrupted))
+        for part in inner.vmas.try_parts(range).map_err(vma_errno)? {
+            inner.advise_part(&part, advice)?;
+        }
+        if inner.vmas.first_hole(range).is_some() { Err(Errno::ENOMEM) } else { Ok(()) }
     }
 
     /// Sets the start of the heap. Called once.
@@ -215,7 +241,7 @@ impl AddressSpace {
             return old;
         }
         let done = if new_pages > old_pages {
-            inner.add_anonymous(AddrRange::new(old_pages, new_pages), Prot::READ | Prot::WRITE).is_ok()
+            inner.add_anonymous(AddrRange::new(old_pages, new_pages), Prot::READ | Prot::WRITE, false).is_ok()
         } else {
             new_pages == old_pages
                 || inner.unmap_all(AddrRange::new(new_pages, old_pages), &mut removed).is_ok()
@@ -244,23 +270,26 @@ impl AddressSpace {
         Ok(access())
     }
 
-    /// Populates the anonymous memory in `range` (`MAP_POPULATE`). Stops silently when memory is exhausted,
-    /// or when the process is being terminated.
-    pub fn populate(&self, range: AddrRange<UserVa>) {
+    /// Populates the anonymous memory in `range` for `access` (`MAP_POPULATE`).
+    ///
+    /// # Errors
+    /// `EINVAL` for the mapping of a buffer and for one that does not permit the access, `ENOMEM`, `EINTR`:
+    /// populated up to there.
+    pub fn populate(&self, range: AddrRange<UserVa>, access: Prot) -> Result<(), Errno> {
         for step in steps(range, POPULATE_STEP) {
-            let Ok(mut inner) = self.lock() else { return };
-            let Some(Ok(parts)) = (!sched::is_interrupted()).then(|| inner.vmas.try_parts(step)) else {
-                return;
-            };
-            for part in parts
-                .iter()
-                .filter(|part| matches!(part.backing, VmaBacking::Anonymous) && !part.prot.is_empty())
-            {
-                if inner.populate_range(part.range, part.prot).is_err() {
-                    return;
+            let mut inner = self.lock()?;
+            if sched::is_interrupted() {
+                return Err(Errno::EINTR);
+            }
+            for part in inner.vmas.try_parts(step).map_err(vma_errno)? {
+                let permits = !part.prot.is_empty() && with_implied_read(part.prot).contains(access);
+                if !part.backing.is_anonymous() || !permits {
+                    return Err(Errno::EINVAL);
                 }
+                inner.populate_range(part.range, part.prot).map_err(|_| Errno::ENOMEM)?;
             }
         }
+        Ok(())
     }
 
     /// Pins the pages of `range` for DMA; `write` if the device writes them.

@@ -30,7 +30,7 @@ impl Inner {
         let around = AddrRange::new(at.align_down(FAULT_AROUND), at.align_down(FAULT_AROUND) + FAULT_AROUND);
         let part = vma.part(&around).ok_or(AccessError::Unmapped)?;
         match &vma.backing {
-            VmaBacking::Anonymous => self.populate_range(part.range, part.prot).or_else(|_| {
+            VmaBacking::Anonymous { .. } => self.populate_range(part.range, part.prot).or_else(|_| {
                 // Without memory for all of it, tries the faulting page alone.
                 let page = AddrRange::new(at.align_down(PAGE_SIZE), at.align_down(PAGE_SIZE) + PAGE_SIZE);
                 self.populate_range(page, part.prot)
@@ -68,7 +68,7 @@ impl Inner {
                 unsafe { window::with_write_back(chunk, arch::cache::sync_instructions) };
             }
         }
-        let mapping = VmaBacking::Anonymous.mapping(prot);
+        let mapping = (VmaBacking::Anonymous { is_shared: false }).mapping(prot);
         let mapped = self.map(hole.start(), frames.chunks(), mapping);
         if mapped.is_err() {
             zones::free_all(frames);
@@ -88,7 +88,7 @@ impl Inner {
     /// `EFAULT`, `ENOMEM`.
     pub(super) fn anonymous_frame(&mut self, at: UserVa, access: Prot) -> Result<PhysAddr, Errno> {
         let vma = self.vmas.find(at).ok_or(Errno::EFAULT)?.clone();
-        if !matches!(vma.backing, VmaBacking::Anonymous) || !with_implied_read(vma.prot).contains(access) {
+        if !vma.backing.is_anonymous() || !with_implied_read(vma.prot).contains(access) {
             return Err(Errno::EFAULT);
         }
         if self.translate(at).is_none() {

@@ -5,7 +5,7 @@ use super::{Inner, MmapPlacement, steps};
 use crate::memory::table_frames;
 use crate::sched;
 use abi::Errno;
-use abi::memory::Prot;
+use abi::memory::{Advice, Prot};
 use addr::{AddrRange, Address, PAGE_SIZE, UserVa};
 use alloc::vec::Vec;
 use arch::tlb::Level;
@@ -50,9 +50,15 @@ impl Inner {
         }
     }
 
-    pub(super) fn add_anonymous(&mut self, range: AddrRange<UserVa>, prot: Prot) -> Result<(), Errno> {
+    pub(super) fn add_anonymous(
+        &mut self,
+        range: AddrRange<UserVa>,
+        prot: Prot,
+        is_shared: bool,
+    ) -> Result<(), Errno> {
         check_write_xor_execute(prot)?;
-        let vma = Vma { range, prot, backing: VmaBacking::Anonymous, offset: range.start().raw() };
+        let backing = VmaBacking::Anonymous { is_shared };
+        let vma = Vma { range, prot, backing, offset: range.start().raw() };
         self.vmas.insert(vma).map_err(vma_errno)
     }
 
@@ -65,7 +71,7 @@ impl Inner {
     ) -> Result<(), Errno> {
         while let Some(part) = self.unmap_first(range, sched::is_interrupted)? {
             match part.backing {
-                VmaBacking::Anonymous => {}
+                VmaBacking::Anonymous { .. } => {}
                 VmaBacking::Shared(..) if removed.try_reserve(1).is_ok() => removed.push(part),
                 VmaBacking::Shared(..) => {
                     self.vmas.reinsert(part);
@@ -91,7 +97,7 @@ impl Inner {
         let unmapped = match part.backing {
             // Splitting a block allocates a table, which can fail.
             VmaBacking::Shared(..) => self.clear_entries(part.range),
-            VmaBacking::Anonymous => self.unmap_anonymous(part.range, must_stop),
+            VmaBacking::Anonymous { .. } => self.unmap_anonymous(part.range, must_stop),
         };
         match unmapped {
             Ok(()) => Ok(Some(part)),
@@ -102,11 +108,23 @@ impl Inner {
         }
     }
 
+    /// Changes the protection of `range` up to its first hole.
+    ///
+    /// # Errors
+    /// `ENOMEM` if there is one; `EACCES` and `ENOMEM` otherwise without a change.
     pub(super) fn protect(&mut self, range: AddrRange<UserVa>, prot: Prot) -> Result<(), Errno> {
+        let Some(hole) = self.vmas.first_hole(range) else { return self.protect_mapped(range, prot) };
+        if hole > range.start() {
+            self.protect_mapped(AddrRange::new(range.start(), hole), prot)?;
+        }
+        Err(Errno::ENOMEM)
+    }
+
+    fn protect_mapped(&mut self, range: AddrRange<UserVa>, prot: Prot) -> Result<(), Errno> {
         let before = self.vmas.try_parts(range).map_err(vma_errno)?;
         let is_denied = |part: &Vma<VmaBacking>| match part.backing {
             VmaBacking::Shared(_, max_prot) => !max_prot.contains(prot),
-            VmaBacking::Anonymous => false,
+            VmaBacking::Anonymous { .. } => false,
         };
         if before.iter().any(is_denied) {
             return Err(Errno::EACCES);
@@ -125,6 +143,20 @@ impl Inner {
             }
         }
         updated
+    }
+
+    /// Follows `advice` for `part` of a VMA. Memory that is populated already is not populated here.
+    pub(super) fn advise_part(&mut self, part: &Vma<VmaBacking>, advice: Advice) -> Result<(), Errno> {
+        match (advice, &part.backing) {
+            (Advice::DontNeed | Advice::Free, VmaBacking::Anonymous { is_shared: false }) => {
+                self.unmap_anonymous(part.range, sched::is_interrupted)
+            }
+            // The pages of the mapping may go; the memory behind it keeps its content.
+            (Advice::DontNeed, VmaBacking::Anonymous { is_shared: true }) => Ok(()),
+            // As in Linux for memory that is not managed by pages (VM_PFNMAP).
+            (Advice::DontNeed | Advice::Free, _) => Err(Errno::EINVAL),
+            (Advice::Hint | Advice::Populate(_), _) => Ok(()),
+        }
     }
 
     /// Changes the entries of `part` to protection `prot`.
