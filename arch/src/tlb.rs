@@ -51,14 +51,14 @@ pub fn all() {
 
 /// Whether the TLBI and the DSB must be followed by another pair (see [`crate::errata`]).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Completion {
+enum TlbiCompletion {
     /// The DSB completes all accesses through old translations.
     WithDsb,
     /// Another TLBI and DSB are needed.
     WithRepeat,
 }
 
-impl Completion {
+impl TlbiCompletion {
     fn of(features: CpuFeatures) -> Self {
         if features.contains(CpuFeatures::TLBI_COMPLETES) { Self::WithDsb } else { Self::WithRepeat }
     }
@@ -66,11 +66,11 @@ impl Completion {
 
 /// Executes `invalidate` between the barriers.
 #[inline]
-fn complete(invalidate: impl FnOnce() -> Completion) {
+fn complete(invalidate: impl FnOnce() -> TlbiCompletion) {
     barrier::dsb_ishst();
     let completion = invalidate();
     barrier::dsb_ish();
-    if completion == Completion::WithRepeat {
+    if completion == TlbiCompletion::WithRepeat {
         instruction::any();
         barrier::dsb_ish();
     }
@@ -120,7 +120,7 @@ mod instruction {
         page: impl Fn(u64),
         range: impl Fn(u64),
         all: impl FnOnce(),
-    ) -> Completion {
+    ) -> TlbiCompletion {
         let first = start / PAGE_SIZE;
         let (va, count) = (first * PAGE_SIZE, end.div_ceil(PAGE_SIZE) - first);
         let features = cpu::features();
@@ -140,16 +140,16 @@ mod instruction {
                     }
                 });
                 // CPUs that need a repeat count as CPUs without range instructions.
-                return Completion::WithDsb;
+                return TlbiCompletion::WithDsb;
             }
         }
-        Completion::of(features)
+        TlbiCompletion::of(features)
     }
 
     /// The kernel's entries are global, so no ASID is compared.
     const ANY_ASID: Asid = Asid::new(0);
 
-    pub fn kernel(range: AddrRange<KernelVa>, level: Level) -> Completion {
+    pub fn kernel(range: AddrRange<KernelVa>, level: Level) -> TlbiCompletion {
         let range = (range.start().raw(), range.end().raw());
         match level {
             // VAAE1IS, RVAAE1IS
@@ -171,7 +171,7 @@ mod instruction {
         tlbi!("c7", "7")(TlbiExtent::Page.operand(at.raw(), ANY_ASID)); // VAALE1
     }
 
-    pub fn user(asid: Asid, range: AddrRange<UserVa>, level: Level) -> Completion {
+    pub fn user(asid: Asid, range: AddrRange<UserVa>, level: Level) -> TlbiCompletion {
         let range = (range.start().raw(), range.end().raw());
         let all = || aside1is(asid);
         match level {
@@ -182,9 +182,9 @@ mod instruction {
         }
     }
 
-    pub fn asid(asid: Asid) -> Completion {
+    pub fn asid(asid: Asid) -> TlbiCompletion {
         aside1is(asid);
-        Completion::of(cpu::features())
+        TlbiCompletion::of(cpu::features())
     }
 
     fn aside1is(asid: Asid) {
@@ -204,9 +204,9 @@ mod instruction {
         unsafe { asm!("tlbi vmalle1", options(nostack, preserves_flags)) };
     }
 
-    pub fn all() -> Completion {
+    pub fn all() -> TlbiCompletion {
         vmalle1is();
-        Completion::of(cpu::features())
+        TlbiCompletion::of(cpu::features())
     }
 
     fn vmalle1is() {
@@ -222,9 +222,9 @@ mod instruction {
     use super::*;
     use crate::fake::{Instruction, record};
 
-    pub fn kernel(range: AddrRange<KernelVa>, level: Level) -> Completion {
+    pub fn kernel(range: AddrRange<KernelVa>, level: Level) -> TlbiCompletion {
         record(Instruction::TlbKernel(range, level));
-        Completion::of(cpu::features())
+        TlbiCompletion::of(cpu::features())
     }
 
     pub fn local(range: AddrRange<KernelVa>) {
@@ -235,19 +235,19 @@ mod instruction {
         record(Instruction::TlbLocal(AddrRange::new(at, at + addr::PAGE_SIZE)));
     }
 
-    pub fn user(asid: Asid, range: AddrRange<UserVa>, level: Level) -> Completion {
+    pub fn user(asid: Asid, range: AddrRange<UserVa>, level: Level) -> TlbiCompletion {
         record(Instruction::TlbUser(asid, range, level));
-        Completion::of(cpu::features())
+        TlbiCompletion::of(cpu::features())
     }
 
-    pub fn asid(asid: Asid) -> Completion {
+    pub fn asid(asid: Asid) -> TlbiCompletion {
         record(Instruction::TlbAsid(asid));
-        Completion::of(cpu::features())
+        TlbiCompletion::of(cpu::features())
     }
 
-    pub fn all() -> Completion {
+    pub fn all() -> TlbiCompletion {
         record(Instruction::TlbAll);
-        Completion::of(cpu::features())
+        TlbiCompletion::of(cpu::features())
     }
 
     pub fn any() {

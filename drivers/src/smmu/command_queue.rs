@@ -341,8 +341,8 @@ impl CommandQueue {
         Ok(bits::GERROR_CMDQ)
     }
 
-    /// Disables an SMMU in service failure mode. It has no effect on transactions, which abort already, until a
-    /// reset ends the mode: then they abort by GBPA, instead of using tables that may have been released.
+    /// Disables an SMMU in service failure mode. It has no effect on transactions, which abort already, until
+    /// a reset ends the mode: then they abort by GBPA, instead of using tables that may have been released.
     fn fail(&mut self) {
         if !self.failed {
             self.failed = true;

@@ -138,8 +138,8 @@ impl Platform {
         }
     }
 
-    /// Ignores memory ranges that overlap device registers, that end above `physical_bits` bits of address, and
-    /// ranges whose last word does not respond. `responds` probes an address.
+    /// Ignores memory ranges that overlap device registers, that end above `physical_bits` bits of address,
+    /// and ranges whose last word does not respond. `responds` probes an address.
     pub fn check_memory(&mut self, physical_bits: u32, responds: impl Fn(PhysAddr) -> bool) {
         let registers = self.registers();
         let mut warnings = Vec::new();

@@ -24,8 +24,8 @@ pub struct SmmuDescription {
     pub unsupported: Option<&'static str>,
 }
 
-/// Implementations that the driver would drive wrongly: the `compatible` string of their nodes, and the reason
-/// (Linux, `Documentation/arch/arm64/silicon-errata.rst`).
+/// Implementations that the driver would drive wrongly: the `compatible` string of their nodes, and the
+/// reason (Linux, `Documentation/arch/arm64/silicon-errata.rst`).
 const UNSUPPORTED: [(&str, &str); 1] =
     [("nvidia,tegra264-smmu", "NVIDIA Tegra264: TLB entries may survive their invalidation")];
 

@@ -27,8 +27,8 @@ pub enum DmaError {
         memory: AddrRange<PhysAddr>,
     },
     /// The memory is above the physical addresses that the IOMMU can put out.
-    // Only words as fields: with a smaller one the tag becomes a byte, which costs each map and unmap 14 to 23
-    // instructions.
+    // Only words as fields: with a smaller one the tag becomes a byte, which costs each map and unmap 14 to
+    // 23 instructions.
     AboveIommu {
         /// The last byte of the memory, or of its first run above the limit.
         last: PhysAddr,

@@ -105,8 +105,8 @@ impl<'a, F: Format, A: InputAddress> PinnedEntries<'a, F, A> {
 
     /// Maps `chunks`, or other runs of frames, in order from page `first` of the table on. The caller owns
     /// these pages, and none of them is mapped; the frames are in the memory that the table was pinned for.
-    /// Returns the entries, which the caller makes visible to the walker ([`TableMemory::entries_written`] and
-    /// a barrier).
+    /// Returns the entries, which the caller makes visible to the walker ([`TableMemory::entries_written`]
+    /// and a barrier).
     ///
     /// # Errors
     /// [`MapError::Inexpressible`]. Nothing is mapped.

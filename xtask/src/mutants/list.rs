@@ -196,8 +196,8 @@ pub const MUTANTS: &[SourceMutant] = &[
         name: "TLBI not repeated on a CPU with the erratum",
         file: "arch/src/tlb.rs",
         item: "complete",
-        from: "completion == Completion::WithRepeat",
-        to: "false && completion == Completion::WithRepeat",
+        from: "completion == TlbiCompletion::WithRepeat",
+        to: "false && completion == TlbiCompletion::WithRepeat",
         oracle: Oracle::ArchTest("broadcast_tlbi_and_dsb_are_repeated_on_a_cortex_a76"),
     },
     SourceMutant {
