@@ -266,6 +266,29 @@ fn concurrent_errors_are_acknowledged_by_one_write() {
     assert_eq!(commands.run([]), Ok(()), "the queue has not continued");
 }
 
+/// The waiter acknowledges only the error that stops its batch; the other one stays active for the handler.
+#[test]
+fn error_during_the_batch_of_another_cpu_is_reported_once() {
+    const GERROR: usize = 0x60;
+    const GERRORN: usize = 0x64;
+    const EVENTQ_ABT_ERR: u32 = 1 << 2;
+    let fixture = fixture(IdRegisters::STAGE1, WalkCoherency::Coherent);
+    let mut commands = fixture.commands.borrow_mut();
+    let illegal = Command::TlbiS12Vmall { vmid: addr::Vmid::new(0) };
+    commands.submit(illegal.encode()).unwrap();
+    fixture.machine.after_step.set(Some(|machine| {
+        machine.after_step.set(None);
+        machine.set_register(GERROR, machine.register(GERROR) ^ EVENTQ_ABT_ERR);
+    }));
+    assert_eq!(commands.run([]), Ok(()));
+    assert!(fixture.machine.after_step.get().is_none(), "no error during the batch");
+    let active = || fixture.machine.register(GERROR) ^ fixture.machine.register(GERRORN);
+    assert_eq!(active(), EVENTQ_ABT_ERR);
+    assert_eq!(commands.service_errors().bits, EVENTQ_ABT_ERR | 1);
+    assert_eq!(active(), 0);
+    assert!(commands.service_errors().is_empty(), "reported twice");
+}
+
 /// A queue in which another CPU completes a batch of another kind before each access.
 struct OtherBatches<'a>(&'a RefCell<CommandQueue>);
 
