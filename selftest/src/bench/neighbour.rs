@@ -13,7 +13,7 @@ use dma_api::{Direction, DmaError, DmaMask, StreamMemory};
 use drivers::dma_engine::{self, Transfer};
 use drivers::edu;
 use kernel::devices;
-use kernel::devices::dma_engine::DmaEngineDevice;
+use kernel::devices::dma_engine::{Completion, DmaEngineDevice};
 use kernel::dma::Device;
 use kernel::dma::stream::{self, Pages};
 use kernel::{kprintln, sched};
@@ -34,6 +34,8 @@ struct ThreadCounts {
     quarantines: u64,
     /// Devices whose first fault was recorded with its address.
     recorded: u64,
+    /// Copies that were reported as complete, but have wrong data or are those of a quarantined device.
+    wrong: u64,
 }
 
 /// Measures without and with faulting devices; returns at once without other devices or without an SMMU.
@@ -46,8 +48,8 @@ pub fn run(device: &Arc<Device>) -> Result<(), DmaError> {
     }
     // The actual address width, since the device transfers data here.
     first.device().set_mask(DmaMask::up_to(edu::DMA_MASK))?;
-    // One second: the time of ten transfers of an `edu`.
-    let window = timer::frequency();
+    // Two seconds: the time of twenty transfers of an `edu`, half of which are a faulting device's copies.
+    let window = 2 * timer::frequency();
     for (attrs, neighbours) in [("quiet", Vec::new()), ("faulting", neighbours)] {
         let number = neighbours.len();
         let count = measure(first, neighbours, window)?;
@@ -75,10 +77,10 @@ fn measure(
 }
 
 fn report(attrs: &str, neighbours: usize, window: u64, count: ThreadCounts) {
-    let ThreadCounts { transfers, transfer_ticks, mapped, faults, quarantines, recorded } = count;
+    let ThreadCounts { transfers, transfer_ticks, mapped, faults, quarantines, recorded, wrong } = count;
     kprintln!(
         "BENCH neighbour size={PAGE_SIZE} attrs={attrs} alloc_ticks={} free_ticks=0 iters={mapped} chunks=1 \
-         transfers={transfers} transfer_ticks={} faults={faults} quarantines={quarantines} neighbours={neighbours} reported={recorded}",
+         transfers={transfers} transfer_ticks={} faults={faults} quarantines={quarantines} neighbours={neighbours} reported={recorded} wrong={wrong}",
         window / mapped.max(1),
         transfer_ticks / transfers.max(1),
     );
@@ -93,30 +95,56 @@ impl ThreadCounts {
             faults: self.faults + other.faults,
             quarantines: self.quarantines + other.quarantines,
             recorded: self.recorded + other.recorded,
+            wrong: self.wrong + other.wrong,
         }
     }
 }
 
-/// Maps a page for each transfer of the device.
+/// Copies a page to the device and back, with other data each time, and maps it for each transfer.
 fn transfer(engine: &DmaEngineDevice, end: u64) -> Result<ThreadCounts, DmaError> {
-    let mut page: Box<dyn StreamMemory> = Pages::new(PAGE_SIZE)?;
     let (mut count, start) = (ThreadCounts::default(), timer::now());
     while timer::now() < end {
-        let mapping =
-            stream::map(engine.device(), page, Direction::ToDevice).map_err(|refused| refused.error)?;
-        let transferred =
-            engine.transfer(page_transfer(dma_engine::TransferDirection::FromMemory, mapping.iova()));
-        page = mapping.unmap()?;
-        match transferred {
-            Ok(done) if done.is_complete() => count.transfers += 1,
-            other => {
-                log::error!("{}: {other:?}", engine.device().name());
-                break;
-            }
+        let data = 1 + (count.transfers / 2) as u8;
+        let loaded = load(engine, data)?;
+        let stored = store(engine, data)?;
+        if !loaded || !stored.complete {
+            log::error!("{}: a copy is not complete", engine.device().name());
+            break;
         }
+        count.transfers += 2;
+        count.wrong += u64::from(!stored.right);
     }
     count.transfer_ticks = timer::now() - start;
     Ok(count)
+}
+
+/// Lets the device read a page of `data` into its buffer. Returns whether the copy is complete.
+fn load(engine: &DmaEngineDevice, data: u8) -> Result<bool, DmaError> {
+    let mut page: Box<dyn StreamMemory> = Pages::new(PAGE_SIZE)?;
+    page.bytes().into_iter().for_each(|bytes| bytes.fill(data));
+    let mapping = stream::map(engine.device(), page, Direction::ToDevice).map_err(|refused| refused.error)?;
+    let done = engine.transfer(page_transfer(dma_engine::TransferDirection::FromMemory, mapping.iova()));
+    mapping.unmap()?;
+    Ok(done.is_ok_and(Completion::is_complete))
+}
+
+/// A copy from the device's buffer to a page.
+struct Stored {
+    /// It was reported as complete.
+    complete: bool,
+    /// The page has the data.
+    right: bool,
+}
+
+/// Lets the device write its buffer, which must be full of `data`, to a page.
+fn store(engine: &DmaEngineDevice, data: u8) -> Result<Stored, DmaError> {
+    let page: Box<dyn StreamMemory> = Pages::new(PAGE_SIZE)?;
+    let mapping =
+        stream::map(engine.device(), page, Direction::FromDevice).map_err(|refused| refused.error)?;
+    let done = engine.transfer(page_transfer(dma_engine::TransferDirection::ToMemory, mapping.iova()));
+    let mut page = mapping.unmap()?;
+    let right = page.bytes().is_some_and(|bytes| bytes.iter().all(|&byte| byte == data));
+    Ok(Stored { complete: done.is_ok_and(Completion::is_complete), right })
 }
 
 /// Maps and unmaps a page continuously, while the device transfers.
@@ -132,21 +160,27 @@ fn map_and_unmap(device: &Arc<Device>, end: u64) -> Result<ThreadCounts, DmaErro
     Ok(count)
 }
 
-/// Faults continuously, and rearms the device when it is quarantined.
+/// Faults continuously, and rearms the device when it is quarantined. After each fault it copies to a page
+/// that is mapped: the copy may be complete only if the IOMMU has not aborted it, also if events are lost.
 fn fault(engine: &DmaEngineDevice, end: u64) -> Result<ThreadCounts, DmaError> {
+    const DATA: u8 = 0xd7;
     let (mut count, before) = (ThreadCounts::default(), engine.device().total_faults());
+    load(engine, DATA)?;
     while timer::now() < end {
         if let Err(error) = engine.transfer(page_transfer(dma_engine::TransferDirection::ToMemory, UNMAPPED))
         {
             log::error!("{}: {error}", engine.device().name());
             break;
         }
+        let copy = store(engine, DATA)?;
+        count.wrong += u64::from(copy.complete && !copy.right);
         let is_quarantined = engine.device().is_quarantined();
         if count.recorded == 0 && first_fault_address(engine.device()) == Some(UNMAPPED) {
             count.recorded = 1;
         }
         if is_quarantined {
             count.quarantines += 1;
+            count.wrong += u64::from(store(engine, DATA)?.complete);
             engine.device().rearm()?;
         }
     }

@@ -79,7 +79,9 @@ fn evaluate(figures: &[Figure], console: &str, queue: QueueSize) -> Vec<Option<S
     });
     let overflow =
         logged.has_wrong_loss_count(queue).then(|| format!("{} lines report lost events", logged.losses));
-    costs.into_iter().chain([lost, wrong_sum, overflow]).collect()
+    let wrong = [quiet, faulting].map(|figure| field(figure, "wrong")).into_iter().sum::<u64>();
+    let wrong = (wrong != 0).then(|| format!("{wrong} copies were reported as complete, but were aborted"));
+    costs.into_iter().chain([lost, wrong_sum, overflow, wrong]).collect()
 }
 
 /// Events in a log.
@@ -157,6 +159,12 @@ mod tests {
         assert!(failures(&console(1100, 5500, 2, 11)).is_empty());
         assert_eq!(failures(&console(1101, 5500, 2, 11)), ["mapping a page costs 1101, without faults 1000"]);
         assert_eq!(failures(&console(900, 5501, 2, 11)), ["a transfer costs 5501, without faults 5000"]);
+    }
+
+    #[test]
+    fn a_copy_that_was_not_made_fails() {
+        let wrong = console(1000, 5000, 2, 11).replace("reported=2", "reported=2 wrong=3");
+        assert_eq!(failures(&wrong), ["3 copies were reported as complete, but were aborted"]);
     }
 
     #[test]
