@@ -1,24 +1,43 @@
-//! Signals. They are recorded but not delivered: a program that faults or aborts is terminated, and the
-//! report names the signal that Linux would send.
+//! Signals. Handlers are recorded but not called: a program that faults or aborts is terminated, and the report
+//! names the signal that Linux would send.
 
 use core::fmt;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-macro_rules! signals {
-    ($($name:ident = $number:literal $text:literal),* $(,)?) => {
-        /// A signal that terminates a program.
-        #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-        #[repr(u8)]
-        pub enum Signal {
-            $(#[doc = concat!($text, ".")] $name = $number,)*
-        }
+/// A signal, 1 to 64.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(transparent)]
+pub struct Signal(u8);
 
+/// The effect of a signal without a handler (signal(7)).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DefaultAction {
+    /// The process is terminated.
+    Terminate,
+    /// The signal is ignored.
+    Ignore,
+    /// The process is stopped.
+    Stop,
+}
+
+macro_rules! signals {
+    ($($name:ident = $number:literal $action:ident $text:literal),* $(,)?) => {
         impl Signal {
-            /// The signal with this number; `None` for other signals.
-            pub const fn from_number(number: u64) -> Option<Self> {
-                match number {
-                    $($number => Some(Self::$name),)*
+            $(#[doc = concat!($text, ".")] pub const $name: Self = Self($number);)*
+
+            /// The name of a signal that has one.
+            const fn name(self) -> Option<&'static str> {
+                match self {
+                    $(Self::$name => Some(stringify!($name)),)*
                     _ => None,
+                }
+            }
+
+            /// The effect without a handler; real-time signals terminate.
+            pub const fn default_action(self) -> DefaultAction {
+                match self {
+                    $(Self::$name => DefaultAction::$action,)*
+                    _ => DefaultAction::Terminate,
                 }
             }
         }
@@ -26,22 +45,68 @@ macro_rules! signals {
 }
 
 signals! {
-    SIGILL = 4 "illegal instruction",
-    SIGTRAP = 5 "breakpoint",
-    SIGABRT = 6 "abort",
-    SIGBUS = 7 "bus error: alignment fault or memory error",
-    SIGFPE = 8 "floating-point exception",
-    SIGKILL = 9 "kill",
-    SIGSEGV = 11 "segmentation violation: invalid memory reference",
-    SIGPIPE = 13 "broken pipe",
-    SIGTERM = 15 "termination request",
-    SIGSYS = 31 "bad system call",
+    SIGHUP = 1 Terminate "hangup of the terminal",
+    SIGINT = 2 Terminate "interrupt from the terminal",
+    SIGQUIT = 3 Terminate "quit from the terminal",
+    SIGILL = 4 Terminate "illegal instruction",
+    SIGTRAP = 5 Terminate "breakpoint",
+    SIGABRT = 6 Terminate "abort",
+    SIGBUS = 7 Terminate "bus error: alignment fault or memory error",
+    SIGFPE = 8 Terminate "floating-point exception",
+    SIGKILL = 9 Terminate "kill",
+    SIGUSR1 = 10 Terminate "user-defined signal 1",
+    SIGSEGV = 11 Terminate "segmentation violation: invalid memory reference",
+    SIGUSR2 = 12 Terminate "user-defined signal 2",
+    SIGPIPE = 13 Terminate "broken pipe",
+    SIGALRM = 14 Terminate "timer of `alarm`",
+    SIGTERM = 15 Terminate "termination request",
+    SIGSTKFLT = 16 Terminate "unused",
+    SIGCHLD = 17 Ignore "child stopped or terminated",
+    SIGCONT = 18 Ignore "continue if stopped",
+    SIGSTOP = 19 Stop "stop",
+    SIGTSTP = 20 Stop "stop from the terminal",
+    SIGTTIN = 21 Stop "terminal input of a background process",
+    SIGTTOU = 22 Stop "terminal output of a background process",
+    SIGURG = 23 Ignore "urgent data of a socket",
+    SIGXCPU = 24 Terminate "CPU time limit exceeded",
+    SIGXFSZ = 25 Terminate "file size limit exceeded",
+    SIGVTALRM = 26 Terminate "virtual timer",
+    SIGPROF = 27 Terminate "profiling timer",
+    SIGWINCH = 28 Ignore "window size changed",
+    SIGIO = 29 Terminate "input or output possible",
+    SIGPWR = 30 Terminate "power failure",
+    SIGSYS = 31 Terminate "bad system call",
+}
+
+impl Signal {
+    /// The signal with this number; `None` unless it is from 1 to 64.
+    pub const fn from_number(number: u64) -> Option<Self> {
+        if 0 < number && number < SIGNALS as u64 { Some(Self(number as u8)) } else { None }
+    }
+
+    /// The number.
+    pub const fn number(self) -> usize {
+        self.0 as usize
+    }
+
+    /// Whether it can be neither caught, blocked nor ignored.
+    pub const fn is_unblockable(self) -> bool {
+        matches!(self, Self::SIGKILL | Self::SIGSTOP)
+    }
 }
 
 impl fmt::Display for Signal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(self, f)
+        match self.name() {
+            Some(name) => f.write_str(name),
+            None => write!(f, "signal {}", self.0),
+        }
     }
+}
+
+/// A signal mask without [unblockable](Signal::is_unblockable) signals, as which masks are stored.
+pub const fn blockable(mask: u64) -> u64 {
+    mask & !(1 << (Signal::SIGKILL.0 - 1) | 1 << (Signal::SIGSTOP.0 - 1))
 }
 
 /// The number of signals, including the unused signal 0.
@@ -87,8 +152,14 @@ pub struct StackT {
     pub size: u64,
 }
 
+/// The thread runs on the alternate signal stack; as an argument the same as 0.
+pub const SS_ONSTACK: u32 = 1;
 /// No alternate signal stack.
 pub const SS_DISABLE: u32 = 2;
+/// The stack is disabled while a handler runs on it.
+pub const SS_AUTODISARM: u32 = 1 << 31;
+/// The minimum size of an alternate signal stack on arm64 (`MINSIGSTKSZ`).
+pub const MINSIGSTKSZ: u64 = 5120;
 
 impl Default for StackT {
     fn default() -> Self {
@@ -102,8 +173,25 @@ mod tests {
 
     #[test]
     fn signals_display_their_names() {
-        assert_eq!(Signal::from_number(11).unwrap().to_string(), "SIGSEGV");
-        assert_eq!(Signal::from_number(0), None);
+        let name = |number| Signal::from_number(number).map(|signal| signal.to_string());
+        assert_eq!([name(11).unwrap(), name(34).unwrap()], ["SIGSEGV", "signal 34"]);
+        assert_eq!([name(0), name(65), name(256 + 9)], [None, None, None]);
         assert_eq!((size_of::<SigAction>(), size_of::<StackT>()), (32, 24));
+    }
+
+    #[test]
+    fn default_actions_match_linux() {
+        let with = |action| {
+            let all = (1..65).filter_map(Signal::from_number);
+            all.filter(|signal| signal.default_action() == action).map(|signal| signal.0).collect::<Vec<_>>()
+        };
+        assert_eq!(with(DefaultAction::Ignore), [17, 18, 23, 28]);
+        assert_eq!(with(DefaultAction::Stop), [19, 20, 21, 22]);
+    }
+
+    #[test]
+    fn masks_never_contain_kill_and_stop() {
+        assert_eq!(!blockable(u64::MAX), 1 << 8 | 1 << 18);
+        assert_eq!(blockable(0x1_0001), 0x1_0001);
     }
 }

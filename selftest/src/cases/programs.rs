@@ -69,6 +69,8 @@ pub(super) const TESTS: &[Test] = probes! {
     "futex_requeue_wakes_and_moves_waiters" by passes "futex-requeue",
     "locks_of_an_exited_thread_have_a_dead_owner" by passes "futex-owner-died",
     "futex_words_are_checked" by passes "futex-bad-words",
+    "ignored_signals_have_no_effect" by passes "signals-ignored",
+    "signal_arguments_are_checked" by passes "signal-arguments",
     "fp_registers_survive_context_switches" by passes "float",
     "invalid_pointers_return_efault" by passes "bad-pointers",
     "user_copies_cross_page_borders" by passes "copies-across-pages",

@@ -29,6 +29,7 @@ mod pointer_authentication;
 mod raw;
 mod result;
 mod share;
+mod signals;
 mod start;
 mod threads;
 mod time;
@@ -82,6 +83,8 @@ const PROBES: &[Probe] = &[
     ("futex-requeue", Expectation::Pass, futexes::requeues),
     ("futex-owner-died", Expectation::Pass, futexes::owner_died),
     ("futex-bad-words", Expectation::Pass, futexes::bad_words),
+    ("signals-ignored", Expectation::Pass, signals::ignored),
+    ("signal-arguments", Expectation::Pass, signals::arguments),
     ("float", Expectation::Pass, threads::floating_point),
     ("bad-pointers", Expectation::Pass, bad_pointers::bad_pointers),
     ("copies-across-pages", Expectation::Pass, borders::copies),
@@ -204,7 +207,7 @@ mod tests {
     /// Probes without a device also pass on the Linux build host, which validates the probes themselves.
     #[test]
     fn portable_probes_pass_on_linux() {
-        let portable: [fn(&[String]) -> ProbeResult; 26] = [
+        let portable: [fn(&[String]) -> ProbeResult; 28] = [
             start::hello,
             files::tree,
             files::descriptors,
@@ -228,6 +231,8 @@ mod tests {
             futexes::requeues,
             futexes::owner_died,
             futexes::bad_words,
+            signals::ignored,
+            signals::arguments,
             threads::locks_and_channels,
             threads::preemption,
             threads::floating_point,
