@@ -187,7 +187,7 @@ fn event<'a>(
 
 /// Returns a read-write mapping, for privileged transactions only if requested and supported.
 fn mapping(device: &Device, buffer: &ChunkedBuffer) -> Mapping {
-    let all = Mapping::read_write(buffer.memory());
+    let all = Mapping::read_write(device.domain().device_memory(buffer.memory()));
     let privileged =
         buffer.attrs().contains(Attrs::PRIVILEGED) && device.domain().supports_privileged_mappings();
     if privileged { all.privileged() } else { all }

@@ -41,11 +41,11 @@ impl Device {
         coherent: bool,
         unusable: &[AddrRange<Iova>],
     ) -> Result<Arc<Self>, DmaError> {
-        let domain = Domain::translated(smmu, unusable)?;
+        let domain = Domain::translated(smmu, coherent, unusable)?;
         Self::in_group(name, smmu, stream, coherent, domain)
     }
 
-    /// Like [`Device::translated`], but in an existing domain.
+    /// Like [`Device::translated`], but in an existing domain, of devices that are equally `coherent`.
     ///
     /// # Errors
     /// [`DmaError::IommuRefused`], [`DmaError::IommuTimeout`], [`DmaError::OutOfTables`].

@@ -9,7 +9,7 @@ use crate::iommu::{LOST_BYTES, Smmu, Tables};
 use crate::memory::leaf_batches;
 use crate::sched::Mutex;
 use crate::sync::SpinLock;
-use addr::{AddrRange, FrameRun, Iova, PAGE_SIZE, PhysAddr, StreamId};
+use addr::{AddrRange, FrameRun, Iova, MemoryType, PAGE_SIZE, PhysAddr, StreamId};
 use alloc::boxed::Box;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
@@ -35,6 +35,8 @@ enum DomainTranslation {
 /// A domain behind an SMMU.
 struct SmmuDomain {
     smmu: &'static Smmu,
+    /// Whether its devices snoop the CPU caches.
+    coherent: bool,
     /// Mappings without the domain's lock; created with the first one.
     small: Once<Box<SmallMappings>>,
     iova_space: Mutex<IovaSpace>,
@@ -54,17 +56,19 @@ impl Domain {
         Self { translation: DomainTranslation::Direct(BusWindows::new(windows)) }
     }
 
-    /// Returns an empty domain of `smmu`, which never allocates the `unusable` addresses.
+    /// Returns an empty domain of `smmu`, for devices that snoop the CPU caches if `coherent`, which never
+    /// allocates the `unusable` addresses.
     ///
     /// # Errors
     /// See [`Smmu::new_domain`].
     pub(super) fn translated(
         smmu: &'static Smmu,
+        coherent: bool,
         unusable: &[AddrRange<Iova>],
     ) -> Result<Arc<Self>, DmaError> {
         let (domain, input_bits) = (smmu.new_domain()?, smmu.features().input_bits());
         let iova_space = Mutex::new(IovaSpace::new(smmu, domain, input_bits, unusable));
-        let domain = SmmuDomain { smmu, small: Once::new(), iova_space };
+        let domain = SmmuDomain { smmu, coherent, small: Once::new(), iova_space };
         let domain = Arc::new(Self { translation: DomainTranslation::Smmu(Box::new(domain)) });
         let mut all = ALL.lock();
         // Dead entries are removed only when the vector is full: amortised constant cost per domain.
@@ -85,6 +89,18 @@ impl Domain {
     /// Returns whether an IOMMU translates: memory may then be scattered and at any physical address.
     pub fn is_translated(&self) -> bool {
         matches!(self.translation, DomainTranslation::Smmu(..))
+    }
+
+    /// Returns whether an IOMMU translates for devices that do not snoop the CPU caches.
+    pub fn is_non_coherent(&self) -> bool {
+        matches!(&self.translation, DomainTranslation::Smmu(domain) if !domain.coherent)
+    }
+
+    /// Returns the memory type of device mappings of memory that is `memory` for the CPUs. A device that does
+    /// not snoop accesses it as non-cacheable: a cacheable transaction could hit in a cache on its way, which
+    /// the CPUs' maintenance does not reach.
+    pub(super) fn device_memory(&self, memory: MemoryType) -> MemoryType {
+        if self.is_non_coherent() { MemoryType::NonCacheable } else { memory }
     }
 
     /// Returns whether the tables can exclude unprivileged transactions: stage 1 can, stage 2 has no encoding

@@ -110,7 +110,7 @@ fn map_segments(
         align: alignment(longest),
         mask: device.mask(),
         placement: MapPlacement::Whole,
-        mapping: mapping(direction),
+        mapping: mapping(direction, device.domain().device_memory(MemoryType::WriteBack)),
     };
     // SAFETY: as in `map_fast_path`; `refuse` leaks the memory of a failed map that is not invalidated.
     let pages = unsafe { device.domain().map(segments.iter().map(WholePages::around), &request) }?;
@@ -157,10 +157,10 @@ unsafe impl StreamOps for Device {
 
 /// Returns the access rights for `direction`. `FromDevice` includes read access: stage 1 has no write-only
 /// encoding.
-fn mapping(direction: Direction) -> Mapping {
+fn mapping(direction: Direction, memory: MemoryType) -> Mapping {
     match direction {
-        Direction::ToDevice => Mapping::read_only(MemoryType::WriteBack),
-        Direction::FromDevice | Direction::Bidirectional => Mapping::read_write(MemoryType::WriteBack),
+        Direction::ToDevice => Mapping::read_only(memory),
+        Direction::FromDevice | Direction::Bidirectional => Mapping::read_write(memory),
     }
 }
 

@@ -46,12 +46,14 @@ impl Mappings {
     }
 }
 
-/// Returns the first frames that are mapped with two memory types.
+/// Returns the first frames that are mapped with two memory types. Mappings of devices that do not snoop are
+/// excluded: they are non-cacheable for every memory type of the CPUs' mappings.
 pub(super) fn conflict(sorted: &[MappedRange]) -> Option<Finding> {
     // Of each memory type, the mapping so far with the highest end: a mapping that overlaps any of them
     // overlaps this one.
     let mut furthest: [Option<MappedRange>; 4] = [None; 4];
-    for &mapped in sorted {
+    let snooped = |mapped: &&MappedRange| !matches!(mapped.owner, Owner::NonCoherentDomain(_));
+    for &mapped in sorted.iter().filter(snooped) {
         let others = furthest.iter().flatten().filter(|other| other.memory != mapped.memory);
         for other in others {
             if let Some(frames) = other.frames.intersection(&mapped.frames) {
@@ -126,6 +128,16 @@ mod tests {
             (0x20000, 0x21000, Device),
         ]);
         assert_eq!(found, Some(range(0x3000, 0x4000)));
+    }
+
+    #[test]
+    fn non_cacheable_mapping_of_a_device_that_does_not_snoop_is_no_conflict() {
+        let mut all = Mappings::default();
+        all.add(range(0, 0x2000), WriteBack, Owner::Linear);
+        all.add(range(0x1000, 0x2000), NonCacheable, Owner::NonCoherentDomain(0));
+        assert_eq!(conflict(all.sorted()), None);
+        all.add(range(0x1000, 0x2000), NonCacheable, Owner::Domain(1));
+        assert!(conflict(all.sorted()).is_some());
     }
 
     #[test]

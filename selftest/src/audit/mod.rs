@@ -2,7 +2,8 @@
 //! the allocators themselves. It requires that no other thread changes mappings meanwhile. It runs after each
 //! self-test.
 //!
-//! 1. All mappings of a frame have one memory type (invariant 2).
+//! 1. All CPU mappings of a frame have one memory type (invariant 2). Device mappings have the same, or are
+//!    non-cacheable for devices that do not snoop.
 //! 2. No free frame, page table or heap frame has a mapping outside of the linear map.
 //! 3. No mapping is writable and executable, and each entry is the exact encoding of its memory type and
 //!    permissions: so no kernel memory is accessible to a program, and the kernel executes no memory of a
@@ -35,6 +36,8 @@ pub enum Owner {
     Kernel,
     /// A DMA domain, numbered from 0 in the order of creation.
     Domain(usize),
+    /// A DMA domain of devices that do not snoop.
+    NonCoherentDomain(usize),
     /// A program with this process ID, with shared memory such as a buffer.
     Program(u32),
     /// A program with this process ID, with anonymous memory.
@@ -67,6 +70,8 @@ pub enum Finding {
     DoubleUse { frames: AddrRange<PhysAddr>, uses: [FrameUse; 2] },
     /// A mapping is writable and executable.
     WritableCode { frames: AddrRange<PhysAddr>, owner: Owner },
+    /// A device that does not snoop has a cacheable mapping.
+    CacheableForDevice { frames: AddrRange<PhysAddr>, owner: Owner },
     /// An entry differs from the encoding of its memory type and permissions.
     Irregular { frames: AddrRange<PhysAddr>, owner: Owner },
     /// A device mapping is at an address that is not allocated.
@@ -102,6 +107,9 @@ impl fmt::Display for Finding {
             }
             Self::WritableCode { frames, owner } => {
                 write!(f, "{frames:?} is mapped writable and executable by {owner:?}")
+            }
+            Self::CacheableForDevice { frames, owner } => {
+                write!(f, "{frames:?} is mapped cacheable by {owner:?}")
             }
             Self::Irregular { frames, owner } => {
                 write!(f, "{frames:?} is mapped by {owner:?} with an irregular descriptor")
@@ -197,9 +205,13 @@ impl Audit {
 
     fn add_devices(&mut self) {
         for (number, domain) in domain::all().into_iter().enumerate() {
-            let owner = Owner::Domain(number);
+            let non_coherent = domain.is_non_coherent();
+            let owner = if non_coherent { Owner::NonCoherentDomain(number) } else { Owner::Domain(number) };
             domain.all_leaves(|leaf, is_allocated| {
                 self.add(&leaf, leaf.output(), owner);
+                if non_coherent && leaf.memory == MemoryType::WriteBack {
+                    self.finding.get_or_insert(Finding::CacheableForDevice { frames: leaf.output(), owner });
+                }
                 if !is_allocated {
                     self.finding.get_or_insert(Finding::UnallocatedIova {
                         frames: leaf.output(),

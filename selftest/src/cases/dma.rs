@@ -48,6 +48,10 @@ pub const TESTS: &[Test] = &[
         run: vmalloc_exhaustion_fails_only_kernel_views,
     },
     Test { name: "dma.streaming_mapping_is_one_iova_range", run: streaming_mapping_is_one_iova_range },
+    Test {
+        name: "dma.device_mappings_are_cacheable_only_for_devices_that_snoop",
+        run: device_mappings_are_cacheable_only_for_devices_that_snoop,
+    },
 ];
 
 /// A stream that no device of a known machine has.
@@ -533,4 +537,32 @@ fn check_streaming(
     device.domain().leaves(range.align_outward(PAGE_SIZE).ok_or("range")?, |_| remaining += 1);
     check!(remaining == 0, "{remaining} leaves after unmap");
     Ok(())
+}
+
+fn device_mappings_are_cacheable_only_for_devices_that_snoop() -> Outcome {
+    let mut pages = 0;
+    for (coherent, expected) in [(true, MemoryType::WriteBack), (false, MemoryType::NonCacheable)] {
+        let Some(device) = translated_device(coherent)? else { skip!("no SMMU") };
+        // A page, mapped in a pinned table, and a large mapping.
+        for len in [PAGE_SIZE, 1 << 20] {
+            let buffer = dma::alloc_unattached(len, Attrs::empty()).map_err(|error| format!("{error}"))?;
+            let attachment = Attachment::new(&device, buffer, MapPlacement::Whole);
+            let attachment = attachment.map_err(|error| format!("{error}"))?;
+            let pages_of_stream = pages_or_error(Pages::new(len))?;
+            let stream = stream::map(&device, pages_of_stream, Direction::Bidirectional);
+            let stream = stream.map_err(|refused| format!("{}", refused.error))?;
+            let streamed = AddrRange::new(stream.iova(), stream.iova() + len);
+            for range in [attachment.range(), streamed] {
+                let mut wrong = None;
+                device.domain().leaves(range, |leaf| {
+                    pages += leaf.bytes / PAGE_SIZE;
+                    if leaf.memory != expected {
+                        wrong = Some(leaf);
+                    }
+                });
+                check!(wrong.is_none(), "coherent {coherent}: {wrong:?}, not {expected:?}");
+            }
+        }
+    }
+    pass!("{pages} pages of write-back buffers and streams")
 }

@@ -198,6 +198,14 @@ pub const MUTANTS: &[SourceMutant] = &[
         oracle: test(RULES, "is WriteBack for Linear and NonCacheable for Domain("),
     },
     SourceMutant {
+        name: "cacheable mapping for a device that does not snoop",
+        file: "kernel/src/dma/domain.rs",
+        item: "device_memory",
+        from: "if self.is_non_coherent() { MemoryType::NonCacheable } else { memory }",
+        to: "memory",
+        oracle: test("dma.device_mappings_are_cacheable_only_for_devices_that_snoop", "not NonCacheable"),
+    },
+    SourceMutant {
         name: "program mapping with another memory type",
         file: "kernel/src/vm/address_space/entries.rs",
         item: "map_shared_part",
