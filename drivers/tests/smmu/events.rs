@@ -34,6 +34,29 @@ fn event_queue_overflow_is_reported_and_drained() {
     }
 }
 
+/// The write of CONS after a batch does not acknowledge an overflow after the read of PROD.
+#[test]
+#[cfg_attr(miri, ignore = "fills a queue of 1 024 events")]
+fn overflow_during_a_drain_is_reported_once_by_the_next() {
+    let mut fixture = fixture(IdRegisters::NESTED, WalkCoherency::NonCoherent);
+    let _domain = fixture.attached(STREAM);
+    (0..1000).for_each(|access| assert_eq!(fixture.reach(4 * access), None));
+    let (machine, mut reports) = (fixture.machine.clone(), Vec::new());
+    let more = fixture.events.drain(|report| {
+        // Slots are freed after the batch only: 24 events fit.
+        if reports.is_empty() {
+            (0..100).for_each(|access| _ = machine.access(STREAM, 4 * access, READ));
+        }
+        reports.push(report);
+    });
+    assert!(more && !reports.contains(&EventReport::Overflow));
+    reports.extend(fixture.reports());
+    let count = |wanted: fn(&EventReport) -> bool| reports.iter().filter(|report| wanted(report)).count();
+    assert_eq!(count(|report| matches!(report, EventReport::Overflow)), 1);
+    assert_eq!(count(|report| matches!(report, EventReport::Event(_) | EventReport::RateLimited(_))), 1024);
+    assert_eq!((fixture.reach(0), fixture.reports().len()), (None, 1));
+}
+
 #[test]
 fn events_are_read_in_order_across_the_wrap() {
     let mut fixture = fixture(IdRegisters::NESTED, WalkCoherency::NonCoherent);
