@@ -109,8 +109,8 @@ user_load_32:
 // x0 = word (user, aligned), w1 = expected, w2 = new, w3 = whether FEAT_PAN is implemented. Returns the old
 // word, which is replaced if it is the expected one; -1 on a fault; -2 if another observer accessed the word.
 //
-// There is no unprivileged form of the exclusives, so PSTATE.PAN is clear in between. The LDTR checks that EL0
-// may read the word. What EL0 may not write, EL1 may not write by these translation tables either.
+// There is no unprivileged form of the exclusives, so PSTATE.PAN is clear in between. The LDTR checks that
+// EL0 may read the word. What EL0 may not write, EL1 may not write by these translation tables either.
 .global user_compare_exchange_32
 user_compare_exchange_32:
 1:  ldtr    w4, [x0]

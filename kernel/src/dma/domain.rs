@@ -20,7 +20,8 @@ use pagetable::Leaf;
 use spin::Once;
 
 /// An IOVA space. Its lock is held during changes of the tables and of the stream table entries that lead to
-/// them, and while the SMMU completes their invalidation; a mapping is otherwise invalidated without it. It is a
+/// them, and while the SMMU completes their invalidation; a mapping is otherwise invalidated without it. It
+/// is a
 /// [`Mutex`]: a mapping can have any number of chunks, and an SMMU that does not respond takes seconds.
 pub struct Domain {
     translation: DomainTranslation,

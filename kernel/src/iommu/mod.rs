@@ -3,7 +3,8 @@
 //!
 //! Lock order: paging domain (held by the caller), stream table or TLB tags, command queue. The command queue
 //! has a spin lock, the others a [`Mutex`](crate::sched::Mutex), since they are held while an SMMU completes
-//! commands. The event queue is locked alone, by the interrupt handler too. Recorded events go to the registered [`EventSink`]s.
+//! commands. The event queue is locked alone, by the interrupt handler too. Recorded events go to the
+//! registered [`EventSink`]s.
 
 mod bringup;
 mod commands;

@@ -34,8 +34,9 @@ impl OverflowCause {
         self.current.add(stream);
     }
 
-    /// Ends a batch of records, after which some are `left` in the queue. Returns whether [`take`](Self::take) now
-    /// knows the stream that overflowed the queue. While most records of a full queue are unread it does not.
+    /// Ends a batch of records, after which some are `left` in the queue. Returns whether
+    /// [`take`](Self::take) now knows the stream that overflowed the queue. While most records of a full
+    /// queue are unread it does not.
     pub fn end_batch(&mut self, left: bool) -> bool {
         let is_sample = 2 * self.current.events >= self.entries;
         if is_sample {

@@ -126,7 +126,7 @@ fn placement(at: UserVa, flags: MapFlags) -> MmapPlacement {
 
 fn populate(call: &SyscallContext<'_>, at: UserVa, len: u64, prot: Prot) {
     if let Some(range) = AddrRange::from_len(at, len).and_then(|range| range.align_outward(PAGE_SIZE)) {
-        // The mapping exists regardless: page faults populate what this does not.
+        // Ignored, as in Linux: the mapping exists, and page faults populate the rest.
         let _ = call.process().space.populate(range, prot);
     }
 }

@@ -99,8 +99,9 @@ pub fn kill(syscall: Syscall, call: &SyscallContext<'_>) -> SyscallResult {
     self::signal(signal)?.map_or(Ok(0), |signal| deliver(process, signal))
 }
 
-/// Ignores the signal or terminates the process, as its action says. A signal with a handler cannot be delivered
-/// (`ENOSYS`), except `SIGABRT`, after which `abort` must not return; nor can one that stops the process.
+/// Ignores the signal or terminates the process, as its action says. A signal with a handler cannot be
+/// delivered (`ENOSYS`), except `SIGABRT`, after which `abort` must not return; nor can one that stops the
+/// process.
 fn deliver(process: &Arc<Process>, signal: Signal) -> SyscallResult {
     const SIG_DFL: u64 = 0;
     let handler = process.signals.lock()[signal.number()].handler;

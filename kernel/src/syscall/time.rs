@@ -36,7 +36,7 @@ pub fn times(call: &SyscallContext<'_>) -> SyscallResult {
 
 /// `clock_nanosleep`
 pub fn clock_nano_sleep(call: &SyscallContext<'_>) -> SyscallResult {
-    let clock = Clock::for_sleep(call.int(0))?;
+    let clock = ClockId::for_sleep(call.int(0))?;
     let flags = call.value(1);
     sleep(call, (flags & TIMER_ABSTIME != 0).then_some(clock), call.address(2), call.address(3))
 }
@@ -49,14 +49,14 @@ pub fn nano_sleep(call: &SyscallContext<'_>) -> SyscallResult {
 /// Sleeps until the time at `duration` on the clock `absolute`, or for that duration.
 fn sleep(
     call: &SyscallContext<'_>,
-    absolute: Option<Clock>,
+    absolute: Option<ClockId>,
     duration: UserVa,
     remaining: UserVa,
 ) -> SyscallResult {
     let time: Timespec = call.memory().read(duration)?;
     let time = time.to_nanoseconds().ok_or(Errno::EINVAL)?;
     let deadline = match absolute {
-        Some(Clock::Realtime) => sched::time::from_realtime(time),
+        Some(ClockId::Realtime) => sched::time::from_realtime(time),
         Some(_) => time,
         None => sched::time::now().saturating_add(time),
     };
@@ -72,21 +72,21 @@ fn sleep(
     }
 }
 
-fn clock(call: &SyscallContext<'_>) -> Result<Clock, Errno> {
-    Clock::from_id(call.int(0)).ok_or(Errno::EINVAL)
+fn clock(call: &SyscallContext<'_>) -> Result<ClockId, Errno> {
+    ClockId::from_id(call.int(0)).ok_or(Errno::EINVAL)
 }
 
 /// Returns the time of `clock`.
 ///
 /// # Errors
 /// `EINVAL` for the CPU time of another process, or of a thread of one.
-fn read_clock(call: &SyscallContext<'_>, clock: Clock) -> Result<u64, Errno> {
+fn read_clock(call: &SyscallContext<'_>, clock: ClockId) -> Result<u64, Errno> {
     match clock {
-        Clock::Realtime => Ok(sched::time::realtime_now()),
-        Clock::Monotonic => Ok(sched::time::now()),
-        Clock::ProcessCpu(id) if id == 0 || id == call.process().id() => Ok(call.process().cpu_time()),
-        Clock::ProcessCpu(_) => Err(Errno::EINVAL),
-        Clock::ThreadCpu(0) => Ok(sched::cpu_time(&sched::current())),
-        Clock::ThreadCpu(id) => call.process().cpu_time_of(id).ok_or(Errno::EINVAL),
+        ClockId::Realtime => Ok(sched::time::realtime_now()),
+        ClockId::Monotonic => Ok(sched::time::now()),
+        ClockId::ProcessCpu(id) if id == 0 || id == call.process().id() => Ok(call.process().cpu_time()),
+        ClockId::ProcessCpu(_) => Err(Errno::EINVAL),
+        ClockId::ThreadCpu(0) => Ok(sched::cpu_time(&sched::current())),
+        ClockId::ThreadCpu(id) => call.process().cpu_time_of(id).ok_or(Errno::EINVAL),
     }
 }

@@ -114,8 +114,8 @@ impl<'a> UserMemory<'a> {
         user_copy::load_u32(from).ok()
     }
 
-    /// Replaces the aligned word at `at` by `new` if it is `expected`, atomically towards the program. Returns
-    /// the old word.
+    /// Replaces the aligned word at `at` by `new` if it is `expected`, atomically towards the program.
+    /// Returns the old word.
     pub fn compare_exchange_u32(&self, at: UserVa, expected: u32, new: u32) -> Result<u32, Errno> {
         self.check(at, 4)?;
         loop {

@@ -6,9 +6,10 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 /// Nanoseconds per second.
 pub const NANOSECONDS: u64 = 1_000_000_000;
 
-/// A clock of `clock_gettime`. Clocks that differ only in resolution, or by the time suspended, are the same.
+/// The clock of `clock_gettime`. Clocks that differ only in resolution, or by the time suspended, are the
+/// same.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Clock {
+pub enum ClockId {
     /// Time since the epoch. Without a real-time clock Tessera's epoch is boot.
     Realtime,
     /// Time since boot.
@@ -19,7 +20,7 @@ pub enum Clock {
     ThreadCpu(u32),
 }
 
-impl Clock {
+impl ClockId {
     /// Decodes a clock id; `None` for an unknown clock (`EINVAL`).
     pub fn from_id(id: i32) -> Option<Self> {
         // The CPU clock of another process or thread: its id, inverted, above three bits that select it
@@ -129,21 +130,21 @@ mod tests {
 
     #[test]
     fn clock_ids_are_those_of_linux() {
-        assert_eq!([0, 5, 11].map(Clock::from_id), [Some(Clock::Realtime); 3]);
-        assert_eq!([1, 4, 6, 7].map(Clock::from_id), [Some(Clock::Monotonic); 4]);
-        assert_eq!([2, 3].map(Clock::from_id), [Some(Clock::ProcessCpu(0)), Some(Clock::ThreadCpu(0))]);
-        assert_eq!([8, 9, 10, 12, i32::MAX, -1, i32::MIN].map(Clock::from_id), [None; 7]);
+        assert_eq!([0, 5, 11].map(ClockId::from_id), [Some(ClockId::Realtime); 3]);
+        assert_eq!([1, 4, 6, 7].map(ClockId::from_id), [Some(ClockId::Monotonic); 4]);
+        assert_eq!([2, 3].map(ClockId::from_id), [Some(ClockId::ProcessCpu(0)), Some(ClockId::ThreadCpu(0))]);
+        assert_eq!([8, 9, 10, 12, i32::MAX, -1, i32::MIN].map(ClockId::from_id), [None; 7]);
         // clock_getcpuclockid(5) and pthread_getcpuclockid of thread 6.
-        assert_eq!(Clock::from_id(!5 << 3 | 2), Some(Clock::ProcessCpu(5)));
-        assert_eq!(Clock::from_id(!6 << 3 | 6), Some(Clock::ThreadCpu(6)));
+        assert_eq!(ClockId::from_id(!5 << 3 | 2), Some(ClockId::ProcessCpu(5)));
+        assert_eq!(ClockId::from_id(!6 << 3 | 6), Some(ClockId::ThreadCpu(6)));
     }
 
     #[test]
     fn sleeps_follow_realtime_and_monotonic_only() {
-        assert_eq!([0, 11].map(Clock::for_sleep), [Ok(Clock::Realtime); 2]);
-        assert_eq!([1, 7].map(Clock::for_sleep), [Ok(Clock::Monotonic); 2]);
-        assert_eq!([2, 3, 4, 5, 6].map(Clock::for_sleep), [Err(Errno::EOPNOTSUPP); 5]);
-        assert_eq!([12, !6 << 3 | 6].map(Clock::for_sleep), [Err(Errno::EINVAL); 2]);
+        assert_eq!([0, 11].map(ClockId::for_sleep), [Ok(ClockId::Realtime); 2]);
+        assert_eq!([1, 7].map(ClockId::for_sleep), [Ok(ClockId::Monotonic); 2]);
+        assert_eq!([2, 3, 4, 5, 6].map(ClockId::for_sleep), [Err(Errno::EOPNOTSUPP); 5]);
+        assert_eq!([12, !6 << 3 | 6].map(ClockId::for_sleep), [Err(Errno::EINVAL); 2]);
     }
 
     #[test]

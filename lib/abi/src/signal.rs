@@ -1,5 +1,5 @@
-//! Signals. Handlers are recorded but not called: a program that faults or aborts is terminated, and the report
-//! names the signal that Linux would send.
+//! Signals. Handlers are recorded but not called: a program that faults or aborts is terminated, and the
+//! report names the signal that Linux would send.
 
 use core::fmt;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};

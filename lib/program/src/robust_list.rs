@@ -1,7 +1,8 @@
-//! Robust futexes: the locks that a thread holds when it exits (Linux `Documentation/locking/robust-futexes.rst`).
+//! Robust futexes: the locks that a thread holds when it exits (Linux
+//! `Documentation/locking/robust-futexes.rst`).
 //!
-//! The list is in the program's memory, which may contain anything: the walk is bounded, and ends at the first
-//! fault.
+//! The list is in the program's memory, which may contain anything: the walk is bounded, and ends at the
+//! first fault.
 
 use addr::{Address, UserVa};
 
@@ -34,12 +35,12 @@ pub trait FutexMemory {
 
 /// An entry of the list.
 #[derive(Clone, Copy, PartialEq, Eq)]
-struct Entry {
+struct RobustEntry {
     at: u64,
     priority_inheritance: bool,
 }
 
-impl Entry {
+impl RobustEntry {
     fn new(pointer: u64) -> Self {
         Self {
             at: pointer & !PRIORITY_INHERITANCE,
@@ -48,18 +49,18 @@ impl Entry {
     }
 }
 
-/// Marks the locks in the list at `head` that `thread` owns as those of a dead owner, and wakes a waiter of each
-/// (`exit_robust_list`).
+/// Marks the locks in the list at `head` that `thread` owns as those of a dead owner, and wakes a waiter of
+/// each (`exit_robust_list`).
 pub fn release_robust_list(memory: &mut impl FutexMemory, head: UserVa, thread: u32) {
     // A list with a fault at its end is released up to there.
     let _ = try_release(memory, head, thread);
 }
 
 fn try_release(memory: &mut impl FutexMemory, head: UserVa, thread: u32) -> Option<()> {
-    let mut entry = Entry::new(memory.load_u64(head)?);
+    let mut entry = RobustEntry::new(memory.load_u64(head)?);
     let offset = memory.load_u64(head + FUTEX_OFFSET)?;
-    let pending = Entry::new(memory.load_u64(head + LIST_OP_PENDING)?);
-    let futex = |entry: Entry| UserVa::new(entry.at.wrapping_add(offset));
+    let pending = RobustEntry::new(memory.load_u64(head + LIST_OP_PENDING)?);
+    let futex = |entry: RobustEntry| UserVa::new(entry.at.wrapping_add(offset));
     let mut walk = || {
         for _ in 0..ENTRIES_MAX {
             if entry.at == head.raw() {
@@ -70,7 +71,7 @@ fn try_release(memory: &mut impl FutexMemory, head: UserVa, thread: u32) -> Opti
             if entry.at != pending.at {
                 release(memory, futex(entry), thread, entry.priority_inheritance, false)?;
             }
-            entry = Entry::new(next?);
+            entry = RobustEntry::new(next?);
         }
         Some(())
     };

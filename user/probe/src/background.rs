@@ -1,5 +1,5 @@
-//! Programs that run until they are killed: an idle one with all kinds of memory, a busy one, and two in a long
-//! system call.
+//! Programs that run until they are killed: an idle one with all kinds of memory, a busy one, and two in a
+//! long system call.
 
 use std::fs::File;
 use std::io;

@@ -82,9 +82,9 @@ pub const MUTANTS: &[SourceMutant] = &[
     SourceMutant {
         name: "kernel address in a UAPI structure",
         file: "kernel/src/fs/mod.rs",
-        item: "stat_device",
-        from: "ino: rdev",
-        to: "ino: &raw const rdev as u64",
+        item: "stat_node",
+        from: "ino: id.inode(),",
+        to: "ino: &raw const *node as u64,",
         oracle: test(STRUCTURES, "looks like a kernel address"),
     },
     SourceMutant {
@@ -376,9 +376,9 @@ pub const MUTANTS: &[SourceMutant] = &[
     SourceMutant {
         name: "MADV_DONTNEED of the first mapping only",
         file: "kernel/src/vm/address_space/mod.rs",
-        item: "discard",
-        from: "anonymous.try_for_each",
-        to: "anonymous.take(1).try_for_each",
+        item: "advise",
+        from: "try_parts(range).map_err(vma_errno)?",
+        to: "try_parts(range).map_err(vma_errno)?.into_iter().take(1)",
         oracle: test("programs.discarded_memory_reads_as_zero", "in page 4 is 0x"),
     },
     SourceMutant {

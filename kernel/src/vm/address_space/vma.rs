@@ -62,8 +62,8 @@ impl Inner {
         self.vmas.insert(vma).map_err(vma_errno)
     }
 
-    /// Unmaps all mappings in `range`, and adds those of buffers to `removed`, which must be dropped after the
-    /// lock is released: the last reference frees its buffer.
+    /// Unmaps all mappings in `range`, and adds those of buffers to `removed`, which must be dropped after
+    /// the lock is released: the last reference frees its buffer.
     pub(super) fn unmap_all(
         &mut self,
         range: AddrRange<UserVa>,
@@ -82,12 +82,12 @@ impl Inner {
         Ok(())
     }
 
-    /// Unmaps the part of the first VMA that overlaps `range`, and returns it, to be dropped after the lock is
-    /// released.
+    /// Unmaps the part of the first VMA that overlaps `range`, and returns it, to be dropped after the lock
+    /// is released.
     ///
     /// # Errors
-    /// `ENOMEM`, and `EINTR` if `must_stop` returned true. The VMA still exists; a page fault maps the part of
-    /// it that is already unmapped.
+    /// `ENOMEM`, and `EINTR` if `must_stop` returned true. The VMA still exists; a page fault maps the part
+    /// of it that is already unmapped.
     pub(super) fn unmap_first(
         &mut self,
         range: AddrRange<UserVa>,
