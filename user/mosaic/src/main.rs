@@ -99,7 +99,7 @@ fn run(options: &Options) -> io::Result<()> {
     verify(&buffer, &view, &report.blocks, &progress)?;
     let info = match report.info {
         Some(info) => Some(info),
-        None => BufferInfo::of(&heap, &buffer)?,
+        None => BufferInfo::of(&heap, &buffer, 0)?,
     };
     match &info {
         Some(info) => {
@@ -146,8 +146,9 @@ fn parts(bytes: u64) -> impl Iterator<Item = Range<u64>> {
 fn copy(heap: &Heap, buffer: &Buffer, progress: &Progress, report: &mut CopyReport) -> io::Result<()> {
     let edu = Edu::open()?;
     for part in parts(buffer.bytes()) {
-        let imported = edu.import_range(buffer, part.start, part.end - part.start)?;
-        let info = BufferInfo::of(heap, buffer)?;
+        let bytes = part.end - part.start;
+        let imported = edu.import_range(buffer, part.start, bytes)?;
+        let info = BufferInfo::of(heap, buffer, bytes)?;
         let chunks = info.as_ref().map_or(&[][..], |info| &info.chunks);
         let (from, to) = boundary::pick_two(chunks, &part, PIECE)?;
         let address = |at: u64| imported.address + (at - PIECE / 2 - part.start);
@@ -159,7 +160,7 @@ fn copy(heap: &Heap, buffer: &Buffer, progress: &Progress, report: &mut CopyRepo
         let words = (PIECE / 8) as usize;
         report.blocks.push(CopiedBlock { from: word(from.at), to: word(to.at), words });
         if report.info.is_none() {
-            report.info = BufferInfo::of(heap, buffer)?;
+            report.info = BufferInfo::of(heap, buffer, bytes)?;
         }
     }
     Ok(())

@@ -17,19 +17,22 @@ const TABLE_SPAN: u64 = 2 << 20;
 pub struct BufferInfo {
     /// The chunks in buffer order.
     pub chunks: Vec<BufferChunk>,
+    /// The bytes of the buffer that were attached to the device.
+    attached: u64,
     statistics: Statistics,
     leaves: Leaves,
 }
 
 impl BufferInfo {
-    /// Queries the kernel; `None` if it is not Tessera (`ENOTTY`). IOVAs are valid only while a device is
-    /// attached.
+    /// Queries the kernel; `None` if it is not Tessera (`ENOTTY`). `attached` bytes are attached to the device
+    /// now. IOVAs are valid only while a device is attached.
     ///
     /// # Errors
     /// Any error other than `ENOTTY`.
-    pub fn of(heap: &Heap, buffer: &Buffer) -> io::Result<Option<Self>> {
+    pub fn of(heap: &Heap, buffer: &Buffer, attached: u64) -> io::Result<Option<Self>> {
         let query = || -> io::Result<Self> {
-            Ok(Self { chunks: buffer.chunks()?, statistics: heap.statistics()?, leaves: buffer.leaves()? })
+            let (chunks, statistics, leaves) = (buffer.chunks()?, heap.statistics()?, buffer.leaves()?);
+            Ok(Self { chunks, attached, statistics, leaves })
         };
         match query() {
             Err(error) if error.raw_os_error() == Some(Errno::ENOTTY.number()) => Ok(None),
@@ -39,7 +42,7 @@ impl BufferInfo {
 }
 
 /// Prints one line per figure.
-pub fn print(buffer: &Buffer, BufferInfo { chunks, statistics, leaves }: &BufferInfo) {
+pub fn print(buffer: &Buffer, BufferInfo { chunks, attached, statistics, leaves }: &BufferInfo) {
     let of = |pick: fn(u64, u64) -> u64| chunks.iter().map(|chunk| chunk.len).reduce(pick).unwrap_or(0);
     println!("buffer: {} in {} chunks ({})", Size(buffer.bytes()), chunks.len(), sizes(chunks));
     println!("largest chunk: {}, smallest chunk: {}", Size(of(u64::max)), Size(of(u64::min)));
@@ -54,7 +57,7 @@ pub fn print(buffer: &Buffer, BufferInfo { chunks, statistics, leaves }: &Buffer
         size::about(statistics.high_bytes.now),
         size::about(statistics.low_bytes.now)
     );
-    println!("device table pages: {}", statistics.table_pages.now);
+    println!("{}", device_tables(statistics.table_pages.now, *attached));
     println!("IOMMU commands: {} ({} CMD_SYNC)", statistics.commands.now, statistics.syncs.now);
     println!("vmalloc bytes: {}", statistics.vmalloc_bytes.now);
     let tables = buffer.bytes().div_ceil(TABLE_SPAN);
@@ -62,6 +65,14 @@ pub fn print(buffer: &Buffer, BufferInfo { chunks, statistics, leaves }: &Buffer
         "saved by not mapping it in the kernel: {} of vmalloc space, {tables} page-table pages",
         Size(buffer.bytes())
     );
+}
+
+/// The page tables of the devices, and the bytes of the buffer that they mapped.
+fn device_tables(pages: u64, attached: u64) -> String {
+    match attached {
+        0 => format!("device table pages: {pages} (buffer not attached)"),
+        _ => format!("device table pages: {pages} ({} of the buffer attached)", Size(attached)),
+    }
 }
 
 /// `3 x 2 MiB, 1 x 64 KiB`, largest first.
@@ -75,6 +86,12 @@ fn sizes(chunks: &[BufferChunk]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn device_tables_are_shown_with_what_they_mapped() {
+        assert_eq!(device_tables(4, 128 << 20), "device table pages: 4 (128 MiB of the buffer attached)");
+        assert_eq!(device_tables(0, 0), "device table pages: 0 (buffer not attached)");
+    }
 
     #[test]
     fn chunk_sizes_are_listed_largest_first() {
