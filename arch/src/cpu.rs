@@ -74,7 +74,7 @@ struct CpuIdRegisters {
 }
 
 /// Masks interrupts (PSTATE.I) until the guard is dropped, which restores the previous mask. Guards nest:
-/// they are dropped in the reverse order.
+/// they are dropped in the reverse order, which the checking build and host tests check.
 #[cfg_attr(feature = "irqsoff", track_caller)]
 pub fn mask_irqs() -> IrqGuard {
     let guard = IrqGuard { was_masked: irqs_masked(), not_send: PhantomData };
@@ -94,6 +94,10 @@ pub struct IrqGuard {
 
 impl Drop for IrqGuard {
     fn drop(&mut self) {
+        // The drop of an outer guard before that of an inner one unmasks interrupts too early.
+        if cfg!(any(feature = "irqsoff", debug_assertions)) {
+            assert!(irqs_masked(), "an interrupt guard is dropped after an outer one");
+        }
         if !self.was_masked {
             irqsoff::end();
             set_irqs_masked(false);
@@ -378,6 +382,16 @@ mod tests {
         assert!(irqs_masked(), "the inner guard restores the masked state");
         drop(outer);
         assert!(!irqs_masked());
+    }
+
+    #[test]
+    #[should_panic(expected = "dropped after an outer one")]
+    fn irq_guards_dropped_in_the_order_of_their_creation_panic() {
+        // SAFETY: no guard exists.
+        unsafe { unmask_irqs() };
+        let (outer, inner) = (mask_irqs(), mask_irqs());
+        drop(outer);
+        drop(inner);
     }
 
     #[test]
