@@ -10,7 +10,7 @@ use crate::{audit, check, pass, skip};
 use abi::Errno;
 use abi::memory::{Advice, Prot};
 use abi::signal::Signal;
-use addr::{AddrRange, PAGE_SIZE};
+use addr::{AddrRange, PAGE_SIZE, UserVa};
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -20,6 +20,7 @@ use kernel::process::Termination;
 use kernel::sched::{self, time};
 use kernel::vm::address_space::{AddressSpace, MmapPlacement};
 use kernel::{debug, devices, kprintln};
+use program::{USER_END, USER_START};
 
 pub(super) const TESTS: &[Test] = &[
     Test {
@@ -234,6 +235,12 @@ fn kill_ends_a_long_console_write() -> Outcome {
         program.process.terminate(Termination::Killed(Signal::SIGKILL));
         // A process that ends closes its files, which share the output.
         let is_closed = yield_until(LIMIT_NS, || Arc::strong_count(&program.output) == 1);
+        if !is_closed {
+            // Ends the write by a fault, for the sake of the report.
+            let all = AddrRange::new(UserVa::new(USER_START), UserVa::new(USER_END));
+            _ = program.process.space.unmap(all);
+            program.process.wait();
+        }
         // The program was killed in the middle of a line.
         kprintln!("");
         is_writing?;
