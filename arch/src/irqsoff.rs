@@ -4,6 +4,7 @@
 //! A stretch starts where interrupts become masked, by [`mask_irqs`](crate::cpu::mask_irqs) or by an
 //! exception, and ends where they become unmasked. It can cross a context switch. Times are ticks of the
 //! virtual counter: guest instructions of all CPUs under QEMU's `-icount shift=0` with a counter of 1 GHz.
+//! Each stretch is passed to the hook ([`set_hook`]).
 
 #[cfg(feature = "irqsoff")]
 pub use enabled::*;
@@ -19,8 +20,7 @@ pub fn start() {}
 #[inline(always)]
 pub fn end() {}
 
-/// Excludes the stretch so far of this CPU: it waited, for an interrupt (WFI) or for a device that does not
-/// respond.
+/// Excludes the stretch so far of this CPU: it waited for an interrupt (WFI).
 #[cfg(not(feature = "irqsoff"))]
 #[inline(always)]
 pub fn exclude() {}
@@ -31,13 +31,11 @@ mod enabled {
     use crate::timer;
     use core::panic::Location;
     use core::ptr;
-    use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
+    use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
-    /// The number of places in the record.
-    pub const PLACES: usize = 16;
-
-    /// A place that masks interrupts, and the longest stretch from there.
-    pub type Stretch = (&'static Location<'static>, u64);
+    /// Called at the end of each stretch, with interrupts still masked, with the place that masked them and
+    /// the length. Masking interrupts in it starts no stretch.
+    pub type Hook = fn(&'static Location<'static>, u64);
 
     /// The current stretch of a CPU, which only that CPU accesses. No stretch if `site` is null.
     struct Current {
@@ -46,7 +44,8 @@ mod enabled {
     }
 
     static CURRENT: [Current; MAX_CPUS] = [const { Current::new() }; MAX_CPUS];
-    static RECORD: Record = Record::new();
+    /// Null, or a [`Hook`].
+    static HOOK: AtomicPtr<()> = AtomicPtr::new(ptr::null_mut());
 
     impl Current {
         const fn new() -> Self {
@@ -56,6 +55,16 @@ mod enabled {
         fn this() -> &'static Self {
             &CURRENT[cpu::index()]
         }
+    }
+
+    /// Sets the hook.
+    pub fn set_hook(hook: Hook) {
+        HOOK.store(hook as *mut (), Ordering::Release);
+    }
+
+    fn hook() -> Option<Hook> {
+        // SAFETY: null, which is `None`, or the `Hook` of `set_hook`.
+        unsafe { core::mem::transmute::<*mut (), Option<Hook>>(HOOK.load(Ordering::Acquire)) }
     }
 
     /// See the disabled function.
@@ -71,11 +80,13 @@ mod enabled {
     /// See the disabled function.
     pub fn end() {
         let current = Current::this();
-        let site = current.site.swap(ptr::null_mut(), Ordering::Relaxed);
         // SAFETY: null, or the pointer of a `&'static Location` that `start` stored.
-        if let Some(site) = unsafe { site.as_ref() } {
-            RECORD.add((site, timer::now() - current.since.load(Ordering::Relaxed)));
+        let Some(site) = (unsafe { current.site.load(Ordering::Relaxed).as_ref() }) else { return };
+        if let Some(hook) = hook() {
+            hook(site, timer::now() - current.since.load(Ordering::Relaxed));
         }
+        // After the hook, whose locks would otherwise start another stretch.
+        current.site.store(ptr::null_mut(), Ordering::Relaxed);
     }
 
     /// See the disabled function.
@@ -83,73 +94,29 @@ mod enabled {
         Current::this().since.store(timer::now(), Ordering::Relaxed);
     }
 
-    /// Removes and returns the places with the longest stretches since the last call, in no order.
-    pub fn take_longest() -> [Option<Stretch>; PLACES] {
-        let _irqs = cpu::mask_irqs();
-        RECORD.locked(|places| core::mem::replace(places, [None; PLACES]))
-    }
-
-    /// The places with the longest stretches.
-    struct Record {
-        locked: AtomicBool,
-        places: core::cell::UnsafeCell<[Option<Stretch>; PLACES]>,
-    }
-
-    // SAFETY: `locked` excludes concurrent accesses to `places`.
-    unsafe impl Sync for Record {}
-
-    impl Record {
-        const fn new() -> Self {
-            Self { locked: AtomicBool::new(false), places: core::cell::UnsafeCell::new([None; PLACES]) }
-        }
-
-        /// Runs `f` with the places locked. Interrupts must be masked.
-        fn locked<R>(&self, f: impl FnOnce(&mut [Option<Stretch>; PLACES]) -> R) -> R {
-            while self.locked.swap(true, Ordering::Acquire) {
-                cpu::yield_now();
-            }
-            // SAFETY: this CPU has set `locked`, and no interrupt handler runs meanwhile.
-            let result = f(unsafe { &mut *self.places.get() });
-            self.locked.store(false, Ordering::Release);
-            result
-        }
-
-        /// Adds a stretch. Interrupts must be masked.
-        fn add(&self, stretch: Stretch) {
-            self.locked(|places| add(places, stretch));
-        }
-    }
-
-    /// Replaces the stretch of the same place if it is shorter, else a free or the shortest place.
-    fn add(places: &mut [Option<Stretch>; PLACES], (site, ticks): Stretch) {
-        let ticks_of = |place: &Option<Stretch>| place.map_or(0, |(_, ticks)| ticks);
-        let same = places.iter().position(|place| place.is_some_and(|(other, _)| ptr::eq(other, site)));
-        let shortest = (0..PLACES).min_by_key(|&n| ticks_of(&places[n])).unwrap_or(0);
-        let slot = &mut places[same.unwrap_or(shortest)];
-        if ticks > ticks_of(slot) {
-            *slot = Some((site, ticks));
-        }
-    }
-
     #[cfg(test)]
     mod tests {
         use super::*;
+        use core::cell::Cell;
+
+        std::thread_local!(static STRETCHES: Cell<u32> = const { Cell::new(0) });
 
         #[test]
-        fn longest_stretch_of_each_place_is_kept() {
-            let (one, two) = (Location::caller(), {
-                #[track_caller]
-                fn here() -> &'static Location<'static> {
-                    Location::caller()
-                }
-                here()
+        fn outermost_guard_ends_the_only_stretch_with_interrupts_masked() {
+            set_hook(|_, ticks| {
+                drop(cpu::mask_irqs());
+                assert!(cpu::irqs_masked() && ticks > 0);
+                STRETCHES.set(STRETCHES.get() + 1);
             });
-            let mut places = [None; PLACES];
-            for (site, ticks) in [(one, 5), (two, 9), (one, 7), (two, 3)] {
-                add(&mut places, (site, ticks));
-            }
-            let found: std::vec::Vec<_> = places.iter().flatten().map(|(_, ticks)| *ticks).collect();
-            assert_eq!(found, [7, 9]);
+            // SAFETY: no guard exists.
+            unsafe { cpu::unmask_irqs() };
+            let before = STRETCHES.get();
+            let outer = cpu::mask_irqs();
+            drop(cpu::mask_irqs());
+            assert_eq!(STRETCHES.get(), before);
+            drop(outer);
+            assert_eq!(STRETCHES.get(), before + 1);
+            assert!(Current::this().site.load(Ordering::Relaxed).is_null(), "the hook started a stretch");
         }
     }
 }

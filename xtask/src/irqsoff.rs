@@ -1,7 +1,7 @@
 //! Checks the irqsoff latency that the checking build prints after its self-tests.
 
-/// The maximum number of instructions with interrupts masked. Boot, a panic and the wait for an SMMU that
-/// does not respond are exempt.
+/// The maximum number of instructions with interrupts masked. Boot, a panic, and three visits of the memory
+/// audit are exempt.
 const LIMIT: u64 = 100_000;
 
 /// The failures of the console of a boot with `-icount shift=0` and a counter of 1 GHz, where a tick is an

@@ -3,6 +3,7 @@
 use super::{DomainKey, FailPoint, LastOwner, StreamKey};
 use addr::{AddrRange, Chunk, Iova, MemoryType};
 use core::fmt;
+use core::panic::Location;
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use smmu_spec::EventRecord;
 use spin::Once;
@@ -50,6 +51,9 @@ pub trait Checks: Sync {
     fn device_removed(&self, key: StreamKey);
     /// Called for each translation fault that the SMMU recorded. In interrupt context.
     fn translation_fault(&self, key: StreamKey, event: &EventRecord);
+    /// Called after interrupts were masked for `ticks` of the counter since `site`, before they are unmasked.
+    /// In any context, with no lock held but in the middle of a context switch.
+    fn interrupts_were_masked(&self, site: &'static Location<'static>, ticks: u64);
     /// Prints the state of fault injection. Called by a panic.
     fn on_panic(&self);
 }
@@ -59,6 +63,7 @@ static CHECKS: Once<&'static dyn Checks> = Once::new();
 /// Registers the checks. Called once, before boot.
 pub fn install(checks: &'static dyn Checks) {
     CHECKS.call_once(|| checks);
+    arch::irqsoff::set_hook(interrupts_were_masked);
 }
 
 fn checks() -> Option<&'static dyn Checks> {
@@ -209,6 +214,13 @@ pub fn device_removed(key: StreamKey) {
 pub fn translation_fault(key: StreamKey, event: &EventRecord) {
     if let Some(checks) = checks() {
         checks.translation_fault(key, event);
+    }
+}
+
+/// See [`Checks::interrupts_were_masked`].
+fn interrupts_were_masked(site: &'static Location<'static>, ticks: u64) {
+    if let Some(checks) = checks() {
+        checks.interrupts_were_masked(site, ticks);
     }
 }
 

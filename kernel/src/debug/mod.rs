@@ -1,5 +1,5 @@
 //! Hooks of the checking build (feature `checking`): fail points of fault injection, frame poison, canaries,
-//! and names of mappings.
+//! names of mappings, and the time with interrupts masked.
 //!
 //! The kernel calls a hook where an operation can fail and where the owner of memory changes. The checks
 //! themselves are outside of the kernel and register with `install`. In the product all hooks are empty

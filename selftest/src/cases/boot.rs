@@ -1,10 +1,9 @@
 //! The exception level, and the permissions of the kernel's own mappings.
 
 use super::{Outcome, Test};
-use crate::{check, pass};
+use crate::{audit, check, pass};
 use addr::{AddrRange, KernelVa, PAGE_SIZE};
 use arch::boot::{IMAGE_BASE, SectionKind};
-use kernel::memory::kernel_tables;
 use pagetable::Access;
 
 pub const TESTS: &[Test] = &[
@@ -30,7 +29,7 @@ fn runs_at_el1() -> Outcome {
 
 fn no_kernel_mapping_is_writable_and_executable() -> Outcome {
     let (mut leaves, mut executable, mut both) = (0u64, 0u64, None);
-    kernel_tables::leaves(kernel_half(), |leaf| {
+    audit::kernel_leaves(kernel_half(), |leaf| {
         leaves += 1;
         if leaf.access.contains(Access::EXECUTE) {
             executable += leaf.bytes;

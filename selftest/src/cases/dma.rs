@@ -122,7 +122,7 @@ fn check_buffer(attachment: &Attachment, attrs: Attrs) -> Result<(), String> {
     }
     if let Some(view) = buffer.kernel_view() {
         let mut leaves = Vec::new();
-        kernel_tables::leaves(view, |leaf| leaves.push(leaf));
+        audit::kernel_leaves(view, |leaf| leaves.push(leaf));
         check_leaves(&leaves, buffer.chunks(), memory)?;
     }
     for chunk in buffer.chunks() {

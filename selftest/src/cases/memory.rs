@@ -4,7 +4,7 @@ use super::boot::kernel_half;
 use super::device::edu;
 use super::{Outcome, Test};
 use crate::fixture::{Fragmented, allocate_all, run_each, run_on_other_cpu, spin_until};
-use crate::{check, pass, skip};
+use crate::{audit, check, pass, skip};
 use addr::{AddrRange, Chunk, KernelVa, MemoryType, Order, PAGE_SIZE, PhysAddr};
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -13,7 +13,7 @@ use arch::mmu::{Translation, translate_kernel};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use kernel::dma::counters;
 use kernel::memory::vmalloc::{KernelMapping, REGISTERS, STACKS, VMALLOC};
-use kernel::memory::{kernel_tables, layout, linear, magazines, window, zones};
+use kernel::memory::{layout, linear, magazines, window, zones};
 use kernel::percpu;
 use kernel::sync::SpinLock;
 use memory::{Frames, Reach, Request, Zone, chunks};
@@ -87,7 +87,7 @@ fn highmem_has_no_kernel_translation() -> Outcome {
     }
     let views = counters::read().vmalloc_bytes.now;
     let (mut found, mut mapped) = (None, 0);
-    kernel_tables::leaves(kernel_half(), |leaf| {
+    audit::kernel_leaves(kernel_half(), |leaf| {
         if high.iter().any(|range| range.overlaps(&leaf.output())) {
             found = Some((leaf.at, leaf.to));
             mapped += leaf.bytes;
@@ -365,7 +365,7 @@ fn remove_and_restore_alias(chunk: Chunk) -> Result<(), String> {
     unsafe { linear::restore_alias(chunk) };
     let after = ends.map(translate_kernel);
     let mut largest = 0;
-    kernel_tables::leaves(alias, |leaf| largest = leaf.bytes.max(largest));
+    audit::kernel_leaves(alias, |leaf| largest = leaf.bytes.max(largest));
     check!(between == [None; 2], "{alias:?} is still translated to {between:x?}");
     check!(
         neighbours_between == neighbours_before,
@@ -406,7 +406,7 @@ fn kernel_mappings_have_guard_pages() -> Outcome {
 /// acknowledgement.
 fn pci_configuration_space_is_non_posted() -> Outcome {
     let (mut registers, mut non_posted, mut wrong) = (0, 0, None);
-    kernel_tables::leaves(kernel_half(), |leaf| {
+    audit::kernel_leaves(kernel_half(), |leaf| {
         let (bytes, expected) = match leaf.memory {
             MemoryType::Device => (&mut registers, Translation::DEVICE),
             MemoryType::DeviceNonPosted => (&mut non_posted, Translation::DEVICE_NON_POSTED),

@@ -1,5 +1,5 @@
-//! The checks of the checking build, called by the kernel's debug hooks: fault injection, frame poison, and
-//! guards.
+//! The checks of the checking build, called by the kernel's debug hooks: fault injection, frame poison,
+//! guards, and the time with interrupts masked.
 
 mod call_path;
 pub mod fault_injection;
@@ -10,6 +10,7 @@ pub mod poison;
 pub use call_path::{forget_all_paths, forget_newest_path, paths_overflowed};
 
 use addr::{AddrRange, Chunk, Iova, MemoryType};
+use core::panic::Location;
 use kernel::debug::{Checks, DebugTag, DomainKey, FailPoint, LastOwner, StreamKey};
 use smmu_spec::EventRecord;
 
@@ -76,6 +77,10 @@ impl Checks for AllChecks {
 
     fn translation_fault(&self, key: StreamKey, event: &EventRecord) {
         guards::explain_fault(key, event);
+    }
+
+    fn interrupts_were_masked(&self, site: &'static Location<'static>, ticks: u64) {
+        irqsoff::add(site, ticks);
     }
 
     fn on_panic(&self) {
