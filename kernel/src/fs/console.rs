@@ -58,6 +58,7 @@ impl File for ConsoleFile {
     fn write(&self, memory: UserMemory<'_>, from: UserVa, len: usize) -> Result<usize, Errno> {
         let mut done = 0;
         while done < len {
+            sched::yield_if_slice_ended();
             if sched::is_interrupted() {
                 return if done == 0 { Err(Errno::EINTR) } else { Ok(done) };
             }

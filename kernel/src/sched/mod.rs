@@ -284,6 +284,13 @@ pub fn preempt() {
     }
 }
 
+/// Yields if the time slice is used up. An operation without a bound calls this, since the kernel is not
+/// preemptible: no other thread could run on this CPU, nor terminate the process. No lock may be held.
+pub fn yield_if_slice_ended() {
+    let _irqs = mask_irqs();
+    preempt();
+}
+
 /// Marks this CPU idle unless the run queue has a thread; returns whether it did.
 fn mark_idle() -> bool {
     let mut scheduler = SCHEDULER.lock();
