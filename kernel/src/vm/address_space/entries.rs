@@ -11,6 +11,7 @@ use abi::Errno;
 use abi::memory::Prot;
 use addr::{AddrRange, Chunk, PhysAddr, UserVa};
 use arch::tlb::Level;
+use arrayvec::ArrayVec;
 use core::ops::ControlFlow;
 use pagetable::{Leaf, MapError, Mapping};
 use program::chunk_range;
@@ -72,7 +73,7 @@ impl Inner {
             }
             // SAFETY: the program is the only owner of its anonymous memory; `clear_entries` has cleared the
             // entries, and invalidated them in all TLBs.
-            unsafe { pages::release(batch.as_slice().iter().copied()) };
+            unsafe { pages::release(batch.iter().copied()) };
             rest = AddrRange::new(part.end(), range.end());
             if batch.is_full() && must_stop() {
                 return Err(Errno::EINTR);
@@ -84,11 +85,12 @@ impl Inner {
     /// Replaces the contents of `batch` with the first frames mapped in `range`, up to its capacity, and
     /// returns the range that maps them. `None` if no frame is mapped.
     fn collect_frames(&self, range: AddrRange<UserVa>, batch: &mut FrameBatch) -> Option<AddrRange<UserVa>> {
-        batch.count = 0;
+        batch.clear();
         let mut found: Option<AddrRange<UserVa>> = None;
         self.table.as_ref()?.leaves_until(&table_frames::user(self.asid), range, |leaf| {
             found = Some(AddrRange::new(found.map_or(leaf.at, |found| found.start()), leaf.at + leaf.bytes));
-            batch.push(leaf.to)
+            batch.push(leaf.to);
+            if batch.is_full() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
         found
     }
@@ -119,29 +121,4 @@ impl Inner {
 
 /// Frames that are freed together. On the stack, since freeing must not allocate; an eighth of a kernel
 /// stack, so it must not be moved.
-struct FrameBatch {
-    frames: [PhysAddr; 256],
-    count: usize,
-}
-
-impl FrameBatch {
-    #[inline(always)] // Constructed in place.
-    const fn new() -> Self {
-        Self { frames: [PhysAddr::new(0); 256], count: 0 }
-    }
-
-    /// Adds a frame. Breaks when the batch is full.
-    fn push(&mut self, frame: PhysAddr) -> ControlFlow<()> {
-        self.frames[self.count] = frame;
-        self.count += 1;
-        if self.is_full() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    }
-
-    fn is_full(&self) -> bool {
-        self.count == self.frames.len()
-    }
-
-    fn as_slice(&self) -> &[PhysAddr] {
-        &self.frames[..self.count]
-    }
-}
+type FrameBatch = ArrayVec<PhysAddr, 256>;
