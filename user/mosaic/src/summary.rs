@@ -24,8 +24,8 @@ pub struct BufferInfo {
 }
 
 impl BufferInfo {
-    /// Queries the kernel; `None` if it is not Tessera (`ENOTTY`). `attached` bytes are attached to the device
-    /// now. IOVAs are valid only while a device is attached.
+    /// Queries the kernel; `None` if it is not Tessera (`ENOTTY`). `attached` bytes are attached to the
+    /// device now. IOVAs are valid only while a device is attached.
     ///
     /// # Errors
     /// Any error other than `ENOTTY`.
