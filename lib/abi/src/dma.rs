@@ -110,7 +110,8 @@ pub struct Statistics {
     pub syncs: Counter,
 }
 
-/// Returns the resource usage of all buffers, on a heap or a dma-buf. Tessera only; Linux returns `ENOTTY`.
+/// Returns the resource usage of all buffers, on a heap or a dma-buf. Tessera only; Linux returns `EINVAL` or
+/// `ENOTTY`.
 pub const DMA_STATISTICS: Ioctl = Ioctl::new::<Statistics>(IoctlDirection::Read, b'T', 1);
 
 /// Number of leaf descriptors by size; argument of [`DMA_BUF_LEAVES`].

@@ -49,7 +49,7 @@ impl Heap {
     /// Resource usage of all buffers.
     ///
     /// # Errors
-    /// `ENOTTY` on a kernel other than Tessera.
+    /// `EINVAL` on a kernel other than Tessera.
     pub fn statistics(&self) -> io::Result<Statistics> {
         let mut statistics = Statistics::default();
         request(&self.file, DMA_STATISTICS, &mut statistics)?;
