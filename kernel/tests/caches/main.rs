@@ -60,10 +60,14 @@ fn cpu_and_noncoherent_device_see_each_others_data() {
         behind_smmu.drop_attachment_while_device_writes(1 + seed % 3);
         behind_smmu.unmap_stream_while_device_writes(1 + seed % 3);
     }
-    behind_smmu.unusable_addresses_are_never_allocated();
     behind_smmu.frames_of_unconfirmed_unmap_stay_in_use();
-    behind_smmu.configuration_waits_with_interrupts_enabled();
     misuse::each_misuse_is_rejected_with_its_error();
+    // The rest takes minutes under Miri, and accesses memory as the workloads do.
+    if cfg!(miri) {
+        return;
+    }
+    behind_smmu.unusable_addresses_are_never_allocated();
+    behind_smmu.configuration_waits_with_interrupts_enabled();
     windows::buffers_are_inside_the_windows();
     windows::errors_name_the_limit();
     windows::device_addresses_are_contiguous_only_in_one_window();
