@@ -86,7 +86,9 @@ fn read_clock(call: &SyscallContext<'_>, clock: ClockId) -> Result<u64, Errno> {
         ClockId::Monotonic => Ok(sched::time::now()),
         ClockId::ProcessCpu(id) if id == 0 || id == call.process().id() => Ok(call.process().cpu_time()),
         ClockId::ProcessCpu(_) => Err(Errno::EINVAL),
-        ClockId::ThreadCpu(0) => Ok(sched::cpu_time(&sched::current())),
-        ClockId::ThreadCpu(id) => call.process().cpu_time_of(id).ok_or(Errno::EINVAL),
+        ClockId::ThreadCpu(id) => {
+            let id = if id == 0 { call.task.id() } else { id };
+            call.process().cpu_time_of(id).ok_or(Errno::EINVAL)
+        }
     }
 }
