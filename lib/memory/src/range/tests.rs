@@ -203,6 +203,7 @@ const END: u64 = 128;
 
 proptest! {
     #[test]
+    #[cfg_attr(miri, ignore = "minutes of safe code")]
     fn range_allocator_agrees_with_the_model(
         reserved in prop::collection::vec((0u64..130, 0u64..20), 0..4),
         steps in prop::collection::vec(step(), 1..80),
