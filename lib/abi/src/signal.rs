@@ -1,5 +1,4 @@
-//! Signals. Handlers are recorded but not called: a program that faults or aborts is terminated, and the
-//! report names the signal that Linux would send.
+//! Signals.
 
 use core::fmt;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -121,6 +120,8 @@ pub const SIG_UNBLOCK: u64 = 1;
 /// `rt_sigprocmask`: replaces the mask.
 pub const SIG_SETMASK: u64 = 2;
 
+/// Handler value: the default action.
+pub const SIG_DFL: u64 = 0;
 /// Handler value: the signal is ignored.
 pub const SIG_IGN: u64 = 1;
 
@@ -161,15 +162,233 @@ pub const SS_AUTODISARM: u32 = 1 << 31;
 /// The minimum size of an alternate signal stack on arm64 (`MINSIGSTKSZ`).
 pub const MINSIGSTKSZ: u64 = 5120;
 
+impl StackT {
+    /// Whether `sp` is on the stack.
+    pub const fn contains(&self, sp: u64) -> bool {
+        self.flags & SS_DISABLE == 0 && sp > self.base && sp - self.base <= self.size
+    }
+
+    /// The stack as programs see it when the stack pointer is `sp`.
+    pub const fn seen_at(self, sp: u64) -> Self {
+        let flags = if self.contains(sp) { self.flags | SS_ONSTACK } else { self.flags };
+        Self { flags, ..self }
+    }
+}
+
 impl Default for StackT {
     fn default() -> Self {
         Self { base: 0, flags: SS_DISABLE, gap_flags: 0, size: 0 }
     }
 }
 
+/// A set of signals: bit n - 1 is signal n.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct SignalSet(u64);
+
+impl SignalSet {
+    /// No signal.
+    pub const EMPTY: Self = Self(0);
+    /// The signals that an instruction raises; delivered before the others.
+    pub const SYNCHRONOUS: Self = Self::EMPTY
+        .with(Signal::SIGILL)
+        .with(Signal::SIGTRAP)
+        .with(Signal::SIGBUS)
+        .with(Signal::SIGFPE)
+        .with(Signal::SIGSEGV)
+        .with(Signal::SIGSYS);
+
+    /// The set of a mask as programs store it.
+    pub const fn from_bits(bits: u64) -> Self {
+        Self(bits)
+    }
+
+    /// The mask.
+    pub const fn bits(self) -> u64 {
+        self.0
+    }
+
+    /// This set and `signal`.
+    pub const fn with(self, signal: Signal) -> Self {
+        Self(self.0 | 1 << (signal.0 - 1))
+    }
+
+    /// This set without `signal`.
+    pub const fn without(self, signal: Signal) -> Self {
+        Self(self.0 & !(1 << (signal.0 - 1)))
+    }
+
+    /// The signals of both sets.
+    pub const fn union(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// The signals of this set that are not in `other`.
+    pub const fn difference(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
+    }
+
+    /// The signals in both sets.
+    pub const fn intersection(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
+    /// The signals that are not in this set.
+    pub const fn complement(self) -> Self {
+        Self(!self.0)
+    }
+
+    /// Whether `signal` is in the set.
+    pub const fn contains(self, signal: Signal) -> bool {
+        self.0 & 1 << (signal.0 - 1) != 0
+    }
+
+    /// Whether there is no signal in the set.
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// The signal with the lowest number.
+    pub const fn first(self) -> Option<Signal> {
+        Signal::from_number(self.0.trailing_zeros() as u64 + 1)
+    }
+}
+
+/// `siginfo_t`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct SigInfo {
+    /// The signal.
+    pub signal: i32,
+    /// Unused.
+    pub errno: i32,
+    /// `SI_*` or a code of the signal.
+    pub code: i32,
+    /// Padding.
+    pub gap_code: u32,
+    /// By code: the sender's process and user id and a value, or the address of a fault.
+    pub fields: [u64; 14],
+}
+
+/// `si_code`: sent by `kill`.
+pub const SI_USER: i32 = 0;
+/// `si_code`: sent by the kernel.
+pub const SI_KERNEL: i32 = 0x80;
+/// `si_code`: sent by `tkill` or `tgkill`.
+pub const SI_TKILL: i32 = -6;
+/// `si_code` of SIGSEGV: no mapping at the address.
+pub const SEGV_MAPERR: i32 = 1;
+/// `si_code` of SIGSEGV: the mapping does not permit the access.
+pub const SEGV_ACCERR: i32 = 2;
+/// `si_code` of SIGBUS: unaligned address.
+pub const BUS_ADRALN: i32 = 1;
+/// `si_code` of SIGBUS: no memory behind the address.
+pub const BUS_ADRERR: i32 = 2;
+/// `si_code` of SIGILL: illegal opcode.
+pub const ILL_ILLOPC: i32 = 1;
+/// `si_code` of SIGTRAP: breakpoint.
+pub const TRAP_BRKPT: i32 = 1;
+
+impl SigInfo {
+    const fn new(signal: Signal, code: i32) -> Self {
+        Self { signal: signal.0 as i32, errno: 0, code, gap_code: 0, fields: [0; 14] }
+    }
+
+    /// A signal from process `sender`, of user 0.
+    pub const fn sent(signal: Signal, code: i32, sender: u32) -> Self {
+        let mut info = Self::new(signal, code);
+        info.fields[0] = sender as u64;
+        info
+    }
+
+    /// A signal of the kernel because of an access to `address`, or an instruction there.
+    pub const fn fault(signal: Signal, code: i32, address: u64) -> Self {
+        let mut info = Self::new(signal, code);
+        info.fields[0] = address;
+        info
+    }
+}
+
+/// `sigaction`: the handler gets a [`SigInfo`] and a [`UContext`].
+pub const SA_SIGINFO: u64 = 4;
+/// `sigaction`: the handler runs on the alternate signal stack.
+pub const SA_ONSTACK: u64 = 0x0800_0000;
+/// `sigaction`: system calls that the signal interrupts are restarted.
+pub const SA_RESTART: u64 = 0x1000_0000;
+/// `sigaction`: the signal is not blocked during its handler.
+pub const SA_NODEFER: u64 = 0x4000_0000;
+/// `sigaction`: the action becomes the default one when the handler is called.
+pub const SA_RESETHAND: u64 = 0x8000_0000;
+/// `sigaction`: `restorer` is the return address of the handler.
+pub const SA_RESTORER: u64 = 0x0400_0000;
+
+/// The size of `struct rt_sigframe`: a [`SignalFrame`], and room for further records.
+pub const SIGNAL_FRAME_BYTES: u64 = 4688;
+
+/// The part of `struct rt_sigframe` that the kernel stores on the stack of a handler.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct SignalFrame {
+    /// The signal.
+    pub info: SigInfo,
+    /// The interrupted context.
+    pub context: UContext,
+}
+
+/// `ucontext_t` of arm64.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct UContext {
+    /// Unused.
+    pub flags: u64,
+    /// Unused.
+    pub link: u64,
+    /// The alternate signal stack.
+    pub stack: StackT,
+    /// The signal mask.
+    pub mask: u64,
+    /// Room for a larger mask, and the alignment of the next field.
+    pub gap_mask: [u64; 16],
+    /// The address of a fault.
+    pub fault_address: u64,
+    /// x0 to x30.
+    pub x: [u64; 31],
+    /// The stack pointer.
+    pub sp: u64,
+    /// The program counter.
+    pub pc: u64,
+    /// The processor state.
+    pub pstate: u64,
+    /// The alignment of the next field.
+    pub gap_records: u64,
+    /// The FP/SIMD registers: the first of the records that follow, each with a tag and its size.
+    pub fp: FpRecord,
+    /// The record that ends them: zero.
+    pub end: [u64; 2],
+}
+
+/// `struct fpsimd_context`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct FpRecord {
+    /// [`FP_MAGIC`].
+    pub magic: u32,
+    /// The size of the record.
+    pub size: u32,
+    /// The status register.
+    pub fpsr: u32,
+    /// The control register.
+    pub fpcr: u32,
+    /// q0 to q31, the low half first.
+    pub q: [[u64; 2]; 32],
+}
+
+/// The tag of [`FpRecord`] (`FPSIMD_MAGIC`).
+pub const FP_MAGIC: u32 = 0x4650_8001;
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use core::mem::offset_of;
 
     #[test]
     fn signals_display_their_names() {
@@ -177,6 +396,24 @@ mod tests {
         assert_eq!([name(11).unwrap(), name(34).unwrap()], ["SIGSEGV", "signal 34"]);
         assert_eq!([name(0), name(65), name(256 + 9)], [None, None, None]);
         assert_eq!((size_of::<SigAction>(), size_of::<StackT>()), (32, 24));
+    }
+
+    #[test]
+    fn frame_layout_matches_arm64_linux() {
+        assert_eq!((size_of::<SigInfo>(), offset_of!(SigInfo, fields)), (128, 16));
+        assert_eq!((size_of::<SignalFrame>(), offset_of!(SignalFrame, context)), (1136, 128));
+        assert_eq!((offset_of!(UContext, mask), offset_of!(UContext, fault_address)), (40, 176));
+        assert_eq!((offset_of!(UContext, pc), offset_of!(UContext, fp)), (176 + 264, 176 + 288));
+        assert_eq!((size_of::<FpRecord>(), offset_of!(UContext, end)), (528, 176 + 288 + 528));
+    }
+
+    #[test]
+    fn first_signal_of_a_set_has_the_lowest_number() {
+        let set = SignalSet::EMPTY.with(Signal::SIGTERM).with(Signal::SIGHUP);
+        assert_eq!(set.first(), Some(Signal::SIGHUP));
+        assert_eq!(set.without(Signal::SIGHUP).first(), Some(Signal::SIGTERM));
+        assert_eq!(SignalSet::EMPTY.first(), None);
+        assert_eq!(SignalSet::from_bits(1 << 63).first().map(Signal::number), Some(64));
     }
 
     #[test]

@@ -18,6 +18,7 @@ mod fd_table;
 mod initramfs;
 mod pinned_frames;
 mod robust_list;
+mod signals;
 mod stack;
 mod vma;
 
@@ -28,6 +29,7 @@ pub use fd_table::{FdEntry, FdTable};
 pub use initramfs::{Initramfs, InitramfsError, Node, NodeId, NodeKind};
 pub use pinned_frames::PinnedFrames;
 pub use robust_list::{FutexMemory, release_robust_list};
+pub use signals::{Delivery, PendingSignals, deliver, deliver_forced};
 pub use stack::{ArgumentListTooLong, StackImage, StackRequest};
 pub use vma::{Alignment, MappedObject, Vma, VmaError, VmaMap};
 
