@@ -55,6 +55,16 @@ impl FpState {
         Self { q: [0; 32], fpcr: 0, fpsr: 0 }
     }
 
+    /// The state with these values of q0 to q31, FPCR and FPSR.
+    pub const fn from_registers(q: [u128; 32], fpcr: u32, fpsr: u32) -> Self {
+        Self { q, fpcr: fpcr as u64, fpsr: fpsr as u64 }
+    }
+
+    /// q0 to q31, FPCR and FPSR.
+    pub const fn registers(&self) -> (&[u128; 32], u32, u32) {
+        (&self.q, self.fpcr as u32, self.fpsr as u32)
+    }
+
     /// Saves the registers of this CPU.
     pub fn save(&mut self) {
         target::save_fp(self);

@@ -4,7 +4,7 @@
 //! interrupted thread and with all exceptions masked:
 //!
 //! - `handle_sync(frame: &mut TrapFrame, from: Origin)`
-//! - `handle_irq(frame: &TrapFrame, from: Origin)`
+//! - `handle_irq(frame: &mut TrapFrame, from: Origin)`
 //! - `handle_unexpected(frame: &TrapFrame, vector: Vector) -> !`
 //!
 //! When one of the first two returns, execution resumes with the registers in `frame`. They are private for
@@ -108,6 +108,8 @@ impl TrapFrame {
 const MODE: u64 = 0x1f;
 /// [`MODE`] of EL0 in AArch64.
 const EL0: u64 = 0;
+/// The condition flags.
+const NZCV: u64 = 0xf << 28;
 
 /// The registers of a program. Its PSTATE selects EL0 with interrupts unmasked, so every value of the other
 /// registers is safe to resume with.
@@ -132,6 +134,18 @@ impl UserFrame {
     #[inline]
     pub fn set_sp(&mut self, sp: UserVa) {
         self.0.sp_el0 = sp.raw();
+    }
+
+    /// Sets the address at which the program continues.
+    #[inline]
+    pub fn set_pc(&mut self, pc: u64) {
+        self.0.elr = pc;
+    }
+
+    /// Sets the condition flags to those of `pstate`; the rest of PSTATE is kept.
+    #[inline]
+    pub fn set_flags(&mut self, pstate: u64) {
+        self.0.spsr = self.0.spsr & !NZCV | pstate & NZCV;
     }
 
     /// Resumes after the trapped instruction.

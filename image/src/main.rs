@@ -43,8 +43,12 @@ mod entry {
     }
 
     #[unsafe(no_mangle)]
-    extern "C" fn handle_irq(_frame: &TrapFrame, from: Origin) {
-        trap::interrupt(from);
+    extern "C" fn handle_irq(frame: &mut TrapFrame, from: Origin) {
+        match from {
+            // SAFETY: as above.
+            Origin::User => trap::user_interrupt(unsafe { frame.as_user() }),
+            Origin::Kernel => trap::kernel_interrupt(),
+        }
     }
 
     #[unsafe(no_mangle)]

@@ -109,7 +109,7 @@ fn wait_for_byte() -> Result<u8, Errno> {
         if let Some(byte) = next_byte() {
             return Ok(byte);
         }
-        match sched::sleep_until(sched::time::now() + POLL_INTERVAL_NS) {
+        match sched::sleep_until_signal(sched::time::now() + POLL_INTERVAL_NS) {
             Ok(()) | Err(WaitError::TimedOut) => {}
             Err(WaitError::Interrupted) => return Err(Errno::EINTR),
         }

@@ -41,7 +41,8 @@ impl Futexes {
     /// Waits for a wake at `at` with one of `bits`, if the futex word is `expected`.
     ///
     /// # Errors
-    /// `EAGAIN` if it is not, `ETIMEDOUT`, `EINTR` if the process is terminating, `EFAULT`, `EINVAL`.
+    /// `EAGAIN` if it is not, `ETIMEDOUT`, `EINTR` for a signal or if the process is terminating, `EFAULT`,
+    /// `EINVAL`.
     pub fn wait(
         &self,
         memory: UserMemory<'_>,
@@ -56,19 +57,18 @@ impl Futexes {
         }
         let thread = sched::current();
         self.enqueue(memory, at, expected, bits, &thread)?;
-        loop {
-            sched::park(deadline);
-            // Dequeued by a wake.
-            if !self.is_queued(&thread) {
-                return Ok(());
-            }
-            if thread.is_interrupted() {
+        // Dequeued by a wake.
+        while self.is_queued(&thread) {
+            // Before the first wait too: a wait during the page fault may have taken its wakeup.
+            if thread.is_signalled() {
                 return self.cancel(&thread, Errno::EINTR);
             }
             if deadline.is_some_and(|deadline| sched::time::now() >= deadline) {
                 return self.cancel(&thread, Errno::ETIMEDOUT);
             }
+            sched::park(deadline);
         }
+        Ok(())
     }
 
     fn enqueue(

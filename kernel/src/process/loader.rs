@@ -3,6 +3,7 @@
 use super::process::Process;
 use super::random;
 use super::return_to_user::enter_user;
+use super::signals::{TRAMPOLINE, TRAMPOLINE_CODE};
 use super::task::Task;
 use crate::fs::{self, OpenFile, root};
 use crate::sched;
@@ -18,13 +19,12 @@ use arch::exception::UserFrame;
 use core::fmt;
 use program::{
     ArgumentListTooLong, Executable, ExecutableError, LoadAddress, NodeKind, StackImage, StackRequest,
-    USER_END,
 };
 
 /// The size of the first stack, which is populated on demand.
 pub const STACK_BYTES: u64 = 8 << 20;
 /// The end of the first stack: a page below the end of the address space.
-const STACK_TOP: UserVa = UserVa::new(USER_END - PAGE_SIZE);
+const STACK_TOP: UserVa = UserVa::new(TRAMPOLINE.raw() - PAGE_SIZE);
 /// The load address of position-independent executables: two thirds of a 47-bit address space, as in Linux.
 const BIAS: u64 = 0x5555_5555_0000;
 
@@ -139,6 +139,8 @@ fn load(space: &AddressSpace, executable: &Executable, file: &[u8]) -> Result<()
 }
 
 fn load_stack(space: &AddressSpace, stack: &StackImage) -> Result<(), Errno> {
+    space.map_anonymous(PAGE_SIZE, MmapPlacement::FixedNoReplace(TRAMPOLINE), Prot::READ | Prot::EXEC)?;
+    space.load(TRAMPOLINE, &TRAMPOLINE_CODE)?;
     let bottom = UserVa::new(STACK_TOP.raw() - STACK_BYTES);
     space.map_anonymous(STACK_BYTES, MmapPlacement::FixedNoReplace(bottom), Prot::READ | Prot::WRITE)?;
     space.load(stack.pointer, &stack.bytes)

@@ -7,9 +7,9 @@
 //! # Locks
 //!
 //! `AddressSpace` and the file table are mutexes, locked before any spin lock. `Process::threads` precedes
-//! the scheduler's lock; `Process::signals` and a file's position are leaf locks. No lock is held during a
-//! user copy, except that of the futex list for a read of the futex word that handles no page fault
-//! ([`futex`]), and that of the address space to repeat an access after a page fault.
+//! `Process::signals`, then a task's pending signals, and the scheduler's lock; a file's position is a leaf
+//! lock. No lock is held during a user copy, except that of the futex list for a read of the futex word that
+//! handles no page fault ([`futex`]), and that of the address space to repeat an access after a page fault.
 
 pub mod futex;
 mod init;
@@ -18,6 +18,7 @@ mod loader;
 mod process;
 pub mod random;
 mod return_to_user;
+pub mod signals;
 mod task;
 
 pub use init::{ENVIRONMENT, run_init};

@@ -1,13 +1,14 @@
 //! Processes: address space, file descriptors, threads, and termination.
 
 use super::futex::Futexes;
+use super::signals::ProcessSignals;
 use super::task::{self, Task};
 use crate::debug::{self, FailPoint};
 use crate::fs::{Caller, FileTable};
 use crate::sched::{self, Mutex, Nanoseconds, Thread, WaitQueue};
 use crate::sync::SpinLock;
 use crate::vm::address_space::AddressSpace;
-use abi::signal::{SIGNALS, SigAction, Signal};
+use abi::signal::Signal;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::fmt;
@@ -44,8 +45,7 @@ pub struct Process {
     pub files: FileTable,
     /// The threads that wait on futexes.
     pub futexes: Futexes,
-    /// The signal actions, which are recorded only.
-    pub signals: SpinLock<[SigAction; SIGNALS]>,
+    pub signals: SpinLock<ProcessSignals>,
     threads: SpinLock<Vec<Arc<Thread>>>,
     /// The CPU time of the threads that have exited. Changed with `threads` locked.
     exited_cpu_time: AtomicU64,
@@ -76,13 +76,12 @@ impl Process {
 
     /// Creates a process without threads.
     pub fn new(space: AddressSpace) -> Self {
-        let action = SigAction { handler: 0, flags: 0, restorer: 0, mask: 0 };
         Self {
             id: task::next_id(),
             space,
             files: Mutex::new(FdTable::new(debug::scaled(FILES_MAX as u64) as usize)),
             futexes: Futexes::new(),
-            signals: SpinLock::new([action; SIGNALS]),
+            signals: SpinLock::new(ProcessSignals::default()),
             threads: SpinLock::new(Vec::new()),
             exited_cpu_time: AtomicU64::new(0),
             termination: SpinLock::new(None),
@@ -137,9 +136,9 @@ impl Process {
         first
     }
 
-    /// Whether `id` is one of the threads.
-    pub fn has_thread(&self, id: u32) -> bool {
-        self.threads.lock().iter().any(|thread| Task::of(thread).is_some_and(|task| task.id() == id))
+    /// Calls `visit` with the threads.
+    pub(super) fn with_threads<R>(&self, visit: impl FnOnce(&[Arc<Thread>]) -> R) -> R {
+        visit(&self.threads.lock())
     }
 
     /// Returns the CPU time of all threads, also of those that have exited.

@@ -1,5 +1,6 @@
 //! The return to user space: preemption, thread exit, and the first entry of a new thread.
 
+use super::signals::{self, Restart};
 use super::task::Task;
 use crate::sched::{self, Thread};
 use addr::KernelVa;
@@ -7,10 +8,25 @@ use alloc::sync::Arc;
 use arch::exception::UserFrame;
 
 /// The last step before user space, after every exception: preempts the thread if its time slice is used up,
-/// and terminates it if it is interrupted. `thread` is the running thread; interrupts are masked, no lock is
-/// held.
-pub fn before_return(thread: Arc<Thread>) {
+/// delivers signals, and terminates the thread if it is interrupted. `thread` is the running thread;
+/// interrupts are masked, no lock is held. `restart` is passed to [`signals::deliver_all`].
+pub fn before_return(thread: Arc<Thread>, frame: &mut UserFrame, restart: Option<Restart>) {
     sched::preempt();
+    if thread.has_requests() {
+        serve_requests(thread, frame, restart);
+    }
+}
+
+/// Delivers the signals of the running thread, and terminates it if it is interrupted.
+#[cold]
+fn serve_requests(thread: Arc<Thread>, frame: &mut UserFrame, mut restart: Option<Restart>) {
+    while !thread.is_interrupted() && thread.take_signalled() {
+        let Some(task) = Task::of(&thread) else { break };
+        // SAFETY: as in `exit_thread`.
+        unsafe { arch::cpu::unmask_irqs() };
+        signals::deliver_all(task, frame, restart.take());
+        core::mem::forget(arch::cpu::mask_irqs());
+    }
     if thread.is_interrupted() {
         exit_thread(thread);
     }
@@ -21,8 +37,8 @@ pub fn before_return(thread: Arc<Thread>) {
 ///
 /// # Safety
 /// Except for `frame`, nothing on the stack below `stack_top` may be live.
-pub unsafe fn enter_user(frame: UserFrame, stack_top: KernelVa) -> ! {
-    before_return(sched::current());
+pub unsafe fn enter_user(mut frame: UserFrame, stack_top: KernelVa) -> ! {
+    before_return(sched::current(), &mut frame, None);
     arch::irqsoff::end();
     // SAFETY: the stack is guaranteed by the caller, and `frame` is read first; `Task::restore`
     // installed the process's tables and restored its FP state when this thread was switched to.

@@ -1,16 +1,17 @@
 //! The user-space state of a thread.
 
 use super::process::Process;
+use super::signals;
 use crate::sched::{self, Thread, UserThread};
 use crate::sync::SpinLock;
 use crate::vm::access::UserMemory;
-use abi::signal::StackT;
+use abi::signal::{SignalSet, StackT, blockable};
 use addr::UserVa;
 use alloc::sync::Arc;
 use arch::context::FpState;
 use core::any::Any;
 use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
-use program::FutexMemory;
+use program::{FutexMemory, PendingSignals};
 
 /// The next process or thread id; both share a number space.
 static NEXT_ID: AtomicU32 = AtomicU32::new(1);
@@ -30,9 +31,13 @@ pub struct Task {
     /// The head of the list of robust futexes (`set_robust_list`), or 0.
     robust_list: AtomicU64,
     exit_status: AtomicU8,
-    /// The signal mask, which is recorded only.
-    pub signal_mask: AtomicU64,
-    /// The alternate signal stack, which is recorded only.
+    /// The signals that were sent to the thread.
+    pub(super) pending: SpinLock<PendingSignals>,
+    signal_mask: AtomicU64,
+    /// The signals that `rt_sigtimedwait` waits for.
+    awaited_signals: AtomicU64,
+    /// The mask before `rt_sigsuspend`, which is that of the thread again after a handler.
+    suspended_mask: SpinLock<Option<SignalSet>>,
     pub signal_stack: SpinLock<StackT>,
 }
 
@@ -52,14 +57,18 @@ impl Task {
             clear_tid: AtomicU64::new(0),
             robust_list: AtomicU64::new(0),
             exit_status: AtomicU8::new(0),
+            pending: SpinLock::new(PendingSignals::default()),
             signal_mask: AtomicU64::new(0),
+            awaited_signals: AtomicU64::new(0),
+            suspended_mask: SpinLock::new(None),
             signal_stack: SpinLock::new(StackT::default()),
         }
     }
 
-    /// Copies the FP state of the running thread, which creates this one.
-    pub fn inherit_fp(&self) {
+    /// Copies the FP state and the signal mask of the running thread, `parent`, which creates this one.
+    pub fn inherit(&self, parent: &Self) {
         self.registers.lock().fp.save();
+        self.signal_mask.store(parent.signal_mask().bits(), Ordering::Relaxed);
     }
 
     /// Returns the task of `thread`; `None` for a kernel thread.
@@ -75,6 +84,45 @@ impl Task {
 
     pub fn process(&self) -> &Arc<Process> {
         &self.process
+    }
+
+    /// Returns the signal mask.
+    pub fn signal_mask(&self) -> SignalSet {
+        SignalSet::from_bits(self.signal_mask.load(Ordering::Relaxed))
+    }
+
+    /// Sets the signal mask of the running thread, which looks for signals that it no longer blocks.
+    pub fn set_signal_mask(&self, mask: SignalSet) {
+        self.change_mask(|task| task.signal_mask.store(blockable(mask.bits()), Ordering::Relaxed));
+    }
+
+    /// Returns the signals that the thread waits for, though it may block them.
+    pub fn awaited_signals(&self) -> SignalSet {
+        SignalSet::from_bits(self.awaited_signals.load(Ordering::Relaxed))
+    }
+
+    /// Sets the signals that the running thread waits for.
+    pub fn await_signals(&self, set: SignalSet) {
+        self.change_mask(|task| task.awaited_signals.store(set.bits(), Ordering::Relaxed));
+    }
+
+    fn change_mask(&self, change: impl FnOnce(&Self)) {
+        // As `signals::send` expects.
+        let signals = self.process.signals.lock();
+        change(self);
+        drop(signals);
+        sched::check_signals();
+    }
+
+    /// Blocks `mask` until the next handler returns (`rt_sigsuspend`).
+    pub fn suspend_mask(&self, mask: SignalSet) {
+        *self.suspended_mask.lock() = Some(self.signal_mask());
+        self.set_signal_mask(mask);
+    }
+
+    /// Returns and forgets the mask before `rt_sigsuspend`.
+    pub(super) fn take_suspended_mask(&self) -> Option<SignalSet> {
+        self.suspended_mask.lock().take()
     }
 
     /// Returns the memory of the process. Called by the running thread itself.
@@ -160,5 +208,10 @@ impl UserThread for Task {
         // SAFETY: `detach_from_process` uninstalls it before the thread leaves the process; `clear` runs
         // after the last one.
         unsafe { self.process.space.install() };
+    }
+
+    fn has_signal(&self) -> bool {
+        let blocked = self.signal_mask().difference(self.awaited_signals());
+        !signals::pending(self).difference(blocked).is_empty()
     }
 }

@@ -179,14 +179,39 @@ pub fn unpark(thread: &Arc<Thread>) {
 
 /// Sleeps until `deadline`, or until the process is terminated.
 pub fn sleep_until(deadline: Nanoseconds) -> Result<(), WaitError> {
+    sleep(deadline, Thread::is_interrupted)
+}
+
+/// As [`sleep_until`]; a deliverable signal ends the sleep too.
+pub fn sleep_until_signal(deadline: Nanoseconds) -> Result<(), WaitError> {
+    sleep(deadline, Thread::is_signalled)
+}
+
+fn sleep(deadline: Nanoseconds, must_end: impl Fn(&Thread) -> bool) -> Result<(), WaitError> {
     let thread = current();
     while time::now() < deadline {
-        if thread.is_interrupted() {
+        if must_end(&thread) {
             return Err(WaitError::Interrupted);
         }
         park(Some(deadline));
     }
     Ok(())
+}
+
+/// Makes the running thread look for signals before it returns to user space.
+pub fn check_signals() {
+    if let Some(thread) = &CPU_STATE.this().lock().current {
+        thread.set_signalled();
+    }
+}
+
+/// Makes `thread` look for signals: at once if it waits on behalf of its program, else before it returns to
+/// user space.
+pub fn notify(thread: &Arc<Thread>) {
+    // Before the wakeup, as in `interrupt`. A thread that runs in user space notices at its next exception,
+    // at the latest at the end of its time slice.
+    thread.set_signalled();
+    unpark(thread);
 }
 
 /// Makes the current and all later waits of `thread` fail with [`WaitError::Interrupted`].
@@ -429,6 +454,9 @@ mod tests {
     impl UserThread for NoRegisters {
         fn save(&self) {}
         fn restore(&self) {}
+        fn has_signal(&self) -> bool {
+            false
+        }
     }
 
     #[test]

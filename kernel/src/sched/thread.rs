@@ -9,7 +9,7 @@ use arch::context::Context;
 use arch::exception::UserFrame;
 use core::any::Any;
 use core::cell::UnsafeCell;
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 /// No memory for another thread.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -23,6 +23,8 @@ pub trait UserThread: Any + Send + Sync {
     /// Restores the registers and installs the address space. Called on the CPU that switches to the thread,
     /// under the scheduler's lock.
     fn restore(&self);
+    /// Whether a signal is pending that the thread does not block.
+    fn has_signal(&self) -> bool;
 }
 
 /// Enters user space with the registers in the frame; the address is the top of the thread's kernel stack.
@@ -30,6 +32,11 @@ pub trait UserThread: Any + Send + Sync {
 /// # Safety
 /// The address must be the top of the running thread's stack, and nothing on the stack may be live.
 pub type EnterUser = unsafe fn(UserFrame, KernelVa) -> !;
+
+/// A request: the thread must stop waiting, and exit instead of returning to user space.
+const INTERRUPTED: u8 = 1;
+/// A request: a signal may be deliverable, which the thread checks before it returns to user space.
+const SIGNALLED: u8 = 2;
 
 /// A kernel thread, or, with a user side, a thread of a process.
 pub struct Thread {
@@ -44,8 +51,8 @@ pub struct Thread {
     /// Changed only under the scheduler's lock.
     pub(super) wait_state: WaitState,
     pub(super) cpu_time: CpuTime,
-    /// Set when the thread must stop waiting and exit instead of returning to user space.
-    interrupted: AtomicBool,
+    /// [`INTERRUPTED`] and [`SIGNALLED`]: one word, so that a return to user space loads it once.
+    requests: AtomicU8,
 }
 
 /// The entry point of a thread.
@@ -86,7 +93,7 @@ impl Thread {
             context: UnsafeCell::new(Context::empty()),
             wait_state: WaitState::new(),
             cpu_time: CpuTime::default(),
-            interrupted: AtomicBool::new(false),
+            requests: AtomicU8::new(0),
         }
     }
 
@@ -113,11 +120,36 @@ impl Thread {
     /// Returns whether [`interrupt`](super::interrupt) was called: waits fail, and the thread exits instead
     /// of returning to user space.
     pub fn is_interrupted(&self) -> bool {
-        self.interrupted.load(Ordering::Acquire)
+        self.requests.load(Ordering::Acquire) & INTERRUPTED != 0
+    }
+
+    /// Returns whether an interruptible wait must end: a signal is deliverable, or [`is_interrupted`].
+    ///
+    /// [`is_interrupted`]: Self::is_interrupted
+    pub fn is_signalled(&self) -> bool {
+        let requests = self.requests.load(Ordering::Acquire);
+        let has_signal = || self.user().is_some_and(UserThread::has_signal);
+        // The request alone may be stale: another thread took the signal, or the mask has changed.
+        requests & INTERRUPTED != 0 || requests & SIGNALLED != 0 && has_signal()
+    }
+
+    /// Returns whether the thread must not return to user space before it looked for signals or exited.
+    pub fn has_requests(&self) -> bool {
+        self.requests.load(Ordering::Acquire) != 0
+    }
+
+    /// Returns whether a signal may be deliverable, and clears that. The caller looks for signals then.
+    pub fn take_signalled(&self) -> bool {
+        self.requests.fetch_and(!SIGNALLED, Ordering::AcqRel) & SIGNALLED != 0
+    }
+
+    /// Makes the thread look for signals before it returns to user space.
+    pub(super) fn set_signalled(&self) {
+        self.requests.fetch_or(SIGNALLED, Ordering::Release);
     }
 
     pub(super) fn set_interrupted(&self) {
-        self.interrupted.store(true, Ordering::Release);
+        self.requests.fetch_or(INTERRUPTED, Ordering::Release);
     }
 
     pub(super) fn take_entry(&self) -> Option<Entry> {

@@ -11,7 +11,7 @@ use alloc::vec::Vec;
 pub enum WaitError {
     /// The deadline passed.
     TimedOut,
-    /// The process is being terminated; the caller must unwind.
+    /// The process is being terminated, or an interruptible wait ended for a signal; the caller must unwind.
     Interrupted,
 }
 
@@ -26,14 +26,36 @@ impl WaitQueue {
     }
 
     /// Blocks until `condition` returns a value. It is evaluated at once, and after every
-    /// [`wake_all`](Self::wake_all). Called in a thread, with no lock held.
+    /// [`wake_all`](Self::wake_all). Called in a thread, with no lock held. Ends early only if the process is
+    /// terminated, as a killable wait of Linux.
     ///
     /// # Errors
     /// [`WaitError`].
     pub fn wait_until<R>(
         &self,
         deadline: Option<Nanoseconds>,
+        condition: impl FnMut() -> Option<R>,
+    ) -> Result<R, WaitError> {
+        self.wait(deadline, condition, Thread::is_interrupted)
+    }
+
+    /// As [`wait_until`](Self::wait_until); a deliverable signal ends the wait too.
+    ///
+    /// # Errors
+    /// [`WaitError`].
+    pub fn wait_interruptible<R>(
+        &self,
+        deadline: Option<Nanoseconds>,
+        condition: impl FnMut() -> Option<R>,
+    ) -> Result<R, WaitError> {
+        self.wait(deadline, condition, Thread::is_signalled)
+    }
+
+    fn wait<R>(
+        &self,
+        deadline: Option<Nanoseconds>,
         mut condition: impl FnMut() -> Option<R>,
+        must_end: impl Fn(&Thread) -> bool,
     ) -> Result<R, WaitError> {
         let thread = super::current();
         loop {
@@ -41,14 +63,14 @@ impl WaitQueue {
             // return at once.
             self.0.lock().push(thread.clone());
             let found = condition();
-            if found.is_none() && !thread.is_interrupted() {
+            if found.is_none() && !must_end(&thread) {
                 super::park(deadline);
             }
             self.remove(&thread);
             if let Some(found) = found.or_else(&mut condition) {
                 return Ok(found);
             }
-            if thread.is_interrupted() {
+            if must_end(&thread) {
                 return Err(WaitError::Interrupted);
             }
             if deadline.is_some_and(|deadline| super::time::now() >= deadline) {

@@ -200,7 +200,7 @@ pub fn poll(call: &SyscallContext<'_>) -> SyscallResult {
             return Ok(ready as u64);
         }
         let next = (sched::time::now() + POLL_INTERVAL_NS).min(deadline.unwrap_or(u64::MAX));
-        if let Err(WaitError::Interrupted) = sched::sleep_until(next) {
+        if let Err(WaitError::Interrupted) = sched::sleep_until_signal(next) {
             return Err(Errno::EINTR);
         }
     }

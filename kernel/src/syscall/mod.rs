@@ -14,8 +14,11 @@ use crate::fs::OpenFile;
 use crate::memory::heap;
 use crate::process::Process;
 use crate::process::Task;
+use crate::process::signals::Restart;
+use crate::sched::Nanoseconds;
 use crate::sync::SpinLock;
 use crate::vm::access::UserMemory;
+use abi::clock::Timespec;
 use abi::{Errno, Syscall};
 use addr::UserVa;
 use alloc::collections::BTreeSet;
@@ -55,6 +58,17 @@ impl<'a> SyscallContext<'a> {
     pub fn memory(&self) -> UserMemory<'a> {
         self.task.memory()
     }
+    /// Reads argument `n`, the address of a timeout, or 0 for none.
+    ///
+    /// # Errors
+    /// `EFAULT`, `EINVAL`.
+    pub fn timeout(&self, n: usize) -> Result<Option<Nanoseconds>, Errno> {
+        if self.value(n) == 0 {
+            return Ok(None);
+        }
+        let time: Timespec = self.memory().read(self.address(n))?;
+        time.to_nanoseconds().map(Some).ok_or(Errno::EINVAL)
+    }
     /// Returns the open file of argument `n`, a file descriptor.
     ///
     /// # Errors
@@ -64,18 +78,40 @@ impl<'a> SyscallContext<'a> {
     }
 }
 
-/// Runs the system call in `frame`, and stores its result there.
-pub fn dispatch(task: &Task, frame: &mut UserFrame) {
+/// Runs the system call in `frame`, and stores its result there. Returns the call if a signal interrupted it
+/// and it can be executed again.
+pub fn dispatch(task: &Task, frame: &mut UserFrame) -> Option<Restart> {
     let x = frame.x();
     let (number, arguments) = (x[8], [x[0], x[1], x[2], x[3], x[4], x[5]]);
     let call = SyscallContext { task, arguments };
-    let result = match Syscall::from_number(number) {
+    let known = Syscall::from_number(number);
+    let result = match known {
         Some(known) if allocates(known) && !heap::has_room(HEAP_RESERVE) => Err(Errno::ENOMEM),
         Some(Syscall::Clone) => threads::clone(&call, frame),
+        Some(Syscall::RtSigReturn) => signals::return_from_handler(&call, frame),
         Some(known) => run(known, &call),
         None => unknown(number),
     };
     frame.x_mut()[0] = result.unwrap_or_else(Errno::to_result);
+    match result {
+        Err(Errno::EINTR) => restart(known?, &call),
+        _ => None,
+    }
+}
+
+/// Whether an interrupted system call can be executed again, as in signal(7).
+#[cold]
+fn restart(syscall: Syscall, call: &SyscallContext<'_>) -> Option<Restart> {
+    use Syscall::*;
+    let after_handler = match syscall {
+        Read | ReadV | PRead64 | Write | WriteV | Ioctl => true,
+        // A relative timeout would start again.
+        Futex if call.value(3) == 0 => true,
+        RtSigSuspend => false,
+        PPoll if call.value(2) == 0 => false,
+        _ => return None,
+    };
+    Some(Restart { argument: call.value(0), after_handler })
 }
 
 /// The heap memory that must be free for a system call that allocates: more than any of them uses.
@@ -138,6 +174,9 @@ fn run(syscall: Syscall, call: &SyscallContext<'_>) -> SyscallResult {
         Syscall::Kill | Syscall::TKill | Syscall::TgKill => signals::kill(syscall, call),
         Syscall::SigAltStack => signals::alt_stack(call),
         Syscall::RtSigAction => signals::action(call),
+        Syscall::RtSigSuspend => signals::suspend(call),
+        Syscall::RtSigPending => signals::pending(call),
+        Syscall::RtSigTimedWait => signals::timed_wait(call),
         Syscall::RtSigProcMask => signals::mask(call),
         Syscall::Times => time::times(call),
         Syscall::Uname => process::uname(call),
@@ -149,8 +188,8 @@ fn run(syscall: Syscall, call: &SyscallContext<'_>) -> SyscallResult {
         Syscall::Brk => memory::brk(call),
         Syscall::MUnmap => memory::unmap(call),
         Syscall::MRemap => memory::remap(call),
-        // Needs the frame: `dispatch`.
-        Syscall::Clone => Err(Errno::ENOSYS),
+        // Need the frame: `dispatch`.
+        Syscall::Clone | Syscall::RtSigReturn => Err(Errno::ENOSYS),
         Syscall::MMap => memory::map(call),
         Syscall::MProtect => memory::protect(call),
         Syscall::MAdvise => memory::advise(call),

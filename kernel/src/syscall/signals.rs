@@ -1,12 +1,12 @@
-//! System calls on signals. Actions and masks are recorded and returned; handlers are not called.
+//! System calls on signals.
 
 use super::{SyscallContext, SyscallResult};
-use crate::process::Process;
-use crate::process::Termination;
+use crate::process::signals::{self, Receiver};
+use crate::process::{Task, Termination};
+use crate::sched;
 use abi::signal::*;
 use abi::{Errno, Syscall};
-use alloc::sync::Arc;
-use core::sync::atomic::Ordering;
+use arch::exception::UserFrame;
 
 /// `rt_sigaction`
 pub fn action(call: &SyscallContext<'_>) -> SyscallResult {
@@ -20,11 +20,9 @@ pub fn action(call: &SyscallContext<'_>) -> SyscallResult {
         _ => Some(call.memory().read(call.address(1))?),
     };
     let new = new.map(|action| SigAction { mask: blockable(action.mask), ..action });
-    let old = {
-        let mut actions = call.process().signals.lock();
-        let old = actions[signal.number()];
-        actions[signal.number()] = new.unwrap_or(old);
-        old
+    let old = match new {
+        Some(new) => signals::set_action(call.process(), signal, new),
+        None => call.process().signals.lock().actions[signal.number()],
     };
     call.memory().write_optional(call.address(2), &old).map(|()| 0)
 }
@@ -34,7 +32,7 @@ pub fn mask(call: &SyscallContext<'_>) -> SyscallResult {
     if call.value(3) != SIGSET_BYTES {
         return Err(Errno::EINVAL);
     }
-    let old = call.task.signal_mask.load(Ordering::Relaxed);
+    let old = call.task.signal_mask().bits();
     if call.value(1) != 0 {
         let set: u64 = call.memory().read(call.address(1))?;
         let new = match call.value(0) {
@@ -43,7 +41,7 @@ pub fn mask(call: &SyscallContext<'_>) -> SyscallResult {
             SIG_SETMASK => set,
             _ => return Err(Errno::EINVAL),
         };
-        call.task.signal_mask.store(blockable(new), Ordering::Relaxed);
+        call.task.set_signal_mask(SignalSet::from_bits(new));
     }
     call.memory().write_optional(call.address(2), &old).map(|()| 0)
 }
@@ -87,36 +85,80 @@ fn signal(number: i32) -> Result<Option<Signal>, Errno> {
 /// `kill`, `tkill`, `tgkill`: to the calling process only.
 pub fn kill(syscall: Syscall, call: &SyscallContext<'_>) -> SyscallResult {
     let process = call.process();
-    let (target, signal) = match syscall {
+    let (receiver, number, code) = match syscall {
         Syscall::TgKill if call.int(0) as u32 != process.id() => return Err(Errno::ESRCH),
-        Syscall::TgKill => (process.has_thread(call.int(1) as u32), call.int(2)),
-        Syscall::TKill => (process.has_thread(call.int(0) as u32), call.int(1)),
-        _ => (call.int(0) as u32 == process.id(), call.int(1)),
+        Syscall::TgKill => (Receiver::Thread(call.int(1) as u32), call.int(2), SI_TKILL),
+        Syscall::TKill => (Receiver::Thread(call.int(0) as u32), call.int(1), SI_TKILL),
+        _ if call.int(0) as u32 == process.id() => (Receiver::Process, call.int(1), SI_USER),
+        _ => return Err(Errno::ESRCH),
     };
-    if !target {
-        return Err(Errno::ESRCH);
-    }
-    self::signal(signal)?.map_or(Ok(0), |signal| deliver(process, signal))
+    let info = |signal| SigInfo::sent(signal, code, process.id());
+    signals::send(process, receiver, signal(number)?, info).map(|()| 0)
 }
 
-/// Ignores the signal or terminates the process, as its action says. A signal with a handler cannot be
-/// delivered (`ENOSYS`), except `SIGABRT`, after which `abort` must not return; nor can one that stops the
-/// process.
-fn deliver(process: &Arc<Process>, signal: Signal) -> SyscallResult {
-    const SIG_DFL: u64 = 0;
-    let handler = process.signals.lock()[signal.number()].handler;
-    let action = match handler {
-        SIG_IGN => DefaultAction::Ignore,
-        SIG_DFL => signal.default_action(),
-        _ if signal == Signal::SIGABRT => DefaultAction::Terminate,
-        _ => return Err(Errno::ENOSYS),
-    };
-    match action {
-        DefaultAction::Ignore => Ok(0),
-        DefaultAction::Stop => Err(Errno::ENOSYS),
-        DefaultAction::Terminate => {
-            process.terminate(Termination::Killed(signal));
-            Ok(0)
-        }
+/// `rt_sigpending`
+pub fn pending(call: &SyscallContext<'_>) -> SyscallResult {
+    if call.value(1) > SIGSET_BYTES {
+        return Err(Errno::EINVAL);
     }
+    let blocked = signals::pending(call.task).intersection(call.task.signal_mask());
+    call.memory().write_prefix(call.address(0), &blocked.bits(), call.length(1)).map(|()| 0)
+}
+
+/// `rt_sigsuspend`
+pub fn suspend(call: &SyscallContext<'_>) -> SyscallResult {
+    if call.value(1) != SIGSET_BYTES {
+        return Err(Errno::EINVAL);
+    }
+    let mask = SignalSet::from_bits(blockable(call.memory().read(call.address(0))?));
+    call.task.suspend_mask(mask);
+    let thread = sched::current();
+    while !thread.is_signalled() {
+        sched::park(None);
+    }
+    Err(Errno::EINTR)
+}
+
+/// `rt_sigtimedwait`
+pub fn timed_wait(call: &SyscallContext<'_>) -> SyscallResult {
+    if call.value(3) != SIGSET_BYTES {
+        return Err(Errno::EINVAL);
+    }
+    let awaited = SignalSet::from_bits(blockable(call.memory().read(call.address(0))?));
+    let timeout = call.timeout(2)?;
+    let deadline = timeout.map(|time| sched::time::now().saturating_add(time));
+    call.task.await_signals(awaited);
+    let result = wait_for(call.task, awaited, deadline);
+    call.task.await_signals(SignalSet::EMPTY);
+    let (signal, info) = result?;
+    call.memory().write_optional(call.address(1), &info)?;
+    Ok(signal.number() as u64)
+}
+
+/// Waits for a pending signal in `awaited`, and removes it.
+///
+/// # Errors
+/// `EAGAIN` at the deadline, `EINTR` for another signal.
+fn wait_for(task: &Task, awaited: SignalSet, deadline: Option<u64>) -> Result<(Signal, SigInfo), Errno> {
+    let thread = sched::current();
+    loop {
+        if let Some(found) = signals::take_pending(task, awaited.complement()) {
+            return Ok(found);
+        }
+        if thread.is_signalled() {
+            return Err(Errno::EINTR);
+        }
+        if deadline.is_some_and(|deadline| sched::time::now() >= deadline) {
+            return Err(Errno::EAGAIN);
+        }
+        sched::park(deadline);
+    }
+}
+
+/// `rt_sigreturn`: the result is the x0 that it restores.
+pub fn return_from_handler(call: &SyscallContext<'_>, frame: &mut UserFrame) -> SyscallResult {
+    if signals::return_from_handler(call.task, frame).is_err() {
+        call.process().terminate(Termination::Killed(Signal::SIGSEGV));
+    }
+    Ok(frame.x()[0])
 }

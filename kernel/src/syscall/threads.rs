@@ -4,7 +4,6 @@ use super::{SyscallContext, SyscallResult};
 use crate::process::{self, Task};
 use crate::sched;
 use abi::Errno;
-use abi::clock::Timespec;
 use abi::futex::*;
 use abi::process::CloneFlags;
 use addr::UserVa;
@@ -25,7 +24,7 @@ pub fn clone(call: &SyscallContext<'_>, frame: &UserFrame) -> SyscallResult {
         if flags.contains(CloneFlags::SETTLS) { call.address(3) } else { arch::context::thread_pointer() };
     let id = process::next_id();
     let task = Task::new(id, call.process().clone(), tls);
-    task.inherit_fp();
+    task.inherit(call.task);
     if flags.contains(CloneFlags::CHILD_CLEARTID) {
         task.set_clear_tid(call.address(4));
     }
@@ -113,13 +112,13 @@ pub fn futex(call: &SyscallContext<'_>) -> SyscallResult {
     match operation & !(FUTEX_PRIVATE_FLAG | FUTEX_CLOCK_REALTIME) {
         command if is_realtime && command != FUTEX_WAIT_BITSET => Err(Errno::ENOSYS),
         FUTEX_WAIT => {
-            let deadline = timeout(call)?.map(|wait| sched::time::now().saturating_add(wait));
+            let deadline = call.timeout(3)?.map(|wait| sched::time::now().saturating_add(wait));
             futexes.wait(memory, at, value, FUTEX_BITSET_MATCH_ANY, deadline).map(|()| 0)
         }
         // An absolute time.
         FUTEX_WAIT_BITSET => {
             let to_monotonic = |at| if is_realtime { sched::time::from_realtime(at) } else { at };
-            let deadline = timeout(call)?.map(to_monotonic);
+            let deadline = call.timeout(3)?.map(to_monotonic);
             futexes.wait(memory, at, value, call.value(5) as u32, deadline).map(|()| 0)
         }
         FUTEX_WAKE => futexes.wake(at, wakes(value), FUTEX_BITSET_MATCH_ANY).map(|count| count as u64),
@@ -131,12 +130,4 @@ pub fn futex(call: &SyscallContext<'_>) -> SyscallResult {
         }
         _ => Err(Errno::ENOSYS),
     }
-}
-
-fn timeout(call: &SyscallContext<'_>) -> Result<Option<u64>, Errno> {
-    if call.value(3) == 0 {
-        return Ok(None);
-    }
-    let time: Timespec = call.memory().read(call.address(3))?;
-    time.to_nanoseconds().map(Some).ok_or(Errno::EINVAL)
 }

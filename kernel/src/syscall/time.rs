@@ -60,7 +60,7 @@ fn sleep(
         Some(_) => time,
         None => sched::time::now().saturating_add(time),
     };
-    match sched::sleep_until(deadline) {
+    match sched::sleep_until_signal(deadline) {
         Ok(()) | Err(WaitError::TimedOut) => Ok(0),
         Err(WaitError::Interrupted) => {
             let remaining_ns = deadline.saturating_sub(sched::time::now());

@@ -4,7 +4,7 @@
 mod user;
 
 use crate::{irq, panic, process, sched};
-use arch::exception::{Origin, TrapFrame, Vector};
+use arch::exception::{TrapFrame, UserFrame, Vector};
 
 pub use user::exception as user_exception;
 
@@ -16,13 +16,18 @@ pub fn kernel_exception(frame: &mut TrapFrame) {
     }
 }
 
-/// Handles an interrupt.
-pub fn interrupt(from: Origin) {
+/// Handles an interrupt of the kernel.
+pub fn kernel_interrupt() {
     arch::irqsoff::start();
     irq::dispatch();
-    if from == Origin::User {
-        process::before_return(sched::current());
-    }
+    arch::irqsoff::end();
+}
+
+/// Handles an interrupt of a program.
+pub fn user_interrupt(frame: &mut UserFrame) {
+    arch::irqsoff::start();
+    irq::dispatch();
+    process::before_return(sched::current(), frame, None);
     arch::irqsoff::end();
 }
 

@@ -1,11 +1,12 @@
 //! Exceptions from EL0: system calls, page faults, and fatal signals.
 
+use crate::process::signals::{self, Restart};
 use crate::process::{self, Task, Termination};
 use crate::sched::{self, Thread};
 use crate::vm::address_space::AccessError;
 use crate::{kprintln, panic, syscall};
 use abi::memory::Prot;
-use abi::signal::Signal;
+use abi::signal::{BUS_ADRALN, ILL_ILLOPC, SEGV_ACCERR, SEGV_MAPERR, SI_KERNEL, SigInfo, Signal, TRAP_BRKPT};
 use addr::UserVa;
 use arch::exception::{DataAccess, Fault, Syndrome, UserFrame};
 
@@ -14,32 +15,34 @@ pub fn exception(frame: &mut UserFrame) {
     // SAFETY: the exception entry has masked interrupts; EL0 holds no guard.
     unsafe { arch::cpu::unmask_irqs() };
     let thread = sched::current();
-    handle(&thread, frame);
+    let restart = handle(&thread, frame);
     core::mem::forget(arch::cpu::mask_irqs());
-    process::before_return(thread);
+    process::before_return(thread, frame, restart);
     arch::irqsoff::end();
 }
 
-fn handle(thread: &Thread, frame: &mut UserFrame) {
+/// Returns the system call if a signal interrupted it and it can be executed again.
+fn handle(thread: &Thread, frame: &mut UserFrame) -> Option<Restart> {
     let Some(task) = Task::of(thread) else { panic!("exception from EL0 in a kernel thread: {frame:?}") };
     match frame.syndrome() {
-        Syndrome::Svc(_) => syscall::dispatch(task, frame),
+        Syndrome::Svc(_) => return syscall::dispatch(task, frame),
         Syndrome::DataAbort { fault, access, .. } => {
             memory_fault(task, frame, fault, required_protection(access));
         }
         Syndrome::InstructionAbort(fault) => memory_fault(task, frame, fault, Prot::EXEC),
-        Syndrome::PcAlignment | Syndrome::SpAlignment => kill(task, frame, Signal::SIGBUS),
+        Syndrome::PcAlignment | Syndrome::SpAlignment => raise(task, frame, Signal::SIGBUS, BUS_ADRALN),
         Syndrome::Brk(_) | Syndrome::Breakpoint | Syndrome::Step | Syndrome::Watchpoint => {
-            kill(task, frame, Signal::SIGTRAP);
+            raise(task, frame, Signal::SIGTRAP, TRAP_BRKPT);
         }
         Syndrome::MemoryOperation(_) => {
             frame.restart();
         }
-        Syndrome::FpException => kill(task, frame, Signal::SIGFPE),
+        Syndrome::FpException => raise(task, frame, Signal::SIGFPE, SI_KERNEL),
         // A trapped WFE or WFI, skipped: both may complete at any time.
         Syndrome::Wait => frame.skip_instruction(),
-        _ => kill(task, frame, Signal::SIGILL),
+        _ => raise(task, frame, Signal::SIGILL, ILL_ILLOPC),
     }
+    None
 }
 
 fn required_protection(access: DataAccess) -> Prot {
@@ -51,16 +54,25 @@ fn required_protection(access: DataAccess) -> Prot {
 
 fn memory_fault(task: &Task, frame: &UserFrame, fault: Fault, access: Prot) {
     let resolvable = matches!(fault, Fault::Translation(_) | Fault::Permission(_) | Fault::AccessFlag(_));
-    let signal = match frame.fault_address() {
+    let code = match frame.fault_address() {
         Some(at) if resolvable => match task.process().space.handle_fault(UserVa::new(at), access) {
             // Also if the process is being terminated: the thread exits instead of returning.
             Ok(()) | Err(AccessError::Interrupted) => return,
-            Err(AccessError::Unmapped | AccessError::Denied) => Signal::SIGSEGV,
-            Err(AccessError::OutOfMemory) => Signal::SIGKILL,
+            Err(AccessError::Unmapped) => SEGV_MAPERR,
+            Err(AccessError::Denied) => SEGV_ACCERR,
+            Err(AccessError::OutOfMemory) => return kill(task, frame, Signal::SIGKILL),
         },
-        _ => Signal::SIGBUS,
+        _ => return raise(task, frame, Signal::SIGBUS, BUS_ADRALN),
     };
-    kill(task, frame, signal);
+    raise(task, frame, Signal::SIGSEGV, code);
+}
+
+/// Calls the handler of `signal`, or terminates the process of the running thread and prints a report.
+fn raise(task: &Task, frame: &UserFrame, signal: Signal, code: i32) {
+    let address = frame.fault_address().unwrap_or(frame.elr());
+    if !signals::raise(task, signal, SigInfo::fault(signal, code, address)) {
+        kill(task, frame, signal);
+    }
 }
 
 /// Terminates the process of the running thread, and prints a report.

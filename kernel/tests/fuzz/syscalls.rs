@@ -57,6 +57,8 @@ fn needs_scheduler(syscall: Syscall) -> bool {
             | Kill
             | TKill
             | TgKill
+            | RtSigSuspend
+            | RtSigTimedWait
             | GetRandom
     )
 }
