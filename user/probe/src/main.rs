@@ -18,6 +18,7 @@ mod fatal;
 mod files;
 mod futexes;
 mod fuzz;
+mod handlers;
 mod huge_lengths;
 mod import_range;
 mod infoleak;
@@ -84,6 +85,12 @@ const PROBES: &[Probe] = &[
     ("futex-owner-died", Expectation::Pass, futexes::owner_died),
     ("futex-bad-words", Expectation::Pass, futexes::bad_words),
     ("signals-ignored", Expectation::Pass, signals::ignored),
+    ("handler", Expectation::Pass, handlers::called),
+    ("handler-of-fault", Expectation::Pass, handlers::fault),
+    ("handler-masks", Expectation::Pass, handlers::masks),
+    ("handler-stack", Expectation::Pass, handlers::alternate_stack),
+    ("handler-interrupts", Expectation::Pass, handlers::interrupted),
+    ("signals-awaited", Expectation::Pass, handlers::awaited),
     ("signal-arguments", Expectation::Pass, signals::arguments),
     ("float", Expectation::Pass, threads::floating_point),
     ("bad-pointers", Expectation::Pass, bad_pointers::bad_pointers),
@@ -207,7 +214,7 @@ mod tests {
     /// Probes without a device also pass on the Linux build host, which validates the probes themselves.
     #[test]
     fn portable_probes_pass_on_linux() {
-        let portable: [fn(&[String]) -> ProbeResult; 28] = [
+        let portable: [fn(&[String]) -> ProbeResult; 34] = [
             start::hello,
             files::tree,
             files::descriptors,
@@ -233,6 +240,12 @@ mod tests {
             futexes::bad_words,
             signals::ignored,
             signals::arguments,
+            handlers::called,
+            handlers::fault,
+            handlers::masks,
+            handlers::alternate_stack,
+            handlers::interrupted,
+            handlers::awaited,
             threads::locks_and_channels,
             threads::preemption,
             threads::floating_point,
