@@ -67,6 +67,10 @@ pub unsafe fn start_kernel(
     });
     platform.check_initrd(boot.image);
     platform.warnings.iter().for_each(|warning| log::warn!("{warning}"));
+    if let Some(erratum) = platform.counter_erratum {
+        // The counter is the only source of time: time-outs, sleeps and clocks would be wrong.
+        power::fail(&format_args!("timer: {erratum}: the counter may be read wrongly, without a workaround"));
+    }
     let bootargs = mem::replace(&mut platform.bootargs, Ok(String::new()));
     let bootargs = bootargs.unwrap_or_else(|error| power::fail(&format_args!("/chosen: {error}")));
     // Leaked: the parsed arguments borrow the text until power off.

@@ -142,6 +142,11 @@ pub fn dma_ranges_above_memory(tree: &mut DeviceTree) -> Option<()> {
     set(tree, SOC, "dma-ranges", &[0xc000_0000, 4, 0, 0x4000_0000])
 }
 
+/// A counter whose reads may return wrong values.
+pub fn counter_erratum(tree: &mut DeviceTree) -> Option<()> {
+    set(tree, "/timer", "hisilicon,erratum-161010101", &[])
+}
+
 /// No PSCI: no CPU start and no power off.
 pub fn no_psci(tree: &mut DeviceTree) -> Option<()> {
     tree.root.remove_child("psci").map(drop)

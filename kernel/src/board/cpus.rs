@@ -36,6 +36,14 @@ pub struct TimerInterrupts {
     pub virtual_: Option<Interrupt>,
 }
 
+/// Errata of the counter, named by properties of the timer's node: a read may return a wrong value (Linux,
+/// `Documentation/arch/arm64/silicon-errata.rst`). None has a workaround here.
+const COUNTER_ERRATA: [(&str, &str); 3] = [
+    ("hisilicon,erratum-161010101", "HiSilicon Hip05 to Hip07, erratum 161010101"),
+    ("fsl,erratum-a008585", "Freescale LS1043A and LS2080A, erratum A-008585"),
+    ("allwinner,erratum-unknown1", "Allwinner A64, erratum UNKNOWN1"),
+];
+
 impl<'a> DeviceTree<'a> {
     /// The CPUs, in the order of the tree.
     pub fn cpus(&self) -> impl Iterator<Item = (TreeNode<'a>, Result<CpuDescription, NodeError>)> + use<'a> {
@@ -66,11 +74,22 @@ impl<'a> DeviceTree<'a> {
         Some((node, registers))
     }
 
+    /// The generic timer.
+    fn timer_node(&self) -> Option<TreeNode<'a>> {
+        // The Raspberry Pi 3's tree was written for 32-bit kernels and has only the Armv7 compatible.
+        self.compatible(&["arm,armv8-timer", "arm,armv7-timer"]).next()
+    }
+
+    /// The erratum because of which reads of the counter may return wrong values: its name.
+    pub fn counter_erratum(&self) -> Option<&'static str> {
+        let node = self.timer_node()?;
+        let found = COUNTER_ERRATA.iter().find(|(property, _)| node.property(property).is_some());
+        found.map(|(_, name)| *name)
+    }
+
     /// The generic timer's interrupts.
     pub fn timer(&self) -> Result<TimerInterrupts, NodeError> {
-        // The Raspberry Pi 3's tree was written for 32-bit kernels and has only the Armv7 compatible.
-        let node = self.compatible(&["arm,armv8-timer", "arm,armv7-timer"]).next();
-        let node = node.ok_or(NodeError::Missing("arm,armv8-timer"))?;
+        let node = self.timer_node().ok_or(NodeError::Missing("arm,armv8-timer"))?;
         // Order: secure physical, non-secure physical, virtual, hypervisor.
         let timer = TimerInterrupts {
             physical: self.interrupt(&node, 1).ok(),
@@ -185,6 +204,19 @@ mod tests {
         let node = fixture::find(&mut model, "/watchdog");
         node.add_property(fixture::cells("reg", &[0, 0x3f10_0000, 0, 0x24]));
         assert_eq!(found(&model), Some(Err(NodeError::Malformed("reg"))));
+    }
+
+    #[test]
+    fn errata_of_the_counter_are_named() {
+        let found = |model: &TreeModel| with_tree(model, |tree| tree.counter_erratum());
+        assert_eq!(found(&fixture::virt()), None);
+        for (property, name) in COUNTER_ERRATA {
+            let mut model = fixture::virt();
+            fixture::find(&mut model, "/timer").add_property(fixture::cells(property, &[]));
+            assert_eq!(found(&model), Some(name));
+            fixture::find(&mut model, "/timer").add_property(fixture::text("compatible", "other"));
+            assert_eq!(found(&model), None);
+        }
     }
 
     #[test]

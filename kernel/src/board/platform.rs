@@ -67,6 +67,8 @@ pub struct Platform {
     pub devices: Vec<PlatformDevice>,
     /// The generic timer.
     pub timer: Option<TimerInterrupts>,
+    /// The erratum because of which reads of the counter may return wrong values.
+    pub counter_erratum: Option<&'static str>,
     /// The PCI host bridges.
     pub pci_hosts: Vec<HostDescription>,
     /// The SMMUs.
@@ -111,6 +113,7 @@ impl Platform {
             embedded_controller: None,
             devices: reader.each(tree.platform_devices(compatible)),
             timer: reader.one(tree.timer()),
+            counter_erratum: tree.counter_erratum(),
             pci_hosts: reader.each(tree.pci_hosts()),
             smmus: reader.each(tree.smmus()),
             warnings: reader.warnings,

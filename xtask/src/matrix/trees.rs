@@ -163,6 +163,11 @@ pub const CASES: &[Case] = &[
         &["ignored: ", "init: exit status 0"],
     ),
     malformed_tree(
+        "tree-counter-erratum",
+        malformed_trees::counter_erratum,
+        &["error: timer: HiSilicon Hip05 to Hip07, erratum 161010101: the counter may be read wrongly"],
+    ),
+    malformed_tree(
         "tree-too-many-cpus",
         malformed_trees::too_many_cpus,
         &["ignored: more than 128", "init: exit status 0"],
