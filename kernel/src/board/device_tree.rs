@@ -4,7 +4,7 @@ use super::node::{MAX_DEPTH, TreeNode};
 use core::fmt;
 use drivers::pcie::Phandle;
 use dtoolkit::Node;
-use dtoolkit::error::FdtParseError;
+use dtoolkit::error::{FdtErrorKind, FdtParseError};
 use dtoolkit::fdt::{Fdt, FdtNode};
 
 /// The largest device tree that is accepted: the limit of the arm64 boot protocol.
@@ -14,6 +14,16 @@ pub const MAX_DEVICE_TREE_BYTES: usize = 2 << 20;
 pub(super) const MAX_RESERVATIONS: usize = 1024;
 
 const MAGIC: u32 = 0xd00d_feed;
+// Fields of the header.
+const OFFSET_OF_STRUCTURE: usize = 8;
+const OFFSET_OF_STRINGS: usize = 12;
+const SIZE_OF_STRINGS: usize = 32;
+// Tokens of the structure block.
+const BEGIN_NODE: u32 = 1;
+const END_NODE: u32 = 2;
+const PROPERTY: u32 = 3;
+const NOP: u32 = 4;
+const END: u32 = 9;
 
 /// A blob is not a usable device tree.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -85,7 +95,7 @@ impl<'a> DeviceTree<'a> {
     pub fn new(bytes: &'a [u8]) -> Result<Self, DeviceTreeError> {
         let total = total_size(bytes)?;
         let blob = bytes.get(..total).ok_or(DeviceTreeError::Truncated { len: bytes.len(), total })?;
-        Ok(Self { fdt: Fdt::new(blob).map_err(DeviceTreeError::Malformed)? })
+        Fdt::new(blob).or_else(|error| with_long_names(blob, error)).map(|fdt| Self { fdt })
     }
 
     /// All nodes, parents before children. Nodes nested deeper than [`MAX_DEPTH`] are skipped.
@@ -116,6 +126,57 @@ impl<'a> DeviceTree<'a> {
     pub fn by_phandle(&self, phandle: Phandle) -> Option<TreeNode<'a>> {
         self.nodes().find(|node| node.phandle() == Some(phandle))
     }
+}
+
+/// The tree in `blob` if its only defect is that names are not as the specification requires: trees of real
+/// boards have property names of more than 31 characters. `error` is that of [`Fdt::new`], which checks the
+/// header and the reservations before the first name.
+fn with_long_names(blob: &[u8], error: FdtParseError) -> Result<Fdt<'_>, DeviceTreeError> {
+    let in_name = matches!(error.kind, FdtErrorKind::InvalidPropertyName | FdtErrorKind::InvalidNodeName);
+    match in_name && has_valid_structure(blob) == Some(true) {
+        true => Ok(Fdt::new_unchecked(blob)),
+        false => Err(DeviceTreeError::Malformed(error)),
+    }
+}
+
+/// Whether the structure block of `blob`, whose header is valid, is valid apart from the length of names
+/// (Devicetree specification, 5.4); `None` if it ends too early.
+fn has_valid_structure(blob: &[u8]) -> Option<bool> {
+    let word = |at: usize| Some(u32::from_be_bytes(*blob.get(at..)?.first_chunk()?));
+    let strings = blob.get(word(OFFSET_OF_STRINGS)? as usize..)?;
+    let strings = strings.get(..word(SIZE_OF_STRINGS)? as usize)?;
+    let mut at = word(OFFSET_OF_STRUCTURE)? as usize;
+    let (mut depth, mut in_properties) = (0_usize, false);
+    loop {
+        let token = word(at)?;
+        at += 4;
+        match token {
+            BEGIN_NODE => {
+                let name = name(blob.get(at..)?)?;
+                if name.is_empty() != (depth == 0) {
+                    return Some(false);
+                }
+                at = (at + name.len() + 1).next_multiple_of(4);
+                (depth, in_properties) = (depth + 1, true);
+            }
+            PROPERTY if in_properties => {
+                let (len, offset) = (word(at)? as usize, word(at + 4)? as usize);
+                let value = blob.get(at + 8..)?.get(..len)?;
+                name(strings.get(offset..)?).filter(|name| !name.is_empty())?;
+                at = (at + 8 + value.len()).next_multiple_of(4);
+            }
+            END_NODE if depth == 1 => return Some(word(at)? == END),
+            END_NODE if depth > 1 => (depth, in_properties) = (depth - 1, false),
+            NOP if depth > 0 => {}
+            _ => return Some(false),
+        }
+    }
+}
+
+/// The NUL-terminated name at the start of `bytes`, which must be printable.
+fn name(bytes: &[u8]) -> Option<&[u8]> {
+    let name = &bytes[..bytes.iter().position(|&byte| byte == 0)?];
+    name.iter().all(u8::is_ascii_graphic).then_some(name)
 }
 
 type Children<'a> = <FdtNode<'a> as Node>::Children<'a>;
@@ -188,6 +249,50 @@ mod tests {
         ));
     }
 
+    const LONG: &str = "cavium,cn9900-broken-page1-regspace";
+
+    /// The tree of `virt` with a property of the SMMU whose name has 35 characters.
+    fn with_long_name() -> Vec<u8> {
+        let mut model = fixture::virt();
+        fixture::find(&mut model, "/smmuv3").add_property(fixture::cells("placeholder", &[]));
+        fixture::rename_property(model.to_dtb(), "placeholder", LONG)
+    }
+
+    #[test]
+    fn names_longer_than_specified_are_accepted() {
+        let blob = with_long_name();
+        let kind = Fdt::new(&blob).err().map(|error| error.kind);
+        assert_eq!(kind, Some(FdtErrorKind::InvalidPropertyName), "the parser itself refuses the tree");
+        let tree = DeviceTree::new(&blob).unwrap();
+        assert!(tree.find("/smmuv3").unwrap().property(LONG).is_some());
+        let original = fixture::virt().to_dtb();
+        assert_eq!(tree.nodes().count(), DeviceTree::new(&original).unwrap().nodes().count());
+    }
+
+    /// All that dtoolkit checks apart from names is checked in a tree with long names as well.
+    #[test]
+    fn structure_of_a_tree_with_long_names_is_checked() {
+        let blob = with_long_name();
+        let start = u32::from_be_bytes(*blob[OFFSET_OF_STRUCTURE..].first_chunk().unwrap()) as usize;
+        let end = u32::from_be_bytes(*blob[OFFSET_OF_STRINGS..].first_chunk().unwrap()) as usize;
+        let (mut accepted, mut refused) = (0, 0);
+        for at in (start..end).step_by(if cfg!(miri) { 404 } else { 4 }) {
+            for value in [1, 2, 3, 4, 9, 0x7fff_ffff_u32] {
+                let mut blob = blob.clone();
+                blob[at..at + 4].copy_from_slice(&value.to_be_bytes());
+                match DeviceTree::new(&blob) {
+                    // The parser panics on what `has_valid_structure` does not refuse.
+                    Ok(tree) => {
+                        let _ = super::super::Platform::read(&tree, &["brcm,bcm2835-dma"]);
+                        accepted += 1;
+                    }
+                    Err(_) => refused += 1,
+                }
+            }
+        }
+        assert!(accepted > 10 && refused > 10, "{accepted} accepted, {refused} refused");
+    }
+
     #[test]
     fn every_truncation_is_an_error() {
         let blob = fixture::virt().to_dtb();
@@ -216,14 +321,18 @@ mod tests {
     proptest! {
         #[test]
         fn corrupted_bytes_never_panic(flips in proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>()), 1..8)) {
-            let mut blob = fixture::virt().to_dtb();
-            for (at, value) in flips {
-                let at = at.index(blob.len());
-                blob[at] = value;
-            }
-            if let Ok(tree) = DeviceTree::new(&blob) {
-                let _ = super::super::Platform::read(&tree, &["brcm,bcm2835-dma"]);
-            }
+            corrupt_and_read(fixture::virt().to_dtb(), &flips);
+            corrupt_and_read(with_long_name(), &flips);
+        }
+    }
+
+    fn corrupt_and_read(mut blob: Vec<u8>, flips: &[(proptest::sample::Index, u8)]) {
+        for (at, value) in flips {
+            let at = at.index(blob.len());
+            blob[at] = *value;
+        }
+        if let Ok(tree) = DeviceTree::new(&blob) {
+            let _ = super::super::Platform::read(&tree, &["brcm,bcm2835-dma"]);
         }
     }
 }

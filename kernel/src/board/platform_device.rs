@@ -34,6 +34,20 @@ pub struct PlatformDevice {
 }
 
 impl PlatformDevice {
+    /// A device with registers only, which accesses no memory and raises no interrupt.
+    pub fn registers_only(path: &str, compatible: &'static str, registers: AddrRange<PhysAddr>) -> Self {
+        Self {
+            path: path.to_string(),
+            compatible,
+            registers,
+            windows: Vec::new(),
+            coherent: false,
+            interrupts: Vec::new(),
+            interrupt_names: Vec::new(),
+            cells: Vec::new(),
+        }
+    }
+
     /// Returns the interrupt with this name in `interrupt-names`, or number `index` if no interrupt has the
     /// name.
     pub fn interrupt(&self, name: &str, index: usize) -> Option<Interrupt> {

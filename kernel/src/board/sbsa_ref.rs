@@ -5,8 +5,8 @@
 //! All RAM is above 4 GiB: a device with 32 address bits reaches memory only through the SMMU.
 
 use super::{
-    DeviceTree, GicDescription, InterruptController, NodeError, Platform, SmmuDescription, TimerInterrupts,
-    Uart, UartKind,
+    DeviceTree, GicDescription, InterruptController, NodeError, Platform, PlatformDevice, SmmuDescription,
+    TimerInterrupts, Uart, UartKind,
 };
 use addr::{AddrRange, PhysAddr};
 use alloc::vec::Vec;
@@ -48,6 +48,7 @@ pub(super) fn complete(platform: &mut Platform) {
     platform.timer = Some(TimerInterrupts { physical: ppi(14), virtual_: ppi(11) });
     platform.smmus = Vec::from([smmu()]);
     platform.pci_hosts = Vec::from([pci_host()]);
+    platform.devices.push(PlatformDevice::registers_only("rtc", "arm,pl031", range(0x6001_0000, 0x1000)));
     platform.embedded_controller = Some(EMBEDDED_CONTROLLER);
     let expected = [NodeError::Missing("stdout-path"), NodeError::Missing("arm,armv8-timer")];
     platform.warnings.retain(|warning| !expected.contains(&warning.error));
@@ -149,6 +150,8 @@ mod tests {
         let host = &platform.pci_hosts[0];
         assert_eq!(host.iommu.lookup(0x10), Some((SMMU, 0x10)));
         assert_eq!(platform.smmus[0].phandle, Some(SMMU));
+        let clock = &platform.devices[0];
+        assert_eq!((clock.compatible, clock.registers), ("arm,pl031", range(0x6001_0000, 0x1000)));
         let slot_3 = Bdf::new(0, 3, 0);
         assert_eq!(host.interrupts.lookup(slot_3, 1), Some(spi(6, Trigger::Level)));
         assert_eq!(host.interrupts.lookup(slot_3, 2), Some(spi(3, Trigger::Level)));

@@ -24,10 +24,16 @@ pub struct SmmuDescription {
     pub unsupported: Option<&'static str>,
 }
 
-/// Implementations that the driver would drive wrongly: the `compatible` string of their nodes, and the
-/// reason (Linux, `Documentation/arch/arm64/silicon-errata.rst`).
-const UNSUPPORTED: [(&str, &str); 1] =
-    [("nvidia,tegra264-smmu", "NVIDIA Tegra264: TLB entries may survive their invalidation")];
+/// Implementations that the driver would drive wrongly: the `compatible` string or the property that
+/// identifies their nodes, and the reason (Linux, `Documentation/arch/arm64/silicon-errata.rst`).
+const UNSUPPORTED: [(&str, &str); 2] = [
+    ("nvidia,tegra264-smmu", "NVIDIA Tegra264: TLB entries may survive their invalidation"),
+    (
+        "cavium,cn9900-broken-page1-regspace",
+        "Cavium ThunderX2: the registers of page 1 are in page 0 (erratum 74), and all sources share an \
+         interrupt (erratum 126)",
+    ),
+];
 
 /// The size of register page 0 and page 1, 64 KiB each (IHI 0070, 6.1).
 const PAGES: u64 = 2 << 16;
@@ -47,8 +53,9 @@ impl<'a> DeviceTree<'a> {
             return Err(NodeError::Malformed("reg"));
         }
         let interrupt = |name| self.interrupt_named(node, name).transpose();
-        let unsupported =
-            UNSUPPORTED.iter().find(|(name, _)| node.is_compatible(core::slice::from_ref(name)));
+        let unsupported = UNSUPPORTED.iter().find(|(name, _)| {
+            node.is_compatible(core::slice::from_ref(name)) || node.property(name).is_some()
+        });
         Ok(SmmuDescription {
             phandle: node.phandle(),
             registers,
@@ -115,6 +122,16 @@ mod tests {
         let node = fixture::find(&mut model, "/smmuv3");
         node.add_property(fixture::text("compatible", "nvidia,tegra264-smmu\0arm,smmu-v3"));
         assert!(smmus(&model)[0].unwrap().unsupported.unwrap().starts_with("NVIDIA Tegra264"));
+    }
+
+    #[test]
+    fn unsupported_implementation_is_identified_by_a_property_with_a_long_name() {
+        let mut model = fixture::virt();
+        fixture::find(&mut model, "/smmuv3").add_property(fixture::cells("placeholder", &[]));
+        let name = "cavium,cn9900-broken-page1-regspace";
+        let blob = fixture::rename_property(model.to_dtb(), "placeholder", name);
+        let smmu = DeviceTree::new(&blob).unwrap().smmus().next().unwrap().1.unwrap();
+        assert!(smmu.unsupported.unwrap().starts_with("Cavium ThunderX2"));
     }
 
     #[test]

@@ -20,5 +20,6 @@ fn probe(probed: &PlatformProbe<'_>) -> Probed {
     let registers: Mmio<Registers> = unsafe { Mmio::new(at.start()) };
     let seconds = pl031::read(&registers).ok_or_else(|| ProbeError::device("the clock is stopped"))?;
     sched::time::set_realtime(seconds);
+    log::info!("rtc: {seconds} seconds since 1970");
     Ok(None)
 }

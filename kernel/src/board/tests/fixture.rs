@@ -225,3 +225,21 @@ fn raspberry_pi((ranges, dma_ranges): (&[u32], &[u32]), mask: u32) -> TreeModel 
     soc.add_child(mailbox.build());
     model
 }
+
+/// Gives the only property called `from` another name, of any length, at the end of the strings, which must
+/// be the last block of `blob`.
+pub fn rename_property(mut blob: Vec<u8>, from: &str, to: &str) -> Vec<u8> {
+    let word = |blob: &[u8], at: usize| u32::from_be_bytes(*blob[at..].first_chunk().unwrap());
+    let [structure, strings, len] = [8, 12, 32].map(|field| word(&blob, field));
+    assert_eq!((strings + len) as usize, blob.len(), "the strings are last");
+    let name: Vec<u8> = from.bytes().chain([0]).collect();
+    let offset = blob[strings as usize..].windows(name.len()).position(|bytes| bytes == name).unwrap();
+    let is_property = |at: &usize| word(&blob, *at) == 3 && word(&blob, at + 8) as usize == offset;
+    let property = (structure as usize..strings as usize - 8).step_by(4).find(is_property).unwrap();
+    blob.extend(to.bytes().chain([0]));
+    let total = blob.len() as u32;
+    for (at, value) in [(property + 8, len), (4, total), (32, total - strings)] {
+        blob[at..at + 4].copy_from_slice(&value.to_be_bytes());
+    }
+    blob
+}
