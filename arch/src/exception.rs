@@ -136,6 +136,12 @@ impl UserFrame {
         self.0.sp_el0 = sp.raw();
     }
 
+    /// Whether the program executed an SVC in AArch64 state.
+    #[inline]
+    pub const fn is_svc(&self) -> bool {
+        esr::is_svc(self.0.esr)
+    }
+
     /// Sets the address at which the program continues.
     #[inline]
     pub fn set_pc(&mut self, pc: u64) {

@@ -75,6 +75,15 @@ pub enum DataAccess {
     CacheMaintenance,
 }
 
+/// The exception class (EC) of SVC in AArch64 state.
+const SVC: u8 = 0x15;
+
+/// Whether `esr` has the class of SVC.
+#[inline]
+pub const fn is_svc(esr: u64) -> bool {
+    esr >> 26 & 0x3f == SVC as u64
+}
+
 impl DataAccess {
     fn decode(iss: u32) -> Self {
         match (iss >> 8 & 1, iss >> 6 & 1) {
@@ -157,7 +166,7 @@ impl Syndrome {
             0x07 => Self::FpAccess,
             0x0d => Self::BranchTarget,
             0x0e => Self::IllegalState,
-            0x15 => Self::Svc(immediate),
+            SVC => Self::Svc(immediate),
             0x18 => Self::SystemRegister(SystemAccess::decode(iss)),
             0x19 | 0x1d => Self::SveAccess,
             0x1c => Self::PointerAuthentication,

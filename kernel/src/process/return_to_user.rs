@@ -7,19 +7,21 @@ use addr::KernelVa;
 use alloc::sync::Arc;
 use arch::exception::UserFrame;
 
-/// The last step before user space, after every exception: preempts the thread if its time slice is used up,
-/// delivers signals, and terminates the thread if it is interrupted. `thread` is the running thread;
-/// interrupts are masked, no lock is held. `restart` is passed to [`signals::deliver_all`].
-pub fn before_return(thread: Arc<Thread>, frame: &mut UserFrame, restart: Option<Restart>) {
+/// The last step before user space, after every exception: preempts the running thread if its time slice is
+/// used up, delivers signals, and terminates the thread if it is interrupted. Interrupts are masked, no lock is
+/// held. `restart` is passed to [`signals::deliver_all`].
+#[inline]
+pub fn before_return(frame: &mut UserFrame, restart: Option<Restart>) {
     sched::preempt();
-    if thread.has_requests() {
-        serve_requests(thread, frame, restart);
+    if sched::has_requests() {
+        serve_requests(frame, restart);
     }
 }
 
 /// Delivers the signals of the running thread, and terminates it if it is interrupted.
 #[cold]
-fn serve_requests(thread: Arc<Thread>, frame: &mut UserFrame, mut restart: Option<Restart>) {
+fn serve_requests(frame: &mut UserFrame, mut restart: Option<Restart>) {
+    let thread = sched::current();
     while !thread.is_interrupted() && thread.take_signalled() {
         let Some(task) = Task::of(&thread) else { break };
         // SAFETY: as in `exit_thread`.
@@ -38,7 +40,7 @@ fn serve_requests(thread: Arc<Thread>, frame: &mut UserFrame, mut restart: Optio
 /// # Safety
 /// Except for `frame`, nothing on the stack below `stack_top` may be live.
 pub unsafe fn enter_user(mut frame: UserFrame, stack_top: KernelVa) -> ! {
-    before_return(sched::current(), &mut frame, None);
+    before_return(&mut frame, None);
     arch::irqsoff::end();
     // SAFETY: the stack is guaranteed by the caller, and `frame` is read first; `Task::restore`
     // installed the process's tables and restored its FP state when this thread was switched to.

@@ -2,6 +2,7 @@
 
 use super::process::Process;
 use super::signals;
+use crate::percpu::{MAX_CPUS, PerCpu};
 use crate::sched::{self, Thread, UserThread};
 use crate::sync::SpinLock;
 use crate::vm::access::UserMemory;
@@ -10,11 +11,16 @@ use addr::UserVa;
 use alloc::sync::Arc;
 use arch::context::FpState;
 use core::any::Any;
-use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use program::{FutexMemory, PendingSignals};
 
 /// The next process or thread id; both share a number space.
 static NEXT_ID: AtomicU32 = AtomicU32::new(1);
+
+/// The task whose registers each CPU has. Set at each context switch to a thread of a process; read by
+/// exceptions from EL0 only, which no kernel thread takes.
+static CURRENT: PerCpu<AtomicPtr<Task>> =
+    PerCpu::new([const { AtomicPtr::new(core::ptr::null_mut()) }; MAX_CPUS]);
 
 /// Returns an unused process or thread id.
 pub fn next_id() -> u32 {
@@ -69,6 +75,14 @@ impl Task {
     pub fn inherit(&self, parent: &Self) {
         self.registers.lock().fp.save();
         self.signal_mask.store(parent.signal_mask().bits(), Ordering::Relaxed);
+    }
+
+    /// Calls `handle` with the task of the running thread, which has entered the kernel from user space.
+    #[inline]
+    pub fn with_current<R>(handle: impl FnOnce(&Self) -> R) -> R {
+        let current = CURRENT.this().load(Ordering::Relaxed);
+        // SAFETY: the thread that runs this owns the task and ends after it. Null is a defect of the scheduler.
+        handle(unsafe { current.as_ref() }.expect("an exception from EL0 in a kernel thread"))
     }
 
     /// Returns the task of `thread`; `None` for a kernel thread.
@@ -205,6 +219,7 @@ impl UserThread for Task {
         let registers = self.registers.lock();
         registers.fp.restore();
         arch::context::set_thread_pointer(registers.thread_pointer);
+        CURRENT.this().store(core::ptr::from_ref(self).cast_mut(), Ordering::Relaxed);
         // SAFETY: `detach_from_process` uninstalls it before the thread leaves the process; `clear` runs
         // after the last one.
         unsafe { self.process.space.install() };

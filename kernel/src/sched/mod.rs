@@ -35,7 +35,7 @@ use alloc::sync::Arc;
 use arch::context::Context;
 use arch::cpu::mask_irqs;
 use arch::exception::UserFrame;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 use drivers::interrupts::Interrupt;
 use run_queue::RunQueue;
 use spin::Once;
@@ -62,6 +62,10 @@ struct CpuState {
 
 static CPU_STATE: PerCpu<SpinLock<CpuState>> =
     PerCpu::new([const { SpinLock::new(CpuState { current: None, previous: None, idle: None }) }; MAX_CPUS]);
+/// The running thread of each CPU, `CpuState::current`, without a lock since every system call reads it. Null
+/// before [`run`].
+static CURRENT: PerCpu<AtomicPtr<Thread>> =
+    PerCpu::new([const { AtomicPtr::new(core::ptr::null_mut()) }; MAX_CPUS]);
 /// A bit for each CPU in [`run`].
 static RUNNING: AtomicU64 = AtomicU64::new(0);
 /// The end of each CPU's time slice, in counter ticks, since every return to user space compares it with the
@@ -130,15 +134,32 @@ pub fn running_cpus() -> u64 {
 
 /// Returns the running thread of this CPU.
 pub fn current() -> Arc<Thread> {
-    match &CPU_STATE.this().lock().current {
-        Some(thread) => thread.clone(),
-        None => panic!("CPU {} runs no thread yet", arch::cpu::index()),
+    let current = CURRENT.this().load(Ordering::Relaxed).cast_const();
+    assert!(!current.is_null(), "CPU {} runs no thread yet", arch::cpu::index());
+    // SAFETY: the pointer of an `Arc` that `CpuState` holds. Its owner does not change before the calling
+    // thread, which is that thread, waits or yields.
+    unsafe {
+        Arc::increment_strong_count(current);
+        Arc::from_raw(current)
     }
+}
+
+/// Calls `read` with the running thread; `None` before [`run`]. `read` must not block.
+fn with_current<R>(read: impl FnOnce(&Thread) -> R) -> Option<R> {
+    let current = CURRENT.this().load(Ordering::Relaxed);
+    // SAFETY: null, or as in `current`.
+    unsafe { current.as_ref() }.map(read)
 }
 
 /// Returns whether the running thread must exit instead of continuing a long operation.
 pub fn is_interrupted() -> bool {
-    CPU_STATE.this().lock().current.as_ref().is_some_and(|thread| thread.is_interrupted())
+    with_current(Thread::is_interrupted).unwrap_or(false)
+}
+
+/// Returns whether the running thread must not return to user space before it looked for signals or exited.
+#[inline]
+pub fn has_requests() -> bool {
+    with_current(Thread::has_requests).unwrap_or(false)
 }
 
 /// Returns whether this CPU runs threads: it is past its boot.
@@ -200,9 +221,7 @@ fn sleep(deadline: Nanoseconds, must_end: impl Fn(&Thread) -> bool) -> Result<()
 
 /// Makes the running thread look for signals before it returns to user space.
 pub fn check_signals() {
-    if let Some(thread) = &CPU_STATE.this().lock().current {
-        thread.set_signalled();
-    }
+    with_current(Thread::set_signalled);
 }
 
 /// Makes `thread` look for signals: at once if it waits on behalf of its program, else before it returns to
@@ -239,8 +258,9 @@ pub fn run() -> ! {
     {
         let mut local = CPU_STATE.this().lock();
         assert!(local.current.is_none(), "CPU {} already runs threads", arch::cpu::index());
-        (local.current, local.idle) = (Some(idle.clone()), Some(idle));
+        (local.current, local.idle) = (Some(idle.clone()), Some(idle.clone()));
     }
+    CURRENT.this().store(Arc::as_ptr(&idle).cast_mut(), Ordering::Relaxed);
     RUNNING.fetch_or(this_cpu(), Ordering::Relaxed);
     // SAFETY: no guard exists on this stack, which is the first of this CPU; the lock above is released.
     unsafe { arch::cpu::unmask_irqs() };
@@ -383,6 +403,7 @@ fn pick_next(scheduler: &mut Scheduler, local: &mut CpuState) -> Option<(*mut Co
     current.cpu_time.stop(now);
     next.cpu_time.start(now);
     let contexts = (current.context(), next.context().cast_const());
+    CURRENT.this().store(Arc::as_ptr(&next).cast_mut(), Ordering::Relaxed);
     (local.previous, local.current) = (Some(current), Some(next));
     Some(contexts)
 }

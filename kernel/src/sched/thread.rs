@@ -134,7 +134,8 @@ impl Thread {
     }
 
     /// Returns whether the thread must not return to user space before it looked for signals or exited.
-    pub fn has_requests(&self) -> bool {
+    #[inline]
+    pub(super) fn has_requests(&self) -> bool {
         self.requests.load(Ordering::Acquire) != 0
     }
 

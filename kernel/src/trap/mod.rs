@@ -3,7 +3,7 @@
 
 mod user;
 
-use crate::{irq, panic, process, sched};
+use crate::{irq, panic, process};
 use arch::exception::{TrapFrame, UserFrame, Vector};
 
 pub use user::exception as user_exception;
@@ -27,7 +27,7 @@ pub fn kernel_interrupt() {
 pub fn user_interrupt(frame: &mut UserFrame) {
     arch::irqsoff::start();
     irq::dispatch();
-    process::before_return(sched::current(), frame, None);
+    process::before_return(frame, None);
     arch::irqsoff::end();
 }
 

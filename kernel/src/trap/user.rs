@@ -2,7 +2,6 @@
 
 use crate::process::signals::{self, Restart};
 use crate::process::{self, Task, Termination};
-use crate::sched::{self, Thread};
 use crate::vm::address_space::AccessError;
 use crate::{kprintln, panic, syscall};
 use abi::memory::Prot;
@@ -14,18 +13,19 @@ use arch::exception::{DataAccess, Fault, Syndrome, UserFrame};
 pub fn exception(frame: &mut UserFrame) {
     // SAFETY: the exception entry has masked interrupts; EL0 holds no guard.
     unsafe { arch::cpu::unmask_irqs() };
-    let thread = sched::current();
-    let restart = handle(&thread, frame);
+    let restart = Task::with_current(|task| handle(task, frame));
     core::mem::forget(arch::cpu::mask_irqs());
-    process::before_return(thread, frame, restart);
+    process::before_return(frame, restart);
     arch::irqsoff::end();
 }
 
 /// Returns the system call if a signal interrupted it and it can be executed again.
-fn handle(thread: &Thread, frame: &mut UserFrame) -> Option<Restart> {
-    let Some(task) = Task::of(thread) else { panic!("exception from EL0 in a kernel thread: {frame:?}") };
+fn handle(task: &Task, frame: &mut UserFrame) -> Option<Restart> {
+    // Before the syndrome is decoded: a tenth of a trivial system call.
+    if frame.is_svc() {
+        return syscall::dispatch(task, frame);
+    }
     match frame.syndrome() {
-        Syndrome::Svc(_) => return syscall::dispatch(task, frame),
         Syndrome::DataAbort { fault, access, .. } => {
             memory_fault(task, frame, fault, required_protection(access));
         }
