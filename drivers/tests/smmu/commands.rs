@@ -245,47 +245,62 @@ fn commands_are_visible_before_the_doorbell() {
     assert_eq!(fixture.machine.register(0x98), before + 2);
 }
 
+/// A queue with an illegal command, and a second global error besides CMDQ_ERR.
+struct ConcurrentErrors(Fixture);
+
+impl ConcurrentErrors {
+    const GERROR: usize = 0x60;
+    const GERRORN: usize = 0x64;
+    const CMDQ_ERR: u32 = 1;
+    const EVENTQ_ABT_ERR: u32 = 1 << 2;
+
+    fn new() -> Self {
+        let fixture = fixture(IdRegisters::STAGE1, WalkCoherency::Coherent);
+        let illegal = Command::TlbiS12Vmall { vmid: addr::Vmid::new(0) };
+        fixture.commands.borrow_mut().submit(illegal.encode()).unwrap();
+        Self(fixture)
+    }
+
+    fn raise_event_queue_abort(machine: &TestMachine) {
+        machine.set_register(Self::GERROR, machine.register(Self::GERROR) ^ Self::EVENTQ_ABT_ERR);
+    }
+
+    fn active(&self) -> u32 {
+        self.0.machine.register(Self::GERROR) ^ self.0.machine.register(Self::GERRORN)
+    }
+}
+
 /// GERRORN (IHI 0070, 6.3.18) takes the observed value at once: a second write would follow a second read.
 #[test]
 fn concurrent_errors_are_acknowledged_by_one_write() {
-    const GERROR: usize = 0x60;
-    const GERRORN: usize = 0x64;
-    const EVENTQ_ABT_ERR: u32 = 1 << 2;
-    let fixture = fixture(IdRegisters::STAGE1, WalkCoherency::Coherent);
-    let mut commands = fixture.commands.borrow_mut();
-    let illegal = Command::TlbiS12Vmall { vmid: addr::Vmid::new(0) };
-    commands.submit(illegal.encode()).unwrap();
-    fixture.machine.step();
-    fixture.machine.set_register(GERROR, fixture.machine.register(GERROR) ^ EVENTQ_ABT_ERR);
-    let active = fixture.machine.register(GERROR) ^ fixture.machine.register(GERRORN);
-    assert_eq!(active, EVENTQ_ABT_ERR | 1, "CMDQ_ERR too");
+    let errors = ConcurrentErrors::new();
+    let mut commands = errors.0.commands.borrow_mut();
+    errors.0.machine.step();
+    ConcurrentErrors::raise_event_queue_abort(&errors.0.machine);
+    let active = errors.active();
+    assert_eq!(active, ConcurrentErrors::EVENTQ_ABT_ERR | ConcurrentErrors::CMDQ_ERR);
     let before = commands.counters().register_writes;
-    let errors = commands.service_errors();
-    assert_eq!((errors.bits, commands.counters().register_writes - before), (active, 1));
-    assert_eq!(fixture.machine.register(GERRORN), fixture.machine.register(GERROR));
+    let reported = commands.service_errors();
+    assert_eq!((reported.bits, commands.counters().register_writes - before), (active, 1));
+    assert_eq!(errors.active(), 0);
     assert_eq!(commands.run([]), Ok(()), "the queue has not continued");
 }
 
 /// The waiter acknowledges only the error that stops its batch; the other one stays active for the handler.
 #[test]
 fn error_during_the_batch_of_another_cpu_is_reported_once() {
-    const GERROR: usize = 0x60;
-    const GERRORN: usize = 0x64;
-    const EVENTQ_ABT_ERR: u32 = 1 << 2;
-    let fixture = fixture(IdRegisters::STAGE1, WalkCoherency::Coherent);
-    let mut commands = fixture.commands.borrow_mut();
-    let illegal = Command::TlbiS12Vmall { vmid: addr::Vmid::new(0) };
-    commands.submit(illegal.encode()).unwrap();
-    fixture.machine.after_step.set(Some(|machine| {
+    let errors = ConcurrentErrors::new();
+    let mut commands = errors.0.commands.borrow_mut();
+    errors.0.machine.after_step.set(Some(|machine| {
         machine.after_step.set(None);
-        machine.set_register(GERROR, machine.register(GERROR) ^ EVENTQ_ABT_ERR);
+        ConcurrentErrors::raise_event_queue_abort(machine);
     }));
     assert_eq!(commands.run([]), Ok(()));
-    assert!(fixture.machine.after_step.get().is_none(), "no error during the batch");
-    let active = || fixture.machine.register(GERROR) ^ fixture.machine.register(GERRORN);
-    assert_eq!(active(), EVENTQ_ABT_ERR);
-    assert_eq!(commands.service_errors().bits, EVENTQ_ABT_ERR | 1);
-    assert_eq!(active(), 0);
+    assert!(errors.0.machine.after_step.get().is_none(), "no error during the batch");
+    assert_eq!(errors.active(), ConcurrentErrors::EVENTQ_ABT_ERR);
+    let reported = commands.service_errors().bits;
+    assert_eq!(reported, ConcurrentErrors::EVENTQ_ABT_ERR | ConcurrentErrors::CMDQ_ERR);
+    assert_eq!(errors.active(), 0);
     assert!(commands.service_errors().is_empty(), "reported twice");
 }
 
