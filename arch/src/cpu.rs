@@ -244,6 +244,16 @@ mod target {
         (CurrentEL.get() >> 2) as u8
     }
 
+    /// PSTATE.PAN: whether the kernel cannot access memory that EL0 can. `None` without FEAT_PAN.
+    pub fn privileged_access_never() -> Option<bool> {
+        super::features().contains(super::CpuFeatures::PAN).then(|| {
+            let pan: u64;
+            // SAFETY: reads PSTATE.PAN, which exists with FEAT_PAN (DDI 0487, C5.2.20).
+            unsafe { core::arch::asm!("mrs {}, s3_0_c4_c2_3", out(reg) pan, options(nomem, nostack)) };
+            pan & 1 << 22 != 0
+        })
+    }
+
     /// The affinity of this CPU (MPIDR_EL1 without flag bits), as in PSCI and in `reg` of the device tree.
     pub fn affinity() -> u64 {
         MPIDR_EL1.get() & 0xff_00ff_ffff
@@ -329,6 +339,11 @@ mod target {
     /// The current exception level; 0 on a host.
     pub fn exception_level() -> u8 {
         0
+    }
+
+    /// `None`: a host has no PSTATE.
+    pub fn privileged_access_never() -> Option<bool> {
+        None
     }
 
     /// The affinity of this CPU.

@@ -68,6 +68,7 @@ fn cpu_and_noncoherent_device_see_each_others_data() {
     }
     behind_smmu.unusable_addresses_are_never_allocated();
     behind_smmu.configuration_waits_with_interrupts_enabled();
+    behind_smmu.service_failure_quarantines_each_device_behind_the_smmu();
     windows::buffers_are_inside_the_windows();
     windows::errors_name_the_limit();
     windows::device_addresses_are_contiguous_only_in_one_window();

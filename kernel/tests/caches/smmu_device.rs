@@ -6,6 +6,7 @@ use addr::{AddrRange, Chunk, Iova, KernelVa, PAGE_SIZE, PhysAddr, StreamId};
 use dma_api::{Attrs, Direction, DmaError, StreamMemory};
 use drivers::fake::FakeRegisters;
 use drivers::smmu::{Clock, Features, Registers, TIMEOUT_US};
+use kernel::dma::fault::Quarantine;
 use kernel::dma::{self, Attachment, Device, MapPlacement, counters, stream};
 use kernel::iommu::Smmu;
 use kernel::memory::linear;
@@ -221,6 +222,26 @@ impl SmmuDevice {
         let attachments: Vec<_> = others.into_iter().map(attach).collect();
         let reused = attachments.iter().any(|attachment| attachment.range().overlaps(&target));
         assert!(!reused, "old data: the IOVA has a new mapping, but an entry in the IOTLB");
+    }
+
+    /// GERROR.SFM_ERR (IHI 0070, 12.3): the SMMU aborts all transactions and executes no command. It is not
+    /// usable afterwards.
+    pub fn service_failure_quarantines_each_device_behind_the_smmu(&self) {
+        kernel::dma::fault::start().unwrap();
+        let third = StreamId::new(10);
+        let other = Device::translated("third".into(), self.smmu, third, false, &[]).unwrap();
+        let devices = [&self.device, &other];
+        let armed = || devices.map(|device| device.arm_generation().is_some());
+        self.smmu.service();
+        assert_eq!(armed(), [true; 2]);
+        self.bus.smmu.borrow_mut().enter_service_failure();
+        self.smmu.service();
+        assert_eq!(armed(), [false; 2], "the quarantine is not pending");
+        for device in devices {
+            // As the thread does.
+            Quarantine::quarantine(&**device);
+            assert!(device.is_quarantined());
+        }
     }
 
     /// Runs `action` with an SMMU that does not respond, which must be polled with interrupts enabled.

@@ -5,17 +5,22 @@ use super::device::edu;
 use super::{Outcome, Test};
 use crate::fixture::{Fragmented, allocate_all, run_each, run_on_other_cpu, spin_until};
 use crate::{audit, check, pass, skip};
+use abi::memory::Prot;
 use addr::{AddrRange, Chunk, KernelVa, MemoryType, Order, PAGE_SIZE, PhysAddr};
+use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use arch::cpu::privileged_access_never;
 use arch::mmu::{Translation, translate_kernel};
+use arch::user_copy::{self, CompareExchange, UserFault};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use kernel::dma::counters;
 use kernel::memory::vmalloc::{KernelMapping, REGISTERS, STACKS, VMALLOC};
 use kernel::memory::{layout, linear, magazines, window, zones};
 use kernel::percpu;
 use kernel::sync::SpinLock;
+use kernel::vm::address_space::{AddressSpace, MmapPlacement};
 use memory::{Frames, Reach, Request, Zone, chunks};
 use pagetable::Mapping;
 
@@ -36,6 +41,7 @@ pub const TESTS: &[Test] = &[
         name: "cpu.memory_set_restarts_after_option_mismatch",
         run: memory_set_restarts_after_option_mismatch,
     },
+    Test { name: "cpu.pan_is_set_after_user_accesses", run: pan_is_set_after_user_accesses },
     Test { name: "memory.closed_window_has_no_translation", run: closed_window_has_no_translation },
     Test { name: "memory.linear_alias_is_removed_and_restored", run: linear_alias_is_removed_and_restored },
     Test { name: "memory.kernel_mappings_have_guard_pages", run: kernel_mappings_have_guard_pages },
@@ -65,6 +71,40 @@ fn zones_do_not_overlap() -> Outcome {
         frames(&layout.high_free)
     );
     pass!("boundary at {}, {} low and {} high frames", layout.low_end, low.total, high.total)
+}
+
+/// The compare-and-exchange clears PSTATE.PAN for its exclusives. They fault in a page that a program can
+/// only read; in an unmapped one, the load with EL0 permissions before them does.
+fn pan_is_set_after_user_accesses() -> Outcome {
+    let space = AddressSpace::new().ok_or("no memory or no ASID")?;
+    let at = space.map_anonymous(PAGE_SIZE, MmapPlacement::Hint(None), Prot::READ | Prot::WRITE);
+    let at = at.map_err(|errno| format!("mmap: {errno}"))?;
+    let page = AddrRange::new(at, at + PAGE_SIZE);
+    space.populate(page, Prot::WRITE).map_err(|errno| format!("populate: {errno}"))?;
+    let exchange = |at, expected, new| {
+        let _irqs = arch::cpu::mask_irqs();
+        // SAFETY: uninstalled below; no other thread runs on this CPU meanwhile.
+        unsafe { space.install() };
+        let result = (user_copy::compare_exchange_u32(at, expected, new), privileged_access_never());
+        arch::mmu::uninstall_user();
+        result
+    };
+    let mut results = Vec::from([
+        ("writable", exchange(at, 0, 7), Ok(CompareExchange::Exchanged)),
+        ("other word", exchange(at, 0, 8), Ok(CompareExchange::Differs(7))),
+        ("unmapped", exchange(page.end(), 0, 1), Err(UserFault)),
+    ]);
+    space.protect(page, Prot::READ).map_err(|errno| format!("mprotect: {errno}"))?;
+    results.push(("read-only", exchange(at, 7, 9), Err(UserFault)));
+    results.push(("read-only, other word", exchange(at, 6, 9), Ok(CompareExchange::Differs(7))));
+    for (name, (result, pan), expected) in results {
+        check!(result == expected, "{name}: {result:?}, not {expected:?}");
+        check!(pan != Some(false), "{name}: PSTATE.PAN is clear");
+    }
+    match privileged_access_never() {
+        Some(_) => pass!("after success and faults"),
+        None => pass!("no FEAT_PAN"),
+    }
 }
 
 /// Checks samples of highmem by the MMU, and all mappings by the page tables. Only kernel views of buffers

@@ -555,6 +555,22 @@ pub const MUTANTS: &[SourceMutant] = &[
         oracle: Oracle::DmaEngine,
     },
     SourceMutant {
+        name: "service failure of an SMMU not reported",
+        file: "kernel/src/iommu/smmu.rs",
+        item: "service",
+        from: "events::report_failure(self);",
+        to: "",
+        oracle: Oracle::Caches,
+    },
+    SourceMutant {
+        name: "devices behind a failed SMMU not quarantined",
+        file: "kernel/src/dma/fault/registry.rs",
+        item: "smmu_failed",
+        from: "core::ptr::eq(entry.smmu, smmu)",
+        to: "false && core::ptr::eq(entry.smmu, smmu)",
+        oracle: Oracle::Caches,
+    },
+    SourceMutant {
         name: "windows of a host bridge allocated as device addresses",
         file: "drivers/src/pcie/description.rs",
         item: "unusable_iovas",

@@ -28,6 +28,14 @@ const TAKE_ZEROED: &str = "let mut frames = pages::alloc_zeroed(hole.len() / PAG
 
 /// All of them; `doc/mutants.md` has the same list, after that of [`super::list`].
 pub const MUTANTS: &[SourceMutant] = &[
+    SourceMutant {
+        name: "PSTATE.PAN left clear after a fault",
+        file: "arch/src/user_copy.s",
+        item: "user_compare_exchange_32",
+        from: "mov x0, #-1\n    b 6b",
+        to: "mov x0, #-1\n    b 7b",
+        oracle: test("cpu.pan_is_set_after_user_accesses", "PSTATE.PAN is clear"),
+    },
     // The next two leave only memory dirty that libc does not use: its allocator relies on zeroed pages, so
     // that the probe would fault instead of finding the data. Here 64 KiB of the probe's 48 MiB.
     SourceMutant {
