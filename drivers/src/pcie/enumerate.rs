@@ -97,7 +97,8 @@ fn functions_on(config: &impl ConfigSpace, bus: u8) -> Vec<Bdf> {
     functions
 }
 
-fn is_present(config: &impl ConfigSpace, at: Bdf) -> bool {
+/// Whether a function responds.
+pub(super) fn is_present(config: &impl ConfigSpace, at: Bdf) -> bool {
     !matches!(config.read16(at, 0), 0xffff | 0)
 }
 

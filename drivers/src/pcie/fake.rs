@@ -17,13 +17,19 @@ pub struct FakeFunction {
     behind: Vec<FakeFunction>,
     /// Functions 1, 2, ... of the same device.
     beside: Vec<FakeFunction>,
+    removed: bool,
 }
 
 impl FakeFunction {
     pub fn endpoint(vendor: u16, device: u16) -> Self {
         let empty = || vec![0; 4096];
-        let mut function =
-            Self { registers: empty(), writable: empty(), behind: Vec::new(), beside: Vec::new() };
+        let mut function = Self {
+            registers: empty(),
+            writable: empty(),
+            behind: Vec::new(),
+            beside: Vec::new(),
+            removed: false,
+        };
         function.set32(0, u32::from(device) << 16 | u32::from(vendor));
         function.writable[0x04] = 0xff;
         function.writable[0x05] = 0xff;
@@ -96,6 +102,11 @@ impl FakeFunction {
         self
     }
 
+    pub fn read_only8(mut self, register: u16) -> Self {
+        self.writable[usize::from(register)] = 0;
+        self
+    }
+
     pub fn set8(&mut self, register: u16, value: u8) {
         self.registers[usize::from(register)] = value;
     }
@@ -105,7 +116,8 @@ impl FakeFunction {
     }
 
     fn buses(&self) -> Option<(u8, u8)> {
-        (self.registers[0x0e] & 0x7f == 1).then_some((self.registers[0x19], self.registers[0x1a]))
+        (self.registers[0x0e] & 0x7f == 1 && !self.removed)
+            .then_some((self.registers[0x19], self.registers[0x1a]))
     }
 }
 
@@ -126,6 +138,11 @@ impl FakeBus {
         self
     }
 
+    /// Removes the function, and the buses behind it.
+    pub fn remove(&mut self, at: Bdf) {
+        self.find_mut(at).expect("a function").removed = true;
+    }
+
     fn find(&self, at: Bdf) -> Option<&FakeFunction> {
         let root = self.roots.iter().find(|(number, _)| *number == at.bus());
         let bus = match root {
@@ -133,10 +150,11 @@ impl FakeBus {
             None => self.roots.iter().find_map(|(_, functions)| behind(functions, at.bus()))?,
         };
         let first = bus.get(usize::from(at.device()))?;
-        match at.function() {
+        let found = match at.function() {
             0 => Some(first),
             other => first.beside.get(usize::from(other) - 1),
-        }
+        };
+        found.filter(|function| !function.removed)
     }
 
     fn find_mut(&mut self, at: Bdf) -> Option<&mut FakeFunction> {

@@ -3,7 +3,7 @@
 use super::address::Bdf;
 use super::config::{ConfigSpace, Ecam};
 use super::description::{HostDescription, Phandle};
-use super::function::{COMMAND, Function, INTX_OFF, MASTER, MEMORY};
+use super::function::{Bridge, COMMAND, Function, INTX_OFF, MASTER, MEMORY};
 use super::problem::Problem;
 use super::{assign, enumerate};
 use crate::gic::GicInterrupt;
@@ -50,6 +50,44 @@ impl fmt::Display for MasterError {
 }
 
 impl core::error::Error for MasterError {}
+
+/// The requests of a removed function may still reach memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum IsolateError {
+    /// The function does not exist, and did not at enumeration.
+    NoSuchFunction(Bdf),
+    /// No bridge above it responds: it was on the root bus, or all of them were removed.
+    NoBridge(Bdf),
+    /// This function behind the bridge responds, and needs the bridge.
+    Present {
+        /// The function.
+        function: Bdf,
+        /// The bridge.
+        bridge: Bdf,
+    },
+    /// The command register of this bridge still has bus mastering enabled, or reads as all ones.
+    NotDisabled {
+        /// The bridge.
+        bridge: Bdf,
+        /// Its command register.
+        command: u16,
+    },
+}
+
+impl fmt::Display for IsolateError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoSuchFunction(at) => write!(f, "no function at {at}"),
+            Self::NoBridge(at) => write!(f, "no bridge above {at} responds"),
+            Self::Present { function, bridge } => write!(f, "{function} behind bridge {bridge} is in use"),
+            Self::NotDisabled { bridge, command } => {
+                write!(f, "bridge {bridge} is a bus master: its command register is {command:#06x}")
+            }
+        }
+    }
+}
+
+impl core::error::Error for IsolateError {}
 
 /// An enumerated host bridge.
 pub struct Host<C = Ecam> {
@@ -138,6 +176,38 @@ impl<C: ConfigSpace> Host<C> {
             self.change_command(self.functions[index].bdf, MASTER, 0);
         }
         Ok(())
+    }
+
+    /// Disables bus mastering of the nearest bridge above a removed function that responds, and returns the
+    /// bridge. From then on no request of the function reaches memory: the bridge rejects those that arrive
+    /// (PCIe 5.0, 7.5.1.1.3), and its completion does not pass the requests that it forwarded before (2.4.1).
+    /// That the function does not respond is no proof: its requests may still be on their way to the bridge.
+    ///
+    /// # Errors
+    /// [`IsolateError`]; a bridge with a function that responds is not changed.
+    pub fn isolate_removed(&mut self, bdf: Bdf) -> Result<Bdf, IsolateError> {
+        let index = self.index(bdf).map_err(|_| IsolateError::NoSuchFunction(bdf))?;
+        let above = |&index: &usize| self.functions[index].parent;
+        let mut bridges = core::iter::successors(above(&index), above).filter_map(|index| {
+            let Function { bdf, bridge, .. } = self.functions[index];
+            bridge.map(|Bridge { secondary, subordinate, .. }| (bdf, secondary..=subordinate))
+        });
+        let nearest = bridges.find(|(bridge, _)| self.is_present(*bridge));
+        let (bridge, buses) = nearest.ok_or(IsolateError::NoBridge(bdf))?;
+        let mut behind = self.functions.iter().filter(|function| buses.contains(&function.bdf.bus()));
+        if let Some(present) = behind.find(|function| self.is_present(function.bdf)) {
+            return Err(IsolateError::Present { function: present.bdf, bridge });
+        }
+        self.change_command(bridge, 0, MASTER);
+        // All ones if the bridge was removed meanwhile.
+        match self.config.read16(bridge, COMMAND) {
+            command if command & MASTER != 0 => Err(IsolateError::NotDisabled { bridge, command }),
+            _ => Ok(bridge),
+        }
+    }
+
+    fn is_present(&self, at: Bdf) -> bool {
+        enumerate::is_present(&self.config, at)
     }
 
     /// Enables or disables the function's INTx.
@@ -249,6 +319,66 @@ mod tests {
             host.enable_bus_master(absent, StreamLive::promise(0)),
             Err(MasterError::NoSuchFunction(absent))
         );
+    }
+
+    /// 00:00.0 a device, and 00:01.0 a root port with a switch: 02:00.0 a port with the two functions of a
+    /// device, 02:01.0 one with another device.
+    fn host_with_switch() -> (Host<FakeBus>, [Bdf; 3]) {
+        let device = |id| FakeFunction::endpoint(0x1234, id);
+        let ports = [
+            FakeFunction::express(6, [device(2).beside([device(3)])]),
+            FakeFunction::express(6, [device(4)]),
+        ];
+        let root_port = FakeFunction::express(4, [FakeFunction::express(5, ports)]);
+        let mut host = Host::enumerate(FakeBus::new([device(1), root_port]), description());
+        let devices = [Bdf::new(3, 0, 0), Bdf::new(3, 0, 1), Bdf::new(4, 0, 0)];
+        for at in devices {
+            host.enable_bus_master(at, StreamLive::promise(at.requester())).unwrap();
+        }
+        (host, devices)
+    }
+
+    #[test]
+    fn removed_function_is_isolated_by_the_nearest_bridge_that_responds() {
+        let (mut host, [first, second, other]) = host_with_switch();
+        let (root, switch) = (Bdf::new(0, 1, 0), Bdf::new(1, 0, 0));
+        let (port, other_port) = (Bdf::new(2, 0, 0), Bdf::new(2, 1, 0));
+        let is_master = |host: &mut Host<FakeBus>, at| host.config().read16(at, COMMAND) & MASTER != 0;
+        let present = |function| Err(IsolateError::Present { function, bridge: port });
+        assert_eq!(host.isolate_removed(first), present(first), "not removed");
+        host.config().remove(first);
+        assert_eq!(host.isolate_removed(first), present(second), "the other function is in use");
+        assert!(is_master(&mut host, port));
+        host.config().remove(second);
+        assert_eq!(host.isolate_removed(first), Ok(port));
+        assert!(!is_master(&mut host, port));
+        assert!([switch, root, other_port, other].into_iter().all(|at| is_master(&mut host, at)));
+        host.config().remove(switch);
+        assert_eq!(host.isolate_removed(other), Ok(root), "with all of the switch");
+        assert!(!is_master(&mut host, root));
+        host.config().remove(root);
+        assert_eq!(host.isolate_removed(other), Err(IsolateError::NoBridge(other)));
+    }
+
+    #[test]
+    fn removed_function_on_the_root_bus_is_not_isolated() {
+        let (mut host, _) = host_with_switch();
+        let device = Bdf::new(0, 0, 0);
+        host.config().remove(device);
+        assert_eq!(host.isolate_removed(device), Err(IsolateError::NoBridge(device)));
+        let absent = Bdf::new(0, 9, 0);
+        assert_eq!(host.isolate_removed(absent), Err(IsolateError::NoSuchFunction(absent)));
+    }
+
+    #[test]
+    fn bridge_whose_bus_mastering_cannot_be_disabled_isolates_no_function() {
+        let mut port = FakeFunction::express(4, [FakeFunction::endpoint(0x1234, 2)]).read_only8(COMMAND);
+        port.set8(COMMAND, MASTER as u8);
+        let mut host = Host::enumerate(FakeBus::new([port]), description());
+        let (bridge, device) = (Bdf::new(0, 0, 0), Bdf::new(1, 0, 0));
+        host.config().remove(device);
+        let error = IsolateError::NotDisabled { bridge, command: MASTER | INTX_OFF };
+        assert_eq!(host.isolate_removed(device), Err(error));
     }
 
     #[test]

@@ -28,5 +28,5 @@ pub use description::{
     RequesterRange,
 };
 pub use function::{Bridge, ClassCode, Function, LinkType};
-pub use host::{Host, MasterError, StreamLive};
+pub use host::{Host, IsolateError, MasterError, StreamLive};
 pub use problem::Problem;

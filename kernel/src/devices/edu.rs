@@ -23,7 +23,8 @@ fn probe(function: &mut PciProbe<'_>) -> Probed {
     let engine = EduEngine::new(registers, mask.highest().raw()).map_err(ProbeError::device)?;
     let device = function.attach()?;
     device.set_mask(mask).map_err(ProbeError::Dma)?;
-    let bound: &DmaEngineDevice = Box::leak(Box::new(DmaEngineDevice::new(&CLASS, device, engine)));
+    let bound = DmaEngineDevice::new(&CLASS, device, engine).isolated_by(function.isolate_removed());
+    let bound: &DmaEngineDevice = Box::leak(Box::new(bound));
     if function.connect_intx(bound)? {
         bound.use_interrupt();
     }

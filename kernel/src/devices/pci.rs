@@ -13,6 +13,7 @@ use alloc::collections::BTreeMap;
 use alloc::string::ToString;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use drivers::mmio::MmioWindow;
 use drivers::pcie::{Bdf, ClassCode, Ecam, Function, Host, HostDescription, Phandle, StreamLive};
 
@@ -133,11 +134,11 @@ pub fn probe(
     streams: &mut Streams,
     args: &BootArgs<'_>,
 ) -> Vec<&'static dyn BoundDevice> {
-    let mut host = host.lock();
-    let functions = host.functions().to_vec();
+    let mut locked = host.lock();
+    let functions = locked.functions().to_vec();
     let bound = functions.iter().filter_map(|function| {
         let driver = driver_for(drivers, (function.vendor, function.device), function.class)?;
-        let mut probe = PciProbe { host: &mut host, function, streams, args };
+        let mut probe = PciProbe { shared: host, host: &mut locked, function, streams, args };
         (driver.probe)(&mut probe).unwrap_or_else(|error| {
             log::warn!("{} {}: ignored: {error}", driver.name, function.bdf);
             None
@@ -148,6 +149,8 @@ pub fn probe(
 
 /// A function whose driver is being probed.
 pub struct PciProbe<'a> {
+    /// The mutex that `host` is locked by.
+    shared: &'static PciHost,
     host: &'a mut Host,
     function: &'a Function,
     streams: &'a mut Streams,
@@ -209,6 +212,22 @@ impl PciProbe<'_> {
         // `attach` has made the stream live, or nothing translates.
         let live = StreamLive::promise(self.function.requester);
         self.host.enable_bus_master(self.function.bdf, live).map_err(ProbeError::Master)
+    }
+
+    /// Returns a function for the time after the probe: if the PCI function was removed, it makes the nearest
+    /// bridge above it reject its requests, and returns whether the bridge does. Must not be called with a
+    /// spin lock held.
+    pub fn isolate_removed(&self) -> impl Fn() -> bool + Send + Sync + 'static {
+        let (host, bdf, warned) = (self.shared, self.function.bdf, AtomicBool::new(false));
+        move || {
+            let isolated = host.lock().isolate_removed(bdf);
+            match &isolated {
+                Ok(bridge) => log::info!("{bdf}: isolated: bus mastering of bridge {bridge} is disabled"),
+                Err(error) if !warned.swap(true, Relaxed) => log::warn!("{bdf}: not isolated: {error}"),
+                Err(_) => {}
+            }
+            isolated.is_ok()
+        }
     }
 }
 

@@ -14,6 +14,9 @@ pub struct SourceMutant {
     pub oracle: Oracle,
 }
 
+const ARCH: &str = "--package=arch";
+const DRIVERS: &str = "--package=drivers";
+
 /// All of them; `doc/mutants.md` has the same list.
 pub const MUTANTS: &[SourceMutant] = &[
     SourceMutant {
@@ -198,7 +201,7 @@ pub const MUTANTS: &[SourceMutant] = &[
         item: "complete",
         from: "completion == TlbiCompletion::WithRepeat",
         to: "false && completion == TlbiCompletion::WithRepeat",
-        oracle: Oracle::ArchTest("broadcast_tlbi_and_dsb_are_repeated_on_a_cortex_a76"),
+        oracle: Oracle::UnitTest(ARCH, "broadcast_tlbi_and_dsb_are_repeated_on_a_cortex_a76"),
     },
     SourceMutant {
         name: "service failure mode not detected",
@@ -549,9 +552,9 @@ pub const MUTANTS: &[SourceMutant] = &[
     SourceMutant {
         name: "memory of a removed device freed without an IOMMU",
         file: "kernel/src/devices/dma_engine/mod.rs",
-        item: "run",
-        from: "!self.device.domain().is_translated()",
-        to: "self.device.domain().is_translated()",
+        item: "is_isolated",
+        from: "self.device.domain().is_translated()",
+        to: "!self.device.domain().is_translated()",
         oracle: Oracle::DmaEngine,
     },
     SourceMutant {
@@ -569,6 +572,41 @@ pub const MUTANTS: &[SourceMutant] = &[
         from: "core::ptr::eq(entry.smmu, smmu)",
         to: "false && core::ptr::eq(entry.smmu, smmu)",
         oracle: Oracle::Caches,
+    },
+    SourceMutant {
+        name: "memory of a removed device freed although the bus does not isolate it",
+        file: "kernel/src/devices/dma_engine/mod.rs",
+        item: "is_isolated",
+        from: "(self.isolate_removed)()",
+        to: "(self.isolate_removed)() | true",
+        oracle: Oracle::DmaEngine,
+    },
+    SourceMutant {
+        name: "memory of a running job released once the bus can isolate the device",
+        file: "kernel/src/devices/dma_engine/mod.rs",
+        item: "take_unfinished",
+        from: "&& self.is_gone()",
+        to: "",
+        oracle: Oracle::DmaEngine,
+    },
+    SourceMutant {
+        name: "bus mastering of a bridge disabled under a function in use",
+        file: "drivers/src/pcie/host.rs",
+        item: "isolate_removed",
+        from: "behind.find(|function| self.is_present(function.bdf))",
+        to: "behind.find(|_| false)",
+        oracle: Oracle::UnitTest(DRIVERS, "removed_function_is_isolated_by_the_nearest_bridge_that_responds"),
+    },
+    SourceMutant {
+        name: "command register of an isolating bridge not read back",
+        file: "drivers/src/pcie/host.rs",
+        item: "isolate_removed",
+        from: "command & MASTER != 0",
+        to: "false && command != 0",
+        oracle: Oracle::UnitTest(
+            DRIVERS,
+            "bridge_whose_bus_mastering_cannot_be_disabled_isolates_no_function",
+        ),
     },
     SourceMutant {
         name: "windows of a host bridge allocated as device addresses",

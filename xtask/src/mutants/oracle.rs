@@ -38,8 +38,8 @@ pub enum Oracle {
     Queue,
     /// A test of the SMMU driver on the model, by its name.
     SmmuTest(&'static str),
-    /// A test of `arch` on its instruction log, by its name.
-    ArchTest(&'static str),
+    /// A unit test: the argument of cargo that selects its package, and its name.
+    UnitTest(&'static str, &'static str),
     /// The allocator of frames against its model.
     Zones,
     /// The unit tests of the DMA engines' device nodes.
@@ -95,7 +95,7 @@ impl Oracle {
             Self::Slots => "slots",
             Self::Quarantine => "quarantine",
             Self::Queue => "queue",
-            Self::SmmuTest(name) | Self::ArchTest(name) => name,
+            Self::SmmuTest(name) | Self::UnitTest(_, name) => name,
             Self::Zones => "zones",
             Self::DmaEngine => "dma-engine",
             Self::HostBridges => "host-bridges",
@@ -118,20 +118,20 @@ impl Oracle {
     }
 
     /// cargo's arguments for the test program.
-    fn program(self) -> &'static [&'static str] {
+    fn program(self) -> Vec<&'static str> {
         match self {
-            Self::Smmu | Self::Failures | Self::SmmuTest(_) => &["--package=drivers", "--test=smmu"],
-            Self::ArchTest(_) => &["--package=arch", "--lib"],
-            Self::Caches => &["--package=kernel", "--test=caches"],
-            Self::Ranges => &["--package=memory", "--lib"],
-            Self::Translations => &["--package=kernel", "--test=translations"],
-            Self::Slots => &["--package=memory", "--test=loom", "--features=loom"],
-            Self::Quarantine => &["--package=kernel", "--lib", "--features=loom"],
-            Self::Queue => &["--package=drivers", "--test=smmu", "--features=loom"],
-            Self::Zones => &["--package=memory", "--test=zones"],
-            Self::DmaEngine | Self::Board => &["--package=kernel", "--lib"],
-            Self::HostBridges => &["--package=drivers", "--lib"],
-            Self::BootTest(_) => &[],
+            Self::Smmu | Self::Failures | Self::SmmuTest(_) => vec!["--package=drivers", "--test=smmu"],
+            Self::UnitTest(package, _) => vec![package, "--lib"],
+            Self::Caches => vec!["--package=kernel", "--test=caches"],
+            Self::Ranges => vec!["--package=memory", "--lib"],
+            Self::Translations => vec!["--package=kernel", "--test=translations"],
+            Self::Slots => vec!["--package=memory", "--test=loom", "--features=loom"],
+            Self::Quarantine => vec!["--package=kernel", "--lib", "--features=loom"],
+            Self::Queue => vec!["--package=drivers", "--test=smmu", "--features=loom"],
+            Self::Zones => vec!["--package=memory", "--test=zones"],
+            Self::DmaEngine | Self::Board => vec!["--package=kernel", "--lib"],
+            Self::HostBridges => vec!["--package=drivers", "--lib"],
+            Self::BootTest(_) => vec![],
         }
     }
 
@@ -144,7 +144,7 @@ impl Oracle {
             Self::Ranges => "range::",
             Self::Translations | Self::Slots | Self::Zones | Self::BootTest(_) => "",
             Self::Quarantine | Self::Queue => "loom_",
-            Self::SmmuTest(name) | Self::ArchTest(name) => name,
+            Self::SmmuTest(name) | Self::UnitTest(_, name) => name,
             Self::DmaEngine => "devices::dma_engine::",
             Self::HostBridges => "pcie::description::",
             Self::Board => "board::pci::",

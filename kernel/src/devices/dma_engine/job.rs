@@ -94,6 +94,11 @@ impl UnfinishedJob {
         self.0 = Some(Box::new(memory));
     }
 
+    /// Returns the memory, if any, which the engine must no longer access. It must be dropped without a lock.
+    pub fn take(&mut self) -> Option<Box<dyn Send>> {
+        self.0.take()
+    }
+
     /// Returns the memory, if any, once the engine is done. It must be dropped without a lock.
     ///
     /// # Errors

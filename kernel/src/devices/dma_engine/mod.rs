@@ -97,6 +97,8 @@ pub struct DmaEngineDevice {
     unfinished: SpinLock<UnfinishedJob>,
     /// Its registers read as all ones: it was removed.
     gone: AtomicBool,
+    /// See [`isolated_by`](Self::isolated_by).
+    isolate_removed: Box<dyn Fn() -> bool + Send + Sync>,
     /// Threads that wait for exclusive access or for the end of a job.
     waiters: WaitQueue,
     interrupts: AtomicBool,
@@ -127,10 +129,17 @@ impl DmaEngineDevice {
             last_user: AtomicU32::new(0),
             unfinished: SpinLock::new(UnfinishedJob::none()),
             gone: AtomicBool::new(false),
+            isolate_removed: Box::new(|| false),
             waiters: WaitQueue::new(),
             interrupts: AtomicBool::new(false),
             next: Once::new(),
         }
+    }
+
+    /// Sets the function that makes the bus reject the requests of the removed device, and returns whether it
+    /// does. Called in a thread, with no spin lock held.
+    pub fn isolated_by(self, isolate_removed: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+        Self { isolate_removed: Box::new(isolate_removed), ..self }
     }
 
     /// Whether a job can have several transfers, so that scattered memory needs no IOMMU.
@@ -178,8 +187,8 @@ impl DmaEngineDevice {
     }
 
     /// Runs a transfer and waits for its completion. Called in a thread, with no lock held. After
-    /// [`CopyError::NotStopped`] and without an IOMMU after [`CopyError::Gone`] the device may still access
-    /// the transfer's memory.
+    /// [`CopyError::NotStopped`], and after [`CopyError::Gone`] unless it is isolated, the device may still
+    /// access the transfer's memory.
     ///
     /// # Errors
     /// Those of [`dma_engine::DmaEngine::start`] and [`dma_engine::DmaEngine::outcome`],
@@ -278,10 +287,22 @@ impl DmaEngineDevice {
         })
     }
 
-    /// Releases the memory of an earlier unfinished job, if the engine is done with it.
+    /// Releases the memory of an earlier unfinished job, if the engine is done with it, or was removed and is
+    /// isolated.
     fn take_unfinished(&self) -> Result<(), CopyError> {
+        if self.has_unfinished_job() && self.is_gone() && self.is_isolated() {
+            let memory = self.unfinished.lock().take();
+            drop(memory);
+        }
         let memory = self.unfinished.lock().take_if_done(&**self.engine.lock());
         memory.map(drop)
+    }
+
+    /// Whether the removed device no longer accesses memory that is released: an IOMMU aborts its requests to
+    /// memory that is unmapped, or a bridge rejects all of them. That its registers read as all ones is no
+    /// proof: its requests may still be on their way, or only its BAR is no longer decoded.
+    fn is_isolated(&self) -> bool {
+        self.device.domain().is_translated() || (self.isolate_removed)()
     }
 
     fn run(&self, job: &[Transfer], notify: Notify) -> Result<(), FailedJob> {
@@ -292,9 +313,7 @@ impl DmaEngineDevice {
                 Err(NotStopped) => Err(FailedJob { error: CopyError::NotStopped, may_access_memory: true }),
             },
             Err(CopyError::Gone) => {
-                // An IOMMU ends the access of a removed device, once the memory is unmapped.
-                let may_access_memory = !self.device.domain().is_translated();
-                Err(FailedJob { error: CopyError::Gone, may_access_memory })
+                Err(FailedJob { error: CopyError::Gone, may_access_memory: !self.is_isolated() })
             }
             result => Ok(result?),
         }?;
@@ -457,7 +476,7 @@ mod tests {
         assert!(result.is_ok_and(|done| !done.is_complete()), "not armed from the start");
     }
 
-    /// Without an IOMMU a removed device may still access the memory of the job that it had started.
+    /// A removed device that is not isolated may still access the memory of the job that it had started.
     #[test]
     fn removed_device_keeps_the_memory_of_its_last_job_only() {
         let (memory, later) = (Arc::new(()), Arc::new(()));
@@ -477,5 +496,36 @@ mod tests {
         *starts.lock() = Err(CopyError::Gone);
         assert_eq!(engine.run_job(job(later.clone())).0, Some(later));
         assert!(!engine.has_unfinished_job());
+    }
+
+    #[test]
+    fn memory_of_a_removed_device_is_released_once_it_is_isolated() {
+        let (memory, later) = (Arc::new(()), Arc::new(()));
+        let isolated = Arc::new(AtomicBool::new(false));
+        let by_bridge = isolated.clone();
+        let (device, starts) = (device(), started());
+        let engine = engine(&device, &starts, || Err(Gone));
+        let engine = engine.isolated_by(move || by_bridge.load(Ordering::Relaxed));
+        assert_eq!(engine.run_job(job(memory.clone())), (None, Err(CopyError::Gone)));
+        isolated.store(true, Ordering::Relaxed);
+        assert_eq!(Arc::strong_count(&memory), 2, "kept: not isolated yet");
+        assert_eq!(engine.run_job(job(later.clone())), (Some(later.clone()), Err(CopyError::Gone)));
+        assert_eq!(Arc::strong_count(&memory), 1, "released by the next job");
+        assert!(!engine.has_unfinished_job());
+        assert_eq!(engine.run_job(job(memory.clone())), (Some(memory), Err(CopyError::Gone)));
+    }
+
+    /// A job that timed out while the device responded is a running one: its memory is not released because
+    /// the bus could isolate the device.
+    #[test]
+    fn device_that_responds_is_not_isolated() {
+        let (device, starts) = (device(), started());
+        let engine = engine(&device, &starts, || Ok(false));
+        let engine = engine.isolated_by(|| unreachable!("isolates a device that is in use"));
+        let memory = Arc::new(());
+        engine.unfinished.lock().keep(memory.clone());
+        let (returned, result) = engine.run_job(job(()));
+        assert_eq!((returned, result), (Some(()), Err(CopyError::Busy)));
+        assert_eq!(Arc::strong_count(&memory), 2);
     }
 }
