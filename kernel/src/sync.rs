@@ -10,14 +10,16 @@
 //!
 //! A thread that holds one of these locks acquires only locks further down. The first ones are a `Mutex`:
 //!
-//! 1. address space, file descriptors of a process (`vm`, `fs`)
+//! 1. interests of an epoll instance (`fs::epoll`); then address space, file descriptors of a process (`vm`,
+//!    `fs`)
 //! 2. host bridge, during the probe of its functions and the isolation of a removed one (`devices::pci`)
 //! 3. DMA domain: `Iova` ranges and the page table of a device (`dma::domain`)
 //! 4. SMMU stream table, TLB tags (`iommu`)
 //!
 //! These are a [`SpinLock`]:
 //!
-//! 5. process (`process`)
+//! 5. process (`process`); state of a file and its watchers (`fs::readiness`): an eventfd before the epoll
+//!    instances that watch it, each before those that watch it
 //! 6. SMMU command queue
 //! 7. kernel page tables, vmalloc ranges (`memory`)
 //! 8. zones: the frame allocators (`memory::zones`)

@@ -4,23 +4,29 @@ pub mod char_device;
 pub mod console;
 mod directory;
 pub mod dma_buf;
+pub mod epoll;
+pub mod eventfd;
 mod heap;
 mod initramfs;
 mod null;
+pub mod readiness;
 mod regular;
 pub mod root;
 
+use crate::memory;
 use crate::sched::Mutex;
 use crate::vm::access::UserMemory;
 use crate::vm::address_space::AddressSpace;
 use abi::Errno;
-use abi::file::{OpenFlags, PollEvents, Stat};
+use abi::file::{IoVec, OpenFlags, PollEvents, Stat};
 use addr::UserVa;
 use alloc::boxed::Box;
 use alloc::sync::Arc;
+use core::any::Any;
 use core::sync::atomic::{AtomicU32, Ordering};
 use dma_buf::DmaBuf;
 use program::{FdTable, NodeId, NodeKind};
+use readiness::Watchable;
 
 pub use initramfs::{MountError, mount};
 
@@ -51,11 +57,20 @@ pub struct Caller<'a> {
     pub files: &'a FileTable,
 }
 
-/// The operations of an open file. An unsupported operation returns Linux's error code.
-pub trait File: Send + Sync {
+/// The operations of an open file. An unsupported operation returns Linux's error code; one that would block
+/// returns `EAGAIN` if the file is [`watched`](File::watched).
+pub trait File: Any + Send + Sync {
     /// Copies up to `len` bytes to `to` in the process, and returns their number.
     fn read(&self, _memory: UserMemory<'_>, _to: UserVa, _len: usize) -> Result<usize, Errno> {
         Err(Errno::EINVAL)
+    }
+    /// Reads into each segment in order (`readv`), until one is short.
+    fn read_vector(&self, memory: UserMemory<'_>, segments: &[IoVec]) -> Result<usize, Errno> {
+        for_each_segment(segments, |at, len| self.read(memory, at, len))
+    }
+    /// Writes each segment in order (`writev`), until one is short.
+    fn write_vector(&self, memory: UserMemory<'_>, segments: &[IoVec]) -> Result<usize, Errno> {
+        for_each_segment(segments, |at, len| self.write(memory, at, len))
     }
     /// Reads from `offset` instead of the file position (`pread64`).
     fn read_at(
@@ -91,10 +106,35 @@ pub trait File: Send + Sync {
     fn poll(&self) -> PollEvents {
         PollEvents::IN | PollEvents::OUT
     }
+    /// Returns the watchers of the readiness; `None` if it is constant, or can only be sampled.
+    fn watched(&self) -> Option<&dyn Watchable> {
+        None
+    }
     /// Returns the buffer if the file is a dma-buf.
     fn dma_buf(&self) -> Option<&Arc<DmaBuf>> {
         None
     }
+}
+
+/// Runs `step` for each segment until one is short. An error is returned if no byte was transferred before.
+fn for_each_segment(
+    segments: &[IoVec],
+    mut step: impl FnMut(UserVa, usize) -> Result<usize, Errno>,
+) -> Result<usize, Errno> {
+    let mut total = 0;
+    for segment in segments.iter().filter(|segment| segment.len > 0) {
+        let len = segment.len as usize;
+        let count = match step(UserVa::new(segment.base), len) {
+            Ok(count) => count,
+            Err(error) if total == 0 => return Err(error),
+            Err(_) => break,
+        };
+        total += count;
+        if count < len {
+            break;
+        }
+    }
+    Ok(total)
 }
 
 /// `st_dev` of the nodes of the root file system.
@@ -117,6 +157,18 @@ impl OpenFile {
     /// A file that was not opened by a path.
     pub fn new(file: impl File + 'static, flags: OpenFlags) -> Self {
         Self::of(Box::new(file), None, flags)
+    }
+
+    /// Adds a new file that was not opened by a path to `files`.
+    ///
+    /// # Errors
+    /// `ENOMEM`, `EMFILE`.
+    pub fn open<F: File>(files: &FileTable, file: F, flags: OpenFlags) -> Result<u32, Errno> {
+        let bytes = memory::heap::block_bytes::<Self>() + size_of::<F>().next_power_of_two();
+        if !memory::heap::has_room(bytes) {
+            return Err(Errno::ENOMEM);
+        }
+        insert(files, Arc::new(Self::new(file, flags)), flags.contains(OpenFlags::CLOEXEC), 0)
     }
 
     fn of(file: Box<dyn File>, node: Option<NodeId>, flags: OpenFlags) -> Self {
@@ -148,6 +200,12 @@ impl OpenFile {
         &*self.file
     }
 
+    /// Returns the file if it is of type `F`.
+    pub fn downcast<F: File>(&self) -> Option<&F> {
+        let file: &dyn Any = &*self.file;
+        file.downcast_ref()
+    }
+
     /// Returns the file, or `EBADF` if it is not open for reading.
     pub fn readable(&self) -> Result<&dyn File, Errno> {
         if self.flags().contains(OpenFlags::WRITE_ONLY) { Err(Errno::EBADF) } else { Ok(&*self.file) }
@@ -157,6 +215,14 @@ impl OpenFile {
     pub fn writable(&self) -> Result<&dyn File, Errno> {
         let may = self.flags().intersects(OpenFlags::WRITE_ONLY | OpenFlags::READ_WRITE);
         if may { Ok(&*self.file) } else { Err(Errno::EBADF) }
+    }
+}
+
+impl Drop for OpenFile {
+    fn drop(&mut self) {
+        if let Some(watched) = self.file.watched() {
+            epoll::remove_closed(self, watched);
+        }
     }
 }
 

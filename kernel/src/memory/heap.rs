@@ -10,6 +10,7 @@ use crate::memory::zones;
 use crate::percpu::{self, MAX_CPUS, PerCpu};
 use crate::sync::SpinLock;
 use addr::{Chunk, Order};
+use alloc::sync::Arc;
 use buddy_system_allocator::Heap;
 use core::alloc::{GlobalAlloc, Layout};
 use core::cell::UnsafeCell;
@@ -193,6 +194,11 @@ pub const fn block_bytes<T>() -> usize {
 pub fn has_room(bytes: usize) -> bool {
     !debug::fail_point(FailPoint::Heap)
         && (FREE.load(Ordering::Relaxed) >= RESERVE_BYTES.saturating_add(bytes) || grow(Layout::new::<u64>()))
+}
+
+/// Moves `value` into an `Arc`; `None` without memory, also by fault injection.
+pub fn try_arc<T>(value: T) -> Option<Arc<T>> {
+    has_room(block_bytes::<T>()).then(|| Arc::new(value))
 }
 
 /// Adds a chunk of lowmem that can hold `layout`. Returns `false` if lowmem is exhausted.

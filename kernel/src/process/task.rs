@@ -128,10 +128,18 @@ impl Task {
         sched::check_signals();
     }
 
-    /// Blocks `mask` until the next handler returns (`rt_sigsuspend`).
+    /// Blocks `mask` until the next handler returns (`rt_sigsuspend`), or until
+    /// [`restore_mask`](Self::restore_mask).
     pub fn suspend_mask(&self, mask: SignalSet) {
         *self.suspended_mask.lock() = Some(self.signal_mask());
         self.set_signal_mask(mask);
+    }
+
+    /// Restores the mask before [`suspend_mask`](Self::suspend_mask), for a call that no signal interrupted.
+    pub fn restore_mask(&self) {
+        if let Some(mask) = self.take_suspended_mask() {
+            self.set_signal_mask(mask);
+        }
     }
 
     /// Returns and forgets the mask before `rt_sigsuspend`.

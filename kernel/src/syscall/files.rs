@@ -1,20 +1,16 @@
 //! System calls on files.
 
 use super::{SyscallContext, SyscallResult};
+use crate::fs::readiness::block_on;
 use crate::fs::root::{self, Root};
 use crate::fs::{self, OpenFile};
-use crate::sched::{self, WaitError};
 use abi::Errno;
-use abi::clock::Timespec;
 use abi::file::*;
 use addr::UserVa;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use program::{NodeId, NodeKind};
 use zerocopy::{FromZeros, IntoBytes};
-
-/// The interval at which `ppoll` polls the files.
-const POLL_INTERVAL_NS: u64 = 5_000_000;
 
 /// `getcwd`: always the root.
 pub fn get_cwd(call: &SyscallContext<'_>) -> SyscallResult {
@@ -125,7 +121,9 @@ pub fn seek(call: &SyscallContext<'_>) -> SyscallResult {
 /// `read`
 pub fn read(call: &SyscallContext<'_>) -> SyscallResult {
     let file = call.file(0)?;
-    Ok(file.readable()?.read(call.memory(), call.address(1), clamp_length(call.value(2)))? as u64)
+    let readable = file.readable()?;
+    let (at, len) = (call.address(1), clamp_length(call.value(2)));
+    Ok(block_on(&file, || readable.read(call.memory(), at, len))? as u64)
 }
 
 /// `pread64`
@@ -138,94 +136,50 @@ pub fn read_at(call: &SyscallContext<'_>) -> SyscallResult {
 /// `write`
 pub fn write(call: &SyscallContext<'_>) -> SyscallResult {
     let file = call.file(0)?;
-    Ok(file.writable()?.write(call.memory(), call.address(1), clamp_length(call.value(2)))? as u64)
+    let writable = file.writable()?;
+    let (at, len) = (call.address(1), clamp_length(call.value(2)));
+    Ok(block_on(&file, || writable.write(call.memory(), at, len))? as u64)
 }
 
 /// `readv`
 pub fn read_vector(call: &SyscallContext<'_>) -> SyscallResult {
     let file = call.file(0)?;
-    let file = file.readable()?;
-    for_each_segment(call, |at, len| file.read(call.memory(), at, len))
+    let readable = file.readable()?;
+    let segments = segments(call)?;
+    Ok(block_on(&file, || readable.read_vector(call.memory(), &segments))? as u64)
 }
 
 /// `writev`
 pub fn write_vector(call: &SyscallContext<'_>) -> SyscallResult {
     let file = call.file(0)?;
-    let file = file.writable()?;
-    for_each_segment(call, |at, len| file.write(call.memory(), at, len))
+    let writable = file.writable()?;
+    let segments = segments(call)?;
+    Ok(block_on(&file, || writable.write_vector(call.memory(), &segments))? as u64)
 }
 
-/// Runs `step` for each segment of the I/O vector until one is short. An error is returned if no byte was
-/// transferred before.
-fn for_each_segment(
-    call: &SyscallContext<'_>,
-    mut step: impl FnMut(UserVa, usize) -> Result<usize, Errno>,
-) -> SyscallResult {
+/// Reads the I/O vector in arguments 1 and 2. Its total length is cut to the maximum.
+///
+/// # Errors
+/// `EINVAL` for too many segments or a negative length, `EFAULT`, `ENOMEM`.
+fn segments(call: &SyscallContext<'_>) -> Result<Vec<IoVec>, Errno> {
     let count = usize::try_from(call.int(2)).ok().filter(|&count| count <= IOV_MAX).ok_or(Errno::EINVAL)?;
     let mut segments = Vec::new();
+    segments.try_reserve_exact(count).map_err(|_| Errno::ENOMEM)?;
     segments.resize(count, IoVec::new_zeroed());
     call.memory().read_bytes(call.address(1), segments.as_mut_bytes())?;
-    let mut total = 0;
-    for segment in segments.iter().filter(|segment| segment.len > 0) {
-        let len = clamp_length(segment.len.min(RW_MAX - total));
-        let count = match step(UserVa::new(segment.base), len) {
-            Ok(count) => count,
-            Err(error) if total == 0 => return Err(error),
-            Err(_) => break,
-        };
-        total += count as u64;
-        if count < len {
-            break;
-        }
+    if segments.iter().any(|segment| segment.len > i64::MAX as u64) {
+        return Err(Errno::EINVAL);
     }
-    Ok(total)
+    let mut room = RW_MAX;
+    for segment in &mut segments {
+        segment.len = segment.len.min(room);
+        room -= segment.len;
+    }
+    Ok(segments)
 }
 
 fn clamp_length(len: u64) -> usize {
     len.min(RW_MAX) as usize
-}
-
-/// `ppoll`
-pub fn poll(call: &SyscallContext<'_>) -> SyscallResult {
-    let count = usize::try_from(call.value(1)).ok().filter(|&count| count <= 1024).ok_or(Errno::EINVAL)?;
-    let deadline = deadline(call)?;
-    let mut list = Vec::new();
-    list.resize(count, PollFd::new_zeroed());
-    call.memory().read_bytes(call.address(0), list.as_mut_bytes())?;
-    loop {
-        let ready = list.iter_mut().map(|fd| poll_file(call, fd)).filter(|&ready| ready).count();
-        let timed_out = deadline.is_some_and(|deadline| sched::time::now() >= deadline);
-        if ready > 0 || timed_out {
-            call.memory().write_bytes(call.address(0), list.as_bytes())?;
-            return Ok(ready as u64);
-        }
-        let next = (sched::time::now() + POLL_INTERVAL_NS).min(deadline.unwrap_or(u64::MAX));
-        if let Err(WaitError::Interrupted) = sched::sleep_until_signal(next) {
-            return Err(Errno::EINTR);
-        }
-    }
-}
-
-fn deadline(call: &SyscallContext<'_>) -> Result<Option<u64>, Errno> {
-    if call.value(2) == 0 {
-        return Ok(None);
-    }
-    let time: Timespec = call.memory().read(call.address(2))?;
-    let wait = time.to_nanoseconds().ok_or(Errno::EINVAL)?;
-    Ok(Some(sched::time::now().saturating_add(wait)))
-}
-
-/// Stores the ready events in `fd`, and returns whether there are any.
-fn poll_file(call: &SyscallContext<'_>, fd: &mut PollFd) -> bool {
-    let always = PollEvents::ERR | PollEvents::HUP | PollEvents::NVAL;
-    let file = call.process().files.lock().get(fd.fd).map(|open| open.file.clone());
-    let found = match file {
-        _ if fd.fd < 0 => PollEvents::empty(),
-        Ok(open) => open.file().poll() & (PollEvents::from_bits_retain(fd.events) | always),
-        Err(_) => PollEvents::NVAL,
-    };
-    fd.revents = found.bits();
-    !found.is_empty()
 }
 
 /// `readlinkat`

@@ -3,8 +3,10 @@
 //! Arguments are untrusted until a handler has checked them. Each handler implements one system call, as its
 //! Linux manual page specifies.
 
+mod events;
 mod files;
 mod memory;
+mod poll;
 mod process;
 mod signals;
 mod threads;
@@ -109,6 +111,7 @@ fn restart(syscall: Syscall, call: &SyscallContext<'_>) -> Option<Restart> {
         Futex if call.value(3) == 0 => true,
         RtSigSuspend => false,
         PPoll if call.value(2) == 0 => false,
+        PSelect6 if call.value(4) == 0 => false,
         _ => return None,
     };
     Some(Restart { argument: call.value(0), after_handler })
@@ -123,25 +126,18 @@ fn allocates(syscall: Syscall) -> bool {
     use Syscall::*;
     matches!(
         syscall,
-        Dup | Dup3
-            | Fcntl
-            | Ioctl
-            | OpenAt
-            | GetDents64
-            | ReadV
-            | WriteV
-            | PPoll
-            | Brk
-            | Clone
-            | MMap
-            | MRemap
-            | MProtect
+        Dup | Dup3 | Fcntl | Ioctl | OpenAt | GetDents64 | Brk | Clone | MMap | MRemap | MProtect
     )
 }
 
 fn run(syscall: Syscall, call: &SyscallContext<'_>) -> SyscallResult {
     match syscall {
         Syscall::GetCwd => files::get_cwd(call),
+        Syscall::EventFd2 => events::eventfd2(call),
+        Syscall::EpollCreate1 => events::epoll_create1(call),
+        Syscall::EpollCtl => events::epoll_ctl(call),
+        Syscall::EpollPWait => events::epoll_pwait(call),
+        Syscall::EpollPWait2 => events::epoll_pwait2(call),
         Syscall::Dup => files::dup(call),
         Syscall::Dup3 => files::dup3(call),
         Syscall::Fcntl => files::fcntl(call),
@@ -156,7 +152,8 @@ fn run(syscall: Syscall, call: &SyscallContext<'_>) -> SyscallResult {
         Syscall::ReadV => files::read_vector(call),
         Syscall::WriteV => files::write_vector(call),
         Syscall::PRead64 => files::read_at(call),
-        Syscall::PPoll => files::poll(call),
+        Syscall::PSelect6 => poll::pselect6(call),
+        Syscall::PPoll => poll::ppoll(call),
         Syscall::ReadLinkAt => files::read_link_at(call),
         Syscall::NewFStatAt => files::stat_at(call),
         Syscall::FStat => files::stat(call),

@@ -6,7 +6,7 @@ use addr::PAGE_SIZE;
 
 /// All seeds.
 pub fn seeds() -> Vec<Vec<u8>> {
-    [heap(), anonymous(), files(), directory(), uncached()].map(|parts| parts.concat()).to_vec()
+    [heap(), anonymous(), files(), directory(), uncached(), events()].map(|parts| parts.concat()).to_vec()
 }
 
 /// A DMA heap buffer: allocated, mapped, synced, queried, partially unmapped and closed.
@@ -73,6 +73,28 @@ fn directory() -> Vec<Vec<u8>> {
         call(Syscall::PrLimit64, &[number(0), number(7), number(0), address(64)]),
         call(Syscall::SetTidAddress, &[address(0)]),
         call(Syscall::PrCtl, &[number(15), address(0)]),
+    ]
+}
+
+/// Event files: watched by an epoll instance in another, polled, read and closed. The first word of memory is
+/// a set of events.
+fn events() -> Vec<Vec<u8>> {
+    vec![
+        memory("\x01\0\0\0\0\0\0\0"),
+        call(Syscall::EventFd2, &[number(3)]),
+        call(Syscall::EpollCreate1, &[]),
+        call(Syscall::EpollCreate1, &[]),
+        call(Syscall::EpollCtl, &[number(1), number(1), number(0), address(0)]),
+        call(Syscall::EpollCtl, &[number(2), number(1), number(1), address(0)]),
+        call(Syscall::EpollPWait, &[number(2), address(200), number(2)]),
+        call(Syscall::PPoll, &[address(0), number(1)]),
+        call(Syscall::PSelect6, &[number(3), address(0)]),
+        call(Syscall::Read, &[number(0), address(200), number(8)]),
+        call(Syscall::EpollCtl, &[number(2), number(3), number(1), address(0)]),
+        call(Syscall::EpollPWait2, &[number(1), address(200), number(2)]),
+        call(Syscall::Write, &[number(0), address(0), number(8)]),
+        call(Syscall::EpollCtl, &[number(2), number(2), number(1)]),
+        call(Syscall::Close, &[number(0)]),
     ]
 }
 

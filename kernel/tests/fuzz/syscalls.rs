@@ -7,6 +7,7 @@
 use super::host_memory;
 use abi::Syscall;
 use abi::dma::{DMA_BUF_CHUNKS, DMA_BUF_IOCTL_SYNC, DMA_BUF_LEAVES, DMA_HEAP_IOCTL_ALLOC, DMA_STATISTICS};
+use abi::file::{F_SETFL, OpenFlags};
 use abi::memory::Prot;
 use addr::{PAGE_SIZE, UserVa};
 use arch::exception::UserFrame;
@@ -51,7 +52,6 @@ fn needs_scheduler(syscall: Syscall) -> bool {
             | Futex
             | NanoSleep
             | ClockNanoSleep
-            | PPoll
             | SchedYield
             | Clone
             | Kill
@@ -61,6 +61,23 @@ fn needs_scheduler(syscall: Syscall) -> bool {
             | RtSigTimedWait
             | GetRandom
     )
+}
+
+/// The address of a page of zeros: a timeout of 0.
+const NO_TIME: u64 = MEMORY + 16 * PAGE_SIZE;
+
+/// Changes the arguments so that the call does not wait: files are non-blocking, and timeouts are 0.
+fn make_nonblocking(syscall: Syscall, arguments: &mut [u64]) {
+    let nonblocking = u64::from(OpenFlags::NONBLOCK.bits());
+    match syscall {
+        Syscall::EventFd2 => arguments[1] |= nonblocking,
+        Syscall::Fcntl if arguments[1] == F_SETFL => arguments[2] |= nonblocking,
+        Syscall::EpollPWait => arguments[3] = 0,
+        Syscall::EpollPWait2 => arguments[3] = NO_TIME,
+        Syscall::PPoll => arguments[2] = NO_TIME,
+        Syscall::PSelect6 => arguments[4] = NO_TIME,
+        _ => {}
+    }
 }
 
 /// Asserts that most calls of a seed succeed; otherwise its mutations would cover little.
@@ -84,6 +101,8 @@ fn run(memory: &[u8], calls: &[u8]) -> String {
     let space = AddressSpace::new().expect("a frame for a table");
     let access = Prot::READ | Prot::WRITE;
     space.map_anonymous(PAGE_SIZE, MmapPlacement::FixedNoReplace(UserVa::new(MEMORY)), access).unwrap();
+    let zeros = MmapPlacement::FixedNoReplace(UserVa::new(NO_TIME));
+    space.map_anonymous(PAGE_SIZE, zeros, Prot::READ).unwrap();
     let mut page = vec![0; PAGE_SIZE as usize];
     page[..memory.len()].copy_from_slice(memory);
     // SAFETY: uninstalled below, before the drop of the process.
@@ -102,6 +121,7 @@ fn run(memory: &[u8], calls: &[u8]) -> String {
         for (argument, bytes) in call[1..].chunks_exact(3).enumerate() {
             frame.x_mut()[argument] = value([bytes[0], bytes[1], bytes[2]], &results);
         }
+        make_nonblocking(known, &mut frame.x_mut()[..6]);
         dispatch(&task, &mut frame);
         results[index % results.len()] = frame.x()[0];
         let error = (frame.x()[0] as i64).clamp(-4096, 0);

@@ -50,6 +50,8 @@ bitflags! {
 pub const S_IFMT: u32 = 0o170000;
 /// A directory.
 pub const S_IFDIR: u32 = 0o040000;
+/// A pipe.
+pub const S_IFIFO: u32 = 0o010000;
 /// A character device.
 pub const S_IFCHR: u32 = 0o020000;
 /// A regular file.
@@ -164,6 +166,12 @@ bitflags! {
         const HUP = 0x10;
         /// Invalid descriptor; always reported.
         const NVAL = 0x20;
+        /// Normal data is readable.
+        const RDNORM = 0x40;
+        /// Normal data is writable.
+        const WRNORM = 0x100;
+        /// The peer has shut down its writing half.
+        const RDHUP = 0x2000;
     }
 }
 

@@ -13,6 +13,7 @@ pub mod clock;
 pub mod dma;
 pub mod edu;
 mod errno;
+pub mod event;
 pub mod file;
 pub mod futex;
 mod ioctl;

@@ -38,6 +38,10 @@ macro_rules! syscalls {
 
 syscalls! {
     GetCwd = 17 "getcwd",
+    EventFd2 = 19 "eventfd2",
+    EpollCreate1 = 20 "epoll_create1",
+    EpollCtl = 21 "epoll_ctl",
+    EpollPWait = 22 "epoll_pwait",
     Dup = 23 "dup",
     Dup3 = 24 "dup3",
     Fcntl = 25 "fcntl",
@@ -52,6 +56,7 @@ syscalls! {
     ReadV = 65 "readv",
     WriteV = 66 "writev",
     PRead64 = 67 "pread64",
+    PSelect6 = 72 "pselect6",
     PPoll = 73 "ppoll",
     ReadLinkAt = 78 "readlinkat",
     NewFStatAt = 79 "newfstatat",
@@ -97,6 +102,7 @@ syscalls! {
     MAdvise = 233 "madvise",
     PrLimit64 = 261 "prlimit64",
     GetRandom = 278 "getrandom",
+    EpollPWait2 = 441 "epoll_pwait2",
 }
 
 #[cfg(test)]

@@ -1,0 +1,100 @@
+//! System calls on event files.
+
+use super::poll::{Timeout, with_signal_mask};
+use super::{SyscallContext, SyscallResult};
+use crate::fs::File;
+use crate::fs::OpenFile;
+use crate::fs::epoll::Epoll;
+use crate::fs::eventfd::EventFd;
+use crate::fs::readiness::{self, Watch, Watchable};
+use crate::sched;
+use abi::Errno;
+use abi::event::*;
+use abi::file::OpenFlags;
+use addr::{Address, UserVa};
+use alloc::sync::Arc;
+
+/// `eventfd2`
+pub fn eventfd2(call: &SyscallContext<'_>) -> SyscallResult {
+    let flags = call.value(1) as u32;
+    let open = OpenFlags::from_bits_retain(flags & !EFD_SEMAPHORE);
+    if !(OpenFlags::CLOEXEC | OpenFlags::NONBLOCK).contains(open) {
+        return Err(Errno::EINVAL);
+    }
+    let file = EventFd::new(call.value(0) as u32, flags & EFD_SEMAPHORE != 0);
+    OpenFile::open(&call.process().files, file, open | OpenFlags::READ_WRITE).map(u64::from)
+}
+
+/// `epoll_create1`
+pub fn epoll_create1(call: &SyscallContext<'_>) -> SyscallResult {
+    let flags = OpenFlags::from_bits_retain(call.value(0) as u32);
+    if !OpenFlags::CLOEXEC.contains(flags) {
+        return Err(Errno::EINVAL);
+    }
+    OpenFile::open(&call.process().files, Epoll::new()?, flags | OpenFlags::READ_WRITE).map(u64::from)
+}
+
+/// `epoll_ctl`
+pub fn epoll_ctl(call: &SyscallContext<'_>) -> SyscallResult {
+    let (operation, descriptor) = (call.int(1), call.int(2));
+    let event = match operation {
+        EPOLL_CTL_DEL => EpollEvent::default(),
+        _ => call.memory().read(call.address(3))?,
+    };
+    let (instance, file) = (call.file(0)?, call.file(2)?);
+    if file.file().watched().is_none() {
+        return Err(Errno::EPERM);
+    }
+    let epoll =
+        instance.downcast::<Epoll>().filter(|_| !Arc::ptr_eq(&instance, &file)).ok_or(Errno::EINVAL)?;
+    match operation {
+        EPOLL_CTL_ADD => epoll.add(descriptor, &file, event)?,
+        EPOLL_CTL_DEL => epoll.remove(descriptor, &file)?,
+        EPOLL_CTL_MOD => epoll.modify(descriptor, &file, event)?,
+        _ => return Err(Errno::EINVAL),
+    }
+    Ok(0)
+}
+
+/// `epoll_pwait`
+pub fn epoll_pwait(call: &SyscallContext<'_>) -> SyscallResult {
+    epoll_wait(call, Timeout::from_milliseconds(call.int(3)))
+}
+
+/// `epoll_pwait2`
+pub fn epoll_pwait2(call: &SyscallContext<'_>) -> SyscallResult {
+    epoll_wait(call, Timeout::read(call, 3)?)
+}
+
+fn epoll_wait(call: &SyscallContext<'_>, timeout: Timeout) -> SyscallResult {
+    with_signal_mask(call, call.address(4), call.value(5), || {
+        let limit =
+            usize::try_from(call.int(2)).ok().filter(|&count| (1..=EPOLL_MAX_EVENTS).contains(&count));
+        let limit = limit.ok_or(Errno::EINVAL)?;
+        let end = call.address(1).checked_add((limit * size_of::<EpollEvent>()) as u64);
+        end.filter(|end| end.raw() <= program::USER_END).ok_or(Errno::EFAULT)?;
+        let file = call.file(0)?;
+        let epoll = file.downcast::<Epoll>().ok_or(Errno::EINVAL)?;
+        let collect = || {
+            let mut at: UserVa = call.address(1);
+            epoll.collect(limit, |event| {
+                call.memory().write(at, &event)?;
+                at = at + size_of::<EpollEvent>() as u64;
+                Ok(())
+            })
+        };
+        let count = collect()?;
+        if count > 0 || timeout.has_passed() {
+            return Ok(count as u64);
+        }
+        let watched: &dyn Watchable = epoll.watched().ok_or(Errno::EINVAL)?;
+        let _watch = Watch::new(watched, &sched::current())?;
+        loop {
+            let count = collect()?;
+            if count > 0 || timeout.has_passed() {
+                return Ok(count as u64);
+            }
+            readiness::sleep(timeout.deadline())?;
+        }
+    })
+}
