@@ -9,7 +9,7 @@ use dmabuf::{Heap, SYSTEM};
 
 use crate::result::{ProbeResult, ensure, expect_error};
 
-fn this_program() -> std::io::Result<String> {
+pub fn this_program() -> std::io::Result<String> {
     Ok(std::env::current_exe().map_or_else(|_| "/bin/probe".into(), |path| path.display().to_string()))
 }
 

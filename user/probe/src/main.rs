@@ -13,6 +13,7 @@ mod background;
 mod bad_pointers;
 mod borders;
 mod device;
+mod epolls;
 mod exhaust;
 mod fatal;
 mod files;
@@ -92,6 +93,14 @@ const PROBES: &[Probe] = &[
     ("handler-interrupts", Expectation::Pass, handlers::interrupted),
     ("signals-awaited", Expectation::Pass, handlers::awaited),
     ("signal-arguments", Expectation::Pass, signals::arguments),
+    ("eventfd", Expectation::Pass, epolls::eventfds),
+    ("poll", Expectation::Pass, epolls::polls),
+    ("select", Expectation::Pass, epolls::selects),
+    ("epoll-triggers", Expectation::Pass, epolls::epoll_triggers),
+    ("epoll-errors", Expectation::Pass, epolls::epoll_errors),
+    ("epoll-nesting", Expectation::Pass, epolls::epoll_nesting),
+    ("epoll-close", Expectation::Pass, epolls::epoll_close),
+    ("epoll-exclusive", Expectation::Pass, epolls::epoll_exclusive),
     ("float", Expectation::Pass, threads::floating_point),
     ("bad-pointers", Expectation::Pass, bad_pointers::bad_pointers),
     ("copies-across-pages", Expectation::Pass, borders::copies),
@@ -214,7 +223,7 @@ mod tests {
     /// Probes without a device also pass on the Linux build host, which validates the probes themselves.
     #[test]
     fn portable_probes_pass_on_linux() {
-        let portable: [fn(&[String]) -> ProbeResult; 34] = [
+        let portable: [fn(&[String]) -> ProbeResult; 42] = [
             start::hello,
             files::tree,
             files::descriptors,
@@ -246,6 +255,14 @@ mod tests {
             handlers::alternate_stack,
             handlers::interrupted,
             handlers::awaited,
+            epolls::eventfds,
+            epolls::polls,
+            epolls::selects,
+            epolls::epoll_triggers,
+            epolls::epoll_errors,
+            epolls::epoll_nesting,
+            epolls::epoll_close,
+            epolls::epoll_exclusive,
             threads::locks_and_channels,
             threads::preemption,
             threads::floating_point,
