@@ -406,6 +406,14 @@ pub const MUTANTS: &[SourceMutant] = &[
         ),
     },
     SourceMutant {
+        name: "edge-triggered interest queued again",
+        file: "kernel/src/fs/epoll/mod.rs",
+        item: "collect",
+        from: "EpollFlags::EDGE_TRIGGERED | EpollFlags::ONESHOT",
+        to: "EpollFlags::ONESHOT",
+        oracle: test("programs.epoll_reports_levels_edges_and_one_shots", "the edge is reported once"),
+    },
+    SourceMutant {
         name: "munmap of the first mapping only",
         file: "kernel/src/vm/address_space/mod.rs",
         item: "unmap",
