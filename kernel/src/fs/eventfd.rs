@@ -9,13 +9,13 @@ use addr::UserVa;
 
 /// The counter.
 #[derive(Debug)]
-struct Counter {
+struct EventCounter {
     value: u64,
     /// `EFD_SEMAPHORE`: a read takes 1, not all.
     is_semaphore: bool,
 }
 
-impl Counter {
+impl EventCounter {
     /// # Errors
     /// `EAGAIN` if the counter is 0.
     fn take(&mut self) -> Result<u64, Errno> {
@@ -43,18 +43,18 @@ impl Counter {
     }
 }
 
-pub struct EventFd(Watched<Counter>);
+pub struct EventFd(Watched<EventCounter>);
 
 impl EventFd {
     pub fn new(value: u32, is_semaphore: bool) -> Self {
-        Self(Watched::new(Counter { value: value.into(), is_semaphore }))
+        Self(Watched::new(EventCounter { value: value.into(), is_semaphore }))
     }
 
     /// Runs an operation, which on success makes `events` ready.
     fn change<R>(
         &self,
         events: PollEvents,
-        operation: impl FnOnce(&mut Counter) -> Result<R, Errno>,
+        operation: impl FnOnce(&mut EventCounter) -> Result<R, Errno>,
     ) -> Result<R, Errno> {
         self.0.update(|counter| {
             let result = operation(counter);
@@ -69,7 +69,7 @@ impl File for EventFd {
         if len < size_of::<u64>() {
             return Err(Errno::EINVAL);
         }
-        let taken = self.change(PollEvents::OUT, Counter::take)?;
+        let taken = self.change(PollEvents::OUT, EventCounter::take)?;
         memory.write(to, &taken)?;
         Ok(size_of::<u64>())
     }
@@ -107,14 +107,14 @@ mod tests {
     #[test]
     fn read_takes_all_or_one_of_the_counter() {
         for (is_semaphore, taken) in [(false, [Ok(3), Err(Errno::EAGAIN)]), (true, [Ok(1), Ok(1)])] {
-            let mut counter = Counter { value: 3, is_semaphore };
+            let mut counter = EventCounter { value: 3, is_semaphore };
             assert_eq!([counter.take(), counter.take()], taken);
         }
     }
 
     #[test]
     fn counter_is_limited() {
-        let mut counter = Counter { value: 0, is_semaphore: false };
+        let mut counter = EventCounter { value: 0, is_semaphore: false };
         let (readable, writable) = (PollEvents::IN, PollEvents::OUT);
         assert_eq!(counter.poll(), writable);
         assert_eq!(counter.add(u64::MAX - 2), Ok(()));

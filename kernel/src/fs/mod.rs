@@ -9,6 +9,7 @@ pub mod eventfd;
 mod heap;
 mod initramfs;
 mod null;
+pub mod pipe;
 pub mod readiness;
 mod regular;
 pub mod root;

@@ -24,7 +24,7 @@ use alloc::vec::Vec;
 const WATCHERS_MAX: usize = 1024;
 
 /// A recipient of notifications.
-pub trait Notify: Clone {
+pub trait Notified: Clone {
     fn is_same(&self, other: &Self) -> bool;
     /// Handles a change. Returns whether a sleeping thread is woken for one of `events`.
     fn notify(&self, events: PollEvents) -> bool;
@@ -42,7 +42,7 @@ pub enum Watcher {
     Interest(Arc<Interest>),
 }
 
-impl Notify for Watcher {
+impl Notified for Watcher {
     fn is_same(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Thread(this), Self::Thread(other)) => Arc::ptr_eq(this, other),
@@ -69,7 +69,7 @@ impl Notify for Watcher {
 /// The watchers of a file, each with the number of its registrations.
 pub struct Watchers<W = Watcher>(Vec<(W, usize)>);
 
-impl<W: Notify> Watchers<W> {
+impl<W: Notified> Watchers<W> {
     const fn new() -> Self {
         Self(Vec::new())
     }
@@ -259,7 +259,7 @@ mod tests {
         log: Rc<RefCell<Vec<usize>>>,
     }
 
-    impl Notify for Recorder {
+    impl Notified for Recorder {
         fn is_same(&self, other: &Self) -> bool {
             self.number == other.number
         }

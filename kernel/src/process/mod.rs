@@ -8,8 +8,9 @@
 //!
 //! `AddressSpace` and the file table are mutexes, locked before any spin lock. `Process::threads` precedes
 //! `Process::signals`, then a task's pending signals, and the scheduler's lock; a file's position is a leaf
-//! lock. No lock is held during a user copy, except that of the futex list for a read of the futex word that
-//! handles no page fault ([`futex`]), and that of the address space to repeat an access after a page fault.
+//! lock. No lock is held during a user copy, except the mutex of a pipe's bytes, which precedes that of the
+//! address space; that of the futex list for a read of the futex word that handles no page fault ([`futex`]);
+//! and that of the address space to repeat an access after a page fault.
 
 pub mod futex;
 mod init;

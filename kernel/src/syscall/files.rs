@@ -1,11 +1,13 @@
 //! System calls on files.
 
-use super::{SyscallContext, SyscallResult};
+use super::{SyscallContext, SyscallResult, signals};
+use crate::fs::pipe::{Pipe, ReadEnd, WriteEnd};
 use crate::fs::readiness::block_on;
 use crate::fs::root::{self, Root};
 use crate::fs::{self, OpenFile};
 use abi::Errno;
 use abi::file::*;
+use abi::signal::Signal;
 use addr::UserVa;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -61,8 +63,39 @@ pub fn fcntl(call: &SyscallContext<'_>) -> SyscallResult {
             file.set_flags(OpenFlags::from_bits_retain(call.value(2) as u32));
             Ok(0)
         }
+        F_GETPIPE_SZ => Ok(pipe(&file)?.capacity() as u64),
+        F_SETPIPE_SZ => pipe(&file)?.set_capacity(call.value(2) as u32).map(|capacity| capacity as u64),
         _ => Err(Errno::EINVAL),
     }
+}
+
+/// # Errors
+/// `EBADF` if the file is not an end of a pipe.
+fn pipe(file: &OpenFile) -> Result<&Pipe, Errno> {
+    let reader = file.downcast::<ReadEnd>().map(ReadEnd::pipe);
+    reader.or_else(|| file.downcast::<WriteEnd>().map(WriteEnd::pipe)).ok_or(Errno::EBADF)
+}
+
+/// `pipe2`
+pub fn pipe2(call: &SyscallContext<'_>) -> SyscallResult {
+    let flags = OpenFlags::from_bits_retain(call.int(1) as u32);
+    if !(OpenFlags::CLOEXEC | OpenFlags::NONBLOCK).contains(flags) {
+        return Err(Errno::EINVAL);
+    }
+    let (reader, writer) = Pipe::ends()?;
+    let files = &call.process().files;
+    let reader = OpenFile::open(files, reader, flags)?;
+    let numbers = OpenFile::open(files, writer, flags | OpenFlags::WRITE_ONLY).and_then(|writer| {
+        let written = call.memory().write(call.address(0), &[reader, writer]);
+        written.inspect_err(|_| {
+            let removed = files.lock().remove(writer as i32);
+            drop(removed);
+        })
+    });
+    numbers.map(|()| 0).inspect_err(|_| {
+        let removed = files.lock().remove(reader as i32);
+        drop(removed);
+    })
 }
 
 fn insert(
@@ -76,7 +109,22 @@ fn insert(
 
 /// `ioctl`
 pub fn ioctl(call: &SyscallContext<'_>) -> SyscallResult {
-    call.file(0)?.file().ioctl(&call.process().caller(), call.value(1) as u32, call.value(2))
+    let file = call.file(0)?;
+    match call.value(1) as u32 {
+        request @ (FIOCLEX | FIONCLEX) => {
+            call.process().files.lock().set_close_on_exec(call.int(0), request == FIOCLEX)?;
+            return Ok(0);
+        }
+        FIONBIO => {
+            let is_set = call.memory().read::<i32>(call.address(2))? != 0;
+            let mut flags = file.flags();
+            flags.set(OpenFlags::NONBLOCK, is_set);
+            file.set_flags(flags);
+            return Ok(0);
+        }
+        _ => {}
+    }
+    file.file().ioctl(&call.process().caller(), call.value(1) as u32, call.value(2))
 }
 
 /// `faccessat`: the initramfs is readable only.
@@ -138,7 +186,37 @@ pub fn write(call: &SyscallContext<'_>) -> SyscallResult {
     let file = call.file(0)?;
     let writable = file.writable()?;
     let (at, len) = (call.address(1), clamp_length(call.value(2)));
-    Ok(block_on(&file, || writable.write(call.memory(), at, len))? as u64)
+    write_all(call, &file, len, |done| writable.write(call.memory(), at + done as u64, len - done))
+}
+
+/// Runs `step`, which writes the bytes after the given number, until all `len` bytes are written, or once if
+/// the file does not block. An error is returned if no byte was written before; `EPIPE` also raises
+/// `SIGPIPE`.
+fn write_all(
+    call: &SyscallContext<'_>,
+    file: &OpenFile,
+    len: usize,
+    mut step: impl FnMut(usize) -> Result<usize, Errno>,
+) -> SyscallResult {
+    let mut done = 0;
+    loop {
+        match block_on(file, || step(done)) {
+            Ok(count) => {
+                done += count;
+                let is_blocking =
+                    || !file.flags().contains(OpenFlags::NONBLOCK) && file.file().watched().is_some();
+                if done == len || count == 0 || !is_blocking() {
+                    return Ok(done as u64);
+                }
+            }
+            Err(error) => {
+                if error == Errno::EPIPE {
+                    signals::raise(call, Signal::SIGPIPE);
+                }
+                return if done == 0 { Err(error) } else { Ok(done as u64) };
+            }
+        }
+    }
 }
 
 /// `readv`
@@ -153,8 +231,22 @@ pub fn read_vector(call: &SyscallContext<'_>) -> SyscallResult {
 pub fn write_vector(call: &SyscallContext<'_>) -> SyscallResult {
     let file = call.file(0)?;
     let writable = file.writable()?;
-    let segments = segments(call)?;
-    Ok(block_on(&file, || writable.write_vector(call.memory(), &segments))? as u64)
+    let mut segments = segments(call)?;
+    let (len, mut skipped) = (segments.iter().map(|segment| segment.len).sum::<u64>() as usize, 0);
+    write_all(call, &file, len, |done| {
+        skip(&mut segments, done - core::mem::replace(&mut skipped, done));
+        writable.write_vector(call.memory(), &segments)
+    })
+}
+
+/// Shortens the I/O vector by `count` bytes at its start.
+fn skip(segments: &mut [IoVec], mut count: usize) {
+    for segment in segments {
+        let here = segment.len.min(count as u64);
+        segment.base += here;
+        segment.len -= here;
+        count -= here as usize;
+    }
 }
 
 /// Reads the I/O vector in arguments 1 and 2. Its total length is cut to the maximum.

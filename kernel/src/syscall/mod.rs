@@ -145,6 +145,7 @@ fn run(syscall: Syscall, call: &SyscallContext<'_>) -> SyscallResult {
         Syscall::FAccessAt => files::access_at(call),
         Syscall::OpenAt => files::open_at(call),
         Syscall::Close => files::close(call),
+        Syscall::Pipe2 => files::pipe2(call),
         Syscall::GetDents64 => files::get_entries(call),
         Syscall::LSeek => files::seek(call),
         Syscall::Read => files::read(call),

@@ -96,6 +96,13 @@ pub fn kill(syscall: Syscall, call: &SyscallContext<'_>) -> SyscallResult {
     signals::send(process, receiver, signal(number)?, info).map(|()| 0)
 }
 
+/// Sends a signal to the calling thread, as the effect of its system call.
+pub fn raise(call: &SyscallContext<'_>, signal: Signal) {
+    let info = |signal| SigInfo::sent(signal, SI_USER, call.process().id());
+    // A standard signal that is not pending is always added, and the thread exists.
+    let _ = signals::send(call.process(), Receiver::Thread(call.task.id()), Some(signal), info);
+}
+
 /// `rt_sigpending`
 pub fn pending(call: &SyscallContext<'_>) -> SyscallResult {
     if call.value(1) > SIGSET_BYTES {

@@ -6,7 +6,9 @@ use addr::PAGE_SIZE;
 
 /// All seeds.
 pub fn seeds() -> Vec<Vec<u8>> {
-    [heap(), anonymous(), files(), directory(), uncached(), events()].map(|parts| parts.concat()).to_vec()
+    [heap(), anonymous(), files(), directory(), uncached(), events(), pipe()]
+        .map(|parts| parts.concat())
+        .to_vec()
 }
 
 /// A DMA heap buffer: allocated, mapped, synced, queried, partially unmapped and closed.
@@ -94,6 +96,26 @@ fn events() -> Vec<Vec<u8>> {
         call(Syscall::EpollPWait2, &[number(1), address(200), number(2)]),
         call(Syscall::Write, &[number(0), address(0), number(8)]),
         call(Syscall::EpollCtl, &[number(2), number(2), number(1)]),
+        call(Syscall::Close, &[number(0)]),
+    ]
+}
+
+/// A pipe: written, read by a vector, watched, resized and closed.
+fn pipe() -> Vec<Vec<u8>> {
+    vec![
+        memory("\x05\0\0\0\0\0\0\0"),
+        call(Syscall::Pipe2, &[address(64), number(0)]),
+        call(Syscall::EpollCreate1, &[]),
+        call(Syscall::EpollCtl, &[number(2), number(1), number(0), address(0)]),
+        call(Syscall::Write, &[number(1), address(0), number(9000)]),
+        call(Syscall::WriteV, &[number(1), address(160), number(1)]),
+        call(Syscall::EpollPWait, &[number(2), address(200), number(2)]),
+        call(Syscall::ReadV, &[number(0), address(160), number(1)]),
+        call(Syscall::Fcntl, &[number(0), number(1031), number(8192)]),
+        call(Syscall::Read, &[number(0), address(0), number(200)]),
+        call(Syscall::FStat, &[number(1), address(0)]),
+        call(Syscall::Close, &[number(1)]),
+        call(Syscall::Read, &[number(0), address(0), number(4000)]),
         call(Syscall::Close, &[number(0)]),
     ]
 }

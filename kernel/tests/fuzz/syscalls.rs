@@ -70,7 +70,7 @@ const NO_TIME: u64 = MEMORY + 16 * PAGE_SIZE;
 fn make_nonblocking(syscall: Syscall, arguments: &mut [u64]) {
     let nonblocking = u64::from(OpenFlags::NONBLOCK.bits());
     match syscall {
-        Syscall::EventFd2 => arguments[1] |= nonblocking,
+        Syscall::EventFd2 | Syscall::Pipe2 => arguments[1] |= nonblocking,
         Syscall::Fcntl if arguments[1] == F_SETFL => arguments[2] |= nonblocking,
         Syscall::EpollPWait => arguments[3] = 0,
         Syscall::EpollPWait2 => arguments[3] = NO_TIME,

@@ -51,6 +51,7 @@ errors! {
     ENOSPC = 28 "no space left on device",
     ESPIPE = 29 "illegal seek",
     EROFS = 30 "read-only file system",
+    EPIPE = 32 "broken pipe",
     ERANGE = 34 "numerical result out of range",
     ENAMETOOLONG = 36 "file name too long",
     ENOSYS = 38 "function not implemented",

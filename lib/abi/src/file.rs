@@ -78,8 +78,19 @@ pub const F_GETFL: u64 = 3;
 pub const F_SETFL: u64 = 4;
 /// `fcntl`: duplicate the descriptor with `FD_CLOEXEC`.
 pub const F_DUPFD_CLOEXEC: u64 = 1030;
+/// `fcntl`: set the capacity of a pipe.
+pub const F_SETPIPE_SZ: u64 = 1031;
+/// `fcntl`: get the capacity of a pipe.
+pub const F_GETPIPE_SZ: u64 = 1032;
 /// Descriptor flag: closed by `execve`.
 pub const FD_CLOEXEC: u64 = 1;
+
+/// `ioctl`: set or clear `O_NONBLOCK`.
+pub const FIONBIO: u32 = 0x5421;
+/// `ioctl`: clear `FD_CLOEXEC`.
+pub const FIONCLEX: u32 = 0x5450;
+/// `ioctl`: set `FD_CLOEXEC`.
+pub const FIOCLEX: u32 = 0x5451;
 
 /// `struct stat` of arm64.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]

@@ -49,6 +49,7 @@ syscalls! {
     FAccessAt = 48 "faccessat",
     OpenAt = 56 "openat",
     Close = 57 "close",
+    Pipe2 = 59 "pipe2",
     GetDents64 = 61 "getdents64",
     LSeek = 62 "lseek",
     Read = 63 "read",
