@@ -85,6 +85,10 @@ pub(super) const TESTS: &[Test] = probes! {
     "epoll_events_pass_nested_instances" by passes "epoll-nesting",
     "epoll_interests_end_with_their_file" by passes "epoll-close",
     "epoll_exclusive_events_are_not_lost" by passes "epoll-exclusive",
+    "pipe_keeps_the_order_of_bytes" by passes "pipe-bytes",
+    "pipe_capacity_limits_writes" by passes "pipe-capacity",
+    "pipe_blocks_and_keeps_short_writes_whole" by passes "pipe-blocking",
+    "pipe_close_wakes_the_other_end" by passes "pipe-close",
     "fp_registers_survive_context_switches" by passes "float",
     "invalid_pointers_return_efault" by passes "bad-pointers",
     "user_copies_cross_page_borders" by passes "copies-across-pages",
@@ -119,6 +123,7 @@ pub(super) const TESTS: &[Test] = probes! {
     "access_to_an_unmapped_part_raises_sigsegv" by is_killed "munmap-hole",
     "fault_in_one_thread_kills_the_process" by is_killed "fault-in-thread",
     "undefined_instruction_raises_sigill" by is_killed_by_sigill "undefined-instruction",
+    "write_without_a_reader_raises_sigpipe" by is_killed_by_sigpipe "sigpipe",
     "killed_process_releases_imported_buffers" by is_killed_with_edu "fault-with-import",
 };
 
@@ -160,6 +165,10 @@ fn is_killed(probe: &str) -> Outcome {
 
 fn is_killed_by_sigill(probe: &str) -> Outcome {
     expect(probe, Termination::Killed(Signal::SIGILL))
+}
+
+fn is_killed_by_sigpipe(probe: &str) -> Outcome {
+    expect(probe, Termination::Killed(Signal::SIGPIPE))
 }
 
 fn passes_with_edu(probe: &str) -> Outcome {

@@ -199,9 +199,9 @@ pub fn selects(_: &[String]) -> ProbeResult {
 }
 
 /// An epoll instance.
-struct Epoll(OwnedFd);
+struct EpollFile(OwnedFd);
 
-impl Epoll {
+impl EpollFile {
     fn new() -> io::Result<Self> {
         // SAFETY: no pointers.
         owned(unsafe { raw::call(libc::SYS_epoll_create1, [0; 6]) }).map(Self)
@@ -240,7 +240,7 @@ impl Epoll {
 
 /// Level-triggered, edge-triggered, one-shot and changed interests.
 pub fn epoll_triggers(_: &[String]) -> ProbeResult {
-    let (epoll, files) = (Epoll::new()?, [eventfd(0, 0)?, eventfd(0, 0)?]);
+    let (epoll, files) = (EpollFile::new()?, [eventfd(0, 0)?, eventfd(0, 0)?]);
     let [first, second] = &files;
     epoll.add(first, IN, 1)?;
     epoll.add(second, IN | EDGE, 2)?;
@@ -276,7 +276,7 @@ pub fn epoll_triggers(_: &[String]) -> ProbeResult {
     take(second)?;
     ensure(poll(&epoll.0)? == IN, || "an instance with an event is not ready".into())?;
 
-    let empty = Epoll::new()?;
+    let empty = EpollFile::new()?;
     empty.add(first, IN, 1)?;
     take(first)?;
     for wake in [false, true] {
@@ -298,7 +298,7 @@ pub fn epoll_triggers(_: &[String]) -> ProbeResult {
 
 /// Errors of `epoll_ctl` and `epoll_pwait`.
 pub fn epoll_errors(_: &[String]) -> ProbeResult {
-    let (epoll, file) = (Epoll::new()?, eventfd(0, 0)?);
+    let (epoll, file) = (EpollFile::new()?, eventfd(0, 0)?);
     let (change, remove) = (libc::EPOLL_CTL_MOD, libc::EPOLL_CTL_DEL);
     expect_error("a change before", epoll.control(change, &file, IN, 0), libc::ENOENT)?;
     expect_error("a removal before", epoll.control(remove, &file, IN, 0), libc::ENOENT)?;
@@ -309,11 +309,11 @@ pub fn epoll_errors(_: &[String]) -> ProbeResult {
     expect_error("a closed file", epoll.add(&1000, IN, 0), libc::EBADF)?;
     let regular = std::fs::File::open(crate::files::this_program()?)?;
     expect_error("a regular file", epoll.add(&regular, IN, 0), libc::EPERM)?;
-    expect_error("not an instance", Epoll(eventfd(0, 0)?).add(&file, IN, 0), libc::EINVAL)?;
+    expect_error("not an instance", EpollFile(eventfd(0, 0)?).add(&file, IN, 0), libc::EINVAL)?;
     expect_error("no room", epoll.wait(0, 0), libc::EINVAL)?;
     let exclusive = libc::EPOLLEXCLUSIVE as u32;
     expect_error("exclusive change", epoll.control(change, &file, IN | exclusive, 0), libc::EINVAL)?;
-    let (other, second) = (Epoll::new()?, eventfd(0, 0)?);
+    let (other, second) = (EpollFile::new()?, eventfd(0, 0)?);
     expect_error("exclusive instance", epoll.add(&other.0, IN | exclusive, 0), libc::EINVAL)?;
     let oneshot = IN | exclusive | libc::EPOLLONESHOT as u32;
     expect_error("exclusive one shot", epoll.add(&second, oneshot, 0), libc::EINVAL)?;
@@ -338,7 +338,7 @@ pub fn epoll_errors(_: &[String]) -> ProbeResult {
 /// Instances in instances: events pass through, cycles and deep paths are refused.
 pub fn epoll_nesting(_: &[String]) -> ProbeResult {
     let file = eventfd(0, 0)?;
-    let all = (0..7).map(|_| Epoll::new()).collect::<io::Result<Vec<_>>>()?;
+    let all = (0..7).map(|_| EpollFile::new()).collect::<io::Result<Vec<_>>>()?;
     all[0].add(&file, IN, 0)?;
     for n in 1..=4 {
         all[n].add(&all[n - 1].0, IN, n as u64)?;
@@ -364,7 +364,7 @@ pub fn epoll_nesting(_: &[String]) -> ProbeResult {
 
 /// An interest ends with the last descriptor of its file, not with that by which it was added.
 pub fn epoll_close(_: &[String]) -> ProbeResult {
-    let (epoll, file) = (Epoll::new()?, eventfd(1, 0)?);
+    let (epoll, file) = (EpollFile::new()?, eventfd(1, 0)?);
     let duplicate = file.try_clone()?;
     epoll.add(&file, IN, 1)?;
     epoll.add(&duplicate, IN, 2)?;
@@ -386,7 +386,7 @@ pub fn epoll_close(_: &[String]) -> ProbeResult {
     })?;
     // Closed in any order, with interests in each other's files.
     for order in 0..6 {
-        let (inner, outer, file) = (Epoll::new()?, Epoll::new()?, eventfd(1, 0)?);
+        let (inner, outer, file) = (EpollFile::new()?, EpollFile::new()?, eventfd(1, 0)?);
         inner.add(&file, IN, 0)?;
         outer.add(&inner.0, IN | EDGE, 0)?;
         outer.add(&file, IN, 0)?;
@@ -402,7 +402,7 @@ pub fn epoll_close(_: &[String]) -> ProbeResult {
 pub fn epoll_exclusive(_: &[String]) -> ProbeResult {
     const EVENTS: u64 = 200;
     let file = eventfd(0, libc::EFD_SEMAPHORE | libc::EFD_NONBLOCK)?;
-    let instances = (0..3).map(|_| Epoll::new()).collect::<io::Result<Vec<_>>>()?;
+    let instances = (0..3).map(|_| EpollFile::new()).collect::<io::Result<Vec<_>>>()?;
     for epoll in &instances {
         epoll.add(&file, IN | libc::EPOLLEXCLUSIVE as u32, 0)?;
     }
@@ -412,7 +412,7 @@ pub fn epoll_exclusive(_: &[String]) -> ProbeResult {
         let start = |epoll| {
             scope.spawn(move || {
                 while taken.load(std::sync::atomic::Ordering::Relaxed) < EVENTS {
-                    Epoll::wait(epoll, 16, 50)?;
+                    EpollFile::wait(epoll, 16, 50)?;
                     while take(file).is_ok() {
                         taken.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                     }

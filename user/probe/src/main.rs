@@ -27,6 +27,7 @@ mod iterations;
 mod memory;
 mod memory_set;
 mod pages;
+mod pipes;
 mod pointer_authentication;
 mod raw;
 mod result;
@@ -101,6 +102,10 @@ const PROBES: &[Probe] = &[
     ("epoll-nesting", Expectation::Pass, epolls::epoll_nesting),
     ("epoll-close", Expectation::Pass, epolls::epoll_close),
     ("epoll-exclusive", Expectation::Pass, epolls::epoll_exclusive),
+    ("pipe-bytes", Expectation::Pass, pipes::bytes),
+    ("pipe-capacity", Expectation::Pass, pipes::capacity),
+    ("pipe-blocking", Expectation::Pass, pipes::blocking),
+    ("pipe-close", Expectation::Pass, pipes::closed_ends),
     ("float", Expectation::Pass, threads::floating_point),
     ("bad-pointers", Expectation::Pass, bad_pointers::bad_pointers),
     ("copies-across-pages", Expectation::Pass, borders::copies),
@@ -152,6 +157,7 @@ const PROBES: &[Probe] = &[
     ("munmap-hole", Expectation::KilledBy("SIGSEGV"), fatal::unmapped_hole),
     ("fault-in-thread", Expectation::KilledBy("SIGSEGV"), fatal::in_thread),
     ("undefined-instruction", Expectation::KilledBy("SIGILL"), fatal::undefined_instruction),
+    ("sigpipe", Expectation::KilledBy("SIGPIPE"), pipes::sigpipe),
     ("infoleak-fill", Expectation::KilledBy("SIGSEGV"), infoleak::fill),
     ("fault-with-import", Expectation::KilledBy("SIGSEGV"), device::fault_with_import),
 ];
@@ -223,7 +229,7 @@ mod tests {
     /// Probes without a device also pass on the Linux build host, which validates the probes themselves.
     #[test]
     fn portable_probes_pass_on_linux() {
-        let portable: [fn(&[String]) -> ProbeResult; 42] = [
+        let portable: [fn(&[String]) -> ProbeResult; 46] = [
             start::hello,
             files::tree,
             files::descriptors,
@@ -263,6 +269,10 @@ mod tests {
             epolls::epoll_nesting,
             epolls::epoll_close,
             epolls::epoll_exclusive,
+            pipes::bytes,
+            pipes::capacity,
+            pipes::blocking,
+            pipes::closed_ends,
             threads::locks_and_channels,
             threads::preemption,
             threads::floating_point,
