@@ -63,6 +63,9 @@ pub fn frame_allocated(_: Chunk) {}
 pub fn frame_freed(_: Chunk, _: LastOwner) {}
 
 #[inline(always)]
+pub fn buffer_named(_: &DebugTag, _: &[u8]) {}
+
+#[inline(always)]
 pub fn mapping_added(_: &DebugTag, _: DomainKey, _: AddrRange<Iova>) {}
 
 #[inline(always)]

@@ -43,6 +43,8 @@ pub trait Checks: Sync {
     );
     /// Records that the tagged memory is mapped at `range` of `domain`.
     fn mapping_added(&self, tag: &DebugTag, domain: DomainKey, range: AddrRange<Iova>);
+    /// Replaces the name in the mappings of a buffer; an empty one removes it.
+    fn buffer_named(&self, tag: &DebugTag, name: &[u8]);
     /// Called before the mapping at the start of `range` is removed.
     fn mapping_removed(&self, domain: DomainKey, range: AddrRange<Iova>);
     /// Records that a device is attached to `domain`.
@@ -71,7 +73,7 @@ fn checks() -> Option<&'static dyn Checks> {
 }
 
 /// The maximum length of a name.
-const NAME_BYTES: usize = 15;
+const NAME_BYTES: usize = 31;
 
 /// A short name, stored inline and truncated if necessary.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -81,26 +83,29 @@ pub struct DebugName {
 }
 
 impl DebugName {
-    pub fn new(text: &str) -> Self {
+    pub fn new(text: &[u8]) -> Self {
         let mut name = Self { bytes: [0; NAME_BYTES], len: text.len().min(NAME_BYTES) as u8 };
         let len = usize::from(name.len);
-        name.bytes[..len].copy_from_slice(&text.as_bytes()[..len]);
+        name.bytes[..len].copy_from_slice(&text[..len]);
         name
     }
 }
 
+/// Escaped: a program chooses the name of a dma-buf.
 impl fmt::Display for DebugName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(core::str::from_utf8(&self.bytes[..usize::from(self.len)]).unwrap_or("?"))
+        self.bytes[..usize::from(self.len)].escape_ascii().fmt(f)
     }
 }
 
-/// The name and length of a buffer in reports: `buffer-3 of 00:01.0`, `dma-buf-4`.
+/// The name and length of a buffer in reports: `buffer-3 of 00:01.0`, `dma-buf-4 "camera"`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct DebugTag {
     pub kind: &'static str,
     pub number: u32,
     pub owner: Option<DebugName>,
+    /// The name of a dma-buf.
+    pub label: Option<DebugName>,
     /// The requested length in bytes.
     pub len: u64,
 }
@@ -109,7 +114,8 @@ impl DebugTag {
     /// A tag with the next number.
     pub fn new(kind: &'static str, len: u64, owner: Option<&str>) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(1);
-        Self { kind, number: NEXT.fetch_add(1, Relaxed), owner: owner.map(DebugName::new), len }
+        let owner = owner.map(|name| DebugName::new(name.as_bytes()));
+        Self { kind, number: NEXT.fetch_add(1, Relaxed), owner, label: None, len }
     }
 
     /// # Safety
@@ -134,7 +140,8 @@ impl DebugTag {
 impl fmt::Display for DebugTag {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}-{}", self.kind, self.number)?;
-        self.owner.map_or(Ok(()), |owner| write!(f, " of {owner}"))
+        self.owner.map_or(Ok(()), |owner| write!(f, " of {owner}"))?;
+        self.label.map_or(Ok(()), |label| write!(f, " \"{label}\""))
     }
 }
 
@@ -179,6 +186,13 @@ pub fn frame_allocated(chunk: Chunk) {
 pub fn frame_freed(chunk: Chunk, owner: LastOwner) {
     if let Some(checks) = checks() {
         checks.frame_freed(chunk, owner);
+    }
+}
+
+/// See [`Checks::buffer_named`].
+pub fn buffer_named(tag: &DebugTag, name: &[u8]) {
+    if let Some(checks) = checks() {
+        checks.buffer_named(tag, name);
     }
 }
 

@@ -1,9 +1,12 @@
 //! dma-buf files, exported by a heap and imported by a device node. A buffer lives while it is open, mapped
 //! or attached.
 
+use super::sync_file::{self, SyncFile};
 use super::{Caller, File};
+use crate::debug;
 use crate::dma::counters::{self, Reading};
 use crate::dma::{Attachment, ChunkedBuffer, SyncFor};
+use crate::sched;
 use crate::sync::SpinLock;
 use crate::vm::access::UserMemory;
 use crate::vm::address_space::VmaBacking;
@@ -16,18 +19,24 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
 use dma_api::{Direction, DmaError};
 use pagetable::Leaf;
+use program::{BufferAccess, BufferFences, FenceSet, PendingFence};
 
 /// `st_dev` of dma-bufs.
 const DMA_BUF_DEVICE: u64 = 3;
 /// The inode number of the next dma-buf.
 static NEXT_INODE: AtomicU64 = AtomicU64::new(1);
+/// The context of the next fence; 0 is that of Linux's fence that is signalled from the start.
+static NEXT_CONTEXT: AtomicU64 = AtomicU64::new(1);
 
-/// A buffer and its attachments.
+/// A buffer, its attachments, and the device accesses to it.
 pub struct DmaBuf {
     buffer: Arc<ChunkedBuffer>,
     /// Programs compare inode numbers to find out whether two file descriptors are the same buffer.
     inode: u64,
     attachments: SpinLock<Vec<Weak<Attachment>>>,
+    fences: SpinLock<BufferFences>,
+    /// The name that the program gave, for reports of faults.
+    name: SpinLock<Vec<u8>>,
 }
 
 impl DmaBuf {
@@ -37,9 +46,27 @@ impl DmaBuf {
 
     /// Records an attachment.
     pub fn add_attachment(&self, attachment: &Arc<Attachment>) {
-        let mut all = self.attachments.lock();
-        all.retain(|old| old.strong_count() > 0);
-        all.push(Arc::downgrade(attachment));
+        {
+            let mut all = self.attachments.lock();
+            all.retain(|old| old.strong_count() > 0);
+            all.push(Arc::downgrade(attachment));
+        }
+        debug::buffer_named(self.buffer.tag(), &self.name.lock());
+    }
+
+    /// Starts an access by `device` of the driver `driver`: its fence is pending until the returned value is
+    /// signalled. An access does not wait for the fences of others, which is left to the program, as for
+    /// Linux's drivers with explicit synchronisation.
+    pub fn start_access(&self, driver: &'static str, device: &str, access: BufferAccess) -> PendingFence {
+        let context = NEXT_CONTEXT.fetch_add(1, Ordering::Relaxed);
+        let pending = PendingFence::new(context, driver, device, sched::time::now);
+        self.fences.lock().add(pending.fence(), access);
+        pending
+    }
+
+    /// Returns whether an access conflicts with one that a device has not ended.
+    fn is_busy(&self, access: BufferAccess) -> bool {
+        self.fences.lock().conflicts(access).next().is_some()
     }
 
     /// Returns the live attachments. They must not be dropped under a lock: the last reference detaches the
@@ -85,7 +112,44 @@ const BATCH: usize = 64;
 impl DmaBufFile {
     pub fn new(buffer: Arc<ChunkedBuffer>) -> Self {
         let inode = NEXT_INODE.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::new(DmaBuf { buffer, inode, attachments: SpinLock::new(Vec::new()) }))
+        Self(Arc::new(DmaBuf {
+            buffer,
+            inode,
+            attachments: SpinLock::new(Vec::new()),
+            fences: SpinLock::new(BufferFences::new()),
+            name: SpinLock::new(Vec::new()),
+        }))
+    }
+
+    fn set_name(&self, memory: UserMemory<'_>, at: UserVa) -> Result<(), Errno> {
+        let name = memory.read_string(at, DMA_BUF_NAME_LEN).map_err(|error| match error {
+            Errno::ENAMETOOLONG => Errno::EINVAL,
+            other => other,
+        })?;
+        let mut current = self.0.name.lock();
+        *current = name;
+        debug::buffer_named(self.0.buffer.tag(), &current);
+        Ok(())
+    }
+
+    fn export_fences(&self, caller: &Caller<'_>, at: UserVa) -> Result<(), Errno> {
+        let memory = UserMemory::new(caller.space);
+        let mut argument: BufferSyncFile = memory.read(at)?;
+        let access = decode_access(argument.flags)?;
+        let fences = FenceSet::of_conflicts(&self.0.fences.lock(), access, sched::time::now());
+        SyncFile::new(fences).open(caller, |fd| {
+            argument.fd = fd as i32;
+            memory.write(at, &argument)
+        })
+    }
+
+    fn import_fences(&self, caller: &Caller<'_>, at: UserVa) -> Result<(), Errno> {
+        let argument: BufferSyncFile = UserMemory::new(caller.space).read(at)?;
+        let access = decode_access(argument.flags)?;
+        sync_file::with_fences(caller, argument.fd, |imported| {
+            let mut fences = self.0.fences.lock();
+            imported.fences().iter().for_each(|fence| fences.add(fence, access));
+        })
     }
 
     fn copy_chunks(&self, memory: UserMemory<'_>, at: UserVa) -> Result<(), Errno> {
@@ -151,12 +215,19 @@ impl File for DmaBufFile {
         }
     }
 
+    /// By the whole number, as in Linux (`dma_buf_ioctl`): both sizes of a name's pointer are listed.
     fn ioctl(&self, caller: &Caller<'_>, request: u32, argument: u64) -> Result<u64, Errno> {
         let (memory, at) = (UserMemory::new(caller.space), UserVa::new(argument));
         if request == DMA_BUF_IOCTL_SYNC.raw() {
             let sync: BufferSync = memory.read(at)?;
             let (side, direction) = decode_sync(sync.flags)?;
             self.0.sync(side, direction)?;
+        } else if [DMA_BUF_SET_NAME_A.raw(), DMA_BUF_SET_NAME_B.raw()].contains(&request) {
+            self.set_name(memory, at)?;
+        } else if request == DMA_BUF_IOCTL_EXPORT_SYNC_FILE.raw() {
+            self.export_fences(caller, at)?;
+        } else if request == DMA_BUF_IOCTL_IMPORT_SYNC_FILE.raw() {
+            self.import_fences(caller, at)?;
         } else if request == DMA_BUF_CHUNKS.raw() {
             self.copy_chunks(memory, at)?;
         } else if request == DMA_BUF_LEAVES.raw() {
@@ -169,9 +240,13 @@ impl File for DmaBufFile {
         Ok(0)
     }
 
+    /// Readable without a pending write of a device, writable without any pending access.
     fn poll(&self) -> PollEvents {
-        let usable = PollEvents::IN | PollEvents::OUT;
-        if self.0.has_quarantined_device() { usable | PollEvents::ERR } else { usable }
+        let mut ready = PollEvents::empty();
+        ready.set(PollEvents::IN, !self.0.is_busy(BufferAccess::Read));
+        ready.set(PollEvents::OUT, !self.0.is_busy(BufferAccess::Write));
+        ready.set(PollEvents::ERR, self.0.has_quarantined_device());
+        ready
     }
 
     fn dma_buf(&self) -> Option<&Arc<DmaBuf>> {
@@ -188,6 +263,16 @@ fn decode_sync(flags: u64) -> Result<(SyncFor, Direction), Errno> {
         (true, false) => Ok((target, Direction::FromDevice)),
         (false, true) => Ok((target, Direction::ToDevice)),
         (false, false) => Err(Errno::EINVAL),
+    }
+}
+
+/// Returns the access of an export or import of a sync file.
+fn decode_access(flags: u32) -> Result<BufferAccess, Errno> {
+    let flags = SyncFlags::from_bits(flags.into()).ok_or(Errno::EINVAL)?;
+    match flags {
+        SyncFlags::READ => Ok(BufferAccess::Read),
+        _ if flags.is_empty() || flags.contains(SyncFlags::END) => Err(Errno::EINVAL),
+        _ => Ok(BufferAccess::Write),
     }
 }
 
@@ -239,6 +324,13 @@ mod tests {
             count(&mut leaves, &leaf);
         }
         assert_eq!(leaves, Leaves { blocks_1g: 1, blocks_2m: 1, contiguous_pages: 1, pages: 1 });
+    }
+
+    #[test]
+    fn flags_of_sync_files_are_read_and_write() {
+        let access = [0, 1, 2, 3, 4, 5, 6, 7, 8, 0x8000_0001].map(|flags| decode_access(flags).ok());
+        let (read, write) = (Some(BufferAccess::Read), Some(BufferAccess::Write));
+        assert_eq!(access, [None, read, write, write, None, None, None, None, None, None]);
     }
 
     #[test]

@@ -72,11 +72,9 @@ impl HeapFile {
         let len = request.len.checked_next_multiple_of(PAGE_SIZE).ok_or(Errno::EINVAL)?;
         let buffer = dma::alloc_unattached(len, self.0.attrs()).map_err(errno)?;
         let file = Arc::new(OpenFile::new(DmaBufFile::new(buffer), flags));
-        request.fd = super::insert(caller.files, file, flags.contains(OpenFlags::CLOEXEC), 0)?;
-        memory.write_prefix(at, &request, ioctl.output_len()).inspect_err(|_| {
-            // The program does not know the file descriptor, and cannot close it.
-            let file = caller.files.lock().remove(request.fd as i32);
-            drop(file);
+        super::insert_and_report(caller.files, file, flags.contains(OpenFlags::CLOEXEC), |fd| {
+            request.fd = fd;
+            memory.write_prefix(at, &request, ioctl.output_len())
         })
     }
 }

@@ -13,6 +13,7 @@ pub mod pipe;
 pub mod readiness;
 mod regular;
 pub mod root;
+mod sync_file;
 
 use crate::memory;
 use crate::sched::Mutex;
@@ -26,7 +27,7 @@ use alloc::sync::Arc;
 use core::any::Any;
 use core::sync::atomic::{AtomicU32, Ordering};
 use dma_buf::DmaBuf;
-use program::{FdTable, NodeId, NodeKind};
+use program::{FdTable, FenceSet, NodeId, NodeKind};
 use readiness::Watchable;
 
 pub use initramfs::{MountError, mount};
@@ -47,6 +48,29 @@ pub fn insert(
 ) -> Result<u32, Errno> {
     let inserted = files.lock().insert(file, close_on_exec, lowest);
     inserted.map_err(|(error, _closed)| error)
+}
+
+/// Adds `file` to the table, and passes its number to `report`, which writes it to the program. If that
+/// fails, the file is closed: the program does not know the number.
+///
+/// # Errors
+/// Those of [`insert`] and of `report`.
+pub fn insert_and_report(
+    files: &FileTable,
+    file: Arc<OpenFile>,
+    close_on_exec: bool,
+    report: impl FnOnce(u32) -> Result<(), Errno>,
+) -> Result<(), Errno> {
+    let number = insert(files, file.clone(), close_on_exec, 0)?;
+    report(number).inspect_err(|_| {
+        let mut files = files.lock();
+        // Another thread may have replaced it.
+        let is_same = files.get(number as i32).is_ok_and(|open| Arc::ptr_eq(&open.file, &file));
+        let removed = is_same.then(|| files.remove(number as i32));
+        // Closed outside of the lock, as in `insert`.
+        drop(files);
+        drop(removed);
+    })
 }
 
 /// The process on whose behalf a file operation runs.
@@ -113,6 +137,10 @@ pub trait File: Any + Send + Sync {
     }
     /// Returns the buffer if the file is a dma-buf.
     fn dma_buf(&self) -> Option<&Arc<DmaBuf>> {
+        None
+    }
+    /// Returns the fences if the file is a sync file.
+    fn fences(&self) -> Option<&FenceSet> {
         None
     }
 }

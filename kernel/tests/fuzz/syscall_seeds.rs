@@ -6,7 +6,7 @@ use addr::PAGE_SIZE;
 
 /// All seeds.
 pub fn seeds() -> Vec<Vec<u8>> {
-    [heap(), anonymous(), files(), directory(), uncached(), events(), pipe()]
+    [heap(), sync_files(), anonymous(), files(), directory(), uncached(), events(), pipe()]
         .map(|parts| parts.concat())
         .to_vec()
 }
@@ -25,6 +25,30 @@ fn heap() -> Vec<Vec<u8>> {
         call(Syscall::MUnmap, &[result(2), pages(2)]),
         call(Syscall::LSeek, &[number(1), number(0), number(2)]),
         call(Syscall::Close, &[number(1)]),
+    ]
+}
+
+/// Sync files: exported, described, merged, imported into their own buffer.
+fn sync_files() -> Vec<Vec<u8>> {
+    let mut memory = memory("/dev/dma_heap/system");
+    // The second file of a merge.
+    memory[64 + 32] = 2;
+    // An export, and an import of the descriptor that it returns.
+    memory[176] = 3;
+    // Capacity and address of an array of fences.
+    memory[192 + 40] = 1;
+    memory[192 + 48..192 + 56].copy_from_slice(&(MEMORY + 1024).to_le_bytes());
+    let zeroes = [2, 0, 1];
+    vec![
+        memory,
+        open(2),
+        call(Syscall::Ioctl, &[number(0), known(0), address(128)]),
+        call(Syscall::Ioctl, &[number(1), known(12), address(0)]),
+        call(Syscall::Ioctl, &[number(1), known(13), address(176)]),
+        call(Syscall::Ioctl, &[number(2), known(15), address(192)]),
+        call(Syscall::Ioctl, &[number(2), known(16), address(64)]),
+        call(Syscall::Ioctl, &[number(2), known(17), zeroes]),
+        call(Syscall::Ioctl, &[number(1), known(14), address(176)]),
     ]
 }
 

@@ -6,9 +6,10 @@
 
 use super::host_memory;
 use abi::Syscall;
-use abi::dma::{DMA_BUF_CHUNKS, DMA_BUF_IOCTL_SYNC, DMA_BUF_LEAVES, DMA_HEAP_IOCTL_ALLOC, DMA_STATISTICS};
+use abi::dma::*;
 use abi::file::{F_SETFL, OpenFlags};
 use abi::memory::Prot;
+use abi::sync_file::{SYNC_IOC_FILE_INFO, SYNC_IOC_MERGE, SYNC_IOC_SET_DEADLINE};
 use addr::{PAGE_SIZE, UserVa};
 use arch::exception::UserFrame;
 use kernel::process::{Process, Task};
@@ -28,7 +29,7 @@ pub const CALL: usize = 1 + 6 * 3;
 const MAX_CALLS: usize = 64;
 
 /// Values that are meaningful to some call.
-const KNOWN_VALUES: [u64; 12] = [
+const KNOWN_VALUES: [u64; 18] = [
     DMA_HEAP_IOCTL_ALLOC.raw() as u64,
     DMA_BUF_IOCTL_SYNC.raw() as u64,
     DMA_BUF_CHUNKS.raw() as u64,
@@ -41,6 +42,12 @@ const KNOWN_VALUES: [u64; 12] = [
     0x1000, // AT_EMPTY_PATH
     0x8_0002,
     MEMORY + PAGE_SIZE,
+    DMA_BUF_SET_NAME_B.raw() as u64,
+    DMA_BUF_IOCTL_EXPORT_SYNC_FILE.raw() as u64,
+    DMA_BUF_IOCTL_IMPORT_SYNC_FILE.raw() as u64,
+    SYNC_IOC_FILE_INFO.raw() as u64,
+    SYNC_IOC_MERGE.raw() as u64,
+    SYNC_IOC_SET_DEADLINE.raw() as u64,
 ];
 
 /// Calls that block, terminate the program or create threads.

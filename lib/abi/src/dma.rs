@@ -46,6 +46,33 @@ pub struct BufferSync {
 /// its data may be missing; `poll` reports `POLLERR` meanwhile.
 pub const DMA_BUF_IOCTL_SYNC: Ioctl = Ioctl::new::<BufferSync>(IoctlDirection::Write, b'b', 0);
 
+/// The length of a buffer's name, including the terminating zero.
+pub const DMA_BUF_NAME_LEN: usize = 32;
+
+/// Sets the name of a dma-buf; the argument is a pointer to a string. The size in the number is that of a
+/// pointer of 32 bits.
+pub const DMA_BUF_SET_NAME_A: Ioctl = Ioctl::new::<u32>(IoctlDirection::Write, b'b', 1);
+/// As [`DMA_BUF_SET_NAME_A`], with the size of a pointer of 64 bits.
+pub const DMA_BUF_SET_NAME_B: Ioctl = Ioctl::new::<u64>(IoctlDirection::Write, b'b', 1);
+
+/// `struct dma_buf_export_sync_file` and `struct dma_buf_import_sync_file`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct BufferSyncFile {
+    /// In: [`SyncFlags`] without `END`, at least one.
+    pub flags: u32,
+    /// The descriptor of the sync file; out for the export, in for the import.
+    pub fd: i32,
+}
+
+/// Creates a sync file of the fences that an access to a dma-buf has to wait for: those of writing devices
+/// for `READ`, all for `WRITE`.
+pub const DMA_BUF_IOCTL_EXPORT_SYNC_FILE: Ioctl =
+    Ioctl::new::<BufferSyncFile>(IoctlDirection::ReadWrite, b'b', 2);
+/// Adds the fences of a sync file to those of a dma-buf, as fences of a writer for `WRITE`, else of a reader.
+pub const DMA_BUF_IOCTL_IMPORT_SYNC_FILE: Ioctl =
+    Ioctl::new::<BufferSyncFile>(IoctlDirection::Write, b'b', 3);
+
 /// A chunk of a buffer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -140,6 +167,9 @@ mod tests {
     fn linux_ioctl_numbers_match() {
         assert_eq!(DMA_HEAP_IOCTL_ALLOC.raw(), 0xc018_4800);
         assert_eq!(DMA_BUF_IOCTL_SYNC.raw(), 0x4008_6200);
+        assert_eq!((DMA_BUF_SET_NAME_A.raw(), DMA_BUF_SET_NAME_B.raw()), (0x4004_6201, 0x4008_6201));
+        assert_eq!(DMA_BUF_IOCTL_EXPORT_SYNC_FILE.raw(), 0xc008_6202);
+        assert_eq!(DMA_BUF_IOCTL_IMPORT_SYNC_FILE.raw(), 0x4008_6203);
     }
 
     #[test]

@@ -62,6 +62,9 @@ pub struct EduCopy {
 /// the address, the copy timed out, or the device is quarantined after too many faults; the next open of the
 /// device file ends the quarantine. `EBUSY`: a copy that timed out is still running. `ENODEV`: the device was
 /// removed; `poll` then reports `POLLHUP`.
+///
+/// The copy adds a fence to the dma-buf, which is signalled at the end of the copy: that of a reader for
+/// [`EDU_TO_DEVICE`], else that of a writer. The copy itself waits for no fence.
 pub const EDU_COPY: Ioctl = Ioctl::new::<EduCopy>(IoctlDirection::Write, b'E', 2);
 
 /// As [`EDU_COPY`] for memory of the program: its pages are pinned and mapped for the device during the copy.

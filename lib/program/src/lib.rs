@@ -1,7 +1,7 @@
 //! Data structures of a process, independent of the machine: ELF load plan ([`Executable`]), initial stack
 //! ([`StackImage`]), virtual memory areas ([`VmaMap`]), initramfs ([`CpioArchive`], [`Initramfs`]), file
-//! descriptor table ([`FdTable`]), DMA-pinned frames ([`PinnedFrames`]) and robust futexes
-//! ([`release_robust_list`]).
+//! descriptor table ([`FdTable`]), DMA-pinned frames ([`PinnedFrames`]), fences of buffers
+//! ([`BufferFences`]) and robust futexes ([`release_robust_list`]).
 //!
 //! All external input (archives, ELF files, paths, addresses) is untrusted: it is validated on construction,
 //! and errors carry the offending value.
@@ -15,6 +15,7 @@ mod chunk_range;
 mod cpio;
 mod executable;
 mod fd_table;
+mod fence;
 mod initramfs;
 mod pinned_frames;
 mod robust_list;
@@ -26,6 +27,7 @@ pub use chunk_range::{ChunkRange, chunk_range};
 pub use cpio::{CpioArchive, CpioEntry, CpioError};
 pub use executable::{Executable, ExecutableError, LoadAddress, LoadSegment};
 pub use fd_table::{FdEntry, FdTable};
+pub use fence::{BufferAccess, BufferFences, Fence, FenceSet, FenceSignal, PendingFence};
 pub use initramfs::{Initramfs, InitramfsError, Node, NodeId, NodeKind};
 pub use pinned_frames::PinnedFrames;
 pub use robust_list::{FutexMemory, release_robust_list};

@@ -137,6 +137,12 @@ impl TaggedMappings {
         }
     }
 
+    /// Sets the name in the live mappings of a buffer.
+    fn rename(&mut self, number: u32, label: Option<DebugName>) {
+        let of_buffer = self.live.values_mut().filter(|mapping| mapping.tag.number == number);
+        of_buffer.for_each(|mapping| mapping.tag.label = label);
+    }
+
     /// The removed mappings, the last one first.
     fn removed(&self) -> impl Iterator<Item = &(DomainKey, TaggedRange)> {
         let (newer, older) = self.removed.split_at(self.next);
@@ -179,6 +185,12 @@ pub(super) fn mapping_added(tag: &DebugTag, domain: DomainKey, range: AddrRange<
     MAPPINGS.lock().live.insert((domain, range.start()), TaggedRange { range, tag: *tag });
 }
 
+/// Sets the name of a buffer in reports of its faults.
+pub(super) fn buffer_named(tag: &DebugTag, name: &[u8]) {
+    let label = (!name.is_empty()).then(|| DebugName::new(name));
+    MAPPINGS.lock().rename(tag.number, label);
+}
+
 /// Moves a mapping to the removed ones.
 pub(super) fn mapping_removed(domain: DomainKey, range: AddrRange<Iova>) {
     MAPPINGS.lock().remove((domain, range.start()));
@@ -186,7 +198,7 @@ pub(super) fn mapping_removed(domain: DomainKey, range: AddrRange<Iova>) {
 
 /// Starts explaining the faults of a device.
 pub(super) fn device_attached(key: StreamKey, domain: DomainKey, name: &str) {
-    DEVICES.lock().push(AttachedDevice { key, domain, name: DebugName::new(name) });
+    DEVICES.lock().push(AttachedDevice { key, domain, name: DebugName::new(name.as_bytes()) });
 }
 
 /// Stops explaining the faults of a device.
@@ -292,13 +304,17 @@ pub fn take_near_miss() -> Option<NearMiss> {
 mod tests {
     use super::*;
 
+    fn tag(number: u32) -> DebugTag {
+        DebugTag { kind: "buffer", number, owner: None, label: None, len: PAGE_SIZE }
+    }
+
     /// Returns the number of the buffer nearest to `at`, and whether it is removed, after buffers of a page
     /// were mapped and unmapped at `starts`.
     fn nearest(starts: impl Iterator<Item = u64>, at: u64) -> Option<(u32, bool)> {
         let (mut mappings, domain) = (TaggedMappings::new(), DomainKey(1));
         for (number, start) in starts.enumerate() {
             let range = AddrRange::new(Iova::new(start), Iova::new(start + PAGE_SIZE));
-            let tag = DebugTag { kind: "buffer", number: number as u32, owner: None, len: PAGE_SIZE };
+            let tag = tag(number as u32);
             mappings.live.insert((domain, range.start()), TaggedRange { range, tag });
             mappings.remove((domain, range.start()));
         }
@@ -311,6 +327,23 @@ mod tests {
             let same = core::iter::repeat_n(0x1000, count as usize);
             assert_eq!(nearest(same, 0x1800), Some((count - 1, true)), "{count}");
         }
+    }
+
+    #[test]
+    fn name_of_a_buffer_is_in_the_report_of_its_fault() {
+        let (mut mappings, domain) = (TaggedMappings::new(), DomainKey(1));
+        for (number, start) in [(1, 0x1000), (2, 0x8000)] {
+            let range = AddrRange::new(Iova::new(start), Iova::new(start + PAGE_SIZE));
+            mappings.live.insert((domain, range.start()), TaggedRange { range, tag: tag(number) });
+        }
+        mappings.rename(2, Some(DebugName::new(b"a\n\"b")));
+        let nearest = |mappings: &TaggedMappings, at| {
+            mappings.nearest(domain, Iova::new(at)).map(|(tag, ..)| alloc::format!("{tag}"))
+        };
+        assert_eq!(nearest(&mappings, 0x2000).as_deref(), Some("buffer-1"));
+        assert_eq!(nearest(&mappings, 0x9000).as_deref(), Some(r#"buffer-2 "a\n\"b""#));
+        mappings.rename(2, None);
+        assert_eq!(nearest(&mappings, 0x9000).as_deref(), Some("buffer-2"));
     }
 
     #[test]

@@ -63,6 +63,10 @@ impl Checks for AllChecks {
         guards::mapping_added(tag, domain, range);
     }
 
+    fn buffer_named(&self, tag: &DebugTag, name: &[u8]) {
+        guards::buffer_named(tag, name);
+    }
+
     fn mapping_removed(&self, domain: DomainKey, range: AddrRange<Iova>) {
         guards::mapping_removed(domain, range);
     }

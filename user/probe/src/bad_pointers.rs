@@ -1,8 +1,9 @@
 //! Invalid pointers and system call numbers: each returns an error code.
 
 use std::fs::File;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
+use abi::sync_file::{SYNC_IOC_FILE_INFO, SYNC_IOC_MERGE, SYNC_IOC_SET_DEADLINE};
 use dmabuf::{Heap, SYSTEM};
 
 use crate::raw;
@@ -102,6 +103,17 @@ fn device_requests(heap: &Heap) -> ProbeResult {
     each_bad_address(&request("DMA_STATISTICS", &raw_heap, abi::dma::DMA_STATISTICS))?;
     each_bad_address(&request("DMA_BUF_IOCTL_SYNC", &fd, abi::dma::DMA_BUF_IOCTL_SYNC))?;
     each_bad_address(&request("DMA_BUF_CHUNKS", &fd, abi::dma::DMA_BUF_CHUNKS))?;
+    each_bad_address(&request("DMA_BUF_SET_NAME", &fd, abi::dma::DMA_BUF_SET_NAME_B))?;
+    let mut exported = abi::dma::BufferSyncFile { flags: 3, fd: -1 };
+    for ioctl in [abi::dma::DMA_BUF_IOCTL_EXPORT_SYNC_FILE, abi::dma::DMA_BUF_IOCTL_IMPORT_SYNC_FILE] {
+        each_bad_address(&request("a sync file of a buffer", &fd, ioctl))?;
+    }
+    dmabuf::request(&buffer, abi::dma::DMA_BUF_IOCTL_EXPORT_SYNC_FILE, &mut exported)?;
+    // SAFETY: the descriptor is new, and owned by nothing else.
+    let sync_file = unsafe { OwnedFd::from_raw_fd(exported.fd) };
+    for ioctl in [SYNC_IOC_MERGE, SYNC_IOC_FILE_INFO, SYNC_IOC_SET_DEADLINE] {
+        each_bad_address(&request("a sync file's ioctl", &sync_file, ioctl))?;
+    }
     for bad in BAD {
         let mut query = abi::dma::ChunkQuery { first: 0, capacity: 8, chunks: bad, written: 0, total: 0 };
         crate::result::expect_error(

@@ -10,10 +10,12 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread;
 
 use abi::dma::{
-    BufferSync, ChunkQuery, DMA_BUF_CHUNKS, DMA_BUF_IOCTL_SYNC, DMA_BUF_LEAVES, DMA_HEAP_IOCTL_ALLOC,
-    DMA_STATISTICS, HeapAllocation,
+    BufferSync, BufferSyncFile, ChunkQuery, DMA_BUF_CHUNKS, DMA_BUF_IOCTL_EXPORT_SYNC_FILE,
+    DMA_BUF_IOCTL_IMPORT_SYNC_FILE, DMA_BUF_IOCTL_SYNC, DMA_BUF_LEAVES, DMA_BUF_SET_NAME_B,
+    DMA_HEAP_IOCTL_ALLOC, DMA_STATISTICS, HeapAllocation,
 };
 use abi::edu::{EDU_COPY, EDU_COPY_PAGES, EDU_IMPORT, EDU_RELEASE, EduCopy, EduImport, EduRelease};
+use abi::sync_file::{SYNC_IOC_FILE_INFO, SYNC_IOC_MERGE, SyncFileInfo, SyncMerge};
 use dmabuf::{Heap, SYSTEM};
 
 use crate::raw;
@@ -286,7 +288,22 @@ impl Fuzzer {
 
     fn buffer_ioctl(&mut self) {
         let slot = self.slot();
-        match self.random() % 4 {
+        match self.random() % 8 {
+            4 => {
+                let mut name = self.random().to_ne_bytes();
+                self.ioctl(slot, DMA_BUF_SET_NAME_B, &mut name);
+            }
+            5 => {
+                let mut argument = BufferSyncFile { flags: self.random() as u32 % 5, fd: 0 };
+                if self.ioctl(slot, DMA_BUF_IOCTL_EXPORT_SYNC_FILE, &mut argument) >= 0 {
+                    self.keep(argument.fd.into());
+                }
+            }
+            6 => {
+                let (flags, fd) = (self.random() as u32 % 5, self.slot() as i32);
+                self.ioctl(slot, DMA_BUF_IOCTL_IMPORT_SYNC_FILE, &mut BufferSyncFile { flags, fd });
+            }
+            7 => self.sync_file_ioctl(slot),
             0 => {
                 let mut sync = BufferSync { flags: self.random() % 9 };
                 self.ioctl(slot, DMA_BUF_IOCTL_SYNC, &mut sync);
@@ -302,6 +319,21 @@ impl Fuzzer {
             }
             _ => {
                 self.ioctl(slot, DMA_STATISTICS, &mut abi::dma::Statistics::default());
+            }
+        }
+    }
+
+    fn sync_file_ioctl(&mut self, slot: u64) {
+        if self.random().is_multiple_of(2) {
+            let (num_fences, sync_fence_info) = (self.random() as u32 % 3, self.arena_address());
+            let mut info =
+                SyncFileInfo { name: [0; 32], status: 0, flags: 0, num_fences, pad: 0, sync_fence_info };
+            self.ioctl(slot, SYNC_IOC_FILE_INFO, &mut info);
+        } else {
+            let fd2 = self.slot() as i32;
+            let mut merge = SyncMerge { name: [b'm'; 32], fd2, fence: 0, flags: 0, pad: 0 };
+            if self.ioctl(slot, SYNC_IOC_MERGE, &mut merge) >= 0 {
+                self.keep(merge.fence.into());
             }
         }
     }

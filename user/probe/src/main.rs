@@ -34,6 +34,7 @@ mod result;
 mod share;
 mod signals;
 mod start;
+mod sync_files;
 mod threads;
 mod time;
 
@@ -62,6 +63,8 @@ const PROBES: &[Probe] = &[
     ("file-attributes", Expectation::Pass, files::attributes),
     ("buffer-attributes", Expectation::Pass, files::buffer_attributes),
     ("heap-ioctl-sizes", Expectation::Pass, files::heap_ioctl_sizes),
+    ("buffer-names", Expectation::Pass, sync_files::names),
+    ("sync-files", Expectation::Pass, sync_files::idle),
     ("time", Expectation::Pass, time::clocks),
     ("cpu-time", Expectation::Pass, time::cpu_time),
     ("clock-ids", Expectation::Pass, time::clock_ids),
@@ -130,6 +133,7 @@ const PROBES: &[Probe] = &[
     ("edu-import-whole", Expectation::Pass, import_range::whole),
     ("edu-fill-buffer", Expectation::Pass, device::fill_buffer),
     ("edu-scan-buffer", Expectation::Manual, device::scan_buffer),
+    ("edu-fences", Expectation::Pass, sync_files::pending),
     ("edu-hold", Expectation::Manual, device::hold),
     ("edu-foreign-address", Expectation::Manual, device::foreign_address),
     ("edu-release-during-copy", Expectation::Pass, device::release_during_copy),

@@ -712,4 +712,31 @@ pub const MUTANTS: &[SourceMutant] = &[
         to: "Some(wanted) if !bank.is_within(wanted) && wanted.is_empty()",
         oracle: Oracle::Zones,
     },
+    SourceMutant {
+        name: "readers not waiting for the writers of a buffer",
+        file: "lib/program/src/fence.rs",
+        item: "conflicts",
+        from: "by == BufferAccess::Write || access",
+        to: "access",
+        oracle: Oracle::UnitTest(
+            "--package=program",
+            "fence::tests::reads_wait_for_writes_and_writes_for_all",
+        ),
+    },
+    SourceMutant {
+        name: "dropped access signalled as a success",
+        file: "lib/program/src/fence.rs",
+        item: "PendingFence::new",
+        from: "Errno::EIO.number()",
+        to: "0",
+        oracle: Oracle::UnitTest("--package=program", "fence::tests::dropped_access_signals_an_error"),
+    },
+    SourceMutant {
+        name: "sync file signalled by its first fence",
+        file: "lib/program/src/fence.rs",
+        item: "FenceSet::signal",
+        from: "let signal = fence.signal()?;",
+        to: "let Some(signal) = fence.signal() else { return Some(all) };",
+        oracle: Oracle::UnitTest("--package=program", "fence::tests::set_is_signalled_with_its_last_fence"),
+    },
 ];

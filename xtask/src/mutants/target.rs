@@ -469,4 +469,12 @@ pub const MUTANTS: &[SourceMutant] = &[
         to: "Mapping::read_write(MemoryType::WriteBack)",
         oracle: test("memory.linear_alias_is_removed_and_restored", "is restored with a mapping of 0x200000"),
     },
+    SourceMutant {
+        name: "copy without a fence in its buffer",
+        file: "kernel/src/fs/dma_buf.rs",
+        item: "start_access",
+        from: "self.fences.lock().add(pending.fence(), access);",
+        to: "let _ = access;",
+        oracle: test("programs.fences_are_pending_until_the_copy_ends", "status: 1"),
+    },
 ];

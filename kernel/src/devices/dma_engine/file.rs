@@ -6,10 +6,10 @@
 //! then, and gets an address that is valid in this file only ([`SYNTHETIC_BASE`]).
 
 use super::imports::Imports;
-use super::job::{Import, TransferJob};
+use super::job::{AccessedImport, Import, TransferJob};
 use super::{DmaEngineDevice, TransferError};
 use crate::dma::{Attachment, MapPlacement, stream};
-use crate::fs::dma_buf::errno;
+use crate::fs::dma_buf::{DmaBuf, errno};
 use crate::fs::{Caller, File};
 use crate::sched::WaitQueue;
 use crate::sync::SpinLock;
@@ -23,6 +23,7 @@ use alloc::sync::Arc;
 use core::ops::Range;
 use core::sync::atomic::{AtomicU64, Ordering};
 use drivers::dma_engine::{CopyError, TransferDirection, check_buffer_range};
+use program::BufferAccess;
 
 /// The start of the addresses of scattered buffers: above all bus addresses.
 const SYNTHETIC_BASE: u64 = 1 << 52;
@@ -71,7 +72,7 @@ impl DmaEngineFile {
         (import.address, import.len) = (range.start().raw(), range.len());
         memory.write(at, &import)?;
         dma_buf.add_attachment(&attachment);
-        self.imports.lock().add(range, Arc::new(Import { attachment }));
+        self.imports.lock().add(range, Arc::new(Import { attachment, dma_buf: dma_buf.clone() }));
         Ok(())
     }
 
@@ -109,9 +110,19 @@ impl DmaEngineFile {
         let direction = direction(copy)?;
         check_buffer_range(copy.buffer_offset, copy.len).map_err(copy_errno)?;
         let range = self.imports.lock().find(copy.address, copy.len).ok_or(Errno::EIO)?;
-        let job = TransferJob::of_import(range, direction, copy.buffer_offset).ok_or(Errno::EINVAL)?;
-        let (import, result) = self.run(caller, job);
-        drop(import);
+        let access = match direction {
+            TransferDirection::FromMemory => BufferAccess::Read,
+            TransferDirection::ToMemory => BufferAccess::Write,
+        };
+        let (driver, device) = (self.engine.driver(), self.engine.device().name());
+        let start_access = |dma_buf: &DmaBuf| dma_buf.start_access(driver, device, access);
+        let job = TransferJob::of_import(range, direction, copy.buffer_offset, start_access);
+        let (accessed, result) = self.run(caller, job.ok_or(Errno::EINVAL)?);
+        // Otherwise the device may still access the buffer, and the fence stays pending.
+        if let Some(AccessedImport { fence, import }) = accessed {
+            fence.signal(result);
+            drop(import);
+        }
         self.releases.wake_all();
         result
     }

@@ -2,17 +2,27 @@
 
 use super::imports::ImportedRange;
 use crate::dma::Attachment;
+use crate::fs::dma_buf::DmaBuf;
 use addr::{AddrRange, Iova};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use dma_api::{DeviceOwned, Stream};
 use drivers::dma_engine::{CopyError, DmaEngine, Transfer, TransferDirection};
+use program::PendingFence;
 
 /// An imported buffer. References exist in the [`Imports`](super::imports::Imports) of an open file and in
 /// jobs, so that their number shows whether a job uses the buffer.
 pub struct Import {
     pub attachment: Arc<Attachment>,
+    pub dma_buf: Arc<DmaBuf>,
+}
+
+/// An import that a job accesses, and the fence of the access.
+pub struct AccessedImport {
+    /// Before the import: the access has ended when the buffer is detached.
+    pub fence: PendingFence,
+    pub import: Arc<Import>,
 }
 
 /// Transfers, and the memory that they access. The memory stays mapped for the device as long as the job
@@ -22,16 +32,18 @@ pub struct TransferJob<M> {
     pub(super) memory: M,
 }
 
-impl TransferJob<Arc<Import>> {
+impl TransferJob<AccessedImport> {
     /// Copies between imported memory and the device's buffer from `offset` on; scattered memory is one
-    /// transfer per piece. `None` if an offset overflows.
+    /// transfer per piece. `None` if an offset overflows; otherwise `start_access` returns the fence.
     pub fn of_import(
         range: ImportedRange<Import>,
         direction: TransferDirection,
         offset: u64,
+        start_access: impl FnOnce(&DmaBuf) -> PendingFence,
     ) -> Option<Self> {
-        let (memory, bytes) = range.into_parts();
-        let pieces = gather(offset, memory.attachment.bus_ranges(bytes.start, bytes.end))?;
+        let (import, bytes) = range.into_parts();
+        let pieces = gather(offset, import.attachment.bus_ranges(bytes.start, bytes.end))?;
+        let memory = AccessedImport { fence: start_access(&import.dma_buf), import };
         // SAFETY: device addresses of the attachment, which the job keeps mapped.
         let transfer = |(piece, offset)| unsafe { Transfer::new(direction, piece, offset) };
         Some(Self { transfers: pieces.into_iter().map(transfer).collect(), memory })

@@ -176,6 +176,11 @@ impl DmaEngineDevice {
         alloc::format!("{stream}, mask {}, {notify}", self.device.mask())
     }
 
+    /// The name of the driver: that of its device nodes.
+    pub fn driver(&self) -> &'static str {
+        self.class.name
+    }
+
     /// Whether the device was removed.
     pub fn is_gone(&self) -> bool {
         self.gone.load(Ordering::Relaxed) || self.is_done().is_err()
@@ -394,10 +399,12 @@ impl Handler for DmaEngineDevice {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use abi::Errno;
     use addr::{AddrRange, Iova};
     use alloc::vec::Vec;
     use drivers::direct::BusWindow;
     use drivers::dma_engine::TransferDirection;
+    use program::PendingFence;
 
     static CLASS: DeviceClass = DeviceClass { name: "fake", major: 0 };
 
@@ -474,6 +481,31 @@ mod tests {
         blocked.block().unwrap();
         let (_, result) = engine(&blocked, &started(), || Ok(true)).run_job(job(()));
         assert!(result.is_ok_and(|done| !done.is_complete()), "not armed from the start");
+    }
+
+    /// Its fence is signalled with the memory that the engine returns, or when the kept memory is released.
+    #[test]
+    fn fence_of_an_access_is_pending_until_the_engine_is_done() {
+        let pending = || PendingFence::new(1, "fake", "", || 1);
+        let (first, second) = (pending(), pending());
+        let fences = [first.fence().clone(), second.fence().clone()];
+        let state = || fences.each_ref().map(|fence| fence.signal().map(|signal| signal.error));
+        let (device, done) = (device(), Arc::new(SpinLock::new(Ok(true))));
+        let (observed, of_engine) = (fences[0].clone(), done.clone());
+        let engine = engine(&device, &started(), move || {
+            assert!(observed.signal().is_none(), "signalled while the engine runs");
+            *of_engine.lock()
+        });
+        let (returned, result) = engine.run_job(job(first));
+        assert_eq!((result.is_ok(), state()), (true, [None, None]));
+        *done.lock() = Err(Gone);
+        assert!(engine.run_job(job(second)).0.is_none(), "the engine may still access the memory");
+        assert_eq!(state(), [None, None]);
+        *done.lock() = Ok(true);
+        assert!(engine.take_unfinished().is_ok());
+        assert_eq!(state(), [None, Some(Errno::EIO.number())]);
+        returned.into_iter().for_each(|fence| fence.signal(Ok(())));
+        assert_eq!(state(), [Some(0), Some(Errno::EIO.number())]);
     }
 
     /// A removed device that is not isolated may still access the memory of the job that it had started.
