@@ -1,7 +1,7 @@
 //! Data structures of a process, independent of the machine: ELF load plan ([`Executable`]), initial stack
 //! ([`StackImage`]), virtual memory areas ([`VmaMap`]), initramfs ([`CpioArchive`], [`Initramfs`]), file
 //! descriptor table ([`FdTable`]), DMA-pinned frames ([`PinnedFrames`]), fences of buffers
-//! ([`BufferFences`]) and robust futexes ([`release_robust_list`]).
+//! ([`BufferFences`]), the line discipline of a terminal ([`LineDiscipline`]) and robust futexes ([`release_robust_list`]).
 //!
 //! All external input (archives, ELF files, paths, addresses) is untrusted: it is validated on construction,
 //! and errors carry the offending value.
@@ -17,6 +17,7 @@ mod executable;
 mod fd_table;
 mod fence;
 mod initramfs;
+mod line_discipline;
 mod pinned_frames;
 mod robust_list;
 mod signals;
@@ -29,6 +30,7 @@ pub use executable::{Executable, ExecutableError, LoadAddress, LoadSegment};
 pub use fd_table::{FdEntry, FdTable};
 pub use fence::{BufferAccess, BufferFences, Fence, FenceSet, FenceSignal, PendingFence};
 pub use initramfs::{Initramfs, InitramfsError, Node, NodeId, NodeKind};
+pub use line_discipline::{LineDiscipline, ReadState};
 pub use pinned_frames::PinnedFrames;
 pub use robust_list::{FutexMemory, release_robust_list};
 pub use signals::{Delivery, PendingSignals, deliver, deliver_forced};
