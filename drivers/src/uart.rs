@@ -1,10 +1,10 @@
-//! Consoles: polled UARTs, from early boot on.
+//! Consoles: UARTs, from early boot on. Output is polled; a [`Receiver`] can use the interrupt.
 //!
-//! The firmware sets clock and baud rate; a driver only enables the transmitter.
+//! The firmware sets clock and baud rate; a driver only enables transmitter and receiver.
 
 use crate::mmio::{Mmio, ReadOnly};
 use core::mem::offset_of;
-use tock_registers::interfaces::{Readable, Writeable};
+use tock_registers::interfaces::{ReadWriteable, Readable, Writeable};
 use tock_registers::register_bitfields;
 use tock_registers::registers::ReadWrite;
 
@@ -18,8 +18,31 @@ pub trait Console: Send {
     fn write(&mut self, bytes: &[u8]);
     /// Waits, within a time limit, until all bytes are transmitted: needed before power off.
     fn flush(&mut self);
-    /// The oldest received byte that was not read yet, if any.
-    fn read(&mut self) -> Option<u8>;
+    /// Enables the receiver, and its interrupt if `interrupt`. It must be the only one, and not outlive the
+    /// mapping of the registers.
+    fn receiver(&mut self, interrupt: bool) -> Receiver;
+}
+
+/// The receiver of a UART. It uses other registers than the output, so that it needs no lock in common with
+/// it: an interrupt handler does not wait for a line of output.
+pub enum Receiver {
+    /// Of a PL011.
+    Pl011(Mmio<Pl011Registers>),
+    /// Of a mini UART.
+    MiniUart(Mmio<MiniUartRegisters>),
+}
+
+impl Receiver {
+    /// Returns the oldest received byte that was not read yet, if any. The interrupt, which is
+    /// level-triggered, ends when all are read (DDI 0183, 2.8).
+    pub fn read(&mut self) -> Option<u8> {
+        match self {
+            Self::Pl011(registers) => (!registers.fr.is_set(Flags::RXFE)).then(|| registers.dr.get() as u8),
+            Self::MiniUart(registers) => {
+                registers.lsr.is_set(LineStatus::RX_READY).then(|| registers.io.get() as u8)
+            }
+        }
+    }
 }
 
 /// Polls until `done` returns true, at most [`MAX_POLLS`] times. Returns whether it did. No
@@ -54,6 +77,12 @@ register_bitfields![u32,
         TXE 8,
         /// Receive enable.
         RXE 9
+    ],
+    Interrupts [
+        /// The receive FIFO has reached its level.
+        RX 4,
+        /// The receive FIFO is not empty, and no byte was received for 32 bit periods.
+        RT 6
     ]
 ];
 
@@ -68,7 +97,7 @@ pub struct Pl011Registers {
     lcr_h: ReadWrite<u32, LineControl::Register>,
     cr: ReadWrite<u32, Control::Register>,
     ifls: ReadWrite<u32>,
-    imsc: ReadWrite<u32>,
+    imsc: ReadWrite<u32, Interrupts::Register>,
 }
 const _: () = assert!(offset_of!(Pl011Registers, fr) == 0x18 && offset_of!(Pl011Registers, cr) == 0x30);
 const _: () = assert!(offset_of!(Pl011Registers, imsc) == 0x38);
@@ -109,8 +138,14 @@ impl Console for Pl011 {
         poll(|| !self.0.fr.is_set(Flags::BUSY));
     }
 
-    fn read(&mut self) -> Option<u8> {
-        (!self.0.fr.is_set(Flags::RXFE)).then(|| self.0.dr.get() as u8)
+    fn receiver(&mut self, interrupt: bool) -> Receiver {
+        self.0.cr.modify(Control::RXE::SET);
+        if interrupt {
+            self.0.imsc.write(Interrupts::RX::SET + Interrupts::RT::SET);
+        }
+        // SAFETY: mapped as `self.0` is. Only the receiver reads DR, and only the output writes it: these are
+        // two FIFOs. Reads of FR have no effect.
+        Receiver::Pl011(unsafe { Mmio::new(self.0.address()) })
     }
 }
 
@@ -122,6 +157,10 @@ register_bitfields![u32,
         TX_READY 5,
         /// The transmitter is idle.
         TX_IDLE 6
+    ],
+    InterruptEnable [
+        /// A byte was received. (The manual exchanges this bit and bit 1; an 8250 has it here.)
+        RX 0
     ]
 ];
 
@@ -129,7 +168,8 @@ register_bitfields![u32,
 #[repr(C)]
 pub struct MiniUartRegisters {
     io: ReadWrite<u32>,
-    after_io: [u32; 4],
+    ier: ReadWrite<u32, InterruptEnable::Register>,
+    after_ier: [u32; 3],
     lsr: ReadOnly<u32, LineStatus::Register>,
 }
 const _: () = assert!(offset_of!(MiniUartRegisters, lsr) == 0x14);
@@ -157,8 +197,13 @@ impl Console for MiniUart {
         poll(|| self.0.lsr.is_set(LineStatus::TX_IDLE));
     }
 
-    fn read(&mut self) -> Option<u8> {
-        self.0.lsr.is_set(LineStatus::RX_READY).then(|| self.0.io.get() as u8)
+    fn receiver(&mut self, interrupt: bool) -> Receiver {
+        if interrupt {
+            self.0.ier.write(InterruptEnable::RX::SET);
+        }
+        // SAFETY: as for the PL011, with IO for DR and LSR for FR; a read of LSR clears only the overrun flag,
+        // which is not used.
+        Receiver::MiniUart(unsafe { Mmio::new(self.0.address()) })
     }
 }
 
@@ -185,6 +230,27 @@ mod tests {
         fake.set32(0x30, 0xc101);
         Pl011::new(fake.mmio());
         assert_eq!((fake.get32(0x2c), fake.get32(0x30)), (0x60, 0xc101));
+    }
+
+    #[test]
+    fn receiver_enables_its_interrupts_on_request() {
+        for (interrupt, mask) in [(false, 0), (true, 0x50)] {
+            let fake = FakeRegisters::new(0x40);
+            fake.set32(0x30, 0x101);
+            let mut uart = Pl011::new(fake.mmio());
+            let mut receiver = uart.receiver(interrupt);
+            assert_eq!((fake.get32(0x30), fake.get32(0x38)), (0x301, mask));
+            fake.set32(0, 0xf00 | u32::from(b'x'));
+            assert_eq!(receiver.read(), Some(b'x'));
+            fake.set32(0x18, 1 << 4);
+            assert_eq!(receiver.read(), None);
+        }
+        let fake = FakeRegisters::new(0x18);
+        let mut receiver = MiniUart::new(fake.mmio()).receiver(true);
+        assert_eq!((receiver.read(), fake.get32(4)), (None, 1));
+        fake.set32(0x14, 1);
+        fake.set32(0, u32::from(b'y'));
+        assert_eq!(receiver.read(), Some(b'y'));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use arch::boot::{self, IMAGE_BASE};
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use drivers::mmio::Mmio;
-use drivers::uart::{Console, MiniUart, Pl011};
+use drivers::uart::{Console, MiniUart, Pl011, Receiver};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
 /// A UART of any kind. Not boxed: the console works before the heap is initialized, and after the heap has
@@ -110,14 +110,15 @@ fn start_log() {
     log::set_max_level(LevelFilter::Info);
 }
 
-/// Writes bytes to the console atomically with respect to other output. `\n` becomes `\r\n`.
+/// Writes bytes to the console unchanged, atomically with respect to other output.
 pub fn write_bytes(bytes: &[u8]) {
-    with_port(|port| send(port, bytes));
+    with_port(|port| port.write(bytes));
 }
 
-/// Returns a received byte, if any.
-pub fn read_byte() -> Option<u8> {
-    with_port(|port| port.read())?
+/// Enables the receiver of the UART, and its interrupt if `interrupt`. Called once, after [`remap`]; `None`
+/// without a UART.
+pub fn receiver(interrupt: bool) -> Option<Receiver> {
+    with_port(|port| port.receiver(interrupt))
 }
 
 /// Waits until the UART has sent all output.
@@ -149,7 +150,7 @@ pub unsafe fn seize() {
     }
     SEIZED.store(arch::cpu::index() + 1, Ordering::Relaxed);
     if started.is_none() {
-        write_bytes(b"\n");
+        write_bytes(b"\r\n");
     }
 }
 

@@ -1,58 +1,209 @@
-//! `/dev/console`: the UART, shared by all processes.
+//! `/dev/console`: the UART as a terminal, shared by all processes.
+//!
+//! The interrupt handler moves the received bytes to a buffer. A thread passes them to the line discipline,
+//! and sends the echo and the signals. Without an interrupt the thread polls the UART while the console is
+//! open.
 
 use super::char_device::{self, DeviceNumber, RegisterError};
+use super::readiness::{self, Watch, Watchable, Watched};
 use super::{Caller, File};
 use crate::console;
-use crate::sched::{self, WaitError};
+use crate::irq::{self, Handler};
+use crate::sched::{self, WaitQueue};
 use crate::sync::SpinLock;
 use crate::vm::access::UserMemory;
 use abi::Errno;
 use abi::file::PollEvents;
-use abi::terminal::{FIONREAD, TCGETS, TCSETS, TIOCGWINSZ, Termios, WinSize};
+use abi::signal::Signal;
+use abi::terminal::*;
 use addr::UserVa;
 use alloc::boxed::Box;
+use alloc::sync::{Arc, Weak};
+use alloc::vec::Vec;
+use arrayvec::ArrayVec;
+use core::sync::atomic::{AtomicUsize, Ordering};
+use drivers::interrupts::Interrupt;
+use drivers::uart::Receiver;
+use program::{LineDiscipline, ReadState};
 
 const NUMBER: DeviceNumber = DeviceNumber { major: 5, minor: 1 };
 
-/// The interval at which a reader polls the UART, whose interrupt is not used.
+/// The interval at which a UART without an interrupt is polled.
 const POLL_INTERVAL_NS: u64 = 10_000_000;
 /// The bytes that are written atomically with respect to other writers.
 const ATOMIC_BYTES: usize = 512;
-/// The end-of-file character (Ctrl-D).
-const EOF: u8 = 4;
+/// The bytes that one byte can become: a tab.
+const EXPANDED_TAB: usize = 8;
+/// The bytes that are copied to a program at a time.
+const READ_BYTES: usize = 256;
+/// The received bytes that the thread has not processed yet.
+const RECEIVED_MAX: usize = 256;
 
-/// A byte that `poll` has received and that is not read yet.
-static LOOKAHEAD: SpinLock<Option<u8>> = SpinLock::new(None);
+struct Terminal {
+    discipline: LineDiscipline,
+    size: WinSize,
+}
+
+static TERMINAL: Watched<Terminal> =
+    Watched::new(Terminal { discipline: LineDiscipline::new(), size: WinSize::SERIAL });
+static RECEIVER: SpinLock<Option<Receiver>> = SpinLock::new(None);
+static RECEIVED: SpinLock<ArrayVec<u8, RECEIVED_MAX>> = SpinLock::new(ArrayVec::new_const());
+/// The wait queue of the thread.
+static RECEIVED_WAIT: WaitQueue = WaitQueue::new();
+/// The number of open files of the console.
+static OPEN: AtomicUsize = AtomicUsize::new(0);
+
+/// The process to which the signals of the terminal are sent. Its group and session have its id: there are no
+/// others.
+pub trait Foreground: Send + Sync {
+    fn id(&self) -> u32;
+    fn signal(&self, signal: Signal);
+}
+
+static FOREGROUND: SpinLock<Option<Weak<dyn Foreground>>> = SpinLock::new(None);
+
+/// Sets the foreground process.
+pub fn set_foreground(process: Weak<dyn Foreground>) {
+    *FOREGROUND.lock() = Some(process);
+}
+
+fn foreground() -> Option<Arc<dyn Foreground>> {
+    FOREGROUND.lock().as_ref()?.upgrade()
+}
+
+fn signal_foreground(signal: Signal) {
+    if let Some(process) = foreground() {
+        process.signal(signal);
+    }
+}
 
 pub(super) fn register() -> Result<(), RegisterError> {
-    char_device::register(&["/dev/console", "/dev/tty"], NUMBER, || Ok(Box::new(ConsoleFile)))
+    char_device::register(&["/dev/console", "/dev/tty"], NUMBER, || Ok(Box::new(ConsoleFile::new())))
+}
+
+/// Enables input, by `interrupt` if it is usable. Called once, after the interrupt controller and the
+/// scheduler are initialized.
+pub fn start(interrupt: Option<Interrupt>) {
+    let registered = interrupt.is_some_and(|interrupt| match irq::register(interrupt, &ReceiveHandler) {
+        Ok(()) => true,
+        Err(error) => {
+            log::warn!("console: polled: {error}");
+            false
+        }
+    });
+    if TERMINAL.with(|terminal| terminal.discipline.reserve()).is_err() {
+        log::warn!("console: no memory for input");
+        return;
+    }
+    *RECEIVER.lock() = console::receiver(registered);
+    if sched::spawn("console", move || serve(!registered)).is_err() {
+        log::warn!("console: no memory for the thread of the input");
+    }
+}
+
+struct ReceiveHandler;
+
+impl Handler for ReceiveHandler {
+    fn handle(&self) {
+        receive();
+        RECEIVED_WAIT.wake_all();
+    }
+}
+
+/// Moves the bytes of the UART to the buffer; those beyond its capacity are lost.
+fn receive() {
+    let (mut receiver, mut received) = (RECEIVER.lock(), RECEIVED.lock());
+    let Some(receiver) = &mut *receiver else { return };
+    // Bounded: a level-triggered interrupt is raised again for the bytes that are left.
+    for byte in (0..RECEIVED_MAX).map_while(|_| receiver.read()) {
+        let _ = received.try_push(byte);
+    }
+}
+
+fn serve(is_polled: bool) {
+    loop {
+        let is_due = is_polled && OPEN.load(Ordering::Relaxed) > 0;
+        let next_poll = is_due.then(|| sched::time::now() + POLL_INTERVAL_NS);
+        let received = RECEIVED_WAIT.wait_until(next_poll, || {
+            if is_polled {
+                receive();
+            }
+            let bytes = core::mem::take(&mut *RECEIVED.lock());
+            let opened = is_polled && !is_due && OPEN.load(Ordering::Relaxed) > 0;
+            (!bytes.is_empty() || opened).then_some(bytes)
+        });
+        received.into_iter().flatten().for_each(process);
+    }
+}
+
+/// Passes a received byte to the line discipline. Echo for which there is no memory is lost.
+fn process(byte: u8) {
+    let mut echo = Vec::new();
+    let now = sched::time::now();
+    let signal = TERMINAL.update(|terminal| {
+        let signal = terminal.discipline.receive(byte, now, &mut |byte| {
+            if echo.try_reserve(1).is_ok() {
+                echo.push(byte);
+            }
+        });
+        // Also after a stop or start of the output.
+        (signal, Some(PollEvents::IN | PollEvents::OUT))
+    });
+    console::write_bytes(&echo);
+    signal.into_iter().for_each(signal_foreground);
 }
 
 struct ConsoleFile;
 
-impl File for ConsoleFile {
-    /// Waits for the first byte, then reads the received bytes up to the end of a line.
-    fn read(&self, memory: UserMemory<'_>, to: UserVa, len: usize) -> Result<usize, Errno> {
-        let mut line = [0; 256];
-        let room = len.min(line.len());
-        let mut count = 0;
-        while count < room {
-            let byte = match next_byte() {
-                Some(byte) => byte,
-                None if count > 0 => break,
-                None => wait_for_byte()?,
-            };
-            if byte == EOF {
-                break;
-            }
-            line[count] = if byte == b'\r' { b'\n' } else { byte };
-            count += 1;
-            if line[count - 1] == b'\n' {
-                break;
+impl ConsoleFile {
+    fn new() -> Self {
+        OPEN.fetch_add(1, Ordering::Relaxed);
+        // The thread starts to poll.
+        RECEIVED_WAIT.wake_all();
+        Self
+    }
+
+    /// Waits for the input of a read, as far as the terminal's modes limit the time. A read that has to wait
+    /// longer returns `EAGAIN`.
+    fn wait_for_input(&self, len: usize) -> Result<(), Errno> {
+        let start = sched::time::now();
+        let state =
+            || TERMINAL.with(|terminal| terminal.discipline.read_state(len, start, sched::time::now()));
+        let ReadState::WaitingUntil(_) = state() else { return has_input(state()) };
+        let _watch = Watch::new(&TERMINAL, &sched::current())?;
+        loop {
+            match state() {
+                ReadState::WaitingUntil(deadline) => readiness::sleep(Some(deadline))?,
+                state => return has_input(state),
             }
         }
-        memory.write_bytes(to, &line[..count])?;
-        Ok(count)
+    }
+}
+
+fn has_input(state: ReadState) -> Result<(), Errno> {
+    if state == ReadState::Ready { Ok(()) } else { Err(Errno::EAGAIN) }
+}
+
+impl Drop for ConsoleFile {
+    fn drop(&mut self) {
+        OPEN.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl File for ConsoleFile {
+    fn read(&self, memory: UserMemory<'_>, to: UserVa, len: usize) -> Result<usize, Errno> {
+        self.wait_for_input(len)?;
+        let mut done = 0;
+        loop {
+            let mut bytes = [0; READ_BYTES];
+            let room = READ_BYTES.min(len - done);
+            let (count, continues) = TERMINAL.with(|terminal| terminal.discipline.read(&mut bytes[..room]));
+            memory.write_bytes(to + done as u64, &bytes[..count])?;
+            done += count;
+            if !continues || done == len {
+                return Ok(done);
+            }
+        }
     }
 
     fn write(&self, memory: UserMemory<'_>, from: UserVa, len: usize) -> Result<usize, Errno> {
@@ -62,10 +213,18 @@ impl File for ConsoleFile {
             if sched::is_interrupted() {
                 return if done == 0 { Err(Errno::EINTR) } else { Ok(done) };
             }
+            let (is_stopped, termios) =
+                TERMINAL.with(|terminal| (terminal.discipline.is_stopped(), terminal.discipline.termios()));
+            if is_stopped {
+                return if done == 0 { Err(Errno::EAGAIN) } else { Ok(done) };
+            }
+            // A newline becomes two bytes.
+            let expands_tabs = OutputModes::from_bits_retain(termios.output).contains(OutputModes::XTABS);
+            let room = if expands_tabs { 2 * ATOMIC_BYTES / EXPANDED_TAB } else { ATOMIC_BYTES };
             let mut buffer = [0; ATOMIC_BYTES];
-            let bytes = &mut buffer[..ATOMIC_BYTES.min(len - done)];
+            let bytes = &mut buffer[..room.min(len - done)];
             match memory.read_bytes(from + done as u64, bytes) {
-                Ok(()) => console::write_bytes(bytes),
+                Ok(()) => write_processed(bytes),
                 Err(error) if done == 0 => return Err(error),
                 Err(_) => break,
             }
@@ -77,41 +236,117 @@ impl File for ConsoleFile {
     fn ioctl(&self, caller: &Caller<'_>, request: u32, argument: u64) -> Result<u64, Errno> {
         let (memory, at) = (UserMemory::new(caller.space), UserVa::new(argument));
         match request {
-            TCGETS => memory.write(at, &Termios::SERIAL)?,
-            TCSETS => {}
-            TIOCGWINSZ => memory.write(at, &WinSize::SERIAL)?,
-            FIONREAD => memory.write(at, &i32::from(has_byte()))?,
+            TCGETS => memory.write(at, &termios())?,
+            TCGETS2 => {
+                let speed = Termios2::SERIAL_SPEED;
+                let new = Termios2 { termios: termios(), input_speed: speed, output_speed: speed };
+                memory.write(at, &new)?;
+            }
+            TCSETS | TCSETSW | TCSETSF => set_termios(memory.read(at)?, request - TCSETS),
+            TCSETS2 | TCSETSW2 | TCSETSF2 => {
+                set_termios(memory.read::<Termios2>(at)?.termios, request - TCSETS2);
+            }
+            // A break cannot be sent.
+            TCSBRK if argument == 0 => return Err(Errno::EINVAL),
+            TCSBRK => console::flush(),
+            TCXONC => control_flow(argument)?,
+            TCFLSH => match argument {
+                TCIFLUSH | TCIOFLUSH => TERMINAL.with(|terminal| terminal.discipline.discard_input()),
+                // Output is not queued.
+                TCOFLUSH => {}
+                _ => return Err(Errno::EINVAL),
+            },
+            TIOCGWINSZ => memory.write(at, &TERMINAL.with(|terminal| terminal.size))?,
+            TIOCSWINSZ => {
+                let size = memory.read(at)?;
+                if TERMINAL.with(|terminal| core::mem::replace(&mut terminal.size, size)) != size {
+                    signal_foreground(Signal::SIGWINCH);
+                }
+            }
+            FIONREAD => {
+                let available = TERMINAL.with(|terminal| terminal.discipline.available());
+                memory.write(at, &(available as i32))?;
+            }
+            TIOCOUTQ => memory.write(at, &0i32)?,
+            TIOCGPGRP | TIOCGSID => memory.write(at, &foreground_id()?)?,
+            TIOCSPGRP => {
+                let (group, current): (i32, i32) = (memory.read(at)?, foreground_id()?);
+                if group != current {
+                    return Err(if group < 0 { Errno::EINVAL } else { Errno::EPERM });
+                }
+            }
             _ => return Err(Errno::ENOTTY),
         }
         Ok(0)
     }
 
     fn poll(&self) -> PollEvents {
-        if has_byte() { PollEvents::IN | PollEvents::OUT } else { PollEvents::OUT }
+        TERMINAL.with(|terminal| {
+            let mut ready = PollEvents::empty();
+            ready.set(PollEvents::IN, terminal.discipline.is_readable());
+            ready.set(PollEvents::OUT, !terminal.discipline.is_stopped());
+            ready
+        })
+    }
+
+    fn watched(&self) -> Option<&dyn Watchable> {
+        Some(&TERMINAL)
     }
 }
 
-fn next_byte() -> Option<u8> {
-    LOOKAHEAD.lock().take().or_else(console::read_byte)
+/// Writes at most [`ATOMIC_BYTES`] bytes, each of which becomes at most two, or fewer that become more.
+fn write_processed(bytes: &[u8]) {
+    let mut processed: ArrayVec<u8, { 2 * ATOMIC_BYTES }> = ArrayVec::new();
+    TERMINAL.with(|terminal| {
+        let mut send = |byte| _ = processed.try_push(byte);
+        bytes.iter().for_each(|&byte| terminal.discipline.put(byte, &mut send));
+    });
+    console::write_bytes(&processed);
 }
 
-fn has_byte() -> bool {
-    let mut lookahead = LOOKAHEAD.lock();
-    if lookahead.is_none() {
-        *lookahead = console::read_byte();
+fn termios() -> Termios {
+    TERMINAL.with(|terminal| terminal.discipline.termios())
+}
+
+/// Sets the modes, for `when` > 0 after the output is sent, and for 2 after the input is discarded.
+fn set_termios(termios: Termios, when: u32) {
+    if when > 0 {
+        console::flush();
     }
-    lookahead.is_some()
-}
-
-/// Waits for input without a time limit, as a read of a terminal does; the polls are sleeps.
-fn wait_for_byte() -> Result<u8, Errno> {
-    loop {
-        if let Some(byte) = next_byte() {
-            return Ok(byte);
+    TERMINAL.update(|terminal| {
+        if when == 2 {
+            terminal.discipline.discard_input();
         }
-        match sched::sleep_until_signal(sched::time::now() + POLL_INTERVAL_NS) {
-            Ok(()) | Err(WaitError::TimedOut) => {}
-            Err(WaitError::Interrupted) => return Err(Errno::EINTR),
+        terminal.discipline.set_termios(termios);
+        ((), Some(PollEvents::IN | PollEvents::OUT))
+    });
+}
+
+/// `TCXONC`
+fn control_flow(action: u64) -> Result<(), Errno> {
+    let character = match action {
+        TCOOFF | TCOON => {
+            TERMINAL.update(|terminal| {
+                terminal.discipline.set_stopped(action == TCOOFF);
+                ((), Some(PollEvents::OUT))
+            });
+            return Ok(());
         }
+        TCIOFF => VSTOP,
+        TCION => VSTART,
+        _ => return Err(Errno::EINVAL),
+    };
+    let byte = termios().characters[character];
+    if byte != 0 {
+        console::write_bytes(&[byte]);
     }
+    Ok(())
+}
+
+/// The id of the foreground process, its group and its session.
+///
+/// # Errors
+/// `ENOTTY` if there is none.
+fn foreground_id() -> Result<i32, Errno> {
+    foreground().map(|process| process.id() as i32).ok_or(Errno::ENOTTY)
 }

@@ -2,6 +2,7 @@
 
 use super::loader::{self, Launch};
 use crate::fs;
+use crate::fs::console::Foreground;
 use crate::kprintln;
 use abi::file::OpenFlags;
 use addr::{AddrRange, PhysAddr};
@@ -38,6 +39,8 @@ pub unsafe fn run_init(initramfs: Option<AddrRange<PhysAddr>>, path: &str, argum
     let files = [console.clone(), console.clone(), console];
     match loader::start(&Launch { path, arguments, environment: &ENVIRONMENT, files: &files }) {
         Ok(process) => {
+            let foreground: Arc<dyn Foreground> = process.clone();
+            fs::console::set_foreground(Arc::downgrade(&foreground));
             let termination = process.wait();
             kprintln!("init: {termination}");
         }

@@ -2,6 +2,7 @@
 
 use super::process::{Process, Termination};
 use super::task::Task;
+use crate::fs::console::Foreground;
 use crate::sched;
 use crate::vm::access::UserMemory;
 use abi::Errno;
@@ -101,6 +102,17 @@ pub fn send(
         process.terminate(Termination::Killed(signal));
     }
     Ok(())
+}
+
+impl Foreground for Process {
+    fn id(&self) -> u32 {
+        Process::id(self)
+    }
+
+    fn signal(&self, signal: Signal) {
+        // An error concerns a signal that would stop the process, or one that is pending already.
+        let _ = send(self, Receiver::Process, Some(signal), |signal| SigInfo::sent(signal, SI_KERNEL, 0));
+    }
 }
 
 /// Sets the action of `signal`, and returns the old one. Pending signals that are ignored now are discarded.

@@ -44,6 +44,10 @@ pub const TCSETSF2: u32 = 0x402c_542d;
 pub const TCOOFF: u64 = 0;
 /// `TCXONC`: resume output.
 pub const TCOON: u64 = 1;
+/// `TCXONC`: send [`VSTOP`].
+pub const TCIOFF: u64 = 2;
+/// `TCXONC`: send [`VSTART`].
+pub const TCION: u64 = 3;
 /// `TCFLSH`: discard the input.
 pub const TCIFLUSH: u64 = 0;
 /// `TCFLSH`: discard the output.

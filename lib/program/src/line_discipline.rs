@@ -1,6 +1,7 @@
 //! The line discipline of a terminal: editing, echo, signal characters and output processing, as Linux's
 //! `N_TTY`. It transforms bytes; the caller owns the UART, the clock and the waits.
 
+use abi::Errno;
 use abi::signal::Signal;
 use abi::terminal::*;
 use alloc::collections::VecDeque;
@@ -76,6 +77,15 @@ impl LineDiscipline {
         }
     }
 
+    /// Allocates the memory for the input, so that no later operation allocates.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub fn reserve(&mut self) -> Result<(), Errno> {
+        let reserved = self.input.try_reserve(INPUT_MAX + 1).and_then(|()| self.line.try_reserve(INPUT_MAX));
+        reserved.map_err(|_| Errno::ENOMEM)
+    }
+
     /// The modes and control characters.
     pub fn termios(&self) -> Termios {
         self.termios
@@ -87,12 +97,13 @@ impl LineDiscipline {
         let was_canonical = self.is_canonical();
         self.termios = Termios { control: self.termios.control, ..termios };
         if was_canonical && !self.is_canonical() {
-            let line = core::mem::take(&mut self.line).into_iter().map(Input::Byte);
-            let lines = self.input.iter().filter_map(|input| match *input {
-                Input::Byte(byte) | Input::Last(byte) => Some(Input::Byte(byte)),
-                Input::End => None,
-            });
-            self.input = lines.chain(line).collect();
+            self.input.retain(|input| *input != Input::End);
+            for input in &mut self.input {
+                if let Input::Last(byte) = *input {
+                    *input = Input::Byte(byte);
+                }
+            }
+            self.input.extend(self.line.drain(..).map(Input::Byte));
             self.lines = 0;
         } else if !was_canonical
             && self.is_canonical()
@@ -502,6 +513,23 @@ mod tests {
         let mut bytes = vec![0; len];
         let (count, _) = terminal.read(&mut bytes);
         Some(String::from_utf8_lossy(&bytes[..count]).into())
+    }
+
+    #[test]
+    fn no_operation_allocates_after_the_reservation() {
+        let mut terminal = LineDiscipline::new();
+        terminal.reserve().unwrap();
+        let capacity = |terminal: &LineDiscipline| (terminal.input.capacity(), terminal.line.capacity());
+        let reserved = capacity(&terminal);
+        let canonical = terminal.termios();
+        for _ in 0..3 {
+            type_bytes(&mut terminal, &[b'x'; 2 * INPUT_MAX]);
+            type_bytes(&mut terminal, b"\n\n");
+            terminal.set_termios(raw(1, 0).termios());
+            type_bytes(&mut terminal, &[b'x'; 2 * INPUT_MAX]);
+            terminal.set_termios(canonical);
+        }
+        assert_eq!(capacity(&terminal), reserved);
     }
 
     #[test]
