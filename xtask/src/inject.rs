@@ -60,7 +60,8 @@ fn names(built: &artifacts::Artifacts) -> Result<Vec<String>> {
         .map_err(crate::error::Error::file("create", &workspace::logs()))?;
     let log = workspace::logs().join("inject-names.log");
     let boot = prepare::boot(&case, &case.machine(), &checking, &log.with_extension(""))?;
-    let run = qemu::capture(&case.machine().arguments(&boot), Duration::from_secs(LIMIT), &log, |_| false)?;
+    let run =
+        qemu::capture(&case.machine().arguments(&boot), Duration::from_secs(LIMIT), &log, &[], |_| false)?;
     Ok(run.console.lines().filter_map(name_of).map(str::to_owned).collect())
 }
 

@@ -52,11 +52,13 @@ pub struct QemuRun {
 
 /// Runs QEMU, and captures its console into the log as well.
 ///
-/// `stop` checks each line: if it returns true the guest is stopped at once, for guests that halt.
+/// `typed` are texts of lines, in order, and the keys that are typed after each. `stop` checks each line: if
+/// it returns true the guest is stopped at once, for guests that halt.
 pub fn capture(
     arguments: &[String],
     limit: Duration,
     log: &Path,
+    typed: &'static [(&'static str, &'static str)],
     stop: impl FnMut(&str) -> bool,
 ) -> Result<QemuRun> {
     let mut command = Command::new(PROGRAM);
@@ -64,16 +66,19 @@ pub fn capture(
     let mut file = File::create(log).map_err(Error::file("create", log))?;
     writeln!(file, "$ {}", shown(&command)).map_err(Error::file("write", log))?;
     let errors = file.try_clone().map_err(Error::file("write", log))?;
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors);
+    let keyboard = if typed.is_empty() { Stdio::null() } else { Stdio::piped() };
+    command.stdin(keyboard).stdout(Stdio::piped()).stderr(errors);
     let started = Instant::now();
     let child = command.spawn().map_err(|cause| Error::Start { program: PROGRAM.into(), cause })?;
-    let (console, exit) = Monitor { child, log: file, stop, deadline: started + limit, limit }.run();
+    let (console, exit) = Monitor { child, log: file, typed, stop, deadline: started + limit, limit }.run();
     Ok(QemuRun { console, exit, took: started.elapsed() })
 }
 
 struct Monitor<F> {
     child: Child,
     log: File,
+    /// What is still to be typed.
+    typed: &'static [(&'static str, &'static str)],
     stop: F,
     deadline: Instant,
     limit: Duration,
@@ -99,6 +104,7 @@ impl<F: FnMut(&str) -> bool> Monitor<F> {
                     console.push('\n');
                     // The result does not depend on the log.
                     let _ = writeln!(self.log, "{line}");
+                    self.type_after(&line);
                     if (self.stop)(&line) {
                         return QemuExit::Stopped;
                     }
@@ -109,6 +115,18 @@ impl<F: FnMut(&str) -> bool> Monitor<F> {
                 Err(RecvTimeoutError::Timeout) => return QemuExit::TimedOut(self.limit),
                 Err(RecvTimeoutError::Disconnected) => return self.ended(),
             }
+        }
+    }
+
+    /// Types the next keys if `line` is the one before them.
+    fn type_after(&mut self, line: &str) {
+        if let (Some(((text, keys), left)), Some(keyboard)) =
+            (self.typed.split_first(), &mut self.child.stdin)
+            && line.contains(text)
+        {
+            self.typed = left;
+            // A guest that has ended fails by its console.
+            let _ = keyboard.write_all(keys.as_bytes());
         }
     }
 

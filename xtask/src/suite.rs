@@ -154,7 +154,7 @@ fn boot(case: &Case, built: &Artifacts, logs: &Path) -> Result<(QemuRun, Vec<u8>
         screen_failures.push("the screen was not captured".to_owned());
         words.extend(screen::arguments(&socket));
     }
-    let run = qemu::capture(&words, limit, &log(case), |line| {
+    let run = qemu::capture(&words, limit, &log(case), case.typed, |line| {
         if case.screen.is_some_and(|text| line.contains(text)) {
             screen_failures = check_screen(&socket, &picture);
         }

@@ -6,7 +6,7 @@ use addr::PAGE_SIZE;
 
 /// All seeds.
 pub fn seeds() -> Vec<Vec<u8>> {
-    [heap(), sync_files(), anonymous(), files(), directory(), uncached(), events(), pipe()]
+    [heap(), sync_files(), anonymous(), files(), directory(), uncached(), events(), pipe(), terminal()]
         .map(|parts| parts.concat())
         .to_vec()
 }
@@ -49,6 +49,29 @@ fn sync_files() -> Vec<Vec<u8>> {
         call(Syscall::Ioctl, &[number(2), known(16), address(64)]),
         call(Syscall::Ioctl, &[number(2), known(17), zeroes]),
         call(Syscall::Ioctl, &[number(1), known(14), address(176)]),
+    ]
+}
+
+/// The console: its modes and sizes read and set, written, read without input.
+fn terminal() -> Vec<Vec<u8>> {
+    let request = |index, argument| call(Syscall::Ioctl, &[number(0), known(index), argument]);
+    vec![
+        memory("/dev/console"),
+        open(2),
+        request(18, address(64)),
+        request(21, address(64)),
+        request(19, address(64)),
+        request(20, address(64)),
+        request(22, number(1)),
+        request(23, number(0)),
+        request(23, number(1)),
+        request(24, number(2)),
+        request(25, address(64)),
+        request(26, address(64)),
+        request(30, address(64)),
+        request(31, address(64)),
+        call(Syscall::Write, &[number(0), address(0), number(12)]),
+        call(Syscall::Read, &[number(0), address(64), number(12)]),
     ]
 }
 

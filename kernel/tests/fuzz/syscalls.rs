@@ -10,6 +10,7 @@ use abi::dma::*;
 use abi::file::{F_SETFL, OpenFlags};
 use abi::memory::Prot;
 use abi::sync_file::{SYNC_IOC_FILE_INFO, SYNC_IOC_MERGE, SYNC_IOC_SET_DEADLINE};
+use abi::terminal::*;
 use addr::{PAGE_SIZE, UserVa};
 use arch::exception::UserFrame;
 use kernel::process::{Process, Task};
@@ -29,7 +30,7 @@ pub const CALL: usize = 1 + 6 * 3;
 const MAX_CALLS: usize = 64;
 
 /// Values that are meaningful to some call.
-const KNOWN_VALUES: [u64; 18] = [
+const KNOWN_VALUES: [u64; 32] = [
     DMA_HEAP_IOCTL_ALLOC.raw() as u64,
     DMA_BUF_IOCTL_SYNC.raw() as u64,
     DMA_BUF_CHUNKS.raw() as u64,
@@ -48,6 +49,20 @@ const KNOWN_VALUES: [u64; 18] = [
     SYNC_IOC_FILE_INFO.raw() as u64,
     SYNC_IOC_MERGE.raw() as u64,
     SYNC_IOC_SET_DEADLINE.raw() as u64,
+    TCGETS as u64,
+    TCSETS as u64,
+    TCSETSF2 as u64,
+    TCGETS2 as u64,
+    TCSBRK as u64,
+    TCXONC as u64,
+    TCFLSH as u64,
+    TIOCGWINSZ as u64,
+    TIOCSWINSZ as u64,
+    TIOCGPGRP as u64,
+    TIOCSPGRP as u64,
+    TIOCGSID as u64,
+    FIONREAD as u64,
+    TIOCOUTQ as u64,
 ];
 
 /// Calls that block, terminate the program or create threads.
@@ -73,11 +88,16 @@ fn needs_scheduler(syscall: Syscall) -> bool {
 /// The address of a page of zeros: a timeout of 0.
 const NO_TIME: u64 = MEMORY + 16 * PAGE_SIZE;
 
+const SET_TERMIOS: [u32; 6] = [TCSETS, TCSETSW, TCSETSF, TCSETS2, TCSETSW2, TCSETSF2];
+
 /// Changes the arguments so that the call does not wait: files are non-blocking, and timeouts are 0.
 fn make_nonblocking(syscall: Syscall, arguments: &mut [u64]) {
     let nonblocking = u64::from(OpenFlags::NONBLOCK.bits());
     match syscall {
         Syscall::EventFd2 | Syscall::Pipe2 => arguments[1] |= nonblocking,
+        Syscall::OpenAt => arguments[2] |= nonblocking,
+        // A terminal with a time limit of reads waits even if it is non-blocking: all modes are 0.
+        Syscall::Ioctl if SET_TERMIOS.contains(&(arguments[1] as u32)) => arguments[2] = NO_TIME,
         Syscall::Fcntl if arguments[1] == F_SETFL => arguments[2] |= nonblocking,
         Syscall::EpollPWait => arguments[3] = 0,
         Syscall::EpollPWait2 => arguments[3] = NO_TIME,

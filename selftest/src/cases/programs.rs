@@ -46,6 +46,7 @@ pub(super) const TESTS: &[Test] = probes! {
     "buffers_have_inode_numbers_of_their_own" by passes "buffer-attributes",
     "heap_ioctl_accepts_structures_of_other_sizes" by passes "heap-ioctl-sizes",
     "buffer_names_have_up_to_31_bytes" by passes "buffer-names",
+    "terminal_keeps_modes_and_checks_arguments" by passes "terminal-modes",
     "sync_files_of_idle_buffers_are_signalled" by passes "sync-files",
     "clocks_advance_and_sleeps_end" by passes "time",
     "cpu_clocks_stop_while_a_program_sleeps" by passes "cpu-time",

@@ -35,6 +35,7 @@ mod share;
 mod signals;
 mod start;
 mod sync_files;
+mod terminal;
 mod threads;
 mod time;
 
@@ -64,6 +65,8 @@ const PROBES: &[Probe] = &[
     ("buffer-attributes", Expectation::Pass, files::buffer_attributes),
     ("heap-ioctl-sizes", Expectation::Pass, files::heap_ioctl_sizes),
     ("buffer-names", Expectation::Pass, sync_files::names),
+    ("terminal-modes", Expectation::Pass, terminal::modes),
+    ("terminal-input", Expectation::Manual, terminal::input),
     ("sync-files", Expectation::Pass, sync_files::idle),
     ("time", Expectation::Pass, time::clocks),
     ("cpu-time", Expectation::Pass, time::cpu_time),
@@ -233,11 +236,12 @@ mod tests {
     /// Probes without a device also pass on the Linux build host, which validates the probes themselves.
     #[test]
     fn portable_probes_pass_on_linux() {
-        let portable: [fn(&[String]) -> ProbeResult; 46] = [
+        let portable: [fn(&[String]) -> ProbeResult; 47] = [
             start::hello,
             files::tree,
             files::descriptors,
             files::attributes,
+            terminal::modes,
             time::clocks,
             time::random,
             time::cpu_time,

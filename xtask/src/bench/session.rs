@@ -125,7 +125,7 @@ impl Session<'_> {
             initramfs: Some(built.initramfs.clone()),
             append: format!("bench={} loglevel=5 {}", self.glob, self.append),
         };
-        let run = qemu::capture(&self.machine().arguments(&boot), LIMIT, &log, |_| false)?;
+        let run = qemu::capture(&self.machine().arguments(&boot), LIMIT, &log, &[], |_| false)?;
         let figures = figures::from_console(&run.console, self.mode.letter());
         println!("{} figures in {:.0} s", figures.len(), started.elapsed().as_secs_f64());
         let failure = match run.exit {

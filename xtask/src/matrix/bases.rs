@@ -24,6 +24,7 @@ pub const SELFTEST: Case = Case {
     console: 0,
     start: BootMethod::Image,
     append: "selftest lowmem=256M",
+    typed: &[],
     expect: ConsoleExpectation::Ktap,
     screen: None,
     inspect: |_| Vec::new(),

@@ -36,6 +36,8 @@ pub struct Case {
     pub start: BootMethod,
     /// The boot arguments.
     pub append: &'static str,
+    /// Texts of lines of the console, in order, and the keys that are typed after each.
+    pub typed: &'static [(&'static str, &'static str)],
     /// The expected console.
     pub expect: ConsoleExpectation,
     /// The line of the console after which the screen shows the mosaic, if it does.

@@ -17,6 +17,31 @@ const LEFT_RUNNING_BASE: Case = Case {
     ..SELFTEST
 };
 
+/// A program that reads what is typed.
+const TYPED: Case = Case {
+    name: "console-input",
+    append: "init=/bin/probe -- terminal-input",
+    typed: &[
+        ("type a line", "one twx\x7fo\x17three\r"),
+        ("type the end of the file", "\x04"),
+        ("type three bytes", "\r\x03\x04"),
+        ("type nothing", ""),
+        ("type the interrupt character", "x\x03"),
+    ],
+    expect: ConsoleExpectation::PowerOff {
+        shown: &[
+            "one twx\x08 \x08o\x08 \x08\x08 \x08\x08 \x08three",
+            "read \"one three\\n\"",
+            "read \"\"",
+            "read \"\\r\\u{3}\\u{4}\"",
+            "read nothing in time",
+            "x^Cinit: killed by SIGINT",
+        ],
+        never: &[PANIC],
+    },
+    ..SELFTEST
+};
+
 /// The rows.
 pub const CASES: &[Case] = &[
     // More CPUs than the host has: the results must be correct, however slow.
@@ -107,6 +132,15 @@ pub const CASES: &[Case] = &[
             never: &[PANIC],
         },
         ..SELFTEST
+    },
+    // The console as a terminal: editing, echo, the end of a file, raw input, and the interrupt character.
+    TYPED,
+    Case {
+        // Polled: the UART is found without the tree, which has its interrupt.
+        start: BootMethod::PatchedTree(&[("arm,pl011", "arm,pl01x")]),
+        name: "console-input-polled",
+        tier: Tier::Check,
+        ..TYPED
     },
     // DMA that an earlier stage left running. The clock counts instructions: the write comes after 100
     // million of them.

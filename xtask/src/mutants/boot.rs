@@ -161,6 +161,7 @@ fn start(case: &Case, boot: &machine::BootInput) -> Result<QemuRun> {
         &case.machine().arguments(boot),
         TIME_LIMIT,
         &workspace::target().join("mutants/boot.log"),
+        case.typed,
         |_| false,
     )
 }

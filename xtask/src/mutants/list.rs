@@ -739,4 +739,28 @@ pub const MUTANTS: &[SourceMutant] = &[
         to: "let Some(signal) = fence.signal() else { return Some(all) };",
         oracle: Oracle::UnitTest("--package=program", "fence::tests::set_is_signalled_with_its_last_fence"),
     },
+    SourceMutant {
+        name: "end of a file read twice",
+        file: "lib/program/src/line_discipline.rs",
+        item: "read",
+        from: "if self.input.front() == Some(&Input::End)",
+        to: "if self.input.front() == Some(&Input::End) && false",
+        oracle: Oracle::UnitTest("--package=program", "line_discipline::"),
+    },
+    SourceMutant {
+        name: "input kept after the interrupt character",
+        file: "lib/program/src/line_discipline.rs",
+        item: "receive",
+        from: "if !self.has(LocalModes::NOFLSH)",
+        to: "if self.has(LocalModes::NOFLSH)",
+        oracle: Oracle::UnitTest("--package=program", "line_discipline::"),
+    },
+    SourceMutant {
+        name: "time limit of a read between bytes started before the first",
+        file: "lib/program/src/line_discipline.rs",
+        item: "read_state",
+        from: "_ if self.input.is_empty() => None,",
+        to: "",
+        oracle: Oracle::UnitTest("--package=program", "line_discipline::"),
+    },
 ];

@@ -477,4 +477,12 @@ pub const MUTANTS: &[SourceMutant] = &[
         to: "let _ = access;",
         oracle: test("programs.fences_are_pending_until_the_copy_ends", "status: 1"),
     },
+    SourceMutant {
+        name: "input of the console not echoed",
+        file: "kernel/src/fs/console.rs",
+        item: "process",
+        from: "console::write_bytes(&echo);",
+        to: "drop(echo);",
+        oracle: case("console-input", "read nothing in time"),
+    },
 ];
