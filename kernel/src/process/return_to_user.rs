@@ -8,8 +8,8 @@ use alloc::sync::Arc;
 use arch::exception::UserFrame;
 
 /// The last step before user space, after every exception: preempts the running thread if its time slice is
-/// used up, delivers signals, and terminates the thread if it is interrupted. Interrupts are masked, no lock is
-/// held. `restart` is passed to [`signals::deliver_all`].
+/// used up, delivers signals, and terminates the thread if it is interrupted. Interrupts are masked, no lock
+/// is held. `restart` is passed to [`signals::deliver_all`].
 #[inline]
 pub fn before_return(frame: &mut UserFrame, restart: Option<Restart>) {
     sched::preempt();

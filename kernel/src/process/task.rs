@@ -81,7 +81,8 @@ impl Task {
     #[inline]
     pub fn with_current<R>(handle: impl FnOnce(&Self) -> R) -> R {
         let current = CURRENT.this().load(Ordering::Relaxed);
-        // SAFETY: the thread that runs this owns the task and ends after it. Null is a defect of the scheduler.
+        // SAFETY: the thread that runs this owns the task and ends after it. Null is a defect of the
+        // scheduler.
         handle(unsafe { current.as_ref() }.expect("an exception from EL0 in a kernel thread"))
     }
 
