@@ -135,6 +135,10 @@ pub trait File: Any + Send + Sync {
     fn watched(&self) -> Option<&dyn Watchable> {
         None
     }
+    /// Returns the content if the file is a regular file, for `mmap`.
+    fn content(&self) -> Option<&'static [u8]> {
+        None
+    }
     /// Returns the buffer if the file is a dma-buf.
     fn dma_buf(&self) -> Option<&Arc<DmaBuf>> {
         None

@@ -41,4 +41,8 @@ impl File for Regular {
         *position = seek_to(offset, whence, *position, self.data.len() as u64)?;
         Ok(*position)
     }
+
+    fn content(&self) -> Option<&'static [u8]> {
+        Some(self.data)
+    }
 }

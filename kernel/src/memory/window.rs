@@ -227,6 +227,23 @@ unsafe fn zero_write_back(chunk: Chunk) {
     arch::barrier::dmb_oshst();
 }
 
+/// Copies the start of `content` to `frames`, which are or become write-back memory; visible to all observers
+/// as the zeroes of [`zero`].
+pub fn fill(frames: &mut Frames, content: &[u8]) {
+    let mut rest = content;
+    let mut copy = |to: AddrRange<KernelVa>| {
+        let (here, after) = rest.split_at(rest.len().min(to.len() as usize));
+        // SAFETY: the range is mapped writable, at least as long, and has no other user.
+        unsafe { core::ptr::copy_nonoverlapping(here.as_ptr(), to.start().raw() as *mut u8, here.len()) };
+        rest = after;
+    };
+    for chunk in frames.chunks() {
+        // SAFETY: `frames` owns the chunk and is borrowed mutably.
+        unsafe { with_write_back(chunk, &mut copy) };
+    }
+    arch::barrier::dmb_oshst();
+}
+
 /// Zeroes all of `frames`, which are or become write-back memory, as [`zero`] does.
 #[inline]
 pub fn zero_all(frames: &mut Frames) {

@@ -5,9 +5,8 @@ use crate::memory;
 use crate::vm::address_space::MmapPlacement;
 use abi::Errno;
 use abi::file::OpenFlags;
-use abi::memory::{Advice, MREMAP_MAYMOVE, MapFlags, Prot};
+use abi::memory::{Advice, MREMAP_FIXED, MREMAP_MAYMOVE, MapFlags, PROT_SEM, Prot};
 use addr::{AddrRange, Address, PAGE_SIZE, UserVa};
-use core::cmp::Ordering;
 use program::USER_END;
 
 /// `brk`
@@ -20,34 +19,64 @@ pub fn unmap(call: &SyscallContext<'_>) -> SyscallResult {
     call.process().space.unmap(pages(call)?.ok_or(Errno::EINVAL)?).map(|()| 0)
 }
 
-/// `mremap`, in place only: if a mapping cannot grow, allocators copy it, as after any other error.
+/// `mremap`. `MREMAP_DONTUNMAP` is not implemented (`EINVAL`).
 pub fn remap(call: &SyscallContext<'_>) -> SyscallResult {
     let (at, flags) = (call.address(0), call.value(3));
     let pages =
         |len: u64| len.checked_next_multiple_of(PAGE_SIZE).filter(|&len| len > 0).ok_or(Errno::EINVAL);
     let (old, new) = (pages(call.value(1))?, pages(call.value(2))?);
-    if !at.is_aligned(PAGE_SIZE) || flags & !MREMAP_MAYMOVE != 0 {
+    let is_fixed = flags & MREMAP_FIXED != 0;
+    if !at.is_aligned(PAGE_SIZE)
+        || flags & !(MREMAP_MAYMOVE | MREMAP_FIXED) != 0
+        || is_fixed && flags & MREMAP_MAYMOVE == 0
+    {
         return Err(Errno::EINVAL);
     }
+    let space = &call.process().space;
     let range = |from: u64, to: u64| {
         let start = at.checked_add(from).ok_or(Errno::EFAULT)?;
         AddrRange::from_len(start, to - from)
             .filter(|range| range.end().raw() <= USER_END)
             .ok_or(Errno::EFAULT)
     };
-    let space = &call.process().space;
-    match new.cmp(&old) {
-        Ordering::Less => space.unmap(range(new, old)?)?,
-        Ordering::Equal => {}
-        Ordering::Greater if new - old > memory::layout().total => return Err(Errno::ENOMEM),
-        Ordering::Greater => space.grow(range(0, old)?, range(old, new)?)?,
+    let fixed = if is_fixed { Some(fixed_target(call.address(4), range(0, old)?, new)?) } else { None };
+    if !space.is_mapped(at)? {
+        return Err(Errno::EFAULT);
     }
-    Ok(at.raw())
+    if new < old {
+        space.unmap(range(new, old)?)?;
+    }
+    if new > old && new - old > memory::layout().total {
+        return Err(Errno::ENOMEM);
+    }
+    let kept = range(0, old.min(new))?;
+    match fixed {
+        Some(target) => space.move_to(kept, new, MmapPlacement::Fixed(target)).map(UserVa::raw),
+        None if new <= old => Ok(at.raw()),
+        None => match range(old, new).map_err(|_| Errno::ENOMEM).and_then(|more| space.grow(kept, more)) {
+            Err(Errno::ENOMEM) if flags & MREMAP_MAYMOVE != 0 => {
+                space.move_to(kept, new, MmapPlacement::Hint(None)).map(UserVa::raw)
+            }
+            grown => grown.map(|()| at.raw()),
+        },
+    }
+}
+
+/// Checks the target of `MREMAP_FIXED`.
+///
+/// # Errors
+/// `EINVAL` if it is not page-aligned, above the user half, or overlaps `old`.
+fn fixed_target(at: UserVa, old: AddrRange<UserVa>, len: u64) -> Result<UserVa, Errno> {
+    AddrRange::from_len(at, len)
+        .filter(|new| at.is_aligned(PAGE_SIZE) && new.end().raw() <= USER_END)
+        .filter(|new| new.intersection(&old).is_none())
+        .map(|new| new.start())
+        .ok_or(Errno::EINVAL)
 }
 
 /// `mprotect`
 pub fn protect(call: &SyscallContext<'_>) -> SyscallResult {
-    let prot = prot(call)?;
+    let prot = Prot::from_bits(call.value(2) as u32 & !PROT_SEM).ok_or(Errno::EINVAL)?;
     match pages(call)? {
         Some(range) => call.process().space.protect(range, prot).map(|()| 0),
         None => Ok(0),
@@ -75,14 +104,14 @@ fn pages(call: &SyscallContext<'_>) -> Result<Option<AddrRange<UserVa>>, Errno> 
     Ok((!range.is_empty()).then_some(range))
 }
 
-fn prot(call: &SyscallContext<'_>) -> Result<Prot, Errno> {
-    Prot::from_bits(call.value(2) as u32).ok_or(Errno::EINVAL)
-}
-
 /// `mmap`
 pub fn map(call: &SyscallContext<'_>) -> SyscallResult {
-    let (len, prot) = (call.value(1), prot(call)?);
+    // Other bits of the protection are ignored, as in Linux: `PROT_BTI` without the feature, for one.
+    let (len, prot) = (call.value(1), Prot::from_bits_truncate(call.value(2) as u32));
     let flags = MapFlags::from_bits_retain(call.value(3) as u32);
+    if !call.value(5).is_multiple_of(PAGE_SIZE) {
+        return Err(Errno::EINVAL);
+    }
     let has_one_type = flags.contains(MapFlags::SHARED) != flags.contains(MapFlags::PRIVATE);
     // Both bits are MAP_SHARED_VALIDATE, which is equivalent to MAP_SHARED here.
     if !has_one_type && !flags.contains(MapFlags::SHARED | MapFlags::PRIVATE) {
@@ -131,7 +160,7 @@ fn populate(call: &SyscallContext<'_>, at: UserVa, len: u64, prot: Prot) {
     }
 }
 
-/// Maps a dma-buf, which must be `MAP_SHARED`. Other files cannot be mapped.
+/// Maps a regular file, or a dma-buf, which must be `MAP_SHARED`.
 fn map_file(
     call: &SyscallContext<'_>,
     len: u64,
@@ -140,12 +169,21 @@ fn map_file(
     placement: MmapPlacement,
 ) -> Result<UserVa, Errno> {
     let (file, offset) = (call.file(4)?, call.value(5));
-    let shared = file.readable().map_err(|_| Errno::EACCES)?.dma_buf().ok_or(Errno::ENODEV)?.buffer().clone();
-    if !flags.contains(MapFlags::SHARED) || !offset.is_multiple_of(PAGE_SIZE) || len == 0 {
+    let readable = file.readable().map_err(|_| Errno::EACCES)?;
+    if len == 0 {
         return Err(Errno::EINVAL);
     }
     let len = len.checked_next_multiple_of(PAGE_SIZE).ok_or(Errno::ENOMEM)?;
+    offset.checked_add(len).filter(|&end| end <= i64::MAX as u64).ok_or(Errno::EOVERFLOW)?;
+    let (space, is_shared) = (&call.process().space, flags.contains(MapFlags::SHARED));
+    if let Some(content) = readable.content() {
+        return space.map_file(content, (offset, len), placement, (prot, is_shared));
+    }
+    let shared = readable.dma_buf().ok_or(Errno::ENODEV)?.buffer().clone();
+    if !is_shared {
+        return Err(Errno::EINVAL);
+    }
     let writable = file.flags().contains(OpenFlags::READ_WRITE);
     let max_prot = if writable { Prot::READ | Prot::WRITE } else { Prot::READ };
-    call.process().space.map_shared(shared, (offset, len), placement, (prot, max_prot))
+    space.map_shared(shared, (offset, len), placement, (prot, max_prot))
 }

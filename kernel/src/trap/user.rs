@@ -5,7 +5,9 @@ use crate::process::{self, Task, Termination};
 use crate::vm::address_space::AccessError;
 use crate::{kprintln, panic, syscall};
 use abi::memory::Prot;
-use abi::signal::{BUS_ADRALN, ILL_ILLOPC, SEGV_ACCERR, SEGV_MAPERR, SI_KERNEL, SigInfo, Signal, TRAP_BRKPT};
+use abi::signal::{
+    BUS_ADRALN, BUS_ADRERR, ILL_ILLOPC, SEGV_ACCERR, SEGV_MAPERR, SI_KERNEL, SigInfo, Signal, TRAP_BRKPT,
+};
 use addr::UserVa;
 use arch::exception::{DataAccess, Fault, Syndrome, UserFrame};
 
@@ -60,6 +62,7 @@ fn memory_fault(task: &Task, frame: &UserFrame, fault: Fault, access: Prot) {
             Ok(()) | Err(AccessError::Interrupted) => return,
             Err(AccessError::Unmapped) => SEGV_MAPERR,
             Err(AccessError::Denied) => SEGV_ACCERR,
+            Err(AccessError::BeyondFile) => return raise(task, frame, Signal::SIGBUS, BUS_ADRERR),
             Err(AccessError::OutOfMemory) => return kill(task, frame, Signal::SIGKILL),
         },
         _ => return raise(task, frame, Signal::SIGBUS, BUS_ADRALN),

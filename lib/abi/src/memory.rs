@@ -15,6 +15,9 @@ bitflags! {
     }
 }
 
+/// Protection: usable for atomic operations. Without effect on Arm.
+pub const PROT_SEM: u32 = 8;
+
 bitflags! {
     /// Flags of `mmap` (`MAP_*`).
     #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -48,6 +51,8 @@ bitflags! {
 
 /// `mremap`: the mapping may move.
 pub const MREMAP_MAYMOVE: u64 = 1;
+/// `mremap`: the mapping moves to the given address, and replaces existing mappings.
+pub const MREMAP_FIXED: u64 = 2;
 
 /// The advice of `madvise`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -119,6 +119,11 @@ impl<B: MappedObject> VmaMap<B> {
         }
     }
 
+    /// Whether `more` VMAs can be added.
+    pub fn has_room(&self, more: usize) -> bool {
+        self.vmas.len() + more <= self.limit
+    }
+
     /// The VMA that contains `address`.
     pub fn find(&self, address: UserVa) -> Option<&Vma<B>> {
         self.vmas.range(..=address).next_back().map(|(_, vma)| vma).filter(|vma| vma.range.contains(address))
@@ -252,7 +257,7 @@ impl<B: MappedObject> VmaMap<B> {
         if range.is_empty() || !whole_pages || !self.bounds.covers(&range) {
             return Err(VmaError::Range);
         }
-        if self.vmas.len() + more > self.limit { Err(VmaError::TooMany) } else { Ok(()) }
+        if self.has_room(more) { Ok(()) } else { Err(VmaError::TooMany) }
     }
 
     /// The VMAs inside `range` as a list; fails if the list cannot be allocated.

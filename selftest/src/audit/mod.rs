@@ -242,7 +242,7 @@ impl Audit {
     fn add_programs(&mut self) {
         for program in process::all() {
             let id = program.id();
-            let is_private = VmaBacking::is_anonymous;
+            let is_private = VmaBacking::owns_frames;
             for (private, owner) in [(true, Owner::Private(id)), (false, Owner::Program(id))] {
                 program.space.leaves(
                     |area| is_private(&area.backing) == private,

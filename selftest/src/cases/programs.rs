@@ -64,6 +64,9 @@ pub(super) const TESTS: &[Test] = probes! {
     "advice_keeps_shared_memory_and_reports_holes" by passes "advice",
     "mprotect_changes_the_pages_before_a_hole" by passes "mprotect-hole",
     "mremap_grows_and_shrinks_in_place" by passes "mremap",
+    "mremap_moves_pages_without_a_copy" by passes "mremap-moves",
+    "private_file_mapping_is_a_copy" by passes "map-file",
+    "file_mapping_ends_with_the_file" by passes "map-file-end",
     "threads_map_and_unmap_concurrently" by passes "concurrent-mmap",
     "mprotect_changes_permissions" by passes "mprotect",
     "threads_lock_wait_and_join" by passes "threads",
@@ -126,6 +129,7 @@ pub(super) const TESTS: &[Test] = probes! {
     "write_to_a_read_only_view_raises_sigsegv" by is_killed "read-only-buffer",
     "access_to_an_unmapped_part_raises_sigsegv" by is_killed "munmap-hole",
     "fault_in_one_thread_kills_the_process" by is_killed "fault-in-thread",
+    "access_above_the_end_of_a_file_raises_sigbus" by is_killed_by_sigbus "beyond-file",
     "undefined_instruction_raises_sigill" by is_killed_by_sigill "undefined-instruction",
     "write_without_a_reader_raises_sigpipe" by is_killed_by_sigpipe "sigpipe",
     "killed_process_releases_imported_buffers" by is_killed_with_edu "fault-with-import",
@@ -173,6 +177,10 @@ fn is_killed_by_sigill(probe: &str) -> Outcome {
 
 fn is_killed_by_sigpipe(probe: &str) -> Outcome {
     expect(probe, Termination::Killed(Signal::SIGPIPE))
+}
+
+fn is_killed_by_sigbus(probe: &str) -> Outcome {
+    expect(probe, Termination::Killed(Signal::SIGBUS))
 }
 
 fn passes_with_edu(probe: &str) -> Outcome {

@@ -16,6 +16,7 @@ mod device;
 mod epolls;
 mod exhaust;
 mod fatal;
+mod file_maps;
 mod files;
 mod futexes;
 mod fuzz;
@@ -84,6 +85,9 @@ const PROBES: &[Probe] = &[
     ("advice", Expectation::Pass, pages::advice),
     ("mprotect-hole", Expectation::Pass, pages::protect_hole),
     ("mremap", Expectation::Pass, pages::remap),
+    ("mremap-moves", Expectation::Pass, file_maps::moves),
+    ("map-file", Expectation::Pass, file_maps::private),
+    ("map-file-end", Expectation::Pass, file_maps::end_of_file),
     ("concurrent-mmap", Expectation::Pass, pages::concurrent_mmap),
     ("mprotect", Expectation::Pass, pages::protect),
     ("threads", Expectation::Pass, threads::locks_and_channels),
@@ -163,6 +167,7 @@ const PROBES: &[Probe] = &[
     ("read-only-buffer", Expectation::KilledBy("SIGSEGV"), fatal::write_read_only_buffer),
     ("munmap-hole", Expectation::KilledBy("SIGSEGV"), fatal::unmapped_hole),
     ("fault-in-thread", Expectation::KilledBy("SIGSEGV"), fatal::in_thread),
+    ("beyond-file", Expectation::KilledBy("SIGBUS"), file_maps::beyond_file),
     ("undefined-instruction", Expectation::KilledBy("SIGILL"), fatal::undefined_instruction),
     ("sigpipe", Expectation::KilledBy("SIGPIPE"), pipes::sigpipe),
     ("infoleak-fill", Expectation::KilledBy("SIGSEGV"), infoleak::fill),
@@ -236,7 +241,7 @@ mod tests {
     /// Probes without a device also pass on the Linux build host, which validates the probes themselves.
     #[test]
     fn portable_probes_pass_on_linux() {
-        let portable: [fn(&[String]) -> ProbeResult; 47] = [
+        let portable: [fn(&[String]) -> ProbeResult; 50] = [
             start::hello,
             files::tree,
             files::descriptors,
@@ -281,6 +286,9 @@ mod tests {
             pipes::capacity,
             pipes::blocking,
             pipes::closed_ends,
+            file_maps::moves,
+            file_maps::private,
+            file_maps::end_of_file,
             threads::locks_and_channels,
             threads::preemption,
             threads::floating_point,

@@ -328,7 +328,7 @@ pub const MUTANTS: &[SourceMutant] = &[
     SourceMutant {
         name: "frames of a program freed before their TLB invalidation",
         file: "kernel/src/vm/address_space/entries.rs",
-        item: "unmap_anonymous",
+        item: "unmap_owned",
         from: "if self.clear_entries(part).is_err()",
         to: "unsafe { pages::release(batch.as_slice().iter().copied()) };\n            batch.count = 0;\n            if self.clear_entries(part).is_err()",
         oracle: Oracle::Translations,

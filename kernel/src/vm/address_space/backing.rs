@@ -16,6 +16,12 @@ pub enum VmaBacking {
         /// `MAP_SHARED`: the content belongs to the mapping, so `MADV_DONTNEED` keeps it.
         is_shared: bool,
     },
+    /// Frames with a copy of a file, allocated on demand.
+    File {
+        content: &'static [u8],
+        /// `MAP_SHARED`. No file can change, so the copies are the same; they must not be written.
+        is_shared: bool,
+    },
     /// A buffer, and the maximum protection that its file descriptor permits.
     Shared(Arc<ChunkedBuffer>, Prot),
 }
@@ -27,15 +33,27 @@ impl MappedObject for VmaBacking {
             (Self::Shared(one, one_max), Self::Shared(two, two_max)) => {
                 Arc::ptr_eq(one, two) && one_max == two_max
             }
+            (Self::File { content: one, is_shared }, Self::File { content: two, is_shared: other }) => {
+                core::ptr::eq(*one, *two) && is_shared == other
+            }
             _ => false,
         }
     }
 }
 
 impl VmaBacking {
-    /// Whether this is anonymous memory.
-    pub fn is_anonymous(&self) -> bool {
-        matches!(self, Self::Anonymous { .. })
+    /// Whether the mapping owns its frames, as anonymous memory does.
+    pub fn owns_frames(&self) -> bool {
+        !matches!(self, Self::Shared(..))
+    }
+
+    /// The maximum protection (`VM_MAYWRITE` and so on of Linux).
+    pub(super) fn max_prot(&self) -> Prot {
+        match self {
+            Self::Anonymous { .. } | Self::File { is_shared: false, .. } => Prot::all(),
+            Self::File { is_shared: true, .. } => Prot::READ | Prot::EXEC,
+            Self::Shared(_, max) => *max,
+        }
     }
 
     /// The mapping with protection `prot`.
@@ -43,7 +61,9 @@ impl VmaBacking {
         match self {
             // Pages only: unmapping or protecting one splits no block, so its neighbours cause no faults
             // meanwhile.
-            Self::Anonymous { .. } => access_mapping(MemoryType::WriteBack, prot).pages_only(),
+            Self::Anonymous { .. } | Self::File { .. } => {
+                access_mapping(MemoryType::WriteBack, prot).pages_only()
+            }
             Self::Shared(shared, _) => access_mapping(shared.memory(), prot),
         }
     }

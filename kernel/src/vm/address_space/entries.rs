@@ -1,7 +1,7 @@
 //! Page table entries of a program, and the frames freed with them.
 
 use super::Inner;
-use super::backing::access_mapping;
+use super::backing::{VmaBacking, access_mapping};
 use crate::debug::{self, FailPoint};
 use crate::dma::ChunkedBuffer;
 use crate::memory::{table_frames, window};
@@ -9,12 +9,12 @@ use crate::sched;
 use crate::vm::pages;
 use abi::Errno;
 use abi::memory::Prot;
-use addr::{AddrRange, Chunk, PhysAddr, UserVa};
+use addr::{AddrRange, Chunk, PAGE_SIZE, Pfn, PhysAddr, UserVa};
 use arch::tlb::Level;
 use arrayvec::ArrayVec;
 use core::ops::ControlFlow;
 use pagetable::{Leaf, MapError, Mapping};
-use program::chunk_range;
+use program::{Vma, chunk_range};
 
 impl Inner {
     pub(super) fn map(
@@ -44,6 +44,28 @@ impl Inner {
             .map_err(|_| Errno::ENOMEM)
     }
 
+    /// Maps the pages of `from` in `to` as well, at the same distance from its start.
+    pub(super) fn map_again(&mut self, from: &Vma<VmaBacking>, to: &Vma<VmaBacking>) -> Result<(), Errno> {
+        let (mapping, mut batch) = (from.backing.mapping(from.prot), MoveBatch::new());
+        let mut rest = from.range;
+        while !rest.is_empty() {
+            batch.clear();
+            let Some(table) = &self.table else { return Ok(()) };
+            table.leaves_until(&table_frames::user(self.asid), rest, |leaf| {
+                batch.push((leaf.at, leaf.to));
+                if batch.is_full() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            });
+            let Some(&(last, _)) = batch.last() else { break };
+            for run in batch.chunk_by(|one, next| one.0 + PAGE_SIZE == next.0) {
+                let target = to.range.start() + (run[0].0.raw() - from.range.start().raw());
+                let pages = run.iter().map(|&(_, frame)| Chunk::page(Pfn::containing(frame)));
+                self.map(target, pages, mapping).map_err(|_| Errno::ENOMEM)?;
+            }
+            rest = AddrRange::new(last + PAGE_SIZE, from.range.end());
+        }
+        Ok(())
+    }
+
     /// Clears the entries of `range`, invalidates them in all TLBs and frees the tables that became empty.
     pub(super) fn clear_entries(&mut self, range: AddrRange<UserVa>) -> Result<(), Errno> {
         let asid = self.asid;
@@ -56,12 +78,12 @@ impl Inner {
         Ok(())
     }
 
-    /// Unmaps anonymous memory and frees its frames. Needs no memory: it is mapped with pages, so no block is
-    /// split.
+    /// Unmaps memory that owns its frames, and frees them. Needs no memory: it is mapped with pages, so no
+    /// block is split.
     ///
     /// # Errors
     /// `EINTR` if `must_stop` returns true after a full batch of frames; the rest is still mapped.
-    pub(super) fn unmap_anonymous(
+    pub(super) fn unmap_owned(
         &mut self,
         range: AddrRange<UserVa>,
         must_stop: impl Fn() -> bool,
@@ -69,9 +91,9 @@ impl Inner {
         let (mut rest, mut batch) = (range, FrameBatch::new());
         while let Some(part) = self.collect_frames(rest, &mut batch) {
             if self.clear_entries(part).is_err() {
-                panic!("anonymous memory at {part:?} is not mapped with pages");
+                panic!("memory at {part:?} is not mapped with pages");
             }
-            // SAFETY: the program is the only owner of its anonymous memory; `clear_entries` has cleared the
+            // SAFETY: the mapping is the only owner of its frames; `clear_entries` has cleared the
             // entries, and invalidated them in all TLBs.
             unsafe { pages::release(batch.iter().copied()) };
             rest = AddrRange::new(part.end(), range.end());
@@ -122,3 +144,6 @@ impl Inner {
 /// Frames that are freed together. On the stack, since freeing must not allocate; an eighth of a kernel
 /// stack, so it must not be moved.
 type FrameBatch = ArrayVec<PhysAddr, 256>;
+
+/// Pages that are moved together, and their frames.
+type MoveBatch = ArrayVec<(UserVa, PhysAddr), 64>;

@@ -58,6 +58,8 @@ pub enum AccessError {
     Unmapped,
     /// The VMA's protection does not permit the access.
     Denied,
+    /// The VMA maps a file, which ends below the page.
+    BeyondFile,
     /// No frame or page table can be allocated.
     OutOfMemory,
     /// The process is being terminated.
@@ -141,6 +143,29 @@ impl AddressSpace {
         Ok(range.start())
     }
 
+    /// Maps `len` bytes of a file from `offset` on: copies of its pages, made on demand.
+    ///
+    /// # Errors
+    /// `EACCES` for a shared mapping that is writable, since the file is not.
+    pub fn map_file(
+        &self,
+        content: &'static [u8],
+        (offset, len): (u64, u64),
+        placement: MmapPlacement,
+        (prot, is_shared): (Prot, bool),
+    ) -> Result<UserVa, Errno> {
+        check_write_xor_execute(prot)?;
+        let backing = VmaBacking::File { content, is_shared };
+        if !backing.max_prot().contains(prot) {
+            return Err(Errno::EACCES);
+        }
+        let mut removed = Vec::new();
+        let mut inner = self.lock()?;
+        let range = inner.reserve_range(len, placement, Alignment::PAGE, &mut removed)?;
+        inner.vmas.insert(Vma { range, prot, backing, offset }).map_err(vma_errno)?;
+        Ok(range.start())
+    }
+
     /// Maps `len` bytes of a buffer from `offset` on, fully populated, with the largest blocks that its
     /// chunks permit: the address is congruent with `offset` modulo the alignment of the chunks.
     pub fn map_shared(
@@ -199,14 +224,51 @@ impl AddressSpace {
         self.lock()?.protect(range, prot)
     }
 
-    /// Extends the anonymous mapping `range` by `more`, the free range that follows it (`mremap`).
+    /// Extends the mapping `range` by `more`, the free range that follows it (`mremap`).
+    ///
+    /// # Errors
+    /// `EFAULT` if `range` is not inside a VMA, and for a buffer; `ENOMEM` if `more` is not free.
     pub fn grow(&self, range: AddrRange<UserVa>, more: AddrRange<UserVa>) -> Result<(), Errno> {
         let mut inner = self.lock()?;
         let vma =
             inner.vmas.find(range.start()).filter(|vma| vma.range.covers(&range)).ok_or(Errno::EFAULT)?;
-        let VmaBacking::Anonymous { is_shared } = vma.backing else { return Err(Errno::EINVAL) };
-        let prot = vma.prot;
-        inner.add_anonymous(more, prot, is_shared).map_err(|_| Errno::ENOMEM)
+        let offset = vma.offset + (range.end().raw() - vma.range.start().raw());
+        let more = match vma.backing {
+            VmaBacking::Shared(..) => return Err(Errno::EFAULT),
+            VmaBacking::Anonymous { .. } | VmaBacking::File { .. } => {
+                Vma { range: more, offset, ..vma.clone() }
+            }
+        };
+        inner.vmas.insert(more).map_err(|_| Errno::ENOMEM)
+    }
+
+    /// Returns whether `at` is in a mapping.
+    ///
+    /// # Errors
+    /// `EINTR`.
+    pub fn is_mapped(&self, at: UserVa) -> Result<bool, Errno> {
+        Ok(self.lock()?.vmas.find(at).is_some())
+    }
+
+    /// Moves the mapping `old` to a range of `len` bytes (`mremap`): its pages keep their frames. The rest of
+    /// a longer range is populated on demand. With [`MmapPlacement::Fixed`], mappings there are unmapped
+    /// first; the ranges must not overlap.
+    ///
+    /// # Errors
+    /// `EFAULT` if `old` is not inside a VMA, `ENOMEM`; nothing is moved.
+    pub fn move_to(
+        &self,
+        old: AddrRange<UserVa>,
+        len: u64,
+        placement: MmapPlacement,
+    ) -> Result<UserVa, Errno> {
+        let mut removed = Vec::new();
+        let mut inner = self.lock()?;
+        let moved = inner.move_mapping(old, len, placement, &mut removed);
+        drop(inner);
+        // Dropped without the lock, as in `unmap`.
+        drop(removed);
+        moved
     }
 
     /// Follows `advice` for the mappings in `range` (`madvise`), in ascending order up to an error.
@@ -270,11 +332,11 @@ impl AddressSpace {
         Ok(access())
     }
 
-    /// Populates the anonymous memory in `range` for `access` (`MAP_POPULATE`).
+    /// Populates the memory in `range` for `access` (`MAP_POPULATE`).
     ///
     /// # Errors
-    /// `EINVAL` for the mapping of a buffer and for one that does not permit the access, `ENOMEM`, `EINTR`:
-    /// populated up to there.
+    /// `EINVAL` for the mapping of a buffer and for one that does not permit the access, `EFAULT` beyond the
+    /// end of a file, `ENOMEM`, `EINTR`: populated up to there.
     pub fn populate(&self, range: AddrRange<UserVa>, access: Prot) -> Result<(), Errno> {
         for step in steps(range, POPULATE_STEP) {
             let mut inner = self.lock()?;
@@ -283,10 +345,10 @@ impl AddressSpace {
             }
             for part in inner.vmas.try_parts(step).map_err(vma_errno)? {
                 let permits = !part.prot.is_empty() && with_implied_read(part.prot).contains(access);
-                if !part.backing.is_anonymous() || !permits {
+                if !part.backing.owns_frames() || !permits {
                     return Err(Errno::EINVAL);
                 }
-                inner.populate_range(part.range, part.prot).map_err(|_| Errno::ENOMEM)?;
+                inner.populate_part(&part)?;
             }
         }
         Ok(())
@@ -295,8 +357,8 @@ impl AddressSpace {
     /// Pins the pages of `range` for DMA; `write` if the device writes them.
     ///
     /// # Errors
-    /// `EFAULT` if part of it is not anonymous memory with the necessary protection (a buffer is mapped for
-    /// devices through its attachments instead), `ENOMEM`. No page stays pinned after an error.
+    /// `EFAULT` if part of it is not memory of the program with the necessary protection (a buffer is mapped
+    /// for devices through its attachments instead), `ENOMEM`. No page stays pinned after an error.
     pub fn pin(&self, range: AddrRange<UserVa>, write: bool) -> Result<PinnedPages, Errno> {
         let access = if write { Prot::READ | Prot::WRITE } else { Prot::READ };
         let mut pinned = PinnedPages::default();
@@ -325,7 +387,12 @@ impl AddressSpace {
             let offset = frame.raw() % PAGE_SIZE;
             // SAFETY: the frame is the program's own write-back memory; it stays allocated, since the program
             // has not started. No reference to it exists, and the window is writable.
-            unsafe { window::with_frame(frame, |window| copy_to_window(window, offset, here)) };
+            unsafe {
+                window::with_frame(frame, |window| {
+                    copy_to_window(window, offset, here);
+                    arch::cache::sync_instructions(window);
+                });
+            }
             (at, bytes) = (at + here.len() as u64, rest);
         }
         Ok(())
@@ -388,7 +455,7 @@ fn steps(range: AddrRange<UserVa>, step: u64) -> impl Iterator<Item = AddrRange<
     })
 }
 
-/// Copies `bytes` to `offset` in a window, and makes them visible to instruction fetches.
+/// Copies `bytes` to `offset` in a window.
 ///
 /// # Safety
 /// The window is mapped writable, and its contents have no other user.
@@ -397,7 +464,6 @@ unsafe fn copy_to_window(window: AddrRange<KernelVa>, offset: u64, bytes: &[u8])
     let target = (window.start().raw() + offset) as *mut u8;
     // SAFETY: as the caller promises; the bytes fit by the assertion.
     unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), target, bytes.len()) };
-    arch::cache::sync_instructions(window);
 }
 
 #[cfg(test)]

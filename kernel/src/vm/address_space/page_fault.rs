@@ -30,11 +30,15 @@ impl Inner {
         let around = AddrRange::new(at.align_down(FAULT_AROUND), at.align_down(FAULT_AROUND) + FAULT_AROUND);
         let part = vma.part(&around).ok_or(AccessError::Unmapped)?;
         match &vma.backing {
-            VmaBacking::Anonymous { .. } => self.populate_range(part.range, part.prot).or_else(|_| {
-                // Without memory for all of it, tries the faulting page alone.
-                let page = AddrRange::new(at.align_down(PAGE_SIZE), at.align_down(PAGE_SIZE) + PAGE_SIZE);
-                self.populate_range(page, part.prot)
-            }),
+            VmaBacking::Anonymous { .. } | VmaBacking::File { .. } => {
+                let (range, content) = initial_content(&part, at)?;
+                self.populate_range(range, part.prot, content).or_else(|_| {
+                    // Without memory for all of it, tries the faulting page alone.
+                    let page = AddrRange::new(at.align_down(PAGE_SIZE), at.align_down(PAGE_SIZE) + PAGE_SIZE);
+                    let before = (page.start().raw() - range.start().raw()) as usize;
+                    self.populate_range(page, part.prot, content.get(before..).unwrap_or(&[]))
+                })
+            }
             // A failed `unmap` may have cleared entries of a VMA that still exists.
             VmaBacking::Shared(shared, _) => self
                 .map_shared_part(shared, part.offset, part.range, part.prot)
@@ -42,8 +46,24 @@ impl Inner {
         }
     }
 
-    /// Maps a zeroed frame at every page of `range` that is not mapped.
-    pub(super) fn populate_range(&mut self, range: AddrRange<UserVa>, prot: Prot) -> Result<(), AccessError> {
+    /// Populates `part` of a VMA that owns its frames.
+    ///
+    /// # Errors
+    /// `EFAULT` beyond the end of a file, `ENOMEM`.
+    pub(super) fn populate_part(&mut self, part: &Vma<VmaBacking>) -> Result<(), Errno> {
+        let (range, content) = initial_content(part, part.range.start()).map_err(|_| Errno::EFAULT)?;
+        self.populate_range(range, part.prot, content).map_err(|_| Errno::ENOMEM)?;
+        if range.end() < part.range.end() { Err(Errno::EFAULT) } else { Ok(()) }
+    }
+
+    /// Maps a frame at every page of `range` that is not mapped: with its part of `content`, which begins at
+    /// the start of the range, and zeroes behind it.
+    pub(super) fn populate_range(
+        &mut self,
+        range: AddrRange<UserVa>,
+        prot: Prot,
+        content: &[u8],
+    ) -> Result<(), AccessError> {
         let mut at = range.start();
         while at < range.end() {
             if self.translate(at).is_some() {
@@ -54,14 +74,23 @@ impl Inner {
             while end < range.end() && self.translate(end).is_none() {
                 end = end + PAGE_SIZE;
             }
-            self.populate_hole(AddrRange::new(at, end), prot)?;
+            let content = content.get((at.raw() - range.start().raw()) as usize..).unwrap_or(&[]);
+            self.populate_hole(AddrRange::new(at, end), prot, content)?;
             at = end;
         }
         Ok(())
     }
 
-    fn populate_hole(&mut self, hole: AddrRange<UserVa>, prot: Prot) -> Result<(), AccessError> {
+    fn populate_hole(
+        &mut self,
+        hole: AddrRange<UserVa>,
+        prot: Prot,
+        content: &[u8],
+    ) -> Result<(), AccessError> {
         let mut frames = pages::alloc_zeroed(hole.len() / PAGE_SIZE).map_err(|_| AccessError::OutOfMemory)?;
+        if !content.is_empty() {
+            window::fill(&mut frames, content);
+        }
         if prot.contains(Prot::EXEC) {
             for chunk in frames.chunks() {
                 // SAFETY: `frames` owns the chunk, and all mappings of it are write-back.
@@ -88,12 +117,31 @@ impl Inner {
     /// `EFAULT`, `ENOMEM`.
     pub(super) fn anonymous_frame(&mut self, at: UserVa, access: Prot) -> Result<PhysAddr, Errno> {
         let vma = self.vmas.find(at).ok_or(Errno::EFAULT)?.clone();
-        if !vma.backing.is_anonymous() || !with_implied_read(vma.prot).contains(access) {
+        if !vma.backing.owns_frames() || !with_implied_read(vma.prot).contains(access) {
             return Err(Errno::EFAULT);
         }
         if self.translate(at).is_none() {
-            self.fault_in(at, &vma).map_err(|_| Errno::ENOMEM)?;
+            self.fault_in(at, &vma).map_err(|error| match error {
+                AccessError::BeyondFile => Errno::EFAULT,
+                _ => Errno::ENOMEM,
+            })?;
         }
         self.translate(at).map(|leaf| leaf.translate(at)).ok_or(Errno::EFAULT)
     }
+}
+
+/// The pages of `part` that can be accessed, and the part of a file that they contain; empty for anonymous
+/// memory.
+///
+/// # Errors
+/// [`AccessError::BeyondFile`] if the page of `at` is not one of them.
+fn initial_content(
+    part: &Vma<VmaBacking>,
+    at: UserVa,
+) -> Result<(AddrRange<UserVa>, &'static [u8]), AccessError> {
+    let VmaBacking::File { content, .. } = part.backing else { return Ok((part.range, &[])) };
+    let content = usize::try_from(part.offset).ok().and_then(|offset| content.get(offset..)).unwrap_or(&[]);
+    let len = (content.len() as u64).next_multiple_of(PAGE_SIZE).min(part.range.len());
+    let range = AddrRange::new(part.range.start(), part.range.start() + len);
+    if range.contains(at) { Ok((range, content)) } else { Err(AccessError::BeyondFile) }
 }

@@ -71,7 +71,7 @@ impl Inner {
     ) -> Result<(), Errno> {
         while let Some(part) = self.unmap_first(range, sched::is_interrupted)? {
             match part.backing {
-                VmaBacking::Anonymous { .. } => {}
+                VmaBacking::Anonymous { .. } | VmaBacking::File { .. } => {}
                 VmaBacking::Shared(..) if removed.try_reserve(1).is_ok() => removed.push(part),
                 VmaBacking::Shared(..) => {
                     self.vmas.reinsert(part);
@@ -97,7 +97,7 @@ impl Inner {
         let unmapped = match part.backing {
             // Splitting a block allocates a table, which can fail.
             VmaBacking::Shared(..) => self.clear_entries(part.range),
-            VmaBacking::Anonymous { .. } => self.unmap_anonymous(part.range, must_stop),
+            VmaBacking::Anonymous { .. } | VmaBacking::File { .. } => self.unmap_owned(part.range, must_stop),
         };
         match unmapped {
             Ok(()) => Ok(Some(part)),
@@ -122,11 +122,7 @@ impl Inner {
 
     fn protect_mapped(&mut self, range: AddrRange<UserVa>, prot: Prot) -> Result<(), Errno> {
         let before = self.vmas.try_parts(range).map_err(vma_errno)?;
-        let is_denied = |part: &Vma<VmaBacking>| match part.backing {
-            VmaBacking::Shared(_, max_prot) => !max_prot.contains(prot),
-            VmaBacking::Anonymous { .. } => false,
-        };
-        if before.iter().any(is_denied) {
+        if before.iter().any(|part| !part.backing.max_prot().contains(prot)) {
             return Err(Errno::EACCES);
         }
         self.vmas.protect(range, prot).map_err(vma_errno)?;
@@ -145,11 +141,66 @@ impl Inner {
         updated
     }
 
+    /// Moves the mapping `old`, as [`AddressSpace::move_to`](super::AddressSpace::move_to).
+    pub(super) fn move_mapping(
+        &mut self,
+        old: AddrRange<UserVa>,
+        len: u64,
+        placement: MmapPlacement,
+        removed: &mut Vec<Vma<VmaBacking>>,
+    ) -> Result<UserVa, Errno> {
+        let whole = self.vmas.find(old.start()).filter(|vma| vma.range.covers(&old)).ok_or(Errno::EFAULT)?;
+        let vma = whole.part(&old).ok_or(Errno::EFAULT)?;
+        let alignment = match &vma.backing {
+            // As a mapping of device memory in Linux (VM_DONTEXPAND).
+            VmaBacking::Shared(..) if len > old.len() => return Err(Errno::EFAULT),
+            VmaBacking::Shared(buffer, _) => Alignment::like_offset(buffer.alignment(), vma.offset),
+            VmaBacking::Anonymous { .. } | VmaBacking::File { .. } => Alignment::PAGE,
+        };
+        let range = self.reserve_range(len, placement, alignment, removed)?;
+        // One for the new range, one if `old` is the middle of a VMA.
+        if !self.vmas.has_room(2) || removed.try_reserve(1).is_err() {
+            return Err(Errno::ENOMEM);
+        }
+        let offset = match vma.backing {
+            VmaBacking::Anonymous { .. } => range.start().raw(),
+            VmaBacking::File { .. } | VmaBacking::Shared(..) => vma.offset,
+        };
+        let moved = Vma { range, offset, ..vma.clone() };
+        self.vmas.insert(moved.clone()).map_err(vma_errno)?;
+        if let Err(error) = self.move_entries(&vma, &moved) {
+            // Removes the VMA inserted above, also if it was merged with a neighbour.
+            let _ = self.vmas.remove_first(range);
+            return Err(error);
+        }
+        // Its entries are cleared. There is room, so it cannot fail.
+        match self.vmas.remove_first(old) {
+            Ok(part) => removed.extend(part),
+            Err(error) => panic!("the moved mapping {old:?} stays: {error:?}"),
+        }
+        Ok(range.start())
+    }
+
+    /// Moves the entries of `from` to `to`, which has none; on an error, no entry.
+    fn move_entries(&mut self, from: &Vma<VmaBacking>, to: &Vma<VmaBacking>) -> Result<(), Errno> {
+        let mapped = match &from.backing {
+            VmaBacking::Shared(buffer, _) => self.map_shared_part(buffer, to.offset, to.range, to.prot),
+            VmaBacking::Anonymous { .. } | VmaBacking::File { .. } => self.map_again(from, to),
+        };
+        // Both ranges map the frames for a moment, with the same attributes. The old entries are cleared
+        // last, so that an error leaves them.
+        mapped.and_then(|()| self.clear_entries(from.range)).inspect_err(|_| {
+            // Clears pages, or the blocks mapped above; neither needs memory.
+            let _ = self.clear_entries(to.range);
+        })
+    }
+
     /// Follows `advice` for `part` of a VMA. Memory that is populated already is not populated here.
     pub(super) fn advise_part(&mut self, part: &Vma<VmaBacking>, advice: Advice) -> Result<(), Errno> {
         match (advice, &part.backing) {
-            (Advice::DontNeed | Advice::Free, VmaBacking::Anonymous { is_shared: false }) => {
-                self.unmap_anonymous(part.range, sched::is_interrupted)
+            (Advice::DontNeed | Advice::Free, VmaBacking::Anonymous { is_shared: false })
+            | (Advice::DontNeed, VmaBacking::File { .. }) => {
+                self.unmap_owned(part.range, sched::is_interrupted)
             }
             // The pages of the mapping may go; the memory behind it keeps its content.
             (Advice::DontNeed, VmaBacking::Anonymous { is_shared: true }) => Ok(()),
