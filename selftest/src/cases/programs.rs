@@ -7,7 +7,7 @@ use crate::{check, pass, skip};
 use abi::Errno;
 use abi::file::OpenFlags;
 use abi::signal::Signal;
-use addr::UserVa;
+use addr::{PAGE_SIZE, UserVa};
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -31,7 +31,7 @@ macro_rules! probes {
         &[
             $(Test { name: concat!("programs.", $behaviour), run: || $run($name) },)*
             SHARED_BUFFER, REPEATED_STARTS, DEAD_PROCESS, DEVICE_BUFFER, SECOND_EDU, QUARANTINE,
-            FAULTS_BETWEEN_COPIES,
+            FAULTS_BETWEEN_COPIES, LOST_EVENTS,
         ]
     };
 }
@@ -163,6 +163,11 @@ const FAULTS_BETWEEN_COPIES: Test = Test {
     run: faults_of_others_do_not_fail_a_transfer,
 };
 
+const LOST_EVENTS: Test = Test {
+    name: "programs.only_lost_events_quarantine_a_device_below_its_limit",
+    run: only_lost_events_quarantine_a_device_below_its_limit,
+};
+
 fn passes(probe: &str) -> Outcome {
     expect(probe, Termination::Exited(0))
 }
@@ -280,6 +285,17 @@ fn faults_of_others_do_not_fail_a_transfer() -> Outcome {
         }
         Ok(())
     })
+}
+
+/// The faults of a page are below the limit. If they overflow the event queue, their number is unknown: the
+/// device is quarantined, and the copies of the program return `EIO` until it opens the device again.
+fn only_lost_events_quarantine_a_device_below_its_limit() -> Outcome {
+    /// Those of a page in pieces of four bytes.
+    const FAULTS: u64 = PAGE_SIZE / 4;
+    let smmu = devices::dma_engines().next().and_then(|edu| edu.device().smmu());
+    let overflows = smmu.is_some_and(|smmu| smmu.features().event_queue_entries() < FAULTS);
+    let probe = if overflows { "edu-quarantine" } else { "edu-concurrent-faults" };
+    passes_while_the_device_faults(probe, |edu, _| device::write_out(edu, faults::UNMAPPED, PAGE_SIZE))
 }
 
 fn two_processes_share_one_buffer() -> Outcome {

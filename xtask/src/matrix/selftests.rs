@@ -71,6 +71,13 @@ pub const CASES: &[Case] = &[
         options: "dtb-randomness=off,virtualization=on",
         ..SELFTEST
     },
+    // Events of a transfer are lost.
+    Case {
+        name: "virt-event-queue-overflow",
+        append: "selftest=programs.only_lost_events*,programs.quarantined* lowmem=256M iommu.events=64",
+        expect: ConsoleExpectation::KtapWithoutSkips,
+        ..SELFTEST
+    },
     Case { name: "virt-non-coherent", cpus: "2", start: BootMethod::PatchedTree(NON_COHERENT), ..SELFTEST },
     Case { name: "virt-edu-behind-bridges", tier: Tier::Check, devices: BEHIND_BRIDGES, ..SELFTEST },
     Case { name: "virt-no-edu", tier: Tier::Check, devices: &[], ..SELFTEST },

@@ -36,6 +36,14 @@ pub const MUTANTS: &[SourceMutant] = &[
         to: "mov x0, #-1\n    b 7b",
         oracle: test("cpu.pan_is_set_after_user_accesses", "PSTATE.PAN is clear"),
     },
+    SourceMutant {
+        name: "device that overflowed the event queue not quarantined",
+        file: "kernel/src/iommu/events.rs",
+        item: "drain",
+        from: "report_overflow(smmu, stream);",
+        to: "let _ = stream;",
+        oracle: case("virt-event-queue-overflow", "no POLLERR of a quarantined device"),
+    },
     // The next two leave only memory dirty that libc does not use: its allocator relies on zeroed pages, so
     // that the probe would fault instead of finding the data. Here 64 KiB of the probe's 48 MiB.
     SourceMutant {
