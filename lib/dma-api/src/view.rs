@@ -112,6 +112,7 @@ fn split(offset: usize, len: usize) -> (usize, usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
 
     #[repr(align(4096))]
     struct Page([u8; 64]);
@@ -156,6 +157,15 @@ mod tests {
     #[should_panic(expected = "8 bytes at 0x3c leave a view of 0x40")]
     fn reading_past_the_end_panics() {
         with_view(|view| _ = view.read::<u64>(0x3c));
+    }
+
+    #[test]
+    fn write_past_the_end_panics_before_the_first_byte() {
+        with_view(|view| {
+            let past = AssertUnwindSafe(|| view.write_bytes(60, &[1; 5]));
+            assert!(catch_unwind(past).is_err());
+            assert_eq!(view.read::<u32>(60), 0);
+        });
     }
 
     #[test]

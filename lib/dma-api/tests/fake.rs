@@ -70,6 +70,18 @@ fn streaming_data_is_visible_only_after_a_sync() {
 }
 
 #[test]
+fn dropped_stream_is_unmapped() {
+    let space = FakeSpace::new();
+    let stream = space.map(FakeMemory::new(b"data"), Direction::ToDevice).unwrap();
+    assert_eq!((stream.len(), stream.is_empty(), space.mapping_count()), (4, false, 1));
+    let iova = stream.iova();
+    drop(stream);
+    assert_eq!((space.mapping_count(), space.device_read(iova, &mut [0])), (0, Err(FakeFault(iova))));
+    drop(space.map(FakeMemory::new(b"data"), Direction::FromDevice).unwrap().sync_for_cpu());
+    assert_eq!(space.mapping_count(), 0);
+}
+
+#[test]
 fn direction_limits_device_access_and_copies() {
     let space = FakeSpace::new();
     let to = space.map(FakeMemory::new(b"secret"), Direction::ToDevice).unwrap();

@@ -385,6 +385,15 @@ mod tests {
         assert_eq!(error(ET_EXEC, entry, &[TEXT; 65]), "TooManySegments(65)");
     }
 
+    #[test]
+    fn segment_may_end_at_the_end_of_user_memory() {
+        let at = |vaddr| file(ET_EXEC, 0x40_0100, &[TEXT, Header { vaddr, ..DATA }]);
+        let highest = USER_END - 0x3000 + 0x800;
+        let plan = Executable::parse(&at(highest)).unwrap();
+        assert_eq!(plan.segments[1].range.end().raw(), USER_END);
+        assert!(matches!(Executable::parse(&at(highest + 0x1000)), Err(ExecutableError::SegmentAddress(1))));
+    }
+
     /// The alignment and the address of such a segment are not checked either, as in Linux.
     #[test]
     fn segment_without_memory_is_ignored() {

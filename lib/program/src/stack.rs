@@ -171,6 +171,14 @@ mod tests {
     }
 
     #[test]
+    fn arguments_up_to_the_limit_are_accepted() {
+        let string = vec![b'x'; LIMIT + 1 - request(&[b""], &[]).size()];
+        let built = |len| StackImage::build(&request(&[&string[..len]], &[])).map(drop);
+        assert_eq!(built(string.len() - 1), Ok(()));
+        assert_eq!(built(string.len()), Err(ArgumentListTooLong(LIMIT + 1)));
+    }
+
+    #[test]
     fn oversized_arguments_are_rejected() {
         let string = vec![b'x'; LIMIT];
         let long: &[&[u8]] = &[&string];

@@ -423,6 +423,7 @@ mod tests {
         vmas.insert(vma(22, 1, Prot::READ, 1, 0)).unwrap();
         assert_eq!(vmas.remove_first(pages(11, 1)), Err(VmaError::TooMany), "a split needs one more");
         assert_eq!(vmas.protect(pages(11, 1), Prot::all()), Err(VmaError::TooMany), "two splits");
+        assert!(vmas.remove_first(pages(10, 1)).is_ok_and(|part| part.is_some()), "the start needs none");
     }
 
     #[test]

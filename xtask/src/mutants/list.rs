@@ -15,7 +15,9 @@ pub struct SourceMutant {
 }
 
 const ARCH: &str = "--package=arch";
+const DMA_API: &str = "--package=dma-api";
 const DRIVERS: &str = "--package=drivers";
+const PROGRAM: &str = "--package=program";
 
 /// All of them; `doc/mutants.md` has the same list.
 pub const MUTANTS: &[SourceMutant] = &[
@@ -647,6 +649,22 @@ pub const MUTANTS: &[SourceMutant] = &[
             DRIVERS,
             "bridge_whose_bus_mastering_cannot_be_disabled_isolates_no_function",
         ),
+    },
+    SourceMutant {
+        name: "end of a mapping unmapped only with room for another",
+        file: "lib/program/src/vma.rs",
+        item: "remove_first",
+        from: "!below.is_empty() && !above.is_empty()",
+        to: "!below.is_empty() || !above.is_empty()",
+        oracle: Oracle::UnitTest(PROGRAM, "number_of_vmas_is_limited"),
+    },
+    SourceMutant {
+        name: "write past a kernel view checked at its last word",
+        file: "lib/dma-api/src/view.rs",
+        item: "write_bytes",
+        from: "self.check(offset, bytes.len());",
+        to: "",
+        oracle: Oracle::UnitTest(DMA_API, "write_past_the_end_panics_before_the_first_byte"),
     },
     SourceMutant {
         name: "windows of a host bridge allocated as device addresses",
