@@ -18,8 +18,8 @@
 //!
 //! These are a [`SpinLock`]:
 //!
-//! 5. process (`process`); state of a file and its watchers (`fs::readiness`): an eventfd before the epoll
-//!    instances that watch it, each before those that watch it
+//! 5. process (`process`); alarms (`sched::alarm`), then the state of a file and its watchers
+//!    (`fs::readiness`): an eventfd before the epoll instances that watch it, each before those that watch it
 //! 6. SMMU command queue
 //! 7. kernel page tables, vmalloc ranges (`memory`)
 //! 8. zones: the frame allocators (`memory::zones`)

@@ -14,6 +14,7 @@ pub mod readiness;
 mod regular;
 pub mod root;
 mod sync_file;
+pub mod timerfd;
 
 use crate::memory;
 use crate::sched::Mutex;

@@ -13,6 +13,7 @@
 //! - A CPU without a runnable thread waits in WFI and is marked in `idle`; making a thread ready sends a
 //!   reschedule IPI to one of these CPUs.
 
+pub mod alarm;
 mod mutex;
 mod run_queue;
 mod thread;
@@ -308,6 +309,7 @@ pub fn init_cpu() {
 
 /// Wakes the threads whose deadline has passed.
 fn on_timer() {
+    alarm::ring_expired();
     let mut scheduler = SCHEDULER.lock();
     let now = time::now();
     while let Some(thread) = scheduler.queue.pop_expired(now) {
@@ -316,10 +318,19 @@ fn on_timer() {
             kick_idle_cpu(&mut scheduler);
         }
     }
-    // A slice that is used up needs no further interrupt: its thread is in the kernel, and `preempt` runs
-    // before it returns to user space.
+    set_timer_in_slice(&scheduler);
+}
+
+/// Sets this CPU's timer again after a change of its alarms. Interrupts must be masked.
+fn update_timer() {
+    set_timer_in_slice(&SCHEDULER.lock());
+}
+
+/// Sets this CPU's timer in the middle of a time slice. A slice that is used up needs no further interrupt:
+/// its thread is in the kernel, and `preempt` runs before it returns to user space.
+fn set_timer_in_slice(scheduler: &Scheduler) {
     let slice_end = SLICE_END.this().load(Ordering::Relaxed);
-    set_timer(&scheduler, (slice_end != NEVER && !time::has_passed(slice_end)).then_some(slice_end));
+    set_timer(scheduler, (slice_end != NEVER && !time::has_passed(slice_end)).then_some(slice_end));
 }
 
 /// Reschedules if the time slice is used up. Called before a return to user space, with interrupts masked.
@@ -423,9 +434,11 @@ fn switch_user(from: Option<&dyn UserThread>, to: Option<&dyn UserThread>) {
     }
 }
 
-/// Sets this CPU's timer to the end of its time slice or the first deadline, whichever is earlier.
+/// Sets this CPU's timer to the end of its time slice, the first deadline or the first alarm, whichever is
+/// earliest.
 fn set_timer(scheduler: &Scheduler, slice_end: Option<Ticks>) {
-    time::interrupt_at(slice_end, scheduler.queue.next_deadline(arch::cpu::index()));
+    let deadline = scheduler.queue.next_deadline(arch::cpu::index());
+    time::interrupt_at(slice_end, deadline.into_iter().chain(alarm::next()).min());
 }
 
 /// Completes a context switch on the new stack: the registers of the previous thread are saved now.

@@ -7,8 +7,10 @@ use crate::fs::OpenFile;
 use crate::fs::epoll::Epoll;
 use crate::fs::eventfd::EventFd;
 use crate::fs::readiness::{self, Watch, Watchable};
-use crate::sched;
+use crate::fs::timerfd::TimerFd;
+use crate::sched::{self, Nanoseconds};
 use abi::Errno;
+use abi::clock::{TimerSpec, Timespec};
 use abi::event::*;
 use abi::file::OpenFlags;
 use addr::{Address, UserVa};
@@ -97,4 +99,46 @@ fn epoll_wait(call: &SyscallContext<'_>, timeout: Timeout) -> SyscallResult {
             readiness::sleep(timeout.deadline())?;
         }
     })
+}
+
+/// `timerfd_create`
+pub fn timerfd_create(call: &SyscallContext<'_>) -> SyscallResult {
+    const CLOCK_REALTIME: i32 = 0;
+    const CLOCK_MONOTONIC: i32 = 1;
+    const CLOCK_BOOTTIME: i32 = 7;
+    let flags = OpenFlags::from_bits_retain(call.int(1) as u32);
+    let clock = call.int(0);
+    let is_known = matches!(clock, CLOCK_REALTIME | CLOCK_MONOTONIC | CLOCK_BOOTTIME);
+    if !is_known || !(OpenFlags::CLOEXEC | OpenFlags::NONBLOCK).contains(flags) {
+        return Err(Errno::EINVAL);
+    }
+    let file = TimerFd::new(clock == CLOCK_REALTIME)?;
+    OpenFile::open(&call.process().files, file, flags | OpenFlags::READ_WRITE).map(u64::from)
+}
+
+/// `timerfd_settime`. The real time is never set, so `TFD_TIMER_CANCEL_ON_SET` has no effect.
+pub fn timerfd_settime(call: &SyscallContext<'_>) -> SyscallResult {
+    let new: TimerSpec = call.memory().read(call.address(2))?;
+    let flags = call.int(1) as u32;
+    let value = new.value.to_nanoseconds().ok_or(Errno::EINVAL)?;
+    let interval = new.interval.to_nanoseconds().ok_or(Errno::EINVAL)?;
+    if flags & !(TFD_TIMER_ABSTIME | TFD_TIMER_CANCEL_ON_SET) != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let file = call.file(0)?;
+    let timer = file.downcast::<TimerFd>().ok_or(Errno::EINVAL)?;
+    let old = timer.set(value, interval, flags & TFD_TIMER_ABSTIME != 0);
+    call.memory().write_optional(call.address(3), &timer_spec(old)).map(|()| 0)
+}
+
+/// `timerfd_gettime`
+pub fn timerfd_gettime(call: &SyscallContext<'_>) -> SyscallResult {
+    let file = call.file(0)?;
+    let timer = file.downcast::<TimerFd>().ok_or(Errno::EINVAL)?;
+    call.memory().write(call.address(1), &timer_spec(timer.get())).map(|()| 0)
+}
+
+fn timer_spec((value, interval): (Nanoseconds, Nanoseconds)) -> TimerSpec {
+    let [interval, value] = [interval, value].map(Timespec::from_nanoseconds);
+    TimerSpec { interval, value }
 }

@@ -6,9 +6,20 @@ use addr::PAGE_SIZE;
 
 /// All seeds.
 pub fn seeds() -> Vec<Vec<u8>> {
-    [heap(), sync_files(), anonymous(), files(), directory(), uncached(), events(), pipe(), terminal()]
-        .map(|parts| parts.concat())
-        .to_vec()
+    [
+        heap(),
+        sync_files(),
+        anonymous(),
+        files(),
+        directory(),
+        uncached(),
+        events(),
+        pipe(),
+        terminal(),
+        timer(),
+    ]
+    .map(|parts| parts.concat())
+    .to_vec()
 }
 
 /// A DMA heap buffer: allocated, mapped, synced, queried, partially unmapped and closed.
@@ -163,6 +174,20 @@ fn pipe() -> Vec<Vec<u8>> {
         call(Syscall::FStat, &[number(1), address(0)]),
         call(Syscall::Close, &[number(1)]),
         call(Syscall::Read, &[number(0), address(0), number(4000)]),
+        call(Syscall::Close, &[number(0)]),
+    ]
+}
+
+/// A timer: armed, read, watched and closed.
+fn timer() -> Vec<Vec<u8>> {
+    vec![
+        memory("\x01\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0"),
+        call(Syscall::TimerFdCreate, &[number(1), number(0)]),
+        call(Syscall::TimerFdSetTime, &[number(0), number(0), address(0), address(64)]),
+        call(Syscall::TimerFdGetTime, &[number(0), address(64)]),
+        call(Syscall::TimerFdSetTime, &[number(0), number(1), address(0), address(64)]),
+        call(Syscall::Read, &[number(0), address(128), number(8)]),
+        call(Syscall::PPoll, &[address(128), number(1)]),
         call(Syscall::Close, &[number(0)]),
     ]
 }

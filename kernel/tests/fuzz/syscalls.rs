@@ -94,7 +94,7 @@ const SET_TERMIOS: [u32; 6] = [TCSETS, TCSETSW, TCSETSF, TCSETS2, TCSETSW2, TCSE
 fn make_nonblocking(syscall: Syscall, arguments: &mut [u64]) {
     let nonblocking = u64::from(OpenFlags::NONBLOCK.bits());
     match syscall {
-        Syscall::EventFd2 | Syscall::Pipe2 => arguments[1] |= nonblocking,
+        Syscall::EventFd2 | Syscall::Pipe2 | Syscall::TimerFdCreate => arguments[1] |= nonblocking,
         Syscall::OpenAt => arguments[2] |= nonblocking,
         // A terminal with a time limit of reads waits even if it is non-blocking: all modes are 0.
         Syscall::Ioctl if SET_TERMIOS.contains(&(arguments[1] as u32)) => arguments[2] = NO_TIME,

@@ -124,6 +124,16 @@ impl Timespec {
     }
 }
 
+/// `struct itimerspec`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct TimerSpec {
+    /// The time between expirations; 0 for a single one.
+    pub interval: Timespec,
+    /// The time of the first expiration; 0 for none.
+    pub value: Timespec,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

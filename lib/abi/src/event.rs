@@ -7,6 +7,11 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 /// `eventfd2`: a read decrements the counter by 1.
 pub const EFD_SEMAPHORE: u32 = 1;
 
+/// `timerfd_settime`: the time is absolute.
+pub const TFD_TIMER_ABSTIME: u32 = 1;
+/// `timerfd_settime`: a read fails after the real time was set.
+pub const TFD_TIMER_CANCEL_ON_SET: u32 = 2;
+
 /// `epoll_ctl`: add an interest.
 pub const EPOLL_CTL_ADD: i32 = 1;
 /// `epoll_ctl`: remove an interest.

@@ -39,6 +39,7 @@ mod sync_files;
 mod terminal;
 mod threads;
 mod time;
+mod timers;
 
 /// The expected end of a probe.
 #[derive(Clone, Copy)]
@@ -116,6 +117,9 @@ const PROBES: &[Probe] = &[
     ("pipe-capacity", Expectation::Pass, pipes::capacity),
     ("pipe-blocking", Expectation::Pass, pipes::blocking),
     ("pipe-close", Expectation::Pass, pipes::closed_ends),
+    ("timer-expirations", Expectation::Pass, timers::expirations),
+    ("timer-waits", Expectation::Pass, timers::waits),
+    ("timer-errors", Expectation::Pass, timers::errors),
     ("float", Expectation::Pass, threads::floating_point),
     ("bad-pointers", Expectation::Pass, bad_pointers::bad_pointers),
     ("copies-across-pages", Expectation::Pass, borders::copies),
@@ -241,7 +245,7 @@ mod tests {
     /// Probes without a device also pass on the Linux build host, which validates the probes themselves.
     #[test]
     fn portable_probes_pass_on_linux() {
-        let portable: [fn(&[String]) -> ProbeResult; 50] = [
+        let portable: [fn(&[String]) -> ProbeResult; 53] = [
             start::hello,
             files::tree,
             files::descriptors,
@@ -289,6 +293,9 @@ mod tests {
             file_maps::moves,
             file_maps::private,
             file_maps::end_of_file,
+            timers::expirations,
+            timers::waits,
+            timers::errors,
             threads::locks_and_channels,
             threads::preemption,
             threads::floating_point,

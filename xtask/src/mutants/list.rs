@@ -424,6 +424,22 @@ pub const MUTANTS: &[SourceMutant] = &[
         oracle: Oracle::UnitTest("--package=kernel", "fs::"),
     },
     SourceMutant {
+        name: "periodic timer drifts by the time of a read",
+        file: "kernel/src/fs/timerfd.rs",
+        item: "Schedule::take",
+        from: "first.saturating_add((later + 1).saturating_mul(self.interval))",
+        to: "now.saturating_add(self.interval)",
+        oracle: Oracle::UnitTest("--package=kernel", "fs::"),
+    },
+    SourceMutant {
+        name: "rung alarm kept before the alarms to come",
+        file: "kernel/src/sched/alarm.rs",
+        item: "ring_expired",
+        from: "self.0.rotate_right(expired);",
+        to: "",
+        oracle: Oracle::UnitTest("--package=kernel", "sched::alarm::"),
+    },
+    SourceMutant {
         name: "generation counted after the device is armed",
         file: "kernel/src/dma/fault/state.rs",
         item: "enter",
