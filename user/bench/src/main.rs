@@ -1,9 +1,11 @@
-//! Cost of mapping a buffer into a process: one `BENCH` line per measurement, in counter ticks.
+//! Cost of mapping a buffer into a process, and of event files and pipes: one `BENCH` line per measurement,
+//! in counter ticks.
 //!
 //! `bench BYTES:ROUNDS ..` maps a buffer of each size that number of times.
 
 mod counter;
 mod events;
+mod files;
 mod measure;
 
 use std::io;
@@ -24,6 +26,8 @@ fn main() -> ExitCode {
 
 fn run() -> io::Result<()> {
     baselines()?;
+    files::eventfd()?;
+    files::pipe()?;
     let heap = Heap::open(SYSTEM)?;
     std::env::args().skip(1).try_for_each(|word| {
         let (size, rounds) = request(&word).ok_or(io::Error::other(format!("{word}: not BYTES:ROUNDS")))?;
