@@ -1,4 +1,4 @@
-//! Consoles: UARTs, from early boot on. Output is polled; a [`Receiver`] can use the interrupt.
+//! Consoles: UARTs, from early boot on. Output is polled; a [`UartReceiver`] can use the interrupt.
 //!
 //! The firmware sets clock and baud rate; a driver only enables transmitter and receiver.
 
@@ -20,19 +20,19 @@ pub trait Console: Send {
     fn flush(&mut self);
     /// Enables the receiver, and its interrupt if `interrupt`. It must be the only one, and not outlive the
     /// mapping of the registers.
-    fn receiver(&mut self, interrupt: bool) -> Receiver;
+    fn receiver(&mut self, interrupt: bool) -> UartReceiver;
 }
 
 /// The receiver of a UART. It uses other registers than the output, so that it needs no lock in common with
 /// it: an interrupt handler does not wait for a line of output.
-pub enum Receiver {
+pub enum UartReceiver {
     /// Of a PL011.
     Pl011(Mmio<Pl011Registers>),
     /// Of a mini UART.
     MiniUart(Mmio<MiniUartRegisters>),
 }
 
-impl Receiver {
+impl UartReceiver {
     /// Returns the oldest received byte that was not read yet, if any. The interrupt, which is
     /// level-triggered, ends when all are read (DDI 0183, 2.8).
     pub fn read(&mut self) -> Option<u8> {
@@ -138,14 +138,14 @@ impl Console for Pl011 {
         poll(|| !self.0.fr.is_set(Flags::BUSY));
     }
 
-    fn receiver(&mut self, interrupt: bool) -> Receiver {
+    fn receiver(&mut self, interrupt: bool) -> UartReceiver {
         self.0.cr.modify(Control::RXE::SET);
         if interrupt {
             self.0.imsc.write(Interrupts::RX::SET + Interrupts::RT::SET);
         }
         // SAFETY: mapped as `self.0` is. Only the receiver reads DR, and only the output writes it: these are
         // two FIFOs. Reads of FR have no effect.
-        Receiver::Pl011(unsafe { Mmio::new(self.0.address()) })
+        UartReceiver::Pl011(unsafe { Mmio::new(self.0.address()) })
     }
 }
 
@@ -197,13 +197,13 @@ impl Console for MiniUart {
         poll(|| self.0.lsr.is_set(LineStatus::TX_IDLE));
     }
 
-    fn receiver(&mut self, interrupt: bool) -> Receiver {
+    fn receiver(&mut self, interrupt: bool) -> UartReceiver {
         if interrupt {
             self.0.ier.write(InterruptEnable::RX::SET);
         }
         // SAFETY: as for the PL011, with IO for DR and LSR for FR; a read of LSR clears only the overrun flag,
         // which is not used.
-        Receiver::MiniUart(unsafe { Mmio::new(self.0.address()) })
+        UartReceiver::MiniUart(unsafe { Mmio::new(self.0.address()) })
     }
 }
 

@@ -8,7 +8,7 @@ use arch::boot::{self, IMAGE_BASE};
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use drivers::mmio::Mmio;
-use drivers::uart::{Console, MiniUart, Pl011, Receiver};
+use drivers::uart::{Console, MiniUart, Pl011, UartReceiver};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
 /// A UART of any kind. Not boxed: the console works before the heap is initialized, and after the heap has
@@ -117,7 +117,7 @@ pub fn write_bytes(bytes: &[u8]) {
 
 /// Enables the receiver of the UART, and its interrupt if `interrupt`. Called once, after [`remap`]; `None`
 /// without a UART.
-pub fn receiver(interrupt: bool) -> Option<Receiver> {
+pub fn receiver(interrupt: bool) -> Option<UartReceiver> {
     with_port(|port| port.receiver(interrupt))
 }
 

@@ -77,7 +77,7 @@ pub fn capture(
 struct Monitor<F> {
     child: Child,
     log: File,
-    /// What is still to be typed.
+    /// The texts and keys that are left.
     typed: &'static [(&'static str, &'static str)],
     stop: F,
     deadline: Instant,

@@ -23,7 +23,7 @@ use alloc::vec::Vec;
 use arrayvec::ArrayVec;
 use core::sync::atomic::{AtomicUsize, Ordering};
 use drivers::interrupts::Interrupt;
-use drivers::uart::Receiver;
+use drivers::uart::UartReceiver;
 use program::{LineDiscipline, ReadState};
 
 const NUMBER: DeviceNumber = DeviceNumber { major: 5, minor: 1 };
@@ -46,7 +46,7 @@ struct Terminal {
 
 static TERMINAL: Watched<Terminal> =
     Watched::new(Terminal { discipline: LineDiscipline::new(), size: WinSize::SERIAL });
-static RECEIVER: SpinLock<Option<Receiver>> = SpinLock::new(None);
+static RECEIVER: SpinLock<Option<UartReceiver>> = SpinLock::new(None);
 static RECEIVED: SpinLock<ArrayVec<u8, RECEIVED_MAX>> = SpinLock::new(ArrayVec::new_const());
 /// The wait queue of the thread.
 static RECEIVED_WAIT: WaitQueue = WaitQueue::new();

@@ -492,7 +492,7 @@ mod tests {
         })
     }
 
-    /// Types `bytes`; returns what is sent, and the signals.
+    /// Types `bytes`; returns the sent bytes and the signals.
     fn type_bytes(terminal: &mut LineDiscipline, bytes: &[u8]) -> (String, Vec<Signal>) {
         let (mut sent, mut signals) = (Vec::new(), Vec::new());
         for &byte in bytes {

@@ -105,7 +105,7 @@ fn check_modes(mut file: &File, original: Termios) -> ProbeResult {
     ensure(stopped == Err(Some(libc::EAGAIN)), || format!("a write to stopped output: {stopped:?}"))
 }
 
-/// Reads what is typed: a line, the end of the file, raw bytes, nothing; then waits to be interrupted.
+/// Reads typed input: a line, the end of the file, raw bytes, nothing; then waits to be interrupted.
 pub fn input(_: &[String]) -> ProbeResult {
     let mut stdin = File::options().read(true).open("/dev/console")?;
     println!("type a line");

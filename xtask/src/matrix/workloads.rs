@@ -17,7 +17,7 @@ const LEFT_RUNNING_BASE: Case = Case {
     ..SELFTEST
 };
 
-/// A program that reads what is typed.
+/// A program that reads typed input.
 const TYPED: Case = Case {
     name: "console-input",
     append: "init=/bin/probe -- terminal-input",
