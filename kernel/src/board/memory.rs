@@ -158,6 +158,30 @@ mod tests {
         assert_eq!(found, expected);
     }
 
+    /// A reservation without an address is an error, unless the node reserves no memory.
+    #[test]
+    fn only_reusable_pools_and_device_addresses_need_no_memory() {
+        let (size, iovas, reusable) = (
+            || fixture::cells("size", &[0, 0x40_0000]),
+            || fixture::cells("iommu-addresses", &[1, 0, 0, 0, 0x1000]),
+            || fixture::cells("reusable", &[]),
+        );
+        let error = vec![Err(NodeError::DynamicReservation)];
+        for (properties, expected) in [
+            (vec![], error.clone()),
+            (vec![size()], error.clone()),
+            (vec![size(), iovas()], error),
+            (vec![iovas()], vec![]),
+            (vec![size(), reusable()], vec![]),
+        ] {
+            let child = properties.into_iter().fold(fixture::node("region"), |node, own| node.property(own));
+            let mut model = fixture::virt();
+            model.root.add_child(fixture::node("reserved-memory").child(child.build()).build());
+            let found: Vec<_> = with_tree(&model, |tree| tree.reservations().map(|(_, own)| own).collect());
+            assert_eq!(found, expected);
+        }
+    }
+
     #[test]
     fn initrd_addresses_may_have_one_or_two_cells() {
         let initrd = |start: Option<&[u32]>, end: Option<&[u32]>| {
