@@ -12,13 +12,16 @@ use abi::Errno;
 use abi::auxv::*;
 use abi::memory::Prot;
 use addr::{Address, PAGE_SIZE, UserVa};
+use alloc::boxed::Box;
+use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use arch::cpu::CpuFeatures;
 use arch::exception::UserFrame;
 use core::fmt;
 use program::{
-    ArgumentListTooLong, Executable, ExecutableError, LoadAddress, NodeKind, StackImage, StackRequest,
+    Alignment, ArgumentListTooLong, Executable, ExecutableError, LoadAddress, LoadSegment, NodeKind,
+    StackImage, StackRequest,
 };
 
 /// The size of the first stack, which is populated on demand.
@@ -45,6 +48,8 @@ pub enum LaunchError {
     Memory(Errno),
     /// Its arguments exceed the limit.
     Arguments(ArgumentListTooLong),
+    /// Its dynamic linker, with this path, is not loaded.
+    Interpreter(String, Box<LaunchError>),
 }
 
 impl fmt::Display for LaunchError {
@@ -59,6 +64,7 @@ impl fmt::Display for LaunchError {
             Self::Arguments(ArgumentListTooLong(bytes)) => {
                 write!(f, "{bytes} bytes of arguments are too long")
             }
+            Self::Interpreter(path, error) => write!(f, "dynamic linker {path}: {error}"),
         }
     }
 }
@@ -75,22 +81,56 @@ pub struct Launch<'a> {
     pub files: &'a [Arc<OpenFile>],
 }
 
+/// The parts of a process image.
+struct ProcessImage {
+    executable: Executable,
+    /// The dynamic linker, which loads the rest of the program.
+    interpreter: Option<Executable>,
+}
+
+impl ProcessImage {
+    fn entry(&self) -> UserVa {
+        self.interpreter.as_ref().unwrap_or(&self.executable).entry
+    }
+}
+
 /// Starts a program.
 ///
 /// # Errors
 /// [`LaunchError`]; all resources are released.
 pub fn start(launch: &Launch<'_>) -> Result<Arc<Process>, LaunchError> {
     let file = read_file(launch.path.as_bytes())?;
-    let executable = assign_load_address(Executable::parse(file).map_err(LaunchError::Executable)?)?;
+    let executable = Executable::parse(file).map_err(LaunchError::Executable)?;
     let space = AddressSpace::new().ok_or(LaunchError::Memory(Errno::ENOMEM))?;
-    load(&space, &executable, file).map_err(LaunchError::Memory)?;
-    let stack = first_stack(launch, &executable).map_err(LaunchError::Arguments)?;
-    load_stack(&space, &stack).map_err(LaunchError::Memory)?;
-    let frame = UserFrame::program(executable.entry, stack.pointer);
+    // First: the dynamic linker takes the highest free addresses.
+    map_stack(&space).map_err(LaunchError::Memory)?;
+    let interpreter = load_interpreter(&space, &executable, file)?;
+    let executable = load(&space, executable, file, Some(BIAS))?;
+    space.set_heap_start(executable.span().end());
+    let image = ProcessImage { executable, interpreter };
+    let stack = first_stack(launch, &image).map_err(LaunchError::Arguments)?;
+    space.load(stack.pointer, &stack.bytes).map_err(LaunchError::Memory)?;
+    let frame = UserFrame::program(image.entry(), stack.pointer);
     start_process(new_process(space), launch.files, frame).map_err(LaunchError::Memory)
 }
 
-fn first_stack(launch: &Launch<'_>, executable: &Executable) -> Result<StackImage, ArgumentListTooLong> {
+/// Loads the dynamic linker of `executable`, if it has one.
+fn load_interpreter(
+    space: &AddressSpace,
+    executable: &Executable,
+    file: &[u8],
+) -> Result<Option<Executable>, LaunchError> {
+    let Some(path) = &executable.interpreter else { return Ok(None) };
+    let path = &file[path.clone()];
+    let loaded = read_file(path).and_then(|file| {
+        let plan = Executable::parse(file).map_err(LaunchError::Executable)?;
+        load(space, plan, file, None)
+    });
+    let error = |error| LaunchError::Interpreter(String::from_utf8_lossy(path).into_owned(), Box::new(error));
+    loaded.map(Some).map_err(error)
+}
+
+fn first_stack(launch: &Launch<'_>, image: &ProcessImage) -> Result<StackImage, ArgumentListTooLong> {
     let arguments: Vec<&[u8]> =
         [launch.path].iter().chain(launch.arguments).map(|text| text.as_bytes()).collect();
     let environment: Vec<&[u8]> = launch.environment.iter().map(|text| text.as_bytes()).collect();
@@ -100,7 +140,7 @@ fn first_stack(launch: &Launch<'_>, executable: &Executable) -> Result<StackImag
         arguments: &arguments,
         environment: &environment,
         random: random::bytes(),
-        auxiliary: &auxiliary_vector(executable),
+        auxiliary: &auxiliary_vector(image),
     })
 }
 
@@ -115,38 +155,66 @@ fn read_file(path: &[u8]) -> Result<&'static [u8], LaunchError> {
     }
 }
 
-fn assign_load_address(executable: Executable) -> Result<Executable, LaunchError> {
-    match executable.load_address {
-        LoadAddress::Fixed => Ok(executable),
+/// Maps the segments of `executable`. A position-independent one is loaded at `bias`, or at the highest free
+/// addresses.
+fn load(
+    space: &AddressSpace,
+    executable: Executable,
+    file: &'static [u8],
+    bias: Option<u64>,
+) -> Result<Executable, LaunchError> {
+    let executable = match executable.load_address {
+        LoadAddress::Fixed => executable,
         LoadAddress::Relocatable(align) => {
-            let bias = UserVa::new(BIAS).align_up(align).map_or(0, UserVa::raw);
-            executable.relocated(bias).ok_or(LaunchError::Memory(Errno::ENOMEM))
+            let bias = match bias {
+                Some(bias) => UserVa::new(bias).align_up(align),
+                None => highest_bias(space, &executable, align),
+            };
+            let relocated = bias.and_then(|bias| executable.relocated(bias.raw()));
+            relocated.ok_or(LaunchError::Memory(Errno::ENOMEM))?
         }
-    }
+    };
+    executable
+        .segments
+        .iter()
+        .try_for_each(|segment| load_segment(space, segment, file))
+        .map_err(LaunchError::Memory)?;
+    Ok(executable)
 }
 
-fn load(space: &AddressSpace, executable: &Executable, file: &[u8]) -> Result<(), Errno> {
-    for segment in &executable.segments {
-        space.map_anonymous(
-            segment.range.len(),
-            MmapPlacement::FixedNoReplace(segment.range.start()),
-            segment.prot,
-        )?;
-        space.load(segment.content, &file[segment.file.clone()])?;
-    }
-    space.set_heap_start(executable.span().end());
-    Ok(())
+/// The highest load bias at which `executable` fits.
+fn highest_bias(space: &AddressSpace, executable: &Executable, align: u64) -> Option<UserVa> {
+    let span = executable.span();
+    let start = space.find_unmapped(span.len(), Alignment::like_offset(align, span.start().raw()))?;
+    Some(UserVa::new(start.raw().checked_sub(span.start().raw())?))
 }
 
-fn load_stack(space: &AddressSpace, stack: &StackImage) -> Result<(), Errno> {
+fn load_segment(space: &AddressSpace, segment: &LoadSegment, file: &'static [u8]) -> Result<(), Errno> {
+    let (pages, zero_pages) = (segment.file_pages, segment.zero_pages);
+    if !pages.is_empty() {
+        let range = (segment.file_offset, pages.len());
+        space.map_file(file, range, MmapPlacement::Fixed(pages.start()), (segment.prot, false))?;
+    }
+    if !zero_pages.is_empty() {
+        space.map_anonymous(zero_pages.len(), MmapPlacement::Fixed(zero_pages.start()), segment.prot)?;
+    }
+    // Less than a page.
+    static ZEROES: [u8; PAGE_SIZE as usize] = [0; PAGE_SIZE as usize];
+    space.load(segment.zeroed.start(), &ZEROES[..segment.zeroed.len() as usize])
+}
+
+/// Maps the first stack, and above it the return trampoline of signal handlers.
+fn map_stack(space: &AddressSpace) -> Result<(), Errno> {
     space.map_anonymous(PAGE_SIZE, MmapPlacement::FixedNoReplace(TRAMPOLINE), Prot::READ | Prot::EXEC)?;
     space.load(TRAMPOLINE, &TRAMPOLINE_CODE)?;
     let bottom = UserVa::new(STACK_TOP.raw() - STACK_BYTES);
     space.map_anonymous(STACK_BYTES, MmapPlacement::FixedNoReplace(bottom), Prot::READ | Prot::WRITE)?;
-    space.load(stack.pointer, &stack.bytes)
+    Ok(())
 }
 
-fn auxiliary_vector(executable: &Executable) -> [(u64, u64); 15] {
+fn auxiliary_vector(image: &ProcessImage) -> [(u64, u64); 15] {
+    let ProcessImage { executable, interpreter } = image;
+    let base = interpreter.as_ref().map_or(0, |interpreter| interpreter.span().start().raw());
     [
         (AT_HWCAP, hwcap().bits()),
         (AT_HWCAP2, hwcap2().bits()),
@@ -155,7 +223,7 @@ fn auxiliary_vector(executable: &Executable) -> [(u64, u64); 15] {
         (AT_PHDR, executable.headers.map_or(0, UserVa::raw)),
         (AT_PHENT, Executable::HEADER_BYTES),
         (AT_PHNUM, executable.header_count),
-        (AT_BASE, 0),
+        (AT_BASE, base),
         (AT_FLAGS, 0),
         (AT_ENTRY, executable.entry.raw()),
         (AT_UID, 0),

@@ -242,6 +242,12 @@ impl AddressSpace {
         inner.vmas.insert(more).map_err(|_| Errno::ENOMEM)
     }
 
+    /// Returns the highest free range of `len` bytes, rounded up to pages. The program must not have started.
+    pub fn find_unmapped(&self, len: u64, alignment: Alignment) -> Option<UserVa> {
+        let len = len.checked_next_multiple_of(PAGE_SIZE)?;
+        self.inner.lock().vmas.find_unmapped(len, alignment, None).map(|range| range.start())
+    }
+
     /// Returns whether `at` is in a mapping.
     ///
     /// # Errors

@@ -119,8 +119,10 @@ fn stack() -> ProbeResult {
     ensure(leaked.is_none(), || format!("{leaked:?} on the stack is not zero"))
 }
 
-/// The last page of each segment is zero past the end of the segment.
+/// The last page of each segment has the bytes of the program's file past its content, or zeroes past the end of
+/// the file, or, if the segment is longer than its content and writable, zeroes only.
 fn tails() -> ProbeResult {
+    let file = std::fs::read(std::env::args_os().next().unwrap_or_default())?;
     let [headers, count, size] =
         [libc::AT_PHDR, libc::AT_PHNUM, libc::AT_PHENT].map(|kind| raw::auxiliary(kind) as usize);
     // The program headers follow the 64-byte ELF header at the load base.
@@ -128,16 +130,24 @@ fn tails() -> ProbeResult {
     for number in 0..count {
         let header = std::ptr::with_exposed_provenance::<u64>(headers + number * size);
         // SAFETY: the auxiliary vector describes `count` headers of seven words; read only.
-        let [kind, at, len] = [0, 2, 5].map(|word| unsafe { header.add(word).read() });
+        let [kind, offset, at, file_len, len] =
+            [0, 1, 2, 4, 5].map(|word| unsafe { header.add(word).read() });
         const LOAD: u32 = 1;
+        const WRITABLE: u64 = 2;
         if kind as u32 != LOAD {
             continue;
         }
+        let is_zeroed = len > file_len && kind >> 32 & WRITABLE != 0;
         let end = base + (at + len) as usize;
-        let tail = (end..end.next_multiple_of(PAGE)).map(std::ptr::with_exposed_provenance::<u8>);
-        // SAFETY: in the last page of this segment, which is mapped completely and readable.
-        let leaked = tail.into_iter().find(|byte| unsafe { byte.read_volatile() } != 0);
-        ensure(leaked.is_none(), || format!("{leaked:?} past a segment that ends at {end:#x} is not zero"))?;
+        let file_end = (offset + len) as usize;
+        for (n, at) in (end..end.next_multiple_of(PAGE)).enumerate() {
+            let expected = if is_zeroed { 0 } else { file.get(file_end + n).copied().unwrap_or(0) };
+            // SAFETY: in the last page of this segment, which is mapped completely and readable.
+            let byte = unsafe { std::ptr::with_exposed_provenance::<u8>(at).read_volatile() };
+            ensure(byte == expected, || {
+                format!("{byte:#x} past a segment that ends at {end:#x}, not {expected:#x}")
+            })?;
+        }
     }
     Ok(())
 }
