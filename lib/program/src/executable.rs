@@ -23,13 +23,13 @@ const PATH_MAX: u64 = 4096;
 /// The mappings of a `PT_LOAD` segment.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct LoadSegment {
-    /// The pages that map the file from `file_offset` on; empty for a segment without content. The first and the
-    /// last one also have the bytes of the file around the segment.
+    /// The pages that map the file from `file_offset` on; empty for a segment without content. The first and
+    /// the last one also have the bytes of the file around the segment.
     pub file_pages: AddrRange<UserVa>,
     /// Page-aligned.
     pub file_offset: u64,
-    /// The rest of the last page of the file, to be zeroed; empty if the segment has no zero-initialized memory,
-    /// or is read-only.
+    /// The rest of the last page of the file, to be zeroed; empty if the segment has no zero-initialized
+    /// memory, or is read-only.
     pub zeroed: AddrRange<UserVa>,
     /// The pages behind it, of zeroes.
     pub zero_pages: AddrRange<UserVa>,
@@ -71,8 +71,8 @@ pub enum LoadAddress {
     Relocatable(u64),
 }
 
-/// A validated load plan: every segment is inside the address space. Segments are mapped in order; the pages of a
-/// later one replace those of an earlier one.
+/// A validated load plan: every segment is inside the address space. Segments are mapped in order; the pages
+/// of a later one replace those of an earlier one.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Executable {
     /// The segments, at least one.

@@ -119,8 +119,8 @@ fn stack() -> ProbeResult {
     ensure(leaked.is_none(), || format!("{leaked:?} on the stack is not zero"))
 }
 
-/// The last page of each segment has the bytes of the program's file past its content, or zeroes past the end of
-/// the file, or, if the segment is longer than its content and writable, zeroes only.
+/// The last page of each segment has the bytes of the program's file past its content, or zeroes past the end
+/// of the file, or, if the segment is longer than its content and writable, zeroes only.
 fn tails() -> ProbeResult {
     let file = std::fs::read(std::env::args_os().next().unwrap_or_default())?;
     let [headers, count, size] =
