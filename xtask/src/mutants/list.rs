@@ -416,14 +416,6 @@ pub const MUTANTS: &[SourceMutant] = &[
         oracle: Oracle::UnitTest("--package=kernel", "fs::"),
     },
     SourceMutant {
-        name: "page of a pipe kept after its bytes",
-        file: "kernel/src/fs/pipe/buffer.rs",
-        item: "PipeBuffer::advance",
-        from: "self.pages.truncate(1);",
-        to: "",
-        oracle: Oracle::UnitTest("--package=kernel", "fs::"),
-    },
-    SourceMutant {
         name: "periodic timer drifts by the time of a read",
         file: "kernel/src/fs/timerfd.rs",
         item: "Schedule::take",
