@@ -201,8 +201,8 @@ impl Console for MiniUart {
         if interrupt {
             self.0.ier.write(InterruptEnable::RX::SET);
         }
-        // SAFETY: as for the PL011, with IO for DR and LSR for FR; a read of LSR clears only the overrun flag,
-        // which is not used.
+        // SAFETY: as for the PL011, with IO for DR and LSR for FR; a read of LSR clears only the overrun
+        // flag, which is not used.
         UartReceiver::MiniUart(unsafe { Mmio::new(self.0.address()) })
     }
 }

@@ -503,7 +503,7 @@ mod tests {
         let at = |vaddr| file(ET_EXEC, 0x40_0100, &[TEXT, Header { vaddr, ..DATA }]);
         let highest = USER_END - 0x3000 + 0x800;
         let plan = Executable::parse(&at(highest)).unwrap();
-        assert_eq!(plan.segments[1].range.end().raw(), USER_END);
+        assert_eq!(plan.segments[1].pages().end().raw(), USER_END);
         assert!(matches!(Executable::parse(&at(highest + 0x1000)), Err(ExecutableError::SegmentAddress(1))));
     }
 

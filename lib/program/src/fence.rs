@@ -1,5 +1,5 @@
-//! Fences: the ends of device accesses to buffers, for which programs wait by `poll` of a dma-buf or of a sync
-//! file.
+//! Fences: the ends of device accesses to buffers, for which programs wait by `poll` of a dma-buf or of a
+//! sync file.
 //!
 //! Fences are not ordered: each has a context of its own (in Linux's terms), since the accesses of a device
 //! may end in another order than they were submitted.

@@ -1,7 +1,8 @@
 //! Data structures of a process, independent of the machine: ELF load plan ([`Executable`]), initial stack
 //! ([`StackImage`]), virtual memory areas ([`VmaMap`]), initramfs ([`CpioArchive`], [`Initramfs`]), file
 //! descriptor table ([`FdTable`]), DMA-pinned frames ([`PinnedFrames`]), fences of buffers
-//! ([`BufferFences`]), the line discipline of a terminal ([`LineDiscipline`]) and robust futexes ([`release_robust_list`]).
+//! ([`BufferFences`]), the line discipline of a terminal ([`LineDiscipline`]) and robust futexes
+//! ([`release_robust_list`]).
 //!
 //! All external input (archives, ELF files, paths, addresses) is untrusted: it is validated on construction,
 //! and errors carry the offending value.
