@@ -19,7 +19,7 @@ pub mod timerfd;
 use crate::memory;
 use crate::sched::Mutex;
 use crate::vm::access::UserMemory;
-use crate::vm::address_space::AddressSpace;
+use crate::vm::address_space::{AddressSpace, FileContent};
 use abi::Errno;
 use abi::file::{IoVec, OpenFlags, PollEvents, Stat};
 use addr::UserVa;
@@ -137,7 +137,7 @@ pub trait File: Any + Send + Sync {
         None
     }
     /// Returns the content if the file is a regular file, for `mmap`.
-    fn content(&self) -> Option<&'static [u8]> {
+    fn content(&self) -> Option<FileContent> {
         None
     }
     /// Returns the buffer if the file is a dma-buf.

@@ -3,16 +3,17 @@
 use super::{File, seek_to};
 use crate::sync::SpinLock;
 use crate::vm::access::UserMemory;
+use crate::vm::address_space::FileContent;
 use abi::Errno;
 use addr::UserVa;
 
 pub struct Regular {
-    data: &'static [u8],
+    data: FileContent,
     position: SpinLock<u64>,
 }
 
 impl Regular {
-    pub fn new(data: &'static [u8]) -> Self {
+    pub fn new(data: FileContent) -> Self {
         Self { data, position: SpinLock::new(0) }
     }
 
@@ -42,7 +43,7 @@ impl File for Regular {
         Ok(*position)
     }
 
-    fn content(&self) -> Option<&'static [u8]> {
+    fn content(&self) -> Option<FileContent> {
         Some(self.data)
     }
 }

@@ -7,7 +7,7 @@ use super::signals::{TRAMPOLINE, TRAMPOLINE_CODE};
 use super::task::Task;
 use crate::fs::{self, OpenFile, root};
 use crate::sched;
-use crate::vm::address_space::{AddressSpace, MmapPlacement};
+use crate::vm::address_space::{AddressSpace, FileContent, MmapPlacement};
 use abi::Errno;
 use abi::auxv::*;
 use abi::memory::Prot;
@@ -144,11 +144,11 @@ fn first_stack(launch: &Launch<'_>, image: &ProcessImage) -> Result<StackImage, 
     })
 }
 
-fn read_file(path: &[u8]) -> Result<&'static [u8], LaunchError> {
+fn read_file(path: &[u8]) -> Result<FileContent, LaunchError> {
     let tree = root::tree().ok_or(LaunchError::NoFiles)?;
     let id = tree.resolve(root::Root::ROOT, path, true).map_err(LaunchError::Path)?;
     let node = tree.node(id);
-    match node.kind {
+    match &node.kind {
         NodeKind::File(_) if node.mode & 0o111 == 0 => Err(LaunchError::NotExecutable),
         NodeKind::File(data) => Ok(data),
         _ => Err(LaunchError::NotAFile),
@@ -160,7 +160,7 @@ fn read_file(path: &[u8]) -> Result<&'static [u8], LaunchError> {
 fn load(
     space: &AddressSpace,
     executable: Executable,
-    file: &'static [u8],
+    file: FileContent,
     bias: Option<u64>,
 ) -> Result<Executable, LaunchError> {
     let executable = match executable.load_address {
@@ -189,7 +189,7 @@ fn highest_bias(space: &AddressSpace, executable: &Executable, align: u64) -> Op
     Some(UserVa::new(start.raw().checked_sub(span.start().raw())?))
 }
 
-fn load_segment(space: &AddressSpace, segment: &LoadSegment, file: &'static [u8]) -> Result<(), Errno> {
+fn load_segment(space: &AddressSpace, segment: &LoadSegment, file: FileContent) -> Result<(), Errno> {
     let (pages, zero_pages) = (segment.file_pages, segment.zero_pages);
     if !pages.is_empty() {
         let range = (segment.file_offset, pages.len());

@@ -176,13 +176,14 @@ fn map_file(
     let len = len.checked_next_multiple_of(PAGE_SIZE).ok_or(Errno::ENOMEM)?;
     offset.checked_add(len).filter(|&end| end <= i64::MAX as u64).ok_or(Errno::EOVERFLOW)?;
     let (space, is_shared) = (&call.process().space, flags.contains(MapFlags::SHARED));
-    if let Some(content) = readable.content() {
+    let Some(dma_buf) = readable.dma_buf() else {
+        let content = readable.content().ok_or(Errno::ENODEV)?;
         return space.map_file(content, (offset, len), placement, (prot, is_shared));
-    }
-    let shared = readable.dma_buf().ok_or(Errno::ENODEV)?.buffer().clone();
+    };
     if !is_shared {
         return Err(Errno::EINVAL);
     }
+    let shared = dma_buf.buffer().clone();
     let writable = file.flags().contains(OpenFlags::READ_WRITE);
     let max_prot = if writable { Prot::READ | Prot::WRITE } else { Prot::READ };
     space.map_shared(shared, (offset, len), placement, (prot, max_prot))

@@ -25,6 +25,7 @@ fn main() -> ExitCode {
 }
 
 fn run() -> io::Result<()> {
+    let _mappings = distinct_mappings(16)?;
     baselines()?;
     files::eventfd()?;
     files::pipe()?;
@@ -33,6 +34,16 @@ fn run() -> io::Result<()> {
         let (size, rounds) = request(&word).ok_or(io::Error::other(format!("{word}: not BYTES:ROUNDS")))?;
         map(&heap.allocate(size)?, rounds)
     })
+}
+
+/// Maps `count` pages with alternating protection, as a program of usual size has mappings. With 11 mappings,
+/// the capacity of a node of the kernel's map, each measured `mmap` would split the node, and each `munmap`
+/// merge it.
+fn distinct_mappings(count: usize) -> io::Result<View> {
+    const PAGE: usize = 4096;
+    let view = View::anonymous(count * PAGE)?;
+    (0..count).step_by(2).try_for_each(|page| view.protect(page * PAGE, PAGE, libc::PROT_READ))?;
+    Ok(view)
 }
 
 /// Parses size and number of rounds.

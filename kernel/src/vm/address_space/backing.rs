@@ -8,6 +8,10 @@ use alloc::sync::Arc;
 use pagetable::{Access, Mapping};
 use program::MappedObject;
 
+/// The bytes of a file, by the node that has them. A thin pointer, which keeps a VMA as small as for the
+/// other kinds of memory: every change of a mapping moves VMAs.
+pub type FileContent = &'static &'static [u8];
+
 /// The memory behind a VMA.
 #[derive(Clone)]
 pub enum VmaBacking {
@@ -18,7 +22,7 @@ pub enum VmaBacking {
     },
     /// Frames with a copy of a file, allocated on demand.
     File {
-        content: &'static [u8],
+        content: FileContent,
         /// `MAP_SHARED`. No file can change, so the copies are the same; they must not be written.
         is_shared: bool,
     },

@@ -14,7 +14,7 @@ mod entries;
 mod page_fault;
 mod vma;
 
-pub use backing::VmaBacking;
+pub use backing::{FileContent, VmaBacking};
 
 use super::asid::OwnedAsid;
 use super::pages::PinnedPages;
@@ -149,7 +149,7 @@ impl AddressSpace {
     /// `EACCES` for a shared mapping that is writable, since the file is not.
     pub fn map_file(
         &self,
-        content: &'static [u8],
+        content: FileContent,
         (offset, len): (u64, u64),
         placement: MmapPlacement,
         (prot, is_shared): (Prot, bool),
