@@ -283,6 +283,26 @@ fn tests_named_for_each_kind_of_fault_exist() {
 }
 
 #[test]
+fn every_system_call_has_a_row_with_its_state() {
+    let root = workspace::root();
+    let calls = fs::read_to_string(root.join("lib/abi/src/syscall.rs")).unwrap();
+    // `Name = number "name",`
+    let implemented: Vec<&str> = calls
+        .lines()
+        .filter_map(|line| line.split_once(" = ")?.1.strip_suffix("\",")?.split_once(" \""))
+        .filter(|(number, _)| number.parse::<u32>().is_ok())
+        .map(|(_, name)| name)
+        .collect();
+    let text = fs::read_to_string(root.join("doc/uapi.md")).unwrap();
+    let (_, table) = text.split_once("\n## System calls\n").unwrap();
+    let table = table.split("\n## ").next().unwrap();
+    let rows: Vec<&str> =
+        table.lines().filter_map(|row| row.strip_prefix("| `")?.split('`').next()).collect();
+    assert!(implemented.len() > 60, "{implemented:?}");
+    assert_eq!(rows, implemented);
+}
+
+#[test]
 fn readme_states_the_number_of_lines() {
     let lines: usize = tracked(&["*.rs", "*.s"]).iter().map(|(_, text)| text.lines().count()).sum();
     let readme = fs::read_to_string(workspace::root().join("README.md")).unwrap();
