@@ -4,7 +4,7 @@
 //! A stretch starts where interrupts become masked, by [`mask_irqs`](crate::cpu::mask_irqs) or by an
 //! exception, and ends where they become unmasked. It can cross a context switch. Times are ticks of the
 //! virtual counter: guest instructions of all CPUs under QEMU's `-icount shift=0` with a counter of 1 GHz.
-//! Each stretch is passed to the hook ([`set_hook`]).
+//! Each stretch is passed to the hook (`set_hook`).
 
 #[cfg(feature = "irqsoff")]
 pub use enabled::*;
