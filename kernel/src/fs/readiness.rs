@@ -382,6 +382,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "minutes of safe code")]
     fn no_order_of_steps_loses_a_wakeup_of_a_file() {
         let readers = 3;
         let start = Model {
