@@ -61,7 +61,11 @@ const JOBS: &[MiriJob] = &[
     },
     MiriJob { package: "drivers", tests: &["--lib"], flags: LEAKS },
     // Device tree tests take a minute each, and the parser is safe code.
-    MiriJob { package: "kernel", tests: &["--lib", "--", "--skip", "board::"], flags: LEAKS },
+    MiriJob {
+        package: "kernel",
+        tests: &["--lib", "--", "--skip", "board::", "--skip", "bcm2835_dma::"],
+        flags: LEAKS,
+    },
     MiriJob { package: "kernel", tests: &["--test", "caches"], flags: WHOLE_RAM },
     // Tests that build whole tables take minutes, and the crate has no unsafe code.
     MiriJob::of(

@@ -161,6 +161,7 @@ mod tests {
 
     proptest! {
         #[test]
+        #[cfg_attr(miri, ignore = "minutes of safe code")]
         fn bytes_leave_in_order_and_pages_are_freed(
             steps in prop::collection::vec((any::<bool>(), 0usize..9000, 1usize..5000), 1..40),
         ) {
