@@ -1,5 +1,6 @@
 //! The task of the machine after boot: self-tests, benchmarks, the soak test, or the init program.
 
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use kernel::board::{BootArgs, Glob, Platform};
 use kernel::{console, devices, fs, iommu, power, process};
@@ -53,7 +54,9 @@ fn mount(platform: &Platform) {
 }
 
 fn run_init(platform: &Platform, args: &BootArgs<'_>) {
-    let arguments: Vec<&str> = args.init_args().collect();
+    let arguments: Vec<String> = args.init_args().map(|argument| argument.to_string()).collect();
+    let environment = process::environment(args.environment());
+    let path = args.init.unwrap_or(DEFAULT_INIT);
     // SAFETY: as in `mount`.
-    unsafe { process::run_init(platform.initrd, args.init.unwrap_or(DEFAULT_INIT), &arguments) };
+    unsafe { process::run_init(platform.initrd, path, &arguments, &environment) };
 }

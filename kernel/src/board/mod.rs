@@ -27,7 +27,7 @@ mod translation;
 #[cfg(test)]
 pub(crate) mod tests;
 
-pub use bootargs::{ArgumentError, BadArgument, BootArgs, Glob, Soak};
+pub use bootargs::{ArgumentError, BadArgument, BootArgs, BootArgument, Glob, Soak};
 pub use console::{Uart, UartKind};
 pub use cpus::{CpuDescription, EnableMethod, TimerInterrupts};
 pub use device_tree::{DeviceTree, DeviceTreeError, MAX_DEVICE_TREE_BYTES, total_size};

@@ -22,7 +22,7 @@ mod return_to_user;
 pub mod signals;
 mod task;
 
-pub use init::{ENVIRONMENT, run_init};
+pub use init::{ENVIRONMENT, environment, run_init};
 pub use loader::{Launch, LaunchError, STACK_BYTES, start};
 pub use process::{Process, Termination, all};
 pub use return_to_user::{before_return, enter_user};

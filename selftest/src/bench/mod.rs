@@ -78,9 +78,9 @@ pub unsafe fn run(chosen: Glob<'_>, initramfs: Option<AddrRange<PhysAddr>>) {
     if chosen.matches("mmap") {
         let sizes: Vec<String> =
             alloc::SIZES.iter().chain(&[LARGEST]).map(|(size, rounds)| format!("{size}:{rounds}")).collect();
-        let arguments: Vec<&str> = sizes.iter().map(String::as_str).collect();
+        let environment = process::environment(core::iter::empty());
         // SAFETY: passed on to the caller.
-        unsafe { process::run_init(initramfs, PROGRAM, &arguments) };
+        unsafe { process::run_init(initramfs, PROGRAM, &sizes, &environment) };
     }
 }
 

@@ -22,13 +22,20 @@
 //! | `inject.first=N` | fail all of up to N events, or a sample that includes every call path (default: 64) |
 //!
 //! A GLOB is one or more comma-separated patterns. If an argument is repeated, the last one counts, as in
-//! Linux.
+//! Linux. White space separates arguments, except between double quotes.
+//!
+//! Each unknown argument is reported. As in Linux, an unknown `NAME=VALUE` is also put into the environment
+//! of the first program, unless the name has a dot: that is an option of a driver. Unlike in Linux, an
+//! unknown argument without a value is not an argument of the first program: these follow ` -- `.
 
+mod argument;
 mod glob;
 
+pub use argument::BootArgument;
 pub use glob::Glob;
 
 use addr::{SizeError, parse_size};
+use argument::CommandLine;
 use core::fmt;
 use log::LevelFilter;
 
@@ -56,8 +63,8 @@ pub enum ArgumentError {
 /// A known argument with an invalid value.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct BadArgument<'a> {
-    /// The argument, as given.
-    pub argument: &'a str,
+    /// The argument.
+    pub argument: BootArgument<'a>,
     /// The error in its value.
     pub error: ArgumentError,
 }
@@ -119,41 +126,40 @@ pub struct BootArgs<'a> {
     pub inject: Option<Glob<'a>>,
     /// The maximum number of events of a class that are all injected; of more, only a sample.
     pub inject_first: Option<u64>,
-    /// The text before ` -- `.
-    kernel_args: &'a str,
-    /// The text after ` -- `.
-    init_args: &'a str,
+    /// The arguments before ` -- `.
+    kernel_args: CommandLine<'a>,
+    /// The arguments after ` -- `.
+    init_args: CommandLine<'a>,
 }
 
 impl<'a> BootArgs<'a> {
     /// Parses the boot arguments; fails at the first known one with an invalid value.
     pub fn parse(text: &'a str) -> Result<Self, BadArgument<'a>> {
-        let (kernel_args, init_args) = split_at_dashes(text);
+        let (kernel_args, init_args) = CommandLine::new(text).split_at_dashes();
         let mut args = Self { kernel_args, init_args, ..Self::default() };
-        for argument in kernel_args.split_whitespace() {
+        for argument in kernel_args {
             args.parse_one(argument).map_err(|error| BadArgument { argument, error })?;
         }
         Ok(args)
     }
 
     /// The unknown arguments.
-    pub fn unknown(&self) -> impl Iterator<Item = &'a str> + use<'a> {
-        self.kernel_args
-            .split_whitespace()
-            .filter(|argument| Self::default().parse_one(argument) == Ok(false))
+    pub fn unknown(&self) -> impl Iterator<Item = BootArgument<'a>> + use<'a> {
+        self.kernel_args.filter(|&argument| Self::default().parse_one(argument) == Ok(false))
+    }
+
+    /// The environment of the first program, in addition to the default.
+    pub fn environment(&self) -> impl Iterator<Item = BootArgument<'a>> + use<'a> {
+        self.unknown().filter(|argument| argument.value.is_some() && !argument.name.contains('.'))
     }
 
     /// The arguments of the first program.
-    pub fn init_args(&self) -> impl Iterator<Item = &'a str> + use<'a> {
-        self.init_args.split_whitespace()
+    pub fn init_args(&self) -> impl Iterator<Item = BootArgument<'a>> + use<'a> {
+        self.init_args
     }
 
     /// Parses one argument; returns whether it is known.
-    fn parse_one(&mut self, argument: &'a str) -> Result<bool, ArgumentError> {
-        let (name, value) = match argument.split_once('=') {
-            Some((name, value)) => (name, Some(value)),
-            None => (argument, None),
-        };
+    fn parse_one(&mut self, BootArgument { name, value }: BootArgument<'a>) -> Result<bool, ArgumentError> {
         match name {
             "selftest" => self.selftest = Some(glob(value)?),
             "bench" => self.bench = Some(glob(value)?),
@@ -171,18 +177,6 @@ impl<'a> BootArgs<'a> {
             _ => return Ok(false),
         }
         Ok(true)
-    }
-}
-
-/// The text before and after the first word `--`.
-fn split_at_dashes(text: &str) -> (&str, &str) {
-    let start = text.as_ptr() as usize;
-    match text.split_whitespace().find(|&word| word == "--") {
-        Some(dashes) => {
-            let at = dashes.as_ptr() as usize - start;
-            (&text[..at], &text[at + dashes.len()..])
-        }
-        None => (text, ""),
     }
 }
 
@@ -267,27 +261,42 @@ mod tests {
             log_level: Some(LevelFilter::Debug),
             inject: None,
             inject_first: None,
-            kernel_args: text,
-            init_args: "",
+            kernel_args: CommandLine::new(text),
+            init_args: CommandLine::default(),
         };
         assert_eq!(BootArgs::parse(text), Ok(expected));
         assert_eq!(expected.unknown().count(), 0);
         assert_eq!(BootArgs::parse("selftest=a selftest=b").unwrap().selftest, Some(Glob::new("b")));
     }
 
+    fn texts<'a>(arguments: impl Iterator<Item = BootArgument<'a>>) -> Vec<String> {
+        arguments.map(|argument| argument.to_string()).collect()
+    }
+
     #[test]
-    fn words_after_dashes_are_the_arguments_of_init() {
+    fn arguments_after_dashes_are_those_of_init() {
         let args = BootArgs::parse("init=/bin/x -- selftest=y  --fast -- z").unwrap();
         assert_eq!((args.selftest, args.init), (None, Some("/bin/x")));
-        assert_eq!(args.init_args().collect::<Vec<_>>(), ["selftest=y", "--fast", "--", "z"]);
+        assert_eq!(texts(args.init_args()), ["selftest=y", "--fast", "--", "z"]);
         assert_eq!(BootArgs::parse("--").unwrap().init_args().count(), 0);
+        let args = BootArgs::parse("init=\"/x -- y\" -- -c \"echo  a; echo b\" --text=\"c d\"").unwrap();
+        assert_eq!(args.init, Some("/x -- y"));
+        assert_eq!(texts(args.init_args()), ["-c", "echo  a; echo b", "--text=c d"]);
     }
 
     #[test]
     fn unknown_arguments_are_reported() {
         let args = BootArgs::parse("quiet --x selftests root=/dev/vda lowmem=1G init=/x").unwrap();
-        assert_eq!(args.unknown().collect::<Vec<_>>(), ["quiet", "--x", "selftests", "root=/dev/vda"]);
-        assert_eq!(BootArgs::parse(""), Ok(BootArgs::default()));
+        assert_eq!(texts(args.unknown()), ["quiet", "--x", "selftests", "root=/dev/vda"]);
+        let args = BootArgs::parse("").unwrap();
+        assert_eq!((args.unknown().count(), args.init_args().count()), (0, 0));
+    }
+
+    #[test]
+    fn unknown_values_are_the_environment_of_init() {
+        let args =
+            BootArgs::parse("A=1 quiet lowmem=1G \"B=2 3\" C=\"4 5\" D= iommu.depth=6 -- E=7").unwrap();
+        assert_eq!(texts(args.environment()), ["A=1", "B=2 3", "C=4 5", "D="]);
     }
 
     #[test]
@@ -315,7 +324,8 @@ mod tests {
         ];
         for (argument, error) in cases {
             let text = format!("bench {argument} dma.trace");
-            assert_eq!(BootArgs::parse(&text), Err(BadArgument { argument, error }));
+            let bad = BootArgs::parse(&text).unwrap_err();
+            assert_eq!((bad.argument.to_string().as_str(), bad.error), (argument, error));
         }
         let error = BootArgs::parse("lowmem=lots").unwrap_err();
         assert_eq!(error.to_string(), "bad boot argument \"lowmem=lots\": not a size such as 256M");
