@@ -1,42 +1,82 @@
-//! The frames of anonymous memory: zeroed at allocation, pinned during DMA, freed with the last mapping or
-//! pin.
+//! The frames of processes: zeroed at allocation, owned by page table entries, pinned during DMA, freed with the last
+//! entry or pin ([`FrameRecord`]).
 
 use crate::debug::{self, FailPoint, LastOwner};
-use crate::memory::{window, zones};
-use crate::sync::SpinLock;
+use crate::memory::{self, window, zones};
+use ::memory::{Frames, OwnedChunk, Request, chunks};
 use addr::{Chunk, PAGE_SIZE, Pfn, PhysAddr};
 use alloc::vec::Vec;
+use core::sync::atomic::{AtomicUsize, Ordering};
 use dma_api::{PhysSegment, StreamMemory};
-use memory::{ChunkError, Frames, OwnedChunk, Request, chunks};
-use program::PinnedFrames;
+use program::{FrameRecord, FrameTable, OutOfMemory};
+use spin::Once;
 
-static PINS: SpinLock<PinnedFrames> = SpinLock::new(PinnedFrames::new());
+/// The records of the frames that processes own.
+static RECORDS: Once<FrameTable> = Once::new();
+/// The number of pins.
+static PINS: AtomicUsize = AtomicUsize::new(0);
 
-/// Allocates this number of zeroed frames, highmem first.
-pub fn alloc_zeroed(frames: u64) -> Result<Frames, ChunkError> {
-    let mut frames = chunks::alloc(&mut zones::FrameAllocator::default(), &Request::new(frames))?;
+fn records() -> Result<&'static FrameTable, OutOfMemory> {
+    RECORDS.try_call_once(|| FrameTable::new(&memory::layout().ram))
+}
+
+/// Returns the record of a frame that a process owns.
+fn record(frame: Pfn) -> &'static FrameRecord {
+    let record = RECORDS.get().and_then(|records| records.get(frame));
+    record.unwrap_or_else(|| panic!("{frame:?} belongs to no process"))
+}
+
+/// Allocates this number of zeroed frames, highmem first. Each has one owner, the page table entry that the caller
+/// stores.
+pub fn alloc_zeroed(frames: u64) -> Result<Frames, OutOfMemory> {
+    let records = records()?;
+    let mut frames = chunks::alloc(&mut zones::FrameAllocator::default(), &Request::new(frames))
+        .map_err(|_| OutOfMemory)?;
+    let ensure = |chunk: Chunk| records.ensure(Pfn::containing(chunk.start()), chunk.frames());
+    if debug::fail_point(FailPoint::Heap) || frames.chunks().try_for_each(ensure).is_err() {
+        zones::free_all(frames);
+        return Err(OutOfMemory);
+    }
     window::zero_all(&mut frames);
+    let slices =
+        frames.chunks().flat_map(|chunk| records.slices(Pfn::containing(chunk.start()), chunk.frames()));
+    slices.flatten().for_each(FrameRecord::own);
     Ok(frames)
 }
 
-/// Frees the frames of a program. The last unpin frees a pinned one.
-///
-/// # Safety
-/// A program owned each of the frames, and its page table entries are cleared and invalidated in all TLBs.
-pub unsafe fn release(frames: impl Iterator<Item = PhysAddr>) {
-    let frames = frames.map(Pfn::containing).filter(|&frame| PINS.lock().unmap(frame));
-    // Frame by frame: a long list would exhaust the heap's reserve, and the lock of the pins is taken before
-    // the zones'.
-    frames.for_each(|frame| {
-        // SAFETY: the program that owned the frame releases it, as the caller promises, and it is not pinned.
-        let chunk = unsafe { OwnedChunk::adopt(Chunk::page(frame)) };
-        zones::free_from(chunk, LastOwner::Process);
-    });
+/// Gives up frames of [`alloc_zeroed`] that no entry maps.
+pub fn free_unmapped(frames: Frames) {
+    for frame in frames.chunks().flat_map(frames_of) {
+        let is_last = record(frame).release();
+        debug_assert!(is_last, "{frame:?} is mapped or pinned");
+    }
+    zones::free_all(frames);
 }
 
-/// Returns the number of pinned frames.
+fn frames_of(chunk: Chunk) -> impl Iterator<Item = Pfn> {
+    let first = Pfn::containing(chunk.start()).raw();
+    (first..first + chunk.frames()).map(Pfn::new)
+}
+
+/// Removes an owner of each frame, and frees those without another owner or a pin.
+///
+/// # Safety
+/// A page table entry of a process owned each of the frames, and is cleared and invalidated in all TLBs.
+pub unsafe fn release(frames: impl Iterator<Item = PhysAddr>) {
+    let freed = frames.map(Pfn::containing).filter(|&frame| record(frame).release());
+    freed.for_each(free);
+}
+
+/// Frees a frame whose last owner or pin was removed.
+fn free(frame: Pfn) {
+    // SAFETY: the record says that nothing uses the frame, and only its last user gets that answer.
+    let chunk = unsafe { OwnedChunk::adopt(Chunk::page(frame)) };
+    zones::free_from(chunk, LastOwner::Process);
+}
+
+/// Returns the number of pins of frames.
 pub fn pinned() -> usize {
-    PINS.lock().frames()
+    PINS.load(Ordering::Relaxed)
 }
 
 /// Pinned pages of a program: their frames stay allocated until this is dropped, also if the program unmaps
@@ -53,22 +93,24 @@ impl PinnedPages {
     }
 
     /// Adds the `len` bytes at `start`, which are in one frame, and pins the frame. Returns `false` if the
-    /// heap is exhausted.
+    /// heap is exhausted, or the frame has too many pins.
     ///
     /// # Safety
     /// A program owns the frame, and its address space is locked.
     pub(super) unsafe fn add(&mut self, start: PhysAddr, len: u64) -> bool {
         debug_assert!(len > 0 && start.raw() % PAGE_SIZE + len <= PAGE_SIZE);
-        match self.segments.last_mut() {
-            Some(last) if last.start + last.len == start => last.len += len,
-            _ => {
-                if debug::fail_point(FailPoint::Heap) || self.segments.try_reserve(1).is_err() {
-                    return false;
-                }
-                self.segments.push(PhysSegment { start, len });
-            }
+        let extends = self.segments.last().is_some_and(|last| last.start + last.len == start);
+        if !extends && (debug::fail_point(FailPoint::Heap) || self.segments.try_reserve(1).is_err()) {
+            return false;
         }
-        PINS.lock().pin(Pfn::containing(start));
+        if record(Pfn::containing(start)).pin().is_err() {
+            return false;
+        }
+        PINS.fetch_add(1, Ordering::Relaxed);
+        match self.segments.last_mut() {
+            Some(last) if extends => last.len += len,
+            _ => self.segments.push(PhysSegment { start, len }),
+        }
         true
     }
 
@@ -97,11 +139,9 @@ unsafe impl StreamMemory for PinnedPages {
 impl Drop for PinnedPages {
     fn drop(&mut self) {
         for frame in self.frames() {
-            let free = PINS.lock().unpin(frame);
-            if free {
-                // SAFETY: the program released the frame (`release`), and this was the last pin.
-                let chunk = unsafe { OwnedChunk::adopt(Chunk::page(frame)) };
-                zones::free_from(chunk, LastOwner::Process);
+            PINS.fetch_sub(1, Ordering::Relaxed);
+            if record(frame).unpin() {
+                free(frame);
             }
         }
     }

@@ -1,6 +1,6 @@
 //! Data structures of a process, independent of the machine: ELF load plan ([`Executable`]), initial stack
 //! ([`StackImage`]), virtual memory areas ([`VmaMap`]), initramfs ([`CpioArchive`], [`Initramfs`]), file
-//! descriptor table ([`FdTable`]), DMA-pinned frames ([`PinnedFrames`]), fences of buffers
+//! descriptor table ([`FdTable`]), frame records ([`FrameRecord`], [`FrameTable`]), fences of buffers
 //! ([`BufferFences`]), the line discipline of a terminal ([`LineDiscipline`]) and robust futexes
 //! ([`release_robust_list`]).
 //!
@@ -17,9 +17,10 @@ mod cpio;
 mod executable;
 mod fd_table;
 mod fence;
+mod frame_record;
+mod frame_table;
 mod initramfs;
 mod line_discipline;
-mod pinned_frames;
 mod robust_list;
 mod signals;
 mod stack;
@@ -30,9 +31,10 @@ pub use cpio::{CpioArchive, CpioEntry, CpioError};
 pub use executable::{Executable, ExecutableError, LoadAddress, LoadSegment};
 pub use fd_table::{FdEntry, FdTable};
 pub use fence::{BufferAccess, BufferFences, Fence, FenceSet, FenceSignal, PendingFence};
+pub use frame_record::{CowWrite, ForkedFrame, FrameRecord, TooManyReferences};
+pub use frame_table::{FrameTable, OutOfMemory};
 pub use initramfs::{Initramfs, InitramfsError, Node, NodeId, NodeKind};
 pub use line_discipline::{LineDiscipline, ReadState};
-pub use pinned_frames::PinnedFrames;
 pub use robust_list::{FutexMemory, release_robust_list};
 pub use signals::{Delivery, PendingSignals, deliver, deliver_forced};
 pub use stack::{ArgumentListTooLong, StackImage, StackRequest};

@@ -350,8 +350,8 @@ pub const MUTANTS: &[SourceMutant] = &[
         name: "page pin leaked by a killed program",
         file: "kernel/src/vm/pages.rs",
         item: "drop",
-        from: "let free = PINS.lock().unpin(frame);",
-        to: "if crate::sched::current().is_interrupted() {\n                continue;\n            }\n            let free = PINS.lock().unpin(frame);",
+        from: "PINS.fetch_sub(1, Ordering::Relaxed);",
+        to: "if crate::sched::current().is_interrupted() {\n                continue;\n            }\n            PINS.fetch_sub(1, Ordering::Relaxed);",
         oracle: test(ENDED, "became"),
     },
     SourceMutant {

@@ -2,7 +2,7 @@
 
 use super::backing::{VmaBacking, with_implied_read};
 use super::{AccessError, Inner};
-use crate::memory::{window, zones};
+use crate::memory::window;
 use crate::vm::pages;
 use abi::Errno;
 use abi::memory::Prot;
@@ -100,7 +100,7 @@ impl Inner {
         let mapping = (VmaBacking::Anonymous { is_shared: false }).mapping(prot);
         let mapped = self.map(hole.start(), frames.chunks(), mapping);
         if mapped.is_err() {
-            zones::free_all(frames);
+            pages::free_unmapped(frames);
             return Err(AccessError::OutOfMemory);
         }
         // The page table entries own the frames now.

@@ -1,0 +1,163 @@
+//! The frame records of all RAM, found by frame number.
+
+use crate::frame_record::FrameRecord;
+use addr::{AddrRange, PAGE_SIZE, Pfn, PhysAddr};
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+use once_cell::race::OnceBox;
+
+/// The frames of a section: 2 MiB, so that a block has its records in one.
+const SECTION_FRAMES: u64 = 512;
+
+/// The records of a section.
+type Section = [FrameRecord; SECTION_FRAMES as usize];
+
+/// No memory for the records.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct OutOfMemory;
+
+/// The records of the frames of RAM, 4 bytes per frame, as Linux's `struct page`. The records of a section are
+/// allocated when the first of its frames is given to a process, and kept.
+#[derive(Debug)]
+pub struct FrameTable {
+    ranges: Vec<TableRange>,
+}
+
+/// The sections of a range of RAM.
+#[derive(Debug)]
+struct TableRange {
+    /// The number of the first section.
+    first: u64,
+    sections: Box<[OnceBox<Section>]>,
+}
+
+impl FrameTable {
+    /// A table for `ram`, without records.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`].
+    pub fn new(ram: &[AddrRange<PhysAddr>]) -> Result<Self, OutOfMemory> {
+        let mut ranges = Vec::new();
+        ranges.try_reserve_exact(ram.len()).map_err(|_| OutOfMemory)?;
+        for range in ram.iter().filter(|range| !range.is_empty()) {
+            let first = range.start().raw() / PAGE_SIZE / SECTION_FRAMES;
+            let last = (range.end().raw() - 1) / PAGE_SIZE / SECTION_FRAMES;
+            let mut sections = Vec::new();
+            let count = (last - first + 1) as usize;
+            sections.try_reserve_exact(count).map_err(|_| OutOfMemory)?;
+            sections.resize_with(count, OnceBox::new);
+            ranges.push(TableRange { first, sections: sections.into_boxed_slice() });
+        }
+        Ok(Self { ranges })
+    }
+
+    /// Allocates the records of `count` frames from `first` on, unless they exist.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`].
+    ///
+    /// Panics if a frame is not RAM.
+    pub fn ensure(&self, first: Pfn, count: u64) -> Result<(), OutOfMemory> {
+        let last = (first.raw() + count.saturating_sub(1)) / SECTION_FRAMES;
+        for section in first.raw() / SECTION_FRAMES..=last {
+            let Some(slot) = self.section(section) else { panic!("frame {first:?} is not RAM") };
+            slot.get_or_try_init(new_section)?;
+        }
+        Ok(())
+    }
+
+    /// The record of a frame that was given to a process; `None` for others.
+    #[inline]
+    pub fn get(&self, frame: Pfn) -> Option<&FrameRecord> {
+        let section = self.section(frame.raw() / SECTION_FRAMES)?.get()?;
+        Some(&section[(frame.raw() % SECTION_FRAMES) as usize])
+    }
+
+    /// The records of `count` frames from `first` on, which [`ensure`](Self::ensure) has allocated; a slice per
+    /// section.
+    pub fn slices(&self, first: Pfn, count: u64) -> impl Iterator<Item = &[FrameRecord]> {
+        let (mut at, end) = (first.raw(), first.raw() + count);
+        core::iter::from_fn(move || {
+            let section = self.section(at / SECTION_FRAMES).filter(|_| at < end)?.get()?;
+            let start = at % SECTION_FRAMES;
+            let len = (SECTION_FRAMES - start).min(end - at);
+            at += len;
+            Some(&section[start as usize..(start + len) as usize])
+        })
+    }
+
+    #[inline]
+    fn section(&self, number: u64) -> Option<&OnceBox<Section>> {
+        self.ranges
+            .iter()
+            .find_map(|range| range.sections.get(usize::try_from(number.checked_sub(range.first)?).ok()?))
+    }
+}
+
+fn new_section() -> Result<Box<Section>, OutOfMemory> {
+    let mut records = Vec::new();
+    records.try_reserve_exact(SECTION_FRAMES as usize).map_err(|_| OutOfMemory)?;
+    records.resize_with(SECTION_FRAMES as usize, FrameRecord::new);
+    records.into_boxed_slice().try_into().map_err(|_| OutOfMemory)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    fn table() -> FrameTable {
+        let range = |start: u64, end: u64| AddrRange::new(PhysAddr::new(start), PhysAddr::new(end));
+        FrameTable::new(&[range(1024 * MIB, 1030 * MIB + PAGE_SIZE), range(8 << 40, (8 << 40) + 2 * MIB)])
+            .unwrap()
+    }
+
+    fn frame(at: u64) -> Pfn {
+        Pfn::new(at / PAGE_SIZE)
+    }
+
+    #[test]
+    fn records_exist_for_frames_of_processes_only() {
+        let table = table();
+        assert!(table.get(frame(1024 * MIB)).is_none());
+        table.ensure(frame(1026 * MIB - PAGE_SIZE), 2).unwrap();
+        for at in [1024 * MIB, 1026 * MIB, 1028 * MIB - PAGE_SIZE] {
+            assert!(table.get(frame(at)).is_some(), "{at:#x}");
+        }
+        for at in [0, 1023 * MIB, 1028 * MIB, 1030 * MIB, 8 << 40] {
+            assert!(table.get(frame(at)).is_none(), "{at:#x}");
+        }
+        table.ensure(frame(1030 * MIB), 1).unwrap();
+        table.ensure(frame(8 << 40), SECTION_FRAMES).unwrap();
+        assert!(table.get(frame((8 << 40) + MIB)).is_some());
+    }
+
+    #[test]
+    fn each_frame_has_a_record_of_its_own_that_stays() {
+        let table = table();
+        table.ensure(frame(1024 * MIB), SECTION_FRAMES).unwrap();
+        table.slices(frame(1024 * MIB), SECTION_FRAMES).flatten().for_each(FrameRecord::own);
+        table.ensure(frame(1024 * MIB), 2 * SECTION_FRAMES).unwrap();
+        assert_eq!(table.get(frame(1024 * MIB)).unwrap().owners(), 1);
+        assert_eq!(table.get(frame(1026 * MIB)).unwrap().owners(), 0);
+        assert_eq!(size_of::<Section>(), 2048);
+    }
+
+    #[test]
+    fn slices_cross_sections() {
+        let table = table();
+        table.ensure(frame(1024 * MIB), 3 * SECTION_FRAMES).unwrap();
+        let lengths = |at, count| table.slices(frame(at), count).map(<[_]>::len).collect::<Vec<_>>();
+        assert_eq!(lengths(1026 * MIB - 3 * PAGE_SIZE, 3 + 512 + 1), [3, 512, 1]);
+        assert_eq!(lengths(1024 * MIB + PAGE_SIZE, 1), [1]);
+        let last = table.slices(frame(1026 * MIB - PAGE_SIZE), 2).flatten().last().unwrap();
+        assert!(core::ptr::eq(last, table.get(frame(1026 * MIB)).unwrap()));
+    }
+
+    #[test]
+    #[should_panic(expected = "is not RAM")]
+    fn frame_outside_of_ram_has_no_record() {
+        let _ = table().ensure(frame(1032 * MIB), 1);
+    }
+}
