@@ -101,7 +101,7 @@ impl ProcessImage {
 pub fn start(launch: &Launch<'_>) -> Result<Arc<Process>, LaunchError> {
     let file = read_file(launch.path.as_bytes())?;
     let executable = Executable::parse(file).map_err(LaunchError::Executable)?;
-    let space = AddressSpace::new().ok_or(LaunchError::Memory(Errno::ENOMEM))?;
+    let space = Arc::new(AddressSpace::new().ok_or(LaunchError::Memory(Errno::ENOMEM))?);
     // First: the dynamic linker takes the highest free addresses.
     map_stack(&space).map_err(LaunchError::Memory)?;
     let interpreter = load_interpreter(&space, &executable, file)?;
@@ -111,7 +111,7 @@ pub fn start(launch: &Launch<'_>) -> Result<Arc<Process>, LaunchError> {
     let stack = first_stack(launch, &image).map_err(LaunchError::Arguments)?;
     space.load(stack.pointer, &stack.bytes).map_err(LaunchError::Memory)?;
     let frame = UserFrame::program(image.entry(), stack.pointer);
-    start_process(new_process(space), launch.files, frame).map_err(LaunchError::Memory)
+    start_process(space, launch.files, frame).map_err(LaunchError::Memory)
 }
 
 /// Loads the dynamic linker of `executable`, if it has one.
@@ -250,20 +250,21 @@ fn hwcap2() -> HwCap2 {
 
 /// Not inlined: a `Process` is too large for the stack frame of the caller, whose error paths would drop it.
 #[inline(never)]
-fn new_process(space: AddressSpace) -> Arc<Process> {
+fn new_process(space: Arc<AddressSpace>) -> Arc<Process> {
     Arc::new(Process::new(space))
 }
 
 fn start_process(
-    process: Arc<Process>,
+    space: Arc<AddressSpace>,
     files: &[Arc<OpenFile>],
     frame: UserFrame,
 ) -> Result<Arc<Process>, Errno> {
+    let process = new_process(space.clone());
     for file in files {
         fs::insert(&process.files, file.clone(), false, 0)?;
     }
     process.register();
-    let task = Arc::new(Task::new(process.id(), process.clone(), UserVa::new(0)));
+    let task = Arc::new(Task::new(process.id(), process.clone(), space, UserVa::new(0)));
     // SAFETY: a frame of a program, which this `enter` takes.
     let thread = unsafe { sched::new_user_thread(task, frame, enter_user) }.map_err(|_| Errno::ENOMEM)?;
     if !process.add_thread(&thread) {

@@ -4,7 +4,7 @@ use super::futex::Futexes;
 use super::signals::ProcessSignals;
 use super::task::{self, Task};
 use crate::debug::{self, FailPoint};
-use crate::fs::{Caller, FileTable};
+use crate::fs::FileTable;
 use crate::sched::{self, Mutex, Nanoseconds, Thread, WaitQueue};
 use crate::sync::SpinLock;
 use crate::vm::address_space::AddressSpace;
@@ -41,7 +41,8 @@ impl fmt::Display for Termination {
 /// A process.
 pub struct Process {
     id: u32,
-    pub space: AddressSpace,
+    /// The address space of its threads; `None` once it is released.
+    space: SpinLock<Option<Arc<AddressSpace>>>,
     pub files: FileTable,
     /// The threads that wait on futexes.
     pub futexes: Futexes,
@@ -75,10 +76,10 @@ impl Process {
     }
 
     /// Creates a process without threads.
-    pub fn new(space: AddressSpace) -> Self {
+    pub fn new(space: Arc<AddressSpace>) -> Self {
         Self {
             id: task::next_id(),
-            space,
+            space: SpinLock::new(Some(space)),
             files: Mutex::new(FdTable::new(debug::scaled(FILES_MAX as u64) as usize)),
             futexes: Futexes::new(),
             signals: SpinLock::new(ProcessSignals::default()),
@@ -96,9 +97,9 @@ impl Process {
         self.id
     }
 
-    /// Returns the process as the caller of file operations. Called by one of its running threads.
-    pub fn caller(&self) -> Caller<'_> {
-        Caller { process_id: self.id, space: &self.space, files: &self.files }
+    /// Returns the address space of its threads; `None` once it is released.
+    pub fn space(&self) -> Option<Arc<AddressSpace>> {
+        self.space.lock().clone()
     }
 
     /// Adds a thread that does not run yet. Returns `false` if there are too many threads, the process is
@@ -186,7 +187,8 @@ impl Process {
         // Files first: buffers are detached from devices before their mappings are removed.
         let files = self.files.lock().take_all();
         files.for_each(drop);
-        self.space.clear();
+        let space = self.space.lock().take();
+        space.iter().for_each(|space| space.leave());
         self.is_released.store(true, Ordering::Release);
         self.exit_waiters.wake_all();
     }

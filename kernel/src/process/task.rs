@@ -2,10 +2,12 @@
 
 use super::process::Process;
 use super::signals;
+use crate::fs::Caller;
 use crate::percpu::{MAX_CPUS, PerCpu};
 use crate::sched::{self, Thread, UserThread};
 use crate::sync::SpinLock;
 use crate::vm::access::UserMemory;
+use crate::vm::address_space::AddressSpace;
 use abi::signal::{SignalSet, StackT, blockable};
 use addr::UserVa;
 use alloc::sync::Arc;
@@ -31,6 +33,7 @@ pub fn next_id() -> u32 {
 pub struct Task {
     id: u32,
     process: Arc<Process>,
+    space: Arc<AddressSpace>,
     registers: SpinLock<Registers>,
     /// The address that is zeroed, and whose futex is woken, on exit (`set_tid_address`), or 0.
     clear_tid: AtomicU64,
@@ -54,11 +57,12 @@ struct Registers {
 }
 
 impl Task {
-    /// Creates thread `id` of `process`, whose TLS is at `thread_pointer`.
-    pub fn new(id: u32, process: Arc<Process>, thread_pointer: UserVa) -> Self {
+    /// Creates thread `id` of `process`, which runs in `space` and whose TLS is at `thread_pointer`.
+    pub fn new(id: u32, process: Arc<Process>, space: Arc<AddressSpace>, thread_pointer: UserVa) -> Self {
         Self {
             id,
             process,
+            space,
             registers: SpinLock::new(Registers { fp: FpState::new(), thread_pointer }),
             clear_tid: AtomicU64::new(0),
             robust_list: AtomicU64::new(0),
@@ -99,6 +103,16 @@ impl Task {
 
     pub fn process(&self) -> &Arc<Process> {
         &self.process
+    }
+
+    /// Returns the address space.
+    pub fn space(&self) -> &Arc<AddressSpace> {
+        &self.space
+    }
+
+    /// Returns the running thread as the caller of file operations.
+    pub fn caller(&self) -> Caller<'_> {
+        Caller { process_id: self.process.id(), space: &self.space, files: &self.process.files }
     }
 
     /// Returns the signal mask.
@@ -150,7 +164,7 @@ impl Task {
 
     /// Returns the memory of the process. Called by the running thread itself.
     pub fn memory(&self) -> UserMemory<'_> {
-        UserMemory::new(&self.process.space)
+        UserMemory::new(&self.space)
     }
 
     /// Sets the address that is zeroed on exit.
@@ -229,9 +243,9 @@ impl UserThread for Task {
         registers.fp.restore();
         arch::context::set_thread_pointer(registers.thread_pointer);
         CURRENT.this().store(core::ptr::from_ref(self).cast_mut(), Ordering::Relaxed);
-        // SAFETY: `detach_from_process` uninstalls it before the thread leaves the process; `clear` runs
-        // after the last one.
-        unsafe { self.process.space.install() };
+        // SAFETY: `detach_from_process` uninstalls it before the thread leaves the process; the tables are
+        // freed after the last one.
+        unsafe { self.space.install() };
     }
 
     fn has_signal(&self) -> bool {

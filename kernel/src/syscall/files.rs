@@ -124,7 +124,7 @@ pub fn ioctl(call: &SyscallContext<'_>) -> SyscallResult {
         }
         _ => {}
     }
-    file.file().ioctl(&call.process().caller(), call.value(1) as u32, call.value(2))
+    file.file().ioctl(&call.task.caller(), call.value(1) as u32, call.value(2))
 }
 
 /// `faccessat`: the initramfs is readable only.

@@ -11,12 +11,12 @@ use program::USER_END;
 
 /// `brk`
 pub fn brk(call: &SyscallContext<'_>) -> SyscallResult {
-    Ok(call.process().space.set_break(call.address(0)).raw())
+    Ok(call.space().set_break(call.address(0)).raw())
 }
 
 /// `munmap`
 pub fn unmap(call: &SyscallContext<'_>) -> SyscallResult {
-    call.process().space.unmap(pages(call)?.ok_or(Errno::EINVAL)?).map(|()| 0)
+    call.space().unmap(pages(call)?.ok_or(Errno::EINVAL)?).map(|()| 0)
 }
 
 /// `mremap`. `MREMAP_DONTUNMAP` is not implemented (`EINVAL`).
@@ -32,7 +32,7 @@ pub fn remap(call: &SyscallContext<'_>) -> SyscallResult {
     {
         return Err(Errno::EINVAL);
     }
-    let space = &call.process().space;
+    let space = call.space();
     let range = |from: u64, to: u64| {
         let start = at.checked_add(from).ok_or(Errno::EFAULT)?;
         AddrRange::from_len(start, to - from)
@@ -78,7 +78,7 @@ fn fixed_target(at: UserVa, old: AddrRange<UserVa>, len: u64) -> Result<UserVa, 
 pub fn protect(call: &SyscallContext<'_>) -> SyscallResult {
     let prot = Prot::from_bits(call.value(2) as u32 & !PROT_SEM).ok_or(Errno::EINVAL)?;
     match pages(call)? {
-        Some(range) => call.process().space.protect(range, prot).map(|()| 0),
+        Some(range) => call.space().protect(range, prot).map(|()| 0),
         None => Ok(0),
     }
 }
@@ -87,7 +87,7 @@ pub fn protect(call: &SyscallContext<'_>) -> SyscallResult {
 pub fn advise(call: &SyscallContext<'_>) -> SyscallResult {
     let advice = Advice::from_number(call.int(2) as u32).ok_or(Errno::EINVAL)?;
     match pages(call)? {
-        Some(range) => call.process().space.advise(range, advice).map(|()| 0),
+        Some(range) => call.space().advise(range, advice).map(|()| 0),
         None => Ok(0),
     }
 }
@@ -120,7 +120,7 @@ pub fn map(call: &SyscallContext<'_>) -> SyscallResult {
     let placement = placement(call.address(0), flags);
     let at = if flags.contains(MapFlags::ANONYMOUS) {
         check_commitment(len, prot, flags)?;
-        let space = &call.process().space;
+        let space = call.space();
         let at = if flags.contains(MapFlags::SHARED) {
             space.map_shared_anonymous(len, placement, prot)?
         } else {
@@ -156,7 +156,7 @@ fn placement(at: UserVa, flags: MapFlags) -> MmapPlacement {
 fn populate(call: &SyscallContext<'_>, at: UserVa, len: u64, prot: Prot) {
     if let Some(range) = AddrRange::from_len(at, len).and_then(|range| range.align_outward(PAGE_SIZE)) {
         // Ignored, as in Linux: the mapping exists, and page faults populate the rest.
-        let _ = call.process().space.populate(range, prot);
+        let _ = call.space().populate(range, prot);
     }
 }
 
@@ -175,7 +175,7 @@ fn map_file(
     }
     let len = len.checked_next_multiple_of(PAGE_SIZE).ok_or(Errno::ENOMEM)?;
     offset.checked_add(len).filter(|&end| end <= i64::MAX as u64).ok_or(Errno::EOVERFLOW)?;
-    let (space, is_shared) = (&call.process().space, flags.contains(MapFlags::SHARED));
+    let (space, is_shared) = (call.space(), flags.contains(MapFlags::SHARED));
     let Some(dma_buf) = readable.dma_buf() else {
         let content = readable.content().ok_or(Errno::ENODEV)?;
         return space.map_file(content, (offset, len), placement, (prot, is_shared));

@@ -20,6 +20,7 @@ use crate::process::signals::Restart;
 use crate::sched::Nanoseconds;
 use crate::sync::SpinLock;
 use crate::vm::access::UserMemory;
+use crate::vm::address_space::AddressSpace;
 use abi::clock::Timespec;
 use abi::{Errno, Syscall};
 use addr::UserVa;
@@ -56,6 +57,9 @@ impl<'a> SyscallContext<'a> {
     }
     pub fn process(&self) -> &'a Arc<Process> {
         self.task.process()
+    }
+    pub fn space(&self) -> &'a AddressSpace {
+        self.task.space()
     }
     pub fn memory(&self) -> UserMemory<'a> {
         self.task.memory()

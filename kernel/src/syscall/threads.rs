@@ -23,7 +23,7 @@ pub fn clone(call: &SyscallContext<'_>, frame: &UserFrame) -> SyscallResult {
     let tls =
         if flags.contains(CloneFlags::SETTLS) { call.address(3) } else { arch::context::thread_pointer() };
     let id = process::next_id();
-    let task = Task::new(id, call.process().clone(), tls);
+    let task = Task::new(id, call.process().clone(), call.task.space().clone(), tls);
     task.inherit(call.task);
     if flags.contains(CloneFlags::CHILD_CLEARTID) {
         task.set_clear_tid(call.address(4));

@@ -57,7 +57,7 @@ fn required_protection(access: DataAccess) -> Prot {
 fn memory_fault(task: &Task, frame: &UserFrame, fault: Fault, access: Prot) {
     let resolvable = matches!(fault, Fault::Translation(_) | Fault::Permission(_) | Fault::AccessFlag(_));
     let code = match frame.fault_address() {
-        Some(at) if resolvable => match task.process().space.handle_fault(UserVa::new(at), access) {
+        Some(at) if resolvable => match task.space().handle_fault(UserVa::new(at), access) {
             // Also if the process is being terminated: the thread exits instead of returning.
             Ok(()) | Err(AccessError::Interrupted) => return,
             Err(AccessError::Unmapped) => SEGV_MAPERR,

@@ -1,14 +1,15 @@
-//! The frames of processes: zeroed at allocation, owned by page table entries, pinned during DMA, freed with the last
-//! entry or pin ([`FrameRecord`]).
+//! The frames of processes: zeroed at allocation, owned by page table entries, pinned during DMA, freed with
+//! the last entry or pin ([`FrameRecord`]).
 
 use crate::debug::{self, FailPoint, LastOwner};
 use crate::memory::{self, window, zones};
+use crate::sched::OutOfMemory;
 use ::memory::{Frames, OwnedChunk, Request, chunks};
 use addr::{Chunk, PAGE_SIZE, Pfn, PhysAddr};
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicUsize, Ordering};
 use dma_api::{PhysSegment, StreamMemory};
-use program::{FrameRecord, FrameTable, OutOfMemory};
+use program::{FrameRecord, FrameTable, OutOfRecords};
 use spin::Once;
 
 /// The records of the frames that processes own.
@@ -16,7 +17,7 @@ static RECORDS: Once<FrameTable> = Once::new();
 /// The number of pins.
 static PINS: AtomicUsize = AtomicUsize::new(0);
 
-fn records() -> Result<&'static FrameTable, OutOfMemory> {
+fn records() -> Result<&'static FrameTable, OutOfRecords> {
     RECORDS.try_call_once(|| FrameTable::new(&memory::layout().ram))
 }
 
@@ -26,10 +27,10 @@ fn record(frame: Pfn) -> &'static FrameRecord {
     record.unwrap_or_else(|| panic!("{frame:?} belongs to no process"))
 }
 
-/// Allocates this number of zeroed frames, highmem first. Each has one owner, the page table entry that the caller
-/// stores.
+/// Allocates this number of zeroed frames, highmem first. Each has one owner, the page table entry that the
+/// caller stores.
 pub fn alloc_zeroed(frames: u64) -> Result<Frames, OutOfMemory> {
-    let records = records()?;
+    let records = records().map_err(|_| OutOfMemory)?;
     let mut frames = chunks::alloc(&mut zones::FrameAllocator::default(), &Request::new(frames))
         .map_err(|_| OutOfMemory)?;
     let ensure = |chunk: Chunk| records.ensure(Pfn::containing(chunk.start()), chunk.frames());

@@ -125,7 +125,7 @@ pub fn syscalls(input: &[u8]) -> String {
 }
 
 fn run(memory: &[u8], calls: &[u8]) -> String {
-    let space = AddressSpace::new().expect("a frame for a table");
+    let space = Arc::new(AddressSpace::new().expect("a frame for a table"));
     let access = Prot::READ | Prot::WRITE;
     space.map_anonymous(PAGE_SIZE, MmapPlacement::FixedNoReplace(UserVa::new(MEMORY)), access).unwrap();
     let zeros = MmapPlacement::FixedNoReplace(UserVa::new(NO_TIME));
@@ -135,7 +135,7 @@ fn run(memory: &[u8], calls: &[u8]) -> String {
     // SAFETY: uninstalled below, before the drop of the process.
     unsafe { space.install() };
     UserMemory::new(&space).write_bytes(UserVa::new(MEMORY), &page).unwrap();
-    let task = Arc::new(Task::new(1, Arc::new(Process::new(space)), UserVa::new(0)));
+    let task = Arc::new(Task::new(1, Arc::new(Process::new(space.clone())), space, UserVa::new(0)));
     let (mut trace, mut results) = (String::new(), [0; 4]);
     for (index, call) in calls.chunks_exact(CALL).take(MAX_CALLS).enumerate() {
         let known = Syscall::ALL[usize::from(call[0]) % Syscall::ALL.len()];

@@ -2,14 +2,15 @@
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
-/// The owners and the pins of a frame, or of a block that is mapped as a whole. An owner is a page table entry of a
-/// process; two of them share the frame until one writes it (copy-on-write). A pin is the access of a device. The
-/// frame is freed by the operation that removes the last of both.
+/// The owners and the pins of a frame, or of a block that is mapped as a whole. An owner is a page table
+/// entry of a process; two of them share the frame until one writes it (copy-on-write). A pin is the access
+/// of a device. The frame is freed by the operation that removes the last of both.
 ///
 /// # Locks
 ///
-/// The operations are atomic. A frame is shared and pinned only by a process that owns it, under the lock of its
-/// address space; so a frame with one owner, seen under that lock, cannot become shared or pinned meanwhile.
+/// The operations are atomic. A frame is shared and pinned only by a process that owns it, under the lock of
+/// its address space; so a frame with one owner, seen under that lock, cannot become shared or pinned
+/// meanwhile.
 #[derive(Debug, Default)]
 #[repr(transparent)]
 pub struct FrameRecord(AtomicU32);
@@ -38,7 +39,8 @@ pub enum CowWrite {
 pub enum ForkedFrame {
     /// Both processes own it, read-only.
     Shared,
-    /// A device may write it: the child gets a copy at once, so that the parent keeps the frame of the device.
+    /// A device may write it: the child gets a copy at once, so that the parent keeps the frame of the
+    /// device.
     Copied,
 }
 
@@ -82,8 +84,8 @@ impl FrameRecord {
         }
     }
 
-    /// Adds a pin. The caller has broken copy-on-write, also for an access that only reads: a later write of the
-    /// process would move it to another frame.
+    /// Adds a pin. The caller has broken copy-on-write, also for an access that only reads: a later write of
+    /// the process would move it to another frame.
     ///
     /// # Errors
     /// [`TooManyReferences`].
@@ -91,8 +93,8 @@ impl FrameRecord {
         self.add(PIN)
     }
 
-    /// Removes an owner, whose entry is cleared and invalidated in all TLBs. Returns whether the caller frees the
-    /// frame.
+    /// Removes an owner, whose entry is cleared and invalidated in all TLBs. Returns whether the caller frees
+    /// the frame.
     #[must_use]
     pub fn release(&self) -> bool {
         self.remove(OWNER)
@@ -322,7 +324,8 @@ mod tests {
             }
         }
 
-        /// Every process sees its own content, in frames that are not free; a pinned page stays that of its process.
+        /// Every process sees its own content, in frames that are not free; a pinned page stays that of its
+        /// process.
         fn check(&self) {
             for (process, expected) in self.processes.iter().zip(&self.expected) {
                 for (page, mapped) in process {

@@ -10,14 +10,14 @@ use once_cell::race::OnceBox;
 const SECTION_FRAMES: u64 = 512;
 
 /// The records of a section.
-type Section = [FrameRecord; SECTION_FRAMES as usize];
+type RecordSection = [FrameRecord; SECTION_FRAMES as usize];
 
 /// No memory for the records.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct OutOfMemory;
+pub struct OutOfRecords;
 
-/// The records of the frames of RAM, 4 bytes per frame, as Linux's `struct page`. The records of a section are
-/// allocated when the first of its frames is given to a process, and kept.
+/// The records of the frames of RAM, 4 bytes per frame, as Linux's `struct page`. The records of a section
+/// are allocated when the first of its frames is given to a process, and kept.
 #[derive(Debug)]
 pub struct FrameTable {
     ranges: Vec<TableRange>,
@@ -28,23 +28,23 @@ pub struct FrameTable {
 struct TableRange {
     /// The number of the first section.
     first: u64,
-    sections: Box<[OnceBox<Section>]>,
+    sections: Box<[OnceBox<RecordSection>]>,
 }
 
 impl FrameTable {
     /// A table for `ram`, without records.
     ///
     /// # Errors
-    /// [`OutOfMemory`].
-    pub fn new(ram: &[AddrRange<PhysAddr>]) -> Result<Self, OutOfMemory> {
+    /// [`OutOfRecords`].
+    pub fn new(ram: &[AddrRange<PhysAddr>]) -> Result<Self, OutOfRecords> {
         let mut ranges = Vec::new();
-        ranges.try_reserve_exact(ram.len()).map_err(|_| OutOfMemory)?;
+        ranges.try_reserve_exact(ram.len()).map_err(|_| OutOfRecords)?;
         for range in ram.iter().filter(|range| !range.is_empty()) {
             let first = range.start().raw() / PAGE_SIZE / SECTION_FRAMES;
             let last = (range.end().raw() - 1) / PAGE_SIZE / SECTION_FRAMES;
             let mut sections = Vec::new();
             let count = (last - first + 1) as usize;
-            sections.try_reserve_exact(count).map_err(|_| OutOfMemory)?;
+            sections.try_reserve_exact(count).map_err(|_| OutOfRecords)?;
             sections.resize_with(count, OnceBox::new);
             ranges.push(TableRange { first, sections: sections.into_boxed_slice() });
         }
@@ -54,10 +54,10 @@ impl FrameTable {
     /// Allocates the records of `count` frames from `first` on, unless they exist.
     ///
     /// # Errors
-    /// [`OutOfMemory`].
+    /// [`OutOfRecords`].
     ///
     /// Panics if a frame is not RAM.
-    pub fn ensure(&self, first: Pfn, count: u64) -> Result<(), OutOfMemory> {
+    pub fn ensure(&self, first: Pfn, count: u64) -> Result<(), OutOfRecords> {
         let last = (first.raw() + count.saturating_sub(1)) / SECTION_FRAMES;
         for section in first.raw() / SECTION_FRAMES..=last {
             let Some(slot) = self.section(section) else { panic!("frame {first:?} is not RAM") };
@@ -73,8 +73,8 @@ impl FrameTable {
         Some(&section[(frame.raw() % SECTION_FRAMES) as usize])
     }
 
-    /// The records of `count` frames from `first` on, which [`ensure`](Self::ensure) has allocated; a slice per
-    /// section.
+    /// The records of `count` frames from `first` on, which [`ensure`](Self::ensure) has allocated; a slice
+    /// per section.
     pub fn slices(&self, first: Pfn, count: u64) -> impl Iterator<Item = &[FrameRecord]> {
         let (mut at, end) = (first.raw(), first.raw() + count);
         core::iter::from_fn(move || {
@@ -87,18 +87,18 @@ impl FrameTable {
     }
 
     #[inline]
-    fn section(&self, number: u64) -> Option<&OnceBox<Section>> {
+    fn section(&self, number: u64) -> Option<&OnceBox<RecordSection>> {
         self.ranges
             .iter()
             .find_map(|range| range.sections.get(usize::try_from(number.checked_sub(range.first)?).ok()?))
     }
 }
 
-fn new_section() -> Result<Box<Section>, OutOfMemory> {
+fn new_section() -> Result<Box<RecordSection>, OutOfRecords> {
     let mut records = Vec::new();
-    records.try_reserve_exact(SECTION_FRAMES as usize).map_err(|_| OutOfMemory)?;
+    records.try_reserve_exact(SECTION_FRAMES as usize).map_err(|_| OutOfRecords)?;
     records.resize_with(SECTION_FRAMES as usize, FrameRecord::new);
-    records.into_boxed_slice().try_into().map_err(|_| OutOfMemory)
+    records.into_boxed_slice().try_into().map_err(|_| OutOfRecords)
 }
 
 #[cfg(test)]
@@ -141,7 +141,7 @@ mod tests {
         table.ensure(frame(1024 * MIB), 2 * SECTION_FRAMES).unwrap();
         assert_eq!(table.get(frame(1024 * MIB)).unwrap().owners(), 1);
         assert_eq!(table.get(frame(1026 * MIB)).unwrap().owners(), 0);
-        assert_eq!(size_of::<Section>(), 2048);
+        assert_eq!(size_of::<RecordSection>(), 2048);
     }
 
     #[test]

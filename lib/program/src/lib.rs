@@ -32,7 +32,7 @@ pub use executable::{Executable, ExecutableError, LoadAddress, LoadSegment};
 pub use fd_table::{FdEntry, FdTable};
 pub use fence::{BufferAccess, BufferFences, Fence, FenceSet, FenceSignal, PendingFence};
 pub use frame_record::{CowWrite, ForkedFrame, FrameRecord, TooManyReferences};
-pub use frame_table::{FrameTable, OutOfMemory};
+pub use frame_table::{FrameTable, OutOfRecords};
 pub use initramfs::{Initramfs, InitramfsError, Node, NodeId, NodeKind};
 pub use line_discipline::{LineDiscipline, ReadState};
 pub use robust_list::{FutexMemory, release_robust_list};

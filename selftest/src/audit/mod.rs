@@ -242,14 +242,15 @@ impl Audit {
     fn add_programs(&mut self) {
         for program in process::all() {
             let id = program.id();
+            let Some(space) = program.space() else { continue };
             let is_private = VmaBacking::owns_frames;
             for (private, owner) in [(true, Owner::Private(id)), (false, Owner::Program(id))] {
-                program.space.leaves(
+                space.leaves(
                     |area| is_private(&area.backing) == private,
                     |leaf| self.add(&leaf, leaf.output(), owner),
                 );
             }
-            program.space.each_table(|table| self.uses.add_table(table));
+            space.each_table(|table| self.uses.add_table(table));
         }
     }
 

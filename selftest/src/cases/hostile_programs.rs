@@ -238,7 +238,7 @@ fn kill_ends_a_long_console_write() -> Outcome {
         if !is_closed {
             // Ends the write by a fault, for the sake of the report.
             let all = AddrRange::new(UserVa::new(USER_START), UserVa::new(USER_END));
-            _ = program.process.space.unmap(all);
+            _ = program.process.space().map(|space| space.unmap(all));
             program.process.wait();
         }
         // The program was killed in the middle of a line.

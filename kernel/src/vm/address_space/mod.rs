@@ -27,6 +27,7 @@ use addr::{AddrRange, Address, Asid, KernelVa, PAGE_SIZE, PhysAddr, UserVa};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use backing::{check_write_xor_execute, with_implied_read};
+use core::sync::atomic::{AtomicU32, Ordering};
 use pagetable::{Leaf, PageTable, Stage1};
 use program::{Alignment, USER_END, USER_START, Vma, VmaMap};
 use vma::vma_errno;
@@ -72,12 +73,14 @@ type Table = PageTable<Stage1, UserVa>;
 pub struct AddressSpace {
     asid: OwnedAsid,
     root: PhysAddr,
+    /// The processes whose threads run in it: two during `vfork`.
+    users: AtomicU32,
     inner: Mutex<Inner>,
 }
 
 struct Inner {
     vmas: VmaMap<VmaBacking>,
-    /// `None` after [`AddressSpace::clear`].
+    /// `None` after the last [`AddressSpace::leave`].
     table: Option<Table>,
     asid: Asid,
     /// The heap (`brk`).
@@ -92,18 +95,18 @@ impl AddressSpace {
         let vmas = VmaMap::new(AddrRange::new(UserVa::new(USER_START), UserVa::new(USER_END)), VMAS_MAX);
         let (root, heap) = (table.root(), AddrRange::EMPTY);
         let inner = Mutex::new(Inner { vmas, table: Some(table), asid: asid.get(), heap });
-        Some(Self { asid, root, inner })
+        Some(Self { asid, root, users: AtomicU32::new(1), inner })
     }
 
     /// Installs the address space in this CPU's TTBR0.
     ///
     /// # Safety
-    /// This CPU uninstalls it before [`clear`](Self::clear) and before the drop.
+    /// This CPU uninstalls it before [`leave`](Self::leave) and before the drop.
     pub unsafe fn install(&self) {
         if arch::mmu::user_root() == Some((self.root, self.asid.get())) {
             return;
         }
-        // SAFETY: the table lives until `clear`, before which the caller uninstalls it; the ASID is owned
+        // SAFETY: the table lives until `leave`, before which the caller uninstalls it; the ASID is owned
         // until drop, and no TLB holds entries of an earlier owner (`OwnedAsid`).
         unsafe { arch::mmu::install_user(self.root, self.asid.get()) };
     }
@@ -421,8 +424,21 @@ impl AddressSpace {
         }
     }
 
+    /// Adds a process whose threads run in the address space (`vfork`). The caller is a user of it.
+    pub fn join(&self) {
+        self.users.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Removes a process, none of whose threads runs in the address space any more. The last one unmaps all
+    /// VMAs and frees the page tables.
+    pub fn leave(&self) {
+        if self.users.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.clear();
+        }
+    }
+
     /// Unmaps all VMAs and frees the page tables. The address space must not be installed on any CPU.
-    pub fn clear(&self) {
+    fn clear(&self) {
         let all = AddrRange::new(UserVa::new(USER_START), UserVa::new(USER_END));
         loop {
             let first = self.inner.lock().unmap_first(all, || false);
