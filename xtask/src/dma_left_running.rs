@@ -1,5 +1,5 @@
 //! An earlier boot stage that leaves a device's DMA running: it programs `edu` to overwrite a file in the
-//! initramfs after a tenth of a second, and enters the image at once.
+//! initramfs after a tenth of a second, and enters the image immediately.
 
 use std::path::Path;
 

@@ -16,7 +16,7 @@ fn tracked(patterns: &[&str]) -> Vec<(String, String)> {
     let root = workspace::root();
     let words = [&["-C", root.to_str().unwrap(), "ls-files", "--"], patterns].concat();
     let listed = stdout_of("git", &words).expect("git lists the files");
-    // A deleted file is still listed; a file that is no text has no comments.
+    // A deleted file is still listed; a binary file has no comments.
     let read = |file: &str| Some((file.to_owned(), fs::read_to_string(root.join(file)).ok()?));
     listed.lines().filter_map(read).collect()
 }
@@ -25,7 +25,7 @@ fn documents() -> Vec<(String, String)> {
     tracked(&["*.md"])
 }
 
-/// Calls `visit` with each line outside of code blocks, and where it is.
+/// Calls `visit` with the location and text of each line outside of code blocks.
 fn each_line<'a>(documents: &'a [(String, String)], mut visit: impl FnMut(&str, &'a str)) {
     for (file, text) in documents {
         let mut is_code = false;
@@ -38,8 +38,8 @@ fn each_line<'a>(documents: &'a [(String, String)], mut visit: impl FnMut(&str, 
     }
 }
 
-/// The commands of the documents that start with `start`, in code blocks and code spans, without comments,
-/// and where each is.
+/// The location and text of each command in the documents that starts with `start`, in code blocks and code
+/// spans, without its comment.
 pub fn commands(start: &str) -> Vec<(String, String)> {
     let mut commands = Vec::new();
     for (file, text) in documents() {
@@ -96,8 +96,8 @@ fn words(sources: &[(String, String)]) -> BTreeSet<&str> {
     sources.iter().flat_map(|(_, text)| split(text)).collect()
 }
 
-/// The Rust paths in `documents` of which a part is no word of the sources: `Type`, `Type::function`,
-/// `module::function`.
+/// The Rust paths in `documents` (`Type`, `Type::function`, `module::function`) with a part that does not
+/// occur in the sources.
 fn missing_items(documents: &[(String, String)], words: &BTreeSet<&str>) -> Vec<String> {
     let is_identifier = |part: &str| {
         !part.is_empty()
@@ -121,7 +121,7 @@ fn missing_items(documents: &[(String, String)], words: &BTreeSet<&str>) -> Vec<
     missing
 }
 
-/// The items of a table row "`path`: `item`, `item`" that are no word of that file or folder.
+/// The items of a table row "`path`: `item`, `item`" that do not occur in that file or folder.
 fn misplaced_items(documents: &[(String, String)], sources: &[(String, String)]) -> Vec<String> {
     let mut missing = Vec::new();
     each_line(documents, |at, line| {

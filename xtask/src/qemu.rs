@@ -53,7 +53,7 @@ pub struct QemuRun {
 /// Runs QEMU, and captures its console into the log as well.
 ///
 /// `typed` are texts of lines, in order, and the keys that are typed after each. `stop` checks each line: if
-/// it returns true the guest is stopped at once, for guests that halt.
+/// it returns true the guest is stopped immediately, for guests that halt.
 pub fn capture(
     arguments: &[String],
     limit: Duration,

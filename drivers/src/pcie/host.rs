@@ -181,7 +181,7 @@ impl<C: ConfigSpace> Host<C> {
     /// Disables bus mastering of the nearest bridge above a removed function that responds, and returns the
     /// bridge. From then on no request of the function reaches memory: the bridge rejects those that arrive
     /// (PCIe 5.0, 7.5.1.1.3), and its completion does not pass the requests that it forwarded before (2.4.1).
-    /// That the function does not respond is no proof: its requests may still be on their way to the bridge.
+    /// A function that does not respond may still have requests on their way to the bridge.
     ///
     /// # Errors
     /// [`IsolateError`]; a bridge with a function that responds is not changed.

@@ -314,7 +314,7 @@ impl CommandQueue {
     ///
     /// # Errors
     /// The SMMU cannot read the queue, even after one retry: the error must not be acknowledged, since it
-    /// would recur at once. Or the SMMU is in service failure mode, which only a reset ends.
+    /// would recur immediately. Or the SMMU is in service failure mode, which only a reset ends.
     fn resolve_stop(&mut self, active: u32) -> Result<u32, NotRestarted> {
         if self.failed || active & bits::GERROR_SFM != 0 {
             self.fail();
@@ -384,7 +384,7 @@ impl CommandQueue {
     /// [`BreakError`]. The queue is unchanged, or was not enabled again.
     ///
     /// # Safety
-    /// At `base` is no device: the SMMU reads there.
+    /// The SMMU reads at `base`, which must not be the address of a device.
     pub unsafe fn break_base(&mut self, base: PhysAddr, persistent: bool) -> Result<(), BreakError> {
         self.run([]).map_err(BreakError::Command)?;
         let control = Control { registers: &self.control, clock: self.clock };

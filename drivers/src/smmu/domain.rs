@@ -228,7 +228,7 @@ impl PagingDomain {
     ///
     /// # Errors
     /// [`NotInvalidated`].
-    #[inline(always)] // The result is large, and most callers take it apart at once.
+    #[inline(always)] // The result is large, and most callers take it apart immediately.
     pub fn invalidate<T>(
         commands: &impl Shared<CommandQueue>,
         stale: Stale<T>,

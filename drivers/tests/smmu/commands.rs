@@ -204,7 +204,7 @@ fn permanently_unreadable_queue_fails_each_batch() {
     }
 }
 
-/// Acknowledging an error that recurs at once would cause endless interrupts.
+/// Acknowledging an error that recurs immediately would cause endless interrupts.
 #[test]
 fn interrupt_handler_retries_a_read_abort_once() {
     let fixture = fixture(IdRegisters::NESTED, WalkCoherency::Coherent);
@@ -270,7 +270,7 @@ impl ConcurrentErrors {
     }
 }
 
-/// GERRORN (IHI 0070, 6.3.18) takes the observed value at once: a second write would follow a second read.
+/// GERRORN (IHI 0070, 6.3.18) is written once, with the observed value.
 #[test]
 fn concurrent_errors_are_acknowledged_by_one_write() {
     let errors = ConcurrentErrors::new();

@@ -112,9 +112,9 @@ pub fn usage() -> (u64, u64) {
 /// The entries of a table from [`alloc()`].
 pub fn entries(table: TableRef<'_>) -> &Entries {
     let address = arch::pointer::to::<Entries>(linear::address_of(table.address()));
-    // SAFETY: not freed while `table` exists, and from [`alloc()`], where all frames of this kernel's tables
-    // come from: these are aligned frames of lowmem, which the linear map maps permanently; entries are
-    // atomics, so concurrent accesses of a table walker and of other CPUs are no data race.
+    // SAFETY: not freed while `table` exists, and from [`alloc()`], the only source of table frames in this
+    // kernel: an aligned frame of lowmem, which the linear map maps permanently; entries are atomics, so
+    // concurrent accesses of a table walker and of other CPUs do not race.
     unsafe { &*address }
 }
 

@@ -3,9 +3,9 @@
 //!
 //! Each CPU has a slot of 2 MiB for a block and one for pages. Interrupts stay enabled: the kernel is not
 //! preemptible, so the thread does not move to another CPU, and interrupt handlers open no window. The slots
-//! have the same addresses on all CPUs, in tables that only this CPU's TTBR1 links: closing a window needs
-//! only a local TLB invalidation. The tables are allocated before the CPU runs, and their entries are written
-//! without a table walk or a lock, so opening a window never allocates and never fails.
+//! have the same addresses on all CPUs, in tables reachable only from this CPU's TTBR1: closing a window
+//! needs only a local TLB invalidation. The tables are allocated before the CPU runs, and their entries are
+//! written without a table walk or a lock, so opening a window never allocates and never fails.
 
 use crate::memory::{kernel_tables, layout, linear, table_frames, zones};
 use crate::percpu::{self, MAX_CPUS, PerCpu};
@@ -57,7 +57,7 @@ pub fn root_mismatch() -> Option<(usize, KernelVa)> {
 ///
 /// # Safety
 /// `chunk` is RAM that the caller owns, or borrows from its owner until this returns. No mapping of it has
-/// another memory type. `f` neither sleeps nor opens another window, which would take this one's slot.
+/// another memory type. `f` neither sleeps nor opens another window, which would reuse the slot.
 #[inline]
 pub unsafe fn with_chunk(chunk: Chunk, memory: MemoryType, mut f: impl FnMut(AddrRange<KernelVa>)) {
     map_chunk(chunk, memory, &mut f);

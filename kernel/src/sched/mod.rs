@@ -174,8 +174,8 @@ pub fn yield_now() {
     reschedule(SCHEDULER.lock());
 }
 
-/// Blocks until [`unpark`] or the deadline; returns at once if `unpark` was called before. A wakeup may be
-/// spurious or meant for an earlier wait: the caller must check its condition again.
+/// Blocks until [`unpark`] or the deadline; returns immediately if `unpark` was called before. A wakeup may
+/// be spurious or meant for an earlier wait: the caller must check its condition again.
 pub fn park(deadline: Option<Nanoseconds>) {
     let _irqs = mask_irqs();
     let thread = current();
@@ -189,7 +189,7 @@ pub fn park(deadline: Option<Nanoseconds>) {
     reschedule(scheduler);
 }
 
-/// Wakes a thread from [`park`], or makes its next `park` return at once.
+/// Wakes a thread from [`park`], or makes its next `park` return immediately.
 pub fn unpark(thread: &Arc<Thread>) {
     let mut scheduler = SCHEDULER.lock();
     if thread.wait_state.wake() {
@@ -225,8 +225,8 @@ pub fn check_signals() {
     with_current(Thread::set_signalled);
 }
 
-/// Makes `thread` look for signals: at once if it waits on behalf of its program, else before it returns to
-/// user space.
+/// Makes `thread` check for signals: immediately if it waits on behalf of its program, else before it returns
+/// to user space.
 pub fn notify(thread: &Arc<Thread>) {
     // Before the wakeup, as in `interrupt`. A thread that runs in user space notices at its next exception,
     // at the latest at the end of its time slice.
@@ -268,7 +268,7 @@ pub fn run() -> ! {
     loop {
         let _irqs = mask_irqs();
         reschedule(SCHEDULER.lock());
-        // An interrupt from here on ends the WFI at once, and is taken when interrupts are unmasked.
+        // An interrupt from here on ends the WFI immediately, and is taken when interrupts are unmasked.
         if mark_idle() {
             arch::cpu::wfi();
             arch::irqsoff::exclude();

@@ -179,7 +179,7 @@ mod tests {
         state: u8,
         queue: Vec<usize>,
         steps: Vec<Step>,
-        /// A wakeup is pending: the next park returns at once.
+        /// A wakeup is pending: the next park returns immediately.
         is_woken: Vec<bool>,
         is_interrupted: Vec<bool>,
     }

@@ -44,7 +44,7 @@ pub(super) fn has_passed(at: Ticks) -> bool {
 }
 
 /// Sets this CPU's timer to the earlier of the two, or off without either. A time in the past raises the
-/// interrupt at once.
+/// interrupt immediately.
 pub(super) fn interrupt_at(slice_end: Option<Ticks>, deadline: Option<Nanoseconds>) {
     match slice_end.into_iter().chain(deadline.map(arch::timer::ns_to_ticks)).min() {
         Some(at) => arch::timer::interrupt_at(at),

@@ -25,7 +25,7 @@ impl WaitQueue {
         Self(SpinLock::new(Vec::new()))
     }
 
-    /// Blocks until `condition` returns a value. It is evaluated at once, and after every
+    /// Blocks until `condition` returns a value. It is evaluated immediately, and after every
     /// [`wake_all`](Self::wake_all). Called in a thread, with no lock held. Ends early only if the process is
     /// terminated, as a killable wait of Linux.
     ///
@@ -60,7 +60,7 @@ impl WaitQueue {
         let thread = super::current();
         loop {
             // Queued before the condition is evaluated, against a lost wakeup: one in between makes `park`
-            // return at once.
+            // return immediately.
             self.0.lock().push(thread.clone());
             let found = condition();
             if found.is_none() && !must_end(&thread) {

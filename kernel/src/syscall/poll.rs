@@ -27,7 +27,7 @@ pub enum Timeout {
 }
 
 impl Timeout {
-    /// Reads the duration at the address in argument `argument`; a null pointer is no limit.
+    /// Reads the duration at the address in argument `argument`; a null pointer means no limit.
     ///
     /// # Errors
     /// `EFAULT`, `EINVAL`.
@@ -35,7 +35,7 @@ impl Timeout {
         Ok(call.timeout(argument)?.map_or(Self::Never, Self::after))
     }
 
-    /// A negative number is no limit.
+    /// A negative number means no limit.
     pub fn from_milliseconds(milliseconds: i32) -> Self {
         u64::try_from(milliseconds).map_or(Self::Never, |duration| Self::after(duration * 1_000_000))
     }

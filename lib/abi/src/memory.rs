@@ -38,7 +38,7 @@ bitflags! {
         const LOCKED = 0x2000;
         /// No reservation; ignored, since there is no commit limit.
         const NORESERVE = 0x4000;
-        /// Populates the page tables at once.
+        /// `mmap` populates the page tables.
         const POPULATE = 0x8000;
         /// With `POPULATE`: only pages that are already in memory.
         const NONBLOCK = 0x10000;

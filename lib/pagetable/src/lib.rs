@@ -8,7 +8,7 @@
 //! # Contract with the caller
 //!
 //! - [`PageTable::map`] only turns invalid entries into valid ones. The caller then makes them visible to the
-//!   walker (DSB ISHST, and ISB on a CPU that uses the address at once). No invalidation is needed, since
+//!   walker (DSB ISHST, and ISB on a CPU that uses the address immediately). No invalidation is needed, since
 //!   TLBs never cache invalid entries.
 //! - [`PageTable::unmap`] clears entries. **The mapped frames and the returned [`StaleTables`] stay in use**
 //!   until the caller has invalidated the range in all TLBs; with stale tables, by a form that also drops

@@ -25,7 +25,7 @@ const BUFFER: u64 = 64 << 10;
 enum Work {
     Alloc,
     Map,
-    /// A CMD_SYNC alone, which completes at once: a doorbell write and a read of CMDQ_CONS.
+    /// A CMD_SYNC alone, which completes immediately: a doorbell write and a read of CMDQ_CONS.
     Sync,
 }
 

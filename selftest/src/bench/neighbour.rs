@@ -38,7 +38,7 @@ struct ThreadCounts {
     wrong: u64,
 }
 
-/// Measures without and with faulting devices; returns at once without other devices or without an SMMU.
+/// Measures without and with faulting devices; returns immediately without other devices or without an SMMU.
 pub fn run(device: &Arc<Device>) -> Result<(), DmaError> {
     let mut engines = devices::dma_engines();
     let Some(first) = engines.next() else { return Ok(()) };

@@ -20,7 +20,7 @@ const UNMAPPED: Iova = Iova::new(0);
 /// Pages of a buffer.
 const PAGES: u64 = 64;
 
-/// Copies and faults until `end`; returns at once without a second device behind an SMMU.
+/// Copies and faults until `end`; returns immediately without a second device behind an SMMU.
 pub fn run(mut rng: Rng, end: u64) -> Result<Tally, String> {
     let mut tally = Tally::default();
     let Some(edu) = devices::dma_engines().nth(1).filter(|edu| edu.device().smmu().is_some()) else {

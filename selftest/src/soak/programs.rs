@@ -72,7 +72,7 @@ pub const WITH_DEVICE: &[Program] = &[
 /// The longest run time of a program that is killed.
 const MAX_RUN_MS: u64 = 300;
 
-/// Runs random ones of `programs` until `end`; returns at once without an initramfs.
+/// Runs random ones of `programs` until `end`; returns immediately without an initramfs.
 pub fn run(mut rng: Rng, end: u64, programs: &[Program]) -> Result<Tally, String> {
     let mut tally = Tally::default();
     while root::tree().is_some() && time::now() < end {

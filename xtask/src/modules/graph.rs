@@ -39,7 +39,7 @@ pub struct Graph {
 
 impl Graph {
     /// The dependencies between the submodules of `scope`. Its own file is a node too, unless it is the
-    /// crate's root; its re-exports are no dependencies.
+    /// crate's root; its re-exports do not count as dependencies.
     pub fn new(all: &Crate, scope: &[&str]) -> Self {
         let mut edges = BTreeSet::new();
         for (path, module) in &all.modules {

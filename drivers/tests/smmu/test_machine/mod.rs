@@ -317,7 +317,7 @@ impl RegionSource for TestMemory {
     }
 }
 
-// SAFETY: the frames are the test's own RAM; the model's walkers observe each store at once.
+// SAFETY: the frames are the test's own RAM; the model's walkers observe each store immediately.
 unsafe impl TableMemory for TestMemory {
     fn allocate(&mut self) -> Option<TableFrame> {
         // SAFETY: `take` returns a page without other owner.

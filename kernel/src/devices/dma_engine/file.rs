@@ -202,8 +202,8 @@ fn direction(copy: &EduCopy) -> Result<TransferDirection, Errno> {
     }
 }
 
-/// Returns the bytes of a buffer of `total` bytes that an import names: `len` from `offset` on, or all from
-/// there on if `len` is 0. `None` if they are no whole pages, none, or not all in the buffer.
+/// Returns the range that an import selects in a buffer of `total` bytes: `len` bytes from `offset`, or the
+/// rest of the buffer if `len` is 0. `None` if it is empty, not page-aligned, or exceeds the buffer.
 fn part(total: u64, offset: u64, len: u64) -> Option<Range<u64>> {
     let end = if len == 0 { total } else { offset.checked_add(len)? };
     let pages = offset.is_multiple_of(PAGE_SIZE) && end.is_multiple_of(PAGE_SIZE);

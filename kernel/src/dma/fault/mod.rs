@@ -2,12 +2,12 @@
 //! the device's fault, and a thread quarantines the device at its limit: the SMMU aborts its transactions,
 //! without further events, until its driver re-arms it ([`Device::rearm`](super::Device::rearm)).
 //!
-//! A device that overflows the event queue is quarantined at once, for [`OVERFLOW_QUARANTINE_NS`] at least:
-//! it would hide the events of other devices.
+//! A device that overflows the event queue is quarantined immediately, for at least
+//! [`OVERFLOW_QUARANTINE_NS`]: it would hide the events of other devices.
 //!
 //! The sink runs in interrupt context and must not wait for the SMMU, so the thread detaches the device. The
 //! same thread drains the event queues once more after suppressed log lines, so that their number is printed
-//! even without another event, and at once if a handler left records in a queue: the interrupt is
+//! even without another event, and immediately if a handler left records in a queue: the interrupt is
 //! edge-triggered, and a queue that does not become empty raises none (IHI 0070, 3.18.2).
 
 mod drain_request;

@@ -306,8 +306,8 @@ impl Epoll {
         Ok(count)
     }
 
-    /// Queues an interest again. This is no event, but a thread that found the queue empty meanwhile looks
-    /// again.
+    /// Queues an interest again. It reports no event, but wakes a thread that found the queue empty in the
+    /// meantime.
     fn requeue(&self, interest: &Arc<Interest>) {
         self.0.ready.update(|ready| {
             ready.push(interest);

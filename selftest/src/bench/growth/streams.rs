@@ -28,7 +28,7 @@ enum Domains {
     Own,
 }
 
-/// Measures with a shared domain and with separate ones; returns at once without an SMMU.
+/// Measures with a shared domain and with separate ones; returns immediately without an SMMU.
 pub fn streams(device: &Arc<Device>) -> Result<(), DmaError> {
     let Some(smmu) = device.smmu() else { return Ok(()) };
     [Domains::Shared, Domains::Own].into_iter().try_for_each(|domains| domains.measure(smmu))
