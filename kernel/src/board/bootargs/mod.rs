@@ -34,6 +34,7 @@ mod glob;
 pub use argument::BootArgument;
 pub use glob::Glob;
 
+use crate::debug;
 use addr::{SizeError, parse_size};
 use argument::CommandLine;
 use core::fmt;
@@ -224,7 +225,7 @@ fn bits(value: Option<&str>) -> Result<u32, ArgumentError> {
 
 /// Accepts an argument in the checking build only.
 fn checking_only<T>(value: Result<T, ArgumentError>) -> Result<T, ArgumentError> {
-    if cfg!(feature = "checking") { value } else { Err(ArgumentError::CheckingOnly) }
+    if debug::ENABLED { value } else { Err(ArgumentError::CheckingOnly) }
 }
 
 fn level(value: Option<&str>) -> Result<LevelFilter, ArgumentError> {
@@ -315,12 +316,11 @@ mod tests {
             ("iommu.events=0", ArgumentError::NotPositive),
             ("dma.trace=1", ArgumentError::UnexpectedValue),
             ("loglevel=10", ArgumentError::NotOneOf("0 to 9")),
-            #[cfg(not(feature = "checking"))]
-            ("inject=frames", ArgumentError::CheckingOnly),
-            #[cfg(not(feature = "checking"))]
-            ("inject.first=9", ArgumentError::CheckingOnly),
-            #[cfg(feature = "checking")]
-            ("inject.first=0", ArgumentError::NotPositive),
+            if debug::ENABLED {
+                ("inject.first=0", ArgumentError::NotPositive)
+            } else {
+                ("inject=frames", ArgumentError::CheckingOnly)
+            },
         ];
         for (argument, error) in cases {
             let text = format!("bench {argument} dma.trace");
