@@ -4,3 +4,4 @@ pub mod access;
 pub mod address_space;
 mod asid;
 pub mod pages;
+pub mod shared_memory;

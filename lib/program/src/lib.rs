@@ -1,8 +1,8 @@
 //! Data structures of a process, independent of the machine: ELF load plan ([`Executable`]), initial stack
 //! ([`StackImage`]), virtual memory areas ([`VmaMap`]), initramfs ([`CpioArchive`], [`Initramfs`]), file
-//! descriptor table ([`FdTable`]), frame records ([`FrameRecord`], [`FrameTable`]), fences of buffers
-//! ([`BufferFences`]), the line discipline of a terminal ([`LineDiscipline`]) and robust futexes
-//! ([`release_robust_list`]).
+//! descriptor table ([`FdTable`]), pages of memory objects ([`PageIndex`]), frame records ([`FrameRecord`],
+//! [`FrameTable`]), fences of buffers ([`BufferFences`]), the line discipline of a terminal
+//! ([`LineDiscipline`]) and robust futexes ([`release_robust_list`]).
 //!
 //! All external input (archives, ELF files, paths, addresses) is untrusted: it is validated on construction,
 //! and errors carry the offending value.
@@ -21,6 +21,7 @@ mod frame_record;
 mod frame_table;
 mod initramfs;
 mod line_discipline;
+mod page_index;
 mod robust_list;
 mod signals;
 mod stack;
@@ -35,6 +36,7 @@ pub use frame_record::{CowWrite, ForkedFrame, FrameRecord, TooManyReferences};
 pub use frame_table::{FrameTable, OutOfRecords};
 pub use initramfs::{Initramfs, InitramfsError, Node, NodeId, NodeKind};
 pub use line_discipline::{LineDiscipline, ReadState};
+pub use page_index::PageIndex;
 pub use robust_list::{FutexMemory, release_robust_list};
 pub use signals::{Delivery, PendingSignals, deliver, deliver_forced};
 pub use stack::{ArgumentListTooLong, StackImage, StackRequest};

@@ -789,4 +789,12 @@ pub const MUTANTS: &[SourceMutant] = &[
         to: "",
         oracle: Oracle::UnitTest("--package=program", "line_discipline::"),
     },
+    SourceMutant {
+        name: "bytes beyond the end of a file kept by truncation",
+        file: "kernel/src/vm/shared_memory.rs",
+        item: "truncate",
+        from: "self.punch(size..before.next_multiple_of(PAGE_SIZE));",
+        to: "self.punch(size.next_multiple_of(PAGE_SIZE)..before.next_multiple_of(PAGE_SIZE));",
+        oracle: Oracle::UnitTest("--package=kernel", "objects_match_a_model_and_release_their_frames"),
+    },
 ];
