@@ -290,9 +290,9 @@ mod tests {
     }
 
     /// A configuration space that logs the offsets of writes.
-    struct Logged(FakeBus, Vec<u16>);
+    struct LoggingBus(FakeBus, Vec<u16>);
 
-    impl ConfigSpace for Logged {
+    impl ConfigSpace for LoggingBus {
         fn read(&self, at: Bdf, offset: u16, width: Width) -> u32 {
             self.0.read(at, offset, width)
         }
@@ -311,7 +311,7 @@ mod tests {
             .extended(0x100, ExtendedCapability::PASID, 0x140, pasid)
             .extended(0x140, ExtendedCapability::ATS, 0x180, ats)
             .extended(0x180, ExtendedCapability::PRI, 0, pri);
-        let mut config = Logged(FakeBus::new([enabled]), Vec::new());
+        let mut config = LoggingBus(FakeBus::new([enabled]), Vec::new());
         quiesce(&mut config, Bdf::new(0, 0, 0));
         assert_eq!(config.1, [COMMAND, 0x184, 0x146, 0x106], "bus mastering, PRI, ATS, PASID");
     }

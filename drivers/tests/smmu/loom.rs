@@ -6,9 +6,9 @@ use ::loom::sync::{Arc, Mutex};
 use ::loom::thread;
 use drivers::iommu::Stale;
 
-struct Locked(Mutex<CommandQueue>);
+struct LoomQueue(Mutex<CommandQueue>);
 
-impl Shared<CommandQueue> for Locked {
+impl Shared<CommandQueue> for LoomQueue {
     fn with<R>(&self, action: impl FnOnce(&mut CommandQueue) -> R) -> R {
         action(&mut self.0.lock().unwrap())
     }
@@ -51,7 +51,7 @@ fn spawn(action: impl FnOnce() + 'static) -> thread::JoinHandle<()> {
 }
 
 /// Invalidates a page, and checks afterwards that the SMMU does not translate it.
-fn invalidate(queue: &Locked, machine: &Rc<TestMachine>, at: u64, stale: Stale<()>) {
+fn invalidate(queue: &LoomQueue, machine: &Rc<TestMachine>, at: u64, stale: Stale<()>) {
     let freed = PagingDomain::invalidate(queue, stale).unwrap();
     freed.take(&mut TestMemory(machine.clone()));
     let outcome = machine.access(STREAM, at, READ);
@@ -63,7 +63,7 @@ fn invalidate_concurrently(cpus: usize) {
     let CachedPages { mut fixture, mut domain } = cached_pages(cpus);
     let stale: Vec<_> = AT[..cpus].iter().map(|&at| (at, fixture.unmap(&mut domain, at, 1, ()))).collect();
     let machine = fixture.machine.clone();
-    let queue = Arc::new(Locked(Mutex::new(fixture.commands.into_inner())));
+    let queue = Arc::new(LoomQueue(Mutex::new(fixture.commands.into_inner())));
     let cpu = |(at, stale)| {
         let (queue, machine) = (queue.clone(), machine.clone());
         spawn(move || invalidate(&queue, &machine, at, stale))

@@ -252,14 +252,14 @@ mod tests {
 
     /// A watcher that records its notifications.
     #[derive(Clone)]
-    struct Recorder {
+    struct NotificationRecorder {
         number: usize,
         is_exclusive: bool,
         is_waiting: bool,
         log: Rc<RefCell<Vec<usize>>>,
     }
 
-    impl Notified for Recorder {
+    impl Notified for NotificationRecorder {
         fn is_same(&self, other: &Self) -> bool {
             self.number == other.number
         }
@@ -278,7 +278,9 @@ mod tests {
         let mut watchers = Watchers::new();
         let kinds = [(true, false), (false, true), (true, true), (true, true), (false, true)];
         for (number, (is_exclusive, is_waiting)) in kinds.into_iter().enumerate() {
-            watchers.add(&Recorder { number, is_exclusive, is_waiting, log: log.clone() }).unwrap();
+            watchers
+                .add(&NotificationRecorder { number, is_exclusive, is_waiting, log: log.clone() })
+                .unwrap();
         }
         watchers.notify(PollEvents::IN);
         assert_eq!(*log.borrow(), [0, 1, 2, 4]);
@@ -287,7 +289,8 @@ mod tests {
     #[test]
     fn watcher_is_removed_after_as_many_removals_as_registrations() {
         let log = Rc::new(RefCell::new(Vec::new()));
-        let recorder = |number| Recorder { number, is_exclusive: false, is_waiting: true, log: log.clone() };
+        let recorder =
+            |number| NotificationRecorder { number, is_exclusive: false, is_waiting: true, log: log.clone() };
         let mut watchers = Watchers::new();
         for number in [1, 2, 1] {
             watchers.add(&recorder(number)).unwrap();
@@ -303,7 +306,8 @@ mod tests {
     #[test]
     fn number_of_watchers_is_limited() {
         let log = Rc::new(RefCell::new(Vec::new()));
-        let recorder = |number| Recorder { number, is_exclusive: false, is_waiting: true, log: log.clone() };
+        let recorder =
+            |number| NotificationRecorder { number, is_exclusive: false, is_waiting: true, log: log.clone() };
         let mut watchers = Watchers::new();
         for number in 0..WATCHERS_MAX {
             watchers.add(&recorder(number)).unwrap();
@@ -314,7 +318,7 @@ mod tests {
 
     /// The steps of `block_on`, each of which is one critical section.
     #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-    enum Step {
+    enum WaitStep {
         FirstAttempt,
         Watch,
         Attempt,
@@ -330,7 +334,7 @@ mod tests {
         counter: usize,
         to_write: usize,
         watchers: Vec<usize>,
-        steps: Vec<Step>,
+        steps: Vec<WaitStep>,
         is_woken: Vec<bool>,
     }
 
@@ -343,7 +347,7 @@ mod tests {
 
         fn unpark(&mut self, thread: usize) {
             match self.steps[thread] {
-                Step::Parked => self.steps[thread] = Step::Attempt,
+                WaitStep::Parked => self.steps[thread] = WaitStep::Attempt,
                 _ => self.is_woken[thread] = true,
             }
         }
@@ -361,21 +365,21 @@ mod tests {
             }
             let step = self.steps[thread];
             self.steps[thread] = match step {
-                Step::FirstAttempt if self.take() => Step::Done,
-                Step::FirstAttempt => Step::Watch,
-                Step::Watch => {
+                WaitStep::FirstAttempt if self.take() => WaitStep::Done,
+                WaitStep::FirstAttempt => WaitStep::Watch,
+                WaitStep::Watch => {
                     self.watchers.push(thread);
-                    Step::Attempt
+                    WaitStep::Attempt
                 }
-                Step::Attempt if self.take() => Step::Unwatch,
-                Step::Attempt => Step::Park,
-                Step::Park if core::mem::take(&mut self.is_woken[thread]) => Step::Attempt,
-                Step::Park => Step::Parked,
-                Step::Unwatch => {
+                WaitStep::Attempt if self.take() => WaitStep::Unwatch,
+                WaitStep::Attempt => WaitStep::Park,
+                WaitStep::Park if core::mem::take(&mut self.is_woken[thread]) => WaitStep::Attempt,
+                WaitStep::Park => WaitStep::Parked,
+                WaitStep::Unwatch => {
                     self.watchers.retain(|&other| other != thread);
-                    Step::Done
+                    WaitStep::Done
                 }
-                Step::Parked | Step::Done => return false,
+                WaitStep::Parked | WaitStep::Done => return false,
             };
             true
         }
@@ -389,7 +393,7 @@ mod tests {
             counter: 0,
             to_write: readers,
             watchers: Vec::new(),
-            steps: [Step::FirstAttempt].repeat(readers),
+            steps: [WaitStep::FirstAttempt].repeat(readers),
             is_woken: [false].repeat(readers),
         };
         let (mut seen, mut open) = (BTreeSet::from([start.clone()]), Vec::from([start]));
@@ -404,7 +408,7 @@ mod tests {
                     }
                 }
             }
-            let is_done = state.steps.iter().all(|&step| step == Step::Done);
+            let is_done = state.steps.iter().all(|&step| step == WaitStep::Done);
             assert!(can_run || is_done, "a thread sleeps forever: {state:?}");
         }
         assert!(seen.len() > 1000, "{} states", seen.len());

@@ -84,15 +84,15 @@ mod tests {
     use std::vec::Vec;
 
     #[repr(C, align(4096))]
-    struct Memory([u8; 4 * LIMIT]);
+    struct BlockMemory([u8; 4 * LIMIT]);
 
-    fn blocks(memory: &mut Memory, size: usize) -> Vec<NonNull<u8>> {
+    fn blocks(memory: &mut BlockMemory, size: usize) -> Vec<NonNull<u8>> {
         memory.0.chunks_mut(size).map(|block| NonNull::from(block).cast()).collect()
     }
 
     #[test]
     fn blocks_are_reused_in_lifo_order_in_their_own_size() {
-        let mut memory = std::boxed::Box::new(Memory([0; 4 * LIMIT]));
+        let mut memory = std::boxed::Box::new(BlockMemory([0; 4 * LIMIT]));
         let blocks = blocks(&mut memory, 64);
         let mut cache = HeapCache::new();
         for block in &blocks[..3] {
@@ -107,7 +107,7 @@ mod tests {
 
     #[test]
     fn each_size_has_a_limit() {
-        let mut memory = std::boxed::Box::new(Memory([0; 4 * LIMIT]));
+        let mut memory = std::boxed::Box::new(BlockMemory([0; 4 * LIMIT]));
         let mut cache = HeapCache::new();
         for size in [8, 256, 4096] {
             let blocks = blocks(&mut memory, size);
@@ -125,7 +125,7 @@ mod tests {
 
     #[test]
     fn other_sizes_are_not_cached() {
-        let mut memory = std::boxed::Box::new(Memory([0; 4 * LIMIT]));
+        let mut memory = std::boxed::Box::new(BlockMemory([0; 4 * LIMIT]));
         let mut cache = HeapCache::new();
         for size in [1, 4, 8192] {
             let block = NonNull::from(&mut memory.0).cast();

@@ -161,7 +161,7 @@ mod tests {
     /// The next step of a thread that locks and unlocks once, in the order of `WaitQueue::wait_until`. Every
     /// step is one access of memory that other threads can observe.
     #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-    enum Step {
+    enum LockStep {
         FastPath,
         Enqueue,
         FirstTry,
@@ -178,7 +178,7 @@ mod tests {
     struct Threads {
         state: u8,
         queue: Vec<usize>,
-        steps: Vec<Step>,
+        steps: Vec<LockStep>,
         /// A wakeup is pending: the next park returns immediately.
         is_woken: Vec<bool>,
         is_interrupted: Vec<bool>,
@@ -186,7 +186,7 @@ mod tests {
 
     impl Threads {
         fn new(count: usize) -> Self {
-            let steps = [Step::FastPath].repeat(count);
+            let steps = [LockStep::FastPath].repeat(count);
             let (is_woken, is_interrupted) = ([false].repeat(count), [false].repeat(count));
             Self { state: UNLOCKED, queue: Vec::new(), steps, is_woken, is_interrupted }
         }
@@ -201,7 +201,7 @@ mod tests {
 
         fn unpark(&mut self, thread: usize) {
             match self.steps[thread] {
-                Step::Parked => self.steps[thread] = Step::Dequeue { is_locked: false },
+                LockStep::Parked => self.steps[thread] = LockStep::Dequeue { is_locked: false },
                 _ => self.is_woken[thread] = true,
             }
         }
@@ -210,39 +210,39 @@ mod tests {
         fn run(&mut self, thread: usize) -> bool {
             let step = self.steps[thread];
             self.steps[thread] = match step {
-                Step::FastPath if self.with(LockState::try_lock) => Step::Unlock,
-                Step::FastPath => Step::Enqueue,
-                Step::Enqueue => {
+                LockStep::FastPath if self.with(LockState::try_lock) => LockStep::Unlock,
+                LockStep::FastPath => LockStep::Enqueue,
+                LockStep::Enqueue => {
                     self.queue.push(thread);
-                    Step::FirstTry
+                    LockStep::FirstTry
                 }
-                Step::FirstTry if self.with(LockState::try_lock_contended) => {
-                    Step::Dequeue { is_locked: true }
+                LockStep::FirstTry if self.with(LockState::try_lock_contended) => {
+                    LockStep::Dequeue { is_locked: true }
                 }
-                Step::FirstTry if self.is_interrupted[thread] => Step::Dequeue { is_locked: false },
-                Step::FirstTry => Step::Park,
-                Step::Park if core::mem::take(&mut self.is_woken[thread]) => {
-                    Step::Dequeue { is_locked: false }
+                LockStep::FirstTry if self.is_interrupted[thread] => LockStep::Dequeue { is_locked: false },
+                LockStep::FirstTry => LockStep::Park,
+                LockStep::Park if core::mem::take(&mut self.is_woken[thread]) => {
+                    LockStep::Dequeue { is_locked: false }
                 }
-                Step::Park => Step::Parked,
-                Step::Dequeue { is_locked } => {
+                LockStep::Park => LockStep::Parked,
+                LockStep::Dequeue { is_locked } => {
                     if let Some(at) = self.queue.iter().position(|&other| other == thread) {
                         self.queue.swap_remove(at);
                     }
-                    if is_locked { Step::Unlock } else { Step::SecondTry }
+                    if is_locked { LockStep::Unlock } else { LockStep::SecondTry }
                 }
-                Step::SecondTry if self.with(LockState::try_lock_contended) => Step::Unlock,
-                Step::SecondTry if self.is_interrupted[thread] => Step::Done,
-                Step::SecondTry => Step::Enqueue,
-                Step::Unlock if self.with(LockState::unlock) => Step::Wake,
-                Step::Unlock => Step::Done,
-                Step::Wake => {
+                LockStep::SecondTry if self.with(LockState::try_lock_contended) => LockStep::Unlock,
+                LockStep::SecondTry if self.is_interrupted[thread] => LockStep::Done,
+                LockStep::SecondTry => LockStep::Enqueue,
+                LockStep::Unlock if self.with(LockState::unlock) => LockStep::Wake,
+                LockStep::Unlock => LockStep::Done,
+                LockStep::Wake => {
                     if let Some(&first) = self.queue.first() {
                         self.unpark(first);
                     }
-                    Step::Done
+                    LockStep::Done
                 }
-                Step::Parked | Step::Done => return false,
+                LockStep::Parked | LockStep::Done => return false,
             };
             true
         }
@@ -261,7 +261,7 @@ mod tests {
             let holders = threads
                 .steps
                 .iter()
-                .filter(|step| matches!(step, Step::Unlock | Step::Dequeue { is_locked: true }));
+                .filter(|step| matches!(step, LockStep::Unlock | LockStep::Dequeue { is_locked: true }));
             assert!(holders.count() <= 1, "two holders: {threads:?}");
             let before = pending.len();
             for thread in 0..3 {
@@ -271,10 +271,10 @@ mod tests {
                 }
             }
             let is_stuck = pending.len() == before;
-            let all_done = threads.steps.iter().all(|&step| step == Step::Done);
+            let all_done = threads.steps.iter().all(|&step| step == LockStep::Done);
             assert!(!is_stuck || all_done, "a wakeup is lost: {threads:?}");
             for thread in 0..2 {
-                if !threads.is_interrupted[thread] && threads.steps[thread] != Step::Done {
+                if !threads.is_interrupted[thread] && threads.steps[thread] != LockStep::Done {
                     let mut next = threads.clone();
                     next.is_interrupted[thread] = true;
                     next.unpark(thread);

@@ -21,9 +21,9 @@ pub const RAM_BYTES: u64 = 64 << 20;
 pub const LINE: u64 = 64;
 const WORD: u64 = 8;
 
-type Word = u64;
+type CacheWord = u64;
 /// The contents of a cache line.
-pub type Line = [Word; (LINE / WORD) as usize];
+pub type CacheLine = [CacheWord; (LINE / WORD) as usize];
 
 /// The number of TLB entries; a new entry evicts a random one.
 const TLB_ENTRIES: usize = 48;
@@ -32,7 +32,7 @@ const WINDOWS: u64 = 0xffff_b000_0000_0000;
 
 /// The memory type of a mapping, in the order of the kernel's MAIR_EL1 indices.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum MemoryType {
+pub enum MairIndex {
     WriteBack,
     NonCacheable,
     Device,
@@ -49,7 +49,7 @@ enum Maintenance {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct TlbEntry {
     page: u64,
-    memory_type: MemoryType,
+    memory_type: MairIndex,
     /// The start and end of the page or block: invalidating any address in it removes the entry.
     leaf: (u64, u64),
 }
@@ -58,9 +58,9 @@ struct TlbEntry {
 pub type Mutation = fn(Instruction) -> Option<Instruction>;
 
 struct ModelState {
-    memory: Vec<Word>,
+    memory: Vec<CacheWord>,
     /// The CPU's view when the line was last equal to memory.
-    last_written_back: Vec<Word>,
+    last_written_back: Vec<CacheWord>,
     cached: Vec<bool>,
     /// Maintenance operations that no DSB has completed yet.
     pending: Vec<(u64, Maintenance)>,
@@ -74,7 +74,7 @@ struct ModelState {
 
 pub struct CacheModel {
     /// The CPU's view; the kernel holds pointers into it.
-    cpu: *mut Word,
+    cpu: *mut CacheWord,
     root: Cell<Option<PhysAddr>>,
     pub mutation: Cell<Option<Mutation>>,
     /// Called after each operation that the kernel logs.
@@ -172,23 +172,23 @@ impl CacheModel {
         self.cpu.expose_provenance() as u64 + (at - RAM)
     }
 
-    fn cpu(&self, at: u64) -> *mut Word {
+    fn cpu(&self, at: u64) -> *mut CacheWord {
         assert!((RAM..RAM + RAM_BYTES).contains(&at), "no RAM at {at:#x}");
         self.cpu.wrapping_add(index(at))
     }
 
-    fn cpu_load(&self, at: u64) -> Word {
+    fn cpu_load(&self, at: u64) -> CacheWord {
         // SAFETY: inside the leaked allocation (`cpu`); the kernel and the test run on one thread.
         unsafe { self.cpu(at).read() }
     }
 
-    fn cpu_store(&self, at: u64, value: Word) {
+    fn cpu_store(&self, at: u64, value: CacheWord) {
         // SAFETY: as in `cpu_load`.
         unsafe { self.cpu(at).write(value) }
     }
 
     /// Translates `va` through the TLB or the page tables (DDI 0487, D8.3).
-    fn translate(&self, va: KernelVa) -> Option<(u64, MemoryType)> {
+    fn translate(&self, va: KernelVa) -> Option<(u64, MairIndex)> {
         let entry = self.lookup(va.raw() & !(PAGE_SIZE - 1))?;
         Some((entry.page + va.raw() % PAGE_SIZE, entry.memory_type))
     }
@@ -209,7 +209,7 @@ impl CacheModel {
                 (0b11, 0..3) => table = output,
                 (0b01, 1 | 2) | (0b11, 3) => {
                     let (inside, start) = (page & ((1 << shift) - 1), page >> shift << shift);
-                    let memory_types = [MemoryType::WriteBack, MemoryType::NonCacheable, MemoryType::Device];
+                    let memory_types = [MairIndex::WriteBack, MairIndex::NonCacheable, MairIndex::Device];
                     let memory_type = memory_types[(entry >> 2 & 0b111) as usize];
                     return Some(TlbEntry {
                         page: output + inside,
@@ -348,7 +348,7 @@ impl CacheModel {
             let (first, memory_type) = self.access(KernelVa::new(page));
             for line in (first..first + PAGE_SIZE).step_by(LINE as usize) {
                 self.access_line(line, memory_type);
-                self.store(line, memory_type, Line::default());
+                self.store(line, memory_type, CacheLine::default());
             }
         }
     }
@@ -359,7 +359,7 @@ impl CacheModel {
             if let Some(page) = self.random_address() {
                 let line = LINE * self.below(PAGE_SIZE / LINE);
                 match self.load_tlb(page) {
-                    Some(TlbEntry { page, memory_type: MemoryType::WriteBack, .. }) => {
+                    Some(TlbEntry { page, memory_type: MairIndex::WriteBack, .. }) => {
                         self.set_cached(page + line, true)
                     }
                     _ => continue,
@@ -396,16 +396,16 @@ impl CacheModel {
     }
 
     /// The CPU stores a line at `va`.
-    pub fn store_line(&self, va: KernelVa, value: Line) {
+    pub fn store_line(&self, va: KernelVa, value: CacheLine) {
         let (line, memory_type) = self.access(va);
         self.store(line, memory_type, value);
     }
 
-    fn store(&self, line: u64, memory_type: MemoryType, value: Line) {
+    fn store(&self, line: u64, memory_type: MairIndex, value: CacheLine) {
         let state = &mut *self.state.borrow_mut();
         for (at, value) in words(line).zip(value) {
             self.cpu_store(at, value);
-            if memory_type == MemoryType::WriteBack {
+            if memory_type == MairIndex::WriteBack {
                 // Dirty even if the value is unchanged.
                 state.last_written_back[index(at)] = !value;
             } else {
@@ -416,13 +416,13 @@ impl CacheModel {
     }
 
     /// The CPU loads a line at `va`.
-    pub fn load_line(&self, va: KernelVa) -> Line {
+    pub fn load_line(&self, va: KernelVa) -> CacheLine {
         let (line, _) = self.access(va);
         std::array::from_fn(|word| self.cpu_load(line + WORD * word as u64))
     }
 
     /// The physical address and memory type of the line at `va`, for a CPU access.
-    fn access(&self, va: KernelVa) -> (u64, MemoryType) {
+    fn access(&self, va: KernelVa) -> (u64, MairIndex) {
         self.speculate();
         let page = va.raw() & !(PAGE_SIZE - 1);
         let entry = self.load_tlb(page).unwrap_or_else(|| panic!("fault at {va}"));
@@ -431,9 +431,9 @@ impl CacheModel {
         (line, entry.memory_type)
     }
 
-    fn access_line(&self, line: u64, memory_type: MemoryType) {
+    fn access_line(&self, line: u64, memory_type: MairIndex) {
         match memory_type {
-            MemoryType::WriteBack => self.set_cached(line, true),
+            MairIndex::WriteBack => self.set_cached(line, true),
             memory_type => {
                 assert!(!self.is_cached(line), "{memory_type:?} access to {line:#x}, which is cached")
             }
@@ -441,26 +441,26 @@ impl CacheModel {
     }
 
     /// A bus master that snoops the caches reads a word.
-    pub fn snoop(&self, at: u64) -> Word {
+    pub fn snoop(&self, at: u64) -> CacheWord {
         self.cpu_load(at)
     }
 
     /// A bus master that snoops the caches writes a word.
-    pub fn snooping_store(&self, at: u64, value: Word) {
+    pub fn snooping_store(&self, at: u64, value: CacheWord) {
         self.cpu_store(at, value);
         let state = &mut *self.state.borrow_mut();
         (state.memory[index(at)], state.last_written_back[index(at)]) = (value, value);
     }
 
     /// The device reads a line.
-    pub fn device_load(&self, line: PhysAddr) -> Line {
+    pub fn device_load(&self, line: PhysAddr) -> CacheLine {
         self.speculate();
         let state = self.state.borrow();
         std::array::from_fn(|word| state.memory[index(line.raw()) + word])
     }
 
     /// The device writes a line. The CPU sees the data if the line is not cached.
-    pub fn device_store(&self, line: PhysAddr, value: Line) {
+    pub fn device_store(&self, line: PhysAddr, value: CacheLine) {
         self.speculate();
         let cached = self.is_cached(line.raw());
         let first = index(line.raw());

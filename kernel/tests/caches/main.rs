@@ -12,7 +12,7 @@ use addr::{AddrRange, PhysAddr};
 use arch::boot::BootInfo;
 use cache_model::{CacheModel, RAM, RAM_BYTES};
 use kernel::memory::{self, Sizes};
-use mutants::{MUTANTS, Mutant};
+use mutants::{MUTANTS, MaintenanceMutant};
 use smmu_device::SmmuDevice;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::Command;
@@ -83,7 +83,7 @@ fn every_mutant_is_killed() {
 }
 
 /// Whether the test fails with the mutant, in a process of its own.
-fn is_killed(mutant: &Mutant) -> bool {
+fn is_killed(mutant: &MaintenanceMutant) -> bool {
     let mut test = Command::new(std::env::current_exe().unwrap());
     test.args(["--exact", "cpu_and_noncoherent_device_see_each_others_data", "--nocapture"]);
     let output = test.env(MUTANT_VARIABLE, mutant.name).env("RUST_BACKTRACE", "0").output().unwrap();

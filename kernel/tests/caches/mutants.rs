@@ -4,23 +4,23 @@ use super::cache_model::Mutation;
 use arch::fake::Instruction;
 
 /// A deliberate fault in the cache maintenance.
-pub struct Mutant {
+pub struct MaintenanceMutant {
     pub name: &'static str,
     pub mutation: Mutation,
 }
 
 /// All mutants; `doc/mutants.md` has the same list.
-pub const MUTANTS: &[Mutant] = &[
-    Mutant { name: "no clean before a device read", mutation: no_clean },
-    Mutant { name: "no clean and invalidate after a device write", mutation: no_clean_invalidate },
-    Mutant { name: "clean instead of clean and invalidate", mutation: clean_only },
-    Mutant { name: "invalidate instead of clean", mutation: invalidate_for_clean },
-    Mutant { name: "invalidate instead of clean and invalidate", mutation: invalidate_only },
-    Mutant { name: "no DSB after maintenance", mutation: no_dsb },
-    Mutant { name: "no TLB invalidation after an alias is unmapped", mutation: no_tlbi },
-    Mutant { name: "no local TLB invalidation after a window is unmapped", mutation: no_own_tlbi },
-    Mutant { name: "no barrier between zeroing and mapping", mutation: no_dmb },
-    Mutant { name: "maintenance of only the first line of a range", mutation: first_line },
+pub const MUTANTS: &[MaintenanceMutant] = &[
+    MaintenanceMutant { name: "no clean before a device read", mutation: no_clean },
+    MaintenanceMutant { name: "no clean and invalidate after a device write", mutation: no_clean_invalidate },
+    MaintenanceMutant { name: "clean instead of clean and invalidate", mutation: clean_only },
+    MaintenanceMutant { name: "invalidate instead of clean", mutation: invalidate_for_clean },
+    MaintenanceMutant { name: "invalidate instead of clean and invalidate", mutation: invalidate_only },
+    MaintenanceMutant { name: "no DSB after maintenance", mutation: no_dsb },
+    MaintenanceMutant { name: "no TLB invalidation after an alias is unmapped", mutation: no_tlbi },
+    MaintenanceMutant { name: "no local TLB invalidation after a window is unmapped", mutation: no_own_tlbi },
+    MaintenanceMutant { name: "no barrier between zeroing and mapping", mutation: no_dmb },
+    MaintenanceMutant { name: "maintenance of only the first line of a range", mutation: first_line },
 ];
 
 fn no_clean(instruction: Instruction) -> Option<Instruction> {

@@ -1,7 +1,7 @@
 //! A device that does not snoop, behind the SMMU model: it writes to its mappings at every barrier and every
 //! cache maintenance operation, for as long as the SMMU translates.
 
-use super::cache_model::{CacheModel, LINE, Line};
+use super::cache_model::{CacheLine, CacheModel, LINE};
 use addr::{AddrRange, Chunk, Iova, KernelVa, PAGE_SIZE, PhysAddr, StreamId};
 use dma_api::{Attrs, Direction, DmaError, StreamMemory};
 use drivers::fake::FakeRegisters;
@@ -46,16 +46,16 @@ impl PhysicalMemory for SnoopedRam {
 
 /// The memory that the device writes.
 #[derive(Clone, Copy)]
-struct Target {
+struct WriteTarget {
     iova: Iova,
     len: u64,
 }
 
 /// The SMMU and the device behind it.
-struct Bus {
+struct ModelBus {
     smmu: RefCell<SmmuModel<SharedRegisters, SnoopedRam>>,
     ram: Rc<CacheModel>,
-    target: Cell<Option<Target>>,
+    target: Cell<Option<WriteTarget>>,
     /// The number of the last write of a page, which is the value of all its words.
     written: Cell<u64>,
     time: Cell<u64>,
@@ -64,14 +64,14 @@ struct Bus {
 }
 
 thread_local! {
-    static BUS: RefCell<Option<Rc<Bus>>> = const { RefCell::new(None) };
+    static BUS: RefCell<Option<Rc<ModelBus>>> = const { RefCell::new(None) };
 }
 
-fn installed() -> Rc<Bus> {
+fn installed() -> Rc<ModelBus> {
     BUS.with_borrow(Clone::clone).expect("a bus on this thread")
 }
 
-impl Bus {
+impl ModelBus {
     fn tick(&self) {
         // An SMMU that hangs costs few polls.
         let hung = self.smmu.borrow().hung;
@@ -84,7 +84,7 @@ impl Bus {
 
     /// The device writes each page of the target that the SMMU translates.
     fn device_writes(&self) {
-        let Some(Target { iova, len }) = self.target.get() else { return };
+        let Some(WriteTarget { iova, len }) = self.target.get() else { return };
         for page in (0..len).step_by(PAGE_SIZE as usize) {
             let address = iova.raw() + page;
             let access = self.smmu.borrow_mut().access(STREAM, address, AccessKind::Write);
@@ -101,7 +101,7 @@ impl Bus {
 
 /// The device behind a started SMMU.
 pub struct SmmuDevice {
-    bus: Rc<Bus>,
+    bus: Rc<ModelBus>,
     smmu: &'static Smmu,
     device: Arc<Device>,
 }
@@ -111,7 +111,7 @@ impl SmmuDevice {
         let registers = Rc::new(FakeRegisters::new(Registers::BYTES as usize));
         let smmu =
             SmmuModel::new(SharedRegisters(registers.clone()), SnoopedRam(ram.clone()), IdRegisters::NESTED);
-        let bus = Rc::new(Bus {
+        let bus = Rc::new(ModelBus {
             smmu: RefCell::new(smmu),
             ram: ram.clone(),
             target: Cell::new(None),
@@ -130,7 +130,7 @@ impl SmmuDevice {
 
     /// Lets the device write to `target` at every event during `action`.
     fn while_writing(&self, target: AddrRange<Iova>, action: impl FnOnce()) {
-        self.bus.target.set(Some(Target { iova: target.start(), len: target.len() }));
+        self.bus.target.set(Some(WriteTarget { iova: target.start(), len: target.len() }));
         self.bus.device_writes();
         self.bus.ram.on_event.set(Some(|| installed().device_writes()));
         action();
@@ -150,7 +150,7 @@ impl SmmuDevice {
                     (self.bus.ram.load_line(va + line), self.bus.ram.device_load(chunk.start() + line));
                 let at = chunk.start() + line;
                 assert!(seen == expected, "CPU sees {:x} at {at}, not {:x}", seen[0], expected[0]);
-                assert!(seen != Line::default(), "the device wrote nothing");
+                assert!(seen != CacheLine::default(), "the device wrote nothing");
             }
             va = va + chunk.bytes();
         }

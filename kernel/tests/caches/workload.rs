@@ -1,7 +1,7 @@
 //! Random workloads of buffers and streaming mappings: each read by the device or the CPU must return the
 //! last write, and never data of an earlier owner.
 
-use super::cache_model::{CacheModel, LINE, Line, RAM, RAM_BYTES};
+use super::cache_model::{CacheLine, CacheModel, LINE, RAM, RAM_BYTES};
 use addr::{AddrRange, Address, Chunk, KernelVa, PAGE_SIZE, PhysAddr};
 use dma_api::{Attrs, Direction, DmaError, DmaMask, PhysSegment, StreamMemory};
 use drivers::direct::BusWindow;
@@ -72,24 +72,24 @@ impl RandomWorkload {
     }
 
     /// A unique pattern, different in every word.
-    fn unique_pattern(&mut self) -> Line {
+    fn unique_pattern(&mut self) -> CacheLine {
         self.writes += 1;
         std::array::from_fn(|word| self.seed << 32 | self.writes << 8 | word as u64 | 0x80)
     }
 
-    fn cpu_writes(&mut self, line: LineAddress) -> Line {
+    fn cpu_writes(&mut self, line: LineAddress) -> CacheLine {
         let pattern = self.unique_pattern();
         self.model.store_line(line.va, pattern);
         pattern
     }
 
-    fn device_writes(&mut self, line: LineAddress) -> Line {
+    fn device_writes(&mut self, line: LineAddress) -> CacheLine {
         let pattern = self.unique_pattern();
         self.model.device_store(line.at, pattern);
         pattern
     }
 
-    fn check(&self, observer: &str, seen: Line, expected: Line, line: LineAddress) {
+    fn check(&self, observer: &str, seen: CacheLine, expected: CacheLine, line: LineAddress) {
         assert!(seen == expected, "{observer} sees {:x} at {}, not {:x}", seen[0], line.at, expected[0]);
     }
 
@@ -119,7 +119,7 @@ impl RandomWorkload {
         for frame in frames(buffer.chunks()) {
             for line in (0..PAGE_SIZE).step_by(4 * LINE as usize) {
                 let seen = self.model.device_load(frame + line);
-                assert!(seen == Line::default(), "old data at {}: {:x}", frame + line, seen[0]);
+                assert!(seen == CacheLine::default(), "old data at {}: {:x}", frame + line, seen[0]);
             }
         }
     }
@@ -154,13 +154,13 @@ impl RandomWorkload {
             // Every line is checked: an earlier owner left data in one line of a frame.
             for offset in (0..view.len()).step_by(LINE as usize) {
                 let seen = self.model.load_line(view.start() + offset);
-                assert!(seen == Line::default(), "old data at {}: {seen:x?}", view.start() + offset);
+                assert!(seen == CacheLine::default(), "old data at {}: {seen:x?}", view.start() + offset);
             }
         }
         for round in 0..4 {
             let line = self.random_line(view, buffer.chunks());
             let mut expected = self.model.load_line(line.va);
-            assert!(round > 0 || expected == Line::default(), "old data at {}: {expected:x?}", line.at);
+            assert!(round > 0 || expected == CacheLine::default(), "old data at {}: {expected:x?}", line.at);
             if self.model.below(2) == 0 {
                 expected = self.cpu_writes(line);
             }

@@ -15,20 +15,20 @@ const RAM: u64 = 0x4000_0000;
 const RAM_BYTES: u64 = 32 << 20;
 
 /// The RAM of the process's only kernel instance.
-struct HostMemory {
+struct HostRam {
     /// The host address of RAM.
     ram: u64,
     /// The kernel's root page table.
     root: OnceLock<PhysAddr>,
 }
 
-static HOST: OnceLock<HostMemory> = OnceLock::new();
+static HOST: OnceLock<HostRam> = OnceLock::new();
 
-fn host() -> &'static HostMemory {
+fn host() -> &'static HostRam {
     HOST.get_or_init(|| {
         let bytes = vec![0u64; ((RAM_BYTES + PAGE_SIZE) / 8) as usize].leak().as_mut_ptr();
         let ram = bytes.wrapping_add(bytes.align_offset(PAGE_SIZE as usize));
-        HostMemory { ram: ram.expose_provenance() as u64, root: OnceLock::new() }
+        HostRam { ram: ram.expose_provenance() as u64, root: OnceLock::new() }
     })
 }
 

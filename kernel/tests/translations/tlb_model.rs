@@ -29,7 +29,7 @@ const PERMISSIONS: u64 = 3 << 6 | 3 << 53;
 type Regime = Option<Asid>;
 
 /// A cached entry: its regime, its level and the first address that it translates.
-type Key = (Regime, u32, u64);
+type TlbKey = (Regime, u32, u64);
 
 #[derive(Default)]
 struct TlbModel {
@@ -37,7 +37,7 @@ struct TlbModel {
     roots: BTreeMap<Regime, PhysAddr>,
     /// Whether this CPU can walk the program's tables.
     installed: Regime,
-    cached: BTreeMap<Key, u64>,
+    cached: BTreeMap<TlbKey, u64>,
 }
 
 /// Acts as another CPU in the moment of a TLBI, before it takes effect.
@@ -157,7 +157,7 @@ impl TlbModel {
     }
 
     /// Loads the entries of `table`, which translates from the address of `key` on.
-    fn load_table(&mut self, (regime, level, first): Key, table: PhysAddr) {
+    fn load_table(&mut self, (regime, level, first): TlbKey, table: PhysAddr) {
         let skipped = if regime.is_none() && level == 0 { FIRST_KERNEL_SLOT } else { 0 };
         for slot in skipped..512 {
             let entry = host_memory::entry(table.raw(), slot);
@@ -179,7 +179,7 @@ impl TlbModel {
     }
 
     /// The present entry for `key` in the tables; 0 if there is none.
-    fn walk(&self, (regime, level, first): Key) -> u64 {
+    fn walk(&self, (regime, level, first): TlbKey) -> u64 {
         let mut table = self.roots[&regime].raw();
         for at in 0..level {
             let entry = host_memory::entry(table, first >> (39 - 9 * at) & 0x1ff);
@@ -215,7 +215,7 @@ fn is_table(entry: u64, level: u32) -> bool {
     entry & 0b11 == 0b11 && level < 3
 }
 
-fn assert_owned(free: &[Chunk], key: Key, entry: u64) {
+fn assert_owned(free: &[Chunk], key: TlbKey, entry: u64) {
     let at = PhysAddr::new(entry & OUTPUT);
     assert!(!is_free(free, at), "{at} is free, and in the TLB at {}", shown(key));
 }
@@ -224,7 +224,7 @@ fn is_free(free: &[Chunk], at: PhysAddr) -> bool {
     free.iter().any(|chunk| chunk.range().contains(at))
 }
 
-fn shown((regime, level, first): Key) -> String {
+fn shown((regime, level, first): TlbKey) -> String {
     format!("{first:#x}, level {level}, {}", regime.map_or("kernel".into(), |asid| format!("{asid:?}")))
 }
 

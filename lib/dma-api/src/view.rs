@@ -115,10 +115,10 @@ mod tests {
     use std::panic::{AssertUnwindSafe, catch_unwind};
 
     #[repr(align(4096))]
-    struct Page([u8; 64]);
+    struct AlignedBytes([u8; 64]);
 
     fn with_view(work: impl FnOnce(KernelView<'_>)) {
-        let mut page = Page([0; 64]);
+        let mut page = AlignedBytes([0; 64]);
         // SAFETY: the page belongs to this function and outlives the view; its type aligns it.
         work(unsafe { KernelView::new(NonNull::from(&mut page.0).cast(), 64) });
     }

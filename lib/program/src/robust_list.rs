@@ -127,14 +127,14 @@ mod tests {
 
     /// 64-bit words; a missing one faults.
     #[derive(Default)]
-    struct Memory {
+    struct FakeUserMemory {
         words: BTreeMap<u64, u64>,
         woken: Vec<u64>,
         /// Words that another thread stores at the next exchange there.
         races: BTreeMap<u64, u32>,
     }
 
-    impl FutexMemory for Memory {
+    impl FutexMemory for FakeUserMemory {
         fn load_u64(&mut self, at: UserVa) -> Option<u64> {
             self.words.get(&at.raw()).copied()
         }
@@ -158,8 +158,8 @@ mod tests {
     }
 
     /// A list of the entries, each with the futex word 16 bytes before it.
-    fn list(entries: &[(u64, u32)], pending: u64) -> Memory {
-        let mut memory = Memory::default();
+    fn list(entries: &[(u64, u32)], pending: u64) -> FakeUserMemory {
+        let mut memory = FakeUserMemory::default();
         let pointers = entries.iter().map(|entry| entry.0).chain([HEAD]);
         let mut at = HEAD;
         for pointer in pointers {
@@ -174,12 +174,12 @@ mod tests {
         memory
     }
 
-    fn released(mut memory: Memory) -> Memory {
+    fn released(mut memory: FakeUserMemory) -> FakeUserMemory {
         release_robust_list(&mut memory, UserVa::new(HEAD), THREAD);
         memory
     }
 
-    fn word(memory: &Memory, entry: u64) -> u32 {
+    fn word(memory: &FakeUserMemory, entry: u64) -> u32 {
         memory.words[&(entry - 16)] as u32
     }
 

@@ -5,7 +5,7 @@
 //! table, completely, and may be interleaved with a third one.
 
 use super::super::test_machine::{TestMachine, TestMemory};
-use super::executor::{Pending, SharedState};
+use super::executor::{SharedState, UnmappedBuffer};
 use super::pinned;
 use drivers::iommu::Shared;
 use drivers::smmu::{CommandError, CommandQueue, PagingDomain};
@@ -34,7 +34,7 @@ impl<'a> ConcurrentCpus<'a> {
     }
 
     /// Frees an unmapped buffer. If `late`, the SMMU does not respond at first.
-    pub fn free(&self, pending: Pending, late: bool) {
+    pub fn free(&self, pending: UnmappedBuffer, late: bool) {
         let (stale, domain, pages, step) = pending.into_parts();
         let mut freed = PagingDomain::invalidate(self, stale);
         if let Err(unfinished) = freed {
@@ -54,7 +54,7 @@ impl<'a> ConcurrentCpus<'a> {
 
     /// The next buffer to be freed by another CPU: one that was unmapped before, or a pinned run, in any
     /// state of its domain.
-    fn something(&self) -> Option<Pending> {
+    fn something(&self) -> Option<UnmappedBuffer> {
         let pending = self.all.pending.borrow_mut().pop();
         pending.or_else(|| {
             let run = self.all.runs.borrow_mut().pop()?;

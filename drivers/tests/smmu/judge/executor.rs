@@ -6,10 +6,10 @@ use super::super::test_machine::fixture::{Fixture, READ, WRITE, pages_at};
 use super::super::test_machine::random::Random;
 use super::super::test_machine::{TestMachine, TestMemory};
 use super::concurrent_cpus::ConcurrentCpus;
-use super::frames::{ChunkLease, Frames};
-use super::oracle::{Oracle, Target};
+use super::frames::{ChunkLease, FramePool};
+use super::oracle::{AccessOracle, Target};
 use super::pinned::{PinnedRun, PinnedTables};
-use super::program::{CLIENTS, DOMAINS, Program, ProgramOp};
+use super::program::{CLIENTS, DOMAINS, ProgramOp, TestProgram};
 use addr::{Chunk, Iova, MemoryType, PAGE_SHIFT, PAGE_SIZE, StreamId};
 use drivers::iommu::Stale;
 use drivers::smmu::{DomainMapError, EventReport, PagingDomain};
@@ -38,7 +38,7 @@ pub enum DriverPhase {
 
 /// State shared with the interleaved actors.
 pub struct SharedState {
-    pub oracle: RefCell<Oracle>,
+    pub oracle: RefCell<AccessOracle>,
     pub random: RefCell<Random>,
     pub phase: Cell<DriverPhase>,
     /// Whether the SMMU was stopped since the previous kernel ran. Accesses before that are not the
@@ -49,7 +49,7 @@ pub struct SharedState {
     /// Skips accesses with several legal outcomes.
     pub certain_only: bool,
     /// Unmapped buffers, not yet invalidated.
-    pub pending: RefCell<Vec<Pending>>,
+    pub pending: RefCell<Vec<UnmappedBuffer>>,
     /// Runs that are mapped in pinned tables.
     pub runs: RefCell<Vec<PinnedRun>>,
     /// Events read by the driver.
@@ -60,7 +60,7 @@ pub struct SharedState {
 pub type HeldChunks = Vec<Rc<ChunkLease>>;
 
 /// A buffer in a domain: the chunk behind each page that is still mapped.
-struct Attachment {
+struct MappedBuffer {
     domain: usize,
     pages: BTreeMap<u64, Rc<ChunkLease>>,
     /// Whether no part was unmapped.
@@ -68,7 +68,7 @@ struct Attachment {
 }
 
 /// An unmapped buffer, not yet invalidated.
-pub struct Pending {
+pub struct UnmappedBuffer {
     step: u64,
     domain: usize,
     pages: Vec<u64>,
@@ -79,11 +79,11 @@ pub struct Executor {
     pub machine: Rc<TestMachine>,
     fixture: Fixture,
     pub shared: Rc<SharedState>,
-    frames: Rc<Frames>,
+    frames: Rc<FramePool>,
     domains: Vec<Option<PagingDomain>>,
     pub pinned: PinnedTables,
     attached: [Option<usize>; CLIENTS],
-    attachments: Vec<Attachment>,
+    attachments: Vec<MappedBuffer>,
     pub step: u64,
 }
 
@@ -108,7 +108,7 @@ impl std::ops::AddAssign for RunTotals {
 }
 
 /// Executes `program` after `prepare` has changed the machine. Panics on any violation.
-pub fn run(program: &Program, prepare: impl FnOnce(&TestMachine, &Rc<SharedState>)) -> RunTotals {
+pub fn run(program: &TestProgram, prepare: impl FnOnce(&TestMachine, &Rc<SharedState>)) -> RunTotals {
     let kind = program.kind;
     let machine = TestMachine::with_order(kind.ids(), kind.walks, kind.order);
     let shared = SharedState::new(program, false);
@@ -130,7 +130,7 @@ pub struct RunTrace {
 }
 
 /// Executes `program` without interleaved actors, on the model or on QEMU.
-pub fn run_undisturbed(program: &Program, qemu: Option<Rc<Qemu>>) -> RunTrace {
+pub fn run_undisturbed(program: &TestProgram, qemu: Option<Rc<Qemu>>) -> RunTrace {
     let kind = program.kind;
     let machine = match qemu {
         Some(qemu) => TestMachine::with_qemu(kind.ids(), qemu),
@@ -143,7 +143,7 @@ pub fn run_undisturbed(program: &Program, qemu: Option<Rc<Qemu>>) -> RunTrace {
     RunTrace { outcomes: machine.outcomes.take(), events: shared.events.take(), opcodes }
 }
 
-impl Pending {
+impl UnmappedBuffer {
     /// `pages` of a domain, unmapped by `step`.
     pub fn new(step: u64, domain: usize, pages: Vec<u64>, stale: Stale<HeldChunks>) -> Self {
         Self { step, domain, pages, stale }
@@ -156,9 +156,9 @@ impl Pending {
 }
 
 impl SharedState {
-    fn new(program: &Program, certain_only: bool) -> Rc<Self> {
+    fn new(program: &TestProgram, certain_only: bool) -> Rc<Self> {
         Rc::new(Self {
-            oracle: RefCell::new(Oracle::new(DOMAINS, &program.streams.map(StreamId::new))),
+            oracle: RefCell::new(AccessOracle::new(DOMAINS, &program.streams.map(StreamId::new))),
             random: RefCell::new(Random::new(program.seed)),
             phase: Cell::new(DriverPhase::Start),
             is_ours: Cell::new(true),
@@ -261,12 +261,12 @@ fn access(machine: &TestMachine, shared: &SharedState, random: &mut Random) {
 }
 
 impl Executor {
-    fn start(program: &Program, machine: Rc<TestMachine>, shared: Rc<SharedState>) -> Self {
+    fn start(program: &TestProgram, machine: Rc<TestMachine>, shared: Rc<SharedState>) -> Self {
         let fixture = Fixture::start(machine.clone()).unwrap();
-        Self::new(machine, fixture, shared, Frames::new(program.frames_apart))
+        Self::new(machine, fixture, shared, FramePool::new(program.frames_apart))
     }
 
-    fn run(mut self, program: &Program) -> RunTotals {
+    fn run(mut self, program: &TestProgram) -> RunTotals {
         self.check_idle();
         for op in &program.ops {
             self.step += 1;
@@ -281,7 +281,7 @@ impl Executor {
         machine: Rc<TestMachine>,
         mut fixture: Fixture,
         shared: Rc<SharedState>,
-        frames: Rc<Frames>,
+        frames: Rc<FramePool>,
     ) -> Self {
         shared.phase.set(DriverPhase::Create);
         let domains = (0..DOMAINS).map(|_| Some(fixture.domain().unwrap())).collect();
@@ -394,7 +394,7 @@ impl Executor {
         if mapped.is_ok() {
             let of_each = leases.iter().flat_map(|lease| (0..lease.chunk.frames()).map(|_| lease.clone()));
             let pages = (page..).zip(of_each).collect();
-            self.attachments.push(Attachment { domain, pages, is_whole: true });
+            self.attachments.push(MappedBuffer { domain, pages, is_whole: true });
         }
     }
 
@@ -469,7 +469,12 @@ impl Executor {
                 if self.attachments[index].pages.is_empty() {
                     self.attachments.swap_remove(index);
                 }
-                self.shared.pending.borrow_mut().push(Pending { step, domain, pages: pages.to_vec(), stale });
+                self.shared.pending.borrow_mut().push(UnmappedBuffer {
+                    step,
+                    domain,
+                    pages: pages.to_vec(),
+                    stale,
+                });
             }
             Err(refused) => {
                 assert_eq!(self.machine.allowance.get(), 0, "{:?}", refused.error);
@@ -528,7 +533,7 @@ impl Executor {
         let clients = (0..CLIENTS).filter(|&client| self.attached[client] == Some(domain));
         clients.collect::<Vec<_>>().into_iter().for_each(|client| self.detach(client));
         // Some are freed explicitly; the others are destroyed with the domain.
-        let of_domain = |pending: &Pending| pending.domain == domain;
+        let of_domain = |pending: &UnmappedBuffer| pending.domain == domain;
         loop {
             let index = self.shared.pending.borrow().iter().position(of_domain);
             let Some(index) = index else { break };
@@ -565,7 +570,7 @@ impl Executor {
         self.step += 1;
         (0..DOMAINS).for_each(|domain| self.destroy(domain));
         self.dma(8);
-        assert_eq!(self.frames.free(), Frames::all(), "frames are missing");
+        assert_eq!(self.frames.free(), FramePool::all(), "frames are missing");
         *self.machine.interleave.borrow_mut() = None;
         let left = self.machine.model.borrow().cached_translations();
         assert_eq!(left, 0, "translations are left");

@@ -13,15 +13,15 @@ const COUNTS: [u64; 10] = [48, 4, 4, 2, 5, 1, 1, 0, 0, 3];
 const FIRST: u64 = 0x5000_0000;
 
 /// The free chunks by order.
-pub struct Frames(RefCell<[Vec<Chunk>; 10]>);
+pub struct FramePool(RefCell<[Vec<Chunk>; 10]>);
 
 /// An allocated chunk; freed when dropped.
 pub struct ChunkLease {
     pub chunk: Chunk,
-    pool: Rc<Frames>,
+    pool: Rc<FramePool>,
 }
 
-impl Frames {
+impl FramePool {
     pub fn new(apart: u64) -> Rc<Self> {
         Rc::new(Self(RefCell::new(std::array::from_fn(|order| {
             let base = FIRST + order as u64 * apart;

@@ -11,10 +11,10 @@ mod program;
 
 use super::test_machine::fixture::chunk;
 pub use executor::{RunTrace, run_undisturbed};
-pub use program::{MachineKind, Program, ProgramOp};
+pub use program::{MachineKind, ProgramOp, TestProgram};
 
 use executor::{RunTotals, run};
-use mutants::{MUTANTS, Mutant};
+use mutants::{DriverMutant, MUTANTS};
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::{Config, RngSeed, TestRunner};
 use std::cell::Cell;
@@ -74,7 +74,7 @@ fn a_million_steps() {
 }
 
 /// The number of programs until `mutant` is detected, and the failure; `None` if `most` programs pass.
-fn catch(mutant: &'static Mutant, most: u32) -> Option<(u32, String)> {
+fn catch(mutant: &'static DriverMutant, most: u32) -> Option<(u32, String)> {
     let config = Config { rng_seed: RngSeed::Fixed(seed()), ..Config::default() };
     let mut runner = TestRunner::new(config);
     (1..=most).find_map(|count| {
@@ -88,7 +88,7 @@ fn catch(mutant: &'static Mutant, most: u32) -> Option<(u32, String)> {
 }
 
 /// `count` programs of at most `steps` steps.
-pub fn some_programs(count: usize, steps: usize) -> Vec<Program> {
+pub fn some_programs(count: usize, steps: usize) -> Vec<TestProgram> {
     let config = Config { rng_seed: RngSeed::Fixed(seed()), ..Config::default() };
     let mut runner = TestRunner::new(config);
     (0..count).map(|_| program::programs(steps).new_tree(&mut runner).unwrap().current()).collect()

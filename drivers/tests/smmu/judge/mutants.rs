@@ -14,7 +14,7 @@ use std::rc::Rc;
 
 /// Kind of a mutation.
 #[derive(Clone, Copy)]
-pub enum Fault {
+pub enum DriverFault {
     /// Replaces commands; `None` removes the command.
     Command(fn(Command) -> Option<Command>),
     /// Moves CMD_SYNC before the command that it is to complete.
@@ -26,75 +26,79 @@ pub enum Fault {
 }
 
 /// A mutant.
-pub struct Mutant {
+pub struct DriverMutant {
     pub name: &'static str,
     /// The phases in which it is active; all, if empty.
     pub phases: &'static [DriverPhase],
-    pub fault: Fault,
+    pub fault: DriverFault,
 }
 
-const fn mutant(name: &'static str, phases: &'static [DriverPhase], fault: Fault) -> Mutant {
-    Mutant { name, phases, fault }
+const fn mutant(name: &'static str, phases: &'static [DriverPhase], fault: DriverFault) -> DriverMutant {
+    DriverMutant { name, phases, fault }
 }
 
 use DriverPhase::*;
 
 /// All mutants; `doc/mutants.md` has the same list.
-pub const MUTANTS: &[Mutant] = &[
-    mutant("no CMD_SYNC after unmapping", &[Free, Unmap], Fault::Command(no_sync)),
-    mutant("no CMD_SYNC when a block is split or a table emptied", &[Unmap], Fault::Command(no_sync)),
-    mutant("no CMD_SYNC at attach", &[Attach], Fault::Command(no_sync)),
-    mutant("no CMD_SYNC at detach", &[Detach], Fault::Command(no_sync)),
-    mutant("no CMD_SYNC when a domain is dropped", &[Destroy], Fault::Command(no_sync)),
-    mutant("no CMD_SYNC at initialization", &[Start], Fault::Command(no_sync)),
-    mutant("CMD_SYNC before the TLBI", &[Free], Fault::SyncFirst),
-    mutant("CMD_SYNC before CFGI_STE", &[Attach, Detach], Fault::SyncFirst),
-    mutant("wait ends at the first progress of CONS", &[Free, Unmap, Detach], Fault::WaitsForAnything),
-    mutant("no TLBI after unmapping", &[Free], Fault::Command(no_tlbi)),
-    mutant("no TLBI when a block is split or a table emptied", &[Unmap], Fault::Command(no_tlbi)),
-    mutant("no TLBI when a map fails", &[Map], Fault::Command(no_tlbi)),
-    mutant("no TLBI when a domain is dropped", &[Destroy], Fault::Command(no_tlbi)),
-    mutant("no TLBI at initialization", &[Start], Fault::Command(no_tlbi)),
-    mutant("TLBI with a wrong ASID", &[], Fault::Command(other_asid)),
-    mutant("TLBI with a wrong VMID", &[], Fault::Command(other_vmid)),
-    mutant("TLBI one page too short", &[], Fault::Command(short)),
-    mutant("TLBI one page too high", &[], Fault::Command(late)),
-    mutant("TLBI of one page instead of a range", &[], Fault::Command(one_page)),
-    mutant("TLBI of pages only (TTL = 3)", &[], Fault::Command(only_pages)),
-    mutant("leaf-only TLBI after a table was unlinked", &[], Fault::Command(leaf)),
-    mutant("no CFGI_STE at attach", &[Attach], Fault::Command(no_cfgi)),
-    mutant("no CFGI_STE at detach", &[Detach], Fault::Command(no_cfgi)),
-    mutant("CFGI_STE of a wrong stream", &[], Fault::Command(other_stream)),
-    mutant("CFGI_STE of the leaf only, without the first level", &[], Fault::Command(keep_first_level)),
-    mutant("CFGI_CD instead of CFGI_STE", &[], Fault::Command(only_context)),
-    mutant("no CFGI_ALL at initialization", &[Start], Fault::Command(no_cfgi)),
-    mutant("new entries of tables not cleaned", &[Map], Fault::Maintenance(clean)),
-    mutant("cleared entries of tables not cleaned", &[Unmap], Fault::Maintenance(clean)),
-    mutant("stream table entries not cleaned at attach", &[Attach], Fault::Maintenance(clean)),
-    mutant("stream table entries not cleaned at detach", &[Detach], Fault::Maintenance(clean)),
-    mutant("context descriptors and root tables not cleaned", &[Create], Fault::Maintenance(clean)),
-    mutant("commands not cleaned", &[], Fault::Maintenance(clean_commands)),
-    mutant("stream table not cleaned at initialization", &[Start], Fault::Maintenance(clean)),
-    mutant("event records not invalidated in the cache", &[Idle], Fault::Maintenance(clean_invalidate)),
-    mutant("no DSB between cleaning and the doorbell", &[Free, Attach, Detach], Fault::Maintenance(dsb)),
-    mutant("no DSB after cleaning in map", &[Map], Fault::Maintenance(dsb)),
-    mutant("no barrier before the doorbell", &[Free, Attach, Detach], Fault::Maintenance(dmb)),
-    mutant("no barrier after map", &[Map], Fault::Maintenance(dmb)),
-    mutant("no barrier after a block is split", &[Unmap], Fault::Maintenance(dmb)),
-    mutant("new pinned table not cleaned", &[Pin], Fault::Maintenance(clean)),
-    mutant("new entries of a pinned table not cleaned", &[MapPinned], Fault::Maintenance(clean)),
-    mutant("cleared entries of a pinned table not cleaned", &[UnmapPinned], Fault::Maintenance(clean)),
-    mutant("no DSB after cleaning in a pinned map", &[MapPinned], Fault::Maintenance(dsb)),
-    mutant("no barrier after a pinned map", &[MapPinned], Fault::Maintenance(dmb)),
+pub const MUTANTS: &[DriverMutant] = &[
+    mutant("no CMD_SYNC after unmapping", &[Free, Unmap], DriverFault::Command(no_sync)),
+    mutant("no CMD_SYNC when a block is split or a table emptied", &[Unmap], DriverFault::Command(no_sync)),
+    mutant("no CMD_SYNC at attach", &[Attach], DriverFault::Command(no_sync)),
+    mutant("no CMD_SYNC at detach", &[Detach], DriverFault::Command(no_sync)),
+    mutant("no CMD_SYNC when a domain is dropped", &[Destroy], DriverFault::Command(no_sync)),
+    mutant("no CMD_SYNC at initialization", &[Start], DriverFault::Command(no_sync)),
+    mutant("CMD_SYNC before the TLBI", &[Free], DriverFault::SyncFirst),
+    mutant("CMD_SYNC before CFGI_STE", &[Attach, Detach], DriverFault::SyncFirst),
+    mutant("wait ends at the first progress of CONS", &[Free, Unmap, Detach], DriverFault::WaitsForAnything),
+    mutant("no TLBI after unmapping", &[Free], DriverFault::Command(no_tlbi)),
+    mutant("no TLBI when a block is split or a table emptied", &[Unmap], DriverFault::Command(no_tlbi)),
+    mutant("no TLBI when a map fails", &[Map], DriverFault::Command(no_tlbi)),
+    mutant("no TLBI when a domain is dropped", &[Destroy], DriverFault::Command(no_tlbi)),
+    mutant("no TLBI at initialization", &[Start], DriverFault::Command(no_tlbi)),
+    mutant("TLBI with a wrong ASID", &[], DriverFault::Command(other_asid)),
+    mutant("TLBI with a wrong VMID", &[], DriverFault::Command(other_vmid)),
+    mutant("TLBI one page too short", &[], DriverFault::Command(short)),
+    mutant("TLBI one page too high", &[], DriverFault::Command(late)),
+    mutant("TLBI of one page instead of a range", &[], DriverFault::Command(one_page)),
+    mutant("TLBI of pages only (TTL = 3)", &[], DriverFault::Command(only_pages)),
+    mutant("leaf-only TLBI after a table was unlinked", &[], DriverFault::Command(leaf)),
+    mutant("no CFGI_STE at attach", &[Attach], DriverFault::Command(no_cfgi)),
+    mutant("no CFGI_STE at detach", &[Detach], DriverFault::Command(no_cfgi)),
+    mutant("CFGI_STE of a wrong stream", &[], DriverFault::Command(other_stream)),
+    mutant("CFGI_STE of the leaf only, without the first level", &[], DriverFault::Command(keep_first_level)),
+    mutant("CFGI_CD instead of CFGI_STE", &[], DriverFault::Command(only_context)),
+    mutant("no CFGI_ALL at initialization", &[Start], DriverFault::Command(no_cfgi)),
+    mutant("new entries of tables not cleaned", &[Map], DriverFault::Maintenance(clean)),
+    mutant("cleared entries of tables not cleaned", &[Unmap], DriverFault::Maintenance(clean)),
+    mutant("stream table entries not cleaned at attach", &[Attach], DriverFault::Maintenance(clean)),
+    mutant("stream table entries not cleaned at detach", &[Detach], DriverFault::Maintenance(clean)),
+    mutant("context descriptors and root tables not cleaned", &[Create], DriverFault::Maintenance(clean)),
+    mutant("commands not cleaned", &[], DriverFault::Maintenance(clean_commands)),
+    mutant("stream table not cleaned at initialization", &[Start], DriverFault::Maintenance(clean)),
+    mutant("event records not invalidated in the cache", &[Idle], DriverFault::Maintenance(clean_invalidate)),
+    mutant(
+        "no DSB between cleaning and the doorbell",
+        &[Free, Attach, Detach],
+        DriverFault::Maintenance(dsb),
+    ),
+    mutant("no DSB after cleaning in map", &[Map], DriverFault::Maintenance(dsb)),
+    mutant("no barrier before the doorbell", &[Free, Attach, Detach], DriverFault::Maintenance(dmb)),
+    mutant("no barrier after map", &[Map], DriverFault::Maintenance(dmb)),
+    mutant("no barrier after a block is split", &[Unmap], DriverFault::Maintenance(dmb)),
+    mutant("new pinned table not cleaned", &[Pin], DriverFault::Maintenance(clean)),
+    mutant("new entries of a pinned table not cleaned", &[MapPinned], DriverFault::Maintenance(clean)),
+    mutant("cleared entries of a pinned table not cleaned", &[UnmapPinned], DriverFault::Maintenance(clean)),
+    mutant("no DSB after cleaning in a pinned map", &[MapPinned], DriverFault::Maintenance(dsb)),
+    mutant("no barrier after a pinned map", &[MapPinned], DriverFault::Maintenance(dmb)),
 ];
 
-impl Mutant {
+impl DriverMutant {
     /// Activates the mutant on `machine`.
     pub fn install(&'static self, machine: &TestMachine, shared: &Rc<SharedState>) {
         let inside = shared.clone();
         let active = move || self.phases.is_empty() || self.phases.contains(&inside.phase.get());
         match self.fault {
-            Fault::Maintenance(ignored) => {
+            DriverFault::Maintenance(ignored) => {
                 *machine.ignored.borrow_mut() =
                     Some(Box::new(move |machine, event| active() && ignored(machine, event)));
             }
@@ -104,15 +108,15 @@ impl Mutant {
 }
 
 struct Active<F> {
-    fault: Fault,
+    fault: DriverFault,
     active: F,
 }
 
 impl<F: Fn() -> bool> MutateCommands for Active<F> {
     fn command(&mut self, before: Option<Command>, command: Command, after: Option<Command>) -> Command {
         match self.fault {
-            Fault::Command(altered) if (self.active)() => altered(command).unwrap_or(NOTHING),
-            Fault::SyncFirst if (self.active)() => match (before, command, after) {
+            DriverFault::Command(altered) if (self.active)() => altered(command).unwrap_or(NOTHING),
+            DriverFault::SyncFirst if (self.active)() => match (before, command, after) {
                 (Some(before), Command::Sync, _) if before != Command::Sync => before,
                 (_, command, Some(Command::Sync)) if command != Command::Sync => Command::Sync,
                 _ => command,
@@ -122,7 +126,7 @@ impl<F: Fn() -> bool> MutateCommands for Active<F> {
     }
 
     fn reports_all_consumed(&self) -> bool {
-        matches!(self.fault, Fault::WaitsForAnything) && (self.active)()
+        matches!(self.fault, DriverFault::WaitsForAnything) && (self.active)()
     }
 }
 

@@ -31,7 +31,7 @@ impl Target {
 }
 
 #[derive(Default)]
-struct Page {
+struct ExpectedPage {
     live: Option<Target>,
     /// Further possible targets, and the step of each.
     also: Vec<(u64, Target)>,
@@ -48,8 +48,8 @@ struct Client {
 
 /// Expected state of all domains and streams.
 #[derive(Default)]
-pub struct Oracle {
-    domains: Vec<BTreeMap<u64, Page>>,
+pub struct AccessOracle {
+    domains: Vec<BTreeMap<u64, ExpectedPage>>,
     clients: Vec<Client>,
     /// Recently changed pages.
     recent: Vec<(usize, u64)>,
@@ -61,7 +61,7 @@ pub struct Oracle {
     pub reached: u64,
 }
 
-impl Oracle {
+impl AccessOracle {
     pub fn new(domains: usize, streams: &[StreamId]) -> Self {
         let clients = streams.iter().map(|&stream| Client { stream, may: Vec::new(), must: None }).collect();
         Self { domains: (0..domains).map(|_| BTreeMap::new()).collect(), clients, ..Self::default() }

@@ -2,7 +2,7 @@
 
 use super::super::test_machine::fixture::pages_at;
 use super::super::test_machine::{LAST, TestMachine, TestMemory};
-use super::executor::{DriverPhase, Executor, HeldChunks, Pending, SharedState, mapping};
+use super::executor::{DriverPhase, Executor, HeldChunks, SharedState, UnmappedBuffer, mapping};
 use super::frames::ChunkLease;
 use super::program::DOMAINS;
 use addr::{AddrRange, Iova, PAGE_SHIFT};
@@ -33,7 +33,7 @@ impl PinnedRun {
 }
 
 /// Unmaps a run. Needs no lock: another CPU may do so in any state of the domain.
-pub fn unmap(machine: &Rc<TestMachine>, shared: &SharedState, run: PinnedRun, step: u64) -> Pending {
+pub fn unmap(machine: &Rc<TestMachine>, shared: &SharedState, run: PinnedRun, step: u64) -> UnmappedBuffer {
     let (domain, pages) = (run.domain, run.pages());
     let mut oracle = shared.oracle.borrow_mut();
     pages.iter().for_each(|&page| oracle.is_going(domain, page, step));
@@ -41,7 +41,7 @@ pub fn unmap(machine: &Rc<TestMachine>, shared: &SharedState, run: PinnedRun, st
     let before = shared.phase.replace(DriverPhase::UnmapPinned);
     let stale = run.table.unmap(&TestMemory(machine.clone()), run.range, run.held);
     shared.phase.set(before);
-    Pending::new(step, domain, pages, stale)
+    UnmappedBuffer::new(step, domain, pages, stale)
 }
 
 impl Executor {

@@ -89,7 +89,7 @@ pub enum ProgramOp {
 
 /// A machine and the operations executed on it.
 #[derive(Clone, Debug)]
-pub struct Program {
+pub struct TestProgram {
     pub kind: MachineKind,
     /// Seed of the machine's choices.
     pub seed: u64,
@@ -185,10 +185,10 @@ fn op() -> impl Strategy<Value = ProgramOp> {
 }
 
 /// Programs of at most `steps` steps.
-pub fn programs(steps: usize) -> impl Strategy<Value = Program> {
+pub fn programs(steps: usize) -> impl Strategy<Value = TestProgram> {
     let parts = (0..MachineKind::ALL, any::<u64>(), prop::collection::vec(op(), 1..=steps));
     parts.prop_map(|(kind, seed, ops)| {
         let kind = MachineKind::new(kind);
-        Program { kind, seed, streams: kind.streams(), frames_apart: 1 << 32, ops }
+        TestProgram { kind, seed, streams: kind.streams(), frames_apart: 1 << 32, ops }
     })
 }

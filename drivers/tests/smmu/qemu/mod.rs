@@ -5,7 +5,7 @@ mod machine;
 
 pub use machine::{Qemu, STREAMS};
 
-use super::judge::{MachineKind, Program, ProgramOp, RunTrace, run_undisturbed, some_programs};
+use super::judge::{MachineKind, ProgramOp, RunTrace, TestProgram, run_undisturbed, some_programs};
 use super::test_machine::StoreOrder;
 use smmu_spec::WalkCoherency;
 use std::rc::Rc;
@@ -44,7 +44,7 @@ fn comparable(kind: &MachineKind, events: &[String]) -> Vec<String> {
     events.iter().filter(|event| !is_optional(event)).cloned().collect()
 }
 
-fn compare(program: &Program) -> RunTrace {
+fn compare(program: &TestProgram) -> RunTrace {
     let expected = run_undisturbed(program, None);
     let qemu = Rc::new(Qemu::start(program.kind.smmu));
     *qemu.expected.borrow_mut() = expected.outcomes.iter().copied().collect();
@@ -67,7 +67,7 @@ fn qemu_smmu_matches_the_model() {
     for (index, program) in some_programs(12, 400).into_iter().enumerate() {
         let kind = MachineKind { smmu: index % 3, walks: WalkCoherency::Coherent, order: StoreOrder::Strong };
         let ops = program.ops.into_iter().map(on_time).collect();
-        let program = Program { kind, streams: STREAMS, frames_apart: 1 << 24, seed: program.seed, ops };
+        let program = TestProgram { kind, streams: STREAMS, frames_apart: 1 << 24, seed: program.seed, ops };
         let trace = compare(&program);
         println!(
             "{} accesses, {} events, {} commands alike",

@@ -14,9 +14,9 @@ const SPECIAL_CELLS: [u32; 12] =
     [0, 1, 2, 3, 0xff, 0x7fff_ffff, 0x8000_0000, u32::MAX, fixture::GIC, fixture::SMMU, fixture::ITS, 0x18];
 
 /// A reproducible pseudo-random generator (Marsaglia's xorshift).
-struct Random(u64);
+struct XorShift(u64);
 
-impl Random {
+impl XorShift {
     fn below(&mut self, end: usize) -> usize {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
@@ -29,7 +29,7 @@ impl Random {
     }
 }
 
-fn base(random: &mut Random) -> TreeModel {
+fn base(random: &mut XorShift) -> TreeModel {
     let mut model = fixture::virt();
     match random.below(4) {
         0 => fixture::make_gic_v2(&mut model),
@@ -61,7 +61,7 @@ fn add_reservations(model: &mut TreeModel) {
 }
 
 /// `node` or a random descendant.
-fn any_node<'m>(node: &'m mut DeviceTreeNode, random: &mut Random) -> &'m mut DeviceTreeNode {
+fn any_node<'m>(node: &'m mut DeviceTreeNode, random: &mut XorShift) -> &'m mut DeviceTreeNode {
     let children = node.children().count();
     if children == 0 || random.below(4) == 0 {
         return node;
@@ -74,7 +74,7 @@ fn any_node<'m>(node: &'m mut DeviceTreeNode, random: &mut Random) -> &'m mut De
 }
 
 /// Changes, resizes or removes one property of one node.
-fn mutate(model: &mut TreeModel, random: &mut Random) {
+fn mutate(model: &mut TreeModel, random: &mut XorShift) {
     let node = any_node(&mut model.root, random);
     let names: Vec<String> = node.properties().map(|property| property.name().to_owned()).collect();
     let Some(name) = names.get(random.below(names.len())) else { return };
@@ -97,7 +97,7 @@ fn mutate(model: &mut TreeModel, random: &mut Random) {
     node.add_property(fixture::bytes(name, &value));
 }
 
-fn corrupt(blob: &mut Vec<u8>, random: &mut Random) {
+fn corrupt(blob: &mut Vec<u8>, random: &mut XorShift) {
     match random.below(4) {
         0 => blob.truncate(random.below(blob.len() + 1)),
         1 => {
@@ -121,7 +121,7 @@ fn check_guarantees(platform: &Platform) {
 
 #[test]
 fn mutated_trees_are_read_safely_or_rejected() {
-    let mut random = Random(0x7e55_e4a5_0bad_cafe);
+    let mut random = XorShift(0x7e55_e4a5_0bad_cafe);
     let image = AddrRange::new(PhysAddr::new(0x4020_0000), PhysAddr::new(0x4040_0000));
     let mut read = 0;
     for _ in 0..TREES {

@@ -75,12 +75,12 @@ mod loom {
     use ::loom::thread;
 
     /// An event queue with the number of records that a handler left, and the request.
-    struct Shared {
+    struct DrainedQueue {
         records: Mutex<u32>,
         request: DrainRequest,
     }
 
-    impl Shared {
+    impl DrainedQueue {
         /// An interrupt handler that does not empty the queue.
         fn leave_record(&self) {
             let mut records = self.records.lock().unwrap();
@@ -89,8 +89,8 @@ mod loom {
         }
     }
 
-    fn shared() -> Arc<Shared> {
-        Arc::new(Shared { records: Mutex::new(0), request: DrainRequest(AtomicU8::new(NONE)) })
+    fn shared() -> Arc<DrainedQueue> {
+        Arc::new(DrainedQueue { records: Mutex::new(0), request: DrainRequest(AtomicU8::new(NONE)) })
     }
 
     #[test]

@@ -387,14 +387,14 @@ mod loom {
     use ::loom::thread;
 
     /// The stream table entry: attached or not. Changed by one thread at a time, visible to the next.
-    struct Stream(UnsafeCell<bool>);
+    struct StreamEntry(UnsafeCell<bool>);
 
-    struct Shared {
+    struct SharedDevice {
         faults: FaultState,
-        attached: Stream,
+        attached: StreamEntry,
     }
 
-    impl Stream {
+    impl StreamEntry {
         fn attach(&self, attached: bool) -> Result<(), ()> {
             // SAFETY: loom checks for concurrent access and for the visibility of the last change.
             self.0.with_mut(|now| assert_ne!(unsafe { now.replace(attached) }, attached, "no change"));
@@ -402,13 +402,14 @@ mod loom {
         }
     }
 
-    fn shared(limit: u64) -> Arc<Shared> {
-        let shared = Shared { faults: FaultState::default(), attached: Stream(UnsafeCell::new(true)) };
+    fn shared(limit: u64) -> Arc<SharedDevice> {
+        let shared =
+            SharedDevice { faults: FaultState::default(), attached: StreamEntry(UnsafeCell::new(true)) };
         shared.faults.set_limit(limit);
         Arc::new(shared)
     }
 
-    impl Shared {
+    impl SharedDevice {
         fn fault(&self) -> bool {
             self.faults.add(super::tests::event(0))
                 && self.faults.quarantine(|| self.attached.attach(false)).is_some()
@@ -526,7 +527,7 @@ mod loom {
             assert!(shared.fault());
             let queue = Arc::new(Mutex::new(1));
             let other = (shared.clone(), queue.clone());
-            let drain = |shared: &Shared, queue: &Mutex<u32>| {
+            let drain = |shared: &SharedDevice, queue: &Mutex<u32>| {
                 let mut events = queue.lock().unwrap();
                 while *events > 0 {
                     *events -= 1;

@@ -12,9 +12,9 @@ const PAGE: usize = PAGE_SIZE as usize;
 const PAGES_MAX: usize = 1 << 14;
 static PAGES: AtomicUsize = AtomicUsize::new(0);
 
-struct Page(Vec<u8>);
+struct PipePage(Vec<u8>);
 
-impl Page {
+impl PipePage {
     /// # Errors
     /// `ENOMEM`, also above [`PAGES_MAX`].
     fn new() -> Result<Self, Errno> {
@@ -29,14 +29,14 @@ impl Page {
     }
 }
 
-impl Drop for Page {
+impl Drop for PipePage {
     fn drop(&mut self) {
         PAGES.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 pub struct PipeBuffer {
-    pages: VecDeque<Page>,
+    pages: VecDeque<PipePage>,
     /// The offset of the first byte in the first page.
     start: usize,
     len: usize,
@@ -86,7 +86,7 @@ impl PipeBuffer {
     fn free_piece(&mut self) -> Result<&mut [u8], Errno> {
         let end = self.start + self.len;
         if end == self.pages.len() * PAGE {
-            let page = Page::new()?;
+            let page = PipePage::new()?;
             self.pages.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
             self.pages.push_back(page);
         }
