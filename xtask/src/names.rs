@@ -1,4 +1,4 @@
-//! `cargo xtask names`: type names with more than one meaning in the workspace, outside of tests.
+//! `cargo xtask names`: type names with more than one meaning in the workspace, tests included.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,7 +10,7 @@ use crate::source::{self, Item};
 use crate::workspace;
 
 /// Names that are conventional in each module that has one.
-const CONVENTIONAL: [&str; 6] = ["Error", "Features", "Item", "Iter", "Registers", "Result"];
+const CONVENTIONAL: [&str; 7] = ["Error", "Features", "Fixture", "Item", "Iter", "Registers", "Result"];
 const TYPES: [&str; 5] = ["struct", "enum", "trait", "type", "union"];
 
 /// Prints each name that is defined more than once, with the files. Fails if there is one.
@@ -31,7 +31,7 @@ fn repeated() -> Result<BTreeMap<String, Vec<String>>> {
     let listed = stdout_of("git", &["-C", &root.to_string_lossy(), "ls-files", "--", "*.rs"]);
     let listed = listed.ok_or_else(|| Error::Missing("git, for the list of files".into()))?;
     let mut found = BTreeMap::<String, Vec<String>>::new();
-    for file in listed.lines().filter(|file| !is_test(file)) {
+    for file in listed.lines() {
         let path = root.join(file);
         if !path.is_file() {
             continue;
@@ -58,14 +58,10 @@ fn remove_cfg_alternatives(files: &mut Vec<String>) {
     });
 }
 
-fn is_test(file: &str) -> bool {
-    file.contains("/tests/") || file.ends_with("/tests.rs")
-}
-
-/// The names of the types in a file, without those of tests and of functions.
+/// The names of the types in a file, without those in functions.
 fn types(text: &str) -> Result<Vec<String>> {
     let mut names = Vec::new();
-    collect(source::items(&source::without_tests(source::lex(text)?)), &mut names);
+    collect(source::items(&source::lex(text)?), &mut names);
     Ok(names)
 }
 
@@ -85,10 +81,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn types_are_listed_but_not_associated_or_test_types() {
+    fn types_of_tests_are_listed_but_not_associated_ones() {
         let text = "pub struct A<T>(T); mod m { enum B {} } impl X for A { type Item = u8; } type C = u8;\n\
                     union D { a: u8 } trait E { type F; } #[cfg(test)] mod tests { struct G; }";
-        assert_eq!(types(text).unwrap(), ["A", "B", "C", "D", "E"]);
+        assert_eq!(types(text).unwrap(), ["A", "B", "C", "D", "E", "G"]);
     }
 
     #[test]
