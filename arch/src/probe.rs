@@ -11,7 +11,8 @@ use addr::KernelVa;
 /// If `at` maps a device, the read has no side effect on which other code depends. If it maps memory, no
 /// reference forbids the read.
 pub unsafe fn read_u32(at: KernelVa) -> Option<u32> {
-    target::read(at.raw())
+    // SAFETY: passed on to the caller.
+    unsafe { target::read(at.raw()) }
 }
 
 #[cfg(target_os = "none")]
@@ -59,8 +60,10 @@ mod target {
         unsafe { probe_memory_set() != 0 }
     }
 
-    pub(super) fn read(at: u64) -> Option<u32> {
-        // SAFETY: a load; .fixups handles its abort.
+    /// # Safety
+    /// As for [`super::read_u32`].
+    pub(super) unsafe fn read(at: u64) -> Option<u32> {
+        // SAFETY: passed on to the caller; .fixups handles the abort of the load.
         u32::try_from(unsafe { probe_load_32(at) }).ok()
     }
 }
@@ -71,7 +74,7 @@ pub(crate) use target::executes_memory_set;
 #[cfg(not(target_os = "none"))]
 mod target {
     /// No memory of a host can be probed.
-    pub(super) fn read(_: u64) -> Option<u32> {
+    pub(super) unsafe fn read(_: u64) -> Option<u32> {
         None
     }
 }
