@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 const PAGE: usize = PAGE_SIZE as usize;
 
 #[derive(Clone, Debug)]
-enum Step {
+enum FileStep {
     Write(usize, usize),
     Truncate(usize),
     Punch(usize, usize),
@@ -20,25 +20,25 @@ enum Step {
     Read(usize, usize),
 }
 
-fn steps() -> impl Strategy<Value = Step> {
+fn steps() -> impl Strategy<Value = FileStep> {
     let (at, len) = (|| 0usize..40_000, || 0usize..9000);
     prop_oneof![
-        (at(), len()).prop_map(|(at, len)| Step::Write(at, len)),
-        at().prop_map(Step::Truncate),
-        (at(), len()).prop_map(|(at, len)| Step::Punch(at, len)),
-        (at(), len(), any::<bool>()).prop_map(|(at, len, extends)| Step::Allocate(at, len, extends)),
-        (at(), len()).prop_map(|(at, len)| Step::Read(at, len)),
+        (at(), len()).prop_map(|(at, len)| FileStep::Write(at, len)),
+        at().prop_map(FileStep::Truncate),
+        (at(), len()).prop_map(|(at, len)| FileStep::Punch(at, len)),
+        (at(), len(), any::<bool>()).prop_map(|(at, len, extends)| FileStep::Allocate(at, len, extends)),
+        (at(), len()).prop_map(|(at, len)| FileStep::Read(at, len)),
     ]
 }
 
 /// The bytes, and the numbers of the allocated pages.
 #[derive(Default)]
-struct Model {
+struct PageModel {
     bytes: Vec<u8>,
     pages: BTreeSet<usize>,
 }
 
-impl Model {
+impl PageModel {
     fn grow(&mut self, end: usize) {
         self.bytes.resize(self.bytes.len().max(end), 0);
     }
@@ -65,12 +65,12 @@ impl Model {
     }
 }
 
-fn check(steps: Vec<Step>) {
+fn check(steps: Vec<FileStep>) {
     let memory = SharedMemory::new().unwrap();
-    let mut model = Model::default();
+    let mut model = PageModel::default();
     for (n, step) in steps.into_iter().enumerate() {
         match step {
-            Step::Write(at, len) => {
+            FileStep::Write(at, len) => {
                 let bytes: Vec<u8> = (0..len).map(|byte| (n + byte % 251) as u8).collect();
                 assert_eq!(memory.writer().write(at as u64, &bytes), Ok(len));
                 if len > 0 {
@@ -79,7 +79,7 @@ fn check(steps: Vec<Step>) {
                     model.allocate(at, at + len);
                 }
             }
-            Step::Truncate(size) => {
+            FileStep::Truncate(size) => {
                 memory.writer().truncate(size as u64).unwrap();
                 let before = model.bytes.len();
                 model.bytes.resize(size, 0);
@@ -87,18 +87,18 @@ fn check(steps: Vec<Step>) {
                     model.pages.retain(|&page| !(size.div_ceil(PAGE)..before.div_ceil(PAGE)).contains(&page));
                 }
             }
-            Step::Punch(at, len) => {
+            FileStep::Punch(at, len) => {
                 memory.writer().punch(at as u64..(at + len) as u64);
                 model.punch(at, at + len);
             }
-            Step::Allocate(at, len, extends) => {
+            FileStep::Allocate(at, len, extends) => {
                 memory.writer().allocate(at as u64..(at + len) as u64, extends).unwrap();
                 model.allocate(at, at + len);
                 if extends {
                     model.grow(at + len);
                 }
             }
-            Step::Read(at, len) => {
+            FileStep::Read(at, len) => {
                 let mut bytes = vec![0xff; len];
                 let count = memory.read(at as u64, &mut bytes);
                 let end = (at + len).min(model.bytes.len());
@@ -116,7 +116,7 @@ fn check(steps: Vec<Step>) {
 fn objects_match_a_model_and_release_their_frames() {
     host_memory::boot();
     // Frames that the first uses of the kernel keep, such as tables of the heap.
-    check(vec![Step::Write(0, 1)]);
+    check(vec![FileStep::Write(0, 1)]);
     let free = host_memory::free_frames();
     proptest!(ProptestConfig::with_cases(200), |(steps in prop::collection::vec(steps(), 1..60))| {
         check(steps);
