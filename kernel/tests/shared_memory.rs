@@ -33,12 +33,12 @@ fn steps() -> impl Strategy<Value = FileStep> {
 
 /// The bytes, and the numbers of the allocated pages.
 #[derive(Default)]
-struct PageModel {
+struct FileModel {
     bytes: Vec<u8>,
     pages: BTreeSet<usize>,
 }
 
-impl PageModel {
+impl FileModel {
     fn grow(&mut self, end: usize) {
         self.bytes.resize(self.bytes.len().max(end), 0);
     }
@@ -67,7 +67,7 @@ impl PageModel {
 
 fn check(steps: Vec<FileStep>) {
     let memory = SharedMemory::new().unwrap();
-    let mut model = PageModel::default();
+    let mut model = FileModel::default();
     for (n, step) in steps.into_iter().enumerate() {
         match step {
             FileStep::Write(at, len) => {
