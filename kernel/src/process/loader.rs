@@ -6,11 +6,14 @@ use super::return_to_user::enter_user;
 use super::signals::{TRAMPOLINE, TRAMPOLINE_CODE};
 use super::task::Task;
 use crate::fs::{self, OpenFile, root};
+use crate::memory::heap;
 use crate::sched;
 use crate::vm::address_space::{AddressSpace, FileContent, MmapPlacement};
 use abi::Errno;
 use abi::auxv::*;
 use abi::memory::Prot;
+use abi::process::thread_name;
+use abi::signal::SIGNAL_STACK_BYTES;
 use addr::{Address, PAGE_SIZE, UserVa};
 use alloc::boxed::Box;
 use alloc::string::String;
@@ -111,7 +114,10 @@ pub fn start(launch: &Launch<'_>) -> Result<Arc<Process>, LaunchError> {
     let stack = first_stack(launch, &image).map_err(LaunchError::Arguments)?;
     space.load(stack.pointer, &stack.bytes).map_err(LaunchError::Memory)?;
     let frame = UserFrame::program(image.entry(), stack.pointer);
-    start_process(space, launch.files, frame).map_err(LaunchError::Memory)
+    let auxiliary = heap::try_arc(stack.auxiliary).ok_or(LaunchError::Memory(Errno::ENOMEM))?;
+    let process = new_process(space.clone());
+    *process.auxiliary.lock() = Some(auxiliary);
+    start_process(process, space, launch, frame).map_err(LaunchError::Memory)
 }
 
 /// Loads the dynamic linker of `executable`, if it has one.
@@ -212,7 +218,7 @@ fn map_stack(space: &AddressSpace) -> Result<(), Errno> {
     Ok(())
 }
 
-fn auxiliary_vector(image: &ProcessImage) -> [(u64, u64); 15] {
+fn auxiliary_vector(image: &ProcessImage) -> [(u64, u64); 16] {
     let ProcessImage { executable, interpreter } = image;
     let base = interpreter.as_ref().map_or(0, |interpreter| interpreter.span().start().raw());
     [
@@ -231,6 +237,7 @@ fn auxiliary_vector(image: &ProcessImage) -> [(u64, u64); 15] {
         (AT_GID, 0),
         (AT_EGID, 0),
         (AT_SECURE, 0),
+        (AT_MINSIGSTKSZ, SIGNAL_STACK_BYTES),
     ]
 }
 
@@ -255,16 +262,17 @@ fn new_process(space: Arc<AddressSpace>) -> Arc<Process> {
 }
 
 fn start_process(
+    process: Arc<Process>,
     space: Arc<AddressSpace>,
-    files: &[Arc<OpenFile>],
+    launch: &Launch<'_>,
     frame: UserFrame,
 ) -> Result<Arc<Process>, Errno> {
-    let process = new_process(space.clone());
-    for file in files {
+    for file in launch.files {
         fs::insert(&process.files, file.clone(), false, 0)?;
     }
     process.register();
     let task = Arc::new(Task::new(process.id(), process.clone(), space, UserVa::new(0)));
+    task.set_name(thread_name(launch.path.as_bytes()));
     // SAFETY: a frame of a program, which this `enter` takes.
     let thread = unsafe { sched::new_user_thread(task, frame, enter_user) }.map_err(|_| Errno::ENOMEM)?;
     if !process.add_thread(&thread) {

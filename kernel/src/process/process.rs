@@ -47,6 +47,8 @@ pub struct Process {
     /// The threads that wait on futexes.
     pub futexes: Futexes,
     pub signals: SpinLock<ProcessSignals>,
+    /// The auxiliary vector of its program.
+    pub auxiliary: SpinLock<Option<Arc<Vec<u64>>>>,
     threads: SpinLock<Vec<Arc<Thread>>>,
     /// The CPU time of the threads that have exited. Changed with `threads` locked.
     exited_cpu_time: AtomicU64,
@@ -83,6 +85,7 @@ impl Process {
             files: Mutex::new(FdTable::new(debug::scaled(FILES_MAX as u64) as usize)),
             futexes: Futexes::new(),
             signals: SpinLock::new(ProcessSignals::default()),
+            auxiliary: SpinLock::new(None),
             threads: SpinLock::new(Vec::new()),
             exited_cpu_time: AtomicU64::new(0),
             termination: SpinLock::new(None),

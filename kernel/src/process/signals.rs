@@ -210,7 +210,7 @@ fn call_handler(
 ) -> Result<(), Errno> {
     let stack = *task.signal_stack.lock();
     let sp = frame.sp_el0();
-    let switches = action.flags & SA_ONSTACK != 0 && stack.flags & SS_DISABLE == 0 && !stack.contains(sp);
+    let switches = action.flags & SA_ONSTACK != 0 && stack.flags & SS_DISABLE == 0 && !stack.is_active_at(sp);
     let top = if switches { stack.base.checked_add(stack.size).ok_or(Errno::EFAULT)? } else { sp };
     // A frame record above the frame, for backtraces.
     let record = top.checked_sub(16).ok_or(Errno::EFAULT)? & !15;

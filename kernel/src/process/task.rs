@@ -8,6 +8,7 @@ use crate::sched::{self, Thread, UserThread};
 use crate::sync::SpinLock;
 use crate::vm::access::UserMemory;
 use crate::vm::address_space::AddressSpace;
+use abi::process::ThreadName;
 use abi::signal::{SignalSet, StackT, blockable};
 use addr::UserVa;
 use alloc::sync::Arc;
@@ -48,6 +49,7 @@ pub struct Task {
     /// The mask before `rt_sigsuspend`, which is that of the thread again after a handler.
     suspended_mask: SpinLock<Option<SignalSet>>,
     pub signal_stack: SpinLock<StackT>,
+    name: SpinLock<ThreadName>,
 }
 
 /// The registers outside of the trap frame.
@@ -72,13 +74,26 @@ impl Task {
             awaited_signals: AtomicU64::new(0),
             suspended_mask: SpinLock::new(None),
             signal_stack: SpinLock::new(StackT::default()),
+            name: SpinLock::new(ThreadName::default()),
         }
     }
 
-    /// Copies the FP state and the signal mask of the running thread, `parent`, which creates this one.
+    /// Copies the FP state, the signal mask and the name of the running thread, `parent`, which creates this
+    /// one.
     pub fn inherit(&self, parent: &Self) {
         self.registers.lock().fp.save();
         self.signal_mask.store(parent.signal_mask().bits(), Ordering::Relaxed);
+        self.set_name(parent.name());
+    }
+
+    /// Returns the name: that of the program's file until the program sets another.
+    pub fn name(&self) -> ThreadName {
+        *self.name.lock()
+    }
+
+    /// Sets the name, which must end with a zero.
+    pub fn set_name(&self, name: ThreadName) {
+        *self.name.lock() = name;
     }
 
     /// Calls `handle` with the task of the running thread, which has entered the kernel from user space.

@@ -94,6 +94,7 @@ pub fn dispatch(task: &Task, frame: &mut UserFrame) -> Option<Restart> {
     let result = match known {
         Some(known) if allocates(known) && !heap::has_room(HEAP_RESERVE) => Err(Errno::ENOMEM),
         Some(Syscall::Clone) => threads::clone(&call, frame),
+        Some(Syscall::SigAltStack) => signals::alt_stack(&call, frame),
         Some(Syscall::RtSigReturn) => signals::return_from_handler(&call, frame),
         Some(known) => run(known, &call),
         None => unknown(number),
@@ -175,9 +176,9 @@ fn run(syscall: Syscall, call: &SyscallContext<'_>) -> SyscallResult {
         Syscall::ClockGetRes => time::get_resolution(call),
         Syscall::ClockNanoSleep => time::clock_nano_sleep(call),
         Syscall::SchedGetAffinity => threads::get_affinity(call),
+        Syscall::SchedSetAffinity => threads::set_affinity(call),
         Syscall::SchedYield => threads::yield_now(),
         Syscall::Kill | Syscall::TKill | Syscall::TgKill => signals::kill(syscall, call),
-        Syscall::SigAltStack => signals::alt_stack(call),
         Syscall::RtSigAction => signals::action(call),
         Syscall::RtSigSuspend => signals::suspend(call),
         Syscall::RtSigPending => signals::pending(call),
@@ -185,7 +186,10 @@ fn run(syscall: Syscall, call: &SyscallContext<'_>) -> SyscallResult {
         Syscall::RtSigProcMask => signals::mask(call),
         Syscall::Times => time::times(call),
         Syscall::Uname => process::uname(call),
+        Syscall::GetRUsage => process::usage(call),
         Syscall::PrCtl => process::prctl(call),
+        Syscall::GetCpu => process::cpu(call),
+        Syscall::SysInfo => process::system_info(call),
         Syscall::GetTimeOfDay => time::get_time_of_day(call),
         Syscall::GetPid => Ok(call.process().id().into()),
         Syscall::GetPpid | Syscall::GetUid | Syscall::GetEuid | Syscall::GetGid | Syscall::GetEgid => Ok(0),
@@ -194,7 +198,7 @@ fn run(syscall: Syscall, call: &SyscallContext<'_>) -> SyscallResult {
         Syscall::MUnmap => memory::unmap(call),
         Syscall::MRemap => memory::remap(call),
         // Need the frame: `dispatch`.
-        Syscall::Clone | Syscall::RtSigReturn => Err(Errno::ENOSYS),
+        Syscall::Clone | Syscall::SigAltStack | Syscall::RtSigReturn => Err(Errno::ENOSYS),
         Syscall::MMap => memory::map(call),
         Syscall::MProtect => memory::protect(call),
         Syscall::MAdvise => memory::advise(call),
@@ -208,7 +212,9 @@ static UNKNOWN: SpinLock<BTreeSet<u64>> = SpinLock::new(BTreeSet::new());
 const UNKNOWN_MAX: usize = 64;
 
 fn unknown(number: u64) -> SyscallResult {
-    let new = {
+    // glibc tries it in each thread of each program.
+    const RSEQ: u64 = 293;
+    let new = number != RSEQ && {
         let mut unknown = UNKNOWN.lock();
         unknown.len() < UNKNOWN_MAX && unknown.insert(number)
     };

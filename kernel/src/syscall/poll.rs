@@ -99,7 +99,7 @@ pub fn ppoll(call: &SyscallContext<'_>) -> SyscallResult {
     let timeout = Timeout::read(call, 2)?;
     let result = with_signal_mask(call, call.address(3), call.value(4), || {
         let count = call.value(1) as u32 as usize;
-        let limit = call.process().files.lock().limit();
+        let limit = call.process().files.lock().limits().0;
         let mut fds: Vec<PollFd> = zeroed(Some(count).filter(|&count| count <= limit).ok_or(Errno::EINVAL)?)?;
         call.memory().read_bytes(call.address(0), fds.as_mut_bytes())?;
         let mut files = {
@@ -145,7 +145,7 @@ pub fn pselect6(call: &SyscallContext<'_>) -> SyscallResult {
     let timeout = Timeout::read(call, 4)?;
     let result = with_signal_mask(call, UserVa::new(mask), size, || {
         let count = usize::try_from(call.int(0)).map_err(|_| Errno::EINVAL)?;
-        let count = count.min(call.process().files.lock().limit());
+        let count = count.min(call.process().files.lock().limits().0);
         let mut sets: [Vec<u64>; 3] = [Vec::new(), Vec::new(), Vec::new()];
         for (n, set) in sets.iter_mut().enumerate().filter(|(n, _)| call.value(1 + n) != 0) {
             *set = zeroed(count.div_ceil(64))?;

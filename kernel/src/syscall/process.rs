@@ -1,12 +1,17 @@
 //! System calls on the process.
 
 use super::{SyscallContext, SyscallResult};
+use crate::memory::zones;
 use crate::process::STACK_BYTES;
 use crate::process::Termination;
 use crate::process::random;
 use crate::sched;
+use ::memory::Zone;
 use abi::Errno;
+use abi::clock::{NANOSECONDS, Timeval};
 use abi::process::*;
+use addr::PAGE_SIZE;
+use zerocopy::IntoBytes;
 
 /// The kernel release, which C libraries compare with the oldest Linux that they support.
 const RELEASE: &str = "6.1.0-tessera";
@@ -31,38 +36,94 @@ pub fn uname(call: &SyscallContext<'_>) -> SyscallResult {
     call.memory().write(call.address(0), &NAME).map(|()| 0)
 }
 
-/// `prctl`: only `PR_SET_NAME`, which has no effect.
+/// `prctl`: the name of the thread, and the auxiliary vector.
 pub fn prctl(call: &SyscallContext<'_>) -> SyscallResult {
-    const PR_SET_NAME: u64 = 15;
-    match call.value(0) {
-        PR_SET_NAME => Ok(0),
+    match call.int(0) {
+        PR_SET_NAME => {
+            call.task.set_name(read_name(call)?);
+            Ok(0)
+        }
+        PR_GET_NAME => call.memory().write(call.address(1), &call.task.name()).map(|()| 0),
+        PR_GET_AUXV if call.value(3) == 0 && call.value(4) == 0 => {
+            let vector = call.process().auxiliary.lock().clone();
+            let bytes = vector.as_ref().map_or(&[][..], |words| words.as_bytes());
+            call.memory().write_bytes(call.address(1), &bytes[..call.length(2).min(bytes.len())])?;
+            Ok(bytes.len() as u64)
+        }
         _ => Err(Errno::EINVAL),
     }
 }
 
-/// `prlimit64`: two limits, which cannot be changed.
+/// Reads a name, which ends at a zero or is truncated.
+fn read_name(call: &SyscallContext<'_>) -> Result<ThreadName, Errno> {
+    let mut name = ThreadName::default();
+    for (n, byte) in name[..15].iter_mut().enumerate() {
+        *byte = call.memory().read(call.address(1) + n as u64)?;
+        if *byte == 0 {
+            break;
+        }
+    }
+    Ok(name)
+}
+
+/// `prlimit64`: the number of open files; the other limits cannot be changed.
 pub fn limit(call: &SyscallContext<'_>) -> SyscallResult {
     let pid = call.int(0);
     if pid != 0 && pid as u32 != call.process().id() {
         return Err(Errno::ESRCH);
     }
-    let files = call.process().files.lock().limit() as u64;
-    let limit = match call.value(1) {
+    let resource = call.value(1);
+    let (files, files_max) = call.process().files.lock().limits();
+    let old = match resource {
         RLIMIT_STACK => RLimit { current: STACK_BYTES, maximum: STACK_BYTES },
-        RLIMIT_NOFILE => RLimit { current: files, maximum: files },
+        // No core files are written.
+        RLIMIT_CORE => RLimit { current: 0, maximum: 0 },
+        RLIMIT_NOFILE => RLimit { current: files as u64, maximum: files_max as u64 },
         other if other < RLIM_NLIMITS => RLimit { current: RLIM_INFINITY, maximum: RLIM_INFINITY },
         _ => return Err(Errno::EINVAL),
     };
     if call.value(2) != 0 {
         let new: RLimit = call.memory().read(call.address(2))?;
-        if new.current > new.maximum {
-            return Err(Errno::EINVAL);
-        }
-        if new.maximum > limit.maximum {
-            return Err(Errno::EPERM);
+        match resource {
+            RLIMIT_NOFILE => call.process().files.lock().set_limits(new.current, new.maximum)?,
+            _ if new.current <= new.maximum && new.maximum > old.maximum => return Err(Errno::EPERM),
+            _ if new != old => return Err(Errno::EINVAL),
+            _ => {}
         }
     }
-    call.memory().write_optional(call.address(3), &limit).map(|()| 0)
+    call.memory().write_optional(call.address(3), &old).map(|()| 0)
+}
+
+/// `sysinfo`
+pub fn system_info(call: &SyscallContext<'_>) -> SyscallResult {
+    let [low, high] = [Zone::Low, Zone::High].map(zones::stats);
+    let info = SystemInfo {
+        uptime: (sched::time::now() / NANOSECONDS) as i64,
+        total_memory: (low.total + high.total) * PAGE_SIZE,
+        free_memory: (low.free() + high.free()) * PAGE_SIZE,
+        threads: sched::threads() as u16,
+        memory_unit: 1,
+        ..SystemInfo::default()
+    };
+    call.memory().write(call.address(0), &info).map(|()| 0)
+}
+
+/// `getrusage`: the CPU time.
+pub fn usage(call: &SyscallContext<'_>) -> SyscallResult {
+    let time = match call.int(0) {
+        RUSAGE_SELF => call.process().cpu_time(),
+        RUSAGE_CHILDREN => 0,
+        RUSAGE_THREAD => call.process().cpu_time_of(call.task.id()).unwrap_or_default(),
+        _ => return Err(Errno::EINVAL),
+    };
+    let usage = ResourceUsage { user_time: Timeval::from_nanoseconds(time), ..ResourceUsage::default() };
+    call.memory().write(call.address(1), &usage).map(|()| 0)
+}
+
+/// `getcpu`: all CPUs are in node 0.
+pub fn cpu(call: &SyscallContext<'_>) -> SyscallResult {
+    call.memory().write_optional(call.address(0), &(arch::cpu::index() as u32))?;
+    call.memory().write_optional(call.address(1), &0u32).map(|()| 0)
 }
 
 /// The maximum number of bytes of one `getrandom`, as in Linux.

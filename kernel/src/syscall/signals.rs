@@ -46,16 +46,17 @@ pub fn mask(call: &SyscallContext<'_>) -> SyscallResult {
     call.memory().write_optional(call.address(2), &old).map(|()| 0)
 }
 
-/// `sigaltstack`
-pub fn alt_stack(call: &SyscallContext<'_>) -> SyscallResult {
-    let new = if call.value(0) == 0 { None } else { Some(stack(call.memory().read(call.address(0))?)?) };
-    let old = {
-        let mut stack = call.task.signal_stack.lock();
-        let old = *stack;
-        *stack = new.unwrap_or(old);
-        old
-    };
-    call.memory().write_optional(call.address(1), &old).map(|()| 0)
+/// `sigaltstack`: `EPERM` for a change while a handler runs on the stack.
+pub fn alt_stack(call: &SyscallContext<'_>, frame: &UserFrame) -> SyscallResult {
+    let old = *call.task.signal_stack.lock();
+    if call.value(0) != 0 {
+        let new = call.memory().read(call.address(0))?;
+        if old.is_active_at(frame.sp_el0()) {
+            return Err(Errno::EPERM);
+        }
+        *call.task.signal_stack.lock() = stack(new)?;
+    }
+    call.memory().write_optional(call.address(1), &old.seen_at(frame.sp_el0())).map(|()| 0)
 }
 
 /// Returns the alternate stack that the program requests.

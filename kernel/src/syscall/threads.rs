@@ -97,8 +97,23 @@ pub fn get_affinity(call: &SyscallContext<'_>) -> SyscallResult {
     if room < size_of::<u64>() || !room.is_multiple_of(size_of::<u64>()) {
         return Err(Errno::EINVAL);
     }
+    let id = call.int(0) as u32;
+    if id != 0 && call.process().cpu_time_of(id).is_none() {
+        return Err(Errno::ESRCH);
+    }
     call.memory().write_bytes(call.address(2), mask.as_bytes())?;
     Ok(size_of::<u64>() as u64)
+}
+
+/// `sched_setaffinity`: a thread runs on all CPUs, so the mask must include them.
+pub fn set_affinity(call: &SyscallContext<'_>) -> SyscallResult {
+    let id = call.int(0) as u32;
+    if id != 0 && call.process().cpu_time_of(id).is_none() {
+        return Err(Errno::ESRCH);
+    }
+    let mask: u64 = call.memory().read_prefix(call.address(2), call.length(1))?;
+    let running = sched::running_cpus();
+    if mask & running == running { Ok(0) } else { Err(Errno::EINVAL) }
 }
 
 /// `futex`

@@ -83,7 +83,14 @@ fn kill(task: &Task, frame: &UserFrame, signal: Signal) {
     if !task.process().terminate(Termination::Killed(signal)) {
         return;
     }
-    kprintln!("program {} (thread {}): {signal}: {}", task.process().id(), task.id(), frame.syndrome());
+    let name = task.name();
+    let name = name.split(|&byte| byte == 0).next().unwrap_or_default().escape_ascii();
+    kprintln!(
+        "program {} ({name}, thread {}): {signal}: {}",
+        task.process().id(),
+        task.id(),
+        frame.syndrome()
+    );
     if let Some(address) = frame.fault_address() {
         kprintln!("  at address {address:#x}, instruction {:#x}", frame.elr());
     }

@@ -133,6 +133,10 @@ fn directory() -> Vec<Vec<u8>> {
         call(Syscall::PrLimit64, &[number(0), number(7), number(0), address(64)]),
         call(Syscall::SetTidAddress, &[address(0)]),
         call(Syscall::PrCtl, &[number(15), address(0)]),
+        call(Syscall::PrCtl, &[number(16), address(64)]),
+        call(Syscall::SysInfo, &[address(64)]),
+        call(Syscall::GetRUsage, &[number(0), address(64)]),
+        call(Syscall::GetCpu, &[address(64), address(68)]),
     ]
 }
 

@@ -38,6 +38,8 @@ pub const AT_RANDOM: u64 = 25;
 pub const AT_HWCAP2: u64 = 26;
 /// Address of the path of the executable.
 pub const AT_EXECFN: u64 = 31;
+/// The bytes that a signal handler's stack must have for the kernel.
+pub const AT_MINSIGSTKSZ: u64 = 51;
 
 bitflags::bitflags! {
     /// Processor features (`AT_HWCAP`, Linux `arch/arm64/include/uapi/asm/hwcap.h`).

@@ -1,5 +1,6 @@
 //! Processes and threads.
 
+use crate::clock::Timeval;
 use bitflags::bitflags;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -34,6 +35,8 @@ bitflags! {
 
 /// `prlimit64`: stack size in bytes.
 pub const RLIMIT_STACK: u64 = 3;
+/// `prlimit64`: size of a core file in bytes.
+pub const RLIMIT_CORE: u64 = 4;
 /// `prlimit64`: number of open files.
 pub const RLIMIT_NOFILE: u64 = 7;
 /// `prlimit64`: number of resources.
@@ -49,6 +52,78 @@ pub struct RLimit {
     pub current: u64,
     /// The hard limit.
     pub maximum: u64,
+}
+
+/// `prctl`: sets the name of the thread.
+pub const PR_SET_NAME: i32 = 15;
+/// `prctl`: returns the name of the thread.
+pub const PR_GET_NAME: i32 = 16;
+/// `prctl`: copies the auxiliary vector.
+pub const PR_GET_AUXV: i32 = 0x4155_5856;
+
+/// The name of a thread, zero-padded, with at least one zero (`TASK_COMM_LEN`).
+pub type ThreadName = [u8; 16];
+
+/// The name of a program's first thread: the last component of the path of its file.
+pub fn thread_name(path: &[u8]) -> ThreadName {
+    let mut name = ThreadName::default();
+    let file = path.rsplit(|&byte| byte == b'/').next().unwrap_or_default();
+    let len = file.len().min(name.len() - 1);
+    name[..len].copy_from_slice(&file[..len]);
+    name
+}
+
+/// `struct sysinfo`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct SystemInfo {
+    /// Seconds since boot.
+    pub uptime: i64,
+    /// Load averages. Tessera computes none.
+    pub loads: [u64; 3],
+    /// Memory in units of `memory_unit`.
+    pub total_memory: u64,
+    /// Free memory.
+    pub free_memory: u64,
+    /// Memory of shared-memory files.
+    pub shared_memory: u64,
+    /// Memory of buffers.
+    pub buffer_memory: u64,
+    /// There is no swap space.
+    pub total_swap: u64,
+    /// Free swap space.
+    pub free_swap: u64,
+    /// The number of threads.
+    pub threads: u16,
+    /// Padding.
+    pub gap_threads: [u16; 3],
+    /// High memory: none, since all memory is usable alike by programs.
+    pub total_high: u64,
+    /// Free high memory.
+    pub free_high: u64,
+    /// Bytes of a unit.
+    pub memory_unit: u32,
+    /// Padding.
+    pub gap_unit: u32,
+}
+
+/// `getrusage`: the calling process.
+pub const RUSAGE_SELF: i32 = 0;
+/// `getrusage`: its children that were waited for.
+pub const RUSAGE_CHILDREN: i32 = -1;
+/// `getrusage`: the calling thread.
+pub const RUSAGE_THREAD: i32 = 1;
+
+/// `struct rusage`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct ResourceUsage {
+    /// CPU time. Tessera counts the time in the kernel here too.
+    pub user_time: Timeval,
+    /// CPU time in the kernel.
+    pub system_time: Timeval,
+    /// Numbers of faults, transfers, messages and context switches, which Tessera does not count.
+    pub counts: [u64; 14],
 }
 
 /// A string of [`UtsName`], zero-padded.
@@ -86,6 +161,18 @@ pub const fn uts_text(text: &str) -> UtsText {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn thread_is_named_after_its_file() {
+        assert_eq!(&thread_name(b"/bin/cat"), b"cat\0\0\0\0\0\0\0\0\0\0\0\0\0");
+        assert_eq!(&thread_name(b"a-name-that-is-too-long"), b"a-name-that-is-\0");
+    }
+
+    #[test]
+    fn structures_have_the_size_of_linux() {
+        assert_eq!((size_of::<SystemInfo>(), size_of::<ResourceUsage>()), (112, 144));
+        assert_eq!(core::mem::offset_of!(SystemInfo, total_high), 88);
+    }
 
     #[test]
     fn uts_strings_are_truncated_and_zero_terminated() {

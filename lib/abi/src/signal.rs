@@ -168,9 +168,15 @@ impl StackT {
         self.flags & SS_DISABLE == 0 && sp > self.base && sp - self.base <= self.size
     }
 
+    /// Whether a handler runs on the stack when the stack pointer is `sp`; not known for one that is disarmed
+    /// meanwhile.
+    pub const fn is_active_at(&self, sp: u64) -> bool {
+        self.flags & SS_AUTODISARM == 0 && self.contains(sp)
+    }
+
     /// The stack as programs see it when the stack pointer is `sp`.
     pub const fn seen_at(self, sp: u64) -> Self {
-        let flags = if self.contains(sp) { self.flags | SS_ONSTACK } else { self.flags };
+        let flags = if self.is_active_at(sp) { self.flags | SS_ONSTACK } else { self.flags };
         Self { flags, ..self }
     }
 }
@@ -323,6 +329,9 @@ pub const SA_RESTORER: u64 = 0x0400_0000;
 
 /// The size of `struct rt_sigframe`: a [`SignalFrame`], and room for further records.
 pub const SIGNAL_FRAME_BYTES: u64 = 4688;
+
+/// The bytes that the kernel uses on the stack of a handler: the frame, a frame record, and their alignment.
+pub const SIGNAL_STACK_BYTES: u64 = SIGNAL_FRAME_BYTES + 16 + 16;
 
 /// The part of `struct rt_sigframe` that the kernel stores on the stack of a handler.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]

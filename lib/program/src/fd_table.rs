@@ -18,18 +18,35 @@ pub struct FdTable<F> {
     slots: Vec<Option<FdEntry<F>>>,
     /// All numbers below are in use; the search for a free one starts here.
     full_below: usize,
+    /// The number of descriptors that can be opened, and the maximum of that number.
     limit: usize,
+    maximum: usize,
 }
 
 impl<F: Clone> FdTable<F> {
     /// An empty table with at most `limit` descriptors.
     pub const fn new(limit: usize) -> Self {
-        Self { slots: Vec::new(), full_below: 0, limit }
+        Self { slots: Vec::new(), full_below: 0, limit, maximum: limit }
     }
 
-    /// The maximum number of descriptors.
-    pub fn limit(&self) -> usize {
-        self.limit
+    /// The number of descriptors that can be opened, and its maximum.
+    pub fn limits(&self) -> (usize, usize) {
+        (self.limit, self.maximum)
+    }
+
+    /// Changes the limits. Descriptors beyond the limit stay open.
+    ///
+    /// # Errors
+    /// `EINVAL` if the limit exceeds its maximum, `EPERM` if that exceeds the present one.
+    pub fn set_limits(&mut self, limit: u64, maximum: u64) -> Result<(), Errno> {
+        if limit > maximum {
+            return Err(Errno::EINVAL);
+        }
+        if maximum > self.maximum as u64 {
+            return Err(Errno::EPERM);
+        }
+        (self.limit, self.maximum) = (limit as usize, maximum as usize);
+        Ok(())
     }
 
     /// Adds `file` at the lowest free number not below `lowest`.
@@ -124,6 +141,17 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use std::collections::BTreeSet;
+
+    #[test]
+    fn limits_are_lowered_but_not_raised_above_their_maximum() {
+        let mut table = FdTable::new(4);
+        assert_eq!([5, 2, 2].map(|limit| table.set_limits(limit, 4)), [Err(Errno::EINVAL), Ok(()), Ok(())]);
+        assert_eq!([table.insert('a', false, 0), table.insert('b', false, 0)], [Ok(0), Ok(1)]);
+        assert_eq!(table.insert('c', false, 0), Err((Errno::EMFILE, 'c')));
+        assert_eq!(table.set_limits(1, 3), Ok(()));
+        assert_eq!((table.set_limits(4, 4), table.limits()), (Err(Errno::EPERM), (1, 3)));
+        assert!(table.get(1).is_ok());
+    }
 
     #[test]
     fn lowest_free_number_is_allocated() {

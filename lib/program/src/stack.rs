@@ -32,6 +32,8 @@ pub struct StackImage {
     pub pointer: UserVa,
     /// The bytes from the stack pointer to the top.
     pub bytes: Vec<u8>,
+    /// The auxiliary vector: pairs of key and value.
+    pub auxiliary: Vec<u64>,
 }
 
 /// The size of arguments and environment exceeds the limit (`E2BIG`).
@@ -77,15 +79,17 @@ impl StackImage {
 
         let mut words = Vec::from([request.arguments.len() as u64]);
         words.extend(arguments.into_iter().chain([0]).chain(environment).chain([0]));
-        words.extend(request.auxiliary.iter().flat_map(|&(key, value)| [key, value]));
-        words.extend([AT_EXECFN, path, AT_PLATFORM, platform, AT_RANDOM, random, AT_NULL, 0]);
+        let mut auxiliary: Vec<u64> =
+            request.auxiliary.iter().flat_map(|&(key, value)| [key, value]).collect();
+        auxiliary.extend([AT_EXECFN, path, AT_PLATFORM, platform, AT_RANDOM, random, AT_NULL, 0]);
+        words.extend(&auxiliary);
 
         let bytes_below = words.len() as u64 * 8;
         let pointer = (strings.top - strings.reversed.len() as u64 - bytes_below) & !15;
         let mut bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
         bytes.resize((strings.top - pointer) as usize - strings.reversed.len(), 0);
         bytes.extend(strings.reversed.iter().rev());
-        Ok(Self { pointer: UserVa::new(pointer), bytes })
+        Ok(Self { pointer: UserVa::new(pointer), bytes, auxiliary })
     }
 }
 

@@ -240,6 +240,43 @@ pub fn alternate_stack(_: &[String]) -> ProbeResult {
     ensure(!range.contains(&at), || "the handler ran on the old alternate stack".into())
 }
 
+/// The results of `sigaltstack` in [`changes_stack`]: the flags of the stack, and the result of a change.
+static STACK_CALLS: [AtomicI64; 2] = [AtomicI64::new(0), AtomicI64::new(0)];
+
+extern "C" fn changes_stack(_: i32, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
+    // SAFETY: zero is a valid stack.
+    let mut stack: libc::stack_t = unsafe { std::mem::zeroed() };
+    let at = (&raw mut stack).expose_provenance() as u64;
+    // SAFETY: writes `stack`, and then requests the same stack again.
+    let result = unsafe {
+        raw::call(libc::SYS_sigaltstack, [0, at, 0, 0, 0, 0]);
+        STACK_CALLS[0].store(stack.ss_flags.into(), SeqCst);
+        stack.ss_flags = 0;
+        raw::call(libc::SYS_sigaltstack, [(&raw const stack).expose_provenance() as u64, 0, 0, 0, 0, 0])
+    };
+    STACK_CALLS[1].store(result, SeqCst);
+    CALLS.fetch_add(1, SeqCst);
+}
+
+/// A handler sees that it runs on the alternate stack, and cannot change it.
+pub fn stack_in_use(_: &[String]) -> ProbeResult {
+    const LEN: usize = 1 << 16;
+    let memory = vec![0u8; LEN];
+    let stack = libc::stack_t { ss_sp: memory.as_ptr().cast_mut().cast(), ss_flags: 0, ss_size: LEN };
+    // SAFETY: zero is a valid stack.
+    let mut old: libc::stack_t = unsafe { std::mem::zeroed() };
+    // SAFETY: the memory outlives the stack, which is replaced below.
+    unsafe { libc::sigaltstack(&raw const stack, &raw mut old) };
+    set_action(libc::SIGUSR1, Some(changes_stack), libc::SA_ONSTACK);
+    raise(libc::SIGUSR1);
+    // SAFETY: the stack that was set before.
+    unsafe { libc::sigaltstack(&raw const old, ptr::null_mut()) };
+    set_action(libc::SIGUSR1, None, 0);
+    let seen = STACK_CALLS.each_ref().map(|result| result.load(SeqCst));
+    let expected = [i64::from(libc::SS_ONSTACK), -i64::from(libc::EPERM)];
+    ensure(seen == expected, || format!("flags and result are {seen:?}, not {expected:?}"))
+}
+
 /// A signal ends a sleep with the remaining time, and a wait with or without `SA_RESTART`.
 pub fn interrupted(_: &[String]) -> ProbeResult {
     const SIGNAL_1: i32 = libc::SIGUSR1;

@@ -36,6 +36,7 @@ mod share;
 mod signals;
 mod start;
 mod sync_files;
+mod system;
 mod terminal;
 mod threads;
 mod time;
@@ -120,6 +121,12 @@ const PROBES: &[Probe] = &[
     ("timer-expirations", Expectation::Pass, timers::expirations),
     ("timer-waits", Expectation::Pass, timers::waits),
     ("timer-errors", Expectation::Pass, timers::errors),
+    ("limits", Expectation::Pass, system::limits),
+    ("thread-names", Expectation::Pass, system::names),
+    ("auxiliary-vector", Expectation::Pass, system::auxiliary_vector),
+    ("system-information", Expectation::Pass, system::information),
+    ("affinity", Expectation::Pass, system::affinity),
+    ("signal-stack-in-use", Expectation::Pass, handlers::stack_in_use),
     ("float", Expectation::Pass, threads::floating_point),
     ("bad-pointers", Expectation::Pass, bad_pointers::bad_pointers),
     ("copies-across-pages", Expectation::Pass, borders::copies),
@@ -245,7 +252,7 @@ mod tests {
     /// Probes without a device also pass on the Linux build host, which validates the probes themselves.
     #[test]
     fn portable_probes_pass_on_linux() {
-        let portable: [fn(&[String]) -> ProbeResult; 53] = [
+        let portable: [fn(&[String]) -> ProbeResult; 59] = [
             start::hello,
             files::tree,
             files::descriptors,
@@ -296,6 +303,12 @@ mod tests {
             timers::expirations,
             timers::waits,
             timers::errors,
+            system::limits,
+            system::names,
+            system::auxiliary_vector,
+            system::information,
+            system::affinity,
+            handlers::stack_in_use,
             threads::locks_and_channels,
             threads::preemption,
             threads::floating_point,

@@ -84,6 +84,12 @@ fn calls(file: i32) -> Vec<StructureCall> {
         call("times", libc::SYS_times, [OUT, 0, 0, 0, 0, 0], 32),
         call("clock_gettime", libc::SYS_clock_gettime, [1, OUT, 0, 0, 0, 0], 16),
         call("prlimit64", libc::SYS_prlimit64, [0, 7, 0, OUT, 0, 0], 16),
+        StructureCall {
+            gaps: &[(82, 88), (108, 112)],
+            ..call("sysinfo", libc::SYS_sysinfo, [OUT, 0, 0, 0, 0, 0], 112)
+        },
+        call("getrusage", libc::SYS_getrusage, [0, OUT, 0, 0, 0, 0], 144),
+        call("PR_GET_NAME", libc::SYS_prctl, [16, OUT, 0, 0, 0, 0], 16),
         call("rt_sigaction", libc::SYS_rt_sigaction, [10, 0, OUT, 8, 0, 0], 32),
         call("rt_sigprocmask", libc::SYS_rt_sigprocmask, [0, 0, OUT, 8, 0, 0], 8),
         StructureCall {
