@@ -278,12 +278,18 @@ fn clamp_length(len: u64) -> usize {
 pub fn read_link_at(call: &SyscallContext<'_>) -> SyscallResult {
     let id = lookup(call, 0, call.address(1), false)?;
     let NodeKind::Link(target) = root::mounted()?.node(id).kind else { return Err(Errno::EINVAL) };
-    if call.int(3) <= 0 {
-        return Err(Errno::EINVAL);
-    }
-    let bytes = &target[..target.len().min(call.length(3))];
+    let bytes = truncated(target, call.int(3))?;
     call.memory().write_bytes(call.address(2), bytes)?;
     Ok(bytes.len() as u64)
+}
+
+/// Returns the bytes of a link's target that fit into a buffer of `len` bytes.
+///
+/// # Errors
+/// `EINVAL` for an empty buffer.
+fn truncated(target: &[u8], len: i32) -> Result<&[u8], Errno> {
+    let room = usize::try_from(len).ok().filter(|&room| room > 0).ok_or(Errno::EINVAL)?;
+    Ok(target.get(..room).unwrap_or(target))
 }
 
 /// `newfstatat`
@@ -313,4 +319,16 @@ fn lookup(call: &SyscallContext<'_>, directory: usize, path: UserVa, follow: boo
         call.file(directory)?.node().ok_or(Errno::ENOTDIR)?
     };
     root::mounted()?.resolve(start, &path, follow)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn link_target_is_truncated_to_the_buffer() {
+        let read = |len| truncated(b"bin/a", len);
+        assert_eq!([read(4), read(5), read(6)], [Ok(&b"bin/"[..]), Ok(b"bin/a"), Ok(b"bin/a")]);
+        assert_eq!([read(0), read(-1)], [Err(Errno::EINVAL); 2]);
+    }
 }

@@ -1,5 +1,6 @@
 //! Files: the initramfs, devices and dma-bufs.
 
+use std::ffi::CStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
@@ -8,6 +9,7 @@ use std::os::unix::fs::MetadataExt;
 use dmabuf::{Heap, SYSTEM};
 
 use crate::result::{ProbeResult, ensure, expect_error};
+use crate::{epolls, raw};
 
 pub fn this_program() -> std::io::Result<String> {
     Ok(std::env::current_exe().map_or_else(|_| "/bin/probe".into(), |path| path.display().to_string()))
@@ -31,16 +33,25 @@ pub fn tree(_: &[String]) -> ProbeResult {
     let names: Vec<_> = fs::read_dir(directory)?.filter_map(|entry| Some(entry.ok()?.file_name())).collect();
     ensure(names.iter().any(|entry| entry == name), || format!("{directory} lists {names:?}"))?;
     expect_error("a missing file", File::open("/no/such/file"), libc::ENOENT)?;
+    expect_error("an existing file as a new one", File::create_new(&path), libc::EEXIST)?;
     expect_error("a file as a directory", File::open(format!("{path}/x")), libc::ENOTDIR)
 }
 
 /// The initramfs is read-only.
 pub fn read_only(_: &[String]) -> ProbeResult {
     expect_error("writing to a program", OpenOptions::new().write(true).open(this_program()?), libc::EROFS)?;
-    expect_error("a new file", File::create("/bin/new"), libc::EROFS)
+    expect_error("a new file", File::create("/bin/new"), libc::EROFS)?;
+    let writable = |path: &CStr| {
+        // SAFETY: reads the path only.
+        let result = unsafe { libc::access(path.as_ptr(), libc::W_OK) };
+        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    };
+    expect_error("write access to a program", writable(c"/bin/probe"), libc::EROFS)?;
+    Ok(writable(c"/dev/null")?)
 }
 
-/// Duplicated descriptors share a file offset; closed descriptor numbers are reused.
+/// Duplicated descriptors share a file offset and have at least the requested number; closed descriptor
+/// numbers are reused.
 pub fn descriptors(_: &[String]) -> ProbeResult {
     let mut first = File::open(this_program()?)?;
     let mut second = first.try_clone()?;
@@ -48,6 +59,11 @@ pub fn descriptors(_: &[String]) -> ProbeResult {
     let at = first.stream_position()?;
     ensure(at == 100, || format!("the duplicate moved to 100, this one to {at}"))?;
     let number = |file: &File| std::os::fd::AsRawFd::as_raw_fd(&file.as_fd());
+    // SAFETY: no pointers.
+    let high =
+        unsafe { raw::call(libc::SYS_fcntl, [number(&first) as u64, libc::F_DUPFD as u64, 100, 0, 0, 0]) };
+    let high = epolls::owned(high)?;
+    ensure(high.as_raw_fd() >= 100, || format!("descriptor {high:?} instead of one from 100 on"))?;
     let freed = number(&second);
     drop(second);
     let third = File::open(this_program()?)?;
