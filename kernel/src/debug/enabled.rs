@@ -17,6 +17,9 @@ pub trait Checks: Sync {
     fn is_armed(&self, point: FailPoint) -> bool;
     /// Returns a limit or a number of repetitions: `count`, reduced while fault injection runs.
     fn scaled(&self, count: u64) -> u64;
+    /// Returns the length of a time slice, which is `ns` unless a test needs threads that are not preempted.
+    /// Called with the scheduler's lock held.
+    fn time_slice(&self, ns: u64) -> u64;
     /// Called after `chunk` was allocated. No lock is held.
     fn frame_allocated(&self, chunk: Chunk);
     /// Called before `owner` frees `chunk`. No lock is held.
@@ -173,6 +176,11 @@ pub fn is_armed(point: FailPoint) -> bool {
 /// Returns a limit or a number of repetitions: `count`, or a tenth of it while fault injection runs.
 pub fn scaled(count: u64) -> u64 {
     checks().map_or(count, |checks| checks.scaled(count))
+}
+
+/// See [`Checks::time_slice`].
+pub fn time_slice(ns: u64) -> u64 {
+    checks().map_or(ns, |checks| checks.time_slice(ns))
 }
 
 /// See [`Checks::frame_allocated`].

@@ -12,6 +12,8 @@
 //!   later than the first deadline of its sleepers.
 //! - A CPU without a runnable thread waits in WFI and is marked in `idle`; making a thread ready sends a
 //!   reschedule IPI to one of these CPUs.
+//! - A signal or a termination sends a reschedule IPI to the CPU that runs the thread, which checks its
+//!   requests before it returns to user space ([`has_requests`]).
 
 pub mod alarm;
 mod mutex;
@@ -191,12 +193,33 @@ pub fn park(deadline: Option<Nanoseconds>) {
 
 /// Wakes a thread from [`park`], or makes its next `park` return immediately.
 pub fn unpark(thread: &Arc<Thread>) {
-    let mut scheduler = SCHEDULER.lock();
+    wake(&mut SCHEDULER.lock(), thread);
+}
+
+fn wake(scheduler: &mut Scheduler, thread: &Arc<Thread>) {
     if thread.wait_state.wake() {
         let sleeper = scheduler.queue.remove_sleeper(|other| Arc::ptr_eq(other, thread));
         scheduler.queue.push(sleeper.unwrap_or_else(|| thread.clone()));
-        kick_idle_cpu(&mut scheduler);
+        kick_idle_cpu(scheduler);
     }
+}
+
+/// Makes `thread` check its requests, which are set already: wakes it, or interrupts the CPU that runs it. A
+/// program without system calls would check them at the end of its time slice only; a thread that is not
+/// running checks them before it enters user space.
+fn wake_for_request(thread: &Arc<Thread>) {
+    let mut scheduler = SCHEDULER.lock();
+    wake(&mut scheduler, thread);
+    if let Some(cpu) = other_cpu_of(thread) {
+        irq::send_reschedule(cpu);
+    }
+}
+
+/// Returns the CPU, other than this one, that runs `thread`. The scheduler's lock must be held.
+fn other_cpu_of(thread: &Arc<Thread>) -> Option<usize> {
+    let runs =
+        |current: &AtomicPtr<Thread>| current.load(Ordering::Relaxed).cast_const() == Arc::as_ptr(thread);
+    CURRENT.iter().position(runs).filter(|&cpu| cpu != arch::cpu::index())
 }
 
 /// Sleeps until `deadline`, or until the process is terminated.
@@ -225,20 +248,20 @@ pub fn check_signals() {
     with_current(Thread::set_signalled);
 }
 
-/// Makes `thread` check for signals: immediately if it waits on behalf of its program, else before it returns
-/// to user space.
+/// Makes `thread` check for signals: immediately if it waits on behalf of its program or runs in user space,
+/// else before it returns to user space.
 pub fn notify(thread: &Arc<Thread>) {
-    // Before the wakeup, as in `interrupt`. A thread that runs in user space notices at its next exception,
-    // at the latest at the end of its time slice.
+    // Before the wakeup, as in `interrupt`.
     thread.set_signalled();
-    unpark(thread);
+    wake_for_request(thread);
 }
 
-/// Makes the current and all later waits of `thread` fail with [`WaitError::Interrupted`].
+/// Makes the current and all later waits of `thread` fail with [`WaitError::Interrupted`], and the thread
+/// exit instead of running in user space.
 pub fn interrupt(thread: &Arc<Thread>) {
     // Before the wakeup: the thread checks the flag between its wakeup and its next wait.
     thread.set_interrupted();
-    unpark(thread);
+    wake_for_request(thread);
 }
 
 /// Terminates the calling thread, which must own no resources.
@@ -502,5 +525,20 @@ mod tests {
         };
         assert!(completes(Some(&NoRegisters), None) && completes(Some(&NoRegisters), Some(&NoRegisters)));
         assert!(!completes(None, Some(&NoRegisters)), "a kernel thread leaves no maintenance incomplete");
+    }
+
+    #[test]
+    fn only_the_cpu_that_runs_the_thread_is_interrupted() {
+        let [running, other] = [0, 1].map(|_| Arc::new(Thread::on_boot_stack("test", None)));
+        let run_on = |cpu: usize, thread: *const Thread| {
+            CURRENT.of(cpu).store(thread.cast_mut(), Ordering::Relaxed);
+        };
+        assert_eq!(other_cpu_of(&running), None);
+        run_on(2, Arc::as_ptr(&running));
+        assert_eq!([&running, &other].map(other_cpu_of), [Some(2), None]);
+        run_on(2, core::ptr::null());
+        run_on(arch::cpu::index(), Arc::as_ptr(&other));
+        assert_eq!(other_cpu_of(&other), None, "this CPU");
+        run_on(arch::cpu::index(), core::ptr::null());
     }
 }

@@ -1,6 +1,7 @@
 //! Time: the counter of the generic timer as nanoseconds since boot.
 
 use super::run_queue::Nanoseconds;
+use crate::debug;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// The time slice of a thread while others are runnable.
@@ -35,7 +36,7 @@ pub(super) type Ticks = u64;
 
 /// Returns the counter value at the end of a time slice that starts now.
 pub(super) fn slice_end() -> Ticks {
-    arch::timer::Deadline::in_ns(TIME_SLICE).ticks()
+    arch::timer::Deadline::in_ns(debug::time_slice(TIME_SLICE)).ticks()
 }
 
 /// Returns whether the counter has reached `at`.

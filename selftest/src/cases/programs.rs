@@ -32,6 +32,8 @@ macro_rules! probes {
             $(Test { name: concat!("programs.", $behaviour), run: || $run($name) },)*
             SHARED_BUFFER, REPEATED_STARTS, DEAD_PROCESS, DEVICE_BUFFER, SECOND_EDU, QUARANTINE,
             FAULTS_BETWEEN_COPIES, LOST_EVENTS,
+            #[cfg(feature = "checking")]
+            RUNNING_THREADS,
         ]
     };
 }
@@ -177,6 +179,12 @@ const LOST_EVENTS: Test = Test {
     run: only_lost_events_quarantine_a_device_below_its_limit,
 };
 
+#[cfg(feature = "checking")]
+const RUNNING_THREADS: Test = Test {
+    name: "programs.signal_and_exit_interrupt_threads_in_user_space",
+    run: signal_and_exit_interrupt_threads_in_user_space,
+};
+
 fn passes(probe: &str) -> Outcome {
     expect(probe, Termination::Exited(0))
 }
@@ -305,6 +313,25 @@ fn only_lost_events_quarantine_a_device_below_its_limit() -> Outcome {
     let overflows = smmu.is_some_and(|smmu| smmu.features().event_queue_entries() < FAULTS);
     let probe = if overflows { "edu-quarantine" } else { "edu-concurrent-faults" };
     passes_while_the_device_faults(probe, |edu, _| device::write_out(edu, faults::UNMAPPED, PAGE_SIZE))
+}
+
+/// The time slices are so long that only an IPI makes the threads enter the kernel. Neither this thread nor
+/// the program sleeps with a deadline, whose timer would be such an interrupt.
+#[cfg(feature = "checking")]
+fn signal_and_exit_interrupt_threads_in_user_space() -> Outcome {
+    use crate::debug::LEAST_TIME_SLICE;
+    use core::sync::atomic::Ordering;
+    const TIME_SLICE_NS: u64 = 60_000_000_000;
+    if sched::running_cpus().count_ones() < 2 {
+        skip!("one CPU: the threads would wait for each other's time slices");
+    }
+    let started = sched::time::now();
+    LEAST_TIME_SLICE.store(TIME_SLICE_NS, Ordering::Relaxed);
+    let outcome = expect_arguments(&["handler-of-running-thread", "exit"], Termination::Exited(0));
+    LEAST_TIME_SLICE.store(0, Ordering::Relaxed);
+    let time = sched::time::now() - started;
+    check!(time < TIME_SLICE_NS, "a thread ran to the end of its time slice: {time} ns");
+    outcome
 }
 
 fn two_processes_share_one_buffer() -> Outcome {

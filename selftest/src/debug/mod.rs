@@ -11,8 +11,12 @@ pub use call_path::{forget_all_paths, forget_newest_path, paths_overflowed};
 
 use addr::{AddrRange, Chunk, Iova, MemoryType};
 use core::panic::Location;
+use core::sync::atomic::{AtomicU64, Ordering};
 use kernel::debug::{Checks, DebugTag, DomainKey, FailPoint, LastOwner, StreamKey};
 use smmu_spec::EventRecord;
+
+/// The length in nanoseconds to which a test extends the time slices that start; 0 without one.
+pub static LEAST_TIME_SLICE: AtomicU64 = AtomicU64::new(0);
 
 /// All checks. The image registers them with `kernel::debug::install`.
 pub struct AllChecks;
@@ -29,6 +33,10 @@ impl Checks for AllChecks {
     fn scaled(&self, count: u64) -> u64 {
         // Repetitions are alike, and each injected failure needs a run of its own.
         if fault_injection::is_busy() { count.div_ceil(10) } else { count }
+    }
+
+    fn time_slice(&self, ns: u64) -> u64 {
+        ns.max(LEAST_TIME_SLICE.load(Ordering::Relaxed))
     }
 
     fn frame_allocated(&self, chunk: Chunk) {

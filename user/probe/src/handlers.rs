@@ -181,6 +181,33 @@ pub fn fault(_: &[String]) -> ProbeResult {
     })
 }
 
+/// A signal calls its handler on a thread that runs without a system call. With an argument another such
+/// thread runs until the exit.
+pub fn running(arguments: &[String]) -> ProbeResult {
+    static IDS: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
+    set_action(libc::SIGUSR1, Some(handler), 0);
+    let run = |n: usize, is_done: fn() -> bool| {
+        let thread = std::thread::spawn(move || {
+            IDS[n].store(thread_id(), SeqCst);
+            while !is_done() {
+                std::hint::spin_loop();
+            }
+        });
+        while IDS[n].load(SeqCst) == 0 {
+            std::thread::yield_now();
+        }
+        thread
+    };
+    let signalled = run(0, || CALLS.load(SeqCst) > 0);
+    let result = send(IDS[0].load(SeqCst), libc::SIGUSR1);
+    signalled.join().map_err(|_| "the signalled thread panicked")?;
+    if !arguments.is_empty() {
+        run(1, || false);
+    }
+    ensure(result == 0, || format!("tgkill returned {result}"))?;
+    expect_calls("while the thread runs", 1)
+}
+
 /// A blocked signal is pending until it is unblocked; it is blocked during its own handler.
 pub fn masks(_: &[String]) -> ProbeResult {
     const SIGNAL_2: i32 = libc::SIGUSR2;

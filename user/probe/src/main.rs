@@ -101,6 +101,7 @@ const PROBES: &[Probe] = &[
     ("signals-ignored", Expectation::Pass, signals::ignored),
     ("handler", Expectation::Pass, handlers::called),
     ("handler-of-fault", Expectation::Pass, handlers::fault),
+    ("handler-of-running-thread", Expectation::Pass, handlers::running),
     ("handler-masks", Expectation::Pass, handlers::masks),
     ("handler-stack", Expectation::Pass, handlers::alternate_stack),
     ("handler-interrupts", Expectation::Pass, handlers::interrupted),
@@ -252,7 +253,7 @@ mod tests {
     /// Probes without a device also pass on the Linux build host, which validates the probes themselves.
     #[test]
     fn portable_probes_pass_on_linux() {
-        let portable: [fn(&[String]) -> ProbeResult; 59] = [
+        let portable: [fn(&[String]) -> ProbeResult; 60] = [
             start::hello,
             files::tree,
             files::descriptors,
@@ -281,6 +282,7 @@ mod tests {
             signals::arguments,
             handlers::called,
             handlers::fault,
+            handlers::running,
             handlers::masks,
             handlers::alternate_stack,
             handlers::interrupted,
