@@ -51,11 +51,8 @@ impl ChunkedBuffer {
         memory: MemoryType,
         tag: DebugTag,
     ) -> Result<Arc<Self>, DmaError> {
-        // `Arc::new` panics if the heap is full.
-        if !heap::has_room(heap::block_bytes::<Self>()) {
-            return Err(DmaError::OutOfHeap);
-        }
-        let mut buffer = Arc::new(Self { frames: Frames::new(), attrs, memory, view: Once::new(), tag });
+        let buffer = Self { frames: Frames::new(), attrs, memory, view: Once::new(), tag };
+        let mut buffer = heap::try_arc(buffer).ok_or(DmaError::OutOfHeap)?;
         // Filled in place: a move of the inline list costs more than the allocation of a cached chunk.
         let Some(this) = Arc::get_mut(&mut buffer) else { unreachable!("the only reference") };
         frames::alloc(request, &mut this.frames)?;

@@ -172,17 +172,15 @@ impl DmaSpace for Space {
     }
 
     fn alloc(&self, len: usize, attrs: Attrs) -> Result<DmaBuffer, DmaError> {
-        if !heap::has_room(heap::block_bytes::<Owned>()) {
-            return Err(DmaError::OutOfHeap);
-        }
         let attachment = alloc(&self.0, len as u64, attrs)?;
         let view = attachment.buffer().kernel_view();
         let view = view.and_then(|range| NonNull::new(range.start().raw() as *mut u8));
         let range = attachment.range();
+        let owned = heap::try_box(Owned(attachment)).ok_or(DmaError::OutOfHeap)?;
         // SAFETY: the kernel view covers the whole buffer, readable, writable and page-aligned, and lives as
         // long as the buffer, which the attachment holds; there is no other reference to either, so no other
         // code accesses the memory.
-        Ok(unsafe { DmaBuffer::new(range, view, Box::new(Owned(attachment))) })
+        Ok(unsafe { DmaBuffer::new(range, view, owned) })
     }
 
     fn map(

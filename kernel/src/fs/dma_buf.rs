@@ -3,9 +3,10 @@
 
 use super::sync_file::{self, SyncFile};
 use super::{Caller, File};
-use crate::debug;
+use crate::debug::{self, FailPoint};
 use crate::dma::counters::{self, Reading};
 use crate::dma::{Attachment, ChunkedBuffer, SyncFor};
+use crate::memory::heap;
 use crate::sched;
 use crate::sync::SpinLock;
 use crate::vm::access::UserMemory;
@@ -45,13 +46,20 @@ impl DmaBuf {
     }
 
     /// Records an attachment.
-    pub fn add_attachment(&self, attachment: &Arc<Attachment>) {
+    ///
+    /// # Errors
+    /// `ENOMEM`
+    pub fn add_attachment(&self, attachment: &Arc<Attachment>) -> Result<(), Errno> {
         {
             let mut all = self.attachments.lock();
             all.retain(|old| old.strong_count() > 0);
+            if debug::fail_point(FailPoint::Heap) || all.try_reserve(1).is_err() {
+                return Err(Errno::ENOMEM);
+            }
             all.push(Arc::downgrade(attachment));
         }
         debug::buffer_named(self.buffer.tag(), &self.name.lock());
+        Ok(())
     }
 
     /// Starts an access by `device` of the driver `driver`: its fence is pending until the returned value is
@@ -110,15 +118,17 @@ pub struct DmaBufFile(Arc<DmaBuf>);
 const BATCH: usize = 64;
 
 impl DmaBufFile {
-    pub fn new(buffer: Arc<ChunkedBuffer>) -> Self {
-        let inode = NEXT_INODE.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::new(DmaBuf {
+    /// # Errors
+    /// `ENOMEM`
+    pub fn new(buffer: Arc<ChunkedBuffer>) -> Result<Self, Errno> {
+        let dma_buf = DmaBuf {
             buffer,
-            inode,
+            inode: NEXT_INODE.fetch_add(1, Ordering::Relaxed),
             attachments: SpinLock::new(Vec::new()),
             fences: SpinLock::new(BufferFences::new()),
             name: SpinLock::new(Vec::new()),
-        }))
+        };
+        heap::try_arc(dma_buf).map(Self).ok_or(Errno::ENOMEM)
     }
 
     fn set_name(&self, memory: UserMemory<'_>, at: UserVa) -> Result<(), Errno> {

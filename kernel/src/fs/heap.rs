@@ -10,7 +10,6 @@ use abi::file::OpenFlags;
 use abi::{Errno, Ioctl};
 use addr::{PAGE_SIZE, UserVa};
 use alloc::boxed::Box;
-use alloc::sync::Arc;
 use dma_api::Attrs;
 
 /// The major number of the DMA heaps.
@@ -71,7 +70,7 @@ impl HeapFile {
         // A length that exceeds the last page rounds up to 0 in Linux.
         let len = request.len.checked_next_multiple_of(PAGE_SIZE).ok_or(Errno::EINVAL)?;
         let buffer = dma::alloc_unattached(len, self.0.attrs()).map_err(errno)?;
-        let file = Arc::new(OpenFile::new(DmaBufFile::new(buffer), flags));
+        let file = OpenFile::try_new(DmaBufFile::new(buffer)?, flags)?;
         super::insert_and_report(caller.files, file, flags.contains(OpenFlags::CLOEXEC), |fd| {
             request.fd = fd;
             memory.write_prefix(at, &request, ioctl.output_len())

@@ -16,7 +16,7 @@ pub mod root;
 mod sync_file;
 pub mod timerfd;
 
-use crate::memory;
+use crate::memory::heap as kernel_heap;
 use crate::sched::Mutex;
 use crate::vm::access::UserMemory;
 use crate::vm::address_space::{AddressSpace, FileContent};
@@ -193,16 +193,21 @@ impl OpenFile {
         Self::of(Box::new(file), None, flags)
     }
 
+    /// As [`new`](Self::new), for a call of a program.
+    ///
+    /// # Errors
+    /// `ENOMEM`
+    pub fn try_new<F: File>(file: F, flags: OpenFlags) -> Result<Arc<Self>, Errno> {
+        let file = kernel_heap::try_box(file).ok_or(Errno::ENOMEM)?;
+        kernel_heap::try_arc(Self::of(file, None, flags)).ok_or(Errno::ENOMEM)
+    }
+
     /// Adds a new file that was not opened by a path to `files`.
     ///
     /// # Errors
     /// `ENOMEM`, `EMFILE`.
     pub fn open<F: File>(files: &FileTable, file: F, flags: OpenFlags) -> Result<u32, Errno> {
-        let bytes = memory::heap::block_bytes::<Self>() + size_of::<F>().next_power_of_two();
-        if !memory::heap::has_room(bytes) {
-            return Err(Errno::ENOMEM);
-        }
-        insert(files, Arc::new(Self::new(file, flags)), flags.contains(OpenFlags::CLOEXEC), 0)
+        insert(files, Self::try_new(file, flags)?, flags.contains(OpenFlags::CLOEXEC), 0)
     }
 
     fn of(file: Box<dyn File>, node: Option<NodeId>, flags: OpenFlags) -> Self {

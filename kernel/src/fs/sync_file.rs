@@ -7,8 +7,7 @@ use abi::Errno;
 use abi::file::{OpenFlags, PollEvents};
 use abi::sync_file::*;
 use addr::{Address, UserVa};
-use alloc::format;
-use alloc::sync::Arc;
+use core::fmt::{self, Display, Write};
 use program::{FenceSet, FenceSignal};
 
 /// The bytes of a name, with its terminating zero.
@@ -31,7 +30,7 @@ impl SyncFile {
         caller: &Caller<'_>,
         report: impl FnOnce(u32) -> Result<(), Errno>,
     ) -> Result<(), Errno> {
-        let file = Arc::new(OpenFile::new(self, OpenFlags::empty()));
+        let file = OpenFile::try_new(self, OpenFlags::empty())?;
         super::insert_and_report(caller.files, file, true, report)
     }
 
@@ -68,7 +67,7 @@ impl SyncFile {
             info.status = self.copy_fences(memory, UserVa::new(info.sync_fence_info))?;
         }
         info.num_fences = count;
-        info.name = if self.name[0] != 0 { self.name } else { name_of(&format!("{}", self.fences)) };
+        info.name = if self.name[0] != 0 { self.name } else { name_of(&self.fences) };
         memory.write(at, &info)
     }
 
@@ -106,11 +105,25 @@ fn status(signal: Option<FenceSignal>) -> i32 {
 }
 
 /// Returns the text as the zero-terminated bytes of a name, truncated if necessary.
-fn name_of(text: &str) -> Name {
-    let mut name = [0; SYNC_NAME_LEN];
-    let len = text.len().min(SYNC_NAME_LEN - 1);
-    name[..len].copy_from_slice(&text.as_bytes()[..len]);
-    name
+fn name_of(text: impl Display) -> Name {
+    let mut writer = NameWriter { name: [0; SYNC_NAME_LEN], len: 0 };
+    // Never fails.
+    let _ = write!(writer, "{text}");
+    writer.name
+}
+
+struct NameWriter {
+    name: Name,
+    len: usize,
+}
+
+impl Write for NameWriter {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let len = text.len().min(SYNC_NAME_LEN - 1 - self.len);
+        self.name[self.len..][..len].copy_from_slice(&text.as_bytes()[..len]);
+        self.len += len;
+        Ok(())
+    }
 }
 
 /// Returns a zero-terminated name with zeroes after its end.
@@ -152,4 +165,17 @@ impl File for SyncFile {
 pub fn with_fences<R>(caller: &Caller<'_>, fd: i32, f: impl FnOnce(&FenceSet) -> R) -> Result<R, Errno> {
     let open = caller.files.lock().get(fd).map(|open| open.file.clone()).map_err(|_| Errno::EINVAL)?;
     open.file().fences().map(f).ok_or(Errno::EINVAL)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_truncated_and_zero_terminated() {
+        assert_eq!(name_of("edu-1").split(|&byte| byte == 0).next(), Some(&b"edu-1"[..]));
+        let long = name_of(format_args!("{}{}", "a".repeat(30), "bcd"));
+        assert_eq!(long.last_chunk(), Some(&[b'a', b'b', 0]));
+        assert_eq!(terminated(&long), long);
+    }
 }

@@ -10,6 +10,8 @@ use crate::memory::zones;
 use crate::percpu::{self, MAX_CPUS, PerCpu};
 use crate::sync::SpinLock;
 use addr::{Chunk, Order};
+use alloc::alloc::alloc;
+use alloc::boxed::Box;
 use alloc::sync::Arc;
 use buddy_system_allocator::Heap;
 use core::alloc::{GlobalAlloc, Layout};
@@ -184,11 +186,6 @@ pub fn ensure_reserve() -> bool {
     FREE.load(Ordering::Relaxed) >= RESERVE_BYTES || zones::locked_by_this_cpu() || grow(Layout::new::<u64>())
 }
 
-/// The size of the heap block of an `Arc<T>`.
-pub const fn block_bytes<T>() -> usize {
-    (size_of::<T>() + 2 * size_of::<usize>()).next_power_of_two()
-}
-
 /// Returns whether `bytes` can be allocated without the reserve; grows the heap if necessary. Called before
 /// work for a program, since a failed allocation inside that work would panic.
 pub fn has_room(bytes: usize) -> bool {
@@ -196,9 +193,68 @@ pub fn has_room(bytes: usize) -> bool {
         && (FREE.load(Ordering::Relaxed) >= RESERVE_BYTES.saturating_add(bytes) || grow(Layout::new::<u64>()))
 }
 
+/// Moves `value` into a `Box`; `None` without memory, also by fault injection.
+pub fn try_box<T>(value: T) -> Option<Box<T>> {
+    if debug::fail_point(FailPoint::Heap) {
+        return None;
+    }
+    if size_of::<T>() == 0 {
+        return Some(Box::new(value));
+    }
+    let block = allocate_layout(Layout::new::<T>())?.cast::<T>();
+    // SAFETY: a new block with the layout of `T`, by the allocator of `Box`, which owns it from here on.
+    unsafe {
+        block.write(value);
+        Some(Box::from_raw(block.as_ptr()))
+    }
+}
+
 /// Moves `value` into an `Arc`; `None` without memory, also by fault injection.
+///
+/// `Arc::new` panics without memory, and that memory was free before proves nothing: it may be in smaller
+/// blocks, or another CPU may allocate it. The block is therefore held in the cache of this CPU, from which
+/// no other CPU allocates, and which the thread does not leave: the kernel is not preemptible.
 pub fn try_arc<T>(value: T) -> Option<Arc<T>> {
-    has_room(block_bytes::<T>()).then(|| Arc::new(value))
+    if debug::fail_point(FailPoint::Heap) {
+        return None;
+    }
+    try_arc_from(CACHES.this(), value)
+}
+
+fn try_arc_from<T>(cache: &SpinLock<HeapCache>, value: T) -> Option<Arc<T>> {
+    const { assert!(size_of::<ArcMemory<T>>() <= HeapCache::LARGEST, "not cached") };
+    let block_layout = block_layout_of(Layout::new::<ArcMemory<T>>());
+    if !cache.lock().hold(block_layout.size()) {
+        cache_and_hold(cache, block_layout)?;
+    }
+    let arc = Arc::new(value);
+    cache.lock().release();
+    Some(arc)
+}
+
+/// Allocates a block to the cache, which has none of this size, and holds it; `None` without memory.
+#[cold]
+fn cache_and_hold(cache: &SpinLock<HeapCache>, block_layout: Layout) -> Option<()> {
+    let block = allocate_layout(block_layout)?;
+    let mut cache = cache.lock();
+    // SAFETY: a new block of this size, a power of two, aligned to its size.
+    let is_cached = unsafe { cache.push(block, block_layout.size()) };
+    let is_held = is_cached && cache.hold(block_layout.size());
+    debug_assert!(is_held, "{block_layout:?}");
+    Some(())
+}
+
+/// Allocates a block, which must not be empty.
+fn allocate_layout(layout: Layout) -> Option<NonNull<u8>> {
+    // SAFETY: not empty.
+    NonNull::new(unsafe { alloc(layout) })
+}
+
+/// The memory of an `Arc<T>`: two counts and the value.
+#[repr(C)]
+struct ArcMemory<T> {
+    _counts: [usize; 2],
+    _value: T,
 }
 
 /// Adds a chunk of lowmem that can hold `layout`. Returns `false` if lowmem is exhausted.
@@ -259,4 +315,87 @@ pub fn gauges() -> (u64, u64) {
 /// Bytes that the heap allocated from lowmem.
 pub fn grown_bytes() -> u64 {
     GROWN_BYTES.load(Ordering::Relaxed) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use core::cell::Cell;
+    use std::alloc::System;
+
+    std::thread_local! {
+        /// The layout of the latest allocation of the thread.
+        static LATEST: Cell<Option<Layout>> = const { Cell::new(None) };
+        /// While the thread's heap is exhausted: the cache, from which it allocates.
+        static EXHAUSTED: Cell<Option<&'static SpinLock<HeapCache>>> = const { Cell::new(None) };
+    }
+
+    struct TestAllocator;
+
+    #[global_allocator]
+    static ALLOCATOR: TestAllocator = TestAllocator;
+
+    // SAFETY: blocks come from `System`, or from the cache of a test, which owns them.
+    unsafe impl GlobalAlloc for TestAllocator {
+        unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+            LATEST.set(Some(layout));
+            let Some(cache) = EXHAUSTED.get() else {
+                // SAFETY: the contract of this function.
+                return unsafe { System.alloc(layout) };
+            };
+            // Another CPU drains the caches meanwhile.
+            cache.lock().pop_any();
+            cache.lock().pop(block_layout_of(layout).size()).map_or(ptr::null_mut(), NonNull::as_ptr)
+        }
+
+        unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+            // SAFETY: the contract of this function; tests leak the blocks of a cache.
+            unsafe { System.dealloc(block, layout) }
+        }
+    }
+
+    #[repr(align(64))]
+    struct AlignedByte(#[expect(dead_code, reason = "only its layout matters")] u8);
+
+    fn check_layout<T>(value: T) {
+        let arc = Arc::new(value);
+        assert_eq!(LATEST.get(), Some(Layout::new::<ArcMemory<T>>()));
+        drop(arc);
+    }
+
+    #[test]
+    fn memory_of_an_arc_is_two_counts_and_the_value() {
+        check_layout(0u8);
+        check_layout([0u8; 3001]);
+        check_layout(AlignedByte(0));
+        check_layout(());
+    }
+
+    #[test]
+    fn arc_takes_the_held_block_or_fails() {
+        #[repr(align(64))]
+        struct Block(#[expect(dead_code, reason = "memory")] [u8; 64]);
+        static CACHE: SpinLock<HeapCache> = SpinLock::new(HeapCache::new());
+        let block = NonNull::from(Box::leak(Box::new(Block([0; 64])))).cast::<u8>();
+        // SAFETY: a block of 64 bytes, not used otherwise.
+        assert!(unsafe { CACHE.lock().push(block, 64) });
+        EXHAUSTED.set(Some(&CACHE));
+        let held = try_arc_from(&CACHE, [7u64; 6]);
+        let none = try_arc_from(&CACHE, [7u64; 6]);
+        EXHAUSTED.set(None);
+        assert!(none.is_none());
+        let held = held.unwrap();
+        assert_eq!((Arc::as_ptr(&held).addr(), *held), (block.as_ptr().addr() + 16, [7; 6]));
+        core::mem::forget(held);
+    }
+
+    #[test]
+    fn box_is_made_of_new_memory_or_fails() {
+        static EMPTY: SpinLock<HeapCache> = SpinLock::new(HeapCache::new());
+        assert_eq!(try_box(7u64).as_deref(), Some(&7));
+        EXHAUSTED.set(Some(&EMPTY));
+        let (none, empty) = (try_box(7u64), try_box(()));
+        EXHAUSTED.set(None);
+        assert!(none.is_none() && empty.is_some());
+    }
 }

@@ -21,14 +21,19 @@ struct Link {
 pub struct HeapCache {
     stacks: [Option<NonNull<Link>>; SIZES],
     lens: [u32; SIZES],
+    /// See [`HeapCache::hold`].
+    is_held: bool,
 }
 
 // SAFETY: the cache owns the blocks, which are not tied to a CPU.
 unsafe impl Send for HeapCache {}
 
 impl HeapCache {
+    /// The largest cached size.
+    pub const LARGEST: usize = 1 << (SIZES as u32 - 1 + SMALLEST);
+
     pub const fn new() -> Self {
-        Self { stacks: [None; SIZES], lens: [0; SIZES] }
+        Self { stacks: [None; SIZES], lens: [0; SIZES], is_held: false }
     }
 
     /// The bytes of all cached blocks.
@@ -46,8 +51,23 @@ impl HeapCache {
         Some(block.cast())
     }
 
-    /// Removes any block. Returns it and its size.
+    /// Returns whether there is a block of `size` bytes. If so, only [`pop`](Self::pop) removes it before
+    /// [`release`](Self::release).
+    pub fn hold(&mut self, size: usize) -> bool {
+        self.is_held = index(size).is_some_and(|index| self.stacks[index].is_some());
+        self.is_held
+    }
+
+    /// Ends a [`hold`](Self::hold).
+    pub fn release(&mut self) {
+        self.is_held = false;
+    }
+
+    /// Removes any block that is not held. Returns it and its size.
     pub fn pop_any(&mut self) -> Option<(NonNull<u8>, usize)> {
+        if self.is_held {
+            return None;
+        }
         let size = 1 << (self.stacks.iter().position(Option::is_some)? as u32 + SMALLEST);
         Some((self.pop(size)?, size))
     }
@@ -121,6 +141,22 @@ mod tests {
             while cache.pop(size).is_some() {}
             assert_eq!(cache.pop_any(), None);
         }
+    }
+
+    #[test]
+    fn held_block_is_kept_for_the_allocation_of_its_size() {
+        let mut memory = std::boxed::Box::new(BlockMemory([0; 4 * LIMIT]));
+        let blocks = blocks(&mut memory, 64);
+        let mut cache = HeapCache::new();
+        // SAFETY: an aligned block of 64 bytes, not used otherwise.
+        assert!(unsafe { cache.push(blocks[0], 64) });
+        assert_eq!((cache.hold(128), cache.hold(64), cache.pop_any()), (false, true, None));
+        assert_eq!((cache.pop(64), cache.hold(64)), (Some(blocks[0]), false));
+        // SAFETY: as above.
+        assert!(unsafe { cache.push(blocks[1], 64) } && cache.hold(64));
+        cache.release();
+        assert_eq!(cache.pop_any(), Some((blocks[1], 64)));
+        assert!(!cache.hold(2 * HeapCache::LARGEST));
     }
 
     #[test]

@@ -24,9 +24,9 @@ use crate::vm::address_space::AddressSpace;
 use abi::clock::Timespec;
 use abi::{Errno, Syscall};
 use addr::UserVa;
-use alloc::collections::BTreeSet;
 use alloc::sync::Arc;
 use arch::exception::UserFrame;
+use arrayvec::ArrayVec;
 
 /// The result of a system call.
 pub type SyscallResult = Result<u64, Errno>;
@@ -208,15 +208,14 @@ fn run(syscall: Syscall, call: &SyscallContext<'_>) -> SyscallResult {
 }
 
 /// The unknown numbers that are logged already. Bounded, since programs choose them.
-static UNKNOWN: SpinLock<BTreeSet<u64>> = SpinLock::new(BTreeSet::new());
-const UNKNOWN_MAX: usize = 64;
+static UNKNOWN: SpinLock<ArrayVec<u64, 64>> = SpinLock::new(ArrayVec::new_const());
 
 fn unknown(number: u64) -> SyscallResult {
     // glibc tries it in each thread of each program.
     const RSEQ: u64 = 293;
     let new = number != RSEQ && {
         let mut unknown = UNKNOWN.lock();
-        unknown.len() < UNKNOWN_MAX && unknown.insert(number)
+        !unknown.contains(&number) && unknown.try_push(number).is_ok()
     };
     if new {
         log::warn!("system call {number} is not implemented");

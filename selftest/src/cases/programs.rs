@@ -342,7 +342,8 @@ fn two_processes_share_one_buffer() -> Outcome {
     let before = ResourceSnapshot::now();
     let buffer =
         dma::alloc_unattached(BYTES, Attrs::NO_KERNEL_MAPPING).map_err(|error| format!("{error}"))?;
-    let file = Arc::new(OpenFile::new(DmaBufFile::new(buffer), OpenFlags::READ_WRITE));
+    let file = DmaBufFile::new(buffer).and_then(|file| OpenFile::try_new(file, OpenFlags::READ_WRITE));
+    let file = file.map_err(|error| format!("{error}"))?;
     let reader = RunningProbe::start(&["share-read", "3"], Vec::from([file.clone()]))?;
     let writer = RunningProbe::start(&["share-write", "3"], Vec::from([file])).inspect_err(|_| {
         // Without a writer, the reader does not end.

@@ -11,6 +11,7 @@ use super::{DmaEngineDevice, TransferError};
 use crate::dma::{Attachment, MapPlacement, stream};
 use crate::fs::dma_buf::{DmaBuf, errno};
 use crate::fs::{Caller, File};
+use crate::memory::heap;
 use crate::sched::WaitQueue;
 use crate::sync::SpinLock;
 use crate::vm::access::UserMemory;
@@ -18,8 +19,6 @@ use abi::Errno;
 use abi::edu::*;
 use abi::file::PollEvents;
 use addr::{AddrRange, Iova, PAGE_SIZE, UserVa};
-use alloc::boxed::Box;
-use alloc::sync::Arc;
 use core::ops::Range;
 use core::sync::atomic::{AtomicU64, Ordering};
 use drivers::dma_engine::{CopyError, TransferDirection, check_buffer_range};
@@ -67,13 +66,14 @@ impl DmaEngineFile {
         let scattered = self.engine.supports_scatter_gather() && !self.is_translated();
         let placement = if scattered { MapPlacement::PerChunk } else { MapPlacement::Whole };
         let attachment = Attachment::of_part(self.engine.device(), buffer.clone(), part, placement);
-        let attachment = Arc::new(attachment.map_err(errno)?);
+        let attachment = heap::try_arc(attachment.map_err(errno)?).ok_or(Errno::ENOMEM)?;
         let range = self.range_of(&attachment);
         (import.address, import.len) = (range.start().raw(), range.len());
         memory.write(at, &import)?;
-        dma_buf.add_attachment(&attachment);
-        self.imports.lock().add(range, Arc::new(Import { attachment, dma_buf: dma_buf.clone() }));
-        Ok(())
+        dma_buf.add_attachment(&attachment)?;
+        let import = heap::try_arc(Import { attachment, dma_buf: dma_buf.clone() }).ok_or(Errno::ENOMEM)?;
+        let added = self.imports.lock().add(range, import);
+        added.map_err(|_detached| Errno::ENOMEM)
     }
 
     /// Returns the addresses by which the program refers to the buffer.
@@ -90,20 +90,24 @@ impl DmaEngineFile {
 
     /// Detaches the buffer at `address`, after the copy that uses it.
     fn release(&self, address: u64) -> Result<(), Errno> {
-        let (range, mut import) = self.imports.lock().remove(address).ok_or(Errno::EINVAL)?;
-        let released = self.releases.wait_until(None, || match Arc::get_mut(&mut import) {
-            Some(_) => Some(Ok(())),
+        if !self.imports.lock().start_removal(address) {
+            return Err(Errno::EINVAL);
+        }
+        let released = self.releases.wait_until(None, || match self.imports.lock().finish_removal(address) {
+            Some(import) => Some(Ok(import)),
             None if self.engine.has_unfinished_job() => Some(Err(Errno::EBUSY)),
             None => None,
         });
         match released {
+            Ok(Ok(import)) => drop(import),
             Ok(Err(error)) => {
-                self.imports.lock().add(range, import);
-                Err(error)
+                self.imports.lock().cancel_removal(address);
+                return Err(error);
             }
-            // If the program is being killed, the copy detaches the buffer.
-            Ok(Ok(())) | Err(_) => Ok(()),
+            // The process is being killed: the file detaches the buffer when it is closed.
+            Err(_) => {}
         }
+        Ok(())
     }
 
     fn copy_import(&self, caller: &Caller<'_>, copy: &EduCopy) -> Result<(), Errno> {
@@ -171,8 +175,9 @@ impl DmaEngineFile {
         };
         let range = AddrRange::from_len(UserVa::new(copy.address), copy.len).ok_or(Errno::EFAULT)?;
         let pages = caller.space.pin(range, direction.device_writes())?;
-        let mapping = stream::map(self.engine.device(), Box::new(pages), direction)
-            .map_err(|refused| errno(refused.error))?;
+        let pages = heap::try_box(pages).ok_or(Errno::ENOMEM)?;
+        let mapping =
+            stream::map(self.engine.device(), pages, direction).map_err(|refused| errno(refused.error))?;
         let (mapping, result) = self.run(caller, TransferJob::of_stream(mapping, copy.buffer_offset));
         if let Some(mapping) = mapping {
             // The pages are unpinned once the device no longer reaches them.

@@ -1,12 +1,20 @@
 //! The device addresses that an open file may name: those of the buffers that it imported.
 
+use crate::debug::{self, FailPoint};
 use addr::{AddrRange, Iova};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::ops::Range;
 
 /// Disjoint ranges of device addresses, and the memory that is mapped there.
-pub struct Imports<T>(Vec<(AddrRange<Iova>, Arc<T>)>);
+pub struct Imports<T>(Vec<ImportEntry<T>>);
+
+struct ImportEntry<T> {
+    range: AddrRange<Iova>,
+    memory: Arc<T>,
+    /// No further access may start, see [`Imports::start_removal`].
+    is_removed: bool,
+}
 
 /// Device addresses inside one range of an [`Imports`], and the memory there, which stays mapped while this
 /// value exists. Only [`Imports::find`] makes one, so that a device node cannot hand the device an address
@@ -29,23 +37,50 @@ impl<T> Imports<T> {
     }
 
     /// Adds `memory`, mapped at `range`.
-    pub fn add(&mut self, range: AddrRange<Iova>, memory: Arc<T>) {
-        self.0.push((range, memory));
+    ///
+    /// # Errors
+    /// Returns it without room on the heap, to be dropped without the lock.
+    pub fn add(&mut self, range: AddrRange<Iova>, memory: Arc<T>) -> Result<(), Arc<T>> {
+        if debug::fail_point(FailPoint::Heap) || self.0.try_reserve(1).is_err() {
+            return Err(memory);
+        }
+        self.0.push(ImportEntry { range, memory, is_removed: false });
+        Ok(())
     }
 
     /// Returns the `len` bytes at `address`; `None` unless one range covers all of them.
     pub fn find(&self, address: u64, len: u64) -> Option<ImportedRange<T>> {
         let wanted = AddrRange::from_len(Iova::new(address), len).filter(|wanted| !wanted.is_empty())?;
-        let (range, memory) = self.0.iter().find(|(range, _)| range.covers(&wanted))?;
-        let offset = address - range.start().raw();
-        Some(ImportedRange { memory: memory.clone(), bytes: offset..offset + len })
+        let found = self.0.iter().find(|entry| entry.range.covers(&wanted) && !entry.is_removed)?;
+        let offset = address - found.range.start().raw();
+        Some(ImportedRange { memory: found.memory.clone(), bytes: offset..offset + len })
     }
 
-    /// Removes the range that starts at `address`, and returns it with its memory. The memory is still in use
-    /// while another reference to it exists.
-    pub fn remove(&mut self, address: u64) -> Option<(AddrRange<Iova>, Arc<T>)> {
-        let at = self.0.iter().position(|(range, _)| range.start().raw() == address)?;
-        Some(self.0.swap_remove(at))
+    /// Refuses further accesses to the range that starts at `address`. Returns whether there is one that is
+    /// not being removed already. [`finish_removal`](Self::finish_removal) or
+    /// [`cancel_removal`](Self::cancel_removal) follows.
+    pub fn start_removal(&mut self, address: u64) -> bool {
+        let entry = self.0.iter_mut().find(|entry| entry.range.start().raw() == address && !entry.is_removed);
+        entry.map(|entry| entry.is_removed = true).is_some()
+    }
+
+    /// Returns the memory of the range that is being removed, unless an access still uses it. It must be
+    /// dropped without the lock.
+    pub fn finish_removal(&mut self, address: u64) -> Option<Arc<T>> {
+        let at = self.removed(address)?;
+        Arc::get_mut(&mut self.0[at].memory)?;
+        Some(self.0.swap_remove(at).memory)
+    }
+
+    /// Permits accesses again.
+    pub fn cancel_removal(&mut self, address: u64) {
+        if let Some(at) = self.removed(address) {
+            self.0[at].is_removed = false;
+        }
+    }
+
+    fn removed(&self, address: u64) -> Option<usize> {
+        self.0.iter().position(|entry| entry.range.start().raw() == address && entry.is_removed)
     }
 }
 
@@ -60,9 +95,11 @@ mod tests {
     /// Two adjacent buffers, and one at the end of the address space.
     fn imports() -> Imports<char> {
         let mut imports = Imports::new();
-        imports.add(range(0x2000, 0x1000), Arc::new('a'));
-        imports.add(range(0x3000, 0x2000), Arc::new('b'));
-        imports.add(range(u64::MAX - 0x1000, 0x1000), Arc::new('c'));
+        for (start, len, memory) in
+            [(0x2000, 0x1000, 'a'), (0x3000, 0x2000, 'b'), (u64::MAX - 0x1000, 0x1000, 'c')]
+        {
+            imports.add(range(start, len), Arc::new(memory)).unwrap();
+        }
         imports
     }
 
@@ -92,12 +129,15 @@ mod tests {
     fn removed_range_is_refused_and_its_memory_is_in_use_until_the_copy_ends() {
         let mut imports = imports();
         let copy = imports.find(0x3000, 16).unwrap();
-        assert_eq!(imports.remove(0x3008), None, "not the start of a range");
-        let (at, mut memory) = imports.remove(0x3000).unwrap();
-        assert_eq!((at, *memory), (range(0x3000, 0x2000), 'b'));
-        assert!(imports.find(0x3000, 16).is_none() && imports.remove(0x3000).is_none());
-        assert_eq!(Arc::get_mut(&mut memory), None, "a copy uses it");
+        assert!(!imports.start_removal(0x3008), "not the start of a range");
+        assert_eq!(imports.finish_removal(0x3000), None, "not being removed");
+        assert!(imports.start_removal(0x3000) && !imports.start_removal(0x3000));
+        assert!(imports.find(0x3000, 16).is_none());
+        assert_eq!(imports.finish_removal(0x3000), None, "a copy uses it");
+        imports.cancel_removal(0x3000);
+        assert!(imports.find(0x3000, 16).is_some() && imports.start_removal(0x3000));
         drop(copy);
-        assert_eq!(Arc::get_mut(&mut memory), Some(&mut 'b'));
+        assert_eq!(imports.finish_removal(0x3000).as_deref(), Some(&'b'));
+        assert!(!imports.start_removal(0x3000));
     }
 }
