@@ -90,6 +90,7 @@ impl DmaEngineFile {
 
     /// Detaches the buffer at `address`, after the copy that uses it.
     fn release(&self, address: u64) -> Result<(), Errno> {
+        self.engine.reclaim();
         if !self.imports.lock().start_removal(address) {
             return Err(Errno::EINVAL);
         }
@@ -213,6 +214,12 @@ fn part(total: u64, offset: u64, len: u64) -> Option<Range<u64>> {
     let end = if len == 0 { total } else { offset.checked_add(len)? };
     let pages = offset.is_multiple_of(PAGE_SIZE) && end.is_multiple_of(PAGE_SIZE);
     (pages && offset < end && end <= total).then_some(offset..end)
+}
+
+impl Drop for DmaEngineFile {
+    fn drop(&mut self) {
+        self.engine.reclaim();
+    }
 }
 
 impl File for DmaEngineFile {

@@ -191,6 +191,15 @@ impl DmaEngineDevice {
         self.unfinished.lock().is_some()
     }
 
+    /// Releases the memory of a job that timed out, if the engine no longer accesses it: the engine is done,
+    /// or was removed and is isolated. Called in a thread, with no lock held.
+    pub fn reclaim(&self) {
+        if self.has_unfinished_job() {
+            // An error is that of the next job too.
+            let _ = self.with_exclusive_access(|| self.take_unfinished());
+        }
+    }
+
     /// Runs a transfer and waits for its completion. Called in a thread, with no lock held. After
     /// [`CopyError::NotStopped`], and after [`CopyError::Gone`] unless it is isolated, the device may still
     /// access the transfer's memory.
@@ -337,7 +346,9 @@ impl DmaEngineDevice {
         let try_acquire = || (!self.busy.swap(true, Ordering::Acquire)).then_some(());
         // A terminating process still waits for exclusive access, by yielding: the access before it is
         // bounded.
-        while self.waiters.wait_until(None, try_acquire) == Err(WaitError::Interrupted) {
+        while try_acquire().is_none()
+            && self.waiters.wait_until(None, try_acquire) == Err(WaitError::Interrupted)
+        {
             crate::sched::yield_now();
         }
     }
@@ -544,7 +555,14 @@ mod tests {
         assert_eq!(engine.run_job(job(later.clone())), (Some(later.clone()), Err(CopyError::Gone)));
         assert_eq!(Arc::strong_count(&memory), 1, "released by the next job");
         assert!(!engine.has_unfinished_job());
-        assert_eq!(engine.run_job(job(memory.clone())), (Some(memory), Err(CopyError::Gone)));
+        assert_eq!(engine.run_job(job(memory.clone())), (Some(memory.clone()), Err(CopyError::Gone)));
+        isolated.store(false, Ordering::Relaxed);
+        assert!(engine.run_job(job(memory.clone())).0.is_none());
+        engine.reclaim();
+        assert_eq!(Arc::strong_count(&memory), 2, "kept: not isolated yet");
+        isolated.store(true, Ordering::Relaxed);
+        engine.reclaim();
+        assert_eq!((Arc::strong_count(&memory), engine.has_unfinished_job()), (1, false));
     }
 
     /// A job that timed out while the device responded is a running one: its memory is not released because
