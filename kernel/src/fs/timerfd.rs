@@ -7,47 +7,13 @@ use super::File;
 use super::readiness::{Watchable, Watched};
 use crate::memory::heap;
 use crate::sched::alarm::{self, Alarm};
-use crate::sched::{self, Nanoseconds};
+use crate::sched::{self, Nanoseconds, Schedule};
 use crate::vm::access::UserMemory;
 use abi::Errno;
+use abi::clock::ClockId;
 use abi::file::PollEvents;
 use addr::UserVa;
 use alloc::sync::Arc;
-
-/// Times on the monotonic clock.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-struct Schedule {
-    /// The first expiration that is not read; `None` if the timer is not armed.
-    first: Option<Nanoseconds>,
-    /// The time between expirations; 0 for a single one.
-    interval: Nanoseconds,
-}
-
-impl Schedule {
-    fn has_expired(&self, now: Nanoseconds) -> bool {
-        self.first.is_some_and(|first| first <= now)
-    }
-
-    /// Returns the number of expirations, after which later ones are counted.
-    ///
-    /// # Errors
-    /// `EAGAIN` if there is none.
-    fn take(&mut self, now: Nanoseconds) -> Result<u64, Errno> {
-        let first = self.first.filter(|&first| first <= now).ok_or(Errno::EAGAIN)?;
-        let later = (now - first).checked_div(self.interval);
-        self.first = later.map(|later| first.saturating_add((later + 1).saturating_mul(self.interval)));
-        Ok(1 + later.unwrap_or(0))
-    }
-
-    /// Returns the time until the next expiration; 0 if there is none.
-    fn remaining(&self, now: Nanoseconds) -> Nanoseconds {
-        match self.first {
-            Some(first) if first > now => first - now,
-            Some(first) if self.interval > 0 => self.interval - (now - first) % self.interval,
-            _ => 0,
-        }
-    }
-}
 
 struct Timer(Watched<Schedule>);
 
@@ -61,20 +27,20 @@ pub struct TimerFd {
     timer: Arc<Timer>,
     /// The same timer.
     alarm: Arc<dyn Alarm>,
-    /// Whether absolute times are times since the epoch.
-    is_realtime: bool,
+    /// The clock of absolute times.
+    clock: ClockId,
 }
 
 impl TimerFd {
     /// # Errors
     /// `ENOMEM`, also if there are too many timers.
-    pub fn new(is_realtime: bool) -> Result<Self, Errno> {
+    pub fn new(clock: ClockId) -> Result<Self, Errno> {
         let timer = heap::try_arc(Timer(Watched::new(Schedule::default()))).ok_or(Errno::ENOMEM)?;
         let alarm: Arc<dyn Alarm> = timer.clone();
         if !alarm::register(alarm.clone()) {
             return Err(Errno::ENOMEM);
         }
-        Ok(Self { timer, alarm, is_realtime })
+        Ok(Self { timer, alarm, clock })
     }
 
     /// Arms the timer for `value`, a duration or an absolute time, and then each `interval` unless it is 0.
@@ -86,13 +52,8 @@ impl TimerFd {
         is_absolute: bool,
     ) -> (Nanoseconds, Nanoseconds) {
         let now = sched::time::now();
-        let first = match value {
-            0 => None,
-            at if is_absolute && self.is_realtime => Some(sched::time::from_realtime(at)),
-            at if is_absolute => Some(at),
-            duration => Some(now.saturating_add(duration)),
-        };
-        let before = self.timer.0.with(|schedule| core::mem::replace(schedule, Schedule { first, interval }));
+        let new = Schedule::new(value, interval, is_absolute.then_some(self.clock));
+        let before = self.timer.0.with(|schedule| core::mem::replace(schedule, new));
         self.set_alarm();
         (before.remaining(now), before.interval)
     }
@@ -142,31 +103,5 @@ impl File for TimerFd {
 impl Drop for TimerFd {
     fn drop(&mut self) {
         alarm::remove(&self.alarm);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn single_expiration_is_read_once() {
-        let mut schedule = Schedule { first: Some(100), interval: 0 };
-        assert_eq!((schedule.take(99), schedule.remaining(99)), (Err(Errno::EAGAIN), 1));
-        assert!(!schedule.has_expired(99) && schedule.has_expired(100));
-        assert_eq!(schedule.remaining(100), 0);
-        assert_eq!([schedule.take(1000), schedule.take(2000)], [Ok(1), Err(Errno::EAGAIN)]);
-    }
-
-    #[test]
-    fn periodic_expirations_are_counted_without_drift() {
-        let mut schedule = Schedule { first: Some(100), interval: 30 };
-        assert_eq!([100, 129, 130].map(|now| schedule.remaining(now)), [30, 1, 30]);
-        assert_eq!(schedule.take(129), Ok(1));
-        assert_eq!(schedule.first, Some(130));
-        assert_eq!(schedule.take(221), Ok(4));
-        assert_eq!((schedule.first, schedule.take(221)), (Some(250), Err(Errno::EAGAIN)));
-        let mut fast = Schedule { first: Some(0), interval: 1 };
-        assert_eq!(fast.take(u64::MAX - 1), Ok(u64::MAX));
     }
 }

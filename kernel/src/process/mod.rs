@@ -6,8 +6,9 @@
 //!
 //! # Locks
 //!
-//! `AddressSpace` and the file table are mutexes, locked before any spin lock. `Process::threads` precedes
-//! `Process::signals`, then a task's pending signals, and the scheduler's lock; a file's position is a leaf
+//! `AddressSpace` and the file table are mutexes, locked before any spin lock. `Process::timers` precedes the
+//! alarms, whose lock is held when a timer sends a signal. `Process::threads` precedes `Process::signals`,
+//! then a task's pending signals, and the scheduler's lock; a file's position is a leaf
 //! lock. No lock is held during a user copy, except the mutex of a pipe's bytes, which precedes that of the
 //! address space; that of the futex list for a read of the futex word that handles no page fault ([`futex`]);
 //! and that of the address space to repeat an access after a page fault.
@@ -19,11 +20,14 @@ mod loader;
 mod process;
 pub mod random;
 mod return_to_user;
+mod signalfd;
 pub mod signals;
 mod task;
+pub mod timers;
 
 pub use init::{ENVIRONMENT, environment, run_init};
 pub use loader::{Launch, LaunchError, STACK_BYTES, start};
 pub use process::{Process, Termination, all};
 pub use return_to_user::{before_return, enter_user};
+pub use signalfd::SignalFd;
 pub use task::{Task, next_id};

@@ -3,6 +3,7 @@
 use super::futex::Futexes;
 use super::signals::ProcessSignals;
 use super::task::{self, Task};
+use super::timers::Timers;
 use crate::debug::{self, FailPoint};
 use crate::fs::FileTable;
 use crate::sched::{self, Mutex, Nanoseconds, Thread, WaitQueue};
@@ -47,6 +48,7 @@ pub struct Process {
     /// The threads that wait on futexes.
     pub futexes: Futexes,
     pub signals: SpinLock<ProcessSignals>,
+    pub timers: SpinLock<Timers>,
     /// The auxiliary vector of its program.
     pub auxiliary: SpinLock<Option<Arc<Vec<u64>>>>,
     threads: SpinLock<Vec<Arc<Thread>>>,
@@ -85,6 +87,7 @@ impl Process {
             files: Mutex::new(FdTable::new(debug::scaled(FILES_MAX as u64) as usize)),
             futexes: Futexes::new(),
             signals: SpinLock::new(ProcessSignals::default()),
+            timers: SpinLock::new(Timers::default()),
             auxiliary: SpinLock::new(None),
             threads: SpinLock::new(Vec::new()),
             exited_cpu_time: AtomicU64::new(0),
@@ -190,6 +193,8 @@ impl Process {
         // Files first: buffers are detached from devices before their mappings are removed.
         let files = self.files.lock().take_all();
         files.for_each(drop);
+        // No alarm has a reference to the process afterwards.
+        self.timers.lock().clear(self);
         let space = self.space.lock().take();
         space.iter().for_each(|space| space.leave());
         self.is_released.store(true, Ordering::Release);

@@ -1,6 +1,7 @@
 //! Signals: sending them, and calling handlers before the return to user space.
 
 use super::process::{Process, Termination};
+use super::signalfd;
 use super::task::Task;
 use crate::fs::console::Foreground;
 use crate::sched;
@@ -98,6 +99,7 @@ pub fn send(
         waiting().or(handling).into_iter().for_each(sched::notify);
         Ok(false)
     })?;
+    signalfd::notify();
     if let Some(signal) = signal.filter(|_| terminates) {
         process.terminate(Termination::Killed(signal));
     }
@@ -117,8 +119,10 @@ impl Foreground for Process {
 
 /// Sets the action of `signal`, and returns the old one. Pending signals that are ignored now are discarded.
 pub fn set_action(process: &Process, signal: Signal, action: SigAction) -> SigAction {
-    let ignores = matches!(program::deliver(signal, &mut action.clone(), SignalSet::EMPTY), Delivery::Ignore);
-    process.with_threads(|threads| {
+    let is_ignored =
+        |mut action| matches!(program::deliver(signal, &mut action, SignalSet::EMPTY), Delivery::Ignore);
+    let ignores = is_ignored(action);
+    let old = process.with_threads(|threads| {
         let mut signals = process.signals.lock();
         if ignores {
             let ignored = SignalSet::EMPTY.with(signal);
@@ -127,13 +131,19 @@ pub fn set_action(process: &Process, signal: Signal, action: SigAction) -> SigAc
             tasks.for_each(|task| task.pending.lock().discard(ignored));
         }
         core::mem::replace(&mut signals.actions[signal.number()], action)
-    })
+    });
+    if is_ignored(old) && !ignores {
+        process.timers.lock().signal_not_ignored(signal);
+    }
+    old
 }
 
 /// Removes and returns the next pending signal of the running thread or its process that is not in `mask`.
 pub fn take_pending(task: &Task, mask: SignalSet) -> Option<(Signal, SigInfo)> {
     let of_thread = task.pending.lock().take(mask);
-    of_thread.or_else(|| task.process().signals.lock().pending.take(mask))
+    let (signal, mut info) = of_thread.or_else(|| task.process().signals.lock().pending.take(mask))?;
+    task.process().timers.lock().signal_taken(signal, &mut info);
+    Some((signal, info))
 }
 
 /// Makes the running thread handle `signal`, which its last instruction raised. Returns `false` if the

@@ -18,12 +18,14 @@
 pub mod alarm;
 mod mutex;
 mod run_queue;
+mod schedule;
 mod thread;
 pub mod time;
 pub mod wait;
 
 pub use mutex::{Mutex, MutexGuard};
 pub use run_queue::Nanoseconds;
+pub use schedule::Schedule;
 pub use thread::{EnterUser, OutOfMemory, Thread, UserThread};
 pub use wait::{WaitError, WaitQueue};
 

@@ -8,11 +8,13 @@ use crate::fs::epoll::Epoll;
 use crate::fs::eventfd::EventFd;
 use crate::fs::readiness::{self, Watch, Watchable};
 use crate::fs::timerfd::TimerFd;
+use crate::process::SignalFd;
 use crate::sched::{self, Nanoseconds};
 use abi::Errno;
-use abi::clock::{TimerSpec, Timespec};
+use abi::clock::{ClockId, TimerSpec, Timespec};
 use abi::event::*;
 use abi::file::OpenFlags;
+use abi::signal::SIGSET_BYTES;
 use addr::{Address, UserVa};
 use alloc::sync::Arc;
 
@@ -101,18 +103,37 @@ fn epoll_wait(call: &SyscallContext<'_>, timeout: Timeout) -> SyscallResult {
     })
 }
 
+/// `signalfd4`
+pub fn signalfd4(call: &SyscallContext<'_>) -> SyscallResult {
+    let flags = OpenFlags::from_bits_retain(call.int(3) as u32);
+    if call.value(2) != SIGSET_BYTES || !(OpenFlags::CLOEXEC | OpenFlags::NONBLOCK).contains(flags) {
+        return Err(Errno::EINVAL);
+    }
+    let mask: u64 = call.memory().read(call.address(1))?;
+    if call.int(0) == -1 {
+        let file = SignalFd::new(mask);
+        return OpenFile::open(&call.process().files, file, flags | OpenFlags::READ_WRITE).map(u64::from);
+    }
+    let file = call.file(0)?;
+    file.downcast::<SignalFd>().ok_or(Errno::EINVAL)?.set_mask(mask);
+    Ok(call.value(0))
+}
+
 /// `timerfd_create`
 pub fn timerfd_create(call: &SyscallContext<'_>) -> SyscallResult {
     const CLOCK_REALTIME: i32 = 0;
     const CLOCK_MONOTONIC: i32 = 1;
     const CLOCK_BOOTTIME: i32 = 7;
     let flags = OpenFlags::from_bits_retain(call.int(1) as u32);
-    let clock = call.int(0);
-    let is_known = matches!(clock, CLOCK_REALTIME | CLOCK_MONOTONIC | CLOCK_BOOTTIME);
-    if !is_known || !(OpenFlags::CLOEXEC | OpenFlags::NONBLOCK).contains(flags) {
+    let clock = match call.int(0) {
+        CLOCK_REALTIME => ClockId::Realtime,
+        CLOCK_MONOTONIC | CLOCK_BOOTTIME => ClockId::Monotonic,
+        _ => return Err(Errno::EINVAL),
+    };
+    if !(OpenFlags::CLOEXEC | OpenFlags::NONBLOCK).contains(flags) {
         return Err(Errno::EINVAL);
     }
-    let file = TimerFd::new(clock == CLOCK_REALTIME)?;
+    let file = TimerFd::new(clock)?;
     OpenFile::open(&call.process().files, file, flags | OpenFlags::READ_WRITE).map(u64::from)
 }
 
@@ -138,7 +159,7 @@ pub fn timerfd_gettime(call: &SyscallContext<'_>) -> SyscallResult {
     call.memory().write(call.address(1), &timer_spec(timer.get())).map(|()| 0)
 }
 
-fn timer_spec((value, interval): (Nanoseconds, Nanoseconds)) -> TimerSpec {
+pub(super) fn timer_spec((value, interval): (Nanoseconds, Nanoseconds)) -> TimerSpec {
     let [interval, value] = [interval, value].map(Timespec::from_nanoseconds);
     TimerSpec { interval, value }
 }

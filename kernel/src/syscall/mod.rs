@@ -11,6 +11,7 @@ mod process;
 mod signals;
 mod threads;
 mod time;
+mod timers;
 
 use crate::fs::OpenFile;
 use crate::memory::heap;
@@ -166,12 +167,20 @@ fn run(syscall: Syscall, call: &SyscallContext<'_>) -> SyscallResult {
         Syscall::TimerFdCreate => events::timerfd_create(call),
         Syscall::TimerFdSetTime => events::timerfd_settime(call),
         Syscall::TimerFdGetTime => events::timerfd_gettime(call),
+        Syscall::SignalFd4 => events::signalfd4(call),
         Syscall::Exit => threads::exit(call),
         Syscall::ExitGroup => process::exit_group(call),
         Syscall::SetTidAddress => threads::set_tid_address(call),
         Syscall::Futex => threads::futex(call),
         Syscall::SetRobustList => threads::set_robust_list(call),
         Syscall::NanoSleep => time::nano_sleep(call),
+        Syscall::GetITimer => timers::get_interval(call),
+        Syscall::SetITimer => timers::set_interval(call),
+        Syscall::TimerCreate => timers::create(call),
+        Syscall::TimerGetTime => timers::get(call),
+        Syscall::TimerGetOverrun => timers::overrun(call),
+        Syscall::TimerSetTime => timers::set(call),
+        Syscall::TimerDelete => timers::delete(call),
         Syscall::ClockGetTime => time::get_time(call),
         Syscall::ClockGetRes => time::get_resolution(call),
         Syscall::ClockNanoSleep => time::clock_nano_sleep(call),

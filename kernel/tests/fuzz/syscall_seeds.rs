@@ -137,6 +137,13 @@ fn directory() -> Vec<Vec<u8>> {
         call(Syscall::SysInfo, &[address(64)]),
         call(Syscall::GetRUsage, &[number(0), address(64)]),
         call(Syscall::GetCpu, &[address(64), address(68)]),
+        call(Syscall::TimerCreate, &[number(1), number(0), address(64)]),
+        call(Syscall::TimerSetTime, &[number(0), number(0), address(128), address(160)]),
+        call(Syscall::TimerGetTime, &[number(0), address(64)]),
+        call(Syscall::TimerGetOverrun, &[number(0)]),
+        call(Syscall::TimerDelete, &[number(0)]),
+        call(Syscall::SetITimer, &[number(0), address(128), address(64)]),
+        call(Syscall::GetITimer, &[number(0), address(64)]),
     ]
 }
 

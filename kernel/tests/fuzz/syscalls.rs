@@ -82,6 +82,8 @@ fn needs_scheduler(syscall: Syscall) -> bool {
             | RtSigSuspend
             | RtSigTimedWait
             | GetRandom
+            // Its reader is the running thread.
+            | SignalFd4
     )
 }
 

@@ -75,7 +75,25 @@ impl Timeval {
         let Timespec { seconds, nanoseconds } = Timespec::from_nanoseconds(nanoseconds);
         Self { seconds, microseconds: nanoseconds / 1000 }
     }
+    /// Converts to nanoseconds; `None` if negative or out of range (`EINVAL`). Saturates at 584 years.
+    pub fn to_nanoseconds(self) -> Option<u64> {
+        let nanoseconds = self.microseconds.checked_mul(1000)?;
+        Timespec { seconds: self.seconds, nanoseconds }.to_nanoseconds()
+    }
 }
+
+/// `struct __kernel_old_itimerval`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct TimerVal {
+    /// The time between expirations; 0 for a single one.
+    pub interval: Timeval,
+    /// The time until the next expiration; 0 for none.
+    pub value: Timeval,
+}
+
+/// `setitimer`: the real time, which sends SIGALRM.
+pub const ITIMER_REAL: i32 = 0;
 
 /// `struct timezone`, which is unused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -137,6 +155,13 @@ pub struct TimerSpec {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn timeval_is_checked_and_scaled() {
+        let time = |seconds, microseconds| Timeval { seconds, microseconds }.to_nanoseconds();
+        assert_eq!([time(2, 5), time(0, 999_999)], [Some(2_000_005_000), Some(999_999_000)]);
+        assert_eq!([time(0, 1_000_000), time(0, -1), time(-1, 0), time(0, i64::MAX)], [None; 4]);
+    }
 
     #[test]
     fn clock_ids_are_those_of_linux() {

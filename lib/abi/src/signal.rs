@@ -281,6 +281,8 @@ pub const SI_USER: i32 = 0;
 pub const SI_KERNEL: i32 = 0x80;
 /// `si_code`: sent by `tkill` or `tgkill`.
 pub const SI_TKILL: i32 = -6;
+/// `si_code`: sent by a POSIX timer.
+pub const SI_TIMER: i32 = -2;
 /// `si_code` of SIGSEGV: no mapping at the address.
 pub const SEGV_MAPERR: i32 = 1;
 /// `si_code` of SIGSEGV: the mapping does not permit the access.
@@ -306,11 +308,115 @@ impl SigInfo {
         info
     }
 
+    /// A signal of POSIX timer `id`, with the value of its [`SigEvent`].
+    pub const fn timer(signal: Signal, id: u32, value: u64) -> Self {
+        let mut info = Self::new(signal, SI_TIMER);
+        (info.fields[0], info.fields[1]) = (id as u64, value);
+        info
+    }
+
+    /// The id of the POSIX timer that sent the signal.
+    pub const fn timer_id(&self) -> Option<u32> {
+        if self.code == SI_TIMER { Some(self.fields[0] as u32) } else { None }
+    }
+
+    /// Sets the number of expirations of the POSIX timer after that which sent the signal.
+    pub const fn set_overrun(&mut self, count: u32) {
+        self.fields[0] = self.fields[0] as u32 as u64 | (count as u64) << 32;
+    }
+
     /// A signal of the kernel because of an access to `address`, or an instruction there.
     pub const fn fault(signal: Signal, code: i32, address: u64) -> Self {
         let mut info = Self::new(signal, code);
         info.fields[0] = address;
         info
+    }
+}
+
+/// `struct sigevent`: the notification of a timer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct SigEvent {
+    /// Passed to the handler.
+    pub value: u64,
+    /// The signal.
+    pub signal: i32,
+    /// `SIGEV_*`.
+    pub notify: i32,
+    /// The thread of [`SIGEV_THREAD_ID`].
+    pub thread: u32,
+    /// Unused.
+    pub unused: [u32; 11],
+}
+
+/// `sigevent`: a signal to the process.
+pub const SIGEV_SIGNAL: i32 = 0;
+/// `sigevent`: no notification.
+pub const SIGEV_NONE: i32 = 1;
+/// `sigevent`: a thread, which the C library starts: to the kernel, a signal.
+pub const SIGEV_THREAD: i32 = 2;
+/// `sigevent`: a signal to a thread.
+pub const SIGEV_THREAD_ID: i32 = 4;
+
+/// `struct signalfd_siginfo`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct SignalFdInfo {
+    /// The signal.
+    pub signal: u32,
+    /// Unused.
+    pub errno: i32,
+    /// `SI_*` or a code of the signal.
+    pub code: i32,
+    /// The sender's process id.
+    pub process: u32,
+    /// The sender's user id.
+    pub user: u32,
+    /// Unused.
+    pub descriptor: i32,
+    /// The id of the POSIX timer.
+    pub timer: u32,
+    /// Unused.
+    pub band: u32,
+    /// The overrun count of the timer.
+    pub overrun: u32,
+    /// Unused.
+    pub trap: u32,
+    /// The exit status of a child.
+    pub status: i32,
+    /// The low half of `pointer`.
+    pub value: i32,
+    /// The value that was sent with the signal.
+    pub pointer: u64,
+    /// CPU times of a child.
+    pub times: [u64; 2],
+    /// The address of a fault.
+    pub address: u64,
+    /// Unused.
+    pub unused: [u64; 6],
+}
+
+impl From<SigInfo> for SignalFdInfo {
+    fn from(info: SigInfo) -> Self {
+        let [low, high] = [info.fields[0] as u32, (info.fields[0] >> 32) as u32];
+        let base = Self { signal: info.signal as u32, errno: info.errno, code: info.code, ..Self::default() };
+        let signal = Signal::from_number(info.signal as u64);
+        let is_fault = signal.is_some_and(|signal| SignalSet::SYNCHRONOUS.contains(signal));
+        match info.code {
+            SI_TIMER => {
+                let value = info.fields[1] as i32;
+                Self { timer: low, overrun: high, pointer: info.fields[1], value, ..base }
+            }
+            code if code > 0 && code != SI_KERNEL && is_fault => Self { address: info.fields[0], ..base },
+            code if code > 0 && code != SI_KERNEL && signal == Some(Signal::SIGCHLD) => {
+                let status = info.fields[1] as i32;
+                Self { process: low, user: high, status, times: [info.fields[2], info.fields[3]], ..base }
+            }
+            _ => {
+                let value = info.fields[1] as i32;
+                Self { process: low, user: high, pointer: info.fields[1], value, ..base }
+            }
+        }
     }
 }
 
@@ -405,6 +511,25 @@ mod tests {
         assert_eq!([name(11).unwrap(), name(34).unwrap()], ["SIGSEGV", "signal 34"]);
         assert_eq!([name(0), name(65), name(256 + 9)], [None, None, None]);
         assert_eq!((size_of::<SigAction>(), size_of::<StackT>()), (32, 24));
+    }
+
+    #[test]
+    fn signalfd_structure_has_the_fields_of_the_code() {
+        assert_eq!((size_of::<SignalFdInfo>(), size_of::<SigEvent>()), (128, 64));
+        assert_eq!((offset_of!(SignalFdInfo, pointer), offset_of!(SignalFdInfo, address)), (48, 72));
+        let mut timer = SigInfo::timer(Signal::SIGALRM, 3, 0x1_0000_0005);
+        timer.set_overrun(7);
+        timer.set_overrun(2);
+        let seen = SignalFdInfo::from(timer);
+        assert_eq!((seen.signal, seen.code, seen.timer, seen.overrun), (14, SI_TIMER, 3, 2));
+        assert_eq!((seen.value, seen.pointer, seen.process), (5, 0x1_0000_0005, 0));
+        assert_eq!(
+            (timer.timer_id(), SigInfo::sent(Signal::SIGALRM, SI_USER, 9).timer_id()),
+            (Some(3), None)
+        );
+        assert_eq!(SignalFdInfo::from(SigInfo::sent(Signal::SIGUSR1, SI_TKILL, 9)).process, 9);
+        let fault = SignalFdInfo::from(SigInfo::fault(Signal::SIGSEGV, SEGV_MAPERR, 0x1000));
+        assert_eq!((fault.address, fault.process), (0x1000, 0));
     }
 
     #[test]

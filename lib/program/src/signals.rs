@@ -2,7 +2,8 @@
 
 use abi::Errno;
 use abi::signal::{
-    DefaultAction, SA_NODEFER, SA_RESETHAND, SI_USER, SIG_DFL, SIG_IGN, SigAction, SigInfo, Signal, SignalSet,
+    DefaultAction, SA_NODEFER, SA_RESETHAND, SI_KERNEL, SI_TIMER, SI_USER, SIG_DFL, SIG_IGN, SigAction,
+    SigInfo, Signal, SignalSet,
 };
 use alloc::vec::Vec;
 
@@ -13,6 +14,8 @@ pub struct PendingSignals {
     set: SignalSet,
     /// In the order of arrival. Without an entry a pending signal was sent by `kill`.
     queue: Vec<SigInfo>,
+    /// The timers that send signals: each has room for one in the queue.
+    timers: usize,
 }
 
 /// The lowest real-time signal.
@@ -34,9 +37,14 @@ impl PendingSignals {
     /// standard signal is always added, without its description if there is no room.
     pub fn add(&mut self, signal: Signal, info: SigInfo) -> Result<bool, Errno> {
         let is_new = !self.set.contains(signal);
+        if matches!(info.code, SI_TIMER | SI_KERNEL) {
+            self.add_from_interrupt(info, is_new);
+            self.set = self.set.with(signal);
+            return Ok(is_new);
+        }
         let is_realtime = signal.number() >= FIRST_REALTIME;
         if is_new || is_realtime {
-            let has_room = self.queue.len() < QUEUE_MAX && self.queue.try_reserve(1).is_ok();
+            let has_room = self.queue.len() < QUEUE_MAX && self.queue.try_reserve(1 + self.timers).is_ok();
             match has_room {
                 true => self.queue.push(info),
                 false if is_realtime && info.code != SI_USER => return Err(Errno::EAGAIN),
@@ -45,6 +53,42 @@ impl PendingSignals {
         }
         self.set = self.set.with(signal);
         Ok(is_new)
+    }
+
+    /// Adds a signal without an allocation. A timer has at most one, also of a standard signal.
+    fn add_from_interrupt(&mut self, info: SigInfo, is_new: bool) {
+        let is_queued = match info.timer_id() {
+            Some(id) => self.queue.iter().any(|queued| queued.timer_id() == Some(id)),
+            None => !is_new,
+        };
+        if !is_queued && self.queue.len() < self.queue.capacity() {
+            self.queue.push(info);
+        }
+    }
+
+    /// Reserves room for the signal of a timer.
+    ///
+    /// # Errors
+    /// `EAGAIN` without memory.
+    pub fn reserve_timer(&mut self) -> Result<(), Errno> {
+        self.queue.try_reserve(self.timers + 1).map_err(|_| Errno::EAGAIN)?;
+        self.timers += 1;
+        Ok(())
+    }
+
+    /// Releases the room for the signal of a timer.
+    pub fn release_timer(&mut self) {
+        self.timers = self.timers.saturating_sub(1);
+    }
+
+    /// Removes the signal of POSIX timer `id`, if it is pending.
+    pub fn discard_timer(&mut self, id: u32) {
+        let Some(at) = self.queue.iter().position(|info| info.timer_id() == Some(id)) else { return };
+        let number = self.queue.remove(at).signal;
+        let signal = Signal::from_number(number as u64);
+        if let Some(signal) = signal.filter(|_| !self.queue.iter().any(|info| info.signal == number)) {
+            self.set = self.set.without(signal);
+        }
     }
 
     /// Removes and returns the next signal that is not in `mask`: those that an instruction raised first,
@@ -173,6 +217,24 @@ mod tests {
         assert_eq!(pending.add(Signal::SIGTERM, info(Signal::SIGTERM, 5)), Ok(true));
         let (signal, info) = pending.take(SignalSet::EMPTY).unwrap();
         assert_eq!((signal, info.code, info.fields[0]), (Signal::SIGTERM, SI_USER, 0));
+    }
+
+    #[test]
+    fn timer_signals_have_room_and_are_pending_once_for_each_timer() {
+        let mut pending = PendingSignals::default();
+        (0..2).for_each(|_| pending.reserve_timer().unwrap());
+        for _ in 0..QUEUE_MAX {
+            pending.add(REALTIME, info(REALTIME, 1)).unwrap();
+        }
+        let capacity = pending.queue.capacity();
+        let timer = |id| SigInfo::timer(Signal::SIGALRM, id, 0);
+        for (id, is_new) in [(5, true), (5, false), (6, false)] {
+            assert_eq!(pending.add(Signal::SIGALRM, timer(id)), Ok(is_new));
+        }
+        assert_eq!((pending.queue.len(), pending.queue.capacity()), (QUEUE_MAX + 2, capacity));
+        pending.discard_timer(5);
+        assert_eq!(pending.take(SignalSet::EMPTY), Some((Signal::SIGALRM, timer(6))));
+        assert!(!pending.set().contains(Signal::SIGALRM));
     }
 
     #[test]

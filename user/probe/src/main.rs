@@ -33,6 +33,7 @@ mod pointer_authentication;
 mod raw;
 mod result;
 mod share;
+mod signal_timers;
 mod signals;
 mod start;
 mod sync_files;
@@ -122,6 +123,10 @@ const PROBES: &[Probe] = &[
     ("timer-expirations", Expectation::Pass, timers::expirations),
     ("timer-waits", Expectation::Pass, timers::waits),
     ("timer-errors", Expectation::Pass, timers::errors),
+    ("interval-timers", Expectation::Pass, signal_timers::interval),
+    ("posix-timers", Expectation::Pass, signal_timers::posix),
+    ("posix-timer-errors", Expectation::Pass, signal_timers::errors),
+    ("signal-files", Expectation::Pass, signal_timers::signal_files),
     ("limits", Expectation::Pass, system::limits),
     ("thread-names", Expectation::Pass, system::names),
     ("auxiliary-vector", Expectation::Pass, system::auxiliary_vector),
@@ -253,7 +258,7 @@ mod tests {
     /// Probes without a device also pass on the Linux build host, which validates the probes themselves.
     #[test]
     fn portable_probes_pass_on_linux() {
-        let portable: [fn(&[String]) -> ProbeResult; 60] = [
+        let portable: [fn(&[String]) -> ProbeResult; 64] = [
             start::hello,
             files::tree,
             files::descriptors,
@@ -305,6 +310,10 @@ mod tests {
             timers::expirations,
             timers::waits,
             timers::errors,
+            signal_timers::interval,
+            signal_timers::posix,
+            signal_timers::errors,
+            signal_timers::signal_files,
             system::limits,
             system::names,
             system::auxiliary_vector,

@@ -417,11 +417,11 @@ pub const MUTANTS: &[SourceMutant] = &[
     },
     SourceMutant {
         name: "periodic timer drifts by the time of a read",
-        file: "kernel/src/fs/timerfd.rs",
+        file: "kernel/src/sched/schedule.rs",
         item: "Schedule::take",
         from: "first.saturating_add((later + 1).saturating_mul(self.interval))",
         to: "now.saturating_add(self.interval)",
-        oracle: Oracle::UnitTest("--package=kernel", "fs::"),
+        oracle: Oracle::UnitTest("--package=kernel", "sched::"),
     },
     SourceMutant {
         name: "rung alarm kept before the alarms to come",
