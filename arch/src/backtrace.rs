@@ -115,6 +115,8 @@ mod tests {
     #[test]
     fn corrupt_chain_ends() {
         assert_eq!(addresses(&[(0x100, 0x201), (0x108, 11)], 0x100), [11]);
+        let unaligned = [(0x100, 0x204), (0x108, 11), (0x204, 0), (0x20c, 22)];
+        assert_eq!(addresses(&unaligned, 0x100), [11], "a read there would be unaligned");
         assert_eq!(addresses(&[(0x100, 0x9000), (0x108, 11)], 0x100), [11]);
         assert_eq!(addresses(&[(0x100, 0x100), (0x108, 11)], 0x100).len(), MAX_FRAMES);
     }

@@ -416,6 +416,17 @@ mod tests {
         assert!(!CpuFeatures::decode(&CpuIdRegisters::default()).contains(CpuFeatures::MOPS));
     }
 
+    /// FEAT_TLBIOS without FEAT_TLBIRANGE, and values that the architecture reserves (DDI 0487, D24.2).
+    #[test]
+    fn lower_values_of_a_field_are_not_the_feature() {
+        let ids = CpuIdRegisters { isar0: 1 << 56 | 1 << 20, mmfr0: 1 << 4, ..CpuIdRegisters::default() };
+        let features = CpuFeatures::decode(&ids);
+        let absent = CpuFeatures::TLB_RANGE | CpuFeatures::ATOMICS | CpuFeatures::ASID16;
+        assert!(!features.intersects(absent), "{features:?}");
+        let ids = CpuIdRegisters { isar0: 2 << 56 | 2 << 20, mmfr0: 2 << 4, ..CpuIdRegisters::default() };
+        assert!(CpuFeatures::decode(&ids).contains(absent));
+    }
+
     #[test]
     fn features_of_a_cortex_a53_and_a_neoverse_n1() {
         let a53 = CpuIdRegisters {

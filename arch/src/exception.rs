@@ -274,3 +274,30 @@ mod target {
 
 #[cfg(target_os = "none")]
 pub(crate) use target::*;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(esr: u64) -> UserFrame {
+        let mut frame = UserFrame::program(UserVa::new(0x1000), UserVa::new(0x2000));
+        (frame.0.esr, frame.0.far) = (esr, 0x3008);
+        frame
+    }
+
+    /// A program that could set the others would return to EL1, or with interrupts masked.
+    #[test]
+    fn only_condition_flags_of_a_program_can_be_set() {
+        let mut frame = frame(0);
+        frame.set_flags(u64::MAX);
+        assert_eq!(frame.spsr(), 0xf000_0000);
+        frame.set_flags(0x8000_03c5);
+        assert_eq!(frame.spsr(), 0x8000_0000);
+    }
+
+    #[test]
+    fn fault_address_exists_only_where_far_is_valid() {
+        assert_eq!(frame(0x9200_0007).fault_address(), Some(0x3008));
+        assert_eq!(frame(0x5600_0000).fault_address(), None, "an SVC leaves FAR unchanged");
+    }
+}

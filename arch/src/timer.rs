@@ -166,7 +166,11 @@ mod tests {
     #[test]
     fn deadline_passes() {
         let deadline = Deadline::in_ns(10_000);
-        assert!(!deadline.passed());
+        // Each read of the counter advances it by a tick.
+        for tick in 1..=10 {
+            assert_eq!(deadline.passed(), tick == 10, "tick {tick}");
+        }
+        let deadline = Deadline::in_ns(10_000);
         fake::advance(10);
         assert!(deadline.passed());
     }

@@ -308,6 +308,13 @@ mod tests {
         assert!(Syndrome::decode(0x9600_0045).has_address());
         assert!(!Syndrome::decode(0x9600_0410).has_address(), "FnV");
         assert!(!Syndrome::decode(0x5600_0000).has_address());
+        assert!(Syndrome::decode(0xd200_0022).has_address(), "watchpoint");
+    }
+
+    #[test]
+    fn only_class_0x15_is_a_system_call() {
+        let found: std::vec::Vec<u64> = (0..64).filter(|class| is_svc(class << 26)).collect();
+        assert_eq!(found, [0x15]);
     }
 
     #[test]

@@ -359,6 +359,20 @@ mod tests {
     }
 
     #[test]
+    fn short_step_ends_a_vector() {
+        let segments = [(100, 4), (200, 0), (300, 4), (400, 4)].map(|(base, len)| IoVec { base, len });
+        let run = |results: &[Result<usize, Errno>]| {
+            let mut results = results.iter().copied();
+            let result = for_each_segment(&segments, |_, _| results.next().unwrap_or(Ok(0)));
+            (result, results.len())
+        };
+        assert_eq!(run(&[Ok(4), Ok(4), Ok(4)]), (Ok(12), 0));
+        assert_eq!(run(&[Ok(4), Ok(2), Ok(4)]), (Ok(6), 1));
+        assert_eq!(run(&[Ok(4), Err(Errno::EFAULT), Ok(4)]), (Ok(4), 1));
+        assert_eq!(run(&[Err(Errno::EFAULT)]), (Err(Errno::EFAULT), 0));
+    }
+
+    #[test]
     fn access_mode_limits_reads_and_writes() {
         let open = |flags| OpenFile::new(null::Null, flags);
         let (read, write, both) = (OpenFlags::empty(), OpenFlags::WRITE_ONLY, OpenFlags::READ_WRITE);

@@ -164,7 +164,6 @@ pub fn deliver(signal: Signal, action: &mut SigAction, mask: SignalSet) -> Deliv
 /// ignored, since the instruction would raise it again.
 pub fn deliver_forced(signal: Signal, action: &mut SigAction, mask: SignalSet) -> Delivery {
     if mask.contains(signal) || action.handler == SIG_IGN {
-        *action = SigAction { handler: SIG_DFL, ..*action };
         return Delivery::Terminate;
     }
     deliver(signal, action, mask)
@@ -214,6 +213,7 @@ mod tests {
             pending.add(REALTIME, info(REALTIME, 1)).unwrap();
         }
         assert_eq!(pending.add(REALTIME, info(REALTIME, 1)), Err(Errno::EAGAIN));
+        assert_eq!(pending.add(REALTIME, SigInfo::sent(REALTIME, SI_USER, 1)), Ok(false), "by `kill`");
         assert_eq!(pending.add(Signal::SIGTERM, info(Signal::SIGTERM, 5)), Ok(true));
         let (signal, info) = pending.take(SignalSet::EMPTY).unwrap();
         assert_eq!((signal, info.code, info.fields[0]), (Signal::SIGTERM, SI_USER, 0));
@@ -246,6 +246,30 @@ mod tests {
         let order: Vec<_> =
             core::iter::from_fn(|| pending.take(SignalSet::EMPTY)).map(|next| next.0).collect();
         assert_eq!(order, [Signal::SIGSEGV, Signal::SIGHUP, Signal::SIGTERM, REALTIME]);
+    }
+
+    #[test]
+    fn realtime_signals_start_at_32() {
+        let queued = |number| {
+            let signal = Signal::from_number(number).unwrap();
+            let mut pending = PendingSignals::default();
+            for sender in [1, 2] {
+                pending.add(signal, info(signal, sender)).unwrap();
+            }
+            pending.queue.len()
+        };
+        assert_eq!([30, 31, 32, 33].map(queued), [1, 1, 2, 2]);
+    }
+
+    #[test]
+    fn blocked_fault_does_not_precede_other_signals() {
+        let mut pending = PendingSignals::default();
+        for signal in [Signal::SIGTERM, Signal::SIGSEGV] {
+            pending.add(signal, info(signal, 1)).unwrap();
+        }
+        let blocked = SignalSet::EMPTY.with(Signal::SIGSEGV);
+        assert_eq!(pending.take(blocked), Some((Signal::SIGTERM, info(Signal::SIGTERM, 1))));
+        assert_eq!(pending.take(blocked), None);
     }
 
     #[test]

@@ -142,6 +142,17 @@ pub fn blocking(_: &[String]) -> ProbeResult {
     })?;
     ensure(received.0 == long.len() && received.1 == long, || format!("{} bytes sent", received.0))?;
 
+    let (_reader, mut writer) = pipe(0)?;
+    ensure(writer.write(&[0; CAPACITY])? == CAPACITY, || "an empty pipe".into())?;
+    let other = writer.try_clone()?;
+    thread::scope(|scope| {
+        let sender = scope.spawn(move || writer.write(&[0; 4096]));
+        thread::sleep(Duration::from_millis(5));
+        control(&other, libc::F_SETPIPE_SZ, 2 * CAPACITY as i32)?;
+        let sent = sender.join().map_err(|_| "panic")??;
+        ensure(sent == 4096, || format!("{sent} bytes after the capacity was raised"))
+    })?;
+
     let (mut reader, writer) = pipe(0)?;
     thread::scope(|scope| {
         let writers: Vec<_> = (1..=3u8)

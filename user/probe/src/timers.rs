@@ -113,7 +113,13 @@ pub fn waits(_: &[String]) -> ProbeResult {
     let ready = unsafe { libc::poll(&raw mut fd, 1, 60_000) };
     let waited = started.elapsed();
     ensure(ready == 1 && waited >= Duration::from_millis(20), || format!("{ready} ready after {waited:?}"))?;
-    for n in 0..50 {
+    let started = Instant::now();
+    set(&timer, 0, pair([5 * MS, 5 * MS]))?;
+    let count = take(&timer)? + take(&timer)? + take(&timer)?;
+    let waited = started.elapsed();
+    ensure(count >= 3 && waited >= Duration::from_millis(15), || format!("{count} within {waited:?}"))?;
+    // More than there can be at a time.
+    for n in 0..600 {
         let timer = create(libc::CLOCK_MONOTONIC, 0)?;
         set(&timer, 0, pair([1, n * 1000]))?;
     }

@@ -17,6 +17,7 @@ pub struct SourceMutant {
 const ARCH: &str = "--package=arch";
 const DMA_API: &str = "--package=dma-api";
 const DRIVERS: &str = "--package=drivers";
+const KERNEL: &str = "--package=kernel";
 const PROGRAM: &str = "--package=program";
 
 /// All of them; `doc/mutants.md` has the same list.
@@ -389,7 +390,7 @@ pub const MUTANTS: &[SourceMutant] = &[
         item: "EventCounter::add",
         from: "sum < u64::MAX",
         to: "sum <= u64::MAX",
-        oracle: Oracle::UnitTest("--package=kernel", "fs::"),
+        oracle: Oracle::UnitTest(KERNEL, "fs::"),
     },
     SourceMutant {
         name: "all exclusive watchers notified",
@@ -397,7 +398,7 @@ pub const MUTANTS: &[SourceMutant] = &[
         item: "Watchers::notify",
         from: "is_taken |= watcher.notify(events) && is_exclusive;",
         to: "watcher.notify(events);\n                is_taken |= false;",
-        oracle: Oracle::UnitTest("--package=kernel", "fs::"),
+        oracle: Oracle::UnitTest(KERNEL, "fs::"),
     },
     SourceMutant {
         name: "cycle of epoll instances accepted",
@@ -405,7 +406,7 @@ pub const MUTANTS: &[SourceMutant] = &[
         item: "Edges::add",
         from: "|| self.reaches(inner, outer)",
         to: "",
-        oracle: Oracle::UnitTest("--package=kernel", "fs::"),
+        oracle: Oracle::UnitTest(KERNEL, "fs::"),
     },
     SourceMutant {
         name: "short write to a pipe divided",
@@ -413,7 +414,7 @@ pub const MUTANTS: &[SourceMutant] = &[
         item: "State::room_for",
         from: "len <= PIPE_BUF",
         to: "len < PIPE_BUF",
-        oracle: Oracle::UnitTest("--package=kernel", "fs::"),
+        oracle: Oracle::UnitTest(KERNEL, "fs::"),
     },
     SourceMutant {
         name: "periodic timer drifts by the time of a read",
@@ -421,7 +422,7 @@ pub const MUTANTS: &[SourceMutant] = &[
         item: "Schedule::take",
         from: "first.saturating_add((later + 1).saturating_mul(self.interval))",
         to: "now.saturating_add(self.interval)",
-        oracle: Oracle::UnitTest("--package=kernel", "sched::"),
+        oracle: Oracle::UnitTest(KERNEL, "sched::"),
     },
     SourceMutant {
         name: "rung alarm kept before the alarms to come",
@@ -429,7 +430,7 @@ pub const MUTANTS: &[SourceMutant] = &[
         item: "ring_expired",
         from: "self.0.rotate_right(expired);",
         to: "",
-        oracle: Oracle::UnitTest("--package=kernel", "sched::alarm::"),
+        oracle: Oracle::UnitTest(KERNEL, "sched::alarm::"),
     },
     SourceMutant {
         name: "generation counted after the device is armed",
@@ -795,6 +796,110 @@ pub const MUTANTS: &[SourceMutant] = &[
         item: "truncate",
         from: "self.punch(size..before.next_multiple_of(PAGE_SIZE));",
         to: "self.punch(size.next_multiple_of(PAGE_SIZE)..before.next_multiple_of(PAGE_SIZE));",
-        oracle: Oracle::UnitTest("--package=kernel", "objects_match_a_model_and_release_their_frames"),
+        oracle: Oracle::UnitTest(KERNEL, "objects_match_a_model_and_release_their_frames"),
+    },
+    SourceMutant {
+        name: "FEAT_TLBIOS taken for FEAT_TLBIRANGE",
+        file: "arch/src/cpu.rs",
+        item: "decode",
+        from: "field(ids.isar0, 56) >= 2",
+        to: "field(ids.isar0, 56) >= 1",
+        oracle: Oracle::UnitTest(ARCH, "lower_values_of_a_field_are_not_the_feature"),
+    },
+    SourceMutant {
+        name: "PSTATE of a signal frame restored as a whole",
+        file: "arch/src/exception.rs",
+        item: "set_flags",
+        from: "self.0.spsr & !NZCV | pstate & NZCV",
+        to: "pstate",
+        oracle: Oracle::UnitTest(ARCH, "only_condition_flags_of_a_program_can_be_set"),
+    },
+    SourceMutant {
+        name: "stale fault address after a system call",
+        file: "arch/src/exception.rs",
+        item: "fault_address",
+        from: "self.syndrome().has_address().then_some(self.far)",
+        to: "Some(self.far)",
+        oracle: Oracle::UnitTest(ARCH, "fault_address_exists_only_where_far_is_valid"),
+    },
+    SourceMutant {
+        name: "blocked fault delivered before other signals",
+        file: "lib/program/src/signals.rs",
+        item: "take",
+        from: "let synchronous = deliverable.intersection",
+        to: "let synchronous = self.set.intersection",
+        oracle: Oracle::UnitTest(PROGRAM, "blocked_fault_does_not_precede_other_signals"),
+    },
+    SourceMutant {
+        name: "removed interest queued by a late notification",
+        file: "kernel/src/fs/epoll/mod.rs",
+        item: "ReadyQueue::remove",
+        from: "interest.place.swap(REMOVED, Ordering::Relaxed)",
+        to: "interest.place.load(Ordering::Relaxed)",
+        oracle: Oracle::UnitTest(KERNEL, "removed_interest_is_not_queued_again"),
+    },
+    SourceMutant {
+        name: "nesting of a removed epoll instance kept",
+        file: "kernel/src/fs/epoll/mod.rs",
+        item: "detach",
+        from: "nesting::remove(self.id, inner.0.id);",
+        to: "let _ = inner;",
+        oracle: Oracle::UnitTest(KERNEL, "removed_and_refused_interests_make_room"),
+    },
+    SourceMutant {
+        name: "ready queue too short for all files",
+        file: "kernel/src/fs/epoll/mod.rs",
+        item: "insert",
+        from: "ready.queue.try_reserve(room - ready.queue.len())",
+        to: "ready.queue.try_reserve(1)",
+        oracle: Oracle::UnitTest(KERNEL, "notifications_of_all_files_find_room"),
+    },
+    SourceMutant {
+        name: "freed pages of pipes still counted",
+        file: "kernel/src/fs/pipe/buffer.rs",
+        item: "drop",
+        from: "PAGES.fetch_sub(1, Ordering::Relaxed);",
+        to: "",
+        oracle: Oracle::UnitTest(KERNEL, "freed_pages_make_room_for_others"),
+    },
+    SourceMutant {
+        name: "vector continued after a short step",
+        file: "kernel/src/fs/mod.rs",
+        item: "for_each_segment",
+        from: "if count < len",
+        to: "if count < len && false",
+        oracle: Oracle::UnitTest(KERNEL, "short_step_ends_a_vector"),
+    },
+    SourceMutant {
+        name: "memory of an engine that did not stop returned",
+        file: "kernel/src/devices/dma_engine/mod.rs",
+        item: "run",
+        from: "error: CopyError::NotStopped, may_access_memory: true",
+        to: "error: CopyError::NotStopped, may_access_memory: false",
+        oracle: Oracle::UnitTest(KERNEL, "only_a_stopped_engine_returns_the_memory_of_a_job_that_timed_out"),
+    },
+    SourceMutant {
+        name: "block of an Arc drained by another CPU",
+        file: "kernel/src/memory/heap_cache.rs",
+        item: "pop_any",
+        from: "if self.is_held",
+        to: "if self.is_held && false",
+        oracle: Oracle::UnitTest(KERNEL, "arc_takes_the_held_block_or_fails"),
+    },
+    SourceMutant {
+        name: "receiver of a signal on another CPU not found",
+        file: "kernel/src/sched/mod.rs",
+        item: "other_cpu_of",
+        from: "cpu != arch::cpu::index()",
+        to: "cpu == arch::cpu::index()",
+        oracle: Oracle::UnitTest(KERNEL, "only_the_cpu_that_runs_the_thread_is_interrupted"),
+    },
+    SourceMutant {
+        name: "target of a link longer than the buffer",
+        file: "kernel/src/syscall/files.rs",
+        item: "truncated",
+        from: "target.get(..room).unwrap_or(target)",
+        to: "{ let _ = room; target }",
+        oracle: Oracle::UnitTest(KERNEL, "link_target_is_truncated_to_the_buffer"),
     },
 ];

@@ -517,4 +517,28 @@ pub const MUTANTS: &[SourceMutant] = &[
         to: "drop(echo);",
         oracle: case("console-input", "read nothing in time"),
     },
+    SourceMutant {
+        name: "F_DUPFD ignores its minimum",
+        file: "kernel/src/syscall/files.rs",
+        item: "fcntl",
+        from: "F_DUPFD => insert(call, file, false, call.length(2))",
+        to: "F_DUPFD => insert(call, file, false, 0)",
+        oracle: test("programs.duplicated_descriptors_share_the_file_offset", "instead of one from 100 on"),
+    },
+    SourceMutant {
+        name: "initramfs writable for faccessat",
+        file: "kernel/src/syscall/files.rs",
+        item: "access_at",
+        from: "!= 0 && !writable",
+        to: "!= 0 && !writable && false",
+        oracle: test("programs.initramfs_files_are_read_only", "write access to a program"),
+    },
+    SourceMutant {
+        name: "O_EXCL of openat ignored",
+        file: "kernel/src/syscall/files.rs",
+        item: "open_at",
+        from: "Ok(_) if flags.contains(OpenFlags::CREATE | OpenFlags::EXCLUSIVE)",
+        to: "Ok(_) if false && flags.contains(OpenFlags::CREATE | OpenFlags::EXCLUSIVE)",
+        oracle: test("programs.initramfs_files_are_readable", "an existing file as a new one"),
+    },
 ];

@@ -419,10 +419,13 @@ mod tests {
 
     static CLASS: DeviceClass = DeviceClass { name: "fake", major: 0 };
 
-    /// An engine that calls its function for each poll of a job; `starts` is the result of a start.
+    /// An engine that calls its function for each poll of a job; the others are the results of a start, of a
+    /// stop and of a job that ended.
     struct FakeEngine<F> {
         starts: Arc<SpinLock<Result<(), CopyError>>>,
         poll: F,
+        stop: Result<(), NotStopped>,
+        outcome: Result<(), CopyError>,
     }
 
     impl<F: Fn() -> Result<bool, Gone> + Send> dma_engine::DmaEngine for FakeEngine<F> {
@@ -436,10 +439,10 @@ mod tests {
             (self.poll)()
         }
         fn stop(&mut self) -> Result<(), NotStopped> {
-            Err(NotStopped)
+            self.stop
         }
         fn outcome(&mut self) -> Result<(), CopyError> {
-            Ok(())
+            self.outcome
         }
         fn acknowledge(&mut self) -> bool {
             false
@@ -455,7 +458,9 @@ mod tests {
         starts: &Arc<SpinLock<Result<(), CopyError>>>,
         poll: impl Fn() -> Result<bool, Gone> + Send + 'static,
     ) -> DmaEngineDevice {
-        DmaEngineDevice::new(&CLASS, device.clone(), FakeEngine { starts: starts.clone(), poll })
+        let (stop, outcome) = (Err(NotStopped), Ok(()));
+        let engine = FakeEngine { starts: starts.clone(), poll, stop, outcome };
+        DmaEngineDevice::new(&CLASS, device.clone(), engine)
     }
 
     fn job<M>(memory: M) -> TransferJob<M> {
@@ -517,6 +522,29 @@ mod tests {
         assert_eq!(state(), [None, Some(Errno::EIO.number())]);
         returned.into_iter().for_each(|fence| fence.signal(Ok(())));
         assert_eq!(state(), [Some(0), Some(Errno::EIO.number())]);
+    }
+
+    #[test]
+    fn only_a_stopped_engine_returns_the_memory_of_a_job_that_timed_out() {
+        for (stop, error) in [(Ok(()), CopyError::TimedOut), (Err(NotStopped), CopyError::NotStopped)] {
+            let poll = || {
+                arch::fake::advance(arch::timer::ns_to_ticks(TIMEOUT_NS));
+                Ok(false)
+            };
+            let engine = FakeEngine { starts: started(), poll, stop, outcome: Ok(()) };
+            let engine = DmaEngineDevice::new(&CLASS, device(), engine);
+            let (returned, result) = engine.run_job(job(()));
+            assert_eq!((returned.is_some(), result), (stop.is_ok(), Err(error)));
+            assert_eq!(engine.has_unfinished_job(), stop.is_err());
+        }
+    }
+
+    #[test]
+    fn error_of_an_ended_job_is_returned_with_its_memory() {
+        let outcome = Err(CopyError::Failed(7));
+        let engine = FakeEngine { starts: started(), poll: || Ok(true), stop: Ok(()), outcome };
+        let engine = DmaEngineDevice::new(&CLASS, device(), engine);
+        assert_eq!(engine.run_job(job(())), (Some(()), Err(CopyError::Failed(7))));
     }
 
     /// A removed device that is not isolated may still access the memory of the job that it had started.

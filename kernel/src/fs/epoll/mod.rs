@@ -360,3 +360,85 @@ impl Drop for Epoll {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fs::eventfd::EventFd;
+    use abi::file::OpenFlags;
+
+    fn file(value: u32) -> Arc<OpenFile> {
+        OpenFile::try_new(EventFd::new(value, false), OpenFlags::READ_WRITE).unwrap()
+    }
+
+    fn instance() -> (Arc<OpenFile>, Epoll) {
+        let epoll = Epoll::new().unwrap();
+        let other = Epoll(epoll.0.clone());
+        (OpenFile::try_new(other, OpenFlags::READ_WRITE).unwrap(), epoll)
+    }
+
+    fn event(flags: EpollFlags) -> EpollEvent {
+        EpollEvent { events: flags.bits() | PollEvents::IN.bits() as u32, ..EpollEvent::default() }
+    }
+
+    fn collected(epoll: &Epoll) -> usize {
+        epoll.collect(16, |_| Ok(())).unwrap()
+    }
+
+    #[test]
+    fn event_that_cannot_be_reported_is_reported_later() {
+        for flags in [EpollFlags::empty(), EpollFlags::ONESHOT, EpollFlags::EDGE_TRIGGERED] {
+            let (epoll, ready) = (Epoll::new().unwrap(), file(1));
+            epoll.add(3, &ready, event(flags)).unwrap();
+            assert_eq!(epoll.collect(16, |_| Err(Errno::EFAULT)), Err(Errno::EFAULT));
+            assert_eq!(collected(&epoll), 1, "{flags:?}");
+            assert_eq!(collected(&epoll), usize::from(flags.is_empty()), "{flags:?}");
+        }
+    }
+
+    #[test]
+    fn removed_interest_is_not_queued_again() {
+        let (epoll, ready) = (Epoll::new().unwrap(), file(1));
+        epoll.add(3, &ready, event(EpollFlags::empty())).unwrap();
+        let interest = epoll.0.table.lock()[0].clone();
+        epoll.remove(3, &ready).unwrap();
+        // As by a notification that found the interest before.
+        interest.notify(PollEvents::IN);
+        assert_eq!(epoll.0.ready.with(|ready| ready.queue.len()), 0);
+    }
+
+    #[test]
+    fn closed_file_leaves_the_table_and_the_queue() {
+        let (epoll, ready) = (Epoll::new().unwrap(), file(1));
+        epoll.add(3, &ready, event(EpollFlags::empty())).unwrap();
+        drop(ready);
+        let left = (epoll.0.table.lock().len(), epoll.0.ready.with(|ready| ready.queue.len()));
+        assert_eq!(left, (0, 0));
+    }
+
+    #[test]
+    fn notifications_of_all_files_find_room() {
+        let (epoll, files) = (Epoll::new().unwrap(), [0; 40].map(file));
+        for (number, file) in files.iter().enumerate() {
+            epoll.add(number as i32, file, event(EpollFlags::empty())).unwrap();
+        }
+        assert!(epoll.0.ready.with(|ready| ready.queue.capacity()) >= files.len());
+    }
+
+    /// As many of each as there is room for in the system, and more.
+    #[test]
+    #[cfg_attr(miri, ignore = "minutes of safe code")]
+    fn removed_and_refused_interests_make_room() {
+        let (epoll, ready) = (Epoll::new().unwrap(), file(0));
+        for _ in 0..=INTERESTS_MAX {
+            epoll.add(3, &ready, event(EpollFlags::empty())).unwrap();
+            epoll.remove(3, &ready).unwrap();
+        }
+        let (inner, _) = instance();
+        for _ in 0..100 {
+            epoll.add(4, &inner, event(EpollFlags::empty())).unwrap();
+            assert_eq!(epoll.add(4, &inner, event(EpollFlags::empty())), Err(Errno::EEXIST));
+            epoll.remove(4, &inner).unwrap();
+        }
+    }
+}

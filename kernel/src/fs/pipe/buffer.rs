@@ -159,6 +159,12 @@ mod tests {
         bytes
     }
 
+    #[test]
+    #[cfg_attr(miri, ignore = "minutes of safe code")]
+    fn freed_pages_make_room_for_others() {
+        (0..=PAGES_MAX).for_each(|_| assert!(PipePage::new().is_ok()));
+    }
+
     proptest! {
         #[test]
         #[cfg_attr(miri, ignore = "minutes of safe code")]

@@ -395,6 +395,7 @@ mod tests {
             (1 << 20, 0, Ok(1 << 20)),
             ((1 << 20) + 1, 0, Err(Errno::EPERM)),
             (4096, 4097, Err(Errno::EBUSY)),
+            (4096, 4096, Ok(4096)),
         ];
         for (bytes, len, expected) in cases {
             assert_eq!(state(len).set_capacity(bytes), expected, "{bytes} with {len}");
@@ -407,6 +408,8 @@ mod tests {
         let (mut cursor, mut seen) = (SegmentCursor::new(&segments), Vec::new());
         assert_eq!(cursor.total(), 8);
         for limit in [2, 9, 4, 4, 4] {
+            let left = 8 - seen.iter().map(|(_, len)| len).sum::<usize>();
+            assert_eq!(cursor.total(), left);
             let step = cursor.step(limit, |at, len| {
                 seen.push((at.raw(), len));
                 Ok(())
