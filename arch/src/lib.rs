@@ -31,3 +31,4 @@ pub mod timer;
 pub mod tlb;
 mod tlb_level;
 pub mod user_copy;
+pub mod vdso;

@@ -3,8 +3,8 @@
 use super::process::Process;
 use super::random;
 use super::return_to_user::enter_user;
-use super::signals::{TRAMPOLINE, TRAMPOLINE_CODE};
 use super::task::Task;
+use super::vdso;
 use crate::fs::{self, OpenFile, root};
 use crate::memory::heap;
 use crate::sched;
@@ -30,7 +30,7 @@ use program::{
 /// The size of the first stack, which is populated on demand.
 pub const STACK_BYTES: u64 = 8 << 20;
 /// The end of the first stack: a page below the end of the address space.
-const STACK_TOP: UserVa = UserVa::new(TRAMPOLINE.raw() - PAGE_SIZE);
+const STACK_TOP: UserVa = UserVa::new(vdso::ADDRESS.raw() - PAGE_SIZE);
 /// The load address of position-independent executables: two thirds of a 47-bit address space, as in Linux.
 const BIAS: u64 = 0x5555_5555_0000;
 
@@ -209,19 +209,20 @@ fn load_segment(space: &AddressSpace, segment: &LoadSegment, file: FileContent) 
     space.load(segment.zeroed.start(), &ZEROES[..segment.zeroed.len() as usize])
 }
 
-/// Maps the first stack, and above it the return trampoline of signal handlers.
+/// Maps the first stack, and above it the vDSO.
 fn map_stack(space: &AddressSpace) -> Result<(), Errno> {
-    space.map_anonymous(PAGE_SIZE, MmapPlacement::FixedNoReplace(TRAMPOLINE), Prot::READ | Prot::EXEC)?;
-    space.load(TRAMPOLINE, &TRAMPOLINE_CODE)?;
+    space.map_anonymous(PAGE_SIZE, MmapPlacement::FixedNoReplace(vdso::ADDRESS), Prot::READ | Prot::EXEC)?;
+    space.load(vdso::ADDRESS, &vdso::vdso().image)?;
     let bottom = UserVa::new(STACK_TOP.raw() - STACK_BYTES);
     space.map_anonymous(STACK_BYTES, MmapPlacement::FixedNoReplace(bottom), Prot::READ | Prot::WRITE)?;
     Ok(())
 }
 
-fn auxiliary_vector(image: &ProcessImage) -> [(u64, u64); 16] {
+fn auxiliary_vector(image: &ProcessImage) -> [(u64, u64); 17] {
     let ProcessImage { executable, interpreter } = image;
     let base = interpreter.as_ref().map_or(0, |interpreter| interpreter.span().start().raw());
     [
+        (AT_SYSINFO_EHDR, vdso::ADDRESS.raw()),
         (AT_HWCAP, hwcap().bits()),
         (AT_HWCAP2, hwcap2().bits()),
         (AT_PAGESZ, PAGE_SIZE),

@@ -24,6 +24,7 @@ mod signalfd;
 pub mod signals;
 mod task;
 pub mod timers;
+mod vdso;
 
 pub use init::{ENVIRONMENT, environment, run_init};
 pub use loader::{Launch, LaunchError, STACK_BYTES, start};

@@ -3,21 +3,17 @@
 use super::process::{Process, Termination};
 use super::signalfd;
 use super::task::Task;
+use super::vdso;
 use crate::fs::console::Foreground;
 use crate::sched;
 use crate::vm::access::UserMemory;
 use abi::Errno;
 use abi::signal::*;
-use addr::{Address, PAGE_SIZE, UserVa};
+use addr::{Address, UserVa};
 use arch::context::FpState;
 use arch::exception::UserFrame;
-use program::{Delivery, PendingSignals, USER_END};
+use program::{Delivery, PendingSignals};
 use zerocopy::FromZeros;
-
-/// The page with the code to which handlers return without `SA_RESTORER`.
-pub const TRAMPOLINE: UserVa = UserVa::new(USER_END - PAGE_SIZE);
-/// `mov x8, #139` (`rt_sigreturn`), `svc #0`.
-pub const TRAMPOLINE_CODE: [u8; 8] = [0x68, 0x11, 0x80, 0xd2, 0x01, 0x00, 0x00, 0xd4];
 
 /// The actions of a process, and the signals that were sent to it.
 pub struct ProcessSignals {
@@ -234,8 +230,9 @@ fn call_handler(
     if stack.flags & SS_AUTODISARM != 0 {
         *task.signal_stack.lock() = StackT::default();
     }
+    let sigreturn = vdso::ADDRESS.raw() + vdso::vdso().sigreturn;
     let context = at + core::mem::offset_of!(SignalFrame, context) as u64;
-    let restorer = if action.flags & SA_RESTORER != 0 { action.restorer } else { TRAMPOLINE.raw() };
+    let restorer = if action.flags & SA_RESTORER != 0 { action.restorer } else { sigreturn };
     let x = frame.x_mut();
     x[0] = signal.number() as u64;
     (x[1], x[2]) = (at, context);

@@ -21,6 +21,11 @@ pub fn set_realtime(seconds: u32) {
     COUNTER_START.store(since_epoch.saturating_sub(now()), Relaxed);
 }
 
+/// Returns the real time when the counter started.
+pub fn counter_start() -> Nanoseconds {
+    COUNTER_START.load(Relaxed)
+}
+
 /// Returns the nanoseconds since the epoch, which is the start of the counter without a real-time clock.
 pub fn realtime_now() -> Nanoseconds {
     COUNTER_START.load(Relaxed) + now()

@@ -38,6 +38,8 @@ pub const AT_RANDOM: u64 = 25;
 pub const AT_HWCAP2: u64 = 26;
 /// Address of the path of the executable.
 pub const AT_EXECFN: u64 = 31;
+/// Address of the vDSO.
+pub const AT_SYSINFO_EHDR: u64 = 33;
 /// The bytes that a signal handler's stack must have for the kernel.
 pub const AT_MINSIGSTKSZ: u64 = 51;
 

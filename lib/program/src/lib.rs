@@ -25,6 +25,7 @@ mod page_index;
 mod robust_list;
 mod signals;
 mod stack;
+mod vdso;
 mod vma;
 
 pub use chunk_range::{ChunkRange, chunk_range};
@@ -40,6 +41,7 @@ pub use page_index::PageIndex;
 pub use robust_list::{FutexMemory, release_robust_list};
 pub use signals::{Delivery, PendingSignals, deliver, deliver_forced};
 pub use stack::{ArgumentListTooLong, StackImage, StackRequest};
+pub use vdso::{Vdso, VdsoTime};
 pub use vma::{Alignment, MappedObject, Vma, VmaError, VmaMap};
 
 /// The end of the user address space: 48 bits in TTBR0.

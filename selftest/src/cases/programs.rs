@@ -104,6 +104,7 @@ pub(super) const TESTS: &[Test] = probes! {
     "posix_timers_send_signals_and_count_overruns" by passes "posix-timers",
     "posix_timer_errors_match_linux" by passes "posix-timer-errors",
     "signal_files_read_pending_signals" by passes "signal-files",
+    "vdso_times_agree_with_system_calls" by passes "vdso",
     "limits_are_enforced_or_refused" by passes "limits",
     "thread_names_are_kept_and_inherited" by passes "thread-names",
     "auxiliary_vector_is_copied_by_prctl" by passes "auxiliary-vector",

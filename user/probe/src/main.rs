@@ -42,6 +42,7 @@ mod terminal;
 mod threads;
 mod time;
 mod timers;
+mod vdso;
 
 /// The expected end of a probe.
 #[derive(Clone, Copy)]
@@ -127,6 +128,7 @@ const PROBES: &[Probe] = &[
     ("posix-timers", Expectation::Pass, signal_timers::posix),
     ("posix-timer-errors", Expectation::Pass, signal_timers::errors),
     ("signal-files", Expectation::Pass, signal_timers::signal_files),
+    ("vdso", Expectation::Pass, vdso::times),
     ("limits", Expectation::Pass, system::limits),
     ("thread-names", Expectation::Pass, system::names),
     ("auxiliary-vector", Expectation::Pass, system::auxiliary_vector),
@@ -258,7 +260,7 @@ mod tests {
     /// Probes without a device also pass on the Linux build host, which validates the probes themselves.
     #[test]
     fn portable_probes_pass_on_linux() {
-        let portable: [fn(&[String]) -> ProbeResult; 64] = [
+        let portable: [fn(&[String]) -> ProbeResult; 65] = [
             start::hello,
             files::tree,
             files::descriptors,
@@ -314,6 +316,7 @@ mod tests {
             signal_timers::posix,
             signal_timers::errors,
             signal_timers::signal_files,
+            vdso::times,
             system::limits,
             system::names,
             system::auxiliary_vector,
