@@ -122,4 +122,14 @@ mod tests {
         assert_ne!(bytes::<16>(), bytes::<16>());
         assert_ne!(bytes::<100>()[64..], [0; 36]);
     }
+
+    #[test]
+    fn blocks_differ_by_both_halves_of_the_counter() {
+        let mut generator = Generator { key: [7; 8], blocks: 0 };
+        let key = generator.key;
+        let blocks = [generator.next_block(), generator.next_block(), block(&key, 1 << 32), block(&key, 0)];
+        for (n, found) in blocks.iter().enumerate() {
+            assert!(!blocks[..n].contains(found), "block {n}");
+        }
+    }
 }
