@@ -4,6 +4,7 @@
 mod host_memory;
 
 use abi::Errno;
+use abi::file::Seals;
 use addr::PAGE_SIZE;
 use kernel::vm::shared_memory::{SIZE_MAX, SharedMemory, page_count, page_limit};
 use proptest::prelude::*;
@@ -88,7 +89,7 @@ fn check(steps: Vec<FileStep>) {
                 }
             }
             FileStep::Punch(at, len) => {
-                memory.writer().punch(at as u64..(at + len) as u64);
+                memory.writer().punch(at as u64..(at + len) as u64).unwrap();
                 model.punch(at, at + len);
             }
             FileStep::Allocate(at, len, extends) => {
@@ -131,10 +132,25 @@ fn objects_match_a_model_and_release_their_frames() {
     assert_eq!(memory.writer().write(bytes - 2, b"abcd"), Ok(2));
     assert_eq!(memory.writer().write(bytes, b"cd"), Err(Errno::ENOSPC));
     assert_eq!(memory.with_page(page_limit(), |_| ()), Err(Errno::EFAULT));
-    memory.writer().punch(PAGE_SIZE..2 * PAGE_SIZE);
+    memory.writer().punch(PAGE_SIZE..2 * PAGE_SIZE).unwrap();
     assert_eq!(memory.with_page(1, |frame| frame.raw() % PAGE_SIZE), Ok(0));
     memory.writer().truncate(0).unwrap();
     assert_eq!((memory.pages(), memory.with_page(0, |_| ())), (0, Err(Errno::EFAULT)));
+
+    // Seals.
+    let sealed = SharedMemory::with_seals(Seals::empty()).unwrap();
+    let truncate = |size| sealed.writer().truncate(size);
+    sealed.writer().write(0, b"abcd").unwrap();
+    sealed.writer().seal(Seals::GROW | Seals::SHRINK).unwrap();
+    assert_eq!(sealed.writer().write(3, b"de"), Err(Errno::EPERM));
+    assert_eq!((truncate(3), truncate(5)), (Err(Errno::EPERM), Err(Errno::EPERM)));
+    assert_eq!(sealed.writer().allocate(0..5, true), Err(Errno::EPERM));
+    assert_eq!(sealed.writer().write(0, b"ABCD"), Ok(4));
+    sealed.writer().seal(Seals::WRITE | Seals::SEAL).unwrap();
+    assert_eq!(sealed.writer().write(0, b"x"), Err(Errno::EPERM));
+    assert_eq!(sealed.writer().punch(0..1), Err(Errno::EPERM));
+    assert_eq!(sealed.writer().seal(Seals::GROW), Err(Errno::EPERM));
+    drop(sealed);
 
     // The largest size.
     assert_eq!(memory.writer().truncate(SIZE_MAX + 1), Err(Errno::EFBIG));

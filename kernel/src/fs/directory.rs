@@ -1,6 +1,7 @@
-//! Directories of the initramfs.
+//! Directories.
 
 use super::File;
+use crate::debug::{self, FailPoint};
 use crate::fs::root;
 use crate::sync::SpinLock;
 use crate::vm::access::UserMemory;
@@ -8,70 +9,81 @@ use abi::Errno;
 use abi::file::DirentHead;
 use addr::UserVa;
 use alloc::vec::Vec;
-use program::{NodeId, NodeKind};
+use program::NodeId;
 use zerocopy::IntoBytes;
 
-pub struct Directory {
+/// The positions of `.` and `..`; those of the entries follow.
+const DOTS: u64 = 2;
+
+pub struct DirectoryFile {
+    /// The node, to which the open file has a reference.
     id: NodeId,
-    /// The number of entries read.
-    position: SpinLock<usize>,
+    position: SpinLock<u64>,
 }
 
-impl Directory {
+/// A piece of a directory in the format of `getdents64`.
+struct Listing {
+    bytes: Vec<u8>,
+    /// The position after it.
+    next: u64,
+    /// An entry did not fit.
+    is_full: bool,
+}
+
+impl DirectoryFile {
     pub fn new(id: NodeId) -> Self {
         Self { id, position: SpinLock::new(0) }
     }
 
-    /// Returns the entries from number `first` on that fit into `room` bytes, in the format of `getdents64`,
-    /// and their number.
-    fn list(&self, first: usize, room: usize) -> Result<(Vec<u8>, usize), Errno> {
-        let tree = root::mounted()?;
-        let node = tree.node(self.id);
-        let NodeKind::Directory(names) = &node.kind else { return Err(Errno::ENOTDIR) };
-        let dots = [(&b"."[..], self.id), (&b".."[..], node.parent)].into_iter();
-        let all = dots.chain(names.iter().map(|(name, &id)| (name.as_slice(), id)));
-        let (mut out, mut count) = (Vec::new(), 0);
-        for (number, (name, id)) in all.enumerate().skip(first) {
+    /// Returns the entries from `position` on that fit into `room` bytes.
+    fn list(&self, position: u64, room: usize) -> Result<Listing, Errno> {
+        let mut listing = Listing { bytes: Vec::new(), next: position, is_full: false };
+        if debug::fail_point(FailPoint::Heap) || listing.bytes.try_reserve_exact(room).is_err() {
+            return Err(Errno::ENOMEM);
+        }
+        let tree = root::lock()?;
+        let dots = [(&b"."[..], self.id), (&b".."[..], tree.parent(self.id)?)].into_iter().zip(0..DOTS);
+        let entries = tree.entries(self.id)?.entries_from(position.saturating_sub(DOTS));
+        let named = entries.iter().map(|entry| ((entry.name.as_slice(), entry.node), DOTS + entry.position));
+        for ((name, id), at) in dots.filter(|(_, at)| *at >= position).chain(named) {
+            let node = tree.node(id);
             let len = (size_of::<DirentHead>() + name.len() + 1).next_multiple_of(8);
-            if out.len() + len > room {
+            let end = listing.bytes.len() + len;
+            if end > room {
+                listing.is_full = true;
                 break;
             }
-            push(&mut out, name, id, (number + 1) as i64, len, (tree.node(id).mode >> 12) as u8);
-            count += 1;
+            listing.next = at + 1;
+            let kind = (node.mode >> 12) as u8;
+            let head = DirentHead { ino: node.inode, off: listing.next as i64, reclen: len as u16, kind };
+            listing.bytes.extend(head.as_bytes());
+            listing.bytes.extend(name);
+            listing.bytes.resize(end, 0);
         }
-        Ok((out, count))
+        Ok(listing)
     }
 }
 
-fn push(out: &mut Vec<u8>, name: &[u8], id: NodeId, next: i64, len: usize, kind: u8) {
-    let end = out.len() + len;
-    let head = DirentHead { ino: id.inode(), off: next, reclen: len as u16, kind };
-    out.extend(head.as_bytes());
-    out.extend(name);
-    out.resize(end, 0);
-}
-
-impl File for Directory {
+impl File for DirectoryFile {
     fn read(&self, _: UserMemory<'_>, _: UserVa, _: usize) -> Result<usize, Errno> {
         Err(Errno::EISDIR)
     }
 
     fn entries(&self, memory: UserMemory<'_>, to: UserVa, len: usize) -> Result<usize, Errno> {
-        let first = *self.position.lock();
-        // Limits the heap memory that a program can request; no directory is larger.
-        let (bytes, count) = self.list(first, len.min(32 << 10))?;
-        let at_end = bytes.is_empty() && self.list(first, usize::MAX)?.1 == 0;
-        if bytes.is_empty() && !at_end {
+        // Limits the heap memory that a program can request.
+        let position = *self.position.lock();
+        let listing = self.list(position, len.min(32 << 10))?;
+        if listing.bytes.is_empty() && listing.is_full {
             return Err(Errno::EINVAL);
         }
-        memory.write_bytes(to, &bytes)?;
-        *self.position.lock() = first + count;
-        Ok(bytes.len())
+        memory.write_bytes(to, &listing.bytes)?;
+        *self.position.lock() = listing.next;
+        Ok(listing.bytes.len())
     }
 
     fn seek(&self, offset: i64, whence: u64) -> Result<u64, Errno> {
         let mut position = self.position.lock();
-        *position = super::seek_to(offset, whence, *position as u64, 0)? as usize;
-        Ok(*position as u64)
+        *position = super::seek_to(offset, whence, *position, 0)?;
+        Ok(*position)
     }
 }

@@ -6,7 +6,7 @@ use addr::{AddrRange, Chunk, MemoryType, PAGE_SIZE, PhysAddr};
 use alloc::vec::Vec;
 use core::fmt;
 use pagetable::Mapping;
-use program::InitramfsError;
+use program::ArchiveError;
 
 /// Why the initramfs is not mounted.
 #[derive(Debug)]
@@ -14,7 +14,7 @@ pub enum MountError {
     /// The archive cannot be mapped.
     Map(VmallocError),
     /// The archive is invalid.
-    Initramfs(InitramfsError),
+    Initramfs(ArchiveError),
 }
 
 impl fmt::Display for MountError {

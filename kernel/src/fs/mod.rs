@@ -2,6 +2,7 @@
 
 pub mod char_device;
 pub mod console;
+pub mod context;
 mod directory;
 pub mod dma_buf;
 pub mod epoll;
@@ -9,6 +10,7 @@ pub mod eventfd;
 mod heap;
 mod initramfs;
 mod null;
+mod path_only;
 pub mod pipe;
 pub mod readiness;
 mod regular;
@@ -20,16 +22,21 @@ use crate::memory::heap as kernel_heap;
 use crate::sched::Mutex;
 use crate::vm::access::UserMemory;
 use crate::vm::address_space::{AddressSpace, FileContent};
+use crate::vm::shared_memory::{self, SharedMemory};
 use abi::Errno;
-use abi::file::{IoVec, OpenFlags, PollEvents, Stat};
-use addr::UserVa;
+use abi::file::{
+    ANON_INODE_MAGIC, AllocateMode, IoVec, MemfdFlags, NAME_MAX, OpenFlags, PollEvents, S_IFREG, ST_NOATIME,
+    ST_RDONLY, ST_VALID, Seals, Stat, StatFs, TMPFS_MAGIC,
+};
+use addr::{PAGE_SIZE, UserVa};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::any::Any;
 use core::sync::atomic::{AtomicU32, Ordering};
 use dma_buf::DmaBuf;
-use program::{FdTable, FenceSet, NodeId, NodeKind};
+use program::{FdTable, FenceSet, MountId, NodeId, NodeKind, PathEnd, resolve};
 use readiness::Watchable;
+use root::{FileBody, NodeRef, Tree};
 
 pub use initramfs::{MountError, mount};
 
@@ -112,6 +119,24 @@ pub trait File: Any + Send + Sync {
     fn write(&self, _memory: UserMemory<'_>, _from: UserVa, _len: usize) -> Result<usize, Errno> {
         Err(Errno::EINVAL)
     }
+    /// Writes at `offset` instead of the file position (`pwrite64`).
+    fn write_at(
+        &self,
+        _memory: UserMemory<'_>,
+        _from: UserVa,
+        _len: usize,
+        _offset: u64,
+    ) -> Result<usize, Errno> {
+        Err(Errno::ESPIPE)
+    }
+    /// Sets the size (`ftruncate`).
+    fn truncate(&self, _size: u64) -> Result<(), Errno> {
+        Err(Errno::EINVAL)
+    }
+    /// Allocates or removes bytes (`fallocate`).
+    fn allocate(&self, _mode: AllocateMode, _offset: u64, _len: u64) -> Result<(), Errno> {
+        Err(Errno::ENODEV)
+    }
     /// Sets the file position (`lseek`), and returns it.
     fn seek(&self, _offset: i64, _whence: u64) -> Result<u64, Errno> {
         Err(Errno::ESPIPE)
@@ -136,7 +161,13 @@ pub trait File: Any + Send + Sync {
     fn watched(&self) -> Option<&dyn Watchable> {
         None
     }
-    /// Returns the content if the file is a regular file, for `mmap`.
+    /// Records the changeable flags, which [`OpenFile`] has, for a file that they affect.
+    fn set_flags(&self, _flags: OpenFlags) {}
+    /// Returns the content if the file is a regular file in memory.
+    fn shared_memory(&self) -> Option<&Arc<SharedMemory>> {
+        None
+    }
+    /// Returns the content if the file is a regular file of the archive, for `mmap`.
     fn content(&self) -> Option<FileContent> {
         None
     }
@@ -151,7 +182,7 @@ pub trait File: Any + Send + Sync {
 }
 
 /// Runs `step` for each segment until one is short. An error is returned if no byte was transferred before.
-fn for_each_segment(
+pub fn for_each_segment(
     segments: &[IoVec],
     mut step: impl FnMut(UserVa, usize) -> Result<usize, Errno>,
 ) -> Result<usize, Errno> {
@@ -171,8 +202,9 @@ fn for_each_segment(
     Ok(total)
 }
 
-/// `st_dev` of the nodes of the root file system.
+/// `st_dev` of the first mount, the archive; those of the others follow from [`MOUNT_DEVICE`] on.
 const ROOT_DEVICE: u64 = 1;
+const MOUNT_DEVICE: u64 = 16;
 /// `st_dev` of files that were not opened by a path.
 const ANONYMOUS_DEVICE: u64 = 2;
 
@@ -180,7 +212,7 @@ const ANONYMOUS_DEVICE: u64 = 2;
 pub struct OpenFile {
     file: Box<dyn File>,
     /// The node, if the file was opened by a path.
-    node: Option<NodeId>,
+    node: Option<NodeRef>,
     flags: AtomicU32,
 }
 
@@ -210,18 +242,37 @@ impl OpenFile {
         insert(files, Self::try_new(file, flags)?, flags.contains(OpenFlags::CLOEXEC), 0)
     }
 
-    fn of(file: Box<dyn File>, node: Option<NodeId>, flags: OpenFlags) -> Self {
+    fn of(file: Box<dyn File>, node: Option<NodeRef>, flags: OpenFlags) -> Self {
         Self { file, node, flags: AtomicU32::new(flags.difference(OpenFlags::CLOEXEC).bits()) }
     }
 
-    /// Returns the directory for `openat` relative to the file.
+    /// Returns the node, if the file was opened by a path or is in memory.
     pub fn node(&self) -> Option<NodeId> {
-        self.node
+        self.node.as_ref().map(NodeRef::id)
     }
 
     /// Returns the attributes: those of the node, so that they are the same for the path.
     pub fn stat(&self) -> Result<Stat, Errno> {
-        self.node.map_or_else(|| Ok(self.file.stat()), stat_node)
+        match self.node() {
+            Some(id) => Ok(stat_node(&*root::lock()?, id)),
+            None => Ok(self.file.stat()),
+        }
+    }
+
+    /// Returns the attributes of the file system.
+    pub fn stat_fs(&self) -> Result<StatFs, Errno> {
+        let anonymous = StatFs {
+            kind: ANON_INODE_MAGIC,
+            bsize: PAGE_SIZE,
+            frsize: PAGE_SIZE,
+            namelen: NAME_MAX as u64,
+            flags: ST_VALID,
+            ..StatFs::default()
+        };
+        match self.node() {
+            Some(id) => Ok(stat_fs(&*root::lock()?, id)),
+            None => Ok(anonymous),
+        }
     }
 
     pub fn flags(&self) -> OpenFlags {
@@ -232,6 +283,7 @@ impl OpenFile {
     pub fn set_flags(&self, flags: OpenFlags) {
         let kept = self.flags().difference(CHANGEABLE);
         self.flags.store((kept | flags & CHANGEABLE).bits(), Ordering::Relaxed);
+        self.file.set_flags(flags);
     }
 
     /// Returns the file, regardless of the access mode.
@@ -276,54 +328,208 @@ pub fn init() {
 /// Opens `path`.
 ///
 /// # Errors
-/// Those of the look-up and of [`open`].
+/// Those of [`open_at`].
 pub fn open_path(path: &str, flags: OpenFlags) -> Result<OpenFile, Errno> {
-    open(root::mounted()?.resolve(root::Root::ROOT, path.as_bytes(), true)?, flags)
+    open_at(Tree::ROOT, path.as_bytes(), flags, 0)
 }
 
-/// Opens the node `id`.
+/// Opens `path`, relative to the directory `start`, to which the caller has a reference. A new file gets
+/// `mode`.
 ///
 /// # Errors
-/// `EROFS` for writing to the initramfs, `EISDIR`, `ENOTDIR`, `ELOOP` for a symbolic link that is not
-/// followed, and those of the device.
-pub fn open(id: NodeId, flags: OpenFlags) -> Result<OpenFile, Errno> {
-    let writes = flags.intersects(OpenFlags::WRITE_ONLY | OpenFlags::READ_WRITE | OpenFlags::TRUNCATE);
-    let kind = &root::mounted()?.node(id).kind;
-    let file: Box<dyn File> = match kind {
-        NodeKind::Directory(_) if writes => return Err(Errno::EISDIR),
-        NodeKind::Directory(_) => Box::new(directory::Directory::new(id)),
-        _ if flags.contains(OpenFlags::DIRECTORY) => return Err(Errno::ENOTDIR),
-        NodeKind::File(_) if writes => return Err(Errno::EROFS),
-        NodeKind::File(data) => Box::new(regular::Regular::new(data)),
-        NodeKind::Link(_) => return Err(Errno::ELOOP),
-        NodeKind::Device(device) => device.open()?,
+/// Those of `open(2)`; `EOPNOTSUPP` for `O_TMPFILE`.
+pub fn open_at(start: NodeId, path: &[u8], flags: OpenFlags, mode: u32) -> Result<OpenFile, Errno> {
+    // Other flags have no effect with O_PATH.
+    let flags = if flags.contains(OpenFlags::PATH) { flags & PATH_FLAGS } else { flags };
+    if flags.contains(OpenFlags::CREATE | OpenFlags::DIRECTORY) {
+        return Err(Errno::EINVAL);
+    }
+    if flags.contains(OpenFlags::TEMPORARY) {
+        return Err(Errno::EOPNOTSUPP);
+    }
+    let is_exclusive = flags.contains(OpenFlags::CREATE | OpenFlags::EXCLUSIVE);
+    let follow = !flags.contains(OpenFlags::NOFOLLOW) && !is_exclusive;
+    let mut tree = root::lock()?;
+    let end = resolve(&*tree, &start, path, follow)?;
+    let (id, is_new) = match end.node {
+        Some(_) if is_exclusive => return Err(Errno::EEXIST),
+        Some(id) if flags.contains(OpenFlags::CREATE) && tree.node(id).is_directory() => {
+            return Err(Errno::EISDIR);
+        }
+        Some(id) => (id, false),
+        None if !flags.contains(OpenFlags::CREATE) => return Err(Errno::ENOENT),
+        None if end.has_slash => return Err(Errno::EISDIR),
+        None => (create_file(&mut tree, &end, mode)?, true),
     };
-    Ok(OpenFile::of(file, Some(id), flags))
+    let target = OpenTarget::of(&mut tree, id, flags)?;
+    let node = NodeRef::new(&mut tree, id);
+    drop(tree);
+    let file: Box<dyn File> = match target {
+        OpenTarget::PathOnly => boxed(path_only::PathOnly)?,
+        OpenTarget::Directory => boxed(directory::DirectoryFile::new(id))?,
+        OpenTarget::Device(device) => device.open()?,
+        OpenTarget::File(body) => {
+            let file = regular::Regular::new(id, body, flags);
+            if flags.contains(OpenFlags::TRUNCATE) && !is_new {
+                file.truncate(0)?;
+            }
+            boxed(file)?
+        }
+    };
+    Ok(OpenFile::of(file, Some(node), flags))
+}
+
+/// # Errors
+/// `ENOMEM`
+fn boxed(file: impl File) -> Result<Box<dyn File>, Errno> {
+    let file: Box<dyn File> = kernel_heap::try_box(file).ok_or(Errno::ENOMEM)?;
+    Ok(file)
+}
+
+/// The flags that `O_PATH` does not exclude.
+const PATH_FLAGS: OpenFlags =
+    OpenFlags::PATH.union(OpenFlags::DIRECTORY).union(OpenFlags::NOFOLLOW).union(OpenFlags::CLOEXEC);
+
+/// Creates an empty regular file.
+///
+/// # Errors
+/// Those of [`FileTree::create`](program::FileTree::create).
+pub fn create_file(tree: &mut Tree, end: &PathEnd<NodeId>, mode: u32) -> Result<NodeId, Errno> {
+    let kind = NodeKind::File(FileBody::Memory(SharedMemory::new()?));
+    tree.create(end.directory, &end.name, kind, S_IFREG | mode & 0o7777, root::now())
+}
+
+/// The object behind a node that is opened.
+enum OpenTarget {
+    PathOnly,
+    Directory,
+    File(FileBody),
+    Device(Arc<char_device::CharDevice>),
+}
+
+impl OpenTarget {
+    /// # Errors
+    /// `EISDIR`, `ENOTDIR`, `ELOOP` for a symbolic link that is not followed, `EROFS` for writing to the
+    /// archive, `ENOSPC` and `ENOMEM` for the copy of a file of the archive.
+    fn of(tree: &mut Tree, id: NodeId, flags: OpenFlags) -> Result<Self, Errno> {
+        let writes = flags.intersects(OpenFlags::WRITE_ONLY | OpenFlags::READ_WRITE | OpenFlags::TRUNCATE);
+        let body = match &tree.node(id).kind {
+            NodeKind::Directory(_) if writes => return Err(Errno::EISDIR),
+            kind if flags.contains(OpenFlags::DIRECTORY) && !matches!(kind, NodeKind::Directory(_)) => {
+                return Err(Errno::ENOTDIR);
+            }
+            _ if flags.contains(OpenFlags::PATH) => return Ok(Self::PathOnly),
+            NodeKind::Directory(_) => return Ok(Self::Directory),
+            NodeKind::Link(_) => return Err(Errno::ELOOP),
+            NodeKind::Device(device) => return Ok(Self::Device(device.clone())),
+            NodeKind::File(body) => body.clone(),
+        };
+        let body = if writes { writable_body(tree, id, body)? } else { body };
+        Ok(Self::File(body))
+    }
+}
+
+/// Returns the content of the file `id` for writing: a file of the archive below a mount is copied first.
+fn writable_body(tree: &mut Tree, id: NodeId, body: FileBody) -> Result<FileBody, Errno> {
+    tree.check_writable(id)?;
+    let FileBody::Archive(data) = body else { return Ok(body) };
+    let memory = SharedMemory::new()?;
+    let writer = memory.writer();
+    let mut done = 0;
+    while done < data.len() {
+        done += writer.write(done as u64, &data[done..data.len().min(done + PAGE_SIZE as usize)])?;
+    }
+    drop(writer);
+    let body = FileBody::Memory(memory);
+    tree.node_mut(id).kind = NodeKind::File(body.clone());
+    Ok(body)
+}
+
+/// Sets the size of a file (`truncate`).
+///
+/// # Errors
+/// `EISDIR`, `EINVAL` for another kind of file, `EROFS`, and those of the file.
+pub fn truncate_at(start: NodeId, path: &[u8], size: u64) -> Result<(), Errno> {
+    {
+        let tree = root::lock()?;
+        let id = resolve(&*tree, &start, path, true)?.node.ok_or(Errno::ENOENT)?;
+        match &tree.node(id).kind {
+            NodeKind::Directory(_) => return Err(Errno::EISDIR),
+            NodeKind::File(_) => {}
+            _ => return Err(Errno::EINVAL),
+        }
+    }
+    open_at(start, path, OpenFlags::WRITE_ONLY, 0)?.file().truncate(size)
+}
+
+/// Returns an empty file in memory without a name (`memfd_create`).
+///
+/// # Errors
+/// `ENOSPC`, `ENOMEM`.
+pub fn memory_file(flags: MemfdFlags) -> Result<OpenFile, Errno> {
+    let is_sealable = flags.contains(MemfdFlags::ALLOW_SEALING);
+    let memory = SharedMemory::with_seals(if is_sealable { Seals::empty() } else { Seals::SEAL })?;
+    let body = FileBody::Memory(memory);
+    let created = root::lock()?.create_unnamed(NodeKind::File(body.clone()), S_IFREG | 0o777, root::now());
+    let node = NodeRef::of_unnamed(created?);
+    let open = OpenFlags::READ_WRITE;
+    let file = boxed(regular::Regular::new(node.id(), body, open))?;
+    Ok(OpenFile::of(file, Some(node), open))
 }
 
 /// Returns the `stat` of a node.
-pub fn stat_node(id: NodeId) -> Result<Stat, Errno> {
-    let node = root::mounted()?.node(id);
-    let (size, rdev, links) = match &node.kind {
-        NodeKind::Directory(_) => (0, 0, 2),
-        NodeKind::File(data) | NodeKind::Link(data) => (data.len(), 0, node.links),
-        NodeKind::Device(device) => (0, device.number().rdev(), 1),
+pub fn stat_node(tree: &Tree, id: NodeId) -> Stat {
+    let node = tree.node(id);
+    let (size, blocks, rdev) = match &node.kind {
+        NodeKind::Directory(_) => (0, 0, 0),
+        NodeKind::File(FileBody::Archive(data)) => (data.len() as u64, data.len().div_ceil(512) as u64, 0),
+        NodeKind::File(FileBody::Memory(memory)) => (memory.size(), memory.pages() * (PAGE_SIZE / 512), 0),
+        NodeKind::Link(target) => (target.len() as u64, 0, 0),
+        NodeKind::Device(device) => (0, 0, device.number().rdev()),
     };
-    let time = i64::from(node.mtime);
-    Ok(Stat {
-        dev: ROOT_DEVICE,
-        ino: id.inode(),
+    let times = node.times;
+    Stat {
+        dev: if node.mount == MountId::ARCHIVE { ROOT_DEVICE } else { MOUNT_DEVICE + node.mount.number() },
+        ino: node.inode,
         mode: node.mode,
-        nlink: links,
+        nlink: node.links,
+        uid: node.owner.0,
+        gid: node.owner.1,
         rdev,
         size: size as i64,
-        blksize: 4096,
-        blocks: size.div_ceil(512) as i64,
-        atime: time,
-        mtime: time,
-        ctime: time,
+        blksize: PAGE_SIZE as i32,
+        blocks: blocks as i64,
+        atime: times.accessed.seconds,
+        atime_nsec: times.accessed.nanoseconds as u64,
+        mtime: times.modified.seconds,
+        mtime_nsec: times.modified.nanoseconds as u64,
+        ctime: times.changed.seconds,
+        ctime_nsec: times.changed.nanoseconds as u64,
         ..Stat::default()
-    })
+    }
+}
+
+/// Returns the `statfs` of the mount of a node. All mounts share the limits.
+pub fn stat_fs(tree: &Tree, id: NodeId) -> StatFs {
+    let mount = tree.node(id).mount;
+    let (limit, pages) = (shared_memory::page_limit(), shared_memory::page_count());
+    let free = limit.saturating_sub(pages);
+    let (used, nodes) = tree.usage();
+    let is_read_only = mount == MountId::ARCHIVE;
+    StatFs {
+        kind: TMPFS_MAGIC,
+        bsize: PAGE_SIZE,
+        blocks: limit,
+        bfree: free,
+        bavail: free,
+        files: nodes as u64,
+        ffree: nodes.saturating_sub(used) as u64,
+        fsid: [mount.number() as u32, 0],
+        namelen: NAME_MAX as u64,
+        frsize: PAGE_SIZE,
+        flags: ST_VALID | ST_NOATIME | if is_read_only { ST_RDONLY } else { 0 },
+        ..StatFs::default()
+    }
 }
 
 /// Returns the file position that `lseek(offset, whence)` sets. The current position is `position`, the

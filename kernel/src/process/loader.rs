@@ -5,7 +5,8 @@ use super::random;
 use super::return_to_user::enter_user;
 use super::task::Task;
 use super::vdso;
-use crate::fs::{self, OpenFile, root};
+use crate::fs::root::{self, FileBody, Tree};
+use crate::fs::{self, OpenFile};
 use crate::memory::heap;
 use crate::sched;
 use crate::vm::address_space::{AddressSpace, FileContent, MmapPlacement};
@@ -24,7 +25,7 @@ use arch::exception::UserFrame;
 use core::fmt;
 use program::{
     Alignment, ArgumentListTooLong, Executable, ExecutableError, LoadAddress, LoadSegment, NodeKind,
-    StackImage, StackRequest,
+    StackImage, StackRequest, resolve,
 };
 
 /// The size of the first stack, which is populated on demand.
@@ -41,7 +42,7 @@ pub enum LaunchError {
     NoFiles,
     /// Its path does not resolve.
     Path(Errno),
-    /// It is a directory or a device.
+    /// It is a directory or a device, or not in the archive.
     NotAFile,
     /// Its mode has no execute permission.
     NotExecutable,
@@ -151,12 +152,12 @@ fn first_stack(launch: &Launch<'_>, image: &ProcessImage) -> Result<StackImage, 
 }
 
 fn read_file(path: &[u8]) -> Result<FileContent, LaunchError> {
-    let tree = root::tree().ok_or(LaunchError::NoFiles)?;
-    let id = tree.resolve(root::Root::ROOT, path, true).map_err(LaunchError::Path)?;
-    let node = tree.node(id);
+    let tree = root::lock().map_err(|_| LaunchError::NoFiles)?;
+    let end = resolve(&*tree, &Tree::ROOT, path, true).map_err(LaunchError::Path)?;
+    let node = tree.node(end.node.ok_or(LaunchError::Path(Errno::ENOENT))?);
     match &node.kind {
         NodeKind::File(_) if node.mode & 0o111 == 0 => Err(LaunchError::NotExecutable),
-        NodeKind::File(data) => Ok(data),
+        NodeKind::File(FileBody::Archive(data)) => Ok(*data),
         _ => Err(LaunchError::NotAFile),
     }
 }

@@ -6,6 +6,7 @@ use super::task::{self, Task};
 use super::timers::Timers;
 use crate::debug::{self, FailPoint};
 use crate::fs::FileTable;
+use crate::fs::context::FsContext;
 use crate::sched::{self, Mutex, Nanoseconds, Thread, WaitQueue};
 use crate::sync::SpinLock;
 use crate::vm::address_space::AddressSpace;
@@ -45,6 +46,7 @@ pub struct Process {
     /// The address space of its threads; `None` once it is released.
     space: SpinLock<Option<Arc<AddressSpace>>>,
     pub files: FileTable,
+    pub fs: FsContext,
     /// The threads that wait on futexes.
     pub futexes: Futexes,
     pub signals: SpinLock<ProcessSignals>,
@@ -85,6 +87,7 @@ impl Process {
             id: task::next_id(),
             space: SpinLock::new(Some(space)),
             files: Mutex::new(FdTable::new(debug::scaled(FILES_MAX as u64) as usize)),
+            fs: FsContext::default(),
             futexes: Futexes::new(),
             signals: SpinLock::new(ProcessSignals::default()),
             timers: SpinLock::new(Timers::default()),
@@ -193,6 +196,7 @@ impl Process {
         // Files first: buffers are detached from devices before their mappings are removed.
         let files = self.files.lock().take_all();
         files.for_each(drop);
+        self.fs.release();
         // No alarm has a reference to the process afterwards.
         self.timers.lock().clear(self);
         let space = self.space.lock().take();

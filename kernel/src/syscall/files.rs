@@ -3,29 +3,18 @@
 use super::{SyscallContext, SyscallResult, signals};
 use crate::fs::pipe::{Pipe, ReadEnd, WriteEnd};
 use crate::fs::readiness::block_on;
-use crate::fs::root::{self, Root};
 use crate::fs::{self, OpenFile};
+use crate::memory::heap;
 use abi::Errno;
 use abi::file::*;
 use abi::signal::Signal;
-use addr::UserVa;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use program::{NodeId, NodeKind};
 use zerocopy::{FromZeros, IntoBytes};
-
-/// `getcwd`: always the root.
-pub fn get_cwd(call: &SyscallContext<'_>) -> SyscallResult {
-    if call.length(1) < 2 {
-        return Err(Errno::ERANGE);
-    }
-    call.memory().write_bytes(call.address(0), b"/\0")?;
-    Ok(2)
-}
 
 /// `dup`
 pub fn dup(call: &SyscallContext<'_>) -> SyscallResult {
-    insert(call, call.file(0)?, false, 0)
+    insert(call, call.any_file(0)?, false, 0)
 }
 
 /// `dup3`
@@ -34,7 +23,7 @@ pub fn dup3(call: &SyscallContext<'_>) -> SyscallResult {
     if call.int(0) == call.int(1) || !OpenFlags::CLOEXEC.contains(flags) {
         return Err(Errno::EINVAL);
     }
-    let file = call.file(0)?;
+    let file = call.any_file(0)?;
     let number = u32::try_from(call.int(1)).map_err(|_| Errno::EBADF)?;
     let replaced = call.process().files.lock().replace(number, file, !flags.is_empty());
     // Outside of the lock, as for `close`: the previous file, or `file` after an error.
@@ -46,7 +35,10 @@ pub fn dup3(call: &SyscallContext<'_>) -> SyscallResult {
 
 /// `fcntl`
 pub fn fcntl(call: &SyscallContext<'_>) -> SyscallResult {
-    let file = call.file(0)?;
+    let file = match call.value(1) {
+        F_DUPFD | F_DUPFD_CLOEXEC | F_GETFD | F_SETFD | F_GETFL => call.any_file(0)?,
+        _ => call.file(0)?,
+    };
     match call.value(1) {
         F_DUPFD => insert(call, file, false, call.length(2)),
         F_DUPFD_CLOEXEC => insert(call, file, true, call.length(2)),
@@ -62,6 +54,16 @@ pub fn fcntl(call: &SyscallContext<'_>) -> SyscallResult {
         F_SETFL => {
             file.set_flags(OpenFlags::from_bits_retain(call.value(2) as u32));
             Ok(0)
+        }
+        F_ADD_SEALS => {
+            let seals = Seals::from_bits(call.value(2) as u32).ok_or(Errno::EINVAL)?;
+            let memory = file.file().shared_memory().ok_or(Errno::EINVAL)?;
+            file.writable().map_err(|_| Errno::EPERM)?;
+            memory.writer().seal(seals).map(|()| 0)
+        }
+        F_GET_SEALS => {
+            let memory = file.file().shared_memory().ok_or(Errno::EINVAL)?;
+            Ok(memory.seals().bits().into())
         }
         F_GETPIPE_SZ => Ok(pipe(&file)?.capacity() as u64),
         F_SETPIPE_SZ => pipe(&file)?.set_capacity(call.value(2) as u32).map(|capacity| capacity as u64),
@@ -127,26 +129,6 @@ pub fn ioctl(call: &SyscallContext<'_>) -> SyscallResult {
     file.file().ioctl(&call.task.caller(), call.value(1) as u32, call.value(2))
 }
 
-/// `faccessat`: the initramfs is readable only.
-pub fn access_at(call: &SyscallContext<'_>) -> SyscallResult {
-    const W_OK: u64 = 2;
-    let id = lookup(call, 0, call.address(1), true)?;
-    let writable = matches!(root::mounted()?.node(id).kind, NodeKind::Device(_));
-    if call.value(2) & W_OK != 0 && !writable { Err(Errno::EROFS) } else { Ok(0) }
-}
-
-/// `openat`
-pub fn open_at(call: &SyscallContext<'_>) -> SyscallResult {
-    let flags = OpenFlags::from_bits_retain(call.value(2) as u32);
-    let id = match lookup(call, 0, call.address(1), !flags.contains(OpenFlags::NOFOLLOW)) {
-        Ok(_) if flags.contains(OpenFlags::CREATE | OpenFlags::EXCLUSIVE) => return Err(Errno::EEXIST),
-        Err(Errno::ENOENT) if flags.contains(OpenFlags::CREATE) => return Err(Errno::EROFS),
-        found => found?,
-    };
-    let file = Arc::new(fs::open(id, flags)?);
-    insert(call, file, flags.contains(OpenFlags::CLOEXEC), 0)
-}
-
 /// `close`
 pub fn close(call: &SyscallContext<'_>) -> SyscallResult {
     let file = call.process().files.lock().remove(call.int(0))?;
@@ -179,6 +161,40 @@ pub fn read_at(call: &SyscallContext<'_>) -> SyscallResult {
     let offset = u64::try_from(call.value(3) as i64).map_err(|_| Errno::EINVAL)?;
     let file = call.file(0)?;
     Ok(file.readable()?.read_at(call.memory(), call.address(1), clamp_length(call.value(2)), offset)? as u64)
+}
+
+/// `pwrite64`
+pub fn write_at(call: &SyscallContext<'_>) -> SyscallResult {
+    let offset = u64::try_from(call.value(3) as i64).map_err(|_| Errno::EINVAL)?;
+    let file = call.file(0)?;
+    let len = clamp_length(call.value(2));
+    Ok(file.writable()?.write_at(call.memory(), call.address(1), len, offset)? as u64)
+}
+
+/// `preadv`
+pub fn read_vector_at(call: &SyscallContext<'_>) -> SyscallResult {
+    let mut offset = u64::try_from(call.value(3) as i64).map_err(|_| Errno::EINVAL)?;
+    let file = call.file(0)?;
+    let readable = file.readable()?;
+    let count = fs::for_each_segment(&segments(call)?, |at, len| {
+        let count = readable.read_at(call.memory(), at, len, offset)?;
+        offset = offset.saturating_add(count as u64);
+        Ok(count)
+    })?;
+    Ok(count as u64)
+}
+
+/// `pwritev`
+pub fn write_vector_at(call: &SyscallContext<'_>) -> SyscallResult {
+    let mut offset = u64::try_from(call.value(3) as i64).map_err(|_| Errno::EINVAL)?;
+    let file = call.file(0)?;
+    let writable = file.writable()?;
+    let count = fs::for_each_segment(&segments(call)?, |at, len| {
+        let count = writable.write_at(call.memory(), at, len, offset)?;
+        offset = offset.saturating_add(count as u64);
+        Ok(count)
+    })?;
+    Ok(count as u64)
 }
 
 /// `write`
@@ -274,61 +290,63 @@ fn clamp_length(len: u64) -> usize {
     len.min(RW_MAX) as usize
 }
 
-/// `readlinkat`
-pub fn read_link_at(call: &SyscallContext<'_>) -> SyscallResult {
-    let id = lookup(call, 0, call.address(1), false)?;
-    let NodeKind::Link(target) = root::mounted()?.node(id).kind else { return Err(Errno::EINVAL) };
-    let bytes = truncated(target, call.int(3))?;
-    call.memory().write_bytes(call.address(2), bytes)?;
-    Ok(bytes.len() as u64)
-}
-
-/// Returns the bytes of a link's target that fit into a buffer of `len` bytes.
-///
-/// # Errors
-/// `EINVAL` for an empty buffer.
-fn truncated(target: &[u8], len: i32) -> Result<&[u8], Errno> {
-    let room = usize::try_from(len).ok().filter(|&room| room > 0).ok_or(Errno::EINVAL)?;
-    Ok(target.get(..room).unwrap_or(target))
-}
-
-/// `newfstatat`
-pub fn stat_at(call: &SyscallContext<'_>) -> SyscallResult {
-    let flags = call.value(3);
-    let path = call.memory().read_string(call.address(1), PATH_MAX)?;
-    let stat = if path.is_empty() && flags & AT_EMPTY_PATH != 0 {
-        call.file(0)?.stat()?
-    } else {
-        fs::stat_node(lookup(call, 0, call.address(1), flags & AT_SYMLINK_NOFOLLOW == 0)?)?
-    };
-    call.memory().write(call.address(2), &stat).map(|()| 0)
-}
-
 /// `fstat`
 pub fn stat(call: &SyscallContext<'_>) -> SyscallResult {
-    let stat = call.file(0)?.stat()?;
+    let stat = call.any_file(0)?.stat()?;
     call.memory().write(call.address(1), &stat).map(|()| 0)
 }
 
-/// Resolves the path at `path`, relative to the directory descriptor in argument `directory`.
-fn lookup(call: &SyscallContext<'_>, directory: usize, path: UserVa, follow: bool) -> Result<NodeId, Errno> {
-    let path = call.memory().read_string(path, PATH_MAX)?;
-    let start = if call.int(directory) == AT_FDCWD || path.starts_with(b"/") {
-        Root::ROOT
-    } else {
-        call.file(directory)?.node().ok_or(Errno::ENOTDIR)?
-    };
-    root::mounted()?.resolve(start, &path, follow)
+/// `fstatfs`
+pub fn stat_fs(call: &SyscallContext<'_>) -> SyscallResult {
+    let stat = call.any_file(0)?.stat_fs()?;
+    call.memory().write(call.address(1), &stat).map(|()| 0)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// `ftruncate`
+pub fn truncate(call: &SyscallContext<'_>) -> SyscallResult {
+    let size = u64::try_from(call.value(1) as i64).map_err(|_| Errno::EINVAL)?;
+    let file = call.file(0)?;
+    file.writable().map_err(|_| Errno::EINVAL)?.truncate(size).map(|()| 0)
+}
 
-    #[test]
-    fn link_target_is_truncated_to_the_buffer() {
-        let read = |len| truncated(b"bin/a", len);
-        assert_eq!([read(4), read(5), read(6)], [Ok(&b"bin/"[..]), Ok(b"bin/a"), Ok(b"bin/a")]);
-        assert_eq!([read(0), read(-1)], [Err(Errno::EINVAL); 2]);
+/// `fallocate`
+pub fn allocate(call: &SyscallContext<'_>) -> SyscallResult {
+    let mode = AllocateMode::from_bits(call.value(1) as u32).ok_or(Errno::EOPNOTSUPP)?;
+    let range = (u64::try_from(call.value(2) as i64), u64::try_from(call.value(3) as i64));
+    let (Ok(offset), Ok(len @ 1..)) = range else { return Err(Errno::EINVAL) };
+    if mode == AllocateMode::PUNCH_HOLE {
+        return Err(Errno::EOPNOTSUPP);
     }
+    let file = call.file(0)?;
+    file.writable()?.allocate(mode, offset, len).map(|()| 0)
+}
+
+/// `fsync` and `fdatasync`: files with a node are in memory.
+pub fn sync(call: &SyscallContext<'_>) -> SyscallResult {
+    let file = call.file(0)?;
+    let kind = file.stat()?.mode & S_IFMT;
+    if file.node().is_some() && matches!(kind, S_IFREG | S_IFDIR) { Ok(0) } else { Err(Errno::EINVAL) }
+}
+
+/// `fadvise64`: the advice has no effect on files in memory.
+pub fn advise(call: &SyscallContext<'_>) -> SyscallResult {
+    const ADVICE_MAX: i32 = 5;
+    let file = call.file(0)?;
+    match call.int(3) {
+        _ if file.stat()?.mode & S_IFMT == S_IFIFO => Err(Errno::ESPIPE),
+        0..=ADVICE_MAX if call.value(2) as i64 >= 0 => Ok(0),
+        _ => Err(Errno::EINVAL),
+    }
+}
+
+/// `memfd_create`
+pub fn memory_file(call: &SyscallContext<'_>) -> SyscallResult {
+    /// The maximum length of the name, with `memfd:` before it a name of a file.
+    const NAME_BYTES: usize = NAME_MAX - 6;
+    let flags = MemfdFlags::from_bits(call.value(1) as u32).ok_or(Errno::EINVAL)?;
+    let name = call.memory().read_string(call.address(0), NAME_BYTES + 1);
+    // The name is not used, but must be valid.
+    name.map_err(|error| if error == Errno::ENAMETOOLONG { Errno::EINVAL } else { error })?;
+    let file = heap::try_arc(fs::memory_file(flags)?).ok_or(Errno::ENOMEM)?;
+    insert(call, file, flags.contains(MemfdFlags::CLOEXEC), 0)
 }

@@ -6,6 +6,7 @@
 mod events;
 mod files;
 mod memory;
+mod paths;
 mod poll;
 mod process;
 mod signals;
@@ -23,6 +24,7 @@ use crate::sync::SpinLock;
 use crate::vm::access::UserMemory;
 use crate::vm::address_space::AddressSpace;
 use abi::clock::Timespec;
+use abi::file::OpenFlags;
 use abi::{Errno, Syscall};
 use addr::UserVa;
 use alloc::sync::Arc;
@@ -79,8 +81,13 @@ impl<'a> SyscallContext<'a> {
     /// Returns the open file of argument `n`, a file descriptor.
     ///
     /// # Errors
-    /// `EBADF`.
+    /// `EBADF`, also with `O_PATH`.
     pub fn file(&self, n: usize) -> Result<Arc<OpenFile>, Errno> {
+        let file = self.any_file(n)?;
+        if file.flags().contains(OpenFlags::PATH) { Err(Errno::EBADF) } else { Ok(file) }
+    }
+    /// As [`file`](Self::file), but also with `O_PATH`.
+    pub fn any_file(&self, n: usize) -> Result<Arc<OpenFile>, Errno> {
         Ok(self.process().files.lock().get(self.int(n))?.file.clone())
     }
 }
@@ -132,13 +139,23 @@ fn allocates(syscall: Syscall) -> bool {
     use Syscall::*;
     matches!(
         syscall,
-        Dup | Dup3 | Fcntl | Ioctl | OpenAt | GetDents64 | Brk | Clone | MMap | MRemap | MProtect
+        Dup | Dup3
+            | Fcntl
+            | Ioctl
+            | OpenAt
+            | MemfdCreate
+            | GetDents64
+            | Brk
+            | Clone
+            | MMap
+            | MRemap
+            | MProtect
     )
 }
 
 fn run(syscall: Syscall, call: &SyscallContext<'_>) -> SyscallResult {
     match syscall {
-        Syscall::GetCwd => files::get_cwd(call),
+        Syscall::GetCwd => paths::get_cwd(call),
         Syscall::EventFd2 => events::eventfd2(call),
         Syscall::EpollCreate1 => events::epoll_create1(call),
         Syscall::EpollCtl => events::epoll_ctl(call),
@@ -148,8 +165,38 @@ fn run(syscall: Syscall, call: &SyscallContext<'_>) -> SyscallResult {
         Syscall::Dup3 => files::dup3(call),
         Syscall::Fcntl => files::fcntl(call),
         Syscall::Ioctl => files::ioctl(call),
-        Syscall::FAccessAt => files::access_at(call),
-        Syscall::OpenAt => files::open_at(call),
+        Syscall::FAccessAt => paths::access_at(call, 0),
+        Syscall::FAccessAt2 => paths::access_at(call, call.value(3)),
+        Syscall::MkNodAt => paths::make_node_at(call),
+        Syscall::MkDirAt => paths::make_directory_at(call),
+        Syscall::UnlinkAt => paths::unlink_at(call),
+        Syscall::SymLinkAt => paths::symlink_at(call),
+        Syscall::LinkAt => paths::link_at(call),
+        Syscall::RenameAt => paths::rename_at(call, 0),
+        Syscall::RenameAt2 => paths::rename_at(call, call.value(4)),
+        Syscall::StatFs => paths::stat_fs(call),
+        Syscall::FStatFs => files::stat_fs(call),
+        Syscall::Truncate => paths::truncate(call),
+        Syscall::FTruncate => files::truncate(call),
+        Syscall::FAllocate => files::allocate(call),
+        Syscall::ChDir => paths::change_directory(call),
+        Syscall::FChDir => paths::change_directory_to_file(call),
+        Syscall::FChMod => paths::change_mode(call),
+        Syscall::FChModAt => paths::change_mode_at(call),
+        Syscall::FChOwn => paths::change_owner(call),
+        Syscall::FChOwnAt => paths::change_owner_at(call),
+        Syscall::PWrite64 => files::write_at(call),
+        Syscall::PReadV => files::read_vector_at(call),
+        Syscall::PWriteV => files::write_vector_at(call),
+        // All files are in memory.
+        Syscall::Sync => Ok(0),
+        Syscall::FSync | Syscall::FDataSync => files::sync(call),
+        Syscall::FAdvise64 => files::advise(call),
+        Syscall::UTimeNsAt => paths::set_times_at(call),
+        Syscall::UMask => paths::set_mode_mask(call),
+        Syscall::MemfdCreate => files::memory_file(call),
+        Syscall::Statx => paths::statx(call),
+        Syscall::OpenAt => paths::open_at(call),
         Syscall::Close => files::close(call),
         Syscall::Pipe2 => files::pipe2(call),
         Syscall::GetDents64 => files::get_entries(call),
@@ -161,8 +208,8 @@ fn run(syscall: Syscall, call: &SyscallContext<'_>) -> SyscallResult {
         Syscall::PRead64 => files::read_at(call),
         Syscall::PSelect6 => poll::pselect6(call),
         Syscall::PPoll => poll::ppoll(call),
-        Syscall::ReadLinkAt => files::read_link_at(call),
-        Syscall::NewFStatAt => files::stat_at(call),
+        Syscall::ReadLinkAt => paths::read_link_at(call),
+        Syscall::NewFStatAt => paths::stat_at(call),
         Syscall::FStat => files::stat(call),
         Syscall::TimerFdCreate => events::timerfd_create(call),
         Syscall::TimerFdSetTime => events::timerfd_settime(call),

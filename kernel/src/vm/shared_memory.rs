@@ -11,8 +11,10 @@ use crate::debug::{self, FailPoint};
 use crate::memory::{self, heap, window};
 use crate::sched::{self, Mutex, MutexGuard};
 use abi::Errno;
+use abi::file::Seals;
 use addr::{AddrRange, KernelVa, PAGE_SIZE, Pfn, PhysAddr};
 use alloc::sync::Arc;
+use core::cmp::Ordering::{Equal, Greater, Less};
 use core::ops::Range;
 use core::sync::atomic::{AtomicU64, Ordering};
 use program::PageIndex;
@@ -48,15 +50,24 @@ pub struct SharedMemory {
 struct Content {
     pages: PageIndex<Pfn>,
     size: u64,
+    seals: Seals,
 }
 
 impl SharedMemory {
-    /// An object of size 0.
+    /// An object of size 0 that cannot be sealed.
     ///
     /// # Errors
     /// `ENOMEM`.
     pub fn new() -> Result<Arc<Self>, Errno> {
-        let content = Content { pages: PageIndex::new(), size: 0 };
+        Self::with_seals(Seals::SEAL)
+    }
+
+    /// An object of size 0 with these seals.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub fn with_seals(seals: Seals) -> Result<Arc<Self>, Errno> {
+        let content = Content { pages: PageIndex::new(), size: 0, seals };
         heap::try_arc(Self { writers: Mutex::new(()), content: Mutex::new(content) }).ok_or(Errno::ENOMEM)
     }
 
@@ -128,6 +139,11 @@ impl SharedMemory {
         Ok(offset.max(index * PAGE_SIZE).min(content.size))
     }
 
+    /// Returns the seals (`F_GET_SEALS`).
+    pub fn seals(&self) -> Seals {
+        self.content.lock().seals
+    }
+
     /// Excludes other writers.
     pub fn writer(&self) -> Writer<'_> {
         Writer { memory: self, _lock: self.writers.lock() }
@@ -146,12 +162,35 @@ impl Writer<'_> {
         self.memory.size()
     }
 
+    /// Adds seals (`F_ADD_SEALS`).
+    ///
+    /// # Errors
+    /// `EPERM` if the object must not be sealed.
+    pub fn seal(&self, seals: Seals) -> Result<(), Errno> {
+        let mut content = self.memory.content.lock();
+        if content.seals.contains(Seals::SEAL) {
+            return Err(Errno::EPERM);
+        }
+        content.seals |= seals;
+        Ok(())
+    }
+
+    /// # Errors
+    /// `EPERM` if one of `seals` is set.
+    fn check_seals(&self, seals: Seals) -> Result<(), Errno> {
+        if self.memory.seals().intersects(seals) { Err(Errno::EPERM) } else { Ok(()) }
+    }
+
     /// Stores `from` at `offset`, and extends the object if the bytes end beyond its end. Returns the number
     /// of bytes stored; an error only without any.
     ///
     /// # Errors
-    /// `EFBIG`, `ENOSPC`, `ENOMEM`.
+    /// `EPERM` by a seal, `EFBIG`, `ENOSPC`, `ENOMEM`.
     pub fn write(&self, offset: u64, from: &[u8]) -> Result<usize, Errno> {
+        self.check_seals(Seals::WRITE | Seals::FUTURE_WRITE)?;
+        if offset.saturating_add(from.len() as u64) > self.size() {
+            self.check_seals(Seals::GROW)?;
+        }
         let room =
             SIZE_MAX.checked_sub(offset).filter(|&room| room > 0 || from.is_empty()).ok_or(Errno::EFBIG)?;
         let mut rest = &from[..from.len().min(usize::try_from(room).unwrap_or(usize::MAX))];
@@ -178,20 +217,34 @@ impl Writer<'_> {
     /// Sets the size. Bytes beyond it are removed, and are zero if the object grows again.
     ///
     /// # Errors
-    /// `EFBIG`.
+    /// `EFBIG`, `EPERM` by a seal.
     pub fn truncate(&self, size: u64) -> Result<(), Errno> {
         if size > SIZE_MAX {
             return Err(Errno::EFBIG);
         }
+        match size.cmp(&self.size()) {
+            Less => self.check_seals(Seals::SHRINK)?,
+            Equal => {}
+            Greater => self.check_seals(Seals::GROW)?,
+        }
         let before = core::mem::replace(&mut self.memory.content.lock().size, size);
         if size < before {
-            self.punch(size..before.next_multiple_of(PAGE_SIZE));
+            self.zero_and_free(size..before.next_multiple_of(PAGE_SIZE));
         }
         Ok(())
     }
 
     /// Zeroes the bytes of `range`, and frees the pages that are in it as a whole.
-    pub fn punch(&self, range: Range<u64>) {
+    ///
+    /// # Errors
+    /// `EPERM` by a seal.
+    pub fn punch(&self, range: Range<u64>) -> Result<(), Errno> {
+        self.check_seals(Seals::WRITE | Seals::FUTURE_WRITE)?;
+        self.zero_and_free(range);
+        Ok(())
+    }
+
+    fn zero_and_free(&self, range: Range<u64>) {
         let pages = range.start.div_ceil(PAGE_SIZE)..range.end / PAGE_SIZE;
         if pages.start > pages.end {
             return self.memory.content.lock().zero(range);
@@ -213,10 +266,13 @@ impl Writer<'_> {
     /// allocated before an error stay.
     ///
     /// # Errors
-    /// `EFBIG`, `ENOSPC`, `ENOMEM`.
+    /// `EFBIG`, `EPERM` by a seal, `ENOSPC`, `ENOMEM`.
     pub fn allocate(&self, range: Range<u64>, extends: bool) -> Result<(), Errno> {
         if range.end > SIZE_MAX {
             return Err(Errno::EFBIG);
+        }
+        if extends && range.end > self.size() {
+            self.check_seals(Seals::GROW)?;
         }
         for index in range.start / PAGE_SIZE..range.end.div_ceil(PAGE_SIZE) {
             self.memory.content.lock().page(index)?;

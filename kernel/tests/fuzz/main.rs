@@ -63,7 +63,7 @@ fn pci_enumeration_never_panics() {
 fn system_calls_never_panic_or_leak_frames() {
     host_memory::boot();
     fs::init();
-    fs::root::mount(targets::archives().remove(0).leak()).unwrap();
+    syscalls::mount_files();
     syscall_seeds::seeds().iter().for_each(|seed| syscalls::check_seed(seed));
     run("syscalls", syscalls::syscalls, syscall_seeds::seeds());
 }

@@ -12,6 +12,8 @@ pub fn seeds() -> Vec<Vec<u8>> {
         anonymous(),
         files(),
         directory(),
+        tmpfs(),
+        paths(),
         uncached(),
         events(),
         pipe(),
@@ -144,6 +146,56 @@ fn directory() -> Vec<Vec<u8>> {
         call(Syscall::TimerDelete, &[number(0)]),
         call(Syscall::SetITimer, &[number(0), address(128), address(64)]),
         call(Syscall::GetITimer, &[number(0), address(64)]),
+    ]
+}
+
+/// A file in memory: created, written, sized, sealed and closed.
+fn tmpfs() -> Vec<Vec<u8>> {
+    vec![
+        memory("/tmp/a"),
+        open(0o102),
+        call(Syscall::Write, &[number(0), address(0), number(200)]),
+        call(Syscall::PWrite64, &[number(0), address(0), number(200), number(9000)]),
+        call(Syscall::PWriteV, &[number(0), address(160), number(1), number(100)]),
+        call(Syscall::PReadV, &[number(0), address(160), number(1), number(100)]),
+        call(Syscall::FTruncate, &[number(0), pages(5)]),
+        call(Syscall::FAllocate, &[number(0), number(3), number(4000), number(9000)]),
+        call(Syscall::LSeek, &[number(0), number(0), number(4)]),
+        call(Syscall::FChMod, &[number(0), number(0o600)]),
+        call(Syscall::FSync, &[number(0)]),
+        call(Syscall::FStatFs, &[number(0), address(0)]),
+        call(Syscall::MemfdCreate, &[address(0), number(2)]),
+        call(Syscall::Write, &[result(4), address(0), number(100)]),
+        call(Syscall::Fcntl, &[result(4), number(1033), number(2)]),
+        call(Syscall::Close, &[number(0)]),
+    ]
+}
+
+/// Paths: made, linked, renamed and removed.
+fn paths() -> Vec<Vec<u8>> {
+    let mut memory = memory("/tmp/a");
+    memory[32..38].copy_from_slice(b"/tmp/b");
+    memory[64..72].copy_from_slice(b"/tmp/b/c");
+    let (old, new, below) = (address(0), address(32), address(64));
+    vec![
+        memory,
+        call(Syscall::MkNodAt, &[known(5), old, number(0o644)]),
+        call(Syscall::MkDirAt, &[known(5), new, number(0o755)]),
+        call(Syscall::LinkAt, &[known(5), old, known(5), below]),
+        call(Syscall::UnlinkAt, &[known(5), old, number(0)]),
+        call(Syscall::SymLinkAt, &[new, known(5), old]),
+        call(Syscall::UTimeNsAt, &[known(5), old, number(0), number(0)]),
+        call(Syscall::FChModAt, &[known(5), below, number(0o600)]),
+        call(Syscall::FChOwnAt, &[known(5), below, number(1), number(2), number(0)]),
+        call(Syscall::ChDir, &[new]),
+        call(Syscall::GetCwd, &[address(128), number(100)]),
+        call(Syscall::Truncate, &[below, pages(2)]),
+        call(Syscall::Statx, &[known(5), below, number(0), number(0x7ff), address(200)]),
+        call(Syscall::UnlinkAt, &[known(5), old, number(0)]),
+        call(Syscall::RenameAt2, &[known(5), below, known(5), old, number(1)]),
+        call(Syscall::UnlinkAt, &[known(5), new, number(0x200)]),
+        call(Syscall::UMask, &[number(0)]),
+        call(Syscall::StatFs, &[old, address(200)]),
     ]
 }
 

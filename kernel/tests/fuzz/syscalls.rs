@@ -4,7 +4,7 @@
 //! An input consists of the program's initial memory and of calls: one byte for the number and three bytes
 //! for each of six arguments.
 
-use super::host_memory;
+use super::{host_memory, targets};
 use abi::Syscall;
 use abi::dma::*;
 use abi::file::{F_SETFL, OpenFlags};
@@ -18,7 +18,7 @@ use kernel::syscall::dispatch;
 use kernel::vm::access::UserMemory;
 use kernel::vm::address_space::{AddressSpace, MmapPlacement};
 use std::fmt::Write;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// The address of the program's memory.
 pub const MEMORY: u64 = 0x1_0000;
@@ -116,11 +116,18 @@ pub fn check_seed(seed: &[u8]) {
     assert!(3 * succeeded >= 2 * calls, "{trace}");
 }
 
+/// Mounts new file systems: files of earlier inputs are freed.
+pub fn mount_files() {
+    static ARCHIVE: OnceLock<Vec<u8>> = OnceLock::new();
+    kernel::fs::root::mount(ARCHIVE.get_or_init(|| targets::archives().remove(0))).unwrap();
+}
+
 /// Executes the calls of the input, and asserts that all frames are released.
 pub fn syscalls(input: &[u8]) -> String {
     let free = host_memory::free_frames();
     let (memory, calls) = input.split_at(input.len().min(BYTES));
     let trace = run(memory, calls);
+    mount_files();
     arch::fake::take();
     assert_eq!(host_memory::free_frames(), free, "frames leaked");
     trace

@@ -28,7 +28,7 @@ pub fn device_trees() -> Vec<Vec<u8>> {
 /// Reads an initramfs, entry by entry and as a tree.
 pub fn archive(input: &[u8]) -> String {
     let entries: Result<Vec<_>, _> = CpioArchive::new(input).collect();
-    let tree = program::Initramfs::<()>::from_archive(CpioArchive::new(input));
+    let tree = program::FileTree::<_, ()>::from_archive(CpioArchive::new(input), |data| data);
     format!(
         "{:?} {:?}",
         entries.map(|entries| entries.len()),

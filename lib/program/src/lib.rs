@@ -1,5 +1,5 @@
 //! Data structures of a process, independent of the machine: ELF load plan ([`Executable`]), initial stack
-//! ([`StackImage`]), virtual memory areas ([`VmaMap`]), initramfs ([`CpioArchive`], [`Initramfs`]), file
+//! ([`StackImage`]), virtual memory areas ([`VmaMap`]), files ([`CpioArchive`], [`FileTree`]), file
 //! descriptor table ([`FdTable`]), pages of memory objects ([`PageIndex`]), frame records ([`FrameRecord`],
 //! [`FrameTable`]), fences of buffers ([`BufferFences`]), the line discipline of a terminal
 //! ([`LineDiscipline`]) and robust futexes ([`release_robust_list`]).
@@ -17,9 +17,9 @@ mod cpio;
 mod executable;
 mod fd_table;
 mod fence;
+mod file_tree;
 mod frame_record;
 mod frame_table;
-mod initramfs;
 mod line_discipline;
 mod page_index;
 mod robust_list;
@@ -33,9 +33,12 @@ pub use cpio::{CpioArchive, CpioEntry, CpioError};
 pub use executable::{Executable, ExecutableError, LoadAddress, LoadSegment};
 pub use fd_table::{FdEntry, FdTable};
 pub use fence::{BufferAccess, BufferFences, Fence, FenceSet, FenceSignal, PendingFence};
+pub use file_tree::{
+    ArchiveError, Directory, DirectoryEntry, FileTimes, FileTree, LINK_MODE, LinkTarget, MountId, NODES_MAX,
+    Namespace, Node, NodeId, NodeKind, PathEnd, RenameMode, resolve,
+};
 pub use frame_record::{CowWrite, ForkedFrame, FrameRecord, TooManyReferences};
 pub use frame_table::{FrameTable, OutOfRecords};
-pub use initramfs::{Initramfs, InitramfsError, Node, NodeId, NodeKind};
 pub use line_discipline::{LineDiscipline, ReadState};
 pub use page_index::PageIndex;
 pub use robust_list::{FutexMemory, release_robust_list};

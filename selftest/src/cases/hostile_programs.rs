@@ -53,7 +53,7 @@ fn kill_at_any_time_releases_all_resources() -> Outcome {
     const RANDOM: u64 = 8;
     const LATEST_NS: u64 = 250_000_000;
     let Some(edu) = devices::dma_engines().next() else { skip!("no edu device") };
-    if root::tree().is_none() {
+    if !root::is_mounted() {
         skip!("no initramfs");
     }
     let (before, seed) = (ResourceSnapshot::now(), time::now());
@@ -81,7 +81,7 @@ fn device_address_of_another_program_is_refused() -> Outcome {
     if !edu.reaches_memory() {
         skip!("no IOMMU: the edu does not reach the memory of programs");
     }
-    if root::tree().is_none() {
+    if !root::is_mounted() {
         skip!("no initramfs");
     }
     let before = ResourceSnapshot::now();
@@ -137,7 +137,7 @@ pub(super) fn wait_for_line(program: &RunningProbe, matches: impl Fn(&str) -> bo
 
 /// Runs the audit while two programs have all kinds of memory.
 fn audit_passes_with_running_programs() -> Outcome {
-    if root::tree().is_none() {
+    if !root::is_mounted() {
         skip!("no initramfs");
     }
     let before = ResourceSnapshot::now();
@@ -160,7 +160,7 @@ fn audit_passes_with_running_programs() -> Outcome {
 
 /// Programs that exhaust a resource, while another one must continue to work.
 fn resource_hog_does_not_stall_other_processes() -> Outcome {
-    if root::tree().is_none() {
+    if !root::is_mounted() {
         skip!("no initramfs");
     }
     let before = ResourceSnapshot::now();
@@ -198,7 +198,7 @@ fn iterations(line: &str) -> u64 {
 /// The equivalent of a fork bomb with threads.
 fn concurrent_thread_exhaustion_leaks_nothing() -> Outcome {
     const PROGRAMS: usize = 6;
-    if root::tree().is_none() {
+    if !root::is_mounted() {
         skip!("no initramfs");
     }
     let before = ResourceSnapshot::now();
@@ -224,7 +224,7 @@ fn concurrent_thread_exhaustion_leaks_nothing() -> Outcome {
 /// a UART.
 fn kill_ends_a_long_console_write() -> Outcome {
     const LIMIT_NS: u64 = 10_000_000_000;
-    if root::tree().is_none() {
+    if !root::is_mounted() {
         skip!("no initramfs");
     }
     let before = ResourceSnapshot::now();

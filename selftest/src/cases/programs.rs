@@ -43,6 +43,14 @@ pub(super) const TESTS: &[Test] = probes! {
     "arguments_environment_and_auxv_are_passed" by passes "args",
     "initramfs_files_are_readable" by passes "files",
     "initramfs_files_are_read_only" by passes "read-only",
+    "tmpfs_files_keep_their_bytes" by passes "tmpfs-content",
+    "tmpfs_transfers_end_at_unmapped_pages" by passes "tmpfs-faults",
+    "tmpfs_names_are_linked_moved_and_removed" by passes "tmpfs-names",
+    "tmpfs_links_are_followed" by passes "tmpfs-links",
+    "tmpfs_directory_is_listed_while_it_changes" by passes "tmpfs-listing",
+    "tmpfs_files_keep_their_attributes" by passes "tmpfs-attributes",
+    "current_directory_can_be_renamed_and_removed" by passes "tmpfs-directory",
+    "memory_files_are_sealed" by passes "memory-files",
     "duplicated_descriptors_share_the_file_offset" by passes "descriptors",
     "paths_and_descriptors_have_the_same_attributes" by passes "file-attributes",
     "buffers_have_inode_numbers_of_their_own" by passes "buffer-attributes",
@@ -240,7 +248,7 @@ fn expect(probe: &str, expected: Termination) -> Outcome {
 }
 
 fn expect_arguments(arguments: &[&str], expected: Termination) -> Outcome {
-    if root::tree().is_none() {
+    if !root::is_mounted() {
         skip!("no initramfs");
     }
     let before = ResourceSnapshot::now();
@@ -273,7 +281,7 @@ fn passes_while_the_device_faults(
 ) -> Outcome {
     let edu = devices::dma_engines().next().filter(|edu| edu.device().domain().is_translated());
     let Some(edu) = edu else { skip!("no device behind an IOMMU") };
-    if root::tree().is_none() {
+    if !root::is_mounted() {
         skip!("no initramfs");
     }
     let before = ResourceSnapshot::now();
@@ -340,7 +348,7 @@ fn signal_and_exit_interrupt_threads_in_user_space() -> Outcome {
 }
 
 fn two_processes_share_one_buffer() -> Outcome {
-    if root::tree().is_none() {
+    if !root::is_mounted() {
         skip!("no initramfs");
     }
     const BYTES: u64 = 6 << 20;
@@ -383,7 +391,7 @@ fn wait_all(programs: &[RunningProbe]) -> Vec<(Termination, String)> {
 }
 
 fn repeated_starts_and_exits_leak_nothing() -> Outcome {
-    if root::tree().is_none() {
+    if !root::is_mounted() {
         skip!("no initramfs");
     }
     let before = ResourceSnapshot::now();

@@ -75,7 +75,7 @@ const MAX_RUN_MS: u64 = 300;
 /// Runs random ones of `programs` until `end`; returns immediately without an initramfs.
 pub fn run(mut rng: Rng, end: u64, programs: &[Program]) -> Result<Tally, String> {
     let mut tally = Tally::default();
-    while root::tree().is_some() && time::now() < end {
+    while root::is_mounted() && time::now() < end {
         run_one(rng.pick(programs), &mut rng)?;
         tally.programs += 1;
     }
@@ -85,7 +85,7 @@ pub fn run(mut rng: Rng, end: u64, programs: &[Program]) -> Result<Tally, String
 /// Runs programs until `end` under memory pressure: each may end in any way.
 pub fn run_starving(mut rng: Rng, end: u64) -> Result<Tally, String> {
     let mut tally = Tally::default();
-    while root::tree().is_some() && time::now() < end {
+    while root::is_mounted() && time::now() < end {
         match RunningProbe::start(&[rng.pick(PLAIN).probe], Vec::new()) {
             Ok(running) => drop(running.process.wait()),
             Err(_) => {

@@ -42,6 +42,7 @@ mod terminal;
 mod threads;
 mod time;
 mod timers;
+mod tmpfs;
 mod vdso;
 
 /// The expected end of a probe.
@@ -65,6 +66,14 @@ const PROBES: &[Probe] = &[
     ("files", Expectation::Pass, files::tree),
     ("checksum", Expectation::Manual, files::checksum),
     ("read-only", Expectation::Pass, files::read_only),
+    ("tmpfs-content", Expectation::Pass, tmpfs::content),
+    ("tmpfs-faults", Expectation::Pass, tmpfs::faults),
+    ("tmpfs-names", Expectation::Pass, tmpfs::names),
+    ("tmpfs-links", Expectation::Pass, tmpfs::links),
+    ("tmpfs-listing", Expectation::Pass, tmpfs::listing),
+    ("tmpfs-attributes", Expectation::Pass, tmpfs::attributes),
+    ("tmpfs-directory", Expectation::Pass, tmpfs::current_directory),
+    ("memory-files", Expectation::Pass, tmpfs::memory_files),
     ("descriptors", Expectation::Pass, files::descriptors),
     ("file-attributes", Expectation::Pass, files::attributes),
     ("buffer-attributes", Expectation::Pass, files::buffer_attributes),
@@ -260,9 +269,17 @@ mod tests {
     /// Probes without a device also pass on the Linux build host, which validates the probes themselves.
     #[test]
     fn portable_probes_pass_on_linux() {
-        let portable: [fn(&[String]) -> ProbeResult; 65] = [
+        let portable: [fn(&[String]) -> ProbeResult; 73] = [
             start::hello,
             files::tree,
+            tmpfs::content,
+            tmpfs::faults,
+            tmpfs::names,
+            tmpfs::links,
+            tmpfs::listing,
+            tmpfs::attributes,
+            tmpfs::current_directory,
+            tmpfs::memory_files,
             files::descriptors,
             files::attributes,
             terminal::modes,

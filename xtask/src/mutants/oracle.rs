@@ -40,6 +40,8 @@ pub enum Oracle {
     SmmuTest(&'static str),
     /// A unit test: the argument of cargo that selects its package, and its name.
     UnitTest(&'static str, &'static str),
+    /// Memory objects against a model of their bytes.
+    SharedMemory,
     /// The allocator of frames against its model.
     Zones,
     /// The unit tests of the DMA engines' device nodes.
@@ -96,6 +98,7 @@ impl Oracle {
             Self::Quarantine => "quarantine",
             Self::Queue => "queue",
             Self::SmmuTest(name) | Self::UnitTest(_, name) => name,
+            Self::SharedMemory => "shared-memory",
             Self::Zones => "zones",
             Self::DmaEngine => "dma-engine",
             Self::HostBridges => "host-bridges",
@@ -128,6 +131,7 @@ impl Oracle {
             Self::Slots => vec!["--package=memory", "--test=loom", "--features=loom"],
             Self::Quarantine => vec!["--package=kernel", "--lib", "--features=loom"],
             Self::Queue => vec!["--package=drivers", "--test=smmu", "--features=loom"],
+            Self::SharedMemory => vec!["--package=kernel", "--test=shared_memory"],
             Self::Zones => vec!["--package=memory", "--test=zones"],
             Self::DmaEngine | Self::Board => vec!["--package=kernel", "--lib"],
             Self::HostBridges => vec!["--package=drivers", "--lib"],
@@ -142,7 +146,7 @@ impl Oracle {
             Self::Failures => "failures::",
             Self::Caches => "cpu_and_noncoherent_device_see_each_others_data",
             Self::Ranges => "range::",
-            Self::Translations | Self::Slots | Self::Zones | Self::BootTest(_) => "",
+            Self::Translations | Self::Slots | Self::SharedMemory | Self::Zones | Self::BootTest(_) => "",
             Self::Quarantine | Self::Queue => "loom_",
             Self::SmmuTest(name) | Self::UnitTest(_, name) => name,
             Self::DmaEngine => "devices::dma_engine::",
