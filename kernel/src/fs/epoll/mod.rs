@@ -398,10 +398,10 @@ mod tests {
 
     #[test]
     fn removed_interest_is_not_queued_again() {
-        let (epoll, ready) = (Epoll::new().unwrap(), file(1));
-        epoll.add(3, &ready, event(EpollFlags::empty())).unwrap();
+        let (epoll, idle) = (Epoll::new().unwrap(), file(0));
+        epoll.add(3, &idle, event(EpollFlags::empty())).unwrap();
         let interest = epoll.0.table.lock()[0].clone();
-        epoll.remove(3, &ready).unwrap();
+        epoll.remove(3, &idle).unwrap();
         // As by a notification that found the interest before.
         interest.notify(PollEvents::IN);
         assert_eq!(epoll.0.ready.with(|ready| ready.queue.len()), 0);
