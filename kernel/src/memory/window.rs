@@ -244,6 +244,36 @@ pub fn fill(frames: &mut Frames, content: &[u8]) {
     arch::barrier::dmb_oshst();
 }
 
+/// Copies the frame `from` to the frame `to`; visible to all observers as the zeroes of [`zero`].
+///
+/// # Safety
+/// As for [`with_write_back`], for both. The caller owns `to`, and no reference to its contents exists.
+pub unsafe fn copy_frame(from: Pfn, to: Pfn) {
+    let mut pages = PageWindow::empty();
+    let mut address_of = |frame: Pfn| {
+        let page = Chunk::page(frame);
+        if zones::is_low(page.start()) {
+            return linear::range_of(page.range()).start();
+        }
+        let at = PAGE_SLOT + pages.filled as u64 * PAGE_SIZE;
+        pages.add(page, MemoryType::WriteBack);
+        at
+    };
+    let (source, target) = (address_of(from), address_of(to));
+    let copy = || {
+        let (source, target) = (arch::pointer::to::<u8>(source), arch::pointer::to::<u8>(target));
+        // SAFETY: both pages are mapped, `target` writable and without another user. A program or a device may
+        // write `source` meanwhile: the copy is a function in assembly, and its result is any of the bytes.
+        unsafe { core::ptr::copy_nonoverlapping(source, target, PAGE_SIZE as usize) };
+    };
+    if pages.filled == 0 {
+        copy()
+    } else {
+        pages.with_mapped(&mut |_| copy())
+    }
+    arch::barrier::dmb_oshst();
+}
+
 /// Zeroes all of `frames`, which are or become write-back memory, as [`zero`] does.
 #[inline]
 pub fn zero_all(frames: &mut Frames) {

@@ -9,7 +9,7 @@ use addr::{Chunk, PAGE_SIZE, Pfn, PhysAddr};
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicUsize, Ordering};
 use dma_api::{PhysSegment, StreamMemory};
-use program::{FrameRecord, FrameTable, OutOfRecords};
+use program::{CowWrite, ForkedFrame, FrameRecord, FrameTable, OutOfRecords, TooManyReferences};
 use spin::Once;
 
 /// The records of the frames that processes own.
@@ -30,15 +30,37 @@ fn record(frame: Pfn) -> &'static FrameRecord {
 /// Allocates this number of zeroed frames, highmem first. Each has one owner, the page table entry that the
 /// caller stores.
 pub fn alloc_zeroed(frames: u64) -> Result<Frames, OutOfMemory> {
+    let mut frames = alloc(frames)?;
+    window::zero_all(&mut frames);
+    Ok(frames)
+}
+
+/// Allocates a copy of the frame `from`. Its owner is the page table entry that the caller stores.
+///
+/// # Safety
+/// The caller owns `from`, which is write-back memory.
+pub unsafe fn alloc_copy(from: PhysAddr) -> Result<PhysAddr, OutOfMemory> {
+    let mut frames = alloc(1)?;
+    let Some(copy) = frames.only() else { panic!("one frame in {} chunks", frames.chunk_count()) };
+    // SAFETY: as the caller promises; `frames` owns the copy.
+    unsafe { window::copy_frame(Pfn::containing(from), copy.first()) };
+    // The entry owns it now.
+    frames.drain().for_each(|chunk| {
+        chunk.release();
+    });
+    Ok(copy.start())
+}
+
+/// Allocates frames with any contents.
+fn alloc(frames: u64) -> Result<Frames, OutOfMemory> {
     let records = records().map_err(|_| OutOfMemory)?;
-    let mut frames = chunks::alloc(&mut zones::FrameAllocator::default(), &Request::new(frames))
+    let frames = chunks::alloc(&mut zones::FrameAllocator::default(), &Request::new(frames))
         .map_err(|_| OutOfMemory)?;
     let ensure = |chunk: Chunk| records.ensure(Pfn::containing(chunk.start()), chunk.frames());
     if debug::fail_point(FailPoint::Heap) || frames.chunks().try_for_each(ensure).is_err() {
         zones::free_all(frames);
         return Err(OutOfMemory);
     }
-    window::zero_all(&mut frames);
     let slices =
         frames.chunks().flat_map(|chunk| records.slices(Pfn::containing(chunk.start()), chunk.frames()));
     slices.flatten().for_each(FrameRecord::own);
@@ -66,6 +88,33 @@ fn frames_of(chunk: Chunk) -> impl Iterator<Item = Pfn> {
 pub unsafe fn release(frames: impl Iterator<Item = PhysAddr>) {
     let freed = frames.map(Pfn::containing).filter(|&frame| record(frame).release());
     freed.for_each(free);
+}
+
+/// Returns the effect of a write of the process to the frame, which its entry maps read-only.
+pub fn write(frame: PhysAddr) -> CowWrite {
+    record(Pfn::containing(frame)).write()
+}
+
+/// Adds an owner to the frame of a parent: the entry of its child. Returns the frame, or a copy if a device may
+/// write the frame.
+///
+/// # Safety
+/// A process owns the frame, and its address space is locked.
+pub unsafe fn fork(frame: PhysAddr) -> Result<PhysAddr, OutOfMemory> {
+    match record(Pfn::containing(frame)).fork() {
+        Ok(ForkedFrame::Shared) => Ok(frame),
+        // SAFETY: the process owns it.
+        Ok(ForkedFrame::Copied) => unsafe { alloc_copy(frame) },
+        Err(TooManyReferences) => Err(OutOfMemory),
+    }
+}
+
+/// Adds an owner to a frame of shared memory: the entry of a child.
+///
+/// # Safety
+/// As for [`fork`].
+pub unsafe fn share(frame: PhysAddr) -> Result<PhysAddr, OutOfMemory> {
+    record(Pfn::containing(frame)).share().map(|()| frame).map_err(|TooManyReferences| OutOfMemory)
 }
 
 /// Frees a frame whose last owner or pin was removed.

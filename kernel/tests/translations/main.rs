@@ -2,6 +2,7 @@
 //! until a TLBI names it: the frame, the kernel range or the ASID of a translation is owned until then, and
 //! later no access uses it.
 
+mod fork;
 #[path = "../host_memory/mod.rs"]
 mod host_memory;
 mod tlb_model;
@@ -246,6 +247,17 @@ fn random_operations_leave_no_stale_translation() {
     let free = host_memory::free_frames();
     for seed in 0..workload::SEEDS {
         workload::run(seed);
+        assert_eq!(host_memory::free_frames(), free, "frames leaked, seed {seed}");
+    }
+}
+
+#[test]
+fn fork_gives_each_process_its_own_content() {
+    let _kernel = boot();
+    fork::run(0);
+    let free = host_memory::free_frames();
+    for seed in 0..fork::SEEDS {
+        fork::run(seed);
         assert_eq!(host_memory::free_frames(), free, "frames leaked, seed {seed}");
     }
 }

@@ -18,7 +18,7 @@
 //! - [`PageTable::protect`] rewrites entries. The new rights are guaranteed once the caller has invalidated
 //!   the range.
 //! - Break-before-make (D8.16.1) within a call - splitting a block or a contiguous group, changing a memory
-//!   type, undoing a failed map - uses [`TableMemory::invalidate`]. An access through a broken entry faults:
+//!   type, replacing the frame of a page, undoing a failed map - uses [`TableMemory::invalidate`]. An access through a broken entry faults:
 //!   a CPU has to retry it; a device must not be using the range.
 //!
 //! # Cost
@@ -40,6 +40,7 @@ mod mapping;
 mod memory;
 mod pinned;
 mod protect;
+mod replace;
 mod root;
 mod space;
 mod split;

@@ -51,6 +51,14 @@ impl VmaBacking {
         !matches!(self, Self::Shared(..))
     }
 
+    /// Whether a fork copies the content: a process does not see what another one writes.
+    pub(super) fn is_private(&self) -> bool {
+        match self {
+            Self::Anonymous { is_shared } | Self::File { is_shared, .. } => !is_shared,
+            Self::Shared(..) => false,
+        }
+    }
+
     /// The maximum protection (`VM_MAYWRITE` and so on of Linux).
     pub(super) fn max_prot(&self) -> Prot {
         match self {
@@ -90,6 +98,11 @@ pub(super) fn access_mapping(memory: MemoryType, prot: Prot) -> Mapping {
 /// `prot` with the read permission that the others imply in Arm descriptors.
 pub(super) fn with_implied_read(prot: Prot) -> Prot {
     if prot.is_empty() { prot } else { prot | Prot::READ }
+}
+
+/// `prot` without the permission to write: that of a frame which is copied on write.
+pub(super) fn without_write(prot: Prot) -> Prot {
+    if prot.is_empty() { prot } else { prot.difference(Prot::WRITE) | Prot::READ }
 }
 
 /// Rejects memory that is both writable and executable.

@@ -1,7 +1,7 @@
 //! Page table entries of a program, and the frames freed with them.
 
 use super::Inner;
-use super::backing::{VmaBacking, access_mapping};
+use super::backing::{VmaBacking, access_mapping, without_write};
 use crate::debug::{self, FailPoint};
 use crate::dma::ChunkedBuffer;
 use crate::memory::{table_frames, window};
@@ -32,6 +32,13 @@ impl Inner {
         Ok(())
     }
 
+    /// The mapping of pages that are populated already: read-only if a fork may have shared their frames, so
+    /// that the next write to each is a page fault.
+    pub(super) fn populated_mapping(&self, backing: &VmaBacking, prot: Prot) -> Mapping {
+        let is_copied_on_write = self.has_shared_frames && backing.is_private();
+        backing.mapping(if is_copied_on_write { without_write(prot) } else { prot })
+    }
+
     pub(super) fn map_shared_part(
         &mut self,
         shared: &ChunkedBuffer,
@@ -46,7 +53,7 @@ impl Inner {
 
     /// Maps the pages of `from` in `to` as well, at the same distance from its start.
     pub(super) fn map_again(&mut self, from: &Vma<VmaBacking>, to: &Vma<VmaBacking>) -> Result<(), Errno> {
-        let (mapping, mut batch) = (from.backing.mapping(from.prot), MoveBatch::new());
+        let (mapping, mut batch) = (self.populated_mapping(&from.backing, from.prot), MoveBatch::new());
         let mut rest = from.range;
         while !rest.is_empty() {
             batch.clear();
@@ -115,6 +122,28 @@ impl Inner {
             if batch.is_full() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
         found
+    }
+
+    /// Changes the rights of the pages in `range`. The caller invalidates it in all TLBs.
+    pub(super) fn change_rights(&mut self, range: AddrRange<UserVa>, mapping: Mapping) {
+        let Some(table) = &mut self.table else { return };
+        if let Err(error) = table.protect(&mut table_frames::user(self.asid), range, mapping) {
+            // Only the split of a block can fail.
+            panic!("memory at {range:?} is not mapped with pages: {error:?}");
+        }
+    }
+
+    /// Maps the page at `at`, which must be mapped, to `frame`, and releases its old frame.
+    pub(super) fn replace_page(&mut self, at: UserVa, frame: PhysAddr, mapping: Mapping) {
+        let asid = self.asid;
+        let Some(table) = &mut self.table else { panic!("{at} is not mapped") };
+        let Some(old) = table.replace_page(&mut table_frames::user(asid), at, frame, mapping) else {
+            panic!("memory at {at} is not mapped with pages");
+        };
+        arch::barrier::dsb_ishst();
+        arch::barrier::isb();
+        // SAFETY: the entry was an owner of it; it maps the other frame now, and no TLB has the old entry.
+        unsafe { pages::release(core::iter::once(old)) };
     }
 
     pub(super) fn translate(&self, at: UserVa) -> Option<Leaf<UserVa>> {

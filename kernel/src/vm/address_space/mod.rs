@@ -11,6 +11,7 @@
 
 mod backing;
 mod entries;
+mod fork;
 mod page_fault;
 mod vma;
 
@@ -34,6 +35,10 @@ use vma::vma_errno;
 
 /// The input address bits of the user half.
 const INPUT_BITS: u8 = 48;
+/// The user half.
+fn user_range() -> AddrRange<UserVa> {
+    AddrRange::new(UserVa::new(USER_START), UserVa::new(USER_END))
+}
 /// The bytes that `MAP_POPULATE` fills per acquisition of the lock.
 const POPULATE_STEP: u64 = 2 << 20;
 /// The maximum number of VMAs. Linux permits 65530; here a program must not exhaust the kernel's heap.
@@ -85,6 +90,8 @@ struct Inner {
     asid: Asid,
     /// The heap (`brk`).
     heap: AddrRange<UserVa>,
+    /// Whether a fork has shared frames, which must not become writable before the write to each.
+    has_shared_frames: bool,
 }
 
 impl AddressSpace {
@@ -92,9 +99,10 @@ impl AddressSpace {
     pub fn new() -> Option<Self> {
         let asid = OwnedAsid::allocate()?;
         let table = Table::new(&mut table_frames::user(asid.get()), INPUT_BITS).ok()?;
-        let vmas = VmaMap::new(AddrRange::new(UserVa::new(USER_START), UserVa::new(USER_END)), VMAS_MAX);
+        let vmas = VmaMap::new(user_range(), VMAS_MAX);
         let (root, heap) = (table.root(), AddrRange::EMPTY);
-        let inner = Mutex::new(Inner { vmas, table: Some(table), asid: asid.get(), heap });
+        let inner =
+            Mutex::new(Inner { vmas, table: Some(table), asid: asid.get(), heap, has_shared_frames: false });
         Some(Self { asid, root, users: AtomicU32::new(1), inner })
     }
 
@@ -439,9 +447,8 @@ impl AddressSpace {
 
     /// Unmaps all VMAs and frees the page tables. The address space must not be installed on any CPU.
     fn clear(&self) {
-        let all = AddrRange::new(UserVa::new(USER_START), UserVa::new(USER_END));
         loop {
-            let first = self.inner.lock().unmap_first(all, || false);
+            let first = self.inner.lock().unmap_first(user_range(), || false);
             match first {
                 Ok(Some(vma)) => drop(vma),
                 Ok(None) => break,

@@ -7,7 +7,9 @@ use crate::vm::pages;
 use abi::Errno;
 use abi::memory::Prot;
 use addr::{AddrRange, Address, PAGE_SIZE, PhysAddr, UserVa};
-use program::Vma;
+use arch::tlb::Level;
+use pagetable::{Access, Leaf};
+use program::{CowWrite, Vma};
 
 /// Fault-around: a page fault populates the aligned block of this size around it, limited to the VMA and to
 /// pages that are not mapped.
@@ -19,11 +21,37 @@ impl Inner {
         if !with_implied_read(vma.prot).contains(access) || vma.prot.is_empty() {
             return Err(AccessError::Denied);
         }
-        if self.translate(at).is_some() {
+        match self.translate(at) {
+            None => self.fault_in(at, &vma),
+            Some(leaf) if access.contains(Prot::WRITE) && !leaf.access.contains(Access::WRITE) => {
+                self.break_cow(&leaf, &vma)
+            }
             // Another thread has handled the fault, or break-before-make made the entry invalid for a moment.
-            return Ok(());
+            Some(_) => Ok(()),
         }
-        self.fault_in(at, &vma)
+    }
+
+    /// Gives the process a frame of its own for the page of `leaf` (copy-on-write), with the protection of its
+    /// VMA.
+    fn break_cow(&mut self, leaf: &Leaf<UserVa>, vma: &Vma<VmaBacking>) -> Result<(), AccessError> {
+        let mapping = vma.backing.mapping(vma.prot);
+        match pages::write(leaf.to) {
+            CowWrite::Reuse => {
+                let page = AddrRange::new(leaf.at, leaf.at + PAGE_SIZE);
+                self.change_rights(page, mapping);
+                arch::tlb::user(self.asid, page, Level::Last);
+            }
+            CowWrite::Copy => {
+                // SAFETY: the process owns the frame, which the locked address space maps.
+                let copy = unsafe { pages::alloc_copy(leaf.to) }.map_err(|_| AccessError::OutOfMemory)?;
+                if vma.prot.contains(Prot::EXEC) {
+                    // SAFETY: the new frame has no other user.
+                    unsafe { window::with_frame(copy, arch::cache::sync_instructions) };
+                }
+                self.replace_page(leaf.at, copy, mapping);
+            }
+        }
+        Ok(())
     }
 
     fn fault_in(&mut self, at: UserVa, vma: &Vma<VmaBacking>) -> Result<(), AccessError> {
@@ -111,7 +139,8 @@ impl Inner {
     }
 
     /// Returns the physical address of `at`, which must be anonymous memory that permits `access`. Populates
-    /// it if necessary.
+    /// it if necessary, in a frame that is not shared for copy-on-write: the process keeps the frame when it
+    /// writes to the page.
     ///
     /// # Errors
     /// `EFAULT`, `ENOMEM`.
@@ -125,6 +154,10 @@ impl Inner {
                 AccessError::BeyondFile => Errno::EFAULT,
                 _ => Errno::ENOMEM,
             })?;
+        }
+        if let Some(leaf) = self.translate(at).filter(|_| self.has_shared_frames && vma.backing.is_private())
+        {
+            self.break_cow(&leaf, &vma).map_err(|_| Errno::ENOMEM)?;
         }
         self.translate(at).map(|leaf| leaf.translate(at)).ok_or(Errno::EFAULT)
     }

@@ -215,9 +215,9 @@ impl Inner {
     /// # Errors
     /// `ENOMEM`, and `EINTR` if the process is being terminated. Some entries are changed.
     fn update_entries(&mut self, part: &Vma<VmaBacking>, prot: Prot) -> Result<(), Errno> {
-        let asid = self.asid;
+        let (asid, mapping) = (self.asid, self.populated_mapping(&part.backing, prot));
         let Some(table) = &mut self.table else { return Ok(()) };
-        let (memory, mapping) = (&mut table_frames::user(asid), part.backing.mapping(prot));
+        let memory = &mut table_frames::user(asid);
         let done = steps(part.range, PROTECT_STEP).try_for_each(|step| {
             if step.start() > part.range.start() && sched::is_interrupted() {
                 return Err(Errno::EINTR);

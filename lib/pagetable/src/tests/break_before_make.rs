@@ -129,3 +129,32 @@ fn protecting_part_of_a_block_splits_it() {
     assert_eq!([0, 64 * K, 128 * K].map(access), [RW.access(), RO.access(), RW.access()]);
     assert_eq!(d.leaves().into_iter().filter(|leaf| leaf.3).count(), 512, "all groups are complete");
 }
+
+#[test]
+fn replaced_page_is_broken_before_it_maps_another_frame() {
+    let mut d = IommuFixture::new(48);
+    d.map(G, scattered(4 * G, 3), RO);
+    d.m.take_log();
+    let frame = PhysAddr::new(7 * G);
+    let old = d.table.replace_page(&mut d.m, Iova::new(G + 4 * K + 17), frame, RW);
+    assert_eq!(old, Some(PhysAddr::new(4 * G + 8 * K)));
+    assert_eq!(d.m.take_log(), [Written(1), Invalidate(G + 4 * K, 4 * K), Written(1)]);
+    d.m.check_quiet();
+    let access = |at| d.table.translate(&d.m, Iova::new(at)).unwrap().access;
+    assert_eq!([G, G + 4 * K, G + 8 * K].map(access), [RO.access(), RW.access(), RO.access()]);
+    assert_eq!(d.translate(G + 4 * K), Some(frame));
+    d.unmap(G, 12 * K);
+}
+
+#[test]
+fn only_a_page_is_replaced() {
+    let mut d = IommuFixture::new(48);
+    d.map(0, [chunk(G, 2 * M)], RW);
+    d.map(2 * M, [chunk(G, 64 * K)], RW);
+    d.map(4 * M, scattered(4 * G, 1), RW);
+    d.m.take_log();
+    for at in [0, 2 * M, 4 * M + 4 * K, 6 * M, 1 << 50] {
+        assert_eq!(d.table.replace_page(&mut d.m, Iova::new(at), PhysAddr::new(7 * G), RO), None, "{at:#x}");
+    }
+    assert_eq!(d.m.take_log(), []);
+}

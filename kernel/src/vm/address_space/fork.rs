@@ -1,0 +1,115 @@
+//! Copies of address spaces: the frames of private memory are shared until one of the processes writes them
+//! (copy-on-write).
+
+use super::backing::VmaBacking;
+use super::vma::vma_errno;
+use super::{AddressSpace, Inner, user_range};
+use crate::memory::table_frames;
+use crate::sched;
+use crate::vm::pages;
+use abi::Errno;
+use abi::memory::Prot;
+use addr::{AddrRange, Chunk, PAGE_SIZE, Pfn, PhysAddr, UserVa};
+use arrayvec::ArrayVec;
+use core::ops::ControlFlow;
+use program::Vma;
+
+impl AddressSpace {
+    /// Returns a copy for a child process (`fork`). The pages of private memory that a device may write are
+    /// copied at once, so that it continues to write to those of the parent.
+    ///
+    /// # Errors
+    /// `EAGAIN` without a free ASID, `ENOMEM`, `EINTR` if the process is being terminated.
+    pub fn fork(&self) -> Result<Self, Errno> {
+        let child = Self::new().ok_or(Errno::EAGAIN)?;
+        let mut inner = self.lock()?;
+        let forked = inner.fork_to(&mut child.inner.lock());
+        // Before the child runs, and before this process learns that it exists.
+        arch::tlb::asid(inner.asid);
+        drop(inner);
+        // An incomplete child is dropped without the lock of the parent.
+        forked.map(|()| child)
+    }
+}
+
+impl Inner {
+    fn fork_to(&mut self, child: &mut Self) -> Result<(), Errno> {
+        child.heap = self.heap;
+        (self.has_shared_frames, child.has_shared_frames) = (true, true);
+        for vma in self.vmas.try_parts(user_range()).map_err(vma_errno)? {
+            child.vmas.insert(vma.clone()).map_err(vma_errno)?;
+            match &vma.backing {
+                VmaBacking::Shared(buffer, _) => {
+                    child.map_shared_part(buffer, vma.offset, vma.range, vma.prot)?;
+                }
+                VmaBacking::Anonymous { .. } | VmaBacking::File { .. } => self.fork_part(child, &vma)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Maps the frames of `vma` in the child, too, and makes private ones read-only.
+    fn fork_part(&mut self, child: &mut Self, vma: &Vma<VmaBacking>) -> Result<(), Errno> {
+        let is_private = vma.backing.is_private();
+        if !is_private {
+            // Pages that are populated later would not be shared.
+            self.populate_part(vma)?;
+        }
+        let (mapping, mut batch) = (self.populated_mapping(&vma.backing, vma.prot), ForkBatch::new());
+        let mut rest = vma.range;
+        while !rest.is_empty() {
+            batch.clear();
+            let Some(table) = &self.table else { return Ok(()) };
+            table.leaves_until(&table_frames::user(self.asid), rest, |leaf| {
+                batch.push((leaf.at, leaf.to));
+                if batch.is_full() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            });
+            let Some(&(last, _)) = batch.last() else { break };
+            for run in batch.chunk_by_mut(|one, next| one.0 + PAGE_SIZE == next.0) {
+                // SAFETY: the frames of this locked address space.
+                unsafe { add_owners(run, is_private) }.map_err(|_| Errno::ENOMEM)?;
+                let frames = run.iter().map(|&(_, frame)| Chunk::page(Pfn::containing(frame)));
+                if child.map(run[0].0, frames, mapping).is_err() {
+                    // SAFETY: no entry of the child maps them.
+                    unsafe { pages::release(run.iter().map(|&(_, frame)| frame)) };
+                    return Err(Errno::ENOMEM);
+                }
+            }
+            if sched::is_interrupted() {
+                return Err(Errno::EINTR);
+            }
+            rest = AddrRange::new(last + PAGE_SIZE, vma.range.end());
+        }
+        if is_private && vma.prot.contains(Prot::WRITE) {
+            self.change_rights(vma.range, mapping);
+        }
+        Ok(())
+    }
+}
+
+/// Pages whose frames are shared together, and the frames.
+type ForkBatch = ArrayVec<(UserVa, PhysAddr), 64>;
+
+/// Adds the child as an owner of the frames in `run`; replaces those that it gets a copy of.
+///
+/// # Errors
+/// No memory; no owner was added.
+///
+/// # Safety
+/// A process owns the frames, and its address space is locked.
+unsafe fn add_owners(run: &mut [(UserVa, PhysAddr)], is_private: bool) -> Result<(), sched::OutOfMemory> {
+    for index in 0..run.len() {
+        let frame = run[index].1;
+        // SAFETY: passed on to the caller.
+        let owned = unsafe { if is_private { pages::fork(frame) } else { pages::share(frame) } };
+        match owned {
+            Ok(owned) => run[index].1 = owned,
+            Err(error) => {
+                // SAFETY: the owners that were added above; no entry maps the frames for them.
+                unsafe { pages::release(run[..index].iter().map(|&(_, frame)| frame)) };
+                return Err(error);
+            }
+        }
+    }
+    Ok(())
+}

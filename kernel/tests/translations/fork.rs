@@ -1,0 +1,192 @@
+//! Copy-on-write after a fork: random operations on processes and pins, with the content that each process
+//! must see.
+
+use super::{READ_WRITE, host_memory, tlb_model};
+use abi::memory::{Advice, Prot};
+use addr::{AddrRange, PAGE_SIZE, UserVa};
+use kernel::vm::access::UserMemory;
+use kernel::vm::address_space::{AddressSpace, MmapPlacement};
+use kernel::vm::pages::PinnedPages;
+use std::ptr;
+
+/// The number of workloads.
+pub const SEEDS: u64 = 12;
+const STEPS: u64 = 120;
+/// The tested pages: the end of a last-level table, and the start of the next.
+const START: UserVa = UserVa::new(0x40_0000 - 12 * PAGE_SIZE);
+const PAGES: u64 = 24;
+const PROCESSES: usize = 4;
+
+/// The state of a page that a process must see.
+#[derive(Clone, Copy)]
+struct ExpectedPage {
+    prot: Prot,
+    value: u64,
+    /// Identifies the frame that a pin of the page keeps: changed when the page gets a new frame.
+    generation: u64,
+}
+
+struct TestProcess {
+    space: AddressSpace,
+    id: u64,
+    pages: Vec<Option<ExpectedPage>>,
+}
+
+/// A page that a device can write.
+struct Pin {
+    process: u64,
+    page: usize,
+    generation: u64,
+    pages: PinnedPages,
+}
+
+struct Workload {
+    seed: u64,
+    processes: Vec<TestProcess>,
+    pins: Vec<Pin>,
+    /// The last id, value or generation.
+    last: u64,
+}
+
+pub fn run(seed: u64) {
+    let mut workload = Workload { seed, processes: Vec::new(), pins: Vec::new(), last: 0 };
+    workload.start_process(AddressSpace::new().unwrap(), vec![None; PAGES as usize]);
+    workload.map(0, 0..PAGES as usize);
+    for _ in 0..STEPS {
+        workload.step();
+        workload.check();
+        tlb_model::check();
+        arch::fake::take();
+    }
+    arch::mmu::uninstall_user();
+    drop(workload);
+    tlb_model::check();
+}
+
+fn address(page: usize) -> UserVa {
+    START + page as u64 * PAGE_SIZE
+}
+
+impl Workload {
+    fn below(&mut self, end: u64) -> usize {
+        self.seed = self.seed.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+        ((self.seed >> 33) % end) as usize
+    }
+
+    fn next(&mut self) -> u64 {
+        self.last += 1;
+        self.last
+    }
+
+    fn start_process(&mut self, space: AddressSpace, pages: Vec<Option<ExpectedPage>>) {
+        let id = self.next();
+        self.processes.push(TestProcess { space, id, pages });
+    }
+
+    fn step(&mut self) {
+        let which = self.below(self.processes.len() as u64);
+        let first = self.below(PAGES);
+        let pages = first..first + 1 + self.below((PAGES - first as u64).min(5));
+        let range = AddrRange::new(address(pages.start), address(pages.end));
+        match self.below(16) {
+            0 | 1 if self.processes.len() < PROCESSES => {
+                let (space, pages) =
+                    (self.processes[which].space.fork().unwrap(), self.processes[which].pages.clone());
+                self.start_process(space, pages);
+            }
+            2 if self.processes.len() > 1 => {
+                arch::mmu::uninstall_user();
+                self.processes.swap_remove(which);
+            }
+            3 => self.map(which, pages),
+            4 => {
+                let process = &mut self.processes[which];
+                process.space.unmap(range).unwrap();
+                process.pages[pages].fill(None);
+            }
+            5 | 6 => {
+                let prot = [Prot::READ, READ_WRITE, Prot::READ | Prot::EXEC][self.below(3)];
+                let process = &mut self.processes[which];
+                // Up to the first hole.
+                let changed = process.pages[pages].iter_mut().map_while(Option::as_mut);
+                let count = changed.map(|page| page.prot = prot).count() as u64;
+                assert_eq!(process.space.protect(range, prot).is_ok(), count * PAGE_SIZE == range.len());
+            }
+            7 => {
+                let _ = self.processes[which].space.advise(range, Advice::DontNeed);
+                for page in pages {
+                    let generation = self.next();
+                    if let Some(page) = &mut self.processes[which].pages[page] {
+                        (page.value, page.generation) = (0, generation);
+                    }
+                }
+            }
+            8 | 9 => self.pin(which, first),
+            10 if !self.pins.is_empty() => {
+                let pin = self.below(self.pins.len() as u64);
+                self.pins.swap_remove(pin);
+            }
+            11 if !self.pins.is_empty() => self.device_write(),
+            _ => self.write(which, first),
+        }
+    }
+
+    fn map(&mut self, which: usize, pages: std::ops::Range<usize>) {
+        let (start, len) = (address(pages.start), pages.len() as u64 * PAGE_SIZE);
+        self.processes[which].space.map_anonymous(len, MmapPlacement::Fixed(start), READ_WRITE).unwrap();
+        for page in pages {
+            let generation = self.next();
+            self.processes[which].pages[page] = Some(ExpectedPage { prot: READ_WRITE, value: 0, generation });
+        }
+    }
+
+    fn write(&mut self, which: usize, page: usize) {
+        let value = self.next();
+        let process = &mut self.processes[which];
+        // SAFETY: uninstalled before a process is dropped.
+        unsafe { process.space.install() };
+        let written = UserMemory::new(&process.space).write(address(page), &value);
+        let expected = process.pages[page].as_mut().filter(|page| page.prot.contains(Prot::WRITE));
+        assert_eq!(written.is_ok(), expected.is_some());
+        expected.into_iter().for_each(|page| page.value = value);
+    }
+
+    fn pin(&mut self, which: usize, page: usize) {
+        let process = &self.processes[which];
+        let range = AddrRange::new(address(page), address(page) + PAGE_SIZE);
+        let Some(expected) = process.pages[page] else { return };
+        // Pinned for reads only if the process itself cannot write.
+        let writes = expected.prot.contains(Prot::WRITE);
+        let pages = process.space.pin(range, writes).unwrap();
+        if self.pins.len() < 8 {
+            self.pins.push(Pin { process: process.id, page, generation: expected.generation, pages });
+        }
+    }
+
+    /// A device writes a page, which the process that pinned it sees, and no other.
+    fn device_write(&mut self) {
+        let (pin, value) = (self.below(self.pins.len() as u64), self.next());
+        let pin = &self.pins[pin];
+        let at = dma_api::StreamMemory::segments(&pin.pages)[0].start;
+        // SAFETY: RAM of the test, in a frame that is pinned; an address space has no references to it.
+        unsafe {
+            ptr::with_exposed_provenance_mut::<u64>(host_memory::pointer(at.raw()) as usize).write(value)
+        };
+        let process = self.processes.iter_mut().find(|process| process.id == pin.process);
+        let page = process.and_then(|process| process.pages[pin.page].as_mut());
+        page.into_iter().filter(|page| page.generation == pin.generation).for_each(|page| page.value = value);
+    }
+
+    /// Every process sees its own content.
+    fn check(&mut self) {
+        for process in &self.processes {
+            // SAFETY: as in `write`.
+            unsafe { process.space.install() };
+            let memory = UserMemory::new(&process.space);
+            for (page, expected) in process.pages.iter().enumerate() {
+                let seen = memory.read::<u64>(address(page)).ok();
+                assert_eq!(seen, expected.map(|page| page.value), "page {page} of process {}", process.id);
+            }
+        }
+    }
+}
